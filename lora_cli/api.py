@@ -46,15 +46,15 @@ def fetch(
         LoraCliError: there is no such adapter, a limit or policy refuses it, or this machine cannot store it.
     """
     from lora_cli.core.reference import override, parse
-    from lora_cli.fetching import Selection
-    from lora_cli.fetching.many import Wanted, bring_all
+    from lora_cli.fetching import AdapterRequest, Selection
+    from lora_cli.fetching.many import bring_all
     from lora_cli.store import Store
     from lora_cli.validation import is_path
 
     settings = _settings(cache_dir, offline=offline)
     asked = override(parse(os.fspath(ref), is_path=is_path), revision=revision, subfolder=subfolder)
-    selection = Selection(allow_pickle=allow_pickle)
-    (outcome,) = bring_all([Wanted(asked.name, asked)], Store(settings.cache_dir), settings, selection=selection)
+    request = AdapterRequest(asked, asked.name, Selection(allow_pickle=allow_pickle))
+    (outcome,) = bring_all([request], Store(settings.cache_dir), settings)
     if outcome.error is not None:
         raise outcome.error
     assert outcome.fetched is not None

@@ -21,7 +21,7 @@ def bring(
     link: bool = False,
 ) -> Fetched:
     with FetchContext(store, settings, link=link) as context:
-        return bring_request(AdapterRequest(ref, selection=selection, demand=demand), source, context)
+        return bring_request(AdapterRequest(ref, selection=selection, demand=demand), context, source)
 
 
 def fetch(

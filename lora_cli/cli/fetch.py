@@ -20,15 +20,14 @@ from lora_cli.core.item import NAME
 from lora_cli.core.shard import in_shard
 from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.fetching import Selection
-from lora_cli.fetching.many import Handed, Outcome, bring_all
-from lora_cli.fetching.publish import Served, publish_adapter
+from lora_cli.fetching.many import Outcome, bring_all
 from lora_cli.render.fetch_report import fetch_report, fetched_adapter
 from lora_cli.render.terminal_fetch import fetched_parts, render_line
 from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob
-from lora_cli.store.handout import hand_out
-from lora_cli.store.views import keep_view
+from lora_cli.store.handout import hand_out, keep_view
+from lora_cli.store.published import Served, publish_adapter
 
 PIN = "Version"
 files = partial(option, default=None, panel=ADAPTERS)
@@ -96,7 +95,7 @@ def command(
     flags = LockFlags(lock, locked=locked, check=check, upgrade=upgrade, some=bool(refs))
     selection = Selection(tuple(include or ()), tuple(exclude or ()), allow_pickle)
     check_flags(flags, manifest, chosen=selection.chosen)
-    asked = order(refs, manifest, revision=revision, subfolder=subfolder, checkpoint=checkpoint)
+    asked = order(refs, manifest, selection, revision=revision, subfolder=subfolder, checkpoint=checkpoint)
     settings = reaching(settings, asked.manifest, policy)
     file = None
     if manifest is not None:
@@ -105,21 +104,20 @@ def command(
         asked, file = locking.pinned(asked, manifest, flags)
     asked = replace(asked, adapters=tuple(in_shard(asked.adapters, shard, asked.key)))
     if check and file is not None:
-        raise typer.Exit(locking.report_drift(asked, file, settings, selection, output_format, some=flags.some))
+        raise typer.Exit(locking.report_drift(asked, file, settings, output_format, some=flags.some))
     store = Store(settings.cache_dir)
     place = handing(asked, store, to, publish, base, fix_base)
     if (note := unchecked(asked, place)) and not settings.quiet:
         to_stderr(note)
-    done = _bring(asked, place, settings, selection, output_format, link=link, ray=ray)
+    done = _bring(asked, place, settings, output_format, link=link, ray=ray)
     changes = None
     if file is not None and not flags.locked:
-        outcomes = [handed.outcome for handed in done]
-        changes = locking.write_lock(asked, file, flags, outcomes, store, settings)
+        changes = locking.write_lock(asked, file, flags, done, store, settings)
     if output_format == "json":
         from lora_cli.render.json import encoded
 
         write(encoded(fetch_report(list(map(fetched_adapter, done)), None if file is None else file.path, changes)))
-    raise typer.Exit(max((handed.outcome.exit_code for handed in done), default=0))
+    raise typer.Exit(max((outcome.exit_code for outcome in done), default=0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,24 +133,25 @@ class Handing:
     views: bool = False
     served: Served | None = None
 
-    def handed(self, outcome: Outcome, number: int) -> Handed:
+    def handed(self, outcome: Outcome, number: int) -> Outcome:
         """The outcome with its directory; one that cannot be handed out has failed."""
         if outcome.fetched is None:
-            return Handed(outcome)
+            return outcome
         snapshot, target = outcome.fetched.snapshot, self.targets[number] if self.targets else None
         try:
             if self.views:
-                keep_view(self.store, outcome.wanted.name, snapshot)
+                keep_view(self.store, outcome.request.name, snapshot)
             if target is None:
-                return Handed(outcome, snapshot.directory.absolute())
+                return replace(outcome, directory=snapshot.directory.absolute())
             if self.served is None:
-                return Handed(outcome, hand_out(self.store, snapshot, target))
-            return Handed(outcome, target, publish_adapter(self.store, snapshot, target, self.served))
+                return replace(outcome, directory=hand_out(self.store, snapshot, target))
+            published = publish_adapter(self.store, snapshot, target, self.served)
+            return replace(outcome, directory=target, published=published)
         except LostBlob:
             error: LoraCliError = MachineError(f"{self.store.root} is being cleaned meanwhile", hint="try again")
         except LoraCliError as refused:
             error = refused
-        return Handed(replace(outcome, error=error))
+        return replace(outcome, error=error)
 
 
 def handing(
@@ -203,7 +202,7 @@ def folders(option: str, folder: str, order: Order, *, by_name: bool) -> list[Pa
     if not by_name:
         return [root] * len(order.adapters)
     names = [item.name for item in order.adapters]
-    for name in (item.name for item in order.adapters if not isinstance(item.ref, UsageError)):
+    for name in (one.name for one in order.adapters if not isinstance(one.asked, UsageError)):
         if not re.fullmatch(NAME, name, re.ASCII) or names.count(name) > 1:
             hint = "give each a name in a manifest, with -f"
             raise UsageError(f"{name!r} cannot be the folder of one adapter in {root}", hint=hint)
@@ -211,14 +210,14 @@ def folders(option: str, folder: str, order: Order, *, by_name: bool) -> list[Pa
 
 
 def _bring(
-    asked: Order, place: Handing, settings: Settings, selection: Selection, form: Format, *, link: bool, ray: str | None
-) -> list[Handed]:
+    asked: Order, place: Handing, settings: Settings, form: Format, *, link: bool, ray: str | None
+) -> list[Outcome]:
     """Fetches all, here or on a Ray cluster, and hands each out.
 
     A terminal shows errors as soon as they are known, and a table at the end. Elsewhere, and with ``--quiet``, each
     directory is written as soon as it is known.
     """
-    done: list[Handed] = []
+    done: list[Outcome] = []
     tabular = form == "human" and sys.stdout.isatty() and not settings.quiet
     began_s = time.perf_counter()
     try:
@@ -226,19 +225,17 @@ def _bring(
             if ray is not None:
                 from lora_cli.fleet.fetching import bring_fleet
 
-                outcomes = bring_fleet(ray, asked.adapters, settings, selection, link=link)
+                outcomes = bring_fleet(ray, asked.adapters, settings, link=link)
             else:
-                outcomes = bring_all(
-                    asked.adapters, place.store, settings, progress=progress, selection=selection, link=link
-                )
-            for number, outcome in enumerate(outcomes):
-                done.append(handed := place.handed(outcome, number))
-                progress.through(handed.outcome.wanted.name)
+                outcomes = bring_all(asked.adapters, place.store, settings, progress=progress, link=link)
+            for number, fetched in enumerate(outcomes):
+                done.append(outcome := place.handed(fetched, number))
+                progress.through(outcome.request.name)
                 # Of what a table will have only the error is written meanwhile.
-                if handed.outcome.error is not None or not (settings.quiet or tabular):
-                    to_stderr(render_line(fetched_adapter(handed)))
-                if form == "human" and handed.directory is not None and not tabular:
-                    write(f"{handed.directory}\n")
+                if outcome.error is not None or not (settings.quiet or tabular):
+                    to_stderr(render_line(fetched_adapter(outcome)))
+                if form == "human" and outcome.directory is not None and not tabular:
+                    write(f"{outcome.directory}\n")
     finally:
         if tabular and done:
             write(drawn(fetched_parts(list(map(fetched_adapter, done)), time.perf_counter() - began_s)))

@@ -16,7 +16,7 @@ from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.reference import LATEST, AdapterRef, checked_checkpoint, folder_of, override, parse
 from lora_cli.core.text import cut, safe
 from lora_cli.errors import LoraCliError, UsageError
-from lora_cli.fetching.many import Wanted
+from lora_cli.fetching import USUAL, AdapterRequest, Demand, Selection
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -254,13 +254,14 @@ class Order:
     ``alone`` says that one was asked for and no more, as ``--to`` needs to know even where a shard has only one.
     """
 
-    adapters: tuple[Wanted, ...]
+    adapters: tuple[AdapterRequest, ...]
     manifest: "AdapterSet | None" = None
     alone: bool = False
 
-    def key(self, item: Wanted) -> str:
+    def key(self, request: AdapterRequest) -> str:
         """What an adapter is told from the others by: its name in the manifest, else its reference."""
-        return item.name if self.manifest is not None or isinstance(item.ref, UsageError) else str(item.ref)
+        named = self.manifest is not None or isinstance(request.asked, UsageError)
+        return request.name if named else str(request.asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,12 +301,13 @@ def check_flags(flags: LockFlags, manifest: Path | None, *, chosen: bool) -> Non
 def order(
     refs: Sequence[str],
     manifest: Path | None,
+    selection: Selection = USUAL,
     *,
     revision: str | None = None,
     subfolder: str = "",
     checkpoint: str = "",
 ) -> Order:
-    """What is to be fetched: REFs, or the adapters of a manifest, of which ``refs`` may name some.
+    """The files of ``selection`` that are to be fetched: of REFs, or of a manifest's adapters, which ``refs`` may name.
 
     A ``checkpoint`` by number is a folder in each REF; the latest one is known when its origin has been asked.
 
@@ -317,12 +319,14 @@ def order(
         raise UsageError("--revision, --subfolder and --checkpoint are for REFs", hint=hint)
     folder = f"{subfolder.rstrip('/')}/{checkpoint_folder(checkpoint)}".strip("/") if checkpoint else subfolder
     if manifest is None and refs:
-        latest = checkpoint == LATEST
-        return Order(tuple(_asked(text, revision, folder, latest=latest) for text in refs), alone=len(refs) == 1)
+        selection = replace(selection, latest=checkpoint == LATEST)
+        return Order(tuple(_asked(text, revision, folder, selection) for text in refs), alone=len(refs) == 1)
     adapter_set = manifest_of(manifest, refs, "fetch")
     assert adapter_set is not None
     entries = tuple(
-        Wanted(entry.name, entry.source, entry.sha256, latest=entry.checkpoint == LATEST)
+        AdapterRequest(
+            entry.source, entry.name, replace(selection, latest=entry.checkpoint == LATEST), Demand(entry.sha256)
+        )
         for entry in _chosen(adapter_set, refs)
     )
     return Order(entries, adapter_set, alone=len(adapter_set.adapters) == 1)
@@ -340,11 +344,11 @@ def checkpoint_folder(checkpoint: str) -> str:
         raise UsageError(f"--checkpoint {error}", hint="--checkpoint latest") from error
 
 
-def _asked(text: str, revision: str | None, subfolder: str, *, latest: bool) -> Wanted:
+def _asked(text: str, revision: str | None, subfolder: str, selection: Selection) -> AdapterRequest:
     """What one word asks for; what is no reference is an outcome of its own, and stops no other one."""
     typed = without_secrets(text)
     try:
         ref = override(parse(text, is_path=os.path.lexists), revision=revision, subfolder=subfolder)
     except UsageError as error:
-        return Wanted(typed, error)
-    return Wanted(ref.name, ref, latest=latest, typed=typed)
+        return AdapterRequest(error, typed)
+    return AdapterRequest(ref, ref.name, selection, typed=typed)

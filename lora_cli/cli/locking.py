@@ -16,7 +16,6 @@ from lora_cli.documents.manifest import AdapterSet
 from lora_cli.errors import MachineError, NotFound, Refused, UsageError
 from lora_cli.fetching.drift import Drift, look
 from lora_cli.fetching.many import Outcome
-from lora_cli.fetching.plan import Selection
 from lora_cli.reading.manifest import STDIN, lock_path, read_lock, read_text
 from lora_cli.render.fetch_report import CheckedAdapter, CheckReport, checked_adapter
 from lora_cli.render.json import encoded
@@ -88,7 +87,8 @@ def pinned(order: Order, manifest: Path, flags: LockFlags) -> tuple[Order, LockF
         hint = f"lora-cli fetch -f {order.manifest.file} brings the lock up to date"
         raise Refused(f"{file.path} does not fit {order.manifest.file}: {found[0]}{more}", hint=hint)
     kept = held(order.manifest, lock, flags)
-    order = replace(order, adapters=tuple(replace(item, locked=kept.get(item.name)) for item in order.adapters))
+    adapters = (replace(one, demand=replace(one.demand, locked=kept.get(one.name))) for one in order.adapters)
+    order = replace(order, adapters=tuple(adapters))
     if not (flags.locked or flags.check):
         _check_writable(order, file)
     return order, file
@@ -116,7 +116,7 @@ def _check_writable(order: Order, file: LockFile) -> None:
     Raises:
         MachineError: its folder does not take a file.
     """
-    new = [item.ref for item in order.adapters if item.locked is None]
+    new = [request.asked for request in order.adapters if request.demand.locked is None]
     if file.lock is not None and all(isinstance(ref, AdapterRef) and ref.scheme == "file" for ref in new):
         return
     folder = Path(os.path.realpath(file.path)).parent
@@ -157,20 +157,18 @@ def _new(adapter_set: AdapterSet, outcomes: Iterable[Outcome]) -> Iterator[tuple
     """What was fetched and is not what was locked already."""
     entries = {entry.name: entry for entry in adapter_set.adapters}
     for outcome in outcomes:
-        wanted, fetched = outcome.wanted, outcome.fetched
-        if fetched is not None and isinstance(wanted.ref, AdapterRef):
+        request, fetched = outcome.request, outcome.fetched
+        if fetched is not None:
             # A folder's revision is made of times, which another machine cannot check.
-            revision = "" if wanted.ref.scheme == "file" else fetched.revision
-            entry = entries[wanted.name]
+            revision = "" if request.ref.scheme == "file" else fetched.revision
+            entry = entries[request.name]
             files = fetched.snapshot.files
-            locked = LockedAdapter(wanted.name, entry.written, revision, files, entry.checkpoint)
-            if locked != wanted.locked:
-                yield wanted.name, locked
+            locked = LockedAdapter(request.name, entry.written, revision, files, entry.checkpoint)
+            if locked != request.demand.locked:
+                yield request.name, locked
 
 
-def report_drift(
-    order: Order, file: LockFile, settings: Settings, selection: Selection, output_format: Format, *, some: bool
-) -> int:
+def report_drift(order: Order, file: LockFile, settings: Settings, output_format: Format, *, some: bool) -> int:
     """Writes what differs: a line for each adapter in a pipe, a table on a terminal; of ``some`` only what was named.
 
     Gives the exit code: 1 for drift, else that of what kept an origin from being asked.
@@ -179,7 +177,7 @@ def report_drift(
     lock = file.lock or Lock(())
     done: list[CheckedAdapter] = []
     in_a_pipe = output_format == "human" and not sys.stdout.isatty()
-    for one in map(checked_adapter, _drifts(order, lock, settings, selection)):
+    for one in map(checked_adapter, _drifts(order, lock, settings)):
         done.append(one)
         if output_format == "human" and one.error is not None:
             to_stderr(render_drift_error(one))
@@ -198,14 +196,14 @@ def report_drift(
     return report.exit_code
 
 
-def _drifts(order: Order, lock: Lock, settings: Settings, selection: Selection) -> Iterator[Drift]:
+def _drifts(order: Order, lock: Lock, settings: Settings) -> Iterator[Drift]:
     """Each adapter in order; an origin is asked only where lock and manifest agree."""
     assert order.manifest is not None
     entries = {entry.name: entry for entry in order.manifest.adapters}
-    looked = look([item for item in order.adapters if item.locked is not None], settings, selection)
-    for item in order.adapters:
-        if item.locked is not None:
+    looked = look([one for one in order.adapters if one.demand.locked is not None], settings)
+    for request in order.adapters:
+        if request.demand.locked is not None:
             yield next(looked)
         else:
-            said = mismatch(entries[item.name], lock.adapter(item.name))
-            yield Drift(item, (said.removeprefix(f"{item.name} "),))
+            said = mismatch(entries[request.name], lock.adapter(request.name))
+            yield Drift(request, (said.removeprefix(f"{request.name} "),))

@@ -56,8 +56,8 @@ def admitting(
 
     def admitted(item: Item) -> Admission:
         heard = unheard if hear is None else partial(hear, item.name)
-        with FetchContext(store, settings, progress, sources=sources) as context:
-            fetched = fetch_in(item, context, hold=hold, hear=heard)
+        with FetchContext(store, settings, progress, hold=hold, sources=sources) as context:
+            fetched = fetch_in(item, context, hear=heard)
         return judge_in(fetched, terms, settings, hear=heard)
 
     return admitted

@@ -14,19 +14,6 @@ from lora_cli.sources import Source
 log = logger(__name__)
 
 
-def check_listed(ref: AdapterRef) -> None:
-    """Refuses to look for the latest checkpoint where folders are not listed.
-
-    Raises:
-        UsageError: the reference is to a web server, which is asked for names and never for what there is.
-    """
-    if ref.scheme in {"https", "http"}:
-        raise UsageError(
-            f"{ref}: a web server does not list its folders, so nobody can tell the latest checkpoint",
-            hint="name one: --checkpoint N",
-        )
-
-
 class LatestOf:
     """A source of which a reference means its latest checkpoint, whatever that is at the moment."""
 
@@ -34,8 +21,16 @@ class LatestOf:
         self._source = source
 
     def resolve(self, ref: AdapterRef) -> Revision:
-        """The revision of the latest checkpoint's folder; raises as ``latest``, and what the source raises."""
-        check_listed(ref)
+        """The revision of the latest checkpoint's folder; raises as ``latest``, and what the source raises.
+
+        Raises:
+            UsageError: it is on a web server, which is asked for names and never for what there is.
+        """
+        if ref.scheme in {"https", "http"}:
+            raise UsageError(
+                f"{ref}: a web server does not list its folders, so nobody can tell the latest checkpoint",
+                hint="name one: --checkpoint N",
+            )
         return latest(self._source.resolve(ref))
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
@@ -55,10 +50,7 @@ def latest(revision: Revision) -> Revision:
 
     Raises:
         FormatError: there is no adapter either.
-        UsageError: its origin is a web server, which lists nothing.
     """
-    if revision.ref.scheme in {"http", "https"}:
-        raise UsageError(f"{revision.ref}: a web server lists no folders", hint="name one: --checkpoint N")
     folders = {file.path.partition("/")[0] for file in revision.files if "/" in file.path}
     numbered = sorted((int(found[1]), folder) for folder in folders if (found := CHECKPOINT.fullmatch(folder)))
     for _, folder in reversed(numbered):

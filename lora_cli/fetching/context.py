@@ -1,12 +1,11 @@
 """What one fetch is about, and what the fetches of one run share: cache, settings, threads, room, and a limit."""
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from lora_cli.core.reference import AdapterRef
-from lora_cli.errors import MachineError, Refused
+from lora_cli.errors import Refused, UsageError
 from lora_cli.fetching.demand import ANYTHING, Demand
 from lora_cli.fetching.plan import USUAL, Selection
 from lora_cli.fetching.progress import SILENT, Progress
@@ -17,25 +16,29 @@ from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from lora_cli.store.holds import Hold
 
-if TYPE_CHECKING:
-    from lora_cli.fetching import Fetched
-
-LOST_TRIES = 3
-"""So often what others clean away meanwhile is fetched again."""
-
 
 @dataclass(frozen=True, slots=True)
 class AdapterRequest:
     """One adapter that is asked for: which files of it, and what must hold for it whatever its origin gives.
 
-    ``name`` is what progress and messages call it, "" for the reference itself. ``turn`` is its number in the run.
+    ``asked`` is why there is no reference when what was asked for is none. ``name`` is what progress and messages call
+    it, "" for the reference itself. ``typed`` is the reference as somebody typed it, where that is what the adapter is
+    known by: two may have one name. ``turn`` is its number in the run.
     """
 
-    ref: AdapterRef
+    asked: AdapterRef | UsageError
     name: str = ""
     selection: Selection = USUAL
     demand: Demand = ANYTHING
+    typed: str = ""
     turn: int = 0
+
+    @property
+    def ref(self) -> AdapterRef:
+        """The reference; raises ``UsageError`` when there is none."""
+        if isinstance(self.asked, UsageError):
+            raise self.asked
+        return self.asked
 
     @property
     def label(self) -> str:
@@ -86,7 +89,7 @@ class FetchContext:
     """What the adapters of one run share; closed when the run is over.
 
     With ``link`` the weights of a folder become hard links in the cache, where the file system lets them. ``hold``
-    keeps what is fetched from being cleaned away meanwhile (None: nothing does).
+    keeps what is fetched from being cleaned away; without one, the context does as long as it lasts.
     """
 
     def __init__(
@@ -99,7 +102,8 @@ class FetchContext:
         hold: Hold | None = None,
         sources: Sources | None = None,
     ) -> None:
-        self.store, self.settings, self.progress, self.link, self.hold = store, settings, progress, link, hold
+        self.store, self.settings, self.progress, self.link = store, settings, progress, link
+        self.hold, self._own_hold = hold or Hold(store), hold is None
         self.sources = sources or Sources(settings)
         self.scheduler = RangeScheduler(settings.jobs)
         self.room = Room(store, settings.keep_free, settings.cache_budget)
@@ -110,23 +114,5 @@ class FetchContext:
 
     def __exit__(self, *exc: object) -> None:
         self.scheduler.close()
-
-
-def held(bring: "Callable[[], Fetched]", store: Store, hold: Hold | None, name: str) -> "Fetched":
-    """What ``bring`` gives, held from then on.
-
-    Raises:
-        MachineError: others take it away each time.
-    """
-    for _ in range(LOST_TRIES):
-        fetched = bring()
-        if hold is None or hold.keeps(fetched.snapshot.digest):
-            return fetched
-    raise cleaned(store, name)
-
-
-def cleaned(store: Store, name: str) -> MachineError:
-    """What is said when others take away, again and again, what was just fetched."""
-    return MachineError(
-        f"{store.root} is being cleaned while {name} is fetched", hint="stop whatever removes files there"
-    )
+        if self._own_hold:
+            self.hold.end()

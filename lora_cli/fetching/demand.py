@@ -1,17 +1,22 @@
-"""What must hold for an adapter, whatever its origin gives: the operators' policies, and a digest."""
+"""What must hold for an adapter, whatever its origin gives: a digest, and the operators' policies.
+
+Whether whoever asks may still have what a shared cache holds, their origin says, not the cache.
+"""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from lora_cli.core.adapter_files import CONFIG
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import RemoteFile, Snapshot
+from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.core.web_address import DEEPEST_ENCODING
-from lora_cli.errors import Corrupt, Refused
+from lora_cli.errors import AccessDenied, Corrupt, NotFound, Offline, Refused, Unreachable
 from lora_cli.fetching.plan import Selection
 from lora_cli.settings import Settings
+from lora_cli.sources import Source
 from lora_cli.store.disk import on_disk
 
 if TYPE_CHECKING:
@@ -34,6 +39,7 @@ class Demand:
 
 
 ANYTHING = Demand()
+RULE = "policy require_access_check"
 
 
 def check_reference(demand: Demand, ref: AdapterRef, settings: Settings) -> None:
@@ -43,17 +49,7 @@ def check_reference(demand: Demand, ref: AdapterRef, settings: Settings) -> None
         Refused: a policy says no.
     """
     if settings.policies:
-        _judge(demand, ref, settings, host=_host_of(ref, settings))
-
-
-def check_files(demand: Demand, ref: AdapterRef, files: Iterable[RemoteFile], settings: Settings) -> None:
-    """Before a byte is fetched: may these files be?
-
-    Raises:
-        Refused: a policy says no.
-    """
-    if settings.policies:
-        _judge(demand, ref, settings, files=tuple(files))
+        check_allowed(demand, ref, settings, host=_host_of(ref, settings))
 
 
 def check_size(name: str, total: int, most: int | None) -> None:
@@ -100,7 +96,7 @@ def check_snapshot(
     _check_headers(ref, snapshot, settings.max_header_bytes)
     if settings.policies:
         files = tuple(RemoteFile(path, blob.size, blob.sha256) for path, blob in snapshot.files.items())
-        _judge(demand, ref, settings, files=files, digest=snapshot.digest)
+        check_allowed(demand, ref, settings, files=files, digest=snapshot.digest)
 
 
 def _check_locked(locked: "LockedAdapter", snapshot: Snapshot, selection: Selection) -> None:
@@ -143,17 +139,7 @@ def check_digest(demand: Demand, ref: AdapterRef, digest: str) -> None:
         )
 
 
-def check_digest_allowed(demand: Demand, ref: AdapterRef, digest: str, settings: Settings) -> None:
-    """Whether the policies allow the snapshot of that digest.
-
-    Raises:
-        Refused: one of them does not.
-    """
-    if settings.policies:
-        _judge(demand, ref, settings, digest=digest)
-
-
-def _judge(
+def check_allowed(
     demand: Demand,
     ref: AdapterRef,
     settings: Settings,
@@ -162,7 +148,13 @@ def _judge(
     files: tuple[RemoteFile, ...] | None = None,
     digest: str | None = None,
 ) -> None:
-    """Every policy over every name of the reference: all of them must allow it."""
+    """Whether every policy allows the reference by each of its names, and what is known of what it means.
+
+    Raises:
+        Refused: one of them does not.
+    """
+    if not settings.policies:
+        return
     from lora_cli.documents.policy_checks import denials, violations
 
     found: list[Violation] = []
@@ -188,7 +180,8 @@ def _host_of(ref: AdapterRef, settings: Settings) -> str | None:
     from lora_cli.core.web_address import canonical_host
     from lora_cli.sources.registry import endpoint_of
 
-    about = [key for policy in settings.policies for key in ("allow_hosts", "deny_hosts") if _says(policy, key)]
+    keys = ((policy, key) for policy in settings.policies for key in ("allow_hosts", "deny_hosts"))
+    about = [key for policy, key in keys if getattr(policy, key) not in (None, ())]
     if ref.scheme == "file" or not about:
         return None
     parts = urlsplit(endpoint_of(ref, settings) or f"//{host_in(ref)}")
@@ -196,10 +189,6 @@ def _host_of(ref: AdapterRef, settings: Settings) -> str | None:
         return urlsplit(f"//{canonical_host(parts.netloc, parts.scheme)}").hostname
     except ValueError as error:
         raise Refused(f"{ref}: policy {about[0]}: which host it comes from cannot be told: {error}") from error
-
-
-def _says(policy: "Policy", key: str) -> bool:
-    return getattr(policy, key) not in (None, ())
 
 
 def _names(ref: AdapterRef, settings: Settings) -> Iterator[AdapterRef]:
@@ -286,3 +275,57 @@ def _real_glob(glob: str) -> str:
     wild = next((at for at, character in enumerate(path) if character in "*?["), len(path))
     stem = path if wild == len(path) else path[: path.rfind("/", 0, wild)]
     return "file://" + os.path.realpath(stem or "/").rstrip("/") + path[len(stem) :]
+
+
+def asks_again(ref: AdapterRef, access: str, settings: Settings) -> bool:
+    """Whether a policy wants the origin of ``ref`` to be asked; not where the adapter is known to be public.
+
+    ``access`` is what is known of who may have it, as ``Revision.access``; "" is not public.
+    """
+    if ref.scheme == "file" or access == "public":
+        return False
+    return any(policy.require_access_check for policy in settings.policies)
+
+
+def check_kept(ref: AdapterRef, revision: str, paths: Collection[str], source: Source, settings: Settings) -> None:
+    """As ``check_access``, for files that a cache keeps and nobody has listed now.
+
+    A commit of the Hub needs no listing: that is one request. Any other origin lists what it has first.
+    """
+    _check_online(ref, settings)
+    if ref.scheme == "hf":
+        listed = Revision(ref, revision, tuple(RemoteFile(path, None) for path in sorted(paths)))
+    else:
+        try:
+            listed = source.resolve(ref)
+        except (AccessDenied, NotFound) as error:
+            raise type(error)(f"{RULE}: {error.message}", hint=error.hint) from error
+    check_access(listed, source, settings)
+
+
+def check_access(revision: Revision, source: Source, settings: Settings) -> None:
+    """Reads one byte of the adapter from its origin, with the credentials of whoever asks.
+
+    Raises:
+        AccessDenied, NotFound: the origin does not let them, or does not have it any more.
+        Offline: the network is switched off, so that nobody can be asked.
+        Unreachable: the origin does not answer, or with nothing.
+    """
+    _check_online(revision.ref, settings)
+    first = (revision.file(CONFIG), *revision.files)
+    file = next((file for file in first if file is not None and file.size != 0), None)
+    try:
+        byte = next(iter(source.read(revision, file, 0, 1)), b"") if file is not None else b""
+    except (AccessDenied, NotFound) as error:
+        raise type(error)(f"{RULE}: {error.message}", hint=error.hint) from error
+    if not byte:
+        hint = "its origin must have something in it to be asked for"
+        raise Unreachable(f"{revision.ref}: {RULE}: its origin gave nothing", hint=hint)
+
+
+def _check_online(ref: AdapterRef, settings: Settings) -> None:
+    if settings.offline:
+        raise Offline(
+            f"{ref}: {RULE}: its origin must be asked who may have it, and the network is switched off",
+            hint="leave --offline out, or let the policy do without for this source",
+        )

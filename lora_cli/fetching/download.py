@@ -8,19 +8,18 @@ from functools import partial as bound
 
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import Corrupt, MachineError, Refused
-from lora_cli.fetching.deadline import Deadline
-from lora_cli.fetching.demand import check_size
+from lora_cli.fetching.context import FetchContext
+from lora_cli.fetching.demand import check_size, most_bytes
 from lora_cli.fetching.local_reuse import adopt, clone, link_weights
+from lora_cli.fetching.memory import Asked
 from lora_cli.fetching.plan import identity
-from lora_cli.fetching.progress import Progress
-from lora_cli.fetching.room import Room
-from lora_cli.fetching.scheduler import RangeScheduler
+from lora_cli.fetching.progress import SILENT, Progress
+from lora_cli.fetching.scheduler import Deadline
 from lora_cli.fetching.transfer import Transfer
 from lora_cli.sources import Source, is_hashing, is_openable, is_telling
 from lora_cli.store import Store
 from lora_cli.store.blobs import has_blob, keep_blob, keep_bytes
 from lora_cli.store.disk import FULL, on_disk, write_pieces
-from lora_cli.store.holds import Hold
 from lora_cli.store.partials import Partial, drop_partial, leave_partial, leftover_bytes, open_partial
 
 TOGETHER = 64
@@ -36,77 +35,76 @@ WRONG_TRIES = 2
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One adapter to be fetched: from where, to where, and what of it is ``known`` (path → blob) to be the same.
+    """The files of one adapter, to be downloaded from ``source`` by the ``deadline``, within the limits of the run.
 
-    ``endpoint`` is the server that is asked: what another one sent of a file is never resumed without a digest.
-    With ``link`` near weights become hard links in the store. It must be done by the ``deadline`` and fit into the
-    ``room``, and ``hold`` keeps its blobs from being cleaned away. ``left`` has for each path how many bytes of it the
+    Of ``known`` (path → blob) it is known that they are the same. ``left`` has for each path how many bytes of it the
     dead left.
     """
 
     name: str
-    revision: Revision
+    asked: Asked
     source: Source
-    store: Store
-    progress: Progress
-    retries: int
-    max_bytes: int | None = None
-    endpoint: str = ""
+    context: FetchContext
+    deadline: Deadline
     known: Mapping[str, Blob] = field(default_factory=dict)
-    link: bool = False
-    room: Room | None = None
-    hold: Hold | None = None
-    deadline: Deadline | None = None
+    progress: Progress = SILENT
     left: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def store(self) -> Store:
+        """Where they go."""
+        return self.context.store
 
-def download(job: Job, files: Sequence[RemoteFile], scheduler: RangeScheduler) -> Mapping[str, Blob]:
-    """Path → blob, when all of ``files`` are here and what was promised.
+    @property
+    def revision(self) -> Revision:
+        """What they are of."""
+        return self.asked.revision
+
+    def key(self, file: RemoteFile) -> str:
+        """The name of a file's partial bytes; what another server sent of it is never resumed without a digest."""
+        return partial_key(self.revision, file, self.asked.endpoint)
+
+
+def download(job: Job) -> Mapping[str, Blob]:
+    """Path → blob, when all files are here and what was promised.
 
     A file whose blob is here already is not fetched. What is left behind by an error or a kill is gone on with by the
     next call, in this process or another; when the disk is full it is removed.
 
     Raises:
-        Refused: they are more than ``max_bytes`` together.
+        Refused: they are more than they may be together.
         Corrupt: other bytes came than were promised, again and again; or they changed meanwhile.
         Unreachable: the origin does not answer any more, or not in time.
         MachineError: this machine does not let us.
         LostBlob: somebody cleaned up behind us. Try again.
     """
-    check_size(job.name, sum(file.size or 0 for file in files), job.max_bytes)
+    files, context = job.asked.files, job.context
+    check_size(job.name, sum(file.size or 0 for file in files), most_bytes(context.settings))
     blobs = {file.path: blob for file in files if (blob := _present(job, file)) is not None}
-    if job.link:
+    if context.link:
         there = [file for file in files if file.path not in blobs]
         blobs |= link_weights(job.name, job.source, job.revision, job.store, there)
     missing = [file for file in files if file.path not in blobs]
-    left = {file.path: _left(job, file) for file in missing}
-    size, here = sum(file.size or 0 for file in missing), sum(left.values())
-    room = job.room or Room(job.store)
-    with room.reserved(job.name, size, here, job.progress) as progress:
-        job, tries = replace(job, progress=progress, left=left), 0
+    left = {file.path: leftover_bytes(job.store, job.key(file), file.size or 0) for file in missing}
+    size, tries = sum(file.size or 0 for file in missing), 0
+    with context.room.reserved(job.name, size, sum(left.values()), context.progress) as progress:
+        job = replace(job, progress=progress, left=left)
         while missing:
             wrong: list[RemoteFile] = []
             for first in range(0, len(missing), TOGETHER):
-                batch = missing[first : first + TOGETHER]
-                blobs.update(_batch(job, batch, scheduler, wrong, tries))
+                blobs |= _batch(job, missing[first : first + TOGETHER], wrong, tries)
             missing, tries = wrong, tries + 1
     return blobs
 
 
 def _present(job: Job, file: RemoteFile) -> Blob | None:
     blob = Blob(file.sha256, file.size) if file.sha256 and file.size is not None else job.known.get(file.path)
-    if blob is not None and job.hold is not None:
-        job.hold.add(blob.sha256)
+    if blob is not None:
+        job.context.hold.add(blob.sha256)
     return blob if blob is not None and has_blob(job.store, blob) else None
 
 
-def _left(job: Job, file: RemoteFile) -> int:
-    return leftover_bytes(job.store, partial_key(job.revision, file, job.endpoint), file.size or 0)
-
-
-def _batch(
-    job: Job, files: Sequence[RemoteFile], scheduler: RangeScheduler, wrong: list[RemoteFile], tries: int
-) -> Mapping[str, Blob]:
+def _batch(job: Job, files: Sequence[RemoteFile], wrong: list[RemoteFile], tries: int) -> dict[str, Blob]:
     """Fetches some files together. Those that had other bytes than promised are added to ``wrong``."""
     blobs: dict[str, Blob] = {}
     with _opened(job, files) as transfers:
@@ -116,7 +114,7 @@ def _batch(
                 adopt(job.source, job.revision, transfer)
             transfer.rehash()
             job.progress.began(transfer.label, transfer.file.size, transfer.frontier)
-        scheduler.run(transfers, job.deadline)
+        job.context.scheduler.run(transfers, job.deadline)
         while transfers:
             transfer = transfers[-1]
             blob = _kept(job, transfer, tries)
@@ -139,12 +137,11 @@ def _kept(job: Job, transfer: Transfer, tries: int) -> Blob | None:
         _check_xet_hash(job, transfer)
     except Corrupt:
         # What somebody else began may be wrong without the origin being so.
-        if tries >= min(WRONG_TRIES, job.retries) + transfer.resumed:
+        if tries >= min(WRONG_TRIES, job.context.settings.retries) + transfer.resumed:
             raise
         job.progress.advanced(transfer.label, -transfer.frontier)
         return None
-    if job.hold is not None:
-        job.hold.add(blob.sha256)
+    job.context.hold.add(blob.sha256)
     if transfer.partial is None and not keep_bytes(job.store, transfer.held, blob, transfer.label):
         transfer.partial = _spilled(job, transfer)
     if transfer.partial is not None:
@@ -158,7 +155,7 @@ def _spilled(job: Job, transfer: Transfer) -> Partial:
     Raises:
         MachineError: this machine does not let us.
     """
-    partial = open_partial(job.store, partial_key(job.revision, transfer.file, job.endpoint), 0)
+    partial = open_partial(job.store, job.key(transfer.file), 0)
     try:
         with on_disk(f"writing {transfer.label} to", job.store.root):
             write_pieces(partial.descriptor, transfer.held)
@@ -237,11 +234,10 @@ def _transfer(job: Job, file: RemoteFile, *, held: bool) -> Transfer:
     digest_known = any(digest is not None for digest in (file.sha256, file.git_sha1, file.xet_hash))
     partial = None
     if not held:
-        partial = open_partial(
-            job.store, partial_key(job.revision, file, job.endpoint), file.size or 0, digest_known=digest_known
-        )
+        partial = open_partial(job.store, job.key(file), file.size or 0, digest_known=digest_known)
     read = bound(job.source.read, job.revision, file)
-    return Transfer(label, file, partial, read, bound(job.progress.advanced, label), limit=job.max_bytes)
+    advanced, limit = bound(job.progress.advanced, label), most_bytes(job.context.settings)
+    return Transfer(label, file, partial, read, advanced, limit)
 
 
 def partial_key(revision: Revision, file: RemoteFile, endpoint: str = "") -> str:

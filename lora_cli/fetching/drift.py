@@ -1,6 +1,5 @@
 """What a lock says beside what the origins say now; nothing is written, not even in the cache."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,16 +9,16 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import LoraCliError, Offline
 from lora_cli.fetching.checkpoint import LatestOf
-from lora_cli.fetching.demand import Demand, check_reference
-from lora_cli.fetching.many import Wanted
+from lora_cli.fetching.context import AdapterRequest
+from lora_cli.fetching.demand import check_reference
+from lora_cli.fetching.locked import sha256_from
+from lora_cli.fetching.many import side_by_side
 from lora_cli.fetching.plan import Selection, plan
-from lora_cli.fetching.side_by_side import side_by_side
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
-from lora_cli.store.contradictions import commit_of, contradicting
-from lora_cli.store.records import Record, all_records
+from lora_cli.store.records import Record, all_records, commit_of, contradicting
 
 if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
@@ -33,7 +32,7 @@ have changed."""
 class Drift:
     """One adapter: ``changes`` in one sentence each, the revision that its origin has ``now`` ("" when not asked)."""
 
-    wanted: Wanted
+    request: AdapterRequest
     changes: tuple[str, ...] = ()
     now: str = ""
     error: LoraCliError | None = None
@@ -44,31 +43,33 @@ class Drift:
         return self.error.exit_code if self.error is not None else int(bool(self.changes))
 
 
-def look(wanted: Sequence[Wanted], settings: Settings, selection: Selection) -> Iterator[Drift]:
-    """What changed at each origin since it was locked, in the order of ``wanted``; all of them have ``locked``.
+def look(requests: Sequence[AdapterRequest], settings: Settings) -> Iterator[Drift]:
+    """What changed at each origin since it was locked, in the order of ``requests``; all of them have ``locked``.
 
     What the cache has of a locked commit is compared too: other bytes there are a server's lie.
     """
     sources = Sources(settings)
     cached = by_key((commit_of(record), record) for record in all_records(Store(settings.cache_dir)))
 
-    def one(item: Wanted) -> Drift:
-        if not isinstance(item.ref, AdapterRef) or item.locked is None:
-            return Drift(item)
+    def one(request: AdapterRequest) -> Drift:
+        locked = request.demand.locked
+        if locked is None:
+            return Drift(request)
         try:
-            check_reference(Demand(item.sha256, item.locked), item.ref, settings)
-            planted = tuple(_planted(item.ref, item.locked, cached))
-            if item.ref.pinned and item.ref.revision == item.locked.revision:
-                return Drift(item, planted, item.locked.revision)
-            if settings.offline and item.ref.scheme != "file":
-                raise Offline(f"{item.ref} cannot be asked, the network is switched off", hint="leave --offline out")
-            source = LatestOf(sources.of(item.ref)) if item.latest else sources.of(item.ref)
-            revision = source.resolve(item.ref)
-            return Drift(item, (*planted, *_changes(item.locked, revision, source, selection)), revision.id)
+            ref = request.ref
+            check_reference(request.demand, ref, settings)
+            planted = tuple(_planted(ref, locked, cached))
+            if ref.pinned and ref.revision == locked.revision:
+                return Drift(request, planted, locked.revision)
+            if settings.offline and ref.scheme != "file":
+                raise Offline(f"{ref} cannot be asked, the network is switched off", hint="leave --offline out")
+            source = LatestOf(sources.of(ref)) if request.selection.latest else sources.of(ref)
+            revision = source.resolve(ref)
+            return Drift(request, (*planted, *_changes(locked, revision, source, request.selection)), revision.id)
         except LoraCliError as error:
-            return Drift(item, error=error)
+            return Drift(request, error=error)
 
-    yield from side_by_side(one, wanted, settings.jobs)
+    yield from side_by_side(one, requests, settings.jobs)
 
 
 def _planted(ref: AdapterRef, locked: "LockedAdapter", cached: Mapping[str, Sequence[Record]]) -> Iterator[str]:
@@ -101,7 +102,4 @@ def _change(file: RemoteFile, blob: Blob, revision: Revision, source: Source) ->
         return "" if file.sha256 == blob.sha256 else "has other bytes"
     if revision.ref.scheme != "file" and blob.size > LOOK_BYTES:
         return f"may have changed: the origin tells no sha256, and {blob.size} bytes are not read to know"
-    hasher = hashlib.sha256()
-    for chunk in source.read(revision, file, 0, blob.size):
-        hasher.update(chunk)
-    return "" if hasher.hexdigest() == blob.sha256 else "has other bytes"
+    return "" if sha256_from(source, revision, file, blob.size) == blob.sha256 else "has other bytes"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.fetching.memory import access_of, recorded_blob, remembered
-from lora_cli.fetching.plan import USUAL, Selection
+from lora_cli.fetching.plan import Selection
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.local import LocalSource, snapshot_at
@@ -17,37 +17,18 @@ if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
 
 
-def here_first(
-    origin: Source, settings: Settings, *, latest: bool = False, locked: "LockedAdapter | None" = None
-) -> Source:
-    """``origin`` behind the cache, where there is one; with ``latest`` it gives the latest checkpoint.
-
-    What is ``locked`` and in the cache is not asked for, as ``fetch`` does not.
-    """
-    selection = Selection(latest=latest)
-    if not settings.cache_dir.is_dir():
-        return origin
-    return HereFirst(origin, Store(settings.cache_dir), settings, selection, locked)
-
-
 class HereFirst:
-    """``origin``, with the snapshots of ``store`` in front of it. It writes nothing, not even when a snapshot was used.
+    """``origin``, with the snapshots of the cache in front of it. It writes nothing, not even when a snapshot was used.
 
     A pinned reference whose snapshot is here costs no request, and with ``settings.offline`` no reference does; neither
-    does what is ``locked``, for an origin whose references cannot name a revision.
+    does what is ``locked``, for an origin whose references cannot name a revision. With ``latest`` the origin gives the
+    latest checkpoint.
     """
 
-    def __init__(
-        self,
-        origin: Source,
-        store: Store,
-        settings: Settings,
-        selection: Selection = USUAL,
-        locked: "LockedAdapter | None" = None,
-    ) -> None:
-        self._origin, self._store, self._selection = origin, store, selection
+    def __init__(self, origin: Source, settings: Settings, *, latest: bool, locked: "LockedAdapter | None") -> None:
+        self._origin, self._store, self._selection = origin, Store(settings.cache_dir), Selection(latest=latest)
         # A policy is held against the folder that the latest checkpoint is, and only a listing says which.
-        self._asks = selection.latest and bool(settings.policies)
+        self._asks = latest and bool(settings.policies)
         self._settings, self._locked = settings, None if self._asks else locked
         self._held: dict[AdapterRef, tuple[LocalSource, Revision]] = {}
 
@@ -64,16 +45,15 @@ class HereFirst:
         known = remembered(self._store, ref, self._selection, self._settings)
         if known is None:
             return self._origin.resolve(ref)
-        here = snapshot_at(known.snapshot.directory)
+        record, snapshot = known
+        here = snapshot_at(snapshot.directory)
         if (self._settings.offline or ref.pinned) and not self._asks:
-            revision = Revision(ref, known.record.revision, here[1].files, known.record.access)
+            revision = Revision(ref, record.revision, here[1].files, record.access)
             self._held[revision.ref] = here
             return revision
         revision = self._origin.resolve(ref)
-        listed = [file for path in known.record.files if (file := revision.file(path)) is not None]
-        if revision.id == known.record.revision and all(
-            recorded_blob(known.record, revision, file) is not None for file in listed
-        ):
+        listed = [file for path in record.files if (file := revision.file(path)) is not None]
+        if revision.id == record.revision and all(recorded_blob(record, revision, file) is not None for file in listed):
             self._held[revision.ref] = here
         return revision
 

@@ -15,7 +15,8 @@ from lora_cli.fetching.transfer import Transfer
 from lora_cli.sources import NearSource, Source, is_holding, is_openable
 from lora_cli.store import Store
 from lora_cli.store.blobs import has_blob, keep_blob, sha256_of
-from lora_cli.store.disk import NO_LINK, make_folder, on_disk, reflink, write_all
+from lora_cli.store.disk import NO_LINK, make_folder, nearest_folder, on_disk, reflink, write_all
+from lora_cli.store.exchange import discard
 from lora_cli.store.handout import is_weights
 from lora_cli.store.partials import Partial
 from lora_cli.store.writers import new_writer
@@ -59,30 +60,26 @@ def adopt(source: Source, revision: Revision, transfer: Transfer) -> None:
             return
         log.info("%s: taken from the cache of the Hub's own client", transfer.label)
         if target is None:
-            _take(descriptor, transfer)
+            if piece := _read(descriptor, file.size, 0):
+                transfer.held.append(piece)
         elif target.size or not reflink(descriptor, target.descriptor):
             _copy(descriptor, transfer, target)
 
 
-def _take(descriptor: int, transfer: Transfer) -> None:
-    with suppress(OSError):
-        transfer.held.append(os.pread(descriptor, transfer.file.size or 0, 0))
-
-
 def _copy(descriptor: int, transfer: Transfer, target: Partial) -> None:
     """As far as it can be read: the rest is fetched."""
-    size = transfer.file.size or 0
-    at = target.size
-    while at < size:
-        try:
-            chunk = os.pread(descriptor, min(CHUNK, size - at), at)
-        except OSError:
-            return
-        if not chunk:
-            return
-        with on_disk("writing", target.path):
+    at, size = target.size, transfer.file.size or 0
+    with on_disk("writing", target.path):
+        while chunk := _read(descriptor, min(CHUNK, size - at), at):
             write_all(target.descriptor, chunk, at)
-        at += len(chunk)
+            at += len(chunk)
+
+
+def _read(descriptor: int, count: int, at: int) -> bytes:
+    """Bytes of another tool's file; none where it cannot be read."""
+    with suppress(OSError):
+        return os.pread(descriptor, count, at)
+    return b""
 
 
 def link_weights(
@@ -111,12 +108,14 @@ def _linked(label: str, source: NearSource, revision: Revision, store: Store, fi
     """Hashes the inode that is open, and gives that very one a name in the store; nobody else's."""
     path = Path(revision.ref.location, file.path)
     with source.opened(revision, file, linked=True) as descriptor:
-        if not _may_link(path, descriptor, store):
+        if not _may_link(descriptor, store):
             log.info("%s lies on another file system than %s: it is copied", label, store.root)
             return None
         status = os.fstat(descriptor)
         digest = sha256_of(descriptor)
-        if digest is None or _edited(status, os.fstat(descriptor)):
+        now = os.fstat(descriptor)
+        # A hard link that came or went does not count.
+        if digest is None or (now.st_size, now.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
             raise Corrupt(f"{path} changed while it was read", hint="try again when nobody writes to it any more")
         blob = Blob(digest, status.st_size)
         if has_blob(store, blob):
@@ -136,24 +135,14 @@ def _linked(label: str, source: NearSource, revision: Revision, store: Store, fi
                     return None
             keep_blob(store, link, descriptor, blob, foreign=status)
         finally:
-            with suppress(OSError):
-                link.unlink()
-            for empty in (folder, folder.parent):
-                with suppress(OSError):
-                    empty.rmdir()
+            discard(folder)
     return blob
 
 
-def _edited(before: os.stat_result, after: os.stat_result) -> bool:
-    """Whether a file was written to; a hard link that came or went does not count."""
-    return (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
-
-
-def _may_link(path: Path, descriptor: int, store: Store) -> bool:
+def _may_link(descriptor: int, store: Store) -> bool:
     """Whether the cache is on the file's own file system, as far as can be told before it is hashed."""
-    folder = next(folder for folder in (store.root, *store.root.parents) if folder.exists())
     with suppress(OSError):
-        return folder.stat().st_dev == os.fstat(descriptor).st_dev
+        return nearest_folder(store.root).stat().st_dev == os.fstat(descriptor).st_dev
     return True
 
 

@@ -1,7 +1,10 @@
-"""A lock's word on one adapter: which files, and that no other bytes will do."""
+"""A lock's word on one adapter: which files, and that no other bytes will do.
 
-import os
-from collections.abc import Sequence
+A folder of this machine has no commit to stay at: whoever uses it compares its bytes.
+"""
+
+import hashlib
+from collections.abc import Container, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -9,22 +12,21 @@ from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.errors import Offline, Refused
-from lora_cli.fetching.memory import mention
-from lora_cli.fetching.plan import Selection, check_sound
+from lora_cli.fetching.memory import Asked, known_blobs, recorded
+from lora_cli.fetching.plan import USUAL, Selection, check_sound
+from lora_cli.sources import Source
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob, has_blob
+from lora_cli.store.records import Record, mark_used, read_record, write_record
 from lora_cli.store.snapshots import find_snapshot, publish_snapshot
 
 ONLINE = "fetch it once where there is a network"
 
 
-def is_there(ref: AdapterRef) -> bool:
-    """Whether there is a folder to be compared; of one that is gone the cache may still have what is locked."""
-    return ref.scheme == "file" and os.path.lexists(ref.location)
-
-
 def held(store: Store, ref: AdapterRef, endpoint: str, locked: LockedAdapter, selection: Selection) -> Snapshot | None:
     """The snapshot of the locked files, when all of their bytes are here, whatever they were fetched as.
+
+    That it is used is noted under ``selection``, or under that of the lock, as it was before or from now on.
 
     Raises:
         MachineError: this machine does not let us.
@@ -33,9 +35,15 @@ def held(store: Store, ref: AdapterRef, endpoint: str, locked: LockedAdapter, se
     if found is None and all(has_blob(store, blob) for blob in locked.files.values()):
         with suppress(LostBlob):
             found = publish_snapshot(store, locked.files)
-    if found is not None:
-        selections = (str(selection), str(replace(selection, locked=locked.digest)))
-        mention(store, str(ref), endpoint, locked.revision, found, selections)
+    if found is None:
+        return None
+    usual, own = str(selection), str(replace(selection, locked=locked.digest))
+    records = (read_record(store, str(ref), text, endpoint) for text in (usual, own))
+    record = next((one for one in records if one is not None and one.snapshot == found.digest), None)
+    if record is not None:
+        mark_used(store, record)
+    else:
+        write_record(store, Record(str(ref), own, locked.revision, found.digest, found.files, endpoint=endpoint))
     return found
 
 
@@ -83,3 +91,56 @@ def upgrade_hint(locked: LockedAdapter) -> str:
     return (
         f"lora-cli fetch -f MANIFEST --upgrade {locked.name} locks what is there now, after you looked at what changed"
     )
+
+
+def check_folder(
+    store: Store,
+    revision: Revision,
+    planned: Sequence[RemoteFile],
+    locked: LockedAdapter,
+    source: Source,
+    selection: Selection = USUAL,
+    *,
+    read_later: Container[str] = (),
+) -> None:
+    """Whether a folder is what is locked: its weights by name, and every locked file by size and bytes.
+
+    ``planned`` is what a fetch of ``selection`` would take of ``revision``. What was fetched and has not changed since
+    is not read, and neither is what is ``read_later``. Nothing is written.
+
+    Raises:
+        Refused: something else is locked.
+        FormatError: a file can never be read.
+    """
+    from lora_cli.documents.policy_checks import format_of
+
+    files, selection = at_lock(revision, locked, selection, planned)
+    check_bytes(store, Asked(revision.ref, revision, files, selection), locked, source, read_later=read_later)
+    new = (file.path for file in planned if file.path not in locked.files and format_of(file.path))
+    if not selection.chosen and (path := next(new, None)) is not None:
+        raise moved(locked, f"{path} is there now, and is not locked")
+
+
+def check_bytes(
+    store: Store, asked: Asked, locked: LockedAdapter, source: Source, *, read_later: Container[str] = ()
+) -> None:
+    """The second half of ``check_folder``: whether the files have the locked bytes. Raises ``Refused``."""
+    # As the folder has them: what the lock tells more of a file is what is to be proved.
+    own = [file for file in map(asked.revision.file, (file.path for file in asked.files)) if file is not None]
+    listed = replace(asked, files=own)
+    known = known_blobs(listed, recorded(store, listed))
+    for file in own:
+        blob = locked.files.get(file.path)
+        if blob is None or file.path in read_later:
+            continue
+        found = known[file.path].sha256 if file.path in known else sha256_from(source, asked.revision, file)
+        if found != blob.sha256:
+            raise moved(locked, f"{file.path} has other bytes now than those that are locked")
+
+
+def sha256_from(source: Source, revision: Revision, file: RemoteFile, stop: int | None = None) -> str:
+    """The sha256 of a file's bytes as its origin has them now; of its first ones up to ``stop``."""
+    hasher = hashlib.sha256()
+    for chunk in source.read(revision, file, 0, stop):
+        hasher.update(chunk)
+    return hasher.hexdigest()

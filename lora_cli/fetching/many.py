@@ -1,58 +1,51 @@
 """Many adapters at once. One that fails never stops the others."""
 
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lora_cli.core.reference import AdapterRef
-from lora_cli.errors import LoraCliError, UsageError
-from lora_cli.fetching import Fetched, at_hand
-from lora_cli.fetching.context import AdapterRequest, FetchContext, Total, held
-from lora_cli.fetching.deadline import Deadline
-from lora_cli.fetching.demand import Demand
-from lora_cli.fetching.plan import USUAL, Selection
+from lora_cli.errors import LoraCliError
+from lora_cli.fetching import Fetched, bring
+from lora_cli.fetching.context import AdapterRequest, FetchContext
 from lora_cli.fetching.progress import SILENT, Progress
-from lora_cli.fetching.side_by_side import Overdue, side_by_side
+from lora_cli.fetching.scheduler import Deadline, Distance, WorkerThreads
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
-from lora_cli.store.holds import holding
 
 if TYPE_CHECKING:
-    from lora_cli.core.lock import LockedAdapter
-    from lora_cli.fetching.publish import Published
+    from lora_cli.store.published import Published
 
+AT_ONCE = 32
+NEAR = 8
+"""So many are under way at once when their origin is nearby."""
+
+LOOK_S = 0.1
 SLACK_S = 2.0
 """So long after its time an adapter is waited for, to leave its files well; then nobody waits for it any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """One adapter to be fetched: what it is called, the snapshot digest that it must have (None: any), and its lock.
-
-    ``ref`` is why there is none when what was asked for is no reference. ``latest`` asks for its latest checkpoint.
-    ``typed`` is the reference as somebody typed it, where that is what the adapter is known by: two may have one name.
-    """
-
-    name: str
-    ref: AdapterRef | UsageError
-    sha256: str | None = None
-    locked: "LockedAdapter | None" = None
-    latest: bool = False
-    typed: str = ""
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How it went: ``fetched`` or ``error``, after ``ms`` milliseconds."""
+    """How it went: ``fetched`` or ``error``, after ``ms`` milliseconds.
 
-    wanted: Wanted
+    ``directory`` is where it can be used, and ``published`` what was published there, once it was put there.
+    """
+
+    request: AdapterRequest
     fetched: Fetched | None
     error: LoraCliError | None
     ms: float
+    directory: Path | None = None
+    published: "Published | None" = None
 
     @property
     def exit_code(self) -> int:
@@ -60,74 +53,100 @@ class Outcome:
         return self.error.exit_code if self.error is not None else 0
 
 
-@dataclass(frozen=True, slots=True)
-class Handed:
-    """The end of one adapter's fetch: how it went, the directory where it can be used, and what was published there."""
-
-    outcome: Outcome
-    directory: Path | None = None
-    published: "Published | None" = None
-
-
 def bring_all(
-    wanted: Sequence[Wanted],
+    requests: Sequence[AdapterRequest],
     store: Store,
     settings: Settings,
     *,
     progress: Progress = SILENT,
-    selection: Selection = USUAL,
     link: bool = False,
 ) -> Iterator[Outcome]:
     """Fetches all, and gives each outcome in their order, as soon as it is known.
 
     ``settings.jobs`` ranges are in flight over all of them. An error that is no ``LoraCliError`` is raised here.
     """
-    sources = Sources(settings, [item.ref for item in wanted if isinstance(item.ref, AdapterRef)])
-    with (
-        holding(store) as hold,
-        FetchContext(store, settings, progress, link=link, hold=hold, sources=sources) as context,
-    ):
+    sources = Sources(settings, [one.asked for one in requests if isinstance(one.asked, AdapterRef)])
+    with FetchContext(store, settings, progress, link=link, sources=sources) as context:
 
-        def get(request: AdapterRequest) -> Fetched:
-            fetched = at_hand(request, context)
-            if fetched is None:
-                from lora_cli.fetching.origin import from_origin
-
-                fetched = from_origin(request, sources.of(request.ref), context)
-            context.total.spend(request.turn, request.name, fetched.snapshot.size)
-            return fetched
-
-        def one(numbered: tuple[int, Wanted]) -> Outcome:
-            turn, item = numbered
+        def one(request: AdapterRequest) -> Outcome:
             began = time.perf_counter()
             fetched: Fetched | None = None
             failure: LoraCliError | None = None
             try:
-                if isinstance(item.ref, UsageError):
-                    raise item.ref
-                chosen = replace(selection, latest=item.latest)
-                request = AdapterRequest(item.ref, item.name, chosen, Demand(item.sha256, item.locked), turn)
-                fetched = held(partial(get, request), store, hold, item.name)
+                fetched = bring(request, context)
+                context.total.spend(request.turn, request.name, fetched.snapshot.size)
             except LoraCliError as error:
                 failure = error
             finally:
-                context.total.end(turn)
-            return Outcome(item, fetched, failure, (time.perf_counter() - began) * 1000)
+                context.total.end(request.turn)
+            return Outcome(request, fetched, failure, (time.perf_counter() - began) * 1000)
 
-        overdue, distance = _overdue(context.total, settings), context.scheduler.distance
-        yield from side_by_side(one, list(enumerate(wanted)), settings.jobs, overdue, distance)
+        def late(request: AdapterRequest) -> Outcome:
+            """What is said of an adapter whose thread hangs where no deadline reaches it."""
+            context.total.end(request.turn)
+            return Outcome(request, None, Deadline.of(request.name, settings).error(), (limit_s or 0.0) * 1000)
+
+        limit_s = None if settings.adapter_timeout_s is None else settings.adapter_timeout_s + SLACK_S
+        turns = [replace(request, turn=turn) for turn, request in enumerate(requests)]
+        yield from side_by_side(one, turns, settings.jobs, context.scheduler.distance, limit_s, late)
 
 
-def _overdue(total: Total, settings: Settings) -> Overdue[tuple[int, Wanted], Outcome] | None:
-    """What is said of an adapter whose thread hangs where no deadline reaches it."""
-    timeout_s = settings.adapter_timeout_s
-    if timeout_s is None:
-        return None
-    limit_s = timeout_s + SLACK_S
+def side_by_side(
+    one: Callable[[S], T],
+    wanted: Sequence[S],
+    jobs: int,
+    distance: Distance | None = None,
+    limit_s: float | None = None,
+    instead: Callable[[S], T] | None = None,
+) -> Iterator[T]:
+    """What ``one`` gives for each, in their order, as soon as it is known; up to ``jobs`` are under way at once.
 
-    def late(numbered: tuple[int, Wanted]) -> Outcome:
-        turn, item = numbered
-        total.end(turn)
-        return Outcome(item, None, Deadline.of(item.name, settings).error(), limit_s * 1000)
+    With ``distance`` that many are only when it says that their origin is far away. What ``one`` raises is raised here.
+    After ``limit_s`` seconds ``instead`` says what came of one, whose thread is left to itself.
+    """
+    most = min(jobs, AT_ONCE, len(wanted))
+    if most < 2 and limit_s is None:
+        yield from map(one, wanted)
+        return
+    done: dict[int, T | BaseException] = {}
+    began_s: dict[int, float] = {}
+    changed = threading.Condition()
+    left = iter(range(len(wanted)))
 
-    return Overdue(limit_s, late)
+    def work() -> None:
+        while True:
+            with changed:
+                index = next(left, None)
+                if index is None:
+                    return
+                began_s[index] = time.monotonic()
+            outcome: T | BaseException
+            try:
+                outcome = one(wanted[index])
+            except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that asked
+                outcome = error
+            with changed:
+                if began_s.pop(index, None) is None:
+                    return  # It was overdue, and another thread has its place.
+                done[index] = outcome
+                changed.notify_all()
+
+    def give_up() -> None:
+        """Answers for those that are overdue, and puts another thread in the place of each one's."""
+        for index, since_s in list(began_s.items()):
+            if limit_s is not None and instead is not None and time.monotonic() - since_s > limit_s:
+                del began_s[index]
+                done[index] = instead(wanted[index])
+                threading.Thread(target=work, name=f"instead-{index}", daemon=True).start()
+
+    threads = WorkerThreads(work, "fetch", most)
+    for index in range(len(wanted)):
+        with changed:
+            while index not in done:
+                threads.at_least(most if distance is None or distance.far else NEAR)
+                changed.wait(LOOK_S)
+                give_up()
+            outcome = done.pop(index)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        yield outcome

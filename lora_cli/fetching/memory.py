@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision, Snapshot
@@ -11,7 +12,7 @@ from lora_cli.fetching.plan import Selection, identity
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import endpoint_of, endpoints_of
 from lora_cli.store import Store
-from lora_cli.store.records import Record, all_records, mark_used, read_record, write_record
+from lora_cli.store.records import Record, all_records, read_record, write_record
 from lora_cli.store.snapshots import find_snapshot
 
 _IN_MANIFEST = "endpoint_url in the manifest's sources"
@@ -24,7 +25,7 @@ _OTHER_ENDPOINT = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Asked:
     """One resolved reference with the files that are wanted of it; ``endpoint`` is the server that was asked, if any.
 
@@ -45,7 +46,7 @@ class Asked:
         text = f"{what}\n{self.endpoint}"
         return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
-    @property
+    @cached_property
     def names(self) -> tuple[tuple[str, str], ...]:
         """Reference and selection, in each way that means this: as it was asked for, as the folder, at the commit."""
         itself = replace(self.selection, latest=False)
@@ -53,16 +54,13 @@ class Asked:
         names = ((name, str(selection)) for ref, selection in means for name in (str(ref), str(self._pinned(ref))))
         return tuple(dict.fromkeys(names))
 
+    def blobs_of(self, record: Record, files: Sequence[RemoteFile]) -> dict[str, Blob]:
+        """Path → blob of those ``files`` that a record still has as they are now."""
+        found = ((file.path, recorded_blob(record, self.revision, file)) for file in files)
+        return {path: blob for path, blob in found if blob is not None}
+
     def _pinned(self, ref: AdapterRef) -> AdapterRef:
         return replace(ref, revision=self.revision.id) if ref.scheme == "hf" else ref
-
-
-@dataclass(frozen=True, slots=True)
-class Remembered:
-    """What a reference meant, and the snapshot of that, which is here."""
-
-    record: Record
-    snapshot: Snapshot
 
 
 def recorded(store: Store, asked: Asked) -> tuple[Record, ...]:
@@ -77,9 +75,7 @@ def recall(store: Store, asked: Asked, records: Sequence[Record]) -> Snapshot | 
     A digest that the listing or a lock has for a file always counts more than what a record remembers.
     """
     for record in records:
-        blobs = {
-            file.path: blob for file in asked.files if (blob := recorded_blob(record, asked.revision, file)) is not None
-        }
+        blobs = asked.blobs_of(record, asked.files)
         if len(blobs) == len(asked.files) == len(record.files):
             found = find_snapshot(store, blobs)
             if found is not None:
@@ -92,9 +88,7 @@ def known_blobs(asked: Asked, records: Sequence[Record]) -> Mapping[str, Blob]:
     """Path → blob of the files that are the same as when they were fetched before, wherever their bytes are now."""
     blobs: dict[str, Blob] = {}
     for record in records:
-        for file in asked.files:
-            if identity(asked.revision, file) and (blob := recorded_blob(record, asked.revision, file)) is not None:
-                blobs[file.path] = blob
+        blobs |= asked.blobs_of(record, [file for file in asked.files if identity(asked.revision, file)])
     return blobs
 
 
@@ -123,32 +117,17 @@ def remember(store: Store, asked: Asked, snapshot: Snapshot, records: Sequence[R
             # A commit is asked for without a word about access: what was known of it stays known.
             access=asked.revision.access or (before.access if before is not None else ""),
         )
-        write_record(store, record, anew=before is None)
+        write_record(store, record)
 
 
-def mention(
-    store: Store, ref: str, endpoint: str, revision: str, snapshot: Snapshot, selections: Sequence[str]
-) -> None:
-    """Notes that ``ref`` is used as this snapshot, under the first of its ``selections`` that says so, else the last.
-
-    Raises:
-        MachineError: the disk is full, or the like.
-    """
-    for selection in selections:
-        record = read_record(store, ref, selection, endpoint)
-        if record is not None and record.snapshot == snapshot.digest:
-            mark_used(store, record)
-            return
-    record = Record(ref, selections[-1], revision, snapshot.digest, snapshot.files, endpoint=endpoint)
-    write_record(store, record)
-
-
-def remembered(store: Store, ref: AdapterRef, selection: Selection, settings: Settings) -> Remembered | None:
+def remembered(
+    store: Store, ref: AdapterRef, selection: Selection, settings: Settings
+) -> tuple[Record, Snapshot] | None:
     """What ``ref`` meant when it was last fetched from where ``settings`` has it, when all of it is still here."""
     for endpoint in endpoints_of(ref, settings):
         record = read_record(store, str(ref), str(selection), endpoint)
         if record is not None and (found := find_snapshot(store, record.files)) is not None:
-            return Remembered(record, found)
+            return record, found
     return None
 
 

@@ -10,17 +10,18 @@ from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.reference import parse
 from lora_cli.core.snapshot import Blob, Snapshot
 from lora_cli.errors import LoraCliError, NotFound
-from lora_cli.fetching.many import Wanted, bring_all
+from lora_cli.fetching import AdapterRequest, Demand
+from lora_cli.fetching.many import bring_all
 from lora_cli.fetching.plan import Selection
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob, has_blob
 from lora_cli.store.exchange import clear
+from lora_cli.store.handout import keep_view
 from lora_cli.store.quarantine import quarantined, quarantined_views
 from lora_cli.store.records import Record, all_records
 from lora_cli.store.snapshots import find_snapshot, is_digest
 from lora_cli.store.verify import Verified
-from lora_cli.store.views import keep_view
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +78,10 @@ def _fetched_again(store: Store, settings: Settings, digest: str, records: Seque
         ref = record.ref
         locked = LockedAdapter(ref, ref, record.revision, record.files)
         with suppress(LoraCliError):
-            wanted = Wanted(ref, parse(ref, is_path=lambda _: False), digest, locked)
             # They were fetched once, so somebody has allowed them.
-            (outcome,) = bring_all([wanted], store, settings, selection=Selection(allow_pickle=True))
+            selection, demand = Selection(allow_pickle=True), Demand(digest, locked)
+            request = AdapterRequest(parse(ref, is_path=lambda _: False), ref, selection, demand)
+            (outcome,) = bring_all([request], store, settings)
             error = outcome.error
             if error is None:
                 return Mended("snapshot", digest, ref)

@@ -1,7 +1,7 @@
 """From an origin to a snapshot on this disk: ask, plan, download, publish."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 
 from lora_cli.core.lock import LockedAdapter, ref_at
@@ -9,22 +9,28 @@ from lora_cli.core.log import logger
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision, Snapshot, snapshot_digest
 from lora_cli.errors import Changed, Corrupt, Offline, Unreachable
-from lora_cli.fetching import Fetched, kept
-from lora_cli.fetching.access import asks_again, check_access, check_kept
+from lora_cli.fetching import Fetched
 from lora_cli.fetching.checkpoint import LatestOf
-from lora_cli.fetching.context import LOST_TRIES, AdapterRequest, FetchContext, cleaned
-from lora_cli.fetching.deadline import Deadline
-from lora_cli.fetching.demand import check_count, check_files, check_size, check_snapshot, most_bytes
+from lora_cli.fetching.context import AdapterRequest, FetchContext
+from lora_cli.fetching.demand import (
+    asks_again,
+    check_access,
+    check_allowed,
+    check_count,
+    check_kept,
+    check_size,
+    check_snapshot,
+)
 from lora_cli.fetching.download import Job, download
-from lora_cli.fetching.folders import check_bytes, check_folder
 from lora_cli.fetching.local_reuse import settled
-from lora_cli.fetching.locked import at_lock, upgrade_hint
+from lora_cli.fetching.locked import at_lock, check_bytes, check_folder, upgrade_hint
 from lora_cli.fetching.memory import Asked, known_blobs, not_cached, recall, recorded, remember, remembered
 from lora_cli.fetching.plan import Selection, left_out, plan
+from lora_cli.fetching.scheduler import Deadline
 from lora_cli.sources import Source
 from lora_cli.sources.registry import endpoints_of
 from lora_cli.store import Store
-from lora_cli.store.blobs import LostBlob, has_blob
+from lora_cli.store.blobs import has_blob
 from lora_cli.store.leases import lease
 from lora_cli.store.snapshots import publish_snapshot
 
@@ -34,53 +40,38 @@ CHANGED_TRIES = 2
 log = logger(__name__)
 
 
-def from_origin(request: AdapterRequest, source: Source, context: FetchContext) -> Fetched:
-    """What ``fetching.bring`` gives when it is not at hand; everything is as there.
+def from_origin(request: AdapterRequest, source: Source, context: FetchContext, kept: Fetched | None = None) -> Fetched:
+    """What ``fetching.bring`` gives when its origin must be asked, if only for access to what is ``kept`` here.
 
     Where the origin changed in the midst it is asked again. Of the other files nothing is lost.
     """
     for _ in range(CHANGED_TRIES):
         try:
-            return _from_origin(request, source, context)
+            return _from_origin(request, source, context, kept)
         except Changed as error:
             log.info("%s; it is asked again", error.message)
-    return _from_origin(request, source, context)
+    return _from_origin(request, source, context, kept)
 
 
-def _from_origin(request: AdapterRequest, source: Source, context: FetchContext) -> Fetched:
+def _from_origin(request: AdapterRequest, source: Source, context: FetchContext, kept: Fetched | None) -> Fetched:
     ref, name, demand, settings = request.ref, request.label, request.demand, context.settings
     deadline = Deadline.of(name, settings)
-    # Which folder the latest checkpoint is, only its origin's listing says.
-    found = kept(request, context) if settings.policies and not request.selection.latest else None
     if demand.locked is not None:
         ref = ref_at(ref, demand.locked)
-    if found is not None:
-        check_kept(ref, found.revision, found.snapshot.files, source, settings)
-        return found
+    # Which folder the latest checkpoint is, only its origin's listing says.
+    if kept is not None and not request.selection.latest:
+        check_kept(ref, kept.revision, kept.snapshot.files, source, settings)
+        return kept
     asked = _asked(ref, request, source, context)
     # A policy may say more of that folder.
     ref = asked.revision.ref
-    check_files(demand, ref, asked.files, settings)
+    check_allowed(demand, ref, settings, files=tuple(asked.files))
     if asks_again(ref, asked.revision.access, settings):
         check_access(replace(asked.revision, files=tuple(asked.files)), source, settings)
     check_count(name, len(asked.files), settings.max_files)
     context.total.spend(request.turn, name, sum(file.size or 0 for file in asked.files))
-    job = Job(
-        name,
-        asked.revision,
-        source,
-        context.store,
-        context.progress,
-        settings.retries,
-        most_bytes(settings),
-        endpoint=asked.endpoint,
-        link=context.link,
-        room=context.room,
-        hold=context.hold,
-        deadline=deadline,
-    )
     with _explained(demand.locked, asked, source, context.store):
-        fetched = _fetched(job, asked, context)
+        fetched = _fetched(Job(name, asked, source, context, deadline))
     check_size(name, fetched.snapshot.size, settings.max_bytes)
     check_snapshot(demand, ref, fetched.snapshot, settings, request.selection)
     return fetched
@@ -112,22 +103,21 @@ def _explained(locked: LockedAdapter | None, asked: Asked, source: Source, store
         raise Corrupt(error.message, hint=upgrade_hint(locked)) from error
 
 
-def _fetched(job: Job, asked: Asked, context: FetchContext) -> Fetched:
+def _fetched(job: Job) -> Fetched:
     """The snapshot as it is here, else downloaded by this process or, while it waits, by another one."""
-    store, wait_s = context.store, context.settings.lease_s
+    store, asked, context = job.store, job.asked, job.context
     records = recorded(store, asked)
     snapshot, cached = recall(store, asked, records), True
     if snapshot is None:
-        wait_s = wait_s if job.deadline is None else job.deadline.left_s(wait_s)
-        with lease(store, asked.key, wait_s, lambda: job.progress.waiting(job.name)):
+        wait_s = job.deadline.left_s(context.settings.lease_s)
+        with lease(store, asked.key, wait_s, lambda: context.progress.waiting(job.name)):
             records = recorded(store, asked)
             snapshot = recall(store, asked, records)
-            if snapshot is None and job.deadline is not None and job.deadline.passed:
+            if snapshot is None and job.deadline.passed:
                 raise job.deadline.error()
             if snapshot is None:
-                known = known_blobs(asked, records)
-                snapshot, cached = _published(replace(job, known=known), asked, context), False
-                if job.link and asked.revision.ref.scheme == "file":
+                snapshot, cached = _published(replace(job, known=known_blobs(asked, records))), False
+                if context.link and asked.revision.ref.scheme == "file":
                     asked = replace(asked, revision=settled(job.source, asked.revision))
                     files = tuple(asked.revision.file(file.path) or file for file in asked.files)
                     asked = replace(asked, files=files)
@@ -144,16 +134,12 @@ def _resolved(ref: AdapterRef, source: Source, selection: Selection, context: Fe
         raise not_cached(context.store, ref, context.settings, error.hint) from error
     except Unreachable as error:
         if (found := remembered(context.store, ref, selection, context.settings)) is not None:
-            hint = f"--offline takes what it was when it was last fetched: revision {found.record.revision}"
+            hint = f"--offline takes what it was when it was last fetched: revision {found[0].revision}"
             raise Unreachable(error.message, hint=hint) from error
         raise
 
 
-def _published(job: Job, asked: Asked, context: FetchContext) -> Snapshot:
-    for _ in range(LOST_TRIES):
-        with suppress(LostBlob):
-            blobs = download(job, asked.files, context.scheduler)
-            if job.hold is not None:
-                job.hold.add(snapshot_digest(blobs.items()))
-            return publish_snapshot(job.store, blobs)
-    raise cleaned(job.store, job.name)
+def _published(job: Job) -> Snapshot:
+    blobs = download(job)
+    job.context.hold.add(snapshot_digest(blobs.items()))
+    return publish_snapshot(job.store, blobs)

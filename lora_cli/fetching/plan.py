@@ -21,7 +21,7 @@ class Selection:
 
     Both are globs over the path, in which ``*`` stands for slashes too. Pickled weights are wanted only with
     ``allow_pickle``, and only where there are no safetensors. ``locked`` is the digest of a lock's files where those
-    are others than these would be. ``latest`` takes them from the latest checkpoint (``fetch.checkpoint``).
+    are others than these would be. ``latest`` takes them from the latest checkpoint (``fetching.checkpoint``).
     """
 
     include: tuple[str, ...] = ()

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 from lora_cli.errors import MachineError, Refused
 from lora_cli.fetching.progress import Progress
 from lora_cli.store import Store
+from lora_cli.store.disk import nearest_folder
 
 LARGEST_RESERVE = 1 << 30
 RESERVED_PART = 20
@@ -81,7 +81,7 @@ class Room:
     def _check_disk(self, needed: int) -> None:
         root = self._store.root
         try:
-            status = _room_at(root)
+            status = os.statvfs(nearest_folder(root))
         except OSError:
             return
         reserve = self._keep_free
@@ -118,14 +118,6 @@ class Room:
             )
 
 
-def _room_at(root: Path) -> os.statvfs_result:
-    """What the file system says of the nearest folder that exists."""
-    try:
-        return os.statvfs(root)
-    except FileNotFoundError:
-        return os.statvfs(next(folder for folder in root.parents if folder.exists()))
-
-
 @dataclass(frozen=True, slots=True)
 class _Watched(Progress):
     """``progress``, and what is written leaves the reservation; ``ahead`` is what files of unknown size still have."""
@@ -155,6 +147,3 @@ class _Watched(Progress):
 
     def ended(self, file: str) -> None:
         self.progress.ended(file)
-
-    def waiting(self, adapter: str) -> None:
-        self.progress.waiting(adapter)

@@ -8,10 +8,13 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lora_cli.errors import Unreachable
+from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from lora_cli.fetching.deadline import Deadline
     from lora_cli.fetching.transfer import Transfer
 
 FAR_S = 0.01
@@ -42,6 +45,38 @@ STOP_S = 1.0
 WAKE_S = 60.0
 FIRST = 4
 """So many threads there are at once, as long as nobody knows that the origin is far away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """``--adapter-timeout``: when the adapter ``name`` must be complete, by the monotonic clock (None: whenever)."""
+
+    name: str
+    timeout_s: float | None
+    at_s: float | None
+
+    @classmethod
+    def of(cls, name: str, settings: Settings) -> "Deadline":
+        """That of an adapter which is begun now."""
+        timeout_s = settings.adapter_timeout_s
+        return cls(name, timeout_s, None if timeout_s is None else time.monotonic() + timeout_s)
+
+    def left_s(self, most_s: float) -> float:
+        """Seconds that something may still take, of at most ``most_s``."""
+        return most_s if self.at_s is None else max(0.0, min(most_s, self.at_s - time.monotonic()))
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is too late."""
+        return self.at_s is not None and time.monotonic() >= self.at_s
+
+    def error(self) -> Unreachable:
+        """What is said then."""
+        return Unreachable(
+            f"{self.name} is not complete after {self.timeout_s:g} s",
+            hint="what came is kept: run it again to go on, or raise --adapter-timeout",
+        )
+
 
 Work = tuple["Transfer", int, int | None]
 
@@ -110,12 +145,6 @@ class RangeScheduler:
         self._waiting: dict[Transfer, threading.Condition] = {}
         self._threads = WorkerThreads(self._work, "range", jobs)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """Stops the threads; what they are reading is given up."""
         with self._lock:
@@ -124,7 +153,7 @@ class RangeScheduler:
                 condition.notify_all()
         self._threads.join(STOP_S)
 
-    def run(self, transfers: "Sequence[Transfer]", deadline: "Deadline | None" = None) -> None:
+    def run(self, transfers: "Sequence[Transfer]", deadline: Deadline) -> None:
         """Reads these files to their end. When one fails, or the deadline passes, the others stop where they are.
 
         After a deadline a thread that hangs in a connection is not waited for: its transfer stays ``in_flight``.
@@ -136,7 +165,7 @@ class RangeScheduler:
         done = threading.Condition(self._lock)
         ranges = self._ranges_left(transfers)
         # Who reads a range itself cannot look at the clock.
-        small = (deadline is None or deadline.at_s is None) and ranges <= len(transfers)
+        small = deadline.at_s is None and ranges <= len(transfers)
         crowded = self.distance.far is False or self._in_flight >= self._jobs // 2
         alone = small and crowded and all(transfer.partial is None for transfer in transfers)
         with self._lock:
@@ -168,7 +197,7 @@ class RangeScheduler:
             self._more.notify(count)
 
     def _own(
-        self, transfers: "Sequence[Transfer]", done: threading.Condition, deadline: "Deadline | None", *, small: bool
+        self, transfers: "Sequence[Transfer]", done: threading.Condition, deadline: Deadline, *, small: bool
     ) -> Work | None:
         """What the thread that wants these files reads itself, if they are ``small``; None when all are read."""
         with self._lock:
@@ -179,8 +208,8 @@ class RangeScheduler:
                 if small and (work := self._take(transfers)) is not None:
                     return work
                 self._threads.at_least(1)
-                done.wait(None if deadline is None else deadline.left_s(WAKE_S))
-                if deadline is not None and deadline.passed:
+                done.wait(deadline.left_s(WAKE_S))
+                if deadline.passed:
                     self._stop_all(transfers, deadline.error())
                     done.wait_for(lambda: all(transfer.finished for transfer in transfers), STOP_S)
                     return None

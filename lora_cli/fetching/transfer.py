@@ -8,6 +8,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 from lora_cli.core.snapshot import Blob, RemoteFile
 from lora_cli.errors import Corrupt, MachineError, Refused, TooSlow, Unreachable
@@ -25,47 +26,38 @@ EMPTY_READS = 3
 Read = Callable[[int, int | None], Iterator[bytes]]
 
 
+@dataclass(eq=False)
 class Transfer:
     """The state of one file between its origin and its partial file.
 
     ``frontier`` bytes are written and hashed; the partial file may have some more. What is beyond waits in memory.
     Without a partial file all of it is ``held`` in memory, as is right for what is small.
     ``handed`` bytes were handed out as ranges (-1: all of an unknown size), of which ``in_flight`` are being read.
-    ``resumed`` says that the first bytes are an earlier writer's.
+    ``resumed`` says that the first bytes are an earlier writer's. It is told to ``advanced`` how many bytes are done.
     """
 
-    def __init__(
-        self,
-        label: str,
-        file: RemoteFile,
-        partial: Partial | None,
-        read: Read,
-        advanced: Callable[[int], None],
-        limit: int | None = None,
-    ) -> None:
-        self.label = label
-        self.file = file
-        self.partial = partial
-        self.held: list[bytes] = []
-        self.error: BaseException | None = None
-        self.frontier = 0
-        self.handed = 0
-        self.in_flight = 0
-        self.resumed = False
-        self._read = read
-        self._advanced = advanced
-        self._limit = limit
-        self._waiting: dict[int, bytes] = {}
-        self._unhashed = deque[bytes]()
-        self._written = 0
-        self._writing = self._hashing = False
-        self._flushed = 0
-        self._flushing: threading.Thread | None = None
-        self._whole = False
-        self._lock = threading.Lock()
-        self._sha256 = hashlib.sha256()
-        wanted = file.sha256 is None and file.git_sha1 is not None and file.size is not None
-        self._git = _git_hasher(file.size or 0) if wanted else None
+    label: str
+    file: RemoteFile
+    partial: Partial | None
+    read: Read
+    advanced: Callable[[int], None]
+    limit: int | None = None
+    held: list[bytes] = field(default_factory=list)
+    error: BaseException | None = None
+    frontier: int = 0
+    handed: int = 0
+    in_flight: int = 0
+    resumed: bool = False
+    _waiting: dict[int, bytes] = field(default_factory=dict)
+    _unhashed: deque[bytes] = field(default_factory=deque)
+    _written: int = 0
+    _writing: bool = False
+    _hashing: bool = False
+    _flushed: int = 0
+    _flushing: threading.Thread | None = None
+    _whole: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _sha256: "hashlib._Hash" = field(default_factory=hashlib.sha256)
 
     def rehash(self) -> None:
         """Hashes what an earlier writer left, so that the rest can follow it.
@@ -91,25 +83,18 @@ class Transfer:
 
     def take(self, step: int) -> tuple[int, int | None] | None:
         """The next range to read, of at most ``step`` bytes, or None. A file of unknown size is one range."""
-        size = self.file.size
-        if self._whole and self.error is None and self.handed >= 0:
-            return None if self.in_flight else self._rest()
-        if self.error is not None or self.handed < 0 or (size is not None and self.handed >= size):
+        size, start = self.file.size, self.handed
+        if not self.has_more or (self._whole and self.in_flight):
             return None
-        start = self.handed
-        if size is None:
+        if self._whole:
+            # What waits for bytes before it comes once more, with all that is not written yet.
+            self._waiting.clear()
+            start = self.frontier
+        if self._whole or size is None:
             self.handed = -1
             return start, None
         self.handed = min(size, start + step)
         return start, self.handed
-
-    def _rest(self) -> tuple[int, None] | None:
-        """All that is not written yet, as one range without an end; what waits for bytes before it comes once more."""
-        if self.frontier == self.file.size:
-            return None
-        self._waiting.clear()
-        self.handed = -1
-        return self.frontier, None
 
     @property
     def ahead(self) -> int:
@@ -118,7 +103,7 @@ class Transfer:
 
     def ranges_left(self, step: int) -> int:
         """How many ranges of at most ``step`` bytes nobody reads yet."""
-        if self.error is not None or self.handed < 0:
+        if not self.has_more:
             return 0
         return 1 if self._whole or self.file.size is None else -(-(self.file.size - self.handed) // step)
 
@@ -150,7 +135,7 @@ class Transfer:
         while stop is None or start < stop:
             before = start
             try:
-                for chunk in self._read(start, stop):
+                for chunk in self.read(start, stop):
                     if stopped() or self.error is not None:
                         return
                     came(len(chunk))
@@ -208,7 +193,7 @@ class Transfer:
             self._hashing = True
         while (chunk := self._next_to_hash()) is not None:
             self._hash(chunk)
-            self._advanced(len(chunk))
+            self.advanced(len(chunk))
 
     def _next_to_hash(self) -> bytes | None:
         with self._lock:
@@ -236,8 +221,8 @@ class Transfer:
             os.close(descriptor)
 
     def _write(self, chunk: bytes) -> None:
-        if self._limit is not None and self._written + len(chunk) > self._limit:
-            raise Refused(f"{self.label} has more than {self._limit} bytes", hint="raise --max-bytes to take it")
+        if self.limit is not None and self._written + len(chunk) > self.limit:
+            raise Refused(f"{self.label} has more than {self.limit} bytes", hint="raise --max-bytes to take it")
         if self.partial is None:
             self.held.append(chunk)
         else:
@@ -249,8 +234,6 @@ class Transfer:
 
     def _hash(self, chunk: bytes) -> None:
         self._sha256.update(chunk)
-        if self._git is not None:
-            self._git.update(chunk)
         self.frontier += len(chunk)
 
     def verified(self) -> Blob:
@@ -274,10 +257,7 @@ class Transfer:
         return Blob(found, self.frontier)
 
     def _git_blob_id(self) -> str:
-        """As it was hashed on the way, else from what is here: a size that nobody listed is known only now."""
-        if self._git is not None:
-            return self._git.hexdigest()
-        hasher = _git_hasher(self.frontier)
+        hasher = hashlib.sha1(b"blob %d\0" % self.frontier, usedforsecurity=False)
         for chunk in self._pieces():
             hasher.update(chunk)
         return hasher.hexdigest()
@@ -285,8 +265,3 @@ class Transfer:
     def _wrong(self, promised: str, found: str) -> Corrupt:
         hint = "the origin, or something between it and here, serves other bytes than it lists"
         return Corrupt(f"{self.label}: {promised} was promised, {found} came", hint=hint)
-
-
-def _git_hasher(size: int) -> "hashlib._Hash":
-    """The hasher of the git blob id of so many bytes."""
-    return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)

@@ -3,25 +3,27 @@
 from collections.abc import Iterator, Sequence
 
 from lora_cli.errors import MachineError
-from lora_cli.fetching.many import Outcome, Wanted, bring_all
-from lora_cli.fetching.plan import Selection
+from lora_cli.fetching import AdapterRequest
+from lora_cli.fetching.many import Outcome, bring_all
 from lora_cli.fleet.cluster import joined, spread
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 
 
 def bring_fleet(
-    address: str, wanted: Sequence[Wanted], settings: Settings, selection: Selection, *, link: bool
+    address: str, requests: Sequence[AdapterRequest], settings: Settings, *, link: bool
 ) -> Iterator[Outcome]:
     """As ``bring_all``, on the cluster at ``address``. Raises as ``joined``."""
     with joined(address, "fetch") as processors:
-        yield from spread(_bring, wanted, processors, settings, selection, link, lost=_lost)
+        yield from spread(_bring, requests, processors, settings, link, lost=_lost)
 
 
-def _bring(batch: Sequence[Wanted], settings: Settings, selection: Selection, link: bool) -> list[Outcome]:
-    return list(bring_all(batch, Store(settings.cache_dir), settings, selection=selection, link=link))
+def _bring(batch: Sequence[AdapterRequest], settings: Settings, link: bool) -> list[Outcome]:
+    return list(bring_all(batch, Store(settings.cache_dir), settings, link=link))
 
 
-def _lost(item: Wanted, reason: str) -> Outcome:
-    error = MachineError(f"{item.name}: {reason}", hint="fetch it by itself, and look at that node's memory and disk")
-    return Outcome(item, None, error, 0.0)
+def _lost(request: AdapterRequest, reason: str) -> Outcome:
+    error = MachineError(
+        f"{request.name}: {reason}", hint="fetch it by itself, and look at that node's memory and disk"
+    )
+    return Outcome(request, None, error, 0.0)

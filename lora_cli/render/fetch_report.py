@@ -19,10 +19,11 @@ from lora_cli.core.json_schema import (
 )
 from lora_cli.core.lock import Changes
 from lora_cli.errors import UsageError
+from lora_cli.fetching import AdapterRequest
 from lora_cli.fetching.drift import Drift
-from lora_cli.fetching.many import Handed, Wanted
+from lora_cli.fetching.many import Outcome
 from lora_cli.fetching.plan import LeftOut
-from lora_cli.fetching.publish import Published
+from lora_cli.store.published import Published
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,26 +100,25 @@ def fetch_report(adapters: Sequence[FetchedAdapter], lock: Path | None, changes:
     return FetchReport(adapters=adapters, lock=locked, exit_code=code)
 
 
-def fetched_adapter(handed: Handed) -> FetchedAdapter:
+def fetched_adapter(outcome: Outcome) -> FetchedAdapter:
     """What is said of one adapter."""
-    outcome = handed.outcome
     return FetchedAdapter(
-        name=outcome.wanted.name,
-        ref=_ref(outcome.wanted),
+        name=outcome.request.name,
+        ref=_ref(outcome.request),
         milliseconds=outcome.ms,
         exit_code=outcome.exit_code,
         error=error_report(outcome.error),
-        fetched=_snapshot(handed),
-        typed=outcome.wanted.typed,
+        fetched=_snapshot(outcome),
+        typed=outcome.request.typed,
     )
 
 
-def _ref(wanted: Wanted) -> str | None:
-    return None if isinstance(wanted.ref, UsageError) else str(wanted.ref)
+def _ref(request: AdapterRequest) -> str | None:
+    return None if isinstance(request.asked, UsageError) else str(request.asked)
 
 
-def _snapshot(handed: Handed) -> FetchedSnapshot | None:
-    fetched = handed.outcome.fetched
+def _snapshot(outcome: Outcome) -> FetchedSnapshot | None:
+    fetched = outcome.fetched
     if fetched is None:
         return None
     snapshot = fetched.snapshot
@@ -128,8 +128,8 @@ def _snapshot(handed: Handed) -> FetchedSnapshot | None:
         sha256=snapshot.digest,
         bytes=snapshot.size,
         left_out=fetched.left_out,
-        directory=None if handed.directory is None else str(handed.directory),
-        published=handed.published,
+        directory=None if outcome.directory is None else str(outcome.directory),
+        published=outcome.published,
         files=tuple(SnapshotFile(path, blob.sha256, blob.size) for path, blob in snapshot.files.items()),
     )
 
@@ -168,10 +168,10 @@ class CheckReport:
 
 def checked_adapter(drift: Drift) -> CheckedAdapter:
     """What is said of one adapter."""
-    locked = drift.wanted.locked
+    locked = drift.request.demand.locked
     return CheckedAdapter(
-        name=drift.wanted.name,
-        ref=_ref(drift.wanted),
+        name=drift.request.name,
+        ref=_ref(drift.request),
         locked=None if locked is None else locked.revision,
         now=drift.now or None,
         drift=drift.changes,

@@ -8,7 +8,7 @@ import torch
 from lora_cli.errors import MachineError
 from lora_cli.runtime.messages import Limits, Plan
 from lora_cli.runtime.slots import Slots, storage_bytes
-from lora_cli.store.free_memory import free_memory
+from lora_cli.store.memory import free_memory
 
 HINT = "lower --max-loras, --max-cpu-loras or --max-lora-rank"
 

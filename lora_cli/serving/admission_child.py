@@ -58,9 +58,9 @@ class AdmissionWorker:
         if request.by_client:
             source = allowed(str(source), self._setup.roots, settings)
         sources = self._below_roots if request.by_client else self._sources
-        with FetchContext(self._store, settings, sources=sources) as context:
+        with FetchContext(self._store, settings, hold=self._hold, sources=sources) as context:
             asked = replace(item, source=source)
-            admission = fetch_in(asked, context, hold=self._hold, hear=lambda stage, _snapshot: hear(stage))
+            admission = fetch_in(asked, context, hear=lambda stage, _snapshot: hear(stage))
         report = LoadReport(item.name, stage_ms=admission.stage_ms)
         if admission.error is not None:
             return Fetched(failed(report, admission.stage, admission.error))

@@ -1,27 +1,33 @@
 """Blobs: bytes that are named by their sha256 and never change.
 
 Their modification time is always the same. One that has another was touched: it is hashed before it is used again.
-One that is a hard link to somebody's file has that file's time, which is noted (``store.marks``).
+
+One that is a hard link to somebody's file has a mark. Such an inode is not ours: its mode and its times stay as they
+are, so its own times are noted instead. Its owner can set the modification time back, but not the time of the inode's
+own change (ctime). That one also changes when a hard link comes or goes: then the file is hashed once more.
 """
 
 import hashlib
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from lora_cli.core.snapshot import Blob
 from lora_cli.store import Store
-from lora_cli.store.disk import EXHAUSTED, name_file, on_disk, unnamed, write_pieces
-from lora_cli.store.marks import mark_of, read_mark, write_mark
+from lora_cli.store.disk import EXHAUSTED, name_file, on_disk, opened, read_small, replace_file, unnamed, write_pieces
 from lora_cli.store.tag import tag_cache
 from lora_cli.store.writers import new_writer
 
 MODE = 0o444
 STAMP_NS = 946_684_800 * 10**9
 """2000-01-01: archives that know no earlier year than 1980 take it, and nobody writes a file then."""
+
+SETTLED_NS = 1_000_000_000
+"""Two changes within a tick of the clock look alike: a file that changed a moment ago is not known by its ctime yet."""
 
 
 class LostBlob(Exception):
@@ -135,15 +141,38 @@ def sha256_of(file: int | Path) -> str | None:
     if isinstance(file, Path):
         with _opened(file) as descriptor:
             return None if descriptor is None else sha256_of(descriptor)
-    hasher = hashlib.sha256()
-    at = 0
-    try:
-        while chunk := os.pread(file, 1 << 20, at):
-            hasher.update(chunk)
-            at += len(chunk)
-    except OSError:
-        return None
-    return hasher.hexdigest()
+    with suppress(OSError), open(file, "rb", buffering=0, closefd=False) as stream:
+        stream.seek(0)
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return None
+
+
+def mark_of(status: os.stat_result) -> str:
+    """What changes with every edit in place."""
+    return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
+
+
+def write_mark(store: Store, sha256: str, status: os.stat_result) -> None:
+    """Notes what the foreign file of that blob was like just before it was hashed.
+
+    Raises:
+        OSError: as it comes.
+    """
+    settled = time.time_ns() - status.st_ctime_ns > SETTLED_NS
+    replace_file(store.links / sha256, (mark_of(status) if settled else "changed a moment ago").encode())
+
+
+def read_mark(store: Store, sha256: str) -> str | None:
+    """The mark of that blob; None when it is ours."""
+    data = read_small(store.links / sha256, 200)
+    return None if data is None else data.decode("ascii", "replace")
+
+
+def drop_mark(store: Store, sha256: str) -> None:
+    """Forgets a blob that is gone, if this user may."""
+    with suppress(OSError):
+        (store.links / sha256).unlink(missing_ok=True)
+        store.links.rmdir()
 
 
 def isolate(store: Store, path: Path) -> Path | None:
@@ -181,14 +210,11 @@ def put_back(taken: Path, path: Path) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int | None]:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in EXHAUSTED:
-            raise
-        yield None
-        return
-    try:
-        yield descriptor if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
-    finally:
-        os.close(descriptor)
+    with ExitStack() as stack:
+        try:
+            descriptor: int | None = stack.enter_context(opened(path))
+        except OSError as error:
+            if error.errno in EXHAUSTED:
+                raise
+            descriptor = None
+        yield descriptor if descriptor is not None and stat.S_ISREG(os.fstat(descriptor).st_mode) else None

@@ -65,6 +65,11 @@ def _who_may(path: Path) -> str:
     return runs
 
 
+def nearest_folder(path: Path) -> Path:
+    """``path``, or the nearest folder above it that exists."""
+    return next((folder for folder in (path, *path.parents) if folder.exists()), path)
+
+
 def is_read_only(error: OSError) -> bool:
     """Whether ``error`` says that this user or this file system does not write here."""
     return error.errno in FORBIDDEN
@@ -243,16 +248,25 @@ def behind(views: Sequence[memoryview], count: int) -> list[memoryview]:
     return []
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """A file, open for reading. No link is followed, and no pipe is waited for: others may have put one there.
+
+    Raises:
+        OSError: as it comes.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def read_small(path: Path, limit: int) -> bytes | None:
     """The bytes of a plain file of at most ``limit`` bytes; None when there is none such or it cannot be read."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with opened(path) as descriptor:
+            data = os.read(descriptor, limit + 1)
     except OSError:
         return None
-    try:
-        data = os.read(descriptor, limit + 1)
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
     return data if len(data) <= limit else None

@@ -1,4 +1,4 @@
-"""A new folder in the place of an old one, on one file system: swapped in one step where the system can."""
+"""Folders that come, change places and go in one step, as far as the system can, for whoever looks at them."""
 
 import errno
 import os
@@ -7,6 +7,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from lora_cli.store import Store
 from lora_cli.store.disk import is_read_only
 from lora_cli.store.writers import new_writer
 
@@ -78,3 +79,32 @@ def clear(path: Path) -> None:
     else:
         with suppress(OSError):
             path.unlink()
+
+
+def discard(building: Path) -> None:
+    """Removes what was in the making, and its folder when that is empty then."""
+    clear(building)
+    with suppress(OSError):
+        building.parent.rmdir()
+
+
+def aside(store: Store) -> Path:
+    """A new name for what is to go, in a folder that is there: a full disk has no room for another one.
+
+    Raises:
+        OSError: as it comes.
+    """
+    store.snapshots.mkdir(parents=True, exist_ok=True)
+    return store.snapshots / str(new_writer())
+
+
+def take_away(store: Store, folder: Path) -> None:
+    """Removes ``folder``; nothing happens when it is gone already.
+
+    Raises:
+        OSError: as it comes.
+    """
+    there = aside(store)
+    with suppress(FileNotFoundError):
+        folder.rename(there)
+    clear(there)

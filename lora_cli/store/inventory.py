@@ -54,7 +54,7 @@ def inventory(store: Store) -> list[Item]:
         Item(
             path.name,
             path,
-            dict(files_in(path)),
+            {file: status.st_size for file, status in files_in(path)},
             tuple(records.get(path.name, ())),
             tuple(name for name, digest in named.items() if digest == path.name),
             tree_bytes(store.packed / path.name),
@@ -83,8 +83,8 @@ def find_items(items: Sequence[Item], text: str, ref: str) -> list[Item]:
     return [item for item in items if text in item.names or any(record.ref == ref for record in item.records)]
 
 
-def views(store: Store) -> dict[str, str | None]:
-    """Name → digest of what lies there now, for each view; None for what cannot be read."""
+def views(store: Store) -> dict[str, str]:
+    """Name → digest of what lies there now, for each view that can be read."""
     paths = list(entries(store.adapters))
     if not paths:
         return {}
@@ -98,30 +98,32 @@ def views(store: Store) -> dict[str, str | None]:
                 # Somebody's file, linked before and after an edit: only its bytes tell which it is.
                 twice.add(key)
     known = {key: name for key, name in names.items() if key not in twice}
-    return {path.name: digest_of(path, known) for path in paths}
+    found = {}
+    for path in paths:
+        with suppress(ValueError):
+            found[path.name] = digest_of(path, known)
+    return found
 
 
-def digest_of(directory: Path, known: Mapping[tuple[int, int], str | None]) -> str | None:
+def digest_of(directory: Path, known: Mapping[tuple[int, int], str | None]) -> str:
     """The snapshot digest of the files below a directory; those whose device and inode are ``known`` are not read.
 
-    None when it is no directory, or one is no plain file, cannot be read or has a name that is not UTF-8.
+    Raises:
+        ValueError: it is no directory, or one is no plain file, cannot be read or has a name that is not UTF-8.
     """
     if not directory.is_dir() or directory.is_symlink():
-        return None
+        raise ValueError("is no folder")
     files = []
-    for path, size in files_in(directory):
-        try:
-            status = (directory / path).stat(follow_symlinks=False)
-        except FileNotFoundError:
-            return None
+    for path, status in files_in(directory):
         key = status.st_dev, status.st_ino
         digest = known[key] if key in known else sha256_of(directory / path)
         if digest is None:
-            return None
-        files.append((path, Blob(digest, size)))
-    with suppress(UnicodeEncodeError):
+            raise ValueError(f"{path} is no file that can be read")
+        files.append((path, Blob(digest, status.st_size)))
+    try:
         return snapshot_digest(files)
-    return None
+    except UnicodeEncodeError as error:
+        raise ValueError("holds a file whose name is not UTF-8") from error
 
 
 def entries(folder: Path) -> Iterator[Path]:
@@ -145,19 +147,19 @@ def packed(store: Store) -> Iterator[Path]:
     yield from (path for path in entries(store.packed) if is_digest(path.name))
 
 
-def files_in(directory: Path) -> Iterator[tuple[str, int]]:
-    """Relative path and size of each file below a directory; links are not followed."""
+def files_in(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Relative path and status of each file below a directory; links are not followed."""
     for folder, _, names in os.walk(directory):
         for name in names:
             path = Path(folder, name)
             with suppress(OSError):
-                yield path.relative_to(directory).as_posix(), path.stat(follow_symlinks=False).st_size
+                yield path.relative_to(directory).as_posix(), path.stat(follow_symlinks=False)
 
 
 def tree_bytes(path: Path) -> int:
     """Bytes of a file, or of all files below a directory."""
     if path.is_dir() and not path.is_symlink():
-        return sum(size for _, size in files_in(path))
+        return sum(status.st_size for _, status in files_in(path))
     with suppress(OSError):
         return path.stat(follow_symlinks=False).st_size
     return 0

@@ -6,18 +6,22 @@ made, appear in one step, and are left alone while they are right (``store.publi
 
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import MachineError, UsageError
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob
-from lora_cli.store.disk import on_disk
-from lora_cli.store.free_memory import free_memory
-from lora_cli.store.mounts import MEMORY, file_system
+from lora_cli.store.disk import nearest_folder, on_disk
 from lora_cli.store.published import Publication, publish
 
 OPTION = "--tier"
+MEMORY = frozenset({"tmpfs", "ramfs"})
+"""File systems that are memory and nothing else."""
+
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
 
 
 class MemoryFolder:
@@ -79,3 +83,43 @@ def free_bytes(folder: Path) -> int | None:
     status = os.statvfs(folder)
     own = status.f_bavail * status.f_frsize if status.f_blocks else None
     return min((limit for limit in (own, free_memory()) if limit is not None), default=None)
+
+
+def file_system(path: Path) -> str:
+    """The type of the file system (``ext4``) that holds ``path`` or would hold it; empty where that is not known.
+
+    ``/proc/self/mountinfo`` names each by the device number that its files have.
+    """
+    with suppress(OSError, IndexError):
+        device = nearest_folder(path).stat().st_dev
+        wanted = f"{os.major(device)}:{os.minor(device)}"
+        for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+            mount, _, source = line.partition(" - ")
+            if mount.split(" ")[2] == wanted:
+                return source.split(" ")[0]
+    return ""
+
+
+def free_memory() -> int | None:
+    """Bytes that can be taken now; None where the machine does not say."""
+    return min((limit for limit in (_machine(), container_memory()) if limit is not None), default=None)
+
+
+def container_memory() -> int | None:
+    """What the container's limit leaves; None without one. Files that were read and can be dropped are not in use."""
+    try:
+        limit, used, kinds = ((CGROUP / file).read_text() for file in ("memory.max", "memory.current", "memory.stat"))
+    except OSError:
+        return None
+    if not limit.strip().isdigit():
+        return None
+    droppable = next((line.split()[1] for line in kinds.splitlines() if line.startswith("inactive_file ")), "0")
+    return max(0, int(limit) - max(0, int(used) - int(droppable)))
+
+
+def _machine() -> int | None:
+    try:
+        fields = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines() if ":" in line)
+    except OSError:
+        return None
+    return int(fields["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in fields else None

@@ -9,8 +9,6 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +16,17 @@ from lora_cli.core.safetensors import Header, TensorInfo, header_length, parse_h
 from lora_cli.errors import FormatError
 from lora_cli.store import Store
 from lora_cli.store.blobs import MODE, STAMP_NS
-from lora_cli.store.disk import make_folder
-from lora_cli.store.exchange import clear, put
+from lora_cli.store.disk import make_folder, opened
+from lora_cli.store.exchange import clear, discard, put
 from lora_cli.store.inventory import entries
 from lora_cli.store.writers import new_writer
 
 FILE = "factors.safetensors"
 FORMAT = "lora_cli/packed/4"
+CHUNK = 1 << 20
 
 Write = Callable[[Path, Mapping[str, str]], None]
 """Writes the factors as a safetensors file with that metadata. Raises ``OSError``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where in the snapshot a packed tensor is from."""
-
-    file: str
-    start: int
-    stop: int
-
-
-_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-_CHUNK = 1 << 20
 
 
 def packed_file(store: Store, digest: str) -> Path:
@@ -82,9 +68,7 @@ def publish_packed(store: Store, digest: str, factors: Iterable[TensorInfo], wri
     except OSError:
         return False
     finally:
-        clear(building)
-        with suppress(OSError):
-            building.parent.rmdir()
+        discard(building)
     return True
 
 
@@ -99,7 +83,7 @@ def packed_problem(store: Store, digest: str, directory: Path) -> str:
     if header is None:
         return f"{FILE} is not as it was published"
     try:
-        sources = {name: _source(said) for name, said in json.loads(header.metadata["sources"]).items()}
+        sources = json.loads(header.metadata["sources"])
         for name, info in header.tensors.items():
             if not _same(store.snapshot(digest), directory, info, sources[name]):
                 return f"{name} is not what the snapshot has"
@@ -111,57 +95,40 @@ def packed_problem(store: Store, digest: str, directory: Path) -> str:
 def _read_header(path: Path, digest: str, *, touched: bool = False) -> Header | None:
     """The header of a packed file of that snapshot, of the right size and, unless it may be ``touched``, time."""
     try:
-        descriptor = os.open(path, _READ)
-    except OSError:
-        return None
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or (status.st_mtime_ns != STAMP_NS and not touched):
-            return None
-        length = header_length(os.pread(descriptor, 8, 0), status.st_size, FILE)
-        header = parse_header(os.pread(descriptor, length, 8), status.st_size, FILE)
+        with opened(path) as descriptor:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or (status.st_mtime_ns != STAMP_NS and not touched):
+                return None
+            length = header_length(os.pread(descriptor, 8, 0), status.st_size, FILE)
+            header = parse_header(os.pread(descriptor, length, 8), status.st_size, FILE)
     except (OSError, FormatError):
         return None
-    finally:
-        os.close(descriptor)
     ours = (header.metadata.get("format"), header.metadata.get("snapshot")) == (FORMAT, digest)
     return header if ours else None
 
 
 def _finish(path: Path) -> None:
     """Mode and time as everything in the cache has them, on the disk."""
-    descriptor = os.open(path, _READ)
-    try:
+    with opened(path) as descriptor:
         os.fchmod(descriptor, MODE)
         os.utime(descriptor, ns=(STAMP_NS, STAMP_NS))
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
-def _source(said: Any) -> Origin:
-    file, start, stop = said
+def _same(snapshot: Path, directory: Path, info: TensorInfo, source: Any) -> bool:
+    """Whether a tensor has the bytes that its ``source`` says it is from: a file of the snapshot, start and stop there.
+
+    Raises:
+        ValueError, TypeError: that is no such thing.
+    """
+    file, start, stop = source
     if not (isinstance(file, str) and isinstance(start, int) and isinstance(stop, int)):
         raise TypeError
-    return Origin(file, start, stop)
-
-
-def _same(snapshot: Path, directory: Path, info: TensorInfo, origin: Origin) -> bool:
-    """Whether a tensor has the bytes that stand at ``origin`` in the snapshot; a file elsewhere is not looked at."""
-    if origin.file not in {path.name for path in snapshot.iterdir()}:
+    if file not in {path.name for path in snapshot.iterdir()} or start < 0 or stop - start != info.nbytes:
         return False
-    if not 0 <= origin.start <= origin.stop or origin.stop - origin.start != info.nbytes:
-        return False
-    ours = os.open(directory / FILE, _READ)
-    try:
-        theirs = os.open(snapshot / origin.file, _READ)
-        try:
-            return all(
-                os.pread(ours, count, info.start + at) == os.pread(theirs, count, origin.start + at)
-                for at in range(0, info.nbytes, _CHUNK)
-                for count in (min(_CHUNK, info.nbytes - at),)
-            )
-        finally:
-            os.close(theirs)
-    finally:
-        os.close(ours)
+    with opened(directory / FILE) as ours, opened(snapshot / file) as theirs:
+        return all(
+            os.pread(ours, count, info.start + at) == os.pread(theirs, count, start + at)
+            for at in range(0, info.nbytes, CHUNK)
+            for count in (min(CHUNK, info.nbytes - at),)
+        )

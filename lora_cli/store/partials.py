@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_cli.store import Store
-from lora_cli.store.disk import in_folder, on_disk, write_all
+from lora_cli.store.disk import in_folder, on_disk, opened, write_all
+from lora_cli.store.exchange import discard
 from lora_cli.store.tag import tag_cache
 from lora_cli.store.writers import Writer, let_go, new_writer, parse_writer, state
 
@@ -67,10 +68,7 @@ def leave_partial(partial: Partial) -> None:
 def drop_partial(partial: Partial) -> None:
     """Closes the file and removes it, if it is still here."""
     os.close(partial.descriptor)
-    with suppress(OSError):
-        partial.path.unlink()
-    with suppress(OSError):
-        partial.path.parent.rmdir()
+    discard(partial.path)
 
 
 def _leftovers(folder: Path) -> list[tuple[int, Path, Writer]]:
@@ -147,12 +145,9 @@ def _copy_from_elsewhere(folder: Path, descriptor: int, longest: int | None) -> 
 
 
 def _copy(path: Path, descriptor: int, size: int) -> int:
-    source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     copied = 0
-    try:
+    with opened(path) as source:
         while copied < size and (chunk := os.pread(source, min(CHUNK, size - copied), copied)):
             write_all(descriptor, chunk, copied)
             copied += len(chunk)
-    finally:
-        os.close(source)
     return copied

@@ -1,17 +1,24 @@
-"""Folders by name outside the cache, for an engine's resolver: replaced whole, and only where they are ours."""
+"""Folders by name outside the cache, for an engine's resolver: replaced whole, and only where they are ours.
+
+What a resolver takes must be LoRA, and for the base that is served.
+"""
 
 import hashlib
 import json
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lora_cli.core.adapter_files import CONFIG
+from lora_cli.core.json_schema import Sha256
+from lora_cli.core.parse import json_object
 from lora_cli.core.snapshot import Blob, Snapshot, snapshot_digest
-from lora_cli.errors import UsageError
+from lora_cli.core.text import shown
+from lora_cli.errors import FormatError, Refused, UsageError
 from lora_cli.store import Store
 from lora_cli.store.blobs import MODE, is_sound, sha256_of
 from lora_cli.store.disk import on_disk, read_small, replace_file
@@ -25,6 +32,7 @@ MARK = ".lora-cli.json"
 
 SCHEMA = "lora_cli/published/1"
 LARGEST = 8_000_000
+BASE = "base_model_name_or_path"
 LEFT_S = 86_400.0
 """So long what another machine makes there may take."""
 
@@ -39,7 +47,8 @@ class Publication:
     @property
     def files(self) -> Mapping[str, Blob]:
         """Path → blob as they are published."""
-        return {**self.snapshot.files, **{path: _blob(data) for path, data in self.edited.items()}}
+        edited = {path: Blob(hashlib.sha256(data).hexdigest(), len(data)) for path, data in self.edited.items()}
+        return {**self.snapshot.files, **edited}
 
     @property
     def digest(self) -> str:
@@ -52,6 +61,61 @@ class Publication:
         files = {path: {"sha256": blob.sha256, "bytes": blob.size} for path, blob in sorted(self.files.items())}
         value = {"schema": SCHEMA, "snapshot": self.snapshot.digest, "sha256": self.digest, "files": files}
         return json.dumps(value, indent=1).encode() + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Under which name an engine serves the base: ``name`` (None: nobody said), and whether configs are made to say it.
+
+    vLLM's filesystem resolver takes an adapter only when its config names the base exactly as ``--model`` does.
+    """
+
+    name: str | None = None
+    fix: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What was published: the base that its config names, the one that it ``was``, and the digest of its files."""
+
+    base: str
+    was: str
+    sha256: Sha256
+
+
+def publish_adapter(store: Store, snapshot: Snapshot, target: Path, served: Served) -> Published:
+    """Publishes a snapshot as ``target``; with ``served.fix`` the base's name is corrected in the copy of its config.
+
+    The cache is left as it is. See ``publish`` for what may be replaced, and how.
+
+    Raises:
+        Refused: a resolver would not take it: it is no LoRA, or for another base.
+        FormatError: its config cannot be read.
+        UsageError, LostBlob, MachineError: see ``publish``.
+    """
+    where = f"{target.name}: {CONFIG}"
+    data = read_small(snapshot.directory / CONFIG, LARGEST)
+    if data is None:
+        raise FormatError(f"there is none of at most {LARGEST} bytes", where=where)
+    config = json_object(data, where)
+    if config.get("peft_type") != "LORA":
+        raise Refused(
+            f"{where}: peft_type is {shown(config.get('peft_type'))}",
+            hint="a resolver takes LORA alone, and answers 404 for anything else",
+        )
+    was = config.get(BASE)
+    if served.name is None and not isinstance(was, str):
+        raise Refused(f"{where}: {BASE} is {shown(was)}", hint="--fix-base NAME sets it in the published copy")
+    name = served.name if served.name is not None else str(was)
+    if name != was and not served.fix:
+        raise Refused(
+            f"{where}: {BASE} is {shown(was)}, and {shown(name)} is served: a resolver compares them letter by letter",
+            hint=f"if it is the same model, --fix-base {name} corrects the published copy",
+        )
+    edited = {} if name == was else {CONFIG: json.dumps({**config, BASE: name}, indent=2).encode() + b"\n"}
+    publication = Publication(snapshot, edited)
+    publish(store, publication, target)
+    return Published(name, was if isinstance(was, str) else "", publication.digest)
 
 
 def publish(
@@ -82,7 +146,8 @@ def publish(
         prefix = f".{target.name[:100]}."
         _sweep(target.parent, prefix)
         if weigh is not None:
-            weigh(sum(_blocks(size) for size in (len(publication.mark), *_sizes(publication))))
+            sizes = (len(publication.mark), *(blob.size for blob in publication.files.values()))
+            weigh(sum(map(_blocks, sizes)))
         building = target.with_name(f"{prefix}{new_writer()}")
         try:
             _build(store, publication, building, copied=weigh is not None)
@@ -94,20 +159,14 @@ def publish(
             _retire(old, target, option)
 
 
-def _sizes(publication: Publication) -> Iterator[int]:
-    return (blob.size for blob in publication.files.values())
-
-
 def _blocks(size: int) -> int:
     """Bytes in whole pages, which is what a file takes."""
     return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def _build(store: Store, publication: Publication, directory: Path, *, copied: bool) -> None:
-    if copied:
-        build_directory(store, publication.snapshot.files, directory, copied=True)
-    else:
-        build_directory(store, publication.snapshot.files, directory, linked=is_weights)
+    linked = (lambda _: True) if copied else is_weights
+    build_directory(store, publication.snapshot.files, directory, linked, copied=copied)
     for path, data in publication.edited.items():
         replace_file(directory / path, data)
     replace_file(directory / MARK, publication.mark)
@@ -187,7 +246,3 @@ def _is_old(path: Path) -> bool:
     with suppress(OSError):
         return time.time() - path.stat(follow_symlinks=False).st_mtime > LEFT_S
     return False
-
-
-def _blob(data: bytes) -> Blob:
-    return Blob(hashlib.sha256(data).hexdigest(), len(data))

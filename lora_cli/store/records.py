@@ -3,14 +3,15 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lora_cli.core.reference import parse
 from lora_cli.core.snapshot import Blob
-from lora_cli.errors import MachineError
+from lora_cli.errors import MachineError, UsageError
 from lora_cli.store import Store
 from lora_cli.store.disk import is_read_only, on_disk, read_small, replace_file
 from lora_cli.store.snapshots import is_digest
@@ -18,6 +19,7 @@ from lora_cli.store.tag import tag_cache
 
 SCHEMA = "lora_cli/ref/2"
 LARGEST = 8_000_000
+TEXTS = ("ref", "selection", "revision", "snapshot", "endpoint", "access")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,33 +71,25 @@ def all_records(store: Store) -> Iterator[Record]:
     yield from sorted((record for record in found if record), key=lambda record: record.key)
 
 
-def write_record(store: Store, record: Record, *, anew: bool = False) -> None:
+def write_record(store: Store, record: Record) -> None:
     """Notes what a reference meant. In a cache that may only be read, nothing is noted.
 
-    What stands there already, word for word, is only touched; ``anew`` says that there is nothing.
+    What stands there already, word for word, is only touched.
 
     Raises:
         MachineError: this machine does not let us, for another reason.
     """
     path = record_path(store, *record.key)
-    value = {
-        "schema": SCHEMA,
-        "ref": record.ref,
-        "selection": record.selection,
-        "revision": record.revision,
-        "snapshot": record.snapshot,
-        "endpoint": record.endpoint,
-        "access": record.access,
-        "files": {
-            name: {"sha256": blob.sha256, "size": blob.size, "identity": record.identities.get(name, "")}
-            for name, blob in sorted(record.files.items())
-        },
+    files = {
+        name: {"sha256": blob.sha256, "size": blob.size, "identity": record.identities.get(name, "")}
+        for name, blob in record.files.items()
     }
+    value = {"schema": SCHEMA, "files": files, **{name: getattr(record, name) for name in TEXTS}}
     data = json.dumps(value, sort_keys=True).encode()
     with on_disk("writing", path):
         try:
             tag_cache(store)
-            if anew or read_small(path, LARGEST) != data or not _touched(path):
+            if read_small(path, LARGEST) != data or not _touched(path):
                 # What it speaks of is on the disk; when the power takes the record, its origin is asked again.
                 replace_file(path, data, durable=False)
         except OSError as error:
@@ -149,12 +143,62 @@ def _read(path: Path) -> Record | None:
 def _parsed(value: Any, used_s: float) -> Record | None:
     files = {name: Blob(entry["sha256"], entry["size"]) for name, entry in value["files"].items()}
     identities = {name: entry["identity"] for name, entry in value["files"].items()}
-    texts = [value[key] for key in ("ref", "selection", "revision", "snapshot", "endpoint", "access")]
+    texts = {name: value[name] for name in TEXTS}
     sound = (
         value["schema"] == SCHEMA
-        and all(isinstance(text, str) for text in (*texts, *identities.values()))
+        and all(isinstance(text, str) for text in (*texts.values(), *identities.values()))
         and is_digest(value["snapshot"])
         and all(is_digest(blob.sha256) and type(blob.size) is int for blob in files.values())
     )
-    ref, selection, revision, snapshot, endpoint, access = texts
-    return Record(ref, selection, revision, snapshot, files, identities, endpoint, access, used_s) if sound else None
+    return Record(**texts, files=files, identities=identities, used_s=used_s) if sound else None
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """``record`` has other bytes of ``path`` than another record, or a lock, has for the same commit.
+
+    A commit of the Hub is made of its files: of two records that differ in one, one lies.
+    """
+
+    record: Record
+    path: str
+
+    @property
+    def server(self) -> str:
+        """Where the record is from, for messages."""
+        return self.record.endpoint or "the cache of the Hub's own client"
+
+
+def commit_of(record: Record) -> str:
+    """The commit that a server's word is about, with repository and folder; "" where there is none.
+
+    What was taken by a lock's digests alone is no server's word.
+    """
+    if not record.ref.startswith("hf://") or record.selection.startswith("locked "):
+        return ""
+    try:
+        ref = parse(record.ref, is_path=lambda _: False)
+    except UsageError:
+        return ""
+    return f"{ref.location}/{ref.subfolder}@{record.revision}"
+
+
+def contradicting(files: Mapping[str, Blob], records: Iterable[Record]) -> Iterator[Contradiction]:
+    """The records of one commit that have other bytes than ``files``, each with the first such path."""
+    for record in records:
+        path = next((path for path, blob in sorted(record.files.items()) if files.get(path, blob) != blob), None)
+        if path is not None:
+            yield Contradiction(record, path)
+
+
+def contradictions(records: Iterable[Record]) -> Iterator[tuple[Record, Contradiction]]:
+    """Each record that contradicts an earlier one of its commit, with that one."""
+    seen: dict[str, list[Record]] = {}
+    for record in records:
+        commit = commit_of(record)
+        for earlier in seen.get(commit, ()) if commit else ():
+            found = next(contradicting(earlier.files, [record]), None)
+            if found is not None:
+                yield earlier, found
+                break
+        seen.setdefault(commit, []).append(record)

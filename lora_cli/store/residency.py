@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+from lora_cli.store.disk import opened
+
 _CACHESTAT = 451
 """Its number on every 64-bit machine of ``_MACHINES``; ``asm-generic/unistd.h``."""
 
@@ -57,17 +58,12 @@ def folder_residency(directory: Path) -> Resident:
 
 def _of_file(path: Path) -> tuple[int, int | None]:
     """Its size, and how much of it is in memory."""
-    try:
-        descriptor = os.open(path, _READ)
-    except OSError:
-        with suppress(OSError):
-            return path.stat(follow_symlinks=False).st_size, None
-        return 0, None
-    try:
+    with suppress(OSError), opened(path) as descriptor:
         status = os.fstat(descriptor)
         return status.st_size, resident_bytes(descriptor, status) if stat.S_ISREG(status.st_mode) else None
-    finally:
-        os.close(descriptor)
+    with suppress(OSError):
+        return path.stat(follow_symlinks=False).st_size, None
+    return 0, None
 
 
 def resident_bytes(descriptor: int, status: os.stat_result) -> int | None:

@@ -103,13 +103,10 @@ def publish_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot:
         with on_disk("writing", target):
             build_directory(store, files, building)
             ours = in_folder(target.parent, lambda: _rename_into_place(building, target))
-    except BaseException:
+    finally:
         shutil.rmtree(building, ignore_errors=True)
-        raise
-    if not ours:
-        shutil.rmtree(building, ignore_errors=True)
-        if not _all_sound(store, target, files):
-            raise Corrupt(f"{target} is rotten and cannot be replaced", hint="remove it by hand")
+    if not ours and not _all_sound(store, target, files):
+        raise Corrupt(f"{target} is rotten and cannot be replaced", hint="remove it by hand")
     return Snapshot(digest, target, dict(sorted(files.items())))
 
 
@@ -131,27 +128,28 @@ def build_directory(
         OSError: as it comes.
     """
     make_folder(directory)
-    snapshot = store.snapshot(snapshot_digest(files.items()))
-    for path, blob in sorted(files.items()):
+    for path in sorted(files):
         target = directory / path
         if "/" in path:
             target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            source = _sound_file(store, blob, snapshot / path)
+            source = _sound_file(store, files, path)
             if copied or not (linked(path) and _link(source, target)):
                 _copy(source, target, writable=not linked(path))
         except FileNotFoundError as error:
             raise LostBlob(path) from error
 
 
-def _sound_file(store: Store, blob: Blob, in_snapshot: Path) -> Path:
-    """Where the bytes of a blob lie: among the blobs, or in a snapshot that has them still.
+def _sound_file(store: Store, files: Mapping[str, Blob], path: str) -> Path:
+    """Where the bytes of a file lie: among the blobs, or in the snapshot of these files that has them still.
 
     Raises:
         FileNotFoundError: neither has them.
     """
+    blob = files[path]
     if has_blob(store, blob):
         return store.blob(blob.sha256)
+    in_snapshot = store.snapshot(snapshot_digest(files.items())) / path
     if is_sound(store, in_snapshot, blob):
         return in_snapshot
     raise FileNotFoundError(blob.sha256)

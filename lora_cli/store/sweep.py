@@ -4,7 +4,8 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,23 +13,21 @@ from pathlib import Path
 from lora_cli.core.item import NAME
 from lora_cli.core.json_schema import Count
 from lora_cli.store import Store
-from lora_cli.store.aside import aside, take_away
-from lora_cli.store.choose import GRACE_S, Limits, going, going_blobs
+from lora_cli.store.blobs import drop_mark
 from lora_cli.store.disk import on_disk, read_small
-from lora_cli.store.exchange import clear
+from lora_cli.store.exchange import aside, clear, take_away
 from lora_cli.store.holds import PREFIX, held
 from lora_cli.store.inventory import Item, entries, packed, tree_bytes
 from lora_cli.store.leases import lease
-from lora_cli.store.marks import drop_mark
 from lora_cli.store.quarantine import moved_s, quarantined
 from lora_cli.store.records import Record, all_records, forget_record, read_record
 from lora_cli.store.snapshots import is_digest
 from lora_cli.store.tag import check_cache
-from lora_cli.store.usage import Usage, cache_bytes, survey
-from lora_cli.store.views import drop_view
+from lora_cli.store.usage import BlobFile, Inode, Usage, cache_bytes, survey
 from lora_cli.store.writers import parse_writer, state
 
-__all__ = ["GRACE_S", "Limits", "Removed", "collect", "remove"]
+GRACE_S = 3600.0
+"""So long something new may lie here without a reference: somebody is about to name it."""
 
 LEFT_S = 86_400.0
 """So long what a dead writer left is kept, to be gone on with; what is from elsewhere stays seven times as long."""
@@ -40,6 +39,19 @@ LEASE_S = 1.0
 _KEY = re.compile(r"[0-9a-f]{64}|views|links")
 _LEASE = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{12}")
 _HALF_RECORD = re.compile(r"\.[0-9a-f]{64}\.json\.[0-9a-f]{12}")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What stays: snapshots used in the last ``unused_for_s``, the last used ones within ``max_bytes`` of all.
+
+    Packed weights go before any snapshot does: they can be made again.
+    ``grace_s`` is how long what has no reference yet stays.
+    """
+
+    unused_for_s: float | None = None
+    max_bytes: int | None = None
+    grace_s: float = GRACE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +126,7 @@ def remove(store: Store, items: Sequence[Item], *, everything: bool = False, dry
         views = [path.name for path in usage.inodes if path.parent == store.adapters]
         views = [name for name in views if name in named or (everything and re.fullmatch(NAME, name, re.ASCII))]
         for name in () if dry_run else views:
-            drop_view(store, name)
+            take_away(store, store.adapters / name)
         removed = [Removed("view", name, usage.copied_bytes(store.adapters / name)) for name in views]
         before_s = math.inf if everything else 0.0
         removed += _sweep(store, usage, items, before_s, dry_run=dry_run, forced=True, views=views)
@@ -313,3 +325,72 @@ def _delete(path: Path) -> None:
         with suppress(FileNotFoundError):
             shutil.rmtree(path)
     path.unlink(missing_ok=True)
+
+
+def going(usage: Usage, limits: Limits, total: int, ages_s: Mapping[str, float]) -> list[Item]:
+    """The snapshots that go, the longest unused first; what is in use stays, whatever the limits are.
+
+    ``total`` is the bytes of the whole cache without what goes in any case, ``ages_s`` for each digest the seconds
+    since it was published. A snapshot that no reference means goes when it is older than the grace.
+    """
+    in_use = usage.in_use()
+    free = [item for item in usage.items if item.digest not in in_use]
+    free.sort(key=lambda item: (item.used_s, item.digest))
+    chosen = [item for item in free if _is_done_with(item, usage, limits, ages_s[item.digest])]
+    if limits.max_bytes is None:
+        return chosen
+    counts = Counter(inode for item in usage.items for inode in usage.inodes[item.directory])
+    total -= sum(_leave(usage, item, counts) for item in chosen)
+    for item in free:
+        if total <= limits.max_bytes:
+            break
+        # What was published this moment, and has no reference yet, is not old: it was never used.
+        if item not in chosen and item.records:
+            chosen.append(item)
+            total -= _leave(usage, item, counts)
+    return chosen
+
+
+def _is_done_with(item: Item, usage: Usage, limits: Limits, age_s: float) -> bool:
+    if not item.records:
+        return age_s > limits.grace_s
+    return limits.unused_for_s is not None and usage.now_s - item.used_s > limits.unused_for_s
+
+
+def _leave(usage: Usage, item: Item, counts: Counter[Inode]) -> int:
+    """Takes a snapshot out of ``counts`` (how many have each file), and says how many bytes nobody has then."""
+    freed = 0
+    for inode in usage.inodes[item.directory]:
+        counts[inode] -= 1
+        if not counts[inode] and inode not in usage.foreign:
+            freed += usage.sizes[inode]
+    return freed
+
+
+def going_blobs(
+    usage: Usage,
+    items: Collection[Item],
+    staying_names: Collection[str],
+    before_s: float,
+    *,
+    forced: bool = False,
+    views: Collection[Path] = (),
+) -> list[BlobFile]:
+    """The blobs that only these snapshots had, and those that nothing means and that are older than ``before_s``.
+
+    ``staying_names`` are the sha256 that references which stay have. What is held or has a name elsewhere stays, unless
+    it is ``forced``. ``views`` go with the snapshots.
+    """
+    gone = {*(item.directory for item in items), *views}
+    used = {inode for folder, files in usage.inodes.items() if folder not in gone for inode in files}
+    freed = {inode for folder in gone for inode in usage.inodes.get(folder, ())}
+    freed_names = {blob.sha256 for item in items for record in item.records for blob in record.files.values()}
+    kept = used if forced else used | usage.handed_out()
+    return [
+        blob
+        for blob in usage.blobs
+        if blob.inode not in kept
+        and blob.path.name not in staying_names
+        and (forced or blob.path.name not in usage.held)
+        and (blob.inode in freed or blob.path.name in freed_names or blob.changed_s < before_s)
+    ]

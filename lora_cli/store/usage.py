@@ -3,15 +3,16 @@
 import os
 import secrets
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from lora_cli.store import Store
+from lora_cli.store.blobs import read_mark
 from lora_cli.store.holds import held
-from lora_cli.store.inventory import Item, blobs, entries, inventory
-from lora_cli.store.marks import read_mark
+from lora_cli.store.inventory import Item, blobs, entries, files_in, inventory
 from lora_cli.store.tag import TAG
 
 Inode = tuple[int, int]
@@ -47,11 +48,10 @@ class Usage:
 
     def linked_elsewhere(self) -> frozenset[Inode]:
         """The blobs that have a name outside of the cache: taking ours away would free nothing."""
-        known: dict[Inode, int] = {}
+        known = Counter[Inode]()
         for files in self.inodes.values():
-            for inode, count in files.items():
-                known[inode] = known.get(inode, 0) + count
-        return frozenset(blob.inode for blob in self.blobs if blob.links > known.get(blob.inode, 0) + 1)
+            known.update(files)
+        return frozenset(blob.inode for blob in self.blobs if blob.links > known[blob.inode] + 1)
 
     def copied_bytes(self, folder: Path) -> int:
         """Bytes of the files of a snapshot or view that are no hard links to blobs."""
@@ -131,14 +131,11 @@ def _blob_files(store: Store) -> Iterator[BlobFile]:
             yield BlobFile(path, (status.st_dev, status.st_ino), status.st_size, status.st_nlink, status.st_ctime)
 
 
-def _inodes(directory: Path, sizes: dict[Inode, int]) -> dict[Inode, int]:
+def _inodes(directory: Path, sizes: dict[Inode, int]) -> Counter[Inode]:
     """How many names each file has below a directory; its bytes go to ``sizes``."""
-    found: dict[Inode, int] = {}
-    for folder, _, names in os.walk(directory):
-        for name in names:
-            with suppress(OSError):
-                status = Path(folder, name).lstat()
-                inode = status.st_dev, status.st_ino
-                found[inode] = found.get(inode, 0) + 1
-                sizes[inode] = status.st_size
+    found = Counter[Inode]()
+    for _, status in files_in(directory):
+        inode = status.st_dev, status.st_ino
+        found[inode] += 1
+        sizes[inode] = status.st_size
     return found

@@ -5,6 +5,7 @@ import re
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,13 +13,11 @@ from types import NoneType
 
 from lora_cli.core.item import NAME
 from lora_cli.core.json_schema import EXCLUDED, FilePath
-from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.store import Store
 from lora_cli.store.blobs import isolate, put_back, sha256_of
-from lora_cli.store.contradictions import Contradiction, contradictions
-from lora_cli.store.inventory import blobs, digest_of, entries, files_in, packed, tree_bytes
+from lora_cli.store.inventory import blobs, digest_of, entries, packed, tree_bytes
 from lora_cli.store.leases import STALE_S, lease
-from lora_cli.store.records import all_records, record_path
+from lora_cli.store.records import Contradiction, all_records, contradictions, record_path
 from lora_cli.store.snapshots import is_digest
 from lora_cli.store.tag import check_cache
 
@@ -133,10 +132,11 @@ def _blob_problem(path: Path, digest: str | None, there: Path) -> str:
 
 
 def _view_problem(store: Store, sound: Collection[str], known: Mapping[Inode, str | None], directory: Path) -> str:
-    digest = digest_of(directory, known if directory.parent == store.adapters else {})
-    # One may have been published since the snapshots were looked at.
-    if digest is not None and (digest in sound or store.snapshot(digest).is_dir()):
-        return ""
+    with suppress(ValueError):
+        digest = digest_of(directory, known if directory.parent == store.adapters else {})
+        # One may have been published since the snapshots were looked at.
+        if digest in sound or store.snapshot(digest).is_dir():
+            return ""
     return "its files are no sound snapshot's"
 
 
@@ -149,21 +149,8 @@ def _packed_problem(store: Store, digest: str, directory: Path) -> str:
 
 
 def _snapshot_problem(name: str, known: Mapping[Inode, str | None], directory: Path) -> str:
-    if not directory.is_dir() or directory.is_symlink():
-        return "is no folder"
-    files = []
-    for path, size in files_in(directory):
-        try:
-            status = (directory / path).stat(follow_symlinks=False)
-        except FileNotFoundError:
-            return f"{path} was taken out of it"
-        key = status.st_dev, status.st_ino
-        digest = known[key] if key in known else _hashed(directory / path)[1]
-        if digest is None:
-            return f"{path} is no file that can be read"
-        files.append((path, Blob(digest, size)))
     try:
-        digest = snapshot_digest(files)
-    except UnicodeEncodeError:
-        return "holds a file whose name is not UTF-8"
+        digest = digest_of(directory, known)
+    except ValueError as error:
+        return str(error)
     return "" if digest == name else f"its files make the digest {digest}"

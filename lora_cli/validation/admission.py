@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,6 @@ from lora_cli.validation.verdict import Terms, gather, judge
 
 if TYPE_CHECKING:
     from lora_cli.fetching import FetchContext
-    from lora_cli.store.holds import Hold
 
 
 Hear = Callable[[str, Snapshot | None], None]
@@ -88,13 +86,12 @@ class _Watched:
         return getattr(self._source, name)
 
 
-def fetch_in(item: Item, context: "FetchContext", *, hold: "Hold | None" = None, hear: Hear = unheard) -> Admission:
+def fetch_in(item: Item, context: "FetchContext", *, hear: Hear = unheard) -> Admission:
     """Resolve and fetch one adapter, with each stage's time; or the error that kept it from that.
 
-    ``hold`` keeps what was fetched from being cleaned away as long as it lasts. ``hear`` is told of each stage.
+    ``hear`` is told of each stage.
     """
     from lora_cli.fetching import AdapterRequest, Demand, Selection, bring
-    from lora_cli.fetching.context import held
 
     watch = Stopwatch()
     name, stage, source_text = item.name, "resolve", without_secrets(str(item.source))
@@ -105,7 +102,7 @@ def fetch_in(item: Item, context: "FetchContext", *, hold: "Hold | None" = None,
         source = _Watched(context.sources.of(ref), watch, hear)
         demand = Demand(item.sha256, item.locked)
         request = AdapterRequest(ref, name, Selection(latest=item.latest), demand)
-        fetched = held(partial(bring, request, source, context), context.store, hold, name)
+        fetched = bring(request, context, source)
         watch.lap("fetch")
     except LoraCliError as error:
         stage = "fetch" if "resolve" in watch.stage_ms else stage

@@ -4,8 +4,7 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision
 from lora_cli.documents.policy import Policy
 from lora_cli.errors import Refused
-from lora_cli.fetching.access import asks_again, check_kept
-from lora_cli.fetching.demand import Demand, check_digest, check_digest_allowed, check_files
+from lora_cli.fetching.demand import Demand, asks_again, check_allowed, check_digest, check_kept
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_near
 from lora_cli.validation.digest import digest_in_place, digest_of, wanted
@@ -24,7 +23,7 @@ def check_found(
     if not settings.policies:
         return
     files = wanted(revision)
-    check_files(demand, ref, files, settings)
+    check_allowed(demand, ref, settings, files=files)
     here = is_near(source, revision)
     if here and files and asks_again(ref, revision.access, settings):
         check_kept(ref, revision.id, [file.path for file in files], origin, settings)
@@ -36,7 +35,7 @@ def check_found(
             why = f"policy {rules[0]}: " if rules else ""
             raise Refused(f"{ref}: {why}its digest is not known before it is fetched", hint=hint)
         check_digest(demand, ref, digest)
-        check_digest_allowed(demand, ref, digest, settings)
+        check_allowed(demand, ref, settings, digest=digest)
 
 
 def check_demanded(demand: Demand, revision: Revision, source: Source) -> None:

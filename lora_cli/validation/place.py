@@ -156,8 +156,7 @@ def _permitted(
 
 def _check_locked(revision: Revision, locked: "LockedAdapter", source: Source, settings: Settings) -> None:
     """Whether the origin has what is locked: a folder by its bytes, any other by what it lists. Raises ``Refused``."""
-    from lora_cli.fetching.folders import check_folder
-    from lora_cli.fetching.locked import at_lock
+    from lora_cli.fetching.locked import at_lock, check_folder
     from lora_cli.fetching.plan import USUAL
     from lora_cli.store import Store
     from lora_cli.validation.digest import wanted
@@ -196,8 +195,8 @@ def in_place(
     ref: AdapterRef, settings: Settings, origin: Source, *, latest: bool, locked: "LockedAdapter | None" = None
 ) -> Source:
     """Where ``ref`` is read without downloading it: what the cache holds of it, or its origin."""
-    if ref.scheme == "file":
+    if ref.scheme == "file" or not settings.cache_dir.is_dir():
         return origin
-    from lora_cli.fetching.here import here_first
+    from lora_cli.fetching.here import HereFirst
 
-    return here_first(origin, settings, latest=latest, locked=locked)
+    return HereFirst(origin, settings, latest=latest, locked=locked)

@@ -169,7 +169,7 @@ def _here(ref: AdapterRef, wish: Wish, settings: Settings) -> tuple[Source, Revi
 
     selection = Selection(allow_pickle=wish.allow_pickle, latest=wish.latest)
     with FetchContext(Store(settings.cache_dir), settings) as context:
-        return snapshot_at(bring(AdapterRequest(ref, selection=selection), origin, context).snapshot.directory)
+        return snapshot_at(bring(AdapterRequest(ref, selection=selection), context, origin).snapshot.directory)
 
 
 def _read(source: Source, revision: Revision, name: str, settings: Settings) -> Adapter:

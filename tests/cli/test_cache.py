@@ -17,7 +17,7 @@ from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_cache import snapshots_parts
 from lora_cli.store import Store
 from lora_cli.store.inventory import Item
-from lora_cli.store.mounts import MEMORY, file_system
+from lora_cli.store.memory import MEMORY, file_system
 from lora_cli.store.records import Record
 from tests.making import write_adapter
 from tests.store.another_user import as_another_user, public_folder

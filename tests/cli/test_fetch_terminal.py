@@ -12,13 +12,13 @@ import pytest
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, Snapshot
 from lora_cli.errors import NotFound
-from lora_cli.fetching import Fetched
-from lora_cli.fetching.many import Handed, Outcome, Wanted
+from lora_cli.fetching import AdapterRequest, Fetched
+from lora_cli.fetching.many import Outcome
 from lora_cli.fetching.plan import LeftOut
-from lora_cli.fetching.publish import Published
 from lora_cli.render.fetch_report import fetched_adapter
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_fetch import fetched_parts
+from lora_cli.store.published import Published
 from tests.making import write_adapter
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -112,8 +112,8 @@ def test_no_directory_is_cut_and_no_name_is_a_command(width: int, tmp_path: Path
     directory = tmp_path / ("d" * 90)
     published = Published("acme/base", "", "ef" * 32)
     ref = AdapterRef("file", str(tmp_path))
-    failed = Outcome(Wanted("bad", ref), None, NotFound("bad: gone"), 5.0)
-    done = [Handed(Outcome(Wanted(name, ref), fetched, None, 8442.0), directory, published), Handed(failed)]
+    failed = Outcome(AdapterRequest(ref, "bad"), None, NotFound("bad: gone"), 5.0)
+    done = [Outcome(AdapterRequest(ref, name), fetched, None, 8442.0, directory, published), failed]
     shown = rendered(fetched_parts(list(map(fetched_adapter, done)), 90.4), width)
     assert all(line.isprintable() for line in shown.splitlines())
     assert str(directory) in shown

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.store.mounts import MEMORY, file_system
+from lora_cli.store.memory import MEMORY, file_system
 from lora_cli.tiers.eviction.registry import POLICIES, PolicyName
 from tests.making import HIDDEN, Q_PROJ, llama_modules, write_adapter, write_base, write_base_config
 from tests.runtime.families import save_model

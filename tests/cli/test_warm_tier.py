@@ -17,9 +17,8 @@ import pytest
 from lora_cli.cli.main import main
 from lora_cli.core.snapshot import Blob, Snapshot
 from lora_cli.errors import MachineError
-from lora_cli.store import Store, free_memory
-from lora_cli.store.memory import MemoryFolder, free_bytes
-from lora_cli.store.mounts import MEMORY, file_system
+from lora_cli.store import Store, memory
+from lora_cli.store.memory import MEMORY, MemoryFolder, file_system, free_bytes
 from lora_cli.store.published import MARK
 from tests.making import HIDDEN, Q_PROJ, llama_modules, write_adapter, write_base, write_base_config
 from tests.serving.running import Running
@@ -176,7 +175,7 @@ def test_a_copy_counts_against_the_containers_own_limit(
     limits = {"memory.max": "1000000", "memory.current": "950000", "memory.stat": "inactive_file 10000"}
     for file, said in limits.items():
         (tmp_path / file).write_text(f"{said}\n")
-    monkeypatch.setattr(free_memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
     store = Store(tmp_path / "cache")
     small, large = (put_snapshot(store, {WEIGHTS: os.urandom(size)}) for size in (10_000, 100_000))
     folder = MemoryFolder(shm)

@@ -3,9 +3,14 @@
 import threading
 from pathlib import Path
 
+from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.fetching import FetchContext
 from lora_cli.fetching.download import Job, download
-from lora_cli.fetching.progress import Progress
-from lora_cli.fetching.scheduler import RangeScheduler
+from lora_cli.fetching.memory import Asked
+from lora_cli.fetching.plan import USUAL
+from lora_cli.fetching.progress import SILENT, Progress
+from lora_cli.fetching.scheduler import Deadline
+from lora_cli.settings import Settings
 from lora_cli.store import Store
 from tests.fetching.scripted import REF, Scripted
 
@@ -31,16 +36,27 @@ class Counting(Progress):
         self.open -= 1
 
 
-def downloaded(source: Scripted, root: Path, jobs: int = 4, **how: int) -> dict[str, bytes]:
+def downloaded(
+    source: Scripted, root: Path, jobs: int = 4, retries: int = 2, max_bytes: int | None = None
+) -> dict[str, bytes]:
     """Path → bytes that are in the store afterwards."""
-    job = job_of(source, root, **how)
-    with RangeScheduler(jobs) as scheduler:
-        blobs = download(job, job.revision.files, scheduler)
-    return {path: job.store.blob(blob.sha256).read_bytes() for path, blob in blobs.items()}
+    with context_of(root, jobs=jobs, retries=retries, max_bytes=max_bytes) as context:
+        blobs = download(job_of(source, context))
+    return {path: context.store.blob(blob.sha256).read_bytes() for path, blob in blobs.items()}
 
 
-def job_of(source: Scripted, root: Path, retries: int = 2, max_bytes: int | None = None) -> Job:
-    return Job("org/name", source.resolve(REF), source, Store(root), Progress(), retries, max_bytes)
+def context_of(
+    root: Path, progress: Progress = SILENT, *, jobs: int = 4, retries: int = 2, max_bytes: int | None = None
+) -> FetchContext:
+    """A run into the cache ``root``."""
+    return FetchContext(Store(root), Settings(root, jobs=jobs, retries=retries, max_bytes=max_bytes), progress)
+
+
+def job_of(source: Scripted, context: FetchContext, *files: RemoteFile) -> Job:
+    """All of ``source``, or what it is to have of ``files``."""
+    revision = Revision(REF, "r", files) if files else source.resolve(REF)
+    asked = Asked(REF, revision, revision.files, USUAL)
+    return Job("org/name", asked, source, context, Deadline.of("org/name", context.settings))
 
 
 def partials(root: Path) -> list[Path]:

@@ -154,7 +154,8 @@ USE = """
 import random, sys, time
 from pathlib import Path
 from lora_cli.core.reference import parse
-from lora_cli.fetching.many import Wanted, bring_all
+from lora_cli.fetching import AdapterRequest
+from lora_cli.fetching.many import bring_all
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 cache, endpoint, removed, *words = sys.argv[1:]
@@ -164,7 +165,7 @@ began, rounds = time.monotonic(), 0
 while rounds < 12 or Path(removed).read_bytes().count(b"\\n") < 12:
     assert time.monotonic() < began + 60, "the cleaner was not at work"
     rounds += 1
-    wanted = [Wanted(word, parse(word, is_path=lambda _: False)) for word in random.sample(words, 2)]
+    wanted = [AdapterRequest(parse(word, is_path=lambda _: False), word) for word in random.sample(words, 2)]
     for outcome in bring_all(wanted, Store(Path(cache)), settings):
         assert outcome.fetched is not None, (outcome.error.message, outcome.error.hint)
         snapshot = outcome.fetched.snapshot
@@ -186,7 +187,7 @@ def test_a_clock_that_is_hours_off_makes_nothing_old(hub: Hub, tmp_path: Path) -
         code = shifted + PATIENCE.format(heartbeat=5, stale=60)
         command = [sys.executable, "-c", code, "--cache-dir", str(tmp_path), "cache", "gc", "--unused-for", "1h"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stdout) == (0, "0 B freed\n"), done.stderr
+        assert (done.returncode, done.stdout) == (0, "freed 0 B\n"), done.stderr
     for path in refs:
         path.unlink()
     for hours in (36, -36):
@@ -194,7 +195,7 @@ def test_a_clock_that_is_hours_off_makes_nothing_old(hub: Hub, tmp_path: Path) -
         code = shifted + PATIENCE.format(heartbeat=5, stale=60)
         command = [sys.executable, "-c", code, "--cache-dir", str(tmp_path), "cache", "gc"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stdout) == (0, "0 B freed\n"), done.stderr
+        assert (done.returncode, done.stdout) == (0, "freed 0 B\n"), done.stderr
     assert orphan.is_dir()
 
 

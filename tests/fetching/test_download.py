@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import Corrupt, Unreachable
+from lora_cli.fetching import FetchContext
 from lora_cli.fetching import download as download_module
 from lora_cli.fetching import scheduler as scheduler_module
-from lora_cli.fetching.download import Job, download
-from lora_cli.fetching.scheduler import ENOUGH, RangeScheduler
+from lora_cli.fetching.download import download
+from lora_cli.fetching.scheduler import ENOUGH
 from lora_cli.fetching.transfer import Transfer
 from lora_cli.store import Store
 from lora_cli.store.partials import drop_partial, open_partial
-from tests.fetching.downloading import MIB, WEIGHTS, Counting, downloaded, job_of, meet, mend, partials
-from tests.fetching.scripted import REF, Scripted
+from tests.fetching.downloading import MIB, WEIGHTS, Counting, context_of, downloaded, job_of, meet, mend, partials
+from tests.fetching.scripted import Scripted
 
 
 @settings(max_examples=40, deadline=None)
@@ -156,23 +157,22 @@ def test_of_a_small_file_that_broke_only_the_rest_is_asked_for_too(tmp_path: Pat
     assert partials(tmp_path) == []
 
 
-def near(scheduler: RangeScheduler) -> RangeScheduler:
+def near(context: FetchContext) -> FetchContext:
     """One that knows that its origin is nearby."""
     for _ in range(ENOUGH):
-        scheduler.distance.saw(0, 0.0)
-    return scheduler
+        context.scheduler.distance.saw(0, 0.0)
+    return context
 
 
 def test_small_files_of_a_server_nearby_are_read_by_who_wants_them(tmp_path: Path) -> None:
     readers: set[str] = set()
     source = Scripted({WEIGHTS: os.urandom(300_000), "adapter_config.json": b"{}", "README.md": b""})
     source.before = lambda path, start: readers.add(threading.current_thread().name)
-    job = job_of(source, tmp_path)
-    with near(RangeScheduler(4)) as scheduler:
-        assert download(job, job.revision.files, scheduler).keys() == source.files.keys()
+    with near(context_of(tmp_path)) as context, near(context_of(tmp_path / "other")) as other:
+        assert download(job_of(source, context)).keys() == source.files.keys()
         source.served[WEIGHTS] = b"\0" * 300_000
         with pytest.raises(Corrupt):
-            download(job_of(source, tmp_path / "other"), job.revision.files, scheduler)
+            download(job_of(source, other))
     assert readers == {threading.current_thread().name}
 
 
@@ -190,11 +190,11 @@ def test_no_more_than_the_jobs_are_in_flight_where_some_read_for_themselves(tmp_
 
     def one(number: int) -> None:
         size = 3 * MIB if number % 4 == 0 else 1000
-        job = job_of(Watched({WEIGHTS: os.urandom(size), "adapter_config.json": b"%d" % number}), tmp_path)
-        done.append(len(download(job, job.revision.files, scheduler)))
+        source = Watched({WEIGHTS: os.urandom(size), "adapter_config.json": b"%d" % number})
+        done.append(len(download(job_of(source, context))))
 
     done: list[int] = []
-    with near(RangeScheduler(2)) as scheduler:
+    with near(context_of(tmp_path, jobs=2)) as context:
         threads = [threading.Thread(target=one, args=(number,)) for number in range(16)]
         for thread in threads:
             thread.start()
@@ -215,12 +215,12 @@ def test_small_files_that_are_much_together_are_not_held_in_memory(tmp_path: Pat
 def test_what_is_known_to_be_the_same_is_not_read_again(tmp_path: Path) -> None:
     source = Scripted({WEIGHTS: b"weights"}, digests=False)
     first = downloaded(source, tmp_path)
-    job = job_of(source, tmp_path)
     known = {WEIGHTS: Blob("9e" * 32, 7)}
-    with RangeScheduler(1) as scheduler:
-        blobs = download(job, job.revision.files, scheduler)
-        again = download(replace(job, known=blobs), job.revision.files, scheduler)
-        other = download(replace(job, known=known), job.revision.files, scheduler)
+    with context_of(tmp_path, jobs=1) as context:
+        job = job_of(source, context)
+        blobs = download(job)
+        again = download(replace(job, known=blobs))
+        other = download(replace(job, known=known))
     assert again == blobs == other
     assert len(source.reads) == 3
     assert first == {WEIGHTS: b"weights"}
@@ -230,9 +230,8 @@ def test_progress_adds_up_also_after_wrong_bytes(tmp_path: Path) -> None:
     source = Scripted({WEIGHTS: os.urandom(3 * MIB)}, served={WEIGHTS: bytes(3 * MIB)})
     source.before = lambda path, start: mend(source)
     counting = Counting()
-    job = Job("org/name", source.resolve(REF), source, Store(tmp_path), counting, 2)
-    with RangeScheduler(2) as scheduler:
-        download(job, job.revision.files, scheduler)
+    with context_of(tmp_path, counting, jobs=2) as context:
+        download(job_of(source, context))
     assert (counting.bytes, counting.open) == (3 * MIB, 0)
 
 
@@ -242,19 +241,15 @@ def test_of_an_origin_far_away_as_many_ranges_are_in_flight_as_may_be(
     monkeypatch.setattr(scheduler_module, "LARGEST_RANGE", MIB)
     meeting = threading.Barrier(8, timeout=10)
     source = Scripted({WEIGHTS: os.urandom(8 * MIB)}, before=lambda path, start: meet(meeting))
-    job = job_of(source, tmp_path)
-    with RangeScheduler(8) as scheduler:
+    with context_of(tmp_path, jobs=8) as context:
         for _ in range(ENOUGH):
-            scheduler.distance.saw(0, 1.0)
-        download(job, job.revision.files, scheduler)
+            context.scheduler.distance.saw(0, 1.0)
+        download(job_of(source, context))
     assert len(source.reads) == 8
 
 
 def test_a_server_nearby_is_asked_for_few_large_ranges(tmp_path: Path) -> None:
     source = Scripted({WEIGHTS: os.urandom(30 * MIB)})
-    job = job_of(source, tmp_path)
-    with RangeScheduler(8) as scheduler:
-        for _ in range(ENOUGH):
-            scheduler.distance.saw(0, 0.0)
-        download(job, job.revision.files, scheduler)
+    with near(context_of(tmp_path, jobs=8)) as context:
+        download(job_of(source, context))
     assert len(source.reads) == 4

@@ -10,15 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import Corrupt, MachineError, Unreachable
 from lora_cli.fetching import transfer as transfer_module
-from lora_cli.fetching.download import Job, download
-from lora_cli.fetching.progress import Progress
-from lora_cli.fetching.scheduler import RangeScheduler
-from lora_cli.store import Store
-from tests.fetching.downloading import MIB, WEIGHTS, downloaded, partials
-from tests.fetching.scripted import REF, Scripted
+from lora_cli.fetching.download import download
+from tests.fetching.downloading import MIB, WEIGHTS, context_of, downloaded, job_of, partials
+from tests.fetching.scripted import Scripted
 
 
 def test_where_no_file_can_be_without_a_name_small_ones_are_kept_all_the_same(
@@ -39,12 +36,11 @@ def test_where_no_file_can_be_without_a_name_small_ones_are_kept_all_the_same(
 def test_a_disk_that_is_too_small_is_said_so_before_a_byte_is_read(tmp_path: Path) -> None:
     source = Scripted({WEIGHTS: b"x"})
     file = RemoteFile(WEIGHTS, 1 << 60)
-    job = Job("org/name", Revision(REF, "r", (file,)), source, Store(tmp_path / "cache"), Progress(), 0)
     with (
-        RangeScheduler(1) as scheduler,
+        context_of(tmp_path / "cache", retries=0) as context,
         pytest.raises(MachineError, match=r"1152921504606846976 bytes are needed") as caught,
     ):
-        download(job, [file], scheduler)
+        download(job_of(source, context, file))
     assert "cache gc" in caught.value.hint
     assert source.reads == []
 

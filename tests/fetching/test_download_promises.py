@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import Corrupt, Refused, Unreachable
-from lora_cli.fetching.download import Job, download, partial_key
-from lora_cli.fetching.progress import Progress
-from lora_cli.fetching.scheduler import RangeScheduler
+from lora_cli.fetching.download import download, partial_key
 from lora_cli.store import Store
 from lora_cli.store.partials import leave_partial, open_partial
-from tests.fetching.downloading import MIB, WEIGHTS, downloaded, mend, partials
+from tests.fetching.downloading import MIB, WEIGHTS, context_of, downloaded, job_of, mend, partials
 from tests.fetching.scripted import REF, Scripted
 from tests.store.keeping import tree
 
@@ -64,13 +62,12 @@ def test_a_git_blob_id_is_verified_where_no_sha256_is_known(tmp_path: Path) -> N
     for served, fits in ((b"hello\n", True), (b"jello\n", False)):
         source.served["README.md"] = served
         file = RemoteFile("README.md", 6, git_sha1=right)
-        job = Job("org/name", Revision(REF, "r", (file,)), source, Store(tmp_path), Progress(), 0)
-        with RangeScheduler(1) as scheduler:
+        with context_of(tmp_path, jobs=1, retries=0) as context:
             if fits:
-                assert download(job, [file], scheduler)["README.md"].size == 6
+                assert download(job_of(source, context, file))["README.md"].size == 6
             else:
                 with pytest.raises(Corrupt, match="git blob"):
-                    download(job, [file], scheduler)
+                    download(job_of(source, context, file))
 
 
 def test_more_bytes_than_promised_are_an_error(tmp_path: Path) -> None:

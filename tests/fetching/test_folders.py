@@ -11,7 +11,7 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
 from lora_cli.fetching.demand import Demand
-from lora_cli.fetching.folders import check_folder
+from lora_cli.fetching.locked import check_folder
 from lora_cli.sources.local import LocalSource
 from lora_cli.store.verify import verify
 from tests.fetching.desk import FILES, WEIGHTS, Desk

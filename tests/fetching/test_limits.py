@@ -11,18 +11,18 @@ import pytest
 from lora_cli.cli.main import main
 from lora_cli.core.reference import parse
 from lora_cli.errors import MachineError, Refused
-from lora_cli.fetching.many import Outcome, Wanted, bring_all
+from lora_cli.fetching import AdapterRequest
+from lora_cli.fetching.many import Outcome, bring_all
 from lora_cli.fetching.progress import Progress
 from lora_cli.fetching.room import LARGEST_RESERVE, RESERVED_PART, Room
 from lora_cli.fetching.scheduler import FIRST_RANGE
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.handout import hand_out
+from lora_cli.store.handout import hand_out, keep_view
 from lora_cli.store.inventory import inventory
 from lora_cli.store.records import record_path
 from lora_cli.store.usage import cache_bytes
 from lora_cli.store.verify import verify
-from lora_cli.store.views import keep_view
 from tests.hub_content import Content
 from tests.hub_server import Hub
 
@@ -41,7 +41,7 @@ class Desk:
             hub.add(f"org/{name}", {CONFIG: {"name": name}, WEIGHTS: os.urandom(MIB)})
 
     def ask(self, *names: str, **settings: object) -> list[Outcome]:
-        wanted = [Wanted(name, parse(f"org/{name}", is_path=lambda _: False)) for name in names]
+        wanted = [AdapterRequest(parse(f"org/{name}", is_path=lambda _: False), name) for name in names]
         return list(bring_all(wanted, self.store, replace(self.settings, **settings)))  # type: ignore[arg-type]
 
     def codes(self, *names: str, **settings: object) -> list[int]:
@@ -171,7 +171,7 @@ def test_a_budget_makes_room_by_what_was_not_used_for_longest(desk: Desk) -> Non
 
 def test_a_budget_takes_nothing_that_is_in_use(desk: Desk, tmp_path: Path) -> None:
     outcomes = desk.ask("a", "b", "c")
-    found = {outcome.wanted.name: outcome.fetched.snapshot for outcome in outcomes if outcome.fetched is not None}
+    found = {outcome.request.name: outcome.fetched.snapshot for outcome in outcomes if outcome.fetched is not None}
     keep_view(desk.store, "a", found["a"])
     hand_out(desk.store, found["b"], tmp_path / "out")
     for number, name in enumerate("abc"):

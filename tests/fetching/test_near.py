@@ -23,10 +23,10 @@ from lora_cli.sources.local import LocalSource
 from lora_cli.store import Store
 from lora_cli.store.blobs import STAMP_NS
 from lora_cli.store.disk import reflink
+from lora_cli.store.handout import keep_view
 from lora_cli.store.inventory import inventory, views
 from lora_cli.store.sweep import Limits, collect, remove
 from lora_cli.store.verify import verify
-from lora_cli.store.views import keep_view
 from tests.bringing import bring
 from tests.making import write_adapter
 from tests.store.keeping import tree

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lora_cli.fetching.download import download
-from lora_cli.fetching.scheduler import ENOUGH, FAR_S, SLOW_BYTES_PER_S, SMALL, Distance, RangeScheduler, WorkerThreads
-from tests.fetching.downloading import MIB, WEIGHTS, job_of
+from lora_cli.fetching.scheduler import ENOUGH, FAR_S, SLOW_BYTES_PER_S, SMALL, Distance, WorkerThreads
+from tests.fetching.downloading import MIB, WEIGHTS, context_of, job_of
 from tests.fetching.scripted import Scripted
 
 
@@ -43,10 +43,9 @@ def test_how_long_a_small_file_takes_says_nothing_of_the_connection() -> None:
 
 def test_the_answers_of_an_origin_far_away_are_noticed_while_it_is_read(tmp_path: Path) -> None:
     source = Scripted({WEIGHTS: os.urandom(20 * MIB)}, before=lambda path, start: time.sleep(2 * FAR_S))
-    job = job_of(source, tmp_path)
-    with RangeScheduler(8) as scheduler:
-        download(job, job.revision.files, scheduler)
-        assert scheduler.distance.far is True
+    with context_of(tmp_path, jobs=8) as context:
+        download(job_of(source, context))
+        assert context.scheduler.distance.far is True
 
 
 @pytest.mark.parametrize(("asked", "started"), [(0, 0), (2, 2), (9, 4)])

@@ -11,7 +11,7 @@ from lora_cli.runtime import room
 from lora_cli.runtime.messages import Job, Limits, Plan
 from lora_cli.runtime.slots import storage_bytes
 from lora_cli.runtime.worker import Worker
-from lora_cli.store import free_memory
+from lora_cli.store import memory
 from tests.making import Q_PROJ, llama_modules, write_adapter
 from tests.runtime.reading import LLAMA, load, read
 
@@ -23,8 +23,8 @@ CPU = torch.device("cpu")
 def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine of 64 GiB, and an empty folder that stands for the container's limits."""
     (tmp_path / "meminfo").write_text(f"MemTotal: 1 kB\nMemAvailable: {64 * GIB >> 10} kB\n")
-    monkeypatch.setattr(free_memory, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(free_memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
     return tmp_path
 
 

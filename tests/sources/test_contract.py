@@ -15,7 +15,7 @@ from lora_cli.core.reference import REMOTE, AdapterRef, Scheme, override
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import AccessDenied, Corrupt, NotFound, UsageError
-from lora_cli.fetching.checkpoint import latest
+from lora_cli.fetching.checkpoint import LatestOf, latest
 from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges, Source
 from lora_cli.sources.registry import SOURCES, open_source
@@ -322,8 +322,8 @@ def test_what_is_not_there_is_named_with_a_hint(origin: Origin) -> None:
 
 def test_the_latest_checkpoint_of_a_listing_is_its_folder(origin: Origin) -> None:
     if origin.files is WEB_FILES:
-        with pytest.raises(UsageError, match="a web server lists no folders"):
-            latest(origin.source.resolve(origin.ref))
+        with pytest.raises(UsageError, match="a web server does not list its folders"):
+            LatestOf(origin.source).resolve(origin.ref)
         return
     names = ("adapter_config.json", "adapter_model.safetensors")
     run = {f"checkpoint-{number}/{name}": b"%d" % number * 1000 for number in (9, 10) for name in names}

@@ -11,11 +11,12 @@ import pytest
 from lora_cli.store import Store
 from lora_cli.store.blobs import has_blob
 from lora_cli.store.disk import make_folder
+from lora_cli.store.exchange import take_away
+from lora_cli.store.handout import keep_view
 from lora_cli.store.inventory import inventory
 from lora_cli.store.snapshots import find_snapshot
 from lora_cli.store.sweep import remove
 from lora_cli.store.verify import verify
-from lora_cli.store.views import drop_view, keep_view
 from tests.store.keeping import put_blob, put_snapshot
 
 SQL = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"sql weights"}
@@ -83,7 +84,7 @@ def test_views_of_one_snapshot_come_and_go_at_once(store: Store) -> None:
         def keep_and_drop() -> None:
             keep_view(store, name, snapshot)
             assert (store.adapters / name).is_dir()
-            drop_view(store, name)
+            take_away(store, store.adapters / name)
             assert not (store.adapters / name).exists()
 
         return keep_and_drop

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.store import residency as module
-from lora_cli.store.mounts import MEMORY, file_system
+from lora_cli.store.memory import MEMORY, file_system
 from lora_cli.store.residency import by_cachestat, by_mincore, folder_residency, is_told, residency
 from tests.store.another_user import as_another_user, public_folder
 from tests.store.keeping import drop

@@ -26,8 +26,8 @@ from tests.making import llama_modules, write_adapter
 def admit(
     ref: AdapterRef, name: str, terms: Terms, store: Store, settings: Settings, hold: Hold | None = None
 ) -> Admission:
-    with FetchContext(store, settings) as context:
-        return judge_in(fetch_in(Item(name, ref), context, hold=hold), terms, settings)
+    with FetchContext(store, settings, hold=hold) as context:
+        return judge_in(fetch_in(Item(name, ref), context), terms, settings)
 
 
 def test_an_admitted_adapter_is_on_this_disk_with_each_stage_timed(
@@ -123,7 +123,8 @@ def test_what_is_admitted_is_held_as_long_as_it_is_used(tmp_path: Path, base: Ba
     with holding(store) as hold:
         admission = admit(AdapterRef("file", str(folder)), "good", Terms(base), store, settings, hold=hold)
         assert admission.snapshot is not None
-        assert held(store, clock(store)) == {admission.snapshot.digest}
+        blobs = {blob.sha256 for blob in admission.snapshot.files.values()}
+        assert held(store, clock(store)) == {admission.snapshot.digest, *blobs}
         assert collect(store, Limits(unused_for_s=-1, max_bytes=0, grace_s=-1)) == []
     assert held(store, clock(store)) == frozenset()
     assert "snapshot" in [one.kind for one in collect(store, Limits(unused_for_s=-1, max_bytes=0, grace_s=-1))]
@@ -141,6 +142,7 @@ def test_what_was_cleaned_away_before_it_was_held_is_fetched_again(
             collect(store, Limits(unused_for_s=-1, grace_s=-1))
         return keeps(hold, digest)
 
+    admit(AdapterRef("file", str(folder)), "good", Terms(base), store, settings)
     monkeypatch.setattr(Hold, "keeps", late)
     with holding(store) as hold:
         admission = admit(AdapterRef("file", str(folder)), "good", Terms(base), store, settings, hold=hold)
