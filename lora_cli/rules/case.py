@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Companions
+from lora_cli.core.finding import Location
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.safetensors import TensorStats
 from lora_cli.core.snapshot import RemoteFile
+from lora_cli.core.text import counted, cut, names
 from lora_cli.errors import FormatError
 from lora_cli.rules.application import Application
 
@@ -90,6 +92,16 @@ class Case:
             return {module: divided(module) for module in self.application.adapter.pairs}
         except FormatError:  # PEFT refuses the config, which LC209 says
             return {}
+
+    def added_beyond_vocabulary(self) -> tuple[str, Location] | None:
+        """What is to be said where ``added_tokens.json`` has ids beyond the base's vocabulary."""
+        size = self.base.vocab_size if self.base is not None else None
+        added = (self.companions.added_tokens or {}) if self.companions is not None else {}
+        beyond = sorted(token for token, index in added.items() if size is not None and index >= size)
+        if not beyond:
+            return None
+        said = f"{counted(len(beyond), 'added token has', 'added tokens have')} an id beyond the base's {size}"
+        return f"{said}: {names(beyond)}", Location("added_tokens.json", cut(beyond[0]))
 
     def file(self, path: str) -> RemoteFile | None:
         """The adapter's file at ``path``, or None."""

@@ -9,7 +9,7 @@ from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.patterns import QUICK, Matcher
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.targets import EMBEDDING_NAMES, HEADS, OUTPUT_NAMES
-from lora_cli.core.text import counted, cut, names
+from lora_cli.core.text import names
 from lora_cli.errors import FormatError
 from lora_cli.rules.base import OTHER_BASE
 from lora_cli.rules.case import Case
@@ -216,9 +216,8 @@ def vocabulary(case: Case) -> Iterator[Problem | NotChecked]:
 
     *Fix*: serve a copy of the base whose embeddings were resized, or train without new tokens.
     """
-    base, companions = case.base, case.companions
+    base = case.base
     assert base is not None
-    assert companions is not None
     if base.vocab_size is None:
         yield NotChecked("the base's vocabulary is not known")
         return
@@ -230,14 +229,8 @@ def vocabulary(case: Case) -> Iterator[Problem | NotChecked]:
             said.append((has, key.name))
     hint = "serve a base whose embeddings were resized, or train without new tokens"
     yield from grouped(said, file=case.weights_file, noun="tensor", hint=hint)
-    beyond = sorted(token for token, index in (companions.added_tokens or {}).items() if index >= base.vocab_size)
-    if beyond and not said:
-        yield Problem(
-            f"{counted(len(beyond), 'added token has', 'added tokens have')} an id beyond the base's "
-            f"{base.vocab_size}: {names(beyond)}",
-            Location("added_tokens.json", cut(beyond[0])),
-            hint,
-        )
+    if not said and (beyond := case.added_beyond_vocabulary()) is not None:
+        yield Problem(*beyond, hint)
     yield from _trained_tokens(case, base.vocab_size)
 
 
