@@ -17,11 +17,6 @@ RANK_AND_ALPHA = ("r", "lora_alpha", "rank_pattern", "alpha_pattern")
 TARGETS = ("target_modules", "target_parameters")
 
 
-def _config(case: Case) -> LoraConfig:
-    assert case.adapter.config is not None
-    return case.adapter.config
-
-
 def _at(config: LoraConfig, field: str) -> Location:
     return Location(config.file, field)
 
@@ -69,7 +64,7 @@ def rank_invalid(case: Case) -> Iterator[Problem]:
 
     *Fix*: write the rank that the tensors have.
     """
-    config = _config(case)
+    config = case.config
     hint = "write the rank that the tensors have, as a number"
     for field in ("r", "rank_pattern"):
         error = type_error(config, field)
@@ -84,7 +79,7 @@ def rank_invalid(case: Case) -> Iterator[Problem]:
         for key, rank in config.rank_pattern.items()
         if rank <= 0
     )
-    yield from grouped(low, file=config.file, noun="key", hint=hint)
+    yield from grouped(low, config.file, "key", hint)
 
 
 @rule("LC203", "alpha-invalid", Severity.ERROR, needs=("config",))
@@ -96,7 +91,7 @@ def alpha_invalid(case: Case) -> Iterator[Problem]:
 
     *Fix*: write the ``lora_alpha`` that the adapter was trained with.
     """
-    config = _config(case)
+    config = case.config
     hint = "write the lora_alpha that the adapter was trained with, as a number"
     for field in ("lora_alpha", "alpha_pattern"):
         if field in config.mistyped:
@@ -114,7 +109,7 @@ def alpha_invalid(case: Case) -> Iterator[Problem]:
         for key, alpha in config.alpha_pattern.items()
         if alpha <= 0
     )
-    yield from grouped(low, file=config.file, noun="key", hint=hint)
+    yield from grouped(low, config.file, "key", hint)
 
 
 def _effect(alpha: float) -> str:
@@ -138,7 +133,7 @@ def field_type(case: Case) -> Iterator[Problem]:
 
     *Fix*: write booleans and numbers without quotes, lists as lists.
     """
-    config = _config(case)
+    config = case.config
     for field in config.mistyped:
         if field in RANK_AND_ALPHA:
             continue
@@ -160,7 +155,7 @@ def targets_missing(case: Case) -> Iterator[Problem]:
 
     *Fix*: list the modules that the tensors are for.
     """
-    config = _config(case)
+    config = case.config
     if any(field in config.mistyped for field in TARGETS):
         return
     if config.target_modules or config.target_parameters or config.trainable_token_indices:
@@ -186,9 +181,9 @@ def duplicate_field(case: Case) -> Iterator[Problem]:
 
     *Fix*: keep the one that is meant.
     """
-    config = _config(case)
+    config = case.config
     said = (("a key stands twice; which one counts depends on who reads it", key) for key in config.duplicates)
-    yield from grouped(said, file=config.file, noun="key", hint="keep the one that is meant")
+    yield from grouped(said, config.file, "key", "keep the one that is meant")
 
 
 @rule("LC207", "unknown-field", Severity.WARNING, needs=("config",))
@@ -200,7 +195,7 @@ def unknown_field(case: Case) -> Iterator[Problem]:
 
     *Fix*: correct the name, or upgrade PEFT, or remove the field.
     """
-    config = _config(case)
+    config = case.config
     if config.unknown.get("enable_lora"):
         yield Problem(
             f"enable_lora is {shown(config.unknown['enable_lora'])}: PEFT 0.2 put LoRA on some parts of a fused "
@@ -228,7 +223,7 @@ def pattern_invalid(case: Case) -> Iterator[Problem]:
 
     *Fix*: list the modules by name, or correct the pattern.
     """
-    config = _config(case)
+    config = case.config
     for error in dict.fromkeys(case.application.errors):
         field = error.where.removeprefix(f"{config.file}: ")
         yield Problem(cut(error.reason), _at(config, cut(field)), error.hint or "list the modules by name")

@@ -135,7 +135,7 @@ def unreadable_file(case: Case) -> Iterator[Problem]:
     """
     said = ((f"a file {cut(file.defect)}", file.path) for file in case.adapter.files if file.defect)
     hint = "replace it with a regular file inside the adapter's folder"
-    yield from grouped(said, file="", noun="file", hint=hint)
+    yield from grouped(said, "", "file", hint)
 
 
 @rule("LC106", "config-missing", Severity.ERROR)
@@ -193,12 +193,12 @@ def unsafe_pickle(case: Case) -> Iterator[Problem | NotChecked]:
     error = case.adapter.weights_error
     if isinstance(error, UnsafePickle):
         yield Problem(cut(error.reason), Location(case.weights_file, cut(error.global_name)), hint)
-    assert case.companions is not None
-    for path, reason in case.companions.pickles.items():
+    assert case.evidence.companions is not None
+    for path, reason in case.evidence.companions.pickles.items():
         if reason:
             yield Problem(cut(reason), Location(cut(path)), hint)
-    if case.companions.pickles_left:
-        yield NotChecked(case.companions.pickles_left)
+    if case.evidence.companions.pickles_left:
+        yield NotChecked(case.evidence.companions.pickles_left)
 
 
 @rule("LC109", "foreign-format", Severity.ERROR)

@@ -27,8 +27,7 @@ def _places(case: Case) -> list[str] | None:
 
     None where these are too many.
     """
-    config = case.adapter.config
-    assert config is not None
+    config = case.config
     leaves = {name.rpartition(".")[2] for name in config.target_parameters or ()}
     if len(leaves) > MOST_PARAMETERS:
         return None
@@ -49,8 +48,7 @@ def dead_pattern(case: Case) -> Iterator[Problem | NotChecked]:
 
     *Fix*: correct it, or take it out.
     """
-    config = case.adapter.config
-    assert config is not None
+    config = case.config
     places, said = _places(case), []
     if places is None:
         yield NotChecked(TOO_MANY)
@@ -58,7 +56,7 @@ def dead_pattern(case: Case) -> Iterator[Problem | NotChecked]:
         dead = PatternKeys(pattern, f"{config.file}: {field}").dead(places) if places is not None else []
         said += [(f"{field} names what no module of the adapter is called", key) for key in dead]
     said += [(f"{field} names what no module of the base is called", name) for field, name in _dead_names(case)]
-    yield from grouped(said, file=config.file, noun="name", hint="correct the name, or take it out")
+    yield from grouped(said, config.file, "name", "correct the name, or take it out")
 
 
 def _dead_names(case: Case) -> Iterator[tuple[str, str]]:
@@ -93,8 +91,7 @@ def alpha_order(case: Case) -> Iterator[Problem | NotChecked]:
 
     *Fix*: write keys that do not overlap.
     """
-    config = case.adapter.config
-    assert config is not None
+    config = case.config
     pattern = config.alpha_pattern if "alpha_pattern" not in config.mistyped else {}
     alphas = PatternKeys(pattern, f"{config.file}: alpha_pattern")
     places, said = _places(case) if len(set(pattern.values())) > 1 else [], []
@@ -110,5 +107,5 @@ def alpha_order(case: Case) -> Iterator[Problem | NotChecked]:
             said.append((f"{len(matched)} keys of alpha_pattern match, and PEFT takes the first: {few}", place))
     yield from (
         Problem(problem.message, Location(config.file, "alpha_pattern"), problem.hint)
-        for problem in grouped(said, file=config.file, noun="module", hint="write keys that do not overlap")
+        for problem in grouped(said, config.file, "module", "write keys that do not overlap")
     )

@@ -36,8 +36,7 @@ def saved_module_missing(case: Case) -> Iterator[Problem | NotChecked]:
 
     *Fix*: save the adapter again, or leave the module out of ``modules_to_save`` if it was not trained.
     """
-    config = case.adapter.config
-    assert config is not None
+    config = case.config
     try:
         missing = _lacking(case, config)
     except FormatError as error:
@@ -77,8 +76,7 @@ def head_not_saved(case: Case) -> Iterator[Problem]:
 
     *Fix*: train with ``task_type`` set (``SEQ_CLS``), or with the head in ``modules_to_save``.
     """
-    config = case.adapter.config
-    assert config is not None
+    config = case.config
     named = (config.auto_mapping or {}).get("base_model_class")
     has_head = isinstance(named, str) and "For" in named and named.endswith(OWN_HEADS)
     if not has_head or config.task_type in HEADS or config.modules_to_save:
@@ -166,7 +164,7 @@ def saved_shape(case: Case) -> Iterator[Problem | NotChecked]:
         if wanted is None or tensor.shape == wanted:
             continue
         said.append((f"{_noun(key)} has the shape {shape(tensor.shape)}, the base needs {shape(wanted)}", key.name))
-    yield from grouped(said, file=case.weights_file, noun="tensor", hint=OTHER_BASE)
+    yield from grouped(said, case.weights_file, "tensor", OTHER_BASE)
 
 
 def _resized(tensor: TensorInfo, wanted: tuple[int, ...]) -> bool:
@@ -228,7 +226,7 @@ def vocabulary(case: Case) -> Iterator[Problem | NotChecked]:
             has = f"it has {tensor.shape[0]} rows, and the base's vocabulary has {base.vocab_size}"
             said.append((has, key.name))
     hint = "serve a base whose embeddings were resized, or train without new tokens"
-    yield from grouped(said, file=case.weights_file, noun="tensor", hint=hint)
+    yield from grouped(said, case.weights_file, "tensor", hint)
     if not said and (beyond := case.added_beyond_vocabulary()) is not None:
         yield Problem(*beyond, hint)
     yield from _trained_tokens(case, base.vocab_size)

@@ -49,7 +49,7 @@ def names_code(case: Case) -> Iterator[Problem]:
 
     *Fix*: take the code and the ``auto_map`` out; nothing that serves LoRA needs them.
     """
-    companions, config = case.companions, case.adapter.config
+    companions, config = case.evidence.companions, case.adapter.config
     assert companions is not None
     shipped = [file.path for file in case.adapter.files if file.path.endswith((".py", ".pyc", ".so", ".dll"))]
     if shipped:
@@ -94,7 +94,7 @@ def hostile_template(case: Case) -> Iterator[Problem | NotChecked]:
 
     *Fix*: serve with the base model's own template, and tell whoever published this one.
     """
-    companions = case.companions
+    companions = case.evidence.companions
     assert companions is not None
     for path, reason in companions.unread.items():
         if path in companions.beyond:
@@ -109,7 +109,7 @@ def hostile_template(case: Case) -> Iterator[Problem | NotChecked]:
         left -= max(len(template), LEAST_COUNTED)
         said += [(f"a chat template {what}: {cut(found)!r}", where) for what, found in hostile_in(template)]
     hint = "serve with the base model's own template (--chat-template), and report this one"
-    yield from grouped(said, file="", noun="template", hint=hint)
+    yield from grouped(said, "", "template", hint)
 
 
 @rule("LC603", "unsafe-name", Severity.WARNING)
@@ -129,9 +129,9 @@ def unsafe_name(case: Case) -> Iterator[Problem]:
         seen.setdefault(folded, file.path)
     yield from grouped(
         ((f"a file's name {reason}", path) for reason, path in said),
-        file="",
-        noun="file",
-        hint="rename it, or leave it out with --exclude",
+        "",
+        "file",
+        "rename it, or leave it out with --exclude",
     )
 
 
@@ -159,10 +159,10 @@ def unpinned_revision(case: Case) -> Iterator[Problem]:
 
     *Fix*: name the commit (``org/name@<40 hex digits>``), or pin it in a lock.
     """
-    ref = case.ref
+    ref = case.evidence.ref
     if ref is not None and ref.scheme == "hf" and not ref.pinned:
         meant = f"{ref.revision}, which can move" if ref.revision else "the default branch, which moves"
-        commit = f"@{case.commit}" if case.commit else "@COMMIT"
+        commit = f"@{case.evidence.commit}" if case.evidence.commit else "@COMMIT"
         yield Problem(
             f"the reference means {cut(meant)}",
             Location(cut(str(ref))),
@@ -178,8 +178,7 @@ def unpinned_base(case: Case) -> Iterator[Problem]:
 
     *Fix*: write the commit that it was trained on into ``revision``.
     """
-    config = case.adapter.config
-    assert config is not None
+    config = case.config
     base = config.base_model_name_or_path
     if base and _is_repository(base) and not COMMIT.fullmatch(config.revision or ""):
         yield Problem(
@@ -200,8 +199,7 @@ def base_unclear(case: Case) -> Iterator[Problem]:
 
     *Fix*: ``lora-cli repair --base-name ORG/NAME`` writes the base's name into a copy.
     """
-    config = case.adapter.config
-    assert config is not None
+    config = case.config
     base = config.base_model_name_or_path
     cached = CACHED.search(base or "")
     hint = "`lora-cli repair --base-name ORG/NAME` writes the base's name into a copy"

@@ -36,8 +36,7 @@ def nonfinite_values(case: Case) -> Iterator[Problem]:
 
     *Fix*: the training diverged; take an earlier checkpoint.
     """
-    assert case.stats is not None
-    bad = [name for name, values in case.stats.items() if values.nonfinite]
+    bad = [name for name, values in case.evidence.stats.items() if values.nonfinite]
     if bad:
         yield Problem(
             f"{counted(len(bad), 'tensor holds', 'tensors hold')} NaN or infinity: {names(bad)}",
@@ -56,8 +55,7 @@ def zero_update(case: Case) -> Iterator[Problem]:
 
     *Fix*: save the adapter after training, and check that its parameters were in the optimiser.
     """
-    assert case.stats is not None
-    stats = case.stats
+    stats = case.evidence.stats
     scanned = [
         [factor.name for factor in (pair.a, pair.b) if factor is not None and factor.nbytes and factor.name in stats]
         for pair in case.adapter.pairs.values()
@@ -77,12 +75,11 @@ def zero_update(case: Case) -> Iterator[Problem]:
 
 
 def _emptied(case: Case) -> Iterator[Problem]:
-    assert case.stats is not None
     matrices = {name for name, one in case.adapter.tensors.items() if len(one.shape) == 2 and one.nbytes}
     emptied = [
         name
         for name, key in case.adapter.keys.items()
-        if name in case.stats and case.stats[name].zero
+        if name in case.evidence.stats and case.evidence.stats[name].zero
         if key.part == "magnitude" or (key.part in {"saved", "base_layer"} and name in matrices)
     ]
     if emptied:
@@ -129,12 +126,11 @@ def overflow(case: Case) -> Iterator[Problem | NotChecked]:
 
 def _beyond(case: Case, most: float) -> Iterator[tuple[str, float]]:
     """The factors with a value above ``most`` as an engine holds them, B times its scaling: (tensor, that value)."""
-    assert case.stats is not None
     by_module = case.application.scaled.by_module
     for pair in case.adapter.pairs.values():
         scale = by_module.get(pair.module)
         for factor, scaling in ((pair.a, 1.0), (pair.b, abs(scale.scaling) if scale is not None else 1.0)):
-            values = case.stats.get(factor.name) if factor is not None else None
+            values = case.evidence.stats.get(factor.name) if factor is not None else None
             if factor is None or values is None or values.magnitude is None:
                 continue
             times = max(1.0, scaling)
@@ -197,11 +193,10 @@ def untrained_part(case: Case) -> Iterator[Problem]:
 
     *Fix*: take them out of ``target_modules``, or train them (``enable_input_require_grads()``).
     """
-    assert case.stats is not None
     zero = {
-        module: case.stats[pair.b.name].zero
+        module: case.evidence.stats[pair.b.name].zero
         for module, pair in case.adapter.pairs.items()
-        if pair.b is not None and pair.b.name in case.stats and ".experts." not in f".{module}."
+        if pair.b is not None and pair.b.name in case.evidence.stats and ".experts." not in f".{module}."
     }
     untrained = [module for module, is_zero in zero.items() if is_zero]
     if untrained and len(untrained) < len(zero):
@@ -227,9 +222,8 @@ def _whole_part(untrained: Sequence[str], trained: Sequence[str]) -> str:
 
 def _updates(case: Case) -> Iterator[tuple[str, float]]:
     """The most that the root mean square of each module's update can be, where both factors were measured."""
-    assert case.stats is not None
     for module, a, b, factor in _spread(case.application.scaled.by_module, case.adapter.pairs):
-        first, second = case.stats.get(a), case.stats.get(b)
+        first, second = case.evidence.stats.get(a), case.evidence.stats.get(b)
         if first is None or second is None or first.magnitude is None or second.magnitude is None:
             continue
         yield module, factor * first.magnitude.norm * second.magnitude.norm

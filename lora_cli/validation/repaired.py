@@ -99,7 +99,7 @@ def _repaired(text: str | AdapterRef, wish: Wish, settings: Settings) -> RepairR
     planned = verdict
     if changed or not new.refusals:
         written = as_adapter(adapter.name, new, adapter)
-        planned = judge(written, terms, replace(evidence, stats=None, stats_reason="they are what they were"))
+        planned = judge(written, terms, replace(evidence, stats={}, stats_reason="they are what they were"))
     after, refusals = planned.engines[0], _refusals(new, aim, before, planned)
     found = RepairReport(
         name=str(text),

@@ -14,7 +14,7 @@ from lora_cli.core.safetensors import TensorStats
 from lora_cli.core.snapshot import Revision
 from lora_cli.rules import RULES
 from lora_cli.rules.application import apply
-from lora_cli.rules.case import CONFIG_FILE, Case
+from lora_cli.rules.case import CONFIG_FILE, Case, Evidence
 from lora_cli.rules.config import pattern_invalid
 from lora_cli.rules.rule import Rule, run
 from lora_cli.sources import Source, is_near
@@ -49,20 +49,6 @@ class Terms:
     spectrum: "Weights | None" = None
     other: "Opened | None" = None
     card: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What was read of one adapter beyond its config and header; ``stats_reason`` says why there are no ``stats``.
-
-    ``ref`` is what was asked for, and ``commit`` what that meant where it is a repository.
-    """
-
-    stats: Mapping[str, TensorStats] | None = None
-    stats_reason: str = "the values were not read"
-    companions: Companions | None = None
-    ref: AdapterRef | None = None
-    commit: str = ""
 
 
 def gather(
@@ -100,13 +86,13 @@ def companions_of(source: Source, revision: Revision, terms: Terms, threads: int
 
 def _stats(
     source: Source, revision: Revision, adapter: Adapter, terms: Terms, *, here: bool
-) -> tuple[Mapping[str, TensorStats] | None, str]:
+) -> tuple[Mapping[str, TensorStats], str]:
     if not terms.values:
-        return None, "--no-values was given"
+        return {}, "--no-values was given"
     if not here:
-        return None, "the values of a remote adapter are not read; fetch it first"
+        return {}, "the values of a remote adapter are not read; fetch it first"
     if adapter.weights_error is not None or not adapter.weight_files:
-        return None, "the weights could not be read"
+        return {}, "the weights could not be read"
     from lora_cli.reading.tensor_values import scan_values
 
     return scan_values(source, revision, adapter), ""
@@ -131,18 +117,7 @@ def _told_of_time(verdict: Verdict, budget: Budget) -> Verdict:
 def _judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
     base = _as_trained(adapter, terms.base)
     application = apply(adapter, base)
-    case = Case(
-        adapter,
-        application,
-        base=base,
-        base_reason=terms.base_reason,
-        stats=evidence.stats,
-        stats_reason=evidence.stats_reason,
-        max_lora_rank=terms.max_lora_rank,
-        companions=evidence.companions,
-        ref=evidence.ref,
-        commit=evidence.commit,
-    )
+    case = Case(adapter, application, evidence, base, terms.base_reason, terms.max_lora_rank)
     if terms.engines:
         case, said = _on_engines(case, terms)
     else:
