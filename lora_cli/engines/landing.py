@@ -8,7 +8,7 @@ from itertools import accumulate
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Applied
-from lora_cli.core.keys import PEFT_PREFIX, Key, Part
+from lora_cli.core.keys import PEFT_PREFIX, Key, Part, last_name
 from lora_cli.core.targets import OUTPUT_NAMES
 from lora_cli.engines.profile import FACTORS, Grammar, Profile
 
@@ -108,7 +108,7 @@ def land(adapter: Adapter, base: BaseModel, profile: Profile, odd: Mapping[str, 
         why = _misnamed(oddity, grammar) if oddity is not None else ""
         # What a wrapper left as the last component is taken for the module's name.
         if (grammar.strict and oddity is not None and oddity.ends_in_wrapper) or (
-            not why and _leaf(module) not in model.leaves and not _expert(module, model)
+            not why and last_name(module) not in model.leaves and not _expert(module, model)
         ):
             unexpected.append(module)
         elif not why and not grammar.towers and TOWERS.search(module):
@@ -130,8 +130,8 @@ def land(adapter: Adapter, base: BaseModel, profile: Profile, odd: Mapping[str, 
 
 
 def _model(base: BaseModel, grammar: Grammar, *, fused: bool) -> _Model:
-    linear = {_leaf(path) for path, module in base.modules.items() if module.kind != "embedding"} - OUTPUT_NAMES
-    routers = {_leaf(path.removesuffix(".weight")) for path in base.parameters if path.endswith("gate.weight")}
+    linear = {last_name(path) for path, module in base.modules.items() if module.kind != "embedding"} - OUTPUT_NAMES
+    routers = {last_name(path.removesuffix(".weight")) for path in base.parameters if path.endswith("gate.weight")}
     embeddings = VOCABULARY if grammar.embeddings is None else grammar.embeddings.get(base.model_type, frozenset())
     packed = {name for name, parts in grammar.packed.items() if linear >= set(parts)}
     whole = {"experts", "base_layer"} if any(".experts." in path for path in base.parameters) else set()
@@ -139,24 +139,20 @@ def _model(base: BaseModel, grammar: Grammar, *, fused: bool) -> _Model:
     if grammar.leaves is not None:
         leaves = grammar.leaves
     numbered = ((found, path) for path in base.modules if (found := LAYER.search(path)))
-    in_layers = frozenset((int(found["idx"]), _leaf(path)) for found, path in numbered)
+    in_layers = frozenset((int(found["idx"]), last_name(path)) for found, path in numbered)
     experts = {found["block"]: shape[0] for path, shape in base.parameters.items() if (found := FUSED.fullmatch(path))}
     own = frozenset(leaf for _, leaf in in_layers)
     above = frozenset(parent for path in base.parameters for parent in accumulate(path.split(".")[:-1], "{}.{}".format))
     return _Model(base, grammar, leaves, in_layers, own, experts, above, fused)
 
 
-def _leaf(path: str) -> str:
-    return path.rpartition(".")[2]
-
-
 def _outside(key: Key, grammar: Grammar) -> str:
     """Why a strict engine does not parse this name."""
-    if key.part == "base_layer" and _leaf(key.module) in VOCABULARY:
+    if key.part == "base_layer" and last_name(key.module) in VOCABULARY:
         return ""
-    if grammar.skips_vocabulary and _leaf(key.module) in VOCABULARY:
+    if grammar.skips_vocabulary and last_name(key.module) in VOCABULARY:
         return ""
-    if key.part == "saved" and _leaf(key.module) in HEADS:
+    if key.part == "saved" and last_name(key.module) in HEADS:
         return ""
     if key.adapter_name and not grammar.adapter_name and key.part in grammar.parts:
         return f"the name holds .{key.adapter_name[:100]}., which the adapter was called in memory"
@@ -179,7 +175,7 @@ def _misnamed(odd: Oddity, grammar: Grammar) -> str:
 
 
 def _has_place(module: str, pair: LoraPair, model: _Model) -> bool:
-    leaf = _leaf(module)
+    leaf = last_name(module)
     if model.grammar.prefix == "ignored":
         found = _layer(module, model.grammar)
         if found is None:
@@ -209,7 +205,7 @@ def _text_paths(module: str, model: _Model) -> Iterator[str]:
 
 def _expert(module: str, model: _Model) -> bool:
     """Whether this is one expert's projection, of an engine that keeps them apart, and there is such an expert."""
-    if not model.grammar.experts_apart or model.fused_experts or _leaf(module) not in EXPERT_NAMES:
+    if not model.grammar.experts_apart or model.fused_experts or last_name(module) not in EXPERT_NAMES:
         return False
     found = EXPERT.fullmatch(module)
     return found is not None and int(found["idx"]) < model.experts.get(found["block"], 0)
@@ -231,14 +227,16 @@ def _partial(modules: Iterable[str], base: BaseModel) -> frozenset[str]:
     """Those whose kind is not there in every layer that the base has it in."""
     numbered = [module for module in modules if LAYER.search(module)]
     has, wanted = _layers_by_kind(numbered), _layers_by_kind(base.modules)
-    return frozenset(module for module in numbered if not has[_leaf(module)] >= wanted.get(_leaf(module), set()))
+    return frozenset(
+        module for module in numbered if not has[last_name(module)] >= wanted.get(last_name(module), set())
+    )
 
 
 def _layers_by_kind(modules: Iterable[str]) -> dict[str, set[int]]:
     by_kind: dict[str, set[int]] = {}
     for module in modules:
         if found := LAYER.search(module):
-            by_kind.setdefault(_leaf(module), set()).add(int(found["idx"]))
+            by_kind.setdefault(last_name(module), set()).add(int(found["idx"]))
     return by_kind
 
 
@@ -248,7 +246,7 @@ def _collisions(modules: Iterable[str]) -> Iterator[str]:
     for module in modules:
         if found := LAYER.search(module):
             expert = found.string[found.end() :].rpartition(".")[0] if ".experts." in module else ""
-            place = (found["idx"], expert, _leaf(module))
+            place = (found["idx"], expert, last_name(module))
             if place in seen:
                 yield module
             seen.add(place)

@@ -6,10 +6,12 @@ A row names its feature by the key of a detector in ``lora_cli.rules.features``;
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.core.keys import PAIR_PARTS, Part
+from lora_cli.engines.mend import MERGE
 from lora_cli.engines.slots import SlotLayout
 
 Proof = Literal["run", "read", "reasoned"]
@@ -36,14 +38,19 @@ class Row:
     engine's versions that the row holds for, empty for all before or after.
     """
 
-    feature: str
     outcome: Outcome
+    feature: str
     reason: str
-    mend: str
     evidence: str
     proof: Proof = "read"
+    mend: str = MERGE
     since: str = ""
     until: str = ""
+
+
+rejects = partial(Row, Outcome.REJECTS)
+crashes = partial(Row, Outcome.CRASHES)
+serves_wrong = partial(Row, Outcome.SERVES_WRONG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +135,9 @@ class Profile:
     @property
     def rows(self) -> tuple[Row, ...]:
         """The engine's rows that hold for this version."""
-        return tuple(row for row in self.engine.rows if holds(row, self.version))
+        mine, rows = as_version(self.version), self.engine.rows
+        begun = (row for row in rows if as_version(row.since) <= mine)
+        return tuple(row for row in begun if not row.until or mine <= as_version(row.until))
 
     @property
     def grammar(self) -> Grammar:
@@ -146,12 +155,6 @@ class Profile:
             return f"{engine.rank_flag} is {engine.default_rank} unless set"
         has_limit = any(row.feature == "rank-above-max" for row in self.rows)
         return f"any rank up to {engine.rank_flag}" if has_limit else "any rank"
-
-
-def holds(row: Row, version: str) -> bool:
-    """Whether ``row`` is one of the profile of ``version``."""
-    mine = as_version(version)
-    return (not row.since or as_version(row.since) <= mine) and (not row.until or mine <= as_version(row.until))
 
 
 def as_version(text: str) -> Version:
