@@ -32,9 +32,6 @@ from lora_cli.sources import Source
 SOUND = 1e-8
 """An eigenvalue of the columns' Gram matrix (their lengths being 1) from which one pass is exact to some 1e-12."""
 
-BLOCK = 1 << 17
-"""Elements of a factor that are worked on at once, in float64: what the processor's own memory holds."""
-
 AT_ONCE = min(os.cpu_count() or 1, 4)
 """Modules that are read and reckoned at once: their factors are in memory."""
 
@@ -87,13 +84,14 @@ def core(update: Update) -> Floats:
 def _root(x: Floats) -> Floats:
     """M ``[r, r]`` of ``xᵀ = Q M`` for ``x`` ``[r, n]``, in whichever order its elements lie; ``[n, r]`` if n < r."""
     r, n = x.shape
+    rows = x.astype("f8")
     if n <= r:
-        return x.T.astype("f8")
-    peak = float(np.abs(x).max(initial=0.0)) if x.dtype == np.float64 else 1.0  # whose squares may leave the range
-    if not n or not peak or not np.isfinite(peak):
-        return np.full((r, r), 0.0 if not n or not peak else np.nan)
+        return rows.T
     with np.errstate(all="ignore"):
-        gram = _gram(x, peak, None)
+        peak = float(np.abs(x).max(initial=0.0)) or 1.0 if x.dtype == np.float64 else 1.0
+        if peak != 1.0:  # the squares of what is stored as float64 may leave its range
+            rows /= peak
+        gram = rows @ rows.T
         if not np.isfinite(gram).all():
             return np.full((r, r), np.nan)
         sizes = np.sqrt(np.diag(gram))
@@ -102,26 +100,9 @@ def _root(x: Floats) -> Floats:
         gram[sizes == 0, sizes == 0] = 1.0  # what is zero, as padding is, makes nothing worse
         root, whiten, least = _halves(gram)
         if least < SOUND:
-            second, _, _ = _halves(_gram(x, peak, whiten * inverse))
-            root = second @ root
+            again = (whiten * inverse) @ rows
+            root = _halves(again @ again.T)[0] @ root
         return np.asarray(root * (sizes * peak), "f8")
-
-
-def _gram(x: Floats, peak: float, turn: Floats | None) -> Floats:
-    """The products of the rows of ``x / peak`` with each other, or of those of ``turn @ x / peak``."""
-    gram = np.zeros((len(x), len(x)))
-    for block in _blocks(x, peak):
-        turned = block if turn is None else turn @ block
-        gram += turned @ turned.T
-    return gram
-
-
-def _blocks(x: Floats, peak: float) -> Iterator[Floats]:
-    """``x / peak`` in float64, some columns at a time."""
-    step = max(1, BLOCK // max(1, x.shape[0]))
-    for start in range(0, x.shape[1], step):
-        block = x[:, start : start + step].astype("f8")
-        yield block if peak == 1.0 else block / peak
 
 
 def _halves(gram: Floats) -> tuple[Floats, Floats, float]:
