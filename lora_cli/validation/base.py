@@ -1,15 +1,19 @@
-"""The base model that adapters are judged against, read from wherever it is."""
+"""The base model that adapters are judged against, and its weights where these are on this disk."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import NotFound, Offline
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
-from lora_cli.validation.place import is_path
+from lora_cli.validation.validate import ref_of
+
+if TYPE_CHECKING:
+    from lora_cli.reading.checkpoint import Checkpoint
 
 Fallback = Callable[[Mapping[str, Any]], BaseModel]
 
@@ -24,7 +28,7 @@ def open_base(base: str | AdapterRef, settings: Settings, *, fallback: Fallback 
     """
     from lora_cli.reading.base import read_base, read_base_file
 
-    ref = _ref(base)
+    ref = ref_of(base)
     if ref.scheme == "file" and Path(ref.location).is_file():
         return read_base_file(Path(ref.location), fallback=fallback)
     source = Sources(settings).of(ref)
@@ -44,7 +48,7 @@ def open_config(base: str | AdapterRef, settings: Settings) -> dict[str, Any]:
     """
     from lora_cli.reading.base import read_config, read_config_file
 
-    ref = _ref(base)
+    ref = ref_of(base)
     if ref.scheme == "file" and Path(ref.location).is_file():
         config = None if ref.location.endswith(".safetensors") else read_config_file(Path(ref.location))
     else:
@@ -55,5 +59,34 @@ def open_config(base: str | AdapterRef, settings: Settings) -> dict[str, Any]:
     return config
 
 
-def _ref(base: str | AdapterRef) -> AdapterRef:
-    return parse(base, is_path=is_path) if isinstance(base, str) else base
+def open_checkpoint(ref: AdapterRef, settings: Settings) -> "Checkpoint | None":
+    """The weights of the base that ``ref`` names; None where they are not all on this disk as safetensors.
+
+    They are in a folder, in a safetensors file, or of a Hub repository in the cache of the Hub's own client.
+
+    Raises:
+        LoraCliError: they are there and cannot be read.
+    """
+    from lora_cli.reading.checkpoint import checkpoint_at, checkpoint_of
+
+    if ref.scheme == "file":
+        return checkpoint_of(Path(ref.location))
+    if ref.scheme != "hf":
+        return None
+    here = Sources(replace(settings, offline=True)).of(ref)  # which then reads the cache of the Hub's own client alone
+    try:
+        return checkpoint_at(here, here.resolve(ref))
+    except Offline:
+        return None
+
+
+def tied(model: BaseModel) -> dict[str, str]:
+    """The output layers that are stored as the embedding that they are tied to."""
+    if not model.tied_embeddings:
+        return {}
+    embeddings = {(one.d_in, one.d_out): path for path, one in model.modules.items() if one.kind == "embedding"}
+    return {
+        f"{path}.weight": f"{embeddings[one.d_out, one.d_in]}.weight"
+        for path, one in model.modules.items()
+        if one.kind == "linear" and (one.d_out, one.d_in) in embeddings
+    }

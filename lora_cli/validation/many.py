@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 from lora_cli.core.item import Item
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import MachineError
-from lora_cli.fetching.demand import Demand
 from lora_cli.forks import forks, processors
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.validation.outcome import Checked
-from lora_cli.validation.place import check_in_place, is_path
+from lora_cli.validation.validate import is_path, validate
 from lora_cli.validation.verdict import Terms
 
 if TYPE_CHECKING:
@@ -44,11 +43,7 @@ def check_all(items: Sequence[Item], terms: Terms, settings: Settings, *, conten
     threads = max(1, min(AT_ONCE, settings.jobs // max(1, len(items))))
 
     def one(item: Item) -> Checked:
-        demand = Demand(item.sha256, item.locked)
-        checked = check_in_place(
-            item.source, terms, settings, name=item.name, sources=sources, demand=demand, latest=item.latest,
-            threads=threads,
-        )  # fmt: skip
+        checked = validate(item, terms, settings, sources, threads)
         return checked if contents else checked.without_contents()
 
     if len(items) < 2:

@@ -13,10 +13,10 @@ from lora_cli.core.finding import Severity, Verdict
 from lora_cli.core.lora_config import CONFIG_CAP, parse_config
 from lora_cli.core.parse import json_object
 from lora_cli.core.patterns import one_budget
-from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision
 from lora_cli.errors import FormatError, Refused, UsageError
-from lora_cli.reading.adapter import SHARD, joined, read_adapter
+from lora_cli.reading.adapter import SHARD, Opened, joined, read_adapter
 from lora_cli.reading.byte_ranges import read_range
 from lora_cli.repair import Aim, Change, Refusal, Rewrite, as_it_is, rewrite
 from lora_cli.repair.copies import kept, weights
@@ -29,9 +29,9 @@ from lora_cli.store.disk import on_disk
 from lora_cli.store.exchange import clear
 from lora_cli.store.writers import new_writer
 from lora_cli.validation.making import Originals, as_adapter, write_tensors
-from lora_cli.validation.place import is_path
 from lora_cli.validation.repair_report import EngineFlag, RepairReport, TargetEngine, outcome_report
 from lora_cli.validation.sameness import Sameness, sameness
+from lora_cli.validation.validate import ref_of
 from lora_cli.validation.verdict import ENGINE_RULES, Terms, gather, judge
 
 if TYPE_CHECKING:
@@ -78,14 +78,14 @@ def repair_adapter(text: str | AdapterRef, wish: Wish, settings: Settings) -> Re
 
 
 def _repaired(text: str | AdapterRef, wish: Wish, settings: Settings) -> RepairReport:
-    ref = parse(text, is_path=is_path) if isinstance(text, str) else text
+    ref = ref_of(text)
     if wish.to is not None:
         _check_free(wish.to)
     source, revision = _here(ref, wish, settings)
     adapter = _read(source, revision, str(text), settings)
     assert adapter.config is not None
     terms = Terms(wish.base, engines=(wish.profile,), deployment=wish.deployment)
-    evidence = gather(source, revision, adapter, terms, ref)
+    evidence = gather(Opened(source, revision, adapter), terms, ref)
     verdict = judge(adapter, terms, evidence)
     before = verdict.engines[0]
     config, changes = sound_fields(_json(source, revision), adapter.config)
@@ -132,9 +132,9 @@ def _copies(source: Source, revision: Revision, adapter: Adapter, wish: Wish, se
     if wish.base is None or wish.base_ref is None or not own:
         return {}
     from lora_cli.reading.checkpoint import copies
-    from lora_cli.validation.base_weights import open_checkpoint, tied
+    from lora_cli.validation.base import open_checkpoint, tied
 
-    ref = parse(wish.base_ref, is_path=is_path) if isinstance(wish.base_ref, str) else wish.base_ref
+    ref = ref_of(wish.base_ref)
     checkpoint = open_checkpoint(ref, settings)
     return {} if checkpoint is None else copies(source, revision, own, checkpoint, tied(wish.base))
 
