@@ -5,13 +5,12 @@ nothing of the recipe but which rows of which old module stand where.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lora_cli.core.adapter import Adapter
 from lora_cli.core.json_schema import EXCLUDED, Count, NonNegative
 from lora_cli.core.targets import scales
 from lora_cli.reading.tensor_values import decode
@@ -43,14 +42,15 @@ class Sameness:
     holds: bool = field(default=True, metadata=EXCLUDED)
 
 
-def sameness(new: Rewrite, originals: "Originals", written: Adapter, rewritten: "Originals") -> Sameness:
-    """Compares each update of ``new`` as it was and as it was ``written``.
+def sameness(new: Rewrite, originals: "Originals", rewritten: "Originals") -> Sameness:
+    """Compares each update of ``new`` as it was and as it was written.
 
     Raises:
         LoraCliError: what reading raises.
     """
-    assert written.config is not None
-    scaling = {module: scale.scaling for module, scale in scales(written.config, _plain(new.after)).items()}
+    config, plain = rewritten.one.adapter.config, [module for module, one in new.after.items() if one.plain]
+    assert config is not None
+    scaling = {module: scale.scaling for module, scale in scales(config, plain).items()}
     worst = Sameness(len(new.after), 0, 0.0, 0.0, None)
     moved = 0
     for module, one in new.after.items():
@@ -62,10 +62,6 @@ def sameness(new: Rewrite, originals: "Originals", written: Adapter, rewritten: 
             if (not holds, change) > (not worst.holds, worst.worst_change):
                 worst = Sameness(0, 0, change, allowed, module, holds)
     return replace(worst, modules=len(new.after), rewritten=moved)
-
-
-def _plain(factors: Mapping[str, Factors]) -> list[str]:
-    return [module for module, one in factors.items() if one.plain]
 
 
 def _is_untouched(one: Factors, before: Factors | None, scaling: float) -> bool:
