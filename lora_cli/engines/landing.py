@@ -81,7 +81,7 @@ def oddities(adapter: Adapter) -> dict[str, Oddity]:
     """The modules whose factors are called otherwise than those of a linear layer: engines differ on these."""
     found: dict[str, Oddity] = {}
     for module, pair in adapter.pairs.items():
-        keys = [adapter.keys[factor.name] for factor in (pair.a, pair.b) if factor is not None]
+        keys = [adapter.keys[factor.name] for factor in pair.factors]
         if pair.embedding or not all(key.canonical for key in keys):
             found[module] = Oddity(
                 frozenset(key.part for key in keys),

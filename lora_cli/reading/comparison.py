@@ -100,13 +100,12 @@ def _factors(adapter: Adapter, base: BaseModel | None) -> dict[str, Factors | st
 
 def _side(adapter: Adapter, module: str, factors: Factors | str) -> Side:
     pair = adapter.pairs[module]
-    tensors = [one for one in (pair.a, pair.b) if one is not None]
     return Side(
         r=pair.rank if isinstance(factors, str) else factors.r,
         scaling=None if isinstance(factors, str) else factors.scaling,
         lora_A=pair.a.shape if pair.a is not None else None,
         lora_B=pair.b.shape if pair.b is not None else None,
-        dtypes=tuple(dict.fromkeys(one.dtype for one in tensors)),
+        dtypes=tuple(dict.fromkeys(one.dtype for one in pair.factors)),
     )
 
 

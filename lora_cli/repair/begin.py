@@ -75,8 +75,8 @@ def _fused(aim: Aim) -> dict[str, str]:
     if aim.base is None:
         parents = Endings(name.rpartition(".")[0] for name in named)
         return dict.fromkeys((m for m in aim.adapter.pairs if without_wrappers(m) in parents), "")
-    weights = {f"{path}.weight": (one.d_out, one.d_in) for path, one in aim.base.modules.items()}
-    wrapped = wrapped_parameters(aim.parsed, {**weights, **aim.base.parameters})
+    weights = (f"{path}.weight" for path in aim.base.modules)
+    wrapped = wrapped_parameters(aim.parsed, [*weights, *aim.base.parameters])
     return {module: wrapped[module] for module in aim.adapter.pairs if module in wrapped}
 
 

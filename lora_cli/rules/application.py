@@ -4,7 +4,7 @@ import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from lora_cli.core.adapter import Adapter, LoraPair
+from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.finding import Applied
 from lora_cli.core.keys import PEFT_PREFIX, Key, without_wrappers
@@ -110,7 +110,8 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
     beyond = frozenset() if base is None else _beyond(others, base)
     chosen = _chosen(config, base, found, errors)
     untargeted = () if chosen is None else tuple(m for m in found if m not in chosen and m not in wrapped)
-    misnamed = tuple(module for module in found if _misnamed(adapter, adapter.pairs[module]))
+    keys, pairs = adapter.keys, adapter.pairs
+    misnamed = tuple(m for m in found if any(dropped_for(keys[factor.name]) for factor in pairs[m].factors))
     left_out = {*untargeted, *misnamed}
     return Application(
         adapter=adapter,
@@ -192,11 +193,6 @@ def _chosen(
         if "target_modules" not in config.mistyped and config.target_modules is not None:
             errors.append(error)
         return None
-
-
-def _misnamed(adapter: Adapter, pair: LoraPair) -> bool:
-    keys = [adapter.keys[factor.name] for factor in (pair.a, pair.b) if factor is not None]
-    return any(dropped_for(key) for key in keys)
 
 
 def dropped_for(key: Key) -> str:

@@ -1,6 +1,6 @@
 """What rules look at: one adapter, and whatever else is known about it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -8,6 +8,7 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Companions
 from lora_cli.core.finding import Location
+from lora_cli.core.keys import Key
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.safetensors import TensorStats
@@ -107,6 +108,11 @@ class Case:
             return {module: divided(module) for module in self.application.adapter.pairs}
         except FormatError:  # PEFT refuses the config, which LC209 says
             return {}
+
+    def beside_factors(self) -> Iterator[Key]:
+        """The tensors that are no factor of any module: saved modules, trained tokens, biases."""
+        factors = {factor.name for pair in self.adapter.pairs.values() for factor in pair.factors}
+        return (key for name, key in self.adapter.keys.items() if name not in factors)
 
     def added_beyond_vocabulary(self) -> tuple[str, Location] | None:
         """What is to be said where ``added_tokens.json`` has ids beyond the base's vocabulary."""

@@ -81,8 +81,7 @@ def head_not_saved(case: Case) -> Iterator[Problem]:
     has_head = isinstance(named, str) and "For" in named and named.endswith(OWN_HEADS)
     if not has_head or config.task_type in HEADS or config.modules_to_save:
         return
-    factors = {factor.name for pair in case.adapter.pairs.values() for factor in (pair.a, pair.b) if factor is not None}
-    is_saved = any(key.part == "saved" and name not in factors for name, key in case.adapter.keys.items())
+    is_saved = any(key.part == "saved" for key in case.beside_factors())
     if not is_saved and not any(HEAD_NAMES & {*module.split(".")} for module in case.adapter.pairs):
         yield Problem(
             f"it was trained on {shown(named)}, and the weights hold no head: it would be a new one of random weights",

@@ -1,9 +1,11 @@
 """One adapter × one engine → ``EngineOutcome``: the rows of a profile that hold for it, and what else is wrong."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
+from lora_cli.core.adapter import Adapter
 from lora_cli.core.engine_outcome import Deployment, EngineOutcome, Outcome, Reason
 from lora_cli.core.finding import Applied, Finding, Severity
 from lora_cli.core.keys import PAIR_PARTS
@@ -12,7 +14,6 @@ from lora_cli.engines.landing import Landing, land, oddities
 from lora_cli.engines.profile import APART, BY_NAMES, Profile, Row
 from lora_cli.rules.case import Case
 from lora_cli.rules.features import FEATURES, Found, Served
-from lora_cli.rules.model_class import not_a_language_model
 from lora_cli.rules.wording import LONGEST_MESSAGE, MOST_PROBLEMS
 
 PEFT = "peft"
@@ -20,6 +21,12 @@ RANK = "rank-above-max"
 
 FOREIGN = frozenset({"LC109", "LC201"})
 """Rules that find something else than a LoRA adapter of PEFT."""
+
+GENERATORS = re.compile(r"(ForCausalLM|LMHeadModel|ForConditionalGeneration|^PeftModel\\w*)$")
+"""Classes of transformers and PEFT that engines for language models may serve."""
+
+ROOTS = frozenset({"model", "language_model", "lm_head", "thinker"})
+"""How the names of modules begin in the classes for text generation that engines put LoRA on."""
 
 RULES_OF = {Outcome.REJECTS: "LC402", Outcome.CRASHES: "LC403", Outcome.SERVES_WRONG: "LC404"}
 """The rule under which a row's outcome is a finding; a rank above the engine's is LC401's, as without an engine."""
@@ -54,7 +61,7 @@ def _outcome(served: Served, applied: Applied | None, findings: Sequence[Finding
     unread = [feature.title for name, feature in FEATURES.items() if name in profile.engine.unread
               and any(feature.detect(served))]  # fmt: skip
     unread_note = f"what it does with {', '.join(unread)} is not established" if unread else ""
-    other_model = not_a_language_model(case.adapter) if case.base is None and profile.engine.name != PEFT else ""
+    other_model = _not_a_language_model(case.adapter) if case.base is None and profile.engine.name != PEFT else ""
     model_note = f"without a base it is not known whether it serves the adapter: {other_model}" if other_model else ""
     return EngineOutcome(
         engine=profile.engine.name,
@@ -67,6 +74,18 @@ def _outcome(served: Served, applied: Applied | None, findings: Sequence[Finding
         applied=applied,
         reasons=reasons,
     )
+
+
+def _not_a_language_model(adapter: Adapter) -> str:
+    """Why the adapter may not be one of a language model that engines serve with LoRA; empty where nothing says so."""
+    config = adapter.config
+    named = (config.auto_mapping or {}).get("base_model_class") if config is not None else None
+    if isinstance(named, str) and not GENERATORS.search(named):
+        return f"auto_mapping names {cut(named)}"
+    if config is not None and config.task_type not in {None, "CAUSAL_LM"}:
+        return f"task_type is {cut(str(config.task_type))}"
+    strange = next((one for one in adapter.pairs if one.partition(".")[0] not in ROOTS or ".encoder." in one), "")
+    return f"there is a module {cut(strange)}" if strange else ""
 
 
 def _by_rows(served: Served) -> Iterator[Reason]:

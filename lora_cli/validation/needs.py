@@ -7,7 +7,7 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.engine_outcome import EngineOutcome, Outcome
 from lora_cli.core.json_schema import Count
-from lora_cli.core.module_facts import leaf_of, widths
+from lora_cli.core.module_facts import leaf_of
 from lora_cli.engines.fit import Need
 from lora_cli.engines.landing import TOWERS
 from lora_cli.engines.profile import Profile
@@ -88,7 +88,7 @@ def _modules(adapter: Adapter) -> Mapping[str, tuple[int, int]]:
     """The modules with both factors, outside towers of other senses, which these engines leave out."""
     found = {}
     for module, pair in adapter.pairs.items():
-        d_in, d_out = widths(pair)
+        d_in, d_out = pair.widths
         if d_in is not None and d_out is not None and not TOWERS.search(module):
             found[module] = d_in, d_out
     return found

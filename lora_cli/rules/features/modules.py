@@ -6,7 +6,6 @@ from operator import gt, lt
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.finding import Location
 from lora_cli.core.keys import WRAPPER, last_name
-from lora_cli.core.module_facts import widths
 from lora_cli.core.text import counted, cut, names
 from lora_cli.engines.landing import LAYER, VOCABULARY
 from lora_cli.engines.profile import PACKED
@@ -112,14 +111,14 @@ def _compared(served: Served, is_meant: Callable[[int, int], bool]) -> Iterator[
     for module in served.landing.applied:
         pair, wanted = served.adapter.pairs[module], modules.get(module)
         if wanted is not None and not pair.embedding:
-            both = zip(widths(pair), (wanted.d_in, wanted.d_out), strict=True)
+            both = zip(pair.widths, (wanted.d_in, wanted.d_out), strict=True)
             if any(has is not None and is_meant(has, needs) for has, needs in both):
                 yield module
 
 
 def factor_flat(served: Served) -> Iterator[Found]:
     """A factor that does not have two dimensions."""
-    factors = ((module, one) for module, pair in served.adapter.pairs.items() for one in (pair.a, pair.b) if one)
+    factors = ((module, one) for module, pair in served.adapter.pairs.items() for one in pair.factors)
     yield from _found(served, "a factor is no matrix", (module for module, one in factors if len(one.shape) != 2))
 
 
