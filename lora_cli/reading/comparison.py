@@ -118,7 +118,7 @@ def distance_of(a: Opened, b: Opened, one: Factors, other: Factors) -> Distance 
     if (one.experts, one.d_out, one.d_in) != (other.experts, other.d_out, other.d_in):
         return f"it is {_shape(one)} in A and {_shape(other)} in B"
     try:
-        first, second = load_factors(a.source, a.revision, one), load_factors(b.source, b.revision, other)
+        first, second = load_factors(a, one), load_factors(b, other)
         if _same_bits(one, first, other, second):
             return _multiple(one, first, other.scaling)
         found = [
@@ -140,7 +140,7 @@ def _distance(one: Factors, other: Factors, x: Update, y: Update) -> Distance:
 def norm_of(a: Opened, one: Factors) -> float | None:
     """The norm of an update; None where it cannot be told. Raises as ``distance_of``."""
     try:
-        found = math.hypot(*(norm(update) for update in updates_of(one, load_factors(a.source, a.revision, one))))
+        found = math.hypot(*(norm(update) for update in updates_of(one, load_factors(a, one))))
     except FormatError:
         return None
     return found if math.isfinite(found) else None

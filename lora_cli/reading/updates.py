@@ -20,14 +20,12 @@ import numpy as np
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.factors import Factors, Unreadable, factors_of
 from lora_cli.core.safetensors import TensorInfo
-from lora_cli.core.snapshot import Revision
 from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, left_out, module_spectrum, spectrum_of
 from lora_cli.core.text import counted
 from lora_cli.errors import FormatError
 from lora_cli.reading.adapter import Opened
 from lora_cli.reading.checkpoint import BaseNorms
 from lora_cli.reading.tensor_values import Bits, Floats, decode, load
-from lora_cli.sources import Source
 
 SOUND = 1e-8
 """An eigenvalue of the columns' Gram matrix (their lengths being 1) from which one pass is exact to some 1e-12."""
@@ -181,7 +179,7 @@ class Loaded:
     diagonal: Bits | None = None
 
 
-def load_factors(source: Source, revision: Revision, factors: Factors) -> Loaded:
+def load_factors(one: Opened, factors: Factors) -> Loaded:
     """The tensors of ``factors``, in memory.
 
     Raises:
@@ -189,8 +187,8 @@ def load_factors(source: Source, revision: Revision, factors: Factors) -> Loaded
         Corrupt: the file ends before the header says.
         LoraCliError: what the source raises.
     """
-    a, b = (load(source, revision, tensor) for tensor in (factors.a, factors.b))
-    return Loaded(a, b, None if factors.diagonal is None else load(source, revision, factors.diagonal))
+    parts = (factors.a, factors.b, *(() if factors.diagonal is None else (factors.diagonal,)))
+    return Loaded(*(load(one.source, one.revision, tensor) for tensor in parts))
 
 
 def updates_of(factors: Factors, loaded: Loaded) -> Iterator[Update]:
@@ -273,7 +271,7 @@ def read_spectrum(one: Opened, base: BaseModel | None = None, norms: BaseNorms |
 
 def _of_one(one: Opened, factors: Factors, norms: BaseNorms | None) -> tuple[ModuleSpectrum | Unreadable, str]:
     try:
-        loaded = load_factors(one.source, one.revision, factors)
+        loaded = load_factors(one, factors)
         values = [tuple(map(float, singular_values(update))) for update in updates_of(factors, loaded)]
     except FormatError as error:
         return Unreadable(factors.module, error.reason), ""
