@@ -44,7 +44,7 @@ def begin(aim: Aim, config: Mapping[str, Any]) -> Draft:
         draft = draft.refused(told, SAVE_AGAIN)
     if len(unsound) > MOST_REFUSALS:
         draft = draft.refused(f"{len(unsound) - MOST_REFUSALS} more modules have no update that is known", SAVE_AGAIN)
-    return _named(replace(draft, factors=factors), aim)
+    return _named(replace(draft, factors=factors, before=factors), aim)
 
 
 def _unsound(pair: LoraPair, r: int, aim: Aim, *, fused: bool) -> str:

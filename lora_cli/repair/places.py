@@ -12,6 +12,7 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.grouping import by_key
 from lora_cli.core.keys import PEFT_PREFIX
 from lora_cli.engines.landing import LAYER
+from lora_cli.engines.mend import OTHER_BASE
 from lora_cli.engines.profile import PACKED
 from lora_cli.repair.draft import Aim, Draft, Factors
 from lora_cli.repair.made import diagonal, rows_of, scaled, stacked
@@ -71,9 +72,7 @@ def _renamed(draft: Draft, moved: Mapping[str, str]) -> Draft:
         return draft
     names = [moved.get(module, module) for module in draft.factors]
     if len(set(names)) < len(names):
-        return draft.refused(
-            "two modules would have one name on this base", "validate against the base that it was trained on"
-        )
+        return draft.refused("two modules would have one name on this base", OTHER_BASE)
     factors = {moved.get(module, module): one for module, one in draft.factors.items()}
     others = {_moved(name, moved): made for name, made in draft.others.items()}
     old, new = next(iter(moved.items()))

@@ -14,26 +14,26 @@ CHOOSING: Mapping[str, Any] = {"exclude_modules": None, "layers_to_transform": N
 """Fields that leave out some of what ``target_modules`` names."""
 
 
-def retargeted(draft: Draft, aim: Aim, *, moved: bool) -> Draft:
+def retargeted(draft: Draft, aim: Aim) -> Draft:
     """The draft with a list of targets, where the engine needs one or the config leaves out modules that have factors.
 
     What the config targets and has no factors stays targeted: it may have been trained, and rules say so.
     """
     wanted = frozenset(module for module, one in draft.factors.items() if one.plain)
     chosen = chosen_of(draft.config, aim.base) if aim.base is not None else None
-    why = _why(draft, aim, wanted, chosen, moved=moved)
+    why = _why(draft, aim, wanted, chosen)
     if not wanted or not why:
         return draft
     config = _config(draft.config, wanted | (chosen or frozenset()), aim.base)
     return draft.changed(STEP, f"target_modules is {_told(config['target_modules'])}", why, config=config)
 
 
-def _why(draft: Draft, aim: Aim, wanted: frozenset[str], chosen: frozenset[str] | None, *, moved: bool) -> str:
+def _why(draft: Draft, aim: Aim, wanted: frozenset[str], chosen: frozenset[str] | None) -> str:
     targets = draft.config.get("target_modules")
-    if aim.has("targets-pattern") and isinstance(targets, str) and targets not in {"all", "all-linear"}:
+    is_pattern = isinstance(targets, str) and targets not in {"all", "all-linear"}
+    if (is_pattern and aim.has("targets-pattern")) or (targets is None and aim.has("targets-null")):
         return f"{aim.engine} takes a list"
-    if aim.has("targets-null") and targets is None:
-        return f"{aim.engine} takes a list"
+    moved = draft.factors.keys() != draft.before.keys()
     if moved and (chosen is None or not wanted <= chosen):
         return "modules are others than before"
     if aim.base is not None and chosen is not None and not wanted & aim.base.modules.keys() <= chosen:

@@ -16,7 +16,7 @@ from lora_cli.core.snapshot import RemoteFile
 from lora_cli.reading.adapter import Opened
 from lora_cli.reading.safetensors_writer import write_file
 from lora_cli.reading.tensor_values import Bits, decode, encode, load
-from lora_cli.repair import Made, Rewrite
+from lora_cli.repair import Draft, Made
 
 
 class Originals:
@@ -82,7 +82,7 @@ def _placed(tensors: Mapping[str, Made]) -> dict[str, TensorInfo]:
     return placed
 
 
-def as_adapter(name: str, new: Rewrite, old: Adapter) -> Adapter:
+def as_adapter(name: str, new: Draft, old: Adapter) -> Adapter:
     """The adapter that ``new`` will be, before it is written: what the rules say of it can be asked first."""
     tensors = _placed(new.tensors)
     keys = {name: old.keys.get(name) or parse_key(name) for name in tensors}

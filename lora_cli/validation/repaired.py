@@ -19,7 +19,7 @@ from lora_cli.core.snapshot import Revision
 from lora_cli.errors import FormatError, Refused, UsageError
 from lora_cli.reading.adapter import SHARD, Opened, joined, read_adapter
 from lora_cli.reading.byte_ranges import read_range
-from lora_cli.repair import Aim, Change, Refusal, Rewrite, as_it_is, rewrite
+from lora_cli.repair import Aim, Change, Draft, Refusal, as_it_is, rewrite
 from lora_cli.repair.copies import kept, weights
 from lora_cli.repair.fields import sound_fields
 from lora_cli.settings import Settings
@@ -122,7 +122,7 @@ def _repaired(text: str | AdapterRef, wish: Wish, settings: Settings) -> RepairR
     return _written(found, new, one, wish.to, settings)
 
 
-def _refusals(new: Rewrite, aim: Aim, before: EngineOutcome, planned: Verdict) -> tuple[Refusal, ...]:
+def _refusals(new: Draft, aim: Aim, before: EngineOutcome, planned: Verdict) -> tuple[Refusal, ...]:
     """What keeps it from being written; where that may be whole weights, what is known of them too."""
     found = new.refusals or tuple(_left(before, planned))
     return (*found, *kept(aim)) if found and planned.engines[0].outcome is not Outcome.OK else found
@@ -215,7 +215,7 @@ def _check_free(to: Path) -> None:
         raise UsageError(f"{to} is there already", hint="name a new folder with --to: nothing is repaired in place")
 
 
-def _written(found: RepairReport, new: Rewrite, one: Opened, to: Path, settings: Settings) -> RepairReport:
+def _written(found: RepairReport, new: Draft, one: Opened, to: Path, settings: Settings) -> RepairReport:
     """Writes it beside ``to``, proves it there, and gives it its name in one step."""
     building = to.with_name(f".{to.name[:100]}.{new_writer()}")
     originals = Originals(one)
@@ -240,7 +240,7 @@ def _written(found: RepairReport, new: Rewrite, one: Opened, to: Path, settings:
     return replace(found, proof=same, directory=str(to.absolute()))
 
 
-def _proved(new: Rewrite, originals: Originals, building: Path, settings: Settings) -> Sameness:
+def _proved(new: Draft, originals: Originals, building: Path, settings: Settings) -> Sameness:
     """That what lies there has the updates that were read.
 
     Raises:
