@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from lora_cli.core.base_model import HALF_BYTES, BaseModel, BaseModule
 from lora_cli.core.keys import last_name
-from lora_cli.engines.landing import FUSED, TOWERS, VOCABULARY
-from lora_cli.engines.profile import Profile
+from lora_cli.engines.landing import FUSED, TOWERS
+from lora_cli.engines.profile import VOCABULARY, Profile
 from lora_cli.engines.slots import REPLICATED, ROW_PARALLEL, SlotLayout
 from lora_cli.errors import UsageError
 
@@ -48,8 +48,10 @@ def groups_of(base: BaseModel, profile: Profile, tp: int = 1) -> tuple[Group, ..
     for path, module in base.modules.items():
         leaf = last_name(path)
         if module.kind == "embedding" or leaf in VOCABULARY:
-            if leaf in _vocabulary(base, profile):
-                widths[frozenset({leaf})] += _of_vocabulary(leaf, module, layout, tp)
+            if leaf in profile.grammar.vocabulary(base):
+                # Whole on every GPU, but for a head whose B is cut with the vocabulary.
+                cut = tp if layout.head_sharded and leaf == "lm_head" else 1
+                widths[frozenset({leaf})] += module.d_in + -(-module.d_out // cut)
         elif not TOWERS.search(path) and leaf not in dense:
             widths[layout.group(leaf)] += _sharded(path, module, base, tp) + _unfilled(leaf, module, layout, present)
     for names, width in _of_parameters(base, profile, layout, tp):
@@ -81,17 +83,6 @@ def own_width(modules: Iterable[Mapping[str, tuple[int, int]]]) -> int:
         for path, (d_in, d_out) in mine.items():
             widest[path] = max(widest.get(path, 0), d_in + d_out)
     return sum(widest.values())
-
-
-def _vocabulary(base: BaseModel, profile: Profile) -> Collection[str]:
-    embeddings = profile.grammar.embeddings
-    return VOCABULARY if embeddings is None else embeddings.get(base.model_type, frozenset())
-
-
-def _of_vocabulary(leaf: str, module: BaseModule, layout: SlotLayout, tp: int) -> int:
-    """An embedding's factors are whole on every GPU, and the head's too, where its B is not cut with the vocabulary."""
-    cut = tp if layout.head_sharded and leaf == "lm_head" else 1
-    return module.d_in + -(-module.d_out // cut)
 
 
 def _sharded(path: str, module: BaseModule, base: BaseModel, tp: int) -> int:

@@ -10,7 +10,7 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Applied
 from lora_cli.core.keys import PEFT_PREFIX, Key, Part, last_name
 from lora_cli.core.targets import OUTPUT_NAMES
-from lora_cli.engines.profile import FACTORS, Grammar, Profile
+from lora_cli.engines.profile import FACTORS, VOCABULARY, Grammar, Profile
 
 LAYER = re.compile(r"(?:^|\.)(?P<stack>layers|h|blocks|block)\.(?P<idx>\d{1,9})\.", re.ASCII)
 """The number of a layer, wherever it stands, and what the layers are called."""
@@ -20,7 +20,6 @@ EXPERT = re.compile(EXPERTS + r"(?P<idx>\d{1,9})\.[^.]+", re.ASCII)
 FUSED = re.compile(EXPERTS + r"[^.]+")
 EXPERT_NAMES = frozenset({"gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
 TOWERS = re.compile(r"(?:^|\.)(?:visual|vision\w*|audio\w*|image\w*|multi_modal\w*)\.")
-VOCABULARY = frozenset({"embed_tokens", "wte", "embed_in", "word_embeddings", "lm_head", "embed_out"})
 HEADS = frozenset({"score", "classifier"})
 
 
@@ -132,10 +131,11 @@ def land(adapter: Adapter, base: BaseModel, profile: Profile, odd: Mapping[str, 
 def _model(base: BaseModel, grammar: Grammar, *, fused: bool) -> _Model:
     linear = {last_name(path) for path, module in base.modules.items() if module.kind != "embedding"} - OUTPUT_NAMES
     routers = {last_name(path.removesuffix(".weight")) for path in base.parameters if path.endswith("gate.weight")}
-    embeddings = VOCABULARY if grammar.embeddings is None else grammar.embeddings.get(base.model_type, frozenset())
     packed = {name for name, parts in grammar.packed.items() if linear >= set(parts)}
     whole = {"experts", "base_layer"} if any(".experts." in path for path in base.parameters) else set()
-    leaves = frozenset(linear | (routers | whole if grammar.experts_apart else set()) | embeddings | packed)
+    leaves = frozenset(
+        linear | (routers | whole if grammar.experts_apart else set()) | grammar.vocabulary(base) | packed
+    )
     if grammar.leaves is not None:
         leaves = grammar.leaves
     numbered = ((found, path) for path in base.modules if (found := LAYER.search(path)))
@@ -183,8 +183,9 @@ def _has_place(module: str, pair: LoraPair, model: _Model) -> bool:
         names = model.grammar.packed.get(leaf, (leaf,)) if leaf not in model.own else (leaf,)
         return all((int(found["idx"]), name) in model.in_layers for name in names) or _expert(module, model)
     paths = (module, *_text_paths(module, model))
-    has = any(path in model.base.modules for path in paths)
-    return has or f"{module}.weight" in model.base.parameters or _expert(module, model) or _fused(module, model)
+    has = any(path in model.base.modules for path in paths) or f"{module}.weight" in model.base.parameters
+    is_fused = model.fused_experts and module.removesuffix(".base_layer") in model.above
+    return has or is_fused or _expert(module, model)
 
 
 def _layer(module: str, grammar: Grammar) -> re.Match[str] | None:
@@ -209,11 +210,6 @@ def _expert(module: str, model: _Model) -> bool:
         return False
     found = EXPERT.fullmatch(module)
     return found is not None and int(found["idx"]) < model.experts.get(found["block"], 0)
-
-
-def _fused(module: str, model: _Model) -> bool:
-    """Whether these are factors of fused experts, of a model that has them so."""
-    return model.fused_experts and module.removesuffix(".base_layer") in model.above
 
 
 def _absence(module: str, model: _Model) -> str:

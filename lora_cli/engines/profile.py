@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
+from lora_cli.core.base_model import BaseModel
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.core.keys import PAIR_PARTS, Part
 from lora_cli.engines.mend import MERGE
@@ -21,6 +22,9 @@ Version = tuple[int, ...]
 
 FACTORS: frozenset[Part] = frozenset({"lora_A", "lora_B"})
 """The factors of a linear layer: those of an embedding are taken by fewer engines."""
+
+VOCABULARY = frozenset({"embed_tokens", "wte", "embed_in", "word_embeddings", "lm_head", "embed_out"})
+"""What embeddings of tokens and heads over them are called."""
 
 PACKED: Mapping[str, tuple[str, ...]] = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
@@ -84,6 +88,10 @@ class Grammar:
     experts_apart: bool = False
     stacks: frozenset[str] = frozenset()
     whole_types: bool = False
+
+    def vocabulary(self, base: BaseModel) -> frozenset[str]:
+        """The embeddings and heads of a base that take LoRA."""
+        return VOCABULARY if self.embeddings is None else self.embeddings.get(base.model_type, frozenset())
 
 
 @dataclass(frozen=True, slots=True)

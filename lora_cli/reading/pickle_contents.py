@@ -30,12 +30,13 @@ def look_at(source: Source, revision: Revision, file: RemoteFile, effort: Effort
         LoraCliError: what the source raises.
     """
     with opened(source, revision, file, effort) as readable:
+        head = readable.head
         try:
             return look(readable, named=named)
         except UnsafePickle:
             raise
         except TooLarge:
-            if named or not _is_archive(readable.head):
+            if named or not (head.startswith(ZIP) or _is_tar(head) or how_compressed(head)):
                 raise
             return None
         except FormatError:
@@ -63,10 +64,6 @@ def look(readable: Readable, *, named: bool) -> bool:
 
 def _is_tar(head: bytes) -> bool:
     return head[TAR_AT : TAR_AT + len(TAR)] == TAR
-
-
-def _is_archive(head: bytes) -> bool:
-    return head.startswith(ZIP) or _is_tar(head) or bool(how_compressed(head))
 
 
 def _plain(readable: Readable, *, named: bool) -> bool:

@@ -10,7 +10,8 @@ value. Two updates are compared in one basis of both.
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -261,11 +262,12 @@ def read_spectrum(one: Opened, base: BaseModel | None = None, norms: BaseNorms |
     without = {
         told.module: told for told in (*unreadable, *(told for told, _ in found if isinstance(told, Unreadable)))
     }
+    reasons = Counter(reason for _, reason in found if reason)
     return spectrum_of(
         [told for told, _ in found if isinstance(told, ModuleSpectrum)],
         [without[module] for module in one.adapter.pairs if module in without],
         left_out(one.adapter),
-        _reasons([reason for _, reason in found if reason]),
+        "; ".join(f"{reason} ({counted(count, 'module')})" for reason, count in reasons.items()),
     )
 
 
@@ -279,9 +281,3 @@ def _of_one(one: Opened, factors: Factors, norms: BaseNorms | None) -> tuple[Mod
         return Unreadable(factors.module, not_finite(factors, loaded)), ""
     base_norm, reason = norms.of(factors) if norms is not None else (None, "")
     return module_spectrum(factors, values, base_norm), reason
-
-
-def _reasons(reasons: Sequence[str]) -> str:
-    """Each reason once, with how many modules it is of."""
-    counts = {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}
-    return "; ".join(f"{reason} ({counted(count, 'module')})" for reason, count in counts.items())

@@ -15,7 +15,7 @@ from lora_cli.core.targets import scales, wrapped_parameters
 from lora_cli.engines.mend import SAVE_AGAIN
 from lora_cli.errors import FormatError
 from lora_cli.repair.draft import Aim, Draft, Factors
-from lora_cli.repair.made import Made, copy_of
+from lora_cli.repair.made import copy_of
 
 STEP: Final = "names"
 MOST_REFUSALS = 20
@@ -24,7 +24,9 @@ WHY = "engines and PEFT look tensors up by the names that PEFT writes to disk"
 
 def begin(aim: Aim, config: Mapping[str, Any]) -> Draft:
     """The draft of ``aim.adapter``; ``config`` is the JSON object of its config, with fields that can be read."""
-    draft = Draft(config, {}, _others(aim))
+    keys, tensors = aim.adapter.keys, aim.adapter.tensors
+    others = {canonical(key): copy_of(tensors[name]) for name, key in keys.items() if key.part not in PAIR_PARTS}
+    draft = Draft(config, {}, others)
     fused = _fused(aim)
     places = {module: fused.get(module, module) or module for module in aim.adapter.pairs}
     try:
@@ -78,12 +80,6 @@ def _fused(aim: Aim) -> dict[str, str]:
     weights = (f"{path}.weight" for path in aim.base.modules)
     wrapped = wrapped_parameters(aim.parsed, [*weights, *aim.base.parameters])
     return {module: wrapped[module] for module in aim.adapter.pairs if module in wrapped}
-
-
-def _others(aim: Aim) -> dict[str, Made]:
-    """Every tensor that is no factor, by the name that PEFT writes."""
-    keys, tensors = aim.adapter.keys, aim.adapter.tensors
-    return {canonical(key): copy_of(tensors[name]) for name, key in keys.items() if key.part not in PAIR_PARTS}
 
 
 def canonical(key: Key) -> str:

@@ -17,11 +17,6 @@ TRAINERS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler", "r
 """How the names of files begin that a trainer writes for itself: its arguments and states, and no weights."""
 
 
-def _other_weights(case: Case) -> list[str]:
-    ends = (".safetensors", ".bin", ".pt", ".npz", ".gguf", ".npy", ".tensors", ".ckpt", ".nemo")
-    return [file.path for file in case.adapter.files if file.path.endswith(ends) and file.path not in PICKLED_FILES]
-
-
 def _foreign(case: Case) -> str:
     """The name of the other format that this is, or nothing."""
     return case.adapter.foreign.format.name if case.adapter.foreign is not None else ""
@@ -49,7 +44,8 @@ def weights_missing(case: Case) -> Iterator[Problem]:
     """
     if case.adapter.weight_files or case.adapter.unread or _foreign(case):
         return
-    found = _other_weights(case)
+    ends = (".safetensors", ".bin", ".pt", ".npz", ".gguf", ".npy", ".tensors", ".ckpt", ".nemo")
+    found = [file.path for file in case.adapter.files if file.path.endswith(ends) and file.path not in PICKLED_FILES]
     others = [path for path in found if not path.rpartition("/")[2].startswith(TRAINERS)]
     hint = "point at the folder that holds the weights, or save the adapter again with save_pretrained()"
     if others:

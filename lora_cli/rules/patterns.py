@@ -1,10 +1,9 @@
 """LC21x: the names and patterns of a config beside the modules that they are to match."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.keys import WRAPPER
-from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.patterns import PatternKeys, endings
 from lora_cli.core.targets import HEADS
 from lora_cli.core.text import cut, names
@@ -35,10 +34,6 @@ def _places(case: Case) -> list[str] | None:
     return [*case.adapter.pairs, *(f"{module}.{leaf}" for module in sorted(modules) for leaf in sorted(leaves))]
 
 
-def _patterns(config: LoraConfig) -> Iterator[tuple[str, Mapping[str, float]]]:
-    yield from ((field, getattr(config, field)) for field in PATTERNS if field not in config.mistyped)
-
-
 @rule("LC210", "dead-pattern", Severity.WARNING, needs=("config", "weights"))
 def dead_pattern(case: Case) -> Iterator[Problem | NotChecked]:
     """A name or pattern of the config matches nothing.
@@ -52,9 +47,10 @@ def dead_pattern(case: Case) -> Iterator[Problem | NotChecked]:
     places, said = _places(case), []
     if places is None:
         yield NotChecked(TOO_MANY)
-    for field, pattern in _patterns(config):
-        dead = PatternKeys(pattern, f"{config.file}: {field}").dead(places) if places is not None else []
-        said += [(f"{field} names what no module of the adapter is called", key) for key in dead]
+    else:
+        for field in (field for field in PATTERNS if field not in config.mistyped):
+            dead = PatternKeys(getattr(config, field), f"{config.file}: {field}").dead(places)
+            said += [(f"{field} names what no module of the adapter is called", key) for key in dead]
     said += [(f"{field} names what no module of the base is called", name) for field, name in _dead_names(case)]
     yield from grouped(said, config.file, "name", "correct the name, or take it out")
 

@@ -106,7 +106,8 @@ def _lacking(case: Case, config: LoraConfig) -> list[str]:
     def lacks(name: str) -> bool:
         matcher.charge((len(named) + len(saved)) // QUICK)
         is_there = f"{name}\n" in text or f"{name}." in text
-        meant = [path for path in named if _is_within(path, name)] if is_there else []
+        # Ends, not patterns, of the module or one around it: so PEFT chooses what to save.
+        meant = [path for path in named if path.endswith(name) or f"{name}." in path] if is_there else []
         if meant or any(path.endswith(name) for path in saved):
             return any(path not in saved for path in meant)
         from lora_cli.core.architectures import FAMILIES
@@ -115,11 +116,6 @@ def _lacking(case: Case, config: LoraConfig) -> list[str]:
         return family is not None and any(norm.endswith(name.rpartition(".")[2]) for norm in family.norms)
 
     return [name for name in dict.fromkeys(config.modules_to_save or ()) if lacks(name)]
-
-
-def _is_within(path: str, name: str) -> bool:
-    """Whether the module or one around it ends with ``name``: ends, not patterns, so PEFT chooses what to save."""
-    return path.endswith(name) or f"{name}." in path
 
 
 def _others(case: Case) -> Iterator[tuple[Key, TensorInfo, BaseModule]]:

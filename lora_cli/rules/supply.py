@@ -5,7 +5,6 @@ import unicodedata
 from collections.abc import Iterator
 
 from lora_cli.core.finding import Location, Problem, Severity
-from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.text import cut, names
 from lora_cli.rules.case import CONFIG_FILE, Case
 from lora_cli.rules.rule import NotChecked, rule
@@ -63,23 +62,18 @@ def names_code(case: Case) -> Iterator[Problem]:
         yield Problem(f"classes to import are named: {named}", Location(where), hint)
     if config is not None and config.unknown.get("auto_map"):
         yield Problem("classes to import are named", Location(CONFIG_FILE, "auto_map"), hint)
-    yield from _megatron(config)
+    if config is not None and config.megatron_config and config.megatron_core not in {None, "megatron.core"}:
+        yield Problem(
+            f"PEFT would import {cut(repr(config.megatron_core))} to load it",
+            Location(CONFIG_FILE, "megatron_core"),
+            "Megatron's is megatron.core: take megatron_core and megatron_config out",
+        )
     library = (config.auto_mapping or {}).get("parent_library") if config is not None else None
     if library is not None and (not isinstance(library, str) or library.partition(".")[0] not in LIBRARIES):
         yield Problem(
             f"AutoPeftModel would import {cut(repr(library))} to load it",
             Location(CONFIG_FILE, "auto_mapping"),
             f"the class of a base model is from one of {', '.join(sorted(LIBRARIES))}",
-        )
-
-
-def _megatron(config: LoraConfig | None) -> Iterator[Problem]:
-    """PEFT imports whatever ``megatron_core`` names as soon as there is a ``megatron_config``."""
-    if config is not None and config.megatron_config and config.megatron_core not in {None, "megatron.core"}:
-        yield Problem(
-            f"PEFT would import {cut(repr(config.megatron_core))} to load it",
-            Location(CONFIG_FILE, "megatron_core"),
-            "Megatron's is megatron.core: take megatron_core and megatron_config out",
         )
 
 

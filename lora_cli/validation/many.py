@@ -46,25 +46,18 @@ def check_all(items: Sequence[Item], terms: Terms, settings: Settings, *, conten
         checked = validate(item, terms, settings, sources, threads)
         return checked if contents else checked.without_contents()
 
+    refs = [item.source for item in items]
     if len(items) < 2:
         yield from map(one, items)
-    elif not all(_is_local(item.source) for item in items):
-        yield from _in_threads(one, items, min(settings.jobs, len(items)))
+    elif not all(ref.scheme == "file" if isinstance(ref, AdapterRef) else is_path(ref) for ref in refs):
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(min(settings.jobs, len(items))) as pool:
+            yield from pool.map(one, items)
     elif len(items) >= WORTH_PROCESSES and (workers := min(processors(), settings.jobs)) > 1:
         yield from in_processes(one, items, workers)
     else:
         yield from map(one, items)
-
-
-def _is_local(ref: str | AdapterRef) -> bool:
-    return ref.scheme == "file" if isinstance(ref, AdapterRef) else is_path(ref)
-
-
-def _in_threads(one: Callable[[Item], Checked], items: Sequence[Item], threads: int) -> Iterator[Checked]:
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(threads) as pool:
-        yield from pool.map(one, items)
 
 
 def in_processes(one: Callable[[Item], Checked], items: Sequence[Item], workers: int) -> Iterator[Checked]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.engine_outcome import EngineOutcome, Outcome
+from lora_cli.core.engine_outcome import EngineOutcome, Outcome, Reason
 from lora_cli.core.json_schema import Count
 from lora_cli.core.module_facts import leaf_of
 from lora_cli.engines.fit import Need
@@ -41,7 +41,8 @@ def need_of(checked: Checked, profile: Profile, base: BaseModel | None, name: st
         return Remark(name, _unreadable(checked, adapter), exit_code=1)
     outcome = outcome_on(checked)
     if outcome is not None and outcome.outcome in (Outcome.REJECTS, Outcome.CRASHES):
-        return _refused(name, outcome)
+        reason = _worst(outcome)
+        return Remark(name, f"{outcome} {outcome.outcome.phrase}: {reason.message}", reason.mend, exit_code=1)
     known = highest_rank(Case(adapter, apply(adapter, base)))
     layout = profile.engine.slots
     assert known is not None
@@ -66,13 +67,11 @@ def wrongly_served(checked: Checked, name: str) -> Remark | None:
     outcome = outcome_on(checked)
     if outcome is None or outcome.outcome is not Outcome.SERVES_WRONG:
         return None
-    reason = next(one for one in outcome.reasons if one.outcome is outcome.outcome)
-    return Remark(name, reason.message, reason.mend)
+    return Remark(name, _worst(outcome).message, _worst(outcome).mend)
 
 
-def _refused(name: str, outcome: EngineOutcome) -> Remark:
-    reason = next(one for one in outcome.reasons if one.outcome is outcome.outcome)
-    return Remark(name, f"{outcome} {outcome.outcome.phrase}: {reason.message}", reason.mend, exit_code=1)
+def _worst(outcome: EngineOutcome) -> Reason:
+    return next(one for one in outcome.reasons if one.outcome is outcome.outcome)
 
 
 def _unreadable(checked: Checked, adapter: Adapter | None) -> str:

@@ -7,8 +7,8 @@ from lora_cli.core.adapter import LoraPair
 from lora_cli.core.finding import Location
 from lora_cli.core.keys import WRAPPER, last_name
 from lora_cli.core.text import counted, cut, names
-from lora_cli.engines.landing import LAYER, VOCABULARY
-from lora_cli.engines.profile import PACKED
+from lora_cli.engines.landing import LAYER
+from lora_cli.engines.profile import PACKED, VOCABULARY
 from lora_cli.rules.features.feature import Detect, Found, Served
 from lora_cli.rules.ranks import is_fused
 from lora_cli.rules.wording import shape

@@ -6,7 +6,8 @@ from lora_cli.core.finding import Location
 from lora_cli.core.formats import SHARDED
 from lora_cli.core.keys import Key, last_name
 from lora_cli.core.text import counted, cut, names
-from lora_cli.engines.landing import HEADS, VOCABULARY
+from lora_cli.engines.landing import HEADS
+from lora_cli.engines.profile import VOCABULARY
 from lora_cli.rules.features.feature import Detect, Found, Served
 from lora_cli.rules.ranks import is_fused
 
