@@ -1,14 +1,14 @@
 """Where the modules of an adapter land in an engine's model, by that engine's own rules of names."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Applied
-from lora_cli.core.keys import PEFT_PREFIX, Key, Part, last_name
+from lora_cli.core.keys import PEFT_PREFIX, Key, last_name
 from lora_cli.core.targets import OUTPUT_NAMES
 from lora_cli.engines.profile import FACTORS, VOCABULARY, Grammar, Profile
 
@@ -65,35 +65,8 @@ class _Model:
     fused_experts: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Oddity:
-    """How the names of a module's factors differ from those that PEFT gives a linear layer's."""
-
-    parts: frozenset[Part]
-    adapter_name: bool
-    infixes: bool
-    unprefixed: bool
-    ends_in_wrapper: bool
-
-
-def oddities(adapter: Adapter) -> dict[str, Oddity]:
-    """The modules whose factors are called otherwise than those of a linear layer: engines differ on these."""
-    found: dict[str, Oddity] = {}
-    for module, pair in adapter.pairs.items():
-        keys = [adapter.keys[factor.name] for factor in pair.factors]
-        if pair.embedding or not all(key.canonical for key in keys):
-            found[module] = Oddity(
-                frozenset(key.part for key in keys),
-                adapter_name=any(key.adapter_name for key in keys),
-                infixes=any(key.infixes for key in keys),
-                unprefixed=any(key.prefix != PEFT_PREFIX for key in keys),
-                ends_in_wrapper=any(key.infixes and f".{key.infixes[-1]}.lora_" in key.name for key in keys),
-            )
-    return found
-
-
-def land(adapter: Adapter, base: BaseModel, profile: Profile, odd: Mapping[str, Oddity]) -> Landing:
-    """Sort the modules of ``adapter``, of which ``odd`` are the ``oddities``, by where an engine puts them; pure."""
+def land(adapter: Adapter, base: BaseModel, profile: Profile) -> Landing:
+    """Sort the modules of ``adapter`` by where an engine puts them; pure."""
     grammar = profile.grammar
     model = _model(base, grammar, fused=base.model_type in profile.engine.fused_experts)
     others = (key for key in adapter.keys.values() if key.part not in FACTORS or not key.canonical)
@@ -103,10 +76,11 @@ def land(adapter: Adapter, base: BaseModel, profile: Profile, odd: Mapping[str, 
     towers: list[str] = []
     nowhere: dict[str, str] = {}
     for module, pair in adapter.pairs.items():
-        oddity = odd.get(module)
-        why = _misnamed(oddity, grammar) if oddity is not None else ""
+        keys = [adapter.keys[factor.name] for factor in pair.factors]
+        why = _misnamed(keys, grammar)
         # What a wrapper left as the last component is taken for the module's name.
-        if (grammar.strict and oddity is not None and oddity.ends_in_wrapper) or (
+        ends_in_wrapper = any(key.infixes and f".{key.infixes[-1]}.lora_" in key.name for key in keys)
+        if (grammar.strict and ends_in_wrapper) or (
             not why and last_name(module) not in model.leaves and not _expert(module, model)
         ):
             unexpected.append(module)
@@ -161,15 +135,15 @@ def _outside(key: Key, grammar: Grammar) -> str:
     return "the name is none of a factor"
 
 
-def _misnamed(odd: Oddity, grammar: Grammar) -> str:
-    """Why the factors' names lead nowhere, whatever the module."""
-    if not odd.parts <= grammar.parts:
+def _misnamed(keys: Sequence[Key], grammar: Grammar) -> str:
+    """Why the names of a module's factors lead nowhere, whatever the module."""
+    if not {key.part for key in keys} <= grammar.parts:
         return "it takes no LoRA on an embedding"
-    if odd.adapter_name and not grammar.adapter_name:
+    if not grammar.adapter_name and any(key.adapter_name for key in keys):
         return "the name holds what the adapter was called in memory"
-    if odd.infixes and not grammar.infixes:
+    if not grammar.infixes and any(key.infixes for key in keys):
         return "the name holds what a wrapper left there"
-    if odd.unprefixed and grammar.prefix == "required":
+    if grammar.prefix == "required" and any(key.prefix != PEFT_PREFIX for key in keys):
         return f"the name does not begin with {PEFT_PREFIX} once"
     return ""
 

@@ -47,6 +47,11 @@ class Pickles(NamedTuple):
     left: str
 
 
+def is_tar(head: bytes) -> bool:
+    """Whether a file that begins so is a tar file."""
+    return head.startswith(TAR, TAR_AT)
+
+
 def is_called_pickle(path: str) -> bool:
     """Whether a file is called as pickles are, in capitals or small letters, compressed or not."""
     ends = path.rpartition("/")[2].lower().split(".")[1:]
@@ -93,4 +98,4 @@ def look_through(source: Source, revision: Revision, files: Iterable[RemoteFile]
 
 def _is_suspect(start: bytes) -> bool:
     """Whether a file of any other name begins as a pickle may, or as what may hold one."""
-    return bool(start) and (can_begin(start[:1]) or start[:1] in HOLDERS or start[TAR_AT:].startswith(TAR))
+    return bool(start) and (can_begin(start[:1]) or start[:1] in HOLDERS or is_tar(start))

@@ -10,7 +10,7 @@ from lora_cli.core.engine_outcome import Deployment, EngineOutcome, Outcome, Rea
 from lora_cli.core.finding import Applied, Finding, Severity
 from lora_cli.core.keys import PAIR_PARTS
 from lora_cli.core.text import counted, cut
-from lora_cli.engines.landing import Landing, land, oddities
+from lora_cli.engines.landing import Landing, land
 from lora_cli.engines.profile import APART, BY_NAMES, Profile, Row
 from lora_cli.rules.case import Case
 from lora_cli.rules.features import FEATURES, Found, Served
@@ -39,7 +39,6 @@ def serve(
 
     ``findings`` are those of all rules that hold without an engine: a profile says which of them it survives.
     """
-    odd = oddities(case.adapter)
     beside = tuple(key for key in case.adapter.keys.values() if key.part not in PAIR_PARTS)
 
     def on(profile: Profile) -> EngineOutcome:
@@ -48,7 +47,7 @@ def serve(
             if profile.engine.name == PEFT:
                 applied = case.application.applied
             else:
-                landing = land(case.adapter, case.base, profile, odd)
+                landing = land(case.adapter, case.base, profile)
                 applied = landing.counted
         return _outcome(Served(case, profile, deployment, landing, beside), applied, findings)
 
