@@ -1,6 +1,7 @@
 """The base model that adapters are judged against, and its weights where these are on this disk."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,8 +60,8 @@ def open_config(base: str | AdapterRef, settings: Settings) -> dict[str, Any]:
     return config
 
 
-def open_checkpoint(ref: AdapterRef, settings: Settings) -> "Checkpoint | None":
-    """The weights of the base that ``ref`` names; None where they are not all on this disk as safetensors.
+def open_checkpoint(ref: AdapterRef, model: BaseModel, settings: Settings) -> "Checkpoint | None":
+    """The weights of the base ``model`` that ``ref`` names; None where they are not all on this disk as safetensors.
 
     They are in a folder, in a safetensors file, or of a Hub repository in the cache of the Hub's own client.
 
@@ -69,18 +70,17 @@ def open_checkpoint(ref: AdapterRef, settings: Settings) -> "Checkpoint | None":
     """
     from lora_cli.reading.checkpoint import checkpoint_at, checkpoint_of
 
+    found = None
     if ref.scheme == "file":
-        return checkpoint_of(Path(ref.location))
-    if ref.scheme != "hf":
-        return None
-    here = Sources(replace(settings, offline=True)).of(ref)  # which then reads the cache of the Hub's own client alone
-    try:
-        return checkpoint_at(here, here.resolve(ref))
-    except Offline:
-        return None
+        found = checkpoint_of(Path(ref.location))
+    elif ref.scheme == "hf":
+        with suppress(Offline):  # so that only the cache of the Hub's own client is read
+            cache = Sources(replace(settings, offline=True)).of(ref)
+            found = checkpoint_at(cache, cache.resolve(ref))
+    return None if found is None else replace(found, tied=_tied(model))
 
 
-def tied(model: BaseModel) -> dict[str, str]:
+def _tied(model: BaseModel) -> dict[str, str]:
     """The output layers that are stored as the embedding that they are tied to."""
     if not model.tied_embeddings:
         return {}

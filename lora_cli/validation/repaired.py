@@ -29,7 +29,7 @@ from lora_cli.sources.registry import Sources, open_source
 from lora_cli.store.disk import on_disk
 from lora_cli.store.exchange import clear
 from lora_cli.store.writers import new_writer
-from lora_cli.validation.base import open_checkpoint, tied
+from lora_cli.validation.base import open_checkpoint
 from lora_cli.validation.making import Originals, as_adapter, write_tensors
 from lora_cli.validation.repair_report import EngineFlag, RepairReport, TargetEngine, outcome_report
 from lora_cli.validation.sameness import Sameness, sameness
@@ -135,8 +135,8 @@ def _copies(one: Opened, wish: Wish, settings: Settings) -> Mapping[str, bool]:
         return {}
     from lora_cli.reading.checkpoint import copies
 
-    checkpoint = open_checkpoint(ref_of(wish.base_ref), settings)
-    return {} if checkpoint is None else copies(one.source, one.revision, own, checkpoint, tied(wish.base))
+    checkpoint = open_checkpoint(ref_of(wish.base_ref), wish.base, settings)
+    return {} if checkpoint is None else copies(one.source, one.revision, own, checkpoint)
 
 
 def _left(before: EngineOutcome, planned: Verdict) -> Iterator[Refusal]:

@@ -11,7 +11,7 @@ from lora_cli.errors import LoraCliError
 from lora_cli.reading.adapter import Opened
 from lora_cli.settings import Settings
 from lora_cli.sources import is_near
-from lora_cli.validation.base import open_checkpoint, tied
+from lora_cli.validation.base import open_checkpoint
 from lora_cli.validation.validate import ref_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def open_weights(base: str | AdapterRef, model: BaseModel, settings: Settings) -
     """The weights of the base that ``base`` names, where they are on this disk."""
     ref = ref_of(base)
     try:
-        checkpoint = open_checkpoint(ref, settings)
+        checkpoint = open_checkpoint(ref, model, settings)
     except LoraCliError as error:
         return Weights(reason=f"the base's weights cannot be read: {error.message}")
     if checkpoint is None:
@@ -46,7 +46,7 @@ def open_weights(base: str | AdapterRef, model: BaseModel, settings: Settings) -
         log.warning(told, checkpoint.nbytes / 2**30)
     from lora_cli.reading.checkpoint import BaseNorms
 
-    return Weights(BaseNorms(checkpoint, tied=tied(model)))
+    return Weights(BaseNorms(checkpoint))
 
 
 def spectrum_in_place(one: Opened, base: BaseModel | None, weights: Weights) -> Spectrum:
