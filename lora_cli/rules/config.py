@@ -1,7 +1,7 @@
 """LC2xx: what ``adapter_config.json`` says."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.lora_config import LoraConfig, type_error
@@ -64,22 +64,8 @@ def rank_invalid(case: Case) -> Iterator[Problem]:
 
     *Fix*: write the rank that the tensors have.
     """
-    config = case.config
     hint = "write the rank that the tensors have, as a number"
-    for field in ("r", "rank_pattern"):
-        error = type_error(config, field)
-        if error is not None:
-            yield Problem(f"{field} {_typed(field, config)}", _at(config, field), hint)
-    if "r" not in config.given:
-        yield Problem("r is missing: PEFT silently takes 8, vLLM refuses the adapter", _at(config, "r"), hint)
-    elif config.r <= 0:
-        yield Problem(f"r is {config.r}; a rank is at least 1", _at(config, "r"), hint)
-    low = (
-        (f"a rank in rank_pattern is {rank}; it is at least 1", key)
-        for key, rank in config.rank_pattern.items()
-        if rank <= 0
-    )
-    yield from grouped(low, config.file, "key", hint)
+    yield from _numbers(case.config, ("r", "rank_pattern", "a rank"), hint, lambda whose, _: f"; {whose} is at least 1")
 
 
 @rule("LC203", "alpha-invalid", Severity.ERROR, needs=("config",))
@@ -91,29 +77,33 @@ def alpha_invalid(case: Case) -> Iterator[Problem]:
 
     *Fix*: write the ``lora_alpha`` that the adapter was trained with.
     """
-    config = case.config
     hint = "write the lora_alpha that the adapter was trained with, as a number"
-    for field in ("lora_alpha", "alpha_pattern"):
+    yield from _numbers(case.config, ("lora_alpha", "alpha_pattern", "an alpha"), hint, _effect)
+
+
+def _effect(_: str, alpha: float) -> str:
+    return ": the adapter does nothing" if alpha == 0 else ": the adapter is turned around"
+
+
+def _numbers(
+    config: LoraConfig, fields: tuple[str, str, str], hint: str, effect: Callable[[str, float], str]
+) -> Iterator[Problem]:
+    """A number that is of another type, missing or not above 0, and those of its pattern.
+
+    ``fields`` are the field, that of the pattern, and what one is called; ``effect`` is told that too, and the number.
+    """
+    name, pattern, noun = fields
+    for field in (name, pattern):
         if field in config.mistyped:
             yield Problem(f"{field} {_typed(field, config)}", _at(config, field), hint)
-    if "lora_alpha" not in config.given:
-        yield Problem(
-            "lora_alpha is missing: PEFT silently takes 8, vLLM refuses the adapter", _at(config, "lora_alpha"), hint
-        )
-    elif config.lora_alpha <= 0:
-        yield Problem(
-            f"lora_alpha is {config.lora_alpha}: {_effect(config.lora_alpha)}", _at(config, "lora_alpha"), hint
-        )
-    low = (
-        (f"an alpha in alpha_pattern is {alpha}: {_effect(alpha)}", key)
-        for key, alpha in config.alpha_pattern.items()
-        if alpha <= 0
-    )
-    yield from grouped(low, config.file, "key", hint)
-
-
-def _effect(alpha: float) -> str:
-    return "the adapter does nothing" if alpha == 0 else "the adapter is turned around"
+    value = getattr(config, name)
+    if name not in config.given:
+        yield Problem(f"{name} is missing: PEFT silently takes 8, vLLM refuses the adapter", _at(config, name), hint)
+    elif value <= 0:
+        yield Problem(f"{name} is {value}{effect(noun, value)}", _at(config, name), hint)
+    low = ((key, one) for key, one in getattr(config, pattern).items() if one <= 0)
+    said = ((f"{noun} in {pattern} is {one}{effect('it', one)}", key) for key, one in low)
+    yield from grouped(said, config.file, "key", hint)
 
 
 def _typed(field: str, config: LoraConfig) -> str:
@@ -161,11 +151,8 @@ def targets_missing(case: Case) -> Iterator[Problem]:
     if config.target_modules or config.target_parameters or config.trainable_token_indices:
         return
     modules = sorted({pair.module.rpartition(".")[2] for pair in case.adapter.pairs.values()})
-    said = (
-        "is missing"
-        if "target_modules" not in config.given
-        else f"is {'null' if config.target_modules is None else 'empty'}"
-    )
+    value = "null" if config.target_modules is None else "empty"
+    said = f"is {value}" if "target_modules" in config.given else "is missing"
     yield Problem(
         f"target_modules {said}: PEFT guesses the modules from the base's family, engines refuse it",
         _at(config, "target_modules"),
