@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+NO_BASE = "no base model was given"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Evidence:
 class Case:
     """One adapter before the rules.
 
-    ``base`` is None where there is none; ``base_reason`` says why. ``application`` sorts the adapter's modules by what
+    ``base`` is None where none was given. ``application`` sorts the adapter's modules by what
     PEFT would do with them. ``max_lora_rank`` is the limit of whoever will serve it, None for no limit. ``served`` is
     what each engine that was named does with it, in which ``deployment`` counted.
     """
@@ -53,7 +54,6 @@ class Case:
     application: Application
     evidence: Evidence = Evidence()
     base: BaseModel | None = None
-    base_reason: str = "no base model was given"
     max_lora_rank: int | None = None
     served: "tuple[EngineOutcome, ...]" = ()
     deployment: "Deployment | None" = None
@@ -67,7 +67,7 @@ class Case:
         reasons = {
             "config": config,
             "weights": weights,
-            "base": "" if self.base is not None else self.base_reason,
+            "base": "" if self.base is not None else NO_BASE,
             "values": (weights or self.evidence.stats_reason) if self.evidence.stats_reason else "",
             "companions": "" if self.evidence.companions is not None else "the files beside the weights were not read",
         }

@@ -7,7 +7,7 @@ from itertools import takewhile
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.safetensors import Magnitude, TensorInfo
 from lora_cli.core.text import counted, cut, names
-from lora_cli.rules.case import Case
+from lora_cli.rules.case import NO_BASE, Case
 from lora_cli.rules.rule import NotChecked, rule
 
 LARGEST: Mapping[str, float] = {"float16": 65504.0, "bfloat16": 3.3895e38, "float32": 3.4028e38}
@@ -108,7 +108,7 @@ def overflow(case: Case) -> Iterator[Problem | NotChecked]:
         return
     dtype = case.base.dtype if case.base is not None else ""
     if dtype not in LARGEST:
-        why = case.base_reason if case.base is None else "the base's config names no dtype that is known here"
+        why = NO_BASE if case.base is None else "the base's config names no dtype that is known here"
         yield NotChecked(f"{cut(beyond[0][0])} is beyond float16, and the dtype it is served in is not known: {why}")
         return
     too_large = list(_beyond(case, LARGEST[dtype]))

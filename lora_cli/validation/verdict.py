@@ -34,7 +34,7 @@ ENGINE_RULES = "LC4"
 class Terms:
     """What adapters are judged against, the same for all of one run.
 
-    ``base`` is None where there is none, ``base_reason`` then says why. ``values`` False leaves the tensors' values
+    ``base`` is None where there is none. ``values`` False leaves the tensors' values
     unread. ``max_lora_rank`` is the limit of whoever will serve them, None for no limit. ``engines`` are those that
     will, started as ``deployment`` says; without any the format's owner judges. ``spectrum`` asks for the spectrum,
     beside those weights of the base; ``other`` is an adapter that each is compared with. With ``card`` the model card
@@ -42,7 +42,6 @@ class Terms:
     """
 
     base: BaseModel | None = None
-    base_reason: str = "no base model was given"
     values: bool = True
     max_lora_rank: int | None = None
     rules: tuple[Rule, ...] = RULES
@@ -110,7 +109,7 @@ def _told_of_time(verdict: Verdict, budget: Budget) -> Verdict:
 def _judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
     base = _as_trained(adapter, terms.base)
     application = apply(adapter, base)
-    case = Case(adapter, application, evidence, base, terms.base_reason, terms.max_lora_rank)
+    case = Case(adapter, application, evidence, base, terms.max_lora_rank)
     if terms.engines:
         case, said = _on_engines(case, terms)
     else:
