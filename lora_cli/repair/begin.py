@@ -6,7 +6,7 @@ wrappers, a prefix that is missing or stands twice) is gone with this.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.keys import INFIXES, PAIR_PARTS, PEFT_PREFIX, Key, without_wrappers
@@ -17,7 +17,6 @@ from lora_cli.errors import FormatError
 from lora_cli.repair.draft import Aim, Draft, Factors
 from lora_cli.repair.made import copy_of
 
-STEP: Final = "names"
 MOST_REFUSALS = 20
 WHY = "engines and PEFT look tensors up by the names that PEFT writes to disk"
 
@@ -102,7 +101,7 @@ def _named(draft: Draft, aim: Aim) -> Draft:
     """Notes what was wrong with names, and refuses where two tensors would have one."""
     keys = aim.adapter.keys
     for what, odd in _oddities(keys):
-        draft = draft.changed(STEP, what, WHY, len({key.module for key in odd}))
+        draft = draft.changed("names", what, WHY, len({key.module for key in odd}))
     count = sum(1 for key in keys.values() if key.part in PAIR_PARTS)
     paired = sum((pair.a is not None) + (pair.b is not None) for pair in aim.adapter.pairs.values())
     if paired < count or len(draft.others) < len(keys) - count:

@@ -6,7 +6,6 @@ that once and with the shapes of the factors: by names alone an adapter of anoth
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
 
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.grouping import by_key
@@ -16,8 +15,6 @@ from lora_cli.engines.mend import OTHER_BASE
 from lora_cli.engines.profile import PACKED
 from lora_cli.repair.draft import Aim, Draft, Factors
 from lora_cli.repair.made import diagonal, rows_of, scaled, stacked
-
-STEP: Final = "places"
 
 
 def put_in_place(draft: Draft, aim: Aim) -> Draft:
@@ -78,7 +75,7 @@ def _renamed(draft: Draft, moved: Mapping[str, str]) -> Draft:
     old, new = next(iter(moved.items()))
     what = f"modules called as the base calls them: {old} is {new}"
     return draft.changed(
-        STEP, what, "under their old names they are found nowhere", len(moved), factors=factors, others=others
+        "places", what, "under their old names they are found nowhere", len(moved), factors=factors, others=others
     )
 
 
@@ -111,7 +108,7 @@ def _split(draft: Draft, base: BaseModel) -> Draft:
     if not split:
         return draft
     what = f"packed modules split as the base has them: {split[0]}"
-    return draft.changed(STEP, what, "the base has no module of that name", len(split), factors=factors)
+    return draft.changed("places", what, "the base has no module of that name", len(split), factors=factors)
 
 
 def _are_its_parts(parts: Sequence[str], one: Factors, base: BaseModel) -> bool:
@@ -136,7 +133,7 @@ def _fused(draft: Draft, base: BaseModel) -> Draft:
     gone = {f"{whole.rpartition('.')[0]}.{leaf}" for whole in made for leaf in groups[whole]}
     factors = {module: one for module, one in draft.factors.items() if module not in gone} | made
     what = f"modules packed as the base has them: {next(iter(made))}, whose rank is that of all its parts together"
-    return draft.changed(STEP, what, "the base has them in one", len(gone), factors=factors)
+    return draft.changed("places", what, "the base has them in one", len(gone), factors=factors)
 
 
 def _packed(whole: str, found: Mapping[str, Factors], base: BaseModel) -> Factors | None:

@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from lora_cli.core.grouping import by_key
 from lora_cli.core.lora_config import parse_config
@@ -19,7 +19,6 @@ from lora_cli.errors import FormatError
 from lora_cli.repair.draft import Aim, Draft, Factors
 from lora_cli.repair.made import padded, scaled
 
-STEP: Final = "scales"
 ONE_RANK = ("packed-ranks", "rank-not-r", "layer-ranks")
 """Rows of engines whose modules must have one rank."""
 
@@ -79,7 +78,7 @@ def _padded(draft: Draft, aim: Aim, rank: int, grown: list[str]) -> Draft:
         a, b = padded(one.a, (rank, one.a.shape[1])), padded(one.b, (one.b.shape[0], rank))
         factors[module] = replace(one, a=a, b=b)
     why = f"{aim.engine} pads or refuses other ranks"
-    return draft.changed(STEP, f"ranks padded with zeros to {rank}", why, len(grown), factors=factors)
+    return draft.changed("scales", f"ranks padded with zeros to {rank}", why, len(grown), factors=factors)
 
 
 def _written(draft: Draft, aim: Aim) -> Draft:
@@ -148,15 +147,17 @@ def _told(draft: Draft, before: Draft, aim: Aim) -> Draft:
     fields = [name for name in ("use_rslora", "r", "lora_alpha") if new.get(name) != old.get(name)]
     if fields:
         told = ", ".join(f"{name} is {_shown(new.get(name))} and was {_shown(old.get(name))}" for name in fields)
-        draft = draft.changed(STEP, told, f"{aim.engine} reckons with these, and every scale is what it was")
+        draft = draft.changed("scales", told, f"{aim.engine} reckons with these, and every scale is what it was")
     folded = [module for module, one in draft.factors.items() if one.b != before.factors[module].b]
     if folded:
         why = f"{aim.engine} reads no patterns, and scales all modules alike"
-        draft = draft.changed(STEP, "scales of their own folded into lora_B", why, len(folded))
+        draft = draft.changed("scales", "scales of their own folded into lora_B", why, len(folded))
     patterns = [name for name in ("rank_pattern", "alpha_pattern") if (new.get(name) or {}) != (old.get(name) or {})]
     if patterns:
         does = "written anew" if any(new.get(name) for name in patterns) else "emptied"
-        draft = draft.changed(STEP, f"{' and '.join(patterns)} {does}", "so that PEFT reads the same ranks and scales")
+        draft = draft.changed(
+            "scales", f"{' and '.join(patterns)} {does}", "so that PEFT reads the same ranks and scales"
+        )
     return draft
 
 

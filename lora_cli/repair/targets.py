@@ -1,7 +1,7 @@
 """``target_modules`` that name exactly the modules that have an update, in the form that the engine reads."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.lora_config import parse_config
@@ -9,7 +9,6 @@ from lora_cli.core.targets import targeted_in
 from lora_cli.errors import FormatError
 from lora_cli.repair.draft import Aim, Draft
 
-STEP: Final = "targets"
 CHOOSING: Mapping[str, Any] = {"exclude_modules": None, "layers_to_transform": None, "layers_pattern": None}
 """Fields that leave out some of what ``target_modules`` names."""
 
@@ -25,7 +24,7 @@ def retargeted(draft: Draft, aim: Aim) -> Draft:
     if not wanted or not why:
         return draft
     config = _config(draft.config, wanted | (chosen or frozenset()), aim.base)
-    return draft.changed(STEP, f"target_modules is {_told(config['target_modules'])}", why, config=config)
+    return draft.changed("targets", f"target_modules is {_told(config['target_modules'])}", why, config=config)
 
 
 def _why(draft: Draft, aim: Aim, wanted: frozenset[str], chosen: frozenset[str] | None) -> str:

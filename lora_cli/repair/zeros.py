@@ -1,7 +1,6 @@
 """Modules that an engine must have beside others, and that were not trained: an update of zeros, which does nothing."""
 
 from collections.abc import Iterator
-from typing import Final
 
 from lora_cli.core.base_model import BaseModel
 from lora_cli.engines.landing import LAYER
@@ -10,7 +9,6 @@ from lora_cli.repair.draft import Aim, Draft, Factors
 from lora_cli.repair.made import zeros
 from lora_cli.repair.targets import chosen_of
 
-STEP: Final = "zeros"
 NEEDED = (
     ("q-without-v", "q_proj", "v_proj"),
     ("kv-without-q", "k_proj", "q_proj"),
@@ -74,4 +72,4 @@ def _added(draft: Draft, base: BaseModel, lacking: dict[str, Factors], what: str
         of_base = base.modules[module]
         a, b = (zeros(like.a.dtype, shape) for shape in ((like.r, of_base.d_in), (of_base.d_out, like.r)))
         new[module] = Factors(a, b, like.scaling)
-    return draft.changed(STEP, what, why, len(new), factors={**draft.factors, **new})
+    return draft.changed("zeros", what, why, len(new), factors={**draft.factors, **new})

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.adapter_files import BESIDE, CONFIG, WEIGHTS
@@ -46,8 +46,6 @@ BY_FLAG = frozenset({"rank-above-max", "filtered", "pinned-beyond-slots", "named
 
 OF_VALUES = "LC5"
 """Rules about values: what is wrong with them stays so, however they are written."""
-
-FILES: Final = "files"
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,10 +200,12 @@ def _files_changed(adapter: Adapter) -> tuple[Change, ...]:
     changes = []
     if any(SHARD.fullmatch(path) for path in adapter.weight_files):
         what = f"{len(adapter.weight_files)} shards joined in {WEIGHTS}"
-        changes.append(Change(FILES, what, "engines and PEFT read one file"))
+        changes.append(Change("files", what, "engines and PEFT read one file"))
     if adapter.pickled:
         what = f"{adapter.weight_files[0]} written as {WEIGHTS}"
-        changes.append(Change(FILES, what, "a pickle may run code where it is loaded; this one was read, and not run"))
+        changes.append(
+            Change("files", what, "a pickle may run code where it is loaded; this one was read, and not run")
+        )
     return tuple(changes)
 
 
