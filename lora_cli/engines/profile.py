@@ -33,6 +33,11 @@ PACKED: Mapping[str, tuple[str, ...]] = {
 """Modules that engines keep in one, by what they call that."""
 
 
+def packed_in(leaf: str) -> str:
+    """What engines call the module that one of this last name is a part of; empty where it is none's."""
+    return next((whole for whole, parts in PACKED.items() if leaf in parts), "")
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """What one feature of an adapter leads to.

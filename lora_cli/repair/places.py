@@ -12,7 +12,7 @@ from lora_cli.core.grouping import by_key
 from lora_cli.core.keys import PEFT_PREFIX
 from lora_cli.engines.landing import LAYER
 from lora_cli.engines.mend import OTHER_BASE
-from lora_cli.engines.profile import PACKED
+from lora_cli.engines.profile import PACKED, packed_in
 from lora_cli.repair.draft import Aim, Draft, Factors
 from lora_cli.repair.made import diagonal, rows_of, scaled, stacked
 
@@ -60,7 +60,7 @@ def _fits(home: str, leaf: str, base: BaseModel, factors: Factors) -> bool:
     parts = [base.modules.get(under + part) for part in PACKED.get(leaf, ())]
     if parts and all(part is not None for part in parts):
         return {part.d_in for part in parts if part} == {wide[0]} and sum(p.d_out for p in parts if p) == wide[1]
-    whole = next((base.modules.get(under + name) for name, of in PACKED.items() if leaf in of), None)
+    whole = base.modules.get(under + packed_in(leaf))
     return whole is not None and whole.d_in == wide[0] and wide[1] <= whole.d_out
 
 
@@ -123,7 +123,7 @@ def _fused(draft: Draft, base: BaseModel) -> Draft:
     groups: dict[str, dict[str, Factors]] = {}
     for module, one in draft.factors.items():
         parent, dot, leaf = module.rpartition(".")
-        whole = next((f"{parent}{dot}{name}" for name, parts in PACKED.items() if leaf in parts), "")
+        whole = f"{parent}{dot}{packed_in(leaf)}"
         if module not in base.modules and whole in base.modules and one.plain:
             groups.setdefault(whole, {})[leaf] = one
     packed = {whole: _packed(whole, found, base) for whole, found in groups.items() if whole not in draft.factors}

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from lora_cli.core.base_model import BaseModel
 from lora_cli.engines.landing import LAYER
-from lora_cli.engines.profile import PACKED
+from lora_cli.engines.profile import packed_in
 from lora_cli.repair.draft import Aim, Draft, Factors
 from lora_cli.repair.made import zeros
 from lora_cli.repair.targets import chosen_of
@@ -30,7 +30,7 @@ def with_partners(draft: Draft, aim: Aim) -> Draft:
     for feature, has, needs in NEEDED:
         if aim.has(feature):
             lacking = {module: one for module, one in _lacking(draft, aim.base, has, needs) if module not in lost}
-            why = f"{aim.engine} packs {_whole(needs)} and looks for {needs}"
+            why = f"{aim.engine} packs {packed_in(needs)} and looks for {needs}"
             draft = _added(draft, aim.base, lacking, f"zeros for {needs} beside {has}", why)
     if aim.profile.grammar.whole_types:
         lacking = {module: one for module, one in _other_layers(draft, aim.base) if module not in lost}
@@ -39,16 +39,12 @@ def with_partners(draft: Draft, aim: Aim) -> Draft:
     return draft
 
 
-def _whole(leaf: str) -> str:
-    return next(name for name, parts in PACKED.items() if leaf in parts)
-
-
 def _lacking(draft: Draft, base: BaseModel, has: str, needs: str) -> Iterator[tuple[str, Factors]]:
     """Modules that are needed, each with one beside it that tells rank and dtype."""
     for module, one in draft.factors.items():
         parent, _, leaf = module.rpartition(".")
         partner = f"{parent}.{needs}"
-        absent = draft.factors.keys().isdisjoint({partner, f"{parent}.{_whole(needs)}"})
+        absent = draft.factors.keys().isdisjoint({partner, f"{parent}.{packed_in(needs)}"})
         if leaf == has and partner in base.modules and absent and one.plain:
             yield partner, one
 

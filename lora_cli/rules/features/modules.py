@@ -8,19 +8,13 @@ from lora_cli.core.finding import Location
 from lora_cli.core.keys import WRAPPER, last_name
 from lora_cli.core.text import counted, cut, names
 from lora_cli.engines.landing import LAYER
-from lora_cli.engines.profile import PACKED, VOCABULARY
+from lora_cli.engines.profile import PACKED, VOCABULARY, packed_in
 from lora_cli.rules.features.feature import Detect, Found, Served
 from lora_cli.rules.ranks import is_fused
 from lora_cli.rules.wording import shape
 
 QKV, GATE_UP = frozenset(PACKED["qkv_proj"]), frozenset(PACKED["gate_up_proj"])
 Siblings = Mapping[str, LoraPair]
-
-
-def packed_name(module: str) -> str:
-    """What engines call the module that this one is a part of, by its last name."""
-    leaf = last_name(module)
-    return next((whole for whole, parts in PACKED.items() if leaf in parts), leaf)
 
 
 def _found(served: Served, said: str, modules: Iterable[str]) -> Iterator[Found]:
@@ -65,7 +59,7 @@ def _packed(served: Served, members: frozenset[str]) -> Iterator[tuple[str, Sibl
 
 def _is_packed(module: str) -> bool:
     """Whether engines keep this module in one with its siblings."""
-    return last_name(module) in QKV | GATE_UP
+    return bool(packed_in(last_name(module)))
 
 
 missing_b = has_modules("lora_B is missing", lambda _, pair: not pair.b)

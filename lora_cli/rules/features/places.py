@@ -6,8 +6,8 @@ from lora_cli.core.finding import Location
 from lora_cli.core.grouping import by_key
 from lora_cli.core.keys import last_name
 from lora_cli.core.text import counted, cut, names
+from lora_cli.engines.profile import packed_in
 from lora_cli.rules.features.feature import Found, Served
-from lora_cli.rules.features.modules import packed_name
 from lora_cli.rules.ranks import highest_rank
 from lora_cli.rules.wording import MOST_PROBLEMS
 
@@ -98,12 +98,13 @@ def filtered(served: Served) -> Iterator[Found]:
     targets = served.deployment.lora_target_modules
     if targets is None or "all" in targets:
         return
-    told = {packed_name(target) for target in targets}
-    left_out = [
-        module
-        for module in served.adapter.pairs
-        if packed_name(module) not in told and not any(_under(module, target) for target in targets)
-    ]
+
+    def whole(module: str) -> str:
+        return packed_in(last_name(module)) or last_name(module)
+
+    told = {whole(target) for target in targets}
+    others = [module for module in served.adapter.pairs if whole(module) not in told]
+    left_out = [module for module in others if not any(_under(module, target) for target in targets)]
     wanted = sorted({last_name(module) for module in served.adapter.pairs} | set(targets))
     yield from _of(served, f"{names(targets)} is all that has LoRA", left_out, wanted=" ".join(wanted))
 
