@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lora_cli.core.adapter import Adapter
-from lora_cli.core.base_model import BaseModel
 from lora_cli.core.engine_outcome import EngineOutcome, Outcome, Reason
 from lora_cli.core.json_schema import Count
 from lora_cli.core.module_facts import leaf_of
@@ -12,8 +11,6 @@ from lora_cli.engines.fit import Need
 from lora_cli.engines.landing import TOWERS
 from lora_cli.engines.profile import Profile
 from lora_cli.engines.slots import SlotLayout
-from lora_cli.rules.application import apply
-from lora_cli.rules.case import Case
 from lora_cli.rules.ranks import highest_rank
 from lora_cli.validation.outcome import Checked
 
@@ -32,7 +29,7 @@ class Remark:
     """What it alone would end the command with."""
 
 
-def need_of(checked: Checked, profile: Profile, base: BaseModel | None, name: str) -> Need | Remark:
+def need_of(checked: Checked, profile: Profile, name: str) -> Need | Remark:
     """What the adapter called ``name`` needs, or why there are no flags with which the engine serves it."""
     if checked.error is not None:
         return Remark(name, checked.error.message, checked.error.hint, checked.error.exit_code)
@@ -43,7 +40,7 @@ def need_of(checked: Checked, profile: Profile, base: BaseModel | None, name: st
     if outcome is not None and outcome.outcome in (Outcome.REJECTS, Outcome.CRASHES):
         reason = _worst(outcome)
         return Remark(name, f"{outcome} {outcome.outcome.phrase}: {reason.message}", reason.mend, exit_code=1)
-    known = highest_rank(Case(adapter, apply(adapter, base)))
+    known = highest_rank(adapter)
     layout = profile.engine.slots
     assert known is not None
     assert layout is not None

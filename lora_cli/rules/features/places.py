@@ -16,7 +16,7 @@ def rank_above_max(served: Served) -> Iterator[Found]:
     """The highest rank, of the config or of a tensor, is above what the engine's slots have."""
     engine, given = served.profile.engine, served.deployment.max_lora_rank
     limit = given if given is not None else engine.default_rank
-    if limit is None or (known := highest_rank(served.case)) is None:
+    if limit is None or (known := highest_rank(served.adapter)) is None:
         return
     where, highest, at = known
     if highest <= limit:
