@@ -46,8 +46,8 @@ from lora_cli.reading.updates import (
 IN_FACTORS = PAIR_PARTS | {"diag"}
 
 
-def compare(a: Opened, b: Opened, source: str, base: BaseModel | None, unread: str, hint: str = "") -> Comparison:
-    """How ``b``, whose canonical reference is ``source``, differs from ``a``.
+def compare(a: Opened, b: Opened, base: BaseModel | None, unread: str, hint: str = "") -> Comparison:
+    """How ``b`` differs from ``a``.
 
     ``base`` tells what the factors of experts are for. Where ``unread`` says why, no values are looked at.
 
@@ -77,7 +77,7 @@ def compare(a: Opened, b: Opened, source: str, base: BaseModel | None, unread: s
         only_b = tuple(pool.map(lambda module: ModuleNorm(module, alone(b, theirs[module])), in_b))
     return judged(
         Comparison(
-            with_=OtherAdapter(b.adapter.name, source, b.revision.id),
+            with_=OtherAdapter(b.adapter.name, str(b.revision.ref), b.revision.id),
             word="unknown",
             reason="",
             distance=update_distance(None),

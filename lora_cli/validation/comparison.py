@@ -43,4 +43,4 @@ def compare_in_place(one: Opened, other: Opened, base: BaseModel | None) -> Comp
     for side, opened in (("A", one), ("B", other)):
         if not unread and (found := unreadable(opened)) is not None:
             unread, hint = f"of {side}, {found[0]}", found[1]
-    return compare(one, other, str(other.revision.ref), base, unread, hint)
+    return compare(one, other, base, unread, hint)
