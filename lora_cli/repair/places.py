@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.grouping import by_key
-from lora_cli.core.keys import PEFT_PREFIX
+from lora_cli.core.keys import PEFT_PREFIX, last_name
 from lora_cli.engines.landing import LAYER
 from lora_cli.engines.mend import OTHER_BASE
 from lora_cli.engines.profile import PACKED, packed_in
@@ -138,7 +138,7 @@ def _fused(draft: Draft, base: BaseModel) -> Draft:
 
 def _packed(whole: str, found: Mapping[str, Factors], base: BaseModel) -> Factors | None:
     """The update of a packed module; None where it is not told how wide its parts are."""
-    names = PACKED[whole.rpartition(".")[2]]
+    names = PACKED[last_name(whole)]
     heights = dict(_heights(names, found, base.modules[whole].d_out))
     if not heights:
         return None

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from lora_cli.core.grouping import by_key
+from lora_cli.core.keys import last_name
 from lora_cli.core.lora_config import parse_config
 from lora_cli.core.patterns import PatternKeys
 from lora_cli.core.targets import scales
@@ -62,7 +63,7 @@ def _rank(plain: Mapping[str, Factors], aim: Aim) -> int:
     """The one rank that all modules must have for this engine; 0 where each may have its own."""
     ranks = {one.r for one in plain.values()}
     highest = max(ranks)
-    if aim.has("padded-rank") and len({module.rpartition(".")[2] for module in plain}) > 1:
+    if aim.has("padded-rank") and len({last_name(module) for module in plain}) > 1:
         least = 8 * aim.tp
         return least if highest <= least else -(-highest // MULTIPLE) * MULTIPLE
     return highest if aim.has(*ONE_RANK) and len(ranks) > 1 else 0
@@ -136,7 +137,7 @@ def _keys(factors: Mapping[str, Factors], old: Iterable[str]) -> dict[str, str]:
     """
     keys = PatternKeys(old, "patterns")
     first = {module: keys.first(module) for module in factors}
-    groups = by_key((module.rpartition(".")[2] if key is None else key, module) for module, key in first.items())
+    groups = by_key((last_name(module) if key is None else key, module) for module, key in first.items())
     alike = {key: len({(factors[m].r, factors[m].scaling) for m in modules}) == 1 for key, modules in groups.items()}
     return {module: key if alike[key] else module for key, modules in groups.items() for module in modules}
 

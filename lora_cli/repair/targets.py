@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.keys import last_name
 from lora_cli.core.lora_config import parse_config
 from lora_cli.core.targets import targeted_in
 from lora_cli.errors import FormatError
@@ -50,7 +51,7 @@ def chosen_of(config: Mapping[str, Any], base: BaseModel) -> frozenset[str] | No
 
 def _config(config: Mapping[str, Any], wanted: frozenset[str], base: BaseModel | None) -> dict[str, Any]:
     """Last names where they choose exactly these modules; else whole paths, which choose nothing else."""
-    leaves = sorted({module.rpartition(".")[2] for module in wanted})
+    leaves = sorted({last_name(module) for module in wanted})
     by_leaf = {**config, "target_modules": leaves}
     kept = {name: value for name, value in CHOOSING.items() if config.get(name) is not None}
     for candidate in (by_leaf, {**by_leaf, **kept}):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.keys import last_name
 from lora_cli.engines.landing import LAYER
 from lora_cli.engines.profile import packed_in
 from lora_cli.repair.draft import Aim, Draft, Factors
@@ -53,9 +54,9 @@ def _other_layers(draft: Draft, base: BaseModel) -> Iterator[tuple[str, Factors]
     kinds: dict[str, Factors] = {}
     for module, one in draft.factors.items():
         if module in base.modules and LAYER.search(module) and one.plain:
-            kinds.setdefault(module.rpartition(".")[2], one)
+            kinds.setdefault(last_name(module), one)
     for path, of_base in base.modules.items():
-        like = kinds.get(path.rpartition(".")[2])
+        like = kinds.get(last_name(path))
         if like is not None and path not in draft.factors and LAYER.search(path) and of_base.kind != "embedding":
             yield path, like
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.finding import Applied
-from lora_cli.core.keys import PEFT_PREFIX, Key, without_wrappers
+from lora_cli.core.keys import PEFT_PREFIX, Key, last_name, without_wrappers
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.patterns import Endings
 from lora_cli.core.targets import (
@@ -223,7 +223,7 @@ def _missing(
     # PEFT writes a tied pair of factors once, and which of the two modules they stand under is not told.
     tied = EMBEDDING_NAMES | OUTPUT_NAMES if config.ensure_weight_tying else frozenset()
     wanted = [*(module for module in base.modules if module in chosen), *sorted(chosen - base.modules.keys()), *wrapped]
-    return tuple(m for m in wanted if m not in adapter.pairs and m.rpartition(".")[2] not in tied)
+    return tuple(m for m in wanted if m not in adapter.pairs and last_name(m) not in tied)
 
 
 def _ranks(

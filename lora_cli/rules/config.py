@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 
 from lora_cli.core.finding import Location, Problem, Severity
+from lora_cli.core.keys import last_name
 from lora_cli.core.lora_config import LoraConfig, type_error
 from lora_cli.core.text import counted, cut, names
 from lora_cli.rules.case import Case
@@ -150,7 +151,7 @@ def targets_missing(case: Case) -> Iterator[Problem]:
         return
     if config.target_modules or config.target_parameters or config.trainable_token_indices:
         return
-    modules = sorted({pair.module.rpartition(".")[2] for pair in case.adapter.pairs.values()})
+    modules = sorted({last_name(pair.module) for pair in case.adapter.pairs.values()})
     value = "null" if config.target_modules is None else "empty"
     said = f"is {value}" if "target_modules" in config.given else "is missing"
     yield Problem(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from lora_cli.core.finding import Location, Problem, Severity
-from lora_cli.core.keys import WRAPPER
+from lora_cli.core.keys import WRAPPER, last_name
 from lora_cli.core.patterns import PatternKeys, endings
 from lora_cli.core.targets import HEADS
 from lora_cli.core.text import cut, names
@@ -27,7 +27,7 @@ def _places(case: Case) -> list[str] | None:
     None where these are too many.
     """
     config = case.config
-    leaves = {name.rpartition(".")[2] for name in config.target_parameters or ()}
+    leaves = {last_name(name) for name in config.target_parameters or ()}
     if len(leaves) > MOST_PARAMETERS:
         return None
     modules = {module.removesuffix(WRAPPER) for module in case.adapter.pairs}

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.finding import Location, Problem, Severity
-from lora_cli.core.keys import PAIR_PARTS, Key
+from lora_cli.core.keys import PAIR_PARTS, Key, last_name
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.patterns import QUICK, Matcher
 from lora_cli.core.safetensors import TensorInfo
@@ -100,7 +100,7 @@ def _lacking(case: Case, config: LoraConfig) -> list[str]:
     base, matcher = case.base, Matcher(f"{config.file}: modules_to_save")
     saved = {key.module for key in case.adapter.keys.values() if key.part == "saved" and not key.adapter_name}
     tied = EMBEDDING_NAMES | OUTPUT_NAMES if config.ensure_weight_tying else frozenset()  # written once for both
-    named = [path for path in base.modules if path.rpartition(".")[2] not in tied]
+    named = [path for path in base.modules if last_name(path) not in tied]
     text = "\n".join([*named, ""])
 
     def lacks(name: str) -> bool:
@@ -113,7 +113,7 @@ def _lacking(case: Case, config: LoraConfig) -> list[str]:
         from lora_cli.core.architectures import FAMILIES
 
         family = FAMILIES.get(base.model_type)
-        return family is not None and any(norm.endswith(name.rpartition(".")[2]) for norm in family.norms)
+        return family is not None and any(norm.endswith(last_name(name)) for norm in family.norms)
 
     return [name for name in dict.fromkeys(config.modules_to_save or ()) if lacks(name)]
 
@@ -129,7 +129,7 @@ def _others(case: Case) -> Iterator[tuple[Key, TensorInfo, BaseModule]]:
 
 def _of_vocabulary(key: Key, base: BaseModel) -> bool:
     """Whether the module has a row for each token: the embedding of tokens, or the head."""
-    module, last = base.modules[key.module], key.module.rpartition(".")[2]
+    module, last = base.modules[key.module], last_name(key.module)
     tokens = module.d_in if module.kind == "embedding" else module.d_out
     return tokens == base.vocab_size and (module.kind == "embedding" or last in OUTPUT_NAMES)
 
@@ -256,7 +256,7 @@ def tied_embeddings(case: Case) -> Iterator[Problem]:
     if not base.tied_embeddings or config.ensure_weight_tying:
         return
     touched = {key.module for key in case.adapter.keys.values() if key.module in base.modules}
-    changed = sorted(one for one in touched if one.rpartition(".")[2] in EMBEDDING_NAMES | OUTPUT_NAMES)
+    changed = sorted(one for one in touched if last_name(one) in EMBEDDING_NAMES | OUTPUT_NAMES)
     if len(changed) == 1:
         yield Problem(
             f"the base ties its embedding to its head, and only {changed[0]} is changed",

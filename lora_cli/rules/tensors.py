@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.finding import Location, Problem, Severity
-from lora_cli.core.keys import PAIR_PARTS
+from lora_cli.core.keys import PAIR_PARTS, last_name
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.text import counted, cut, names
 from lora_cli.rules.application import DEFAULT_NAME, dropped_for
@@ -268,7 +268,7 @@ def tower_collision(case: Case) -> Iterator[Problem]:
     with an engine that goes by full names.
     """
     stacks = dict.fromkeys(module.partition(".layers.")[0] for module in case.adapter.pairs if ".layers." in module)
-    if len(stacks) < 2 or {stack.rpartition(".")[2] for stack in stacks} == {"encoder", "decoder"}:
+    if len(stacks) < 2 or {last_name(stack) for stack in stacks} == {"encoder", "decoder"}:
         return
     owner: dict[str, str] = {}
     said = []

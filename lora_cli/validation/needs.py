@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.engine_outcome import EngineOutcome, Outcome, Reason
 from lora_cli.core.json_schema import Count
+from lora_cli.core.keys import last_name
 from lora_cli.core.module_facts import leaf_of
 from lora_cli.engines.fit import Need
 from lora_cli.engines.landing import TOWERS
@@ -101,4 +102,4 @@ def target_of(module: str, layout: SlotLayout) -> str:
 def _configured(adapter: Adapter) -> list[str]:
     """The last names of ``target_modules``, which some engines hold against those that they were started with."""
     targets = adapter.config.target_modules if adapter.config is not None else None
-    return [name.rpartition(".")[2] for name in targets] if isinstance(targets, tuple) else []
+    return [last_name(name) for name in targets] if isinstance(targets, tuple) else []
