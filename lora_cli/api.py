@@ -130,9 +130,10 @@ def validate(
 
 
 def _judged(ref: str, terms: "Terms", settings: Settings) -> "Checked":
-    from lora_cli.validation import check_in_place
+    from lora_cli.core.item import Item
+    from lora_cli.validation import validate as validate_one
 
-    checked = check_in_place(ref, terms, settings)
+    checked = validate_one(Item("", ref), terms, settings)
     if checked.error is not None:
         raise checked.error
     return checked

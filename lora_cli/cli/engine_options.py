@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 from lora_cli.cli.lineup import Lineup, check_max_cpu_loras
 from lora_cli.cli.options import ENGINE, option
 from lora_cli.core.engine_outcome import Deployment
-from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.core.reference import AdapterRef
 from lora_cli.core.units import words_of
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
-from lora_cli.validation import Checked, is_path
+from lora_cli.validation import Checked, ref_of
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import AdapterSet
@@ -116,7 +116,7 @@ def _called(base: str | AdapterRef) -> tuple[str, str]:
     """What an engine on this machine is given as its model, and the commit; empty for what it cannot be given."""
     if not base:
         return "", ""
-    ref = parse(base, is_path=is_path) if isinstance(base, str) else base
+    ref = ref_of(base)
     if ref.scheme == "hf" and not ref.subfolder:
         return ref.location, ref.revision or ""
     if ref.scheme == "file" and Path(ref.location).is_dir() and ref.location.isprintable():

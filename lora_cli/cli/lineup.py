@@ -173,7 +173,7 @@ def _folder_of(text: str) -> str:
 
 
 def _in_folder(text: str, folder: str) -> str | AdapterRef:
-    from lora_cli.validation.place import is_path
+    from lora_cli.validation.validate import is_path
 
     try:
         return override(parse(text, is_path=is_path), subfolder=folder)

@@ -176,7 +176,7 @@ def settled(
     from lora_cli.validation import acceptance
 
     named = [(naming.identity(one), one) for one in checked]
-    notices = list(acceptance.idle(named, settings.suppressions, rules, acceptance.today()))
+    notices = list(acceptance.idle(named, settings.suppressions, rules))
     if known is not None:
         notices += acceptance.stale(named, known, [rule.code for rule in rules])
     if new is not None:

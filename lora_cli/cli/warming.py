@@ -12,7 +12,7 @@ from lora_cli.cli.output import to_stderr
 from lora_cli.cli.warm_tier import Copies
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.item import Item
-from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.core.text import safe
 from lora_cli.errors import MissingExtra
@@ -25,7 +25,7 @@ from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from lora_cli.store.holds import Hold
 from lora_cli.tiers.eviction.registry import PolicyName
-from lora_cli.validation import Terms, is_path
+from lora_cli.validation import Terms, ref_of
 from lora_cli.validation.admission import Admission, fetch_in, judge_in, unheard
 
 
@@ -65,7 +65,7 @@ def admitting(
 
 def base_directory(named: str | AdapterRef) -> Path | None:
     """Where the base's weights may be: a directory on this disk, else nowhere."""
-    ref = parse(named, is_path=is_path) if isinstance(named, str) else named
+    ref = ref_of(named)
     directory = Path(ref.location) / ref.subfolder
     return directory if ref.scheme == "file" and directory.is_dir() else None
 

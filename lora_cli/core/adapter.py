@@ -26,6 +26,18 @@ class LoraPair:
     embedding: bool = False
 
     @property
+    def factors(self) -> tuple[TensorInfo, ...]:
+        """A and B, as far as they are there."""
+        return tuple(factor for factor in (self.a, self.b) if factor is not None)
+
+    @property
+    def widths(self) -> tuple[int | None, int | None]:
+        """``d_in`` from A ``[r, d_in]`` and ``d_out`` from B ``[d_out, r]``; None for one that is missing or flat."""
+        d_in = self.a.shape[1] if self.a is not None and len(self.a.shape) == 2 else None
+        d_out = self.b.shape[0] if self.b is not None and len(self.b.shape) == 2 else None
+        return d_in, d_out
+
+    @property
     def rank(self) -> int | None:
         """The rank that the tensors themselves have, from A, else from B."""
         if self.a is not None and len(self.a.shape) == 2:

@@ -217,7 +217,7 @@ def _stacked(
 
 
 def _in_wrapper(adapter: Adapter, pair: LoraPair) -> bool:
-    return any(adapter.keys[one.name].infixes for one in (pair.a, pair.b) if one is not None)
+    return any(adapter.keys[one.name].infixes for one in pair.factors)
 
 
 def _obstacle(sources: list[str], members: Mapping[str, Mapping[int, LoraPair]], count: int) -> str:

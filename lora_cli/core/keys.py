@@ -96,6 +96,11 @@ WRAPPER = ".base_layer"
 """What the path of a module ends in under ``target_parameters``, once for each wrapper around it but one."""
 
 
+def last_name(module: str) -> str:
+    """The last component of a module's path: ``q_proj`` of ``model.layers.0.self_attn.q_proj``."""
+    return module.rpartition(".")[2]
+
+
 def without_wrappers(module: str) -> str:
     """The path of the module that PEFT nests wrappers around."""
     end = len(module)

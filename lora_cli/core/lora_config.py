@@ -268,9 +268,9 @@ def config_changes(a: LoraConfig | None, b: LoraConfig | None) -> tuple[FieldCha
     if a is None or b is None:
         return ()
     changes = [
-        _change(name, _effect(name, a, b), _value(a, name), _value(b, name))
+        _change(name, _effect(name, a, b), raw_value(a, name), raw_value(b, name))
         for name in peft_fields()
-        if _plain(_value(a, name)) != _plain(_value(b, name))
+        if _plain(raw_value(a, name)) != _plain(raw_value(b, name))
     ]
     for name in dict.fromkeys((*a.unknown, *b.unknown)):
         one, other = a.unknown.get(name, ABSENT), b.unknown.get(name, ABSENT)
@@ -282,13 +282,14 @@ def config_changes(a: LoraConfig | None, b: LoraConfig | None) -> tuple[FieldCha
     )
 
 
-def _value(config: LoraConfig, name: str) -> Any:
+def raw_value(config: LoraConfig, name: str) -> Any:
+    """The value of a field as the file has it, whatever its type; PEFT's default where it has none."""
     return config.mistyped.get(name, getattr(config, name))
 
 
 def _effect(name: str, a: LoraConfig, b: LoraConfig) -> Effect:
     if name == "init_lora_weights":
-        starts = [str(_value(config, name)).lower() for config in (a, b)]
+        starts = [str(raw_value(config, name)).lower() for config in (a, b)]
         return "meaning" if any(start.startswith(ALTERING) for start in starts) else "training"
     return EFFECTS.get(name, "training")
 

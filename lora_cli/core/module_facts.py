@@ -41,8 +41,8 @@ def facts_of(adapter: Adapter) -> tuple[ModuleFacts, ...]:
 
 
 def _facts(module: str, pair: LoraPair, scaling: float | None) -> ModuleFacts:
-    factors = [factor for factor in (pair.a, pair.b) if factor is not None]
-    d_in, d_out = widths(pair)
+    factors = pair.factors
+    d_in, d_out = pair.widths
     return ModuleFacts(
         module=module,
         r=pair.rank,
@@ -53,13 +53,6 @@ def _facts(module: str, pair: LoraPair, scaling: float | None) -> ModuleFacts:
         parameters=sum(math.prod(factor.shape) for factor in factors),
         bytes=sum(factor.nbytes for factor in factors),
     )
-
-
-def widths(pair: LoraPair) -> tuple[int | None, int | None]:
-    """``d_in`` from A ``[r, d_in]`` and ``d_out`` from B ``[d_out, r]``; None for a factor that is missing or flat."""
-    d_in = pair.a.shape[1] if pair.a is not None and len(pair.a.shape) == 2 else None
-    d_out = pair.b.shape[0] if pair.b is not None and len(pair.b.shape) == 2 else None
-    return d_in, d_out
 
 
 def _scaling(adapter: Adapter) -> Mapping[str, float]:

@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from lora_cli.core.base_model import HALF_BYTES, BaseModel, BaseModule
-from lora_cli.engines.landing import FUSED, TOWERS, VOCABULARY
-from lora_cli.engines.profile import Profile
+from lora_cli.core.keys import last_name
+from lora_cli.engines.landing import FUSED, TOWERS
+from lora_cli.engines.profile import VOCABULARY, Profile
 from lora_cli.engines.slots import REPLICATED, ROW_PARALLEL, SlotLayout
 from lora_cli.errors import UsageError
 
@@ -40,15 +41,17 @@ def groups_of(base: BaseModel, profile: Profile, tp: int = 1) -> tuple[Group, ..
     layout = profile.engine.slots
     assert layout is not None
     widths: Counter[frozenset[str]] = Counter()
-    present = {_leaf(path) for path in base.modules}
+    present = {last_name(path) for path in base.modules}
     sparse = any(FUSED.fullmatch(path) for path in base.parameters)
     shared = any("shared_expert" in path for path in base.modules)
     dense = {"gate_proj", "up_proj", "down_proj"} if layout.everywhere and sparse and not shared else set()
     for path, module in base.modules.items():
-        leaf = _leaf(path)
+        leaf = last_name(path)
         if module.kind == "embedding" or leaf in VOCABULARY:
-            if leaf in _vocabulary(base, profile):
-                widths[frozenset({leaf})] += _of_vocabulary(leaf, module, layout, tp)
+            if leaf in profile.grammar.vocabulary(base):
+                # Whole on every GPU, but for a head whose B is cut with the vocabulary.
+                cut = tp if layout.head_sharded and leaf == "lm_head" else 1
+                widths[frozenset({leaf})] += module.d_in + -(-module.d_out // cut)
         elif not TOWERS.search(path) and leaf not in dense:
             widths[layout.group(leaf)] += _sharded(path, module, base, tp) + _unfilled(leaf, module, layout, present)
     for names, width in _of_parameters(base, profile, layout, tp):
@@ -82,24 +85,9 @@ def own_width(modules: Iterable[Mapping[str, tuple[int, int]]]) -> int:
     return sum(widest.values())
 
 
-def _leaf(path: str) -> str:
-    return path.rpartition(".")[2]
-
-
-def _vocabulary(base: BaseModel, profile: Profile) -> Collection[str]:
-    embeddings = profile.grammar.embeddings
-    return VOCABULARY if embeddings is None else embeddings.get(base.model_type, frozenset())
-
-
-def _of_vocabulary(leaf: str, module: BaseModule, layout: SlotLayout, tp: int) -> int:
-    """An embedding's factors are whole on every GPU, and the head's too, where its B is not cut with the vocabulary."""
-    cut = tp if layout.head_sharded and leaf == "lm_head" else 1
-    return module.d_in + -(-module.d_out // cut)
-
-
 def _sharded(path: str, module: BaseModule, base: BaseModel, tp: int) -> int:
     """What one GPU of ``tp`` has of the two factors of a linear module."""
-    leaf = _leaf(path)
+    leaf = last_name(path)
     if tp == 1 or leaf in REPLICATED:
         return module.d_in + module.d_out
     if leaf in ROW_PARALLEL:
@@ -140,7 +128,7 @@ def _of_parameters(
     fused = base.model_type in profile.engine.fused_experts
     seen: set[str] = set()
     for path, shape in base.parameters.items():
-        leaf = _leaf(path)
+        leaf = last_name(path)
         if layout.routers and path.endswith((".gate.weight", ".router.weight")) and len(shape) == 2:
             yield layout.group(path.split(".")[-2]), sum(shape)
         elif leaf in layout.experts and FUSED.fullmatch(path) and len(shape) == 3:

@@ -8,7 +8,6 @@ from lora_cli.core.json_schema import Count, PositiveCount
 from lora_cli.core.module_facts import leaf_of
 from lora_cli.engines.capacity import Group, groups_of, own_width, slot_bytes, width_of
 from lora_cli.engines.profile import Profile
-from lora_cli.engines.slots import SlotLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +80,7 @@ class Slots:
     def __init__(self, profile: Profile, base: BaseModel | None, tp: int = 1) -> None:
         layout = profile.engine.slots
         assert layout is not None
-        self.profile, self.base, self.tp = profile, base, tp
-        self.layout: SlotLayout = layout
+        self.profile, self.base, self.layout = profile, base, layout
         self.groups: tuple[Group, ...] = groups_of(base, profile, tp) if base is not None else ()
         paths = base.modules if base is not None else {}
         self._order = {leaf: i for i, leaf in enumerate(dict.fromkeys(map(leaf_of, paths)))}

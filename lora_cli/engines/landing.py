@@ -1,16 +1,16 @@
 """Where the modules of an adapter land in an engine's model, by that engine's own rules of names."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Applied
-from lora_cli.core.keys import PEFT_PREFIX, Key, Part
+from lora_cli.core.keys import PEFT_PREFIX, Key, last_name
 from lora_cli.core.targets import OUTPUT_NAMES
-from lora_cli.engines.profile import FACTORS, Grammar, Profile
+from lora_cli.engines.profile import FACTORS, VOCABULARY, Grammar, Profile
 
 LAYER = re.compile(r"(?:^|\.)(?P<stack>layers|h|blocks|block)\.(?P<idx>\d{1,9})\.", re.ASCII)
 """The number of a layer, wherever it stands, and what the layers are called."""
@@ -20,7 +20,6 @@ EXPERT = re.compile(EXPERTS + r"(?P<idx>\d{1,9})\.[^.]+", re.ASCII)
 FUSED = re.compile(EXPERTS + r"[^.]+")
 EXPERT_NAMES = frozenset({"gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
 TOWERS = re.compile(r"(?:^|\.)(?:visual|vision\w*|audio\w*|image\w*|multi_modal\w*)\.")
-VOCABULARY = frozenset({"embed_tokens", "wte", "embed_in", "word_embeddings", "lm_head", "embed_out"})
 HEADS = frozenset({"score", "classifier"})
 
 
@@ -66,35 +65,8 @@ class _Model:
     fused_experts: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Oddity:
-    """How the names of a module's factors differ from those that PEFT gives a linear layer's."""
-
-    parts: frozenset[Part]
-    adapter_name: bool
-    infixes: bool
-    unprefixed: bool
-    ends_in_wrapper: bool
-
-
-def oddities(adapter: Adapter) -> dict[str, Oddity]:
-    """The modules whose factors are called otherwise than those of a linear layer: engines differ on these."""
-    found: dict[str, Oddity] = {}
-    for module, pair in adapter.pairs.items():
-        keys = [adapter.keys[factor.name] for factor in (pair.a, pair.b) if factor is not None]
-        if pair.embedding or not all(key.canonical for key in keys):
-            found[module] = Oddity(
-                frozenset(key.part for key in keys),
-                adapter_name=any(key.adapter_name for key in keys),
-                infixes=any(key.infixes for key in keys),
-                unprefixed=any(key.prefix != PEFT_PREFIX for key in keys),
-                ends_in_wrapper=any(key.infixes and f".{key.infixes[-1]}.lora_" in key.name for key in keys),
-            )
-    return found
-
-
-def land(adapter: Adapter, base: BaseModel, profile: Profile, odd: Mapping[str, Oddity]) -> Landing:
-    """Sort the modules of ``adapter``, of which ``odd`` are the ``oddities``, by where an engine puts them; pure."""
+def land(adapter: Adapter, base: BaseModel, profile: Profile) -> Landing:
+    """Sort the modules of ``adapter`` by where an engine puts them; pure."""
     grammar = profile.grammar
     model = _model(base, grammar, fused=base.model_type in profile.engine.fused_experts)
     others = (key for key in adapter.keys.values() if key.part not in FACTORS or not key.canonical)
@@ -104,11 +76,12 @@ def land(adapter: Adapter, base: BaseModel, profile: Profile, odd: Mapping[str, 
     towers: list[str] = []
     nowhere: dict[str, str] = {}
     for module, pair in adapter.pairs.items():
-        oddity = odd.get(module)
-        why = _misnamed(oddity, grammar) if oddity is not None else ""
+        keys = [adapter.keys[factor.name] for factor in pair.factors]
+        why = _misnamed(keys, grammar)
         # What a wrapper left as the last component is taken for the module's name.
-        if (grammar.strict and oddity is not None and oddity.ends_in_wrapper) or (
-            not why and _leaf(module) not in model.leaves and not _expert(module, model)
+        ends_in_wrapper = any(key.infixes and f".{key.infixes[-1]}.lora_" in key.name for key in keys)
+        if (grammar.strict and ends_in_wrapper) or (
+            not why and last_name(module) not in model.leaves and not _expert(module, model)
         ):
             unexpected.append(module)
         elif not why and not grammar.towers and TOWERS.search(module):
@@ -130,33 +103,30 @@ def land(adapter: Adapter, base: BaseModel, profile: Profile, odd: Mapping[str, 
 
 
 def _model(base: BaseModel, grammar: Grammar, *, fused: bool) -> _Model:
-    linear = {_leaf(path) for path, module in base.modules.items() if module.kind != "embedding"} - OUTPUT_NAMES
-    routers = {_leaf(path.removesuffix(".weight")) for path in base.parameters if path.endswith("gate.weight")}
-    embeddings = VOCABULARY if grammar.embeddings is None else grammar.embeddings.get(base.model_type, frozenset())
+    linear = {last_name(path) for path, module in base.modules.items() if module.kind != "embedding"} - OUTPUT_NAMES
+    routers = {last_name(path.removesuffix(".weight")) for path in base.parameters if path.endswith("gate.weight")}
     packed = {name for name, parts in grammar.packed.items() if linear >= set(parts)}
     whole = {"experts", "base_layer"} if any(".experts." in path for path in base.parameters) else set()
-    leaves = frozenset(linear | (routers | whole if grammar.experts_apart else set()) | embeddings | packed)
+    leaves = frozenset(
+        linear | (routers | whole if grammar.experts_apart else set()) | grammar.vocabulary(base) | packed
+    )
     if grammar.leaves is not None:
         leaves = grammar.leaves
     numbered = ((found, path) for path in base.modules if (found := LAYER.search(path)))
-    in_layers = frozenset((int(found["idx"]), _leaf(path)) for found, path in numbered)
+    in_layers = frozenset((int(found["idx"]), last_name(path)) for found, path in numbered)
     experts = {found["block"]: shape[0] for path, shape in base.parameters.items() if (found := FUSED.fullmatch(path))}
     own = frozenset(leaf for _, leaf in in_layers)
     above = frozenset(parent for path in base.parameters for parent in accumulate(path.split(".")[:-1], "{}.{}".format))
     return _Model(base, grammar, leaves, in_layers, own, experts, above, fused)
 
 
-def _leaf(path: str) -> str:
-    return path.rpartition(".")[2]
-
-
 def _outside(key: Key, grammar: Grammar) -> str:
     """Why a strict engine does not parse this name."""
-    if key.part == "base_layer" and _leaf(key.module) in VOCABULARY:
+    if key.part == "base_layer" and last_name(key.module) in VOCABULARY:
         return ""
-    if grammar.skips_vocabulary and _leaf(key.module) in VOCABULARY:
+    if grammar.skips_vocabulary and last_name(key.module) in VOCABULARY:
         return ""
-    if key.part == "saved" and _leaf(key.module) in HEADS:
+    if key.part == "saved" and last_name(key.module) in HEADS:
         return ""
     if key.adapter_name and not grammar.adapter_name and key.part in grammar.parts:
         return f"the name holds .{key.adapter_name[:100]}., which the adapter was called in memory"
@@ -165,21 +135,21 @@ def _outside(key: Key, grammar: Grammar) -> str:
     return "the name is none of a factor"
 
 
-def _misnamed(odd: Oddity, grammar: Grammar) -> str:
-    """Why the factors' names lead nowhere, whatever the module."""
-    if not odd.parts <= grammar.parts:
+def _misnamed(keys: Sequence[Key], grammar: Grammar) -> str:
+    """Why the names of a module's factors lead nowhere, whatever the module."""
+    if not {key.part for key in keys} <= grammar.parts:
         return "it takes no LoRA on an embedding"
-    if odd.adapter_name and not grammar.adapter_name:
+    if not grammar.adapter_name and any(key.adapter_name for key in keys):
         return "the name holds what the adapter was called in memory"
-    if odd.infixes and not grammar.infixes:
+    if not grammar.infixes and any(key.infixes for key in keys):
         return "the name holds what a wrapper left there"
-    if odd.unprefixed and grammar.prefix == "required":
+    if grammar.prefix == "required" and any(key.prefix != PEFT_PREFIX for key in keys):
         return f"the name does not begin with {PEFT_PREFIX} once"
     return ""
 
 
 def _has_place(module: str, pair: LoraPair, model: _Model) -> bool:
-    leaf = _leaf(module)
+    leaf = last_name(module)
     if model.grammar.prefix == "ignored":
         found = _layer(module, model.grammar)
         if found is None:
@@ -187,8 +157,9 @@ def _has_place(module: str, pair: LoraPair, model: _Model) -> bool:
         names = model.grammar.packed.get(leaf, (leaf,)) if leaf not in model.own else (leaf,)
         return all((int(found["idx"]), name) in model.in_layers for name in names) or _expert(module, model)
     paths = (module, *_text_paths(module, model))
-    has = any(path in model.base.modules for path in paths)
-    return has or f"{module}.weight" in model.base.parameters or _expert(module, model) or _fused(module, model)
+    has = any(path in model.base.modules for path in paths) or f"{module}.weight" in model.base.parameters
+    is_fused = model.fused_experts and module.removesuffix(".base_layer") in model.above
+    return has or is_fused or _expert(module, model)
 
 
 def _layer(module: str, grammar: Grammar) -> re.Match[str] | None:
@@ -209,15 +180,10 @@ def _text_paths(module: str, model: _Model) -> Iterator[str]:
 
 def _expert(module: str, model: _Model) -> bool:
     """Whether this is one expert's projection, of an engine that keeps them apart, and there is such an expert."""
-    if not model.grammar.experts_apart or model.fused_experts or _leaf(module) not in EXPERT_NAMES:
+    if not model.grammar.experts_apart or model.fused_experts or last_name(module) not in EXPERT_NAMES:
         return False
     found = EXPERT.fullmatch(module)
     return found is not None and int(found["idx"]) < model.experts.get(found["block"], 0)
-
-
-def _fused(module: str, model: _Model) -> bool:
-    """Whether these are factors of fused experts, of a model that has them so."""
-    return model.fused_experts and module.removesuffix(".base_layer") in model.above
 
 
 def _absence(module: str, model: _Model) -> str:
@@ -231,14 +197,16 @@ def _partial(modules: Iterable[str], base: BaseModel) -> frozenset[str]:
     """Those whose kind is not there in every layer that the base has it in."""
     numbered = [module for module in modules if LAYER.search(module)]
     has, wanted = _layers_by_kind(numbered), _layers_by_kind(base.modules)
-    return frozenset(module for module in numbered if not has[_leaf(module)] >= wanted.get(_leaf(module), set()))
+    return frozenset(
+        module for module in numbered if not has[last_name(module)] >= wanted.get(last_name(module), set())
+    )
 
 
 def _layers_by_kind(modules: Iterable[str]) -> dict[str, set[int]]:
     by_kind: dict[str, set[int]] = {}
     for module in modules:
         if found := LAYER.search(module):
-            by_kind.setdefault(_leaf(module), set()).add(int(found["idx"]))
+            by_kind.setdefault(last_name(module), set()).add(int(found["idx"]))
     return by_kind
 
 
@@ -248,7 +216,7 @@ def _collisions(modules: Iterable[str]) -> Iterator[str]:
     for module in modules:
         if found := LAYER.search(module):
             expert = found.string[found.end() :].rpartition(".")[0] if ".experts." in module else ""
-            place = (found["idx"], expert, _leaf(module))
+            place = (found["idx"], expert, last_name(module))
             if place in seen:
                 yield module
             seen.add(place)

@@ -1,8 +1,8 @@
 """LoRAX at a7394ba (after 0.12): what it makes of an adapter. Read in ``server/lorax_server``; its loader was run."""
 
 from lora_cli.core.engine_outcome import Outcome
-from lora_cli.engines.mend import ALONE, MERGE, NUMBER_WRITTEN, repair
-from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, FACTORS, Engine, Grammar, Row
+from lora_cli.engines.mend import ALONE, NUMBER_WRITTEN, repair
+from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, FACTORS, Engine, Grammar, Row, rejects, serves_wrong
 
 LORA = "server/lorax_server/adapters/lora.py"
 SGMV = "server/lorax_server/utils/sgmv.py"
@@ -27,50 +27,46 @@ IGNORED = {
 def rows(engine: str) -> tuple[Row, ...]:
     """The rows of LoRAX and of TGI, which began as one code; ``engine`` is whom a repair is for."""
     return (
-        *(Row(feature, Outcome.SERVES_WRONG, reason, MERGE, LORA) for feature, reason in IGNORED.items()),
-        Row("bdlora", Outcome.SERVES_WRONG, "its blocks are taken for factors", MERGE, LORA, "reasoned"),
-        Row("qalora", Outcome.SERVES_WRONG, "its groups are taken for inputs", MERGE, LORA, "reasoned"),
-        Row("arrow", Outcome.SERVES_WRONG, "Arrow's routing is not read", MERGE, LORA, "reasoned"),
-        Row("number-mistyped", Outcome.REJECTS, "it cannot be divided", repair(engine, NUMBER_WRITTEN), LORA,
-            "reasoned"),
-        Row("not-lora", Outcome.REJECTS, "the config is read by PEFT", 'write "peft_type": "LORA"', LORA),
-        Row(
+        *(serves_wrong(feature, reason, LORA) for feature, reason in IGNORED.items()),
+        serves_wrong("bdlora", "its blocks are taken for factors", LORA, "reasoned"),
+        serves_wrong("qalora", "its groups are taken for inputs", LORA, "reasoned"),
+        serves_wrong("arrow", "Arrow's routing is not read", LORA, "reasoned"),
+        rejects("number-mistyped", "it cannot be divided", LORA, "reasoned", repair(engine, NUMBER_WRITTEN)),
+        rejects("not-lora", "the config is read by PEFT", LORA, mend='write "peft_type": "LORA"'),
+        serves_wrong(
             "module-scales",
-            Outcome.SERVES_WRONG,
             "rank_pattern and alpha_pattern are not read, and every module is scaled alike",
-            repair(engine, "folds the scales into lora_B"),
             LORA,
+            mend=repair(engine, "folds the scales into lora_B"),
         ),
-        Row(
+        rejects(
             "layer-ranks",
-            Outcome.REJECTS,
             "a kind of module must have one rank in all layers",
-            repair(engine, "pads all to one rank"),
             LORA,
+            mend=repair(engine, "pads all to one rank"),
         ),
-        Row(
+        serves_wrong(
             "padded-rank",
-            Outcome.SERVES_WRONG,
             "ranks are padded (to 8 per shard, or to a multiple of 16), and every kind of module after the first is "
             "scaled by the padded rank",
-            repair(engine, "pads the rank itself and keeps the scale"),
             SGMV,
             "run",
+            repair(engine, "pads the rank itself and keeps the scale"),
         ),
-        Row("nothing-lands", Outcome.SERVES_WRONG, "it loads, and the base is served",
-            repair(engine, "corrects the names"), LORA, "run"),
-        Row("partly-lands", Outcome.SERVES_WRONG, "the others are dropped silently",
-            repair(engine, "corrects the names, and adds zeros in layers that were not trained"), LORA, "run"),
-        Row("embedding", Outcome.SERVES_WRONG, "LoRA on an embedding is not read", MERGE, LORA),
-        Row("experts-fused", Outcome.SERVES_WRONG, "fused experts are not read", MERGE, LORA),
-        Row(
-            "stray-weights",
-            Outcome.SERVES_WRONG,
-            "every *.safetensors of the folder is read as the adapter's",
-            ALONE,
-            HUB,
+        serves_wrong(
+            "nothing-lands", "it loads, and the base is served", LORA, "run", repair(engine, "corrects the names")
         ),
-    )  # fmt: skip
+        serves_wrong(
+            "partly-lands",
+            "the others are dropped silently",
+            LORA,
+            "run",
+            repair(engine, "corrects the names, and adds zeros in layers that were not trained"),
+        ),
+        serves_wrong("embedding", "LoRA on an embedding is not read", LORA),
+        serves_wrong("experts-fused", "fused experts are not read", LORA),
+        serves_wrong("stray-weights", "every *.safetensors of the folder is read as the adapter's", HUB, mend=ALONE),
+    )
 
 
 GENERIC = {

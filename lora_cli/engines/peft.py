@@ -2,7 +2,7 @@
 
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.engines.mend import BASE_CHANGED, NUMBER, repair
-from lora_cli.engines.profile import EVERYWHERE, Engine, Grammar, Row
+from lora_cli.engines.profile import EVERYWHERE, Engine, Grammar, rejects, serves_wrong
 
 MODEL = "peft/tuners/lora/model.py"
 LAYER = "peft/tuners/lora/layer.py"
@@ -11,45 +11,27 @@ SAVE_AND_LOAD = "peft/utils/save_and_load.py"
 
 
 ROWS = (
-    Row(
-        "required-field-missing",
-        Outcome.SERVES_WRONG,
-        "it takes its default",
-        "write the field",
-        "peft/config.py",
-        "run",
-    ),
-    Row("rank-unusable", Outcome.REJECTS, "it has no such factors", NUMBER, LAYER, "run"),
-    Row("rank-fraction", Outcome.REJECTS, "it has no such factors", NUMBER, LAYER, "run"),
-    Row("alpha-unusable", Outcome.REJECTS, "nothing can be divided that is no number", NUMBER, LAYER, "run"),
-    Row(
-        "pattern-empty",
-        Outcome.REJECTS,
-        "it asks for its keys",
-        repair("peft", "writes an empty object"),
-        TUNERS,
-        "run",
-    ),
-    Row("pattern-untyped", Outcome.REJECTS, "it asks for its keys", "write an object", TUNERS, "run"),
-    Row(
-        "bias-untyped", Outcome.REJECTS, "it asks how it ends", repair("peft", 'writes "none" for null'), TUNERS, "run"
-    ),
-    Row(
+    serves_wrong("required-field-missing", "it takes its default", "peft/config.py", "run", "write the field"),
+    rejects("rank-unusable", "it has no such factors", LAYER, "run", NUMBER),
+    rejects("rank-fraction", "it has no such factors", LAYER, "run", NUMBER),
+    rejects("alpha-unusable", "nothing can be divided that is no number", LAYER, "run", NUMBER),
+    rejects("pattern-empty", "it asks for its keys", TUNERS, "run", repair("peft", "writes an empty object")),
+    rejects("pattern-untyped", "it asks for its keys", TUNERS, "run", "write an object"),
+    rejects("bias-untyped", "it asks how it ends", TUNERS, "run", repair("peft", 'writes "none" for null')),
+    serves_wrong(
         "init-iterated",
-        Outcome.SERVES_WRONG,
         "it takes the base apart again when it loads, at random, and not as in training",
-        BASE_CHANGED,
         LAYER,
         "run",
+        BASE_CHANGED,
     ),
-    Row("targets-nothing", Outcome.REJECTS, "the base has none of it", "name what was trained", MODEL, "run"),
-    Row(
+    rejects("targets-nothing", "the base has none of it", MODEL, "run", "name what was trained"),
+    rejects(
         "pt-alone",
-        Outcome.REJECTS,
         "it looks for adapter_model.safetensors and adapter_model.bin",
-        repair("peft", "writes adapter_model.safetensors"),
         SAVE_AND_LOAD,
         "run",
+        repair("peft", "writes adapter_model.safetensors"),
     ),
 )
 

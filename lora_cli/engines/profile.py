@@ -6,10 +6,13 @@ A row names its feature by the key of a detector in ``lora_cli.rules.features``;
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
+from lora_cli.core.base_model import BaseModel
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.core.keys import PAIR_PARTS, Part
+from lora_cli.engines.mend import MERGE
 from lora_cli.engines.slots import SlotLayout
 
 Proof = Literal["run", "read", "reasoned"]
@@ -20,11 +23,19 @@ Version = tuple[int, ...]
 FACTORS: frozenset[Part] = frozenset({"lora_A", "lora_B"})
 """The factors of a linear layer: those of an embedding are taken by fewer engines."""
 
+VOCABULARY = frozenset({"embed_tokens", "wte", "embed_in", "word_embeddings", "lm_head", "embed_out"})
+"""What embeddings of tokens and heads over them are called."""
+
 PACKED: Mapping[str, tuple[str, ...]] = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
     "gate_up_proj": ("gate_proj", "up_proj"),
 }
 """Modules that engines keep in one, by what they call that."""
+
+
+def packed_in(leaf: str) -> str:
+    """What engines call the module that one of this last name is a part of; empty where it is none's."""
+    return next((whole for whole, parts in PACKED.items() if leaf in parts), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +47,19 @@ class Row:
     engine's versions that the row holds for, empty for all before or after.
     """
 
-    feature: str
     outcome: Outcome
+    feature: str
     reason: str
-    mend: str
     evidence: str
     proof: Proof = "read"
+    mend: str = MERGE
     since: str = ""
     until: str = ""
+
+
+rejects = partial(Row, Outcome.REJECTS)
+crashes = partial(Row, Outcome.CRASHES)
+serves_wrong = partial(Row, Outcome.SERVES_WRONG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +93,10 @@ class Grammar:
     experts_apart: bool = False
     stacks: frozenset[str] = frozenset()
     whole_types: bool = False
+
+    def vocabulary(self, base: BaseModel) -> frozenset[str]:
+        """The embeddings and heads of a base that take LoRA."""
+        return VOCABULARY if self.embeddings is None else self.embeddings.get(base.model_type, frozenset())
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +148,9 @@ class Profile:
     @property
     def rows(self) -> tuple[Row, ...]:
         """The engine's rows that hold for this version."""
-        return tuple(row for row in self.engine.rows if holds(row, self.version))
+        mine, rows = as_version(self.version), self.engine.rows
+        begun = (row for row in rows if as_version(row.since) <= mine)
+        return tuple(row for row in begun if not row.until or mine <= as_version(row.until))
 
     @property
     def grammar(self) -> Grammar:
@@ -146,12 +168,6 @@ class Profile:
             return f"{engine.rank_flag} is {engine.default_rank} unless set"
         has_limit = any(row.feature == "rank-above-max" for row in self.rows)
         return f"any rank up to {engine.rank_flag}" if has_limit else "any rank"
-
-
-def holds(row: Row, version: str) -> bool:
-    """Whether ``row`` is one of the profile of ``version``."""
-    mine = as_version(version)
-    return (not row.since or as_version(row.since) <= mine) and (not row.until or mine <= as_version(row.until))
 
 
 def as_version(text: str) -> Version:

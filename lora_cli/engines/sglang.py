@@ -5,8 +5,8 @@ that needs it, and nothing between there and the scheduler's process catches tha
 """
 
 from lora_cli.core.engine_outcome import Outcome
-from lora_cli.engines.mend import ALONE, MERGE, NUMBER_WRITTEN, OTHER_BASE, repair
-from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, PACKED, Engine, Grammar, Row
+from lora_cli.engines.mend import ALONE, NUMBER_WRITTEN, OTHER_BASE, repair
+from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, PACKED, Engine, Grammar, crashes, rejects, serves_wrong
 from lora_cli.engines.slots import Flags, SlotLayout
 
 CONFIG = "sglang/srt/lora/lora_config.py"
@@ -17,122 +17,77 @@ UTILS = "sglang/srt/lora/utils.py"
 LOADER = "sglang/srt/model_loader/loader.py"
 
 ROWS = (
-    Row("required-field-missing", Outcome.REJECTS, "the field is required", "write the field", CONFIG),
-    Row("not-lora", Outcome.REJECTS, "it must be LORA", 'write "peft_type": "LORA" if it is one', LORA),
-    Row(
-        "number-mistyped", Outcome.REJECTS, "it cannot be divided", repair("sglang", NUMBER_WRITTEN), CONFIG, "reasoned"
-    ),
-    Row("dora", Outcome.REJECTS, "DoRA is not supported", MERGE, LORA),
-    Row(
+    rejects("required-field-missing", "the field is required", CONFIG, mend="write the field"),
+    rejects("not-lora", "it must be LORA", LORA, mend='write "peft_type": "LORA" if it is one'),
+    rejects("number-mistyped", "it cannot be divided", CONFIG, "reasoned", repair("sglang", NUMBER_WRITTEN)),
+    rejects("dora", "DoRA is not supported", LORA),
+    serves_wrong(
         "rslora",
-        Outcome.SERVES_WRONG,
         "it divides lora_alpha by r, where rsLoRA divides by its root",
+        CONFIG,
+        "run",
         repair("sglang", "folds rsLoRA into lora_alpha"),
-        CONFIG,
-        "run",
     ),
-    Row(
+    serves_wrong(
         "module-scales",
-        Outcome.SERVES_WRONG,
         "rank_pattern and alpha_pattern are not read, and every module is scaled alike",
-        repair("sglang", "folds the scales into lora_B"),
         CONFIG,
         "run",
+        repair("sglang", "folds the scales into lora_B"),
     ),
-    Row(
+    rejects(
         "packed-ranks",
-        Outcome.REJECTS,
         "it packs them into one module, which has one rank",
+        LORA,
+        "run",
         repair("sglang", "pads them to one rank"),
-        LORA,
-        "run",
     ),
-    Row(
-        "rank-not-r",
-        Outcome.CRASHES,
-        "a shape must be exactly that of r",
-        repair("sglang", "pads all to one rank"),
-        POOL,
-        "run",
+    crashes("rank-not-r", "a shape must be exactly that of r", POOL, "run", repair("sglang", "pads all to one rank")),
+    rejects("rank-above-max", "", MANAGER, mend="{mend}"),
+    serves_wrong("init-changes-base", "it is not read", CONFIG, "run"),
+    serves_wrong("alora", "it is not read: the adapter is always active", CONFIG, "run"),
+    serves_wrong("layer-replication", "it is not read", CONFIG),
+    crashes("bdlora", "its blocks do not have the shapes of factors", POOL, "run"),
+    crashes("qalora", "its groups do not have the shapes of factors", POOL, "reasoned"),
+    crashes("kasa", "lora_diag is no tensor that it knows", POOL, "run"),
+    serves_wrong("arrow", "Arrow's routing is not read", CONFIG, "reasoned"),
+    serves_wrong("bias", "biases are not read, or fail at first use", POOL),
+    serves_wrong("lora-bias", "a bias on lora_B is not read", CONFIG, "run"),
+    serves_wrong("saved-vocabulary", "a saved embedding or head is dropped", LORA, "run"),
+    serves_wrong("saved-head", "a saved head is dropped silently", LORA, "run"),
+    crashes("saved-other", "a saved module in a layer is none that it knows", POOL, "run"),
+    serves_wrong("trained-tokens", "trained tokens are not read", CONFIG, "run"),
+    rejects("added-tokens", "the vocabulary cannot grow", MANAGER, mend="train without new tokens"),
+    rejects("targets-pattern", "it must be a list, all or all-linear", UTILS, mend=repair("sglang", "writes the list")),
+    rejects("targets-null", "it must be a list, all or all-linear", UTILS, mend=repair("sglang", "writes the list")),
+    rejects("q-without-v", "it packs q, k and v, and looks for v", LORA, "run", repair("sglang", "adds zeros for v")),
+    crashes(
+        "kv-without-q", "it packs q, k and v, and starts from q", POOL, "run", repair("sglang", "adds zeros for q")
     ),
-    Row("rank-above-max", Outcome.REJECTS, "", "{mend}", MANAGER),
-    Row("init-changes-base", Outcome.SERVES_WRONG, "it is not read", MERGE, CONFIG, "run"),
-    Row("alora", Outcome.SERVES_WRONG, "it is not read: the adapter is always active", MERGE, CONFIG, "run"),
-    Row("layer-replication", Outcome.SERVES_WRONG, "it is not read", MERGE, CONFIG),
-    Row("bdlora", Outcome.CRASHES, "its blocks do not have the shapes of factors", MERGE, POOL, "run"),
-    Row("qalora", Outcome.CRASHES, "its groups do not have the shapes of factors", MERGE, POOL, "reasoned"),
-    Row("kasa", Outcome.CRASHES, "lora_diag is no tensor that it knows", MERGE, POOL, "run"),
-    Row("arrow", Outcome.SERVES_WRONG, "Arrow's routing is not read", MERGE, CONFIG, "reasoned"),
-    Row("bias", Outcome.SERVES_WRONG, "biases are not read, or fail at first use", MERGE, POOL),
-    Row("lora-bias", Outcome.SERVES_WRONG, "a bias on lora_B is not read", MERGE, CONFIG, "run"),
-    Row("saved-vocabulary", Outcome.SERVES_WRONG, "a saved embedding or head is dropped", MERGE, LORA, "run"),
-    Row("saved-head", Outcome.SERVES_WRONG, "a saved head is dropped silently", MERGE, LORA, "run"),
-    Row("saved-other", Outcome.CRASHES, "a saved module in a layer is none that it knows", MERGE, POOL, "run"),
-    Row("trained-tokens", Outcome.SERVES_WRONG, "trained tokens are not read", MERGE, CONFIG, "run"),
-    Row("added-tokens", Outcome.REJECTS, "the vocabulary cannot grow", "train without new tokens", MANAGER),
-    Row(
-        "targets-pattern",
-        Outcome.REJECTS,
-        "it must be a list, all or all-linear",
-        repair("sglang", "writes the list"),
-        UTILS,
-    ),
-    Row(
-        "targets-null",
-        Outcome.REJECTS,
-        "it must be a list, all or all-linear",
-        repair("sglang", "writes the list"),
-        UTILS,
-    ),
-    Row(
-        "q-without-v",
-        Outcome.REJECTS,
-        "it packs q, k and v, and looks for v",
-        repair("sglang", "adds zeros for v"),
-        LORA,
-        "run",
-    ),
-    Row(
-        "kv-without-q",
-        Outcome.CRASHES,
-        "it packs q, k and v, and starts from q",
-        repair("sglang", "adds zeros for q"),
-        POOL,
-        "run",
-    ),
-    Row(
+    crashes(
         "up-without-gate",
-        Outcome.CRASHES,
         "it packs gate and up, and starts from gate",
-        repair("sglang", "adds zeros for gate"),
         POOL,
         "run",
+        repair("sglang", "adds zeros for gate"),
     ),
-    Row("unexpected-modules", Outcome.CRASHES, "it has no buffer for them", MERGE, POOL, "run"),
-    Row("nothing-lands", Outcome.SERVES_WRONG, "it loads, and the base is served", OTHER_BASE, LORA),
-    Row("partly-lands", Outcome.SERVES_WRONG, "what has no layer's number is dropped", OTHER_BASE, LORA),
-    Row("two-into-one", Outcome.SERVES_WRONG, "the last of them overwrites the other", MERGE, LORA, "run"),
-    Row("experts-fused", Outcome.CRASHES, "it has no buffer for fused experts", MERGE, POOL, "run"),
-    Row(
-        "stray-weights",
-        Outcome.SERVES_WRONG,
-        "every *.safetensors of the folder is read as the adapter's",
-        ALONE,
-        LOADER,
-    ),
-    Row(
+    crashes("unexpected-modules", "it has no buffer for them", POOL, "run"),
+    serves_wrong("nothing-lands", "it loads, and the base is served", LORA, mend=OTHER_BASE),
+    serves_wrong("partly-lands", "what has no layer's number is dropped", LORA, mend=OTHER_BASE),
+    serves_wrong("two-into-one", "the last of them overwrites the other", LORA, "run"),
+    crashes("experts-fused", "it has no buffer for fused experts", POOL, "run"),
+    serves_wrong("stray-weights", "every *.safetensors of the folder is read as the adapter's", LOADER, mend=ALONE),
+    rejects(
         "pinned-beyond-slots",
-        Outcome.REJECTS,
         "one slot stays for the base",
-        "start SGLang with `--max-loras-per-batch {slots}`, or pin fewer",
         MANAGER,
+        mend="start SGLang with `--max-loras-per-batch {slots}`, or pin fewer",
     ),
-    Row(
+    rejects(
         "filtered",
-        Outcome.REJECTS,
         "the engine was told to put LoRA on other modules",
-        "start SGLang with `--lora-target-modules {wanted}`",
         MANAGER,
+        mend="start SGLang with `--lora-target-modules {wanted}`",
     ),
 )
 

@@ -1,9 +1,8 @@
 """TGI 3.3.7 (db931fcf): what it makes of an adapter. Its LoRA began as LoRAX's; only what differs is said here."""
 
-from lora_cli.core.engine_outcome import Outcome
 from lora_cli.engines.lorax import GENERIC, UNREAD, rows
 from lora_cli.engines.mend import repair
-from lora_cli.engines.profile import FACTORS, Engine, Grammar, Row
+from lora_cli.engines.profile import FACTORS, Engine, Grammar, rejects
 
 WEIGHTS = "server/text_generation_server/utils/peft.py"
 
@@ -17,12 +16,11 @@ ENGINE = Engine(
     versions=("3.3.7",),
     rows=(
         *rows("tgi"),
-        Row(
+        rejects(
             "pickled",
-            Outcome.REJECTS,
             "it reads safetensors only",
-            repair("tgi", "writes it as safetensors, and runs nothing of it"),
             WEIGHTS,
+            mend=repair("tgi", "writes it as safetensors, and runs nothing of it"),
         ),
     ),
     grammars={"3.3.7": Grammar(prefix="required", parts=FACTORS, leaves=LEAVES, whole_types=True)},

@@ -1,60 +1,53 @@
 """TensorRT-LLM, newer than 1.0: what the LoRA of its PyTorch flow makes of an adapter. Read only, in stored copies."""
 
 from lora_cli.core.engine_outcome import Outcome
-from lora_cli.engines.mend import MERGE, NAMES, NUMBER_WRITTEN, OTHER_BASE, SAVE_AGAIN, repair
-from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, FACTORS, PACKED, Engine, Grammar, Row
+from lora_cli.engines.mend import NAMES, NUMBER_WRITTEN, OTHER_BASE, SAVE_AGAIN, repair
+from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, FACTORS, PACKED, Engine, Grammar, rejects, serves_wrong
 
 LORA = "tensorrt_llm/lora_manager.py"
 HELPER = "tensorrt_llm/lora_helper.py"
 
 ROWS = (
-    Row("required-field-missing", Outcome.REJECTS, "the field is required", "write the field", LORA),
-    Row("number-mistyped", Outcome.REJECTS, "it cannot be divided", repair("trtllm", NUMBER_WRITTEN), LORA, "reasoned"),
-    Row(
-        "module-alphas",
-        Outcome.SERVES_WRONG,
-        "alpha_pattern is not read",
-        repair("trtllm", "folds the scales into lora_B"),
-        LORA,
+    rejects("required-field-missing", "the field is required", LORA, mend="write the field"),
+    rejects("number-mistyped", "it cannot be divided", LORA, "reasoned", repair("trtllm", NUMBER_WRITTEN)),
+    serves_wrong(
+        "module-alphas", "alpha_pattern is not read", LORA, mend=repair("trtllm", "folds the scales into lora_B")
     ),
-    Row("init-changes-base", Outcome.SERVES_WRONG, "the base's weights are not those that it was trained on", MERGE,
-        LORA),
-    Row("alora", Outcome.SERVES_WRONG, "it is not read: the adapter is always active", MERGE, LORA),
-    Row("layer-replication", Outcome.SERVES_WRONG, "it is not read", MERGE, LORA, "reasoned"),
-    Row("bdlora", Outcome.SERVES_WRONG, "its blocks are taken for factors", MERGE, LORA, "reasoned"),
-    Row("qalora", Outcome.SERVES_WRONG, "its groups are taken for inputs", MERGE, LORA, "reasoned"),
-    Row("arrow", Outcome.SERVES_WRONG, "Arrow's routing is not read", MERGE, LORA, "reasoned"),
-    Row("lora-bias", Outcome.REJECTS, "a bias on lora_B is no name that it knows", MERGE, LORA),
-    Row("bias", Outcome.REJECTS, "a bias is no name that it knows", MERGE, LORA),
-    Row("kasa", Outcome.REJECTS, "lora_diag is no name that it knows", MERGE, LORA),
-    Row("saved-vocabulary", Outcome.SERVES_WRONG, "a saved embedding or head is skipped", MERGE, LORA),
-    Row("saved-head", Outcome.REJECTS, "a saved head is no name that it knows", MERGE, LORA),
-    Row("saved-other", Outcome.REJECTS, "a saved module is no name that it knows", MERGE, LORA),
-    Row("trained-tokens", Outcome.SERVES_WRONG, "trained tokens are skipped", MERGE, LORA),
-    Row("embedding", Outcome.SERVES_WRONG, "LoRA on an embedding or the head is skipped", MERGE, LORA),
-    Row("rank-above-max", Outcome.REJECTS, "", "{mend}", HELPER),
-    Row("missing-b", Outcome.REJECTS, "a module without lora_B fails", SAVE_AGAIN, LORA),
-    Row("missing-a", Outcome.REJECTS, "a module without lora_A fails", SAVE_AGAIN, LORA),
-    Row("missing-a-packed", Outcome.REJECTS, "a module without lora_A fails", SAVE_AGAIN, LORA),
-    Row(
+    serves_wrong("init-changes-base", "the base's weights are not those that it was trained on", LORA),
+    serves_wrong("alora", "it is not read: the adapter is always active", LORA),
+    serves_wrong("layer-replication", "it is not read", LORA, "reasoned"),
+    serves_wrong("bdlora", "its blocks are taken for factors", LORA, "reasoned"),
+    serves_wrong("qalora", "its groups are taken for inputs", LORA, "reasoned"),
+    serves_wrong("arrow", "Arrow's routing is not read", LORA, "reasoned"),
+    rejects("lora-bias", "a bias on lora_B is no name that it knows", LORA),
+    rejects("bias", "a bias is no name that it knows", LORA),
+    rejects("kasa", "lora_diag is no name that it knows", LORA),
+    serves_wrong("saved-vocabulary", "a saved embedding or head is skipped", LORA),
+    rejects("saved-head", "a saved head is no name that it knows", LORA),
+    rejects("saved-other", "a saved module is no name that it knows", LORA),
+    serves_wrong("trained-tokens", "trained tokens are skipped", LORA),
+    serves_wrong("embedding", "LoRA on an embedding or the head is skipped", LORA),
+    rejects("rank-above-max", "", HELPER, mend="{mend}"),
+    rejects("missing-b", "a module without lora_B fails", LORA, mend=SAVE_AGAIN),
+    rejects("missing-a", "a module without lora_A fails", LORA, mend=SAVE_AGAIN),
+    rejects("missing-a-packed", "a module without lora_A fails", LORA, mend=SAVE_AGAIN),
+    rejects(
         "names-outside-grammar",
-        Outcome.REJECTS,
         "a tensor with a name that it does not know refuses the whole adapter",
-        repair("trtllm", NAMES),
         LORA,
+        mend=repair("trtllm", NAMES),
     ),
-    Row("unexpected-modules", Outcome.REJECTS, "it knows no such module", MERGE, LORA),
-    Row("nothing-lands", Outcome.SERVES_WRONG, "it loads, and the base is served", OTHER_BASE, LORA, "reasoned"),
-    Row("partly-lands", Outcome.SERVES_WRONG, "the others have no layer to go to", OTHER_BASE, LORA, "reasoned"),
-    Row("experts-fused", Outcome.REJECTS, "it knows experts one by one only", MERGE, LORA),
-    Row(
+    rejects("unexpected-modules", "it knows no such module", LORA),
+    serves_wrong("nothing-lands", "it loads, and the base is served", LORA, "reasoned", OTHER_BASE),
+    serves_wrong("partly-lands", "the others have no layer to go to", LORA, "reasoned", OTHER_BASE),
+    rejects("experts-fused", "it knows experts one by one only", LORA),
+    serves_wrong(
         "filtered",
-        Outcome.SERVES_WRONG,
         "the engine was told to put LoRA on other modules, and skips these with a warning",
-        "name {wanted} in lora_target_modules",
         LORA,
+        mend="name {wanted} in lora_target_modules",
     ),
-)  # fmt: skip
+)
 
 ENGINE = Engine(
     name="trtllm",

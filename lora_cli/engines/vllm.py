@@ -4,10 +4,12 @@ Read in ``vllm/lora`` of 0.28 to 0.33, and run on what PEFT wrote; of 0.32 the w
 At 0.32 it began to honour the patterns of ranks and alphas, and to refuse what it had served wrongly before.
 """
 
+from dataclasses import replace
+
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.core.keys import PAIR_PARTS
-from lora_cli.engines.mend import BASE_CHANGED, MERGE, NAMES, NUMBER, OTHER_BASE, SAVE_AGAIN, repair
-from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, Engine, Grammar, Row
+from lora_cli.engines.mend import BASE_CHANGED, NAMES, NUMBER, OTHER_BASE, SAVE_AGAIN, repair
+from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, Engine, Grammar, rejects, serves_wrong
 from lora_cli.engines.vllm_models import EMBEDDINGS, FUSED_EXPERTS, NO_LORA, SLOTS, TEXT_NAMES
 
 PEFT_HELPER = "vllm/lora/peft_helper.py"
@@ -20,264 +22,163 @@ MODELS = "docs/models/supported_models.md"
 NEWER = "serve it with vLLM 0.32 or newer"
 
 ROWS = (
-    Row("required-field-missing", Outcome.REJECTS, "the field is required", "write the field", PEFT_HELPER, "run"),
-    Row("rank-unusable", Outcome.REJECTS, "nothing can be divided by it", NUMBER, PEFT_HELPER, "run"),
-    Row("rank-fraction", Outcome.SERVES_WRONG, "lora_alpha is divided by it", NUMBER, PEFT_HELPER, "run"),
-    Row("alpha-unusable", Outcome.REJECTS, "nothing can be divided that is no number", NUMBER, PEFT_HELPER, "run"),
-    Row("alpha-harmful", Outcome.SERVES_WRONG, "it scales all that the adapter does", NUMBER, PEFT_HELPER, "run"),
-    Row("dora", Outcome.REJECTS, "DoRA is not supported", MERGE, PEFT_HELPER, "run"),
-    Row("bias", Outcome.REJECTS, "biases of an adapter are not supported", MERGE, PEFT_HELPER, "run"),
-    Row(
-        "bias-untyped",
-        Outcome.REJECTS,
-        'it is not "none"',
-        repair("vllm", 'writes "none" for null'),
-        PEFT_HELPER,
-        "run",
-    ),
-    Row(
+    rejects("required-field-missing", "the field is required", PEFT_HELPER, "run", "write the field"),
+    rejects("rank-unusable", "nothing can be divided by it", PEFT_HELPER, "run", NUMBER),
+    serves_wrong("rank-fraction", "lora_alpha is divided by it", PEFT_HELPER, "run", NUMBER),
+    rejects("alpha-unusable", "nothing can be divided that is no number", PEFT_HELPER, "run", NUMBER),
+    serves_wrong("alpha-harmful", "it scales all that the adapter does", PEFT_HELPER, "run", NUMBER),
+    rejects("dora", "DoRA is not supported", PEFT_HELPER, "run"),
+    rejects("bias", "biases of an adapter are not supported", PEFT_HELPER, "run"),
+    rejects("bias-untyped", 'it is not "none"', PEFT_HELPER, "run", repair("vllm", 'writes "none" for null')),
+    rejects(
         "modules-to-save",
-        Outcome.REJECTS,
         "it takes no saved module but score and classifier, the heads of models that classify",
-        MERGE,
         PEFT_HELPER,
         "run",
     ),
-    Row("trained-tokens", Outcome.REJECTS, "rows of an embedding are no factors", MERGE, UTILS, "run"),
-    Row(
-        "saved-head",
-        Outcome.REJECTS,
-        "only a model that classifies has a place for a head; one that generates has none",
-        MERGE,
-        UTILS,
-        "run",
+    rejects("trained-tokens", "rows of an embedding are no factors", UTILS, "run"),
+    rejects(
+        "saved-head", "only a model that classifies has a place for a head; one that generates has none", UTILS, "run"
     ),
-    Row("rank-above-max", Outcome.REJECTS, "", "{mend}", PEFT_HELPER, "run"),
-    Row("lora-bias", Outcome.REJECTS, "a bias on lora_B is not supported", MERGE, PEFT_HELPER, "run", since="0.32"),
-    Row(
-        "lora-bias",
-        Outcome.SERVES_WRONG,
-        "the bias is overwritten by the weight that follows it, silently",
-        MERGE,
-        UTILS,
-        "run",
-        until="0.31",
+    rejects("rank-above-max", "", PEFT_HELPER, "run", "{mend}"),
+    rejects("lora-bias", "a bias on lora_B is not supported", PEFT_HELPER, "run", since="0.32"),
+    serves_wrong(
+        "lora-bias", "the bias is overwritten by the weight that follows it, silently", UTILS, "run", until="0.31"
     ),
-    Row(
+    serves_wrong(
         "module-scales",
-        Outcome.SERVES_WRONG,
         "rank_pattern and alpha_pattern are not read, and every module is scaled alike",
+        PEFT_HELPER,
+        "run",
         f"{NEWER}, or " + repair("vllm", "folds the scales into lora_B"),
-        PEFT_HELPER,
-        "run",
         until="0.31",
     ),
-    Row(
-        "pattern-broken", Outcome.REJECTS, "the pattern is matched when it loads", "", PEFT_HELPER, "run", since="0.32"
-    ),
-    Row(
-        "pattern-untyped", Outcome.REJECTS, "it asks for its keys", "write an object", PEFT_HELPER, "run", since="0.32"
-    ),
-    Row(
+    rejects("pattern-broken", "the pattern is matched when it loads", PEFT_HELPER, "run", "", since="0.32"),
+    rejects("pattern-untyped", "it asks for its keys", PEFT_HELPER, "run", "write an object", since="0.32"),
+    rejects(
         "init-changes-base",
-        Outcome.REJECTS,
         "it may have changed the base's weights in training",
-        BASE_CHANGED,
         PEFT_HELPER,
         "run",
+        BASE_CHANGED,
         since="0.32",
     ),
-    Row(
+    serves_wrong(
         "init-changes-base",
-        Outcome.SERVES_WRONG,
         "the base's weights are not the ones that it was trained on",
+        PEFT_HELPER,
+        "run",
         BASE_CHANGED,
-        PEFT_HELPER,
-        "run",
         until="0.31",
     ),
-    Row(
+    rejects(
         "init-not-known",
-        Outcome.REJECTS,
         "of those with a name it takes gaussian, eva, orthogonal, mica and lora_ga",
+        PEFT_HELPER,
+        "run",
         "set init_lora_weights to true, if it left the base as it was",
-        PEFT_HELPER,
-        "run",
         since="0.32",
     ),
-    Row("alora", Outcome.REJECTS, "activated LoRA is not supported", MERGE, PEFT_HELPER, "run", since="0.32"),
-    Row("alora", Outcome.SERVES_WRONG, "it is always active", NEWER, PEFT_HELPER, "run", until="0.31"),
-    Row(
-        "layer-replication",
-        Outcome.REJECTS,
-        "replicated layers are not supported",
-        MERGE,
-        PEFT_HELPER,
-        "run",
-        since="0.32",
-    ),
-    Row(
-        "layer-replication",
-        Outcome.SERVES_WRONG,
-        "the base keeps its own layers",
-        MERGE,
-        PEFT_HELPER,
-        "run",
-        until="0.31",
-    ),
-    Row("bdlora", Outcome.REJECTS, "BD-LoRA is not supported", MERGE, PEFT_HELPER, "run", since="0.32"),
-    Row("bdlora", Outcome.SERVES_WRONG, "its blocks are taken for factors", MERGE, PEFT_HELPER, "run", until="0.31"),
-    Row("qalora", Outcome.REJECTS, "QALoRA is not supported", MERGE, PEFT_HELPER, "run", since="0.32"),
-    Row("qalora", Outcome.SERVES_WRONG, "its groups are taken for inputs", MERGE, PEFT_HELPER, "run", until="0.31"),
-    Row("arrow", Outcome.SERVES_WRONG, "Arrow's routing is not read", MERGE, PEFT_HELPER, "reasoned"),
-    Row(
+    rejects("alora", "activated LoRA is not supported", PEFT_HELPER, "run", since="0.32"),
+    serves_wrong("alora", "it is always active", PEFT_HELPER, "run", NEWER, until="0.31"),
+    rejects("layer-replication", "replicated layers are not supported", PEFT_HELPER, "run", since="0.32"),
+    serves_wrong("layer-replication", "the base keeps its own layers", PEFT_HELPER, "run", until="0.31"),
+    rejects("bdlora", "BD-LoRA is not supported", PEFT_HELPER, "run", since="0.32"),
+    serves_wrong("bdlora", "its blocks are taken for factors", PEFT_HELPER, "run", until="0.31"),
+    rejects("qalora", "QALoRA is not supported", PEFT_HELPER, "run", since="0.32"),
+    serves_wrong("qalora", "its groups are taken for inputs", PEFT_HELPER, "run", until="0.31"),
+    serves_wrong("arrow", "Arrow's routing is not read", PEFT_HELPER, "reasoned"),
+    rejects(
         "names-outside-grammar",
-        Outcome.REJECTS,
         "a tensor with a name that it does not parse refuses the whole adapter",
-        repair("vllm", NAMES),
         UTILS,
         "run",
+        repair("vllm", NAMES),
     ),
-    Row(
+    rejects(
         "unexpected-modules",
-        Outcome.REJECTS,
         "its model has no module of that last name",
+        LORA_MODEL,
+        "run",
         "train without these modules, or merge the adapter",
-        LORA_MODEL,
-        "run",
     ),
-    Row(
-        "nothing-lands",
-        Outcome.SERVES_WRONG,
-        "it loads, and the base is served",
-        repair("vllm", "corrects the names"),
-        MANAGER,
-        "run",
+    serves_wrong(
+        "nothing-lands", "it loads, and the base is served", MANAGER, "run", repair("vllm", "corrects the names")
     ),
-    Row(
-        "partly-lands",
-        Outcome.SERVES_WRONG,
-        "the others are never looked at",
-        OTHER_BASE,
-        MANAGER,
-        "run",
-    ),
-    Row(
+    serves_wrong("partly-lands", "the others are never looked at", MANAGER, "run", OTHER_BASE),
+    serves_wrong(
         "tower",
-        Outcome.SERVES_WRONG,
         "LoRA on the towers is left out",
-        "start vLLM with `--enable-tower-connector-lora`, if its model supports that",
         MANAGER,
+        mend="start vLLM with `--enable-tower-connector-lora`, if its model supports that",
     ),
-    Row(
-        "embedding-rows",
-        Outcome.REJECTS,
-        "it must be the base's vocabulary",
-        "serve a base with that vocabulary",
-        LORA_MODEL,
-        "run",
+    rejects(
+        "embedding-rows", "it must be the base's vocabulary", LORA_MODEL, "run", "serve a base with that vocabulary"
     ),
-    Row("missing-b", Outcome.REJECTS, "a module without lora_B fails", SAVE_AGAIN, MANAGER, "run"),
-    Row("missing-a", Outcome.REJECTS, "a module without lora_A fails", SAVE_AGAIN, MANAGER, "run"),
-    Row(
-        "missing-a-packed",
-        Outcome.SERVES_WRONG,
-        "in a packed module that slice stays dead, silently",
-        SAVE_AGAIN,
-        MANAGER,
-        "run",
-    ),
-    Row("factor-flat", Outcome.REJECTS, "it has no second dimension", "save it again", LAYERS, "run"),
-    Row(
-        "shape-larger",
-        Outcome.REJECTS,
-        "it does not fit into the slot's buffer",
-        OTHER_BASE,
-        LAYERS,
-        "run",
-    ),
-    Row(
+    rejects("missing-b", "a module without lora_B fails", MANAGER, "run", SAVE_AGAIN),
+    rejects("missing-a", "a module without lora_A fails", MANAGER, "run", SAVE_AGAIN),
+    serves_wrong("missing-a-packed", "in a packed module that slice stays dead, silently", MANAGER, "run", SAVE_AGAIN),
+    rejects("factor-flat", "it has no second dimension", LAYERS, "run", "save it again"),
+    rejects("shape-larger", "it does not fit into the slot's buffer", LAYERS, "run", OTHER_BASE),
+    serves_wrong(
         "shape-smaller",
-        Outcome.SERVES_WRONG,
         "it is copied into the corner of the slot's buffer, and the rest is zeros",
-        OTHER_BASE,
         LAYERS,
         "run",
+        OTHER_BASE,
     ),
-    Row(
+    rejects(
         "experts-fused",
-        Outcome.REJECTS,
         "its model keeps experts apart",
-        "start vLLM with `--enable-mixed-moe-lora-format` and load it with `is_3d_lora_weight`",
         MANAGER,
+        mend="start vLLM with `--enable-mixed-moe-lora-format` and load it with `is_3d_lora_weight`",
         since="0.32",
     ),
-    Row(
+    serves_wrong(
         "experts-fused",
-        Outcome.SERVES_WRONG,
         "its model keeps experts apart, and the fused factors are never looked at",
-        NEWER,
         MANAGER,
         "reasoned",
+        NEWER,
         until="0.31",
     ),
-    Row(
+    rejects(
         "experts-alone",
-        Outcome.REJECTS,
         "its model needs the factors of gate_up_proj and of down_proj",
-        "target both parameters of the experts",
         MANAGER,
+        mend="target both parameters of the experts",
     ),
-    Row(
+    rejects(
         "experts-incomplete",
-        Outcome.REJECTS,
         "every expert needs gate, up and down, with one rank each",
-        "target all projections of all experts",
         MANAGER,
+        mend="target all projections of all experts",
     ),
-    Row(
+    serves_wrong(
         "filtered",
-        Outcome.SERVES_WRONG,
         "the engine was told to put LoRA on other modules, and does not check the adapter",
-        "start vLLM with `--lora-target-modules {wanted}`, or without it",
         MANAGER,
+        mend="start vLLM with `--lora-target-modules {wanted}`, or without it",
     ),
-    Row(
+    rejects(
         "base-without-lora",
-        Outcome.REJECTS,
         "vLLM's class of that base has no LoRA, and the engine does not start with `--enable-lora`",
-        "merge the adapter into the base and serve that as a model",
         MODELS,
+        mend="merge the adapter into the base and serve that as a model",
     ),
-    Row(
+    rejects(
         "named-like-base",
-        Outcome.REJECTS,
         "an adapter cannot have the name of the base that is served",
-        "give the adapter another name",
         "vllm/entrypoints/openai/models/serving.py",
+        mend="give the adapter another name",
     ),
 )
 
-UNTIL_0_31 = Grammar(
-    prefix="optional",
-    parts=PAIR_PARTS | {"lora_bias"},
-    strict=True,
-    embeddings=EMBEDDINGS,
-    text_names=TEXT_NAMES,
-    towers=False,
-    experts_apart=True,
-)
 SINCE_0_32 = Grammar(
-    prefix="optional",
-    strict=True,
-    embeddings=EMBEDDINGS,
-    text_names=TEXT_NAMES,
-    towers=False,
-    experts_apart=True,
+    prefix="optional", strict=True, embeddings=EMBEDDINGS, text_names=TEXT_NAMES, towers=False, experts_apart=True
 )
-SINCE_0_33 = Grammar(
-    prefix="optional", strict=True, embeddings=EMBEDDINGS, text_names=None, towers=False, experts_apart=True
-)
+UNTIL_0_31 = replace(SINCE_0_32, parts=PAIR_PARTS | {"lora_bias"})
+SINCE_0_33 = replace(SINCE_0_32, text_names=None)
 
 ENGINE = Engine(
     name="vllm",

@@ -46,6 +46,15 @@ class Opened:
     adapter: Adapter
 
 
+def read_at_once(threads: int, *parts: Callable[[], Any]) -> list[Any]:
+    """What each of ``parts`` gives, in their order, called in up to ``threads`` of them at once."""
+    if threads == 1:
+        return [part() for part in parts]
+    from lora_cli.daemon_threads import map_in_threads
+
+    return map_in_threads(lambda part: part(), parts, threads)
+
+
 def read_adapter(
     source: Source, revision: Revision, name: str, most_header: int = MOST_HEADER, *, threads: int = 1
 ) -> Adapter:
@@ -58,16 +67,9 @@ def read_adapter(
     Raises:
         LoraCliError: what the source raises (no access, network, the file changed while it was read).
     """
-    parts: tuple[Callable[[], Any], ...] = (
-        lambda: _read_config(source, revision),
-        lambda: _read_weights(source, revision, most_header),
+    (config, config_error), weights = read_at_once(
+        threads, lambda: _read_config(source, revision), lambda: _read_weights(source, revision, most_header)
     )
-    if threads == 1:
-        (config, config_error), weights = (part() for part in parts)
-    else:
-        from lora_cli.daemon_threads import map_in_threads
-
-        (config, config_error), weights = map_in_threads(lambda part: part(), parts, threads)
     keys, pairs = _taken_apart(weights.tensors)
     return Adapter(
         name=name,

@@ -75,7 +75,12 @@ def read_base_file(path: Path, *, fallback: Fallback | None = None) -> BaseModel
         MachineError: it may not be read.
     """
     if path.suffix == ".safetensors":
-        return _of_one_file(path)
+        from lora_cli.core.architectures.checkpoint import base_from_tensors
+
+        stream, size = _open(path)
+        with stream:
+            header = stream.read(header_length(stream.read(8), size, str(path)))
+        return base_from_tensors(parse_header(header, size, str(path)).tensors, str(path))
     config = read_config_file(path)
     try:
         return base_from_config(config, str(path))
@@ -117,15 +122,6 @@ def _open(path: Path) -> tuple[BinaryIO, int]:
         os.close(opened)
         raise FormatError("is not a regular file", where=str(path), hint="name a config.json or a model's folder")
     return os.fdopen(opened, "rb"), status.st_size
-
-
-def _of_one_file(path: Path) -> BaseModel:
-    from lora_cli.core.architectures.checkpoint import base_from_tensors
-
-    stream, size = _open(path)
-    with stream:
-        header = stream.read(header_length(stream.read(8), size, str(path)))
-    return base_from_tensors(parse_header(header, size, str(path)).tensors, str(path))
 
 
 def read_config(source: Source, revision: Revision) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +25,15 @@ PIECE = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The tensors of a base by the names that they have on disk, and where their bytes are."""
+    """The tensors of a base by the names that they have on disk, and where their bytes are.
+
+    ``tied`` names the parameter that another one, not stored, is.
+    """
 
     source: Source
     revision: Revision
     tensors: Mapping[str, TensorInfo]
+    tied: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -38,8 +42,9 @@ class Checkpoint:
 
     def in_memory(self) -> dict[str, tuple[TensorInfo, ...]]:
         """What each parameter of the loaded model is made of: several tensors for experts that it fuses."""
-        made_of = names_in_memory(self.tensors)
-        return {name: tuple(self.tensors[one] for one in names) for name, names in made_of.items()}
+        names = names_in_memory(self.tensors)
+        names = {**{name: names[other] for name, other in self.tied.items() if other in names}, **names}
+        return {name: tuple(self.tensors[one] for one in made_of) for name, made_of in names.items()}
 
 
 def checkpoint_at(source: Source, revision: Revision) -> Checkpoint | None:
@@ -87,9 +92,8 @@ def slices(source: Source, revision: Revision, tensor: TensorInfo) -> Iterator[B
 class BaseNorms:
     """A checkpoint's weights and the norms of those that were asked for; safe to be asked by several threads."""
 
-    def __init__(self, checkpoint: Checkpoint, *, tied: Mapping[str, str] = {}) -> None:
-        """``tied`` names the parameter that another one, not stored, is."""
-        self.checkpoint, self._tied = checkpoint, tied
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
         self._made_of = checkpoint.in_memory()
         self._norms: dict[str, float] = {}
 
@@ -99,8 +103,7 @@ class BaseNorms:
         Raises:
             LoraCliError: what the source raises.
         """
-        path = factors.parameter or f"{factors.module}.weight"
-        tensors = self._made_of.get(path) or self._made_of.get(self._tied.get(path, ""), ())
+        tensors = self._made_of.get(factors.parameter or f"{factors.module}.weight", ())
         if reason := _unfit(tensors, factors):
             return None, reason
         for tensor in tensors:
@@ -126,16 +129,12 @@ def _unfit(tensors: Sequence[TensorInfo], factors: Factors) -> str:
     return ""
 
 
-def copies(
-    source: Source, revision: Revision, weights: Mapping[str, TensorInfo], base: Checkpoint, tied: Mapping[str, str]
-) -> dict[str, bool]:
+def copies(source: Source, revision: Revision, weights: Mapping[str, TensorInfo], base: Checkpoint) -> dict[str, bool]:
     """Whether each of the adapter's ``weights``, given by the base's parameter that it stands for, equals it; by name.
 
     PEFT saves an embedding whole wherever one is targeted (``save_embedding_layers="auto"``), in the dtype that the
-    model had in memory; a copy is what the base's weight is in that dtype.
-
-    ``tied`` names the parameter that another one, not stored, is. What the base does not have, or has quantised or in
-    parts, was not compared, and is not in it.
+    model had in memory; a copy is what the base's weight is in that dtype. What the base does not have, or has
+    quantised or in parts, was not compared, and is not in it.
 
     Raises:
         LoraCliError: what the sources raise.
@@ -143,7 +142,7 @@ def copies(
     made_of = base.in_memory()
     found: dict[str, bool] = {}
     for path, tensor in weights.items():
-        own = made_of.get(path) or made_of.get(tied.get(path, ""), ())
+        own = made_of.get(path, ())
         if len(own) == 1:
             try:
                 found[tensor.name] = _is_copy(source, revision, tensor, base, own[0])

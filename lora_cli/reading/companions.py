@@ -71,8 +71,8 @@ def read_companions(source: Source, revision: Revision, *, here: bool, threads: 
             beyond += [file.path] if isinstance(error, TooLarge) else []
     weights = weights_of(revision)
     others = (file for file in revision.files if file != weights and not file.defect)
-    pickles = look_through(source, revision, others, here=here)
-    return Companions(templates, code, added_tokens, unread, beyond, pickles.found, pickles.left)
+    pickles, left = look_through(source, revision, others, here=here)
+    return Companions(templates, code, added_tokens, unread, beyond, pickles, left)
 
 
 def _within(revision: Revision, *, here: bool) -> tuple[list[RemoteFile], list[str]]:

@@ -46,8 +46,8 @@ from lora_cli.reading.updates import (
 IN_FACTORS = PAIR_PARTS | {"diag"}
 
 
-def compare(a: Opened, b: Opened, source: str, base: BaseModel | None, unread: str, hint: str = "") -> Comparison:
-    """How ``b``, whose canonical reference is ``source``, differs from ``a``.
+def compare(a: Opened, b: Opened, base: BaseModel | None, unread: str, hint: str = "") -> Comparison:
+    """How ``b`` differs from ``a``.
 
     ``base`` tells what the factors of experts are for. Where ``unread`` says why, no values are looked at.
 
@@ -77,7 +77,7 @@ def compare(a: Opened, b: Opened, source: str, base: BaseModel | None, unread: s
         only_b = tuple(pool.map(lambda module: ModuleNorm(module, alone(b, theirs[module])), in_b))
     return judged(
         Comparison(
-            with_=OtherAdapter(b.adapter.name, source, b.revision.id),
+            with_=OtherAdapter(b.adapter.name, str(b.revision.ref), b.revision.id),
             word="unknown",
             reason="",
             distance=update_distance(None),
@@ -100,13 +100,12 @@ def _factors(adapter: Adapter, base: BaseModel | None) -> dict[str, Factors | st
 
 def _side(adapter: Adapter, module: str, factors: Factors | str) -> Side:
     pair = adapter.pairs[module]
-    tensors = [one for one in (pair.a, pair.b) if one is not None]
     return Side(
         r=pair.rank if isinstance(factors, str) else factors.r,
         scaling=None if isinstance(factors, str) else factors.scaling,
         lora_A=pair.a.shape if pair.a is not None else None,
         lora_B=pair.b.shape if pair.b is not None else None,
-        dtypes=tuple(dict.fromkeys(one.dtype for one in tensors)),
+        dtypes=tuple(dict.fromkeys(one.dtype for one in pair.factors)),
     )
 
 
@@ -119,7 +118,7 @@ def distance_of(a: Opened, b: Opened, one: Factors, other: Factors) -> Distance 
     if (one.experts, one.d_out, one.d_in) != (other.experts, other.d_out, other.d_in):
         return f"it is {_shape(one)} in A and {_shape(other)} in B"
     try:
-        first, second = load_factors(a.source, a.revision, one), load_factors(b.source, b.revision, other)
+        first, second = load_factors(a, one), load_factors(b, other)
         if _same_bits(one, first, other, second):
             return _multiple(one, first, other.scaling)
         found = [
@@ -141,7 +140,7 @@ def _distance(one: Factors, other: Factors, x: Update, y: Update) -> Distance:
 def norm_of(a: Opened, one: Factors) -> float | None:
     """The norm of an update; None where it cannot be told. Raises as ``distance_of``."""
     try:
-        found = math.hypot(*(norm(update) for update in updates_of(one, load_factors(a.source, a.revision, one))))
+        found = math.hypot(*(norm(update) for update in updates_of(one, load_factors(a, one))))
     except FormatError:
         return None
     return found if math.isfinite(found) else None

@@ -53,9 +53,6 @@ class _Stream(io.RawIOBase):
     def __init__(self, whole: Readable) -> None:
         self._whole, self._at = whole, 0
 
-    def readable(self) -> bool:
-        return True
-
     def seekable(self) -> bool:
         return True
 
@@ -75,11 +72,6 @@ class _Stream(io.RawIOBase):
         data = self._whole.read(self._at, self._at + size) if size else b""
         self._at += len(data)
         return data
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """What a folder holds where it holds no LoRA adapter in PEFT's format: by its config, its names, its first bytes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.adapter_files import CONFIG
@@ -35,41 +35,26 @@ def recognise(
     Raises:
         LoraCliError: what the source raises.
     """
-    method = METHODS.get(config.peft_type or "") if config is not None else None
-    if method is not None:
-        return Found(method, CONFIG)
-    found = _by_contents(source, revision, weights, keys, pairs)
-    if found is None and config is not None and config.peft_type is None and not pairs:
-        return _found(by_fields(config.given | config.unknown.keys()), CONFIG)
-    return found
+
+    def guesses() -> Iterator[tuple[Format | None, str]]:
+        if config is not None:
+            yield METHODS.get(config.peft_type or ""), CONFIG
+        if weights is None:
+            yield from _by_headers(source, revision)
+            yield from _by_files(source, revision)
+        elif keys:
+            # A name with PEFT's prefix and a factor of LoRA is none of another format's.
+            if not pairs or not any(key.prefix for key in keys.values()):
+                yield by_keys(keys), weights.path
+        elif not weights.defect:
+            yield by_start(read_beginning(source, revision, weights, START), FORMATS), weights.path
+        if config is not None and config.peft_type is None and not pairs:
+            yield by_fields(config.given | config.unknown.keys()), CONFIG
+
+    return next((Found(recognised, file) for recognised, file in guesses() if recognised is not None), None)
 
 
-def _by_contents(
-    source: Source,
-    revision: Revision,
-    weights: RemoteFile | None,
-    keys: Mapping[str, Key],
-    pairs: Mapping[str, LoraPair],
-) -> Found | None:
-    """By the names of tensors and files, and by their first bytes."""
-    if weights is None:
-        return _by_headers(source, revision) or _by_files(source, revision)
-    if keys:
-        # A name with PEFT's prefix and a factor of LoRA is none of another format's.
-        known = any(key.prefix for key in keys.values()) and pairs
-        return None if known else _found(by_keys(keys), weights.path)
-    return (
-        None
-        if weights.defect
-        else _found(by_start(read_beginning(source, revision, weights, START), FORMATS), weights.path)
-    )
-
-
-def _found(recognised: Format | None, file: str) -> Found | None:
-    return None if recognised is None else Found(recognised, file)
-
-
-def _by_headers(source: Source, revision: Revision) -> Found | None:
+def _by_headers(source: Source, revision: Revision) -> Iterator[tuple[Format | None, str]]:
     """By the names in safetensors files that are not called as PEFT calls them."""
     others = [file for file in revision.files if file.path.endswith(".safetensors") and not file.defect]
     for file in others[:MOST_HEADERS]:
@@ -77,21 +62,15 @@ def _by_headers(source: Source, revision: Revision) -> Found | None:
             names = read_header(source, revision, file, LONGEST_HEADER).tensors
         except FormatError:
             continue
-        found = _found(by_keys(names), file.path)
-        if found is not None and not any(".lora_A." in name and name.startswith("base_model.") for name in names):
-            return found
-    return None
+        if not any(".lora_A." in name and name.startswith("base_model.") for name in names):
+            yield by_keys(names), file.path
 
 
-def _by_files(source: Source, revision: Revision) -> Found | None:
+def _by_files(source: Source, revision: Revision) -> Iterator[tuple[Format | None, str]]:
     """By the names of files, and by their first bytes where a format has some of its own."""
     for file in revision.files:
         named = [one for one in FORMATS if by_path(file.path, (one,)) is not None]
-        if not named or file.defect:
-            continue
-        if not any(one.start for one in named):
-            return Found(named[0], file.path)
-        found = _found(by_start(read_beginning(source, revision, file, START), named), file.path)
-        if found is not None:
-            return found
-    return None
+        if named and not file.defect:
+            has_start = any(one.start for one in named)
+            first = by_start(read_beginning(source, revision, file, START), named) if has_start else named[0]
+            yield first, file.path

@@ -10,7 +10,7 @@ from lora_cli.errors import FormatError, TooLarge, UnsafePickle
 from lora_cli.reading.byte_ranges import HEAD, Readable
 from lora_cli.reading.containers import MOST_UNPACKED, UNREAD, how_compressed, tar_members, unpack, zip_members
 from lora_cli.reading.pickled import examine, examine_first, opened
-from lora_cli.reading.pickles import TAR, TAR_AT
+from lora_cli.reading.pickles import is_tar
 from lora_cli.sources import Source
 
 PROTO, NUMPY = re.compile(rb"\x80[\x02-\x05]"), b"\x93NUMPY"
@@ -30,12 +30,13 @@ def look_at(source: Source, revision: Revision, file: RemoteFile, effort: Effort
         LoraCliError: what the source raises.
     """
     with opened(source, revision, file, effort) as readable:
+        head = readable.head
         try:
             return look(readable, named=named)
         except UnsafePickle:
             raise
         except TooLarge:
-            if named or not _is_archive(readable.head):
+            if named or not (head.startswith(ZIP) or is_tar(head) or how_compressed(head)):
                 raise
             return None
         except FormatError:
@@ -55,18 +56,10 @@ def look(readable: Readable, *, named: bool) -> bool:
     head = readable.head
     if head.startswith(ZIP):
         return _zip(readable, named=named)
-    if _is_tar(head):
+    if is_tar(head):
         return _any(tar_members(readable))
     how = how_compressed(head)
     return _compressed(readable, how, named=named) if how else _plain(readable, named=named)
-
-
-def _is_tar(head: bytes) -> bool:
-    return head[TAR_AT : TAR_AT + len(TAR)] == TAR
-
-
-def _is_archive(head: bytes) -> bool:
-    return head.startswith(ZIP) or _is_tar(head) or bool(how_compressed(head))
 
 
 def _plain(readable: Readable, *, named: bool) -> bool:
@@ -165,7 +158,7 @@ def _compressed(readable: Readable, how: str, *, named: bool) -> bool:
     if not is_all and _is_worth_unpacking(inner.head, named=named):
         inner, is_all = unpack(readable, how, MOST_UNPACKED)
     try:
-        return _any(tar_members(inner)) if _is_tar(inner.head) else _plain(inner, named=named)
+        return _any(tar_members(inner)) if is_tar(inner.head) else _plain(inner, named=named)
     except UnsafePickle:
         raise
     except FormatError as error:
@@ -175,4 +168,4 @@ def _compressed(readable: Readable, how: str, *, named: bool) -> bool:
 
 
 def _is_worth_unpacking(head: bytes, *, named: bool) -> bool:
-    return _is_tar(head) or head.startswith(NUMPY) or (can_begin(head[:1]) if named else _begins(head))
+    return is_tar(head) or head.startswith(NUMPY) or (can_begin(head[:1]) if named else _begins(head))

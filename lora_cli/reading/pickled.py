@@ -15,7 +15,7 @@ from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, TooLarge
 from lora_cli.reading.byte_ranges import HEAD, Readable, check_stand_in, read_range
-from lora_cli.reading.pickles import TAR, TAR_AT
+from lora_cli.reading.pickles import is_tar
 from lora_cli.sources import Source, is_near
 
 T = TypeVar("T")
@@ -154,7 +154,7 @@ def _of_enough(ranges: Readable, read: Callable[[bytes], T]) -> T:
         FormatError: as ``read``; more than a pickle may have is asked for, or it is a tar file.
     """
     data, stop = ranges.head, min(ranges.size, FIRST_PICKLE)
-    if data[TAR_AT : TAR_AT + len(TAR)] == TAR:
+    if is_tar(data):
         raise FormatError("is a tar file, which torch wrote before 0.2 and reads no more with weights_only")
     while True:
         data += ranges.read(len(data), stop)

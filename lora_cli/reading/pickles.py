@@ -5,7 +5,6 @@ compressed files, only what runs something is wrong: an archive of photographs i
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from lora_cli.core.pickles.opcodes import Effort, can_begin
 from lora_cli.core.snapshot import RemoteFile, Revision
@@ -40,11 +39,9 @@ TAR, TAR_AT = b"ustar", 257
 START = TAR_AT + len(TAR)
 
 
-class Pickles(NamedTuple):
-    """What is wrong with each file that is or holds a pickle, or nothing; and what was not looked at, in words."""
-
-    found: dict[str, str]
-    left: str
+def is_tar(head: bytes) -> bool:
+    """Whether a file that begins so is a tar file."""
+    return head.startswith(TAR, TAR_AT)
 
 
 def is_called_pickle(path: str) -> bool:
@@ -55,8 +52,12 @@ def is_called_pickle(path: str) -> bool:
     return bool(ends) and ends[-1] in NAMES
 
 
-def look_through(source: Source, revision: Revision, files: Iterable[RemoteFile], *, here: bool) -> Pickles:
-    """Every pickle among ``files``; ``here`` says that these are on this disk, so that any of them can be looked at.
+def look_through(
+    source: Source, revision: Revision, files: Iterable[RemoteFile], *, here: bool
+) -> tuple[dict[str, str], str]:
+    """What is wrong with each pickle among ``files``, or nothing; and what was not looked at, in words.
+
+    ``here`` says that these are on this disk, so that any of them can be looked at.
 
     All of them share one ``Effort``. What it does not reach is wrong where it is called a pickle, or begins as one.
 
@@ -88,9 +89,9 @@ def look_through(source: Source, revision: Revision, files: Iterable[RemoteFile]
             left += [file.path] if is_one is None else []
             found |= {file.path: ""} if is_one else {}
     more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-    return Pickles(found, f"{left[0]}{more} may hold pickles, and were not looked at to the end" if left else "")
+    return found, f"{left[0]}{more} may hold pickles, and were not looked at to the end" if left else ""
 
 
 def _is_suspect(start: bytes) -> bool:
     """Whether a file of any other name begins as a pickle may, or as what may hold one."""
-    return bool(start) and (can_begin(start[:1]) or start[:1] in HOLDERS or start[TAR_AT:].startswith(TAR))
+    return bool(start) and (can_begin(start[:1]) or start[:1] in HOLDERS or is_tar(start))

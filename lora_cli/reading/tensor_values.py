@@ -247,23 +247,17 @@ def split(
 
     ``tensors`` are in the order of their bytes and without gaps; the stream begins with the first.
     """
-    here = memoryview(b"")
+    buffer = bytearray()
     for tensor in tensors:
-        left = tensor.nbytes
-        while left:
+        for left in range(tensor.nbytes, 0, -PIECE):
             wanted = min(left, PIECE)
-            if len(here) < wanted:
-                parts, have = [here], len(here)
-                while have < wanted:
-                    chunk = next(chunks, b"")
-                    if not chunk:
-                        raise _ended(tensor, left - have, where)
-                    parts.append(memoryview(chunk))
-                    have += len(chunk)
-                here = parts[1] if not len(parts[0]) and len(parts) == 2 else memoryview(b"".join(parts))
-            yield tensor, here[:wanted]
-            here = here[wanted:]
-            left -= wanted
+            while len(buffer) < wanted:
+                chunk = next(chunks, b"")
+                if not chunk:
+                    raise _ended(tensor, left - len(buffer), where)
+                buffer += chunk
+            yield tensor, memoryview(bytes(buffer[:wanted]))
+            del buffer[:wanted]
 
 
 def _ended(tensor: TensorInfo, missing: int, where: str) -> Corrupt:

@@ -10,7 +10,8 @@ value. Two updates are compared in one basis of both.
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,20 +21,15 @@ import numpy as np
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.factors import Factors, Unreadable, factors_of
 from lora_cli.core.safetensors import TensorInfo
-from lora_cli.core.snapshot import Revision
 from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, left_out, module_spectrum, spectrum_of
 from lora_cli.core.text import counted
 from lora_cli.errors import FormatError
 from lora_cli.reading.adapter import Opened
 from lora_cli.reading.checkpoint import BaseNorms
 from lora_cli.reading.tensor_values import Bits, Floats, decode, load
-from lora_cli.sources import Source
 
 SOUND = 1e-8
 """An eigenvalue of the columns' Gram matrix (their lengths being 1) from which one pass is exact to some 1e-12."""
-
-BLOCK = 1 << 17
-"""Elements of a factor that are worked on at once, in float64: what the processor's own memory holds."""
 
 AT_ONCE = min(os.cpu_count() or 1, 4)
 """Modules that are read and reckoned at once: their factors are in memory."""
@@ -87,13 +83,14 @@ def core(update: Update) -> Floats:
 def _root(x: Floats) -> Floats:
     """M ``[r, r]`` of ``xᵀ = Q M`` for ``x`` ``[r, n]``, in whichever order its elements lie; ``[n, r]`` if n < r."""
     r, n = x.shape
+    rows = x.astype("f8")
     if n <= r:
-        return x.T.astype("f8")
-    peak = float(np.abs(x).max(initial=0.0)) if x.dtype == np.float64 else 1.0  # whose squares may leave the range
-    if not n or not peak or not np.isfinite(peak):
-        return np.full((r, r), 0.0 if not n or not peak else np.nan)
+        return rows.T
     with np.errstate(all="ignore"):
-        gram = _gram(x, peak, None)
+        peak = float(np.abs(x).max(initial=0.0)) or 1.0 if x.dtype == np.float64 else 1.0
+        if peak != 1.0:  # the squares of what is stored as float64 may leave its range
+            rows /= peak
+        gram = rows @ rows.T
         if not np.isfinite(gram).all():
             return np.full((r, r), np.nan)
         sizes = np.sqrt(np.diag(gram))
@@ -102,26 +99,9 @@ def _root(x: Floats) -> Floats:
         gram[sizes == 0, sizes == 0] = 1.0  # what is zero, as padding is, makes nothing worse
         root, whiten, least = _halves(gram)
         if least < SOUND:
-            second, _, _ = _halves(_gram(x, peak, whiten * inverse))
-            root = second @ root
+            again = (whiten * inverse) @ rows
+            root = _halves(again @ again.T)[0] @ root
         return np.asarray(root * (sizes * peak), "f8")
-
-
-def _gram(x: Floats, peak: float, turn: Floats | None) -> Floats:
-    """The products of the rows of ``x / peak`` with each other, or of those of ``turn @ x / peak``."""
-    gram = np.zeros((len(x), len(x)))
-    for block in _blocks(x, peak):
-        turned = block if turn is None else turn @ block
-        gram += turned @ turned.T
-    return gram
-
-
-def _blocks(x: Floats, peak: float) -> Iterator[Floats]:
-    """``x / peak`` in float64, some columns at a time."""
-    step = max(1, BLOCK // max(1, x.shape[0]))
-    for start in range(0, x.shape[1], step):
-        block = x[:, start : start + step].astype("f8")
-        yield block if peak == 1.0 else block / peak
 
 
 def _halves(gram: Floats) -> tuple[Floats, Floats, float]:
@@ -200,7 +180,7 @@ class Loaded:
     diagonal: Bits | None = None
 
 
-def load_factors(source: Source, revision: Revision, factors: Factors) -> Loaded:
+def load_factors(one: Opened, factors: Factors) -> Loaded:
     """The tensors of ``factors``, in memory.
 
     Raises:
@@ -208,8 +188,8 @@ def load_factors(source: Source, revision: Revision, factors: Factors) -> Loaded
         Corrupt: the file ends before the header says.
         LoraCliError: what the source raises.
     """
-    a, b = (load(source, revision, tensor) for tensor in (factors.a, factors.b))
-    return Loaded(a, b, None if factors.diagonal is None else load(source, revision, factors.diagonal))
+    parts = (factors.a, factors.b, *(() if factors.diagonal is None else (factors.diagonal,)))
+    return Loaded(*(load(one.source, one.revision, tensor) for tensor in parts))
 
 
 def updates_of(factors: Factors, loaded: Loaded) -> Iterator[Update]:
@@ -282,17 +262,18 @@ def read_spectrum(one: Opened, base: BaseModel | None = None, norms: BaseNorms |
     without = {
         told.module: told for told in (*unreadable, *(told for told, _ in found if isinstance(told, Unreadable)))
     }
+    reasons = Counter(reason for _, reason in found if reason)
     return spectrum_of(
         [told for told, _ in found if isinstance(told, ModuleSpectrum)],
         [without[module] for module in one.adapter.pairs if module in without],
         left_out(one.adapter),
-        _reasons([reason for _, reason in found if reason]),
+        "; ".join(f"{reason} ({counted(count, 'module')})" for reason, count in reasons.items()),
     )
 
 
 def _of_one(one: Opened, factors: Factors, norms: BaseNorms | None) -> tuple[ModuleSpectrum | Unreadable, str]:
     try:
-        loaded = load_factors(one.source, one.revision, factors)
+        loaded = load_factors(one, factors)
         values = [tuple(map(float, singular_values(update))) for update in updates_of(factors, loaded)]
     except FormatError as error:
         return Unreadable(factors.module, error.reason), ""
@@ -300,9 +281,3 @@ def _of_one(one: Opened, factors: Factors, norms: BaseNorms | None) -> tuple[Mod
         return Unreadable(factors.module, not_finite(factors, loaded)), ""
     base_norm, reason = norms.of(factors) if norms is not None else (None, "")
     return module_spectrum(factors, values, base_norm), reason
-
-
-def _reasons(reasons: Sequence[str]) -> str:
-    """Each reason once, with how many modules it is of."""
-    counts = {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}
-    return "; ".join(f"{reason} ({counted(count, 'module')})" for reason, count in counts.items())

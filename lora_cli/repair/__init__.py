@@ -5,10 +5,10 @@ adding one is that and a line in ``rewrite``. What the engine needs is read off 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from lora_cli.core.keys import PEFT_PREFIX
+from lora_cli.engines.mend import SAVE_AGAIN
 from lora_cli.repair.begin import begin
 from lora_cli.repair.copies import without_copies
 from lora_cli.repair.draft import Aim, Change, Draft, Factors, Refusal
@@ -18,7 +18,7 @@ from lora_cli.repair.scales import settled
 from lora_cli.repair.targets import retargeted
 from lora_cli.repair.zeros import with_partners
 
-__all__ = ["DTYPES", "Aim", "Change", "Factors", "Made", "Refusal", "Rewrite", "as_it_is", "named", "rewrite"]
+__all__ = ["DTYPES", "Aim", "Change", "Draft", "Factors", "Made", "Refusal", "as_it_is", "rewrite"]
 
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """What tensors may be rounded to, by PyTorch's name and by that in the file."""
@@ -26,34 +26,16 @@ DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _FLOATING = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 
 
-@dataclass(frozen=True, slots=True)
-class Rewrite:
-    """What is to be written: the config, and every tensor by name; with ``refusals`` nothing is.
-
-    ``before`` and ``after`` are the updates by module, as they were read and as they will be.
-    """
-
-    config: Mapping[str, Any]
-    tensors: Mapping[str, Made]
-    before: Mapping[str, Factors]
-    after: Mapping[str, Factors]
-    changes: tuple[Change, ...]
-    refusals: tuple[Refusal, ...]
-
-
-def rewrite(aim: Aim, config: Mapping[str, Any]) -> Rewrite:
+def rewrite(aim: Aim, config: Mapping[str, Any]) -> Draft:
     """The adapter of ``aim`` as its engine serves it right. ``config`` is its config as JSON, with sound fields."""
-    start = begin(aim, config)
-    draft = with_partners(put_in_place(without_copies(start, aim), aim), aim)
-    moved = draft.factors.keys() != start.factors.keys()
-    draft = retargeted(settled(draft, aim), aim, moved=moved)
-    return _finished(_rounded(_with_base_name(draft, aim), aim), start)
+    draft = put_in_place(without_copies(begin(aim, config), aim), aim)
+    draft = retargeted(settled(with_partners(draft, aim), aim), aim)
+    return _without_clash(_rounded(_with_base_name(draft, aim), aim))
 
 
-def as_it_is(aim: Aim, config: Mapping[str, Any]) -> Rewrite:
+def as_it_is(aim: Aim, config: Mapping[str, Any]) -> Draft:
     """The adapter without a change: for an engine that serves it right, whatever others make of it."""
-    tensors = {name: copy_of(tensor) for name, tensor in aim.adapter.tensors.items()}
-    return Rewrite(config, tensors, {}, {}, (), ())
+    return Draft(config, {}, {name: copy_of(tensor) for name, tensor in aim.adapter.tensors.items()})
 
 
 def _with_base_name(draft: Draft, aim: Aim) -> Draft:
@@ -81,16 +63,7 @@ def _rounded(draft: Draft, aim: Aim) -> Draft:
     )
 
 
-def _finished(draft: Draft, start: Draft) -> Rewrite:
-    tensors = {name: made for module, one in draft.factors.items() for name, made in named(module, one).items()}
-    if clash := tensors.keys() & draft.others.keys():
-        draft = draft.refused(f"two tensors would be called {min(clash)}", "save the adapter again")
-    return Rewrite(
-        draft.config, {**tensors, **draft.others}, start.factors, draft.factors, draft.changes, draft.refusals
-    )
-
-
-def named(module: str, one: Factors) -> dict[str, Made]:
-    """A module's factors by the names that PEFT gives them on disk: A first."""
-    a, b = ("lora_embedding_A", "lora_embedding_B") if one.embedding else ("lora_A.weight", "lora_B.weight")
-    return {f"{PEFT_PREFIX}{module}.{a}": one.a, f"{PEFT_PREFIX}{module}.{b}": one.b}
+def _without_clash(draft: Draft) -> Draft:
+    """The draft, refused where a factor and another tensor would have one name."""
+    clash = {name for module, one in draft.factors.items() for name in one.named(module)} & draft.others.keys()
+    return draft.refused(f"two tensors would be called {min(clash)}", SAVE_AGAIN) if clash else draft

@@ -6,7 +6,7 @@ wrappers, a prefix that is missing or stands twice) is gone with this.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.keys import INFIXES, PAIR_PARTS, PEFT_PREFIX, Key, without_wrappers
@@ -15,16 +15,17 @@ from lora_cli.core.targets import scales, wrapped_parameters
 from lora_cli.engines.mend import SAVE_AGAIN
 from lora_cli.errors import FormatError
 from lora_cli.repair.draft import Aim, Draft, Factors
-from lora_cli.repair.made import Made, copy_of
+from lora_cli.repair.made import copy_of
 
-STEP: Final = "names"
 MOST_REFUSALS = 20
 WHY = "engines and PEFT look tensors up by the names that PEFT writes to disk"
 
 
 def begin(aim: Aim, config: Mapping[str, Any]) -> Draft:
     """The draft of ``aim.adapter``; ``config`` is the JSON object of its config, with fields that can be read."""
-    draft = Draft(config, {}, _others(aim))
+    keys, tensors = aim.adapter.keys, aim.adapter.tensors
+    others = {canonical(key): copy_of(tensors[name]) for name, key in keys.items() if key.part not in PAIR_PARTS}
+    draft = Draft(config, {}, others)
     fused = _fused(aim)
     places = {module: fused.get(module, module) or module for module in aim.adapter.pairs}
     try:
@@ -44,7 +45,7 @@ def begin(aim: Aim, config: Mapping[str, Any]) -> Draft:
         draft = draft.refused(told, SAVE_AGAIN)
     if len(unsound) > MOST_REFUSALS:
         draft = draft.refused(f"{len(unsound) - MOST_REFUSALS} more modules have no update that is known", SAVE_AGAIN)
-    return _named(replace(draft, factors=factors), aim)
+    return _named(replace(draft, factors=factors, before=factors), aim)
 
 
 def _unsound(pair: LoraPair, r: int, aim: Aim, *, fused: bool) -> str:
@@ -75,15 +76,9 @@ def _fused(aim: Aim) -> dict[str, str]:
     if aim.base is None:
         parents = Endings(name.rpartition(".")[0] for name in named)
         return dict.fromkeys((m for m in aim.adapter.pairs if without_wrappers(m) in parents), "")
-    weights = {f"{path}.weight": (one.d_out, one.d_in) for path, one in aim.base.modules.items()}
-    wrapped = wrapped_parameters(aim.parsed, {**weights, **aim.base.parameters})
+    weights = (f"{path}.weight" for path in aim.base.modules)
+    wrapped = wrapped_parameters(aim.parsed, [*weights, *aim.base.parameters])
     return {module: wrapped[module] for module in aim.adapter.pairs if module in wrapped}
-
-
-def _others(aim: Aim) -> dict[str, Made]:
-    """Every tensor that is no factor, by the name that PEFT writes."""
-    keys, tensors = aim.adapter.keys, aim.adapter.tensors
-    return {canonical(key): copy_of(tensors[name]) for name, key in keys.items() if key.part not in PAIR_PARTS}
 
 
 def canonical(key: Key) -> str:
@@ -106,7 +101,7 @@ def _named(draft: Draft, aim: Aim) -> Draft:
     """Notes what was wrong with names, and refuses where two tensors would have one."""
     keys = aim.adapter.keys
     for what, odd in _oddities(keys):
-        draft = draft.changed(STEP, what, WHY, len({key.module for key in odd}))
+        draft = draft.changed("names", what, WHY, len({key.module for key in odd}))
     count = sum(1 for key in keys.values() if key.part in PAIR_PARTS)
     paired = sum((pair.a is not None) + (pair.b is not None) for pair in aim.adapter.pairs.values())
     if paired < count or len(draft.others) < len(keys) - count:

@@ -6,7 +6,6 @@ PEFT saves the whole embedding wherever one is targeted. Where it equals the bas
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
-from typing import Final
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.patterns import Matcher
@@ -15,7 +14,6 @@ from lora_cli.engines.mend import MERGE
 from lora_cli.repair.begin import canonical
 from lora_cli.repair.draft import Aim, Draft, Refusal
 
-STEP: Final = "copies"
 PARTS = frozenset({"base_layer", "saved"})
 """The parts of an adapter that may be a weight of the base."""
 
@@ -39,7 +37,9 @@ def without_copies(draft: Draft, aim: Aim) -> Draft:
     many = f"{len(gone)} copies" if len(gone) > 1 else "a copy"
     more = f" and {len(gone) - MOST_NAMES} more" if len(gone) > MOST_NAMES else ""
     what = f"{many} of the base's own weights left out: {', '.join(islice(gone, MOST_NAMES))}{more}"
-    return draft.changed(STEP, what, "they equal what the base has, and engines refuse or ignore them", others=others)
+    return draft.changed(
+        "copies", what, "they equal what the base has, and engines refuse or ignore them", others=others
+    )
 
 
 def weights(adapter: Adapter) -> dict[str, TensorInfo]:

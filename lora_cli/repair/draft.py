@@ -10,6 +10,7 @@ from typing import Any, Literal
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.json_schema import Count
+from lora_cli.core.keys import PEFT_PREFIX
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.engines.profile import Profile
 from lora_cli.repair.made import Made
@@ -33,6 +34,11 @@ class Factors:
     def r(self) -> int:
         """Its rank."""
         return self.a.shape[0]
+
+    def named(self, module: str) -> dict[str, Made]:
+        """A and B by the names that PEFT gives those of ``module`` on disk: A first."""
+        a, b = ("lora_embedding_A", "lora_embedding_B") if self.embedding else ("lora_A.weight", "lora_B.weight")
+        return {f"{PEFT_PREFIX}{module}.{a}": self.a, f"{PEFT_PREFIX}{module}.{b}": self.b}
 
 
 Step = Literal["files", "fields", "names", "copies", "places", "zeros", "scales", "targets", "base", "dtype"]
@@ -62,8 +68,8 @@ class Refusal:
 class Draft:
     """What will be written, so far.
 
-    ``config`` is the JSON object, ``factors`` are the modules' updates by their path, ``others`` all other tensors by
-    the name under which they will be written.
+    ``config`` is the JSON object, ``factors`` are the modules' updates by their path, ``before`` these as they were
+    read, ``others`` all other tensors by the name under which they will be written. With ``refusals`` nothing is.
     """
 
     config: Mapping[str, Any]
@@ -71,6 +77,13 @@ class Draft:
     others: Mapping[str, Made] = field(default_factory=dict)
     changes: tuple[Change, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+    before: Mapping[str, Factors] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> dict[str, Made]:
+        """Every tensor by the name under which it will be written."""
+        named = (one.named(module) for module, one in self.factors.items())
+        return {**{name: made for pair in named for name, made in pair.items()}, **self.others}
 
     def changed(self, step: Step, what: str, why: str, modules: int = 0, **fields: Any) -> "Draft":
         """The draft with other ``fields``, and a note of what changed."""

@@ -3,12 +3,11 @@
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.repair.draft import Change
 
-STEP: Final = "fields"
 WHY = "its type is none that it may have, and engines reckon with it or refuse it"
 NUMBERS = ("r", "lora_alpha")
 EMPTY: Mapping[str, Any] = {"bias": "none", "rank_pattern": {}, "alpha_pattern": {}}
@@ -21,17 +20,19 @@ def sound_fields(config: Mapping[str, Any], parsed: LoraConfig) -> tuple[dict[st
     for name in NUMBERS:
         if name in parsed.mistyped and (number := _number(config[name])) is not None:
             sound[name] = number
-            changes.append(Change(STEP, f"{name} written as the number {number}", WHY))
+            changes.append(Change("fields", f"{name} written as the number {number}", WHY))
     for name, empty in EMPTY.items():
         value = config.get(name, empty)
         if value is None or (empty == {} and not value and not isinstance(value, Mapping)):
             sound[name] = empty
             was = json.dumps(value)
-            changes.append(Change(STEP, f"{name} written as {json.dumps(empty)} instead of {was}", WHY))
+            changes.append(Change("fields", f"{name} written as {json.dumps(empty)} instead of {was}", WHY))
     method = config.get("peft_type")
     if method is None or (isinstance(method, str) and method != "LORA" and method.strip().upper() == "LORA"):
         sound["peft_type"] = "LORA"
-        changes.append(Change(STEP, "peft_type is LORA", "engines and PEFT look at it, and these are factors of LoRA"))
+        changes.append(
+            Change("fields", "peft_type is LORA", "engines and PEFT look at it, and these are factors of LoRA")
+        )
     return sound, tuple(changes)
 
 

@@ -4,6 +4,7 @@ Every repair of a factor is a matter of where blocks of old matrices stand in a 
 is padded, a packed module split, three modules packed into one, a scale moved into B.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -39,10 +40,7 @@ class Made:
     @property
     def nbytes(self) -> int:
         """Bytes of its data."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count * DTYPE_BITS[self.dtype] // 8
+        return math.prod(self.shape) * DTYPE_BITS[self.dtype] // 8
 
     @property
     def untouched(self) -> str | None:

@@ -6,17 +6,15 @@ that once and with the shapes of the factors: by names alone an adapter of anoth
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
 
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.grouping import by_key
-from lora_cli.core.keys import PEFT_PREFIX
+from lora_cli.core.keys import PEFT_PREFIX, last_name
 from lora_cli.engines.landing import LAYER
-from lora_cli.engines.profile import PACKED
+from lora_cli.engines.mend import OTHER_BASE
+from lora_cli.engines.profile import PACKED, packed_in
 from lora_cli.repair.draft import Aim, Draft, Factors
 from lora_cli.repair.made import diagonal, rows_of, scaled, stacked
-
-STEP: Final = "places"
 
 
 def put_in_place(draft: Draft, aim: Aim) -> Draft:
@@ -62,7 +60,7 @@ def _fits(home: str, leaf: str, base: BaseModel, factors: Factors) -> bool:
     parts = [base.modules.get(under + part) for part in PACKED.get(leaf, ())]
     if parts and all(part is not None for part in parts):
         return {part.d_in for part in parts if part} == {wide[0]} and sum(p.d_out for p in parts if p) == wide[1]
-    whole = next((base.modules.get(under + name) for name, of in PACKED.items() if leaf in of), None)
+    whole = base.modules.get(under + packed_in(leaf))
     return whole is not None and whole.d_in == wide[0] and wide[1] <= whole.d_out
 
 
@@ -71,15 +69,13 @@ def _renamed(draft: Draft, moved: Mapping[str, str]) -> Draft:
         return draft
     names = [moved.get(module, module) for module in draft.factors]
     if len(set(names)) < len(names):
-        return draft.refused(
-            "two modules would have one name on this base", "validate against the base that it was trained on"
-        )
+        return draft.refused("two modules would have one name on this base", OTHER_BASE)
     factors = {moved.get(module, module): one for module, one in draft.factors.items()}
     others = {_moved(name, moved): made for name, made in draft.others.items()}
     old, new = next(iter(moved.items()))
     what = f"modules called as the base calls them: {old} is {new}"
     return draft.changed(
-        STEP, what, "under their old names they are found nowhere", len(moved), factors=factors, others=others
+        "places", what, "under their old names they are found nowhere", len(moved), factors=factors, others=others
     )
 
 
@@ -112,7 +108,7 @@ def _split(draft: Draft, base: BaseModel) -> Draft:
     if not split:
         return draft
     what = f"packed modules split as the base has them: {split[0]}"
-    return draft.changed(STEP, what, "the base has no module of that name", len(split), factors=factors)
+    return draft.changed("places", what, "the base has no module of that name", len(split), factors=factors)
 
 
 def _are_its_parts(parts: Sequence[str], one: Factors, base: BaseModel) -> bool:
@@ -127,7 +123,7 @@ def _fused(draft: Draft, base: BaseModel) -> Draft:
     groups: dict[str, dict[str, Factors]] = {}
     for module, one in draft.factors.items():
         parent, dot, leaf = module.rpartition(".")
-        whole = next((f"{parent}{dot}{name}" for name, parts in PACKED.items() if leaf in parts), "")
+        whole = f"{parent}{dot}{packed_in(leaf)}"
         if module not in base.modules and whole in base.modules and one.plain:
             groups.setdefault(whole, {})[leaf] = one
     packed = {whole: _packed(whole, found, base) for whole, found in groups.items() if whole not in draft.factors}
@@ -137,12 +133,12 @@ def _fused(draft: Draft, base: BaseModel) -> Draft:
     gone = {f"{whole.rpartition('.')[0]}.{leaf}" for whole in made for leaf in groups[whole]}
     factors = {module: one for module, one in draft.factors.items() if module not in gone} | made
     what = f"modules packed as the base has them: {next(iter(made))}, whose rank is that of all its parts together"
-    return draft.changed(STEP, what, "the base has them in one", len(gone), factors=factors)
+    return draft.changed("places", what, "the base has them in one", len(gone), factors=factors)
 
 
 def _packed(whole: str, found: Mapping[str, Factors], base: BaseModel) -> Factors | None:
     """The update of a packed module; None where it is not told how wide its parts are."""
-    names = PACKED[whole.rpartition(".")[2]]
+    names = PACKED[last_name(whole)]
     heights = dict(_heights(names, found, base.modules[whole].d_out))
     if not heights:
         return None

@@ -8,9 +8,10 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from lora_cli.core.grouping import by_key
+from lora_cli.core.keys import last_name
 from lora_cli.core.lora_config import parse_config
 from lora_cli.core.patterns import PatternKeys
 from lora_cli.core.targets import scales
@@ -19,7 +20,6 @@ from lora_cli.errors import FormatError
 from lora_cli.repair.draft import Aim, Draft, Factors
 from lora_cli.repair.made import padded, scaled
 
-STEP: Final = "scales"
 ONE_RANK = ("packed-ranks", "rank-not-r", "layer-ranks")
 """Rows of engines whose modules must have one rank."""
 
@@ -63,7 +63,7 @@ def _rank(plain: Mapping[str, Factors], aim: Aim) -> int:
     """The one rank that all modules must have for this engine; 0 where each may have its own."""
     ranks = {one.r for one in plain.values()}
     highest = max(ranks)
-    if aim.has("padded-rank") and len({module.rpartition(".")[2] for module in plain}) > 1:
+    if aim.has("padded-rank") and len({last_name(module) for module in plain}) > 1:
         least = 8 * aim.tp
         return least if highest <= least else -(-highest // MULTIPLE) * MULTIPLE
     return highest if aim.has(*ONE_RANK) and len(ranks) > 1 else 0
@@ -79,7 +79,7 @@ def _padded(draft: Draft, aim: Aim, rank: int, grown: list[str]) -> Draft:
         a, b = padded(one.a, (rank, one.a.shape[1])), padded(one.b, (one.b.shape[0], rank))
         factors[module] = replace(one, a=a, b=b)
     why = f"{aim.engine} pads or refuses other ranks"
-    return draft.changed(STEP, f"ranks padded with zeros to {rank}", why, len(grown), factors=factors)
+    return draft.changed("scales", f"ranks padded with zeros to {rank}", why, len(grown), factors=factors)
 
 
 def _written(draft: Draft, aim: Aim) -> Draft:
@@ -137,7 +137,7 @@ def _keys(factors: Mapping[str, Factors], old: Iterable[str]) -> dict[str, str]:
     """
     keys = PatternKeys(old, "patterns")
     first = {module: keys.first(module) for module in factors}
-    groups = by_key((module.rpartition(".")[2] if key is None else key, module) for module, key in first.items())
+    groups = by_key((last_name(module) if key is None else key, module) for module, key in first.items())
     alike = {key: len({(factors[m].r, factors[m].scaling) for m in modules}) == 1 for key, modules in groups.items()}
     return {module: key if alike[key] else module for key, modules in groups.items() for module in modules}
 
@@ -148,15 +148,17 @@ def _told(draft: Draft, before: Draft, aim: Aim) -> Draft:
     fields = [name for name in ("use_rslora", "r", "lora_alpha") if new.get(name) != old.get(name)]
     if fields:
         told = ", ".join(f"{name} is {_shown(new.get(name))} and was {_shown(old.get(name))}" for name in fields)
-        draft = draft.changed(STEP, told, f"{aim.engine} reckons with these, and every scale is what it was")
+        draft = draft.changed("scales", told, f"{aim.engine} reckons with these, and every scale is what it was")
     folded = [module for module, one in draft.factors.items() if one.b != before.factors[module].b]
     if folded:
         why = f"{aim.engine} reads no patterns, and scales all modules alike"
-        draft = draft.changed(STEP, "scales of their own folded into lora_B", why, len(folded))
+        draft = draft.changed("scales", "scales of their own folded into lora_B", why, len(folded))
     patterns = [name for name in ("rank_pattern", "alpha_pattern") if (new.get(name) or {}) != (old.get(name) or {})]
     if patterns:
         does = "written anew" if any(new.get(name) for name in patterns) else "emptied"
-        draft = draft.changed(STEP, f"{' and '.join(patterns)} {does}", "so that PEFT reads the same ranks and scales")
+        draft = draft.changed(
+            "scales", f"{' and '.join(patterns)} {does}", "so that PEFT reads the same ranks and scales"
+        )
     return draft
 
 

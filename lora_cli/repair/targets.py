@@ -1,39 +1,39 @@
 """``target_modules`` that name exactly the modules that have an update, in the form that the engine reads."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.keys import last_name
 from lora_cli.core.lora_config import parse_config
 from lora_cli.core.targets import targeted_in
 from lora_cli.errors import FormatError
 from lora_cli.repair.draft import Aim, Draft
 
-STEP: Final = "targets"
 CHOOSING: Mapping[str, Any] = {"exclude_modules": None, "layers_to_transform": None, "layers_pattern": None}
 """Fields that leave out some of what ``target_modules`` names."""
 
 
-def retargeted(draft: Draft, aim: Aim, *, moved: bool) -> Draft:
+def retargeted(draft: Draft, aim: Aim) -> Draft:
     """The draft with a list of targets, where the engine needs one or the config leaves out modules that have factors.
 
     What the config targets and has no factors stays targeted: it may have been trained, and rules say so.
     """
     wanted = frozenset(module for module, one in draft.factors.items() if one.plain)
     chosen = chosen_of(draft.config, aim.base) if aim.base is not None else None
-    why = _why(draft, aim, wanted, chosen, moved=moved)
+    why = _why(draft, aim, wanted, chosen)
     if not wanted or not why:
         return draft
     config = _config(draft.config, wanted | (chosen or frozenset()), aim.base)
-    return draft.changed(STEP, f"target_modules is {_told(config['target_modules'])}", why, config=config)
+    return draft.changed("targets", f"target_modules is {_told(config['target_modules'])}", why, config=config)
 
 
-def _why(draft: Draft, aim: Aim, wanted: frozenset[str], chosen: frozenset[str] | None, *, moved: bool) -> str:
+def _why(draft: Draft, aim: Aim, wanted: frozenset[str], chosen: frozenset[str] | None) -> str:
     targets = draft.config.get("target_modules")
-    if aim.has("targets-pattern") and isinstance(targets, str) and targets not in {"all", "all-linear"}:
+    is_pattern = isinstance(targets, str) and targets not in {"all", "all-linear"}
+    if (is_pattern and aim.has("targets-pattern")) or (targets is None and aim.has("targets-null")):
         return f"{aim.engine} takes a list"
-    if aim.has("targets-null") and targets is None:
-        return f"{aim.engine} takes a list"
+    moved = draft.factors.keys() != draft.before.keys()
     if moved and (chosen is None or not wanted <= chosen):
         return "modules are others than before"
     if aim.base is not None and chosen is not None and not wanted & aim.base.modules.keys() <= chosen:
@@ -51,7 +51,7 @@ def chosen_of(config: Mapping[str, Any], base: BaseModel) -> frozenset[str] | No
 
 def _config(config: Mapping[str, Any], wanted: frozenset[str], base: BaseModel | None) -> dict[str, Any]:
     """Last names where they choose exactly these modules; else whole paths, which choose nothing else."""
-    leaves = sorted({module.rpartition(".")[2] for module in wanted})
+    leaves = sorted({last_name(module) for module in wanted})
     by_leaf = {**config, "target_modules": leaves}
     kept = {name: value for name, value in CHOOSING.items() if config.get(name) is not None}
     for candidate in (by_leaf, {**by_leaf, **kept}):

@@ -1,16 +1,15 @@
 """Modules that an engine must have beside others, and that were not trained: an update of zeros, which does nothing."""
 
 from collections.abc import Iterator
-from typing import Final
 
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.keys import last_name
 from lora_cli.engines.landing import LAYER
-from lora_cli.engines.profile import PACKED
+from lora_cli.engines.profile import packed_in
 from lora_cli.repair.draft import Aim, Draft, Factors
 from lora_cli.repair.made import zeros
 from lora_cli.repair.targets import chosen_of
 
-STEP: Final = "zeros"
 NEEDED = (
     ("q-without-v", "q_proj", "v_proj"),
     ("kv-without-q", "k_proj", "q_proj"),
@@ -32,7 +31,7 @@ def with_partners(draft: Draft, aim: Aim) -> Draft:
     for feature, has, needs in NEEDED:
         if aim.has(feature):
             lacking = {module: one for module, one in _lacking(draft, aim.base, has, needs) if module not in lost}
-            why = f"{aim.engine} packs {_whole(needs)} and looks for {needs}"
+            why = f"{aim.engine} packs {packed_in(needs)} and looks for {needs}"
             draft = _added(draft, aim.base, lacking, f"zeros for {needs} beside {has}", why)
     if aim.profile.grammar.whole_types:
         lacking = {module: one for module, one in _other_layers(draft, aim.base) if module not in lost}
@@ -41,16 +40,12 @@ def with_partners(draft: Draft, aim: Aim) -> Draft:
     return draft
 
 
-def _whole(leaf: str) -> str:
-    return next(name for name, parts in PACKED.items() if leaf in parts)
-
-
 def _lacking(draft: Draft, base: BaseModel, has: str, needs: str) -> Iterator[tuple[str, Factors]]:
     """Modules that are needed, each with one beside it that tells rank and dtype."""
     for module, one in draft.factors.items():
         parent, _, leaf = module.rpartition(".")
         partner = f"{parent}.{needs}"
-        absent = draft.factors.keys().isdisjoint({partner, f"{parent}.{_whole(needs)}"})
+        absent = draft.factors.keys().isdisjoint({partner, f"{parent}.{packed_in(needs)}"})
         if leaf == has and partner in base.modules and absent and one.plain:
             yield partner, one
 
@@ -59,9 +54,9 @@ def _other_layers(draft: Draft, base: BaseModel) -> Iterator[tuple[str, Factors]
     kinds: dict[str, Factors] = {}
     for module, one in draft.factors.items():
         if module in base.modules and LAYER.search(module) and one.plain:
-            kinds.setdefault(module.rpartition(".")[2], one)
+            kinds.setdefault(last_name(module), one)
     for path, of_base in base.modules.items():
-        like = kinds.get(path.rpartition(".")[2])
+        like = kinds.get(last_name(path))
         if like is not None and path not in draft.factors and LAYER.search(path) and of_base.kind != "embedding":
             yield path, like
 
@@ -74,4 +69,4 @@ def _added(draft: Draft, base: BaseModel, lacking: dict[str, Factors], what: str
         of_base = base.modules[module]
         a, b = (zeros(like.a.dtype, shape) for shape in ((like.r, of_base.d_in), (of_base.d_out, like.r)))
         new[module] = Factors(a, b, like.scaling)
-    return draft.changed(STEP, what, why, len(new), factors={**draft.factors, **new})
+    return draft.changed("zeros", what, why, len(new), factors={**draft.factors, **new})

@@ -1,6 +1,6 @@
 """The rules, one function each: files LC1xx, config LC2xx, tensors LC3xx, engine LC4xx, values LC5xx, supply LC6xx.
 
-Adding one is a function under ``@rule``, a line in ``RULES``, and a file with cases in ``tests/rules/cases``.
+Adding one is a function under ``@rule`` in one of these modules, and cases in ``tests/rules/cases``.
 """
 
 import re
@@ -10,71 +10,15 @@ from lora_cli.errors import UsageError
 from lora_cli.rules import base, config, engine, field_values, files, patterns, saved, supply, tensors, values
 from lora_cli.rules.rule import Rule
 
-RULES: tuple[Rule, ...] = (
-    files.weights_missing,
-    files.weights_corrupt,
-    files.weights_pickled,
-    files.weights_sharded,
-    files.unreadable_file,
-    files.config_missing,
-    files.config_unreadable,
-    files.unsafe_pickle,
-    files.foreign_format,
-    config.not_lora,
-    config.rank_invalid,
-    config.alpha_invalid,
-    config.field_type,
-    config.targets_missing,
-    config.duplicate_field,
-    config.unknown_field,
-    config.pattern_invalid,
-    field_values.field_value,
-    patterns.dead_pattern,
-    patterns.alpha_order,
-    tensors.rank_mismatch,
-    tensors.pair_incomplete,
-    tensors.name_form,
-    tensors.adapter_name_infix,
-    tensors.name_unknown,
-    tensors.factor_shape,
-    tensors.untargeted_tensors,
-    tensors.no_lora_tensors,
-    tensors.factor_dtype,
-    tensors.variant_incomplete,
-    base.nothing_applies,
-    base.partly_applied,
-    base.layer_out_of_range,
-    base.shape_mismatch,
-    base.targets_without_tensors,
-    saved.saved_module_missing,
-    base.experts_not_fused,
-    tensors.narrow_factor,
-    tensors.tower_collision,
-    saved.head_not_saved,
-    saved.saved_shape,
-    saved.vocabulary,
-    saved.tied_embeddings,
-    base.other_base,
-    engine.rank_above_max,
-    engine.engine_rejects,
-    engine.engine_crashes,
-    engine.engine_serves_wrong,
-    engine.engine_unproven,
-    engine.served_base_name,
-    values.nonfinite_values,
-    values.zero_update,
-    values.overflow,
-    values.huge_update,
-    values.negligible_update,
-    values.untrained_part,
-    supply.names_code,
-    supply.hostile_template,
-    supply.unsafe_name,
-    supply.unpinned_revision,
-    supply.unpinned_base,
-    supply.base_unclear,
+_MODULES = (files, config, field_values, patterns, tensors, base, saved, engine, values, supply)
+
+RULES: tuple[Rule, ...] = tuple(
+    sorted(
+        (one for module in _MODULES for one in vars(module).values() if isinstance(one, Rule)),
+        key=lambda rule: rule.code,
+    )
 )
-"""Every rule, in the order in which they are run and listed."""
+"""Every rule of these modules, in the order in which they are run and listed: by code."""
 
 
 def find(selector: str) -> tuple[Rule, ...]:

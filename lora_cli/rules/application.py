@@ -4,10 +4,10 @@ import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from lora_cli.core.adapter import Adapter, LoraPair
+from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.finding import Applied
-from lora_cli.core.keys import PEFT_PREFIX, Key, without_wrappers
+from lora_cli.core.keys import PEFT_PREFIX, Key, last_name, without_wrappers
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.patterns import Endings
 from lora_cli.core.targets import (
@@ -110,7 +110,8 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
     beyond = frozenset() if base is None else _beyond(others, base)
     chosen = _chosen(config, base, found, errors)
     untargeted = () if chosen is None else tuple(m for m in found if m not in chosen and m not in wrapped)
-    misnamed = tuple(module for module in found if _misnamed(adapter, adapter.pairs[module]))
+    keys, pairs = adapter.keys, adapter.pairs
+    misnamed = tuple(m for m in found if any(dropped_for(keys[factor.name]) for factor in pairs[m].factors))
     left_out = {*untargeted, *misnamed}
     return Application(
         adapter=adapter,
@@ -194,11 +195,6 @@ def _chosen(
         return None
 
 
-def _misnamed(adapter: Adapter, pair: LoraPair) -> bool:
-    keys = [adapter.keys[factor.name] for factor in (pair.a, pair.b) if factor is not None]
-    return any(dropped_for(key) for key in keys)
-
-
 def dropped_for(key: Key) -> str:
     """Why PEFT would not find a tensor of this name in its model; empty when it would."""
     if key.infixes:
@@ -227,7 +223,7 @@ def _missing(
     # PEFT writes a tied pair of factors once, and which of the two modules they stand under is not told.
     tied = EMBEDDING_NAMES | OUTPUT_NAMES if config.ensure_weight_tying else frozenset()
     wanted = [*(module for module in base.modules if module in chosen), *sorted(chosen - base.modules.keys()), *wrapped]
-    return tuple(m for m in wanted if m not in adapter.pairs and m.rpartition(".")[2] not in tied)
+    return tuple(m for m in wanted if m not in adapter.pairs and last_name(m) not in tied)
 
 
 def _ranks(

@@ -131,7 +131,7 @@ def shape_mismatch(case: Case) -> Iterator[Problem]:
         told = [list(_differences(pair, one, narrowed.get(module, (1, 1)))) for one in wanted]
         if all(told):
             said += [(message, module) for message in told[0]]
-    yield from grouped(said, file=case.weights_file, noun="module", hint=OTHER_BASE)
+    yield from grouped(said, case.weights_file, "module", OTHER_BASE)
 
 
 def _differences(pair: LoraPair, wanted: BaseModule, narrowed: tuple[int, int]) -> Iterator[str]:
@@ -179,13 +179,12 @@ def experts_not_fused(case: Case) -> Iterator[Problem]:
 
     *Fix*: train the projections of all experts, with one rank; or load the adapter with transformers 4.
     """
-    config = case.adapter.config
-    assert config is not None
+    config = case.config
     hint = "target all projections of all experts with one rank, or load it with transformers 4"
     refused, unfit = case.application.refused, case.application.unfit
     if refused is not None:
         yield Problem(cut(refused.reason), Location(config.file, "target_modules"), hint)
-    yield from grouped(unfit, file=case.weights_file, noun="module", hint=hint)
+    yield from grouped(unfit, case.weights_file, "module", hint)
 
 
 @rule("LC324", "other-base", Severity.WARNING, needs=("config", "base"))
@@ -198,8 +197,7 @@ def other_base(case: Case) -> Iterator[Problem]:
     *Fix*: give the base that the config names. If the config is wrong, ``lora-cli repair --base-name ORG/NAME`` writes
     the right one into a copy. Mirrors and quantised copies of one model count as the same.
     """
-    config, base = case.adapter.config, case.base
-    assert config is not None
+    config, base = case.config, case.base
     assert base is not None
     trained = config.base_model_name_or_path or ""
     cached = CACHED.search(trained)

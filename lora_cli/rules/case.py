@@ -1,15 +1,19 @@
 """What rules look at: one adapter, and whatever else is known about it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Companions
+from lora_cli.core.finding import Location
+from lora_cli.core.keys import Key
+from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.safetensors import TensorStats
 from lora_cli.core.snapshot import RemoteFile
+from lora_cli.core.text import counted, cut, names
 from lora_cli.errors import FormatError
 from lora_cli.rules.application import Application
 
@@ -18,31 +22,39 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+NO_BASE = "no base model was given"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was read of one adapter beyond its config and header.
+
+    ``stats`` maps tensor names to what the scan of their values told; ``stats_reason`` says why there is none, and is
+    empty where they were scanned. ``companions`` is what the files beside the weights say, None where no rule asks.
+    ``ref`` is what was asked for, and ``commit`` what that meant where it is a repository.
+    """
+
+    stats: Mapping[str, TensorStats] = field(default_factory=dict)
+    stats_reason: str = "the values were not read"
+    companions: Companions | None = None
+    ref: AdapterRef | None = None
+    commit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One adapter before the rules. ``stats`` maps tensor names to what the scan of their values told.
+    """One adapter before the rules.
 
-    ``base`` and ``stats`` are None when there are none; ``base_reason`` and ``stats_reason`` say why.
-    ``companions`` is what the files beside the weights say, None where they were not read (``companions_reason``).
-    ``ref`` is what was asked for and ``commit`` what it meant, where it came from a repository.
-    ``application`` sorts the adapter's modules by what PEFT would do with them. ``max_lora_rank`` is the limit of
-    whoever will serve it, None for no limit. ``served`` is what each engine that was named does with it, in which
-    ``deployment`` counted.
+    ``base`` is None where none was given. ``application`` sorts the adapter's modules by what
+    PEFT would do with them. ``max_lora_rank`` is the limit of whoever will serve it, None for no limit. ``served`` is
+    what each engine that was named does with it, in which ``deployment`` counted.
     """
 
     adapter: Adapter
     application: Application
+    evidence: Evidence = Evidence()
     base: BaseModel | None = None
-    stats: Mapping[str, TensorStats] | None = None
-    base_reason: str = "no base model was given"
-    stats_reason: str = "the values were not read"
     max_lora_rank: int | None = None
-    companions: Companions | None = None
-    companions_reason: str = "the files beside the weights were not read"
-    ref: AdapterRef | None = None
-    commit: str = ""
     served: "tuple[EngineOutcome, ...]" = ()
     deployment: "Deployment | None" = None
 
@@ -55,11 +67,17 @@ class Case:
         reasons = {
             "config": config,
             "weights": weights,
-            "base": "" if self.base is not None else self.base_reason,
-            "values": "" if self.stats is not None else weights or self.stats_reason,
-            "companions": "" if self.companions is not None else self.companions_reason,
+            "base": "" if self.base is not None else NO_BASE,
+            "values": (weights or self.evidence.stats_reason) if self.evidence.stats_reason else "",
+            "companions": "" if self.evidence.companions is not None else "the files beside the weights were not read",
         }
         return reasons[need]
+
+    @property
+    def config(self) -> LoraConfig:
+        """The adapter's config, for a rule that needs it."""
+        assert self.adapter.config is not None
+        return self.adapter.config
 
     @property
     def is_lora(self) -> bool:
@@ -90,6 +108,22 @@ class Case:
             return {module: divided(module) for module in self.application.adapter.pairs}
         except FormatError:  # PEFT refuses the config, which LC209 says
             return {}
+
+    def beside_factors(self) -> Iterator[Key]:
+        """The tensors that are no factor of any module: saved modules, trained tokens, biases."""
+        factors = {factor.name for pair in self.adapter.pairs.values() for factor in pair.factors}
+        return (key for name, key in self.adapter.keys.items() if name not in factors)
+
+    def added_beyond_vocabulary(self) -> tuple[str, Location] | None:
+        """What is to be said where ``added_tokens.json`` has ids beyond the base's vocabulary."""
+        size = self.base.vocab_size if self.base is not None else None
+        companions = self.evidence.companions
+        added = (companions.added_tokens or {}) if companions is not None else {}
+        beyond = sorted(token for token, index in added.items() if size is not None and index >= size)
+        if not beyond:
+            return None
+        said = f"{counted(len(beyond), 'added token has', 'added tokens have')} an id beyond the base's {size}"
+        return f"{said}: {names(beyond)}", Location("added_tokens.json", cut(beyond[0]))
 
     def file(self, path: str) -> RemoteFile | None:
         """The adapter's file at ``path``, or None."""

@@ -1,9 +1,10 @@
 """LC2xx: what ``adapter_config.json`` says."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from lora_cli.core.finding import Location, Problem, Severity
+from lora_cli.core.keys import last_name
 from lora_cli.core.lora_config import LoraConfig, type_error
 from lora_cli.core.text import counted, cut, names
 from lora_cli.rules.case import Case
@@ -15,11 +16,6 @@ OLD_FIELDS = frozenset({"enable_lora", "merge_weights"})
 
 RANK_AND_ALPHA = ("r", "lora_alpha", "rank_pattern", "alpha_pattern")
 TARGETS = ("target_modules", "target_parameters")
-
-
-def _config(case: Case) -> LoraConfig:
-    assert case.adapter.config is not None
-    return case.adapter.config
 
 
 def _at(config: LoraConfig, field: str) -> Location:
@@ -69,22 +65,8 @@ def rank_invalid(case: Case) -> Iterator[Problem]:
 
     *Fix*: write the rank that the tensors have.
     """
-    config = _config(case)
     hint = "write the rank that the tensors have, as a number"
-    for field in ("r", "rank_pattern"):
-        error = type_error(config, field)
-        if error is not None:
-            yield Problem(f"{field} {_typed(field, config)}", _at(config, field), hint)
-    if "r" not in config.given:
-        yield Problem("r is missing: PEFT silently takes 8, vLLM refuses the adapter", _at(config, "r"), hint)
-    elif config.r <= 0:
-        yield Problem(f"r is {config.r}; a rank is at least 1", _at(config, "r"), hint)
-    low = (
-        (f"a rank in rank_pattern is {rank}; it is at least 1", key)
-        for key, rank in config.rank_pattern.items()
-        if rank <= 0
-    )
-    yield from grouped(low, file=config.file, noun="key", hint=hint)
+    yield from _numbers(case.config, ("r", "rank_pattern", "a rank"), hint, lambda whose, _: f"; {whose} is at least 1")
 
 
 @rule("LC203", "alpha-invalid", Severity.ERROR, needs=("config",))
@@ -96,29 +78,33 @@ def alpha_invalid(case: Case) -> Iterator[Problem]:
 
     *Fix*: write the ``lora_alpha`` that the adapter was trained with.
     """
-    config = _config(case)
     hint = "write the lora_alpha that the adapter was trained with, as a number"
-    for field in ("lora_alpha", "alpha_pattern"):
+    yield from _numbers(case.config, ("lora_alpha", "alpha_pattern", "an alpha"), hint, _effect)
+
+
+def _effect(_: str, alpha: float) -> str:
+    return ": the adapter does nothing" if alpha == 0 else ": the adapter is turned around"
+
+
+def _numbers(
+    config: LoraConfig, fields: tuple[str, str, str], hint: str, effect: Callable[[str, float], str]
+) -> Iterator[Problem]:
+    """A number that is of another type, missing or not above 0, and those of its pattern.
+
+    ``fields`` are the field, that of the pattern, and what one is called; ``effect`` is told that too, and the number.
+    """
+    name, pattern, noun = fields
+    for field in (name, pattern):
         if field in config.mistyped:
             yield Problem(f"{field} {_typed(field, config)}", _at(config, field), hint)
-    if "lora_alpha" not in config.given:
-        yield Problem(
-            "lora_alpha is missing: PEFT silently takes 8, vLLM refuses the adapter", _at(config, "lora_alpha"), hint
-        )
-    elif config.lora_alpha <= 0:
-        yield Problem(
-            f"lora_alpha is {config.lora_alpha}: {_effect(config.lora_alpha)}", _at(config, "lora_alpha"), hint
-        )
-    low = (
-        (f"an alpha in alpha_pattern is {alpha}: {_effect(alpha)}", key)
-        for key, alpha in config.alpha_pattern.items()
-        if alpha <= 0
-    )
-    yield from grouped(low, file=config.file, noun="key", hint=hint)
-
-
-def _effect(alpha: float) -> str:
-    return "the adapter does nothing" if alpha == 0 else "the adapter is turned around"
+    value = getattr(config, name)
+    if name not in config.given:
+        yield Problem(f"{name} is missing: PEFT silently takes 8, vLLM refuses the adapter", _at(config, name), hint)
+    elif value <= 0:
+        yield Problem(f"{name} is {value}{effect(noun, value)}", _at(config, name), hint)
+    low = ((key, one) for key, one in getattr(config, pattern).items() if one <= 0)
+    said = ((f"{noun} in {pattern} is {one}{effect('it', one)}", key) for key, one in low)
+    yield from grouped(said, config.file, "key", hint)
 
 
 def _typed(field: str, config: LoraConfig) -> str:
@@ -138,7 +124,7 @@ def field_type(case: Case) -> Iterator[Problem]:
 
     *Fix*: write booleans and numbers without quotes, lists as lists.
     """
-    config = _config(case)
+    config = case.config
     for field in config.mistyped:
         if field in RANK_AND_ALPHA:
             continue
@@ -160,17 +146,14 @@ def targets_missing(case: Case) -> Iterator[Problem]:
 
     *Fix*: list the modules that the tensors are for.
     """
-    config = _config(case)
+    config = case.config
     if any(field in config.mistyped for field in TARGETS):
         return
     if config.target_modules or config.target_parameters or config.trainable_token_indices:
         return
-    modules = sorted({pair.module.rpartition(".")[2] for pair in case.adapter.pairs.values()})
-    said = (
-        "is missing"
-        if "target_modules" not in config.given
-        else f"is {'null' if config.target_modules is None else 'empty'}"
-    )
+    modules = sorted({last_name(pair.module) for pair in case.adapter.pairs.values()})
+    value = "null" if config.target_modules is None else "empty"
+    said = f"is {value}" if "target_modules" in config.given else "is missing"
     yield Problem(
         f"target_modules {said}: PEFT guesses the modules from the base's family, engines refuse it",
         _at(config, "target_modules"),
@@ -186,9 +169,9 @@ def duplicate_field(case: Case) -> Iterator[Problem]:
 
     *Fix*: keep the one that is meant.
     """
-    config = _config(case)
+    config = case.config
     said = (("a key stands twice; which one counts depends on who reads it", key) for key in config.duplicates)
-    yield from grouped(said, file=config.file, noun="key", hint="keep the one that is meant")
+    yield from grouped(said, config.file, "key", "keep the one that is meant")
 
 
 @rule("LC207", "unknown-field", Severity.WARNING, needs=("config",))
@@ -200,7 +183,7 @@ def unknown_field(case: Case) -> Iterator[Problem]:
 
     *Fix*: correct the name, or upgrade PEFT, or remove the field.
     """
-    config = _config(case)
+    config = case.config
     if config.unknown.get("enable_lora"):
         yield Problem(
             f"enable_lora is {shown(config.unknown['enable_lora'])}: PEFT 0.2 put LoRA on some parts of a fused "
@@ -228,7 +211,7 @@ def pattern_invalid(case: Case) -> Iterator[Problem]:
 
     *Fix*: list the modules by name, or correct the pattern.
     """
-    config = _config(case)
+    config = case.config
     for error in dict.fromkeys(case.application.errors):
         field = error.where.removeprefix(f"{config.file}: ")
         yield Problem(cut(error.reason), _at(config, cut(field)), error.hint or "list the modules by name")

@@ -22,7 +22,7 @@ def rank_above_max(case: Case) -> Iterator[Problem]:
         yield from _said_of(case, "LC401")
         return
     limit = case.max_lora_rank
-    if limit is None or (known := highest_rank(case)) is None:
+    if limit is None or (known := highest_rank(case.adapter)) is None:
         return
     where, highest, at = known
     if highest > limit:

@@ -44,8 +44,7 @@ def field_value(case: Case) -> Iterator[Problem]:
 
     *Fix*: restore the config that ``save_pretrained()`` wrote.
     """
-    config = case.adapter.config
-    assert config is not None
+    config = case.config
     said = (
         *_alone(config),
         *_initialisation(config, case.application.ranks.values()),

@@ -17,25 +17,18 @@ TRAINERS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler", "r
 """How the names of files begin that a trainer writes for itself: its arguments and states, and no weights."""
 
 
-def _other_weights(case: Case) -> list[str]:
-    ends = (".safetensors", ".bin", ".pt", ".npz", ".gguf", ".npy", ".tensors", ".ckpt", ".nemo")
-    return [file.path for file in case.adapter.files if file.path.endswith(ends) and file.path not in PICKLED_FILES]
-
-
 def _foreign(case: Case) -> str:
     """The name of the other format that this is, or nothing."""
     return case.adapter.foreign.format.name if case.adapter.foreign is not None else ""
 
 
-def _sentence(error: FormatError, file: str) -> str:
-    """What is wrong with a file, with the file as its subject where it has none."""
-    return cut(f"{file} {error.reason}" if error.reason.startswith("is ") else error.reason)
-
-
-def _place(where: str, file: str) -> Location:
-    """A ``FormatError``'s ``where``, taken apart into file and what in it."""
-    head, _, field = where.partition(": ")
-    return Location(cut(head) or file, cut(field))
+def _unreadable(case: Case, error: FormatError | None, file: str, hint: str) -> Iterator[Problem]:
+    """What is wrong with a file that can be read as plain bytes: it is the subject of a sentence that has none."""
+    listed = case.file(file)
+    if error is not None and (listed is None or not listed.defect):
+        said = f"{file} {error.reason}" if error.reason.startswith("is ") else error.reason
+        where, _, field = error.where.partition(": ")
+        yield Problem(cut(said), Location(cut(where) or file, cut(field)), error.hint or hint)
 
 
 @rule("LC101", "weights-missing", Severity.ERROR)
@@ -49,7 +42,8 @@ def weights_missing(case: Case) -> Iterator[Problem]:
     """
     if case.adapter.weight_files or case.adapter.unread or _foreign(case):
         return
-    found = _other_weights(case)
+    ends = (".safetensors", ".bin", ".pt", ".npz", ".gguf", ".npy", ".tensors", ".ckpt", ".nemo")
+    found = [file.path for file in case.adapter.files if file.path.endswith(ends) and file.path not in PICKLED_FILES]
     others = [path for path in found if not path.rpartition("/")[2].startswith(TRAINERS)]
     hint = "point at the folder that holds the weights, or save the adapter again with save_pretrained()"
     if others:
@@ -75,16 +69,9 @@ def weights_corrupt(case: Case) -> Iterator[Problem]:
     *Fix*: get the file again (an interrupted upload or download is the usual cause), or save the adapter again.
     """
     error = case.adapter.weights_error
-    if error is None or isinstance(error, UnsafePickle) or _foreign(case):
-        return
-    file = case.file(case.weights_file)
-    if file is not None and file.defect:
-        return
-    yield Problem(
-        _sentence(error, case.weights_file),
-        _place(error.where, case.weights_file),
-        error.hint or "get the file again from where it was trained; an interrupted transfer is the usual cause",
-    )
+    if not isinstance(error, UnsafePickle) and not _foreign(case):
+        hint = "get the file again from where it was trained; an interrupted transfer is the usual cause"
+        yield from _unreadable(case, error, case.weights_file, hint)
 
 
 @rule("LC103", "weights-pickled", Severity.WARNING)
@@ -135,7 +122,7 @@ def unreadable_file(case: Case) -> Iterator[Problem]:
     """
     said = ((f"a file {cut(file.defect)}", file.path) for file in case.adapter.files if file.defect)
     hint = "replace it with a regular file inside the adapter's folder"
-    yield from grouped(said, file="", noun="file", hint=hint)
+    yield from grouped(said, "", "file", hint)
 
 
 @rule("LC106", "config-missing", Severity.ERROR)
@@ -163,15 +150,7 @@ def config_unreadable(case: Case) -> Iterator[Problem]:
 
     *Fix*: restore the file that ``save_pretrained()`` wrote.
     """
-    error = case.adapter.config_error
-    file = case.file(CONFIG_FILE)
-    if error is None or (file is not None and file.defect):
-        return
-    yield Problem(
-        _sentence(error, CONFIG_FILE),
-        _place(error.where, CONFIG_FILE),
-        error.hint or "restore the file that PEFT wrote",
-    )
+    yield from _unreadable(case, case.adapter.config_error, CONFIG_FILE, "restore the file that PEFT wrote")
 
 
 @rule("LC108", "unsafe-pickle", Severity.ERROR, needs=("companions",))
@@ -193,12 +172,12 @@ def unsafe_pickle(case: Case) -> Iterator[Problem | NotChecked]:
     error = case.adapter.weights_error
     if isinstance(error, UnsafePickle):
         yield Problem(cut(error.reason), Location(case.weights_file, cut(error.global_name)), hint)
-    assert case.companions is not None
-    for path, reason in case.companions.pickles.items():
+    assert case.evidence.companions is not None
+    for path, reason in case.evidence.companions.pickles.items():
         if reason:
             yield Problem(cut(reason), Location(cut(path)), hint)
-    if case.companions.pickles_left:
-        yield NotChecked(case.companions.pickles_left)
+    if case.evidence.companions.pickles_left:
+        yield NotChecked(case.evidence.companions.pickles_left)
 
 
 @rule("LC109", "foreign-format", Severity.ERROR)

@@ -1,10 +1,9 @@
 """LC21x: the names and patterns of a config beside the modules that they are to match."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from lora_cli.core.finding import Location, Problem, Severity
-from lora_cli.core.keys import WRAPPER
-from lora_cli.core.lora_config import LoraConfig
+from lora_cli.core.keys import WRAPPER, last_name
 from lora_cli.core.patterns import PatternKeys, endings
 from lora_cli.core.targets import HEADS
 from lora_cli.core.text import cut, names
@@ -27,17 +26,12 @@ def _places(case: Case) -> list[str] | None:
 
     None where these are too many.
     """
-    config = case.adapter.config
-    assert config is not None
-    leaves = {name.rpartition(".")[2] for name in config.target_parameters or ()}
+    config = case.config
+    leaves = {last_name(name) for name in config.target_parameters or ()}
     if len(leaves) > MOST_PARAMETERS:
         return None
     modules = {module.removesuffix(WRAPPER) for module in case.adapter.pairs}
     return [*case.adapter.pairs, *(f"{module}.{leaf}" for module in sorted(modules) for leaf in sorted(leaves))]
-
-
-def _patterns(config: LoraConfig) -> Iterator[tuple[str, Mapping[str, float]]]:
-    yield from ((field, getattr(config, field)) for field in PATTERNS if field not in config.mistyped)
 
 
 @rule("LC210", "dead-pattern", Severity.WARNING, needs=("config", "weights"))
@@ -49,16 +43,16 @@ def dead_pattern(case: Case) -> Iterator[Problem | NotChecked]:
 
     *Fix*: correct it, or take it out.
     """
-    config = case.adapter.config
-    assert config is not None
+    config = case.config
     places, said = _places(case), []
     if places is None:
         yield NotChecked(TOO_MANY)
-    for field, pattern in _patterns(config):
-        dead = PatternKeys(pattern, f"{config.file}: {field}").dead(places) if places is not None else []
-        said += [(f"{field} names what no module of the adapter is called", key) for key in dead]
+    else:
+        for field in (field for field in PATTERNS if field not in config.mistyped):
+            dead = PatternKeys(getattr(config, field), f"{config.file}: {field}").dead(places)
+            said += [(f"{field} names what no module of the adapter is called", key) for key in dead]
     said += [(f"{field} names what no module of the base is called", name) for field, name in _dead_names(case)]
-    yield from grouped(said, file=config.file, noun="name", hint="correct the name, or take it out")
+    yield from grouped(said, config.file, "name", "correct the name, or take it out")
 
 
 def _dead_names(case: Case) -> Iterator[tuple[str, str]]:
@@ -93,8 +87,7 @@ def alpha_order(case: Case) -> Iterator[Problem | NotChecked]:
 
     *Fix*: write keys that do not overlap.
     """
-    config = case.adapter.config
-    assert config is not None
+    config = case.config
     pattern = config.alpha_pattern if "alpha_pattern" not in config.mistyped else {}
     alphas = PatternKeys(pattern, f"{config.file}: alpha_pattern")
     places, said = _places(case) if len(set(pattern.values())) > 1 else [], []
@@ -110,5 +103,5 @@ def alpha_order(case: Case) -> Iterator[Problem | NotChecked]:
             said.append((f"{len(matched)} keys of alpha_pattern match, and PEFT takes the first: {few}", place))
     yield from (
         Problem(problem.message, Location(config.file, "alpha_pattern"), problem.hint)
-        for problem in grouped(said, file=config.file, noun="module", hint="write keys that do not overlap")
+        for problem in grouped(said, config.file, "module", "write keys that do not overlap")
     )

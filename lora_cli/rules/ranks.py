@@ -4,12 +4,11 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.finding import Location
 from lora_cli.core.keys import without_wrappers
 from lora_cli.core.text import cut
-from lora_cli.rules.case import Case
 
 
-def highest_rank(case: Case) -> tuple[str, int, Location] | None:
+def highest_rank(adapter: Adapter) -> tuple[str, int, Location] | None:
     """What has the highest rank, that rank, and where it says so; None where neither config nor tensors have any."""
-    adapter, config = case.adapter, case.adapter.config
+    config = adapter.config
     said: list[tuple[int, str, Location]] = []
     if config is not None:
         pattern = max(config.rank_pattern, key=lambda key: config.rank_pattern[key], default=None)
@@ -19,7 +18,7 @@ def highest_rank(case: Case) -> tuple[str, int, Location] | None:
     plain = (module for module in adapter.pairs if not is_fused(adapter, module))
     module = max(plain, key=lambda module: adapter.pairs[module].rank or 0, default=None)
     if module is not None:
-        said.append((adapter.pairs[module].rank or 0, module, Location(case.weights_file, cut(module))))
+        said.append((adapter.pairs[module].rank or 0, module, Location(adapter.weight_files[0], cut(module))))
     if not said:
         return None
     rank, where, at = max(said, key=lambda one: one[0])

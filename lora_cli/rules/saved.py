@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.finding import Location, Problem, Severity
-from lora_cli.core.keys import PAIR_PARTS, Key
+from lora_cli.core.keys import PAIR_PARTS, Key, last_name
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.patterns import QUICK, Matcher
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.targets import EMBEDDING_NAMES, HEADS, OUTPUT_NAMES
-from lora_cli.core.text import counted, cut, names
+from lora_cli.core.text import names
 from lora_cli.errors import FormatError
 from lora_cli.rules.base import OTHER_BASE
 from lora_cli.rules.case import Case
@@ -36,8 +36,7 @@ def saved_module_missing(case: Case) -> Iterator[Problem | NotChecked]:
 
     *Fix*: save the adapter again, or leave the module out of ``modules_to_save`` if it was not trained.
     """
-    config = case.adapter.config
-    assert config is not None
+    config = case.config
     try:
         missing = _lacking(case, config)
     except FormatError as error:
@@ -77,14 +76,12 @@ def head_not_saved(case: Case) -> Iterator[Problem]:
 
     *Fix*: train with ``task_type`` set (``SEQ_CLS``), or with the head in ``modules_to_save``.
     """
-    config = case.adapter.config
-    assert config is not None
+    config = case.config
     named = (config.auto_mapping or {}).get("base_model_class")
     has_head = isinstance(named, str) and "For" in named and named.endswith(OWN_HEADS)
     if not has_head or config.task_type in HEADS or config.modules_to_save:
         return
-    factors = {factor.name for pair in case.adapter.pairs.values() for factor in (pair.a, pair.b) if factor is not None}
-    is_saved = any(key.part == "saved" and name not in factors for name, key in case.adapter.keys.items())
+    is_saved = any(key.part == "saved" for key in case.beside_factors())
     if not is_saved and not any(HEAD_NAMES & {*module.split(".")} for module in case.adapter.pairs):
         yield Problem(
             f"it was trained on {shown(named)}, and the weights hold no head: it would be a new one of random weights",
@@ -103,26 +100,22 @@ def _lacking(case: Case, config: LoraConfig) -> list[str]:
     base, matcher = case.base, Matcher(f"{config.file}: modules_to_save")
     saved = {key.module for key in case.adapter.keys.values() if key.part == "saved" and not key.adapter_name}
     tied = EMBEDDING_NAMES | OUTPUT_NAMES if config.ensure_weight_tying else frozenset()  # written once for both
-    named = [path for path in base.modules if path.rpartition(".")[2] not in tied]
+    named = [path for path in base.modules if last_name(path) not in tied]
     text = "\n".join([*named, ""])
 
     def lacks(name: str) -> bool:
         matcher.charge((len(named) + len(saved)) // QUICK)
         is_there = f"{name}\n" in text or f"{name}." in text
-        meant = [path for path in named if _is_within(path, name)] if is_there else []
+        # Ends, not patterns, of the module or one around it: so PEFT chooses what to save.
+        meant = [path for path in named if path.endswith(name) or f"{name}." in path] if is_there else []
         if meant or any(path.endswith(name) for path in saved):
             return any(path not in saved for path in meant)
         from lora_cli.core.architectures import FAMILIES
 
         family = FAMILIES.get(base.model_type)
-        return family is not None and any(norm.endswith(name.rpartition(".")[2]) for norm in family.norms)
+        return family is not None and any(norm.endswith(last_name(name)) for norm in family.norms)
 
     return [name for name in dict.fromkeys(config.modules_to_save or ()) if lacks(name)]
-
-
-def _is_within(path: str, name: str) -> bool:
-    """Whether the module or one around it ends with ``name``: ends, not patterns, so PEFT chooses what to save."""
-    return path.endswith(name) or f"{name}." in path
 
 
 def _others(case: Case) -> Iterator[tuple[Key, TensorInfo, BaseModule]]:
@@ -136,7 +129,7 @@ def _others(case: Case) -> Iterator[tuple[Key, TensorInfo, BaseModule]]:
 
 def _of_vocabulary(key: Key, base: BaseModel) -> bool:
     """Whether the module has a row for each token: the embedding of tokens, or the head."""
-    module, last = base.modules[key.module], key.module.rpartition(".")[2]
+    module, last = base.modules[key.module], last_name(key.module)
     tokens = module.d_in if module.kind == "embedding" else module.d_out
     return tokens == base.vocab_size and (module.kind == "embedding" or last in OUTPUT_NAMES)
 
@@ -166,7 +159,7 @@ def saved_shape(case: Case) -> Iterator[Problem | NotChecked]:
         if wanted is None or tensor.shape == wanted:
             continue
         said.append((f"{_noun(key)} has the shape {shape(tensor.shape)}, the base needs {shape(wanted)}", key.name))
-    yield from grouped(said, file=case.weights_file, noun="tensor", hint=OTHER_BASE)
+    yield from grouped(said, case.weights_file, "tensor", OTHER_BASE)
 
 
 def _resized(tensor: TensorInfo, wanted: tuple[int, ...]) -> bool:
@@ -216,9 +209,8 @@ def vocabulary(case: Case) -> Iterator[Problem | NotChecked]:
 
     *Fix*: serve a copy of the base whose embeddings were resized, or train without new tokens.
     """
-    base, companions = case.base, case.companions
+    base = case.base
     assert base is not None
-    assert companions is not None
     if base.vocab_size is None:
         yield NotChecked("the base's vocabulary is not known")
         return
@@ -229,15 +221,9 @@ def vocabulary(case: Case) -> Iterator[Problem | NotChecked]:
             has = f"it has {tensor.shape[0]} rows, and the base's vocabulary has {base.vocab_size}"
             said.append((has, key.name))
     hint = "serve a base whose embeddings were resized, or train without new tokens"
-    yield from grouped(said, file=case.weights_file, noun="tensor", hint=hint)
-    beyond = sorted(token for token, index in (companions.added_tokens or {}).items() if index >= base.vocab_size)
-    if beyond and not said:
-        yield Problem(
-            f"{counted(len(beyond), 'added token has', 'added tokens have')} an id beyond the base's "
-            f"{base.vocab_size}: {names(beyond)}",
-            Location("added_tokens.json", cut(beyond[0])),
-            hint,
-        )
+    yield from grouped(said, case.weights_file, "tensor", hint)
+    if not said and (beyond := case.added_beyond_vocabulary()) is not None:
+        yield Problem(*beyond, hint)
     yield from _trained_tokens(case, base.vocab_size)
 
 
@@ -270,7 +256,7 @@ def tied_embeddings(case: Case) -> Iterator[Problem]:
     if not base.tied_embeddings or config.ensure_weight_tying:
         return
     touched = {key.module for key in case.adapter.keys.values() if key.module in base.modules}
-    changed = sorted(one for one in touched if one.rpartition(".")[2] in EMBEDDING_NAMES | OUTPUT_NAMES)
+    changed = sorted(one for one in touched if last_name(one) in EMBEDDING_NAMES | OUTPUT_NAMES)
     if len(changed) == 1:
         yield Problem(
             f"the base ties its embedding to its head, and only {changed[0]} is changed",

@@ -1,18 +1,19 @@
 """One adapter × one engine → ``EngineOutcome``: the rows of a profile that hold for it, and what else is wrong."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
+from lora_cli.core.adapter import Adapter
 from lora_cli.core.engine_outcome import Deployment, EngineOutcome, Outcome, Reason
-from lora_cli.core.finding import Finding, Severity
+from lora_cli.core.finding import Applied, Finding, Severity
 from lora_cli.core.keys import PAIR_PARTS
 from lora_cli.core.text import counted, cut
-from lora_cli.engines.landing import land, oddities
+from lora_cli.engines.landing import Landing, land
 from lora_cli.engines.profile import APART, BY_NAMES, Profile, Row
 from lora_cli.rules.case import Case
 from lora_cli.rules.features import FEATURES, Found, Served
-from lora_cli.rules.model_class import not_a_language_model
 from lora_cli.rules.wording import LONGEST_MESSAGE, MOST_PROBLEMS
 
 PEFT = "peft"
@@ -20,6 +21,12 @@ RANK = "rank-above-max"
 
 FOREIGN = frozenset({"LC109", "LC201"})
 """Rules that find something else than a LoRA adapter of PEFT."""
+
+GENERATORS = re.compile(r"(ForCausalLM|LMHeadModel|ForConditionalGeneration|^PeftModel\\w*)$")
+"""Classes of transformers and PEFT that engines for language models may serve."""
+
+ROOTS = frozenset({"model", "language_model", "lm_head", "thinker"})
+"""How the names of modules begin in the classes for text generation that engines put LoRA on."""
 
 RULES_OF = {Outcome.REJECTS: "LC402", Outcome.CRASHES: "LC403", Outcome.SERVES_WRONG: "LC404"}
 """The rule under which a row's outcome is a finding; a rank above the engine's is LC401's, as without an engine."""
@@ -32,39 +39,52 @@ def serve(
 
     ``findings`` are those of all rules that hold without an engine: a profile says which of them it survives.
     """
-    odd = oddities(case.adapter)
     beside = tuple(key for key in case.adapter.keys.values() if key.part not in PAIR_PARTS)
 
-    def on(profile: Profile) -> Served:
-        is_there = case.base is not None and case.has_weights and profile.engine.name != PEFT
-        landing = land(case.adapter, case.base, profile, odd) if case.base is not None and is_there else None
-        return Served(case, profile, deployment, landing, beside)
+    def on(profile: Profile) -> EngineOutcome:
+        landing, applied = Landing(), None
+        if case.base is not None and case.has_weights:
+            if profile.engine.name == PEFT:
+                applied = case.application.applied
+            else:
+                landing = land(case.adapter, case.base, profile)
+                applied = landing.counted
+        return _outcome(Served(case, profile, deployment, landing, beside), applied, findings)
 
-    return tuple(_outcome(on(profile), findings) for profile in profiles)
+    return tuple(map(on, profiles))
 
 
-def _outcome(served: Served, findings: Sequence[Finding]) -> EngineOutcome:
-    case, profile, landing = served.case, served.profile, served.landing
-    is_peft = profile.engine.name == PEFT and case.base is not None and case.has_weights
+def _outcome(served: Served, applied: Applied | None, findings: Sequence[Finding]) -> EngineOutcome:
+    case, profile = served.case, served.profile
     reasons = (*_by_rows(served), *_by_rules(served, findings))
     unread = [feature.title for name, feature in FEATURES.items() if name in profile.engine.unread
               and any(feature.detect(served))]  # fmt: skip
     unread_note = f"what it does with {', '.join(unread)} is not established" if unread else ""
-    other_model = not_a_language_model(case.adapter) if case.base is None and profile.engine.name != PEFT else ""
+    other_model = _not_a_language_model(case.adapter) if case.base is None and profile.engine.name != PEFT else ""
     model_note = f"without a base it is not known whether it serves the adapter: {other_model}" if other_model else ""
-    notes = [profile.note, unread_note, model_note]
-    counted = case.application.applied if is_peft else landing.counted if landing is not None else None
     return EngineOutcome(
         engine=profile.engine.name,
         title=profile.engine.title,
         version=profile.asked or None,
         profile=profile.version,
         proven=profile.proven and not unread and not other_model,
-        note="; ".join(filter(None, notes)),
+        note="; ".join(filter(None, (profile.note, unread_note, model_note))),
         outcome=max((reason.outcome for reason in reasons), default=Outcome.OK),
-        applied=counted,
+        applied=applied,
         reasons=reasons,
     )
+
+
+def _not_a_language_model(adapter: Adapter) -> str:
+    """Why the adapter may not be one of a language model that engines serve with LoRA; empty where nothing says so."""
+    config = adapter.config
+    named = (config.auto_mapping or {}).get("base_model_class") if config is not None else None
+    if isinstance(named, str) and not GENERATORS.search(named):
+        return f"auto_mapping names {cut(named)}"
+    if config is not None and config.task_type not in {None, "CAUSAL_LM"}:
+        return f"task_type is {cut(str(config.task_type))}"
+    strange = next((one for one in adapter.pairs if one.partition(".")[0] not in ROOTS or ".encoder." in one), "")
+    return f"there is a module {cut(strange)}" if strange else ""
 
 
 def _by_rows(served: Served) -> Iterator[Reason]:

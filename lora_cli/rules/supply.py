@@ -5,7 +5,6 @@ import unicodedata
 from collections.abc import Iterator
 
 from lora_cli.core.finding import Location, Problem, Severity
-from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.reference import CACHED
 from lora_cli.core.text import cut, names
 from lora_cli.rules.case import CONFIG_FILE, Case
@@ -47,7 +46,7 @@ def names_code(case: Case) -> Iterator[Problem]:
 
     *Fix*: take the code and the ``auto_map`` out; nothing that serves LoRA needs them.
     """
-    companions, config = case.companions, case.adapter.config
+    companions, config = case.evidence.companions, case.adapter.config
     assert companions is not None
     shipped = [file.path for file in case.adapter.files if file.path.endswith((".py", ".pyc", ".so", ".dll"))]
     if shipped:
@@ -61,23 +60,18 @@ def names_code(case: Case) -> Iterator[Problem]:
         yield Problem(f"classes to import are named: {named}", Location(where), hint)
     if config is not None and config.unknown.get("auto_map"):
         yield Problem("classes to import are named", Location(CONFIG_FILE, "auto_map"), hint)
-    yield from _megatron(config)
+    if config is not None and config.megatron_config and config.megatron_core not in {None, "megatron.core"}:
+        yield Problem(
+            f"PEFT would import {cut(repr(config.megatron_core))} to load it",
+            Location(CONFIG_FILE, "megatron_core"),
+            "Megatron's is megatron.core: take megatron_core and megatron_config out",
+        )
     library = (config.auto_mapping or {}).get("parent_library") if config is not None else None
     if library is not None and (not isinstance(library, str) or library.partition(".")[0] not in LIBRARIES):
         yield Problem(
             f"AutoPeftModel would import {cut(repr(library))} to load it",
             Location(CONFIG_FILE, "auto_mapping"),
             f"the class of a base model is from one of {', '.join(sorted(LIBRARIES))}",
-        )
-
-
-def _megatron(config: LoraConfig | None) -> Iterator[Problem]:
-    """PEFT imports whatever ``megatron_core`` names as soon as there is a ``megatron_config``."""
-    if config is not None and config.megatron_config and config.megatron_core not in {None, "megatron.core"}:
-        yield Problem(
-            f"PEFT would import {cut(repr(config.megatron_core))} to load it",
-            Location(CONFIG_FILE, "megatron_core"),
-            "Megatron's is megatron.core: take megatron_core and megatron_config out",
         )
 
 
@@ -92,7 +86,7 @@ def hostile_template(case: Case) -> Iterator[Problem | NotChecked]:
 
     *Fix*: serve with the base model's own template, and tell whoever published this one.
     """
-    companions = case.companions
+    companions = case.evidence.companions
     assert companions is not None
     for path, reason in companions.unread.items():
         if path in companions.beyond:
@@ -107,7 +101,7 @@ def hostile_template(case: Case) -> Iterator[Problem | NotChecked]:
         left -= max(len(template), LEAST_COUNTED)
         said += [(f"a chat template {what}: {cut(found)!r}", where) for what, found in hostile_in(template)]
     hint = "serve with the base model's own template (--chat-template), and report this one"
-    yield from grouped(said, file="", noun="template", hint=hint)
+    yield from grouped(said, "", "template", hint)
 
 
 @rule("LC603", "unsafe-name", Severity.WARNING)
@@ -127,9 +121,9 @@ def unsafe_name(case: Case) -> Iterator[Problem]:
         seen.setdefault(folded, file.path)
     yield from grouped(
         ((f"a file's name {reason}", path) for reason, path in said),
-        file="",
-        noun="file",
-        hint="rename it, or leave it out with --exclude",
+        "",
+        "file",
+        "rename it, or leave it out with --exclude",
     )
 
 
@@ -157,10 +151,10 @@ def unpinned_revision(case: Case) -> Iterator[Problem]:
 
     *Fix*: name the commit (``org/name@<40 hex digits>``), or pin it in a lock.
     """
-    ref = case.ref
+    ref = case.evidence.ref
     if ref is not None and ref.scheme == "hf" and not ref.pinned:
         meant = f"{ref.revision}, which can move" if ref.revision else "the default branch, which moves"
-        commit = f"@{case.commit}" if case.commit else "@COMMIT"
+        commit = f"@{case.evidence.commit}" if case.evidence.commit else "@COMMIT"
         yield Problem(
             f"the reference means {cut(meant)}",
             Location(cut(str(ref))),
@@ -176,8 +170,7 @@ def unpinned_base(case: Case) -> Iterator[Problem]:
 
     *Fix*: write the commit that it was trained on into ``revision``.
     """
-    config = case.adapter.config
-    assert config is not None
+    config = case.config
     base = config.base_model_name_or_path
     if base and _is_repository(base) and not COMMIT.fullmatch(config.revision or ""):
         yield Problem(
@@ -198,8 +191,7 @@ def base_unclear(case: Case) -> Iterator[Problem]:
 
     *Fix*: ``lora-cli repair --base-name ORG/NAME`` writes the base's name into a copy.
     """
-    config = case.adapter.config
-    assert config is not None
+    config = case.config
     base = config.base_model_name_or_path
     cached = CACHED.search(base or "")
     hint = "`lora-cli repair --base-name ORG/NAME` writes the base's name into a copy"

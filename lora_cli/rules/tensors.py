@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.finding import Location, Problem, Severity
-from lora_cli.core.keys import PAIR_PARTS
+from lora_cli.core.keys import PAIR_PARTS, last_name
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.text import counted, cut, names
 from lora_cli.rules.application import DEFAULT_NAME, dropped_for
@@ -48,7 +48,7 @@ def rank_mismatch(case: Case) -> Iterator[Problem]:
         if rank is not None and rank != wanted:
             said.append((f"the config says rank {wanted}, the tensors have rank {rank}", module))
     yield from grouped(
-        said, file=case.weights_file, noun="module", hint="write the tensors' rank into r or rank_pattern of the config"
+        said, case.weights_file, "module", "write the tensors' rank into r or rank_pattern of the config"
     )
 
 
@@ -66,9 +66,7 @@ def pair_incomplete(case: Case) -> Iterator[Problem]:
         if pair.a is None or pair.b is None:
             has, lacks = ("A", "B") if pair.b is None else ("B", "A")
             said.append((f"there is lora_{has} without its lora_{lacks}", pair.module))
-    yield from grouped(
-        said, file=case.weights_file, noun="module", hint="a part of the adapter is missing: save or convert it again"
-    )
+    yield from grouped(said, case.weights_file, "module", "a part of the adapter is missing: save or convert it again")
 
 
 @rule("LC303", "name-form", Severity.ERROR, needs=("weights",))
@@ -90,7 +88,7 @@ def name_form(case: Case) -> Iterator[Problem]:
         for reason, key in reasons
         if not reason and not key.canonical and key.part in PAIR_PARTS and (key.module, key.part) in once
     ]
-    yield from grouped(said, file=case.weights_file, noun="tensor", hint=SAVED_AGAIN)
+    yield from grouped(said, case.weights_file, "tensor", SAVED_AGAIN)
 
 
 @rule("LC304", "adapter-name-infix", Severity.WARNING, needs=("weights",))
@@ -108,7 +106,7 @@ def adapter_name_infix(case: Case) -> Iterator[Problem]:
         for key in case.application.adapter.keys.values()
         if key.adapter_name == DEFAULT_NAME and not dropped_for(key)
     ]
-    yield from grouped(said, file=case.weights_file, noun="tensor", hint=SAVED_AGAIN)
+    yield from grouped(said, case.weights_file, "tensor", SAVED_AGAIN)
 
 
 @rule("LC305", "name-unknown", Severity.ERROR, needs=("weights",))
@@ -124,9 +122,7 @@ def name_unknown(case: Case) -> Iterator[Problem]:
         for key in case.adapter.keys.values()
         if key.part == "unknown"
     ]
-    yield from grouped(
-        said, file=case.weights_file, noun="tensor", hint="save it with PEFT, or convert it to PEFT's names"
-    )
+    yield from grouped(said, case.weights_file, "tensor", "save it with PEFT, or convert it to PEFT's names")
 
 
 @rule("LC306", "factor-shape", Severity.ERROR, needs=("weights",))
@@ -148,9 +144,7 @@ def factor_shape(case: Case) -> Iterator[Problem]:
         if pair.a.shape[0] != pair.b.shape[1] * narrowed.get(pair.module, (1, 1))[1]:
             told = f"lora_A {shape(pair.a.shape)} and lora_B {shape(pair.b.shape)} do not have the same rank"
             said.append((told, pair.module))
-    yield from grouped(
-        said, file=case.weights_file, noun="module", hint="gather the parameters before saving (ZeRO-3, FSDP)"
-    )
+    yield from grouped(said, case.weights_file, "module", "gather the parameters before saving (ZeRO-3, FSDP)")
 
 
 @rule("LC307", "untargeted-tensors", Severity.ERROR, needs=("config", "weights"))
@@ -163,12 +157,11 @@ def untargeted_tensors(case: Case) -> Iterator[Problem]:
     *Fix*: name the modules in ``target_modules`` (mind ``layers_to_transform`` and ``exclude_modules``), as
     ``lora-cli repair`` does.
     """
-    config = case.adapter.config
-    assert config is not None
+    config = case.config
     said = [
         ("the config does not target the module; PEFT drops its tensors", name) for name in case.application.untargeted
     ]
-    yield from grouped(said, file=config.file, noun="module", hint=NAMED)
+    yield from grouped(said, config.file, "module", NAMED)
 
 
 @rule("LC308", "no-lora-tensors", Severity.ERROR, needs=("weights",))
@@ -216,7 +209,7 @@ def _stored(case: Case, is_meant: Callable[[str], bool]) -> Iterator[Problem]:
             and is_meant(case.adapter.tensors[name].dtype)
         ):
             said.append((f"{key.param or key.part} is stored as {case.adapter.tensors[name].dtype}", key.module))
-    yield from grouped(said, file=case.weights_file, noun="module", hint="save the factors as bf16, f16 or f32")
+    yield from grouped(said, case.weights_file, "module", "save the factors as bf16, f16 or f32")
 
 
 @rule("LC318", "narrow-factor", Severity.WARNING, needs=("weights",))
@@ -241,8 +234,7 @@ def variant_incomplete(case: Case) -> Iterator[Problem]:
     *Fix*: set ``use_dora``, ``kasa_config`` and ``lora_bias`` as in training, and save the adapter again if tensors are
     missing.
     """
-    config = case.adapter.config
-    assert config is not None
+    config = case.config
     said = []
     for field, part, tensor in VARIANTS:
         if field in config.mistyped:
@@ -258,10 +250,7 @@ def variant_incomplete(case: Case) -> Iterator[Problem]:
         dropped = "there are trained tokens, and trainable_token_indices names none: PEFT drops them"
         said += [(dropped, module) for module in tokens]
     yield from grouped(
-        sorted(said),
-        file=case.weights_file,
-        noun="module",
-        hint="set the field as in training, or save the adapter again",
+        sorted(said), case.weights_file, "module", "set the field as in training, or save the adapter again"
     )
 
 
@@ -279,7 +268,7 @@ def tower_collision(case: Case) -> Iterator[Problem]:
     with an engine that goes by full names.
     """
     stacks = dict.fromkeys(module.partition(".layers.")[0] for module in case.adapter.pairs if ".layers." in module)
-    if len(stacks) < 2 or {stack.rpartition(".")[2] for stack in stacks} == {"encoder", "decoder"}:
+    if len(stacks) < 2 or {last_name(stack) for stack in stacks} == {"encoder", "decoder"}:
         return
     owner: dict[str, str] = {}
     said = []
@@ -288,8 +277,5 @@ def tower_collision(case: Case) -> Iterator[Problem]:
         if within and owner.setdefault(within, stack) != stack:
             said.append((f"layers of {cut(owner[within])} and of {cut(stack)} have modules of the same names", within))
     yield from grouped(
-        said,
-        file=case.weights_file,
-        noun="module",
-        hint="train the language model alone, or keep to engines that go by full names",
+        said, case.weights_file, "module", "train the language model alone, or keep to engines that go by full names"
     )

@@ -4,11 +4,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 
-from lora_cli.core.adapter import LoraPair
 from lora_cli.core.finding import Location, Problem, Severity
-from lora_cli.core.targets import Scale
+from lora_cli.core.safetensors import Magnitude, TensorInfo
 from lora_cli.core.text import counted, cut, names
-from lora_cli.rules.case import Case
+from lora_cli.rules.case import NO_BASE, Case
 from lora_cli.rules.rule import NotChecked, rule
 
 LARGEST: Mapping[str, float] = {"float16": 65504.0, "bfloat16": 3.3895e38, "float32": 3.4028e38}
@@ -36,8 +35,7 @@ def nonfinite_values(case: Case) -> Iterator[Problem]:
 
     *Fix*: the training diverged; take an earlier checkpoint.
     """
-    assert case.stats is not None
-    bad = [name for name, values in case.stats.items() if values.nonfinite]
+    bad = [name for name, values in case.evidence.stats.items() if values.nonfinite]
     if bad:
         yield Problem(
             f"{counted(len(bad), 'tensor holds', 'tensors hold')} NaN or infinity: {names(bad)}",
@@ -56,10 +54,9 @@ def zero_update(case: Case) -> Iterator[Problem]:
 
     *Fix*: save the adapter after training, and check that its parameters were in the optimiser.
     """
-    assert case.stats is not None
-    stats = case.stats
+    stats = case.evidence.stats
     scanned = [
-        [factor.name for factor in (pair.a, pair.b) if factor is not None and factor.nbytes and factor.name in stats]
+        [factor.name for factor in pair.factors if factor.nbytes and factor.name in stats]
         for pair in case.adapter.pairs.values()
     ]
     zeros = [next((name for name in reversed(factors) if stats[name].zero), "") for factors in scanned if factors]
@@ -77,12 +74,11 @@ def zero_update(case: Case) -> Iterator[Problem]:
 
 
 def _emptied(case: Case) -> Iterator[Problem]:
-    assert case.stats is not None
     matrices = {name for name, one in case.adapter.tensors.items() if len(one.shape) == 2 and one.nbytes}
     emptied = [
         name
         for name, key in case.adapter.keys.items()
-        if name in case.stats and case.stats[name].zero
+        if name in case.evidence.stats and case.evidence.stats[name].zero
         if key.part == "magnitude" or (key.part in {"saved", "base_layer"} and name in matrices)
     ]
     if emptied:
@@ -94,9 +90,8 @@ def _emptied(case: Case) -> Iterator[Problem]:
 
 
 def _trained_beside(case: Case) -> bool:
-    """Whether other tensors than factors may change the model: saved modules, trained tokens, biases."""
-    factors = {factor.name for pair in case.adapter.pairs.values() for factor in (pair.a, pair.b) if factor is not None}
-    return any(key.part != "unknown" and name not in factors for name, key in case.adapter.keys.items())
+    """Whether other tensors than factors may change the model."""
+    return any(key.part != "unknown" for key in case.beside_factors())
 
 
 @rule("LC503", "overflow", Severity.ERROR, needs=("config", "weights", "values"))
@@ -113,7 +108,7 @@ def overflow(case: Case) -> Iterator[Problem | NotChecked]:
         return
     dtype = case.base.dtype if case.base is not None else ""
     if dtype not in LARGEST:
-        why = case.base_reason if case.base is None else "the base's config names no dtype that is known here"
+        why = NO_BASE if case.base is None else "the base's config names no dtype that is known here"
         yield NotChecked(f"{cut(beyond[0][0])} is beyond float16, and the dtype it is served in is not known: {why}")
         return
     too_large = list(_beyond(case, LARGEST[dtype]))
@@ -129,17 +124,19 @@ def overflow(case: Case) -> Iterator[Problem | NotChecked]:
 
 def _beyond(case: Case, most: float) -> Iterator[tuple[str, float]]:
     """The factors with a value above ``most`` as an engine holds them, B times its scaling: (tensor, that value)."""
-    assert case.stats is not None
     by_module = case.application.scaled.by_module
     for pair in case.adapter.pairs.values():
         scale = by_module.get(pair.module)
         for factor, scaling in ((pair.a, 1.0), (pair.b, abs(scale.scaling) if scale is not None else 1.0)):
-            values = case.stats.get(factor.name) if factor is not None else None
-            if factor is None or values is None or values.magnitude is None:
-                continue
-            times = max(1.0, scaling)
-            if (size := values.magnitude.largest * times) > most:
-                yield factor.name, size
+            magnitude = _magnitude(case, factor)
+            if factor is not None and magnitude is not None and magnitude.largest * max(1.0, scaling) > most:
+                yield factor.name, magnitude.largest * max(1.0, scaling)
+
+
+def _magnitude(case: Case, factor: TensorInfo | None) -> Magnitude | None:
+    """What was measured of a factor."""
+    stats = case.evidence.stats.get(factor.name) if factor is not None else None
+    return stats.magnitude if stats is not None else None
 
 
 @rule("LC504", "huge-update", Severity.WARNING, needs=("config", "weights", "values"))
@@ -197,11 +194,10 @@ def untrained_part(case: Case) -> Iterator[Problem]:
 
     *Fix*: take them out of ``target_modules``, or train them (``enable_input_require_grads()``).
     """
-    assert case.stats is not None
     zero = {
-        module: case.stats[pair.b.name].zero
+        module: case.evidence.stats[pair.b.name].zero
         for module, pair in case.adapter.pairs.items()
-        if pair.b is not None and pair.b.name in case.stats and ".experts." not in f".{module}."
+        if pair.b is not None and pair.b.name in case.evidence.stats and ".experts." not in f".{module}."
     }
     untrained = [module for module, is_zero in zero.items() if is_zero]
     if untrained and len(untrained) < len(zero):
@@ -227,19 +223,10 @@ def _whole_part(untrained: Sequence[str], trained: Sequence[str]) -> str:
 
 def _updates(case: Case) -> Iterator[tuple[str, float]]:
     """The most that the root mean square of each module's update can be, where both factors were measured."""
-    assert case.stats is not None
-    for module, a, b, factor in _spread(case.application.scaled.by_module, case.adapter.pairs):
-        first, second = case.stats.get(a), case.stats.get(b)
-        if first is None or second is None or first.magnitude is None or second.magnitude is None:
-            continue
-        yield module, factor * first.magnitude.norm * second.magnitude.norm
-
-
-def _spread(scales: Mapping[str, Scale], pairs: Mapping[str, LoraPair]) -> list[tuple[str, str, str, float]]:
-    """Of each module the names of A and B, and what the product of their norms is multiplied by."""
-    return [
-        (module, pair.a.name, pair.b.name, abs(scales[module].scaling) / math.sqrt(elements))
-        for module, pair in pairs.items()
-        if pair.a is not None and pair.b is not None and module in scales
-        if len(pair.a.shape) == 2 and len(pair.b.shape) == 2 and (elements := pair.a.shape[1] * pair.b.shape[0])
-    ]
+    scales = case.application.scaled.by_module
+    for module, pair in case.adapter.pairs.items():
+        first, second = _magnitude(case, pair.a), _magnitude(case, pair.b)
+        d_in, d_out = pair.widths
+        if module in scales and d_in and d_out and first is not None and second is not None:
+            factor = abs(scales[module].scaling) / math.sqrt(d_in * d_out)
+            yield module, factor * first.norm * second.norm

@@ -32,7 +32,7 @@ def shape(dims: Iterable[int]) -> str:
     return f"[{', '.join(str(dim) for dim in dims)}]"
 
 
-def grouped(said: Iterable[tuple[str, str]], *, file: str, noun: str, hint: str = "") -> Iterator[Problem]:
+def grouped(said: Iterable[tuple[str, str]], file: str, noun: str, hint: str) -> Iterator[Problem]:
     """One problem per message instead of one per module.
 
     ``said`` are (message, name) pairs; a message that holds for many names is said once, with the first names.

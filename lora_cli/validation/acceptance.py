@@ -1,16 +1,16 @@
-"""Which findings do not count: those that a policy suppresses in these very bytes, and those of a baseline."""
+"""Which findings a baseline knows, and what baselines and policies say that is no longer so."""
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from lora_cli.core.finding import Accepted, Finding, Severity, Verdict
+from lora_cli.core.finding import Accepted, Finding
 from lora_cli.documents.baseline import Baseline, Entry
 from lora_cli.documents.policy import Suppression
 from lora_cli.errors import UsageError
 from lora_cli.rules.rule import Rule
 from lora_cli.validation.outcome import Checked
+from lora_cli.validation.verdict import accepting, today
 
 
 def check_rules(suppressions: Iterable[Suppression]) -> None:
@@ -28,22 +28,6 @@ def check_rules(suppressions: Iterable[Suppression]) -> None:
             raise UsageError(f"{one.at}: {error.message}", hint=error.hint) from error
 
 
-def today() -> str:
-    """The day, in UTC, as ``until`` is written."""
-    return time.strftime("%Y-%m-%d", time.gmtime())
-
-
-def suppressed(verdict: Verdict, digest: str | None, suppressions: Sequence[Suppression], day: str) -> Verdict:
-    """``verdict`` with what is suppressed for ``digest`` on ``day`` accepted; None is a digest that nobody knows."""
-    holding = [one for one in suppressions if one.digest == digest and not one.expired(day)]
-
-    def accepted(finding: Finding) -> Accepted | None:
-        one = next((one for one in holding if one.covers(finding.code, finding.name)), None)
-        return None if one is None else Accepted("policy", one.at, one.reason)
-
-    return _accepting(verdict, accepted) if holding else verdict
-
-
 def known(one: Checked, adapter: str, baseline: Baseline | None, where: str) -> Checked:
     """``one`` with the findings of the baseline accepted, each as often as it is there. A note is never in it.
 
@@ -57,17 +41,7 @@ def known(one: Checked, adapter: str, baseline: Baseline | None, where: str) -> 
         is_known = left is None or left[entry_of(adapter, finding)] >= 0
         return Accepted("baseline", where) if is_known else None
 
-    return one if one.verdict is None else replace(one, verdict=_accepting(one.verdict, accepted))
-
-
-def _accepting(verdict: Verdict, accepted: Callable[[Finding], Accepted | None]) -> Verdict:
-    findings = tuple(
-        finding
-        if finding.accepted is not None or finding.severity is Severity.NOTE
-        else replace(finding, accepted=accepted(finding))
-        for finding in verdict.findings
-    )
-    return replace(verdict, findings=findings)
+    return one if one.verdict is None else replace(one, verdict=accepting(one.verdict, accepted))
 
 
 def entry_of(adapter: str, finding: Finding) -> Entry:
@@ -90,12 +64,12 @@ def stale(checked: Sequence[tuple[str, Checked]], baseline: Baseline, codes: Ite
 
 
 def idle(
-    checked: Sequence[tuple[str, Checked]], suppressions: Iterable[Suppression], rules: Sequence[Rule], day: str
+    checked: Sequence[tuple[str, Checked]], suppressions: Iterable[Suppression], rules: Sequence[Rule]
 ) -> Iterator[str]:
     """A sentence for each suppression that has ended, that suppresses nothing, or that is for another digest."""
     used = {finding.accepted.at for _, one in checked for finding in one.findings if finding.accepted is not None}
     for one in suppressions:
-        if one.expired(day):
+        if one.expired(today()):
             yield f"{one.at}: the suppression of {one.rule} ended with {one.until}"
         elif one.at not in used and any(one.covers(rule.code, rule.name) for rule in rules):
             yield from _unused(one, checked)

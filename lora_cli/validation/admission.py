@@ -9,16 +9,16 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.addresses import without_secrets
 from lora_cli.core.finding import Severity, Verdict
 from lora_cli.core.item import Item
-from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.errors import LoraCliError, Refused
-from lora_cli.reading.adapter import read_adapter
+from lora_cli.reading.adapter import Opened, read_adapter
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.local import snapshot_at
 from lora_cli.validation.outcome import Stopwatch
-from lora_cli.validation.place import is_path
-from lora_cli.validation.verdict import Terms, gather, judge
+from lora_cli.validation.validate import ref_of
+from lora_cli.validation.verdict import Terms, gather, judge, suppressed
 
 if TYPE_CHECKING:
     from lora_cli.fetching import FetchContext
@@ -97,7 +97,7 @@ def fetch_in(item: Item, context: "FetchContext", *, hear: Hear = unheard) -> Ad
     name, stage, source_text = item.name, "resolve", without_secrets(str(item.source))
     hear(stage, None)
     try:
-        ref = parse(item.source, is_path=is_path) if isinstance(item.source, str) else item.source
+        ref = ref_of(item.source)
         source_text = str(ref)
         source = _Watched(context.sources.of(ref), watch, hear)
         demand = Demand(item.sha256, item.locked)
@@ -123,7 +123,8 @@ def judge_in(fetched: Admission, terms: Terms, settings: Settings, *, hear: Hear
     try:
         local, revision = snapshot_at(snapshot.directory)
         adapter = read_adapter(local, revision, fetched.name, settings.max_header_bytes)
-        verdict = _accepted(judge(adapter, terms, gather(local, revision, adapter, terms, ref)), snapshot, settings)
+        evidence = gather(Opened(local, revision, adapter), terms, ref)
+        verdict = suppressed(judge(adapter, terms, evidence), snapshot.digest, settings)
     except LoraCliError as error:
         watch.lap("validate")
         stage_ms = {**fetched.stage_ms, **watch.stage_ms}
@@ -132,12 +133,3 @@ def judge_in(fetched: Admission, terms: Terms, settings: Settings, *, hear: Hear
     stage = "validate" if verdict.refused() else ""
     stage_ms = {**fetched.stage_ms, **watch.stage_ms}
     return replace(fetched, adapter=adapter, verdict=verdict, stage_ms=stage_ms, stage=stage)
-
-
-def _accepted(verdict: Verdict, snapshot: Snapshot, settings: Settings) -> Verdict:
-    """The verdict without what the policies let pass."""
-    if not settings.suppressions:
-        return verdict
-    from lora_cli.validation.acceptance import suppressed, today
-
-    return suppressed(verdict, snapshot.digest, settings.suppressions, today())

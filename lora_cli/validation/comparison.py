@@ -3,13 +3,12 @@
 from lora_cli.core.addresses import without_secrets
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.comparison import Comparison
-from lora_cli.core.reference import parse
 from lora_cli.errors import Refused
 from lora_cli.reading.adapter import Opened, read_adapter
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
-from lora_cli.validation.place import in_place, is_path
 from lora_cli.validation.spectrum import unreadable
+from lora_cli.validation.validate import in_place, ref_of
 
 
 def open_other(text: str, settings: Settings) -> Opened:
@@ -19,8 +18,8 @@ def open_other(text: str, settings: Settings) -> Opened:
         Refused: it is there, and its config or its weights cannot be read.
         LoraCliError: what its source gives reason to.
     """
-    ref = parse(text, is_path=is_path)
-    source = in_place(ref, settings, Sources(settings).of(ref), latest=False)
+    ref = ref_of(text)
+    source = in_place(ref, settings, Sources(settings).of(ref))
     revision = source.resolve(ref)
     name = without_secrets(text)
     adapter = read_adapter(source, revision, name, settings.max_header_bytes)
@@ -44,4 +43,4 @@ def compare_in_place(one: Opened, other: Opened, base: BaseModel | None) -> Comp
     for side, opened in (("A", one), ("B", other)):
         if not unread and (found := unreadable(opened)) is not None:
             unread, hint = f"of {side}, {found[0]}", found[1]
-    return compare(one, other, str(other.revision.ref), base, unread, hint)
+    return compare(one, other, base, unread, hint)

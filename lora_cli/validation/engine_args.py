@@ -92,7 +92,7 @@ def engine_args(judged: Iterable[tuple[str, Checked]], base: BaseModel | None, d
     left_out: list[Remark] = []
     wrong: list[Remark] = []
     for name, checked in judged:
-        need = need_of(checked, profile, base, name)
+        need = need_of(checked, profile, name)
         if isinstance(need, Remark):
             left_out.append(need)
             continue

@@ -12,11 +12,11 @@ from lora_cli.core.adapter_files import BESIDE, CONFIG, WEIGHTS
 from lora_cli.core.keys import parse_key
 from lora_cli.core.lora_config import parse_config
 from lora_cli.core.safetensors import TensorInfo
-from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.core.snapshot import RemoteFile
+from lora_cli.reading.adapter import Opened
 from lora_cli.reading.safetensors_writer import write_file
 from lora_cli.reading.tensor_values import Bits, decode, encode, load
-from lora_cli.repair import Made, Rewrite
-from lora_cli.sources import Source
+from lora_cli.repair import Draft, Made
 
 
 class Originals:
@@ -24,8 +24,8 @@ class Originals:
 
     KEPT = 2
 
-    def __init__(self, source: Source, revision: Revision, adapter: Adapter) -> None:
-        self._source, self._revision, self._adapter = source, revision, adapter
+    def __init__(self, one: Opened) -> None:
+        self.one = one
         self._held: dict[str, Bits] = {}
 
     def bits(self, name: str) -> Bits:
@@ -33,7 +33,7 @@ class Originals:
         if name not in self._held:
             while len(self._held) >= self.KEPT:
                 self._held.pop(next(iter(self._held)))
-            self._held[name] = load(self._source, self._revision, self._adapter.tensors[name])
+            self._held[name] = load(self.one.source, self.one.revision, self.one.adapter.tensors[name])
         return self._held[name]
 
 
@@ -82,7 +82,7 @@ def _placed(tensors: Mapping[str, Made]) -> dict[str, TensorInfo]:
     return placed
 
 
-def as_adapter(name: str, new: Rewrite, old: Adapter) -> Adapter:
+def as_adapter(name: str, new: Draft, old: Adapter) -> Adapter:
     """The adapter that ``new`` will be, before it is written: what the rules say of it can be asked first."""
     tensors = _placed(new.tensors)
     keys = {name: old.keys.get(name) or parse_key(name) for name in tensors}

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 from lora_cli.core.item import Item
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import MachineError
-from lora_cli.fetching.demand import Demand
 from lora_cli.forks import forks, processors
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.validation.outcome import Checked
-from lora_cli.validation.place import check_in_place, is_path
+from lora_cli.validation.validate import is_path, validate
 from lora_cli.validation.verdict import Terms
 
 if TYPE_CHECKING:
@@ -44,32 +43,21 @@ def check_all(items: Sequence[Item], terms: Terms, settings: Settings, *, conten
     threads = max(1, min(AT_ONCE, settings.jobs // max(1, len(items))))
 
     def one(item: Item) -> Checked:
-        demand = Demand(item.sha256, item.locked)
-        checked = check_in_place(
-            item.source, terms, settings, name=item.name, sources=sources, demand=demand, latest=item.latest,
-            threads=threads,
-        )  # fmt: skip
+        checked = validate(item, terms, settings, sources, threads)
         return checked if contents else checked.without_contents()
 
+    refs = [item.source for item in items]
     if len(items) < 2:
         yield from map(one, items)
-    elif not all(_is_local(item.source) for item in items):
-        yield from _in_threads(one, items, min(settings.jobs, len(items)))
+    elif not all(ref.scheme == "file" if isinstance(ref, AdapterRef) else is_path(ref) for ref in refs):
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(min(settings.jobs, len(items))) as pool:
+            yield from pool.map(one, items)
     elif len(items) >= WORTH_PROCESSES and (workers := min(processors(), settings.jobs)) > 1:
         yield from in_processes(one, items, workers)
     else:
         yield from map(one, items)
-
-
-def _is_local(ref: str | AdapterRef) -> bool:
-    return ref.scheme == "file" if isinstance(ref, AdapterRef) else is_path(ref)
-
-
-def _in_threads(one: Callable[[Item], Checked], items: Sequence[Item], threads: int) -> Iterator[Checked]:
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(threads) as pool:
-        yield from pool.map(one, items)
 
 
 def in_processes(one: Callable[[Item], Checked], items: Sequence[Item], workers: int) -> Iterator[Checked]:

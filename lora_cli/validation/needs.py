@@ -4,16 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lora_cli.core.adapter import Adapter
-from lora_cli.core.base_model import BaseModel
-from lora_cli.core.engine_outcome import EngineOutcome, Outcome
+from lora_cli.core.engine_outcome import EngineOutcome, Outcome, Reason
 from lora_cli.core.json_schema import Count
-from lora_cli.core.module_facts import leaf_of, widths
+from lora_cli.core.keys import last_name
+from lora_cli.core.module_facts import leaf_of
 from lora_cli.engines.fit import Need
 from lora_cli.engines.landing import TOWERS
 from lora_cli.engines.profile import Profile
 from lora_cli.engines.slots import SlotLayout
-from lora_cli.rules.application import apply
-from lora_cli.rules.case import Case
 from lora_cli.rules.ranks import highest_rank
 from lora_cli.validation.outcome import Checked
 
@@ -32,7 +30,7 @@ class Remark:
     """What it alone would end the command with."""
 
 
-def need_of(checked: Checked, profile: Profile, base: BaseModel | None, name: str) -> Need | Remark:
+def need_of(checked: Checked, profile: Profile, name: str) -> Need | Remark:
     """What the adapter called ``name`` needs, or why there are no flags with which the engine serves it."""
     if checked.error is not None:
         return Remark(name, checked.error.message, checked.error.hint, checked.error.exit_code)
@@ -41,8 +39,9 @@ def need_of(checked: Checked, profile: Profile, base: BaseModel | None, name: st
         return Remark(name, _unreadable(checked, adapter), exit_code=1)
     outcome = outcome_on(checked)
     if outcome is not None and outcome.outcome in (Outcome.REJECTS, Outcome.CRASHES):
-        return _refused(name, outcome)
-    known = highest_rank(Case(adapter, apply(adapter, base)))
+        reason = _worst(outcome)
+        return Remark(name, f"{outcome} {outcome.outcome.phrase}: {reason.message}", reason.mend, exit_code=1)
+    known = highest_rank(adapter)
     layout = profile.engine.slots
     assert known is not None
     assert layout is not None
@@ -66,13 +65,11 @@ def wrongly_served(checked: Checked, name: str) -> Remark | None:
     outcome = outcome_on(checked)
     if outcome is None or outcome.outcome is not Outcome.SERVES_WRONG:
         return None
-    reason = next(one for one in outcome.reasons if one.outcome is outcome.outcome)
-    return Remark(name, reason.message, reason.mend)
+    return Remark(name, _worst(outcome).message, _worst(outcome).mend)
 
 
-def _refused(name: str, outcome: EngineOutcome) -> Remark:
-    reason = next(one for one in outcome.reasons if one.outcome is outcome.outcome)
-    return Remark(name, f"{outcome} {outcome.outcome.phrase}: {reason.message}", reason.mend, exit_code=1)
+def _worst(outcome: EngineOutcome) -> Reason:
+    return next(one for one in outcome.reasons if one.outcome is outcome.outcome)
 
 
 def _unreadable(checked: Checked, adapter: Adapter | None) -> str:
@@ -88,7 +85,7 @@ def _modules(adapter: Adapter) -> Mapping[str, tuple[int, int]]:
     """The modules with both factors, outside towers of other senses, which these engines leave out."""
     found = {}
     for module, pair in adapter.pairs.items():
-        d_in, d_out = widths(pair)
+        d_in, d_out = pair.widths
         if d_in is not None and d_out is not None and not TOWERS.search(module):
             found[module] = d_in, d_out
     return found
@@ -105,4 +102,4 @@ def target_of(module: str, layout: SlotLayout) -> str:
 def _configured(adapter: Adapter) -> list[str]:
     """The last names of ``target_modules``, which some engines hold against those that they were started with."""
     targets = adapter.config.target_modules if adapter.config is not None else None
-    return [name.rpartition(".")[2] for name in targets] if isinstance(targets, tuple) else []
+    return [last_name(name) for name in targets] if isinstance(targets, tuple) else []

@@ -1,35 +1,58 @@
-"""Whether an adapter that is judged where it lies is what a manifest demands, and the policies of a run allow it."""
+"""Whether an adapter that is judged where it lies has the digest that is demanded, and policies allow it.
 
+The snapshot digest is the one that it would have once it is fetched.
+"""
+
+import hashlib
+
+from lora_cli.core.item import Item
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import Revision
+from lora_cli.core.snapshot import Blob, RemoteFile, Revision, snapshot_digest
 from lora_cli.documents.policy import Policy
-from lora_cli.errors import Refused
+from lora_cli.documents.policy_checks import format_of
+from lora_cli.errors import LoraCliError, Refused
 from lora_cli.fetching.demand import Demand, asks_again, check_allowed, check_digest, check_kept
+from lora_cli.fetching.plan import Selection, plan
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_near
-from lora_cli.validation.digest import digest_in_place, digest_of, wanted
+
+EVERYTHING = Selection(allow_pickle=True)
 
 
-def check_found(
-    demand: Demand, ref: AdapterRef, revision: Revision, source: Source, origin: Source, settings: Settings
-) -> None:
-    """Judges what ``source`` found of ``ref``: its files, its digest, and whether ``origin`` lets the caller have it.
+def permitted(item: Item, ref: AdapterRef, source: Source, origin: Source, settings: Settings) -> Revision:
+    """What ``ref`` means in ``source``, where the digest of ``item`` holds and policies allow it.
+
+    They may ask whether ``origin`` still grants it.
+
+    Without a policy a digest that nobody knows before the adapter is fetched is not asked for; neither is one where a
+    lock tells of its bytes.
 
     Raises:
         Refused: a policy says no, or asks for a digest that nobody knows before the adapter is fetched.
         Corrupt: it has another digest than the manifest says.
         AccessDenied, NotFound, Offline, Unreachable: the origin must be asked, and does not let the caller have it.
+        LoraCliError: what the source raises.
     """
-    if not settings.policies:
-        return
-    files = wanted(revision)
+    demand = Demand(item.sha256, item.locked)
+    check_allowed(demand, ref, settings)
+    revision = source.resolve(ref)
+    if settings.policies:
+        _check_found(demand, revision, source, origin, settings)
+    elif item.locked is None and (files := _planned(revision)) is not None:
+        digest = digest_of(revision, files, source)
+        if digest is not None:
+            check_digest(demand, revision.ref, digest)
+    return revision
+
+
+def _check_found(demand: Demand, revision: Revision, source: Source, origin: Source, settings: Settings) -> None:
+    ref, files = revision.ref, wanted(revision)
     check_allowed(demand, ref, settings, files=files)
-    here = is_near(source, revision)
-    if here and files and asks_again(ref, revision.access, settings):
+    if is_near(source, revision) and files and asks_again(ref, revision.access, settings):
         check_kept(ref, revision.id, [file.path for file in files], origin, settings)
     rules = [key for policy in settings.policies for key in _about_digests(policy)]
     if rules or demand.sha256 is not None:
-        digest = digest_of(revision, files, source, here=here)
+        digest = digest_of(revision, files, source)
         if digest is None:
             hint = "fetch it first: lora-cli fetch verifies it, and validate then reads what was fetched"
             why = f"policy {rules[0]}: " if rules else ""
@@ -38,18 +61,44 @@ def check_found(
         check_allowed(demand, ref, settings, digest=digest)
 
 
-def check_demanded(demand: Demand, revision: Revision, source: Source) -> None:
-    """Whether it has the digest that the manifest demands; what is not known before it is fetched is not judged.
-
-    Raises:
-        Corrupt: it has another one.
-    """
-    digest = digest_in_place(revision, source, here=is_near(source, revision))
-    if digest is not None:
-        check_digest(demand, revision.ref, digest)
-
-
 def _about_digests(policy: Policy) -> list[str]:
     """The keys that say something of snapshot digests; an empty list of those allowed says that none is."""
     allow, deny = policy.allow_sha256 is not None, bool(policy.deny_sha256)
     return ["allow_sha256"] * allow + ["deny_sha256"] * deny
+
+
+def wanted(revision: Revision) -> tuple[RemoteFile, ...]:
+    """What a fetch would take; of what is no adapter, everything that looks like weights."""
+    files = _planned(revision)
+    if files is None:
+        return tuple(file for file in revision.files if format_of(file.path) and not file.defect)
+    return files
+
+
+def _planned(revision: Revision) -> tuple[RemoteFile, ...] | None:
+    """What a fetch would take, None where that is no adapter."""
+    try:
+        return plan(revision, EVERYTHING)
+    except LoraCliError:
+        return None
+
+
+def digest_of(revision: Revision, files: tuple[RemoteFile, ...], source: Source) -> str | None:
+    """The snapshot digest that ``files`` make: as listed, else read where they are on this disk; else None."""
+    blobs = {}
+    for file in files:
+        if file.sha256 is not None and file.size is not None:
+            blobs[file.path] = Blob(file.sha256, file.size)
+        elif is_near(source, revision):
+            blobs[file.path] = _read(revision, file, source)
+        else:
+            return None
+    return snapshot_digest(blobs.items())
+
+
+def _read(revision: Revision, file: RemoteFile, source: Source) -> Blob:
+    hasher, size = hashlib.sha256(), 0
+    for chunk in source.read(revision, file, 0, None):
+        hasher.update(chunk)
+        size += len(chunk)
+    return Blob(hasher.hexdigest(), size)

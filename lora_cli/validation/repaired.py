@@ -1,10 +1,11 @@
 """An adapter judged for an engine, written anew so that it serves it right, judged again, and proved to be the same."""
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.adapter_files import BESIDE, CONFIG, WEIGHTS
@@ -13,12 +14,12 @@ from lora_cli.core.finding import Severity, Verdict
 from lora_cli.core.lora_config import CONFIG_CAP, parse_config
 from lora_cli.core.parse import json_object
 from lora_cli.core.patterns import one_budget
-from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision
 from lora_cli.errors import FormatError, Refused, UsageError
-from lora_cli.reading.adapter import SHARD, joined, read_adapter
+from lora_cli.reading.adapter import SHARD, Opened, joined, read_adapter
 from lora_cli.reading.byte_ranges import read_range
-from lora_cli.repair import Aim, Change, Refusal, Rewrite, as_it_is, rewrite
+from lora_cli.repair import Aim, Change, Draft, Refusal, as_it_is, rewrite
 from lora_cli.repair.copies import kept, weights
 from lora_cli.repair.fields import sound_fields
 from lora_cli.settings import Settings
@@ -28,10 +29,11 @@ from lora_cli.sources.registry import Sources, open_source
 from lora_cli.store.disk import on_disk
 from lora_cli.store.exchange import clear
 from lora_cli.store.writers import new_writer
+from lora_cli.validation.base import open_checkpoint
 from lora_cli.validation.making import Originals, as_adapter, write_tensors
-from lora_cli.validation.place import is_path
 from lora_cli.validation.repair_report import EngineFlag, RepairReport, TargetEngine, outcome_report
 from lora_cli.validation.sameness import Sameness, sameness
+from lora_cli.validation.validate import ref_of
 from lora_cli.validation.verdict import ENGINE_RULES, Terms, gather, judge
 
 if TYPE_CHECKING:
@@ -44,8 +46,6 @@ BY_FLAG = frozenset({"rank-above-max", "filtered", "pinned-beyond-slots", "named
 
 OF_VALUES = "LC5"
 """Rules about values: what is wrong with them stays so, however they are written."""
-
-FILES: Final = "files"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +78,19 @@ def repair_adapter(text: str | AdapterRef, wish: Wish, settings: Settings) -> Re
 
 
 def _repaired(text: str | AdapterRef, wish: Wish, settings: Settings) -> RepairReport:
-    ref = parse(text, is_path=is_path) if isinstance(text, str) else text
+    ref = ref_of(text)
     if wish.to is not None:
         _check_free(wish.to)
-    source, revision = _here(ref, wish, settings)
-    adapter = _read(source, revision, str(text), settings)
+    one = _open(ref, str(text), wish, settings)
+    adapter = one.adapter
     assert adapter.config is not None
     terms = Terms(wish.base, engines=(wish.profile,), deployment=wish.deployment)
-    evidence = gather(source, revision, adapter, terms, ref)
+    evidence = gather(one, terms, ref)
     verdict = judge(adapter, terms, evidence)
     before = verdict.engines[0]
-    config, changes = sound_fields(_json(source, revision), adapter.config)
+    config, changes = sound_fields(_json(one), adapter.config)
     tp = wish.deployment.tp if wish.deployment is not None else 1
-    copies = _copies(source, revision, adapter, wish, settings) if before.outcome is not Outcome.OK else {}
+    copies = _copies(one, wish, settings) if before.outcome is not Outcome.OK else {}
     aim = Aim(adapter, parse_config(config), wish.profile, wish.base, tp, wish.dtype, wish.base_name, copies)
     new = rewrite(aim, config)
     if new.refusals and before.outcome is Outcome.OK:
@@ -99,7 +99,7 @@ def _repaired(text: str | AdapterRef, wish: Wish, settings: Settings) -> RepairR
     planned = verdict
     if changed or not new.refusals:
         written = as_adapter(adapter.name, new, adapter)
-        planned = judge(written, terms, replace(evidence, stats=None, stats_reason="they are what they were"))
+        planned = judge(written, terms, replace(evidence, stats={}, stats_reason="they are what they were"))
     after, refusals = planned.engines[0], _refusals(new, aim, before, planned)
     found = RepairReport(
         name=str(text),
@@ -117,26 +117,24 @@ def _repaired(text: str | AdapterRef, wish: Wish, settings: Settings) -> RepairR
     )
     if found.refusals or wish.to is None:
         return found
-    return _written(found, new, source, revision, adapter, wish.to, settings)
+    return _written(found, new, one, wish.to, settings)
 
 
-def _refusals(new: Rewrite, aim: Aim, before: EngineOutcome, planned: Verdict) -> tuple[Refusal, ...]:
+def _refusals(new: Draft, aim: Aim, before: EngineOutcome, planned: Verdict) -> tuple[Refusal, ...]:
     """What keeps it from being written; where that may be whole weights, what is known of them too."""
     found = new.refusals or tuple(_left(before, planned))
     return (*found, *kept(aim)) if found and planned.engines[0].outcome is not Outcome.OK else found
 
 
-def _copies(source: Source, revision: Revision, adapter: Adapter, wish: Wish, settings: Settings) -> Mapping[str, bool]:
+def _copies(one: Opened, wish: Wish, settings: Settings) -> Mapping[str, bool]:
     """Which of its tensors are the base's own weights; empty where these are not on this disk."""
-    own = weights(adapter)
+    own = weights(one.adapter)
     if wish.base is None or wish.base_ref is None or not own:
         return {}
     from lora_cli.reading.checkpoint import copies
-    from lora_cli.validation.base_weights import open_checkpoint, tied
 
-    ref = parse(wish.base_ref, is_path=is_path) if isinstance(wish.base_ref, str) else wish.base_ref
-    checkpoint = open_checkpoint(ref, settings)
-    return {} if checkpoint is None else copies(source, revision, own, checkpoint, tied(wish.base))
+    checkpoint = open_checkpoint(ref_of(wish.base_ref), wish.base, settings)
+    return {} if checkpoint is None else copies(one.source, one.revision, own, checkpoint)
 
 
 def _left(before: EngineOutcome, planned: Verdict) -> Iterator[Refusal]:
@@ -155,8 +153,28 @@ def _left(before: EngineOutcome, planned: Verdict) -> Iterator[Refusal]:
             yield Refusal(f"{finding.code} {finding.name}: {finding.problem.message}", finding.problem.hint)
 
 
+def _open(ref: AdapterRef, name: str, wish: Wish, settings: Settings) -> Opened:
+    """The adapter with all its tensors, on this disk: where it is, or fetched into the cache.
+
+    Raises:
+        FormatError, Refused: it cannot be read, or is no adapter of LoRA.
+        LoraCliError: it cannot be fetched.
+    """
+    source, revision = _here(ref, wish, settings)
+    most = settings.max_header_bytes
+    adapter = joined(source, revision, read_adapter(source, revision, name, most), most)
+    if adapter.config is None:
+        raise adapter.config_error or FormatError("there is none", where=f"{name}: {CONFIG}")
+    if adapter.weights_error is not None:
+        raise adapter.weights_error
+    if (found := adapter.foreign) is not None:
+        raise Refused(f"{name}: {found.file} is {found.format.title}, not a LoRA of PEFT", hint=found.format.advice)
+    if not adapter.pairs:
+        raise FormatError("there are no factors of LoRA", where=name, hint="lora-cli validate says what is there")
+    return Opened(source, revision, adapter)
+
+
 def _here(ref: AdapterRef, wish: Wish, settings: Settings) -> tuple[Source, Revision]:
-    """The adapter on this disk: where it is, or fetched into the cache."""
     origin = Sources(settings).of(ref)
     if wish.latest:
         from lora_cli.fetching.checkpoint import LatestOf
@@ -172,40 +190,22 @@ def _here(ref: AdapterRef, wish: Wish, settings: Settings) -> tuple[Source, Revi
         return snapshot_at(bring(AdapterRequest(ref, selection=selection), context, origin).snapshot.directory)
 
 
-def _read(source: Source, revision: Revision, name: str, settings: Settings) -> Adapter:
-    """The adapter with all its tensors.
-
-    Raises:
-        FormatError, Refused: it cannot be read, or is no adapter of LoRA.
-    """
-    most = settings.max_header_bytes
-    adapter = joined(source, revision, read_adapter(source, revision, name, most), most)
-    if adapter.config is None:
-        raise adapter.config_error or FormatError("there is none", where=f"{name}: {CONFIG}")
-    if adapter.weights_error is not None:
-        raise adapter.weights_error
-    if adapter.foreign is not None:
-        found = adapter.foreign
-        raise Refused(f"{name}: {found.file} is {found.format.title}, not a LoRA of PEFT", hint=found.format.advice)
-    if not adapter.pairs:
-        raise FormatError("there are no factors of LoRA", where=name, hint="lora-cli validate says what is there")
-    return adapter
-
-
-def _json(source: Source, revision: Revision) -> Mapping[str, Any]:
-    file = revision.file(CONFIG)
+def _json(one: Opened) -> Mapping[str, Any]:
+    file = one.revision.file(CONFIG)
     assert file is not None
-    return json_object(read_range(source, revision, file, 0, CONFIG_CAP), CONFIG)
+    return json_object(read_range(one.source, one.revision, file, 0, CONFIG_CAP), CONFIG)
 
 
 def _files_changed(adapter: Adapter) -> tuple[Change, ...]:
     changes = []
     if any(SHARD.fullmatch(path) for path in adapter.weight_files):
         what = f"{len(adapter.weight_files)} shards joined in {WEIGHTS}"
-        changes.append(Change(FILES, what, "engines and PEFT read one file"))
+        changes.append(Change("files", what, "engines and PEFT read one file"))
     if adapter.pickled:
         what = f"{adapter.weight_files[0]} written as {WEIGHTS}"
-        changes.append(Change(FILES, what, "a pickle may run code where it is loaded; this one was read, and not run"))
+        changes.append(
+            Change("files", what, "a pickle may run code where it is loaded; this one was read, and not run")
+        )
     return tuple(changes)
 
 
@@ -215,27 +215,21 @@ def _check_free(to: Path) -> None:
         raise UsageError(f"{to} is there already", hint="name a new folder with --to: nothing is repaired in place")
 
 
-def _written(
-    found: RepairReport,
-    new: Rewrite,
-    source: Source,
-    revision: Revision,
-    adapter: Adapter,
-    to: Path,
-    settings: Settings,
-) -> RepairReport:
+def _written(found: RepairReport, new: Draft, one: Opened, to: Path, settings: Settings) -> RepairReport:
     """Writes it beside ``to``, proves it there, and gives it its name in one step."""
     building = to.with_name(f".{to.name[:100]}.{new_writer()}")
-    originals = Originals(source, revision, adapter)
+    originals = Originals(one)
     with on_disk("writing", to, "--to"):
         to.parent.mkdir(parents=True, exist_ok=True)
         try:
             building.mkdir()
-            metadata = {**adapter.metadata, "format": "pt", "lora-cli": f"repaired for {found.after.judged}"}
+            metadata = {**one.adapter.metadata, "format": "pt", "lora-cli": f"repaired for {found.after.judged}"}
             write_tensors(building / WEIGHTS, new.tensors, metadata, originals.bits)
-            (building / CONFIG).write_bytes(_config_bytes(new.config))
-            for path in sorted(BESIDE & {file.path for file in revision.files}):
-                _copied(source, revision, path, building / path)
+            (building / CONFIG).write_text(json.dumps(new.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            for file in one.revision.files:
+                if file.path in BESIDE and not file.defect:
+                    with (building / file.path).open("wb") as stream:
+                        stream.writelines(one.source.read(one.revision, file, 0, None))
             same = _proved(new, originals, building, settings)
             if to.is_dir():
                 to.rmdir()
@@ -246,23 +240,7 @@ def _written(
     return replace(found, proof=same, directory=str(to.absolute()))
 
 
-def _config_bytes(config: Mapping[str, Any]) -> bytes:
-    import json
-
-    return json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
-
-
-def _copied(source: Source, revision: Revision, path: str, to: Path) -> None:
-    file = revision.file(path)
-    assert file is not None
-    if file.defect:
-        return
-    with to.open("wb") as stream:
-        for chunk in source.read(revision, file, 0, None):
-            stream.write(chunk)
-
-
-def _proved(new: Rewrite, originals: Originals, building: Path, settings: Settings) -> Sameness:
+def _proved(new: Draft, originals: Originals, building: Path, settings: Settings) -> Sameness:
     """That what lies there has the updates that were read.
 
     Raises:
@@ -271,7 +249,7 @@ def _proved(new: Rewrite, originals: Originals, building: Path, settings: Settin
     local = open_source("file", settings)
     revision = local.resolve(AdapterRef("file", str(building.absolute())))
     written = read_adapter(local, revision, building.name)
-    same = sameness(new, originals, written, Originals(local, revision, written))
+    same = sameness(new, originals, Originals(Opened(local, revision, written)))
     if not same.holds:
         raise Refused(
             f"{same.worst_module} would change by {same.worst_change:.2g} of its size, "

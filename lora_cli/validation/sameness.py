@@ -5,18 +5,17 @@ nothing of the recipe but which rows of which old module stand where.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lora_cli.core.adapter import Adapter
 from lora_cli.core.json_schema import EXCLUDED, Count, NonNegative
 from lora_cli.core.targets import scales
 from lora_cli.reading.tensor_values import decode
 from lora_cli.reading.updates import Update, distance, norm
-from lora_cli.repair import Factors, Rewrite, named
+from lora_cli.repair import Draft, Factors
 
 if TYPE_CHECKING:
     from lora_cli.validation.making import Originals
@@ -43,17 +42,18 @@ class Sameness:
     holds: bool = field(default=True, metadata=EXCLUDED)
 
 
-def sameness(new: Rewrite, originals: "Originals", written: Adapter, rewritten: "Originals") -> Sameness:
-    """Compares each update of ``new`` as it was and as it was ``written``.
+def sameness(new: Draft, originals: "Originals", rewritten: "Originals") -> Sameness:
+    """Compares each update of ``new`` as it was and as it was written.
 
     Raises:
         LoraCliError: what reading raises.
     """
-    assert written.config is not None
-    scaling = {module: scale.scaling for module, scale in scales(written.config, _plain(new.after)).items()}
-    worst = Sameness(len(new.after), 0, 0.0, 0.0, None)
+    config, plain = rewritten.one.adapter.config, [module for module, one in new.factors.items() if one.plain]
+    assert config is not None
+    scaling = {module: scale.scaling for module, scale in scales(config, plain).items()}
+    worst = Sameness(len(new.factors), 0, 0.0, 0.0, None)
     moved = 0
-    for module, one in new.after.items():
+    for module, one in new.factors.items():
         if not one.plain or _is_untouched(one, new.before.get(module), scaling[module]):
             continue
         moved += 1
@@ -61,11 +61,7 @@ def sameness(new: Rewrite, originals: "Originals", written: Adapter, rewritten: 
             holds = change <= allowed
             if (not holds, change) > (not worst.holds, worst.worst_change):
                 worst = Sameness(0, 0, change, allowed, module, holds)
-    return replace(worst, modules=len(new.after), rewritten=moved)
-
-
-def _plain(factors: Mapping[str, Factors]) -> list[str]:
-    return [module for module, one in factors.items() if one.plain]
+    return replace(worst, modules=len(new.factors), rewritten=moved)
 
 
 def _is_untouched(one: Factors, before: Factors | None, scaling: float) -> bool:
@@ -75,10 +71,10 @@ def _is_untouched(one: Factors, before: Factors | None, scaling: float) -> bool:
 
 
 def _changes(
-    module: str, one: Factors, scaling: float, new: Rewrite, originals: "Originals", rewritten: "Originals"
+    module: str, one: Factors, scaling: float, new: Draft, originals: "Originals", rewritten: "Originals"
 ) -> Iterator[tuple[float, float]]:
     """For each old module whose rows stand in this one: how much they changed, and what rounding explains."""
-    name_a, name_b = named(module, one)
+    name_a, name_b = one.named(module)
     a, b = decode(rewritten.bits(name_a), one.a.dtype), decode(rewritten.bits(name_b), one.b.dtype)
     if not one.b.blocks:
         yield norm(Update(a, b, scaling)), 0.0

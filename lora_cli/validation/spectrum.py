@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.log import logger
-from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.core.reference import AdapterRef
 from lora_cli.core.spectrum import Spectrum
 from lora_cli.errors import LoraCliError
 from lora_cli.reading.adapter import Opened
 from lora_cli.settings import Settings
 from lora_cli.sources import is_near
-from lora_cli.validation.base_weights import open_checkpoint, tied
-from lora_cli.validation.place import is_path
+from lora_cli.validation.base import open_checkpoint
+from lora_cli.validation.validate import ref_of
 
 if TYPE_CHECKING:
     from lora_cli.reading.checkpoint import BaseNorms
@@ -33,9 +33,9 @@ class Weights:
 
 def open_weights(base: str | AdapterRef, model: BaseModel, settings: Settings) -> Weights:
     """The weights of the base that ``base`` names, where they are on this disk."""
-    ref = parse(base, is_path=is_path) if isinstance(base, str) else base
+    ref = ref_of(base)
     try:
-        checkpoint = open_checkpoint(ref, settings)
+        checkpoint = open_checkpoint(ref, model, settings)
     except LoraCliError as error:
         return Weights(reason=f"the base's weights cannot be read: {error.message}")
     if checkpoint is None:
@@ -46,7 +46,7 @@ def open_weights(base: str | AdapterRef, model: BaseModel, settings: Settings) -
         log.warning(told, checkpoint.nbytes / 2**30)
     from lora_cli.reading.checkpoint import BaseNorms
 
-    return Weights(BaseNorms(checkpoint, tied=tied(model)))
+    return Weights(BaseNorms(checkpoint))
 
 
 def spectrum_in_place(one: Opened, base: BaseModel | None, weights: Weights) -> Spectrum:

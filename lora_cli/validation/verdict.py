@@ -1,22 +1,24 @@
 """An adapter that was read × what it is judged against → its verdict."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Companions
-from lora_cli.core.finding import Finding, Location, Problem, Skipped, Verdict
+from lora_cli.core.finding import Accepted, Finding, Location, Problem, Severity, Skipped, Verdict
 from lora_cli.core.patterns import TOO_SLOW, Budget, one_budget
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.safetensors import TensorStats
 from lora_cli.core.snapshot import Revision
 from lora_cli.rules import RULES
 from lora_cli.rules.application import apply
-from lora_cli.rules.case import CONFIG_FILE, Case
+from lora_cli.rules.case import CONFIG_FILE, Case, Evidence
 from lora_cli.rules.config import pattern_invalid
 from lora_cli.rules.rule import Rule, run
+from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_near
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ ENGINE_RULES = "LC4"
 class Terms:
     """What adapters are judged against, the same for all of one run.
 
-    ``base`` is None where there is none, ``base_reason`` then says why. ``values`` False leaves the tensors' values
+    ``base`` is None where there is none. ``values`` False leaves the tensors' values
     unread. ``max_lora_rank`` is the limit of whoever will serve them, None for no limit. ``engines`` are those that
     will, started as ``deployment`` says; without any the format's owner judges. ``spectrum`` asks for the spectrum,
     beside those weights of the base; ``other`` is an adapter that each is compared with. With ``card`` the model card
@@ -40,7 +42,6 @@ class Terms:
     """
 
     base: BaseModel | None = None
-    base_reason: str = "no base model was given"
     values: bool = True
     max_lora_rank: int | None = None
     rules: tuple[Rule, ...] = RULES
@@ -51,28 +52,7 @@ class Terms:
     card: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What was read of one adapter beyond its config and header; ``stats_reason`` says why there are no ``stats``.
-
-    ``ref`` is what was asked for, and ``commit`` what that meant where it is a repository.
-    """
-
-    stats: Mapping[str, TensorStats] | None = None
-    stats_reason: str = "the values were not read"
-    companions: Companions | None = None
-    ref: AdapterRef | None = None
-    commit: str = ""
-
-
-def gather(
-    source: Source,
-    revision: Revision,
-    adapter: Adapter,
-    terms: Terms,
-    ref: AdapterRef,
-    companions: Companions | None = None,
-) -> Evidence:
+def gather(one: "Opened", terms: Terms, ref: AdapterRef, companions: Companions | None = None) -> Evidence:
     """Read what the rules look at beyond config and header. ``ref`` is what the user asked for.
 
     ``companions`` are what stands beside the weights, where somebody has read that already.
@@ -80,9 +60,9 @@ def gather(
     Raises:
         LoraCliError: what the source raises.
     """
-    stats, reason = _stats(source, revision, adapter, terms, here=is_near(source, revision))
-    companions = companions or companions_of(source, revision, terms)
-    return Evidence(stats, reason, companions, ref, revision.id if revision.ref.scheme == "hf" else "")
+    stats, reason = _stats(one, terms)
+    companions = companions or companions_of(one.source, one.revision, terms)
+    return Evidence(stats, reason, companions, ref, one.revision.id if one.revision.ref.scheme == "hf" else "")
 
 
 def companions_of(source: Source, revision: Revision, terms: Terms, threads: int = 1) -> Companions | None:
@@ -98,18 +78,16 @@ def companions_of(source: Source, revision: Revision, terms: Terms, threads: int
     return read_companions(source, revision, here=is_near(source, revision), threads=threads)
 
 
-def _stats(
-    source: Source, revision: Revision, adapter: Adapter, terms: Terms, *, here: bool
-) -> tuple[Mapping[str, TensorStats] | None, str]:
+def _stats(one: "Opened", terms: Terms) -> tuple[Mapping[str, TensorStats], str]:
     if not terms.values:
-        return None, "--no-values was given"
-    if not here:
-        return None, "the values of a remote adapter are not read; fetch it first"
-    if adapter.weights_error is not None or not adapter.weight_files:
-        return None, "the weights could not be read"
+        return {}, "--no-values was given"
+    if not is_near(one.source, one.revision):
+        return {}, "the values of a remote adapter are not read; fetch it first"
+    if one.adapter.weights_error is not None or not one.adapter.weight_files:
+        return {}, "the weights could not be read"
     from lora_cli.reading.tensor_values import scan_values
 
-    return scan_values(source, revision, adapter), ""
+    return scan_values(one.source, one.revision, one.adapter), ""
 
 
 def judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
@@ -131,18 +109,7 @@ def _told_of_time(verdict: Verdict, budget: Budget) -> Verdict:
 def _judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
     base = _as_trained(adapter, terms.base)
     application = apply(adapter, base)
-    case = Case(
-        adapter,
-        application,
-        base=base,
-        base_reason=terms.base_reason,
-        stats=evidence.stats,
-        stats_reason=evidence.stats_reason,
-        max_lora_rank=terms.max_lora_rank,
-        companions=evidence.companions,
-        ref=evidence.ref,
-        commit=evidence.commit,
-    )
+    case = Case(adapter, application, evidence, base, terms.max_lora_rank)
     if terms.engines:
         case, said = _on_engines(case, terms)
     else:
@@ -184,3 +151,30 @@ def _on_engines(case: Case, terms: Terms) -> tuple[Case, list[Finding | Skipped]
         softened(one, terms.engines, served) if isinstance(one, Finding) else one for one in said if one.code in chosen
     )
     return case, [*kept, *own]
+
+
+def suppressed(verdict: Verdict, digest: str | None, settings: Settings) -> Verdict:
+    """``verdict`` with what the policies suppress today for ``digest`` accepted; None is a digest that nobody knows."""
+    holding = [one for one in settings.suppressions if one.digest == digest and not one.expired(today())]
+
+    def accepted(finding: Finding) -> Accepted | None:
+        one = next((one for one in holding if one.covers(finding.code, finding.name)), None)
+        return None if one is None else Accepted("policy", one.at, one.reason)
+
+    return accepting(verdict, accepted) if holding else verdict
+
+
+def today() -> str:
+    """The day, in UTC, as ``until`` of a suppression is written."""
+    return time.strftime("%Y-%m-%d", time.gmtime())
+
+
+def accepting(verdict: Verdict, accepted: Callable[[Finding], Accepted | None]) -> Verdict:
+    """``verdict`` in which those findings that count are asked about; what is accepted counts no longer."""
+    findings = tuple(
+        finding
+        if finding.accepted is not None or finding.severity is Severity.NOTE
+        else replace(finding, accepted=accepted(finding))
+        for finding in verdict.findings
+    )
+    return replace(verdict, findings=findings)

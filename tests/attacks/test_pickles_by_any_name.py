@@ -18,8 +18,9 @@ import pytest
 import torch
 
 from lora_cli.core.finding import Finding, Skipped
+from lora_cli.core.item import Item
 from lora_cli.settings import Settings
-from lora_cli.validation import Terms, check_in_place
+from lora_cli.validation import Terms, validate
 from tests.making import write_adapter
 
 
@@ -120,7 +121,7 @@ WRAPPED: dict[str, Callable[[bytes], bytes]] = {
 
 
 def judged(folder: Path) -> tuple[list[Finding], list[Skipped]]:
-    verdict = check_in_place(str(folder), Terms(values=False), Settings(folder.parent / "cache")).verdict
+    verdict = validate(Item("", str(folder)), Terms(values=False), Settings(folder.parent / "cache")).verdict
     assert verdict is not None
     findings = [one for one in verdict.findings if one.code == "LC108"]
     return findings, [one for one in verdict.skipped if one.code == "LC108"]

@@ -15,6 +15,7 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.experts import MIXTRAL, OLD_NAMES, QWEN2_MOE, as_loaded
 from lora_cli.core.finding import Severity, Verdict
+from lora_cli.core.item import Item
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.targets import scales, targeted_in, wrapped_parameters
 from lora_cli.errors import Refused
@@ -22,7 +23,7 @@ from lora_cli.reading.adapter import read_adapter
 from lora_cli.runtime.composable import scalings
 from lora_cli.settings import Settings
 from lora_cli.sources.local import LocalSource
-from lora_cli.validation import Terms, check_in_place
+from lora_cli.validation import Terms, validate
 from tests.core.peft_models import Layer, as_base, layers_of, tiny_model
 from tests.making import lora_config, raw, write_safetensors
 
@@ -128,7 +129,7 @@ def read(directory: Path) -> Adapter:
 
 
 def verdict_on(directory: Path, base: BaseModel) -> Verdict:
-    verdict = check_in_place(str(directory), Terms(base), Settings(cache_dir=directory / "cache")).verdict
+    verdict = validate(Item("", str(directory)), Terms(base), Settings(cache_dir=directory / "cache")).verdict
     assert verdict is not None
     return verdict
 

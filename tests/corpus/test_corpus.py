@@ -9,9 +9,10 @@ import pytest
 
 from lora_cli.core.engine_outcome import Outcome as EngineOutcome
 from lora_cli.core.finding import Severity, Verdict
+from lora_cli.core.item import Item
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
-from lora_cli.validation import Terms, check_in_place, open_base
+from lora_cli.validation import Terms, open_base, validate
 from tests.corpus.bases import FAMILIES, base_of, write_config
 from tests.corpus.breaks import BREAKS
 from tests.corpus.goods import NOT_FOR, OPTIONS, options
@@ -61,7 +62,7 @@ def judged(family: str, directory: Path, tmp_path: Path) -> Verdict:
     """The verdict, on the engine ``peft`` too."""
     settings = Settings(cache_dir=tmp_path / "cache")
     base = open_base(str(write_config(base_of(family), tmp_path / "base")), settings)
-    checked = check_in_place(str(directory), Terms(base, engines=(choose_engine("peft"),)), settings)
+    checked = validate(Item("", str(directory)), Terms(base, engines=(choose_engine("peft"),)), settings)
     assert checked.error is None
     assert checked.verdict is not None
     return checked.verdict

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from lora_cli.core.item import Item
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
-from lora_cli.validation import Terms, check_in_place, open_base
+from lora_cli.validation import Terms, open_base, validate
 from tests.corpus.bases import base_of, write_config
 from tests.corpus.goods import OPTIONS, options
 from tests.corpus.peft_judge import write_adapter
@@ -39,8 +40,8 @@ def test_what_each_engine_does_with_what_peft_wrote(option: str, tmp_path: Path)
     settings = Settings(cache_dir=tmp_path / "cache")
     base = open_base(str(write_config(llama, tmp_path / "base")), settings)
 
-    checked = check_in_place(
-        str(tmp_path / "adapter"), Terms(base, engines=tuple(map(choose_engine, ENGINES))), settings
+    checked = validate(
+        Item("", str(tmp_path / "adapter")), Terms(base, engines=tuple(map(choose_engine, ENGINES))), settings
     )
 
     assert checked.verdict is not None

@@ -29,7 +29,7 @@ def place(directory: Path) -> Opened:
 
 
 def compared(a: Path, b: Path, unread: str = "") -> Comparison:
-    return compare(place(a), place(b), str(b), None, unread)
+    return compare(place(a), place(b), None, unread)
 
 
 def changed(a: Path, b: Path, change: Callable[[Tensors], Tensors], **fields: Any) -> Path:

@@ -15,8 +15,9 @@ from peft.utils import PeftType
 
 from lora_cli.core.formats import DIALECTS, FORMATS, METHODS, STAND_INS, dialects
 from lora_cli.core.inspection import inspection_of
+from lora_cli.core.item import Item
 from lora_cli.settings import Settings
-from lora_cli.validation import Checked, Terms, check_in_place
+from lora_cli.validation import Checked, Terms, validate
 from tests.making import (
     as_raw,
     llama_modules,
@@ -62,7 +63,7 @@ OTHERS = {"LORA", "XLORA", "ADAMSS"}
 
 
 def judged(directory: Path) -> Checked:
-    checked = check_in_place(str(directory), Terms(), Settings(cache_dir=directory / "cache"))
+    checked = validate(Item("", str(directory)), Terms(), Settings(cache_dir=directory / "cache"))
     assert checked.error is None
     return checked
 

@@ -15,10 +15,11 @@ import pytest
 
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.engine_outcome import Deployment, Outcome
+from lora_cli.core.item import Item
 from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import LoraCliError
 from lora_cli.settings import Settings
-from lora_cli.validation import Checked, Terms, check_in_place, open_base
+from lora_cli.validation import Checked, Terms, open_base, validate
 from lora_cli.validation.repair_report import RepairReport
 from lora_cli.validation.repaired import Wish, repair_adapter
 from tests.corpus.bases import Base
@@ -105,7 +106,7 @@ class Bench:
     def judged(self, directory: Path, engine: str) -> Checked:
         profile = choose_engine(engine)
         terms = Terms(self.base, engines=(profile,), deployment=self.deployment(profile))
-        return check_in_place(str(directory), terms, self.settings)
+        return validate(Item("", str(directory)), terms, self.settings)
 
     def repaired(self, case: Case, engine: str) -> RepairReport | LoraCliError:
         profile, self.to = choose_engine(engine), self.folder / "repaired" / str(next(self.tries))

@@ -14,12 +14,14 @@ import yaml
 from safetensors.torch import load_file
 
 from lora_cli.core.engine_outcome import Deployment
+from lora_cli.core.item import Item
 from lora_cli.core.reference import parse
 from lora_cli.engines import choose_engine
+from lora_cli.reading.adapter import Opened
 from lora_cli.rules import RULES
 from lora_cli.settings import Settings
 from lora_cli.sources.local import LocalSource
-from lora_cli.validation import Checked, Terms, check_in_place, judge, open_base
+from lora_cli.validation import Checked, Terms, judge, open_base, validate
 from lora_cli.validation.verdict import gather
 from tests.making import (
     NAMES,
@@ -100,7 +102,7 @@ def judged(case: Mapping[str, Any], tmp_path: Path) -> Checked:
         engines=engines,
         deployment=replace(deployment, lora_target_modules=tuple(deployment.lora_target_modules or ()) or None),
     )
-    checked = check_in_place(str(directory), terms, settings, name=case.get("name", ""))
+    checked = validate(Item(case.get("name", ""), str(directory)), terms, settings)
     return asked_for(case["ref"], checked, terms) if "ref" in case else checked
 
 
@@ -109,7 +111,7 @@ def asked_for(ref: str, checked: Checked, terms: Terms) -> Checked:
     assert checked.revision is not None
     assert checked.adapter is not None
     meant = parse(ref, is_path=lambda _: False)
-    evidence = gather(LocalSource(), checked.revision, checked.adapter, terms, meant)
+    evidence = gather(Opened(LocalSource(), checked.revision, checked.adapter), terms, meant)
     return replace(checked, verdict=judge(checked.adapter, terms, evidence))
 
 
@@ -200,7 +202,7 @@ def test_an_adapter_like_the_last_one_is_told_the_same_and_one_that_differs_is_n
     texts = []
     for name, config in (("one", {"r": 8}), ("two", {"r": 8}), ("three", {}), ("four", {"r": 8})):
         made({"case": name, "config": config}, tmp_path / name)
-        verdict = check_in_place(str(tmp_path / name), terms, settings).verdict
+        verdict = validate(Item("", str(tmp_path / name)), terms, settings).verdict
         assert verdict is not None
         texts.append([(one.code, one.problem) for one in verdict.findings])
     assert texts[0] == texts[1] == texts[3] != texts[2]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from lora_cli.core.finding import Verdict
+from lora_cli.core.item import Item
 from lora_cli.settings import load_settings
-from lora_cli.validation import Terms, check_in_place
+from lora_cli.validation import Terms, validate
 from tests.making import lora_tensors, raw, write_adapter
 
 MODULES = {f"model.layers.{layer}.self_attn.q_proj": (64, 32) for layer in range(9)}
@@ -51,6 +52,6 @@ def test_only_unusual_sizes_are_told(tmp_path: Path, name: str, dtype: str) -> N
 
 
 def verdict(directory: Path) -> Verdict:
-    checked = check_in_place(str(directory), Terms(), SETTINGS)
+    checked = validate(Item("", str(directory)), Terms(), SETTINGS)
     assert checked.verdict is not None
     return checked.verdict

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from lora_cli.core.item import Item
 from lora_cli.settings import Settings
-from lora_cli.validation import Terms, check_in_place
+from lora_cli.validation import Terms, validate
 from tests.making import write_adapter
 
 LIKE_REAL_ONES = r"""{%- if tools %}
@@ -40,7 +41,7 @@ HOSTILE = {
 def codes(template: str, folder: Path) -> set[str]:
     write_adapter(folder / "adapter")
     (folder / "adapter" / "chat_template.jinja").write_text(template)
-    verdict = check_in_place(str(folder / "adapter"), Terms(values=False), Settings(folder / "cache")).verdict
+    verdict = validate(Item("", str(folder / "adapter")), Terms(values=False), Settings(folder / "cache")).verdict
     assert verdict is not None
     return {found.code for found in verdict.findings}
 

@@ -14,9 +14,9 @@ from lora_cli.core.item import Item
 from lora_cli.core.reference import parse
 from lora_cli.errors import MachineError
 from lora_cli.settings import Settings
-from lora_cli.validation import Checked, Terms, check_all, check_in_place, open_base
+from lora_cli.validation import Checked, Terms, check_all, open_base, validate
 from lora_cli.validation.many import TOGETHER, WORTH_PROCESSES, in_processes
-from lora_cli.validation.place import is_path
+from lora_cli.validation.validate import is_path
 from tests.making import llama_modules, write_adapter, write_base_config
 
 MANY = WORTH_PROCESSES + TOGETHER + 3
@@ -43,7 +43,7 @@ def test_many_are_judged_as_each_one_alone_and_in_their_order(items: list[Item],
 
     together = list(check_all(items, terms, settings))
 
-    assert [told(one) for one in together] == [told(check_in_place(item.source, terms, settings)) for item in items]
+    assert [told(one) for one in together] == [told(validate(Item("", item.source), terms, settings)) for item in items]
     assert all(one.adapter is not None for one in together[:-1])
     assert not multiprocessing.active_children()
 

@@ -1,11 +1,11 @@
 """Features of adapters that engines treat differently: one detector each, which finds it and says where.
 
-A profile's rows name them. Adding one is a function here and a line in ``FEATURES``.
+A profile's rows name them. Adding one is a detector here and a line in ``FEATURES``.
 """
 
 from collections.abc import Mapping
 
-from lora_cli.rules.features import config, modules, numbers, places, tensors
+from lora_cli.rules.features import config, modules, places, tensors
 from lora_cli.rules.features.config import is_set
 from lora_cli.rules.features.feature import Feature, Found, Served
 
@@ -19,37 +19,34 @@ FEATURES: Mapping[str, Feature] = {
     "not-lora": Feature("peft_type is not LORA", config.not_lora, "LC201"),
     "rslora": Feature("rsLoRA (use_rslora)", config.rslora),
     "module-scales": Feature("rank_pattern or alpha_pattern that changes a scale", config.module_scales),
-    "module-alphas": Feature("alpha_pattern", config.module_alphas, "", ("module-scales",)),
+    "module-alphas": Feature("alpha_pattern", config.module_alphas, along=("module-scales",)),
     "pattern-broken": Feature("a pattern of ranks or alphas that is none", config.pattern_broken, "LC208"),
-    "pattern-empty": Feature("a pattern that is null or an empty list", numbers.pattern_empty, "LC202"),
-    "pattern-untyped": Feature("a pattern that is a list, a word or a number", numbers.pattern_untyped, "LC202"),
-    "rank-unusable": Feature("a rank that is no whole number above 0", numbers.rank_unusable, "LC202"),
-    "rank-fraction": Feature("an r that is a fraction", numbers.rank_fraction, "LC202"),
-    "alpha-unusable": Feature("an alpha that is no number", numbers.alpha_unusable, "LC203"),
-    "alpha-harmful": Feature("an alpha that is 0, negative or NaN", numbers.alpha_harmful, "LC203"),
+    "pattern-empty": Feature("a pattern that is null or an empty list", config.pattern_empty, "LC202"),
+    "pattern-untyped": Feature("a pattern that is a list, a word or a number", config.pattern_untyped, "LC202"),
+    "rank-unusable": Feature("a rank that is no whole number above 0", config.rank_unusable, "LC202"),
+    "rank-fraction": Feature("an r that is a fraction", config.rank_fraction, "LC202"),
+    "alpha-unusable": Feature("an alpha that is no number", config.alpha_unusable, "LC203"),
+    "alpha-harmful": Feature("an alpha that is 0, negative or NaN", config.alpha_harmful, "LC203"),
     "dora": Feature("DoRA (use_dora)", is_set("use_dora")),
     "bias": Feature("trained biases (bias)", config.bias),
-    "bias-untyped": Feature("a bias that is no word, null say", numbers.bias_untyped, "LC204"),
+    "bias-untyped": Feature("a bias that is no word, null say", config.bias_untyped, "LC204"),
     "lora-bias": Feature("a bias on lora_B (lora_bias)", config.lora_bias),
     "init-changes-base": Feature("PiSSA, OLoRA, CorDA, LoftQ (init_lora_weights)", config.init_changes_base),
     "init-not-known": Feature("another initialisation than it knows", config.init_not_known, "LC209"),
-    "init-iterated": Feature("PiSSA by iterations (pissa_niter_…)", numbers.init_iterated, "", ("init-changes-base",)),
+    "init-iterated": Feature("PiSSA by iterations (pissa_niter_…)", config.init_iterated, along=("init-changes-base",)),
     "alora": Feature("activated LoRA (alora_invocation_tokens)", is_set("alora_invocation_tokens")),
     "layer-replication": Feature("replicated layers (layer_replication)", is_set("layer_replication")),
-    "bdlora": Feature("BD-LoRA (use_bdlora)", is_set("use_bdlora")),
+    "bdlora": Feature("BD-LoRA (use_bdlora)", config.bdlora),
     "qalora": Feature("QALoRA (use_qalora)", is_set("use_qalora")),
     "arrow": Feature("Arrow (arrow_config)", is_set("arrow_config")),
-    "kasa": Feature("KaSA, MonteCLoRA (lora_diag, …)", tensors.kasa, "", ("names-outside-grammar",)),
+    "kasa": Feature("KaSA, MonteCLoRA (lora_diag, …)", tensors.kasa, along=("names-outside-grammar",)),
     "modules-to-save": Feature(
-        "modules_to_save but score and classifier", config.modules_to_save, "", ("saved-vocabulary",)
+        "modules_to_save but score and classifier", config.modules_to_save, along=("saved-vocabulary",)
     ),
-    "saved-vocabulary": Feature("a saved embedding or head", tensors.saved_vocabulary, "", ("modules-to-save",)),
+    "saved-vocabulary": Feature("a saved embedding or head", tensors.saved_vocabulary, along=("modules-to-save",)),
     "saved-head": Feature("a saved classification head", tensors.saved_head),
     "saved-other": Feature(
-        "another saved module, a norm say",
-        tensors.saved_other,
-        "",
-        ("modules-to-save", "names-outside-grammar"),
+        "another saved module, a norm say", tensors.saved_other, along=("modules-to-save", "names-outside-grammar")
     ),
     "trained-tokens": Feature("trained tokens (trainable_token_indices)", tensors.trained_tokens),
     "added-tokens": Feature("added tokens beyond the vocabulary", tensors.added_tokens, "LC322"),
@@ -57,22 +54,16 @@ FEATURES: Mapping[str, Feature] = {
     "targets-null": Feature("target_modules null", config.targets_null, "LC205"),
     "targets-nothing": Feature("targets that the base does not have", config.targets_nothing),
     "pickled": Feature("weights as a pickle (.bin, .pt)", tensors.pickled),
-    "pt-alone": Feature("weights in adapter_model.pt alone", tensors.pt_alone, "", ("pickled",)),
+    "pt-alone": Feature("weights in adapter_model.pt alone", tensors.pt_alone, along=("pickled",)),
     "sharded": Feature("sharded weights", tensors.sharded, "LC104"),
     "stray-weights": Feature("other *.safetensors beside the weights", tensors.stray_weights),
     "rank-above-max": Feature("a rank above max_lora_rank", places.rank_above_max),
-    "rank-not-r": Feature("tensors of another rank than r", tensors.rank_not_r, "", ("module-scales",)),
+    "rank-not-r": Feature("tensors of another rank than r", tensors.rank_not_r, along=("module-scales",)),
     "packed-ranks": Feature(
-        "different ranks in q, k, v or gate, up",
-        modules.packed_ranks,
-        "",
-        ("module-scales", "rank-not-r"),
+        "different ranks in q, k, v or gate, up", modules.packed_ranks, along=("module-scales", "rank-not-r")
     ),
     "layer-ranks": Feature(
-        "different ranks from layer to layer",
-        modules.layer_ranks,
-        "",
-        ("module-scales", "rank-not-r"),
+        "different ranks from layer to layer", modules.layer_ranks, along=("module-scales", "rank-not-r")
     ),
     "padded-rank": Feature("a rank below 8·tp, or no multiple of 16", places.padded_rank),
     "missing-b": Feature("lora_B missing", modules.missing_b, "LC302"),

@@ -1,9 +1,12 @@
 """Features that the config tells."""
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from lora_cli.core.finding import Location
+from lora_cli.core.lora_config import raw_value
 from lora_cli.core.targets import ALL_LINEAR, targeted_in
 from lora_cli.core.text import cut, names
 from lora_cli.engines.landing import HEADS
@@ -14,25 +17,79 @@ from lora_cli.rules.wording import shown
 REQUIRED = ("r", "lora_alpha", "target_modules")
 CHANGES_BASE = re.compile(r"(?:pissa|olora|corda|loftq).*", re.IGNORECASE | re.DOTALL)
 KNOWN = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
+"""The initialisations that vLLM has in its list, and that leave the base as it was."""
+
+INIT = "init_lora_weights"
+PATTERNS = ("rank_pattern", "alpha_pattern")
+ALPHAS = ("lora_alpha", "alpha_pattern")
+
+Is = Callable[[Any], bool]
 
 
-def is_set(name: str) -> Detect:
-    """The detector of a field that is set to something."""
+def has_value(is_meant: Is, *fields: str) -> Detect:
+    """The detector of fields with a value that ``is_meant``."""
 
     def detect(served: Served) -> Iterator[Found]:
-        config = served.config
-        value = None if config is None else config.mistyped.get(name, getattr(config, name))
-        if config is not None and value not in (None, False, (), 0, "") and not (value == {} and name != "use_bdlora"):
-            yield Found(f"{name} is {shown(value)}", Location(config.file, name))
+        if (config := served.config) is not None:
+            for name in fields:
+                if is_meant(value := raw_value(config, name)):
+                    yield Found(f"{name} is {shown(value)}", Location(config.file, name))
 
     return detect
 
 
-def bias(served: Served) -> Iterator[Found]:
-    """``bias`` other than "none"."""
-    config = served.config
-    if config is not None and config.bias != "none":
-        yield Found(f"bias is {shown(config.bias)}", Location(config.file, "bias"))
+def has_number(is_meant: Is, common: str, pattern: str, is_meant_there: Is | None = None) -> Detect:
+    """The detector of a number that ``is_meant``: of the ``common`` field where it is given, and of each ``pattern``.
+
+    ``is_meant_there`` is asked about those of the pattern, where other numbers are meant.
+    """
+
+    def detect(served: Served) -> Iterator[Found]:
+        if (config := served.config) is None:
+            return
+        if common in config.given and is_meant(value := raw_value(config, common)):
+            yield Found(f"{common} is {shown(value)}", Location(config.file, common))
+        by_key = raw_value(config, pattern)
+        for key, value in by_key.items() if isinstance(by_key, Mapping) else ():
+            if (is_meant_there or is_meant)(value):
+                yield Found(f"{pattern} {cut(key)} is {shown(value)}", Location(config.file, pattern))
+
+    return detect
+
+
+def is_set(*fields: str) -> Detect:
+    """The detector of fields that are switched on; an empty object says that they are not."""
+    return has_value(lambda value: value not in (None, False, (), 0, "", {}), *fields)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _changes_base(value: Any) -> bool:
+    return isinstance(value, str) and CHANGES_BASE.fullmatch(value) is not None
+
+
+number_mistyped = has_value(lambda value: not isinstance(value, int | float), "r", "lora_alpha")
+pattern_empty = has_value(lambda value: not isinstance(value, Mapping) and not value, *PATTERNS)
+pattern_untyped = has_value(lambda value: not isinstance(value, Mapping) and bool(value), *PATTERNS)
+rank_unusable = has_number(
+    lambda value: not (_is_number(value) and value > 0),
+    "r",
+    "rank_pattern",
+    lambda value: not (_is_number(value) and isinstance(value, int) and value > 0),
+)
+rank_fraction = has_value(lambda value: isinstance(value, float) and value > 0 and not value.is_integer(), "r")
+alpha_unusable = has_number(lambda value: not _is_number(value), *ALPHAS)
+alpha_harmful = has_number(lambda value: _is_number(value) and not (value > 0 and math.isfinite(value)), *ALPHAS)
+bias = has_value(lambda value: isinstance(value, str) and value != "none", "bias")
+bias_untyped = has_value(lambda value: not isinstance(value, str), "bias")
+bdlora = has_value(lambda value: value not in (None, False, (), 0, ""), "use_bdlora")
+init_changes_base = has_value(_changes_base, INIT)
+init_not_known = has_value(
+    lambda value: isinstance(value, str) and not _changes_base(value) and value.lower() not in KNOWN, INIT
+)
+init_iterated = has_value(lambda value: isinstance(value, str) and value.startswith("pissa_niter_"), INIT)
 
 
 def lora_bias(served: Served) -> Iterator[Found]:
@@ -60,24 +117,6 @@ def required_field_missing(served: Served) -> Iterator[Found]:
         yield Found(f"{names(missing)} {'is' if len(missing) == 1 else 'are'} missing", Location(config.file))
 
 
-def init_changes_base(served: Served) -> Iterator[Found]:
-    """An initialisation that changed the weights of the base which the adapter was trained on."""
-    config = served.config
-    how = config.init_lora_weights if config is not None else None
-    if config is not None and isinstance(how, str) and CHANGES_BASE.fullmatch(how):
-        yield Found(f"init_lora_weights is {shown(how)}", Location(config.file, "init_lora_weights"))
-
-
-def init_not_known(served: Served) -> Iterator[Found]:
-    """An initialisation by a name that vLLM does not have in its list, and that leaves the base as it was."""
-    config = served.config
-    how = config.init_lora_weights if config is not None else None
-    if config is None or not isinstance(how, str) or CHANGES_BASE.fullmatch(how):
-        return
-    if how.lower() not in KNOWN:
-        yield Found(f"init_lora_weights is {shown(how)}", Location(config.file, "init_lora_weights"))
-
-
 def modules_to_save(served: Served) -> Iterator[Found]:
     """``modules_to_save`` that names more than a classification head."""
     config = served.config
@@ -96,13 +135,8 @@ def targets_pattern(served: Served) -> Iterator[Found]:
 
 def targets_null(served: Served) -> Iterator[Found]:
     """``target_modules`` is null."""
-    config = served.config
-    if (
-        config is not None
-        and config.target_modules is None
-        and "target_modules" in config.given - config.mistyped.keys()
-    ):
-        yield Found("target_modules is null", Location(config.file, "target_modules"))
+    if served.config is not None and "target_modules" in served.config.given:
+        yield from has_value(lambda value: value is None, "target_modules")(served)
 
 
 def rslora(served: Served) -> Iterator[Found]:
@@ -133,16 +167,13 @@ def module_scales(served: Served) -> Iterator[Found]:
 
 def module_alphas(served: Served) -> Iterator[Found]:
     """A module with another alpha than the config's."""
-    config, by_module = served.config, served.case.application.scaled.by_module
-    if config is None:
+    if (config := served.config) is None:
         return
-    other = [module for module, scale in by_module.items() if scale.lora_alpha != config.lora_alpha]
-    if other:
-        alpha = by_module[other[0]].lora_alpha
-        yield Found(
-            f"the alpha of {cut(other[0])} is {alpha:.4g}, and lora_alpha is {config.lora_alpha:.4g}",
-            Location(config.file, "alpha_pattern"),
-        )
+    alphas = {module: scale.lora_alpha for module, scale in served.case.application.scaled.by_module.items()}
+    other = next((module for module, alpha in alphas.items() if alpha != config.lora_alpha), None)
+    if other is not None:
+        said = f"the alpha of {cut(other)} is {alphas[other]:.4g}, and lora_alpha is {config.lora_alpha:.4g}"
+        yield Found(said, Location(config.file, "alpha_pattern"))
 
 
 def pattern_broken(served: Served) -> Iterator[Found]:
@@ -152,15 +183,6 @@ def pattern_broken(served: Served) -> Iterator[Found]:
     if config is not None and patterned and error is not None:
         field = "rank_pattern" if config.rank_pattern else "alpha_pattern"
         yield Found(cut(error.reason), Location(config.file, field))
-
-
-def number_mistyped(served: Served) -> Iterator[Found]:
-    """``r`` or ``lora_alpha`` is there and no number, so that nothing can be divided."""
-    config = served.config
-    for name in ("r", "lora_alpha"):
-        value = config.mistyped.get(name, 0) if config is not None else 0
-        if config is not None and not isinstance(value, int | float):
-            yield Found(f"{name} is {shown(value)}", Location(config.file, name))
 
 
 def targets_nothing(served: Served) -> Iterator[Found]:

@@ -17,14 +17,14 @@ from lora_cli.rules.case import Case
 class Served:
     """One adapter on one engine.
 
-    ``landing`` is where its modules go there, None without a base or without weights. ``beside`` are the names of its
+    ``landing`` is where its modules go there, empty without a base or without weights. ``beside`` are the names of its
     tensors that are no factors.
     """
 
     case: Case
     profile: Profile
     deployment: Deployment
-    landing: Landing | None
+    landing: Landing
     beside: tuple[Key, ...]
 
     @property

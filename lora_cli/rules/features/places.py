@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 
 from lora_cli.core.finding import Location
 from lora_cli.core.grouping import by_key
+from lora_cli.core.keys import last_name
 from lora_cli.core.text import counted, cut, names
+from lora_cli.engines.profile import packed_in
 from lora_cli.rules.features.feature import Found, Served
-from lora_cli.rules.features.modules import packed_name
 from lora_cli.rules.ranks import highest_rank
 from lora_cli.rules.wording import MOST_PROBLEMS
 
@@ -15,7 +16,7 @@ def rank_above_max(served: Served) -> Iterator[Found]:
     """The highest rank, of the config or of a tensor, is above what the engine's slots have."""
     engine, given = served.profile.engine, served.deployment.max_lora_rank
     limit = given if given is not None else engine.default_rank
-    if limit is None or (known := highest_rank(served.case)) is None:
+    if limit is None or (known := highest_rank(served.adapter)) is None:
         return
     where, highest, at = known
     if highest <= limit:
@@ -34,7 +35,7 @@ def rank_above_max(served: Served) -> Iterator[Found]:
 def padded_rank(served: Served) -> Iterator[Found]:
     """A rank that the engine's kernels pad: below 8 for each shard, or no multiple of 16 above that."""
     config, least = served.config, 8 * served.deployment.tp
-    if config is None or len({module.rpartition(".")[2] for module in served.adapter.pairs}) < 2:
+    if config is None or len({last_name(module) for module in served.adapter.pairs}) < 2:
         return
     if config.r < least or (config.r > least and config.r % 16):
         to = least if config.r < least else -(-config.r // 16) * 16
@@ -49,8 +50,7 @@ def _of(served: Served, said: str, modules: Sequence[str], **fields: str) -> Ite
 
 def names_outside_grammar(served: Served) -> Iterator[Found]:
     """Names of tensors that a strict engine does not parse."""
-    outside = dict(served.landing.outside) if served.landing is not None else {}
-    by_reason = by_key((why, name) for name, why in outside.items())
+    by_reason = by_key((why, name) for name, why in served.landing.outside.items())
     reasons = list(by_reason)
     for why in reasons[:MOST_PROBLEMS]:
         yield from _of(served, f"{counted(len(by_reason[why]), 'tensor')}, {why}", by_reason[why])
@@ -60,44 +60,37 @@ def names_outside_grammar(served: Served) -> Iterator[Found]:
 
 def unexpected_modules(served: Served) -> Iterator[Found]:
     """Modules whose last name the engine's model has nowhere."""
-    if served.landing is not None:
-        found = served.landing.unexpected
-        leaves = sorted({module.rpartition(".")[2] for module in found})
-        yield from _of(served, f"{counted(len(found), 'module')} called {names(leaves)}", found)
+    found = served.landing.unexpected
+    leaves = sorted({last_name(module) for module in found})
+    yield from _of(served, f"{counted(len(found), 'module')} called {names(leaves)}", found)
 
 
 def nothing_lands(served: Served) -> Iterator[Found]:
     """Not one module has a place, although the engine takes all of their names."""
     landing = served.landing
-    if landing is not None and landing.counted.total and not landing.applied:
-        missed = [*landing.nowhere, *landing.partial]
+    if not landing.applied:
+        missed, total = [*landing.nowhere, *landing.partial], landing.counted.total
         why = next(iter(landing.nowhere.values()), "its kind is not there in every layer")
-        total = landing.counted.total
-        if missed:
-            yield from _of(served, f"0 of {counted(total, 'module')} apply, {why}", missed)
+        yield from _of(served, f"0 of {counted(total, 'module')} apply, {why}", missed)
 
 
 def partly_lands(served: Served) -> Iterator[Found]:
     """Some modules have a place and others have none."""
     landing = served.landing
-    if landing is None or not landing.applied:
-        return
-    missed = [*landing.nowhere, *landing.partial]
-    why = next(iter(landing.nowhere.values()), "their kind is not there in every layer")
-    yield from _of(served, f"{landing.counted} modules apply, {why}", missed)
+    if landing.applied:
+        why = next(iter(landing.nowhere.values()), "their kind is not there in every layer")
+        yield from _of(served, f"{landing.counted} modules apply, {why}", [*landing.nowhere, *landing.partial])
 
 
 def two_into_one(served: Served) -> Iterator[Found]:
     """Two modules are one where only the layer's number and the last name count."""
-    if served.landing is not None:
-        yield from _of(served, "two modules have one layer and last name", served.landing.collisions)
+    return _of(served, "two modules have one layer and last name", served.landing.collisions)
 
 
 def tower(served: Served) -> Iterator[Found]:
     """Modules of a part that LoRA does not reach unless the engine is told."""
-    if served.landing is not None:
-        found = served.landing.towers
-        yield from _of(served, f"{counted(len(found), 'module is', 'modules are')} in a tower", found)
+    found = served.landing.towers
+    return _of(served, f"{counted(len(found), 'module is', 'modules are')} in a tower", found)
 
 
 def filtered(served: Served) -> Iterator[Found]:
@@ -105,13 +98,14 @@ def filtered(served: Served) -> Iterator[Found]:
     targets = served.deployment.lora_target_modules
     if targets is None or "all" in targets:
         return
-    told = {packed_name(target) for target in targets}
-    left_out = [
-        module
-        for module in served.adapter.pairs
-        if packed_name(module) not in told and not any(_under(module, target) for target in targets)
-    ]
-    wanted = sorted({module.rpartition(".")[2] for module in served.adapter.pairs} | set(targets))
+
+    def whole(module: str) -> str:
+        return packed_in(last_name(module)) or last_name(module)
+
+    told = {whole(target) for target in targets}
+    others = [module for module in served.adapter.pairs if whole(module) not in told]
+    left_out = [module for module in others if not any(_under(module, target) for target in targets)]
+    wanted = sorted({last_name(module) for module in served.adapter.pairs} | set(targets))
     yield from _of(served, f"{names(targets)} is all that has LoRA", left_out, wanted=" ".join(wanted))
 
 

@@ -1,66 +1,47 @@
-"""Features that the names and shapes of tensors tell, and the files beside them."""
+"""Features that the names of tensors tell, and the files beside them."""
 
 from collections.abc import Callable, Iterator
 
 from lora_cli.core.finding import Location
 from lora_cli.core.formats import SHARDED
-from lora_cli.core.keys import Key
+from lora_cli.core.keys import Key, last_name
 from lora_cli.core.text import counted, cut, names
-from lora_cli.engines.landing import HEADS, VOCABULARY
-from lora_cli.rules.features.feature import Found, Served
+from lora_cli.engines.landing import HEADS
+from lora_cli.engines.profile import VOCABULARY
+from lora_cli.rules.features.feature import Detect, Found, Served
 from lora_cli.rules.ranks import is_fused
 
 
-def _held(served: Served, noun: str, is_meant: Callable[[Key], bool]) -> Iterator[Found]:
-    found = [key.name for key in served.beside if is_meant(key)]
-    if found:
-        said = f"there {'is' if len(found) == 1 else 'are'} {counted(len(found), noun)}: {names(found, 2)}"
-        yield Found(said, Location(served.case.weights_file, cut(found[0])))
+def has_tensors(noun: str, is_meant: Callable[[Key], bool]) -> Detect:
+    """The detector of tensors, none of them a factor, whose names are meant."""
+
+    def detect(served: Served) -> Iterator[Found]:
+        found = [key.name for key in served.beside if is_meant(key)]
+        if found:
+            said = f"there {'is' if len(found) == 1 else 'are'} {counted(len(found), noun)}: {names(found, 2)}"
+            yield Found(said, Location(served.case.weights_file, cut(found[0])))
+
+    return detect
 
 
-def _leaf(key: Key) -> str:
-    return key.module.rpartition(".")[2]
+def _is_saved(key: Key) -> bool:
+    """Whether it is a whole parameter of the base; the biases of ``bias="all"`` are ``bias``'s."""
+    return key.part == "saved" and (key.param != "bias" or last_name(key.module) in VOCABULARY | HEADS)
 
 
-def kasa(served: Served) -> Iterator[Found]:
-    """Tensors of KaSA, MonteCLoRA and VeLoRA."""
-    yield from _held(served, "tensor of a variant", lambda key: key.part in {"diag", "variant"})
-
-
-def saved_vocabulary(served: Served) -> Iterator[Found]:
-    """A whole embedding or head."""
-    yield from _held(served, "saved weight", lambda key: key.part == "saved" and _leaf(key) in VOCABULARY)
-
-
-def saved_head(served: Served) -> Iterator[Found]:
-    """A whole classification head."""
-    yield from _held(served, "saved weight", lambda key: key.part == "saved" and _leaf(key) in HEADS)
-
-
-def saved_other(served: Served) -> Iterator[Found]:
-    """Any other parameter of the base; the biases of ``bias="all"`` are ``bias``'s."""
-
-    def is_meant(key: Key) -> bool:
-        return key.part == "saved" and _leaf(key) not in VOCABULARY | HEADS and key.param != "bias"
-
-    yield from _held(served, "saved weight", is_meant)
-
-
-def trained_tokens(served: Served) -> Iterator[Found]:
-    """Rows of an embedding."""
-    yield from _held(served, "tensor of trained tokens", lambda key: key.part == "trainable_tokens")
+kasa = has_tensors("tensor of a variant", lambda key: key.part in {"diag", "variant"})
+saved_vocabulary = has_tensors("saved weight", lambda key: _is_saved(key) and last_name(key.module) in VOCABULARY)
+saved_head = has_tensors("saved weight", lambda key: _is_saved(key) and last_name(key.module) in HEADS)
+saved_other = has_tensors(
+    "saved weight", lambda key: _is_saved(key) and last_name(key.module) not in VOCABULARY | HEADS
+)
+trained_tokens = has_tensors("tensor of trained tokens", lambda key: key.part == "trainable_tokens")
 
 
 def added_tokens(served: Served) -> Iterator[Found]:
     """Tokens of ``added_tokens.json`` with ids beyond the base's vocabulary."""
-    base, companions = served.case.base, served.case.companions
-    if base is None or base.vocab_size is None or companions is None:
-        return
-    size = base.vocab_size
-    beyond = sorted(token for token, index in (companions.added_tokens or {}).items() if index >= size)
-    if beyond:
-        said = f"{counted(len(beyond), 'added token has', 'added tokens have')} an id beyond the base's {size}"
-        yield Found(f"{said}: {names(beyond)}", Location("added_tokens.json", cut(beyond[0])))
+    if found := served.case.added_beyond_vocabulary():
+        yield Found(*found)
 
 
 def pickled(served: Served) -> Iterator[Found]:
@@ -89,9 +70,8 @@ def stray_weights(served: Served) -> Iterator[Found]:
     paths = [file.path for file in served.adapter.files]
     stray = [path for path in paths if path.endswith(".safetensors") and "/" not in path and path not in weights]
     if stray and weights and not served.adapter.pickled:
-        yield Found(
-            f"{names(stray)} {'lies' if len(stray) == 1 else 'lie'} beside {weights[0]}", Location(cut(stray[0]))
-        )
+        said = f"{names(stray)} {'lies' if len(stray) == 1 else 'lie'} beside {weights[0]}"
+        yield Found(said, Location(cut(stray[0])))
 
 
 def rank_not_r(served: Served) -> Iterator[Found]:

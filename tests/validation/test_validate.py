@@ -15,10 +15,9 @@ from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.snapshot import Blob
 from lora_cli.documents.policy import Policy, Suppression
 from lora_cli.errors import NotFound, UsageError
-from lora_cli.fetching.demand import Demand
 from lora_cli.rules import RULES
 from lora_cli.settings import Settings, load_settings
-from lora_cli.validation import Checked, Terms, check_all, check_in_place, open_base
+from lora_cli.validation import Checked, Terms, check_all, open_base, validate
 from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base
 
@@ -31,7 +30,7 @@ def codes(checked: Checked) -> set[str]:
 def test_a_good_adapter_is_judged_by_every_rule(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
     write_adapter(tmp_path / "good", modules=llama_modules())
 
-    checked = check_in_place(str(tmp_path / "good"), Terms(base), settings)
+    checked = validate(Item("", str(tmp_path / "good")), Terms(base), settings)
 
     assert checked.verdict is not None
     assert (checked.verdict.findings, checked.verdict.skipped) == ((), ())
@@ -43,26 +42,26 @@ def test_a_good_adapter_is_judged_by_every_rule(tmp_path: Path, base: BaseModel,
 def test_judging_in_place_writes_nothing(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
     write_adapter(tmp_path / "good", modules=llama_modules())
 
-    check_in_place(str(tmp_path / "good"), Terms(base), settings)
+    validate(Item("", str(tmp_path / "good")), Terms(base), settings)
 
     assert not settings.cache_dir.exists()
 
 
 def test_a_path_that_does_not_exist_is_an_error_of_its_own(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
-    checked = check_in_place(str(tmp_path / "gone"), Terms(base), settings)
+    checked = validate(Item("", str(tmp_path / "gone")), Terms(base), settings)
 
     assert isinstance(checked.error, NotFound)
     assert checked.exit_code() == 3
 
 
 def test_a_word_that_is_no_reference_is_kept_as_an_error(base: BaseModel, settings: Settings) -> None:
-    assert isinstance(check_in_place("sql", Terms(base), settings).error, UsageError)
+    assert isinstance(validate(Item("", "sql"), Terms(base), settings).error, UsageError)
 
 
 def test_without_a_base_nothing_is_said_to_apply(tmp_path: Path, settings: Settings) -> None:
     write_adapter(tmp_path / "good", modules=llama_modules())
 
-    verdict = check_in_place(str(tmp_path / "good"), Terms(), settings).verdict
+    verdict = validate(Item("", str(tmp_path / "good")), Terms(), settings).verdict
 
     assert verdict is not None
     assert verdict.applied is None
@@ -98,7 +97,7 @@ def test_a_remote_adapter_of_84_mb_costs_less_than_200_kb(tmp_path: Path, base: 
     with Hub() as hub:
         hub.add("acme/large", files)
         settings = load_settings({"cache_dir": str(tmp_path / "cache")}, {"HF_ENDPOINT": hub.endpoint})
-        checked = check_in_place("hf://acme/large", Terms(base), settings)
+        checked = validate(Item("", "hf://acme/large"), Terms(base), settings)
         asked = [request for request in hub.requests if "resolve" in request.target or "/lfs/" in request.target]
 
     assert checked.verdict is not None
@@ -114,7 +113,7 @@ def test_a_remote_adapter_is_judged_by_its_header_alone(tmp_path: Path, base: Ba
     with Hub() as hub:
         hub.add("acme/sql", files)
         settings = load_settings({"cache_dir": str(tmp_path / "cache")}, {"HF_ENDPOINT": hub.endpoint})
-        checked = check_in_place("hf://acme/sql", Terms(base), settings)
+        checked = validate(Item("", "hf://acme/sql"), Terms(base), settings)
 
     assert codes(checked) == {"LC314", "LC604"}
     assert checked.verdict is not None
@@ -138,15 +137,15 @@ def test_a_suppression_of_what_is_not_here_holds_where_the_lock_knows_the_digest
         )
         settings = replace(settings, policies=(suppressed,))
 
-        def refused(source: str, demand: Demand | None) -> bool:
-            verdict = check_in_place(source, Terms(base), settings, demand=demand).verdict
+        def refused(source: str, locked: LockedAdapter | None) -> bool:
+            verdict = validate(Item("", source, locked=locked), Terms(base), settings).verdict
             assert verdict is not None
             return verdict.refused()
 
-        assert not refused(f"hf://acme/sql@{commit}", Demand(None, locked))
+        assert not refused(f"hf://acme/sql@{commit}", locked)
         assert refused(f"hf://acme/sql@{commit}", None)
-        assert refused("hf://acme/sql", Demand(None, locked))
-        assert refused(f"hf://acme/sql@{commit}", Demand(None, replace(locked, revision="0" * 40)))
+        assert refused("hf://acme/sql", locked)
+        assert refused(f"hf://acme/sql@{commit}", replace(locked, revision="0" * 40))
 
 
 def test_remote_pickled_weights_are_judged_from_a_few_ranges(tmp_path: Path, base: BaseModel) -> None:
@@ -156,7 +155,7 @@ def test_remote_pickled_weights_are_judged_from_a_few_ranges(tmp_path: Path, bas
     with Hub() as hub:
         hub.add("acme/sql", files)
         settings = load_settings({"cache_dir": str(tmp_path / "cache")}, {"HF_ENDPOINT": hub.endpoint})
-        checked = check_in_place("hf://acme/sql", Terms(base), settings)
+        checked = validate(Item("", "hf://acme/sql"), Terms(base), settings)
         given = [one.range for one in hub.requests if one.origin == "cdn" and one.method == "GET"]
 
     assert codes(checked) == {"LC103", "LC314", "LC604"}
@@ -177,7 +176,7 @@ def test_weights_in_a_folder_below_are_pointed_at(tmp_path: Path, settings: Sett
     (folder / "checkpoint-20").mkdir()
     (folder / "adapter_model.safetensors").rename(folder / "checkpoint-20" / "adapter_model.safetensors")
 
-    checked = check_in_place(str(folder), Terms(), settings)
+    checked = validate(Item("", str(folder)), Terms(), settings)
 
     assert checked.verdict is not None
     found = next(one for one in checked.verdict.findings if one.code == "LC101")
