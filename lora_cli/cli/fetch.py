@@ -27,7 +27,7 @@ from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob
 from lora_cli.store.handout import hand_out, keep_view
-from lora_cli.store.published import Served, publish_adapter
+from lora_cli.store.published import Served, prune_published, publish_adapter
 
 PIN = "Version"
 files = partial(option, default=None, panel=ADAPTERS)
@@ -59,6 +59,9 @@ def command(
     ),
     publish: str | None = destination(
         "--publish DIRECTORY", "Put each adapter in DIRECTORY/NAME, for vLLM's filesystem resolver."
+    ),
+    prune: bool = destination(
+        "--prune", "With --publish: remove what was published there and is not in the manifest.", default=False
     ),
     base: str = destination(
         "--base NAME", "With --publish: the base model's name as the engine serves it.", default=""
@@ -105,18 +108,26 @@ def command(
     asked = replace(asked, adapters=tuple(in_shard(asked.adapters, shard, asked.key)))
     if check and file is not None:
         raise typer.Exit(locking.report_drift(asked, file, settings, output_format, some=flags.some))
+    if prune and (publish is None or asked.manifest is None):
+        raise UsageError("--prune is for what a manifest publishes", hint="-f MANIFEST --publish DIRECTORY --prune")
     store = Store(settings.cache_dir)
     place = handing(asked, store, to, publish, base, fix_base)
     if (note := unchecked(asked, place)) and not settings.quiet:
         to_stderr(note)
     done = _bring(asked, place, settings, output_format, link=link, ray=ray)
+    pruned: list[str] = []
+    if prune and publish is not None and asked.manifest is not None:
+        pruned = prune_published(Path(publish).expanduser(), {entry.name for entry in asked.manifest.adapters})
+        for name in () if settings.quiet else pruned:
+            to_stderr(f"pruned {publish}/{name}: it is not in the manifest")
     changes = None
     if file is not None and not flags.locked:
         changes = locking.write_lock(asked, file, flags, done, store, settings)
     if output_format == "json":
         from lora_cli.render.json import encoded
 
-        write(encoded(fetch_report(list(map(fetched_adapter, done)), None if file is None else file.path, changes)))
+        adapters, where = list(map(fetched_adapter, done)), None if file is None else file.path
+        write(encoded(fetch_report(adapters, where, changes, pruned)))
     raise typer.Exit(max((outcome.exit_code for outcome in done), default=0))
 
 
@@ -234,6 +245,9 @@ def _bring(
                 # Of what a table will have only the error is written meanwhile.
                 if outcome.error is not None or not (settings.quiet or tabular):
                     to_stderr(render_line(fetched_adapter(outcome)))
+                if outcome.published is not None and outcome.published.replaced and not settings.quiet:
+                    name = outcome.request.name
+                    to_stderr(f"warning: {name} had other content there: engines may mix both, so give it a new name")
                 if form == "human" and outcome.directory is not None and not tabular:
                     write(f"{outcome.directory}\n")
     finally:

@@ -89,15 +89,19 @@ class FetchReport:
     adapters: Sequence[FetchedAdapter]
     lock: LockChanges | None
     """Null where there is no lock."""
+    pruned: Sequence[str]
+    """Adapters that --prune removed from the published folder."""
     exit_code: Count
 
 
-def fetch_report(adapters: Sequence[FetchedAdapter], lock: Path | None, changes: Changes | None) -> FetchReport:
+def fetch_report(
+    adapters: Sequence[FetchedAdapter], lock: Path | None, changes: Changes | None, pruned: Sequence[str]
+) -> FetchReport:
     """The report of a whole run."""
     told = changes or Changes()
     locked = None if lock is None else LockChanges(str(lock), told.added, told.changed, told.removed)
     code = max((one.exit_code for one in adapters), default=0)
-    return FetchReport(adapters=adapters, lock=locked, exit_code=code)
+    return FetchReport(adapters=adapters, lock=locked, pruned=pruned, exit_code=code)
 
 
 def fetched_adapter(outcome: Outcome) -> FetchedAdapter:

@@ -8,10 +8,11 @@ import json
 import mmap
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lora_cli.core.adapter_files import CONFIG
 from lora_cli.core.json_schema import Sha256
@@ -24,7 +25,7 @@ from lora_cli.store.blobs import MODE, is_sound, sha256_of
 from lora_cli.store.disk import on_disk, read_small, replace_file
 from lora_cli.store.exchange import clear, exchange, put
 from lora_cli.store.handout import is_weights
-from lora_cli.store.snapshots import build_directory
+from lora_cli.store.snapshots import build_directory, is_digest
 from lora_cli.store.writers import new_writer, parse_writer, state
 
 MARK = ".lora-cli.json"
@@ -76,11 +77,15 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What was published: the base that its config names, the one that it ``was``, and the digest of its files."""
+    """What was published: the base that its config names, the one that it ``was``, and the digest of its files.
+
+    ``replaced`` is the digest of other files that were published there before, None for none.
+    """
 
     base: str
     was: str
     sha256: Sha256
+    replaced: Sha256 | None = None
 
 
 def publish_adapter(store: Store, snapshot: Snapshot, target: Path, served: Served) -> Published:
@@ -114,8 +119,27 @@ def publish_adapter(store: Store, snapshot: Snapshot, target: Path, served: Serv
         )
     edited = {} if name == was else {CONFIG: json.dumps({**config, BASE: name}, indent=2).encode() + b"\n"}
     publication = Publication(snapshot, edited)
+    before = str(_mark(target).get("sha256", ""))
     publish(store, publication, target)
-    return Published(name, was if isinstance(was, str) else "", publication.digest)
+    replaced = before if is_digest(before) and before != publication.digest else None
+    return Published(name, was if isinstance(was, str) else "", publication.digest, replaced)
+
+
+def prune_published(folder: Path, names: Collection[str]) -> list[str]:
+    """Removes what was published in ``folder`` and has none of these names; gives what it was called.
+
+    Raises:
+        MachineError: this machine does not let us.
+    """
+    removed = []
+    with on_disk("cleaning", folder, "--publish"):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.name not in names and not path.name.startswith(".") and _mark(path) and _is_ours(path):
+                hidden = path.with_name(f".{path.name[:100]}.{new_writer()}")
+                path.rename(hidden)
+                _retire(hidden, path, "--publish")
+                removed.append(path.name)
+    return removed
 
 
 def publish(
@@ -209,11 +233,16 @@ def _paths(folder: Path) -> set[str]:
 
 
 def _marked(folder: Path) -> set[str]:
+    return set(_mark(folder).get("files", ()))
+
+
+def _mark(folder: Path) -> Mapping[str, Any]:
+    """What the mark of a folder says that was published, empty where there is none."""
     try:
         value = json.loads(read_small(folder / MARK, LARGEST) or b"")
-        return set(value["files"]) if value["schema"] == SCHEMA else set()
+        return {"files": dict(value["files"]), "sha256": value["sha256"]} if value["schema"] == SCHEMA else {}
     except (ValueError, TypeError, KeyError, RecursionError):
-        return set()
+        return {}
 
 
 def _holds(store: Store, publication: Publication, target: Path) -> bool:

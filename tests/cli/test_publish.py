@@ -43,6 +43,49 @@ def test_what_is_right_is_left_alone(capsys: Capture) -> None:
     assert after == before
 
 
+def test_other_content_under_a_published_name_is_a_warning(capsys: Capture) -> None:
+    assert publish("./sql") == 0
+    first = mark()["sha256"]
+    assert "warning" not in capsys.readouterr().err
+    adapter("sql", seed=2)
+    assert publish("./sql", "--format", "json") == 0
+    out, err = capsys.readouterr()
+    assert "warning: sql had other content there: engines may mix both, so give it a new name" in err
+    assert json.loads(out)["adapters"][0]["published"]["replaced"] == first
+    assert publish("./sql") == 0
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_prune_removes_what_the_manifest_does_not_have_and_nothing_of_others(capsys: Capture) -> None:
+    adapter("chat", seed=2)
+    head = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {BASE}\nadapters: "
+    both = "[{name: sql, source: ./sql}, {name: chat, source: ./chat}]"
+    Path("set.yaml").write_text(head + both)
+    assert publish("-f", "set.yaml") == 0
+    Path("served/mine").mkdir()
+    Path("served/mine/notes.txt").write_text("mine")
+    Path("set.yaml").write_text(head + "[{name: tune, source: ./chat}, {name: sql, source: ./sql}]")
+    assert publish("-f", "set.yaml", "tune") == 0
+    assert sorted(path.name for path in Path("served").iterdir()) == ["chat", "mine", "sql", "tune"]
+    capsys.readouterr()
+    assert publish("-f", "set.yaml", "tune", "--prune", "--format", "json") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["pruned"] == ["chat"]
+    assert "pruned served/chat: it is not in the manifest" in err
+    assert sorted(path.name for path in Path("served").iterdir()) == ["mine", "sql", "tune"]
+    assert publish("./sql", "--prune") == 2
+    assert "--prune is for what a manifest publishes" in capsys.readouterr().err
+
+
+def test_prune_leaves_a_published_folder_to_which_somebody_added_a_file() -> None:
+    assert publish("./sql") == 0
+    Path("served/sql/mine.txt").write_text("mine")
+    entry = "{name: other, source: ./sql}"
+    Path("set.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {BASE}\nadapters: [{entry}]\n")
+    assert publish("-f", "set.yaml", "--prune") == 0
+    assert Path("served/sql/mine.txt").read_text() == "mine"
+
+
 @pytest.mark.parametrize("served", ["acme/base-7B", "acme/base-7b/", "/models/base"])
 def test_another_base_than_is_served_is_refused_because_no_resolver_would_take_it(served: str, capsys: Capture) -> None:
     assert publish("./sql", "--base", served) == 1
