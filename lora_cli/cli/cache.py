@@ -1,6 +1,7 @@
 """``lora-cli cache``: look after the disk cache."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -127,7 +128,7 @@ def collect_garbage(
         None,
         LIMITS,
     ),
-    unused_for: str | None = option("--unused-for TIME", "Remove what was not used for so long.", None, LIMITS),
+    unused_for: str | None = option("--unused-for TIME", "Remove what was not used for so long: 30d.", None, LIMITS),
     grace: str = option("--grace TIME", "Keep files that no reference means for so long.", "1h", LIMITS),
     dry_run: bool = option("--dry-run", "Only show what would be removed.", False, OUTPUT),
     output_format: options.OutputFormat = "human",
@@ -138,6 +139,8 @@ def collect_garbage(
     fetched now.
     """
     settings = with_flags(ctx.obj, {"cache_budget": cache_budget})
+    if unused_for is not None and re.fullmatch("0*[1-9][0-9]*", unused_for):
+        raise UsageError(f"--unused-for {unused_for} has no unit", hint=f"--unused-for {unused_for}d is days")
     unused_for_s = None if unused_for is None else seconds(unused_for, "--unused-for", "")
     limits = Limits(unused_for_s, settings.cache_budget, seconds(grace, "--grace", ""))
     store = Store(ctx.obj.cache_dir)

@@ -13,10 +13,14 @@ MOST = 8
 Rows = list[tuple[str, str]]
 
 
+VALUES = "values were not read: lora-cli validate finds NaN, zeros and updates that are too large"
+
+
 def title(args: EngineArgs, base: BaseModelSummary | None) -> str:
     """Which engine, for how many of the adapters."""
-    number = len(args.served) + len(args.left_out)
-    served = counted(number, "adapter") if not args.left_out else f"{len(args.served)} of {counted(number, 'adapter')}"
+    number = len(args.served) + len(args.left_out) + len(args.served_wrong)
+    few = f"{len(args.served)} of " if len(args.served) < number else ""
+    served = f"{few}{counted(number, 'adapter')}"
     engine = f"{ENGINES[args.engine].title} {args.version or args.profile}"
     return f"{engine} for {served}{f' on {base.name}' if base is not None else ''}"
 
@@ -31,7 +35,7 @@ def costs(args: EngineArgs) -> Rows:
     ]
     apart = f"; not in {layout.flags.adapters}" if args.named else ""
     rows += [("wrong", f"{one.name}: {one.reason}{apart}") for one in args.served_wrong[:MOST]]
-    rows += [("note", note) for note in args.notes]
+    rows += [("note", note) for note in (*args.notes, VALUES)]
     for label, remarks in (("left out", args.left_out), ("wrong", args.served_wrong)):
         if len(remarks) > MOST:
             rows.append((label, f"and {len(remarks) - MOST} more: --format json has all"))

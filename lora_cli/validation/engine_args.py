@@ -76,8 +76,8 @@ class EngineArgs:
 
     @property
     def exit_code(self) -> int:
-        """The worst of what is left out."""
-        return max((remark.exit_code for remark in self.left_out), default=0)
+        """The worst of what is left out; 1 where every adapter would be served wrong."""
+        return max((remark.exit_code for remark in self.left_out), default=int(self.fit is None))
 
 
 def engine_args(judged: Iterable[tuple[str, Checked]], base: BaseModel | None, deployed: Deployed) -> EngineArgs:
@@ -95,10 +95,10 @@ def engine_args(judged: Iterable[tuple[str, Checked]], base: BaseModel | None, d
         need = need_of(checked, profile, name)
         if isinstance(need, Remark):
             left_out.append(need)
-            continue
-        needs.append(need)
-        if (remark := wrongly_served(checked, name)) is not None:
+        elif (remark := wrongly_served(checked, name)) is not None:
             wrong.append(remark)
+        else:
+            needs.append(need)
     args = EngineArgs(
         engine=profile.engine.name,
         version=profile.asked or None,
@@ -120,8 +120,7 @@ def _fitted(args: EngineArgs, needs: Sequence[Need], slots: Slots, deployed: Dep
     """``args`` with the flags for ``needs``, of which there is at least one."""
     _check_pinned(slots, deployed)
     fit = slots.fit(needs, deployed.limits)
-    wrong = {remark.name for remark in args.served_wrong}
-    located, absent = _located([need for need in needs if need.name not in wrong], fit, slots, deployed)
+    located, absent = _located(needs, fit, slots, deployed)
     flags = slots.layout.flags
     launch, options = launch_words(flags, deployed.model, deployed.revision), options_of(flags, fit, args.tp, located)
     words = tuple(word for option in options for word in option)

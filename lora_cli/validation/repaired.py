@@ -142,7 +142,7 @@ def _left(before: EngineOutcome, planned: Verdict) -> Iterator[Refusal]:
     after = planned.engines[0]
     of_values = [reason for reason in before.reasons if reason.code.startswith(OF_VALUES)]
     reasons = [*of_values, *(reason for reason in after.reasons if reason.feature not in BY_FLAG)]
-    yield from (Refusal(reason.message, reason.mend) for reason in reasons)
+    yield from (Refusal(reason.message, _beyond_repair(reason.mend)) for reason in reasons)
     told = {reason.code for reason in after.reasons}
     for finding in planned.findings:
         if (
@@ -150,7 +150,13 @@ def _left(before: EngineOutcome, planned: Verdict) -> Iterator[Refusal]:
             and not finding.code.startswith(ENGINE_RULES)
             and finding.code not in told
         ):
-            yield Refusal(f"{finding.code} {finding.name}: {finding.problem.message}", finding.problem.hint)
+            problem = finding.problem
+            yield Refusal(f"{finding.code} {finding.name}: {problem.message}", _beyond_repair(problem.hint))
+
+
+def _beyond_repair(hint: str) -> str:
+    """A hint, but for those to ``repair``, which has done what it can."""
+    return "" if "lora-cli repair" in hint else hint
 
 
 def _open(ref: AdapterRef, name: str, wish: Wish, settings: Settings) -> Opened:

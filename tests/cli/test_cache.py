@@ -213,7 +213,9 @@ def test_rm_removes_an_adapter_and_only_that(store: Store, capsys: Captured) -> 
     assert tree(store.root) == set()
 
 
-@pytest.mark.parametrize("argv", [["gc", "--unused-for", "soon"], ["rm"], ["gc", "--max-bytes", "x"], ["none"]])
+@pytest.mark.parametrize(
+    "argv", [["gc", "--unused-for", "soon"], ["gc", "--unused-for", "30"], ["rm"], ["gc", "--max-bytes", "x"], ["none"]]
+)
 def test_a_wrong_command_line_is_exit_2(argv: list[str], capsys: Captured) -> None:
     assert main(["cache", *argv]) == 2
 

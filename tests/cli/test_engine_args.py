@@ -149,11 +149,15 @@ def test_modules_that_an_option_does_not_take_are_said(folder: Path, capsys: Cap
 
 
 def test_what_is_served_otherwise_than_trained_is_told(folder: Path, capsys: Captured) -> None:
-    write_adapter(folder / "rs", modules=llama_modules(("q_proj", "v_proj")), config={"use_rslora": True})
+    write_adapter(folder / "rs", modules=llama_modules(("q_proj", "v_proj")), r=64, config={"use_rslora": True})
+    alone = asked(capsys, "-f", manifest(folder, "tone"), "--engine-args", "sglang")
     found = asked(capsys, "-f", manifest(folder, "tone", "rs"), "--engine-args", "sglang")
 
     assert [one["name"] for one in found["served_wrong"]] == ["rs"]
-    assert found["served"] == ["tone", "rs"]
+    assert found["served"] == ["tone"]
+    assert found["fit"] == alone["fit"]
+    assert main(["inspect", "-f", manifest(folder, "rs"), "--engine-args", "sglang"]) == 1
+    assert "--enable-lora" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
