@@ -24,7 +24,7 @@ from lora_cli.settings import with_flags
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk
 from lora_cli.store.inventory import Item, blobs, entries, find_items, inventory, tree_bytes, with_residency
-from lora_cli.store.quarantine import quarantined, quarantined_items
+from lora_cli.store.quarantine import is_linked_outside, quarantined, quarantined_items
 from lora_cli.store.sweep import Limits, collect, remove
 from lora_cli.store.tag import check_cache
 from lora_cli.store.usage import cache_bytes
@@ -89,6 +89,7 @@ def verify_all(
     only = _verified_names(store, names, manifest) if names else None
     found = list(verify(store, only))
     rotten = [one for one in found if one.problem]
+    outside = is_linked_outside(store)
     mended = list(mend(store, settings, rotten, only)) if repair else None
     broken = [one for one in mended or () if one.error is not None]
     isolated = [item for item in quarantined_items(store) if only is None or item.digest in only]
@@ -99,6 +100,10 @@ def verify_all(
             to_stderr("hint: what a manifest says of how origins are reached is heeded with --repair -f MANIFEST")
         if not repair and (isolated or any(one.kind != "record" for one in rotten)):
             to_stderr("hint: lora-cli cache verify --repair fetches what is corrupt or in the quarantine again")
+        if outside:
+            to_stderr(
+                "hint: hard links outside the cache have corrupt bytes too: fetch --to or --publish replaces them"
+            )
     # What could not be moved away lies there still; a named adapter must be in the cache.
     well = not broken and (not rotten or (repair and all(one.moved_to for one in rotten))) and not (names and isolated)
     raise typer.Exit(0 if well else Corrupt.exit_code)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from lora_cli.core.log import logger
 from lora_cli.core.snapshot import Blob
 from lora_cli.store import Store
 from lora_cli.store.disk import EXHAUSTED, name_file, on_disk, opened, read_small, replace_file, unnamed, write_pieces
@@ -28,6 +29,8 @@ STAMP_NS = 946_684_800 * 10**9
 
 SETTLED_NS = 1_000_000_000
 """Two changes within a tick of the clock look alike: a file that changed a moment ago is not known by its ctime yet."""
+
+log = logger(__name__)
 
 
 class LostBlob(Exception):
@@ -195,6 +198,8 @@ def isolate_rotten(store: Store, path: Path, is_good: Callable[[Path], bool]) ->
         return True
     taken = isolate(store, path)
     if taken is None or not is_good(taken):
+        if taken is not None:
+            log.warning("what the cache had was corrupt, and is in the quarantine now: %s", taken)
         return False
     put_back(taken, path)
     return True

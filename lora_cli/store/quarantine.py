@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,13 @@ def quarantined(store: Store) -> list[tuple[str, Path]]:
     """The name that each entry had in the cache and where it is now, the last moved first."""
     found = [(match[1], path) for path in entries(store.quarantine) if (match := _ENTRY.fullmatch(path.name))]
     return sorted(found, key=lambda entry: -moved_s(entry[1]))
+
+
+def is_linked_outside(store: Store) -> bool:
+    """Whether a file in the quarantine has a name outside of the cache (``fetch --to``, ``--publish``)."""
+    isolated = {status.st_ino: status.st_nlink for _, status in files_in(store.quarantine) if status.st_nlink > 1}
+    inside = Counter(status.st_ino for _, status in files_in(store.root) if status.st_ino in isolated)
+    return any(links > inside[inode] for inode, links in isolated.items())
 
 
 def quarantined_views(store: Store) -> dict[str, set[str]]:

@@ -313,3 +313,28 @@ def test_an_adapter_that_is_not_in_the_cache_cannot_be_verified(directory: Path,
     assert directory.exists()
     assert main(["cache", "verify", "sqll"]) == 3
     assert "hint: did you mean sql?" in capsys.readouterr().err
+
+
+def test_hard_links_outside_the_cache_have_the_damage_too_and_are_told(
+    hub: Hub, directory: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    assert main(["fetch", "org/sql", "--to", str(tmp_path / "out")]) == 0
+    capsys.readouterr()
+    rot(directory / WEIGHTS)
+    told = "hint: hard links outside the cache have corrupt bytes too: fetch --to or --publish replaces them"
+    assert main(["cache", "verify"]) == 5
+    assert told in capsys.readouterr().err
+    assert main(["cache", "verify", "--repair"]) == 0
+    assert told in capsys.readouterr().err
+    assert main(["cache", "verify"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_fetch_that_finds_damage_says_so(
+    hub: Hub, directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    edit_in_place(directory / WEIGHTS, at=500)
+    assert main(["fetch", "org/sql", "--offline", "--to", str(tmp_path / "out")]) != 0
+    assert "what the cache had was corrupt, and is in the quarantine now" in caplog.text
+    assert main(["fetch", "org/sql", "--to", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / WEIGHTS).read_bytes() == BYTES
