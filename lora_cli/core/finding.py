@@ -88,7 +88,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """How many of the adapter's modules exist in the base model."""
+    """How many of the adapter's modules exist in the base model, and fit on it."""
 
     matched: Count
     total: Count

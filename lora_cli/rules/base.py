@@ -124,14 +124,28 @@ def shape_mismatch(case: Case) -> Iterator[Problem]:
 
     *Fix*: validate against the base that it was trained on (mind grouped-query attention: k and v are narrower).
     """
-    narrowed = case.narrowed()
-    said = []
+    found = misshapen(case)
+    if 1 < len(found) == len(case.application.expected):
+        first, told = next(iter(found.items()))
+        yield Problem(
+            f"none of the {len(found)} modules has the base's widths: of {cut(first)} {'; '.join(told)}",
+            Location(case.weights_file, cut(first)),
+            OTHER_BASE,
+        )
+        return
+    said = [(message, module) for module, told in found.items() for message in told]
+    yield from grouped(said, case.weights_file, "module", OTHER_BASE)
+
+
+def misshapen(case: Case) -> dict[str, list[str]]:
+    """What is wrong with the shapes of each module that the base has, and whose factors do not fit on it."""
+    narrowed, found = case.narrowed(), dict[str, list[str]]()
     for module, wanted in case.application.expected.items():
         pair = case.application.adapter.pairs[module]
         told = [list(_differences(pair, one, narrowed.get(module, (1, 1)))) for one in wanted]
-        if all(told):
-            said += [(message, module) for message in told[0]]
-    yield from grouped(said, case.weights_file, "module", OTHER_BASE)
+        if all(told) and told:
+            found[module] = told[0]
+    return found
 
 
 def _differences(pair: LoraPair, wanted: BaseModule, narrowed: tuple[int, int]) -> Iterator[str]:

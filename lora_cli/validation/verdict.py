@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Companions
-from lora_cli.core.finding import Accepted, Finding, Location, Problem, Severity, Skipped, Verdict
+from lora_cli.core.finding import Accepted, Applied, Finding, Location, Problem, Severity, Skipped, Verdict
 from lora_cli.core.patterns import TOO_SLOW, Budget, one_budget
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.safetensors import TensorStats
 from lora_cli.core.snapshot import Revision
 from lora_cli.rules import RULES
 from lora_cli.rules.application import apply
+from lora_cli.rules.base import misshapen
 from lora_cli.rules.case import CONFIG_FILE, Case, Evidence
 from lora_cli.rules.config import pattern_invalid
 from lora_cli.rules.rule import Rule, run
@@ -118,9 +119,15 @@ def _judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
         adapter=adapter.name,
         findings=tuple(outcome for outcome in said if isinstance(outcome, Finding)),
         skipped=tuple(outcome for outcome in said if isinstance(outcome, Skipped)),
-        applied=application.applied if terms.base is not None and case.has_weights else None,
+        applied=_applied(case) if terms.base is not None and case.has_weights else None,
         engines=case.served,
     )
+
+
+def _applied(case: Case) -> Applied:
+    """How many modules the base has, in the shapes that the factors need."""
+    named = case.application.applied
+    return replace(named, matched=named.matched - len(misshapen(case).keys() & set(case.application.matched)))
 
 
 def _as_trained(adapter: Adapter, base: BaseModel | None) -> BaseModel | None:

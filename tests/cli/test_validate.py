@@ -62,7 +62,7 @@ def test_the_base_is_the_one_that_the_configs_name(
     one, other, odd, silent = (named("one", "./base"), named("other", "./base"), named("odd", "x/y"), named("no", None))
     assert main(["validate", one, other]) == 0
     out, err = capsys.readouterr()
-    assert "14/14 modules apply" in out
+    assert "14/14 modules apply" in " ".join(out.split())
     assert err == "base: ./base (named by the adapter's config)\n"
     assert main(["validate", one, odd]) == 2
     assert f"the adapters are for several bases: ./base ({one}) and x/y ({odd})" in capsys.readouterr().err
@@ -72,6 +72,17 @@ def test_the_base_is_the_one_that_the_configs_name(
     assert "/nowhere/llama of the config is not on this machine" in capsys.readouterr().err
     assert main(["validate", str(tmp_path / "gone")]) == 3
     assert "there is no folder" in capsys.readouterr().err
+
+
+def test_a_base_of_other_widths_is_one_finding_and_no_module_applies(
+    good: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = write_base_config(tmp_path / "wide", hidden_size=96)
+    assert main(["validate", good, "--base", str(base), "--format", "json"]) == 1
+    (one,) = json.loads(capsys.readouterr().out)["adapters"]
+    assert one["applied"] == {"matched": 0, "total": 14}
+    (found,) = (finding for finding in one["findings"] if finding["code"] == "LC314")
+    assert found["message"].startswith("none of the 14 modules has the base's widths: of model.layers.0.")
 
 
 def test_names_choose_from_a_set(
