@@ -16,8 +16,13 @@ from lora_cli.rules.wording import grouped, shape
 
 LONGEST_ENDING = 8
 OTHER_BASE = "validate against the base that it was trained on"
-COPY = re.compile(r"(?:-(?:unsloth|bnb|[48]bit|awq|gptq|gguf|u?int[48]|n?v?fp[48]|dynamic|hf|quantized\.w\d+a\d+))+$")
+COPY = re.compile(
+    r"-(?:unsloth|bnb|[48]bit|awq|gptq|gguf|u?int[48]|n?v?fp[48]|dynamic|hf|quantized\.w\d{1,2}a\d{1,2})$"
+)
 """How the names of quantised and converted copies of a model end, in lower case."""
+
+LONGEST_NAME = 96
+"""Characters of a repository's name on the Hub, without its organisation."""
 
 FAMILY = re.compile(r"llama|(?<![a-z])(?:qwen|mistral|mixtral|gemma|falcon|bloom)(?![a-z])")
 """Families whose models are called like their ``model_type``."""
@@ -232,4 +237,7 @@ def other_base(case: Case) -> Iterator[Problem]:
 
 def _model_name(repository: str) -> str:
     """A model's name without its organisation, and without what tells a copy of it: Llama 3 has been called twice."""
-    return COPY.sub("", repository.rpartition("/")[2].lower()).removeprefix("meta-")
+    name = repository.rpartition("/")[2].lower()[:LONGEST_NAME]
+    while (shorter := COPY.sub("", name)) != name:
+        name = shorter
+    return name.removeprefix("meta-")
