@@ -16,6 +16,7 @@ from lora_cli.cli.lineup import LockFlags, Order, check_flags, order, reaching
 from lora_cli.cli.options import ADAPTERS, LIMITS, LOCKING, NETWORK, option, setting
 from lora_cli.cli.output import Format, drawn, to_stderr, write
 from lora_cli.cli.progress import shown_progress
+from lora_cli.cli.termination import note, termination_log
 from lora_cli.core.item import NAME
 from lora_cli.core.shard import in_shard
 from lora_cli.errors import LoraCliError, MachineError, UsageError
@@ -40,6 +41,7 @@ EXAMPLES = (
 )
 
 
+@termination_log()
 def command(
     ctx: typer.Context,
     refs: options.Refs = None,
@@ -112,8 +114,8 @@ def command(
         raise UsageError("--prune is for what a manifest publishes", hint="-f MANIFEST --publish DIRECTORY --prune")
     store = Store(settings.cache_dir)
     place = handing(asked, store, to, publish, base, fix_base)
-    if (note := unchecked(asked, place)) and not settings.quiet:
-        to_stderr(note)
+    if (said := unchecked(asked, place)) and not settings.quiet:
+        to_stderr(said)
     done = _bring(asked, place, settings, output_format, link=link, ray=ray)
     pruned: list[str] = []
     if prune and publish is not None and asked.manifest is not None:
@@ -128,6 +130,8 @@ def command(
 
         adapters, where = list(map(fetched_adapter, done)), None if file is None else file.path
         write(encoded(fetch_report(adapters, where, changes, pruned)))
+    if failed := [f"{one.request.name}: {one.error.message}" for one in done if one.error is not None]:
+        note("\n".join(failed))
     raise typer.Exit(max((outcome.exit_code for outcome in done), default=0))
 
 

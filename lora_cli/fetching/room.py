@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
+from lora_cli.core.text import size
 from lora_cli.errors import MachineError, Refused
 from lora_cli.fetching.progress import Progress
 from lora_cli.store import Store
@@ -89,9 +90,10 @@ class Room:
             reserve = min(LARGEST_RESERVE, status.f_blocks * status.f_frsize // RESERVED_PART)
         free, promised = status.f_bavail * status.f_frsize, self._promised()
         if needed and needed + promised + reserve > free:
-            others = f", {promised} are promised to other adapters of this run" if promised else ""
+            others = f" and {size(promised)} are for other adapters of this run" if promised else ""
             raise MachineError(
-                f"{root}: {needed} bytes are needed, and {free} are free{others}, of which {reserve} are to stay free",
+                f"{root}: {size(needed)} are needed, and {size(free)} are free, of which {size(reserve)} are to stay "
+                f"free{others}",
                 hint="free some space (lora-cli cache gc), lower --keep-free, or set --cache-dir to a larger disk",
             ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -110,10 +112,10 @@ class Room:
             collect(self._store, Limits(max_bytes=most + partials))
             self._in_cache = cache_bytes(self._store, partials=False)
         if self._in_cache > most:
-            others = f", {promised} are promised to other adapters of this run" if promised else ""
+            others = f", {size(promised)} are for other adapters of this run" if promised else ""
             raise Refused(
-                f"{name}: {needed} bytes are needed, the cache may have {self._budget}, "
-                f"and {self._in_cache} of them are in use{others}",
+                f"{name}: {size(needed)} are needed, the cache may have {size(self._budget)}, "
+                f"and {size(self._in_cache)} of them are in use{others}",
                 hint="raise --cache-budget, or remove what nobody needs: lora-cli cache ls, lora-cli cache rm",
             )
 

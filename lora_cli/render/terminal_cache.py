@@ -104,6 +104,9 @@ def verified_parts(report: VerifyReport) -> Iterator[RenderableType]:
     counts = [blobs, counted(report.snapshots, "snapshot"), counted(report.views, "view")]
     counts += [f"{report.packed} packed"] if report.packed else []
     told = f"{len(report.rotten)} corrupt" if report.rotten else "no corruption"
+    failed = sum(one.error is not None for one in report.repaired or ())
+    told += f", {failed} not repaired" if failed else ""
+    told += f"; {counted(len(report.quarantined), 'adapter')} in the quarantine" if report.quarantined else ""
     yield f"{', '.join(counts[:-1])} and {counts[-1]} hashed, {told}"
 
 

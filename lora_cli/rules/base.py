@@ -214,7 +214,8 @@ def other_base(case: Case) -> Iterator[Problem]:
     loads on either, and changes a model that it was not trained on.
 
     *Fix*: give the base that the config names. If the config is wrong, ``lora-cli repair --base-name ORG/NAME`` writes
-    the right one into a copy. Mirrors and quantised copies of one model count as the same.
+    the right one into a copy. Mirrors and quantised copies of one model count as the same. Of a base that is a folder
+    only the family is compared.
     """
     config, base = case.config, case.base
     assert base is not None

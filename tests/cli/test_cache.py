@@ -170,7 +170,7 @@ def test_verify_says_what_is_corrupt(capsys: Captured) -> None:
     (directory(capsys, "./sql") / "extra").write_bytes(b"")
     text = said(capsys, "verify", code=5)
     assert "corrupt snapshot" in text
-    assert ", 1 corrupt\n" in text
+    assert ", 1 corrupt; 1 adapter in the quarantine\n" in text
 
 
 def test_gc_keeps_what_is_meant(store: Store, capsys: Captured) -> None:

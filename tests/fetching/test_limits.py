@@ -146,7 +146,7 @@ def test_the_adapters_of_a_run_share_the_disk_and_what_is_written_or_here_counts
     most = free * 6 // 10
     room = Room(Store(tmp_path), keep_free=0)
     with room.reserved("a", most, 0, Progress()) as progress:
-        with pytest.raises(MachineError, match="promised to other adapters"), room.reserved("b", most, 0, Progress()):
+        with pytest.raises(MachineError, match="for other adapters"), room.reserved("b", most, 0, Progress()):
             pass
         with room.reserved("b", most, most, Progress()):
             pass

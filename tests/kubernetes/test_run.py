@@ -205,11 +205,12 @@ def test_the_container_beside_an_engine_loads_the_set_and_follows_its_config_map
 
 
 @isolated
-def test_the_reason_of_a_failure_is_left_for_the_kubelet(sandbox: Sandbox) -> None:
-    warm, _ = container("vllm-proved", "warm")
+@pytest.mark.parametrize(("workload", "name"), [("vllm-proved", "warm"), ("vllm", "adapters")])
+def test_the_reason_of_a_failure_is_left_for_the_kubelet(sandbox: Sandbox, workload: str, name: str) -> None:
+    one, _ = container(workload, name)
     (sandbox.volumes["set"] / "..data").unlink()
 
-    code, out = sandbox.run(warm)
+    code, out = sandbox.run(one)
 
     assert (code, "set.yaml" in sandbox.termination_log) == (3, True), out
 
