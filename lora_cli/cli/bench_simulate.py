@@ -1,7 +1,9 @@
 """``serve-bench --simulate``: several policies over the same requests; with ``--plan``, the tiers that a goal takes."""
 
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from math import prod
+from typing import TYPE_CHECKING
 
 from lora_cli.bench.fleet import Fleet, parse_ranks, sized
 from lora_cli.bench.link_model import BYTES_PER_RANK, DISK_LINK, GPU_LINK, Links, parse_link, read_links
@@ -15,13 +17,18 @@ from lora_cli.bench.thresholds import Condition, of_waiting, parse_goals, simula
 from lora_cli.bench.trace import Trace
 from lora_cli.cli.bench_options import RANKS, BenchOptions, adapter_names, save_trace, workload_of
 from lora_cli.cli.bench_results import concluding
-from lora_cli.cli.lineup import MAX_CPU_LORAS, MAX_LORAS, check_max_cpu_loras
+from lora_cli.cli.lineup import MAX_CPU_LORAS, MAX_LORAS, Lineup, check_max_cpu_loras, lineup, reaching
 from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.options import size_of
 from lora_cli.cli.output import to_stderr
+from lora_cli.core.base_model import HALF_BYTES
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
 from lora_cli.tiers.budget import Budget
+from lora_cli.validation import Terms, check_all
+
+if TYPE_CHECKING:
+    from lora_cli.documents.manifest import EngineSpec
 
 REQUESTS, ADAPTERS = 20_000, 500
 POLICIES = "lru,lfu,gdsf,adaptive,opt"
@@ -43,7 +50,7 @@ def simulation(settings: Settings, options: BenchOptions) -> int:
     if goals and OPT in policies:
         raise UsageError("--plan is for policies that can be had, and opt is none", hint=f"--eviction {PLAN_POLICIES}")
     conclude = concluding(options, planned_names(policies) if goals else simulated_names(policies))
-    trace, fleet, run = _scene(options)
+    trace, fleet, run = _scene(settings, options)
     if of_waiting(goals) and not trace.timed and not settings.quiet:
         to_stderr(f"warning: {NO_QUEUE}")
     save_trace(trace, options.save_trace)
@@ -78,26 +85,56 @@ def _goals(options: BenchOptions) -> tuple[Condition, ...]:
     return parse_goals(options.plan)
 
 
-def _scene(options: BenchOptions) -> tuple[Trace, Fleet, tuple[VllmRun, BenchSetting]]:
+def _scene(settings: Settings, options: BenchOptions) -> tuple[Trace, Fleet, tuple[VllmRun, BenchSetting]]:
     """The requests, the adapters and tiers that they are put to, and what the report says of them.
 
     Raises:
         LoraCliError: what is asked for is wrong, or a file cannot be read.
     """
     workload = workload_of(options)
-    names = adapter_names(workload.names, options.num_adapters, ADAPTERS)
-    trace = workload.over(names, REQUESTS, options.seed)
-    fleet = _fleet(names, options)
-    words = workload.words() | {"ranks": options.ranks or RANKS}
+    if options.refs or options.manifest is not None:
+        asked, sizes = _named(settings, options)
+        if workload.names and set(workload.names) != sizes.keys():
+            raise UsageError("the workload names other adapters than are given", hint="leave one of them out")
+        words, engine = workload.words(), asked.engine
+    else:
+        names = adapter_names(workload.names, options.num_adapters, ADAPTERS)
+        per_rank = size_of(options.bytes_per_rank, "--bytes-per-rank") or BYTES_PER_RANK
+        sizes = sized(names, parse_ranks(options.ranks or RANKS), options.seed, per_rank)
+        words, engine = workload.words() | {"ranks": options.ranks or RANKS}, None
+    trace = workload.over(list(sizes), REQUESTS, options.seed)
+    fleet = _fleet(sizes, engine, options)
     rate = workload.request_rate if options.trace is None else None
     return trace, fleet, run_of("simulate", trace, options.seed, words, environment(), rate, workload.burstiness)
 
 
-def _fleet(names: Sequence[str], options: BenchOptions) -> Fleet:
+def _named(settings: Settings, options: BenchOptions) -> tuple[Lineup, dict[str, int]]:
+    """The adapters that are named, and the bytes of each in half precision, from its header alone.
+
+    Raises:
+        LoraCliError: one cannot be read, or is no LoRA, or it is said how synthetic ones are made.
+    """
+    for flag in options.given(("num_adapters", "ranks", "bytes_per_rank")):
+        raise UsageError(
+            f"{flag} is for adapters that nobody has", hint="leave it out: those that are named have sizes"
+        )
+    asked = lineup(options.manifest, options.refs or [], "", "simulate")
+    reached = reaching(settings, asked.manifest, options.policy)
+    judged = check_all(asked.to_judge(reached), Terms(values=False, rules=()), reached)
+    sizes = {}
+    for item, one in zip(asked.items, judged, strict=True):
+        if one.error is not None:
+            raise one.error
+        pairs = one.adapter.pairs.values() if one.adapter is not None else ()
+        sizes[item.name] = HALF_BYTES * sum(prod(factor.shape) for pair in pairs for factor in pair.factors)
+        if not sizes[item.name]:
+            raise UsageError(f"{item.name} has no factors of LoRA", hint="name other adapters")
+    return asked, sizes
+
+
+def _fleet(sizes: Mapping[str, int], engine: "EngineSpec | None", options: BenchOptions) -> Fleet:
     """The adapters' bytes, the two tiers and the ways into them."""
-    per_rank = size_of(options.bytes_per_rank, "--bytes-per-rank") or BYTES_PER_RANK
-    sizes = sized(names, parse_ranks(options.ranks or RANKS), options.seed, per_rank)
-    gpu, cpu = _budgets(len(names), options)
+    gpu, cpu = _budgets(len(sizes), engine, options)
     largest = max(sizes.values())
     for flag, budget in (("--max-gpu-bytes", gpu), ("--max-cpu-bytes", cpu)):
         if budget.max_bytes is not None and budget.max_bytes < largest:
@@ -105,12 +142,14 @@ def _fleet(names: Sequence[str], options: BenchOptions) -> Fleet:
     return Fleet(sizes, gpu, cpu, _links(options))
 
 
-def _budgets(count: int, options: BenchOptions) -> tuple[Budget, Budget]:
-    """What slots and memory hold. Bytes alone bind where they are given and numbers are not."""
+def _budgets(count: int, engine: "EngineSpec | None", options: BenchOptions) -> tuple[Budget, Budget]:
+    """What slots and memory hold, as options or the manifest's ``engine`` say; or bytes where only these are given."""
     gpu_bytes = size_of(options.max_gpu_bytes, "--max-gpu-bytes")
     cpu_bytes = size_of(options.max_cpu_bytes, "--max-cpu-bytes")
-    slots = options.max_loras or (min(MAX_LORAS, count) if gpu_bytes is None else count)
-    places = options.max_cpu_loras or (max(slots, min(MAX_CPU_LORAS, count)) if cpu_bytes is None else count)
+    loras = options.max_loras or (engine and engine.max_loras)
+    slots = loras or (min(MAX_LORAS, count) if gpu_bytes is None else count)
+    cpu_loras = options.max_cpu_loras or (engine and engine.max_cpu_loras)
+    places = cpu_loras or (max(slots, min(MAX_CPU_LORAS, count)) if cpu_bytes is None else count)
     check_max_cpu_loras(places, slots if gpu_bytes is None else None)
     return Budget(slots, gpu_bytes), Budget(places, cpu_bytes)
 

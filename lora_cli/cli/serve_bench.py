@@ -14,7 +14,6 @@ EXAMPLES = (
     "lora-cli serve-bench --url http://127.0.0.1:8000 --lora-modules sql chat --goodput ttft:500",
 )
 
-PLAIN = "it loads no adapters: --num-adapters 500 --ranks 8:.4,16:.4,64:.2, or --trace FILE"
 SERVED = "it asks for adapters that the server has: --lora-modules NAME..."
 
 ADAPTER_OPTIONS = ("refs", "manifest", "base", "policy")
@@ -59,7 +58,7 @@ def _measured(settings: Settings, chosen: BenchOptions) -> int:
     if chosen.simulate:
         from lora_cli.cli.bench_simulate import simulation
 
-        chosen.refuse((*ADAPTER_OPTIONS, "forward"), "not for --simulate", PLAIN)
+        chosen.refuse(("base", "forward"), "not for --simulate", "it loads no adapter: only their sizes count")
         return simulation(settings, chosen)
     from lora_cli.cli.bench_warm import measurement
 

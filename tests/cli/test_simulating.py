@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lora_cli.cli.main import main
+from tests.making import write_adapter
 
 SMALL = ["serve-bench", "--simulate", "--num-prompts", "2000", "--num-adapters", "100", "--max-loras", "8"]
 MIXED = ["--ranks", "8:.4,16:.4,64:.2"]
@@ -116,10 +117,29 @@ def test_weights_of_a_file_name_the_adapters(capsys: pytest.CaptureFixture[str],
     assert found["policies"]["opt"]["hit_ratio"] > 0.6
 
 
+def test_the_adapters_of_a_set_have_their_own_sizes_and_the_engine_its_slots(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, rank in (("small", 4), ("large", 16)):
+        write_adapter(tmp_path / name, r=rank)
+    (tmp_path / "set.yaml").write_text(
+        "apiVersion: lora-cli/v1\nkind: AdapterSet\nengine: {name: vllm, max_loras: 1, max_cpu_loras: 2}\n"
+        "adapters: [{name: small, source: ./small}, {name: large, source: ./large}]\n"
+    )
+    command = ["serve-bench", "--simulate", "--num-prompts", "500", "-f", str(tmp_path / "set.yaml")]
+    found = document(capsys, command=command)
+    assert found["adapters"] == 2
+    tiers, rank_bytes = found["tiers"], 2 * (64 + 64)
+    assert (tiers["largest_adapter_bytes"], tiers["adapter_bytes"]) == (16 * rank_bytes, 20 * rank_bytes)
+    assert (tiers["gpu"]["places"], tiers["cpu"]["places"]) == (1, 2)
+    assert document(capsys, "small", command=command)["adapters"] == 1
+
+
 @pytest.mark.parametrize(
     ("argv", "message", "code"),
     [
-        (["./a"], "REFs are not for --simulate", 2),
+        (["./nowhere"], "there is no folder", 3),
+        (["./nowhere", "--ranks", "8"], "--ranks is for adapters that nobody has", 2),
         (["--base", "b"], "--base is not for --simulate", 2),
         (["--device", "cpu"], "--device is not for --simulate", 2),
         (["--device", ""], "--device is not for --simulate", 2),
