@@ -75,9 +75,9 @@ def plan(revision: Revision, selection: Selection) -> tuple[RemoteFile, ...]:
     pickled = [path for path in paths if _PICKLED.fullmatch(path)]
     refuse_pickled(str(revision.ref), paths, selection)
     if not weights and not pickled and CONFIG not in paths:
-        raise FormatError(
-            f"neither {CONFIG} nor adapter_model.safetensors is here", where=str(revision.ref), hint=elsewhere(paths)
-        )
+        several = revision.ref.scheme == "file" and sum(path.endswith(f"/{CONFIG}") for path in paths) > 1
+        hint = elsewhere(paths) + ("; `lora-cli init` makes a manifest of a folder of adapters" if several else "")
+        raise FormatError(f"neither {CONFIG} nor adapter_model.safetensors is here", where=str(revision.ref), hint=hint)
     needed = {CONFIG, *weights, *(pickled if not weights else ()), *BESIDE}
     if not revision.whole:
         _check_enough(revision, paths, weights or pickled)

@@ -48,10 +48,11 @@ def weights_missing(case: Case) -> Iterator[Problem]:
     hint = "point at the folder that holds the weights, or save the adapter again with save_pretrained()"
     if others:
         message = f"there is no {WEIGHTS_FILE}; there is {names(others)}, which PEFT and engines do not look for"
-        nested = next((path for path in others if path.endswith("/" + WEIGHTS_FILE)), "")
-        folder = nested.rpartition("/")[0]
+        nested = [path.rpartition("/")[0] for path in others if path.endswith("/" + WEIGHTS_FILE)]
         hint = f"rename the file to {WEIGHTS_FILE} if it holds the LoRA weights"
-        hint = f"point at the folder that holds them: {cut(folder)}" if nested else hint
+        hint = f"point at the folder that holds them: {cut(nested[0])}" if nested else hint
+        if len(nested) > 1:
+            hint += f"; of these {len(nested)} adapters `lora-cli init` makes a manifest"
     elif found:
         message = f"there is no {WEIGHTS_FILE}; what is in {names(found)} is a trainer's own, and no weights"
     else:

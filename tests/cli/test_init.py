@@ -79,3 +79,10 @@ def test_repositories_keep_their_scheme_and_revision(folder: Path, monkeypatch: 
         set_variables(monkeypatch, HF_ENDPOINT=hub.endpoint, HF_HOME=str(folder / "home"))
         assert main(["init", "acme/sql@main", "-o", "hub.yaml"]) == 0
     assert yaml.safe_load(Path("hub.yaml").read_text())["adapters"] == [{"name": "sql", "source": "hf://acme/sql@main"}]
+
+
+def test_a_folder_of_adapters_in_the_place_of_one_is_told_of_init(folder: Path, capsys: Capture) -> None:
+    assert main(["fetch", "./all"]) == 1
+    assert "`lora-cli init` makes a manifest" in capsys.readouterr().err
+    assert main(["validate", "./all", "--no-base"]) == 1
+    assert "`lora-cli init` makes a manifest" in " ".join(capsys.readouterr().out.split())
