@@ -13,8 +13,8 @@ import typer
 
 from lora_cli.cli import options
 from lora_cli.cli.lineup import LockFlags, Order, check_flags, order, reaching
-from lora_cli.cli.options import ADAPTERS, LIMITS, LOCKING, NETWORK, option, setting
-from lora_cli.cli.output import Format, drawn, to_stderr, write
+from lora_cli.cli.options import ADAPTERS, LIMITS, LOCKING, NETWORK, OUTPUT, option, setting
+from lora_cli.cli.output import Format, drawn, table_width, to_stderr, write, write_result
 from lora_cli.cli.progress import shown_progress
 from lora_cli.cli.termination import note, termination_log
 from lora_cli.core.item import NAME
@@ -22,7 +22,7 @@ from lora_cli.core.shard import in_shard
 from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.fetching import Selection
 from lora_cli.fetching.many import Outcome, bring_all
-from lora_cli.render.fetch_report import fetch_report, fetched_adapter
+from lora_cli.render.fetch_report import fetch_report, fetched_adapter, plan_report
 from lora_cli.render.terminal_fetch import fetched_parts, render_line
 from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
@@ -52,6 +52,7 @@ def command(
     lock: Path | None = option("--lock FILE", "The lock file; without it beside the manifest.", None, LOCKING),
     locked: bool = option("--locked", "Fetch exactly what is locked, or fail; never write the lock.", False, LOCKING),
     check: bool = option("--check", "Show what changed since the lock; fetch nothing.", False, LOCKING),
+    dry_run: bool = option("--dry-run", "Show what would be downloaded; write nothing.", False, OUTPUT),
     upgrade: bool = option(
         "--upgrade", "Lock the newest versions: of all adapters, or of those that are named.", False, LOCKING
     ),
@@ -110,6 +111,13 @@ def command(
     asked = replace(asked, adapters=tuple(in_shard(asked.adapters, shard, asked.key)))
     if check and file is not None:
         raise typer.Exit(locking.report_drift(asked, file, settings, output_format, some=flags.some))
+    if dry_run:
+        from lora_cli.fetching.dry_run import plan_all
+        from lora_cli.render.terminal_fetch import plan_parts
+
+        report = plan_report(plan_all(asked.adapters, Store(settings.cache_dir), settings))
+        write_result(report, output_format, plan_parts(report), columns=table_width())
+        raise typer.Exit(report.exit_code)
     if prune and (publish is None or asked.manifest is None):
         raise UsageError("--prune is for what a manifest publishes", hint="-f MANIFEST --publish DIRECTORY --prune")
     store = Store(settings.cache_dir)

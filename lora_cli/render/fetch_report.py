@@ -1,9 +1,9 @@
 """The reports of ``fetch`` and ``fetch --check``, of which JSON is the fields."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from lora_cli import __version__
 from lora_cli.core.json_schema import (
@@ -24,6 +24,9 @@ from lora_cli.fetching.drift import Drift
 from lora_cli.fetching.many import Outcome
 from lora_cli.fetching.plan import LeftOut
 from lora_cli.store.published import Published
+
+if TYPE_CHECKING:
+    from lora_cli.fetching.dry_run import Planned
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,3 +186,51 @@ def checked_adapter(drift: Drift) -> CheckedAdapter:
         error=error_report(drift.error),
         locked_version=None if locked is None else locked.revision or locked.digest,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedAdapter:
+    """What fetch would do with one adapter."""
+
+    name: str
+    ref: str | None
+    revision: str | None
+    """What it means now; null where its source was not asked, or does not give it."""
+    files: Count
+    bytes: Count
+    """Bytes of all files, as far as the source tells them."""
+    missing_files: Count
+    """Files that are not in the cache."""
+    missing_bytes: Count
+    """Bytes of these, as far as the source tells them."""
+    exit_code: Count
+    error: ErrorReport | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanReport:
+    """What fetch would download. A field may be added under the same number; a change of meaning makes a new number."""
+
+    schema: Literal["lora_cli/fetch-plan/1"] = "lora_cli/fetch-plan/1"
+    version: Version = __version__
+    adapters: Sequence[PlannedAdapter]
+    exit_code: Count
+
+
+def plan_report(planned: "Iterable[Planned]") -> PlanReport:
+    """The report of ``fetch --dry-run``."""
+    adapters = [
+        PlannedAdapter(
+            name=one.request.name,
+            ref=_ref(one.request),
+            revision=one.revision or None,
+            files=len(one.files),
+            bytes=sum(file.size or 0 for file in one.files),
+            missing_files=len(one.missing),
+            missing_bytes=sum(file.size or 0 for file in one.missing),
+            exit_code=one.error.exit_code if one.error is not None else 0,
+            error=error_report(one.error),
+        )
+        for one in planned
+    ]
+    return PlanReport(adapters=adapters, exit_code=max((one.exit_code for one in adapters), default=0))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from lora_cli.core.json_schema import ErrorReport
 from lora_cli.core.text import counted, duration, milliseconds, safe, size
 from lora_cli.errors import Refused
-from lora_cli.render.fetch_report import CheckedAdapter, CheckReport, FetchedAdapter
+from lora_cli.render.fetch_report import CheckedAdapter, CheckReport, FetchedAdapter, PlanReport
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -68,6 +68,24 @@ def fetched_parts(done: Sequence[FetchedAdapter], seconds: float) -> "Iterator[R
     notes = [Paragraph(", ".join(notes), f"{_name(one)}: ") for one in done if (notes := _notes(one))]
     table = table_or_blocks(header, map(_row, done), left=3, names=True)
     return apart([table], facts(places, 0), notes, [_summary(done, seconds)])
+
+
+def plan_parts(report: PlanReport) -> "Iterator[RenderableType]":
+    """The table of ``fetch --dry-run``, what is wrong with an adapter, and a line that sums it up."""
+    from lora_cli.render.terminal import Paragraph, hints, table_or_blocks
+
+    rows = []
+    for one in report.adapters:
+        status = "failed" if one.error else "would download" if one.missing_files else "cached"
+        revision = _short(one.revision or "", 12)
+        rows.append((safe(one.name), _styled(status), revision, one.files, size(one.bytes), size(one.missing_bytes)))
+    yield table_or_blocks(("adapter", "status", "revision", "files", "size", "download"), rows, left=3, names=True)
+    for one in report.adapters:
+        if one.error is not None:
+            yield Paragraph(safe(one.error.message), f"{safe(one.name)}: ")
+            yield from hints(one.error.hint)
+    files, total = (sum(getattr(one, name) for one in report.adapters) for name in ("missing_files", "missing_bytes"))
+    yield f"{counted(len(report.adapters), 'adapter')}: {counted(files, 'file')}, {size(total)} would be downloaded"
 
 
 def _row(one: FetchedAdapter) -> Sequence[object]:

@@ -31,6 +31,7 @@ PUBLISHED = (
     "engines",
     "fetch",
     "fetch-check",
+    "fetch-plan",
     "inspect",
     "policy",
     "repair",
