@@ -262,6 +262,10 @@ def _bring(
                     to_stderr(f"warning: {name} had other content there: engines may mix both, so give it a new name")
                 if form == "human" and outcome.directory is not None and not tabular:
                     write(f"{outcome.directory}\n")
+    except KeyboardInterrupt:
+        if not settings.quiet:
+            to_stderr("interrupted: what was downloaded is kept, and the same command continues there")
+        raise
     finally:
         if tabular and done:
             write(drawn(fetched_parts(list(map(fetched_adapter, done)), time.perf_counter() - began_s)))

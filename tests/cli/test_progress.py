@@ -318,6 +318,7 @@ def test_a_kill_leaves_a_terminal_that_shows_its_cursor(
         argv = ["fetch", "--cache-dir", str(tmp_path / "c"), "org/sql"]
         code, shown = on_a_terminal(argv, columns=80, rows=8, killed_by=how)
     assert code in {-how, 130, 143}
+    assert ("interrupted: what was downloaded is kept" in shown) == (how is signal.SIGINT)
     assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l") >= 0
 
 
