@@ -12,11 +12,11 @@ from lora_cli.core.text import safe
 from lora_cli.render.json import encoded
 from lora_cli.validation.report import Report, Validated
 
-SEVERITIES = {Severity.ERROR: "major", Severity.WARNING: "minor", Severity.NOTE: "info"}
+SEVERITIES = {Severity.ERROR: "major", Severity.WARNING: "minor"}
 
 
 def render_report(report: Report) -> str:
-    """What counts; what is known or suppressed is left out. An adapter that cannot be read is a blocker."""
+    """What counts: no notes, and nothing that is known or suppressed. An adapter that cannot be read is a blocker."""
     return encoded([*_unread(report), *_found(report)])
 
 
@@ -32,7 +32,7 @@ def _found(report: Report) -> Iterator[dict[str, Any]]:
     times: Counter[str] = Counter()
     for one, said in report.found():
         finding, problem = said.finding, said.finding.problem
-        if finding.accepted is None:
+        if finding.accepted is None and finding.severity in SEVERITIES:
             times[said.fingerprint] += 1
             fingerprint = f"{said.fingerprint}:{times[said.fingerprint]}"
             text = "; ".join(filter(None, (f"{finding.code} {finding.name}: {problem.message}", problem.hint)))

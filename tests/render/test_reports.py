@@ -122,12 +122,16 @@ def test_a_location_of_sarif_is_one_that_code_scanning_takes() -> None:
 def test_gitlab_gets_a_place_and_a_fingerprint_of_each_finding_that_counts() -> None:
     said = everything()
     entries = json.loads(gitlab.render_report(said))
-    counting = [found for _, found in said.found() if found.finding.accepted is None]
+    counting = [
+        found
+        for _, found in said.found()
+        if found.finding.accepted is None and found.finding.severity is not Severity.NOTE
+    ]
     assert len(entries) == len(counting) + sum(one.error is not None for one in said.adapters)
     assert len({entry["fingerprint"] for entry in entries}) == len(entries)
     for entry in entries:
         assert entry.keys() == {"description", "check_name", "fingerprint", "severity", "location"}
-        assert entry["severity"] in {"info", "minor", "major", "blocker"}
+        assert entry["severity"] in {"minor", "major", "blocker"}
         assert entry["location"]["path"]
         assert entry["location"]["lines"]["begin"] >= 1
 
