@@ -1,6 +1,6 @@
 """What mends what an engine does not serve as it was trained, in the words that engines have in common."""
 
-MERGE = "merge it into the base and serve that as a model, or train without it"
+MERGE = "merge it into the base (merge_and_unload of PEFT) and serve that as a model, or train without it"
 OTHER_BASE = "validate against the base that it was trained on"
 NUMBER = "write the number that the adapter was trained with"
 BASE_CHANGED = "convert it with PEFT's path_initial_model_for_weight_conversion, which leaves the base as it was"

@@ -16,6 +16,7 @@ from lora_cli.core.parse import json_object
 from lora_cli.core.patterns import one_budget
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision
+from lora_cli.engines.mend import MERGE
 from lora_cli.errors import FormatError, Refused, UsageError
 from lora_cli.reading.adapter import SHARD, Opened, joined, read_adapter
 from lora_cli.reading.byte_ranges import read_range
@@ -155,8 +156,8 @@ def _left(before: EngineOutcome, planned: Verdict) -> Iterator[Refusal]:
 
 
 def _beyond_repair(hint: str) -> str:
-    """A hint, but for those to ``repair``, which has done what it can."""
-    return "" if "lora-cli repair" in hint else hint
+    """A hint; merging in the place of one to ``repair``, which has done what it can."""
+    return MERGE if "lora-cli repair" in hint else hint
 
 
 def _open(ref: AdapterRef, name: str, wish: Wish, settings: Settings) -> Opened:
