@@ -17,6 +17,7 @@ from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_serve import Serve, warm_serve
 from lora_cli.cli.warm_tier import Copies
 from lora_cli.cli.warming import Run
+from lora_cli.core.reference import AdapterRef
 from lora_cli.core.shard import in_shard
 from lora_cli.endpoint.address import Address, is_host
 from lora_cli.endpoint.client import Endpoint
@@ -51,13 +52,19 @@ def command(**given: Any) -> None:
         writable(file)
     may_be_empty = options.serve and bool(options.root or options.policy)
 
+    found: list[str | AdapterRef] = []  # the base that configs name is looked for once
+
     def named() -> tuple[Lineup, Settings]:
         asked = lineup(
             options.manifest, options.refs or [], options.base, "warm", options.checkpoint, may_be_empty=may_be_empty
         )
         asked = replace(asked, items=tuple(in_shard(asked.items, options.shard, lambda item: item.name)))
         reached = reaching(settings, asked.manifest, options.policy)
-        return with_base(asked, "warm", reached), reached
+        if not asked.base and found:
+            asked = replace(asked, base=found[0])
+        asked = with_base(asked, "warm", reached)
+        found[:] = [asked.base]
+        return asked, reached
 
     with termination_log():
         asked, reached = named()

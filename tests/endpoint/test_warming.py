@@ -121,6 +121,20 @@ def test_an_adapter_that_changes_nothing_is_named_though_the_engine_said_200(war
         assert warm(engine, "--no-prove")[0] == 0
 
 
+def test_the_base_that_the_adapters_name_is_looked_for_and_told_once(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_adapter(folder / "sql", modules=QUERIES, config={"base_model_name_or_path": str(folder / "base")})
+    (folder / "set.yaml").write_text(
+        "apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters: [{name: sql, source: ./sql}]\n"
+    )
+    with Engine() as engine:
+        argv = ["--cache-dir", str(folder / "cache"), "warm", "-f", str(folder / "set.yaml"), "--endpoint", engine.url]
+        assert main([*argv, "--engine", "vllm"]) == 0
+        assert set(engine.adapters) == {"sql"}
+    assert capsys.readouterr().err.count("named by the adapter's config") == 1
+
+
 def test_a_base_that_does_not_repeat_itself_proves_nothing(warm: Warm) -> None:
     with Engine() as engine:
         engine.noisy = True
