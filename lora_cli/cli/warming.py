@@ -18,7 +18,7 @@ from lora_cli.core.text import safe
 from lora_cli.errors import MissingExtra
 from lora_cli.fetching import FetchContext
 from lora_cli.fetching.progress import SILENT, Progress
-from lora_cli.reading.base import has_weights
+from lora_cli.reading.base import CONFIG_FILE, has_weights
 from lora_cli.runtime.messages import Device, Forward, Limits, Plan
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
@@ -64,8 +64,15 @@ def admitting(
 
 
 def base_directory(named: str | AdapterRef) -> Path | None:
-    """Where the base's weights may be: a directory on this disk, else nowhere."""
+    """Where the base's weights may be: a directory on this disk, or one in the cache of the Hub's own client."""
     ref = ref_of(named)
+    if ref.scheme == "hf":
+        from huggingface_hub import try_to_load_from_cache
+
+        config = try_to_load_from_cache(
+            ref.location, f"{ref.subfolder}/{CONFIG_FILE}".lstrip("/"), revision=ref.revision
+        )
+        return Path(config).parent if isinstance(config, str) else None
     directory = Path(ref.location) / ref.subfolder
     return directory if ref.scheme == "file" and directory.is_dir() else None
 

@@ -191,7 +191,7 @@ def _model(plan: Plan, dtype: torch.dtype, device: torch.device) -> nn.Module:
     if plan.base_directory is None:
         raise UsageError(
             f"--forward model needs the base's weights, and {plan.base.name} is no directory on this disk",
-            hint="give --base a local directory with config.json and the model's safetensors files",
+            hint="give --base a local directory, or download the model to the Hub's cache: hf download ORG/NAME",
         )
     check_checkpoint(plan.base_directory)
     return load_model(plan.base_directory, dtype=dtype, device=str(device))

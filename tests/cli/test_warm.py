@@ -14,6 +14,7 @@ import pytest
 from lora_cli.cli.main import main
 from lora_cli.store.memory import MEMORY, file_system
 from lora_cli.tiers.eviction.registry import POLICIES, PolicyName
+from tests.hf_variables import set_variables
 from tests.making import HIDDEN, Q_PROJ, llama_modules, write_adapter, write_base, write_base_config
 from tests.runtime.families import save_model
 from tests.runtime.test_model import write_tokenizer
@@ -218,6 +219,27 @@ def test_a_prompt_is_answered_by_the_base_and_by_each_adapter(tmp_path: Path, wa
     assert (answer["adapter"], answer["prompt"]) == (str(one), "hello world")
     assert answer["base"] != answer["adapted"]
     assert "model" in document["adapters"][0]["stage_ms"]
+
+
+def test_a_base_of_the_hub_has_its_weights_in_the_cache_of_the_hubs_client(
+    tmp_path: Path, warm: Warm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository, commit = tmp_path / "hf/hub/models--acme--tiny", "5" * 40
+    save_model(tmp_path / "base", "llama")
+    snapshot = repository / "snapshots" / commit
+    for folder in (snapshot, repository / "blobs", repository / "refs"):
+        folder.mkdir(parents=True)
+    (repository / "refs/main").write_text(commit)
+    for number, file in enumerate(path for path in (tmp_path / "base").iterdir() if path.is_file()):
+        blob = repository / "blobs" / f"{number:040x}"
+        file.rename(blob)
+        (snapshot / file.name).symlink_to(blob)
+    set_variables(monkeypatch, HF_HOME=str(tmp_path / "hf"), HF_ENDPOINT="http://127.0.0.1:9")
+    adapter = write_adapter(tmp_path / "one", modules=QUERIES, config={"base_model_name_or_path": "acme/tiny"})
+    code, document = warm(adapter, "--forward", "model", "--offline")
+    (report,) = document["adapters"]
+    assert (code, report["error"], report["proof"]["holds"]) == (0, "", True)
+    assert report["moved"] is not None
 
 
 def test_a_base_without_a_tokenizer_fails_the_answer_not_the_proof(tmp_path: Path, warm: Warm) -> None:
