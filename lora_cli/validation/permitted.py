@@ -11,7 +11,7 @@ from lora_cli.core.snapshot import Blob, RemoteFile, Revision, snapshot_digest
 from lora_cli.documents.policy import Policy
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import LoraCliError, Refused
-from lora_cli.fetching.demand import Demand, asks_again, check_allowed, check_digest, check_kept
+from lora_cli.fetching.demand import Demand, asks_again, check_allowed, check_digest, check_kept, check_reference
 from lora_cli.fetching.plan import Selection, plan
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_near
@@ -34,7 +34,7 @@ def permitted(item: Item, ref: AdapterRef, source: Source, origin: Source, setti
         LoraCliError: what the source raises.
     """
     demand = Demand(item.sha256, item.locked)
-    check_allowed(demand, ref, settings)
+    check_reference(demand, ref, settings)
     revision = source.resolve(ref)
     if settings.policies:
         _check_found(demand, revision, source, origin, settings)

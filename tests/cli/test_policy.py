@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.main import main
+from tests.hf_variables import set_variables
 from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base, write_base_config
 
@@ -138,3 +139,22 @@ def test_a_digest_that_nobody_knows_yet_is_no_pass(
     )
     assert main(["fetch", "acme/sql"]) == 0
     assert main(words) == 0
+
+
+@pytest.mark.parametrize("command", [["validate", "--no-base"], ["inspect"], ["fetch"]])
+@pytest.mark.parametrize("rule", ["deny_hosts: [127.0.0.1]", "allow_hosts: [huggingface.co]"])
+def test_a_host_that_a_policy_forbids_is_asked_by_no_command(
+    command: list[str], rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = write_adapter(tmp_path / "one")
+    (tmp_path / "set.yaml").write_text(
+        "apiVersion: lora-cli/v1\nkind: AdapterSet\n"
+        f"policy: {{{rule}}}\nadapters: [{{name: sql, source: 'hf://org/sql'}}]\n"
+    )
+    with Hub() as hub:
+        hub.add("org/sql", {path.name: path.read_bytes() for path in one.iterdir()})
+        set_variables(monkeypatch, HF_ENDPOINT=hub.endpoint, HF_HOME=str(tmp_path / "hf"))
+        assert main([*command, "-f", str(tmp_path / "set.yaml"), "--cache-dir", str(tmp_path / "cache")]) == 1
+        assert hub.count() == 0
+    out, err = capsys.readouterr()
+    assert f"policy {rule.partition(':')[0]}" in out + err
