@@ -79,14 +79,19 @@ class AdapterRef:
         return (self.subfolder or self.location).rpartition("/")[2] or self.location
 
 
-CACHED = re.compile(r"(?:^|[/\\])models--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})(?:[/\\]|$)")
-"""A snapshot in huggingface_hub's cache: repository (``org--name``) and commit."""
+_CACHED = re.compile(r"(?:^|[/\\])models--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})(?:[/\\]|$)")
+
+
+def cached_repository(path: str) -> tuple[str, str] | None:
+    """The repository (``org/name``) and commit of a snapshot in huggingface_hub's cache; None of any other path."""
+    found = _CACHED.search(path)
+    return (found[1].replace("--", "/", 1), found[2]) if found else None
 
 
 def repository_of(ref: AdapterRef) -> str:
     """The Hub's name of a repository (``org/name``), also of a folder in huggingface_hub's cache; "" of any other."""
-    cached = CACHED.search(ref.location) if ref.scheme == "file" else None
-    return cached[1].replace("--", "/", 1) if cached else ref.location if ref.scheme == "hf" else ""
+    cached = cached_repository(ref.location) if ref.scheme == "file" else None
+    return cached[0] if cached is not None else ref.location if ref.scheme == "hf" else ""
 
 
 def parse(text: str, *, is_path: Callable[[str], bool], base_dir: Path | None = None) -> AdapterRef:

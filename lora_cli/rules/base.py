@@ -8,7 +8,7 @@ from lora_cli.core.adapter import LoraPair
 from lora_cli.core.addresses import hub_words
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.finding import Location, Problem, Severity
-from lora_cli.core.reference import CACHED
+from lora_cli.core.reference import cached_repository
 from lora_cli.core.text import counted, cut, names
 from lora_cli.rules.case import Case
 from lora_cli.rules.rule import rule
@@ -220,8 +220,8 @@ def other_base(case: Case) -> Iterator[Problem]:
     config, base = case.config, case.base
     assert base is not None
     trained = config.base_model_name_or_path or ""
-    cached = CACHED.search(trained)
-    name = _model_name(cached[1].replace("--", "/", 1) if cached else trained)
+    cached = cached_repository(trained)
+    name = _model_name(trained if cached is None else cached[0])
     families, family = set(FAMILY.findall(name)), set(FAMILY.findall(base.model_type))
     if base.repository and (cached or hub_words(trained)):
         is_other = name != _model_name(base.repository)

@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterator
 
 from lora_cli.core.finding import Location, Problem, Severity
-from lora_cli.core.reference import CACHED
+from lora_cli.core.reference import cached_repository
 from lora_cli.core.text import cut, names
 from lora_cli.rules.case import CONFIG_FILE, Case
 from lora_cli.rules.rule import NotChecked, rule
@@ -193,14 +193,14 @@ def base_unclear(case: Case) -> Iterator[Problem]:
     """
     config = case.config
     base = config.base_model_name_or_path
-    cached = CACHED.search(base or "")
+    cached = cached_repository(base or "")
     hint = "`lora-cli repair --base-name ORG/NAME` writes the base's name into a copy"
     if not base:
         wrapped = (config.auto_mapping or {}).get("base_model_class") == "PeftModel"
         said = "no base is named" + (", and it was put on a PeftModel: the adapter is wrapped twice" if wrapped else "")
     elif cached:
         said = f"the base is in a Hub cache of the machine that it was trained on: {cut(base)}"
-        hint = f"it is {cached[1].replace('--', '/', 1)} at commit {cached[2]}: write the two instead"
+        hint = f"it is {cached[0]} at commit {cached[1]}: write the two instead"
     elif base[0] in "/.~" or "\\" in base or base.partition("/")[0] in FOLDERS:
         said = f"the base is a folder of the machine that it was trained on: {cut(base)}"
     elif QUANTISED.search(base):

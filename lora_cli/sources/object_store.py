@@ -205,9 +205,9 @@ class ObstoreBucket(Bucket):
         return self._wishes.of(failure)
 
     def stream(
-        self, key: str, file: RemoteFile, start: int, end: int, what: str, note: Callable[[str], None], *, rest: bool
+        self, ref: "AdapterRef", file: RemoteFile, start: int, end: int, note: Callable[[str], None], *, rest: bool
     ) -> Iterator[bytes]:
-        """Bytes ``start`` to ``end`` of an object, checked to be of the version and range that were asked for.
+        """Bytes ``start`` to ``end`` of a file's object, checked to be of the version and range that were asked for.
 
         ``note`` is told what the object's metadata says of its sha256, "" for nothing. With ``rest`` they are the rest
         of the file, for which a server that knows no ranges may send all of it.
@@ -219,8 +219,9 @@ class ObstoreBucket(Bucket):
             Corrupt: another range was sent.
             NoRanges: all was sent, and what is wanted is neither near its beginning nor the ``rest``.
         """
+        what = f"{ref}: {file.path}"
         try:
-            answer = _ask(self._store, key, file, start, end, rest=rest)
+            answer = _ask(self._store, object_key(ref, file), file, start, end, rest=rest)
             skip = start - _check_version(answer, file, (start, end), what)
             note(str(answer.attributes.get("sha256", "")))
             for piece in trimmed(self._body(answer), skip, end - start, what, exact=False):
@@ -285,8 +286,7 @@ class ObjectStoreSource(ObjectSource[ObstoreBucket]):
         def note(said: str) -> None:
             self._note(revision, file, said)
 
-        key, what = object_key(revision.ref, file), f"{revision.ref}: {file.path}"
-        return bucket.stream(key, file, start, end, what, note, rest=rest)
+        return bucket.stream(revision.ref, file, start, end, note, rest=rest)
 
     def _open(self, name: str) -> ObstoreBucket:
         from obstore.exceptions import BaseError

@@ -29,6 +29,8 @@ def quarantined(store: Store) -> list[tuple[str, Path]]:
 def is_linked_outside(store: Store) -> bool:
     """Whether a file in the quarantine has a name outside of the cache (``fetch --to``, ``--publish``)."""
     isolated = {status.st_ino: status.st_nlink for _, status in files_in(store.quarantine) if status.st_nlink > 1}
+    if not isolated:
+        return False
     inside = Counter(status.st_ino for _, status in files_in(store.root) if status.st_ino in isolated)
     return any(links > inside[inode] for inode, links in isolated.items())
 
