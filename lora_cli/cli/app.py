@@ -31,7 +31,7 @@ from lora_cli.store.tag import check_folder
 Command = TyperCommand | TyperGroup
 
 COMMANDS = {
-    "init": "Write a manifest of adapters, to be edited and locked.",
+    "init": "Write a manifest of adapters, to edit and commit.",
     "fetch": "Download adapters into the cache, pinned and verified.",
     "validate": "Check adapters against a base model and inference engines.",
     "inspect": "Show what an adapter is, from its header alone, local or remote.",

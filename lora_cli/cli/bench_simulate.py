@@ -25,7 +25,7 @@ from lora_cli.core.base_model import HALF_BYTES
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
 from lora_cli.tiers.budget import Budget
-from lora_cli.validation import Terms, check_all
+from lora_cli.validation import read_all
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import EngineSpec
@@ -112,17 +112,14 @@ def _named(settings: Settings, options: BenchOptions) -> tuple[Lineup, dict[str,
     """The adapters that are named, and the bytes of each in half precision, from its header alone.
 
     Raises:
-        LoraCliError: one cannot be read, or is no LoRA, or it is said how synthetic ones are made.
+        LoraCliError: one cannot be read or is no LoRA, or an option is for synthetic adapters.
     """
     for flag in options.given(("num_adapters", "ranks", "bytes_per_rank")):
-        raise UsageError(
-            f"{flag} is for adapters that nobody has", hint="leave it out: those that are named have sizes"
-        )
+        raise UsageError(f"{flag} is for synthetic adapters", hint="leave it out: named adapters have their own sizes")
     asked = lineup(options.manifest, options.refs or [], "", "simulate")
     reached = reaching(settings, asked.manifest, options.policy)
-    judged = check_all(asked.to_judge(reached), Terms(values=False, rules=()), reached)
     sizes = {}
-    for item, one in zip(asked.items, judged, strict=True):
+    for item, one in zip(asked.items, read_all(asked.to_judge(reached), reached), strict=True):
         if one.error is not None:
             raise one.error
         pairs = one.adapter.pairs.values() if one.adapter is not None else ()

@@ -154,7 +154,7 @@ def collect_garbage(
     removed = collect(store, limits, dry_run=dry_run)
     left = cache_bytes(store) - (sum(one.bytes for one in removed) if dry_run else 0)
     if limits.max_bytes is not None and left > limits.max_bytes and not settings.quiet:
-        to_stderr(f"{left} bytes are left, over {limits.max_bytes}: the rest is in use, or new")
+        to_stderr(f"{size(left)} are left, over {size(limits.max_bytes)}: the rest is in use, or new")
     report = removed_report(removed, dry_run=dry_run)
     write_result(report, output_format, removed_parts(report, verbose=settings.verbose), columns=table_width())
 

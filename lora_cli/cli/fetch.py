@@ -111,25 +111,16 @@ def command(
     asked = replace(asked, adapters=tuple(in_shard(asked.adapters, shard, asked.key)))
     if check and file is not None:
         raise typer.Exit(locking.report_drift(asked, file, settings, output_format, some=flags.some))
-    if dry_run:
-        from lora_cli.fetching.dry_run import plan_all
-        from lora_cli.render.terminal_fetch import plan_parts
-
-        report = plan_report(plan_all(asked.adapters, Store(settings.cache_dir), settings))
-        write_result(report, output_format, plan_parts(report), columns=table_width())
-        raise typer.Exit(report.exit_code)
     if prune and (publish is None or asked.manifest is None):
         raise UsageError("--prune is for what a manifest publishes", hint="-f MANIFEST --publish DIRECTORY --prune")
     store = Store(settings.cache_dir)
     place = handing(asked, store, to, publish, base, fix_base)
+    if dry_run:
+        raise typer.Exit(_plan(asked, store, settings, output_format))
     if (said := unchecked(asked, place)) and not settings.quiet:
         to_stderr(said)
     done = _bring(asked, place, settings, output_format, link=link, ray=ray)
-    pruned: list[str] = []
-    if prune and publish is not None and asked.manifest is not None:
-        pruned = prune_published(Path(publish).expanduser(), {entry.name for entry in asked.manifest.adapters})
-        for name in () if settings.quiet else pruned:
-            to_stderr(f"pruned {publish}/{name}: it is not in the manifest")
+    pruned = _prune(asked, publish, settings) if prune and publish is not None else []
     changes = None
     if file is not None and not flags.locked:
         changes = locking.write_lock(asked, file, flags, done, store, settings)
@@ -141,6 +132,25 @@ def command(
     if failed := [f"{one.request.name}: {one.error.message}" for one in done if one.error is not None]:
         note("\n".join(failed))
     raise typer.Exit(max((outcome.exit_code for outcome in done), default=0))
+
+
+def _plan(asked: Order, store: Store, settings: Settings, output_format: Format) -> int:
+    """Shows what would be downloaded; gives the exit code."""
+    from lora_cli.fetching.dry_run import plan_all
+    from lora_cli.render.terminal_fetch import plan_parts
+
+    report = plan_report(plan_all(asked.adapters, store, settings))
+    write_result(report, output_format, plan_parts(report), columns=table_width())
+    return report.exit_code
+
+
+def _prune(asked: Order, folder: str, settings: Settings) -> list[str]:
+    """Removes what was published in ``folder`` and is not in the manifest; gives the names."""
+    assert asked.manifest is not None
+    removed = prune_published(Path(folder).expanduser(), {entry.name for entry in asked.manifest.adapters})
+    for name in () if settings.quiet else removed:
+        to_stderr(f"pruned {folder}/{name}: it is not in the manifest")
+    return removed
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +269,7 @@ def _bring(
                     to_stderr(render_line(fetched_adapter(outcome)))
                 if outcome.published is not None and outcome.published.replaced and not settings.quiet:
                     name = outcome.request.name
-                    to_stderr(f"warning: {name} had other content there: engines may mix both, so give it a new name")
+                    to_stderr(f"warning: {name} replaces other content: an engine may mix both; publish a new name")
                 if form == "human" and outcome.directory is not None and not tabular:
                     write(f"{outcome.directory}\n")
     except KeyboardInterrupt:

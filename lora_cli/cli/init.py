@@ -1,4 +1,4 @@
-"""``lora-cli init``: a manifest of adapters, with comments, to be edited and committed."""
+"""``lora-cli init``: writes a manifest of adapters, with comments, to edit and commit."""
 
 import os
 import re
@@ -15,12 +15,12 @@ from lora_cli.cli.output import to_stderr, writable, write
 from lora_cli.core.adapter_files import CONFIG
 from lora_cli.core.addresses import hub_words
 from lora_cli.core.item import Item
-from lora_cli.core.reference import CHECKPOINT, LATEST, AdapterRef, parse
+from lora_cli.core.reference import CHECKPOINT, LATEST, AdapterRef
 from lora_cli.core.text import counted
 from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
-from lora_cli.validation import Checked, Terms, check_all, is_path
+from lora_cli.validation import Checked, read_all, ref_of
 
 EXAMPLES = (
     "lora-cli init ./adapters",
@@ -30,7 +30,7 @@ EXAMPLES = (
 HEAD = """\
 # An adapter set: which adapters, for which base, on which engine.
 #   lora-cli fetch -f {file}       downloads them and writes their versions into a lock beside this file
-#   lora-cli validate -f {file}    judges them for the base and the engine below
+#   lora-cli validate -f {file}    checks them against the base and the engine below
 apiVersion: lora-cli/v1
 kind: AdapterSet
 
@@ -57,7 +57,7 @@ def command(
     if output.is_file():
         raise UsageError(f"{output} is there already", hint="--output FILE names another")
     items = _items(refs)
-    adapters = list(check_all(items, Terms(values=False, rules=()), settings))
+    adapters = list(read_all(items, settings))
     for one in adapters:
         if one.error is not None:
             raise one.error
@@ -78,7 +78,7 @@ def command(
 def _items(refs: Sequence[str]) -> list[Item]:
     """The adapters, each under a name of its own: that of its folder or repository, numbered where it is taken."""
     items = dict[str, Item]()
-    for ref in dict.fromkeys(parse(text, is_path=is_path) for word in refs for text in _inside(word)):
+    for ref in dict.fromkeys(ref_of(text) for word in refs for text in _inside(word)):
         plain = re.sub(r"[^A-Za-z0-9._-]+", "-", ref.name).strip("-._")[:100] or "adapter"
         names = (plain, *(f"{plain}-{number}" for number in range(2, len(items) + 3)))
         name = next(name for name in names if name not in items)
@@ -105,7 +105,7 @@ def _base(given: str, adapters: Sequence[Checked], folder: Path) -> str:
     """The base's line: what was given, or the repository that all configs name; else a comment."""
     named = {one.adapter.config.base_model_name_or_path or "" for one in adapters if one.adapter and one.adapter.config}
     if given:
-        return _yaml({"base": _source(parse(given, is_path=is_path), folder)})
+        return _yaml({"base": _source(ref_of(given), folder)})
     if len(named) == 1 and hub_words(name := named.pop()):
         return _yaml({"base": f"hf://{name}"})
     return "# base: ORG/NAME\n"

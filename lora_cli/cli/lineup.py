@@ -124,15 +124,17 @@ def with_base(asked: Lineup, command: str, settings: Settings) -> Lineup:
 
     Raises:
         UsageError: they name none, or several, or what is neither a repository of the Hub nor a folder here.
-        LoraCliError: none of them can be read.
+        Refused: a policy does not allow that base.
+        LoraCliError: none of the adapters can be read.
     """
     if asked.base:
         return asked
-    from lora_cli.validation import Terms, check_all
+    from lora_cli.fetching.demand import ANYTHING, check_reference
+    from lora_cli.validation import read_all, ref_of
 
     hint = "--base DIRECTORY, config.json or ORG/NAME"
     named, errors = dict[str, str](), list[LoraCliError]()
-    for one in check_all(asked.to_judge(settings), Terms(values=False, rules=()), settings):
+    for one in read_all(asked.to_judge(settings), settings):
         config = one.adapter.config if one.adapter is not None else None
         if config is not None and config.base_model_name_or_path:
             named.setdefault(config.base_model_name_or_path, one.name)
@@ -143,11 +145,14 @@ def with_base(asked: Lineup, command: str, settings: Settings) -> Lineup:
         raise UsageError(f"the adapters are for several bases: {told}", hint=f"name some of them only, or {hint}")
     if not named:
         raise errors[0] if errors else UsageError(f"{command} needs a base model, and no config names one", hint=hint)
-    base = safe(next(iter(named)))
+    base = next(iter(named))
     if not (hub_words(base) or Path(base).is_dir()):
-        raise UsageError(f"{command} needs a base model: {cut(base)} of the config is not on this machine", hint=hint)
+        told = safe(cut(base))
+        raise UsageError(f"{command} needs a base model: {told} of the config is not on this machine", hint=hint)
+    # Whoever wrote the adapter chose it.
+    check_reference(ANYTHING, ref_of(base), settings)
     if not settings.quiet:
-        to_stderr(f"base: {base} (named by the adapter's config)")
+        to_stderr(safe(f"base: {base} (named by the adapter's config)"))
     return replace(asked, base=base)
 
 

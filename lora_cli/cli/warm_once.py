@@ -49,7 +49,8 @@ def prove_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) -
     parts = apart(load_parts(reports, quiet=settings.quiet), answer_parts(() if settings.quiet else answers))
     write_result(WarmReport(adapters=reports, answers=answers), once.output_format, parts)
     if asked.engine is not None and asked.manifest is not None:
-        say(f"proved as PEFT computes; for {asked.engine.name}: lora-cli validate -f {asked.manifest.file}", settings)
+        check = f"lora-cli validate -f {asked.manifest.file}"
+        say(f"the proofs follow PEFT; to check the adapters for {asked.engine.name}: {check}", settings)
     if once.metrics_file is not None:
         write(render_load_metrics(reports), once.metrics_file)
     if failed := [report for report in reports if report.error]:

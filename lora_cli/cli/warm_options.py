@@ -29,7 +29,7 @@ class WarmOptions:
     policy: options.PolicyFile = None
     shard: options.Shard = None
     once: bool = option(
-        "--once", "Load and prove all adapters, print a table, and exit; so it is without another mode.", False, MODE
+        "--once", "Load and prove all adapters, print a table, and exit (the default mode).", False, MODE
     )
     serve: bool = option("--serve", "Stay up and answer over HTTP.", False, MODE)
     status: bool = option("--status", "Show what a running server holds.", False, MODE)

@@ -4,7 +4,7 @@ What is to be loaded is admitted by ``validation.admission``.
 """
 
 from lora_cli.validation.base import Fallback, open_base, open_config
-from lora_cli.validation.many import check_all
+from lora_cli.validation.many import check_all, read_all
 from lora_cli.validation.outcome import Checked
 from lora_cli.validation.validate import is_path, ref_of, validate
 from lora_cli.validation.verdict import Terms, judge
@@ -18,6 +18,7 @@ __all__ = [
     "judge",
     "open_base",
     "open_config",
+    "read_all",
     "ref_of",
     "validate",
 ]

@@ -158,3 +158,17 @@ def test_a_host_that_a_policy_forbids_is_asked_by_no_command(
         assert hub.count() == 0
     out, err = capsys.readouterr()
     assert f"policy {rule.partition(':')[0]}" in out + err
+
+
+def test_a_base_that_only_an_adapter_names_must_be_allowed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_adapter(tmp_path / "sql", modules=llama_modules(), config={"base_model_name_or_path": "org/base"})
+    with Hub() as hub:
+        hub.add("org/base", {"config.json": (tmp_path / "base/config.json").read_bytes()})
+        set_variables(monkeypatch, HF_ENDPOINT=hub.endpoint, HF_HOME=str(tmp_path / "hf"))
+        assert main(["validate", "./sql", "--policy", policy("allow_sources: ['./*']")]) == 1
+        assert "policy allow_sources" in capsys.readouterr().err
+        assert hub.count() == 0
+        assert main(["validate", "./sql", "--policy", policy("allow_sources: ['./*', 'hf://org/*']")]) == 0
+        assert hub.count() > 0

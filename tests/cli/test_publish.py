@@ -50,7 +50,7 @@ def test_other_content_under_a_published_name_is_a_warning(capsys: Capture) -> N
     adapter("sql", seed=2)
     assert publish("./sql", "--format", "json") == 0
     out, err = capsys.readouterr()
-    assert "warning: sql had other content there: engines may mix both, so give it a new name" in err
+    assert "warning: sql replaces other content: an engine may mix both; publish a new name" in err
     assert json.loads(out)["adapters"][0]["published"]["replaced"] == first
     assert publish("./sql") == 0
     assert "warning" not in capsys.readouterr().err

@@ -139,7 +139,7 @@ def test_the_adapters_of_a_set_have_their_own_sizes_and_the_engine_its_slots(
     ("argv", "message", "code"),
     [
         (["./nowhere"], "there is no folder", 3),
-        (["./nowhere", "--ranks", "8"], "--ranks is for adapters that nobody has", 2),
+        (["./nowhere", "--ranks", "8"], "--ranks is for synthetic adapters", 2),
         (["--base", "b"], "--base is not for --simulate", 2),
         (["--device", "cpu"], "--device is not for --simulate", 2),
         (["--device", ""], "--device is not for --simulate", 2),
