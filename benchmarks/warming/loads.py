@@ -17,7 +17,8 @@ from lora_cli.reading.adapter import read_adapter
 from lora_cli.runtime import loading
 from lora_cli.runtime.composable import scalings
 from lora_cli.runtime.loading import load_into
-from lora_cli.runtime.messages import Job, Limits, Plan
+from lora_cli.runtime.messages import Job
+from lora_cli.runtime.plan import Limits, Plan
 from lora_cli.runtime.shelf import pack, packed_infos
 from lora_cli.runtime.slots import Slots
 from lora_cli.runtime.weights import read_weights

@@ -20,7 +20,8 @@ from warming.forward import base_of, hush
 from lora_cli.core.reference import AdapterRef
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.runtime.linear import PackedLinear
-from lora_cli.runtime.messages import Job, Limits, Plan, lay_out
+from lora_cli.runtime.messages import Job
+from lora_cli.runtime.plan import Limits, Plan, lay_out
 from lora_cli.runtime.worker import Worker
 from lora_cli.sources.local import LocalSource
 

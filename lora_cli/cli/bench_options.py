@@ -15,7 +15,7 @@ from lora_cli.cli.options import option, result
 from lora_cli.cli.output import ReportFormat, write
 from lora_cli.core.text import safe
 from lora_cli.errors import UsageError
-from lora_cli.runtime.messages import Forward
+from lora_cli.runtime.plan import Forward
 from lora_cli.tiers.budget import Objective
 
 mode = partial(option, default=None, panel="What is measured")

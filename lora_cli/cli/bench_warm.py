@@ -42,7 +42,8 @@ from lora_cli.runtime.admitted import reported
 from lora_cli.runtime.channel import Asked
 from lora_cli.runtime.child_process import ChildProcess, Died, Program
 from lora_cli.runtime.composable import scalings
-from lora_cli.runtime.messages import Device, Job, Limits, lay_out
+from lora_cli.runtime.messages import Job
+from lora_cli.runtime.plan import Device, Limits, lay_out
 from lora_cli.runtime.process import WarmProcess
 from lora_cli.settings import Settings
 from lora_cli.store import Store

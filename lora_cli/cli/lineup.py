@@ -21,7 +21,7 @@ from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import AdapterEntry, AdapterSet, EngineSpec
-    from lora_cli.runtime.messages import Limits
+    from lora_cli.runtime.plan import Limits
 
 MAX_LORAS, MAX_CPU_LORAS = 8, 32
 """How many slots and places in memory there are at most, when nobody says."""
@@ -241,7 +241,7 @@ def limits(
     Raises:
         UsageError: the flags say that memory holds less than the slots do.
     """
-    from lora_cli.runtime.messages import Limits
+    from lora_cli.runtime.plan import Limits
 
     engine, count = asked.engine, MAX_CPU_LORAS if more_may_come else len(asked.items)
     loras = max_loras or (engine and engine.max_loras) or min(MAX_LORAS, count)

@@ -22,7 +22,8 @@ from lora_cli.render.terminal import apart
 from lora_cli.render.terminal_warm import answer_parts, load_parts
 from lora_cli.render.warm_report import WarmReport
 from lora_cli.runtime.admitted import continued, reported
-from lora_cli.runtime.messages import Job, Plan, failed, lay_out
+from lora_cli.runtime.messages import Job
+from lora_cli.runtime.plan import Plan, lay_out
 from lora_cli.runtime.process import WarmProcess, require
 from lora_cli.settings import Settings
 from lora_cli.store import Store
@@ -128,7 +129,7 @@ def _loaded(
                 try:
                     answers.append(process.answer(job, once.prompt, once.max_tokens))
                 except LoraCliError as error:
-                    loaded = failed(loaded, "answer", error)
+                    loaded = loaded.failed("answer", error)
             yield place, loaded, snapshot
 
 

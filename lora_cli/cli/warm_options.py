@@ -7,7 +7,7 @@ import typer
 
 from lora_cli.cli import completion, options
 from lora_cli.cli.options import OUTPUT, option
-from lora_cli.runtime.messages import Device, Forward
+from lora_cli.runtime.plan import Device, Forward
 from lora_cli.tiers.eviction.registry import PolicyName
 
 MODE = "What to do"

@@ -16,7 +16,7 @@ from lora_cli.core.targets import all_linear
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import NotFound, UsageError
 from lora_cli.reading.base import WEIGHTS_FILE
-from lora_cli.runtime.messages import Needs, Plan, lay_out
+from lora_cli.runtime.plan import Needs, Plan, lay_out
 from lora_cli.runtime.process import WarmProcess, require
 from lora_cli.settings import Settings
 from lora_cli.store import Store

@@ -15,7 +15,6 @@ from lora_cli.core.item import NAME, Item
 from lora_cli.core.results import LoadReport
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError, UsageError
-from lora_cli.runtime.messages import failed
 from lora_cli.store import Store
 from lora_cli.store.memory import OPTION, MemoryFolder
 from lora_cli.validation.admission import Admission
@@ -61,7 +60,7 @@ class Copies:
         """The report of an adapter that was proved, with its copy; where there can be none, that is its error."""
         copied_to, error, ms = self._keep(store, report.name, snapshot)
         report = replace(report, stage_ms={**report.stage_ms, STAGE: ms})
-        return replace(report, copied_to=str(copied_to)) if error is None else failed(report, STAGE, error)
+        return replace(report, copied_to=str(copied_to)) if error is None else report.failed(STAGE, error)
 
     def _keep(self, store: Store, name: str, snapshot: Snapshot) -> tuple[Path | None, LoraCliError | None, float]:
         """Where the copy lies, what kept it from that, and the milliseconds that it took."""

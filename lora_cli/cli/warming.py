@@ -19,7 +19,7 @@ from lora_cli.errors import MissingExtra
 from lora_cli.fetching import FetchContext
 from lora_cli.fetching.progress import SILENT, Progress
 from lora_cli.reading.base import CONFIG_FILE, has_weights
-from lora_cli.runtime.messages import Device, Forward, Limits, Plan
+from lora_cli.runtime.plan import Device, Forward, Limits, Plan
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store

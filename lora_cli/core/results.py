@@ -1,8 +1,10 @@
 """What the runtime and the benchmark hand to ``render``."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import NoneType
+
+from lora_cli.errors import LoraCliError
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class PageCache:
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """One adapter's way through the house.
+    """How far one adapter came: fetched, validated, loaded and proved.
 
     ``stage_ms`` holds milliseconds by stage, in order: resolve, fetch, validate, read, slot, proof.
     ``tier`` is where the warm process found it: ``gpu``, ``cpu`` or ``disk``.
@@ -91,6 +93,10 @@ class LoadReport:
     exit_code: int = 0
     copied_to: str = ""
     residency: Mapping[str, PageCache] = field(default_factory=dict)
+
+    def failed(self, stage: str, error: LoraCliError) -> "LoadReport":
+        """The same, ended at ``stage`` by ``error``."""
+        return replace(self, stage=stage, error=error.message, hint=error.hint, exit_code=error.exit_code)
 
 
 @dataclass(frozen=True, slots=True)

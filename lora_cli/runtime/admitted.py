@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from lora_cli.core.item import Item
 from lora_cli.core.results import LoadReport
-from lora_cli.runtime.messages import Job, failed
+from lora_cli.runtime.messages import Job
 from lora_cli.validation.admission import Admission
 
 
@@ -20,7 +20,7 @@ def reported(item: Item, admission: Admission) -> tuple[LoadReport, Job | None]:
     )
     refusal = admission.refusal
     if refusal is not None:
-        return failed(report, admission.stage, refusal), None
+        return report.failed(admission.stage, refusal), None
     assert snapshot is not None
     assert admission.adapter is not None
     return report, Job(item.name, snapshot.directory, admission.adapter, snapshot.digest, item.pinned)

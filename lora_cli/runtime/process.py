@@ -11,18 +11,8 @@ from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import LoraCliError, MissingExtra
 from lora_cli.runtime.channel import Asked
 from lora_cli.runtime.child_process import ChildProcess, Died, Program
-from lora_cli.runtime.messages import (
-    Answer,
-    Forward,
-    Heard,
-    Job,
-    Load,
-    Plan,
-    Ready,
-    Served,
-    ServeOnce,
-    failed,
-)
+from lora_cli.runtime.messages import Answer, Heard, Job, Load, Ready, Served, ServeOnce
+from lora_cli.runtime.plan import Forward, Plan
 
 STOP_S = 5.0
 
@@ -138,7 +128,7 @@ class WarmProcess:
             except LoraCliError as error:
                 if last or not isinstance(error, Died) or error.alone:
                     stage = "start" if asked is None else asked.stage or "read"
-                    return failed(LoadReport(job.name, job.digest), stage, error)
+                    return LoadReport(job.name, job.digest).failed(stage, error)
         raise AssertionError
 
     def serve(self, job: Job) -> Served:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from lora_cli.errors import MachineError
-from lora_cli.runtime.messages import Limits, Plan
+from lora_cli.runtime.plan import Limits, Plan
 from lora_cli.runtime.slots import Slots, storage_bytes
 from lora_cli.store.memory import free_memory
 

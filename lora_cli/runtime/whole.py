@@ -13,9 +13,9 @@ from lora_cli.errors import FormatError, UsageError
 from lora_cli.runtime.base_weights import check_checkpoint
 from lora_cli.runtime.generation import greedy
 from lora_cli.runtime.linear import through_onednn
-from lora_cli.runtime.messages import Plan
 from lora_cli.runtime.model import ComposedModel, load_model, moved
 from lora_cli.runtime.module_tree import causal_model, outline
+from lora_cli.runtime.plan import Plan
 from lora_cli.runtime.room import available_bytes, refuse_if_short
 from lora_cli.runtime.slots import BASE_SLOT, Slots
 

@@ -18,7 +18,8 @@ from lora_cli.reading.base import has_weights
 from lora_cli.runtime.base_weights import BaseWeights, CheckpointWeights, SyntheticWeights
 from lora_cli.runtime.composable import largest_rank
 from lora_cli.runtime.forward import lora_delta, route
-from lora_cli.runtime.messages import Answer, Held, Holdings, Job, Plan, Ready, Served, TierName, failed
+from lora_cli.runtime.messages import Answer, Held, Holdings, Job, Ready, Served, TierName
+from lora_cli.runtime.plan import Plan
 from lora_cli.runtime.proof import prove
 from lora_cli.runtime.room import out_of_memory, storage
 from lora_cli.runtime.shelf import Shelf
@@ -133,7 +134,7 @@ class Worker:
                 if report.proof is None or proof.holds:
                     self._pack(job, weights)
         except LoraCliError as error:
-            report = failed(report, AT_HAND.get().stage, error)
+            report = report.failed(AT_HAND.get().stage, error)
         if report.proof is not None and not report.proof.holds:
             worst = report.proof.worst
             said = f"{worst.module}: {worst.reason}" if worst else "it has no modules"

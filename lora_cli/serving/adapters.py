@@ -10,7 +10,8 @@ from lora_cli.core.item import Item
 from lora_cli.core.nearest import nearest
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import NotFound, UsageError
-from lora_cli.runtime.messages import Job, Needs
+from lora_cli.runtime.messages import Job
+from lora_cli.runtime.plan import Needs
 
 
 @dataclass(slots=True)

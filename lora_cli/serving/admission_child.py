@@ -24,7 +24,7 @@ from lora_cli.errors import ERRORS, LoraCliError, MachineError, Refused
 from lora_cli.fetching import FetchContext
 from lora_cli.runtime.admitted import reported
 from lora_cli.runtime.composable import largest_rank
-from lora_cli.runtime.messages import Logged, Stage, failed
+from lora_cli.runtime.messages import Logged, Stage
 from lora_cli.runtime.parent import Parent, Send
 from lora_cli.serving.admission_requests import Copied, CopyOut, Fetch, Fetched, Judge, Judged, Setup
 from lora_cli.serving.roots import allowed
@@ -63,7 +63,7 @@ class AdmissionWorker:
             admission = fetch_in(asked, context, hear=lambda stage, _snapshot: hear(stage))
         report = LoadReport(item.name, stage_ms=admission.stage_ms)
         if admission.error is not None:
-            return Fetched(failed(report, admission.stage, admission.error))
+            return Fetched(report.failed(admission.stage, admission.error))
         assert admission.snapshot is not None
         report = replace(report, digest=admission.snapshot.digest)
         return Fetched(report, admission.snapshot.size, admission.cached, pickle.dumps(admission))
@@ -86,7 +86,7 @@ class AdmissionWorker:
         hear("tier")
         admission = self._setup.copy(self._store, pickle.loads(request.admission))  # noqa: S301 - of our own process
         report = LoadReport(admission.name, stage_ms=admission.stage_ms, copied_to=str(admission.copied_to or ""))
-        return Copied(report if admission.error is None else failed(report, admission.stage, admission.error))
+        return Copied(report if admission.error is None else report.failed(admission.stage, admission.error))
 
 
 ANSWERS: Mapping[type, Callable[[AdmissionWorker, Any, Callable[[str], None]], Fetched | Judged | Copied]] = {

@@ -14,7 +14,8 @@ from lora_cli.errors import LoraCliError, Refused, Unreachable
 from lora_cli.runtime.admitted import continued
 from lora_cli.runtime.channel import Asked
 from lora_cli.runtime.child_process import ChildProcess, Died, Program, TookTooLong, TookTooMuch
-from lora_cli.runtime.messages import Job, Needs, Sealed, failed
+from lora_cli.runtime.messages import Job, Sealed
+from lora_cli.runtime.plan import Needs
 from lora_cli.serving.admission_requests import Copied, CopyOut, Fetch, Fetched, Judge, Judged, Setup
 from lora_cli.store.holds import Hold
 
@@ -140,7 +141,7 @@ class Admissions:
             error = Unreachable("the server is stopping")
         elif isinstance(error, TookTooMuch) and error.alone:
             error = Refused("it takes more memory than a server spends on one adapter", hint=HINT)
-        return failed(report, stage, error)
+        return report.failed(stage, error)
 
 
 def _asked(name: str, stage: str, limit_s: float | None = None) -> Asked:

@@ -14,7 +14,8 @@ from lora_cli.core.results import LoadReport
 from lora_cli.errors import LoraCliError, Unreachable
 from lora_cli.runtime.admitted import continued
 from lora_cli.runtime.channel import Asked
-from lora_cli.runtime.messages import Drop, Heard, Job, Needs, Prefetch, Ready, failed
+from lora_cli.runtime.messages import Drop, Heard, Job, Prefetch, Ready
+from lora_cli.runtime.plan import Needs
 from lora_cli.runtime.process import WarmProcess
 from lora_cli.serving.adapters import Counters, Entries, Entry, Failures
 from lora_cli.serving.admissions import Admissions
@@ -214,7 +215,7 @@ class Host:
         try:
             process = self._process()
         except LoraCliError as error:
-            return failed(LoadReport(job.name, job.digest), "start", error)
+            return LoadReport(job.name, job.digest).failed("start", error)
         report = process.load(job)
         entry.proved_by = 0 if report.error else process.starts
         return report

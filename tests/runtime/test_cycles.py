@@ -11,7 +11,8 @@ SCRIPT = """if True:
     import os, sys, threading
     from pathlib import Path
     import torch
-    from lora_cli.runtime.messages import Job, Limits, Plan
+    from lora_cli.runtime.messages import Job
+    from lora_cli.runtime.plan import Limits, Plan
     from lora_cli.runtime.worker import Worker
     from tests.making import llama_modules, write_adapter
     from tests.runtime.reading import LLAMA, read

@@ -11,8 +11,8 @@ from torch import nn
 
 from lora_cli.core.base_model import BaseModule
 from lora_cli.errors import FormatError, Refused, UsageError
-from lora_cli.runtime.messages import Limits, Plan
 from lora_cli.runtime.model import ComposedModel, load_model, moved
+from lora_cli.runtime.plan import Limits, Plan
 from lora_cli.runtime.process import WarmProcess
 from lora_cli.runtime.slots import Slots
 from lora_cli.runtime.weights import LoraWeights

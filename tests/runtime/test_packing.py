@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load as load_bytes
 
 from lora_cli.runtime.composable import scalings
-from lora_cli.runtime.messages import Job, Limits, Plan
+from lora_cli.runtime.messages import Job
+from lora_cli.runtime.plan import Limits, Plan
 from lora_cli.runtime.shelf import pack, packed_infos, read_packed
 from lora_cli.runtime.weights import LoraWeights, read_weights
 from lora_cli.runtime.worker import Worker

@@ -12,7 +12,8 @@ import pytest
 
 from lora_cli.errors import MachineError, Refused
 from lora_cli.runtime.child_process import Died
-from lora_cli.runtime.messages import Limits, Plan, Served, ServeOnce
+from lora_cli.runtime.messages import Served, ServeOnce
+from lora_cli.runtime.plan import Limits, Plan
 from lora_cli.runtime.process import WarmProcess
 from tests.making import (
     HIDDEN,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, MissingExtra, NotFound
-from lora_cli.runtime.messages import Forward, Limits, Plan
+from lora_cli.runtime.plan import Forward, Limits, Plan
 from lora_cli.runtime.process import WarmProcess
 from tests.making import (
     Q_PROJ,
@@ -109,7 +109,7 @@ def test_a_parent_that_is_killed_takes_its_child_along(tmp_path: Path) -> None:
         import sys
         from tests.making import Q_PROJ
         from tests.runtime.reading import LLAMA
-        from lora_cli.runtime.messages import Limits, Plan
+        from lora_cli.runtime.plan import Limits, Plan
         from lora_cli.runtime.process import WarmProcess
         process = WarmProcess(Plan(LLAMA, (Q_PROJ,), Limits(1, 1, 8), device="cpu"))
         process.start()
@@ -200,7 +200,7 @@ def test_without_torch_the_extra_that_mends_it_is_named(tmp_path: Path) -> None:
     script = """if True:
         from tests.runtime.reading import LLAMA
         from lora_cli.errors import MissingExtra
-        from lora_cli.runtime.messages import Limits, Plan
+        from lora_cli.runtime.plan import Limits, Plan
         from lora_cli.runtime.process import WarmProcess
         try:
             WarmProcess(Plan(LLAMA, (), Limits(1, 1, 8)))

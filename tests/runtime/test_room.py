@@ -8,7 +8,8 @@ import torch
 
 from lora_cli.errors import MachineError
 from lora_cli.runtime import room
-from lora_cli.runtime.messages import Job, Limits, Plan
+from lora_cli.runtime.messages import Job
+from lora_cli.runtime.plan import Limits, Plan
 from lora_cli.runtime.slots import storage_bytes
 from lora_cli.runtime.worker import Worker
 from lora_cli.store import memory

@@ -16,8 +16,9 @@ from lora_cli.reading.base import read_base
 from lora_cli.runtime.composable import largest_rank, scalings
 from lora_cli.runtime.generation import greedy
 from lora_cli.runtime.loading import load_into
-from lora_cli.runtime.messages import Job, Limits, Plan, lay_out
+from lora_cli.runtime.messages import Job
 from lora_cli.runtime.model import ComposedModel, load_model
+from lora_cli.runtime.plan import Limits, Plan, lay_out
 from lora_cli.runtime.slots import Slots
 from lora_cli.runtime.variants import beside_bytes, read_beside
 from lora_cli.runtime.worker import Worker

@@ -1,0 +1,84 @@
+"""How a warm process is laid out: its tiers, its slots, and the base under them. It imports no torch."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from lora_cli.core.adapter import Adapter
+from lora_cli.core.base_model import BaseModel
+from lora_cli.runtime.composable import largest_rank
+from lora_cli.tiers.eviction.registry import PolicyName
+
+Device = Literal["auto", "cpu", "cuda"]
+Forward = Literal["modules", "model"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The tiers, in vLLM's words; ``max_lora_rank`` 0 is the largest rank there is.
+
+    With ``fewer_places`` nobody asked for so many ``max_cpu_loras``: as many as fit will do. ``max_cpu_bytes`` limits
+    what places in memory take together (None: only their number does).
+    """
+
+    max_loras: int
+    max_cpu_loras: int
+    max_lora_rank: int = 0
+    fewer_places: bool = False
+    max_cpu_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one warm process is laid out, for its whole life.
+
+    ``modules`` are the base's modules that get storage in every slot; ``lay_out`` adds them, and a rank where
+    ``limits`` has none. ``base_directory`` holds the base's checkpoint, or is None when there is none on this disk.
+    ``forward="model"`` loads that checkpoint with transformers. ``cache_dir`` is the cache that keeps packed weights;
+    without one, factors are read from the snapshots alone. ``eviction`` says who leaves a tier that is full.
+    ``history`` is what the tiers of an earlier process knew of their adapters, by tier (``History.state``). ``dummy``
+    is the ``config.json`` of a whole model that gets random weights, as engines have it with ``--load-format dummy``:
+    to be timed, not believed.
+    """
+
+    base: BaseModel
+    modules: tuple[str, ...]
+    limits: Limits
+    base_directory: Path | None = None
+    device: Device = "auto"
+    forward: Forward = "modules"
+    seed: int = 0
+    cache_dir: Path | None = None
+    eviction: PolicyName = "lru"
+    history: Mapping[str, object] = field(default_factory=dict)
+    dummy: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What an adapter needs of the slots: its largest rank, and the modules of the base that it is on."""
+
+    rank: int
+    modules: frozenset[str]
+
+
+DEFAULT_RANK = 16
+"""The largest rank that a slot takes when neither anybody nor an adapter says one; vLLM's ``--max-lora-rank``."""
+
+
+def lay_out(
+    plan: Plan, adapters: Sequence[Adapter], more: Collection[str] = (), more_ranks: Collection[int] = ()
+) -> Plan:
+    """``plan`` with slots for every module that one of the adapters is on, and for the largest rank unless it has one.
+
+    ``more`` are modules that get storage besides, for adapters that are not known yet, or not here to be looked at;
+    ``more_ranks`` are ranks of those.
+    """
+    ranks = [*(largest_rank(adapter, plan.base) or 1 for adapter in adapters), *more_ranks]
+    if more or not ranks:
+        ranks.append(DEFAULT_RANK)
+    used = {*more, *(module for adapter in adapters for module in adapter.pairs)}
+    modules = tuple(module for module in plan.base.modules if module in used)
+    limits = replace(plan.limits, max_lora_rank=plan.limits.max_lora_rank or max(ranks))
+    return replace(plan, modules=modules, limits=limits)
