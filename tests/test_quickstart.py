@@ -12,19 +12,26 @@ import pytest
 from tests.conftest import QUICKSTART, ROOT
 
 
-def run(*argv: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
-    """One process, as a shell would start it."""
+def run(*argv: str, columns: int = 80, together: bool = False) -> subprocess.CompletedProcess[str]:
+    """One process, as a shell would start it; ``together`` has standard error in its output."""
+    errors = subprocess.STDOUT if together else subprocess.PIPE
     environment = {**os.environ, "COLUMNS": str(columns)}
     return subprocess.run(
-        [sys.executable, *argv], cwd=ROOT, capture_output=True, text=True, env=environment, check=False
+        [sys.executable, *argv],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        env=environment,
+        check=False,
     )
 
 
 @pytest.fixture(scope="module")
 def demo() -> str:
-    """What ``make demo`` prints."""
-    done = run("manifests/quickstart/demo.py")
-    assert done.returncode == 0, done.stdout + done.stderr
+    """What ``make demo`` prints, on both streams."""
+    done = run("manifests/quickstart/demo.py", together=True)
+    assert done.returncode == 0, done.stdout
     return done.stdout
 
 

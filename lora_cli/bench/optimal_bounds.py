@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import fsum
 
 from lora_cli.bench.fleet import Fleet
-from lora_cli.bench.simulate import CPU, DISK, Course
+from lora_cli.bench.simulator import CPU, DISK, Course
 from lora_cli.tiers.budget import Budget
 
 

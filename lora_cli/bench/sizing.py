@@ -7,7 +7,7 @@ from functools import partial
 
 from lora_cli.bench.fleet import Fleet
 from lora_cli.bench.report import LoadsReport, Plan, PlanAnswer, PlanReport, PolicyPlan
-from lora_cli.bench.simulate import outcome, simulate, stalls_ms
+from lora_cli.bench.simulator import outcome, simulate, stalls_ms
 from lora_cli.bench.spread import spread
 from lora_cli.bench.thresholds import Condition, policy_metrics
 from lora_cli.bench.trace import Trace

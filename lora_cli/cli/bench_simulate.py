@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from lora_cli.bench.fleet import Fleet, parse_ranks, sized
 from lora_cli.bench.link_model import BYTES_PER_RANK, DISK_LINK, GPU_LINK, Links, parse_link, read_links
 from lora_cli.bench.measured import environment
+from lora_cli.bench.policy_comparison import DEFINITIONS, simulate_all
 from lora_cli.bench.report import BenchSetting, VllmRun, bench_report, run_of
-from lora_cli.bench.simulate import OPT, parse_policies
-from lora_cli.bench.simulation import DEFINITIONS, simulate_all
+from lora_cli.bench.simulator import OPT, parse_policies
 from lora_cli.bench.sizing import DEFINITIONS as PLAN_DEFINITIONS
 from lora_cli.bench.sizing import plan_metrics, planned_names, size_all
 from lora_cli.bench.thresholds import Condition, of_waiting, parse_goals, simulated_names, simulation_metrics

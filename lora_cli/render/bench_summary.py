@@ -18,7 +18,7 @@ from lora_cli.bench.report import (
     PolicyReport,
     SimulationReport,
 )
-from lora_cli.bench.simulate import SHARES
+from lora_cli.bench.simulator import SHARES
 from lora_cli.core.text import counted, milliseconds, safe, size
 
 SIMULATION_HEADER = ("policy", "hits", "closed", "disk", "ms/req", "ms closed", "p99 ms")

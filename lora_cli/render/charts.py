@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from statistics import median
 
-from lora_cli.bench.simulate import SHARES
+from lora_cli.bench.simulator import SHARES
 from lora_cli.core.module_grid import Grid
 from lora_cli.core.spectrum import ModuleSpectrum
 from lora_cli.core.text import brief, names

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from lora_cli.bench.live.numbers import SERVER
 from lora_cli.bench.report import BenchReport, LiveReport, MeasurementReport, MetricChange, PlanReport, SimulationReport
-from lora_cli.bench.simulate import SHARES
+from lora_cli.bench.simulator import SHARES
 from lora_cli.core.text import cut, milliseconds, safe
 from lora_cli.render import bench_summary as summary
 from lora_cli.render.plots import bars, courses, distribution

@@ -4,7 +4,7 @@ import pytest
 
 from lora_cli.bench.measured import MEASURED, measured_metrics
 from lora_cli.bench.report import MeasurementReport
-from lora_cli.bench.simulate import policy_report
+from lora_cli.bench.simulator import policy_report
 from lora_cli.bench.thresholds import OF_A_POLICY, simulated_names, simulation_metrics
 
 LATENCY = {"gpu": (1.0, 3.0, 2.0), "cpu": (), "disk": (100.0, 40.0), "remote": (200.0,)}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lora_cli.bench.fleet import Fleet, parse_ranks, sized
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.report import PolicyPlan
-from lora_cli.bench.simulate import outcome, simulate, stalls_ms
+from lora_cli.bench.simulator import outcome, simulate, stalls_ms
 from lora_cli.bench.sizing import fewest, size_all
 from lora_cli.bench.thresholds import parse_goals, policy_metrics
 from lora_cli.bench.workload import Shape, Traffic, make_requests

@@ -1,4 +1,4 @@
-"""Who leaves a full tier: one file per policy, pure and torch-free; ``registry`` names them.
+"""Who leaves a full tier: policies that are pure and import no torch; ``registry`` names them.
 
 Time is logical: a policy that needs a clock counts requests, so that a replay of a trace and the life that it was
 recorded from are the same, and both can be repeated.

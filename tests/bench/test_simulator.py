@@ -8,13 +8,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.bench import simulation
+from lora_cli.bench import policy_comparison
 from lora_cli.bench.fleet import Fleet, parse_ranks, sized
 from lora_cli.bench.link_model import Link, Links
 from lora_cli.bench.optimal_bounds import best_course, least_cost_ms, most_hits
+from lora_cli.bench.policy_comparison import simulate_all
 from lora_cli.bench.popularity import parse_popularity, weights
-from lora_cli.bench.simulate import CPU, DISK, GPU, MAKERS, ONLINE, Course, outcome, parse_policies, simulate, stalls_ms
-from lora_cli.bench.simulation import simulate_all
+from lora_cli.bench.simulator import (
+    CPU,
+    DISK,
+    GPU,
+    MAKERS,
+    ONLINE,
+    Course,
+    outcome,
+    parse_policies,
+    simulate,
+    stalls_ms,
+)
 from lora_cli.bench.trace import Request, trace_of
 from lora_cli.bench.workload import Shape, Traffic, make_requests, make_sessions, make_trace
 from lora_cli.errors import UsageError
@@ -176,7 +187,7 @@ def test_without_times_a_request_waits_for_its_own_load_alone() -> None:
 def test_all_policies_over_one_trace_in_processes_are_what_they_are_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     trace = make_requests(NAMES, Traffic(parse_popularity("zipf:0.9"), 6_000, 2, Shape("scan", (10,)), 50.0, 0.5))
     policies = ("opt", "lru", "fifo", "lfu", "gdsf", "adaptive")
-    monkeypatch.setattr(simulation, "WORTH_PROCESSES", 6 * 6_000)
+    monkeypatch.setattr(policy_comparison, "WORTH_PROCESSES", 6 * 6_000)
     together = simulate_all(trace, FLEET, policies)
     assert tuple(together.policies) == policies
     alone = [simulate_all(trace, FLEET, [policy]).policies[policy] for policy in policies]
