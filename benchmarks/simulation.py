@@ -16,10 +16,9 @@ from fetching.servers import ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from lora_cli.bench.fleet import Fleet, parse_ranks, sized
 from lora_cli.bench.policy_comparison import simulate_all
 from lora_cli.bench.popularity import parse_popularity
-from lora_cli.bench.simulator import NAMES
+from lora_cli.bench.simulator import NAMES, Fleet, parse_ranks, sized
 from lora_cli.bench.workload import Shape, Traffic, make_requests
 from lora_cli.tiers.budget import Budget
 

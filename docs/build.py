@@ -97,6 +97,8 @@ def _options(command: Command, path: str) -> Iterator[str]:
             variable = f"`{parameter.envvar}`" if parameter.envvar else ""
             usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
             words, text = (cell.replace("|", "\\|") for cell in record)
+            if usual == "Arguments":
+                words = words.partition(" <")[0]  # its type, which its name tells
             groups.setdefault(group or usual, []).append(f"| `{words}` | {text} | {variable} |")
     for group, rows in groups.items():
         yield from ("", f"| {group} | description | variable |", "|---|---|---|", *rows)
@@ -190,7 +192,7 @@ def engines_page() -> Iterator[str]:
 
 
 def _rows(profile: Profile) -> Iterator[str]:
-    yield "| feature | outcome | why | what mends it | evidence |"
+    yield "| feature | outcome | why | fix | evidence |"
     yield "|---|---|---|---|---|"
     for outcome in (Outcome.REJECTS, Outcome.CRASHES, Outcome.SERVES_WRONG):
         for row in profile.rows:

@@ -1,7 +1,6 @@
-"""The supply chain for LoRA adapters on their way to an inference engine.
+"""The supply chain of LoRA adapters for inference engines.
 
-``fetch``, ``validate`` and ``inspect`` are the public API (``lora_cli.api``). None of what they need is imported before
-one of them is asked for.
+``fetch``, ``validate`` and ``inspect`` are the public API (``lora_cli.api``). Their modules are imported on first use.
 """
 
 from importlib import import_module

@@ -1,7 +1,7 @@
 """The public Python API: ``lora_cli.fetch``, ``lora_cli.validate`` and ``lora_cli.inspect``.
 
-Settings are those of the command line: ``LORA_CLI_…``, the settings file, ``HF_TOKEN`` and the clouds' own chains. What
-ends a command with a message is a ``LoraCliError`` here, with the exit code of that command.
+Settings are those of the command line: ``LORA_CLI_…``, the settings file, ``HF_TOKEN`` and the clouds' own credentials.
+An error that ends a command is a ``LoraCliError`` here, with that command's exit code.
 """
 
 import os
@@ -46,8 +46,9 @@ def fetch(
         LoraCliError: there is no such adapter, a limit or policy refuses it, or this machine cannot store it.
     """
     from lora_cli.core.reference import override, parse
-    from lora_cli.fetching import AdapterRequest, Selection
+    from lora_cli.fetching.context import AdapterRequest
     from lora_cli.fetching.many import bring_all
+    from lora_cli.fetching.plan import Selection
     from lora_cli.store import Store
     from lora_cli.validation import is_path
 
@@ -62,7 +63,7 @@ def fetch(
 
 
 def inspect(ref: str | os.PathLike[str], *, cache_dir: str | Path | None = None, offline: bool = False) -> "Adapter":
-    """Reads what an adapter is from its config and header alone; of a remote one these are some kilobytes.
+    """Reads an adapter's config and header only; of a remote one these are some kilobytes.
 
     Args:
         ref: a path, a Hub id or an address, as on the command line.
@@ -70,7 +71,7 @@ def inspect(ref: str | os.PathLike[str], *, cache_dir: str | Path | None = None,
         offline: make no network request; without it as ``LORA_CLI_OFFLINE`` says.
 
     Returns:
-        The adapter. What is wrong inside it raises nothing: it stands in ``config_error`` and ``weights_error``.
+        The adapter. What is wrong inside it raises nothing: it is in ``config_error`` and ``weights_error``.
 
     Raises:
         LoraCliError: there is no such adapter, or it cannot be reached.

@@ -5,8 +5,11 @@ from typing import Any, ClassVar, Self
 
 from lora_cli.redaction import redact
 
+INTERRUPTED = 130
+"""What a shell says of a program that was stopped with Ctrl-C: 128 + SIGINT."""
+
 LONGEST = 16_384
-"""So many characters a message has at most."""
+"""How many characters a message has at most."""
 
 
 class LoraCliError(Exception):
@@ -67,7 +70,7 @@ class UnsafePickle(FormatError):
 
 
 class Refused(LoraCliError):
-    """Judged and refused: a policy, a limit, drift under ``--locked``, a proof that fails."""
+    """Checked and refused: a policy, a limit, drift under ``--locked``, a proof that fails."""
 
     exit_code = 1
 
@@ -79,7 +82,7 @@ class UsageError(LoraCliError):
 
 
 class DocumentError(UsageError):
-    """What is wrong in a file that somebody wrote: ``mistakes`` has an error for each, at least one.
+    """An error in a file that a person wrote: ``mistakes`` has an error for each, at least one.
 
     The message is that of the first one, and says how many follow.
     """
@@ -90,7 +93,7 @@ class DocumentError(UsageError):
         self.mistakes = tuple(mistakes)
 
     def with_hint(self, hint: str) -> "DocumentError":
-        """The same mistakes, each with this hint: of a file that a command writes, nobody is told how to edit it."""
+        """The same mistakes, each with this hint: a file that a command writes is not edited by hand."""
         return DocumentError([UsageError(one.message, hint=hint) for one in self.mistakes])
 
 
@@ -129,7 +132,7 @@ class Unreachable(LoraCliError):
 
 
 class TooSlow(Unreachable):
-    """Bytes still come, and so few that whoever goes on would do so for ever."""
+    """Bytes still arrive, but too slowly to ever finish."""
 
 
 class Corrupt(LoraCliError):
@@ -139,7 +142,7 @@ class Corrupt(LoraCliError):
 
 
 class Changed(Corrupt):
-    """What was listed is another version by now: whoever asks again gets that one."""
+    """What was listed is another version by now: the next request gets that one."""
 
 
 class MachineError(LoraCliError):

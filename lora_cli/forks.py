@@ -1,4 +1,4 @@
-"""Copies of this process that work beside it, and end with it, however that ends."""
+"""Copies of this process that work next to it, and end with it, however that ends."""
 
 import os
 import sys
@@ -74,7 +74,7 @@ def _live(work: Work, ours: "Connection", theirs: "Connection") -> None:
 def _end_with_parent() -> None:
     """A process that is killed says nothing to its copies; but a pipe of each closes with it.
 
-    A copy holds those pipes of the ones before it open: they hear of it one after the other, the last one first.
+    A copy holds those pipes of the ones before it open: they are stopped one after the other, the last one first.
     """
     import multiprocessing
 

@@ -1,4 +1,4 @@
-"""What no message repeats, whoever wrote it there: tokens, keys, passwords. A server may say back what it was sent."""
+"""Secrets that no message may repeat: tokens, keys, passwords. A server may say back what it was sent."""
 
 import re
 from collections import deque
@@ -8,7 +8,7 @@ SHORTEST = 6
 """A shorter value is no secret: it would be found in any word."""
 
 WINDOW = 12
-"""So many characters in a row of a longer secret are taken for it: a server may repeat a part."""
+"""How many characters in a row of a longer secret are taken for it: a server may repeat a part."""
 
 _known: dict[str, frozenset[str]] = {}
 _passing: deque[tuple[str, frozenset[str]]] = deque(maxlen=64)
@@ -27,7 +27,7 @@ _SHAPES = (
     *_PASSWORDS,
     (("?", "&"), r"(?i)([?&][\w.-]{0,40}(?:sig|signature|token|key|password|secret|credential)=)[^\s&'\"]+", r"\1***"),
 )
-"""Words of which one must be there, what a secret looks like, and what stands in its place."""
+"""Words of which one must be there, what a secret looks like, and what is in its place."""
 
 _SECRET_NAME = re.compile(r"(?:TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?|SIGNATURE)$", re.IGNORECASE)
 _IN_TRACEBACKS = (
@@ -36,7 +36,7 @@ _IN_TRACEBACKS = (
     (re.compile(r"(\b[a-z][a-z0-9+.-]{0,30}://)[^\s/@'\"]+@", re.IGNORECASE), r"\1***@"),
     (re.compile(r"(\bhttps?://(?:[^\s?'\"<>:]|:(?!//))++\?)[^\s'\"<>]+", re.IGNORECASE), r"\1***"),
 )
-"""What besides looks like a secret in a text that nobody wrote for reading: the traceback of a bug."""
+"""What besides looks like a secret in a text of another program: the traceback of a bug."""
 
 
 def remember(secret: str, *, passing: bool = False) -> None:
@@ -68,7 +68,7 @@ def without_passwords(text: str) -> str:
 
 
 def redact(text: str) -> str:
-    """``text`` as it may be told: without what is known to be a secret, and without what looks like one."""
+    """``text`` as it may be shown: without what is known to be a secret, and without what looks like one."""
     text = _without(_SHAPES, text)
     secrets = [*_known.items(), *_passing]
     if secrets:

@@ -1,4 +1,4 @@
-"""What an operator set, from four layers: defaults < file < environment < flag."""
+"""The operator's settings, from four layers: defaults < file < environment < flag."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -27,6 +27,9 @@ __all__ = [
     "with_flags",
 ]
 
+RESOLVE, RESOLVE_TIMEOUT = "LORA_CLI_RESOLVE", "LORA_CLI_RESOLVE_TIMEOUT"
+"""Variables of the plugins in engines alone: no command has such an option (``plugins``)."""
+
 HUB_ENDPOINT = "https://huggingface.co"
 CONFIG_CAP = 1_000_000
 
@@ -39,17 +42,15 @@ class Settings:
     long one network operation may be silent, ``retries`` how often it is tried again, ``lease_s`` how long a process
     waits for another one that downloads the same thing. ``hub_endpoint`` has no trailing slash and no user in it.
     ``max_bytes`` limits one adapter, ``max_total_bytes`` those of one run together (None: no limit), ``max_files`` the
-    files of one adapter, ``max_header_bytes`` the header of its weights. ``keep_free`` bytes
-    of the cache's disk stay free (None: a part of it), and the cache has at most ``cache_budget`` (None: what the disk
-    has). One adapter takes at most ``adapter_timeout_s`` (None: any time).
-    ``allow_private_redirects`` follows a server that sends us into a private network. ``config`` is the file that was
-    read, if any; ``config_error`` says why the one in the usual place, which nobody named, could not be.
-    ``trusted_endpoints`` are servers that a manifest may have this user's credentials sent to, ``allow_token_env`` and
-    ``allow_profiles`` what else it may name of them.
-    ``sources`` are a manifest's rules for how origins are reached (names of secrets, never values; no option has them),
-    ``from_manifest`` says that the references are one's too. ``policies`` are a manifest's and a policy file's: all of
-    them hold.
-    Tokens are never settings: each source asks its own chain when it needs one.
+    files of one adapter, ``max_header_bytes`` the header of its weights. ``keep_free`` bytes of the cache's disk stay
+    free (None: a part of it), and the cache has at most ``cache_budget`` (None: what the disk has). One adapter takes
+    at most ``adapter_timeout_s`` (None: any time). ``allow_private_redirects`` follows a server that sends us into a
+    private network. ``config`` is the file that was read, if any; ``config_error`` says why the one in the usual place,
+    which is the default, could not be. ``trusted_endpoints`` are servers that a manifest may have this user's
+    credentials sent to, ``allow_token_env`` and ``allow_profiles`` what else it may name of them. ``sources`` are a
+    manifest's rules for how origins are reached (names of secrets, never values; no option has them), ``from_manifest``
+    says that the references are one's too. ``policies`` are a manifest's and a policy file's: all of them hold. Tokens
+    are never settings: each source asks its own chain when it needs one.
     """
 
     cache_dir: Path
@@ -108,55 +109,53 @@ SETTINGS: Mapping[str, Setting] = {
     "cache_dir": Setting(
         "cache_dir",
         option_values.DIRECTORY,
-        "The disk cache; without it $XDG_CACHE_HOME/lora-cli, which is ~/.cache/lora-cli.",
+        "Cache directory (default: $XDG_CACHE_HOME/lora-cli or ~/.cache/lora-cli).",
     ),
-    "jobs": Setting("jobs", whole(1, 256), "The most downloads or adapters in flight at once.", 32),
-    "timeout": Setting("timeout_s", DURATION, "The longest that one network operation may be silent.", "30s"),
-    "retries": Setting("retries", whole(0, 100), "How often a download is retried without progress.", 5),
+    "jobs": Setting("jobs", whole(1, 256), "Maximum number of concurrent downloads or adapters.", 32),
+    "timeout": Setting("timeout_s", DURATION, "Network idle timeout.", "30s"),
+    "retries": Setting("retries", whole(0, 100), "Maximum number of retries of a download without progress.", 5),
     "lease": Setting("lease_s", DURATION, "How long to wait for another process that downloads the same files.", "10m"),
-    "offline": Setting("offline", SWITCH, "Make no network request: use only what is in the cache.", False),
+    "offline": Setting("offline", SWITCH, "Make no network requests; use only the cache.", False),
     "quiet": Setting("quiet", SWITCH, "Print only errors on stderr.", False),
-    "verbose": Setting("verbose", SWITCH, "Print more on stderr.", False),
-    "no_progress": Setting("no_progress", SWITCH, "Show no progress bars.", False),
+    "verbose": Setting("verbose", SWITCH, "Verbose output on stderr.", False),
+    "no_progress": Setting("no_progress", SWITCH, "Do not show progress bars.", False),
     "allow_private_redirects": Setting(
         "allow_private_redirects",
         SWITCH,
-        "Follow a redirect to an address of a private network; never to a link-local one.",
+        "Follow redirects to private network addresses, but never to link-local ones.",
         False,
     ),
     "hub_endpoint": Setting("hub_endpoint", HUB, "The address of the Hub; HF_ENDPOINT sets it too.", HUB_ENDPOINT),
-    "max_bytes": Setting("max_bytes", SIZE, "Refuse an adapter larger than this."),
-    "max_total_bytes": Setting("max_total_bytes", SIZE, "Refuse adapters that together are larger than this."),
-    "max_files": Setting("max_files", whole(1, 10_000), "Refuse an adapter of more files than this.", 1000),
-    "max_header_bytes": Setting(
-        "max_header_bytes", SIZE, "Refuse weights whose safetensors header is larger than this.", "32MiB"
-    ),
+    "max_bytes": Setting("max_bytes", SIZE, "Maximum size of one adapter."),
+    "max_total_bytes": Setting("max_total_bytes", SIZE, "Maximum total size of the adapters of one run."),
+    "max_files": Setting("max_files", whole(1, 10_000), "Maximum number of files of one adapter.", 1000),
+    "max_header_bytes": Setting("max_header_bytes", SIZE, "Maximum size of a safetensors header.", "32MiB"),
     "keep_free": Setting(
-        "keep_free", SIZE, "Leave this much of the cache's disk free; without it a twentieth of it, at most 1GiB."
+        "keep_free", SIZE, "Minimum free space on the disk of the cache (default: 5 % of it, at most 1GiB)."
     ),
     "cache_budget": Setting(
         "cache_budget",
         SIZE,
-        "Keep the cache within this size: before a download the least recently used snapshots are removed.",
+        "Maximum cache size: before a download the least recently used snapshots are removed.",
     ),
-    "adapter_timeout": Setting("adapter_timeout_s", DURATION, "The longest that fetching one adapter may take."),
+    "adapter_timeout": Setting("adapter_timeout_s", DURATION, "Maximum time for fetching one adapter."),
     "trusted_endpoints": Setting(
         "trusted_endpoints",
         option_values.SERVERS,
-        "Servers that a manifest may have your own credentials sent to: https://minio.acme.internal, "
+        "Servers that your own credentials may be sent to for a manifest: https://minio.acme.internal, "
         "https://*.acme.internal, smb://files.acme.internal; http:// on this machine only.",
         [],
     ),
     "allow_token_env": Setting(
         "allow_token_env",
         option_values.VARIABLES,
-        "Variables that a manifest's token_env may name, beside LORA_CLI_TOKEN_<NAME>, which any may.",
+        "Variables that a manifest's token_env may use in addition to LORA_CLI_TOKEN_<NAME>, which is always allowed.",
         [],
     ),
     "allow_profiles": Setting(
         "allow_profiles",
         option_values.PROFILES,
-        "Profiles of the cloud's own credentials file that a manifest may name.",
+        "Profiles of the cloud's own credentials file that a manifest may use.",
         [],
     ),
 }
@@ -172,7 +171,7 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
     ``TRANSFORMERS_OFFLINE``) count as environment, below our own names. An empty variable is as good as none.
 
     Raises:
-        UsageError: a value or key that is wrong, with the layer, file and line that it stands in.
+        UsageError: a value or key that is wrong, with the layer, file and line that it is in.
     """
     named = flags.get("config") or environ.get("LORA_CLI_CONFIG")
     file = _expand(Path(named), environ) if named else _xdg(environ, "XDG_CONFIG_HOME", ".config") / "config.toml"
@@ -183,7 +182,7 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
     from_file = {} if text is None else _file_layer(file, text, environ)
     for layer in (from_file, _environment_layer(environ), _flag_layer(flags)):
         if layer.get("quiet") and layer.get("verbose"):
-            raise UsageError("quiet and verbose exclude each other", hint="set one of them")
+            raise UsageError("quiet and verbose cannot be used together", hint="set one of them")
         if layer.get("quiet") or layer.get("verbose"):
             fields.update(quiet=False, verbose=False)
         fields.update(layer)
@@ -257,8 +256,8 @@ def _config_text(file: Path) -> tuple[str | None, str]:
         return None, f"{file}: the settings file cannot be read: {error.strerror}"
     if len(data) > CONFIG_CAP:
         raise UsageError(
-            f"{file}: a settings file of over {CONFIG_CAP} bytes is not read",
-            hint="it is for a few settings: lora-cli --help",
+            f"{file}: the settings file is over {CONFIG_CAP} bytes long",
+            hint="see lora-cli --help for the settings",
         )
     try:
         return data.decode("utf-8"), ""
@@ -276,7 +275,7 @@ def _xdg(environ: Mapping[str, str], variable: str, default: str) -> Path:
 
 
 def home_of(environ: Mapping[str, str]) -> Path:
-    """This user's home; ``/``, as runtimes have it, for one whom the machine does not know: a number in a container."""
+    """This user's home; ``/``, as in container runtimes, for a user id without an account."""
     if environ.get("HOME"):
         return Path(environ["HOME"])
     try:

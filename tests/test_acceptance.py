@@ -18,7 +18,7 @@ def test_what_is_known_once_does_not_cover_it_a_second_time() -> None:
     assert known(one, "b", baseline, "known.json") == one
     assert list(stale([("a", one), ("b", one)], baseline, ["LC302"])) == []
     twice = Baseline("known.json", {"a": {entry_of("a", HALF): 3}})
-    assert list(stale([("a", one)], twice, ["LC302"])) == ["known.json: LC302 is found no longer in a (w: q_proj)"]
+    assert list(stale([("a", one)], twice, ["LC302"])) == ["known.json: LC302 is no longer found in a (w: q_proj)"]
 
 
 def test_a_note_is_never_known_and_what_is_suppressed_stays_so() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,86 @@ def commands(file: str) -> list[list[str]]:
 
     look(yaml.safe_load((CI / file).read_text()))
     return found
+
+
+def git(*argv: str) -> None:
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *who, *argv], check=True, capture_output=True)
+
+
+def test_the_shown_command_for_changed_files_validates_their_adapters_alone(repository: Path) -> None:
+    page = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
+    shown = re.search(r"^ *\$ (git diff .*(\n      .*)*)", page, re.MULTILINE)
+    assert shown is not None
+    command = shown[1].replace("models/llama/config.json", "adapters/smollm2-135m")
+
+    def changed() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-c", command], env=environment(repository / "bin"), capture_output=True, text=True, check=False
+        )
+
+    git("init", "-q")
+    git("add", "adapters")
+    git("commit", "-qm", "all")
+    git("update-ref", "refs/remotes/origin/main", "HEAD")
+    nothing = changed()
+    assert (nothing.returncode, nothing.stdout) == (0, "")
+
+    shutil.move("adapters/pirate", "adapters/a pirate")
+    git("add", "-A", "adapters")
+    git("commit", "-qm", "one")
+    passed = changed()
+    assert passed.returncode == 0, passed.stderr
+    assert "1 adapter (1 ok)" in " ".join(passed.stdout.split())
+
+    config, weights = (Path("adapters/zubrowka", name) for name in ("adapter_config.json", "adapter_model.safetensors"))
+    changes: list[Callable[[], object]] = [
+        lambda: config.write_text("{"),
+        weights.unlink,
+        lambda: weights.rename(weights.with_suffix(".bin")),
+    ]
+    for change in changes:
+        change()
+        git("add", "-A", "adapters")
+        git("commit", "-qm", "two")
+        assert changed().returncode == 123
+        git("reset", "-q", "--hard", "HEAD~1")
+
+    Path("adapters/pirates").mkdir()
+    shutil.move(
+        "adapters/zubrowka/adapter_model.safetensors", "adapters/pirates"
+    )  # git shows a renaming as one new file
+    shutil.copy("adapters/a pirate/adapter_config.json", "adapters/pirates")
+    git("add", "-A", "adapters")
+    git("commit", "-qm", "three")
+    lacks = changed()
+    assert lacks.returncode == 123
+    assert "LC101 weights-missing" in lacks.stdout
+
+
+def test_the_shown_command_for_changed_files_takes_no_folder_for_an_option_and_no_page_for_an_adapter(
+    repository: Path,
+) -> None:
+    page = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
+    shown = re.search(r"^ *\$ (git diff .*(\n      .*)*)", page, re.MULTILINE)
+    assert shown is not None
+    git("init", "-q")
+    git("commit", "-qm", "none", "--allow-empty")
+    git("update-ref", "refs/remotes/origin/main", "HEAD")
+    shutil.move("adapters/misnested", "--ignore=LC")
+    Path("docs").mkdir()
+    Path("docs/our_adapter_model.md").write_text("# Adapters\n")
+    git("add", "--", "--ignore=LC", "docs")
+    git("commit", "-qm", "one")
+    words = ["bash", "-c", shown[1].replace("models/llama/config.json", "adapters/smollm2-135m")]
+
+    done = subprocess.run(
+        words, env=environment(repository / "bin"), capture_output=True, text=True, check=False
+    )  # fmt: skip
+
+    assert done.returncode == 123, done.stderr
+    assert "LC311" in done.stdout
+    assert "1 adapter (1 refused)" in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize("file", SCHEMAS)
@@ -155,6 +236,24 @@ def test_the_action_fails_when_the_lock_does_not_fit_though_each_adapter_is_fine
     ran = run_action(ACTION, {}, repository, own, skip=INSTALL)
 
     assert (ran.code, ran.outputs["validate"]["exit-code"]) == (1, "0"), ran.out
+    assert failed_steps(ran.out) == ["fetch --locked ended with exit code 1: see the step Fetch what is locked"]
+
+
+def test_the_action_names_each_step_that_failed_with_its_exit_code(repository: Path, tmp_path: Path) -> None:
+    own = environment(tmp_path, LORA_CLI_CACHE_DIR=str(repository / ".lora-cli"))
+    judged = "validate ended with exit code 1: see the step Validate"
+    passed = {"manifest": "", "args": "adapters/pirate --base adapters/smollm2-135m"}
+
+    assert failed_steps(run_action(ACTION, passed, repository, own, skip=INSTALL).out) == []
+    assert failed_steps(run_action(ACTION, {}, repository, own, skip=INSTALL).out) == [judged]
+    (repository / "set.lock.yaml").unlink()
+    fetched = "fetch --locked ended with exit code 3: see the step Fetch what is locked"
+    assert failed_steps(run_action(ACTION, {}, repository, own, skip=INSTALL).out) == [fetched, judged]
+
+
+def failed_steps(out: str) -> list[str]:
+    """The annotations that are about a whole step."""
+    return re.findall(r"^::error title=lora-cli::(.*)", out, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,12 @@ ON_PURPOSE = {
     "docs/api.md": {"0.31"},  # an adapter that 0.31 serves wrongly
     "docs/benchmarks.md": {"0.32"},  # measured
     "docs/cli.md": {"0.31"},  # an example of `engines NAME@VERSION`
+    "docs/engines-run.md": {"0.32"},  # the one that make test-engines installs
     "docs/engines.md": {"0.31", "0.32"},  # all profiles
     "docs/fetch.md": {"0.32"},  # measured
     "docs/inspect.md": {"0.32"},  # compared with its buffers
     "docs/validate.md": {"0.31", "0.32"},  # two versions side by side; the one that make test-engines installs
+    "docs/vllm.md": {"0.32"},  # the one that make test-engines installs
     "docs/warm.md": {"0.32"},  # the printed result of a run
 }
 """The other versions that a page names because it compares or measured them."""

@@ -98,7 +98,9 @@ def test_a_simulation_leaves_no_process_behind(sent: signal.Signals) -> None:
         _, err, pids = ended(process, sent)
     wait_until(lambda: all(map(is_gone, pids)), 2)
     assert process.returncode == (130 if sent is signal.SIGINT else -sent)
-    assert err == ("interrupted: no policy done, lru, lfu, gdsf, adaptive, opt not\n" if sent is signal.SIGINT else "")
+    assert err == (
+        "interrupted: no policy finished, lru, lfu, gdsf, adaptive, opt not\n" if sent is signal.SIGINT else ""
+    )
 
 
 @pytest.mark.skipif(processors() < 2, reason="one processor has no copies")
@@ -110,7 +112,7 @@ def test_policies_that_are_done_are_told_when_a_simulation_is_interrupted() -> N
         time.sleep(0.1)
         out, err, _ = ended(process, signal.SIGINT)
     assert process.returncode == 130
-    assert err == "interrupted: lru done, adaptive not\n"
+    assert err == "interrupted: lru finished, adaptive not\n"
     assert list(json.loads(out)["policies"]) == ["lru"]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from lora_cli.cli.lineup import from_refs
 from tests.conftest import ROOT
 
 HOOKS = ROOT / ".pre-commit-hooks.yaml"
@@ -126,6 +127,42 @@ def test_one_file_that_changes_has_its_whole_adapter_judged_and_no_other(reposit
 
     assert "1 adapter (" in done.stdout, done.stdout
     assert "adapters/pirate" in done.stdout
+
+
+def test_a_pickle_wakes_the_hook(repository: Path) -> None:
+    commit(repository)
+    who = ["-c", "user.name=x", "-c", "user.email=x@example.com"]
+    assert run("git", *who, "commit", "--quiet", "--no-verify", "-m", "all", cwd=repository).returncode == 0
+    (repository / "adapters" / "pirate" / "adapter_model.bin").write_bytes(b"cos\nsystem\n(S'id'\ntR.")
+
+    done = commit(repository)
+
+    assert "1 adapter (" in done.stdout, done.stdout
+    assert "LC108" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "wakes"),
+    [
+        ("adapter_model-00001-of-00002.bin", True),
+        ("a/adapter_model.pt", True),
+        ("a/adapter_model.safetensors.index.json", True),
+        ("a/pytorch_lora_weights.safetensors", True),
+        ("pytorch_model.bin", False),
+        ("docs/our_adapter_model.md", False),
+    ],
+)
+def test_the_hook_sees_the_files_of_adapters_and_each_stands_for_its_folder(
+    name: str, tmp_path: Path, *, wakes: bool
+) -> None:
+    (hook,) = yaml.safe_load(HOOKS.read_text())
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+
+    assert bool(re.search(hook["files"], name)) == wakes
+    (item,) = from_refs([str(file)])
+    assert (item.source == str(file.parent)) == wakes
 
 
 def test_other_files_wake_nobody(repository: Path) -> None:

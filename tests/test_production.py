@@ -10,6 +10,8 @@ import yaml
 
 from lora_cli.cli.main import main
 from lora_cli.documents.manifest import load_manifest
+from lora_cli.documents.policy import load_policy
+from lora_cli.documents.policy_checks import violations
 from tests.conftest import ROOT
 from tests.hub_server import Hub
 from tests.making import write_adapter, write_base_config
@@ -37,6 +39,26 @@ def test_the_example_is_valid_by_the_published_schema_and_shows_every_kind_of_ru
     assert parsed.policy.require_pinned
     for rule in ("token_env", "profile", "endpoint_url", "region", "requester_pays"):
         assert any(getattr(source, rule) for source in parsed.sources), rule
+
+
+@pytest.mark.parametrize("page", ["manifests/production.yaml", "docs/operators.md"])
+def test_an_examples_own_policy_lets_its_first_fetch_lock_it(page: str) -> None:
+    text = (ROOT / page).read_text()
+    if page.endswith(".md"):
+        text = text.partition("```yaml\n")[2].partition("```")[0]
+    parsed = load_manifest(text, page, is_path=lambda _: False)
+    policy = parsed.policy
+    assert policy is not None
+    for entry in parsed.adapters:
+        assert violations(policy, entry.source, sha256=entry.sha256) == (), entry.name
+
+
+def test_the_policy_beside_it_allows_its_adapters() -> None:
+    parsed = load_manifest(TEXT, str(FILE), is_path=lambda _: False)
+    file = ROOT / "manifests" / "policy.yaml"
+    policy = load_policy(file.read_text(), str(file))
+    for entry in parsed.adapters:
+        assert violations(policy, entry.source, sha256=entry.sha256) == (), entry.name
 
 
 @pytest.fixture

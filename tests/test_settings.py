@@ -67,7 +67,7 @@ def test_quiet_on_a_higher_layer_beats_verbose_on_a_lower_one(environ: dict[str,
     environ["LORA_CLI_VERBOSE"] = "1"
     settings = load_settings({"quiet": True}, environ)
     assert (settings.quiet, settings.verbose) == (True, False)
-    with pytest.raises(UsageError, match="exclude each other"):
+    with pytest.raises(UsageError, match="cannot be used together"):
         load_settings({"quiet": True, "verbose": True}, environ)
 
 
@@ -93,9 +93,9 @@ def test_the_cache_directory_becomes_absolute(
             "write 30s, 500ms, 1h30m or a number of seconds",
         ),
         ("[jobs]\na=1\n", "config.toml:1: jobs: ", ""),
-        ("jobs = \n", "this is not TOML", "write NAME = VALUE, texts in quotes"),
-        ("jobs = 1\njobs = 2\n", "this is not TOML", "write NAME = VALUE, texts in quotes"),
-        ('offline = "maybe"\n', "config.toml:1: offline: 'maybe' is text", "write it without quotes"),
+        ("jobs = \n", "this is not TOML", "write NAME = VALUE, strings in quotes"),
+        ("jobs = 1\njobs = 2\n", "this is not TOML", "write NAME = VALUE, strings in quotes"),
+        ('offline = "maybe"\n', "config.toml:1: offline: 'maybe' is a string", "write it without quotes"),
     ],
 )
 def test_a_wrong_file_names_line_key_and_value(environ: dict[str, str], text: str, message: str, hint: str) -> None:
@@ -113,8 +113,8 @@ def test_every_mistake_of_a_file_is_told(environ: dict[str, str]) -> None:
     assert [error.message.removeprefix(f"{file}:") for error in caught.value.mistakes] == [
         "1: jobz: unknown key",
         "2: timeout: -1 is not a duration",
-        "4: offline: 'no' is text",
-        "5: allow_profiles: this is text",
+        "4: offline: 'no' is a string",
+        "5: allow_profiles: this is a string",
     ]
     assert all(error.hint for error in caught.value.mistakes)
 
@@ -124,7 +124,7 @@ def test_every_mistake_of_a_file_is_told(environ: dict[str, str]) -> None:
     [
         ("jobs = " + "9" * 5000, "this is not TOML"),
         ("max_files = 1979-05-27", "1: max_files: this is a date or a time"),
-        ('allow_token_env = [["supersecret"]]', "1: allow_token_env: this is not a list of texts"),
+        ('allow_token_env = [["supersecret"]]', "1: allow_token_env: this is not a list of strings"),
     ],
 )
 def test_odd_values_of_a_file_are_told_and_not_repeated(environ: dict[str, str], text: str, said: str) -> None:

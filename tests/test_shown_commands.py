@@ -33,6 +33,7 @@ CODES = {
     "validate manifests/quickstart/misnested": {1},
     "--engine vllm@0.31 --engine vllm@0.33": {1},
     "fetch -f set.yaml --check": {0, 1},
+    "inspect -f manifests/quickstart.yaml --engine-args": {1},
 }
 """Exit codes of what finds something by design; of all others it is 0."""
 

@@ -21,7 +21,7 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.runtime.linear import PackedLinear
 from lora_cli.runtime.messages import Job
-from lora_cli.runtime.plan import Limits, Plan, lay_out
+from lora_cli.runtime.plan import Limits, Plan, lay_out, needs_of
 from lora_cli.runtime.worker import Worker
 from lora_cli.sources.local import LocalSource
 
@@ -32,7 +32,7 @@ refs = {one: source.resolve(AdapterRef("file", str(one))) for one in folders}
 jobs = [Job(one.name, one, read_adapter(source, ref, one.name)) for one, ref in refs.items()]
 imported = rss()
 plan = Plan(base, (), Limits(2, 4), base_directory=model, device="cpu", forward="model")
-worker = Worker(lay_out(plan, [job.adapter for job in jobs]))
+worker = Worker(lay_out(plan, [needs_of(job.adapter, plan.base) for job in jobs]))
 for job in jobs:
     assert not worker.load(job).error
 model = worker.whole.composed.model

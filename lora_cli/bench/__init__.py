@@ -1,1 +1,1 @@
-"""Workloads and their measured runs. Torch-free: what serves a request is a callable that the caller hands in."""
+"""Workloads and their measured runs. Torch-free: requests are served by a callable that the caller passes."""

@@ -1,4 +1,4 @@
-"""What a load costs: so many milliseconds, and the bytes at so many GB/s; said, or measured on a machine."""
+"""What a load costs: a latency in milliseconds and a bandwidth in GB/s; given, or measured on a machine."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class Links:
 
 
 def parse_link(text: str, flag: str) -> Link:
-    """``2,7``: milliseconds, and GB/s beside them; ``2`` alone is the whole load.
+    """``2,7``: milliseconds, and GB/s next to them; ``2`` alone is the whole load.
 
     Raises:
         UsageError: it is neither.
@@ -76,7 +76,7 @@ _MS = parse.number_within(0, 1e9, "ms")
 
 
 def read_links(file: Path, flag: str) -> Links:
-    """The loads of a run in process, or of one at a server of ours, which says what each load took.
+    """The loads of a run in process, or of one at lora-cli's own server, which says what each load took.
 
     In process they are by how much warm requests took longer than hot ones, and cold than warm ones. All are
     differences of medians, for an adapter of the size that was measured.
@@ -97,7 +97,7 @@ def read_links(file: Path, flag: str) -> Links:
     for tier, kind in (("gpu", "in a slot"), ("cpu", "in memory"), ("disk", "on disk")):
         if not tiers.get(tier):
             raise UsageError(
-                f"{flag} {file}: no request found its adapter {kind}", hint="more requests, or other tiers"
+                f"{flag} {file}: no request found its adapter {kind}", hint="use more requests, or other tiers"
             )
         medians[tier] = nearest_rank(sorted(tiers[tier]), 0.5)
     read_ms, put_ms = medians["disk"] - medians["cpu"], medians["cpu"] - medians["gpu"]
@@ -108,7 +108,7 @@ def _loads(document: Mapping[str, Any], where: str) -> Mapping[str, Sequence[flo
     """What the loads of warm and of cold requests took, as the server said. Raises ``FormatError``."""
     found: dict[str, list[float]] = {"gpu": [0.0], "cpu": [], "disk": []}
     if document.get("tiers_from") != "server":
-        raise FormatError("the server did not say what its loads take", where=where)
+        raise FormatError("the server did not report its load times", where=where)
     for number, run in enumerate(parse.list_of(parse.mapping)(document.get("runs"), f"{where}: runs")):
         at = f"{where}: runs[{number}]"
         tiers = parse.list_of(parse.text)(run.get("tiers"), f"{at}: tiers")

@@ -35,9 +35,9 @@ def run_trace(
 ) -> MeasurementReport:
     """Each request of ``trace`` through ``serve``, one at a time: a request waits for the one before.
 
-    An adapter whose request raises ``LoraCliError`` is reported, and is not asked again; the run goes on.
-    ``failed`` are adapters known to be broken before (name → why): their requests are not sent either.
-    ``progress`` is told how many requests are done. An interrupt ends the run; what was done until then is its result.
+    An adapter whose request raises ``LoraCliError`` is reported, and is not asked again; the run goes on. ``failed``
+    are adapters known to be broken before (name → why): their requests are not sent either. ``progress`` is called with
+    how many requests are done. An interrupt ends the run; what was done until then is its result.
     """
     broken = dict(failed or {})
     latency_ms: dict[str, list[float]] = {tier: [] for tier in TIERS}
@@ -87,13 +87,13 @@ KINDS = ("hot", "warm", "cold")
 
 DEFINITIONS = {
     "hot, warm, cold": "the request's adapter was in a slot, in memory, on disk",
-    "ttft_ms": "from asked to answered: its loads, and a small batch through the adapter's modules, answered whole",
-    "cold_penalty_ms": "the median of cold requests less that of hot ones",
-    "hit_ratio": "requests that find their adapter in a slot, of all that are answered; memory_hit_ratio: or in memory",
-    "duration": "seconds of all requests, one after the other, without what is done between them",
-    "percentiles": "nearest rank: the smallest value that so many do not exceed, without interpolation",
+    "ttft_ms": "from request to response: its loads, and a small batch through the adapter's modules, as one response",
+    "cold_penalty_ms": "the median of cold requests minus that of hot ones",
+    "hit_ratio": "share of requests that find their adapter in a slot; memory_hit_ratio: or in memory",
+    "duration": "seconds of all requests, one at a time, without the time between them",
+    "percentiles": "nearest rank: the smallest value that this share does not exceed, without interpolation",
 }
-"""What the numbers mean, printed beside them."""
+"""What the numbers mean, printed next to them."""
 
 
 def measured_report(run: VllmRun, setting: BenchSetting, result: MeasurementReport) -> BenchReport:
@@ -114,7 +114,7 @@ def by_kind(result: MeasurementReport) -> dict[str, list[float]]:
 
 
 def measured_metrics(result: MeasurementReport) -> dict[str, float | None]:
-    """Every metric of ``MEASURED``; None where there was no such request."""
+    """Every metric of ``MEASURED``; None if there was no such request."""
     kinds = by_kind(result)
     found = {
         f"{kind}_ttft_{name}_ms": value for kind, values in kinds.items() for name, value in summary(values).items()

@@ -1,9 +1,9 @@
-"""What no policy can beat: the best for a tier of equal places, and a bound where sizes, costs or tiers differ.
+"""Bounds that no policy can beat: optimal for a tier of equal places, and a bound where sizes, costs or tiers differ.
 
 To find the optimum is NP-hard there. The bound lets an adapter that is asked for again stay for its part of the tier's
 room added up over the whole trace, instead of for its room at every moment: the best stays are taken first, the last
-one in part (Berger, Beckmann and Harchol-Balter, "Practical Bounds on Optimal Caching with Variable Object Sizes",
-ACM SIGMETRICS 2018, whose PFOO-L it is). Whoever is asked for takes its own room at that moment.
+one in part (Berger, Beckmann and Harchol-Balter, "Practical Bounds on Optimal Caching with Variable Object Sizes", ACM
+SIGMETRICS 2018, whose PFOO-L it is). The requested adapter takes its own room at that moment.
 """
 
 import heapq
@@ -11,8 +11,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from math import fsum
 
-from lora_cli.bench.fleet import Fleet
-from lora_cli.bench.simulator import CPU, DISK, Course
+from lora_cli.bench.simulator import CPU, DISK, Course, Fleet
 from lora_cli.tiers.budget import Budget
 
 
@@ -30,8 +29,8 @@ def next_requests(keys: Sequence[str]) -> list[int]:
 def belady(keys: Sequence[str], places: int) -> tuple[bytearray, int]:
     """Which requests hit (1) in a tier of so many equal places, and how many adapters are evicted.
 
-    Whoever is asked for latest leaves (Belady, "A study of replacement algorithms for a virtual-storage computer",
-    IBM Systems Journal 1966); a newcomer is always let in. No policy that lets newcomers in has more hits.
+    The one that is requested last is evicted (Belady, "A study of replacement algorithms for a virtual-storage
+    computer", IBM Systems Journal 1966); a new one is always admitted. No policy that lets newcomers in has more hits.
     """
     hits, evictions = bytearray(len(keys)), 0
     here: dict[str, int] = {}

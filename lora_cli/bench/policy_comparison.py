@@ -1,35 +1,34 @@
-"""Several policies over one trace, each in a process of its own where that is worth it."""
+"""Several policies over one trace, each in its own process if that is faster."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from lora_cli.bench.fleet import Fleet
 from lora_cli.bench.optimal_bounds import best_course, least_cost_ms, most_hits
 from lora_cli.bench.report import Bounds, PolicyReport, SimulationReport, TierReport, TiersReport
-from lora_cli.bench.simulator import GPU, OPT, SHARES, outcome, policy_report, simulate, slowest_first, stalls_ms
+from lora_cli.bench.simulator import GPU, OPT, SHARES, Fleet, outcome, policy_report, simulate, slowest_first, stalls_ms
 from lora_cli.bench.spread import spread
 from lora_cli.bench.trace import Trace
 from lora_cli.tiers.budget import Objective
 
 DEFINITIONS = {
-    "hit_ratio": "requests that find their adapter in a slot, of all; the first request of each is a miss",
-    "miss_cost_ms": "milliseconds of all loads, into memory and into slots, added up",
-    "stall_ms": "from a request's arrival until its adapter is in a slot; loads go one after the other",
-    "stall_ms (inf)": "with --request-rate inf a request comes when the one before is done: it waits for its own load",
-    "gap_closed": "(hits - LRU's) / (the most there can be - LRU's)",
-    "cost_gap_closed": "(LRU's - miss_cost_ms) / (LRU's - the least cost that there can be)",
-    "opt": "Belady's policy, who knows the whole trace: exact where slots are alike, else a bound that none passes",
-    "percentiles": "nearest rank: the smallest value that so many do not exceed, without interpolation",
+    "hit_ratio": "share of requests that find their adapter in a slot; the first request of each adapter is a miss",
+    "miss_cost_ms": "total milliseconds of all loads, into memory and into slots",
+    "stall_ms": "from a request's arrival until its adapter is in a slot; one load at a time",
+    "stall_ms (inf)": "with --request-rate inf a request arrives when the last one is done: it waits for its own load",
+    "gap_closed": "(hits - LRU's) / (the maximum - LRU's)",
+    "cost_gap_closed": "(LRU's - miss_cost_ms) / (LRU's - the minimum cost)",
+    "opt": "Belady's policy, which knows the whole trace: exact if slots are equal, otherwise an upper bound",
+    "percentiles": "nearest rank: the smallest value that this share does not exceed, without interpolation",
 }
-"""What the numbers mean, printed beside them."""
+"""What the numbers mean, printed next to them."""
 
 WORTH_PROCESSES = 200_000
-"""So many requests, over all policies, take longer than a process does to start."""
+"""How many requests, over all policies, take longer than a process does to start."""
 
 
 ROUNDING = 1e-9
-"""Costs are sums of fractions, added up in several orders: a distance of so little is none."""
+"""Costs are sums of fractions, added up in several orders: a smaller distance counts as zero."""
 
 
 def simulate_all(
@@ -40,7 +39,7 @@ def simulate_all(
     *,
     told: Callable[[str], None] = lambda _policy: None,
 ) -> SimulationReport:
-    """Every policy over the same trace. ``told`` hears of each that is done. Ctrl-C leaves out those that are not.
+    """Every policy over the same trace. ``told`` is called for each that is done. Ctrl-C leaves out those that are not.
 
     Raises:
         MachineError: an adapter is larger than a tier, or a process was killed.

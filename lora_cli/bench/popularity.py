@@ -1,8 +1,8 @@
-"""How unequally adapters are asked for: the families of the literature, each under its own name, or weights of a file.
+"""How unequally adapters are requested: the literature's distributions, each under its own name, or weights of a file.
 
 Three families are called "alpha" somewhere and mean different things: Zipf's exponent (weight ``i^-s``), the geometric
-ratio of Punica and SGLang (``a^-i``), and the power of S-LoRA (``((i+1)/n)^a - (i/n)^a``).
-A file has what somebody counted: ``{"sql": 120, "chat": 3.5}``, or the weights alone as a list.
+ratio of Punica and SGLang (``a^-i``), and the power of S-LoRA (``((i+1)/n)^a - (i/n)^a``). A file has measured counts:
+``{"sql": 120, "chat": 3.5}``, or the weights alone as a list.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -65,17 +65,18 @@ TURNS = ("round-robin", "distinct")
 
 @dataclass(frozen=True, slots=True)
 class Popularity:
-    """A family of ``FAMILIES`` and its parameter (None where it has none).
-
-    With ``given``, a weight for each adapter out of a file, ``family`` is the file's name.
-    """
+    """A family of ``FAMILIES`` and its parameter (None if it has none)."""
 
     family: str
     parameter: Decimal | None = None
-    given: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return self.family if self.parameter is None else f"{self.family}:{self.parameter}"
+
+    def weights(self, names: Sequence[str]) -> tuple[int, ...]:
+        """A weight for each of the adapters, the most popular first, as ``scaled`` makes them."""
+        weight, parameter = FAMILIES[self.family].weight, self.parameter or Decimal(0)
+        return scaled([weight(rank, len(names), parameter) for rank in range(1, len(names) + 1)])
 
 
 def parse_popularity(text: str) -> Popularity:
@@ -84,7 +85,7 @@ def parse_popularity(text: str) -> Popularity:
     A parameter may be left out.
 
     Raises:
-        UsageError: another family, or a parameter that is none or out of bounds.
+        UsageError: another family, or a parameter that is not a number or out of bounds.
     """
     name, colon, number = text.partition(":")
     family = FAMILIES.get(name)
@@ -107,21 +108,8 @@ def parse_popularity(text: str) -> Popularity:
     return Popularity(name, parameter)
 
 
-def weights(popularity: Popularity, adapters: int) -> tuple[int, ...]:
-    """One whole number per adapter, the most popular first, proportional to how often it is asked for.
-
-    The largest is about ``SCALE``; none is 0, so that every adapter can come.
-    """
-    if popularity.given:
-        return popularity.given
-    family = FAMILIES[popularity.family]
-    parameter = popularity.parameter if popularity.parameter is not None else Decimal(0)
-    raw = [family.weight(rank, adapters, parameter) for rank in range(1, adapters + 1)]
-    return scaled(raw)
-
-
 def scaled(raw: Sequence[Decimal]) -> tuple[int, ...]:
-    """Weights as whole numbers, the largest of them ``SCALE`` and none 0."""
+    """Weights as whole numbers, the largest of them ``SCALE`` and none 0, so that every adapter can come."""
     largest = max(raw, default=Decimal(1))
     return tuple(max(1, int(_EXACT.divide(_EXACT.multiply(one, SCALE), largest))) for one in raw)
 
@@ -134,27 +122,27 @@ _WEIGHT = parse.number_within(0, 1e18)
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """Names (none where the file has a list) and their weights, the largest first where they have names."""
+    """Names (none if the file has a list) and their weights, the largest first where they have names."""
 
     file: str
     names: tuple[str, ...]
-    weights: tuple[Decimal, ...]
+    counts: tuple[Decimal, ...]
 
-    def over(self, names: Sequence[str]) -> Popularity:
-        """The popularity of these adapters.
+    def weights(self, names: Sequence[str]) -> tuple[int, ...]:
+        """The weight of each of these adapters.
 
         Raises:
             UsageError: one of them has no weight, or the list is not as long as they are many.
         """
         if not self.names:
-            if len(names) != len(self.weights):
-                raise UsageError(f"{self.file} has {len(self.weights)} weights, and there are {len(names)} adapters")
-            return Popularity(self.file, None, scaled(self.weights))
-        by_name = dict(zip(self.names, self.weights, strict=True))
+            if len(names) != len(self.counts):
+                raise UsageError(f"{self.file} has {len(self.counts)} weights, but there are {len(names)} adapters")
+            return scaled(self.counts)
+        by_name = dict(zip(self.names, self.counts, strict=True))
         missing = [name for name in names if name not in by_name]
         if missing:
-            raise UsageError(f"{self.file} has no weight for {shown(missing[0])}", hint="give it a 0 at least")
-        return Popularity(self.file, None, scaled([by_name[name] for name in names]))
+            raise UsageError(f"{self.file} has no weight for {shown(missing[0])}", hint="add it, at least as 0")
+        return scaled([by_name[name] for name in names])
 
 
 def read_popularity(text: str) -> Popularity | Counted:

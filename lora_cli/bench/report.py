@@ -75,7 +75,7 @@ class VllmLatencies:
 
 @dataclass(frozen=True, slots=True)
 class BenchSetting:
-    """What was run, beside the keys of vLLM."""
+    """What was run, next to the keys of vLLM."""
 
     mode: Mode
     span_s: float
@@ -260,7 +260,7 @@ class SeedReport:
     probes: tuple[tuple[float, float | None], ...]
     """For each probe, the seconds when it was sent and the milliseconds until its token."""
     control_ttft_ms: tuple[float | None, ...] | None = field(metadata=EXCLUDED)
-    """For each request to the base, the milliseconds from its scheduled time; None where there was no --control."""
+    """For each request to the base, the milliseconds from its scheduled time; None if there was no --control."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,15 +295,31 @@ class MetricChange:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkloadDifference:
+    """What was asked for in another way by the older result than by this one, so that their metrics do not compare."""
+
+    key: str
+    before: str
+    now: str
+
+    def __str__(self) -> str:
+        return f"{self.key} was {self.before}, and is {self.now}"
+
+
+@dataclass(frozen=True, slots=True)
 class ConditionResult:
     """One condition of --fail-if."""
 
     condition: str
     value: float | None
+    """Null was not measured."""
     failed: bool
+    """Whether the condition is true, or has no value."""
 
     def __str__(self) -> str:
-        return f"{self.condition}: {'there is no value' if self.value is None else f'it is {self.value:.6g}'}"
+        if self.value is None:
+            return f"{self.condition}: there is no value"
+        return f"{self.condition} is {'true' if self.failed else 'not true'}: the value is {self.value:.6g}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,14 +344,16 @@ class BenchReport:
     """Every number that --fail-if and --baseline can name; null is not known."""
     baseline: tuple[MetricChange, ...] | None = None
     """What changed since the result of --baseline."""
+    baseline_differs: tuple[WorkloadDifference, ...] | None = None
+    """How the workload of --baseline differs from this one, if it does."""
     fail_if: tuple[ConditionResult, ...] | None = None
     """The conditions of --fail-if."""
     metadata: Mapping[str, str] = field(default_factory=dict, metadata=INLINE)
     """The keys of --metadata."""
     trace: str | None = None
-    """The file beside this one that has the requests."""
+    """The file next to this one that has the requests."""
     traces: Mapping[str, str] | None = None
-    """The files beside this one that have the requests, by seed."""
+    """The files next to this one that have the requests, by seed."""
 
 
 VLLM_KEYS = tuple(one.name for part in (VllmRun, VllmLatencies) for one in fields(part))
@@ -360,7 +378,7 @@ def run_of(
     request_rate: float | None = None,
     burstiness: float = 1.0,
 ) -> tuple[VllmRun, BenchSetting]:
-    """What is run, before anything is measured: vLLM's keys, and ours.
+    """What is run, before anything is measured: vLLM's keys, and lora-cli's.
 
     The times of ``trace`` say how many requests come in a second where ``request_rate`` is None.
     """

@@ -1,4 +1,4 @@
-"""Results that were kept, read again: by whom and when they were written, nobody knows."""
+"""Saved results, read again: untrusted files."""
 
 from pathlib import Path
 from typing import Any

@@ -1,26 +1,99 @@
-"""A trace through the books of two tiers, slots over memory over disk, as the warm process keeps them.
+"""A trace replayed over the state of two tiers, slots over memory over disk, as the warm process keeps them.
 
 A request that finds its adapter in no slot has it put there from memory; one that is not in memory either is read from
 disk before. Memory is asked only then, so each tier has its own history, and what is in a slot may leave memory.
-The policies are those of the tiers, FIFO, and the best that there could be.
+The policies are those of the tiers, FIFO, and the best that there could be. A fleet is what is simulated besides the
+requests: the adapters' ranks and bytes, the two tiers, and the ways into them.
 """
 
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from decimal import Decimal, InvalidOperation
+from itertools import accumulate, pairwise
 from math import fsum
 
-from lora_cli.bench.fleet import Fleet
+from lora_cli.bench.draws import Draws
+from lora_cli.bench.link_model import BYTES_PER_RANK, Links
 from lora_cli.bench.quantiles import nearest_rank, summary
-from lora_cli.bench.report import PolicyKind, PolicyReport
+from lora_cli.bench.report import AdapterBytes, PolicyKind, PolicyReport
 from lora_cli.bench.trace import Trace
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.errors import UsageError
-from lora_cli.tiers.budget import Objective, View
+from lora_cli.tiers.budget import Budget, Objective, View
 from lora_cli.tiers.eviction import Eviction
 from lora_cli.tiers.eviction.policies import Lru
 from lora_cli.tiers.eviction.registry import POLICIES, new_ledger
+
+MOST_RANKS, LARGEST_RANK = 100, 100_000
+SHARE_SCALE = 10**12
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Each rank with its part of all adapters; the parts need not add up to 1."""
+
+    shares: tuple[tuple[int, Decimal], ...]
+
+    def of(self, names: Sequence[str], seed: int) -> dict[str, int]:
+        """Each adapter's rank: chance, by its name and the seed alone, so that a trace replayed finds it again."""
+        upto = list(accumulate(int(share * SHARE_SCALE) for _, share in self.shares))
+        return {name: self.shares[Draws.apart(f"rank {name}", seed).of(upto)][0] for name in names}
+
+
+def parse_ranks(text: str) -> Ranks:
+    """``8:.4,16:.4,64:.2``; a share that is left out is 1.
+
+    Raises:
+        UsageError: it is not one.
+    """
+    found = []
+    for word in text.split(",")[: MOST_RANKS + 1]:
+        rank, colon, share = word.partition(":")
+        try:
+            part = Decimal(share) if colon else Decimal(1)
+            good = rank.isascii() and rank.isdecimal() and len(share) <= 20
+            if not (good and len(rank) < 7 and 1 <= int(rank) <= LARGEST_RANK and Decimal("1e-9") <= part <= 1_000_000):
+                raise _wrong(text)
+        except InvalidOperation as error:
+            raise _wrong(text) from error
+        found.append((int(rank), part))
+    if len(found) > MOST_RANKS:
+        raise _wrong(text)
+    return Ranks(tuple(found))
+
+
+def _wrong(text: str) -> UsageError:
+    return UsageError(f"--ranks {text[:60]}: must be ranks and their shares", hint="--ranks 8:.4,16:.4,64:.2")
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """``sizes`` are bytes by adapter; ``gpu`` and ``cpu`` are what slots and memory hold."""
+
+    sizes: Mapping[str, int]
+    gpu: Budget
+    cpu: Budget
+    links: Links = Links()
+
+    def put_ms(self, name: str) -> float:
+        """Milliseconds from memory into a slot."""
+        return self.links.gpu.load_ms(self.sizes[name])
+
+    def read_ms(self, name: str) -> float:
+        """Milliseconds from disk into memory."""
+        return self.links.disk.load_ms(self.sizes[name])
+
+    def adapter_bytes(self) -> AdapterBytes:
+        """How large the adapters are."""
+        sizes = self.sizes.values()
+        return AdapterBytes(sum(sizes), max(sizes, default=0), min(sizes, default=0))
+
+
+def sized(names: Sequence[str], ranks: Ranks, seed: int, bytes_per_rank: int = BYTES_PER_RANK) -> dict[str, int]:
+    """Bytes of each adapter: its rank times ``bytes_per_rank``."""
+    return {name: rank * bytes_per_rank for name, rank in ranks.of(names, seed).items()}
+
 
 OPT = "opt"
 """Belady's, who knows the whole trace."""
@@ -94,7 +167,7 @@ def simulate(keys: Sequence[str], fleet: Fleet, policy: str, objective: Objectiv
             gpu.hit(key)
             continue
         size, cost = sizes[key], put_ms[key]
-        if cpu.ask(key, size, read_ms[key]).hit:
+        if cpu.ask(key, size, read_ms[key]) is None:
             found[number] = CPU
         else:
             found[number] = DISK
@@ -105,7 +178,7 @@ def simulate(keys: Sequence[str], fleet: Fleet, policy: str, objective: Objectiv
 
 
 def stalls_ms(trace: Trace, course: Course) -> "array[float]":
-    """Milliseconds of each request, from its arrival until its adapter is in a slot; 0 where it is there.
+    """Milliseconds of each request, from its arrival until its adapter is in a slot; 0 if it is there.
 
     Loads are made one after the other in the order in which they are asked for, and requests for an adapter that is on
     its way wait for the same load. Where the trace has no times, each request comes when the one before is done, and
@@ -152,7 +225,7 @@ def policy_report(
 ) -> PolicyReport:
     """One policy, without the gaps that it closes: they are known once all policies are done.
 
-    ``stalls`` has the least first, and is empty where only the hits in slots and the least cost are known.
+    ``stalls`` has the least first, and is empty if only the hits in slots and the least cost are known.
     """
     return PolicyReport(
         kind=kind,

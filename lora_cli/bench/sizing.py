@@ -1,13 +1,12 @@
-"""How many slots and places in memory it takes to meet a goal, by trying."""
+"""The number of slots and places in memory that meet a goal, found by simulation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from lora_cli.bench.fleet import Fleet
 from lora_cli.bench.report import LoadsReport, Plan, PlanAnswer, PlanReport, PolicyPlan
-from lora_cli.bench.simulator import outcome, simulate, stalls_ms
+from lora_cli.bench.simulator import Fleet, outcome, simulate, stalls_ms
 from lora_cli.bench.spread import spread
 from lora_cli.bench.thresholds import Condition, policy_metrics
 from lora_cli.bench.trace import Trace
@@ -17,10 +16,10 @@ OF_SLOTS_ALONE = frozenset({"hit_ratio"})
 """Metrics that memory changes nothing about."""
 
 DEFINITIONS = {
-    "slots": "the fewest adapters on the device at once with which all goals hold, found by halving: more is not worse",
-    "places": "the fewest adapters in memory at once beside so many slots; with more slots fewer may do",
-    "hits": "requests that find their adapter in a slot; the first request of each is a miss",
-    "p99 ms": "how long a request waits for its adapter, one load after the other; by the nearest rank",
+    "slots": "the smallest number of slots that reaches all goals, found by bisection: more slots are not worse",
+    "places": "the smallest number of adapters in memory with this many slots; more slots may need fewer",
+    "hits": "share of requests that find their adapter in a slot; the first request of each adapter is a miss",
+    "p99 ms": "how long a request waits for its adapter, one load at a time; by nearest rank",
 }
 """What the numbers of a plan mean."""
 
@@ -46,7 +45,7 @@ def size_all(
 
 
 def plan_metrics(policies: Mapping[str, PolicyPlan]) -> dict[str, float | None]:
-    """``lru.slots`` and ``lru.places`` of the first answer; None where there is none."""
+    """``lru.slots`` and ``lru.places`` of the first answer; None if there is none."""
     return {
         f"{name}.{what}": getattr(one.answers[0], what) if one.answers else None
         for name, one in policies.items()

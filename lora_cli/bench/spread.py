@@ -1,4 +1,4 @@
-"""One function over several tasks, on all processors where that is worth it."""
+"""One function over several tasks, on all processors if that is faster."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -53,7 +53,7 @@ def _received(pipe: "Connection") -> Any:
     try:
         done, error = pipe.recv()
     except EOFError as ended:
-        raise MachineError("a process of the simulation was killed", hint="it may be short of memory") from ended
+        raise MachineError("a process of the simulation was killed", hint="it may have run out of memory") from ended
     if error is not None:
         raise error
     return done

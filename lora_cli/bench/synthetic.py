@@ -1,4 +1,4 @@
-"""Adapters that nobody trained, to be loaded and measured: on every linear module of a base, in bfloat16."""
+"""Synthetic adapters, to be loaded and measured: on every linear module of a base, in bfloat16."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -21,12 +21,6 @@ BLOCK = 4_096
 BYTES = 2
 LEAST = 0x3C00
 """1/128 in bfloat16: every value is between this and twice as much, above or below 0."""
-
-
-def synthetic_bytes(base: BaseModel, rank: int) -> int:
-    """Bytes of the weights of one adapter."""
-    modules = (base.modules[path] for path in all_linear(base))
-    return BYTES * rank * sum(module.d_in + module.d_out for module in modules)
 
 
 def write_synthetic(folder: Path, base: BaseModel, rank: int, name: str, seed: int) -> None:
@@ -85,4 +79,5 @@ def _block(name: str, seed: int) -> "NDArray[np.uint16]":
 
 def total_bytes(base: BaseModel, ranks: Mapping[str, int]) -> int:
     """Bytes of the weights of all of them."""
-    return sum(synthetic_bytes(base, rank) for rank in ranks.values())
+    modules = (base.modules[path] for path in all_linear(base))
+    return BYTES * sum(ranks.values()) * sum(module.d_in + module.d_out for module in modules)

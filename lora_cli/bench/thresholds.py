@@ -1,10 +1,12 @@
-"""Conditions on the metrics of a result, what a run is failed for, and what changed since an older result."""
+"""Conditions on the metrics of a result, failure conditions, and changes since an older result."""
 
 import operator
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from lora_cli.bench.quantiles import SUMMARIES
 from lora_cli.bench.report import ChangeVerdict, ConditionResult, MetricChange, PolicyMetrics, PolicyReport
@@ -99,7 +101,10 @@ def parse_condition(text: str, flag: str, known: Collection[str]) -> Condition:
         if not found:
             continue
         if metric not in known:
-            raise UsageError(f"{flag} {text[:80]}: there is no metric {metric[:60]}", hint=did_you_mean(metric, known))
+            hint = did_you_mean(metric, known)
+            if not hint.startswith("did you mean"):
+                hint += "; all are listed under metrics in the output of --format json"
+            raise UsageError(f"{flag} {text[:80]}: there is no metric {metric[:60]}", hint=hint)
         try:
             value = float(number)
         except ValueError:
@@ -128,7 +133,7 @@ def parse_goals(texts: Sequence[str]) -> tuple[Condition, ...]:
         if goal.comparison.startswith(">") != more_is_better(goal.metric):
             other = ">=" if more_is_better(goal.metric) else "<"
             raise UsageError(
-                f"--plan {goal}: more slots only make that harder", hint=f'--plan "{goal.metric}{other}{goal.number:g}"'
+                f"--plan {goal}: more slots only make it worse", hint=f'--plan "{goal.metric}{other}{goal.number:g}"'
             )
     return goals
 
@@ -139,7 +144,7 @@ def of_waiting(goals: Sequence[Condition]) -> bool:
 
 
 SAME = 0.02
-"""A change by less than this part of the older value is none."""
+"""A change by less than this part of the older value counts as none."""
 
 
 def changes(before: Mapping[str, float], now: Mapping[str, float | None]) -> tuple[MetricChange, ...]:
@@ -157,13 +162,22 @@ def metric_change(metric: str, before: float, now: float) -> MetricChange:
 
 
 def judged(conditions: Sequence[Condition], metrics: Mapping[str, float | None]) -> tuple[ConditionResult, ...]:
-    """Each condition of ``--fail-if``: a run fails for what is true, and not for what is not known."""
+    """Each condition of ``--fail-if``: a run fails for what is true, and for what was not measured."""
     values = ((one, metrics.get(one.metric)) for one in conditions)
-    return tuple(ConditionResult(str(one), value, value is not None and one.holds(value)) for one, value in values)
+    return tuple(ConditionResult(str(one), value, value is None or one.holds(value)) for one, value in values)
 
 
-def read_baseline(file: Path) -> dict[str, float]:
-    """The metrics of an older result: its ``metrics``, or (of another tool's result) every number at its top.
+@dataclass(frozen=True, slots=True)
+class Older:
+    """An older result: its document, and its ``metrics`` or (of another tool's result) every number at its top."""
+
+    file: Path
+    document: Mapping[str, Any]
+    metrics: Mapping[str, float]
+
+
+def read_baseline(file: Path) -> Older:
+    """The older result that is in ``file``.
 
     Raises:
         NotFound: there is no such file.
@@ -171,11 +185,16 @@ def read_baseline(file: Path) -> dict[str, float]:
         MachineError: it cannot be read.
     """
     document = read_result(file, "--baseline")
+    schema = document.get("schema")
+    command = re.match("lora_cli/([a-z-]{1,40})/", schema) if isinstance(schema, str) else None
+    if command is not None and command[1] != "serve-bench":
+        kind = "a baseline of validate" if command[1] == "baseline" else f"a JSON report of {command[1]}"
+        raise UsageError(f"--baseline {file}: this is {kind}, but must be a result of serve-bench", hint=HINT)
     try:
         found = parse.mapping(document.get("metrics", document), f"{file}: metrics")
     except FormatError as error:
         raise UsageError(f"--baseline {error.message}", hint=HINT) from error
     numbers = {name: float(value) for name, value in found.items() if type(value) in (int, float)}
     if not numbers:
-        raise UsageError(f"--baseline {file}: there are no numbers in it", hint=HINT)
-    return numbers
+        raise UsageError(f"--baseline {file}: it has no numbers", hint=HINT)
+    return Older(file, document, numbers)

@@ -1,19 +1,20 @@
-"""What is asked of a server, and when: one trace for every policy and every server that is compared; as a file, too.
+"""The requests to a server and their times: one trace for every policy and server that is compared; also a file.
 
 A file has one JSON object a line, in the order of time:
 
     {"t": 0.012345, "adapter": "sql", "prompt_tokens": 128, "output_tokens": 16}
 
 ``t`` is in seconds from the start, and may be left out of all lines: the requests then come as fast as they can. Token
-counts may be left out too. Other keys (``session``, ``rank``) are for other readers, and are passed over.
+counts may be left out too. Other keys (``session``, ``rank``) are for other readers, and are ignored.
 """
 
 import json
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from lora_cli.core import parse
 from lora_cli.errors import FormatError, MachineError, NotFound, UsageError
@@ -104,55 +105,40 @@ def read_trace(file: Path) -> Trace:
     """
     try:
         with file.open("rb") as lines:
-            return parse_trace(_bounded(lines, str(file)), str(file))
+            trace = trace_of(_requests(lines, str(file)))
     except FileNotFoundError as error:
         raise NotFound(f"{file}: there is no such trace", hint="--save-trace writes one") from error
     except OSError as error:
         raise MachineError(f"{file} cannot be read: {error.strerror or error}") from error
-
-
-def parse_trace(lines: Iterable[bytes], where: str) -> Trace:
-    """The trace of these lines; empty ones are passed over.
-
-    Raises:
-        UsageError: see ``read_trace``.
-    """
-    trace = trace_of(_requests(lines, where))
     if not len(trace):
-        raise UsageError(f"{where}: there are no requests in it", hint='{"t": 0.5, "adapter": "sql"}')
+        raise UsageError(f"{file}: it has no requests", hint='{"t": 0.5, "adapter": "sql"}')
     return trace
 
 
-def _requests(lines: Iterable[bytes], where: str) -> Iterator[Request]:
+def _requests(lines: BinaryIO, where: str) -> Iterator[Request]:
+    """The requests of all lines; empty ones are ignored."""
     before, found = 0.0, 0
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(iter(partial(lines.readline, LONGEST_LINE + 1), b""), 1):
+        if len(line) > LONGEST_LINE:
+            raise UsageError(f"{where}: line {number}: is longer than {LONGEST_LINE} bytes")
         if not line.strip():
             continue
         try:
             one = _request(line, before)
         except FormatError as error:
             said = error.message.replace("line 1 column", "column")
-            raise UsageError(f"{where}: line {number}: {said}", hint="a trace has one JSON object a line") from error
+            raise UsageError(f"{where}: line {number}: {said}", hint="a trace has one JSON object per line") from error
         if found == MOST_REQUESTS:
             raise UsageError(f"{where}: line {number}: a trace has at most {MOST_REQUESTS} requests")
         before, found = one.time_s, found + 1
         yield one
 
 
-def _bounded(lines: Any, where: str) -> Iterator[bytes]:
-    number = 0
-    while line := lines.readline(LONGEST_LINE + 1):
-        number += 1
-        if len(line) > LONGEST_LINE:
-            raise UsageError(f"{where}: line {number}: is longer than {LONGEST_LINE} bytes")
-        yield line
-
-
 def _request(line: bytes, before: float) -> Request:
     fields = parse.json_object(line.strip(), "")
     time_s = float(parse.number(fields.get("t", before), "t"))
     if not before <= time_s <= LATEST_S:
-        limit = f"at least {before}, as the line before" if time_s < before else f"at most {LATEST_S:.0f} seconds"
+        limit = f"at least {before}, as in the previous line" if time_s < before else f"at most {LATEST_S:.0f} seconds"
         raise FormatError(f"must be {limit}, not {time_s}", where="t")
     name = parse.text(parse.required(fields, "adapter", "the request"), "adapter")
     if not 0 < len(name) <= LONGEST_NAME:

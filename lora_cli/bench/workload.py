@@ -1,86 +1,56 @@
 """Everything that a made trace is made of: who is asked for, in which order, when, and how long; seeded.
 
-It is the same on every machine. Sequences of requests are drawn independently, drift, are scanned, or come in sessions.
-They take names, the most popular first, and give ``requests`` of them; they raise ``ValueError`` where there are no
-names or a number is negative. The first part of a longer one is the shorter one.
+It is the same on every machine. Sequences of requests are drawn independently, drift, are scanned, or come in sessions:
+each is endless and gives the adapters' places by popularity, whose weights are added up in ``upto`` (``Draws.of``).
 """
 
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, cycle, islice
+from itertools import accumulate, count, cycle, islice
 from math import inf
 
 from lora_cli.bench.draws import Draws, exp, log
-from lora_cli.bench.popularity import TURNS, Popularity, weights
+from lora_cli.bench.popularity import TURNS, Counted, Popularity
 from lora_cli.bench.trace import MOST_TOKENS, Trace
 from lora_cli.errors import UsageError
 
 
-def make_trace(names: Sequence[str], popularity: Popularity, requests: int, seed: int) -> tuple[str, ...]:
-    """Each request drawn independently by ``popularity``; ``round-robin`` and ``distinct`` take the names in turn."""
-    _check(names, requests, seed)
-    if popularity.family in TURNS:
-        return tuple(islice(cycle(names), requests))
-    draws, upto = Draws(seed), _upto(popularity, names)
-    return tuple(names[draws.of(upto)] for _ in range(requests))
+def independent(draws: Draws, upto: Sequence[int]) -> Iterator[int]:
+    """Each request is drawn by popularity, whatever came before it."""
+    while True:
+        yield draws.of(upto)
 
 
-def make_drift(
-    names: Sequence[str], popularity: Popularity, requests: int, seed: int, *, percent: int = 20, every: int = 5_000
-) -> tuple[str, ...]:
-    """After each ``every`` requests, ``percent`` of the names change places in popularity (100: all of them)."""
-    _check(names, requests, seed, percent, every - 1)
-    draws, upto, order = Draws(seed), _upto(popularity, names), list(names)
-    moved = len(names) * percent // 100
-
-    def asked() -> Iterator[str]:
-        for number in range(requests):
-            if number and number % every == 0:
-                places = draws.shuffled(range(len(order)))[:moved]
-                for place, name in zip(places, draws.shuffled([order[place] for place in places]), strict=True):
-                    order[place] = name
-            yield order[draws.of(upto)]
-
-    return tuple(asked())
+def drift(draws: Draws, upto: Sequence[int], percent: int, every: int) -> Iterator[int]:
+    """After each ``every`` requests, ``percent`` of the adapters change places in popularity (100: all of them)."""
+    order = list(range(len(upto)))
+    moved = len(order) * percent // 100
+    for number in count():
+        if number and number % every == 0:
+            places = draws.shuffled(range(len(order)))[:moved]
+            for place, one in zip(places, draws.shuffled([order[place] for place in places]), strict=True):
+                order[place] = one
+        yield order[draws.of(upto)]
 
 
-def make_scan(
-    names: Sequence[str], popularity: Popularity, requests: int, seed: int, *, percent: int = 10
-) -> tuple[str, ...]:
-    """``percent`` of the requests ask for the names in turn (a check of all adapters), the others by popularity."""
-    _check(names, requests, seed, percent)
-    draws, upto, turn = Draws(seed), _upto(popularity, names), cycle(names)
-    return tuple(next(turn) if draws.below(100) < percent else names[draws.of(upto)] for _ in range(requests))
+def scan(draws: Draws, upto: Sequence[int], percent: int) -> Iterator[int]:
+    """``percent`` of the requests ask for all in turn (a check of all adapters), the others by popularity."""
+    turn = cycle(range(len(upto)))
+    while True:
+        yield next(turn) if draws.below(100) < percent else draws.of(upto)
 
 
-def make_sessions(
-    names: Sequence[str], popularity: Popularity, requests: int, seed: int, *, users: int = 64, turns: int = 5
-) -> tuple[str, ...]:
+def sessions(draws: Draws, upto: Sequence[int], users: int, turns: int) -> Iterator[int]:
     """``users`` at once, each with one adapter for ``turns`` requests, then another; who asks is chance."""
-    _check(names, requests, seed, users - 1, turns - 1)
-    draws, upto = Draws(seed), _upto(popularity, names)
-    chosen = [names[draws.of(upto)] for _ in range(users)]
+    chosen = [draws.of(upto) for _ in range(users)]
     left = [1 + draws.below(turns) for _ in range(users)]
-
-    def asked() -> Iterator[str]:
-        for _ in range(requests):
-            user = draws.below(users)
-            if not left[user]:
-                chosen[user], left[user] = names[draws.of(upto)], turns
-            left[user] -= 1
-            yield chosen[user]
-
-    return tuple(asked())
-
-
-def _upto(popularity: Popularity, names: Sequence[str]) -> list[int]:
-    return list(accumulate(weights(popularity, len(names))))
-
-
-def _check(names: Sequence[str], *numbers: int) -> None:
-    if not names or min(numbers) < 0:
-        raise ValueError("a trace needs names, and numbers that are not negative")
+    while True:
+        user = draws.below(users)
+        if not left[user]:
+            chosen[user], left[user] = draws.of(upto), turns
+        left[user] -= 1
+        yield chosen[user]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,19 +162,19 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What makes requests of a shape; what its numbers are called, their defaults and the largest that each may be."""
+    """What draws requests of a shape; what its numbers are called, their defaults and the largest that each may be."""
 
-    make: Callable[..., tuple[str, ...]]
+    places: Callable[..., Iterator[int]]
     names: tuple[str, ...] = ()
     usual: tuple[int, ...] = ()
     most: tuple[int, ...] = ()
 
 
 KINDS: Mapping[str, _Kind] = {
-    "independent": _Kind(make_trace),
-    "drift": _Kind(make_drift, ("percent", "every"), (20, 5_000), (100, MOST)),
-    "scan": _Kind(make_scan, ("percent",), (10,), (100,)),
-    "sessions": _Kind(make_sessions, ("users", "turns"), (64, 5), (100_000, MOST)),
+    "independent": _Kind(independent),
+    "drift": _Kind(drift, ("percent", "every"), (20, 5_000), (100, MOST)),
+    "scan": _Kind(scan, ("percent",), (10,), (100,)),
+    "sessions": _Kind(sessions, ("users", "turns"), (64, 5), (100_000, MOST)),
 }
 
 
@@ -212,7 +182,7 @@ KINDS: Mapping[str, _Kind] = {
 class Traffic:
     """A workload in words: with the same ones the same trace is made, on every machine."""
 
-    popularity: Popularity
+    popularity: Popularity | Counted
     requests: int
     seed: int = 0
     shape: Shape = Shape()
@@ -229,7 +199,7 @@ def parse_shape(kind: str, text: str) -> Shape:
     Numbers may be left out from the end on.
 
     Raises:
-        UsageError: there are too many numbers, or one is none or out of bounds.
+        UsageError: there are too many numbers, or one is not a number or out of bounds.
     """
     known = KINDS[kind]
     words = text.split(",")
@@ -244,27 +214,26 @@ def parse_shape(kind: str, text: str) -> Shape:
 
 
 def make_requests(names: Sequence[str], traffic: Traffic) -> Trace:
-    """The trace of ``traffic`` over these adapters, the most popular first."""
-    shape = traffic.shape
-    kind = KINDS[shape.kind]
-    more = dict(zip(kind.names, shape.numbers, strict=True))
-    keys = kind.make(names, traffic.popularity, traffic.requests, traffic.seed, **more)
-    places = {name: place for place, name in enumerate(names)}
-    lengths = Draws.apart("lengths", traffic.seed)
-    tokens = [(traffic.input_len.drawn(lengths), traffic.output_len.drawn(lengths)) for _ in range(traffic.requests)]
+    """The trace of ``traffic`` over these adapters, the most popular first; more requests begin with the same names."""
+    popularity, shape, number, seed = traffic.popularity, traffic.shape, traffic.requests, traffic.seed
+    if str(popularity) in TURNS and shape.kind == "independent":
+        places: Iterator[int] = cycle(range(len(names)))
+    else:
+        upto = list(accumulate(popularity.weights(names)))
+        places = KINDS[shape.kind].places(Draws(seed), upto, *shape.numbers)
+    lengths = Draws.apart("lengths", seed)
+    tokens = [(traffic.input_len.drawn(lengths), traffic.output_len.drawn(lengths)) for _ in range(number)]
+    if traffic.ramp is not None:
+        times_s = ramped_times(number, traffic.ramp, traffic.burstiness, seed)
+    else:
+        times_s = arrival_times(number, traffic.request_rate, traffic.burstiness, seed)
     return Trace(
         tuple(names),
-        array("I", map(places.__getitem__, keys)),
-        _times(traffic),
+        array("I", islice(places, number)),
+        times_s,
         array("I", (one for one, _ in tokens)),
         array("I", (one for _, one in tokens)),
     )
-
-
-def _times(traffic: Traffic) -> "array[float]":
-    if traffic.ramp is not None:
-        return ramped_times(traffic.requests, traffic.ramp, traffic.burstiness, traffic.seed)
-    return arrival_times(traffic.requests, traffic.request_rate, traffic.burstiness, traffic.seed)
 
 
 def shape_of(drift: str | None, scan: str | None, sessions: str | None) -> Shape:
@@ -275,7 +244,9 @@ def shape_of(drift: str | None, scan: str | None, sessions: str | None) -> Shape
     """
     asked = {kind: text for kind, text in (("drift", drift), ("scan", scan), ("sessions", sessions)) if text}
     if len(asked) > 1:
-        raise UsageError(f"{' and '.join(f'--{kind}' for kind in asked)} exclude each other", hint="leave all but one")
+        raise UsageError(
+            f"{' and '.join(f'--{kind}' for kind in asked)} cannot be used together", hint="use only one of them"
+        )
     return next((parse_shape(kind, text) for kind, text in asked.items()), Shape())
 
 
@@ -283,7 +254,7 @@ def parse_rate(text: str, flag: str) -> float:
     """A number above 0, or ``inf``.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is not one.
     """
     try:
         value = float(text)

@@ -1,4 +1,4 @@
-"""The commands: typer reads a command line, and a command's module is imported when it is named.
+"""The commands: typer parses the command line, and a command's module is imported when it is used.
 
 A command is a line in ``COMMANDS`` and a module with a function ``command`` and ``EXAMPLES``; a group's module has
 ``COMMANDS`` too.
@@ -24,7 +24,7 @@ from lora_cli.core.log import logger
 from lora_cli.core.nearest import nearest
 from lora_cli.core.trust import is_for_manifests
 from lora_cli.errors import UsageError
-from lora_cli.settings import SETTINGS, Settings, load_settings
+from lora_cli.settings import RESOLVE, RESOLVE_TIMEOUT, SETTINGS, Settings, load_settings
 from lora_cli.store import Store
 from lora_cli.store.tag import check_folder
 
@@ -34,13 +34,13 @@ COMMANDS = {
     "init": "Write a manifest of adapters, to edit and commit.",
     "fetch": "Download adapters into the cache, pinned and verified.",
     "validate": "Check adapters against a base model and inference engines.",
-    "inspect": "Show what an adapter is, from its header alone, local or remote.",
-    "repair": "Write a copy of an adapter that an engine serves as it was trained.",
-    "warm": "Load adapters into a warm process or running engines, and prove that they work.",
+    "inspect": "Show an adapter's contents from its header alone, local or remote.",
+    "repair": "Write a copy of an adapter that an engine serves correctly.",
+    "warm": "Load adapters into a warm process or running engines and prove that they work.",
     "serve-bench": "Measure cold starts, tier hits, eviction and latency.",
     "cache": "Manage the disk cache: ls, show, verify, gc, rm, path.",
     "rules": "List the rules of validate, or explain one.",
-    "engines": "List what engines do with which adapters, or explain one engine.",
+    "engines": "List which adapters engines support, or explain one engine.",
 }
 
 SYNONYMS = {
@@ -50,8 +50,12 @@ SYNONYMS = {
     "cache list": "lora-cli cache ls",
     "cache prune": "lora-cli cache gc",
     "cache remove": "lora-cli cache rm",
+    "--local-dir": "--to",
+    "--base-url": "--url",
+    "--model": "--base",
+    "--dataset-path": "--trace",
 }
-"""What other tools call a command, and what it is here."""
+"""What other tools call a command or an option, and what it is here."""
 
 HELP = {"help_option_names": ["-h", "--help"]}
 UNITS = {
@@ -63,7 +67,19 @@ SEVERAL_VALUES = {"serve-bench": ("--lora-modules", "--goodput")}
 """The options of each command that take several values after one flag, as in ``vllm bench serve``; typer takes one."""
 
 
-class GroupedCommand(TyperCommand):
+class _PlainFlags:
+    """A command whose help names no type next to a flag."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """All arguments and options, with ``--help``."""
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for one in parameters:
+            if getattr(one, "is_flag", False):
+                one.metavar = ""
+        return parameters
+
+
+class GroupedCommand(_PlainFlags, TyperCommand):
     """A command whose help, where it is too narrow for panels, has the options in the same groups."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -80,7 +96,7 @@ class GroupedCommand(TyperCommand):
         return super().invoke(ctx)
 
 
-class GroupedGroup(TyperGroup):
+class GroupedGroup(_PlainFlags, TyperGroup):
     """A group of commands whose help is like that of ``GroupedCommand``; without a command it prints that and fails."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -105,11 +121,13 @@ class GroupedGroup(TyperGroup):
         return name, command, rest
 
 
-def _write_sections(command: Command, ctx: Any, formatter: Any) -> None:
+def _write_sections(command: Any, ctx: Any, formatter: Any) -> None:
     sections: dict[str, list[tuple[str, str]]] = {}
     for parameter in command.get_params(ctx):
         usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
         if (row := parameter.get_help_record(ctx)) is not None:
+            if usual == "Arguments":  # without its type
+                row = (parameter.metavar or parameter.name, row[1])
             sections.setdefault(getattr(parameter, "rich_help_panel", None) or usual, []).append(row)
     for title, rows in sections.items():
         with formatter.section(title):
@@ -125,7 +143,7 @@ def _print_version(value: bool) -> None:
 def root(
     cache_dir: str | None = setting("cache_dir", None, GLOBAL),
     config: str | None = option(
-        "--config FILE", "The settings file (TOML); without it $XDG_CONFIG_HOME/lora-cli/config.toml.", None, GLOBAL
+        "--config FILE", "TOML settings file (default: $XDG_CONFIG_HOME/lora-cli/config.toml).", None, GLOBAL
     ),
     offline: bool = setting("offline", False, GLOBAL),
     quiet: bool = setting("quiet", False, GLOBAL, "-q"),
@@ -138,7 +156,7 @@ def root(
     """Fetch, validate, inspect, warm and measure LoRA adapters for inference engines.
 
     Every option can also be set by the variable LORA_CLI_<OPTION>, for example LORA_CLI_CACHE_DIR. Global options may
-    stand before or after the command.
+    be before or after the command.
     """
 
 
@@ -156,7 +174,7 @@ def open_settings(ctx: Any) -> Settings:
         ours.setLevel("ERROR" if settings.quiet else "INFO")
         ours.handlers = [logging.StreamHandler()]
     if settings.verbose and settings.config_error:
-        logger(__name__).warning("%s; it is left out", settings.config_error)
+        logger(__name__).warning("%s; it is ignored", settings.config_error)
     if not settings.quiet:
         warn_of_unknown_variables(ctx.find_root().command)
     return settings
@@ -233,14 +251,20 @@ def _complete_help(command: Command, examples: Sequence[str]) -> None:
     units = [text for metavar, text in UNITS.items() if metavar in metavars]
     command.epilog = "\n\n".join([*units, "Examples:", *(f"  $ {line}" for line in examples)])
     command.params.extend(_global_options())
+    if _markup_mode() is not None:
+        from rich.markup import escape
+
+        parameters: list[Any] = command.params
+        for one in parameters:
+            one.help = escape(one.help or "")
 
 
 def forget_formats_of_validate(command: str) -> None:
-    """LORA_CLI_FORMAT, set for a whole job, may name formats that only ``validate`` has: to others it says nothing."""
+    """LORA_CLI_FORMAT, set for a whole job, may name formats that only ``validate`` has: others ignore it."""
     given = os.environ.get(variable_of("--format"), "").split()
     if command == "validate" or {*given} <= {*get_args(ReportFormat)}:
         return
-    from lora_cli.cli.reporting import FORMATS
+    from lora_cli.cli.validate import FORMATS
 
     if all(word.partition("=")[0] in FORMATS for word in given):
         del os.environ[variable_of("--format")]
@@ -254,7 +278,7 @@ _SERVICE_PORT = re.compile(PREFIX + r"(\w+_)?PORT", re.ASCII)
 
 
 def forget_services() -> None:
-    """Removes what Kubernetes sets in every container beside a Service called lora-cli or lora-cli-something."""
+    """Removes what Kubernetes sets in every container next to a Service called lora-cli or lora-cli-something."""
     for name, value in list(os.environ.items()):
         if _SERVICE_NAME.fullmatch(name) or (_SERVICE_PORT.fullmatch(name) and _SERVICE.fullmatch(value)):
             del os.environ[name]
@@ -263,14 +287,16 @@ def forget_services() -> None:
 def warn_of_unknown_variables(root_command: Any) -> None:
     """Warns of each ``LORA_CLI_…`` in the environment that no command knows, with the nearest one that is known."""
     given = {name for name in os.environ if name.startswith(PREFIX) and not is_for_manifests(name)}
-    if not given - (known := variables(root_command) | {PREFIX + name.upper() for name in SETTINGS}):
+    if not given - (
+        known := variables(root_command) | {PREFIX + name.upper() for name in SETTINGS} | {RESOLVE, RESOLVE_TIMEOUT}
+    ):
         return
     for command in COMMANDS:
         known |= variables(load_command(command))
     for name in sorted(given - known):
         close = nearest(name.removeprefix(PREFIX), (word.removeprefix(PREFIX) for word in known))
         to_stderr(
-            f"warning: {name} is set, and no option has that name{f'; did you mean {PREFIX}{close}?' if close else ''}"
+            f"warning: {name} is set, but there is no such option{f'; did you mean {PREFIX}{close}?' if close else ''}"
         )
 
 

@@ -4,10 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from lora_cli.bench.live.load import Load, Probing, run_load
-from lora_cli.bench.live.numbers import Run, Slo, kinds, live_names, parse_goodput
+from lora_cli.bench.live.load import Load, run_load
 from lora_cli.bench.live.requests import PROMPTS, Ask, Course, asks, body_of
-from lora_cli.bench.live.result import errors, live_report
+from lora_cli.bench.live.result import Run, Slo, errors, kinds, live_names, live_report, parse_goodput
 from lora_cli.bench.live.target import Target, find_target, find_vocabulary, slots_of
 from lora_cli.bench.measured import environment
 from lora_cli.bench.report import BenchReport, LiveReport, run_of
@@ -15,16 +14,15 @@ from lora_cli.bench.trace import Trace
 from lora_cli.bench.workload import parse_rate
 from lora_cli.cli.bench_options import BenchOptions, Workload, save_trace, workload_of
 from lora_cli.cli.bench_results import Failures, concluding, counter
-from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.output import to_stderr
 from lora_cli.core.text import counted
 from lora_cli.endpoint.address import parse_address
-from lora_cli.errors import EndpointError, UsageError
+from lora_cli.errors import INTERRUPTED, EndpointError, UsageError
 from lora_cli.settings import Settings
 
 REQUESTS, SEEDS = 200, 3
 OWN = "warm --serve --forward model"
-"""What stands for the address of a server of our own, which is a temporary one."""
+"""The placeholder for the address of a server of our own, which is a temporary one."""
 
 PROBE = tuple(range(3, 11))
 """A short prompt of token ids that every vocabulary has."""
@@ -32,10 +30,10 @@ PROBE = tuple(range(3, 11))
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that was asked for, read and checked before the first request.
+    """All options, parsed and checked before the first request.
 
     ``closed`` is whether so many clients as ``--max-concurrency`` says each wait for their answer: requests without
-    times to a server of our own, which one client alone asks where nobody says how many.
+    times to a server of our own, with one client if no number is given.
     """
 
     options: BenchOptions
@@ -57,7 +55,7 @@ def live(
 
     Raises:
         UsageError: what is asked for is wrong.
-        EndpointError: nobody answers there, or it serves other adapters.
+        EndpointError: there is no answer, or it serves other adapters.
     """
     failures = failures or {}
     conclude, workload = concluding(options, live_names()), workload_of(options)
@@ -78,7 +76,7 @@ def live(
         )
         codes.append(EndpointError.exit_code)
     if isinstance(report.result, LiveReport) and report.result.late:
-        to_stderr("warning: the generator was late; see lateness")
+        to_stderr("warning: the load generator lagged; see lateness")
     if interrupted:
         to_stderr(f"interrupted after {report.run.num_prompts} of {sum(map(len, plan.traces.values()))} requests")
         return INTERRUPTED
@@ -92,7 +90,7 @@ def _plan(options: BenchOptions, workload: Workload, *, ours: bool) -> Plan:
     slo, probe = parse_goodput(options.goodput or []), options.probe_adapter
     rate = parse_rate(options.probe_request_rate, "--probe-request-rate") if options.probe_request_rate else None
     if rate is None:
-        options.refuse(("probe_adapter",), "for --probe-request-rate", "--probe-request-rate 5")
+        options.refuse(("probe_adapter",), "only for --probe-request-rate", "--probe-request-rate 5")
     elif rate > 1000:
         raise UsageError("--probe-request-rate is at most 1000", hint="--probe-request-rate 5")
     names = [name for text in options.lora_modules or () for name in text.split(",") if name] or list(workload.names)
@@ -100,7 +98,7 @@ def _plan(options: BenchOptions, workload: Workload, *, ours: bool) -> Plan:
     target = find_target(parse_address(options.url), options.api_key.strip(), [*names, *more])
     names = names or list(target.models)
     if options.control and not target.base:
-        raise EndpointError(f"{target.address} lists no base, which --control is about", hint="leave --control out")
+        raise EndpointError(f"{target.address} lists no base model, which --control needs", hint="remove --control")
     if probe is not None and probe not in target.models:
         raise EndpointError(f"{target.address} serves no model {probe!r}", hint="see /v1/models")
     seeds = range(options.seed, options.seed + (options.num_seeds or SEEDS))
@@ -113,17 +111,17 @@ def _plan(options: BenchOptions, workload: Workload, *, ours: bool) -> Plan:
 
 def _announced(plan: Plan) -> str:
     """What will be sent, and when."""
-    first, most, ramp = next(iter(plan.traces.values())), plan.options.max_concurrency, plan.workload.ramp
+    first, most, ramp = next(iter(plan.traces.values())), plan.options.max_concurrency, plan.workload.traffic.ramp
     if plan.closed:
-        pace = "one after the other" if most == 1 else f"{most} under way all the time"
+        pace = "one at a time" if most == 1 else f"{most} in flight"
     elif not first.timed:
         pace = "all at once"
     elif plan.options.trace is not None:
         pace = "at the times of the trace"
     else:
-        pace = f"at {plan.options.request_rate} a second" if ramp is None else f"at a rate of {ramp} a second"
-    held = f", at most {most} under way" if most and not plan.closed else ""
-    base = ", and the same to the base" if plan.options.control else ""
+        pace = f"at {plan.options.request_rate} per second" if ramp is None else f"at {ramp} per second"
+    held = f", at most {most} in flight" if most and not plan.closed else ""
+    base = ", and the same to the base model" if plan.options.control else ""
     return f"sending {len(plan.traces)} x {counted(len(first), 'request')}, {pace}{held}{base}"
 
 
@@ -156,13 +154,14 @@ def _run_one(plan: Plan, seed: int, course: Course, control: Course, tell: Calla
     target, trace, most = plan.target, plan.traces[seed], plan.options.max_concurrency
     made = partial(asks, trace, seed=seed, vocabulary=plan.vocabulary, prompts=plan.options.prompts)
     load = partial(Load, target.address, target.token, max_concurrency=most, closed=plan.closed)
-    probing = None
+    probed = load
     if plan.probes_a_second is not None:
         name = plan.options.probe_adapter or trace.names[0]
-        probing = Probing(Ask(0.0, name, body_of(target.models[name], list(PROBE), 1)), 1 / plan.probes_a_second)
+        probe = Ask(0.0, name, body_of(target.models[name], list(PROBE), 1))
         # Whom a probe asks for is there before the load begins: its own load stalls nobody.
-        run_load(load([probing.ask]), Course())
-    run_load(load(made(target.models), probing=probing), course, lambda done: tell(before + done))
+        run_load(load([probe]), Course())
+        probed = partial(load, probe=probe, probe_every_s=1 / plan.probes_a_second)
+    run_load(probed(made(target.models)), course, lambda done: tell(before + done))
     if plan.options.control:
         of_base = made(dict.fromkeys(target.models, target.base))
         run_load(load(of_base), control, lambda done: tell(before + len(trace) + done))
@@ -173,11 +172,12 @@ def _report(plan: Plan, runs: Sequence[Run], own: Mapping[str, str] | None, refu
     words = workload.words() | {"prompts": options.prompts}
     words |= {"goodput": " ".join(f"{name}:{most:g}" for name, most in plan.slo.items())} if plan.slo else {}
     words |= {"max_concurrency": str(options.max_concurrency)} if options.max_concurrency else {}
-    words |= {"loop": "closed, the next when one is answered"} if plan.closed else {}
-    rate = workload.request_rate if options.trace is None and workload.ramp is None else None
+    words |= {"loop": "closed loop"} if plan.closed else {}
+    traffic = workload.traffic
+    rate = traffic.request_rate if options.trace is None and traffic.ramp is None else None
     url = str(target.address) if own is None else OWN
     facts = environment(url=url, base=target.base, **target.facts, **(own or {}))
     trace = plan.traces[options.seed]
-    run, setting = run_of("live", trace, options.seed, words, facts, rate, workload.burstiness)
+    run, setting = run_of("live", trace, options.seed, words, facts, rate, traffic.burstiness)
     run = replace(run, max_concurrency=options.max_concurrency)
     return live_report(run, setting, target.base, plan.slo, runs, refused)

@@ -1,4 +1,4 @@
-"""What becomes of a result: it is printed, saved, compared and judged."""
+"""What is done with a result: it is printed, saved, compared and validated."""
 
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from lora_cli.bench.report import KEYS, BenchReport
-from lora_cli.bench.thresholds import Condition, changes, judged, parse_condition, read_baseline
+from lora_cli.bench.same_workload import differences
+from lora_cli.bench.thresholds import Condition, Older, changes, judged, parse_condition, read_baseline
 from lora_cli.bench.trace import Trace
 from lora_cli.cli.bench_options import BenchOptions, save_trace
 from lora_cli.cli.output import drawable, drawn, to_stderr, width, writable, write, written
@@ -21,7 +22,7 @@ Failures = dict[str, LoraCliError]
 
 
 def concluding(options: BenchOptions, known: Collection[str]) -> Callable[[BenchReport, Mapping[int, Trace]], int]:
-    """What ends the run with its report. Everything that can be wrong with what is asked for is found out before it.
+    """The function that ends the run with its report. All options are checked before the run.
 
     Raises:
         LoraCliError: a condition is wrong, or a file cannot be read or written.
@@ -36,16 +37,16 @@ def concluding(options: BenchOptions, known: Collection[str]) -> Callable[[Bench
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise MachineError(f"--result-dir {folder} cannot be made: {error.strerror}") from error
+            raise MachineError(f"--result-dir {folder} cannot be created: {error.strerror}") from error
     else:
-        options.refuse(("result_dir", "result_filename"), "for --save-result", "say --save-result too")
+        options.refuse(("result_dir", "result_filename"), "for --save-result", "add --save-result")
     return partial(_conclude, options, conditions, before, metadata)
 
 
 def _conclude(
     options: BenchOptions,
     conditions: Sequence[Condition],
-    before: Mapping[str, float] | None,
+    before: Older | None,
     metadata: Mapping[str, str],
     report: BenchReport,
     traces: Mapping[int, Trace],
@@ -55,9 +56,13 @@ def _conclude(
     Raises:
         MachineError: a file cannot be written.
     """
+    differing = differences(before.document, report) if before is not None else ()
+    if before is not None and differing and not options.ctx.obj.quiet:
+        to_stderr(f"warning: {before.file} has another workload: {'; '.join(map(str, differing))}")
     report = replace(
         report,
-        baseline=changes(before, report.metrics) if before is not None else None,
+        baseline=changes(before.metrics, report.metrics) if before is not None else None,
+        baseline_differs=differing or None,
         fail_if=judged(conditions, report.metrics) or None,
         metadata=metadata,
     )
@@ -83,7 +88,7 @@ def _conclude(
 
 
 def _save(report: BenchReport, traces: Mapping[int, Trace], options: BenchOptions) -> None:
-    """The report and beside it the trace, or that of each seed, named as vLLM names its results."""
+    """The report and next to it the trace, or that of each seed, named as vLLM names its results."""
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     name = options.result_filename or f"lora-cli-{report.run.request_rate}qps-{now}.json"
     file = (options.result_dir or Path()) / name
@@ -105,13 +110,13 @@ def _metadata(words: list[str]) -> dict[str, str]:
         if not equals or not key.strip():
             raise UsageError(f"--metadata {word[:60]}: must be KEY=VALUE", hint="--metadata gpu=H100")
         if key.strip() in KEYS:
-            raise UsageError(f"--metadata {key.strip()}: the result has that key already", hint="choose another key")
+            raise UsageError(f"--metadata {key.strip()}: the result already has that key", hint="use another key")
         found[key.strip()] = value.strip()
     return found
 
 
 def counter(total: int, settings: Settings) -> Callable[[int], None]:
-    """Says on a terminal how many requests are done; elsewhere nothing."""
+    """Shows the number of finished requests on a terminal; elsewhere nothing."""
     if settings.quiet or settings.no_progress or not sys.stderr.isatty():
         return lambda _done: None
     step = max(1, total // 100)

@@ -1,16 +1,15 @@
-"""``serve-bench --simulate``: several policies over the same requests; with ``--plan``, the tiers that a goal takes."""
+"""``serve-bench --simulate``: several policies over the same requests; with ``--plan``, the tiers that a goal needs."""
 
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
-from lora_cli.bench.fleet import Fleet, parse_ranks, sized
 from lora_cli.bench.link_model import BYTES_PER_RANK, DISK_LINK, GPU_LINK, Links, parse_link, read_links
 from lora_cli.bench.measured import environment
 from lora_cli.bench.policy_comparison import DEFINITIONS, simulate_all
 from lora_cli.bench.report import BenchSetting, VllmRun, bench_report, run_of
-from lora_cli.bench.simulator import OPT, parse_policies
+from lora_cli.bench.simulator import OPT, Fleet, parse_policies, parse_ranks, sized
 from lora_cli.bench.sizing import DEFINITIONS as PLAN_DEFINITIONS
 from lora_cli.bench.sizing import plan_metrics, planned_names, size_all
 from lora_cli.bench.thresholds import Condition, of_waiting, parse_goals, simulated_names, simulation_metrics
@@ -18,11 +17,10 @@ from lora_cli.bench.trace import Trace
 from lora_cli.cli.bench_options import RANKS, BenchOptions, adapter_names, save_trace, workload_of
 from lora_cli.cli.bench_results import concluding
 from lora_cli.cli.lineup import MAX_CPU_LORAS, MAX_LORAS, Lineup, check_max_cpu_loras, lineup, reaching
-from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.options import size_of
 from lora_cli.cli.output import to_stderr
 from lora_cli.core.base_model import HALF_BYTES
-from lora_cli.errors import UsageError
+from lora_cli.errors import INTERRUPTED, UsageError
 from lora_cli.settings import Settings
 from lora_cli.tiers.budget import Budget
 from lora_cli.validation import read_all
@@ -33,11 +31,11 @@ if TYPE_CHECKING:
 REQUESTS, ADAPTERS = 20_000, 500
 POLICIES = "lru,lfu,gdsf,adaptive,opt"
 PLAN_POLICIES = "lru,adaptive"
-NO_QUEUE = "without --request-rate, or times in --trace, no request queues: a stall is its own load alone"
+NO_QUEUE = "without --request-rate, or times in --trace, requests do not queue: a stall is only the request's own load"
 
 
 def simulation(settings: Settings, options: BenchOptions) -> int:
-    """Simulate what is asked for, or find out what the goals of ``--plan`` take, and report it; the exit code.
+    """Simulate the workload, or find the sizes that meet the goals of ``--plan``, and report it; the exit code.
 
     It is 1 when a policy meets the goals with no number of slots.
 
@@ -48,7 +46,9 @@ def simulation(settings: Settings, options: BenchOptions) -> int:
     goals = _goals(options)
     policies = parse_policies(options.eviction or (PLAN_POLICIES if goals else POLICIES))
     if goals and OPT in policies:
-        raise UsageError("--plan is for policies that can be had, and opt is none", hint=f"--eviction {PLAN_POLICIES}")
+        raise UsageError(
+            "--plan needs a real policy, and opt needs future requests", hint=f"--eviction {PLAN_POLICIES}"
+        )
     conclude = concluding(options, planned_names(policies) if goals else simulated_names(policies))
     trace, fleet, run = _scene(settings, options)
     if of_waiting(goals) and not trace.timed and not settings.quiet:
@@ -67,7 +67,7 @@ def simulation(settings: Settings, options: BenchOptions) -> int:
     code = conclude(report, {options.seed: trace}) if done else 0
     if len(done) < len(policies):
         names = [", ".join(policy for policy in policies if (policy in done) is it) for it in (True, False)]
-        to_stderr(f"interrupted: {names[0] or 'no policy'} done, {names[1]} not")
+        to_stderr(f"interrupted: {names[0] or 'no policy'} finished, {names[1]} not")
         return INTERRUPTED
     return code or int(missed)
 
@@ -81,7 +81,7 @@ def _goals(options: BenchOptions) -> tuple[Condition, ...]:
     if not options.plan:
         return ()
     for flag in options.given(("max_loras", "max_cpu_loras", "max_gpu_bytes", "max_cpu_bytes")):
-        raise UsageError(f"{flag} and --plan exclude each other", hint="it is what --plan finds out")
+        raise UsageError(f"{flag} and --plan cannot be used together", hint="--plan computes it")
     return parse_goals(options.plan)
 
 
@@ -95,7 +95,7 @@ def _scene(settings: Settings, options: BenchOptions) -> tuple[Trace, Fleet, tup
     if options.refs or options.manifest is not None:
         asked, sizes = _named(settings, options)
         if workload.names and set(workload.names) != sizes.keys():
-            raise UsageError("the workload names other adapters than are given", hint="leave one of them out")
+            raise UsageError("the adapters of the workload differ from those given", hint="remove one of them")
         words, engine = workload.words(), asked.engine
     else:
         names = adapter_names(workload.names, options.num_adapters, ADAPTERS)
@@ -104,8 +104,10 @@ def _scene(settings: Settings, options: BenchOptions) -> tuple[Trace, Fleet, tup
         words, engine = workload.words() | {"ranks": options.ranks or RANKS}, None
     trace = workload.over(list(sizes), REQUESTS, options.seed)
     fleet = _fleet(sizes, engine, options)
-    rate = workload.request_rate if options.trace is None else None
-    return trace, fleet, run_of("simulate", trace, options.seed, words, environment(), rate, workload.burstiness)
+    traffic = workload.traffic
+    # Else the times of the requests tell their rate.
+    rate = traffic.request_rate if options.trace is None and traffic.ramp is None else None
+    return trace, fleet, run_of("simulate", trace, options.seed, words, environment(), rate, traffic.burstiness)
 
 
 def _named(settings: Settings, options: BenchOptions) -> tuple[Lineup, dict[str, int]]:
@@ -115,7 +117,7 @@ def _named(settings: Settings, options: BenchOptions) -> tuple[Lineup, dict[str,
         LoraCliError: one cannot be read or is no LoRA, or an option is for synthetic adapters.
     """
     for flag in options.given(("num_adapters", "ranks", "bytes_per_rank")):
-        raise UsageError(f"{flag} is for synthetic adapters", hint="leave it out: named adapters have their own sizes")
+        raise UsageError(f"{flag} is for synthetic adapters", hint="remove it: named adapters have their own sizes")
     asked = lineup(options.manifest, options.refs or [], "", "simulate")
     reached = reaching(settings, asked.manifest, options.policy)
     sizes = {}
@@ -125,7 +127,7 @@ def _named(settings: Settings, options: BenchOptions) -> tuple[Lineup, dict[str,
         pairs = one.adapter.pairs.values() if one.adapter is not None else ()
         sizes[item.name] = HALF_BYTES * sum(prod(factor.shape) for pair in pairs for factor in pair.factors)
         if not sizes[item.name]:
-            raise UsageError(f"{item.name} has no factors of LoRA", hint="name other adapters")
+            raise UsageError(f"{item.name} has no LoRA factors", hint="use other adapters")
     return asked, sizes
 
 
@@ -135,7 +137,7 @@ def _fleet(sizes: Mapping[str, int], engine: "EngineSpec | None", options: Bench
     largest = max(sizes.values())
     for flag, budget in (("--max-gpu-bytes", gpu), ("--max-cpu-bytes", cpu)):
         if budget.max_bytes is not None and budget.max_bytes < largest:
-            raise UsageError(f"{flag} is {budget.max_bytes}, and the largest adapter has {largest} bytes")
+            raise UsageError(f"{flag} is {budget.max_bytes}, but the largest adapter has {largest} bytes")
     return Fleet(sizes, gpu, cpu, _links(options))
 
 
@@ -155,7 +157,7 @@ def _links(options: BenchOptions) -> Links:
     """What loads cost: measured, given or the defaults."""
     if options.measured is not None:
         if options.disk_link or options.gpu_link:
-            raise UsageError("--measured and --disk-link or --gpu-link exclude each other")
+            raise UsageError("--measured and --disk-link or --gpu-link cannot be used together")
         return read_links(options.measured, "--measured")
     return Links(
         parse_link(options.disk_link, "--disk-link") if options.disk_link else DISK_LINK,

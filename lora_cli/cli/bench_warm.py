@@ -1,7 +1,7 @@
-"""``serve-bench`` of a warm process of our own: a server that is started, or its slots alone (``--forward modules``).
+"""``serve-bench`` of lora-cli's own warm process: a server that is started, or its slots alone (``--forward modules``).
 
-The server is ``warm --serve --forward model`` in a child process, measured as any other one. It listens at a Unix
-socket that only we know, and outlives nobody.
+The server is ``warm --serve --forward model`` in a child process, measured as any other one. It listens at a private
+Unix socket, and ends with this process.
 """
 
 import os
@@ -18,17 +18,16 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from lora_cli.bench.fleet import parse_ranks
-from lora_cli.bench.live.numbers import live_names
+from lora_cli.bench.live.result import live_names
 from lora_cli.bench.measured import MEASURED, Served, environment, measured_report, run_trace
 from lora_cli.bench.report import MeasurementReport, run_of
+from lora_cli.bench.simulator import parse_ranks
 from lora_cli.bench.synthetic import total_bytes, write_synthetic
 from lora_cli.bench.trace import Trace
 from lora_cli.cli.bench_live import live
 from lora_cli.cli.bench_options import RANKS, BenchOptions, Workload, adapter_names, save_trace, workload_of
 from lora_cli.cli.bench_results import Failures, concluding, counter
 from lora_cli.cli.lineup import Lineup, base_model, limits, lineup, reaching, with_base
-from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.output import to_stderr
 from lora_cli.cli.warm_serve import Serve, warm_serve
 from lora_cli.cli.warming import Run, admitting, has_base_weights, planned, require_packages
@@ -37,13 +36,12 @@ from lora_cli.core.item import Item
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.text import safe, size
 from lora_cli.endpoint.address import Address
-from lora_cli.errors import ERRORS, LoraCliError, MachineError, UsageError
+from lora_cli.errors import ERRORS, INTERRUPTED, LoraCliError, MachineError, UsageError
 from lora_cli.runtime.admitted import reported
-from lora_cli.runtime.channel import Asked
 from lora_cli.runtime.child_process import ChildProcess, Died, Program
 from lora_cli.runtime.composable import scalings
 from lora_cli.runtime.messages import Job
-from lora_cli.runtime.plan import Device, Limits, lay_out
+from lora_cli.runtime.plan import Device, Limits, lay_out, needs_of
 from lora_cli.runtime.process import WarmProcess
 from lora_cli.settings import Settings
 from lora_cli.store import Store
@@ -52,7 +50,7 @@ from lora_cli.tiers.eviction.registry import PolicyName
 from lora_cli.validation import Terms, open_config
 
 REQUESTS = 200
-"""How many there are when nobody says."""
+"""How many there are if not given."""
 
 COPIES = 3
 """Each synthetic adapter is on the disk as it was written, as the cache has it, and packed."""
@@ -63,7 +61,7 @@ LOAD_TIMEOUT = "10m"
 
 
 def measurement(settings: Settings, options: BenchOptions) -> int:
-    """Measure what is asked for in a warm process, and report it; the exit code.
+    """Measure the workload in a warm process, and report it; the exit code.
 
     Raises:
         LoraCliError: what is asked for is wrong, or there is no base or no torch.
@@ -71,9 +69,7 @@ def measurement(settings: Settings, options: BenchOptions) -> int:
     require_packages("serve-bench", "warm", "torch")
     rates = {"--request-rate": options.request_rate != "inf", "--ramp-up-strategy": options.ramp_up_strategy}
     for flag in (flag for flag, given in rates.items() if given):
-        raise UsageError(
-            f"{flag} is not for --forward modules", hint="there the warm process is asked one request at a time"
-        )
+        raise UsageError(f"{flag} is not for --forward modules", hint="it sends the warm process one request at a time")
     conclude, workload = concluding(options, MEASURED), workload_of(options)
     failures: Failures = {}
     with measured_lineup(settings, options, workload) as (asked, own):
@@ -100,7 +96,7 @@ def own_server_measured(settings: Settings, options: BenchOptions) -> int:
         LoraCliError: what is asked for is wrong, or keeps the server from serving.
     """
     require_packages("serve-bench without --forward modules", "models", "torch", "transformers")
-    options.refuse(("lora_modules",), "for --url", "REFs or a manifest name the adapters here")
+    options.refuse(("lora_modules",), "for --url", "set the adapters with REFs or a manifest")
     concluding(options, live_names())
     device, eviction = chosen(options)
     with ExitStack() as stack:
@@ -127,7 +123,7 @@ def own_server_measured(settings: Settings, options: BenchOptions) -> int:
 def _none_servable(failures: Failures) -> LoraCliError:
     """What is wrong with the first of the adapters, and how many more there are."""
     (name, error), *more = failures.items()
-    hint = "; ".join(filter(None, (error.hint, f"nor can {len(more)} more" if more else "")))
+    hint = "; ".join(filter(None, (error.hint, f"and {len(more)} more cannot either" if more else "")))
     code = max(one.exit_code for one in failures.values())
     return ERRORS[code](f"{name} cannot be served: {error.message}", hint=hint)
 
@@ -140,7 +136,7 @@ def chosen(options: BenchOptions) -> tuple[Device, PolicyName]:
     if eviction not in known:
         several = "," in eviction or eviction == "opt"
         raise UsageError(
-            f"--eviction {safe(eviction)}: a warm process has one of {', '.join(known)}",
+            f"--eviction {safe(eviction)}: a warm process supports {', '.join(known)}",
             hint="--simulate compares several, and opt" if several else did_you_mean(eviction, known),
         )
     return cast(Device, device), cast(PolicyName, eviction)
@@ -156,14 +152,17 @@ def measured_lineup(settings: Settings, options: BenchOptions, workload: Workloa
         LoraCliError: they are not named as they must be, or there is no room for those that are made.
     """
     if options.num_adapters is None:
-        options.refuse(("ranks",), "for --num-adapters and --simulate", "adapters that are named have ranks")
+        options.refuse(("ranks",), "for --num-adapters and --simulate", "named adapters have their own ranks")
+        if options.manifest is None and not options.refs:
+            hint = "add adapters, or an adapter set with -f; --url measures a running server, --simulate the tiers"
+            raise UsageError("there is nothing to measure", hint=hint)
         asked = lineup(options.manifest, options.refs or [], options.base, "measure")
         reached = reaching(settings, asked.manifest, options.policy)
         yield with_base(asked, "serve-bench", reached), reached
         return
     names = adapter_names(workload.names, options.num_adapters)
     for flag in options.given(("refs", "manifest", "policy")):
-        raise UsageError(f"{flag} and --num-adapters exclude each other", hint="leave one of them out")
+        raise UsageError(f"{flag} and --num-adapters cannot be used together", hint="remove one of them")
     if not options.base:
         raise UsageError("serve-bench needs a base model", hint="--base DIRECTORY, config.json or ORG/NAME")
     base = base_model(options.base, settings)
@@ -173,8 +172,8 @@ def measured_lineup(settings: Settings, options: BenchOptions, workload: Workloa
         needed, free = COPIES * total_bytes(base, by_name), shutil.disk_usage(folder).free
         if needed > free:
             raise MachineError(
-                f"{len(names)} adapters take {size(needed)} in {folder.parent}, which has {size(free)}",
-                hint="fewer --num-adapters, smaller --ranks, or TMPDIR on a larger disk",
+                f"{len(names)} adapters need {size(needed)} in {folder.parent}, which has {size(free)} free",
+                hint="use fewer --num-adapters, smaller --ranks, or a TMPDIR on a larger disk",
             )
         for number, name in enumerate(names):
             write_synthetic(folder / str(number), base, by_name[name], name, options.seed)
@@ -205,7 +204,7 @@ def servable(
 def _measure(
     asked: Lineup, run: Run, trace: Trace, seed: int, settings: Settings, failures: Failures
 ) -> tuple[MeasurementReport, Mapping[str, str]]:
-    """Admit the adapters, start the warm process, and send the trace through it; what is used is held meanwhile.
+    """Admit the adapters, start the warm process, and send the trace through it; what is used is kept until then.
 
     Gives what was measured, and on what device.
     """
@@ -217,8 +216,8 @@ def _measure(
         replay = partial(run_trace, trace.keys(), max_loras=slots, max_cpu_loras=places, failed=broken)
         if not jobs:
             return replay(serve=lambda _name: Served("", 0.0)), {}  # none is asked: all are broken
-        adapters = [job.adapter for job in jobs.values()]
-        plan = lay_out(replace(planned(asked, run, base, settings), seed=seed, base_directory=None), adapters)
+        needs = [needs_of(job.adapter, base) for job in jobs.values()]
+        plan = lay_out(replace(planned(asked, run, base, settings), seed=seed, base_directory=None), needs)
         with WarmProcess(plan) as process:
             ready = process.start()
             serve = partial(_serve, process, jobs, failures)
@@ -250,15 +249,13 @@ def own_server(asked: Lineup, run: Run, settings: Settings) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="lora-cli-serve-", ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary)
         serve = Serve(Address(uds=folder / "socket"), "", (), LOAD_TIMEOUT, folder / "ready", None)
-        child = ChildProcess(SERVER)
+        child = ChildProcess(SERVER, (asked, run, serve, replace(settings, quiet=not settings.verbose)))
         try:
-            served = Asked("", None, lambda _name, _stage: None)
-            child.channel.ask(served, (asked, run, serve, replace(settings, quiet=not settings.verbose)))
             while not (folder / "ready").exists():
-                if served.future.done():
+                if child.stands.future.done():
                     with suppress(Died):
-                        served.answer(object)
-                    raise MachineError("the server ended before it was ready", hint="--verbose says how far it came")
+                        child.stands.answer(object)
+                    raise MachineError("the server exited before it was ready", hint="--verbose shows its progress")
                 time.sleep(STARTED_S)
             yield str(serve.address)
         finally:
@@ -266,7 +263,7 @@ def own_server(asked: Lineup, run: Run, settings: Settings) -> Iterator[str]:
 
 
 def main(descriptor: int) -> None:
-    """The server's life: it serves until the one that measures it hangs up, and says what keeps it from that."""
+    """The server's life: it serves until the client closes the connection, and reports errors."""
     os.setsid()  # Ctrl-C is for our parent, and the server answers until that has told what there is
     connection: Connection[Any, Any] = Connection(descriptor)
     number, served = connection.recv()

@@ -1,4 +1,4 @@
-"""``lora-cli cache``: look after the disk cache."""
+"""``lora-cli cache``: manage the disk cache."""
 
 import os
 import re
@@ -33,8 +33,8 @@ from lora_cli.store.verify import verify
 REPAIR = "Repair"
 
 NAMES = typer.Argument(
-    metavar="REF|DIGEST|NAME...",
-    help="References, digests (8 or more digits), names of views.",
+    metavar="REF|DIGEST|NAME",
+    help="References, digests (8 or more digits) or names of views.",
     autocompletion=completion.snapshots,
 )
 Names = Annotated[list[str], NAMES]
@@ -46,13 +46,13 @@ def list_snapshots(
     residency: bool = option("--residency", "Show how much of each is in the page cache.", False, OUTPUT),
     output_format: options.OutputFormat = "human",
 ) -> None:
-    """List the snapshots, the last used first."""
+    """List the snapshots, most recently used first."""
     store = Store(ctx.obj.cache_dir)
     _show(store, _inventory(store), output_format, one_by_one=False, residency=residency)
 
 
 def show(ctx: typer.Context, names: Names, output_format: options.OutputFormat = "human") -> None:
-    """Show snapshots: what means them, each file, and how much is in the page cache."""
+    """Show snapshots: their references, each file, and how much is in the page cache."""
     store = Store(ctx.obj.cache_dir)
     _show(store, _found(store, names), output_format, one_by_one=True, residency=True)
 
@@ -61,29 +61,29 @@ def verify_all(
     ctx: typer.Context,
     names: AnyNames = None,
     repair: bool = option(
-        "--repair", "Fetch corrupt files and what is in the quarantine again, with the same digest.", False, REPAIR
+        "--repair", "Fetch corrupt and quarantined files again, with the same digest.", False, REPAIR
     ),
     manifest: Path | None = option(
         "--manifest -f FILE",
-        "Name adapters of this manifest; with --repair, use its endpoints and credentials.",
+        "Verify the adapters of this manifest; with --repair, all, by its endpoints and credentials.",
         None,
         REPAIR,
     ),
     output_format: options.OutputFormat = "human",
 ) -> None:
-    """Hash every byte again, of all or of the named adapters; exit code 5 if something is corrupt and not repaired.
+    """Hash all adapters again, or the named ones; exit with 5 if something is corrupt and not repaired.
 
-    What is corrupt is moved to the quarantine, from which --repair restores it: the same bytes or none.
+    Corrupt files are moved to the quarantine. --repair fetches them again, with the same digest.
     """
-    if manifest is not None and not repair and not names:
-        hint = "add --repair, or names of its adapters"
-        raise UsageError("-f says how origins are reached, and only --repair asks them", hint=hint)
     store, settings = Store(ctx.obj.cache_dir), ctx.obj
     check_cache(store)
     if manifest is not None:
         from lora_cli.reading.manifest import read_manifest
 
-        settings = reaching(settings, read_manifest(manifest))
+        adapter_set = read_manifest(manifest)
+        settings = reaching(settings, adapter_set)
+        if not (names or repair):
+            names = [entry.name for entry in adapter_set.adapters]
     from lora_cli.render.terminal_cache import verified_parts
 
     only = _verified_names(store, names, manifest) if names else None
@@ -96,14 +96,12 @@ def verify_all(
     report = verify_report(found, mended, isolated)
     write_result(report, output_format, verified_parts(report), columns=table_width())
     if not settings.quiet:
-        if manifest is None and broken:
-            to_stderr("hint: what a manifest says of how origins are reached is heeded with --repair -f MANIFEST")
+        if manifest is None and broken and not settings.offline:
+            to_stderr("hint: --repair -f MANIFEST uses the sources of a manifest")
         if not repair and (isolated or any(one.kind != "record" for one in rotten)):
-            to_stderr("hint: lora-cli cache verify --repair fetches what is corrupt or in the quarantine again")
+            to_stderr("hint: lora-cli cache verify --repair fetches corrupt and quarantined files again")
         if outside:
-            to_stderr(
-                "hint: hard links outside the cache have corrupt bytes too: fetch --to or --publish replaces them"
-            )
+            to_stderr("hint: hard links outside the cache are also corrupt: fetch --to or --publish replaces them")
     # What could not be moved away lies there still; a named adapter must be in the cache.
     well = not broken and (not rotten or (repair and all(one.moved_to for one in rotten))) and not (names and isolated)
     raise typer.Exit(0 if well else Corrupt.exit_code)
@@ -133,15 +131,17 @@ def collect_garbage(
         None,
         LIMITS,
     ),
-    unused_for: str | None = option("--unused-for TIME", "Remove what was not used for so long: 30d.", None, LIMITS),
-    grace: str = option("--grace TIME", "Keep files that no reference means for so long.", "1h", LIMITS),
+    unused_for: str | None = option(
+        "--unused-for TIME", "Remove snapshots not used for this time, for example 30d.", None, LIMITS
+    ),
+    grace: str = option("--grace TIME", "Keep unreferenced files for this time.", "1h", LIMITS),
     dry_run: bool = option("--dry-run", "Only show what would be removed.", False, OUTPUT),
     output_format: options.OutputFormat = "human",
 ) -> None:
-    """Remove what no reference means any more, what dead processes left, and what is beyond the limits.
+    """Remove unreferenced files, leftovers of dead processes, and the least recently used adapters beyond the limits.
 
-    What is in use stays: what has a name in the cache (fetch -f), was handed out (fetch --to, --publish), or is being
-    fetched now.
+    Adapters in use stay: those with a name in the cache (fetch -f), with hard links (fetch --to, --publish), and those
+    that are being fetched.
     """
     settings = with_flags(ctx.obj, {"cache_budget": cache_budget})
     if unused_for is not None and re.fullmatch("0*[1-9][0-9]*", unused_for):
@@ -152,9 +152,11 @@ def collect_garbage(
     from lora_cli.render.terminal_cache import removed_parts
 
     removed = collect(store, limits, dry_run=dry_run)
+    if not removed and limits.unused_for_s is not None and not settings.quiet:
+        to_stderr("nothing to remove: what is cached is in use (it has a name, or hard links), or was used since")
     left = cache_bytes(store) - (sum(one.bytes for one in removed) if dry_run else 0)
     if limits.max_bytes is not None and left > limits.max_bytes and not settings.quiet:
-        to_stderr(f"{size(left)} are left, over {size(limits.max_bytes)}: the rest is in use, or new")
+        to_stderr(f"{size(left)} are left, over {size(limits.max_bytes)}: they are in use or new")
     report = removed_report(removed, dry_run=dry_run)
     write_result(report, output_format, removed_parts(report, verbose=settings.verbose), columns=table_width())
 
@@ -162,14 +164,14 @@ def collect_garbage(
 def remove_snapshots(
     ctx: typer.Context,
     names: AnyNames = None,
-    everything: bool = option("--all", "Remove all snapshots, and what is in the quarantine.", False, ADAPTERS),
+    everything: bool = option("--all", "Remove all snapshots and the quarantine.", False, ADAPTERS),
     dry_run: bool = option("--dry-run", "Only show what would be removed.", False, OUTPUT),
     yes: bool = option("--yes -y", "With --all: do not ask.", False, ADAPTERS),
     output_format: options.OutputFormat = "human",
 ) -> None:
-    """Remove snapshots, every reference that means them, and the blobs that no other snapshot has."""
+    """Remove snapshots, their references, and the blobs that no other snapshot uses."""
     if everything == bool(names):
-        raise UsageError("rm takes either adapters or --all", hint="lora-cli cache ls shows what is there")
+        raise UsageError("rm takes either adapters or --all", hint="see lora-cli cache ls")
     store = Store(ctx.obj.cache_dir)
     check_cache(store)  # before anything else is said about it
     items = [*_inventory(store), *quarantined_items(store)] if everything else _found(store, names or (), ())
@@ -188,7 +190,7 @@ def _confirm(question: str) -> None:
         UsageError: there is no terminal.
     """
     if sys.stdin is None or not sys.stdin.isatty():
-        raise UsageError("--all asks before it removes, and there is no terminal", hint="add --yes, or --dry-run")
+        raise UsageError("--all asks for confirmation, but there is no terminal", hint="add --yes, or --dry-run")
     from rich.console import Console
     from rich.prompt import Confirm
     from rich.text import Text
@@ -203,12 +205,12 @@ def show_path(
     ctx: typer.Context,
     name: str = typer.Argument(
         "",
-        metavar="[REF|DIGEST|adapters]",
-        help="A snapshot, or adapters for the views by name; without it, the cache.",
+        metavar="REF|DIGEST|adapters",
+        help="A snapshot, or 'adapters' for the views (default: the cache).",
         autocompletion=completion.snapshots,
     ),
 ) -> None:
-    """Print where the cache lies, one snapshot's directory, or (adapters) the folder of the views by name."""
+    """Print the directory of the cache, of one snapshot, or (adapters) of the views by name."""
     store = Store(ctx.obj.cache_dir)
     if name == "adapters":
         write(f"{store.adapters}\n")
@@ -242,7 +244,7 @@ def _instead_of(name: str, items: Sequence[Item]) -> str:
     for ref in (record.ref for item in items for record in item.records):
         known.setdefault(ref.partition("@")[0].rpartition("/")[2], ref)
     close = nearest(name, known)
-    shows = "lora-cli cache ls shows what is"
+    shows = "see lora-cli cache ls"
     return f"did you mean {known[close]}? {shows}" if close is not None else shows
 
 
@@ -250,7 +252,7 @@ def _one(store: Store, name: str) -> Item:
     """The one snapshot that a word names: of a reference the usual files, else the selection that was used last."""
     items, ref = _found(store, [name]), _reference(name)
     if len(items) > 1 and not any(name in item.names or _meaning(item, ref) for item in items):
-        raise UsageError(f"{len(items)} snapshots begin with {name}", hint="write more digits")
+        raise UsageError(f"{len(items)} snapshots start with {name}", hint="write more digits")
     return max(items, key=lambda item: (name in item.names, *max(_meaning(item, ref), default=(False, 0.0))))
 
 

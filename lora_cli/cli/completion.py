@@ -1,7 +1,7 @@
 """What a shell offers after a TAB beyond commands and options: cached adapters, engines, rules.
 
-Typer calls these with the word that is begun, and offers what begins so. Files are the shell's own to offer: it does
-so where we know nothing.
+Typer calls these with the incomplete word, and offers the matching ones. The shell itself completes files if there are
+no matches.
 """
 
 import os
@@ -30,7 +30,7 @@ BASH_SCRIPT = Path(__file__).with_name("completion.bash")
 
 
 def references(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Adapters in the cache, as one writes them; none where a path is begun."""
+    """Adapters in the cache, as one writes them; none if a path is begun."""
     if incomplete.startswith((".", "/", "~")):
         return []
     return _begun(_cached(ctx, partial(_references, incomplete)), incomplete)
@@ -74,13 +74,13 @@ def words(*known: str) -> Callable[[], list[str]]:
 
 
 def _begun(found: Sequence[str], begun: str) -> list[str]:
-    """What is offered once ``begun`` is: a revision beside the name without one only once its ``@`` is there."""
+    """What is offered once ``begun`` is: a revision next to the name without one only once its ``@`` is there."""
     known = set(found)
     return [word for word in found if "@" in begun or word.partition("@")[0] not in known - {word}]
 
 
 def _cached(ctx: typer.Context, listed: Callable[[Store], Iterator[str]]) -> list[str]:
-    """What is listed of the cache that is meant; nothing where that cannot be read: a TAB is no place for errors."""
+    """What is listed of the cache that is meant; nothing if that cannot be read: a TAB is no place for errors."""
     with suppress(LoraCliError, OSError):
         store = Store(load_settings(ctx.meta, os.environ).cache_dir)
         return sorted(set(islice(listed(store), MOST_RECORDS)))
@@ -133,7 +133,7 @@ def _install(installed: Path, rc: Path) -> None:
 
 
 def _shell() -> str:
-    """The name of the shell that calls us, "" where there is none."""
+    """The name of the calling shell, "" where there is none."""
     import shellingham
 
     try:

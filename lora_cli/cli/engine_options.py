@@ -11,6 +11,8 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.units import words_of
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
+from lora_cli.store import Store
+from lora_cli.store.inventory import views
 from lora_cli.validation import Checked, ref_of
 
 if TYPE_CHECKING:
@@ -25,11 +27,11 @@ def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") ->
     """The profiles of ``--engine``, else of the manifest's engine, each once.
 
     Raises:
-        UsageError: an engine or a version that is none.
+        UsageError: an unknown engine, or not a version.
     """
     words = words_of(named or ())
     if named and not words:
-        raise UsageError("--engine names no engine", hint="NAME or NAME@VERSION, or leave the option out")
+        raise UsageError("--engine has no value", hint="use NAME or NAME@VERSION, or remove the option")
     spec = manifest.engine if manifest is not None else None
     if not words and spec is None:
         return ()
@@ -53,7 +55,7 @@ def deployment_of(
     served_model_name: str = "",
     max_loras: int | None = None,
 ) -> Deployment | None:
-    """How the engines are started, None where there are none. What no flag says, the manifest of ``asked`` may.
+    """How the engines are started, None if there are none. What no flag says, the manifest of ``asked`` may.
 
     Raises:
         UsageError: an engine does not start with that ``max_lora_rank``.
@@ -94,7 +96,7 @@ def deployed_of(
     profile = choose_engine(f"{name}@{spec.version}" if spec is not None and spec.version and not at else text)
     if profile.engine.slots is None:
         known = " or ".join(engine.name for engine in ENGINES.values() if engine.slots is not None)
-        raise UsageError(f"the flags of {profile.engine.title} are not known here", hint=f"--engine-args {known}")
+        raise UsageError(f"the flags of {profile.engine.title} are unknown", hint=f"--engine-args {known}")
     slots = max_loras or (spec.max_loras if spec is not None else None)
     memory = max_cpu_loras or (spec.max_cpu_loras if spec is not None else None)
     check_max_cpu_loras(max_cpu_loras, slots)
@@ -124,15 +126,22 @@ def _called(base: str | AdapterRef) -> tuple[str, str]:
     return "", ""
 
 
-def folders_of(judged: Iterable[tuple[str, Checked]], settings: Settings) -> Mapping[str, str]:
-    """The folder of each adapter that an engine on this machine can load: its own, or its view in the cache."""
-    found = {}
-    for name, checked in judged:
+def folders_of(judged: Iterable[tuple[str, Checked, str]], settings: Settings) -> Mapping[str, str]:
+    """The folder of each adapter that an engine on this machine can load: its own, or the cache's.
+
+    Each comes with the digest of its snapshot in the cache ("": none). Its view is taken, or the snapshot where a view
+    of that name is of another manifest or version.
+    """
+    store = Store(settings.cache_dir.absolute())
+    held, found = views(store), {}
+    for name, checked, digest in judged:
         ref = checked.revision.ref if checked.revision is not None else None
         if ref is not None and ref.scheme == "file":
             folder = Path(ref.location)
+        elif not digest:
+            continue
         else:
-            folder = settings.cache_dir.absolute() / "adapters" / name
+            folder = store.adapters / name if held.get(name) == digest else store.snapshot(digest)
         if folder.is_dir() and str(folder).isprintable():
             found[name] = str(folder)
     return found

@@ -13,13 +13,13 @@ EXAMPLES = ("lora-cli engines", "lora-cli engines vllm@0.31")
 def command(
     name: str = typer.Argument(
         "",
-        metavar="[NAME[@VERSION]]",
+        metavar="NAME[@VERSION]",
         help="One engine, for example vllm or vllm@0.31.",
         autocompletion=completion.engines,
     ),
     output_format: options.OutputFormat = "human",
 ) -> None:
-    """List what engines do with which features of adapters, or explain one engine."""
+    """List which adapter features engines support, or explain one engine."""
     chosen = (choose_engine(name),) if name else all_profiles()
     from lora_cli.render.terminal_catalog import engine_parts, matrix_parts
 

@@ -16,7 +16,7 @@ from lora_cli.core.adapter_files import CONFIG
 from lora_cli.core.addresses import hub_words
 from lora_cli.core.item import Item
 from lora_cli.core.reference import CHECKPOINT, LATEST, AdapterRef
-from lora_cli.core.text import counted
+from lora_cli.core.text import counted, names, safe
 from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
@@ -29,14 +29,14 @@ EXAMPLES = (
 
 HEAD = """\
 # An adapter set: which adapters, for which base, on which engine.
-#   lora-cli fetch -f {file}       downloads them and writes their versions into a lock beside this file
+#   lora-cli fetch -f {file}       downloads them and writes their versions into a lock next to this file
 #   lora-cli validate -f {file}    checks them against the base and the engine below
 apiVersion: lora-cli/v1
 kind: AdapterSet
 
 # The base model. Only its config.json is read, for names and shapes; append @COMMIT to pin it.
 {base}
-# The engine that serves them, and its limits in its own words.
+# The engine that serves them, and its limits, named as its flags.
 {engine}
 # The name of each adapter is the model's name in requests. Pin a source with @COMMIT, or commit the lock.
 """
@@ -45,24 +45,25 @@ kind: AdapterSet
 def command(
     ctx: typer.Context,
     refs: list[str] = typer.Argument(
-        metavar="REF...", help="Adapters, or folders of adapters.", autocompletion=completion.references
+        metavar="REF", help="Adapters or folders of adapters.", autocompletion=completion.references
     ),
     base: options.Base = "",
     engine: str = for_engine("--engine", "The engine that will serve them.", default="", **completion.ENGINE),
-    output: Path = option("--output -o FILE", "The new manifest; - is standard output.", Path("set.yaml"), OUTPUT),
+    output: Path = option("--output -o FILE", "Manifest to write; - is standard output.", Path("set.yaml"), OUTPUT),
 ) -> None:
-    """Write a manifest of adapters, with what their configs say and comments on what else can be set."""
+    """Write a manifest of adapters from their configs, with comments on further settings."""
     settings: Settings = ctx.obj
     writable(output)
     if output.is_file():
-        raise UsageError(f"{output} is there already", hint="--output FILE names another")
-    items = _items(refs)
+        raise UsageError(f"{output} already exists", hint="use --output FILE for another")
+    inside = [_inside(word) for word in refs]
+    items = _items([text for adapters, _ in inside for text in adapters])
     adapters = list(read_all(items, settings))
     for one in adapters:
         if one.error is not None:
             raise one.error
         if one.adapter is None or not (one.adapter.config or one.adapter.weight_files):
-            raise UsageError(f"there is no adapter in {one.source}", hint="name adapters, or a folder of adapters")
+            raise UsageError(f"there is no adapter in {one.source}", hint="add adapters, or a folder of adapters")
     profile = choose_engine(engine) if engine else None
     head = HEAD.format(
         file=output.name if output.name != "-" else "set.yaml",
@@ -71,6 +72,9 @@ def command(
     )
     entries = list(_entries(items, output.parent))
     write(head + _yaml({"adapters": entries}), output)
+    if (left := [name for _, others in inside for name in others]) and not settings.quiet:
+        why = f"no {CONFIG}, or control characters in the name"
+        to_stderr(safe(f"left out {counted(len(left), 'folder')} ({why}): {names(left)}"))
     if output.name != "-" and not settings.quiet:
         to_stderr(f"wrote {output} with {counted(len(entries), 'adapter')}; next: lora-cli fetch -f {output}")
 
@@ -78,20 +82,22 @@ def command(
 def _items(refs: Sequence[str]) -> list[Item]:
     """The adapters, each under a name of its own: that of its folder or repository, numbered where it is taken."""
     items = dict[str, Item]()
-    for ref in dict.fromkeys(ref_of(text) for word in refs for text in _inside(word)):
+    for ref in dict.fromkeys(map(ref_of, refs)):
         plain = re.sub(r"[^A-Za-z0-9._-]+", "-", ref.name).strip("-._")[:100] or "adapter"
-        names = (plain, *(f"{plain}-{number}" for number in range(2, len(items) + 3)))
-        name = next(name for name in names if name not in items)
+        free = (plain, *(f"{plain}-{number}" for number in range(2, len(items) + 3)))
+        name = next(name for name in free if name not in items)
         items[name] = Item(name, ref, latest=ref.scheme == "file" and _is_run(Path(ref.location)))
     return list(items.values())
 
 
-def _inside(text: str) -> Iterator[str]:
-    """The adapters of a folder of adapters; else what it is."""
+def _inside(text: str) -> tuple[list[str], list[str]]:
+    """The adapters of a folder of adapters, and the names of its other folders; else what it is."""
     folder = Path(text)
     children = sorted(folder.iterdir()) if folder.is_dir() and not (folder / CONFIG).exists() else []
-    found = [str(child) for child in children if (child / CONFIG).is_file() or _is_run(child)]
-    yield from found if found and not _is_run(folder) else [text]
+    found = [one for one in children if one.name.isprintable() and ((one / CONFIG).is_file() or _is_run(one))]
+    if not found or _is_run(folder):
+        return [text], []
+    return list(map(str, found)), [one.name for one in children if one.is_dir() and one not in found]
 
 
 def _is_run(folder: Path) -> bool:
@@ -112,12 +118,13 @@ def _base(given: str, adapters: Sequence[Checked], folder: Path) -> str:
 
 
 def _engine(profile: Profile | None, adapters: Sequence[Checked]) -> str:
-    """The engine's lines, with the smallest limits that serve all at once, up to the usual number of slots."""
+    """The engine's lines, with the smallest limits that serve as many as it can, up to the usual number of slots."""
     ranks = [pair.rank or 0 for one in adapters if one.adapter for pair in one.adapter.pairs.values()]
     largest = max(ranks, default=0) or 16
     if profile is None:
         return f"# engine: {{name: vllm, max_lora_rank: {largest}}}\n"
-    rank = next((rank for rank in sorted(profile.engine.ranks) if rank >= largest), largest)
+    allowed = sorted(profile.engine.ranks) or [largest]
+    rank = next((rank for rank in allowed if rank >= largest), allowed[-1])
     spec = {"name": profile.engine.name, "version": profile.version, "max_lora_rank": rank}
     return _yaml({"engine": {**spec, "max_loras": min(MAX_LORAS, len(adapters))}})
 

@@ -1,4 +1,4 @@
-"""``lora-cli inspect``: what an adapter is, from its config and header alone, and what it takes to serve some."""
+"""``lora-cli inspect``: the facts of adapters from config and header alone, and what they need to be served."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ import typer
 
 from lora_cli.cli import completion, options
 from lora_cli.cli.engine_options import deployed_of, folders_of
-from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching
+from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching, warn_of_unlocked
 from lora_cli.cli.options import ADAPTERS, for_engine, option, result
 from lora_cli.cli.output import ReportFormat, drawable, drawn, to_stderr, width, writable, write, written
 from lora_cli.core.base_model import BaseModel
@@ -26,10 +26,9 @@ from lora_cli.sources.registry import endpoint_of
 from lora_cli.store import Store
 from lora_cli.store.records import read_record
 from lora_cli.validation import Checked, Terms, check_all
-from lora_cli.validation.comparison import open_other
 from lora_cli.validation.engine_args import Deployed
 from lora_cli.validation.engine_args import engine_args as smallest
-from lora_cli.validation.spectrum import Weights, open_weights
+from lora_cli.validation.values import Weights, open_other, open_weights
 
 OF_VALUES = "LC5"
 """What ``inspect`` does not look at, and so does not list as skipped."""
@@ -37,7 +36,7 @@ OF_VALUES = "LC5"
 ONE_THREAD = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """What linear algebra asks for its threads when numpy is imported: modules are many and small, and share ours."""
 
-VALUES = "Values of the tensors"
+VALUES = "Tensor values"
 
 EXAMPLES = (
     "lora-cli inspect acme/sql",
@@ -55,29 +54,30 @@ def command(
     policy: options.PolicyFile = None,
     engine_args: str = for_engine(
         "--engine-args",
-        "Print the smallest flags with which vllm or sglang serves all adapters, and what they cost.",
+        "Print the smallest flags with which vllm or sglang serves all adapters, and their GPU memory.",
         default="",
         **completion.ENGINE,
     ),
-    max_loras: int | None = for_engine("--max-loras", "With --engine-args: the most slots on the GPU.", min=1),
+    max_loras: int | None = for_engine("--max-loras", "With --engine-args: maximum number of slots on the GPU.", min=1),
     max_cpu_loras: int | None = for_engine(
-        "--max-cpu-loras", "With --engine-args: the most adapters in memory.", min=1
+        "--max-cpu-loras", "With --engine-args: maximum number of adapters in memory.", min=1
     ),
     tp: int = for_engine("--tp", "With --engine-args: the tensor-parallel size.", default=1, min=1, max=4096),
     spectrum: bool = option(
-        "--spectrum", "Show how large each module's update is, and its singular values.", False, VALUES
+        "--spectrum", "Show the size of each module's update and its singular values.", False, VALUES
     ),
     diff: str | None = option("--diff", "Show how each adapter differs from this one.", None, VALUES, **completion.REF),
     output_format: ReportFormat = result("--format", "The format of the result.", default="human"),
     output: options.OutputFile = None,
 ) -> None:
-    """Show what adapters are, from their headers alone, local or remote.
+    """Show the contents of adapters from their headers alone, local or remote.
 
-    With --engine-args also how to start an engine that serves them. --spectrum and --diff read the tensors.
+    With --engine-args, also show how to start an engine that serves them. --spectrum and --diff read the tensors.
     """
     writable(output)
     asked = lineup(manifest, refs or [], base, "inspect", checkpoint)
     settings = reaching(ctx.obj, asked.manifest, policy)
+    warn_of_unlocked(asked, settings)
     deployed = deployed_of(engine_args, asked, max_loras, max_cpu_loras, tp)
     model = base_model(asked.base, settings) if asked.base else None
     terms = _terms(model, deployed)
@@ -89,7 +89,8 @@ def command(
     args = None
     if deployed is not None:
         named = [(item.name, one) for item, one in zip(asked.items, checked, strict=True)]
-        deployed = replace(deployed, folders=folders_of(named, settings))
+        cached = [(name, one, _cached(one, settings)) for name, one in named]
+        deployed = replace(deployed, folders=folders_of(cached, settings))
         args = smallest(named, model, deployed)
     _write(inspect_report(judged, model, args), checked, output_format, output, quiet=settings.quiet)
     codes = [one.read_code for one in checked]
@@ -97,7 +98,7 @@ def command(
 
 
 def _terms(base: BaseModel | None, deployed: Deployed | None) -> Terms:
-    """Judged by PEFT's rules, or by those of the engine that is to serve the adapters, at its widest."""
+    """Validated by PEFT's rules, or by those of the engine that is to serve the adapters, at its widest."""
     terms = Terms(base, values=False, rules=choose(ignore=[OF_VALUES]), card=True)
     if deployed is None:
         return terms
@@ -107,7 +108,7 @@ def _terms(base: BaseModel | None, deployed: Deployed | None) -> Terms:
 
 
 def _with_values(terms: Terms, asked: Lineup, settings: Settings, *, spectrum: bool, diff: str | None) -> Terms:
-    """``terms`` that ask for the spectrum, beside the base's weights, and for how the one REF differs from ``diff``.
+    """``terms`` that ask for the spectrum, next to the base's weights, and for how the one REF differs from ``diff``.
 
     Raises:
         UsageError: there are several REFs, and only one is compared.
@@ -118,7 +119,7 @@ def _with_values(terms: Terms, asked: Lineup, settings: Settings, *, spectrum: b
     if diff is not None:
         if (number := len({str(item.source) for item in asked.items})) > 1:
             raise UsageError(
-                f"--diff compares one adapter with one other, and there are {number} REFs",
+                f"--diff compares one adapter with another, but there are {number} REFs",
                 hint="lora-cli inspect A --diff B",
             )
         terms = replace(terms, other=open_other(diff, settings))

@@ -1,39 +1,47 @@
-"""What a command works on: the adapters, the base and the limits that the command line and a manifest name together."""
+"""The inputs of a command: adapters, base and limits, from the command line and the manifest."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.output import to_stderr
-from lora_cli.core.adapter_files import CONFIG
+from lora_cli.core.adapter_files import CONFIG, WEIGHTS_STEM
 from lora_cli.core.addresses import hub_words, without_secrets
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.item import Item
-from lora_cli.core.lock import ref_at
+from lora_cli.core.lock import THE_BASE, ref_at
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.reference import LATEST, AdapterRef, checked_checkpoint, folder_of, override, parse
-from lora_cli.core.text import cut, safe
-from lora_cli.errors import LoraCliError, UsageError
-from lora_cli.fetching import USUAL, AdapterRequest, Demand, Selection
+from lora_cli.core.text import counted, cut, names, safe
+from lora_cli.errors import AccessDenied, FormatError, LoraCliError, NotFound, Unreachable, UsageError
+from lora_cli.fetching.context import AdapterRequest
+from lora_cli.fetching.demand import Demand
+from lora_cli.fetching.plan import BASE, USUAL, Selection
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import AdapterEntry, AdapterSet, EngineSpec
     from lora_cli.runtime.plan import Limits
+    from lora_cli.validation import Checked
 
 MAX_LORAS, MAX_CPU_LORAS = 8, 32
-"""How many slots and places in memory there are at most, when nobody says."""
+"""How many slots and places in memory there are at most, if not given."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lineup:
-    """The adapters in the order asked for, their base, and the manifest that they are from, if any."""
+    """The adapters in the order asked for, their base, and the manifest that they are from, if any.
+
+    ``has_lock`` is whether its lock is there; None where there is no manifest, or no place for its lock.
+    """
 
     items: tuple[Item, ...]
     base: str | AdapterRef
     manifest: "AdapterSet | None" = None
+    has_lock: bool | None = None
 
     @property
     def engine(self) -> "EngineSpec | None":
@@ -66,7 +74,7 @@ def manifest_of(
     """
     if file is None:
         if not refs and not may_be_empty:
-            raise UsageError(f"there is nothing to {verb}", hint="name adapters, or an adapter set with -f")
+            raise UsageError(f"there is nothing to {verb}", hint="add adapters, or an adapter set with -f")
         return None
     from lora_cli.reading.manifest import read_manifest
 
@@ -88,8 +96,8 @@ def lineup(
 ) -> Lineup:
     """Adapters and base by what is on the command line; ``base`` overrides the manifest's, and there may be none ("").
 
-    With a manifest ``refs`` are names in it. With ``may_be_empty`` there may be no adapters. A lock beside the manifest
-    pins those of its adapters that it still speaks of, as ``fetch`` does.
+    With a manifest ``refs`` are names in it. With ``may_be_empty`` there may be no adapters. A lock next to the
+    manifest pins those of its adapters that it still speaks of, as ``fetch`` does.
 
     Raises:
         UsageError: there are no adapters, or the manifest or its lock is wrong.
@@ -100,18 +108,44 @@ def lineup(
         return Lineup(from_refs(refs, checkpoint), named)
     if checkpoint:
         raise UsageError("--checkpoint is for REFs", hint="write it into the manifest: checkpoint: latest")
-    from lora_cli.cli.locking import held, open_lock
+    from lora_cli.cli.locking import open_lock
+    from lora_cli.documents.lockfile import base_mismatch
+    from lora_cli.reading.adapter_set import items_of, locked_adapters
 
     assert file is not None
     lock_file = open_lock(file, LockFlags())
     lock = lock_file.lock if lock_file is not None else None
-    kept = held(manifest, lock, LockFlags(locked=True)) if lock is not None else {}
-    items = []
-    for entry in _chosen(manifest, refs):
-        locked = kept.get(entry.name)
-        source = entry.source if locked is None else ref_at(entry.source, locked)
-        items.append(Item(entry.name, source, entry.sha256, entry.pinned, locked, latest=entry.checkpoint == "latest"))
-    return Lineup(tuple(items), named, manifest)
+    locked = locked_adapters(manifest, lock) if lock is not None else {}
+    if lock is not None and lock.base is not None and not base and not base_mismatch(manifest, lock.base):
+        assert manifest.base is not None
+        named = ref_at(manifest.base, lock.base)
+    has_lock = lock is not None if lock_file is not None else None
+    return Lineup(items_of(_chosen(manifest, refs), locked), named, manifest, has_lock)
+
+
+def unlocked(asked: Lineup, *, without_lock: bool = False) -> str:
+    """Which adapters are what their origin has at this moment, since the lock lacks or contradicts them; "" for none.
+
+    Where there is no lock at all, nobody is told unless ``without_lock``.
+    """
+    moving = [
+        item.name
+        for item in asked.items
+        if isinstance(item.source, AdapterRef)
+        and item.source.scheme != "file"
+        and not (item.locked or item.sha256 or item.source.pinned)
+    ]
+    if not moving or asked.manifest is None or not (asked.has_lock or (without_lock and asked.has_lock is False)):
+        return ""
+    file, are = asked.manifest.file, "is" if len(moving) == 1 else "are"
+    told = f"{counted(len(moving), 'adapter')} of {file} {are} not locked: {names(moving)}"
+    return safe(f"warning: {told}; lora-cli fetch -f {shlex.quote(file)} locks them")
+
+
+def warn_of_unlocked(asked: Lineup, settings: Settings, *, without_lock: bool = False) -> None:
+    """Say it on standard error."""
+    if not settings.quiet and (told := unlocked(asked, without_lock=without_lock)):
+        to_stderr(told)
 
 
 def _chosen(manifest: "AdapterSet", names: Sequence[str]) -> "list[AdapterEntry]":
@@ -120,12 +154,12 @@ def _chosen(manifest: "AdapterSet", names: Sequence[str]) -> "list[AdapterEntry]
 
 
 def with_base(asked: Lineup, command: str, settings: Settings) -> Lineup:
-    """``asked`` with a base: what was given, else the repository or folder that the adapters' configs name.
+    """``asked`` with a base: the given one, else the repository or folder that the adapters' configs name.
 
     Raises:
         UsageError: they name none, or several, or what is neither a repository of the Hub nor a folder here.
         Refused: a policy does not allow that base.
-        LoraCliError: none of the adapters can be read.
+        LoraCliError: none of the adapters can be read, or none is an adapter.
     """
     if asked.base:
         return asked
@@ -134,17 +168,17 @@ def with_base(asked: Lineup, command: str, settings: Settings) -> Lineup:
 
     hint = "--base DIRECTORY, config.json or ORG/NAME"
     named, errors = dict[str, str](), list[LoraCliError]()
-    for one in read_all(asked.to_judge(settings), settings):
+    for one in read_all(asked.to_judge(settings), settings, weights=False):
         config = one.adapter.config if one.adapter is not None else None
         if config is not None and config.base_model_name_or_path:
             named.setdefault(config.base_model_name_or_path, one.name)
-        if one.error is not None:
-            errors.append(one.error)
+        if (error := one.error or _no_adapter(one)) is not None:
+            errors.append(error)
     if len(named) > 1:
         told = " and ".join(f"{safe(cut(base))} ({safe(name)})" for base, name in list(named.items())[:2])
-        raise UsageError(f"the adapters are for several bases: {told}", hint=f"name some of them only, or {hint}")
+        raise UsageError(f"the adapters are for several bases: {told}", hint=f"select some of them, or set {hint}")
     if not named:
-        raise errors[0] if errors else UsageError(f"{command} needs a base model, and no config names one", hint=hint)
+        raise errors[0] if errors else UsageError(f"{command} needs a base model, but no config has one", hint=hint)
     base = next(iter(named))
     if not (hub_words(base) or Path(base).is_dir()):
         told = safe(cut(base))
@@ -152,12 +186,27 @@ def with_base(asked: Lineup, command: str, settings: Settings) -> Lineup:
     # Whoever wrote the adapter chose it.
     check_reference(ANYTHING, ref_of(base), settings)
     if not settings.quiet:
-        to_stderr(safe(f"base: {base} (named by the adapter's config)"))
+        to_stderr(safe(f"base: {base} (from the adapter's config)"))
     return replace(asked, base=base)
 
 
+def _no_adapter(one: "Checked") -> LoraCliError | None:
+    """That what was read is no adapter of PEFT at all: it has neither a config nor weights."""
+    adapter = one.adapter
+    if adapter is None or adapter.config is not None or adapter.config_error is not None or adapter.weight_files:
+        return None
+    if adapter.foreign is not None:
+        said, hint = f"this is {adapter.foreign.format.title}, and no adapter", adapter.foreign.format.advice
+    else:
+        from lora_cli.fetching.plan import elsewhere
+
+        said = f"neither {CONFIG} nor adapter_model.safetensors is here"
+        hint = elsewhere(file.path for file in adapter.files)
+    return FormatError(said, where=one.name, hint=hint)
+
+
 def from_refs(refs: Sequence[str], checkpoint: str = "") -> tuple[Item, ...]:
-    """Each REF once, or its ``checkpoint``; what is no reference stays as it is, and is said where it is asked for.
+    """Each REF once, or its ``checkpoint``; invalid references stay as they are, and are reported when they are used.
 
     A file of an adapter stands for its folder: that is how hooks and globs of a shell name what changed.
 
@@ -173,7 +222,7 @@ def from_refs(refs: Sequence[str], checkpoint: str = "") -> tuple[Item, ...]:
 
 def _folder_of(text: str) -> str:
     path = Path(text)
-    is_part = path.name == CONFIG or path.suffix == ".safetensors"
+    is_part = path.name == CONFIG or path.name.startswith(WEIGHTS_STEM) or path.suffix == ".safetensors"
     return str(path.parent) if is_part and path.is_file() else text
 
 
@@ -192,13 +241,10 @@ def reaching(settings: Settings, manifest: "AdapterSet | None", policy: Path | N
     Raises:
         UsageError: what is wrong in the policy file, with line and key.
     """
-    if manifest is not None:
-        said = (manifest.policy,) if manifest.policy is not None else ()
-        settings = replace(settings, sources=manifest.sources, policies=said, from_manifest=True)
-    if policy is not None:
-        from lora_cli.reading.manifest import read_policy
+    if manifest is not None or policy is not None:
+        from lora_cli.reading.adapter_set import with_policies
 
-        settings = replace(settings, policies=(*settings.policies, read_policy(policy)))
+        settings = with_policies(settings, manifest, policy)
     if settings.suppressions:
         from lora_cli.validation.acceptance import check_rules
 
@@ -207,15 +253,19 @@ def reaching(settings: Settings, manifest: "AdapterSet | None", policy: Path | N
 
 
 def base_model(named: str | AdapterRef, settings: Settings) -> BaseModel:
-    """The base model that ``named`` means; a family without a table is asked of transformers, where it is installed."""
+    """The base model that ``named`` means; for a family without a table transformers is used, if installed."""
     from lora_cli.runtime.module_tree import base_from_transformers
     from lora_cli.validation import open_base
 
-    return open_base(named, settings, fallback=base_from_transformers)
+    try:
+        return open_base(named, settings, fallback=base_from_transformers)
+    except (NotFound, AccessDenied, Unreachable) as error:
+        hint = f"this is the base model: --base also takes a folder or a config.json; {error.hint}"
+        raise type(error)(error.message, hint=hint) from error
 
 
 def check_max_cpu_loras(max_cpu_loras: int | None, max_loras: int | None) -> None:
-    """Memory holds at least what the slots do, as in vLLM.
+    """Checks that memory has at least as many places as slots, as in vLLM.
 
     Raises:
         UsageError: it holds less.
@@ -238,6 +288,8 @@ def limits(
 ) -> "Limits":
     """Flags, else the manifest's engine, else as many as there are adapters, up to a bound, or to it if more may come.
 
+    The engine's ``max_cpu_loras`` is for the memory of its own machine: where fewer fit here, there are fewer.
+
     Raises:
         UsageError: the flags say that memory holds less than the slots do.
     """
@@ -246,32 +298,33 @@ def limits(
     engine, count = asked.engine, MAX_CPU_LORAS if more_may_come else len(asked.items)
     loras = max_loras or (engine and engine.max_loras) or min(MAX_LORAS, count)
     check_max_cpu_loras(max_cpu_loras, loras)
-    asked_for = max_cpu_loras or (engine and engine.max_cpu_loras)
-    cpu_loras = max_cpu_loras or max(loras, asked_for or min(MAX_CPU_LORAS, count))
+    cpu_loras = max_cpu_loras or max(loras, (engine and engine.max_cpu_loras) or min(MAX_CPU_LORAS, count))
     rank = max_lora_rank or (engine.max_lora_rank if engine is not None else None)
-    return Limits(loras, cpu_loras, rank or 0, fewer_places=not asked_for, max_cpu_bytes=max_cpu_bytes)
+    return Limits(loras, cpu_loras, rank or 0, fewer_places=max_cpu_loras is None, max_cpu_bytes=max_cpu_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
     """The adapters in the order asked for, and the manifest that they are from, if any.
 
-    ``alone`` says that one was asked for and no more, as ``--to`` needs to know even where a shard has only one.
+    ``base`` is the manifest's, of which the config is fetched to be locked; None if that is a path. ``alone`` says that
+    one was asked for and no more, as ``--to`` needs to know even where a shard has only one.
     """
 
     adapters: tuple[AdapterRequest, ...]
     manifest: "AdapterSet | None" = None
     alone: bool = False
+    base: AdapterRequest | None = None
 
     def key(self, request: AdapterRequest) -> str:
-        """What an adapter is told from the others by: its name in the manifest, else its reference."""
+        """What distinguishes an adapter from the others: its name in the manifest, else its reference."""
         named = self.manifest is not None or isinstance(request.asked, UsageError)
         return request.name if named else str(request.asked)
 
 
 @dataclass(frozen=True, slots=True)
 class LockFlags:
-    """What the command line says about a manifest's lock: where it is, that it holds as it is, what may leave it.
+    """The options for a manifest's lock: its file, and whether it is fixed, checked or updated.
 
     ``some`` says that only some of the manifest's adapters were named.
     """
@@ -289,18 +342,18 @@ class LockFlags:
 
 
 def check_flags(flags: LockFlags, manifest: Path | None, *, chosen: bool) -> None:
-    """Whether they make sense together; ``chosen`` says that somebody chose files.
+    """Checks that the flags are compatible; ``chosen`` says that files were chosen.
 
     Raises:
         UsageError: they do not.
     """
     if manifest is None and flags.given:
-        raise UsageError(f"--{flags.given[0]} is for an adapter set", hint="name it with -f")
+        raise UsageError(f"--{flags.given[0]} is for an adapter set", hint="set it with -f")
     exclusive = [name for name in flags.given if name != "lock"]
     if len(exclusive) > 1:
-        raise UsageError(f"--{exclusive[0]} and --{exclusive[1]} exclude each other", hint="leave one of them out")
+        raise UsageError(f"--{exclusive[0]} and --{exclusive[1]} cannot be used together", hint="remove one of them")
     if flags.locked and chosen:
-        raise UsageError("--locked takes the files of the lock", hint="leave --include and --exclude out")
+        raise UsageError("--locked uses the files of the lock", hint="remove --include and --exclude")
 
 
 def order(
@@ -334,7 +387,9 @@ def order(
         )
         for entry in _chosen(adapter_set, refs)
     )
-    return Order(entries, adapter_set, alone=len(adapter_set.adapters) == 1)
+    base = adapter_set.base
+    wanted = None if base is None or base.scheme == "file" else AdapterRequest(base, THE_BASE, BASE)
+    return Order(entries, adapter_set, alone=len(adapter_set.adapters) == 1, base=wanted)
 
 
 def checkpoint_folder(checkpoint: str) -> str:

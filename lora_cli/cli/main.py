@@ -15,27 +15,24 @@ from lora_cli.cli.completion import set_up_bash
 from lora_cli.cli.output import to_stderr
 from lora_cli.core.nearest import nearest
 from lora_cli.core.text import safe
-from lora_cli.errors import DocumentError, LoraCliError, MachineError, UsageError
+from lora_cli.errors import INTERRUPTED, DocumentError, LoraCliError, MachineError, UsageError
 
 # What the operating system says when the machine, not the program, is at fault.
 MACHINE_ERRNOS = {ENOSPC, EDQUOT, EROFS, EACCES, EPERM, EMFILE, ENFILE, ENOMEM, EIO, EFBIG}
 
 READER_GONE = 141
-"""What a shell says of a program that writes into a pipe that nobody reads any more: 128 + SIGPIPE."""
-
-INTERRUPTED = 130
-"""What a shell says of a program that was stopped with Ctrl-C: 128 + SIGINT."""
+"""The exit code that a shell reports for a program that writes into a closed pipe: 128 + SIGPIPE."""
 
 TERMINATED = 143
-"""What a shell says of a program that was told to end: 128 + SIGTERM."""
+"""The exit code that a shell reports for a program that was stopped by a signal: 128 + SIGTERM."""
 
-OBJECTS_PER_COLLECTION = 200_000
+OBJECTS_PER_COLLECTION = 1_000_000
 """How many objects are made before Python looks for cycles among them: little of a header or a document is garbage,
 and after each 700, as is usual, all of it would be looked at again and again."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs one command line and returns its exit code. Never raises: a bug is 70, with its traceback."""
+    """Runs one command line and returns its exit code. Never raises: an unexpected error is 70, with its traceback."""
     try:
         return _run(argv)
     except typer.TyperException as error:
@@ -62,8 +59,8 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _usage(error: typer.TyperException, argv: Sequence[str]) -> UsageError:
-    """What typer found wrong with the command line, as our own errors are told."""
-    message, context = error.format_message(), getattr(error, "ctx", None)
+    """What typer found wrong with the command line, in the format of our own errors."""
+    message, context = _message(error), getattr(error, "ctx", None)
     told, _, likely = message.partition(" Did you mean ")
     told = told.partition(" (Possible options")[0].rstrip(".")
     told = (told[:1].lower() + told[1:]).replace("is not a valid int range", "is not a whole number")
@@ -74,14 +71,31 @@ def _usage(error: typer.TyperException, argv: Sequence[str]) -> UsageError:
         likely = app.SYNONYMS.get(f"{context.info_name} {word}", likely)
     if context is not None and (wrong := told.removeprefix("no such option: ")) != told:
         known = {flag for one in context.command.params for flag in (*one.opts, *one.secondary_opts)}
-        likely = nearest(wrong, known) or ""
+        synonym = app.SYNONYMS.get(wrong, "")
+        likely = synonym if synonym in known else nearest(wrong, known) or ""
     named = [word for word in argv if word in app.COMMANDS][:1]
     command = context.command_path if context else " ".join(["lora-cli", *named])
     return UsageError(told, hint=f"did you mean {likely.rstrip('?')}?" if likely else f"{command} --help")
 
 
+def _message(error: typer.TyperException) -> str:
+    """Typer's message. Since 0.29 pydantic parses values, whose messages leave out the value and half of a range."""
+    message, mistakes = error.format_message(), getattr(error.__cause__, "errors", None)
+    if mistakes is None:
+        return message
+    option, mistake, parameter = message.partition(": ")[0], mistakes()[0], getattr(error, "param", None)
+    given, kind, told = mistake["input"], mistake["type"], mistake["msg"].removeprefix("Value error, ")
+    if kind.startswith(("int_", "float_")):
+        told = f"{given!r} is not a {'whole ' if kind.startswith('int') else ''}number"
+    elif kind.startswith(("greater_", "less_")):
+        least, most = getattr(parameter, "min", None), getattr(parameter, "max", None)
+        limits = f"{least}<=x<={most}" if most is not None else f"x>={least}"
+        told = f"{given} is not in the range {limits}"
+    return f"{option}: {told}"
+
+
 def _variable_of(error: typer.TyperException) -> str | None:
-    """The variable whose value is wrong, None where it is a word of the command line."""
+    """The variable whose value is wrong, None if it is a word of the command line."""
     context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
     if context is None or parameter is None:
         return None
@@ -102,7 +116,7 @@ def _expected(error: Exception) -> LoraCliError | None:
     if isinstance(error, LoraCliError):
         return error
     if isinstance(error, MemoryError):
-        return MachineError("out of memory", hint="fewer --jobs or adapters at once need less")
+        return MachineError("out of memory", hint="use fewer --jobs or fewer adapters at once")
     if isinstance(error, OSError) and error.errno in MACHINE_ERRNOS:
         hint = "check disk space, permissions and limits (df, ls -l, ulimit -a)"
         return MachineError(f"{error.filename or 'writing the output'}: {error.strerror}", hint=hint)
@@ -131,7 +145,7 @@ def _report(error: LoraCliError) -> int:
 
 
 def run() -> None:
-    """The console script. A stream that was closed before it started takes what is written and keeps nothing."""
+    """The console script. Output to a stream that was closed before the start is discarded."""
     if sys.stdout is None or sys.stderr is None:
         nowhere = Path(os.devnull).open("w")  # noqa: SIM115 - for the life of the process
         sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
@@ -147,7 +161,7 @@ def run() -> None:
 
 
 def _end_when_told() -> None:
-    """SIGTERM ends the first process of a container as it ends every other one, whom the kernel spares otherwise."""
+    """SIGTERM also ends the first process of a container: by default the kernel ignores it there."""
     import signal
 
     signal.signal(signal.SIGTERM, lambda *_: os._exit(TERMINATED))

@@ -1,4 +1,4 @@
-"""The options of all commands: what declares one, and those that several commands have."""
+"""The options of all commands: their declaration, and those that several commands share."""
 
 from functools import partial
 from pathlib import Path
@@ -62,7 +62,7 @@ def setting(name: str, default: Any, panel: str, short: str = "") -> Any:
 
 
 def size_of(text: str | None, flag: str) -> int | None:
-    """Bytes that a flag says, None where it is not given. Raises ``UsageError``."""
+    """The bytes that a flag gives, None if it is not given. Raises ``UsageError``."""
     if text is None:
         return None
     try:
@@ -75,7 +75,7 @@ def size_of(text: str | None, flag: str) -> int | None:
 
 
 def seconds(text: str, flag: str, hint: str = "write 30s, 10m or 1h") -> float:
-    """Seconds that a flag says. Raises ``UsageError``."""
+    """The seconds that a flag gives. Raises ``UsageError``."""
     try:
         return parse_duration(text)
     except ValueError as error:
@@ -85,8 +85,8 @@ def seconds(text: str, flag: str, hint: str = "write 30s, 10m or 1h") -> float:
 Refs = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="REF...",
-        help="Paths or references; with --manifest, names in it.",
+        metavar="REF",
+        help="Path, Hub repository (ORG/NAME[@REV]) or URL (s3://, gs://, https://); with --manifest, names in it.",
         autocompletion=completion.references,
     ),
 ]
@@ -96,11 +96,11 @@ Base = Annotated[
     str,
     which(
         "--base",
-        "The base model: a directory, a config.json, a Hub id or a reference; else what adapters name.",
+        "Base model: directory, config.json, Hub id or reference (default: from the adapters' configs).",
         **completion.REF,
     ),
 ]
-PolicyFile = Annotated[Path | None, which("--policy FILE", "A policy that adapters must pass.")]
+PolicyFile = Annotated[Path | None, which("--policy FILE", "Policy that adapters must pass.")]
 Checkpoint = Annotated[
     str,
     which(
@@ -109,12 +109,10 @@ Checkpoint = Annotated[
         autocompletion=completion.words("latest"),
     ),
 ]
-Shard = Annotated[str | None, which("--shard I/N", "Only part I (counted from 0) of N, by name.")]
+Shard = Annotated[str | None, which("--shard I/N", "Use only part I (counted from 0) of N, by name.")]
 Ray = Annotated[
     str | None, option("--ray ADDRESS", "Run on a Ray cluster: auto, or HOST:PORT of its head.", ..., NETWORK)
 ]
-AllowPickle = Annotated[
-    bool, option("--allow-pickle", "Accept .bin weights where there are no safetensors.", ..., LIMITS)
-]
+AllowPickle = Annotated[bool, option("--allow-pickle", "Accept .bin weights if there are no safetensors.", ..., LIMITS)]
 OutputFormat = Annotated[Format, option("--format", "The format of the result.", ..., OUTPUT)]
 OutputFile = Annotated[Path | None, option("--output -o FILE", "Write the result to this file.", ..., OUTPUT)]

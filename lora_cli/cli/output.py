@@ -1,17 +1,21 @@
-"""Where a command's text goes: how wide it may be, whether in colour, and to which file."""
+"""Where a command's text goes: how wide it may be, whether in colour, and to which file.
+
+The reason why a container ended is also written to Kubernetes' file for termination messages:
+https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/
+"""
 
 import os
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lora_cli.core.text import harmless, unheard
-from lora_cli.errors import MachineError
+from lora_cli.errors import LoraCliError, MachineError
 from lora_cli.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from rich.console import RenderableType
 
 DEFAULT_WIDTH = 80
@@ -54,7 +58,7 @@ def colour() -> bool:
     return console.color_system is not None and not console.no_color
 
 
-def drawn(parts: "Iterable[RenderableType]", file: Path | None = None, *, columns: int | None = None) -> str:
+def drawn(parts: Iterable["RenderableType"], file: Path | None = None, *, columns: int | None = None) -> str:
     """``parts`` for standard output, in its width and colour; for a ``file`` in 80 columns without colour."""
     from lora_cli.render.terminal import rendered
 
@@ -64,7 +68,7 @@ def drawn(parts: "Iterable[RenderableType]", file: Path | None = None, *, column
 def write_result(
     report: object,
     output_format: Format,
-    parts: "Iterable[RenderableType]",
+    parts: Iterable["RenderableType"],
     file: Path | None = None,
     *,
     columns: int | None = None,
@@ -104,7 +108,7 @@ def write(text: str, file: Path | None = None, *, commands: bool = False) -> Non
     try:
         write_file(file, text)
     except OSError as error:
-        hint = "free some space there, or name a file on a larger disk" if error.errno in FULL else ""
+        hint = "free some space there, or use a file on a larger disk" if error.errno in FULL else ""
         raise _unwritable(file, error.strerror or "", hint) from error
 
 
@@ -115,13 +119,13 @@ def to_stderr(line: str) -> None:
 
 
 def written(file: Path | None, *, quiet: bool) -> None:
-    """Say on standard error that the result is in ``file``, if it is in one and anybody wants to know."""
+    """Report on standard error that the result is in ``file``, if it is and ``quiet`` is not set."""
     if file is not None and str(file) != "-" and not quiet:
         to_stderr(f"wrote {file}")
 
 
 def writable(file: Path | None) -> None:
-    """Whether ``file``, if there is one, can be written, as far as is known: found out before the work, not after it.
+    """Whether ``file``, if there is one, can be written, as far as is known before the work.
 
     Raises:
         MachineError: it is a folder, or the folder that it would be in is not there or not to be written to.
@@ -135,5 +139,50 @@ def writable(file: Path | None) -> None:
         raise _unwritable(file, "there is no such folder" if not folder.is_dir() else "its folder is read-only")
 
 
+def withdraw(file: Path | None, option: str) -> None:
+    """Remove what an earlier run wrote to ``file``, if there is one; a device or a pipe stays.
+
+    Raises:
+        MachineError: it cannot be removed.
+    """
+    if file is not None and file.is_file():
+        from lora_cli.store.disk import on_disk
+
+        with on_disk("removing", file, option):
+            file.unlink(missing_ok=True)
+
+
 def _unwritable(file: Path, why: str, hint: str = "") -> MachineError:
     return MachineError(f"{file} cannot be written: {why}", hint=hint or "check the path of the output file")
+
+
+TERMINATION_LOG = "/dev/termination-log"
+LARGEST_NOTE = 4096
+"""Bytes of it that Kubernetes keeps."""
+
+
+@contextmanager
+def termination_log(file: str = TERMINATION_LOG) -> Iterator[None]:
+    """What ends the block is also written to it."""
+    try:
+        yield
+    except LoraCliError as error:
+        note(f"{error.message}\n{error.hint}".rstrip(), file)
+        raise
+
+
+def about(name: str, reason: str, stage: str = "") -> str:
+    """``reason`` after the adapter's name, with which it may begin itself, and its ``stage``."""
+    at = f"{stage}: " if stage else ""
+    return f"{name}: {at}{reason.removeprefix(f'{name}: ')}"
+
+
+def note(reason: str, file: str = TERMINATION_LOG) -> None:
+    """``reason`` into the file, where there is one that can be written; nothing is created."""
+    with suppress(OSError):
+        descriptor = os.open(file, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            data = reason.encode("utf-8", "backslashreplace")
+            os.write(descriptor, data if len(data) <= LARGEST_NOTE else data[: LARGEST_NOTE - 4] + b" ...")
+        finally:
+            os.close(descriptor)

@@ -28,11 +28,11 @@ RATE_FROM, LEFT_FROM, BAR_FROM = 50, 70, 78
 
 
 class Lines(Progress):
-    """Writes only what a log should have: that another process is waited for."""
+    """Logs only that it waits for another process."""
 
     def waiting(self, adapter: str) -> None:
         """One line."""
-        to_stderr(f"{safe(adapter)}: another process fetches it; waiting for it")
+        to_stderr(f"{safe(adapter)}: waiting for another process that fetches it")
 
 
 class FetchProgress(Lines):
@@ -64,17 +64,17 @@ class FetchProgress(Lines):
             self._here.update({file: count, "": count})
 
     def ended(self, file: str) -> None:
-        """Nothing more comes of it."""
+        """It is finished."""
         if file in self._ids:
             self._tasks.update(self._ids[file], visible=False)
 
     def through(self, adapter: str) -> None:
-        """Nothing more comes of that adapter. One that was here already counts as one with a file of no bytes."""
+        """The adapter is finished. One that was here already counts as one with a file of no bytes."""
         self.began(f"{adapter}: ", 0, 0)
         self.ended(f"{adapter}: ")
 
     def files(self) -> "tuple[dict[str, list[Task]], dict[str, list[Task]]]":
-        """The files of each adapter that began, and of each that is under way."""
+        """The files of each started adapter, and of each that is in progress."""
         for task in self._tasks.tasks:
             came = self._here[task.description] - task.completed
             if came or task.visible:
@@ -120,7 +120,7 @@ class RunProgress(FetchProgress):
 
     def waiting(self, adapter: str) -> None:
         """Another process fetches the same adapter."""
-        self.hear(adapter, "waits for another process that fetches it")
+        self.hear(adapter, "waiting for another process that fetches it")
 
     def passed(self, *, failed: bool) -> None:
         """An adapter is through this part of the run; one that ``failed`` goes no further."""
@@ -203,9 +203,9 @@ def is_drawn(settings: Settings) -> bool:
 
 @contextmanager
 def _live(shown: FetchProgress, *, threaded: bool = True) -> "Iterator[Live]":
-    """Draws again and again, in a thread or when it is told to.
+    """Draws again and again, in a thread or on request.
 
-    With a thread, what is written to standard error meanwhile stands above it.
+    With a thread, what is written to standard error meanwhile is above it.
     """
     from rich.console import Console
     from rich.live import Live

@@ -1,4 +1,4 @@
-"""``lora-cli repair``: adapters, written so that a named engine serves them right."""
+"""``lora-cli repair``: copies of adapters that a given engine serves correctly."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,11 +6,13 @@ from pathlib import Path
 import typer
 
 from lora_cli.cli import completion, engine_options, options
-from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching
+from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching, with_base
 from lora_cli.cli.options import ENGINE, option
-from lora_cli.cli.output import writable, write_result
+from lora_cli.cli.output import to_stderr, writable, write_result
+from lora_cli.core.base_model import BaseModel
 from lora_cli.core.engine_outcome import Deployment
 from lora_cli.core.json_schema import error_report
+from lora_cli.core.text import safe
 from lora_cli.errors import LoraCliError, NotFound, Refused, UsageError
 from lora_cli.render.terminal_repair import repair_parts, repair_set_parts
 from lora_cli.repair import DTYPES
@@ -32,14 +34,18 @@ def command(
     refs: options.Refs = None,
     manifest: options.Manifest = None,
     engine: str = option(
-        "--engine", "The engine that will serve it; without it the manifest's.", "", ENGINE, **completion.ENGINE
+        "--engine", "Engine that will serve it (default: from the manifest).", "", ENGINE, **completion.ENGINE
     ),
     to: Path | None = option(
         "--to DIRECTORY", "Write the copy to this new folder; with --manifest, each to DIRECTORY/NAME.", None, REPAIR
     ),
-    check: bool = option("--check", "Only show what would be changed; exit code 1 if anything.", False, REPAIR),
+    check: bool = option("--check", "Only show the changes; exit with 1 if there are any.", False, REPAIR),
     base: str = option(
-        "--base", "The base model, which has the names and shapes of modules.", "", REPAIR, **completion.REF
+        "--base",
+        "The base model; else what the config names, where that is on this machine.",
+        "",
+        REPAIR,
+        **completion.REF,
     ),
     checkpoint: options.Checkpoint = "",
     policy: options.PolicyFile = None,
@@ -50,24 +56,27 @@ def command(
     output_format: options.OutputFormat = "human",
     output: options.OutputFile = None,
 ) -> None:
-    """Write copies of adapters that an engine serves as they were trained, and show what was changed and why."""
+    """Write copies of adapters that an engine serves correctly, and show what was changed and why."""
     if check == (to is not None):
-        raise UsageError("repair writes a copy with --to, or only reports with --check", hint="give one of the two")
+        raise UsageError("repair writes a copy with --to, or only reports with --check", hint="use one of them")
     if dtype and dtype not in DTYPES:
         raise UsageError(f"--dtype is one of {', '.join(DTYPES)}")
     writable(output)
     asked = lineup(manifest, refs or [], base, "repair", checkpoint)
     if asked.manifest is None and len(asked.items) > 1:
-        raise UsageError("several adapters are repaired with a manifest", hint="lora-cli init REF… writes one; then -f")
+        raise UsageError("several adapters need a manifest", hint="write one with lora-cli init REF…, then use -f")
     profiles = engine_options.named_engines([engine] if engine else None, asked.manifest)
     if len(profiles) != 1:
-        raise UsageError("repair needs an engine", hint="--engine vllm; lora-cli engines lists them")
+        raise UsageError("repair needs an engine", hint="--engine vllm; see lora-cli engines")
     settings: Settings = reaching(ctx.obj, asked.manifest, policy)
+    rank = asked.engine.max_lora_rank if asked.engine is not None else None
+    deployment = engine_options.deployment_of(profiles, asked, tp=tp, max_lora_rank=rank)
+    asked, model = _with_base(asked, settings)
     wish = Wish(
         profiles[0],
-        base=base_model(asked.base, settings) if asked.base else None,
+        base=model,
         base_ref=asked.base or None,
-        deployment=Deployment(tp=tp),
+        deployment=deployment or Deployment(tp=tp),
         to=to,
         dtype=dtype or None,
         base_name=base_name or None,
@@ -75,7 +84,7 @@ def command(
     )
     if asked.manifest is None:
         (item,) = asked.items
-        found = repair_adapter(item.source, replace(wish, latest=item.latest), settings)
+        found = repair_adapter(item, wish, settings)
         write_result(found, output_format, repair_parts(found, check=check), output)
         raise typer.Exit(_exit_code(found, check=check))
     adapters = _repair_all(asked, wish, settings)
@@ -84,13 +93,28 @@ def command(
     raise typer.Exit(report.exit_code)
 
 
+def _with_base(asked: Lineup, settings: Settings) -> tuple[Lineup, BaseModel | None]:
+    """The base: what was given, else what the config names where that is on this machine; most repairs need none."""
+    if asked.base:
+        return asked, base_model(asked.base, settings)
+    offline = replace(settings, offline=True)
+    try:
+        found = with_base(asked, "repair", replace(offline, quiet=True))
+        model = base_model(found.base, offline)
+    except LoraCliError:
+        return asked, None
+    if not settings.quiet:
+        to_stderr(safe(f"base: {found.base} (from the adapter's config)"))
+    return found, model
+
+
 def _repair_all(asked: Lineup, wish: Wish, settings: Settings) -> tuple[RepairedAdapter, ...]:
     """Each adapter of a set, in a folder of its name; one that fails stops no other."""
     done = []
     for item in asked.items:
         to = wish.to / item.name if wish.to is not None else None
         try:
-            found = repair_adapter(item.source, replace(wish, to=to, latest=item.latest), settings)
+            found = repair_adapter(item, replace(wish, to=to), settings)
             found = replace(found, name=item.name)
             done.append(RepairedAdapter(item.name, found, None, _exit_code(found, check=to is None)))
         except LoraCliError as error:

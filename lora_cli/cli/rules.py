@@ -13,7 +13,7 @@ EXAMPLES = ("lora-cli rules", "lora-cli rules LC301", "lora-cli rules --format j
 
 def command(
     code: str = typer.Argument(
-        "", metavar="[CODE]", help="A code, its beginning, or a name.", autocompletion=completion.rules
+        "", metavar="CODE", help="Code, prefix of a code, or name.", autocompletion=completion.rules
     ),
     output_format: options.OutputFormat = "human",
 ) -> None:

@@ -14,7 +14,7 @@ EXAMPLES = (
     "lora-cli serve-bench --url http://127.0.0.1:8000 --lora-modules sql chat --goodput ttft:500",
 )
 
-SERVED = "it asks for adapters that the server has: --lora-modules NAME..."
+SERVED = "it requests adapters of the server: --lora-modules NAME..."
 
 ADAPTER_OPTIONS = ("refs", "manifest", "base", "policy")
 TIER_OPTIONS = ("max_loras", "max_cpu_loras", "max_lora_rank", "device", "eviction")
@@ -46,7 +46,7 @@ def _measured(settings: Settings, chosen: BenchOptions) -> int:
 
         chosen.refuse(ADAPTER_OPTIONS, "not for --url", SERVED)
         elsewhere = ("simulate", "forward", *TIER_OPTIONS, *SYNTHETIC_OPTIONS, *SIMULATION_OPTIONS)
-        chosen.refuse(elsewhere, "not for --url", "the server has its own")
+        chosen.refuse(elsewhere, "not for --url", "the server has its own tiers and adapters")
         return live(settings, chosen)
     if chosen.forward != "modules" and not chosen.simulate:
         from lora_cli.cli.bench_warm import own_server_measured
@@ -58,7 +58,7 @@ def _measured(settings: Settings, chosen: BenchOptions) -> int:
     if chosen.simulate:
         from lora_cli.cli.bench_simulate import simulation
 
-        chosen.refuse(("base", "forward"), "not for --simulate", "it loads no adapter: only their sizes count")
+        chosen.refuse(("base", "forward"), "not for --simulate", "it loads no adapters: only their sizes count")
         return simulation(settings, chosen)
     from lora_cli.cli.bench_warm import measurement
 

@@ -1,28 +1,29 @@
-"""``lora-cli validate``: judge adapters where they lie, and end with what CI branches on."""
+"""``lora-cli validate``: validate adapters where they are, write each format, and exit with a code that CI can use."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 import typer
 
 from lora_cli.cli import completion, engine_options, options
-from lora_cli.cli.lineup import base_model, lineup, reaching, with_base
+from lora_cli.cli.lineup import base_model, lineup, reaching, warn_of_unlocked, with_base
 from lora_cli.cli.options import ADAPTERS, for_engine, option, result
-from lora_cli.cli.output import writable, write
+from lora_cli.cli.output import drawn, to_stderr, writable, write
 from lora_cli.cli.progress import shown_count
-from lora_cli.cli.reporting import FORMATS, outputs, tell
 from lora_cli.core.finding import Severity
+from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.shard import in_shard
 from lora_cli.core.text import safe
-from lora_cli.errors import UsageError
+from lora_cli.errors import MachineError, UsageError
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
 from lora_cli.validation import Checked, Terms, check_all
-from lora_cli.validation.report import Naming, validate_report
+from lora_cli.validation.report import Naming, Report, validate_report
 
 if TYPE_CHECKING:
     from lora_cli.documents.baseline import Baseline
@@ -36,6 +37,22 @@ EXAMPLES = (
     "lora-cli validate ./adapter --no-base --fail-on warning",
 )
 
+HUMAN, CONCISE, GITHUB, MARKDOWN = "human", "concise", "github", "markdown"
+RENDERERS = {
+    "json": "lora_cli.render.json:encoded",
+    "sarif": "lora_cli.render.sarif:render_report",
+    "junit": "lora_cli.render.junit:render_report",
+    GITHUB: "lora_cli.render.github:render_report",
+    MARKDOWN: "lora_cli.render.markdown:render_report",
+    "gitlab": "lora_cli.render.gitlab:render_report",
+}
+"""What writes each machine format: its module is imported when it is asked for, and not before."""
+
+FORMATS = (HUMAN, CONCISE, *RENDERERS)
+
+STDOUT = Path("-")
+STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
+
 FAIL_ON = {"error": Severity.ERROR, "warning": Severity.WARNING}
 
 
@@ -46,22 +63,24 @@ def command(
     checkpoint: options.Checkpoint = "",
     base: options.Base = "",
     no_base: bool = option(
-        "--no-base", "Judge without a base model: rules that need one are skipped.", False, ADAPTERS
+        "--no-base", "Validate without a base model; rules that need one are skipped.", False, ADAPTERS
     ),
     policy: options.PolicyFile = None,
     fail_on: str = finding(
         "--fail-on error|warning",
-        "The lowest severity that ends with exit code 1.",
+        "Lowest severity that exits with 1.",
         default="error",
         autocompletion=completion.words("error", "warning"),
     ),
     select: list[str] | None = finding(
-        "--select", "Only these rules, for example LC3, LC301 or rank-mismatch; may be repeated.", **completion.RULE
+        "--select",
+        "Check only these rules, for example LC3, LC301 or rank-mismatch; may be repeated.",
+        **completion.RULE,
     ),
-    ignore: list[str] | None = finding("--ignore", "Not these rules; may be repeated.", **completion.RULE),
+    ignore: list[str] | None = finding("--ignore", "Skip these rules; may be repeated.", **completion.RULE),
     values: bool = finding("--values/--no-values", "Read the tensors' values.", default=True),
     engine: list[str] | None = for_engine(
-        "--engine", "Judge by what this engine does with the adapter; may be repeated.", **completion.ENGINE
+        "--engine", "Validate for this engine; may be repeated.", **completion.ENGINE
     ),
     max_lora_rank: int | None = for_engine("--max-lora-rank", "The engine's max_lora_rank: its largest rank.", min=1),
     tp: engine_options.Tp = 1,
@@ -72,16 +91,19 @@ def command(
         "--served-model-name NAME", "The engine's name for the base model.", default=""
     ),
     max_loras: int | None = for_engine("--max-loras", "The engine's max_loras: adapters in one batch.", min=1),
-    baseline: Path | None = finding("--baseline FILE", "A file of known findings: only new ones count."),
-    write_baseline: Path | None = finding("--write-baseline FILE", "Write the findings to this file."),
+    baseline: Path | None = finding("--baseline FILE", "Baseline file of known findings; only new ones count."),
+    write_baseline: Path | None = finding(
+        "--write-baseline FILE",
+        "Write all current findings to this file as the baseline, except of unreadable adapters.",
+    ),
     ray: options.Ray = None,
     shard: options.Shard = None,
     statistics: bool = result(
-        "--statistics", "Print how often each rule found something, instead of findings.", default=False
+        "--statistics", "Print the number of findings per rule instead of the findings.", default=False
     ),
     formats: list[str] | None = result(
         "--format FORMAT[=FILE]",
-        "human, concise, json, sarif, junit, github, gitlab or markdown; may be repeated, each into its file.",
+        "human, concise, json, sarif, junit, github, gitlab or markdown; may be repeated, each with its file.",
         show_default="human",
         autocompletion=completion.words(*FORMATS),
     ),
@@ -91,12 +113,13 @@ def command(
     if fail_on not in FAIL_ON:
         raise UsageError(f"--fail-on is error or warning, not {safe(fail_on)}")
     if base and no_base:
-        raise UsageError("--base and --no-base exclude each other", hint="leave one of them out")
+        raise UsageError("--base and --no-base cannot be used together", hint="remove one of them")
     chosen, wanted = choose(select or (), ignore or ()), outputs(formats or (), output, os.environ)
     known, where = known_findings(baseline, write_baseline)
     whole = lineup(manifest, refs or [], base, "validate", checkpoint)
     asked = replace(whole, items=tuple(in_shard(whole.items, shard, lambda item: item.name)))
     settings = reaching(ctx.obj, asked.manifest, policy)
+    warn_of_unlocked(asked, settings)
     max_lora_rank = max_lora_rank or (asked.engine.max_lora_rank if asked.engine else None)
     engines = engine_options.named_engines(engine, asked.manifest)
     deployment = engine_options.deployment_of(
@@ -115,7 +138,9 @@ def command(
 
         judged = check_fleet(ray, items, terms, settings)
     entries = asked.manifest.adapters if asked.manifest else ()
-    naming = Naming(Path.cwd(), {entry.name: entry.at for entry in entries})
+    here = Path.cwd()
+    root = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), None)
+    naming = Naming(here, {entry.name: entry.at for entry in entries}, root)
     checked = []
     with shown_count(settings, len(asked.items), "validated") as passed:
         for one in accepting(judged, known, where, naming):
@@ -137,7 +162,7 @@ def known_findings(baseline: Path | None, new: Path | None) -> "tuple[Baseline |
         NotFound, MachineError: it is not there, or cannot be read or written.
     """
     if baseline is not None and new is not None:
-        raise UsageError("--baseline and --write-baseline exclude each other", hint="leave one of them out")
+        raise UsageError("--baseline and --write-baseline cannot be used together", hint="remove one of them")
     writable(new)
     if baseline is None:
         return None, str(new or "")
@@ -148,7 +173,7 @@ def known_findings(baseline: Path | None, new: Path | None) -> "tuple[Baseline |
 
 
 def accepting(judged: Iterable[Checked], known: "Baseline | None", where: str, naming: Naming) -> Iterator[Checked]:
-    """Each adapter with what is known of it accepted; ``naming`` says what it is called."""
+    """Each adapter with its known findings accepted; ``naming`` says what it is called."""
     if not where:
         yield from judged
         return
@@ -166,7 +191,7 @@ def settled(
     rules: "Sequence[Rule]",
     settings: Settings,
 ) -> list[str]:
-    """What baseline and policies say that is no longer so, a sentence each; a new baseline is written.
+    """A sentence for each entry of baseline and policies that no longer applies; writes a new baseline.
 
     Raises:
         MachineError: it cannot be.
@@ -185,4 +210,99 @@ def settled(
         found = ((name, finding, finding.accepted) for name, one in named for finding in one.findings)
         entries = (acceptance.entry_of(name, one) for name, one, by in found if by is not None and by.by == "baseline")
         write(render_baseline(entries), new)
+        notices += acceptance.left_out(named, str(new))
     return notices
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One format and where it goes; ``appended`` to what is there already, or instead of it."""
+
+    format: str
+    file: Path = STDOUT
+    appended: bool = False
+
+
+def outputs(formats: Sequence[str], file: Path | None, environ: Mapping[str, str]) -> tuple[Output, ...]:
+    """What ``--format FORMAT[=FILE]`` and ``-o FILE`` ask for together.
+
+    Markdown that has no file of its own is appended to the job's summary, where GitHub Actions names one.
+
+    Raises:
+        UsageError: no such format; two for one place; ``-o`` that could mean several.
+        MachineError: a file that cannot be written.
+    """
+    asked = [_named(word) for word in formats or [HUMAN]]
+    bare = [name for name, given in asked if given is None]
+    if file is not None and len(bare) != 1:
+        hint = "set a file for each: --format sarif=FILE" if bare else "remove -o"
+        raise UsageError("-o needs exactly one format without a file", hint=hint)
+    summary = environ.get(STEP_SUMMARY, "")
+    found = tuple(
+        Output(name, Path(summary), appended=True)
+        if name == MARKDOWN and summary and (given or file) is None
+        else Output(name, given or file or STDOUT)
+        for name, given in asked
+    )
+    for output in found:
+        same = [other.format for other in found if other.file == output.file]
+        if len(same) > 1:
+            hint = f"set a file for each: --format {same[-1]}=FILE"
+            if output.file == STDOUT and MARKDOWN in same:
+                hint += f"; markdown only goes to {STEP_SUMMARY} automatically if that is set"
+            raise UsageError(f"{' and '.join(same)} would be mixed", hint=hint)
+        writable(output.file)
+    return found
+
+
+def _named(word: str) -> tuple[str, Path | None]:
+    name, has_file, file = word.partition("=")
+    if name not in FORMATS:
+        raise UsageError(f"{safe(name)} is not a format", hint=did_you_mean(name, FORMATS))
+    if has_file and not file:
+        raise UsageError(f"--format {word} has no file", hint=f"--format {name}=FILE, or --format {name}")
+    return name, Path(file) if file else None
+
+
+def tell(report: Report, asked: Sequence[Output], *, quiet: bool = False, statistics: bool = False) -> None:
+    """Writes each format. Notices about the run itself go to stderr.
+
+    ``quiet`` leaves out what is not wrong of what people read, and ``statistics`` all but how often each rule found
+    something.
+
+    Raises:
+        MachineError: a file cannot be written.
+    """
+    annotated = any(output.format == GITHUB and output.file == STDOUT for output in asked)
+    for notice in () if quiet or annotated else report.notices:
+        to_stderr(safe(f"warning: {notice}"))
+    for output in asked:
+        if output.format == HUMAN:
+            from lora_cli.render.terminal_validate import report_parts, statistics_parts
+
+            parts = statistics_parts(report) if statistics else report_parts(report, quiet=quiet)
+            write(drawn(parts, None if output.file == STDOUT else output.file), output.file)
+        elif output.format == CONCISE:
+            from lora_cli.render import concise
+
+            write(concise.render_report(report, quiet=quiet), output.file)
+        elif output.appended:
+            said = _append(report, output.file)
+            if not quiet:
+                to_stderr(said)
+        else:
+            text = resolve_name(RENDERERS[output.format])(report)
+            write(text, output.file, commands=output.format == GITHUB)
+
+
+def _append(report: Report, file: Path) -> str:
+    from lora_cli.render.markdown import STEP_LIMIT, render_report
+
+    try:
+        there = file.stat().st_size if file.exists() else 0
+        text = render_report(report, STEP_LIMIT - there)
+        with file.open("a", encoding="utf-8") as stream_:
+            stream_.write(text)
+    except OSError as error:
+        raise MachineError(f"{file} cannot be written: {error.strerror}", hint=f"check {STEP_SUMMARY}") from error
+    return f"the summary is in {STEP_SUMMARY}" if text else f"{STEP_SUMMARY} is full: no summary was written"

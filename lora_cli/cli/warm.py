@@ -1,4 +1,4 @@
-"""``lora-cli warm``: fetch, validate, load and prove adapters in a process that owns the device."""
+"""``lora-cli warm``: fetch, validate, load and test adapters in a process that owns the device."""
 
 import time
 from dataclasses import replace
@@ -7,20 +7,18 @@ from typing import Any
 
 import typer
 
-from lora_cli.cli.lineup import Lineup, limits, lineup, reaching, with_base
+from lora_cli.cli.lineup import Lineup, limits, lineup, reaching, unlocked, with_base
 from lora_cli.cli.options import size_of
-from lora_cli.cli.output import Format, writable, write, write_result
-from lora_cli.cli.termination import termination_log
+from lora_cli.cli.output import Format, termination_log, to_stderr, withdraw, writable, write, write_result
 from lora_cli.cli.warm_endpoints import kind_of, warm_engines
 from lora_cli.cli.warm_once import prove_once
 from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_serve import Serve, warm_serve
-from lora_cli.cli.warm_tier import Copies
-from lora_cli.cli.warming import Run
+from lora_cli.cli.warming import Copies, Run
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.shard import in_shard
 from lora_cli.endpoint.address import Address, is_host
-from lora_cli.endpoint.client import Endpoint
+from lora_cli.endpoint.client import Endpoint, Refusal
 from lora_cli.errors import EndpointError, UsageError
 from lora_cli.render.terminal_warm import status_parts
 from lora_cli.settings import Settings
@@ -50,9 +48,11 @@ def command(**given: Any) -> None:
         return
     for file in (options.ready_file, options.metrics_file):
         writable(file)
+    withdraw(options.ready_file, "--ready-file")
     may_be_empty = options.serve and bool(options.root or options.policy)
 
     found: list[str | AdapterRef] = []  # the base that configs name is looked for once
+    said = [""]  # the warnings that are no news: none, and the last one
 
     def named() -> tuple[Lineup, Settings]:
         asked = lineup(
@@ -60,6 +60,9 @@ def command(**given: Any) -> None:
         )
         asked = replace(asked, items=tuple(in_shard(asked.items, options.shard, lambda item: item.name)))
         reached = reaching(settings, asked.manifest, options.policy)
+        if (told := unlocked(asked, without_lock=True)) not in said and not settings.quiet:
+            to_stderr(told)
+        said[1:] = [told]
         if not asked.base and found:
             asked = replace(asked, base=found[0])
         asked = with_base(asked, "warm", reached)
@@ -85,7 +88,7 @@ def command(**given: Any) -> None:
 
 
 def _modes(options: WarmOptions) -> list[str]:
-    """What is to be done; without a word of it adapters are proved once."""
+    """What is to be done; without such an option adapters are proved once."""
     return [flag for flag in ("once", "serve", "status", "stop", "endpoint") if getattr(options, flag)] or ["once"]
 
 
@@ -93,31 +96,39 @@ def _check_flags(options: WarmOptions, modes: list[str]) -> None:
     """Raises ``UsageError`` for several modes at once, and for a flag that would have no effect."""
     if len(modes) > 1:
         told = " and ".join(f"--{mode}" for mode in modes)
-        raise UsageError(f"{told} exclude each other", hint="leave all but one out")
+        raise UsageError(f"{told} cannot be used together", hint="use only one of them")
     once, left = options.once, options.once or options.serve
     for flag, fits, where in (
         ("prompt", once, "for --once"),
         ("residency", once, "for --once"),
         ("tier", left, "for --once and --serve"),
-        ("ready_file", left, "for --once and --serve"),
+        ("ready_file", left or options.endpoint, "for --once, --serve and --endpoint"),
         ("metrics_file", left, "for --once and --serve"),
         ("watch", options.endpoint and options.manifest, "for --endpoint with a manifest (-f)"),
+        ("allow_unload", options.endpoint, "for --endpoint"),
     ):
         if getattr(options, flag) and not fits:
-            raise UsageError(f"--{flag.replace('_', '-')} is {where}", hint="leave one of them out")
+            raise UsageError(f"--{flag.replace('_', '-')} is {where}", hint="remove one of them")
 
 
 def _endpoint(options: WarmOptions) -> Endpoint:
     if not is_host(options.host):
-        raise UsageError(f"--host {options.host!r} is no name of a host", hint="--host 127.0.0.1")
+        raise UsageError(f"--host {options.host!r} is not a host name", hint="--host 127.0.0.1")
     return Endpoint(Address(options.host, options.port, options.uds), options.api_key.strip())
 
 
 def _status(server: Endpoint, output_format: Format) -> None:
     """Write what a running server says of itself. Raises ``EndpointError``."""
-    status = server.get("/v1/status")
+    try:
+        status = server.get("/v1/status")
+    except Refusal as error:
+        if error.status != 404:
+            raise
+        status = None
     if not isinstance(status, dict) or status.get("schema") != "lora_cli/status/1":
-        raise EndpointError(f"{server.address} is no lora-cli server", hint="--host, --port or --uds name another")
+        raise EndpointError(
+            f"{server.address} is not a lora-cli server", hint="use --host, --port or --uds for another address"
+        )
     write_result(status, output_format, status_parts(status))
 
 
@@ -127,6 +138,6 @@ def _stop(server: Endpoint) -> None:
     until = time.monotonic() + STOP_S
     while server.listens():
         if time.monotonic() > until:
-            raise EndpointError(f"{server.address} still answers after {STOP_S:g} s", hint="end its process")
+            raise EndpointError(f"{server.address} still responds after {STOP_S:g} s", hint="stop its process")
         time.sleep(POLL_S)
     write(f"stopped the server at {server.address}\n")

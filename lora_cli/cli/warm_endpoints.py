@@ -1,8 +1,10 @@
-"""``lora-cli warm --endpoint``: running engines made to serve what a manifest says, each adapter proved on each.
+"""``lora-cli warm --endpoint``: loads a manifest's adapters into running engines, and tests each one on each.
 
 With ``--watch`` again and again: when the manifest changes, and when a server lost what it had.
 """
 
+import json
+import os
 import signal
 import threading
 import time
@@ -14,7 +16,7 @@ from pathlib import Path
 from lora_cli.cli.engine_options import deployment_of
 from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.cli.options import seconds
-from lora_cli.cli.output import Format, write_result
+from lora_cli.cli.output import Format, withdraw, write, write_result
 from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_serve import uniquely_named
 from lora_cli.cli.warming import admitting, say
@@ -22,7 +24,7 @@ from lora_cli.core.item import Item
 from lora_cli.daemon_threads import map_in_threads
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
-from lora_cli.endpoint.reconcile import Done, Replica, Wanted, reconcile, wait_ready
+from lora_cli.endpoint.reconcile import Changes, Done, Replica, Wanted, reconcile, wait_ready
 from lora_cli.endpoint.servers import Server, open_server
 from lora_cli.engines import ENGINES, Profile, choose_engine
 from lora_cli.errors import LoraCliError, UsageError
@@ -36,25 +38,39 @@ from lora_cli.validation import Terms
 from lora_cli.validation.admission import Admission
 
 AT_ONCE = 8
-"""Adapters that are fetched and judged at once."""
+"""Adapters that are fetched and validated at once."""
 
 LOAD_TIMEOUT_S = 600.0
 LOOK_S = 1.0
 """How often the manifest and its lock are looked at."""
 
 AGAIN_S = 30.0
-"""How often the servers are asked what they serve, even if nothing changed here: one may have been started anew."""
+"""How often the servers are asked what they serve, even if nothing changed here: one may have been restarted."""
 
 
 def warm_engines(options: WarmOptions, engine: str, named: Callable[[], tuple[Lineup, Settings]]) -> int:
-    """Warm running engines with what is ``named``, once or, with ``--watch``, for as long as nobody ends it.
+    """Warm running engines with what is ``named``, once or, with ``--watch``, until it is stopped.
 
     ``engine`` is NAME or NAME@VERSION. Gives the exit code.
     """
     if options.watch and options.manifest is not None:
         return _watch(options.manifest, named, options, engine)
     asked, settings = named()
-    return _tell(warm_endpoints(asked, options, engine, settings), options.output_format, settings)
+    report = warm_endpoints(asked, options, engine, settings)
+    _tell_ready(options.ready_file, report, None)
+    return _tell(report, options.output_format, settings)
+
+
+def _tell_ready(file: Path | None, report: EndpointsReport, pid: int | None) -> None:
+    """Have the ready file there where every adapter was tried on every server, and only there.
+
+    One that fails holds nobody up: clients of it are told by the server. Raises ``MachineError``.
+    """
+    if not report.reached:
+        withdraw(file, "--ready-file")
+    elif file is not None:
+        served = sum(one.error is None for one in report.done)
+        write(json.dumps({"pid": pid, "served": served}) + "\n", file)
 
 
 def _tell(report: EndpointsReport, output_format: Format, settings: Settings) -> int:
@@ -63,11 +79,18 @@ def _tell(report: EndpointsReport, output_format: Format, settings: Settings) ->
     return report.exit_code
 
 
+def _tell_down(file: Path | None, settings: Settings, note: str) -> None:
+    """Say that a server is not ready, and have no ready file. Raises ``MachineError``."""
+    withdraw(file, "--ready-file")
+    say(note, settings)
+
+
 def _watch(file: Path, named: Callable[[], tuple[Lineup, Settings]], options: WarmOptions, engine: str) -> int:
-    """Until SIGTERM, SIGHUP or Ctrl-C: warm, tell when something was done or failed, and look again.
+    """Until SIGTERM, SIGHUP or Ctrl-C: warm, report when something was done or failed, and look again.
 
     Raises:
         UsageError: the first reading of the manifest fails.
+        MachineError: the ready file cannot be written or removed.
     """
     ended = threading.Event()
     for number in ending_signals():
@@ -82,8 +105,9 @@ def _watch(file: Path, named: Callable[[], tuple[Lineup, Settings]], options: Wa
         except LoraCliError as error:
             if settings is None:
                 raise
-            say(f"error: {error.message}; what is served stays as it is", settings)
+            say(f"error: {error.message}; the served adapters are unchanged", settings)
         else:
+            _tell_ready(options.ready_file, report, os.getpid())
             now = _gist(report)
             if now != told:
                 _tell(report, options.output_format, settings)
@@ -92,6 +116,7 @@ def _watch(file: Path, named: Callable[[], tuple[Lineup, Settings]], options: Wa
         until = time.monotonic() + AGAIN_S
         while not ended.wait(LOOK_S) and time.monotonic() < until and _stamp(file) == seen:
             pass
+    withdraw(options.ready_file, "--ready-file")
     return 0
 
 
@@ -109,7 +134,7 @@ def _gist(report: EndpointsReport, *, afterwards: bool = False) -> object:
 
 
 def _stamp(file: Path) -> object:
-    """What tells one version of the manifest and its lock from another."""
+    """What distinguishes one version of the manifest and its lock from another."""
     from lora_cli.reading.manifest import lock_path
 
     stamps: list[tuple[object, ...]] = []
@@ -123,12 +148,12 @@ def _stamp(file: Path) -> object:
 def warm_endpoints(
     asked: Lineup, options: WarmOptions, engine: str, settings: Settings, is_over: Callable[[], bool] = lambda: False
 ) -> EndpointsReport:
-    """Wait for the servers, judge every adapter for their version, and have each server serve those that pass.
+    """Wait for the servers, validate every adapter for their version, and have each server serve those that pass.
 
-    Once ``is_over`` says so no server is waited for any more.
+    Once ``is_over`` is true, no server is waited for any more.
 
     Raises:
-        UsageError: an address, engine or path that is none.
+        UsageError: an invalid address, engine or path.
     """
     kind = engine.partition("@")[0]
     mapped, patience_s = _mapping(options.engine_path or ()), seconds(options.wait, "--wait")
@@ -139,7 +164,7 @@ def warm_endpoints(
         servers = [open_server(kind, one) for one in endpoints]
 
         def wait(server: Server) -> LoraCliError | None:
-            return wait_ready(server, patience_s, is_over, lambda note: say(note, settings))
+            return wait_ready(server, patience_s, is_over, partial(_tell_down, options.ready_file, settings))
 
         waited = dict(zip(servers, map_in_threads(wait, servers, len(servers)), strict=True))
         ready = [server for server, error in waited.items() if error is None]
@@ -151,18 +176,28 @@ def warm_endpoints(
         terms = Terms(base, max_lora_rank=rank, engines=profiles, deployment=deployment)
         admit = admitting(terms, settings, hold)
         wanted, refused = _admitted(items, map_in_threads(admit, items, AT_ONCE) if ready else (), mapped)
-        serve = partial(reconcile, wanted=wanted, prune=options.prune, prove=options.prove)
+        changes = Changes(options.prune, options.prove, options.allow_unload)
+        serve = partial(reconcile, wanted=wanted, changes=changes)
         done = dict(zip(ready, map_in_threads(serve, ready, len(ready)), strict=True))
     replicas = []
     for server in servers:
         told, error = done.get(server, ([], waited[server]))
-        version = versions.get(server, "")
-        replicas.append(Replica(str(server.endpoint.address), kind, version, error, tuple(told)))
+        left = {one.action for one in told} & {"replaced", "pruned"}
+        replicas.append(
+            Replica(
+                address=str(server.endpoint.address),
+                kind=kind,
+                version=versions.get(server, ""),
+                error=error,
+                adapters=tuple(told),
+                note=server.leftover if left else "",
+            )
+        )
     return EndpointsReport(servers=replicas, refused=refused)
 
 
 def kind_of(engine: str, asked: Lineup) -> str:
-    """What runs at the endpoints: ``--engine``, else the manifest's; which version, the servers tell better.
+    """What runs at the endpoints: ``--engine``, else the manifest's; the servers report their versions.
 
     Raises:
         UsageError: neither says it.
@@ -170,12 +205,12 @@ def kind_of(engine: str, asked: Lineup) -> str:
     if engine:
         return engine
     if asked.engine is None:
-        raise UsageError("--endpoint needs to know what runs there", hint="--engine vllm, sglang or lora-cli")
+        raise UsageError("--endpoint needs the engine that runs there", hint="--engine vllm, sglang or lora-cli")
     return asked.engine.name
 
 
 def _profiles(engine: str, kind: str, versions: Iterable[str]) -> tuple[Profile, ...]:
-    """The engine's profiles for the version that was named, else for those that the servers tell."""
+    """The engine's profiles for the version that was named, else for those that the servers report."""
     if kind not in ENGINES:
         return ()
     if "@" in engine:

@@ -7,27 +7,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from lora_cli.cli.lineup import Lineup, base_model
-from lora_cli.cli.main import INTERRUPTED
-from lora_cli.cli.output import write, write_result
+from lora_cli.cli.output import about, note, write, write_result
 from lora_cli.cli.progress import RunProgress, shown_stages
-from lora_cli.cli.termination import note
 from lora_cli.cli.warm_options import WarmOptions
-from lora_cli.cli.warm_tier import Copies
-from lora_cli.cli.warming import Run, admitting, planned, say, tell_stage
+from lora_cli.cli.warming import Copies, Run, admitting, planned, say, tell_stage
 from lora_cli.core.results import Answers, LoadReport, PageCache
 from lora_cli.core.snapshot import Snapshot
-from lora_cli.errors import LoraCliError
+from lora_cli.errors import INTERRUPTED, LoraCliError
 from lora_cli.render.prometheus_metrics import render_load_metrics
 from lora_cli.render.terminal import apart
 from lora_cli.render.terminal_warm import answer_parts, load_parts
 from lora_cli.render.warm_report import WarmReport
 from lora_cli.runtime.admitted import continued, reported
 from lora_cli.runtime.messages import Job
-from lora_cli.runtime.plan import Plan, lay_out
+from lora_cli.runtime.plan import Plan, lay_out, needs_of
 from lora_cli.runtime.process import WarmProcess, require
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.disk import on_disk
 from lora_cli.store.holds import holding
 from lora_cli.store.residency import Resident, folder_residency
 from lora_cli.validation import Terms
@@ -40,22 +36,18 @@ def prove_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) -
     """Report every adapter; gives the largest of their exit codes.
 
     Raises:
-        MachineError: a file cannot be written, or the ready file of an earlier run cannot be removed.
+        MachineError: a file cannot be written.
     """
-    if once.ready_file is not None:
-        with on_disk("removing", once.ready_file, "--ready-file"):
-            if once.ready_file.is_file():
-                once.ready_file.unlink()
     reports, answers = warm_once(asked, run, once, settings)
     parts = apart(load_parts(reports, quiet=settings.quiet), answer_parts(() if settings.quiet else answers))
     write_result(WarmReport(adapters=reports, answers=answers), once.output_format, parts)
-    if asked.engine is not None and asked.manifest is not None:
+    if asked.engine is not None and asked.manifest is not None and not all(report.error for report in reports):
         check = f"lora-cli validate -f {asked.manifest.file}"
         say(f"the proofs follow PEFT; to check the adapters for {asked.engine.name}: {check}", settings)
     if once.metrics_file is not None:
         write(render_load_metrics(reports), once.metrics_file)
     if failed := [report for report in reports if report.error]:
-        note("\n".join(f"{report.name}: {report.stage}: {report.error}" for report in failed))
+        note("\n".join(about(one.name, one.error, one.stage) for one in failed))
     code = max((report.exit_code for report in reports), default=0)
     if once.ready_file is not None and code == 0:
         write(json.dumps({"pid": None, "proved": len(reports)}) + "\n", once.ready_file)
@@ -65,7 +57,7 @@ def prove_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) -
 def warm_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) -> tuple[list[LoadReport], list[Answers]]:
     """Every adapter's report, in the order asked for, and the answers of those that were proved.
 
-    What an interrupt leaves undone has a report that says so.
+    What an interrupt leaves undone is reported as such.
     """
     require(run.forward)
     base, store = base_model(asked.base, settings), Store(settings.cache_dir)
@@ -92,7 +84,8 @@ def warm_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) ->
                     accepted.append((place, report, job, admission.snapshot))
                 shown.passed(failed=job is None)
             if accepted:
-                plan = lay_out(planned(asked, run, base, settings), [job.adapter for _, _, job, _ in accepted])
+                needs = [needs_of(job.adapter, base) for _, _, job, _ in accepted]
+                plan = lay_out(planned(asked, run, base, settings), needs)
                 for place, report, snapshot in _loaded(accepted, plan, once, answers, shown, settings):
                     reports[place] = report
                     if run.copies is not None and not report.error:
@@ -147,7 +140,7 @@ class Watched:
             self._before[name] = {place: folder_residency(place) for place in places}
 
     def told(self, report: LoadReport) -> LoadReport:
-        """The report with what is in memory now, beside what was; without it where nothing came to this disk."""
+        """The report with what is in memory now, next to what was; without it where nothing came to this disk."""
         before = self._before.get(report.name)
         if before is None:
             return report

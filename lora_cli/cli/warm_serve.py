@@ -1,4 +1,4 @@
-"""``lora-cli warm --serve``: a warm process behind an HTTP API, until it is told to stop."""
+"""``lora-cli warm --serve``: a warm process behind an HTTP API, until it is stopped."""
 
 import hashlib
 import logging
@@ -12,10 +12,12 @@ from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.cli.options import seconds
 from lora_cli.cli.warming import Run, has_base_weights, planned, require_packages, say, tell_stage
 from lora_cli.core.item import Item
+from lora_cli.core.log import logger
 from lora_cli.core.targets import all_linear
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import NotFound, UsageError
 from lora_cli.reading.base import WEIGHTS_FILE
+from lora_cli.runtime.child_process import Died
 from lora_cli.runtime.plan import Needs, Plan, lay_out
 from lora_cli.runtime.process import WarmProcess, require
 from lora_cli.settings import Settings
@@ -23,12 +25,14 @@ from lora_cli.store import Store
 from lora_cli.store.holds import holding
 
 STOP_S = 0.5
-"""So long the process that owns the device may take to end by itself, and again after SIGTERM."""
+"""How long the process that owns the device may take to end by itself, and again after SIGTERM."""
+
+log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Serve:
-    """What the server is told besides what the warm process is: where it listens, and what it writes."""
+    """The server's own settings besides those of the warm process: where it listens, and what it writes."""
 
     address: Address
     token: str
@@ -49,22 +53,21 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
     if run.forward == "model" and run.dummy is None and not has_base_weights(asked.base):
         # The child would say it later: that there is no model to answer with.
         raise NotFound(
-            f"--forward model needs the base's weights, and {asked.base} has no {WEIGHTS_FILE} on this disk",
-            hint="name the folder that has them with --base, or leave --forward model out",
+            f"--forward model needs the base's weights, but {asked.base} has no {WEIGHTS_FILE} on this disk",
+            hint="set --base to the folder that has them, or remove --forward model",
         )
     address, token = serve.address, serve.token
     if not address.is_local and not token:
         raise UsageError(
-            f"{address} can be reached from elsewhere, and there is no token",
-            hint="set LORA_CLI_API_KEY, or listen at 127.0.0.1 or a Unix socket",
+            f"{address} is reachable from other machines, but there is no token",
+            hint="set LORA_CLI_API_KEY, or listen on 127.0.0.1 or a Unix socket",
         )
     timeout_s = seconds(serve.load_timeout, "--load-timeout")
     items, roots = uniquely_named(asked.items), _folders(serve.roots)
     # What is in the server's own cache was admitted by it, or by one that it trusts: clients may name it.
     roots.append(Store(settings.cache_dir).snapshots)
-    from lora_cli.serving.admission_requests import Setup
-    from lora_cli.serving.admissions import Admissions
-    from lora_cli.serving.api import Service
+    from lora_cli.serving.admissions import Admissions, Setup
+    from lora_cli.serving.api import Api
     from lora_cli.serving.history import read_past
     from lora_cli.serving.host import Host
     from lora_cli.serving.server import Files
@@ -74,7 +77,10 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
     kept = settings.cache_dir / "history" / f"{hashlib.sha256(str(asked.base).encode()).hexdigest()[:32]}.json"
     past = read_past(kept)
     plan = replace(planned(asked, run, base, settings), history=past.tiers)
-    process = partial(WarmProcess, deadline_s=timeout_s, stop_deadline_s=STOP_S, tell=partial(tell_stage, settings))
+    told = partial(tell_stage, settings)
+    process = partial(
+        WarmProcess, deadline_s=timeout_s, stop_deadline_s=STOP_S, tell=told, died=_log_death, revived=_log_return
+    )
     open_process = partial(_open_process, plan, process)
     copy = run.copies.admitted if run.copies is not None else None
     level = logging.getLogger("lora_cli").getEffectiveLevel()
@@ -84,24 +90,22 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
         slots, memory = run.limits.max_loras, run.limits.max_cpu_loras
         host = Host(items, admissions, open_process, slots=slots, memory=memory, past=past)
         hosts = None if token or address.uds is not None else address.hosts
-        service = Service(
-            host,
-            settings,
-            _base_name(asked),
-            roots,
-            stop=lambda: None,
-            slots=slots,
-            has_model=run.forward == "model",
-            token=token,
-            hosts=hosts,
-        )
-        listen(service, address, Files(serve.ready_file, serve.metrics_file, kept), lambda note: say(note, settings))
+        api = Api(host, settings, _base_name(asked), roots, run.forward == "model", token, hosts)
+        listen(api, address, Files(serve.ready_file, serve.metrics_file, kept), lambda note: say(note, settings))
 
 
 def _open_process(plan: Plan, process: Callable[[Plan], WarmProcess], needs: Sequence[Needs]) -> WarmProcess:
-    """Slots for all that is known by now, and for the modules that most adapters are on."""
-    more = frozenset(all_linear(plan.base)).union(*(one.modules for one in needs))
-    return process(lay_out(plan, (), more, [one.rank for one in needs]))
+    """Slots for all adapters that are known so far, and for the modules that most adapters are on."""
+    return process(lay_out(plan, needs, all_linear(plan.base)))
+
+
+def _log_death(why: Died) -> None:
+    hint = f" ({why.hint})" if why.hint else ""
+    log.warning("%s%s; it is started again", why.message, hint)
+
+
+def _log_return() -> None:
+    log.warning("the warm process is ready again")
 
 
 def _base_name(asked: Lineup) -> str:
@@ -121,7 +125,8 @@ def uniquely_named(items: Sequence[Item]) -> list[Item]:
         name = item.name.rstrip("/").rpartition("/")[2] or item.name
         if name in named:
             raise UsageError(
-                f"{item.name} and {named[name].source} would both be called {name}", hint="name them in a manifest: -f"
+                f"{item.name} and {named[name].source} would have the same name {name}",
+                hint="name them in a manifest: -f",
             )
         named[name] = replace(item, name=name)
     return list(named.values())
@@ -131,5 +136,5 @@ def _folders(roots: Sequence[str]) -> list[Path]:
     folders = [Path(root).absolute() for root in roots]
     for folder in folders:
         if not folder.is_dir():
-            raise UsageError(f"--root {folder} is no folder", hint="name the folder that adapters lie in")
+            raise UsageError(f"--root {folder} is not a folder", hint="use the folder that contains the adapters")
     return folders

@@ -1,32 +1,97 @@
-"""What ``warm --once`` and ``warm --serve`` have in common: what the process is to do, and what people are told."""
+"""What ``warm --once`` and ``warm --serve`` have in common: what the process is to do, and what is shown to people.
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+With ``--tier tmpfs:DIR`` there is a copy of each adapter in memory, by name. ``--once`` copies what was proved: a
+version that fails leaves the copy of the one before it where it is. ``--serve`` copies what was accepted, before it is
+loaded.
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from lora_cli.cli.lineup import Lineup
 from lora_cli.cli.output import to_stderr
-from lora_cli.cli.warm_tier import Copies
+from lora_cli.core.adapter_files import BASE_CONFIG
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.item import Item
+from lora_cli.core.item import NAME, Item
 from lora_cli.core.reference import AdapterRef
+from lora_cli.core.results import LoadReport
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.core.text import safe
-from lora_cli.errors import MissingExtra
-from lora_cli.fetching import FetchContext
+from lora_cli.errors import LoraCliError, MissingExtra, UsageError
+from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.progress import SILENT, Progress
-from lora_cli.reading.base import CONFIG_FILE, has_weights
+from lora_cli.reading.base import has_weights
 from lora_cli.runtime.plan import Device, Forward, Limits, Plan
 from lora_cli.settings import Settings
-from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from lora_cli.store.holds import Hold
+from lora_cli.store.memory import OPTION, MemoryFolder
 from lora_cli.tiers.eviction.registry import PolicyName
 from lora_cli.validation import Terms, ref_of
 from lora_cli.validation.admission import Admission, fetch_in, judge_in, unheard
+
+STAGE = "tier"
+KIND = "tmpfs:"
+
+
+class Copies:
+    """Holds the folder of memory, and under which name each adapter is there: a manifest's, or the last of a REF's.
+
+    Raises:
+        UsageError: ``text`` is no such folder, or a name cannot be the folder of one adapter.
+    """
+
+    def __init__(self, text: str, items: Iterable[Item]) -> None:
+        kind, directory = text[: len(KIND)], text[len(KIND) :]
+        if kind != KIND or not directory:
+            raise UsageError(f"{OPTION} is {text!r}", hint=f"{OPTION} {KIND}DIRECTORY")
+        self._names = {item.name: item.name.rstrip("/").rpartition("/")[2] for item in items}
+        folders = list(self._names.values())
+        for name, folder in self._names.items():
+            if not re.fullmatch(NAME, folder, re.ASCII) or folders.count(folder) > 1:
+                hint = "give each a name in a manifest, with -f"
+                raise UsageError(f"{OPTION}: {name!r} cannot be the folder of one adapter", hint=hint)
+        self._folder = MemoryFolder(Path(os.path.abspath(Path(directory).expanduser())))  # noqa: PTH100 - links stay links
+
+    def place(self, name: str) -> Path | None:
+        """The folder of the adapter of that name, existing or not; None if there can be none."""
+        folder = self._names.get(name, name)
+        return self._folder.root / folder if re.fullmatch(NAME, folder, re.ASCII) else None
+
+    def admitted(self, store: Store, admission: Admission) -> Admission:
+        """An admission that was not refused, with its copy; where there can be none, that is its error."""
+        assert admission.snapshot is not None
+        copied_to, error, ms = self._keep(store, admission.name, admission.snapshot)
+        stage_ms = {**admission.stage_ms, STAGE: ms}
+        if error is not None:
+            return replace(admission, stage_ms=stage_ms, stage=STAGE, error=error)
+        return replace(admission, stage_ms=stage_ms, copied_to=copied_to)
+
+    def proved(self, store: Store, report: LoadReport, snapshot: Snapshot) -> LoadReport:
+        """The report of an adapter that was proved, with its copy; where there can be none, that is its error."""
+        copied_to, error, ms = self._keep(store, report.name, snapshot)
+        report = replace(report, stage_ms={**report.stage_ms, STAGE: ms})
+        return replace(report, copied_to=str(copied_to)) if error is None else report.failed(STAGE, error)
+
+    def _keep(self, store: Store, name: str, snapshot: Snapshot) -> tuple[Path | None, LoraCliError | None, float]:
+        """Where the copy is, what kept it from that, and the milliseconds that it took."""
+        began = time.perf_counter()
+        error, place = None, self.place(name)
+        try:
+            if place is None:
+                raise UsageError(f"{name!r} cannot be the name of a folder", hint="use another name")
+            self._folder.keep(store, snapshot, place.name)
+        except LoraCliError as refused:
+            error = refused
+        return place, error, (time.perf_counter() - began) * 1e3
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +116,13 @@ Heard = Callable[[str, str, Snapshot | None], None]
 def admitting(
     terms: Terms, settings: Settings, hold: Hold, *, hear: Heard | None = None, progress: Progress = SILENT
 ) -> Callable[[Item], Admission]:
-    """What brings one adapter into the cache and judges it there; ``hear`` and ``progress`` are told."""
-    store, sources = Store(settings.cache_dir), Sources(settings)
+    """What brings one adapter into the cache and validates it there; ``hear`` and ``progress`` get each step."""
+    run, turns = FetchContext(Store(settings.cache_dir), settings, progress, hold=hold), count()
 
     def admitted(item: Item) -> Admission:
-        heard = unheard if hear is None else partial(hear, item.name)
-        with FetchContext(store, settings, progress, hold=hold, sources=sources) as context:
-            fetched = fetch_in(item, context, hear=heard)
+        heard, turn = unheard if hear is None else partial(hear, item.name), next(turns)
+        with run.beside() as context:
+            fetched = fetch_in(item, context, hear=heard, turn=turn)
         return judge_in(fetched, terms, settings, hear=heard)
 
     return admitted
@@ -70,7 +135,7 @@ def base_directory(named: str | AdapterRef) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
 
         config = try_to_load_from_cache(
-            ref.location, f"{ref.subfolder}/{CONFIG_FILE}".lstrip("/"), revision=ref.revision
+            ref.location, f"{ref.subfolder}/{BASE_CONFIG}".lstrip("/"), revision=ref.revision
         )
         return Path(config).parent if isinstance(config, str) else None
     directory = Path(ref.location) / ref.subfolder
@@ -112,6 +177,6 @@ def tell_stage(settings: Settings, name: str, stage: str) -> None:
 
 
 def say(note: str, settings: Settings) -> None:
-    """Talk for the user, on standard error."""
+    """Messages for the user, on standard error."""
     if not settings.quiet:
         to_stderr(safe(note))

@@ -1,1 +1,1 @@
-"""Values and pure functions: what everything above talks about. No I/O."""
+"""Values and pure functions: the vocabulary of all layers above. No I/O."""

@@ -1,4 +1,4 @@
-"""What an adapter means: its config, its A/B pairs, and every other tensor, by name and shape."""
+"""A parsed adapter: its config, its A/B pairs, and every other tensor, by name and shape."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -2,7 +2,13 @@
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+WEIGHTS_STEM = "adapter_model"
+"""How the names of all files with weights begin, shards (``adapter_model-00001-of-00002.bin``) and their index too."""
 PICKLED = ("adapter_model.bin", "adapter_model.pt")
+BASE_CONFIG = "config.json"
+"""A base model's own config."""
+BASE_CONFIG_CAP = 8 << 20
+"""Its bytes at most; the longest in use (thousands of labels) stay below 1 MiB."""
 INDEX_SUFFIX = ".index.json"
 """After the name of weights: which shards they are in."""
 
@@ -22,4 +28,4 @@ BESIDE = frozenset(
         "vocab.json",
     }
 )
-"""What may lie beside config and weights and is needed to use them, or says where they are from."""
+"""What may be next to config and weights and is needed to use them, or says where they are from."""

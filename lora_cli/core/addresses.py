@@ -46,11 +46,11 @@ def check_characters(text: str) -> None:
         UsageError: it is empty, over 4096 characters long, or holds control characters.
     """
     if not text:
-        raise UsageError("an empty word is no adapter", hint=HINT)
+        raise UsageError("the reference is empty", hint=HINT)
     if len(text) > LONGEST:
-        raise UsageError(f"{text[:60]!r}…: a reference of over {LONGEST} characters is not read")
+        raise UsageError(f"{text[:60]!r}…: a reference has at most {LONGEST} characters")
     if any(ord(char) < 32 or ord(char) == 127 for char in text):
-        raise UsageError(f"{text[:200]!r} has control characters in it", hint="check the quoting")
+        raise UsageError(f"{text[:200]!r} contains control characters", hint="check the quoting")
 
 
 def check_no_token(text: str, is_path: Callable[[str], bool]) -> None:
@@ -60,8 +60,8 @@ def check_no_token(text: str, is_path: Callable[[str], bool]) -> None:
         UsageError: there is one.
     """
     if without_tokens(text) != text and not text.lower().startswith("file:") and not is_path(text):
-        hint = "set HF_TOKEN instead; what was typed stands in the shell's history: a new token is safer"
-        raise UsageError(f"{without_secrets(text)}: a token in a reference is not read", hint=hint)
+        hint = "set HF_TOKEN instead, and create a new token: this one is now in the shell's history"
+        raise UsageError(f"{without_secrets(text)}: a reference cannot contain a token", hint=hint)
 
 
 def check_encodable(text: str) -> None:
@@ -73,7 +73,7 @@ def check_encodable(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"{text!r} is not UTF-8", hint="only paths may hold other bytes") from error
+        raise UsageError(f"{text!r} is not UTF-8", hint="only paths can contain other bytes") from error
 
 
 def check_nobody(rest: str, text: str) -> None:
@@ -84,8 +84,8 @@ def check_nobody(rest: str, text: str) -> None:
     """
     user, at, _ = re.split("[/?#]", rest, maxsplit=1)[0].partition("@")
     if at and ":" in user:
-        hint = "leave it out: each source asks for its own credentials in the environment"
-        raise UsageError(f"{text}: a user and password in a reference are not read", hint=hint)
+        hint = "remove it: credentials are read from the environment"
+        raise UsageError(f"{text}: a reference cannot contain a user and password", hint=hint)
 
 
 def without_secrets(text: str) -> str:
@@ -135,14 +135,14 @@ def hub(rest: str, text: str) -> Parts:
     parts = place.strip("/").split("/")
     if parts[0] in _NO_MODELS:
         hint = "adapters are in model repositories (ORG/NAME) and in buckets (hf://buckets/ORG/BUCKET/FOLDER)"
-        raise UsageError(f"{text}: this is no model repository", hint=hint)
+        raise UsageError(f"{text}: not a model repository", hint=hint)
     location = _repository("/".join(parts[:2]), text)
     folder = subfolder(unquote("/".join(parts[2:])), text)
     return location, folder, revision(unquote(rev), text) if at else None
 
 
 def hub_bucket(rest: str, text: str) -> Parts:
-    """``org/bucket[/path]`` of the Hub's storage buckets, the path as it stands: nothing in it is percent-encoded."""
+    """``org/bucket[/path]`` of the Hub's storage buckets, the path as it is: nothing in it is percent-encoded."""
     org, _, rest = rest.partition("/")
     name, _, path = rest.partition("/")
     if not _HUB_PART.fullmatch(org) or not _HUB_PART.fullmatch(name):
@@ -173,7 +173,7 @@ def check_owner(location: str, folder: str, text: str) -> None:
         UsageError: it is one.
     """
     if folder and "/" not in location:
-        raise UsageError(f"{text}: a folder in a repository without an owner cannot be named", hint="write OWNER/NAME")
+        raise UsageError(f"{text}: a folder in a repository without an owner is not supported", hint="write OWNER/NAME")
 
 
 def subfolder(folder: str, text: str) -> str:
@@ -184,7 +184,7 @@ def subfolder(folder: str, text: str) -> str:
     """
     parts = [part for part in folder.split("/") if part not in {"", "."}]
     if ".." in parts:
-        raise UsageError(f"{text}: a folder must not lead out of its repository with ..")
+        raise UsageError(f"{text}: a folder must not leave its repository with ..")
     if parts:
         check_characters("/".join(parts))
         check_encodable(folder)
@@ -205,27 +205,27 @@ def revision(name: str, text: str) -> str:
 
 
 def azure(rest: str, text: str) -> Parts:
-    """``container[@account.dfs.core.windows.net][/path]``, the path as it stands. ``blob`` is the same host."""
+    """``container[@account.dfs.core.windows.net][/path]``, the path as it is. ``blob`` is the same host."""
     shown = without_secrets(text)
     if "?" in rest:
-        hint = "leave out ? and all behind it; a shared access signature is read from AZURE_STORAGE_SAS_TOKEN"
-        raise UsageError(f"{shown}: a query is not kept, because it may hold a secret", hint=hint)
+        hint = "remove ? and everything after it; a shared access signature is read from AZURE_STORAGE_SAS_TOKEN"
+        raise UsageError(f"{shown}: a query is not allowed, because it can contain a secret", hint=hint)
     authority, slash, path = rest.partition("/")
     container, at, host = authority.partition("@")
     account = _AZURE_HOST.fullmatch(host)
     if at and account is None:
-        hint = "write CONTAINER@ACCOUNT.dfs.core.windows.net; another server is named by AZURE_STORAGE_ENDPOINT"
-        raise UsageError(f"{shown}: {host!r} is no storage account of Azure", hint=hint)
+        hint = "write CONTAINER@ACCOUNT.dfs.core.windows.net; set AZURE_STORAGE_ENDPOINT for another server"
+        raise UsageError(f"{shown}: {host!r} is not an Azure storage account", hint=hint)
     location = bucket(f"{container}{slash}{path}", shown, "container")[0]
     where = f"@{account[1].lower()}.dfs.core.windows.net" if account else ""
     return f"{container}{where}{location.removeprefix(container)}", "", None
 
 
 def bucket(rest: str, text: str, kind: str = "bucket") -> Parts:
-    """``bucket[/key]``, the key as it stands: object stores do not percent-encode."""
+    """``bucket[/key]``, the key is not changed: object stores do not percent-encode."""
     if re.search(r"\?(versionId|generation)=", rest):
-        hint = "a folder has no version, only its files have: pin it with its sha256 in a manifest, or with a lock"
-        raise UsageError(f"{without_secrets(text)}: a version of one object is no adapter", hint=hint)
+        hint = "only files have versions, folders do not: pin it with its sha256 in a manifest, or with a lock"
+        raise UsageError(f"{without_secrets(text)}: a version of one object is not an adapter", hint=hint)
     name, _, key = rest.partition("/")
     key = key.rstrip("/")
     if not _BUCKET.fullmatch(name):
@@ -237,9 +237,9 @@ def bucket(rest: str, text: str, kind: str = "bucket") -> Parts:
 
 def _check_key(key: str, text: str) -> None:
     if {".", ".."} & set(key.split("/")):
-        raise UsageError(f"{text}: a key must not have . or .. as a part", hint=_NO_DOTS)
+        raise UsageError(f"{text}: a key must not contain . or .. as a segment", hint=_NO_DOTS)
     if key.startswith("/") or "//" in key:
-        raise UsageError(f"{text}: a key with an empty part between slashes is not read", hint="write one / there")
+        raise UsageError(f"{text}: a key must not contain an empty segment", hint="use a single /")
 
 
 def web(rest: str, text: str) -> Parts:
@@ -254,8 +254,8 @@ def plain_web(rest: str, text: str) -> Parts:
     """As ``web``, for ``http://``: only this machine is read without encryption."""
     location = _web(rest, text, "http")
     if not is_loopback(location.partition("/")[0]):
-        hint = "write https://; a server of your own without it is named by endpoint_url in a manifest's sources"
-        raise UsageError(f"{text}: http:// is read from this machine only", hint=hint)
+        hint = "use https://; for your own server without TLS set endpoint_url in a manifest's sources"
+        raise UsageError(f"{text}: http:// is only allowed for this machine", hint=hint)
     return location, "", None
 
 
@@ -263,7 +263,9 @@ def _web(rest: str, text: str, scheme: str) -> str:
     address, question, _ = rest.partition("#")[0].partition("?")
     authority, _, path = address.partition("/")
     if question:
-        raise UsageError(f"{text}: a query is not kept, because it may hold a secret", hint="leave ? and on out")
+        raise UsageError(
+            f"{text}: a query is not allowed, because it can contain a secret", hint="remove ? and everything after it"
+        )
     try:
         host, folder = canonical_host(authority, scheme), canonical_path(path)
     except ValueError as error:
@@ -281,19 +283,19 @@ def web_folder(folder: str) -> str:
     try:
         return canonical_path(quoted(folder))
     except ValueError as error:
-        raise UsageError(f"--subfolder {folder}: {error}", hint="name a folder below the address") from error
+        raise UsageError(f"--subfolder {folder}: {error}", hint="use a folder below the address") from error
 
 
 def remote(rest: str, text: str) -> Parts:
-    """``[user@]host[:port]/path`` of a file system on another machine, the path as it stands: not percent-encoded."""
+    """``[user@]host[:port]/path`` of a file system on another machine, the path is not percent-encoded."""
     authority, _, path = rest.partition("/")
     shown = without_secrets(text)
     if not authority or ":" in authority.rpartition("@")[0]:
         raise UsageError(f"{shown}: write SCHEME://[USER@]HOST/PATH, without a password", hint=_FSSPEC)
     if "?" in rest or "::" in rest:
-        raise UsageError(f"{shown}: neither a query nor a chain of protocols is read", hint=_FSSPEC)
+        raise UsageError(f"{shown}: queries and chained protocols are not supported", hint=_FSSPEC)
     if {".", ".."} & set(path.split("/")):
-        raise UsageError(f"{shown}: a path must not have . or .. as a part", hint=_NO_DOTS)
+        raise UsageError(f"{shown}: a path must not contain . or .. as a segment", hint=_NO_DOTS)
     return rest.rstrip("/"), "", None
 
 
@@ -302,17 +304,19 @@ def hub_page(rest: str, text: str) -> Parts:
     address, shown = re.split("[?#]", rest, maxsplit=1)[0], without_secrets(text)
     authority, _, path = address.partition("/")
     if "@" in authority:
-        raise UsageError(f"{shown}: a user in an address is not read", hint="set HF_TOKEN instead")
+        raise UsageError(f"{shown}: an address cannot contain a user", hint="set HF_TOKEN instead")
     parts = [part for part in path.split("/") if part]
     length = 1 if len(parts) < 2 or parts[1] in _PAGES else 2
     if not parts or parts[0] in _NO_MODELS | {"api"}:
-        raise UsageError(f"{shown}: this is not the page of a model repository", hint=HINT)
+        raise UsageError(f"{shown}: not the page of a model repository", hint=HINT)
     location = _repository("/".join(parts[:length]).removesuffix(".git"), shown)
     if len(parts) == length:
         return location, "", None
     kind, match = parts[length], _PAGE_REVISION.fullmatch("/".join(parts[length + 1 :]))
     if kind not in _PAGES or match is None:
-        raise UsageError(f"{shown}: this page shows no files of a repository", hint="give the address of its file list")
+        raise UsageError(
+            f"{shown}: this page does not list the files of a repository", hint="use the address of its file list"
+        )
     folder = unquote(match.group(2) or "") if kind in _PAGE_WITH_FOLDER else ""
     folder = subfolder(folder if kind == "tree" else folder.rpartition("/")[0], shown)
     check_owner(location, folder, shown)

@@ -8,6 +8,9 @@ HALF = ("bfloat16", "float16")
 HALF_BYTES = 2
 """Bytes of an element of these dtypes, which engines serve in."""
 
+UNKNOWN_FAMILY = "unknown"
+"""The ``model_type`` of a base that has no config, or whose config says none."""
+
 ModuleKind = Literal["linear", "conv1d", "embedding"]
 
 
@@ -30,9 +33,9 @@ class BaseModel:
 
     ``parameters`` are bare parameters that PEFT's ``target_parameters`` can name (fused experts), path to shape.
     ``source`` says where the facts are from: ``"config.json (llama)"`` or ``"checkpoint header"``. ``dtype`` is what
-    its config says it is served in (``"bfloat16"``), empty where it says nothing. ``kv_heads`` is how many key and
-    value heads a layer has, None where that is not known. ``repository`` is its name on the Hub (``org/name``), empty
-    where that is not known.
+    its config says it is served in (``"bfloat16"``), empty if it says nothing. ``kv_heads`` is how many key and value
+    heads a layer has, None if that is not known. ``repository`` is its name on the Hub (``org/name``), empty if that is
+    not known. ``architecture`` is the class that its config names (``BertModel``), empty if it names none.
     """
 
     name: str
@@ -47,8 +50,9 @@ class BaseModel:
     dtype: str = ""
     kv_heads: int | None = None
     repository: str = ""
+    architecture: str = ""
 
     @property
     def served_dtype(self) -> str:
-        """What engines serve it in unless they are told: its own half precision, else bfloat16 (float32 is halved)."""
+        """The dtype in which engines serve it by default: its own half precision, else bfloat16 (float32 is halved)."""
         return self.dtype if self.dtype in HALF else HALF[0]

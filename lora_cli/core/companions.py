@@ -1,4 +1,4 @@
-"""What the files beside an adapter's weights say: its model card, chat templates, classes to import, added tokens."""
+"""The files next to an adapter's weights, parsed: its model card, chat templates, classes to import, added tokens."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +15,11 @@ LISTS = ("base_model", "language", "datasets", "tags")
 class Companions:
     """Read, and never rendered, imported or run.
 
-    ``templates`` maps where a chat template stands (``"tokenizer_config.json: chat_template"``) to its text, ``code``
-    where classes are named that a loader would import to what is named there. ``added_tokens`` are the tokens of
+    ``templates`` maps where a chat template is (``"tokenizer_config.json: chat_template"``) to its text, ``code`` where
+    classes are named that a loader would import to what is named there. ``added_tokens`` are the tokens of
     ``added_tokens.json`` with their ids, None without that file. ``unread`` says of a file why it could not be read,
-    ``beyond`` are those of which there is more than any adapter has.
-    ``pickles`` maps each pickle beside the weights to what is wrong with it, or to nothing; ``pickles_left`` says which
-    could not be looked at.
+    ``beyond`` are those of which there is more than any adapter has. ``pickles`` maps each pickle next to the weights
+    to what is wrong with it, or to nothing; ``pickles_left`` says which could not be looked at.
     """
 
     templates: Mapping[str, str] = field(default_factory=dict)
@@ -46,6 +45,6 @@ class Card:
     datasets: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     text: str = field(default="", metadata=EXCLUDED)
-    """What stands behind the front matter, as far as it was read."""
+    """What is behind the front matter, as far as it was read."""
     error: str = ""
-    """Why the front matter was not read; empty where it was."""
+    """Why the front matter was not read; empty if it was."""

@@ -1,4 +1,4 @@
-"""Two adapters, A and B, side by side: what differs in words and headers, and how far their updates lie apart.
+"""Two adapters, A and B, side by side: what differs in words and headers, and the distance of their updates.
 
 Only the updates ``s * B @ A`` count, whatever the rank or the basis of their factors. A module's two updates are
 
@@ -67,7 +67,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """How a module's two updates lie to each other, in numbers.
+    """How a module's two updates compare, in numbers.
 
     ``distance`` is the norm of their difference, ``residual`` that of B's less ``factor`` times A's, ``rounding`` and
     ``other_rounding`` what the rounding of A's and of B's factors may be in either. ``identical`` factors have the same
@@ -86,13 +86,13 @@ class Distance:
 
     @property
     def cosine(self) -> float | None:
-        """None where an update is zero, or not finite."""
+        """None if an update is zero, or not finite."""
         both = self.norm * self.other_norm
         return max(-1.0, min(1.0, self.inner / both)) if both and math.isfinite(both) else None
 
     @property
     def difference(self) -> float | None:
-        """The distance as a share of A's norm; None where that is zero, or not finite."""
+        """The distance as a share of A's norm; None if that is zero, or not finite."""
         return self.distance / self.norm if self.norm and math.isfinite(self.norm) else None
 
     @property
@@ -117,10 +117,10 @@ class Distance:
 
 @dataclass(frozen=True, slots=True)
 class UpdateDistance:
-    """How two updates differ, in numbers; all are null where the updates were not compared."""
+    """How two updates differ, in numbers; all are null if the updates were not compared."""
 
     norm_a: float | None
-    """The norm of A's update; all numbers are null where the updates were not compared."""
+    """The norm of A's update; all numbers are null if the updates were not compared."""
     norm_b: float | None
     cosine: float | None
     difference: float | None
@@ -157,18 +157,18 @@ class ModuleComparison:
     word: Relation
     """What the two updates are to each other."""
     reason: str
-    """Why the updates were not compared; empty where they were."""
+    """Why the updates were not compared; empty if they were."""
     differing: tuple[Differing, ...]
     """What differs between config and header of the two."""
     a: Side
     b: Side
     distance: UpdateDistance = field(metadata=INLINE)
     update: Distance | None = field(metadata=EXCLUDED)
-    """What ``distance`` is made from; None where the updates were not compared."""
+    """What ``distance`` is made from; None if the updates were not compared."""
 
 
 def compared(module: str, path: str, a: Side, b: Side, update: Distance | str) -> ModuleComparison:
-    """The comparison of one module; ``update`` is how far the two updates lie apart, or why that is not known."""
+    """The comparison of one module; ``update`` is the distance of the two updates, or why that is not known."""
     distance, reason = (None, update) if isinstance(update, str) else (update, "")
     word = "unknown" if distance is None else distance.word
     found: dict[Differing, bool] = {
@@ -187,14 +187,14 @@ def _outer(side: Side) -> tuple[tuple[int, ...] | None, int | None]:
 
 @dataclass(frozen=True, slots=True)
 class TensorComparison:
-    """A tensor that is saved beside the factors."""
+    """A tensor that is saved next to the factors."""
 
     name: str
     part: str
     within: Within
     equal: bool
     difference: float | None
-    """The norm of the difference, as a share of A's norm; null where it is not known."""
+    """The norm of the difference, as a share of A's norm; null if it is not known."""
     reason: str = ""
     """Why it is not known."""
 
@@ -232,14 +232,14 @@ class Comparison:
     only_b: tuple[ModuleNorm, ...]
     modules: tuple[ModuleComparison, ...]
     tensors: tuple[TensorComparison, ...]
-    """What is saved beside the factors."""
+    """What is saved next to the factors."""
     unread: str
     """Why values were not compared, or empty."""
     hint: str
 
 
 def together(parts: Sequence[Distance]) -> Distance:
-    """Several updates as one vector; the parts' residuals are taken anew with the one factor."""
+    """Several updates as one vector; the parts' residuals are computed again with the one factor."""
     norm, other = math.hypot(*(one.norm for one in parts)), math.hypot(*(one.other_norm for one in parts))
     inner = math.fsum(one.inner for one in parts)
     factor = inner / norm**2 if norm else 0.0
@@ -278,7 +278,7 @@ def judged(one: Comparison) -> Comparison:
 
 def _nothing(one: Comparison) -> tuple[Relation, str]:
     if not one.modules and not one.only_a and not one.only_b:
-        return "unrelated", "neither has factors of a LoRA"
+        return "unrelated", "neither has LoRA weights"
     if not one.modules:
         counts = f"{counted(len(one.only_a), 'module', zero='0')} in A, {len(one.only_b)} in B"
         return "unrelated", f"no module is in both ({counts}){_elsewhere(one)}"
@@ -294,7 +294,7 @@ def _elsewhere(one: Comparison) -> str:
     stacks = [next((p.stack for p in placed.values() if (p.layer, p.kind) in same), "") for placed in (ours, theirs)]
     if not all(stacks):
         return ""
-    return f": A has its layers in {stacks[0][:80]}, B in {stacks[1][:80]}; under one name they would be compared"
+    return f": A has its layers in {stacks[0][:80]}, B in {stacks[1][:80]}; with the same name they would be compared"
 
 
 def _word(one: Comparison, total: Distance) -> tuple[Relation, str]:
@@ -303,11 +303,11 @@ def _word(one: Comparison, total: Distance) -> tuple[Relation, str]:
     multiples = bool(counts["scaled"])
     if counts.keys() <= {"equal", "scaled", "unknown"} and not apart:
         if left := counts["unknown"]:
-            said = f"what was compared is {'a multiple' if multiples else 'equal'}"
-            return "unknown", f"{said}, and {counted(left, 'module')} could not be: {_reasons(one.modules)}"
+            said = f"the compared updates are {'multiples' if multiples else 'equal'}"
+            return "unknown", f"{said}, and {counted(left, 'module')} could not be compared: {_reasons(one.modules)}"
         return ("scaled", _why_scaled(one, total)) if multiples else ("equal", _why_equal(one))
     if counts.keys() <= {"equal", "scaled", "unknown"} and (shared or not total.norm + total.other_norm):
-        return "related", f"the updates that both have are {'multiples' if multiples else 'equal'}; but {apart}"
+        return "related", f"the common updates are {'multiples' if multiples else 'equal'}; but {apart}"
     word, why = _by_cosine(total, shared)
     counted_words = [f"{counts[word]} {word}" for word in ("equal", "scaled", "related", "unrelated") if counts[word]]
     reasons = [why, f"modules: {', '.join(counted_words)}", apart]
@@ -325,8 +325,8 @@ def _by_cosine(total: Distance, shared: int) -> tuple[Relation, str]:
         return "related", f"{'opposite: ' * (total.cosine < 0)}the updates have a cosine of {cosine}"
     if shared:
         told = f"{counted(shared, 'module')} {'has' if shared == 1 else 'have'} the same update, or a multiple of it"
-        return "related", f"{told}, though all updates together have a cosine of {cosine}"
-    return "unrelated", f"the updates have a cosine of {cosine} (related: from {KINSHIP} on)"
+        return "related", f"{told}, although all updates together have a cosine of {cosine}"
+    return "unrelated", f"the updates have a cosine of {cosine} (related from {KINSHIP} up)"
 
 
 def _is_shared(module: ModuleComparison) -> bool:
@@ -335,31 +335,31 @@ def _is_shared(module: ModuleComparison) -> bool:
 
 
 def _apart(one: Comparison) -> str:
-    """What the adapters have beside the updates of common modules that is not the same, in words."""
+    """What the adapters have next to the updates of common modules that is not the same, in words."""
     said = []
     for side, modules in (("A", one.only_a), ("B", one.only_b)):
         if trained := sum(only.norm is None or only.norm > 0 for only in modules):
             said.append(f"{counted(trained, 'module')} with an update {'is' if trained == 1 else 'are'} only in {side}")
     if others := sum(not tensor.equal for tensor in one.tensors):
-        said.append(f"{counted(others, 'tensor')} beside the factors differ{'s' * (others == 1)}")
+        said.append(f"{counted(others, 'tensor')} other than the factors differ{'s' * (others == 1)}")
     return ", and ".join(said)
 
 
 def _why_equal(one: Comparison) -> str:
     distances = [module.update for module in one.modules if module.update is not None]
     if all(distance.identical for distance in distances):
-        return "every factor has the same bits, and every scale is the same"
+        return "all factors are bit-identical and all scales are equal"
     most = max((distance.difference or 0.0 for distance in distances), default=0.0)
     dtypes = dict.fromkeys(dtype for module in one.modules for side in (module.a, module.b) for dtype in side.dtypes)
     named = " and ".join(DTYPES.get(dtype, dtype) for dtype in dtypes)
-    return f"no update differs by more than the rounding of {named} explains (at most {most:.2g} of its norm)"
+    return f"no update differs by more than the rounding of {named} (at most {most:.2g} of its norm)"
 
 
 def _why_scaled(one: Comparison, total: Distance) -> str:
     if total.word in {"scaled", "equal"}:
         return f"every update of B is {total.factor:.4g} times that of A"
     factors = [module.update.factor for module in one.modules if module.update is not None and module.update.norm]
-    return f"each update of B is a multiple of A's: {min(factors):.4g} to {max(factors):.4g} times, module by module"
+    return f"each update of B is a multiple of A's: {min(factors):.4g} to {max(factors):.4g} times, varying by module"
 
 
 def _besides(word: str, fields: Sequence[FieldChange]) -> str:
@@ -367,7 +367,7 @@ def _besides(word: str, fields: Sequence[FieldChange]) -> str:
     names = [change.field for change in fields if change.effect in {"meaning", "base", "modules"}]
     if word not in {"equal", "scaled"} or not names:
         return ""
-    return f"; the configs differ all the same, in {', '.join(names)}"
+    return f"; the configs still differ in {', '.join(names)}"
 
 
 def _reasons(modules: Sequence[ModuleComparison]) -> str:

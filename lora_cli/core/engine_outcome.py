@@ -1,4 +1,4 @@
-"""How an engine is started, what a named version of it does with one adapter, and why."""
+"""How an engine is started, what a given version does with an adapter, and why."""
 
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -6,9 +6,12 @@ from enum import IntEnum
 from lora_cli.core.finding import Applied, Location
 from lora_cli.core.json_schema import EXCLUDED, INLINE, RuleCode
 
+ENGINE_NAMES = ("vllm", "sglang", "lorax", "tgi", "trtllm", "peft")
+"""The engines that have profiles (``lora_cli.engines``)."""
+
 
 class Outcome(IntEnum):
-    """What becomes of the adapter. Of several outcomes the largest holds: what is rejected is never served."""
+    """The engine's result for an adapter. Of several the largest counts: what is rejected is never served."""
 
     OK = 0
     SERVES_WRONG = 1
@@ -23,7 +26,7 @@ class Outcome(IntEnum):
     @property
     def phrase(self) -> str:
         """What an engine does with "it", to be put behind the engine's name."""
-        return ("serves it right", "serves it wrong", "crashes on it at first use", "rejects it")[self]
+        return ("serves it correctly", "serves it incorrectly", "crashes on it at first use", "rejects it")[self]
 
     def __str__(self) -> str:
         """As machines read it: ``ok``, ``serves-wrong``, ``crashes``, ``rejects``."""
@@ -60,7 +63,7 @@ class EngineOutcome:
     version: str | None
     """The version that was asked for, or null for the newest."""
     profile: str
-    """The version whose profile judged the adapter."""
+    """The version whose profile was used."""
     proven: bool
     """Whether the source of a version as old as that was read."""
     note: str
@@ -86,7 +89,7 @@ class EngineOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """The flags of the engine that will serve; None is whatever the engine does unless it is told.
+    """The flags of the engine that will serve; None is the engine's default.
 
     ``tp`` is the tensor-parallel size. ``lora_target_modules`` are the only modules that the engine puts LoRA on.
     ``served_model_name`` is what requests call the base, and ``max_loras`` how many adapters one batch may hold;

@@ -70,7 +70,7 @@ _FACTORS = PAIR_PARTS | {"lora_bias", "magnitude", "diag"}
 class Loaded:
     """An adapter as PEFT has it on a base.
 
-    In ``adapter`` the config is rewritten, and the pairs of experts stand as one for each fused parameter, named after
+    In ``adapter`` the config is rewritten, and the pairs of experts are as one for each fused parameter, named after
     the first of their tensors. ``refused`` is why PEFT does not take the config. ``unfit`` are modules whose experts
     PEFT fails to stack or drops: (why, module). Both are empty for nearly every adapter and base.
     """
@@ -100,7 +100,7 @@ def as_loaded(adapter: Adapter, base: BaseModel) -> Loaded:
 def rewritten(config: LoraConfig, base: BaseModel) -> LoraConfig:
     """``config`` with the experts' old names as the parameters of ``base`` that they became.
 
-    A regular expression or ``all-linear`` becomes the last names of what it matches, wherever they stand. Where two
+    A regular expression or ``all-linear`` becomes the last names of what it matches, wherever they are. Where two
     projections became one parameter, its rank and alpha are twice those of the config.
 
     Raises:
@@ -147,7 +147,7 @@ def _require_all(config: LoraConfig, names: Names, parameter: str, chosen: set[s
     missing = [old for old in _sources(names, parameter) if old not in chosen]
     if missing:
         raise FormatError(
-            f"{' and '.join(sorted(chosen))} is targeted and {' and '.join(missing)} is not, and transformers 5 holds "
+            f"{' and '.join(sorted(chosen))} is targeted and {' and '.join(missing)} is not, but transformers 5 keeps "
             f"both in one parameter ({parameter}): PEFT refuses the adapter",
             where=f"{config.file}: target_modules",
         )
@@ -221,7 +221,7 @@ def _in_wrapper(adapter: Adapter, pair: LoraPair) -> bool:
 
 
 def _obstacle(sources: list[str], members: Mapping[str, Mapping[int, LoraPair]], count: int) -> str:
-    """Why PEFT cannot stack the experts of one parameter; empty when it can. ``count`` is 0 where no base tells."""
+    """Why PEFT cannot stack the experts of one parameter; empty when it can. ``count`` is 0 if no base is known."""
     if missing := [old for old in sources if old not in members]:
         return (
             f"there are factors of {' and '.join(members)} and none of {' and '.join(missing)}, which are one parameter"

@@ -1,10 +1,10 @@
 """How the tensors of a module make up its update ``s * B @ A``: which scale, how many experts, which shape.
 
 Plain factors are ``a [r, d_in]`` and ``b [d_out, r]``. Others are brought to that: an embedding's have the same shapes;
-a convolution's ``a [r, d_in, k, k]`` is read as ``[r, d_in * k * k]``; experts fused in one parameter have
-``a [r * experts, d_in]`` and ``b [d_out, r * experts]``, whose columns go through the experts first (PEFT 0.21,
-``tuners/lora/layer.py``, ``ParamWrapper``); BD-LoRA's blocks stand below each other, and QALoRA pools inputs in
-groups (``tuners/lora/variants.py``, ``tuners/lora/gptq.py``); KaSA puts a diagonal between B and A.
+a convolution's ``a [r, d_in, k, k]`` is read as ``[r, d_in * k * k]``; experts fused in one parameter have ``a [r *
+experts, d_in]`` and ``b [d_out, r * experts]``, whose columns go through the experts first (PEFT 0.21,
+``tuners/lora/layer.py``, ``ParamWrapper``); BD-LoRA's blocks are below each other, and QALoRA pools inputs in groups
+(``tuners/lora/variants.py``, ``tuners/lora/gptq.py``); KaSA puts a diagonal between B and A.
 """
 
 import math
@@ -28,10 +28,10 @@ MOST_ELEMENTS = 1 << 26
 """Elements of a factor that are read as numbers; that of a vocabulary of 262 144 at rank 256 has as many."""
 
 MOST_TIMES = 4
-"""So many times as many of fused experts, whose numbers are made one by one."""
+"""The factor by which fused experts may have more, since their numbers are created one by one."""
 
 MOST_RANK = 2048
-"""The highest rank that is reckoned with where the dimensions are higher still: the work grows with its square."""
+"""The highest rank that is supported where the dimensions are higher still: the work grows with its square."""
 
 EXPERTS = "experts"
 """What the module of fused experts is called in every family that has one."""
@@ -40,7 +40,7 @@ FIRST = ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")
 """The order in which the experts of the known families hold their parameters, and PEFT wraps them."""
 
 MOST_PARAMETERS = 16
-"""Parameters of one module that are told apart by names: experts have four."""
+"""Parameters of one module that are distinguished by names: experts have four."""
 
 Divisors = Callable[[str], tuple[int, int]]
 """By what A's columns (of ``d_in``) and B's columns (of the rank) of a module are divided."""
@@ -86,17 +86,17 @@ class Unreadable:
 def factors_of(adapter: Adapter, base: BaseModel | None = None) -> tuple[tuple[Factors, ...], tuple[Unreadable, ...]]:
     """The factors of each module of ``adapter``, and the modules that have no whole ones; pure, and total.
 
-    ``base`` tells which parameter of experts a wrapper is for, where patterns give them different ranks.
+    ``base`` shows which parameter of experts a wrapper is for, where patterns give them different ranks.
     """
     config = adapter.config
     if config is None:
-        return (), tuple(Unreadable(module, "there is no config that tells its scaling") for module in adapter.pairs)
+        return (), tuple(Unreadable(module, "without a config its scaling is unknown") for module in adapter.pairs)
     wrapped = wrapped_by(config, adapter.pairs, base)
     diagonals = {key.module: adapter.tensors[name] for name, key in adapter.keys.items() if key.part == "diag"}
     try:
         found = possible_scales(config, adapter.pairs, wrapped)
     except FormatError as error:
-        return (), tuple(Unreadable(module, f"its scaling is not known: {error.message}") for module in adapter.pairs)
+        return (), tuple(Unreadable(module, f"its scaling is unknown: {error.message}") for module in adapter.pairs)
     divided = _divisors(config)
     made = [
         _factors(pair, wrapped.get(module), found[module], diagonals, divided) for module, pair in adapter.pairs.items()
@@ -194,7 +194,7 @@ def _factors(
     if a is None or b is None:
         return Unreadable(pair.module, f"{'lora_A' if a is None else 'lora_B'} is missing")
     if len(found) > 1:
-        told = "which parameter of the experts it is for, and with it the rank, only a base tells (--base)"
+        told = "its expert parameter, and so its rank, is only known with a base (--base)"
         return Unreadable(pair.module, told)
     r, scaling = found[0].r, found[0].scaling
     try:
@@ -205,7 +205,7 @@ def _factors(
     if reason := _misfit(a, b, blocks) or _beyond(a, b, blocks, experts, scaling):
         return Unreadable(pair.module, reason)
     if a.shape[0] % experts or (parameters and a.shape[0] < r):
-        return Unreadable(pair.module, f"lora_A has {a.shape[0]} rows: no multiple of the rank of its experts, {r}")
+        return Unreadable(pair.module, f"lora_A has {a.shape[0]} rows: not a multiple of the rank of its experts, {r}")
     return Factors(
         pair.module,
         a,
@@ -226,7 +226,7 @@ def _factors(
 def _misfit(a: TensorInfo, b: TensorInfo, blocks: tuple[int, int]) -> str:
     """Why two tensors are no factors of one update; empty when they are."""
     if len(a.shape) < 2 or len(b.shape) < 2 or math.prod(b.shape[2:]) != 1:
-        return f"its factors are no matrices: {list(a.shape)} and {list(b.shape)}"
+        return f"its factors are not matrices: {list(a.shape)} and {list(b.shape)}"
     if a.shape[0] != b.shape[1] * blocks[1] or a.shape[0] % blocks[0] or b.shape[0] % blocks[1]:
         return f"its factors do not fit: lora_A {list(a.shape)} and lora_B {list(b.shape)}"
     if not math.prod(a.shape) or not math.prod(b.shape):
@@ -235,13 +235,13 @@ def _misfit(a: TensorInfo, b: TensorInfo, blocks: tuple[int, int]) -> str:
 
 
 def _beyond(a: TensorInfo, b: TensorInfo, blocks: tuple[int, int], experts: int, scaling: float) -> str:
-    """Why factors that fit are not reckoned with; empty when they are."""
+    """Why factors that fit are not used; empty when they are."""
     elements = max(math.prod(a.shape) * blocks[0], math.prod(b.shape) * blocks[1])
     if elements > MOST_ELEMENTS * min(experts, MOST_TIMES):
-        return f"a factor of it has {elements:,} elements, more than are read at once"
+        return f"a factor of it has {elements:,} elements, over the limit"
     r, dimension = a.shape[0] // experts, max(math.prod(a.shape[1:]) * blocks[0], b.shape[0])
     if MOST_RANK < r < dimension:
-        return f"its rank is {r}: above {MOST_RANK} it is not reckoned"
+        return f"its rank is {r}: over the limit of {MOST_RANK}"
     return "" if math.isfinite(scaling) else f"its scaling is {scaling}"
 
 

@@ -18,7 +18,7 @@ class Severity(IntEnum):
     ERROR = 2
 
     def __str__(self) -> str:
-        """Lower-case name, as it stands in every output."""
+        """Lower-case name, as it is in every output."""
         return self.name.lower()
 
 
@@ -27,7 +27,7 @@ class Location:
     """Where in an adapter: a file, and what in it (a tensor, a module path, a config field)."""
 
     file: str = ""
-    """The adapter's file, relative to its folder; empty where the finding is about no file."""
+    """The adapter's file, relative to its folder; empty if the finding is about no file."""
     field: str = ""
     """The field, module or tensor in the file; may be empty."""
 
@@ -59,7 +59,7 @@ class Accepted:
 
     @property
     def label(self) -> str:
-        """What the finding then is, as it stands in every text."""
+        """What the finding then is, as it is in every text."""
         return "known" if self.by == "baseline" else "suppressed"
 
 

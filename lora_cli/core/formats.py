@@ -1,4 +1,4 @@
-"""What can stand where a PEFT LoRA adapter should be, and how each is told: tables.
+"""Formats that can be found in place of a PEFT LoRA adapter, and how each is recognised: tables.
 
 Sources of the layouts: PEFT 0.21 (``tuners/*/layer.py``), mlx-lm (``tuner/utils.py``), llama.cpp
 (``convert_lora_to_gguf.py``), kohya-ss/sd-scripts (``networks/lora.py``), LyCORIS, diffusers
@@ -37,7 +37,7 @@ class Found:
     file: str
 
 
-AGAIN = "get the file itself again, from where the adapter was published"
+AGAIN = "download the file again from where the adapter was published"
 IMAGES = "diffusers reads it with load_lora_weights(); engines for language models do not"
 
 STAND_INS = (
@@ -54,7 +54,7 @@ STAND_INS = (
         start=(b"# xet version", b"version https://xetdata.com/"),
     ),
     Format("html", "a web page", f"{AGAIN}; a login or error page was saved", start=(b"<!doctype", b"<html")),
-    Format("xml", "an XML answer", f"{AGAIN}; a server's error was saved", start=(b"<?xml", b"<error")),
+    Format("xml", "an XML response", f"{AGAIN}; a server's error was saved", start=(b"<?xml", b"<error")),
     Format(
         "message",
         "an error message",
@@ -62,12 +62,12 @@ STAND_INS = (
         start=(b"entry not found", b"repository not found", b"access to model", b"invalid username", b'{"error"'),
     ),
 )
-"""What can stand in the place of a file: no format of an adapter, and not broken either. Known by its first bytes."""
+"""What can be in place of a file: no format of an adapter, and not broken either. Known by its first bytes."""
 
 PICKLE = Format(
     "pickle",
     "a torch pickle under another name",
-    "call it adapter_model.bin, or save it again as safetensors",
+    "rename it to adapter_model.bin, or save it as safetensors",
     start=(b"pk\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cf\xf9"),
 )
 """A stand-in only where safetensors belong: torch's zip file, or its legacy magic number."""
@@ -93,34 +93,34 @@ FORMATS = (
     Format(
         "gguf",
         "a GGUF model for llama.cpp",
-        "name the PEFT adapter; a model is served as a model",
+        "use the PEFT adapter; serve a full model as a model",
         files=r".*\.gguf",
         start=(b"gguf",),
     ),
     Format(
         "ggml",
         "a GGML LoRA for an old llama.cpp",
-        "name the PEFT adapter that it was converted from",
+        "use the PEFT adapter that it was converted from",
         files=r".*ggml-adapter-model\.bin",
         start=(b"algg", b"ggla"),
     ),
     Format(
         "tensorizer",
         "an adapter in vLLM's tensorizer format",
-        "vLLM reads it up to 0.31, and from Python only; name the PEFT adapter that it was made from",
+        "vLLM reads it up to 0.31, and from Python only; use the PEFT adapter that it was made from",
         files=r"adapter_model\.tensors",
         start=(b"|tzr|",),
     ),
     Format(
         "tensorrt-llm",
-        "a LoRA in TensorRT-LLM's arrays",
-        "it can be sent to TensorRT-LLM with a request; name the PEFT adapter that it was made from",
+        "a LoRA as TensorRT-LLM arrays",
+        "it can be sent to TensorRT-LLM with a request; use the PEFT adapter that it was made from",
         files=r"(.*[./])?lora_(weights|config)\.npy",
     ),
     Format(
         "nemo",
         "a NeMo checkpoint",
-        "convert it with NeMo's exporter to the format of Hugging Face",
+        "convert it to the Hugging Face format with NeMo's exporter",
         files=r".*\.nemo|(.*/)?model_weights(\.ckpt|/metadata\.json)",
     ),
     Format(
@@ -146,7 +146,7 @@ FORMATS = (
     Format(
         "merged",
         "a full model",
-        "serve it as a model, or name the adapter that was merged into it",
+        "serve it as a model, or use the adapter that was merged into it",
         files=r"(model|pytorch_model|consolidated)([-.]\d+(-of-\d+)?)?\.(safetensors|bin|pth)(\.index\.json)?",
         keys=r"^(model|transformer|gpt_neox|language_model|decoder|encoder|bert|roberta)\.(?!.*lora_).*\.weight$",
     ),
@@ -221,11 +221,24 @@ CONFIGS: Mapping[frozenset[str], Format] = {
     ),
     frozenset({"architectures", "model_type"}): Format(
         "model-config",
-        "a model's own config under the adapter's name",
-        "get the adapter_config.json that was saved with the adapter; a model is served as a model",
+        "a model config named adapter_config.json",
+        "get the adapter_config.json that was saved with the adapter; serve a full model as a model",
+    ),
+    frozenset({"format", "rank", "alpha"}): Format(
+        "native",
+        "a LoRA in another tool's format",
+        "convert it to PEFT's format with the tool that wrote it, or train with PEFT",
     ),
 }
 """Configs that have no ``peft_type``, by fields that one of them has and PEFT's have not."""
+
+OF_ANY = frozenset({"base_model_name_or_path", "revision"})
+"""PEFT's fields that other programs write, too."""
+
+OTHER_CONFIG = Format(
+    "other-config", "another program's config", "get the adapter_config.json that was saved with the adapter"
+)
+"""A config with other fields than PEFT's, and none that a LoRA has."""
 
 DIALECTS: Mapping[str, str] = {
     r"\.(qkv_proj|gate_up_proj|query_key_value|Wqkv|W_pack|qkv|c_attn)\.": "fused projections",
@@ -239,7 +252,7 @@ DIALECTS: Mapping[str, str] = {
 
 
 MOST_KEYS, LONGEST_KEY = 4096, 256
-"""Names of tensors that tell a format, and their characters: those of one format are alike."""
+"""Names of tensors that identify a format, and their characters: those of one format are alike."""
 
 
 def by_start(start: bytes, formats: Iterable[Format]) -> Format | None:
@@ -260,9 +273,11 @@ def by_keys(keys: Iterable[str]) -> Format | None:
     return next((one for one in formats if one.keys and re.search(one.keys, names, re.MULTILINE)), None)
 
 
-def by_fields(fields: Collection[str]) -> Format | None:
-    """The format whose config has these fields, if any."""
-    return next((one for marks, one in CONFIGS.items() if marks <= {*fields}), None)
+def by_fields(fields: Collection[str], unknown: Collection[str]) -> Format | None:
+    """The format whose config has these fields, of which PEFT has none that are ``unknown``, if any."""
+    found = next((one for marks, one in CONFIGS.items() if marks <= {*fields}), None)
+    is_nothing_of_lora = bool(unknown) and {*fields} - {*unknown} <= OF_ANY
+    return OTHER_CONFIG if found is None and is_nothing_of_lora else found
 
 
 def dialects(keys: Iterable[str]) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ def source_glob(glob: str, base_dir: Path) -> str:
         return f"{scheme}://{rest}"
     host = host.lower().removesuffix(f":{DEFAULT_PORTS[scheme]}").removesuffix(".").replace("[[]", "[")
     if not _HOST_GLOB.fullmatch(host):
-        raise ValueError("this is not the address of a host, or a glob over one; it has no user and no query")
+        raise ValueError("this is not a host address or a glob for one, without user and query")
     if slash and (page := f"{host}/").startswith(HUB_PAGES) and page in HUB_PAGES:
         return "hf://" + path
     bracketed = host.replace("[", "[[]")  # around the address of IPv6, not around a choice of characters
@@ -59,7 +59,7 @@ def source_glob(glob: str, base_dir: Path) -> str:
 def covers(glob: str, ref: AdapterRef) -> bool:
     """Whether a glob covers a reference or a folder above it, however a server may read its address.
 
-    What stands behind its first ``@`` is a glob over revisions, where the reference can have one.
+    What is behind its first ``@`` is a glob over revisions, where the reference can have one.
     """
     return all(_matches(glob, ref))
 
@@ -121,7 +121,7 @@ def _pattern(glob: str) -> re.Pattern[str]:
 
 
 def _without_user(text: str) -> str:
-    """``scheme://host/path`` whoever logs in: the host in lower case, ``ssh`` as the ``sftp`` that it is."""
+    """``scheme://host/path`` with any user: the host in lower case, ``ssh`` as the ``sftp`` that it is."""
     scheme, _, rest = text.partition("://")
     authority, slash, path = rest.partition("/")
     host = authority.rpartition("@")[2].lower()

@@ -66,9 +66,9 @@ class Inspection:
     slot_dtype: str
     """The dtype that the base model is served in; may be empty."""
     writers: tuple[Writer, ...]
-    """The tools that helped to write the adapter, PEFT first; empty where none is named."""
+    """The tools that helped to write the adapter, PEFT first; empty if none is named."""
     card: Card | None
-    """The front matter of README.md, or null where there is none."""
+    """The front matter of README.md, or null if there is none."""
     metadata: Mapping[str, str]
     """The metadata of the safetensors header, cut to a bound, without PEFT's own format key."""
     by_module: tuple[ModuleFacts, ...]
@@ -78,9 +78,9 @@ class Inspection:
 def inspection_of(
     adapter: Adapter, base: BaseModel | None = None, card: Card | None = None, snapshot: str = ""
 ) -> Inspection:
-    """Describe ``adapter``; pure, and total: what cannot be told is left empty.
+    """Describe ``adapter``; pure, and total: unknown values are left empty.
 
-    ``base`` is what it is to be served on, ``card`` what stands beside it, ``snapshot`` what it is in the cache.
+    ``base`` is what it is to be served on, ``card`` what is next to it, ``snapshot`` what it is in the cache.
     """
     config = adapter.config or LoraConfig()
     by_module = facts_of(adapter)

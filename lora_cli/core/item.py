@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
-NAME_IN_WORDS = "a name: letters, digits, dots, - and _, at most 128, a letter or digit first"
-NAME_HINT = "name: sql-v2; it becomes a folder, and the model's name in requests"
+NAME_IN_WORDS = "a name: at most 128 letters, digits, dots, - and _, starting with a letter or digit"
+NAME_HINT = "name: sql-v2; it is used as the folder, and as the model name in requests"
 """What an adapter may be called: safe as the name of a folder."""
 
 

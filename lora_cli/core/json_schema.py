@@ -30,7 +30,7 @@ class Keyword:
 
 
 INLINE: Mapping[str, Any] = {"inline": True}
-"""Metadata of a field: the keys of its value stand in the object that has the field; none of them where it is None."""
+"""Metadata of a field: the keys of its value are in the object that has the field; none of them where it is None."""
 
 EXCLUDED: Mapping[str, Any] = {"excluded": True}
 """Metadata of a field that the JSON document does not have."""
@@ -58,5 +58,5 @@ class ErrorReport:
 
 
 def error_report(error: LoraCliError | None) -> ErrorReport | None:
-    """What a report says of an error; None where there is none."""
+    """What a report says of an error; None if there is none."""
     return None if error is None else ErrorReport(error.message, error.hint)

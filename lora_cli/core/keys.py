@@ -66,8 +66,8 @@ class Key:
     - ``unknown``: says ``lora`` but is none of these.
 
     ``param`` is the parameter's own name for ``saved``, ``bias`` and ``base_layer`` (``weight``, ``bias``), else empty.
-    ``prefix`` is what stood before the path (``""`` when it is missing, doubled when it is doubled).
-    ``adapter_name`` is the infix of ``lora_A.<name>.weight``. ``infixes`` are the wrappers' components, in order.
+    ``prefix`` is what was before the path (``""`` when it is missing, doubled when it is doubled). ``adapter_name`` is
+    the infix of ``lora_A.<name>.weight``. ``infixes`` are the wrappers' components, in order.
     """
 
     name: str

@@ -2,21 +2,25 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.errors import UsageError
 
+THE_BASE = "the base"
+"""What a base model is called among adapters, none of which can have that name."""
+
 
 @dataclass(frozen=True, slots=True)
 class LockedAdapter:
-    """One adapter, pinned.
+    """One adapter, pinned; or the base model, of which ``config.json`` is all.
 
     ``source`` is as the manifest writes it. ``revision`` is the origin's immutable id: a commit of the Hub, which can
-    be asked for again, or what tells one listing of a bucket or web folder from another; it is empty where the origin
-    has none that another machine could check (a local folder). ``files`` maps POSIX paths to blobs. ``checkpoint`` is
-    as in the manifest, "" for none.
+    be asked for again, or what distinguishes one listing of a bucket or web folder from another; it is empty if the
+    origin has none that another machine could check (a local folder). ``files`` maps POSIX paths to blobs.
+    ``checkpoint`` is as in the manifest, "" for none. ``manifest`` is the manifest's file, for hints; it is not in the
+    lock.
     """
 
     name: str
@@ -24,6 +28,7 @@ class LockedAdapter:
     revision: str
     files: Mapping[str, Blob]
     checkpoint: str = ""
+    manifest: str = field(default="", compare=False)
 
     @property
     def digest(self) -> str:
@@ -38,18 +43,26 @@ class LockedAdapter:
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """All adapters of a manifest, pinned."""
+    """All adapters of a manifest, pinned, and its base, called ``THE_BASE``, where that is locked."""
 
     adapters: tuple[LockedAdapter, ...]
+    base: LockedAdapter | None = None
 
     @property
     def by_name(self) -> dict[str, LockedAdapter]:
-        """Its adapters by what they are called."""
-        return {adapter.name: adapter for adapter in self.adapters}
+        """Its adapters and the base by what they are called."""
+        every = self.adapters if self.base is None else (self.base, *self.adapters)
+        return {one.name: one for one in every}
 
     def adapter(self, name: str) -> LockedAdapter | None:
         """The one of that name, or None."""
         return next((adapter for adapter in self.adapters if adapter.name == name), None)
+
+
+def of_manifest(lock: Lock, manifest: str) -> Lock:
+    """``lock`` with the manifest's file in each adapter and the base."""
+    base = None if lock.base is None else replace(lock.base, manifest=manifest)
+    return Lock(tuple(replace(one, manifest=manifest) for one in lock.adapters), base)
 
 
 def ref_at(ref: AdapterRef, locked: LockedAdapter) -> AdapterRef:
@@ -62,33 +75,38 @@ def ref_at(ref: AdapterRef, locked: LockedAdapter) -> AdapterRef:
         return ref
     if not re.fullmatch(r"[0-9a-f]{40}", locked.revision):
         raise UsageError(
-            f"{locked.name} is locked at {locked.revision!r}, which is no commit",
-            hint=f"the lock was edited: --upgrade {locked.name} writes it anew",
+            f"{locked.name} is locked at {locked.revision!r}, which is not a commit",
+            hint=f"the lock was edited: run {upgrade_of(locked)}",
         )
     return replace(ref, revision=locked.revision)
 
 
+def upgrade_of(locked: LockedAdapter) -> str:
+    """The options that update its lock; the base cannot be named."""
+    return "--upgrade" if locked.name == THE_BASE else f"--upgrade {locked.name}"
+
+
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """How the lock ``after`` differs from the one ``before``, by the adapters' names; false when it does not."""
+    """How the lock ``after`` differs from the one ``before``, by name; false when it does not."""
 
     before: Lock = Lock(())
     after: Lock = Lock(())
 
     @property
     def added(self) -> list[str]:
-        """The adapters that are new."""
+        """What is new: adapters, or the base."""
         return sorted(self.after.by_name.keys() - self.before.by_name.keys())
 
     @property
     def changed(self) -> list[str]:
-        """The adapters that are locked differently."""
+        """What is locked differently."""
         before, after = self.before.by_name, self.after.by_name
         return sorted(name for name in before.keys() & after.keys() if before[name] != after[name])
 
     @property
     def removed(self) -> list[str]:
-        """The adapters that are no longer locked."""
+        """What is no longer locked."""
         return sorted(self.before.by_name.keys() - self.after.by_name.keys())
 
     def __bool__(self) -> bool:

@@ -1,9 +1,13 @@
 """The loggers of our modules: what they say is of others, and goes to a terminal or to the log of a CI server."""
 
 import logging
+import traceback
 
 from lora_cli.core.text import harmless
 from lora_cli.redaction import redact
+
+LONGEST_TRACE = 2000
+"""The characters of a traceback that are logged, counted from its end."""
 
 
 def logger(name: str) -> logging.Logger:
@@ -11,6 +15,12 @@ def logger(name: str) -> logging.Logger:
     made = logging.getLogger(name)
     made.addFilter(_told)
     return made
+
+
+def log_bug(log: logging.Logger, error: Exception) -> None:
+    """Log where an unexpected ``error`` was raised, and not its message: who made the adapter may have made that."""
+    where = "".join(traceback.format_tb(error.__traceback__))[-LONGEST_TRACE:]
+    log.error("a bug of lora-cli: %s at\n%s", type(error).__name__, where)
 
 
 def _told(record: logging.LogRecord) -> bool:

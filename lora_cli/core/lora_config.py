@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from lora_cli.core import parse
 from lora_cli.core.adapter_files import CONFIG
-from lora_cli.core.architectures.table import MAX_DIMENSION, MAX_LAYERS
+from lora_cli.core.architectures.table import MAX_LAYERS
 from lora_cli.core.text import shown
 from lora_cli.errors import FormatError
 
@@ -44,7 +44,7 @@ EFFECTS: Mapping[str, Effect] = {
         "modules",
     ),
 }
-"""What a field of PEFT's has an effect on, in the order in which differences are told; of all others on training."""
+"""What a field of PEFT's has an effect on, in the order in which differences are listed; of all others on training."""
 
 ORDER: tuple[Effect, ...] = ("scaling", "meaning", "base", "modules", "unknown", "training")
 
@@ -59,9 +59,9 @@ class LoraConfig:
     """What the file says. A field that is absent, or has the wrong JSON type, holds PEFT's default.
 
     ``mistyped`` keeps the raw values of fields with the wrong type, by name: nothing is coerced, so ``"r": "8"`` leaves
-    ``r`` at its default and stands here. ``unknown`` keeps what PEFT has no field for. ``given`` names every field that
-    the file has. ``duplicates`` are keys that stand twice in one object (the last one counts, as for PEFT).
-    A list is a tuple here. The nested configs of LoRA's variants (``kasa_config``…) are plain mappings.
+    ``r`` at its default and is here. ``unknown`` keeps what PEFT has no field for. ``given`` names every field that the
+    file has. ``duplicates`` are keys that appear twice in one object (the last one counts, as for PEFT). A list is a
+    tuple here. The nested configs of LoRA's variants (``kasa_config``…) are plain mappings.
     """
 
     task_type: str | None = None
@@ -146,14 +146,17 @@ def _ranges(value: Any, where: str) -> tuple[tuple[int, ...], ...]:
         if len(one) != 2:
             raise FormatError(f"must be a pair [start, end), not {len(one)} numbers", where=f"{where}[{i}]")
         if one[0] < 0:
-            raise FormatError(f"must begin at layer 0 or above, not at {shown(one[0])}", where=f"{where}[{i}]")
+            raise FormatError(f"must start at layer 0 or above, not at {shown(one[0])}", where=f"{where}[{i}]")
     if sum(max(0, end - start) for start, end in ranges) > MAX_LAYERS:
-        raise FormatError(f"asks for more than the {MAX_LAYERS} layers that a model may have", where=where)
+        raise FormatError(f"covers more than {MAX_LAYERS} layers, over the limit", where=where)
     return ranges
 
 
 def _rank(value: Any, where: str) -> int:
-    return parse.integer(value, where, maximum=MAX_DIMENSION)
+    """A rank. However large it is, engines read it and compare it; only one beyond a float cannot be divided by."""
+    rank = parse.integer(value, where)
+    parse.number(rank, where)
+    return rank
 
 
 _SUB = parse.optional(parse.mapping)
@@ -201,8 +204,8 @@ OURS = frozenset({"unknown", "mistyped", "given", "duplicates", "file"})
 def parse_config(data: bytes | Mapping[str, Any], file: str = CONFIG) -> LoraConfig:
     """Read an ``adapter_config.json`` of any PEFT version.
 
-    Only what cannot be read at all is an error; a field of the wrong type is kept in ``mistyped``, and whether it is
-    a LoRA at all (``peft_type``) is for the caller to judge.
+    Only what cannot be read at all is an error; a field of the wrong type is kept in ``mistyped``, and whether it is a
+    LoRA at all (``peft_type``) is for the caller to check.
 
     Raises:
         FormatError: more than ``CONFIG_CAP`` bytes, not UTF-8, not JSON, or not an object.
@@ -210,7 +213,7 @@ def parse_config(data: bytes | Mapping[str, Any], file: str = CONFIG) -> LoraCon
     duplicates: list[str] = []
     if isinstance(data, bytes):
         if len(data) > CONFIG_CAP:
-            raise FormatError(f"{len(data)} bytes are more than a config can have ({CONFIG_CAP})", where=file)
+            raise FormatError(f"{len(data)} bytes are over the limit for a config ({CONFIG_CAP})", where=file)
         raw = parse.json_object(data, file, duplicates=duplicates)
     else:
         raw = dict(data)
@@ -250,7 +253,7 @@ def peft_fields() -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class FieldChange:
-    """A field of the configs that differs: ``a`` and ``b`` are its values, null where a config has no such field."""
+    """A field of the configs that differs: ``a`` and ``b`` are its values, null if a config has no such field."""
 
     field: str
     effect: Effect
@@ -264,7 +267,7 @@ class FieldChange:
 
 
 def config_changes(a: LoraConfig | None, b: LoraConfig | None) -> tuple[FieldChange, ...]:
-    """The fields whose values differ; one that is left out has PEFT's default. Nothing where a config is missing."""
+    """The fields whose values differ; one that is left out has PEFT's default. Nothing if a config is missing."""
     if a is None or b is None:
         return ()
     changes = [
@@ -302,7 +305,7 @@ def _plain(value: Any) -> Any:
 
 
 def _typed(value: Any) -> Any:
-    """``value`` with true told from 1 and a list from a tuple not."""
+    """``value`` that distinguishes true from 1, but not a list from a tuple."""
     if isinstance(value, Mapping):
         return {key: _typed(one) for key, one in value.items()}
     if isinstance(value, tuple | list):

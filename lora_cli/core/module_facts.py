@@ -16,7 +16,7 @@ LAYER = re.compile(r"(?:^|(?<=\.))\d{1,9}(?=\.|$)", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class ModuleFacts:
-    """What the adapter has for one module; null where its tensors or its config do not say."""
+    """What the adapter has for one module; null if its tensors or its config do not say."""
 
     module: str
     """Its path in the base model."""
@@ -72,6 +72,6 @@ def leaf_of(module: str) -> str:
 
 
 def layer_of(module: str) -> int | None:
-    """The number of the layer that a module is in, None where its name has no number."""
+    """The number of the layer that a module is in, None if its name has no number."""
     found = LAYER.search(module)
     return int(found.group()) if found else None

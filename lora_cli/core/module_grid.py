@@ -12,16 +12,17 @@ USUAL = (
 """The order in which people expect the kinds; others follow as they come."""
 
 DEEPEST = 12
-"""Components of a path that are looked at to tell two kinds apart."""
+"""Components of a path that are used to distinguish two kinds."""
 
 LONGEST_NUMBER = 9
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a module stands: in ``layer`` of a ``stack`` (``model.layers``), or outside of layers (None).
+    """Where a module is: in ``layer`` of a ``stack`` (``model.layers``), or outside of layers (None).
 
-    ``kind`` is its last name, with as many names before it as tell it from others of its stack; outside its path.
+    ``kind`` is its last name, with as many names before it as distinguish it from others of its stack; outside its
+    path.
     """
 
     kind: str
@@ -40,7 +41,7 @@ class Grid:
 
 
 def places(paths: Iterable[str]) -> dict[str, Place]:
-    """Where each module stands, in the order given."""
+    """Where each module is, in the order given."""
     split = {path: _split(path) for path in paths}
     inside: dict[str, dict[tuple[str, ...], None]] = {}
     for found in split.values():
@@ -64,7 +65,7 @@ def _split(path: str) -> tuple[str, int, tuple[str, ...]] | None:
 
 
 def _short(rests: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
-    """The shortest endings that tell the names apart."""
+    """The shortest endings that distinguish the names."""
     short: dict[tuple[str, ...], str] = {}
     left = list(rests)
     for depth in range(1, DEEPEST + 1):

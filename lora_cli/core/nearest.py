@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 
 LONGEST = 100
+MOST, SIMILAR = 40, 4
+"""Words that a hint lists at most, and how many of more words."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -27,10 +29,17 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint: the nearest known word, else all of them."""
+    """A hint: the nearest known word, else all of them; of many the most similar ones."""
     words = sorted(known)
     close = nearest(word, words)
-    return f"did you mean {close}?" if close else f"known here: {', '.join(words)}"
+    if close:
+        return f"did you mean {close}?"
+    if len(words) <= MOST:
+        return f"known: {', '.join(words)}"
+    from difflib import get_close_matches
+
+    similar = get_close_matches(word[:LONGEST], words, SIMILAR, cutoff=0) if word else words[:SIMILAR]
+    return f"the most similar are {', '.join(similar)}; there are {len(words) - len(similar)} more"
 
 
 def _plain(word: str) -> str:

@@ -55,7 +55,7 @@ def positive_duration(value: Any) -> float:
     """Seconds, more than none and at most 11 days."""
     seconds = parse_duration(value)
     if not 0 < seconds <= LONGEST_S:
-        raise ValueError(f"{quoted(value)} is no time at all" if seconds <= 0 else f"{quoted(value)} is over 11 days")
+        raise ValueError(f"{quoted(value)} is not above 0" if seconds <= 0 else f"{quoted(value)} is over 11 days")
     return seconds
 
 
@@ -91,7 +91,7 @@ def words(check: Callable[[str], str]) -> Callable[[Any], tuple[str, ...]]:
     def parse(value: Any) -> tuple[str, ...]:
         given = [word.strip() for word in value.split(",")] if isinstance(value, str) else value
         if not isinstance(given, list) or not all(isinstance(word, str) for word in given):
-            raise ValueError('this is not a list of texts: write ["ONE", "TWO"]')
+            raise ValueError('this is not a list of strings: write ["ONE", "TWO"]')
         return tuple(check(word) for word in given)
 
     return parse

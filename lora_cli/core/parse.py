@@ -1,7 +1,7 @@
 """Typed getters over values from untrusted JSON and YAML. Nothing is coerced; an error says where.
 
-Every getter takes a value and ``where`` it stands ("adapter_config.json: r") and gives the value back with its type,
-or raises ``FormatError``. In JSON and YAML a boolean is never a number here, though Python says that it is.
+Every getter takes a value and ``where`` it is ("adapter_config.json: r") and gives the value back with its type, or
+raises ``FormatError``. In JSON and YAML a boolean is never a number here, though Python says that it is.
 """
 
 import json
@@ -58,7 +58,7 @@ def boolean(value: Any, where: str) -> bool:
 
 
 def integer(value: Any, where: str, *, minimum: int | None = None, maximum: int | None = None) -> int:
-    """An integer (``8.0`` and ``true`` are none), within bounds when they are given."""
+    """An integer (not ``8.0`` or ``true``), within bounds when they are given."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise _wrong("an integer", value, where)
     if minimum is not None and value < minimum:
@@ -73,7 +73,7 @@ def number(value: Any, where: str) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise _wrong("a number", value, where)
     if isinstance(value, int) and abs(value) > LARGEST:
-        raise FormatError(f"must be a number that a float can hold, not {shown(value)}", where=where)
+        raise FormatError(f"must fit in a float, not {shown(value)}", where=where)
     if not math.isfinite(value):
         raise FormatError(f"must be finite, not {value}", where=where)
     return value
@@ -149,7 +149,7 @@ def one_of(choices: Collection[str]) -> Callable[[Any, str], str]:
         chosen = text(value, where)
         if chosen not in choices:
             names = ", ".join(choices)
-            raise FormatError(f"{shown(chosen)} is none of {names}", where=where, hint=did_you_mean(chosen, choices))
+            raise FormatError(f"{shown(chosen)} is not one of {names}", where=where, hint=did_you_mean(chosen, choices))
         return chosen
 
     return getter
@@ -165,14 +165,14 @@ def required(fields: Mapping[str, Any], key: str, where: str) -> Any:
 def json_value(data: bytes, where: str, *, duplicates: list[str] | None = None) -> Any:
     """Any JSON value as Python's own reader gives it: UTF-8, of duplicate keys the last one wins.
 
-    ``duplicates``, when given, collects the keys that stand twice in one object.
+    ``duplicates``, when given, collects the keys that appear twice in one object.
 
     Raises:
         FormatError: not UTF-8, not JSON, nested too deep, too many values, or a number with thousands of digits.
     """
     # Each value but the first stands behind one of these: with them memory stays in proportion.
     if sum(data.count(mark) for mark in (b",", b"[", b"{")) > MOST_VALUES:
-        raise TooLarge(f"not JSON that can be used: it may have over {MOST_VALUES} values", where=where)
+        raise TooLarge(f"not usable JSON: it may have over {MOST_VALUES} values", where=where)
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         seen = dict(items)
@@ -189,16 +189,16 @@ def json_value(data: bytes, where: str, *, duplicates: list[str] | None = None) 
         at = f"line {error.lineno} column {error.colno}"
         raise FormatError(f"not JSON: {error.msg} at {at}", where=where) from error
     except ValueError as error:
-        raise FormatError("not JSON that can be used: a number is too long", where=where) from error
+        raise FormatError("not usable JSON: a number is too long", where=where) from error
     except RecursionError as error:
-        raise FormatError("not JSON that can be used: nested too deep", where=where) from error
+        raise FormatError("not usable JSON: nested too deeply", where=where) from error
     if _deeper(value, DEEPEST):
-        raise TooLarge("not JSON that can be used: nested too deep", where=where)
+        raise TooLarge("not usable JSON: nested too deeply", where=where)
     return value
 
 
 def _deeper(value: Any, levels: int) -> bool:
-    """Whether lists and objects stand in each other on more than so many levels."""
+    """Whether lists and objects are in each other on more than so many levels."""
     containers = [value] if isinstance(value, dict | list) else []
     while containers and levels:
         members = chain.from_iterable(one.values() if isinstance(one, dict) else one for one in containers)

@@ -23,7 +23,7 @@ COMPARISON_S = 5e-7
 """What comparing one name with another is counted as, because a clock would take as long: six million are the limit."""
 
 QUICK = 2
-"""So many names are looked for in a text, or at its end, in the time of one comparison."""
+"""How many names are looked for in a text, or at its end, in the time of one comparison."""
 
 LENGTH_CAP = 100_000
 """Characters of one pattern times its counted repetitions: ``regex`` unrolls them, 400 bytes each."""
@@ -31,7 +31,7 @@ LENGTH_CAP = 100_000
 TOTAL_CAP = 2 * LENGTH_CAP
 """The same for all long patterns of one adapter together."""
 
-TOO_SLOW = "PEFT itself would hang on it; write fewer patterns, without nested repetitions, or list the modules"
+TOO_SLOW = "PEFT itself would hang on it; use fewer patterns without nested repetitions, or list the modules"
 
 SHORT = 1000
 """Characters up to which a compiled pattern that counts nothing is kept for other adapters."""
@@ -76,7 +76,7 @@ _SHARED: ContextVar[Budget | None] = ContextVar("matching", default=None)
 
 @contextmanager
 def one_budget() -> Iterator[Budget]:
-    """All matching in here shares one ``Budget``, whoever asks; within another such block it is that one's."""
+    """All matching in here shares one ``Budget``, whatever the caller; within another such block it is that one's."""
     shared = _SHARED.get()
     token = _SHARED.set(shared or Budget())
     try:
@@ -120,12 +120,12 @@ class Matcher:
         return int(digits) if digits is not None and len(digits) < 10 else None
 
     def within(self, names: Sequence[str], text: str) -> bool:
-        """Whether any of ``names`` stands in ``text``, as it is."""
+        """Whether any of ``names`` is in ``text``, as it is."""
         self.charge(len(names) // QUICK)
         return any(name in text for name in names)
 
     def stands_in(self, name: str, texts: Sequence[str]) -> bool:
-        """Whether ``name`` stands in any of ``texts``, as it is."""
+        """Whether ``name`` is in any of ``texts``, as it is."""
         self.charge(len(texts) // QUICK)
         return any(name in text for text in texts)
 
@@ -166,7 +166,7 @@ class Matcher:
                 budget.compiled_size + _size(pattern),
             )
             if budget.compiled_size > TOTAL_CAP:
-                raise FormatError("the regular expressions are too large together", where=self.where)
+                raise FormatError("the regular expressions are too large in total", where=self.where)
             budget.compiled[pattern, frame] = compiled
         return budget.compiled[pattern, frame]
 
@@ -329,7 +329,7 @@ class PatternKeys:
 
 
 def _dotted(name: str, lengths: tuple[int, ...]) -> str:
-    """``name`` with a dot between parts of these lengths, whatever stands there."""
+    """``name`` with a dot between parts of these lengths, whatever is there."""
     parts, at = [], 0
     for length in lengths:
         parts.append(name[at : at + length])

@@ -100,10 +100,9 @@ def parse(text: str, *, is_path: Callable[[str], bool], base_dir: Path | None = 
     A scheme decides (``hf://org/name/sub/folder@rev``, ``hf://buckets/org/name/folder``, ``s3://``, ``gs://``,
     ``az://`` or ``abfss://``, ``file://``, ``https://``, ``oci://``; a page of ``https://huggingface.co`` is ``hf://``;
     ``http://`` only for this machine). Without one, ``/``, ``./``, ``../`` and ``~`` begin a path; what ``is_path``
-    says exists is a path;
-    ``org/name[@rev]`` and ``org/name/sub/folder@rev`` are on the Hub; other words with two or more slashes are a path
-    that does not exist. Nothing is looked up but by ``is_path``, which is asked for ``text`` as it stands. Relative
-    paths are relative to ``base_dir`` (None: the working directory).
+    says exists is a path; ``org/name[@rev]`` and ``org/name/sub/folder@rev`` are on the Hub; other words with two or
+    more slashes are a path that does not exist. Nothing is looked up but by ``is_path``, which is asked for ``text`` as
+    it is. Relative paths are relative to ``base_dir`` (None: the working directory).
 
     Raises:
         UsageError: it is none of these.
@@ -137,7 +136,7 @@ def override(ref: AdapterRef, *, revision: str | None = None, subfolder: str = "
         addresses.check_no_token(written, lambda _: False)
     if revision is not None:
         if ref.scheme not in {"hf", "oci"}:
-            raise UsageError(f"{ref} has no revisions", hint="leave --revision out")
+            raise UsageError(f"{ref} has no revisions", hint="remove --revision")
         checked = addresses.revision if ref.scheme == "hf" else addresses.digest
         ref = _at(ref, checked(revision, f"--revision {revision}"))
     folder = addresses.subfolder(subfolder, f"--subfolder {subfolder}")
@@ -147,14 +146,14 @@ def override(ref: AdapterRef, *, revision: str | None = None, subfolder: str = "
         addresses.check_owner(ref.location, folder, str(ref))
         return replace(ref, subfolder=f"{ref.subfolder}/{folder}".lstrip("/"))
     if ref.scheme == "oci":
-        raise UsageError(f"{ref} has no folders", hint="leave --subfolder out")
+        raise UsageError(f"{ref} has no folders", hint="remove --subfolder")
     added = addresses.web_folder(folder) if ref.scheme in {"https", "http"} else folder
     return replace(ref, location=f"{ref.location.rstrip('/')}/{added}")
 
 
 def _at(ref: AdapterRef, revision: str) -> AdapterRef:
     if ref.revision not in {None, revision}:
-        raise UsageError(f"{ref} names another revision than {revision}", hint="say it once")
+        raise UsageError(f"{ref} has a revision other than {revision}", hint="use only one of them")
     return replace(ref, revision=revision)
 
 
@@ -183,7 +182,7 @@ def _with_scheme(scheme: str, rest: str, text: str) -> AdapterRef:
         if ALIASES.get(scheme, scheme) == name:
             return AdapterRef(name, *form(rest, text))
     hint = did_you_mean(f"{scheme}://", [f"{name}://" for name in ("file", *forms)])
-    raise UsageError(f"{text}: {scheme}:// is not read", hint=hint)
+    raise UsageError(f"{text}: unsupported scheme {scheme}://", hint=hint)
 
 
 def _by_fsspec(protocol: str, rest: str, text: str) -> AdapterRef:
@@ -192,7 +191,7 @@ def _by_fsspec(protocol: str, rest: str, text: str) -> AdapterRef:
     if always is None and protocol not in BY_FSSPEC:
         known = ", ".join(f"fsspec+{name}://" for name in sorted({*BY_FSSPEC, *REMOTE}))
         raise UsageError(
-            f"{addresses.without_secrets(text)}: fsspec+{protocol}:// is not read", hint=f"known are {known}"
+            f"{addresses.without_secrets(text)}: unsupported scheme fsspec+{protocol}://", hint=f"supported: {known}"
         )
     location = addresses.remote(rest, text)[0]
     return AdapterRef(FSSPEC, f"{protocol}://{location}") if always is None else AdapterRef(always, location)
@@ -214,7 +213,7 @@ def _home(text: str) -> str:
     try:
         return str(Path(text).expanduser())
     except RuntimeError as error:
-        raise UsageError(f"{text}: there is no such home folder", hint=f"write ./{text} for a file here") from error
+        raise UsageError(f"{text}: no such home folder", hint=f"write ./{text} for a file here") from error
 
 
 def _escaped(folder: str) -> str:
@@ -233,5 +232,5 @@ def checked_checkpoint(checkpoint: str) -> str:
 
 
 def folder_of(checkpoint: str) -> str:
-    """The folder of a checkpoint by its number; "" for the latest, which only a listing tells, and for none."""
+    """The folder of a checkpoint by its number; "" for the latest, which only a listing shows, and for none."""
     return "" if checkpoint in {"", LATEST} else f"checkpoint-{checkpoint}"

@@ -69,12 +69,11 @@ class PageCache:
 class LoadReport:
     """How far one adapter came: fetched, validated, loaded and proved.
 
-    ``stage_ms`` holds milliseconds by stage, in order: resolve, fetch, validate, read, slot, proof.
-    ``tier`` is where the warm process found it: ``gpu``, ``cpu`` or ``disk``.
-    ``moved`` is what it does to the whole model, None where that was not run.
-    ``copied_to`` is its folder in memory. ``residency`` is what of its files is in the page cache: of the ``snapshot``,
-    of its ``packed`` weights and of that ``copy``. Both are empty where nobody asked.
-    ``error`` is empty when every stage passed; ``stage`` names the one that failed, ``exit_code`` is what it ends with.
+    ``stage_ms`` holds milliseconds by stage, in order: resolve, fetch, validate, read, slot, proof. ``tier`` is where
+    the warm process found it: ``gpu``, ``cpu`` or ``disk``. ``moved`` is what it does to the whole model, None if that
+    was not run. ``copied_to`` is its folder in memory. ``residency`` is what of its files is in the page cache: of the
+    ``snapshot``, of its ``packed`` weights and of that ``copy``. Both are empty if not requested. ``error`` is empty
+    when every stage passed; ``stage`` names the one that failed, ``exit_code`` is what it ends with.
     """
 
     name: str

@@ -2,7 +2,8 @@
 
 The format: 8 bytes of little-endian length, that many bytes of JSON, then the tensors' bytes without gap or rest
 (https://github.com/huggingface/safetensors#format). We refuse all that the reference implementation refuses, and
-besides it a name that stands twice and fields that the format does not have. Every malformation is one ``FormatError``.
+besides it a name that appears twice and fields that the format does not have. Every malformation is one
+``FormatError``.
 
 The JSON is read member by member, because a whole document of hostile JSON takes many times its size in memory.
 """
@@ -119,7 +120,7 @@ class Magnitude(NamedTuple):
 class TensorStats:
     """``nonfinite``: an infinity or NaN is among the values. ``zero``: every value is 0 (so is an empty tensor's).
 
-    ``magnitude`` is None where a value is not finite, and for dtypes whose elements mean nothing without their scales.
+    ``magnitude`` is None if a value is not finite, and for dtypes whose elements mean nothing without their scales.
     """
 
     nonfinite: bool
@@ -161,7 +162,7 @@ def parse_header(header: bytes, file_size: int | None, file: str) -> Header:
     """Read a header (its JSON bytes, without the 8 of the length) of a file of ``file_size`` bytes (None: not known).
 
     The last few are cached: adapters that were trained alike have the same header, and then share one ``Header``.
-    Linear in time. Takes no more memory than a small multiple of the header, whatever stands in it.
+    Linear in time. Takes no more memory than a small multiple of the header, whatever is in it.
 
     Raises:
         FormatError: anything that the format does not allow, with the tensor's name or the byte where it is.
@@ -212,7 +213,7 @@ def _no_number(digits: str) -> NoReturn:
 def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        raise FormatError("a field stands twice in its entry")
+        raise FormatError("a field appears twice in its entry")
     return fields
 
 
@@ -222,7 +223,7 @@ _DECODER = json.JSONDecoder(
 _OPENING, _COLON, _SEPARATOR = (
     re.compile(mark.replace("_", r"[ \t\n\r]*")) for mark in (r"\{_(}?)_", "_(:?)_", "_([,}]?)_")
 )
-"""What stands before, within and after a member of an object, with the white space around it."""
+"""What is before, within and after a member of an object, with the white space around it."""
 
 
 class _Scanner:
@@ -241,7 +242,7 @@ class _Scanner:
         for name in self._keys():
             if name == "__metadata__":
                 if metadata is not None:
-                    raise self._error("__metadata__ stands twice in the header")
+                    raise self._error("__metadata__ appears twice in the header")
                 metadata = self._metadata()
                 continue
             try:
@@ -252,7 +253,7 @@ class _Scanner:
             if len(tensors) > MOST_TENSORS:
                 raise self._error(f"the header has over {MOST_TENSORS} tensors, more than any adapter")
         if self.position != len(self.text):
-            raise self._error(f"the header's JSON goes on after its end, at character {self.position}")
+            raise self._error(f"the header has text after the end of its JSON, at character {self.position}")
         return tensors, metadata or {}
 
     def _keys(self) -> Iterator[str]:
@@ -283,7 +284,7 @@ class _Scanner:
         metadata: dict[str, str] = {}
         for key in self._keys():
             if self.text[self.position : self.position + 1] != '"':
-                raise self._error(f"__metadata__ holds something that is not a string, under {key[:100]!r}")
+                raise self._error(f"__metadata__ contains a value that is not a string, under {key[:100]!r}")
             if key in metadata:
                 raise self._error(f"__metadata__ has {key[:100]!r} twice")
             if len(metadata) >= MOST_METADATA:
@@ -301,7 +302,7 @@ class _Scanner:
         except json.JSONDecodeError as error:
             raise self._error(f"the header is not JSON: {error.msg} at character {error.pos}") from error
         except UnicodeEncodeError as error:
-            raise self._error(f"the string at character {start} holds half a surrogate pair") from error
+            raise self._error(f"the string at character {start} contains half a surrogate pair") from error
         return str(value)
 
     def _entry(self) -> dict[str, Any]:
@@ -318,7 +319,7 @@ class _Scanner:
         except json.JSONDecodeError as error:
             raise FormatError(f"not JSON: {error.msg} at character {start + error.pos}") from error
         except RecursionError as error:
-            raise FormatError("its entry is nested too deep") from error
+            raise FormatError("its entry is nested too deeply") from error
         return cast("dict[str, Any]", entry)
 
     def _error(self, reason: str) -> FormatError:
@@ -327,9 +328,9 @@ class _Scanner:
 
 def _check_name(name: str, known: Container[str]) -> None:
     if name in known:
-        raise FormatError("stands twice in the header")
+        raise FormatError("appears twice in the header")
     if len(name) > LONGEST_NAME:
-        raise FormatError(f"its name has {len(name)} characters, and at most {LONGEST_NAME} are read")
+        raise FormatError(f"its name has {len(name)} characters, over the limit of {LONGEST_NAME}")
 
 
 _FIELDS = frozenset({"dtype", "shape", "data_offsets"})
@@ -339,7 +340,7 @@ def _tensor(name: str, entry: dict[str, Any], offset: int, file: str) -> TensorI
     if entry.keys() != _FIELDS:
         missing = ", ".join(sorted(_FIELDS - entry.keys()))
         extra = ", ".join(sorted(entry.keys() - _FIELDS))[:100]
-        raise FormatError(f"{missing} is missing" if missing else f"{extra} is not in the format")
+        raise FormatError(f"{missing} is missing" if missing else f"{extra} is not a field of the format")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise FormatError(f"unknown dtype {str(dtype)[:40]!r}")

@@ -35,14 +35,16 @@ def parse_shard(text: str) -> Shard:
     """The shard that ``"I/N"`` names.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is invalid.
     """
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip(), re.ASCII)
     index, count = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 0 < count <= MOST:
         raise UsageError(f"--shard {text[:60]!r} is not I/N", hint=f"--shard 0/4 is the first of four; at most {MOST}")
     if index >= count:
-        raise UsageError(f"--shard {index}/{count}: they count from 0", hint=f"0/{count} to {count - 1}/{count}")
+        raise UsageError(
+            f"--shard {index}/{count}: shards are counted from 0", hint=f"0/{count} to {count - 1}/{count}"
+        )
     return Shard(index, count)
 
 

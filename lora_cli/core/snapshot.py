@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 class RemoteFile:
     """One file at its origin.
 
-    ``path`` is POSIX and relative to the adapter's root (a subfolder is already stripped).
-    ``size`` (bytes), ``sha256``, ``git_sha1`` (the git blob id) and ``xet_hash`` (what the Hub's storage names it by)
-    are None where the origin does not know them.
-    ``locator`` is what the source itself needs to read the file. ``version`` is what its origin calls this version of
-    it (an ETag, a time), "" where it says a digest or nothing. ``defect`` is non-empty when the entry can never be
-    read as plain bytes ("is a FIFO", "dangling link to …"): such a file is reported, never opened.
+    ``path`` is POSIX and relative to the adapter's root (a subfolder is already stripped). ``size`` (bytes),
+    ``sha256``, ``git_sha1`` (the git blob id) and ``xet_hash`` (what the Hub's storage names it by) are None if the
+    origin does not know them. ``locator`` is what the source itself needs to read the file. ``version`` is what its
+    origin calls this version of it (an ETag, a time), "" where it says a digest or nothing. ``defect`` is non-empty
+    when the entry can never be read as plain bytes ("is a FIFO", "dangling link to …"): such a file is reported, never
+    opened.
     """
 
     path: str
@@ -36,9 +36,9 @@ class Revision:
     """What a reference meant at one moment: an immutable id and the files under it.
 
     ``id`` is a commit for the Hub; for a local folder it is a fingerprint of names, sizes and modification times.
-    ``access`` says who may have it, as far as the origin told: ``"public"``, ``"gated"``, ``"private"``, ``"local"``
-    for a folder, "" where that is not known. Not ``whole``: these are some of its files, and nobody knows what others
-    there are.
+    ``access`` says who may have it, as far as the origin reported it: ``"public"``, ``"gated"``, ``"private"``,
+    ``"local"`` for a folder, "" where that is not known. Not ``whole``: these are some of its files, and other files
+    may exist.
     """
 
     ref: "AdapterRef"

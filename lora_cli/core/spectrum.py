@@ -22,7 +22,7 @@ NEARLY_ALL = 0.99
 """The share of the energy that ``rank_99`` counts singular values for."""
 
 OUTSTANDING = 3.0
-"""So many times the median of its kind, or so small a part of it, is told of a module."""
+"""The multiple, or the fraction, of the median of its kind from which a module is reported."""
 
 FEWEST = 4
 """Modules of a kind from which its median means something."""
@@ -89,7 +89,7 @@ class Spectrum:
     """The updates of one adapter's modules, in numbers."""
 
     norm: float | None
-    """The Frobenius norm of all updates s * B @ A together; null where no values were read."""
+    """The Frobenius norm of all updates s * B @ A together; null if no values were read."""
     relative: float | None
     """The same as a share of the norm of the base model's weights, where those were read."""
     modules: tuple[ModuleSpectrum, ...] = ()
@@ -121,7 +121,7 @@ def spread_of(values: Sequence[float]) -> Spread:
 
 
 def effective_rank(values: Sequence[float]) -> float:
-    """The exponential of the entropy of ``values`` as shares of their sum; 0 where that is 0."""
+    """The exponential of the entropy of ``values`` as shares of their sum; 0 if that is 0."""
     total = math.fsum(values)
     shares = [value / total for value in values if value > 0] if total > 0 else []
     return math.exp(-math.fsum(share * math.log(share) for share in shares)) if shares else 0.0
@@ -205,9 +205,9 @@ def left_out(adapter: Adapter) -> tuple[str, ...]:
     if isinstance(start, str) and start.lower().startswith(ALTERING):
         told.append(f"that PEFT changes the base's weights when it loads it (init_lora_weights is {start[:40]})")
     if config.kasa_config is not None:
-        told.append("that KaSA takes the smallest singular values out of the base's weights")
+        told.append("that KaSA removes the smallest singular values from the base's weights")
     if config.use_qalora:
-        told.append("QALoRA's groups of inputs, which scale all singular values of a module alike")
+        told.append("QALoRA's input groups, which scale all singular values of a module equally")
     if config.ensure_weight_tying:
         told.append("that tied modules share one update")
     return tuple(told)
@@ -217,8 +217,8 @@ BESIDE = (
     ("magnitude", "DoRA's magnitudes"),
     ("lora_bias", "biases on lora_B"),
     ("bias", "trained biases"),
-    ("saved", "whole weights that were saved"),
-    ("trainable_tokens", "trained rows of an embedding"),
+    ("saved", "fully saved weights"),
+    ("trainable_tokens", "trained embedding rows"),
     ("variant", "MonteCLoRA's or VeLoRA's tensors"),
 )
-"""Parts of an adapter beside its factors, as they are told of."""
+"""Parts of an adapter next to its factors, as they are reported."""

@@ -29,7 +29,7 @@ HEADS: Mapping[str, tuple[str, ...]] = {
     "TOKEN_CLS": ("score", "classifier"),
     "QUESTION_ANS": ("qa_outputs",),
 }
-"""What the trained head of a task is called: PEFT saves it beside the factors, whatever the config says."""
+"""What the trained head of a task is called: PEFT saves it next to the factors, whatever the config says."""
 
 EMBEDDING_NAMES = frozenset({"embed_tokens", "lm_head"})
 """What ``ensure_weight_tying`` takes for an embedding."""
@@ -69,6 +69,9 @@ expression. Source: PEFT 0.21 ``utils/constants.py``."""
 
 
 BARE = "FEATURE_EXTRACTION"
+
+HEADLESS = re.compile(r"(?!Peft)\w+(?<!LMHead)(?<!Heads)(?<!MT)Model")
+"""Classes of transformers without a head."""
 
 OTHER_PREFIX = ("llama", "qwen2", "qwen3")
 """Families whose class for answering questions calls the model ``transformer`` and not ``model``."""
@@ -134,7 +137,7 @@ def targeted_parameters(config: LoraConfig, parameters: Iterable[str]) -> tuple[
 
 
 def wrapped_parameters(config: LoraConfig, parameters: Iterable[str]) -> dict[str, str]:
-    """Where on disk the factors of each targeted parameter stand: module path of the wrapper to parameter path.
+    """Where on disk the factors of each targeted parameter are: module path of the wrapper to parameter path.
 
     PEFT nests one wrapper per parameter around the module, the first parameter innermost: of two, the first has its
     factors under ``<module>.base_layer`` and the second under ``<module>``. ``parameters`` are in the module's order.
@@ -304,19 +307,29 @@ def _tied(config: LoraConfig, base: BaseModel) -> frozenset[str]:
     return frozenset(embedding + [path for path in base.modules if path.rpartition(".")[2] in OUTPUT_NAMES])
 
 
-def for_task(base: BaseModel, task: str | None, named: Collection[str]) -> BaseModel:
+def trained_bare(base: BaseModel, config: LoraConfig) -> bool:
+    """Whether the adapter may be of a class without a head: the base's config or ``auto_mapping`` names ``BertModel``.
+
+    In such a class the names of modules do not begin with the model's own.
+    """
+    named = (config.auto_mapping or {}).get("base_model_class")
+    classes = (base.architecture, named if isinstance(named, str) else "")
+    return any(HEADLESS.fullmatch(one) for one in classes)
+
+
+def for_task(base: BaseModel, task: str | None, named: Collection[str], *, bare: bool = False) -> BaseModel:
     """``base`` as its class for ``task`` has it: with another head than the language model's, or none.
 
     A base's config does not say which class an adapter was trained on; ``task_type`` does, and the names of its
     modules, which are ``named``. Sources: transformers 5 (``For…`` classes), PEFT 0.21 ``peft_model.py``.
 
-    The base itself for text generation, and for tasks without a head where the names are text generation's even so.
+    The base itself for text generation, and without a head (``bare``) where the names are text generation's even so.
     """
     if task in HEADS:
         within = {path: module for path, module in base.modules.items() if not _of_head(path)}
         headed = replace(base, modules=within | _pooler(base, task))
         return _under(headed, named, "transformer.") if base.model_type in OTHER_PREFIX else headed
-    return _under(base, named, "") if task == BARE else base
+    return _under(base, named, "") if bare or task == BARE else base
 
 
 def _pooler(base: BaseModel, task: str | None) -> dict[str, BaseModule]:
@@ -328,7 +341,7 @@ def _pooler(base: BaseModel, task: str | None) -> dict[str, BaseModule]:
 
 def _under(base: BaseModel, named: Collection[str], prefix: str) -> BaseModel:
     """``base`` with another first component, if more of the adapter's names are those then."""
-    model = next(iter(base.modules), "").partition(".")[0] + "."
+    model = next((path for path in base.modules if not _of_head(path)), "").partition(".")[0] + "."
 
     def moved(paths: Mapping[str, T]) -> dict[str, T]:
         return {prefix + path.removeprefix(model): value for path, value in paths.items() if not _of_head(path)}

@@ -1,4 +1,4 @@
-"""Text for people: made harmless for whoever reads it, and counts, sizes, times, shares and names in words."""
+"""Text for people: made harmless for terminals and logs, and counts, sizes, times, shares and names in words."""
 
 import json
 import math
@@ -11,13 +11,13 @@ LONGEST_NAME = 161
 
 _LINE_BEGINS = "(^|[\r\v\f\x1c\x1d\x1e\x85\u2028\u2029])"
 _BLANK = r"(?:\s|\x1b\[[0-9;]*m)*"
-"""What may stand before a command: colours, too, which a log may be shown without."""
+"""What may be before a command: colours, too, which a log may be shown without."""
 
 
 def safe(text: object) -> str:
     r"""``text`` on one line, with control, bidirectional and other invisible characters written as escapes.
 
-    What an adapter calls its tensors must not move the cursor of whoever reads about it.
+    What an adapter calls its tensors must not move the reader's cursor.
     """
     string = str(text)
     if string.isprintable():
@@ -29,7 +29,7 @@ def unheard(text: str) -> str:
     """``text`` for a console that a CI server listens to: no line of it is a command to that.
 
     GitHub Actions takes one from a line that begins with ``::``, Azure Pipelines, TeamCity and GitHub too from ``##[``,
-    ``##vso[`` and ``##teamcity[`` wherever they stand; what an adapter is called must not set a variable there. A line
+    ``##vso[`` and ``##teamcity[`` wherever they are; what an adapter is called must not set a variable there. A line
     begins behind whatever some reader takes for the end of one.
     """
     if "::" not in text and "##" not in text:

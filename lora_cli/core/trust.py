@@ -26,16 +26,18 @@ def variable(text: str) -> str:
         ValueError: it is no such name, or one of our own settings.
     """
     if not re.fullmatch(VARIABLE, text, re.ASCII):
-        raise ValueError("this is not the name of a variable: write ACME_TOKEN, never its value")
+        raise ValueError("this is not the name of a variable: write ACME_TOKEN, not its value")
     if text.startswith("LORA_CLI_") and not is_for_manifests(text):
-        raise ValueError(f"{text} is never sent anywhere for a manifest: write {TOKEN_PREFIX}NAME, or one of your own")
+        raise ValueError(
+            f"{text} cannot be used as a token by a manifest: use {TOKEN_PREFIX}NAME, or a variable of your own"
+        )
     return text
 
 
 def profile(text: str) -> str:
     """``text`` as the name of a profile; raises as ``variable``."""
     if not re.fullmatch(PROFILE, text, re.ASCII):
-        raise ValueError("this is not the name of a profile: write its name in ~/.aws/config, never a key")
+        raise ValueError("this is not the name of a profile: write its name in ~/.aws/config, not a key")
     return text
 
 
@@ -43,14 +45,14 @@ def endpoint_glob(text: str) -> str:
     """A glob over servers, ``https://*.acme.internal`` or ``smb://files.acme.internal:445``, in canonical form.
 
     Raises:
-        ValueError: it is none, or is not encrypted and on another machine.
+        ValueError: it is not an address, or is not encrypted and on another machine.
     """
     found = _ENDPOINT.fullmatch(text.lower())
     if found is None:
-        raise ValueError("this is not the address of a server: write https://HOST[:PORT], * for any part of a name")
+        raise ValueError("this is not the address of a server: write https://HOST[:PORT], with * as a wildcard")
     scheme, host, port = found[1], found[2].removesuffix("."), found[3]
     if scheme == "http://" and not is_loopback(host):
-        raise ValueError("credentials are not sent to another machine over http://: write https://HOST[:PORT]")
+        raise ValueError("credentials are never sent to another machine over http://: write https://HOST[:PORT]")
     usual = str(DEFAULT_PORTS.get(scheme.removesuffix("://"), ""))
     return f"{scheme}{host}:{port}" if port and port != usual else f"{scheme}{host}"
 

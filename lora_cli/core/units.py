@@ -28,7 +28,7 @@ def parse_size(value: str | int) -> int:
     factor = (1024 if binary else 1000) ** ("KMGTP".index(unit.upper()) + 1) if unit else 1
     size: int = int(whole + fraction) * factor // 10 ** len(fraction)
     if size > LARGEST:
-        raise ValueError(f"{quoted(value)} is more bytes than any disk has")
+        raise ValueError(f"{quoted(value)} is too large")
     return size
 
 

@@ -72,14 +72,14 @@ def canonical_path(path: str) -> str:
     decoded = path
     for _ in range(DEEPEST_ENCODING):
         if any(is_dots(part) for part in decoded.replace("\\", "/").split("/")):
-            raise ValueError("an address must not have . or .. as a part")
+            raise ValueError("an address must not contain . or .. as a segment")
         if any(ord(character) < 32 or ord(character) == 127 for character in decoded):
-            raise ValueError("an address must not have control characters in it")
+            raise ValueError("an address must not contain control characters")
         before, decoded = decoded, unquote(decoded)
         if before == decoded:
             break
     else:
-        raise ValueError(f"an address is not encoded more than {DEEPEST_ENCODING} times over")
+        raise ValueError(f"an address must not be percent-encoded more than {DEEPEST_ENCODING} times")
     return quoted(unescaped("/".join(part for part in path.split("/") if part)), keep="%")
 
 
@@ -106,5 +106,5 @@ def _normal(found: re.Match[str]) -> str:
 
 
 def quoted(path: str, keep: str = "") -> str:
-    """``path`` as it stands in an address, with every character that has a meaning there encoded, but ``keep``."""
+    """``path`` as it is in an address, with every character that has a meaning there encoded, but ``keep``."""
     return quote(path, safe="/~!$&'()*+,;=:@" + keep)

@@ -1,4 +1,4 @@
-"""Who wrote an adapter, as far as it is told: by its config, by the files beside its weights, and by its model card.
+"""Who wrote an adapter, as far as it is known: by its config, by the files next to its weights, and by its model card.
 
 Nothing is guessed: a base of ``unsloth/…`` says nothing of who trained on it, and a config of few fields not which
 tool left out the others. Sources: the cards that TRL (``trainer/utils.py``: ``generate_model_card``), axolotl
@@ -40,7 +40,7 @@ TAGS = {
     "mergekit": "mergekit",
     "h2o-llmstudio": "H2O LLM Studio",
 }
-"""What a tag of a model card tells. ``generated_from_trainer`` is told apart: other tools build on that trainer."""
+"""What a tag of a model card shows. ``generated_from_trainer`` is distinguished: other tools build on that trainer."""
 
 SENTENCES = (
     ("TRL", "It has been trained using [TRL]"),
@@ -48,7 +48,7 @@ SENTENCES = (
     ("Unsloth", "trained 2x faster with [Unsloth]"),
     ("mergekit", "It was extracted using [mergekit]"),
 )
-"""What the text of a card tells: sentences of the tools' own templates."""
+"""What the text of a card shows: sentences of the tools' own templates."""
 
 FILES = {
     "additional_config.json": "ms-swift",
@@ -57,7 +57,7 @@ FILES = {
     "torchtune_config.yaml": "torchtune",
     "lora_train_meta.json": "verl",
 }
-"""What a file beside the weights tells, where only one tool writes a file of that name."""
+"""What a file next to the weights shows, where only one tool writes a file of that name."""
 
 TRAINER_TAG, TRAINER = "generated_from_trainer", "transformers Trainer"
 
@@ -71,11 +71,11 @@ VERSIONS = {
 """How a card says the version of a tool."""
 
 SURE = ("ms-swift", "axolotl")
-"""Tools of which a version is enough: others' versions stand in cards of whoever builds on them."""
+"""Tools of which a version is enough: others' versions are in cards of tools that build on them."""
 
 
 def writers_of(config: LoraConfig | None, files: Iterable[str], card: Card | None) -> tuple[Writer, ...]:
-    """Every tool that is told, each once, PEFT first; nothing where nothing is told. ``files`` are paths."""
+    """Every tool that is found, each once, PEFT first; nothing if none is found. ``files`` are paths."""
     found: dict[str, Writer] = {}
     for writer in (*_from_config(config), *_from_files(files), *_from_card(card)):
         known = found.get(writer.tool)
@@ -100,7 +100,7 @@ def _from_files(files: Iterable[str]) -> Iterator[Writer]:
         if file in paths:
             yield Writer(tool, told_by=file)
     if {"adapter_model.pt", "adapter_model.safetensors"} <= paths:  # its own names beside PEFT's
-        yield Writer("torchtune", told_by="adapter_model.pt beside adapter_model.safetensors")
+        yield Writer("torchtune", told_by="adapter_model.pt next to adapter_model.safetensors")
 
 
 def _from_card(card: Card | None) -> Iterator[Writer]:

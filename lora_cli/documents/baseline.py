@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, InstanceOf
 
@@ -89,6 +89,7 @@ def load_baseline(text: str, where: str) -> Baseline:
     """
     try:
         value = json_value(text.encode(errors="surrogatepass"), where)
+        _check_kind(value, where)
         found = Document(where, value, lambda: _places(text, where)).read(BaselineFile, Context())
     except DocumentError as error:
         raise error.with_hint(_HINT) from error
@@ -100,8 +101,26 @@ def load_baseline(text: str, where: str) -> Baseline:
     return Baseline(where, counts)
 
 
+def _check_kind(value: Any, where: str) -> None:
+    """Whether a document can be a baseline at all: another one would be wrong in each of its keys.
+
+    Raises:
+        UsageError: it is the JSON output of a command, or has nothing of a baseline.
+    """
+    if not isinstance(value, dict):
+        return
+    schema = value.get("schema")
+    command = re.match("lora_cli/([a-z-]{1,40})/", schema) if isinstance(schema, str) else None
+    if command is not None and command[1] != "baseline":
+        other = "; serve-bench --baseline compares with it" if command[1] == "serve-bench" else ""
+        said = f"this is a JSON report of {command[1]}, but must be a baseline of validate{other}"
+        raise UsageError(f"{where}: {said}")
+    if command is None and "findings" not in value:
+        raise UsageError(f"{where}: this is not a baseline of validate: it has neither schema nor findings")
+
+
 def _places(text: str, where: str) -> Places:
-    """The lines of a JSON text, as YAML tells them, which has no half surrogate pairs, and not all of JSON."""
+    """The lines of a JSON text, as YAML gives them, which has no half surrogate pairs, and not all of JSON."""
     try:
         return YamlPlaces(compose(_SURROGATE.sub("?", text), where))
     except UsageError:

@@ -1,4 +1,4 @@
-"""A document of ours against its pydantic model: every mistake with file, line, key, and what to write instead."""
+"""A lora-cli document against its pydantic model: every mistake with file, line, key, and what to write instead."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ READ_WITH = {"AdapterSet": "-f", "AdapterSetLock": "--lock", "Policy": "--policy
 UNKNOWN_KEY = "unknown key"
 
 MOST_MISTAKES = 100
-"""Mistakes of one document that are told."""
+"""The maximum of mistakes that are reported for one document."""
 
 
 class Model(BaseModel):
@@ -37,7 +37,7 @@ class Model(BaseModel):
 
 
 class Head(Model):
-    """What every document of ours begins with."""
+    """The first keys of every lora-cli document."""
 
     apiVersion: Literal["lora-cli/v1"]  # noqa: N815 - as it is written
     """The version of this format."""
@@ -67,7 +67,7 @@ class Places(Protocol):
     """Where the values of a document are, by their paths."""
 
     def line(self, path: Path, *, key: bool = False) -> int:
-        """The line of a value, or of its ``key``; 0 where it is not known."""
+        """The line of a value, or of its ``key``; 0 if it is not known."""
 
     def written(self, path: Path) -> str:
         """A value as it is written, cut short."""
@@ -75,7 +75,7 @@ class Places(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document that nobody has validated yet, what errors call its file, and where its values are."""
+    """A document that was not validated yet, what errors call its file, and where its values are."""
 
     file: str
     value: Any
@@ -109,7 +109,7 @@ class Document:
         return read
 
     def error(self, mistakes: Iterable[Mistake]) -> DocumentError:
-        """The error that tells ``mistakes``, at most ``MOST_MISTAKES`` of them."""
+        """The error that lists ``mistakes``, at most ``MOST_MISTAKES`` of them."""
         found = list(mistakes)
         places = self.places()
         lines = ((places.line(one.path, key=one.message == UNKNOWN_KEY), one) for one in found[:MOST_MISTAKES])
@@ -119,7 +119,7 @@ class Document:
             parts = (f"{self.file}:{line}" if line else self.file, in_words(one.path), one.message)
             errors.append(UsageError(": ".join(filter(None, parts)), hint=one.hint))
         if len(found) > len(placed):
-            errors.append(UsageError(f"{self.file}: more mistakes are not shown"))
+            errors.append(UsageError(f"{self.file}: more errors are not shown"))
         return DocumentError(errors)
 
 
@@ -156,12 +156,12 @@ def _mistake(error: ErrorDetails, model: type[Model], places: Places) -> Mistake
             return Mistake(path, *advised(context["error"]))
         case "model_type":
             known = f"known keys: {', '.join(_keys(_model_at(model, path)))}"
-            return Mistake(path, f"this is {kind_of(error['input'])}, and must be a mapping", known)
+            return Mistake(path, f"this is {kind_of(error['input'])}, but must be a mapping", known)
     return Mistake(path, *_wrong_value(error["type"], error["input"], places.written(path), context))
 
 
 def parse_document(text: str, file: str, kind: str) -> Document:
-    """A document of ours: ``apiVersion`` and ``kind`` are checked before any other key.
+    """A lora-cli document: ``apiVersion`` and ``kind`` are checked before any other key.
 
     Raises:
         UsageError: it cannot be parsed, or is of another version or kind.
@@ -174,7 +174,7 @@ def parse_document(text: str, file: str, kind: str) -> Document:
             raise document.error([Mistake((), f"the key {key} is missing", f"add {key}: {value}")])
         if (word := head[key]) != value:
             other = READ_WITH.get(word) if key == "kind" and isinstance(word, str) else None
-            instead = f"{word} is read with {other}, {kind} with {READ_WITH[kind]}" if other else f"{key}: {value}"
+            instead = f"{word} is for {other}, {kind} is for {READ_WITH[kind]}" if other else f"{key}: {value}"
             message, _ = _wrong_value("text", word, document.places().written((key,)), {"what": value})
             raise document.error([Mistake((key,), message, instead)])
     return document
@@ -201,16 +201,16 @@ def repeats(value: Any, key: str, *names: str) -> Iterator[tuple[int, int, tuple
 
 def _wrong_value(kind: str, value: Any, written: str, context: Mapping[str, Any]) -> tuple[str, str]:
     """What is wrong with one value, ``written`` so, and the hint; ``context`` has what its type says of itself."""
-    this, what, hint = f"this is {kind_of(value)}", context.get("what", "text"), context.get("hint", "")
+    this, what, hint = f"this is {kind_of(value)}", context.get("what", "a string"), context.get("hint", "")
     match kind:
         case "tuple_type":
-            said = f"{this}, and must be a list", "write [ONE, TWO], or a line with - for each"
+            said = f"{this}, but must be a list", "write [ONE, TWO], or a line with - for each"
         case "bool_type":
-            said = f"{this}, and must be true or false", "write true or false, without quotes"
+            said = f"{this}, but must be true or false", "write true or false, without quotes"
         case "too_short":
-            said = "the list is empty", "name at least one"
+            said = "the list is empty", "add at least one"
         case "too_long":
-            said = f"{len(value)} are more than the {context['max_length']} that are read", "write fewer"
+            said = f"{len(value)} entries are over the limit of {context['max_length']}", "use fewer"
         case "number":
             is_number = isinstance(value, int | float | Number) and not isinstance(value, bool)
             shown = str(written or value) if is_number else quoted(written or value)
@@ -225,7 +225,7 @@ def _wrong_value(kind: str, value: Any, written: str, context: Mapping[str, Any]
         case _ if isinstance(value, bool | int | float | Number):
             said = f"{written} is {kind_of(value)} here", f'quote it: "{written}"'
         case _:
-            said = f"{this}, and must be {what}", hint or "write one value, quoted"
+            said = f"{this}, but must be {what}", hint or "write one value, quoted"
     return said
 
 
@@ -255,5 +255,5 @@ def kind_of(value: Any) -> str:
         return "empty"
     if isinstance(value, bool):
         return "a boolean"
-    kinds: dict[type, str] = {dict: "a mapping", list: "a list", str: "text"}
+    kinds: dict[type, str] = {dict: "a mapping", list: "a list", str: "a string"}
     return kinds.get(type(value), "a number")

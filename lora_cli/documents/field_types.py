@@ -34,7 +34,7 @@ T = TypeVar("T")
 SHA256 = "[0-9a-f]{64}"
 SIZE_HINT = "write 512MiB, 2GiB or a number of bytes"
 GLOB_HINT = "write hf://ORG/*, s3://BUCKET/*, https://HOST/* or ./FOLDER"
-DIGEST_HINT = "the digest of the snapshot, as lora-cli cache ls tells it; not of one file"
+DIGEST_HINT = "the digest of the snapshot, as shown by lora-cli cache ls; not of one file"
 MOST_GLOBS, LONGEST_GLOB = 1000, 1024
 """Globs of one list, and the characters of one."""
 
@@ -51,7 +51,7 @@ class Context:
 def text(
     pattern: str, what: str, hint: str = "", kind: Literal["text", "number", "secret"] = "text"
 ) -> GetPydanticSchema:
-    """A string that ``pattern`` matches as a whole; alternatives in it stand in parentheses.
+    """A string that ``pattern`` matches as a whole; alternatives in it are in parentheses.
 
     In errors ``what`` is what it must be, ``hint`` how to write it, and ``kind`` how a wrong value is shown. A secret
     is never repeated: people put secrets where their names belong.
@@ -65,10 +65,10 @@ def whole(lowest: int, highest: int) -> GetPydanticSchema:
     return _worded(schema, "number", f"a whole number from {lowest} to {highest}", "write digits, without quotes")
 
 
-def choice(words: tuple[str, ...]) -> GetPydanticSchema:
-    """One of a few words."""
+def choice(words: tuple[str, ...], what: str = "") -> GetPydanticSchema:
+    """One of a few words, which errors list where there is no ``what`` for them."""
     schema = core_schema.literal_schema(list(words))
-    return _worded(schema, "choice", " or ".join(words), "", words=" ".join(words))
+    return _worded(schema, "choice", what or " or ".join(words), "", words=" ".join(words))
 
 
 def _worded(schema: core_schema.CoreSchema, kind: str, what: str, hint: str, **more: str) -> GetPydanticSchema:
@@ -86,11 +86,11 @@ def _without_null(source: Any, handler: GetCoreSchemaHandler) -> core_schema.Cor
 
 
 Maybe = Annotated[T | None, GetPydanticSchema(_without_null)]
-"""``T``, or None where the key is missing; a key without a value is a mistake."""
+"""``T``, or None if the key is missing; a key without a value is a mistake."""
 
 
 def _member(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-    """A member of a list; once there are as many mistakes as are told, the rest is not looked at."""
+    """A member of a list; once there are the maximum of mistakes, the rest is not looked at."""
     context = info.context
     if context is None:
         return handler(value)
@@ -130,7 +130,7 @@ def _glob(value: str, info: ValidationInfo) -> str:
 
 def _size(value: Any) -> int:
     if not isinstance(value, int | str) or isinstance(value, bool):
-        raise mistake(f"this is {kind_of(value)}, and must be a size", SIZE_HINT)
+        raise mistake(f"this is {kind_of(value)}, but must be a size", SIZE_HINT)
     try:
         return parse_size(value)
     except ValueError as error:
@@ -149,7 +149,7 @@ Name = Annotated[str, text(NAME, NAME_IN_WORDS, NAME_HINT)]
 Sha256 = Annotated[str, text(SHA256, "a sha256: 64 hexadecimal digits in lower case", DIGEST_HINT)]
 Reference = Annotated[
     str,
-    text(".+", "text", "write one line that is not empty"),
+    text(".+", "a string", "write one line that is not empty"),
     AfterValidator(_reference),
     WithJsonSchema(
         {

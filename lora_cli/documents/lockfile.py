@@ -6,18 +6,20 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from lora_cli.core.item import NAME, NAME_IN_WORDS
-from lora_cli.core.lock import Lock, LockedAdapter
+from lora_cli.core.lock import THE_BASE, Lock, LockedAdapter
 from lora_cli.core.reference import LATEST
 from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.documents.document import API_VERSION, Head, Mistake, Model, mappings, mistake, parse_document, repeats
-from lora_cli.documents.field_types import SHA256, Context, Several, text, whole
+from lora_cli.documents.field_types import SHA256, Context, Maybe, Several, text, whole
 from lora_cli.documents.manifest import AdapterEntry, AdapterSet
 from lora_cli.documents.yaml_nodes import SPLIT
 from lora_cli.errors import DocumentError, UsageError
 
 KIND = "AdapterSetLock"
-BROKEN = "it was cut off, or merged: take it from version control, or write it anew with lora-cli fetch --upgrade"
-EDITED = "the lock was edited: write it anew with lora-cli fetch --upgrade"
+AGAIN = "recreate it with lora-cli fetch -f FILE --upgrade"
+BROKEN = f"it is truncated or badly merged: restore it from version control, or {AGAIN}"
+EDITED = f"the lock was edited: {AGAIN}"
+NO_LOCK = "this is not a lock: if nothing needs this file, remove it; lora-cli fetch -f FILE then writes a new lock"
 LARGEST_FILE = 10**15
 _LINE = r"[^\x00-\x1f\x7f]{1,4096}"
 
@@ -46,19 +48,15 @@ class LockedFile(Model):
     """Of its bytes."""
 
 
-class LockEntry(Model):
-    """One adapter, pinned."""
+class LockedBase(Model):
+    """The base model's config, pinned."""
 
-    name: Annotated[str, text(NAME, NAME_IN_WORDS)]
-    """As in the AdapterSet."""
     source: Annotated[str, text(_LINE, "a reference")]
-    """As the AdapterSet writes it."""
-    checkpoint: Annotated[str, text(rf"({LATEST}|[0-9]{{1,18}})", f"a number or {LATEST}")] = ""
-    """As in the AdapterSet, when it says one."""
+    """As the AdapterSet writes it; of the base, its canonical reference."""
     revision: Annotated[str, text(f"({_LINE})?", "a revision")]
     """The origin's immutable id; empty for a local folder."""
     files: Annotated[Several[LockedFile], Field(min_length=1)]
-    """All of its files."""
+    """All of its files; of the base, its config.json."""
     digest: Sha256
     """sha256 over the sorted lines '<sha256>  <size>  <path>' of the files."""
 
@@ -69,8 +67,17 @@ class LockEntry(Model):
         if files and len({one.path for one in files}) == len(files):
             made = snapshot_digest((one.path, Blob(one.sha256, one.size)) for one in files)
             if made != digest:
-                raise mistake(f"the files make the digest {made}")
+                raise mistake(f"the digest of the files is {made}")
         return digest
+
+
+class LockEntry(LockedBase):
+    """One adapter, pinned."""
+
+    name: Annotated[str, text(NAME, NAME_IN_WORDS)]
+    """As in the AdapterSet."""
+    checkpoint: Annotated[str, text(rf"({LATEST}|[0-9]{{1,18}})", f"a number or {LATEST}")] = ""
+    """As in the AdapterSet, when it says one."""
 
 
 class LockFile(Head):
@@ -78,6 +85,8 @@ class LockFile(Head):
 
     kind: Literal["AdapterSetLock"]
     """What this file is."""
+    base: Maybe[LockedBase] = None
+    """The AdapterSet's base, where that is not a path and could be read."""
     adapters: Several[LockEntry]
     """Names are unique."""
 
@@ -85,17 +94,23 @@ class LockFile(Head):
 def dump_lock(lock: Lock) -> str:
     """The lock as YAML: adapters by name, files by path, so that equal locks are equal bytes and diffs are readable."""
     lines = [f"apiVersion: {API_VERSION}", f"kind: {KIND}"]
+    if lock.base is not None:
+        lines += ["base:", *(f"  {line}" for line in _dumped(lock.base))]
     adapters = sorted(lock.adapters, key=lambda adapter: adapter.name)
     lines.append("adapters:" if adapters else "adapters: []")
     for adapter in adapters:
-        lines += [f"  - name: {_quoted(adapter.name)}", f"    source: {_quoted(adapter.source)}"]
-        if adapter.checkpoint:
-            lines.append(f"    checkpoint: {_quoted(adapter.checkpoint)}")
-        lines += [f"    revision: {_quoted(adapter.revision)}", f"    digest: {_quoted(adapter.digest)}", "    files:"]
-        for path, blob in sorted(adapter.files.items()):
-            lines.append(f"      - path: {_quoted(path)}")
-            lines += [f"        size: {blob.size}", f"        sha256: {_quoted(blob.sha256)}"]
+        lines += [f"  - name: {_quoted(adapter.name)}", *(f"    {line}" for line in _dumped(adapter))]
     return "\n".join(lines) + "\n"
+
+
+def _dumped(one: LockedAdapter) -> Iterator[str]:
+    """All of it but its name."""
+    yield f"source: {_quoted(one.source)}"
+    if one.checkpoint:
+        yield f"checkpoint: {_quoted(one.checkpoint)}"
+    yield from (f"revision: {_quoted(one.revision)}", f"digest: {_quoted(one.digest)}", "files:")
+    for path, blob in sorted(one.files.items()):
+        yield from (f"  - path: {_quoted(path)}", f"    size: {blob.size}", f"    sha256: {_quoted(blob.sha256)}")
 
 
 def load_lock(text: str, where: str) -> Lock:
@@ -106,29 +121,42 @@ def load_lock(text: str, where: str) -> Lock:
     """
     try:
         document = parse_document(text, where, KIND)
-    except DocumentError:
-        raise
+    except DocumentError as error:
+        if "kind" in text:
+            raise
+        raise error.with_hint(NO_LOCK) from error
     except UsageError as error:
-        raise UsageError(error.message, hint=error.hint if error.hint == SPLIT else BROKEN) from error
+        raise UsageError(error.message, hint=error.hint if error.hint == SPLIT else _hint(text, BROKEN)) from error
     try:
         found = document.read(LockFile, Context(), _repeated)
     except DocumentError as error:
-        raise error.with_hint(EDITED) from error
-    return Lock(tuple(_adapter(one) for one in found.adapters))
+        raise error.with_hint(_hint(text, EDITED)) from error
+    base = None if found.base is None else _locked(THE_BASE, found.base)
+    return Lock(tuple(_locked(one.name, one, one.checkpoint) for one in found.adapters), base)
 
 
-def _adapter(one: LockEntry) -> LockedAdapter:
+def _hint(text: str, of_a_lock: str) -> str:
+    """What to do with a file that cannot be read as a lock; fetch writes over what is empty or has a lock's kind."""
+    return of_a_lock if KIND in text or not text.strip() else NO_LOCK
+
+
+def _locked(name: str, one: LockedBase, checkpoint: str = "") -> LockedAdapter:
     files = {file.path: Blob(file.sha256, file.size) for file in one.files}
-    return LockedAdapter(one.name, one.source, one.revision, files, one.checkpoint)
+    return LockedAdapter(name, one.source, one.revision, files, checkpoint)
 
 
 def _repeated(value: Any) -> Iterator[Mistake]:
-    """Adapters that are locked twice, and files that stand twice in one."""
+    """Adapters that are locked twice, and files that appear twice in one."""
     for number, _, (name,) in repeats(value, "adapters", "name"):
         yield Mistake(("adapters", number), f"{name[:128]} is locked twice", "")
-    for number, adapter in mappings(value, "adapters"):
-        for place, _, (path,) in repeats(adapter, "files", "path"):
-            yield Mistake(("adapters", number, "files", place), f"{path[:4096]} stands twice", "")
+    parts: list[tuple[tuple[str | int, ...], Any]] = [
+        (("adapters", at), one) for at, one in mappings(value, "adapters")
+    ]
+    if isinstance(value, dict):
+        parts.append((("base",), value.get("base")))
+    for where, one in parts:
+        for place, _, (path,) in repeats(one, "files", "path"):
+            yield Mistake((*where, "files", place), f"{path[:4096]} is listed twice", "")
 
 
 def drift(adapter_set: AdapterSet, lock: Lock) -> Iterator[str]:
@@ -136,10 +164,12 @@ def drift(adapter_set: AdapterSet, lock: Lock) -> Iterator[str]:
     for entry in adapter_set.adapters:
         if said := mismatch(entry, lock.adapter(entry.name)):
             yield said
+    if lock.base is not None and (said := base_mismatch(adapter_set, lock.base)):
+        yield said
     names = {entry.name for entry in adapter_set.adapters}
     for locked in lock.adapters:
         if locked.name not in names:
-            yield f"{locked.name} is locked, and not in the manifest"
+            yield f"{locked.name} is locked but not in the manifest"
 
 
 def mismatch(entry: AdapterEntry, locked: LockedAdapter | None) -> str:
@@ -147,19 +177,27 @@ def mismatch(entry: AdapterEntry, locked: LockedAdapter | None) -> str:
     if locked is None:
         return f"{entry.name} is not locked"
     if locked.source != entry.written:
-        return f"{entry.name} is locked for {locked.source}, and the manifest has {entry.written}"
+        return f"{entry.name} is locked for {locked.source}, but the manifest has {entry.written}"
     if locked.checkpoint != entry.checkpoint:
         said = (f"checkpoint {one}" if one else "no checkpoint" for one in (locked.checkpoint, entry.checkpoint))
-        return f"{entry.name} is locked for {next(said)}, and the manifest has {next(said)}"
+        return f"{entry.name} is locked for {next(said)}, but the manifest has {next(said)}"
     if entry.sha256 is not None and locked.digest != entry.sha256:
-        return f"{entry.name} is locked at {locked.digest}, and the manifest demands {entry.sha256}"
+        return f"{entry.name} is locked at {locked.digest}, but the manifest requires {entry.sha256}"
     return ""
+
+
+def base_mismatch(adapter_set: AdapterSet, locked: LockedAdapter) -> str:
+    """Why what is locked is not the manifest's base, in one sentence; empty when it is."""
+    base = "none" if adapter_set.base is None else str(adapter_set.base)
+    return "" if locked.source == base else f"{THE_BASE} is locked for {locked.source}, but the manifest has {base}"
 
 
 def relocked(adapter_set: AdapterSet, lock: Lock, new: Mapping[str, LockedAdapter]) -> Lock:
     """``lock`` with what is ``new``, by name; what the manifest does not have any more is dropped."""
     entries = (new.get(entry.name) or lock.adapter(entry.name) for entry in adapter_set.adapters)
-    return Lock(tuple(locked for locked in entries if locked is not None))
+    base = new.get(THE_BASE) or lock.base
+    kept = None if base is None or base_mismatch(adapter_set, base) else base
+    return Lock(tuple(locked for locked in entries if locked is not None), kept)
 
 
 def _quoted(value: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
+from lora_cli.core.engine_outcome import ENGINE_NAMES
 from lora_cli.core.globs import covers
 from lora_cli.core.reference import AdapterRef, folder_of, override
 from lora_cli.core.trust import PROFILE, VARIABLE
@@ -33,6 +34,7 @@ from lora_cli.documents.field_types import (
     Several,
     Sha256,
     Version,
+    choice,
     reference_of,
     text,
     whole,
@@ -46,12 +48,10 @@ Count = Annotated[int, whole(1, 100_000)]
 class EngineSpec(Model):
     """The engine that the set is for, and its limits."""
 
-    name: Annotated[
-        str, text("[a-z][a-z0-9_-]{0,31}", "the name of an engine", "name: vllm; lora-cli engines lists them")
-    ]
-    """vllm, sglang, lorax, tgi, trtllm or peft."""
+    name: Annotated[str, choice(ENGINE_NAMES, "the name of an engine")]
+    """The name of the engine, as in lora-cli engines."""
     version: Maybe[Version] = None
-    """The version that adapters are judged for; without one the newest that is known."""
+    """The version that adapters are validated for; without one the newest that is known."""
     max_lora_rank: Maybe[Count] = None
     """The engine's --max-lora-rank."""
     max_loras: Maybe[Count] = None
@@ -73,12 +73,12 @@ _EndpointUrl = Annotated[
     text(
         r"https?://[^\s/?#@]+(/[^\s?#@]*)?",
         "an address without user, query or fragment: https://HOST[/PATH]",
-        "https://minio.example.com; profile or token_env say who asks",
+        "https://minio.example.com; set profile or token_env for credentials",
         "secret",
     ),
 ]
 _Region = Annotated[str, text("[a-z0-9][a-z0-9-]{0,31}", "the name of a region", "region: eu-west-1", "secret")]
-_Profile = Annotated[str, text(PROFILE, "the name of a profile", "its name in ~/.aws/config, never a key", "secret")]
+_Profile = Annotated[str, text(PROFILE, "the name of a profile", "its name in ~/.aws/config, not a key", "secret")]
 _TokenEnv = Annotated[
     str,
     text(
@@ -97,24 +97,26 @@ MOST_OPTIONS, LONGEST_OPTION = 64, 1024
 def _without_secrets(options: Mapping[str, Any], path: tuple[str, ...] = ()) -> Mapping[str, Any]:
     """The options of a file system; a mapping among them may hold mappings of values, and none a secret."""
     if len(options) > MOST_OPTIONS or len(path) > 2:
-        raise mistake(f"these are more than {MOST_OPTIONS} options, or nested too deeply", "write fewer", *path)
+        raise mistake(f"more than {MOST_OPTIONS} options, or nested too deeply", "use fewer", *path)
     for name, value in options.items():
         here = (*path, name)
         if re.search("prox(y|ies)", name, re.IGNORECASE):
-            raise mistake("a manifest does not lead requests to another server", f"leave {name} out", *here)
+            raise mistake("a manifest cannot send requests to another server", f"remove {name}", *here)
         if isinstance(value, Mapping):
             _without_secrets(value, here)
         elif isinstance(value, bool):
             if not value and re.search("verify|ssl|https", name):
-                raise mistake("a manifest does not switch encryption off", f"leave {name} out", *here)
+                raise mistake("a manifest cannot turn off encryption", f"remove {name}", *here)
         elif name.endswith("_env"):
             if not isinstance(value, str) or not re.fullmatch(VARIABLE, value, re.ASCII):
                 raise mistake("this is not the name of an environment variable", f"{name}: LORA_CLI_TOKEN_ACME", *here)
         elif _SECRET_OPTION.search(name):
             hint = f"use {name}_env: LORA_CLI_TOKEN_NAME, the variable that has the value"
-            raise mistake("a manifest does not hold secrets", hint, *here)
+            raise mistake("a manifest must not contain secrets", hint, *here)
         elif not isinstance(value, int | str) or len(str(value)) > LONGEST_OPTION:
-            raise mistake(f"this is {kind_of(value)}, and must be text, a number, a boolean or a mapping", "", *here)
+            raise mistake(
+                f"this is {kind_of(value)}, but must be a string, a number, a boolean or a mapping", "", *here
+            )
     return options
 
 
@@ -153,7 +155,7 @@ class SourceRule(Model):
     anonymous: bool = False
     """Requests carry no credentials."""
     requester_pays: bool = False
-    """Whoever asks is charged (S3)."""
+    """Requester pays (S3)."""
     storage_options: StorageOptions = Field(default={})
     """Options of the file system, for what fsspec reads (fsspec+s3://, sftp://). NAME_env names the variable that has
     the value of NAME. The operator's trusted_endpoints must have the place, and each address among the options.
@@ -163,7 +165,7 @@ class SourceRule(Model):
     def _anonymous_has_no_secret(self) -> "SourceRule":
         secret = next((key for key in ("profile", "token_env") if getattr(self, key) is not None), None)
         if self.anonymous and secret:
-            raise mistake(f"anonymous and {secret} exclude each other", "leave one of them out")
+            raise mistake(f"anonymous and {secret} cannot be used together", "remove one of them")
         return self
 
 
@@ -202,8 +204,8 @@ class ManifestAdapter(Model):
     """One adapter of the set, as it is written."""
 
     instead: ClassVar = {
-        "revision": "it belongs to the source: hf://ORG/NAME@REVISION",
-        "subfolder": "it belongs to the source: hf://ORG/NAME/SUBFOLDER",
+        "revision": "put it in the source: hf://ORG/NAME@REVISION",
+        "subfolder": "put it in the source: hf://ORG/NAME/SUBFOLDER",
         **dict.fromkeys(("path", "url", "repo", "repo_id", "lora_path"), "source: a path or a reference"),
     }
 
@@ -224,7 +226,7 @@ class ManifestAdapter(Model):
             try:
                 override(reference_of(info.data["source"], info.context or Context()), subfolder=folder_of(value))
             except UsageError as error:
-                raise mistake(error.message, "leave checkpoint out") from error
+                raise mistake(error.message, "remove checkpoint") from error
         return value
 
 
@@ -284,16 +286,16 @@ def _entry(one: ManifestAdapter, at: str, context: Context) -> AdapterEntry:
 
 
 def _across(document: Document, value: Any) -> Iterator[Mistake]:
-    """Names that stand twice, and more pinned adapters than slots, in a manifest that nobody has validated yet."""
+    """Names that appear twice, and more pinned adapters than slots, in a manifest that was not validated yet."""
     for number, first, (name,) in repeats(value, "adapters", "name"):
         if name:
             line = document.line("adapters", first, "name")
-            message = f"{name[:128]} is the name of the adapter in line {line} already"
+            message = f"{name[:128]} is already the name of the adapter in line {line}"
             yield Mistake(("adapters", number, "name"), message, f"name: {name[:128]}-2")
     pinned = sum(one.get("pinned") is True for _, one in mappings(value, "adapters"))
     engine = value.get("engine") if isinstance(value, dict) else None
     slots = engine.get("max_loras") if isinstance(engine, dict) else None
     if isinstance(slots, int) and not isinstance(slots, bool) and 0 < slots < pinned:
-        message = f"{pinned} adapters are pinned, and max_loras is {slots}"
+        message = f"{pinned} adapters are pinned, but max_loras is {slots}"
         yield Mistake(("engine",), message, f"max_loras: {pinned}")
     yield from repeated(document, value.get("policy") if isinstance(value, dict) else None, "policy")

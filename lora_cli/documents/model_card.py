@@ -23,7 +23,7 @@ MOST = 100
 def parse_card(data: bytes, *, whole: bool, file: str = CARD_FILE) -> Card:
     """The card in ``data``, which are the first bytes of a file, or, if ``whole``, all of them.
 
-    Total: what is wrong with it stands in ``error``.
+    Total: what is wrong with it is in ``error``.
     """
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(data, final=whole)
@@ -37,7 +37,7 @@ def parse_card(data: bytes, *, whole: bool, file: str = CARD_FILE) -> Card:
     except UsageError as wrong:
         return Card(text=body, error=wrong.message)
     if not isinstance(root, yaml.MappingNode):
-        return Card(text=body, error=f"{file}: the front matter is no mapping")
+        return Card(text=body, error=f"{file}: the front matter is not a mapping")
     entries = {key.value: _words(value) for key, value in root.value if key.value in {*WORDS, *LISTS}}
     said: dict[str, Any] = {key: next(iter(entries.get(key, ())), "") for key in WORDS}
     said |= {key: tuple(entries.get(key, ())) for key in LISTS}
@@ -55,12 +55,12 @@ def _parted(text: str, file: str, size: int, *, whole: bool) -> tuple[str, str, 
             # Empty lines stand for what comes before, so that an error names the line of the file.
             return "\n" * (first + 1) + "".join(lines[first + 1 : i]), "".join(lines[i + 1 :]), ""
     if whole:
-        return "", text, f"{file}: the front matter, which begins with ---, does not end"
-    return "", text, f"{file}: the front matter does not end within the first {size} bytes, which are all that is read"
+        return "", text, f"{file}: the front matter starts with --- but does not end"
+    return "", text, f"{file}: the front matter does not end within the first {size} bytes, which is the limit"
 
 
 def _words(node: yaml.Node) -> list[str]:
-    """The words of a list, or the one that stands in its place; whatever is nested deeper is none.
+    """The words of a list, or the one that is in its place; deeper nesting is ignored.
 
     A word is as it is written: ``no`` is a language here, and 1.0 the name of a licence.
     """

@@ -27,7 +27,7 @@ from lora_cli.documents.policy_checks import FORMATS
 MOST_DIGESTS = 100_000
 """Digests of one list."""
 
-_OPERATORS_HINT = "only the operator says that: in --policy FILE, in the settings, or in the environment"
+_OPERATORS_HINT = "only the operator can set it: in --policy FILE, in the settings, or in the environment"
 
 
 class Suppression(Model):
@@ -38,17 +38,15 @@ class Suppression(Model):
         text(
             SHA256,
             "a snapshot digest: 64 hexadecimal digits in lower case",
-            "validate --format json tells it",
+            "see lora-cli fetch --format json or lora-cli cache show",
         ),
     ]
     """The snapshot digest that it is about."""
-    rule: Annotated[
-        str, text("(LC[0-9]{3}|[a-z][a-z0-9-]{0,99})", "a rule: LC504, or its name", "lora-cli rules lists them")
-    ]
+    rule: Annotated[str, text("(LC[0-9]{3}|[a-z][a-z0-9-]{0,99})", "a rule: LC504, or its name", "see lora-cli rules")]
     """A rule's code or name."""
     reason: Annotated[
         str,
-        text(r"[\s\S]*\S[\s\S]*", "a reason in words", "say who looked at it, and why it is right"),
+        text(r"[\s\S]*\S[\s\S]*", "a reason in words", "write who checked it, and why it is correct"),
         AfterValidator(lambda reason: " ".join(reason.split())),
     ]
     """Why it is accepted, in words."""
@@ -57,7 +55,7 @@ class Suppression(Model):
         text(
             "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])",
             "a day",
-            "until: 2027-03-31, the last day on which it holds",
+            "until: 2027-03-31, the last day on which it applies",
         ),
     ] = ""
     """The last day, in UTC, on which that holds. Missing: for ever."""
@@ -123,7 +121,9 @@ class ManifestPolicy(Model):
     deny_hosts: Hosts = ()
     """As allow_hosts; wins over it."""
     allow_formats: Maybe[Several[Annotated[str, choice(FORMATS)]]] = None
-    """Formats that weights may have. Missing: all but pickle."""
+    """Formats that weights may have. Missing: all but pickle. A pickle also needs --allow-pickle, and where no policy
+    applies, only that.
+    """
     max_bytes: Maybe[Size] = None
     """Largest size of one adapter. Bytes: a number, 2GiB (powers of 1024) or 500MB (powers of 1000)."""
     max_file_bytes: Maybe[Size] = None
@@ -172,7 +172,7 @@ class Policy(ManifestPolicy):
         Several[
             Annotated[
                 str,
-                text(".+", "the name of a variable", "write ACME_TOKEN, never its value", "secret"),
+                text(".+", "the name of a variable", "write ACME_TOKEN, not its value", "secret"),
                 AfterValidator(variable),
             ]
         ],
@@ -183,7 +183,7 @@ class Policy(ManifestPolicy):
         Several[
             Annotated[
                 str,
-                text(".+", "the name of a profile", "its name in ~/.aws/config, never a key", "secret"),
+                text(".+", "the name of a profile", "its name in ~/.aws/config, not a key", "secret"),
                 AfterValidator(profile),
             ]
         ],
@@ -222,4 +222,4 @@ def repeated(document: Document, value: Any, *path: str) -> Iterator[Mistake]:
     for number, first, (_, rule) in repeats(value, "suppressions", "digest", "rule"):
         at = document.at(*path, "suppressions", first)
         message = f"{rule[:60]} is suppressed twice for that digest (first at {at})"
-        yield Mistake((*path, "suppressions", number), message, "leave one of them out")
+        yield Mistake((*path, "suppressions", number), message, "remove one of them")

@@ -1,6 +1,7 @@
 """What a policy has against an adapter: its source, hosts, formats, sizes, digest and pins."""
 
 import posixpath
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -28,11 +29,11 @@ _FORMAT_OF = {
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One rule of a policy that one adapter breaks: its key, what is so, and what mends it."""
+    """One rule of a policy that one adapter breaks: its key, what is so, and what fixes it."""
 
     rule: str
     message: str
-    hint: str = "ask whoever keeps the policy, or choose what it allows"
+    hint: str = "ask the owner of the policy, or use what it allows"
 
     def __str__(self) -> str:
         return f"policy {self.rule}: {self.message}"
@@ -50,8 +51,8 @@ def violations(
     """What ``policy`` has against one adapter, as far as is known; asked again when more is known.
 
     ``sha256`` is the snapshot digest that a manifest or lock demands, ``host`` the one that bytes come from (None: from
-    this machine), ``files`` what would be fetched, ``digest`` the snapshot digest that it turned out to have.
-    What is None is not judged, but a demanded ``sha256`` of None is none.
+    this machine), ``files`` what would be fetched, ``digest`` the snapshot digest that it turned out to have. What is
+    None is not checked, but a required ``sha256`` of None fails.
     """
     found = [*source_violations(policy, ref), *_pins(policy, ref, sha256)]
     if host is not None:
@@ -70,9 +71,9 @@ def source_violations(policy: "Policy", ref: AdapterRef) -> Iterator[Violation]:
         return
     if ref.scheme != "file" and any(is_dots(part) for part in unquote(ref.location).split("/")):
         # Some servers would follow it out of the folder that a glob allows.
-        yield Violation("allow_sources", f"{ref} has .. in its path", "write the path without it")
+        yield Violation("allow_sources", f"{ref} contains .. in its path", "write the path without it")
     elif not any(covers(glob, ref) for glob in policy.allow_sources):
-        yield Violation("allow_sources", f"{ref} matches none of {_some(policy.allow_sources) or 'no sources'}")
+        yield Violation("allow_sources", f"{ref} does not match {_some(policy.allow_sources) or 'the empty list'}")
 
 
 def denials(policy: "Policy", ref: AdapterRef) -> Iterator[Violation]:
@@ -89,7 +90,7 @@ def host_violations(policy: "Policy", host: str) -> Iterator[Violation]:
         if any(host_matches(glob, name) for name in names):
             yield Violation("deny_hosts", f"{host} matches {_some((glob,))}")
     if policy.allow_hosts is not None and not any(host_matches(glob, host) for glob in policy.allow_hosts):
-        yield Violation("allow_hosts", f"{host} matches none of {_some(policy.allow_hosts) or 'no hosts'}")
+        yield Violation("allow_hosts", f"{host} does not match {_some(policy.allow_hosts) or 'the empty list'}")
 
 
 def _some(globs: tuple[str, ...]) -> str:
@@ -100,15 +101,19 @@ def _some(globs: tuple[str, ...]) -> str:
 
 def _pins(policy: "Policy", ref: AdapterRef, sha256: str | None) -> Iterator[Violation]:
     if policy.require_sha256 and sha256 is None:
-        yield Violation(
-            "require_sha256", f"no sha256 is given for {ref}", "write its sha256 in the manifest, or use a lock"
-        )
+        yield Violation("require_sha256", f"no sha256 is given for {ref}", _where_to_learn(ref))
     if policy.require_pinned and sha256 is None and not ref.pinned:
         hint = "add @COMMIT, or its sha256 in the manifest"
         if ref.scheme != "hf":
             what = "a folder" if ref.scheme == "file" else ref.prefix
-            hint = f"{what} has no commit to add: write its sha256 in the manifest, or lock it and fetch with --locked"
-        yield Violation("require_pinned", f"{ref} can mean something else tomorrow", hint)
+            hint = f"{what} has no commit to add: {_where_to_learn(ref)}"
+        yield Violation("require_pinned", f"{ref} is not pinned", hint)
+
+
+def _where_to_learn(ref: AdapterRef) -> str:
+    """What names the digest of something that this policy does not let anybody fetch before it is named."""
+    fetch = f"lora-cli fetch {shlex.quote(str(ref))} --format json"
+    return f"write its sha256 in the manifest ({fetch} prints it, without this policy), or lock it without this policy"
 
 
 def _files(policy: "Policy", files: tuple[RemoteFile, ...]) -> Iterator[Violation]:
@@ -129,7 +134,7 @@ def _digest(policy: "Policy", digest: str) -> Iterator[Violation]:
     if digest in policy.deny_sha256:
         yield Violation("deny_sha256", f"the snapshot {digest} is denied")
     if policy.allow_sha256 is not None and digest not in policy.allow_sha256:
-        yield Violation("allow_sha256", f"the snapshot {digest} is not among those allowed")
+        yield Violation("allow_sha256", f"the snapshot {digest} is not allowed")
 
 
 def format_of(path: str) -> str | None:

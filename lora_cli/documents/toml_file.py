@@ -24,7 +24,7 @@ def read_toml(text: str, file: str, kinds: Mapping[str, Kind]) -> dict[str, Any]
     try:
         values = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{file}: this is not TOML: {error}", hint="write NAME = VALUE, texts in quotes") from error
+        raise UsageError(f"{file}: this is not TOML: {error}", hint="write NAME = VALUE, strings in quotes") from error
     fields: dict[str, Any] = {
         key: (Annotated[Any, BeforeValidator(_Value(key, kind))], None) for key, kind in kinds.items()
     }
@@ -35,7 +35,7 @@ def read_toml(text: str, file: str, kinds: Mapping[str, Kind]) -> dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class TomlPlaces:
-    """Where the keys of a TOML file are, by a search: its parser does not tell."""
+    """Where the keys of a TOML file are, by a search: its parser does not report it."""
 
     text: str
 
@@ -62,7 +62,7 @@ class _Value:
         if not isinstance(value, bool | int | float | str | list | dict):
             raise mistake("this is a date or a time", "write it in quotes" if wanted == "string" else "")
         if wanted in {"boolean", "integer"} and isinstance(value, str):
-            raise mistake(f"{quoted(value)} is text", "write it without quotes")
+            raise mistake(f"{quoted(value)} is a string", "write it without quotes")
         if wanted == "array" and isinstance(value, str):
-            raise mistake("this is text", f'write a list: {self.key} = ["…"]')
+            raise mistake("this is a string", f'write a list: {self.key} = ["…"]')
         return self.kind.parse(value)

@@ -27,7 +27,7 @@ KEYS = 10_000
 """Keys of one mapping."""
 
 SPLIT = "split it into several files"
-QUOTE = "indent with spaces; a value with ': ' or ' #' in it, or one that begins with * & @ %, is quoted"
+QUOTE = "indent with spaces; quote a value that contains ': ' or ' #', or that starts with * & @ %"
 
 Path = tuple[str | int, ...]
 """Keys and positions from the root of a document: ``("adapters", 3, "source")``."""
@@ -53,7 +53,7 @@ def compose(text: str, file: str) -> yaml.Node:
             word; a tag; a merge key; an alias to what is not complete yet.
     """
     if len(text) > TEXT_CAP:
-        raise UsageError(f"{file}: a document of over {TEXT_CAP} characters is not read", hint=SPLIT)
+        raise UsageError(f"{file}: the document is over {TEXT_CAP} characters long", hint=SPLIT)
     try:
         _Bounds(file).check(yaml.parse(text, Loader=_LOADER))
         return yaml.compose(text, Loader=_LOADER)  # type: ignore[return-value]
@@ -62,7 +62,7 @@ def compose(text: str, file: str) -> yaml.Node:
         line = mark.line + 1 if mark else 1
         raise UsageError(f"{file}:{line}: this is not YAML: {error.problem or error.context}", hint=QUOTE) from error
     except (yaml.YAMLError, UnicodeEncodeError) as error:
-        message = f"{file}:1: this is not YAML: a character that may not stand in it"
+        message = f"{file}:1: this is not YAML: it contains an invalid character"
         raise UsageError(message, hint="save the file as UTF-8 text") from error
 
 
@@ -165,9 +165,11 @@ class _Bounds:
             elif isinstance(event, yaml.DocumentStartEvent):
                 self.documents += 1
                 if self.documents > 1:
-                    self._refuse(event, "a second document begins here; a file holds one", "write each into its file")
+                    self._refuse(
+                        event, "a second document starts here; a file can contain only one", "use one file per document"
+                    )
         if not self.documents:
-            hint = "begin with apiVersion: lora-cli/v1 and its kind"
+            hint = "start with apiVersion: lora-cli/v1 and its kind"
             raise UsageError(f"{self.file}:1: the document is empty", hint=hint)
 
     def _refuse(self, event: yaml.Event, message: str, hint: str) -> NoReturn:
@@ -189,9 +191,11 @@ class _Bounds:
         if len(key) > KEY_CAP:
             self._refuse(event, f"a key of over {KEY_CAP} characters", QUOTE)
         if key == "<<" and event.implicit[0]:
-            self._refuse(event, "merge keys (<<) are not read", "repeat the keys, or use an alias for the whole value")
+            self._refuse(
+                event, "merge keys (<<) are not supported", "repeat the keys, or use an alias for the whole value"
+            )
         if key in parent.keys:
-            message = f"{key}: the key stands twice (first in line {parent.keys[key]})"
+            message = f"{key}: duplicate key (first in line {parent.keys[key]})"
             self._refuse(event, message, "remove one of them")
         if len(parent.keys) >= KEYS:
             self._refuse(event, f"a mapping of over {KEYS} keys", SPLIT)
@@ -202,7 +206,11 @@ class _Bounds:
     def _open(self, event: yaml.CollectionStartEvent) -> None:
         self._no_tag(event)
         if self._wants_key:
-            self._refuse(event, "a key is one word, not a list or a mapping", 'quote a value with braces: "{{ name }}"')
+            self._refuse(
+                event,
+                "a key must be a single value, not a list or a mapping",
+                'quote a value that contains braces: "{{ name }}"',
+            )
         if len(self.stack) >= DEPTH:
             self._refuse(event, f"nested deeper than {DEPTH} levels", QUOTE)
         mapping = isinstance(event, yaml.MappingStartEvent)
@@ -210,10 +218,10 @@ class _Bounds:
 
     def _alias(self, event: yaml.AliasEvent) -> None:
         if self._wants_key:
-            self._refuse(event, "a key is one word, not an alias", "write the word itself")
+            self._refuse(event, "a key must be a single value, not an alias", "write the value itself")
         if event.anchor not in self.sizes:
             alias = f"*{str(event.anchor)[:KEY_CAP]}"
-            message = f"the alias {alias} points to nothing that is complete before it"
+            message = f"the alias {alias} does not refer to an earlier, complete anchor"
             self._refuse(event, message, f'quote a glob: "{alias}"')
         self._complete(event, self.sizes[event.anchor], None)
 
@@ -222,7 +230,7 @@ class _Bounds:
         if anchor is not None:
             if anchor in self.sizes:
                 name = f"&{anchor[:KEY_CAP]}"
-                self._refuse(event, f"the anchor {name} stands twice", "give each anchor a name of its own")
+                self._refuse(event, f"duplicate anchor {name}", "use a different name for each anchor")
             self.sizes[anchor] = size
         if not self.stack:
             return
@@ -230,8 +238,8 @@ class _Bounds:
         parent.size += size
         parent.wants_key = parent.mapping
         if parent.size > NODES:
-            self._refuse(event, f"more than {NODES} values, aliases followed", SPLIT)
+            self._refuse(event, f"more than {NODES} values, including aliases", SPLIT)
 
     def _no_tag(self, event: Any) -> None:
         if event.tag is not None:
-            self._refuse(event, f"the tag {event.tag[:KEY_CAP]} is not read", "write the value without a tag")
+            self._refuse(event, f"the tag {event.tag[:KEY_CAP]} is not supported", "write the value without a tag")

@@ -13,7 +13,7 @@ HOST, PORT = "127.0.0.1", 8321
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """``uds`` where there is one, else ``host`` and ``port``, over TLS or not."""
+    """``uds`` if there is one, else ``host`` and ``port``, over TLS or not."""
 
     host: str = HOST
     port: int = PORT
@@ -82,4 +82,4 @@ def is_host(text: str) -> bool:
 
 
 def _no_address(text: str) -> UsageError:
-    return UsageError(f"{without_secrets(text)} is no address of a server", hint="http://HOST:PORT or unix:PATH")
+    return UsageError(f"{without_secrets(text)} is not the address of a server", hint="http://HOST:PORT or unix:PATH")

@@ -2,22 +2,26 @@
 
 import socket
 import ssl
-import threading
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from lora_cli.core import parse
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import EndpointError, FormatError
 from lora_cli.redaction import remember
 
-if TYPE_CHECKING:
-    import httpx2
-
 LARGEST_ANSWER = 64 << 20
 LONGEST_WORDS = 1000
 TIMEOUT_S = 30.0
+PAGE = "a web page"
+WRONG = "check the address: is this an engine?"
+"""What to try where something else than an engine answers."""
+
+
+def trust_in(address: Address) -> ssl.SSLContext | bool:
+    """Which certificates a server may have: the system's own, or SSL_CERT_FILE's, as openssl finds them."""
+    return ssl.create_default_context() if address.tls else False
 
 
 class Refusal(EndpointError):
@@ -37,23 +41,20 @@ class Endpoint:
     def __init__(self, address: Address, token: str = "", timeout_s: float = TIMEOUT_S) -> None:
         remember(token)
         self.address, self.token, self.timeout_s = address, token, timeout_s
-        self._client: httpx2.Client | None = None
-        self._lock = threading.Lock()
+        self._listens = False
 
     def __enter__(self) -> Self:
+        import httpx2
+
+        uds = None if self.address.uds is None else str(self.address.uds)
+        transport = httpx2.HTTPTransport(verify=trust_in(self.address), uds=uds)
+        self._client = httpx2.Client(transport=transport, timeout=self.timeout_s, trust_env=False)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of its connections."""
-        with self._lock:
-            client, self._client = self._client, None
-        if client is not None:
-            client.close()
+        self._client.close()
 
     def get(self, path: str) -> Any:
         """The JSON value at ``path``. Raises ``EndpointError``."""
@@ -72,19 +73,22 @@ class Endpoint:
         """
         import httpx2
 
+        if not self._listens:
+            self._check_listens()
+            self._listens = True
         headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
         try:
-            with self._opened().stream(method, self.address.url + path, json=value, headers=headers) as response:
+            with self._client.stream(method, self.address.url + path, json=value, headers=headers) as response:
                 body = bytearray()
                 for chunk in response.iter_bytes():
                     body += chunk
                     if len(body) > LARGEST_ANSWER:
-                        raise EndpointError(f"{self.address} answers with more than {LARGEST_ANSWER} bytes")
+                        raise EndpointError(f"{self.address} returned more than {LARGEST_ANSWER} bytes")
                 if response.status_code >= 400:
                     raise self._refusal(response.status_code, bytes(body))
                 return bytes(body)
         except httpx2.TimeoutException as error:
-            raise EndpointError(f"{self.address} does not answer within {self.timeout_s:g} s") from error
+            raise EndpointError(f"{self.address} did not respond within {self.timeout_s:g} s") from error
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise EndpointError(f"{self.address}: {str(error) or type(error).__name__}") from error
 
@@ -96,21 +100,8 @@ class Endpoint:
             return False
         return True
 
-    def _opened(self) -> "httpx2.Client":
-        import httpx2
-
-        with self._lock:
-            if self._client is None:
-                self._check_listens()
-                uds = None if self.address.uds is None else str(self.address.uds)
-                # The system's own certificates, or SSL_CERT_FILE's: as openssl finds them.
-                trust = ssl.create_default_context() if self.address.tls else False
-                transport = httpx2.HTTPTransport(verify=trust, uds=uds)
-                self._client = httpx2.Client(transport=transport, timeout=self.timeout_s, trust_env=False)
-            return self._client
-
     def _check_listens(self) -> None:
-        """Raises ``EndpointError`` when nobody is there: found out before a client is made, which takes longer."""
+        """Raises ``EndpointError`` when there is no answer: the first request says it in these words."""
         try:
             if self.address.uds is not None:
                 with socket.socket(socket.AF_UNIX) as ours:
@@ -121,24 +112,29 @@ class Endpoint:
                     pass
         except OSError as error:
             raise EndpointError(
-                f"nobody answers at {self.address}: {error.strerror or error}",
-                hint="is it running, and is this its address?",
+                f"cannot connect to {self.address}: {error.strerror or error}",
+                hint="check that it is running and that this is its address",
             ) from error
 
     def _refusal(self, status: int, body: bytes) -> Refusal:
         words = words_of_body(body)
         hint = "set LORA_CLI_API_KEY to the server's token" if status in {401, 403} else ""
-        return Refusal(status, f"{self.address} answers {status}: {words}", words, hint=hint)
+        if hint and self.token:
+            hint = "the server does not accept the token that was sent: that of --api-key, else of LORA_CLI_API_KEY"
+        hint = hint or (WRONG if words == PAGE else "")
+        return Refusal(status, f"{self.address} responded with {status}: {words}", words, hint=hint)
 
     def _json(self, body: bytes, path: str) -> Any:
         try:
             return parse.json_value(body, f"{self.address}{path}")
         except FormatError as error:
-            raise EndpointError(error.message, hint="is this the right server?") from error
+            raise EndpointError(error.message, hint="check that this is the right server") from error
 
 
 def words_of_body(body: bytes) -> str:
-    """The message of an error object, else the beginning of what was said."""
+    """The message of an error object, else the beginning of what was said; of markup, that it is so."""
+    if body.lstrip().startswith(b"<"):
+        return PAGE
     try:
         said = words_of(parse.json_value(body, ""))
     except FormatError:

@@ -17,7 +17,7 @@ LEAST = 1e-5
 """Log-probabilities that differ by less are the same: float32 keeps seven digits of a logit."""
 
 NOISE = 4.0
-"""So many times the base's own difference from one request to the next is no effect yet."""
+"""Up to this multiple of the base's own difference between two requests there is no effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Effect:
     """What an adapter changes: ``shift`` is the largest change of a log-probability; inf: other tokens.
 
     ``noise`` is the same of the base, asked twice. ``proved`` is True where the adapter's effect is more than that,
-    None where it cannot be told.
+    None if it is not known.
     """
 
     proved: bool | None
@@ -43,15 +43,16 @@ class Proof:
         self._lock = threading.Lock()
 
     def effect(self, name: str) -> Effect:
-        """What the adapter changes, by the first canary that tells; our own server proved it module by module.
+        """What the adapter changes, by the first canary that shows it; our own server proved it module by module.
 
         Raises:
             EndpointError: the server does not answer.
         """
         if isinstance(self._server, Ours):
             worst = self._server.proof(name)
-            how = "it has not proved it" if worst is None else f"every module proved, worst error {worst:.1e}"
-            return Effect(worst is not None, how)
+            if worst is None:
+                return Effect(None, "the server has not proved it")
+            return Effect(True, f"all modules proved, max error {worst:.1e}")
         shifts: list[float] = []
         noises: list[float] = []
         for prompt in self._prompts:
@@ -65,7 +66,7 @@ class Proof:
                 how = "other tokens" if shift == inf else f"log-probabilities by {shift:.2g}"
                 return Effect(True, how, shift, noise)
         if not shifts:
-            return Effect(None, "the base's own answers change from one request to the next", noise=inf)
+            return Effect(None, "the base's own answers differ between requests", noise=inf)
         return Effect(False, "answers as the base does", max(shifts), max(noises))
 
     def _base(self, prompt: Prompt) -> tuple[Said, float]:

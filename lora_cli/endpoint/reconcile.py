@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lora_cli.daemon_threads import map_in_threads
-from lora_cli.endpoint.client import Refusal
+from lora_cli.endpoint.client import WRONG, Refusal
 from lora_cli.endpoint.effect import Effect, Proof
 from lora_cli.endpoint.servers import Served, Server
 from lora_cli.errors import EndpointError, LoraCliError, Refused
@@ -28,6 +28,19 @@ class Wanted:
     name: str
     digest: str
     path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """How a server may be changed.
+
+    ``prune`` unloads what is not wanted; ``prove`` asks for the effect of each adapter; ``unload`` allows to unload
+    where the engine has a bug in that.
+    """
+
+    prune: bool
+    prove: bool
+    unload: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +68,17 @@ class Replica:
     version: str
     error: LoraCliError | None
     adapters: tuple[Done, ...]
+    note: str = ""
+    """What stays in the server of what it no longer serves."""
 
 
 def wait_ready(
     server: Server, patience_s: float, is_over: Callable[[], bool], tell: Callable[[str], None]
 ) -> LoraCliError | None:
-    """Wait until the server is ready; why it is not when the patience is over, or all of it.
+    """Wait until the server is ready; why it is not when the patience is over, or at once where it has no such path.
 
-    ``tell`` is told whom it waits for, why and how long it still will: at once, and again after ``TELL_S`` seconds.
+    ``tell`` is called with the server that it waits for, the reason and the time left: at once, and again after
+    ``TELL_S`` seconds.
     """
     until = time.monotonic() + patience_s
     tell_at = 0.0
@@ -70,16 +86,18 @@ def wait_ready(
         try:
             server.check_ready()
         except EndpointError as error:
+            if isinstance(error, Refusal) and error.status == 404:
+                return EndpointError(error.message, hint=WRONG)
             if is_over():
-                return EndpointError(f"{server.endpoint.address} was not ready yet when this was told to end")
+                return EndpointError(f"{server.endpoint.address} was not ready yet when the run was stopped")
             if time.monotonic() >= until:
                 return EndpointError(
                     f"{server.endpoint.address} is not ready after {patience_s:g} s: {error.message}",
-                    hint="look at its log; --wait gives it longer",
+                    hint="check its log; --wait waits longer",
                 )
             if time.monotonic() >= tell_at:
                 tell(
-                    f"waiting for {server.endpoint.address} for {until - time.monotonic():.0f} s more: {error.message}"
+                    f"waiting for {server.endpoint.address} for up to {until - time.monotonic():.0f} s: {error.message}"
                 )
                 tell_at = time.monotonic() + TELL_S
         except LoraCliError as error:
@@ -89,9 +107,7 @@ def wait_ready(
         time.sleep(POLL_S)
 
 
-def reconcile(
-    server: Server, wanted: Sequence[Wanted], *, prune: bool, prove: bool
-) -> tuple[list[Done], LoraCliError | None]:
+def reconcile(server: Server, wanted: Sequence[Wanted], changes: Changes) -> tuple[list[Done], LoraCliError | None]:
     """Load, replace and prove, a few adapters at a time; what else the server serves goes with ``prune``.
 
     What is served from the right path already stays as it is. One adapter that fails stops no other. Gives what was
@@ -99,25 +115,26 @@ def reconcile(
     """
     done: list[Done] = []
     try:
+        server.check_reach()
         models = server.models()
         base = next((one.name for one in models if not one.parent), "")
         served = {one.name: one for one in models if one.parent}
-        proof = Proof(server, base) if prove else None
-        done += map_in_threads(lambda one: _done(server, one, served.get(one.name), proof), wanted, AT_ONCE)
-        if prune:
-            done.extend(_prune(server, served, {one.name for one in wanted}))
+        proof = Proof(server, base) if changes.prove else None
+        done += map_in_threads(lambda one: _done(server, one, served.get(one.name), proof, changes), wanted, AT_ONCE)
+        if changes.prune:
+            done.extend(_prune(server, served, {one.name for one in wanted}, changes))
     except LoraCliError as error:
         return done, error
     return done, None
 
 
-def _done(server: Server, one: Wanted, served: Served | None, proof: Proof | None) -> Done:
+def _done(server: Server, one: Wanted, served: Served | None, proof: Proof | None, changes: Changes) -> Done:
     began = time.perf_counter()
     effect: Effect | None = None
     action: Action = "failed"
     error: LoraCliError | None = None
     try:
-        action = _have(server, one, served, proof)
+        action = _have(server, one, served, proof, changes)
         if proof is not None:
             effect = proof.effect(one.name)
             if effect.proved is not True:
@@ -127,13 +144,16 @@ def _done(server: Server, one: Wanted, served: Served | None, proof: Proof | Non
     return Done(one.name, action, (time.perf_counter() - began) * 1e3, effect, error)
 
 
-def _have(server: Server, one: Wanted, served: Served | None, proof: Proof | None) -> Action:
+def _have(server: Server, one: Wanted, served: Served | None, proof: Proof | None, changes: Changes) -> Action:
     """Have it served from its path; what is to be replaced goes on serving until the new one has proved itself."""
     if served is None:
         server.load(one.name, one.path)
         return "loaded"
     if served.is_from(one.path, one.digest):
         return "kept"
+    if server.replaces_by_unload and (bug := _unload_bug(server, changes)):
+        hint = "give the changed adapter a new name, or use --allow-unload"
+        raise Refused(f"{one.name} is still served from {served.root}: {bug}", hint=hint)
     if proof is not None:
         candidate = f"{CANDIDATE}{one.digest[:16] or one.name}"
         server.load(candidate, one.path)
@@ -142,7 +162,7 @@ def _have(server: Server, one: Wanted, served: Served | None, proof: Proof | Non
         finally:
             server.unload(candidate)
         if effect.proved is not True:
-            raise _no_effect(f"{one.name}, still served from {served.root}: the new one", effect)
+            raise _no_effect(f"{one.name} is still served from {served.root}: the new one", effect)
     server.replace(one.name, one.path)
     now = next((model for model in server.models() if model.name == one.name), None)
     if now is None or not now.is_from(one.path, one.digest):
@@ -150,15 +170,21 @@ def _have(server: Server, one: Wanted, served: Served | None, proof: Proof | Non
     return "replaced"
 
 
-def _prune(server: Server, served: dict[str, Served], wanted: set[str]) -> Iterator[Done]:
+def _unload_bug(server: Server, changes: Changes) -> str:
+    return "" if changes.unload else server.unload_bug
+
+
+def _prune(server: Server, served: dict[str, Served], wanted: set[str], changes: Changes) -> Iterator[Done]:
     for name in served:
         if name in wanted:
             continue
         began = time.perf_counter()
         error: LoraCliError | None = None
         try:
+            if bug := _unload_bug(server, changes):
+                raise Refused(f"{name} is still served: {bug}", hint="restart the server, or use --allow-unload")
             server.unload(name)
-        except EndpointError as failure:
+        except LoraCliError as failure:
             error = failure
         action: Action = "failed" if error is not None else "pruned"
         yield Done(name, action, (time.perf_counter() - began) * 1e3, None, error)
@@ -166,18 +192,21 @@ def _prune(server: Server, served: dict[str, Served], wanted: set[str]) -> Itera
 
 def _no_effect(name: str, effect: Effect) -> Refused:
     if effect.proved is None:
-        return Refused(
-            f"{name}: its effect cannot be told: {effect.how}", hint="a server that decodes greedily repeats itself"
+        hint = (
+            "this needs a server with deterministic greedy decoding"
+            if effect.noise
+            else "GET /v1/adapters says what is so"
         )
+        return Refused(f"{name}: its effect is unknown: {effect.how}", hint=hint)
     return Refused(
-        f"{name} {effect.how}: it is loaded, and changes nothing",
-        hint="lora-cli validate it for this engine, and lora-cli inspect --spectrum says how large its updates are",
+        f"{name} {effect.how}: it is loaded but changes nothing",
+        hint="run lora-cli validate for this engine; lora-cli inspect --spectrum shows the size of its updates",
     )
 
 
 def _explained(error: LoraCliError, one: Wanted) -> LoraCliError:
     """A path that the server does not see is the usual reason of a 404, and its words do not say so."""
     if isinstance(error, Refusal) and not error.hint and (error.status == 404 or one.path in error.words):
-        hint = f"does it see {one.path}? mount the cache there, or map it: --engine-path FROM=TO"
+        hint = f"check that it can read {one.path}; mount the cache there, or map it: --engine-path FROM=TO"
         return Refusal(error.status, error.message, error.words, hint=hint)
     return error

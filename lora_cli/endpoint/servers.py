@@ -35,7 +35,7 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A greedy answer: its tokens as text, and their natural log-probabilities (empty where they are not told)."""
+    """A greedy answer: its tokens as text, and their natural log-probabilities (empty if they are not reported)."""
 
     text: str
     tokens: tuple[str, ...] = ()
@@ -43,7 +43,23 @@ class Said:
 
 
 class Server(ABC):
-    """A running server. Every method raises ``EndpointError``, with the server's own words."""
+    """A running server. Every method raises ``EndpointError``, with the server's own words.
+
+    The bugs of engines that changing a running one meets are attributes, each with its issue; "" means that there is
+    none. They are open in the newest version that was read, so that no version is taken to be without them.
+    """
+
+    unload_bug = ""
+    """Why an adapter is not to be unloaded while the server runs."""
+
+    replaces_by_unload = False
+    """Whether an adapter that takes the name of another one makes the server unload that."""
+
+    single: Mapping[str, str] = {}
+    """Flags in ``/server_info``, each with a source: above 1 a load does not reach all that answers requests."""
+
+    leftover = ""
+    """What stays in the server of an adapter that was unloaded."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -54,7 +70,23 @@ class Server(ABC):
 
     @abstractmethod
     def version(self) -> str:
-        """Its version, "" where it does not tell."""
+        """Its version, "" where it does not report it."""
+
+    def flags(self) -> dict[str, Any]:
+        """What it was started with, as far as it reports that."""
+        return {}
+
+    def check_reach(self) -> None:
+        """Raises ``EndpointError`` where a load would not reach all that answers requests."""
+        flags = self.flags() if self.single else {}
+        for flag, source in self.single.items():
+            number = flags.get(flag)
+            if isinstance(number, int) and number > 1:
+                option = f"--{flag.replace('_', '-')}"
+                raise EndpointError(
+                    f"{self.endpoint.address} runs with {option} {number}: a load reaches one of them only ({source})",
+                    hint=f"start it with {option} 1, or with all adapters: lora-cli inspect --engine-args",
+                )
 
     def models(self) -> tuple[Served, ...]:
         """The bases and adapters that it serves, by ``/v1/models``: adapters have a parent."""
@@ -64,7 +96,7 @@ class Server(ABC):
             return tuple(_served(one) for one in listed[:MOST_MODELS])
         except FormatError as error:
             raise EndpointError(
-                f"{self.endpoint.address}: {error.message}", hint="is it a server of this kind?"
+                f"{self.endpoint.address}: {error.message}", hint="check that it is a server of this kind"
             ) from error
 
     @abstractmethod
@@ -84,7 +116,7 @@ class Server(ABC):
         body = {"model": name, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "logprobs": 1}
         answer = self.endpoint.ask("/v1/completions", body)
         try:
-            choices = parse.sequence(parse.mapping(answer, "the answer").get("choices"), "choices")
+            choices = parse.sequence(parse.mapping(answer, "the response").get("choices"), "choices")
             return _said(parse.mapping(choices[0] if choices else None, "choices[0]"))
         except FormatError as error:
             raise EndpointError(f"{self.endpoint.address}: /v1/completions: {error.message}") from error
@@ -95,6 +127,8 @@ class Vllm(Server):
 
     Source: ``vllm/entrypoints/serve/lora/api_router.py`` and ``entrypoints/openai/models/serving.py`` (0.32, run).
     """
+
+    leftover = "vLLM keeps what is unloaded in memory until others need its place (vllm#54839)"
 
     def version(self) -> str:
         """``/version``."""
@@ -133,16 +167,24 @@ class Sglang(Server):
     adapter as ``base:adapter``.
     """
 
+    unload_bug = "SGLang can hang for good when it unloads an adapter (sglang#36894)"
+    replaces_by_unload = True
+    single = {"tokenizer_worker_num": "sglang#31084", "dp_size": "it asserts that"}  # noqa: RUF012
+
     def version(self) -> str:
+        """By its flags."""
+        return _printable_version(self.flags())
+
+    def flags(self) -> dict[str, Any]:
         """``/server_info``, or what it was called before."""
         for path in ("/server_info", "/get_server_info"):
             try:
-                version = _printable_version(self.endpoint.get(path))
+                found = self.endpoint.get(path)
             except EndpointError:
                 continue
-            if version:
-                return version
-        return ""
+            if isinstance(found, dict):
+                return found
+        return {}
 
     def load(self, name: str, path: str) -> None:
         """Read the adapter."""
@@ -166,11 +208,13 @@ class Sglang(Server):
         answer = self.endpoint.ask(path, body)
         if isinstance(answer, dict) and answer.get("success") is False:
             words = " ".join(str(answer.get("error_message") or "nothing more").split())[:1000]
-            raise Refusal(400, f"{self.endpoint.address} refuses: {words}", words)
+            raise Refusal(400, f"{self.endpoint.address} refused: {words}", words)
 
 
 class Ours(Vllm):
     """``lora-cli warm --serve``: vLLM's paths, and its own proof of each adapter."""
+
+    leftover = ""
 
     def check_ready(self) -> None:
         """``/ready``: what it was started with was tried."""
@@ -181,7 +225,17 @@ class Ours(Vllm):
         return ""
 
     def proof(self, name: str) -> float | None:
-        """The worst error of the forward that it composed, module by module; None when it has not proved it."""
+        """The worst error of the forward that it composed, module by module; None when it has not proved it.
+
+        An adapter that it has not loaded yet is asked for once, which loads and proves it.
+        """
+        worst = self._proof(name)
+        if worst is None:
+            self.endpoint.request("POST", "/v1/probe", {"lora_name": name})
+            worst = self._proof(name)
+        return worst
+
+    def _proof(self, name: str) -> float | None:
         for one in parse.objects(self.endpoint.get("/v1/adapters"), "adapters"):
             if one.get("name") == name and one.get("proved") is True:
                 worst = one.get("worst_error")
@@ -195,7 +249,7 @@ SERVERS: Mapping[str, type[Server]] = {"vllm": Vllm, "sglang": Sglang, "lora-cli
 def open_server(kind: str, endpoint: Endpoint) -> Server:
     """The server of that kind. Raises ``UsageError``: no server is called so."""
     if kind not in SERVERS:
-        raise UsageError(f"no server that can be warmed is called {kind!r}", hint=did_you_mean(kind, SERVERS))
+        raise UsageError(f"no supported server is called {kind!r}", hint=did_you_mean(kind, SERVERS))
     return SERVERS[kind](endpoint)
 
 

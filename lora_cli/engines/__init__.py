@@ -30,11 +30,11 @@ def all_profiles() -> tuple[Profile, ...]:
 def choose_engine(text: str) -> Profile:
     """The profile that ``NAME`` or ``NAME@VERSION`` means.
 
-    A version between two profiles is judged by the older one, a newer one by the newest, and one that is older than
+    A version between two profiles is validated by the older one, a newer one by the newest, and one that is older than
     all of them by the oldest, unproven; ``note`` says which.
 
     Raises:
-        UsageError: no engine has that name, or the version is none.
+        UsageError: no engine has that name, or it is not a version.
     """
     name, at, asked = text.strip().partition("@")
     engine = ENGINES.get(name.lower())
@@ -46,19 +46,20 @@ def choose_engine(text: str) -> Profile:
     wanted = as_version(asked)
     if not wanted:
         raise UsageError(
-            f"{asked!r} is no version of {engine.title}", hint=f"such as {engine.name}@{engine.versions[-1]}"
+            f"{asked!r} is not a version of {engine.title}",
+            hint=f"write {engine.name}@{engine.versions[-1]}, for example",
         )
     older = [version for version in engine.versions if as_version(version) <= wanted]
     if not older:
         oldest = engine.versions[0]
-        note = f"older than the oldest profile, by which it is judged ({oldest}): unproven"
+        note = f"older than the oldest profile ({oldest}), which is used instead and may differ"
         return Profile(engine, oldest, asked, note, proven=False)
     found = older[-1]
     if wanted[: len(as_version(found))] == as_version(found):
         return Profile(engine, found, asked)
     newest = found == engine.versions[-1]
     which = "newer than the newest profile" if newest else "between two profiles"
-    return Profile(engine, found, asked, f"{which}: judged as {found}")
+    return Profile(engine, found, asked, f"{which}: validated as {found}")
 
 
 def check_max_lora_rank(profiles: Iterable[Profile], max_lora_rank: int | None) -> None:

@@ -109,7 +109,7 @@ def _heads(width: int, base: BaseModel, tp: int, path: str) -> int:
 
 def _divided(number: int, tp: int, path: str) -> int:
     if number % tp:
-        raise UsageError(f"--tp {tp} does not divide {number}, which {path} is wide", hint="the engine would not start")
+        raise UsageError(f"--tp {tp} does not divide {number}, the width of {path}", hint="the engine would not start")
     return number // tp
 
 

@@ -71,7 +71,7 @@ class Driver:
 
 
 class Slots:
-    """An engine's slots on a base, or on none that is known: what fits are reckoned for, with the base looked at once.
+    """An engine's slots on a base, or on none that is known: what fits are computed for, with the base looked at once.
 
     Raises:
         UsageError: ``tp`` does not divide what it has to.

@@ -13,7 +13,7 @@ from lora_cli.core.targets import OUTPUT_NAMES
 from lora_cli.engines.profile import FACTORS, VOCABULARY, Grammar, Profile
 
 LAYER = re.compile(r"(?:^|\.)(?P<stack>layers|h|blocks|block)\.(?P<idx>\d{1,9})\.", re.ASCII)
-"""The number of a layer, wherever it stands, and what the layers are called."""
+"""The number of a layer, wherever it is, and what the layers are called."""
 
 EXPERTS = r"(?P<block>.+)\.(?:mlp|block_sparse_moe|feed_forward|ffn)\.experts\."
 EXPERT = re.compile(EXPERTS + r"(?P<idx>\d{1,9})\.[^.]+", re.ASCII)
@@ -25,12 +25,12 @@ HEADS = frozenset({"score", "classifier"})
 
 @dataclass(frozen=True, slots=True)
 class Landing:
-    """Each module of the adapter stands in exactly one of the first five; ``outside`` are names of tensors.
+    """Each module of the adapter is in exactly one of the first five; ``outside`` are names of tensors.
 
-    ``applied`` have a place. ``unexpected`` have a last name that the engine's model has nowhere, ``towers`` are
-    in a part that LoRA does not reach, ``partial`` are of a kind that is not in all layers, ``nowhere`` maps each other
-    module to why it has no place. ``outside`` maps tensors that the engine does not parse to why.
-    ``collisions`` are modules that another one overwrites.
+    ``applied`` have a place. ``unexpected`` have a last name that the engine's model has nowhere (an engine that has a
+    list of last names drops the others instead), ``towers`` are in a part that LoRA does not reach, ``partial`` are of
+    a kind that is not in all layers, ``nowhere`` maps each other module to why it has no place. ``outside`` maps
+    tensors that the engine does not parse to why. ``collisions`` are modules that another one overwrites.
     """
 
     applied: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class Landing:
 class _Model:
     """What the names of an engine's model are compared with; ``own`` are the last names in its layers.
 
-    ``above`` are the paths above the base's parameters.
+    ``above`` are the paths above the base's parameters, ``block_names`` the engine's and transformers' name of a part.
     """
 
     base: BaseModel
@@ -63,12 +63,13 @@ class _Model:
     experts: Mapping[str, int]
     above: frozenset[str]
     fused_experts: bool
+    block_names: tuple[str, str] | None
 
 
 def land(adapter: Adapter, base: BaseModel, profile: Profile) -> Landing:
     """Sort the modules of ``adapter`` by where an engine puts them; pure."""
     grammar = profile.grammar
-    model = _model(base, grammar, fused=base.model_type in profile.engine.fused_experts)
+    model = _model(base, profile)
     others = (key for key in adapter.keys.values() if key.part not in FACTORS or not key.canonical)
     outside = {key.name: why for key in others if (why := _outside(key, grammar))} if grammar.strict else {}
     applied: list[str] = []
@@ -80,13 +81,12 @@ def land(adapter: Adapter, base: BaseModel, profile: Profile) -> Landing:
         why = _misnamed(keys, grammar)
         # What a wrapper left as the last component is taken for the module's name.
         ends_in_wrapper = any(key.infixes and f".{key.infixes[-1]}.lora_" in key.name for key in keys)
-        if (grammar.strict and ends_in_wrapper) or (
-            not why and last_name(module) not in model.leaves and not _expert(module, model)
-        ):
+        is_known = last_name(module) in model.leaves or _expert(module, model)
+        if (grammar.strict and ends_in_wrapper) or (not why and not is_known and grammar.leaves is None):
             unexpected.append(module)
         elif not why and not grammar.towers and TOWERS.search(module):
             towers.append(module)
-        elif why or not _has_place(module, pair, model):
+        elif why or not is_known or not _has_place(module, pair, model):
             nowhere[module] = why or _absence(module, model)
         else:
             applied.append(module)
@@ -102,7 +102,8 @@ def land(adapter: Adapter, base: BaseModel, profile: Profile) -> Landing:
     )
 
 
-def _model(base: BaseModel, grammar: Grammar, *, fused: bool) -> _Model:
+def _model(base: BaseModel, profile: Profile) -> _Model:
+    grammar, engine = profile.grammar, profile.engine
     linear = {last_name(path) for path, module in base.modules.items() if module.kind != "embedding"} - OUTPUT_NAMES
     routers = {last_name(path.removesuffix(".weight")) for path in base.parameters if path.endswith("gate.weight")}
     packed = {name for name, parts in grammar.packed.items() if linear >= set(parts)}
@@ -117,7 +118,8 @@ def _model(base: BaseModel, grammar: Grammar, *, fused: bool) -> _Model:
     experts = {found["block"]: shape[0] for path, shape in base.parameters.items() if (found := FUSED.fullmatch(path))}
     own = frozenset(leaf for _, leaf in in_layers)
     above = frozenset(parent for path in base.parameters for parent in accumulate(path.split(".")[:-1], "{}.{}".format))
-    return _Model(base, grammar, leaves, in_layers, own, experts, above, fused)
+    fused, block_names = base.model_type in engine.fused_experts, engine.block_names.get(base.model_type)
+    return _Model(base, grammar, leaves, in_layers, own, experts, above, fused, block_names)
 
 
 def _outside(key: Key, grammar: Grammar) -> str:
@@ -129,27 +131,32 @@ def _outside(key: Key, grammar: Grammar) -> str:
     if key.part == "saved" and last_name(key.module) in HEADS:
         return ""
     if key.adapter_name and not grammar.adapter_name and key.part in grammar.parts:
-        return f"the name holds .{key.adapter_name[:100]}., which the adapter was called in memory"
+        return f"the name contains .{key.adapter_name[:100]}., the in-memory adapter name"
     if key.part in grammar.parts or (key.part == "magnitude" and key.param):
         return ""
-    return "the name is none of a factor"
+    return "the name is not that of a LoRA weight (lora_A/lora_B)"
 
 
 def _misnamed(keys: Sequence[Key], grammar: Grammar) -> str:
     """Why the names of a module's factors lead nowhere, whatever the module."""
     if not {key.part for key in keys} <= grammar.parts:
-        return "it takes no LoRA on an embedding"
+        return "it does not support LoRA on an embedding"
     if not grammar.adapter_name and any(key.adapter_name for key in keys):
-        return "the name holds what the adapter was called in memory"
+        return "the name contains the in-memory adapter name"
     if not grammar.infixes and any(key.infixes for key in keys):
-        return "the name holds what a wrapper left there"
+        return "the name contains the prefix of a wrapper"
     if grammar.prefix == "required" and any(key.prefix != PEFT_PREFIX for key in keys):
-        return f"the name does not begin with {PEFT_PREFIX} once"
+        return f"the name does not start with exactly one {PEFT_PREFIX}"
     return ""
 
 
 def _has_place(module: str, pair: LoraPair, model: _Model) -> bool:
     leaf = last_name(module)
+    if model.block_names:
+        own, other = model.block_names
+        if other in module:
+            return False
+        module = module.replace(own, other)
     if model.grammar.prefix == "ignored":
         found = _layer(module, model.grammar)
         if found is None:
@@ -163,7 +170,7 @@ def _has_place(module: str, pair: LoraPair, model: _Model) -> bool:
 
 
 def _layer(module: str, grammar: Grammar) -> re.Match[str] | None:
-    """The layer that stands in the name, where the engine knows what layers are called there."""
+    """The layer that is in the name, where the engine knows what layers are called there."""
     found = LAYER.search(module)
     return found if found is not None and (not grammar.stacks or found["stack"] in grammar.stacks) else None
 

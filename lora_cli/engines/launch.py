@@ -8,7 +8,7 @@ from lora_cli.engines.fit import Fit
 from lora_cli.engines.slots import Flags
 
 MODEL = "$MODEL"
-"""What stands for the base in a command where nobody said what it is called."""
+"""The placeholder for the base in a command if its name is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ def options_of(flags: Flags, fit: Fit, tp: int, adapters: Sequence[Located]) -> 
     ]
     if fit.lora_target_modules is not None:
         options.append((flags.targets, *fit.lora_target_modules))
+    if flags.strict:
+        options.append((flags.strict,))
     if tp > 1:
         options.append((flags.tp, str(tp)))
     if adapters:
@@ -39,7 +41,7 @@ def options_of(flags: Flags, fit: Fit, tp: int, adapters: Sequence[Located]) -> 
 
 
 def _located(flags: Flags, one: Located) -> str:
-    """``NAME=PATH``; as JSON where a comma in the path would be taken for that, and where more is to be said."""
+    """``NAME=PATH``; as JSON where a comma in the path would be taken for that, and if it has more fields."""
     if "," not in one.path and not one.pinned:
         return f"{one.name}={one.path}"
     name, path = flags.keys
@@ -47,7 +49,7 @@ def _located(flags: Flags, one: Located) -> str:
 
 
 def launch_words(flags: Flags, model: str, revision: str) -> tuple[str, ...]:
-    """The command before the options of LoRA; ``model`` is empty where nobody knows what the base is called."""
+    """The command before the options of LoRA; ``model`` is empty if the base's name is unknown."""
     words = [model or MODEL if word == "{base}" else word for word in flags.launch.split()]
     return (*words, flags.revision, revision) if revision else tuple(words)
 

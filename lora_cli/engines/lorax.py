@@ -25,25 +25,25 @@ IGNORED = {
 
 
 def rows(engine: str) -> tuple[Row, ...]:
-    """The rows of LoRAX and of TGI, which began as one code; ``engine`` is whom a repair is for."""
+    """The rows of LoRAX and of TGI, which began as one code; ``engine`` is the target of a repair."""
     return (
         *(serves_wrong(feature, reason, LORA) for feature, reason in IGNORED.items()),
-        serves_wrong("bdlora", "its blocks are taken for factors", LORA, "reasoned"),
-        serves_wrong("qalora", "its groups are taken for inputs", LORA, "reasoned"),
+        serves_wrong("bdlora", "its blocks are treated as factors", LORA, "reasoned"),
+        serves_wrong("qalora", "its groups are treated as inputs", LORA, "reasoned"),
         serves_wrong("arrow", "Arrow's routing is not read", LORA, "reasoned"),
-        rejects("number-mistyped", "it cannot be divided", LORA, "reasoned", repair(engine, NUMBER_WRITTEN)),
-        rejects("not-lora", "the config is read by PEFT", LORA, mend='write "peft_type": "LORA"'),
+        rejects("number-mistyped", "division by it fails", LORA, "reasoned", repair(engine, NUMBER_WRITTEN)),
+        rejects("not-lora", "PEFT reads the config", LORA, mend='write "peft_type": "LORA"'),
         serves_wrong(
             "module-scales",
-            "rank_pattern and alpha_pattern are not read, and every module is scaled alike",
+            "rank_pattern and alpha_pattern are not read, and all modules have the same scale",
             LORA,
             mend=repair(engine, "folds the scales into lora_B"),
         ),
         rejects(
             "layer-ranks",
-            "a kind of module must have one rank in all layers",
+            "a kind of module must have the same rank in all layers",
             LORA,
-            mend=repair(engine, "pads all to one rank"),
+            mend=repair(engine, "pads all to the same rank"),
         ),
         serves_wrong(
             "padded-rank",
@@ -51,17 +51,21 @@ def rows(engine: str) -> tuple[Row, ...]:
             "scaled by the padded rank",
             SGMV,
             "run",
-            repair(engine, "pads the rank itself and keeps the scale"),
+            repair(engine, "pads the rank and keeps the scale"),
         ),
         serves_wrong(
-            "nothing-lands", "it loads, and the base is served", LORA, "run", repair(engine, "corrects the names")
+            "nothing-lands",
+            "it loads, but the base is served",
+            LORA,
+            "run",
+            repair(engine, "corrects the names", by_base=True),
         ),
         serves_wrong(
             "partly-lands",
             "the others are dropped silently",
             LORA,
             "run",
-            repair(engine, "corrects the names, and adds zeros in layers that were not trained"),
+            repair(engine, "corrects the names, and adds zeros in layers that were not trained", by_base=True),
         ),
         serves_wrong("embedding", "LoRA on an embedding is not read", LORA),
         serves_wrong("experts-fused", "fused experts are not read", LORA),
@@ -79,7 +83,12 @@ GENERIC = {
 }
 """Its kernels are handed bare pointers: no check of shapes was found."""
 
-UNREAD = frozenset({"sharded", "experts-alone", "experts-incomplete", "base-without-lora", "tower", "named-like-base"})
+UNREAD = frozenset(
+    (
+        *("sharded", "experts-alone", "experts-incomplete", "rows-reordered", "base-without-lora", "tower"),
+        "named-like-base",
+    )
+)
 
 LEAVES = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"})
 

@@ -1,15 +1,15 @@
-"""What mends what an engine does not serve as it was trained, in the words that engines have in common."""
+"""Fixes for what an engine does not serve as it was trained, in the words that engines have in common."""
 
 MERGE = "merge it into the base (merge_and_unload of PEFT) and serve that as a model, or train without it"
 OTHER_BASE = "validate against the base that it was trained on"
 NUMBER = "write the number that the adapter was trained with"
-BASE_CHANGED = "convert it with PEFT's path_initial_model_for_weight_conversion, which leaves the base as it was"
+BASE_CHANGED = "convert it with PEFT's path_initial_model_for_weight_conversion, which leaves the base unchanged"
 SAVE_AGAIN = "save the adapter again"
-NAMES = f"writes the names of factors anew; where it is none, {MERGE}"
-NUMBER_WRITTEN = "writes it as the number that it is, if it is one"
+NAMES = f"rewrites the names of LoRA weights; if they are not LoRA weights, {MERGE}"
+NUMBER_WRITTEN = "writes it as a number, if it is one"
 ALONE = "publish the adapter without them: `lora-cli fetch --publish`"
 
 
-def repair(engine: str, what: str) -> str:
-    """That ``lora-cli repair`` does ``what`` to an adapter for the engine of that name."""
-    return f"`lora-cli repair --engine {engine}` {what}"
+def repair(engine: str, what: str, *, by_base: bool = False) -> str:
+    """That ``lora-cli repair`` does ``what`` to an adapter for the engine of that name; ``by_base``: not without it."""
+    return f"`lora-cli repair --engine {engine}{' --base BASE' if by_base else ''}` {what}"

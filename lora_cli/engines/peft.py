@@ -11,21 +11,27 @@ SAVE_AND_LOAD = "peft/utils/save_and_load.py"
 
 
 ROWS = (
-    serves_wrong("required-field-missing", "it takes its default", "peft/config.py", "run", "write the field"),
-    rejects("rank-unusable", "it has no such factors", LAYER, "run", NUMBER),
-    rejects("rank-fraction", "it has no such factors", LAYER, "run", NUMBER),
-    rejects("alpha-unusable", "nothing can be divided that is no number", LAYER, "run", NUMBER),
-    rejects("pattern-empty", "it asks for its keys", TUNERS, "run", repair("peft", "writes an empty object")),
-    rejects("pattern-untyped", "it asks for its keys", TUNERS, "run", "write an object"),
-    rejects("bias-untyped", "it asks how it ends", TUNERS, "run", repair("peft", 'writes "none" for null')),
+    serves_wrong("required-field-missing", "it uses its default", "peft/config.py", "run", "write the field"),
+    rejects("rank-unusable", "it does not support such factors", LAYER, "run", NUMBER),
+    rejects("rank-fraction", "it does not support such factors", LAYER, "run", NUMBER),
+    rejects("alpha-unusable", "division fails if it is not a number, or too large for a float", LAYER, "run", NUMBER),
+    rejects("pattern-empty", "it reads its keys, which fails", TUNERS, "run", repair("peft", "writes an empty object")),
+    rejects("pattern-untyped", "it reads its keys, which fails", TUNERS, "run", "write an object"),
+    rejects(
+        "bias-untyped",
+        "it checks how the string ends, which fails",
+        TUNERS,
+        "run",
+        repair("peft", 'writes "none" for null'),
+    ),
     serves_wrong(
         "init-iterated",
-        "it takes the base apart again when it loads, at random, and not as in training",
+        "it decomposes the base again when it loads, randomly and differently from training",
         LAYER,
         "run",
         BASE_CHANGED,
     ),
-    rejects("targets-nothing", "the base has none of it", MODEL, "run", "name what was trained"),
+    rejects("targets-nothing", "the base does not have them", MODEL, "run", "list the trained modules"),
     rejects(
         "pt-alone",
         "it looks for adapter_model.safetensors and adapter_model.bin",

@@ -5,10 +5,11 @@ A row names its feature by the key of a detector in ``lora_cli.rules.features``;
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
+from lora_cli.core.architectures import FAMILIES
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.core.keys import PAIR_PARTS, Part
@@ -19,6 +20,9 @@ Proof = Literal["run", "read", "reasoned"]
 """How a row is known: the engine's own code was run on such an adapter, its code was read, or it follows from both."""
 
 Version = tuple[int, ...]
+
+NEVER = "999"
+"""A version that is newer than any."""
 
 FACTORS: frozenset[Part] = frozenset({"lora_A", "lora_B"})
 """The factors of a linear layer: those of an embedding are taken by fewer engines."""
@@ -34,7 +38,7 @@ PACKED: Mapping[str, tuple[str, ...]] = {
 
 
 def packed_in(leaf: str) -> str:
-    """What engines call the module that one of this last name is a part of; empty where it is none's."""
+    """What engines call the module that one of this last name is a part of; empty if it is none's."""
     return next((whole for whole, parts in PACKED.items() if leaf in parts), "")
 
 
@@ -42,9 +46,10 @@ def packed_in(leaf: str) -> str:
 class Row:
     """What one feature of an adapter leads to.
 
-    ``reason`` says what the engine does with it, ``mend`` what mends it; both may hold fields of what was found in
+    ``reason`` says what the engine does with it, ``mend`` what fixes it; both may hold fields of what was found in
     braces (``{rank}``). ``evidence`` is the engine's file. ``since`` and ``until`` are the first and the last of the
-    engine's versions that the row holds for, empty for all before or after.
+    engine's versions that the row holds for, empty for all before or after. ``ran`` is the only version that was run;
+    of the others the source was read.
     """
 
     outcome: Outcome
@@ -55,6 +60,7 @@ class Row:
     mend: str = MERGE
     since: str = ""
     until: str = ""
+    ran: str = ""
 
 
 rejects = partial(Row, Outcome.REJECTS)
@@ -66,17 +72,17 @@ serves_wrong = partial(Row, Outcome.SERVES_WRONG)
 class Grammar:
     """How an engine reads the names of tensors, and where a name leads.
 
-    ``prefix``: ``base_model.model.`` may be missing ("optional"), must stand there ("required"), or nothing before the
+    ``prefix``: ``base_model.model.`` may be missing ("optional"), must be there ("required"), or nothing before the
     layer counts ("ignored": a module is found by its layer's number and its last name). ``adapter_name`` and
     ``infixes``: whether ``lora_A.<name>.weight`` and wrappers' components are read over. ``parts`` are those of a
-    module that it takes; of the others it refuses the whole adapter (``strict``) or drops the tensor.
-    ``leaves`` are the only last names that it knows, None for those that the base has. ``packed`` are the names that
-    it also takes for the modules that it packs. ``text_names`` are the families whose multimodal wrapper takes the
-    names of the text model alone (None: all); ``towers`` whether LoRA reaches towers of other senses.
-    ``embeddings`` are the embeddings and heads that take LoRA, by family (None: all). ``skips_vocabulary``: of these
-    whatever it does not take is skipped. ``experts_apart``: its models have each expert's projections by themselves.
-    ``stacks`` is what it knows layers to be called (empty: anything).
-    ``whole_types``: of a kind of module that is not there in every layer, none is applied.
+    module that it takes; of the others it refuses the whole adapter (``strict``) or drops the tensor. ``leaves`` are
+    the only last names that it knows, None for those that the base has. ``packed`` are the names that it also takes for
+    the modules that it packs. ``text_names`` are the families whose multimodal wrapper takes the names of the text
+    model alone (None: all); ``towers`` whether LoRA reaches towers of other senses. ``embeddings`` are the embeddings
+    and heads that take LoRA, by family (None: all). ``skips_vocabulary``: of these whatever it does not take is
+    skipped. ``experts_apart``: its models have each expert's projections by themselves. ``stacks`` is what it knows
+    layers to be called (empty: anything). ``whole_types``: of a kind of module that is not there in every layer, none
+    is applied.
     """
 
     prefix: Literal["optional", "required", "ignored"]
@@ -105,11 +111,16 @@ class Engine:
 
     ``versions`` are those that were read, oldest first. ``grammars`` maps the first version of each grammar to it.
     ``generic`` maps the rules that hold without an engine to what it makes of what they find: OK where it serves that
-    correctly, or where its own rows judge it in their place. ``ranks`` are the values that ``max_lora_rank`` may have
-    (empty: any), ``default_rank`` what it has unless set, None for no limit; ``rank_flag`` how it is set. ``no_lora``
-    are families whose class has no LoRA, ``fused_experts`` those whose class has its experts in one tensor. ``unread``
-    are features of which nobody established what it does with them. ``slots`` is what its slots are made of and how it
-    is told so, None where that is not known.
+    correctly, or where its own rows check it in their place. ``ranks`` are the values that ``max_lora_rank`` may have
+    (empty: any), ``default_rank`` what it has by default, None for no limit; ``rank_flag`` how it is set. ``no_lora``
+    are families whose class has no LoRA, ``lora_since`` classes of ``architectures`` to the first version in which they
+    have it (``NEVER``: none that was read), whatever their family says, ``heads_since`` how the names of classes end
+    whose trained head is taken, to the first version that does. ``with_lora`` are families without a table in
+    ``core.architectures`` that are known to have it, ``fused_experts`` those whose class has its experts in one tensor.
+    ``block_names`` is what a family's class calls the part with the experts, beside transformers' word for it,
+    ``reordered`` the modules of which a family's class keeps the outputs in another order. ``unread`` are features
+    whose effect is not established. ``slots`` is what its slots are made of and how that is configured, None if that is
+    not known.
     """
 
     name: str
@@ -122,9 +133,19 @@ class Engine:
     default_rank: int | None = None
     rank_flag: str = "max_lora_rank"
     no_lora: frozenset[str] = frozenset()
+    lora_since: Mapping[str, str] = field(default_factory=dict)
+    heads_since: Mapping[str, str] = field(default_factory=dict)
+    with_lora: frozenset[str] = frozenset()
     fused_experts: frozenset[str] = frozenset()
+    block_names: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    reordered: Mapping[str, frozenset[str]] = field(default_factory=dict)
     unread: frozenset[str] = frozenset()
     slots: SlotLayout | None = None
+
+    def looked_at(self, base: BaseModel) -> bool:
+        """Whether it is known if the engine serves such a base with LoRA."""
+        family = base.model_type
+        return family in FAMILIES or family in self.with_lora or base.architecture in self.lora_since
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +171,22 @@ class Profile:
         """The engine's rows that hold for this version."""
         mine, rows = as_version(self.version), self.engine.rows
         begun = (row for row in rows if as_version(row.since) <= mine)
-        return tuple(row for row in begun if not row.until or mine <= as_version(row.until))
+        held = (row for row in begun if not row.until or mine <= as_version(row.until))
+        return tuple(replace(row, proof="read") if row.ran not in {"", self.version} else row for row in held)
+
+    def has_lora(self, base: BaseModel) -> bool:
+        """Whether the engine's class of the base takes LoRA, as far as is known."""
+        since = self.engine.lora_since.get(base.architecture)
+        return base.model_type not in self.engine.no_lora if since is None else self.reaches(since)
+
+    def takes_head(self, base: BaseModel) -> bool:
+        """Whether the base is of a class whose trained head the engine takes from an adapter."""
+        heads = self.engine.heads_since.items()
+        return any(base.architecture.endswith(end) and self.reaches(since) for end, since in heads)
+
+    def reaches(self, since: str) -> bool:
+        """Whether this version is that one or newer."""
+        return as_version(since) <= as_version(self.version)
 
     @property
     def grammar(self) -> Grammar:
@@ -163,9 +199,9 @@ class Profile:
         """The engine's own limit of ranks, in words."""
         engine = self.engine
         if engine.ranks:
-            return f"{engine.rank_flag} is one of {', '.join(map(str, engine.ranks))}; {engine.default_rank} unless set"
+            return f"{engine.rank_flag} is one of {', '.join(map(str, engine.ranks))}; {engine.default_rank} by default"
         if engine.default_rank is not None:
-            return f"{engine.rank_flag} is {engine.default_rank} unless set"
+            return f"{engine.rank_flag} is {engine.default_rank} by default"
         has_limit = any(row.feature == "rank-above-max" for row in self.rows)
         return f"any rank up to {engine.rank_flag}" if has_limit else "any rank"
 
@@ -183,15 +219,18 @@ EVERYWHERE: Mapping[str, Outcome] = {
     **dict.fromkeys(("LC301", "LC306", "LC314", "LC316", "LC321", "LC322"), Outcome.REJECTS),
     **dict.fromkeys(("LC302", "LC303", "LC305", "LC307", "LC308", "LC309", "LC310"), Outcome.SERVES_WRONG),
     **dict.fromkeys(("LC311", "LC312", "LC313", "LC315", "LC317"), Outcome.SERVES_WRONG),
-    **dict.fromkeys(("LC501", "LC502", "LC503", "LC505"), Outcome.SERVES_WRONG),
+    **dict.fromkeys(("LC501", "LC502", "LC503"), Outcome.SERVES_WRONG),
 }
-"""What becomes of what the rules without an engine call an error, unless an engine's own table says otherwise."""
+"""What happens to errors of the rules without an engine, unless an engine's own table says otherwise."""
 
-APART = frozenset({"LC206", "LC602"})
-"""Errors that no engine notices, and that stay errors: what they are about is not how the adapter is served."""
+APART = frozenset({"LC206", "LC505", "LC602"})
+"""Errors that no engine notices, and that stay errors: what they are about is not how the adapter is served.
+
+An update that is too small (LC505) is served as small as it was trained.
+"""
 
 BY_NAMES = frozenset({"LC303", "LC307", "LC311", "LC312"})
 """Rules about where names lead, which every engine but PEFT has its own rows for: none survives them in general."""
 
 BY_OWN_NAMES: Mapping[str, Outcome] = dict.fromkeys(sorted(BY_NAMES), Outcome.OK)
-"""For an engine whose own rows judge where names lead: what PEFT would find there says nothing about it."""
+"""For an engine whose own rows check where names lead: what PEFT would find there says nothing about it."""

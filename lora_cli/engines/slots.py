@@ -1,4 +1,4 @@
-"""What an engine's LoRA slots are made of, and how it is told so: a part of its profile, as data."""
+"""What an engine's LoRA slots are made of, and how that is configured: a part of its profile, as data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +19,8 @@ class Flags:
     ``launch`` is the command before its options; ``{base}`` stands for the model. ``rank`` limits the rank, ``slots``
     is how many adapters one batch may hold, ``memory`` how many are held in the memory of the machine; ``targets``
     names the modules that LoRA is put on, ``adapters`` those that are loaded at start-up, as ``NAME=PATH`` or as JSON
-    with ``keys`` for the two; ``pins``: that can say that one never leaves its slot.
+    with ``keys`` for the two; ``pins``: that can say that one never leaves its slot. ``strict`` makes the engine refuse
+    an adapter whose tensors it would otherwise leave out silently.
     """
 
     launch: str
@@ -33,6 +34,7 @@ class Flags:
     tp: str
     revision: str
     pins: bool = False
+    strict: str = ""
 
 
 @dataclass(frozen=True, slots=True)

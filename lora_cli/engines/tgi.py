@@ -1,4 +1,4 @@
-"""TGI 3.3.7 (db931fcf): what it makes of an adapter. Its LoRA began as LoRAX's; only what differs is said here."""
+"""TGI 3.3.7 (db931fcf): what it makes of an adapter. Its LoRA began as LoRAX's; only the differences are here."""
 
 from lora_cli.engines.lorax import GENERIC, UNREAD, rows
 from lora_cli.engines.mend import repair
@@ -18,9 +18,9 @@ ENGINE = Engine(
         *rows("tgi"),
         rejects(
             "pickled",
-            "it reads safetensors only",
+            "it only reads safetensors",
             WEIGHTS,
-            mend=repair("tgi", "writes it as safetensors, and runs nothing of it"),
+            mend=repair("tgi", "converts it to safetensors without running it"),
         ),
     ),
     grammars={"3.3.7": Grammar(prefix="required", parts=FACTORS, leaves=LEAVES, whole_types=True)},

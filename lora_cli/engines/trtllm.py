@@ -9,22 +9,22 @@ HELPER = "tensorrt_llm/lora_helper.py"
 
 ROWS = (
     rejects("required-field-missing", "the field is required", LORA, mend="write the field"),
-    rejects("number-mistyped", "it cannot be divided", LORA, "reasoned", repair("trtllm", NUMBER_WRITTEN)),
+    rejects("number-mistyped", "division by it fails", LORA, "reasoned", repair("trtllm", NUMBER_WRITTEN)),
     serves_wrong(
         "module-alphas", "alpha_pattern is not read", LORA, mend=repair("trtllm", "folds the scales into lora_B")
     ),
-    serves_wrong("init-changes-base", "the base's weights are not those that it was trained on", LORA),
+    serves_wrong("init-changes-base", "the base's weights are not the ones that it was trained on", LORA),
     serves_wrong("alora", "it is not read: the adapter is always active", LORA),
     serves_wrong("layer-replication", "it is not read", LORA, "reasoned"),
-    serves_wrong("bdlora", "its blocks are taken for factors", LORA, "reasoned"),
-    serves_wrong("qalora", "its groups are taken for inputs", LORA, "reasoned"),
+    serves_wrong("bdlora", "its blocks are treated as factors", LORA, "reasoned"),
+    serves_wrong("qalora", "its groups are treated as inputs", LORA, "reasoned"),
     serves_wrong("arrow", "Arrow's routing is not read", LORA, "reasoned"),
-    rejects("lora-bias", "a bias on lora_B is no name that it knows", LORA),
-    rejects("bias", "a bias is no name that it knows", LORA),
-    rejects("kasa", "lora_diag is no name that it knows", LORA),
+    rejects("lora-bias", "a bias on lora_B is an unknown name", LORA),
+    rejects("bias", "a bias is an unknown name", LORA),
+    rejects("kasa", "lora_diag is an unknown name", LORA),
     serves_wrong("saved-vocabulary", "a saved embedding or head is skipped", LORA),
-    rejects("saved-head", "a saved head is no name that it knows", LORA),
-    rejects("saved-other", "a saved module is no name that it knows", LORA),
+    rejects("saved-head", "a saved head is an unknown name", LORA),
+    rejects("saved-other", "a saved module is an unknown name", LORA),
     serves_wrong("trained-tokens", "trained tokens are skipped", LORA),
     serves_wrong("embedding", "LoRA on an embedding or the head is skipped", LORA),
     rejects("rank-above-max", "", HELPER, mend="{mend}"),
@@ -33,19 +33,19 @@ ROWS = (
     rejects("missing-a-packed", "a module without lora_A fails", LORA, mend=SAVE_AGAIN),
     rejects(
         "names-outside-grammar",
-        "a tensor with a name that it does not know refuses the whole adapter",
+        "it refuses the whole adapter if a tensor name is unknown",
         LORA,
         mend=repair("trtllm", NAMES),
     ),
-    rejects("unexpected-modules", "it knows no such module", LORA),
-    serves_wrong("nothing-lands", "it loads, and the base is served", LORA, "reasoned", OTHER_BASE),
-    serves_wrong("partly-lands", "the others have no layer to go to", LORA, "reasoned", OTHER_BASE),
-    rejects("experts-fused", "it knows experts one by one only", LORA),
+    rejects("unexpected-modules", "it does not support such a module", LORA),
+    serves_wrong("nothing-lands", "it loads, but the base is served", LORA, "reasoned", OTHER_BASE),
+    serves_wrong("partly-lands", "the others do not belong to a layer", LORA, "reasoned", OTHER_BASE),
+    rejects("experts-fused", "it only supports separate experts", LORA),
     serves_wrong(
         "filtered",
-        "the engine was told to put LoRA on other modules, and skips these with a warning",
+        "the engine is configured for LoRA on other modules, and skips these with a warning",
         LORA,
-        mend="name {wanted} in lora_target_modules",
+        mend="add {wanted} to lora_target_modules",
     ),
 )
 
@@ -75,6 +75,9 @@ ENGINE = Engine(
     default_rank=64,
     rank_flag="max_lora_rank",
     unread=frozenset(
-        {"dora", "experts-alone", "experts-incomplete", "base-without-lora", "tower", "named-like-base", "two-into-one"}
+        (
+            *("dora", "experts-alone", "experts-incomplete", "rows-reordered", "base-without-lora", "tower"),
+            *("named-like-base", "two-into-one"),
+        )
     ),
 )

@@ -10,7 +10,18 @@ from lora_cli.core.engine_outcome import Outcome
 from lora_cli.core.keys import PAIR_PARTS
 from lora_cli.engines.mend import BASE_CHANGED, NAMES, NUMBER, OTHER_BASE, SAVE_AGAIN, repair
 from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, Engine, Grammar, rejects, serves_wrong
-from lora_cli.engines.vllm_models import EMBEDDINGS, FUSED_EXPERTS, NO_LORA, SLOTS, TEXT_NAMES
+from lora_cli.engines.vllm_models import (
+    BLOCK_NAMES,
+    EMBEDDINGS,
+    FUSED_EXPERTS,
+    HEADS_SINCE,
+    LORA_SINCE,
+    NO_LORA,
+    REORDERED,
+    SLOTS,
+    TEXT_NAMES,
+    WITH_LORA,
+)
 
 PEFT_HELPER = "vllm/lora/peft_helper.py"
 LORA_MODEL = "vllm/lora/lora_model.py"
@@ -23,22 +34,32 @@ NEWER = "serve it with vLLM 0.32 or newer"
 
 ROWS = (
     rejects("required-field-missing", "the field is required", PEFT_HELPER, "run", "write the field"),
-    rejects("rank-unusable", "nothing can be divided by it", PEFT_HELPER, "run", NUMBER),
+    rejects("rank-unusable", "division by it fails", PEFT_HELPER, "run", NUMBER),
     serves_wrong("rank-fraction", "lora_alpha is divided by it", PEFT_HELPER, "run", NUMBER),
-    rejects("alpha-unusable", "nothing can be divided that is no number", PEFT_HELPER, "run", NUMBER),
-    serves_wrong("alpha-harmful", "it scales all that the adapter does", PEFT_HELPER, "run", NUMBER),
+    rejects(
+        "alpha-unusable", "division fails if it is not a number, or too large for a float", PEFT_HELPER, "run", NUMBER
+    ),
+    serves_wrong("alpha-harmful", "it scales the whole adapter", PEFT_HELPER, "run", NUMBER),
     rejects("dora", "DoRA is not supported", PEFT_HELPER, "run"),
     rejects("bias", "biases of an adapter are not supported", PEFT_HELPER, "run"),
     rejects("bias-untyped", 'it is not "none"', PEFT_HELPER, "run", repair("vllm", 'writes "none" for null')),
     rejects(
         "modules-to-save",
-        "it takes no saved module but score and classifier, the heads of models that classify",
+        "it only supports the saved modules score and classifier, the heads of classification models",
         PEFT_HELPER,
         "run",
     ),
-    rejects("trained-tokens", "rows of an embedding are no factors", UTILS, "run"),
+    rejects("trained-tokens", "rows of an embedding are not factors", UTILS, "run"),
     rejects(
-        "saved-head", "only a model that classifies has a place for a head; one that generates has none", UTILS, "run"
+        "saved-head",
+        "only models whose architectures name a class for sequence classification take a head",
+        UTILS,
+        "run",
+        until="0.32",
+        ran="0.32",
+    ),
+    rejects(
+        "saved-head", "only models whose architectures name a class for classification take a head", UTILS, since="0.33"
     ),
     rejects("rank-above-max", "", PEFT_HELPER, "run", "{mend}"),
     rejects("lora-bias", "a bias on lora_B is not supported", PEFT_HELPER, "run", since="0.32"),
@@ -47,14 +68,14 @@ ROWS = (
     ),
     serves_wrong(
         "module-scales",
-        "rank_pattern and alpha_pattern are not read, and every module is scaled alike",
+        "rank_pattern and alpha_pattern are not read, and all modules have the same scale",
         PEFT_HELPER,
         "run",
         f"{NEWER}, or " + repair("vllm", "folds the scales into lora_B"),
         until="0.31",
     ),
     rejects("pattern-broken", "the pattern is matched when it loads", PEFT_HELPER, "run", "", since="0.32"),
-    rejects("pattern-untyped", "it asks for its keys", PEFT_HELPER, "run", "write an object", since="0.32"),
+    rejects("pattern-untyped", "it reads its keys, which fails", PEFT_HELPER, "run", "write an object", since="0.32"),
     rejects(
         "init-changes-base",
         "it may have changed the base's weights in training",
@@ -73,10 +94,10 @@ ROWS = (
     ),
     rejects(
         "init-not-known",
-        "of those with a name it takes gaussian, eva, orthogonal, mica and lora_ga",
+        "it only supports the names gaussian, eva, orthogonal, mica and lora_ga",
         PEFT_HELPER,
         "run",
-        "set init_lora_weights to true, if it left the base as it was",
+        "set init_lora_weights to true, if it left the base unchanged",
         since="0.32",
     ),
     rejects("alora", "activated LoRA is not supported", PEFT_HELPER, "run", since="0.32"),
@@ -84,13 +105,13 @@ ROWS = (
     rejects("layer-replication", "replicated layers are not supported", PEFT_HELPER, "run", since="0.32"),
     serves_wrong("layer-replication", "the base keeps its own layers", PEFT_HELPER, "run", until="0.31"),
     rejects("bdlora", "BD-LoRA is not supported", PEFT_HELPER, "run", since="0.32"),
-    serves_wrong("bdlora", "its blocks are taken for factors", PEFT_HELPER, "run", until="0.31"),
+    serves_wrong("bdlora", "its blocks are treated as factors", PEFT_HELPER, "run", until="0.31"),
     rejects("qalora", "QALoRA is not supported", PEFT_HELPER, "run", since="0.32"),
-    serves_wrong("qalora", "its groups are taken for inputs", PEFT_HELPER, "run", until="0.31"),
+    serves_wrong("qalora", "its groups are treated as inputs", PEFT_HELPER, "run", until="0.31"),
     serves_wrong("arrow", "Arrow's routing is not read", PEFT_HELPER, "reasoned"),
     rejects(
         "names-outside-grammar",
-        "a tensor with a name that it does not parse refuses the whole adapter",
+        "it refuses the whole adapter if it cannot parse a tensor name",
         UTILS,
         "run",
         repair("vllm", NAMES),
@@ -103,12 +124,16 @@ ROWS = (
         "train without these modules, or merge the adapter",
     ),
     serves_wrong(
-        "nothing-lands", "it loads, and the base is served", MANAGER, "run", repair("vllm", "corrects the names")
+        "nothing-lands",
+        "it loads, but the base is served",
+        MANAGER,
+        "run",
+        repair("vllm", "corrects the names", by_base=True),
     ),
-    serves_wrong("partly-lands", "the others are never looked at", MANAGER, "run", OTHER_BASE),
+    serves_wrong("partly-lands", "the others are ignored", MANAGER, "run", OTHER_BASE),
     serves_wrong(
         "tower",
-        "LoRA on the towers is left out",
+        "LoRA on the towers is ignored",
         MANAGER,
         mend="start vLLM with `--enable-tower-connector-lora`, if its model supports that",
     ),
@@ -117,7 +142,9 @@ ROWS = (
     ),
     rejects("missing-b", "a module without lora_B fails", MANAGER, "run", SAVE_AGAIN),
     rejects("missing-a", "a module without lora_A fails", MANAGER, "run", SAVE_AGAIN),
-    serves_wrong("missing-a-packed", "in a packed module that slice stays dead, silently", MANAGER, "run", SAVE_AGAIN),
+    serves_wrong(
+        "missing-a-packed", "that part of the packed module is silently left at zero", MANAGER, "run", SAVE_AGAIN
+    ),
     rejects("factor-flat", "it has no second dimension", LAYERS, "run", "save it again"),
     rejects("shape-larger", "it does not fit into the slot's buffer", LAYERS, "run", OTHER_BASE),
     serves_wrong(
@@ -127,16 +154,25 @@ ROWS = (
         "run",
         OTHER_BASE,
     ),
+    serves_wrong(
+        "rows-reordered",
+        "its class puts the rows of the base's weight into the order of its rotary embedding, and not those of lora_B",
+        "vllm/model_executor/models/llama4.py",
+        "run",
+        ran="0.32",
+    ),
     rejects(
         "experts-fused",
-        "its model keeps experts apart",
+        "its model keeps experts separate",
         MANAGER,
+        "run",
         mend="start vLLM with `--enable-mixed-moe-lora-format` and load it with `is_3d_lora_weight`",
         since="0.32",
+        ran="0.32",
     ),
     serves_wrong(
         "experts-fused",
-        "its model keeps experts apart, and the fused factors are never looked at",
+        "its model keeps experts separate, and ignores the fused factors",
         MANAGER,
         "reasoned",
         NEWER,
@@ -156,14 +192,16 @@ ROWS = (
     ),
     serves_wrong(
         "filtered",
-        "the engine was told to put LoRA on other modules, and does not check the adapter",
+        "the engine is configured for LoRA on other modules, and does not check the adapter",
         MANAGER,
         mend="start vLLM with `--lora-target-modules {wanted}`, or without it",
     ),
     rejects(
         "base-without-lora",
-        "vLLM's class of that base has no LoRA, and the engine does not start with `--enable-lora`",
+        "vLLM's class of that base does not support LoRA: the engine exits at start when `--enable-lora` is set",
         MODELS,
+        "run",
+        ran="0.32",
         mend="merge the adapter into the base and serve that as a model",
     ),
     rejects(
@@ -201,6 +239,11 @@ ENGINE = Engine(
     default_rank=16,
     rank_flag="--max-lora-rank",
     no_lora=NO_LORA,
+    lora_since=LORA_SINCE,
+    heads_since=HEADS_SINCE,
+    with_lora=WITH_LORA,
     fused_experts=FUSED_EXPERTS,
+    block_names=BLOCK_NAMES,
+    reordered=REORDERED,
     slots=SLOTS,
 )

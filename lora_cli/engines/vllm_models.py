@@ -4,7 +4,7 @@ What the slots of each class are made of was compared with the buffers that 0.32
 with a table here.
 """
 
-from lora_cli.engines.profile import PACKED
+from lora_cli.engines.profile import NEVER, PACKED
 from lora_cli.engines.slots import Flags, SlotLayout
 
 BOTH = frozenset({"embed_tokens", "lm_head"})
@@ -23,12 +23,68 @@ EMBEDDINGS = {
 }
 """Families whose class has ``embedding_modules``; the others take no LoRA on the embedding or the head."""
 
-NO_LORA = frozenset({"bert", "bloom", "falcon", "gpt2", "gptj", "roberta", "stablelm"})
-"""Families whose class has no LoRA: with it the engine does not start. 0.32 was run with tiny models: bloom, falcon,
-gpt2, gptj and stablelm end with "does not support LoRA yet", and gpt_neox answers as PEFT does."""
+NO_LORA = frozenset({"bert", "bloom", "falcon", "gpt2", "gptj", "stablelm"})
+"""Families whose class has no LoRA: with it the engine does not start. 0.32 was run with tiny models: each ends
+with "does not support LoRA yet" (of BERT that is the class for masked words). docs/engines-run.md has every family."""
+
+LORA_SINCE = {
+    "BertModel": "0.32",
+    "BertForMaskedLM": NEVER,
+    "BertForSequenceClassification": "0.33",
+    "BertForTokenClassification": "0.33",
+    "RobertaModel": "0.32",
+    "RobertaForMaskedLM": "0.32",
+    "RobertaForSequenceClassification": "0",
+    "RobertaForTokenClassification": NEVER,
+    "XLMRobertaModel": "0.32",
+    "XLMRobertaForSequenceClassification": "0",
+    "XLMRobertaForTokenClassification": NEVER,
+}
+"""Classes that are served for embeddings or classes, to the first version in which they take LoRA. Read in
+``bert.py`` and ``roberta.py`` of 0.31 to 0.33; those of BERT and RoBERTa were run in 0.32 (``test_pooling.py``)."""
+
+HEADS_SINCE = {"ForSequenceClassification": "0", "ForTokenClassification": "0.33"}
+"""How classes end whose head, saved whole as ``score`` or ``classifier``, is taken from an adapter. 0.32 was run: it
+answers as PEFT does with the one for sequences, and refuses the one for tokens."""
 
 FUSED_EXPERTS = frozenset({"gpt_oss", "qwen3_5_moe", "qwen3_omni_moe", "qwen3_vl_moe"})
 """Families whose class holds its experts in one tensor (``is_3d_moe_weight``)."""
+
+BLOCK_NAMES = {"mixtral": (".block_sparse_moe.", ".mlp.")}
+"""What a class calls the part with the router and the experts, beside transformers' name for it. 0.32 was run: what
+PEFT writes over transformers 5, with the second name, is loaded and never looked at."""
+
+REORDERED = dict.fromkeys(("llama4", "llama4_text"), frozenset({"q_proj", "k_proj"}))
+"""Modules whose weights a class puts into another order as it reads them (``permute_qk_weight_for_rotary``)."""
+
+LISTED = frozenset(
+    {
+        *("afmoe", "apertus", "arcee", "cohere2", "cohere2_moe", "cwm", "deepseek_v32", "ernie4_5", "ernie4_5_moe"),
+        *("exaone4", "falcon_h1", "gemma4_text", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "glm_moe_dsa"),
+        *("gpt_bigcode", "granite_swa", "granitemoe", "granitemoe_swa", "granitemoehybrid", "granitemoeshared"),
+        *("hunyuan_v1_dense", "hunyuan_v1_moe", "hy_v3", "hyperclovax", "jamba", "lfm2", "lfm2_moe", "longcat_flash"),
+        *("minicpm3", "minimax_m2", "nemotron", "nemotron_h", "olmo", "olmo3", "olmo_hybrid", "phimoe", "qwen3_next"),
+        *("sarvam_moe", "seed_oss", "smollm3", "vaultgemma"),
+        # Wrappers for images, video and audio.
+        *("audioflamingo3", "blip-2", "emu3", "exaone4_5", "gemma4", "glm4v", "glm4v_moe", "glm_ocr", "glmasr"),
+        *("granite4_vision", "granite_speech", "granite_speech_plus", "hunyuan_vl", "idefics3", "internvl", "lfm2_vl"),
+        *("lighton_ocr", "llava", "llava_next", "llava_next_video", "mistral3", "molmo2", "paligemma", "qwen2_5_omni"),
+        *("qwen2_5_omni_thinker", "qwen3_5", "qwen3_asr", "qwen3_omni_moe_thinker", "qwen3_vl", "smolvlm"),
+        *("vibevoice_asr", "voxtral"),
+        # Families of which transformers has no class.
+        *("bailing_moe", "chatglm", "deepseek", "exaone", "internlm2", "internvl_chat", "mimo", "minicpmo", "minicpmv"),
+        *("molmo", "phi4mm", "ultravox"),
+    }
+)
+"""Families without a table here that vLLM's list of supported models (``docs/models/supported_models.md``) has with
+LoRA."""
+
+WITH_LORA = LISTED | EMBEDDINGS.keys() | FUSED_EXPERTS | {"whisper"}
+"""Families without a table here that take LoRA. Whisper's class does, although the list does not say so.
+
+What the list has without LoRA is not known: of GPT-NeoX it says so, and 0.32 serves it. Encoder-decoders but Whisper
+are neither there nor among what it runs through transformers' classes.
+"""
 
 TEXT_NAMES = frozenset({"qwen2_vl", "qwen2_5_vl"})
 """Multimodal wrappers that take the names of the text model alone, until 0.33, since when all do."""

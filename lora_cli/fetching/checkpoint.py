@@ -28,8 +28,8 @@ class LatestOf:
         """
         if ref.scheme in {"https", "http"}:
             raise UsageError(
-                f"{ref}: a web server does not list its folders, so nobody can tell the latest checkpoint",
-                hint="name one: --checkpoint N",
+                f"{ref}: a web server does not list its folders, so the latest checkpoint is unknown",
+                hint="set it: --checkpoint N",
             )
         return latest(self._source.resolve(ref))
 
@@ -45,8 +45,8 @@ class LatestOf:
 def latest(revision: Revision) -> Revision:
     """``revision`` as the folder of its checkpoint with the highest number, as if that had been asked for.
 
-    A checkpoint without a config or weights, such as one that is being written, is passed over. Where there is none,
-    it is the adapter beside them.
+    A checkpoint without a config or weights, such as one that is being written, is passed over. Where there is none, it
+    is the adapter next to them.
 
     Raises:
         FormatError: there is no adapter either.
@@ -58,11 +58,11 @@ def latest(revision: Revision) -> Revision:
         if is_adapter([file.path for file in inside.files]):
             log.warning("%s: the latest checkpoint is %s", revision.ref, folder)
             return inside
-        log.warning("%s: %s is passed over: it lacks a config or weights", revision.ref, folder)
+        log.warning("%s: %s is skipped: it has no config or weights", revision.ref, folder)
     paths = [file.path for file in revision.files]
     if not is_adapter(paths):
-        raise FormatError("there is no checkpoint here", where=str(revision.ref), hint=elsewhere(paths))
-    log.warning("%s: there is no checkpoint, the adapter itself is taken", revision.ref)
+        raise FormatError("there are no checkpoints here", where=str(revision.ref), hint=elsewhere(paths))
+    log.warning("%s: there are no checkpoints, the adapter itself is used", revision.ref)
     return revision
 
 

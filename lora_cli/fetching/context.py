@@ -21,9 +21,9 @@ from lora_cli.store.holds import Hold
 class AdapterRequest:
     """One adapter that is asked for: which files of it, and what must hold for it whatever its origin gives.
 
-    ``asked`` is why there is no reference when what was asked for is none. ``name`` is what progress and messages call
-    it, "" for the reference itself. ``typed`` is the reference as somebody typed it, where that is what the adapter is
-    known by: two may have one name. ``turn`` is its number in the run.
+    ``asked`` is the error if the request is not a reference. ``name`` is what progress and messages call it, "" for the
+    reference itself. ``typed`` is the reference as the user typed it, where that is what the adapter is known by: two
+    may have one name. ``turn`` is its number in the run.
     """
 
     asked: AdapterRef | UsageError
@@ -59,7 +59,7 @@ class Total:
         self._changed = threading.Condition()
 
     def spend(self, turn: int, name: str, count: int) -> None:
-        """So many bytes are the adapter's, which is number ``turn`` from 0. Asked again, the last word counts.
+        """How many bytes are the adapter's, which is number ``turn`` from 0. Asked again, the last word counts.
 
         Raises:
             Refused: they are more than is left.
@@ -74,7 +74,7 @@ class Total:
             self._changed.notify_all()
         if not fits:
             raise Refused(
-                f"{name} has {count} bytes: with {before} of the others these are over the {self._most} of one run",
+                f"{name} has {count} bytes: with the {before} of the others over the limit of {self._most} for a run",
                 hint="raise --max-total-bytes, or fetch fewer adapters at once",
             )
 
@@ -108,6 +108,14 @@ class FetchContext:
         self.scheduler = RangeScheduler(settings.jobs)
         self.room = Room(store, settings.keep_free, settings.cache_budget)
         self.total = Total(settings.max_total_bytes)
+
+    def beside(self, sources: Sources | None = None) -> "FetchContext":
+        """A context for another adapter of this run: with threads of its own, within this one's room and limit."""
+        made = FetchContext(
+            self.store, self.settings, self.progress, link=self.link, hold=self.hold, sources=sources or self.sources
+        )
+        made.room, made.total = self.room, self.total
+        return made
 
     def __enter__(self) -> Self:
         return self

@@ -1,6 +1,6 @@
 """What must hold for an adapter, whatever its origin gives: a digest, and the operators' policies.
 
-Whether whoever asks may still have what a shared cache holds, their origin says, not the cache.
+Whether the caller may still read what a shared cache has is decided by the origin, not by the cache.
 """
 
 import os
@@ -59,7 +59,7 @@ def check_size(name: str, total: int, most: int | None) -> None:
         Refused: it is larger than ``most`` bytes (None: no limit).
     """
     if most is not None and total > most:
-        raise Refused(f"{name} has {total} bytes, and {most} are allowed", hint="raise --max-bytes to take it")
+        raise Refused(f"{name} has {total} bytes, but {most} are allowed", hint="raise --max-bytes to allow it")
 
 
 def check_count(name: str, count: int, most: int) -> None:
@@ -70,8 +70,8 @@ def check_count(name: str, count: int, most: int) -> None:
     """
     if count > most:
         raise Refused(
-            f"{name}: {count} files are wanted, and {most} are allowed",
-            hint="--include takes fewer with a narrower glob; raise --max-files to take them all",
+            f"{name}: {count} files were selected, but {most} are allowed",
+            hint="use a narrower glob for --include, or raise --max-files to allow all of them",
         )
 
 
@@ -105,15 +105,15 @@ def _check_locked(locked: "LockedAdapter", snapshot: Snapshot, selection: Select
     if wrong or (not selection.chosen and snapshot.digest != locked.digest):
         what = f"{wrong[0]} is {snapshot.files[wrong[0]].sha256}" if wrong else f"the snapshot is {snapshot.digest}"
         raise Corrupt(
-            f"{locked.name}: {what}, and something else is locked",
-            hint="what was locked is not what came: look at both before --upgrade locks the new one",
+            f"{locked.name}: {what}, which differs from the lock",
+            hint="the received files differ from the locked ones: check both before you run --upgrade",
         )
 
 
 def _check_headers(ref: AdapterRef, snapshot: Snapshot, most: int) -> None:
-    """What a header claims stands in its first 8 bytes; whether it is one is for ``validate`` to judge.
+    """What a header claims is in its first 8 bytes; whether it is one is for ``validate`` to check.
 
-    What goes on after the end of its file is none, and nobody reads it.
+    A header that is longer than its file is invalid, and is not read.
     """
     for path, blob in snapshot.files.items():
         if path.endswith(".safetensors") and blob.size > most:
@@ -121,8 +121,8 @@ def _check_headers(ref: AdapterRef, snapshot: Snapshot, most: int) -> None:
                 length = int.from_bytes(stream.read(8), "little")
             if most < length <= blob.size - 8:
                 raise Refused(
-                    f"{ref}: {path} claims a header of {length} bytes, and {most} are allowed",
-                    hint="an adapter has some hundred kilobytes; raise --max-header-bytes to take it",
+                    f"{ref}: {path} claims a header of {length} bytes, but {most} are allowed",
+                    hint="a typical header has a few hundred kilobytes; raise --max-header-bytes to allow it",
                 )
 
 
@@ -134,8 +134,8 @@ def check_digest(demand: Demand, ref: AdapterRef, digest: str) -> None:
     """
     if demand.sha256 is not None and digest != demand.sha256:
         raise Corrupt(
-            f"{ref}: the manifest says sha256 {demand.sha256}, and its files make {digest}",
-            hint="pin the revision that was meant, or write the new digest after you looked at what changed",
+            f"{ref}: the manifest has sha256 {demand.sha256}, but its files have {digest}",
+            hint="pin the intended revision, or write the new digest after you checked the changes",
         )
 
 
@@ -174,7 +174,7 @@ def _host_of(ref: AdapterRef, settings: Settings) -> str | None:
     """The host that is asked for ``ref``, None for this machine's disks and where no policy speaks of hosts.
 
     Raises:
-        Refused: nobody can tell, or a resolver and a reader of the policy would take it for two different ones.
+        Refused: it is ambiguous, or a resolver and a reader of the policy would take it for two different ones.
     """
     from lora_cli.core.globs import host_in
     from lora_cli.core.web_address import canonical_host
@@ -188,7 +188,7 @@ def _host_of(ref: AdapterRef, settings: Settings) -> str | None:
     try:
         return urlsplit(f"//{canonical_host(parts.netloc, parts.scheme)}").hostname
     except ValueError as error:
-        raise Refused(f"{ref}: policy {about[0]}: which host it comes from cannot be told: {error}") from error
+        raise Refused(f"{ref}: policy {about[0]}: its host is unknown: {error}") from error
 
 
 def _names(ref: AdapterRef, settings: Settings) -> Iterator[AdapterRef]:
@@ -288,7 +288,7 @@ def asks_again(ref: AdapterRef, access: str, settings: Settings) -> bool:
 
 
 def check_kept(ref: AdapterRef, revision: str, paths: Collection[str], source: Source, settings: Settings) -> None:
-    """As ``check_access``, for files that a cache keeps and nobody has listed now.
+    """As ``check_access``, for cached files that were not listed now.
 
     A commit of the Hub needs no listing: that is one request. Any other origin lists what it has first.
     """
@@ -304,11 +304,11 @@ def check_kept(ref: AdapterRef, revision: str, paths: Collection[str], source: S
 
 
 def check_access(revision: Revision, source: Source, settings: Settings) -> None:
-    """Reads one byte of the adapter from its origin, with the credentials of whoever asks.
+    """Reads one byte of the adapter from its origin, with the caller's credentials.
 
     Raises:
         AccessDenied, NotFound: the origin does not let them, or does not have it any more.
-        Offline: the network is switched off, so that nobody can be asked.
+        Offline: the network is switched off, so that no origin can be asked.
         Unreachable: the origin does not answer, or with nothing.
     """
     _check_online(revision.ref, settings)
@@ -319,13 +319,13 @@ def check_access(revision: Revision, source: Source, settings: Settings) -> None
     except (AccessDenied, NotFound) as error:
         raise type(error)(f"{RULE}: {error.message}", hint=error.hint) from error
     if not byte:
-        hint = "its origin must have something in it to be asked for"
-        raise Unreachable(f"{revision.ref}: {RULE}: its origin gave nothing", hint=hint)
+        hint = "its source must have a file that is not empty"
+        raise Unreachable(f"{revision.ref}: {RULE}: its source sent no data", hint=hint)
 
 
 def _check_online(ref: AdapterRef, settings: Settings) -> None:
     if settings.offline:
         raise Offline(
-            f"{ref}: {RULE}: its origin must be asked who may have it, and the network is switched off",
-            hint="leave --offline out, or let the policy do without for this source",
+            f"{ref}: {RULE}: its source must be asked for access, but offline mode is on",
+            hint="remove --offline, or remove this requirement from the policy for this source",
         )

@@ -2,12 +2,12 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial as bound
 
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
-from lora_cli.errors import Corrupt, MachineError, Refused
+from lora_cli.errors import Corrupt, Refused
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.demand import check_size, most_bytes
 from lora_cli.fetching.local_reuse import adopt, clone, link_weights
@@ -16,18 +16,14 @@ from lora_cli.fetching.plan import identity
 from lora_cli.fetching.progress import SILENT, Progress
 from lora_cli.fetching.scheduler import Deadline
 from lora_cli.fetching.transfer import Transfer
-from lora_cli.sources import Source, is_hashing, is_openable, is_telling
+from lora_cli.sources import HashingSource, Source, TellingSource
 from lora_cli.store import Store
-from lora_cli.store.blobs import has_blob, keep_blob, keep_bytes
-from lora_cli.store.disk import FULL, on_disk, write_pieces
-from lora_cli.store.partials import Partial, drop_partial, leave_partial, leftover_bytes, open_partial
+from lora_cli.store.blobs import has_blob, keep_blob
+from lora_cli.store.disk import FULL
+from lora_cli.store.partials import drop_partial, leave_partial, leftover_bytes, open_partial
 
 TOGETHER = 64
-"""So many files are open at once."""
-
-SMALL = 1 << 20
-HELD = 2 << 20
-"""Of one adapter at a time, so many bytes of files that are no larger than ``SMALL`` are held in memory."""
+"""How many files are open at once."""
 
 WRONG_TRIES = 2
 """So often a file is fetched again when other bytes came than were promised."""
@@ -37,8 +33,7 @@ WRONG_TRIES = 2
 class Job:
     """The files of one adapter, to be downloaded from ``source`` by the ``deadline``, within the limits of the run.
 
-    Of ``known`` (path → blob) it is known that they are the same. ``left`` has for each path how many bytes of it the
-    dead left.
+    Of ``known`` (path → blob) it is known that they are the same.
     """
 
     name: str
@@ -48,7 +43,6 @@ class Job:
     deadline: Deadline
     known: Mapping[str, Blob] = field(default_factory=dict)
     progress: Progress = SILENT
-    left: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def store(self) -> Store:
@@ -76,7 +70,7 @@ def download(job: Job) -> Mapping[str, Blob]:
         Corrupt: other bytes came than were promised, again and again; or they changed meanwhile.
         Unreachable: the origin does not answer any more, or not in time.
         MachineError: this machine does not let us.
-        LostBlob: somebody cleaned up behind us. Try again.
+        LostBlob: another process cleaned up. Try again.
     """
     files, context = job.asked.files, job.context
     check_size(job.name, sum(file.size or 0 for file in files), most_bytes(context.settings))
@@ -85,10 +79,10 @@ def download(job: Job) -> Mapping[str, Blob]:
         there = [file for file in files if file.path not in blobs]
         blobs |= link_weights(job.name, job.source, job.revision, job.store, there)
     missing = [file for file in files if file.path not in blobs]
-    left = {file.path: leftover_bytes(job.store, job.key(file), file.size or 0) for file in missing}
+    left = sum(leftover_bytes(job.store, job.key(file), file.size or 0) for file in missing)
     size, tries = sum(file.size or 0 for file in missing), 0
-    with context.room.reserved(job.name, size, sum(left.values()), context.progress) as progress:
-        job = replace(job, progress=progress, left=left)
+    with context.room.reserved(job.name, size, left, context.progress) as progress:
+        job = replace(job, progress=progress)
         while missing:
             wrong: list[RemoteFile] = []
             for first in range(0, len(missing), TOGETHER):
@@ -123,8 +117,7 @@ def _batch(job: Job, files: Sequence[RemoteFile], wrong: list[RemoteFile], tries
             else:
                 wrong.append(transfer.file)
             transfers.pop()
-            if transfer.partial is not None:
-                drop_partial(transfer.partial)
+            drop_partial(transfer.partial)
             job.progress.ended(transfer.label)
     return blobs
 
@@ -142,51 +135,32 @@ def _kept(job: Job, transfer: Transfer, tries: int) -> Blob | None:
         job.progress.advanced(transfer.label, -transfer.frontier)
         return None
     job.context.hold.add(blob.sha256)
-    if transfer.partial is None and not keep_bytes(job.store, transfer.held, blob, transfer.label):
-        transfer.partial = _spilled(job, transfer)
-    if transfer.partial is not None:
-        keep_blob(job.store, transfer.partial.path, transfer.partial.descriptor, blob)
+    keep_blob(job.store, transfer.partial.path, transfer.partial.descriptor, blob)
     return blob
 
 
-def _spilled(job: Job, transfer: Transfer) -> Partial:
-    """What is held in memory, in a partial file of its own.
-
-    Raises:
-        MachineError: this machine does not let us.
-    """
-    partial = open_partial(job.store, job.key(transfer.file), 0)
-    try:
-        with on_disk(f"writing {transfer.label} to", job.store.root):
-            write_pieces(partial.descriptor, transfer.held)
-    except BaseException:
-        drop_partial(partial)
-        raise
-    return partial
-
-
 def _check_told(job: Job, transfer: Transfer, blob: Blob) -> None:
-    """Compares with what the origin said beside its listing; raises Corrupt when that is something else."""
-    if is_telling(job.source):
+    """Compares with what the origin said next to its listing; raises Corrupt when that is something else."""
+    if isinstance(job.source, TellingSource):
         for place, sha256 in job.source.told(job.revision, transfer.file).items():
             if sha256 != blob.sha256:
-                hint = "whoever put it there must mend either the file or what is said of it"
-                raise Corrupt(f"{transfer.label}: its {place} is {sha256}, and {blob.sha256} came", hint=hint)
+                hint = "the owner of the file must fix either the file or its metadata"
+                raise Corrupt(f"{transfer.label}: its {place} is {sha256}, but {blob.sha256} was received", hint=hint)
 
 
 def _check_xet_hash(job: Job, transfer: Transfer) -> None:
     """Compares with the Xet hash that was listed, where no sha256 was; raises Corrupt when it is another one."""
-    file, partial = transfer.file, transfer.partial
-    if file.sha256 is not None or file.xet_hash is None or partial is None or not is_hashing(job.source):
+    file = transfer.file
+    if file.sha256 is not None or file.xet_hash is None or not isinstance(job.source, HashingSource):
         return
-    if (found := job.source.xet_hash(partial.path, transfer.label)) != file.xet_hash:
-        hint = "the Hub, or something between it and here, serves other bytes than it lists"
-        raise Corrupt(f"{transfer.label}: Xet hash {file.xet_hash} was promised, {found} came", hint=hint)
+    if (found := job.source.xet_hash(transfer.partial.path, transfer.label)) != file.xet_hash:
+        hint = "the Hub, or a proxy in between, serves different bytes than it lists"
+        raise Corrupt(f"{transfer.label}: expected Xet hash {file.xet_hash}, received {found}", hint=hint)
 
 
 @contextmanager
 def _opened(job: Job, files: Sequence[RemoteFile]) -> Iterator[list[Transfer]]:
-    """The files' transfers, each with its partial unless it is small; whoever takes one out closes that.
+    """The files' transfers, each with its partial; the one that takes a file out closes it.
 
     After an error the rest is left to be gone on with, but not when the disk is full, the bytes are wrong or it is
     larger than it may be. After an interrupt a thread may still write: nothing is closed, and the files are left to be
@@ -194,11 +168,8 @@ def _opened(job: Job, files: Sequence[RemoteFile]) -> Iterator[list[Transfer]]:
     """
     transfers: list[Transfer] = []
     try:
-        room = HELD
         for file in files:
-            held = _is_small(job, file, room)
-            room -= (file.size or 0) if held else 0
-            transfers.append(_transfer(job, file, held=held))
+            transfers.append(_transfer(job, file))  # noqa: PERF401 - those before one that fails are left well
         yield transfers
     except Exception as error:
         full = isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL
@@ -206,35 +177,17 @@ def _opened(job: Job, files: Sequence[RemoteFile]) -> Iterator[list[Transfer]]:
             if transfer.in_flight:
                 # A thread that hangs in a connection may still write to it: it is left to be taken from the dead.
                 continue
-            _leave(job, transfer, wanted=not full and not isinstance(error, (Corrupt, Refused)))
+            wanted = transfer.frontier and not full and not isinstance(error, (Corrupt, Refused))
+            (leave_partial if wanted else drop_partial)(transfer.partial)
             job.progress.ended(transfer.label)
         raise
 
 
-def _is_small(job: Job, file: RemoteFile, room: int) -> bool:
-    """Whether a file is held in memory until it is complete: not where a file on this disk can be shared, or is."""
-    known = file.size is not None and file.size <= min(room, SMALL)
-    # A Xet hash is computed of a file on the disk.
-    known = known and (file.xet_hash is None or file.sha256 is not None)
-    return known and not is_openable(job.source) and not job.left.get(file.path)
-
-
-def _leave(job: Job, transfer: Transfer, *, wanted: bool) -> None:
-    """Leaves what came of a file to be gone on with, or removes it."""
-    if transfer.partial is None and wanted and transfer.held:
-        with suppress(MachineError):
-            transfer.partial = _spilled(job, transfer)
-    if transfer.partial is not None:
-        (leave_partial if wanted else drop_partial)(transfer.partial)
-
-
-def _transfer(job: Job, file: RemoteFile, *, held: bool) -> Transfer:
+def _transfer(job: Job, file: RemoteFile) -> Transfer:
     label = f"{job.name}: {file.path}"
     # Where no size is known, nobody can say whether what is here is all of it.
     digest_known = any(digest is not None for digest in (file.sha256, file.git_sha1, file.xet_hash))
-    partial = None
-    if not held:
-        partial = open_partial(job.store, job.key(file), file.size or 0, digest_known=digest_known)
+    partial = open_partial(job.store, job.key(file), file.size or 0, digest_known=digest_known)
     read = bound(job.source.read, job.revision, file)
     advanced, limit = bound(job.progress.advanced, label), most_bytes(job.context.settings)
     return Transfer(label, file, partial, read, advanced, limit)

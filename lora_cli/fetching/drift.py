@@ -1,4 +1,4 @@
-"""What a lock says beside what the origins say now; nothing is written, not even in the cache."""
+"""What a lock says next to what the origins say now; nothing is written, not even in the cache."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
 
 LOOK_BYTES = 16 << 20
-"""A remote file of which its origin tells no sha256 is read up to this size; of a larger one it is said that it may
-have changed."""
+"""A remote file whose origin has no sha256 is read up to this size; of a larger one it is said that it may have
+changed.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def look(requests: Sequence[AdapterRequest], settings: Settings) -> Iterator[Dri
             if ref.pinned and ref.revision == locked.revision:
                 return Drift(request, planted, locked.revision)
             if settings.offline and ref.scheme != "file":
-                raise Offline(f"{ref} cannot be asked, the network is switched off", hint="leave --offline out")
+                raise Offline(f"{ref} cannot be checked, offline mode is on", hint="remove --offline")
             source = LatestOf(sources.of(ref)) if request.selection.latest else sources.of(ref)
             revision = source.resolve(ref)
             return Drift(request, (*planted, *_changes(locked, revision, source, request.selection)), revision.id)
@@ -75,8 +76,8 @@ def look(requests: Sequence[AdapterRequest], settings: Settings) -> Iterator[Dri
 def _planted(ref: AdapterRef, locked: "LockedAdapter", cached: Mapping[str, Sequence[Record]]) -> Iterator[str]:
     """What the cache holds of the locked commit that cannot be of it."""
     commit = commit_of(Record(str(ref), "", locked.revision, locked.digest, locked.files))
-    for found in contradicting(locked.files, cached.get(commit, ()) if commit else ()):
-        yield f"{found.path} of the locked commit has other bytes in the cache, which {found.server} sent"
+    for record, path in contradicting(locked.files, cached.get(commit, ()) if commit else ()):
+        yield f"{path} of the locked commit has other bytes in the cache, which {record.server} sent"
 
 
 def _changes(locked: "LockedAdapter", revision: Revision, source: Source, selection: Selection) -> Iterator[str]:
@@ -88,7 +89,7 @@ def _changes(locked: "LockedAdapter", revision: Revision, source: Source, select
     for path in sorted(planned | locked.files.keys()):
         file, blob = revision.file(path), locked.files.get(path)
         if file is None:
-            yield f"{path} is gone"
+            yield f"{path} is missing"
         elif blob is None:
             yield f"{path} is new"
         elif said := _change(file, blob, revision, source):
@@ -97,9 +98,9 @@ def _changes(locked: "LockedAdapter", revision: Revision, source: Source, select
 
 def _change(file: RemoteFile, blob: Blob, revision: Revision, source: Source) -> str:
     if file.size not in {None, blob.size}:
-        return f"has {file.size} bytes, and had {blob.size}"
+        return f"changed from {blob.size} to {file.size} bytes"
     if file.sha256 is not None:
-        return "" if file.sha256 == blob.sha256 else "has other bytes"
+        return "" if file.sha256 == blob.sha256 else "has different bytes"
     if revision.ref.scheme != "file" and blob.size > LOOK_BYTES:
-        return f"may have changed: the origin tells no sha256, and {blob.size} bytes are not read to know"
-    return "" if sha256_from(source, revision, file, blob.size) == blob.sha256 else "has other bytes"
+        return f"may have changed: the source has no sha256, and {blob.size} bytes are too many to read and compare"
+    return "" if sha256_from(source, revision, file, blob.size) == blob.sha256 else "has different bytes"

@@ -15,7 +15,7 @@ from lora_cli.fetching.here import HereFirst
 from lora_cli.fetching.locked import at_lock
 from lora_cli.fetching.many import side_by_side
 from lora_cli.fetching.memory import Asked, known_blobs, recorded
-from lora_cli.fetching.plan import plan
+from lora_cli.fetching.plan import Selection, plan
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources, endpoints_of
 from lora_cli.store import Store
@@ -49,7 +49,7 @@ def _planned(request: AdapterRequest, sources: Sources, store: Store, settings: 
     ref, selection, locked = request.ref, request.selection, request.demand.locked
     check_reference(request.demand, ref, settings)
     origin = LatestOf(sources.of(ref)) if selection.latest else sources.of(ref)
-    here = HereFirst(origin, settings, latest=selection.latest, locked=locked)
+    here = HereFirst(origin, settings, Selection(latest=selection.latest), locked)
     # What is in the cache tells nothing of other files than an adapter needs.
     source = origin if selection.chosen else here
     revision = source.resolve(ref if locked is None else ref_at(ref, locked))

@@ -12,7 +12,7 @@ from lora_cli.core.log import logger
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import Corrupt
 from lora_cli.fetching.transfer import Transfer
-from lora_cli.sources import NearSource, Source, is_holding, is_openable
+from lora_cli.sources import HoldingSource, NearSource, Source
 from lora_cli.store import Store
 from lora_cli.store.blobs import has_blob, keep_blob, sha256_of
 from lora_cli.store.disk import NO_LINK, make_folder, nearest_folder, on_disk, reflink, write_all
@@ -36,7 +36,7 @@ def clone(source: Source, revision: Revision, transfer: Transfer) -> None:
         MachineError: this user may not read it.
     """
     partial = transfer.partial
-    if is_openable(source) and partial is not None and partial.size == 0 and transfer.file.size:
+    if isinstance(source, NearSource) and partial.size == 0 and transfer.file.size:
         with source.opened(revision, transfer.file) as descriptor:
             reflink(descriptor, partial.descriptor)
 
@@ -51,18 +51,14 @@ def adopt(source: Source, revision: Revision, transfer: Transfer) -> None:
     """
     file, target = transfer.file, transfer.partial
     promised = file.sha256 or file.git_sha1
-    have = 0 if target is None else target.size
-    if not is_holding(source) or not promised or not file.size or have >= file.size:
+    if not isinstance(source, HoldingSource) or not promised or not file.size or target.size >= file.size:
         return
     # It is kept under the name that its origin has for it: a lock may have told more of it.
     with source.held(revision, revision.file(file.path) or file) as descriptor:
         if descriptor is None:
             return
-        log.info("%s: taken from the cache of the Hub's own client", transfer.label)
-        if target is None:
-            if piece := _read(descriptor, file.size, 0):
-                transfer.held.append(piece)
-        elif target.size or not reflink(descriptor, target.descriptor):
+        log.info("%s: copied from the cache of the Hub's own client", transfer.label)
+        if target.size or not reflink(descriptor, target.descriptor):
             _copy(descriptor, transfer, target)
 
 
@@ -76,7 +72,7 @@ def _copy(descriptor: int, transfer: Transfer, target: Partial) -> None:
 
 
 def _read(descriptor: int, count: int, at: int) -> bytes:
-    """Bytes of another tool's file; none where it cannot be read."""
+    """Bytes of another tool's file; none if it cannot be read."""
     with suppress(OSError):
         return os.pread(descriptor, count, at)
     return b""
@@ -92,10 +88,10 @@ def link_weights(
     Raises:
         Corrupt: a file changed meanwhile.
         MachineError: this machine does not let us.
-        LostBlob: somebody cleaned up behind us. Try again.
+        LostBlob: another process cleaned up. Try again.
     """
     blobs = {}
-    if is_openable(source):
+    if isinstance(source, NearSource):
         for file in files:
             if is_weights(file.path):
                 blob = _linked(f"{name}: {file.path}", source, revision, store, file)
@@ -109,14 +105,14 @@ def _linked(label: str, source: NearSource, revision: Revision, store: Store, fi
     path = Path(revision.ref.location, file.path)
     with source.opened(revision, file, linked=True) as descriptor:
         if not _may_link(descriptor, store):
-            log.info("%s lies on another file system than %s: it is copied", label, store.root)
+            log.info("%s is on a different file system than %s: it is copied", label, store.root)
             return None
         status = os.fstat(descriptor)
         digest = sha256_of(descriptor)
         now = os.fstat(descriptor)
         # A hard link that came or went does not count.
         if digest is None or (now.st_size, now.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
-            raise Corrupt(f"{path} changed while it was read", hint="try again when nobody writes to it any more")
+            raise Corrupt(f"{path} changed while it was read", hint="try again when it is no longer being written")
         blob = Blob(digest, status.st_size)
         if has_blob(store, blob):
             return blob
@@ -140,7 +136,7 @@ def _linked(label: str, source: NearSource, revision: Revision, store: Store, fi
 
 
 def _may_link(descriptor: int, store: Store) -> bool:
-    """Whether the cache is on the file's own file system, as far as can be told before it is hashed."""
+    """Whether the cache is on the file's own file system, as far as is known before it is hashed."""
     with suppress(OSError):
         return nearest_folder(store.root).stat().st_dev == os.fstat(descriptor).st_dev
     return True

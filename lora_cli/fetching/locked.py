@@ -1,14 +1,15 @@
 """A lock's word on one adapter: which files, and that no other bytes will do.
 
-A folder of this machine has no commit to stay at: whoever uses it compares its bytes.
+A folder of this machine has no commit to stay at: the caller compares its bytes.
 """
 
 import hashlib
+import shlex
 from collections.abc import Container, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from lora_cli.core.lock import LockedAdapter
+from lora_cli.core.lock import LockedAdapter, upgrade_of
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.errors import Offline, Refused
@@ -20,7 +21,7 @@ from lora_cli.store.blobs import LostBlob, has_blob
 from lora_cli.store.records import Record, mark_used, read_record, write_record
 from lora_cli.store.snapshots import find_snapshot, publish_snapshot
 
-ONLINE = "fetch it once where there is a network"
+ONLINE = "fetch it once with network access"
 
 
 def held(store: Store, ref: AdapterRef, endpoint: str, locked: LockedAdapter, selection: Selection) -> Snapshot | None:
@@ -52,7 +53,7 @@ def at_lock(
 ) -> tuple[tuple[RemoteFile, ...], Selection]:
     """The files to fetch, each with the digest that the lock has for it, and the selection that they make.
 
-    They are the locked ones; where somebody chose others (``--include``), those, unless the lock contradicts.
+    They are the locked ones; with ``--include`` those that it selects, unless the lock contradicts.
 
     Raises:
         Refused: the origin says itself that it has something else than is locked.
@@ -69,15 +70,15 @@ def at_lock(
 def _agreed(revision: Revision, path: str, locked: LockedAdapter) -> RemoteFile:
     file, blob = revision.file(path), locked.files.get(path)
     if file is None and not revision.whole:
-        raise Offline(f"{locked.name}: the cache lacks {path}, and the network is switched off", hint=ONLINE)
+        raise Offline(f"{locked.name}: {path} is not cached and offline mode is on", hint=ONLINE)
     if file is None:
-        raise moved(locked, f"{path} is locked, and not there any more")
+        raise moved(locked, f"{path} is locked but no longer exists")
     if blob is None:
         return file
     if file.size not in {None, blob.size}:
-        raise moved(locked, f"{path} has {file.size} bytes now, and is locked with {blob.size}")
+        raise moved(locked, f"{path} has {file.size} bytes now, but is locked with {blob.size}")
     if file.sha256 not in {None, blob.sha256}:
-        raise moved(locked, f"{path} is {file.sha256} now, and is locked as {blob.sha256}")
+        raise moved(locked, f"{path} is {file.sha256} now, but is locked as {blob.sha256}")
     return replace(file, size=blob.size, sha256=blob.sha256)
 
 
@@ -88,9 +89,8 @@ def moved(locked: LockedAdapter, what: str) -> Refused:
 
 def upgrade_hint(locked: LockedAdapter) -> str:
     """What to do when an origin has other bytes than are locked."""
-    return (
-        f"lora-cli fetch -f MANIFEST --upgrade {locked.name} locks what is there now, after you looked at what changed"
-    )
+    file = shlex.quote(locked.manifest or "MANIFEST")
+    return f"lora-cli fetch -f {file} {upgrade_of(locked)} locks the current version, after you checked the changes"
 
 
 def check_folder(
@@ -118,7 +118,7 @@ def check_folder(
     check_bytes(store, Asked(revision.ref, revision, files, selection), locked, source, read_later=read_later)
     new = (file.path for file in planned if file.path not in locked.files and format_of(file.path))
     if not selection.chosen and (path := next(new, None)) is not None:
-        raise moved(locked, f"{path} is there now, and is not locked")
+        raise moved(locked, f"{path} exists now but is not locked")
 
 
 def check_bytes(
@@ -135,7 +135,7 @@ def check_bytes(
             continue
         found = known[file.path].sha256 if file.path in known else sha256_from(source, asked.revision, file)
         if found != blob.sha256:
-            raise moved(locked, f"{file.path} has other bytes now than those that are locked")
+            raise moved(locked, f"{file.path} has different bytes from the locked ones")
 
 
 def sha256_from(source: Source, revision: Revision, file: RemoteFile, stop: int | None = None) -> str:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import LoraCliError
-from lora_cli.fetching import Fetched, bring
 from lora_cli.fetching.context import AdapterRequest, FetchContext
+from lora_cli.fetching.pipeline import Fetched, bring
 from lora_cli.fetching.progress import SILENT, Progress
-from lora_cli.fetching.scheduler import Deadline, Distance, WorkerThreads
+from lora_cli.fetching.scheduler import Deadline
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
@@ -21,12 +21,9 @@ if TYPE_CHECKING:
     from lora_cli.store.published import Published
 
 AT_ONCE = 32
-NEAR = 8
-"""So many are under way at once when their origin is nearby."""
-
 LOOK_S = 0.1
 SLACK_S = 2.0
-"""So long after its time an adapter is waited for, to leave its files well; then nobody waits for it any more."""
+"""How long after its time an adapter is waited for, to leave its files well; then nobody waits for it any more."""
 
 
 S = TypeVar("S")
@@ -82,26 +79,25 @@ def bring_all(
             return Outcome(request, fetched, failure, (time.perf_counter() - began) * 1000)
 
         def late(request: AdapterRequest) -> Outcome:
-            """What is said of an adapter whose thread hangs where no deadline reaches it."""
+            """The error of an adapter whose thread hangs beyond its deadline."""
             context.total.end(request.turn)
             return Outcome(request, None, Deadline.of(request.name, settings).error(), (limit_s or 0.0) * 1000)
 
         limit_s = None if settings.adapter_timeout_s is None else settings.adapter_timeout_s + SLACK_S
         turns = [replace(request, turn=turn) for turn, request in enumerate(requests)]
-        yield from side_by_side(one, turns, settings.jobs, context.scheduler.distance, limit_s, late)
+        yield from side_by_side(one, turns, settings.jobs, limit_s, late)
 
 
 def side_by_side(
     one: Callable[[S], T],
     wanted: Sequence[S],
     jobs: int,
-    distance: Distance | None = None,
     limit_s: float | None = None,
     instead: Callable[[S], T] | None = None,
 ) -> Iterator[T]:
     """What ``one`` gives for each, in their order, as soon as it is known; up to ``jobs`` are under way at once.
 
-    With ``distance`` that many are only when it says that their origin is far away. What ``one`` raises is raised here.
+    What ``one`` raises is raised here.
     After ``limit_s`` seconds ``instead`` says what came of one, whose thread is left to itself.
     """
     most = min(jobs, AT_ONCE, len(wanted))
@@ -132,18 +128,18 @@ def side_by_side(
                 changed.notify_all()
 
     def give_up() -> None:
-        """Answers for those that are overdue, and puts another thread in the place of each one's."""
+        """Answers for those that are overdue, and puts another thread in place of each one's."""
         for index, since_s in list(began_s.items()):
             if limit_s is not None and instead is not None and time.monotonic() - since_s > limit_s:
                 del began_s[index]
                 done[index] = instead(wanted[index])
                 threading.Thread(target=work, name=f"instead-{index}", daemon=True).start()
 
-    threads = WorkerThreads(work, "fetch", most)
+    for number in range(most):
+        threading.Thread(target=work, name=f"fetch-{number}", daemon=True).start()
     for index in range(len(wanted)):
         with changed:
             while index not in done:
-                threads.at_least(most if distance is None or distance.far else NEAR)
                 changed.wait(LOOK_S)
                 give_up()
             outcome = done.pop(index)

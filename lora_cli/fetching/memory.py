@@ -137,13 +137,17 @@ def not_cached(store: Store, ref: AdapterRef, settings: Settings, hint: str = "f
     What they said of it is not used: two servers may mean two things by one reference.
     """
     endpoint = endpoint_of(ref, settings)
-    others = {record.endpoint for record in all_records(store) if record.ref == str(ref)} - {"", endpoint}
+    known = [record for record in all_records(store) if record.ref == str(ref)]
+    others = {record.endpoint for record in known} - {"", endpoint}
+    if any(record.endpoint not in others and find_snapshot(store, record.files) is None for record in known):
+        hint = (
+            f"its cached files are missing or corrupt; lora-cli cache verify --repair restores them online; or {hint}"
+        )
     if not others:
-        return Offline(f"{ref} is not in the cache, and the network is switched off", hint=hint)
+        return Offline(f"{ref} is not cached and offline mode is on", hint=hint)
     return Offline(
-        f"{ref} is not in the cache from {endpoint}, only from {', '.join(sorted(others)[:3])}, "
-        "and the network is switched off",
-        hint=f"fetch it online first, or ask the other server: {_OTHER_ENDPOINT.get(ref.scheme, _IN_MANIFEST)}",
+        f"{ref} is not cached from {endpoint}, only from {', '.join(sorted(others)[:3])}, and offline mode is on",
+        hint=f"fetch it online first, or use the other server: {_OTHER_ENDPOINT.get(ref.scheme, _IN_MANIFEST)}",
     )
 
 

@@ -9,8 +9,9 @@ from lora_cli.core.json_schema import ErrorReport, error_report
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.reference import parse
 from lora_cli.core.snapshot import Blob, Snapshot
-from lora_cli.errors import LoraCliError, NotFound
-from lora_cli.fetching import AdapterRequest, Demand
+from lora_cli.errors import LoraCliError, NotFound, Offline
+from lora_cli.fetching.context import AdapterRequest
+from lora_cli.fetching.demand import Demand
 from lora_cli.fetching.many import bring_all
 from lora_cli.fetching.plan import Selection
 from lora_cli.settings import Settings
@@ -39,9 +40,9 @@ def mend(
 ) -> Iterator[Mended]:
     """Fetches again every snapshot that a record means and that is corrupt or in the quarantine, then makes the views.
 
-    Each of a snapshot's records is tried, until one's origin still has these very bytes. Tokens and endpoints are
-    those of this run, never what stands in the cache. What is whole again is removed from the quarantine. ``only`` has
-    the names of what is repaired: digests, views and blobs (None: all).
+    Each of a snapshot's records is tried, until one's origin still has these very bytes. Tokens and endpoints are those
+    of this run, never what is in the cache. What is whole again is removed from the quarantine. ``only`` has the names
+    of what is repaired: digests, views and blobs (None: all).
     """
     records = list(all_records(store))
     files = {record.snapshot: dict(record.files) for record in records}
@@ -85,7 +86,10 @@ def _fetched_again(store: Store, settings: Settings, digest: str, records: Seque
             error = outcome.error
             if error is None:
                 return Mended("snapshot", digest, ref)
-    return Mended("snapshot", digest, ref, error_report(error or NotFound(f"{ref} is no reference")))
+    if settings.offline and isinstance(error, Offline):
+        hint = "--repair fetches files again: run it without --offline, LORA_CLI_OFFLINE and HF_HUB_OFFLINE"
+        error = Offline(error.message, hint=hint)
+    return Mended("snapshot", digest, ref, error_report(error or NotFound(f"{ref} is not a reference")))
 
 
 def _view_again(store: Store, name: str, digests: set[str], files: dict[str, dict[str, Blob]]) -> Mended:
@@ -98,5 +102,5 @@ def _view_again(store: Store, name: str, digests: set[str], files: dict[str, dic
                 except LoraCliError as error:
                     return Mended("view", name, error=error_report(error))
                 return Mended("view", name)
-    hint = "fetch -f with its manifest makes it again"
-    return Mended("view", name, error=ErrorReport(f"nothing tells what the view {name} was", hint))
+    hint = "run fetch -f with its manifest to recreate it"
+    return Mended("view", name, error=ErrorReport(f"the snapshot of the view {name} is unknown", hint))

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from lora_cli.core.adapter_files import BESIDE, CONFIG
+from lora_cli.core.adapter_files import BASE_CONFIG, BESIDE, CONFIG
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.text import names
 from lora_cli.errors import FormatError, Offline, Refused, UsageError
@@ -22,6 +22,7 @@ class Selection:
     Both are globs over the path, in which ``*`` stands for slashes too. Pickled weights are wanted only with
     ``allow_pickle``, and only where there are no safetensors. ``locked`` is the digest of a lock's files where those
     are others than these would be. ``latest`` takes them from the latest checkpoint (``fetching.checkpoint``).
+    ``base`` asks for the config of a base model, and nothing else.
     """
 
     include: tuple[str, ...] = ()
@@ -29,21 +30,24 @@ class Selection:
     allow_pickle: bool = False
     locked: str = ""
     latest: bool = False
+    base: bool = False
 
     @property
     def chosen(self) -> bool:
-        """Whether somebody asked for other files than an adapter needs."""
+        """Whether other files than an adapter needs were requested."""
         return bool(self.include or self.exclude)
 
     def __str__(self) -> str:
-        """Empty for the usual files; else what tells one selection from another."""
+        """Empty for the usual files; else what distinguishes one selection from another."""
         if self.locked:
             return f"locked {self.locked}"
         parts = [f"+{glob}" for glob in sorted(self.include)] + [f"-{glob}" for glob in sorted(self.exclude)]
-        return " ".join([*parts, *(["pickle"] if self.allow_pickle else []), *(["latest"] if self.latest else [])])
+        flags = {"pickle": self.allow_pickle, "latest": self.latest, "base": self.base}
+        return " ".join([*parts, *(name for name, given in flags.items() if given)])
 
 
 USUAL = Selection()
+BASE = Selection(base=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class LeftOut:
 
 
 def left_out(revision: Revision, files: Iterable[RemoteFile]) -> LeftOut | None:
-    """What is not fetched when ``files`` are; None where the revision's files are not all known."""
+    """What is not fetched when ``files`` are; None if the revision's files are not all known."""
     taken = {file.path for file in files}
     others = [file for file in revision.files if file.path not in taken]
     return LeftOut(len(others), sum(file.size or 0 for file in others)) if revision.whole else None
@@ -70,14 +74,18 @@ def plan(revision: Revision, selection: Selection) -> tuple[RemoteFile, ...]:
         Refused: the weights are pickled and that is not allowed, or a path would leave the snapshot.
         Offline: the files are only some of the revision's, and not enough of an adapter.
     """
+    if selection.base:
+        return _base_config(revision)
     paths = [file.path for file in revision.files]
     weights = [path for path in paths if _WEIGHTS.fullmatch(path)]
     pickled = [path for path in paths if _PICKLED.fullmatch(path)]
     refuse_pickled(str(revision.ref), paths, selection)
     if not weights and not pickled and CONFIG not in paths:
         several = revision.ref.scheme == "file" and sum(path.endswith(f"/{CONFIG}") for path in paths) > 1
-        hint = elsewhere(paths) + ("; `lora-cli init` makes a manifest of a folder of adapters" if several else "")
-        raise FormatError(f"neither {CONFIG} nor adapter_model.safetensors is here", where=str(revision.ref), hint=hint)
+        hint = elsewhere(paths) + ("; `lora-cli init` creates a manifest for a folder of adapters" if several else "")
+        raise FormatError(
+            f"neither {CONFIG} nor adapter_model.safetensors was found", where=str(revision.ref), hint=hint
+        )
     needed = {CONFIG, *weights, *(pickled if not weights else ()), *BESIDE}
     if not revision.whole:
         _check_enough(revision, paths, weights or pickled)
@@ -90,18 +98,27 @@ def plan(revision: Revision, selection: Selection) -> tuple[RemoteFile, ...]:
     return files
 
 
+def _base_config(revision: Revision) -> tuple[RemoteFile, ...]:
+    config = revision.file(BASE_CONFIG)
+    if config is None:
+        raise FormatError(f"has no {BASE_CONFIG}", where=str(revision.ref), hint="use a transformers model")
+    check_sound(revision, (config,))
+    return (config,)
+
+
 def refuse_pickled(where: str, paths: Iterable[str], selection: Selection) -> None:
     """Whether these files have weights that may be fetched.
 
     Raises:
-        Refused: they are pickled, all of them, and nobody allowed that.
+        Refused: they are all pickled, and that is not allowed.
     """
     paths = list(paths)
     pickled = next((path for path in paths if _PICKLED.fullmatch(path)), None)
     if pickled is not None and not selection.allow_pickle and not any(_WEIGHTS.fullmatch(path) for path in paths):
         raise Refused(
             f"{where} has only pickled weights ({pickled})",
-            hint="ask its author for safetensors; --allow-pickle fetches them all the same",
+            hint="ask its author for safetensors; `lora-cli repair REF --engine NAME --to DIR --allow-pickle` converts "
+            "them, and `lora-cli fetch REF --allow-pickle` fetches them as they are",
         )
 
 
@@ -115,7 +132,7 @@ def check_sound(revision: Revision, files: Iterable[RemoteFile]) -> None:
     check_paths({file.path: file for file in files})
     for file in files:
         if file.defect:
-            raise FormatError(file.defect, where=f"{revision.ref}: {file.path}", hint="put a plain file there")
+            raise FormatError(file.defect, where=f"{revision.ref}: {file.path}", hint="replace it with a regular file")
 
 
 def _check_enough(revision: Revision, paths: Sequence[str], weights: Sequence[str]) -> None:
@@ -127,8 +144,8 @@ def _check_enough(revision: Revision, paths: Sequence[str], weights: Sequence[st
         missing.append("the weights")
     if missing:
         raise Offline(
-            f"{revision.ref}: the cache lacks {' and '.join(missing)}, and the network is switched off",
-            hint="fetch it once where there is a network",
+            f"{revision.ref}: not cached: {' and '.join(missing)}; offline mode is on",
+            hint="fetch it once with network access",
         )
 
 
@@ -161,9 +178,9 @@ def elsewhere(paths: Iterable[str]) -> str:
     """What to ask for instead: the folders there that do hold an adapter."""
     folders = sorted({path.rpartition("/")[0] for path in paths if path.endswith(f"/{CONFIG}")}, key=_by_number)
     if not folders:
-        return "it does not look like an adapter that PEFT wrote"
+        return "it does not look like a PEFT adapter"
     ways = "--subfolder, or --checkpoint latest" if all("checkpoint-" in name for name in folders) else "--subfolder"
-    return f"name its folder with {ways}: there are adapters in {names(folders, 5, width=1024)}"
+    return f"set its folder with {ways}: there are adapters in {names(folders, 5, width=1024)}"
 
 
 def _by_number(folder: str) -> list[tuple[int, str]]:
@@ -172,7 +189,7 @@ def _by_number(folder: str) -> list[tuple[int, str]]:
 
 
 def identity(revision: Revision, file: RemoteFile) -> str:
-    """What the origin says that tells one version of the file from another, or "" when it says nothing."""
+    """What the origin says that distinguishes one version of the file from another, or "" when it says nothing."""
     if file.sha256:
         return f"sha256:{file.sha256}"
     if file.git_sha1:

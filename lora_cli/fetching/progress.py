@@ -1,4 +1,4 @@
-"""How a fetch tells what it does, to whoever wants to show it."""
+"""How a fetch reports its progress."""
 
 
 class Progress:

@@ -21,7 +21,7 @@ full evicts what runs on it."""
 
 
 AHEAD = 2 << 20
-"""Of a file whose size nobody tells, so many bytes more than came are reserved; it is looked again at half of them."""
+"""Of a file of unknown size this many bytes more than have arrived are reserved; it is looked again at half of them."""
 
 
 class _Reservation:
@@ -46,7 +46,7 @@ class Room:
 
     @contextmanager
     def reserved(self, name: str, size: int, here: int, progress: Progress) -> Iterator[Progress]:
-        """Room for ``size`` bytes of the adapter ``name``, of which ``here`` lie in partial files to go on with.
+        """Room for ``size`` bytes of the adapter ``name``, of which ``here`` are in partial files to go on with.
 
         Gives ``progress`` back, watched: what is written needs no room any more, and a file of unknown size is given
         more as it comes. Where the budget is used up, what was not used for longest goes.
@@ -65,7 +65,9 @@ class Room:
         finally:
             with self._lock:
                 self._reservations.remove(reservation)
-                if self._in_cache is not None:
+                if not self._reservations:
+                    self._in_cache = None  # others may write before the next one comes
+                elif self._in_cache is not None:
                     self._in_cache += reservation.size
 
     def _grow(self, name: str, reservation: _Reservation, count: int) -> None:
@@ -90,10 +92,9 @@ class Room:
             reserve = min(LARGEST_RESERVE, status.f_blocks * status.f_frsize // RESERVED_PART)
         free, promised = status.f_bavail * status.f_frsize, self._promised()
         if needed and needed + promised + reserve > free:
-            others = f" and {size(promised)} are for other adapters of this run" if promised else ""
+            others = f" and {size(promised)} reserved for other adapters of this run" if promised else ""
             raise MachineError(
-                f"{root}: {size(needed)} are needed, and {size(free)} are free, of which {size(reserve)} are to stay "
-                f"free{others}",
+                f"{root}: {size(needed)} needed, {size(free)} free, with {size(reserve)} to be kept free{others}",
                 hint="free some space (lora-cli cache gc), lower --keep-free, or set --cache-dir to a larger disk",
             ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -112,11 +113,11 @@ class Room:
             collect(self._store, Limits(max_bytes=most + partials))
             self._in_cache = cache_bytes(self._store, partials=False)
         if self._in_cache > most:
-            others = f", {size(promised)} are for other adapters of this run" if promised else ""
+            others = f", {size(promised)} reserved for other adapters of this run" if promised else ""
             raise Refused(
-                f"{name}: {size(needed)} are needed, the cache may have {size(self._budget)}, "
-                f"and {size(self._in_cache)} of them are in use{others}",
-                hint="raise --cache-budget, or remove what nobody needs: lora-cli cache ls, lora-cli cache rm",
+                f"{name}: {size(needed)} needed, the cache budget is {size(self._budget)}, "
+                f"with {size(self._in_cache)} in use{others}",
+                hint="raise --cache-budget, or remove unused adapters: lora-cli cache ls, lora-cli cache rm",
             )
 
 

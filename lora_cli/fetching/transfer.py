@@ -1,12 +1,11 @@
-"""One file on its way: ranges arrive in any order, bytes are written and then hashed in order, as they become next.
+"""One file on its way: ranges arrive in any order, bytes are written and hashed in order, as they become next.
 
-Any thread that brings some does it, for all that wait: one at a time writes, and another may hash beside it.
+Any thread that brings some does it, for all that wait: one at a time.
 """
 
 import hashlib
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -18,7 +17,7 @@ from lora_cli.store.partials import Partial
 
 CHUNK = 1 << 20
 FLUSHED_BYTES = 64 << 20
-"""So many bytes are written before the disk is given them, so that little is left to be waited for at the end."""
+"""How many bytes are written before the disk is given them, so that little is left to be waited for at the end."""
 
 EMPTY_READS = 3
 """So often a stream may end before its promised end, without a byte and without an error."""
@@ -30,29 +29,24 @@ Read = Callable[[int, int | None], Iterator[bytes]]
 class Transfer:
     """The state of one file between its origin and its partial file.
 
-    ``frontier`` bytes are written and hashed; the partial file may have some more. What is beyond waits in memory.
-    Without a partial file all of it is ``held`` in memory, as is right for what is small.
-    ``handed`` bytes were handed out as ranges (-1: all of an unknown size), of which ``in_flight`` are being read.
-    ``resumed`` says that the first bytes are an earlier writer's. It is told to ``advanced`` how many bytes are done.
+    ``frontier`` bytes are written and hashed. What is beyond waits in memory. ``handed`` bytes were assigned as
+    ranges (-1: all of an unknown size), of which ``in_flight`` are being read. ``resumed`` says that the first bytes
+    are an earlier writer's. ``advanced`` is called with how many bytes are done.
     """
 
     label: str
     file: RemoteFile
-    partial: Partial | None
+    partial: Partial
     read: Read
     advanced: Callable[[int], None]
     limit: int | None = None
-    held: list[bytes] = field(default_factory=list)
     error: BaseException | None = None
     frontier: int = 0
     handed: int = 0
     in_flight: int = 0
     resumed: bool = False
     _waiting: dict[int, bytes] = field(default_factory=dict)
-    _unhashed: deque[bytes] = field(default_factory=deque)
-    _written: int = 0
     _writing: bool = False
-    _hashing: bool = False
     _flushed: int = 0
     _flushing: threading.Thread | None = None
     _whole: bool = False
@@ -67,14 +61,11 @@ class Transfer:
         """
         for chunk in self._pieces():
             self._hash(chunk)
-        self.handed = self._written = self.frontier
+        self.handed = self.frontier
         self.resumed = self.frontier > 0
 
     def _pieces(self) -> Iterator[bytes]:
         """All that is here of it, in order."""
-        if self.partial is None:
-            yield from self.held
-            return
         at = 0
         with on_disk("reading", self.partial.path):
             while chunk := os.pread(self.partial.descriptor, CHUNK, at):
@@ -98,18 +89,12 @@ class Transfer:
 
     @property
     def ahead(self) -> int:
-        """Bytes that were handed out and are not written: what comes early of them waits in memory."""
+        """Bytes that were assigned and are not written yet: those that arrive early wait in memory."""
         return max(0, self.handed - self.frontier)
-
-    def ranges_left(self, step: int) -> int:
-        """How many ranges of at most ``step`` bytes nobody reads yet."""
-        if not self.has_more:
-            return 0
-        return 1 if self._whole or self.file.size is None else -(-(self.file.size - self.handed) // step)
 
     @property
     def has_more(self) -> bool:
-        """Whether something of it is still to be handed out."""
+        """Whether a part of it is still to be assigned."""
         size, handed = self.file.size, self.frontier if self._whole else self.handed
         return self.error is None and self.handed >= 0 and (size is None or handed < size)
 
@@ -118,13 +103,10 @@ class Transfer:
         """Whether nothing of it is read or will be."""
         return self.in_flight == 0 and not self.has_more
 
-    def run(
-        self, start: int, stop: int | None, stopped: Callable[[], bool], came: Callable[[int], None] = lambda _: None
-    ) -> None:
+    def run(self, start: int, stop: int | None) -> None:
         """Reads a range to its end. A stream that broke after it gave something is gone on with; the source has waited.
 
-        ``came`` is told how many bytes came, each time before they are written. Of an origin that knows no ranges the
-        rest of the file is one stream, when those that are read now have ended.
+        Of an origin that knows no ranges the rest of the file is one stream, when those that are read now have ended.
 
         Raises:
             Unreachable: it broke without giving anything.
@@ -136,11 +118,10 @@ class Transfer:
             before = start
             try:
                 for chunk in self.read(start, stop):
-                    if stopped() or self.error is not None:
+                    if self.error is not None:
                         return
-                    came(len(chunk))
                     if stop is not None and start + len(chunk) > stop:
-                        raise Corrupt(f"{self.label}: more bytes were sent than it has")
+                        raise Corrupt(f"{self.label}: the server sent more bytes than its size")
                     self._arrived(start, chunk)
                     start += len(chunk)
                 if stop is None:
@@ -158,62 +139,41 @@ class Transfer:
                 raise Unreachable(f"{self.label}: the stream ends at byte {start}", hint="try again later")
 
     def _arrived(self, offset: int, chunk: bytes) -> None:
-        """Keeps a chunk until it is next, and does for those that are next what no other thread is doing."""
+        """Keeps a chunk until it is next; writes and hashes those that are, unless another thread does."""
         with self._lock:
             self._waiting[offset] = chunk
-        try:
-            self._write_next()
-            self._hash_next()
-        except BaseException as error:
-            self.error = self.error or error
-            raise
-
-    def _write_next(self) -> None:
-        """Writes what is next, unless another thread does; the disk is given it from time to time."""
-        with self._lock:
             if self._writing:
                 return
             self._writing = True
-        while (chunk := self._next_to_write()) is not None:
-            self._write(chunk)
-        if self.partial is not None and self._written - self._flushed >= FLUSHED_BYTES:
-            self._begin_flush(self.partial)
+        try:
+            while (following := self._next_to_write()) is not None:
+                self._write(following)
+                self.advanced(len(following))
+        except BaseException as error:
+            self.error = self.error or error
+            raise
+        if self.frontier - self._flushed >= FLUSHED_BYTES:
+            self._begin_flush()
 
     def _next_to_write(self) -> bytes | None:
         with self._lock:
-            chunk = self._waiting.pop(self._written, None)
+            chunk = self._waiting.pop(self.frontier, None)
             self._writing = chunk is not None
             return chunk
 
-    def _hash_next(self) -> None:
-        """Hashes what is written, unless another thread does."""
-        with self._lock:
-            if self._hashing:
-                return
-            self._hashing = True
-        while (chunk := self._next_to_hash()) is not None:
-            self._hash(chunk)
-            self.advanced(len(chunk))
-
-    def _next_to_hash(self) -> bytes | None:
-        with self._lock:
-            chunk = self._unhashed.popleft() if self._unhashed else None
-            self._hashing = chunk is not None
-            return chunk
-
-    def _begin_flush(self, partial: Partial) -> None:
+    def _begin_flush(self) -> None:
         with self._lock:
             if self._flushing is not None and self._flushing.is_alive():
                 return
-            self._flushed = self._written
-            given = (os.dup(partial.descriptor), partial)
+            self._flushed = self.frontier
+            given = (os.dup(self.partial.descriptor),)
             self._flushing = threading.Thread(target=self._flush, args=given, name="flush", daemon=True)
         self._flushing.start()
 
-    def _flush(self, descriptor: int, partial: Partial) -> None:
-        """Gives the disk what is written, beside those who write on: another thread, for each of them is waited for."""
+    def _flush(self, descriptor: int) -> None:
+        """Flushes what is written in another thread, so that the writers need not wait for it."""
         try:
-            with on_disk("writing", partial.path):
+            with on_disk("writing", self.partial.path):
                 flush(descriptor)
         except MachineError as error:
             self.error = self.error or error
@@ -221,16 +181,12 @@ class Transfer:
             os.close(descriptor)
 
     def _write(self, chunk: bytes) -> None:
-        if self.limit is not None and self._written + len(chunk) > self.limit:
-            raise Refused(f"{self.label} has more than {self.limit} bytes", hint="raise --max-bytes to take it")
-        if self.partial is None:
-            self.held.append(chunk)
-        else:
-            # What the partial file is called says nothing to anybody; that it is in the cache does.
-            with on_disk(f"writing {self.label} to", self.partial.path.parents[2]):
-                write_all(self.partial.descriptor, chunk, self._written)
-        self._written += len(chunk)
-        self._unhashed.append(chunk)
+        if self.limit is not None and self.frontier + len(chunk) > self.limit:
+            raise Refused(f"{self.label} has more than {self.limit} bytes", hint="raise --max-bytes to allow it")
+        # What the partial file is called says nothing to anybody; that it is in the cache does.
+        with on_disk(f"writing {self.label} to", self.partial.path.parents[2]):
+            write_all(self.partial.descriptor, chunk, self.frontier)
+        self._hash(chunk)
 
     def _hash(self, chunk: bytes) -> None:
         self._sha256.update(chunk)
@@ -263,5 +219,5 @@ class Transfer:
         return hasher.hexdigest()
 
     def _wrong(self, promised: str, found: str) -> Corrupt:
-        hint = "the origin, or something between it and here, serves other bytes than it lists"
-        return Corrupt(f"{self.label}: {promised} was promised, {found} came", hint=hint)
+        hint = "the source, or a proxy in between, serves different bytes than it lists"
+        return Corrupt(f"{self.label}: expected {promised}, received {found}", hint=hint)

@@ -45,9 +45,7 @@ def joined(address: str, command: str) -> Iterator[int]:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     except (ConnectionError, ValueError, RuntimeError, OSError, TimeoutError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise Unreachable(
-            f"there is no Ray cluster at {address}: {said}", hint="ray status says which there is"
-        ) from error
+        raise Unreachable(f"there is no Ray cluster at {address}: {said}", hint="see ray status") from error
     try:
         yield max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
     finally:
@@ -55,7 +53,7 @@ def joined(address: str, command: str) -> Iterator[int]:
 
 
 def _check_listens(address: str) -> None:
-    """Raises ``Unreachable`` where nobody listens: Ray itself finds that out after minutes, and not quietly."""
+    """Raises ``Unreachable`` if nothing listens there: Ray itself finds that out after minutes, and not quietly."""
     host, colon, port = address.rpartition("://")[2].rpartition(":")
     if not colon or not port.isdecimal():
         return
@@ -63,9 +61,7 @@ def _check_listens(address: str) -> None:
         with socket.create_connection((host.strip("[]"), int(port)), CONNECT_S):
             pass
     except (OSError, OverflowError) as error:
-        raise Unreachable(
-            f"there is no Ray cluster at {address}: {error}", hint="ray status says which there is"
-        ) from error
+        raise Unreachable(f"there is no Ray cluster at {address}: {error}", hint="see ray status") from error
 
 
 def spread(
@@ -78,7 +74,7 @@ def spread(
     """``call(batch, *shared)`` for batches of ``items``, each result in the order of the items.
 
     A batch whose worker or node died is done again elsewhere, and if that does not help item by item; ``lost`` makes
-    the result of one that nobody could work on, with the reason. What ``call`` raises itself is raised.
+    the result of one that no node could process, with the reason. What ``call`` raises itself is raised.
     """
     import ray
     from ray.exceptions import RayError, RayTaskError
@@ -117,5 +113,5 @@ def _alone(task: Any, item: Item, values: Sequence[Any], lost: Callable[[Item, s
     except RayTaskError:
         raise
     except RayError as error:
-        return lost(item, f"every worker that took it died: {type(error).__name__}")
+        return lost(item, f"every worker that ran it died: {type(error).__name__}")
     return result

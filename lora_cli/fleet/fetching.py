@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from lora_cli.errors import MachineError
-from lora_cli.fetching import AdapterRequest
+from lora_cli.fetching.context import AdapterRequest
 from lora_cli.fetching.many import Outcome, bring_all
 from lora_cli.fleet.cluster import joined, spread
 from lora_cli.settings import Settings
@@ -23,7 +23,5 @@ def _bring(batch: Sequence[AdapterRequest], settings: Settings, link: bool) -> l
 
 
 def _lost(request: AdapterRequest, reason: str) -> Outcome:
-    error = MachineError(
-        f"{request.name}: {reason}", hint="fetch it by itself, and look at that node's memory and disk"
-    )
+    error = MachineError(f"{request.name}: {reason}", hint="fetch it alone, and check that node's memory and disk")
     return Outcome(request, None, error, 0.0)

@@ -1,4 +1,4 @@
-"""``validate --ray``: adapters judged on the nodes of a cluster, which read them where those are."""
+"""``validate --ray``: adapters validated on the nodes of a cluster, which read them where those are."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,9 +6,8 @@ from lora_cli.core.item import Item
 from lora_cli.errors import MachineError
 from lora_cli.fleet.cluster import joined, spread
 from lora_cli.settings import Settings
-from lora_cli.validation.many import check_all
-from lora_cli.validation.outcome import Checked
-from lora_cli.validation.verdict import Terms
+from lora_cli.validation.validate import check_all
+from lora_cli.validation.verdict import Checked, Terms
 
 
 def check_fleet(address: str, items: Sequence[Item], terms: Terms, settings: Settings) -> Iterator[Checked]:
@@ -22,5 +21,5 @@ def _judge(batch: Sequence[Item], terms: Terms, settings: Settings) -> list[Chec
 
 
 def _lost(item: Item, reason: str) -> Checked:
-    source, hint = str(item.source), "judge it by itself, and look at that node's memory"
+    source, hint = str(item.source), "validate it alone, and check that node's memory"
     return Checked(item.name or source, source, error=MachineError(f"{item.name or source}: {reason}", hint=hint))

@@ -1,23 +1,24 @@
 """An adapter, read from wherever its source has it: the config and the header's byte ranges, never the weights.
 
-Its weights may be in shards, which no engine but SGLang reads, and which can be joined again.
+Its weights may be in shards, which no engine but SGLang reads, and which can be joined again. What a folder holds where
+it holds no LoRA adapter in PEFT's format is recognised by its config, its names, its first bytes.
 """
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from lora_cli.core.adapter import Adapter, LoraPair, pair_up
 from lora_cli.core.adapter_files import CONFIG, PICKLED, WEIGHTS
+from lora_cli.core.formats import FORMATS, METHODS, Format, Found, by_fields, by_keys, by_path, by_start
 from lora_cli.core.keys import Key, parse_keys
 from lora_cli.core.lora_config import CONFIG_CAP, LoraConfig, parse_config
-from lora_cli.core.safetensors import MOST_HEADER, MOST_TENSORS, TensorInfo
+from lora_cli.core.safetensors import MOST_HEADER, MOST_TENSORS, Header, TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
 from lora_cli.reading.byte_ranges import FIRST_READ, check_stand_in, read_beginning, read_header
-from lora_cli.reading.foreign import recognise
 from lora_cli.sources import Source
 
 _kept_config = lru_cache(maxsize=16)(parse_config)
@@ -25,16 +26,14 @@ SHARD = re.compile(r"adapter_model-(\d{5})-of-(\d{5})\.(safetensors|bin)", re.AS
 MOST_SHARDS = 100
 """Shards of one adapter: transformers begins a new one every 5 GB."""
 
+START = 1 << 16
+"""Bytes of a file that are read to know it: GGUF has its metadata in front."""
 
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """What the weights of an adapter told: tensors by name, the ``file`` they stand in, or what is wrong with it."""
+MOST_HEADERS = 4
+"""Headers of other safetensors files that are read to know what they are."""
 
-    file: RemoteFile | None = None
-    tensors: Mapping[str, TensorInfo] = field(default_factory=dict)
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    error: FormatError | None = None
-    unread: str = ""
+LONGEST_HEADER = 2 << 20
+"""Bytes of such a header: a LoRA for images with its training log has some hundred thousand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,41 +55,49 @@ def read_at_once(threads: int, *parts: Callable[[], Any]) -> list[Any]:
 
 
 def read_adapter(
-    source: Source, revision: Revision, name: str, most_header: int = MOST_HEADER, *, threads: int = 1
+    source: Source,
+    revision: Revision,
+    name: str,
+    most_header: int = MOST_HEADER,
+    *,
+    threads: int = 1,
+    weights: bool = True,
 ) -> Adapter:
     """Read config and header of the adapter at ``revision``. ``name`` is how the user called it.
 
-    A header of over ``most_header`` bytes is not read. With several ``threads`` both are read at once.
+    A header of over ``most_header`` bytes is not read, and none without ``weights``. With several ``threads`` both are
+    read at once.
 
-    What is wrong inside the adapter raises nothing: it stands in ``config_error`` and ``weights_error``.
+    What is wrong inside the adapter raises nothing: it is in ``config_error`` and ``weights_error``.
 
     Raises:
         LoraCliError: what the source raises (no access, network, the file changed while it was read).
     """
-    (config, config_error), weights = read_at_once(
-        threads, lambda: _read_config(source, revision), lambda: _read_weights(source, revision, most_header)
+    file, unread = weights_of(revision), ""
+    if file is not None and file.path != WEIGHTS and file.size is None and not file.defect:
+        unread = f"{file.path}: its source does not report its size, so it cannot be read by ranges"
+    read = None if unread else file
+    (config, config_error), (header, weights_error) = read_at_once(
+        threads,
+        lambda: _read_config(source, revision),
+        lambda: _read_weights(source, revision, read if weights else None, most_header),
     )
-    keys, pairs = _taken_apart(weights.tensors)
+    keys = parse_keys(header.tensors)
+    pairs = pair_up(header.tensors, keys)
     return Adapter(
         name=name,
         files=revision.files,
-        weight_files=(weights.file.path,) if weights.file is not None else (),
+        weight_files=(read.path,) if read is not None else (),
         config=config,
         config_error=config_error,
-        tensors=weights.tensors,
-        weights_error=weights.error,
+        tensors=header.tensors,
+        weights_error=weights_error,
         keys=keys,
         pairs=pairs,
-        metadata=weights.metadata,
-        foreign=recognise(source, revision, config, weights_of(revision), keys, pairs),
-        unread=weights.unread,
+        metadata=header.metadata,
+        foreign=recognise(source, revision, config, file, keys, pairs) if weights or file is None else None,
+        unread=unread,
     )
-
-
-def _taken_apart(tensors: Mapping[str, TensorInfo]) -> tuple[Mapping[str, Key], Mapping[str, LoraPair]]:
-    """Each name, parsed, and the pairs that they make."""
-    keys = parse_keys(tensors)
-    return keys, pair_up(tensors, keys)
 
 
 def _read_config(source: Source, revision: Revision) -> tuple[LoraConfig | None, FormatError | None]:
@@ -110,28 +117,23 @@ def weights_of(revision: Revision) -> RemoteFile | None:
     return next((file for file in map(revision.file, (WEIGHTS, *PICKLED)) if file is not None), None)
 
 
-def _read_weights(source: Source, revision: Revision, most_header: int) -> Weights:
-    file = weights_of(revision)
-    if file is None:
-        return Weights()
-    if file.path != WEIGHTS:
-        return _read_pickled(source, revision, file)
+def _read_weights(
+    source: Source, revision: Revision, file: RemoteFile | None, most_header: int
+) -> tuple[Header, FormatError | None]:
+    """What the file of the weights holds, nothing if there is none; or what is wrong with it."""
     try:
-        header = read_header(source, revision, file, most_header)
+        return Header({}, {}) if file is None else _header(source, revision, file, most_header), None
     except FormatError as error:
-        return Weights(file, error=error)
-    return Weights(file, header.tensors, header.metadata)
+        return Header({}, {}), error
 
 
-def _read_pickled(source: Source, revision: Revision, file: RemoteFile) -> Weights:
+def _header(source: Source, revision: Revision, file: RemoteFile, most_header: int) -> Header:
+    """The tensors of a safetensors file, or of a torch file, which is not unpickled. Raises as ``read_header``."""
+    if file.path.endswith(".safetensors"):
+        return read_header(source, revision, file, most_header)
     from lora_cli.reading.pickled import read_pickled
 
-    if file.size is None and not file.defect:
-        return Weights(unread=f"{file.path}: its origin does not say how long it is, so that it is not read by ranges")
-    try:
-        return Weights(file, read_pickled(source, revision, file))
-    except FormatError as error:
-        return Weights(file, error=error)
+    return Header(read_pickled(source, revision, file), {})
 
 
 def shards_of(revision: Revision) -> list[RemoteFile]:
@@ -149,7 +151,7 @@ def shards_of(revision: Revision) -> list[RemoteFile]:
     numbers = [int(match[1]) for match, _ in found]
     if len(totals) > 1 or len(found) > MOST_SHARDS or numbers != list(range(1, min(totals) + 1)):
         raise FormatError(
-            f"of {max(totals)} shards there are {len(found)}", where=found[0][1].path, hint="fetch or copy all of them"
+            f"{len(found)} of {max(totals)} shards found", where=found[0][1].path, hint="fetch or copy all of them"
         )
     return [file for _, file in found]
 
@@ -168,23 +170,66 @@ def joined(source: Source, revision: Revision, adapter: Adapter, most_header: in
         return adapter
     tensors: dict[str, TensorInfo] = {}
     for file in files:
-        for name, tensor in _tensors(source, revision, file, most_header):
+        for name, tensor in _header(source, revision, file, most_header).tensors.items():
             if name in tensors:
-                raise FormatError(f"{name} is in {tensors[name].file} too", where=file.path)
+                raise FormatError(f"{name} is also in {tensors[name].file}", where=file.path)
             tensors[name] = tensor
         if len(tensors) > MOST_TENSORS:
             raise FormatError(f"the shards have over {MOST_TENSORS} tensors, more than any adapter", where=file.path)
-    keys, pairs = _taken_apart(tensors)
-    paths = tuple(file.path for file in files)
+    keys, paths = parse_keys(tensors), tuple(file.path for file in files)
+    pairs = pair_up(tensors, keys)
     return replace(adapter, weight_files=paths, tensors=tensors, keys=keys, pairs=pairs, foreign=None, unread="")
 
 
-def _tensors(
-    source: Source, revision: Revision, file: RemoteFile, most_header: int
-) -> Iterator[tuple[str, TensorInfo]]:
-    if file.path.endswith(".bin"):
-        from lora_cli.reading.pickled import read_pickled
+def recognise(
+    source: Source,
+    revision: Revision,
+    config: LoraConfig | None,
+    weights: RemoteFile | None,
+    keys: Mapping[str, Key],
+    pairs: Mapping[str, LoraPair],
+) -> Found | None:
+    """What this is instead of a LoRA adapter of PEFT; None if it is one, or nothing that is known.
 
-        yield from read_pickled(source, revision, file).items()
-    else:
-        yield from read_header(source, revision, file, most_header).tensors.items()
+    Raises:
+        LoraCliError: what the source raises.
+    """
+
+    def guesses() -> Iterator[tuple[Format | None, str]]:
+        if config is not None:
+            yield METHODS.get(config.peft_type or ""), CONFIG
+        if weights is None:
+            yield from _by_headers(source, revision)
+            yield from _by_files(source, revision)
+        elif keys:
+            # A name with PEFT's prefix and a factor of LoRA is none of another format's.
+            if not pairs or not any(key.prefix for key in keys.values()):
+                yield by_keys(keys), weights.path
+        elif not weights.defect:
+            yield by_start(read_beginning(source, revision, weights, START), FORMATS), weights.path
+        if config is not None and config.peft_type is None and not pairs:
+            yield by_fields(config.given | config.unknown.keys(), config.unknown), CONFIG
+
+    return next((Found(recognised, file) for recognised, file in guesses() if recognised is not None), None)
+
+
+def _by_headers(source: Source, revision: Revision) -> Iterator[tuple[Format | None, str]]:
+    """By the names in safetensors files that are not called as PEFT calls them."""
+    others = [file for file in revision.files if file.path.endswith(".safetensors") and not file.defect]
+    for file in others[:MOST_HEADERS]:
+        try:
+            names = read_header(source, revision, file, LONGEST_HEADER).tensors
+        except FormatError:
+            continue
+        if not any(".lora_A." in name and name.startswith("base_model.") for name in names):
+            yield by_keys(names), file.path
+
+
+def _by_files(source: Source, revision: Revision) -> Iterator[tuple[Format | None, str]]:
+    """By the names of files, and by their first bytes where a format has some of its own."""
+    for file in revision.files:
+        named = [one for one in FORMATS if by_path(file.path, (one,)) is not None]
+        if named and not file.defect:
+            has_start = any(one.start for one in named)
+            first = by_start(read_beginning(source, revision, file, START), named) if has_start else named[0]
+            yield first, file.path

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lora_cli.core import parse
+from lora_cli.core.adapter_files import BASE_CONFIG, BASE_CONFIG_CAP
 from lora_cli.core.architectures import UnknownArchitecture, base_from_config
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.safetensors import Header, TensorInfo, header_length, parse_header
@@ -16,12 +17,9 @@ from lora_cli.errors import FormatError, MachineError, NotFound
 from lora_cli.reading.byte_ranges import FIRST_READ, read_beginning, read_header
 from lora_cli.sources import Source
 
-CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
-CONFIG_CAP = 8 << 20
-"""Bytes of a ``config.json``; the longest in use (thousands of labels) stay below 1 MiB."""
 INDEX_CAP = 64 << 20
 """Bytes of an index; that of a model with 100 000 expert tensors has 10 MiB."""
 MAX_SHARDS = 4096
@@ -36,7 +34,7 @@ def read_base(source: Source, revision: Revision, name: str, *, fallback: Fallba
     """The base model at ``revision``: from ``config.json``, else from the headers of ``model.safetensors``.
 
     Headers (of a single file, or of the shards that its index lists) are read only when there is no config or its
-    family has no table. ``fallback`` is the last resort: it is given the config when headers do not tell either.
+    family has no table. ``fallback`` is the last resort: it is given the config when headers do not show it either.
     Nothing but the config, the index and header ranges is read, in bounded memory.
 
     Raises:
@@ -99,11 +97,11 @@ def read_config_file(path: Path) -> dict[str, Any]:
     """
     stream, _ = _open(path)
     with stream:
-        return _config(stream.read(CONFIG_CAP + 1), str(path))
+        return _config(stream.read(BASE_CONFIG_CAP + 1), str(path))
 
 
 def _with_a_way_out(unknown: UnknownArchitecture) -> UnknownArchitecture:
-    way = "name a folder with the model's checkpoint, or pip install 'lora-cli[models]' for all that transformers knows"
+    way = "use a folder with the model's checkpoint, or pip install 'lora-cli[models]' for all of its architectures"
     hint = f"{unknown.hint} or {way}" if unknown.hint else way
     return UnknownArchitecture(unknown.reason, where=unknown.where, hint=hint)
 
@@ -120,24 +118,24 @@ def _open(path: Path) -> tuple[BinaryIO, int]:
     status = os.fstat(opened)
     if not stat.S_ISREG(status.st_mode):
         os.close(opened)
-        raise FormatError("is not a regular file", where=str(path), hint="name a config.json or a model's folder")
+        raise FormatError("is not a regular file", where=str(path), hint="use a config.json or a model's folder")
     return os.fdopen(opened, "rb"), status.st_size
 
 
 def read_config(source: Source, revision: Revision) -> dict[str, Any] | None:
-    """The ``config.json`` at ``revision`` as it is; None where there is none.
+    """The ``config.json`` at ``revision`` as it is; None if there is none.
 
     Raises:
         FormatError: it is no JSON object, or too large.
         LoraCliError: what the source raises.
     """
-    file = revision.file(CONFIG_FILE)
-    return None if file is None else _config(_read_small(source, revision, file, CONFIG_CAP), file.path)
+    file = revision.file(BASE_CONFIG)
+    return None if file is None else _config(_read_small(source, revision, file, BASE_CONFIG_CAP), file.path)
 
 
 def _config(data: bytes, where: str) -> dict[str, Any]:
-    if len(data) > CONFIG_CAP:
-        raise FormatError(f"is longer than the {CONFIG_CAP} bytes that a config has", where=where)
+    if len(data) > BASE_CONFIG_CAP:
+        raise FormatError(f"is longer than the limit of {BASE_CONFIG_CAP} bytes for a config", where=where)
     return parse.json_object(data, where)
 
 
@@ -176,10 +174,12 @@ def read_checkpoint(source: Source, revision: Revision) -> dict[str, TensorInfo]
             name: tensor for name, tensor in header.tensors.items() if shard_of.get(name, tensor.file) == tensor.file
         }
         if len(tensors) > MAX_TENSORS:
-            raise FormatError(f"lists over {MAX_TENSORS} tensors, more than any model has", where=INDEX_FILE)
+            raise FormatError(f"lists over {MAX_TENSORS} tensors, over the limit", where=INDEX_FILE)
     missing = next((name for name in shard_of if name not in tensors), None)
     if missing is not None:
-        raise FormatError(f"{shard_of[missing]} does not hold {missing}, which the index says", where=INDEX_FILE)
+        raise FormatError(
+            f"{shard_of[missing]} does not contain {missing}, although the index lists it", where=INDEX_FILE
+        )
     return tensors
 
 
@@ -192,7 +192,7 @@ def weight_map(data: bytes) -> dict[str, str]:
     entries = parse.required(parse.json_object(data, INDEX_FILE), "weight_map", INDEX_FILE)
     shard_of = parse.map_of(parse.text)(entries, f"{INDEX_FILE}: weight_map")
     if (count := len(set(shard_of.values()))) > MAX_SHARDS:
-        raise FormatError(f"lists {count} shards, more than any model has", where=INDEX_FILE)
+        raise FormatError(f"lists {count} shards, over the limit", where=INDEX_FILE)
     return shard_of
 
 
@@ -228,11 +228,11 @@ def _headers(source: Source, revision: Revision, shards: Sequence[RemoteFile]) -
 
 def _nothing_to_read(revision: Revision, name: str) -> NotFound:
     paths = {file.path for file in revision.files}
-    hint = f"a base model is a folder with {CONFIG_FILE} or {WEIGHTS_FILE}"
+    hint = f"a base model is a folder with {BASE_CONFIG} or {WEIGHTS_FILE}"
     if "adapter_config.json" in paths:
-        hint = "this is an adapter: name the model that it was trained on"
+        hint = "this is an adapter: use the model that it was trained on"
     elif any(path.endswith((".bin", ".pt", ".pth")) for path in paths):
-        hint = f"pickled weights are not read: add the model's {CONFIG_FILE}"
+        hint = f"pickled weights are not supported: add the model's {BASE_CONFIG}"
     elif any(path.endswith(".gguf") for path in paths):
-        hint = f"GGUF is not read: add the model's {CONFIG_FILE}"
-    return NotFound(f"{name} holds neither {CONFIG_FILE} nor {WEIGHTS_FILE}", hint=hint)
+        hint = f"GGUF is not supported: add the model's {BASE_CONFIG}"
+    return NotFound(f"{name} contains neither {BASE_CONFIG} nor {WEIGHTS_FILE}", hint=hint)

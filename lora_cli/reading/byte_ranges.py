@@ -2,16 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from lora_cli.core.formats import PICKLE, STAND_INS, Format, by_start
+from lora_cli.core.pickles.opcodes import Effort
 from lora_cli.core.safetensors import MOST_HEADER, Header, header_length, parse_header
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
 from lora_cli.sources import Source
-
-if TYPE_CHECKING:
-    from lora_cli.core.pickles.opcodes import Effort
 
 FIRST_READ = 1 << 17
 """Bytes of the first range of a weights file: the whole header of nearly every adapter, in one request."""
@@ -60,15 +57,17 @@ def read_header(source: Source, revision: Revision, file: RemoteFile, most: int 
     length = header_length(first[:8], file.size, file.path)
     if length > most:
         raise FormatError(
-            f"its header has {length} bytes, and {most} are allowed",
+            f"its header has {length} bytes, but {most} are allowed",
             where=file.path,
-            hint="LORA_CLI_MAX_HEADER_BYTES and max_header_bytes in the settings say how many",
+            hint="the limit is set by LORA_CLI_MAX_HEADER_BYTES or max_header_bytes in the settings",
         )
     header = first[8 : 8 + length]
     if len(header) < length:
         header += read_range(source, revision, file, 8 + len(header), 8 + length)
     if len(header) < length:
-        raise FormatError(f"truncated: the header has {length} bytes, and {len(header)} are there", where=file.path)
+        raise FormatError(
+            f"truncated: the header has {length} bytes, but only {len(header)} are present", where=file.path
+        )
     return parse_header(header, file.size, file.path)
 
 
@@ -94,7 +93,7 @@ class Readable:
     size: int
     head: bytes
     fetch: Callable[[int, int], bytes]
-    effort: "Effort"
+    effort: Effort
     near: bool = True
 
     def read(self, start: int, stop: int) -> bytes:
@@ -110,11 +109,6 @@ class Readable:
         return self.fetch(start, stop)
 
     def part(self, path: str, start: int, size: int) -> "Readable":
-        """What lies within it from ``start`` on, under a name of its own."""
+        """What is within it from ``start`` on, under a name of its own."""
         head = self.read(start, start + min(HEAD, size))
         return Readable(path, size, head, lambda a, b: self.read(start + a, start + b), self.effort, self.near)
-
-
-def in_memory(path: str, data: bytes, effort: "Effort") -> Readable:
-    """What was unpacked."""
-    return Readable(path, len(data), data[:HEAD], lambda start, stop: data[start:stop], effort)

@@ -48,7 +48,7 @@ class Checkpoint:
 
 
 def checkpoint_at(source: Source, revision: Revision) -> Checkpoint | None:
-    """The checkpoint at ``revision``, by its headers; None where there is none as safetensors.
+    """The checkpoint at ``revision``, by its headers; None if there is none as safetensors.
 
     Raises:
         FormatError: index or header is malformed, or a shard is missing.
@@ -69,16 +69,16 @@ def checkpoint_of(path: Path) -> Checkpoint | None:
 
 
 def slices(source: Source, revision: Revision, tensor: TensorInfo) -> Iterator[Bits]:
-    """The elements of ``tensor`` in order, some at a time; of one whose elements lie apart, all.
+    """The elements of ``tensor`` in order, some at a time; of one whose elements are apart, all.
 
     Raises:
-        FormatError: they lie apart, and are too many.
+        FormatError: they are apart, and are too many.
         LoraCliError: what the source raises.
     """
     count, bits = math.prod(tensor.shape), DTYPE_BITS.get(tensor.dtype, 0)
     if tensor.strides or bits % 8:
         if count > MOST_ELEMENTS:
-            raise FormatError(f"its elements lie apart, and are over {MOST_ELEMENTS}")
+            raise FormatError(f"its elements are not contiguous, and over {MOST_ELEMENTS}")
         flat = load(source, revision, tensor).reshape(-1)
         yield from (flat[start : start + PIECE] for start in range(0, count, PIECE))
         return
@@ -121,11 +121,11 @@ class BaseNorms:
 
 def _unfit(tensors: Sequence[TensorInfo], factors: Factors) -> str:
     if not tensors:
-        return "the base's checkpoint has no such weight"
+        return "the base's checkpoint does not have this weight"
     if any(tensor.dtype not in MEASURED for tensor in tensors):
         return "the base's weights are quantised"
     if sum(math.prod(tensor.shape) for tensor in tensors) != factors.experts * factors.d_out * factors.d_in:
-        return "the base's weight is of another shape"
+        return "the base's weight has a different shape"
     return ""
 
 

@@ -1,6 +1,7 @@
-"""The small files beside an adapter's weights → ``Companions`` and ``Card``, within bounds; nothing of them is run."""
+"""The small files next to an adapter's weights → ``Companions`` and ``Card``, within bounds; nothing of them is run."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from lora_cli.core import parse
@@ -8,7 +9,7 @@ from lora_cli.core.companions import CARD_FILE, Card, Companions
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.text import shown
 from lora_cli.errors import FormatError, TooLarge
-from lora_cli.reading.adapter import weights_of
+from lora_cli.reading.adapter import read_at_once, weights_of
 from lora_cli.reading.byte_ranges import check_stand_in, read_beginning
 from lora_cli.reading.pickles import look_through
 from lora_cli.sources import Source
@@ -17,7 +18,7 @@ HERE_CAP = 8 << 20
 """Bytes of all such files on this disk: the added tokens of large vocabularies take some megabytes."""
 
 AFAR_CAP = 32 << 10
-"""Bytes of one remote file: an adapter is judged from afar within a few kilobytes."""
+"""Bytes of one remote file: an adapter is checked from afar within a few kilobytes."""
 
 CARD_AFAR_CAP, CARD_HERE_CAP = 8 << 10, 64 << 10
 """Bytes of a model card: the front matter of nearly every one, and what tools write behind it."""
@@ -29,17 +30,17 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 ADDED_TOKENS = "added_tokens.json"
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "processor_config.json")
 CODE_FILES = ("config.json", "preprocessor_config.json", "generation_config.json")
-"""Configs that transformers reads beside an adapter, and that may name classes to import."""
+"""Configs that transformers reads next to an adapter, and that may name classes to import."""
 CODE_FIELDS = ("auto_map", "custom_pipelines", "custom_generate")
 MORE_TEMPLATES = "additional_chat_templates/"
 
 
 def read_companions(source: Source, revision: Revision, *, here: bool, threads: int = 1) -> Companions:
-    """What stands beside the weights of ``revision``; with ``here`` its files are on this disk.
+    """What is next to the weights of ``revision``; with ``here`` its files are on this disk.
 
     Of a remote one ``threads`` files are read at once.
 
-    What is wrong with one of the files raises nothing: it stands in ``unread``.
+    What is wrong with one of the files raises nothing: it is in ``unread``.
 
     Raises:
         LoraCliError: what the source raises.
@@ -49,7 +50,7 @@ def read_companions(source: Source, revision: Revision, *, here: bool, threads: 
     unread: dict[str, str] = {}
     added_tokens: Mapping[str, int] | None = None
     files, beyond = _within(revision, here=here)
-    unread |= dict.fromkeys(beyond, f"is beyond the {HERE_CAP} bytes in {MOST_FILES} files that are read there")
+    unread |= dict.fromkeys(beyond, f"is over the limit of {HERE_CAP} bytes in {MOST_FILES} files")
     for file, text in zip(files, _texts(source, revision, files, here=here, threads=threads), strict=True):
         try:
             if isinstance(text, FormatError):
@@ -101,11 +102,7 @@ def _texts(
         except FormatError as error:
             return error
 
-    if here or threads == 1 or len(files) < 2:
-        return map(text, files)
-    from lora_cli.daemon_threads import map_in_threads
-
-    return map_in_threads(text, files, threads)
+    return map(text, files) if here else read_at_once(threads, *(partial(text, file) for file in files))
 
 
 def _wanted(file: RemoteFile) -> bool:
@@ -116,10 +113,10 @@ def _wanted(file: RemoteFile) -> bool:
 
 def _text(source: Source, revision: Revision, file: RemoteFile, most: int) -> bytes:
     if not file.defect and (file.size or 0) > most:
-        raise FormatError(f"has {file.size} bytes, and at most {most} are read here", where=file.path)
+        raise FormatError(f"has {file.size} bytes, over the limit of {most}", where=file.path)
     text = read_beginning(source, revision, file, most + 1)
     if len(text) > most:
-        raise FormatError(f"has more than the {most} bytes that are read here", where=file.path)
+        raise FormatError(f"is over the limit of {most} bytes", where=file.path)
     return text
 
 
@@ -138,9 +135,9 @@ def _templates(value: Any, where: str) -> Iterator[tuple[str, str]]:
 
 
 def read_card(source: Source, revision: Revision, *, here: bool) -> Card | None:
-    """The card of the adapter at ``revision``, None where there is none; with ``here`` its files are on this disk.
+    """The card of the adapter at ``revision``, None if there is none; with ``here`` its files are on this disk.
 
-    What is wrong with it raises nothing: it stands in ``error``.
+    What is wrong with it raises nothing: it is in ``error``.
 
     Raises:
         LoraCliError: what the source raises.

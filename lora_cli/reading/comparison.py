@@ -2,6 +2,7 @@
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 
@@ -49,7 +50,7 @@ IN_FACTORS = PAIR_PARTS | {"diag"}
 def compare(a: Opened, b: Opened, base: BaseModel | None, unread: str, hint: str = "") -> Comparison:
     """How ``b`` differs from ``a``.
 
-    ``base`` tells what the factors of experts are for. Where ``unread`` says why, no values are looked at.
+    ``base`` shows what the factors of experts are for. Where ``unread`` says why, no values are looked at.
 
     Raises:
         LoraCliError: what the sources raise.
@@ -93,7 +94,7 @@ def compare(a: Opened, b: Opened, base: BaseModel | None, unread: str, hint: str
 
 
 def _factors(adapter: Adapter, base: BaseModel | None) -> dict[str, Factors | str]:
-    """Each module's factors, or why it has none that can be reckoned with."""
+    """Each module's factors, or why it has none that can be used."""
     factors, unreadable = factors_of(adapter, base)
     return {**{one.module: one for one in factors}, **{one.module: one.reason for one in unreadable}}
 
@@ -110,7 +111,7 @@ def _side(adapter: Adapter, module: str, factors: Factors | str) -> Side:
 
 
 def distance_of(a: Opened, b: Opened, one: Factors, other: Factors) -> Distance | str:
-    """How the update of ``other``, a module of ``b``, lies to that of ``one``, of ``a``; or why that cannot be told.
+    """How the update of ``other``, a module of ``b``, compares with ``one``'s, of ``a``; or why that is unknown.
 
     Raises:
         LoraCliError: what the sources raise.
@@ -133,12 +134,12 @@ def distance_of(a: Opened, b: Opened, one: Factors, other: Factors) -> Distance 
 
 
 def _distance(one: Factors, other: Factors, x: Update, y: Update) -> Distance:
-    found = relation(x, y)
-    return Distance(*found[:6], _rounding(one, x, found.spread), _rounding(other, y, found.other_spread))
+    found, spread, other_spread = relation(x, y)
+    return replace(found, rounding=_rounding(one, x, spread), other_rounding=_rounding(other, y, other_spread))
 
 
 def norm_of(a: Opened, one: Factors) -> float | None:
-    """The norm of an update; None where it cannot be told. Raises as ``distance_of``."""
+    """The norm of an update; None if it is not known. Raises as ``distance_of``."""
     try:
         found = math.hypot(*(norm(update) for update in updates_of(one, load_factors(a, one))))
     except FormatError:
@@ -183,7 +184,7 @@ def _rounding(factors: Factors, update: Update, spread: float) -> float:
 
 
 def _named(adapter: Adapter) -> dict[tuple[str, str, str], TensorInfo]:
-    """The tensors beside the factors by module, part and parameter, however their names are prefixed."""
+    """The tensors next to the factors by module, part and parameter, however their names are prefixed."""
     found: dict[tuple[str, str, str], TensorInfo] = {}
     for name, key in adapter.keys.items():
         if key.part not in IN_FACTORS:
@@ -195,7 +196,7 @@ def _named(adapter: Adapter) -> dict[tuple[str, str, str], TensorInfo]:
 
 
 def compare_beside(a: Opened, b: Opened, *, values: bool) -> tuple[TensorComparison, ...]:
-    """Each tensor beside the factors of either; without ``values`` those that are in one alone.
+    """Each tensor next to the factors of either; without ``values`` those that are in one alone.
 
     Raises:
         LoraCliError: what the sources raise.

@@ -1,18 +1,18 @@
-"""What lies within archives and compressed files, as far as somebody may read it: nothing is written anywhere."""
+"""What is within archives and compressed files, as far as it may be read: nothing is written anywhere."""
 
 import io
+import tarfile
 import zlib
+from bz2 import BZ2Decompressor
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from lzma import LZMADecompressor
+from typing import Any
+from zipfile import ZipFile, ZipInfo
 
 from lora_cli.errors import FormatError, LoraCliError, TooLarge
-from lora_cli.reading.byte_ranges import HEAD, Readable, in_memory
-
-if TYPE_CHECKING:
-    from tarfile import TarInfo
-    from zipfile import ZipFile, ZipInfo
+from lora_cli.reading.byte_ranges import HEAD, Readable
 
 MOST_MEMBERS = 1000
 """Members of one archive that are looked at."""
@@ -53,12 +53,6 @@ class _Stream(io.RawIOBase):
     def __init__(self, whole: Readable) -> None:
         self._whole, self._at = whole, 0
 
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._whole.size}[whence]
         self._at = max(0, base + offset)
@@ -82,7 +76,7 @@ def _told(what: str) -> Iterator[None]:
     except LoraCliError:
         raise
     except Exception as error:
-        raise FormatError(f"is no {what} that can be read") from error
+        raise FormatError(f"is not a readable {what}") from error
 
 
 def zip_members(whole: Readable) -> Iterator[Readable]:
@@ -90,26 +84,24 @@ def zip_members(whole: Readable) -> Iterator[Readable]:
 
     Raises:
         TooLarge: there are more, or larger ones, than are looked at.
-        FormatError: it is none, or encrypted.
+        FormatError: it is not an archive, or encrypted.
     """
-    from zipfile import ZipFile
-
     tail = whole.read(max(0, whole.size - TAIL), whole.size)
     at = tail.rfind(END)
     if at >= 0 and int.from_bytes(tail[at + 12 : at + 16], "little") > MOST_DIRECTORY:
-        raise TooLarge("has a zip directory that is larger than is looked at")
+        raise TooLarge("has a zip directory over the size limit")
     with _told("zip"), ZipFile(_Stream(whole)) as archive:
         members = [info for info in archive.infolist() if not info.is_dir()]
         for info in members[:MOST_MEMBERS]:
             yield _of_zip(whole, archive, info)
         if len(members) > MOST_MEMBERS:
-            raise TooLarge(f"has {len(members)} members, and {MOST_MEMBERS} are looked at")
+            raise TooLarge(f"has {len(members)} members, over the limit of {MOST_MEMBERS}")
 
 
-def _of_zip(whole: Readable, archive: "ZipFile", info: "ZipInfo") -> Readable:
+def _of_zip(whole: Readable, archive: ZipFile, info: ZipInfo) -> Readable:
     def fetch(start: int, stop: int) -> bytes:
         if stop > MOST_UNPACKED:
-            raise TooLarge(f"unpacks to more than the {MOST_UNPACKED} bytes that are looked at")
+            raise TooLarge(f"unpacks to more than the limit of {MOST_UNPACKED} bytes")
         with _told("zip"), archive.open(info) as stream:
             return stream.read(stop)[start:]
 
@@ -119,9 +111,8 @@ def _of_zip(whole: Readable, archive: "ZipFile", info: "ZipInfo") -> Readable:
 
 def tar_members(whole: Readable) -> Iterator[Readable]:
     """The files in a tar file that is not compressed. Raises as ``zip_members``."""
-    import tarfile
 
-    def next_of(archive: "tarfile.TarFile") -> "TarInfo | None":
+    def next_of(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
         with _told("tar file"):
             whole.effort.step(1)
             return archive.next()
@@ -132,7 +123,7 @@ def tar_members(whole: Readable) -> Iterator[Readable]:
         if info.isreg():
             yield whole.part(f"{whole.path}: {info.name}", info.offset_data, info.size)
     if next_of(archive) is not None:
-        raise TooLarge(f"has over {MOST_MEMBERS} members, which are not all looked at")
+        raise TooLarge(f"has over {MOST_MEMBERS} members, which are not all checked")
 
 
 def how_compressed(head: bytes) -> str:
@@ -152,7 +143,7 @@ def unpack(whole: Readable, how: str, most: int) -> tuple[Readable, bool]:
     with _told(f"{how} file"):
         data, is_all = _unpack(whole, how, most)
     whole.effort.read(len(data))
-    return in_memory(whole.path, data, whole.effort), is_all
+    return Readable(whole.path, len(data), data[:HEAD], lambda start, stop: data[start:stop], whole.effort), is_all
 
 
 def _unpack(whole: Readable, how: str, most: int) -> tuple[bytes, bool]:
@@ -170,11 +161,7 @@ def _unpack(whole: Readable, how: str, most: int) -> tuple[bytes, bool]:
 
 def _machine(how: str) -> Any:
     if how == "bz2":
-        from bz2 import BZ2Decompressor
-
         return BZ2Decompressor()
     if how == "lzma":
-        from lzma import LZMADecompressor
-
         return LZMADecompressor(memlimit=64 << 20)
     return zlib.decompressobj(wbits=47 if how == "zlib" else 15)

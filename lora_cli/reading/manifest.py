@@ -1,4 +1,4 @@
-"""Manifest, lock and policy files on this disk → their values; bounded, and relative to where they stand."""
+"""Manifest, lock and policy files on this disk → their values; bounded, and relative to where they are."""
 
 import os
 import sys
@@ -39,7 +39,7 @@ def read_policy(path: Path) -> Policy:
 
 
 def lock_path(manifest: Path) -> Path:
-    """Where a manifest's lock stands by itself: ``set.yaml`` → ``set.lock.yaml`` beside it."""
+    """Where a manifest's lock is by itself: ``set.yaml`` → ``set.lock.yaml`` next to it."""
     stem = (
         manifest.name.removesuffix(manifest.suffix) if manifest.suffix in {".yaml", ".yml", ".json"} else manifest.name
     )
@@ -63,13 +63,13 @@ def read_text(path: Path, what: str) -> str:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound(f"there is no {what} {path}", hint="check the path") from error
     except IsADirectoryError as error:
-        raise UsageError(f"{path}: the {what} is a folder", hint="name the file in it") from error
+        raise UsageError(f"{path}: the {what} is a folder", hint="use the file in it") from error
     except (OSError, ValueError) as error:
         raise MachineError(
-            f"{path}: the {what} cannot be read: {error}", hint="look at its owner and mode (ls -l)"
+            f"{path}: the {what} cannot be read: {error}", hint="check its owner and mode (ls -l)"
         ) from error
     if len(data) > TEXT_CAP:
-        raise UsageError(f"{path}: a {what} of over {TEXT_CAP} bytes is not read", hint=SPLIT)
+        raise UsageError(f"{path}: the {what} is over {TEXT_CAP} bytes long", hint=SPLIT)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

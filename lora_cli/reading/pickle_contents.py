@@ -4,14 +4,12 @@ import re
 from collections.abc import Iterator
 
 from lora_cli.core.pickles.archive import MAGIC as ZIP
-from lora_cli.core.pickles.opcodes import Effort, Op, Truncated, can_begin, opcodes
-from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.core.pickles.opcodes import Op, Truncated, can_begin, opcodes
 from lora_cli.errors import FormatError, TooLarge, UnsafePickle
 from lora_cli.reading.byte_ranges import HEAD, Readable
 from lora_cli.reading.containers import MOST_UNPACKED, UNREAD, how_compressed, tar_members, unpack, zip_members
-from lora_cli.reading.pickled import examine, examine_first, opened
+from lora_cli.reading.pickled import examine, examine_first
 from lora_cli.reading.pickles import is_tar
-from lora_cli.sources import Source
 
 PROTO, NUMPY = re.compile(rb"\x80[\x02-\x05]"), b"\x93NUMPY"
 OBJECTS = re.compile(rb"['\"][|<>=]?O\d*['\"]")
@@ -21,28 +19,9 @@ EXECUTING = frozenset(("REDUCE", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD"))
 PLAIN_NAME = re.compile(r"[A-Za-z_][\w.]{0,200}", re.ASCII)
 
 
-def look_at(source: Source, revision: Revision, file: RemoteFile, effort: Effort, *, named: bool) -> bool | None:
-    """As ``look``, of one file; None where there is more in it than is looked at.
-
-    Raises:
-        FormatError: as ``look``; in a file that is not called a pickle nothing is wrong but what runs something, and
-            what begins as a pickle and is too large for one.
-        LoraCliError: what the source raises.
-    """
-    with opened(source, revision, file, effort) as readable:
-        head = readable.head
-        try:
-            return look(readable, named=named)
-        except UnsafePickle:
-            raise
-        except TooLarge:
-            if named or not (head.startswith(ZIP) or is_tar(head) or how_compressed(head)):
-                raise
-            return None
-        except FormatError:
-            if named:
-                raise
-            return False
+def is_container(head: bytes) -> bool:
+    """Whether a file that begins so is an archive, or compressed."""
+    return head.startswith(ZIP) or is_tar(head) or bool(how_compressed(head))
 
 
 def look(readable: Readable, *, named: bool) -> bool:
@@ -97,7 +76,7 @@ def _array(readable: Readable) -> bool:
     wide = 2 if readable.head[6:7] == b"\x01" else 4
     start = 8 + wide + int.from_bytes(readable.head[8 : 8 + wide], "little")
     if start > min(LONGEST_HEADER, readable.size):
-        raise FormatError("is an array whose header is none that numpy writes")
+        raise FormatError("is an array with a header that numpy does not write")
     if not OBJECTS.search(readable.read(0, start)):
         return False
     examine_first(readable, start)
@@ -124,7 +103,7 @@ def _first_pickle(head: bytes) -> int:
     """Where the first entry's data begin, which is the pickle in what torch writes."""
     name, extra = (int.from_bytes(head[at : at + 2], "little") for at in (26, 28))
     if not head[30 : 30 + name].endswith(b"/data.pkl"):
-        raise FormatError("is no shard of a checkpoint of torch's")
+        raise FormatError("is not a shard of a torch checkpoint")
     return 30 + name + extra
 
 
@@ -152,7 +131,7 @@ def _compressed(readable: Readable, how: str, *, named: bool) -> bool:
     """What is compressed, as far as it is unpacked: all of it only where it begins as something to be looked at."""
     if how in UNREAD.values():
         if named:
-            raise TooLarge(f"is compressed with {how}, so that what it holds is not known")
+            raise TooLarge(f"is compressed with {how}, so its contents are unknown")
         return False
     inner, is_all = unpack(readable, how, HEAD)
     if not is_all and _is_worth_unpacking(inner.head, named=named):
@@ -164,7 +143,7 @@ def _compressed(readable: Readable, how: str, *, named: bool) -> bool:
     except FormatError as error:
         if is_all:
             raise
-        raise TooLarge(f"unpacks to more than the {MOST_UNPACKED} bytes that are looked at") from error
+        raise TooLarge(f"unpacks to more than the limit of {MOST_UNPACKED} bytes") from error
 
 
 def _is_worth_unpacking(head: bytes, *, named: bool) -> bool:

@@ -44,7 +44,7 @@ def read_pickled(source: Source, revision: Revision, file: RemoteFile) -> dict[s
 
 
 def examine(ranges: Readable) -> None:
-    """Read a pickle that lies beside the weights against all that a trainer writes.
+    """Read a pickle that is next to the weights against all that a trainer writes.
 
     Raises: as ``read_pickled``.
     """
@@ -65,7 +65,7 @@ def opened(source: Source, revision: Revision, file: RemoteFile, effort: Effort)
     if file.defect:
         raise FormatError(file.defect, where=file.path)
     if file.size is None:
-        raise FormatError("its origin does not say how long it is, so that it is not read by ranges", where=file.path)
+        raise FormatError("its source does not report its size, so it cannot be read by ranges", where=file.path)
     try:
         head = read_range(source, revision, file, 0, min(HEAD, file.size))
         fetch = partial(read_range, source, revision, file)
@@ -94,18 +94,18 @@ def _value(ranges: Readable, directory: Mapping[str, Entry], allowed: Allowed) -
     """What ``data.pkl`` describes."""
     entries = [directory[name] for name in ("data.pkl", "byteorder") if name in directory]
     if not entries or not entries[0].name.endswith("/data.pkl"):
-        raise FormatError("the zip holds no data.pkl")
+        raise FormatError("the zip contains no data.pkl")
     data, *order = _contents(ranges, entries)
     if order and order[0] != b"little":
         raise FormatError("was written by a big-endian machine", hint=legacy.BIG_ENDIAN_HINT)
     value, stop = read_pickle(data, allowed, 0, ranges.effort)
     if stop != len(data):
-        raise FormatError(f"data.pkl goes on for {len(data) - stop} bytes after its pickle has ended")
+        raise FormatError(f"data.pkl has {len(data) - stop} more bytes after the end of its pickle")
     return value
 
 
 def _contents(ranges: Readable, entries: list[Entry]) -> list[bytes]:
-    """The data of small entries, each found by its own header; those that lie side by side come in one range."""
+    """The data of small entries, each found by its own header; those that are side by side come in one range."""
     for entry in entries:
         if entry.stop - entry.at > MOST_PICKLE:
             raise FormatError(f"{entry.name} takes {entry.stop - entry.at} bytes, more than any weights need")
@@ -124,7 +124,7 @@ def _storage_start(ranges: Readable, directory: Mapping[str, Entry], storage: St
     """Where a storage begins: by its entry's own header where the file is near, else as torch aligns it."""
     entry = directory.get(f"data/{storage.key}")
     if entry is None:
-        raise FormatError(f"lacks the storage {storage.key[:40]!a}")
+        raise FormatError(f"has no storage {storage.key[:40]!a}")
     if entry.size != storage.numel * item_bytes(storage.dtype):
         raise FormatError(f"has {entry.size} bytes for {storage.numel} elements of storage {storage.key[:40]}")
     if not ranges.near:
@@ -136,7 +136,7 @@ def _storage_start(ranges: Readable, directory: Mapping[str, Entry], storage: St
 def _legacy(ranges: Readable) -> dict[str, TensorInfo]:
     def read(data: bytes) -> legacy.Legacy:
         if not legacy.is_legacy(data, WEIGHTS, ranges.effort):
-            raise FormatError("is a pickle, but not one that torch.save writes")
+            raise FormatError("is a pickle, but not one written by torch.save")
         return legacy.read_legacy(data, WEIGHTS, ranges.effort)
 
     found = _of_enough(ranges, read)
@@ -155,7 +155,7 @@ def _of_enough(ranges: Readable, read: Callable[[bytes], T]) -> T:
     """
     data, stop = ranges.head, min(ranges.size, FIRST_PICKLE)
     if is_tar(data):
-        raise FormatError("is a tar file, which torch wrote before 0.2 and reads no more with weights_only")
+        raise FormatError("is a tar file, which torch wrote before 0.2 and no longer reads with weights_only")
     while True:
         data += ranges.read(len(data), stop)
         try:

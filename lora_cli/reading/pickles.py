@@ -1,14 +1,14 @@
-"""Pickles among the files beside an adapter's weights: known by their first bytes, and by their names in any case.
+"""Pickles among the files next to an adapter's weights: known by their first bytes, and by their names in any case.
 
 A file that is called as pickles are must be one that a trainer writes, or none. In any other file, and in archives and
-compressed files, only what runs something is wrong: an archive of photographs is nobody's business.
+compressed files, only what runs something is wrong: an archive of photographs is ignored.
 """
 
 from collections.abc import Iterable
 
 from lora_cli.core.pickles.opcodes import Effort, can_begin
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import FormatError
+from lora_cli.errors import FormatError, TooLarge, UnsafePickle
 from lora_cli.reading.byte_ranges import read_range
 from lora_cli.sources import Source
 
@@ -77,19 +77,25 @@ def look_through(
         if file.size is None or too_many:
             left.append(file.path)
             continue
-        if not named and not _is_suspect(read_range(source, revision, file, 0, START)):
+        start = read_range(source, revision, file, 0, START) if not named else b""
+        if not named and not _is_suspect(start):
             continue
-        from lora_cli.reading.pickle_contents import look_at
+        from lora_cli.reading.pickle_contents import is_container, look
+        from lora_cli.reading.pickled import opened
 
         try:
-            is_one = look_at(source, revision, file, effort, named=named)
+            with opened(source, revision, file, effort) as readable:
+                if look(readable, named=named):
+                    found[file.path] = ""
         except FormatError as error:
-            found[file.path] = error.reason
-        else:
-            left += [file.path] if is_one is None else []
-            found |= {file.path: ""} if is_one else {}
+            # What is not called a pickle is wrong where it runs something, or begins as one and is too large for one.
+            is_too_large = isinstance(error, TooLarge)
+            if named or isinstance(error, UnsafePickle) or (is_too_large and not is_container(start)):
+                found[file.path] = error.reason
+            elif is_too_large:
+                left.append(file.path)
     more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-    return found, f"{left[0]}{more} may hold pickles, and were not looked at to the end" if left else ""
+    return found, f"{left[0]}{more} may contain pickles and were not fully checked" if left else ""
 
 
 def _is_suspect(start: bytes) -> bool:

@@ -33,7 +33,7 @@ def write_file(path: Path, infos: Iterable[TensorInfo], data: Iterable[bytes], m
     """Writes tensors with the ``data`` of each, durably; their ``start`` counts from the first byte of all data.
 
     The library takes all tensors at once: their bytes alone are written first, one tensor in memory at a time, and
-    mapped. It puts its own file in the place of that one, readable by its owner only.
+    mapped. It puts its own file in place of that one, readable by its owner only.
 
     Raises:
         OSError: as it comes.

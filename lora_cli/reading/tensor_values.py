@@ -48,10 +48,10 @@ FOUR_BITS = 0x77
 """The bits of two 4-bit floats (F4) without their signs."""
 
 PIECE = 1 << 18
-"""Bytes that are handed out at once."""
+"""Bytes that are yielded at once."""
 
 GATHERED = 1 << 22
-"""Bytes that are read at once where the elements of a tensor lie apart."""
+"""Bytes that are read at once where the elements of a tensor are apart."""
 
 
 def load(source: Source, revision: Revision, tensor: TensorInfo) -> Bits:
@@ -64,7 +64,9 @@ def load(source: Source, revision: Revision, tensor: TensorInfo) -> Bits:
     """
     file, bits = file_of(revision, tensor), DTYPE_BITS.get(tensor.dtype, 0)
     if bits not in {8, 16, 32, 64}:
-        raise FormatError(f"{tensor.name} is stored as {tensor.dtype}, which is not read as numbers", where=file.path)
+        raise FormatError(
+            f"{tensor.name} is stored as {tensor.dtype}, which cannot be read as numbers", where=file.path
+        )
     data = read_range(source, revision, file, tensor.start, tensor.stop)
     if len(data) < tensor.nbytes:
         raise _ended(tensor, tensor.nbytes - len(data), file.path)
@@ -83,7 +85,7 @@ def file_of(revision: Revision, tensor: TensorInfo) -> RemoteFile:
     """
     file = revision.file(tensor.file)
     if file is None:
-        raise Corrupt(f"{tensor.file} is gone: it was there a moment ago", hint="try again")
+        raise Corrupt(f"{tensor.file} was removed while it was read", hint="try again")
     return file
 
 
@@ -94,7 +96,7 @@ def decode(bits: Bits, dtype: str) -> Floats:
         FormatError: they are no floats.
     """
     if dtype not in NUMPY:
-        raise FormatError(f"{dtype} holds no floats", hint="save the adapter again in bfloat16")
+        raise FormatError(f"{dtype} is not a float type", hint="save the adapter again in bfloat16")
     return _floats(bits, NUMPY[dtype])
 
 
@@ -176,7 +178,7 @@ def pieces(
 ) -> Iterator[tuple[TensorInfo, memoryview]]:
     """Every element of ``tensors``, which are in the order of their first bytes: whole ones, never an empty piece.
 
-    A piece has at most ``PIECE`` bytes, or where the elements of a tensor lie apart at most ``GATHERED``.
+    A piece has at most ``PIECE`` bytes, or where the elements of a tensor are apart at most ``GATHERED``.
 
     Where the strides of a tensor make it shorter than its shape (it repeats itself), each element comes once.
 
@@ -195,7 +197,7 @@ def pieces(
 
 
 def _runs(tensors: list[TensorInfo]) -> Iterator[list[TensorInfo]]:
-    """Tensors that lie one after the other without a gap are read together; one that is scattered, alone."""
+    """Tensors that are one after the other without a gap are read together; one that is scattered, alone."""
     run: list[TensorInfo] = []
     for tensor in tensors:
         if run and (tensor.start != run[-1].stop or _scattered(tensor) or _scattered(run[-1])):
@@ -207,7 +209,7 @@ def _runs(tensors: list[TensorInfo]) -> Iterator[list[TensorInfo]]:
 
 
 def _scattered(tensor: TensorInfo) -> bool:
-    """Whether bytes that are not the tensor's own lie between its elements; their order does not matter here."""
+    """Whether bytes that are not the tensor's own are between its elements; their order does not matter here."""
     return bool(tensor.strides) and math.prod(tensor.shape) * _item(tensor) < tensor.nbytes
 
 
@@ -263,6 +265,6 @@ def split(
 def _ended(tensor: TensorInfo, missing: int, where: str) -> Corrupt:
     """The error of bytes that end too early."""
     return Corrupt(
-        f"{where}: the bytes end {missing} bytes before the end of {tensor.name}",
-        hint="fetch it again; the file is shorter than its header says",
+        f"{where}: the data ends {missing} bytes before the end of {tensor.name}",
+        hint="fetch it again; the file is shorter than its header requires",
     )

@@ -14,11 +14,11 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.comparison import Distance
 from lora_cli.core.factors import Factors, Unreadable, factors_of
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, left_out, module_spectrum, spectrum_of
@@ -32,7 +32,7 @@ SOUND = 1e-8
 """An eigenvalue of the columns' Gram matrix (their lengths being 1) from which one pass is exact to some 1e-12."""
 
 AT_ONCE = min(os.cpu_count() or 1, 4)
-"""Modules that are read and reckoned at once: their factors are in memory."""
+"""Modules that are read and computed at once: their factors are in memory."""
 
 OVERFLOW = "its values overflow"
 """Why an update is not finite whose factors are."""
@@ -52,24 +52,6 @@ class Update:
         return self.b.shape[0], self.a.shape[1]
 
 
-class Relation(NamedTuple):
-    """How an update and another one of the same shape lie to each other: norms, and the sum of their products.
-
-    ``distance`` is the norm of ``other - one``, ``residual`` that of ``other - factor · one`` with the factor that
-    makes it least (``inner / norm²``). ``spread`` and ``other_spread`` are the roots of ``Σ_j s² ‖b_j‖² ‖a_j‖²``, over
-    the ranks: what the norm would be if the ranks were orthogonal, and what rounding errors are in proportion to.
-    """
-
-    norm: float
-    other_norm: float
-    inner: float
-    factor: float
-    distance: float
-    residual: float
-    spread: float
-    other_spread: float
-
-
 def core(update: Update) -> Floats:
     """A matrix ``[r, r]`` in float64 whose singular values are those of the update that may be above zero.
 
@@ -81,7 +63,7 @@ def core(update: Update) -> Floats:
 
 
 def _root(x: Floats) -> Floats:
-    """M ``[r, r]`` of ``xᵀ = Q M`` for ``x`` ``[r, n]``, in whichever order its elements lie; ``[n, r]`` if n < r."""
+    """M ``[r, r]`` of ``xᵀ = Q M`` for ``x`` ``[r, n]``, in whichever order its elements are; ``[n, r]`` if n < r."""
     r, n = x.shape
     rows = x.astype("f8")
     if n <= r:
@@ -107,7 +89,7 @@ def _root(x: Floats) -> Floats:
 def _halves(gram: Floats) -> tuple[Floats, Floats, float]:
     """H with ``Hᵀ H = gram``, what turns those columns into orthonormal ones, and the least eigenvalue.
 
-    What lies below the rounding of the largest eigenvalue is noise: it is kept, and not blown up.
+    What is below the rounding of the largest eigenvalue is noise: it is kept, and not blown up.
     """
     values, vectors = np.linalg.eigh(gram)
     roots = np.sqrt(np.maximum(values, np.finfo("f8").eps * max(values[-1], np.finfo("f8").tiny)))
@@ -138,10 +120,12 @@ def distance(one: Update, other: Update) -> float:
     return norm(Update(np.concatenate((one.a, other.a), axis=0, dtype="f8"), b, 1.0))
 
 
-def relation(one: Update, other: Update) -> Relation:
-    """How ``other`` lies to ``one``, which has its shape and perhaps another rank. Nothing cancels, however near.
+def relation(one: Update, other: Update) -> tuple[Distance, float, float]:
+    """How ``other`` compares with ``one``, which has its shape and perhaps another rank. Nothing cancels, however near.
 
-    All is NaN where a factor holds what is not finite.
+    Beside the distance, of which no rounding is known here, are the spreads of both: the roots of
+    ``Σ_j s² ‖b_j‖² ‖a_j‖²`` over the ranks, what the norm would be if the ranks were orthogonal, and what rounding
+    errors are in proportion to. All is NaN where a factor holds what is not finite.
     """
     r = one.a.shape[0]
     root_a, root_b = _root(_together(one.a, other.a)), _root(_together(one.b.T, other.b.T))
@@ -152,20 +136,14 @@ def relation(one: Update, other: Update) -> Relation:
         inner = float((first * second).sum())
         factor = inner / size**2 if size else 0.0
         spreads = np.linalg.norm(root_a, axis=0) * np.linalg.norm(root_b, axis=0)
-        return Relation(
-            size,
-            other_size,
-            inner,
-            factor,
-            float(np.linalg.norm(second - first)),
-            float(np.linalg.norm(second - factor * first)),
-            float(abs(one.scaling) * np.linalg.norm(spreads[:r])),
-            float(abs(other.scaling) * np.linalg.norm(spreads[r:])),
-        )
+        apart, residual = float(np.linalg.norm(second - first)), float(np.linalg.norm(second - factor * first))
+        spread = float(abs(one.scaling) * np.linalg.norm(spreads[:r]))
+        other_spread = float(abs(other.scaling) * np.linalg.norm(spreads[r:]))
+    return Distance(size, other_size, inner, factor, apart, residual, 0.0, 0.0), spread, other_spread
 
 
 def _together(one: Floats, other: Floats) -> Floats:
-    """Both below each other, in the order in which the elements of the first lie."""
+    """Both below each other, in the order in which the elements of the first are."""
     if one.flags.c_contiguous:
         return np.concatenate((one, other), axis=0)
     return np.concatenate((one.T, other.T), axis=1).T
@@ -236,11 +214,11 @@ def not_finite(factors: Factors, loaded: Loaded) -> str:
         for name, bits, tensor in told
         if bits is not None and tensor is not None and not np.isfinite(_decode(bits, tensor)).all()
     ]
-    return f"{' and '.join(bad)} hold{'s' * (len(bad) == 1)} NaN or infinity" if bad else OVERFLOW
+    return f"{' and '.join(bad)} contain{'s' * (len(bad) == 1)} NaN or infinity" if bad else OVERFLOW
 
 
 def in_blocks(x: Floats, blocks: int) -> Floats:
-    """BD-LoRA's factor as the whole matrix: the blocks that stand below each other in ``x`` on a diagonal."""
+    """BD-LoRA's factor as the whole matrix: the blocks that are below each other in ``x`` on a diagonal."""
     if blocks == 1:
         return x
     rows, columns = len(x) // blocks, x.shape[1]

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from lora_cli.bench.link_model import Link
-from lora_cli.bench.live.numbers import KINDS, LATE_MS, MEASURES, SERVER
+from lora_cli.bench.live.result import KINDS, LATE_MS, MEASURES, SERVER
 from lora_cli.bench.measured import by_kind
 from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.bench.report import (
@@ -42,7 +42,7 @@ VLLM_LABELS = {
 """The keys of vLLM's result about a whole run, and what ``vllm bench serve`` calls them."""
 
 SLOWEST = 5
-"""So many adapters are named, the slowest first."""
+"""How many adapters are named, the slowest first."""
 
 Rows = Sequence[Sequence[object]]
 Facts = Iterator[tuple[str, object]]
@@ -119,7 +119,7 @@ def failures_of(report: BenchReport) -> Mapping[str, str]:
         if not one.answers:
             metrics = [goal.partition(" ")[0] for goal in report.result.plan.goals]
             reached = ", ".join(f"{metric} {getattr(one.with_all.metrics, metric) or 0:.4g}" for metric in metrics)
-            found[name] = f"not with all {one.with_all.slots} adapters in slots at once: {reached}"
+            found[name] = f"not reached even with a slot for each of the {one.with_all.slots} adapters: {reached}"
     return found
 
 
@@ -133,7 +133,7 @@ def simulation_terms(report: BenchReport, result: SimulationReport) -> Facts:
     yield "ms/req", "the time of all loads, divided by the number of requests"
     if any(one.cost_gap_closed is not None for one in policies.values()):
         yield "ms closed", "the share of the gap between lru's ms/req and the minimum"
-    queue = "loads go one after the other" if report.setting.span_s else "without --request-rate no request queues"
+    queue = "one load at a time" if report.setting.span_s else "without --request-rate requests do not queue"
     yield "p99 ms", f"how long a request waits for its adapter; {queue}"
     for name, one in policies.items():
         if one.kind != "online":
@@ -165,7 +165,7 @@ def changes(compared: Sequence[MetricChange]) -> tuple[str, Sequence[Sequence[st
     changed = [one for one in compared if one.verdict != "same"]
     changed.sort(key=lambda one: (one.verdict != "worse", -abs(one.change or 0)))
     rows = [(one.metric, f"{one.before:.4g}", f"{one.now:.4g}", _by(one.change), one.verdict) for one in changed]
-    return f"{counted(len(changed), 'metric')} changed, {len(compared) - len(changed)} as before", rows
+    return f"{counted(len(changed), 'metric')} changed, {len(compared) - len(changed)} unchanged", rows
 
 
 def _by(change: float | None) -> str:
@@ -264,7 +264,7 @@ def _simulation_facts(report: BenchReport, result: SimulationReport) -> Facts:
         yield name, f"{counted(tier.places, 'adapter')}{limit}"
     yield from _load_facts(tiers.sizes, tiers.gpu.load, tiers.cpu.load)
     if least_ms is not None:
-        yield "lower bound", f"{milliseconds(least_ms / (report.run.num_prompts or 1))} ms/req, whatever the policy"
+        yield "lower bound", f"{milliseconds(least_ms / (report.run.num_prompts or 1))} ms/req for any policy"
     yield "objective", result.objective
 
 
@@ -274,7 +274,7 @@ def _live_facts(report: BenchReport, result: LiveReport) -> Facts:
     yield from _workload_facts(report)
     several = "; ± is the 95 % interval over them (Student's t)" if len(result.seeds) > 1 else ""
     yield "seeds", ", ".join(map(str, result.seeds)) + several
-    yield "tiers", "as the server says" if result.tiers_from == SERVER else "inferred: by who was asked for first"
+    yield "tiers", "as reported by the server" if result.tiers_from == SERVER else "inferred from the order of requests"
     if result.slo_ms:
         yield "goodput", _goodput(report, result)
     yield from _cost_facts(report, result)
@@ -293,16 +293,16 @@ def _goodput(report: BenchReport, result: LiveReport) -> str:
     if requests is None or adapters is None:
         return limits
     rate = metrics.get("request_goodput") or 0.0
-    return f"{requests:.1%} of requests keep {limits}, {rate:.1f} a second; {adapters:.1%} of adapters do"
+    return f"{requests:.1%} of requests meet {limits}, {rate:.1f} per second; {adapters:.1%} of adapters do"
 
 
 def _cost_facts(report: BenchReport, result: LiveReport) -> Facts:
-    """What loads cost their own requests and others, and what adapters cost beside the base."""
+    """What loads cost their own requests and others, and what adapters cost next to the base."""
     metrics, shown = report.metrics, partial(_interval, report, result)
     if metrics.get("cold_penalty_ms") is not None:
         yield "cold costs", f"{shown('cold_penalty_ms')} ms to the first token"
     if metrics.get("load_p50_ms") is not None:
-        yield "loads", f"p50 {shown('load_p50_ms')} ms, p99 {shown('load_p99_ms')} ms, as the server says"
+        yield "loads", f"p50 {shown('load_p50_ms')} ms, p99 {shown('load_p99_ms')} ms, as reported by the server"
     if metrics.get("probe_quiet_p50_ms") is not None or metrics.get("probe_loading_p50_ms") is not None:
         beside, apart = shown("probe_loading_p50_ms"), shown("probe_quiet_p50_ms")
         probes = f"a probe takes {beside} ms during a load, {apart} ms otherwise"

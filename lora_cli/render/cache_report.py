@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from lora_cli import __version__
-from lora_cli.core.json_schema import INLINE, Count, Keyword, NonNegative, Sha256, Version
+from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, Keyword, NonNegative, Sha256, Version
 from lora_cli.fetching.mend import Mended
 from lora_cli.render.fetch_report import SnapshotFile
 from lora_cli.store import Store
-from lora_cli.store.inventory import Item
+from lora_cli.store.inventory import Item, tree_bytes
 from lora_cli.store.sweep import Removed
 from lora_cli.store.verify import Verified
 
@@ -31,7 +31,7 @@ class CachedReference:
     origin: str
     """The server that was asked; empty for this machine."""
     access: str
-    """public, gated, private, local, or empty where it is not known."""
+    """public, gated, private, local, or empty if it is not known."""
     used_s: NonNegative
     """When it was last used, in seconds since 1970."""
     used_at: Time | None = None
@@ -39,7 +39,7 @@ class CachedReference:
 
 @dataclass(frozen=True, slots=True)
 class Residency:
-    """What of a snapshot and of its packed weights is in the page cache; null where the system does not tell."""
+    """What of a snapshot and of its packed weights is in the page cache; null if the system does not report it."""
 
     resident_bytes: Count | None
     packed_resident_bytes: Count | None
@@ -55,10 +55,10 @@ class CachedSnapshot:
     directory: str
     bytes: Count
     packed_bytes: Count
-    """What its packed weights take beside it."""
+    """What its packed weights take next to it."""
     residency: Residency | None = field(default=None, metadata=INLINE)
     used_s: NonNegative
-    """When it was last used, in seconds since 1970; 0 where no reference means it."""
+    """When it was last used, in seconds since 1970; 0 if no reference means it."""
     used_at: Time | None = None
     references: Sequence[CachedReference]
     files: Sequence[SnapshotFile]
@@ -74,12 +74,15 @@ class CacheReport:
     bytes: Count
     """What all blobs take, and the packed weights of these snapshots."""
     snapshots: Sequence[CachedSnapshot]
+    partial_bytes: int = field(default=0, metadata=EXCLUDED)
+    """What unfinished downloads take."""
 
 
 def cache_report(store: Store, items: Sequence[Item], blob_bytes: int) -> CacheReport:
     """The report of ``ls`` and ``show``; ``blob_bytes`` are those of all blobs."""
     total = blob_bytes + sum(item.packed_bytes for item in items)
-    return CacheReport(cache=str(store.root), bytes=total, snapshots=[_snapshot(item) for item in items])
+    snapshots, partial_bytes = [_snapshot(item) for item in items], tree_bytes(store.partials)
+    return CacheReport(cache=str(store.root), bytes=total, snapshots=snapshots, partial_bytes=partial_bytes)
 
 
 def _snapshot(item: Item) -> CachedSnapshot:
@@ -115,7 +118,7 @@ class QuarantinedSnapshot:
 
 
 def _time(used_s: float) -> str | None:
-    """``2026-01-31T23:59:59Z``; None where it was never used."""
+    """``2026-01-31T23:59:59Z``; None if it was never used."""
     return f"{datetime.fromtimestamp(used_s, UTC):%Y-%m-%dT%H:%M:%SZ}" if used_s else None
 
 
@@ -141,7 +144,7 @@ class VerifyReport:
 def verify_report(
     found: Sequence[Verified], mended: Sequence[Mended] | None, isolated: Sequence[Item] = ()
 ) -> VerifyReport:
-    """The report of ``verify``; ``mended`` is None where nothing was repaired, ``isolated`` is in the quarantine."""
+    """The report of ``verify``; ``mended`` is None if nothing was repaired, ``isolated`` is in the quarantine."""
     kinds = Counter(one.kind for one in found)
     return VerifyReport(
         blobs=kinds["blob"],

@@ -56,7 +56,7 @@ class FeatureEntry:
     evidence: str
     """Where this was found."""
     proof: str
-    """How it is known: run, read or reasoned; empty where the feature is served right."""
+    """How it is known: run, read or reasoned; empty if the feature is served right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class EngineEntry:
     proven: bool
     """Whether the profile was compared with the engine itself."""
     ranks: Sequence[PositiveCount] | None
-    """The maximum ranks that it can be started with; null where any can be."""
+    """The maximum ranks that it can be started with; null if any can be."""
     default_rank: PositiveCount | None
     features: Sequence[FeatureEntry]
     rules: Mapping[str, Outcome]

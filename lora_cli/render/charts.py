@@ -104,8 +104,8 @@ def singular_values(kinds: Sequence[tuple[str, Sequence[ModuleSpectrum]]]) -> Ch
         return None
     least = min(value for line in lines.values() for _, value in line)
     y = Axis("singular value", max(least, most * SMALLEST), most, logarithmic=True)
-    x = Axis("number of the singular value", 1, longest, whole=True)
-    return Chart(f"Singular values, the largest first: the median of {of}", x, y, lines)
+    x = Axis("index of the singular value", 1, longest, whole=True)
+    return Chart(f"Singular values, largest first: the median of {of}", x, y, lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class Cell:
 
 
 def heat_map(grid: Grid, drawn: Layout, most_kinds: int, most_layers: int) -> list[tuple[int, list[Cell | None]]]:
-    """The first layers with a cell for each of the first kinds; None where there is no value."""
+    """The first layers with a cell for each of the first kinds; None if there is no value."""
     full, kinds = drawn.full(), grid.kinds[:most_kinds]
     return [
         (layer, [_cell(grid.cells.get((layer, kind), ()), drawn, full) for kind in kinds])

@@ -8,7 +8,7 @@ from lora_cli.validation.engine_args import EngineArgs
 from lora_cli.validation.report import BaseModelSummary
 
 MOST = 8
-"""So many adapters of one kind are named; how many more there are is said."""
+"""How many adapters of one kind are named; the number of others follows."""
 
 Rows = list[tuple[str, str]]
 
@@ -52,7 +52,7 @@ def _fit_rows(args: EngineArgs, fit: Fit, layout: SlotLayout) -> Rows:
     if fit.lower_bound:
         least, whose = "at least ", "the adapters' own modules"
     elif fit.lora_target_modules is not None:
-        whose = "these modules, and those that are packed with them"
+        whose = "these modules, and those packed with them"
     each = " on each GPU" if args.tp > 1 else " on the GPU"
     dtype = "half precision" if args.dtype is None else args.dtype
     slot = f"{least}{size(fit.slot_bytes)}{each}: rank {fit.max_lora_rank} in {dtype} for {whose}"
@@ -60,9 +60,9 @@ def _fit_rows(args: EngineArgs, fit: Fit, layout: SlotLayout) -> Rows:
         slot += f"; {size(fit.whole_slot_bytes)} without {layout.flags.targets}"
     rows: Rows = [("slot", slot), ("slots", _slots(args, fit, layout.flags.slots, least))]
     if fit.lower_bound:
-        rows.append(("base", "not given: --base says which modules the engine has, and so what a slot really takes"))
+        rows.append(("base", "not set: --base is needed for the modules of the engine and the exact size of a slot"))
     if has_choice:
-        said = "an adapter that is loaded later is silently served without its modules that are not named here"
+        said = "adapters loaded later are silently served without modules that are not listed here"
         rows.append(("warning", said))
     return [*rows, *(("cost driver", _driver(one, fit)) for one in args.drivers[:MOST])]
 
@@ -70,7 +70,7 @@ def _fit_rows(args: EngineArgs, fit: Fit, layout: SlotLayout) -> Rows:
 def _slots(args: EngineArgs, fit: Fit, flag: str, least: str) -> str:
     """How many, what all take, and what fewer would save: the trade between memory and adapters that take turns."""
     said = f"{fit.max_loras} x {size(fit.slot_bytes)} = {least}{size(fit.total_bytes)}"
-    base = ", and one slot is for requests to the base alone" if args.base_slots else ""
+    base = ", and one slot is for requests to the base model" if args.base_slots else ""
     if fit.max_loras < len(args.served) + args.base_slots:
         return f"{said}: {len(args.served)} adapters are swapped{base}; another slot is {size(fit.slot_bytes)} more"
     said += f": every adapter stays on the GPU{base}"
@@ -89,9 +89,9 @@ def _driver(one: Driver, fit: Fit) -> str:
         reasons.append(f"LoRA on {', '.join(mine)}")
     elif targets is None and kept is not None:
         reasons.append(f"LoRA on more than {', '.join(kept)}")
-    who = f"{safe(names(one.adapters, MOST))} {'alone asks' if alone else 'together ask'} for"
-    what = " and ".join(reasons) or "modules that no other has"
+    who = f"{safe(names(one.adapters, MOST))} {'alone needs' if alone else 'together need'}"
+    what = " and ".join(reasons) or "modules that no other adapter has"
     return (
-        f"{who} {what}: a slot takes {size(fit.slot_bytes)}, and {size(without.slot_bytes)} without "
-        f"{'it' if alone else 'them'}; all slots {size(fit.total_bytes)}, and {size(without.total_bytes)}"
+        f"{who} {what}: a slot takes {size(fit.slot_bytes)}, or {size(without.slot_bytes)} without "
+        f"{'it' if alone else 'them'}; all slots {size(fit.total_bytes)}, or {size(without.total_bytes)}"
     )

@@ -19,11 +19,11 @@ from lora_cli.core.json_schema import (
 )
 from lora_cli.core.lock import Changes
 from lora_cli.errors import UsageError
-from lora_cli.fetching import AdapterRequest
+from lora_cli.fetching.context import AdapterRequest
 from lora_cli.fetching.drift import Drift
 from lora_cli.fetching.many import Outcome
 from lora_cli.fetching.plan import LeftOut
-from lora_cli.store.published import Published
+from lora_cli.store.published import NotPruned, Pruning, Published
 
 if TYPE_CHECKING:
     from lora_cli.fetching.dry_run import Planned
@@ -35,7 +35,7 @@ class SnapshotFile:
 
     path: str
     sha256: Sha256OrEmpty
-    """Empty where no reference means a snapshot in the cache."""
+    """Empty if no reference means a snapshot in the cache."""
     bytes: Count
 
 
@@ -44,16 +44,16 @@ class FetchedSnapshot:
     """What was fetched."""
 
     revision: str
-    """What the source calls this version; empty where it has no name for it."""
+    """What the source calls this version; empty if it has no name for it."""
     cached: bool
     """Whether all of it was in the cache already."""
     sha256: Sha256
     """The snapshot's digest."""
     bytes: Count
     left_out: LeftOut | None
-    """What the source has and an adapter does not need; null where that is not known."""
+    """What the source has and an adapter does not need; null if that is not known."""
     directory: str | None
-    """Where the adapter can be used; null where it could not be put there."""
+    """Where the adapter can be used; null if it could not be put there."""
     published: Published | None
     files: tuple[SnapshotFile, ...]
 
@@ -64,7 +64,7 @@ class FetchedAdapter:
 
     name: str
     ref: str | None
-    """Its canonical reference; null where it is no reference."""
+    """Its canonical reference; null if it is no reference."""
     milliseconds: NonNegative
     exit_code: Count
     error: ErrorReport | None
@@ -75,7 +75,7 @@ class FetchedAdapter:
 
 @dataclass(frozen=True, slots=True)
 class LockChanges:
-    """A lock file, and the adapters that were changed in it."""
+    """A lock file, and what was changed in it: adapters by name, and ``the base``."""
 
     file: str
     added: Sequence[str]
@@ -90,25 +90,36 @@ class FetchReport:
     schema: Literal["lora_cli/fetch/1"] = "lora_cli/fetch/1"
     version: Version = __version__
     adapters: Sequence[FetchedAdapter]
+    base: FetchedAdapter | None
+    """The config of the manifest's base; null if that is a path, or could not be read."""
     lock: LockChanges | None
     """Null where there is no lock."""
     pruned: Sequence[str]
     """Adapters that --prune removed from the published folder."""
+    not_pruned: Sequence[NotPruned]
+    """Published adapters that left the manifest and stay, because of files in them that lora-cli did not publish."""
     exit_code: Count
 
 
 def fetch_report(
-    adapters: Sequence[FetchedAdapter], lock: Path | None, changes: Changes | None, pruned: Sequence[str]
+    adapters: Sequence[FetchedAdapter],
+    base: FetchedAdapter | None,
+    lock: Path | None,
+    changes: Changes | None,
+    pruning: Pruning,
 ) -> FetchReport:
     """The report of a whole run."""
     told = changes or Changes()
     locked = None if lock is None else LockChanges(str(lock), told.added, told.changed, told.removed)
-    code = max((one.exit_code for one in adapters), default=0)
-    return FetchReport(adapters=adapters, lock=locked, pruned=pruned, exit_code=code)
+    code = max((one.exit_code for one in (*adapters, *((base,) if base is not None else ()))), default=0)
+    pruned = tuple(pruning.removed)
+    return FetchReport(
+        adapters=adapters, base=base, lock=locked, pruned=pruned, not_pruned=pruning.kept, exit_code=code
+    )
 
 
 def fetched_adapter(outcome: Outcome) -> FetchedAdapter:
-    """What is said of one adapter."""
+    """The message for one adapter."""
     return FetchedAdapter(
         name=outcome.request.name,
         ref=_ref(outcome.request),
@@ -143,14 +154,14 @@ def _snapshot(outcome: Outcome) -> FetchedSnapshot | None:
 
 @dataclass(frozen=True, slots=True)
 class CheckedAdapter:
-    """One locked adapter beside what its source has now."""
+    """One locked adapter next to what its source has now."""
 
     name: str
     ref: str | None
     locked: str | None
-    """The revision in the lock; null where it is not locked."""
+    """The revision in the lock; null if it is not locked."""
     now: str | None
-    """The revision that its source has now; null where it was not asked."""
+    """The revision that its source has now; null if it was not asked."""
     drift: Sequence[str]
     """What changed since it was locked, a sentence each."""
     exit_code: Count
@@ -167,14 +178,15 @@ class CheckReport:
     version: Version = __version__
     lock: str
     adapters: Sequence[CheckedAdapter]
+    """In the manifest's order; then ``the base``, where that is locked."""
     left_over: Sequence[str]
-    """Adapters that are locked and not in the manifest."""
+    """What is locked and not in the manifest."""
     exit_code: Count
     """1 for drift, else that of what kept a source from being asked."""
 
 
 def checked_adapter(drift: Drift) -> CheckedAdapter:
-    """What is said of one adapter."""
+    """The message for one adapter."""
     locked = drift.request.demand.locked
     return CheckedAdapter(
         name=drift.request.name,
@@ -195,14 +207,14 @@ class PlannedAdapter:
     name: str
     ref: str | None
     revision: str | None
-    """What it means now; null where its source was not asked, or does not give it."""
+    """What it means now; null if its source was not asked, or does not give it."""
     files: Count
     bytes: Count
-    """Bytes of all files, as far as the source tells them."""
+    """Bytes of all files, as far as the source reports them."""
     missing_files: Count
     """Files that are not in the cache."""
     missing_bytes: Count
-    """Bytes of these, as far as the source tells them."""
+    """Bytes of these, as far as the source reports them."""
     exit_code: Count
     error: ErrorReport | None
 
@@ -214,10 +226,15 @@ class PlanReport:
     schema: Literal["lora_cli/fetch-plan/1"] = "lora_cli/fetch-plan/1"
     version: Version = __version__
     adapters: Sequence[PlannedAdapter]
+    pruned: Sequence[str]
+    """Adapters that --prune would remove from the published folder, if all are fetched and published."""
+    not_pruned: Sequence[NotPruned]
+    """Published adapters that left the manifest and would stay, because of files in them that lora-cli did not
+    publish."""
     exit_code: Count
 
 
-def plan_report(planned: "Iterable[Planned]") -> PlanReport:
+def plan_report(planned: "Iterable[Planned]", pruning: Pruning) -> PlanReport:
     """The report of ``fetch --dry-run``."""
     adapters = [
         PlannedAdapter(
@@ -233,4 +250,5 @@ def plan_report(planned: "Iterable[Planned]") -> PlanReport:
         )
         for one in planned
     ]
-    return PlanReport(adapters=adapters, exit_code=max((one.exit_code for one in adapters), default=0))
+    code = max((one.exit_code for one in adapters), default=0)
+    return PlanReport(adapters=adapters, pruned=tuple(pruning.removed), not_pruned=pruning.kept, exit_code=code)

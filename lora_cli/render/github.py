@@ -1,4 +1,4 @@
-"""Workflow commands of GitHub Actions: each finding an annotation, beside the file that it is in.
+"""Workflow commands of GitHub Actions: each finding an annotation, next to the file that it is in.
 
 GitHub shows the first ten errors, ten warnings and ten notices of a step, and all in its log: so the worst of each
 adapter comes before the second worst of any, and one notice counts them all.
@@ -24,14 +24,14 @@ def render_report(report: Report) -> str:
         if one.error is not None:
             text = paragraph(one.error.message, one.error.hint)
             lines.append(_command("error", _properties(report, one, Location(), "not read"), text))
-    for one, finding in _by_turns((one, found.finding) for one, found in report.found()):
+    for one, finding in _by_turns((one, found.finding) for one, found in report.found_once()):
         problem, title = finding.problem, f"{finding.code} {finding.name}"
         properties = _properties(report, one, problem.at, title)
         lines.append(
             _command(COMMANDS[finding.severity], properties, paragraph(problem.message, problem.hint, problem.at))
         )
     errors = report.summary.errors + report.summary.failed
-    more = f"; GitHub shows {SHOWN} errors of a step, the log has all" if errors > SHOWN else ""
+    more = f"; GitHub shows {SHOWN} errors per step, see the log for all" if errors > SHOWN else ""
     first_notice = next((number for number, line in enumerate(lines) if line.startswith("::notice")), len(lines))
     said = [_command("warning", TITLE, safe(notice)) for notice in report.notices]
     said.append(_command("notice", TITLE, summary(report.summary) + more))

@@ -1,4 +1,4 @@
-"""GitLab's code quality report: a list of findings that a merge request shows beside the lines that it changes.
+"""GitLab's code quality report: a list of findings that a merge request shows next to the lines that it changes.
 
 https://docs.gitlab.com/ci/testing/code_quality/ has the format, which is a part of Code Climate's.
 """

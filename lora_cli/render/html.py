@@ -26,17 +26,17 @@ MOST = {
     "adapters": 200, "differences": 500, "files": 1000, "kinds": 200, "modules": 2000,
     "stacks": 8, "layers": 256, "columns": 40, "outside": 40,
 }  # fmt: skip
-"""Rows of each table and columns of a heat map; how many more there are is said."""
+"""Rows of each table and columns of a heat map; the number of others follows."""
 
 NO_VALUE = "–"
 
 PAGES: Mapping[type, tuple[str, str, str, str]] = {
     SimulationReport: (
-        "simulated", "Each policy over the same requests", "Share of requests that wait at most", "stall in ms",
+        "simulated", "Each policy over the same requests", "CDF of the wait for an adapter", "stall in ms",
     ),
-    PlanReport: ("", "The fewest slots first, then more slots with less memory", "", ""),
-    MeasurementReport: ("in process", "Milliseconds by tier", "Share of requests that are answered within", "ms"),
-    LiveReport: ("live", "Milliseconds by tier", "Share of requests whose first token comes within", "ms"),
+    PlanReport: ("", "Fewest slots first, then more slots with less memory", "", ""),
+    MeasurementReport: ("in process", "Milliseconds by tier", "CDF of the time to the response", "ms"),
+    LiveReport: ("live", "Milliseconds by tier", "CDF of the time to first token", "ms"),
 }  # fmt: skip
 """How requests were made, the caption of the table, and the title and axis of the curves."""
 
@@ -123,7 +123,7 @@ def _number(value: int | None) -> str:
 
 
 def spectrum_notes(shown: Layout) -> Iterator[str]:
-    """What stands where, and what is not drawn."""
+    """What is where, and what is not drawn."""
     yield f"{inspect_facts.EXPLAINED}."
     if shown.far:
         yield "* stands out: see below."
@@ -134,7 +134,7 @@ def spectrum_notes(shown: Layout) -> Iterator[str]:
         ("stack of layers", "stacks of layers"): len(shown.grids) - MOST["stacks"],
         ("layer", "layers"): sum(max(0, len(grid.layers) - MOST["layers"]) for grid in stacks),
         ("kind", "kinds"): sum(max(0, len(grid.kinds) - MOST["columns"]) for grid in stacks),
-        ("module outside of layers", "modules outside of layers"): len(shown.outside) - MOST["outside"],
+        ("module outside layers", "modules outside layers"): len(shown.outside) - MOST["outside"],
     }
     for (one, many), number in left.items():
         if number > 0:

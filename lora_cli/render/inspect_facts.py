@@ -1,6 +1,6 @@
 """What inspect says of an adapter, its spectrum and its comparison with another one: the same on a terminal and a page.
 
-Facts are labelled values in words; empty ones are not told.
+Facts are labelled values in words; empty ones are not reported.
 """
 
 import math
@@ -26,7 +26,7 @@ from lora_cli.validation.report import CheckedAdapter
 UNKNOWN = "unknown"
 
 MOST_VALUES, MOST_PLACES, MOST_WORDS, MOST_METADATA, MOST_TARGETS = 6, 4, 12, 4, 16
-"""So many values, places of a value, words of a card, keys of a header and targets are named; of more it is said."""
+"""How many values, places of a value, words of a card, keys of a header and targets are named; of more it is said."""
 
 Rows = list[tuple[str, str]]
 
@@ -68,7 +68,7 @@ def contents(checked: CheckedAdapter[Finding], one: Inspection) -> Rows:
 
 
 def origin(one: Inspection) -> Rows:
-    """Who made it, and what stands beside it. The version of PEFT usually is in the config."""
+    """Who made it, and what is next to it. The version of PEFT usually is in the config."""
     told = {by.tool: f"{by.version} ({by.told_by})".lstrip() for by in one.writers}
     peft = next((by.version for by in one.writers if by.tool == PEFT and "config" in by.told_by), told.pop(PEFT, ""))
     return [
@@ -116,7 +116,7 @@ def _dtypes(counts: Mapping[str, int]) -> str:
 
 
 def _card(card: Card | None, base: str) -> Rows:
-    """What the model card says. A base that it names otherwise than the config is told; the same one is not."""
+    """What the model card says. A base that it names differently from the config is reported; the same one is not."""
     if card is None:
         return [("license", f"{UNKNOWN} (no README.md)")]
     if card.error:
@@ -150,7 +150,7 @@ MOST_TOLD = 5
 LONGEST = 60
 
 EXPLAINED = (
-    "top-1, top-4: the energy in so many singular values; 99 %: in how many it is; all are medians but 99 %, the most"
+    "top-1, top-4: energy in the largest singular values; 99 %: how many hold 99 % of it (the maximum, else medians)"
 )
 
 
@@ -171,7 +171,7 @@ class Layout:
     """The paths of those that stand out."""
 
     def value(self, paths: Sequence[str]) -> float | None:
-        """Of several modules the common norm, or the largest share; None where none has any."""
+        """Of several modules the common norm, or the largest share; None if none has any."""
         known = [self.modules[path] for path in paths if path in self.modules]
         if not self.relative:
             return math.hypot(*(one.norm for one in known)) if known else None
@@ -236,7 +236,9 @@ def spectrum_facts(spectrum: Spectrum, far: Sequence[tuple[ModuleSpectrum, float
     zero = [one.path for one in spectrum.modules if not one.norm]
     rows: Rows = [("modules", _count(spectrum, len(trained), len(zero)))]
     if trained:
-        share = f", {percent(spectrum.relative)} of that of the base's weights" if spectrum.relative is not None else ""
+        share = (
+            f", {percent(spectrum.relative)} of the norm of the base's weights" if spectrum.relative is not None else ""
+        )
         rows.append(("total", f"a norm of {spectrum.norm:.4g}{share}"))
         rows += [("largest", _named(trained[0])), ("smallest", _named(trained[-1])), ("rank", _rank(trained))]
     if zero:
@@ -256,7 +258,7 @@ def spectrum_facts(spectrum: Spectrum, far: Sequence[tuple[ModuleSpectrum, float
 
 def _count(spectrum: Spectrum, trained: int, zero: int) -> str:
     if not spectrum.modules and not spectrum.without:
-        return "none has factors of a LoRA"
+        return "no module has LoRA factors"
     told = [f"{trained} with an update"]
     told += [f"{zero} of zeros"] * bool(zero)
     told += [f"{len(spectrum.without)} without a spectrum"] * bool(spectrum.without)
@@ -272,7 +274,7 @@ def _named(one: ModuleSpectrum) -> str:
 def _rank(trained: Sequence[ModuleSpectrum]) -> str:
     effective, usual = median(one.effective_rank for one in trained), median(one.rank_99 for one in trained)
     return (
-        f"effective rank {effective:.1f} of {span([one.r for one in trained])} (median); 99 % of the energy lies in at "
+        f"effective rank {effective:.1f} of {span([one.r for one in trained])} (median); 99 % of the energy is in at "
         f"most {max(one.rank_99 for one in trained)} directions of a module, {usual:.0f} in the median"
     )
 
@@ -287,11 +289,11 @@ def _without(without: Sequence[Unreadable]) -> Iterator[str]:
 
 EFFECTS: Mapping[str, str] = {
     "scaling": "changes the scale",
-    "meaning": "changes what is computed",
-    "base": "another base",
-    "modules": "changes which modules are reached",
-    "unknown": "no field of PEFT's",
-    "training": "of training alone",
+    "meaning": "changes the computation",
+    "base": "different base",
+    "modules": "changes the selected modules",
+    "unknown": "not a PEFT field",
+    "training": "only used for training",
 }
 
 MULTIPLES = frozenset({"scaled", "related"})
@@ -372,7 +374,7 @@ def comparison_tables(one: Comparison) -> Iterator[Table]:
 
 
 def _how(one: TensorComparison) -> str:
-    """How a tensor beside the factors differs."""
+    """How a tensor next to the factors differs."""
     if one.within != "both":
         return f"only in {one.within.upper()}"
     return one.reason or (f"differs by {share_of_a(one.difference)}" if one.difference is not None else "differs")
@@ -407,7 +409,7 @@ def _worst(modules: Sequence[ModuleComparison]) -> tuple[int, float]:
 
 
 def _numbers(found: Sequence[ModuleComparison]) -> tuple[str, ...]:
-    """What the modules, of one word, are to each other, and how far they lie apart."""
+    """What the modules, of one word, are to each other, and how far they are apart."""
     distances = [one.distance for one in found]
     return (
         found[0].word,

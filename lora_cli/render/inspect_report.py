@@ -22,11 +22,11 @@ class InspectedAdapter:
 
     checked: CheckedAdapter[Finding] = field(metadata=INLINE)
     inspection: Inspection | None
-    """What the adapter is, or null where it could not be read."""
+    """What the adapter is, or null if it could not be read."""
     spectrum: Spectrum | None
-    """The result of --spectrum; null where it was not asked for."""
+    """The result of --spectrum; null if it was not asked for."""
     diff: Comparison | None
-    """The result of --diff; null where it was not asked for."""
+    """The result of --diff; null if it was not asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class InspectReport:
     """The base model that the adapters were compared with, or null."""
     adapters: tuple[InspectedAdapter, ...]
     engine_args: EngineArgs | None
-    """The smallest flags with which an engine serves the adapters, or null where they were not asked for."""
+    """The smallest flags with which an engine serves the adapters, or null if they were not asked for."""
 
 
 def inspect_report(

@@ -25,7 +25,7 @@ def render_report(report: Report, limit: int = STEP_LIMIT) -> str:
     sizes = list(accumulate((len(block.encode()) for block in blocks), initial=0))
     for kept in range(len(blocks), -1, -1):
         left = counted(len(blocks) - kept, "part")
-        cut = f"\nThis summary is cut: {left} left out; `--format json` has all.\n" if kept < len(blocks) else ""
+        cut = f"\nThis summary is truncated: {left} left out; `--format json` has all.\n" if kept < len(blocks) else ""
         if sizes[kept] + len(cut) <= limit:
             return "".join(blocks[:kept]) + cut
     return ""
@@ -84,6 +84,6 @@ def _code(text: str) -> str:
 def _text(text: str) -> str:
     """``text`` as it is, on one line: a character that may mean something there is written by its number.
 
-    Behind ``@`` and ``#`` stands a space of no width: mentions and references to issues are made of finished text.
+    Behind ``@`` and ``#`` is a space of no width: mentions and references to issues are made of finished text.
     """
     return _ACTIVE.sub(lambda one: f"&#{ord(one[0])};" + "&#8203;" * (one[0] in "@#"), safe(text))

@@ -45,10 +45,10 @@ def render_load_metrics(reports: Sequence[LoadReport]) -> str:
     codes = {report.name: report.exit_code for report in reports}
     return render_metrics(
         [
-            Metric("lora_cli_loads_total", "Adapters loaded and proved.", len(proved)),
+            Metric("lora_cli_loads_total", "Adapters loaded and verified.", len(proved)),
             Metric("lora_cli_load_bytes_total", "Bytes of factors loaded.", sum(proved)),
             Metric("lora_cli_load_seconds_total", "Seconds of loads by stage.", seconds, "stage"),
             Metric("lora_cli_load_failures_total", "Loads that failed, by stage.", failed, "stage"),
-            Metric("lora_cli_load_exit_code", "What each adapter alone would end the run with.", codes, "adapter"),
+            Metric("lora_cli_load_exit_code", "Exit code of each adapter.", codes, "adapter"),
         ]
     )

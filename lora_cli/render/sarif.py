@@ -1,7 +1,7 @@
 """SARIF 2.1.0 (OASIS, errata 01): what code scanning reads.
 
-A finding is a result, what a rule could not look at and what could not be read are notifications of the run: no alert
-says of an adapter that something is wrong with it because nobody looked. What code scanning takes at most is kept to.
+A finding is a result, what a rule could not look at and what could not be read are notifications of the run: an adapter
+gets no alert because it was not checked. What code scanning takes at most is kept to.
 """
 
 import re
@@ -33,7 +33,7 @@ PROBLEM = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: 
 
 def render_report(report: Report) -> str:
     """The log of one run, the worst results first."""
-    found = sorted(report.found(), key=lambda pair: -pair[1].finding.severity)
+    found = sorted(report.found_once(), key=lambda pair: -pair[1].finding.severity)
     said = {one.finding.code for _, one in found} | {check.code for one in report.adapters for check in one.skipped}
     rules = [rule for rule in report.rules if rule.code in said]
     run = {
@@ -122,7 +122,7 @@ def _said(report: Report, one: Validated, problem: Problem) -> dict[str, Any]:
 
 
 def _notifications(report: Report, results: int) -> Iterator[dict[str, Any]]:
-    """What could not be read, what was not checked, and what is to be said of the run."""
+    """What could not be read, what was not checked, and the notices of the run."""
     for one in report.adapters:
         if one.error is not None:
             said = _said(report, one, Problem(one.error.message, hint=one.error.hint))

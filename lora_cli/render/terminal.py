@@ -121,7 +121,7 @@ def table_or_blocks(
 ) -> FittedTable:
     """A ``FittedTable``; where it is too wide, of each row the first cell, and below it the others that say anything.
 
-    ``title`` stands above these. A column in which no row says anything is left out.
+    ``title`` is above these. A column in which no row says anything is left out.
     """
     cells = [[text(cell) for cell in row] for row in rows]
     told = [any(row[number].plain not in SAYS_NOTHING for row in cells) for number in range(1, len(header))]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from lora_cli.bench.live.numbers import SERVER
+from lora_cli.bench.live.result import SERVER
 from lora_cli.bench.report import BenchReport, LiveReport, MeasurementReport, MetricChange, PlanReport, SimulationReport
 from lora_cli.bench.simulator import SHARES
 from lora_cli.core.text import cut, milliseconds, safe
@@ -15,16 +15,16 @@ from lora_cli.render.terminal import Paragraph, facts, table_or_blocks, text
 
 MEASURED_TERMS = {
     "hot, warm, cold": "the request's adapter was in a slot, in memory, on disk",
-    "ms": "from asked to answered whole: its loads, and a small batch through the adapter's modules",
+    "ms": "from request to response: its loads, and a small batch through the adapter's modules",
 }
 """What the words of a run in process mean; the JSON defines all of its numbers."""
 
 PLACES = {"hot": "in a slot", "warm": "in memory", "cold": "on disk or elsewhere"}
 VLLM_TITLE = "as in vllm bench serve: latencies from when a request was sent, without failed ones"
 INFERRED = {
-    "hot": "asked for lately: among the last as many adapters as there are slots",
-    "warm": "not asked for so lately",
-    "cold": "sent before its adapter had answered any request",
+    "hot": "requested recently: among as many of the last adapters as there are slots",
+    "warm": "not requested recently",
+    "cold": "sent before the first response of its adapter",
     "later": "sent after that; its adapter may have been unloaded since",
 }
 CURVES: Mapping[type, str] = {
@@ -107,7 +107,7 @@ def _failure_parts(report: BenchReport) -> Iterator[RenderableType]:
 
 
 def _change_parts(compared: Sequence[MetricChange], width: int) -> Iterator[RenderableType]:
-    """A table of the metrics that changed; nothing where nothing is compared."""
+    """A table of the metrics that changed; nothing if nothing is compared."""
     if compared:
         told, changed = summary.changes(compared)
         rows = [

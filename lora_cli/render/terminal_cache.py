@@ -34,6 +34,7 @@ def snapshots_parts(report: CacheReport, width: int, *, one_by_one: bool = False
     packed_bytes = sum(one.packed_bytes for one in snapshots)
     total = f"{counted(len(snapshots), 'snapshot')}, {size(report.bytes)} on this disk"
     total += f", {size(packed_bytes)} of it packed weights" if packed_bytes else ""
+    total += f"; unfinished downloads: {size(report.partial_bytes)}" if report.partial_bytes else ""
     widths = [max(map(len, column)) + 2 for column in zip(header, *rows, strict=True)]
     room = width - sum(widths) + widths[1] + widths[2]
     names = min(widths[1], max(room - SHORTEST_REFERENCE, SHORT + 2))
@@ -53,7 +54,7 @@ def _row(one: CachedSnapshot, now_s: float) -> tuple[str, ...]:
 
 
 def _shortest(references: Iterable[str]) -> str:
-    """The shortest of ``references``, with how many more there are; empty where there are none."""
+    """The shortest of ``references``, with how many more there are; empty if there are none."""
     first, *others = sorted({*references}, key=lambda ref: (len(ref), ref)) or [""]
     return safe(first) + (f" (+{len(others)})" if others else "")
 
@@ -113,7 +114,7 @@ def verified_parts(report: VerifyReport) -> Iterator[RenderableType]:
 def _moved(one: Verified) -> str:
     """What became of something corrupt, or what to do about it."""
     if one.kind == "record":
-        return "remove both with `lora-cli cache rm`, and fetch it again from the server that you trust"
+        return "remove both with `lora-cli cache rm`, and fetch it again from a server that you trust"
     return f"moved to {one.moved_to}" if one.moved_to is not None else "it could not be moved away"
 
 
@@ -133,16 +134,16 @@ def removed_parts(report: RemovedReport, *, verbose: bool = False) -> Iterator[R
     told = ", ".join(counted(kinds[kind], kind) for kind in ("adapter", "blob") if kind in kinds)
     yield f"{'would free' if report.dry_run else 'freed'} {size(report.bytes)}{told and f': {told}'}"
     if report.linked_bytes:
-        yield f"{size(report.linked_bytes)} stay on the disk: hard links outside the cache (--to, --publish) keep them"
+        yield f"{size(report.linked_bytes)} remain on the disk: hard links outside the cache (--to, --publish) use them"
     if shared := sum(one.shared_bytes or 0 for one in report.removed):
-        yield f"{size(shared)} stay in the cache: other adapters, views or processes use the files"
+        yield f"{size(shared)} remain in the cache: other adapters, views or processes use the files"
 
 
 def _removed_row(one: Removed, *, verbose: bool) -> tuple[str, str, str]:
     """Kind, name and size; an adapter is its shortest reference, unless all are shown (``verbose``)."""
     name = one.name[:SHORT] if is_digest(one.name) else one.name
     if one.kind == "snapshot" and not verbose:
-        return "adapter", _shortest(one.references or ()) or name, "-"
+        return "adapter", _shortest(one.references or ()) or name, size(one.snapshot_bytes or 0)
     return one.kind, name, size(one.bytes) if one.bytes else "-"
 
 

@@ -24,9 +24,7 @@ LETTERS: Mapping[Outcome | None, str] = {
 }
 STYLES = {"R": "red", "C": "red", "W": "yellow"}
 SHORT = {"sglang": "SGL", "trtllm": "TRT"}
-LEGEND = (
-    "· serves it right, R rejects it, C crashes on first use, W serves it incorrectly, * depends on the base, ? unknown"
-)
+LEGEND = "· works, R rejected, C crashes on first use, W served incorrectly, * depends on the base, ? unknown"
 ORDER = (Outcome.REJECTS, Outcome.CRASHES, Outcome.SERVES_WRONG)
 PROOFS = {"run": "tested", "read": "from source", "reasoned": "inferred"}
 HUNDREDS = {"LC1": "files", "LC2": "config", "LC3": "tensors", "LC4": "engine", "LC5": "values", "LC6": "supply chain"}
@@ -60,7 +58,7 @@ def engine_parts(profile: Profile) -> Iterator[RenderableType]:
     told = (profile.note, profile.allowed, f"profiles: {', '.join(profile.engine.versions)}")
     yield from (Paragraph(one) for one in told if one)
     if not profile.rows:
-        yield from ("", Paragraph("It owns the format: the rules that hold without an engine are its."))
+        yield from ("", Paragraph("It defines the format: rules without an engine follow it."))
     for outcome in ORDER:
         rows = [part for row in profile.rows if row.outcome is outcome for part in _row(row)]
         yield from ("", text(outcome.label, "bold"), *rows) if rows else ()

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lora_cli.core.json_schema import ErrorReport
-from lora_cli.core.text import counted, duration, milliseconds, safe, size
+from lora_cli.core.lock import THE_BASE
+from lora_cli.core.text import counted, duration, milliseconds, names, safe, size
 from lora_cli.errors import Refused
 from lora_cli.render.fetch_report import CheckedAdapter, CheckReport, FetchedAdapter, PlanReport
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from lora_cli.core.lock import Changes, LockedAdapter
+    from lora_cli.store.published import NotPruned
 
 STYLES = {"failed": "red", "cached": "", "downloaded": "green", "as locked": "green"}
 
@@ -40,7 +42,7 @@ def _error(name: str, message: str, hint: str) -> str:
 
 
 def _message(one: FetchedAdapter, error: ErrorReport) -> str:
-    """What is wrong, without the adapter's name, which stands before it."""
+    """What is wrong, without the adapter's name, which is before it."""
     message = error.message.removeprefix(f"{one.ref}: ").removeprefix(f"{one.name}: ")
     if one.typed:
         message = message.removeprefix(f"{one.ref} ")
@@ -54,7 +56,7 @@ def _notes(one: FetchedAdapter) -> list[str]:
     if left_out and left_out.files:
         notes.append(f"{size(left_out.bytes)} in {counted(left_out.files, 'file')} left out")
     if published:
-        was = f" (its config said {safe(published.was or 'nothing')})" if published.was != published.base else ""
+        was = f" (its config had {safe(published.was or 'no base')})" if published.was != published.base else ""
         notes.append(f"published for {safe(published.base)}{was}")
     return notes
 
@@ -86,6 +88,15 @@ def plan_parts(report: PlanReport) -> "Iterator[RenderableType]":
             yield from hints(one.error.hint)
     files, total = (sum(getattr(one, name) for one in report.adapters) for name in ("missing_files", "missing_bytes"))
     yield f"{counted(len(report.adapters), 'adapter')}: {counted(files, 'file')}, {size(total)} would be downloaded"
+
+
+def render_not_pruned(folder: str, one: "NotPruned") -> str:
+    """The warning about a published adapter that left the manifest and is still in ``folder``."""
+    where, files = safe(f"{folder}/{one.name}"), safe(names(one.unlisted))
+    return (
+        f"warning: {where} is not pruned, although it is not in the manifest: lora-cli did not publish {files} in it; "
+        "remove that and prune again"
+    )
 
 
 def _row(one: FetchedAdapter) -> Sequence[object]:
@@ -130,7 +141,10 @@ def render_changes(lock: object, changes: "Changes") -> str:
     before, after = changes.before.by_name, changes.after.by_name
     lines = [f"Updated {safe(name)} {_moved(before[name], after[name])}" for name in changes.changed]
     told = (("added", changes.added), ("updated", changes.changed), ("removed", changes.removed))
-    return "\n".join([*lines, f"{safe(lock)}: " + ", ".join(f"{len(names)} {what}" for what, names in told if names)])
+    counts = [(len([name for name in names if name != THE_BASE]), what) for what, names in told]
+    parts = [f"{count} {what}" for count, what in counts if count]
+    parts += [f"{THE_BASE} {what}" for what, names in told if THE_BASE in names]
+    return "\n".join([*lines, f"{safe(lock)}: {', '.join(parts)}"])
 
 
 def _moved(before: "LockedAdapter", after: "LockedAdapter") -> str:
@@ -165,10 +179,10 @@ def drift_parts(report: CheckReport) -> "Iterator[RenderableType]":
     rows = [(one.name, *_drift_row(one)) for one in report.adapters]
     rows += [(name, _styled("removed"), None, None) for name in report.left_over]
     details = [Paragraph("; ".join(one.drift), f"{safe(one.name)}: ") for one in report.adapters if one.drift]
-    details += [Paragraph("is locked, and not in the manifest", f"{safe(name)}: ") for name in report.left_over]
+    details += [Paragraph("is locked but not in the manifest", f"{safe(name)}: ") for name in report.left_over]
     unknown = sum(one.error is not None for one in report.adapters)
     as_locked = f"{counted(len(rows) - unknown, 'adapter')} as locked"
-    told = f"{len(details)} of {len(rows)} changed; take them with --upgrade" if details else as_locked
+    told = f"{len(details)} of {len(rows)} changed; lock the new versions with --upgrade" if details else as_locked
     told += f"; {unknown} not checked" if unknown else ""
     return apart([table_or_blocks(("adapter", "status", "from", "to"), rows, left=4, names=True)], details, [told])
 

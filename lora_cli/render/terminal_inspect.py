@@ -95,7 +95,7 @@ def _cells(one: InspectedAdapter) -> tuple[str, ...]:
 
 
 def _facts(one: InspectedAdapter) -> Rows:
-    """What is known of an adapter, as labelled values; empty where it could not be read."""
+    """What is known of an adapter, as labelled values; empty if it could not be read."""
     checked, found = one.checked, one.inspection
     if found is None:
         return []
@@ -136,7 +136,7 @@ def engine_args_parts(
 ) -> Iterator[RenderableType]:
     """What the command is for, the command, and what it costs, with the values of the adapters where they were read.
 
-    The command has an option on each line, as a shell takes it; there is none where no adapter is served.
+    The command has an option on each line, as a shell takes it; there is none if no adapter is served.
     """
     below = facts(costs(args))
     for one in report.adapters:
@@ -207,7 +207,7 @@ def _blocks(names: Mapping[str, str], width: int) -> list[list[str]]:
 
 
 def spectrum_parts(spectrum: Spectrum, *, plain: bool = False) -> Iterator[RenderableType]:
-    """The heat maps, a table of kinds for each, the modules outside of layers, and the summary."""
+    """The heat maps, a table of kinds for each, the modules outside layers, and the summary."""
     if spectrum.unread:
         yield Text.assemble(("spectrum", "bold"), " (none)")
         yield from (Paragraph(spectrum.unread, indent=2), *hints(spectrum.hint))
@@ -226,7 +226,7 @@ def spectrum_parts(spectrum: Spectrum, *, plain: bool = False) -> Iterator[Rende
     if drawn.grids and full > 0:
         yield from ("", *_legend(drawn, full, plain=plain))
     if known := sum(path in drawn.modules for path in drawn.outside):
-        yield from ("", "outside of layers")
+        yield from ("", "outside layers")
         header, *single = [(row[0], row[2], *row[5:]) for row in (drawn.header(), *drawn.single(MOST_OUTSIDE))]
         yield table_or_blocks(header, single)
         yield from in_json(known - MOST_OUTSIDE)

@@ -10,16 +10,16 @@ from lora_cli.core.engine_outcome import EngineOutcome
 from lora_cli.core.text import counted, safe
 from lora_cli.render.terminal import Paragraph, facts, hints, text
 from lora_cli.render.terminal_validate import skipped_checks
-from lora_cli.validation.repair_report import RepairReport, RepairSetReport
-from lora_cli.validation.sameness import RECKONING, Sameness
+from lora_cli.validation.repair_report import RepairReport, RepairSetReport, Sameness
+from lora_cli.validation.repaired import RECKONING
 
-NO_BASE = "no base: names and shapes not checked; --base BASE tells them (its config.json is enough)"
+NO_BASE = "no base: names and shapes not checked; set --base BASE (its config.json is enough)"
 
 
 def repair_parts(found: RepairReport, *, check: bool) -> Iterator[RenderableType]:
     """One adapter; with ``check`` nothing was to be written."""
     after = _does(found.after.judged) if not found.refusals else ""
-    yield Paragraph(f" for {found.after.judged}", Text.assemble(safe(found.name), ": ", _outcome(found, check)))
+    yield Paragraph("", Text.assemble(safe(found.name), ": ", _outcome(found, check), f" for {found.after.judged}"))
     yield from facts([("before", _does(found.before.judged)), ("after", after)])
     for change in found.changes:
         many = f" ({counted(change.modules, 'module')})" if change.modules else ""
@@ -33,7 +33,8 @@ def repair_parts(found: RepairReport, *, check: bool) -> Iterator[RenderableType
     yield from skipped_checks(found.skipped)
     yield from hints(NO_BASE, 4) if found.after.applied is None else []
     if found.proof is not None:
-        yield from ("", *facts([("proof", _proof(found.proof)), ("written", found.directory)]))
+        where = ("written", found.directory) if found.changes else ("copied", f"{found.directory} (without changes)")
+        yield from ("", *facts([("proof", _proof(found.proof)), where]))
 
 
 def repair_set_parts(report: RepairSetReport, *, check: bool) -> Iterator[RenderableType]:
@@ -72,6 +73,7 @@ def _proof(same: Sameness) -> str:
     if not same.rewritten:
         return f"{proved}bit-identical"
     if same.worst_change <= RECKONING:
-        return f"{proved}{same.rewritten} rewritten, none changed"
+        return f"{proved}{same.rewritten} stored differently, none changed in effect"
     worst = f"by {same.worst_change:.2g} of its size at most ({safe(same.worst_module)})"
-    return f"{proved}{same.rewritten} rewritten and changed {worst}, where rounding explains {same.allowed_change:.2g}"
+    allowed = f"{same.allowed_change:.2g}"
+    return f"{proved}{same.rewritten} stored differently and changed {worst}, while rounding allows {allowed}"

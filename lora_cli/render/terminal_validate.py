@@ -16,7 +16,7 @@ from lora_cli.validation.report import Report, Validated, engine_counts, finding
 
 STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "blue"}
 OUTCOMES = {"ok": "green", "accepted": "yellow", "refused": "red", "failed": "red"}
-NOT_COUNTED = "does not count: what is wrong is left out, known or suppressed"
+NOT_COUNTED = "not counted: all findings are ignored, baselined or suppressed"
 MOST_NAMES = 20
 """Adapters that are named with a finding that many have."""
 
@@ -73,7 +73,7 @@ def _several(shown: Sequence[Validated], found: Found, fail_on: Severity) -> Ite
 
 
 def _outcomes(checked: Sequence[Validated], fail_on: Severity) -> RenderableType:
-    """Adapter by engine: what becomes of it, and how many of its modules apply by the engine's rules."""
+    """Adapter by engine: the result, and how many of its modules apply by the engine's rules."""
     engines = list(dict.fromkeys(str(engine) for one in checked for engine in one.engines))
     rows = []
     for one in checked:
@@ -93,7 +93,7 @@ def _style(engine: EngineOutcome) -> str:
 
 
 def _outcome(checked: Validated, fail_on: Severity) -> Iterator[RenderableType]:
-    """How one adapter came out, where it is if its name does not tell, and a line for each engine."""
+    """How one adapter came out, where it is if its name does not report it, and a line for each engine."""
     word = outcome_of(checked, fail_on)
     tail = f", {checked.applied} modules apply" if checked.applied is not None else ""
     yield Paragraph(tail, Text.assemble(safe(checked.name), ": ", (word, OUTCOMES[word])))
@@ -116,7 +116,7 @@ def _head(finding: Finding) -> Text:
 
 
 def _problem(problem: Problem, names: Sequence[str] = ()) -> Iterator[RenderableType]:
-    """What is wrong, where, in which adapters if several were judged, and what to do."""
+    """What is wrong, where, in which adapters if several were checked, and what to do."""
     yield Paragraph(problem.message, indent=4)
     if str(problem.at):
         yield Paragraph(problem.at, Text("at: ", "dim"), indent=4)

@@ -13,11 +13,12 @@ from lora_cli.core.grouping import by_key
 from lora_cli.core.results import Answers, LoadReport
 from lora_cli.core.text import counted, duration, milliseconds, safe, share, size
 from lora_cli.endpoint.reconcile import Done, Replica
+from lora_cli.errors import INTERRUPTED
 from lora_cli.render.terminal import Paragraph, apart, hints, table_or_blocks, text
 from lora_cli.render.warm_report import EndpointsReport
 
 DIGEST_SHOWN = 12
-"""Characters of a snapshot digest: enough to tell one from another, and to paste after ``cache show``."""
+"""Characters of a snapshot digest: enough to distinguish one from another, and to paste after ``cache show``."""
 
 STALE_S = 2.0
 
@@ -25,10 +26,12 @@ STALE_S = 2.0
 def load_parts(reports: Sequence[LoadReport], *, quiet: bool = False) -> Iterator[RenderableType]:
     """Each adapter's outcome, applied modules and proof; each stage's milliseconds; next tokens, copies, page cache.
 
-    The error and hint of each that failed stand below; with ``quiet`` nothing else is said.
+    The error and hint of each that failed are below; with ``quiet`` there is no other output. What an interrupt left
+    undone is only counted.
     """
-    tables = [one for one in _tables(reports) if one[1] and not quiet]
-    failed = [report for report in reports if report.error]
+    tried = [report for report in reports if report.exit_code != INTERRUPTED]
+    tables = [one for one in _tables(tried) if one[1] and not quiet]
+    failed = [report for report in tried if report.error]
     return apart(
         *(
             [table_or_blocks(header, rows, left=left, title=header[0] if number else "")]
@@ -44,6 +47,8 @@ def load_parts(reports: Sequence[LoadReport], *, quiet: bool = False) -> Iterato
 
 def outcome(report: LoadReport) -> str:
     """One word for how far it came."""
+    if report.exit_code == INTERRUPTED:
+        return "not tried"
     if report.error:
         return "refused" if report.exit_code == 1 else "failed"
     return "proved" if report.moved is not None or (report.proof is not None and report.proof.holds) else "loaded"
@@ -51,7 +56,7 @@ def outcome(report: LoadReport) -> str:
 
 def _tables(reports: Sequence[LoadReport]) -> Iterator[tuple[Sequence[str], Sequence[Sequence[object]], int]]:
     """The header and rows of each table, and how many columns of it are to the left."""
-    facts = ("adapter", "digest", "outcome", "applied", "rank", "slot", "max error", "tolerance")
+    facts = ("adapter", "digest", "outcome", "applied", "rank", "max error", "tolerance")
     yield facts, [_fact(report) for report in reports], 3
     stages = list(dict.fromkeys(stage for report in reports for stage in report.stage_ms))
     times = [
@@ -86,7 +91,6 @@ def _fact(report: LoadReport) -> Sequence[object]:
         text(outcome(report), "red" if report.error else "green"),
         report.applied or None,
         report.rank,
-        report.slot,
         worst and f"{worst.error:.1e}",
         worst and f"{worst.tolerance:.1e}",
     )
@@ -110,7 +114,8 @@ def _summary(reports: Sequence[LoadReport]) -> str:
     weights = sorted({report.proof.weights for report in reports if report.proof is not None})
     proof = f"; proved on {' and '.join(weights)} weights" if weights else ""
     told = _counts(map(outcome, reports)) or "nothing"
-    return f"{counted(len(reports), 'adapter')}: {told}{proof}; {milliseconds(total)} ms in total"
+    took = f"; {milliseconds(total)} ms in total" if total else ""
+    return f"{counted(len(reports), 'adapter')}: {told}{proof}{took}"
 
 
 def answer_parts(answers: Sequence[Answers]) -> Iterator[RenderableType]:
@@ -147,7 +152,7 @@ def status_parts(status: Mapping[str, Any]) -> Iterator[RenderableType]:
         header = ("tier", "adapters", "size", "hits", "evictions")
         yield from ("", table_or_blocks(header, [(name, *_tier(tier)) for name, tier in tiers]))
     if isinstance(age_s, int | float) and age_s > STALE_S:
-        yield Paragraph(f"as of {duration(age_s)} ago: the process that owns the device does not answer")
+        yield Paragraph(f"as of {duration(age_s)} ago: the process that owns the device does not respond")
     if adapters:
         named = ("adapter", "tier", "state", "rank", "size", "requests", "max error")
         yield from ("", table_or_blocks(named, map(_adapter, adapters), left=3))
@@ -191,12 +196,13 @@ def _adapter(one: Mapping[str, Any]) -> Sequence[object]:
 
 def endpoint_parts(report: EndpointsReport, *, quiet: bool = False) -> Iterator[RenderableType]:
     """A table for each server, then what failed, and a line that sums it up; with ``quiet`` only what failed."""
-    told = _counts(one.action for one in report.done)
+    told = _counts("failed" if one.error is not None else one.action for one in report.done)
+    down = sum(one.error is not None for one in report.servers)
     servers = counted(len(report.servers), "server")
-    done = Paragraph(f"{servers}: {told}" if told else f"0 of {servers} updated")
+    done = Paragraph(f"{servers}{f' ({down} failed)' * bool(down)}: {told}" if told else f"0 of {servers} updated")
     return apart(
         *(_replica(one, quiet=quiet) for one in report.servers),
-        *(_failure(one, ", no server was asked to load it") for one in report.refused),
+        *(_failure(one, ", not loaded into any server") for one in report.refused),
         [] if quiet else [done],
     )
 
@@ -209,6 +215,8 @@ def _replica(replica: Replica, *, quiet: bool) -> Iterator[RenderableType]:
     rows = [(one.name, one.action, milliseconds(one.ms), one.effect and one.effect.how) for one in replica.adapters]
     if rows and not quiet:
         yield Padding(table_or_blocks(("adapter", "action", "ms", "effect"), rows, left=2), (0, 0, 0, 2), expand=False)
+    if replica.note and not quiet:
+        yield Paragraph(f"note: {replica.note}", indent=2)
     yield from (part for one in failed for part in _failure(one))
     if replica.error is not None:
         yield from _message(replica.error.message, replica.error.hint)

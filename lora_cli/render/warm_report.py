@@ -7,7 +7,9 @@ from typing import Literal
 from lora_cli import __version__
 from lora_cli.core.json_schema import Version
 from lora_cli.core.results import Answers, LoadReport
+from lora_cli.endpoint.client import Refusal
 from lora_cli.endpoint.reconcile import Done, Replica
+from lora_cli.errors import EndpointError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,15 @@ class EndpointsReport:
     def done(self) -> Sequence[Done]:
         """What was done about each adapter on each server, and what was refused."""
         return [*(one for server in self.servers for one in server.adapters), *self.refused]
+
+    @property
+    def reached(self) -> bool:
+        """Whether each server answered, for some adapter at least: one that hangs there is not the server's end."""
+
+        def silent(one: Done) -> bool:
+            return isinstance(one.error, EndpointError) and not isinstance(one.error, Refusal)
+
+        return all(one.error is None and not (one.adapters and all(map(silent, one.adapters))) for one in self.servers)
 
     @property
     def exit_code(self) -> int:

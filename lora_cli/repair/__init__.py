@@ -11,8 +11,7 @@ from typing import Any
 from lora_cli.engines.mend import SAVE_AGAIN
 from lora_cli.repair.begin import begin
 from lora_cli.repair.copies import without_copies
-from lora_cli.repair.draft import Aim, Change, Draft, Factors, Refusal
-from lora_cli.repair.made import Made, cast, copy_of
+from lora_cli.repair.draft import Aim, Change, Draft, Factors, Made, Refusal, copy_of
 from lora_cli.repair.places import put_in_place
 from lora_cli.repair.scales import settled
 from lora_cli.repair.targets import retargeted
@@ -43,7 +42,7 @@ def _with_base_name(draft: Draft, aim: Aim) -> Draft:
     if aim.base_name is None or was == aim.base_name:
         return draft
     config = {**draft.config, "base_model_name_or_path": aim.base_name}
-    return draft.changed("base", f"base_model_name_or_path is {aim.base_name}", "it was asked for", config=config)
+    return draft.changed("base", f"base_model_name_or_path is {aim.base_name}", "as requested", config=config)
 
 
 def _rounded(draft: Draft, aim: Aim) -> Draft:
@@ -52,18 +51,18 @@ def _rounded(draft: Draft, aim: Aim) -> Draft:
     dtype = DTYPES[aim.dtype]
 
     def one(made: Made) -> Made:
-        return cast(made, dtype) if made.dtype in _FLOATING else made
+        return replace(made, dtype=dtype) if made.dtype in _FLOATING else made
 
     factors = {module: replace(pair, a=one(pair.a), b=one(pair.b)) for module, pair in draft.factors.items()}
     others = {name: one(made) for name, made in draft.others.items()}
     if factors == draft.factors and others == draft.others:
         return draft
     return draft.changed(
-        "dtype", f"tensors rounded to {aim.dtype}", "it was asked for", len(factors), factors=factors, others=others
+        "dtype", f"tensors rounded to {aim.dtype}", "as requested", len(factors), factors=factors, others=others
     )
 
 
 def _without_clash(draft: Draft) -> Draft:
     """The draft, refused where a factor and another tensor would have one name."""
     clash = {name for module, one in draft.factors.items() for name in one.named(module)} & draft.others.keys()
-    return draft.refused(f"two tensors would be called {min(clash)}", SAVE_AGAIN) if clash else draft
+    return draft.refused(f"two tensors would have the name {min(clash)}", SAVE_AGAIN) if clash else draft

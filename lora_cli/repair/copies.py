@@ -1,4 +1,4 @@
-"""Weights of the base that were saved along: an embedding beside its factors, a module that was not trained after all.
+"""Weights of the base that were saved along: an embedding next to its factors, a module that was not trained after all.
 
 PEFT saves the whole embedding wherever one is targeted. Where it equals the base's own nothing is lost without it.
 """
@@ -38,7 +38,7 @@ def without_copies(draft: Draft, aim: Aim) -> Draft:
     more = f" and {len(gone) - MOST_NAMES} more" if len(gone) > MOST_NAMES else ""
     what = f"{many} of the base's own weights left out: {', '.join(islice(gone, MOST_NAMES))}{more}"
     return draft.changed(
-        "copies", what, "they equal what the base has, and engines refuse or ignore them", others=others
+        "copies", what, "they equal the base's weights, and engines refuse or ignore them", others=others
     )
 
 
@@ -55,4 +55,4 @@ def kept(aim: Aim) -> Iterator[Refusal]:
         yield Refusal(f"{trained[0]} is not the base's own weight: it was trained, or belongs to another base", MERGE)
     if unknown := [name for name in names if name not in aim.copies]:
         hint = "give --base a folder with the model's safetensors: copies of its own weights can be left out"
-        yield Refusal(f"whether {unknown[0]} is the base's own weight is not known", hint)
+        yield Refusal(f"whether {unknown[0]} is the base's own weight is unknown", hint)

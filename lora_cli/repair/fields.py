@@ -1,4 +1,4 @@
-"""Fields of the config that say the right thing in the wrong type: a number as text, null where a word belongs."""
+"""Fields of the config that say the right thing in the wrong type: a number as text, null if a word belongs."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from typing import Any
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.repair.draft import Change
 
-WHY = "its type is none that it may have, and engines reckon with it or refuse it"
+WHY = "its type is not valid, and engines miscalculate with it or refuse it"
 NUMBERS = ("r", "lora_alpha")
 EMPTY: Mapping[str, Any] = {"bias": "none", "rank_pattern": {}, "alpha_pattern": {}}
 """What PEFT means by null in these, and by whatever else is empty in a pattern."""
@@ -30,9 +30,7 @@ def sound_fields(config: Mapping[str, Any], parsed: LoraConfig) -> tuple[dict[st
     method = config.get("peft_type")
     if method is None or (isinstance(method, str) and method != "LORA" and method.strip().upper() == "LORA"):
         sound["peft_type"] = "LORA"
-        changes.append(
-            Change("fields", "peft_type is LORA", "engines and PEFT look at it, and these are factors of LoRA")
-        )
+        changes.append(Change("fields", "peft_type is LORA", "engines and PEFT check it, and these are LoRA factors"))
     return sound, tuple(changes)
 
 

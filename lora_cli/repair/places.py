@@ -6,6 +6,7 @@ that once and with the shapes of the factors: by names alone an adapter of anoth
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.grouping import by_key
@@ -13,8 +14,7 @@ from lora_cli.core.keys import PEFT_PREFIX, last_name
 from lora_cli.engines.landing import LAYER
 from lora_cli.engines.mend import OTHER_BASE
 from lora_cli.engines.profile import PACKED, packed_in
-from lora_cli.repair.draft import Aim, Draft, Factors
-from lora_cli.repair.made import diagonal, rows_of, scaled, stacked
+from lora_cli.repair.draft import Aim, Draft, Factors, rows_of, scaled, together
 
 
 def put_in_place(draft: Draft, aim: Aim) -> Draft:
@@ -57,9 +57,8 @@ def _fits(home: str, leaf: str, base: BaseModel, factors: Factors) -> bool:
     under = f"{home}." if home else ""
     if (own := base.modules.get(under + leaf)) is not None:
         return (own.d_in, own.d_out) == wide
-    parts = [base.modules.get(under + part) for part in PACKED.get(leaf, ())]
-    if parts and all(part is not None for part in parts):
-        return {part.d_in for part in parts if part} == {wide[0]} and sum(p.d_out for p in parts if p) == wide[1]
+    if _are_its_parts([under + part for part in PACKED.get(leaf, ())], factors, base):
+        return True
     whole = base.modules.get(under + packed_in(leaf))
     return whole is not None and whole.d_in == wide[0] and wide[1] <= whole.d_out
 
@@ -73,9 +72,9 @@ def _renamed(draft: Draft, moved: Mapping[str, str]) -> Draft:
     factors = {moved.get(module, module): one for module, one in draft.factors.items()}
     others = {_moved(name, moved): made for name, made in draft.others.items()}
     old, new = next(iter(moved.items()))
-    what = f"modules called as the base calls them: {old} is {new}"
+    what = f"modules renamed as in the base: {old} → {new}"
     return draft.changed(
-        "places", what, "under their old names they are found nowhere", len(moved), factors=factors, others=others
+        "places", what, "their old names do not exist in the base", len(moved), factors=factors, others=others
     )
 
 
@@ -107,7 +106,7 @@ def _split(draft: Draft, base: BaseModel) -> Draft:
             start = stop
     if not split:
         return draft
-    what = f"packed modules split as the base has them: {split[0]}"
+    what = f"packed modules split as in the base: {split[0]}"
     return draft.changed("places", what, "the base has no module of that name", len(split), factors=factors)
 
 
@@ -132,21 +131,23 @@ def _fused(draft: Draft, base: BaseModel) -> Draft:
         return draft
     gone = {f"{whole.rpartition('.')[0]}.{leaf}" for whole in made for leaf in groups[whole]}
     factors = {module: one for module, one in draft.factors.items() if module not in gone} | made
-    what = f"modules packed as the base has them: {next(iter(made))}, whose rank is that of all its parts together"
-    return draft.changed("places", what, "the base has them in one", len(gone), factors=factors)
+    what = f"modules packed as in the base: {next(iter(made))}, whose rank is the sum of its parts"
+    return draft.changed("places", what, "the base has them as one module", len(gone), factors=factors)
 
 
 def _packed(whole: str, found: Mapping[str, Factors], base: BaseModel) -> Factors | None:
-    """The update of a packed module; None where it is not told how wide its parts are."""
+    """The update of a packed module; None if the widths of its parts are unknown."""
     names = PACKED[last_name(whole)]
     heights = dict(_heights(names, found, base.modules[whole].d_out))
     if not heights:
         return None
-    parts = [(name, found[name]) for name in names if name in found]
-    scaling = parts[0][1].scaling
-    tops = [sum(heights[name] for name in names[: names.index(part)]) for part, _ in parts]
-    a = stacked([one.a for _, one in parts])
-    b = diagonal([scaled(one.b, one.scaling / scaling) for _, one in parts], base.modules[whole].d_out, tops)
+    parts = [found[name] for name in names if name in found]
+    tops = [sum(heights[name] for name in names[:n]) for n in range(len(names)) if names[n] in found]
+    *starts, rank = accumulate((one.r for one in parts), initial=0)
+    width, scaling = max(one.a.shape[1] for one in parts), parts[0].scaling
+    a = together([one.a for one in parts], [(start, 0) for start in starts], (rank, width))
+    scaled_b = [scaled(one.b, one.scaling / scaling) for one in parts]
+    b = together(scaled_b, list(zip(tops, starts, strict=True)), (base.modules[whole].d_out, rank))
     return Factors(a, b, scaling)
 
 

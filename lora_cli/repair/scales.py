@@ -1,4 +1,4 @@
-"""Ranks and scales, written so that the engine reckons with those that were trained.
+"""Ranks and scales, written so that the engine uses those that were trained.
 
 What an engine reads of ``r``, ``lora_alpha``, ``use_rslora`` and the patterns follows from the rows of its profile.
 What it does not read is folded: a scale that all modules have into ``lora_alpha``, another one into its module's B.
@@ -17,8 +17,7 @@ from lora_cli.core.patterns import PatternKeys
 from lora_cli.core.targets import scales
 from lora_cli.engines.mend import MERGE
 from lora_cli.errors import FormatError
-from lora_cli.repair.draft import Aim, Draft, Factors
-from lora_cli.repair.made import padded, scaled
+from lora_cli.repair.draft import Aim, Draft, Factors, scaled
 
 ONE_RANK = ("packed-ranks", "rank-not-r", "layer-ranks")
 """Rows of engines whose modules must have one rank."""
@@ -36,12 +35,16 @@ def settled(draft: Draft, aim: Aim) -> Draft:
     if not grown and not _misread(aim) and _said(draft.config, plain):
         return draft
     if len(plain) < len(draft.factors):
-        return draft.refused("fused experts and factors in blocks keep the rank and the scale that they have", MERGE)
-    return _written(_padded(draft, aim, rank, grown), aim)
+        return draft.refused("fused experts and block factors keep their rank and scale", MERGE)
+    padded = _padded(draft, aim, rank, grown)
+    highest = max(one.r for one in padded.factors.values())
+    if not all(math.isfinite(one.scaling * highest) for one in plain.values()):
+        return draft.refused("an alpha for the same scale would be too large for a float", "save the adapter again")
+    return _written(padded, aim)
 
 
 def _misread(aim: Aim) -> bool:
-    """Whether the engine would scale a module otherwise than it was trained."""
+    """Whether the engine would scale a module differently from how it was trained."""
     parsed = aim.parsed
     rslora = aim.has("rslora") and parsed.use_rslora
     return rslora or (bool(parsed.rank_pattern or parsed.alpha_pattern) and aim.has("module-scales", "module-alphas"))
@@ -60,7 +63,7 @@ def _said(config: Mapping[str, Any], plain: Mapping[str, Factors]) -> bool:
 
 
 def _rank(plain: Mapping[str, Factors], aim: Aim) -> int:
-    """The one rank that all modules must have for this engine; 0 where each may have its own."""
+    """The one rank that all modules must have for this engine; 0 if each may have its own."""
     ranks = {one.r for one in plain.values()}
     highest = max(ranks)
     if aim.has("padded-rank") and len({last_name(module) for module in plain}) > 1:
@@ -76,7 +79,7 @@ def _padded(draft: Draft, aim: Aim, rank: int, grown: list[str]) -> Draft:
     factors = dict(draft.factors)
     for module in grown:
         one = factors[module]
-        a, b = padded(one.a, (rank, one.a.shape[1])), padded(one.b, (one.b.shape[0], rank))
+        a, b = replace(one.a, shape=(rank, one.a.shape[1])), replace(one.b, shape=(one.b.shape[0], rank))
         factors[module] = replace(one, a=a, b=b)
     why = f"{aim.engine} pads or refuses other ranks"
     return draft.changed("scales", f"ranks padded with zeros to {rank}", why, len(grown), factors=factors)
@@ -131,7 +134,7 @@ def _patterns(
 
 
 def _keys(factors: Mapping[str, Factors], old: Iterable[str]) -> dict[str, str]:
-    """What each module is called in patterns: by a key that stood there before, else by its last name, else by itself.
+    """What each module is called in patterns: by a key that was there before, else by its last name, else by itself.
 
     A key is good for modules that all have one rank and one scale.
     """
@@ -147,15 +150,15 @@ def _told(draft: Draft, before: Draft, aim: Aim) -> Draft:
     new, old = draft.config, before.config
     fields = [name for name in ("use_rslora", "r", "lora_alpha") if new.get(name) != old.get(name)]
     if fields:
-        told = ", ".join(f"{name} is {_shown(new.get(name))} and was {_shown(old.get(name))}" for name in fields)
-        draft = draft.changed("scales", told, f"{aim.engine} reckons with these, and every scale is what it was")
+        told = ", ".join(f"{name}: {_shown(old.get(name))} → {_shown(new.get(name))}" for name in fields)
+        draft = draft.changed("scales", told, f"{aim.engine} uses these fields; effective scales are unchanged")
     folded = [module for module, one in draft.factors.items() if one.b != before.factors[module].b]
     if folded:
-        why = f"{aim.engine} reads no patterns, and scales all modules alike"
-        draft = draft.changed("scales", "scales of their own folded into lora_B", why, len(folded))
+        why = f"{aim.engine} does not read patterns and uses one scale for all modules"
+        draft = draft.changed("scales", "module scales folded into lora_B", why, len(folded))
     patterns = [name for name in ("rank_pattern", "alpha_pattern") if (new.get(name) or {}) != (old.get(name) or {})]
     if patterns:
-        does = "written anew" if any(new.get(name) for name in patterns) else "emptied"
+        does = "rewritten" if any(new.get(name) for name in patterns) else "emptied"
         draft = draft.changed(
             "scales", f"{' and '.join(patterns)} {does}", "so that PEFT reads the same ranks and scales"
         )

@@ -32,17 +32,17 @@ def _why(draft: Draft, aim: Aim, wanted: frozenset[str], chosen: frozenset[str] 
     targets = draft.config.get("target_modules")
     is_pattern = isinstance(targets, str) and targets not in {"all", "all-linear"}
     if (is_pattern and aim.has("targets-pattern")) or (targets is None and aim.has("targets-null")):
-        return f"{aim.engine} takes a list"
+        return f"{aim.engine} requires a list"
     moved = draft.factors.keys() != draft.before.keys()
     if moved and (chosen is None or not wanted <= chosen):
-        return "modules are others than before"
+        return "the modules changed"
     if aim.base is not None and chosen is not None and not wanted & aim.base.modules.keys() <= chosen:
-        return "it left out modules that have factors"
+        return "it did not include all modules with factors"
     return ""
 
 
 def chosen_of(config: Mapping[str, Any], base: BaseModel) -> frozenset[str] | None:
-    """The modules of the base that a config targets; None where that cannot be told."""
+    """The modules of the base that a config targets; None if that is not known."""
     try:
         return targeted_in(parse_config(config), base)
     except FormatError:

@@ -1,4 +1,4 @@
-"""Modules that an engine must have beside others, and that were not trained: an update of zeros, which does nothing."""
+"""Modules that an engine needs next to others and that were not trained: updates of zeros, without effect."""
 
 from collections.abc import Iterator
 
@@ -6,8 +6,7 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.keys import last_name
 from lora_cli.engines.landing import LAYER
 from lora_cli.engines.profile import packed_in
-from lora_cli.repair.draft import Aim, Draft, Factors
-from lora_cli.repair.made import zeros
+from lora_cli.repair.draft import Aim, Draft, Factors, zeros
 from lora_cli.repair.targets import chosen_of
 
 NEEDED = (
@@ -17,11 +16,11 @@ NEEDED = (
     ("q-without-v", "q_proj", "v_proj"),
     ("up-without-gate", "up_proj", "gate_proj"),
 )
-"""Of an engine with that row, which module needs which other one beside it; the first again for a q that was added."""
+"""Of an engine with that row, which module needs which other one next to it; the first again for a q that was added."""
 
 
 def with_partners(draft: Draft, aim: Aim) -> Draft:
-    """The draft with what the engine looks for beside a module, and with whole kinds where it takes no others.
+    """The draft with what the engine looks for next to a module, and with whole kinds where it takes no others.
 
     A module that the config targets is none of these: what was trained there, if anything, is lost.
     """
@@ -32,16 +31,16 @@ def with_partners(draft: Draft, aim: Aim) -> Draft:
         if aim.has(feature):
             lacking = {module: one for module, one in _lacking(draft, aim.base, has, needs) if module not in lost}
             why = f"{aim.engine} packs {packed_in(needs)} and looks for {needs}"
-            draft = _added(draft, aim.base, lacking, f"zeros for {needs} beside {has}", why)
+            draft = _added(draft, aim.base, lacking, f"zeros for {needs} next to {has}", why)
     if aim.profile.grammar.whole_types:
         lacking = {module: one for module, one in _other_layers(draft, aim.base) if module not in lost}
-        why = f"{aim.engine} takes a kind of module only where every layer has it"
-        draft = _added(draft, aim.base, lacking, "zeros in the layers that were not trained", why)
+        why = f"{aim.engine} requires a kind of module in every layer"
+        draft = _added(draft, aim.base, lacking, "zeros in the untrained layers", why)
     return draft
 
 
 def _lacking(draft: Draft, base: BaseModel, has: str, needs: str) -> Iterator[tuple[str, Factors]]:
-    """Modules that are needed, each with one beside it that tells rank and dtype."""
+    """Modules that are needed, each with one next to it that has rank and dtype."""
     for module, one in draft.factors.items():
         parent, _, leaf = module.rpartition(".")
         partner = f"{parent}.{needs}"

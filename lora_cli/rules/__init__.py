@@ -6,11 +6,12 @@ Adding one is a function under ``@rule`` in one of these modules, and cases in `
 import re
 from collections.abc import Sequence
 
+from lora_cli.core.nearest import nearest
 from lora_cli.errors import UsageError
-from lora_cli.rules import base, config, engine, field_values, files, patterns, saved, supply, tensors, values
+from lora_cli.rules import base, config, engine, files, saved, supply, tensors, values
 from lora_cli.rules.rule import Rule
 
-_MODULES = (files, config, field_values, patterns, tensors, base, saved, engine, values, supply)
+_MODULES = (files, config, tensors, base, saved, engine, values, supply)
 
 RULES: tuple[Rule, ...] = tuple(
     sorted(
@@ -19,6 +20,10 @@ RULES: tuple[Rule, ...] = tuple(
     )
 )
 """Every rule of these modules, in the order in which they are run and listed: by code."""
+
+
+UNREAD = frozenset({"LC101", "LC102", "LC104", "LC105", "LC106", "LC107", "LC109"})
+"""The rules that say why a config or weights were not read. All others are skipped then, which must not look clean."""
 
 
 def find(selector: str) -> tuple[Rule, ...]:
@@ -38,21 +43,19 @@ def _instead_of(selector: str) -> str:
     if group := re.match(r"LC\d", selector.strip().upper()):
         codes = [rule.code for rule in RULES if rule.code.startswith(group[0])]
         return f"{group[0]}xx are {codes[0]} to {codes[-1]}" if codes else "lora-cli rules lists them all"
-    from lora_cli.core.nearest import nearest
-
     close = nearest(selector, [word for rule in RULES for word in (rule.code, rule.name)])
     return f"did you mean {close}?" if close else "lora-cli rules lists them all"
 
 
 def choose(select: Sequence[str] = (), ignore: Sequence[str] = ()) -> tuple[Rule, ...]:
-    """The rules of ``select`` (none: all) without those of ``ignore``, in their own order.
+    """The rules of ``select`` and ``UNREAD`` (without ``select`` all) but those of ``ignore``, in their own order.
 
     Each entry may hold several selectors with commas between them.
 
     Raises:
         UsageError: a selector means no rule.
     """
-    chosen = _all_of(select) if select else set(RULES)
+    chosen = _all_of(select) | {rule for rule in RULES if rule.code in UNREAD} if select else set(RULES)
     left_out = _all_of(ignore)
     return tuple(rule for rule in RULES if rule in chosen and rule not in left_out)
 

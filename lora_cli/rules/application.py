@@ -1,12 +1,14 @@
-"""How an adapter meets a base: which of its modules PEFT would put where, and which of them nowhere."""
+"""How an adapter meets a base: which modules PEFT would put where, and which nowhere; and its highest rank."""
 
+import math
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel, BaseModule
-from lora_cli.core.finding import Applied
+from lora_cli.core.experts import Loaded, as_loaded
+from lora_cli.core.finding import Applied, Location
 from lora_cli.core.keys import PEFT_PREFIX, Key, last_name, without_wrappers
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.patterns import Endings
@@ -32,29 +34,18 @@ SCALE_FIELDS = frozenset({"r", "lora_alpha", "rank_pattern", "alpha_pattern", "u
 
 
 @dataclass(frozen=True, slots=True)
-class Scaled:
-    """Rank, alpha and scale of each module as the config has them, matched once for all that ask.
-
-    ``by_module`` is empty where there is no config, and where ``error`` says why nobody can tell.
-    """
-
-    by_module: Mapping[str, Scale] = field(default_factory=dict)
-    error: FormatError | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Application:
-    """An adapter's modules, sorted by what PEFT would do with them. Every module with a tensor stands in one of these.
+    """An adapter's modules, sorted by what PEFT would do with them. Every module with a tensor is in one of these.
 
     ``adapter`` is the one that the modules are of: as PEFT has it on the base, which for experts one by one on a base
     with fused ones is not quite as it is written; ``refused`` and ``unfit`` are as in ``core.experts.Loaded``.
-    ``found`` exist in the base (without a base: all); ``beyond`` would, if it had more layers; ``absent`` do not.
-    Of the found, ``misnamed`` are dropped because of the form of their names and ``untargeted`` because the config
-    does not target them; ``matched`` is what remains. ``missing`` are modules of the base that the config targets
-    and that have no tensors. ``ranks`` is what the config wants of the tensors of each found module, ``expected`` what
-    the base has in its place (nothing without a base; a fused parameter may be read in either of two orientations).
-    ``errors`` are why patterns of the config could not be matched; what depends on them is then empty. ``scaled`` is of
-    the modules of the adapter as it is written.
+    ``found`` exist in the base (without a base: all); ``beyond`` would, if it had more layers; ``absent`` do not. Of
+    the found, ``misnamed`` are dropped because of the form of their names and ``untargeted`` because the config does
+    not target them; ``matched`` is what remains. ``missing`` are modules of the base that the config targets and that
+    have no tensors. ``ranks`` is what the config wants of the tensors of each found module, ``expected`` what the base
+    has in its place (nothing without a base; a fused parameter may be read in either of two orientations). ``errors``
+    are why patterns of the config could not be matched; what depends on them is then empty. ``scales`` has rank, alpha
+    and scale of the adapter's modules as it is written; ``scales_error`` says why that is unknown.
     """
 
     adapter: Adapter
@@ -70,7 +61,8 @@ class Application:
     errors: tuple[FormatError, ...] = ()
     refused: FormatError | None = None
     unfit: tuple[tuple[str, str], ...] = ()
-    scaled: Scaled = Scaled()
+    scales: Mapping[str, Scale] = field(default_factory=dict)
+    scales_error: FormatError | None = None
 
     @property
     def applied(self) -> Applied:
@@ -82,23 +74,18 @@ class Application:
         said = (
             (len(self.absent), "the base has no module of that name"),
             (len(self.beyond), "the base has no such layer"),
-            (len(self.misnamed), "the name is not as PEFT writes it"),
+            (len(self.misnamed), "the name is not in PEFT's form"),
             (len(set(self.untargeted) - set(self.misnamed)), "the config does not target it"),
         )
         return "; ".join(f"{reason} ({counted(number, 'module')})" for number, reason in said if number)
 
 
 def apply(adapter: Adapter, base: BaseModel | None) -> Application:
-    """Sort the modules of ``adapter`` as PEFT would, beside ``base`` or, without one, by the config alone."""
-    refused: FormatError | None = None
-    unfit: tuple[tuple[str, str], ...] = ()
-    written, scaled = adapter.config, _scaled(adapter.config, adapter.pairs)
-    if base is not None and base.parameters:  # no other base has experts: the module costs a start-up a millisecond
-        from lora_cli.core.experts import as_loaded
-
-        loaded = as_loaded(adapter, base)
-        adapter, refused, unfit = loaded.adapter, loaded.refused, loaded.unfit
-    config = adapter.config
+    """Sort the modules of ``adapter`` as PEFT would, next to ``base`` or, without one, by the config alone."""
+    written, (by_module, error) = adapter.config, _scales(adapter.config, adapter.pairs)
+    # No base without parameters has experts.
+    loaded = as_loaded(adapter, base) if base is not None and base.parameters else Loaded(adapter)
+    adapter, config = loaded.adapter, loaded.adapter.config
     if base is not None and config is not None:
         base = _with_weights(config, replicated(config, base))
     errors: list[FormatError] = []
@@ -122,24 +109,29 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
         untargeted=untargeted,
         matched=tuple(module for module in found if module not in left_out),
         missing=_missing(config, base, chosen, wrapped, adapter),
-        ranks=_ranks(config, found, wrapped, base, errors, scaled if config is written else None),
+        ranks=_ranks(config, found, wrapped, base, errors, (by_module, error) if config is written else None),
         expected={} if base is None else {module: _expected(module, base, wrapped) for module in found},
         errors=tuple(errors),
-        refused=refused,
-        unfit=unfit,
-        scaled=scaled,
+        refused=loaded.refused,
+        unfit=loaded.unfit,
+        scales=by_module,
+        scales_error=error,
     )
 
 
-def _scaled(config: LoraConfig | None, modules: Iterable[str]) -> Scaled:
+Scaled = tuple[Mapping[str, Scale], FormatError | None]
+"""Rank, alpha and scale of modules as a config has them, none without one; or why that is unknown."""
+
+
+def _scales(config: LoraConfig | None, modules: Iterable[str]) -> Scaled:
     try:
-        return Scaled() if config is None else Scaled(scales(config, modules))
+        return ({} if config is None else scales(config, modules)), None
     except FormatError as error:
-        return Scaled(error=error)
+        return {}, error
 
 
 def _wrapped(config: LoraConfig | None, base: BaseModel | None, modules: tuple[str, ...]) -> Mapping[str, str]:
-    """Where A and B of targeted parameters stand: wrapper to parameter, which is empty where no base tells it."""
+    """Where A and B of targeted parameters are: wrapper to parameter, which is empty if no base is known."""
     if config is None or not config.target_parameters:
         return {}
     if base is None:
@@ -199,15 +191,15 @@ def dropped_for(key: Key) -> str:
     """Why PEFT would not find a tensor of this name in its model; empty when it would."""
     if key.infixes:
         wrappers = " and ".join(f"{infix}." for infix in key.infixes)
-        return f"the name holds {cut(wrappers)}, which a wrapper left there"
+        return f"the name contains {cut(wrappers)}, added by a wrapper"
     if not key.prefix:
-        return f"the name does not begin with {PEFT_PREFIX}"
+        return f"the name does not start with {PEFT_PREFIX}"
     if key.prefix != PEFT_PREFIX:
-        return f"the name begins with {cut(key.prefix)}"
+        return f"the name starts with {cut(key.prefix)}"
     if key.adapter_name and key.part in {"saved", "trainable_tokens"}:
-        return f"the name holds {cut(key.adapter_name)}, as in memory, where PEFT looks for the module's own name"
+        return f"the name contains {cut(key.adapter_name)}, as in memory, but PEFT looks for the module's own name"
     if key.adapter_name not in {"", DEFAULT_NAME}:
-        return f"the name holds the name that the adapter had in memory, {cut(key.adapter_name)}"
+        return f"the name contains the in-memory adapter name, {cut(key.adapter_name)}"
     return ""
 
 
@@ -234,19 +226,18 @@ def _ranks(
     errors: list[FormatError],
     known: Scaled | None,
 ) -> dict[str, int]:
-    """The rank that the config wants the tensors of each module to have; nothing where its fields are broken."""
+    """The rank that the config wants the tensors of each module to have; nothing if its fields are broken."""
     if config is None or config.mistyped.keys() & SCALE_FIELDS:
         return {}
     if config.r <= 0 or any(rank <= 0 for rank in config.rank_pattern.values()):
         return {}
     places = {module: wrapped.get(module, module) for module in found}
     named = [place for place in places.values() if place]
-    scaled = known if known is not None and not wrapped else _scaled(config, named)
-    if scaled.error is not None and named:
-        errors.append(scaled.error)
-    if scaled.error is not None:
+    by_place, error = known if known is not None and not wrapped else _scales(config, named)
+    if error is not None:
+        if named:
+            errors.append(error)
         return {}
-    by_place = scaled.by_module
     # A fused parameter [experts, …] has its experts' factors side by side, so r rows for each.
     shapes = base.parameters if base is not None else {}
     experts = {path: shapes[path][0] if len(shapes[path]) == 3 else 1 for path in wrapped.values() if path}
@@ -259,3 +250,32 @@ def _expected(module: str, base: BaseModel, wrapped: Mapping[str, str]) -> tuple
         return (base.modules[module],)
     d_in, d_out = base.parameters[wrapped[module]][-2:]
     return BaseModule(d_in, d_out), BaseModule(d_out, d_in)
+
+
+def highest_rank(adapter: Adapter) -> tuple[str, int, Location] | None:
+    """What has the highest rank, that rank, and where it says so; None if neither config nor tensors have any."""
+    config = adapter.config
+    said: list[tuple[int, str, Location]] = []
+    if config is not None:
+        pattern = max(config.rank_pattern, key=lambda key: config.rank_pattern[key], default=None)
+        if pattern is not None:
+            said.append((config.rank_pattern[pattern], f"rank_pattern {cut(pattern)}", Location(config.file, "r")))
+        r = config.mistyped.get("r")  # engines also compare a fraction
+        r = int(r) if isinstance(r, float) and math.isfinite(r) else config.r
+        said.append((r, "r", Location(config.file, "r")))
+    plain = (module for module in adapter.pairs if not is_fused(adapter, module))
+    module = max(plain, key=lambda module: adapter.pairs[module].rank or 0, default=None)
+    if module is not None:
+        said.append((adapter.pairs[module].rank or 0, module, Location(adapter.weight_files[0], cut(module))))
+    if not said:
+        return None
+    rank, where, at = max(said, key=lambda one: one[0])
+    return where, rank, at
+
+
+def is_fused(adapter: Adapter, module: str) -> bool:
+    """Whether these are the factors of experts in one tensor, which have ``r`` rows for each."""
+    config = adapter.config
+    if config is None or not config.target_parameters:
+        return False
+    return without_wrappers(module).rpartition(".")[2] == "experts"

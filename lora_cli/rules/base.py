@@ -1,4 +1,4 @@
-"""LC31x: the adapter beside the base model that it is to be put on."""
+"""LC31x: the adapter next to the base model that it is to be put on."""
 
 import re
 from collections.abc import Container, Iterator
@@ -10,9 +10,7 @@ from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.reference import cached_repository
 from lora_cli.core.text import counted, cut, names
-from lora_cli.rules.case import Case
-from lora_cli.rules.rule import rule
-from lora_cli.rules.wording import grouped, shape
+from lora_cli.rules.rule import Case, grouped, rule, shape
 
 LONGEST_ENDING = 8
 OTHER_BASE = "validate against the base that it was trained on"
@@ -27,14 +25,14 @@ LONGEST_NAME = 96
 FAMILY = re.compile(r"llama|(?<![a-z])(?:qwen|mistral|mixtral|gemma|falcon|bloom)(?![a-z])")
 """Families whose models are called like their ``model_type``."""
 
-NOT_STACKED = "its experts do not fit on the base's fused ones, which LC317 says more of"
+NOT_STACKED = "its experts do not fit the base's fused experts, see LC317"
 
 
 @rule("LC311", "nothing-applies", Severity.ERROR, needs=("weights", "base"))
 def nothing_applies(case: Case) -> Iterator[Problem]:
-    """Not one of the adapter's modules exists in the base: it changes nothing.
+    """None of the adapter's modules exists in the base: it changes nothing.
 
-    *Why is this bad?* PEFT drops the tensors silently, and engines answer 200 and serve the base model.
+    *Why is this bad?* PEFT drops the tensors silently, and engines return 200 and serve the base model.
 
     *Fix*: validate against the base that it was trained on; ``lora-cli repair`` corrects the names if a wrapper changed
     them.
@@ -60,7 +58,7 @@ def _namesake(module: str, base: BaseModel, taken: Container[str] = ()) -> str:
         if similar in taken:
             break
         if similar is not None:
-            return f"this one calls it {similar}: if it is the same model, `lora-cli repair` corrects the names"
+            return f"this one calls it {similar}: if it is the same model, `lora-cli repair --base` corrects the names"
     return f"this one has modules like {names(list(base.modules), 2)}"
 
 
@@ -68,7 +66,7 @@ def _namesake(module: str, base: BaseModel, taken: Container[str] = ()) -> str:
 def partly_applied(case: Case) -> Iterator[Problem]:
     """Some of the adapter's modules exist in the base, others do not.
 
-    *Why is this bad?* The rest is dropped silently, and what is served is an adapter that nobody trained.
+    *Why is this bad?* The rest is dropped silently, and the served adapter is not the one that was trained.
 
     *Fix*: validate against the base that it was trained on.
     """
@@ -127,7 +125,7 @@ def shape_mismatch(case: Case) -> Iterator[Problem]:
     *Why is this bad?* PEFT refuses it. vLLM copies a tensor that is too small into the corner of its buffer and
     serves the rest as zeros: an adapter of a narrower model of the same family loads without an error.
 
-    *Fix*: validate against the base that it was trained on (mind grouped-query attention: k and v are narrower).
+    *Fix*: validate against the base that it was trained on (note grouped-query attention: k and v are narrower).
     """
     found = misshapen(case)
     if 1 < len(found) == len(case.application.expected):
@@ -160,7 +158,7 @@ def _differences(pair: LoraPair, wanted: BaseModule, narrowed: tuple[int, int]) 
         return
     infix = "embedding_" if pair.embedding else ""
     if wanted.d_in % narrowed[0] or wanted.d_out % narrowed[1]:
-        yield f"the base's {wanted.d_in} inputs and {wanted.d_out} outputs are not to be divided as the config says"
+        yield f"the base's {wanted.d_in} inputs and {wanted.d_out} outputs cannot be divided as the config requires"
         return
     d_in = wanted.d_in // narrowed[0]
     if pair.a is not None and len(pair.a.shape) == 2 and pair.a.shape[1] != d_in:
@@ -176,25 +174,23 @@ def targets_without_tensors(case: Case) -> Iterator[Problem]:
     *Why is this bad?* PEFT leaves these modules as they are, with a log line: a part of the adapter is missing, or it
     was trained on a base with fewer layers or other names.
 
-    *Fix*: save the adapter again; if only some layers were trained, say so in ``layers_to_transform``.
+    *Fix*: save the adapter again; if only some layers were trained, list them in ``layers_to_transform``.
     """
     missing = case.application.missing
     if missing and case.application.matched:
-        config = case.adapter.config
-        assert config is not None
         yield Problem(
             f"the config targets {counted(len(missing), 'module')} of the base without tensors: {names(missing)}",
-            Location(config.file, "target_modules"),
-            "if only these layers were trained, name them in layers_to_transform; otherwise save the adapter again",
+            Location(case.config.file, "target_modules"),
+            "if only these layers were trained, list them in layers_to_transform; otherwise save the adapter again",
         )
 
 
 @rule("LC317", "experts-not-fused", Severity.ERROR, needs=("config", "weights", "base"))
 def experts_not_fused(case: Case) -> Iterator[Problem]:
-    """Experts one by one (``experts.0.w1``), as transformers 4 had them, do not fit on the base's fused experts.
+    """Separate experts (``experts.0.w1``), as in transformers 4, do not fit the base's fused experts.
 
-    *Why is this bad?* PEFT stacks the factors of all experts when it loads them on a model of transformers 5. What
-    does not stack, it refuses, or drops silently. Engines that keep experts apart may serve it all the same.
+    *Why is this bad?* PEFT stacks the factors of all experts when it loads them on a model of transformers 5. It
+    refuses or silently drops those that do not stack. Engines with separate experts may still serve it.
 
     *Fix*: train the projections of all experts, with one rank; or load the adapter with transformers 4.
     """
@@ -208,13 +204,13 @@ def experts_not_fused(case: Case) -> Iterator[Problem]:
 
 @rule("LC324", "other-base", Severity.WARNING, needs=("config", "base"))
 def other_base(case: Case) -> Iterator[Problem]:
-    """The config names another base than the one that the adapter is judged against.
+    """The config has a different base from the one that the adapter is validated against.
 
     *Why is this bad?* A model and its instruct version, and many models of one size, have the same shapes: the adapter
     loads on either, and changes a model that it was not trained on.
 
-    *Fix*: give the base that the config names. If the config is wrong, ``lora-cli repair --base-name ORG/NAME`` writes
-    the right one into a copy. Mirrors and quantised copies of one model count as the same. Of a base that is a folder
+    *Fix*: use the base of the config. If the config is wrong, ``lora-cli repair --base-name ORG/NAME`` writes
+    the right one into a copy. Mirrors and quantised copies of one model count as the same. For a base in a folder
     only the family is compared.
     """
     config, base = case.config, case.base
@@ -229,7 +225,7 @@ def other_base(case: Case) -> Iterator[Problem]:
         is_other = bool(families and family and not families & family)
     if is_other:
         yield Problem(
-            f"the config names the base {cut(trained)}, and it is judged against {cut(base.repository or base.name)}"
+            f"the config has the base {cut(trained)}, but it is validated against {cut(base.repository or base.name)}"
             + ("" if base.repository else f", a {base.model_type}"),
             Location(config.file, "base_model_name_or_path"),
             OTHER_BASE,
@@ -237,7 +233,7 @@ def other_base(case: Case) -> Iterator[Problem]:
 
 
 def _model_name(repository: str) -> str:
-    """A model's name without its organisation, and without what tells a copy of it: Llama 3 has been called twice."""
+    """A model's name without its organisation, and without what marks a copy of it: Llama 3 has been called twice."""
     name = repository.rpartition("/")[2].lower()[:LONGEST_NAME]
     while (shorter := COPY.sub("", name)) != name:
         name = shorter

@@ -1,21 +1,54 @@
-"""LC2xx: what ``adapter_config.json`` says."""
+"""LC2xx: what ``adapter_config.json`` says, by itself and next to the modules that its patterns are to match."""
 
 import math
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator
 
+from lora_cli.core.factors import divisors
 from lora_cli.core.finding import Location, Problem, Severity
-from lora_cli.core.keys import last_name
+from lora_cli.core.keys import WRAPPER, last_name
 from lora_cli.core.lora_config import LoraConfig, type_error
+from lora_cli.core.patterns import Endings, PatternKeys, endings
+from lora_cli.core.targets import HEADS, targeted_parameters
 from lora_cli.core.text import counted, cut, names
-from lora_cli.rules.case import Case
-from lora_cli.rules.rule import rule
-from lora_cli.rules.wording import grouped, shown
+from lora_cli.errors import FormatError
+from lora_cli.rules.rule import Case, NotChecked, grouped, rule, shown
 
 OLD_FIELDS = frozenset({"enable_lora", "merge_weights"})
-"""Fields of PEFT 0.2, which say nothing where they are null or false."""
+"""Fields of PEFT 0.2, which say nothing if they are null or false."""
 
 RANK_AND_ALPHA = ("r", "lora_alpha", "rank_pattern", "alpha_pattern")
 TARGETS = ("target_modules", "target_parameters")
+BIASES = ("none", "all", "lora_only")
+TASKS = ("SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
+INITIALISATION = r"(?as)pissa(?:_niter_\d+)?|corda.*|(?i:olora|mica|gaussian)|loftq|eva|orthogonal|lora_ga|"
+"""What ``init_lora_weights`` may say besides true and false (PEFT 0.21 ``tuners/lora/layer.py``)."""
+
+VARIANTS = (
+    "use_dora",
+    "arrow_config",
+    "use_bdlora",
+    "alora_invocation_tokens",
+    "velora_config",
+    "monteclora_config",
+    "kasa_config",
+)
+"""What makes another layer of LoRA's; a layer is one of these (``resolve_lora_variant``)."""
+
+ONLY_ON_MODULES = ("lora_dropout", "lora_bias", "use_dora", "velora_config", "kasa_config")
+"""What PEFT refuses on a bare parameter (``ParamWrapper``)."""
+
+LEAST = 1e-9
+"""Ranks and alphas below it are as good as 0."""
+
+AS_SAVED = "restore the field as save_pretrained() wrote it"
+
+PATTERNS = ("rank_pattern", "alpha_pattern")
+
+MOST_PARAMETERS = 16
+"""Last names of ``target_parameters`` up to which patterns are matched with each on each module: experts have four."""
+
+TOO_MANY = f"target_parameters has more than {MOST_PARAMETERS} last names, which are not compared with patterns"
 
 
 def _at(config: LoraConfig, field: str) -> Location:
@@ -27,7 +60,7 @@ def not_lora(case: Case) -> Iterator[Problem]:
     """The config is not that of a LoRA adapter: ``peft_type`` is missing or names another method.
 
     *Why is this bad?* PEFT refuses a config without ``peft_type`` and builds another method's layers for another
-    type; vLLM does not read the field and loads whatever tensors happen to have LoRA's names.
+    type; vLLM does not read the field and loads any tensors that happen to have LoRA names.
 
     *Fix*: set ``"peft_type": "LORA"`` if it is one; adapters of other methods cannot be served as LoRA.
     """
@@ -38,12 +71,12 @@ def not_lora(case: Case) -> Iterator[Problem]:
         if foreign.file == config.file:
             message = f"peft_type is {shown(config.peft_type)}: this is {foreign.format.title}, not of LoRA"
             if config.peft_type is None:
-                message = f"peft_type is missing: this is {foreign.format.title}, not a config of PEFT"
+                message = f"peft_type is missing: this is {foreign.format.title}, not a PEFT config"
             yield Problem(message, _at(config, "peft_type"), foreign.format.advice)
         return
     if config.peft_type is None:
         yield Problem(
-            "peft_type is missing: PEFT refuses it, so it is not known to be a LoRA adapter",
+            "peft_type is missing: PEFT refuses it, and the method is unknown",
             _at(config, "peft_type"),
             'add "peft_type": "LORA" if it is one',
         )
@@ -61,7 +94,7 @@ def rank_invalid(case: Case) -> Iterator[Problem]:
     """``r``, or a rank in ``rank_pattern``, is not a positive integer, or ``r`` is missing.
 
     *Why is this bad?* The scaling is ``lora_alpha / r``: with ``"8"`` or 0 loading fails. Without ``r`` PEFT silently
-    takes 8 and vLLM refuses the adapter.
+    uses 8 and vLLM refuses the adapter.
 
     *Fix*: write the rank that the tensors have.
     """
@@ -71,10 +104,10 @@ def rank_invalid(case: Case) -> Iterator[Problem]:
 
 @rule("LC203", "alpha-invalid", Severity.ERROR, needs=("config",))
 def alpha_invalid(case: Case) -> Iterator[Problem]:
-    """``lora_alpha``, or one in ``alpha_pattern``, is not a positive number, or ``lora_alpha`` is missing.
+    """``lora_alpha``, or one in ``alpha_pattern``, is not a positive number or next to 0, or ``lora_alpha`` is missing.
 
-    *Why is this bad?* It scales everything the adapter does: 0 switches it off, NaN poisons every answer, a negative
-    one undoes what was learned. Without it PEFT silently takes 8 and vLLM refuses the adapter.
+    *Why is this bad?* It scales the whole adapter: 0 disables it, NaN corrupts every answer, a negative value
+    reverses the training. Without it PEFT silently uses 8 and vLLM refuses the adapter.
 
     *Fix*: write the ``lora_alpha`` that the adapter was trained with.
     """
@@ -83,7 +116,7 @@ def alpha_invalid(case: Case) -> Iterator[Problem]:
 
 
 def _effect(_: str, alpha: float) -> str:
-    return ": the adapter does nothing" if alpha == 0 else ": the adapter is turned around"
+    return ": the adapter is inverted" if alpha < 0 else ": the adapter does nothing"
 
 
 def _numbers(
@@ -91,7 +124,7 @@ def _numbers(
 ) -> Iterator[Problem]:
     """A number that is of another type, missing or not above 0, and those of its pattern.
 
-    ``fields`` are the field, that of the pattern, and what one is called; ``effect`` is told that too, and the number.
+    ``fields`` are the field, that of the pattern, and what one is called; ``effect`` gets that too, and the number.
     """
     name, pattern, noun = fields
     for field in (name, pattern):
@@ -99,10 +132,10 @@ def _numbers(
             yield Problem(f"{field} {_typed(field, config)}", _at(config, field), hint)
     value = getattr(config, name)
     if name not in config.given:
-        yield Problem(f"{name} is missing: PEFT silently takes 8, vLLM refuses the adapter", _at(config, name), hint)
-    elif value <= 0:
+        yield Problem(f"{name} is missing: PEFT silently uses 8, vLLM refuses the adapter", _at(config, name), hint)
+    elif value < LEAST:
         yield Problem(f"{name} is {value}{effect(noun, value)}", _at(config, name), hint)
-    low = ((key, one) for key, one in getattr(config, pattern).items() if one <= 0)
+    low = ((key, one) for key, one in getattr(config, pattern).items() if one < LEAST)
     said = ((f"{noun} in {pattern} is {one}{effect('it', one)}", key) for key, one in low)
     yield from grouped(said, config.file, "key", hint)
 
@@ -111,16 +144,16 @@ def _typed(field: str, config: LoraConfig) -> str:
     error = type_error(config, field)
     value = config.mistyped[field]
     if isinstance(value, float) and not math.isfinite(value):
-        return f"is {value}, which is no number"
+        return f"is {value}, which is not a number"
     return cut(error.reason) if error is not None else f"is {shown(value)}"
 
 
 @rule("LC204", "field-type", Severity.ERROR, needs=("config",))
 def field_type(case: Case) -> Iterator[Problem]:
-    """A field has a JSON type that PEFT has no meaning for, like ``"use_rslora": "false"``.
+    """A field has a JSON type that PEFT does not support, like ``"use_rslora": "false"``.
 
     *Why is this bad?* PEFT does not check types: the string ``"false"`` is true, and changes the scaling of every
-    module. What fails at all fails far from here.
+    module. If it fails at all, it fails later.
 
     *Fix*: write booleans and numbers without quotes, lists as lists.
     """
@@ -133,16 +166,16 @@ def field_type(case: Case) -> Iterator[Problem]:
 
 def _type_hint(value: object) -> str:
     if isinstance(value, str) and value.lower() in {"true", "false"}:
-        return f"write {value.lower()} without quotes; PEFT takes any string that is not empty for true"
-    return "write the value with the type that PEFT's LoraConfig has"
+        return f"write {value.lower()} without quotes; PEFT treats any non-empty string as true"
+    return "write the value with the type in PEFT's LoraConfig"
 
 
 @rule("LC205", "targets-missing", Severity.ERROR, needs=("config",))
 def targets_missing(case: Case) -> Iterator[Problem]:
-    """The config names nothing that the adapter is put on: ``target_modules`` is missing, null or empty.
+    """The config has no target modules: ``target_modules`` is missing, null or empty.
 
-    *Why is this bad?* PEFT then guesses modules from the base's family, which need not be those that were trained;
-    vLLM refuses a config without the field, SGLang one where it is null.
+    *Why is this bad?* PEFT then guesses modules from the base's family, which may differ from the trained ones;
+    vLLM refuses a config without the field, SGLang one with null.
 
     *Fix*: list the modules that the tensors are for.
     """
@@ -163,15 +196,15 @@ def targets_missing(case: Case) -> Iterator[Problem]:
 
 @rule("LC206", "duplicate-field", Severity.ERROR, needs=("config",))
 def duplicate_field(case: Case) -> Iterator[Problem]:
-    """A key stands twice in the JSON.
+    """A key appears twice in the JSON.
 
-    *Why is this bad?* Python takes the last one and other parsers the first, so two programs serve two adapters.
+    *Why is this bad?* Python uses the last one and other parsers the first, so two programs serve different adapters.
 
-    *Fix*: keep the one that is meant.
+    *Fix*: keep the intended one.
     """
     config = case.config
-    said = (("a key stands twice; which one counts depends on who reads it", key) for key in config.duplicates)
-    yield from grouped(said, config.file, "key", "keep the one that is meant")
+    said = (("a key appears twice; the one used depends on the parser", key) for key in config.duplicates)
+    yield from grouped(said, config.file, "key", "keep the intended one")
 
 
 @rule("LC207", "unknown-field", Severity.WARNING, needs=("config",))
@@ -186,8 +219,8 @@ def unknown_field(case: Case) -> Iterator[Problem]:
     config = case.config
     if config.unknown.get("enable_lora"):
         yield Problem(
-            f"enable_lora is {shown(config.unknown['enable_lora'])}: PEFT 0.2 put LoRA on some parts of a fused "
-            "layer only, and no later version does",
+            f"enable_lora is {shown(config.unknown['enable_lora'])}: only PEFT 0.2 put LoRA on some parts of a fused "
+            "layer, no later version does",
             _at(config, "enable_lora"),
             "load it with PEFT 0.2 and merge it into the base, or train it again",
         )
@@ -207,7 +240,7 @@ def unknown_field(case: Case) -> Iterator[Problem]:
 def pattern_invalid(case: Case) -> Iterator[Problem]:
     """A pattern in the config is not a regular expression, or takes too long to match.
 
-    *Why is this bad?* PEFT hands it to Python's ``re``: it raises, or hangs whoever loads the adapter.
+    *Why is this bad?* PEFT passes it to Python's ``re``, which raises an error or hangs the process that loads it.
 
     *Fix*: list the modules by name, or correct the pattern.
     """
@@ -215,3 +248,209 @@ def pattern_invalid(case: Case) -> Iterator[Problem]:
     for error in dict.fromkeys(case.application.errors):
         field = error.where.removeprefix(f"{config.file}: ")
         yield Problem(cut(error.reason), _at(config, cut(field)), error.hint or "list the modules by name")
+
+
+@rule("LC209", "field-value", Severity.ERROR, needs=("config",))
+def field_value(case: Case) -> Iterator[Problem]:
+    """A field has a value that PEFT refuses, alone or combined with another field.
+
+    *Why is this bad?* PEFT raises when it reads the config or builds the layers; engines that ignore the
+    field still serve the adapter.
+
+    *Fix*: restore the config that ``save_pretrained()`` wrote.
+    """
+    config = case.config
+    said = (
+        *_alone(config),
+        *_initialisation(config, case.application.ranks.values()),
+        *_beside(config),
+        *_variants(case, config),
+    )
+    for field, message, hint in said:
+        yield Problem(message, Location(config.file, field), hint)
+    yield from _on_parameters(case, config)
+
+
+Said = Iterator[tuple[str, str, str]]
+"""Field, message and hint."""
+
+
+def _alone(config: LoraConfig) -> Said:
+    if config.lora_dropout > 1:
+        yield "lora_dropout", f"lora_dropout is {config.lora_dropout}, but must be at most 1", AS_SAVED
+    if config.bias not in BIASES:
+        yield "bias", f"bias is {shown(config.bias)}, not one of {', '.join(BIASES)}", AS_SAVED
+    if config.task_type is not None and config.task_type not in TASKS:
+        yield "task_type", f"task_type is {shown(config.task_type)}, not one of {', '.join(TASKS)}", AS_SAVED
+
+    chosen = config.trainable_token_indices
+    for indices in chosen.values() if chosen is not None and not isinstance(chosen, tuple) else (chosen or (),):
+        if len(set(indices)) < len(indices) or min(indices, default=0) < 0:
+            message = "trainable_token_indices lists a token twice, or one below 0"
+            yield "trainable_token_indices", message, AS_SAVED
+
+
+def _initialisation(config: LoraConfig, ranks: Collection[int]) -> Said:
+    """``init_lora_weights``: PEFT initialises a layer before it loads the weights, and may fail there already."""
+    field, said = "init_lora_weights", config.init_lora_weights
+    if isinstance(said, bool):
+        return
+    if not re.fullmatch(INITIALISATION, said):
+        yield field, f"init_lora_weights is {shown(said)}, which PEFT does not know", AS_SAVED
+    elif said.startswith("corda"):
+        asks = f"init_lora_weights is {shown(said)}: PEFT needs the results of preprocess_corda to load it"
+        yield field, asks, "save it with path_initial_model_for_weight_conversion, as plain LoRA"
+    elif said == "loftq" and not {"loftq_bits", "loftq_iter"} <= (config.loftq_config or {}).keys():
+        yield field, 'init_lora_weights is "loftq", but loftq_config has no loftq_bits and loftq_iter', AS_SAVED
+    elif said == "orthogonal" and any(rank % 2 for rank in ranks):
+        yield field, 'init_lora_weights is "orthogonal": PEFT refuses an odd rank with it', "set it to true"
+    if said and config.lora_bias:
+        yield "lora_bias", f"lora_bias is true, and init_lora_weights {shown(said)}: PEFT refuses both", AS_SAVED
+
+
+def _beside(config: LoraConfig) -> Said:
+    for field in ("layers_to_transform", "layers_pattern"):
+        if isinstance(config.target_modules, str) and getattr(config, field) is not None:
+            message = f"{field} is set, and target_modules is a string: PEFT accepts only one of them"
+            yield field, message, "choose the layers in the regular expression"
+    if config.layers_pattern and config.layers_to_transform is None and "layers_to_transform" not in config.mistyped:
+        message = "layers_pattern is set without layers_to_transform: PEFT refuses it"
+        yield "layers_pattern", message, "list the layers, or remove the pattern"
+    if config.use_dora and config.lora_bias:
+        yield "lora_bias", "use_dora and lora_bias are true: PEFT refuses both", AS_SAVED
+    if config.use_dora and config.megatron_config:
+        yield "megatron_config", "use_dora is true, and there is a megatron_config: PEFT refuses both", AS_SAVED
+
+
+def _variants(case: Case, config: LoraConfig) -> Said:
+    # An empty object counts, but for the empty list of aLoRA's.
+    chosen = [field for field in VARIANTS if getattr(config, field) not in (None, False, ())]
+    if len(chosen) > 1:
+        yield chosen[1], f"{names(chosen)} are set: PEFT refuses them together", AS_SAVED
+    if "arrow_config" in chosen:
+        alone = "there is an arrow_config: PEFT loads such a router only with create_arrow_model() and its adapters"
+        yield "arrow_config", alone, "serve the adapters that it chooses from"
+    embeddings = [pair.module for pair in case.adapter.pairs.values() if pair.embedding]
+    for field in (*chosen, *(["lora_bias"] if config.lora_bias else [])):
+        if embeddings and field != "use_dora":
+            yield field, f"{field} is set: PEFT refuses it on an embedding ({cut(embeddings[0])})", AS_SAVED
+    if config.use_bdlora is not None:
+        try:
+            divided = divisors(config)
+            for module in case.application.adapter.pairs:
+                divided(module)
+        except FormatError as error:
+            yield "use_bdlora", f"use_bdlora {cut(error.reason)}", AS_SAVED
+        modules = case.base.modules if case.base is not None else {}
+        if any(modules[module].kind == "conv1d" for module in case.application.found if module in modules):
+            yield "use_bdlora", "use_bdlora is set, and the base has Conv1D there: PEFT fails on it", AS_SAVED
+
+
+def _on_parameters(case: Case, config: LoraConfig) -> Iterator[Problem]:
+    """By the config as PEFT has it on the base, where experts may have become parameters."""
+    loaded = case.application.adapter.config or config
+    if not loaded.target_parameters:
+        return
+    what = "target_parameters" if config.target_parameters else "experts that the base has fused"
+    for field in ONLY_ON_MODULES:
+        if getattr(config, field) not in (None, 0, False):  # an empty object counts
+            hint = f"the weights do not depend on it: set {field} to 0" if field == "lora_dropout" else "remove it"
+            message = f"{field} is {shown(getattr(config, field))}: PEFT refuses it on {what}"
+            yield Problem(message, Location(config.file, field), hint)
+    if case.base is None or not isinstance(loaded.target_modules, tuple):
+        return
+    own = [
+        path.removesuffix(".weight")
+        for path in targeted_parameters(loaded, (f"{one}.weight" for one in case.base.modules))
+    ]
+    named = Endings(loaded.target_modules)
+    both = [path for path in own if path in named]
+    if both:
+        message = f"target_modules and target_parameters both list {names(both)}: PEFT refuses it"
+        yield Problem(message, Location(config.file, "target_parameters"), "list it in only one of them")
+
+
+def _places(case: Case) -> list[str] | None:
+    """What PEFT matches the keys of patterns against: the adapter's modules, and the parameters that it is put on.
+
+    None if these are too many.
+    """
+    config = case.config
+    leaves = {last_name(name) for name in config.target_parameters or ()}
+    if len(leaves) > MOST_PARAMETERS:
+        return None
+    modules = {module.removesuffix(WRAPPER) for module in case.adapter.pairs}
+    return [*case.adapter.pairs, *(f"{module}.{leaf}" for module in sorted(modules) for leaf in sorted(leaves))]
+
+
+@rule("LC210", "dead-pattern", Severity.WARNING, needs=("config", "weights"))
+def dead_pattern(case: Case) -> Iterator[Problem | NotChecked]:
+    """A name or pattern of the config matches nothing.
+
+    *Why is this bad?* PEFT ignores it silently: an intended rank, alpha, target or exclusion is missing.
+    Usually it is misspelt or from another base.
+
+    *Fix*: correct it or remove it.
+    """
+    config = case.config
+    places, said = _places(case), []
+    if places is None:
+        yield NotChecked(TOO_MANY)
+    else:
+        for field in (field for field in PATTERNS if field not in config.mistyped):
+            dead = PatternKeys(getattr(config, field), f"{config.file}: {field}").dead(places)
+            said += [(f"{field} matches no module of the adapter", key) for key in dead]
+    said += [(f"{field} matches no module of the base", name) for field, name in _dead_names(case)]
+    yield from grouped(said, config.file, "name", "correct the name or remove it")
+
+
+def _dead_names(case: Case) -> Iterator[tuple[str, str]]:
+    """Names in lists that no module of the base has, and layers beyond its last: (field, name)."""
+    # As PEFT has it on the base: it rewrites the names of experts that the base has fused.
+    config, base = case.application.adapter.config, case.base
+    assert config is not None
+    if base is None or case.application.absent or case.application.beyond:
+        # Without a base there is nothing to name, and of another base's modules other rules tell.
+        return
+    heads = HEADS.get(config.task_type or "", ())
+    called = {ending for module in base.modules for ending in endings(module)}
+    for field in ("target_modules", "exclude_modules"):
+        listed = getattr(config, field)
+        if isinstance(listed, str) or listed is None or field in config.mistyped:
+            continue
+        for name in listed:
+            if name.partition(".")[0] not in heads and name not in called:
+                yield field, name
+    layers = config.layers_to_transform
+    chosen = (layers,) if isinstance(layers, int) else layers or ()
+    if not config.layer_replication:
+        yield from (("layers_to_transform", f"layer {layer}") for layer in chosen if layer >= base.num_layers)
+
+
+@rule("LC211", "alpha-order", Severity.WARNING, needs=("config", "weights"))
+def alpha_order(case: Case) -> Iterator[Problem | NotChecked]:
+    """Several keys of ``alpha_pattern`` match one module with different values.
+
+    *Why is this bad?* PEFT uses the first, and sorts the keys when it saves: the order in training is lost, so the
+    module may be scaled by a different alpha than in training. (Ranks are known from the tensors.)
+
+    *Fix*: write keys that do not overlap.
+    """
+    config = case.config
+    pattern = config.alpha_pattern if "alpha_pattern" not in config.mistyped else {}
+    alphas = PatternKeys(pattern, f"{config.file}: alpha_pattern")
+    places, said = _places(case) if len(set(pattern.values())) > 1 else [], []
+    if places is None:
+        yield NotChecked(TOO_MANY)
+    for place in places or ():
+        try:
+            matched = list(alphas.matching(place))
+        except FormatError:
+            return
+        if len({pattern[key] for key in matched}) > 1:
+            few = names([f"{cut(key)} ({shown(pattern[key])})" for key in matched])
+            said.append((f"{len(matched)} keys of alpha_pattern match, and PEFT uses the first: {few}", place))
+    yield from (
+        Problem(problem.message, Location(config.file, "alpha_pattern"), problem.hint)
+        for problem in grouped(said, config.file, "module", "write keys that do not overlap")
+    )

@@ -6,9 +6,7 @@ from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.formats import SHARDED
 from lora_cli.core.text import cut, names
 from lora_cli.errors import FormatError, UnsafePickle
-from lora_cli.rules.case import CONFIG_FILE, WEIGHTS_FILE, Case
-from lora_cli.rules.rule import NotChecked, rule
-from lora_cli.rules.wording import grouped
+from lora_cli.rules.rule import CONFIG_FILE, WEIGHTS_FILE, Case, NotChecked, grouped, rule
 
 PICKLED_FILES = ("adapter_model.bin", "adapter_model.pt")
 
@@ -38,23 +36,23 @@ def weights_missing(case: Case) -> Iterator[Problem]:
     *Why is this bad?* PEFT and every engine look for ``adapter_model.safetensors`` (then ``.bin``) by name. Without
     it nothing can be loaded, however complete the config is.
 
-    *Fix*: upload the weights under that name, or point at the folder (``/subfolder`` on the Hub) that has them.
+    *Fix*: upload the weights under that name, or use the folder (``/subfolder`` on the Hub) that has them.
     """
     if case.adapter.weight_files or case.adapter.unread or _foreign(case):
         return
     ends = (".safetensors", ".bin", ".pt", ".npz", ".gguf", ".npy", ".tensors", ".ckpt", ".nemo")
     found = [file.path for file in case.adapter.files if file.path.endswith(ends) and file.path not in PICKLED_FILES]
     others = [path for path in found if not path.rpartition("/")[2].startswith(TRAINERS)]
-    hint = "point at the folder that holds the weights, or save the adapter again with save_pretrained()"
+    hint = "use the folder that contains the weights, or save the adapter again with save_pretrained()"
     if others:
-        message = f"there is no {WEIGHTS_FILE}; there is {names(others)}, which PEFT and engines do not look for"
+        message = f"there is no {WEIGHTS_FILE}, only {names(others)}, which PEFT and engines do not look for"
         nested = [path.rpartition("/")[0] for path in others if path.endswith("/" + WEIGHTS_FILE)]
-        hint = f"rename the file to {WEIGHTS_FILE} if it holds the LoRA weights"
-        hint = f"point at the folder that holds them: {cut(nested[0])}" if nested else hint
+        hint = f"rename the file to {WEIGHTS_FILE} if it contains the LoRA weights"
+        hint = f"use the folder that contains them: {cut(nested[0])}" if nested else hint
         if len(nested) > 1:
-            hint += f"; of these {len(nested)} adapters `lora-cli init` makes a manifest"
+            hint += f"; `lora-cli init` creates a manifest for these {len(nested)} adapters"
     elif found:
-        message = f"there is no {WEIGHTS_FILE}; what is in {names(found)} is a trainer's own, and no weights"
+        message = f"there is no {WEIGHTS_FILE}; {names(found)} are files of a trainer, not weights"
     else:
         message = f"there is no {WEIGHTS_FILE}, and no other file with weights"
     yield Problem(message, Location(WEIGHTS_FILE), hint)
@@ -62,35 +60,35 @@ def weights_missing(case: Case) -> Iterator[Problem]:
 
 @rule("LC102", "weights-corrupt", Severity.ERROR)
 def weights_corrupt(case: Case) -> Iterator[Problem]:
-    """The weights file is not a whole, well-formed safetensors file, or torch file.
+    """The weights file is not a complete, well-formed safetensors or torch file.
 
-    *Why is this bad?* The header names every tensor with its offsets. If it is cut off, is not JSON, or points past
+    *Why is this bad?* The header names every tensor with its offsets. If it is truncated, is not JSON, or points past
     the end of the file, loading fails, or reads bytes that belong to something else.
 
-    *Fix*: get the file again (an interrupted upload or download is the usual cause), or save the adapter again.
+    *Fix*: download the file again (an interrupted upload or download is the usual cause), or save the adapter again.
     """
     error = case.adapter.weights_error
     if not isinstance(error, UnsafePickle) and not _foreign(case):
-        hint = "get the file again from where it was trained; an interrupted transfer is the usual cause"
+        hint = "download the file again from where it was trained; an interrupted transfer is the usual cause"
         yield from _unreadable(case, error, case.weights_file, hint)
 
 
 @rule("LC103", "weights-pickled", Severity.WARNING)
 def weights_pickled(case: Case) -> Iterator[Problem | NotChecked]:
-    """The weights are a Python pickle, which was read without running it and holds nothing but tensors.
+    """The weights are a Python pickle, which was read without running it and contains only tensors.
 
-    *Why is this bad?* Whoever loads a pickle runs what it says. This one only builds tensors; the next version of the
-    file may do more. TGI and many registries take no pickles at all.
+    *Why is this bad?* Loading a pickle runs its code. This one only builds tensors; the next version of the
+    file may do more. TGI and many registries do not accept pickles at all.
 
-    *Fix*: ``lora-cli repair`` writes it as safetensors, and runs nothing of it.
+    *Fix*: ``lora-cli repair`` converts it to safetensors without running it.
     """
     if case.adapter.unread:
         yield NotChecked(case.adapter.unread)
     if case.adapter.pickled and case.adapter.weights_error is None:
         yield Problem(
-            "the weights are a Python pickle; it holds nothing but tensors",
+            "the weights are a Python pickle; it contains only tensors",
             Location(case.weights_file),
-            "`lora-cli repair` writes it as safetensors, and runs nothing of it",
+            "`lora-cli repair` converts it to safetensors without running it",
         )
 
 
@@ -98,7 +96,7 @@ def weights_pickled(case: Case) -> Iterator[Problem | NotChecked]:
 def weights_sharded(case: Case) -> Iterator[Problem]:
     """The weights are split over several files.
 
-    *Why is this bad?* PEFT and vLLM open ``adapter_model.safetensors`` only, and find nothing.
+    *Why is this bad?* PEFT and vLLM only open ``adapter_model.safetensors`` and find nothing.
 
     *Fix*: write all tensors into one ``adapter_model.safetensors``: with ``lora-cli repair``, or with safetensors'
     ``load_file`` of each shard and ``save_file`` of all.
@@ -114,12 +112,12 @@ def weights_sharded(case: Case) -> Iterator[Problem]:
 
 @rule("LC105", "unreadable-file", Severity.ERROR)
 def unreadable_file(case: Case) -> Iterator[Problem]:
-    """A file of the adapter can never be read as plain bytes: a FIFO, a device, a link that leads nowhere or out.
+    """A file of the adapter can never be read as plain bytes: a FIFO, a device, a link that is dangling or leaves it.
 
     *Why is this bad?* Opening a FIFO hangs a server; a link breaks, or shows another tenant's files, as soon as the
     folder is copied or mounted elsewhere.
 
-    *Fix*: replace it with the file that it stands for.
+    *Fix*: replace it with a regular file.
     """
     said = ((f"a file {cut(file.defect)}", file.path) for file in case.adapter.files if file.defect)
     hint = "replace it with a regular file inside the adapter's folder"
@@ -130,24 +128,24 @@ def unreadable_file(case: Case) -> Iterator[Problem]:
 def config_missing(case: Case) -> Iterator[Problem]:
     """There is no ``adapter_config.json``.
 
-    *Why is this bad?* Rank, scaling and target modules stand there and nowhere else; neither PEFT nor any engine
+    *Why is this bad?* Rank, scaling and target modules are stored only there; neither PEFT nor any engine
     loads weights without it.
 
-    *Fix*: add the config that ``save_pretrained()`` wrote beside the weights.
+    *Fix*: add the config that ``save_pretrained()`` wrote next to the weights.
     """
     if _foreign(case) and _foreign(case) != SHARDED.name:
         return
     if case.adapter.config is None and case.adapter.config_error is None and case.file(CONFIG_FILE) is None:
         nested = [file.path for file in case.adapter.files if file.path.endswith("/" + CONFIG_FILE)]
-        hint = f"there is one in {names(nested)}: point at that folder" if nested else "add the file that PEFT wrote"
+        hint = f"there is one in {names(nested)}: use that folder" if nested else "add the file that PEFT wrote"
         yield Problem(f"there is no {CONFIG_FILE}", Location(CONFIG_FILE), hint)
 
 
 @rule("LC107", "config-unreadable", Severity.ERROR)
 def config_unreadable(case: Case) -> Iterator[Problem]:
-    """``adapter_config.json`` is not a JSON object that a config can be read from.
+    """``adapter_config.json`` is not a JSON object with a readable config.
 
-    *Why is this bad?* Nothing loads it.
+    *Why is this bad?* Nothing can load it.
 
     *Fix*: restore the file that ``save_pretrained()`` wrote.
     """
@@ -156,20 +154,20 @@ def config_unreadable(case: Case) -> Iterator[Problem]:
 
 @rule("LC108", "unsafe-pickle", Severity.ERROR, needs=("companions",))
 def unsafe_pickle(case: Case) -> Iterator[Problem | NotChecked]:
-    """A pickle, the weights or a file beside them, does something else than to describe data.
+    """A pickle (the weights or a file next to them) contains more than data.
 
-    Pickles are read opcode by opcode against a list of what torch writes for tensors, and beside the weights also of
+    Pickles are read opcode by opcode against a list of what torch writes for tensors and, next to the weights, also of
     what a trainer writes for its arguments and states. Everything else is refused: any other name that is looked up,
-    any other call, and whatever cannot be followed to its end. Of files on this disk the first bytes tell which are
-    pickles, whatever they are called, also in arrays of numpy, zip and tar files, gzip, zlib, bzip2 and xz; of remote
-    ones the names do.
+    any other call, and anything that cannot be analysed completely. Files on this disk are recognised as pickles by
+    their first bytes, whatever their name, also in numpy arrays, zip and tar files, gzip, zlib, bzip2 and xz; remote
+    files by their names.
 
-    *Why is this bad?* Whoever loads it runs it: as your server, with your tokens and your users' data. Some engines
+    *Why is this bad?* Loading it runs its code: as your server, with your tokens and your users' data. Some engines
     load every ``.bin`` of the folder.
 
-    *Fix*: do not load it anywhere. Tell whoever published it, and take the adapter from where it was trained.
+    *Fix*: do not load it anywhere. Inform its publisher, and get the adapter from where it was trained.
     """
-    hint = "do not load it; take the adapter from where it was trained, as safetensors"
+    hint = "do not load it; get the adapter from where it was trained, as safetensors"
     error = case.adapter.weights_error
     if isinstance(error, UnsafePickle):
         yield Problem(cut(error.reason), Location(case.weights_file, cut(error.global_name)), hint)
@@ -183,17 +181,17 @@ def unsafe_pickle(case: Case) -> Iterator[Problem | NotChecked]:
 
 @rule("LC109", "foreign-format", Severity.ERROR)
 def foreign_format(case: Case) -> Iterator[Problem]:
-    """The folder holds something that is known, and is no LoRA adapter in PEFT's format.
+    """The folder contains a known format that is not a LoRA adapter in PEFT's format.
 
-    *Why is this bad?* PEFT and engines find no weights in it, or weights in which nothing fits.
+    *Why is this bad?* PEFT and engines find no weights in it, or weights that do not match.
 
-    *Fix*: as the finding says, for each format.
+    *Fix*: see the finding.
     """
     foreign = case.adapter.foreign
     if foreign is None or foreign.format is SHARDED or foreign.file == CONFIG_FILE:
         return
     yield Problem(
-        f"this is {foreign.format.title}, and no LoRA adapter as PEFT writes it",
+        f"this is {foreign.format.title}, not a LoRA adapter in PEFT's format",
         Location(cut(foreign.file)),
         foreign.format.advice,
     )

@@ -1,4 +1,4 @@
-"""LC316 and LC32x: tensors that are no factors, and the vocabulary, beside the base model."""
+"""LC316 and LC32x: tensors that are no factors, and the vocabulary, next to the base model."""
 
 from collections.abc import Iterator
 
@@ -12,16 +12,14 @@ from lora_cli.core.targets import EMBEDDING_NAMES, HEADS, OUTPUT_NAMES
 from lora_cli.core.text import names
 from lora_cli.errors import FormatError
 from lora_cli.rules.base import OTHER_BASE
-from lora_cli.rules.case import Case
-from lora_cli.rules.rule import NotChecked, rule
-from lora_cli.rules.wording import grouped, shape, shown
+from lora_cli.rules.rule import Case, NotChecked, grouped, rule, shape, shown
 
 VECTORS = frozenset({"bias", "lora_bias", "magnitude"})
 """Parts with one number for each output of their module."""
 
 
 OWN_HEADS = ("Classification", "QuestionAnswering", "MultipleChoice", "Segmentation", "ObjectDetection")
-"""How classes of transformers end whose head is made anew for each task."""
+"""How classes of transformers end whose head is created again for each task."""
 
 HEAD_NAMES = frozenset(name for names in HEADS.values() for name in names) | {"decode_head"}
 """What the heads of such classes are called."""
@@ -29,12 +27,12 @@ HEAD_NAMES = frozenset(name for names in HEADS.values() for name in names) | {"d
 
 @rule("LC316", "saved-module-missing", Severity.ERROR, needs=("config", "weights", "base"))
 def saved_module_missing(case: Case) -> Iterator[Problem | NotChecked]:
-    """``modules_to_save``, ``trainable_token_indices`` or the task asks for trained tensors that the weights lack.
+    """``modules_to_save``, ``trainable_token_indices`` or the task requires trained tensors that are not saved.
 
-    *Why is this bad?* PEFT looks for its tensors and fails; an engine that does not look serves the base's own module
-    where a trained one belongs.
+    *Why is this bad?* PEFT looks for its tensors and fails; an engine that does not check serves the base's own module
+    instead of the trained one.
 
-    *Fix*: save the adapter again, or leave the module out of ``modules_to_save`` if it was not trained.
+    *Fix*: save the adapter again, or remove the module from ``modules_to_save`` if it was not trained.
     """
     config = case.config
     try:
@@ -44,16 +42,16 @@ def saved_module_missing(case: Case) -> Iterator[Problem | NotChecked]:
         missing = []
     if missing:
         yield Problem(
-            f"{names(missing)} of modules_to_save {'is' if len(missing) == 1 else 'are'} in the base, and the weights "
-            f"hold {'nothing' if len(missing) == 1 else 'not all'} of it",
+            f"{names(missing)} of modules_to_save {'is' if len(missing) == 1 else 'are'} in the base, but the weights "
+            f"contain {'nothing' if len(missing) == 1 else 'not all'} of it",
             Location(config.file, "modules_to_save"),
-            "save the adapter again, or take out what was not trained",
+            "save the adapter again, or remove what was not trained",
         )
     heads = HEADS.get(config.task_type or "", ())
     trained = (part for key in case.adapter.keys.values() for part in key.module.split("."))
     if heads and not any(part in heads for part in trained):
         yield Problem(
-            f"task_type is {shown(config.task_type)}, and the weights hold no trained {' or '.join(heads)}",
+            f"task_type is {shown(config.task_type)}, but the weights contain no trained {' or '.join(heads)}",
             Location(config.file, "task_type"),
             "save the adapter again with its head, or correct task_type",
         )
@@ -61,18 +59,18 @@ def saved_module_missing(case: Case) -> Iterator[Problem | NotChecked]:
     none = tokens is None or (not tokens and not isinstance(tokens, tuple))  # PEFT looks for those of an empty list too
     if not none and not any(key.part == "trainable_tokens" for key in case.adapter.keys.values()):
         yield Problem(
-            "trainable_token_indices names tokens, and the weights do not hold them",
+            "trainable_token_indices lists tokens, but the weights do not contain them",
             Location(config.file, "trainable_token_indices"),
-            "save the adapter again, or take the field out",
+            "save the adapter again, or remove the field",
         )
 
 
 @rule("LC320", "head-not-saved", Severity.WARNING, needs=("config", "weights"))
 def head_not_saved(case: Case) -> Iterator[Problem]:
-    """``auto_mapping`` names a class with a head of its own (``BertForSequenceClassification``), which is not saved.
+    """``auto_mapping`` names a class with its own head (``BertForSequenceClassification``), which is not saved.
 
-    *Why is this bad?* PEFT saves a head where ``task_type`` or ``modules_to_save`` names it. Without either the trained
-    head stays behind, and whoever loads the adapter answers with a new one of random weights.
+    *Why is this bad?* PEFT saves a head if ``task_type`` or ``modules_to_save`` names it. Otherwise the trained
+    head is lost, and the adapter is loaded with a new head of random weights.
 
     *Fix*: train with ``task_type`` set (``SEQ_CLS``), or with the head in ``modules_to_save``.
     """
@@ -84,7 +82,7 @@ def head_not_saved(case: Case) -> Iterator[Problem]:
     is_saved = any(key.part == "saved" for key in case.beside_factors())
     if not is_saved and not any(HEAD_NAMES & {*module.split(".")} for module in case.adapter.pairs):
         yield Problem(
-            f"it was trained on {shown(named)}, and the weights hold no head: it would be a new one of random weights",
+            f"it was trained on {shown(named)}, but the weights contain no head: a new, random one would be used",
             Location(config.file, "auto_mapping"),
             "train with task_type set, or with the head in modules_to_save",
         )
@@ -138,7 +136,7 @@ def _of_vocabulary(key: Key, base: BaseModel) -> bool:
 def saved_shape(case: Case) -> Iterator[Problem | NotChecked]:
     """A saved module, a copied weight, a bias or a DoRA magnitude does not have the shape that the base needs.
 
-    *Why is this bad?* PEFT refuses it with a size mismatch. Engines that take such tensors serve them cut off or fail
+    *Why is this bad?* PEFT refuses it with a size mismatch. Engines that accept such tensors truncate them or fail
     at the first request.
 
     *Fix*: validate against the base that it was trained on.
@@ -186,13 +184,13 @@ def _noun(key: Key) -> str:
         "saved": "a saved weight",
         "base_layer": "the copy of the base's weight",
         "magnitude": "DoRA's magnitude",
-        "trainable_tokens": "what was trained of tokens",
+        "trainable_tokens": "the trained tokens",
     }
     return nouns.get(key.part, "a bias")
 
 
 def _wanted(key: Key, module: BaseModule) -> tuple[int, ...] | None:
-    """The shape that the base has there; None where it is not known."""
+    """The shape that the base has there; None if it is not known."""
     if key.part in {"saved", "base_layer"} and key.param == "weight":
         return (module.d_in, module.d_out) if module.kind != "linear" else (module.d_out, module.d_in)
     if (key.part == "saved" and key.param == "bias") or (key.part in VECTORS and module.kind != "embedding"):
@@ -212,13 +210,13 @@ def vocabulary(case: Case) -> Iterator[Problem | NotChecked]:
     base = case.base
     assert base is not None
     if base.vocab_size is None:
-        yield NotChecked("the base's vocabulary is not known")
+        yield NotChecked("the base's vocabulary is unknown")
         return
     said = []
     for key, tensor, module in _others(case):
         wanted = _wanted(key, module) if key.part in {"saved", "base_layer"} else None
         if wanted and tensor.shape != wanted and _resized(tensor, wanted) and _of_vocabulary(key, base):
-            has = f"it has {tensor.shape[0]} rows, and the base's vocabulary has {base.vocab_size}"
+            has = f"it has {tensor.shape[0]} rows, but the base's vocabulary has {base.vocab_size}"
             said.append((has, key.name))
     hint = "serve a base whose embeddings were resized, or train without new tokens"
     yield from grouped(said, case.weights_file, "tensor", hint)
@@ -235,7 +233,7 @@ def _trained_tokens(case: Case, tokens: int) -> Iterator[Problem]:
     beyond = sorted({index for indices in lists for index in indices if index >= tokens})
     if config is not None and beyond:
         yield Problem(
-            f"token {beyond[0]} is trained, and the base's vocabulary has {tokens}",
+            f"token {beyond[0]} is trained, but the base's vocabulary has {tokens}",
             Location(config.file, "trainable_token_indices"),
             OTHER_BASE,
         )
@@ -246,12 +244,11 @@ def tied_embeddings(case: Case) -> Iterator[Problem]:
     """The base's embedding and head are one tensor, and the adapter changes only one of the two.
 
     *Why is this bad?* PEFT unties them as soon as they are merged or saved, and engines that tie them apply the change
-    to both or to neither: what is served is not what was trained.
+    to both or to neither: the served adapter is not the one that was trained.
 
-    *Fix*: train with ``ensure_weight_tying=True``, or leave the embedding and the head out.
+    *Fix*: train with ``ensure_weight_tying=True``, or exclude the embedding and the head.
     """
-    config, base = case.adapter.config, case.base
-    assert config is not None
+    config, base = case.config, case.base
     assert base is not None
     if not base.tied_embeddings or config.ensure_weight_tying:
         return
@@ -259,7 +256,7 @@ def tied_embeddings(case: Case) -> Iterator[Problem]:
     changed = sorted(one for one in touched if last_name(one) in EMBEDDING_NAMES | OUTPUT_NAMES)
     if len(changed) == 1:
         yield Problem(
-            f"the base ties its embedding to its head, and only {changed[0]} is changed",
+            f"the base ties its embedding to its head, but only {changed[0]} is changed",
             Location(case.weights_file, changed[0]),
-            "train with ensure_weight_tying=True, or leave the embedding and the head out",
+            "train with ensure_weight_tying=True, or exclude the embedding and the head",
         )

@@ -6,15 +6,16 @@ from dataclasses import replace
 from itertools import islice
 
 from lora_cli.core.adapter import Adapter
+from lora_cli.core.base_model import UNKNOWN_FAMILY
 from lora_cli.core.engine_outcome import Deployment, EngineOutcome, Outcome, Reason
 from lora_cli.core.finding import Applied, Finding, Severity
 from lora_cli.core.keys import PAIR_PARTS
 from lora_cli.core.text import counted, cut
 from lora_cli.engines.landing import Landing, land
 from lora_cli.engines.profile import APART, BY_NAMES, Profile, Row
-from lora_cli.rules.case import Case
+from lora_cli.rules.application import apply
 from lora_cli.rules.features import FEATURES, Found, Served
-from lora_cli.rules.wording import LONGEST_MESSAGE, MOST_PROBLEMS
+from lora_cli.rules.rule import LONGEST_MESSAGE, MOST_PROBLEMS, Case
 
 PEFT = "peft"
 RANK = "rank-above-max"
@@ -22,7 +23,7 @@ RANK = "rank-above-max"
 FOREIGN = frozenset({"LC109", "LC201"})
 """Rules that find something else than a LoRA adapter of PEFT."""
 
-GENERATORS = re.compile(r"(ForCausalLM|LMHeadModel|ForConditionalGeneration|^PeftModel\\w*)$")
+GENERATORS = re.compile(r"(ForCausalLM|LMHeadModel|ForConditionalGeneration|^PeftModel\w*)$")
 """Classes of transformers and PEFT that engines for language models may serve."""
 
 ROOTS = frozenset({"model", "language_model", "lm_head", "thinker"})
@@ -32,26 +33,34 @@ RULES_OF = {Outcome.REJECTS: "LC402", Outcome.CRASHES: "LC403", Outcome.SERVES_W
 """The rule under which a row's outcome is a finding; a rank above the engine's is LC401's, as without an engine."""
 
 
-def serve(
-    case: Case, profiles: Iterable[Profile], deployment: Deployment, findings: Sequence[Finding]
-) -> tuple[EngineOutcome, ...]:
-    """What the engine of each profile, deployed so, does with the adapter; pure.
+def takes_for_lora(profile: Profile) -> bool:
+    """Whether the engine does not look at ``peft_type``."""
+    return profile.engine.name != PEFT and profile.engine.generic.get("LC201") is Outcome.OK
+
+
+def as_lora(case: Case, profiles: Iterable[Profile]) -> Case:
+    """The case as engines see it that do not look at ``peft_type``: factors of LoRA are that, whatever it says."""
+    adapter = case.adapter
+    if adapter.config is None or not adapter.pairs or case.is_lora or not any(map(takes_for_lora, profiles)):
+        return case
+    adapter = replace(adapter, config=replace(adapter.config, peft_type="LORA"), foreign=None)
+    return replace(case, adapter=adapter, application=apply(adapter, case.base))
+
+
+def serve(case: Case, profile: Profile, deployment: Deployment, findings: Sequence[Finding]) -> EngineOutcome:
+    """What the engine of a profile, deployed so, does with the adapter; pure.
 
     ``findings`` are those of all rules that hold without an engine: a profile says which of them it survives.
     """
     beside = tuple(key for key in case.adapter.keys.values() if key.part not in PAIR_PARTS)
-
-    def on(profile: Profile) -> EngineOutcome:
-        landing, applied = Landing(), None
-        if case.base is not None and case.has_weights:
-            if profile.engine.name == PEFT:
-                applied = case.application.applied
-            else:
-                landing = land(case.adapter, case.base, profile)
-                applied = landing.counted
-        return _outcome(Served(case, profile, deployment, landing, beside), applied, findings)
-
-    return tuple(map(on, profiles))
+    landing, applied = Landing(), None
+    if case.base is not None and case.has_weights:
+        if profile.engine.name == PEFT:
+            applied = case.application.applied
+        else:
+            landing = land(case.adapter, case.base, profile)
+            applied = landing.counted
+    return _outcome(Served(case, profile, deployment, landing, beside), applied, findings)
 
 
 def _outcome(served: Served, applied: Applied | None, findings: Sequence[Finding]) -> EngineOutcome:
@@ -59,15 +68,14 @@ def _outcome(served: Served, applied: Applied | None, findings: Sequence[Finding
     reasons = (*_by_rows(served), *_by_rules(served, findings))
     unread = [feature.title for name, feature in FEATURES.items() if name in profile.engine.unread
               and any(feature.detect(served))]  # fmt: skip
-    unread_note = f"what it does with {', '.join(unread)} is not established" if unread else ""
-    other_model = _not_a_language_model(case.adapter) if case.base is None and profile.engine.name != PEFT else ""
-    model_note = f"without a base it is not known whether it serves the adapter: {other_model}" if other_model else ""
+    unread_note = f"its behaviour with {', '.join(unread)} is unknown" if unread else ""
+    model_note = _unsure_of_base(case, profile) if profile.engine.name != PEFT else ""
     return EngineOutcome(
         engine=profile.engine.name,
         title=profile.engine.title,
         version=profile.asked or None,
         profile=profile.version,
-        proven=profile.proven and not unread and not other_model,
+        proven=profile.proven and not unread and not model_note,
         note="; ".join(filter(None, (profile.note, unread_note, model_note))),
         outcome=max((reason.outcome for reason in reasons), default=Outcome.OK),
         applied=applied,
@@ -75,8 +83,20 @@ def _outcome(served: Served, applied: Applied | None, findings: Sequence[Finding
     )
 
 
+def _unsure_of_base(case: Case, profile: Profile) -> str:
+    """Why it is not known whether the engine serves such a base with LoRA at all; empty if nothing says so."""
+    base = case.base
+    if base is not None and base.model_type != UNKNOWN_FAMILY:
+        if profile.engine.looked_at(base):
+            return ""
+        return f"it is not known whether it serves a base of the family {cut(base.model_type)} with LoRA"
+    other_model = _not_a_language_model(case.adapter)
+    lacking = "a base" if base is None else "the base's family"
+    return f"without {lacking} it is not known whether it serves the adapter: {other_model}" if other_model else ""
+
+
 def _not_a_language_model(adapter: Adapter) -> str:
-    """Why the adapter may not be one of a language model that engines serve with LoRA; empty where nothing says so."""
+    """Why the adapter may not be one of a language model that engines serve with LoRA; empty if nothing says so."""
     config = adapter.config
     named = (config.auto_mapping or {}).get("base_model_class") if config is not None else None
     if isinstance(named, str) and not GENERATORS.search(named):
@@ -101,6 +121,7 @@ def _by_rows(served: Served) -> Iterator[Reason]:
 
 def _reason(row: Row, found: Found, profile: Profile) -> Reason:
     is_rank = row.feature == RANK
+    mend = row.mend.format(**found.fields) if "{" in row.mend else found.fields.get("mend", row.mend)
     said = f"{found.message}; {row.reason}" if row.reason else found.message
     return Reason(
         outcome=row.outcome,
@@ -109,7 +130,7 @@ def _reason(row: Row, found: Found, profile: Profile) -> Reason:
         message=cut(said, LONGEST_MESSAGE),
         at=found.at,
         limit=profile.allowed if is_rank else "",
-        mend=cut(row.mend.format(**found.fields), LONGEST_MESSAGE) if "{" in row.mend else row.mend,
+        mend=cut(mend, LONGEST_MESSAGE),
         evidence=row.evidence,
     )
 
@@ -124,7 +145,7 @@ def _by_rules(served: Served, findings: Iterable[Finding]) -> Iterator[Reason]:
 
 
 def _made_of(code: str, served: Served) -> Outcome:
-    """What becomes of what the rule of ``code`` found: of another format that has PEFT's file names, nothing fits.
+    """What an engine does with findings of ``code``: of another format that has PEFT's file names, nothing fits.
 
     Factors of LoRA that are only called another method are that to PEFT alone. Of what is not established nothing
     is claimed: it stays an error, since the engine is not known to survive it.
@@ -148,7 +169,7 @@ def softened(finding: Finding, profiles: Iterable[Profile], served: Iterable[Eng
 
 
 def _survives(code: str, profile: Profile, served: EngineOutcome) -> bool:
-    """Whether the engine serves correctly what the rule of ``code`` found, or judged it by rows of its own.
+    """Whether the engine serves correctly what the rule of ``code`` found, or checked it by rows of its own.
 
     That names lead nowhere for PEFT is survived where they all lead somewhere for the engine.
     """

@@ -2,15 +2,14 @@
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice, pairwise
 
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.reference import cached_repository
 from lora_cli.core.text import cut, names
-from lora_cli.rules.case import CONFIG_FILE, Case
-from lora_cli.rules.rule import NotChecked, rule
-from lora_cli.rules.templates import hostile_in
-from lora_cli.rules.wording import MOST_PROBLEMS, grouped
+from lora_cli.rules.rule import CONFIG_FILE, MOST_PROBLEMS, Case, NotChecked, grouped, rule
 
 LIBRARIES = frozenset({"transformers", "diffusers", "sentence_transformers", "peft", "torch", "timm"})
 """Where PEFT's ``auto_mapping`` may have the class of a base model from."""
@@ -25,10 +24,10 @@ FOLDERS = frozenset({"model", "models", "ckpt", "ckpts", "checkpoint", "checkpoi
 LONGEST_TEMPLATES = 1 << 20
 """Characters of all chat templates of one adapter together: a long one has twenty thousand."""
 
-BEYOND = "there are more bytes or files beside the weights than any adapter has, and a template may not be read"
+BEYOND = "there are more bytes or files next to the weights than the limit, so templates may be unread"
 
 LEAST_COUNTED = 1024
-"""So many characters a shorter one counts for, so that there are not many of them."""
+"""How many characters a shorter one counts for, so that there are not many of them."""
 
 WINDOWS_DEVICES = frozenset(
     {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³")}
@@ -44,7 +43,7 @@ def names_code(case: Case) -> Iterator[Problem]:
     *Why is this bad?* An adapter is numbers and a config. With ``trust_remote_code``, or through
     ``AutoPeftModel`` and its ``auto_mapping``, what is named here is imported and run.
 
-    *Fix*: take the code and the ``auto_map`` out; nothing that serves LoRA needs them.
+    *Fix*: remove the code and the ``auto_map``; LoRA serving does not need them.
     """
     companions, config = case.evidence.companions, case.adapter.config
     assert companions is not None
@@ -53,18 +52,18 @@ def names_code(case: Case) -> Iterator[Problem]:
         yield Problem(
             f"it comes with code: {names(shipped)}",
             Location(cut(shipped[0])),
-            "nothing that serves LoRA needs it: leave it out with --exclude, and never set trust_remote_code",
+            "LoRA serving does not need it: exclude it with --exclude, and never set trust_remote_code",
         )
-    hint = "take it out: with trust_remote_code a loader would import what it names"
+    hint = "remove it: with trust_remote_code a loader would import these classes"
     for where, named in list(companions.code.items())[:MOST_PROBLEMS]:
-        yield Problem(f"classes to import are named: {named}", Location(where), hint)
+        yield Problem(f"it lists classes to import: {named}", Location(where), hint)
     if config is not None and config.unknown.get("auto_map"):
-        yield Problem("classes to import are named", Location(CONFIG_FILE, "auto_map"), hint)
+        yield Problem("it lists classes to import", Location(CONFIG_FILE, "auto_map"), hint)
     if config is not None and config.megatron_config and config.megatron_core not in {None, "megatron.core"}:
         yield Problem(
             f"PEFT would import {cut(repr(config.megatron_core))} to load it",
             Location(CONFIG_FILE, "megatron_core"),
-            "Megatron's is megatron.core: take megatron_core and megatron_config out",
+            "Megatron uses megatron.core: remove megatron_core and megatron_config",
         )
     library = (config.auto_mapping or {}).get("parent_library") if config is not None else None
     if library is not None and (not isinstance(library, str) or library.partition(".")[0] not in LIBRARIES):
@@ -77,31 +76,114 @@ def names_code(case: Case) -> Iterator[Problem]:
 
 @rule("LC602", "hostile-template", Severity.ERROR, needs=("companions",))
 def hostile_template(case: Case) -> Iterator[Problem | NotChecked]:
-    """A chat template has what no template needs: a way to Python's internals, other templates, endless loops.
+    """A chat template contains unsafe code: access to Python's internals, other templates, endless loops.
 
-    Templates are read here, never rendered; of all together a million characters are searched.
+    Templates are read, never rendered; a million characters in total are searched.
 
-    *Why is this bad?* An engine renders the template for each request. What leaves Jinja's sandbox runs as the
-    server; what does not may still hang it.
+    *Why is this bad?* An engine renders the template for each request. Code that escapes Jinja's sandbox runs as
+    the server; other code can still hang it.
 
-    *Fix*: serve with the base model's own template, and tell whoever published this one.
+    *Fix*: serve with the base model's own template, and report this one to its publisher.
     """
     companions = case.evidence.companions
     assert companions is not None
     for path, reason in companions.unread.items():
         if path in companions.beyond:
             continue
-        yield NotChecked(f"{cut(path)} {cut(reason)}: whether its chat template is harmless is not known")
+        yield NotChecked(f"{cut(path)} {cut(reason)}: it is unknown whether its chat template is safe")
     said, left = [(BEYOND, path) for path in companions.beyond], LONGEST_TEMPLATES
     for where, template in companions.templates.items():
         if len(template) > left:
-            told = f"the chat templates have over {LONGEST_TEMPLATES} characters, and what goes beyond is not searched"
+            told = f"the chat templates have over {LONGEST_TEMPLATES} characters, and the rest is not searched"
             said.append((told, where))
             continue
         left -= max(len(template), LEAST_COUNTED)
         said += [(f"a chat template {what}: {cut(found)!r}", where) for what, found in hostile_in(template)]
     hint = "serve with the base model's own template (--chat-template), and report this one"
     yield from grouped(said, "", "template", hint)
+
+
+CLOSING = {"{{": "}}", "{%": "%}", "{#": "#}"}
+"""How a tag of a template begins and ends; all else is text."""
+
+_OPENING = re.compile(r"\{[{%#]")
+_CALL = re.compile(r"range\s*+\(([^()]*+)")
+_LARGE = re.compile(r"(?:^|,)\s*+\d{6}")
+_LONG_LOOP = re.compile(r"range\s*+\(\s*+\d{4}")
+
+Find = Callable[[str], str]
+"""What of a template's code is hostile, or nothing."""
+
+
+def _search(pattern: str, code: str) -> str:
+    found = re.search(pattern, code)
+    return found.group() if found else ""
+
+
+def _spelt_out(code: str) -> str:
+    """A text of ``%c`` that is formatted: characters by their numbers."""
+    for text, after in pairwise(re.split("['\"]", code)):
+        at = text.lower().find("%c")
+        if at >= 0 and after.lstrip().startswith(("|", "%")):
+            return text[at:]
+    return ""
+
+
+def _large_range(code: str) -> str:
+    return next((call.group() for call in _CALL.finditer(code) if _LARGE.search(call[1])), "")
+
+
+def _nested_loops(code: str) -> str:
+    loops = list(islice(_LONG_LOOP.finditer(code), 2))
+    return loops[1].group() if len(loops) == 2 else ""
+
+
+HOSTILE: tuple[tuple[Find, str], ...] = (
+    (partial(_search, r"__\w+__"), "reaches for Python's internals"),
+    (
+        partial(_search, r"['\"]__[A-Za-z]|[A-Za-z]__['\"]|['\"]__['\"]|['\"]_['\"]\s*+\*"),
+        "assembles names of Python's internals",
+    ),
+    (partial(_search, r"(?i)\\(?:x5f|u005f|U0000005f|137|N\{low line\})"), "hides names behind escapes"),
+    (_spelt_out, "hides names behind escapes"),
+    (partial(_search, r"\|\s*+attr\b|\battr\s*+\("), "looks up attributes by computed names"),
+    (
+        partial(
+            _search,
+            r"\|\s*+(?:map|sort|sum|min|max|unique|groupby)\s*+\(\s*+attribute\s*+=\s*+[^'\"\s]"
+            r"|\|\s*+(?:select|reject)attr\s*+\(\s*+[^'\"\s]",
+        ),
+        "looks up attributes by computed names",
+    ),
+    (partial(_search, r"\{%[-+]?\s*+(?:include|import|from|extends)\b"), "loads other templates"),
+    (partial(_search, r"\blipsum\b"), "uses a Jinja global that gives access to its modules"),
+    (_large_range, "creates an object of millions of elements"),
+    (partial(_search, r"\*\s*+\d{6}|\*\*\s*+\d"), "creates an object of millions of elements"),
+    (_nested_loops, "loops over millions of elements"),
+)
+"""What no template for chat needs. Sources: known ways out of Jinja's sandbox; CVE-2024-34359, CVE-2025-61620.
+
+A pattern repeats nothing that its own next part could begin with, so that it never goes back.
+"""
+
+
+def hostile_in(template: str) -> Iterator[tuple[str, str]]:
+    """What of ``template`` is hostile: in words, and as it is there."""
+    code = "\n".join(_tags(template))
+    for find, what in HOSTILE:
+        if found := find(code):
+            yield what, found
+
+
+def _tags(template: str) -> Iterator[str]:
+    """What of a template is code, in one pass; what is never closed is taken for code to its end."""
+    at = 0
+    while opening := _OPENING.search(template, at):
+        closing = CLOSING[opening.group()]
+        end = template.find(closing, opening.end())
+        at = len(template) if end < 0 else end + len(closing)
+        if closing != "#}":
+            yield template[opening.start() : at]
 
 
 @rule("LC603", "unsafe-name", Severity.WARNING)
@@ -117,26 +199,26 @@ def unsafe_name(case: Case) -> Iterator[Problem]:
     for file in case.adapter.files:
         folded = unicodedata.normalize("NFC", file.path).casefold()
         if folded in seen:
-            said.append((f"is the same as {cut(seen[folded])} where case or accents do not count", file.path))
+            said.append((f"is the same as {cut(seen[folded])} if case or accents are ignored", file.path))
         seen.setdefault(folded, file.path)
     yield from grouped(
         ((f"a file's name {reason}", path) for reason, path in said),
         "",
         "file",
-        "rename it, or leave it out with --exclude",
+        "rename it, or exclude it with --exclude",
     )
 
 
 def _unsafe(path: str) -> str:
     for part in path.split("/"):
         if not part.isprintable():
-            return "holds characters that do not show"
+            return "contains invisible characters"
         if WINDOWS_FORBIDDEN & set(part):
-            return "holds characters that Windows forbids"
+            return "contains characters that Windows forbids"
         if part.partition(".")[0].lower() in WINDOWS_DEVICES:
-            return "is one that Windows keeps for devices"
+            return "is reserved for devices on Windows"
         if part.endswith((".", " ")) or part.startswith(("-", " ")):
-            return "begins with - or a space, or ends in a dot or a space"
+            return "starts with - or a space, or ends with a dot or a space"
         if len(part.encode(errors="surrogateescape")) > LONGEST_NAME_BYTES:
             return f"is longer than {LONGEST_NAME_BYTES} bytes"
     return ""
@@ -144,19 +226,19 @@ def _unsafe(path: str) -> str:
 
 @rule("LC604", "unpinned-revision", Severity.NOTE)
 def unpinned_revision(case: Case) -> Iterator[Problem]:
-    """The reference names a branch or a tag of a repository, or nothing: what it means can change at any time.
+    """The reference is not pinned: it has a branch, a tag or no revision, and can change at any time.
 
-    *Why is this bad?* What was validated today is not what an engine loads tomorrow, and whoever takes the account over
-    decides what that is.
+    *Why is this bad?* An engine may load a different version from the validated one, and anyone who takes over the
+    account can choose it.
 
-    *Fix*: name the commit (``org/name@<40 hex digits>``), or pin it in a lock.
+    *Fix*: add the commit (``org/name@<40 hex digits>``), or pin it in a lock.
     """
     ref = case.evidence.ref
     if ref is not None and ref.scheme == "hf" and not ref.pinned:
-        meant = f"{ref.revision}, which can move" if ref.revision else "the default branch, which moves"
+        meant = f"{ref.revision}, which can change" if ref.revision else "the default branch, which can change"
         commit = f"@{case.evidence.commit}" if case.evidence.commit else "@COMMIT"
         yield Problem(
-            f"the reference means {cut(meant)}",
+            f"not pinned: this is {cut(meant)}",
             Location(cut(str(ref))),
             f"pin it: append {commit}" if ref.revision is None else f"pin it: {commit} instead of the name",
         )
@@ -164,21 +246,21 @@ def unpinned_revision(case: Case) -> Iterator[Problem]:
 
 @rule("LC605", "unpinned-base", Severity.NOTE, needs=("config",))
 def unpinned_base(case: Case) -> Iterator[Problem]:
-    """The config names the base as a repository of the Hub, and no revision of it.
+    """The config names a Hub repository as the base, but no revision.
 
-    *Why is this bad?* A base that is updated under the same name gets the adapter of the old one, silently.
+    *Why is this bad?* A base that is updated under the same name silently gets the adapter of the old one.
 
-    *Fix*: write the commit that it was trained on into ``revision``.
+    *Fix*: set ``revision`` to the commit that it was trained on.
     """
     config = case.config
     base = config.base_model_name_or_path
     if base and _is_repository(base) and not COMMIT.fullmatch(config.revision or ""):
         yield Problem(
-            f"the base's revision {cut(config.revision)} is no commit: what it means can change"
+            f"the base's revision {cut(config.revision)} is not pinned to a commit"
             if config.revision
-            else "no commit of the base is named: what its name means can change",
+            else "the base has no pinned revision",
             Location(CONFIG_FILE, "revision"),
-            "write the commit that it was trained on into revision",
+            "set revision to the commit that it was trained on",
         )
 
 
@@ -186,8 +268,8 @@ def unpinned_base(case: Case) -> Iterator[Problem]:
 def base_unclear(case: Case) -> Iterator[Problem]:
     """``base_model_name_or_path`` is empty, a path of the machine that it was trained on, or a quantised copy.
 
-    *Why is this bad?* ``AutoPeftModel``, vLLM's resolver and readers look for the base by this name. Elsewhere a path
-    leads nowhere, and a quantised copy (``…-bnb-4bit``) has another name than the base that is served.
+    *Why is this bad?* ``AutoPeftModel``, vLLM's resolver and readers look for the base by this name. On other machines
+    a path does not exist, and a quantised copy (``…-bnb-4bit``) has a different name from the served base.
 
     *Fix*: ``lora-cli repair --base-name ORG/NAME`` writes the base's name into a copy.
     """
@@ -197,14 +279,14 @@ def base_unclear(case: Case) -> Iterator[Problem]:
     hint = "`lora-cli repair --base-name ORG/NAME` writes the base's name into a copy"
     if not base:
         wrapped = (config.auto_mapping or {}).get("base_model_class") == "PeftModel"
-        said = "no base is named" + (", and it was put on a PeftModel: the adapter is wrapped twice" if wrapped else "")
+        said = "no base is set" + (", and it was put on a PeftModel: the adapter is wrapped twice" if wrapped else "")
     elif cached:
         said = f"the base is in a Hub cache of the machine that it was trained on: {cut(base)}"
-        hint = f"it is {cached[0]} at commit {cached[1]}: write the two instead"
+        hint = f"it is {cached[0]} at commit {cached[1]}: write both instead"
     elif base[0] in "/.~" or "\\" in base or base.partition("/")[0] in FOLDERS:
         said = f"the base is a folder of the machine that it was trained on: {cut(base)}"
     elif QUANTISED.search(base):
-        said = f"the base is {cut(base)}, a quantised copy: the base that is served has another name"
+        said = f"the base is {cut(base)}, a quantised copy: the served base has a different name"
     else:
         return
     yield Problem(said, Location(CONFIG_FILE, "base_model_name_or_path"), hint)

@@ -1,4 +1,4 @@
-"""LC30x: the tensors by themselves and beside the config, without a base."""
+"""LC30x: the tensors by themselves and next to the config, without a base."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,9 +8,7 @@ from lora_cli.core.keys import PAIR_PARTS, last_name
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.text import counted, cut, names
 from lora_cli.rules.application import DEFAULT_NAME, dropped_for
-from lora_cli.rules.case import Case
-from lora_cli.rules.rule import rule
-from lora_cli.rules.wording import grouped, shape
+from lora_cli.rules.rule import Case, grouped, rule, shape
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 WHOLE = frozenset({"BOOL", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64"})
@@ -21,8 +19,8 @@ VARIANTS = (
 )
 """What gives every module a tensor more: the field, the part, and what it is called on disk."""
 TRAINED_BESIDE = frozenset({"saved", "base_layer", "bias", "lora_bias", "magnitude", "diag", "trainable_tokens"})
-SAVED_AGAIN = "`lora-cli repair` writes the names anew; or save the adapter again with PEFT, from the unwrapped model"
-NAMED = "`lora-cli repair` names them in target_modules, if they were trained"
+SAVED_AGAIN = "`lora-cli repair` rewrites the names; or save the adapter again with PEFT, from the unwrapped model"
+NAMED = "`lora-cli repair` adds them to target_modules, if they were trained"
 
 
 def _factors(pair: LoraPair) -> Iterator[tuple[str, TensorInfo]]:
@@ -37,10 +35,10 @@ def _factors(pair: LoraPair) -> Iterator[tuple[str, TensorInfo]]:
 def rank_mismatch(case: Case) -> Iterator[Problem]:
     """The rank in the config is not the rank that the tensors have.
 
-    *Why is this bad?* PEFT refuses it. vLLM takes the tensors and scales them by ``lora_alpha / r`` with the config's
+    *Why is this bad?* PEFT refuses it. vLLM uses the tensors and scales them by ``lora_alpha / r`` with the config's
     ``r``, so the adapter is applied too strongly or too weakly, silently.
 
-    *Fix*: write the tensors' rank into ``r`` (or ``rank_pattern``), unless the file is of another adapter.
+    *Fix*: write the tensors' rank into ``r`` (or ``rank_pattern``), unless the file belongs to another adapter.
     """
     said = []
     for module, wanted in case.application.ranks.items():
@@ -57,7 +55,7 @@ def pair_incomplete(case: Case) -> Iterator[Problem]:
     """A module has A without B, or B without A.
 
     *Why is this bad?* The update is the product of both. PEFT leaves the missing one as it was initialised, with a
-    log line; vLLM fails, or inside a fused group leaves that slice dead.
+    log line; vLLM fails, or inside a fused group leaves that slice at zero.
 
     *Fix*: save the adapter again; if it was sharded or converted, a part is missing.
     """
@@ -71,20 +69,20 @@ def pair_incomplete(case: Case) -> Iterator[Problem]:
 
 @rule("LC303", "name-form", Severity.ERROR, needs=("weights",))
 def name_form(case: Case) -> Iterator[Problem]:
-    """Tensor names are not as PEFT writes them: a prefix is missing or doubled, a wrapper left its own, two mean one.
+    """Tensor names are not in PEFT's form: a prefix is missing or doubled, a wrapper added one, or two names mean one.
 
-    *Why is this bad?* PEFT looks names up as they are, and drops what it does not find silently: the adapter
-    then does nothing. Engines differ in which of these forms they mend. Of two names for one factor
+    *Why is this bad?* PEFT looks up exact names and silently drops those it does not find: the adapter
+    then does nothing. Engines differ in which of these forms they accept. Of two names for one factor
     (``lora_A.weight`` and ``lora_A.default.weight``) PEFT keeps one or the other.
 
-    *Fix*: ``lora-cli repair`` writes the names anew; or save the adapter again from the unwrapped model
+    *Fix*: ``lora-cli repair`` rewrites the names; or save the adapter again from the unwrapped model
     (``model.module``, ``model._orig_mod``).
     """
     reasons = [(dropped_for(key), key) for key in case.application.adapter.keys.values() if key.part != "unknown"]
     said = [(f"{reason}; PEFT drops the tensor", key.name) for reason, key in reasons if reason]
     once = {(key.module, key.part) for reason, key in reasons if key.canonical}
     said += [
-        ("another tensor is the same factor under PEFT's own name; only one of them counts", key.name)
+        ("another tensor is the same factor under PEFT's own name; only one of them is used", key.name)
         for reason, key in reasons
         if not reason and not key.canonical and key.part in PAIR_PARTS and (key.module, key.part) in once
     ]
@@ -93,16 +91,16 @@ def name_form(case: Case) -> Iterator[Problem]:
 
 @rule("LC304", "adapter-name-infix", Severity.WARNING, needs=("weights",))
 def adapter_name_infix(case: Case) -> Iterator[Problem]:
-    """Tensor names hold PEFT's name for the adapter in memory: ``lora_A.default.weight``.
+    """Tensor names contain PEFT's in-memory adapter name: ``lora_A.default.weight``.
 
-    *Why is this bad?* PEFT loads them as long as it calls the adapter ``default`` too; vLLM refuses the whole
+    *Why is this bad?* PEFT only loads them if its adapter is also called ``default``; vLLM refuses the whole
     adapter, LoRAX serves the base model.
 
-    *Fix*: ``lora-cli repair`` writes the names anew; or save with ``save_pretrained()``, not ``state_dict()``, which
+    *Fix*: ``lora-cli repair`` rewrites the names; or save with ``save_pretrained()``, not ``state_dict()``, which
     keeps these names.
     """
     said = [
-        (f"the name holds .{DEFAULT_NAME}.; PEFT takes it, vLLM refuses it", key.name)
+        (f"the name contains .{DEFAULT_NAME}.; PEFT accepts it, vLLM refuses it", key.name)
         for key in case.application.adapter.keys.values()
         if key.adapter_name == DEFAULT_NAME and not dropped_for(key)
     ]
@@ -111,14 +109,14 @@ def adapter_name_infix(case: Case) -> Iterator[Problem]:
 
 @rule("LC305", "name-unknown", Severity.ERROR, needs=("weights",))
 def name_unknown(case: Case) -> Iterator[Problem]:
-    """A tensor's name is none that a LoRA adapter has.
+    """A tensor's name is not one of a LoRA adapter.
 
     *Why is this bad?* PEFT drops it silently, vLLM refuses the whole adapter because of it.
 
     *Fix*: save the adapter again with PEFT; other trainers' formats must be converted.
     """
     said = [
-        ("the name is none that PEFT writes for LoRA", key.name)
+        ("the name is not one that PEFT writes for LoRA", key.name)
         for key in case.adapter.keys.values()
         if key.part == "unknown"
     ]
@@ -138,7 +136,7 @@ def factor_shape(case: Case) -> Iterator[Problem]:
     said = []
     for pair in case.adapter.pairs.values():
         flat = [(part, one) for part, one in _factors(pair) if len(one.shape) != 2 or 0 in one.shape]
-        said += [(f"{part} has the shape {shape(one.shape)}, and must be a matrix", pair.module) for part, one in flat]
+        said += [(f"{part} has the shape {shape(one.shape)}, but must be a matrix", pair.module) for part, one in flat]
         if pair.a is None or pair.b is None or flat:
             continue
         if pair.a.shape[0] != pair.b.shape[1] * narrowed.get(pair.module, (1, 1))[1]:
@@ -149,12 +147,12 @@ def factor_shape(case: Case) -> Iterator[Problem]:
 
 @rule("LC307", "untargeted-tensors", Severity.ERROR, needs=("config", "weights"))
 def untargeted_tensors(case: Case) -> Iterator[Problem]:
-    """The weights hold modules that the config does not target.
+    """The weights contain modules that the config does not target.
 
     *Why is this bad?* PEFT builds layers where the config says so and drops all other tensors silently; vLLM
-    goes by the tensors. The same adapter is two adapters.
+    uses the tensors. The same files are two different adapters.
 
-    *Fix*: name the modules in ``target_modules`` (mind ``layers_to_transform`` and ``exclude_modules``), as
+    *Fix*: list the modules in ``target_modules`` (check ``layers_to_transform`` and ``exclude_modules``), as
     ``lora-cli repair`` does.
     """
     config = case.config
@@ -166,29 +164,29 @@ def untargeted_tensors(case: Case) -> Iterator[Problem]:
 
 @rule("LC308", "no-lora-tensors", Severity.ERROR, needs=("weights",))
 def no_lora_tensors(case: Case) -> Iterator[Problem]:
-    """The weights file holds no A and no B at all.
+    """The weights file contains no A and no B.
 
-    *Why is this bad?* It loads, and changes nothing: it may be a merged model, another PEFT method, or empty.
+    *Why is this bad?* It loads but changes nothing: it may be a merged model, another PEFT method, or empty.
 
-    *Fix*: point at the adapter's own weights.
+    *Fix*: use the adapter's own weights.
     """
     if case.adapter.pairs:
         return
     held = list(case.adapter.tensors)
-    what = f", none of which is a lora_A or lora_B: {names(held)}" if held else ""
+    what = f", but no lora_A or lora_B: {names(held)}" if held else ""
     yield Problem(
-        f"the file holds {counted(len(held), 'tensor')}{what}",
+        f"the file contains {counted(len(held), 'tensor')}{what}",
         Location(case.weights_file),
-        "point at the adapter's own weights; a merged model is served as a model, not as an adapter",
+        "use the adapter's own weights; serve a merged model as a model, not as an adapter",
     )
 
 
 @rule("LC309", "factor-dtype", Severity.ERROR, needs=("weights",))
 def factor_dtype(case: Case) -> Iterator[Problem]:
-    """A or B, or what was trained beside them, is stored as whole numbers or booleans.
+    """A, B or another trained tensor is stored as integers or booleans.
 
-    *Why is this bad?* They are quantised, and the scales that give them a meaning are not here. PEFT and vLLM cast the
-    bare numbers to the model's dtype: the update is off by orders of magnitude.
+    *Why is this bad?* They are quantised, but their scales are missing. PEFT and vLLM cast the
+    raw numbers to the model's dtype: the update is off by orders of magnitude.
 
     *Fix*: save the factors as bf16, f16 or f32.
     """
@@ -214,10 +212,10 @@ def _stored(case: Case, is_meant: Callable[[str], bool]) -> Iterator[Problem]:
 
 @rule("LC318", "narrow-factor", Severity.WARNING, needs=("weights",))
 def narrow_factor(case: Case) -> Iterator[Problem]:
-    """A or B, or what was trained beside them, is stored in a floating-point type of 8 bits or less.
+    """A, B or another trained tensor is stored in a floating-point type of 8 bits or less.
 
-    *Why is this bad?* Such types need scales, which are not here; PEFT and vLLM cast the bare numbers, and what is left
-    of the precision is three bits at most.
+    *Why is this bad?* Such types need scales, which are missing; PEFT and vLLM cast the raw numbers, which have
+    at most three bits of precision.
 
     *Fix*: save the factors as bf16, f16 or f32.
     """
@@ -226,10 +224,10 @@ def narrow_factor(case: Case) -> Iterator[Problem]:
 
 @rule("LC310", "variant-incomplete", Severity.ERROR, needs=("config", "weights"))
 def variant_incomplete(case: Case) -> Iterator[Problem]:
-    """The config switches DoRA, KaSA or a bias on lora_B on and a module has no tensor for it, or the other way round.
+    """The config enables DoRA, KaSA or a bias on lora_B but a module has no tensor for it, or the other way round.
 
-    *Why is this bad?* PEFT leaves what is missing as it was initialised, and drops what is not switched on, without a
-    word: the adapter is not the one that was trained.
+    *Why is this bad?* PEFT silently leaves missing tensors as initialised and drops those that are not
+    enabled: the adapter is not the one that was trained.
 
     *Fix*: set ``use_dora``, ``kasa_config`` and ``lora_bias`` as in training, and save the adapter again if tensors are
     missing.
@@ -241,13 +239,13 @@ def variant_incomplete(case: Case) -> Iterator[Problem]:
             continue
         having = {key.module for key in case.adapter.keys.values() if key.part == part}
         if getattr(config, field) not in (None, False):  # an empty object counts
-            without = f"{field} is set, and there is no {tensor}"
+            without = f"{field} is set, but there is no {tensor}"
             said += [(without, module) for module in case.adapter.pairs if module not in having]
         else:
-            said += [(f"there is a {tensor}, and {field} is not set: PEFT drops it", module) for module in having]
+            said += [(f"there is a {tensor}, but {field} is not set: PEFT drops it", module) for module in having]
     tokens = {key.module for key in case.adapter.keys.values() if key.part == "trainable_tokens"}
     if tokens and config.trainable_token_indices is None and "trainable_token_indices" not in config.mistyped:
-        dropped = "there are trained tokens, and trainable_token_indices names none: PEFT drops them"
+        dropped = "there are trained tokens, but trainable_token_indices lists none: PEFT drops them"
         said += [(dropped, module) for module in tokens]
     yield from grouped(
         sorted(said), case.weights_file, "module", "set the field as in training, or save the adapter again"
@@ -256,16 +254,16 @@ def variant_incomplete(case: Case) -> Iterator[Problem]:
 
 @rule("LC319", "tower-collision", Severity.WARNING, needs=("weights",))
 def tower_collision(case: Case) -> Iterator[Problem]:
-    """A layer's number and a module's name stand for two modules: one in the language model, one in a tower.
+    """A layer number and a module name match two modules: one in the language model, one in a tower.
 
-    ``target_modules: [q_proj]`` means the vision tower's as well as the language model's, and both have a layer 0. The
-    encoder and the decoder of one model (Whisper, BART) are no such two.
+    ``target_modules: [q_proj]`` matches the vision tower's and the language model's, and both have a layer 0. The
+    encoder and the decoder of one model (Whisper, BART) are not reported.
 
-    *Why is this bad?* PEFT keeps them apart. SGLang goes by the number of the layer alone: one overwrites the other
-    silently, and what was trained for images answers in text.
+    *Why is this bad?* PEFT distinguishes them. SGLang only uses the number of the layer: one silently overwrites the
+    other, and weights trained for images are used for text.
 
     *Fix*: train the language model alone (a regular expression in ``target_modules``, or ``exclude_modules``), or serve
-    with an engine that goes by full names.
+    with an engine that uses full names.
     """
     stacks = dict.fromkeys(module.partition(".layers.")[0] for module in case.adapter.pairs if ".layers." in module)
     if len(stacks) < 2 or {last_name(stack) for stack in stacks} == {"encoder", "decoder"}:
@@ -277,5 +275,5 @@ def tower_collision(case: Case) -> Iterator[Problem]:
         if within and owner.setdefault(within, stack) != stack:
             said.append((f"layers of {cut(owner[within])} and of {cut(stack)} have modules of the same names", within))
     yield from grouped(
-        said, case.weights_file, "module", "train the language model alone, or keep to engines that go by full names"
+        said, case.weights_file, "module", "train the language model alone, or use engines that use full names"
     )

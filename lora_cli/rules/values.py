@@ -7,8 +7,7 @@ from itertools import takewhile
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.safetensors import Magnitude, TensorInfo
 from lora_cli.core.text import counted, cut, names
-from lora_cli.rules.case import NO_BASE, Case
-from lora_cli.rules.rule import NotChecked, rule
+from lora_cli.rules.rule import NO_BASE, Case, NotChecked, rule
 
 LARGEST: Mapping[str, float] = {"float16": 65504.0, "bfloat16": 3.3895e38, "float32": 3.4028e38}
 """The largest finite value of each dtype that a model is served in."""
@@ -20,7 +19,7 @@ NEGLIGIBLE = 1e-5
 """Root mean square below which an update is of no use: of 26 published sets of adapters the weakest has 5.7e-5."""
 
 OUTLIER = 1000.0
-"""So many times the median of all modules is no spread that training gives."""
+"""A multiple of the median of all modules that training does not produce."""
 
 FEWEST = 8
 """Modules from which a median means something."""
@@ -28,29 +27,29 @@ FEWEST = 8
 
 @rule("LC501", "nonfinite-values", Severity.ERROR, needs=("weights", "values"))
 def nonfinite_values(case: Case) -> Iterator[Problem]:
-    """A tensor holds NaN or infinity.
+    """A tensor contains NaN or infinity.
 
     *Why is this bad?* Every engine loads it silently. One NaN makes all of a request's logits NaN, and in a
     shared batch or a quantised cache it need not stay with that request.
 
-    *Fix*: the training diverged; take an earlier checkpoint.
+    *Fix*: the training diverged; use an earlier checkpoint.
     """
     bad = [name for name, values in case.evidence.stats.items() if values.nonfinite]
     if bad:
         yield Problem(
-            f"{counted(len(bad), 'tensor holds', 'tensors hold')} NaN or infinity: {names(bad)}",
+            f"{counted(len(bad), 'tensor contains', 'tensors contain')} NaN or infinity: {names(bad)}",
             Location(case.weights_file, cut(bad[0])),
-            "the training diverged: take an earlier checkpoint",
+            "the training diverged: use an earlier checkpoint",
         )
 
 
 @rule("LC502", "zero-update", Severity.ERROR, needs=("weights", "values"))
 def zero_update(case: Case) -> Iterator[Problem]:
-    """A or B is zero in every module, so that the adapter changes nothing; or a saved weight is nothing but zeros.
+    """A or B is zero in every module, so that the adapter changes nothing; or a saved weight is all zeros.
 
     *Why is this bad?* LoRA starts with B at zero. An adapter that was saved before training, or whose training never
-    reached it, loads and serves as the base model. A whole matrix, or DoRA's magnitude, of zeros takes the place of the
-    base's own: the module no longer answers.
+    reached it, loads and serves as the base model. A whole matrix, or DoRA's magnitude, of zeros replaces the
+    base's own: the module no longer works.
 
     *Fix*: save the adapter after training, and check that its parameters were in the optimiser.
     """
@@ -83,7 +82,7 @@ def _emptied(case: Case) -> Iterator[Problem]:
     ]
     if emptied:
         yield Problem(
-            f"{counted(len(emptied), 'tensor')} of zeros would take the place of the base's: {names(emptied)}",
+            f"{counted(len(emptied), 'tensor')} of zeros would replace the base's: {names(emptied)}",
             Location(case.weights_file, cut(emptied[0])),
             "save the adapter again; with ZeRO-3 and FSDP gather the parameters first",
         )
@@ -96,35 +95,35 @@ def _trained_beside(case: Case) -> bool:
 
 @rule("LC503", "overflow", Severity.ERROR, needs=("config", "weights", "values"))
 def overflow(case: Case) -> Iterator[Problem | NotChecked]:
-    """A factor, or B times the scaling, is beyond what the dtype can hold that the base is served in.
+    """A factor, or B times the scaling, exceeds the range of the dtype in which the base is served.
 
     *Why is this bad?* Engines cast A and B to the base's dtype, and multiply the scaling into B first. In float16
     everything beyond 65504 becomes infinity, and the request's logits NaN.
 
-    *Fix*: serve it in bfloat16, or take an earlier checkpoint: values of this size are no sound training either.
+    *Fix*: serve it in bfloat16, or use an earlier checkpoint: values of this size also mean that training failed.
     """
     beyond = list(_beyond(case, LARGEST["float16"]))
     if not beyond:
         return
     dtype = case.base.dtype if case.base is not None else ""
     if dtype not in LARGEST:
-        why = NO_BASE if case.base is None else "the base's config names no dtype that is known here"
-        yield NotChecked(f"{cut(beyond[0][0])} is beyond float16, and the dtype it is served in is not known: {why}")
+        why = NO_BASE if case.base is None else "the base's config has no known dtype"
+        yield NotChecked(f"{cut(beyond[0][0])} exceeds float16, and the dtype in which it is served is unknown: {why}")
         return
     too_large = list(_beyond(case, LARGEST[dtype]))
     if too_large:
         name, value = too_large[0]
         yield Problem(
-            f"{counted(len(too_large), 'tensor holds', 'tensors hold')} values up to {value:.3g} once scaled, and "
+            f"{counted(len(too_large), 'tensor has', 'tensors have')} values up to {value:.3g} once scaled, but "
             f"{dtype} ends at {LARGEST[dtype]:.5g}: {names([one for one, _ in too_large])}",
             Location(case.weights_file, cut(name)),
-            "serve it in bfloat16, or take an earlier checkpoint",
+            "serve it in bfloat16, or use an earlier checkpoint",
         )
 
 
 def _beyond(case: Case, most: float) -> Iterator[tuple[str, float]]:
     """The factors with a value above ``most`` as an engine holds them, B times its scaling: (tensor, that value)."""
-    by_module = case.application.scaled.by_module
+    by_module = case.application.scales
     for pair in case.adapter.pairs.values():
         scale = by_module.get(pair.module)
         for factor, scaling in ((pair.a, 1.0), (pair.b, abs(scale.scaling) if scale is not None else 1.0)):
@@ -141,15 +140,15 @@ def _magnitude(case: Case, factor: TensorInfo | None) -> Magnitude | None:
 
 @rule("LC504", "huge-update", Severity.WARNING, needs=("config", "weights", "values"))
 def huge_update(case: Case) -> Iterator[Problem]:
-    """The update ``s * B @ A`` of a module may be larger than any base's weights, or than all others' by far.
+    """The update ``s * B @ A`` of a module may be larger than any base's weights, or far larger than all others.
 
-    The bound ``|s| * norm(B) * norm(A)``, spread over the elements of the update, is held against 10 (a base's weights
+    The bound ``|s| * norm(B) * norm(A)``, spread over the elements of the update, is compared with 10 (a base's weights
     have a root mean square of 0.01 to 0.05), and against the median of the other modules.
 
     *Why is this bad?* The training diverged in that module, or the scaling is not the one it was trained with: the
-    adapter drowns the base and answers with noise.
+    adapter overwhelms the base and its output is noise.
 
-    *Fix*: look at ``lora_alpha``, ``use_rslora`` and the module's training; take an earlier checkpoint.
+    *Fix*: check ``lora_alpha``, ``use_rslora`` and the module's training; use an earlier checkpoint.
     """
     updates = dict(_updates(case))
     usual = sorted(updates.values())[len(updates) // 2] if len(updates) >= FEWEST else math.inf
@@ -161,26 +160,26 @@ def huge_update(case: Case) -> Iterator[Problem]:
             f"the update of {counted(len(huge), 'module')} may have a root mean square of {huge[first]:.3g}"
             f"{beside}: {names(sorted(huge, key=lambda module: -huge[module]))}",
             Location(case.weights_file, cut(first)),
-            "look at lora_alpha, use_rslora and how it was trained; take an earlier checkpoint",
+            "check lora_alpha, use_rslora and how it was trained; use an earlier checkpoint",
         )
 
 
 @rule("LC505", "negligible-update", Severity.ERROR, needs=("config", "weights", "values"))
 def negligible_update(case: Case) -> Iterator[Problem]:
-    """The update ``s * B @ A`` is too small in every module to change what the model answers.
+    """The update ``s * B @ A`` is too small in every module to change the model's output.
 
     *Why is this bad?* It loads and serves as the base model: it was hardly trained, or is scaled to nothing.
 
-    *Fix*: look at ``lora_alpha`` and at the learning rate; save the adapter after training.
+    *Fix*: check ``lora_alpha`` and the learning rate; save the adapter after training.
     """
     updates = dict(_updates(case))
     if updates and 0 < max(updates.values()) < NEGLIGIBLE and not _trained_beside(case):
         first = max(updates, key=lambda module: updates[module])
         yield Problem(
-            f"the largest update has a root mean square of at most {updates[first]:.3g}, and trained adapters have "
+            f"the largest update has a root mean square of at most {updates[first]:.3g}, but trained adapters have "
             "more than 5e-05",
             Location(case.weights_file, cut(first)),
-            "look at lora_alpha and the learning rate; save it after training",
+            "check lora_alpha and the learning rate; save it after training",
         )
 
 
@@ -189,10 +188,10 @@ def untrained_part(case: Case) -> Iterator[Problem]:
     """B is zero in some modules, and not in the others.
 
     *Why is this bad?* These modules change nothing. Training did not reach them: an encoder whose inputs have no
-    gradient under gradient checkpointing, or a part that the training never ran. Experts are left out, for a router
-    may never choose one.
+    gradient under gradient checkpointing, or a part that the training never ran. Experts are ignored, because a router
+    may never select one.
 
-    *Fix*: take them out of ``target_modules``, or train them (``enable_input_require_grads()``).
+    *Fix*: remove them from ``target_modules``, or train them (``enable_input_require_grads()``).
     """
     zero = {
         module: case.evidence.stats[pair.b.name].zero
@@ -206,12 +205,12 @@ def untrained_part(case: Case) -> Iterator[Problem]:
             f"B is zero in {len(untrained)} of {counted(len(zero), 'module')}: "
             + (f"all of {cut(whole)}" if whole else names(untrained)),
             Location(case.weights_file, cut(untrained[0])),
-            "take them out of target_modules, or train them",
+            "remove them from target_modules, or train them",
         )
 
 
 def _whole_part(untrained: Sequence[str], trained: Sequence[str]) -> str:
-    """The shortest path that all of ``untrained`` are within and none of ``trained`` is; empty where there is none."""
+    """The shortest path that all of ``untrained`` are within and none of ``trained`` is; empty if there is none."""
     components = zip(*(module.split(".") for module in untrained), strict=False)
     shared = [same[0] for same in takewhile(lambda some: len({*some}) == 1, components)]
     for length in range(1, len(shared) + 1):
@@ -223,7 +222,7 @@ def _whole_part(untrained: Sequence[str], trained: Sequence[str]) -> str:
 
 def _updates(case: Case) -> Iterator[tuple[str, float]]:
     """The most that the root mean square of each module's update can be, where both factors were measured."""
-    scales = case.application.scaled.by_module
+    scales = case.application.scales
     for module, pair in case.adapter.pairs.items():
         first, second = _magnitude(case, pair.a), _magnitude(case, pair.b)
         d_in, d_out = pair.widths

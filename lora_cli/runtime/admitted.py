@@ -1,4 +1,4 @@
-"""From the judge's bench to the warm process: what was admitted, as a report and a job."""
+"""From validation to the warm process: what was admitted, as a report and a job."""
 
 from dataclasses import replace
 

@@ -14,7 +14,9 @@ from lora_cli.errors import Corrupt, FormatError, MachineError, NotFound
 from lora_cli.reading.base import INDEX_CAP, INDEX_FILE, WEIGHTS_FILE, has_weights, weight_map
 from lora_cli.runtime.weights import DTYPES, read_tensors
 
-DAMAGED = "download the base again, or give --base its config.json alone: proofs then use synthetic weights"
+DAMAGED = (
+    "download the base again, or set --base to its config.json alone: adapters are then proved on synthetic weights"
+)
 
 RENAMES = (
     ("transformer.", ""),
@@ -28,7 +30,7 @@ RENAMES = (
 
 
 class BaseWeights(Protocol):
-    """Weights by module path. ``origin`` is ``"base"`` or ``"synthetic"``, as it stands in a ``Proof``."""
+    """Weights by module path. ``origin`` is ``"base"`` or ``"synthetic"``, as it is in a ``Proof``."""
 
     @property
     def origin(self) -> str:
@@ -99,12 +101,12 @@ def check_checkpoint(directory: Path) -> None:
 
 
 def _index(directory: Path) -> Mapping[str, str]:
-    """Tensor name to shard; empty where the one file counts, which transformers too takes of the two."""
+    """Tensor name to shard; empty if the one file counts, which transformers too takes of the two."""
     path = directory / INDEX_FILE
     if (directory / WEIGHTS_FILE).is_file() or not path.is_file():
         return {}
     if path.stat().st_size > INDEX_CAP:
-        raise FormatError("is larger than any index", where=str(path))
+        raise FormatError("is too large for an index", where=str(path))
     shard_of = weight_map(path.read_bytes())
     if bad := [name for name in shard_of.values() if Path(name).name != name]:
         raise FormatError(f"names a file outside its folder: {bad[0]!r}", where=str(path))

@@ -1,4 +1,4 @@
-"""The warm process's own life: it hears requests, and answers each when it is done, loads beside what is loaded."""
+"""The warm process's own life: it reads requests, and answers each when it is done, loads next to what is loaded."""
 
 import faulthandler
 import os
@@ -24,25 +24,21 @@ def main(descriptor: int) -> None:
     sys.setswitchinterval(SWITCH_S)
     faulthandler.enable()
     os.environ["HF_HUB_OFFLINE"] = "1"
-    parent = Parent(descriptor)
-    number, plan = parent.receive()
+    requests = Parent(descriptor).requests()
+    plan, send = next(requests)
     try:
         worker = Worker(plan)
     except LoraCliError as error:
-        parent.reply(number)(error)
+        send(error)
         return
-    parent.reply(number)(worker.ready())
+    send(worker.ready())
     with (
         ThreadPoolExecutor(LOADERS, "load") as loads,
         ThreadPoolExecutor(1, "serve") as serves,
         ThreadPoolExecutor(1, "look") as looks,
         ThreadPoolExecutor(1, "complete") as completes,
     ):
-        while True:
-            try:
-                number, request = parent.receive()
-            except EOFError:
-                return
+        for request, send in requests:
             if isinstance(request, Look | Drop):
                 pool = looks
             elif isinstance(request, Complete):
@@ -51,7 +47,7 @@ def main(descriptor: int) -> None:
                 pool = serves
             else:
                 pool = loads
-            pool.submit(_handle, worker, request, parent.reply(number))
+            pool.submit(_handle, worker, request, send)
 
 
 def _handle(worker: Worker, request: object, send: Send) -> None:

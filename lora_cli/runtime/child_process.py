@@ -1,4 +1,4 @@
-"""One child process of ours: started, heard, watched, ended; and why it died. Torch-free."""
+"""One child process: started, asked many things at a time, watched, ended; and why it died. Torch-free."""
 
 import os
 import signal
@@ -6,14 +6,24 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from time import monotonic
+from typing import Any, TypeVar
 
+from lora_cli.core.log import logger
 from lora_cli.errors import LoraCliError, MachineError
-from lora_cli.runtime.channel import Asked, Channel
+from lora_cli.runtime.messages import Heard, Logged, Piece, Placed, Stage, Unanswered
+
+T = TypeVar("T")
+
+WATCH_S = 0.1
+"""So often deadlines, memory and silence are looked at while a request is on its way."""
 
 SAID_BYTES = 16384
 """How much of the end of the child's stderr is read to say why it died."""
@@ -37,7 +47,7 @@ class Died(MachineError):
 
 
 class Broken(Died):
-    """It ended by an error of its own: a bug of ours."""
+    """It ended by an error of its own: a bug in lora-cli."""
 
     exit_code = 70
 
@@ -57,7 +67,7 @@ class Program:
     ``title`` is what messages call it, ``killed_hint`` what to try when the kernel killed it. Where it takes more than
     ``max_bytes`` of memory while it is asked something, it is killed; None is no limit. Memory is measured ten times a
     second, on Linux alone. With ``silent_s`` it is killed when it says nothing for so long while it is asked.
-    ``environ`` is for variables that the user has not set. Where it is ``shown``, its stderr is ours.
+    ``environ`` is for variables that the user has not set. Where it is ``shown``, it shares our stderr.
     ``stop_deadline_s`` is how long it may take to end after its connection closed, and again after SIGTERM.
     """
 
@@ -71,21 +81,69 @@ class Program:
     shown: bool = False
 
 
-class ChildProcess:
-    """A new interpreter (no fork) that runs ``program``, from its start to its end."""
+def _nobody(*_said: object) -> None:
+    """It is ignored."""
 
-    def __init__(self, program: Program) -> None:
-        self.program = program
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """One request, to be on its way for at most ``limit_s`` seconds (None: as long as it takes).
+
+    ``name`` is the adapter's, ``stage`` the last that the child reported of it. ``tell`` is called with each stage with
+    the name, and ``heard`` what comes of a batch before its end, in the thread that listens to the child.
+    """
+
+    name: str = ""
+    limit_s: float | None = None
+    stage: str = ""
+    tell: Callable[[str, str], None] = _nobody
+    heard: Callable[[Heard], None] = _nobody
+    until: float | None = None
+    future: "Future[object]" = field(default_factory=Future)
+
+    def answer(self, kind: type[T]) -> T:
+        """Wait for it. Raises what the child raised, or why there is no answer."""
+        said = self.future.result()
+        assert isinstance(said, kind)
+        return said
+
+
+class ChildProcess:
+    """A new interpreter (no fork) that runs ``program``, from its start to its end.
+
+    It is sent ``(number, message)`` and says ``(number, answer)``, in any order. ``setup`` is sent first: what it
+    answers to that, within ``limit_s`` seconds, is the answer of ``stands``. ``open`` says whether the line to it still
+    is, as far as is known. ``died`` hears once why it died where it stood and nobody ended it, in the thread that
+    listens.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        setup: object,
+        limit_s: float | None = None,
+        tell: Callable[[str, str], None] = _nobody,
+        died: Callable[[Died], None] = _nobody,
+    ) -> None:
+        self.program, self.open = program, True
+        self._died, self._ended = died, False
+        self._asked: dict[int, Asked] = {}
+        self._last = 0
         self._late: list[Asked] = []
         self._too_much = self._silent = False
+        self._lock, self._sending = threading.Lock(), threading.Lock()
         try:
-            ours = self._start()
+            self._socket = self._start()
         except OSError as error:
             raise MachineError(
                 f"{program.title} cannot be started: {error.strerror}",
-                hint="look at the memory and limits of this machine",
+                hint="check the memory and limits of this machine",
             ) from error
-        self.channel = Channel(ours, overdue=self._overdue, reason=self._death, watch=self._check)
+        self._connection: Connection[Any, Any] = Connection(os.dup(self._socket.fileno()))
+        self._heard_at = monotonic()
+        self._thread = threading.Thread(target=self._listen, name=program.title, daemon=True)
+        self._thread.start()
+        self.stands = self.ask(Asked("", limit_s, "start", tell), setup)
 
     def _start(self) -> socket.socket:
         """Start it; gives our end of the socket to it."""
@@ -109,69 +167,137 @@ class ChildProcess:
             opened.pop_all()  # what is ours lives as long as the process
         return ours
 
+    def ask(self, asked: Asked, message: object) -> Asked:
+        """Send ``message``; the answer is that of ``asked``. Never raises: what went wrong is the answer."""
+        asked.until = None if asked.limit_s is None else monotonic() + asked.limit_s
+        with self._lock:
+            self._last += 1
+            number, is_open = self._last, self.open
+            if is_open:
+                self._asked[number] = asked
+        if not is_open:
+            asked.future.set_exception(self._reason(asked))
+            return asked
+        # What cannot be sent is found out by the thread that listens, and why.
+        with suppress(OSError), self._sending:
+            self._connection.send((number, message))
+        return asked
+
     def kill(self) -> None:
-        """End it at once; whoever waits for an answer hears that it died."""
+        """End it at once; callers that wait for an answer get the error."""
+        self._ended = True
         self.process.kill()
 
     def close(self) -> None:
-        """End it: it goes by itself when nothing more can come, else it is made to."""
-        self.channel.hang_up()
+        """End it: it goes by itself when nothing more can come, else it is made to. All that was asked is answered."""
+        self._ended = True
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
         for end in (self.process.terminate, self.process.kill):
             try:
                 self.process.wait(self.program.stop_deadline_s)
             except subprocess.TimeoutExpired:
                 end()
         self.process.wait()
-        self.channel.close()
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+        self._socket.close()
         os.close(self._lifeline)
         self._said.close()
 
     def memory_bytes(self) -> int | None:
-        """The memory that is its own now (not of files); None where that is not known."""
+        """The memory that is its own now (not of files); None if that is not known."""
         try:
             pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()
         except (OSError, UnicodeDecodeError):
             return None
         return (int(pages[1]) - int(pages[2])) * os.sysconf("SC_PAGE_SIZE")
 
-    def _check(self) -> None:
-        """Kill it if it takes too much, or is stuck."""
-        most, silent_s = self.program.max_bytes, self.program.silent_s
-        self._too_much = most is not None and (self.memory_bytes() or 0) > most
-        self._silent = silent_s is not None and monotonic() - self.channel.heard_at > silent_s
-        if self._too_much or self._silent:
+    def _listen(self) -> None:
+        try:
+            while True:
+                if self._connection.poll(WATCH_S):
+                    self._hear(*self._connection.recv())
+                elif self._asked:
+                    self._watch()
+        except (EOFError, OSError):
+            # OSError: it died in the middle of what it said.
+            self._end()
+
+    def _hear(self, number: int, said: object) -> None:
+        self._heard_at = monotonic()
+        with self._lock:
+            asked = self._asked.get(number)
+        if isinstance(said, Logged):
+            logger(said.logger).log(said.level, "%s", said.text)
+        elif asked is None:
+            return
+        elif isinstance(said, Stage):
+            asked.stage = said.name
+            asked.tell(asked.name, said.name)
+        elif isinstance(said, Placed | Piece | Unanswered):
+            asked.heard(said)
+        else:
+            with self._lock:
+                del self._asked[number]
+            if isinstance(said, LoraCliError):
+                asked.future.set_exception(said)
+            else:
+                asked.future.set_result(said)
+
+    def _watch(self) -> None:
+        """Kill it if a request is over its deadline, or if it takes too much, or is stuck."""
+        now, most, silent_s = monotonic(), self.program.max_bytes, self.program.silent_s
+        with self._lock:
+            late = [asked for asked in self._asked.values() if asked.until is not None and asked.until <= now]
+        for asked in late:
+            asked.until = None
+        self._late += late
+        self._too_much |= most is not None and (self.memory_bytes() or 0) > most
+        self._silent |= silent_s is not None and now - self._heard_at > silent_s
+        if late or self._too_much or self._silent:
             self.process.kill()
 
-    def _overdue(self, late: list[Asked]) -> None:
-        self._late += late
-        self.process.kill()
-
-    def _death(self, left: list[Asked]) -> Callable[[Asked], LoraCliError]:
-        """Why it died, from its exit status and the end of its stderr. An error of its own is a bug of ours."""
+    def _end(self) -> None:
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(self.program.stop_deadline_s)
+        with self._lock:
+            self._death = self._why(alone=len(self._asked) == 1)
+            self.open = False
+            left = list(self._asked.values())
+            self._asked.clear()
+        with self._sending:
+            self._connection.close()
+        stood = self.stands.future.done() and self.stands.future.exception() is None
+        for asked in left:
+            asked.future.set_exception(self._reason(asked))
+        if stood and not self._ended:
+            kind, message, hint, alone = self._death
+            self._died(kind(message, hint=hint, alone=alone))
+
+    def _reason(self, asked: Asked) -> LoraCliError:
+        """Why there is no answer; an error of its own for each request."""
+        title, (kind, message, hint, alone) = self.program.title, self._death
+        if asked in self._late:
+            return TookTooLong(f"{title} took longer than {asked.limit_s:g} s and was killed")
+        return kind(message, hint=hint, alone=alone)
+
+    def _why(self, *, alone: bool) -> tuple[type[Died], str, str, bool]:
+        """Why it died, from its exit status and the end of its stderr. An error of its own is a bug in lora-cli."""
         status, said, title = self.process.poll(), self._last_words(), self.program.title
         if self._late:
-            return self._was_late
-        alone = len(left) == 1
+            return Died, f"{title} was killed: {self._late[0].name or 'its start'} took too long", "", False
         if self._too_much:
-            message = f"{title} took more than {self.program.max_bytes} bytes of memory and was killed"
-            return lambda _asked: TookTooMuch(message, alone=alone)
+            most = self.program.max_bytes
+            return TookTooMuch, f"{title} took more than {most} bytes of memory and was killed", "", alone
         if self._silent:
-            message = f"{title} did not answer for {self.program.silent_s:g} s and was killed"
-            return lambda _asked: Died(message, alone=alone)
+            return Died, f"{title} did not respond for {self.program.silent_s:g} s and was killed", "", alone
         if status is not None and status < 0:
-            name = signal.Signals(-status).name
             hint = self.program.killed_hint if -status == signal.SIGKILL else said
-            return lambda _asked: Died(f"{title} was killed by {name}", hint=hint, alone=alone)
-        message = f"{title} died: {said or f'exit status {status}'}"
-        return lambda _asked: Broken(message, hint="please report this", alone=alone)
-
-    def _was_late(self, asked: Asked) -> LoraCliError:
-        if asked in self._late:
-            return TookTooLong(f"{self.program.title} took longer than {asked.limit_s:g} s and was killed")
-        whose = self._late[0].name
-        return Died(f"{self.program.title} was killed: {whose or 'its start'} took too long", alone=False)
+            return Died, f"{title} was killed by {signal.Signals(-status).name}", hint, alone
+        return Broken, f"{title} died: {said or f'exit status {status}'}", "please report this", alone
 
     def _last_words(self) -> str:
         """The last line that the child wrote."""
@@ -182,5 +308,5 @@ class ChildProcess:
 
 
 def _import_path() -> str:
-    """Where the child imports from: as we do, but never from the directory that we happen to stand in."""
+    """Where the child imports from: as we do, but never from the directory that we happen to be in."""
     return os.pathsep.join([*(entry for entry in sys.path if entry), str(Path(__file__).parents[2])])

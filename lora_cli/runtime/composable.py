@@ -44,22 +44,22 @@ PART_NAMES = {
     "bias": "a bias",
     "lora_bias": "a bias on lora_B",
     "saved": "a module saved whole (modules_to_save)",
-    "base_layer": "the base's own weight in another shape",
+    "base_layer": "the base's own weight with a different shape",
     "trainable_tokens": "trained tokens",
     "diag": "a KaSA diagonal",
     "variant": "a LoRA variant's tensor",
-    "unknown": "a tensor of no known kind",
+    "unknown": "a tensor of an unknown kind",
 }
 
 COPY_PARTS = ("base_layer", "saved")
 
-HINT = "validate says whether an engine can serve it; the runtime composes plain LoRA on linear and embedding layers"
-WHOLE_HINT = "--forward model composes it onto the whole model"
+HINT = "lora-cli validate checks if an engine can serve it; this supports plain LoRA on linear and embedding layers"
+WHOLE_HINT = "use --forward model, which supports it"
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """Where in an adapter stands what one module has beside factors in a slot: names of tensors.
+    """Where in an adapter is what one module has next to factors in a slot: names of tensors.
 
     ``params`` and ``updates`` are by the parameter's name; an update is the path of its pair and its scaling.
     """
@@ -83,14 +83,14 @@ def scalings(adapter: Adapter, base: BaseModel, *, whole: bool = False) -> dict[
     for reason, hint in _obstacles(adapter, config, base, whole=whole):
         raise Refused(f"{adapter.name}: {reason}", hint=hint)
     if not adapter.pairs:
-        raise FormatError("holds no LoRA weights", where=adapter.name)
+        raise FormatError("has no LoRA weights", where=adapter.name)
     wrapped = wrapped_parameters(config, base.parameters)
     modules = [module for module in adapter.pairs if module not in wrapped]
     return {module: scale.scaling for module, scale in scales(config, modules).items()}
 
 
 def named_beside(adapter: Adapter, base: BaseModel) -> dict[str, Named]:
-    """What ``adapter``, which can be composed onto a whole model, has beside factors in a slot, by module path."""
+    """What ``adapter``, which can be composed onto a whole model, has next to factors in a slot, by module path."""
     config = rewritten(_readable(adapter), base)
     replaces = _replacing(config)
     found: dict[str, Named] = {}
@@ -111,9 +111,9 @@ def named_beside(adapter: Adapter, base: BaseModel) -> dict[str, Named]:
 
 
 def _replacing(config: LoraConfig) -> Callable[[Key], bool]:
-    """Whether a tensor stands in place of a parameter of the base: a trained bias, or a module of modules_to_save.
+    """Whether a tensor is in place of a parameter of the base: a trained bias, or a module of modules_to_save.
 
-    What is returned raises ``FormatError`` where there are more names than can be compared in time.
+    What is returned raises ``FormatError`` if there are more names than can be compared in time.
     """
     matcher = Matcher(f"{config.file}: modules_to_save")
     saved = [f".{name}." for name in config.modules_to_save or ()]
@@ -181,7 +181,7 @@ def _tensor_obstacles(adapter: Adapter, config: LoraConfig, base: BaseModel, *, 
     used = {info.name for pair in adapter.pairs.values() for info in (pair.a, pair.b) if info is not None}
     for name in adapter.tensors:
         if name not in used and name not in copies and adapter.keys[name].part in PAIR_PARTS:
-            yield f"{name} names a factor that another tensor gives as well"
+            yield f"{name} is a factor that another tensor also provides"
     wrapped = wrapped_parameters(config, base.parameters) if whole else {}
     for module, pair in adapter.pairs.items():
         yield from _pair_obstacles(module, pair) if module in wrapped else _module_obstacles(module, pair, base)
@@ -194,7 +194,7 @@ def _target_obstacles(
     chosen = targeted_in(config, base)
     for module in adapter.pairs:
         if module not in chosen and module not in wrapped:
-            yield f"it holds factors for {module}, which its config does not target: PEFT would ignore them"
+            yield f"it has factors for {module}, which its config does not target: PEFT would ignore them"
     embeddings = [module for module in chosen if base.modules[module].kind == "embedding"]
     if config.ensure_weight_tying and base.tied_embeddings and (embeddings or config.modules_to_save):
         tied = embeddings[0] if embeddings else "modules_to_save"
@@ -204,9 +204,9 @@ def _target_obstacles(
 def _module_obstacles(module: str, pair: LoraPair, base: BaseModel) -> Iterator[str]:
     target = base.modules.get(module)
     if target is None:
-        yield f"{module} is no module of {base.name} that LoRA can be put on"
+        yield f"{module} is not a module of {base.name} that supports LoRA"
     elif (target.kind == "embedding") != pair.embedding:
-        yield f"{module} is of kind {target.kind} in the base, and the adapter's factors are for another"
+        yield f"{module} is of kind {target.kind} in the base, but the adapter's factors are for another"
     yield from _pair_obstacles(module, pair)
 
 

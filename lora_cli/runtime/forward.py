@@ -1,7 +1,7 @@
 """The LoRA path of one module for a batch in which every token has its own slot.
 
 ``y[t] += scaling[s] * B[s] @ (A[s] @ x[t])`` with ``s`` the token's slot; a token of slot 0 is the base's and is not
-touched. Tokens that stand one after the other are a segment (Punica, arXiv 2310.18547), and neighbouring slots of one
+touched. Tokens that are one after the other are a segment (Punica, arXiv 2310.18547), and neighbouring slots of one
 rank class with as many tokens each are one batched product on views of the storage: nothing is gathered. Each slot is
 an entry of its own in that product, so nothing of one adapter can reach another's tokens, not even a NaN. Tokens in any
 order give the right result; a batch sorted by slot gives it in the fewest products.
@@ -49,7 +49,7 @@ class Bound:
 
 
 def route(slot_of_row: Sequence[int], slots: Slots, tokens: int = 1) -> tuple[Segment, ...]:
-    """The segments of a batch whose rows have ``tokens`` tokens each, of the slots that stand there now."""
+    """The segments of a batch whose rows have ``tokens`` tokens each, of the slots that are there now."""
     found: list[Segment] = []
     row = 0
     for slot, same in groupby(slot_of_row):

@@ -3,14 +3,13 @@
 import inspect
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lora_cli.errors import FormatError, LoraCliError, Refused, UsageError
-from lora_cli.runtime.messages import Complete, Heard, Piece, Placed, Row, TokenLogprob, Unanswered
+from lora_cli.runtime.messages import Complete, Conversation, Heard, Piece, Placed, Row, TokenLogprob, Unanswered
 from lora_cli.runtime.model import ComposedModel, cache_name
 from lora_cli.runtime.room import out_of_memory
 from lora_cli.runtime.slots import BASE_SLOT
@@ -19,23 +18,25 @@ if TYPE_CHECKING:
     from lora_cli.runtime.whole import WholeModel
     from lora_cli.runtime.worker import Worker
 
-Decode = Callable[[Sequence[int]], str]
 INCOMPLETE = "\ufffd"
-"""What stands at the end of a text while its last character has not all of its bytes yet."""
+"""What is at the end of a text while its last character has not all of its bytes yet."""
 
 
 class Answering:
-    """Holds one row between steps. ``decode`` is None where there is no tokenizer: its text is empty then.
+    """Holds one row between steps: the ids of its prompt, and the slot that its adapter is leased in.
 
-    Text is told as soon as it can no longer change: a token may be the first byte of a character, or the beginning of
+    ``decode`` is None if there is no tokenizer: its text is empty then.
+
+    Text is sent as soon as it can no longer change: a token may be the first byte of a character, or the beginning of
     what ``stop`` says. Tokens are decoded with those just before them, because some begin with a space only there.
     """
 
-    def __init__(self, number: int, row: Row, decode: Decode | None, ends: Collection[int]) -> None:
+    def __init__(self, number: int, row: Row, ids: tuple[int, ...], slot: int, whole: "WholeModel") -> None:
         self.number, self.row, self.finish = number, row, ""
-        self._decode = decode
-        self._ends = frozenset() if row.ignore_eos else frozenset(ends)
-        self._ids: list[int] = []
+        self.ids, self.slot = ids, slot
+        self._decode = whole.decode
+        self._ends = frozenset() if row.ignore_eos else whole.ends
+        self._answer: list[int] = []
         self._before = self._read = 0
         self._held = ""
         self._longest = max(map(len, row.stop), default=1) - 1
@@ -47,14 +48,14 @@ class Answering:
             self.finish = "stop"
         else:
             ids = (token,)
-            self._ids.append(token)
-            if len(self._ids) >= self.row.max_tokens:
+            self._answer.append(token)
+            if len(self._answer) >= self.row.max_tokens:
                 self.finish = "length"
         text = self._told()
         return Piece(self.number, ids, text, self._logprobs(token, logits) if ids else (), self.finish)
 
     def _told(self) -> str:
-        """What can be told of the text now: not what ``stop`` cuts off, nor what may be the beginning of it."""
+        """The part of the text that can be sent now: not what ``stop`` cuts off, nor what may begin it."""
         self._held += self._grown(everything=bool(self.finish))
         found = [place for place in (self._held.find(stop) for stop in self.row.stop) if place >= 0]
         if found:
@@ -67,11 +68,11 @@ class Answering:
         """New text of the tokens so far; with ``everything`` what is incomplete too."""
         if self._decode is None:
             return ""
-        before = self._decode(self._ids[self._before : self._read])
-        text = self._decode(self._ids[self._before :])
+        before = self._decode(self._answer[self._before : self._read])
+        text = self._decode(self._answer[self._before :])
         if not everything and (len(text) <= len(before) or text.endswith(INCOMPLETE)):
             return ""
-        self._before, self._read = self._read, len(self._ids)
+        self._before, self._read = self._read, len(self._answer)
         return text[len(before) :]
 
     def _logprobs(self, token: int, logits: torch.Tensor) -> tuple[TokenLogprob, ...]:
@@ -125,7 +126,7 @@ class Generation:
         self._position = self._position[:, -1:] + 1
 
     def _said(self) -> dict[str, Any]:
-        """What the model is told besides ids, as far as its family listens."""
+        """The model's inputs besides ids, as far as its family takes them."""
         said: dict[str, Any] = {self._cache_name: self._cache}
         if self._is_padded:
             said["attention_mask"] = self._mask
@@ -157,16 +158,7 @@ def greedy(
 
 Say = Callable[[object], None]
 
-NOT_FINITE = Refused("the model's logits are not numbers with this adapter", hint="lora-cli validate it")
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """One row that can be answered: the ids of its prompt, and the slot that its adapter is leased in."""
-
-    answering: Answering
-    ids: tuple[int, ...]
-    slot: int
+NOT_FINITE = Refused("the model's logits are NaN with this adapter", hint="run lora-cli validate on it")
 
 
 def complete(worker: "Worker", request: Complete, say: Say) -> int:
@@ -178,7 +170,7 @@ def complete(worker: "Worker", request: Complete, say: Say) -> int:
     """
     whole = worker.whole
     if whole is None:
-        raise UsageError("there is no whole model to answer with", hint="start it with --forward model")
+        raise UsageError("there is no whole model to generate with", hint="start it with --forward model")
     with ExitStack() as leases, out_of_memory():
         started = [
             one
@@ -194,7 +186,9 @@ def complete(worker: "Worker", request: Complete, say: Say) -> int:
     return len(request.rows)
 
 
-def _start(worker: "Worker", whole: "WholeModel", number: int, row: Row, leases: ExitStack, say: Say) -> Started | None:
+def _start(
+    worker: "Worker", whole: "WholeModel", number: int, row: Row, leases: ExitStack, say: Say
+) -> Answering | None:
     """The row with its prompt as ids and its adapter in a slot for as long as ``leases``; None when that is refused."""
     try:
         ids = _ids(whole, row)
@@ -206,7 +200,7 @@ def _start(worker: "Worker", whole: "WholeModel", number: int, row: Row, leases:
         say(Unanswered(number, error))
         return None
     say(said)
-    return Started(Answering(number, row, whole.decode, whole.ends), ids, slot)
+    return Answering(number, row, ids, slot, whole)
 
 
 def _ids(whole: "WholeModel", row: Row) -> tuple[int, ...]:
@@ -216,7 +210,10 @@ def _ids(whole: "WholeModel", row: Row) -> tuple[int, ...]:
         UsageError: they are none.
         FormatError: it is text, and there is no tokenizer.
     """
-    ids = tuple(whole.chat.plain_ids(row.prompt)) if isinstance(row.prompt, str) else row.prompt
+    if isinstance(row.prompt, Conversation):
+        ids = tuple(whole.chat.turn_ids(row.prompt.turns))
+    else:
+        ids = tuple(whole.chat.plain_ids(row.prompt)) if isinstance(row.prompt, str) else row.prompt
     if not ids:
         raise UsageError("the prompt is empty")
     if max(ids) >= whole.vocabulary or min(ids) < 0:
@@ -227,11 +224,11 @@ def _ids(whole: "WholeModel", row: Row) -> tuple[int, ...]:
             f"the prompt has {len(ids)} tokens and max_tokens is {row.max_tokens}: the model's context has {most}"
         )
     if row.stop and whole.decode is None:
-        raise FormatError("stop needs a tokenizer, and the base has none", where="stop")
+        raise FormatError("stop needs a tokenizer, but the base has no tokenizer", where="stop")
     return ids
 
 
-def _generate(worker: "Worker", whole: "WholeModel", started: Sequence[Started], say: Say) -> None:
+def _generate(worker: "Worker", whole: "WholeModel", started: Sequence[Answering], say: Say) -> None:
     """Step by step, until all rows have ended. Between steps others may use the device."""
     if not started:
         return
@@ -241,13 +238,13 @@ def _generate(worker: "Worker", whole: "WholeModel", started: Sequence[Started],
             logits = batch.logits()
         tokens = logits.argmax(-1).tolist()
         for number, one in enumerate(started):
-            if one.answering.finish:
+            if one.finish:
                 continue
             if bool(torch.isnan(logits[number]).any()):
-                one.answering.finish = "stop"
-                say(Unanswered(one.answering.number, NOT_FINITE))
+                one.finish = "stop"
+                say(Unanswered(one.number, NOT_FINITE))
             else:
-                say(one.answering.take(tokens[number], logits[number]))
-        if all(one.answering.finish for one in started):
+                say(one.take(tokens[number], logits[number]))
+        if all(one.finish for one in started):
             return
         batch.feed(tokens)

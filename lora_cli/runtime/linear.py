@@ -1,7 +1,7 @@
 """Linear layers on a CPU through oneDNN, their weights in the order in which its kernels read them.
 
 For float32 torch takes MKL, which on processors that are not Intel's has half of oneDNN's speed; and oneDNN puts a
-plain weight in order anew for every call. Only the order of additions differs.
+plain weight in order again for every call. Only the order of additions differs.
 """
 
 import ctypes
@@ -38,7 +38,7 @@ class PackedLinear(OneDnnLinear):
 
     @property
     def weight(self) -> torch.Tensor:  # type: ignore[override]
-        """``[out_features, in_features]``, made anew each time."""
+        """``[out_features, in_features]``, created again each time."""
         return self.packed.to_dense()
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,9 @@
 """Loading: an adapter's factors from its files straight into a slot in memory.
 
-A factor that stands in its file as it will lie in the slot is read to its place: one ``preadv`` scatters hundreds of
-them. What must be cast, picked out of a pickle or spread over wider rows (B of a rank below its slot's) is read into a
-small buffer and written from there while it is in the processor's cache. Nothing else is allocated, and half of a file
-is read beside the other.
+A factor that is in its file as it will be in the slot is read to its place: one ``preadv`` scatters hundreds of them.
+What must be cast, picked out of a pickle or spread over wider rows (B of a rank below its slot's) is read into a small
+buffer and written from there while it is in the processor's cache. Nothing else is allocated, and half of a file is
+read next to the other.
 """
 
 import os
@@ -21,7 +21,6 @@ from lora_cli.core.safetensors import TensorInfo
 from lora_cli.errors import Corrupt, MachineError, Refused
 from lora_cli.runtime.slots import Shape, Slots
 from lora_cli.runtime.weights import DTYPES, factors, view
-from lora_cli.store.disk import IOV_MAX, behind
 
 READERS = 2
 WORTH_A_READER = 1 << 22
@@ -29,6 +28,9 @@ WORTH_A_READER = 1 << 22
 
 AT_ONCE = 1 << 21
 """Bytes of one read, where a factor is not larger: they are still in a cache when they are worked on."""
+
+IOV_MAX = os.sysconf("SC_IOV_MAX")
+"""How many views one call fills."""
 
 SKIPPED = 4096
 """Bytes between two factors that are read and thrown away rather than to begin another read."""
@@ -48,7 +50,7 @@ largest = partial(np.maximum.reduce, initial=0)
 
 
 class Part(NamedTuple):
-    """One factor: where it stands in its file, and at which element of the storage its ``[rows, width]`` go.
+    """One factor: where it is in its file, and at which element of the storage its ``[rows, width]`` go.
 
     Row by row: ``step`` is how many elements there are from one to the next.
     """
@@ -58,6 +60,15 @@ class Part(NamedTuple):
     rows: int
     width: int
     step: int
+
+
+def shapes_of(adapter: Adapter, modules: Iterable[str]) -> dict[str, Shape]:
+    """What each of ``modules`` takes of a slot, by the adapter's header. Raises ``FormatError`` as ``load_into``."""
+    pairs = {module: factors(adapter, module) for module in modules}
+    return {
+        module: Shape(a.shape[0], a.shape[1], b.shape[0], adapter.pairs[module].embedding)
+        for module, (a, b) in pairs.items()
+    }
 
 
 def load_into(
@@ -77,18 +88,15 @@ def load_into(
         Corrupt: a file is shorter than its header says.
         MachineError: a file cannot be read, or no slot is free.
     """
-    pairs = {module: factors(adapter, module) for module in scalings}
-    shapes = {
-        module: Shape(a.shape[0], a.shape[1], b.shape[0], adapter.pairs[module].embedding)
-        for module, (a, b) in pairs.items()
-    }
+    shapes = shapes_of(adapter, scalings)
     slot = slots.reserve(adapter.name, shapes)
     try:
         by_file: dict[str, list[Part]] = {}
         rank_class = slots.rank_class(slot)
-        for module, (a, b) in pairs.items():
+        for module, shape in shapes.items():
+            a, b = factors(adapter, module)
             pair = (a, b) if packed is None else (packed[a.name], packed[b.name])
-            for part in _parts(pair, shapes[module], slots.offsets(slot, module), rank_class):
+            for part in _parts(pair, shape, slots.offsets(slot, module), rank_class):
                 by_file.setdefault(part.info.file, []).append(part)
         for file, parts in by_file.items():
             _read_file(directory / file, parts, slots.storage, adapter.name)
@@ -107,7 +115,7 @@ def _parts(
 
 
 def _read_file(path: Path, parts: list[Part], storage: torch.Tensor, name: str) -> None:
-    """Read ``parts`` of one file to their places, in the file's order; two halves at a time where that is worth it."""
+    """Read ``parts`` of one file to their places, in the file's order; two halves at a time if that is faster."""
     parts.sort(key=lambda part: part.info.start)
     halves, end = _halves(parts), parts[-1].info.stop
     try:
@@ -169,7 +177,7 @@ class Reader:
         self._flush()
 
     def _go_to(self, start: int, size: int, *, staged: bool) -> None:
-        """Have the next view stand at ``start`` in the file, with room for ``size`` bytes in the buffer if asked."""
+        """Place the next view at ``start`` in the file, with room for ``size`` bytes in the buffer if asked."""
         gap = start - self._end
         full = len(self._views) + 2 > IOV_MAX or self._size + size > AT_ONCE
         if full or not 0 <= gap <= SKIPPED or not self._views:
@@ -181,15 +189,17 @@ class Reader:
             self._buffer = torch.empty(max(AT_ONCE, size), dtype=torch.uint8)
 
     def _flush(self) -> None:
-        """Read what stands in the views; write from the buffer what is there; and look at all of it once."""
+        """Read what is in the views; write from the buffer what is there; and look at all of it once."""
         views, at = self._views, self._begin
         while views:
             count = os.preadv(self._descriptor, views, at)
             if not count:
                 short = self._file_end - at
-                raise Corrupt(f"{self._file} ends {short} bytes before its header says", hint="fetch it again")
+                raise Corrupt(
+                    f"{self._file} ends {short} bytes before the end given in its header", hint="fetch it again"
+                )
             at += count
-            views = behind(views, count)
+            views = _behind(views, count)
         for part, raw in self._brought:
             there = self._bits[part.offset : part.offset + part.rows * part.step]
             if raw is None:
@@ -208,9 +218,18 @@ class Reader:
         positive, negative = self._largest
         if largest(bits.view(SIGNED[bits.itemsize])) >= positive or largest(bits) >= negative:
             raise Refused(
-                f"{self._name}: {part.info.name} holds NaN or Inf in {str(self._dtype).removeprefix('torch.')}",
+                f"{self._name}: {part.info.name} contains NaN or Inf in {str(self._dtype).removeprefix('torch.')}",
                 hint="its training diverged, or its values are too large for that dtype",
             )
+
+
+def _behind(views: Sequence[memoryview], count: int) -> list[memoryview]:
+    """What of ``views`` is behind their first ``count`` bytes."""
+    for number, one in enumerate(views):
+        if count < len(one):
+            return [one[count:], *views[number + 1 :]]
+        count -= len(one)
+    return []
 
 
 def _bits(flat: torch.Tensor) -> Bits:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lora_cli.core.adapter import Adapter
+from lora_cli.core.json_schema import Count
 from lora_cli.errors import LoraCliError
 
 TierName = Literal["gpu", "cpu", "disk"]
@@ -14,7 +15,7 @@ TierName = Literal["gpu", "cpu", "disk"]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One adapter, judged and on this disk. ``digest`` is its snapshot's; ``pinned`` keeps it on the device."""
+    """One adapter, checked and on this disk. ``digest`` is its snapshot's; ``pinned`` keeps it on the device."""
 
     name: str
     directory: Path
@@ -30,22 +31,22 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """An adapter, pickled, in a process that must not open it. Sent to another one, it is the adapter there."""
+    """A value, pickled, in a process that must not open it. Sent on ``hops`` times, it is the value there."""
 
     data: bytes
+    hops: int = 1
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return pickle.loads, (self.data,)
+        return (Sealed, (self.data, self.hops - 1)) if self.hops > 1 else (pickle.loads, (self.data,))
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The warm process stands. ``notes`` are what a user should know (why weights are synthetic, say)."""
+    """The warm process is ready. ``notes`` are what a user should know (why weights are synthetic, say)."""
 
     device: str
     dtype: str
     weights: str
-    slot_bytes: int
     notes: tuple[str, ...] = ()
 
 
@@ -85,7 +86,7 @@ class Prefetch:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Let go of what the tiers hold by this key, where nobody uses it; answered with whether it is gone."""
+    """Release what the tiers hold under this key, unless it is in use; answered with whether it is gone."""
 
     key: str
 
@@ -98,24 +99,25 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """What one tier holds: keys in the order in which they came, of at most ``most``; and what it did so far."""
+class TierStatus:
+    """What is in the slots of the device, or in memory."""
 
-    keys: tuple[str, ...]
-    most: int
-    used_bytes: int
-    max_bytes: int | None
-    hits: int
-    loads: int
-    evictions: int
+    adapters: Count
+    most: Count
+    bytes: Count
+    max_bytes: Count | None
+    hits: Count
+    loads: Count
+    evictions: Count
 
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What the tiers hold now; ``history`` as in ``Plan``."""
+    """What the tiers hold now: keys, in the order in which they came, and the numbers; ``history`` as in ``Plan``."""
 
-    gpu: Held
-    cpu: Held
+    gpu: tuple[str, ...]
+    cpu: tuple[str, ...]
+    tiers: Mapping[str, TierStatus]
     history: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -145,15 +147,22 @@ class Logged:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One prompt, text or token ids, for one adapter (``job`` None: the base), answered greedily.
+class Conversation:
+    """The turns of a chat, each a role and its text: a prompt by the base's own chat template."""
 
-    ``logprobs`` is how many alternatives are told of each token (None: no log-probabilities at all). An answer ends
-    after ``max_tokens``, before one of the texts ``stop``, and, unless ``ignore_eos``, at the model's own end.
+    turns: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One prompt, text, a chat or token ids, for one adapter (``job`` None: the base), answered greedily.
+
+    ``logprobs`` is how many alternatives are returned for each token (None: no log-probabilities at all). An answer
+    ends after ``max_tokens``, before one of the texts ``stop``, and, unless ``ignore_eos``, at the model's own end.
     """
 
     job: Job | None
-    prompt: str | tuple[int, ...]
+    prompt: str | Conversation | tuple[int, ...]
     max_tokens: int
     logprobs: int | None = None
     stop: tuple[str, ...] = ()

@@ -104,7 +104,9 @@ class ComposedModel:
         """Raises ``Refused`` for the adapter ``name`` if one of its ``modules`` cannot be composed."""
         for path in modules:
             if path in self.refused:
-                raise Refused(f"{name}: {path} {self.refused[path]}", hint="--forward modules checks it on its own")
+                raise Refused(
+                    f"{name}: {path} {self.refused[path]}", hint="--forward modules checks it without the model"
+                )
 
     def logits(self, ids: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
         """Logits ``[rows, tokens, vocabulary]`` in float32 of token ids ``[rows, tokens]``, a slot for each row.
@@ -221,7 +223,7 @@ class ComposedModel:
 
 
 def _mixed(path: str) -> Refused:
-    return Refused(f"{path} mixes the rows of a batch: its tokens cannot be told apart", hint="one adapter at a time")
+    return Refused(f"{path} mixes the rows of a batch: its tokens cannot be separated", hint="one adapter at a time")
 
 
 def moved(model: ComposedModel, ids: torch.Tensor, slot: int, base_logits: torch.Tensor) -> Moved:
@@ -235,7 +237,7 @@ def moved(model: ComposedModel, ids: torch.Tensor, slot: int, base_logits: torch
         raise Refused("the whole model's logits are not finite with this adapter")
     delta = float((logits - base_logits).abs().max())
     if not delta:
-        raise Refused("the whole model's logits are the base's, to the bit: the adapter changes nothing")
+        raise Refused("the whole model's logits are bit-identical to the base's: the adapter changes nothing")
     base, adapted = base_logits.double().log_softmax(-1), logits.double().log_softmax(-1)
     kl = (base.exp() * (base - adapted)).sum(-1).mean()
     changed = logits.argmax(-1) != base_logits.argmax(-1)
@@ -253,7 +255,7 @@ def _why_not(found: Mapping[str, nn.Module], path: str, slots: Slots) -> str:
 
     module, stack = found.get(path), slots.stacks[path]
     if module is None:
-        return "is no module of the model that transformers builds"
+        return "is not a module of the model that transformers builds"
     if isinstance(found.get(path.rpartition(".")[0]), nn.MultiheadAttention):
         return "is used by nn.MultiheadAttention without being called"
     if stack.embedding:

@@ -1,9 +1,11 @@
 """Models as transformers makes them of a config alone, and the module tree of an unknown family."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from lora_cli.core.architectures import UnknownArchitecture
+from lora_cli.core.architectures.build import architecture_of
 from lora_cli.core.architectures.table import MAX_EXPERTS, MAX_LAYERS
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.errors import FormatError, MissingExtra
@@ -38,9 +40,7 @@ def whole_model(config: Mapping[str, Any]) -> Any:
     import transformers
 
     made = _config(config)
-    named = config.get("architectures")
-    first = named[0] if isinstance(named, list) and named else None
-    found: Any = getattr(transformers, first, None) if isinstance(first, str) else None
+    found: Any = getattr(transformers, architecture_of(config), None)
     is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
     if is_model and found.config_class is type(made):
         model = found(made)
@@ -59,8 +59,16 @@ def whole_model(config: Mapping[str, Any]) -> Any:
 def _config(config: Mapping[str, Any]) -> Any:
     from transformers import AutoConfig
 
-    fields = {name: value for name, value in config.items() if name not in {"model_type", "auto_map"}}
+    fields = {name: _number(value) for name, value in config.items() if name not in {"model_type", "auto_map"}}
     return AutoConfig.for_model(config["model_type"], **fields)
+
+
+def _number(value: Any) -> Any:
+    """A field's value, with infinities and NaN as transformers writes them: ``{"__float__": "Infinity"}``."""
+    if isinstance(value, list):
+        return [_number(one) for one in value]
+    said = value.get("__float__") if isinstance(value, Mapping) and len(value) == 1 else None
+    return float(said) if said in {"Infinity", "-Infinity", "NaN"} else value
 
 
 def outline(config: Mapping[str, Any], build: Callable[[Mapping[str, Any]], Any]) -> Any:
@@ -73,26 +81,17 @@ def outline(config: Mapping[str, Any], build: Callable[[Mapping[str, Any]], Any]
     try:
         import torch
         import transformers  # noqa: F401 - it is imported where it is needed
-        from huggingface_hub.errors import StrictDataclassError
     except ImportError as error:
         raise MissingExtra("a base model of this family", "models", error.name or "transformers") from error
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
-        raise FormatError("model_type is missing", where=WHERE, hint="name the config of a model")
+        raise FormatError("model_type is missing", where=WHERE, hint="use the config of a model")
     try:
         with torch.device("meta"):
             return build(config)
-    except (
-        StrictDataclassError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        RuntimeError,
-        ArithmeticError,
-    ) as error:
+    except Exception as error:
         said = " ".join(str(error).split())[:200]
-        raise FormatError(f"transformers makes no model of a {model_type!r}: {said}", where=WHERE) from error
+        raise FormatError(f"transformers cannot build a model of type {model_type!r}: {said}", where=WHERE) from error
 
 
 COUNTS = {**dict.fromkeys(("layers", "layer", "depth", "depths", "blocks"), MAX_LAYERS), "experts": MAX_EXPERTS}
@@ -113,9 +112,9 @@ def base_from_transformers(config: Mapping[str, Any]) -> BaseModel:
     try:
         model = outline(config, whole_model)
     except FormatError as error:
-        hint = error.hint or "name a folder with the model's checkpoint"
+        hint = error.hint or "use a folder with the model's checkpoint"
         raise UnknownArchitecture(error.reason, where=error.where, hint=hint) from error
-    return describe(model, config["model_type"])
+    return replace(describe(model, config["model_type"]), architecture=architecture_of(config))
 
 
 def _bound(config: Mapping[str, Any]) -> None:
@@ -125,7 +124,7 @@ def _bound(config: Mapping[str, Any]) -> None:
         most = COUNTS.get(name.rsplit("_", 1)[-1])
         for count in value if isinstance(value, list) else [value]:
             if most is not None and isinstance(count, int) and count > most:
-                raise FormatError(f"{count} is more than the {most} that any model has", where=f"{WHERE}: {name}")
+                raise FormatError(f"{count} is over the limit of {most}", where=f"{WHERE}: {name}")
 
 
 def describe(model: Any, model_type: str) -> BaseModel:

@@ -1,4 +1,4 @@
-"""The end of the connection that a child process has to its parent, with whom it ends. Torch-free."""
+"""The end of the connection that a child process has to its parent, with which it ends. Torch-free."""
 
 import fcntl
 import os
@@ -6,7 +6,9 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -21,9 +23,9 @@ def end_when_orphaned(descriptor: int) -> None:
 
 
 def end_with_pipe(lifeline: int) -> None:
-    """Ends this process at once when the other end of this pipe, into which nobody writes, is closed.
+    """Ends this process at once when the other end of this pipe, which is never written to, is closed.
 
-    The kernel sends SIGIO then, which needs no thread of ours. Only Linux does so.
+    The kernel sends SIGIO then, which needs no thread. Only Linux does so.
     """
     if sys.platform == "linux":
         fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
@@ -52,22 +54,20 @@ class Parent:
         self._connection: Connection[Any, Any] = Connection(descriptor)
         self._sending = threading.Lock()
 
-    def receive(self) -> tuple[int, Any]:
-        """The next request, and its number. Raises ``EOFError`` when no more will come."""
+    def requests(self) -> Iterator[tuple[Any, Send]]:
+        """Each request, and what sends answers to it, until no more will come."""
+        with suppress(EOFError):
+            while True:
+                try:
+                    number, request = self._connection.recv()
+                except ConnectionResetError:
+                    os._exit(0)
+                yield request, partial(self.send, number)
+
+    def send(self, number: int, answer: object) -> None:
+        """Answer request ``number``; 0 is none of them."""
         try:
-            number, request = self._connection.recv()
-        except ConnectionResetError:
+            with self._sending:
+                self._connection.send((number, answer))
+        except (BrokenPipeError, ConnectionResetError):
             os._exit(0)
-        return number, request
-
-    def reply(self, number: int) -> Send:
-        """What sends answers to that request."""
-
-        def send(answer: object) -> None:
-            try:
-                with self._sending:
-                    self._connection.send((number, answer))
-            except (BrokenPipeError, ConnectionResetError):
-                os._exit(0)
-
-        return send

@@ -1,6 +1,6 @@
 """How a warm process is laid out: its tiers, its slots, and the base under them. It imports no torch."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +18,8 @@ Forward = Literal["modules", "model"]
 class Limits:
     """The tiers, in vLLM's words; ``max_lora_rank`` 0 is the largest rank there is.
 
-    With ``fewer_places`` nobody asked for so many ``max_cpu_loras``: as many as fit will do. ``max_cpu_bytes`` limits
-    what places in memory take together (None: only their number does).
+    With ``fewer_places`` ``max_cpu_loras`` is a default, not a request: as many as fit will do. ``max_cpu_bytes``
+    limits what places in memory take together (None: only their number does).
     """
 
     max_loras: int
@@ -63,22 +63,24 @@ class Needs:
     modules: frozenset[str]
 
 
+def needs_of(adapter: Adapter, base: BaseModel) -> Needs:
+    """What ``adapter`` needs on ``base``, by its header."""
+    return Needs(largest_rank(adapter, base), frozenset(adapter.pairs).intersection(base.modules))
+
+
 DEFAULT_RANK = 16
 """The largest rank that a slot takes when neither anybody nor an adapter says one; vLLM's ``--max-lora-rank``."""
 
 
-def lay_out(
-    plan: Plan, adapters: Sequence[Adapter], more: Collection[str] = (), more_ranks: Collection[int] = ()
-) -> Plan:
-    """``plan`` with slots for every module that one of the adapters is on, and for the largest rank unless it has one.
+def lay_out(plan: Plan, needs: Collection[Needs], more: Collection[str] = ()) -> Plan:
+    """``plan`` with slots for every module that is needed, and for the largest rank unless it has one.
 
-    ``more`` are modules that get storage besides, for adapters that are not known yet, or not here to be looked at;
-    ``more_ranks`` are ranks of those.
+    ``more`` are modules that get storage besides, for adapters that are not known yet, or not here to be looked at.
     """
-    ranks = [*(largest_rank(adapter, plan.base) or 1 for adapter in adapters), *more_ranks]
+    ranks = [one.rank or 1 for one in needs]
     if more or not ranks:
         ranks.append(DEFAULT_RANK)
-    used = {*more, *(module for adapter in adapters for module in adapter.pairs)}
+    used = frozenset(more).union(*(one.modules for one in needs))
     modules = tuple(module for module in plan.base.modules if module in used)
     limits = replace(plan.limits, max_lora_rank=plan.limits.max_lora_rank or max(ranks))
     return replace(plan, modules=modules, limits=limits)

@@ -9,8 +9,7 @@ from typing import Self
 
 from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import LoraCliError, MissingExtra
-from lora_cli.runtime.channel import Asked
-from lora_cli.runtime.child_process import ChildProcess, Died, Program
+from lora_cli.runtime.child_process import Asked, ChildProcess, Died, Program
 from lora_cli.runtime.messages import Answer, Heard, Job, Load, Ready, Served, ServeOnce
 from lora_cli.runtime.plan import Forward, Plan
 
@@ -21,11 +20,11 @@ PROGRAM = Program(
     title="the warm process",
     stop_deadline_s=STOP_S,
     environ={"GOMP_SPINCOUNT": "1000"},
-    killed_hint="the kernel kills what takes too much memory: lower --max-loras or --max-cpu-loras",
+    killed_hint="the kernel kills processes that use too much memory: lower --max-loras or --max-cpu-loras",
 )
 """The child that owns the device.
 
-So often (GOMP_SPINCOUNT) OpenMP's threads look for more work before they sleep: some microseconds, which is what lies
+So often (GOMP_SPINCOUNT) OpenMP's threads look for more work before they sleep: some microseconds, which is what is
 between the products of a forward. That makes a decoding step twice as fast as where they sleep at once, while the usual
 300,000 make a proof twenty times slower on cores that others use."""
 
@@ -35,11 +34,10 @@ class WarmProcess:
 
     The child is started cleanly (a new interpreter, no fork) with the first request, or with ``start``. Any number of
     requests may be on their way, from any thread. When the child dies, all of them fail with the reason, and the next
-    one starts another child, whose tiers are empty.
-    ``deadline_s`` is how long one request may take (None: as long as it wants); a child over it is killed.
-    ``stop_deadline_s`` is how long a child may take to end after its connection closed, and again after SIGTERM,
-    before it is killed.
-    ``tell`` hears ``(adapter, stage)`` when a stage begins.
+    one starts another child, whose tiers are empty. ``deadline_s`` is how long one request may take (None: as long as
+    it wants); a child over it is killed. ``stop_deadline_s`` is how long a child may take to end after its connection
+    closed, and again after SIGTERM, before it is killed. ``tell`` is called with ``(adapter, stage)`` when a stage
+    begins, ``died`` with why a child that was ready is gone, unless it was closed, ``revived`` when another is ready.
     """
 
     def __init__(
@@ -49,13 +47,15 @@ class WarmProcess:
         deadline_s: float | None = None,
         stop_deadline_s: float = STOP_S,
         tell: Callable[[str, str], None] = lambda _name, _stage: None,
+        died: Callable[[Died], None] = lambda _why: None,
+        revived: Callable[[], None] = lambda: None,
     ) -> None:
         require(plan.forward)
         self.plan, self.deadline_s, self.stop_deadline_s, self.tell = plan, deadline_s, stop_deadline_s, tell
+        self._died, self._revived = died, revived
         self.starts = 0
         self.ready: Ready | None = None
         self._child: ChildProcess | None = None
-        self._standing: ChildProcess | None = None
         self._starting = threading.RLock()
         self._closed = False
 
@@ -71,49 +71,51 @@ class WarmProcess:
     def pid(self) -> int | None:
         """The child's process id, None while there is none."""
         child = self._child
-        return child.process.pid if child is not None and child.channel.open else None
+        return child.process.pid if child is not None and child.open else None
 
     @property
     def stands(self) -> bool:
         """Whether there is a child that is done with its start."""
         child = self._child
-        return child is not None and child is self._standing and child.channel.open
+        return child is not None and child.open and child.stands.future.done()
 
     def start(self) -> Ready:
-        """Start a child, in place of the one that there is, and wait until it stands.
+        """Start a child, in place of the one that there is, and wait until it is ready.
 
         Raises:
             LoraCliError: what kept it from standing (no such device, the slots do not fit, the base cannot be loaded).
         """
         with self._starting:
             self.close_child()
-            child = self._child = ChildProcess(replace(PROGRAM, stop_deadline_s=self.stop_deadline_s))
+            program = replace(PROGRAM, stop_deadline_s=self.stop_deadline_s)
+            child = self._child = ChildProcess(program, self.plan, self.deadline_s, self.tell, self._died)
             self.starts += 1
             try:
                 if self._closed:  # ``close`` did not see this child
                     child.kill()
-                self.ready = child.channel.ask(self._asked("", stage="start"), self.plan).answer(Ready)
-                self._standing = child
+                self.ready = child.stands.answer(Ready)
             except BaseException:
                 # Also an interrupt: what does not stand yet has nothing under way that is worth waiting for.
                 child.kill()
                 self.close_child()
                 raise
+            if self.starts > 1:
+                self._revived()
             return self.ready
 
     def revive(self) -> None:
         """Start another child if there is none. Raises as ``start``."""
         with self._starting:
-            if self._child is None or not self._child.channel.open:
+            if self._child is None or not self._child.open:
                 self.start()
 
     def submit(self, name: str, message: object, heard: Callable[[Heard], None] = lambda _said: None) -> Asked:
         """Ask the child, which is started if there is none. Only that may raise; all else is the request's answer."""
         child = self._child
-        while child is None or not child.channel.open:
+        while child is None or not child.open:
             self.revive()
             child = self._child
-        return child.channel.ask(self._asked(name, heard=heard), message)
+        return child.ask(Asked(name, self.deadline_s, tell=self.tell, heard=heard), message)
 
     def load(self, job: Job) -> LoadReport:
         """Read, put into a slot and prove one adapter. Never raises for what happens to it: that is in the report.
@@ -143,7 +145,7 @@ class WarmProcess:
         """End the child, for good; one that is still starting has nothing under way, and is killed."""
         self._closed = True
         child = self._child
-        if child is not None and child is not self._standing:
+        if child is not None and not child.stands.future.done():
             child.kill()
         with self._starting:
             self.close_child()
@@ -154,9 +156,6 @@ class WarmProcess:
             child, self._child = self._child, None
             if child is not None:
                 child.close()
-
-    def _asked(self, name: str, stage: str = "", heard: Callable[[Heard], None] = lambda _said: None) -> Asked:
-        return Asked(name, self.deadline_s, self.tell, stage, heard)
 
 
 def require(forward: Forward) -> None:

@@ -42,7 +42,7 @@ from lora_cli.runtime.slots import BASE_SLOT, Slots
 from lora_cli.runtime.weights import LoraWeights, ModuleWeights
 
 TOKENS = 8
-"""Tokens that use the adapter; as many base tokens stand between them."""
+"""Tokens that use the adapter; as many base tokens are between them."""
 
 LAMBDA = 4.0
 BLOCK_ELEMENTS = 1 << 22
@@ -193,7 +193,7 @@ def _blocks(weight: torch.Tensor) -> Iterator[tuple[int, int]]:
 def _not_finite(path: str, slots: Slots, slot: int, outputs: Outputs) -> str:
     for name, tensor in zip(("lora_A", "lora_B"), slots.at(slot, path), strict=True):
         if not _finite(tensor):
-            return f"{name} holds NaN or Inf in its slot"
+            return f"{name} contains NaN or Inf in its slot"
     for name, tensor in (("base", outputs.base), ("composed", outputs.composed), ("merged", outputs.merged)):
         if not _finite(tensor):
             return f"the {name} output is not finite"
@@ -203,14 +203,14 @@ def _not_finite(path: str, slots: Slots, slot: int, outputs: Outputs) -> str:
 def why_wrong(proof: ModuleProof, outputs: Outputs) -> str:
     """Why finite outputs with the numbers of ``proof`` prove nothing; empty when they do."""
     if proof.error > proof.tolerance:
-        return f"off the merged weights by {proof.error:.1e} of their size; rounding explains {proof.tolerance:.1e}"
+        return f"differs from the merged weights by {proof.error:.1e} of their size; tolerance {proof.tolerance:.1e}"
     size = _largest(outputs.want)
     off = _largest(outputs.delta - outputs.want)
     if off > outputs.path:
-        return f"the LoRA path is off by {off:.1e} at a size of {size:.1e}; rounding explains {outputs.path:.1e}"
+        return f"the LoRA path differs by {off:.1e} at a size of {size:.1e}; tolerance {outputs.path:.1e}"
     if not proof.moved:
-        return "changes nothing: its output is the base's"
-    return "" if outputs.base_kept else "a token without an adapter got another output than the base's"
+        return "changes nothing: its output is identical to the base's"
+    return "" if outputs.base_kept else "the output of a token without an adapter differs from the base's"
 
 
 def _finite(tensor: torch.Tensor) -> bool:

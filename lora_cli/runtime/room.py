@@ -14,17 +14,17 @@ HINT = "lower --max-loras, --max-cpu-loras or --max-lora-rank"
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Bytes that can be taken on ``device`` now; None where the machine does not say."""
+    """Bytes that can be taken on ``device`` now; None if the machine does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return free_memory()
 
 
 def refuse_if_short(what: str, needed: int, available: int | None, hint: str) -> None:
-    """Raises ``MachineError`` when ``needed`` bytes are more than ``available`` (None: nobody knows, so try)."""
+    """Raises ``MachineError`` when ``needed`` bytes are more than ``available`` (None: unknown, so try)."""
     if available is not None and needed > available:
         raise MachineError(
-            f"{what} need {needed} bytes, and {available} are free: {needed - available} short", hint=hint
+            f"{what} need {needed} bytes, but {available} are free: {needed - available} too few", hint=hint
         )
 
 
@@ -44,8 +44,8 @@ def out_of_memory() -> Iterator[None]:
 def storage(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[Slots, Slots, int]:
     """The slots, the storage of memory's places, and how many places those are, all of it taken now.
 
-    On a CPU both are one storage, with room for what is in a slot and in no place any more. Where nobody asked for
-    ``max_cpu_loras``, there are as many places as fit.
+    On a CPU both are one storage, with room for what is in a slot and in no place any more. Without an explicit
+    ``max_cpu_loras`` there are as many places as fit into half of what the slots leave free.
 
     Raises:
         MachineError: there is no room for them, with the bytes that they are short of.
@@ -69,11 +69,12 @@ def storage(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[Slots
 
 
 def _places(limits: Limits, one: int, free: int | None) -> int:
-    """How many adapters memory has places for; each takes ``one`` bytes, and ``free`` are left beside the slots."""
+    """How many adapters memory has places for; each takes ``one`` bytes, and ``free`` are left next to the slots."""
     places = limits.max_cpu_loras
     if limits.max_cpu_bytes is not None:
         refuse_if_short(f"a place of rank {limits.max_lora_rank} in memory", one, limits.max_cpu_bytes, HINT)
         places = min(places, limits.max_cpu_bytes // max(one, 1))
     if limits.fewer_places and free is not None:
-        places = min(places, max(1, free // max(one, 1)))
+        # The other half is for proofs, the base's weights and copies in memory (--tier).
+        places = min(places, max(1, free // 2 // max(one, 1)))
     return places

@@ -2,9 +2,10 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -16,7 +17,7 @@ from lora_cli.errors import Corrupt, MachineError, Refused
 from lora_cli.reading.safetensors_writer import write_errors
 from lora_cli.runtime.base_weights import BaseWeights
 from lora_cli.runtime.composable import copied_modules, scalings
-from lora_cli.runtime.loading import load_into
+from lora_cli.runtime.loading import load_into, shapes_of
 from lora_cli.runtime.messages import Job
 from lora_cli.runtime.slots import Slots
 from lora_cli.runtime.variants import Beside, beside_bytes, read_beside
@@ -24,9 +25,14 @@ from lora_cli.runtime.weights import LoraWeights, factors, read_tensors, read_we
 from lora_cli.store import Store
 from lora_cli.store.packed import find_packed, packed_file, publish_packed
 
+T = TypeVar("T")
+
+Placed = Mapping[str, TensorInfo]
+"""Where in a file each factor is, by name."""
+
 
 def refuse_changed_copies(directory: Path, adapter: Adapter, base: BaseModel, weights: BaseWeights) -> None:
-    """Compare every copy of the base's own weights, which PEFT saves beside a LoRA on an embedding or output layer.
+    """Compare every copy of the base's own weights, which PEFT saves next to a LoRA on an embedding or output layer.
 
     Its ``save_embedding_layers="auto"`` (``utils/save_and_load.py``) writes them whether or not they were changed. They
     say something only where they differ from the base's: a resized vocabulary, or layers that were trained as well.
@@ -35,47 +41,26 @@ def refuse_changed_copies(directory: Path, adapter: Adapter, base: BaseModel, we
         Refused: a copy differs, or there is no checkpoint to compare it with.
         Corrupt, MachineError: as reading raises.
     """
-    for module, info in _copies(adapter, base):
+    for name, module in copied_modules(adapter, base).items():
+        info = adapter.tensors[name]
         if weights.origin != "base":
             raise Refused(
-                f"{adapter.name}: {info.name} is a copy of the base's own weight, and there is none to compare it with",
-                hint="give --base a directory with the model's safetensors files",
+                f"{adapter.name}: {info.name} is a copy of the base's own weight, but the base's weights are missing",
+                hint="set --base to a directory with the model's safetensors files",
             )
         copy = read_tensors(directory / info.file, [info])[info.name]
         own = weights.weight(module)
         own = own.t() if base.modules[module].kind == "conv1d" else own
         if copy.shape != own.shape or not torch.equal(copy, own.to(copy.device, copy.dtype)):
             raise Refused(
-                f"{adapter.name}: {info.name} differs from the base's own weight, and cannot be composed yet",
-                hint="it was trained on another base, or the layer was trained as well",
+                f"{adapter.name}: {info.name} differs from the base's own weight and cannot be composed yet",
+                hint="it was trained on another base, or the layer was also trained",
             )
 
 
-def _copies(adapter: Adapter, base: BaseModel) -> Iterator[tuple[str, TensorInfo]]:
-    for name, module in copied_modules(adapter, base).items():
-        yield module, adapter.tensors[name]
-
-
-def packed_infos(
-    store: Store, digest: str, adapter: Adapter, modules: Iterable[str]
-) -> Mapping[str, TensorInfo] | None:
-    """Where in the packed file of that snapshot each factor stands, by name; None when it is not packed."""
+def packed_infos(store: Store, digest: str, adapter: Adapter, modules: Iterable[str]) -> Placed | None:
+    """Where in the packed file of that snapshot each factor is, by name; None when it is not packed."""
     return find_packed(store, digest, (one for module in modules for one in factors(adapter, module)))
-
-
-def read_packed(store: Store, digest: str, adapter: Adapter, scalings: Mapping[str, float]) -> LoraWeights | None:
-    """The weights of that snapshot, in one read; None when they are not packed, or not as they were published.
-
-    Raises:
-        FormatError: as ``read_weights``.
-    """
-    placed = packed_infos(store, digest, adapter, scalings)
-    if placed is None:
-        return None
-    try:
-        return read_weights(packed_file(store, digest).parent, adapter, scalings, placed)
-    except (Corrupt, MachineError):  # somebody took it away meanwhile
-        return None
 
 
 def pack(store: Store, digest: str, adapter: Adapter, weights: LoraWeights) -> None:
@@ -97,7 +82,7 @@ def pack(store: Store, digest: str, adapter: Adapter, weights: LoraWeights) -> N
 
 
 class Shelf:
-    """Holds ``slab``, whose slots are the places, and by place what an adapter has beside its factors there.
+    """Holds ``slab``, whose slots are the places, and by place what an adapter has next to its factors there.
 
     With ``whole`` there is a whole model to compose that onto; without one it is refused. Where memory is the device,
     a place can be a slot as well: it is free when neither tier keeps it.
@@ -119,18 +104,26 @@ class Shelf:
         """The modules that will have factors, with their scaling. Raises ``Refused`` for what cannot be composed."""
         return scalings(job.adapter, self._base, whole=self._whole)
 
-    def put(self, job: Job, weights: BaseWeights) -> int:
-        """Read an adapter into a free place and give its number; raises as ``load_into``, ``refuse_changed_copies``."""
+    def check(self, job: Job, weights: BaseWeights) -> dict[str, float]:
+        """Its ``scalings``; raises, before anything makes room for it, what is known without reading its factors."""
         scaling = self.scalings(job)
+        self.slab.check(job.adapter.name, shapes_of(job.adapter, scaling))
         refuse_changed_copies(job.directory, job.adapter, self._base, weights)
+        return scaling
+
+    def put(self, job: Job) -> int:
+        """Read an adapter, which passed ``check``, into a free place and give its number; raises as ``load_into``."""
+        scaling = self.scalings(job)
         beside = read_beside(job.directory, job.adapter, self._base, self.slab.dtype) if self._whole else {}
-        place = self._load(job, scaling)
+        place = self._from_files(
+            job, scaling, lambda folder, at: load_into(self.slab, folder, job.adapter, scaling, at)
+        )
         self._beside[place] = beside
         self.keep(place)
         return place
 
     def beside(self, place: int) -> dict[str, Beside]:
-        """What the adapter there has beside its factors, by module path."""
+        """What the adapter there has next to its factors, by module path."""
         return self._beside[place]
 
     def keep(self, place: int) -> None:
@@ -149,25 +142,24 @@ class Shelf:
     def weights(self, job: Job) -> LoraWeights:
         """The adapter's factors as its files have them, read on their own: what a slot is held against."""
         scaling = self.scalings(job)
-        packed = read_packed(self._store, job.digest, job.adapter, scaling) if self._store and job.digest else None
-        return packed or read_weights(job.directory, job.adapter, scaling)
+        return self._from_files(job, scaling, lambda folder, at: read_weights(folder, job.adapter, scaling, at))
 
     def is_unpacked(self, job: Job) -> bool:
         """Whether it was read from its own files, and is worth packing."""
         return self._store is not None and job.key in self._unpacked
 
     def pack(self, job: Job, weights: LoraWeights | None = None) -> None:
-        """Pack what was read from its snapshot. It is for the next time, so nobody's load is made to wait for it."""
+        """Pack what was read from its snapshot. It is for the next time, so no load waits for it."""
         self._unpacked.discard(job.key)
         assert self._store is not None
         pack(self._store, job.digest, job.adapter, weights or self.weights(job))
 
-    def _load(self, job: Job, scaling: dict[str, float]) -> int:
+    def _from_files(self, job: Job, modules: Iterable[str], read: Callable[[Path, Placed | None], T]) -> T:
+        """What ``read`` makes of the folder of the packed file, where there is one, else of the adapter's own."""
         if self._store is not None and job.digest:
-            packed = packed_infos(self._store, job.digest, job.adapter, scaling)
+            packed = packed_infos(self._store, job.digest, job.adapter, modules)
             if packed is not None:
-                folder = packed_file(self._store, job.digest).parent
                 with suppress(Corrupt, MachineError):  # somebody took it away meanwhile
-                    return load_into(self.slab, folder, job.adapter, scaling, packed)
+                    return read(packed_file(self._store, job.digest).parent, packed)
             self._unpacked.add(job.key)
-        return load_into(self.slab, job.directory, job.adapter, scaling)
+        return read(job.directory, None)

@@ -1,6 +1,6 @@
-"""Slots: the storage of adapters. Each lies at one rank of few, its modules in order. Slot 0 is the base: it has none.
+"""Slots: the storage of adapters. Each is at one rank of few, its modules in order. Slot 0 is the base: it has none.
 
-For each *rank class* there is a pool of slots; an adapter lies in the narrowest that takes it, module after module A
+For each *rank class* there is a pool of slots; an adapter is in the narrowest that takes it, module after module A
 ``[class, d_in]`` and B ``[d_out, class]`` as its file has them, with zeros beyond its own rank. So a factor whose rank
 is the class's is read to its place, and a module's factors in neighbouring slots are one view ``[slots, class, d_in]``.
 
@@ -25,8 +25,9 @@ HUGE = 1 << 21
 """Bytes of a huge page."""
 
 NARROWEST, APART = 8, 4
-"""The smallest rank class there is beside the largest, and how much narrower each is than the next: a class more is a
-product more for every module of a batch that mixes them, which costs more than the zeros of one less."""
+"""The smallest rank class there is next to the largest, and how much narrower each is than the next: a class more is a
+product more for every module of a batch that mixes them, which costs more than the zeros of one less.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class Shape(NamedTuple):
 
 
 def rank_classes(max_lora_rank: int) -> tuple[int, ...]:
-    """The ranks at which adapters lie in their slots, ascending: the largest, a quarter of it, down to 8."""
+    """The ranks at which adapters are in their slots, ascending: the largest, a quarter of it, down to 8."""
     classes = [max_lora_rank]
     while classes[0] >= NARROWEST * APART:
         classes.insert(0, -(-classes[0] // APART))
@@ -88,7 +89,7 @@ def storage_bytes(modules: Mapping[str, BaseModule], max_loras: int, max_lora_ra
 
 
 class Slots:
-    """Holds ``max_loras`` adapters beside the base, for ``modules`` of one base model.
+    """Holds ``max_loras`` adapters next to the base, for ``modules`` of one base model.
 
     ``changes`` counts how often an adapter came or went. A slot is reserved, written and scaled; until it is scaled its
     adapter adds nothing. Nothing of an adapter that left can be seen by the next one in its slot. With ``one_piece``
@@ -134,8 +135,7 @@ class Slots:
             Refused: a rank is above ``max_lora_rank``, a module has no storage, or its shape is not the base's.
             MachineError: no slot is free.
         """
-        for path, shape in shapes.items():
-            self._check(name, path, shape)
+        self.check(name, shapes)
         widest = max((shape.rank for shape in shapes.values()), default=0)
         ranks = {path: shape.rank for path, shape in shapes.items()}
         slot, stale = self._take(next(one for one in self.classes if widest <= one), ranks)
@@ -145,6 +145,11 @@ class Slots:
                 a[rank:was] = 0
                 b[:, rank:was] = 0
         return slot
+
+    def check(self, name: str, shapes: Mapping[str, Shape]) -> None:
+        """Raises ``Refused`` as ``reserve`` does, and touches nothing."""
+        for path, shape in shapes.items():
+            self._check(name, path, shape)
 
     def scale(self, slot: int, scalings: Mapping[str, float]) -> None:
         """From here on the adapter in ``slot`` adds what its factors say, so many times, by module."""
@@ -208,18 +213,18 @@ class Slots:
         )
 
     def _piece(self, slot: int) -> torch.Tensor:
-        """All that lies in a slot, where that is one piece."""
+        """All that is in a slot, where that is one piece."""
         number, row = divmod(slot - 1, self.max_loras)
         size = self._width * self.classes[number]
         start = self.max_loras * self._width * sum(self.classes[:number]) + row * size
         return self.storage[start : start + size]
 
     def _take(self, rank_class: int, ranks: Mapping[str, int]) -> tuple[int, Mapping[str, int]]:
-        """A free slot of the class, from now on for modules of these ranks, and those of whoever was there before."""
+        """A free slot of the class, from now on for modules of these ranks, and those of the previous adapter."""
         first = 1 + self.classes.index(rank_class) * self.max_loras
         with self._lock:
             if len(self._tenants) == self.max_loras:
-                raise MachineError(f"all {self.max_loras} slots are taken", hint="raise --max-loras")
+                raise MachineError(f"all {self.max_loras} slots are in use", hint="raise --max-loras")
             slot = next(slot for slot in range(first, first + self.max_loras) if slot not in self._tenants)
             self._tenants[slot] = ranks
             self.changes += 1
@@ -228,7 +233,7 @@ class Slots:
     def _check(self, name: str, path: str, shape: Shape) -> None:
         if shape.rank > self.max_lora_rank:
             raise Refused(
-                f"{name}: {path} has rank {shape.rank}, above the largest that a slot takes ({self.max_lora_rank})",
+                f"{name}: {path} has rank {shape.rank}, above the maximum rank of a slot ({self.max_lora_rank})",
                 hint=f"--max-lora-rank {shape.rank}",
             )
         stack = self.stacks.get(path)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class Turns:
-    """One at a time. In the background nobody begins while a request waits, so that one waits for a single step."""
+    """One at a time. No background step begins while a request waits, so that one waits for a single step."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -15,7 +15,7 @@ class Turns:
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """A turn for what somebody waits for."""
+        """A turn for work that a request waits for."""
         with self._changed:
             self._requests += 1
             try:
@@ -28,7 +28,7 @@ class Turns:
 
     @contextmanager
     def background(self) -> Iterator[None]:
-        """A turn for one step of what nobody waits for: keep it short."""
+        """A turn for one step of background work: keep it short."""
         with self._changed:
             while self._busy or self._requests:
                 self._changed.wait()

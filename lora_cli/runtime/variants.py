@@ -1,4 +1,4 @@
-"""What an adapter has beside factors in its slot, and how a module answers with it: DoRA, biases, modules, experts.
+"""What an adapter has next to factors in its slot, and how a module answers with it: DoRA, biases, modules, experts.
 
 PEFT 0.21 is the source: ``tuners/lora/dora.py`` (``y = m / |W + s*B*A| * (W + s*B*A) x + bias``, the norm by rows),
 ``tuners/lora/layer.py`` (``ParamWrapper``: a 3-D parameter is updated expert by expert, and B's rank runs faster than
@@ -38,7 +38,7 @@ class Update:
 class Beside:
     """One module's share, by PEFT's words.
 
-    ``params`` stand in place of the module's own, by name; ``updates`` are added to them. ``magnitude`` is DoRA's,
+    ``params`` are in place of the module's own, by name; ``updates`` are added to them. ``magnitude`` is DoRA's,
     ``[d_out]``, and ``shift`` the bias on lora_B times the scaling, ``[d_out]``.
     """
 
@@ -49,7 +49,7 @@ class Beside:
 
 
 def read_beside(directory: Path, adapter: Adapter, base: BaseModel, dtype: torch.dtype) -> dict[str, Beside]:
-    """What there is beside the factors, by module path, in the slots' dtype; empty for plain LoRA.
+    """What there is next to the factors, by module path, in the slots' dtype; empty for plain LoRA.
 
     Raises:
         Refused: a value is NaN or Inf.
@@ -82,7 +82,7 @@ def _read(directory: Path, adapter: Adapter, names: list[str], dtype: torch.dtyp
         held |= {name: read[name].to(dtype, copy=True) for name in members}
     for name, tensor in held.items():
         if not bool(torch.isfinite(tensor).all()):
-            raise Refused(f"{adapter.name}: {name} holds NaN or Inf", hint="its training diverged")
+            raise Refused(f"{adapter.name}: {name} contains NaN or Inf", hint="its training diverged")
     return held
 
 
@@ -100,7 +100,7 @@ def _beside(named: Named, held: Mapping[str, torch.Tensor], adapter: Adapter, sc
 
 
 def _mapped(function: Callable[..., Any], *trees: Any) -> Any:
-    """``function`` of what stands at each place of ``trees``, which are alike: mappings and sequences of tensors."""
+    """``function`` of what is at each place of ``trees``, which are alike: mappings and sequences of tensors."""
     first = trees[0]
     if isinstance(first, Mapping):
         return {name: _mapped(function, *(tree[name] for tree in trees)) for name in first}
@@ -125,7 +125,7 @@ class Factored:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One module for one slot. ``params`` and ``updates`` make its base output anew; ``gain`` and ``shift`` end it.
+    """One module for one slot. ``params`` and ``updates`` compute its base output again; ``gain`` and ``shift`` end it.
 
     ``gain`` ``[d_out]`` is DoRA's, for all but ``bias``; ``shift`` ``[d_out]`` is added.
     """
@@ -139,7 +139,7 @@ class Variant:
     def renew(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any, span: slice
     ) -> None:
-        """Make a span of the base's ``output`` anew with its parameters replaced, in place."""
+        """Compute a span of the base's ``output`` again with its parameters replaced, in place."""
         if not self.params and not self.updates:
             return
         own = dict(module.named_parameters())
@@ -187,15 +187,15 @@ def variant(
         Refused: the module is not there, or has other parameters; ``name`` says whose, of which adapter.
     """
     if module is None:
-        raise Refused(f"{name} is no module of the model that transformers builds")
+        raise Refused(f"{name} is not a module of the model that transformers builds")
     if beside.params or beside.updates:
         unpack(module)
     own = dict(module.named_parameters(recurse=False))
     for param, shape in _shapes(beside, own, module):
         if param not in own:
-            raise Refused(f"{name}.{param} is no parameter of the model that transformers builds")
+            raise Refused(f"{name}.{param} is not a parameter of the model that transformers builds")
         if own[param].shape != shape:
-            raise Refused(f"{name}.{param} is {list(shape)}, and the model's is {list(own[param].shape)}")
+            raise Refused(f"{name}.{param} is {list(shape)}, but the model's is {list(own[param].shape)}")
     params = {param: tensor.to(device) for param, tensor in beside.params.items()}
     updates = {param: _factored(one, own[param], module, device) for param, one in beside.updates.items()}
     gain = None
@@ -226,7 +226,7 @@ def _shapes(
 def _factored(update: Update, own: torch.Tensor, module: nn.Module, device: torch.device) -> Factored:
     experts = own.shape[0] if own.dim() == 3 else 1
     if update.a.shape[0] % experts or update.a.shape[0] != update.b.shape[1]:
-        raise Refused(f"factors of rank {update.a.shape[0]} and {update.b.shape[1]} are none for {experts} experts")
+        raise Refused(f"factors of rank {update.a.shape[0]} and {update.b.shape[1]} do not fit {experts} experts")
     a = update.a.to(device).view(experts, -1, update.a.shape[1])
     b = update.b.to(device).view(update.b.shape[0], -1, experts).permute(2, 0, 1)
     if own.dim() == 3 and getattr(module, "is_transposed", False):

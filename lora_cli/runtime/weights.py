@@ -59,7 +59,7 @@ def read_weights(
 
     Raises:
         FormatError: a factor has a dtype that is not a floating one, or is missing.
-        Corrupt: a file is not what its header said when it was judged.
+        Corrupt: a file does not match its header when it was checked.
         MachineError: a file cannot be read.
     """
     infos = {module: factors(adapter, module) for module in scalings}
@@ -92,7 +92,7 @@ def read_tensors(path: Path, infos: Iterable[TensorInfo]) -> dict[str, torch.Ten
 
 
 def factors(adapter: Adapter, module: str) -> tuple[TensorInfo, TensorInfo]:
-    """Where A and B of a module stand in the adapter's files. Raises ``FormatError`` when one of them is missing."""
+    """Where A and B of a module are in the adapter's files. Raises ``FormatError`` when one of them is missing."""
     pair = adapter.pairs[module]
     if pair.a is None or pair.b is None:
         raise FormatError("has only one of its two factors", where=module)
@@ -106,10 +106,10 @@ def _read_safetensors(path: Path, infos: Sequence[TensorInfo]) -> dict[str, torc
         with safe_open(path, "pt", backend="pread") as file:
             tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in described}
     except SafetensorError as error:
-        raise Corrupt(f"{path.name} is not what its header said: {error}", hint="fetch it again") from error
+        raise Corrupt(f"{path.name} does not match its header: {error}", hint="fetch it again") from error
     for name, tensor in tensors.items():
         if (tensor.dtype, tensor.shape) != described[name]:
-            raise Corrupt(f"{path.name}: {name} is not what its header said", hint="fetch it again")
+            raise Corrupt(f"{path.name}: {name} does not match its header", hint="fetch it again")
     return tensors
 
 
@@ -117,7 +117,7 @@ def _read_pickle(path: Path, infos: Sequence[TensorInfo]) -> dict[str, torch.Ten
     start, stop = min(info.start for info in infos), max(info.stop for info in infos)
     buffer = torch.from_numpy(np.fromfile(path, np.uint8, stop - start, offset=start))
     if missing := stop - start - len(buffer):
-        raise Corrupt(f"{path.name} ends {missing} bytes before its header says", hint="fetch it again")
+        raise Corrupt(f"{path.name} ends {missing} bytes before the end given in its header", hint="fetch it again")
     return {info.name: view(buffer[info.start - start : info.stop - start], info) for info in infos}
 
 
@@ -125,7 +125,9 @@ def dtype_of(info: TensorInfo) -> torch.dtype:
     """The floating dtype of a tensor. Raises ``FormatError`` when it has another."""
     dtype = DTYPES.get(info.dtype)
     if dtype is None:
-        raise FormatError(f"has dtype {info.dtype}, which is no floating dtype", where=f"{info.file}: {info.name}")
+        raise FormatError(
+            f"has dtype {info.dtype}, which is not a floating-point dtype", where=f"{info.file}: {info.name}"
+        )
     return dtype
 
 

@@ -1,6 +1,6 @@
 """The whole model of a plan: its base answers are made once, and every adapter is held against them."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class Chat:
             raise FormatError(
                 f"has no tokenizer that transformers can load: {said}",
                 where=str(directory),
-                hint="put the base's tokenizer files beside its config.json, or leave --prompt out",
+                hint="put the base's tokenizer files next to its config.json, or remove --prompt",
             ) from error
 
     def ids(self, prompt: str) -> list[int]:
@@ -64,12 +64,24 @@ class Chat:
         Raises:
             UsageError: it is no text.
         """
-        _check_text(prompt)
-        if self._tokenizer.chat_template:
-            turn = [{"role": "user", "content": prompt}]
-            text = self._tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-            return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-        return list(self._tokenizer(prompt)["input_ids"])
+        return self.turn_ids((("user", prompt),)) if self._tokenizer.chat_template else self.plain_ids(prompt)
+
+    def turn_ids(self, turns: Sequence[tuple[str, str]]) -> list[int]:
+        """Token ids of a chat, each turn a role and its text, in the tokenizer's chat template, up to the next answer.
+
+        Raises:
+            UsageError: there is no chat template, it does not take such turns, or one is no text.
+        """
+        if not self._tokenizer.chat_template:
+            raise UsageError("the base has no chat template", hint="use /v1/completions")
+        for _, text in turns:
+            _check_text(text)
+        messages = [{"role": role, "content": text} for role, text in turns]
+        try:
+            text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        except Exception as error:
+            raise UsageError(f"the base's chat template does not take these messages: {error}") from error
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def plain_ids(self, text: str) -> list[int]:
         """Token ids of a text as it is, with what the tokenizer puts before any. Raises ``UsageError`` as ``ids``."""
@@ -79,10 +91,6 @@ class Chat:
     def decode(self, ids: Sequence[int]) -> str:
         """What token ids say, without special tokens and with all its spaces."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
-
-    def text(self, ids: Collection[int]) -> str:
-        """What token ids say, without special tokens."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def stops(self, generation_config: Any) -> frozenset[int]:
         """The token ids that end an answer, by the tokenizer and by the model's ``generation_config``."""
@@ -95,7 +103,9 @@ def _check_text(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"the prompt is no Unicode text: character {error.start} is half a surrogate pair") from error
+        raise UsageError(
+            f"the prompt is not valid Unicode: character {error.start} is half a surrogate pair"
+        ) from error
 
 
 def stops(generation_config: Any) -> frozenset[int]:
@@ -133,7 +143,7 @@ class WholeModel:
     def chat(self) -> Chat:
         """The tokenizer. Raises ``FormatError`` when there is none."""
         if self._directory is None:
-            raise FormatError("has no tokenizer: it is no directory on this disk", where="--base")
+            raise FormatError("has no tokenizer: it is not a directory on this disk", where="--base")
         self._chat = self._chat or Chat(self._directory)
         return self._chat
 
@@ -159,7 +169,7 @@ class WholeModel:
 
     @property
     def max_model_len(self) -> int | None:
-        """Tokens of prompt and answer together that its config is for; None where that says nothing."""
+        """Tokens of prompt and answer together that its config is for; None if that says nothing."""
         config = self.composed.model.config
         most = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
         return most if isinstance(most, int) else None
@@ -182,7 +192,7 @@ class WholeModel:
         base, base_logits = self._base_answers[known]
         adapted, logits = greedy(self.composed, ids, slot, max_tokens, ends)
         delta = float((logits - base_logits).abs().max())
-        return Answers(name, prompt, chat.text(base), chat.text(adapted), delta)
+        return Answers(name, prompt, chat.decode(base).strip(), chat.decode(adapted).strip(), delta)
 
 
 def _model(plan: Plan, dtype: torch.dtype, device: torch.device) -> nn.Module:
@@ -190,8 +200,8 @@ def _model(plan: Plan, dtype: torch.dtype, device: torch.device) -> nn.Module:
         return dummy_model(plan.dummy, dtype=dtype, device=device, seed=plan.seed)
     if plan.base_directory is None:
         raise UsageError(
-            f"--forward model needs the base's weights, and {plan.base.name} is no directory on this disk",
-            hint="give --base a local directory, or download the model to the Hub's cache: hf download ORG/NAME",
+            f"--forward model needs the base's weights, but {plan.base.name} is not a directory on this disk",
+            hint="set --base to a local directory, or download the model to the Hub's cache: hf download ORG/NAME",
         )
     check_checkpoint(plan.base_directory)
     return load_model(plan.base_directory, dtype=dtype, device=str(device))

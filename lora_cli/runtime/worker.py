@@ -18,7 +18,7 @@ from lora_cli.reading.base import has_weights
 from lora_cli.runtime.base_weights import BaseWeights, CheckpointWeights, SyntheticWeights
 from lora_cli.runtime.composable import largest_rank
 from lora_cli.runtime.forward import lora_delta, route
-from lora_cli.runtime.messages import Answer, Held, Holdings, Job, Ready, Served, TierName
+from lora_cli.runtime.messages import Answer, Holdings, Job, Ready, Served, TierName, TierStatus
 from lora_cli.runtime.plan import Plan
 from lora_cli.runtime.proof import prove
 from lora_cli.runtime.room import out_of_memory, storage
@@ -35,7 +35,7 @@ from lora_cli.tiers.tier import Tier
 
 
 def quiet(_stage: str) -> None:
-    """Tell nobody."""
+    """Report nothing."""
 
 
 class Clock:
@@ -47,7 +47,7 @@ class Clock:
         self.ms: dict[str, float] = {}
 
     def began(self, stage: str) -> None:
-        """Tell the parent."""
+        """Report to the parent."""
         self.stage = stage
         self._tell(stage)
 
@@ -68,7 +68,7 @@ SERVED_TOKENS = 8
 """Tokens of the small batch that ``serve`` sends through an adapter."""
 
 PATIENCE_S = 60.0
-"""So long a request waits for room that others use or are being loaded into."""
+"""How long a request waits for room that others use or are being loaded into."""
 
 
 class Worker:
@@ -92,31 +92,33 @@ class Worker:
         policy = POLICIES[plan.eviction]
         wanted, most_bytes = plan.limits.max_cpu_loras, plan.limits.max_cpu_bytes
         if places < wanted and most_bytes is None:
-            self.notes = (f"memory has places for {places} adapters, not for {wanted}", *self.notes)
+            self.notes = (f"there is memory for {places} adapters, not for {wanted}", *self.notes)
         self.memory: Tier[int] = Tier(
             new_ledger(policy, "cpu", Budget(places, most_bytes), self._known("cpu")),
             weigh=lambda _key: self.shelf.weigh(AT_HAND.get().job),
             load=self._read,
+            called=lambda _key: AT_HAND.get().job.name,
             drop=lambda _key, place: self.shelf.let_go(place),
         )
         self.resident: Tier[int] = Tier(
             new_ledger(policy, "gpu", Budget(plan.limits.max_loras), self._known("gpu")),
             weigh=lambda _key: self.slots.slot_bytes,
             load=self._put,
+            called=lambda _key: AT_HAND.get().job.name,
             drop=self._take_back,
         )
 
     def ready(self) -> Ready:
         """What the parent should know before the first request."""
         dtype = str(self.dtype).removeprefix("torch.")
-        return Ready(str(self.device), dtype, self.base.origin, self.slots.slot_bytes, self.notes)
+        return Ready(str(self.device), dtype, self.base.origin, self.notes)
 
     def at_hand(self, job: Job) -> bool:
         """Whether it is on the device now."""
         return self.resident.holds(job.key)
 
     def load(self, job: Job, tell: Callable[[str], None] = quiet) -> LoadReport:
-        """Read, put into a slot and prove one adapter. What fails stands in the report and leaves the tiers."""
+        """Read, put into a slot and prove one adapter. What fails is in the report and leaves the tiers."""
         report = LoadReport(job.name, job.digest, tier=self._tier_of(job))
         try:
             with self._job(job, tell) as clock, self.resident.lease(job.key, patience_s=PATIENCE_S) as slot:
@@ -138,7 +140,7 @@ class Worker:
         if report.proof is not None and not report.proof.holds:
             worst = report.proof.worst
             said = f"{worst.module}: {worst.reason}" if worst else "it has no modules"
-            report = replace(report, stage="proof", error=f"the proof fails: {said}", exit_code=1)
+            report = replace(report, stage="proof", error=f"the proof failed: {said}", exit_code=1)
         if report.error:
             self._forget(job.key)
         return replace(report, stage_ms=dict(AT_HAND.get().ms))
@@ -170,7 +172,7 @@ class Worker:
             LoraCliError: the adapter cannot be loaded, or there is no whole model.
         """
         if self.whole is None:
-            raise MachineError("answers need the whole model", hint="--forward model")
+            raise MachineError("generation needs the whole model", hint="--forward model")
         with self._job(request.job, tell), self.resident.lease(request.job.key) as slot, self.turns.request():
             return self.whole.answer(request.job.name, slot, request.prompt, request.max_tokens)
 
@@ -187,25 +189,35 @@ class Worker:
             return read
 
     def drop(self, key: str) -> bool:
-        """Let go of an adapter, where nobody uses it; whether it is gone."""
+        """Release an adapter, unless it is in use; whether it is gone."""
         self._forget(key)
         return not self.resident.holds(key) and not self.memory.holds(key)
 
     def look(self, *, with_history: bool) -> Holdings:
         """What the tiers hold now."""
         history = {name: known.state() for name, known in self._histories.items()} if with_history else {}
-        return Holdings(_held(self.resident), _held(self.memory), history)
+        tiers = {"gpu": _status(self.resident), "cpu": _status(self.memory)}
+        return Holdings(self.resident.keys(), self.memory.keys(), tiers, history)
 
     @contextmanager
     def _job(self, job: Job, tell: Callable[[str], None]) -> Iterator[Clock]:
         """Have ``job`` at hand; what the device or the machine has no room for is its error."""
         clock = Clock(job, tell)
         AT_HAND.set(clock)
-        if job.pinned:
-            self.memory.pin(job.key)
-            self.resident.pin(job.key)
         with out_of_memory():
+            if self._tier_of(job) == "disk":
+                clock.stage = "read"
+                self._check(job)
+            if job.pinned:
+                self.memory.pin(job.key)
+                self.resident.pin(job.key)
             yield clock
+
+    def _check(self, job: Job) -> None:
+        """Raises what refuses it by its header: nothing is evicted for what could not be loaded."""
+        scalings = self.shelf.check(job, self.base)
+        if self.whole is not None:
+            self.whole.composed.refuse(job.name, scalings)
 
     def leased(self, job: Job, leases: ExitStack) -> tuple[int, TierName]:
         """An adapter's slot, for as long as ``leases``, and where it was found. Raises ``LoraCliError``."""
@@ -217,9 +229,7 @@ class Worker:
         """Read what is at hand into a place in memory."""
         clock = AT_HAND.get()
         with clock.at("read"):
-            if self.whole is not None:
-                self.whole.composed.refuse(clock.job.name, self.shelf.scalings(clock.job))
-            return self.shelf.put(clock.job, self.base)
+            return self.shelf.put(clock.job)
 
     def _pack(self, job: Job, weights: LoraWeights | None = None) -> None:
         if self.shelf.is_unpacked(job):
@@ -288,19 +298,19 @@ class Worker:
         try:
             return CheckpointWeights(plan.base_directory, plan.base, plan.modules), ()
         except FormatError as error:
-            note = f"proofs use synthetic base weights: {error.message}"
+            note = f"adapters are proved on synthetic base weights: {error.message}"
             return SyntheticWeights(plan.base, plan.seed), (note,)
 
 
-def _held(tier: Tier[Any]) -> Held:
+def _status(tier: Tier[Any]) -> TierStatus:
     counts, budget = tier.counts(), tier.budget
-    kept = tier.keys(), budget.items, tier.used_bytes(), budget.max_bytes
-    return Held(*kept, counts.hits, counts.loads, counts.evictions)
+    kept = len(tier.keys()), budget.items, tier.used_bytes(), budget.max_bytes
+    return TierStatus(*kept, counts.hits, counts.loads, counts.evictions)
 
 
 def _device(asked: str) -> torch.device:
     if asked == "cuda" and not torch.cuda.is_available():
-        raise MachineError("this torch sees no CUDA device", hint="--device cpu, or install torch with CUDA")
+        raise MachineError("this torch finds no CUDA device", hint="--device cpu, or install torch with CUDA")
     chosen = "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
     # The proof's tolerance counts on float32 sums; torch may otherwise add up parts of a bfloat16 product in bfloat16.
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False

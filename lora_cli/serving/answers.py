@@ -3,7 +3,7 @@
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import fields
 from typing import Any, Literal
 
@@ -12,18 +12,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import ERRORS, LoraCliError
 from lora_cli.runtime.messages import Holdings
-from lora_cli.serving.adapters import Entry, Failures
+from lora_cli.serving.adapters import Entry
 from lora_cli.serving.status_report import AdapterStatus
-
-STATUS: Mapping[int, tuple[int, str]] = {
-    1: (422, "UnprocessableEntityError"),
-    2: (400, "BadRequestError"),
-    3: (404, "NotFoundError"),
-    4: (503, "ServiceUnavailableError"),
-    5: (502, "BadGatewayError"),
-    6: (503, "ServiceUnavailableError"),
-}
-"""HTTP status and vLLM's name of it by the exit code that the error would end a command with."""
 
 MODEL_FIELDS = {"object": "model", "owned_by": "lora-cli"}
 
@@ -53,40 +43,31 @@ def error_body(message: str, status: int, kind: str, hint: str = "") -> dict[str
 
 
 def error_of(report: LoadReport) -> LoraCliError:
-    """The error that a failed report tells of, with the stage in front."""
+    """The error of a failed report, with the stage in front."""
     kind = ERRORS.get(report.exit_code, LoraCliError)
     where = f" at {report.stage}" if report.stage else ""
     return kind(f"{report.name} cannot be served: it failed{where}: {report.error}", hint=report.hint)
 
 
-class Held:
-    """Where adapters are now, by key; made once for all that are described."""
-
-    def __init__(self, holdings: Holdings | None) -> None:
-        held: list[tuple[Literal["gpu", "cpu"], Collection[str]]] = []
-        if holdings is not None:
-            held = [("gpu", frozenset(holdings.gpu.keys)), ("cpu", frozenset(holdings.cpu.keys))]
-        self._held = held
-
-    def tier(self, entry: Entry) -> Literal["gpu", "cpu", "disk", "remote"]:
-        """``gpu``, ``cpu``, ``disk``, or ``remote`` when it is not on this disk yet."""
-        if entry.job is None:
-            return "remote"
-        key = entry.job.key
-        return next((tier for tier, keys in self._held if key in keys), "disk")
+Tiers = Mapping[str, Literal["gpu", "cpu"]]
+"""Where adapters are now, by key."""
 
 
-def described(entry: Entry, held: Held, failures: Failures, *, proved: bool) -> AdapterStatus:
+def tiers_of(holdings: Holdings | None) -> Tiers:
+    """Made once for all that are described."""
+    return {} if holdings is None else {**dict.fromkeys(holdings.cpu, "cpu"), **dict.fromkeys(holdings.gpu, "gpu")}
+
+
+def described(entry: Entry, tiers: Tiers, *, proved: bool) -> AdapterStatus:
     """One adapter, as ``GET /v1/adapters`` lists it."""
     name, job = entry.item.name, entry.job
-    report, failure = entry.report or LoadReport(name), failures.last(name)
-    failed = failure.report if failure is not None else LoadReport(name)
+    report, failed = entry.report or LoadReport(name), entry.failure or LoadReport(name)
     worst = report.proof.worst.error if report.proof is not None and report.proof.worst is not None else None
     return AdapterStatus(
         name=name,
         source=str(entry.item.source),
         digest=job.digest if job is not None else "",
-        tier=held.tier(entry),
+        tier=tiers.get(job.key, "disk") if job is not None else "remote",
         pinned=entry.item.pinned,
         rank=report.rank,
         bytes=report.bytes,
@@ -100,13 +81,13 @@ def described(entry: Entry, held: Held, failures: Failures, *, proved: bool) -> 
         error=failed.error,
         hint=failed.hint,
         stage=failed.stage,
-        failures=failure.count if failure is not None else 0,
-        retry_in_s=round(failures.wait_s(name), 3),
+        failures=entry.failures,
+        retry_in_s=round(entry.retry_in_s, 3),
     )
 
 
 PIECE_BYTES = 1 << 15
-"""So much is written at once: about a millisecond of work."""
+"""How much is written at once: about a millisecond of work."""
 
 
 def listed(head: Mapping[str, Any], key: str, values: Iterable[object]) -> Response:

@@ -1,7 +1,7 @@
 """Connections of clients: how long each may be silent, and how many there are.
 
 A connection *waits* while the server has no whole request of it. There are at most ``Room.most`` connections: one more
-takes the place of the one that has waited longest, so that silent ones keep nobody out.
+takes the place of the one that has waited longest, so that silent ones do not block others.
 """
 
 import asyncio
@@ -16,16 +16,16 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 HEAD_S = 10.0
-"""So long the head of a request may take from its first byte, and the first one from the connection's beginning."""
+"""How long the head of a request may take from its first byte, and the first one from the connection's beginning."""
 
 BODY_S = 30.0
-"""So long the body of a request may take."""
+"""How long the body of a request may take."""
 
 IDLE_S = 30.0
-"""So long a connection may be silent between two requests."""
+"""How long a connection may be silent between two requests."""
 
 UNREAD_S = 30.0
-"""So long a client may leave its answer unread."""
+"""How long a client may leave its answer unread."""
 
 SPREAD = 0.2
 """Up to so much longer: what came at once is not closed at once, while others wait."""
@@ -90,7 +90,7 @@ class Connection(H11Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
         self._in_head = False
-        self._answering = 0
+        self._answering = self._body = 0
         self._needs_body = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -152,6 +152,14 @@ class Connection(H11Protocol):
                 self._in_head = False
                 self.room.waits(self)
                 self._wait(IDLE_S)
+            if not self._answering:
+                self.room.bodies, self._body = self.room.bodies - self._body, 0
+
+    def keeps(self, size: int) -> bool:
+        """Count so many more bytes of a body until its request is answered; whether there is room for them."""
+        self._body += size
+        self.room.bodies += size
+        return self.room.bodies <= MOST_BODIES
 
     @contextmanager
     def waiting_for_body(self) -> Iterator[None]:

@@ -27,7 +27,7 @@ class Past:
     keys: Mapping[str, str] = field(default_factory=dict)
 
     def hottest(self) -> Sequence[str]:
-        """Names by how often they are asked for of late, the hottest first.
+        """Names by how often they are asked for recently, the hottest first.
 
         Only what misses a slot asks for memory, so the rates of the slots come first.
         """
@@ -53,7 +53,7 @@ def read_past(file: Path) -> Past:
     try:
         return _read(data, str(file))
     except FormatError as error:
-        log.warning("the request rates of the last time are not read: %s", error.message)
+        log.warning("the request rates of the last run cannot be read: %s", error.message)
         return NOTHING
 
 

@@ -1,10 +1,11 @@
-"""What the tiers hold, as the warm process last said: nobody waits long for one that is busy or stopped."""
+"""The tiers' contents, as last reported by the warm process: callers do not wait for a busy or stopped one."""
 
-import threading
+import asyncio
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from time import monotonic
 
 from lora_cli.errors import LoraCliError
@@ -12,7 +13,7 @@ from lora_cli.runtime.messages import Holdings, Look
 from lora_cli.runtime.process import WarmProcess
 
 PATIENCE_S, FIRST_PATIENCE_S = 0.5, 0.8
-"""So long an answer is waited for where there is one before it, which has to do then; and so long the first one is."""
+"""How long an answer is waited for where there is one before it, which has to do then; and so long the first one is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,35 +26,32 @@ class Seen:
 
 
 class Looking:
-    """Asks the warm process for its holdings, once at a time for all who want to know; any thread may ask."""
+    """Asks the warm process for its holdings, once at a time for all who want to know."""
 
     def __init__(self, process: Callable[[], WarmProcess | None]) -> None:
         self._process = process
         self._threads = ThreadPoolExecutor(2, "look")
-        self._under_way: dict[bool, Future[Holdings | None]] = {}
+        self._under_way: dict[bool, asyncio.Future[Holdings | None]] = {}
         self._asked_at = 0.0
         self._seen: Seen | None = None
-        self._lock = threading.Lock()
 
-    def ask(self, *, with_history: bool = False) -> "Future[Holdings | None]":
-        """What it says now, some time; None while nothing stands. One question that is under way is not asked again."""
-        with self._lock:
-            asked = self._under_way.get(with_history)
-            if asked is None or asked.done():
-                self._asked_at = self._asked_at if with_history else monotonic()
-                asked = self._under_way[with_history] = self._threads.submit(self._look, with_history=with_history)
-            return asked
+    async def ask(self, *, with_history: bool = False, or_last: bool = False) -> Holdings | None:
+        """What it says now; None while nothing is ready, or when it takes too long.
 
-    def wait(self, *, with_history: bool = False) -> Holdings | None:
-        """What it says now, or None when that takes too long."""
-        with suppress(TimeoutError):
-            return self.ask(with_history=with_history).result(FIRST_PATIENCE_S)
-        return None
-
-    def patience_s(self) -> float:
-        """How long an answer is worth waiting for now: one that is due for some time is not waited for."""
-        patience_s = PATIENCE_S if self.last()[0] is not None else FIRST_PATIENCE_S
-        return max(0.0, self._asked_at + patience_s - monotonic())
+        One question that is under way is not asked again. With ``or_last`` what it said last will do, if it said
+        anything; then an answer that is due for some time is not waited for.
+        """
+        asked = self._under_way.get(with_history)
+        if asked is None or asked.done():
+            self._asked_at = self._asked_at if with_history else monotonic()
+            look = partial(self._look, with_history=with_history)
+            asked = asyncio.get_running_loop().run_in_executor(self._threads, look)
+            self._under_way[with_history] = asked
+        patience_s = FIRST_PATIENCE_S
+        if or_last:
+            patience_s = self._asked_at + (FIRST_PATIENCE_S if self.last()[0] is None else PATIENCE_S) - monotonic()
+        await asyncio.wait([asked], timeout=max(0.0, patience_s))
+        return asked.result() if asked.done() else None
 
     def last(self) -> tuple[Holdings | None, float | None]:
         """What the child that there is said last, and how many seconds ago; None while it has said nothing."""

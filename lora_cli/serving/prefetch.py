@@ -1,14 +1,11 @@
-"""What is loaded ahead of its requests: a queue with priorities, worked off by a few threads."""
+"""What is loaded ahead of its requests: a queue with priorities, processed by a few tasks."""
 
-import threading
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from itertools import count
-from queue import PriorityQueue
 
-THREADS = 2
-"""Adapters fetched ahead at once: requests that somebody waits for have threads of their own."""
-
-LAST = 1 << 62
+AT_ONCE = 2
+"""Adapters fetched ahead at once, next to those that a request waits for."""
 
 
 class Prefetcher:
@@ -17,17 +14,12 @@ class Prefetcher:
     A name that waits already is worked off once, by the better of its priorities.
     """
 
-    def __init__(self, load: Callable[[str], object], threads: int = THREADS) -> None:
-        self._load = load
-        self._queue: PriorityQueue[tuple[int, int, str]] = PriorityQueue()
+    def __init__(self, load: Callable[[str], Awaitable[object]], at_once: int = AT_ONCE) -> None:
+        self._load, self._at_once = load, at_once
+        self._queue: asyncio.PriorityQueue[tuple[int, int, str]] = asyncio.PriorityQueue()
         self._order = count()
         self._waiting: set[str] = set()
-        self._busy = 0
-        self._changed = threading.Condition()
-        self._closed = False
-        self._threads = [threading.Thread(target=self._work, name="prefetch", daemon=True) for _ in range(threads)]
-        for thread in self._threads:
-            thread.start()
+        self._tasks: list[asyncio.Task[None]] = []
 
     def __len__(self) -> int:
         """How many wait."""
@@ -35,34 +27,26 @@ class Prefetcher:
 
     def add(self, name: str, priority: int) -> None:
         """Have ``name`` loaded some time."""
-        with self._changed:
-            self._waiting.add(name)
-        self._queue.put((priority, next(self._order), name))
+        if not self._tasks:
+            self._tasks = [asyncio.create_task(self._work()) for _ in range(self._at_once)]
+        self._waiting.add(name)
+        self._queue.put_nowait((priority, next(self._order), name))
 
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until nothing waits and nothing is under way; whether it came to that."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._waiting and not self._busy, timeout_s)
+    async def wait(self) -> None:
+        """Wait until nothing waits and nothing is under way."""
+        await self._queue.join()
 
     def close(self) -> None:
-        """Begin nothing more; what is under way goes on."""
-        self._closed = True
-        for _ in self._threads:
-            self._queue.put((LAST, next(self._order), ""))
+        """Begin nothing more."""
+        for task in self._tasks:
+            task.cancel()
 
-    def _work(self) -> None:
+    async def _work(self) -> None:
         while True:
-            _, _, name = self._queue.get()
-            if self._closed:
-                return
-            with self._changed:
-                if name not in self._waiting:
-                    continue
-                self._waiting.discard(name)
-                self._busy += 1
+            _, _, name = await self._queue.get()
             try:
-                self._load(name)
+                if name in self._waiting:
+                    self._waiting.discard(name)
+                    await self._load(name)
             finally:
-                with self._changed:
-                    self._busy -= 1
-                    self._changed.notify_all()
+                self._queue.task_done()

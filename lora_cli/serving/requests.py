@@ -1,8 +1,9 @@
 """Requests of clients: one pydantic model for each JSON body, strict and bounded."""
 
 import re
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -19,11 +20,13 @@ from lora_cli.core import parse
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.text import shown
 from lora_cli.errors import FormatError, UsageError
+from lora_cli.runtime.messages import Conversation
 
 LONGEST_NAME, LONGEST_PATH = 256, 4096
 MOST_KEYS, MOST_MISTAKES, MOST_NAMES = 100, 8, 10_000
 MOST_PROMPTS, MOST_PROMPT_TOKENS, MOST_PROMPT_CHARACTERS = 64, 1 << 17, 1 << 19
 MOST_TOKENS, USUAL_TOKENS, MOST_LOGPROBS, MOST_STOPS, LONGEST_STOP = 4096, 16, 20, 4, 256
+USUAL_CHAT_TOKENS, MOST_TURNS = 128, 1000
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "temperature": (0, None),
@@ -41,6 +44,18 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 }
 """Values that change nothing about a greedy answer; any other value would, so it is refused."""
 
+CHAT_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "tools": ([], None),
+    "tool_choice": ("none", "auto", None),
+    "functions": ([], None),
+    "response_format": ({"type": "text"}, None),
+    "add_generation_prompt": (True, None),
+    "continue_final_message": (False, None),
+    "chat_template": (None,),
+    "chat_template_kwargs": ({}, None),
+}
+"""The same of chats: there is no answer but text, by the base's own chat template."""
+
 UNHEEDED = frozenset({"top_p", "min_p", "seed", "user", "skip_special_tokens", "request_id", "priority", "metadata"})
 """What has no effect on a greedy answer, whatever it is."""
 
@@ -49,8 +64,8 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./@:+-]*", re.ASCII)
 
 def _adapter_name(name: str) -> str:
     if len(name) > LONGEST_NAME or not _NAME.fullmatch(name) or ".." in name:
-        said = f"1 to {LONGEST_NAME} letters, digits and _ . - / @ : +, which begin with a letter or digit"
-        raise ValueError(f"{shown(name)} is no name of an adapter ({said})")
+        said = f"1 to {LONGEST_NAME} letters, digits and _ . - / @ : +, starting with a letter or digit"
+        raise ValueError(f"{shown(name)} is not an adapter name ({said})")
     return name
 
 
@@ -58,7 +73,7 @@ def _path(path: str) -> str:
     try:
         path.encode(errors="surrogateescape")
     except UnicodeEncodeError as error:
-        raise ValueError(f"lora_path is no path: character {error.start} is half a surrogate pair") from error
+        raise ValueError(f"lora_path is not a path: character {error.start} is half a surrogate pair") from error
     return path
 
 
@@ -72,6 +87,16 @@ def _prompts(value: Any) -> Any:
     if isinstance(value, str) or (isinstance(value, list) and value and isinstance(value[0], int)):
         value = [value]
     return tuple(tuple(one) if isinstance(one, list) else one for one in value) if isinstance(value, list) else value
+
+
+def _text_of(value: Any) -> Any:
+    """The text of a message, which OpenAI also has as a list of parts. Raises ``ValueError``: one is no text."""
+    if not isinstance(value, list):
+        return value
+    parts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in value]
+    if not all(isinstance(part, str) for part in parts):
+        raise ValueError("a message has a part that is not text")
+    return "".join(map(str, parts))
 
 
 Text = InstanceOf[str]
@@ -99,7 +124,7 @@ class ClientRequest(BaseModel):
         except FormatError as error:
             raise UsageError(error.message, hint="send a JSON object") from error
         if len(fields) > MOST_KEYS:
-            raise UsageError(f"the request has {len(fields)} keys, more than any has")
+            raise UsageError(f"the request has {len(fields)} keys, over the limit")
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
@@ -142,28 +167,24 @@ class PrefetchRequest(ClientRequest):
 
 
 class StreamOptions(BaseModel):
-    """OpenAI's options of a stream; others than this one are passed over."""
+    """OpenAI's options of a stream; others than this one are ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True)
     include_usage: bool | None = None
 
 
-class CompletionRequest(ClientRequest):
-    """``POST /v1/completions``, with OpenAI's and vLLM's field names. A null is as good as no value."""
+class GreedyRequest(ClientRequest):
+    """What requests for answers have in common, with OpenAI's and vLLM's field names. A null is as good as no value.
 
+    ``neutral`` are the values that change nothing about a greedy answer, by their keys.
+    """
+
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = NEUTRAL
     unheeded = UNHEEDED | NEUTRAL.keys()
     model: Text = Field(description="the name of an adapter, or of the base")
-    prompt: Annotated[tuple[Prompt, ...], BeforeValidator(_prompts)] = Field(
-        min_length=1,
-        max_length=MOST_PROMPTS,
-        fail_fast=True,
-        description=f"text, token ids, or a list of at most {MOST_PROMPTS} of these, "
-        f"each not empty and with at most {MOST_PROMPT_TOKENS} tokens",
-    )
     max_tokens: int = Field(USUAL_TOKENS, ge=1, le=MOST_TOKENS, description=f"a whole number from 1 to {MOST_TOKENS}")
     stream: bool = Field(False, description="true or false")
     stream_options: StreamOptions = Field(StreamOptions(), description="an object, its include_usage true or false")
-    logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS, description=f"a whole number from 0 to {MOST_LOGPROBS}")
     stop: Annotated[tuple[Stop, ...], BeforeValidator(_several)] = Field(
         (),
         max_length=MOST_STOPS,
@@ -171,16 +192,95 @@ class CompletionRequest(ClientRequest):
         description=f"text or a list of at most {MOST_STOPS} texts of at most {LONGEST_STOP} characters",
     )
     ignore_eos: bool = Field(False, description="true or false")
-    return_token_ids: bool = Field(False, description="true or false")
 
     @model_validator(mode="before")
     @classmethod
     def _greedy(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """``fields`` without nulls. Raises ``ValueError``: one of them asks for what only sampling gives."""
-        for key, neutral in NEUTRAL.items():
+        for key, neutral in cls.neutral.items():
             if key in fields and fields[key] not in neutral:
-                raise ValueError(f"{key} {shown(fields[key])} is not supported: answers are greedy")
+                why = ": answers are greedy" if key in NEUTRAL else ""
+                raise ValueError(f"{key} {shown(fields[key])} is not supported{why}")
         return {key: value for key, value in fields.items() if value is not None or key not in cls.model_fields}
+
+    @property
+    @abstractmethod
+    def prompts(self) -> tuple[str | tuple[int, ...] | Conversation, ...]:
+        """What is to be answered."""
+
+    @property
+    @abstractmethod
+    def alternatives(self) -> int | None:
+        """How many log-probabilities are returned at each place besides that of the token; None: not even that."""
+
+
+class CompletionRequest(GreedyRequest):
+    """``POST /v1/completions``."""
+
+    prompt: Annotated[tuple[Prompt, ...], BeforeValidator(_prompts)] = Field(
+        min_length=1,
+        max_length=MOST_PROMPTS,
+        fail_fast=True,
+        description=f"text, token ids, or a list of at most {MOST_PROMPTS} of these, "
+        f"each not empty and with at most {MOST_PROMPT_TOKENS} tokens",
+    )
+    logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS, description=f"a whole number from 0 to {MOST_LOGPROBS}")
+    return_token_ids: bool = Field(False, description="true or false")
+
+    @property
+    def prompts(self) -> tuple[str | tuple[int, ...] | Conversation, ...]:
+        """Each of them."""
+        return self.prompt
+
+    @property
+    def alternatives(self) -> int | None:
+        """As many as ``logprobs`` says."""
+        return self.logprobs
+
+
+class Turn(BaseModel):
+    """One message of a chat; its other keys, such as ``name``, are ignored."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Annotated[Text, BeforeValidator(_text_of), Field(max_length=MOST_PROMPT_CHARACTERS)]
+
+
+class ChatRequest(GreedyRequest):
+    """``POST /v1/chat/completions``: one conversation, in the chat template of the base."""
+
+    neutral = {**NEUTRAL, **CHAT_NEUTRAL}
+    unheeded = UNHEEDED | NEUTRAL.keys() | CHAT_NEUTRAL.keys() | {"parallel_tool_calls", "store", "reasoning_effort"}
+    messages: Annotated[tuple[Turn, ...], BeforeValidator(_several)] = Field(
+        min_length=1,
+        max_length=MOST_TURNS,
+        fail_fast=True,
+        description=f"a list of 1 to {MOST_TURNS} messages, each with text as its content and a role: "
+        "system, developer, user, assistant or tool",
+    )
+    max_tokens: int = Field(
+        USUAL_CHAT_TOKENS, ge=1, le=MOST_TOKENS, description=f"a whole number from 1 to {MOST_TOKENS}"
+    )
+    logprobs: bool = Field(False, description="true or false")
+    top_logprobs: int = Field(0, ge=0, le=MOST_LOGPROBS, description=f"a whole number from 0 to {MOST_LOGPROBS}")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """``max_completion_tokens`` is OpenAI's newer name of ``max_tokens``."""
+        newer = fields.get("max_completion_tokens")
+        rest = {key: value for key, value in fields.items() if key != "max_completion_tokens"}
+        return rest if newer is None else {**rest, "max_tokens": newer}
+
+    @property
+    def prompts(self) -> tuple[str | tuple[int, ...] | Conversation, ...]:
+        """The conversation."""
+        return (Conversation(tuple((turn.role, turn.content) for turn in self.messages)),)
+
+    @property
+    def alternatives(self) -> int | None:
+        """As many as ``top_logprobs`` says, where ``logprobs`` is true."""
+        return self.top_logprobs if self.logprobs else None
 
 
 def _usage_error(error: ValidationError, model: type[ClientRequest]) -> UsageError:
@@ -194,10 +294,10 @@ def _said(kind: str, place: tuple[int | str, ...], context: Mapping[str, Any], m
     if kind == "value_error":
         return str(context["error"])
     if not place:
-        return "the request has a key that is no text"
+        return "the request has a key that is not a string"
     field = str(place[0])
     if kind == "missing":
-        return f"the request lacks {field}"
+        return f"the request has no {field}"
     if kind == "extra_forbidden":
         meant = did_you_mean(field, {*model.model_fields, *model.unheeded})
         return f"the request has an unknown key {shown(field)} ({meant})"

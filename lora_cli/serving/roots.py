@@ -13,7 +13,7 @@ from lora_cli.settings import Settings
 def allowed(lora_path: str, roots: Sequence[Path], settings: Settings) -> AdapterRef:
     """The reference that a client's ``lora_path`` is.
 
-    A folder must lie under one of ``roots``, links followed; what is elsewhere needs a policy that allows its source by
+    A folder must be under one of ``roots``, links followed; what is elsewhere needs a policy that allows its source by
     name. A relative path is relative to the first root that has it.
 
     Raises:
@@ -32,8 +32,8 @@ def allowed(lora_path: str, roots: Sequence[Path], settings: Settings) -> Adapte
     if found is not None:
         return AdapterRef("file", str(found))
     if inside and not any(os.path.lexists(root / text) for root in roots):
-        raise NotFound(f"there is no {lora_path}", hint="is it mounted where this server runs?")
-    raise Refused(f"{lora_path} is not under a folder that this server loads adapters from", hint="--root DIRECTORY")
+        raise NotFound(f"there is no {lora_path}", hint="check that it is mounted where this server runs")
+    raise Refused(f"{lora_path} is not below a folder from which this server loads adapters", hint="--root DIRECTORY")
 
 
 def _is_below(place: Path, root: Path) -> bool:
@@ -44,8 +44,8 @@ def _is_below(place: Path, root: Path) -> bool:
 def _allowed_source(ref: AdapterRef, settings: Settings) -> AdapterRef:
     if not any(policy.allow_sources for policy in settings.policies):
         raise Refused(
-            f"{ref}: this server loads adapters from elsewhere only where a policy allows their source",
-            hint="start it with --policy, and allow_sources in it",
+            f"{ref}: this server only loads remote adapters if a policy allows their source",
+            hint="start it with a --policy that has allow_sources",
         )
     for policy in settings.policies:
         for violation in source_violations(policy, ref):

@@ -1,4 +1,4 @@
-"""The server's life: it listens, starts the warm process, looks after it, and ends in order."""
+"""The server's life: it listens, starts and supervises the warm process, and shuts down cleanly."""
 
 import asyncio
 import errno
@@ -8,19 +8,18 @@ import signal
 import socket
 import stat
 import sys
-import threading
-import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
 from lora_cli.core.log import logger
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import LoraCliError, MachineError
-from lora_cli.serving.api import Service, make_app
+from lora_cli.serving.api import Api
 from lora_cli.serving.connection import IDLE_S, protocol, room_for_files
 from lora_cli.serving.history import save_past
 from lora_cli.serving.metrics import metrics_text
@@ -31,17 +30,17 @@ BACKLOG = 4096
 """Connections that the kernel keeps until they are accepted."""
 
 ACCEPTED_AT_ONCE = 128
-"""So many are accepted before those that were are looked at: a flood of them does not hide who asks something."""
+"""How many are accepted before those that were are looked at: a flood of them does not hide who asks something."""
 
 GRACE_S = 5
-"""So long completions under way may take when the server is told to end."""
+"""How long completions under way may take when the server is asked to stop."""
 
 SWITCH_S = 0.0005
-"""A thread that judges an adapter gives Python up after so long (5 ms else) for the requests."""
+"""A thread that validates an adapter gives Python up after so long (5 ms else) for the requests."""
 
-SUPERVISED_S, METRICS_S, HISTORY_S = 1.0, 10.0, 30.0
+SUPERVISED_S, READY_S, METRICS_S, HISTORY_S = 1.0, 0.2, 10.0, 30.0
 LONGEST_S = 60.0
-"""So long something that fails is not tried again at most."""
+"""How long something that fails is not tried again at most."""
 
 log = logger(__name__)
 
@@ -55,7 +54,7 @@ class Files:
     history: Path | None = None
 
 
-def serve(service: Service, address: Address, files: Files, say: Callable[[str], None]) -> None:
+def serve(api: Api, address: Address, files: Files, say: Callable[[str], None]) -> None:
     """Listen at ``address`` until a signal (``ending_signals``) or a client says stop.
 
     Raises:
@@ -63,8 +62,8 @@ def serve(service: Service, address: Address, files: Files, say: Callable[[str],
     """
     sys.setswitchinterval(SWITCH_S)
     with listening(address) as listener:
-        life = _Life(replace(service, began=time.time()), files, say)
-        say(f"listening at {address}")
+        life = _Life(api, files, say)
+        say(f"listening on {address}")
         asyncio.run(life.run(listener))
     if life.error is not None:
         raise life.error
@@ -73,12 +72,12 @@ def serve(service: Service, address: Address, files: Files, say: Callable[[str],
 class _Life:
     """One run of the server."""
 
-    def __init__(self, service: Service, files: Files, say: Callable[[str], None]) -> None:
-        self.host, self.files, self._say = service.host, files, say
+    def __init__(self, api: Api, files: Files, say: Callable[[str], None]) -> None:
+        self.host, self.files, self._say = api.host, files, say
         self.error: LoraCliError | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._unwritten: set[Path] = set()
         config = uvicorn.Config(
-            make_app(replace(service, stop=self.stop)),
+            api.app(),
             http=protocol(room_for_files()),
             ws="none",
             backlog=ACCEPTED_AT_ONCE,
@@ -93,15 +92,14 @@ class _Life:
 
     async def run(self, listener: socket.socket) -> None:
         """Serve, and end in order whatever happens."""
-        self._loop = asyncio.get_running_loop()
-        self.host.stopping = self._loop.create_future()
-        ends = ending_signals()
+        loop, ends = asyncio.get_running_loop(), ending_signals()
         for number in ends:
-            self._loop.add_signal_handler(number, self.stop)
-        starting = threading.Thread(target=self._start, name="start", daemon=True)
-        starting.start()
+            loop.add_signal_handler(number, self.host.stop)
         chores = [
+            asyncio.create_task(self._exit_when_told()),
+            asyncio.create_task(self._start()),
             asyncio.create_task(repeat("supervise", SUPERVISED_S, self.host.supervise)),
+            asyncio.create_task(repeat("ready file", READY_S, self._keep_ready_file)),
             asyncio.create_task(repeat("metrics", METRICS_S, self._write_metrics)),
             asyncio.create_task(repeat("history", HISTORY_S, self._keep_history)),
         ]
@@ -110,82 +108,85 @@ class _Life:
         finally:
             # A second signal, which loop.close() would let through, does not cut the end short.
             for number in ends:
-                self._loop.remove_signal_handler(number)
+                loop.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_IGN)
             for chore in chores:
                 chore.cancel()
-            await asyncio.to_thread(self._end)
+            await self._end()
 
-    def stop(self) -> None:
-        """End soon; from any thread. Nothing more is judged, and who waits for that is told."""
+    async def _exit_when_told(self) -> None:
+        await self.host.stopping.wait()
         self._server.should_exit = True
-        self.host.aside.submit(self.host.stop_loading)
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._told_to_stop)
 
-    def _told_to_stop(self) -> None:
-        if not self.host.stopping.done():
-            self.host.stopping.set_result(None)
-
-    def _start(self) -> None:
+    async def _start(self) -> None:
         try:
-            ready = self.host.start()
+            ready = await self.host.start()
             for note in ready.notes:
                 self._say(note)
-            self.host.wait_for_first()
+            await self.host.wait_for_first()
             self._told_ready()
+            await self._keep_ready_file()
         except LoraCliError as error:
-            if not self._server.should_exit:
+            if not self.host.stopping.is_set():
                 self.error = error
-                self.stop()
+                self.host.stop()
 
     def _told_ready(self) -> None:
-        entries = self.host.entries.all()
-        proved = sum(self.host.is_proved(entry) for entry in entries)
-        self._say(f"ready: {proved} of {len(entries)} adapters loaded and proved")
-        for entry in entries:
-            failure = self.host.failures.last(entry.item.name)
-            if failure is not None:
-                self._say(f"{entry.item.name}: failed at {failure.report.stage}: {failure.report.error}")
-        if self.files.ready is not None:
-            self._write(self.files.ready, json.dumps({"pid": os.getpid(), "proved": proved}) + "\n")
+        proved = sum(map(self.host.is_proved, self.host.entries))
+        self._say(f"ready: {proved} of {len(self.host.entries)} adapters loaded and proved")
+        for entry in self.host.entries:
+            if entry.failure is not None:
+                self._say(f"{entry.item.name}: failed at {entry.failure.stage}: {entry.failure.error}")
 
-    def _end(self) -> None:
+    async def _keep_ready_file(self) -> None:
+        """Have the ready file there while the server is ready: not while the child is gone, or starts again."""
+        file, is_ready = self.files.ready, self.host.ready
+        if file is None or _is_there(file) == is_ready:
+            return
+        if is_ready:
+            proved = sum(map(self.host.is_proved, self.host.entries))
+            self._write(file, json.dumps({"pid": os.getpid(), "proved": proved}) + "\n")
+        else:
+            _withdraw(file)
+
+    async def _end(self) -> None:
         if self.files.ready is not None:
-            with suppress(OSError):
-                self.files.ready.unlink(missing_ok=True)
-        self._keep_history()
-        self._write_metrics()
-        self.host.close()
+            _withdraw(self.files.ready)
+        await self._keep_history()
+        await self._write_metrics()
+        await self.host.close()
         self._say("stopped")
 
-    def _write_metrics(self) -> None:
+    async def _write_metrics(self) -> None:
         if self.files.metrics is not None and self.host.process is not None:
-            self._write(self.files.metrics, metrics_text(self.host))
+            await asyncio.to_thread(self._write, self.files.metrics, metrics_text(self.host))
 
-    def _keep_history(self) -> None:
+    async def _keep_history(self) -> None:
         """Request rates to disk, and to the child that would take this one's place."""
-        past = self.host.remember()
+        past = await self.host.remember()
         if past is not None and self.files.history is not None:
             try:
-                save_past(self.files.history, past)
+                await asyncio.to_thread(save_past, self.files.history, past)
             except OSError as error:
                 log.info("request rates are not kept: %s", error)
 
     def _write(self, file: Path, text: str) -> None:
         try:
             replace_file(file, text.encode(), durable=False)
+            self._unwritten.discard(file)
         except OSError as error:
-            self._say(f"{file} cannot be written: {error.strerror}")
+            if file not in self._unwritten:
+                self._say(f"{file} cannot be written: {error.strerror}")
+            self._unwritten.add(file)
 
 
-async def repeat(name: str, every_s: float, do: Callable[[], None]) -> None:
-    """Do something every ``every_s`` seconds, in a thread; after each failure in a row it waits twice as long."""
+async def repeat(name: str, every_s: float, do: Callable[[], Awaitable[None]]) -> None:
+    """Do something every ``every_s`` seconds; after each failure in a row it waits twice as long."""
     failures = 0
     while True:
         await asyncio.sleep(max(every_s, min(every_s * 2.0 ** min(failures, 10), LONGEST_S)))
         try:
-            await asyncio.to_thread(do)
+            await do()
             failures = 0
         except LoraCliError as error:
             failures += 1
@@ -212,56 +213,60 @@ def listening(address: Address) -> Iterator[socket.socket]:
     """A socket that listens at ``address``; a Unix one is for this user alone, and gone at the end.
 
     Raises:
-        MachineError: somebody else listens there, or may not.
+        MachineError: the address is in use, or not allowed.
     """
-    try:
-        listener = _unix(address.uds) if address.uds is not None else _tcp(address)
-    except OSError as error:
-        asks = "does another server run there? lora-cli warm --status asks it; "
-        raise MachineError(
-            f"{address} cannot be listened at: {error.strerror or error}",
-            hint=f"{asks if error.errno == errno.EADDRINUSE else ''}--port and --uds name another address",
-        ) from error
-    inode = address.uds.stat().st_ino if address.uds is not None else 0
-    try:
-        with listener:
-            yield listener
-    finally:
+    with ExitStack() as opened:
+        try:
+            listener, place = _socket(address)
+            opened.enter_context(listener)
+            before = os.umask(0o177)  # so a Unix one has mode 0600 from its first moment
+            try:
+                listener.bind(place)
+            finally:
+                os.umask(before)
+            listener.listen(BACKLOG)
+        except OSError as error:
+            asks = "check for another server there with lora-cli warm --status; "
+            raise MachineError(
+                f"cannot listen on {address}: {error.strerror or error}",
+                hint=f"{asks if error.errno == errno.EADDRINUSE else ''}use --port or --uds for another address",
+            ) from error
         if address.uds is not None:
-            with suppress(OSError):
-                if address.uds.stat().st_ino == inode:
-                    address.uds.unlink()
+            opened.callback(_remove, address.uds, address.uds.stat().st_ino)
+        yield listener
 
 
-def _tcp(address: Address) -> socket.socket:
+def _socket(address: Address) -> tuple[socket.socket, Any]:
+    """One for ``address``, and what to bind it to; a Unix one that a dead server left there is removed."""
+    path = address.uds
+    if path is not None:
+        if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and not _answers(path):
+            path.unlink()
+        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), str(path)
     family, _, _, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
     # With its protocol named, asyncio sends small pieces of a stream at once: TCP_NODELAY.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(place)
-        listener.listen(BACKLOG)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return listener, place
 
 
-def _unix(path: Path) -> socket.socket:
-    """A socket of mode 0600 from its first moment; one that a dead server left is replaced."""
-    if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and not _answers(path):
-        path.unlink()
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
+def _is_there(file: Path) -> bool:
     try:
-        listener.bind(str(path))
-        listener.listen(BACKLOG)
-    except BaseException:
-        listener.close()
-        raise
-    finally:
-        os.umask(before)
-    return listener
+        return file.exists()
+    except OSError:
+        return False
+
+
+def _withdraw(ready: Path) -> None:
+    with suppress(OSError):
+        if ready.is_file():
+            ready.unlink()
+
+
+def _remove(path: Path, inode: int) -> None:
+    with suppress(OSError):
+        if path.stat().st_ino == inode:
+            path.unlink()
 
 
 def _answers(path: Path) -> bool:

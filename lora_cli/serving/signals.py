@@ -1,4 +1,4 @@
-"""Which signals tell a process that stays up to end."""
+"""The signals that stop a long-running process."""
 
 import signal
 

@@ -1,4 +1,4 @@
-"""What a server says of itself: the document of ``GET /v1/status`` and of ``warm --status --format json``."""
+"""A server's status: the document of ``GET /v1/status`` and of ``warm --status --format json``."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Literal
 
 from lora_cli import __version__
 from lora_cli.core.json_schema import Count, NonNegative, Version
+from lora_cli.runtime.messages import TierStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +16,7 @@ class AdapterStatus:
     name: str
     source: str
     digest: str
-    """Its snapshot's; empty where it is not on this disk yet."""
+    """Its snapshot's; empty if it is not on this disk yet."""
     tier: Literal["gpu", "cpu", "disk", "remote"]
     pinned: bool
     rank: Count | None
@@ -25,29 +26,16 @@ class AdapterStatus:
     """Its folder in memory; empty without --tier."""
     requests: Count
     last_used: NonNegative | None
-    """Seconds since 1970; null where nobody asked for it."""
+    """Seconds since 1970; null if not requested."""
     proved: bool
     worst_error: NonNegative | None
     stage_ms: Mapping[str, NonNegative]
     error: str
-    """Why its last load failed; empty where it did not."""
+    """Why its last load failed; empty if it did not."""
     hint: str
     stage: str
     failures: Count
     retry_in_s: NonNegative
-
-
-@dataclass(frozen=True, slots=True)
-class TierStatus:
-    """What is in the slots of the device, or in memory."""
-
-    adapters: Count
-    most: Count
-    bytes: Count
-    max_bytes: Count | None
-    hits: Count
-    loads: Count
-    evictions: Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +55,6 @@ class StatusReport:
     child_starts: Count
     queued: Count
     tiers_age_s: NonNegative | None
-    """How long ago that process said what is in the tiers; null where it never did."""
+    """How long ago that process said what is in the tiers; null if it never did."""
     tiers: Mapping[str, TierStatus]
     adapters: Sequence[AdapterStatus]

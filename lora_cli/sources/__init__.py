@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol, TypeGuard, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
@@ -95,28 +95,3 @@ class ExpectingSource(Source, Protocol):
 def is_near(source: Source, revision: Revision) -> bool:
     """Whether the bytes at ``revision`` are on this disk: a folder's, or what the cache has of a remote one."""
     return revision.ref.scheme == "file" or bool(getattr(source, "holds", lambda _: False)(revision))
-
-
-def is_openable(source: Source) -> TypeGuard[NearSource]:
-    """Whether it is one. Protocols can be asked that themselves, and take a hundred times as long."""
-    return hasattr(source, "opened")
-
-
-def is_holding(source: Source) -> TypeGuard[HoldingSource]:
-    """Whether it is one."""
-    return hasattr(source, "held")
-
-
-def is_hashing(source: Source) -> TypeGuard[HashingSource]:
-    """Whether it is one."""
-    return hasattr(source, "xet_hash")
-
-
-def is_expecting(source: Source) -> TypeGuard[ExpectingSource]:
-    """Whether it is one."""
-    return hasattr(source, "expect")
-
-
-def is_telling(source: Source) -> TypeGuard[TellingSource]:
-    """Whether it is one."""
-    return hasattr(source, "told")

@@ -1,4 +1,4 @@
-"""Who asks S3, and where: a client of botocore's, with the credentials, region and endpoint that it finds."""
+"""Access to S3: a client of botocore, with the credentials, region and endpoint that it finds."""
 
 import functools
 import os
@@ -138,7 +138,7 @@ def _client(session: Any, region: str, endpoint: str, *, anonymous: bool) -> Any
 
 
 def _found_in(session: Any, environ: Mapping[str, str], profile: str | None) -> str:
-    """Finds the credentials, and says where; raises as botocore does, and ``AccessDenied`` where there are none."""
+    """Finds the credentials, and says where; raises as botocore does, and ``AccessDenied`` if there are none."""
     key, secret = environ.get("AWS_ACCESS_KEY_ID", ""), environ.get("AWS_SECRET_ACCESS_KEY", "")
     from_environment = profile is None and key and secret
     if from_environment:
@@ -160,26 +160,28 @@ def _named_profile() -> str:
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """What botocore lets out beside ``ClientError``: its own errors, and what a credential process makes of it."""
+    """What botocore lets out next to ``ClientError``: its own errors, and what a credential process makes of it."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     return BotoCoreError, ClientError, ValueError, KeyError, OSError
 
 
 def untranslated(error: Exception, profile: str | None = None) -> LoraCliError:
-    """Botocore's own words may hold what a credential process printed: only the kind of its error is told."""
+    """Botocore's own words may hold what a credential process printed: only the kind of its error is reported."""
     profile = profile or _named_profile()
     kind, named = type(error).__name__, f"the profile {profile}" if profile else "the default profile"
     if kind == "ProfileNotFound":
         return UsageError(f"there is no AWS profile {profile}", hint="see `aws configure list-profiles`")
     if kind in {"ConfigParseError", "ConfigNotFound", "InvalidConfigError", "InvalidRegionError"}:
-        return UsageError(f"the AWS configuration of {named} is wrong", hint="check AWS_CONFIG_FILE and ~/.aws/config")
+        return UsageError(
+            f"the AWS configuration of {named} is invalid", hint="check AWS_CONFIG_FILE and ~/.aws/config"
+        )
     if "Connect" in kind or "Timeout" in kind or "HTTPClient" in kind:
-        return Unreachable(f"nobody answers who gives {named} its credentials ({kind})", hint="check the network")
+        return Unreachable(f"the credentials service for {named} does not answer ({kind})", hint="check the network")
     if "SSO" in kind or "Token" in kind:
         login = f"aws sso login --profile {profile}" if profile else "aws sso login"
         return AccessDenied(f"the SSO session of {named} has expired", hint=f"log in with `{login}`")
-    return AccessDenied(f"{named} gives no credentials ({kind})", hint="check it with `aws sts get-caller-identity`")
+    return AccessDenied(f"{named} has no credentials ({kind})", hint="check it with `aws sts get-caller-identity`")
 
 
 def _first(environ: Mapping[str, str], names: tuple[str, ...]) -> str:

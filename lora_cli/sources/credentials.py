@@ -1,4 +1,4 @@
-"""Who asks Google Cloud Storage and Azure, and where: found as the providers' own tools find them."""
+"""Credentials and endpoints of Google Cloud Storage and Azure, found as the providers' tools find them."""
 
 import logging
 import re
@@ -56,9 +56,9 @@ def find_google_account(
     """The account for Google Cloud Storage: what ``rule`` says, else the application default credentials.
 
     Those are a file (``GOOGLE_APPLICATION_CREDENTIALS``, or gcloud's own), else the metadata server of a machine of
-    Google's, which is given two seconds to accept a connection. An emulator (``STORAGE_EMULATOR_HOST``) asks nobody.
-    ``trust`` is what the operator lets a rule use of all this. obstore follows any redirect, and cannot be told not to:
-    a server that only the rule names is not asked at all.
+    Google's, which is given two seconds to accept a connection. An emulator (``STORAGE_EMULATOR_HOST``) needs no
+    credentials. ``trust`` is what the operator lets a rule use of all this. obstore follows any redirect, and cannot be
+    told not to: a server that only the rule names is not asked at all.
 
     Raises:
         Refused: the rule may not name that server, or read that variable.
@@ -98,13 +98,13 @@ def find_azure_account(
 
     Raises:
         Refused: the rule may not name that server, or read that variable.
-        UsageError: nobody says which account it is in, or the rule's variable is not set.
+        UsageError: the account is not given, or the rule's variable is not set.
         MissingExtra: azure-identity is not installed.
     """
     account = azure_account(location, environ)
     if not account:
         hint = f"set {_ACCOUNTS[0]}, or write abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH"
-        raise UsageError(f"az://{location}: which storage account it is in is not known", hint=hint)
+        raise UsageError(f"az://{location}: its storage account is unknown", hint=hint)
     asked = environ.get("AZURE_SKIP_SIGNATURE", "").lower() in _TRUE
     endpoint = _endpoint(rule, trust, (azure_endpoint(location, environ),), "az")
     if said := _said(rule, environ, trust, endpoint, anonymous=asked):
@@ -127,14 +127,14 @@ def azure_account(location: str, environ: Mapping[str, str]) -> str:
         return named.partition(".")[0]
     variable, account = _first(environ, _ACCOUNTS)
     if account and not re.fullmatch(r"[a-z0-9]{3,24}", account, re.ASCII):
-        raise UsageError(f"{variable}: this is not the name of a storage account", hint="write ACCOUNT alone")
+        raise UsageError(f"{variable}: this is not the name of a storage account", hint="write only the account name")
     return account
 
 
 def azure_endpoint(location: str, environ: Mapping[str, str]) -> str:
     """The address that is asked for a reference; the one that the environment names is its own account's.
 
-    It is "" where nobody says which account that is.
+    It is "" if not given which account that is.
 
     Raises:
         UsageError: what the environment names is no address, or no account.
@@ -160,7 +160,7 @@ def _endpoint(rule: SourceRule | None, trust: Trust, own: tuple[str, ...], schem
 def _said(
     rule: SourceRule | None, environ: Mapping[str, str], trust: Trust, endpoint: str, *, anonymous: bool
 ) -> CloudAccount | None:
-    """The account that ``rule`` names, or nobody's; None where credentials are to be looked for.
+    """The account that ``rule`` names, or none; None if credentials are to be looked for.
 
     Raises:
         Refused, UsageError: as ``token_of``.
@@ -200,7 +200,7 @@ def _google_file(environ: Mapping[str, str]) -> tuple[Path | None, str]:
         return Path(named), GOOGLE_FILE
     home = environ.get("CLOUDSDK_CONFIG") or home_of(environ) / ".config" / "gcloud"
     known = Path(home, "application_default_credentials.json")
-    return (known, "gcloud's default credentials") if known.is_file() else (None, "this machine's metadata")
+    return (known, "gcloud's default credentials") if known.is_file() else (None, "this machine's metadata server")
 
 
 def _check_metadata_server(environ: Mapping[str, str]) -> None:
@@ -242,7 +242,7 @@ def _google_tokens(file: Path | None, found_in: str) -> Callable[[], Any]:
     except OSError as error:
         raise UsageError(f"{found_in}: {file} cannot be read: {error.strerror}", hint="check the path") from error
     except (GoogleAuthError, AttributeError, RecursionError, ValueError) as error:
-        raise UsageError(f"{found_in}: {file} holds no credentials that can be used", hint=_GOOGLE_HINT) from error
+        raise UsageError(f"{found_in}: {file} contains no usable credentials", hint=_GOOGLE_HINT) from error
 
 
 def _azure_tokens() -> Callable[[], Any]:

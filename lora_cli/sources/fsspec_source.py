@@ -34,7 +34,7 @@ _VERSIONS = (
     *("ETag", "etag", "e_tag", "content_md5", "md5", "mtime", "modified", "last_modified", "LastModified"),
     *("updated", "modify", "modificationTime", "last_write_time"),
 )
-_SETTINGS = "say it in ~/.config/fsspec/conf.json or as FSSPEC_{}_…: see fsspec's documentation of this protocol"
+_SETTINGS = "set it in ~/.config/fsspec/conf.json or as FSSPEC_{}_…: see fsspec's documentation of this protocol"
 _BY_KEY = frozenset({"sftp", "ssh"})
 """The protocols whose hosts the user vouches for in ``~/.ssh/known_hosts``."""
 
@@ -108,16 +108,16 @@ class FsspecSource:
         try:
             chunk = self._tried(revision.ref, what, ask)
         except NotFound as error:
-            raise Changed(f"{what} is gone: it was listed a moment ago", hint=AGAIN) from error
+            raise Changed(f"{what} was removed after it was listed", hint=AGAIN) from error
         if len(chunk) > stop - start:
-            raise Changed(f"{what}: more bytes came than were asked for", hint=AGAIN)
+            raise Changed(f"{what}: the server sent more bytes than requested", hint=AGAIN)
         return chunk
 
     def _check(self, revision: Revision, file: RemoteFile, what: str) -> None:
         try:
             info = self._tried(revision.ref, what, lambda fs, root: dict(fs.info(f"{root}/{file.path}")))
         except NotFound as error:
-            raise Changed(f"{what} is gone: it was listed a moment ago", hint=AGAIN) from error
+            raise Changed(f"{what} was removed after it was listed", hint=AGAIN) from error
         if (_size(info), _version(info)) != (file.size, file.version):
             raise Changed(f"{what} changed after it was listed", hint=AGAIN)
 
@@ -141,7 +141,7 @@ class FsspecSource:
 
     @contextmanager
     def _borrowed(self, ref: AdapterRef) -> Iterator[Any]:
-        """A file system that nobody else uses meanwhile; one that failed is not used again."""
+        """A file system that no other thread uses at the same time; one that failed is not used again."""
         with self._lock:
             waiting = self._idle.setdefault("/".join(_url(ref).split("/")[:3]), [])
             fs = waiting.pop() if waiting else None
@@ -176,7 +176,9 @@ def _opened(ref: AdapterRef, settings: Settings, rule: "SourceRule | None") -> A
         kind = fsspec.get_filesystem_class(protocol)
     except (ImportError, ValueError) as error:
         told = printable(str(error).splitlines()[0] if str(error) else "")
-        raise UsageError(f"{ref}: a package for {protocol}:// is not installed", hint=f"fsspec says: {told}") from error
+        raise UsageError(
+            f"{ref}: a package for {protocol}:// is not installed", hint=f"fsspec reports: {told}"
+        ) from error
     configured = fsspec.config.apply_config(kind, {})
     if settings.from_manifest:
         _check_server(ref, settings, rule, configured)
@@ -277,14 +279,14 @@ def _raise_transient(error: BaseException, scheme: str) -> None:
 
 
 def _refusal(error: Exception, ref: AdapterRef, what: str) -> LoraCliError:
-    """Why the server, or the library, does not do it. The library's own words may hold options: they are not told."""
+    """Why the server, or the library, does not do it. The library's own words may hold options: they are not shown."""
     kind, hint = type(error).__name__, _SETTINGS.format(_protocol(ref).upper())
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return NotFound(f"{what}: there is no such thing", hint="check the spelling, and who may see it")
+        return NotFound(f"{what}: not found", hint="check the spelling and the permissions")
     if kind == "UnknownHost":
         return AccessDenied(f"{what}: {error}", hint="compare its key, and add it to ~/.ssh/known_hosts (ssh-keyscan)")
     if isinstance(error, PermissionError) or re.search("Auth|Logon|Credentials", kind):
-        return AccessDenied(f"{what}: the server does not let this user in ({kind})", hint=hint)
+        return AccessDenied(f"{what}: the server denies access to this user ({kind})", hint=hint)
     return UsageError(f"{what}: it cannot be read over {ref.prefix} ({kind})", hint=hint)
 
 
@@ -303,13 +305,13 @@ def _known_hosts() -> Any:
             with suppress(OSError):
                 known.load(str(home_of(os.environ) / ".ssh" / "known_hosts"))
             if not known.check(hostname, key):
-                raise UnknownHost(f"the key of the host {hostname} is not known")
+                raise UnknownHost(f"the key of the host {hostname} is unknown")
 
     return KnownHosts()
 
 
 def _entries(fs: Any, folder: str) -> Iterable[Mapping[str, Any]]:
-    """What is in ``folder``, one by one where the library can do so: whoever has enough stops."""
+    """What is in ``folder``, one by one where the library can do so: the caller stops when it has enough."""
     if fs.protocol == "smb":
         return _of_a_share(fs, folder)
     if "sftp" in fs.protocol:
@@ -340,7 +342,7 @@ def _files(fs: Any, root: str, what: str) -> tuple[RemoteFile, ...]:
     if dict(fs.info(root or "/")).get("type") == "file":
         raise UsageError(f"{what} is a file, not a folder", hint=f"write {what.rpartition('/')[0]}")
     files: dict[str, RemoteFile] = {}
-    folders, inside, room = [root], f"{root.strip('/')}/", Room(what, "name the folder of one adapter")
+    folders, inside, room = [root], f"{root.strip('/')}/", Room(what, "use the folder of one adapter")
     while folders:
         for entry in _entries(fs, folders.pop() or "/"):
             name = str(entry["name"]).strip("/")
@@ -358,7 +360,7 @@ def _files(fs: Any, root: str, what: str) -> tuple[RemoteFile, ...]:
 
 def _file(path: str, entry: Mapping[str, Any]) -> RemoteFile:
     kind = entry.get("type", "file")
-    defect = "" if kind == "file" else "is a link" if kind == "link" else "is no plain file"
+    defect = "" if kind == "file" else "is a link" if kind == "link" else "is not a regular file"
     return RemoteFile(path, _size(entry), version=_version(entry), defect=defect)
 
 

@@ -1,4 +1,4 @@
-"""The one HTTP client: pooled, bounded in time and bytes, tried again, and careful where a token goes."""
+"""The one HTTP client: pooled, bounded in time and bytes, with retries, and strict about where tokens are sent."""
 
 import functools
 import re
@@ -42,7 +42,7 @@ def checked_endpoint(endpoint: str, variable: str) -> str:
     """An address that ``variable`` named, without a slash at its end. It is not repeated: it may hold a password.
 
     Raises:
-        UsageError: it is none, or has a user, a query or a fragment in it.
+        UsageError: it is not an address, or has a user, a query or a fragment in it.
     """
     try:
         usable = re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", endpoint) and urlsplit(endpoint).port != 0
@@ -68,12 +68,12 @@ def following(url: str, location: str, what: str) -> str:
     except ValueError:
         usable = False
     if not usable or " " in target or not target.isprintable() or len(target) > LONGEST_LINK:
-        reason = f"{what}: {host(url)} redirects to something that is no web address"
+        reason = f"{what}: {host(url)} redirects to an invalid web address"
         raise Unreachable(reason, hint="check the address (HF_ENDPOINT for the Hub)")
     if urlsplit(url).scheme == "https" and parts.scheme == "http":
         raise Refused(
             f"{what}: {host(url)} redirects from https to http, at {host(target)}, which is not followed",
-            hint="use the address of an endpoint that stays with https",
+            hint="use the address of an endpoint that stays on https",
         )
     return target
 
@@ -81,7 +81,7 @@ def following(url: str, location: str, what: str) -> str:
 LINK_LIFETIME_S = 300.0
 MAX_REDIRECTS, LINKS_CAP, REFUSAL_BYTES = 5, 4096, 16 * 1024
 FAR = 1 << 20  # so many bytes are not read in vain to come to a range of a server that knows none
-BOUNDS, AGAIN = Bounds(), "it changed at its origin: run it again"
+BOUNDS, AGAIN = Bounds(), "it changed at the source: run the command again"
 
 Headers = Mapping[str, str]
 Check = Callable[[Headers], None]
@@ -165,8 +165,8 @@ def get_bytes(
     """The bytes of ``piece``, resumed where a stream broke; ``retries`` counts tries that brought nothing.
 
     A server that sends everything is read from the right offset, when that is near. ``check`` sees the headers of each
-    answer of the endpoint itself, ``accept`` of each whose body is read, whoever gave it; both raise when they belong
-    to another version. ``conditions`` are sent with each request (``If-Match``).
+    answer of the endpoint itself, ``accept`` of each whose body is read, of any server; both raise when they belong to
+    another version. ``conditions`` are sent with each request (``If-Match``).
 
     Raises:
         StatusError: an answer that another try would not change.
@@ -181,7 +181,7 @@ def get_bytes(
             if accept is not None:
                 accept(response.headers)
             if response.status == 200 and position >= FAR and piece.stop is not None:
-                raise NoRanges(f"{what}: {host(url)} sends whole files only")
+                raise NoRanges(f"{what}: {host(url)} only sends whole files")
             yield from _wanted(response, position, piece, what)
 
     return http.retries.stream(what, host(url), piece.start, piece.end, read)
@@ -248,9 +248,9 @@ def bounded(response: "Response", timeout_s: float, what: str, most: int) -> Ite
     for chunk in response.chunks():
         left -= len(chunk)
         if left < 0:
-            raise Refused(f"{what}: the answer is larger than {most} bytes", hint="name a subfolder of it")
+            raise Refused(f"{what}: the response is larger than {most} bytes", hint="use a subfolder of it")
         if time.monotonic() > deadline:
-            raise Transient(f"{host(response.url)} did not finish its answer in {timeout_s:g} s")
+            raise Transient(f"{host(response.url)} did not finish its response in {timeout_s:g} s")
         yield chunk
 
 
@@ -265,7 +265,7 @@ def beginning(response: "Response") -> bytes:
 
 
 def redirect_guard(http: Http, sender: str, url: str, target: str, what: str) -> Guard:
-    """What judges each address of ``target``, to which ``url`` at the address ``sender`` redirects.
+    """What checks each address of ``target``, to which ``url`` at the address ``sender`` redirects.
 
     Raises:
         Refused: a policy denies its host.
@@ -301,7 +301,7 @@ def _wanted(response: "Response", position: int, piece: Piece, what: str) -> Ite
     body = response.chunks()
     skip, total = placement(response, position, what)
     if piece.size is not None and total not in (None, piece.size):
-        raise Corrupt(f"{what}: it has {total} bytes now, where {piece.size} were listed", hint=AGAIN)
+        raise Corrupt(f"{what}: it has {total} bytes now, but {piece.size} were listed", hint=AGAIN)
     # Of a whole file that was sent instead of a range, what follows the piece is not waited for.
     surplus_is_normal = response.status == 200 and piece.end not in (total, piece.size)
     yield from trimmed(
@@ -320,7 +320,7 @@ def trimmed(chunks: Iterable[bytes], skip: int, left: int | None, what: str, *, 
         skip = max(0, skip - len(chunk))
         if left is not None:
             if len(kept) > left and exact:
-                raise Corrupt(f"{what}: more bytes came than were asked for", hint=AGAIN)
+                raise Corrupt(f"{what}: the server sent more bytes than requested", hint=AGAIN)
             kept = kept[:left]
             left -= len(kept)
         if kept:
@@ -337,5 +337,5 @@ def placement(response: "Response", position: int, what: str) -> tuple[int, int 
     shown = response.headers.get("Content-Range", "")
     found = re.fullmatch(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", shown.strip(), re.ASCII)
     if found is None or int(found[1]) != position:
-        raise Corrupt(f"{what}: bytes from {position} were asked for, and the server sent others")
+        raise Corrupt(f"{what}: bytes from {position} were requested, but the server sent others")
     return 0, None if found[3] == "*" else int(found[3])

@@ -1,4 +1,4 @@
-"""JSON over HTTP: bounded in bytes, time and memory, and tried again. Few bytes of it can be many in memory."""
+"""JSON over HTTP: bounded in bytes, time and memory, with retries. A small document can be large in memory."""
 
 import codecs
 import json
@@ -90,7 +90,7 @@ def _members(text: "_Text") -> Iterator[Any]:
 
 
 class _Text:
-    """What has come of a text and was not taken yet; ``at`` is where in it the next character stands."""
+    """What has come of a text and was not taken yet; ``at`` is where in it the next character is."""
 
     def __init__(self, body: Iterable[bytes]) -> None:
         self._body, self._decoder = iter(body), codecs.getincrementaldecoder("utf-8")()
@@ -159,7 +159,7 @@ def get_json(http: Http, url: str, what: str, pick: Callable[[Any], Any] = lambd
 def get_body(http: Http, url: str, what: str, read: Callable[[Iterator[bytes], str], T], most: int) -> Answer[T]:
     """What ``read`` makes of the body at ``url``, and of the URL that gave it, as it comes.
 
-    The body has at most ``most`` bytes, and comes within ``timeout_s``. ``read`` is called anew for each try, and
+    The body has at most ``most`` bytes, and comes within ``timeout_s``. ``read`` is called again for each try, and
     raises ``ValueError`` for what is no JSON; ``what`` begins the message of an error.
 
     Raises:
@@ -180,8 +180,8 @@ def _made(read: Callable[[], T], what: str) -> T:
     try:
         return read()
     except TooLarge as error:
-        raise Refused(f"{what}: the answer has {error}", hint="name a subfolder of it") from error
+        raise Refused(f"{what}: the response has {error}", hint="use a subfolder of it") from error
     except ValueError as error:
         raise Transient(
-            "the answer is not JSON", hint="check the address, and whether a proxy or a login page answers instead"
+            "the response is not JSON", hint="check the address, and whether a proxy or a login page responds instead"
         ) from error

@@ -1,4 +1,4 @@
-"""HTTP requests over urllib3: addresses are judged before they are connected to, and answers are bounded.
+"""HTTP requests over urllib3: addresses are checked before they are connected to, and answers are bounded.
 
 The environment's proxies and certificates are used. Redirects and retries are the caller's (``sources.http``). It
 imports urllib3, so it is imported with the first request.
@@ -45,7 +45,7 @@ IDLE_S = 30.0
 DRAINED = 16 * 1024
 DRAIN_S = 0.5
 RESOLVED_S = 30.0
-"""So long the addresses of a name are used before it is resolved again."""
+"""How long the addresses of a name are used before it is resolved again."""
 
 ADDRESS = "the address (HF_ENDPOINT for the Hub, AWS_ENDPOINT_URL for S3)"
 OWN_HEADERS = {"User-Agent": f"lora-cli/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"}
@@ -108,7 +108,7 @@ class _AnswerReader(io.RawIOBase):
         if self.left is not None:
             self.left -= count
             if self.left < 0:
-                raise HTTPException("the head of an answer is too large")
+                raise HTTPException("the response headers are too large")
         return count
 
     def _read(self, buffer: Any) -> int:
@@ -182,8 +182,8 @@ class _Connection(HTTPConnection):
         encoded = response.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked"
         if encoded or reader.ended:
             response.close()
-            encoding = "the body is encoded in a way that was not asked for"
-            raise HTTPException(encoding if encoded else "the head of an answer ended early")
+            encoding = "the body has an encoding that was not requested"
+            raise HTTPException(encoding if encoded else "the response headers ended early")
         reader.left = None
         self.reader = reader
         return response
@@ -202,7 +202,7 @@ class _TlsPool(urllib3.HTTPSConnectionPool):
 
 
 class Response:
-    """An answer of ``url`` whose body is still to be read. Whoever has it closes it.
+    """An answer of ``url`` whose body is still to be read. The caller closes it.
 
     ``peer`` is the address that it came from, "" through a proxy.
     """
@@ -223,7 +223,7 @@ class Response:
         """
         server = host(self.url)
         if self.headers.get("Content-Encoding", "identity") != "identity":
-            raise Transient(f"{server} sent a compressed body that was not asked for", hint="check for a proxy between")
+            raise Transient(f"{server} sent a compressed body that was not requested", hint="check for a proxy")
         return self.encoded_chunks()
 
     def encoded_chunks(self) -> Iterator[bytes]:
@@ -260,7 +260,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy that the environment names, and what it is told of us."""
+    """A proxy that the environment names, and the headers that it gets."""
 
     url: str
     authorization: str = field(default="", repr=False)
@@ -277,7 +277,7 @@ def send(
 ) -> Response:
     """The answer to a GET (or a HEAD) as far as its headers; redirects are the caller's. The caller closes it.
 
-    ``allowed`` judges each address that the server's name stands for, one of which is then connected to; of a server
+    ``allowed`` checks each address that the server's name stands for, one of which is then connected to; of a server
     behind a proxy, its name. ``tls_context`` is used instead of the environment's certificates.
 
     Raises:
@@ -332,7 +332,7 @@ def _first_answer(
     scheme, name, port = origin(url)
     sent = {"Host": _authority(scheme, name, port), **OWN_HEADERS, **headers}
     if re.search(r"[\r\n\0]", "".join(sent.values())):
-        raise ValueError("a header holds a control character")
+        raise ValueError("a header contains a control character")
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     options: dict[str, Any] = {}
@@ -424,7 +424,7 @@ def proxy_for(scheme: str, name: str, port: int) -> Proxy | None:
     except ValueError:
         usable = False
     if not usable:
-        hint = "check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY: a proxy is written http://HOST:PORT"
+        hint = "check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY: write a proxy as http://HOST:PORT"
         raise _unusable("proxy", hint)
     address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     return Proxy(address, _basic(parts.username, parts.password))
@@ -462,7 +462,7 @@ def tls() -> ssl.SSLContext:
 
 
 def _unusable(what: str, hint: str) -> UsageError:
-    return UsageError(f"the {what} that the environment names cannot be used", hint=hint)
+    return UsageError(f"the {what} in the environment cannot be used", hint=hint)
 
 
 def _no_connection(error: NoConnection, url: str, timeout_s: float) -> Transient:
@@ -472,13 +472,13 @@ def _no_connection(error: NoConnection, url: str, timeout_s: float) -> Transient
         cause = cause.__cause__
     server, told = host(url), printable(str(cause))
     if isinstance(cause, ssl.SSLCertVerificationError):
-        hint = "name the certificates to trust with SSL_CERT_FILE"
+        hint = "set SSL_CERT_FILE to the certificates to trust"
         return Transient(f"the certificate of {server} is not trusted: {told}", hint=hint, final=True)
     if isinstance(cause, TimeoutError):
         return Transient(f"{server} did not accept a connection in {min(timeout_s, CONNECT_TIMEOUT_S):g} s")
     if error.by_proxy:
         hint = "check HTTPS_PROXY and NO_PROXY"
-        return Transient(f"the proxy did not pass the request on to {server}", hint=hint)
+        return Transient(f"the proxy did not forward the request to {server}", hint=hint)
     return Transient(f"no connection to {server}: {told}", hint=f"check {ADDRESS}, the network and HTTPS_PROXY")
 
 
@@ -491,10 +491,10 @@ def _broken(error: Exception, url: str, timeout_s: float) -> Transient:
     if isinstance(cause, OSError | SSLError):
         return Transient(f"the connection to {server} was cut")
     if isinstance(cause, HTTPException | InvalidHeader):
-        told = str(cause) if type(cause) is HTTPException else "what came is no answer of HTTP/1.1"
+        told = str(cause) if type(cause) is HTTPException else "the response is not HTTP/1.1"
         if isinstance(cause, IncompleteRead):
             told = f"the body ended {cause.expected} bytes early" if cause.expected else "the body ended early"
-        hint = f"try again later; if it stays, check {ADDRESS}, and for a proxy between"
+        hint = f"try again later; if it persists, check {ADDRESS}, and for a proxy in between"
         return Transient(f"the connection to {server} was cut: {told}", hint=hint)
-    reason = f"the exchange with {server} failed ({type(cause).__name__})"
+    reason = f"communication with {server} failed ({type(cause).__name__})"
     return Transient(reason, hint=f"check {ADDRESS}", final=True)

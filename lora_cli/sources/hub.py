@@ -1,4 +1,4 @@
-"""Repositories and storage buckets on the Hugging Face Hub, or on any server that speaks like it."""
+"""Repositories and storage buckets on the Hugging Face Hub, or on any server with the same API."""
 
 import hashlib
 import re
@@ -62,11 +62,11 @@ class HubSource:
         except Unreachable as error:
             raise self._without_it(error, ref) from error
         if id != ref.location:
-            log.warning("%s is now called %s; write hf://%s", ref, id, id)
+            log.warning("%s was renamed to %s; use hf://%s", ref, id, id)
             self._check_name(ref, id)
         files = in_order(found, str(ref))
         if ref.subfolder and not files:
-            raise NotFound(f"{ref}: there is no folder {ref.subfolder} in {commit}", hint="check its spelling")
+            raise NotFound(f"{ref}: there is no folder {ref.subfolder} in {commit}", hint="check the spelling")
         return Revision(ref, commit, files, access)
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
@@ -88,7 +88,9 @@ class HubSource:
             yield from self._read(revision, file, Piece(start, stop, file.size), what)
         except StatusError as error:
             if error.status == 416:
-                raise Corrupt(f"{what}: it ends before byte {start}", hint="the origin serves another file") from error
+                raise Corrupt(
+                    f"{what}: it ends before byte {start}", hint="the source serves a different file"
+                ) from error
             raise self._hub.explained(error, revision.ref, file.path) from error
 
     def _read(self, revision: Revision, file: RemoteFile, piece: Piece, what: str) -> Iterator[bytes]:
@@ -122,20 +124,20 @@ class HubSource:
             from lora_cli.documents.policy_checks import source_violations
 
             for found in source_violations(policy, replace(ref, location=id)):
-                raise Refused(f"{ref} is now called {id}: {found}", hint=found.hint)
+                raise Refused(f"{ref} was renamed to {id}: {found}", hint=found.hint)
 
     def _without_it(self, error: Unreachable, ref: AdapterRef) -> Unreachable:
         """The error, with what can be had while the Hub is away."""
         with suppress(LoraCliError):
             if (known := self._cache.revision(ref)) is not None:
-                hint = f"--offline takes what the Hub's own client has cached of it: revision {known.id}"
+                hint = f"--offline can use the revision cached by the Hub's own client: {known.id}"
                 return Unreachable(error.message, hint=hint)
         return Unreachable(error.message, hint=mistyped(ref) + error.hint) if mistyped(ref) else error
 
     def _known(self, ref: AdapterRef) -> Revision:
         revision = self._cache.revision(ref)
         if revision is None:
-            raise Offline(f"{ref} is not in the cache, and the network is switched off", hint=ONLINE)
+            raise Offline(f"{ref} is not cached and offline mode is on", hint=ONLINE)
         return revision
 
     def _commit(self, ref: AdapterRef) -> tuple[str, str, str]:
@@ -146,7 +148,7 @@ class HubSource:
         answer = get_json(self._hub.http, self._hub.endpoint + path, str(ref), _commit_and_access)
         commit, access = answer.value
         if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
-            raise _unlike_a_hub(ref, "named no commit")
+            raise _unlike_a_hub(ref, "returned no commit")
         return _name_in(answer.url, ref.location), commit, access
 
     def _files(self, ref: AdapterRef, id: str, commit: str) -> tuple[str, list[RemoteFile]]:
@@ -157,7 +159,7 @@ class HubSource:
         def read(entry: Any, url: str) -> RemoteFile | None:
             return file_of(entry, str(ref), ref.subfolder, f"{_quoted(_name_in(url, id))}/resolve/{commit}")
 
-        hint = "name the adapter's folder: hf://ORG/NAME/FOLDER"
+        hint = "use the adapter's folder: hf://ORG/NAME/FOLDER"
         url, files = listed(self._hub.http, tree, "recursive=true&expand=false", str(ref), read, hint=hint)
         return _name_in(url, id), files
 
@@ -167,7 +169,7 @@ def _quoted(path: str) -> str:
 
 
 def _unlike_a_hub(ref: AdapterRef, what: str) -> Unreachable:
-    return Unreachable(f"{ref}: the server {what}: it does not answer like a Hub", hint="check HF_ENDPOINT")
+    return Unreachable(f"{ref}: the server {what}: it does not respond like a Hub", hint="check HF_ENDPOINT")
 
 
 def _commit_and_access(info: Any) -> tuple[Any, str]:
@@ -186,14 +188,14 @@ def _check_version(headers: Headers, revision: Revision, file: RemoteFile, what:
     """Refuses an answer whose commit, size or digest is not the listed one, before its body is read."""
     commit = headers.get("X-Repo-Commit", revision.id)
     if commit != revision.id and COMMIT.fullmatch(commit):
-        raise Corrupt(f"{what}: commit {revision.id} was asked for, and {commit} was sent")
+        raise Corrupt(f"{what}: commit {revision.id} was requested, but {commit} was sent")
     size = headers.get("X-Linked-Size", "")
     if file.size is not None and size.isdecimal() and size != str(file.size):
-        raise Corrupt(f"{what}: it has {size[:20]} bytes now, where {file.size} were listed")
+        raise Corrupt(f"{what}: it has {size[:20]} bytes now, but {file.size} were listed")
     etag = (headers.get("X-Linked-Etag") or headers.get("ETag") or "").removeprefix("W/").strip('"')
     for digest in (file.sha256, file.git_sha1):
         if digest is not None and len(etag) == len(digest) and etag != digest and re.fullmatch(r"[0-9a-f]+", etag):
-            raise Corrupt(f"{what}: digest {digest} was listed, and {etag} is offered")
+            raise Corrupt(f"{what}: digest {digest} was listed, but {etag} is offered")
 
 
 EMPTY = hashlib.sha256().hexdigest()
@@ -226,7 +228,7 @@ class HubBucketSource:
         def file_of(entry: Any, _: str) -> RemoteFile | None:
             return bucket_file(entry, str(ref), folder)
 
-        hint, query = "name the adapter's folder in the bucket", "recursive=true"
+        hint, query = "use the adapter's folder in the bucket", "recursive=true"
         try:
             _, found = listed(self._hub.http, url, query, str(ref), file_of, hint=hint, page_bytes=JSON_CAP)
         except StatusError as error:
@@ -234,7 +236,7 @@ class HubBucketSource:
         files = in_order(found, str(ref))
         if not files:
             where = f"below {folder}/ in the bucket {id}" if folder else f"in the bucket {id}"
-            hint = "check the spelling: a folder is named, not a file, and a bucket has no revisions"
+            hint = "check the spelling: use a folder, not a file, and no revision"
             raise NotFound(f"{ref}: there is nothing {where}", hint=hint)
         lines = "".join(f"{file.size} {file.xet_hash} {file.path}\n" for file in files)
         return Revision(ref, hashlib.sha256(lines.encode()).hexdigest(), files)
@@ -262,7 +264,7 @@ class HubBucketSource:
 
 
 def bucket_file(entry: Any, what: str, folder: str) -> RemoteFile | None:
-    """The file that an entry of a listing is; None for a folder, and for what lies elsewhere.
+    """The file that an entry of a listing is; None for a folder, and for what is elsewhere.
 
     Raises:
         Refused: its path could not be written.

@@ -1,4 +1,4 @@
-"""Who asks the Hub, at which endpoint, and what its refusals mean."""
+"""Token and endpoint of the Hub, and what its refusals mean."""
 
 import os
 import re
@@ -57,7 +57,7 @@ def _from_library() -> str:
         return get_token() or ""
     except (OIDCError, HfHubHTTPError, httpx2.HTTPError, OSError, ValueError) as error:
         raise AccessDenied(
-            f"no token of the Hub could be had ({type(error).__name__})",
+            f"cannot get a Hub token ({type(error).__name__})",
             hint="check HF_OIDC_RESOURCE and HF_OIDC_ID_TOKEN, or set HF_TOKEN",
         ) from error
 
@@ -65,7 +65,9 @@ def _from_library() -> str:
 def _checked(token: str, found_in: str) -> Token:
     # The value is not repeated, and never reaches a library that would repeat it in its own error.
     if token and not re.fullmatch(r"[!-~]{1,4000}", token):
-        raise UsageError(f"what is in {found_in} cannot be a token", hint="it is one word of printable ASCII: hf_…")
+        raise UsageError(
+            f"the value in {found_in} is not a valid token", hint="a token is printable ASCII without spaces: hf_…"
+        )
     remember(token)
     return Token(token, found_in if token else "")
 
@@ -94,7 +96,7 @@ def named(ref: AdapterRef) -> tuple[str, str, str]:
 def mistyped(ref: AdapterRef) -> str:
     """The beginning of a hint where a reference may have been meant as a path: its first folder is on this machine."""
     is_near = Path(ref.location.partition("/")[0]).is_dir()
-    return f"if a path is meant: there is no {ref.location} in this folder; " if is_near else ""
+    return f"if you mean a path: there is no {ref.location} in this folder; " if is_near else ""
 
 
 def explained(error: StatusError, ref: AdapterRef, token: Token, endpoint: str, path: str = "") -> LoraCliError:
@@ -111,9 +113,9 @@ def explained(error: StatusError, ref: AdapterRef, token: Token, endpoint: str, 
         return NotFound(f"{ref}: {ref.location} has no branch, tag or commit {ref.revision or 'main'!r}", hint=see)
     if error.code == "EntryNotFound":
         missing = f"file {path}" if path else f"folder {ref.subfolder}"
-        return NotFound(f"{ref}: there is no {missing}", hint=f"see {endpoint}/{named(ref)[2]} for what is there")
-    if said.startswith("Invalid credentials") or (error.status == 401 and token.value and not error.code):
-        hint = "renew it with `hf auth login`, or unset it: a public repository needs none"
+        return NotFound(f"{ref}: there is no {missing}", hint=f"see {endpoint}/{named(ref)[2]} for its contents")
+    if token.value and (said.startswith("Invalid credentials") or (error.status == 401 and not error.code)):
+        hint = "renew it with `hf auth login`, or unset it: a public repository needs no token"
         return AccessDenied(f"{ref}: {host(error.url)} does not accept the token in {token.found_in}", hint=hint)
     if error.code == "RepoNotFound" or error.status == 401:
         return _missing(ref, token)
@@ -124,9 +126,9 @@ def _gated(ref: AdapterRef, token: Token, endpoint: str) -> LoraCliError:
     page = f"{endpoint}/{ref.location}"
     if not token.value:
         hint = f"accept its terms at {page}, then set HF_TOKEN or run `hf auth login`"
-        return AccessDenied(f"{ref} is gated: it is only for accounts that its owner has let in", hint=hint)
-    denied = f"{ref} is gated, and the account of the token in {token.found_in} has not been let in"
-    return AccessDenied(denied, hint=f"ask for access at {page}, or use a token that may read gated repositories")
+        return AccessDenied(f"{ref} is gated: request access first", hint=hint)
+    denied = f"{ref} is gated, and the account of the token in {token.found_in} has no access"
+    return AccessDenied(denied, hint=f"request access at {page}, or use a token that can read gated repositories")
 
 
 def _missing(ref: AdapterRef, token: Token) -> LoraCliError:
@@ -136,17 +138,17 @@ def _missing(ref: AdapterRef, token: Token) -> LoraCliError:
         return AccessDenied(f"{ref}: there is no {kind} {id}, or it is private", hint=hint)
     hidden = f"{ref}: there is no {kind} {id}, or it is private and the token in {token.found_in} "
     kinds = "buckets" if kind == "bucket" else "repositories"
-    hint = f"{mistyped(ref)}check the spelling, and which {kinds} the token may read"
-    return NotFound(hidden + "may not read it", hint=hint)
+    hint = f"{mistyped(ref)}check the spelling, and which {kinds} the token can read"
+    return NotFound(hidden + "cannot read it", hint=hint)
 
 
 def _other(error: StatusError, ref: AdapterRef, said: str, path: str) -> LoraCliError:
     server, told = host(error.url), f": {said}" if said else ""
     if "disabled" in said:
-        return AccessDenied(f"{ref}: {server} has disabled it{told}", hint="ask its owner, or the Hub's support")
+        return AccessDenied(f"{ref}: {server} disabled it{told}", hint="ask its owner, or the Hub's support")
     if error.status in (403, 451):
-        hint = "check what the token may read, and whether a proxy forbids it"
-        return AccessDenied(f"{ref}: {server} forbids it ({error.status}){told}", hint=hint)
+        hint = "check the permissions of the token, and whether a proxy blocks it"
+        return AccessDenied(f"{ref}: {server} denies access ({error.status}){told}", hint=hint)
     if error.status in (404, 410):
         hint = "check the spelling, and HF_ENDPOINT"
         return NotFound(f"{ref}: {server} has no such page ({error.status}){told}", hint=hint)
@@ -157,7 +159,7 @@ class HubClient:
     """The Hub at ``settings.hub_endpoint``, or where a manifest's rule says.
 
     The token is looked up once, when the first request is made, and sent to the endpoint only. At an endpoint that a
-    rule names, nobody is logged in but by the rule's own ``token_env``.
+    rule names, only the rule's own ``token_env`` is used.
     """
 
     def __init__(self, settings: Settings, rule: "SourceRule | None") -> None:
@@ -195,7 +197,7 @@ class HubClient:
         from lora_cli.sources.xet import XetStorage
 
         if self._elsewhere and not is_same_server(self.endpoint, self._own_endpoint):
-            says = "files in Xet storage are not read from {}, a server that only the manifest names"
+            says = "files in Xet storage are not read from {}, a server set only by the manifest"
             raise_unless_trusted(self.endpoint, trust_of(self.settings), says)
         return XetStorage(self.http)
 

@@ -24,7 +24,7 @@ from lora_cli.sources.listed import MOST_ENTRIES
 
 CHUNK = 1 << 20
 LISTING_CAP = 16 * 1024 * 1024
-ONLINE = "leave out --offline, LORA_CLI_OFFLINE and HF_HUB_OFFLINE, or fetch it first where there is a network"
+ONLINE = "unset --offline, LORA_CLI_OFFLINE and HF_HUB_OFFLINE, or fetch it first with network access"
 COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}", re.ASCII)
 
@@ -62,7 +62,7 @@ class HubCache:
             return None
         files = files_of(entries, str(ref), ref.subfolder, "")
         if ref.subfolder and not files:
-            raise NotFound(f"{ref}: there is no folder {ref.subfolder} in {commit}", hint="check its spelling")
+            raise NotFound(f"{ref}: there is no folder {ref.subfolder} in {commit}", hint="check the spelling")
         return Revision(ref, commit, files, whole=listing is not None)
 
     @contextmanager
@@ -87,7 +87,7 @@ class HubCache:
             os.close(descriptor)
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        """Bytes ``start`` to ``stop`` of the file as they lie here, in chunks of at most 1 MiB.
+        """Bytes ``start`` to ``stop`` of the file as they are here, in chunks of at most 1 MiB.
 
         Raises:
             Offline: it is not here.
@@ -96,7 +96,7 @@ class HubCache:
         what = f"{revision.ref}: {file.path}"
         with self.blob(revision.ref.location, file) as descriptor:
             if descriptor is None:
-                raise Offline(f"{what} is not in the cache, and the network is switched off", hint=ONLINE)
+                raise Offline(f"{what} is not cached and offline mode is on", hint=ONLINE)
             try:
                 size = os.fstat(descriptor).st_size
                 end = size if stop is None else min(stop, size)

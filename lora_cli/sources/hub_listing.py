@@ -1,4 +1,4 @@
-"""What a repository or a bucket of the Hub lists, made into files. Nothing in it is trusted."""
+"""The listing of a repository or bucket of the Hub, converted to files. Nothing in it is trusted."""
 
 import re
 import time
@@ -13,13 +13,13 @@ from lora_cli.sources.listed import Room, check_listed, check_path
 
 MOST_PAGES = 200
 PAGE_CAP = 16 * 1024 * 1024
-"""So many bytes a page of a listing has at most; a mirror may send all 10 000 entries in one."""
+"""How many bytes a page of a listing has at most; a mirror may send all 10 000 entries in one."""
 
 LISTING_S = 60.0
 """After so many seconds no other page of a listing is asked for."""
 
 XET_HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_NO_LISTING = "the server sent no listing: it does not answer like a Hub"
+_NO_LISTING = "the server sent no listing: it does not respond like a Hub"
 
 
 def listed(
@@ -83,21 +83,21 @@ def files_of(entries: Iterable[Any], what: str, folder: str, locator: str) -> tu
     ``git_sha1``, where the server lists them in their form; a mirror that leaves out sizes or digests gives None.
 
     Raises:
-        Refused: a path is absolute, leads out of the adapter, stands there twice, is a folder and a file at once, or
-            holds what no file system or log should see.
-        Unreachable: an entry is none.
+        Refused: a path is absolute, leads out of the adapter, appears twice, is a folder and a file at once, or holds
+            what no file system or log should see.
+        Unreachable: an entry is malformed.
     """
     return in_order([file for entry in entries if (file := file_of(entry, what, folder, locator)) is not None], what)
 
 
 def file_of(entry: Any, what: str, folder: str, locator: str) -> RemoteFile | None:
-    """The file that an entry is; None for a folder, and for what lies elsewhere. Raises as ``files_of``."""
+    """The file that an entry is; None for a folder, and for what is elsewhere. Raises as ``files_of``."""
     path = path_in(entry, what, folder)
     return _file(entry, path, locator) if path is not None else None
 
 
 def path_in(entry: Any, what: str, folder: str) -> str | None:
-    """The path of a file below ``folder``; None for a folder, and for what lies elsewhere. Raises as ``files_of``."""
+    """The path of a file below ``folder``; None for a folder, and for what is elsewhere. Raises as ``files_of``."""
     if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
         raise Unreachable(f"{what}: {_NO_LISTING}", hint="check HF_ENDPOINT")
     path, inside = entry["path"], f"{folder}/" if folder else ""
@@ -123,7 +123,7 @@ def _file(entry: dict[str, Any], path: str, locator: str) -> RemoteFile:
 
 
 def size_in(entry: dict[str, Any]) -> int | None:
-    """The size that an entry has, None where that is none."""
+    """The size that an entry has, None if that is none."""
     value = entry.get("size")
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else None
 

@@ -1,4 +1,4 @@
-"""Paths as an origin lists them, judged before anything is made of them. Nothing in them is trusted."""
+"""Paths as an origin lists them, checked before anything is made of them. Nothing in them is trusted."""
 
 import sys
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from lora_cli.errors import Refused
 
 MOST_ENTRIES = 10_000
 MOST_TEXT = 2 << 20
-"""So many bytes of memory the names of one listing take at most: of 10 000 files each may have some 160 characters."""
+"""How many bytes of memory the names of one listing take at most: of 10 000 files each may have some 160 characters."""
 
 LONGEST_PATH = 1024
 LONGEST_NAME = 255
@@ -40,17 +40,17 @@ class Room:
         self._entries -= 1
         self._text -= sum(map(sys.getsizeof, names))
         if self._entries < 0:
-            raise Refused(f"{self._what}: over {MOST_ENTRIES} entries are listed there", hint=self._hint)
+            raise Refused(f"{self._what}: its listing has over {MOST_ENTRIES} entries", hint=self._hint)
         if self._text < 0:
-            raise Refused(f"{self._what}: what is listed there takes over {MOST_TEXT} bytes", hint=self._hint)
+            raise Refused(f"{self._what}: its listing is over {MOST_TEXT} bytes long", hint=self._hint)
 
 
 def check_listed(paths: Iterable[str], what: str) -> None:
     """Refuses a listing that could not be written below one folder; ``what`` begins the message of an error.
 
     Raises:
-        Refused: a path is absolute, leads out of the adapter, stands there twice, is a folder and a file at once, or
-            holds what no file system or log should see.
+        Refused: a path is absolute, leads outside the adapter, appears twice, is a folder and a file at once, or holds
+            what no file system or log should see.
     """
     seen: set[str] = set()
     for path in paths:
@@ -62,7 +62,7 @@ def check_listed(paths: Iterable[str], what: str) -> None:
         end = path.find("/")
         while end >= 0:
             if path[:end] in seen:
-                raise _refused(what, path[:end], "is a file and a folder at once")
+                raise _refused(what, path[:end], "is both a file and a folder")
             end = path.find("/", end + 1)
 
 
@@ -74,7 +74,7 @@ def check_path(path: str, what: str) -> None:
 
 def _refused(what: str, path: str, wrong: str) -> Refused:
     shown = ascii(path) if len(path) <= 200 else ascii(path[:200]) + "…"
-    hint = "nothing of it was read; whoever keeps the repository, the bucket or the mirror must mend that"
+    hint = "nothing was read; the owner of the repository, bucket or mirror must fix it"
     return Refused(f"{what}: the listed path {shown} {wrong}", hint=hint)
 
 
@@ -85,11 +85,11 @@ def _wrong_with(path: str) -> str:
     longest = max(len(part.encode(errors="surrogatepass")) for part in parts)
     faults = (
         (path.startswith("/"), "is absolute"),
-        (".." in parts, "leads out of the adapter"),
-        (not {"", "."}.isdisjoint(parts), "has an empty part"),
-        ("\\" in path, "holds a backslash"),
+        (".." in parts, "leads outside the adapter"),
+        (not {"", "."}.isdisjoint(parts), "has an empty segment"),
+        ("\\" in path, "contains a backslash"),
         (size > LONGEST_PATH or longest > LONGEST_NAME, "is too long"),
-        (_has_unfit(path), "holds control characters"),
+        (_has_unfit(path), "contains control characters"),
     )
     return next((fault for there, fault in faults if there), "")
 

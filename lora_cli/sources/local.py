@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.core.text import names
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, NotFound, Refused, Unreachable, UsageError
 from lora_cli.settings import Settings
 
@@ -64,9 +65,9 @@ def link_target(path: Path, allowed: tuple[Path, ...]) -> tuple[str, os.stat_res
     except (FileNotFoundError, NotADirectoryError):
         return f"is a dangling link to {target}", None
     except (OSError, RuntimeError):
-        return f"is a link to {target} that leads nowhere", None
+        return f"is a link to {target} that does not resolve", None
     if not any(real.is_relative_to(home) for home in allowed):
-        return f"is a link to {target}, outside of its folder", None
+        return f"is a link to {target}, outside its folder", None
     return "", real.stat()
 
 
@@ -89,7 +90,7 @@ FILE_SUFFIXES = (".json", ".safetensors", ".bin", ".pt")
 def exists(base_dir: Path | None = None) -> Callable[[str], bool]:
     """What ``core.reference.parse`` asks: whether a word names something in ``base_dir`` (None: the working directory).
 
-    A link that leads nowhere exists: it is the user's path, and what is wrong with it is said later.
+    A link that leads nowhere exists: it is the user's path, and errors in it are reported later.
     """
     return lambda text: os.path.lexists((base_dir or Path()) / text)
 
@@ -111,9 +112,9 @@ class LocalSource:
     ) -> None:
         """Takes settings and rule as every source does; nothing of them concerns a folder.
 
-        ``linked`` files may get and lose hard links while they are read, which is no change of their bytes.
-        With ``roots`` the folder must lie below one of them, and each file where it seems to lie: both are opened, and
-        the kernel says where they are, so that a link which is put in their place meanwhile leads nowhere.
+        ``linked`` files may get and lose hard links while they are read, which is no change of their bytes. With
+        ``roots`` the folder must be below one of them, and each file where it seems to be: both are opened, and the
+        kernel says where they are, so that a link which is put in their place meanwhile leads nowhere.
         """
         self._linked, self._roots = linked, roots
 
@@ -123,9 +124,9 @@ class LocalSource:
         Raises:
             NotFound: there is no such path.
             UsageError: it is a file.
-            Refused: there are over 10 000 entries; or it, or a file in it, lies outside of the ``roots``.
+            Refused: there are over 10 000 entries; or it, or a file in it, is outside of the ``roots``.
             MachineError: this user may not look.
-            Unreachable: it lies on a file server that does not answer.
+            Unreachable: it is on a file server that does not answer.
         """
         root = Path(ref.location)
         for tries in count(1):
@@ -145,7 +146,7 @@ class LocalSource:
         Raises:
             Corrupt: it has changed, or is gone.
             MachineError: this user may not read it.
-            Unreachable: it lies on a file server that does not answer.
+            Unreachable: it is on a file server that does not answer.
         """
         path = Path(revision.ref.location, file.path)
         for tries in count(1):
@@ -169,7 +170,7 @@ class LocalSource:
         Raises:
             Corrupt: it has changed, or is gone.
             MachineError: this user may not read it.
-            Unreachable: it lies on a file server that does not answer.
+            Unreachable: it is on a file server that does not answer.
         """
         path = Path(revision.ref.location, file.path)
         with _open(path, file) as descriptor:
@@ -232,7 +233,7 @@ def _check_unchanged(descriptor: int, path: Path, file: RemoteFile, *, linked: b
     if linked:
         found, listed = (fingerprint.rpartition(":")[0] for fingerprint in (found, listed))
     if not stat.S_ISREG(status.st_mode) or found != listed:
-        raise Corrupt(f"{path} changed while it was read", hint="try again when nobody writes to it any more")
+        raise Corrupt(f"{path} changed while it was read", hint="try again when it is no longer being written")
     return status.st_size
 
 
@@ -240,7 +241,7 @@ def _allowed(root: Path, roots: tuple[Path, ...]) -> tuple[Path, ...]:
     """Where links in the folder ``root`` may lead; with ``roots`` never out of these, wherever they are by now."""
     status, real = located(root) if roots else (root.stat(), root.resolve())
     if not stat.S_ISDIR(status.st_mode):
-        raise UsageError(f"{root} is not a folder", hint="give the folder that adapter_config.json is in")
+        raise UsageError(f"{root} is not a folder", hint="use the folder that contains adapter_config.json")
     if not roots:
         return homes(real)
     tops = [Path(os.path.realpath(top)) for top in roots]
@@ -263,7 +264,8 @@ def _files(root: Path, allowed: tuple[Path, ...], *, pinned: bool) -> Iterator[R
                 seen += 1
                 if seen > MOST_ENTRIES:
                     raise Refused(
-                        f"{root} holds over {MOST_ENTRIES} entries", hint="give the folder of one adapter, not of many"
+                        f"{root} contains over {MOST_ENTRIES} entries",
+                        hint="use the folder of one adapter, not of many",
                     )
                 path = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.is_dir(follow_symlinks=False):
@@ -292,7 +294,7 @@ def _file(
             return None
         status = target
     if not stat.S_ISREG(status.st_mode):
-        return RemoteFile(path, None, defect=f"is {_kind(status.st_mode)}, not a plain file")
+        return RemoteFile(path, None, defect=f"is {_kind(status.st_mode)}, not a regular file")
     if (fresh := time.time_ns() - status.st_ctime_ns) < TICK_S * 1e9:
         time.sleep(min(TICK_S, max(0.0, TICK_S - fresh / 1e9)))
         status = (root / path).stat()
@@ -304,7 +306,7 @@ def _file(
 
 
 def _outside(path: Path) -> Refused:
-    return Refused(f"{path} is not where it seems to be: a link leads out of what may be read", hint="--root DIRECTORY")
+    return Refused(f"{path} is outside of what may be read: it is a link or below one", hint="--root DIRECTORY")
 
 
 def _kind(mode: int) -> str:
@@ -323,13 +325,15 @@ def _missing(path: Path) -> NotFound:
     except OSError as error:
         return NotFound(f"{path}: {error.strerror}", hint="check the path")
     if linked:
-        return NotFound(f"{path} is a link that leads nowhere", hint="check what it points to")
+        return NotFound(f"{path} is a dangling link", hint="check what it points to")
+    beside = sorted(one.name for one in path.parent.glob("checkpoint-*")) if path.name.startswith("checkpoint-") else []
     hint = "check the spelling; a folder in a Hub repository is hf://ORG/NAME/FOLDER"
+    hint = f"there are {names(beside)}" if beside else hint
     return NotFound(f"there is no folder {path}", hint=hint)
 
 
 def _comes_back(error: OSError, tries: int) -> bool:
-    """Whether it is worth another try: a server that exports anew, or a file that was replaced. Waits before it."""
+    """Whether it is worth another try: a server that exports again, or a file that was replaced. Waits before it."""
     if error.errno != errno.ESTALE or tries > STALE_TRIES:
         return False
     time.sleep(STALE_PAUSE_S * tries)
@@ -340,8 +344,8 @@ def _translated(error: OSError, path: Path, *, listed: bool = False) -> LoraCliE
     if isinstance(error, PermissionError):
         return MachineError(f"{path}: no permission to read it", hint=f"this process runs as uid {os.geteuid()}")
     if error.errno in NOWHERE:
-        return Corrupt(f"{path} is gone: it was there a moment ago", hint="try again") if listed else _missing(path)
+        return Corrupt(f"{path} was removed while it was read", hint="try again") if listed else _missing(path)
     if error.errno in AWAY:
-        hint = "check the mount, and try again: nothing is wrong with what was read before"
-        return Unreachable(f"{path}: its file server does not answer as it should: {error.strerror}", hint=hint)
-    return MachineError(f"{path}: {error.strerror}", hint="check the disk or the mount; dmesg may say more")
+        hint = "check the mount, and try again: what was read so far is valid"
+        return Unreachable(f"{path}: its file server does not respond correctly: {error.strerror}", hint=hint)
+    return MachineError(f"{path}: {error.strerror}", hint="check the disk or the mount; dmesg may show details")

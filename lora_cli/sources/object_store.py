@@ -1,7 +1,7 @@
 """Google Cloud Storage and Azure, read through obstore.
 
 obstore follows redirects, and cannot be told not to: it asks the providers' own servers, and those that the operator
-named. It waits for as long as a server sends anything, so it is asked in threads, which nobody waits for.
+named. It waits for as long as a server sends anything, so it is asked in threads, which are never joined.
 """
 
 import os
@@ -56,7 +56,7 @@ BUSY = (408, 429, 503)
 """The answers that may say when to come back."""
 
 FRESH_S = 1.0
-"""So long all ranges in flight share one answer: whoever is busy is not asked by each of them."""
+"""How long all ranges in flight share one answer: a busy server is not asked by each of them."""
 
 Headers = Mapping[str, str]
 
@@ -70,7 +70,7 @@ class Busy(Transient):
 
 
 class Wishes:
-    """What the server of one bucket asks for; who is busy says so to anybody. Threads share it."""
+    """What the server of one bucket asks for; a busy server says so to every client. Threads share it."""
 
     def __init__(self, server: str, url: str, timeout_s: float) -> None:
         self._server, self._url, self._timeout_s = server, url, timeout_s
@@ -136,11 +136,11 @@ def _of_the_network(told: str, cause: str, server: str, timeout_s: float) -> Tra
     """Why there was no answer. obstore says it only in how it prints the chain of its causes."""
     meanings = (
         (r"invalid peer certificate|InvalidCertificate", f"the certificate of {server} is not trusted", _TRUST),
-        (r"dns error|failed to lookup", f"no connection to {server}: its name is not known", NETWORK),
+        (r"dns error|failed to lookup", f"no connection to {server}: unknown host", NETWORK),
         (r"ConnectionRefused", f"no connection to {server}: it was refused", NETWORK),
         (r"TimedOut|timed out|kind: Timeout", f"{server} was silent for {timeout_s:g} s", ""),
         (r"kind: Connect", f"no connection to {server}", NETWORK),
-        (r"hyper::Error\(\s*Parse\(", f"{server} sent no answer of HTTP", NETWORK),
+        (r"hyper::Error\(\s*Parse\(", f"{server} did not send an HTTP response", NETWORK),
         (r"IncompleteMessage|UnexpectedEof|ConnectionReset|BrokenPipe|kind: Decode|kind: Body|kind: Interrupted",
          f"the connection to {server} was cut", ""),
         (r"invalid XML|got invalid list|DeError|list response", f"{server} sent no listing", NETWORK),
@@ -149,10 +149,10 @@ def _of_the_network(told: str, cause: str, server: str, timeout_s: float) -> Tra
     for pattern, reason, hint in meanings:
         if re.search(pattern, text):
             return Transient(reason, hint=hint or "try again later", final=hint is _TRUST)
-    return Transient(f"the exchange with {server} failed: {printable(told.splitlines()[0] if told else '')}")
+    return Transient(f"communication with {server} failed: {printable(told.splitlines()[0] if told else '')}")
 
 
-_TRUST = "name the certificates to trust with SSL_CERT_FILE"
+_TRUST = "set SSL_CERT_FILE to the certificates to trust"
 
 
 CHUNK = 1 << 20
@@ -201,7 +201,7 @@ class ObstoreBucket(Bucket):
             return False
 
     def wished(self, failure: Transient) -> Transient:
-        """As every bucket: obstore does not tell how long a server asks to wait, so that is asked."""
+        """As every bucket: obstore does not report how long a server asks to wait, so that is asked."""
         return self._wishes.of(failure)
 
     def stream(
@@ -209,8 +209,8 @@ class ObstoreBucket(Bucket):
     ) -> Iterator[bytes]:
         """Bytes ``start`` to ``end`` of a file's object, checked to be of the version and range that were asked for.
 
-        ``note`` is told what the object's metadata says of its sha256, "" for nothing. With ``rest`` they are the rest
-        of the file, for which a server that knows no ranges may send all of it.
+        ``note`` is called with what the object's metadata says of its sha256, "" for nothing. With ``rest`` they are
+        the rest of the file, for which a server that knows no ranges may send all of it.
 
         Raises:
             Transient: network or server; also that the bytes break off, are silent, or trickle.
@@ -294,7 +294,7 @@ class ObjectStoreSource(ObjectSource[ObstoreBucket]):
         account, timeout_s = self._account(name), self._settings.timeout_s
         server = "Google Cloud Storage" if account.endpoint == GOOGLE else host(account.endpoint)
         if not account.is_at_provider and any(policy.allow_hosts is not None for policy in self._settings.policies):
-            hint = f"leave out {self.words.endpoint}, or the policy's allow_hosts"
+            hint = f"unset {self.words.endpoint}, or remove the policy's allow_hosts"
             raise Refused(
                 f"{self.scheme}://{name}: policy allow_hosts: {server} could redirect to any host, and obstore follows",
                 hint=hint,
@@ -319,7 +319,7 @@ class ObjectStoreSource(ObjectSource[ObstoreBucket]):
             raise UsageError(
                 f"{self.scheme}://{name} cannot be opened with the credentials from {account.found_in} "
                 f"({type(error).__name__})",
-                hint=f"check the {self.variables} variables, which obstore reads too",
+                hint=f"check the {self.variables} variables, which obstore also reads",
             ) from error
         wishes = Wishes(server, f"{account.endpoint}/{name.partition('@')[0]}", timeout_s)
         return ObstoreBucket(store, Asker(name, server, account.found_in), wishes, timeout_s)
@@ -341,7 +341,7 @@ class GoogleStorage(ObjectStoreSource):
             "InvalidAuthentication": _GOOGLE_REFUSED,
             "AuthenticationRequired": _GOOGLE_REFUSED,
             "NoToken": (
-                "got no token: nobody gives one for the credentials from {}",
+                "could not get a token with the credentials from {}",
                 f"run `gcloud auth application-default login`, or set {GOOGLE_FILE}",
             ),
         },
@@ -362,7 +362,7 @@ _AZURE_REFUSED = (
     "does not accept the credentials from {}",
     "check which account they are for, and whether they have expired",
 )
-_NOT_PUBLIC = ("lets nobody in without credentials", "unset AZURE_SKIP_SIGNATURE, and give credentials")
+_NOT_PUBLIC = ("denies access without credentials", "unset AZURE_SKIP_SIGNATURE, and set credentials")
 
 
 class AzureStorage(ObjectStoreSource):
@@ -425,8 +425,8 @@ def _ask(store: "ObjectStore", key: str, file: RemoteFile, start: int, end: int,
         if "non-partial response" not in str(error):
             raise
         if not rest and start >= FAR:
-            hint = "fetch it: lora-cli fetch reads it as one stream"
-            raise NoRanges(f"{key}: its server sends whole files only", hint=hint) from error
+            hint = "fetch it: lora-cli fetch can read it as one stream"
+            raise NoRanges(f"{key}: its server only sends whole files", hint=hint) from error
         return obstore.get(store, key, options=options)
 
 
@@ -444,7 +444,7 @@ def _check_version(answer: "GetResult", file: RemoteFile, wanted: tuple[int, int
         raise Changed(f"{what}: it was overwritten after it was listed", hint=AGAIN)
     start, stop = answer.range
     if (start, stop) not in (wanted, (0, file.size)):
-        raise Corrupt(f"{what}: bytes {wanted[0]} to {wanted[1]} were asked for, and the server sent others")
+        raise Corrupt(f"{what}: bytes {wanted[0]} to {wanted[1]} were requested, but the server sent others")
     return start
 
 

@@ -76,19 +76,21 @@ def explained(answer: Answered, asker: Asker, what: str, words: Words) -> LoraCl
     """What an answer that another try would not change means; ``what`` begins the message."""
     server, bucket, code = asker.server, asker.bucket, answer.code
     if code in NO_BUCKET:
-        hint = f"check its spelling, and the endpoint ({words.endpoint})"
+        hint = f"check the spelling, and the endpoint ({words.endpoint})"
         return NotFound(f"{what}: there is no {words.bucket} {bucket} at {server}", hint=hint)
     if answer.status in (301, 307) or code in _WRONG_REGION:
-        region = answer.region or "REGION, the bucket's own"
+        region = answer.region or "REGION, the region of the bucket"
         return NotFound(f"{what}: the bucket {bucket} is in another region", hint=f"set {words.region}={region}")
     if code == "RequestTimeTooSkewed":
-        return MachineError(f"{what}: {server} has another time than this machine", hint="set the clock")
+        return MachineError(
+            f"{what}: {server} and this machine have different times", hint="set the clock of this machine"
+        )
     if answer.status in (401, 403) or code in words.credentials or code == "AccessDenied":
         return _denied(answer, asker, what, words)
     said = " ".join(filter(None, (str(answer.status), code, answer.message)))
     if answer.status == 404:
-        hint = f"check its spelling, and whether the endpoint ({words.endpoint}) is the right one"
-        return NotFound(f"{what}: {server} has no such thing ({said})", hint=hint)
+        hint = f"check the spelling, and whether the endpoint ({words.endpoint}) is the right one"
+        return NotFound(f"{what}: {server} does not have it ({said})", hint=hint)
     hint = f"check the endpoint ({words.endpoint}), or try again later"
     return Unreachable(f"{what}: {server} answered {said}", hint=hint)
 
@@ -99,9 +101,9 @@ def _denied(answer: Answered, asker: Asker, what: str, words: Words) -> LoraCliE
         return AccessDenied(f"{what}: {asker.server} {wrong.format(asker.user)}", hint=hint)
     told = f": {answer.message}" if answer.message else ""
     if asker.user == "nobody":
-        hint = f"it is not public: {words.anonymous}, and give credentials"
-        return AccessDenied(f"{what}: {asker.server} lets nobody in without credentials{told}", hint=hint)
-    forbidden = f"{what}: {asker.server} forbids it to the credentials from {asker.user}{told}"
+        hint = f"it is not public: {words.anonymous}, and set credentials"
+        return AccessDenied(f"{what}: {asker.server} denies access without credentials{told}", hint=hint)
+    forbidden = f"{what}: {asker.server} denies access with the credentials from {asker.user}{told}"
     return AccessDenied(forbidden, hint=f"it needs {words.rights.format(asker.bucket)}")
 
 
@@ -153,18 +155,18 @@ class Bucket(ABC):
 
 
 def version_of(etag: str, changed: datetime | None) -> str:
-    """What tells a version of an object from any other; some servers leave out the quotes of an ETag."""
+    """What distinguishes a version of an object from any other; some servers leave out the quotes of an ETag."""
     plain = etag.removeprefix("W/").strip('"')
     return f"etag:{plain}" if plain else f"time:{changed.isoformat(timespec='seconds') if changed else ''}"
 
 
 SPARED = 4
-"""So many folders a page must list whole, else each is asked for by itself: a bucket may have any number of others."""
+"""How many folders a page must list whole, else each is asked for by itself: a bucket may have any number of others."""
 
 END = Page([], last=True)
 
 FRESH_S = 60.0
-"""So long a folder is as it was listed; what changed since costs another question."""
+"""How long a folder is as it was listed; what changed since costs another question."""
 
 log = logger(__name__)
 
@@ -176,7 +178,7 @@ def listed(bucket: Bucket, prefix: str, what: str) -> list[Entry]:
         Transient, Answered: what the server says.
         Refused: there are over 10 000, or their names take over 2 MiB.
     """
-    found, room = list[Entry](), Room(what, "name the folder of one adapter")
+    found, room = list[Entry](), Room(what, "use the folder of one adapter")
     for page in bucket.pages(prefix):
         for entry in page.entries:
             room.take(entry.key, entry.version)
@@ -219,7 +221,7 @@ class Neighbours:
         return at < len(self._left) and self._left[at] == folder
 
     def _turn_page(self, bucket: Bucket) -> None:
-        """One page more of what lies above all of them. A folder that it does not hold whole is left out."""
+        """One page more of what is above all of them. A folder that it does not hold whole is left out."""
         self._pages = self._pages or bucket.pages(self._above)
         asked_at, page = time.monotonic(), next(self._pages, END)
         entries = page.entries
@@ -281,14 +283,14 @@ class ObjectSource(ABC, Generic[B]):
         """
 
     def expect(self, refs: Iterable[AdapterRef]) -> None:
-        """These will most likely be resolved: what lies side by side can be listed together. Asks for nothing yet."""
+        """These will most likely be resolved: what is side by side can be listed together. Asks for nothing yet."""
         folders = by_key((ref.location.partition("/")[0], _prefix(ref)) for ref in refs)
         self._neighbours = {bucket: Neighbours(prefixes) for bucket, prefixes in folders.items()}
 
     def resolve(self, ref: AdapterRef) -> Revision:
         """The objects below the prefix that ``ref`` names, at this moment: one request for up to 1000 of them.
 
-        Where it was expected with others beside it, that request was for all of them, and a moment ago.
+        Where it was expected with others next to it, that request was for all of them, and a moment ago.
 
         Raises:
             NotFound: there is no such bucket, or nothing below the prefix.
@@ -332,7 +334,7 @@ class ObjectSource(ABC, Generic[B]):
         yield from Retries(self._settings.retries).stream(what, bucket.server, start, end, read)
 
     def told(self, revision: Revision, file: RemoteFile) -> Mapping[str, str]:
-        """What the origin says of the file's sha256 beside the listing: the header's name → hexadecimal digits."""
+        """What the origin says of the file's sha256 next to the listing: the header's name → hexadecimal digits."""
         return self._told.get(version_key(revision, file), {})
 
     def _bucket(self, ref: AdapterRef) -> B:
@@ -352,27 +354,27 @@ class ObjectSource(ABC, Generic[B]):
                 raise bucket.wished(failure) from failure
             except Answered as answer:
                 if answer.code == "InvalidPath":
-                    hint = "nothing of it was read; whoever keeps the bucket must mend that"
-                    raise Refused(f"{what}: a key below it is no path of a file", hint=hint) from answer
+                    hint = "nothing was read; the owner of the bucket must fix it"
+                    raise Refused(f"{what}: a key below it is not a valid file path", hint=hint) from answer
                 raise explained(answer, bucket.asker, what, self.words) from answer
 
         return Retries(self._settings.retries).call(what, ask)
 
     def _listed(self, bucket: B, prefix: str, what: str) -> list[Entry]:
-        """All objects below ``prefix``: listed with those beside it, or asked for by itself."""
+        """All objects below ``prefix``: listed with those next to it, or asked for by itself."""
         neighbours = self._neighbours.get(bucket.asker.bucket)
         found = neighbours.take(bucket, prefix) if neighbours is not None else None
         return listed(bucket, prefix, what) if found is None else found
 
     def _nothing(self, ref: AdapterRef, bucket: B) -> LoraCliError:
-        """Why a listing was empty: the one other request that may tell is made here."""
+        """Why a listing was empty: the one other request that may have it is made here."""
         key = ref.location.partition("/")[2]
         if not key:
             return NotFound(
-                f"{ref}: the {self.words.bucket} is empty", hint=f"look at it with the tools of {bucket.server}"
+                f"{ref}: the {self.words.bucket} is empty", hint=f"inspect it with the tools of {bucket.server}"
             )
         if not bucket.has(key):
-            hint = "check the spelling: a folder is named in full, up to the / before its files"
+            hint = "check the spelling: write the full folder, up to the / before its files"
             if "@" in key:
                 hint += ", and an object store has no revisions: what follows the @ is part of the name"
             return NotFound(
@@ -391,9 +393,9 @@ class ObjectSource(ABC, Generic[B]):
         if answer.status == 412:
             return Changed(f"{what}: it was overwritten after it was listed", hint=AGAIN)
         if answer.status == 404 and answer.code not in NO_BUCKET:
-            return Changed(f"{what} is gone: it was listed a moment ago", hint=AGAIN)
+            return Changed(f"{what} was removed after it was listed", hint=AGAIN)
         if answer.status == 416:
-            return Changed(f"{what}: it is shorter than it was listed", hint=AGAIN)
+            return Changed(f"{what}: it is shorter than its listed size", hint=AGAIN)
         return explained(answer, bucket.asker, what, self.words)
 
 
@@ -409,12 +411,12 @@ def object_key(ref: AdapterRef, file: RemoteFile) -> str:
 
 
 def version_key(revision: Revision, file: RemoteFile) -> tuple[str, str, str]:
-    """What tells one version of one object from any other."""
+    """What distinguishes one version of one object from any other."""
     return revision.ref.location, file.path, file.version
 
 
 def _files(found: list[Entry], prefix: str, what: str) -> Iterator[RemoteFile]:
-    """The objects as files below the prefix. Empty ones that stand for a folder are none: many end in a slash."""
+    """The objects as files below the prefix. Empty objects that mark a folder are skipped: many end in a slash."""
     folders = {prefix.rstrip("/")}
     for entry in found:
         parts = entry.key.split("/")

@@ -1,4 +1,4 @@
-"""Which class reads which scheme. A source is listed here, in one line, and nowhere else."""
+"""The class that reads each scheme. A source is listed here, in one line, and nowhere else."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from lora_cli.core.reference import FSSPEC, REMOTE, AdapterRef, Scheme
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Offline, UsageError
 from lora_cli.settings import Settings
-from lora_cli.sources import Source, is_expecting
+from lora_cli.sources import ExpectingSource, Source
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule
@@ -55,8 +55,8 @@ class OfflineSource:
 
     def resolve(self, ref: AdapterRef) -> Revision:
         """Raises ``Offline``."""
-        hint = "leave out --offline, LORA_CLI_OFFLINE and HF_HUB_OFFLINE, or fetch it where there is a network"
-        raise Offline(f"{ref} is not in the cache, and the network is switched off", hint=hint)
+        hint = "unset --offline, LORA_CLI_OFFLINE and HF_HUB_OFFLINE, or fetch it with network access"
+        raise Offline(f"{ref} is not cached and offline mode is on", hint=hint)
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         """Raises ``Offline``."""
@@ -71,13 +71,11 @@ def open_source(scheme: Scheme, settings: Settings, rule: "SourceRule | None" = 
         UsageError: no source reads this scheme (yet), or the rule says what does not concern it.
     """
     if scheme == "oci":
-        hint = (
-            "pull it first (oras pull REGISTRY/NAME:TAG -o DIRECTORY) and name the folder, or keep it on hf:// or s3://"
-        )
+        hint = "pull it first (oras pull REGISTRY/NAME:TAG -o DIRECTORY) and use that folder, or publish it on hf:// or s3://"
         raise UsageError("adapters in an OCI registry (oci://) are not supported yet", hint=hint)
     if scheme not in SOURCES:
         known = ", ".join(f"{name}://" for name in SOURCES)
-        raise UsageError(f"this version of lora-cli does not read {scheme}://", hint=f"it reads {known}")
+        raise UsageError(f"this version of lora-cli does not support {scheme}://", hint=f"supported: {known}")
     _check_rule(scheme, rule)
     if settings.offline and scheme not in LOCAL:
         return OfflineSource()
@@ -87,11 +85,11 @@ def open_source(scheme: Scheme, settings: Settings, rule: "SourceRule | None" = 
 
 
 def _check_rule(scheme: Scheme, rule: "SourceRule | None") -> None:
-    """What a rule says and nobody would heed is an error, not a surprise."""
+    """A key of a rule that the source ignores is an error."""
     for key in ("endpoint_url", "region", "profile", "token_env", "anonymous", "requester_pays", "storage_options"):
         if rule is not None and getattr(rule, key) and key not in RULE_KEYS.get(scheme, ()):
             known = ", ".join(RULE_KEYS.get(scheme, ())) or "no keys"
-            raise UsageError(f"the rule for {rule.match} says {key}", hint=f"{scheme}:// sources heed {known}")
+            raise UsageError(f"the rule for {rule.match} sets {key}", hint=f"{scheme}:// sources support {known}")
 
 
 def rule_of(ref: AdapterRef, settings: Settings) -> "SourceRule | None":
@@ -158,7 +156,7 @@ class Sources:
         with self._lock:
             if key not in self._opened:
                 source = self._opened[key] = open_source(ref.scheme, self._settings, rule)
-                if is_expecting(source):
+                if isinstance(source, ExpectingSource):
                     source.expect(one for one in self._expected if self._is_of(one, ref.scheme, rule))
             return self._opened[key]
 

@@ -1,4 +1,4 @@
-"""Failures that another try may fix: which they are, how long to wait, and when to give up."""
+"""Retries: which failures are retried, how long to wait, and when to give up."""
 
 import logging
 import random
@@ -23,7 +23,7 @@ log = logger(__name__)
 class Transient(Exception):
     """A failure that may be gone at the next try: ``wait_s`` is how long the server asks to wait (None: not said).
 
-    ``final`` failures are of the network too, but no second try will mend them. ``slow`` ones brought bytes, and so few
+    ``final`` failures are of the network too, but no second try will fix them. ``slow`` ones brought bytes, and so few
     that this is no progress.
     """
 
@@ -100,8 +100,8 @@ def from_status(server: str, status: int, headers: Mapping[str, str]) -> Transie
     wait_s = asked_wait(headers) if status in (408, 429, 503) else None
     if status != 429:
         return Transient(f"{server} answered {status}", wait_s=wait_s)
-    asks = f" and asks to wait {wait_s:.0f} s" if wait_s else ""
-    hint = "wait, or lower --jobs; a server allows more to those who send a token (HF_TOKEN for the Hub)"
+    asks = f" and requests a wait of {wait_s:.0f} s" if wait_s else ""
+    hint = "wait, or lower --jobs; requests with a token (HF_TOKEN for the Hub) have higher limits"
     return Transient(f"{server} limits the rate of requests (429){asks}", hint=hint, wait_s=wait_s)
 
 

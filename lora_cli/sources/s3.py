@@ -1,4 +1,4 @@
-"""Amazon S3, and every server that speaks like it: botocore's client, whose requests go over our transport."""
+"""Amazon S3, and every server with the same API: botocore's client, whose requests go over our transport."""
 
 import base64
 import binascii
@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from email.utils import parsedate_to_datetime
@@ -47,17 +47,17 @@ if TYPE_CHECKING:
     from lora_cli.sources.http_transport import Response
 
 ASKERS = 16
-"""So many checksums are asked for at once, beside the bytes."""
+"""How many checksums are asked for at once, next to the bytes."""
 
 A_LOOK = 1 << 20
-"""Whoever reads less than this from the beginning of a larger file looks at its header, and will not ask."""
+"""A read of less than this from the beginning of a larger file is of its header, and needs no checksum."""
 
 CHECKSUM = "x-amz-checksum-sha256"
 MOST_BYTES = 4 << 20
 """A page of 1000 keys of 1024 bytes, most of them escaped, has fewer."""
 
 MOST_TAGS = 60_000
-"""So many tags and attributes has one page: one of 1000 objects has some 28 000."""
+"""How many tags and attributes has one page: one of 1000 objects has some 28 000."""
 
 _LISTING = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]{0,200}>\s*)?<ListBucketResult[\s/>]")
 """How a listing begins: there is no DTD, whose entities could grow."""
@@ -80,10 +80,14 @@ WORDS = Words(
     endpoint="AWS_ENDPOINT_URL",
     region="AWS_REGION",
     anonymous="unset AWS_SKIP_SIGNATURE",
-    rights="s3:ListBucket on {0} and s3:GetObject on what is in it",
+    rights="s3:ListBucket on {0} and s3:GetObject on its objects",
     credentials=_KEYS,
 )
 log = logger(__name__)
+SMALL_BYTES = 1 << 18
+_large_listings = threading.BoundedSemaphore(4)
+"""How many listings of more than that are received, and in memory, at once."""
+
 _parsing = threading.RLock()
 """One listing at a time is parsed: it takes many times the memory of its text."""
 
@@ -151,10 +155,13 @@ class S3Client:
             raise from_status(host(response.url), response.status, response.headers)
         if response.status != 200 or is_head:
             return beginning(response)
-        body = bytearray()
+        body, is_large = bytearray(), False
         try:
             for chunk in bounded(response, self.timeout_s, "", MOST_BYTES):
                 body += chunk
+                if len(body) > SMALL_BYTES and not is_large:
+                    is_large = True
+                    self._sent.until_parsed.enter_context(_large_listings)
         except Refused as error:
             raise _no_listing(response) from error
         tags = body.count(b"<") + body.count(b"=")
@@ -236,20 +243,22 @@ class S3Bucket(Bucket):
 
     def _entries(self, listed: Mapping[str, Any], prefix: str, response: "Response") -> list[Entry]:
         """The objects of one page that are below the prefix: some servers list others as well."""
-        found, room = list[Entry](), Room(f"s3://{self.asker.bucket}", "name the folder of one adapter")
         objects = listed.get("Contents", [])
         try:
-            for one in objects:
-                key, size, etag, changed = (one.get(name) for name in ("Key", "Size", "ETag", "LastModified"))
-                if not key or size is None or not (etag or changed):
-                    raise _no_listing(response)
-                if key.startswith(prefix):
-                    entry = Entry(key, size, version_of(etag or "", changed))
-                    room.take(entry.key, entry.version)
-                    found.append(entry)
+            return list(self._below(prefix, objects, response))
         finally:
             objects.clear()  # an error may be kept for long, and keeps what this frame has
-        return found
+
+    def _below(self, prefix: str, objects: Sequence[Mapping[str, Any]], response: "Response") -> Iterator[Entry]:
+        room = Room(f"s3://{self.asker.bucket}", "use the folder of one adapter")
+        for one in objects:
+            key, size, etag, changed = (one.get(name) for name in ("Key", "Size", "ETag", "LastModified"))
+            if not key or size is None or not (etag or changed):
+                raise _no_listing(response)
+            if key.startswith(prefix):
+                entry = Entry(key, size, version_of(etag or "", changed))
+                room.take(entry.key, entry.version)
+                yield entry
 
     def has(self, key: str) -> bool:
         """As every bucket."""
@@ -271,8 +280,8 @@ class S3Bucket(Bucket):
                 return response
             response.close()
             if span[0] >= FAR and not rest:
-                hint = "fetch it: lora-cli fetch reads it as one stream"
-                raise NoRanges(f"{what}: its server sends whole files only", hint=hint)
+                hint = "fetch it: lora-cli fetch can read it as one stream"
+                raise NoRanges(f"{what}: its server only sends whole files", hint=hint)
         return self.ask("get_object", Key=key, ChecksumMode="ENABLED", **pinned)[1]
 
     def checksum(self, key: str, file: RemoteFile) -> Mapping[str, str]:
@@ -285,13 +294,13 @@ class S3Bucket(Bucket):
             _, response = self.ask("head_object", Key=key, ChecksumMode="ENABLED", **_pinned(file))
         except Answered as answer:
             # Whoever may not ask for a checksum may still read the object.
-            log.debug("%s answers %d to the question for a checksum", self.server, answer.status)
+            log.debug("%s answers %d to the request for a checksum", self.server, answer.status)
             return {}
         return _hexadecimal(response.headers)
 
 
 def _pinned(file: RemoteFile) -> Mapping[str, str]:
-    """What asks for this version of an object, as far as it is told apart from others before it comes."""
+    """What asks for this version of an object, as far as it is distinguished from others before it comes."""
     kind, _, etag = file.version.partition(":")
     return {"IfMatch": f'"{etag}"'} if kind == "etag" else {}
 
@@ -319,7 +328,7 @@ class S3Source(ObjectSource[S3Bucket]):
         self._askers = threading.BoundedSemaphore(ASKERS)
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        """As every object store; beside the first range of a file that is fetched its checksum is asked for."""
+        """As every object store; next to the first range of a file that is fetched its checksum is asked for."""
         if start == 0 and stop is not None and A_LOOK <= stop < (file.size or 0):
             self._asking(revision, file)
         return super().read(revision, file, start, stop)
@@ -343,7 +352,7 @@ class S3Source(ObjectSource[S3Bucket]):
         return {**super().told(revision, file), **(checksum.result() if checksum is not None else {})}
 
     def _asking(self, revision: Revision, file: RemoteFile) -> "Future[Mapping[str, str]] | None":
-        """The checksum, asked for once, in a thread that nobody waits for at the end of the process."""
+        """The checksum, asked for once, in a daemon thread."""
         if not _unsaid(file):
             return None
         bucket, retries = self._bucket(revision.ref), Retries(self._settings.retries)
@@ -367,7 +376,7 @@ class S3Source(ObjectSource[S3Bucket]):
         if account.endpoint:
             # A profile may name another server than the environment does, by which the reference was judged.
             server = urlsplit(account.endpoint).hostname or ""
-            check_host(bounds_of(self._settings), server, f"s3://{name}: {account.found_in} names {server}")
+            check_host(bounds_of(self._settings), server, f"s3://{name}: {account.found_in} has the server {server}")
         return S3Bucket(self._client, name)
 
 

@@ -1,4 +1,4 @@
-"""Where a redirect may lead: from the open network to the open network, and never into somebody's own.
+"""Where a redirect may lead: between public addresses, and never into a private network.
 
 A server may send us where we can reach and it cannot: to this machine, its network, or the place where clouds keep
 credentials. What counts is the address that is connected to, not the name, which can be given another one at any time.
@@ -32,7 +32,7 @@ Guard = Callable[[str], None]
 
 
 class Reach(IntEnum):
-    """How near an address is. What lies nearer can be led to what lies farther; link-local is apart."""
+    """How near an address is. What is nearer can be led to what is farther; link-local is apart."""
 
     PUBLIC = 0
     PRIVATE = 1
@@ -43,7 +43,7 @@ class Reach(IntEnum):
 _WORDS = {
     Reach.PRIVATE: "an address of a private network",
     Reach.LOOPBACK: "this machine itself",
-    Reach.LINK_LOCAL: "an address of this link alone, or of a cloud's credentials",
+    Reach.LINK_LOCAL: "a link-local address, or that of a cloud's credentials",
 }
 
 
@@ -101,10 +101,10 @@ def check_host(bounds: Bounds, host: str, said: str) -> None:
 
 
 def guard(bounds: Bounds, sender: str, said: str) -> Guard:
-    """What judges each address that a redirect would be followed to, before a word is sent there.
+    """What checks each address that a redirect would be followed to, before a word is sent there.
 
-    ``sender`` is the address that sent the redirect ("": nobody knows, it is taken for public), ``said`` begins the
-    message of an error. ``bounds`` may let redirects into private networks, but to no link-local address.
+    ``sender`` is the address that sent the redirect ("": unknown: public), ``said`` begins the message of an error.
+    ``bounds`` may let redirects into private networks, but to no link-local address.
     """
     nearness = reach_of(sender)
 
@@ -113,9 +113,9 @@ def guard(bounds: Bounds, sender: str, said: str) -> Guard:
         if address == sender or nearer <= nearness < Reach.LINK_LOCAL or (bounds.private and nearer < Reach.LINK_LOCAL):
             return
         where = "" if address in said else f" at {address}"
-        hint = "allow_private_redirects lets it: in a policy, the settings, or LORA_CLI_ALLOW_PRIVATE_REDIRECTS=1"
+        hint = "allow_private_redirects permits it: in a policy, the settings, or LORA_CLI_ALLOW_PRIVATE_REDIRECTS=1"
         if nearer is Reach.LINK_LOCAL:
-            hint = "nothing lets it: no file of an adapter lies there; tell whoever runs that server"
+            hint = "it cannot be allowed: no adapter files are served there; tell the owner of that server"
         raise Refused(f"{said}{where}, {_WORDS[nearer]} (allow_private_redirects)", hint=hint)
 
     return judge

@@ -1,6 +1,6 @@
 """What a manifest may not decide by itself: which of the operator's secrets are used, and which servers get them.
 
-Whoever writes a manifest writes its ``sources`` and its ``policy``. The operator's word is the settings file, the
+The author of a manifest also writes its ``sources`` and its ``policy``. The operator decides by the settings file, the
 environment and ``--policy``.
 """
 
@@ -74,11 +74,11 @@ def secret_in(name: str, key: str, match: str, environ: Mapping[str, str], trust
     _check_variable(name, key, trust)
     secret = environ.get(name, "").strip()
     if not secret:
-        hint = f"set it, or leave {key} out of the rule for {match}"
-        raise UsageError(f"the manifest names the variable {name} for a token, and it is not set", hint=hint)
+        hint = f"set it, or remove {key} from the rule for {match}"
+        raise UsageError(f"the manifest uses the variable {name} for a token, but it is not set", hint=hint)
     # The value is not repeated, and never reaches a library that would repeat it in its own error.
     if not re.fullmatch(r"[!-~]{1,4000}", secret):
-        raise UsageError(f"what is in {name} cannot be a token", hint="a token is one word of printable ASCII")
+        raise UsageError(f"the value in {name} is not a valid token", hint="a token is printable ASCII without spaces")
     remember(secret)
     return secret
 
@@ -87,7 +87,7 @@ def _check_variable(name: str, key: str, trust: Trust) -> None:
     """Whether a manifest may read the variable that it names.
 
     Raises:
-        Refused: nobody set it for manifests, and no operator allowed it.
+        Refused: it is not set for manifests, and the operator did not allow it.
     """
     if is_for_manifests(name):
         return
@@ -96,7 +96,9 @@ def _check_variable(name: str, key: str, trust: Trust) -> None:
     except ValueError as error:
         raise Refused(f"the manifest's {key}: {error}", hint=f"{key}: {TOKEN_PREFIX}NAME") from error
     if name not in trust.token_env:
-        hint = f"call it {TOKEN_PREFIX}NAME, or allow it: allow_token_env: [{name}] {_WHERE.format('ALLOW_TOKEN_ENV')}"
+        hint = (
+            f"rename to {TOKEN_PREFIX}NAME, or allow it: allow_token_env: [{name}] {_WHERE.format('ALLOW_TOKEN_ENV')}"
+        )
         raise Refused(f"the manifest may not read the variable {name} for a token", hint=hint)
 
 
@@ -108,7 +110,7 @@ def check_profile(profile: str, match: str, trust: Trust) -> None:
     """
     if profile not in trust.profiles:
         where = _WHERE.format("ALLOW_PROFILES")
-        hint = f"allow it: allow_profiles: [{profile}] {where}; or leave profile out of the rule for {match}"
+        hint = f"allow it: allow_profiles: [{profile}] {where}; or remove profile from the rule for {match}"
         raise Refused(f"the manifest may not use the profile {profile}", hint=hint)
 
 
@@ -122,7 +124,7 @@ def check_endpoint(rule: "SourceRule", trust: Trust, own: Iterable[str], whose: 
     """
     endpoint = rule.endpoint_url or ""
     if endpoint and not any(is_same_server(endpoint, one) for one in own):
-        raise_unless_trusted(endpoint, trust, f"{whose} are not sent to {{}}, a server that only the manifest names")
+        raise_unless_trusted(endpoint, trust, f"{whose} are not sent to {{}}, a server set only by the manifest")
 
 
 def raise_unless_trusted(address: str, trust: Trust, says: str) -> None:
@@ -134,7 +136,7 @@ def raise_unless_trusted(address: str, trust: Trust, says: str) -> None:
     check_encrypted(address)
     if not is_among(trust.endpoints, address):
         server, where = server_at(address), _WHERE.format("TRUSTED_ENDPOINTS")
-        hint = f"if it is yours, say so: trusted_endpoints: [{server}] {where}"
+        hint = f"if it is yours, allow it: trusted_endpoints: [{server}] {where}"
         raise Refused(says.format(server), hint=hint)
 
 
@@ -145,8 +147,8 @@ def check_encrypted(address: str) -> None:
         Refused: everybody on the way could read it.
     """
     if not is_safe(address):
-        server = server_at(address) or "an address that cannot be told"
+        server = server_at(address) or "an unknown address"
         raise Refused(
-            f"credentials are not sent to {server} for a manifest: that is another machine, and not encrypted",
-            hint="use https://; a server of your own without it is named in the environment (AWS_ENDPOINT_URL, …)",
+            f"credentials are not sent to {server} for a manifest: it is another machine, and not encrypted",
+            hint="use https://; set your own server without TLS in the environment (AWS_ENDPOINT_URL, …)",
         )

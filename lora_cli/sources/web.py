@@ -39,7 +39,7 @@ _DIGEST_HEADERS = ("X-Checksum-Sha256", "x-amz-meta-sha256", "x-goog-meta-sha256
 
 
 def pin_of(headers: Headers) -> str:
-    """What the answer says that tells its version from others: ``etag "…"``, ``date …``, ``weak W/"…"`` or "".
+    """What the answer says that distinguishes its version from others: ``etag "…"``, ``date …``, ``weak W/"…"`` or "".
 
     A strong ETag names a version (RFC 9110, 8.8.3), and ``If-Match`` asks for it and no other. Without one, the time of
     the last change has to do, with ``If-Unmodified-Since``, and else the size alone.
@@ -81,8 +81,8 @@ def check_pin(pin: str, headers: Headers, what: str) -> None:
     found = pin_of(headers)
     if pin and found != pin:
         raise Changed(
-            f"{what}: it is not the version that was listed any more ({found or 'unnamed'}, it was {pin})",
-            hint="it changed at its origin, or several servers answer for it: run it again",
+            f"{what}: it is no longer the version that was listed ({found or 'unnamed'}, it was {pin})",
+            hint="it changed at the source, or several servers respond for it: run the command again",
         )
 
 
@@ -95,7 +95,7 @@ def sha256_in(headers: Headers) -> str | None:
 
 
 def size_in(status: int, headers: Headers) -> int | None:
-    """The size of the whole file in bytes; None where the answer does not say it."""
+    """The size of the whole file in bytes; None if the answer does not say it."""
     if headers.get("Content-Encoding", "identity") != "identity":
         return None
     if status == 206:
@@ -130,7 +130,7 @@ Look = Callable[[Iterable[str]], Mapping[str, Seen]]
 
 
 def list_files(look: Look, index: Callable[[str], set[str]], what: str, server: str) -> tuple[RemoteFile, ...]:
-    """The files of an adapter that are there: config and weights first, then what may lie beside them.
+    """The files of an adapter that are there: config and weights first, then what may be next to them.
 
     There is no listing to ask for: every name is asked for. A page about a folder is not read as one: servers write it
     for people, and each in its own way. ``index`` gives the shards that a file names. Pickled weights are asked for
@@ -156,10 +156,10 @@ def list_files(look: Look, index: Callable[[str], set[str]], what: str, server: 
         raise _nothing(seen, what, server)
     shards = sorted({shard for name in found if name.endswith(INDEX_SUFFIX) for shard in index(name)})
     if len(shards) > MOST_SHARDS:
-        raise Refused(f"{what}: its index names over {MOST_SHARDS} shards", hint="an adapter is a few files")
+        raise Refused(f"{what}: its index lists over {MOST_SHARDS} shards", hint="an adapter has only a few files")
     seen |= look((*sorted(BESIDE), *shards))
     _check_server(seen, what, server)
-    missing = [RemoteFile(name, None, defect="is named by the index, and is not there") for name in shards]
+    missing = [RemoteFile(name, None, defect="is listed in the index but missing") for name in shards]
     files = {file.path: file for file in missing} | {one.name: one.file for one in seen.values() if one.file}
     return tuple(file for _, file in sorted(files.items()))
 
@@ -180,8 +180,8 @@ def shards_in(index: Iterable[bytes], _: str = "") -> set[str]:
 def _check_server(seen: Mapping[str, Seen], what: str, server: str) -> None:
     """Whether the answers say what is there at all."""
     if seen[NOWHERE].file is not None:
-        hint = "give the address of a server of files"
-        raise NotFound(f"{what}: {server} has a file for every name, so nobody can tell which are there", hint=hint)
+        hint = "use the address of a file server"
+        raise NotFound(f"{what}: {server} returns a file for every name, so the existing files are unknown", hint=hint)
     # Object stores forbid what is not there to those who may not list.
     forbidden = FORBIDDEN - {seen[NOWHERE].status}
     for one in seen.values():
@@ -191,18 +191,18 @@ def _check_server(seen: Mapping[str, Seen], what: str, server: str) -> None:
 
 def _denied(one: Seen, what: str, server: str) -> LoraCliError:
     if one.status == 401:
-        hint = "name the variable that holds a token: sources: [{match: …, token_env: LORA_CLI_TOKEN_NAME}]"
-        return AccessDenied(f"{what}: {server} wants to know who asks (401, at {one.name})", hint=hint)
-    hint = "check the path and who may read it; some servers say that of what is not there"
-    return AccessDenied(f"{what}: {server} forbids {one.name} ({one.status})", hint=hint)
+        hint = "set the variable that contains a token: sources: [{match: …, token_env: LORA_CLI_TOKEN_NAME}]"
+        return AccessDenied(f"{what}: {server} requires authentication (401, at {one.name})", hint=hint)
+    hint = "check the path and its permissions; some servers also respond so for missing files"
+    return AccessDenied(f"{what}: {server} denies access to {one.name} ({one.status})", hint=hint)
 
 
 def _nothing(seen: Mapping[str, Seen], what: str, server: str) -> LoraCliError:
     if seen[CONFIG].page:
-        hint = "it may be a login page or an application: give the address that the files themselves are at"
-        return NotFound(f"{what}: {server} answers with a web page where {CONFIG} should be", hint=hint)
+        hint = "it may be a login page or an application: use the address of the files themselves"
+        return NotFound(f"{what}: {server} returns a web page instead of {CONFIG}", hint=hint)
     status = seen[CONFIG].status
-    hint = f"give the folder that {CONFIG} is in; archives are not unpacked"
+    hint = f"use the folder that contains {CONFIG}; archives are not unpacked"
     return NotFound(f"{what}: there is neither {CONFIG} nor {WEIGHTS} ({server} answered {status})", hint=hint)
 
 
@@ -277,7 +277,7 @@ class WebSource:
             yield from get_bytes(http, url, piece, what, conditions=conditions_of(pin), accept=accept)
         except StatusError as error:
             if error.status in GONE | {412, 416}:
-                raise Changed(f"{what}: it is not what was listed any more ({error.status})", hint=AGAIN) from error
+                raise Changed(f"{what}: it is no longer what was listed ({error.status})", hint=AGAIN) from error
             raise _explained(error, what) from error
 
     def _site(self, ref: AdapterRef) -> Http:
@@ -325,7 +325,7 @@ def _id(files: tuple[RemoteFile, ...], what: str) -> str:
     """A fingerprint of names, sizes and versions, after the weakest promise that holds them."""
     names = [file.sha256 or file.version for file in files if not file.defect]
     if not all(names):
-        log.info("%s: by size alone, or by a time that is not past, versions are not told apart", what)
+        log.info("%s: versions cannot be distinguished by size alone, or by a time that is not in the past", what)
         return f"none-{secrets.token_hex(16)}"
     promise = "date" if any(name.startswith("date ") for name in names) else "etag"
     lines = "".join(f"{file.size} {file.sha256 or file.version} {file.path}\n" for file in files)
@@ -335,10 +335,10 @@ def _id(files: tuple[RemoteFile, ...], what: str) -> str:
 def _explained(error: StatusError, what: str) -> LoraCliError:
     server, status = host(error.url), error.status
     if status in {401, 403, 407, 451}:
-        return AccessDenied(f"{what}: {server} forbids it ({status})", hint="check who may read it")
+        return AccessDenied(f"{what}: {server} denies access ({status})", hint="check its permissions")
     if status in GONE:
         return NotFound(f"{what}: {server} does not have it ({status})", hint="check the address")
     if status in {400, 405, 406}:
-        hint = "give the address of a server of files"
-        return NotFound(f"{what}: {server} does not hand out files there ({status})", hint=hint)
+        hint = "use the address of a file server"
+        return NotFound(f"{what}: {server} does not serve files there ({status})", hint=hint)
     return Unreachable(f"{what}: {server} answered {status}", hint="check the address, or try again later")

@@ -1,4 +1,4 @@
-"""WebHDFS requests over our own transport: redirects are judged, and answers are bounded."""
+"""WebHDFS requests over our own transport: redirects are checked, and answers are bounded."""
 
 import functools
 import io
@@ -20,7 +20,7 @@ from lora_cli.sources.retries import Retries
 from lora_cli.sources.ssrf_guard import bounds_of
 
 MOST_BYTES = 2 << 20
-"""So many bytes has one answer: a listing of some 7000 files, or a mebibyte that was asked for."""
+"""How many bytes has one answer: a listing of some 7000 files, or a mebibyte that was asked for."""
 
 
 def bound(fs: Any, settings: Settings) -> None:
@@ -38,12 +38,12 @@ class _Answer(requests.Response):
 
     def json(self, **_: Any) -> Any:
         if self.content.count(b"{") > MOST_ENTRIES + 2:
-            raise Refused(f"{host(self.url)} lists over {MOST_ENTRIES} entries", hint="name the folder of one adapter")
+            raise Refused(f"{host(self.url)} lists over {MOST_ENTRIES} entries", hint="use the folder of one adapter")
         return picked([self.content], lambda value: value)
 
 
 class _Adapter(BaseAdapter):
-    """Sends a session's requests. Another server than ``home`` is judged first, gets no credentials, leads nowhere."""
+    """Sends a session's requests. Another server than ``home`` is checked first, gets no credentials, leads nowhere."""
 
     def __init__(self, home: str, settings: Settings) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class _Adapter(BaseAdapter):
             if at_home:
                 self._sender = answered.peer
             elif response.is_redirect:
-                raise Refused(f"{host(url)} redirects once more", hint="name the server that has the files")
+                raise Refused(f"{host(url)} redirects again", hint="use the server that has the files")
             body = bounded(answered, http.timeout_s, what, MOST_BYTES) if response.ok else [beginning(answered)]
             response.raw = io.BytesIO(b"".join(body))
         if not at_home:

@@ -22,7 +22,7 @@ from lora_cli.sources.retries import Transient, steady
 from lora_cli.sources.xet_process import DATA, DONE, FAILED, LONGEST
 
 PROCESSES = 2
-"""So many files or ranges are read at once; hf_xet makes many requests for each."""
+"""How many files or ranges are read at once; hf_xet makes many requests for each."""
 
 EXPIRY_MARGIN_S = 60
 STOP_S = 2.0
@@ -44,8 +44,8 @@ class XetAccess:
 class XetStorage:
     """Xet storage, as one Hub gives access to it.
 
-    The Hub's own token goes to the Hub alone: a process is told the token for Xet storage and nothing else. What comes
-    is not verified here. hf_xet follows the links that the storage gives it; only the storage's own address is judged.
+    The Hub's own token goes to the Hub alone: a process gets the token for Xet storage and nothing else. What comes is
+    not verified here. hf_xet follows the links that the storage gives it; only the storage's own address is checked.
     """
 
     def __init__(self, http: Http) -> None:
@@ -63,7 +63,7 @@ class XetStorage:
 
         Raises:
             StatusError: the Hub refuses a token.
-            Corrupt: more bytes came than were asked for.
+            Corrupt: the server sent more bytes than requested.
             Refused: a policy or an address forbids the storage.
             UsageError: hf_xet is not installed.
             Unreachable: network or server, after the retries.
@@ -88,7 +88,7 @@ class XetStorage:
         left = end - piece.start
         for chunk in self._http.retries.stream(what, host(self._http.endpoint), piece.start, end, read):
             if (left := left - len(chunk)) < 0:
-                raise Corrupt(f"{what}: more bytes came than were asked for", hint=AGAIN)
+                raise Corrupt(f"{what}: the server sent more bytes than requested", hint=AGAIN)
             yield chunk
 
     def hash_of(self, path: Path, what: str) -> str:
@@ -128,14 +128,14 @@ class XetStorage:
 
     @contextmanager
     def _process(self) -> "Iterator[_Process]":
-        """A process that nobody else uses meanwhile; one whose answer was not read to its end is not used again."""
+        """A process for one caller at a time; one whose answer was not read to its end is not used again."""
         with self._slots:
             process = self._idle_process() or _Process()
             try:
                 yield process
             except (EOFError, OSError) as error:
                 process.close()
-                raise Transient("the process that reads Xet storage ended") from error
+                raise Transient("the process that reads Xet storage exited") from error
             except BaseException:
                 process.close()
                 raise
@@ -201,14 +201,14 @@ def _ask_for_access(http: Http, route: str, what: str) -> XetAccess:
     try:
         addresses = resolve(name, port) if proxy_for(scheme, name, port) is None else (name,)
     except NoConnection as error:
-        raise Transient(f"the name {name} is not known") from error
+        raise Transient(f"the name {name} is unknown") from error
     for ip in addresses:
         judge(ip)
     return XetAccess(endpoint.rstrip("/"), token, int(expires))
 
 
 def _failure(name: str, server: str, what: str) -> Exception:
-    """What an error of hf_xet means; its own words are not told, for they may hold signed links."""
+    """What an error of hf_xet means; its own messages are not shown, for they may hold signed links."""
     if name == "ModuleNotFoundError":
         return UsageError(f"{what} is in Xet storage, and hf_xet is not installed", hint="run `pip install hf_xet`")
     return Transient(f"Xet storage at {server} failed ({name})")

@@ -1,4 +1,4 @@
-"""The disk cache: bytes named by what they are, snapshots that an engine can be given, and what a reference meant.
+"""The disk cache: content-addressed blobs, snapshots that an engine can load, and the revisions of references.
 
 Nothing in it is correct because of a lock: what has a final name was complete before it got it.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Store:
-    """Where everything in a cache lies. Making one touches nothing; folders come with the first file in them."""
+    """Where everything in a cache is. Making one touches nothing; folders come with the first file in them."""
 
     root: Path
 
@@ -41,7 +41,7 @@ class Store:
 
     @cached_property
     def links(self) -> Path:
-        """Folder of the marks of blobs that are hard links to somebody's files, by sha256."""
+        """Folder of the marks of blobs that are hard links to files outside the cache, by sha256."""
         return self.root / "links"
 
     @cached_property
@@ -56,13 +56,13 @@ class Store:
 
     @cached_property
     def quarantine(self) -> Path:
-        """Folder of what was found rotten."""
+        """Folder of what was found corrupt."""
         return self.root / "quarantine"
 
     def blob(self, sha256: str) -> Path:
-        """Where the bytes of that sha256 lie, if they are here."""
+        """Where the bytes of that sha256 are, if they are here."""
         return self.blobs.joinpath(sha256[:2], sha256)
 
     def snapshot(self, digest: str) -> Path:
-        """Where the snapshot of that digest lies, if it is here."""
+        """Where the snapshot of that digest is, if it is here."""
         return self.snapshots / digest

@@ -2,9 +2,10 @@
 
 Their modification time is always the same. One that has another was touched: it is hashed before it is used again.
 
-One that is a hard link to somebody's file has a mark. Such an inode is not ours: its mode and its times stay as they
-are, so its own times are noted instead. Its owner can set the modification time back, but not the time of the inode's
-own change (ctime). That one also changes when a hard link comes or goes: then the file is hashed once more.
+One that is a hard link to a file outside the cache has a mark. Such an inode does not belong to the cache: its mode and
+its times stay as they are, so its own times are noted instead. Its owner can set the modification time back, but not
+the time of the inode's own change (ctime). That one also changes when a hard link comes or goes: then the file is
+hashed once more.
 """
 
 import hashlib
@@ -12,20 +13,19 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from lora_cli.core.log import logger
 from lora_cli.core.snapshot import Blob
 from lora_cli.store import Store
-from lora_cli.store.disk import EXHAUSTED, name_file, on_disk, opened, read_small, replace_file, unnamed, write_pieces
-from lora_cli.store.tag import tag_cache
+from lora_cli.store.disk import EXHAUSTED, on_disk, opened, read_small, replace_file
 from lora_cli.store.writers import new_writer
 
 MODE = 0o444
 STAMP_NS = 946_684_800 * 10**9
-"""2000-01-01: archives that know no earlier year than 1980 take it, and nobody writes a file then."""
+"""2000-01-01: archives that know no earlier year than 1980 take it, and no real file has that time."""
 
 SETTLED_NS = 1_000_000_000
 """Two changes within a tick of the clock look alike: a file that changed a moment ago is not known by its ctime yet."""
@@ -34,7 +34,7 @@ log = logger(__name__)
 
 
 class LostBlob(Exception):
-    """What was written vanished before it was used: somebody cleaned up, or took it over. Fetch it again."""
+    """What was written vanished before it was used: another process removed it, or took it over. Fetch it again."""
 
 
 def keep_blob(
@@ -42,8 +42,8 @@ def keep_blob(
 ) -> Path:
     """Gives the bytes that were written to ``written`` (open as ``descriptor``) their final name, durably.
 
-    Where they lie already, the file of old stays, and the new one is left to be removed. With ``foreign`` the file is
-    somebody else's, and that is its status before it was hashed: neither its mode nor its times are touched.
+    Where they are already, the file of old stays, and the new one is left to be removed. With ``foreign`` the file is
+    outside the cache, and that is its status before it was hashed: neither its mode nor its times are touched.
 
     Raises:
         LostBlob: ``written`` is not that file any more.
@@ -67,30 +67,6 @@ def keep_blob(
         except FileNotFoundError as error:
             raise LostBlob(str(written)) from error
     return target
-
-
-def keep_bytes(store: Store, pieces: Sequence[bytes], blob: Blob, label: str) -> bool:
-    """Gives the bytes of a small file, which are that blob, their final name, durably; False where that cannot be done.
-
-    Until then they have no name at all: nobody has to clean up after a kill. Not every file system can do that.
-    ``label`` is what an error calls the file.
-
-    Raises:
-        MachineError: this machine does not let us.
-    """
-    target = store.blob(blob.sha256)
-    with on_disk(f"writing {label} to", store.root):
-        if has_blob(store, blob):
-            return True
-        tag_cache(store)
-        with unnamed(target.parent, MODE) as descriptor:
-            if descriptor is None:
-                return False
-            write_pieces(descriptor, pieces)
-            os.fchmod(descriptor, MODE)
-            os.utime(descriptor, ns=(STAMP_NS, STAMP_NS))
-            os.fsync(descriptor)
-            return name_file(descriptor, target)
 
 
 def _is_same(path: Path, descriptor: int) -> bool:
@@ -166,7 +142,7 @@ def write_mark(store: Store, sha256: str, status: os.stat_result) -> None:
 
 
 def read_mark(store: Store, sha256: str) -> str | None:
-    """The mark of that blob; None when it is ours."""
+    """The mark of that blob; None if it belongs to the cache."""
     data = read_small(store.links / sha256, 200)
     return None if data is None else data.decode("ascii", "replace")
 
@@ -179,7 +155,7 @@ def drop_mark(store: Store, sha256: str) -> None:
 
 
 def isolate(store: Store, path: Path) -> Path | None:
-    """Moves what is rotten out of the way, and says where to; None when this user may not."""
+    """Moves what is corrupt out of the way, and says where to; None when this user may not."""
     target = store.quarantine / f"{path.name}.{new_writer().token}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -190,7 +166,7 @@ def isolate(store: Store, path: Path) -> Path | None:
 
 
 def isolate_rotten(store: Store, path: Path, is_good: Callable[[Path], bool]) -> bool:
-    """Moves what is there and seemed rotten out of the way, unless it ``is_good`` after all; whether it is.
+    """Moves what is there and seemed corrupt out of the way, unless it ``is_good`` after all; whether it is.
 
     Another process may put a good one there at any moment: what was taken away is looked at once more, and put back.
     """
@@ -199,14 +175,14 @@ def isolate_rotten(store: Store, path: Path, is_good: Callable[[Path], bool]) ->
     taken = isolate(store, path)
     if taken is None or not is_good(taken):
         if taken is not None:
-            log.warning("what the cache had was corrupt, and is in the quarantine now: %s", taken)
+            log.warning("the cached file was corrupt and was moved to the quarantine: %s", taken)
         return False
     put_back(taken, path)
     return True
 
 
 def put_back(taken: Path, path: Path) -> None:
-    """Gives back its name to what was isolated, unless somebody else put the same there meanwhile."""
+    """Gives back its name to what was isolated, unless another process put the same there meanwhile."""
     try:
         taken.rename(path)
     except OSError:

@@ -3,7 +3,7 @@
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -17,13 +17,10 @@ EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """The process or the machine is at an end, which says nothing about a file."""
 
 NO_LINK = frozenset({errno.EPERM, errno.EMLINK, errno.EXDEV, errno.ENOTSUP, errno.ENOSYS, errno.EACCES})
-"""A file system without hard links, another one, an inode with no room for one more, or somebody's whose file it is."""
+"""A file system without hard links, another one, an inode with no room for one more, or a file of another user."""
 
 ATTEMPTS = 50
 """So often something is made in a folder that others remove when they leave it empty."""
-
-IOV_MAX = os.sysconf("SC_IOV_MAX")
-"""So many pieces of memory one call reads or writes."""
 
 _FICLONE = 0x40049409
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -51,7 +48,7 @@ def _explained(error: OSError, doing: str, path: Path, option: str) -> MachineEr
     if error.errno in FULL:
         return MachineError(message, hint=f"free some space (lora-cli cache gc), or set {option} to a larger disk")
     if error.errno in FORBIDDEN:
-        return MachineError(message, hint=f"{_who_may(path)}; set {option} to a folder that it may write")
+        return MachineError(message, hint=f"{_who_may(path)}; set {option} to a writable folder")
     return MachineError(message, hint=f"check {option}")
 
 
@@ -144,48 +141,6 @@ def _replace(path: Path, data: bytes, mode: int, *, durable: bool) -> None:
         raise
 
 
-@contextmanager
-def unnamed(folder: Path, mode: int) -> Iterator[int | None]:
-    """A new file in ``folder`` that has no name, open for writing; None where the file system or the system has none.
-
-    Raises:
-        OSError: as it comes.
-    """
-    flags = getattr(os, "O_TMPFILE", 0)
-    descriptor = None
-    try:
-        if flags:
-            descriptor = in_folder(folder, lambda: os.open(folder, flags | os.O_WRONLY | os.O_CLOEXEC, mode))
-    except OSError as error:
-        # An old kernel takes the flag for another one, and finds that a folder cannot be written to.
-        if error.errno not in {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS}:
-            raise
-    try:
-        yield descriptor
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def name_file(descriptor: int, target: Path) -> bool:
-    """Gives a file without a name this one; whether that can be done. What is there under it already stays.
-
-    Raises:
-        OSError: as it comes.
-    """
-    try:
-        # With a descriptor it is linkat(2), which follows the link to the open file; an absolute path needs no folder.
-        path = os.path.abspath(target)  # noqa: PTH100 - links stay links
-        os.link(f"/proc/self/fd/{descriptor}", path, dst_dir_fd=descriptor, follow_symlinks=True)
-    except FileExistsError:
-        return True
-    except OSError as error:
-        if error.errno not in NO_LINK | {errno.ENOENT}:
-            raise
-        return False
-    return True
-
-
 def reflink(source: int, target: int) -> bool:
     """Makes ``target`` (open for writing, empty) share the bytes of ``source``, until one of them is changed.
 
@@ -222,30 +177,6 @@ def flush(descriptor: int) -> None:
         OSError: as it comes.
     """
     os.fdatasync(descriptor) if hasattr(os, "fdatasync") else os.fsync(descriptor)
-
-
-def write_pieces(descriptor: int, pieces: Iterable[bytes | memoryview]) -> None:
-    """Writes these one after the other from the beginning of a file, in as few calls as the kernel takes.
-
-    A file that is written in large pieces has large pages in the page cache, and is read faster from there.
-
-    Raises:
-        OSError: as it comes.
-    """
-    left, at = [memoryview(piece) for piece in pieces if len(piece)], 0
-    while left:
-        written = os.pwritev(descriptor, left[:IOV_MAX], at)
-        at += written
-        left = behind(left, written)
-
-
-def behind(views: Sequence[memoryview], count: int) -> list[memoryview]:
-    """What of ``views`` is behind their first ``count`` bytes."""
-    for number, one in enumerate(views):
-        if count < len(one):
-            return [one[count:], *views[number + 1 :]]
-        count -= len(one)
-    return []
 
 
 @contextmanager

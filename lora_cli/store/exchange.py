@@ -1,4 +1,4 @@
-"""Folders that come, change places and go in one step, as far as the system can, for whoever looks at them."""
+"""Folders that are added, exchanged and removed in one step, as far as the system can, for concurrent readers."""
 
 import errno
 import os
@@ -37,10 +37,10 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def put(building: Path, target: Path, prefix: str = "") -> Path | None:
-    """Gives the folder ``building`` the name ``target``, whatever had it before; where that lies now, None for nothing.
+    """Gives the folder ``building`` the name ``target``, whatever had it before; where that is now, None for nothing.
 
-    Where names cannot be swapped, for a moment there is nothing of that name, never a mixture; the old folder then lies
-    beside ``building``, under a new writer's name after ``prefix``.
+    Where names cannot be swapped, for a moment there is nothing of that name, never a mixture; the old folder then is
+    next to ``building``, under a new writer's name after ``prefix``.
 
     Raises:
         OSError: as it comes.

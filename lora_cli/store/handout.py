@@ -1,6 +1,6 @@
 """Folders of a snapshot's files, with the weights hard-linked and the rest copied.
 
-They are somebody else's, or a view: ``adapters/<name>/``, under the name that an engine's resolver asks for.
+They are not lora-cli's, or a view: ``adapters/<name>/``, under the name that an engine's resolver asks for.
 """
 
 import errno
@@ -15,7 +15,8 @@ from lora_cli.errors import UsageError
 from lora_cli.store import Store
 from lora_cli.store.blobs import is_sound, sha256_of
 from lora_cli.store.disk import is_read_only, on_disk
-from lora_cli.store.exchange import clear, discard, put
+from lora_cli.store.exchange import clear, discard, put, take_away
+from lora_cli.store.inventory import views
 from lora_cli.store.snapshots import build_directory
 from lora_cli.store.writers import new_writer
 
@@ -45,7 +46,7 @@ def hand_out(store: Store, snapshot: Snapshot, target: Path) -> Path:
                     raise
                 if not holds(store, target, snapshot.files):
                     raise UsageError(
-                        f"{target} is there and holds something else", hint="name a folder that does not exist"
+                        f"{target} exists and is not empty", hint="use a folder that does not exist"
                     ) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -75,14 +76,28 @@ def keep_view(store: Store, name: str, snapshot: Snapshot) -> Path:
         except OSError as error:
             if not is_read_only(error) or os.path.lexists(target):
                 raise
-            log.warning("%s may not be written: there is no view of %s there", store.adapters, name)
+            log.warning("%s is not writable: there is no view of %s there", store.adapters, name)
         finally:
             discard(building)
     return target
 
 
+def drop_views(store: Store, digests: Mapping[str, str]) -> None:
+    """Removes the views of these names that hold the snapshots of these digests; any others stay.
+
+    Raises:
+        MachineError: this machine does not let us.
+    """
+    if not digests:
+        return
+    with on_disk("cleaning", store.adapters):
+        for name, digest in views(store).items():
+            if digests.get(name) == digest:
+                take_away(store, store.adapters / name)
+
+
 def is_weights(path: str) -> bool:
-    """Whether a file is handed out as a hard link: it is large, and nobody edits it."""
+    """Whether a file is written to a folder as a hard link: it is large, and is not edited."""
     return path.endswith(WEIGHTS)
 
 

@@ -1,4 +1,4 @@
-"""Holds: what a living process is about to use, so that whoever makes room leaves it alone.
+"""Holds: what a living process is about to use, so that cleanup leaves it alone.
 
 One small file a process, ``leases/run-<writer>``: a line for each sha256 of a blob or digest of a snapshot. Nothing is
 wrong without it: what is taken away under a process, that process fetches again. A snapshot that is held and was looked
@@ -21,7 +21,7 @@ from lora_cli.store.writers import new_writer, parse_writer, state
 PREFIX = "run-"
 LARGEST = 64 << 20
 ELSEWHERE_S = 86_400.0
-"""So long a process of another machine is believed to live after it last held something anew."""
+"""How long a process of another machine is believed to live after its last new hold."""
 
 
 class Hold:

@@ -1,4 +1,4 @@
-"""What is in a cache: snapshots, with the references that mean them, and the bytes beside them."""
+"""What is in a cache: snapshots, with the references that mean them, and the bytes next to them."""
 
 import os
 import re
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Item:
     """One snapshot on this disk: path → size of its files, the records that mean it, and the names of its views.
 
-    ``packed_bytes`` is what its packed weights take beside it. ``resident`` and ``packed_resident`` are what of both is
-    in the page cache, None where nobody asked.
+    ``packed_bytes`` is what its packed weights take next to it. ``resident`` and ``packed_resident`` are what of both
+    is in the page cache, None if not requested.
     """
 
     digest: str
@@ -84,7 +84,7 @@ def find_items(items: Sequence[Item], text: str, ref: str) -> list[Item]:
 
 
 def views(store: Store) -> dict[str, str]:
-    """Name → digest of what lies there now, for each view that can be read."""
+    """Name → digest of what is there now, for each view that can be read."""
     paths = list(entries(store.adapters))
     if not paths:
         return {}
@@ -112,18 +112,18 @@ def digest_of(directory: Path, known: Mapping[tuple[int, int], str | None]) -> s
         ValueError: it is no directory, or one is no plain file, cannot be read or has a name that is not UTF-8.
     """
     if not directory.is_dir() or directory.is_symlink():
-        raise ValueError("is no folder")
+        raise ValueError("is not a folder")
     files = []
     for path, status in files_in(directory):
         key = status.st_dev, status.st_ino
         digest = known[key] if key in known else sha256_of(directory / path)
         if digest is None:
-            raise ValueError(f"{path} is no file that can be read")
+            raise ValueError(f"{path} is not a readable file")
         files.append((path, Blob(digest, status.st_size)))
     try:
         return snapshot_digest(files)
     except UnicodeEncodeError as error:
-        raise ValueError("holds a file whose name is not UTF-8") from error
+        raise ValueError("contains a file whose name is not UTF-8") from error
 
 
 def entries(folder: Path) -> Iterator[Path]:

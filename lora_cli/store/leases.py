@@ -1,6 +1,7 @@
 """Leases: one process downloads, the others wait for it. Nothing is wrong without one; it is only done twice.
 
-Who takes a snapshot away has the lease of its digest meanwhile: whoever holds it then waits, and looks (``holds``).
+Who takes a snapshot away has the lease of its digest meanwhile: its holder then waits, and checks the holds
+(``holds``).
 """
 
 import os
@@ -18,7 +19,9 @@ from lora_cli.store.writers import new_writer, parse_writer, state
 HEARTBEAT_S = 5.0
 STALE_S = 60.0
 """A lease whose owner gave no sign of life for so long is taken over. The waiter measures that by its own monotonic
-clock; of the file's time only whether it changed counts, because the file server's clock and ours may be anything."""
+clock; of the file's time only whether it changed counts, because the clocks of the file server and of this machine may
+differ.
+"""
 
 SHORTEST_S, LONGEST_S = 0.01, 0.5
 
@@ -28,7 +31,7 @@ def lease(store: Store, key: str, wait_s: float, on_wait: Callable[[], None] = l
     """Holds the lease of ``key`` inside, after waiting for a living owner for at most ``wait_s``.
 
     Gives False when it is not held: the owner is slow, or this user cannot write there. Then go on all the same.
-    ``on_wait`` is called once when there is somebody to wait for.
+    ``on_wait`` is called once if another process has it.
     """
     path = store.leases / key
     with suppress(OSError):
@@ -38,18 +41,22 @@ def lease(store: Store, key: str, wait_s: float, on_wait: Callable[[], None] = l
     if descriptor is None:
         yield False
         return
-    _heart.keep(descriptor)
+    over = threading.Event()
+    heart = threading.Thread(target=_beat, args=(descriptor, over), name="lease", daemon=True)
+    heart.start()
     try:
         yield True
     finally:
-        _heart.let_go(descriptor)
+        over.set()
+        heart.join()
+        os.close(descriptor)
         if read_small(path, 200) == name.encode():
             with suppress(OSError):
                 path.unlink()
 
 
 def _acquire(path: Path, name: str, wait_s: float, on_wait: Callable[[], None]) -> int | None:
-    """The lease, open; None when it is not ours after ``wait_s``, or cannot be made here."""
+    """The lease, open; None if it is still taken after ``wait_s``, or cannot be made here."""
     deadline = time.monotonic() + wait_s
     pause, told = SHORTEST_S, False
     seen, since = 0, time.monotonic()
@@ -74,7 +81,7 @@ def _acquire(path: Path, name: str, wait_s: float, on_wait: Callable[[], None]) 
 
 
 def _create(path: Path, name: str) -> int | None:
-    """The lease with our name in it, open; None when somebody has it."""
+    """The lease with our name in it, open; None if it is taken."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except FileExistsError:
@@ -90,7 +97,7 @@ def _create(path: Path, name: str) -> int | None:
 
 
 def _owner(path: Path) -> tuple[bytes, int]:
-    """What stands in the lease, and the time of its heartbeat; nothing when it is gone."""
+    """What is in the lease, and the time of its heartbeat; nothing when it is gone."""
     with suppress(OSError):
         return read_small(path, 200) or b"", path.stat().st_mtime_ns
     return b"", 0
@@ -110,46 +117,8 @@ def _remove(path: Path, owner: bytes) -> None:
             aside.unlink()
 
 
-class _Heart:
-    """One thread of the process, which touches all leases that it holds, as long as there are any.
-
-    It touches the files that we made; one that took the place of one is another owner's, and none of our business.
-    """
-
-    def __init__(self) -> None:
-        self.forget()
-
-    def forget(self) -> None:
-        """Starts anew: a child has neither its parent's thread nor its leases."""
-        self._held: set[int] = set()
-        self._changed = threading.Condition()
-        self._beats = False
-
-    def keep(self, descriptor: int) -> None:
-        """Touches that open file from now on."""
-        with self._changed:
-            self._held.add(descriptor)
-            if not self._beats:
-                self._beats = True
-                threading.Thread(target=self._beat, name="lease", daemon=True).start()
-
-    def let_go(self, descriptor: int) -> None:
-        """Closes it."""
-        with self._changed:
-            self._held.discard(descriptor)
-            os.close(descriptor)
-            if not self._held:
-                self._changed.notify()
-
-    def _beat(self) -> None:
-        with self._changed:
-            while self._held:
-                self._changed.wait(HEARTBEAT_S)
-                for descriptor in self._held:
-                    with suppress(OSError):
-                        os.utime(descriptor)
-            self._beats = False
-
-
-_heart = _Heart()
-os.register_at_fork(after_in_child=_heart.forget)
+def _beat(descriptor: int, over: threading.Event) -> None:
+    """Touches the file that we made; one that took its place is another owner's, and is left alone."""
+    while not over.wait(HEARTBEAT_S):
+        with suppress(OSError):
+            os.utime(descriptor)

@@ -1,6 +1,6 @@
 """A folder of memory (tmpfs, ramfs) with a copy of each adapter by name, as an engine's resolver takes them.
 
-The page cache of a disk can be dropped at any moment; what lies on a tmpfs cannot. Copies are weighed before they are
+The page cache of a disk can be dropped at any moment; what is on a tmpfs cannot. Copies are weighed before they are
 made, appear in one step, and are left alone while they are right (``store.published``).
 """
 
@@ -22,6 +22,13 @@ MEMORY = frozenset({"tmpfs", "ramfs"})
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
+CGROUP_FILES = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
+"""Limit, use, kinds of use, and the kind that can be dropped: of cgroup v2, and of v1."""
+NO_LIMIT = 1 << 60
+"""What v1 says without a limit is nearly 2^63."""
 
 
 class MemoryFolder:
@@ -36,7 +43,7 @@ class MemoryFolder:
         found = file_system(root)
         if found not in MEMORY:
             raise UsageError(
-                f"{OPTION}: {root} is on {found or 'a file system that nobody knows'}, which is not memory",
+                f"{OPTION}: {root} is on {found or 'an unknown file system'}, which is not memory",
                 hint=f"mount -t tmpfs -o size=8G tmpfs {root}, or in Kubernetes an emptyDir with medium: Memory",
             )
         with on_disk("making", root, OPTION):
@@ -49,10 +56,10 @@ class MemoryFolder:
         return MemoryFolder, (self.root,)
 
     def keep(self, store: Store, snapshot: Snapshot, name: str) -> Path:
-        """Has a copy of that snapshot in ``root/name``, in the place of another one that was copied there.
+        """Has a copy of that snapshot in ``root/name``, in place of another one that was copied there.
 
         Raises:
-            UsageError: something that is not ours is there.
+            UsageError: something else is there.
             MachineError: there is no room for it, and how many bytes are missing; or this machine does not let us.
         """
         target = self.root / name
@@ -60,15 +67,15 @@ class MemoryFolder:
             with self._pen:
                 publish(store, Publication(snapshot), target, option=OPTION, weigh=self._weigh)
         except LostBlob as error:
-            raise MachineError(f"{store.root} is being cleaned meanwhile", hint="try again") from error
+            raise MachineError(f"{store.root} is being cleaned up at the same time", hint="try again") from error
         return target
 
     def _weigh(self, needed: int) -> None:
         free = free_bytes(self.root)
         if free is not None and needed > free:
             raise MachineError(
-                f"{self.root} is {needed - free} bytes short: {needed} are to be copied, and {free} are free",
-                hint="make it, or the container's memory limit, larger (remount,size=…, sizeLimit), or remove adapters",
+                f"{self.root} is {needed - free} bytes short: {needed} needed, {free} free",
+                hint="increase its size or the container's limit (remount,size=…, sizeLimit), or remove adapters",
             )
 
 
@@ -86,7 +93,7 @@ def free_bytes(folder: Path) -> int | None:
 
 
 def file_system(path: Path) -> str:
-    """The type of the file system (``ext4``) that holds ``path`` or would hold it; empty where that is not known.
+    """The type of the file system (``ext4``) that holds ``path`` or would hold it; empty if that is not known.
 
     ``/proc/self/mountinfo`` names each by the device number that its files have.
     """
@@ -101,20 +108,22 @@ def file_system(path: Path) -> str:
 
 
 def free_memory() -> int | None:
-    """Bytes that can be taken now; None where the machine does not say."""
+    """Bytes that can be taken now; None if the machine does not say."""
     return min((limit for limit in (_machine(), container_memory()) if limit is not None), default=None)
 
 
 def container_memory() -> int | None:
     """What the container's limit leaves; None without one. Files that were read and can be dropped are not in use."""
-    try:
-        limit, used, kinds = ((CGROUP / file).read_text() for file in ("memory.max", "memory.current", "memory.stat"))
-    except OSError:
-        return None
-    if not limit.strip().isdigit():
-        return None
-    droppable = next((line.split()[1] for line in kinds.splitlines() if line.startswith("inactive_file ")), "0")
-    return max(0, int(limit) - max(0, int(used) - int(droppable)))
+    for limit_file, used_file, kinds_file, droppable in CGROUP_FILES:
+        try:
+            limit, used, kinds = ((CGROUP / file).read_text() for file in (limit_file, used_file, kinds_file))
+        except OSError:
+            continue
+        if not limit.strip().isdigit() or int(limit) >= NO_LIMIT:
+            return None
+        dropped = next((line.split()[1] for line in kinds.splitlines() if line.startswith(f"{droppable} ")), "0")
+        return max(0, int(limit) - max(0, int(used) - int(dropped)))
+    return None
 
 
 def _machine() -> int | None:

@@ -1,7 +1,7 @@
 """Packed weights: an adapter's factors once more, in one safetensors file and apart from all else that it has.
 
 ``packed/<snapshot digest>/factors.safetensors``, published by one rename. Never the only copy: what is missing, or is
-not as it was published, is made anew from the snapshot. Its modification time is that of blobs; with another one it
+not as it was published, is created again from the snapshot. Its modification time is that of blobs; with another one it
 was touched, and is not served.
 """
 
@@ -30,12 +30,12 @@ Write = Callable[[Path, Mapping[str, str]], None]
 
 
 def packed_file(store: Store, digest: str) -> Path:
-    """Where the packed weights of that snapshot lie, if they are here."""
+    """Where the packed weights of that snapshot are, if they are here."""
     return store.packed / digest / FILE
 
 
 def find_packed(store: Store, digest: str, wanted: Iterable[TensorInfo]) -> dict[str, TensorInfo] | None:
-    """Where in the packed file each of ``wanted``, as it stands in the snapshot, is, by name.
+    """Where in the packed file each of ``wanted``, as it is in the snapshot, is, by name.
 
     None when it is not here as it was published.
     """
@@ -52,7 +52,7 @@ def find_packed(store: Store, digest: str, wanted: Iterable[TensorInfo]) -> dict
 
 
 def publish_packed(store: Store, digest: str, factors: Iterable[TensorInfo], write: Write) -> bool:
-    """Packs ``factors``, as they stand in the snapshot, by ``write``; what is there already is replaced whole.
+    """Packs ``factors``, as they are in the snapshot, by ``write``; what is there already is replaced whole.
 
     False where this user may not write, or the disk is full: nothing needs it.
     """
@@ -75,20 +75,20 @@ def publish_packed(store: Store, digest: str, factors: Iterable[TensorInfo], wri
 def packed_problem(store: Store, digest: str, directory: Path) -> str:
     """What is wrong with the packed weights of ``digest``, each byte held against the snapshot; empty when all is well.
 
-    They lie in ``directory``, which may have another name by now.
+    They are in ``directory``, which may have another name by now.
     """
     if directory.is_symlink() or [path.name for path in entries(directory)] != [FILE]:
-        return f"is no folder with one {FILE}"
+        return f"is not a folder with one {FILE}"
     header = _read_header(directory / FILE, digest, touched=True)
     if header is None:
-        return f"{FILE} is not as it was published"
+        return f"{FILE} differs from its published version"
     try:
         sources = json.loads(header.metadata["sources"])
         for name, info in header.tensors.items():
             if not _same(store.snapshot(digest), directory, info, sources[name]):
-                return f"{name} is not what the snapshot has"
+                return f"{name} differs from the snapshot"
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return f"{FILE} does not tell where in the snapshot its tensors are"
+        return f"{FILE} does not list where in the snapshot its tensors are"
     return ""
 
 

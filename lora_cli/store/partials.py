@@ -1,8 +1,8 @@
 """Partial downloads: files that only ever grow, so that their length is what was written in order.
 
 A writer that died leaves its file; the next one renames it to its own name, and goes on. A file of another machine, or
-of this one before it was started anew, is never taken over, because nobody can know that its writer is dead: its bytes
-are copied, and only where a digest will tell whether the power went before they were on the disk.
+of this one before it was restarted, is never taken over, because its writer may be alive: its bytes are copied, and
+only where a digest will show whether the power went before they were on the disk.
 """
 
 import os
@@ -37,7 +37,7 @@ def open_partial(store: Store, key: str, longest: int | None, *, digest_known: b
     """A file to write the bytes of ``key`` to: the longest one that a dead writer left, else a new one.
 
     One of over ``longest`` bytes (None: no limit) is not gone on with. Whether its bytes are right is for the caller,
-    who says with ``digest_known`` whether that can be told.
+    who says with ``digest_known`` whether that is known.
 
     Raises:
         MachineError: this machine does not let us.
@@ -59,7 +59,7 @@ def leftover_bytes(store: Store, key: str, longest: int | None) -> int:
 
 
 def leave_partial(partial: Partial) -> None:
-    """Closes the file and leaves it for whoever wants to go on, this process included."""
+    """Closes the file and leaves it so that any process can continue it, this one too."""
     os.close(partial.descriptor)
     with suppress(OSError):
         partial.path.rename(partial.path.with_name(str(let_go(partial.writer))))
@@ -83,7 +83,7 @@ def _leftovers(folder: Path) -> list[tuple[int, Path, Writer]]:
 
 
 def _claim(folder: Path, longest: int | None) -> Partial | None:
-    """The longest file of a dead writer, now ours; the shorter ones are removed."""
+    """The longest file of a dead writer, taken over; the shorter ones are removed."""
     claimed: Partial | None = None
     for size, path, writer in _leftovers(folder):
         if state(writer) != "dead":
@@ -131,7 +131,7 @@ def _fresh(folder: Path, longest: int | None) -> Partial:
 
 
 def _copy_from_elsewhere(folder: Path, descriptor: int, longest: int | None) -> int:
-    """Copies what a writer on another machine left long ago into ours, and says how many bytes that were."""
+    """Copies what a writer on another machine left long ago into a new file, and returns the number of bytes."""
     # The new file's time is the file server's clock, not ours.
     now = os.fstat(descriptor).st_mtime
     for size, path, writer in _leftovers(folder):

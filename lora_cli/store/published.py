@@ -1,4 +1,4 @@
-"""Folders by name outside the cache, for an engine's resolver: replaced whole, and only where they are ours.
+"""Folders by name outside the cache, for an engine's resolver: replaced as a whole, and only if lora-cli wrote them.
 
 What a resolver takes must be LoRA, and for the base that is served.
 """
@@ -8,7 +8,7 @@ import json
 import mmap
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from lora_cli.core.adapter_files import CONFIG
 from lora_cli.core.json_schema import Sha256
 from lora_cli.core.parse import json_object
 from lora_cli.core.snapshot import Blob, Snapshot, snapshot_digest
-from lora_cli.core.text import shown
+from lora_cli.core.text import names, shown
 from lora_cli.errors import FormatError, Refused, UsageError
 from lora_cli.store import Store
 from lora_cli.store.blobs import MODE, is_sound, sha256_of
@@ -29,13 +29,13 @@ from lora_cli.store.snapshots import build_directory, is_digest
 from lora_cli.store.writers import new_writer, parse_writer, state
 
 MARK = ".lora-cli.json"
-"""The file that says that a folder is ours, and what is in it."""
+"""The file that marks a published folder, with its contents."""
 
 SCHEMA = "lora_cli/published/1"
 LARGEST = 8_000_000
 BASE = "base_model_name_or_path"
 LEFT_S = 86_400.0
-"""So long what another machine makes there may take."""
+"""How long what another machine makes there may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Under which name an engine serves the base: ``name`` (None: nobody said), and whether configs are made to say it.
+    """Under which name an engine serves the base: ``name`` (None: unknown), and whether configs are made to say it.
 
     vLLM's filesystem resolver takes an adapter only when its config names the base exactly as ``--model`` does.
     """
@@ -101,12 +101,12 @@ def publish_adapter(store: Store, snapshot: Snapshot, target: Path, served: Serv
     where = f"{target.name}: {CONFIG}"
     data = read_small(snapshot.directory / CONFIG, LARGEST)
     if data is None:
-        raise FormatError(f"there is none of at most {LARGEST} bytes", where=where)
+        raise FormatError(f"it is missing, or larger than {LARGEST} bytes", where=where)
     config = json_object(data, where)
     if config.get("peft_type") != "LORA":
         raise Refused(
             f"{where}: peft_type is {shown(config.get('peft_type'))}",
-            hint="a resolver takes LORA alone, and answers 404 for anything else",
+            hint="a resolver only accepts LORA, and returns 404 for anything else",
         )
     was = config.get(BASE)
     if served.name is None and not isinstance(was, str):
@@ -114,7 +114,7 @@ def publish_adapter(store: Store, snapshot: Snapshot, target: Path, served: Serv
     name = served.name if served.name is not None else str(was)
     if name != was and not served.fix:
         raise Refused(
-            f"{where}: {BASE} is {shown(was)}, and {shown(name)} is served: a resolver compares them letter by letter",
+            f"{where}: {BASE} is {shown(was)}, but {shown(name)} is served: a resolver compares them exactly",
             hint=f"if it is the same model, --fix-base {name} corrects the published copy",
         )
     edited = {} if name == was else {CONFIG: json.dumps({**config, BASE: name}, indent=2).encode() + b"\n"}
@@ -125,21 +125,54 @@ def publish_adapter(store: Store, snapshot: Snapshot, target: Path, served: Serv
     return Published(name, was if isinstance(was, str) else "", publication.digest, replaced)
 
 
-def prune_published(folder: Path, names: Collection[str]) -> list[str]:
-    """Removes what was published in ``folder`` and has none of these names; gives what it was called.
+@dataclass(frozen=True, slots=True)
+class NotPruned:
+    """A published folder that no manifest has any more and that stays, because of the ``unlisted`` files in it."""
+
+    name: str
+    unlisted: Sequence[str]
+    """The files that lora-cli did not publish."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pruning:
+    """What leaves a folder of published adapters, as names with snapshot digests, and what stays there."""
+
+    removed: Mapping[str, str] = field(default_factory=dict)
+    kept: Sequence[NotPruned] = ()
+
+
+def to_prune(folder: Path, staying: Collection[str]) -> Pruning:
+    """What was published in ``folder`` and has none of the names that are ``staying``; nothing is removed.
 
     Raises:
         MachineError: this machine does not let us.
     """
-    removed = []
-    with on_disk("cleaning", folder, "--publish"):
+    removed, kept = {}, []
+    with on_disk("reading", folder, "--publish"):
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if path.name not in names and not path.name.startswith(".") and _mark(path) and _is_ours(path):
-                hidden = path.with_name(f".{path.name[:100]}.{new_writer()}")
-                path.rename(hidden)
-                _retire(hidden, path, "--publish")
-                removed.append(path.name)
-    return removed
+            if path.name in staying or path.name.startswith(".") or path.is_symlink() or not (mark := _mark(path)):
+                continue
+            if unlisted := _unlisted(path):
+                kept.append(NotPruned(path.name, unlisted))
+            else:
+                removed[path.name] = str(mark["snapshot"])
+    return Pruning(removed, kept)
+
+
+def prune_published(folder: Path, staying: Collection[str]) -> Pruning:
+    """Removes what ``to_prune`` names as such, and gives that.
+
+    Raises:
+        MachineError: this machine does not let us.
+    """
+    pruning = to_prune(folder, staying)
+    with on_disk("cleaning", folder, "--publish"):
+        for path in map(folder.joinpath, pruning.removed):
+            hidden = path.with_name(f".{path.name[:100]}.{new_writer()}")
+            path.rename(hidden)
+            _retire(hidden, path, "--publish")
+    return pruning
 
 
 def publish(
@@ -150,19 +183,19 @@ def publish(
     option: str = "--publish",
     weigh: Callable[[int], None] | None = None,
 ) -> None:
-    """Makes ``target`` hold the publication, in one step, whatever of ours was there; what is right is left alone.
+    """Makes ``target`` hold the publication, in one step, replacing an earlier one; what is right is left alone.
 
     Weights are hard links to the cache where the file system lets them, else copies; the rest is copies. What a dead
-    process left beside ``target`` is removed. With ``weigh`` all files are copies, read-only; it hears how many bytes
+    process left next to ``target`` is removed. With ``weigh`` all files are copies, read-only; it hears how many bytes
     they take before the first of them is written, and raises where there is no room. ``option`` is what set the path.
 
     Raises:
-        UsageError: something that is not ours is there; it stays. Or a file has the name of our mark.
+        UsageError: something is there that lora-cli did not publish; it stays. Or a file has the name of our mark.
         LostBlob: a blob is not in the cache any more.
         MachineError: this machine does not let us.
     """
     if MARK in publication.files:
-        raise UsageError(f"{target.name} has a file {MARK}, which is ours", hint=f"--exclude {MARK}")
+        raise UsageError(f"{target.name} has a file {MARK}, which is reserved", hint=f"--exclude {MARK}")
     with on_disk("writing", target, option):
         if _holds(store, publication, target):
             return
@@ -199,48 +232,57 @@ def _build(store: Store, publication: Publication, directory: Path, *, copied: b
 
 
 def _retire(old: Path, target: Path, option: str) -> None:
-    """Removes what was there before. What is not ours was put there since we looked: it goes back.
+    """Removes what was there before. What another process put there since the check: it goes back.
 
     Raises:
-        UsageError: it is not ours.
+        UsageError: it was not published by lora-cli.
     """
     if not _is_ours(old):
         if not exchange(old, target):
-            raise UsageError(f"{target} was not what was published there: it lies at {old} now")
+            raise UsageError(f"{target} was not published by lora-cli: it was moved to {old}")
         clear(old)
         _check_ours(target, option)
     clear(old)
 
 
 def _check_ours(target: Path, option: str) -> None:
-    if os.path.lexists(target) and not _is_ours(target):
+    if not os.path.lexists(target) or _is_ours(target):
+        return
+    ours = target.is_dir() and not target.is_symlink() and _mark(target)
+    if ours and (unlisted := _unlisted(target)):
         raise UsageError(
-            f"{target} is there, and is not what was published there",
-            hint=f"it stays as it is: move it away, or name another folder with {option}",
+            f"{target} was published by lora-cli, but has other files by now: {names(unlisted)}",
+            hint="it was not changed: move or remove these files, then try again",
         )
+    raise UsageError(
+        f"{target} exists and was not published by lora-cli",
+        hint=f"it was not changed: move it, or use another folder with {option}",
+    )
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether what lies there may be replaced: an empty folder, or nothing but files that were published in it."""
+    """Whether what is there may be replaced: an empty folder, or nothing but files that were published in it."""
     if not path.is_dir() or path.is_symlink():
         return False
     found = _paths(path)
-    return not found or (MARK in found and found <= _marked(path) | {MARK})
+    return not found or (MARK in found and not _unlisted(path))
+
+
+def _unlisted(folder: Path) -> list[str]:
+    """The files in a published folder that its mark does not list."""
+    return sorted(_paths(folder) - _mark(folder).get("files", {}).keys() - {MARK})
 
 
 def _paths(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()}
 
 
-def _marked(folder: Path) -> set[str]:
-    return set(_mark(folder).get("files", ()))
-
-
 def _mark(folder: Path) -> Mapping[str, Any]:
-    """What the mark of a folder says that was published, empty where there is none."""
+    """What the mark of a folder says that was published, empty if there is none."""
     try:
         value = json.loads(read_small(folder / MARK, LARGEST) or b"")
-        return {"files": dict(value["files"]), "sha256": value["sha256"]} if value["schema"] == SCHEMA else {}
+        known = {"files": dict(value["files"]), "sha256": value["sha256"], "snapshot": value["snapshot"]}
+        return known if value["schema"] == SCHEMA else {}
     except (ValueError, TypeError, KeyError, RecursionError):
         return {}
 

@@ -71,7 +71,7 @@ def _snapshots_of(
 ) -> set[str]:
     """The snapshots that a view can have been: of the same paths, and with the weights that it links.
 
-    A corrupt file among them is told by its name in the quarantine: it is the same inode.
+    A corrupt file among them is recognised by its name in the quarantine: it is the same inode.
     """
     names = {}
     for name, entry in isolated:

@@ -28,7 +28,7 @@ class Record:
 
     ``endpoint`` is the address of the server that was asked, "" for this machine (a folder, the Hub's own cache). What
     one server said of a reference says nothing of another one's. ``selection`` says which files were wanted, empty for
-    the usual ones. ``identities`` has for each path what the origin said that tells its versions apart (a digest, a
+    the usual ones. ``identities`` has for each path what the origin said that distinguishes its versions (a digest, a
     fingerprint), or "". ``access`` is the revision's: ``"public"``, ``"gated"``, ``"private"``, ``"local"`` or "" (not
     known). ``used_s`` is when it was last used, in seconds since 1970.
     """
@@ -48,6 +48,11 @@ class Record:
         """What it is found by: reference, selection, endpoint."""
         return self.ref, self.selection, self.endpoint
 
+    @property
+    def server(self) -> str:
+        """Where it is from, for messages."""
+        return self.endpoint or "the cache of the Hub's own client"
+
 
 def record_path(store: Store, ref: str, selection: str = "", endpoint: str = "") -> Path:
     """The file of one record: its name is a hash, because references hold what file names may not."""
@@ -56,7 +61,7 @@ def record_path(store: Store, ref: str, selection: str = "", endpoint: str = "")
 
 
 def read_record(store: Store, ref: str, selection: str = "", endpoint: str = "") -> Record | None:
-    """What ``ref`` meant at ``endpoint``, or None when that is not known. A record that cannot be read is none."""
+    """What ``ref`` meant at ``endpoint``, or None if unknown. A record that cannot be read counts as missing."""
     record = _read(record_path(store, ref, selection, endpoint))
     return record if record is not None and record.key == (ref, selection, endpoint) else None
 
@@ -74,7 +79,7 @@ def all_records(store: Store) -> Iterator[Record]:
 def write_record(store: Store, record: Record) -> None:
     """Notes what a reference meant. In a cache that may only be read, nothing is noted.
 
-    What stands there already, word for word, is only touched.
+    What is there already, word for word, is only touched.
 
     Raises:
         MachineError: this machine does not let us, for another reason.
@@ -153,22 +158,6 @@ def _parsed(value: Any, used_s: float) -> Record | None:
     return Record(**texts, files=files, identities=identities, used_s=used_s) if sound else None
 
 
-@dataclass(frozen=True, slots=True)
-class Contradiction:
-    """``record`` has other bytes of ``path`` than another record, or a lock, has for the same commit.
-
-    A commit of the Hub is made of its files: of two records that differ in one, one lies.
-    """
-
-    record: Record
-    path: str
-
-    @property
-    def server(self) -> str:
-        """Where the record is from, for messages."""
-        return self.record.endpoint or "the cache of the Hub's own client"
-
-
 def commit_of(record: Record) -> str:
     """The commit that a server's word is about, with repository and folder; "" where there is none.
 
@@ -183,22 +172,24 @@ def commit_of(record: Record) -> str:
     return f"{ref.location}/{ref.subfolder}@{record.revision}"
 
 
-def contradicting(files: Mapping[str, Blob], records: Iterable[Record]) -> Iterator[Contradiction]:
-    """The records of one commit that have other bytes than ``files``, each with the first such path."""
+def contradicting(files: Mapping[str, Blob], records: Iterable[Record]) -> Iterator[tuple[Record, str]]:
+    """The records that have other bytes than ``files``, which a lock or a record has for the same commit, and of what.
+
+    A commit of the Hub is made of its files: of two that differ in one, each with the first such path, one is false.
+    """
     for record in records:
         path = next((path for path, blob in sorted(record.files.items()) if files.get(path, blob) != blob), None)
         if path is not None:
-            yield Contradiction(record, path)
+            yield record, path
 
 
-def contradictions(records: Iterable[Record]) -> Iterator[tuple[Record, Contradiction]]:
-    """Each record that contradicts an earlier one of its commit, with that one."""
+def contradictions(records: Iterable[Record]) -> Iterator[tuple[Record, Record, str]]:
+    """Each record that contradicts an earlier one of its commit, after that one, and in which path."""
     seen: dict[str, list[Record]] = {}
     for record in records:
         commit = commit_of(record)
-        for earlier in seen.get(commit, ()) if commit else ():
-            found = next(contradicting(earlier.files, [record]), None)
-            if found is not None:
-                yield earlier, found
-                break
+        earlier = seen.get(commit, []) if commit else []
+        found = next(((one, path) for one in earlier for _, path in contradicting(one.files, [record])), None)
+        if found is not None:
+            yield found[0], record, found[1]
         seen.setdefault(commit, []).append(record)

@@ -1,8 +1,9 @@
 """How much of a file is in memory: the pages of it that the kernel's page cache holds at this moment.
 
-``cachestat(2)`` tells where the kernel has it (Linux 6.5), else ``mincore(2)``. Since Linux 5.2 ``mincore`` calls every
-page of a file resident for whoever neither owns the file nor may write to it, and gVisor does so for every page there
-is: what cannot be known is None here, never a guess. On a tmpfs the same numbers say what has not been swapped out.
+``cachestat(2)`` reports it where the kernel has it (Linux 6.5), else ``mincore(2)``. Since Linux 5.2 ``mincore`` calls
+every page of a file resident for users who neither own the file nor may write to it, and gVisor does so for every page
+there is: what cannot be known is None here, never a guess. On a tmpfs the same numbers say what has not been swapped
+out.
 """
 
 import errno
@@ -33,14 +34,14 @@ _WINDOW = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """Files together: ``resident_bytes`` of their ``bytes`` are in the page cache, None where the system hides it."""
+    """Files together: ``resident_bytes`` of their ``bytes`` are in the page cache, None if the system hides it."""
 
     bytes: int
     resident_bytes: int | None
 
 
 def residency(paths: Iterable[Path]) -> Resident:
-    """What of these plain files is in memory; one that is none, is gone or cannot be opened is not known."""
+    """How much of these plain files is in memory; unknown if one is not a plain file, is gone or cannot be opened."""
     total, resident = 0, 0
     known = True
     for path in paths:
@@ -52,7 +53,7 @@ def residency(paths: Iterable[Path]) -> Resident:
 
 
 def folder_residency(directory: Path) -> Resident:
-    """What of all files below a directory is in memory; without a directory that is nothing of nothing."""
+    """How much of all files below a directory is in memory; without a directory that is nothing of nothing."""
     return residency(Path(folder, name) for folder, _, names in os.walk(directory) for name in names)
 
 
@@ -67,7 +68,7 @@ def _of_file(path: Path) -> tuple[int, int | None]:
 
 
 def resident_bytes(descriptor: int, status: os.stat_result) -> int | None:
-    """How many bytes of an open plain file are in memory, in whole pages; None where the system does not tell."""
+    """How many bytes of an open plain file are in memory, in whole pages; None if the system does not report it."""
     if sys.platform != "linux":
         return None
     if status.st_size == 0:
@@ -76,13 +77,13 @@ def resident_bytes(descriptor: int, status: os.stat_result) -> int | None:
         pages = by_cachestat(descriptor)
         if pages is None and is_told(descriptor, status):
             pages = by_mincore(descriptor, status.st_size)
-    except OSError:  # a file system that cannot be mapped, or one that went away
+    except (OSError, ValueError):  # a file system that cannot be mapped, one that went away, or a file that shrank
         return None
     return None if pages is None else min(pages * mmap.PAGESIZE, status.st_size)
 
 
 def by_cachestat(descriptor: int) -> int | None:
-    """Pages of an open file in the page cache; None where this kernel, this file or a sandbox does not say."""
+    """Pages of an open file in the page cache; None if this kernel, this file or a sandbox does not say."""
     if os.uname().machine not in _MACHINES or sys.maxsize < 2**32:
         return None
     import ctypes
@@ -97,35 +98,27 @@ def by_mincore(descriptor: int, size: int) -> int:
     """Pages of an open file of ``size`` bytes in the page cache, as ``mincore`` has them.
 
     Raises:
-        OSError: it cannot be mapped.
+        OSError, ValueError: it cannot be mapped, or became shorter.
     """
-    return sum(_mapped(descriptor, at, min(_WINDOW, size - at)) for at in range(0, size, _WINDOW))
+    windows = ((at, min(_WINDOW, size - at)) for at in range(0, size, _WINDOW))
+    return sum(_in_core(mmap.mmap(descriptor, length, prot=mmap.PROT_READ, offset=at)) for at, length in windows)
 
 
-def _mapped(descriptor: int, at: int, length: int) -> int:
+def _in_core(mapped: mmap.mmap) -> int:
     import ctypes
 
-    libc = _libc()
-    address = libc.mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, at)
-    if address == ctypes.c_void_p(-1).value:
-        raise _last_error()
-    try:
-        return _in_core(address, length)
-    finally:
-        libc.munmap(address, length)
+    import numpy as np
 
-
-def _in_core(address: int, length: int) -> int:
-    import ctypes
-
-    pages = (ctypes.c_ubyte * -(-length // mmap.PAGESIZE))()
-    if _libc().mincore(address, length, pages) != 0:
-        raise _last_error()
-    return sum(page & 1 for page in pages)
+    with mapped:
+        pages = (ctypes.c_ubyte * -(-len(mapped) // mmap.PAGESIZE))()
+        if _libc().mincore(np.frombuffer(mapped, np.uint8).ctypes.data, len(mapped), pages) != 0:
+            number = ctypes.get_errno() or errno.EIO
+            raise OSError(number, os.strerror(number))
+        return sum(page & 1 for page in pages)
 
 
 def is_told(descriptor: int, status: os.stat_result) -> bool:
-    """Whether ``mincore`` tells this process the truth about an open file: ``can_do_mincore`` in ``mm/mincore.c``."""
+    """Whether ``mincore`` is reliable for an open file in this process: ``can_do_mincore`` in ``mm/mincore.c``."""
     if not _mincore_looks():
         return False
     if status.st_uid == os.geteuid() or (status.st_uid != _NOBODY and _owns_all()):
@@ -136,18 +129,9 @@ def is_told(descriptor: int, status: os.stat_result) -> bool:
 @functools.cache
 def _mincore_looks() -> bool:
     """Whether ``mincore`` looks at all: memory that nobody has touched yet is not resident."""
-    import ctypes
-
-    libc = _libc()
-    address = libc.mmap(None, mmap.PAGESIZE, mmap.PROT_READ, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS, -1, 0)
-    if address == ctypes.c_void_p(-1).value:
-        return False
-    try:
-        return _in_core(address, mmap.PAGESIZE) == 0
-    except OSError:
-        return False
-    finally:
-        libc.munmap(address, mmap.PAGESIZE)
+    with suppress(OSError):
+        return _in_core(mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ)) == 0
+    return False
 
 
 @functools.cache
@@ -165,16 +149,6 @@ def _libc() -> Any:
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
-    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
     libc.syscall.restype = ctypes.c_long
     return libc
-
-
-def _last_error() -> OSError:
-    import ctypes
-
-    number = ctypes.get_errno() or errno.EIO
-    return OSError(number, os.strerror(number))

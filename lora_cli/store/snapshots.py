@@ -27,15 +27,15 @@ def check_paths(paths: Mapping[str, object]) -> None:
             long, or is a file where another one needs a folder; or there are over 10 000.
     """
     if len(paths) > MOST_FILES:
-        raise Refused(f"{len(paths)} files are no adapter", hint=f"at most {MOST_FILES} are taken")
+        raise Refused(f"{len(paths)} files are not an adapter", hint=f"the limit is {MOST_FILES} files")
     for path in paths:
         if not _is_inside(path):
             raise Refused(
-                f"the file name {path!r} would leave its folder, or is no name", hint="do not trust this origin"
+                f"the file name {path!r} would leave its folder, or is not a name", hint="do not trust this source"
             )
         for parent in PurePosixPath(path).parents:
             if str(parent) in paths:
-                raise Refused(f"{parent} is a file, and a folder of {path}", hint="do not trust this origin")
+                raise Refused(f"{parent} is both a file and a folder of {path}", hint="do not trust this source")
 
 
 def _is_inside(path: str) -> bool:
@@ -68,9 +68,9 @@ def find_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot | None:
 
 
 def _is_sound_after_all(store: Store, directory: Path, files: Mapping[str, Blob]) -> bool:
-    """Moves a snapshot that seemed rotten out of the way, unless it is sound, or only went; whether it is sound.
+    """Moves a snapshot that seemed corrupt out of the way, unless it is sound, or only went; whether it is sound.
 
-    Whoever has its lease is the only one to take it away: so what is judged is what is moved.
+    Only the holder of its lease may remove it: so what is checked is what is moved.
     """
     from lora_cli.store.leases import STALE_S, lease
 
@@ -90,7 +90,7 @@ def publish_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot:
     Raises:
         Refused: a path would leave it.
         LostBlob: a blob is not here any more.
-        Corrupt: a rotten directory stands in its place and cannot be moved away.
+        Corrupt: a corrupt directory is in its place and cannot be moved away.
         MachineError: this machine does not let us.
     """
     check_paths(files)
@@ -106,7 +106,7 @@ def publish_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot:
     finally:
         shutil.rmtree(building, ignore_errors=True)
     if not ours and not _all_sound(store, target, files):
-        raise Corrupt(f"{target} is rotten and cannot be replaced", hint="remove it by hand")
+        raise Corrupt(f"{target} is corrupt and cannot be replaced", hint="remove it by hand")
     return Snapshot(digest, target, dict(sorted(files.items())))
 
 
@@ -141,7 +141,7 @@ def build_directory(
 
 
 def _sound_file(store: Store, files: Mapping[str, Blob], path: str) -> Path:
-    """Where the bytes of a file lie: among the blobs, or in the snapshot of these files that has them still.
+    """Where the bytes of a file are: among the blobs, or in the snapshot of these files that has them still.
 
     Raises:
         FileNotFoundError: neither has them.
@@ -177,7 +177,7 @@ def _copy(blob: Path, target: Path, *, writable: bool) -> None:
 
 
 def _rename_into_place(building: Path, target: Path) -> bool:
-    """Whether it is ours now. What is there under this name already should be the same, complete."""
+    """Whether this process has it now. What is there under this name already should be the same, complete."""
     try:
         building.rename(target)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Making room: what no reference means any more, what the dead left, and what was asked to go."""
+"""Making room: what is no longer referenced, leftovers of dead processes, and what the user removes."""
 
 import math
 import os
@@ -27,13 +27,13 @@ from lora_cli.store.usage import BlobFile, Inode, Usage, cache_bytes, survey
 from lora_cli.store.writers import parse_writer, state
 
 GRACE_S = 3600.0
-"""So long something new may lie here without a reference: somebody is about to name it."""
+"""How long something new may be here without a reference: a process is about to reference it."""
 
 LEFT_S = 86_400.0
-"""So long what a dead writer left is kept, to be gone on with; what is from elsewhere stays seven times as long."""
+"""How long what a dead writer left is kept, to be gone on with; what is from elsewhere stays seven times as long."""
 QUARANTINE_S = 7 * 86_400.0
 LEASE_S = 1.0
-"""So long another one who looks at the same snapshot is waited for; else it stays for now."""
+"""How long another one who looks at the same snapshot is waited for; else it stays for now."""
 
 # What we name so is ours; anything else in our folders is left alone.
 _KEY = re.compile(r"[0-9a-f]{64}|views|links")
@@ -56,7 +56,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """One thing that went; ``kind``: reference, view, snapshot, packed, blob, partial, lease or quarantine."""
+    """One removed thing; ``kind``: reference, view, snapshot, packed, blob, partial, lease or quarantine."""
 
     kind: str
     name: str
@@ -68,13 +68,16 @@ class Removed:
     """Of a snapshot: the bytes of its files that stay in the cache, because other snapshots or processes use them."""
     references: tuple[str, ...] | None = None
     """Of a snapshot: the references that meant it."""
+    snapshot_bytes: Count | None = None
+    """Of a snapshot: the bytes of all its files, also of those that stay; its blobs say what that frees."""
 
 
 def collect(store: Store, limits: Limits, *, dry_run: bool = False) -> list[Removed]:
-    """Removes what is beyond the limits, what nothing means, and leftovers. Tells with ``dry_run``, does nothing.
+    """Removes what is beyond the limits, unreferenced files, and leftovers. With ``dry_run`` only reports.
 
-    A snapshot that is in use stays whatever the limits are: one that has a view, was handed out as hard links, or that
-    a living process holds. A fetch that runs meanwhile is not harmed: what is taken away under it, it fetches again.
+    A snapshot that is in use stays whatever the limits are: one that has a view, was written to a folder as hard links,
+    or that a living process holds. A fetch that runs meanwhile is not harmed: what is taken away under it, it fetches
+    again.
 
     Raises:
         UsageError: this is no cache.
@@ -110,8 +113,8 @@ def collect(store: Store, limits: Limits, *, dry_run: bool = False) -> list[Remo
 def remove(store: Store, items: Sequence[Item], *, everything: bool = False, dry_run: bool = False) -> list[Removed]:
     """Removes these snapshots, all references that mean them, their views, and the blobs that no other snapshot has.
 
-    What is in the quarantine of them goes, too. With ``everything`` all views, the whole quarantine and what no
-    reference means go as well. Tells with ``dry_run``, does nothing.
+    What is in the quarantine of them goes, too. With ``everything`` all views, the whole quarantine, what no reference
+    means and downloads that dead processes left go as well. With ``dry_run`` only reports.
 
     Raises:
         UsageError: this is no cache.
@@ -136,6 +139,12 @@ def remove(store: Store, items: Sequence[Item], *, everything: bool = False, dry
         for name, path in quarantined(store):
             if everything or name in gone:
                 removed.append(_left_over(store, "quarantine", path))
+                if not dry_run:
+                    _delete(path)
+        # Of another machine's nobody knows whether its process lives, unless they are old.
+        for kind, path in _leftovers(store, usage.now_s + LEFT_S) if everything else ():
+            if kind == "partial":
+                removed.append(_left_over(store, kind, path))
                 if not dry_run:
                     _delete(path)
     return removed
@@ -181,7 +190,16 @@ def _sweep(
         shared -= kept
         references = tuple(record.ref for record in item.records)
         kept_bytes = sum(usage.sizes[inode] for inode in kept)
-        removed.append(Removed("snapshot", item.digest, 0, shared_bytes=kept_bytes or None, references=references))
+        removed.append(
+            Removed(
+                "snapshot",
+                item.digest,
+                0,
+                shared_bytes=kept_bytes or None,
+                references=references,
+                snapshot_bytes=item.size,
+            )
+        )
     removed += [Removed("packed", item.digest, item.packed_bytes) for item in gone if item.packed_bytes]
     linked = usage.linked_elsewhere()
     for blob in blobs:
@@ -194,7 +212,7 @@ def _sweep(
 
 
 def _used_since(store: Store, item: Item) -> bool:
-    """Whether somebody used a snapshot, or gave a reference of it another meaning, since it was looked at."""
+    """Whether a snapshot was used, or one of its references changed, since it was checked."""
     found = [(record, read_record(store, *record.key)) for record in item.records]
     return any(now is not None and now != record for record, now in found)
 
@@ -206,10 +224,10 @@ def _meant_by_others(store: Store, items: Sequence[Item]) -> set[str]:
 
 
 def _taken_away(store: Store, item: Item, now_s: float | None) -> bool:
-    """Whether a snapshot is gone now, all of it at once, its references first; without ``now_s`` whoever uses it.
+    """Whether a snapshot is gone now, all of it at once, its references first; without ``now_s`` even if it is in use.
 
-    Its lease is taken, then is looked whether it is used, then it goes. A fetch holds it, then waits while somebody has
-    the lease, then looks whether it is there. So it stays as it is, or the fetch finds it gone.
+    Its lease is taken, then is looked whether it is used, then it goes. A fetch holds it, then waits while another
+    process has the lease, then looks whether it is there. So it stays as it is, or the fetch finds it gone.
     """
 
     def is_used() -> bool:
@@ -301,7 +319,7 @@ def _leftovers(store: Store, now: float) -> Iterator[tuple[str, Path]]:
 
 
 def _text(path: Path) -> str | None:
-    """What stands in a lease; None when it is none."""
+    """What is in a lease; None if it is not one."""
     data = read_small(path, 200)
     return None if data is None else data.decode("ascii", "replace")
 
@@ -328,7 +346,7 @@ def _delete(path: Path) -> None:
 
 
 def going(usage: Usage, limits: Limits, total: int, ages_s: Mapping[str, float]) -> list[Item]:
-    """The snapshots that go, the longest unused first; what is in use stays, whatever the limits are.
+    """The snapshots that go, least recently used first; what is in use stays, whatever the limits are.
 
     ``total`` is the bytes of the whole cache without what goes in any case, ``ages_s`` for each digest the seconds
     since it was published. A snapshot that no reference means goes when it is older than the grace.
@@ -358,7 +376,7 @@ def _is_done_with(item: Item, usage: Usage, limits: Limits, age_s: float) -> boo
 
 
 def _leave(usage: Usage, item: Item, counts: Counter[Inode]) -> int:
-    """Takes a snapshot out of ``counts`` (how many have each file), and says how many bytes nobody has then."""
+    """Takes a snapshot out of ``counts`` (how many have each file), and returns the bytes that no other one has."""
     freed = 0
     for inode in usage.inodes[item.directory]:
         counts[inode] -= 1
@@ -376,7 +394,7 @@ def going_blobs(
     forced: bool = False,
     views: Collection[Path] = (),
 ) -> list[BlobFile]:
-    """The blobs that only these snapshots had, and those that nothing means and that are older than ``before_s``.
+    """The blobs that only these snapshots had, and those that are unreferenced and older than ``before_s``.
 
     ``staying_names`` are the sha256 that references which stay have. What is held or has a name elsewhere stays, unless
     it is ``forced``. ``views`` go with the snapshots.

@@ -1,4 +1,4 @@
-"""What a cache consists of and what of it is in use, looked at once: the ground on which ``sweep`` chooses."""
+"""What a cache consists of and what of it is in use, read once: the input of ``sweep``."""
 
 import os
 import secrets
@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora_cli.core.adapter_files import BASE_CONFIG
 from lora_cli.store import Store
 from lora_cli.store.blobs import read_mark
 from lora_cli.store.holds import held
@@ -34,8 +35,8 @@ class Usage:
     """A cache at ``now_s``, by the file system's own clock.
 
     ``inodes`` has the files of each snapshot and view by directory, and how many names each has there; ``sizes`` are
-    bytes. ``held`` is what living processes hold. ``foreign`` are the inodes that belong to somebody else too
-    (``fetch --link``): they cost the cache nothing.
+    bytes. ``held`` is what living processes hold. ``foreign`` are the inodes that also belong to files outside the
+    cache (``fetch --link``): they cost the cache nothing.
     """
 
     now_s: float
@@ -47,7 +48,7 @@ class Usage:
     foreign: frozenset[Inode]
 
     def linked_elsewhere(self) -> frozenset[Inode]:
-        """The blobs that have a name outside of the cache: taking ours away would free nothing."""
+        """The blobs that have a name outside of the cache: removing the cache's link would free nothing."""
         known = Counter[Inode]()
         for files in self.inodes.values():
             known.update(files)
@@ -70,8 +71,10 @@ class Usage:
                 found[item.digest] = "a process uses it"
             elif item.names:
                 found[item.digest] = f"it has the view {item.names[0]}"
+            elif item.files.keys() == {BASE_CONFIG}:
+                found[item.digest] = "it is the config of a base, which frees nothing"
             elif handed & self.inodes[item.directory].keys():
-                found[item.digest] = "it is handed out"
+                found[item.digest] = "it is linked to a folder outside the cache"
         return found
 
 
@@ -95,7 +98,7 @@ def survey(store: Store) -> Usage:
 def clock(store: Store) -> float:
     """Seconds since 1970 by the clock that the cache's files get their times from, which may be a file server's.
 
-    Where nothing can be written, ours has to do.
+    If nothing can be written, this machine's clock is used.
     """
     path = store.root / f".{TAG}.{secrets.token_hex(6)}"
     try:

@@ -17,7 +17,7 @@ from lora_cli.store import Store
 from lora_cli.store.blobs import isolate, put_back, sha256_of
 from lora_cli.store.inventory import blobs, digest_of, entries, packed, tree_bytes
 from lora_cli.store.leases import STALE_S, lease
-from lora_cli.store.records import Contradiction, all_records, contradictions, record_path
+from lora_cli.store.records import all_records, contradictions, record_path
 from lora_cli.store.snapshots import is_digest
 from lora_cli.store.tag import check_cache
 
@@ -42,11 +42,11 @@ class Verified:
 def verify(store: Store, only: Collection[str] | None = None) -> Iterator[Verified]:
     """Each blob, each snapshot, each view, all packed weights, and the records that contradict each other.
 
-    What is rotten goes to the quarantine, unless this user may not move it.
+    What is corrupt goes to the quarantine, unless this user may not move it.
 
-    A rotten snapshot is fetched again when it is asked for the next time. A view must hold a snapshot that is sound,
-    and packed weights what their snapshot has. What has no name of ours is left alone.
-    ``only`` has the names of what is verified: sha256 of blobs, digests of snapshots, names of views (None: all).
+    A corrupt snapshot is fetched again when it is asked for the next time. A view must hold a snapshot that is sound,
+    and packed weights what their snapshot has. Files with other names are left alone. ``only`` has the names of what is
+    verified: sha256 of blobs, digests of snapshots, names of views (None: all).
 
     Raises:
         UsageError: this is no cache.
@@ -73,18 +73,15 @@ def verify(store: Store, only: Collection[str] | None = None) -> Iterator[Verifi
         yield from _said(store, "view", directory, partial(_view_problem, store, sound, known))
     for directory in (path for path in packed(store) if path.name in sound):
         yield from _said(store, "packed", directory, partial(_packed_problem, store, directory.name))
-    for earlier, found in contradictions(all_records(store)):
-        if only is not None and not {earlier.snapshot, found.record.snapshot}.intersection(only):
-            continue
-        servers = f"{found.server} and {Contradiction(earlier, found.path).server}"
-        problem = (
-            f"{servers} sent different bytes of {found.path} in commit {found.record.revision} of {found.record.ref}"
-        )
-        yield Verified("record", record_path(store, *found.record.key), 0, problem)
+    for earlier, record, file in contradictions(all_records(store)):
+        if only is None or not {earlier.snapshot, record.snapshot}.isdisjoint(only):
+            servers = f"{record.server} and {earlier.server}"
+            problem = f"{servers} sent different bytes of {file} in commit {record.revision} of {record.ref}"
+            yield Verified("record", record_path(store, *record.key), 0, problem)
 
 
 def _snapshot_said(store: Store, directory: Path, known: Mapping[Inode, str | None]) -> list[Verified]:
-    """What is so with one snapshot. One that seems rotten is hashed itself, while nobody else takes it away.
+    """What is so with one snapshot. One that seems corrupt is hashed itself, while no other process removes it.
 
     An inode's number may be another file's since it was hashed, and the whole folder may be a new one that is used.
     """
@@ -122,13 +119,13 @@ def _hashed(path: Path) -> tuple[os.stat_result | None, str | None]:
 
 
 def _blob_problem(path: Path, digest: str | None, there: Path) -> str:
-    """What is wrong with the blob ``path`` of that ``digest``, or, when it was moved, with what lies ``there`` now."""
+    """What is wrong with the blob ``path`` of that ``digest``, or, when it was moved, with what is ``there`` now."""
     digest = digest if there == path else _hashed(there)[1]
     if digest is None:
-        return "is no file that can be read"
+        return "is not a readable file"
     if path.name != digest:
         return f"its bytes have the sha256 {digest}"
-    return "" if path.parent.name == digest[:2] else "lies in the wrong folder"
+    return "" if path.parent.name == digest[:2] else "is in the wrong folder"
 
 
 def _view_problem(store: Store, sound: Collection[str], known: Mapping[Inode, str | None], directory: Path) -> str:
@@ -137,7 +134,7 @@ def _view_problem(store: Store, sound: Collection[str], known: Mapping[Inode, st
         # One may have been published since the snapshots were looked at.
         if digest in sound or store.snapshot(digest).is_dir():
             return ""
-    return "its files are no sound snapshot's"
+    return "it does not match any valid snapshot"
 
 
 def _packed_problem(store: Store, digest: str, directory: Path) -> str:
@@ -153,4 +150,4 @@ def _snapshot_problem(name: str, known: Mapping[Inode, str | None], directory: P
         digest = digest_of(directory, known)
     except ValueError as error:
         return str(error)
-    return "" if digest == name else f"its files make the digest {digest}"
+    return "" if digest == name else f"its files have the digest {digest}"

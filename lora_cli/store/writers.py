@@ -1,4 +1,4 @@
-"""Who writes: a name that says whether its process still lives, as far as anyone can know."""
+"""Writers: names that show whether their process is still alive, as far as that is known."""
 
 import functools
 import hashlib
@@ -15,7 +15,7 @@ _NAME = re.compile(r"([0-9a-f]{12})\.(\d{1,10})\.(\d{1,20})\.([0-9a-f]{12})", re
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """One writer, unique for ever.
+    """One writer, globally unique.
 
     ``place`` is a boot of a machine and a process namespace, ``started`` the clock tick there (0: not known),
     ``token`` random. A ``pid`` of 0 has let go.
@@ -33,11 +33,11 @@ class Writer:
 def new_writer() -> Writer:
     """A new name for something that this process is going to write."""
     pid = os.getpid()
-    return Writer(_place(), pid, _own_start(pid), os.urandom(6).hex())
+    return Writer(_place(), pid, _started(pid) or UNKNOWN, os.urandom(6).hex())
 
 
 def let_go(writer: Writer) -> Writer:
-    """The name under which ``writer`` leaves its work to whoever wants it."""
+    """The name under which ``writer`` leaves its work to other processes."""
     return Writer(writer.place, 0, 0, writer.token)
 
 
@@ -48,7 +48,7 @@ def parse_writer(name: str) -> Writer | None:
 
 
 def state(writer: Writer) -> Literal["alive", "dead", "elsewhere"]:
-    """Whether the writer can still write. ``elsewhere`` is another machine: only a heartbeat tells."""
+    """Whether the writer can still write. ``elsewhere`` is another machine: only a heartbeat shows it."""
     if writer.pid == 0:
         return "dead"
     if writer.place != _place():
@@ -70,14 +70,8 @@ def _place() -> str:
     return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()[:12]
 
 
-@functools.cache
-def _own_start(pid: int) -> int:
-    """When this process began; a child has another ``pid``."""
-    return _started(pid) or UNKNOWN
-
-
 def _started(pid: int) -> int | None:
-    """When a process began (0 where the system does not tell), or None when none of that id can write any more."""
+    """When a process began (0 if the system does not report it), or None when none of that id can write any more."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -1,4 +1,4 @@
-"""What a tier may hold, and what an eviction policy may look at besides what happens in its tier."""
+"""The capacity of a tier, and the other inputs of an eviction policy."""
 
 from dataclasses import dataclass
 from typing import Literal

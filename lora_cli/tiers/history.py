@@ -1,4 +1,4 @@
-"""What is known of every adapter that was ever asked for: how often, how large, what it costs to load.
+"""The history of every requested adapter: how often, its size, and its load time.
 
 Bytes for each of thousands of adapters are a few dozen, so nothing is forgotten when an adapter leaves its tier: an
 advantage that a cache of arbitrary keys does not have.
@@ -6,6 +6,7 @@ advantage that a cache of arbitrary keys does not have.
 
 import heapq
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from math import inf, log2
 from typing import Any, Self
 
@@ -13,7 +14,8 @@ from lora_cli.core import parse
 from lora_cli.errors import FormatError
 
 HALF_LIVES = (300, 1_000, 5_000, 20_000)
-"""After so many requests a request counts half: short-term rates find what is new, long-term ones tell equals apart."""
+"""After so many requests a request counts half: short-term rates find what is new, long-term ones distinguish equals.
+"""
 
 LASTING = 5_000
 """The half-life by which adapters are compared where there is one answer: who is hottest, who leaves first."""
@@ -33,15 +35,13 @@ _COST_MS = parse.number_within(0, LARGEST_COST_MS)
 _RATE = parse.number_within(LOWEST_RATE, HIGHEST_RATE)
 
 
+@dataclass(slots=True)
 class _Known:
     """One adapter: log2 of its discounted requests by half-life (see ``History.rate``), bytes, milliseconds."""
 
-    __slots__ = ("cost_ms", "rates", "weight")
-
-    def __init__(self) -> None:
-        self.rates = [-inf] * len(HALF_LIVES)
-        self.weight = 0
-        self.cost_ms: float | None = None
+    rates: list[float] = field(default_factory=lambda: [-inf] * len(HALF_LIVES))
+    weight: int = 0
+    cost_ms: float | None = None
 
 
 UNKNOWN = _Known()
@@ -101,7 +101,7 @@ class History:
         return 1.0 if cost_ms is None else cost_ms
 
     def hottest(self, count: int) -> tuple[str, ...]:
-        """The ``count`` adapters that are asked for most of late, the first first; equals by name."""
+        """The ``count`` adapters that are asked for most recently, the first first; equals by name."""
         rate = self.rate(LASTING)
         return tuple(heapq.nsmallest(count, self._known, key=lambda key: (-rate(key), key)))
 

@@ -1,4 +1,4 @@
-"""Who is in a tier, and who has to leave it: budget, leases and pins, without values, loads or threads."""
+"""The contents of a tier and what it evicts: budget, leases and pins, without values, loads or threads."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,22 +22,11 @@ class Counts:
     evictions: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One request: whether its adapter was here, and who left for it."""
-
-    hit: bool
-    evicted: tuple[str, ...] = ()
-
-
-HIT = Asked(True)
-
-
 class Ledger:
     """Keeps the books of one tier; the tier itself, a replay of a trace and a policy's shadows all use this one.
 
     A key is absent, coming (its bytes are counted, its load is under way) or here. Who leaves is chosen before anybody
-    does: an ``admit`` that fails changes nothing. ``history``, where there is one, is told of requests and loads.
+    does: an ``admit`` that fails changes nothing. ``history``, if given, records requests and loads.
     """
 
     def __init__(self, budget: Budget, eviction: Eviction, history: History | None = None, name: str = "") -> None:
@@ -50,14 +39,17 @@ class Ledger:
         self._pinned: set[str] = set()
         self._hits = self._loads = self._evictions = 0
 
-    def ask(self, key: str, weight: int, cost_ms: float) -> Asked:
-        """A whole request at once: a hit, or an admission and a load that succeeds. Raises as ``admit`` does."""
+    def ask(self, key: str, weight: int, cost_ms: float) -> tuple[str, ...] | None:
+        """A whole request at once: None for a hit; else an admission and a load that succeeds, and who left for it.
+
+        Raises as ``admit`` does.
+        """
         if key in self._weights:
             self.hit(key)
-            return HIT
-        evicted = self._enter(key, weight)
-        self._arrived(key, cost_ms, ahead=False)
-        return Asked(False, evicted)
+            return None
+        evicted = self.admit(key, weight)
+        self.loaded(key, cost_ms)
+        return evicted
 
     def hit(self, key: str) -> None:
         """``key``, which is here, was asked for."""
@@ -66,21 +58,34 @@ class Ledger:
             self._history.asked(key)
         self.eviction.hit(key)
 
-    def admit(self, key: str, weight: int) -> tuple[str, ...]:
+    def admit(self, key: str, weight: int, called: str = "") -> tuple[str, ...]:
         """Make room for ``key``, which is absent, and have it coming; gives back who left, in that order.
+
+        ``called`` is its name in errors, where that is another one.
 
         Raises:
             Busy: what is in the way is leased or coming.
-            MachineError: it can never fit, alone or beside what is pinned.
+            MachineError: it can never fit, alone or next to what is pinned.
         """
-        evicted = self._enter(key, weight)
+        fits = self.budget.fits(len(self._weights), self.used_bytes, weight)
+        evicted = () if fits else tuple(self._make_room(called or key, weight))
+        for one in evicted:
+            self._go(one, evicted=True)
+        self._evictions += len(evicted)
+        self._weights[key] = weight
+        self.used_bytes += weight
         self._coming.add(key)
         return evicted
 
     def loaded(self, key: str, cost_ms: float, *, ahead: bool = False) -> None:
         """``key``, which was coming, is here: for a request that is answered now, or ``ahead`` of one."""
         self._coming.remove(key)
-        self._arrived(key, cost_ms, ahead=ahead)
+        self._loads += 1
+        if self._history is not None:
+            self._history.loaded(key, self._weights[key], cost_ms)
+            if not ahead:
+                self._history.asked(key)
+        self.eviction.loaded(key, ahead=ahead)
 
     def failed(self, key: str) -> None:
         """``key``, which was coming, will not come."""
@@ -100,10 +105,8 @@ class Ledger:
 
     def release(self, key: str) -> None:
         """End one lease."""
-        left = self._leases[key] - 1
-        if left:
-            self._leases[key] = left
-        else:
+        self._leases[key] -= 1
+        if not self._leases[key]:
             del self._leases[key]
 
     def pin(self, key: str) -> None:
@@ -129,25 +132,7 @@ class Ledger:
         """Hits, loads and evictions so far."""
         return Counts(self._hits, self._loads, self._evictions)
 
-    def _enter(self, key: str, weight: int) -> tuple[str, ...]:
-        fits = self.budget.fits(len(self._weights), self.used_bytes, weight)
-        evicted = () if fits else tuple(self._make_room(key, weight))
-        for one in evicted:
-            self._go(one, evicted=True)
-        self._evictions += len(evicted)
-        self._weights[key] = weight
-        self.used_bytes += weight
-        return evicted
-
-    def _arrived(self, key: str, cost_ms: float, *, ahead: bool) -> None:
-        self._loads += 1
-        if self._history is not None:
-            self._history.loaded(key, self._weights[key], cost_ms)
-            if not ahead:
-                self._history.asked(key)
-        self.eviction.loaded(key, ahead=ahead)
-
-    def _make_room(self, key: str, weight: int) -> Iterator[str]:
+    def _make_room(self, name: str, weight: int) -> Iterator[str]:
         """Who has to leave, found without a change; all of them are asked for before the first one goes."""
         items, used = len(self._weights), self.used_bytes
         for one in filter(self._may_leave, self.eviction.leaving()):
@@ -156,7 +141,7 @@ class Ledger:
             used -= self._weights[one]
             if self.budget.fits(items, used, weight):
                 return
-        raise self._no_room(key, weight)
+        raise self._no_room(name, weight)
 
     def _may_leave(self, key: str) -> bool:
         return key in self._weights and key not in self._coming and key not in self._leases and key not in self._pinned
@@ -165,17 +150,17 @@ class Ledger:
         self.used_bytes -= self._weights.pop(key)
         self.eviction.left(key, evicted=evicted)
 
-    def _no_room(self, key: str, weight: int) -> MachineError:
-        """Why ``key`` cannot come: never, or not now."""
-        place, limit = f"no room for {key} in the {self.name} tier", self.budget.max_bytes
+    def _no_room(self, name: str, weight: int) -> MachineError:
+        """Why the adapter of that name cannot come: never, or not now."""
+        place, limit = f"no room for {name} in the {self.name} tier", self.budget.max_bytes
         pinned = [self._weights[one] for one in self._pinned if one in self._weights]
         if self.budget.items < 1:
-            return MachineError(f"no room for {key}: the {self.name} tier holds no adapters at all")
+            return MachineError(f"no room for {name}: the {self.name} tier has no slots")
         if limit is not None and weight + sum(pinned) > limit:
             taken = f", of which {sum(pinned)} are pinned" if pinned else ""
             short = weight + sum(pinned) - limit
             return MachineError(
-                f"{place}: it needs {weight} bytes and the tier has {limit}{taken}, {short} short",
+                f"{place}: it needs {weight} bytes and the tier has {limit}{taken}, {short} too few",
                 hint="raise the tier's bytes" + (", or pin fewer adapters" if pinned else ""),
             )
         if len(pinned) >= self.budget.items:

@@ -16,8 +16,9 @@ class Tier(Generic[T]):
     """Holds values by key, loads what is missing, and lets go of what the eviction policy names.
 
     ``weigh`` gives a key's bytes without loading it; ``load`` makes the value; ``drop`` takes back what a value holds
-    and must be quick, because it runs while the tier is locked. ``clock`` gives seconds, to time loads. Safe to use
-    from several threads: a key asked for by many at once is loaded once, and a load does not delay hits on other keys.
+    and must be quick, because it runs while the tier is locked. ``called`` gives a key's name in errors, and ``clock``
+    seconds, to time loads. Safe to use from several threads: a key asked for by many at once is loaded once, and a load
+    does not delay hits on other keys.
     """
 
     def __init__(
@@ -27,11 +28,12 @@ class Tier(Generic[T]):
         weigh: Callable[[str], int],
         load: Callable[[str], T],
         drop: Callable[[str, T], None] = lambda _key, _value: None,
+        called: Callable[[str], str] = str,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
         self.budget = ledger.budget
         self._ledger = ledger
-        self._weigh, self._load, self._drop, self._clock = weigh, load, drop, clock
+        self._weigh, self._load, self._drop, self._called, self._clock = weigh, load, drop, called, clock
         self._values: dict[str, T] = {}
         self._changed = Condition()
 
@@ -42,7 +44,7 @@ class Tier(Generic[T]):
         Where all that is in its way is leased or being loaded, it waits for room, up to ``patience_s``.
 
         Raises:
-            MachineError: it can never fit, which is said at once; ``Busy`` when the patience is over.
+            MachineError: it can never fit, which is reported at once; ``Busy`` when the patience is over.
         """
         self._enter(key, patience_s)
         try:
@@ -91,14 +93,14 @@ class Tier(Generic[T]):
             self._ledger.pin(key)
 
     def discard(self, key: str) -> None:
-        """Let go of ``key`` if it is here and nobody holds a lease on it."""
+        """Let go of ``key`` if it is here and there is no lease on it."""
         with self._changed:
             if self._ledger.discard(key):
                 self._drop(key, self._values.pop(key))
                 self._changed.notify_all()
 
     def _enter(self, key: str, patience_s: float) -> None:
-        """A lease on ``key``. Whoever waits holds nothing of this tier that is not its own."""
+        """A lease on ``key``. A waiting caller has no leases on this tier."""
         weight = self._weigh(key)
         until = monotonic() + patience_s
         with self._changed:
@@ -121,7 +123,7 @@ class Tier(Generic[T]):
 
     def _admit(self, key: str, weight: int) -> None:
         """Have ``key`` coming, and drop who leaves for it."""
-        evicted = self._ledger.admit(key, weight)
+        evicted = self._ledger.admit(key, weight, self._called(key))
         try:
             for one in evicted:
                 self._drop(one, self._values.pop(one))

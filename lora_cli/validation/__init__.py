@@ -4,10 +4,8 @@ What is to be loaded is admitted by ``validation.admission``.
 """
 
 from lora_cli.validation.base import Fallback, open_base, open_config
-from lora_cli.validation.many import check_all, read_all
-from lora_cli.validation.outcome import Checked
-from lora_cli.validation.validate import is_path, ref_of, validate
-from lora_cli.validation.verdict import Terms, judge
+from lora_cli.validation.validate import check_all, is_path, read_all, ref_of, validate
+from lora_cli.validation.verdict import Checked, Terms, judge
 
 __all__ = [
     "Checked",

@@ -1,4 +1,4 @@
-"""Which findings a baseline knows, and what baselines and policies say that is no longer so."""
+"""Which findings a baseline knows, and which of their entries no longer apply."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,19 +8,20 @@ from lora_cli.core.finding import Accepted, Finding
 from lora_cli.documents.baseline import Baseline, Entry
 from lora_cli.documents.policy import Suppression
 from lora_cli.errors import UsageError
+from lora_cli.rules import find
 from lora_cli.rules.rule import Rule
-from lora_cli.validation.outcome import Checked
-from lora_cli.validation.verdict import accepting, today
+from lora_cli.validation.verdict import Checked, accepting, today
+
+UNREAD = frozenset({"LC101", "LC102", "LC105", "LC107", "LC108"})
+"""Rules that report that config or weights are missing or unreadable: what needs them was not checked."""
 
 
 def check_rules(suppressions: Iterable[Suppression]) -> None:
-    """Whether each is about a rule that there is.
+    """Checks that each names an existing rule.
 
     Raises:
         UsageError: with file, line and the nearest rule.
     """
-    from lora_cli.rules import find
-
     for one in suppressions:
         try:
             find(one.rule)
@@ -31,8 +32,11 @@ def check_rules(suppressions: Iterable[Suppression]) -> None:
 def known(one: Checked, adapter: str, baseline: Baseline | None, where: str) -> Checked:
     """``one`` with the findings of the baseline accepted, each as often as it is there. A note is never in it.
 
-    Without a baseline all that counts is accepted: it is what is about to be the baseline ``where``.
+    Without a baseline all that counts is accepted: it is what is about to be the baseline ``where``. An adapter that
+    could not be read is not: its other findings are not known yet.
     """
+    if baseline is None and unread(one):
+        return one
     left = baseline.of(adapter) if baseline is not None else None
 
     def accepted(finding: Finding) -> Accepted | None:
@@ -44,13 +48,27 @@ def known(one: Checked, adapter: str, baseline: Baseline | None, where: str) -> 
     return one if one.verdict is None else replace(one, verdict=accepting(one.verdict, accepted))
 
 
+def unread(one: Checked) -> list[str]:
+    """The rules by which files of an adapter could not be read, where no policy accepts that."""
+    return sorted({finding.code for finding in one.findings if finding.code in UNREAD and finding.accepted is None})
+
+
+def left_out(checked: Iterable[tuple[str, Checked]], where: str) -> Iterator[str]:
+    """A sentence for each adapter that a new baseline does not have, because it could not be read."""
+    for adapter, one in checked:
+        codes = unread(one)
+        if one.error is not None or codes:
+            why = f" ({', '.join(codes)})" if codes else ""
+            yield f"{where}: {adapter} is not in the baseline: it could not be read{why}"
+
+
 def entry_of(adapter: str, finding: Finding) -> Entry:
-    """What a baseline holds of a finding."""
+    """The entry of a finding in a baseline."""
     return Entry(adapter, finding.code, finding.problem.at.file, finding.problem.at.field)
 
 
 def stale(checked: Sequence[tuple[str, Checked]], baseline: Baseline, codes: Iterable[str]) -> Iterator[str]:
-    """A sentence for each entry that is found no longer, in an adapter that was judged by its rule."""
+    """A sentence for each entry that is no longer found, in an adapter that was validated by its rule."""
     judged = set(codes)
     for adapter, one in checked:
         if one.verdict is None:
@@ -60,7 +78,7 @@ def stale(checked: Sequence[tuple[str, Checked]], baseline: Baseline, codes: Ite
         for entry, count in sorted(baseline.of(adapter).items()):
             if entry.code in looked and found[entry] < count:
                 place = ": ".join(part for part in (entry.file, entry.field) if part)
-                yield f"{baseline.where}: {entry.code} is found no longer in {adapter}{place and f' ({place})'}"
+                yield f"{baseline.where}: {entry.code} is no longer found in {adapter}{place and f' ({place})'}"
 
 
 def idle(
@@ -70,7 +88,7 @@ def idle(
     used = {finding.accepted.at for _, one in checked for finding in one.findings if finding.accepted is not None}
     for one in suppressions:
         if one.expired(today()):
-            yield f"{one.at}: the suppression of {one.rule} ended with {one.until}"
+            yield f"{one.at}: the suppression of {one.rule} expired after {one.until}"
         elif one.at not in used and any(one.covers(rule.code, rule.name) for rule in rules):
             yield from _unused(one, checked)
 
@@ -84,9 +102,9 @@ def _unused(one: Suppression, checked: Sequence[tuple[str, Checked]]) -> Iterato
         # What another suppression accepts already is found all the same.
         left = [(rule.code, rule.name) for rule in skipped] + [(rule.code, rule.name) for rule in that.findings]
         if not any(one.covers(code, name) for code, name in left):
-            yield f"{one.at}: nothing is suppressed: {one.rule} finds nothing in {adapter}"
+            yield f"{one.at}: unused suppression: {one.rule} finds nothing in {adapter}"
         return
     for adapter, that in checked:
         if any(one.covers(found.code, found.name) and found.accepted is None for found in that.findings):
-            digest = that.digest or "not known before it is fetched"
-            yield f"{one.at}: {one.rule} is suppressed for another digest; that of {adapter} is {digest}"
+            digest = that.digest or "unknown before it is fetched"
+            yield f"{one.at}: {one.rule} is suppressed for another digest; the digest of {adapter} is {digest}"

@@ -1,4 +1,4 @@
-"""The base model that adapters are judged against, and its weights where these are on this disk."""
+"""The base model that adapters are validated against, and its weights where these are on this disk."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_cli.core.architectures import UnknownArchitecture
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.reference import AdapterRef, repository_of
 from lora_cli.errors import NotFound, Offline
+from lora_cli.fetching.plan import BASE
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
-from lora_cli.validation.validate import ref_of
+from lora_cli.validation.validate import in_place, ref_of
 
 if TYPE_CHECKING:
     from lora_cli.reading.checkpoint import Checkpoint
@@ -27,19 +29,33 @@ def open_base(base: str | AdapterRef, settings: Settings, *, fallback: Fallback 
     Raises:
         NotFound, AccessDenied, Unreachable, FormatError: as its source and its files give reason to.
     """
-    from lora_cli.reading.base import read_base, read_base_file
+    from lora_cli.reading.base import read_base_file
 
     ref = ref_of(base)
     if ref.scheme == "file" and Path(ref.location).is_file():
         model = read_base_file(Path(ref.location), fallback=fallback)
         return replace(model, repository=repository_of(ref))
-    source = Sources(settings).of(ref)
     name = ref.name if isinstance(base, AdapterRef) and ref.scheme == "file" else str(base)
     try:
-        model = read_base(source, source.resolve(ref), name, fallback=fallback)
-        return replace(model, repository=repository_of(ref))
+        return replace(_read(ref, name, settings, fallback), repository=repository_of(ref))
     except Offline as error:
-        raise Offline(error.message, hint="give --base a folder or a config.json on this disk") from error
+        hint = "lora-cli fetch -f caches a manifest's base; or set --base to a folder or a config.json on this disk"
+        raise Offline(error.message, hint=hint) from error
+
+
+def _read(ref: AdapterRef, name: str, settings: Settings, fallback: Fallback | None) -> BaseModel:
+    """The base by the config in the cache, where that is its revision's, else by what its origin has."""
+    from lora_cli.reading.base import read_base
+
+    origin = Sources(settings).of(ref)
+    source = in_place(ref, settings, origin, BASE)
+    revision = source.resolve(ref)
+    if ref.pinned and source is not origin and not settings.offline:
+        # The cache has no headers, which tell of a family without a table: its origin is asked for those.
+        with suppress(UnknownArchitecture):
+            return read_base(source, revision, name)
+        revision = (source := origin).resolve(ref)
+    return read_base(source, revision, name, fallback=fallback)
 
 
 def open_config(base: str | AdapterRef, settings: Settings) -> dict[str, Any]:
@@ -55,15 +71,15 @@ def open_config(base: str | AdapterRef, settings: Settings) -> dict[str, Any]:
     if ref.scheme == "file" and Path(ref.location).is_file():
         config = None if ref.location.endswith(".safetensors") else read_config_file(Path(ref.location))
     else:
-        source = Sources(settings).of(ref)
+        source = in_place(ref, settings, Sources(settings).of(ref), BASE)
         config = read_config(source, source.resolve(ref))
     if config is None:
-        raise NotFound(f"{base} has no config.json, of which a model could be made", hint="--forward modules")
+        raise NotFound(f"{base} has no config.json to build a model from", hint="--forward modules")
     return config
 
 
 def open_checkpoint(ref: AdapterRef, model: BaseModel, settings: Settings) -> "Checkpoint | None":
-    """The weights of the base ``model`` that ``ref`` names; None where they are not all on this disk as safetensors.
+    """The weights of the base ``model`` that ``ref`` names; None if they are not all on this disk as safetensors.
 
     They are in a folder, in a safetensors file, or of a Hub repository in the cache of the Hub's own client.
 

@@ -1,26 +1,34 @@
-"""Adapters that were judged × an engine → the smallest legal flags that serve them all, and what they cost."""
+"""Adapters that were validated × an engine → the smallest legal flags that serve them all, and what they cost."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.engine_outcome import Outcome
 from lora_cli.core.json_schema import EXCLUDED, Count, PositiveCount
+from lora_cli.core.keys import last_name
+from lora_cli.core.module_facts import leaf_of
 from lora_cli.engines.fit import Driver, Fit, Limits, Need, Slots
+from lora_cli.engines.landing import TOWERS
 from lora_cli.engines.launch import Located, command_lines, for_shell, launch_words, options_of
 from lora_cli.engines.profile import Profile
+from lora_cli.engines.slots import SlotLayout
 from lora_cli.errors import UsageError
-from lora_cli.validation.needs import Remark, need_of, wrongly_served
-from lora_cli.validation.outcome import Checked
+from lora_cli.rules.application import highest_rank
+from lora_cli.validation.verdict import Checked
+
+EXPERTS = "experts"
 
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
     """How the engine of ``profile`` is to be started, and with which limits.
 
-    ``model`` is what the base is called for it (empty: nobody knows). ``folders`` maps the adapters' names to the
-    folders that an engine can load them from; ``named`` says whether their names are those of a manifest, and so those
-    that requests will use. ``pinned`` never leave their slot. ``rank`` is what the manifest says that ``max_lora_rank``
-    is, None where it says nothing.
+    ``model`` is what the base is called for it (empty: unknown). ``folders`` maps the adapters' names to the folders
+    that an engine can load them from; ``named`` says whether their names are those of a manifest, and so those that
+    requests will use. ``pinned`` never leave their slot. ``rank`` is what the manifest says that ``max_lora_rank`` is,
+    None if it says nothing.
     """
 
     profile: Profile
@@ -32,6 +40,20 @@ class Deployed:
     named: bool = False
     pinned: frozenset[str] = frozenset()
     rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """One adapter, and the remarks about it."""
+
+    name: str
+    reason: str
+    hint: str = ""
+    """May be empty."""
+    exit_code: Count = 0
+    """What it alone would end the command with."""
+    is_served: bool = field(default=False, metadata=EXCLUDED)
+    """Whether the engine serves it, and wrongly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +68,9 @@ class EngineArgs:
     """The version whose profile was used."""
     proven: bool
     flags: tuple[str, ...] = ()
-    """The words of the flags, each a separate argument; empty where no adapter is served."""
+    """The words of the flags, each a separate argument; empty if no adapter is served."""
     command: str = ""
-    """The whole command line for a shell; empty where no adapter is served."""
+    """The whole command line for a shell; empty if no adapter is served."""
     tp: PositiveCount
     served: tuple[str, ...]
     """The adapters that the flags serve."""
@@ -57,7 +79,7 @@ class EngineArgs:
     served_wrong: tuple[Remark, ...]
     """Adapters that are served differently from how they were trained."""
     fit: Fit | None
-    """The smallest legal limits, or null where no adapter is served."""
+    """The smallest legal limits, or null if no adapter is served."""
     dtype: str | None
     """The dtype of the slots; null without a base model."""
     base_slots: Count
@@ -70,35 +92,27 @@ class EngineArgs:
     """Adapters of a manifest that are not on this machine."""
     notes: tuple[str, ...] = ()
     lines: tuple[str, ...] = field(default=(), metadata=EXCLUDED)
-    """The command with an option on each line; empty where no adapter is served."""
+    """The command with an option on each line; empty if no adapter is served."""
     named: bool = field(metadata=EXCLUDED)
     """Whether the adapters have the names of a manifest, and so those that requests use."""
 
     @property
     def exit_code(self) -> int:
-        """The worst of what is left out; 1 where every adapter would be served wrong."""
-        return max((remark.exit_code for remark in self.left_out), default=int(self.fit is None))
+        """The worst of what is left out, or would be served wrong."""
+        return max((remark.exit_code for remark in (*self.left_out, *self.served_wrong)), default=0)
 
 
 def engine_args(judged: Iterable[tuple[str, Checked]], base: BaseModel | None, deployed: Deployed) -> EngineArgs:
-    """The smallest flags with which an engine serves the adapters, each judged by that engine.
+    """The smallest flags with which an engine serves the adapters, each validated by that engine.
 
     Raises:
         UsageError: limits that cannot be kept, or a tensor parallelism that the base does not have.
     """
     profile = deployed.profile
     slots = Slots(profile, base, deployed.tp)
-    needs: list[Need] = []
-    left_out: list[Remark] = []
-    wrong: list[Remark] = []
-    for name, checked in judged:
-        need = need_of(checked, profile, name)
-        if isinstance(need, Remark):
-            left_out.append(need)
-        elif (remark := wrongly_served(checked, name)) is not None:
-            wrong.append(remark)
-        else:
-            needs.append(need)
+    found = [need_of(checked, profile, name) for name, checked in judged]
+    needs = [one for one in found if isinstance(one, Need)]
+    remarks = [one for one in found if isinstance(one, Remark)]
     args = EngineArgs(
         engine=profile.engine.name,
         version=profile.asked or None,
@@ -106,8 +120,8 @@ def engine_args(judged: Iterable[tuple[str, Checked]], base: BaseModel | None, d
         proven=profile.proven,
         tp=deployed.tp,
         served=tuple(need.name for need in needs),
-        left_out=tuple(left_out),
-        served_wrong=tuple(wrong),
+        left_out=tuple(one for one in remarks if not one.is_served),
+        served_wrong=tuple(one for one in remarks if one.is_served),
         fit=None,
         dtype=base.served_dtype if base is not None else None,
         base_slots=slots.layout.base_slots,
@@ -140,10 +154,10 @@ def _fitted(args: EngineArgs, needs: Sequence[Need], slots: Slots, deployed: Dep
 def _check_pinned(slots: Slots, deployed: Deployed) -> None:
     limit, least = deployed.limits.slots, deployed.limits.pinned + slots.layout.base_slots
     if limit is not None and limit < least:
-        base = ", and the base takes one" if slots.layout.base_slots else ""
+        base = ", and the base uses one" if slots.layout.base_slots else ""
         raise UsageError(
             f"{limit} slots are too few: {deployed.limits.pinned} adapters are pinned{base}",
-            hint=f"--max-loras {least}, or pin fewer",
+            hint=f"set --max-loras {least}, or pin fewer",
         )
 
 
@@ -174,6 +188,61 @@ def _notes(slots: Slots, fit: Fit, deployed: Deployed) -> Iterable[str]:
         yield f"the manifest's max_lora_rank is {deployed.rank}, and {fit.max_lora_rank} {enough}"
     if base is not None and base.model_type not in slots.layout.compared:
         yield (
-            f"the bytes are by {engine.title}'s general formula: its buffers for {base.model_type or 'this family'} "
-            "were not compared with it"
+            f"the sizes follow {engine.title}'s general formula, which was not compared with its buffers for "
+            f"{base.model_type or 'this family'}"
         )
+
+
+def need_of(checked: Checked, profile: Profile, name: str) -> Need | Remark:
+    """What the adapter called ``name`` needs of the engine's slots, or why the engine does not serve it as trained."""
+    if checked.error is not None:
+        return Remark(name, checked.error.message, checked.error.hint, checked.error.exit_code)
+    adapter = checked.adapter
+    if adapter is None or not adapter.pairs or adapter.config is None:
+        return Remark(name, _unreadable(checked, adapter), exit_code=1)
+    engine = next(iter(checked.verdict.engines), None) if checked.verdict is not None else None
+    outcome = engine.outcome if engine is not None else Outcome.OK
+    worst = next((one for one in engine.reasons if one.outcome is outcome), None) if engine is not None else None
+    if worst is not None and outcome in (Outcome.REJECTS, Outcome.CRASHES):
+        return Remark(name, f"{engine} {outcome.phrase}: {worst.message}", worst.mend, exit_code=1)
+    known, layout = highest_rank(adapter), profile.engine.slots
+    assert known is not None
+    assert layout is not None
+    modules = _modules(adapter)
+    targets = frozenset(target_of(module, layout) for module in modules)
+    if layout.choices:  # what the engine was started with is held against the config, too
+        listed = adapter.config.target_modules if isinstance(adapter.config.target_modules, tuple) else ()
+        configured = frozenset(map(last_name, listed))
+        if unknown := sorted((targets | configured) - layout.choices):
+            title, flag = profile.engine.title, layout.flags.targets
+            return Remark(name, f"{title}'s {flag} does not accept {', '.join(unknown)}", exit_code=1)
+        targets |= configured
+    if worst is not None and outcome is Outcome.SERVES_WRONG:
+        return Remark(name, worst.message, worst.mend, exit_code=1, is_served=True)
+    return Need(name, known[1], targets, modules)
+
+
+def _unreadable(checked: Checked, adapter: Adapter | None) -> str:
+    """Why nothing is known of its modules: what the rules say first, since they say it with a hint elsewhere."""
+    worst = max(checked.findings, key=lambda finding: finding.severity, default=None)
+    if worst is not None:
+        return f"{worst.code}: {worst.problem.message}"
+    return adapter.unread if adapter is not None and adapter.unread else "it has no LoRA factors"
+
+
+def _modules(adapter: Adapter) -> Mapping[str, tuple[int, int]]:
+    """The modules with both factors, outside towers of other senses, which these engines leave out."""
+    found = {}
+    for module, pair in adapter.pairs.items():
+        d_in, d_out = pair.widths
+        if d_in is not None and d_out is not None and not TOWERS.search(module):
+            found[module] = d_in, d_out
+    return found
+
+
+def target_of(module: str, layout: SlotLayout) -> str:
+    """The name under which the engine targets an adapter's ``module``: its last one, or that of all experts."""
+    leaf = leaf_of(module)
+    if EXPERTS in layout.experts.values() and (f".{EXPERTS}." in module or leaf == EXPERTS):
+        return EXPERTS
+    return leaf

@@ -1,4 +1,4 @@
-"""Whether an adapter that is judged where it lies has the digest that is demanded, and policies allow it.
+"""Whether an adapter that is validated in place matches its digest and lock, and policies allow it.
 
 The snapshot digest is the one that it would have once it is fetched.
 """
@@ -12,23 +12,27 @@ from lora_cli.documents.policy import Policy
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import LoraCliError, Refused
 from lora_cli.fetching.demand import Demand, asks_again, check_allowed, check_digest, check_kept, check_reference
-from lora_cli.fetching.plan import Selection, plan
+from lora_cli.fetching.locked import at_lock, check_folder
+from lora_cli.fetching.plan import USUAL, Selection, plan
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_near
+from lora_cli.store import Store
 
 EVERYTHING = Selection(allow_pickle=True)
 
 
 def permitted(item: Item, ref: AdapterRef, source: Source, origin: Source, settings: Settings) -> Revision:
-    """What ``ref`` means in ``source``, where the digest of ``item`` holds and policies allow it.
+    """What ``ref`` means in ``source``, where digest and lock of ``item`` hold and policies allow it.
 
-    They may ask whether ``origin`` still grants it.
+    They may ask whether ``origin`` still grants it. What is locked is compared with a folder's bytes, and with what any
+    other origin lists.
 
-    Without a policy a digest that nobody knows before the adapter is fetched is not asked for; neither is one where a
-    lock tells of its bytes.
+    Without a policy a digest that is unknown before the adapter is fetched is not asked for; neither is one where a
+    lock has its digests.
 
     Raises:
-        Refused: a policy says no, or asks for a digest that nobody knows before the adapter is fetched.
+        Refused: a policy says no, or asks for a digest that is unknown before the adapter is fetched; or the origin has
+            something else than is locked.
         Corrupt: it has another digest than the manifest says.
         AccessDenied, NotFound, Offline, Unreachable: the origin must be asked, and does not let the caller have it.
         LoraCliError: what the source raises.
@@ -42,6 +46,10 @@ def permitted(item: Item, ref: AdapterRef, source: Source, origin: Source, setti
         digest = digest_of(revision, files, source)
         if digest is not None:
             check_digest(demand, revision.ref, digest)
+    if item.locked is not None and revision.ref.scheme == "file":
+        check_folder(Store(settings.cache_dir), revision, wanted(revision), item.locked, source)
+    elif item.locked is not None:
+        at_lock(revision, item.locked, USUAL, wanted(revision))
     return revision
 
 
@@ -54,9 +62,9 @@ def _check_found(demand: Demand, revision: Revision, source: Source, origin: Sou
     if rules or demand.sha256 is not None:
         digest = digest_of(revision, files, source)
         if digest is None:
-            hint = "fetch it first: lora-cli fetch verifies it, and validate then reads what was fetched"
+            hint = "fetch it first: lora-cli fetch verifies it, and validate then reads the cached files"
             why = f"policy {rules[0]}: " if rules else ""
-            raise Refused(f"{ref}: {why}its digest is not known before it is fetched", hint=hint)
+            raise Refused(f"{ref}: {why}its digest is unknown before it is fetched", hint=hint)
         check_digest(demand, ref, digest)
         check_allowed(demand, ref, settings, digest=digest)
 
@@ -68,7 +76,7 @@ def _about_digests(policy: Policy) -> list[str]:
 
 
 def wanted(revision: Revision) -> tuple[RemoteFile, ...]:
-    """What a fetch would take; of what is no adapter, everything that looks like weights."""
+    """What a fetch would take; if it is not an adapter, everything that looks like weights."""
     files = _planned(revision)
     if files is None:
         return tuple(file for file in revision.files if format_of(file.path) and not file.defect)
@@ -76,11 +84,22 @@ def wanted(revision: Revision) -> tuple[RemoteFile, ...]:
 
 
 def _planned(revision: Revision) -> tuple[RemoteFile, ...] | None:
-    """What a fetch would take, None where that is no adapter."""
+    """What a fetch would take, None if that is no adapter."""
     try:
         return plan(revision, EVERYTHING)
     except LoraCliError:
         return None
+
+
+def known_digest(item: Item, revision: Revision, source: Source) -> str | None:
+    """The snapshot digest of ``item``, if it is known.
+
+    Of a commit that is locked the lock does; without either it is unknown.
+    """
+    digest, locked = digest_of(revision, wanted(revision), source), item.locked
+    if digest is None and locked is not None and revision.ref.pinned and locked.revision == revision.id:
+        return locked.digest
+    return digest
 
 
 def digest_of(revision: Revision, files: tuple[RemoteFile, ...], source: Source) -> str | None:

@@ -1,4 +1,4 @@
-"""The report of ``repair``, of which JSON is the fields."""
+"""The report of ``repair``; its JSON output has the same fields."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -6,9 +6,8 @@ from typing import Literal
 from lora_cli import __version__
 from lora_cli.core.engine_outcome import EngineOutcome, Outcome
 from lora_cli.core.finding import Applied, Skipped
-from lora_cli.core.json_schema import EXCLUDED, Count, ErrorReport, Version
+from lora_cli.core.json_schema import EXCLUDED, Count, ErrorReport, NonNegative, Version
 from lora_cli.repair import Change, Refusal
-from lora_cli.validation.sameness import Sameness
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +32,9 @@ class OutcomeReport:
 
     outcome: Outcome
     applied: Applied | None
-    """How many modules apply by the engine's own naming rules; null where no base was given. Then "ok" only means that
-    nothing else is wrong."""
+    """How many modules apply by the engine's own naming rules; null if no base was given. Then "ok" only means that
+    nothing else is wrong.
+    """
     reasons: tuple[OutcomeReason, ...]
     judged: EngineOutcome = field(metadata=EXCLUDED)
     """All that was found of the engine."""
@@ -52,6 +52,21 @@ class EngineFlag:
 
     message: str
     mend: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sameness:
+    """The comparison of every update before and after the repair."""
+
+    modules: Count
+    rewritten: Count
+    """The number of modules whose bits differ from before."""
+    worst_change: NonNegative
+    """The largest change of an update, relative to the norm of that update."""
+    allowed_change: NonNegative
+    """The change there that rounding to its dtype explains."""
+    worst_module: str | None
+    holds: bool = field(default=True, metadata=EXCLUDED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,14 +95,14 @@ class RepairReport:
     skipped: tuple[Skipped, ...]
     """What could not be checked; without a base, whether the names and shapes exist."""
     proof: Sameness | None
-    """The proof that every update is what it was; null where nothing was written."""
+    """The proof that every update is what it was; null if nothing was written."""
     directory: str | None
     """The absolute path of the folder that was written; null with --check and where the repair was refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class RepairedAdapter:
-    """What became of one adapter of a set."""
+    """The result for one adapter of a set."""
 
     name: str
     """Its name in the manifest."""

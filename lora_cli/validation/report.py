@@ -1,28 +1,31 @@
 """The report of ``validate``: the one model that all its formats read. JSON is its fields."""
 
+import hashlib
 import os
 import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 from urllib.parse import unquote
 
 from lora_cli import __version__
+from lora_cli.core.base_model import BaseModel
 from lora_cli.core.engine_outcome import EngineOutcome
 from lora_cli.core.finding import Applied, Finding, Location, Severity, Skipped
 from lora_cli.core.grouping import by_key
 from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, Fingerprint, Keyword, PositiveCount, Sha256, Version
 from lora_cli.core.lora_config import CONFIG_CAP
-from lora_cli.validation.outcome import Checked
-
-if TYPE_CHECKING:
-    from lora_cli.core.base_model import BaseModel
-    from lora_cli.rules.rule import Rule
+from lora_cli.core.text import counted, names
+from lora_cli.rules.rule import Rule
+from lora_cli.validation.verdict import Checked
 
 LOCAL = "file://"
+ONCE = frozenset({"LC605"})
+"""Notes that nearly every adapter has: in code scanning and annotations one for each adapter would hide the others."""
+
 F = TypeVar("F")
 """What is reported of a finding."""
 
@@ -68,7 +71,7 @@ class CheckedAdapter(Generic[F]):
     revision: str | None
     """What the reference was resolved to: a commit, or a fingerprint of the folder."""
     digest: Sha256 | None
-    """The snapshot digest, where a policy with suppressions needed it."""
+    """The snapshot digest, as in fetch and in the lock; null for an adapter that is neither cached nor locked."""
     exit_code: Count
     """The exit code of the command for this adapter alone."""
     applied: Applied | None
@@ -118,7 +121,7 @@ class ValidateReport:
     schema: Literal["lora_cli/validate/1"] = "lora_cli/validate/1"
     version: Version = __version__
     base: BaseModelSummary | None
-    """The base model that the adapters were judged against, or null."""
+    """The base model that the adapters were validated against, or null."""
     fail_on: Annotated[Severity, Keyword("enum", ("error", "warning"))]
     """The lowest severity that refuses an adapter."""
     adapters: tuple[Validated, ...]
@@ -129,9 +132,9 @@ class ValidateReport:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a finding is, for whoever opens files: ``below`` the report's folder, ``elsewhere`` here, or remote.
+    """Where a finding is, for tools that open files: ``below`` the report's folder, ``elsewhere`` here, or remote.
 
-    A remote ``path`` is the reference with its scheme as the first folder. ``line`` is 0 where no line is known.
+    A remote ``path`` is the reference with its scheme as the first folder. ``line`` is 0 if no line is known.
     """
 
     path: str
@@ -143,15 +146,17 @@ class Place:
 class Naming:
     """What an adapter is called on every machine, and where its files are.
 
-    ``directory`` is the folder that shown paths are relative to. ``manifest`` maps the names that a manifest gives to
-    where it does (``set.yaml:12``).
+    ``directory`` is the folder that names are relative to, ``root`` the one that places are: they are opened from the
+    root of a repository (None: ``directory``, too). ``manifest`` maps the names that a manifest gives to where it does
+    (``set.yaml:12``).
     """
 
     directory: Path = Path()
     manifest: Mapping[str, str] = field(default_factory=dict)
+    root: Path | None = None
 
     def identity(self, one: Checked | CheckedAdapter[Any]) -> str:
-        """What an adapter is called on every machine, whatever is in it.
+        """The adapter's name on every machine, independent of its content.
 
         Its name in the manifest, else its path from ``directory``, else its reference without the revision.
         """
@@ -162,20 +167,19 @@ class Naming:
 
     def fingerprint(self, one: Checked, finding: Finding) -> str:
         """32 hexadecimal digits that stay the same as long as the rule finds something there: no message is in it."""
-        import hashlib
-
         at, by = finding.problem.at, finding.problem.by
         parts = (self.identity(one), finding.code, at.file, at.field, *([by] if by else ()))
         return hashlib.sha256("\0".join(parts).encode(errors="backslashreplace")).hexdigest()[:32]
 
     def place(self, one: Checked | CheckedAdapter[Any], at: Location) -> Place:
-        """Where ``at`` of an adapter is: its file where it lies below ``directory``, else the manifest's line."""
-        inside, file = _inside(one.source, self.directory), at.file
+        """Where ``at`` of an adapter is: its file where it is below ``root``, else the manifest's line."""
+        root = self.root or self.directory
+        inside, file = _inside(one.source, root), at.file
         if inside is not None:
             path = _joined(inside, file)
-            return Place(path, "below", _line_of(self.directory / path, at.field) if file.endswith(".json") else 0)
+            return Place(path, "below", _line_of(root / path, at.field) if file.endswith(".json") else 0)
         manifest, _, line = self.manifest.get(one.name, "").rpartition(":")
-        if manifest and (below := _below(manifest, self.directory)) is not None:
+        if manifest and (below := _below(str(self.directory / manifest), root)) is not None:
             return Place(below, "below", int(line))
         scheme, _, address = _unpinned(one.source).rpartition("://")
         if scheme == "file":
@@ -187,10 +191,10 @@ class Naming:
 class Report(ValidateReport):
     """The report of one run, with what other formats than JSON need besides.
 
-    ``rules`` are those that judged. ``baseline`` is the file of known findings, if there is one.
+    ``rules`` are those that ran. ``baseline`` is the file of known findings, if there is one.
     """
 
-    rules: "tuple[Rule, ...]" = field(metadata=EXCLUDED)
+    rules: tuple[Rule, ...] = field(metadata=EXCLUDED)
     naming: Naming = field(metadata=EXCLUDED)
     baseline: str = field(metadata=EXCLUDED)
 
@@ -200,18 +204,37 @@ class Report(ValidateReport):
             for found in sorted(one.findings, key=lambda found: -found.finding.severity):
                 yield one, found
 
+    def found_once(self) -> Iterator[tuple[Validated, FingerprintedFinding]]:
+        """As ``found``, but each rule of ``ONCE`` only for its first adapter, with the names of the others."""
+        whose = by_key((said.finding.code, self.naming.identity(one)) for one, said in self.found())
+        reported: set[str] = set()
+        for one, said in self.found():
+            finding = said.finding
+            if finding.code not in ONCE:
+                yield one, said
+            elif finding.code not in reported:
+                reported.add(finding.code)
+                others = [name for name in whose[finding.code] if name != self.naming.identity(one)]
+                if others:
+                    more = (
+                        f"{finding.problem.message}; also in {counted(len(others), 'other adapter')}: {names(others)}"
+                    )
+                    problem = replace(finding.problem, message=more)
+                    finding = replace(finding, problem=problem)
+                yield one, replace(said, finding=finding)
+
 
 def validate_report(
     checked: Sequence[Checked],
     fail_on: Severity = Severity.ERROR,
     *,
-    base: "BaseModel | None" = None,
-    rules: "tuple[Rule, ...]" = (),
+    base: BaseModel | None = None,
+    rules: tuple[Rule, ...] = (),
     naming: Naming = Naming(),
     baseline: str = "",
     notices: Sequence[str] = (),
 ) -> Report:
-    """The report of one run of ``validate`` that judged ``checked``, in the order asked for.
+    """The report of one run of ``validate`` over ``checked``, in the order asked for.
 
     ``notices`` are sentences about the run itself: what baseline or policy say that is no longer so.
     """
@@ -235,8 +258,8 @@ def validate_report(
     )
 
 
-def base_summary(base: "BaseModel | None") -> BaseModelSummary | None:
-    """The base model that adapters were judged against, or None."""
+def base_summary(base: BaseModel | None) -> BaseModelSummary | None:
+    """The base model that adapters were validated against, or None."""
     return None if base is None else BaseModelSummary(base.name, base.model_type, base.source)
 
 
@@ -280,7 +303,7 @@ def engine_counts(one: Validated, engine: EngineOutcome) -> bool:
 
 
 def summarize(adapters: Sequence[Validated], fail_on: Severity) -> ValidateSummary:
-    """How ``adapters`` came out."""
+    """The summary of ``adapters``."""
     findings = [found.finding for one in adapters for found in one.findings]
     counting = [finding.severity for finding in findings if finding.accepted is None]
     accepted = [finding.accepted.by for finding in findings if finding.accepted is not None]

@@ -1,27 +1,46 @@
-"""One adapter judged where it lies: a local one in place, a remote one by its header. Nothing is written."""
+"""Adapters are validated without a copy: a local one in place, a remote one by its header. Nothing is written.
 
+Of many, remote ones are validated in threads, many local ones in processes, always in their order.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from os.path import lexists
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_cli.core.addresses import without_secrets
+from lora_cli.core.companions import Card, Companions
 from lora_cli.core.item import Item
+from lora_cli.core.lock import LockedAdapter
+from lora_cli.core.log import log_bug, logger
 from lora_cli.core.patterns import one_budget
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import Revision
-from lora_cli.errors import LoraCliError
+from lora_cli.errors import LoraCliError, MachineError
+from lora_cli.fetching.checkpoint import LatestOf
+from lora_cli.fetching.here import HereFirst
+from lora_cli.fetching.plan import USUAL, Selection
+from lora_cli.forks import forks, processors
 from lora_cli.reading.adapter import Opened, read_adapter, read_at_once
+from lora_cli.reading.companions import read_card
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_near
 from lora_cli.sources.registry import Sources
-from lora_cli.validation.outcome import Checked, Stopwatch
-from lora_cli.validation.verdict import Terms, companions_of, gather, judge, suppressed
+from lora_cli.validation.verdict import Checked, Stopwatch, Terms, companions_of, gather, judge, suppressed
 
-if TYPE_CHECKING:
-    from lora_cli.core.companions import Card, Companions
-    from lora_cli.core.comparison import Comparison
-    from lora_cli.core.lock import LockedAdapter
-    from lora_cli.core.spectrum import Spectrum
+log = logger(__name__)
+
+WORTH_PROCESSES = 24
+"""How many local adapters keep a second processor busy for longer than it takes to start there."""
+
+TOGETHER = 8
+"""How many adapters at least are handed to a process at once: few, for all processes to end at about the same time."""
+
+AT_ONCE = 4
+"""How many files of one remote adapter are asked for at once, where there are not as many adapters to be read."""
+
+MOST_TOGETHER = 64
+"""At most so many: what verdicts share is sent, and kept, once per batch."""
 
 
 def is_path(text: str) -> bool:
@@ -39,13 +58,14 @@ def ref_of(source: str | AdapterRef) -> AdapterRef:
 
 
 def validate(item: Item, terms: Terms, settings: Settings, sources: Sources | None = None, threads: int = 1) -> Checked:
-    """Judge one adapter where it lies: a local one in place, a remote one by its header. Nothing is written.
+    """Validate one adapter: a local one in place, a remote one by its header. Nothing is written.
 
     What the cache has of the same revision of a remote one is read from there, values too. One whose name is empty is
     called what its source is. Its digest and its lock must hold, and ``settings.policies``. ``sources`` are shared with
     other adapters. Of a remote one up to ``threads`` files are read at once: each is a round trip.
 
-    Never raises for what one adapter does wrong: a ``LoraCliError`` is kept in the result.
+    Never raises for what one adapter does wrong: a ``LoraCliError`` is kept in the result, one with exit code 70 where
+    a bug shows with this adapter.
     """
     watch = Stopwatch()
     source_text = without_secrets(str(item.source))
@@ -53,7 +73,7 @@ def validate(item: Item, terms: Terms, settings: Settings, sources: Sources | No
     try:
         ref = ref_of(item.source)
         source_text = str(ref)
-        source, revision = _resolve(item, ref, settings, sources or Sources(settings))
+        source, revision = resolve_allowed(item, ref, settings, sources or Sources(settings))
         ref = revision.ref
         source_text = str(ref)
         watch.lap("resolve")
@@ -66,111 +86,133 @@ def validate(item: Item, terms: Terms, settings: Settings, sources: Sources | No
             digest = _digest(item, one, settings)
             verdict = suppressed(judge(adapter, terms, evidence), digest, settings)
             watch.lap("rules")
-            spectrum, comparison = _numbers(one, terms, watch)
+            checked = Checked(name, source_text, revision, adapter, verdict, watch.stage_ms, digest=digest, card=card)
+            if terms.spectrum is None and terms.other is None:
+                return checked
+            from lora_cli.validation.values import with_values
+
+            return with_values(checked, one, terms, watch)
     except LoraCliError as error:
         return Checked(name, source_text, revision, adapter, None, watch.stage_ms, error)
-    return Checked(
-        name, source_text, revision, adapter, verdict, watch.stage_ms,
-        digest=digest, spectrum=spectrum, comparison=comparison, card=card,
-    )  # fmt: skip
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001 - the boundary of one adapter: a bug fails it alone
+        log_bug(log, error)
+        unexpected = LoraCliError(
+            f"{type(error).__name__}: {error}", hint="this is a bug in lora-cli; please report it"
+        )
+        return Checked(name, source_text, revision, adapter, None, watch.stage_ms, unexpected)
 
 
-def _resolve(item: Item, ref: AdapterRef, settings: Settings, sources: Sources) -> tuple[Source, Revision]:
+def resolve_allowed(item: Item, ref: AdapterRef, settings: Settings, sources: Sources) -> tuple[Source, Revision]:
     """What ``ref`` means and where it is read, where policies, digest and lock allow it.
 
     Policies are asked before anything is asked for, and before a file is read.
     """
-    origin = sources.of(ref)
-    if item.latest:
-        from lora_cli.fetching.checkpoint import LatestOf
+    origin = LatestOf(sources.of(ref)) if item.latest else sources.of(ref)
+    source = in_place(ref, settings, origin, Selection(latest=item.latest), item.locked)
+    if not settings.policies and item.sha256 is None and item.locked is None:
+        return source, source.resolve(ref)
+    from lora_cli.validation.permitted import permitted
 
-        origin = LatestOf(origin)
-    source = in_place(ref, settings, origin, latest=item.latest, locked=item.locked)
-    if not settings.policies and item.sha256 is None:
-        revision = source.resolve(ref)
-    else:
-        from lora_cli.validation.permitted import permitted
-
-        revision = permitted(item, ref, source, origin, settings)
-    if item.locked is not None:
-        _check_locked(revision, item.locked, source, settings)
-    return source, revision
+    return source, permitted(item, ref, source, origin, settings)
 
 
 def in_place(
-    ref: AdapterRef, settings: Settings, origin: Source, *, latest: bool = False, locked: "LockedAdapter | None" = None
+    ref: AdapterRef,
+    settings: Settings,
+    origin: Source,
+    selection: Selection = USUAL,
+    locked: LockedAdapter | None = None,
 ) -> Source:
-    """Where ``ref`` is read without downloading it: what the cache holds of it, or its origin."""
+    """Where ``ref`` is read without downloading it: what the cache holds of it as ``selection``, or its origin."""
     if ref.scheme == "file" or not settings.cache_dir.is_dir():
         return origin
-    from lora_cli.fetching.here import HereFirst
-
-    return HereFirst(origin, settings, latest=latest, locked=locked)
-
-
-def _check_locked(revision: Revision, locked: "LockedAdapter", source: Source, settings: Settings) -> None:
-    """Whether the origin has what is locked: a folder by its bytes, any other by what it lists. Raises ``Refused``."""
-    from lora_cli.fetching.locked import at_lock, check_folder
-    from lora_cli.fetching.plan import USUAL
-    from lora_cli.store import Store
-    from lora_cli.validation.permitted import wanted
-
-    if revision.ref.scheme == "file":
-        check_folder(Store(settings.cache_dir), revision, wanted(revision), locked, source)
-    else:
-        at_lock(revision, locked, USUAL, wanted(revision))
+    return HereFirst(origin, settings, selection, locked)
 
 
 def _read(
     source: Source, revision: Revision, name: str, terms: Terms, settings: Settings, threads: int
-) -> "tuple[Opened, Companions | None, Card | None]":
-    """Config and header, what stands beside them, and the model card where the terms ask for it."""
+) -> tuple[Opened, Companions | None, Card | None]:
+    """Config and header, what is next to them, and the model card where the terms ask for it."""
     here = is_near(source, revision)
     threads = 1 if here else threads
 
-    def card() -> "Card | None":
-        if not terms.card:
-            return None
-        from lora_cli.reading.companions import read_card
-
-        return read_card(source, revision, here=here)
-
     adapter, companions, found = read_at_once(
         threads,
-        lambda: read_adapter(source, revision, name, settings.max_header_bytes, threads=threads),
+        lambda: read_adapter(source, revision, name, settings.max_header_bytes, threads=threads, weights=terms.weights),
         lambda: companions_of(source, revision, terms, threads),
-        card,
+        lambda: read_card(source, revision, here=here) if terms.card else None,
     )
     return Opened(source, revision, adapter), companions, found
 
 
 def _digest(item: Item, one: Opened, settings: Settings) -> str | None:
-    """The snapshot digest, which only policies that suppress something ask for.
+    """The snapshot digest where the cache or the lock has it; files are hashed only for policies with suppressions."""
+    if settings.suppressions:
+        from lora_cli.validation.permitted import known_digest
 
-    Of a commit that is locked the lock knows it; of what is neither here nor locked nobody does.
+        return known_digest(item, one.revision, one.source)
+    if isinstance(one.source, HereFirst) and (digest := one.source.digest(one.revision)) is not None:
+        return digest
+    locked, ref = item.locked, one.revision.ref
+    compared = locked is not None and (ref.scheme == "file" or (ref.pinned and locked.revision == one.revision.id))
+    return locked.digest if locked is not None and compared else None
+
+
+def check_all(items: Sequence[Item], terms: Terms, settings: Settings, *, contents: bool = True) -> Iterator[Checked]:
+    """Validate many adapters and give each verdict in their order; at most ``settings.jobs`` are read at once.
+
+    One whose name is empty is called what its source is. A digest and a lock that an item has must hold, as policies.
+    Without ``contents`` only the verdicts are kept, so that memory does not grow with what the adapters hold.
+
+    Raises:
+        MachineError: a process that validated some of them was killed.
     """
-    if not settings.suppressions:
-        return None
-    from lora_cli.validation.permitted import digest_of, wanted
+    sources = Sources(settings)
+    threads = max(1, min(AT_ONCE, settings.jobs // max(1, len(items))))
 
-    revision, locked = one.revision, item.locked
-    digest = digest_of(revision, wanted(revision), one.source)
-    if digest is None and locked is not None and revision.ref.pinned and locked.revision == revision.id:
-        return locked.digest
-    return digest
+    def one(item: Item) -> Checked:
+        checked = validate(item, terms, settings, sources, threads)
+        return checked if contents else checked.without_contents()
+
+    refs = [item.source for item in items]
+    if len(items) < 2:
+        yield from map(one, items)
+    elif not all(ref.scheme == "file" if isinstance(ref, AdapterRef) else is_path(ref) for ref in refs):
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(min(settings.jobs, len(items))) as pool:
+            yield from pool.map(one, items)
+    elif len(items) >= WORTH_PROCESSES and (workers := min(processors(), settings.jobs)) > 1:
+        yield from in_processes(one, items, workers)
+    else:
+        yield from map(one, items)
 
 
-def _numbers(one: Opened, terms: Terms, watch: Stopwatch) -> "tuple[Spectrum | None, Comparison | None]":
-    """What is asked for of the adapter's numbers: its spectrum, and how it differs from another adapter."""
-    spectrum = comparison = None
-    if terms.spectrum is not None:
-        from lora_cli.validation.spectrum import spectrum_in_place
+def in_processes(one: Callable[[Item], Checked], items: Sequence[Item], workers: int) -> Iterator[Checked]:
+    """Copies of this process, each of which validates every ``workers``-th batch and sends it through its own pipe."""
+    together = min(MOST_TOGETHER, max(TOGETHER, len(items) // (workers * 16)))
+    batches = [items[first : first + together] for first in range(0, len(items), together)]
 
-        spectrum = spectrum_in_place(one, terms.base, terms.spectrum)
-        watch.lap("spectrum")
-    if terms.other is not None:
-        from lora_cli.validation.comparison import compare_in_place
+    def judge(number: int, send: Callable[[list[Checked]], None]) -> None:
+        for batch in batches[number::workers]:
+            send([one(item) for item in batch])
 
-        comparison = compare_in_place(one, terms.other, terms.base)
-        watch.lap("comparison")
-    return spectrum, comparison
+    with forks() as start:
+        pipes = [start(partial(judge, number)) for number in range(workers)]
+        for number in range(len(batches)):
+            try:
+                judged: list[Checked] = pipes[number % workers].recv()
+            except EOFError as error:
+                hint = "free some memory, or lower --jobs"
+                raise MachineError("a process that validated some of the adapters was killed", hint=hint) from error
+            yield from judged
+
+
+def read_all(items: Sequence[Item], settings: Settings, *, weights: bool = True) -> Iterator[Checked]:
+    """Many adapters as they are, by config and header; no rule validates them. Otherwise as ``check_all``.
+
+    Without ``weights`` by their configs alone.
+    """
+    return check_all(items, Terms(values=False, rules=(), weights=weights), settings)

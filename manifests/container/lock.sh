@@ -3,7 +3,8 @@
 # --upgrade it takes newer versions. Each file has the hashes of all wheels of a version, so that the image can be built for any processor.
 #
 # torch.txt has only a version, and torch's CUDA packages are in no file: they come from the image's TORCH_INDEX, whose wheels are not
-# those of PyPI. Add --hash=sha256:… to torch.txt for your index, and pip checks it, too.
+# those of PyPI. Add --hash=sha256:… to torch.txt for your index, and pip checks it, too. The version is written by hand: the one that
+# the tests ran with.
 set -eu
 cd "$(dirname "$0")"
 project=../../pyproject.toml
@@ -14,7 +15,6 @@ compile() {
 python3 -c 'import sys, tomllib; print(*tomllib.load(sys.stdin.buffer)["build-system"]["requires"], sep="\n")' < $project |
     compile --generate-hashes - -o build.txt "$@"
 compile --generate-hashes $project -o slim.txt "$@"
-all=$(compile $project --extra models -c slim.txt --no-header --no-annotate)
-echo "$all" | grep '^torch==' > torch.txt
+all=$(compile $project --extra models -c slim.txt -c torch.txt --no-header --no-annotate)
 others=$(echo "$all" | sed -En 's/^((cuda|nvidia)-[^=]*|torch|triton)==.*/--no-emit-package \1/p')
 compile --generate-hashes $project --extra models -c slim.txt -c torch.txt $others -o warm.txt "$@"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -59,14 +60,17 @@ def lora_cli(*arguments: object) -> Run:
 def within(cpu_s: float, peak_mb: float, *arguments: object) -> Run:
     """The run, which takes no more than that; on a busy machine the best of three counts.
 
-    ``cpu_s`` is of a machine that does ``known_work`` in ``KNOWN_WORK_S``; a slower one may take as much longer.
+    ``cpu_s`` is of a machine that does ``known_work`` in ``KNOWN_WORK_S``. One that was slower right before or after
+    the run may take as much longer: what runs beside it takes its caches, and that is in its processor time.
     """
-    allowed_s = cpu_s
-    for last in (False, False, True):
+    before_s = KNOWN_WORK_S
+    for _ in range(3):
         run = lora_cli(*arguments)
-        if last or (0 < run.peak_mb <= peak_mb and run.cpu_s <= allowed_s):
-            break
-        allowed_s = max(allowed_s, cpu_s * known_work() / KNOWN_WORK_S)
+        after_s = known_work() if run.cpu_s > cpu_s else KNOWN_WORK_S
+        allowed_s = cpu_s * max(KNOWN_WORK_S, before_s, after_s) / KNOWN_WORK_S
+        if 0 < run.peak_mb <= peak_mb and run.cpu_s <= allowed_s:
+            return run
+        before_s = after_s
     assert run.cpu_s <= allowed_s, (run.cpu_s, allowed_s, run.out[-2000:])
     assert 0 < run.peak_mb <= peak_mb, (run.peak_mb, run.out[-2000:])
     return run
@@ -76,7 +80,7 @@ KNOWN_WORK_S = 0.035
 
 
 def known_work() -> float:
-    """Seconds of processor time for work like that of judging a header: the least of five times."""
+    """Seconds of processor time for work like that of judging a header: the median of five times."""
     text = json.dumps({f"layers.{i}.lora_A.weight": {"shape": [i, 8], "offsets": [i, i + 8]} for i in range(20_000)})
     times = []
     for _ in range(5):
@@ -84,4 +88,4 @@ def known_work() -> float:
         shapes = [(name.split("."), tuple(entry["shape"])) for name, entry in json.loads(text).items()]
         times.append(time.process_time() - start)
         assert len(sorted(shapes, key=str)) == 20_000
-    return min(times)
+    return statistics.median(times)

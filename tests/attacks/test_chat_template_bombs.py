@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.rules.supply import LONGEST_TEMPLATES
-from lora_cli.rules.templates import hostile_in
+from lora_cli.rules.supply import LONGEST_TEMPLATES, hostile_in
 from tests.attacks.measured import within
 from tests.making import write_adapter
 
@@ -114,7 +113,7 @@ def test_a_thousand_template_files_are_an_error(tmp_path: Path) -> None:
         (adapter / "additional_chat_templates" / f"{number}.jinja").write_text("{{ x }}" * 1000)
     run = within(2, 300, "validate", adapter, "--no-base")
     assert run.code == 1
-    assert "there are more bytes or files beside the weights than any adapter has" in " ".join(run.out.split())
+    assert "there are more bytes or files next to the weights than the limit" in " ".join(run.out.split())
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,9 @@ from lora_cli.core.keys import parse_key
 from lora_cli.core.results import LoadReport
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.errors import Refused
-from lora_cli.runtime.channel import Asked
+from lora_cli.runtime.child_process import Asked
 from lora_cli.serving import adapters, admission_child, admissions, connection, front, looking
-from lora_cli.serving.admission_requests import Fetched, Setup
-from lora_cli.serving.admissions import Admissions
+from lora_cli.serving.admissions import Admissions, Admitted, Setup, Step
 from lora_cli.serving.connection import room_for_files
 from lora_cli.settings import load_settings
 from lora_cli.store import Store
@@ -98,13 +97,14 @@ def test_the_time_grows_with_the_bytes(
 ) -> None:
     limits: list[float | None] = []
 
-    def ask(asked: Asked, _message: object, _kind: type) -> object:
+    def ask(asked: Asked, _step: Step) -> Admitted:
         limits.append(asked.limit_s)
         raise Refused("enough")
 
     monkeypatch.setattr(opened, "_limit_s", most_s)
     monkeypatch.setattr(opened._judging, "ask", ask)
-    opened._judge(Item("x", "x"), Fetched(LoadReport("x"), size))
+    monkeypatch.setattr(opened._fetching, "ask", lambda _asked, _step: Admitted(LoadReport("x"), size=size))
+    assert opened.admit(Item("x", "x"), by_client=False).report.error == "enough"
     assert limits == [limit_s]
 
 
@@ -123,12 +123,12 @@ def test_what_many_tensors_describe_is_not_kept(monkeypatch: pytest.MonkeyPatch)
     tensors = {name: TensorInfo(name, "F32", (1,), 0, 4, "adapter_model.safetensors") for name in names}
     keys = {name: parse_key(name) for name in names}
     adapter = Adapter("many", (), (), None, None, tensors, None, keys, {}, {"said": "x" * 10_000_000})
-    kept = admission_child._sealed(adapter)
+    kept = admission_child._pickled(adapter)
     assert len(kept) < 2_000_000, "what no process reads of it is left out"
     assert pickle.loads(kept) == replace(adapter, metadata={})
     monkeypatch.setattr(admission_child, "LARGEST_ADAPTER", 100_000)
     with pytest.raises(Refused, match="5000 tensors"):
-        admission_child._sealed(adapter)
+        admission_child._pickled(adapter)
 
 
 @pytest.mark.parametrize(

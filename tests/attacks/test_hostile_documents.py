@@ -22,25 +22,25 @@ def doubling() -> str:
 
 
 HOSTILE: list[tuple[str, Callable[[], str], str]] = [
-    ("aliases", doubling, f"more than {NODES} values, aliases followed"),
+    ("aliases", doubling, f"more than {NODES} values, including aliases"),
     ("depth", lambda: HEAD + ONE + "base: " + "[" * 5_000_000, "this is not YAML"),
     ("levels", lambda: HEAD + ONE + "base: " + "[" * 500 + "]" * 500, f"nested deeper than {DEPTH} levels"),
     ("blocks", lambda: HEAD + "- " * 5_000_000, "this is not YAML"),
     ("tags", lambda: HEAD + "adapters:\n" + "- !!python/object/apply:os.system ['true']\n" * 300_000, "the tag"),
     ("keys", lambda: HEAD + "".join(f"k{i}: 1\n" for i in range(1_000_000)), f"a mapping of over {KEYS} keys"),
     ("values", lambda: HEAD + "adapters: [" + "1," * 5_000_000 + "]", f"more than {NODES} values"),
-    ("mistakes", lambda: HEAD + "adapters: [" + "1," * (NODES - 100) + "]", "more mistakes are not shown"),
-    ("missing", lambda: HEAD + "adapters:\n" + "- {}\n" * (NODES - 100), "more mistakes are not shown"),
-    ("the same name", lambda: HEAD + "adapters:\n" + "- {name: a, source: b/c}\n" * 49_000, "is the name of"),
-    ("a long word many times", lambda: HEAD + f'adapters: [&l "{MIB}",{"*l," * 5000}]', "aliases followed"),
+    ("mistakes", lambda: HEAD + "adapters: [" + "1," * (NODES - 100) + "]", "more errors are not shown"),
+    ("missing", lambda: HEAD + "adapters:\n" + "- {}\n" * (NODES - 100), "more errors are not shown"),
+    ("the same name", lambda: HEAD + "adapters:\n" + "- {name: a, source: b/c}\n" * 49_000, "is already the name of"),
+    ("a long word many times", lambda: HEAD + f'adapters: [&l "{MIB}",{"*l," * 5000}]', "including aliases"),
     (
         "words many times",
         lambda: HEAD + f'adapters: [&l "{"A" * 120}",{"*l," * 240_000}]',
-        "more mistakes are not shown",
+        "more errors are not shown",
     ),
     ("a long kind", lambda: f'apiVersion: lora-cli/v1\nkind: [&l "{MIB}",{"*l," * 28}]', "kind: this is a list"),
     ("long names", lambda: HEAD + f'adapters: [{{name: [&l "{MIB}",{"*l," * 28}]}}]', "this is a list"),
-    ("unknown keys", lambda: HEAD + "".join(f"k{i}: 1\n" for i in range(9_990)), "more mistakes are not shown"),
+    ("unknown keys", lambda: HEAD + "".join(f"k{i}: 1\n" for i in range(9_990)), "more errors are not shown"),
     ("a long word", lambda: HEAD + "adapters: [{name: " + "a" * 15_000_000 + ", source: b/c}]", "is not a name"),
     ("a long key", lambda: HEAD + "k" * 15_000_000 + ": 1", "this is not YAML"),
     ("anchors", lambda: HEAD + "adapters: [" + "&a " * 1_000_000, "this is not YAML"),
@@ -63,7 +63,7 @@ def test_of_many_mistakes_a_hundred_are_told_each_with_its_hint(tmp_path: Path) 
     run = within(CPU_S, PEAK_MB, "validate", "-f", file)
     assert run.code == 2
     assert run.out.count("error: ") == 101
-    assert run.out.count("unknown key") + run.out.count("is the name of") == 100
+    assert run.out.count("unknown key") + run.out.count("is already the name of") == 100
     assert run.out.count("hint: ") == 100
 
 
@@ -71,4 +71,4 @@ def test_a_document_beyond_16_mib_is_not_read(tmp_path: Path) -> None:
     file = tmp_path / "set.yaml"
     file.write_bytes(HEAD.encode() + b"#" * (16 << 20))
     run = within(CPU_S, PEAK_MB, "fetch", "-f", file, "--offline")
-    assert (run.code, "is not read" in run.out) == (2, True)
+    assert (run.code, "bytes long" in run.out) == (2, True)

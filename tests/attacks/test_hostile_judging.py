@@ -13,8 +13,7 @@ import pytest
 from lora_cli.cli.lineup import base_model
 from lora_cli.core.item import Item
 from lora_cli.serving import admissions
-from lora_cli.serving.admission_requests import Setup
-from lora_cli.serving.admissions import Admissions, Admitted
+from lora_cli.serving.admissions import Admissions, Admitted, Setup
 from lora_cli.settings import load_settings
 from lora_cli.store import Store
 from lora_cli.store.holds import holding
@@ -86,7 +85,7 @@ def outcome(admitted: Admitted) -> tuple[int, str, str]:
         ("greedy", 1, "validate", "more memory"),
         ("dies", 6, "validate", "killed by SIGKILL"),
         ("raises", 70, "validate", "ZeroDivisionError"),
-        ("fetch-stuck", 6, "resolve", "did not answer for 2.5 s"),
+        ("fetch-stuck", 6, "resolve", "did not respond for 2.5 s"),
         ("fetch-greedy", 1, "resolve", "more memory"),
         ("fetch-dies", 6, "resolve", "killed by SIGKILL"),
         ("fetch-raises", 70, "resolve", "ZeroDivisionError"),

@@ -200,5 +200,5 @@ def test_an_honest_page_of_a_bucket_is_listed(tmp_path: Path) -> None:
 def test_a_path_within_a_path_is_found_without_a_table_of_all_folders() -> None:
     deep = "a/" * 500
     check_listed([f"{n}/{deep}b" for n in range(2000)], "x")
-    with pytest.raises(LoraCliError, match="is a file and a folder at once"):
+    with pytest.raises(LoraCliError, match="is both a file and a folder"):
         check_listed([f"{n}/{deep}b" for n in range(2000)] + ["7/a/a"], "x")

@@ -33,7 +33,7 @@ def test_a_container_is_at_azure_whatever_a_manifest_says(machine: Machine, sche
     with evil() as server:
         place = server.endpoint.removeprefix("http://")
         assert asked(machine, "match: 'hf://*'", f"{scheme}://container@{place}/x", **account) == 2
-        assert "is no storage account of Azure" in machine.said[-1]
+        assert "is not an Azure storage account" in machine.said[-1]
         for more in ("", ", anonymous: true"):
             rule = f"match: 'az://*', endpoint_url: '{server.endpoint}'{more}"
             assert asked(machine, rule, f"{scheme}://container/x", **account) == 1

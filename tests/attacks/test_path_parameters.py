@@ -62,7 +62,7 @@ def test_no_parameter_leads_out_of_what_is_allowed(
 @pytest.mark.parametrize("dots", DOTS)
 @pytest.mark.parametrize("scheme", ["https", "http"])
 def test_an_address_with_dots_before_a_parameter_is_none(scheme: str, dots: str) -> None:
-    with pytest.raises(UsageError, match="as a part"):
+    with pytest.raises(UsageError, match="as a segment"):
         parse(f"{scheme}://localhost/a/{dots}/b", is_path=lambda _: False)
 
 

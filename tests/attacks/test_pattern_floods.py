@@ -130,7 +130,7 @@ def test_long_patterns_of_one_adapter_are_bounded_together() -> None:
     with one_budget():
         for number in range(3):
             Matcher("f").full("a" * 60_000 + f"{number}+", "model")
-        with pytest.raises(FormatError, match="too large together"):
+        with pytest.raises(FormatError, match="too large in total"):
             Matcher("f").full("a" * 60_000 + "3+", "model")
 
 

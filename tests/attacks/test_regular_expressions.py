@@ -106,7 +106,7 @@ PATTERNS = sorted({one for one in used() if one[1] and is_one(one[1])}, key=str)
 
 def test_the_patterns_of_the_package_are_found() -> None:
     assert len(PATTERNS) > 150
-    assert any(where.startswith("rules/templates.py") for where, _, _ in PATTERNS)
+    assert any(where.startswith("rules/supply.py") for where, _, _ in PATTERNS)
     assert any(where == "kohya" for where, _, _ in PATTERNS)
 
 

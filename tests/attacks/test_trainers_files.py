@@ -17,8 +17,8 @@ def test_the_hint_is_to_find_the_weights(left: list[str], tmp_path: Path) -> Non
     said = " ".join(lora_cli("validate", adapter, "--no-base").out.split())
     assert "LC101" in said
     assert "rename the file" not in said
-    assert "is a trainer's own, and no weights" in said
-    assert "hint: point at the folder that holds the weights" in said
+    assert "are files of a trainer, not weights" in said
+    assert "hint: use the folder that contains the weights" in said
 
 
 def test_beside_it_what_may_be_weights_is_still_named(tmp_path: Path) -> None:
@@ -26,5 +26,5 @@ def test_beside_it_what_may_be_weights_is_still_named(tmp_path: Path) -> None:
     (adapter / "adapter_model.safetensors").rename(adapter / "lora.safetensors")
     (adapter / "training_args.bin").write_bytes(b"\x80\x04N.")
     said = " ".join(lora_cli("validate", adapter, "--no-base").out.split())
-    assert "there is lora.safetensors, which PEFT and engines do not look for" in said
-    assert "rename the file to adapter_model.safetensors if it holds the LoRA weights" in said
+    assert "only lora.safetensors, which PEFT and engines do not look for" in said
+    assert "rename the file to adapter_model.safetensors if it contains the LoRA weights" in said

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from lora_cli.bench.optimal_bounds import belady
 from lora_cli.bench.popularity import parse_popularity
-from lora_cli.bench.workload import make_trace
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.registry import POLICIES, PolicyName
+from tests.requested import requested
 from tests.tiers.eviction.replaying import replay
 
-TRACE = make_trace([f"a{i}" for i in range(100)], parse_popularity("zipf:0.9"), 3_000, seed=4)
+TRACE = requested([f"a{i}" for i in range(100)], parse_popularity("zipf:0.9"), 3_000, seed=4)
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from lora_cli.bench.fleet import Fleet, parse_ranks, sized
 from lora_cli.bench.link_model import Link, Links, parse_link
+from lora_cli.bench.simulator import Fleet, parse_ranks, sized
 from lora_cli.errors import UsageError
 from lora_cli.tiers.budget import Budget
 

@@ -10,9 +10,22 @@ import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
 from lora_cli.bench.live.load import Load, Stream, run_load
-from lora_cli.bench.live.numbers import INFERRED, Run, is_good, keeps, kinds, live_names, numbers, parse_goodput
 from lora_cli.bench.live.requests import Answer, Course, asks
-from lora_cli.bench.live.result import errors, intervals, live_report, t_quantile, together
+from lora_cli.bench.live.result import (
+    INFERRED,
+    Run,
+    errors,
+    intervals,
+    is_good,
+    keeps,
+    kinds,
+    live_names,
+    live_report,
+    numbers,
+    parse_goodput,
+    t_quantile,
+    together,
+)
 from lora_cli.bench.live.target import find_target
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.report import LiveReport, run_of

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.bench.popularity import SCALE, Counted, parse_popularity, read_popularity, weights
-from lora_cli.bench.workload import make_trace
+from lora_cli.bench.popularity import SCALE, Counted, parse_popularity, read_popularity
 from lora_cli.errors import NotFound, UsageError
+from tests.requested import requested
 
 
 def counted(file: Path, text: str) -> Counted:
@@ -20,22 +20,21 @@ def counted(file: Path, text: str) -> Counted:
 def test_names_come_with_their_weights_the_largest_first(tmp_path: Path) -> None:
     found = counted(tmp_path / "w.json", '{"rare": 0, "sql": 120, "chat": 40.0}')
     assert found.names == ("sql", "chat", "rare")
-    popularity = found.over(["chat", "sql"])
-    assert weights(popularity, 2) == (SCALE // 3, SCALE)
-    counts = Counter(make_trace(["chat", "sql"], popularity, 4_000, 0))
+    assert found.weights(["chat", "sql"]) == (SCALE // 3, SCALE)
+    counts = Counter(requested(["chat", "sql"], found, 4_000, 0))
     assert counts["sql"] == pytest.approx(3_000, abs=80)
 
 
 def test_a_list_is_in_the_order_of_the_adapters(tmp_path: Path) -> None:
     found = counted(tmp_path / "w.json", "[1, 3]")
-    assert weights(found.over(["a", "b"]), 2) == (SCALE // 3, SCALE)
-    with pytest.raises(UsageError, match="has 2 weights, and there are 3 adapters"):
-        found.over(["a", "b", "c"])
+    assert found.weights(["a", "b"]) == (SCALE // 3, SCALE)
+    with pytest.raises(UsageError, match="has 2 weights, but there are 3 adapters"):
+        found.weights(["a", "b", "c"])
 
 
 def test_an_adapter_without_a_weight_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match='has no weight for "sql"'):
-        counted(tmp_path / "w.json", '{"chat": 1}').over(["chat", "sql"])
+        counted(tmp_path / "w.json", '{"chat": 1}').weights(["chat", "sql"])
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", "[]", "7", '{"a": -1}', '{"a": "1"}', '{"a": 0}', "[NaN]", "[1e19]"])
@@ -51,6 +50,6 @@ def test_a_file_that_is_not_there_is_not_found() -> None:
 
 def test_distinct_asks_for_nobody_again_before_all() -> None:
     names = [f"a{i}" for i in range(50)]
-    trace = make_trace(names, parse_popularity("distinct"), 100, 0)
+    trace = requested(names, parse_popularity("distinct"), 100, 0)
     assert sorted(trace[:50]) == sorted(names)
     assert trace[50:] == trace[:50]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.bench.live.numbers import live_names
+from lora_cli.bench.live.result import live_names
 from lora_cli.bench.measured import MEASURED
 from lora_cli.bench.thresholds import (
     OF_A_POLICY,
@@ -60,12 +60,16 @@ def test_only_parts_of_a_whole_are_at_most_1() -> None:
     }
 
 
-def test_a_run_fails_for_what_is_true_and_not_for_what_is_not_known() -> None:
+def test_a_run_fails_for_what_is_true_and_for_what_is_not_known() -> None:
     conditions = [Condition("a", ">", 1), Condition("b", ">", 1), Condition("c", ">", 1)]
     found = judged(conditions, {"a": 2.0, "b": 1.0, "c": None})
-    assert [one.failed for one in found] == [True, False, False]
-    assert [str(one) for one in found] == ["a > 1: it is 2", "b > 1: it is 1", "c > 1: there is no value"]
-    assert not judged(conditions[:1], {})[0].failed
+    assert [one.failed for one in found] == [True, False, True]
+    assert [str(one) for one in found] == [
+        "a > 1 is true: the value is 2",
+        "b > 1 is not true: the value is 1",
+        "c > 1: there is no value",
+    ]
+    assert judged(conditions[:1], {})[0].failed
 
 
 @pytest.mark.parametrize(
@@ -96,9 +100,21 @@ def test_only_what_both_have_is_compared() -> None:
 def test_an_older_result_has_metrics_and_one_of_vllm_has_numbers_at_its_top(tmp_path: Path) -> None:
     file = tmp_path / "old.json"
     file.write_text(json.dumps({"num_prompts": 3, "metrics": {"a": 1, "b": None, "c": 2.5}}))
-    assert read_baseline(file) == {"a": 1.0, "c": 2.5}
+    assert read_baseline(file).metrics == {"a": 1.0, "c": 2.5}
     file.write_text(json.dumps({"mean_ttft_ms": 12.5, "backend": "vllm", "itls": [], "ok": True}))
-    assert read_baseline(file) == {"mean_ttft_ms": 12.5}
+    assert read_baseline(file).metrics == {"mean_ttft_ms": 12.5}
+
+
+@pytest.mark.parametrize(
+    ("schema", "kind"), [("baseline", "a baseline of validate"), ("validate", "a JSON report of validate")]
+)
+def test_a_file_of_another_command_is_named(schema: str, kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "known.json"
+    file.write_text(json.dumps({"schema": f"lora_cli/{schema}/1", "findings": [], "metrics": {"a": 1}}))
+
+    with pytest.raises(UsageError) as caught:
+        read_baseline(file)
+    assert caught.value.message == f"--baseline {file}: this is {kind}, but must be a result of serve-bench"
 
 
 def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
@@ -119,7 +135,7 @@ def test_a_goal_is_what_more_slots_can_make_true() -> None:
         Condition("stall_p99_ms", "<", 300),
     )
     for text in ("hit_ratio<.5", "stall_p99_ms>3"):
-        with pytest.raises(UsageError, match="more slots only make that harder"):
+        with pytest.raises(UsageError, match="more slots only make it worse"):
             parse_goals([text])
     with pytest.raises(UsageError, match="there is no metric gap_closed"):
         parse_goals(["gap_closed>0.5"])

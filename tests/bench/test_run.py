@@ -3,8 +3,8 @@ from collections import OrderedDict
 from lora_cli.bench.measured import Served, environment, run_trace
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.report import MeasurementReport
-from lora_cli.bench.workload import make_trace
 from lora_cli.errors import FormatError, MachineError
+from tests.requested import requested
 
 
 class TwoTiers:
@@ -81,7 +81,7 @@ def test_progress_is_told_after_each_request() -> None:
 
 def test_more_slots_never_hit_less_on_the_same_trace() -> None:
     names = [f"a{i}" for i in range(50)]
-    trace = make_trace(names, parse_popularity("zipf:1.0"), 3000, seed=1)
+    trace = requested(names, parse_popularity("zipf:1.0"), 3000, seed=1)
     hits = [run_trace(trace, TwoTiers(slots, 50), 1, 2).hits["gpu"] for slots in (1, 2, 4, 8, 16, 50)]
     assert hits == sorted(hits)
     assert hits[-1] == 3000 - 50

@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_cli.bench import policy_comparison
-from lora_cli.bench.fleet import Fleet, parse_ranks, sized
 from lora_cli.bench.link_model import Link, Links
 from lora_cli.bench.optimal_bounds import best_course, least_cost_ms, most_hits
 from lora_cli.bench.policy_comparison import simulate_all
-from lora_cli.bench.popularity import parse_popularity, weights
+from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.simulator import (
     CPU,
     DISK,
@@ -21,17 +20,21 @@ from lora_cli.bench.simulator import (
     MAKERS,
     ONLINE,
     Course,
+    Fleet,
     outcome,
     parse_policies,
+    parse_ranks,
     simulate,
+    sized,
     stalls_ms,
 )
 from lora_cli.bench.trace import Request, trace_of
-from lora_cli.bench.workload import Shape, Traffic, make_requests, make_sessions, make_trace
+from lora_cli.bench.workload import Shape, Traffic, make_requests
 from lora_cli.errors import UsageError
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.registry import POLICIES, PolicyName, new_ledger
 from lora_cli.tiers.tier import Tier
+from tests.requested import requested
 
 NAMES = [f"a{i}" for i in range(60)]
 BYTES = 9_765_625
@@ -39,7 +42,7 @@ BYTES = 9_765_625
 
 SIZES = sized(NAMES, parse_ranks("8:.4,16:.4,64:.2"), 3, BYTES)
 FLEET = Fleet(SIZES, Budget(6), Budget(20), Links(Link(0, 5, "given"), Link(0, 10, "given")))
-TRACE = make_sessions(NAMES, parse_popularity("zipf:0.9"), 3_000, 5, users=12, turns=6)
+TRACE = requested(NAMES, parse_popularity("zipf:0.9"), 3_000, 5, Shape("sessions", (12, 6)))
 LETTERS = Fleet(dict.fromkeys("abcdef", 10), Budget(2), Budget(3), Links(Link(5, 1, "given"), Link(1, 1, "given")))
 
 
@@ -92,14 +95,14 @@ def test_it_is_the_life_of_two_real_tiers_where_loads_take_what_they_cost(policy
 def test_lru_is_what_che_reckons(zipf: str, slots: int) -> None:
     """Che, Tung and Wang, "Hierarchical Web caching systems", IEEE JSAC 20(7), 2002: sum(1 - exp(-p_i T)) = C."""
     names, popularity = [f"a{i}" for i in range(500)], parse_popularity(f"zipf:{zipf}")
-    whole = weights(popularity, 500)
+    whole = popularity.weights(names)
     shares = [one / sum(whole) for one in whole]
     low, high = 0.0, 1e9
     for _ in range(200):
         time = (low + high) / 2
         low, high = (time, high) if sum(1 - exp(-one * time) for one in shares) < slots else (low, time)
     expected = sum(one * (1 - exp(-one * low)) for one in shares)
-    trace, warm_up = make_trace(names, popularity, 60_000, 11), 10_000
+    trace, warm_up = requested(names, popularity, 60_000, 11), 10_000
     fleet = Fleet(dict.fromkeys(names, 1), Budget(slots), Budget(500))
     found = simulate(trace, fleet, "lru").found[warm_up:]
     assert found.count(GPU) / len(found) == pytest.approx(expected, abs=0.005)

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.bench.fleet import Fleet, parse_ranks, sized
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.report import PolicyPlan
-from lora_cli.bench.simulator import outcome, simulate, stalls_ms
+from lora_cli.bench.simulator import Fleet, outcome, parse_ranks, simulate, sized, stalls_ms
 from lora_cli.bench.sizing import fewest, size_all
 from lora_cli.bench.thresholds import parse_goals, policy_metrics
 from lora_cli.bench.workload import Shape, Traffic, make_requests

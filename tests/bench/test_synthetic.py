@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lora_cli.bench.synthetic import synthetic_bytes, write_synthetic
+from lora_cli.bench.synthetic import total_bytes, write_synthetic
 from lora_cli.errors import MachineError
 from lora_cli.settings import load_settings
 from lora_cli.validation import open_base
@@ -24,7 +24,7 @@ def test_they_are_on_every_linear_module_and_as_large_as_was_said(tmp_path: Path
     )
     assert len(first) == 2 * 7 * 2
     assert first["base_model.model.model.layers.0.mlp.down_proj.lora_B.weight"].shape == (64, 4)
-    assert sum(one.nbytes for one in first.values()) == synthetic_bytes(base, 4)
+    assert sum(one.nbytes for one in first.values()) == total_bytes(base, {"a": 4})
     values = torch.cat([one.float().abs().ravel() for one in first.values()])
     assert 1 / 128 <= values.min() <= values.max() < 1 / 64
     assert all(torch.equal(first[name], third[name]) for name in first)

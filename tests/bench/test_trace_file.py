@@ -2,16 +2,24 @@
 
 import json
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.bench.trace import LONGEST_LINE, Request, parse_trace, read_trace, trace_lines, trace_of
+from lora_cli.bench.trace import LONGEST_LINE, Request, Trace, read_trace, trace_lines, trace_of
 from lora_cli.errors import MachineError, NotFound, UsageError
 
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 GAPS = st.floats(0, 1e5).map(lambda gap: round(gap, 6))
+
+
+def read(data: bytes) -> Trace:
+    with NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        return read_trace(Path(file.name))
 
 
 @given(st.lists(st.tuples(GAPS, NAMES, st.integers(0, 10_000_000), st.integers(0, 9)), min_size=1, max_size=20))
@@ -20,12 +28,11 @@ def test_what_is_written_is_read_back(drawn: list[tuple[float, str, int, int]]) 
     for gap, name, prompt, output in drawn:
         now = round(now + gap, 6)
         requests.append(Request(now, name, prompt, output))
-    lines = [line.encode() for line in trace_lines(trace_of(requests))]
-    assert list(parse_trace(lines, "t")) == requests
+    assert list(read("".join(trace_lines(trace_of(requests))).encode())) == requests
 
 
 def test_times_tokens_and_empty_lines_may_be_left_out_and_other_keys_may_stand_there() -> None:
-    trace = parse_trace([b'{"adapter": "a"}\n', b"\n", b'{"adapter": "b", "session": 7, "prompt_tokens": 3}'], "t")
+    trace = read(b'{"adapter": "a"}\n\n{"adapter": "b", "session": 7, "prompt_tokens": 3}')
     assert list(trace) == [Request(0.0, "a", 128, 16), Request(0.0, "b", 3, 16)]
     assert not trace.timed
 
@@ -38,7 +45,7 @@ def test_times_tokens_and_empty_lines_may_be_left_out_and_other_keys_may_stand_t
         ("{}", "line 2: the request: adapter is missing"),
         ('{"adapter": 1}', "line 2: adapter: must be a string"),
         ('{"adapter": ""}', "line 2: adapter: must have 1 to 4096 characters, not 0"),
-        ('{"adapter": "a", "t": 0.5}', "line 2: t: must be at least 1.0, as the line before, not 0.5"),
+        ('{"adapter": "a", "t": 0.5}', "line 2: t: must be at least 1.0, as in the previous line, not 0.5"),
         ('{"adapter": "a", "t": 1700000000}', "line 2: t: must be at most 100000000 seconds"),
         ('{"adapter": "a", "t": "1"}', "line 2: t: must be a number"),
         ('{"adapter": "a", "t": NaN}', "line 2: t: must be finite"),
@@ -56,7 +63,7 @@ def test_a_wrong_line_is_named(line: str, message: str, tmp_path: Path) -> None:
 
 def test_a_trace_of_nothing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n\n")
-    with pytest.raises(UsageError, match="there are no requests in it"):
+    with pytest.raises(UsageError, match="it has no requests"):
         read_trace(tmp_path / "empty")
     with pytest.raises(NotFound, match="there is no such trace"):
         read_trace(tmp_path / "none")
@@ -66,7 +73,7 @@ def test_a_trace_of_nothing_is_refused(tmp_path: Path) -> None:
 
 def test_bytes_that_are_no_text_are_refused() -> None:
     with pytest.raises(UsageError, match="line 1: not UTF-8 at byte 0"):
-        parse_trace([b"\xff"], "t")
+        read(b"\xff")
 
 
 def test_a_name_keeps_its_quotes() -> None:

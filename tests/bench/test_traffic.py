@@ -13,14 +13,13 @@ from lora_cli.bench.workload import (
     Shape,
     Traffic,
     make_requests,
-    make_sessions,
-    make_trace,
     parse_lengths,
     parse_rate,
     parse_shape,
     shape_of,
 )
 from lora_cli.errors import UsageError
+from tests.requested import requested
 
 NAMES = [f"a{i}" for i in range(100)]
 ZIPF = parse_popularity("zipf:1.0")
@@ -35,12 +34,13 @@ def test_a_seed_gives_the_same_trace_to_the_last_byte_on_every_machine() -> None
 
 def test_it_asks_for_whom_the_popularity_says_whatever_else_is_drawn() -> None:
     plain = make_requests(NAMES, Traffic(ZIPF, 500, 3))
-    assert tuple(plain.keys()) == make_trace(NAMES, ZIPF, 500, 3)
+    assert tuple(plain.keys()) == requested(NAMES, ZIPF, 500, 3)
     timed = make_requests(NAMES, Traffic(ZIPF, 500, 3, Shape(), 5.0, 0.3, Lengths(1, 9), Lengths(2, 7)))
     assert timed.keys() == plain.keys()
     assert (timed.timed, plain.timed) == (True, False)
-    sessions = make_requests(NAMES, Traffic(ZIPF, 500, 3, Shape("sessions", (8, 4))))
-    assert tuple(sessions.keys()) == make_sessions(NAMES, ZIPF, 500, 3, users=8, turns=4)
+    shape = Shape("sessions", (8, 4))
+    sessions = make_requests(NAMES, Traffic(ZIPF, 500, 3, shape, 5.0, 0.3, Lengths(1, 9), Lengths(2, 7)))
+    assert tuple(sessions.keys()) == requested(NAMES, ZIPF, 500, 3, shape)
 
 
 def test_a_request_has_its_time_adapter_and_tokens() -> None:
@@ -70,7 +70,7 @@ def test_a_wrong_drift_is_refused(text: str) -> None:
 
 
 def test_two_shapes_exclude_each_other() -> None:
-    with pytest.raises(UsageError, match="--drift and --sessions exclude each other"):
+    with pytest.raises(UsageError, match="--drift and --sessions cannot be used together"):
         shape_of("20", None, "64")
 
 

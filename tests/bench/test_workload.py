@@ -2,28 +2,28 @@ import hashlib
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.bench.popularity import FAMILIES, SCALE, Popularity, parse_popularity, weights
-from lora_cli.bench.workload import make_drift, make_scan, make_sessions, make_trace
+from lora_cli.bench.popularity import FAMILIES, SCALE, parse_popularity
+from lora_cli.bench.workload import Shape
 from lora_cli.errors import UsageError
+from tests.requested import requested
 
 NAMES = [f"a{i}" for i in range(100)]
 
 
 def shares(popularity: str, requests: int = 50_000) -> list[float]:
     """How often each name comes, as a share, in the order of the names."""
-    counts = Counter(make_trace(NAMES, parse_popularity(popularity), requests, seed=0))
+    counts = Counter(requested(NAMES, parse_popularity(popularity), requests, seed=0))
     return [counts[name] / requests for name in NAMES]
 
 
 def test_a_seed_gives_the_same_trace_on_every_machine() -> None:
     traces = [
-        make_trace(NAMES, parse_popularity(family), 10_000, seed)
+        requested(NAMES, parse_popularity(family), 10_000, seed)
         for family in ("zipf:1.0", "zipf:0.83", "uniform", "geometric:1.5", "slora-power:0.3")
         for seed in (0, 7)
     ]
@@ -43,7 +43,7 @@ def test_a_seed_gives_the_same_trace_on_every_machine() -> None:
 
 
 def test_weights_are_exact_to_the_last_digit() -> None:
-    assert weights(parse_popularity("zipf:0.83"), 4) == (
+    assert parse_popularity("zipf:0.83").weights(NAMES[:4]) == (
         SCALE,
         562529242344404695,
         401780965982173735,
@@ -53,21 +53,21 @@ def test_weights_are_exact_to_the_last_digit() -> None:
 
 def test_the_trace_does_not_depend_on_the_hash_seed_or_the_process() -> None:
     code = (
-        "from lora_cli.bench.workload import make_trace; from lora_cli.bench.popularity import parse_popularity;"
-        "print(*make_trace([f'a{i}' for i in range(100)], parse_popularity('zipf:1.1'), 500, 3))"
+        "from tests.requested import requested; from lora_cli.bench.popularity import parse_popularity;"
+        "print(*requested([f'a{i}' for i in range(100)], parse_popularity('zipf:1.1'), 500, 3))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert tuple(run.stdout.split()) == make_trace(NAMES, parse_popularity("zipf:1.1"), 500, 3)
+    assert tuple(run.stdout.split()) == requested(NAMES, parse_popularity("zipf:1.1"), 500, 3)
 
 
 def test_another_seed_gives_another_trace() -> None:
     zipf = parse_popularity("zipf:1.0")
-    assert make_trace(NAMES, zipf, 100, 0) != make_trace(NAMES, zipf, 100, 1)
+    assert requested(NAMES, zipf, 100, 0) != requested(NAMES, zipf, 100, 1)
 
 
 def test_a_longer_trace_begins_with_the_shorter_one() -> None:
     zipf = parse_popularity("zipf:1.0")
-    assert make_trace(NAMES, zipf, 1000, 5)[:100] == make_trace(NAMES, zipf, 100, 5)
+    assert requested(NAMES, zipf, 1000, 5)[:100] == requested(NAMES, zipf, 100, 5)
 
 
 def test_zipf_is_inverse_to_the_rank() -> None:
@@ -89,12 +89,12 @@ def test_geometric_falls_by_its_ratio_whatever_the_number_of_adapters() -> None:
 
 
 def test_slora_power_is_even_at_one_and_skewed_below() -> None:
-    assert len(set(weights(parse_popularity("slora-power:1"), 50))) == 1
+    assert len(set(parse_popularity("slora-power:1").weights(NAMES[:50]))) == 1
     assert shares("slora-power:0.3")[0] == pytest.approx(100**-0.3, rel=0.05)
 
 
 def test_round_robin_takes_turns() -> None:
-    assert make_trace(["a", "b", "c"], parse_popularity("round-robin"), 7, 0) == ("a", "b", "c", "a", "b", "c", "a")
+    assert requested(["a", "b", "c"], parse_popularity("round-robin"), 7, 0) == ("a", "b", "c", "a", "b", "c", "a")
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_wrong_popularity_is_refused(text: str, message: str) -> None:
 
 @given(st.sampled_from(sorted(FAMILIES)), st.integers(1, 300))
 def test_every_adapter_can_come_and_none_beats_one_before_it(family: str, adapters: int) -> None:
-    found = weights(parse_popularity(family), adapters)
+    found = parse_popularity(family).weights(["a"] * adapters)
     assert len(found) == adapters
     assert min(found) >= 1
     assert list(found) == sorted(found, reverse=True)
@@ -131,21 +131,15 @@ def test_a_popularity_is_what_its_text_says(family: str) -> None:
     assert parse_popularity(str(popularity)) == popularity
 
 
-@pytest.mark.parametrize(("names", "requests", "seed"), [([], 1, 0), (["a"], -1, 0), (["a"], 1, -1)])
-def test_a_trace_of_nothing_is_refused(names: list[str], requests: int, seed: int) -> None:
-    with pytest.raises(ValueError, match="needs names"):
-        make_trace(names, Popularity("uniform"), requests, seed)
-
-
 ZIPF = parse_popularity("zipf:0.9")
 
 
 def test_a_seed_gives_the_same_traffic_of_every_kind_on_every_machine() -> None:
     traces = [
-        make_drift(NAMES, ZIPF, 5_000, 7, every=1_000),
-        make_drift(NAMES, ZIPF, 5_000, 7, percent=100, every=2_000),
-        make_scan(NAMES, ZIPF, 5_000, 7),
-        make_sessions(NAMES, ZIPF, 5_000, 7),
+        requested(NAMES, ZIPF, 5_000, 7, Shape("drift", (20, 1_000))),
+        requested(NAMES, ZIPF, 5_000, 7, Shape("drift", (100, 2_000))),
+        requested(NAMES, ZIPF, 5_000, 7, Shape("scan", (10,))),
+        requested(NAMES, ZIPF, 5_000, 7, Shape("sessions", (64, 5))),
     ]
     digests = [hashlib.sha256(" ".join(trace).encode()).hexdigest()[:12] for trace in traces]
     assert digests == ["ef7b25bbe06c", "b7e942a86f51", "cf8278558883", "21bbbd09dd2b"]
@@ -158,40 +152,20 @@ def test_drift_moves_some_and_a_reshuffle_moves_nearly_all() -> None:
     for percent, left in ((0, range(5)), (20, range(4, 18)), (100, range(40, 51))):
         gone = 0
         for seed in range(5):
-            trace = make_drift(NAMES, ZIPF, 20_000, seed, percent=percent, every=10_000)
+            trace = requested(NAMES, ZIPF, 20_000, seed, Shape("drift", (percent, 10_000)))
             gone += len(popular(trace[:10_000]) - popular(trace[10_000:]))
         assert gone in left
 
 
 def test_a_scan_passes_by_everybody_in_turn() -> None:
-    assert make_scan(["a", "b", "c"], ZIPF, 5, 0, percent=100) == ("a", "b", "c", "a", "b")
-    trace = make_scan(NAMES, parse_popularity("geometric:900"), 10_000, 3)
+    assert requested(["a", "b", "c"], ZIPF, 5, 0, Shape("scan", (100,))) == ("a", "b", "c", "a", "b")
+    trace = requested(NAMES, parse_popularity("geometric:900"), 10_000, 3, Shape("scan", (10,)))
     assert Counter(trace)["a50"] == pytest.approx(10, abs=2)
     assert Counter(trace)["a0"] == pytest.approx(9_000, rel=0.02)
 
 
 def test_a_user_stays_with_an_adapter_for_its_turns() -> None:
-    trace = make_sessions(NAMES, parse_popularity("uniform"), 101, 0, users=1, turns=5)
+    trace = requested(NAMES, parse_popularity("uniform"), 101, 0, Shape("sessions", (1, 5)))
     changes = [at for at in range(1, 101) if trace[at] != trace[at - 1]]
     assert len(changes) >= 18
     assert len({at % 5 for at in changes}) == 1
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda **more: make_drift(NAMES, ZIPF, 9, 0, **more),
-        lambda **more: make_scan(NAMES, ZIPF, 9, 0, **more),
-    ],
-)
-def test_a_share_below_nothing_is_refused(make: Callable[..., object]) -> None:
-    with pytest.raises(ValueError, match="not negative"):
-        make(percent=-1)
-
-
-def test_nobody_and_no_turns_are_refused() -> None:
-    for wrong in ({"users": 0}, {"turns": 0}):
-        with pytest.raises(ValueError, match="not negative"):
-            make_sessions(NAMES, ZIPF, 9, 0, **wrong)
-    with pytest.raises(ValueError, match="not negative"):
-        make_drift(NAMES, ZIPF, 9, 0, every=0)

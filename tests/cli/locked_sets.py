@@ -20,9 +20,10 @@ def files(number: int) -> dict[str, Content]:
     return {CONFIG: {"r": number}, WEIGHTS: bytes([number]) * 1000, "README.md": "read"}
 
 
-def set_of(*entries: str) -> None:
+def set_of(*entries: str, base: str = "") -> None:
+    named = f"base: {base}\n" if base else ""
     lines = "".join(f"  - {{name: {entry.split('=')[0]}, source: {entry.split('=')[1]}}}\n" for entry in entries)
-    Path("set.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n{lines}")
+    Path("set.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\n{named}adapters:\n{lines}")
 
 
 def locked(name: str) -> LockedAdapter:
@@ -33,7 +34,7 @@ def locked(name: str) -> LockedAdapter:
 
 def rewrite(change: Callable[[LockedAdapter], LockedAdapter]) -> None:
     lock = read_lock(Path("set.lock.yaml"))
-    Path("set.lock.yaml").write_text(dump_lock(Lock(tuple(change(adapter) for adapter in lock.adapters))))
+    Path("set.lock.yaml").write_text(dump_lock(Lock(tuple(change(adapter) for adapter in lock.adapters), lock.base)))
 
 
 def fetch(*argv: str) -> int:

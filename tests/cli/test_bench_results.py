@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lora_cli.bench.live.numbers import VLLM_MEASURES
+from lora_cli.bench.live.result import VLLM_MEASURES
 from lora_cli.bench.report import KEYS, VLLM_KEYS
 from lora_cli.cli.main import main
 from tests.making import llama_modules, write_adapter, write_base_config
@@ -67,10 +67,17 @@ def test_a_run_that_fails_is_kept_and_ends_with_1(tmp_path: Path, capsys: pytest
     saved = ["--save-result", "--result-dir", str(tmp_path), "--result-filename", "run.json"]
     assert main([*SMALL, *conditions, *saved]) == 1
     out, err = capsys.readouterr()
-    assert "failed  adaptive.hit_ratio < 0.99: it is 0." in out
-    assert "passed  lru.stall_p99_ms > 1e+09: it is " in out
+    assert "failed  adaptive.hit_ratio < 0.99 is true: the value is 0." in out
+    assert "passed  lru.stall_p99_ms > 1e+09 is not true: the value is " in out
     assert err.splitlines()[-1].startswith("failed: adaptive.hit_ratio < 0.99")
     assert [one["failed"] for one in valid((tmp_path / "run.json").read_text())["fail_if"]] == [True, False]
+
+
+def test_a_condition_that_nothing_was_measured_for_fails_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SMALL, "--eviction", "lru", "--fail-if", "gap_closed<0.5"]) == 1
+    out, err = capsys.readouterr()
+    assert "failed  gap_closed < 0.5: there is no value" in out
+    assert err.splitlines()[-1] == "failed: gap_closed < 0.5: there is no value"
 
 
 def test_where_a_result_was_written_is_said_unless_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,12 +103,68 @@ def test_an_older_result_is_told_beside_this_one(tmp_path: Path, capsys: pytest.
     assert changes["lru.hit_ratio"]["now"] > changes["lru.hit_ratio"]["before"]
 
 
+@pytest.mark.parametrize(
+    ("argv", "differs"),
+    [
+        ([], {}),
+        (["--max-loras", "16", "--eviction", "lru"], {}),
+        (["--seed", "1"], {"seed": ("0", "1")}),
+        (["--popularity", "uniform"], {"popularity": ("zipf:1.0", "uniform")}),
+        (["--num-prompts", "900"], {"num_prompts": ("1500", "900")}),
+        (["--num-adapters", "61"], {"adapters": ("60", "61")}),
+        (["--request-rate", "20"], {"request_rate": ("inf", "20")}),
+        (["--drift", "20,500"], {"drift": ("not set", "20,500")}),
+        (["--output-len", "8-16"], {"output_len": ("16", "8-16")}),
+    ],
+)
+def test_a_baseline_of_another_workload_is_said(
+    argv: list[str], differs: dict[str, tuple[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = tmp_path / "old.json"
+    assert main([*SMALL, "--format", "json", "-o", str(old)]) == 0
+    capsys.readouterr()
+    assert main([*SMALL, *argv, "--baseline", str(old), "--format", "json"]) == 0
+    out, err = capsys.readouterr()
+    document = valid(out)
+    assert {one["key"]: (one["before"], one["now"]) for one in document.get("baseline_differs", [])} == differs
+    said = "; ".join(f"{key} was {before}, and is {now}" for key, (before, now) in differs.items())
+    assert err == (f"warning: {old} has another workload: {said}\n" if differs else "")
+    assert main(["-q", *SMALL, *argv, "--baseline", str(old)]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_workload_is_the_same_when_its_requests_are_replayed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, trace = str(tmp_path / "old.json"), tmp_path / "requests.jsonl"
+    assert main([*SMALL, "--save-trace", str(trace), "--format", "json", "-o", old]) == 0
+    replay = ["serve-bench", "--simulate", "--ranks", "8,64", "--baseline", old, "--trace"]
+    capsys.readouterr()
+    assert main([*replay, str(trace)]) == 0
+    assert "workload" not in capsys.readouterr().err
+    trace.write_text("".join(trace.read_text().splitlines(keepends=True)[:-1]))
+    assert main([*replay, str(trace)]) == 0
+    assert "has another workload: num_prompts was 1500, and is 1499\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workload", [None, [], {"\x1b[31m": [1], "popularity": {}}])
+def test_a_strange_workload_of_a_baseline_moves_no_cursor(
+    workload: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = tmp_path / "old.json"
+    old.write_text(json.dumps({"metrics": {"a": 1}, "workload": workload, "num_prompts": True, "mode": "\x1b[2J"}))
+    assert main([*SMALL, "--baseline", str(old)]) == 0
+    err = capsys.readouterr().err
+    assert "has another workload: mode was " in err
+    assert "\x1b" not in err
+
+
 def test_a_plan_says_what_it_takes_or_that_nothing_does(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main([*SMALL, "--plan", "hit_ratio>=0.9"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("for hit_ratio >= 0.9\n\npolicy")
     assert main([*SMALL, "--plan", "hit_ratio>=0.99,stall_p99_ms<50", "--eviction", "lru"]) == 1
-    assert "lru: not with all 60 adapters in slots at once: hit_ratio 0.96" in capsys.readouterr().out
+    assert "lru: not reached even with a slot for each of the 60 adapters: hit_ratio 0.96" in capsys.readouterr().out
     assert main([*SMALL, "--plan", "hit_ratio>=0.9", "--format", "html", "-o", str(tmp_path / "plan.html")]) == 0
     assert "<h1>Slots and memory for hit_ratio &gt;= 0.9</h1>" in (tmp_path / "plan.html").read_text()
 
@@ -122,6 +185,7 @@ def test_a_plan_of_stalls_says_that_nobody_queues_where_requests_have_no_times(
     [
         (["--fail-if", "adaptive.hitratio<1"], "there is no metric adaptive.hitratio", 2),
         (["--fail-if", "hit_ratio<1"], "there is no metric hit_ratio", 2),
+        (["--fail-if", "p99<1"], "_p99_ms; there are 61 more; all are listed under metrics", 2),
         (
             ["--fail-if", "adaptive.hit_ratio<95"],
             'adaptive.hit_ratio is at most 1\nhint: --fail-if "adaptive.hit_ratio<0.95"',
@@ -129,13 +193,13 @@ def test_a_plan_of_stalls_says_that_nobody_queues_where_requests_have_no_times(
         ),
         (["--baseline", "none.json"], "--baseline none.json: there is no such file", 3),
         (["--metadata", "H100"], "--metadata H100: must be KEY=VALUE", 2),
-        (["--metadata", "policies=none"], "--metadata policies: the result has that key already", 2),
+        (["--metadata", "policies=none"], "--metadata policies: the result already has that key", 2),
         (["-o", "no/where.html"], "there is no such folder", 6),
-        (["--save-result", "--result-dir", "file/x"], "--result-dir file/x cannot be made", 6),
+        (["--save-result", "--result-dir", "file/x"], "--result-dir file/x cannot be created", 6),
         (["--result-dir", "x"], "--result-dir is for --save-result", 2),
-        (["--plan", "hit_ratio>=0.9", "--max-loras", "8"], "--max-loras and --plan exclude each other", 2),
-        (["--plan", "hit_ratio>=0.9", "--eviction", "opt"], "opt is none", 2),
-        (["--plan", "hit_ratio<=0.9"], "more slots only make that harder", 2),
+        (["--plan", "hit_ratio>=0.9", "--max-loras", "8"], "--max-loras and --plan cannot be used together", 2),
+        (["--plan", "hit_ratio>=0.9", "--eviction", "opt"], "opt needs future requests", 2),
+        (["--plan", "hit_ratio<=0.9"], "more slots only make it worse", 2),
         (["--plan", "hit_ratio>=95"], 'hit_ratio is at most 1\nhint: --plan "hit_ratio>=0.95"', 2),
     ],
 )
@@ -210,7 +274,7 @@ def test_loads_cost_what_a_server_of_ours_said(tmp_path: Path, capsys: pytest.Ca
     assert tiers["cpu"]["load"] == {"ms": 25.0, "gb_per_s": None, "origin": "measured"}
     file.write_text(json.dumps({"mode": "live", "tiers_from": "inferred", "runs": runs}))
     assert main([*SMALL, "--measured", str(file)]) == 2
-    assert "the server did not say what its loads take" in capsys.readouterr().err
+    assert "the server did not report its load times" in capsys.readouterr().err
 
 
 def test_loads_cost_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,8 @@ import json
 import os
 import pty
 import re
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from datetime import datetime
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.main import main
+from lora_cli.core.text import size as human_size
 from lora_cli.render.cache_report import cache_report
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_cache import snapshots_parts
@@ -139,7 +142,7 @@ def test_what_was_meant_is_asked(typed: str, meant: str, capsys: Captured) -> No
     capsys.readouterr()
     assert main(["cache", "show", typed]) == 3
     asks = f"did you mean {meant.format(Path.cwd())}? " if meant else ""
-    assert f"hint: {asks}lora-cli cache ls shows what is" in capsys.readouterr().err
+    assert f"hint: {asks}see lora-cli cache ls" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root reads what nobody may")
@@ -229,7 +232,7 @@ def test_what_is_no_cache_is_not_cleaned(argv: list[str], tmp_path: Path, capsys
     assert main(["--cache-dir", "home", "cache", *argv]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert "no cache of lora-cli" in err
+    assert "not a cache of lora-cli" in err
     assert thesis.read_text() == "mine"
 
 
@@ -299,6 +302,8 @@ def test_gc_names_adapters_and_counts_blobs_unless_all_are_asked_for(
     assert "blob " not in short.replace(" blobs", "")
     assert re.search(r"^would free \d.* KiB: 1 adapter, 2 blobs$", short, re.MULTILINE)
     assert re.findall(r"^(\w+) +file://", short, re.MULTILINE) == ["adapter"]
+    taken = sum(path.stat().st_size for path in directory(capsys, "./chat").iterdir())
+    assert re.search(rf"^adapter +file://.*/chat +{re.escape(human_size(taken))}$", short, re.MULTILINE)
     assert main(["--verbose", "cache", "gc", "--unused-for", "50s", "--dry-run"]) == 0
     found = re.findall("^(reference|snapshot|blob) ", capsys.readouterr().out, re.MULTILINE)
     assert found == ["reference", "snapshot", "blob", "blob"]
@@ -315,7 +320,7 @@ def test_rm_says_why_nothing_was_freed(tmp_path: Path, capsys: Captured) -> None
     assert main(["fetch", "./copy"]) == 0
     capsys.readouterr()
     text = said(capsys, "rm", "./sql")
-    assert re.search("^freed 0 B: 1 adapter\n2.7 KiB stay in the cache: other adapters", text, re.MULTILINE)
+    assert re.search("^freed 0 B: 1 adapter\n2.7 KiB remain in the cache: other adapters", text, re.MULTILINE)
 
 
 def test_rm_says_which_bytes_an_edited_view_keeps(capsys: Captured, store: Store) -> None:
@@ -360,8 +365,8 @@ def test_rm_says_which_bytes_hard_links_elsewhere_keep(capsys: Captured, tmp_pat
     document = json.loads(said(capsys, "rm", "./sql", "--dry-run", "--format", "json"))
     assert document["linked_bytes"] == weights.st_size
     assert [one.get("linked_bytes") for one in document["removed"] if one["kind"] == "blob"].count(weights.st_size) == 1
-    assert "stay on the disk: hard links outside the cache" in said(capsys, "rm", "./sql")
-    assert "stay on the disk" not in said(capsys, "rm", "./chat")
+    assert "remain on the disk: hard links outside the cache" in said(capsys, "rm", "./sql")
+    assert "remain on the disk" not in said(capsys, "rm", "./chat")
 
 
 def test_what_a_link_to_somebodys_file_takes_is_not_freed(capsys: Captured, tmp_path: Path) -> None:
@@ -398,6 +403,21 @@ def test_rm_all_without_a_terminal_needs_yes(store: Store, capsys: Captured) -> 
     assert main(["cache", "rm", "--all", "-y"]) == 0
     assert tree(store.root) == set()
     assert main(["cache", "rm", "--all", "--yes"]) == 0
+
+
+def test_an_unfinished_download_is_shown_and_goes_with_rm_all(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    script = (
+        "import os, sys\nfrom pathlib import Path\nfrom lora_cli.store import Store\n"
+        "from lora_cli.store.partials import open_partial\n"
+        "os.write(open_partial(Store(Path(sys.argv[1])), 'ab' * 32, 5000).descriptor, bytes(3000))\nos._exit(9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script, str(store.root)], check=False).returncode == 9
+    assert "; unfinished downloads: 2.9 KiB" in said(capsys, "ls")
+    assert main(["cache", "rm", "--all", "-y"]) == 0
+    assert tree(store.root) == set()
 
 
 def test_rm_takes_either_adapters_or_all(capsys: Captured) -> None:

@@ -13,6 +13,7 @@ from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base_config
 
 Captured = pytest.CaptureFixture[str]
+WEIGHTS = "adapter_model.safetensors"
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 SET = "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\n"
 
@@ -84,13 +85,14 @@ def test_sglang_has_a_slot_for_the_base_and_is_told_who_is_pinned(folder: Path, 
     assert found["flags"] == [
         *("--enable-lora", "--max-lora-rank", "12", "--max-loras-per-batch", "3", "--max-loaded-loras", "3"),
         *("--lora-target-modules", *ATTENTION),
+        "--lora-strict-loading",
         "--lora-paths",
         json.dumps({"lora_name": "tone", "lora_path": f"{folder}/tone", "pinned": True}),
         f"support={folder}/support",
     ]
     assert found["base_slots"] == 1
     assert main(["inspect", "-f", file, "--engine-args", "sglang", "--max-loras", "1"]) == 2
-    assert "1 slots are too few: 1 adapters are pinned, and the base takes one" in capsys.readouterr().err
+    assert "1 slots are too few: 1 adapters are pinned, and the base uses one" in capsys.readouterr().err
 
 
 def test_the_manifests_engine_bounds_it(folder: Path, capsys: Captured) -> None:
@@ -113,7 +115,7 @@ def test_one_adapter_without_a_base_is_told_the_least(folder: Path, capsys: Capt
 
     assert '  vllm serve "$MODEL" \\' in out
     assert "at least 7.0 KiB on the GPU" in err
-    assert "not given: --base says which modules the engine has" in err
+    assert "not set: --base is needed for the modules of the engine" in err
     assert "--lora-target-modules" not in out
     assert "--lora-modules" not in out  # what it will be called nobody said
 
@@ -127,7 +129,7 @@ def test_what_no_flag_serves_is_left_out_and_ends_with_1(folder: Path, capsys: C
 
     reasons = {one["name"]: one["reason"] for one in found["left_out"]}
     assert "DoRA is not supported" in reasons["dora"]
-    assert "the rank is 600 (r), and --max-lora-rank is 512" in reasons["wide"]
+    assert "the rank is 600 (r), but --max-lora-rank is 512" in reasons["wide"]
     assert reasons["torn"].startswith("LC102: ")
     assert found["served"] == ["tone"]
     assert asked(capsys, str(folder / "wide"), "--engine-args", "vllm", code=1)["flags"] == []
@@ -145,13 +147,13 @@ def test_modules_that_an_option_does_not_take_are_said(folder: Path, capsys: Cap
                             config={"target_modules": ["q_proj", "fc1"]})  # fmt: skip
     found = asked(capsys, str(adapter), "--engine-args", "sglang", code=1)
 
-    assert found["left_out"][0]["reason"] == "SGLang's --lora-target-modules does not take fc1"
+    assert found["left_out"][0]["reason"] == "SGLang's --lora-target-modules does not accept fc1"
 
 
 def test_what_is_served_otherwise_than_trained_is_told(folder: Path, capsys: Captured) -> None:
     write_adapter(folder / "rs", modules=llama_modules(("q_proj", "v_proj")), r=64, config={"use_rslora": True})
     alone = asked(capsys, "-f", manifest(folder, "tone"), "--engine-args", "sglang")
-    found = asked(capsys, "-f", manifest(folder, "tone", "rs"), "--engine-args", "sglang")
+    found = asked(capsys, "-f", manifest(folder, "tone", "rs"), "--engine-args", "sglang", code=1)
 
     assert [one["name"] for one in found["served_wrong"]] == ["rs"]
     assert found["served"] == ["tone"]
@@ -171,11 +173,11 @@ def test_what_is_served_otherwise_than_trained_is_not_in_the_command(
     write_adapter(folder / "misnested", modules={f"model.language_{name}": size for name, size in modules.items()})
     words = ["-f", manifest(folder, wrong, "tone"), "--engine-args", engine]
 
-    found = asked(capsys, *words)
+    found = asked(capsys, *words, code=1)
 
-    assert [one["name"] for one in found["served_wrong"]] == [wrong]
+    assert [(one["name"], one["exit_code"]) for one in found["served_wrong"]] == [(wrong, 1)]
     assert found["flags"][found["flags"].index(flag) + 1 :] == [f"tone={folder}/tone"]
-    assert main(["inspect", *words]) == 0
+    assert main(["inspect", *words]) == 1
     assert f"not in {flag}" in " ".join(capsys.readouterr().err.split())
 
 
@@ -184,7 +186,7 @@ def test_a_base_without_lora_serves_none(tmp_path: Path, capsys: Captured) -> No
     adapter = write_adapter(tmp_path / "a", modules={"transformer.h.0.attn.c_attn": (64, 192)})
 
     found = asked(capsys, str(adapter), "--base", str(base), "--engine-args", "vllm", code=1)
-    assert "the engine does not start with" in found["left_out"][0]["reason"]
+    assert "the engine exits at start" in found["left_out"][0]["reason"]
 
 
 def test_experts_and_their_routers_count(tmp_path: Path, capsys: Captured) -> None:
@@ -220,17 +222,24 @@ def test_an_adapter_of_the_hub_is_named_once_it_is_here(
         capsys.readouterr()
         found = asked(capsys, *cache, "-f", str(file), "--engine-args", "vllm")
 
+        other = write_adapter(tmp_path / "other", modules=llama_modules(("q_proj", "v_proj")), seed=1)
+        (tmp_path / "other.yaml").write_text(SET + f"adapters:\n  - {{name: sql, source: {other}}}\n")
+        assert main([*cache, "fetch", "-f", str(tmp_path / "other.yaml")]) == 0
+        capsys.readouterr()
+        elsewhere = asked(capsys, *cache, "-f", str(file), "--engine-args", "vllm")["located"][0]["path"]
+
     view = tmp_path / "cache" / "adapters" / "sql"
     assert found["located"] == [{"name": "sql", "path": str(view), "pinned": False}]
     assert (view / "adapter_config.json").is_file()
+    assert (Path(elsewhere) / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes(), "the view is another set's now"
 
 
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
         (["--engine-args", "vlm"], "no engine is called 'vlm'"),
-        (["--engine-args", "vllm@x"], "is no version of vLLM"),
-        (["--engine-args", "lorax"], "the flags of LoRAX are not known here"),
+        (["--engine-args", "vllm@x"], "is not a version of vLLM"),
+        (["--engine-args", "lorax"], "the flags of LoRAX are unknown"),
         (["--engine-args", "vllm", "--max-loras", "4", "--max-cpu-loras", "2"], "less than max_loras, which is 4"),
         (["--engine-args", "vllm", "--base", "BASE", "--tp", "3"], "--tp 3 does not divide 64"),
     ],

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from lora_cli.cli.main import main
+from lora_cli.core.engine_outcome import ENGINE_NAMES
+from lora_cli.engines import ENGINES
 from tests.conftest import QUICKSTART
 from tests.making import llama_modules, write_adapter, write_base_config
 
@@ -84,22 +87,22 @@ def test_a_rank_above_the_engines_comes_with_its_flag(made: Callable[..., str], 
     assert main(["validate", made("high", r=40), "--base", base, "--engine", "vllm@0.33"]) == 1
 
     out = " ".join(capsys.readouterr().out.split())
-    assert "vLLM 0.33 rejects it: the rank is 40 (r), and --max-lora-rank is 16, which is what vLLM has unless" in out
+    assert "vLLM 0.33 rejects it: the rank is 40 (r), but --max-lora-rank is 16, the default of vLLM" in out
     assert "hint: start vLLM with `--max-lora-rank 64`" in out
     assert main(["validate", made("high", r=40), "--base", base, "--engine", "vllm", "--max-lora-rank", "64"]) == 0
 
 
 def test_a_rank_that_no_vllm_takes(made: Callable[..., str], base: str, capsys: Capture) -> None:
     assert main(["validate", made("high", r=600), "--base", base, "--engine", "vllm"]) == 1
-    assert "it takes none above 512" in " ".join(capsys.readouterr().out.split())
+    assert "it supports none above 512" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
         (["--engine", "vlm"], "did you mean vllm?"),
-        (["--engine", ""], "names no engine"),
-        (["--engine", "vllm@newest"], "is no version of vLLM"),
+        (["--engine", ""], "has no value"),
+        (["--engine", "vllm@newest"], "is not a version of vLLM"),
         (["--engine", "vllm", "--max-lora-rank", "20"], "--max-lora-rank 32"),
         (["--engine", "vllm", "--tp", "0"], "--tp"),
     ],
@@ -144,9 +147,13 @@ def test_a_manifests_unknown_engine_is_its_error(
 
     assert main(["validate", "-f", str(file)]) == 2
     said = capsys.readouterr().err
-    assert f"{file}: engine: no engine is called 'sgl-lang'" in said
+    assert f"{file}:4: engine.name: 'sgl-lang' is not the name of an engine" in said
     assert "did you mean sglang?" in said
-    assert main(["validate", "-f", str(file), "--engine", "sglang"]) == 0
+    assert main(["fetch", "-f", str(file), "--dry-run"]) == 2
+
+
+def test_a_manifest_knows_every_engine() -> None:
+    assert list(ENGINES) == list(ENGINE_NAMES)
 
 
 def test_a_manifests_pins_are_weighed_with_its_slots(
@@ -174,6 +181,24 @@ def test_the_environment_names_the_engine(
     assert (code, outcomes(document)) == (1, {"vllm": "serves-wrong", "sglang": "rejects"})
 
 
+def test_an_engine_that_does_not_look_at_the_type_has_all_checks_of_lora(
+    made: Callable[..., str], base: str, capsys: Capture
+) -> None:
+    code, document = judged(capsys, made("named", peft_type="IA3"), "--base", base, "--engine", "vllm")
+    assert (code, outcomes(document)) == (0, {"vllm": "ok"})
+    assert {one["code"] for one in document["adapters"][0]["skipped"]} <= {"LC324"}
+
+    wide = made("wide", peft_type="IA3", r=512)
+    code, document = judged(capsys, wide, "--base", base, "--engine", "vllm")
+    assert (code, outcomes(document)) == (1, {"vllm": "rejects"})
+    nothing = made("nothing", peft_type="IA3")
+    weights = Path(nothing, "adapter_model.safetensors")
+    save_file({name: one * ("lora_B" not in name) for name, one in load_file(weights).items()}, weights)
+    code, document = judged(capsys, nothing, "--base", base, "--engine", "vllm")
+    assert code == 1
+    assert "LC502" in {one["code"] for one in document["adapters"][0]["findings"]}
+
+
 def test_only_the_selected_rules_count_and_the_outcome_stays_true(
     made: Callable[..., str], base: str, capsys: Capture
 ) -> None:
@@ -188,7 +213,7 @@ def test_an_outcome_that_refuses_nothing_is_said_not_to_count(
     made: Callable[..., str], base: str, capsys: Capture
 ) -> None:
     line = ["validate", made("rslora", use_rslora=True), "--base", base, "--engine", "sglang", "--engine", "vllm"]
-    uncounted = "  serves wrong  14/14\n    does not count: what is wrong is left out, known or suppressed\n  vLLM"
+    uncounted = "  serves wrong  14/14\n    not counted: all findings are ignored, baselined or suppressed\n  vLLM"
 
     assert main([*line, "--select", "LC1"]) == 0
     assert uncounted in capsys.readouterr().out
@@ -220,7 +245,7 @@ def test_an_old_version_is_a_warning(made: Callable[..., str], base: str, capsys
     out = " ".join(capsys.readouterr().out.split())
     assert "warning LC405 engine-unproven vLLM 0.11: older than the oldest profile" in out
     assert main(["validate", good, "--base", base, "--engine", "vllm@0.40"]) == 0
-    assert "newer than the newest profile: judged as 0.33" in " ".join(capsys.readouterr().out.split())
+    assert "newer than the newest profile: validated as 0.33" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("width", [60, 80])
@@ -247,8 +272,8 @@ def test_one_engine_is_explained(capsys: Capture) -> None:
     assert main(["engines", "vllm@0.31"]) == 0
 
     out = " ".join(capsys.readouterr().out.split())
-    assert out.startswith("vLLM 0.31 --max-lora-rank is one of 1, 8, 16, 32, 64, 128, 256, 320, 512; 16 unless set")
-    assert "every module is scaled alike fix: serve it with vLLM 0.32 or newer" in out
+    assert out.startswith("vLLM 0.31 --max-lora-rank is one of 1, 8, 16, 32, 64, 128, 256, 320, 512; 16 by default")
+    assert "all modules have the same scale fix: serve it with vLLM 0.32 or newer" in out
     assert "source: vllm/lora/peft_helper.py (tested)" in out
     assert main(["engines", "tensorrt"]) == 2
 

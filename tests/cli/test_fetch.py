@@ -158,7 +158,7 @@ def test_a_folder_with_something_else_is_never_overwritten(
     assert main(["fetch", "./sql", "--to", "chat"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert "holds something else" in err
+    assert "exists and is not empty" in err
     assert tree(Path("chat")) == {CONFIG, WEIGHTS}
 
 
@@ -182,13 +182,13 @@ def test_options_come_from_the_environment_too(sql: Path, monkeypatch: pytest.Mo
 def test_offline_needs_no_network_for_folders(sql: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fetch", "./sql", "--offline"]) == 0
     assert main(["fetch", "org/name", "--offline"]) == 3
-    assert "network is switched off" in capsys.readouterr().err
+    assert "offline mode is on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("typed", ["hf://org/name", "org/name"])
 def test_what_is_not_to_be_had_is_named_once(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fetch", typed, "--offline"]) == 3
-    assert capsys.readouterr().err.startswith(f"error: {typed}: is not in the cache, and the network is switched off\n")
+    assert capsys.readouterr().err.startswith(f"error: {typed}: is not cached and offline mode is on\n")
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_offline_is_an_option_of_every_command(words: list[str], capsys: pytest.
     for line in ([*words, "--offline"], ["--offline", *words]):
         assert main(line) == 3
         out, err = capsys.readouterr()
-        assert "is not in the cache" in " ".join((out + err).split())
+        assert "is not cached" in " ".join((out + err).split())
 
 
 FETCHED_MODULES = """

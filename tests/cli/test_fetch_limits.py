@@ -35,7 +35,7 @@ def test_a_limit_holds_for_what_is_in_the_cache_too(sql: Path, chat: Path, capsy
     assert main(["fetch", "./sql", "./chat"]) == 0
     capsys.readouterr()
     assert main(["fetch", "./sql", "--max-bytes", "10"]) == 1
-    assert "and 10 are allowed" in capsys.readouterr().err
+    assert "but 10 are allowed" in capsys.readouterr().err
     Path("set.yaml").write_text(SET + "policy: {max_bytes: 10}\n")
     assert main(["fetch", "-f", "set.yaml"]) == 1
     assert capsys.readouterr().out == ""
@@ -63,7 +63,7 @@ def test_the_bytes_that_an_adapter_does_not_need_are_told(sql: Path, capsys: pyt
         (["--cache-budget", "10"], 1, "--cache-budget"),
         (["--keep-free", "1000000TB"], 6, "--keep-free"),
         (["--keep-free", "much"], 2, "is not a size"),
-        (["--adapter-timeout", "0s"], 2, "no time at all"),
+        (["--adapter-timeout", "0s"], 2, "is not above 0"),
     ],
 )
 def test_a_limit_that_is_reached_names_the_option(
@@ -86,3 +86,13 @@ def test_limits_come_from_the_environment_too(
     out, err = capsys.readouterr()
     assert re.search(r"freed .*: 1 adapter, 2 blobs", out)
     assert err == ""
+
+
+def test_the_termination_log_has_each_name_once(sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sql.is_dir()
+    noted: list[str] = []
+    monkeypatch.setattr("lora_cli.cli.fetch.note", noted.append)
+    Path("set.yaml").write_text(SET)
+    assert main(["fetch", "-f", "set.yaml", "a", "--keep-free", "1000000TB"]) == 6
+    assert noted[0].startswith("a: ")
+    assert "a: a: " not in noted[0]

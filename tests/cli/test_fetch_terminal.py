@@ -12,8 +12,9 @@ import pytest
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, Snapshot
 from lora_cli.errors import NotFound
-from lora_cli.fetching import AdapterRequest, Fetched
+from lora_cli.fetching.context import AdapterRequest
 from lora_cli.fetching.many import Outcome
+from lora_cli.fetching.pipeline import Fetched
 from lora_cli.fetching.plan import LeftOut
 from lora_cli.render.fetch_report import fetched_adapter
 from lora_cli.render.terminal import rendered
@@ -121,7 +122,7 @@ def test_no_directory_is_cut_and_no_name_is_a_command(width: int, tmp_path: Path
     assert "etag-cdcdcdcdcdcd" in flat
     assert "8.4s" in flat
     told = " ".join(shown.split())
-    assert "2.0 KiB in 2 files left out, published for acme/base (its config said nothing)" in told
+    assert "2.0 KiB in 2 files left out, published for acme/base (its config had no base)" in told
     assert told.endswith("2 adapters, 5 B: 1 cached, 1 failed in 1 min 30 s")
 
 

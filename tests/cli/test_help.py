@@ -83,3 +83,15 @@ def test_what_commands_do_is_not_cut_either(
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     told = told or [" ".join((function.__doc__ or "").partition(".")[0].split()) for function in OF_CACHE.values()]
     assert [one for one in told if one not in text] == []
+
+
+def test_on_a_terminal_brackets_stay_and_flags_have_no_type(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert main(["fetch", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "│" in text
+    assert "ORG/NAME[@REV]" in text
+    assert "<bool>" not in text

@@ -41,7 +41,18 @@ def test_a_folder_of_adapters_becomes_a_set_that_validates(folder: Path, capsys:
     ]
     assert main(["validate", "-f", "set.yaml", "--base", "base"]) == 0
     assert main(["init", "all"]) == 2
-    assert "set.yaml is there already" in capsys.readouterr().err
+    assert "set.yaml already exists" in capsys.readouterr().err
+
+
+def test_folders_that_are_no_adapters_are_named(folder: Path, capsys: Capture) -> None:
+    (folder / "all/gguf").mkdir()
+    write_adapter(folder / "all/\x1b[31mred", modules=llama_modules())
+    assert main(["init", "all"]) == 0
+    told = "left out 2 folders (no adapter_config.json, or control characters in the name): "
+    assert told in (said := capsys.readouterr().err)
+    assert "gguf" in said
+    assert "\x1b" not in said
+    assert len(read_manifest(Path("set.yaml")).adapters) == 3
 
 
 def test_paths_are_those_from_the_manifest_and_nothing_is_named_twice(folder: Path, capsys: Capture) -> None:
@@ -56,6 +67,15 @@ def test_paths_are_those_from_the_manifest_and_nothing_is_named_twice(folder: Pa
         {"name": "sql-2", "source": "../sql"},
     ]
     assert main(["fetch", "-f", "sets/one.yaml"]) == 0
+
+
+def test_a_rank_that_the_engine_never_takes_leaves_the_others_to_be_judged(folder: Path, capsys: Capture) -> None:
+    write_adapter(folder / "all/huge", modules=llama_modules(), r=600)
+    assert main(["init", "all", "--engine", "vllm@0.33"]) == 0
+    assert "max_lora_rank: 512" in Path("set.yaml").read_text()
+    capsys.readouterr()
+    assert main(["validate", "-f", "set.yaml", "--base", "base"]) == 1
+    assert "vLLM 0.33: ok 3, rejects 1" in " ".join(capsys.readouterr().out.split())
 
 
 def test_bases_that_differ_are_left_to_the_reader(folder: Path, capsys: Capture) -> None:
@@ -83,6 +103,6 @@ def test_repositories_keep_their_scheme_and_revision(folder: Path, monkeypatch: 
 
 def test_a_folder_of_adapters_in_the_place_of_one_is_told_of_init(folder: Path, capsys: Capture) -> None:
     assert main(["fetch", "./all"]) == 1
-    assert "`lora-cli init` makes a manifest" in capsys.readouterr().err
+    assert "`lora-cli init` creates a manifest" in capsys.readouterr().err
     assert main(["validate", "./all", "--no-base"]) == 1
-    assert "`lora-cli init` makes a manifest" in " ".join(capsys.readouterr().out.split())
+    assert "`lora-cli init` creates a manifest" in " ".join(capsys.readouterr().out.split())

@@ -47,7 +47,7 @@ def test_nan_is_information_and_told_without_a_warning(tmp_path: Path) -> None:
     )
     done = _process("inspect", str(folder), "--spectrum", "--diff", str(folder))
     assert (done.returncode, done.stderr) == (0, "")
-    assert "lora_A holds NaN or infinity" in done.stdout
+    assert "lora_A contains NaN or infinity" in done.stdout
     assert "\n    0      none" in done.stdout
 
 

@@ -204,12 +204,12 @@ def test_the_real_adapters_of_the_quickstart_are_unrelated(capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("argv", "code", "said"),
     [
-        (["{sql}", "{sql}/../b", "--diff", "{sql}"], 2, "--diff compares one adapter with one other"),
+        (["{sql}", "{sql}/../b", "--diff", "{sql}"], 2, "--diff compares one adapter with another"),
         (["{sql}", "--diff", "{sql}/../gone"], 3, "there is no folder"),
         (["{sql}", "--diff", ""], 2, ""),
         (["{sql}", "--diff"], 2, "requires an argument"),
         (["{sql}", "--diff", "oci://registry/name"], 2, ""),
-        (["{sql}", "--diff", "{sql}/.."], 1, "holds no weights of an adapter"),
+        (["{sql}", "--diff", "{sql}/.."], 1, "contains no adapter weights"),
         (["{sql}", "--diff", "{broken}"], 1, "adapter_model.safetensors"),
     ],
 )

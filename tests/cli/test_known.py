@@ -72,7 +72,7 @@ def test_what_is_found_no_longer_is_said(here: Path, capsys: Capture) -> None:
     capsys.readouterr()
 
     assert validate("bad", "loud", "--baseline", "known.json") == 0
-    said = "warning: known.json: LC504 is found no longer in loud (adapter_model.safetensors: model.layers."
+    said = "warning: known.json: LC504 is no longer found in loud (adapter_model.safetensors: model.layers."
     assert capsys.readouterr().err.startswith(said)
     for elsewhere in (["bad"], ["loud", "--ignore", "LC504"], ["loud", "--no-values"]):
         validate(*elsewhere, "--baseline", "known.json")
@@ -86,10 +86,36 @@ def test_an_adapter_that_cannot_be_read_is_never_known(here: Path) -> None:
     assert validate("./gone", "bad", "--baseline", "known.json") == 3
 
 
+@pytest.mark.parametrize(("file", "code"), [("adapter_model.safetensors", "LC102"), ("adapter_config.json", "LC107")])
+def test_an_adapter_whose_files_cannot_be_read_is_left_out_of_a_new_baseline(
+    here: Path, file: str, code: str, capsys: Capture
+) -> None:
+    Path("loud", file).write_bytes(b"{")
+
+    assert validate("loud", "bad", "./gone", "--write-baseline", "known.json") == 3
+    captured = capsys.readouterr()
+    assert "3 adapters (1 accepted, 1 refused, 1 failed)" in " ".join(captured.out.split())
+    assert captured.err.splitlines() == [
+        f"warning: known.json: loud is not in the baseline: it could not be read ({code})",
+        "warning: known.json: gone is not in the baseline: it could not be read",
+    ]
+    assert {entry["adapter"] for entry in json.loads(Path("known.json").read_text())["findings"]} == {"bad"}
+    assert validate("loud", "--write-baseline", "known.json") == 1
+
+
+def test_an_adapter_without_weights_is_left_out_of_a_new_baseline(here: Path, capsys: Capture) -> None:
+    Path("loud/adapter_model.safetensors").unlink()
+
+    assert validate("loud", "bad", "--write-baseline", "known.json") == 1
+    assert capsys.readouterr().err == "warning: known.json: loud is not in the baseline: it could not be read (LC101)\n"
+    assert {entry["adapter"] for entry in json.loads(Path("known.json").read_text())["findings"]} == {"bad"}
+    assert validate("loud", "--baseline", "known.json") == 1
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "said"),
     [
-        (["--baseline", "a.json", "--write-baseline", "b.json"], 2, "exclude each other"),
+        (["--baseline", "a.json", "--write-baseline", "b.json"], 2, "cannot be used together"),
         (["--baseline", "gone.json"], 3, "there is no baseline gone.json"),
         (["--baseline", "base/config.json"], 2, "--write-baseline"),
         (["--write-baseline", "no/such/known.json"], 6, "cannot be written"),
@@ -135,7 +161,7 @@ def test_a_suppression_holds_for_its_digest_and_rule_and_says_why(here: Path, ca
     assert validate("loud", *given) == 1
     now = digest_of("./loud", capsys)
     validate("loud", *given)
-    assert f"LC504 is suppressed for another digest; that of loud is {now}" in capsys.readouterr().err
+    assert f"LC504 is suppressed for another digest; the digest of loud is {now}" in capsys.readouterr().err
 
 
 def test_what_suppresses_nothing_any_more_is_said(here: Path, capsys: Capture) -> None:
@@ -146,8 +172,8 @@ def test_what_suppresses_nothing_any_more_is_said(here: Path, capsys: Capture) -
 
     assert validate("loud", *policy(ended, idle, other)) == 1
     assert capsys.readouterr().err.splitlines() == [
-        "warning: policy.yaml:5: the suppression of huge-update ended with 2026-01-31",
-        "warning: policy.yaml:11: nothing is suppressed: LC302 finds nothing in loud",
+        "warning: policy.yaml:5: the suppression of huge-update expired after 2026-01-31",
+        "warning: policy.yaml:11: unused suppression: LC302 finds nothing in loud",
     ]
 
 

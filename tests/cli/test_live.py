@@ -18,6 +18,8 @@ from tests.bench.null_server import NullServer
 from tests.cli.test_bench_results import valid
 from tests.cli.test_simulating import explained
 from tests.endpoint.engine import Engine
+from tests.faulty_proxy import FaultyProxy
+from tests.sources.certificates import localhost_certificate
 
 SHORT = ["--num-prompts", "40", "--request-rate", "200", "--output-len", "4", "--input-len", "4-9"]
 
@@ -43,6 +45,16 @@ def bench(server: NullServer | Engine, *argv: str) -> list[str]:
 def measured(capsys: pytest.CaptureFixture[str], argv: list[str], code: int = 0) -> dict[str, Any]:
     assert main([*argv, "--format", "json"]) == code, capsys.readouterr().err
     return valid(capsys.readouterr().out)
+
+
+def test_a_server_behind_tls_is_measured_with_the_certificates_of_the_environment(
+    server: NullServer, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, chain = localhost_certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    with FaultyProxy(server.url, certificate=chain, raw=True) as outside:
+        found = measured(capsys, ["serve-bench", "--url", outside.url, *SHORT, "--num-seeds", "1"])
+    assert (found["completed"], found["failed"]) == (40, 0)
 
 
 def test_a_server_is_measured_by_the_tiers_that_it_names(
@@ -85,7 +97,7 @@ def test_where_the_server_names_none_they_are_inferred_and_marked_so(
     assert main(argv) == 0
     out = capsys.readouterr().out
     assert "later (inferred)" in out
-    assert "inferred: by who was asked for first" in " ".join(out.split())
+    assert "inferred from the order of requests" in " ".join(out.split())
 
 
 def test_several_names_follow_one_flag_as_in_vllm(vllm: NullServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,11 +157,11 @@ def test_a_url_as_clients_of_openai_have_it_is_the_same_server(
     ("argv", "said"),
     [
         ([], "sending 2 x 5 requests, all at once\n"),
-        (["--request-rate", "200"], "sending 2 x 5 requests, at 200 a second\n"),
-        (["--max-concurrency", "2", "--control"], "sending 2 x 5 requests, all at once, at most 2 under way, "
-        "and the same to the base\n"),
+        (["--request-rate", "200"], "sending 2 x 5 requests, at 200 per second\n"),
+        (["--max-concurrency", "2", "--control"], "sending 2 x 5 requests, all at once, at most 2 in flight, "
+        "and the same to the base model\n"),
         (["--ramp-up-strategy", "linear", "--ramp-up-start-rps", "100", "--ramp-up-end-rps", "200"],
-        "sending 2 x 5 requests, at a rate of linear 100-200 a second\n"),
+        "sending 2 x 5 requests, at linear 100-200 per second\n"),
         (["--quiet"], ""),
     ],
 )  # fmt: skip
@@ -226,7 +238,7 @@ def test_nobody_at_the_url_is_one_message_and_7(capsys: pytest.CaptureFixture[st
     assert main(["serve-bench", "--url", url]) == 7
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith(f"error: nobody answers at {url}: Connection refused\n")
+    assert err.startswith(f"error: cannot connect to {url}: Connection refused\n")
 
 
 def test_a_server_without_adapters_is_one_message_and_7(capsys: pytest.CaptureFixture[str]) -> None:
@@ -297,7 +309,7 @@ def test_an_interrupt_leaves_what_was_measured(capsys: pytest.CaptureFixture[str
         (["--simulate"], "--simulate is not for --url"),
         (["./adapter"], "REFs are not for --url"),
         (["--max-loras", "2"], "--max-loras is not for --url"),
-        (["--probe-adapter", "a0"], "--probe-adapter is for --probe-request-rate"),
+        (["--probe-adapter", "a0"], "--probe-adapter is only for --probe-request-rate"),
         (["--goodput", "fast"], "--goodput fast: must be"),
         (["--prompts", "poems"], "--prompts is ids or text"),
         (["--request-rate", "5", "--ramp-up-strategy", "linear"], "a ramp is linear or exponential"),

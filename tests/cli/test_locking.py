@@ -264,6 +264,12 @@ def test_no_socket_is_opened_for_what_is_locked_and_here(argv: list[str], hub: H
     assert child("--upgrade").returncode != 0  # The hook does see sockets.
 
 
+def test_an_upgrade_offline_says_that_it_asks_nobody(hub: Hub, capsys: Capture) -> None:
+    assert fetch() == 0
+    assert fetch("--upgrade", "--offline") == 0
+    assert "--upgrade takes the newest versions that are cached" in capsys.readouterr().err
+
+
 def test_offline_locks_what_is_remembered_and_says_what_is_not_here(hub: Hub, capsys: Capture) -> None:
     assert main(["fetch", "org/sql"]) == 0
     before = hub.connections
@@ -290,7 +296,7 @@ def test_offline_the_cache_of_the_hubs_own_client_is_enough_only_when_it_has_all
     before = hub.connections
     capsys.readouterr()
     assert fetch("--locked", "--offline") == 3
-    assert "sql: the cache lacks README.md" in capsys.readouterr().err
+    assert "sql: README.md is not cached" in capsys.readouterr().err
     assert hub.connections == before
     download("README.md")
     before = hub.connections

@@ -66,19 +66,19 @@ def test_check_tells_what_the_origins_have_now_and_changes_nothing(
     found = check(capsys, 1)
     assert found["sql"]["drift"] == [
         f"main moved from {was[:12]} to {hub.commit('org/sql').id[:12]}",
-        "README.md is gone",
-        f"{CONFIG} has other bytes",
-        f"{WEIGHTS} has other bytes",
+        "README.md is missing",
+        f"{CONFIG} has different bytes",
+        f"{WEIGHTS} has different bytes",
         "tokenizer.json is new",
     ]
     assert (found["sql"]["locked"], found["sql"]["now"]) == (was, hub.commit("org/sql").id)
-    assert found["mine"]["drift"] == [f"{WEIGHTS} has other bytes"]
-    assert found["chat"]["drift"] == ["is locked for org/chat@main, and the manifest has org/chat"]
+    assert found["mine"]["drift"] == [f"{WEIGHTS} has different bytes"]
+    assert found["chat"]["drift"] == ["is locked for org/chat@main, but the manifest has org/chat"]
     assert found["new"]["drift"] == ["is not locked"]
     assert found["left_over"] == ["old"]
     assert fetch("--check") == 1
     lines = [f"{name}: {'; '.join(found[name]['drift'])}" for name in ("sql", "chat", "mine", "new")]
-    lines.append("old: is locked, and not in the manifest")
+    lines.append("old: is locked but not in the manifest")
     assert capsys.readouterr().out.splitlines() == lines
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert fetch("--check") == 1
@@ -91,7 +91,7 @@ def test_check_tells_what_the_origins_have_now_and_changes_nothing(
         ["old", "removed", "-", "-"],
     ]
     assert rows[7:-2] == lines
-    assert rows[-1] == "5 of 5 changed; take them with --upgrade"
+    assert rows[-1] == "5 of 5 changed; lock the new versions with --upgrade"
     assert Path("set.lock.yaml").read_bytes() == before
     assert not (tmp_path / "empty").exists()
 
@@ -108,7 +108,7 @@ def test_check_ends_with_what_kept_an_origin_from_being_asked(
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert fetch("--check", "--offline") == 3
     out, err = capsys.readouterr()
-    assert "error: sql: hf://org/sql cannot be asked" in err
+    assert "error: sql: hf://org/sql cannot be checked" in err
     assert out.splitlines()[1].split() == ["sql", "failed", locked("sql").revision[:12]]
     assert out.splitlines()[-1].endswith("; 2 not checked")
 

@@ -107,6 +107,59 @@ def test_a_lock_is_a_pin_and_a_digest_for_a_policy(rule: str, hub: Hub, capsys: 
     assert rule in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("rule", ["require_pinned", "require_sha256"])
+@pytest.mark.parametrize("way", ["the digest", "the lock"])
+def test_what_has_no_commit_is_pinned_in_either_way_that_the_hint_says(
+    rule: str, way: str, tmp_path: Path, capsys: Capture
+) -> None:
+    write_adapter(tmp_path / "mine", modules=llama_modules())
+    text = "apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n  - name: mine\n    source: ./mine\n"
+    policy = f"policy: {{{rule}: true}}\n"
+    Path("set.yaml").write_text(text + policy)
+    assert fetch() == 1
+    said = capsys.readouterr().err
+    command = f"fetch file://{tmp_path / 'mine'} --format json"
+    assert f"(lora-cli {command} prints it, without this policy)" in said
+    if way == "the digest":
+        assert main(command.split()) == 0
+        (fetched,) = json.loads(capsys.readouterr().out)["adapters"]
+        Path("set.yaml").write_text(f"{text}    sha256: {fetched['sha256']}\n{policy}")
+    else:
+        Path("set.yaml").write_text(text)
+        assert fetch() == 0
+        Path("set.yaml").write_text(text + policy)
+        assert fetch("--locked") == 0
+        return
+    assert fetch() == 0
+
+
+def test_what_a_lock_lacks_or_contradicts_is_warned_of_and_nothing_else(
+    hub: Hub, tmp_path: Path, capsys: Capture
+) -> None:
+    write_adapter(tmp_path / "mine", modules=llama_modules())
+    hub.add("org/sql", tmp_path / "mine")
+    hub.add("org/chat", tmp_path / "mine")
+    base = str(write_base_config(tmp_path / "base"))
+    set_of("sql=org/sql", "mine=./mine")
+
+    def warned(*words: str) -> str:
+        capsys.readouterr()
+        main([words[0], "-f", "set.yaml", "--base", base, *words[1:]])
+        lines = capsys.readouterr().err.splitlines()
+        return "\n".join(line for line in lines if "locked" in line)
+
+    one = "warning: 1 adapter of set.yaml is not locked: sql; lora-cli fetch -f set.yaml locks them"
+    once = ("warm", "--once", "--device", "cpu")
+    assert warned(*once) == one
+    assert warned("validate") == warned("inspect") == ""  # nobody wants a lock here
+    assert fetch() == 0
+    assert warned(*once) == warned("validate") == warned("inspect") == ""
+    set_of("sql=org/sql@main", "chat=org/chat", "mine=./mine")
+    two = "warning: 2 adapters of set.yaml are not locked: sql, chat; lora-cli fetch -f set.yaml locks them"
+    assert warned(*once) == warned("validate") == warned("inspect") == two
+    assert warned("validate", "--quiet") == ""
+
+
 def set_with_digests(source: str, *digests: str) -> None:
     entries = "".join(
         f"  - {{name: a{number}, source: {source}, sha256: {digest}}}\n" for number, digest in enumerate(digests)
@@ -125,7 +178,7 @@ def test_validate_holds_a_folder_to_the_digest_of_its_manifest_without_policy_or
     assert main(["validate", "-f", "set.yaml", "--base", base, "--format", "json"]) == 5
     right, wrong = json.loads(capsys.readouterr().out)["adapters"]
     assert right["error"] is None
-    assert f"the manifest says sha256 {'0' * 64}, and its files make {fetched['sha256']}" in wrong["error"]["message"]
+    assert f"the manifest has sha256 {'0' * 64}, but its files have {fetched['sha256']}" in wrong["error"]["message"]
 
 
 def test_validate_holds_an_adapter_of_the_hub_to_its_digest_once_it_is_in_the_cache(
@@ -137,7 +190,7 @@ def test_validate_holds_an_adapter_of_the_hub_to_its_digest_once_it_is_in_the_ca
     assert main(validate) == 0
     assert main(["fetch", "org/sql"]) == 0
     assert main(validate) == 5
-    assert "the manifest says sha256" in " ".join(capsys.readouterr().out.split())
+    assert "the manifest has sha256" in " ".join(capsys.readouterr().out.split())
 
 
 def test_what_is_no_adapter_is_told_as_such_and_not_by_its_digest(tmp_path: Path, capsys: Capture) -> None:

@@ -20,14 +20,14 @@ RETRAINED, LONGER, WITH_MORE_WEIGHTS = "retrained", "longer", "more weights"
 CHANGES: dict[str, tuple[Callable[[], object], str]] = {
     RETRAINED: (
         lambda: retrain("mine", seed=2),
-        f"{WEIGHTS} has other bytes now than those that are locked",
+        f"{WEIGHTS} has different bytes from the locked ones",
     ),
-    LONGER: (lambda: retrain("mine", r=8), "bytes now, and is locked with"),
+    LONGER: (lambda: retrain("mine", r=8), "bytes now, but is locked with"),
     WITH_MORE_WEIGHTS: (
         lambda: shutil.copy(Path("mine", WEIGHTS), Path("mine", "adapter_model-00001-of-00001.safetensors")),
-        "adapter_model-00001-of-00001.safetensors is there now, and is not locked",
+        "adapter_model-00001-of-00001.safetensors exists now but is not locked",
     ),
-    "gone": (Path("mine", CONFIG).unlink, f"{CONFIG} is locked, and not there any more"),
+    "gone": (Path("mine", CONFIG).unlink, f"{CONFIG} is locked but no longer exists"),
 }
 COMMANDS = {
     "fetch": ["fetch", "--locked"],
@@ -69,7 +69,7 @@ def test_a_gate_is_red_whether_or_not_the_cache_has_what_is_locked(
         assert run(name) == 1
         told = " ".join("".join(capsys.readouterr()).split())
         assert says in told
-        assert "lora-cli fetch -f MANIFEST --upgrade mine" in told
+        assert "lora-cli fetch -f set.yaml --upgrade mine" in told
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -80,7 +80,7 @@ def test_every_command_refuses_a_folder_that_is_not_what_is_locked_and_takes_it_
     CHANGES[RETRAINED][0]()
     capsys.readouterr()
     assert run(name) == 1
-    assert "has other bytes now than those that are locked" in " ".join("".join(capsys.readouterr()).split())
+    assert "has different bytes from the locked ones" in " ".join("".join(capsys.readouterr()).split())
     assert fetch("--upgrade", "mine") == 0
     assert run(name) == 0
 

@@ -124,9 +124,9 @@ def test_check_tells_what_was_overwritten(origin: Origin, capsys: Capture) -> No
 
     assert drift(0) == []
     origin.put(SAME_SIZE)
-    assert drift(1) == [f"{WEIGHTS} has other bytes"]
+    assert drift(1) == [f"{WEIGHTS} has different bytes"]
     origin.put(LARGER)
-    assert drift(1) == [f"{WEIGHTS} has {len(LARGER[WEIGHTS])} bytes, and had {len(FIRST[WEIGHTS])}"]
+    assert drift(1) == [f"{WEIGHTS} changed from {len(FIRST[WEIGHTS])} to {len(LARGER[WEIGHTS])} bytes"]
 
 
 @pytest.mark.parametrize("files", [LARGER, SAME_SIZE])
@@ -144,4 +144,4 @@ def test_validate_judges_what_is_locked_and_here_and_not_what_is_there_now(
     assert (judged()["revision"], judged()["error"]) == (locked().revision, None)
     monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(Path("empty").absolute()))
     if files is LARGER:
-        assert "bytes now, and is locked with" in judged()["error"]["message"]
+        assert "bytes now, but is locked with" in judged()["error"]["message"]

@@ -38,7 +38,7 @@ def test_locked_refuses_a_manifest_that_is_not_the_locked_one(entries: list[str]
     assert fetch("--locked") == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert "does not fit set.yaml" in err
+    assert "does not match set.yaml" in err
     assert hub.count() == before
 
 
@@ -85,7 +85,7 @@ def test_a_revision_that_is_no_commit_is_an_error_of_the_lock(hub: Hub, capsys: 
     before = hub.count()
     rewrite(lambda adapter: replace(adapter, revision="main"))
     assert fetch() == 2
-    assert "'main', which is no commit" in capsys.readouterr().err
+    assert "'main', which is not a commit" in capsys.readouterr().err
     assert hub.count() == before
 
 

@@ -295,4 +295,4 @@ def test_offline_what_was_fetched_is_given_and_anything_else_is_not(
     assert capsys.readouterr().out == first
     assert main(["fetch", "--offline", f"s3://{bucket}/other"]) == 3
     assert main(["fetch", "--retries", "0", f"s3://{bucket}/sql"]) == 4
-    assert "--offline takes what it was" in " ".join(capsys.readouterr().err.split())
+    assert "--offline uses the version" in " ".join(capsys.readouterr().err.split())

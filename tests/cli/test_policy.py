@@ -30,6 +30,8 @@ def policy(text: str, name: str = "policy.yaml") -> str:
 COMMANDS = {
     "fetch": ["fetch", "./sql"],
     "validate": ["validate", "./sql", "--base", "base"],
+    "inspect": ["inspect", "./sql"],
+    "repair": ["repair", "./sql", "--engine", "vllm", "--check"],
     "warm": ["warm", "./sql", "--base", "base", "--once", "--device", "cpu"],
     "serve-bench": ["serve-bench", "./sql", "--base", "base", "--num-prompts", "1", "--device", "cpu"],
 }
@@ -89,7 +91,20 @@ def test_a_digest_is_judged_where_the_bytes_are(command: str, capsys: pytest.Cap
 
 def test_a_policy_file_can_be_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORA_CLI_POLICY", policy("deny_sources: ['./sql']"))
-    assert [main(COMMANDS[command]) for command in ("fetch", "validate")] == [1, 1]
+    assert [main(COMMANDS[command]) for command in ("fetch", "validate", "inspect", "repair")] == [1, 1, 1, 1]
+
+
+def test_repair_holds_what_the_manifest_says_of_an_adapter(capsys: pytest.CaptureFixture[str]) -> None:
+    head = "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\n"
+    entry = "adapters:\n  - {name: sql, source: ./sql"
+    words = ["repair", "-f", "set.yaml", "--engine", "vllm", "--to", "repaired"]
+    Path("set.yaml").write_text(f"{head}policy: {{deny_sources: ['./sql']}}\n{entry}}}\n")
+    assert main(words) == 1
+    Path("set.yaml").write_text(f"{head}{entry}, sha256: {'0' * 64}}}\n")
+    assert main(words) == 5
+    assert not Path("repaired").exists()
+    Path("set.yaml").write_text(f"{head}{entry}}}\n")
+    assert main(words) == 0
 
 
 @pytest.mark.parametrize("command", ["fetch", "validate"])
@@ -134,9 +149,7 @@ def test_a_digest_that_nobody_knows_yet_is_no_pass(
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
     words = ["validate", "acme/sql", "--base", "base", "--policy", policy(f"deny_sha256: [{'0' * 64}]")]
     assert main(words) == 1
-    assert "policy deny_sha256: its digest is not known before it is fetched" in " ".join(
-        capsys.readouterr().out.split()
-    )
+    assert "policy deny_sha256: its digest is unknown before it is fetched" in " ".join(capsys.readouterr().out.split())
     assert main(["fetch", "acme/sql"]) == 0
     assert main(words) == 0
 

@@ -298,7 +298,7 @@ def test_a_warm_run_shows_bytes_where_there_is_room() -> None:
     assert drawn(warm, 30)[0] == "sql  fetch"
 
 
-@given(st.text(), st.sampled_from(["proof", "waits for another process that fetches it"]), st.integers(12, 200))
+@given(st.text(), st.sampled_from(["proof", "waiting for another process that fetches it"]), st.integers(12, 200))
 def test_no_line_of_a_warm_run_is_wider_than_the_terminal(name: str, stage: str, width: int) -> None:
     warm = staged(name, stage, 3, 40, 7)
     warm.began(f"{name}: x", 10, 5)
@@ -318,7 +318,7 @@ def test_a_kill_leaves_a_terminal_that_shows_its_cursor(
         argv = ["fetch", "--cache-dir", str(tmp_path / "c"), "org/sql"]
         code, shown = on_a_terminal(argv, columns=80, rows=8, killed_by=how)
     assert code in {-how, 130, 143}
-    assert ("interrupted: what was downloaded is kept" in shown) == (how is signal.SIGINT)
+    assert ("interrupted: downloaded data is kept" in shown) == (how is signal.SIGINT)
     assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l") >= 0
 
 
@@ -341,7 +341,7 @@ def test_what_is_written_to_standard_error_meanwhile_stands_above_the_drawing() 
     assert code == 0
     assert any(line.startswith("0 of 2 adapters") for line in drawn_in(shown))
     assert [line for line in screen(shown) if line] == [
-        "sql: another process fetches it; waiting for it",
+        "sql: waiting for another process that fetches it",
         "/a" * 60,
         "after",
     ]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,22 @@ from lora_cli.cli.main import main
 from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.store.published import MARK
 from tests.cli.publishing import BASE, CONFIG, WEIGHTS, Capture, adapter, mark, publish, resolves
+from tests.hub_server import Hub
+from tests.schemas import check_schema
 from tests.store.keeping import tree
 
 
+@pytest.fixture(scope="module")
+def base_hub() -> Iterator[str]:
+    """A Hub that has the base."""
+    with Hub() as hub:
+        hub.add(BASE, {"config.json": {"model_type": "llama"}})
+        yield hub.endpoint
+
+
 @pytest.fixture(autouse=True)
-def a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def a_cache_of_its_own(tmp_path: Path, base_hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", base_hub)
     monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     adapter("sql")
@@ -50,7 +62,7 @@ def test_other_content_under_a_published_name_is_a_warning(capsys: Capture) -> N
     adapter("sql", seed=2)
     assert publish("./sql", "--format", "json") == 0
     out, err = capsys.readouterr()
-    assert "warning: sql replaces other content: an engine may mix both; publish a new name" in err
+    assert "warning: sql replaces other content: an engine may mix both; publish under a new name" in err
     assert json.loads(out)["adapters"][0]["published"]["replaced"] == first
     assert publish("./sql") == 0
     assert "warning" not in capsys.readouterr().err
@@ -74,16 +86,91 @@ def test_prune_removes_what_the_manifest_does_not_have_and_nothing_of_others(cap
     assert "pruned served/chat: it is not in the manifest" in err
     assert sorted(path.name for path in Path("served").iterdir()) == ["mine", "sql", "tune"]
     assert publish("./sql", "--prune") == 2
-    assert "--prune is for what a manifest publishes" in capsys.readouterr().err
+    assert "--prune needs a manifest and --publish" in capsys.readouterr().err
 
 
-def test_prune_leaves_a_published_folder_to_which_somebody_added_a_file() -> None:
+def test_a_name_that_leaves_the_set_is_no_longer_in_use() -> None:
+    """So that caches with a budget have room for the next set."""
+    adapter("chat", seed=2)
+    head = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {BASE}\nadapters: "
+    old, new = "[{name: sql-v1, source: ./sql}]", "[{name: sql-v2, source: ./chat}]"
+    views = Path("cache/adapters")
+    for lock in ([], ["--locked"]):
+        Path("set.yaml").write_text(head + old)
+        assert publish("-f", "set.yaml") == 0
+        Path("set.yaml").write_text(head + new)
+        if lock:  # as a ConfigMap that was replaced
+            assert main(["fetch", "-f", "set.yaml", "--cache-dir", "other"]) == 0
+            assert [path.name for path in views.iterdir()] == ["sql-v1"]
+        assert publish("-f", "set.yaml", "--prune", *lock) == 0
+        assert [path.name for path in views.iterdir()] == ["sql-v2"]
+        assert [path.name for path in Path("served").iterdir()] == ["sql-v2"]
+
+
+def test_a_pickle_is_published_with_a_warning(capsys: Capture) -> None:
+    Path("sql", WEIGHTS).rename("sql/adapter_model.bin")
+    assert publish("./sql", "--allow-pickle") == 0
+    said = "warning: sql is published with pickled weights (adapter_model.bin), which run code in what unpickles them"
+    assert said in capsys.readouterr().err
+    assert publish("./sql", "--allow-pickle", "--quiet") == 0
+    assert main(["fetch", "./sql", "--allow-pickle"]) == 0
+    assert "pickled" not in capsys.readouterr().err
+
+
+def test_nothing_is_pruned_where_something_failed(capsys: Capture) -> None:
+    head = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {BASE}\nadapters: "
+    Path("set.yaml").write_text(head + "[{name: sql-v1, source: ./sql}]")
+    assert publish("-f", "set.yaml") == 0
+    Path("set.yaml").write_text(head + "[{name: sql-v2, source: ./nothing}]")
+    assert publish("-f", "set.yaml", "--prune") == 3
+    assert "nothing is pruned: not all adapters were fetched and published" in capsys.readouterr().err
+    assert Path("served/sql-v1/adapter_model.safetensors").is_file()
+
+
+def test_prune_leaves_a_published_folder_to_which_somebody_added_a_file_and_says_so(capsys: Capture) -> None:
     assert publish("./sql") == 0
-    Path("served/sql/mine.txt").write_text("mine")
+    Path("served/sql/.DS_Store").write_text("mine")
     entry = "{name: other, source: ./sql}"
     Path("set.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {BASE}\nadapters: [{entry}]\n")
+    capsys.readouterr()
+    assert publish("-f", "set.yaml", "--prune", "--format", "json") == 0
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    check_schema(document)
+    assert (document["pruned"], document["not_pruned"]) == ([], [{"name": "sql", "unlisted": [".DS_Store"]}])
+    assert "warning: served/sql is not pruned, although it is not in the manifest" in err
+    assert "lora-cli did not publish .DS_Store in it; remove that and prune again" in err
+    assert Path("served/sql/.DS_Store").read_text() == "mine"
+    Path("served/sql/.DS_Store").unlink()
     assert publish("-f", "set.yaml", "--prune") == 0
-    assert Path("served/sql/mine.txt").read_text() == "mine"
+    assert not Path("served/sql").exists()
+
+
+def test_a_dry_run_shows_what_would_be_pruned(capsys: Capture) -> None:
+    head = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {BASE}\nadapters: "
+    for name in ("sql", "chat", "tune"):
+        adapter(name, seed=2)
+    Path("set.yaml").write_text(head + "[{name: sql, source: ./sql}, {name: chat, source: ./chat}]")
+    assert publish("-f", "set.yaml") == publish("./tune") == 0
+    Path("served/chat/mine.txt").write_text("mine")
+    before = tree(Path())
+    Path("set.yaml").write_text(head + "[{name: new, source: ./sql}]")
+    capsys.readouterr()
+    argv = ("-f", "set.yaml", "--prune", "--dry-run", "--format", "json")
+    assert publish(*argv) == 0
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    check_schema(document)
+    assert document["pruned"] == ["sql", "tune"]
+    assert document["not_pruned"] == [{"name": "chat", "unlisted": ["mine.txt"]}]
+    assert "would prune served/sql: it is not in the manifest" in err
+    assert "warning: served/chat is not pruned" in err
+    assert tree(Path()) == before
+    Path("set.yaml").write_text(head + "[{name: new, source: ./gone}]")
+    assert publish(*argv) == 3
+    out, err = capsys.readouterr()
+    assert json.loads(out)["pruned"] == []
+    assert "nothing would be pruned" in err
 
 
 @pytest.mark.parametrize("served", ["acme/base-7B", "acme/base-7b/", "/models/base"])
@@ -173,7 +260,7 @@ def test_what_is_not_ours_is_never_replaced(kind: str, capsys: Capture) -> None:
     assert publish("./sql") == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert "is not what was published there" in err
+    assert "was not published by lora-cli" in err
     assert tree(Path("served")) == before
     assert target.is_symlink() == (kind == "link")
 
@@ -184,6 +271,9 @@ def test_a_file_that_somebody_put_into_what_we_published_stays(capsys: Capture) 
     adapter("sql", seed=2)
     assert publish("./sql") == 2
     assert Path("served/sql/notes.txt").read_text() == "mine"
+    err = capsys.readouterr().err
+    assert "sql was published by lora-cli, but has other files by now: notes.txt" in err
+    assert "move or remove these files, then try again" in err
     Path("served/sql/notes.txt").unlink()
     assert publish("./sql") == 0
     assert Path("served/sql", WEIGHTS).read_bytes() == Path("sql", WEIGHTS).read_bytes()
@@ -221,14 +311,14 @@ def test_what_cannot_be_published_at_all_is_exit_2(argv: list[str], capsys: Capt
 
 
 @pytest.mark.parametrize(
-    ("manifest", "why"), [("base: ./base\n", "the manifest's base is a path"), ("", "no base is named")]
+    ("manifest", "why"), [("base: ./base\n", "the manifest's base is a path"), ("", "no base is set")]
 )
 def test_a_base_that_has_no_name_is_said_not_to_be_checked(manifest: str, why: str, capsys: Capture) -> None:
     Path("base").mkdir()
     adapters = "adapters: [{name: sql, source: ./sql}]\n"
     Path("set.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\n{manifest}{adapters}")
     assert publish("-f", "set.yaml") == 0
-    assert f"not checked for which base it is published: {why}; give --base NAME" in capsys.readouterr().err
+    assert f"the base was not checked for publishing: {why}; set --base NAME" in capsys.readouterr().err
     assert publish("-f", "set.yaml", "--base", BASE) == 0
     assert publish("-f", "set.yaml", "--quiet") == 0
     assert "not checked" not in capsys.readouterr().err

@@ -103,8 +103,40 @@ def test_without_a_base_nothing_is_called_ok_that_only_a_base_tells(
     assert "nothing found to repair for vLLM 0.33 before unknown without a base after unknown without a base" in told
     assert "skipped 11 checks no base model was given: LC311" in told
     assert "hint: no base: names and shapes not checked" in told
+    assert ("copied" in told, "(without changes)" in told) == (code == 0, code == 0)
     assert main(["repair", str(QUICKSTART / "misnested"), "--engine", "sglang", "--check"]) == 3
     assert " ok" not in capsys.readouterr().out
+
+
+def test_the_base_that_the_config_names_is_taken_where_it_is_on_this_machine(
+    base: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the one that a fetch of a manifest has cached; no network is used for it."""
+    folder = str(Path(base).parent)
+    named = {"use_rslora": True, "base_model_name_or_path": folder}
+    adapter = str(write_adapter(tmp_path / "named", modules=llama_modules(), r=16, config=named))
+    assert document(capsys, adapter, "--engine", "sglang", "--check")[1]["skipped"] == []
+    assert main(["repair", adapter, "--engine", "sglang", "--check"]) == 1
+    out, err = capsys.readouterr()
+    assert "after   ok" in out
+    assert f"base: {folder} (from the adapter's config)" in err
+
+    monkeypatch.chdir(tmp_path)
+    config = {"use_rslora": True, "base_model_name_or_path": "org/base"}
+    adapter = str(write_adapter(tmp_path / "hub", modules=llama_modules(), r=16, config=config))
+    head = "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: org/base\nadapters: [{name: a, source: ./hub}]\n"
+    Path("set.yaml").write_text(head)
+    with Hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        hub.add("org/base", {"config.json": Path(base).read_bytes()})
+        assert main(["fetch", "-f", "set.yaml", "--cache-dir", "cache"]) == 0
+        hub.requests.clear()
+        capsys.readouterr()
+        assert main(["repair", adapter, "--engine", "sglang", "--check", "--cache-dir", "cache"]) == 1
+        assert "after   ok" in capsys.readouterr().out
+        assert main(["repair", adapter, "--engine", "sglang", "--check", "--cache-dir", "other"]) == 1
+        assert "unknown without a base" in capsys.readouterr().out
+        assert not hub.requests
 
 
 def test_what_is_wrong_without_a_base_is_told_and_the_rest_is_not_called_ok(rslora: str, capsys: Capture) -> None:
@@ -149,12 +181,25 @@ def test_what_a_flag_mends_is_named_and_is_no_refusal(base: str, tmp_path: Path,
     assert found["flags"][0]["mend"] == "start vLLM with `--max-lora-rank 64`"
 
 
+@pytest.mark.parametrize(("limit", "said"), [("", "is 16, the default"), (", max_lora_rank: 32", "is 32")])
+def test_the_limit_is_that_of_the_manifest(limit: str, said: str, base: str, tmp_path: Path, capsys: Capture) -> None:
+    wide = write_adapter(tmp_path / "wide", modules=llama_modules(), r=64)
+    head = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {base}\nengine: {{name: vllm{limit}}}\n"
+    (tmp_path / "set.yaml").write_text(f"{head}adapters: [{{name: wide, source: {wide}}}]\n")
+    _, found = document(capsys, "-f", str(tmp_path / "set.yaml"), "wide", "--check")
+    assert said in found["adapters"][0]["repair"]["flags"][0]["message"]
+    (tmp_path / "set.yaml").write_text((tmp_path / "set.yaml").read_text().replace(limit, ", max_lora_rank: 64"))
+    if limit:
+        _, found = document(capsys, "-f", str(tmp_path / "set.yaml"), "wide", "--check")
+        assert found["adapters"][0]["repair"]["flags"] == []
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         ([], "--to, or only reports with --check"),
         (["--to", "out", "--check"], "--to, or only reports with --check"),
-        (["--to", "full"], "is there already"),
+        (["--to", "full"], "already exists"),
         (["--check", "--dtype", "int8"], "--dtype is one of float32, float16, bfloat16"),
         (["--check", "--engine", "vlm"], "no engine is called"),
     ],
@@ -246,7 +291,7 @@ def test_shards_are_joined_and_one_that_is_missing_is_named(base: str, tmp_path:
     assert all(torch.equal(ours[name], weights[name]) for name in names)
     (folder / "adapter_model-00002-of-00003.safetensors").unlink()
     assert main(["repair", str(folder), "--engine", "vllm", "--base", base, "--to", str(tmp_path / "two")]) == 1
-    assert "of 3 shards there are 2" in capsys.readouterr().err
+    assert "2 of 3 shards found" in capsys.readouterr().err
 
 
 def test_a_dtype_that_is_asked_for_is_written_and_one_that_loses_the_values_is_refused(
@@ -292,6 +337,21 @@ def test_an_adapter_of_the_hub_is_fetched_and_repaired(
     assert main(["validate", str(tmp_path / "out"), "--base", base, "--engine", "sglang"]) == 0
 
 
+def test_a_repair_that_is_there_already_is_left_and_another_content_is_refused(
+    rslora: str, base: str, tmp_path: Path, capsys: Capture
+) -> None:
+    words = ["repair", rslora, "--engine", "sglang", "--base", base, "--to", str(tmp_path / "out")]
+    assert main(words) == 0
+    before = {path: path.stat() for path in sorted((tmp_path / "out").iterdir())}
+    assert main(words) == 0
+    assert {path: path.stat() for path in sorted((tmp_path / "out").iterdir())} == before
+    capsys.readouterr()
+    assert main([*words, "--dtype", "bfloat16"]) == 2
+    assert "out already exists with different content" in capsys.readouterr().err
+    assert {path: path.stat() for path in sorted((tmp_path / "out").iterdir())} == before
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
 def test_a_set_is_repaired_adapter_by_adapter_into_folders_of_their_names(
     rslora: str, base: str, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -321,7 +381,7 @@ def test_a_set_is_repaired_adapter_by_adapter_into_folders_of_their_names(
     ("argv", "said"),
     [
         (["a", "--check"], "repair needs an engine"),
-        (["a", "b", "--check", "--engine", "vllm"], "several adapters are repaired with a manifest"),
+        (["a", "b", "--check", "--engine", "vllm"], "several adapters need a manifest"),
         (["--check", "--engine", "vllm"], "there is nothing to repair"),
     ],
 )

@@ -35,6 +35,21 @@ def test_one_run_writes_several_formats(line: list[str], capsys: pytest.CaptureF
     assert Path("r.txt").read_text().splitlines()[-1].startswith("2 adapters (1 ok, 1 refused)")
 
 
+def test_places_are_from_the_root_of_the_repository_wherever_the_command_runs(
+    line: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As annotations, SARIF and code quality reports are read; names, and baselines with them, are from here."""
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "ci").mkdir()
+    monkeypatch.chdir(tmp_path / "ci")
+    argv = ["validate", "../bad", "--base", "../base", "--format", "sarif=r.sarif", "--format", "github"]
+    assert main(argv) == 1
+    assert "::error file=bad/adapter_model.safetensors,title=LC302" in capsys.readouterr().out
+    (result, *_) = json.loads(Path("r.sarif").read_text())["runs"][0]["results"]
+    where = result["locations"][0]["physicalLocation"]["artifactLocation"]
+    assert where["uri"] == "bad/adapter_model.safetensors"
+
+
 @pytest.mark.parametrize("format_", ["human", "json", "sarif", "junit", "github", "markdown"])
 def test_no_format_changes_the_exit_code(line: list[str], format_: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*line, "--format", format_]) == 1
@@ -45,17 +60,17 @@ def test_no_format_changes_the_exit_code(line: list[str], format_: str, capsys: 
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--format", "xml"], "xml is no format"),
+        (["--format", "xml"], "xml is not a format"),
         (["--format", "sarf"], "did you mean sarif?"),
-        (["--format", "json="], "--format json= names no file"),
+        (["--format", "json="], "--format json= has no file"),
         (["--format", "json", "--format", "sarif"], "--format sarif=FILE"),
-        (["--format", "json=a.json", "-o", "b.json"], "leave -o out"),
+        (["--format", "json=a.json", "-o", "b.json"], "remove -o"),
         (["--format", "json=a.json", "--format", "sarif=a.json"], "json and sarif would be mixed"),
         (
             ["--format", "github", "--format", "markdown"],
-            "--format markdown=FILE; only where GITHUB_STEP_SUMMARY is set",
+            "--format markdown=FILE; markdown only goes to GITHUB_STEP_SUMMARY automatically",
         ),
-        (["--format", "json", "--format", "sarif", "-o", "b.json"], "give each its own"),
+        (["--format", "json", "--format", "sarif", "-o", "b.json"], "set a file for each"),
     ],
 )
 def test_what_would_be_mixed_is_refused(

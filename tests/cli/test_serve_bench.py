@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from lora_cli.bench.popularity import parse_popularity
-from lora_cli.bench.workload import make_trace
 from lora_cli.cli.main import main
 from tests.making import llama_modules, write_adapter, write_base_config
+from tests.requested import requested
 
 MANIFEST = """\
 apiVersion: lora-cli/v1
@@ -69,7 +69,7 @@ def test_the_warm_process_finds_each_request_where_a_replay_does(
     assert main(bench(folder, *refs, "--base", str(folder / "base"), *limits, *more)) == 0
 
     result: dict[str, Any] = json.loads(capsys.readouterr().out)
-    hits, evicted = replay(make_trace(refs, parse_popularity("zipf:0.8"), 60, 3), {"gpu": 1, "cpu": 2})
+    hits, evicted = replay(requested(refs, parse_popularity("zipf:0.8"), 60, 3), {"gpu": 1, "cpu": 2})
     assert min(hits.values()) > 0
     assert result["schema"] == "lora_cli/serve-bench/1"
     assert result["hits"] == dict(hits)
@@ -112,7 +112,7 @@ def test_a_trace_is_replayed_over_the_adapters_that_it_names(folder: Path, capsy
     assert (found["requests"], found["hits"]) == (3, {"gpu": 0, "cpu": 1, "disk": 2})
     trace.write_text('{"adapter": "third"}')
     assert main(argv) == 2
-    assert "third is none of the 4 adapters that are measured" in capsys.readouterr().err
+    assert "third is not one of the 4 measured adapters" in capsys.readouterr().err
 
 
 def test_adapters_that_nobody_trained_are_measured_and_leave_nothing_behind(
@@ -170,7 +170,7 @@ def test_a_rank_beyond_the_limit_is_refused(folder: Path, capsys: pytest.Capture
         ("policy: {require_pinned: true}", "", "policy require_pinned: ", 1),
         ("policy: {max_bytes: 100}", "", "100", 1),
         ("policy: {deny_sources: [a0]}", "", "", 1),
-        ("", f", sha256: {'0' * 64}", "the manifest says sha256 ", 5),
+        ("", f", sha256: {'0' * 64}", "the manifest has sha256 ", 5),
     ],
 )
 def test_the_policy_and_digest_of_a_manifest_are_held_to(
@@ -187,7 +187,10 @@ def test_the_policy_and_digest_of_a_manifest_are_held_to(
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--base", "b"], "there is nothing to measure"),
+        (
+            ["--base", "b"],
+            "there is nothing to measure\nhint: add adapters, or an adapter set with -f; --url measures",
+        ),
         (["./a", "--base", "b", "--popularity", "zipp:1"], "there is no such family"),
         (["./a", "--base", "b", "--device", "tpu"], "--device is auto, cpu or cuda, not tpu"),
         (
@@ -195,10 +198,10 @@ def test_the_policy_and_digest_of_a_manifest_are_held_to(
             "--max-cpu-loras is 2, less than max_loras",
         ),
         (["./a", "--base", "b", "--num-prompts", "0"], "num-prompts"),
-        (["./a", "--base", "b", "--eviction", "lru,opt"], "a warm process has one of lru, lfu, gdsf, adaptive"),
+        (["./a", "--base", "b", "--eviction", "lru,opt"], "a warm process supports lru, lfu, gdsf, adaptive"),
         (["./a", "--base", "b", "--request-rate", "5"], "--request-rate is not for --forward modules"),
         (["./a", "--base", "b", "--ranks", "8"], "--ranks is for --num-adapters and --simulate"),
-        (["./a", "--base", "b", "--num-adapters", "5"], "REFs and --num-adapters exclude each other"),
+        (["./a", "--base", "b", "--num-adapters", "5"], "REFs and --num-adapters cannot be used together"),
         (["--num-adapters", "5"], "serve-bench needs a base model"),
     ],
 )

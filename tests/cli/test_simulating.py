@@ -102,6 +102,15 @@ def test_bytes_bind_instead_of_numbers_and_the_best_is_a_bound(capsys: pytest.Ca
     assert "opt       <=" in capsys.readouterr().out
 
 
+def test_the_rate_of_a_ramp_is_that_of_its_requests(capsys: pytest.CaptureFixture[str]) -> None:
+    ramp = ["--ramp-up-strategy", "linear", "--ramp-up-start-rps", "1", "--ramp-up-end-rps", "20"]
+    assert (
+        main(["serve-bench", "--simulate", "--num-adapters", "20", "--num-prompts", "200", *ramp, "--format", "json"])
+        == 0
+    )
+    assert 1 < json.loads(capsys.readouterr().out)["request_rate"] < 20
+
+
 def test_loads_cost_what_is_given(capsys: pytest.CaptureFixture[str]) -> None:
     found = document(capsys, "--disk-link", "100", "--gpu-link", "10", "--eviction", "lru")
     hits = found["policies"]["lru"]["hits_by_tier"]
@@ -146,15 +155,15 @@ def test_the_adapters_of_a_set_have_their_own_sizes_and_the_engine_its_slots(
         (["--eviction", "lru,lfuu"], "there is no policy lfuu", 2),
         (["--trace", "nowhere.jsonl"], "nowhere.jsonl: there is no such trace", 3),
         (["--trace", "bad.jsonl"], "bad.jsonl: line 2: adapter: must be a string, not an integer: 7", 2),
-        (["--trace", "bad.jsonl", "--num-prompts", "9"], "--num-prompts and --trace exclude each other", 2),
-        (["--trace", "bad.jsonl", "--scan", "9"], "--scan and --trace exclude each other", 2),
-        (["--trace", "good.jsonl", "--num-adapters", "9"], "--num-adapters is 9, and the workload names 1", 2),
+        (["--trace", "bad.jsonl", "--num-prompts", "9"], "--num-prompts and --trace cannot be used together", 2),
+        (["--trace", "bad.jsonl", "--scan", "9"], "--scan and --trace cannot be used together", 2),
+        (["--trace", "good.jsonl", "--num-adapters", "9"], "--num-adapters is 9, but the workload names 1", 2),
         (["--max-loras", "8", "--max-cpu-loras", "4"], "--max-cpu-loras is 4, less than max_loras, which is 8", 2),
-        (["--max-gpu-bytes", "1MiB"], "and the largest adapter has 83886080 bytes", 2),
+        (["--max-gpu-bytes", "1MiB"], "but the largest adapter has 83886080 bytes", 2),
         (["--max-cpu-bytes", "many"], "--max-cpu-bytes: 'many' is not a size", 2),
         (["--bytes-per-rank", "0"], "--bytes-per-rank 0: must be above 0", 2),
         (["--request-rate", "0"], "--request-rate 0: must be a number above 0, or inf", 2),
-        (["--drift", "20", "--scan", "5"], "--drift and --scan exclude each other", 2),
+        (["--drift", "20", "--scan", "5"], "--drift and --scan cannot be used together", 2),
         (["--save-trace", "no/where.jsonl"], "there is no such folder", 6),
     ],
 )

@@ -34,7 +34,7 @@ def test_stages_and_bytes_of_the_adapter_at_hand_and_how_many_are_through() -> N
     staged.passed(failed=False)
     staged.waiting("b")
     at_hand, run = drawn(staged, 60)
-    assert at_hand == "b  waits for another process that fetches it"
+    assert at_hand == "b  waiting for another process that fetches it"
     assert run.endswith(" 1 of 2 proved, 1 failed, 0 s")
 
 

@@ -16,7 +16,6 @@ HEAVY = (
     "s3fs",
     "huggingface_hub",
     "obstore",
-    "pydantic",
     "httpx2",
     "http.client",
     "yaml",

@@ -63,15 +63,32 @@ def test_the_base_is_the_one_that_the_configs_name(
     assert main(["validate", one, other]) == 0
     out, err = capsys.readouterr()
     assert "14/14 modules apply" in " ".join(out.split())
-    assert err == "base: ./base (named by the adapter's config)\n"
+    assert err == "base: ./base (from the adapter's config)\n"
     assert main(["validate", one, odd]) == 2
     assert f"the adapters are for several bases: ./base ({one}) and x/y ({odd})" in capsys.readouterr().err
     assert main(["validate", silent]) == 2
-    assert "validate needs a base model, and no config names one" in capsys.readouterr().err
+    assert "validate needs a base model, but no config has one" in capsys.readouterr().err
     assert main(["validate", named("away", "/nowhere/llama")]) == 2
     assert "/nowhere/llama of the config is not on this machine" in capsys.readouterr().err
     assert main(["validate", str(tmp_path / "gone")]) == 3
     assert "there is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["validate", "warm"])
+def test_a_folder_that_is_no_adapter_is_called_that_and_asked_for_no_base(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(name: str) -> str:
+        assert main([command, str(tmp_path / name)]) == 1
+        return capsys.readouterr().err
+
+    (tmp_path / "empty").mkdir()
+    write_adapter(tmp_path / "run" / "checkpoint-1")
+    (tmp_path / "quantised").mkdir()
+    (tmp_path / "quantised" / "adapter.gguf").write_bytes(b"GGUF" + bytes(20))
+    assert "/empty: neither adapter_config.json nor adapter_model.safetensors is here\n" in said("empty")
+    assert "there are adapters in checkpoint-1\n" in said("run")
+    assert "/quantised: this is a GGUF model for llama.cpp, and no adapter\n" in said("quantised")
 
 
 def test_a_base_of_other_widths_is_one_finding_and_no_module_applies(
@@ -152,6 +169,20 @@ def test_only_the_selected_rules_judge(bad: str, base: str) -> None:
     assert main(["validate", bad, "--base", base, "--select", "pair-incomplete"]) == 1
 
 
+def test_what_cannot_be_read_is_reported_whatever_is_selected(
+    bad: str, base: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, code in (("adapter_model.safetensors", "LC102"), ("adapter_config.json", "LC107")):
+        kept = (Path(bad) / name).read_bytes()
+        (Path(bad) / name).write_bytes(b"")
+        assert main(["validate", bad, "--base", base, "--select", "LC5,pair-incomplete"]) == 1
+        assert code in capsys.readouterr().out
+        (Path(bad) / name).unlink()
+        assert main(["validate", bad, "--base", base, "--select", "LC5"]) == 1
+        (Path(bad) / name).write_bytes(kept)
+    assert main(["validate", bad, "--base", base, "--select", "LC5"]) == 0
+
+
 def test_an_engine_with_a_smaller_rank_refuses(good: str, base: str) -> None:
     assert main(["validate", good, "--base", base, "--max-lora-rank", "2"]) == 1
     assert main(["validate", good, "--base", base, "--max-lora-rank", "16"]) == 0
@@ -161,8 +192,8 @@ def test_an_engine_with_a_smaller_rank_refuses(good: str, base: str) -> None:
     ("argv", "said"),
     [
         (["validate", "--base", "{base}"], "nothing to validate"),
-        (["validate", "{good}", "--base", "{base}", "--no-base"], "exclude each other"),
-        (["validate", "{good}", "--base", "{base}", "--shard", "2/2"], "they count from 0"),
+        (["validate", "{good}", "--base", "{base}", "--no-base"], "cannot be used together"),
+        (["validate", "{good}", "--base", "{base}", "--shard", "2/2"], "shards are counted from 0"),
         (["validate", "{good}", "--base", "{base}", "--fail-on", "note"], "--fail-on"),
         (["validate", "{good}", "--base", "{base}", "--select", "LC9"], "no rule is called"),
     ],
@@ -345,5 +376,5 @@ def test_validate_of_a_small_adapter_imports_nothing_heavy(good: str, base: str)
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    heavy = {"yaml", "http.client", "huggingface_hub", "torch", "transformers", "pydantic", "regex"}
+    heavy = {"yaml", "http.client", "huggingface_hub", "torch", "transformers", "regex"}
     assert not {name.split(".")[0] for name in done.stderr.split()} & heavy

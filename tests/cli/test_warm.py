@@ -11,6 +11,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
+from lora_cli.cli.lineup import MAX_CPU_LORAS
 from lora_cli.cli.main import main
 from lora_cli.store.memory import MEMORY, file_system
 from lora_cli.tiers.eviction.registry import POLICIES, PolicyName
@@ -46,6 +47,15 @@ def refused(capsys: pytest.CaptureFixture[str], argv: Sequence[str]) -> tuple[in
     return code, said.err
 
 
+def test_the_help_says_how_many_places_take_memory_at_the_start(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["warm", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Memory for all of them is taken at the start." in told
+    assert f"(default: {MAX_CPU_LORAS} with --serve, else one each, at most {MAX_CPU_LORAS})" in told
+
+
 def test_every_adapter_is_reported_in_order_and_a_broken_one_stops_no_other(tmp_path: Path, warm: Warm) -> None:
     write_base(tmp_path / "base")
     first = write_adapter(tmp_path / "first", modules=llama_modules(), r=6)
@@ -75,7 +85,7 @@ def test_every_adapter_is_reported_in_order_and_a_broken_one_stops_no_other(tmp_
     assert "DoRA" in reports[2]["error"]
     assert all(report["hint"] for report in reports[1:4])
     # Values that validation cannot foresee fail the proof.
-    assert reports[4]["error"] == f"the proof fails: {Q_PROJ}: changes nothing: its output is the base's"
+    assert reports[4]["error"] == f"the proof failed: {Q_PROJ}: changes nothing: its output is identical to the base's"
     assert_counted(file, broken)
 
 
@@ -127,6 +137,23 @@ adapters:
     assert code == 0
     # The pinned adapter keeps slot 1; the others follow each other in slot 2.
     assert {report["name"]: report["slot"] for report in document["adapters"]} == {"zero": 1, "one": 2, "two": 2}
+
+
+def test_places_that_a_manifest_has_for_its_engine_are_no_more_than_fit_here(
+    tmp_path: Path, warm: Warm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_base(tmp_path / "base")
+    write_adapter(tmp_path / "sql", modules=QUERIES)
+    (tmp_path / "set.yaml").write_text(
+        "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\n"
+        "engine: {name: vllm, max_loras: 2, max_cpu_loras: 100000, max_lora_rank: 512}\n"
+        "adapters: [{name: sql, source: ./sql}]\n"
+    )
+    assert warm("-f", tmp_path / "set.yaml")[0] == 0
+    words = ["--cache-dir", str(tmp_path / "cache"), "warm", "-f", str(tmp_path / "set.yaml"), "--device", "cpu"]
+    code, said = refused(capsys, [*words, "--max-cpu-loras", "100000"])
+    assert code == 6
+    assert "100000 places in memory" in said
 
 
 def test_residency_says_what_of_each_adapter_is_in_memory_before_and_after(
@@ -254,7 +281,7 @@ def test_a_base_without_a_tokenizer_fails_the_answer_not_the_proof(tmp_path: Pat
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["a", "--base", "b", "--serve", "--stop"], "--serve and --stop exclude each other"),
+        (["a", "--base", "b", "--serve", "--stop"], "--serve and --stop cannot be used together"),
         (["--once", "--base", "b"], "there is nothing to warm"),
         (["a", "--base", "b", "--serve", "--residency"], "--residency is for --once"),
         (["a", "--base", "b", "--endpoint", "http://x", "--tier", "tmpfs:/x"], "--tier is for --once and --serve"),
@@ -311,6 +338,20 @@ def test_memory_is_limited_in_bytes_too_and_what_no_place_fits_in_is_refused(
     assert (code, [one["error"] for one in document["adapters"]]) == (0, ["", "", ""])
     words = ["--cache-dir", tmp_path / "cache", "warm", adapters[0], "--base", tmp_path / "base", "--once", *limits]
     assert main([*map(str, words), "10"]) == 6
-    assert "short" in capsys.readouterr().err
+    assert "too few" in capsys.readouterr().err
     assert main([*map(str, words), "much"]) == 2
     assert "--max-cpu-bytes" in capsys.readouterr().err
+
+
+def test_a_limit_for_all_adapters_of_a_run_holds_for_warm_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = write_base_config(tmp_path / "base")
+    for seed, name in enumerate(("a", "b")):
+        write_adapter(tmp_path / name, seed=seed, config={"layers_to_transform": [0]})
+    size = sum(path.stat().st_size for path in (tmp_path / "a").iterdir())
+    monkeypatch.setenv("LORA_CLI_MAX_TOTAL_BYTES", str(size + 100))
+    refs = [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert main(["--cache-dir", str(tmp_path / "cache"), "warm", *refs, "--base", str(base), "--once"]) == 1
+    written = capsys.readouterr()
+    assert "over the limit of" in written.out + written.err

@@ -23,10 +23,27 @@ def test_the_ready_file_is_there_when_all_are_proved_and_only_then(tmp_path: Pat
     assert not ready.exists()
 
 
-@pytest.mark.parametrize("mode", [["--stop"], ["--status"], ["a", "--base", "b", "--endpoint", "http://x"]])
-@pytest.mark.parametrize("option", ["--ready-file", "--metrics-file"])
+@pytest.mark.parametrize("mode", ["--once", "--serve"])
+def test_the_ready_file_of_an_earlier_run_goes_before_anything_is_looked_at(mode: str, tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    ready.write_text("{}")
+    words = ["--base", tmp_path / "no-base", "--ready-file", ready, "--cache-dir", tmp_path / "cache"]
+    assert main(["warm", mode, *map(str, (tmp_path / "nowhere", *words))]) == 3
+    assert not ready.exists()
+
+
+ENDPOINT = ["a", "--base", "b", "--endpoint", "http://x"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "option"),
+    [
+        *((mode, option) for mode in (["--stop"], ["--status"]) for option in ("--ready-file", "--metrics-file")),
+        (ENDPOINT, "--metrics-file"),
+    ],
+)
 def test_a_file_that_nothing_would_be_written_to_ends_with_2(
     mode: list[str], option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["warm", *mode, option, str(tmp_path / "file")]) == 2
-    assert f"{option} is for --once and --serve" in capsys.readouterr().err
+    assert f"{option} is for --once" in capsys.readouterr().err

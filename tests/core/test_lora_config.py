@@ -126,7 +126,7 @@ UNREADABLE = {
     b"\xff\xfe": "not UTF-8",
     b"{" * 10: "not JSON",
     b'{"r":' + b"[" * 90_000: "nested too deep",
-    b" " * (CONFIG_CAP + 1): "more than a config can have",
+    b" " * (CONFIG_CAP + 1): "over the limit for a config",
 }
 
 

@@ -34,15 +34,15 @@ WRONG: list[tuple[Callable[[Any, str], Any], Any, str]] = [
     (parse.integer, True, "f: r: must be an integer, not a boolean: true"),
     (parse.number, float("nan"), "f: r: must be finite, not nan"),
     (parse.number, float("inf"), "f: r: must be finite, not inf"),
-    (parse.number, 10**309, f"f: r: must be a number that a float can hold, not 1{'0' * 58}…"),
-    (parse.number, -(10**309), f"f: r: must be a number that a float can hold, not -1{'0' * 57}…"),
+    (parse.number, 10**309, f"f: r: must fit in a float, not 1{'0' * 58}…"),
+    (parse.number, -(10**309), f"f: r: must fit in a float, not -1{'0' * 57}…"),
     (parse.number, "1", 'f: r: must be a number, not a string: "1"'),
     (parse.mapping, [], "f: r: must be an object, not a list: []"),
     (parse.mapping, {1: 2}, "f: r: the key 1: must be a string, not an integer: 1"),
     (parse.sequence, "abc", 'f: r: must be a list, not a string: "abc"'),
     (parse.list_of(parse.integer), [1, "2"], 'f: r[1]: must be an integer, not a string: "2"'),
     (parse.map_of(parse.integer), {"a": {}}, 'f: r["a"]: must be an integer, not an object: {}'),
-    (parse.one_of(("json", "human")), "jsn", 'f: r: "jsn" is none of json, human'),
+    (parse.one_of(("json", "human")), "jsn", 'f: r: "jsn" is not one of json, human'),
 ]
 
 
@@ -76,7 +76,7 @@ def test_a_missing_field_is_named() -> None:
 
 def test_a_mistyped_word_gets_the_nearest_known_one_as_a_hint() -> None:
     assert did_you_mean("adpaters", ["adapters", "base"]) == "did you mean adapters?"
-    assert did_you_mean("zzz", ["adapters", "base"]) == "known here: adapters, base"
+    assert did_you_mean("zzz", ["adapters", "base"]) == "known: adapters, base"
     with pytest.raises(FormatError) as caught:
         parse.one_of(("json", "human"))("jsn", "f")
     assert caught.value.hint == "did you mean json?"
@@ -92,9 +92,9 @@ MALFORMED = {
     b"{,}": "f: not JSON: Expecting property name enclosed in double quotes at line 1 column 2",
     b"": "f: not JSON: Expecting value at line 1 column 1",
     b"\xef\xbb\xbf{}": "f: not JSON: Unexpected UTF-8 BOM (decode using utf-8-sig) at line 1 column 1",
-    b"[" * 100_000: "f: not JSON that can be used: nested too deep",
-    b'[{"a": ' * 40 + b"1" + b"}]" * 40: "f: not JSON that can be used: nested too deep",
-    b"9" * 5_000: "f: not JSON that can be used: a number is too long",
+    b"[" * 100_000: "f: not usable JSON: nested too deeply",
+    b'[{"a": ' * 40 + b"1" + b"}]" * 40: "f: not usable JSON: nested too deeply",
+    b"9" * 5_000: "f: not usable JSON: a number is too long",
 }
 
 

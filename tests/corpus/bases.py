@@ -49,11 +49,13 @@ def _weights(base: Base) -> dict[str, Any]:
 
 
 def _made(base: Base) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(base.family, **base.fields)).eval()
+        config = AutoConfig.for_model(base.family, **base.fields)
+        auto = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+        return auto.from_config(config).eval()
 
 
 def write_config(base: Base, directory: Path) -> Path:

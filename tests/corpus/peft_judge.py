@@ -53,7 +53,7 @@ def logits(model: Any) -> Any:
     """Answers to every token of the vocabulary, twice in different places."""
     import torch
 
-    tokens = torch.arange(64).reshape(4, 16) % model.config.vocab_size
+    tokens = torch.arange(64).reshape(4, 16) % model.config.get_text_config().vocab_size
     with torch.no_grad():
         return model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits.double()
 

@@ -43,6 +43,31 @@ def test_what_is_no_baseline_ends_with_2_and_says_how_one_is_made(document: obje
     assert "--write-baseline" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        (
+            {"schema": "lora_cli/serve-bench/1", "metrics": {"a": 1}, "backend": "vllm"},
+            "b: this is a JSON report of serve-bench, but must be a baseline of validate; "
+            "serve-bench --baseline compares with it",
+        ),
+        (
+            {"schema": "lora_cli/validate/1", "findings": [], "adapters": []},
+            "b: this is a JSON report of validate, but must be a baseline of validate",
+        ),
+        (
+            {"backend": "vllm", "mean_ttft_ms": 12.5},
+            "b: this is not a baseline of validate: it has neither schema nor findings",
+        ),
+    ],
+)
+def test_another_file_is_one_error_that_says_what_it_is(document: object, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_baseline(json.dumps(document), "b")
+    assert caught.value.message == said
+    assert "--write-baseline" in caught.value.hint
+
+
 def test_every_mistake_of_a_baseline_has_its_line() -> None:
     rows = [{**ONE, "cod": 1}, {**ONE, "count": 0}, {**ONE, "code": 5, "file": "\ud800"}]
     with pytest.raises(DocumentError) as caught:

@@ -51,7 +51,7 @@ def test_a_lock_is_written_in_one_way_only() -> None:
     [
         ('    revision: "', '    revisio: "', "l.yaml:6: adapters[0].revisio: unknown key"),
         (f'    digest: "{SQL.digest}"\n', "", "l.yaml:4: adapters[0]: the key digest is missing"),
-        ("size: 500\n", "size: 501\n", "l.yaml:7: adapters[0].digest: the files make the digest "),
+        ("size: 500\n", "size: 501\n", "l.yaml:7: adapters[0].digest: the digest of the files is "),
         ("size: 500\n", "size: -1\n", "l.yaml:10: adapters[0].files[0].size: -1 is not a whole number"),
         ("size: 500\n", "size: 5e2\n", "l.yaml:10: adapters[0].files[0].size: '5e2' is not a whole number"),
         (
@@ -64,7 +64,7 @@ def test_a_lock_is_written_in_one_way_only() -> None:
         (
             "adapter_config.json",
             "adapter_model.safetensors",
-            "l.yaml:12: adapters[0].files[1]: adapter_model.safetensors stands",
+            "l.yaml:12: adapters[0].files[1]: adapter_model.safetensors is listed twice",
         ),
         ('"sql"', '"../sql"', "l.yaml:4: adapters[0].name: '../sql' is not a name"),
         ("kind: AdapterSetLock", "kind: AdapterSet", "l.yaml:2: kind: 'AdapterSet' is not AdapterSetLock"),
@@ -91,7 +91,15 @@ def test_a_lock_that_was_tampered_with_is_refused(old: str, new: str, message: s
 def test_a_lock_that_was_cut_off_or_merged_is_to_be_written_anew_and_not_by_hand(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         load_lock(text, "l.yaml")
-    assert "write it anew with lora-cli fetch --upgrade" in caught.value.hint
+    assert "recreate it with lora-cli fetch -f FILE --upgrade" in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["garbage", "- 1", "{{{", "a: 1\n", "\x00\x01"])
+def test_what_is_no_lock_at_all_is_to_be_removed_because_upgrade_leaves_it(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_lock(text, "l.yaml")
+    assert "this is not a lock: if nothing needs this file, remove it" in caught.value.hint
+    assert "--upgrade" not in caught.value.hint
 
 
 def test_an_adapter_is_not_locked_twice() -> None:
@@ -130,7 +138,7 @@ def test_a_lock_of_5000_adapters_is_read_within_a_second() -> None:
 def test_a_lock_of_130000_adapters_is_refused_before_it_is_read() -> None:
     text = many(130_000)
     start = time.process_time()
-    with pytest.raises(UsageError, match="is not read"):
+    with pytest.raises(UsageError, match="characters long"):
         load_lock(text, "l")
     assert time.process_time() - start < 1
 
@@ -149,10 +157,10 @@ adapters:
         is_path=lambda _: False,
     )
     assert list(drift(manifest, Lock((SQL, TONE, LockedAdapter("old", "org/old", "", {}))))) == [
-        f"sql is locked at {SQL.digest}, and the manifest demands {'0' * 64}",
+        f"sql is locked at {SQL.digest}, but the manifest requires {'0' * 64}",
         "new is not locked",
-        "tone is locked for ./tone, and the manifest has ./tone2",
-        "old is locked, and not in the manifest",
+        "tone is locked for ./tone, but the manifest has ./tone2",
+        "old is locked but not in the manifest",
     ]
 
 

@@ -115,8 +115,8 @@ def test_the_first_rule_that_covers_a_source_is_its_rule() -> None:
             ":5: engine.maxLoras: unknown key",
             "did you mean max_loras?",
         ),
-        (minimal(extra="policy: {zzz: 3}"), ":5: policy.zzz: unknown key", "known here: allow_formats, "),
-        (minimal(extra="a:\n b: 1\nkind: AdapterSet\n"), ":7: kind: the key stands twice (first in line 2)", ""),
+        (minimal(extra="policy: {zzz: 3}"), ":5: policy.zzz: unknown key", "known: allow_formats, "),
+        (minimal(extra="a:\n b: 1\nkind: AdapterSet\n"), ":7: kind: duplicate key (first in line 2)", ""),
         ("kind: AdapterSet\nadapters: []\n", ":1: the key apiVersion is missing", "add apiVersion: lora-cli/v1"),
         (
             minimal().replace("/v1", "/v2"),
@@ -126,26 +126,26 @@ def test_the_first_rule_that_covers_a_source_is_its_rule() -> None:
         (
             minimal().replace("AdapterSet", "Policy"),
             ":2: kind: 'Policy' is not AdapterSet",
-            "Policy is read with --policy, AdapterSet with -f",
+            "Policy is for --policy, AdapterSet is for -f",
         ),
         (minimal().replace("AdapterSet", "Adapters"), ":2: kind: 'Adapters' is not AdapterSet", "kind: AdapterSet"),
         ("apiVersion: lora-cli/v1\nkind: AdapterSet\n", ":1: the key adapters is missing", "add adapters: …"),
-        (minimal(extra="policy: {deny_sources: [*x]}"), ":5: the alias *x points to nothing", 'quote a glob: "*x"'),
+        (minimal(extra="policy: {deny_sources: [*x]}"), ":5: the alias *x does not refer to", 'quote a glob: "*x"'),
         (
             minimal("  - {name: {{ name }}, source: x}"),
-            ":4: a key is one word",
-            'quote a value with braces: "{{ name }}"',
+            ":4: a key must be a single value",
+            'quote a value that contains braces: "{{ name }}"',
         ),
-        ("[a]", ":1: this is a list, and must be a mapping", ""),
+        ("[a]", ":1: this is a list, but must be a mapping", ""),
         (minimal("  []"), ":4: adapters: the list is empty", ""),
         (
             minimal("  - {name: a, source: org/a, revision: main}"),
             ":4: adapters[0].revision: unknown key",
-            "it belongs to the source: hf://ORG/NAME@REVISION",
+            "put it in the source: hf://ORG/NAME@REVISION",
         ),
-        (minimal("  a: 1"), ":4: adapters: this is a mapping, and must be a list", ""),
+        (minimal("  a: 1"), ":4: adapters: this is a mapping, but must be a list", ""),
         (minimal("  - {name: a}"), ":4: adapters[0]: the key source is missing", ""),
-        (minimal("  - a"), ":4: adapters[0]: this is text, and must be a mapping", ""),
+        (minimal("  - a"), ":4: adapters[0]: this is a string, but must be a mapping", ""),
         (minimal("  - {name: ../a, source: org/a}"), ":4: adapters[0].name: '../a' is not a name", ""),
         (minimal("  - {name: a/b, source: org/a}"), ":4: adapters[0].name: 'a/b' is not a name", ""),
         (minimal("  - {name: .., source: org/a}"), ":4: adapters[0].name: '..' is not a name", ""),
@@ -153,23 +153,23 @@ def test_the_first_rule_that_covers_a_source_is_its_rule() -> None:
         (minimal('  - {name: "a\\n", source: org/a}'), ":4: adapters[0].name: 'a\\n' is not a name", ""),
         (minimal("  - {name: no, source: org/a}"), ":4: adapters[0].name: no is a boolean here", 'quote it: "no"'),
         (minimal("  - {name: 12, source: org/a}"), ":4: adapters[0].name: 12 is a number here", 'quote it: "12"'),
-        (minimal("  - {name: , source: org/a}"), ":4: adapters[0].name: this is empty, and must be a name", ""),
-        (minimal("  - {name: a, source: [x]}"), ":4: adapters[0].source: this is a list, and must be text", ""),
+        (minimal("  - {name: , source: org/a}"), ":4: adapters[0].name: this is empty, but must be a name", ""),
+        (minimal("  - {name: a, source: [x]}"), ":4: adapters[0].source: this is a list, but must be a string", ""),
         (minimal("  - {name: a, source: word}"), ":4: adapters[0].source: 'word' is neither an existing path nor", ""),
         (
             minimal("  - {name: a, source: org/a}\n  - {name: a, source: org/b}"),
-            ":5: adapters[1].name: a is the name of",
+            ":5: adapters[1].name: a is already the name of",
             "",
         ),
         (minimal("  - {name: a, source: org/a, sha256: ABC}"), ":4: adapters[0].sha256: 'ABC' is not a sha256", ""),
         (
             minimal("  - {name: a, source: org/a, pinned: 1}"),
-            ":4: adapters[0].pinned: this is a number, and must be",
+            ":4: adapters[0].pinned: this is a number, but must be",
             "",
         ),
         (
             minimal('  - {name: a, source: org/a, pinned: "true"}'),
-            ":4: adapters[0].pinned: this is text, and must be",
+            ":4: adapters[0].pinned: this is a string, but must be",
             "",
         ),
         (
@@ -188,7 +188,7 @@ def test_the_first_rule_that_covers_a_source_is_its_rule() -> None:
             "",
         ),
         (minimal().replace("lora-cli/v1", "1.0"), ":1: apiVersion: 1.0 is a number here", "apiVersion: lora-cli/v1"),
-        (minimal().replace("kind: AdapterSet", "kind:"), ":2: kind: this is empty, and must be AdapterSet", ""),
+        (minimal().replace("kind: AdapterSet", "kind:"), ":2: kind: this is empty, but must be AdapterSet", ""),
         (
             minimal("  - {name: a, source: org/a, checkpoint: 1.5}"),
             ":4: adapters[0].checkpoint: '1.5' is not a number or",
@@ -196,15 +196,16 @@ def test_the_first_rule_that_covers_a_source_is_its_rule() -> None:
         ),
         (
             minimal(extra="policy: {max_bytes: 99999999999TiB}"),
-            ":5: policy.max_bytes: '99999999999TiB' is more bytes",
+            ":5: policy.max_bytes: '99999999999TiB' is too large",
             "",
         ),
         (
-            minimal(extra="engine: {name: v, max_loras: 4, max_cpu_loras: 2}"),
+            minimal(extra="engine: {name: vllm, max_loras: 4, max_cpu_loras: 2}"),
             ":5: engine.max_cpu_loras: 2 is less than",
             "",
         ),
         (minimal(extra="engine: {version: '1'}"), ":5: engine: the key name is missing", ""),
+        (minimal(extra="engine: {name: vlm}"), ":5: engine.name: 'vlm' is not the name of an engine", "vllm"),
         (minimal(extra="engine: {name: vllm, version: yes}"), ":5: engine.version: 'yes' is not a version", ""),
         (minimal(extra="policy: {max_bytes: lots}"), ":5: policy.max_bytes: 'lots' is not a size", "write 2GiB, 500MB"),
         (
@@ -216,7 +217,7 @@ def test_the_first_rule_that_covers_a_source_is_its_rule() -> None:
         (minimal(extra="sources: [{profile: x}]"), ":5: sources[0]: the key match is missing", ""),
         (
             minimal(extra="sources: [{match: 's3://a/*', profile: x, anonymous: true}]"),
-            ":5: sources[0]: anonymous and profile exclude each other",
+            ":5: sources[0]: anonymous and profile cannot be used together",
             "",
         ),
     ],
@@ -235,8 +236,8 @@ def test_every_mistake_is_told_in_the_order_of_lines() -> None:
     assert [error.message.removeprefix("/etc/set.yaml:") for error in caught.value.mistakes] == [
         "4: adapters[0].sourc: unknown key",
         "5: adapters[1].name: no is a boolean here",
-        "5: adapters[1].pinned: this is a number, and must be true or false",
-        "6: adapters[2].name: a is the name of the adapter in line 4 already",
+        "5: adapters[1].pinned: this is a number, but must be true or false",
+        "6: adapters[2].name: a is already the name of the adapter in line 4",
         "6: adapters[2].source: 'word' is neither an existing path nor a repository on the Hub",
         "7: policy.max_bytes: 'lots' is not a size",
         "7: policy.trusted_endpoints: unknown key",
@@ -248,7 +249,7 @@ def test_every_mistake_is_told_in_the_order_of_lines() -> None:
 
 @pytest.mark.parametrize("key", ["base", "engine", "policy"])
 def test_a_key_without_a_value_is_a_mistake(key: str) -> None:
-    assert f":5: {key}: this is empty, and must be " in refusal(minimal(extra=f"{key}:\n")).message
+    assert f":5: {key}: this is empty, but must be " in refusal(minimal(extra=f"{key}:\n")).message
 
 
 @pytest.mark.parametrize("version", ["0.30", "1.", "1.0e5", "0.0000001", "1", '"0.33"', "1.0.0rc1+cu"])
@@ -277,7 +278,7 @@ def test_values_of_the_wrong_type_are_no_repetition() -> None:
 def test_more_pinned_adapters_than_slots_are_refused() -> None:
     pinned = "\n".join(f"  - {{name: a{i}, source: org/a, pinned: true}}" for i in range(3))
     error = refusal(minimal(pinned, "engine: {name: vllm, max_loras: 2}\n"))
-    assert error.message == "/etc/set.yaml:7: engine: 3 adapters are pinned, and max_loras is 2"
+    assert error.message == "/etc/set.yaml:7: engine: 3 adapters are pinned, but max_loras is 2"
 
 
 @pytest.mark.parametrize(
@@ -323,20 +324,23 @@ def test_any_damage_is_a_usage_error_or_another_manifest(data: st.DataObject) ->
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ("password: x", "storage_options.password: a manifest does not hold secrets"),
-        ("key: AKIA", "storage_options.key: a manifest does not hold secrets"),
+        ("password: x", "storage_options.password: a manifest must not contain secrets"),
+        ("key: AKIA", "storage_options.key: a manifest must not contain secrets"),
         (
             "client_kwargs: {aws_secret_access_key: x}",
             "storage_options.client_kwargs.aws_secret_access_key: a manifest",
         ),
         ("token_env: 'not a name'", "storage_options.token_env: this is not the name of an environment variable"),
-        ("data_proxy: {namenode: evil.example}", "a manifest does not lead requests to another server"),
+        ("data_proxy: {namenode: evil.example}", "a manifest cannot send requests to another server"),
         (
             "config_kwargs: {proxies: {https: evil.example}}",
-            "storage_options.config_kwargs.proxies: a manifest does not",
+            "storage_options.config_kwargs.proxies: a manifest cannot",
         ),
-        ("client_kwargs: {verify: false}", "a manifest does not switch encryption off"),
-        ("hosts: [a, b]", "storage_options.hosts: this is a list, and must be text, a number, a boolean or a mapping"),
+        ("client_kwargs: {verify: false}", "a manifest cannot turn off encryption"),
+        (
+            "hosts: [a, b]",
+            "storage_options.hosts: this is a list, but must be a string, a number, a boolean or a mapping",
+        ),
         ("a: {b: {c: {d: 1}}}", "nested too deeply"),
         (", ".join(f"a{n}: 1" for n in range(65)), "more than 64 options"),
     ],

@@ -96,9 +96,9 @@ def test_pins_are_a_commit_or_a_digest_known_before() -> None:
     policy = Policy(require_pinned=True)
     hints = [next(iter(violations(policy, ref))).hint for ref in (ACME, AdapterRef("file", "/srv/sql"))]
     assert "add @COMMIT" in hints[0]
-    assert (
-        hints[1]
-        == "a folder has no commit to add: write its sha256 in the manifest, or lock it and fetch with --locked"
+    assert hints[1] == (
+        "a folder has no commit to add: write its sha256 in the manifest (lora-cli fetch file:///srv/sql --format json "
+        "prints it, without this policy), or lock it without this policy"
     )
     assert rules(policy, ACME) == ["require_pinned"]
     assert rules(policy, AdapterRef("hf", "acme/sql", revision="main")) == ["require_pinned"]
@@ -148,10 +148,10 @@ deny_sha256: []
     [
         ("allow_source: []", "p.yaml:3: allow_source: unknown key"),
         ("allow_hosts: ['https://x']", "p.yaml:3: allow_hosts[0]: 'https://x' is not a host name"),
-        ("allow_sources: hf://acme/*", "p.yaml:3: allow_sources: this is text, and must be a list"),
+        ("allow_sources: hf://acme/*", "p.yaml:3: allow_sources: this is a string, but must be a list"),
         ("deny_sha256: [abc]", "p.yaml:3: deny_sha256[0]: 'abc' is not a sha256"),
         ("max_bytes: -1", "p.yaml:3: max_bytes: -1 is not a size"),
-        ("require_pinned: 'yes'", "p.yaml:3: require_pinned: this is text, and must be true or false"),
+        ("require_pinned: 'yes'", "p.yaml:3: require_pinned: this is a string, but must be true or false"),
     ],
 )
 def test_a_wrong_policy_names_line_and_key(line: str, message: str) -> None:

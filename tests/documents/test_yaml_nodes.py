@@ -38,17 +38,17 @@ def test_what_is_at_a_path_is_found_with_its_line() -> None:
     [
         ("", "f.yaml:1: the document is empty"),
         ("# nothing\n", "f.yaml:1: the document is empty"),
-        ("a: 1\nb: 2\na: 3\n", "f.yaml:3: a: the key stands twice (first in line 1)"),
-        ("a: {b: 1, b: 2}\n", "f.yaml:1: b: the key stands twice (first in line 1)"),
+        ("a: 1\nb: 2\na: 3\n", "f.yaml:3: a: duplicate key (first in line 1)"),
+        ("a: {b: 1, b: 2}\n", "f.yaml:1: b: duplicate key (first in line 1)"),
         ("a: !!python/object/apply:os.system ['true']\n", "f.yaml:1: the tag tag:yaml.org,2002:python/object/apply"),
-        ("a: !x 1\n", "f.yaml:1: the tag !x is not read"),
-        ("a: 1\n---\nb: 2\n", "f.yaml:2: a second document begins here"),
-        ("x: &x {a: 1}\ny:\n  <<: *x\n", "f.yaml:3: merge keys (<<) are not read"),
-        ("a: &a [*a]\n", "f.yaml:1: the alias *a points to nothing that is complete before it"),
+        ("a: !x 1\n", "f.yaml:1: the tag !x is not supported"),
+        ("a: 1\n---\nb: 2\n", "f.yaml:2: a second document starts here"),
+        ("x: &x {a: 1}\ny:\n  <<: *x\n", "f.yaml:3: merge keys (<<) are not supported"),
+        ("a: &a [*a]\n", "f.yaml:1: the alias *a does not refer to an earlier, complete anchor"),
         ("a: *nothing\n", "f.yaml:1: "),
-        ("a: &x 1\nb: &x 2\n", "f.yaml:2: the anchor &x stands twice"),
-        ("? [a]\n: 1\n", "f.yaml:1: a key is one word"),
-        ("x: &k a\n? *k\n: 1\n", "f.yaml:2: a key is one word, not an alias"),
+        ("a: &x 1\nb: &x 2\n", "f.yaml:2: duplicate anchor &x"),
+        ("? [a]\n: 1\n", "f.yaml:1: a key must be a single value"),
+        ("x: &k a\n? *k\n: 1\n", "f.yaml:2: a key must be a single value, not an alias"),
         ("k" * 201 + ": 1\n", "f.yaml:1: a key of over 200 characters"),
         ("a: [1\nb: 2\n", "f.yaml:2: this is not YAML: "),
         ("a: 'x\n", "this is not YAML: "),
@@ -67,7 +67,7 @@ def test_what_is_wrong_is_said_with_its_line(text: str, message: str) -> None:
 def test_aliases_are_followed_but_never_multiply_beyond_the_bound() -> None:
     assert plain(compose("a: &x [1, 2]\nb: *x\n", "f")) == {"a": [1, 2], "b": [1, 2]}
     levels = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 15)]
-    with pytest.raises(UsageError, match=f"more than {NODES} values, aliases followed"):
+    with pytest.raises(UsageError, match=f"more than {NODES} values, including aliases"):
         compose("\n".join(["a0: &a0 [x]", *levels]), "f")
 
 
@@ -93,7 +93,7 @@ def test_hostile_nesting_is_refused_at_once(text: str) -> None:
 
 
 def test_a_document_beyond_the_bound_is_not_read() -> None:
-    with pytest.raises(UsageError, match="is not read"):
+    with pytest.raises(UsageError, match="characters long"):
         compose("#" * (TEXT_CAP + 1), "f")
 
 

@@ -1,8 +1,8 @@
 """A stand-in for a running engine: vLLM's or SGLang's documented API over a port of loopback.
 
 It reads each adapter's config from the path that it is given, as they do, and answers by what it read: an adapter whose
-``lora_alpha`` is 0 changes nothing. ``down_for`` requests of its health fail first, ``forgets`` drops what it loaded.
-``sees`` is where what it has at ``mounted`` lies here.
+``lora_alpha`` is 0 changes nothing. ``down_for`` requests of its health fail first; with a ``page`` it is no engine,
+and answers 404. ``sees`` is where what it has at ``mounted`` lies here.
 """
 
 import json
@@ -23,9 +23,11 @@ class Engine:
         self.said: list[tuple[str, str]] = []
         self.refuses: dict[str, str] = {}
         self.noisy = False
+        self.flags: dict[str, int] = {}
         self.sees: Path | None = None
         self.mounted = "/adapters"
         self.steps = 0
+        self.page = ""
         engine = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -65,11 +67,13 @@ class Engine:
         self._server.server_close()
 
     def get(self, path: str) -> tuple[int, Any]:
+        if self.page:
+            return 404, self.page
         if path == "/health":
             self.down_for -= 1
             return (503 if self.down_for >= 0 else 200), ""
         if path in {"/version", "/server_info"}:
-            return 200, {"version": self.version}
+            return 200, {"version": self.version, **self.flags}
         if path == "/v1/models":
             cards = [{"id": BASE, "object": "model", "root": "/models/tiny", "parent": None}]
             cards += [{"id": name, "root": root, "parent": BASE} for name, (root, _) in self.adapters.items()]

@@ -9,7 +9,7 @@ from lora_cli.errors import UsageError
 
 @pytest.mark.parametrize("text", ["http://[::1", "http://h:99999", "http://", "http://x\udcff", f"http://{'a' * 64}.b"])
 def test_what_is_no_address_is_said(text: str) -> None:
-    with pytest.raises(UsageError, match="is no address of a server"):
+    with pytest.raises(UsageError, match="is not the address of a server"):
         parse_address(text)
 
 
@@ -27,4 +27,4 @@ def test_an_address_is_read(text: str, address: Address) -> None:
 @pytest.mark.parametrize("host", ["", "x\udcff", "a" * 64])
 def test_a_host_that_can_be_none_is_exit_2(host: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["warm", "--status", "--host", host]) == 2
-    assert "is no name of a host" in capsys.readouterr().err
+    assert "is not a host name" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def write_set(folder: Path, *names: str) -> None:
-    entries = "".join(f"  - {{name: {name}, source: ./{name}}}\n" for name in names)
+def write_set(folder: Path, *names: str, sources: Sequence[str] = ()) -> None:
+    asked = zip(names, sources or [f"./{name}" for name in names], strict=True)
+    entries = "".join(f"  - {{name: {name}, source: {source}}}\n" for name, source in asked)
     text = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\nadapters:\n{entries or '  []'}"
     temporary = folder / "set.tmp"
     temporary.write_text(text)
@@ -87,11 +88,64 @@ def test_a_changed_adapter_is_loaded_from_a_new_path_and_proved_before_it_takes_
         shutil.rmtree(folder / "sql")
         write_adapter(folder / "sql", modules=QUERIES, r=4, lora_alpha=32, seed=9)
         engine.said.clear()
-        code, document = warm(engine)
+        code, document = warm(engine, *(["--allow-unload"] if kind == "sglang" else []))
         assert (code, actions(document)) == (0, {"sql": "replaced", "chat": "kept"})
+        assert ("vllm#54839" in document["servers"][0]["note"]) == (kind == "vllm")
         assert engine.adapters["sql"][0] != old[0]
         assert set(engine.adapters) == set(NAMES), "the candidate is gone"
         assert engine.said[0][1].startswith("lora-cli-candidate-")
+
+
+def test_sglang_unloads_nothing_unless_it_is_told_to(folder: Path, warm: Warm) -> None:
+    with Engine("sglang", version="0.5.23") as engine:
+        warm(engine)
+        engine.said.clear()
+        before = dict(engine.adapters)
+        shutil.rmtree(folder / "sql")
+        write_adapter(folder / "sql", modules=QUERIES, r=4, lora_alpha=32, seed=9)
+        write_set(folder, "sql")
+        code, document = warm(engine, "--prune")
+        assert (code, actions(document)) == (1, {"sql": "failed", "chat": "failed"})
+        for one in document["servers"][0]["adapters"]:
+            assert "sglang#36894" in one["error"]["message"]
+            assert "--allow-unload" in one["error"]["hint"]
+        assert (engine.said, engine.adapters) == ([], before)
+        code, document = warm(engine, "--prune", "--allow-unload")
+        assert (code, actions(document)) == (0, {"sql": "replaced", "chat": "pruned"})
+
+
+@pytest.mark.parametrize("flag", ["tokenizer_worker_num", "dp_size"])
+def test_an_engine_whose_workers_a_load_would_not_reach_is_left_alone(warm: Warm, flag: str) -> None:
+    with Engine("sglang", version="0.5.23") as engine:
+        engine.flags[flag] = 4
+        code, document = warm(engine)
+        assert (code, engine.said) == (7, [])
+        assert f"--{flag.replace('_', '-')} 4" in document["servers"][0]["error"]["message"]
+
+
+def test_the_way_back_is_the_earlier_lock(folder: Path, warm: Warm, capsys: pytest.CaptureFixture[str]) -> None:
+    lock = folder / "set.lock.yaml"
+    fetch = ["--cache-dir", str(folder / "cache"), "-q", "fetch", "-f", str(folder / "set.yaml")]
+    with Engine() as engine:
+        assert main(fetch) == 0
+        capsys.readouterr()
+        warm(engine)
+        old, before = engine.adapters["sql"], lock.read_bytes()
+        kept = folder / "kept"
+        shutil.copytree(folder / "sql", kept)
+        shutil.rmtree(folder / "sql")
+        write_adapter(folder / "sql", modules=QUERIES, r=4, lora_alpha=32, seed=9)
+        assert main([*fetch, "--upgrade"]) == 0
+        capsys.readouterr()
+        warm(engine)
+        new = engine.adapters["sql"]
+        assert new != old
+        lock.write_bytes(before)
+        shutil.rmtree(folder / "sql")
+        kept.rename(folder / "sql")
+        code, document = warm(engine)
+        assert (code, actions(document)) == (0, {"sql": "replaced", "chat": "kept"})
+        assert engine.adapters["sql"] == old
 
 
 def test_a_changed_adapter_that_does_nothing_does_not_take_the_name(folder: Path, warm: Warm) -> None:
@@ -132,7 +186,7 @@ def test_the_base_that_the_adapters_name_is_looked_for_and_told_once(
         argv = ["--cache-dir", str(folder / "cache"), "warm", "-f", str(folder / "set.yaml"), "--endpoint", engine.url]
         assert main([*argv, "--engine", "vllm"]) == 0
         assert set(engine.adapters) == {"sql"}
-    assert capsys.readouterr().err.count("named by the adapter's config") == 1
+    assert capsys.readouterr().err.count("from the adapter's config") == 1
 
 
 def test_a_base_that_does_not_repeat_itself_proves_nothing(warm: Warm) -> None:
@@ -182,7 +236,7 @@ def test_waiting_says_for_whom_and_why_and_ends_with_ctrl_c(folder: Path, silent
         ) as warm:
             assert warm.stderr is not None
             if not silent:
-                assert re.match(f"waiting for {url} for (60|59) s more: .*refused", warm.stderr.readline())
+                assert re.match(f"waiting for {url} for up to (60|59) s: .*refused", warm.stderr.readline())
             with listener.accept()[0] if silent else nullcontext():
                 began = time.monotonic()
                 warm.send_signal(signal.SIGINT)
@@ -215,7 +269,13 @@ def test_a_token_is_sent_and_a_wrong_one_is_explained(warm: Warm) -> None:
     with Engine(token="sesame") as engine:
         code, document = warm(engine)
         assert code == 7
-        assert "LORA_CLI_API_KEY" in document["servers"][0]["adapters"][0]["error"]["hint"]
+        hint = document["servers"][0]["adapters"][0]["error"]["hint"]
+        assert hint == "set LORA_CLI_API_KEY to the server's token"
+        code, document = warm(engine, "--api-key", "wrong")
+        assert code == 7
+        hint = document["servers"][0]["adapters"][0]["error"]["hint"]
+        assert "does not accept the token that was sent" in hint
+        assert "wrong" not in hint
         assert warm(engine, "--api-key", "sesame")[0] == 0
 
 
@@ -243,19 +303,19 @@ def test_quiet_prints_only_what_failed(folder: Path, capsys: pytest.CaptureFixtu
         write_adapter(folder / "sql", modules=QUERIES, drop=lambda name: "lora_B" in name)
         assert main(argv) == 1
         lines = capsys.readouterr().out.splitlines()
-        assert lines[0] == "sql: failed, no server was asked to load it"
+        assert lines[0] == "sql: failed, not loaded into any server"
         assert all(line.startswith("  ") for line in lines[1:])
 
 
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--endpoint", "ftp://x", "--engine", "vllm"], "no address"),
-        (["--endpoint", "http://u:p@h:1", "--engine", "vllm"], "no address"),
-        (["--endpoint", "http://h:1/path", "--engine", "vllm"], "no address"),
+        (["--endpoint", "ftp://x", "--engine", "vllm"], "not the address"),
+        (["--endpoint", "http://u:p@h:1", "--engine", "vllm"], "not the address"),
+        (["--endpoint", "http://h:1/path", "--engine", "vllm"], "not the address"),
         (["--endpoint", "http://h:1", "--engine", "vlm"], "did you mean vllm?"),
         (["--endpoint", "http://h:1", "--engine", "vllm", "--engine-path", "x"], "FROM=TO"),
-        (["--endpoint", "http://h:1", "--engine", "vllm", "--once"], "exclude each other"),
+        (["--endpoint", "http://h:1", "--engine", "vllm", "--once"], "cannot be used together"),
         (["--endpoint", "http://h:1"], "--engine"),
     ],
 )
@@ -275,10 +335,26 @@ def test_our_own_server_is_warmed_like_any_other(folder: Path, capsys: pytest.Ca
         assert main(words) == 0
         document = json.loads(capsys.readouterr().out)
         assert actions(document) == {"sql": "loaded", "chat": "loaded"}
-        assert "every module proved" in document["servers"][0]["adapters"][0]["effect"]["how"]
+        assert "all modules proved" in document["servers"][0]["adapters"][0]["effect"]["how"]
         assert running.adapter("sql")["proved"] is True
         assert main(words) == 0
         assert actions(json.loads(capsys.readouterr().out)) == {"sql": "kept", "chat": "kept"}
+
+
+def test_our_own_server_is_asked_for_an_adapter_that_it_has_not_loaded_yet(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache, uds = ["--cache-dir", str(folder / "cache")], folder / "sock"
+    assert main([*cache, "fetch", "-f", str(folder / "set.yaml")]) == 0
+    write_set(folder, *NAMES, sources=capsys.readouterr().out.split())
+    with Running(folder, "-f", folder / "set.yaml", "--max-loras", 1, "--max-cpu-loras", 1, uds=uds) as running:
+        running.until_ready()
+        assert [running.adapter(name)["proved"] for name in NAMES] == [True, False]
+        words = [*cache, "warm", "-f", str(folder / "set.yaml"), "--endpoint", f"unix:{uds}", "--engine", "lora-cli"]
+        assert main([*words, "--format", "json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert actions(document) == {"sql": "kept", "chat": "kept"}
+        assert all(one["effect"]["proved"] for one in document["servers"][0]["adapters"])
 
 
 def test_watch_follows_the_manifest_and_an_engine_that_forgot(folder: Path) -> None:
@@ -300,8 +376,64 @@ def test_watch_follows_the_manifest_and_an_engine_that_forgot(folder: Path) -> N
             watching.send_signal(signal.SIGTERM)
             said, _ = watching.communicate(timeout=20)
     assert watching.returncode == 0
-    assert "what is served stays as it is" in said
+    assert "the served adapters are unchanged" in said
     assert BASE not in engine.adapters
+
+
+def test_the_ready_file_is_there_when_every_adapter_was_tried_and_only_then(folder: Path, warm: Warm) -> None:
+    ready = folder / "ready"
+    with Engine() as engine:
+        assert warm(engine, "--ready-file", ready)[0] == 0
+        assert json.loads(ready.read_text()) == {"pid": None, "served": 2}
+        engine.adapters.clear()
+        engine.refuses["sql"] = "no"
+        assert warm(engine, "--ready-file", ready)[0] == 7
+        assert json.loads(ready.read_text()) == {"pid": None, "served": 1}, "one that fails holds nobody up"
+    assert warm(engine, "--ready-file", ready, "--wait", "1s")[0] == 7
+    assert not ready.exists()
+
+
+def test_the_ready_file_follows_each_look_of_watch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = folder / "ready"
+    ready.write_text("of an earlier run")
+    with Engine(down_for=10) as engine:
+        words = ["--cache-dir", str(folder / "cache"), "warm", "-f", str(folder / "set.yaml"), "--watch"]
+        words += ["--ready-file", str(ready), "--endpoint", engine.url, "--engine", "vllm"]
+        watching = subprocess.Popen([sys.executable, "-m", "lora_cli", *words], stderr=subprocess.PIPE, text=True)
+        try:
+            _until(lambda: engine.down_for < 9)
+            assert not ready.exists()
+            _until(ready.exists)
+            assert json.loads(ready.read_text()) == {"pid": watching.pid, "served": 2}
+            engine.down_for = 10
+            write_set(folder, "sql")
+            _until(lambda: not ready.exists())
+            _until(ready.exists)
+            (folder / "set.yaml").write_text("apiVersion: nonsense")
+            time.sleep(3)
+            assert ready.exists(), "what is served stays so"
+        finally:
+            watching.send_signal(signal.SIGTERM)
+            watching.communicate(timeout=20)
+    assert not ready.exists()
+
+
+@pytest.mark.parametrize("page", ["<!DOCTYPE HTML>\n<html><title>404</title></html>", '{"detail": "Not Found"}'])
+def test_what_is_no_engine_is_said_at_once_without_its_markup(
+    page: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Engine() as engine:
+        engine.page = page
+        began = time.monotonic()
+        words = ["--cache-dir", str(folder / "cache"), "warm", "-f", str(folder / "set.yaml")]
+        assert main([*words, "--endpoint", engine.url, "--engine", "vllm"]) == 7
+        assert main(["serve-bench", "--url", engine.url]) == 7
+        assert main(["warm", "--status", "--port", engine.url.rpartition(":")[2]]) == 7
+        assert time.monotonic() - began < 20
+    said = "".join(capsys.readouterr())
+    assert "<" not in said.replace("->", "")
+    assert said.count("is this an engine?") >= 2
+    assert "is not a lora-cli server" in said
 
 
 def test_watch_ends_when_it_is_told_to_though_an_engine_is_not_ready_yet(folder: Path) -> None:

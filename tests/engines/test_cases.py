@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from lora_cli.core.engine_outcome import EngineOutcome, Outcome
+from lora_cli.core.finding import Severity
 from lora_cli.engines import ENGINES, profiles_of
 from lora_cli.validation import Checked
 from tests.rules.test_cases import judged
@@ -94,3 +95,26 @@ def test_an_engine_that_does_not_serve_right_says_why(outcomes: Mapping[str, Map
             for reason in one.reasons:
                 assert reason.message
                 assert "{" not in reason.mend
+
+
+def test_an_engine_to_which_no_module_applies_does_not_serve_right(
+    outcomes: Mapping[str, Mapping[str, EngineOutcome]],
+) -> None:
+    without = [
+        one
+        for by_name in outcomes.values()
+        for one in by_name.values()
+        if one.applied is not None and one.applied.matched == 0 < one.applied.total
+    ]
+
+    assert without
+    assert [one for one in without if one.outcome is Outcome.OK] == []
+
+
+def test_an_update_that_is_too_small_is_an_error_of_the_adapter_and_not_of_an_engine(tmp_path: Path) -> None:
+    case = {"case": "small", "adapter": {"modules": "all", "r": 8}, "fill": {"lora_A": 1e-3, "lora_B": 1e-3}}
+    verdict = judged({**case, "engine": PROFILES}, tmp_path).verdict
+    assert verdict is not None
+
+    assert {str(one.outcome) for one in verdict.engines} == {"ok"}
+    assert [(one.code, one.severity) for one in verdict.findings] == [("LC505", Severity.ERROR)]

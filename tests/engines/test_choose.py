@@ -18,11 +18,16 @@ from lora_cli.rules.features import FEATURES
         ("vllm@0.32", "0.32", "", True),
         ("vllm@0.32.1", "0.32", "", True),
         ("vLLM@v0.31.0rc1+cu129", "0.31", "", True),
-        ("vllm@0.40", "0.33", "newer than the newest profile: judged as 0.33", True),
-        ("vllm@1", "0.33", "newer than the newest profile: judged as 0.33", True),
-        ("vllm@0.11.2", "0.31", "older than the oldest profile, by which it is judged (0.31): unproven", False),
+        ("vllm@0.40", "0.33", "newer than the newest profile: validated as 0.33", True),
+        ("vllm@1", "0.33", "newer than the newest profile: validated as 0.33", True),
+        ("vllm@0.11.2", "0.31", "older than the oldest profile (0.31), which is used instead and may differ", False),
         ("sglang@0.5.23", "0.5.23", "", True),
-        ("sglang@0.5.9", "0.5.23", "older than the oldest profile, by which it is judged (0.5.23): unproven", False),
+        (
+            "sglang@0.5.9",
+            "0.5.23",
+            "older than the oldest profile (0.5.23), which is used instead and may differ",
+            False,
+        ),
         ("peft@0.21.2", "0.21", "", True),
     ],
 )
@@ -40,10 +45,10 @@ def test_a_version_between_two_profiles_is_judged_by_the_older(monkeypatch: pyte
 
     profile = choose_engine("vllm@0.32.2")
 
-    assert (profile.version, profile.note) == ("0.31", "between two profiles: judged as 0.31")
+    assert (profile.version, profile.note) == ("0.31", "between two profiles: validated as 0.31")
 
 
-@pytest.mark.parametrize(("text", "hint"), [("vlm", "did you mean vllm?"), ("x", "known here: lorax"), ("", "known")])
+@pytest.mark.parametrize(("text", "hint"), [("vlm", "did you mean vllm?"), ("x", "known: lorax"), ("", "known")])
 def test_an_unknown_engine_is_an_error_with_the_nearest_name(text: str, hint: str) -> None:
     with pytest.raises(UsageError, match="no engine is called") as caught:
         choose_engine(text)
@@ -52,9 +57,9 @@ def test_an_unknown_engine_is_an_error_with_the_nearest_name(text: str, hint: st
 
 @pytest.mark.parametrize("text", ["vllm@", "vllm@latest", "vllm@x0.3"])
 def test_a_version_that_is_none_is_an_error(text: str) -> None:
-    with pytest.raises(UsageError, match="is no version of vLLM") as caught:
+    with pytest.raises(UsageError, match="is not a version of vLLM") as caught:
         choose_engine(text)
-    assert caught.value.hint == "such as vllm@0.33"
+    assert caught.value.hint == "write vllm@0.33, for example"
 
 
 def test_each_row_names_a_feature_and_its_evidence() -> None:

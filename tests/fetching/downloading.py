@@ -4,7 +4,7 @@ import threading
 from pathlib import Path
 
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.fetching import FetchContext
+from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.download import Job, download
 from lora_cli.fetching.memory import Asked
 from lora_cli.fetching.plan import USUAL

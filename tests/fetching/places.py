@@ -13,7 +13,7 @@ import pytest
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import LoraCliError
-from lora_cli.fetching import Fetched
+from lora_cli.fetching.pipeline import Fetched
 from lora_cli.settings import Settings
 from lora_cli.sources import retries
 from lora_cli.sources.registry import Sources

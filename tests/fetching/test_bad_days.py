@@ -154,7 +154,7 @@ USE = """
 import random, sys, time
 from pathlib import Path
 from lora_cli.core.reference import parse
-from lora_cli.fetching import AdapterRequest
+from lora_cli.fetching.context import AdapterRequest
 from lora_cli.fetching.many import bring_all
 from lora_cli.settings import Settings
 from lora_cli.store import Store

@@ -14,8 +14,8 @@ from lora_cli.cli.main import main
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
-from lora_cli.fetching import FetchContext
 from lora_cli.fetching.checkpoint import latest
+from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.plan import Selection, plan
 from lora_cli.settings import load_settings
 from lora_cli.store import Store
@@ -47,9 +47,9 @@ def test_one_that_is_being_written_is_passed_over(caplog: pytest.LogCaptureFixtu
     run = listing(*complete("checkpoint-5"), f"checkpoint-7/{CONFIG}", f"checkpoint-8/{WEIGHTS}", "checkpoint-9/x")
     assert latest(run).ref.subfolder == "checkpoint-5"
     assert [record.message.partition(": ")[2] for record in caplog.records] == [
-        "checkpoint-9 is passed over: it lacks a config or weights",
-        "checkpoint-8 is passed over: it lacks a config or weights",
-        "checkpoint-7 is passed over: it lacks a config or weights",
+        "checkpoint-9 is skipped: it has no config or weights",
+        "checkpoint-8 is skipped: it has no config or weights",
+        "checkpoint-7 is skipped: it has no config or weights",
         "the latest checkpoint is checkpoint-5",
     ]
 
@@ -58,11 +58,11 @@ def test_only_folders_of_that_name_right_there_are_checkpoints(caplog: pytest.Lo
     odd = ("checkpoint-", "checkpoint-x", "Checkpoint-3", "checkpoint-3.old", "a/checkpoint-4", "checkpoint-٣")
     run = listing(*complete(*odd), CONFIG, WEIGHTS, "checkpoint-99999999999999999999/x", "checkpoint-8")
     assert latest(run) == run
-    assert "there is no checkpoint, the adapter itself is taken" in caplog.text
+    assert "there are no checkpoints, the adapter itself is used" in caplog.text
 
 
 def test_where_there_is_nothing_the_error_says_what_there_is() -> None:
-    with pytest.raises(FormatError, match="there is no checkpoint here") as caught:
+    with pytest.raises(FormatError, match="there are no checkpoints here") as caught:
         latest(listing(*complete("run/checkpoint-10", "run/checkpoint-9", "best")))
     assert caught.value.hint.endswith("there are adapters in best, run/checkpoint-9, run/checkpoint-10")
 
@@ -273,3 +273,12 @@ def test_the_latest_of_a_commit_is_asked_for_where_a_policy_wants_that(run: Run,
 @pytest.fixture(autouse=True)
 def _talk(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "lora_cli")
+
+
+def test_a_checkpoint_that_is_not_there_is_told_with_those_that_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in (5, 10):
+        write_adapter(tmp_path / f"run/checkpoint-{number}")
+    assert main(["fetch", str(tmp_path / "run"), "--checkpoint", "7"]) == 3
+    assert "hint: there are checkpoint-10, checkpoint-5" in capsys.readouterr().err

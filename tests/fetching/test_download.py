@@ -1,6 +1,5 @@
 """The downloader: whatever order and shape bytes come in, what is kept is what was promised."""
 
-import hashlib
 import os
 import tempfile
 import threading
@@ -14,15 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
-from lora_cli.errors import Corrupt, Unreachable
-from lora_cli.fetching import FetchContext
-from lora_cli.fetching import download as download_module
+from lora_cli.errors import Unreachable
 from lora_cli.fetching import scheduler as scheduler_module
 from lora_cli.fetching.download import download
-from lora_cli.fetching.scheduler import ENOUGH
-from lora_cli.fetching.transfer import Transfer
-from lora_cli.store import Store
-from lora_cli.store.partials import drop_partial, open_partial
 from tests.fetching.downloading import MIB, WEIGHTS, Counting, context_of, downloaded, job_of, meet, mend, partials
 from tests.fetching.scripted import Scripted
 
@@ -40,9 +33,7 @@ def test_bytes_arrive_whole_in_whatever_pieces_they_come(
     sizes: dict[str, int], jobs: int, chunks: list[int], breaks: set[int], known: bool, digests: bool
 ) -> None:
     files = {path: os.urandom(size) for path, size in sizes.items()}
-    step = scheduler_module.SMALLEST_RANGE, scheduler_module.LARGEST_RANGE
-    small, download_module.SMALL = download_module.SMALL, 50_000
-    scheduler_module.SMALLEST_RANGE = scheduler_module.LARGEST_RANGE = 50_000
+    step, scheduler_module.RANGE = scheduler_module.RANGE, 50_000
     try:
         source = Scripted(files, chunk=lambda at: chunks[at % len(chunks)], breaks=breaks, sizes=known, digests=digests)
         with tempfile.TemporaryDirectory() as folder:
@@ -54,8 +45,7 @@ def test_bytes_arrive_whole_in_whatever_pieces_they_come(
             assert found == files
             assert partials(Path(folder)) == []
     finally:
-        scheduler_module.SMALLEST_RANGE, scheduler_module.LARGEST_RANGE = step
-        download_module.SMALL = small
+        scheduler_module.RANGE = step
 
 
 def test_ranges_of_one_file_are_in_flight_together(tmp_path: Path) -> None:
@@ -63,29 +53,6 @@ def test_ranges_of_one_file_are_in_flight_together(tmp_path: Path) -> None:
     source = Scripted({WEIGHTS: os.urandom(16 * MIB)}, before=lambda path, start: meet(meeting))
     assert downloaded(source, tmp_path, jobs=4) == dict(source.files)
     assert len(source.reads) == 4
-
-
-def test_one_thread_writes_what_is_next_while_another_hashes(tmp_path: Path) -> None:
-    data = os.urandom(3 * MIB)
-    file = RemoteFile(WEIGHTS, len(data), hashlib.sha256(data).hexdigest())
-    partial = open_partial(Store(tmp_path), "key", None)
-    hashing, go_on = threading.Event(), threading.Event()
-
-    def advanced(count: int) -> None:
-        hashing.set()
-        assert go_on.wait(10)
-
-    transfer = Transfer("a", file, partial, lambda start, stop: iter([data[start:stop]]), advanced)
-    transfer.run(MIB, 2 * MIB, lambda: False)
-    first = threading.Thread(target=transfer.run, args=(0, MIB, lambda: False))
-    first.start()
-    assert hashing.wait(10)
-    transfer.run(2 * MIB, 3 * MIB, lambda: False)
-    assert partial.path.stat().st_size == 3 * MIB
-    go_on.set()
-    first.join()
-    assert transfer.verified() == Blob(file.sha256 or "", len(data))
-    drop_partial(partial)
 
 
 def test_small_files_do_not_wait_for_a_large_one(tmp_path: Path) -> None:
@@ -103,7 +70,7 @@ def test_small_files_do_not_wait_for_a_large_one(tmp_path: Path) -> None:
 
 
 def test_what_waits_for_a_slow_first_range_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler_module, "LARGEST_RANGE", MIB)
+    monkeypatch.setattr(scheduler_module, "RANGE", MIB)
     monkeypatch.setattr(scheduler_module, "WINDOW", 5 * MIB)
     seen: list[int] = []
     source = Scripted({WEIGHTS: os.urandom(40 * MIB)})
@@ -157,26 +124,7 @@ def test_of_a_small_file_that_broke_only_the_rest_is_asked_for_too(tmp_path: Pat
     assert partials(tmp_path) == []
 
 
-def near(context: FetchContext) -> FetchContext:
-    """One that knows that its origin is nearby."""
-    for _ in range(ENOUGH):
-        context.scheduler.distance.saw(0, 0.0)
-    return context
-
-
-def test_small_files_of_a_server_nearby_are_read_by_who_wants_them(tmp_path: Path) -> None:
-    readers: set[str] = set()
-    source = Scripted({WEIGHTS: os.urandom(300_000), "adapter_config.json": b"{}", "README.md": b""})
-    source.before = lambda path, start: readers.add(threading.current_thread().name)
-    with near(context_of(tmp_path)) as context, near(context_of(tmp_path / "other")) as other:
-        assert download(job_of(source, context)).keys() == source.files.keys()
-        source.served[WEIGHTS] = b"\0" * 300_000
-        with pytest.raises(Corrupt):
-            download(job_of(source, other))
-    assert readers == {threading.current_thread().name}
-
-
-def test_no_more_than_the_jobs_are_in_flight_where_some_read_for_themselves(tmp_path: Path) -> None:
+def test_no_more_than_the_jobs_are_in_flight_for_all_adapters_together(tmp_path: Path) -> None:
     under_way: list[str] = []
     most: list[int] = []
 
@@ -194,7 +142,7 @@ def test_no_more_than_the_jobs_are_in_flight_where_some_read_for_themselves(tmp_
         done.append(len(download(job_of(source, context))))
 
     done: list[int] = []
-    with near(context_of(tmp_path, jobs=2)) as context:
+    with context_of(tmp_path, jobs=2) as context:
         threads = [threading.Thread(target=one, args=(number,)) for number in range(16)]
         for thread in threads:
             thread.start()
@@ -202,14 +150,6 @@ def test_no_more_than_the_jobs_are_in_flight_where_some_read_for_themselves(tmp_
             thread.join(30)
     assert done == [2] * 16
     assert max(most) == 2
-
-
-def test_small_files_that_are_much_together_are_not_held_in_memory(tmp_path: Path) -> None:
-    most: list[int] = []
-    source = Scripted({f"{number}.json": os.urandom(MIB // 2) for number in range(12)})
-    source.before = lambda path, start: most.append(len(partials(tmp_path)))
-    assert downloaded(source, tmp_path) == dict(source.files)
-    assert max(most) == 12 - download_module.HELD // (MIB // 2)
 
 
 def test_what_is_known_to_be_the_same_is_not_read_again(tmp_path: Path) -> None:
@@ -235,21 +175,10 @@ def test_progress_adds_up_also_after_wrong_bytes(tmp_path: Path) -> None:
     assert (counting.bytes, counting.open) == (3 * MIB, 0)
 
 
-def test_of_an_origin_far_away_as_many_ranges_are_in_flight_as_may_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scheduler_module, "LARGEST_RANGE", MIB)
+def test_as_many_ranges_are_in_flight_as_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler_module, "RANGE", MIB)
     meeting = threading.Barrier(8, timeout=10)
     source = Scripted({WEIGHTS: os.urandom(8 * MIB)}, before=lambda path, start: meet(meeting))
     with context_of(tmp_path, jobs=8) as context:
-        for _ in range(ENOUGH):
-            context.scheduler.distance.saw(0, 1.0)
         download(job_of(source, context))
     assert len(source.reads) == 8
-
-
-def test_a_server_nearby_is_asked_for_few_large_ranges(tmp_path: Path) -> None:
-    source = Scripted({WEIGHTS: os.urandom(30 * MIB)})
-    with near(context_of(tmp_path, jobs=8)) as context:
-        download(job_of(source, context))
-    assert len(source.reads) == 4

@@ -18,27 +18,12 @@ from tests.fetching.downloading import MIB, WEIGHTS, context_of, downloaded, job
 from tests.fetching.scripted import Scripted
 
 
-def test_where_no_file_can_be_without_a_name_small_ones_are_kept_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(path: str, *_: object, **__: object) -> None:
-        raise OSError(errno.ENOTSUP, "not on this file system", path)
-
-    source = Scripted({WEIGHTS: b"weights", "adapter_config.json": b"{}"})
-    monkeypatch.delattr(os, "O_TMPFILE")
-    assert downloaded(source, tmp_path / "one") == dict(source.files)
-    monkeypatch.undo()
-    monkeypatch.setattr(os, "link", refused)
-    assert downloaded(source, tmp_path / "two") == dict(source.files)
-    assert partials(tmp_path / "one") == partials(tmp_path / "two") == []
-
-
 def test_a_disk_that_is_too_small_is_said_so_before_a_byte_is_read(tmp_path: Path) -> None:
     source = Scripted({WEIGHTS: b"x"})
     file = RemoteFile(WEIGHTS, 1 << 60)
     with (
         context_of(tmp_path / "cache", retries=0) as context,
-        pytest.raises(MachineError, match=r"1048576\.0 TiB are needed") as caught,
+        pytest.raises(MachineError, match=r"1048576\.0 TiB needed") as caught,
     ):
         download(job_of(source, context, file))
     assert "cache gc" in caught.value.hint

@@ -10,9 +10,10 @@ import pytest
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.documents.policy import Policy
 from lora_cli.errors import AccessDenied, Corrupt, FormatError, NotFound, Offline, Refused, Unreachable
-from lora_cli.fetching import AdapterRequest, Selection
+from lora_cli.fetching.context import AdapterRequest
 from lora_cli.fetching.demand import Demand
 from lora_cli.fetching.many import bring_all
+from lora_cli.fetching.plan import Selection
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.verify import verify
@@ -79,7 +80,7 @@ def test_offline_gives_what_a_reference_meant_and_asks_nobody(desk: Desk) -> Non
     desk.settings = replace(desk.settings, offline=True)
     assert desk.requests_of("org/sql") == 0
     assert desk.bring("org/sql").snapshot == found.snapshot
-    with pytest.raises(Offline, match="not in the cache"):
+    with pytest.raises(Offline, match="is not cached"):
         desk.bring("org/other")
     with pytest.raises(Offline):
         desk.bring("org/sql@v1")
@@ -169,7 +170,7 @@ def test_a_policy_over_files_is_judged_before_a_byte_is_read(desk: Desk) -> None
 def test_a_demanded_digest_is_judged_whether_it_is_cached_or_not(desk: Desk) -> None:
     digest = desk.bring("org/sql").snapshot.digest
     assert desk.bring("org/sql", demand=Demand(sha256=digest)).cached
-    with pytest.raises(Corrupt, match="the manifest says"):
+    with pytest.raises(Corrupt, match="the manifest has sha256"):
         desk.bring("org/sql", demand=Demand(sha256="0" * 64))
     with pytest.raises(Refused, match="deny_sha256"):
         desk.bring("org/sql", policy=Policy(deny_sha256=(digest,)))

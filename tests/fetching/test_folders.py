@@ -85,6 +85,6 @@ def test_a_folder_with_a_fifo_for_weights_is_refused_at_once(desk: Desk, adapter
 def test_a_link_that_leads_out_of_a_folder_is_refused(desk: Desk, adapter: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"secret")
     (adapter / "README.md").symlink_to(tmp_path / "secret")
-    with pytest.raises(FormatError, match="outside of its folder"):
+    with pytest.raises(FormatError, match="outside its folder"):
         desk.bring(str(adapter))
     assert not desk.store.snapshots.exists()

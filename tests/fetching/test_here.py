@@ -1,5 +1,7 @@
 """What the cache has of an adapter is judged from there: values too, offline too, a pinned one without a request."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,36 @@ def test_values_are_judged_once_they_are_here(
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         assert main([*argv, "acme/nan"]) == 1
         assert len(hub.requests) == before
+
+
+def test_the_digest_is_reported_once_it_is_known(
+    poisoned: Path, argv: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def digest(*words: str) -> object:
+        capsys.readouterr()
+        main([*argv, *words, "--format", "json"])
+        return json.loads(capsys.readouterr().out)["adapters"][0]["digest"]
+
+    with Hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        hub.add("acme/nan", poisoned)
+        manifest = tmp_path / "set.yaml"
+        manifest.write_text(
+            "apiVersion: lora-cli/v1\nkind: AdapterSet\n"
+            "adapters: [{name: nan, source: acme/nan}, {name: here, source: ./nan}]\n"
+        )
+        assert digest("acme/nan") is None
+        assert main(["fetch", "-f", str(manifest), "--format", "json"]) == 0
+        fetched, local = (one["sha256"] for one in json.loads(capsys.readouterr().out)["adapters"])
+
+        assert digest("acme/nan") == fetched
+        assert digest("-f", str(manifest), "nan") == fetched
+        assert digest("-f", str(manifest), "here") == local
+        assert digest(str(poisoned)) is None
+        shutil.rmtree(tmp_path / "cache")
+        assert digest("-f", str(manifest), "nan") == fetched
+        hub.add("acme/nan", write_adapter(tmp_path / "newer", config=ONE_LAYER, seed=1))
+        assert digest("acme/nan") is None
 
 
 def test_a_newer_commit_is_judged_from_its_origin(

@@ -11,13 +11,13 @@ import pytest
 from lora_cli.cli.main import main
 from lora_cli.core.reference import parse
 from lora_cli.errors import MachineError, Refused
-from lora_cli.fetching import AdapterRequest
+from lora_cli.fetching.context import AdapterRequest
 from lora_cli.fetching.many import Outcome, bring_all
 from lora_cli.fetching.progress import Progress
 from lora_cli.fetching.room import LARGEST_RESERVE, RESERVED_PART, Room
-from lora_cli.fetching.scheduler import FIRST_RANGE
+from lora_cli.fetching.scheduler import RANGE
 from lora_cli.settings import Settings
-from lora_cli.store import Store
+from lora_cli.store import Store, sweep, usage
 from lora_cli.store.handout import hand_out, keep_view
 from lora_cli.store.inventory import inventory
 from lora_cli.store.records import record_path
@@ -79,7 +79,7 @@ def test_more_files_than_allowed_are_refused_before_a_byte_is_read(desk: Desk) -
     desk.hub.add("org/many", {CONFIG: {}, **files})
     (outcome,) = desk.ask("many", max_files=20)
     assert outcome.exit_code == 1
-    assert "21 files are wanted, and 20 are allowed" in error_of(outcome)
+    assert "21 files were selected, but 20 are allowed" in error_of(outcome)
     assert "--max-files" in error_of(outcome)
     assert desk.hub.count("/resolve/") == 0
     assert desk.codes("many", max_files=21) == [0]
@@ -92,7 +92,7 @@ def test_a_header_that_is_larger_than_allowed_is_refused_cached_or_not_and_not_r
     for _ in ("cold", "warm"):
         (outcome,) = desk.ask("wide", max_header_bytes=99_999)
         assert outcome.exit_code == 1
-        assert "claims a header of 100000 bytes, and 99999 are allowed" in error_of(outcome)
+        assert "claims a header of 100000 bytes, but 99999 are allowed" in error_of(outcome)
         assert "--max-header-bytes" in error_of(outcome)
     assert desk.codes("wide", max_header_bytes=100_000) == [0]
     monkeypatch.setenv("HF_ENDPOINT", desk.hub.endpoint)
@@ -124,7 +124,7 @@ def test_the_reserve_stays_free(desk: Desk) -> None:
     status = os.statvfs(desk.settings.cache_dir.parent)
     (outcome,) = desk.ask("a", keep_free=status.f_blocks * status.f_frsize)
     assert outcome.exit_code == 6
-    assert "are to stay free" in error_of(outcome)
+    assert "to be kept free" in error_of(outcome)
     assert "--keep-free" in error_of(outcome)
     assert desk.weights_requests == 0
 
@@ -137,6 +137,20 @@ def test_without_a_word_a_part_of_the_disk_stays_free(tmp_path: Path) -> None:
     with pytest.raises(MachineError), room.reserved("a", free - reserve // 2, 0, Progress()):
         pass
     with room.reserved("a", free - 2 * reserve, 0, Progress()):
+        pass
+
+
+def test_what_others_wrote_while_nothing_was_fetched_counts_in_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_cache = [0]
+    monkeypatch.setattr(sweep, "collect", lambda *_args: None)
+    monkeypatch.setattr(usage, "cache_bytes", lambda *_args, **_named: in_cache[0])
+    room = Room(Store(tmp_path), keep_free=0, budget=1000)
+    with room.reserved("a", 100, 0, Progress()):
+        pass
+    in_cache[0] = 950
+    with pytest.raises(Refused, match="b: 100 B needed, the cache budget is"), room.reserved("b", 100, 0, Progress()):
         pass
 
 
@@ -208,6 +222,16 @@ def test_an_adapter_that_takes_too_long_is_given_up_and_gone_on_with(desk: Desk)
     assert (again.fetched.snapshot.directory / WEIGHTS).read_bytes() == weights
 
 
+def test_many_that_hang_are_given_up_at_once(desk: Desk) -> None:
+    names = [f"slow-{number}" for number in range(8)]
+    for name in names:
+        desk.hub.add(f"org/{name}", {CONFIG: {}, WEIGHTS: os.urandom(3 * MIB)})
+    desk.hub.fault("GET cdn .*", stall_at=2 * MIB, stall_s=30, times=-1)
+    began = time.monotonic()
+    assert desk.codes(*names, adapter_timeout_s=1.0, timeout_s=20, jobs=8) == [4] * 8
+    assert time.monotonic() - began < 5
+
+
 def test_a_listing_that_hangs_is_given_up_in_time_and_the_others_go_on(desk: Desk) -> None:
     desk.hub.fault("/api/models/org/a", delay_s=15, times=-1)
     began = time.monotonic()
@@ -247,7 +271,7 @@ def test_a_server_that_knows_no_ranges_is_read_as_one_stream(desk: Desk) -> None
     asked = [request.range for request in desk.hub.requests if request.origin == "cdn"]
     # The first range, those beside it that gave nothing, and then the rest at once.
     assert len(asked) <= 5
-    assert asked[-1] == f"bytes={FIRST_RANGE}-"
+    assert asked[-1] == f"bytes={RANGE}-"
 
 
 def test_a_server_that_forgets_ranges_is_gone_on_with_where_it_was(desk: Desk) -> None:

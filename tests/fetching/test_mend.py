@@ -103,8 +103,13 @@ def test_what_its_origin_does_not_give_back_stays_in_the_quarantine(
     if harm == "other bytes":
         hub.fault("GET cdn", flip_at=7, times=-1)
     assert main(["cache", "verify", "--repair"]) == 5
-    said = capsys.readouterr().out
+    said, err = capsys.readouterr()
     assert "not repaired: snapshot" in said
+    if harm == "offline":
+        flat = " ".join(said.split())
+        assert "--repair fetches files again: run it without --offline" in flat
+        assert "cache verify --repair" not in flat + err
+        assert "--repair -f" not in err
     assert not directory.exists()
     assert is_sound(directory)
     hub.faults.clear()
@@ -120,7 +125,9 @@ def test_an_origin_is_reached_as_a_manifest_says(
     manifest.write_text(f"{said}sources:\n  - {{match: 'hf://org/*', endpoint_url: '{hub.endpoint}'}}\n")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     rot(directory / WEIGHTS)
-    assert main(["cache", "verify", "-f", str(manifest)]) == 2
+    assert main(["cache", "verify", "-f", str(manifest)]) == 5
+    assert main(["fetch", "-f", str(manifest), "--offline"]) == 3
+    assert "its cached files are missing or corrupt; lora-cli cache verify --repair" in capsys.readouterr().err
     assert main(["cache", "verify", "--repair"]) == 5
     assert "--repair -f" in capsys.readouterr().err
     assert main(["fetch", "-f", str(manifest)]) == 0
@@ -170,7 +177,7 @@ def test_what_an_earlier_verify_moved_to_the_quarantine_is_restored(
     assert main(["cache", "verify"]) == 5
     out, err = capsys.readouterr()
     assert f"in quarantine hf://org/sql (+1): snapshot {directory.name[:12]}\n" in out
-    assert err == "hint: lora-cli cache verify --repair fetches what is corrupt or in the quarantine again\n"
+    assert err == "hint: lora-cli cache verify --repair fetches corrupt and quarantined files again\n"
     assert main(["cache", "verify"]) == 0
     out, err = capsys.readouterr()
     assert "in quarantine hf://org/sql" in out
@@ -321,7 +328,7 @@ def test_hard_links_outside_the_cache_have_the_damage_too_and_are_told(
     assert main(["fetch", "org/sql", "--to", str(tmp_path / "out")]) == 0
     capsys.readouterr()
     rot(directory / WEIGHTS)
-    told = "hint: hard links outside the cache have corrupt bytes too: fetch --to or --publish replaces them"
+    told = "hint: hard links outside the cache are also corrupt: fetch --to or --publish replaces them"
     assert main(["cache", "verify"]) == 5
     assert told in capsys.readouterr().err
     assert main(["cache", "verify", "--repair"]) == 0
@@ -335,6 +342,6 @@ def test_a_fetch_that_finds_damage_says_so(
 ) -> None:
     edit_in_place(directory / WEIGHTS, at=500)
     assert main(["fetch", "org/sql", "--offline", "--to", str(tmp_path / "out")]) != 0
-    assert "what the cache had was corrupt, and is in the quarantine now" in caplog.text
+    assert "the cached file was corrupt and was moved to the quarantine" in caplog.text
     assert main(["fetch", "org/sql", "--to", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / WEIGHTS).read_bytes() == BYTES

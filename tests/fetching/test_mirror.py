@@ -16,7 +16,7 @@ from huggingface_hub import snapshot_download
 
 from lora_cli.core.reference import parse
 from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Unreachable
-from lora_cli.fetching import Fetched
+from lora_cli.fetching.pipeline import Fetched
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store

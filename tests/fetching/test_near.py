@@ -16,7 +16,7 @@ from lora_cli.cli.main import main
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt
-from lora_cli.fetching import Fetched
+from lora_cli.fetching.pipeline import Fetched
 from lora_cli.settings import Settings
 from lora_cli.sources import NearSource
 from lora_cli.sources.local import LocalSource

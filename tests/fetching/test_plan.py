@@ -42,7 +42,8 @@ def test_globs_add_and_remove() -> None:
 def test_pickled_weights_are_refused_unless_they_are_allowed() -> None:
     with pytest.raises(Refused, match="only pickled weights") as caught:
         chosen("adapter_config.json", "adapter_model.bin")
-    assert "--allow-pickle" in caught.value.hint
+    assert "`lora-cli repair REF --engine NAME --to DIR --allow-pickle` converts them" in caught.value.hint
+    assert "`lora-cli fetch REF --allow-pickle`" in caught.value.hint, "warm, which says this too, has no such option"
     allowed = Selection(allow_pickle=True)
     assert chosen("adapter_config.json", "adapter_model.bin", selection=allowed)[1] == "adapter_model.bin"
     assert chosen(*USUAL, "adapter_model.bin", selection=allowed) == list(USUAL)
@@ -62,7 +63,7 @@ def test_no_adapter_is_an_error_that_says_where_there_are_some() -> None:
 
 
 def test_a_file_that_can_never_be_read_is_said_to_be_so() -> None:
-    files = (RemoteFile("adapter_config.json", None, defect="is a FIFO, not a plain file"), RemoteFile(USUAL[1], 1))
+    files = (RemoteFile("adapter_config.json", None, defect="is a FIFO, not a regular file"), RemoteFile(USUAL[1], 1))
     with pytest.raises(FormatError, match=r"adapter_config\.json: is a FIFO"):
         plan(Revision(REF, "r1", files), Selection())
 

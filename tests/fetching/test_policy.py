@@ -14,13 +14,14 @@ from lora_cli.core.reference import parse
 from lora_cli.documents.manifest import SourceRule
 from lora_cli.documents.policy import Policy, load_policy
 from lora_cli.errors import LoraCliError, Refused, UsageError
-from lora_cli.fetching import Fetched
 from lora_cli.fetching.demand import ANYTHING, Demand, check_reference
+from lora_cli.fetching.pipeline import Fetched
 from lora_cli.reading.manifest import read_policy
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from tests.bringing import bring
+from tests.conftest import ROOT
 from tests.making import write_adapter
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
@@ -136,7 +137,7 @@ def test_a_profile_does_not_lead_to_a_host_that_is_not_allowed(tmp_path: Path, m
     monkeypatch.setenv("AWS_PROFILE", "adapters")
     settings = Settings(tmp_path / "cache", retries=0, policies=(Policy(allow_hosts=("s3.amazonaws.com",)),))
     ref = parse("s3://bucket/sql", is_path=os.path.lexists)
-    with pytest.raises(Refused, match=r"policy allow_hosts: 127.0.0.1 matches none"):
+    with pytest.raises(Refused, match=r"policy allow_hosts: 127.0.0.1 does not match"):
         bring(ref, Sources(settings).of(ref), Store(settings.cache_dir), settings)
 
 
@@ -238,7 +239,7 @@ def test_the_production_example_is_what_it_says() -> None:
 
 
 def test_pickled_weights_must_be_named_by_the_policy(tmp_path: Path) -> None:
-    from lora_cli.fetching import Selection
+    from lora_cli.fetching.plan import Selection
 
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "adapter_config.json").write_bytes(b"{}")
@@ -258,4 +259,8 @@ def test_pickled_weights_must_be_named_by_the_policy(tmp_path: Path) -> None:
     for refused in (fetched(Policy(max_bytes=10**9)), fetched(Policy(allow_formats=("safetensors",)))):
         assert isinstance(refused, Refused)
         assert "policy allow_formats" in refused.message
-    assert isinstance(fetched(Policy(allow_formats=("pickle",)), allow=False), Refused)
+    for few in (fetched(Policy(allow_formats=("pickle",)), allow=False), fetched(allow=False)):
+        assert isinstance(few, Refused)
+        assert "--allow-pickle" in few.hint
+    said = "Missing: all but pickle. A pickle also needs --allow-pickle, and where no policy applies, only that."
+    assert said in (ROOT / "docs" / "policy.md").read_text(encoding="utf-8")

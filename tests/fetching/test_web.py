@@ -10,8 +10,9 @@ import pytest
 
 from lora_cli.core.reference import parse
 from lora_cli.errors import Changed, Corrupt, Offline, UsageError
-from lora_cli.fetching import Fetched, Selection, scheduler
-from lora_cli.fetching.plan import USUAL
+from lora_cli.fetching import scheduler
+from lora_cli.fetching.pipeline import Fetched
+from lora_cli.fetching.plan import USUAL, Selection
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
@@ -47,7 +48,7 @@ class Desk:
 
 @pytest.fixture(autouse=True)
 def _ranges_of_1_mib(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler, "LARGEST_RANGE", 1 << 20)
+    monkeypatch.setattr(scheduler, "RANGE", 1 << 20)
 
 
 @pytest.fixture

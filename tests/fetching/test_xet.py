@@ -15,7 +15,7 @@ import pytest
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt, Refused, Unreachable
-from lora_cli.fetching import Fetched
+from lora_cli.fetching.pipeline import Fetched
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import open_source
@@ -147,7 +147,7 @@ def test_an_address_that_is_none_is_not_given_to_hf_xet(hub: Hub, settings: Sett
     told = {"X-Xet-Cas-Url": address, "X-Xet-Access-Token": "x", "X-Xet-Token-Expiration": "9999999999"}
     hub.fault("xet-read-token", times=-1, status=200, headers=told)
     before = processes()
-    with pytest.raises(Unreachable, match=r"no web address|gives no access to Xet storage"):
+    with pytest.raises(Unreachable, match=r"an invalid web address|gives no access to Xet storage"):
         fetched(settings)
     assert processes() == before
 

@@ -95,7 +95,7 @@ def test_a_node_that_is_lost_in_the_middle_takes_no_result_with_it(
 def test_one_that_kills_every_worker_is_lost_alone(cluster: Any) -> None:
     with joined(cluster.address, "validate") as processors:
         results = list(spread(deadly, range(20), processors, lost=lambda item, reason: f"{item}: {reason}"))
-    assert [one for one in results if isinstance(one, str)] == ["7: every worker that took it died: WorkerCrashedError"]
+    assert [one for one in results if isinstance(one, str)] == ["7: every worker that ran it died: WorkerCrashedError"]
     assert [one for one in results if not isinstance(one, str)] == [item for item in range(20) if item != 7]
 
 

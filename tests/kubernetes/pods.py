@@ -8,7 +8,7 @@ import yaml
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "manifests" / "kubernetes"
-OURS = "registry.example.com/lora-cli:"
+OURS, WITH_PLUGIN = "registry.example.com/lora-cli:", "registry.example.com/vllm-lora-cli:"
 Fields = dict[str, Any]
 
 
@@ -43,3 +43,8 @@ def container(workload: str, name: str) -> tuple[Fields, Fields]:
 def ours(container: Fields) -> bool:
     """Whether a container runs our image."""
     return bool(container["image"].startswith(OURS))
+
+
+def reads_our_variables(container: Fields) -> bool:
+    """Whether a container runs our image, or an engine with our plugin."""
+    return ours(container) or bool(container["image"].startswith(WITH_PLUGIN))

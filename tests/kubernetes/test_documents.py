@@ -9,8 +9,8 @@ import pytest
 
 from lora_cli.cli.app import COMMANDS, build_app, load_command, variables
 from lora_cli.cli.options import PREFIX
-from lora_cli.settings import SETTINGS
-from tests.kubernetes.pods import FOLDER, Fields, containers, documents, ours, pods
+from lora_cli.settings import RESOLVE, RESOLVE_TIMEOUT, SETTINGS
+from tests.kubernetes.pods import FOLDER, Fields, containers, documents, pods, reads_our_variables
 
 VERSION = "1.33"
 DOCUMENTS = documents()
@@ -25,7 +25,7 @@ THEIRS = {"HF_TOKEN", "HOME", "VLLM_PLUGINS", "VLLM_LORA_RESOLVER_CACHE_DIR", "V
 
 def test_there_is_what_the_readme_promises() -> None:
     kinds = Counter(document["kind"] for _, document in DOCUMENTS)
-    assert kinds["Deployment"] == 3
+    assert kinds["Deployment"] == 4
     assert {"DaemonSet", "Job", "PersistentVolumeClaim", "PersistentVolume", "NetworkPolicy"} <= kinds.keys()
 
 
@@ -111,12 +111,12 @@ def test_no_secret_stands_in_a_manifest(container: Fields, pod: Fields) -> None:
 
 @named
 def test_a_variable_is_an_option_and_a_path_in_it_is_mounted(container: Fields, pod: Fields) -> None:
-    options = {PREFIX + name.upper() for name in SETTINGS} | variables(build_app())
+    options = {PREFIX + name.upper() for name in SETTINGS} | {RESOLVE, RESOLVE_TIMEOUT} | variables(build_app())
     options = options.union(*(variables(load_command(command)) for command in COMMANDS))
     mounted = [mount["mountPath"] for mount in container["volumeMounts"]]
     for variable in container["env"]:
         assert variable["name"] in options | THEIRS, variable["name"]
-        assert ours(container) or variable["name"] in THEIRS
+        assert reads_our_variables(container) or variable["name"] in THEIRS
     words: list[Any] = [*container.get("args", ()), *(one.get("value", "") for one in container["env"])]
     paths = [found for word in words for found in re.findall(r"(?:^|[:=])(/(?!/)[\w./-]+)", word)]
     for path in paths:
@@ -126,18 +126,20 @@ def test_a_variable_is_an_option_and_a_path_in_it_is_mounted(container: Fields, 
 def test_containers_of_one_pod_that_share_the_cache_see_it_at_the_same_path() -> None:
     for workload, pod in pods():
         at = {mount["mountPath"] for one in containers(pod) for mount in one["volumeMounts"] if mount["name"] == "lora"}
-        assert at == {"/lora"} or workload == "lora-validate", workload
+        assert at == {"/lora"} or workload == "lora-fleet", workload
 
 
-def test_each_job_has_as_many_parts_as_its_shards() -> None:
+def test_the_job_fetches_each_part_before_it_validates_it_and_both_take_the_same_part() -> None:
     for _, document in DOCUMENTS:
         if document["kind"] == "Job":
             spec = document["spec"]
-            (one,) = spec["template"]["spec"]["containers"]
-            assert one["args"][one["args"].index("--shard") + 1] == f"$(JOB_COMPLETION_INDEX)/{spec['completions']}"
+            both = containers(spec["template"]["spec"])
+            assert [one["args"][0] for one in both] == ["fetch", "validate"]
+            for one in both:
+                assert one["args"][one["args"].index("--shard") + 1] == f"$(JOB_COMPLETION_INDEX)/{spec['completions']}"
             assert (spec["completionMode"], spec["template"]["spec"]["restartPolicy"]) == ("Indexed", "Never")
             for rule in spec["podFailurePolicy"]["rules"]:
-                assert rule["onExitCodes"]["containerName"] == one["name"]
+                assert "containerName" not in rule["onExitCodes"], "it holds for both"
             assert spec["maxFailedIndexes"] <= spec["completions"]
 
 

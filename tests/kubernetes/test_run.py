@@ -1,6 +1,7 @@
 """The containers do what they are for, as written: as nobody, with nothing to write to but their volumes."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 
 from tests.endpoint.engine import Engine
 from tests.hub_server import Hub
-from tests.kubernetes.pods import container
+from tests.kubernetes.pods import FOLDER, container
 from tests.kubernetes.sandbox import Sandbox
 from tests.making import llama_modules, write_adapter, write_base_config
 from tests.sandbox import missing
@@ -114,7 +115,7 @@ def test_a_set_that_its_lock_does_not_fit_keeps_the_pod_from_starting_and_says_s
     code, out = sandbox.run(container("vllm", "adapters")[0])
 
     assert (code, published(sandbox)) == (1, set())
-    assert "does not fit" in out  # FallbackToLogsOnError hands this on
+    assert "does not match" in out  # FallbackToLogsOnError hands this on
 
 
 @isolated
@@ -127,9 +128,9 @@ def test_a_container_can_write_to_its_volumes_and_nowhere_else(sandbox: Sandbox)
     assert sandbox.run(init, ["sh", "-c", tried])[1].split() == [str(pod["securityContext"]["runAsUser"]), "/lora"]
 
 
-def test_the_jobs_share_the_fleet_among_their_indexes(sandbox: Sandbox) -> None:
-    for workload, name in (("lora-prewarm", "fetch"), ("lora-validate", "validate")):
-        one, _ = container(workload, name)
+def test_the_job_shares_the_fleet_among_its_indexes(sandbox: Sandbox) -> None:
+    for name in ("fetch", "validate"):
+        one, _ = container("lora-fleet", name)
         parts = []
         for index in range(8):
             folder = sandbox.folder / f"{name}-{index}"
@@ -146,8 +147,8 @@ def test_the_jobs_share_the_fleet_among_their_indexes(sandbox: Sandbox) -> None:
     assert all("LC501" not in {skipped["code"] for skipped in one["skipped"]} for one in judged)  # values too: cached
 
 
-def test_the_sidecar_says_it_started_when_all_is_proved_and_lies_in_memory(sandbox: Sandbox) -> None:
-    warm, _ = container("vllm-proved", "warm")
+def test_the_sidecar_says_it_started_when_all_lies_in_memory(sandbox: Sandbox) -> None:
+    warm, _ = container("vllm-warmed", "warm")
     startup, ready, lives = (warm[f"{kind}Probe"]["exec"]["command"] for kind in ("startup", "readiness", "liveness"))
     probe = Sandbox(sandbox.folder / "run", sandbox.volumes, {})
 
@@ -163,6 +164,18 @@ def test_the_sidecar_says_it_started_when_all_is_proved_and_lies_in_memory(sandb
             process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_S) == 0
     assert probe.run(warm, lives)[0] == 7
+
+
+def test_the_init_container_that_the_sidecar_tells_of_proves_all(sandbox: Sandbox) -> None:
+    warm, _ = container("vllm-warmed", "warm")
+    told = re.search(r"^# .* with: (warm -f .*--once.*)", (FOLDER / "sidecar.yaml").read_text(), re.MULTILINE)
+    assert told is not None
+
+    code, out = sandbox.run({**warm, "args": [*told[1].split(), "--format", "json"]})
+
+    assert code == 0, out
+    adapters = json.loads(out[out.index("{") :])["adapters"]
+    assert {one["name"] for one in adapters if "proof" in one["stage_ms"]} == set(NAMES)
 
 
 def test_the_daemon_answers_the_kubelet_without_a_token_and_others_with_one(sandbox: Sandbox) -> None:
@@ -205,7 +218,7 @@ def test_the_container_beside_an_engine_loads_the_set_and_follows_its_config_map
 
 
 @isolated
-@pytest.mark.parametrize(("workload", "name"), [("vllm-proved", "warm"), ("vllm", "adapters")])
+@pytest.mark.parametrize(("workload", "name"), [("vllm-warmed", "warm"), ("vllm", "adapters")])
 def test_the_reason_of_a_failure_is_left_for_the_kubelet(sandbox: Sandbox, workload: str, name: str) -> None:
     one, _ = container(workload, name)
     (sandbox.volumes["set"] / "..data").unlink()

@@ -1,9 +1,14 @@
 """No pod is evicted for what it is meant to write: sizes of volumes, limits and flags fit each other."""
 
 import pytest
+import torch
+import yaml
 
+from lora_cli.core.base_model import BaseModule
 from lora_cli.core.units import parse_size
-from tests.kubernetes.pods import Fields, containers, documents, ours, pods
+from lora_cli.runtime.slots import storage_bytes
+from tests.conftest import ROOT
+from tests.kubernetes.pods import Fields, containers, documents, pods, reads_our_variables
 
 STORAGE = "ephemeral-storage"
 CACHE = "LORA_CLI_CACHE_DIR"
@@ -81,6 +86,29 @@ def test_volumes_in_memory_fit_the_memory_of_what_writes_them_beside_its_own(pod
         assert written + memory["requests"] <= memory["limits"], one["name"]
 
 
+def test_a_warm_process_for_the_example_of_a_set_fits_its_memory() -> None:
+    engine = yaml.safe_load((ROOT / "manifests" / "production.yaml").read_text())["engine"]
+    layer = {"q": (4096, 4096), "k": (4096, 1024), "v": (4096, 1024), "o": (4096, 4096)}
+    layer |= {"gate": (4096, 14336), "up": (4096, 14336), "down": (14336, 4096)}
+    modules = {f"{number}.{name}": BaseModule(*shape) for number in range(32) for name, shape in layer.items()}
+    one_bytes = storage_bytes(modules, 1, engine["max_lora_rank"], torch.float32)
+    found = []
+    for workload, pod in pods():
+        memory = {one["name"]: parse_size(one["emptyDir"]["sizeLimit"]) for one in pod["volumes"]
+                  if one.get("emptyDir", {}).get("medium") == "Memory"}  # fmt: skip
+        for one in containers(pod):
+            words = one.get("args", ())
+            if "--serve" in words:
+                slots = int(words[words.index("--max-loras") + 1]) * one_bytes
+                volumes = sum(memory.get(mount["name"], 0) for mount in one["volumeMounts"])
+                # Places take half of what the slots leave.
+                left = (parse_size(one["resources"]["limits"]["memory"]) - slots) // 2
+                assert "--max-cpu-loras" not in words
+                assert max(one_bytes, volumes + parse_size("600MiB")) <= left, workload
+                found.append(workload)
+    assert sorted(found) == ["lora-node-cache", "vllm-warmed"]
+
+
 def sizes_of_volumes(pod: Fields) -> dict[str, int]:
     """The size of each volume of a pod that has one."""
     claims = {one["metadata"]["name"]: parse_size(one["spec"]["resources"]["requests"]["storage"])
@@ -96,7 +124,7 @@ def sizes_of_volumes(pod: Fields) -> dict[str, int]:
 
 def flags_of(container: Fields) -> dict[str, str]:
     """The bounds that a container's arguments and variables give."""
-    words = [part for word in container["args"] for part in word.split("=", 1)]
+    words = [part for word in container.get("args", ()) for part in word.split("=", 1)]
     variables = {one["name"]: one.get("value", "") for one in container["env"]}
     given = {flag: variables[name] for flag, name in BOUNDS.items() if name in variables}
     return given | {flag: words[words.index(flag) + 1] for flag in BOUNDS if flag in words}
@@ -105,7 +133,7 @@ def flags_of(container: Fields) -> dict[str, str]:
 @each_pod
 def test_what_our_containers_may_cache_fits_the_volume_that_the_cache_lies_on(pod: Fields) -> None:
     sizes, temporary = sizes_of_volumes(pod), {one["name"] for one in pod["volumes"] if "emptyDir" in one}
-    for one in filter(ours, containers(pod)):
+    for one in filter(reads_our_variables, containers(pod)):
         cache = next(variable["value"] for variable in one["env"] if variable["name"] == CACHE)
         mounts = [mount for mount in one["volumeMounts"] if f"{cache}/".startswith(f"{mount['mountPath']}/")]
         mount = max(mounts, key=lambda found: len(found["mountPath"]))

@@ -112,7 +112,7 @@ def test_missing_files_are_no_errors_but_absent(tmp_path: Path) -> None:
         (b'{"r": 8', "adapter_config.json: not JSON"),
         (b"[]", "adapter_config.json: must be an object, not a list"),
         (b"\xff", "adapter_config.json: not UTF-8 at byte 0"),
-        (b" " * (9 << 20), "adapter_config.json: 8388609 bytes are more than a config can have"),
+        (b" " * (9 << 20), "adapter_config.json: 8388609 bytes are over the limit for a config"),
     ],
 )
 @pytest.mark.parametrize("size_known", [True, False])
@@ -153,7 +153,7 @@ def test_weights_that_cannot_be_read_are_the_adapters_error_not_ours(
 def test_a_header_that_ends_early_is_found_without_knowing_the_size(tmp_path: Path) -> None:
     (tmp_path / WEIGHTS).write_bytes((1000).to_bytes(8, "little") + b"{}")
     adapter = read_from(RangeSource(tmp_path, size_known=False))
-    assert "truncated: the header has 1000 bytes, and 2 are there" in str(adapter.weights_error)
+    assert "truncated: the header has 1000 bytes, but only 2 are present" in str(adapter.weights_error)
 
 
 @pytest.mark.parametrize("name", ["adapter_model.bin", "adapter_model.pt"])

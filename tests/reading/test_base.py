@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lora_cli.core.adapter_files import BASE_CONFIG_CAP
 from lora_cli.core.architectures import UnknownArchitecture, base_from_config
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.reference import AdapterRef
@@ -135,10 +136,13 @@ def change_index(directory: Path, change: Mapping[str, Any]) -> None:
         ({"lm_head.weight": "gone.safetensors"}, 'the shard "gone.safetensors" is missing'),
         ({"lm_head.weight": "../../etc/passwd"}, 'the shard "../../etc/passwd" is missing'),
         ({"lm_head.weight": "/etc/passwd"}, 'the shard "/etc/passwd" is missing'),
-        ({"ghost.weight": "model-00001-of-00002.safetensors"}, "does not hold ghost.weight, which the index says"),
+        (
+            {"ghost.weight": "model-00001-of-00002.safetensors"},
+            "does not contain ghost.weight, although the index lists it",
+        ),
         ({"lm_head.weight": 7}, 'weight_map["lm_head.weight"]: must be a string, not an integer: 7'),
         ({"lm_head.weight": "config.json"}, "config.json: not a safetensors file"),
-        ({str(i): f"{i}.safetensors" for i in range(5000)}, "lists 5002 shards, more than any model has"),
+        ({str(i): f"{i}.safetensors" for i in range(5000)}, "lists 5002 shards, over the limit"),
     ],
 )
 def test_an_index_that_is_not_true_is_refused(tmp_path: Path, change: Mapping[str, Any], message: str) -> None:
@@ -178,7 +182,7 @@ def test_where_two_shards_have_a_tensor_the_index_decides(tmp_path: Path) -> Non
 def test_too_many_tensors_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "MAX_TENSORS", 5)
     without_config(write_base(tmp_path, shards=2))
-    with pytest.raises(FormatError, match="more than any model has"):
+    with pytest.raises(FormatError, match="over the limit"):
         read(tmp_path)
 
 
@@ -196,11 +200,11 @@ def test_a_config_that_is_none_is_a_format_error_whatever_else_is_there(tmp_path
 
 def test_a_config_is_not_read_beyond_its_cap(tmp_path: Path) -> None:
     with (tmp_path / "config.json").open("wb") as stream:
-        stream.truncate(reading.CONFIG_CAP + 1)
+        stream.truncate(BASE_CONFIG_CAP + 1)
     source = CountingSource()
     with pytest.raises(FormatError, match="longer than"):
         read(tmp_path, source)
-    assert source.ranges == [("config.json", 0, reading.CONFIG_CAP + 1)]
+    assert source.ranges == [("config.json", 0, BASE_CONFIG_CAP + 1)]
     with pytest.raises(FormatError, match="longer than"):
         read_base_file(tmp_path / "config.json")
 
@@ -225,9 +229,9 @@ def test_a_folder_that_is_no_base_model_says_what_it_is(tmp_path: Path) -> None:
             read(folder)
         hints[folder.name] = caught.value.hint
     assert hints == {
-        "adapter": "this is an adapter: name the model that it was trained on",
-        "pickled": "pickled weights are not read: add the model's config.json",
-        "gguf": "GGUF is not read: add the model's config.json",
+        "adapter": "this is an adapter: use the model that it was trained on",
+        "pickled": "pickled weights are not supported: add the model's config.json",
+        "gguf": "GGUF is not supported: add the model's config.json",
         "empty": "a base model is a folder with config.json or model.safetensors",
     }
 
@@ -239,7 +243,7 @@ def test_an_unknown_family_without_a_checkpoint_says_what_would_do(tmp_path: Pat
     for attempt in attempts:
         with pytest.raises(UnknownArchitecture) as caught:
             attempt()
-        assert caught.value.hint.startswith("did you mean llama? or name a folder with the model's checkpoint")
+        assert caught.value.hint.startswith("did you mean llama? or use a folder with the model's checkpoint")
         assert "lora-cli[models]" in caught.value.hint
 
 

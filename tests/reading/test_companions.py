@@ -77,7 +77,7 @@ def test_a_large_file_is_not_read_from_afar_nor_a_huge_one_at_all(
 
     assert read(tmp_path).unread == {}
     assert read(tmp_path, here=False).unread == {
-        "chat_template.jinja": f"has {AFAR_CAP + 1} bytes, and at most {AFAR_CAP} are read here"
+        "chat_template.jinja": f"has {AFAR_CAP + 1} bytes, over the limit of {AFAR_CAP}"
     }
     monkeypatch.setattr(companions, "HERE_CAP", AFAR_CAP)
     assert read(tmp_path).unread.keys() == {"chat_template.jinja"}
@@ -99,7 +99,7 @@ def test_a_file_without_an_end_is_left_where_the_bound_is() -> None:
 
     found = read_companions(Endless(), Endless().resolve(ref), here=False)
 
-    assert found.unread == {"chat_template.jinja": f"has more than the {AFAR_CAP} bytes that are read here"}
+    assert found.unread == {"chat_template.jinja": f"is over the limit of {AFAR_CAP} bytes"}
 
 
 @given(

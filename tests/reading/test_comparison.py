@@ -33,15 +33,15 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 @pytest.mark.parametrize(
     ("change", "fields", "word", "said"),
     [
-        (same, {}, "equal", "every factor has the same bits"),
+        (same, {}, "equal", "all factors are bit-identical"),
         (each(in_another_basis), {}, "equal", "no update differs by more than the rounding"),
         (each(padded), {"r": 8, "lora_alpha": 24}, "equal", "no update differs by more than the rounding"),
         (same, {"lora_alpha": 24}, "scaled", "every update of B is 2 times that of A"),
         (same, {"lora_alpha": -12}, "scaled", "every update of B is -1 times that of A"),
         (each(lambda a, b: (a, 1.7 * b)), {}, "scaled", "every update of B is 1.7 times that of A"),
         (each(trained_on), {}, "related", "a cosine of 0.99"),
-        (each(from_another_seed), {}, "unrelated", "(related: from 0.5 on)"),
-        (same, {"alpha_pattern": {"q_proj": 6}}, "scaled", "0.5 to 1 times, module by module"),
+        (each(from_another_seed), {}, "unrelated", "(related from 0.5 up)"),
+        (same, {"alpha_pattern": {"q_proj": 6}}, "scaled", "0.5 to 1 times, varying by module"),
         (each(lambda a, b: (a, 0 * b)), {}, "unrelated", "the one update is zero"),
     ],
 )
@@ -136,7 +136,7 @@ def test_tensors_beside_the_factors_count(tmp_path: Path) -> None:
 
     found = compared(tmp_path / "a", changed(tmp_path / "a", tmp_path / "b", head))
     assert found.word == "related"
-    assert "the updates that both have are equal; but 1 tensor beside the factors differs" in found.reason
+    assert "the common updates are equal; but 1 tensor other than the factors differs" in found.reason
     (tensor,) = found.tensors
     assert (tensor.part, tensor.equal) == ("saved", False)
     assert tensor.difference == pytest.approx(0.5)
@@ -182,7 +182,7 @@ def test_single_modules_that_are_equal_make_two_adapters_kin_and_zeros_do_not(tm
 
     found = compared(tmp_path / "a", changed(tmp_path / "a", tmp_path / "b", but_one(1.0)))
     assert found.word == "related"
-    assert "1 module has the same update, or a multiple of it, though all updates together" in found.reason
+    assert "1 module has the same update, or a multiple of it, although all updates together" in found.reason
     zero = changed(tmp_path / "a", tmp_path / "c", but_one(0.0))
     assert compared(zero, changed(zero, tmp_path / "d", each(lambda a, b: (a.flip(1), b.flip(0))))).word == "unrelated"
 
@@ -223,9 +223,9 @@ def test_what_is_not_finite_is_compared_bit_by_bit_or_not_at_all(tmp_path: Path)
     write_adapter(tmp_path / "b", modules=modules)
     found = compared(tmp_path / "a", tmp_path / "b")
     assert found.word == "unknown"
-    assert "A: lora_A holds NaN or infinity" in found.reason
+    assert "A: lora_A contains NaN or infinity" in found.reason
     write_adapter(tmp_path / "c", modules=modules, tensors={name: Raw("I32", (4, 64), bytes(1024))})
-    assert "I32 holds no floats" in compared(tmp_path / "b", tmp_path / "c").reason
+    assert "I32 is not a float type" in compared(tmp_path / "b", tmp_path / "c").reason
     write_adapter(tmp_path / "d", modules=modules, drop=[name])
     assert "B: lora_A is missing" in compared(tmp_path / "b", tmp_path / "d").reason
 
@@ -248,7 +248,7 @@ def test_equal_factors_whose_configs_mean_something_else_are_told_with_that(tmp_
     )
     found = compared(tmp_path / "a", tmp_path / "b")
     assert found.word == "equal"
-    assert found.reason.endswith("the configs differ all the same, in use_dora, base_model_name_or_path")
+    assert found.reason.endswith("the configs still differ in use_dora, base_model_name_or_path")
 
 
 def test_names_and_dtypes_of_pickles_and_other_dialects_are_the_same_modules(tmp_path: Path) -> None:

@@ -213,3 +213,36 @@ def test_inspect_names_the_dialect(tmp_path: Path) -> None:
         assert inspection_of(adapter).format == ", ".join(filter(None, ["PEFT LoRA", "safetensors", title]))
         seen.add(title)
     assert seen - {""} == set(DIALECTS.values())
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({"realtime_monitoring": "wifi", "network_devices": "deauth"}, "other-config"),
+        ({"base_model": "acme/base"}, "other-config"),
+        ({"base_model_name_or_path": "acme/base", "adapter_type": "controller", "d_model": 2048}, "other-config"),
+        ({"format": "cosmos3-native-lora", "rank": 16, "alpha": 32, "target_modules": ["q_proj"]}, "native"),
+        ({"lora_parameters": {"rank": 8}, "num_layers": 16}, "mlx"),
+        ({"base_model_name_or_path": "acme/base"}, ""),
+        ({"r": 8, "misspelt": 1}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_config_that_has_nothing_of_a_lora_is_one_error(config: dict[str, object], name: str, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+
+    checked = judged(tmp_path)
+
+    assert known_as(checked) == name
+    if name:
+        assert errors(checked) == ["LC201"]
+
+
+def test_lora_weights_beside_such_a_config_are_judged_as_a_lora(tmp_path: Path) -> None:
+    write_adapter(tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model": "acme/base"}))
+
+    checked = judged(tmp_path)
+
+    assert known_as(checked) == ""
+    assert "LC201" in errors(checked)

@@ -84,7 +84,7 @@ def test_a_missing_file_a_folder_and_other_bytes_are_each_said(manifest: Path) -
 
 
 def test_an_endless_file_is_not_read_to_its_end() -> None:
-    with pytest.raises(UsageError, match="a policy of over 16777216 bytes is not read"):
+    with pytest.raises(UsageError, match="the policy is over 16777216 bytes long"):
         read_policy(Path("/dev/zero"))
 
 

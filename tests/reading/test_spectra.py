@@ -156,10 +156,10 @@ def test_what_has_no_spectrum_is_told_with_its_reason(tmp_path: Path) -> None:
     )
     spectrum = spectrum_of(tmp_path)
     assert {one.module.rpartition(".")[2]: one.reason for one in spectrum.without} == {
-        "q_proj": "lora_A holds NaN or infinity",
-        "k_proj": "lora_B holds NaN or infinity",
+        "q_proj": "lora_A contains NaN or infinity",
+        "k_proj": "lora_B contains NaN or infinity",
         "v_proj": "lora_B is missing",
-        "o_proj": "I32 holds no floats",
+        "o_proj": "I32 is not a float type",
     }
     (zero,) = spectrum.modules
     assert (zero.norm, zero.effective_rank, zero.rank_99, dict(zero.energy)) == (0.0, 0.0, 0, {})
@@ -181,10 +181,10 @@ Q_B = f"base_model.model.{Q}.lora_B.weight"
 
 def test_without_scales_or_config_there_is_no_spectrum(tmp_path: Path) -> None:
     write_adapter(tmp_path / "a", config={"rank_pattern": []})
-    assert "its scaling is not known" in spectrum_of(tmp_path / "a").without[0].reason
+    assert "its scaling is unknown" in spectrum_of(tmp_path / "a").without[0].reason
     write_adapter(tmp_path / "b")
     (tmp_path / "b" / "adapter_config.json").unlink()
-    assert "no config" in spectrum_of(tmp_path / "b").without[0].reason
+    assert "without a config" in spectrum_of(tmp_path / "b").without[0].reason
 
 
 def test_experts_whose_ranks_differ_by_parameter_are_told_apart_with_a_base(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_experts_whose_ranks_differ_by_parameter_are_told_apart_with_a_base(tmp_
         tensors[f"base_model.model.{module}.lora_B.weight"] = random.normal(size=(d_out, 2 * r)).astype("f4")
     fields = {"target_modules": [], "target_parameters": ["odd.first", "odd.second"], "rank_pattern": {"first": 2}}
     write_adapter(tmp_path, modules={}, tensors=tensors, config=fields)
-    assert "only a base tells" in spectrum_of(tmp_path).without[0].reason
+    assert "is only known with a base" in spectrum_of(tmp_path).without[0].reason
 
 
 @pytest.mark.parametrize("shards", [1, 3])
@@ -246,8 +246,8 @@ def test_what_of_the_base_cannot_be_compared_is_told(tmp_path: Path) -> None:
     assert [one.relative for one in spectrum.modules] == [None, None, None]
     assert spectrum.relative is None
     assert "quantised (1 module)" in spectrum.base_reason
-    assert "no such weight (1 module)" in spectrum.base_reason
-    assert "another shape (1 module)" in spectrum.base_reason
+    assert "does not have this weight (1 module)" in spectrum.base_reason
+    assert "a different shape (1 module)" in spectrum.base_reason
 
 
 def test_fused_experts_are_measured_against_experts_that_are_stored_one_by_one(tmp_path: Path) -> None:

@@ -2,6 +2,10 @@
 
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,7 +23,7 @@ from safetensors.torch import save_file
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.safetensors import DTYPE_BITS, Magnitude, TensorInfo, TensorStats
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import Corrupt, FormatError
+from lora_cli.errors import Corrupt, FormatError, LoraCliError
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.reading.tensor_values import (
     MEASURED,
@@ -119,7 +123,7 @@ def test_a_tensor_of_a_pickle_comes_in_the_order_of_its_rows_whatever_its_stride
 
 @pytest.mark.parametrize("dtype", sorted(set(DTYPE_BITS) - set(NUMPY)))
 def test_what_is_no_float_of_whole_bytes_is_not_decoded(dtype: str) -> None:
-    with pytest.raises(FormatError, match=f"{dtype} holds no floats"):
+    with pytest.raises(FormatError, match=f"{dtype} is not a float type"):
         decode(np.zeros(2, "u1"), dtype)
 
 
@@ -131,6 +135,41 @@ def test_a_short_file_is_corrupt(tmp_path: Path) -> None:
     beyond = type(tensor)(A, "F32", (100, 100), tensor.start, tensor.start + 40_000, tensor.file)
     with pytest.raises(Corrupt, match="end of"):
         load(source, replace(revision, files=tuple(replace(file, size=None) for file in revision.files)), beyond)
+
+
+class CutWhileItIsRead(LocalSource):
+    """A folder whose weights somebody cuts to their header after the first piece was read."""
+
+    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+        for number, piece in enumerate(super().read(revision, file, start, stop)):
+            yield piece
+            if number == 0 and start > 8:
+                os.truncate(Path(revision.ref.location) / file.path, start)
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_corrupt_where_the_librarys_mapping_ends_the_process(
+    tmp_path: Path,
+) -> None:
+    """Why values are not scanned through ``safetensors.safe_open``; its numpy reader has no 8-bit floats either."""
+    write_adapter(tmp_path, modules={Q_PROJ: (4096, 4096)}, r=256)
+    source = CutWhileItIsRead()
+    revision = source.resolve(AdapterRef("file", str(tmp_path)))
+    adapter = read_adapter(source, revision, "cut")
+    with pytest.raises(LoraCliError, match="adapter_model"):
+        scan_values(source, revision, adapter)
+
+    write_adapter(tmp_path, modules={Q_PROJ: (4096, 4096)}, r=256)
+    name = f"base_model.model.{Q_PROJ}.lora_A.weight"
+    library = f"""
+import os
+from safetensors import safe_open
+with safe_open("adapter_model.safetensors", framework="numpy") as file:
+    values = file.get_slice({name!r})
+    os.truncate("adapter_model.safetensors", 4096)
+    values[200:]
+"""
+    ended = subprocess.run([sys.executable, "-c", library], cwd=tmp_path, capture_output=True, check=False)
+    assert ended.returncode == -signal.SIGBUS
 
 
 def test_a_good_adapter_has_finite_values_that_are_not_all_zero(tmp_path: Path) -> None:
@@ -266,7 +305,7 @@ def test_a_stream_is_cut_at_the_tensors_borders_whatever_its_chunks(sizes: list[
 
 
 def test_a_stream_that_ends_early_is_corrupt() -> None:
-    with pytest.raises(Corrupt, match="f: the bytes end 3 bytes before the end of 1"):
+    with pytest.raises(Corrupt, match="f: the data ends 3 bytes before the end of 1"):
         list(split(tensors_of(4, 5), iter([b"123456"]), "f"))
 
 

@@ -30,11 +30,17 @@ SERVED: dict[str, Base] = {
 
 def save(base: Base, directory: Path) -> Path:
     """The base as an engine's ``--model`` takes it: config, weights and a tokenizer of one word a token."""
+    with quiet():
+        base.model().save_pretrained(directory)
+    return write_words(directory)
+
+
+def write_words(directory: Path) -> Path:
+    """A tokenizer of one word a token."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     with quiet():
-        base.model().save_pretrained(directory)
         words = Tokenizer(models.WordLevel({f"t{number}": number for number in range(VOCABULARY)}, unk_token="t0"))
         words.pre_tokenizer = pre_tokenizers.Whitespace()
         PreTrainedTokenizerFast(tokenizer_object=words, unk_token="t0", pad_token="t0").save_pretrained(directory)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.core.engine_outcome import Deployment
+from lora_cli.core.item import Item
 from lora_cli.engines import choose_engine
 from lora_cli.errors import LoraCliError
 from lora_cli.settings import Settings
@@ -42,7 +43,9 @@ def repaired(family: str, base: Path, folder: Path) -> list[Case]:
         for name in possible(SERVED[family]):
             to = folder / "repaired" / engine / name
             try:
-                made = repair_adapter(str(cases[name].directory), Wish(profile, model, deployment, to), settings)
+                made = repair_adapter(
+                    Item("", str(cases[name].directory)), Wish(profile, model, deployment, to), settings
+                )
             except LoraCliError:
                 continue
             if made.directory is not None and made.changes and not made.flags and name not in OTHER_NUMBERS:

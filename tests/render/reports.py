@@ -9,8 +9,7 @@ from lora_cli.core.finding import Accepted, Applied, Finding, Location, Problem,
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision
 from lora_cli.errors import NotFound
-from lora_cli.rules.case import Case
-from lora_cli.rules.rule import NotChecked, Rule
+from lora_cli.rules.rule import Case, NotChecked, Rule
 from lora_cli.validation import Checked
 from lora_cli.validation.report import Naming, Report, validate_report
 

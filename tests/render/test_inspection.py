@@ -21,8 +21,7 @@ from lora_cli.render.json import encoded
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_inspect import engine_args_parts, inspection_parts
 from lora_cli.validation import Checked
-from lora_cli.validation.engine_args import EngineArgs
-from lora_cli.validation.needs import Remark
+from lora_cli.validation.engine_args import EngineArgs, Remark
 from tests.making import base_config
 from tests.render.reports import HOSTILE, all_checked
 from tests.render.test_spectrum import valued
@@ -183,7 +182,6 @@ def test_who_drives_the_slots_is_said_with_what_the_others_would_pay() -> None:
     text = " ".join(flags_text(160).split())
 
     assert (
-        "cost driver sql alone asks for rank 256 (else 16) and LoRA on v_proj: a slot takes 2.0 GiB, and 512.0 MiB"
-        in text
+        "cost driver sql alone needs rank 256 (else 16) and LoRA on v_proj: a slot takes 2.0 GiB, or 512.0 MiB" in text
     )
-    assert "all slots 6.0 GiB, and 1.0 GiB" in text
+    assert "all slots 6.0 GiB, or 1.0 GiB" in text

@@ -161,7 +161,7 @@ def test_the_worst_of_each_adapter_is_annotated_first() -> None:
         ("a0", "0"), ("a1", "0"), ("a2", "0"), ("a0", "1"),
     ]  # fmt: skip
     assert lines[-1].endswith(
-        "27 errors; no warnings; no skipped checks; GitHub shows 10 errors of a step, the log has all"
+        "27 errors; no warnings; no skipped checks; GitHub shows 10 errors per step, see the log for all"
     )
 
 
@@ -219,7 +219,7 @@ def test_a_summary_that_is_too_long_says_so() -> None:
     for limit in (*range(whole - 400, whole, 13), whole - 1, whole, 5000, 60, 0):
         text = markdown.render_report(said, limit)
         assert len(text.encode()) <= limit
-        assert ("This summary is cut" in text) == (60 < limit < whole)
+        assert ("This summary is truncated" in text) == (60 < limit < whole)
 
 
 def texts(node: Any) -> Iterator[str]:
@@ -240,3 +240,16 @@ def test_no_machine_format_has_a_command_for_a_console() -> None:
     for render in (encoded, sarif.render_report, junit.render_report, markdown.render_report, gitlab.render_report):
         assert "##[" not in render(hostile(HOSTILE))
         assert not any(line.lstrip().startswith("::") for line in render(hostile(HOSTILE)).splitlines())
+
+
+def test_an_unpinned_base_is_one_result_and_one_annotation_for_a_whole_run() -> None:
+    note = finding("LC605", "the base has no pinned revision", "adapter_config.json", "revision")
+    adapters = [checked(name, f"file:///srv/work/{name}", note) for name in ("sql", "tone", "chat")]
+
+    (result,) = json.loads(sarif.render_report(report(*adapters)))["runs"][0]["results"]
+    said = "sql: the base has no pinned revision; also in 2 other adapters: tone, chat"
+    assert result["message"]["text"].startswith(said)
+    notices = [line for line in github.render_report(report(*adapters)).splitlines() if "LC605" in line]
+    assert len(notices) == 1
+    assert "also in 2 other adapters" in notices[0]
+    assert len(json.loads(encoded(report(*adapters)))["adapters"]) == 3

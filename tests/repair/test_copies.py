@@ -9,6 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from lora_cli.core.item import Item
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
 from lora_cli.validation import open_base
@@ -42,7 +43,7 @@ def trained(base: Path, to: Path, dtype: torch.dtype = torch.float32, **config: 
 def repaired(adapter: Path, base: Path, to: Path | None = None, engine: str = "vllm") -> RepairReport:
     settings = Settings(cache_dir=base.parent / "cache")
     wish = Wish(choose_engine(engine), open_base(str(base), settings), to=to, base_ref=str(base))
-    return repair_adapter(str(adapter), wish, settings)
+    return repair_adapter(Item("", str(adapter)), wish, settings)
 
 
 def logits(base: Path, adapter: Path) -> torch.Tensor:
@@ -104,7 +105,7 @@ def test_without_the_bases_weights_nobody_knows(tmp_path: Path) -> None:
     found = repaired(adapter, base / "config.json")
 
     said = {refusal.what: refusal.hint for refusal in found.refusals}
-    hint = said["whether base_model.model.lm_head.weight is the base's own weight is not known"]
+    hint = said["whether base_model.model.lm_head.weight is the base's own weight is unknown"]
     assert hint.startswith("give --base a folder with the model's safetensors")
 
 

@@ -112,7 +112,7 @@ class Bench:
         profile, self.to = choose_engine(engine), self.folder / "repaired" / str(next(self.tries))
         wish = Wish(profile, self.base, self.deployment(profile), self.to)
         try:
-            return repair_adapter(str(case.directory), wish, self.settings)
+            return repair_adapter(Item("", str(case.directory)), wish, self.settings)
         except LoraCliError as error:
             return error
 

@@ -1,6 +1,7 @@
 """Recipes of tensors, beside numpy that does the same to arrays."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.reading.tensor_values import decode, encode
-from lora_cli.repair.made import Made, cast, copy_of, diagonal, padded, rows_of, scaled, stacked, zeros
-from lora_cli.validation.making import made_bits
+from lora_cli.repair.draft import Made, copy_of, rows_of, scaled, together, zeros
+from lora_cli.validation.repaired import made_bits
 
 Pair = tuple[Made, Any]
 
@@ -42,7 +43,7 @@ def test_what_is_only_copied_is_so_bit_by_bit_whatever_it_holds() -> None:
         made = copy_of(tensor(name, bits[name].shape, dtype))
         assert made.untouched == name
         assert made_bits(made, bits.__getitem__) is bits[name]
-    moved = padded(copy_of(tensor("nan", (1, 2), "BF16")), (2, 3))
+    moved = replace(copy_of(tensor("nan", (1, 2), "BF16")), shape=(2, 3))
     assert made_bits(moved, bits.__getitem__).tolist() == [[0x7FC1, 0xFFFF, 0], [0, 0, 0]]
 
 
@@ -53,7 +54,7 @@ def pad(arrays: Arrays, one: Pair, draw: Any) -> Pair:
     more = draw(st.tuples(st.integers(0, 3), st.integers(0, 3)))
     made, value = one
     shape = (made.shape[0] + more[0], made.shape[1] + more[1])
-    return padded(made, shape), np.pad(value, ((0, more[0]), (0, more[1])))
+    return replace(made, shape=shape), np.pad(value, ((0, more[0]), (0, more[1])))
 
 
 def times(arrays: Arrays, one: Pair, draw: Any) -> Pair:
@@ -69,7 +70,9 @@ def cut(arrays: Arrays, one: Pair, draw: Any) -> Pair:
 
 def below(arrays: Arrays, one: Pair, draw: Any) -> Pair:
     other = arrays.matrix(draw(st.integers(1, 4)), one[0].shape[1])
-    return stacked([one[0], other[0]]), np.concatenate((one[1], other[1]))
+    height = one[0].shape[0]
+    made = together([one[0], other[0]], [(0, 0), (height, 0)], (height + other[0].shape[0], one[0].shape[1]))
+    return made, np.concatenate((one[1], other[1]))
 
 
 def beside(arrays: Arrays, one: Pair, draw: Any) -> Pair:
@@ -78,7 +81,7 @@ def beside(arrays: Arrays, one: Pair, draw: Any) -> Pair:
     value = np.zeros((height, one[0].shape[1] + other[0].shape[1]))
     value[: one[0].shape[0], : one[0].shape[1]] = one[1]
     value[one[0].shape[0] : -1, one[0].shape[1] :] = other[1]
-    return diagonal([one[0], other[0]], height, (0, one[0].shape[0])), value
+    return together([one[0], other[0]], [(0, 0), (one[0].shape[0], one[0].shape[1])], value.shape), value
 
 
 STEPS: list[Step] = [pad, times, cut, below, beside]
@@ -108,11 +111,11 @@ def test_another_dtype_is_the_nearest_number_of_it() -> None:
     arrays = Arrays(2)
     made, value = arrays.matrix(4, 4)
     np.testing.assert_array_equal(
-        made_bits(cast(made, "BF16"), arrays.bits.__getitem__), encode(value.astype("f4"), "BF16")
+        made_bits(replace(made, dtype="BF16"), arrays.bits.__getitem__), encode(value.astype("f4"), "BF16")
     )
     flat = copy_of(tensor("flat", (3,)))
     arrays.bits["flat"] = encode(np.array([1.0, 1e-8, 3.3], "f4"), "F32")
-    assert arrays.value(cast(flat, "F16")).tolist() == [1.0, 0.0, np.float16(3.3)]
+    assert arrays.value(replace(flat, dtype="F16")).tolist() == [1.0, 0.0, np.float16(3.3)]
 
 
 def test_zeros_are_zeros() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from lora_cli.core.engine_outcome import Deployment, Reason
+from lora_cli.core.item import Item
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
 from lora_cli.validation import open_base
@@ -33,7 +34,7 @@ def left(case: Mapping[str, Any], engine: str, folder: Path) -> set[str]:
     settings = Settings(cache_dir=folder / "cache")
     base = None if case.get("base") == "none" else open_base(str(base_directory(case, folder / "base")), settings)
     deployment = Deployment(**{k: v for k, v in case.get("deployment", {}).items() if k in {"tp", "max_lora_rank"}})
-    found = repair_adapter(str(folder / "adapter"), Wish(choose_engine(engine), base, deployment), settings)
+    found = repair_adapter(Item("", str(folder / "adapter")), Wish(choose_engine(engine), base, deployment), settings)
     return {reason.feature for reason in found.after.reasons}
 
 

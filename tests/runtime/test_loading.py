@@ -1,7 +1,7 @@
 """Whatever the files are like, what is read straight into a slot is what reading and copying would have put there."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,21 @@ def test_where_reads_are_cut_does_not_matter(
     assert equal(straight, oracle)
 
 
+def test_what_the_kernel_did_not_read_is_read_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.preadv
+
+    def short(descriptor: int, views: Sequence[memoryview], at: int) -> int:
+        left, taken = 1000, []
+        for view in views:
+            taken.append(view[:left])
+            left -= len(taken[-1])
+        return whole(descriptor, taken, at)
+
+    write_adapter(tmp_path, modules=llama_modules(), r=3)
+    monkeypatch.setattr(os, "preadv", short)
+    assert same(tmp_path)
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_pickles_strided_factors_too(legacy: bool, tmp_path: Path) -> None:
     write_adapter(tmp_path).joinpath("adapter_model.safetensors").unlink()
@@ -127,7 +142,7 @@ def test_what_is_not_finite_is_refused_by_name_and_leaves_the_slot(
     factor = np.ones((4, HIDDEN) if side == "lora_A" else (HIDDEN, 4), np.float32)
     factor[1, 2] = value
     held = slots()
-    with pytest.raises(Refused, match=f"{side}.weight holds NaN or Inf in float32"):
+    with pytest.raises(Refused, match=f"{side}.weight contains NaN or Inf in float32"):
         loaded(write_adapter(tmp_path / "bad", tensors={name: factor}), held)
     assert held.used() == ()
     sound = write_adapter(tmp_path / "sound", r=2)
@@ -142,7 +157,7 @@ def test_a_file_that_was_cut_is_corrupt_and_one_that_is_gone_cannot_be_read(tmp_
     scaling = scalings(adapter, LLAMA)
     file = tmp_path / "adapter_model.safetensors"
     os.truncate(file, file.stat().st_size - 5)
-    with pytest.raises(Corrupt, match="ends 5 bytes before its header says"):
+    with pytest.raises(Corrupt, match="ends 5 bytes before the end given in its header"):
         load_into(held, tmp_path, adapter, scaling)
     file.unlink()
     with pytest.raises(MachineError, match="cannot read"):
@@ -154,7 +169,7 @@ def test_what_the_slots_do_not_take_is_refused_before_a_byte_is_read(tmp_path: P
     write_adapter(tmp_path, r=16)
     adapter = read(tmp_path)
     (tmp_path / "adapter_model.safetensors").unlink()
-    with pytest.raises(Refused, match="has rank 16, above the largest that a slot takes"):
+    with pytest.raises(Refused, match="has rank 16, above the maximum rank of a slot"):
         load_into(slots(max_lora_rank=8), tmp_path, adapter, scalings(adapter, LLAMA))
     other = Slots({Q_PROJ: BaseModule(HIDDEN, HIDDEN + 1)}, 1, 16)
     with pytest.raises(Refused, match="maps 64 to 64, but the base's maps 64 to 65"):

@@ -65,7 +65,12 @@ class Attention(nn.Module):
     [
         (lambda: tiny_model("mixtral"), "model.layers.0.mlp.gate", BaseModule(HIDDEN, 4), "is a MixtralTopKRouter"),
         (lambda: tiny_model("mixtral"), "model.layers.0.mlp.experts", BaseModule(HIDDEN, 4), "is a MixtralExperts"),
-        (lambda: tiny_model("llama"), "model.layers.9.mlp.up_proj", BaseModule(HIDDEN, 4), "is no module of the model"),
+        (
+            lambda: tiny_model("llama"),
+            "model.layers.9.mlp.up_proj",
+            BaseModule(HIDDEN, 4),
+            "is not a module of the model",
+        ),
         (lambda: tiny_model("llama"), Q_PROJ, BaseModule(HIDDEN, 4), "maps 64 to 64 in the model and 64 to 4"),
         (lambda: tiny_model("llama"), Q_PROJ, BaseModule(HIDDEN, 4, kind="embedding"), "is a Linear"),
         (Attention, "attn.out_proj", BaseModule(8, 8), "is used by nn.MultiheadAttention without being called"),
@@ -158,7 +163,7 @@ def test_a_prompt_goes_through_the_tokenizers_own_template_when_it_has_one(
     write_tokenizer(tmp_path, template)
     chat = Chat(tmp_path)
     assert chat.ids("hello world") == ids
-    assert chat.text([3, 2, 4]) == "hello world"
+    assert chat.decode([3, 2, 4]).strip() == "hello world"
     assert chat.stops(None) == {2}
     with pytest.raises(UsageError, match="character 6 is half a surrogate pair"):
         chat.ids("hello \udcff")  # as an argument that is not UTF-8 comes

@@ -12,7 +12,7 @@ import pytest
 
 from lora_cli.errors import MachineError, Refused
 from lora_cli.runtime.child_process import Died
-from lora_cli.runtime.messages import Served, ServeOnce
+from lora_cli.runtime.messages import Holdings, Look, Prefetch, Served, ServeOnce
 from lora_cli.runtime.plan import Limits, Plan
 from lora_cli.runtime.process import WarmProcess
 from tests.making import (
@@ -68,6 +68,14 @@ def test_a_plan_says_who_leaves_the_slots(base_directory: Path, tmp_path: Path) 
         assert [process.serve(one).tier for one in (often, new, once)] == ["gpu", "gpu", "cpu"]
 
 
+def test_what_has_no_room_is_called_by_its_name(base_directory: Path, tmp_path: Path) -> None:
+    plan = Plan(LLAMA, tuple(llama_modules()), Limits(1, 1, 8), base_directory, device="cpu")
+    first, second = (replace(job(tmp_path / name), digest=name * 64, pinned=True) for name in "ab")
+    with WarmProcess(plan, deadline_s=60) as process:
+        assert process.load(first).error == ""
+        assert process.load(replace(second, name="sql")).error.startswith("no room for sql in the gpu tier")
+
+
 def test_two_names_for_the_same_bytes_share_a_slot(warm: WarmProcess, tmp_path: Path) -> None:
     one = replace(job(tmp_path / "one"), digest="d" * 64)
     other = replace(one, name="other")
@@ -81,15 +89,15 @@ def test_what_is_wrong_with_one_adapter_is_its_report_and_the_next_one_is_proved
     nan = np.full((4, HIDDEN), np.nan, np.float32)
     cases = {
         "dora": (job(tmp_path / "dora", config={"use_dora": True}), "read", "DoRA cannot be composed", 1),
-        "rank": (job(tmp_path / "rank", r=16), "read", "has rank 16, above the largest", 1),
-        "nan": (job(tmp_path / "nan", tensors={A: nan}), "read", "holds NaN or Inf", 1),
+        "rank": (job(tmp_path / "rank", r=16), "read", "has rank 16, above the maximum", 1),
+        "nan": (job(tmp_path / "nan", tensors={A: nan}), "read", "contains NaN or Inf", 1),
         "zero": (
             job(tmp_path / "zero", tensors={A.replace("lora_A", "lora_B"): np.zeros((HIDDEN, 4), np.float32)}),
             "proof",
             "changes nothing",
             1,
         ),
-        "cut": (job(tmp_path / "cut"), "read", "bytes before its header says", 5),
+        "cut": (job(tmp_path / "cut"), "read", "bytes before the end given in its header", 5),
     }
     weights = tmp_path / "cut" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-64])
@@ -102,6 +110,19 @@ def test_what_is_wrong_with_one_adapter_is_its_report_and_the_next_one_is_proved
     assert warm.pid == child
 
 
+def test_what_its_header_rules_out_evicts_nobody(warm: WarmProcess, tmp_path: Path) -> None:
+    good = [job(tmp_path / f"good{number}", seed=number) for number in range(3)]
+    assert [warm.load(one).error for one in good] == ["", "", ""]
+    before = warm.submit("", Look()).answer(Holdings)
+    assert (len(before.gpu), len(before.cpu)) == (2, 3)
+    for one in (job(tmp_path / "rank", r=16), job(tmp_path / "dora", config={"use_dora": True})):
+        assert warm.load(one).stage == "read"
+        with pytest.raises(Refused):
+            warm.submit(one.name, Prefetch(one)).answer(bool)
+        now = warm.submit("", Look()).answer(Holdings)
+        assert (now.gpu, now.cpu) == (before.gpu, before.cpu)
+
+
 def test_an_adapter_whose_proof_failed_is_in_no_tier(warm: WarmProcess, tmp_path: Path) -> None:
     idle = job(tmp_path / "idle", tensors={A.replace("lora_A", "lora_B"): np.zeros((HIDDEN, 4), np.float32)})
     assert warm.load(idle).exit_code == 1
@@ -112,7 +133,7 @@ def test_an_adapter_whose_proof_failed_is_in_no_tier(warm: WarmProcess, tmp_path
 def test_serving_what_cannot_be_loaded_raises_its_reason(warm: WarmProcess, tmp_path: Path) -> None:
     with pytest.raises(Refused, match="rank 16"):
         warm.serve(job(tmp_path / "rank", r=16))
-    with pytest.raises(Refused, match="holds NaN or Inf"):
+    with pytest.raises(Refused, match="contains NaN or Inf"):
         warm.serve(job(tmp_path / "nan", tensors={A: np.full((4, HIDDEN), np.inf, np.float32)}))
 
 

@@ -29,7 +29,7 @@ def test_slots_that_cannot_fit_are_refused_with_the_bytes_they_are_short_of() ->
     plan = Plan(LLAMA, tuple(LLAMA.modules), Limits(1 << 30, 1, 1 << 12), device="cpu")
     with (
         WarmProcess(plan) as process,
-        pytest.raises(MachineError, match=r"need \d+ bytes, and \d+ are free: \d+ short"),
+        pytest.raises(MachineError, match=r"need \d+ bytes, but \d+ are free: \d+ too few"),
     ):
         process.start()
 
@@ -58,7 +58,7 @@ def test_a_checkpoint_that_cannot_be_used_means_synthetic_weights_which_is_said_
         report = process.load(job(tmp_path / "one"))
         child = process.pid
     assert ready.weights == "synthetic"
-    assert "proofs use synthetic base weights" in ready.notes[0]
+    assert "adapters are proved on synthetic base weights" in ready.notes[0]
     assert report.proof is not None
     assert (report.proof.weights, report.proof.holds) == ("synthetic", True)
     assert child is not None
@@ -153,7 +153,7 @@ def test_a_parent_that_is_killed_takes_a_child_along_that_is_still_busy_with_its
         import sys
         from lora_cli.runtime.child_process import ChildProcess
         from lora_cli.runtime.process import PROGRAM
-        print(ChildProcess(PROGRAM).process.pid, flush=True)
+        print(ChildProcess(PROGRAM, None).process.pid, flush=True)
         sys.stdin.read()
     """
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"}

@@ -130,7 +130,7 @@ def test_a_value_that_overflows_the_slots_dtype_is_found() -> None:
     adapter.modules[LINEAR].a[0, 0] = 1e6
     proof = proved(held, put(held, adapter), adapter)
     assert proof.worst is not None
-    assert (proof.worst.module, proof.worst.reason) == (LINEAR, "lora_A holds NaN or Inf in its slot")
+    assert (proof.worst.module, proof.worst.reason) == (LINEAR, "lora_A contains NaN or Inf in its slot")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -153,7 +153,7 @@ def test_an_adapter_that_changes_nothing_does_not_hold() -> None:
     adapter = weights(size=0.0)
     held = slots()
     proof = proved(held, put(held, adapter), adapter)
-    assert {module.reason for module in proof.modules} == {"changes nothing: its output is the base's"}
+    assert {module.reason for module in proof.modules} == {"changes nothing: its output is identical to the base's"}
 
 
 def test_an_embedding_trained_on_three_tokens_only_still_differs_from_the_base() -> None:
@@ -224,10 +224,10 @@ def sound() -> Outputs:
     ("change", "numbers", "said"),
     [
         ({}, {}, ""),
-        ({}, {"error": 2e-6}, "off the merged weights by 2.0e-06 of their size; rounding explains 1.0e-06"),
-        ({"delta": torch.tensor([[3.0, 4.1]])}, {}, "the LoRA path is off by 1.0e-01 at a size of 4.0e+00"),
+        ({}, {"error": 2e-6}, "differs from the merged weights by 2.0e-06 of their size; tolerance 1.0e-06"),
+        ({"delta": torch.tensor([[3.0, 4.1]])}, {}, "the LoRA path differs by 1.0e-01 at a size of 4.0e+00"),
         ({}, {"moved": 0.0}, "changes nothing"),
-        ({"base_kept": False}, {}, "a token without an adapter got another output than the base's"),
+        ({"base_kept": False}, {}, "the output of a token without an adapter differs from the base's"),
     ],
 )
 def test_each_check_fails_on_its_own(change: Mapping[str, Any], numbers: Mapping[str, float], said: str) -> None:

@@ -49,7 +49,7 @@ def test_a_container_leaves_what_its_limit_says_and_files_that_were_read_count_a
 
 
 def test_what_is_short_is_said_in_bytes() -> None:
-    with pytest.raises(MachineError, match="need 10 bytes, and 4 are free: 6 short"):
+    with pytest.raises(MachineError, match="need 10 bytes, but 4 are free: 6 too few"):
         room.refuse_if_short("slots", 10, 4, "fewer")
     room.refuse_if_short("slots", 10, None, "nobody knows")
 
@@ -70,7 +70,7 @@ def test_memory_has_places_for_what_its_bytes_hold(container: Path) -> None:
     for max_cpu_bytes, places in ((None, 5), (3 * ONE + 1, 3), (50 * ONE, 5)):
         slots, slab, found = room.storage(plan(max_cpu_bytes=max_cpu_bytes), torch.float32, CPU)
         assert (slots is slab, found, slab.storage.nbytes) == (True, places, (places + 2) * ONE)
-    with pytest.raises(MachineError, match=f"a place of rank 32 in memory need {ONE} bytes, and 7 are free"):
+    with pytest.raises(MachineError, match=f"a place of rank 32 in memory need {ONE} bytes, but 7 are free"):
         room.storage(plan(max_cpu_bytes=7), torch.float32, CPU)
 
 
@@ -80,8 +80,18 @@ def test_slots_and_places_are_weighed_together_before_they_are_taken(container: 
         room.storage(plan(), torch.float32, CPU)
 
 
-def test_where_nobody_asked_for_so_many_places_as_many_as_fit_will_do(container: Path) -> None:
-    free(container, 6 * ONE - 2048)
+def test_a_container_of_the_first_kind_of_control_groups_has_a_limit_too(container: Path) -> None:
+    (container / "memory").mkdir()
+    for file, text in (("limit_in_bytes", str(8 * GIB)), ("usage_in_bytes", str(7 * GIB))):
+        (container / "memory" / f"memory.{file}").write_text(f"{text}\n")
+    (container / "memory" / "memory.stat").write_text(f"inactive_file 1\ntotal_inactive_file {5 * GIB}\n")
+    assert room.available_bytes(CPU) == 6 * GIB
+    (container / "memory" / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert room.available_bytes(CPU) == 64 * GIB
+
+
+def test_places_that_nobody_asked_for_take_half_of_what_the_slots_leave(container: Path) -> None:
+    free(container, 8 * ONE + 2048)
     assert room.storage(plan(fewer_places=True), torch.float32, CPU)[2] == 3
     free(container, 3 * ONE - 2048)
     with pytest.raises(MachineError, match="1 places in memory and 2 slots"):

@@ -144,7 +144,7 @@ def test_no_two_slots_share_a_byte(one_piece: bool) -> None:
 
 
 def test_a_rank_above_the_largest_is_refused_and_the_hint_says_what_would_take_it() -> None:
-    with pytest.raises(Refused, match="has rank 16, above the largest that a slot takes") as refused:
+    with pytest.raises(Refused, match="has rank 16, above the maximum rank of a slot") as refused:
         put(slots(max_lora_rank=8), weights(r=16))
     assert refused.value.hint == "--max-lora-rank 16"
 
@@ -171,7 +171,7 @@ def test_what_does_not_fit_the_base_is_refused_before_anything_is_written(
 def test_a_full_set_of_slots_refuses() -> None:
     held = slots(max_loras=1)
     put(held, weights())
-    with pytest.raises(MachineError, match="all 1 slots are taken"):
+    with pytest.raises(MachineError, match="all 1 slots are in use"):
         put(held, weights("two"))
 
 

@@ -28,6 +28,8 @@ WHISPER = {**ENCODER_DECODER, "num_mel_bins": 8, "max_source_positions": 16, "ma
 T5 = {"vocab_size": 100, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "pad_token_id": 0}
 DISTILBERT = {"vocab_size": 100, "dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2, "pad_token_id": 0}
 VIT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32}
+MAMBA2 = {"vocab_size": 100, "hidden_size": 32, "num_heads": 8, "head_dim": 8, "num_hidden_layers": 2, "n_groups": 1}
+"""transformers writes the infinity among its fields as an object."""
 SEGFORMER = {"hidden_sizes": [16, 32, 32, 32], "num_encoder_blocks": 4, "decoder_hidden_size": 32}
 
 MODELS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
@@ -40,6 +42,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "t5": ("T5ForConditionalGeneration", T5, ["q", "v"]),
     "distilbert": ("DistilBertForSequenceClassification", DISTILBERT, ["q_lin", "v_lin"]),
     "vit": ("ViTForImageClassification", VIT, ["q_proj", "v_proj"]),
+    "mamba2": ("Mamba2ForCausalLM", MAMBA2, ["in_proj"]),
     "segformer": ("SegformerForSemanticSegmentation", SEGFORMER, ["q_proj", "v_proj"]),
 }
 """Family: the class of its tiny model, its config, and what LoRA is put on."""
@@ -101,3 +104,26 @@ def test_without_architectures_the_family_says_which_class(tmp_path: Path, capsy
         (base / "config.json").write_text(json.dumps({**config, "architectures": named}))
         assert main(["validate", str(adapter), "--base", str(base)]) == 0, named
     capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("model_type", "said"),
+    [
+        ("reformer", "is_decoder=True"),  # its class asserts it
+        ("detr", "requires the"),  # of a library that no extra has
+        ("aya_vision", "must be divisible"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_one_line(
+    model_type: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, adapter = write_both("t5", tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text(json.dumps({"model_type": model_type}))
+
+    for command in ("validate", "inspect"):
+        assert main([command, str(adapter), "--base", str(tmp_path / "other")]) == 1
+        written = capsys.readouterr().err
+        assert f"transformers cannot build a model of type '{model_type}'" in written
+        assert said in written
+        assert "Traceback" not in written

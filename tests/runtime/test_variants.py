@@ -18,7 +18,7 @@ from lora_cli.runtime.generation import greedy
 from lora_cli.runtime.loading import load_into
 from lora_cli.runtime.messages import Job
 from lora_cli.runtime.model import ComposedModel, load_model
-from lora_cli.runtime.plan import Limits, Plan, lay_out
+from lora_cli.runtime.plan import Limits, Plan, lay_out, needs_of
 from lora_cli.runtime.slots import Slots
 from lora_cli.runtime.variants import beside_bytes, read_beside
 from lora_cli.runtime.worker import Worker
@@ -167,7 +167,7 @@ def test_its_bytes_are_known_before_it_is_read(pair: Pair) -> None:
 def test_module_by_module_it_is_refused_by_name_with_what_to_do(pair: Pair) -> None:
     with pytest.raises(Refused, match="cannot be composed") as refused:
         scalings(pair.adapter, pair.base)
-    assert refused.value.hint == "--forward model composes it onto the whole model"
+    assert refused.value.hint == "use --forward model, which supports it"
 
 
 def test_when_it_leaves_the_slot_nothing_of_it_stays(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_saved_module_that_the_model_does_not_have_so_is_refused_by_name(tmp_p
     with ExitStack() as undo:
         pair = Pair(tmp_path, "a whole head", undo)
         pair.beside["lm_head"].params["weight"].resize_(VOCAB + 1, 64)
-        with pytest.raises(LoraCliError, match=r"lm_head.weight is \[257, 64\], and the model's is \[256, 64\]"):
+        with pytest.raises(LoraCliError, match=r"lm_head.weight is \[257, 64\], but the model's is \[256, 64\]"):
             undo.enter_context(pair.ours.dressed(pair.plain, pair.beside))
 
 
@@ -212,7 +212,7 @@ def test_the_warm_process_proves_it_over_the_whole_model_and_again_after_an_evic
         _, directory = with_peft(tmp_path / str(seed), base_directory, seed=seed, r=4, **config)
         jobs.append(Job(str(seed), directory, read(directory)))
     plan = Plan(base, (), Limits(1, 2), base_directory, forward="model")
-    plan = lay_out(plan, [job.adapter for job in jobs])
+    plan = lay_out(plan, [needs_of(job.adapter, plan.base) for job in jobs])
     worker = Worker(plan)
     for job in (*jobs, *jobs):
         report = worker.load(job)
@@ -224,4 +224,4 @@ def test_the_warm_process_proves_it_over_the_whole_model_and_again_after_an_evic
     modules = Worker(replace(plan, forward="modules"))
     refused = modules.load(jobs[0])
     assert (refused.stage, refused.exit_code) == ("read", 1)
-    assert refused.hint == "--forward model composes it onto the whole model"
+    assert refused.hint == "use --forward model, which supports it"

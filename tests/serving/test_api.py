@@ -1,5 +1,8 @@
 """The API of a real server: adapters loaded by name and path, as vLLM's clients do, and what else it tells."""
 
+import os
+import shutil
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -8,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_cli.cli.main import main
 from tests.making import llama_modules, write_adapter, write_base
 from tests.serving.running import Running, error_of
 
@@ -73,24 +77,46 @@ def test_a_path_outside_the_roots_is_refused_however_it_is_written(server: Runni
     for path in paths:
         status, message = error_of(server.load("outside", path))
         assert status == 422, (path, message)
-        assert "not under a folder" in message
+        assert "not below a folder" in message
     assert error_of(server.load("outside", "nowhere"))[0] == 404
     assert error_of(server.load("outside", "hf://acme/sql"))[0] == 422
     assert "outside" not in {one["name"] for one in server.status()["adapters"]}
 
 
-def test_a_broken_adapter_fails_with_its_reason_which_is_remembered_and_no_other_does(server: Running) -> None:
-    status, message = error_of(server.load("broken", "broken"))
-    assert status == 422
-    assert "LC302" in message
-    known = server.adapter("broken")
-    assert (known["failures"], known["stage"], known["proved"]) == (1, "validate", False)
-    assert known["retry_in_s"] > 0
-    assert error_of(server.probe("broken")) == (422, message), "it is not looked at again before its time"
-    assert "broken" not in {model["id"] for model in server.ask("GET", "/v1/models").json()["data"]}
-    assert server.adapter("broken")["failures"] == 1
+def test_a_broken_adapter_of_a_client_fails_with_its_reason_and_is_not_registered(server: Running) -> None:
+    before = server.ask("GET", "/v1/adapters").json()
+    for _ in range(2):
+        status, message = error_of(server.load("broken", "broken"))
+        assert status == 422
+        assert "LC302" in message
+        assert [one["name"] for one in server.status()["adapters"]] == [one["name"] for one in before["adapters"]]
+    assert error_of(server.probe("broken"))[0] == 404
+    assert "lora_cli_failing_adapters 0" in server.ask("GET", "/metrics").text
     assert server.probe("a0").status_code == 200
-    assert server.post("/v1/unload_lora_adapter", lora_name="broken").status_code == 200
+
+
+def test_a_broken_adapter_of_the_command_line_stays_and_its_reason_is_remembered(folder: Path) -> None:
+    alone = folder / "alone"
+    alone.mkdir()
+    with Running(alone, folder / "adapters" / "broken", "--base", folder / "base") as server:
+        known = server.until_ready().adapter("broken")
+        assert (known["failures"] > 0, known["stage"], known["proved"]) == (True, "validate", False)
+        status, message = error_of(server.probe("broken"))
+        assert (status, "LC302" in message) == (422, True)
+        assert "broken" not in {model["id"] for model in server.ask("GET", "/v1/models").json()["data"]}
+        assert server.load("broken", folder / "adapters" / "broken").status_code == 422
+        assert server.adapter("broken")["error"]
+
+
+def test_one_of_a_client_that_worked_once_stays_when_a_later_load_fails(server: Running, folder: Path) -> None:
+    made = write_adapter(folder / "adapters" / "spoiled", modules=QUERIES, seed=9)
+    assert server.load("spoiled", "spoiled").status_code == 200
+    assert main(["--cache-dir", str(folder / "cache"), "cache", "rm", str(made)]) == 0
+    shutil.rmtree(made)
+    os.kill(server.status()["child_pid"], signal.SIGKILL)
+    assert error_of(server.probe("spoiled"))[0] in {404, 503}
+    assert server.adapter("spoiled")["error"]
+    assert server.post("/v1/unload_lora_adapter", lora_name="spoiled").status_code == 200
 
 
 def test_a_broken_one_does_not_take_the_place_of_one_that_works(server: Running) -> None:
@@ -165,15 +191,15 @@ def test_metrics_count_requests_by_tier_and_failures_by_stage(server: Running) -
         (b"{" * 100_000, "JSON"),
         (b'{"lora_name": "x"}', "lora_path"),
         (b'{"lora_name": 1, "lora_path": "a0"}', "text"),
-        (b'{"lora_name": "../x", "lora_path": "a0"}', "no name"),
+        (b'{"lora_name": "../x", "lora_path": "a0"}', "is not an adapter name"),
         (b'{"lora_name": "x", "lora_path": ""}', "1 to 4096"),
         (b'{"lora_name": "x", "lora_path": "a\\u0000b"}', ""),
         (b'{"lora_name": "x", "lora_path": "a\\ud800"}', "half a surrogate pair"),
         (b'{"lora_name": "x", "lora_path": "a0", "lora_pth": 1}', "did you mean"),
         (b'{"lora_name": "base", "lora_path": "a0"}', "the base"),
         (b'{"lora_name": "x", "lora_path": "a0", "load_inplace": 1}', "true or false"),
-        (b'{"load_inplace": 1, "lora_path": "a0"}', "the request lacks lora_name; load_inplace must be true or false"),
-        (b'{"lora_name": "x", "lora_path": "a0", "\\ud800": 1}', "a key that is no text"),
+        (b'{"load_inplace": 1, "lora_path": "a0"}', "the request has no lora_name; load_inplace must be true or false"),
+        (b'{"lora_name": "x", "lora_path": "a0", "\\ud800": 1}', "a key that is not a string"),
         (b"{" + b", ".join(b'"%d": 1' % key for key in range(101)) + b"}", "101 keys"),
     ],
 )
@@ -234,13 +260,16 @@ def test_many_clients_slow_ones_and_half_requests_leave_it_healthy(server: Runni
     assert "Traceback" not in server.said()
 
 
-def test_a_child_that_is_killed_comes_back_with_what_was_hot(server: Running) -> None:
+@pytest.mark.parametrize("asked", [False, True], ids=["on its own", "for a request"])
+def test_a_child_that_is_killed_comes_back_with_what_was_hot(server: Running, asked: bool) -> None:
     import os
     import signal
 
     before = server.status()
     os.kill(before["child_pid"], signal.SIGKILL)
     until = time.monotonic() + 60
+    while asked and server.probe("a0").status_code != 200:
+        assert time.monotonic() < until, server.said()
     while time.monotonic() < until:
         now = server.status()
         if now["child_starts"] > before["child_starts"] and now["ready"] and now["tiers"]["gpu"]["adapters"] == 2:
@@ -262,5 +291,4 @@ def test_an_adapter_of_a_larger_rank_and_on_other_modules_than_those_at_the_star
     status, message = error_of(server.load("wider", "wider"))
     assert status in {422, 503}
     assert "rank" in message
-    for name in ("wide", "wider"):
-        assert server.post("/v1/unload_lora_adapter", lora_name=name).status_code == 200
+    assert server.post("/v1/unload_lora_adapter", lora_name="wide").status_code == 200

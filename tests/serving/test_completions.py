@@ -1,6 +1,7 @@
 """Completions by a real server of a tiny model: what OpenAI's own client sees, and what a mixed batch says."""
 
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,20 +12,27 @@ import pytest
 import torch
 
 from lora_cli.cli.main import main
+from lora_cli.errors import UsageError
 from lora_cli.runtime.model import load_model
+from lora_cli.runtime.whole import Chat
 from tests.making import llama_modules, write_adapter, write_base_config
 from tests.runtime.families import save_model
 from tests.runtime.test_model import write_tokenizer
 from tests.serving.running import Running, error_of
 
 ADAPTERS = ("a0", "a1", "a2")
+TEMPLATE = (
+    "{% for one in messages %}{% if one.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
+    "w40 {{ one.role }} {{ one.content }} {% endfor %}{% if add_generation_prompt %}w41{% endif %}"
+)
+TURNS = [{"role": "system", "content": "hello"}, {"role": "user", "content": "hello world"}]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("completions")
     save_model(folder / "base", "llama")
-    write_tokenizer(folder / "base")
+    write_tokenizer(folder / "base", TEMPLATE)
     for number, name in enumerate(ADAPTERS):
         write_adapter(folder / name, modules=llama_modules(), r=4 + 4 * number, lora_alpha=64, seed=number)
     return folder
@@ -164,6 +172,77 @@ def test_an_answer_ends_before_what_stop_says(server: Running) -> None:
     assert stopped["text"]
 
 
+def test_a_chat_is_answered_by_the_template_of_the_base(server: Running, folder: Path) -> None:
+    import openai
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "base")
+    prompt = tokenizer.apply_chat_template(TURNS, add_generation_prompt=True, return_dict=False)
+    with openai.OpenAI(base_url=f"http://localhost:{server.port}/v1", api_key="none", max_retries=0) as client:
+        for model in ("base", "a1"):
+            plain = complete(server, model, list(prompt), logprobs=2)
+            asked: Any = {"model": model, "messages": TURNS, "max_completion_tokens": 6, "temperature": 0}
+            chat = client.chat.completions.create(**asked, logprobs=True, top_logprobs=2)
+            assert chat.object == "chat.completion"
+            choice = chat.choices[0]
+            assert (choice.message.role, choice.message.content) == ("assistant", plain["choices"][0]["text"])
+            assert choice.finish_reason == plain["choices"][0]["finish_reason"]
+            assert chat.usage is not None
+            assert chat.usage.model_dump(include={*plain["usage"]}) == plain["usage"]
+            assert choice.logprobs is not None
+            told = choice.logprobs.content or []
+            assert [one.token for one in told] == plain["choices"][0]["logprobs"]["tokens"]
+            assert [one.logprob for one in told] == pytest.approx(plain["choices"][0]["logprobs"]["token_logprobs"])
+            assert {len(one.top_logprobs) for one in told} == {2}
+            pieces = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+            assert {piece.object for piece in pieces} == {"chat.completion.chunk"}
+            assert pieces[0].choices[0].delta.role == "assistant"
+            said = "".join(one.choices[0].delta.content or "" for one in pieces if one.choices)
+            assert said == choice.message.content
+            assert pieces[-1].usage is not None
+            assert pieces[-2].choices[0].finish_reason == choice.finish_reason
+        parts: Any = [
+            {"role": "user", "content": [{"type": "text", "text": "hello "}, {"type": "text", "text": "world"}]}
+        ]
+        whole: Any = [{"role": "user", "content": "hello world"}]
+        one, other = (
+            client.chat.completions.create(model="a0", messages=turns, max_tokens=4) for turns in (parts, whole)
+        )
+        assert one.choices[0].message.content == other.choices[0].message.content
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ({"model": "base"}, 400, "messages"),
+        ({"messages": TURNS}, 400, "model"),
+        ({"model": "base", "messages": []}, 400, "messages"),
+        ({"model": "base", "messages": "hello"}, 400, "messages"),
+        ({"model": "base", "messages": [{"role": "robot", "content": "x"}]}, 400, "messages"),
+        ({"model": "base", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "not text"),
+        ({"model": "base", "messages": [{"role": "tool", "content": "x"}]}, 400, "no tools here"),
+        ({"model": "base", "messages": [{"role": "user", "content": "\ud800"}]}, 400, "surrogate"),
+        ({"model": "base", "messages": TURNS, "tools": [{"type": "function"}]}, 400, "tools"),
+        ({"model": "base", "messages": TURNS, "temperature": 0.7}, 400, "greedy"),
+        ({"model": "base", "messages": TURNS, "max_completion_tokens": 0}, 400, "max_tokens"),
+        ({"model": "nobody", "messages": TURNS}, 404, "does not exist"),
+    ],
+)
+def test_a_chat_that_cannot_be_answered_is_refused_with_its_reason(
+    server: Running, body: dict[str, Any], status: int, said: str
+) -> None:
+    address, headers = f"http://localhost:{server.port}/v1/chat/completions", {"content-type": "application/json"}
+    answer = httpx2.post(address, content=json.dumps(body).encode("ascii"), headers=headers, timeout=60)
+    assert answer.status_code == status
+    assert said in error_of(answer)[1]
+
+
+def test_a_base_without_a_chat_template_says_so(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    with pytest.raises(UsageError, match="no chat template"):
+        Chat(tmp_path).turn_ids((("user", "hello"),))
+
+
 def test_the_openai_client_works_on_it_unchanged(server: Running) -> None:
     import openai
 
@@ -220,6 +299,17 @@ def test_a_client_that_goes_away_in_the_middle_harms_nobody(server: Running) -> 
                 next(answer.iter_bytes())
     assert len(ids(server, "a1", [5, 6, 7])) == 6
     assert "Traceback" not in server.said()
+
+
+def test_what_is_asked_before_the_model_stands_waits_for_it(folder: Path, tmp_path: Path) -> None:
+    limits = ["--max-loras", 1, "--max-cpu-loras", 1, "--forward", "model"]
+    with Running(tmp_path, folder / "a0", "--base", folder / "base", *limits) as running:
+        while "listening" not in running.said():
+            time.sleep(0.01)
+        assert not running.ready_file.exists()
+        with ThreadPoolExecutor(2) as clients:
+            both = [clients.submit(ids, running, model, [5, 6, 7]) for model in ("base", "a0")]
+        assert both[0].result() != both[1].result()
 
 
 def test_without_a_whole_model_there_are_no_completions(folder: Path, tmp_path: Path) -> None:

@@ -1,72 +1,82 @@
 """What the server is made of, each part alone."""
 
 import asyncio
-import threading
+import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from lora_cli.cli.termination import note, termination_log
+from lora_cli.cli.output import about, note, termination_log
+from lora_cli.core.item import Item
 from lora_cli.core.results import LoadReport
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import NotFound, Refused
 from lora_cli.render.prometheus_metrics import Metric, render_metrics
-from lora_cli.serving.adapters import Failures
+from lora_cli.serving.adapters import Entry
+from lora_cli.serving.admission_child import AdmissionWorker
+from lora_cli.serving.admissions import Setup, Step
 from lora_cli.serving.history import NOTHING, Past, read_past, save_past
 from lora_cli.serving.prefetch import Prefetcher
 from lora_cli.serving.roots import allowed
 from lora_cli.serving.server import repeat
 from lora_cli.settings import load_settings
+from lora_cli.store import Store
+from lora_cli.store.holds import holding
 from lora_cli.tiers.history import History
+from tests.hub_faults import Fault
+from tests.hub_server import Hub
 
 
 def test_a_failure_is_remembered_for_longer_each_time() -> None:
-    now = [0.0]
-    failures = Failures(lambda: now[0])
-    waits = []
+    entry, waits = Entry(Item("sql", "sql")), []
     for _ in range(12):
-        failures.add("sql", LoadReport("sql", error="broken"))
-        waits.append(failures.wait_s("sql"))
-        now[0] += waits[-1]
-        assert failures.wait_s("sql") == 0
+        entry.tried(LoadReport("sql", error="broken"))
+        waits.append(round(entry.retry_in_s))
     assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
-    failures.clear("sql")
-    assert (failures.last("sql"), failures.wait_s("sql"), failures.wait_s("other")) == (None, 0, 0)
+    entry.retry_at = time.monotonic()
+    assert (entry.failures, entry.retry_in_s) == (12, 0)
+    entry.tried(LoadReport("sql"))
+    assert (entry.failure, entry.failures, entry.retry_in_s) == (None, 0, 0)
 
 
 def test_what_is_loaded_ahead_goes_by_priority_and_once() -> None:
-    gate, loaded = threading.Event(), []
+    loaded = []
 
-    def load(name: str) -> None:
-        if name == "first":
-            gate.wait(10)
-        loaded.append(name)
-        if name == "raises":
-            threading.current_thread().name = "still here"
+    async def run() -> None:
+        gate = asyncio.Event()
 
-    queue = Prefetcher(load, threads=1)
-    queue.add("first", 0)
-    while len(queue):
-        time.sleep(0.001)
-    for name, priority in (("c", 9), ("b", 5), ("a", 5), ("c", 1)):
-        queue.add(name, priority)
-    assert len(queue) == 3
-    assert queue.wait(0.01) is False
-    gate.set()
-    assert queue.wait(10) is True
+        async def load(name: str) -> None:
+            if name == "first":
+                await gate.wait()
+            loaded.append(name)
+
+        queue = Prefetcher(load, at_once=1)
+        queue.add("first", 0)
+        while len(queue):
+            await asyncio.sleep(0)
+        for name, priority in (("c", 9), ("b", 5), ("a", 5), ("c", 1)):
+            queue.add(name, priority)
+        assert len(queue) == 3
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(queue.wait(), 0.01)
+        gate.set()
+        await queue.wait()
+        queue.close()
+
+    asyncio.run(asyncio.wait_for(run(), 10))
     assert loaded == ["first", "c", "b", "a"]
-    queue.close()
 
 
 def test_a_chore_that_fails_is_tried_again_later_and_does_not_end_the_others() -> None:
     calls: list[str] = []
 
-    def fails() -> None:
+    async def fails() -> None:
         calls.append("fails")
         raise NotFound("gone")
 
-    def works() -> None:
+    async def works() -> None:
         calls.append("works")
 
     async def run() -> None:
@@ -144,3 +154,29 @@ def test_the_reason_stands_in_the_termination_log_where_there_is_one(tmp_path: P
     assert log.read_text() == "no\ntry yes"
     note("é" * 5000, str(log))
     assert len(log.read_bytes()) == 4096
+
+
+def test_adapters_that_are_fetched_at_once_share_the_budget_of_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        names = ["a", "b", "c"]
+        for seed, name in enumerate(names):
+            files = {"adapter_config.json": b"{}", "adapter_model.safetensors": bytes([seed]) * 1_000_000}
+            hub.add(f"acme/{name}", files)
+        hub.faults.append(Fault("/resolve/.*safetensors", times=-1, delay_s=0.5))
+        settings = load_settings({"cache_dir": tmp_path / "cache"}, {**os.environ, "LORA_CLI_CACHE_BUDGET": "2500000"})
+        with holding(store := Store(settings.cache_dir)) as hold, ThreadPoolExecutor(3) as threads:
+            worker = AdmissionWorker(Setup(settings, None, threads=3), store, hold)
+            steps = [Step("resolve", Item(name, f"hf://acme/{name}")) for name in names]
+            answers = list(threads.map(lambda step: worker.answer(step, lambda *_: None), steps))
+    refused = [one.report.error for one in answers if one.report.error]
+    assert len(refused) == 1
+    assert "the cache budget is" in refused[0]
+
+
+def test_a_reason_has_the_adapters_name_once() -> None:
+    assert about("sql", "sql: 466.2 KiB needed") == "sql: 466.2 KiB needed"
+    assert about("sql", "sql: 466.2 KiB needed", "fetch") == "sql: fetch: 466.2 KiB needed"
+    assert about("sql", "the disk is full") == "sql: the disk is full"

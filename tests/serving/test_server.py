@@ -7,14 +7,14 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from lora_cli.cli.main import main
 from tests.making import llama_modules, write_adapter, write_base
-from tests.serving.running import Running, error_of
+from tests.serving.running import PATIENCE_S, Running, error_of
 
 QUERIES = llama_modules(["q_proj"])
 
@@ -33,7 +33,7 @@ def test_a_socket_that_a_dead_server_left_is_for_the_next_ones_user_alone_and_st
     uds, metrics = folder / "sock", folder / "metrics.prom"
     words = ["warm", "--uds", str(uds)]
     assert main([*words, "--status"]) == 7
-    assert "nobody answers" in capsys.readouterr().err
+    assert "cannot connect to" in capsys.readouterr().err
     argv = (folder / "a0", folder / "a1", "--base", folder / "base", "--metrics-file", metrics)
     with Running(folder, *argv, uds=uds) as first:
         first.until_ready().process.kill()
@@ -56,7 +56,7 @@ def test_a_socket_that_a_dead_server_left_is_for_the_next_ones_user_alone_and_st
             text=True,
             check=False,
         )
-        assert (second.returncode, "cannot be listened at" in second.stderr) == (6, True)
+        assert (second.returncode, "cannot listen on" in second.stderr) == (6, True)
         assert main([*words, "--stop"]) == 0
         assert running.process.wait(20) == 0
         assert not uds.exists()
@@ -167,7 +167,7 @@ def test_what_does_not_fit_ends_it_with_the_bytes_it_is_short_of(folder: Path) -
     slots = ("--max-loras", 100_000, "--max-cpu-loras", 100_000, "--max-lora-rank", 4096)
     with Running(folder, folder / "a0", "--base", folder / "base", *slots) as running:
         assert running.process.wait(60) == 6
-        assert "short" in running.said()
+        assert "too few" in running.said()
         assert "Traceback" not in running.said()
 
 
@@ -223,3 +223,40 @@ def test_environment_of_a_kubernetes_service_of_its_name_is_not_its_port(folder:
     )
     assert (asked.returncode, "warning" in asked.stderr) == (7, False)
     assert "127.0.0.2:8321" in asked.stderr
+
+
+def test_the_ready_file_is_there_while_the_server_is_ready_and_only_then(folder: Path) -> None:
+    (folder / "ready").write_text("of an earlier run that was killed")
+    with Running(folder, folder / "a0", "--base", folder / "base") as running:
+        until(running, lambda: "listening on" in running.said())
+        assert not running.ready_file.exists()
+        child = running.until_ready().status()["child_pid"]
+        os.kill(child, signal.SIGKILL)
+        until(running, lambda: not running.ready_file.exists())
+        assert running.ask("GET", "/ready").status_code == 503
+        running.until_ready()
+        assert running.ask("GET", "/ready").status_code == 200
+        assert running.status()["child_pid"] != child
+
+
+def test_each_death_of_the_child_is_logged_once_with_its_reason_and_no_end_is(folder: Path) -> None:
+    with Running(folder, folder / "a0", "--base", folder / "base") as running:
+        for deaths in (1, 2):
+            child = running.until_ready().status()["child_pid"]
+            os.kill(child, signal.SIGKILL)
+            until(running, lambda: not running.ready_file.exists())
+            running.until_ready()
+            logged = [line for line in running.said().splitlines() if "started again" in line]
+            assert len(logged) == deaths
+            assert running.said().count("the warm process is ready again\n") == deaths
+            assert "the warm process was killed by SIGKILL" in logged[-1]
+            assert "lower --max-loras or --max-cpu-loras" in logged[-1]
+        assert running.terminate() == 0
+        assert running.said().count("started again") == 2
+
+
+def until(running: Running, holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < end, running.said()
+        time.sleep(0.02)

@@ -99,7 +99,8 @@ def test_without_credentials_nobody_waits_long_for_a_machine_of_googles(
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [(None, "cannot be read"), *((text, "holds no credentials") for text in ("x", "{}", "[]"))]
+    ("content", "says"),
+    [(None, "cannot be read"), *((text, "contains no usable credentials") for text in ("x", "{}", "[]"))],
 )
 def test_a_file_that_holds_no_credentials_is_named(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, says: str

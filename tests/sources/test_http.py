@@ -67,7 +67,7 @@ def test_what_the_server_asks_is_what_is_waited(client: Client, headers: dict[st
 def test_a_date_that_is_too_far_away_is_not_waited_for(client: Client) -> None:
     in_an_hour = formatdate(time.time() + 3600, usegmt=True)
     client.hub.fault("/revision/", status=429, headers={"Retry-After": in_an_hour})
-    with pytest.raises(Unreachable, match=r"asks to wait 3\d\d\d s"):
+    with pytest.raises(Unreachable, match=r"requests a wait of 3\d\d\d s"):
         client.json()
 
 

@@ -9,8 +9,9 @@ import pytest
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
 from lora_cli.settings import Settings
+from lora_cli.sources.http import StatusError
 from lora_cli.sources.hub import HubSource
-from lora_cli.sources.hub_access import access_in, find_token
+from lora_cli.sources.hub_access import Token, access_in, explained, find_token
 from tests.hf_variables import set_variables
 from tests.hub_content import Content
 from tests.hub_server import Hub
@@ -65,9 +66,9 @@ def test_a_reference_that_may_be_a_mistyped_path_says_so(
 ) -> None:
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path)
-    said = "if a path is meant: there is no out/sql in this folder; "
+    said = "if you mean a path: there is no out/sql in this folder; "
     assert fails(settings, AdapterRef("hf", "out/sql")).hint.startswith(said)
-    assert not fails(settings, AdapterRef("hf", "elsewhere/sql")).hint.startswith("if a path")
+    assert not fails(settings, AdapterRef("hf", "elsewhere/sql")).hint.startswith("if you mean a path")
     error = fails(replace(settings, hub_endpoint="http://127.0.0.1:9", retries=0), AdapterRef("hf", "out/sql"))
     assert isinstance(error, Unreachable)
     assert error.hint.startswith(said)
@@ -89,7 +90,7 @@ def test_a_token_that_may_not_see_it_is_named_by_its_place(
     monkeypatch.setenv("HF_TOKEN", hub.token(TOKEN))
     error = fails(settings)
     assert isinstance(error, NotFound)
-    assert "the token in HF_TOKEN may not read it" in str(error)
+    assert "the token in HF_TOKEN cannot read it" in str(error)
 
 
 def test_a_gated_repository_is_listed_and_then_refused_with_the_page_to_ask_at(
@@ -103,7 +104,7 @@ def test_a_gated_repository_is_listed_and_then_refused_with_the_page_to_ask_at(
     monkeypatch.setenv("HF_TOKEN", hub.token(TOKEN))
     error = fails(settings)
     assert isinstance(error, AccessDenied)
-    assert "the account of the token in HF_TOKEN has not been let in" in str(error)
+    assert "the account of the token in HF_TOKEN has no access" in str(error)
 
 
 def test_a_bad_token_is_said_to_be_bad_even_for_a_public_repository(
@@ -115,6 +116,14 @@ def test_a_bad_token_is_said_to_be_bad_even_for_a_public_repository(
     assert isinstance(error, AccessDenied)
     assert "does not accept the token in HF_TOKEN" in str(error)
     assert "unset it" in error.hint
+
+
+def test_no_token_is_said_to_be_bad_where_none_was_sent() -> None:
+    refused = StatusError(401, "https://huggingface.co/acme/sql", {"X-Error-Message": "Invalid credentials in it"})
+    error = explained(refused, AdapterRef("hf", "acme/sql"), Token(), "https://huggingface.co")
+    assert isinstance(error, AccessDenied)
+    assert "the token in" not in str(error)
+    assert "set HF_TOKEN or run `hf auth login`" in error.hint
 
 
 def test_a_missing_revision_is_named(hub: Hub, settings: Settings) -> None:
@@ -137,9 +146,9 @@ def test_a_file_that_is_gone_is_named(hub: Hub, settings: Settings) -> None:
     ("status", "headers", "kind", "said"),
     [
         (401, {}, AccessDenied, "private"),
-        (403, {"X-Error-Message": "Access to this resource is disabled."}, AccessDenied, "has disabled it"),
-        (403, {"X-Error-Message": "no\x1b[31m way"}, AccessDenied, r"forbids it \(403\): no \[31m way"),
-        (451, {}, AccessDenied, "forbids"),
+        (403, {"X-Error-Message": "Access to this resource is disabled."}, AccessDenied, "disabled it"),
+        (403, {"X-Error-Message": "no\x1b[31m way"}, AccessDenied, r"denies access \(403\): no \[31m way"),
+        (451, {}, AccessDenied, "denies access"),
         (404, {}, NotFound, "no such page"),
         (400, {"X-Error-Message": "what?"}, Unreachable, r"answered 400: what\?"),
         (304, {}, Unreachable, "answered 304"),
@@ -215,6 +224,6 @@ def test_a_token_is_never_shown_when_it_is_printed(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("token", ["hf_a b", "hf_a\r\nHost: evil", "hf_ü", "h" * 5000])
 def test_what_cannot_be_a_token_is_refused_without_repeating_it(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", token)
-    with pytest.raises(UsageError, match="what is in HF_TOKEN cannot be a token") as caught:
+    with pytest.raises(UsageError, match="the value in HF_TOKEN is not a valid token") as caught:
         find_token()
     assert token not in str(caught.value)

@@ -54,7 +54,7 @@ def test_ranges_are_read_offline(hub: Hub, settings: Settings) -> None:
         chunks = list(source.read(revision, file, start, stop))
         assert b"".join(chunks) == WEIGHTS[start:stop]
         assert all(0 < len(chunk) <= 1 << 20 for chunk in chunks)
-    with pytest.raises(Offline, match=r"README\.md is not in the cache"):
+    with pytest.raises(Offline, match=r"README\.md is not cached"):
         list(source.read(revision, RemoteFile("README.md", 1, git_sha1="0" * 40), 0, None))
     assert hub.connections == before
 

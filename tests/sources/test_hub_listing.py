@@ -27,10 +27,10 @@ def entry(path: str, **more: Any) -> dict[str, Any]:
         ("../outside", "leads out"),
         ("a/../../outside", "leads out"),
         ("..", "leads out"),
-        ("a/./b", "empty part"),
-        ("a//b", "empty part"),
-        ("a/", "empty part"),
-        ("", "empty part"),
+        ("a/./b", "empty segment"),
+        ("a//b", "empty segment"),
+        ("a/", "empty segment"),
+        ("", "empty segment"),
         ("a\\b", "backslash"),
         ("a\0b", "control"),
         ("a\nb", "control"),
@@ -61,7 +61,7 @@ def test_a_path_that_stands_there_twice_is_refused_by_name() -> None:
 
 
 def test_a_path_that_is_a_file_and_a_folder_is_refused_by_name() -> None:
-    with pytest.raises(Refused, match="'a/b' is a file and a folder at once"):
+    with pytest.raises(Refused, match="'a/b' is both a file and a folder"):
         listed(entry("a/b/c"), entry("a/b"))
 
 

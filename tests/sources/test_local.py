@@ -138,7 +138,7 @@ def test_an_edit_while_reading_is_noticed_before_the_last_chunk_is_given(adapter
 def test_a_file_that_vanished_is_not_what_was_listed(adapter: Path) -> None:
     revision = listed(adapter)
     (adapter / "adapter_config.json").unlink()
-    with pytest.raises(Corrupt, match="is gone"):
+    with pytest.raises(Corrupt, match="was removed"):
         content(revision, "adapter_config.json")
 
 
@@ -169,18 +169,18 @@ def odd(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_what_is_no_plain_file_is_listed_with_the_reason_and_never_opened(odd: Path) -> None:
-    assert defect(odd, "fifo") == "is a FIFO, not a plain file"
-    assert defect(odd, "socket") == "is a socket, not a plain file"
-    assert defect(odd, "adapter_config.json") == "is a folder, not a plain file"
+    assert defect(odd, "fifo") == "is a FIFO, not a regular file"
+    assert defect(odd, "socket") == "is a socket, not a regular file"
+    assert defect(odd, "adapter_config.json") == "is a folder, not a regular file"
     assert defect(odd, "dangling") == "is a dangling link to nowhere"
-    assert "leads nowhere" in defect(odd, "loop")
+    assert "does not resolve" in defect(odd, "loop")
     with pytest.raises(Corrupt, match="FIFO"):
         content(listed(odd), "fifo")
 
 
 def test_a_link_out_of_the_folder_is_not_followed(odd: Path) -> None:
-    assert defect(odd, "escaping") == "is a link to ../secret, outside of its folder"
-    assert "outside of its folder" in defect(odd, "absolute")
+    assert defect(odd, "escaping") == "is a link to ../secret, outside its folder"
+    assert "outside its folder" in defect(odd, "absolute")
     with pytest.raises(Corrupt):
         content(listed(odd), "escaping")
 
@@ -217,7 +217,7 @@ def test_only_a_path_that_does_not_exist_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         listed(tmp_path / "file" / "below")
     (tmp_path / "link").symlink_to("nowhere")
-    with pytest.raises(NotFound, match="link that leads nowhere"):
+    with pytest.raises(NotFound, match="dangling link"):
         listed(tmp_path / "link")
     with pytest.raises(UsageError, match="is not a folder"):
         listed(tmp_path / "file")

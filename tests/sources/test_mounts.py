@@ -44,8 +44,8 @@ def test_a_handle_that_went_stale_is_asked_for_again(adapter: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("number", "kind", "said"),
     [
-        (errno.ESTALE, Unreachable, "its file server does not answer"),
-        (errno.ENOTCONN, Unreachable, "its file server does not answer"),
+        (errno.ESTALE, Unreachable, "its file server does not respond"),
+        (errno.ENOTCONN, Unreachable, "its file server does not respond"),
         (errno.EIO, MachineError, "Input/output error"),
         (errno.EACCES, MachineError, "no permission to read it"),
     ],

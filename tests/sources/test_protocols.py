@@ -57,7 +57,7 @@ def test_a_host_whose_key_nobody_knows_is_not_trusted(adapter: AdapterRef, setti
     (tmp_path / ".ssh" / "known_hosts").unlink()
     error = error_of(lambda: open_source("sftp", settings).resolve(adapter))
     assert isinstance(error, AccessDenied)
-    assert "is not known" in error.message
+    assert "is unknown" in error.message
     assert "known_hosts" in error.hint
 
 
@@ -239,4 +239,4 @@ def test_what_is_no_folder_on_another_machine_is_refused_without_repeating_a_sec
     assert isinstance(error, UsageError)
     assert "hunter2" not in error.message + error.hint
     assert error.hint
-    assert ("fsspec+file:// is not read" in error.message) == text.startswith("fsspec+file:")
+    assert ("unsupported scheme fsspec+file://" in error.message) == text.startswith("fsspec+file:")

@@ -114,7 +114,7 @@ def test_through_a_tunnel_the_proxy_sees_nothing_but_the_host(monkeypatch: pytes
 def test_a_proxy_that_refuses_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
     with server(Proxy("other")) as address:
         monkeypatch.setenv("HTTPS_PROXY", f"http://me:secret@{address}")
-        with pytest.raises(Unreachable, match=r"proxy did not pass the request on to hub\.invalid") as caught:
+        with pytest.raises(Unreachable, match=r"proxy did not forward the request to hub\.invalid") as caught:
             ask("https://hub.invalid")
     assert "HTTPS_PROXY" in caught.value.hint
     assert "secret" not in f"{caught.value} {caught.value.hint}"

@@ -106,7 +106,7 @@ def test_an_object_that_is_overwritten_or_removed_is_corrupt(server: S3Server, b
     server.put(bucket, {"sql/a": b"2" * 100})
     name, _, folder = bucket.partition("/")
     server.client.delete_object(Bucket=name, Key=f"{folder}/sql/b")
-    for file, word in zip(revision.files, ("overwritten", "gone"), strict=True):
+    for file, word in zip(revision.files, ("overwritten", "removed"), strict=True):
         error = error_of(lambda file=file: list(source.read(revision, file, 10, 20)))  # type: ignore[misc]
         assert isinstance(error, Corrupt)
         assert word in error.message

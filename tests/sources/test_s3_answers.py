@@ -78,7 +78,7 @@ def test_what_does_not_speak_http_is_told_from_a_server_that_is_down(tmp_path: P
     with raw_server(b"SSH-2.0-OpenSSH_9.6\r\n\r\n") as endpoint:
         error = error_of(lambda: source_at(endpoint, tmp_path).resolve(REF))
     assert isinstance(error, Unreachable)
-    assert "no answer of HTTP" in error.message
+    assert "the response is not HTTP/1.1" in error.message
     assert "AWS_ENDPOINT_URL" in error.hint
 
 

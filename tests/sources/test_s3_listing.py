@@ -219,7 +219,7 @@ def test_objects_that_end_in_a_slash_stand_for_folders_and_others_are_no_paths(t
     with answering(lambda _: (200, document(OBJECT.replace("sql/a", "sql/b//c")), {})) as endpoint:
         error = error_of(lambda: source_at(endpoint, tmp_path).resolve(REF))
     assert isinstance(error, Refused)
-    assert "empty part" in error.message
+    assert "empty segment" in error.message
 
 
 def test_a_busy_server_is_asked_again_when_it_says(tmp_path: Path) -> None:

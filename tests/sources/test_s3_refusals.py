@@ -72,8 +72,8 @@ def _no_profile(patch: pytest.MonkeyPatch) -> None:
     [
         (_wrong_secret, AccessDenied, "does not accept the secret", "AWS_SECRET_ACCESS_KEY"),
         (_unknown_key, AccessDenied, "does not know the access key", "account"),
-        (_no_rights, AccessDenied, "forbids it", "s3:ListBucket"),
-        (_anonymous, AccessDenied, "lets nobody in", "unset AWS_SKIP_SIGNATURE"),
+        (_no_rights, AccessDenied, "denies access", "s3:ListBucket"),
+        (_anonymous, AccessDenied, "denies access", "unset AWS_SKIP_SIGNATURE"),
         (_no_credentials, AccessDenied, "no AWS credentials were found", "AWS_PROFILE"),
         (_no_profile, UsageError, "no AWS profile nobody", "list-profiles"),
     ],

@@ -83,10 +83,10 @@ def test_what_a_user_sets_is_in_every_request(tmp_path: Path, monkeypatch: pytes
     ("profile", "says"),
     [
         ("sso_session = corp\nsso_account_id = 1\nsso_role_name = r", "aws sso login --profile team"),
-        ("credential_process = sh -c 'echo hunter2 >&2; exit 1'", "the profile team gives no credentials"),
-        ("credential_process = echo hunter2", "the profile team gives no credentials"),
-        ("credential_process = /no/such/program", "the profile team gives no credentials"),
-        ("role_arn = arn:aws:iam::1:role/r\nsource_profile = none", "of the profile team is wrong"),
+        ("credential_process = sh -c 'echo hunter2 >&2; exit 1'", "the profile team has no credentials"),
+        ("credential_process = echo hunter2", "the profile team has no credentials"),
+        ("credential_process = /no/such/program", "the profile team has no credentials"),
+        ("role_arn = arn:aws:iam::1:role/r\nsource_profile = none", "of the profile team is invalid"),
     ],
 )
 def test_a_profile_that_gives_nothing_says_why_without_what_its_process_printed(
@@ -99,7 +99,7 @@ def test_a_profile_that_gives_nothing_says_why_without_what_its_process_printed(
     rule = SourceRule(match="s3://abc/*", endpoint_url="http://127.0.0.1:9", profile="team")
     source = open_source("s3", trusting(tmp_path, "http://127.0.0.1:9"), rule)
     error = error_of(lambda: source.resolve(REF))
-    assert isinstance(error, UsageError if "is wrong" in says else AccessDenied)
+    assert isinstance(error, UsageError if "is invalid" in says else AccessDenied)
     assert says in error.message + error.hint
     assert "hunter2" not in error.message + error.hint
 

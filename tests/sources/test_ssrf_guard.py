@@ -96,7 +96,7 @@ def test_a_policy_that_says_no_wins(
     ("policy", "rule"),
     [
         (Policy(deny_hosts=("localhost",)), "policy deny_hosts: localhost matches localhost"),
-        (Policy(allow_hosts=("127.0.0.1",)), "policy allow_hosts: localhost matches none of"),
+        (Policy(allow_hosts=("127.0.0.1",)), "policy allow_hosts: localhost does not match"),
         (Policy(allow_hosts=("127.0.0.1", "localhost")), ""),
     ],
 )
@@ -125,7 +125,7 @@ def test_a_policy_holds_for_the_new_name_of_a_repository(hub: Hub, settings: Set
     hub.rename("acme/mine", "acme/ours")
     error = fails(replace(settings, policies=(policy,)))
     assert isinstance(error, Refused)
-    assert "is now called other/sql: policy" in str(error)
+    assert "was renamed to other/sql: policy" in str(error)
     assert hub.count("/resolve/") == 0
     assert read_all(HubSource(replace(settings, policies=(policy,))), replace(ACME, location="acme/mine"))
 

@@ -114,7 +114,7 @@ def test_shards_are_those_that_the_index_names_and_nothing_else(server: WebServe
     files[f"sql/{shard}"] = files.pop(f"sql/{WEIGHTS}")
     found = {file.path: file.defect for file in source.resolve(ref(server)).files}
     assert found[shard] == ""
-    assert "is not there" in found["adapter_model-00002-of-00002.safetensors"]
+    assert "is listed in the index but missing" in found["adapter_model-00002-of-00002.safetensors"]
     assert not [path for path in found if "passwd" in path or path == "x.bin"]
 
 
@@ -141,7 +141,7 @@ def test_a_server_that_has_something_for_every_name_is_not_believed(
         with pytest.raises(NotFound, match=wanted):
             source.resolve(ref(server))
     server.site.files.clear()
-    with pytest.raises(NotFound, match=wanted or "a web page where adapter_config.json should be") as caught:
+    with pytest.raises(NotFound, match=wanted or "a web page instead of adapter_config.json") as caught:
         source.resolve(ref(server))
     assert caught.value.hint
 
@@ -162,12 +162,12 @@ def test_a_store_that_forbids_what_is_not_there_is_read(server: WebServer, sourc
 @pytest.mark.parametrize(
     ("path", "status", "kind", "message"),
     [
-        ("sql/adapter_config.json", 403, AccessDenied, "forbids adapter_config.json"),
-        (f"sql/{WEIGHTS}", 403, AccessDenied, f"forbids {WEIGHTS}"),
-        ("sql/README.md", 403, AccessDenied, "forbids README.md"),
-        ("sql/adapter_config.json", 401, AccessDenied, "wants to know who asks"),
-        ("sql/adapter_config.json", 405, NotFound, "does not hand out files"),
-        ("sql/adapter_config.json", 451, AccessDenied, "forbids it"),
+        ("sql/adapter_config.json", 403, AccessDenied, "denies access to adapter_config.json"),
+        (f"sql/{WEIGHTS}", 403, AccessDenied, f"denies access to {WEIGHTS}"),
+        ("sql/README.md", 403, AccessDenied, "denies access to README.md"),
+        ("sql/adapter_config.json", 401, AccessDenied, "requires authentication"),
+        ("sql/adapter_config.json", 405, NotFound, "does not serve files"),
+        ("sql/adapter_config.json", 451, AccessDenied, "denies access"),
         ("sql/adapter_config.json", 500, Unreachable, "answered 500"),
         ("sql/adapter_config.json", 418, Unreachable, "answered 418"),
     ],
@@ -226,7 +226,7 @@ def test_a_rule_names_the_server_that_answers_in_place_of_the_host(server: WebSe
     assert whole(source, revision) == FILES[f"sql/{WEIGHTS}"]
 
 
-@pytest.mark.parametrize(("value", "message"), [(None, "is not set"), ("two words", "cannot be a token")])
+@pytest.mark.parametrize(("value", "message"), [(None, "is not set"), ("two words", "is not a valid token")])
 def test_a_token_that_is_none_is_said_without_its_value(
     value: str | None, message: str, server: WebServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

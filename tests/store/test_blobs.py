@@ -1,6 +1,5 @@
 """Blobs are what their names say, or they are not used."""
 
-import hashlib
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +10,9 @@ import pytest
 from lora_cli.core.snapshot import Blob
 from lora_cli.errors import MachineError
 from lora_cli.store import Store
-from lora_cli.store.blobs import STAMP_NS, LostBlob, has_blob, keep_blob, keep_bytes
+from lora_cli.store.blobs import STAMP_NS, LostBlob, has_blob, keep_blob
 from lora_cli.store.disk import on_disk, replace_file, write_file
 from lora_cli.store.partials import drop_partial, open_partial
-from lora_cli.store.tag import is_cache
 from tests.store.keeping import edit_in_place, put_blob, tree
 
 
@@ -71,18 +69,6 @@ def test_a_link_or_a_fifo_is_no_blob(store: Store, tmp_path: Path) -> None:
     assert not has_blob(store, blob)
     os.mkfifo(path)
     assert not has_blob(store, blob)
-
-
-def test_the_bytes_of_a_small_file_become_a_blob_as_any_other(store: Store, tmp_path: Path) -> None:
-    blob = Blob(hashlib.sha256(b"small").hexdigest(), 5)
-    for _ in range(2):
-        assert keep_bytes(store, [b"sm", b"all"], blob, "sql: config.json")
-        assert has_blob(store, blob)
-    status = store.blob(blob.sha256).stat()
-    assert (stat.S_IMODE(status.st_mode), status.st_mtime_ns, status.st_nlink) == (0o444, STAMP_NS, 1)
-    assert is_cache(store)
-    assert not store.partials.exists()
-    assert [path.name for path in store.blob(blob.sha256).parent.iterdir()] == [blob.sha256]
 
 
 def test_a_partial_that_somebody_took_away_is_not_kept(store: Store) -> None:

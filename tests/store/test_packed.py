@@ -151,7 +151,7 @@ def test_verify_holds_each_byte_against_the_snapshot(store: Store, snapshot: Sna
     edit_in_place(path, path.stat().st_size - 200)
     os.utime(path, ns=(times, times))  # as a disk rots
     said = {one.kind: one for one in verify(store)}
-    assert "is not what the snapshot has" in said["packed"].problem
+    assert "differs from the snapshot" in said["packed"].problem
     assert said["packed"].moved_to is not None
     assert not path.exists()
 

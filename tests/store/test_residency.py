@@ -114,9 +114,8 @@ def test_what_the_kernel_hides_from_this_user_is_not_known() -> None:
         if file_system(folder) in MEMORY:
             pytest.skip("nothing leaves memory on this file system")
         drop(path)
-        imports = (
-            "import ctypes, mmap\nimport lora_cli.store.residency as asked\nfrom lora_cli.store.residency import *\n"
-        )
+        imports = "import ctypes, mmap, numpy\nimport lora_cli.store.residency as asked\n"
+        imports += "from lora_cli.store.residency import *\n"
         # mincore says that all of it is there, which is a lie.
         assert as_another_user(imports, ASKS, str(path)).split() == ["False", str(-(-SIZE // PAGE)), "None"]
         path.chmod(0o666)

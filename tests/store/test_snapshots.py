@@ -168,7 +168,7 @@ def test_handing_out_again_changes_nothing_and_never_overwrites(store: Store, tm
     inode = target.stat().st_ino
     assert hand_out(store, snapshot, target).stat().st_ino == inode
     (target / "mine").write_bytes(b"mine")
-    with pytest.raises(UsageError, match="holds something else"):
+    with pytest.raises(UsageError, match="exists and is not empty"):
         hand_out(store, snapshot, target)
     assert (target / "mine").read_bytes() == b"mine"
     (tmp_path / "file").write_bytes(b"")
@@ -214,6 +214,6 @@ def test_processes_that_publish_the_same_at_once_all_succeed(store: Store) -> No
 
 def test_other_weights_of_the_same_size_are_something_else(store: Store, tmp_path: Path) -> None:
     target = hand_out(store, put_snapshot(store, {"adapter_model.safetensors": b"one"}), tmp_path / "sql")
-    with pytest.raises(UsageError, match="holds something else"):
+    with pytest.raises(UsageError, match="exists and is not empty"):
         hand_out(store, put_snapshot(store, {"adapter_model.safetensors": b"two"}), target)
     assert (target / "adapter_model.safetensors").read_bytes() == b"one"

@@ -53,7 +53,7 @@ def test_a_folder_that_holds_something_else_is_never_tagged_nor_cleaned(store: S
     lay(store.root)
     before = tree(store.root)
     for clean in (lambda: collect(store, Limits(grace_s=-1)), lambda: list(verify(store)), lambda: remove(store, [])):
-        with pytest.raises(UsageError, match="no cache of lora-cli") as refused:
+        with pytest.raises(UsageError, match="not a cache of lora-cli") as refused:
             clean()
         assert "--cache-dir" in refused.value.hint
     assert tree(store.root) == before

@@ -107,7 +107,7 @@ def unlike(change: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
     [
         ([], "rates.json: must be an object"),
         ({}, "rates.json: schema: must be a string, not null"),
-        (unlike(lambda state: state.update(schema="lora_cli/history/9")), "is none of lora_cli/history/1"),
+        (unlike(lambda state: state.update(schema="lora_cli/history/9")), "is not one of lora_cli/history/1"),
         (unlike(lambda state: state.update(half_lives=[1, 2])), r"half_lives: must be \[300"),
         (unlike(lambda state: state.update(adapters={})), "adapters: must be a list"),
         (unlike(lambda state: state.update(adapters=[[]] * 40)), "adapters: has 40 adapters, more than 36"),

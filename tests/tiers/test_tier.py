@@ -70,7 +70,7 @@ def test_what_can_never_fit_is_refused_before_it_is_loaded_with_the_bytes_it_is_
 
     cpu = tier(2, 10, weigh=lambda key: 12 if key == "big" else 1, load=load)
     ask(cpu, "a")
-    with pytest.raises(MachineError, match="needs 12 bytes and the tier has 10, 2 short"):
+    with pytest.raises(MachineError, match="needs 12 bytes and the tier has 10, 2 too few"):
         ask(cpu, "big")
     assert loaded == ["a"]
     assert cpu.keys() == ("a",)

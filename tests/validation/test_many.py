@@ -15,8 +15,7 @@ from lora_cli.core.reference import parse
 from lora_cli.errors import MachineError
 from lora_cli.settings import Settings
 from lora_cli.validation import Checked, Terms, check_all, open_base, validate
-from lora_cli.validation.many import TOGETHER, WORTH_PROCESSES, in_processes
-from lora_cli.validation.validate import is_path
+from lora_cli.validation.validate import TOGETHER, WORTH_PROCESSES, in_processes, is_path
 from tests.making import llama_modules, write_adapter, write_base_config
 
 MANY = WORTH_PROCESSES + TOGETHER + 3
@@ -60,7 +59,8 @@ def test_without_contents_the_verdicts_are_the_same(items: list[Item], tmp_path:
 @pytest.mark.parametrize("parsed", [False, True], ids=["from the command line", "from a manifest"])
 def test_who_stops_listening_leaves_no_process(items: list[Item], tmp_path: Path, *, parsed: bool) -> None:
     asked = [replace(one, source=parse(str(one.source), is_path=is_path) if parsed else one.source) for one in items]
-    verdicts = check_all(asked, Terms(), Settings(cache_dir=tmp_path / "cache"))
+    # So many that their pipes are full: a process that has sent everything may have ended by itself.
+    verdicts = check_all(20 * asked, Terms(), Settings(cache_dir=tmp_path / "cache"))
     next(verdicts)
     assert multiprocessing.active_children()
 
@@ -74,7 +74,7 @@ def checked(item: Item) -> Checked:
 
 
 def killed_at(number: int) -> Sequence[Checked]:
-    """What comes before a process is killed as the kernel kills what takes too much memory."""
+    """What comes before a process is killed as the kernel kills processes that use too much memory."""
 
     def one(item: Item) -> Checked:
         if item.name == str(number):

@@ -2,22 +2,26 @@
 
 import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load
 
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.finding import Applied
+from lora_cli.core.finding import Applied, Problem
 from lora_cli.core.item import Item
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.snapshot import Blob
 from lora_cli.documents.policy import Policy, Suppression
 from lora_cli.errors import NotFound, UsageError
 from lora_cli.rules import RULES
+from lora_cli.rules.rule import Case
 from lora_cli.settings import Settings, load_settings
 from lora_cli.validation import Checked, Terms, check_all, open_base, validate
+from lora_cli.validation.validate import WORTH_PROCESSES
 from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base
 
@@ -78,6 +82,28 @@ def test_many_are_judged_in_their_order(tmp_path: Path, base: BaseModel, setting
 
     assert [one.name for one in done] == ["a", "b", "c"]
     assert [one.exit_code() for one in done] == [0, 3, 1]
+
+
+def test_a_bug_in_a_rule_fails_the_adapter_that_shows_it(
+    tmp_path: Path, base: BaseModel, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(2 * WORTH_PROCESSES):
+        write_adapter(tmp_path / f"adapter-{number:02}", modules=llama_modules())
+
+    def broken(case: Case) -> Iterator[Problem]:
+        if case.adapter.name == "adapter-03":
+            raise KeyError("made to fail")
+        yield from ()
+
+    terms = Terms(base, rules=(replace(RULES[0], needs=(), check=broken),))
+    items = [Item(folder.name, str(folder)) for folder in sorted(tmp_path.iterdir())]
+    checked = list(check_all(items, terms, replace(settings, jobs=2)))
+
+    assert [one.name for one in checked if one.exit_code()] == ["adapter-03"]
+    assert checked[3].exit_code() == 70
+    assert "KeyError: 'made to fail'" in str(checked[3].error)
+    validate(items[3], terms, settings)
+    assert "a bug of lora-cli: KeyError" in caplog.text
 
 
 def test_a_base_is_a_folder_its_config_or_a_checkpoint(tmp_path: Path, settings: Settings) -> None:
@@ -180,4 +206,4 @@ def test_weights_in_a_folder_below_are_pointed_at(tmp_path: Path, settings: Sett
 
     assert checked.verdict is not None
     found = next(one for one in checked.verdict.findings if one.code == "LC101")
-    assert found.problem.hint == "point at the folder that holds them: checkpoint-20"
+    assert found.problem.hint == "use the folder that contains them: checkpoint-20"

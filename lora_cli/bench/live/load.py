@@ -1,4 +1,4 @@
-"""An open loop: each request goes out at its time, whatever became of those before it. Or a closed one, of clients.
+"""An open loop: each request goes out at its time, whatever the state of earlier ones. Or a closed one, of clients.
 
 An answer is streamed, with the time of each of its pieces.
 """
@@ -6,29 +6,32 @@ An answer is streamed, with the time of each of its pieces.
 import asyncio
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
-from types import TracebackType
-from typing import Self
 
 import httpx2
 
 from lora_cli.bench.live.requests import Answer, Ask, Course
 from lora_cli.core import parse
 from lora_cli.endpoint.address import Address
-from lora_cli.endpoint.client import words_of, words_of_body
+from lora_cli.endpoint.client import trust_in, words_of, words_of_body
 from lora_cli.errors import FormatError
 
 SILENCE_S = 300.0
-"""So long a server may say nothing before a request has failed."""
+"""How long a server may say nothing before a request has failed."""
 
 KEPT_S = 2.0
 """A connection unused for longer is not used again: uvicorn closes its own after 5 s, perhaps just then."""
 
 LARGEST_EVENT = 1 << 20
 LONGEST_WORDS = 300
+
+
+Clock = Callable[[], float]
+"""Says the seconds since the start of the run."""
 
 
 class Stream:
@@ -65,54 +68,37 @@ class Stream:
             self.output_tokens = parse.integer(usage.get("completion_tokens", 0), "usage", minimum=0)
 
 
-class Streaming:
-    """Sends completions to one server; ``clock`` says the seconds since the start. An asynchronous context manager."""
+def _client(load: "Load") -> httpx2.AsyncClient:
+    """A client with as many connections as there are requests at once."""
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEPT_S)
+    uds = str(load.address.uds) if load.address.uds is not None else None
+    headers = {"content-type": "application/json", "accept-encoding": "identity"}
+    headers |= {"authorization": f"Bearer {load.token}"} if load.token else {}
+    transport = httpx2.AsyncHTTPTransport(verify=trust_in(load.address), uds=uds, limits=limits, trust_env=False)
+    return httpx2.AsyncClient(transport=transport, headers=headers, timeout=SILENCE_S, trust_env=False)
 
-    def __init__(self, address: Address, token: str, clock: Callable[[], float]) -> None:
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEPT_S)
-        uds = str(address.uds) if address.uds is not None else None
-        self._client = httpx2.AsyncClient(
-            transport=httpx2.AsyncHTTPTransport(uds=uds, limits=limits, trust_env=False),
-            timeout=SILENCE_S,
-            trust_env=False,
-        )
-        self._url, self._models = (httpx2.URL(f"{address.url}/v1/{path}") for path in ("completions", "models"))
-        self._headers = {"content-type": "application/json", "accept-encoding": "identity"}
-        self._headers |= {"authorization": f"Bearer {token}"} if token else {}
-        self._clock = clock
 
-    async def __aenter__(self) -> Self:
-        """One small request first: what is imported and set up only once makes no request of the load late."""
-        with suppress(httpx2.HTTPError):
-            await self._client.get(self._models, headers=self._headers)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._client.aclose()
-
-    async def send(self, ask: Ask, woke_s: float) -> Answer:
-        """What comes of it; whatever goes wrong is the answer's error."""
-        stream, sent_s = Stream(), self._clock()
-        headers: Mapping[str, str] = {}
-        try:
-            async with self._client.stream("POST", self._url, content=ask.body, headers=self._headers) as response:
-                headers = response.headers
-                if response.status_code != 200:
-                    stream.error = f"{response.status_code}: {words_of_body(await response.aread())[:LONGEST_WORDS]}"
-                else:
-                    async for data in response.aiter_raw():
-                        stream.feed(data, self._clock())
-        except httpx2.TimeoutException:
-            stream.error = f"nothing came for {SILENCE_S:g} s"
-        except httpx2.HTTPError as error:
-            stream.error = str(error) or type(error).__name__
-        except FormatError as error:
-            stream.error = error.message
-        if not stream.error and not (stream.done and stream.chunks_s):
-            stream.error = "the answer has no end" if stream.chunks_s else "the answer has no tokens"
-        return _answer(ask, woke_s, sent_s, stream, headers)
+async def _send(client: httpx2.AsyncClient, url: httpx2.URL, clock: Clock, ask: Ask, woke_s: float) -> Answer:
+    """What comes of a completion; whatever goes wrong is the answer's error."""
+    stream, sent_s = Stream(), clock()
+    headers: Mapping[str, str] = {}
+    try:
+        async with client.stream("POST", url, content=ask.body) as response:
+            headers = response.headers
+            if response.status_code != 200:
+                stream.error = f"{response.status_code}: {words_of_body(await response.aread())[:LONGEST_WORDS]}"
+            else:
+                async for data in response.aiter_raw():
+                    stream.feed(data, clock())
+    except httpx2.TimeoutException:
+        stream.error = f"no data for {SILENCE_S:g} s"
+    except httpx2.HTTPError as error:
+        stream.error = str(error) or type(error).__name__
+    except FormatError as error:
+        stream.error = error.message
+    if not stream.error and not (stream.done and stream.chunks_s):
+        stream.error = "the response has no end" if stream.chunks_s else "the response has no tokens"
+    return _answer(ask, woke_s, sent_s, stream, headers)
 
 
 def _answer(ask: Ask, woke_s: float, sent_s: float, stream: Stream, headers: Mapping[str, str]) -> Answer:
@@ -146,7 +132,8 @@ LEAD_S = 0.01
 class Load:
     """Requests to the server at ``address``, at most ``max_concurrency`` at once (None: as many as there are).
 
-    Where the loop is ``closed``, a request's time is when the one before it leaves it a place. ``probing`` goes beside.
+    Where the loop is ``closed``, a request's time is when the one before it leaves it a place. ``probe`` is one small
+    request that goes out next to the load, each ``probe_every_s`` seconds.
     """
 
     address: Address
@@ -154,19 +141,12 @@ class Load:
     asks: Sequence[Ask]
     max_concurrency: int | None = None
     closed: bool = False
-    probing: "Probing | None" = None
-
-
-@dataclass(frozen=True, slots=True)
-class Probing:
-    """One small request at a time of its own, beside the load: ``ask`` goes out each ``every_s`` seconds."""
-
-    ask: Ask
-    every_s: float
+    probe: Ask | None = None
+    probe_every_s: float = 1.0
 
 
 def run_load(load: Load, course: Course, told: Callable[[int], None] = lambda _done: None) -> None:
-    """Send every request at its time, and wait for all of them; ``told`` hears how many are done.
+    """Send every request at its time, and wait for all of them; ``told`` is called with how many are done.
 
     A ``KeyboardInterrupt`` lets go of what is under way. The garbage collector passes over all that is there by now,
     from here on: to go through it would stop everything for long.
@@ -182,7 +162,11 @@ async def _run(load: Load, course: Course, told: Callable[[int], None]) -> None:
     def clock() -> float:
         return time.perf_counter() - begin
 
-    async with Streaming(load.address, load.token, clock) as streaming, asyncio.TaskGroup() as group:
+    async with _client(load) as client, asyncio.TaskGroup() as group:
+        # One small request first: what is imported and set up only once makes no request of the load late.
+        with suppress(httpx2.HTTPError):
+            await client.get(f"{load.address.url}/v1/models")
+        send = partial(_send, client, httpx2.URL(f"{load.address.url}/v1/completions"), clock)
         begin = time.perf_counter() + LEAD_S
 
         async def one(ask: Ask) -> None:
@@ -191,30 +175,29 @@ async def _run(load: Load, course: Course, told: Callable[[int], None]) -> None:
                 if load.closed:
                     woke_s = clock()
                     ask = ask._replace(time_s=woke_s)
-                course.answers.append(await streaming.send(ask, woke_s))
+                course.answers.append(await send(ask, woke_s))
             told(len(course.answers))
 
-        beside = group.create_task(_probe(streaming, clock, load.probing, course)) if load.probing is not None else None
+        beside = group.create_task(_probe(send, clock, load, course))
         await asyncio.gather(*[await _at(ask, clock, group, one) for ask in load.asks])
-        if beside is not None:
-            beside.cancel()
+        beside.cancel()
 
 
-async def _at(
-    ask: Ask, clock: Callable[[], float], group: asyncio.TaskGroup, one: Callable[[Ask], object]
-) -> "asyncio.Task[None]":
+async def _at(ask: Ask, clock: Clock, group: asyncio.TaskGroup, one: Callable[[Ask], object]) -> "asyncio.Task[None]":
     """Begin it at its time."""
     if (left := ask.time_s - clock()) > 0:
         await asyncio.sleep(left)
     return group.create_task(one(ask))  # type: ignore[arg-type]
 
 
-async def _probe(streaming: Streaming, clock: Callable[[], float], probing: Probing, course: Course) -> None:
-    """Probes until it is cancelled; those under way then are let go."""
+async def _probe(send: Callable[[Ask, float], Awaitable[Answer]], clock: Clock, load: Load, course: Course) -> None:
+    """Probes, if there are any, until it is cancelled; those under way then are let go."""
+    if (probe := load.probe) is None:
+        return
 
     async def one(ask: Ask) -> None:
-        course.probes.append(await streaming.send(ask, clock()))
+        course.probes.append(await send(ask, clock()))
 
     async with asyncio.TaskGroup() as group:
         for number in count():
-            await _at(probing.ask._replace(time_s=number * probing.every_s), clock, group, one)
+            await _at(probe._replace(time_s=number * load.probe_every_s), clock, group, one)

@@ -1,4 +1,4 @@
-"""One request as it goes over the wire, its body made before the clock runs; and what came of it."""
+"""One request as it goes over the wire, with its body prepared before the clock starts; and its result."""
 
 import json
 import random
@@ -28,7 +28,7 @@ class Ask(NamedTuple):
 
 
 def asks(trace: Trace, models: Mapping[str, str], seed: int, vocabulary: int, prompts: str = "ids") -> list[Ask]:
-    """The requests of ``trace`` with prompts that nobody else has sent: no two share what a server could keep.
+    """The requests of ``trace`` with prompts that are unique to this run: no two share what a server could keep.
 
     ``models`` says what the server calls each adapter.
     """
@@ -37,7 +37,7 @@ def asks(trace: Trace, models: Mapping[str, str], seed: int, vocabulary: int, pr
 
 
 def body_of(model: str, prompt: str | list[int], output_tokens: int) -> bytes:
-    """A streamed greedy completion of exactly so many tokens, whose usage is told at its end."""
+    """A streamed greedy completion of exactly so many tokens, whose usage is in its last event."""
     value = {
         "model": model,
         "prompt": prompt,
@@ -51,7 +51,7 @@ def body_of(model: str, prompt: str | list[int], output_tokens: int) -> bytes:
 
 
 def token_ids(draw: random.Random, tokens: int, vocabulary: int) -> list[int]:
-    """So many ids below ``vocabulary``, none of them special."""
+    """This many ids below ``vocabulary``, none of them special."""
     return [FIRST_ID + one % (vocabulary - FIRST_ID) for one in array("H", draw.randbytes(2 * tokens))]
 
 
@@ -105,7 +105,7 @@ class Answer:
 
     @property
     def tpot_s(self) -> float | None:
-        """Seconds a token after the first; None where there is no second one, and for a failure."""
+        """Seconds a token after the first; None if there is no second one, and for a failure."""
         if self.error or self.output_tokens <= 1:
             return None
         return (self.last_s - self.first_s) / (self.output_tokens - 1)

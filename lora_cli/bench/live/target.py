@@ -1,4 +1,4 @@
-"""The server that is measured: what it serves, what it calls it, and whether it completes anything."""
+"""The server that is measured: what it serves, under which name, and whether it completes requests."""
 
 import random
 import re
@@ -11,7 +11,7 @@ from lora_cli.bench.trace import Request
 from lora_cli.core import parse
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.endpoint.address import Address
-from lora_cli.endpoint.client import Endpoint, Refusal
+from lora_cli.endpoint.client import WRONG, Endpoint, Refusal
 from lora_cli.endpoint.servers import SERVERS, Served, Server, open_server
 from lora_cli.errors import EndpointError
 
@@ -28,7 +28,8 @@ TOLD = ("device", "dtype")
 class Target:
     """A server: ``models`` says what it calls each adapter, ``base`` is its base ("" where it lists none).
 
-    ``engine`` is ``vllm``, ``sglang`` or ``lora-cli``, "" where it does not say; ``facts`` is what else it tells.
+    ``engine`` is ``vllm``, ``sglang`` or ``lora-cli``, "" where it does not say; ``facts`` are the other facts that it
+    reports.
     """
 
     address: Address
@@ -43,7 +44,7 @@ def find_target(address: Address, token: str, names: Sequence[str]) -> Target:
     """The server at ``address`` with these adapters, or with all that it lists.
 
     Raises:
-        EndpointError: nobody answers, or it serves no such adapter or none at all.
+        EndpointError: there is no answer, or it does not serve that adapter, or none at all.
     """
     with Endpoint(address, token) as endpoint:
         engine = _engine(endpoint)
@@ -56,9 +57,9 @@ def find_target(address: Address, token: str, names: Sequence[str]) -> Target:
 
 
 def slots_of(target: Target) -> int | None:
-    """How many adapters its device holds at once, by its metrics (vLLM's ``vllm:lora_requests_info``), if these tell.
+    """Adapters that its device holds at once, by its metrics (vLLM's ``vllm:lora_requests_info``), if known.
 
-    vLLM tells it once it has answered for an adapter.
+    vLLM reports it once it has answered for an adapter.
     """
     if target.engine != "vllm":
         return None
@@ -73,7 +74,12 @@ def slots_of(target: Target) -> int | None:
 
 def _engine(endpoint: Endpoint) -> str:
     """Whose ``/v1/models`` it is: they sign it."""
-    listed = parse.objects(endpoint.get("/v1/models"), "data")
+    try:
+        listed = parse.objects(endpoint.get("/v1/models"), "data")
+    except Refusal as error:
+        if error.status == 404:
+            raise EndpointError(error.message, hint=WRONG) from error
+        raise
     return next((owner for one in listed if (owner := str(one.get("owned_by"))) in SERVERS), "")
 
 
@@ -117,7 +123,7 @@ def find_vocabulary(target: Target, first: Request) -> int:
 
 
 def _facts(server: Server, engine: str) -> dict[str, str]:
-    """Its version where it tells; of our own, where its slots are."""
+    """Its version if it reports one; of our own, where its slots are."""
     told: dict[str, str] = {"engine": engine or "unknown"}
     if engine == "lora-cli":
         fields = parse.mapping(server.endpoint.get("/v1/status"), "/v1/status")

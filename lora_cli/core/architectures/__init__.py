@@ -34,7 +34,7 @@ def family_of(model_type: str) -> Family:
     """
     if model_type not in FAMILIES:
         raise UnknownArchitecture(
-            f"the architecture {shown(model_type)} is not known",
+            f"unknown architecture {shown(model_type)}",
             where=f"{WHERE}: model_type",
             hint=did_you_mean(model_type, FAMILIES),
         )
@@ -54,7 +54,7 @@ def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:
     """
     fields = parse.mapping(config, WHERE)
     if "peft_type" in fields:
-        raise FormatError("is the config of an adapter", where=WHERE, hint="name the config of its base model")
+        raise FormatError("is the config of an adapter", where=WHERE, hint="use the config of its base model")
     if "model_type" not in fields:
         raise UnknownArchitecture("model_type is missing", where=WHERE)
     model_type = parse.text(fields["model_type"], f"{WHERE}: model_type")
@@ -67,4 +67,4 @@ def quantised(config: Mapping[str, Any]) -> str:
     if not isinstance(quantization, Mapping):
         return ""
     method = quantization.get("quant_method")
-    return f", quantised: {method if isinstance(method, str) else 'by an unnamed method'}"
+    return f", quantised: {method if isinstance(method, str) else 'by an unknown method'}"

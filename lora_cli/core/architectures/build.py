@@ -53,7 +53,15 @@ def build(family: Family, config: Mapping[str, Any], name: str, source: str) -> 
         source=source,
         dtype=dtype_of(config),
         kv_heads=text.get("num_key_value_heads"),
+        architecture=architecture_of(config),
     )
+
+
+def architecture_of(config: Mapping[str, Any]) -> str:
+    """The class that the config names first; empty where it names none."""
+    named = config.get("architectures")
+    first = named[0] if isinstance(named, list) and named else None
+    return first[:128] if isinstance(first, str) else ""
 
 
 def dtype_of(config: Mapping[str, Any]) -> str:
@@ -79,7 +87,7 @@ def _read_part(part: Part, config: Mapping[str, Any]) -> Values:
         section = parse.mapping(config.get(part.section) or {}, where)
         own = section.get("model_type", part.model_type)
         if own not in (part.model_type, *part.also):
-            raise FormatError(f"is a {shown(own)}, and only {part.model_type} is known here", where=where)
+            raise FormatError(f"is a {shown(own)}, but only {part.model_type} is supported here", where=where)
     values = read_fields(part.fields, section, where)
     return values._replace(flags={**values.flags, **part.derived(values)}) if part.derived else values
 
@@ -90,7 +98,7 @@ def _of_part(part: Part, values: Values) -> Iterator[Made]:
         yield part.prefix + path, made
     count = values.numbers[part.layer_count]
     if count > MAX_LAYERS:
-        raise FormatError(f"{count} layers are more than the {MAX_LAYERS} that any model has", where=_at(part))
+        raise FormatError(f"{count} layers exceed the limit of {MAX_LAYERS}", where=_at(part))
     made_by_kind: dict[str, list[Made]] = {}
     for i in range(count):
         kind = part.layer_kind(values, i) if part.layer_kind else ""
@@ -124,7 +132,7 @@ def _make(row: Row | Bare, values: Values) -> BaseModule | tuple[int, ...]:
 def _dimension(expression: str, path: str, values: Values) -> int:
     value = evaluate(expression, values.numbers)
     if value > MAX_DIMENSION:
-        raise FormatError(f"{path} would be {value} wide ({expression}), more than any model is", where=WHERE)
+        raise FormatError(f"{path} would be {value} wide ({expression}), over the limit", where=WHERE)
     return value
 
 
@@ -172,14 +180,14 @@ def _number(section: Mapping[str, Any], key: str, field: Number, above: Mapping[
 def _default(expression: str, above: Mapping[str, int], field: Number, at: str) -> int:
     value = evaluate(expression, above)
     if not field.minimum <= value <= field.maximum:
-        raise FormatError(f"is not given, and {expression} makes it {value}", where=at)
+        raise FormatError(f"is not set, and {expression} gives {value}", where=at)
     return value
 
 
 def _layer_numbers(value: Any, where: str) -> frozenset[int]:
     numbers = parse.sequence(value, where)
     if len(numbers) > MAX_LAYERS:
-        raise FormatError(f"lists {len(numbers)} layers, more than any model has", where=where)
+        raise FormatError(f"lists {len(numbers)} layers, over the limit", where=where)
     return frozenset(parse.integer(number, f"{where}[{i}]") for i, number in enumerate(numbers))
 
 

@@ -1,7 +1,7 @@
 """A checkpoint's own tensors → ``BaseModel``: for a model without a config, or of a family that has no table.
 
-Kinds are told from names and shapes, since a header has no more: an embedding by its name, GPT-2's transposed layers by
-a bias as long as the second dimension.
+Kinds are recognised by names and shapes, since a header has no more: an embedding by its name, GPT-2's transposed
+layers by a bias as long as the second dimension.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 from lora_cli.core.architectures.layouts import Shapes, in_memory, unpacked
 from lora_cli.core.architectures.table import MAX_LAYERS
-from lora_cli.core.base_model import BaseModel, BaseModule
+from lora_cli.core.base_model import UNKNOWN_FAMILY, BaseModel, BaseModule
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.errors import FormatError
 
@@ -43,7 +43,7 @@ def base_from_tensors(
     shapes, method = unpacked(tensors)
     modules, parameters = _sorted_out(in_memory(shapes))
     if not modules:
-        raise FormatError("holds no weight of a linear layer: not a language model", where=where)
+        raise FormatError("contains no linear layer: not a language model", where=where)
     embedding = _input_embedding(modules)
     head = next(
         (f"{path}{HEAD}" for path in HEAD_IN if any(name.startswith(f"{path}model.") for name in modules)), HEAD
@@ -54,7 +54,7 @@ def base_from_tensors(
     model_type = (config or {}).get("model_type")
     return BaseModel(
         name=name,
-        model_type=model_type if isinstance(model_type, str) else "unknown",
+        model_type=model_type if isinstance(model_type, str) else UNKNOWN_FAMILY,
         modules=modules,
         num_layers=_layers(modules, where),
         hidden_size=_width(modules, embedding),
@@ -117,12 +117,12 @@ def _layers(modules: Mapping[str, BaseModule], where: str) -> int:
     chosen, _ = lists.most_common(1)[0]
     count = 1 + max(int(match[2]) for match in found if match[1] == chosen)
     if count > MAX_LAYERS:
-        raise FormatError(f"{chosen} would have {count} layers, more than any model has", where=where)
+        raise FormatError(f"{chosen} would have {count} layers, over the limit", where=where)
     return count
 
 
 def _width(modules: Mapping[str, BaseModule], embedding: BaseModule | None) -> int:
-    """The width of the layers: the embedding's, unless a projection stands between them (OPT-350m)."""
+    """The width of the layers: the embedding's, unless a projection is between them (OPT-350m)."""
     projected = next((module.d_out for path, module in modules.items() if path.endswith(".project_in")), None)
     if projected is not None:
         return projected

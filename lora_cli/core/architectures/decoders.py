@@ -240,7 +240,7 @@ LLAMA4_TEXT = decoder(
     ),
     llama4_layer_kind,
 )
-"""Experts ``[experts, d_in, d_out]`` beside a shared one."""
+"""Experts ``[experts, d_in, d_out]`` next to a shared one."""
 
 MIXTRAL = decoder(
     {

@@ -2,7 +2,7 @@
 
 Names differ where transformers 5 converts while it loads (its ``conversion_mapping``): prefixes of wrappers, a missing
 prefix of the bare model, and experts that are stored one by one and held as one tensor. Shapes differ where weights are
-packed, as far as headers tell: AutoGPTQ and GPTQModel (``qweight`` int32, packed along d_in), AutoAWQ (packed along
+packed, as far as headers show it: AutoGPTQ and GPTQModel (``qweight`` int32, packed along d_in), AutoAWQ (packed along
 d_out); for bitsandbytes, compressed-tensors, MXFP4 (gpt-oss), HQQ and AQLM a header does not hold the dimensions.
 """
 
@@ -23,7 +23,7 @@ ROOTS = {
     "word_embeddings.weight": "transformer.",
     "embed_in.weight": "gpt_neox.",
 }
-"""A tensor that stands at the root only when the model was saved without its head, and the prefix that is missing."""
+"""A tensor that is at the root only when the model was saved without its head, and the prefix that is missing."""
 
 RENAMES = (
     (r"\.block_sparse_moe\.", ".mlp."),
@@ -119,7 +119,7 @@ def _common(shapes: Iterable[tuple[int, ...] | None]) -> tuple[int, ...] | None:
     return distinct.pop() if len(distinct) == 1 else None
 
 
-HINT = "name the unquantised model as the base, or one whose config.json is of a known family"
+HINT = "use the unquantised model as the base, or one with a config.json of a known family"
 
 OPAQUE = {
     "absmax": "bitsandbytes 4-bit",
@@ -128,7 +128,7 @@ OPAQUE = {
     "W_q": "HQQ",
     "codes": "AQLM",
 }
-"""Last names that betray a layout whose headers do not tell the dimensions."""
+"""Last names that identify a layout whose headers do not show the dimensions."""
 
 SCALED = {"weight_scale_inv": "fp8", "weight_scale": "compressed-tensors", "SCB": "bitsandbytes 8-bit"}
 """Companions of a weight that is quantised and still has its own shape."""
@@ -159,9 +159,9 @@ def unpacked(tensors: Mapping[str, TensorInfo]) -> tuple[dict[str, tuple[int, ..
 def _refuse_opaque(name: str, leaf: str, tensor: TensorInfo) -> None:
     method = OPAQUE.get(leaf, "")
     if not method and leaf == "weight" and tensor.dtype == "U8":
-        method = "two 4-bit values a byte"
+        method = "two 4-bit values per byte"
     if method:
-        reason = f"the checkpoint is quantised ({method}), and its header does not tell the dimensions of {name}"
+        reason = f"the checkpoint is quantised ({method}), and its header does not give the dimensions of {name}"
         raise FormatError(reason, where=tensor.file, hint=HINT)
 
 
@@ -178,5 +178,7 @@ def _packed(path: str, qweight: TensorInfo, tensors: Mapping[str, TensorInfo]) -
         return (d_out, order.shape[0]), "gptq"
     bits = zeros.shape[1] * 32 // d_out if zeros is not None and len(zeros.shape) == 2 and d_out else 0
     if not bits:
-        raise FormatError(f"{path}: neither g_idx nor qzeros tell how qweight is packed", where=qweight.file, hint=HINT)
+        raise FormatError(
+            f"{path}: without g_idx or qzeros the packing of qweight is unknown", where=qweight.file, hint=HINT
+        )
     return (d_out, rows * 32 // bits), "gptq"

@@ -106,7 +106,7 @@ LLAMA4 = Family(
 
 
 def qwen_vl(name: str, vision: Part) -> Family:
-    """Qwen2's text model beside a vision transformer; ``name`` is the ``model_type``."""
+    """Qwen2's text model next to a vision transformer; ``name`` is the ``model_type``."""
     text = decoder(sizes(152064, 8192, 29568, 80, 64, grouped(8)), (*attention(qkv_bias=True), *GATED_MLP))
     return Family(
         replace(

@@ -80,10 +80,10 @@ Rows = tuple[Row | Bare, ...]
 class Part:
     """What one config section makes of a model.
 
-    ``rows`` stand under ``prefix``; ``layer_rows`` under ``prefix`` + ``layers`` + ``.<i>``, ``layer_count`` times;
-    ``outer`` rows stand at the root whatever the prefix. ``layer_kind`` tells layer ``i``'s kind where layers differ,
-    ``derived`` the flags that follow from fields. ``section`` is the key of a wrapper's sub-config, ``model_type``
-    and ``also`` what it may call itself; a ``flat`` section's fields may stand beside it instead, as they once did.
+    ``rows`` are under ``prefix``; ``layer_rows`` under ``prefix`` + ``layers`` + ``.<i>``, ``layer_count`` times;
+    ``outer`` rows are at the root whatever the prefix. ``layer_kind`` gives layer ``i``'s kind where layers differ,
+    ``derived`` the flags that follow from fields. ``section`` is the key of a wrapper's sub-config, ``model_type`` and
+    ``also`` what it may call itself; a ``flat`` section's fields may be next to it instead, as they once did.
     """
 
     fields: Fields
@@ -103,7 +103,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One ``model_type``: its language model, and what a wrapper has beside it.
+    """One ``model_type``: its language model, and what a wrapper has next to it.
 
     A ``joint`` row may use every section's fields, as ``section.field``. ``tied`` is the class default of
     ``tie_word_embeddings``, and ``tied_in`` the sections (empty: the whole config) of which any one may set it.

@@ -1,6 +1,6 @@
 """Which names a pickle may look up, and what they may be used for: tables. Whatever is not in them is refused.
 
-Weights may hold what torch writes for tensors. The files that a trainer leaves beside them may hold besides what it
+Weights may hold what torch writes for tensors. The files that a trainer leaves next to them may hold besides what it
 writes for its arguments and for the states of optimizers, schedulers and random generators, as opaque data.
 """
 
@@ -24,7 +24,7 @@ from lora_cli.core.pickles.values import (
 from lora_cli.errors import FormatError
 
 Call = Callable[[tuple[Value, ...]], Value]
-"""What a call with these arguments gives. Raises ``FormatError`` when nobody writes such a call."""
+"""What a call with these arguments gives. Raises ``FormatError`` for a call that no known tool writes."""
 
 LATIN1 = ("latin1", "latin-1")
 PLAIN = (type(None), bool, int, float, str, bytes)
@@ -39,7 +39,7 @@ def _plain(what: str, least: int = 0, most: int = 64) -> Call:
         if not all(isinstance(arg, PLAIN) for arg in args) and not (
             len(args) == 1 and isinstance(args[0], tuple | list)
         ):
-            raise FormatError("is called with something else than plain values")
+            raise FormatError("is called with arguments that are not plain values")
         return Opaque(what)
 
     return call
@@ -69,7 +69,7 @@ def _counter(args: tuple[Value, ...]) -> Opaque:
 
 def _encode(args: tuple[Value, ...]) -> Opaque:
     if len(args) != 2 or not all(isinstance(arg, str) for arg in args) or args[1] not in LATIN1:
-        raise FormatError("is called with something else than a string and latin1")
+        raise FormatError("is called with arguments other than a string and latin1")
     return Opaque("bytes")
 
 
@@ -80,14 +80,14 @@ def _bytearray(args: tuple[Value, ...]) -> Opaque:
 
 def _array(args: tuple[Value, ...]) -> Opaque:
     if len(args) != 3 or args[0] != Global("numpy", "ndarray"):
-        raise FormatError("is called for something else than an ndarray")
+        raise FormatError("is called for a type other than ndarray")
     return Opaque("an array", buildable=True)
 
 
 def _numpy_dtype(args: tuple[Value, ...]) -> Opaque:
     found = re.fullmatch(r"[<>|=]?([biufcSUVmMO])\d{0,9}", args[0]) if args and isinstance(args[0], str) else None
     if found is None:
-        raise FormatError("is called with something else than a dtype of plain numbers, text or objects")
+        raise FormatError("is called with a dtype other than plain numbers, text or objects")
     return Opaque(OBJECTS if found[1] == "O" else "a numpy dtype", buildable=True)
 
 
@@ -101,13 +101,13 @@ def _is_plain_dtype(value: Value) -> bool:
 
 def _frombuffer(args: tuple[Value, ...]) -> Opaque:
     if len(args) != 4 or not isinstance(args[0], bytes) or not _is_plain_dtype(args[1]):
-        raise FormatError("is called with something else than bytes and a dtype")
+        raise FormatError("is called with arguments other than bytes and a dtype")
     return Opaque("an array")
 
 
 def _numpy_scalar(args: tuple[Value, ...]) -> Opaque:
     if len(args) != 2 or not _is_plain_dtype(args[0]) or not isinstance(args[1], bytes | Opaque):
-        raise FormatError("is called with something else than a dtype and bytes")
+        raise FormatError("is called with arguments other than a dtype and bytes")
     return Opaque("a numpy scalar")
 
 
@@ -119,10 +119,10 @@ GETATTR = Global("builtins", "getattr")
 class Allowed:
     """What one kind of file may look up.
 
-    ``calls``: REDUCE may call it, with what the function says. ``data``: it may only stand as a value.
-    ``objects``: NEWOBJ may make one of it without arguments, and BUILD may fill it; matched against ``module name``.
-    ``enums``: REDUCE may call it with one plain value, or take a member of it by name; matched in the same way.
-    ``opcodes``: those that may occur at all; empty for every one that is in the table. ``who`` has use for all this.
+    ``calls``: REDUCE may call it, with what the function says. ``data``: it may only be a value. ``objects``: NEWOBJ
+    may make one of it without arguments, and BUILD may fill it; matched against ``module name``. ``enums``: REDUCE may
+    call it with one plain value, or take a member of it by name; matched in the same way. ``opcodes``: those that may
+    occur at all; empty for every one that is in the table. ``who`` has use for all this.
     """
 
     calls: Mapping[Global, Call]
@@ -147,7 +147,7 @@ class Allowed:
         return _matches(self.enums, name)
 
     def is_data(self, name: Global) -> bool:
-        """Whether the name itself may stand among values."""
+        """Whether the name itself may be among values."""
         return name in self.data or self.is_enum(name)
 
 
@@ -174,7 +174,7 @@ _TENSOR_TYPES = (Global("torch", "Tensor"), Global("torch.nn.parameter", "Parame
 def _from_type(args: tuple[Value, ...]) -> Value:
     """``_rebuild_from_type_v2(function, type, arguments, state)``: a tensor that has attributes of its own."""
     if len(args) != 4 or args[1] not in _TENSOR_TYPES or not isinstance(args[0], Global) or args[0] not in _REBUILDS:
-        raise FormatError("is called for something else than a tensor")
+        raise FormatError("is called for a type other than a tensor")
     return _REBUILDS[args[0]](args[2] if isinstance(args[2], tuple) else ())
 
 
@@ -260,4 +260,4 @@ TRAINER = Allowed(
     ),
     who="trainers",
 )
-"""``training_args.bin``, ``optimizer.pt``, ``scheduler.pt``, ``rng_state.pth``: whatever lies beside weights."""
+"""``training_args.bin``, ``optimizer.pt``, ``scheduler.pt``, ``rng_state.pth``: whatever is next to weights."""

@@ -1,4 +1,4 @@
-"""The directory of a torch zip file: which entry lies where. Whatever torch does not write in one is refused.
+"""The directory of a torch zip file: which entry is where. Whatever torch does not write in one is refused.
 
 Layout: PKWARE's APPNOTE 6.3, sections 4.3.7 (local header), 4.3.9 (data descriptor), 4.3.12 (central directory),
 4.3.14 and 4.3.15 (zip64), 4.3.16 (end record). Readers differ on what is ambiguous in it: torch, Python and we must
@@ -60,25 +60,25 @@ class Entry:
 
 
 def directory_range(tail: bytes, size: int, file: str) -> tuple[int, int]:
-    """Where the directory of a file of ``size`` bytes stands, from its last bytes.
+    """Where the directory of a file of ``size`` bytes is, from its last bytes.
 
     Raises:
         FormatError: the file does not end as torch ends one.
     """
     if len(tail) < _END.size or tail[-_END.size :][:4] != b"PK\x05\x06":
-        raise FormatError("truncated, or no torch file: it does not end with a zip directory", where=file)
+        raise FormatError("truncated, or not a torch file: it does not end with a zip directory", where=file)
     _, disk, first_disk, here, count, length, start, comment = _END.unpack(tail[-_END.size :])
     end = size - _END.size
     wanted64 = _FULL in {disk, first_disk, here, count} or _FULL64 in {length, start}
     has64 = len(tail) >= _END.size + _END64_AT.size and tail[-_END.size - _END64_AT.size :][:4] == b"PK\x06\x07"
     if wanted64 and not has64:
-        raise FormatError("the zip directory is not where its end record says", where=file)
+        raise FormatError("the zip directory is not at the offset in its end record", where=file)
     if has64:
         length, start, end = _end64(tail, size, file)
     if comment or disk or first_disk or (not has64 and here != count):
         raise FormatError("the zip's end record is not as torch writes it", where=file)
     if start + length != end:
-        raise FormatError("the zip directory does not end where the end record begins", where=file)
+        raise FormatError("the zip directory does not end at the start of the end record", where=file)
     if length > MOST_BYTES:
         raise TooLarge(f"the zip directory has {length} bytes, more than any weights need", where=file)
     return start, start + length
@@ -95,7 +95,7 @@ def _end64(tail: bytes, size: int, file: str) -> tuple[int, int, int]:
     if signature != b"PK\x06\x06" or at != size - len(tail) + record_at or disk or disks != 1 or number or first:
         raise FormatError("the zip64 end record is not as torch writes it", where=file)
     if here != count:
-        raise FormatError("the zip64 end record counts its entries twice, and differently", where=file)
+        raise FormatError("the zip64 end record has two different entry counts", where=file)
     return length, start, at
 
 
@@ -103,7 +103,7 @@ def parse_directory(directory: bytes, start: int, file: str) -> dict[str, Entry]
     """The entries that a directory lists, which begins at byte ``start`` of the file.
 
     Raises:
-        FormatError: an entry is compressed, encrypted, named twice, overlaps another, or is none that torch writes.
+        FormatError: an entry is compressed, encrypted, named twice, overlaps another, or is not one that torch writes.
     """
     found: list[tuple[str, int, int, bool]] = []
     at = 0
@@ -122,17 +122,17 @@ def parse_directory(directory: bytes, start: int, file: str) -> dict[str, Entry]
         folder, inner = _torch_name(name, file)
         folders.add(folder)
         if inner in entries:
-            raise FormatError("stands twice in the zip directory", where=f"{file}: {name[:200]}")
+            raise FormatError("appears twice in the zip directory", where=f"{file}: {name[:200]}")
         entries[inner] = Entry(name, header, stop, size, descriptor)
     if len(folders) != 1 or found[0][1] != 0:
-        raise FormatError("the zip holds something else than one torch file", where=file)
+        raise FormatError("the zip does not contain exactly one torch file", where=file)
     return entries
 
 
 def _central(directory: bytes, at: int, file: str) -> tuple[str, int, int, bool, int]:
     """Name, local header, size and data descriptor of the entry at ``at``, and where the next one begins."""
     if at + _CENTRAL.size > len(directory):
-        raise FormatError("the zip directory is cut off", where=file)
+        raise FormatError("the zip directory is truncated", where=file)
     fields = _CENTRAL.unpack_from(directory, at)
     signature, flags, method, packed, size = fields[0], fields[3], fields[4], fields[8], fields[9]
     name_bytes, extra_bytes, comment_bytes, disk, header = fields[10], fields[11], fields[12], fields[13], fields[16]
@@ -192,13 +192,13 @@ def data_start(local: bytes, entry: Entry, file: str) -> int:
     where = f"{file}: {entry.name[:200]}"
     raw = entry.name.encode()
     if len(local) < LOCAL_BYTES + len(raw):
-        raise FormatError("its local header is cut off", where=where)
+        raise FormatError("its local header is truncated", where=where)
     signature, _, flags, method, _, _, _, packed, size, name_bytes, extra_bytes = _LOCAL.unpack_from(local)
     start = entry.at + LOCAL_BYTES + name_bytes + extra_bytes
     if signature != MAGIC or local[LOCAL_BYTES : LOCAL_BYTES + name_bytes] != raw:
         raise FormatError("has another name in its local header than in the directory", where=where)
     if method or flags & _ENCRYPTED or bool(flags & _DESCRIPTOR) != entry.descriptor:
-        raise FormatError("is stored in another way than the directory says", where=where)
+        raise FormatError("is stored differently from its entry in the directory", where=where)
     if not entry.descriptor and not {packed, size} <= {entry.size, _FULL64}:
         raise FormatError("has another size in its local header than in the directory", where=where)
     if start + entry.size > entry.stop:

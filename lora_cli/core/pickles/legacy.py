@@ -19,7 +19,7 @@ COUNT_BYTES = 8
 
 @dataclass(frozen=True, slots=True)
 class Legacy:
-    """The object, the storages' keys in their order, and the offset at which the first one's count stands."""
+    """The object, the storages' keys in their order, and the offset at which the first one's count is."""
 
     value: Value
     keys: tuple[str, ...]
@@ -51,7 +51,7 @@ def read_legacy(data: bytes, allowed: Allowed, effort: Effort | None = None) -> 
     if ("little_endian", False) in [(key, one) for key, one in system.pairs[:16] if isinstance(key, str)]:
         raise FormatError("was written by a big-endian machine", hint=BIG_ENDIAN_HINT)
     if type(keys) is not list or not all(isinstance(key, str) for key in keys) or len(set(keys)) != len(keys):
-        raise FormatError("does not list its storages, each once")
+        raise FormatError("does not list each of its storages once")
     return Legacy(value, tuple(keys), at)
 
 

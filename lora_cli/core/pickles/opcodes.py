@@ -1,6 +1,6 @@
 """The opcodes of pickle, protocols 0 to 5: a byte string, cut into (position, opcode, argument). Nothing is executed.
 
-The table says for each opcode how its argument lies in the bytes (CPython's ``Lib/pickletools.py`` describes the same);
+The table says for each opcode how its argument is in the bytes (CPython's ``Lib/pickletools.py`` describes the same);
 of the module ``pickle`` only the opcodes' bytes are used.
 """
 
@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 from lora_cli.errors import FormatError, TooLarge
 
 MOST_OPCODES = 2_000_000
-"""Opcodes of the weights, or of all pickles beside them: 36 864 tensors (128 experts in 48 layers) take 1.5 million."""
+"""Opcodes of the weights, or of all pickles next to them: 36 864 tensors (128 experts in 48 layers) take 1.5 million.
+"""
 
 MOST_BYTES = 128 << 20
-"""Bytes that are read of the weights' pickle and directory, or of all files beside the weights."""
+"""Bytes that are read of the weights' pickle and directory, or of all files next to the weights."""
 
 LONGEST_NUMBER = 256
 """Bytes, or digits, of one integer: no shape, count or random state has longer ones."""
@@ -60,7 +61,7 @@ class Truncated(FormatError):
 
 
 class Op(NamedTuple):
-    """One opcode: where its byte stands, its name, and its argument (None where it has none)."""
+    """One opcode: where its byte is, its name, and its argument (None if it has none)."""
 
     at: int
     name: str
@@ -90,7 +91,7 @@ def _counted(layout: str, decode: Callable[[bytes], Any], longest: int | None = 
         length, at = length_of(data, at)
         if length < 0 or (longest is not None and length > longest):
             kind = TooLarge if length > 0 else FormatError
-            raise kind(f"holds a value of {length} bytes, which no weights need")
+            raise kind(f"contains a value of {length} bytes, more than any weights need")
         if at + length > len(data):
             raise Truncated(f"ends in a value of {length} bytes")
         return decode(data[at : at + length]), at + length
@@ -109,7 +110,7 @@ def _text_line(decode: Callable[[bytes], Any], longest: int | None = None) -> Re
     def read(data: bytes, at: int) -> tuple[Any, int]:
         line, end = _line(data, at)
         if longest is not None and len(line) > longest:
-            raise TooLarge(f"holds a number of {len(line)} digits, which no weights need")
+            raise TooLarge(f"contains a number of {len(line)} digits, more than any weights need")
         return decode(line), end
 
     return read
@@ -200,7 +201,7 @@ _NEEDS_A_STACK = frozenset(
 
 
 def can_begin(first: bytes) -> bool:
-    """Whether a pickle can begin with this byte: else nobody can load it as one, and nothing in it can run."""
+    """Whether a pickle can begin with this byte: else it cannot be loaded as one, and nothing in it can run."""
     return bool(first) and TABLE.get(first[0], ("STOP",))[0] not in _NEEDS_A_STACK
 
 
@@ -220,7 +221,7 @@ def opcodes(data: bytes, start: int = 0, effort: Effort | None = None) -> Iterat
             raise Truncated(f"ends at byte {at} without STOP")
         name, read = TABLE.get(data[at], ("", _none))
         if not name:
-            raise FormatError(f"byte {at} is 0x{data[at]:02x}, which is no opcode of a pickle")
+            raise FormatError(f"byte {at} is 0x{data[at]:02x}, which is not a pickle opcode")
         try:
             arg, end = read(data, at + 1)
         except FormatError as error:

@@ -54,10 +54,10 @@ class Machine:
         return items
 
     def as_data(self, op: Op, values: list[Value]) -> list[Value]:
-        """``values`` themselves, which are to stand inside another one: a function never may."""
+        """``values`` themselves, which are to be inside another one: a function never may."""
         for value in values:
             if isinstance(value, Global) and not self.allowed.is_data(value):
-                self.refuse(op, value, "which may not stand among data")
+                self.refuse(op, value, "which is not allowed in data")
         return values
 
     def marked(self, op: Op) -> list[Value]:
@@ -74,7 +74,7 @@ Handler = Callable[[Machine, Op], None]
 
 
 def push(make: Callable[[], Any]) -> Handler:
-    """A value that is always the same, each time made anew."""
+    """A value that is always the same, each time created again."""
     return lambda machine, op: machine.stack.append(make())
 
 
@@ -95,7 +95,7 @@ def ignore(machine: Machine, op: Op) -> None:
 def protocol(machine: Machine, op: Op) -> None:
     """PROTO, which opens a pickle."""
     if op.arg > 5:
-        raise FormatError(f"says protocol {op.arg}; the newest is 5")
+        raise FormatError(f"declares protocol {op.arg}; the newest is 5")
 
 
 def mark(machine: Machine, op: Op) -> None:
@@ -216,7 +216,7 @@ def look_up(machine: Machine, op: Op) -> None:
 
 
 def look_up_computed(machine: Machine, op: Op) -> None:
-    """STACK_GLOBAL: module and name from the stack, where only plain strings may stand."""
+    """STACK_GLOBAL: module and name from the stack, where only plain strings may be."""
     name, module = machine.pop(), machine.pop()
     if not isinstance(name, str) or not isinstance(module, str):
         raise refusal(op, f"looks up a computed name: {in_words(module)}, {in_words(name)}")
@@ -241,9 +241,9 @@ def _called(machine: Machine, called: Global, args: tuple[Value, ...]) -> Value:
         return machine.allowed.calls[called](args)
     if called == GETATTR:
         if len(args) != 2 or not isinstance(args[0], Global) or not machine.allowed.is_enum(args[0]):
-            raise FormatError("reaches into something else than an enumeration")
+            raise FormatError("accesses a member of a type that is not an enumeration")
         if not isinstance(args[1], str) or not args[1].isidentifier() or args[1].startswith("_"):
-            raise FormatError(f"takes {in_words(args[1])} of {args[0]}, which is no member")
+            raise FormatError(f"takes {in_words(args[1])} of {args[0]}, which is not a member")
         return Opaque(str(args[0]))
     if machine.allowed.is_enum(called) and len(args) == 1 and isinstance(args[0], str | int):
         return Opaque(str(called))
@@ -256,7 +256,7 @@ def new_object(machine: Machine, op: Op) -> None:
     if not isinstance(cls, Global):
         raise refusal(op, f"makes an object of {in_words(cls)}")
     if not machine.allowed.is_object(cls) or args != ():
-        machine.refuse(op, cls, "of which no object may be made here")
+        machine.refuse(op, cls, "which must not be instantiated here")
     machine.stack.append(Opaque(str(cls), buildable=True))
 
 
@@ -348,7 +348,7 @@ def read_pickle(data: bytes, allowed: Allowed, start: int = 0, effort: Effort | 
                 raise FormatError(f"byte {op.at}: STOP leaves {len(machine.stack)} values instead of one")
             if foreign is not None:
                 raise FormatError(
-                    f"byte {foreign.at}: {foreign.name} is no opcode that torch.load(weights_only=True) reads",
+                    f"byte {foreign.at}: {foreign.name} is not an opcode that torch.load(weights_only=True) supports",
                     hint="save the weights as safetensors, or with torch.save's own pickle protocol",
                 )
             return machine.stack.pop(), op.at + 1
@@ -356,7 +356,7 @@ def read_pickle(data: bytes, allowed: Allowed, start: int = 0, effort: Effort | 
             # Kept for the end: what the pickle reaches for matters more than how it is written.
             foreign = op
         if len(machine.stack) > MOST_ON_STACK:
-            raise TooLarge(f"byte {op.at}: over {MOST_ON_STACK} values stand on the stack, more than any weights need")
+            raise TooLarge(f"byte {op.at}: over {MOST_ON_STACK} values are on the stack, more than any weights need")
         try:
             HANDLERS[op.name](machine, op)
         except UnsafePickle:

@@ -141,7 +141,7 @@ def rebuild_parameter(args: tuple[Value, ...]) -> TorchTensor:
 def dtype_of(value: Value) -> str:
     """Safetensors' name of a ``torch.<dtype>``."""
     if not isinstance(value, Global) or value.module != "torch" or value.name not in DTYPES:
-        raise FormatError(f"names the dtype {in_words(value)}, which is not known")
+        raise FormatError(f"names the dtype {in_words(value)}, which is unknown")
     return DTYPES[value.name]
 
 
@@ -151,10 +151,10 @@ def storage_of(reference: Value) -> Storage:
     ``view`` is None, and only in legacy files.
     """
     if not isinstance(reference, tuple) or not 5 <= len(reference) <= 6 or reference[0] != "storage":
-        raise FormatError("refers to something else than a storage")
+        raise FormatError("refers to an object that is not a storage")
     _, kind, key, location, numel, *view = reference
     if not isinstance(kind, Global) or not isinstance(key, str) or not isinstance(location, str):
-        raise FormatError("refers to a storage in a way that torch does not write")
+        raise FormatError("refers to a storage in a way that torch never writes")
     if kind == Global("torch.storage", "UntypedStorage"):
         dtype = ""
     elif kind.module == "torch" and kind.name in STORAGES:
@@ -174,7 +174,7 @@ def _no_hooks(hooks: Value) -> None:
 
 def _tensor(storage: Storage, dtype: str, offset: Value, size: Value, stride: Value) -> TorchTensor:
     if not isinstance(size, tuple) or not isinstance(stride, tuple):
-        raise FormatError("is given a shape that is no tuple")
+        raise FormatError("is given a shape that is not a tuple")
     if len(size) != len(stride) or len(size) > MOST_DIMENSIONS:
         raise FormatError(f"is given {len(size)} dimensions and {len(stride)} strides")
     shape, strides = tuple(map(_count, size)), tuple(map(_count, stride))
@@ -194,7 +194,7 @@ def span(tensor: TorchTensor) -> int:
 
 
 def is_contiguous(tensor: TorchTensor) -> bool:
-    """Whether its elements lie one after the other in the order of their indices."""
+    """Whether its elements are one after the other in the order of their indices."""
     wanted = 1
     for size, stride in zip(reversed(tensor.shape), reversed(tensor.strides), strict=True):
         if size == 0:
@@ -208,7 +208,7 @@ def is_contiguous(tensor: TorchTensor) -> bool:
 def _count(value: Value) -> int:
     # type() and not isinstance(): a bool is an int to Python.
     if type(value) is not int or not 0 <= value <= LARGEST:
-        raise FormatError(f"is given {in_words(value)} where a count belongs")
+        raise FormatError(f"is given {in_words(value)} instead of a count")
     return value
 
 
@@ -216,7 +216,7 @@ def state_dict(value: Value) -> dict[str, TorchTensor]:
     """The tensors of a state dict by name.
 
     Raises:
-        FormatError: it is no dictionary of tensors by name, or a name stands twice.
+        FormatError: it is no dictionary of tensors by name, or a name appears twice.
     """
     if not isinstance(value, Items):
         raise FormatError(f"holds {in_words(value)} instead of a dictionary of tensors")

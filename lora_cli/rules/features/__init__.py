@@ -5,7 +5,7 @@ A profile's rows name them. Adding one is a detector here and a line in ``FEATUR
 
 from collections.abc import Mapping
 
-from lora_cli.rules.features import config, modules, places, tensors
+from lora_cli.rules.features import config, modules, tensors
 from lora_cli.rules.features.config import is_set
 from lora_cli.rules.features.feature import Feature, Found, Served
 
@@ -15,24 +15,30 @@ FEATURES: Mapping[str, Feature] = {
     "required-field-missing": Feature(
         "r, lora_alpha or target_modules missing", config.required_field_missing, "LC202"
     ),
-    "number-mistyped": Feature("r or lora_alpha that is no number", config.number_mistyped),
+    "number-mistyped": Feature("r or lora_alpha that is not a number", config.number_mistyped),
     "not-lora": Feature("peft_type is not LORA", config.not_lora, "LC201"),
     "rslora": Feature("rsLoRA (use_rslora)", config.rslora),
     "module-scales": Feature("rank_pattern or alpha_pattern that changes a scale", config.module_scales),
     "module-alphas": Feature("alpha_pattern", config.module_alphas, along=("module-scales",)),
-    "pattern-broken": Feature("a pattern of ranks or alphas that is none", config.pattern_broken, "LC208"),
-    "pattern-empty": Feature("a pattern that is null or an empty list", config.pattern_empty, "LC202"),
-    "pattern-untyped": Feature("a pattern that is a list, a word or a number", config.pattern_untyped, "LC202"),
-    "rank-unusable": Feature("a rank that is no whole number above 0", config.rank_unusable, "LC202"),
-    "rank-fraction": Feature("an r that is a fraction", config.rank_fraction, "LC202"),
-    "alpha-unusable": Feature("an alpha that is no number", config.alpha_unusable, "LC203"),
-    "alpha-harmful": Feature("an alpha that is 0, negative or NaN", config.alpha_harmful, "LC203"),
+    "pattern-broken": Feature(
+        "invalid regular expression in rank_pattern or alpha_pattern", config.pattern_broken, "LC208"
+    ),
+    "pattern-empty": Feature(
+        "rank_pattern or alpha_pattern that is null or an empty list", config.pattern_empty, "LC202"
+    ),
+    "pattern-untyped": Feature(
+        "rank_pattern or alpha_pattern that is a list, a string or a number", config.pattern_untyped, "LC202"
+    ),
+    "rank-unusable": Feature("a rank that is not a positive integer", config.rank_unusable, "LC202"),
+    "rank-fraction": Feature("an r that is not an integer", config.rank_fraction, "LC202"),
+    "alpha-unusable": Feature("an alpha that is not a number", config.alpha_unusable, "LC203"),
+    "alpha-harmful": Feature("an alpha that is 0 (or below 1e-9), negative or NaN", config.alpha_harmful, "LC203"),
     "dora": Feature("DoRA (use_dora)", is_set("use_dora")),
     "bias": Feature("trained biases (bias)", config.bias),
-    "bias-untyped": Feature("a bias that is no word, null say", config.bias_untyped, "LC204"),
+    "bias-untyped": Feature("a bias that is not a string (e.g. null)", config.bias_untyped, "LC204"),
     "lora-bias": Feature("a bias on lora_B (lora_bias)", config.lora_bias),
     "init-changes-base": Feature("PiSSA, OLoRA, CorDA, LoftQ (init_lora_weights)", config.init_changes_base),
-    "init-not-known": Feature("another initialisation than it knows", config.init_not_known, "LC209"),
+    "init-not-known": Feature("unknown init_lora_weights", config.init_not_known, "LC209"),
     "init-iterated": Feature("PiSSA by iterations (pissa_niter_…)", config.init_iterated, along=("init-changes-base",)),
     "alora": Feature("activated LoRA (alora_invocation_tokens)", is_set("alora_invocation_tokens")),
     "layer-replication": Feature("replicated layers (layer_replication)", is_set("layer_replication")),
@@ -41,12 +47,12 @@ FEATURES: Mapping[str, Feature] = {
     "arrow": Feature("Arrow (arrow_config)", is_set("arrow_config")),
     "kasa": Feature("KaSA, MonteCLoRA (lora_diag, …)", tensors.kasa, along=("names-outside-grammar",)),
     "modules-to-save": Feature(
-        "modules_to_save but score and classifier", config.modules_to_save, along=("saved-vocabulary",)
+        "modules_to_save other than score and classifier", config.modules_to_save, along=("saved-vocabulary",)
     ),
     "saved-vocabulary": Feature("a saved embedding or head", tensors.saved_vocabulary, along=("modules-to-save",)),
     "saved-head": Feature("a saved classification head", tensors.saved_head),
     "saved-other": Feature(
-        "another saved module, a norm say", tensors.saved_other, along=("modules-to-save", "names-outside-grammar")
+        "other saved modules (e.g. a norm)", tensors.saved_other, along=("modules-to-save", "names-outside-grammar")
     ),
     "trained-tokens": Feature("trained tokens (trainable_token_indices)", tensors.trained_tokens),
     "added-tokens": Feature("added tokens beyond the vocabulary", tensors.added_tokens, "LC322"),
@@ -56,16 +62,16 @@ FEATURES: Mapping[str, Feature] = {
     "pickled": Feature("weights as a pickle (.bin, .pt)", tensors.pickled),
     "pt-alone": Feature("weights in adapter_model.pt alone", tensors.pt_alone, along=("pickled",)),
     "sharded": Feature("sharded weights", tensors.sharded, "LC104"),
-    "stray-weights": Feature("other *.safetensors beside the weights", tensors.stray_weights),
-    "rank-above-max": Feature("a rank above max_lora_rank", places.rank_above_max),
-    "rank-not-r": Feature("tensors of another rank than r", tensors.rank_not_r, along=("module-scales",)),
+    "stray-weights": Feature("other *.safetensors next to the weights", tensors.stray_weights),
+    "rank-above-max": Feature("a rank above max_lora_rank", modules.rank_above_max),
+    "rank-not-r": Feature("tensors with a rank other than r", tensors.rank_not_r, along=("module-scales",)),
     "packed-ranks": Feature(
         "different ranks in q, k, v or gate, up", modules.packed_ranks, along=("module-scales", "rank-not-r")
     ),
     "layer-ranks": Feature(
         "different ranks from layer to layer", modules.layer_ranks, along=("module-scales", "rank-not-r")
     ),
-    "padded-rank": Feature("a rank below 8·tp, or no multiple of 16", places.padded_rank),
+    "padded-rank": Feature("a rank below 8·tp, or not a multiple of 16", modules.padded_rank),
     "missing-b": Feature("lora_B missing", modules.missing_b, "LC302"),
     "missing-a": Feature("lora_A missing", modules.missing_a, "LC302"),
     "missing-a-packed": Feature("lora_A missing in q, k, v or gate, up", modules.missing_a_packed, "LC302"),
@@ -73,24 +79,25 @@ FEATURES: Mapping[str, Feature] = {
     "kv-without-q": Feature("k or v without q", modules.kv_without_q),
     "up-without-gate": Feature("up without gate", modules.up_without_gate),
     "embedding": Feature("LoRA on the embedding or the head", modules.embedding),
-    "embedding-rows": Feature("an embedding's LoRA of another vocabulary", modules.embedding_rows, "LC314"),
-    "names-outside-grammar": Feature("names of tensors that it does not parse", places.names_outside_grammar, "LC305"),
+    "embedding-rows": Feature("LoRA on an embedding with a different vocabulary", modules.embedding_rows, "LC314"),
+    "names-outside-grammar": Feature("tensor names that it cannot parse", modules.names_outside_grammar, "LC305"),
     "unexpected-modules": Feature(
-        "modules that its model does not have", places.unexpected_modules, "LC312", ("partly-lands",)
+        "modules that its model does not have", modules.unexpected_modules, "LC312", ("partly-lands",)
     ),
-    "nothing-lands": Feature("no module applies", places.nothing_lands, "LC311"),
-    "partly-lands": Feature("some modules do not apply", places.partly_lands, "LC312"),
-    "two-into-one": Feature("two modules of one layer and name", places.two_into_one),
-    "tower": Feature("LoRA on a vision or audio tower", places.tower),
-    "factor-flat": Feature("a factor that is no matrix", modules.factor_flat, "LC306"),
+    "nothing-lands": Feature("no module applies", modules.nothing_lands, "LC311"),
+    "partly-lands": Feature("some modules do not apply", modules.partly_lands, "LC312"),
+    "two-into-one": Feature("two modules with the same layer and name", modules.two_into_one),
+    "tower": Feature("LoRA on a vision or audio tower", modules.tower),
+    "factor-flat": Feature("a factor that is not a matrix", modules.factor_flat, "LC306"),
     "shape-larger": Feature("factors wider than the base's module", modules.shape_larger, "LC314"),
     "shape-smaller": Feature("factors narrower than the base's module", modules.shape_smaller, "LC314"),
+    "rows-reordered": Feature("q or k of Llama 4, whose rows are reordered", modules.rows_reordered),
     "experts-fused": Feature("fused experts (target_parameters)", modules.experts_fused),
     "experts-alone": Feature("one parameter of fused experts only", modules.experts_alone),
     "experts-incomplete": Feature("some experts or projections only", modules.experts_incomplete),
-    "filtered": Feature("modules that --lora-target-modules leaves out", places.filtered),
-    "pinned-beyond-slots": Feature("as many pinned adapters as max_loras", places.pinned_beyond_slots),
-    "base-without-lora": Feature("a base whose class has no LoRA", places.base_without_lora),
-    "named-like-base": Feature("an adapter named like the served base", places.named_like_base),
+    "filtered": Feature("modules excluded by --lora-target-modules", modules.filtered),
+    "pinned-beyond-slots": Feature("as many pinned adapters as max_loras", modules.pinned_beyond_slots),
+    "base-without-lora": Feature("a base whose class has no LoRA", modules.base_without_lora),
+    "named-like-base": Feature("an adapter named like the served base", modules.named_like_base),
 }
 """Every feature by the name that rows call it."""

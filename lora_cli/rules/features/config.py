@@ -1,4 +1,4 @@
-"""Features that the config tells."""
+"""Features that the config shows."""
 
 import math
 import re
@@ -7,12 +7,14 @@ from typing import Any
 
 from lora_cli.core.finding import Location
 from lora_cli.core.lora_config import raw_value
+from lora_cli.core.parse import LARGEST
 from lora_cli.core.targets import ALL_LINEAR, targeted_in
 from lora_cli.core.text import cut, names
 from lora_cli.engines.landing import HEADS
 from lora_cli.errors import FormatError
+from lora_cli.rules.config import LEAST
 from lora_cli.rules.features.feature import Detect, Found, Served
-from lora_cli.rules.wording import shown
+from lora_cli.rules.rule import shown
 
 REQUIRED = ("r", "lora_alpha", "target_modules")
 CHANGES_BASE = re.compile(r"(?:pissa|olora|corda|loftq).*", re.IGNORECASE | re.DOTALL)
@@ -63,25 +65,28 @@ def is_set(*fields: str) -> Detect:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether it is a number that can be divided: an integer may be too large for a float."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) <= LARGEST
+    return isinstance(value, float)
 
 
 def _changes_base(value: Any) -> bool:
     return isinstance(value, str) and CHANGES_BASE.fullmatch(value) is not None
 
 
-number_mistyped = has_value(lambda value: not isinstance(value, int | float), "r", "lora_alpha")
+number_mistyped = has_value(lambda value: not (_is_number(value) or isinstance(value, bool)), "r", "lora_alpha")
 pattern_empty = has_value(lambda value: not isinstance(value, Mapping) and not value, *PATTERNS)
 pattern_untyped = has_value(lambda value: not isinstance(value, Mapping) and bool(value), *PATTERNS)
 rank_unusable = has_number(
-    lambda value: not (_is_number(value) and value > 0),
+    lambda value: not (_is_number(value) and 0 < value < math.inf),
     "r",
     "rank_pattern",
     lambda value: not (_is_number(value) and isinstance(value, int) and value > 0),
 )
 rank_fraction = has_value(lambda value: isinstance(value, float) and value > 0 and not value.is_integer(), "r")
 alpha_unusable = has_number(lambda value: not _is_number(value), *ALPHAS)
-alpha_harmful = has_number(lambda value: _is_number(value) and not (value > 0 and math.isfinite(value)), *ALPHAS)
+alpha_harmful = has_number(lambda value: _is_number(value) and not (value >= LEAST and math.isfinite(value)), *ALPHAS)
 bias = has_value(lambda value: isinstance(value, str) and value != "none", "bias")
 bias_untyped = has_value(lambda value: not isinstance(value, str), "bias")
 bdlora = has_value(lambda value: value not in (None, False, (), 0, ""), "use_bdlora")
@@ -145,14 +150,14 @@ def rslora(served: Served) -> Iterator[Found]:
     if config is not None and config.use_rslora and config.r > 1:
         right, wrong = config.lora_alpha / config.r**0.5, config.lora_alpha / config.r
         yield Found(
-            f"use_rslora is true: the scale is {right:.4g}, and {wrong:.4g} without it",
+            f"use_rslora is true: the scale is {right:.4g}, but {wrong:.4g} without it",
             Location(config.file, "use_rslora"),
         )
 
 
 def module_scales(served: Served) -> Iterator[Found]:
     """A module with another scale than the config's, because of ``rank_pattern`` or ``alpha_pattern``."""
-    config, by_module = served.config, served.case.application.scaled.by_module
+    config, by_module = served.config, served.case.application.scales
     if config is None or not by_module:  # with a rank of 0 there is no scale
         return
     common = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
@@ -169,16 +174,16 @@ def module_alphas(served: Served) -> Iterator[Found]:
     """A module with another alpha than the config's."""
     if (config := served.config) is None:
         return
-    alphas = {module: scale.lora_alpha for module, scale in served.case.application.scaled.by_module.items()}
+    alphas = {module: scale.lora_alpha for module, scale in served.case.application.scales.items()}
     other = next((module for module, alpha in alphas.items() if alpha != config.lora_alpha), None)
     if other is not None:
-        said = f"the alpha of {cut(other)} is {alphas[other]:.4g}, and lora_alpha is {config.lora_alpha:.4g}"
+        said = f"the alpha of {cut(other)} is {alphas[other]:.4g}, but lora_alpha is {config.lora_alpha:.4g}"
         yield Found(said, Location(config.file, "alpha_pattern"))
 
 
 def pattern_broken(served: Served) -> Iterator[Found]:
     """A key of ``rank_pattern`` or ``alpha_pattern`` that is no regular expression."""
-    config, error = served.config, served.case.application.scaled.error
+    config, error = served.config, served.case.application.scales_error
     patterned = config is not None and (config.rank_pattern or config.alpha_pattern) and config.r > 0
     if config is not None and patterned and error is not None:
         field = "rank_pattern" if config.rank_pattern else "alpha_pattern"

@@ -10,7 +10,7 @@ from lora_cli.core.keys import Key
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.engines.landing import Landing
 from lora_cli.engines.profile import Profile
-from lora_cli.rules.case import Case
+from lora_cli.rules.rule import Case
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +34,16 @@ class Served:
 
     @property
     def config(self) -> LoraConfig | None:
-        """Its config, None where that cannot be read."""
+        """Its config, None if that cannot be read."""
         return self.case.adapter.config
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """That an adapter has a feature: what is so, where, and the ``fields`` that a row's texts may name."""
+    """That an adapter has a feature: what is so, where, and the ``fields`` that a row's texts may name.
+
+    A field ``mend`` stands in for the fix of a row that names no field: here, that would not help.
+    """
 
     message: str
     at: Location
@@ -55,7 +58,7 @@ class Feature:
     """Something that an adapter may have, in words, and what finds it.
 
     ``rule`` is the code of the rule that finds the same without an engine, ``along`` are features that an adapter with
-    this one has too; both empty where there are none.
+    this one has too; both empty if there are none.
     """
 
     title: str

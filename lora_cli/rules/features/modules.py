@@ -1,19 +1,24 @@
-"""Features of modules beside each other and beside the base: pairs, packed sets, shapes, experts."""
+"""Features of modules: pairs, packed sets, shapes, experts, where they go, and how the engine is deployed for them."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import gt, lt
 
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.finding import Location
+from lora_cli.core.grouping import by_key
 from lora_cli.core.keys import WRAPPER, last_name
 from lora_cli.core.text import counted, cut, names
 from lora_cli.engines.landing import LAYER
+from lora_cli.engines.mend import MERGE
 from lora_cli.engines.profile import PACKED, VOCABULARY, packed_in
+from lora_cli.rules.application import highest_rank, is_fused
 from lora_cli.rules.features.feature import Detect, Found, Served
-from lora_cli.rules.ranks import is_fused
-from lora_cli.rules.wording import shape
+from lora_cli.rules.rule import MOST_PROBLEMS, shape
 
 QKV, GATE_UP = frozenset(PACKED["qkv_proj"]), frozenset(PACKED["gate_up_proj"])
+NO_FACTORS = frozenset({"magnitude", "diag", "variant"})
+"""Parts of LoRA's variants: by no other name would an engine take them for factors."""
+
 Siblings = Mapping[str, LoraPair]
 
 
@@ -95,7 +100,7 @@ def embedding_rows(served: Served) -> Iterator[Found]:
     base = served.case.base
     for module, pair in served.adapter.pairs.items():
         if pair.embedding and pair.a and base and base.vocab_size and pair.a.shape[-1:] != (base.vocab_size,):
-            said = f"lora_embedding_A is {shape(pair.a.shape)}, and the base has {base.vocab_size} tokens"
+            said = f"lora_embedding_A is {shape(pair.a.shape)}, but the base has {base.vocab_size} tokens"
             yield Found(said, Location(served.case.weights_file, cut(module)))
 
 
@@ -113,7 +118,7 @@ def _compared(served: Served, is_meant: Callable[[int, int], bool]) -> Iterator[
 def factor_flat(served: Served) -> Iterator[Found]:
     """A factor that does not have two dimensions."""
     factors = ((module, one) for module, pair in served.adapter.pairs.items() for one in pair.factors)
-    yield from _found(served, "a factor is no matrix", (module for module, one in factors if len(one.shape) != 2))
+    yield from _found(served, "a factor is not a matrix", (module for module, one in factors if len(one.shape) != 2))
 
 
 def shape_larger(served: Served) -> Iterator[Found]:
@@ -130,14 +135,24 @@ def shape_smaller(served: Served) -> Iterator[Found]:
     yield from _found(served, "a factor is narrower than the base's module", _compared(served, lt))
 
 
+def rows_reordered(served: Served) -> Iterator[Found]:
+    """Factors of modules of which the engine's class keeps the outputs in another order than the base."""
+    base, unseen = served.case.base, set(left_out(served))
+    leaves = served.profile.engine.reordered.get(base.model_type, frozenset()) if base else frozenset()
+    meant = (module for module in served.landing.applied if last_name(module) in leaves and module not in unseen)
+    yield from _found(served, "the engine's model has these rows in another order", meant)
+
+
 def _fused(served: Served, *, by_engine: bool) -> list[str]:
     """The modules with factors of all experts in one, where the engine's model has them so or, else, keeps them apart.
 
-    Nothing is fused by the engine where no base is known.
+    Nothing is fused by the engine where no base is known, and what has no place or no LoRA there is not looked at.
     """
-    base = served.case.base
-    is_fused_there = base is not None and base.model_type in served.profile.engine.fused_experts
-    fused = (module for module in served.adapter.pairs if is_fused(served.adapter, module))
+    base, engine = served.case.base, served.profile.engine
+    is_fused_there = base is not None and base.model_type in engine.fused_experts
+    _, other = engine.block_names.get(base.model_type if base else "", ("", ""))
+    unseen = {*left_out(served), *(module for module in served.adapter.pairs if other and other in module)}
+    fused = (module for module in served.adapter.pairs if module not in unseen and is_fused(served.adapter, module))
     return list(fused) if is_fused_there == by_engine else []
 
 
@@ -157,10 +172,11 @@ def experts_incomplete(served: Served) -> Iterator[Found]:
     """Experts one by one, and not all of them, or not all of an expert's projections, or not of one rank."""
     base = served.case.base
     blocks: dict[str, dict[str, set[tuple[str, int | None]]]] = {}
+    unseen = set(left_out(served))
     for module, pair in served.adapter.pairs.items():
         head, dot, tail = module.partition(".experts.")
         index, _, leaf = tail.partition(".")
-        if dot and index.isdecimal():
+        if dot and index.isdecimal() and module not in unseen:
             blocks.setdefault(head, {}).setdefault(index, set()).add((leaf, pair.rank))
     if base is None or not blocks:
         return
@@ -170,4 +186,139 @@ def experts_incomplete(served: Served) -> Iterator[Found]:
         for head, experts in blocks.items()
         if len(experts) < wanted or len(set(map(frozenset, experts.values()))) > 1 or len(min(experts.values())) != 3
     ]
-    yield from _found(served, f"of the {wanted} experts some have no factors, or other ones", short)
+    yield from _found(served, f"some of the {wanted} experts have no factors, or different ones", short)
+
+
+def rank_above_max(served: Served) -> Iterator[Found]:
+    """The highest rank, of the config or of a tensor, is above what the engine's slots have."""
+    engine, given = served.profile.engine, served.deployment.max_lora_rank
+    limit = given if given is not None else engine.default_rank
+    if limit is None or (known := highest_rank(served.adapter)) is None:
+        return
+    where, highest, at = known
+    if highest <= limit:
+        return
+    allowed = next((rank for rank in engine.ranks if rank >= highest), None if engine.ranks else highest)
+    how = f"start {engine.title} with `{engine.rank_flag} {allowed}`"
+    mend = how if allowed is not None else f"it supports none above {max(engine.ranks)}: train with a smaller rank"
+    whose = "" if given is not None else f", the default of {engine.title}"
+    yield Found(
+        f"the rank is {highest} ({cut(where)}), but {engine.rank_flag} is {limit}{whose}",
+        at,
+        {"mend": mend, "rank": str(highest)},
+    )
+
+
+def padded_rank(served: Served) -> Iterator[Found]:
+    """A rank that the engine's kernels pad: below 8 for each shard, or no multiple of 16 above that."""
+    config, least = served.config, 8 * served.deployment.tp
+    if config is None or len({last_name(module) for module in served.adapter.pairs}) < 2:
+        return
+    if config.r < least or (config.r > least and config.r % 16):
+        to = least if config.r < least else -(-config.r // 16) * 16
+        said = f"r is {config.r}, which is padded to {to} with a tensor-parallel size of {served.deployment.tp}"
+        yield Found(said, Location(config.file, "r"))
+
+
+def _of(served: Served, said: str, modules: Sequence[str], **fields: str) -> Iterator[Found]:
+    if modules:
+        yield Found(f"{said}: {names(modules)}", Location(served.case.weights_file, cut(modules[0])), fields)
+
+
+def names_outside_grammar(served: Served) -> Iterator[Found]:
+    """Names of tensors that a strict engine does not parse."""
+    by_reason = by_key((why, name) for name, why in served.landing.outside.items())
+    reasons = list(by_reason)
+    kept = {key.name for key in served.beside if key.part in NO_FACTORS}
+    for why in reasons[:MOST_PROBLEMS]:
+        fields = {"mend": MERGE} if kept.issuperset(by_reason[why]) else {}
+        yield from _of(served, f"{counted(len(by_reason[why]), 'tensor')}, {why}", by_reason[why], **fields)
+    rest = [name for why in reasons[MOST_PROBLEMS:] for name in by_reason[why]]
+    yield from _of(served, f"{counted(len(rest), 'more tensor')}, for other reasons", rest)
+
+
+def unexpected_modules(served: Served) -> Iterator[Found]:
+    """Modules whose last name the engine's model has nowhere."""
+    found = served.landing.unexpected
+    leaves = sorted({last_name(module) for module in found})
+    yield from _of(served, f"{counted(len(found), 'module')} called {names(leaves)}", found)
+
+
+def nothing_lands(served: Served) -> Iterator[Found]:
+    """Not one module has a place, although the engine takes all of their names."""
+    landing = served.landing
+    if not landing.applied:
+        missed, total = [*landing.nowhere, *landing.partial], landing.counted.total
+        why = next(iter(landing.nowhere.values()), "its kind is not in every layer")
+        yield from _of(served, f"0 of {counted(total, 'module')} apply, {why}", missed)
+
+
+def partly_lands(served: Served) -> Iterator[Found]:
+    """Some modules have a place and others have none."""
+    landing = served.landing
+    if landing.applied:
+        why = next(iter(landing.nowhere.values()), "their kind is not in every layer")
+        yield from _of(served, f"{landing.counted} modules apply, {why}", [*landing.nowhere, *landing.partial])
+
+
+def two_into_one(served: Served) -> Iterator[Found]:
+    """Two modules are one where only the layer's number and the last name count."""
+    return _of(served, "two modules have one layer and last name", served.landing.collisions)
+
+
+def tower(served: Served) -> Iterator[Found]:
+    """Modules of a part that LoRA does not reach by the engine's default."""
+    found = served.landing.towers
+    return _of(served, f"{counted(len(found), 'module is', 'modules are')} in a tower", found)
+
+
+def left_out(served: Served) -> list[str]:
+    """The modules that the deployment puts no LoRA on. Of a packed set all have it where one has."""
+    targets = served.deployment.lora_target_modules
+    if targets is None or "all" in targets:
+        return []
+
+    def whole(module: str) -> str:
+        return packed_in(last_name(module)) or last_name(module)
+
+    told = {whole(target) for target in targets}
+    others = [module for module in served.adapter.pairs if whole(module) not in told]
+    return [module for module in others if not any(_under(module, target) for target in targets)]
+
+
+def filtered(served: Served) -> Iterator[Found]:
+    """Modules that the deployment puts no LoRA on."""
+    targets = served.deployment.lora_target_modules or ()
+    wanted = sorted({last_name(module) for module in served.adapter.pairs} | set(targets))
+    yield from _of(served, f"only {names(targets)} has LoRA", left_out(served), wanted=" ".join(wanted))
+
+
+def _under(module: str, target: str) -> bool:
+    """Whether ``target`` names the module; ``experts`` names each projection of each expert."""
+    return module == target or module.endswith(f".{target}") or (target == "experts" and ".experts." in module)
+
+
+def base_without_lora(served: Served) -> Iterator[Found]:
+    """The base is of a family or a class for which the engine has no LoRA."""
+    base = served.case.base
+    if base is not None and not served.profile.has_lora(base):
+        yield Found(
+            f"the base is {cut(base.name)} ({cut(base.architecture or base.model_type)})",
+            Location(served.case.weights_file),
+        )
+
+
+def named_like_base(served: Served) -> Iterator[Found]:
+    """The adapter's name is the one under which the base is served."""
+    if served.deployment.served_model_name and served.adapter.name == served.deployment.served_model_name:
+        yield Found(
+            f"the adapter is called {cut(served.adapter.name)}, like the base", Location(served.case.weights_file)
+        )
+
+
+def pinned_beyond_slots(served: Served) -> Iterator[Found]:
+    """As many adapters are pinned as one batch may hold."""
+    pinned, slots = served.deployment.pinned, served.deployment.max_loras
+    if slots is not None and pinned >= slots:
+        said = f"{counted(pinned, 'adapter is', 'adapters are')} pinned, but max_loras is {slots}"
+        yield Found(said, Location(served.case.weights_file), {"slots": str(pinned + 1)})

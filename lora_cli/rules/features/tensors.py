@@ -1,4 +1,4 @@
-"""Features that the names of tensors tell, and the files beside them."""
+"""Features that the names of tensors show, and the files next to them."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,12 +8,12 @@ from lora_cli.core.keys import Key, last_name
 from lora_cli.core.text import counted, cut, names
 from lora_cli.engines.landing import HEADS
 from lora_cli.engines.profile import VOCABULARY
+from lora_cli.rules.application import is_fused
 from lora_cli.rules.features.feature import Detect, Found, Served
-from lora_cli.rules.ranks import is_fused
 
 
 def has_tensors(noun: str, is_meant: Callable[[Key], bool]) -> Detect:
-    """The detector of tensors, none of them a factor, whose names are meant."""
+    """A detector of tensors that are not factors, by their names."""
 
     def detect(served: Served) -> Iterator[Found]:
         found = [key.name for key in served.beside if is_meant(key)]
@@ -31,11 +31,18 @@ def _is_saved(key: Key) -> bool:
 
 kasa = has_tensors("tensor of a variant", lambda key: key.part in {"diag", "variant"})
 saved_vocabulary = has_tensors("saved weight", lambda key: _is_saved(key) and last_name(key.module) in VOCABULARY)
-saved_head = has_tensors("saved weight", lambda key: _is_saved(key) and last_name(key.module) in HEADS)
 saved_other = has_tensors(
     "saved weight", lambda key: _is_saved(key) and last_name(key.module) not in VOCABULARY | HEADS
 )
+_saved_heads = has_tensors("saved weight", lambda key: _is_saved(key) and last_name(key.module) in HEADS)
 trained_tokens = has_tensors("tensor of trained tokens", lambda key: key.part == "trainable_tokens")
+
+
+def saved_head(served: Served) -> Iterator[Found]:
+    """A whole classification head, unless the engine takes the head of the base's class from adapters."""
+    base = served.case.base
+    if base is None or not served.profile.takes_head(base):
+        yield from _saved_heads(served)
 
 
 def added_tokens(served: Served) -> Iterator[Found]:
@@ -70,7 +77,7 @@ def stray_weights(served: Served) -> Iterator[Found]:
     paths = [file.path for file in served.adapter.files]
     stray = [path for path in paths if path.endswith(".safetensors") and "/" not in path and path not in weights]
     if stray and weights and not served.adapter.pickled:
-        said = f"{names(stray)} {'lies' if len(stray) == 1 else 'lie'} beside {weights[0]}"
+        said = f"{names(stray)} {'is' if len(stray) == 1 else 'are'} next to {weights[0]}"
         yield Found(said, Location(cut(stray[0])))
 
 
@@ -84,4 +91,4 @@ def rank_not_r(served: Served) -> Iterator[Found]:
     if other:
         module, rank = other[0]
         whose = f"{cut(module)}{f' and {len(other) - 1} more' if len(other) > 1 else ''}"
-        yield Found(f"the rank of {whose} is {rank}, and r is {config.r}", Location(config.file, "r"))
+        yield Found(f"the rank of {whose} is {rank}, but r is {config.r}", Location(config.file, "r"))

@@ -1,4 +1,4 @@
-"""Who leaves a full tier: policies that are pure and import no torch; ``registry`` names them.
+"""Eviction policies of a full tier, which are pure and import no torch; ``registry`` names them.
 
 Time is logical: a policy that needs a clock counts requests, so that a replay of a trace and the life that it was
 recorded from are the same, and both can be repeated.
@@ -9,9 +9,9 @@ from typing import Protocol
 
 
 class Eviction(Protocol):
-    """A policy hears what happens to a tier, and says in which order its adapters should leave.
+    """A policy gets the events of a tier, and says in which order its adapters should leave.
 
-    It is told of a request when it is answered, so it never hears of one whose load failed. What it may know of a key
+    It learns of a request when it is answered, so it never sees one whose load failed. What it may know of a key
     besides (request rates, bytes, load cost) is in the ``View`` that it is made with.
     """
 
@@ -31,6 +31,6 @@ class Eviction(Protocol):
         """Every key that is here, once, the first to leave first.
 
         The ledger takes the first ones that may leave (leased and pinned ones may not), and passes over keys that are
-        not here. It looks before it acts: nothing else is told while it iterates.
+        not here. It looks before it acts: nothing else is reported to it while it iterates.
         """
         ...

@@ -1,11 +1,11 @@
-"""Adaptive: several policies keep books of their own beside the tier, and the one that loses least is followed."""
+"""Adaptive: several policies simulate the tier, and the one with the least cost is followed."""
 
 from collections.abc import Callable, Iterator, Mapping
 from math import log2
 
 from lora_cli.tiers.budget import View
 from lora_cli.tiers.eviction import Eviction
-from lora_cli.tiers.eviction.policies import Gdsf, Lfu, Lru, Windowed
+from lora_cli.tiers.eviction.policies import Gdsf, Lru, Ranked, Windowed
 from lora_cli.tiers.history import HALF_LIVES, LASTING
 from lora_cli.tiers.ledger import Ledger
 
@@ -46,17 +46,16 @@ def experts(view: View) -> Mapping[str, Eviction]:
         "lru": Lru(),
         "gdsf": Gdsf(view.worth),
         **{f"window-{window:g}": Windowed(dense(LASTING), view.share, window) for window in WINDOWS},
-        **{f"rate-{half_life}": Lfu(dense(half_life)) for half_life in HALF_LIVES},
+        **{f"rate-{half_life}": Ranked(dense(half_life)) for half_life in HALF_LIVES},
     }
 
 
 class Adaptive:
-    """Follows the expert whose shadow, a ledger without values, lost least to misses of late.
+    """Follows the expert whose shadow, a ledger without values, lost least to misses recently.
 
     Every request is put to every shadow. What a miss costs is what its load took, or what the objective says, so that
-    experts are judged by what is to be small and not by hits. The tier lets go of who is not in the leader's shadow,
-    then of who would leave there. Shadows know nothing of leases and pins: those bind the tier, whatever
-    is chosen.
+    experts are scored by what is to be small and not by hits. The tier lets go of who is not in the leader's shadow,
+    then of who would leave there. Shadows know nothing of leases and pins: those bind the tier, whatever is chosen.
     """
 
     def __init__(self, view: View) -> None:
@@ -98,17 +97,14 @@ class Adaptive:
             self._unit = 1.0
         missed = False
         for name, shadow in self._shadows.items():
-            if key in shadow:
-                shadow.hit(key)
-            else:
-                shadow.ask(key, weight, loss)
+            if shadow.ask(key, weight, loss) is not None:
                 self._lost[name] += self._unit * loss
                 missed = True
         if missed:
             self._follow()
 
     def _follow(self) -> None:
-        """Choose the leader anew."""
+        """Choose the leader again."""
         best = min(self._lost, key=self._lost.__getitem__)
         if self._lost[best] < MARGIN * self._lost[self.leader]:
             self.leader = best

@@ -5,11 +5,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 
-class Standing:
-    """Keys by a score that a request only raises, the lowest first.
+class Ranked:
+    """Ranks by a score that a request only raises; LFU, where that is the logarithm of the rate of requests.
 
-    A key is moved when somebody looks and finds it at the front with a score of long ago: a hit costs nothing, and a
-    look costs a few moves. Where a score falls, its key stays where it was until it is at the front.
+    The rate is over a key's whole history, not only since it was loaded: who comes back is known at once. A key is
+    moved when it is found at the front with an old score: a hit costs nothing, and a look costs a few moves. Where a
+    score falls, its key stays where it was until it is at the front.
     """
 
     def __init__(self, score: Callable[[str], float]) -> None:
@@ -17,18 +18,19 @@ class Standing:
         self._order: list[tuple[float, str]] = []
         self._placed: dict[str, float] = {}
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._placed
+    def hit(self, key: str) -> None:
+        """Nothing to do: the score has risen."""
 
-    def add(self, key: str) -> None:
-        """Rank ``key``, which is not here yet."""
+    def loaded(self, key: str, *, ahead: bool) -> None:
+        """Rank ``key``."""
         self._place(key, self._score(key), 0)
 
-    def remove(self, key: str) -> None:
-        """Forget ``key``, which is here."""
+    def left(self, key: str, *, evicted: bool) -> None:
+        """Forget ``key``."""
         del self._order[bisect_left(self._order, (self._placed.pop(key), key))]
 
-    def __iter__(self) -> Iterator[str]:
+    def leaving(self) -> Iterator[str]:
+        """The lowest score first."""
         at = 0
         while at < len(self._order):
             placed, key = self._order[at]
@@ -68,32 +70,7 @@ class Lru:
         return iter(self._order)
 
 
-class Lfu:
-    """Ranks by ``rate``, the logarithm of how often a key is asked for of late.
-
-    The rate is over a key's whole history, not only since it was loaded: who comes back is known at once.
-    """
-
-    def __init__(self, rate: Callable[[str], float]) -> None:
-        self._standing = Standing(rate)
-
-    def hit(self, key: str) -> None:
-        """Nothing to do: the rate has risen."""
-
-    def loaded(self, key: str, *, ahead: bool) -> None:
-        """Rank ``key``."""
-        self._standing.add(key)
-
-    def left(self, key: str, *, evicted: bool) -> None:
-        """Forget ``key``."""
-        self._standing.remove(key)
-
-    def leaving(self) -> Iterator[str]:
-        """The lowest rate first."""
-        return iter(self._standing)
-
-
-class Gdsf:
+class Gdsf(Ranked):
     """Ranks by ``H = L + f * worth``: requests since it was loaded times load cost per size, over an age ``L``.
 
     ``L`` is the H of the last one evicted, so that what was popular once is overtaken in the end (Cherkasova,
@@ -105,7 +82,7 @@ class Gdsf:
         self._age = 0.0
         self._times: dict[str, int] = {}
         self._value: dict[str, float] = {}
-        self._standing = Standing(self._value.__getitem__)
+        super().__init__(self._value.__getitem__)
 
     def hit(self, key: str) -> None:
         """One request more."""
@@ -116,23 +93,19 @@ class Gdsf:
         """Rank it by its first request, made or to come."""
         self._times[key] = 0
         self.hit(key)
-        self._standing.add(key)
+        super().loaded(key, ahead=ahead)
 
     def left(self, key: str, *, evicted: bool) -> None:
         """Forget ``key``; when it was evicted, what it was worth is the age."""
-        self._standing.remove(key)
+        super().left(key, evicted=evicted)
         value = self._value.pop(key)
         del self._times[key]
         if evicted:
             self._age = max(self._age, value)
 
-    def leaving(self) -> Iterator[str]:
-        """The lowest H first."""
-        return iter(self._standing)
-
 
 ROUNDING = 1e-9
-"""Shares are fractions that are added and taken away again: so much over the window is none at all."""
+"""Shares are fractions that are added and taken away again: more than the window counts as infinite."""
 
 
 class Windowed:
@@ -144,7 +117,7 @@ class Windowed:
 
     def __init__(self, score: Callable[[str], float], share: Callable[[str], float], window: float) -> None:
         self._latest: OrderedDict[str, float] = OrderedDict()
-        self._rest = Standing(score)
+        self._rest = Ranked(score)
         self._share, self._free = share, window
 
     def hit(self, key: str) -> None:
@@ -152,7 +125,7 @@ class Windowed:
         if key in self._latest:
             self._latest.move_to_end(key)
         else:
-            self._rest.remove(key)
+            self._rest.left(key, evicted=False)
             self._enter(key)
 
     def loaded(self, key: str, *, ahead: bool) -> None:
@@ -164,11 +137,11 @@ class Windowed:
         if key in self._latest:
             self._free += self._latest.pop(key)
         else:
-            self._rest.remove(key)
+            self._rest.left(key, evicted=evicted)
 
     def leaving(self) -> Iterator[str]:
         """The rest, the lowest score first; then the window, the oldest first."""
-        yield from self._rest
+        yield from self._rest.leaving()
         yield from self._latest
 
     def _enter(self, key: str) -> None:
@@ -178,4 +151,4 @@ class Windowed:
         while self._free < -ROUNDING:
             oldest, freed = self._latest.popitem(last=False)
             self._free += freed
-            self._rest.add(oldest)
+            self._rest.loaded(oldest, ahead=False)

@@ -1,4 +1,4 @@
-"""The eviction policies by name, and which one a tier has when nobody says."""
+"""The eviction policies by name, and the books of a tier with one of them."""
 
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -6,22 +6,19 @@ from typing import Literal
 from lora_cli.tiers.budget import Budget, Objective, View
 from lora_cli.tiers.eviction import Eviction
 from lora_cli.tiers.eviction.adaptive import Adaptive
-from lora_cli.tiers.eviction.policies import Gdsf, Lfu, Lru
+from lora_cli.tiers.eviction.policies import Gdsf, Lru, Ranked
 from lora_cli.tiers.history import LASTING, History
 from lora_cli.tiers.ledger import Ledger
 
 PolicyName = Literal["lru", "lfu", "gdsf", "adaptive"]
 
-DEFAULT: PolicyName = "adaptive"
-
-
 POLICIES: Mapping[PolicyName, Callable[[View], Eviction]] = {
     "lru": lambda _view: Lru(),
-    "lfu": lambda view: Lfu(view.history.rate(LASTING)),
+    "lfu": lambda view: Ranked(view.history.rate(LASTING)),
     "gdsf": lambda view: Gdsf(view.worth),
     "adaptive": Adaptive,
 }
-"""Each makes a policy for one tier: its budget and history are in the view, which the ledger has to tell."""
+"""Each makes a policy for one tier: its budget and history are in the view, which the ledger provides."""
 
 
 def new_ledger(

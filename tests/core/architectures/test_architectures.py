@@ -75,7 +75,7 @@ def test_a_checkpoint_that_is_quantised_says_so() -> None:
     config = {"model_type": "llama", **GROUPED, "quantization_config": {"quant_method": "gptq", "bits": 4}}
     assert base_from_config(config, "base").source == "config.json (llama, quantised: gptq)"
     assert base_from_config(config | {"quantization_config": {"bits": 4}}, "base").source == (
-        "config.json (llama, quantised: by an unnamed method)"
+        "config.json (llama, quantised: by an unknown method)"
     )
 
 
@@ -89,7 +89,7 @@ def test_layers_of_a_kind_share_their_values() -> None:
 def test_an_unknown_family_names_the_nearest_known_one() -> None:
     with pytest.raises(UnknownArchitecture) as caught:
         base_from_config({"model_type": "qwen3moe"}, "base")
-    assert caught.value.message == 'config.json: model_type: the architecture "qwen3moe" is not known'
+    assert caught.value.message == 'config.json: model_type: unknown architecture "qwen3moe"'
     assert caught.value.hint == "did you mean qwen3_moe?"
     with pytest.raises(UnknownArchitecture) as caught:
         base_from_config({"model_type": "__init__"}, "base")

@@ -31,7 +31,7 @@ def refusal(config: dict[str, Any]) -> str:
         ({"num_hidden_layers": HUGE}, f"num_hidden_layers: must be at most {MAX_DIMENSION}, not {HUGE}"),
         (
             {"num_hidden_layers": MAX_LAYERS + 1},
-            f"num_hidden_layers: {MAX_LAYERS + 1} layers are more than the {MAX_LAYERS} that any model has",
+            f"num_hidden_layers: {MAX_LAYERS + 1} layers exceed the limit of {MAX_LAYERS}",
         ),
         ({"hidden_size": HUGE}, f"hidden_size: must be at most {MAX_DIMENSION}, not {HUGE}"),
         ({"hidden_size": 0}, "hidden_size: must be at least 1, not 0"),
@@ -45,12 +45,11 @@ def refusal(config: dict[str, Any]) -> str:
         ({"num_attention_heads": 0}, "num_attention_heads: must be at least 1, not 0"),
         (
             {"num_attention_heads": MAX_DIMENSION, "head_dim": MAX_DIMENSION},
-            f"self_attn.q_proj would be {MAX_DIMENSION**2} wide (num_attention_heads * head_dim), "
-            "more than any model is",
+            f"self_attn.q_proj would be {MAX_DIMENSION**2} wide (num_attention_heads * head_dim), over the limit",
         ),
         (
             {"num_attention_heads": 64, "hidden_size": 48},
-            "head_dim: is not given, and hidden_size // num_attention_heads makes it 0",
+            "head_dim: is not set, and hidden_size // num_attention_heads gives 0",
         ),
     ],
 )
@@ -78,10 +77,10 @@ def test_the_sections_of_a_wrapper_are_checked_under_their_names() -> None:
     )
     assert refusal(wrapper | {"text_config": [1]}) == "config.json: text_config: must be an object, not a list: [1]"
     assert refusal(wrapper | {"vision_config": {"patch_size": 500}}) == (
-        "config.json: vision_config: patches_per_side: is not given, and image_size // patch_size makes it 0"
+        "config.json: vision_config: patches_per_side: is not set, and image_size // patch_size gives 0"
     )
     assert refusal(wrapper | {"vision_config": {"model_type": "clip"}}) == (
-        'config.json: vision_config: is a "clip", and only siglip_vision_model is known here'
+        'config.json: vision_config: is a "clip", but only siglip_vision_model is supported here'
     )
 
 

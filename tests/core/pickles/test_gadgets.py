@@ -76,10 +76,10 @@ def test_the_live_gadgets_run_when_pickle_loads_them_and_are_refused_here(tmp_pa
         (b"\x80\x02ctorch\nSize\nK\x02\x85R)R.", "calls a size"),
         (b"\x80\x02X\x01\x00\x00\x00aX\x01\x00\x00\x00b\x93.", "a.b"),
         (b"\x80\x02K\x01]s.", "stack empty"),
-        (b"\x80\x02]ccollections\nOrderedDict\na.", "may not stand among data"),
-        (b"\x80\x02}K\x01ccollections\nOrderedDict\ns.", "may not stand among data"),
-        (b"\x80\x02ctorch\nSize\n\x85.", "may not stand among data"),
-        (b"\x80\x02}ctorch\nSize\nb.", "may not stand among data"),
+        (b"\x80\x02]ccollections\nOrderedDict\na.", "is not allowed in data"),
+        (b"\x80\x02}K\x01ccollections\nOrderedDict\ns.", "is not allowed in data"),
+        (b"\x80\x02ctorch\nSize\n\x85.", "is not allowed in data"),
+        (b"\x80\x02}ctorch\nSize\nb.", "is not allowed in data"),
         (b"\x80\x02]K\x01b.", "sets the state of a list"),
         (b"\x80\x02X\x01\x00\x00\x00a}b.", "sets the state of a string"),
         (b"\x80\x02X\x01\x00\x00\x00aK\x01a.", "appends to a string"),
@@ -103,11 +103,11 @@ def test_getattr_reaches_members_of_enumerations_and_nothing_else() -> None:
 
     assert read_pickle(called(b"STEPS"), TRAINER)
     for member in (b"__class__", b"_member_map_", b"a.b", b""):
-        with pytest.raises(UnsafePickle, match="no member"):
+        with pytest.raises(UnsafePickle, match="not a member"):
             read_pickle(called(member), TRAINER)
     with pytest.raises(UnsafePickle):
         read_pickle(called(b"STEPS"), WEIGHTS)
-    with pytest.raises(UnsafePickle, match="something else than an enumeration"):
+    with pytest.raises(UnsafePickle, match="a type that is not an enumeration"):
         read_pickle(pickle.dumps(getattr, 2)[:-1].replace(b"q\x00", b"") + b"K\x01K\x02\x86R.", TRAINER)
 
 
@@ -124,5 +124,5 @@ def test_a_hook_that_would_be_called_later_is_refused() -> None:
 @pytest.mark.parametrize("factory", [b"ccollections\nOrderedDict\n", b"K\x07", b"cnumpy\nndarray\n"])
 def test_a_defaultdict_makes_dictionaries_lists_and_numbers_only(factory: bytes) -> None:
     assert read_pickle(b"\x80\x02ccollections\ndefaultdict\ncbuiltins\ndict\n\x85R.", TRAINER)
-    with pytest.raises(UnsafePickle, match=r"factory|may not stand among data"):
+    with pytest.raises(UnsafePickle, match=r"factory|is not allowed in data"):
         read_pickle(b"\x80\x02ccollections\ndefaultdict\n" + factory + b"\x85R.", TRAINER)

@@ -12,7 +12,8 @@ from itertools import islice
 
 from lora_cli.bench.draws import Draws
 from lora_cli.bench.popularity import parse_popularity
-from lora_cli.bench.workload import make_drift, make_scan, make_sessions, make_trace
+from lora_cli.bench.workload import Shape
+from tests.requested import requested
 
 Family = Callable[[int, int], tuple[str, ...]]
 
@@ -22,23 +23,23 @@ BY_RANK = parse_popularity("zipf:0.9")
 
 
 def drawn(popularity: str) -> Family:
-    return lambda requests, seed: make_trace(NAMES, parse_popularity(popularity), requests, seed)
+    return lambda requests, seed: requested(NAMES, parse_popularity(popularity), requests, seed)
 
 
 def drift(requests: int, seed: int) -> tuple[str, ...]:
-    return make_drift(NAMES, BY_RANK, requests, seed)
+    return requested(NAMES, BY_RANK, requests, seed, Shape("drift", (20, 5_000)))
 
 
 def reshuffle(requests: int, seed: int) -> tuple[str, ...]:
-    return make_drift(NAMES, BY_RANK, requests, seed, percent=100, every=10_000)
+    return requested(NAMES, BY_RANK, requests, seed, Shape("drift", (100, 10_000)))
 
 
 def scan(requests: int, seed: int) -> tuple[str, ...]:
-    return make_scan(NAMES, BY_RANK, requests, seed)
+    return requested(NAMES, BY_RANK, requests, seed, Shape("scan", (10,)))
 
 
 def sessions(users: int, turns: int) -> Family:
-    return lambda requests, seed: make_sessions(NAMES, BY_RANK, requests, seed, users=users, turns=turns)
+    return lambda requests, seed: requested(NAMES, BY_RANK, requests, seed, Shape("sessions", (users, turns)))
 
 
 def merged(requests: int, streams: list[Iterator[tuple[float, str]]]) -> tuple[str, ...]:
@@ -99,7 +100,7 @@ def places(count: int) -> list[str]:
 
 def launches(requests: int, seed: int) -> tuple[str, ...]:
     """Each 100 requests a new adapter comes, and is asked for less and less as younger ones come."""
-    draws = iter(make_trace(places(ADAPTERS), parse_popularity("zipf:1.0"), requests, seed))
+    draws = iter(requested(places(ADAPTERS), parse_popularity("zipf:1.0"), requests, seed))
     return tuple(f"b{number // 100 - int(next(draws))}" for number in range(requests))
 
 
@@ -107,7 +108,7 @@ def by_recency(requests: int, seed: int) -> tuple[str, ...]:
     """The n-th last adapter comes again with Zipf's odds: nothing but recency tells, and LRU is the best there is."""
     stack = list(NAMES)
     found = []
-    for depth in make_trace(places(ADAPTERS), parse_popularity("zipf:1.1"), requests, seed):
+    for depth in requested(places(ADAPTERS), parse_popularity("zipf:1.1"), requests, seed):
         stack.insert(0, stack.pop(int(depth)))
         found.append(stack[0])
     return tuple(found)
@@ -116,7 +117,7 @@ def by_recency(requests: int, seed: int) -> tuple[str, ...]:
 def tenants(requests: int, seed: int) -> tuple[str, ...]:
     """Twenty tenants of 25 adapters each: one has the floor for some 700 requests, then another."""
     draws = Draws(seed)
-    inner = iter(make_trace(places(25), parse_popularity("zipf:0.7"), requests, seed))
+    inner = iter(requested(places(25), parse_popularity("zipf:0.7"), requests, seed))
     found, tenant = [], 0
     for _ in range(requests):
         if draws.below(700) == 0:
@@ -128,13 +129,13 @@ def tenants(requests: int, seed: int) -> tuple[str, ...]:
 def chats_over_traffic(requests: int, seed: int) -> tuple[str, ...]:
     """A third of the requests by 24 users of 8 turns each, the others drawn by another order of popularity."""
     draws = Draws(seed)
-    chats = iter(make_sessions(NAMES, BY_RANK, requests, seed, users=24, turns=8))
-    rest = iter(make_trace(NAMES[::-1], parse_popularity("slora-power:0.4"), requests, seed + 1))
+    chats = iter(requested(NAMES, BY_RANK, requests, seed, Shape("sessions", (24, 8))))
+    rest = iter(requested(NAMES[::-1], parse_popularity("slora-power:0.4"), requests, seed + 1))
     return tuple(next(chats) if draws.below(3) == 0 else next(rest) for _ in range(requests))
 
 
 def loop(requests: int, seed: int) -> tuple[str, ...]:
-    return make_trace(NAMES[: 40 + seed], parse_popularity("round-robin"), requests, seed)
+    return requested(NAMES[: 40 + seed], parse_popularity("round-robin"), requests, seed)
 
 
 CHOSEN: Mapping[str, Family] = {

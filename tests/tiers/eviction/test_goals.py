@@ -10,11 +10,11 @@ from statistics import mean
 import pytest
 
 from lora_cli.bench.optimal_bounds import belady
-from lora_cli.bench.popularity import parse_popularity, weights
+from lora_cli.bench.popularity import parse_popularity
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.registry import PolicyName
 from tests.long import in_long
-from tests.tiers.eviction.families import ADAPTERS, CHOSEN, HELD_OUT, SEEN
+from tests.tiers.eviction.families import ADAPTERS, CHOSEN, HELD_OUT, NAMES, SEEN
 from tests.tiers.eviction.replaying import replay
 
 SEEDS = (21, 22)
@@ -45,7 +45,7 @@ def ratios(name: str, slots: int, seed: int, requests: int) -> Ratios:
 def test_nine_tenths_of_the_way_to_what_demand_caching_can_reach(popularity: str, slots: int) -> None:
     """With the most popular C - 1 always here; the last slot is for whoever comes."""
     found = ratios(popularity, slots, SEEDS[0], LONG)
-    shares = weights(parse_popularity(popularity), ADAPTERS)
+    shares = parse_popularity(popularity).weights(NAMES)
     reachable = sum(shares[: slots - 1]) / sum(shares)
     part = (found.adaptive - found.lru) / (reachable - found.lru)
     print(f"{popularity} on {slots}: {found.lru:.3f} {found.adaptive:.3f} of {reachable:.3f}, {part:.0%}")

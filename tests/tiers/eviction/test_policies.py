@@ -7,8 +7,8 @@ import pytest
 from lora_cli.tiers.budget import Budget, View
 from lora_cli.tiers.eviction import adaptive
 from lora_cli.tiers.eviction.adaptive import Adaptive, experts
-from lora_cli.tiers.eviction.policies import Gdsf, Lru, Standing, Windowed
-from lora_cli.tiers.eviction.registry import DEFAULT, POLICIES, PolicyName
+from lora_cli.tiers.eviction.policies import Gdsf, Lru, Ranked, Windowed
+from lora_cli.tiers.eviction.registry import POLICIES, PolicyName
 from lora_cli.tiers.history import History
 from lora_cli.tiers.ledger import Ledger
 
@@ -20,12 +20,11 @@ def ledger_of(policy: PolicyName, slots: int = 2) -> tuple[Ledger, History]:
 
 def ask(ledger: Ledger, *keys: str, weight: int = 1, cost_ms: float = 1.0) -> list[str]:
     """Who left, in order."""
-    return [one for key in keys for one in ledger.ask(key, weight, cost_ms).evicted]
+    return [one for key in keys for one in ledger.ask(key, weight, cost_ms) or ()]
 
 
-def test_the_policies_are_known_by_name_and_adaptive_is_the_default() -> None:
+def test_the_policies_are_known_by_name() -> None:
     assert list(POLICIES) == ["lru", "lfu", "gdsf", "adaptive"]
-    assert DEFAULT == "adaptive"
 
 
 def test_lru_lets_go_of_who_was_asked_for_longest_ago() -> None:
@@ -86,16 +85,16 @@ def test_one_larger_than_the_window_goes_straight_to_the_rest() -> None:
     assert list(policy.leaving()) == ["large"]
 
 
-def test_a_standing_is_in_order_however_scores_rise() -> None:
+def test_what_is_ranked_is_in_order_however_scores_rise() -> None:
     score = {"a": 1.0, "b": 2.0, "c": 3.0}
-    standing = Standing(score.__getitem__)
+    ranked = Ranked(score.__getitem__)
     for key in "cab":
-        standing.add(key)
-    assert list(standing) == ["a", "b", "c"]
+        ranked.loaded(key, ahead=False)
+    assert list(ranked.leaving()) == ["a", "b", "c"]
     score["a"] = 2.5
-    assert list(standing) == ["b", "a", "c"]
-    standing.remove("a")
-    assert list(standing) == ["b", "c"]
+    assert list(ranked.leaving()) == ["b", "a", "c"]
+    ranked.left("a", evicted=False)
+    assert list(ranked.leaving()) == ["b", "c"]
 
 
 def test_adaptive_begins_as_lru() -> None:
@@ -132,7 +131,7 @@ def test_adaptive_judges_by_what_a_miss_costs() -> None:
 
     def missed_of_dear(policy: PolicyName) -> int:
         ledger, _ = ledger_of(policy, 4)
-        hits = [ledger.ask(key, 1, 500.0 if key.startswith("dear") else 1.0).hit for key in requests]
+        hits = [ledger.ask(key, 1, 500.0 if key.startswith("dear") else 1.0) is None for key in requests]
         return sum(not hit for hit, key in zip(hits, requests, strict=True) if key.startswith("dear"))
 
     assert missed_of_dear("lru") == 600

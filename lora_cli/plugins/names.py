@@ -1,0 +1,129 @@
+"""What a client's name of an adapter stands for: an entry of a manifest, or a pattern (``hf://acme/{name}``)."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_cli.core.item import NAME, Item
+from lora_cli.core.reference import parse
+from lora_cli.errors import LoraCliError, NotFound, UsageError
+from lora_cli.reading.adapter_set import items_of, locked_adapters, with_policies
+from lora_cli.reading.manifest import lock_path, read_lock, read_manifest
+from lora_cli.settings import RESOLVE, Settings, load_settings
+from lora_cli.validation.acceptance import check_rules
+
+MANIFEST, POLICY = "LORA_CLI_MANIFEST", "LORA_CLI_POLICY"
+"""The variables of ``--manifest``, which turns a plugin on as ``RESOLVE`` does, and of ``--policy``."""
+
+PLACE = "{name}"
+
+Fingerprint = tuple[tuple[int, int, int] | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The adapters of a manifest at one moment, the patterns for other names, and the settings that hold for both.
+
+    ``max_lora_rank`` is the engine's limit as the manifest says it.
+    """
+
+    settings: Settings
+    items: Mapping[str, Item]
+    patterns: tuple[str, ...] = ()
+    max_lora_rank: int | None = None
+
+    def find(self, name: str) -> tuple[Item, ...]:
+        """Where the adapter may be, in the order to try; empty for a name that is none of ours."""
+        if (item := self.items.get(name)) is not None:
+            return (item,)
+        if not re.fullmatch(NAME, name):
+            return ()
+        return tuple(Item(name, parse(pattern.replace(PLACE, name), is_path=_never)) for pattern in self.patterns)
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The files and patterns that give names their meaning.
+
+    ``manifest`` and its lock, and ``policy``, may change while the engine runs.
+    """
+
+    environ: Mapping[str, str]
+    manifest: Path | None = None
+    patterns: tuple[str, ...] = ()
+    policy: Path | None = None
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> "Names | None":
+        """The names that the environment sets up; None where it sets up none."""
+        manifest, patterns, policy = (environ.get(name, "") for name in (MANIFEST, RESOLVE, POLICY))
+        if not manifest and not patterns.split():
+            return None
+        return cls(
+            dict(environ),
+            Path(manifest).absolute() if manifest else None,
+            tuple(patterns.split()),
+            Path(policy).absolute() if policy else None,
+        )
+
+    def fingerprint(self) -> Fingerprint:
+        """Changes when a file was replaced or edited."""
+        lock = (lock_path(self.manifest),) if self.manifest is not None else ()
+        return tuple(_state(path) for path in (self.manifest, *lock, self.policy) if path is not None)
+
+    def read(self) -> Known:
+        """What the files say now.
+
+        Raises:
+            LoraCliError: a file cannot be read or has an error; a pattern is not valid, or no policy allows its source.
+        """
+        settings = load_settings({}, self.environ)
+        items, rank = {}, None
+        adapter_set = read_manifest(self.manifest) if self.manifest is not None else None
+        settings = with_policies(settings, adapter_set, self.policy)
+        check_rules(settings.suppressions)
+        if adapter_set is not None and self.manifest is not None:
+            try:
+                locked = locked_adapters(adapter_set, read_lock(lock_path(self.manifest)))
+            except NotFound:
+                locked = {}
+            items = {item.name: item for item in items_of(adapter_set.adapters, locked)}
+            rank = adapter_set.engine.max_lora_rank if adapter_set.engine is not None else None
+        if self.patterns:
+            _check_patterns(self.patterns, settings)
+        return Known(settings, items, self.patterns, rank)
+
+
+def _check_patterns(patterns: tuple[str, ...], settings: Settings) -> None:
+    """Clients choose what a pattern fetches: only a policy that lists sources makes that safe."""
+    if not any(policy.allow_sources for policy in settings.policies):
+        raise UsageError(
+            f"{RESOLVE} needs a policy that lists the allowed sources",
+            hint=f"set {POLICY} to a policy file with allow_sources",
+        )
+    for pattern in patterns:
+        scheme, _, rest = pattern.partition("://")
+        host, _, path = rest.partition("/")
+        if pattern.count(PLACE) != 1 or PLACE in scheme or PLACE in host or PLACE not in path:
+            raise UsageError(
+                f"{RESOLVE}: {pattern!r} must contain {PLACE} once, after the host or bucket",
+                hint=f"for example hf://acme/{PLACE} or s3://adapters/prod/{PLACE}",
+            )
+        try:
+            parse(pattern.replace(PLACE, "name"), is_path=_never)
+        except LoraCliError as error:
+            raise UsageError(f"{RESOLVE}: {error.message}", hint=error.hint) from error
+
+
+def _never(_text: str) -> bool:
+    return False
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - one call, links followed
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,0 +1,314 @@
+"""An engine's adapters by name: each fetched, verified and validated when a client first asks for it.
+
+Nothing here knows an engine (``plugins.vllm`` and ``plugins.sglang`` do). All of it runs in the engine's event loop,
+which never waits: files are looked at in threads, and adapters are fetched and validated in processes of their own
+(``serving.admissions``), where a bad one harms nothing.
+"""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from lora_cli.core.base_model import BaseModel
+from lora_cli.core.engine_outcome import Deployment
+from lora_cli.core.item import Item
+from lora_cli.core.log import logger
+from lora_cli.core.results import LoadReport
+from lora_cli.engines import choose_engine
+from lora_cli.errors import LoraCliError, NotFound
+from lora_cli.plugins.names import Fingerprint, Known, Names
+from lora_cli.runtime.module_tree import base_from_transformers
+from lora_cli.serving.adapters import STATUS, Backoff, shortened
+from lora_cli.serving.admissions import JUDGES, Admissions, Setup
+from lora_cli.settings import RESOLVE_TIMEOUT, Settings, parse_duration
+from lora_cli.store import Store
+from lora_cli.store.holds import Hold
+from lora_cli.validation import open_base
+
+T = TypeVar("T")
+
+LOOK_S = 1.0
+"""The manifest is looked at again at most once in so many seconds, when a client asks for a name."""
+
+LOOK_LIMIT_S = 5.0
+"""A request waits so long for that look, which a hung file system may hold up; then what was read before holds."""
+
+MOST_AT_ONCE = 64
+"""Adapters that are fetched at once; the others wait."""
+
+MOST_WAITING = 512
+"""Adapters that are fetched or wait for it; of more, a client is told to come again."""
+
+MOST_NAMES = 10_000
+"""Names that are remembered beside those of a manifest: clients may make up any."""
+
+WAIT_S = 300.0
+"""How long a request waits for its adapter, unless ``RESOLVE_TIMEOUT`` says otherwise."""
+
+VALIDATE_S = 120.0
+"""The longest that validating one adapter may take."""
+
+log = logger(__name__)
+
+Observe = Callable[[LoadReport, int], None]
+"""Hears of each attempt: its report, and the bytes that were downloaded."""
+
+
+def unobserved(_report: LoadReport, _bytes: int) -> None:
+    """For whoever does not measure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The engine that asks: NAME@VERSION, its base model as it was started with, and its limits (None: not known)."""
+
+    engine: str
+    base: str
+    deployment: Deployment | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """An adapter that the engine may load. ``directory`` is named after the digest of its files, and stays."""
+
+    name: str
+    directory: Path
+    digest: str
+
+
+class Unresolved(Exception):
+    """Why a client does not get an adapter that is one of ours, with the HTTP ``status`` that says so."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status, self.message = status, message
+
+
+@dataclass(slots=True)
+class _Lookup(Backoff):
+    """One name under one reading of the manifest: where its adapter may be, and how it went."""
+
+    items: tuple[Item, ...]
+    reading: "_Reading"
+    resolved: Resolved | None = None
+    task: "asyncio.Task[LoadReport] | None" = None
+
+    @property
+    def idle(self) -> bool:
+        return self.task is None or self.task.done()
+
+
+@dataclass(slots=True, eq=False)
+class _Reading:
+    """What one reading of the manifest gave, and the processes that work by its settings."""
+
+    known: Known
+    fingerprint: Fingerprint
+    admissions: Admissions
+    attempts: int = 0
+
+
+class Resolver:
+    """Finds the adapters of one engine by name; it belongs to the event loop that first asks it.
+
+    A request waits up to ``wait_s`` seconds for an adapter; fetching it goes on after that.
+    """
+
+    def __init__(self, names: Names, wait_s: float, observe: Observe = unobserved) -> None:
+        self._names, self._wait_s, self._observe = names, wait_s, observe
+        self._asked: OrderedDict[str, _Lookup] = OrderedDict()
+        self._threads = ThreadPoolExecutor(MOST_AT_ONCE + 2, "lora-cli")
+        self._reading: _Reading | None = None
+        self._look: asyncio.Task[None] | None = None
+        self._look_at = 0.0
+        self._base: BaseModel | None = None
+        self._hold: Hold | None = None
+        self._broken = ""
+        self._waiting = 0
+
+    async def resolve(self, name: str, running: Running) -> Resolved | None:
+        """The adapter of that name, on this disk and validated for the engine; None for a name that is none of ours.
+
+        Who asks at the same time waits for the same attempt, which goes on when a client goes away.
+
+        Raises:
+            Unresolved: it is ours, and the client cannot have it, or not yet.
+        """
+        reading = await self._current(running)
+        items = reading.known.find(name)
+        if not items:
+            return None
+        asked = self._remembered(name, items, reading)
+        if asked.resolved is not None and await self._in_thread(asked.resolved.directory.is_dir):
+            return asked.resolved
+        if asked.idle:
+            if asked.failure is not None and asked.retry_in_s > 0:
+                raise _unresolved(asked, asked.failure)
+            if self._waiting >= MOST_WAITING:
+                raise Unresolved(503, f"{name}: {self._waiting} adapters are being fetched; retry in 5 s")
+            asked.resolved = None
+            asked.task = asyncio.create_task(self._attempt(asked, reading))
+        assert asked.task is not None
+        await asyncio.wait((asked.task,), timeout=self._wait_s)
+        if not asked.task.done():
+            raise Unresolved(503, f"{name} is still being fetched after {self._wait_s:g} s; retry in 5 s")
+        report = asked.task.result()
+        if asked.resolved is None:
+            raise _unresolved(asked, report)
+        return asked.resolved
+
+    async def close(self) -> None:
+        """End the processes, and let go of the adapters. What is asked after that fails."""
+        if self._look is not None:
+            await asyncio.wait((self._look,))
+        if self._reading is not None:
+            await self._in_thread(self._reading.admissions.close)
+        if self._hold is not None:
+            self._hold.end()
+        self._threads.shutdown(wait=False)
+
+    def _remembered(self, name: str, items: tuple[Item, ...], reading: _Reading) -> _Lookup:
+        """What is known of a name; nothing of what it stood for before, or under other policies."""
+        asked = self._asked.get(name)
+        if asked is None or asked.items != items or asked.reading is not reading:
+            asked = self._asked[name] = _Lookup(items, reading)
+        self._asked.move_to_end(name)
+        if len(self._asked) > MOST_NAMES + len(reading.known.items):
+            oldest = next((one for one, known in self._asked.items() if known.idle and one != name), None)
+            if oldest is not None:
+                del self._asked[oldest]
+        return asked
+
+    async def _attempt(self, asked: _Lookup, reading: _Reading) -> LoadReport:
+        """Fetch and validate one adapter, from the first place that has it. Its report says what went wrong."""
+        self._waiting += 1
+        reading.attempts += 1
+        try:
+            for item in asked.items:
+                admitted = await self._in_thread(partial(reading.admissions.admit, item, by_client=False))
+                report = admitted.report
+                if not report.error or report.exit_code != NotFound.exit_code:
+                    break
+            if admitted.job is not None:
+                asked.resolved = Resolved(report.name, admitted.job.directory, report.digest)
+            asked.tried(report)
+            if report.error:
+                log.warning("%s is not served: %s", report.name, _told(report))
+            self._observe(report, 0 if admitted.cached else admitted.size)
+            return report
+        finally:
+            self._waiting -= 1
+            reading.attempts -= 1
+            self._retire(reading)
+
+    async def _current(self, running: Running) -> _Reading:
+        """The last reading of the manifest, which is read again when it changed."""
+        if self._look is None and time.monotonic() >= self._look_at:
+            self._look = asyncio.create_task(self._looked(running))
+        if self._look is not None:
+            await asyncio.wait((self._look,), timeout=LOOK_LIMIT_S if self._reading is not None else None)
+        if self._reading is None:
+            raise Unresolved(503, "the adapters of this server cannot be read; its log says why")
+        return self._reading
+
+    async def _looked(self, running: Running) -> None:
+        """Read the manifest if it changed. One with an error leaves what was read before, and is logged once."""
+        try:
+            before = self._reading
+            fingerprint = await self._in_thread(self._names.fingerprint)
+            if before is not None and fingerprint == before.fingerprint:
+                return
+            known = await self._in_thread(self._names.read)
+            if before is not None and known.settings == before.known.settings:
+                before.known, before.fingerprint = known, fingerprint
+            else:
+                self._reading = _Reading(
+                    known, fingerprint, await self._in_thread(lambda: self._opened(known, running))
+                )
+                if before is not None:
+                    self._retire(before)
+            self._broken = ""
+            log.info("%d adapters can be resolved by name", len(known.items))
+        except LoraCliError as error:
+            if error.message != self._broken:
+                log.error("%s; %s", error.message, error.hint)  # noqa: TRY400 - a file of the operator's is wrong
+            self._broken = error.message
+        finally:
+            self._look, self._look_at = None, time.monotonic() + LOOK_S
+
+    def _opened(self, known: Known, running: Running) -> Admissions:
+        """The processes that fetch and validate adapters for the running engine."""
+        settings = known.settings
+        if self._hold is None:
+            self._hold = Hold(Store(settings.cache_dir))
+            self._base = _base_of(running.base, settings)
+        deployment = running.deployment
+        if deployment is None:
+            # No limit is known: the engine itself refuses what is above it.
+            ranks = choose_engine(running.engine).engine.ranks
+            deployment = Deployment(max_lora_rank=known.max_lora_rank or (max(ranks) if ranks else None))
+        setup = Setup(
+            settings,
+            self._base,
+            deployment.max_lora_rank,
+            log_level=logging.getLogger("lora_cli").getEffectiveLevel(),
+            engine=running.engine,
+            deployment=deployment,
+        )
+        admissions = Admissions(setup, self._hold, VALIDATE_S)
+        admissions.start(judges=JUDGES)
+        return admissions
+
+    def _retire(self, reading: _Reading) -> None:
+        """End the processes of a reading that is over, once nothing is asked of them."""
+        if reading is not self._reading and not reading.attempts:
+            self._threads.submit(reading.admissions.close)
+
+    def _in_thread(self, call: Callable[[], T]) -> "asyncio.Future[T]":
+        return asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+
+def resolver_for(names: Names, engine: logging.Logger) -> Resolver:
+    """A resolver as the environment sets it up, which logs where ``engine`` does and counts in its registry."""
+    from lora_cli.plugins.metrics import observe
+
+    ours, theirs = logging.getLogger("lora_cli"), engine
+    while not theirs.handlers and theirs.parent is not None:
+        theirs = theirs.parent
+    if not ours.handlers:
+        ours.handlers, ours.propagate = list(theirs.handlers), False
+        ours.setLevel(engine.getEffectiveLevel())
+    text, wait_s = names.environ.get(RESOLVE_TIMEOUT, ""), WAIT_S
+    try:
+        wait_s = parse_duration(text) if text else WAIT_S
+    except ValueError as error:
+        log.warning("%s: %s; %g s is used", RESOLVE_TIMEOUT, error, WAIT_S)
+    return Resolver(names, wait_s, observe)
+
+
+def _base_of(base: str, settings: Settings) -> BaseModel | None:
+    """The engine's base model. It has read the config itself: the Hub is asked only where its cache lacks that."""
+    for offline in (True, settings.offline):
+        with suppress(LoraCliError):
+            return open_base(base, replace(settings, offline=offline, policies=()), fallback=base_from_transformers)
+    log.warning("the config of the base model %s cannot be read: adapters are validated without it", base)
+    return None
+
+
+def _told(report: LoadReport) -> str:
+    return f"{report.error} ({report.hint})" if report.hint else report.error
+
+
+def _unresolved(asked: _Lookup, report: LoadReport) -> Unresolved:
+    """A failed attempt as a client hears of it."""
+    status, _kind = STATUS.get(report.exit_code, (500, ""))
+    again = f"; retry in {max(1, round(asked.retry_in_s))} s" if status >= 500 else ""
+    return Unresolved(status, f"{shortened(report.name)}: {_told(report)}{again}")

@@ -1,0 +1,162 @@
+"""The base of a manifest: its config is fetched with the adapters, locked, and read from the cache afterwards."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lora_cli.cli.main import main
+from lora_cli.core.lock import LockedAdapter
+from lora_cli.core.snapshot import Blob
+from lora_cli.documents.lockfile import dump_lock
+from lora_cli.reading.manifest import read_lock
+from tests.cli.locked_sets import Capture, fetch, forget_the_cache, hub_of_two, set_of
+from tests.hub_server import Hub
+from tests.making import base_config, llama_modules, write_adapter, write_base
+
+LOCK = Path("set.lock.yaml")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """The Hub with a base, of which main has one commit, and a set of one real adapter for it."""
+    for hub in hub_of_two(tmp_path, monkeypatch):
+        adapter = write_adapter(
+            tmp_path / "real", modules=llama_modules(("q_proj",)), config={"base_model_name_or_path": "org/base"}
+        )
+        hub.add("org/real", {path.name: path.read_bytes() for path in adapter.iterdir()})
+        hub.add("org/base", {"config.json": base_config(), "model.safetensors": bytes(5000)})
+        set_of("real=org/real", base="org/base")
+        yield hub
+
+
+def base() -> LockedAdapter | None:
+    return read_lock(LOCK).base
+
+
+def test_its_config_is_locked_and_cached_so_that_the_set_is_judged_offline(hub: Hub, capsys: Capture) -> None:
+    assert fetch("--format", "json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in report["adapters"]] == ["real"]
+    assert report["base"]["ref"] == "hf://org/base"
+    assert [one["path"] for one in report["base"]["files"]] == ["config.json"]
+    assert report["lock"]["added"] == ["real", "the base"]
+    found = base()
+    assert found is not None
+    assert (found.source, found.revision) == ("hf://org/base", hub.commit("org/base").id)
+    assert list(found.files) == ["config.json"]
+    hub.requests.clear()
+    assert main(["cache", "gc", "--max-bytes", "1", "--unused-for", "0s", "--grace", "0s"]) == 0
+    assert fetch() == fetch("--locked") == 0
+    assert main(["validate", "-f", "set.yaml", "--offline"]) == 0
+    assert main(["validate", "real", "-f", "set.yaml", "--base", "org/base", "--offline"]) == 0
+    assert not hub.requests
+
+
+def test_it_stays_at_the_locked_commit_until_an_upgrade(hub: Hub, capsys: Capture) -> None:
+    assert fetch() == 0
+    first = base()
+    assert first is not None
+    hub.add("org/base", {"config.json": base_config(hidden_size=128)})
+    moved = hub.commit("org/base").id
+    assert main(["validate", "-f", "set.yaml"]) == 0
+    assert fetch() == fetch("--upgrade", "real") == 0
+    assert base() == first
+    capsys.readouterr()
+    assert fetch("--check") == 1
+    told = capsys.readouterr().out
+    assert "real: as locked\nthe base: main moved from" in told
+    assert fetch("real", "--check") == 0
+    assert fetch("--upgrade") == 0
+    told = capsys.readouterr().err
+    assert f"Updated the base {first.revision[:7]} -> {moved[:7]}" in told
+    assert "set.lock.yaml: the base updated" in told
+    assert main(["validate", "-f", "set.yaml"]) == 1, "the base has other widths now"
+    assert fetch("--check") == 0
+
+
+def test_one_that_cannot_be_had_is_a_warning(hub: Hub, capsys: Capture) -> None:
+    set_of("real=org/real", base="org/nothing")
+    assert fetch() == 0
+    assert (
+        "warning: the base is not cached: hf://org/nothing: there is no repository org/nothing"
+        in capsys.readouterr().err
+    )
+    assert base() is None
+    hub.requests.clear()
+    assert fetch("--locked") == fetch("--check") == 0
+    assert not hub.count("org/nothing"), "what is not locked is not asked for"
+
+
+def test_a_base_that_is_not_found_or_not_reached_is_called_the_base(
+    hub: Hub, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_of("real=org/real", base="org/nothing")
+    assert main(["validate", "-f", "set.yaml"]) == 3
+    assert "hint: this is the base model: --base also takes a folder" in capsys.readouterr().err
+    assert fetch() == 0
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert main(["validate", "-f", "set.yaml"]) == 4
+    assert "hint: this is the base model: --base also takes a folder" in capsys.readouterr().err
+
+
+def test_other_bytes_than_are_locked_are_an_error(
+    hub: Hub, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert fetch() == 0
+    lock = read_lock(LOCK)
+    assert lock.base is not None
+    other = replace(lock.base, files={"config.json": Blob("ab" * 32, lock.base.files["config.json"].size)})
+    LOCK.write_text(dump_lock(replace(lock, base=other)))
+    forget_the_cache(monkeypatch, tmp_path)
+    assert fetch("--locked") == 5
+    told = capsys.readouterr().err
+    assert "error: the base: " in told
+    assert "-f set.yaml --upgrade locks the current version" in told
+
+
+def test_another_base_is_locked_anew_and_refused_with_locked(hub: Hub, capsys: Capture) -> None:
+    assert fetch() == 0
+    hub.add("org/other", {"config.json": base_config()})
+    set_of("real=org/real", base="org/other")
+    assert fetch("--locked") == 1
+    assert "the base is locked for hf://org/base, but the manifest has hf://org/other" in capsys.readouterr().err
+    assert fetch("--check") == 1
+    assert "the base: is locked for hf://org/base, but" in capsys.readouterr().out
+    assert fetch() == 0
+    found = base()
+    assert found is not None
+    assert found.source == "hf://org/other"
+    set_of("real=org/real")
+    assert fetch("--check") == 1
+    assert "the base: is locked but not in the manifest" in capsys.readouterr().out
+    assert fetch() == 0
+    assert base() is None
+
+
+def test_a_path_is_not_locked(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(base_config()))
+    set_of("real=org/real", base="./config.json")
+    assert fetch() == 0
+    assert base() is None
+
+
+def test_policies_over_adapters_do_not_apply_to_it(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text(
+        "apiVersion: lora-cli/v1\nkind: Policy\nallow_sources: [hf://org/real]\nmax_bytes: 1MB\n"
+    )
+    assert fetch("--policy", "policy.yaml") == 0
+    assert base() is not None
+
+
+def test_a_family_without_a_table_is_told_by_the_headers_of_its_origin(hub: Hub, tmp_path: Path) -> None:
+    folder = write_base(tmp_path / "odd")
+    config = json.loads((folder / "config.json").read_text()) | {"model_type": "odd"}
+    weights = next(folder.glob("*.safetensors"))
+    hub.add("org/odd", {"config.json": config, weights.name: weights.read_bytes()})
+    set_of("real=org/real", base="org/odd")
+    assert fetch() == 0
+    assert main(["validate", "-f", "set.yaml"]) == 0
+    assert hub.count(weights.name)

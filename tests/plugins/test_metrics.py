@@ -1,0 +1,31 @@
+"""What is counted of an attempt, as the engine's registry shows it."""
+
+from prometheus_client import REGISTRY
+
+from lora_cli.core.results import LoadReport
+from lora_cli.plugins.metrics import observe
+
+
+def value(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+def test_an_attempt_is_counted_by_outcome_stage_rule_and_bytes() -> None:
+    before = value("lora_cli_downloaded_bytes_total"), value("lora_cli_resolve_seconds_total", stage="fetch")
+    observe(LoadReport("sql", stage_ms={"fetch": 1500.0}), 1000)
+    assert value("lora_cli_downloaded_bytes_total") == before[0] + 1000
+    assert value("lora_cli_resolve_seconds_total", stage="fetch") == before[1] + 1.5
+    for code, error, outcome, rule in (
+        (1, "LC501 not-finite: …", "refused", "LC501"),
+        (3, "there is no LC501", "not-found", ""),
+        (4, "…", "unavailable", ""),
+        (5, "…", "corrupt", ""),
+        (70, "…", "failed", ""),
+    ):
+        seen, refusals = (
+            value("lora_cli_resolutions_total", outcome=outcome),
+            value("lora_cli_refusals_total", rule=rule),
+        )
+        observe(LoadReport("sql", error=error, exit_code=code), 0)
+        assert value("lora_cli_resolutions_total", outcome=outcome) == seen + 1
+        assert value("lora_cli_refusals_total", rule=rule) == refusals + bool(rule)

@@ -1,0 +1,162 @@
+"""The hook of SGLang on a stand-in for its tokenizer manager."""
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from starlette.exceptions import HTTPException
+
+from lora_cli.plugins.resolver import Resolved, Running, Unresolved
+
+
+@dataclass
+class Load:
+    lora_name: str
+    lora_path: str
+
+
+class Manager:
+    """As SGLang's ``TokenizerManager``: what was loaded is in ``lora_ref_cache``, and unknown names are an error."""
+
+    def __init__(self, refusal: str = "", rank: int | None = 64) -> None:
+        self.server_args = SimpleNamespace(
+            model_path="/models/llama",
+            max_lora_rank=rank,
+            lora_target_modules={"all"},
+            tp_size=2,
+            max_loras_per_batch=8,
+        )
+        self.lora_ref_cache: dict[str, str] = {}
+        self.refusal = refusal
+
+    async def load_lora_adapter(self, obj: Load) -> Any:
+        if self.refusal:
+            return SimpleNamespace(success=False, error_message=self.refusal)
+        self.lora_ref_cache[obj.lora_name] = obj.lora_path
+        return SimpleNamespace(success=True, error_message=None)
+
+    async def resolve(self, obj: Any) -> str:
+        names = [obj.lora_path] if isinstance(obj.lora_path, str) else obj.lora_path
+        for name in names:
+            if name and name not in self.lora_ref_cache:
+                raise ValueError(f"Got LoRA adapter that has never been loaded: {name}")
+        return "resolved"
+
+
+class Registry:
+    hooks: list[tuple[str, Any, str]]
+
+    def register(self, target: str, hook: Any, kind: str) -> None:
+        self.hooks.append((target, hook, kind))
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
+    registry = Registry()
+    registry.hooks = []
+    modules: dict[str, dict[str, Any]] = {
+        "sglang": {"__version__": "0.5.23"},
+        "sglang.srt": {},
+        "sglang.srt.plugins": {},
+        "sglang.srt.plugins.hook_registry": {
+            "HookRegistry": registry,
+            "HookType": SimpleNamespace(AROUND="around"),
+        },
+        "sglang.srt.managers": {},
+        "sglang.srt.managers.io_struct": {"LoadLoRAAdapterReqInput": Load},
+        "fastapi": {"HTTPException": HTTPException},
+    }
+    for name, members in modules.items():
+        made = ModuleType(name)
+        vars(made).update(members)
+        monkeypatch.setitem(sys.modules, name, made)
+    monkeypatch.delitem(sys.modules, "lora_cli.plugins.sglang_hook", raising=False)
+    return registry
+
+
+@pytest.fixture
+def hook(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("LORA_CLI_MANIFEST", "/etc/lora/set.yaml")
+    (entry,) = entry_points(group="sglang.srt.plugins", name="lora_cli_resolver")
+    entry.load()()
+    ((target, hook, kind),) = registry.hooks
+    assert target == "sglang.srt.managers.tokenizer_manager.TokenizerManager._resolve_lora_path"
+    assert kind == "around"
+    return hook
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, **answers: Any) -> list[tuple[str, Running]]:
+    """Has the resolver give these answers by name; the names that it was asked for, with the engine."""
+    told: list[tuple[str, Running]] = []
+
+    async def resolve(name: str, running: Running) -> Any:
+        told.append((name, running))
+        answer = answers.get(name)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    made = SimpleNamespace(resolve=resolve)
+    monkeypatch.setattr(sys.modules["lora_cli.plugins.sglang_hook"], "resolver_for", lambda _names, _log: made)
+    return told
+
+
+def run(hook: Any, manager: Manager, lora_path: Any) -> Any:
+    return asyncio.run(hook(Manager.resolve, manager, SimpleNamespace(lora_path=lora_path)))
+
+
+SQL = Resolved("sql", Path("/cache/snapshots/sha256/ab12"), "ab12")
+
+
+def test_nothing_is_registered_where_nothing_is_set(registry: Registry) -> None:
+    from lora_cli.plugins.sglang import register
+
+    register()
+    assert registry.hooks == []
+
+
+def test_what_a_request_names_is_loaded_once_before_it_is_looked_for(
+    hook: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager, told = Manager(), answering(monkeypatch, sql=SQL)
+    for asked in ("sql", ["sql", None, "sql"]):
+        assert run(hook, manager, asked) == "resolved"
+    assert manager.lora_ref_cache == {"sql": str(SQL.directory)}
+    ((name, running),) = told
+    assert (name, running.engine, running.base) == ("sql", "sglang@0.5.23", "/models/llama")
+    assert running.deployment is not None
+    limits = running.deployment
+    assert (limits.max_lora_rank, limits.tp, limits.lora_target_modules, limits.max_loras) == (64, 2, None, 8)
+
+
+def test_a_rank_that_nobody_set_is_not_known(hook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = answering(monkeypatch, sql=SQL)
+    run(hook, Manager(rank=None), "sql")
+    assert told[0][1].deployment is None
+
+
+def test_a_name_of_nobody_is_left_to_sglang(hook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch)
+    with pytest.raises(ValueError, match="never been loaded"):
+        run(hook, Manager(), "other")
+
+
+def test_why_it_cannot_be_served_is_told_with_its_status(hook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, sql=Unresolved(422, "sql: LC501 …"), chat=SQL)
+    manager = Manager("out of slots")
+    for name, said in (("sql", "LC501"), ("chat", "out of slots")):
+        with pytest.raises(HTTPException) as raised:
+            run(hook, manager, name)
+        assert (raised.value.status_code, said in str(raised.value.detail)) == (422, True)
+
+
+def test_what_another_request_loaded_meanwhile_is_no_error(hook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, sql=SQL)
+    manager = Manager("LoRA with name sql already loaded")
+    with pytest.raises(ValueError, match="never been loaded"):  # of the stand-in, which nobody loaded it into
+        run(hook, manager, "sql")

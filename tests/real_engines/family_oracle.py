@@ -1,0 +1,118 @@
+"""What the real vLLM makes of a base and of adapters on it, in the process of ``vllm_families.py``."""
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.corpus.peft_judge import logits
+from tests.real_engines.bases import VOCABULARY
+from tests.real_engines.cases import MAX_LORA_RANK, Case
+from tests.real_engines.effects import Observed, Seen, distance, served
+from tests.real_engines.vllm_oracle import PROMPTS, meant
+from tests.real_engines.vllm_server import ENVIRONMENT, PYTHON
+
+FLAGS: Mapping[str, Any] = {
+    "dtype": "float32",
+    "enforce_eager": True,
+    "max_model_len": 48,
+    "max_num_seqs": 16,
+    "max_logprobs": 128,
+    "enable_lora": True,
+    "max_loras": 1,
+    "max_cpu_loras": 2,
+    "max_lora_rank": MAX_LORA_RANK,
+}
+"""As ``vllm_server.serving`` starts it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A base in vLLM: ``fails`` is what vLLM said where it did not start, or where the base itself had no answer.
+
+    ``off`` is how far the base's own answer was from transformers', ``seen`` what became of each adapter.
+    ``loaded`` are those that were taken by a base that does not answer, so that they could not be asked.
+    """
+
+    fails: str = ""
+    off: float = float("nan")
+    seen: tuple[Seen, ...] = ()
+    loaded: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A process that starts vLLM with one model after another."""
+
+    process: "subprocess.Popen[str]"
+
+    def run(self, model: Path, adapters: Mapping[str, Path], flags: Mapping[str, Any], out: Path) -> list[Any]:
+        """What ``vllm_families.py`` writes of one model."""
+        asked: dict[str, Any] = {
+            "directory": str(model),
+            "adapters": {name: str(path) for name, path in adapters.items()},
+        }
+        asked |= {"prompts": PROMPTS, "vocabulary": VOCABULARY, "flags": {**FLAGS, **flags}}
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps({**asked, "log": str(out.with_suffix(".log")), "out": str(out)}), file=self.process.stdin)
+        self.process.stdin.flush()
+        for line in self.process.stdout:
+            if line.strip() == "DONE":
+                return [json.loads(one) for one in out.read_text().splitlines()]
+        raise AssertionError(f"vLLM's Python ended with {self.process.wait()}")
+
+
+@contextlib.contextmanager
+def working(home: Path) -> Iterator[Worker]:
+    """A worker until the block is left."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
+    environment = {**kept, **ENVIRONMENT, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    script = Path(__file__).with_name("vllm_families.py")
+    with (home / "worker.log").open("wb") as log:
+        process = subprocess.Popen(
+            ["nice", str(PYTHON), str(script)],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+        with process:
+            yield Worker(process)
+
+
+def observed(worker: Worker, model: Path, cases: Mapping[str, Case], out: Path, flags: Mapping[str, Any]) -> Run:
+    """All the cases of one base, started with ``flags``; it is started again for those that follow a crash."""
+    tiny = next(iter(cases.values())).base
+    waiting, seen, off = dict(cases), list[Seen](), float("nan")
+    while waiting:
+        told = worker.run(model, {name: case.directory for name, case in waiting.items()}, flags, out)
+        first = told[0] if told else {"fails": "went down"}
+        if "fails" in first:
+            return Run(first["fails"])
+        if "mute" in first:
+            refused = [Seen(one["name"], Observed.REJECTS, one["rejects"]) for one in told[1:] if "rejects" in one]
+            loaded = frozenset(one["name"] for one in told[1:] if "loads" in one)
+            return Run(first["mute"], off, tuple(refused), loaded)
+        base = np.array(first["starts"], float)
+        off = distance(base, meant(logits(tiny.model())))
+        seen += [_seen(one, waiting.pop(one["name"]), base) for one in told[1:]]
+        if waiting and not (len(told) > 1 and "crashes" in told[-1]):
+            name = next(iter(waiting))
+            del waiting[name]
+            seen.append(Seen(name, Observed.CRASHES, "went down"))
+    return Run("", off, tuple(seen))
+
+
+def _seen(told: Mapping[str, Any], case: Case, base: Any) -> Seen:
+    for outcome in (Observed.REJECTS, Observed.CRASHES):
+        if outcome.value in told:
+            return Seen(case.name, outcome, told[outcome.value])
+    return served(case.name, np.array(told["answers"], float), meant(case.intended), base)

@@ -1,0 +1,25 @@
+"""docs/engines-run.md beside what there is without the engine; ``make test-engines`` holds its cells to the engine."""
+
+from lora_cli.core.architectures import FAMILIES
+from lora_cli.engines import choose_engine
+from tests.real_engines.families import BASES
+from tests.real_engines.family_page import PAGE, date_of, lines, page
+from tests.real_engines.known import NO_ANSWER
+
+
+def test_the_page_is_what_is_made_of_its_cells() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+
+    assert text == page(lines(), date_of(text)), "GOLDEN=write make test-engines"
+
+
+def test_every_family_has_a_base_and_every_base_a_line() -> None:
+    assert BASES.keys() >= FAMILIES.keys()
+    assert lines().keys() == BASES.keys()
+
+
+def test_the_families_without_lora_are_those_that_vllm_said_it_of() -> None:
+    said = {family for family, line in lines().items() if "does not support LoRA yet" in line}
+
+    assert said == choose_engine("vllm@0.32").engine.no_lora
+    assert {family for family, line in lines().items() if "/L" in line} == NO_ANSWER.keys()
