@@ -19,7 +19,7 @@ from fetching.servers import ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from lora_cli.bench.live.load import Load, run_load
+from lora_cli.bench.live.load_generator import Load, run_load
 from lora_cli.bench.live.requests import Course, asks
 from lora_cli.bench.live.target import find_target
 from lora_cli.bench.popularity import parse_popularity

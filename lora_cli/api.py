@@ -46,9 +46,9 @@ def fetch(
         LoraCliError: there is no such adapter, a limit or policy refuses it, or this machine cannot store it.
     """
     from lora_cli.core.reference import override, parse
+    from lora_cli.fetching.batch import bring_all
     from lora_cli.fetching.context import AdapterRequest
-    from lora_cli.fetching.many import bring_all
-    from lora_cli.fetching.plan import Selection
+    from lora_cli.fetching.file_selection import Selection
     from lora_cli.store import Store
     from lora_cli.validation import is_path
 
@@ -131,7 +131,7 @@ def validate(
 
 
 def _judged(ref: str, terms: "Terms", settings: Settings) -> "Checked":
-    from lora_cli.core.item import Item
+    from lora_cli.core.adapter_request import Item
     from lora_cli.validation import validate as validate_one
 
     checked = validate_one(Item("", ref), terms, settings)

@@ -3,10 +3,10 @@
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.fetching.context import AdapterRequest, FetchContext
-from lora_cli.fetching.demand import ANYTHING, Demand
+from lora_cli.fetching.file_selection import USUAL, Selection
 from lora_cli.fetching.pipeline import Fetched
 from lora_cli.fetching.pipeline import bring as bring_request
-from lora_cli.fetching.plan import USUAL, Selection
+from lora_cli.fetching.requirements import ANYTHING, Demand
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.store import Store

@@ -52,7 +52,7 @@ hypothesis_settings.load_profile("same")
 def no_search_through_what_stays() -> None:
     """What is imported and collected lives to the end: a search for cycles that goes through it takes most of a second.
 
-    A measurement in this process (``bench.live.load``) unfreezes it.
+    A measurement in this process (``bench.live.load_generator``) unfreezes it.
     """
     if not gc.get_freeze_count():
         gc.collect()

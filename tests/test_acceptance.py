@@ -2,7 +2,7 @@
 
 from lora_cli.core.finding import Accepted
 from lora_cli.documents.baseline import Baseline, load_baseline, render_baseline
-from lora_cli.validation.acceptance import entry_of, known, stale
+from lora_cli.validation.baseline import entry_of, known, stale
 from tests.render.reports import checked, finding
 
 HALF = finding("LC302", "half", "w", "q_proj")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.bench.spread import spread
+from lora_cli.bench.process_pool import spread
 from lora_cli.errors import MachineError
 from lora_cli.forks import processors
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lora_cli.cli.lineup import from_refs
+from lora_cli.cli.adapter_selection import from_refs
 from tests.conftest import ROOT
 
 HOOKS = ROOT / ".pre-commit-hooks.yaml"

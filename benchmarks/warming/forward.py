@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.reference import AdapterRef
 from lora_cli.reading.adapter import read_adapter
-from lora_cli.reading.base import read_base
+from lora_cli.reading.base_model import read_base
+from lora_cli.runtime.adapter_loader import load_into
 from lora_cli.runtime.composable import scalings
-from lora_cli.runtime.loading import load_into
-from lora_cli.runtime.model import ComposedModel, load_model
-from lora_cli.runtime.slots import Slots
+from lora_cli.runtime.lora_slots import Slots
+from lora_cli.runtime.transformers_model import ComposedModel, load_model
 from lora_cli.sources.local import LocalSource
 
 from .pairs import Goal, Work, line, ratio, rounds

@@ -14,18 +14,18 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.reference import AdapterRef
 from lora_cli.reading.adapter import read_adapter
-from lora_cli.runtime import loading
+from lora_cli.runtime import adapter_loader
+from lora_cli.runtime.adapter_loader import load_into
+from lora_cli.runtime.adapter_weights import read_weights
 from lora_cli.runtime.composable import scalings
-from lora_cli.runtime.loading import load_into
+from lora_cli.runtime.host_weights import pack, packed_infos
+from lora_cli.runtime.lora_slots import Slots
 from lora_cli.runtime.messages import Job
 from lora_cli.runtime.plan import Limits, Plan
-from lora_cli.runtime.shelf import pack, packed_infos
-from lora_cli.runtime.slots import Slots
-from lora_cli.runtime.weights import read_weights
 from lora_cli.runtime.worker import Worker
 from lora_cli.sources.local import LocalSource
 from lora_cli.store import Store
-from lora_cli.store.packed import packed_file
+from lora_cli.store.packed_weights import packed_file
 
 from .pairs import Goal, Work, line, ratio, rounds
 from .residency import make_resident
@@ -81,7 +81,7 @@ class Loads:
 
     def _unchecked(self, *, packed: bool) -> None:
         """Without the look for NaN and Inf, which a plain read does not take either."""
-        with patch.object(loading.Reader, "refuse_not_finite", lambda *_: None):
+        with patch.object(adapter_loader.Reader, "refuse_not_finite", lambda *_: None):
             self._straight(packed=packed)
 
     def _load_file(self) -> None:

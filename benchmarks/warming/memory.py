@@ -19,7 +19,7 @@ from warming.memory import rss
 from warming.forward import base_of, hush
 from lora_cli.core.reference import AdapterRef
 from lora_cli.reading.adapter import read_adapter
-from lora_cli.runtime.linear import PackedLinear
+from lora_cli.runtime.onednn_linear import PackedLinear
 from lora_cli.runtime.messages import Job
 from lora_cli.runtime.plan import Limits, Plan, lay_out, needs_of
 from lora_cli.runtime.worker import Worker

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from lora_cli.store.residency import residency
+from lora_cli.store.page_cache import residency
 
 
 def make_resident(path: Path) -> None:

@@ -5,9 +5,9 @@ from contextlib import suppress
 from dataclasses import replace
 
 from lora_cli.bench.optimal_bounds import best_course, least_cost_ms, most_hits
+from lora_cli.bench.process_pool import spread
 from lora_cli.bench.report import Bounds, PolicyReport, SimulationReport, TierReport, TiersReport
 from lora_cli.bench.simulator import GPU, OPT, SHARES, Fleet, outcome, policy_report, simulate, slowest_first, stalls_ms
-from lora_cli.bench.spread import spread
 from lora_cli.bench.trace import Trace
 from lora_cli.tiers.budget import Objective
 

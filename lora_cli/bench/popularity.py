@@ -13,7 +13,7 @@ from typing import Any
 
 from lora_cli.bench.result_file import read_bounded
 from lora_cli.core import parse
-from lora_cli.core.nearest import did_you_mean
+from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.text import shown
 from lora_cli.errors import FormatError, UsageError
 

@@ -13,12 +13,12 @@ from decimal import Decimal, InvalidOperation
 from itertools import accumulate, pairwise
 from math import fsum
 
-from lora_cli.bench.draws import Draws
 from lora_cli.bench.link_model import BYTES_PER_RANK, Links
 from lora_cli.bench.quantiles import nearest_rank, summary
+from lora_cli.bench.random_streams import Draws
 from lora_cli.bench.report import AdapterBytes, PolicyKind, PolicyReport
 from lora_cli.bench.trace import Trace
-from lora_cli.core.nearest import did_you_mean
+from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.errors import UsageError
 from lora_cli.tiers.budget import Budget, Objective, View
 from lora_cli.tiers.eviction import Eviction

@@ -12,7 +12,7 @@ from lora_cli.bench.quantiles import SUMMARIES
 from lora_cli.bench.report import ChangeVerdict, ConditionResult, MetricChange, PolicyMetrics, PolicyReport
 from lora_cli.bench.result_file import HINT, read_result
 from lora_cli.core import parse
-from lora_cli.core.nearest import did_you_mean
+from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.errors import FormatError, UsageError
 
 OF_A_POLICY = (*(one.name for one in fields(PolicyMetrics)), "gap_closed", "cost_gap_closed")

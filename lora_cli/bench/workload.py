@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import accumulate, count, cycle, islice
 from math import inf
 
-from lora_cli.bench.draws import Draws, exp, log
 from lora_cli.bench.popularity import TURNS, Counted, Popularity
+from lora_cli.bench.random_streams import Draws, exp, log
 from lora_cli.bench.trace import MOST_TOKENS, Trace
 from lora_cli.errors import UsageError
 

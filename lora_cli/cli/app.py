@@ -20,13 +20,13 @@ from lora_cli import __version__
 from lora_cli.cli.completion import SETUP
 from lora_cli.cli.options import GLOBAL, PREFIX, option, setting, variable_of
 from lora_cli.cli.output import DEFAULT_WIDTH, ReportFormat, to_stderr, width
+from lora_cli.core.did_you_mean import nearest
 from lora_cli.core.log import logger
-from lora_cli.core.nearest import nearest
-from lora_cli.core.trust import is_for_manifests
+from lora_cli.core.manifest_trust import is_for_manifests
 from lora_cli.errors import UsageError
 from lora_cli.settings import RESOLVE, RESOLVE_TIMEOUT, SETTINGS, Settings, load_settings
 from lora_cli.store import Store
-from lora_cli.store.tag import check_folder
+from lora_cli.store.cachedir_tag import check_folder
 
 Command = TyperCommand | TyperGroup
 

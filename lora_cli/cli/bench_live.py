@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from lora_cli.bench.live.load import Load, run_load
+from lora_cli.bench.live.load_generator import Load, run_load
 from lora_cli.bench.live.requests import PROMPTS, Ask, Course, asks, body_of
 from lora_cli.bench.live.result import Run, Slo, errors, kinds, live_names, live_report, parse_goodput
 from lora_cli.bench.live.target import Target, find_target, find_vocabulary, slots_of
-from lora_cli.bench.measured import environment
+from lora_cli.bench.measured_run import environment
 from lora_cli.bench.report import BenchReport, LiveReport, run_of
 from lora_cli.bench.trace import Trace
 from lora_cli.bench.workload import parse_rate

@@ -5,18 +5,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
+from lora_cli.bench.capacity_planning import DEFINITIONS as PLAN_DEFINITIONS
+from lora_cli.bench.capacity_planning import plan_metrics, planned_names, size_all
 from lora_cli.bench.link_model import BYTES_PER_RANK, DISK_LINK, GPU_LINK, Links, parse_link, read_links
-from lora_cli.bench.measured import environment
+from lora_cli.bench.measured_run import environment
 from lora_cli.bench.policy_comparison import DEFINITIONS, simulate_all
 from lora_cli.bench.report import BenchSetting, VllmRun, bench_report, run_of
 from lora_cli.bench.simulator import OPT, Fleet, parse_policies, parse_ranks, sized
-from lora_cli.bench.sizing import DEFINITIONS as PLAN_DEFINITIONS
-from lora_cli.bench.sizing import plan_metrics, planned_names, size_all
 from lora_cli.bench.thresholds import Condition, of_waiting, parse_goals, simulated_names, simulation_metrics
 from lora_cli.bench.trace import Trace
+from lora_cli.cli.adapter_selection import MAX_CPU_LORAS, MAX_LORAS, Lineup, check_max_cpu_loras, lineup, reaching
 from lora_cli.cli.bench_options import RANKS, BenchOptions, adapter_names, save_trace, workload_of
 from lora_cli.cli.bench_results import concluding
-from lora_cli.cli.lineup import MAX_CPU_LORAS, MAX_LORAS, Lineup, check_max_cpu_loras, lineup, reaching
 from lora_cli.cli.options import size_of
 from lora_cli.cli.output import to_stderr
 from lora_cli.core.base_model import HALF_BYTES

@@ -19,33 +19,33 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from lora_cli.bench.live.result import live_names
-from lora_cli.bench.measured import MEASURED, Served, environment, measured_report, run_trace
+from lora_cli.bench.measured_run import MEASURED, Served, environment, measured_report, run_trace
 from lora_cli.bench.report import MeasurementReport, run_of
 from lora_cli.bench.simulator import parse_ranks
-from lora_cli.bench.synthetic import total_bytes, write_synthetic
+from lora_cli.bench.synthetic_adapters import total_bytes, write_synthetic
 from lora_cli.bench.trace import Trace
+from lora_cli.cli.adapter_selection import Lineup, base_model, limits, lineup, reaching, with_base
 from lora_cli.cli.bench_live import live
 from lora_cli.cli.bench_options import RANKS, BenchOptions, Workload, adapter_names, save_trace, workload_of
 from lora_cli.cli.bench_results import Failures, concluding, counter
-from lora_cli.cli.lineup import Lineup, base_model, limits, lineup, reaching, with_base
 from lora_cli.cli.output import to_stderr
+from lora_cli.cli.warm_plan import Run, admitting, has_base_weights, planned, require_packages
 from lora_cli.cli.warm_serve import Serve, warm_serve
-from lora_cli.cli.warming import Run, admitting, has_base_weights, planned, require_packages
+from lora_cli.core.adapter_request import Item
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.item import Item
-from lora_cli.core.nearest import did_you_mean
+from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.text import safe, size
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import ERRORS, INTERRUPTED, LoraCliError, MachineError, UsageError
-from lora_cli.runtime.admitted import reported
 from lora_cli.runtime.child_process import ChildProcess, Died, Program
 from lora_cli.runtime.composable import scalings
+from lora_cli.runtime.load_jobs import reported
 from lora_cli.runtime.messages import Job
 from lora_cli.runtime.plan import Device, Limits, lay_out, needs_of
-from lora_cli.runtime.process import WarmProcess
+from lora_cli.runtime.warm_process import WarmProcess
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.holds import Hold, holding
+from lora_cli.store.in_use import Hold, holding
 from lora_cli.tiers.eviction.registry import PolicyName
 from lora_cli.validation import Terms, open_config
 

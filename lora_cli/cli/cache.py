@@ -11,22 +11,22 @@ from typing import Annotated
 import typer
 
 from lora_cli.cli import completion, options
-from lora_cli.cli.lineup import lineup, reaching
+from lora_cli.cli.adapter_selection import lineup, reaching
 from lora_cli.cli.options import ADAPTERS, LIMITS, OUTPUT, option, seconds
 from lora_cli.cli.output import Format, table_width, to_stderr, width, write, write_result
-from lora_cli.core.nearest import nearest
+from lora_cli.core.did_you_mean import nearest
 from lora_cli.core.reference import parse
 from lora_cli.core.text import counted, safe, size
 from lora_cli.errors import Corrupt, NotFound, UsageError
-from lora_cli.fetching.mend import mend
+from lora_cli.fetching.cache_repair import mend
 from lora_cli.render.cache_report import cache_report, removed_report, verify_report
 from lora_cli.settings import with_flags
 from lora_cli.store import Store
+from lora_cli.store.cachedir_tag import check_cache
 from lora_cli.store.disk import on_disk
+from lora_cli.store.garbage_collection import Limits, collect, remove
 from lora_cli.store.inventory import Item, blobs, entries, find_items, inventory, tree_bytes, with_residency
 from lora_cli.store.quarantine import is_linked_outside, quarantined, quarantined_items
-from lora_cli.store.sweep import Limits, collect, remove
-from lora_cli.store.tag import check_cache
 from lora_cli.store.usage import cache_bytes
 from lora_cli.store.verify import verify
 

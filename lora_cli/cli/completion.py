@@ -19,7 +19,7 @@ from lora_cli.errors import LoraCliError, MachineError
 from lora_cli.settings import load_settings
 from lora_cli.store import Store
 from lora_cli.store.disk import write_file
-from lora_cli.store.records import all_records
+from lora_cli.store.resolution_records import all_records
 
 MOST_RECORDS = 2000
 """Of a larger cache not all references are read: a TAB is answered at once, or not used."""

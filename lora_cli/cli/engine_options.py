@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from lora_cli.cli.lineup import Lineup, check_max_cpu_loras
+from lora_cli.cli.adapter_selection import Lineup, check_max_cpu_loras
 from lora_cli.cli.options import ENGINE, option
 from lora_cli.core.engine_outcome import Deployment
 from lora_cli.core.reference import AdapterRef
@@ -88,7 +88,7 @@ def deployed_of(
     if not text:
         return None
     from lora_cli.engines import ENGINES, choose_engine
-    from lora_cli.engines.fit import Limits
+    from lora_cli.engines.slot_sizing import Limits
     from lora_cli.validation.engine_args import Deployed
 
     name, at, _ = text.strip().partition("@")

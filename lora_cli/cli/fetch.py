@@ -12,25 +12,25 @@ from pathlib import Path
 import typer
 
 from lora_cli.cli import options
-from lora_cli.cli.lineup import LockFlags, Order, check_flags, order, reaching
+from lora_cli.cli.adapter_selection import LockFlags, Order, check_flags, order, reaching
 from lora_cli.cli.options import ADAPTERS, LIMITS, LOCKING, NETWORK, OUTPUT, option, setting
 from lora_cli.cli.output import Format, about, drawn, note, table_width, termination_log, to_stderr, write, write_result
 from lora_cli.cli.progress import shown_progress
 from lora_cli.core.adapter_files import BASE_CONFIG_CAP
-from lora_cli.core.item import NAME
+from lora_cli.core.adapter_request import NAME
 from lora_cli.core.lock import THE_BASE
 from lora_cli.core.shard import in_shard
 from lora_cli.core.text import names, safe
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, Refused, UsageError
-from lora_cli.fetching.many import Outcome, bring_all
-from lora_cli.fetching.plan import Selection
+from lora_cli.fetching.batch import Outcome, bring_all
+from lora_cli.fetching.file_selection import Selection
 from lora_cli.render.fetch_report import fetch_report, fetched_adapter, plan_report
 from lora_cli.render.terminal_fetch import fetched_parts, render_line, render_not_pruned
 from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob
-from lora_cli.store.handout import drop_views, hand_out, keep_view
+from lora_cli.store.export import drop_views, hand_out, keep_view
 from lora_cli.store.published import Pruning, Served, prune_published, publish_adapter, to_prune
 
 PIN = "Version"
@@ -114,12 +114,12 @@ def command(
     settings = reaching(settings, asked.manifest, policy)
     file = None
     if manifest is not None:
-        from lora_cli.cli import locking
+        from lora_cli.cli import lockfile
 
-        asked, file = locking.pinned(asked, manifest, flags)
+        asked, file = lockfile.pinned(asked, manifest, flags)
     asked = replace(asked, adapters=tuple(in_shard(asked.adapters, shard, asked.key)))
     if check and file is not None:
-        raise typer.Exit(locking.report_drift(asked, file, settings, output_format, some=flags.some))
+        raise typer.Exit(lockfile.report_drift(asked, file, settings, output_format, some=flags.some))
     if prune and (publish is None or asked.manifest is None):
         hint = f"-f {manifest or 'MANIFEST'} --publish {publish or 'DIRECTORY'} --prune"
         raise UsageError("--prune needs a manifest and --publish", hint=hint)
@@ -138,7 +138,7 @@ def command(
     )
     changes = None
     if file is not None and not flags.locked:
-        changes = locking.write_lock(asked, file, flags, everything, store, settings)
+        changes = lockfile.write_lock(asked, file, flags, everything, store, settings)
         before = changes.before.by_name
         drop_views(store, {name: before[name].digest for name in changes.removed})
     if output_format == "json":

@@ -9,12 +9,12 @@ import typer
 import yaml
 
 from lora_cli.cli import completion, options
-from lora_cli.cli.lineup import MAX_LORAS
+from lora_cli.cli.adapter_selection import MAX_LORAS
 from lora_cli.cli.options import OUTPUT, for_engine, option
 from lora_cli.cli.output import to_stderr, writable, write
 from lora_cli.core.adapter_files import CONFIG
+from lora_cli.core.adapter_request import Item
 from lora_cli.core.addresses import hub_words
-from lora_cli.core.item import Item
 from lora_cli.core.reference import CHECKPOINT, LATEST, AdapterRef
 from lora_cli.core.text import counted, names, safe
 from lora_cli.engines import Profile, choose_engine

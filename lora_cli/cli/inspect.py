@@ -9,8 +9,8 @@ from pathlib import Path
 import typer
 
 from lora_cli.cli import completion, options
+from lora_cli.cli.adapter_selection import Lineup, base_model, lineup, reaching, warn_of_unlocked
 from lora_cli.cli.engine_options import deployed_of, folders_of
-from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching, warn_of_unlocked
 from lora_cli.cli.options import ADAPTERS, for_engine, option, result
 from lora_cli.cli.output import ReportFormat, drawable, drawn, to_stderr, width, writable, write, written
 from lora_cli.core.base_model import BaseModel
@@ -24,11 +24,11 @@ from lora_cli.rules import choose
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import endpoint_of
 from lora_cli.store import Store
-from lora_cli.store.records import read_record
+from lora_cli.store.resolution_records import read_record
 from lora_cli.validation import Checked, Terms, check_all
 from lora_cli.validation.engine_args import Deployed
 from lora_cli.validation.engine_args import engine_args as smallest
-from lora_cli.validation.values import Weights, open_other, open_weights
+from lora_cli.validation.tensor_facts import Weights, open_other, open_weights
 
 OF_VALUES = "LC5"
 """What ``inspect`` does not look at, and so does not list as skipped."""

@@ -13,7 +13,7 @@ import typer
 from lora_cli.cli import app
 from lora_cli.cli.completion import set_up_bash
 from lora_cli.cli.output import to_stderr
-from lora_cli.core.nearest import nearest
+from lora_cli.core.did_you_mean import nearest
 from lora_cli.core.text import safe
 from lora_cli.errors import INTERRUPTED, DocumentError, LoraCliError, MachineError, UsageError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import typer
 
 from lora_cli.cli import completion, engine_options, options
-from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching, with_base
+from lora_cli.cli.adapter_selection import Lineup, base_model, lineup, reaching, with_base
 from lora_cli.cli.options import ENGINE, option
 from lora_cli.cli.output import to_stderr, writable, write_result
 from lora_cli.core.base_model import BaseModel
@@ -17,8 +17,8 @@ from lora_cli.errors import LoraCliError, NotFound, Refused, UsageError
 from lora_cli.render.terminal_repair import repair_parts, repair_set_parts
 from lora_cli.repair import DTYPES
 from lora_cli.settings import Settings
+from lora_cli.validation.repair import Wish, repair_adapter
 from lora_cli.validation.repair_report import RepairedAdapter, RepairReport, RepairSetReport
-from lora_cli.validation.repaired import Wish, repair_adapter
 
 REPAIR = "Repair"
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from lora_cli.cli import completion, engine_options, options
-from lora_cli.cli.lineup import base_model, lineup, reaching, warn_of_unlocked, with_base
+from lora_cli.cli.adapter_selection import base_model, lineup, reaching, warn_of_unlocked, with_base
 from lora_cli.cli.options import ADAPTERS, for_engine, option, result
 from lora_cli.cli.output import drawn, to_stderr, writable, write
 from lora_cli.cli.progress import shown_count
+from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.finding import Severity
-from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.shard import in_shard
 from lora_cli.core.text import safe
 from lora_cli.errors import MachineError, UsageError
@@ -177,10 +177,10 @@ def accepting(judged: Iterable[Checked], known: "Baseline | None", where: str, n
     if not where:
         yield from judged
         return
-    from lora_cli.validation import acceptance
+    from lora_cli.validation import baseline
 
     for one in judged:
-        yield acceptance.known(one, naming.identity(one), known, where)
+        yield baseline.known(one, naming.identity(one), known, where)
 
 
 def settled(
@@ -198,19 +198,19 @@ def settled(
     """
     if not settings.suppressions and known is None and new is None:
         return []
-    from lora_cli.validation import acceptance
+    from lora_cli.validation import baseline
 
     named = [(naming.identity(one), one) for one in checked]
-    notices = list(acceptance.idle(named, settings.suppressions, rules))
+    notices = list(baseline.idle(named, settings.suppressions, rules))
     if known is not None:
-        notices += acceptance.stale(named, known, [rule.code for rule in rules])
+        notices += baseline.stale(named, known, [rule.code for rule in rules])
     if new is not None:
         from lora_cli.documents.baseline import render_baseline
 
         found = ((name, finding, finding.accepted) for name, one in named for finding in one.findings)
-        entries = (acceptance.entry_of(name, one) for name, one, by in found if by is not None and by.by == "baseline")
+        entries = (baseline.entry_of(name, one) for name, one, by in found if by is not None and by.by == "baseline")
         write(render_baseline(entries), new)
-        notices += acceptance.left_out(named, str(new))
+        notices += baseline.left_out(named, str(new))
     return notices
 
 

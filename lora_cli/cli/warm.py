@@ -7,14 +7,14 @@ from typing import Any
 
 import typer
 
-from lora_cli.cli.lineup import Lineup, limits, lineup, reaching, unlocked, with_base
+from lora_cli.cli.adapter_selection import Lineup, limits, lineup, reaching, unlocked, with_base
 from lora_cli.cli.options import size_of
 from lora_cli.cli.output import Format, termination_log, to_stderr, withdraw, writable, write, write_result
 from lora_cli.cli.warm_endpoints import kind_of, warm_engines
 from lora_cli.cli.warm_once import prove_once
 from lora_cli.cli.warm_options import WarmOptions
+from lora_cli.cli.warm_plan import Copies, Run
 from lora_cli.cli.warm_serve import Serve, warm_serve
-from lora_cli.cli.warming import Copies, Run
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.shard import in_shard
 from lora_cli.endpoint.address import Address, is_host

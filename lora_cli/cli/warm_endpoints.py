@@ -13,14 +13,14 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
+from lora_cli.cli.adapter_selection import Lineup, base_model
 from lora_cli.cli.engine_options import deployment_of
-from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.cli.options import seconds
 from lora_cli.cli.output import Format, withdraw, write, write_result
 from lora_cli.cli.warm_options import WarmOptions
+from lora_cli.cli.warm_plan import admitting, say
 from lora_cli.cli.warm_serve import uniquely_named
-from lora_cli.cli.warming import admitting, say
-from lora_cli.core.item import Item
+from lora_cli.core.adapter_request import Item
 from lora_cli.daemon_threads import map_in_threads
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
@@ -33,9 +33,9 @@ from lora_cli.render.warm_report import EndpointsReport
 from lora_cli.serving.signals import ending_signals
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.holds import holding
+from lora_cli.store.in_use import holding
 from lora_cli.validation import Terms
-from lora_cli.validation.admission import Admission
+from lora_cli.validation.fetch_and_validate import Admission
 
 AT_ONCE = 8
 """Adapters that are fetched and validated at once."""

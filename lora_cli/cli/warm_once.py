@@ -6,11 +6,11 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from lora_cli.cli.lineup import Lineup, base_model
+from lora_cli.cli.adapter_selection import Lineup, base_model
 from lora_cli.cli.output import about, note, write, write_result
 from lora_cli.cli.progress import RunProgress, shown_stages
 from lora_cli.cli.warm_options import WarmOptions
-from lora_cli.cli.warming import Copies, Run, admitting, planned, say, tell_stage
+from lora_cli.cli.warm_plan import Copies, Run, admitting, planned, say, tell_stage
 from lora_cli.core.results import Answers, LoadReport, PageCache
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import INTERRUPTED, LoraCliError
@@ -18,14 +18,14 @@ from lora_cli.render.prometheus_metrics import render_load_metrics
 from lora_cli.render.terminal import apart
 from lora_cli.render.terminal_warm import answer_parts, load_parts
 from lora_cli.render.warm_report import WarmReport
-from lora_cli.runtime.admitted import continued, reported
+from lora_cli.runtime.load_jobs import continued, reported
 from lora_cli.runtime.messages import Job
 from lora_cli.runtime.plan import Plan, lay_out, needs_of
-from lora_cli.runtime.process import WarmProcess, require
+from lora_cli.runtime.warm_process import WarmProcess, require
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.holds import holding
-from lora_cli.store.residency import Resident, folder_residency
+from lora_cli.store.in_use import holding
+from lora_cli.store.page_cache import Resident, folder_residency
 from lora_cli.validation import Terms
 
 Accepted = tuple[int, LoadReport, Job, Snapshot]

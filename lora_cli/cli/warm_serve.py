@@ -8,21 +8,21 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from lora_cli.cli.lineup import Lineup, base_model
+from lora_cli.cli.adapter_selection import Lineup, base_model
 from lora_cli.cli.options import seconds
-from lora_cli.cli.warming import Run, has_base_weights, planned, require_packages, say, tell_stage
-from lora_cli.core.item import Item
+from lora_cli.cli.warm_plan import Run, has_base_weights, planned, require_packages, say, tell_stage
+from lora_cli.core.adapter_request import Item
 from lora_cli.core.log import logger
-from lora_cli.core.targets import all_linear
+from lora_cli.core.target_modules import all_linear
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import NotFound, UsageError
-from lora_cli.reading.base import WEIGHTS_FILE
+from lora_cli.reading.base_model import WEIGHTS_FILE
 from lora_cli.runtime.child_process import Died
 from lora_cli.runtime.plan import Needs, Plan, lay_out
-from lora_cli.runtime.process import WarmProcess, require
+from lora_cli.runtime.warm_process import WarmProcess, require
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.holds import holding
+from lora_cli.store.in_use import holding
 
 STOP_S = 0.5
 """How long the process that owns the device may take to end by itself, and again after SIGTERM."""
@@ -66,10 +66,10 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
     items, roots = uniquely_named(asked.items), _folders(serve.roots)
     # What is in the server's own cache was admitted by it, or by one that it trusts: clients may name it.
     roots.append(Store(settings.cache_dir).snapshots)
+    from lora_cli.serving.adapter_manager import Host
     from lora_cli.serving.admissions import Admissions, Setup
     from lora_cli.serving.api import Api
-    from lora_cli.serving.history import read_past
-    from lora_cli.serving.host import Host
+    from lora_cli.serving.request_rates import read_past
     from lora_cli.serving.server import Files
     from lora_cli.serving.server import serve as listen
 

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lora_cli.core.formats import Found
-from lora_cli.core.keys import PAIR_PARTS, Key
+from lora_cli.core.foreign_formats import Found
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.snapshot import RemoteFile
+from lora_cli.core.tensor_keys import PAIR_PARTS, Key
 from lora_cli.errors import FormatError
 
 

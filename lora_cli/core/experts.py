@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.keys import PAIR_PARTS, PEFT_PREFIX, Key
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.safetensors import LONGEST_NAME, TensorInfo
-from lora_cli.core.targets import ALL_LINEAR, named_targets, targeted
+from lora_cli.core.target_modules import ALL_LINEAR, named_targets, targeted
+from lora_cli.core.tensor_keys import PAIR_PARTS, PEFT_PREFIX, Key
 from lora_cli.errors import FormatError
 
 Names = Mapping[str, str]

@@ -17,11 +17,11 @@ from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.architectures.table import MAX_DIMENSION
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.grouping import by_key
-from lora_cli.core.keys import WRAPPER, without_wrappers
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.patterns import Matcher, endings
 from lora_cli.core.safetensors import TensorInfo
-from lora_cli.core.targets import Scale, scales, targeted, wrapped_parameters
+from lora_cli.core.target_modules import Scale, scales, targeted, wrapped_parameters
+from lora_cli.core.tensor_keys import WRAPPER, without_wrappers
 from lora_cli.errors import FormatError
 
 MOST_ELEMENTS = 1 << 26

@@ -9,11 +9,11 @@ from typing import TypeVar
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import HALF_BYTES, BaseModel
 from lora_cli.core.companions import Card
-from lora_cli.core.formats import dialects
+from lora_cli.core.foreign_formats import dialects
 from lora_cli.core.json_schema import Count, PositiveCount, Sha256OrEmpty
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.module_facts import ModuleFacts, facts_of, layer_of, leaf_of
-from lora_cli.core.writers import Writer, writers_of
+from lora_cli.core.training_tools import Writer, writers_of
 
 T = TypeVar("T", int, float, str)
 

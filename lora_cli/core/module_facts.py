@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.factors import possible_scales, wrapped_by
 from lora_cli.core.json_schema import Count
-from lora_cli.core.keys import without_wrappers
+from lora_cli.core.tensor_keys import without_wrappers
 from lora_cli.errors import FormatError
 
 LAYER = re.compile(r"(?:^|(?<=\.))\d{1,9}(?=\.|$)", re.ASCII)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_cli.core.manifest_trust import endpoint_glob, profile, variable
 from lora_cli.core.text import quoted
-from lora_cli.core.trust import endpoint_glob, profile, variable
 from lora_cli.core.units import LARGEST, parse_duration, parse_size
 
 LONGEST_S = 1_000_000

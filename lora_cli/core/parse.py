@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from itertools import chain
 from typing import Any, TypeVar
 
-from lora_cli.core.nearest import did_you_mean
+from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.text import shown
 from lora_cli.errors import FormatError, TooLarge
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from lora_cli.core import addresses
 from lora_cli.core.addresses import Parts
-from lora_cli.core.nearest import did_you_mean
+from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.errors import UsageError
 
 Remote = Literal["dbfs", "hdfs", "lakefs", "oss", "sftp", "smb", "ssh", "tos", "webhdfs"]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from lora_cli.core.item import NAME, NAME_IN_WORDS
+from lora_cli.core.adapter_request import NAME, NAME_IN_WORDS
 from lora_cli.core.lock import THE_BASE, Lock, LockedAdapter
 from lora_cli.core.reference import LATEST
 from lora_cli.core.snapshot import Blob, snapshot_digest

@@ -10,8 +10,8 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, WithJson
 
 from lora_cli.core.engine_outcome import ENGINE_NAMES
 from lora_cli.core.globs import covers
+from lora_cli.core.manifest_trust import PROFILE, VARIABLE
 from lora_cli.core.reference import AdapterRef, folder_of, override
-from lora_cli.core.trust import PROFILE, VARIABLE
 from lora_cli.documents.document import (
     Document,
     Head,
@@ -130,7 +130,7 @@ StorageOptions = Annotated[
 class SourceRule(Model):
     """How to reach the sources that ``match`` covers. Names of secrets, never values.
 
-    ``profile`` and ``token_env`` may be named as far as the operator lets a manifest (``sources.trusted``).
+    ``profile`` and ``token_env`` may be named as far as the operator lets a manifest (``sources.operator_trust``).
     """
 
     model_config = ConfigDict(

@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, PrivateAttr, WithJsonSchema
 
 from lora_cli.core.globs import host_glob
+from lora_cli.core.manifest_trust import endpoint_glob, profile, variable
 from lora_cli.core.option_values import PROFILES, SERVERS, VARIABLES
-from lora_cli.core.trust import endpoint_glob, profile, variable
 from lora_cli.documents.document import Document, Head, Mistake, Model, mistake, parse_document, repeats
 from lora_cli.documents.field_types import (
     MOST_GLOBS,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lora_cli.daemon_threads import map_in_threads
+from lora_cli.endpoint.canary import Effect, Proof
 from lora_cli.endpoint.client import WRONG, Refusal
-from lora_cli.endpoint.effect import Effect, Proof
 from lora_cli.endpoint.servers import Served, Server
 from lora_cli.errors import EndpointError, LoraCliError, Refused
 

@@ -6,7 +6,7 @@ To add an engine, write its file and add it to ``ENGINES``; to add a row, add it
 
 from collections.abc import Iterable, Mapping
 
-from lora_cli.core.nearest import did_you_mean
+from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.engines import lorax, peft, sglang, tgi, trtllm, vllm
 from lora_cli.engines.profile import Engine, Grammar, Profile, Row, as_version
 from lora_cli.errors import UsageError

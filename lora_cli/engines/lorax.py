@@ -1,7 +1,7 @@
 """LoRAX at a7394ba (after 0.12): what it makes of an adapter. Read in ``server/lorax_server``; its loader was run."""
 
 from lora_cli.core.engine_outcome import Outcome
-from lora_cli.engines.mend import ALONE, NUMBER_WRITTEN, repair
+from lora_cli.engines.fixes import ALONE, NUMBER_WRITTEN, repair
 from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, FACTORS, Engine, Grammar, Row, rejects, serves_wrong
 
 LORA = "server/lorax_server/adapters/lora.py"

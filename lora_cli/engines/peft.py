@@ -1,7 +1,7 @@
 """PEFT 0.21, which owns the format: the rules without an engine are its. Its rows say what it refuses of all that."""
 
 from lora_cli.core.engine_outcome import Outcome
-from lora_cli.engines.mend import BASE_CHANGED, NUMBER, repair
+from lora_cli.engines.fixes import BASE_CHANGED, NUMBER, repair
 from lora_cli.engines.profile import EVERYWHERE, Engine, Grammar, rejects, serves_wrong
 
 MODEL = "peft/tuners/lora/model.py"

@@ -12,8 +12,8 @@ from typing import Literal
 from lora_cli.core.architectures import FAMILIES
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.engine_outcome import Outcome
-from lora_cli.core.keys import PAIR_PARTS, Part
-from lora_cli.engines.mend import MERGE
+from lora_cli.core.tensor_keys import PAIR_PARTS, Part
+from lora_cli.engines.fixes import MERGE
 from lora_cli.engines.slots import SlotLayout
 
 Proof = Literal["run", "read", "reasoned"]

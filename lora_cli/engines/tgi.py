@@ -1,7 +1,7 @@
 """TGI 3.3.7 (db931fcf): what it makes of an adapter. Its LoRA began as LoRAX's; only the differences are here."""
 
+from lora_cli.engines.fixes import repair
 from lora_cli.engines.lorax import GENERIC, UNREAD, rows
-from lora_cli.engines.mend import repair
 from lora_cli.engines.profile import FACTORS, Engine, Grammar, rejects
 
 WEIGHTS = "server/text_generation_server/utils/peft.py"

@@ -1,7 +1,7 @@
 """TensorRT-LLM, newer than 1.0: what the LoRA of its PyTorch flow makes of an adapter. Read only, in stored copies."""
 
 from lora_cli.core.engine_outcome import Outcome
-from lora_cli.engines.mend import NAMES, NUMBER_WRITTEN, OTHER_BASE, SAVE_AGAIN, repair
+from lora_cli.engines.fixes import NAMES, NUMBER_WRITTEN, OTHER_BASE, SAVE_AGAIN, repair
 from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, FACTORS, PACKED, Engine, Grammar, rejects, serves_wrong
 
 LORA = "tensorrt_llm/lora_manager.py"

@@ -7,8 +7,8 @@ At 0.32 it began to honour the patterns of ranks and alphas, and to refuse what 
 from dataclasses import replace
 
 from lora_cli.core.engine_outcome import Outcome
-from lora_cli.core.keys import PAIR_PARTS
-from lora_cli.engines.mend import BASE_CHANGED, NAMES, NUMBER, OTHER_BASE, SAVE_AGAIN, repair
+from lora_cli.core.tensor_keys import PAIR_PARTS
+from lora_cli.engines.fixes import BASE_CHANGED, NAMES, NUMBER, OTHER_BASE, SAVE_AGAIN, repair
 from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, Engine, Grammar, rejects, serves_wrong
 from lora_cli.engines.vllm_models import (
     BLOCK_NAMES,

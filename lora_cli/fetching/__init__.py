@@ -1,1 +1,1 @@
-"""From a reference to a snapshot on this disk: ``fetching.pipeline`` is one fetch, ``fetching.many`` those of a run."""
+"""From a reference to a snapshot on this disk: ``fetching.pipeline`` is one fetch, ``fetching.batch`` many."""

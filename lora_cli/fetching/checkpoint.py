@@ -8,7 +8,7 @@ from lora_cli.core.log import logger
 from lora_cli.core.reference import CHECKPOINT, AdapterRef, override
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, UsageError
-from lora_cli.fetching.plan import elsewhere, is_adapter
+from lora_cli.fetching.file_selection import elsewhere, is_adapter
 from lora_cli.sources import Source
 
 log = logger(__name__)

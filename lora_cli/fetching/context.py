@@ -6,15 +6,15 @@ from typing import Self
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import Refused, UsageError
-from lora_cli.fetching.demand import ANYTHING, Demand
-from lora_cli.fetching.plan import USUAL, Selection
+from lora_cli.fetching.disk_space import Room
+from lora_cli.fetching.file_selection import USUAL, Selection
 from lora_cli.fetching.progress import SILENT, Progress
-from lora_cli.fetching.room import Room
+from lora_cli.fetching.requirements import ANYTHING, Demand
 from lora_cli.fetching.scheduler import RangeScheduler
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
-from lora_cli.store.holds import Hold
+from lora_cli.store.in_use import Hold
 
 
 @dataclass(frozen=True, slots=True)

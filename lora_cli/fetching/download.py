@@ -9,18 +9,18 @@ from functools import partial as bound
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import Corrupt, Refused
 from lora_cli.fetching.context import FetchContext
-from lora_cli.fetching.demand import check_size, most_bytes
+from lora_cli.fetching.file_download import Transfer
+from lora_cli.fetching.file_selection import identity
 from lora_cli.fetching.local_reuse import adopt, clone, link_weights
-from lora_cli.fetching.memory import Asked
-from lora_cli.fetching.plan import identity
 from lora_cli.fetching.progress import SILENT, Progress
+from lora_cli.fetching.requirements import check_size, most_bytes
+from lora_cli.fetching.resolution_history import Asked
 from lora_cli.fetching.scheduler import Deadline
-from lora_cli.fetching.transfer import Transfer
 from lora_cli.sources import HashingSource, Source, TellingSource
 from lora_cli.store import Store
 from lora_cli.store.blobs import has_blob, keep_blob
 from lora_cli.store.disk import FULL
-from lora_cli.store.partials import drop_partial, leave_partial, leftover_bytes, open_partial
+from lora_cli.store.partial_downloads import drop_partial, leave_partial, leftover_bytes, open_partial
 
 TOGETHER = 64
 """How many files are open at once."""

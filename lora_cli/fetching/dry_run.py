@@ -8,14 +8,14 @@ from lora_cli.core.lock import ref_at
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import LoraCliError
+from lora_cli.fetching.batch import side_by_side
+from lora_cli.fetching.cached_source import HereFirst
 from lora_cli.fetching.checkpoint import LatestOf
 from lora_cli.fetching.context import AdapterRequest
-from lora_cli.fetching.demand import check_allowed, check_count, check_reference, check_size
-from lora_cli.fetching.here import HereFirst
-from lora_cli.fetching.locked import at_lock
-from lora_cli.fetching.many import side_by_side
-from lora_cli.fetching.memory import Asked, known_blobs, recorded
-from lora_cli.fetching.plan import Selection, plan
+from lora_cli.fetching.file_selection import Selection, plan
+from lora_cli.fetching.locked_files import at_lock
+from lora_cli.fetching.requirements import check_allowed, check_count, check_reference, check_size
+from lora_cli.fetching.resolution_history import Asked, known_blobs, recorded
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources, endpoints_of
 from lora_cli.store import Store

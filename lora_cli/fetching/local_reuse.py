@@ -11,15 +11,15 @@ from pathlib import Path
 from lora_cli.core.log import logger
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import Corrupt
-from lora_cli.fetching.transfer import Transfer
+from lora_cli.fetching.file_download import Transfer
 from lora_cli.sources import HoldingSource, NearSource, Source
 from lora_cli.store import Store
+from lora_cli.store.atomic_swap import discard
 from lora_cli.store.blobs import has_blob, keep_blob, sha256_of
 from lora_cli.store.disk import NO_LINK, make_folder, nearest_folder, on_disk, reflink, write_all
-from lora_cli.store.exchange import discard
-from lora_cli.store.handout import is_weights
-from lora_cli.store.partials import Partial
-from lora_cli.store.writers import new_writer
+from lora_cli.store.export import is_weights
+from lora_cli.store.partial_downloads import Partial
+from lora_cli.store.writer_ids import new_writer
 
 CHUNK = 1 << 20
 

@@ -15,7 +15,11 @@ from lora_cli.core.snapshot import Revision, Snapshot, snapshot_digest
 from lora_cli.errors import Changed, Corrupt, MachineError, Offline, Unreachable
 from lora_cli.fetching.checkpoint import LatestOf
 from lora_cli.fetching.context import AdapterRequest, FetchContext
-from lora_cli.fetching.demand import (
+from lora_cli.fetching.download import Job, download
+from lora_cli.fetching.file_selection import LeftOut, Selection, left_out, plan, refuse_pickled
+from lora_cli.fetching.local_reuse import settled
+from lora_cli.fetching.locked_files import at_lock, check_bytes, check_folder, held, upgrade_hint
+from lora_cli.fetching.requirements import (
     asks_again,
     check_access,
     check_allowed,
@@ -25,10 +29,7 @@ from lora_cli.fetching.demand import (
     check_size,
     check_snapshot,
 )
-from lora_cli.fetching.download import Job, download
-from lora_cli.fetching.local_reuse import settled
-from lora_cli.fetching.locked import at_lock, check_bytes, check_folder, held, upgrade_hint
-from lora_cli.fetching.memory import (
+from lora_cli.fetching.resolution_history import (
     Asked,
     access_of,
     known_blobs,
@@ -38,15 +39,14 @@ from lora_cli.fetching.memory import (
     remember,
     remembered,
 )
-from lora_cli.fetching.plan import LeftOut, Selection, left_out, plan, refuse_pickled
 from lora_cli.fetching.scheduler import Deadline
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import endpoint_of, endpoints_of
-from lora_cli.store import Store, tag
+from lora_cli.store import Store, cachedir_tag
 from lora_cli.store.blobs import LostBlob, has_blob
 from lora_cli.store.leases import lease
-from lora_cli.store.records import mark_used
+from lora_cli.store.resolution_records import mark_used
 from lora_cli.store.snapshots import publish_snapshot
 
 TRIES = 3
@@ -115,7 +115,7 @@ def _kept(request: AdapterRequest, context: FetchContext) -> Fetched | None:
         Refused, Corrupt, MachineError: see ``bring``.
     """
     ref, demand, store, settings = request.ref, request.demand, context.store, context.settings
-    tag.check_folder(store)
+    cachedir_tag.check_folder(store)
     check_reference(demand, ref, settings)
     if demand.locked is not None:
         ref = ref_at(ref, demand.locked)

@@ -14,7 +14,7 @@ from lora_cli.errors import Unreachable
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from lora_cli.fetching.transfer import Transfer
+    from lora_cli.fetching.file_download import Transfer
 
 RANGE = 4 << 20
 """Bytes that are read at once, of a file that has so many."""

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from lora_cli.core.item import Item
+from lora_cli.core.adapter_request import Item
 from lora_cli.errors import MachineError
-from lora_cli.fleet.cluster import joined, spread
+from lora_cli.fleet.ray_cluster import joined, spread
 from lora_cli.settings import Settings
 from lora_cli.validation.validate import check_all
 from lora_cli.validation.verdict import Checked, Terms

@@ -5,7 +5,7 @@ import re
 from prometheus_client import Counter
 
 from lora_cli.core.results import LoadReport
-from lora_cli.serving.adapters import STATUS
+from lora_cli.serving.adapter_state import STATUS
 
 RESOLUTIONS = Counter(
     "lora_cli_resolutions_total", "Adapters fetched and validated for the engine, by outcome.", ["outcome"]

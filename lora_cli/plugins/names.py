@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_cli.core.item import NAME, Item
+from lora_cli.core.adapter_request import NAME, Item
 from lora_cli.core.reference import parse
 from lora_cli.errors import LoraCliError, NotFound, UsageError
 from lora_cli.reading.adapter_set import items_of, locked_adapters, with_policies
 from lora_cli.reading.manifest import lock_path, read_lock, read_manifest
 from lora_cli.settings import RESOLVE, Settings, load_settings
-from lora_cli.validation.acceptance import check_rules
+from lora_cli.validation.baseline import check_rules
 
 MANIFEST, POLICY = "LORA_CLI_MANIFEST", "LORA_CLI_POLICY"
 """The variables of ``--manifest``, which turns a plugin on as ``RESOLVE`` does, and of ``--policy``."""

@@ -17,20 +17,20 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from lora_cli.core.adapter_request import Item
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.engine_outcome import Deployment
-from lora_cli.core.item import Item
 from lora_cli.core.log import logger
 from lora_cli.core.results import LoadReport
 from lora_cli.engines import choose_engine
 from lora_cli.errors import LoraCliError, NotFound
 from lora_cli.plugins.names import Fingerprint, Known, Names
 from lora_cli.runtime.module_tree import base_from_transformers
-from lora_cli.serving.adapters import STATUS, Backoff, shortened
+from lora_cli.serving.adapter_state import STATUS, Backoff, shortened
 from lora_cli.serving.admissions import JUDGES, Admissions, Setup
 from lora_cli.settings import RESOLVE_TIMEOUT, Settings, parse_duration
 from lora_cli.store import Store
-from lora_cli.store.holds import Hold
+from lora_cli.store.in_use import Hold
 from lora_cli.validation import open_base
 
 T = TypeVar("T")

@@ -12,11 +12,11 @@ from typing import Any
 
 from lora_cli.core.adapter import Adapter, LoraPair, pair_up
 from lora_cli.core.adapter_files import CONFIG, PICKLED, WEIGHTS
-from lora_cli.core.formats import FORMATS, METHODS, Format, Found, by_fields, by_keys, by_path, by_start
-from lora_cli.core.keys import Key, parse_keys
+from lora_cli.core.foreign_formats import FORMATS, METHODS, Format, Found, by_fields, by_keys, by_path, by_start
 from lora_cli.core.lora_config import CONFIG_CAP, LoraConfig, parse_config
 from lora_cli.core.safetensors import MOST_HEADER, MOST_TENSORS, Header, TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.core.tensor_keys import Key, parse_keys
 from lora_cli.errors import FormatError
 from lora_cli.reading.byte_ranges import FIRST_READ, check_stand_in, read_beginning, read_header
 from lora_cli.sources import Source
@@ -131,7 +131,7 @@ def _header(source: Source, revision: Revision, file: RemoteFile, most_header: i
     """The tensors of a safetensors file, or of a torch file, which is not unpickled. Raises as ``read_header``."""
     if file.path.endswith(".safetensors"):
         return read_header(source, revision, file, most_header)
-    from lora_cli.reading.pickled import read_pickled
+    from lora_cli.reading.torch_pickle import read_pickled
 
     return Header(read_pickled(source, revision, file), {})
 

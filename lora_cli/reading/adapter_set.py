@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from lora_cli.core.item import Item
+from lora_cli.core.adapter_request import Item
 from lora_cli.core.lock import Lock, LockedAdapter, ref_at
 from lora_cli.core.reference import LATEST
 from lora_cli.documents.lockfile import mismatch

@@ -11,7 +11,7 @@ from lora_cli.core.text import shown
 from lora_cli.errors import FormatError, TooLarge
 from lora_cli.reading.adapter import read_at_once, weights_of
 from lora_cli.reading.byte_ranges import check_stand_in, read_beginning
-from lora_cli.reading.pickles import look_through
+from lora_cli.reading.pickle_files import look_through
 from lora_cli.sources import Source
 
 HERE_CAP = 8 << 20

@@ -25,14 +25,13 @@ from lora_cli.core.comparison import (
     update_distance,
 )
 from lora_cli.core.factors import Factors, factors_of
-from lora_cli.core.keys import PAIR_PARTS
 from lora_cli.core.lora_config import config_changes
 from lora_cli.core.safetensors import TensorInfo
+from lora_cli.core.tensor_keys import PAIR_PARTS
 from lora_cli.errors import FormatError
 from lora_cli.reading.adapter import Opened
-from lora_cli.reading.checkpoint import slices
-from lora_cli.reading.tensor_values import decode
-from lora_cli.reading.updates import (
+from lora_cli.reading.base_weights import slices
+from lora_cli.reading.deltas import (
     AT_ONCE,
     OVERFLOW,
     Loaded,
@@ -43,6 +42,7 @@ from lora_cli.reading.updates import (
     relation,
     updates_of,
 )
+from lora_cli.reading.tensor_values import decode
 
 IN_FACTORS = PAIR_PARTS | {"diag"}
 

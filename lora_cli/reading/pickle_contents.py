@@ -3,13 +3,13 @@
 import re
 from collections.abc import Iterator
 
-from lora_cli.core.pickles.archive import MAGIC as ZIP
 from lora_cli.core.pickles.opcodes import Op, Truncated, can_begin, opcodes
+from lora_cli.core.pickles.torch_archive import MAGIC as ZIP
 from lora_cli.errors import FormatError, TooLarge, UnsafePickle
+from lora_cli.reading.archives import MOST_UNPACKED, UNREAD, how_compressed, tar_members, unpack, zip_members
 from lora_cli.reading.byte_ranges import HEAD, Readable
-from lora_cli.reading.containers import MOST_UNPACKED, UNREAD, how_compressed, tar_members, unpack, zip_members
-from lora_cli.reading.pickled import examine, examine_first
-from lora_cli.reading.pickles import is_tar
+from lora_cli.reading.pickle_files import is_tar
+from lora_cli.reading.torch_pickle import examine, examine_first
 
 PROTO, NUMPY = re.compile(rb"\x80[\x02-\x05]"), b"\x93NUMPY"
 OBJECTS = re.compile(rb"['\"][|<>=]?O\d*['\"]")

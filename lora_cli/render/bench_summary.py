@@ -5,7 +5,7 @@ from functools import partial
 
 from lora_cli.bench.link_model import Link
 from lora_cli.bench.live.result import KINDS, LATE_MS, MEASURES, SERVER
-from lora_cli.bench.measured import by_kind
+from lora_cli.bench.measured_run import by_kind
 from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.bench.report import (
     AdapterBytes,

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 from lora_cli import __version__
 from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, Keyword, NonNegative, Sha256, Version
-from lora_cli.fetching.mend import Mended
+from lora_cli.fetching.cache_repair import Mended
 from lora_cli.render.fetch_report import SnapshotFile
 from lora_cli.store import Store
+from lora_cli.store.garbage_collection import Removed
 from lora_cli.store.inventory import Item, tree_bytes
-from lora_cli.store.sweep import Removed
 from lora_cli.store.verify import Verified
 
 Time = Annotated[

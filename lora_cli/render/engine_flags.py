@@ -2,7 +2,7 @@
 
 from lora_cli.core.text import counted, names, safe, size
 from lora_cli.engines import ENGINES
-from lora_cli.engines.fit import Driver, Fit
+from lora_cli.engines.slot_sizing import Driver, Fit
 from lora_cli.engines.slots import SlotLayout
 from lora_cli.validation.engine_args import EngineArgs
 from lora_cli.validation.report import BaseModelSummary

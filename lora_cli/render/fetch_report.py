@@ -19,10 +19,10 @@ from lora_cli.core.json_schema import (
 )
 from lora_cli.core.lock import Changes
 from lora_cli.errors import UsageError
+from lora_cli.fetching.batch import Outcome
 from lora_cli.fetching.context import AdapterRequest
-from lora_cli.fetching.drift import Drift
-from lora_cli.fetching.many import Outcome
-from lora_cli.fetching.plan import LeftOut
+from lora_cli.fetching.file_selection import LeftOut
+from lora_cli.fetching.lock_drift import Drift
 from lora_cli.store.published import NotPruned, Pruning, Published
 
 if TYPE_CHECKING:

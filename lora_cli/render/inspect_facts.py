@@ -20,7 +20,7 @@ from lora_cli.core.module_facts import layer_of, leaf_of
 from lora_cli.core.module_grid import Grid, grids, ordered, places
 from lora_cli.core.spectrum import OUTSTANDING, ModuleSpectrum, Spectrum, outstanding
 from lora_cli.core.text import between, brief, counted, cut, names, percent, safe, shown, size, span, times
-from lora_cli.core.writers import PEFT
+from lora_cli.core.training_tools import PEFT
 from lora_cli.validation.report import CheckedAdapter
 
 UNKNOWN = "unknown"

@@ -10,8 +10,8 @@ from rich.console import RenderableType
 from lora_cli.core.text import counted, cut, safe, share, size
 from lora_cli.render.cache_report import CachedSnapshot, CacheReport, RemovedReport, Residency, VerifyReport
 from lora_cli.render.terminal import FittedTable, Paragraph, apart, facts, table, table_or_blocks, text
+from lora_cli.store.garbage_collection import Removed
 from lora_cli.store.snapshots import is_digest
-from lora_cli.store.sweep import Removed
 from lora_cli.store.verify import Verified
 
 SHORT = 12

@@ -10,8 +10,8 @@ from lora_cli.core.engine_outcome import EngineOutcome
 from lora_cli.core.text import counted, safe
 from lora_cli.render.terminal import Paragraph, facts, hints, text
 from lora_cli.render.terminal_validate import skipped_checks
+from lora_cli.validation.repair import RECKONING
 from lora_cli.validation.repair_report import RepairReport, RepairSetReport, Sameness
-from lora_cli.validation.repaired import RECKONING
 
 NO_BASE = "no base: names and shapes not checked; set --base BASE (its config.json is enough)"
 

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lora_cli.engines.mend import SAVE_AGAIN
+from lora_cli.engines.fixes import SAVE_AGAIN
+from lora_cli.repair.base_copies import without_copies
 from lora_cli.repair.begin import begin
-from lora_cli.repair.copies import without_copies
 from lora_cli.repair.draft import Aim, Change, Draft, Factors, Made, Refusal, copy_of
-from lora_cli.repair.places import put_in_place
+from lora_cli.repair.module_paths import put_in_place
 from lora_cli.repair.scales import settled
 from lora_cli.repair.targets import retargeted
-from lora_cli.repair.zeros import with_partners
+from lora_cli.repair.zero_updates import with_partners
 
 __all__ = ["DTYPES", "Aim", "Change", "Draft", "Factors", "Made", "Refusal", "as_it_is", "rewrite"]
 

@@ -10,11 +10,11 @@ from itertools import islice
 from typing import Any
 
 from lora_cli.core.adapter import LoraPair
-from lora_cli.core.keys import INFIXES, PAIR_PARTS, PEFT_PREFIX, Key, without_wrappers
 from lora_cli.core.patterns import Endings
-from lora_cli.core.targets import scales, wrapped_parameters
+from lora_cli.core.target_modules import scales, wrapped_parameters
+from lora_cli.core.tensor_keys import INFIXES, PAIR_PARTS, PEFT_PREFIX, Key, without_wrappers
 from lora_cli.core.text import counted
-from lora_cli.engines.mend import SAVE_AGAIN
+from lora_cli.engines.fixes import SAVE_AGAIN
 from lora_cli.errors import FormatError
 from lora_cli.repair.draft import Aim, Draft, Factors, copy_of
 

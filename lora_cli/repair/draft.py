@@ -16,9 +16,9 @@ from typing import Any, Literal
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.json_schema import Count
-from lora_cli.core.keys import PEFT_PREFIX
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.safetensors import DTYPE_BITS, TensorInfo
+from lora_cli.core.tensor_keys import PEFT_PREFIX
 from lora_cli.engines.profile import Profile
 
 Span = tuple[int, int]

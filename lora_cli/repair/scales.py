@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 from lora_cli.core.grouping import by_key
-from lora_cli.core.keys import last_name
 from lora_cli.core.lora_config import parse_config
 from lora_cli.core.patterns import PatternKeys
-from lora_cli.core.targets import scales
-from lora_cli.engines.mend import MERGE
+from lora_cli.core.target_modules import scales
+from lora_cli.core.tensor_keys import last_name
+from lora_cli.engines.fixes import MERGE
 from lora_cli.errors import FormatError
 from lora_cli.repair.draft import Aim, Draft, Factors, scaled
 

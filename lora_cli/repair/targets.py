@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.keys import last_name
 from lora_cli.core.lora_config import parse_config
-from lora_cli.core.targets import targeted_in
+from lora_cli.core.target_modules import targeted_in
+from lora_cli.core.tensor_keys import last_name
 from lora_cli.errors import FormatError
 from lora_cli.repair.draft import Aim, Draft
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection, Iterator
 
 from lora_cli.core.factors import divisors
 from lora_cli.core.finding import Location, Problem, Severity
-from lora_cli.core.keys import WRAPPER, last_name
 from lora_cli.core.lora_config import LoraConfig, type_error
 from lora_cli.core.patterns import Endings, PatternKeys, endings
-from lora_cli.core.targets import HEADS, targeted_parameters
+from lora_cli.core.target_modules import HEADS, targeted_parameters
+from lora_cli.core.tensor_keys import WRAPPER, last_name
 from lora_cli.core.text import counted, cut, names
 from lora_cli.errors import FormatError
 from lora_cli.rules.rule import Case, NotChecked, grouped, rule, shown

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from lora_cli.core.finding import Location, Problem, Severity
-from lora_cli.core.formats import SHARDED
+from lora_cli.core.foreign_formats import SHARDED
 from lora_cli.core.text import cut, names
 from lora_cli.errors import FormatError, UnsafePickle
 from lora_cli.rules.rule import CONFIG_FILE, WEIGHTS_FILE, Case, NotChecked, grouped, rule

@@ -13,14 +13,14 @@ from lora_cli.core.engine_outcome import Deployment, EngineOutcome
 from lora_cli.core.factors import divisors
 from lora_cli.core.finding import Finding, Location, Problem, Severity, Skipped
 from lora_cli.core.grouping import by_key
-from lora_cli.core.keys import Key
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.safetensors import TensorStats
 from lora_cli.core.snapshot import RemoteFile
+from lora_cli.core.tensor_keys import Key
 from lora_cli.core.text import LONGEST_NAME, beginning, counted, cut, names
 from lora_cli.errors import FormatError
-from lora_cli.rules.application import Application
+from lora_cli.rules.target_module_matching import Application
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"

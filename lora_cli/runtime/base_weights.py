@@ -11,8 +11,8 @@ import torch
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.safetensors import TensorInfo, header_length, parse_header
 from lora_cli.errors import Corrupt, FormatError, MachineError, NotFound
-from lora_cli.reading.base import INDEX_CAP, INDEX_FILE, WEIGHTS_FILE, has_weights, weight_map
-from lora_cli.runtime.weights import DTYPES, read_tensors
+from lora_cli.reading.base_model import INDEX_CAP, INDEX_FILE, WEIGHTS_FILE, has_weights, weight_map
+from lora_cli.runtime.adapter_weights import DTYPES, read_tensors
 
 DAMAGED = (
     "download the base again, or set --base to its config.json alone: adapters are then proved on synthetic weights"

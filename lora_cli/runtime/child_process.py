@@ -29,7 +29,7 @@ SAID_BYTES = 16384
 """How much of the end of the child's stderr is read to say why it died."""
 
 CHILD = """import sys
-from lora_cli.runtime.parent import end_when_orphaned, end_with_pipe
+from lora_cli.runtime.parent_connection import end_when_orphaned, end_with_pipe
 end_with_pipe(int(sys.argv[3]))
 end_when_orphaned(int(sys.argv[2]))
 from importlib import import_module

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.experts import rewritten
-from lora_cli.core.keys import PAIR_PARTS, Key
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.patterns import Matcher
-from lora_cli.core.targets import scales, targeted_in, wrapped_parameters
+from lora_cli.core.target_modules import scales, targeted_in, wrapped_parameters
+from lora_cli.core.tensor_keys import PAIR_PARTS, Key
 from lora_cli.errors import FormatError, Refused
 
 FEATURES: Mapping[str, tuple[Callable[[LoraConfig], bool], str]] = {

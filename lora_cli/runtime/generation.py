@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lora_cli.errors import FormatError, LoraCliError, Refused, UsageError
+from lora_cli.runtime.lora_slots import BASE_SLOT
+from lora_cli.runtime.memory_check import out_of_memory
 from lora_cli.runtime.messages import Complete, Conversation, Heard, Piece, Placed, Row, TokenLogprob, Unanswered
-from lora_cli.runtime.model import ComposedModel, cache_name
-from lora_cli.runtime.room import out_of_memory
-from lora_cli.runtime.slots import BASE_SLOT
+from lora_cli.runtime.transformers_model import ComposedModel, cache_name
 
 if TYPE_CHECKING:
-    from lora_cli.runtime.whole import WholeModel
+    from lora_cli.runtime.full_model import WholeModel
     from lora_cli.runtime.worker import Worker
 
 INCOMPLETE = "\ufffd"

@@ -17,9 +17,9 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.grouping import by_key
 from lora_cli.errors import Refused
+from lora_cli.runtime.adapter_weights import factors, read_tensors
 from lora_cli.runtime.composable import Named, named_beside, scalings
-from lora_cli.runtime.linear import unpack
-from lora_cli.runtime.weights import factors, read_tensors
+from lora_cli.runtime.onednn_linear import unpack
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,23 +14,23 @@ import torch
 
 from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import FormatError, LoraCliError, MachineError
-from lora_cli.reading.base import has_weights
+from lora_cli.reading.base_model import has_weights
+from lora_cli.runtime.adapter_weights import LoraWeights, weight_bytes
 from lora_cli.runtime.base_weights import BaseWeights, CheckpointWeights, SyntheticWeights
 from lora_cli.runtime.composable import largest_rank
-from lora_cli.runtime.forward import lora_delta, route
+from lora_cli.runtime.device_lock import Turns
+from lora_cli.runtime.full_model import WholeModel
+from lora_cli.runtime.host_weights import Shelf
+from lora_cli.runtime.lora_forward import lora_delta, route
+from lora_cli.runtime.lora_slots import BASE_SLOT
+from lora_cli.runtime.memory_check import out_of_memory, storage
 from lora_cli.runtime.messages import Answer, Holdings, Job, Ready, Served, TierName, TierStatus
+from lora_cli.runtime.numerical_proof import prove
 from lora_cli.runtime.plan import Plan
-from lora_cli.runtime.proof import prove
-from lora_cli.runtime.room import out_of_memory, storage
-from lora_cli.runtime.shelf import Shelf
-from lora_cli.runtime.slots import BASE_SLOT
-from lora_cli.runtime.turns import Turns
-from lora_cli.runtime.weights import LoraWeights, weight_bytes
-from lora_cli.runtime.whole import WholeModel
 from lora_cli.store import Store
+from lora_cli.tiers.access_history import History
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.registry import POLICIES, new_ledger
-from lora_cli.tiers.history import History
 from lora_cli.tiers.tier import Tier
 
 

@@ -17,22 +17,22 @@ from pathlib import Path
 from typing import cast
 
 from lora_cli.core.adapter import Adapter
-from lora_cli.core.item import Item
+from lora_cli.core.adapter_request import Item
 from lora_cli.core.log import log_bug, logger
 from lora_cli.core.results import LoadReport
 from lora_cli.engines import choose_engine
 from lora_cli.errors import ERRORS, LoraCliError, MachineError, Refused
 from lora_cli.fetching.context import FetchContext
-from lora_cli.runtime.admitted import reported
+from lora_cli.runtime.load_jobs import reported
 from lora_cli.runtime.messages import Logged, Sealed, Stage
-from lora_cli.runtime.parent import Parent, Send
+from lora_cli.runtime.parent_connection import Parent, Send
 from lora_cli.runtime.plan import needs_of
 from lora_cli.serving.admissions import Admitted, Setup, Step
-from lora_cli.serving.roots import allowed
+from lora_cli.serving.path_allowlist import allowed
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
-from lora_cli.store.holds import Hold, holding
-from lora_cli.validation.admission import Admission, Hear, fetch_in, judge_in
+from lora_cli.store.in_use import Hold, holding
+from lora_cli.validation.fetch_and_validate import Admission, Hear, fetch_in, judge_in
 from lora_cli.validation.verdict import Terms
 
 LONGEST_TEXT = 2000

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from lora_cli.core.adapter_request import Item
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.engine_outcome import Deployment
-from lora_cli.core.item import Item
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import LoraCliError, Refused, Unreachable
 from lora_cli.runtime.child_process import Asked, ChildProcess, Died, Program, TookTooLong, TookTooMuch
@@ -19,8 +19,8 @@ from lora_cli.runtime.messages import Job
 from lora_cli.runtime.plan import Needs
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.holds import Hold
-from lora_cli.validation.admission import Admission
+from lora_cli.store.in_use import Hold
+from lora_cli.validation.fetch_and_validate import Admission
 
 JUDGES = 2
 """Adapters that are validated at once."""

@@ -13,14 +13,14 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from lora_cli.core.item import Item
+from lora_cli.core.adapter_request import Item
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.runtime.messages import Job, Served, ServeOnce
-from lora_cli.serving.answers import MODEL_FIELDS, Json, described, listed, tiers_of
+from lora_cli.serving.adapter_manager import Host
 from lora_cli.serving.completions import Batcher, complete
-from lora_cli.serving.front import Front, failed, http_error, parsed
-from lora_cli.serving.host import Host
 from lora_cli.serving.metrics import metrics_text
+from lora_cli.serving.middleware import Front, failed, http_error, parsed
+from lora_cli.serving.path_allowlist import allowed
 from lora_cli.serving.requests import (
     ChatRequest,
     CompletionRequest,
@@ -30,7 +30,7 @@ from lora_cli.serving.requests import (
     PrefetchRequest,
     UnloadRequest,
 )
-from lora_cli.serving.roots import allowed
+from lora_cli.serving.responses import MODEL_FIELDS, Json, described, listed, tiers_of
 from lora_cli.serving.status_report import AdapterStatus, StatusReport
 from lora_cli.settings import Settings
 

@@ -11,10 +11,10 @@ from starlette.responses import Response, StreamingResponse
 
 from lora_cli.errors import LoraCliError, MachineError, NotFound
 from lora_cli.runtime.messages import Complete, Heard, Job, Piece, Placed, Row, TokenLogprob, Unanswered
-from lora_cli.serving.adapters import STATUS, Entry, shortened
-from lora_cli.serving.answers import Json, encoded, error_body
-from lora_cli.serving.host import Host
+from lora_cli.serving.adapter_manager import Host
+from lora_cli.serving.adapter_state import STATUS, Entry, shortened
 from lora_cli.serving.requests import ChatRequest, CompletionRequest, GreedyRequest
+from lora_cli.serving.responses import Json, encoded, error_body
 
 CHAT, CHUNK, ASSISTANT = "chat.completion", "chat.completion.chunk", "assistant"
 MOST_ROWS = 8

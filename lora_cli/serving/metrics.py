@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from lora_cli.render.prometheus_metrics import Metric, render_metrics
 from lora_cli.runtime.messages import TierStatus
-from lora_cli.serving.host import Host
+from lora_cli.serving.adapter_manager import Host
 
 
 def metrics_text(host: Host) -> str:

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from lora_cli.core import parse
-from lora_cli.core.nearest import did_you_mean
+from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.text import shown
 from lora_cli.errors import FormatError, UsageError
 from lora_cli.runtime.messages import Conversation

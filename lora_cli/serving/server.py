@@ -21,8 +21,8 @@ from lora_cli.endpoint.address import Address
 from lora_cli.errors import LoraCliError, MachineError
 from lora_cli.serving.api import Api
 from lora_cli.serving.connection import IDLE_S, protocol, room_for_files
-from lora_cli.serving.history import save_past
 from lora_cli.serving.metrics import metrics_text
+from lora_cli.serving.request_rates import save_past
 from lora_cli.serving.signals import ending_signals
 from lora_cli.store.disk import replace_file
 

@@ -14,7 +14,7 @@ from lora_cli.sources.http import checked_endpoint
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule
-    from lora_cli.sources.trusted import Trust
+    from lora_cli.sources.operator_trust import Trust
 
 TRUE = frozenset({"1", "true", "yes", "on", "y", "requester"})
 NOBODY = "nobody"
@@ -72,7 +72,7 @@ def find_account(environ: Mapping[str, str], rule: "SourceRule | None" = None, t
 
 def _check(rule: "SourceRule", environ: Mapping[str, str], trust: "Trust | None") -> None:
     """Whether a manifest may have these credentials used, and sent where it says; raises as ``find_account``."""
-    from lora_cli.sources.trusted import NOTHING, check_endpoint, check_profile
+    from lora_cli.sources.operator_trust import NOTHING, check_endpoint, check_profile
 
     if rule.profile is not None:
         check_profile(rule.profile, rule.match, trust or NOTHING)

@@ -13,7 +13,7 @@ from lora_cli.errors import AccessDenied, MissingExtra, UsageError
 from lora_cli.redaction import remember
 from lora_cli.settings import home_of
 from lora_cli.sources.http import checked_endpoint
-from lora_cli.sources.trusted import NOTHING, Trust, check_endpoint, token_of
+from lora_cli.sources.operator_trust import NOTHING, Trust, check_endpoint, token_of
 
 PROBE_S = 2.0
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_only"

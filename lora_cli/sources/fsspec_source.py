@@ -21,9 +21,9 @@ from lora_cli.errors import AccessDenied, Changed, Corrupt, LoraCliError, NotFou
 from lora_cli.redaction import is_secret, remember
 from lora_cli.settings import Settings, home_of
 from lora_cli.sources.http import AGAIN
-from lora_cli.sources.listed import Room, check_listed
+from lora_cli.sources.listed_paths import Room, check_listed
+from lora_cli.sources.operator_trust import check_encrypted, check_profile, raise_unless_trusted, secret_in, trust_of
 from lora_cli.sources.retries import Retries, Transient, printable
-from lora_cli.sources.trusted import check_encrypted, check_profile, raise_unless_trusted, secret_in, trust_of
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule

@@ -8,15 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_cli.core.manifest_trust import is_same_server
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.trust import is_same_server
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
 from lora_cli.redaction import remember
 from lora_cli.settings import Settings
 from lora_cli.sources.http import Http, StatusError, host
+from lora_cli.sources.operator_trust import raise_unless_trusted, token_of, trust_of
 from lora_cli.sources.retries import Retries
 from lora_cli.sources.ssrf_guard import bounds_of
-from lora_cli.sources.trusted import raise_unless_trusted, token_of, trust_of
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule

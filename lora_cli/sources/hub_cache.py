@@ -20,7 +20,7 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import MachineError, NotFound, Offline
 from lora_cli.sources.hub_listing import files_of
-from lora_cli.sources.listed import MOST_ENTRIES
+from lora_cli.sources.listed_paths import MOST_ENTRIES
 
 CHUNK = 1 << 20
 LISTING_CAP = 16 * 1024 * 1024

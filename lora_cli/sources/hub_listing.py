@@ -9,7 +9,7 @@ from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import Refused, Unreachable
 from lora_cli.sources.http import Headers, Http
 from lora_cli.sources.http_json import NoList, elements, get_body
-from lora_cli.sources.listed import Room, check_listed, check_path
+from lora_cli.sources.listed_paths import Room, check_listed, check_path
 
 MOST_PAGES = 200
 PAGE_CAP = 16 * 1024 * 1024

@@ -1,479 +1,427 @@
-"""Google Cloud Storage and Azure, read through obstore.
+"""Adapters in object stores: a prefix is a folder, and every range is pinned to the version that was listed."""
 
-obstore follows redirects, and cannot be told not to: it asks the providers' own servers, and those that the operator
-named. It waits for as long as a server sends anything, so it is asked in threads, which are never joined.
-"""
-
-import os
-import queue
+import hashlib
 import re
 import threading
 import time
-from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, suppress
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from abc import ABC, abstractmethod
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
-from lora_cli import __version__
+from lora_cli.core.grouping import by_key
+from lora_cli.core.log import logger
+from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import Changed, Corrupt, LoraCliError, MachineError, Refused, UsageError
+from lora_cli.errors import (
+    AccessDenied,
+    Changed,
+    LoraCliError,
+    MachineError,
+    NotFound,
+    Refused,
+    Unreachable,
+    UsageError,
+)
 from lora_cli.settings import Settings
-from lora_cli.sources import NoRanges
-from lora_cli.sources.credentials import (
-    GOOGLE,
-    GOOGLE_FILE,
-    CloudAccount,
-    azure_account,
-    find_azure_account,
-    find_google_account,
-)
-from lora_cli.sources.http import AGAIN, FAR, host, trimmed
-from lora_cli.sources.objects import (
-    NETWORK,
-    PAGE,
-    Answered,
-    Asker,
-    Bucket,
-    Entry,
-    ObjectSource,
-    Page,
-    Words,
-    object_key,
-    version_of,
-)
-from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, from_status, printable, steady
-from lora_cli.sources.trusted import trust_of
+from lora_cli.sources.http import AGAIN
+from lora_cli.sources.listed_paths import Room, check_listed
+from lora_cli.sources.retries import Retries, Transient
 
-if TYPE_CHECKING:
-    from obstore import GetOptions, GetResult, ObjectMeta
-    from obstore.store import ObjectStore
-
-    from lora_cli.core.reference import AdapterRef
-    from lora_cli.documents.manifest import SourceRule
-
-BUSY = (408, 429, 503)
-"""The answers that may say when to come back."""
-
-FRESH_S = 1.0
-"""How long all ranges in flight share one answer: a busy server is not asked by each of them."""
-
-Headers = Mapping[str, str]
+NETWORK = "check the network, HTTPS_PROXY and the endpoint (AWS_ENDPOINT_URL for S3)"
+NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound"})
+_WRONG_REGION = frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "Redirect"})
 
 
-class Busy(Transient):
-    """A server that answered with one of ``BUSY`` to a request of obstore's."""
+class Answered(Exception):
+    """An answer of the server that another try would not change.
 
-    def __init__(self, failure: Transient, status: int) -> None:
-        super().__init__(failure.reason, hint=failure.hint)
-        self.status = status
+    ``code`` and ``message`` are the server's own, made printable; ``region`` is the one that it names, if any.
+    """
 
-
-class Wishes:
-    """What the server of one bucket asks for; a busy server says so to every client. Threads share it."""
-
-    def __init__(self, server: str, url: str, timeout_s: float) -> None:
-        self._server, self._url, self._timeout_s = server, url, timeout_s
-        self._headers: Headers = {}
-        self._until = 0.0
-        self._lock = threading.Lock()
-
-    def of(self, failure: Transient) -> Transient:
-        """``failure`` with the time to wait in it, when there is one."""
-        if not isinstance(failure, Busy):
-            return failure
-        with self._lock:
-            if time.monotonic() >= self._until:
-                self._headers = self._ask()
-                self._until = time.monotonic() + FRESH_S
-            return from_status(self._server, failure.status, self._headers)
-
-    def _ask(self) -> Headers:
-        from lora_cli.sources.http_transport import send
-
-        try:
-            with closing(send(self._url, {}, self._timeout_s, method="HEAD")) as response:
-                return response.headers if response.status in BUSY else {}
-        except (Transient, LoraCliError):
-            return {}
+    def __init__(self, status: int, code: str = "", message: str = "", region: str = "") -> None:
+        super().__init__(f"{status} {code}".strip())
+        self.status, self.code, self.message, self.region = status, code, message, region
 
 
-_STATUS = re.compile(r"Server returned (?:non-2xx status code|error response): (\d{3})")
-_CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,64})</Code>")
-_MESSAGE = re.compile(r"<Message>([^<\n]{1,200})")
-# The names of these errors are obstore's; those of Python are raised as they are.
-_STATUS_OF = {
-    "FileNotFoundError": 404,
-    "NotFoundError": 404,
-    "PreconditionError": 412,
-    "PermissionDeniedError": 403,
-    "UnauthenticatedError": 401,
-}
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What hints call things at one kind of store.
+
+    ``credentials`` maps a code of the server to what it says of them and what to try; ``{}`` stands for where they are
+    from. ``rights`` is what a reader needs, ``{}`` stands for the bucket. ``bucket`` is what the store calls one.
+    """
+
+    endpoint: str
+    region: str
+    anonymous: str
+    rights: str
+    credentials: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    bucket: str = "bucket"
 
 
-def meaning(error: Exception, server: str, timeout_s: float) -> Answered | Transient:
-    """An error that obstore raised, in our words."""
-    told, _, cause = str(error).partition("\n\nDebug source:")
-    found = _STATUS.search(told)
-    status = int(found[1]) if found else _STATUS_OF.get(type(error).__name__, 0)
-    if "External" in told and "credential provider" in told:
-        # Whoever gives out tokens, and not the store: when it is not there or says no, no other try helps.
-        return Answered(401, "NoToken")
-    if "redirect without LOCATION" in told:
-        status = 301
-    if "invalid path" in told:
-        return Answered(200, "InvalidPath")
-    if not status:
-        return _of_the_network(told, cause, server, timeout_s)
-    if status in (408, 429) or status >= 500:
-        said = from_status(server, status, {})
-        return Busy(said, status) if status in BUSY else said
-    code, message = _CODE.search(told), _MESSAGE.search(told)
-    return Answered(status, code[1] if code else "", printable(message[1]) if message else "")
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asked which bucket: ``server`` and ``user`` are what messages call the server and the credentials' place."""
+
+    bucket: str
+    server: str
+    user: str
 
 
-def _of_the_network(told: str, cause: str, server: str, timeout_s: float) -> Transient:
-    """Why there was no answer. obstore says it only in how it prints the chain of its causes."""
-    meanings = (
-        (r"invalid peer certificate|InvalidCertificate", f"the certificate of {server} is not trusted", _TRUST),
-        (r"dns error|failed to lookup", f"no connection to {server}: unknown host", NETWORK),
-        (r"ConnectionRefused", f"no connection to {server}: it was refused", NETWORK),
-        (r"TimedOut|timed out|kind: Timeout", f"{server} was silent for {timeout_s:g} s", ""),
-        (r"kind: Connect", f"no connection to {server}", NETWORK),
-        (r"hyper::Error\(\s*Parse\(", f"{server} did not send an HTTP response", NETWORK),
-        (r"IncompleteMessage|UnexpectedEof|ConnectionReset|BrokenPipe|kind: Decode|kind: Body|kind: Interrupted",
-         f"the connection to {server} was cut", ""),
-        (r"invalid XML|got invalid list|DeError|list response", f"{server} sent no listing", NETWORK),
-    )  # fmt: skip
-    text = f"{told}\n{cause}"
-    for pattern, reason, hint in meanings:
-        if re.search(pattern, text):
-            return Transient(reason, hint=hint or "try again later", final=hint is _TRUST)
-    return Transient(f"communication with {server} failed: {printable(told.splitlines()[0] if told else '')}")
+def explained(answer: Answered, asker: Asker, what: str, words: Words) -> LoraCliError:
+    """What an answer that another try would not change means; ``what`` begins the message."""
+    server, bucket, code = asker.server, asker.bucket, answer.code
+    if code in NO_BUCKET:
+        hint = f"check the spelling, and the endpoint ({words.endpoint})"
+        return NotFound(f"{what}: there is no {words.bucket} {bucket} at {server}", hint=hint)
+    if answer.status in (301, 307) or code in _WRONG_REGION:
+        region = answer.region or "REGION, the region of the bucket"
+        return NotFound(f"{what}: the bucket {bucket} is in another region", hint=f"set {words.region}={region}")
+    if code == "RequestTimeTooSkewed":
+        return MachineError(
+            f"{what}: {server} and this machine have different times", hint="set the clock of this machine"
+        )
+    if answer.status in (401, 403) or code in words.credentials or code == "AccessDenied":
+        return _denied(answer, asker, what, words)
+    said = " ".join(filter(None, (str(answer.status), code, answer.message)))
+    if answer.status == 404:
+        hint = f"check the spelling, and whether the endpoint ({words.endpoint}) is the right one"
+        return NotFound(f"{what}: {server} does not have it ({said})", hint=hint)
+    hint = f"check the endpoint ({words.endpoint}), or try again later"
+    return Unreachable(f"{what}: {server} answered {said}", hint=hint)
 
 
-_TRUST = "set SSL_CERT_FILE to the certificates to trust"
+def _denied(answer: Answered, asker: Asker, what: str, words: Words) -> LoraCliError:
+    if answer.code in words.credentials:
+        wrong, hint = words.credentials[answer.code]
+        return AccessDenied(f"{what}: {asker.server} {wrong.format(asker.user)}", hint=hint)
+    told = f": {answer.message}" if answer.message else ""
+    if asker.user == "nobody":
+        hint = f"it is not public: {words.anonymous}, and set credentials"
+        return AccessDenied(f"{what}: {asker.server} denies access without credentials{told}", hint=hint)
+    forbidden = f"{what}: {asker.server} denies access with the credentials from {asker.user}{told}"
+    return AccessDenied(forbidden, hint=f"it needs {words.rights.format(asker.bucket)}")
 
 
-CHUNK = 1 << 20
-PIECE = 256 * 1024
-T = TypeVar("T")
+PAGE = 1000
+"""The most objects of one answer to a question for a listing."""
 
 
-class _Ended(NamedTuple):
-    """The end of what a thread reads, and the error that ended it."""
+class Entry(NamedTuple):
+    """One object as it is listed; ``version`` is its ETag (``etag:…``), else its time of change (``time:…``)."""
 
-    error: Exception | None
+    key: str
+    size: int
+    version: str
 
 
-class ObstoreBucket(Bucket):
-    """A bucket of obstore's. A forked process must not use it: obstore's threads do not follow into the child."""
+class Page(NamedTuple):
+    """At most ``PAGE`` objects of a listing, in its order; ``last`` when no more follow."""
 
-    def __init__(self, store: "ObjectStore", asker: Asker, wishes: Wishes, timeout_s: float) -> None:
-        """``wishes`` are what its server asks for when it is busy; it may be silent for ``timeout_s``."""
-        self.asker = asker
-        self._store, self._wishes, self._timeout_s = store, wishes, timeout_s
-        self._piece_bytes = PIECE
+    entries: list[Entry]
+    last: bool
 
+
+class Bucket(ABC):
+    """One bucket, open. Threads share it."""
+
+    asker: Asker
+
+    @property
+    def server(self) -> str:
+        """What messages call its server."""
+        return self.asker.server
+
+    @abstractmethod
     def pages(self, prefix: str) -> Iterator[Page]:
-        """As every bucket."""
-        import obstore
+        """All objects below ``prefix``, page by page, each asked for when it is wanted.
 
-        # The request itself has a limit of nearly the same length: it is told first, if it is the reason.
-        found = _in_a_thread(obstore.list(self._store, prefix or None, chunk_size=PAGE), self._timeout_s + 1)
-        try:
-            for page in found:
-                yield Page([Entry(one["path"], one["size"], _version(one)) for one in page], last=len(page) < PAGE)
-        except queue.Empty:
-            raise Transient(f"{self.server} listed nothing for {self._timeout_s:g} s") from None
-        except Exception as error:
-            raise meaning(error, self.server, self._timeout_s) from error
-        yield Page([], last=True)
+        Raises:
+            Transient: network or server; each page must come within the timeout.
+            Answered: an answer that another try would not change.
+        """
 
+    @abstractmethod
     def has(self, key: str) -> bool:
-        """As every bucket."""
-        import obstore
-        from obstore.exceptions import BaseError
-
-        try:
-            return bool(obstore.head(self._store, key)["e_tag"])
-        except (BaseError, OSError):  # whatever it is, there is none to be had
-            return False
+        """Whether there is such an object, as far as the server says."""
 
     def wished(self, failure: Transient) -> Transient:
-        """As every bucket: obstore does not report how long a server asks to wait, so that is asked."""
-        return self._wishes.of(failure)
-
-    def stream(
-        self, ref: "AdapterRef", file: RemoteFile, start: int, end: int, note: Callable[[str], None], *, rest: bool
-    ) -> Iterator[bytes]:
-        """Bytes ``start`` to ``end`` of a file's object, checked to be of the version and range that were asked for.
-
-        ``note`` is called with what the object's metadata says of its sha256, "" for nothing. With ``rest`` they are
-        the rest of the file, for which a server that knows no ranges may send all of it.
-
-        Raises:
-            Transient: network or server; also that the bytes break off, are silent, or trickle.
-            Answered: an answer that another try would not change.
-            Changed: the object is another version.
-            Corrupt: another range was sent.
-            NoRanges: all was sent, and what is wanted is neither near its beginning nor the ``rest``.
-        """
-        what = f"{ref}: {file.path}"
-        try:
-            answer = _ask(self._store, object_key(ref, file), file, start, end, rest=rest)
-            skip = start - _check_version(answer, file, (start, end), what)
-            note(str(answer.attributes.get("sha256", "")))
-            for piece in trimmed(self._body(answer), skip, end - start, what, exact=False):
-                for offset in range(0, len(piece), CHUNK):
-                    yield piece[offset : offset + CHUNK]
-        except (LoraCliError, Transient):
-            raise
-        except Exception as error:
-            raise meaning(error, self.server, self._timeout_s) from error
-
-    def _body(self, answer: "GetResult") -> Iterator[bytes]:
-        """The answer in pieces of at least 256 KiB; once a stream broke, as they come, so that no byte is lost.
-
-        Raises:
-            Transient: it trickles at less than 1 KiB/s over the timeout, or at less than a piece.
-        """
-        pieces = (bytes(piece) for piece in answer.stream(min_chunk_size=self._piece_bytes))
-        try:
-            yield from steady(_in_a_thread(pieces, self._timeout_s + 1), self.server, self._timeout_s)
-        except queue.Empty:
-            self._piece_bytes = 1
-            said = f"{self.server} sent less than {PIECE >> 10} KiB in {self._timeout_s:g} s"
-            raise Transient(said, slow=True) from None
-        except Exception:
-            self._piece_bytes = 1
-            raise
+        """``failure`` with the time that the server asks to wait, where that is not known yet."""
+        return failure
 
 
-class ObjectStoreSource(ObjectSource[ObstoreBucket]):
-    """Buckets that obstore opens. Credentials are looked for when the first bucket of an account is opened.
+def version_of(etag: str, changed: datetime | None) -> str:
+    """What distinguishes a version of an object from any other; some servers leave out the quotes of an ETag."""
+    plain = etag.removeprefix("W/").strip('"')
+    return f"etag:{plain}" if plain else f"time:{changed.isoformat(timespec='seconds') if changed else ''}"
 
-    ``variables`` is how the names of those begin that obstore reads.
+
+SPARED = 4
+"""How many folders a page must list whole, else each is asked for by itself: a bucket may have any number of others."""
+
+END = Page([], last=True)
+
+FRESH_S = 60.0
+"""How long a folder is as it was listed; what changed since costs another question."""
+
+log = logger(__name__)
+
+
+def listed(bucket: Bucket, prefix: str, what: str) -> list[Entry]:
+    """All objects below ``prefix``.
+
+    Raises:
+        Transient, Answered: what the server says.
+        Refused: there are over 10 000, or their names take over 2 MiB.
+    """
+    found, room = list[Entry](), Room(what, "use the folder of one adapter")
+    for page in bucket.pages(prefix):
+        for entry in page.entries:
+            room.take(entry.key, entry.version)
+        found += page.entries
+    return found
+
+
+class Neighbours:
+    """Folders of one bucket that are asked for in one run: a page of their listing stands for many questions.
+
+    ``folders`` are their prefixes, each with a slash at its end. Each is given once: who asks again wants to know what
+    is there now. Threads share it.
     """
 
-    scheme: ClassVar[str]
-    variables: ClassVar[str]
+    def __init__(self, folders: Iterable[str]) -> None:
+        self._left = sorted({folder for folder in folders if folder})
+        self._above, self._last = _common(self._left), ""
+        self._pages: Iterator[Page] | None = None
+        self._found: dict[str, tuple[float, list[Entry]]] = {}
+        self._lock = threading.Lock()
 
-    def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
-        """Opens no connection and looks for no credentials yet; ``rule`` says whose are used, and where."""
-        super().__init__(settings)
-        self._rule = rule
-        self._accounts: dict[str, CloudAccount] = {}
-        self._process = os.getpid()
+    def take(self, bucket: Bucket, folder: str) -> list[Entry] | None:
+        """The objects below ``folder`` as of a moment ago; None when it must be asked for by itself."""
+        with self._lock:
+            while folder not in self._found and self._is_left(folder):
+                if len(self._left) < SPARED:
+                    self._left = []
+                    break
+                try:
+                    self._turn_page(bucket)
+                except (Transient, Answered) as failure:
+                    # Whoever may list a folder need not be allowed to list those beside it.
+                    log.debug("%s: folders are listed one by one (%s)", bucket.server, failure)
+                    self._left = []
+            asked_at, found = self._found.pop(folder, (0.0, None))
+        return found if found is not None and time.monotonic() - asked_at < FRESH_S else None
+
+    def _is_left(self, folder: str) -> bool:
+        at = bisect_left(self._left, folder)
+        return at < len(self._left) and self._left[at] == folder
+
+    def _turn_page(self, bucket: Bucket) -> None:
+        """One page more of what is above all of them. A folder that it does not hold whole is left out."""
+        self._pages = self._pages or bucket.pages(self._above)
+        asked_at, page = time.monotonic(), next(self._pages, END)
+        entries = page.entries
+        if page.last:
+            entries, passed, left = sorted(entries), self._left, []
+        else:
+            last = entries[-1].key
+            at = bisect_left(self._left, last)
+            passed, left = [folder for folder in self._left[:at] if not last.startswith(folder)], self._left[at:]
+        keys = [entry.key for entry in entries]
+        in_order = all(one <= other for one, other in pairwise([self._last, *keys]))
+        self._last = keys[-1] if keys else ""
+        self._left = left if in_order and len(passed) >= SPARED else []
+        for folder in passed if in_order else ():
+            start, stop = bisect_left(keys, folder), bisect_left(keys, f"{folder}\U0010ffff")
+            self._found[folder] = asked_at, entries[start:stop]
+
+
+def _common(folders: "list[str]") -> str:
+    """The longest folder that all of them are in, "" for the bucket."""
+    if not folders:
+        return ""
+    first, last = folders[0], folders[-1]
+    same = next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
+    return first[: first.rfind("/", 0, same) + 1]
+
+
+B = TypeVar("B", bound=Bucket)
+SHA256 = re.compile(r"[0-9a-f]{64}", re.IGNORECASE | re.ASCII)
+
+
+class ObjectSource(ABC, Generic[B]):
+    """Buckets as a source. A revision is a fingerprint of paths, sizes and versions.
+
+    A file's ``version`` is its ETag (which is no digest), else its time of change.
+    """
+
+    words: ClassVar[Words]
+
+    def __init__(self, settings: Settings) -> None:
+        """Opens no connection and looks for no credentials yet."""
+        self._settings = settings
+        self._buckets: dict[str, B] = {}
+        self._neighbours: Mapping[str, Neighbours] = {}
+        self._told: dict[tuple[str, str, str], Mapping[str, str]] = {}
+        self._lock = threading.Lock()
 
     @abstractmethod
-    def _account(self, name: str) -> CloudAccount:
-        """Who asks for the bucket ``name``, and where; an account is looked for once."""
+    def _open(self, name: str) -> B:
+        """The bucket, with the credentials that are for it."""
 
     @abstractmethod
-    def _store(self, name: str, account: CloudAccount, **how: Any) -> "ObjectStore":
-        """Obstore's own bucket."""
-
-    def _bucket(self, ref: "AdapterRef") -> ObstoreBucket:
-        if os.getpid() != self._process:
-            # obstore's threads do not follow into a child, which would wait for them for ever.
-            raise MachineError(f"{ref}: {ref.scheme}:// cannot be read in a forked process", hint="start a new process")
-        return super()._bucket(ref)
-
     def _stream(
-        self, bucket: ObstoreBucket, revision: Revision, file: RemoteFile, start: int, end: int, *, rest: bool
+        self, bucket: B, revision: Revision, file: RemoteFile, start: int, end: int, *, rest: bool
     ) -> Iterator[bytes]:
-        def note(said: str) -> None:
-            self._note(revision, file, said)
+        """One request's bytes, checked to be of the version and range that were asked for.
 
-        return bucket.stream(revision.ref, file, start, end, note, rest=rest)
+        With ``rest`` they are the rest of the file, for which a server that knows no ranges may send all of it.
+        """
 
-    def _open(self, name: str) -> ObstoreBucket:
-        from obstore.exceptions import BaseError
+    def expect(self, refs: Iterable[AdapterRef]) -> None:
+        """These will most likely be resolved: what is side by side can be listed together. Asks for nothing yet."""
+        folders = by_key((ref.location.partition("/")[0], _prefix(ref)) for ref in refs)
+        self._neighbours = {bucket: Neighbours(prefixes) for bucket, prefixes in folders.items()}
 
-        account, timeout_s = self._account(name), self._settings.timeout_s
-        server = "Google Cloud Storage" if account.endpoint == GOOGLE else host(account.endpoint)
-        if not account.is_at_provider and any(policy.allow_hosts is not None for policy in self._settings.policies):
-            hint = f"unset {self.words.endpoint}, or remove the policy's allow_hosts"
-            raise Refused(
-                f"{self.scheme}://{name}: policy allow_hosts: {server} could redirect to any host, and obstore follows",
-                hint=hint,
+    def resolve(self, ref: AdapterRef) -> Revision:
+        """The objects below the prefix that ``ref`` names, at this moment: one request for up to 1000 of them.
+
+        Where it was expected with others next to it, that request was for all of them, and a moment ago.
+
+        Raises:
+            NotFound: there is no such bucket, or nothing below the prefix.
+            UsageError: it is an object.
+            AccessDenied: there are no credentials, or they may not list it.
+            Refused: there are over 10 000 objects, or a key that could not be a file.
+            Unreachable: network or server, after the retries.
+        """
+        bucket, prefix = self._bucket(ref), _prefix(ref)
+        found = self._tried(bucket, prefix, str(ref))
+        files = tuple(sorted(_files(found, prefix, str(ref)), key=lambda file: file.path))
+        if not files:
+            raise self._nothing(ref, bucket)
+        lines = "".join(f"{file.size} {file.version} {file.path}\n" for file in files)
+        return Revision(ref, hashlib.sha256(lines.encode()).hexdigest(), files)
+
+    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+        """Bytes ``start`` to ``stop`` of the object as it was listed, in chunks of at most 1 MiB.
+
+        A stream that breaks is resumed here, ``retries`` times without progress.
+
+        Raises:
+            Corrupt: the object was overwritten or removed, or the server sends another range than was asked for.
+            AccessDenied: the credentials may list it and not read it.
+            NoRanges: before a byte, when the server sends whole files only, and ``stop`` is not None.
+            Unreachable: network or server, after the retries.
+        """
+        bucket, what = self._bucket(revision.ref), f"{revision.ref}: {file.path}"
+        end = file.size if stop is None or file.size is None else min(stop, file.size)
+        if end is None:
+            return
+
+        def read(position: int) -> Iterator[bytes]:
+            try:
+                yield from self._stream(bucket, revision, file, position, end, rest=stop is None)
+            except Transient as broken:
+                raise bucket.wished(broken) from broken
+            except Answered as answer:
+                raise self._unread(answer, bucket, what) from answer
+
+        yield from Retries(self._settings.retries).stream(what, bucket.server, start, end, read)
+
+    def told(self, revision: Revision, file: RemoteFile) -> Mapping[str, str]:
+        """What the origin says of the file's sha256 next to the listing: the header's name → hexadecimal digits."""
+        return self._told.get(version_key(revision, file), {})
+
+    def _bucket(self, ref: AdapterRef) -> B:
+        name = ref.location.partition("/")[0]
+        with self._lock:
+            if name not in self._buckets:
+                self._buckets[name] = self._open(name)
+            return self._buckets[name]
+
+    def _tried(self, bucket: B, prefix: str, what: str) -> list[Entry]:
+        """All objects below ``prefix``, asked for again after what may pass."""
+
+        def ask() -> list[Entry]:
+            try:
+                return self._listed(bucket, prefix, what)
+            except Transient as failure:
+                raise bucket.wished(failure) from failure
+            except Answered as answer:
+                if answer.code == "InvalidPath":
+                    hint = "nothing was read; the owner of the bucket must fix it"
+                    raise Refused(f"{what}: a key below it is not a valid file path", hint=hint) from answer
+                raise explained(answer, bucket.asker, what, self.words) from answer
+
+        return Retries(self._settings.retries).call(what, ask)
+
+    def _listed(self, bucket: B, prefix: str, what: str) -> list[Entry]:
+        """All objects below ``prefix``: listed with those next to it, or asked for by itself."""
+        neighbours = self._neighbours.get(bucket.asker.bucket)
+        found = neighbours.take(bucket, prefix) if neighbours is not None else None
+        return listed(bucket, prefix, what) if found is None else found
+
+    def _nothing(self, ref: AdapterRef, bucket: B) -> LoraCliError:
+        """Why a listing was empty: the one other request that may have it is made here."""
+        key = ref.location.partition("/")[2]
+        if not key:
+            return NotFound(
+                f"{ref}: the {self.words.bucket} is empty", hint=f"inspect it with the tools of {bucket.server}"
             )
-        try:
-            store = self._store(
-                name,
-                account,
-                credential_provider=account.provider,
-                skip_signature=account.provider is None,
-                retry_config={"max_retries": 0, "retry_timeout": timedelta(0)},
-                client_options={
-                    "allow_http": account.endpoint.lower().startswith("http://"),
-                    # The longest time of a whole answer; how long it is silent is what counts.
-                    "timeout": timedelta(days=7),
-                    "read_timeout": timedelta(seconds=timeout_s),
-                    "connect_timeout": timedelta(seconds=min(timeout_s, CONNECT_TIMEOUT_S)),
-                    "user_agent": f"lora-cli/{__version__}",
-                },
+        if not bucket.has(key):
+            hint = "check the spelling: write the full folder, up to the / before its files"
+            if "@" in key:
+                hint += ", and an object store has no revisions: what follows the @ is part of the name"
+            return NotFound(
+                f"{ref}: there is nothing below {key}/ in the {self.words.bucket} {bucket.asker.bucket}", hint=hint
             )
-        except (BaseError, ValueError) as error:
-            raise UsageError(
-                f"{self.scheme}://{name} cannot be opened with the credentials from {account.found_in} "
-                f"({type(error).__name__})",
-                hint=f"check the {self.variables} variables, which obstore also reads",
-            ) from error
-        wishes = Wishes(server, f"{account.endpoint}/{name.partition('@')[0]}", timeout_s)
-        return ObstoreBucket(store, Asker(name, server, account.found_in), wishes, timeout_s)
+        folder = ref.location.rpartition("/")[0]
+        return UsageError(f"{ref} is an object, not a folder", hint=f"write {ref.scheme}://{folder}")
+
+    def _note(self, revision: Revision, file: RemoteFile, said: str) -> None:
+        """Remembers what an object's own metadata says of its sha256."""
+        if SHA256.fullmatch(said):
+            self._told[version_key(revision, file)] = {"metadata sha256": said.lower()}
+
+    def _unread(self, answer: Answered, bucket: B, what: str) -> LoraCliError:
+        """Why a listed object could not be read."""
+        if answer.status == 412:
+            return Changed(f"{what}: it was overwritten after it was listed", hint=AGAIN)
+        if answer.status == 404 and answer.code not in NO_BUCKET:
+            return Changed(f"{what} was removed after it was listed", hint=AGAIN)
+        if answer.status == 416:
+            return Changed(f"{what}: it is shorter than its listed size", hint=AGAIN)
+        return explained(answer, bucket.asker, what, self.words)
 
 
-_GOOGLE_REFUSED = ("does not accept the credentials from {}", "renew them: `gcloud auth application-default login`")
+def _prefix(ref: AdapterRef) -> str:
+    """The key of the folder, ending in a slash, so that ``adapter_1`` is not ``adapter_10``; "" for a bucket."""
+    key = ref.location.partition("/")[2]
+    return f"{key}/" if key else ""
 
 
-class GoogleStorage(ObjectStoreSource):
-    """Buckets of Google Cloud Storage, and of every server that speaks its XML API."""
-
-    scheme, variables = "gs", "GOOGLE_"
-    words = Words(
-        endpoint="STORAGE_EMULATOR_HOST",
-        region="the region",
-        anonymous="unset GOOGLE_SKIP_SIGNATURE",
-        rights="storage.objects.list and storage.objects.get on {0}: the role Storage Object Viewer",
-        credentials={
-            "InvalidAuthentication": _GOOGLE_REFUSED,
-            "AuthenticationRequired": _GOOGLE_REFUSED,
-            "NoToken": (
-                "could not get a token with the credentials from {}",
-                f"run `gcloud auth application-default login`, or set {GOOGLE_FILE}",
-            ),
-        },
-    )
-
-    def _account(self, name: str) -> CloudAccount:
-        if not self._accounts:
-            self._accounts[""] = find_google_account(os.environ, self._rule, trust_of(self._settings))
-        return self._accounts[""]
-
-    def _store(self, name: str, account: CloudAccount, **how: Any) -> "ObjectStore":
-        from obstore.store import GCSStore
-
-        return GCSStore(name, base_url=account.endpoint, **how)
+def object_key(ref: AdapterRef, file: RemoteFile) -> str:
+    """The key of a file in its bucket."""
+    return f"{_prefix(ref)}{file.path}"
 
 
-_AZURE_REFUSED = (
-    "does not accept the credentials from {}",
-    "check which account they are for, and whether they have expired",
-)
-_NOT_PUBLIC = ("denies access without credentials", "unset AZURE_SKIP_SIGNATURE, and set credentials")
+def version_key(revision: Revision, file: RemoteFile) -> tuple[str, str, str]:
+    """What distinguishes one version of one object from any other."""
+    return revision.ref.location, file.path, file.version
 
 
-class AzureStorage(ObjectStoreSource):
-    """Containers of Azure Blob Storage and Data Lake Storage."""
-
-    scheme, variables = "az", "AZURE_"
-    words = Words(
-        endpoint="AZURE_STORAGE_ENDPOINT",
-        region="the region",
-        anonymous="unset AZURE_SKIP_SIGNATURE",
-        rights="the role Storage Blob Data Reader on {0}",
-        credentials={
-            "AuthenticationFailed": _AZURE_REFUSED,
-            "InvalidAuthenticationInfo": _AZURE_REFUSED,
-            "PublicAccessNotPermitted": _NOT_PUBLIC,
-            "NoToken": (
-                "was not asked: the credentials from {} cannot be used",
-                "run `az login`, or check AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
-            ),
-        },
-        bucket="container",
-    )
-
-    def _account(self, name: str) -> CloudAccount:
-        account = azure_account(name, os.environ)
-        if account not in self._accounts:
-            self._accounts[account] = find_azure_account(name, os.environ, self._rule, trust_of(self._settings))
-        return self._accounts[account]
-
-    def _store(self, name: str, account: CloudAccount, **how: Any) -> "ObjectStore":
-        from obstore.store import AzureStore
-
-        return AzureStore(
-            name.partition("@")[0],
-            account_name=azure_account(name, os.environ),
-            endpoint=account.endpoint,
-            use_emulator=False,
-            use_fabric_endpoint=False,
-            **how,
-        )
-
-
-def _ask(store: "ObjectStore", key: str, file: RemoteFile, start: int, end: int, *, rest: bool = True) -> "GetResult":
-    """The answer to one request: the range, or all of it from a server that does not know ranges.
-
-    Raises:
-        NoRanges: it does not, and the range is neither near the beginning nor the ``rest`` of the file.
-    """
-    import obstore
-
-    options: GetOptions = {}
-    kind, _, etag = file.version.partition(":")
-    if kind == "etag":
-        options["if_match"] = f'"{etag}"'
-    if (start, end) == (0, file.size):
-        return obstore.get(store, key, options=options)
-    try:
-        return obstore.get(store, key, options={**options, "range": (start, end)})
-    except obstore.exceptions.GenericError as error:
-        if "non-partial response" not in str(error):
-            raise
-        if not rest and start >= FAR:
-            hint = "fetch it: lora-cli fetch can read it as one stream"
-            raise NoRanges(f"{key}: its server only sends whole files", hint=hint) from error
-        return obstore.get(store, key, options=options)
-
-
-def _version(meta: "ObjectMeta") -> str:
-    return version_of(meta["e_tag"] or "", meta["last_modified"])
-
-
-def _check_version(answer: "GetResult", file: RemoteFile, wanted: tuple[int, int], what: str) -> int:
-    """Where the answer starts, once it is of the version that was listed: some servers ignore the condition.
-
-    Raises:
-        Corrupt: it is of another version, or of another range than was asked for.
-    """
-    if _version(answer.meta) != file.version or answer.meta["size"] != file.size:
-        raise Changed(f"{what}: it was overwritten after it was listed", hint=AGAIN)
-    start, stop = answer.range
-    if (start, stop) not in (wanted, (0, file.size)):
-        raise Corrupt(f"{what}: bytes {wanted[0]} to {wanted[1]} were requested, but the server sent others")
-    return start
-
-
-def _in_a_thread(items: Iterable[T], longest_s: float) -> Iterator[T]:
-    """``items``, asked for in a thread, a few ahead of the reader; each must come within ``longest_s``.
-
-    Raises:
-        queue.Empty: one does not. Nobody waits for the thread then.
-    """
-    found: queue.Queue[T | _Ended] = queue.Queue(maxsize=2)
-    left = threading.Event()
-
-    def ask() -> None:
-        try:
-            for item in items:
-                found.put(item)
-                if left.is_set():
-                    return
-            found.put(_Ended(None))
-        except BaseException as error:  # noqa: BLE001 - a panic of the library is none of Python's usual errors
-            found.put(_Ended(error if isinstance(error, Exception) else RuntimeError(type(error).__name__)))
-
-    threading.Thread(target=ask, name="obstore", daemon=True).start()
-    try:
-        while not isinstance(item := found.get(timeout=longest_s), _Ended):
-            yield item
-        if item.error is not None:
-            raise item.error
-    finally:
-        left.set()
-        with suppress(queue.Empty):
-            found.get_nowait()
+def _files(found: list[Entry], prefix: str, what: str) -> Iterator[RemoteFile]:
+    """The objects as files below the prefix. Empty objects that mark a folder are skipped: many end in a slash."""
+    folders = {prefix.rstrip("/")}
+    for entry in found:
+        parts = entry.key.split("/")
+        folders.update("/".join(parts[:count]) for count in range(1, len(parts)))
+    kept = [entry for entry in found if entry.size or entry.key.rstrip("/") not in folders]
+    check_listed((entry.key.removeprefix(prefix) for entry in kept), what)
+    for entry in kept:
+        yield RemoteFile(entry.key.removeprefix(prefix), entry.size, version=entry.version)

@@ -24,8 +24,8 @@ SOURCES: Mapping[Scheme, str] = {
     "s3": "lora_cli.sources.s3:S3Source",
     "https": "lora_cli.sources.web:WebSource",
     "http": "lora_cli.sources.web:WebSource",
-    "gs": "lora_cli.sources.object_store:GoogleStorage",
-    "az": "lora_cli.sources.object_store:AzureStorage",
+    "gs": "lora_cli.sources.obstore_client:GoogleStorage",
+    "az": "lora_cli.sources.obstore_client:AzureStorage",
     **dict.fromkeys((*REMOTE, FSSPEC), "lora_cli.sources.fsspec_source:FsspecSource"),
 }
 """Scheme → ``module:Class``. The class takes the settings, and a manifest's rule or None.

@@ -23,8 +23,8 @@ from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges
 from lora_cli.sources.aws import Account, failures, find_account, untranslated
 from lora_cli.sources.http import AGAIN, FAR, beginning, bounded, host, placement, trimmed
-from lora_cli.sources.listed import Room
-from lora_cli.sources.objects import (
+from lora_cli.sources.listed_paths import Room
+from lora_cli.sources.object_store import (
     NETWORK,
     PAGE,
     Answered,
@@ -38,9 +38,9 @@ from lora_cli.sources.objects import (
     version_key,
     version_of,
 )
+from lora_cli.sources.operator_trust import trust_of
 from lora_cli.sources.retries import Retries, Transient, from_status, printable
 from lora_cli.sources.ssrf_guard import bounds_of, check_host
-from lora_cli.sources.trusted import trust_of
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule

@@ -298,7 +298,7 @@ class WebSource:
 
     @cached_property
     def _token(self) -> str:
-        from lora_cli.sources.trusted import token_of, trust_of
+        from lora_cli.sources.operator_trust import token_of, trust_of
 
         return token_of(self._rule, os.environ, trust_of(self._settings))
 

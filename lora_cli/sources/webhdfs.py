@@ -15,7 +15,7 @@ from lora_cli.settings import Settings
 from lora_cli.sources.http import Http, beginning, bounded, following, host, origin, redirect_guard
 from lora_cli.sources.http_json import picked
 from lora_cli.sources.http_transport import send
-from lora_cli.sources.listed import MOST_ENTRIES
+from lora_cli.sources.listed_paths import MOST_ENTRIES
 from lora_cli.sources.retries import Retries
 from lora_cli.sources.ssrf_guard import bounds_of
 

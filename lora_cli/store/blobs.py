@@ -21,7 +21,7 @@ from lora_cli.core.log import logger
 from lora_cli.core.snapshot import Blob
 from lora_cli.store import Store
 from lora_cli.store.disk import EXHAUSTED, on_disk, opened, read_small, replace_file
-from lora_cli.store.writers import new_writer
+from lora_cli.store.writer_ids import new_writer
 
 MODE = 0o444
 STAMP_NS = 946_684_800 * 10**9

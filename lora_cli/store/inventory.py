@@ -12,11 +12,11 @@ from lora_cli.core.grouping import by_key
 from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.store import Store
 from lora_cli.store.blobs import sha256_of
-from lora_cli.store.records import Record, all_records
+from lora_cli.store.resolution_records import Record, all_records
 from lora_cli.store.snapshots import is_digest
 
 if TYPE_CHECKING:
-    from lora_cli.store.residency import Resident
+    from lora_cli.store.page_cache import Resident
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def inventory(store: Store) -> list[Item]:
 
 def with_residency(store: Store, item: Item) -> Item:
     """The snapshot with what of it is in memory now."""
-    from lora_cli.store.residency import folder_residency
+    from lora_cli.store.page_cache import folder_residency
 
     packed = folder_residency(store.packed / item.digest)
     return replace(item, resident=folder_residency(item.directory), packed_resident=packed)

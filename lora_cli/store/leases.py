@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lora_cli.store import Store
+from lora_cli.store.cachedir_tag import tag_cache
 from lora_cli.store.disk import in_folder, read_small
-from lora_cli.store.tag import tag_cache
-from lora_cli.store.writers import new_writer, parse_writer, state
+from lora_cli.store.writer_ids import new_writer, parse_writer, state
 
 HEARTBEAT_S = 5.0
 STALE_S = 60.0

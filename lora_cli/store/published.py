@@ -21,12 +21,12 @@ from lora_cli.core.snapshot import Blob, Snapshot, snapshot_digest
 from lora_cli.core.text import names, shown
 from lora_cli.errors import FormatError, Refused, UsageError
 from lora_cli.store import Store
+from lora_cli.store.atomic_swap import clear, exchange, put
 from lora_cli.store.blobs import MODE, is_sound, sha256_of
 from lora_cli.store.disk import on_disk, read_small, replace_file
-from lora_cli.store.exchange import clear, exchange, put
-from lora_cli.store.handout import is_weights
+from lora_cli.store.export import is_weights
 from lora_cli.store.snapshots import build_directory, is_digest
-from lora_cli.store.writers import new_writer, parse_writer, state
+from lora_cli.store.writer_ids import new_writer, parse_writer, state
 
 MARK = ".lora-cli.json"
 """The file that marks a published folder, with its contents."""

@@ -12,9 +12,9 @@ from lora_cli.core.grouping import by_key
 from lora_cli.core.snapshot import Blob
 from lora_cli.store import Store
 from lora_cli.store.blobs import sha256_of
-from lora_cli.store.handout import is_weights
+from lora_cli.store.export import is_weights
 from lora_cli.store.inventory import Item, entries, files_in
-from lora_cli.store.records import all_records
+from lora_cli.store.resolution_records import all_records
 from lora_cli.store.snapshots import is_digest
 
 _ENTRY = re.compile(r"(.+)\.[0-9a-f]{12}")

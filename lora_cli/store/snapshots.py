@@ -12,7 +12,7 @@ from lora_cli.errors import Corrupt, Refused
 from lora_cli.store import Store
 from lora_cli.store.blobs import MODE, STAMP_NS, LostBlob, has_blob, is_sound, isolate_rotten
 from lora_cli.store.disk import NO_LINK, in_folder, make_folder, on_disk
-from lora_cli.store.writers import new_writer
+from lora_cli.store.writer_ids import new_writer
 
 MOST_FILES = 10_000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")

@@ -12,9 +12,9 @@ from pathlib import Path
 from lora_cli.core.adapter_files import BASE_CONFIG
 from lora_cli.store import Store
 from lora_cli.store.blobs import read_mark
-from lora_cli.store.holds import held
+from lora_cli.store.cachedir_tag import TAG
+from lora_cli.store.in_use import held
 from lora_cli.store.inventory import Item, blobs, entries, files_in, inventory
-from lora_cli.store.tag import TAG
 
 Inode = tuple[int, int]
 

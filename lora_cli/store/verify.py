@@ -11,15 +11,15 @@ from functools import partial
 from pathlib import Path
 from types import NoneType
 
-from lora_cli.core.item import NAME
+from lora_cli.core.adapter_request import NAME
 from lora_cli.core.json_schema import EXCLUDED, FilePath
 from lora_cli.store import Store
 from lora_cli.store.blobs import isolate, put_back, sha256_of
+from lora_cli.store.cachedir_tag import check_cache
 from lora_cli.store.inventory import blobs, digest_of, entries, packed, tree_bytes
 from lora_cli.store.leases import STALE_S, lease
-from lora_cli.store.records import all_records, contradictions, record_path
+from lora_cli.store.resolution_records import all_records, contradictions, record_path
 from lora_cli.store.snapshots import is_digest
-from lora_cli.store.tag import check_cache
 
 THREADS = 4
 Inode = tuple[int, int]
@@ -139,7 +139,7 @@ def _view_problem(store: Store, sound: Collection[str], known: Mapping[Inode, st
 
 def _packed_problem(store: Store, digest: str, directory: Path) -> str:
     """What is wrong with packed weights; nothing can be held against those whose snapshot went meanwhile."""
-    from lora_cli.store.packed import packed_problem
+    from lora_cli.store.packed_weights import packed_problem
 
     problem = packed_problem(store, digest, directory)
     return problem if store.snapshot(digest).is_dir() else ""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from lora_cli.tiers.history import History
+from lora_cli.tiers.access_history import History
 
 
 @dataclass(frozen=True, slots=True)

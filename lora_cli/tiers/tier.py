@@ -7,7 +7,7 @@ from time import monotonic, perf_counter
 from typing import Generic, TypeVar
 
 from lora_cli.errors import MachineError
-from lora_cli.tiers.ledger import Busy, Counts, Ledger
+from lora_cli.tiers.memory_accounting import Busy, Counts, Ledger
 
 T = TypeVar("T")
 

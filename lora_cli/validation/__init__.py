@@ -1,9 +1,9 @@
 """The only place where fetch, read and rules meet: references × a base model → verdicts.
 
-What is to be loaded is admitted by ``validation.admission``.
+What is to be loaded is admitted by ``validation.fetch_and_validate``.
 """
 
-from lora_cli.validation.base import Fallback, open_base, open_config
+from lora_cli.validation.base_model import Fallback, open_base, open_config
 from lora_cli.validation.validate import check_all, is_path, read_all, ref_of, validate
 from lora_cli.validation.verdict import Checked, Terms, judge
 

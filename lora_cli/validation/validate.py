@@ -8,18 +8,18 @@ from functools import partial
 from os.path import lexists
 from pathlib import Path
 
+from lora_cli.core.adapter_request import Item
 from lora_cli.core.addresses import without_secrets
 from lora_cli.core.companions import Card, Companions
-from lora_cli.core.item import Item
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.log import log_bug, logger
 from lora_cli.core.patterns import one_budget
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import Revision
 from lora_cli.errors import LoraCliError, MachineError
+from lora_cli.fetching.cached_source import HereFirst
 from lora_cli.fetching.checkpoint import LatestOf
-from lora_cli.fetching.here import HereFirst
-from lora_cli.fetching.plan import USUAL, Selection
+from lora_cli.fetching.file_selection import USUAL, Selection
 from lora_cli.forks import forks, processors
 from lora_cli.reading.adapter import Opened, read_adapter, read_at_once
 from lora_cli.reading.companions import read_card
@@ -89,7 +89,7 @@ def validate(item: Item, terms: Terms, settings: Settings, sources: Sources | No
             checked = Checked(name, source_text, revision, adapter, verdict, watch.stage_ms, digest=digest, card=card)
             if terms.spectrum is None and terms.other is None:
                 return checked
-            from lora_cli.validation.values import with_values
+            from lora_cli.validation.tensor_facts import with_values
 
             return with_values(checked, one, terms, watch)
     except LoraCliError as error:
@@ -113,7 +113,7 @@ def resolve_allowed(item: Item, ref: AdapterRef, settings: Settings, sources: So
     source = in_place(ref, settings, origin, Selection(latest=item.latest), item.locked)
     if not settings.policies and item.sha256 is None and item.locked is None:
         return source, source.resolve(ref)
-    from lora_cli.validation.permitted import permitted
+    from lora_cli.validation.policy_check import permitted
 
     return source, permitted(item, ref, source, origin, settings)
 
@@ -150,7 +150,7 @@ def _read(
 def _digest(item: Item, one: Opened, settings: Settings) -> str | None:
     """The snapshot digest where the cache or the lock has it; files are hashed only for policies with suppressions."""
     if settings.suppressions:
-        from lora_cli.validation.permitted import known_digest
+        from lora_cli.validation.policy_check import known_digest
 
         return known_digest(item, one.revision, one.source)
     if isinstance(one.source, HereFirst) and (digest := one.source.digest(one.revision)) is not None:

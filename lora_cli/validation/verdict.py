@@ -14,15 +14,15 @@ from lora_cli.core.patterns import TOO_SLOW, Budget, one_budget
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.safetensors import TensorStats
 from lora_cli.core.snapshot import Revision
-from lora_cli.core.targets import for_task, trained_bare
+from lora_cli.core.target_modules import for_task, trained_bare
 from lora_cli.errors import LoraCliError, NotFound
 from lora_cli.reading.adapter import Opened
 from lora_cli.reading.companions import read_companions
 from lora_cli.rules import RULES
-from lora_cli.rules.application import apply
-from lora_cli.rules.base import misshapen
+from lora_cli.rules.base_model import misshapen
 from lora_cli.rules.config import not_lora, pattern_invalid
 from lora_cli.rules.rule import CONFIG_FILE, Case, Evidence, Rule, run
+from lora_cli.rules.target_module_matching import apply
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_near
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lora_cli.core.comparison import Comparison
     from lora_cli.core.spectrum import Spectrum
     from lora_cli.engines import Profile
-    from lora_cli.validation.values import Weights
+    from lora_cli.validation.tensor_facts import Weights
 
 ENGINE_RULES = "LC4"
 
@@ -207,7 +207,7 @@ def _on_engines(case: Case, terms: Terms) -> tuple[Case, list[Finding | Skipped]
 
     All rules are asked, chosen or not: an engine is not said to serve what another rule would have found broken.
     """
-    from lora_cli.rules.serving import as_lora, serve, softened, takes_for_lora
+    from lora_cli.rules.engine_verdict import as_lora, serve, softened, takes_for_lora
 
     deployment, chosen = terms.deployment or Deployment(), {rule.code for rule in terms.rules}
     generic = [rule for rule in RULES if not rule.code.startswith(ENGINE_RULES)]

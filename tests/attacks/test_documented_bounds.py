@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.cli.lineup import base_model
+from lora_cli.cli.adapter_selection import base_model
 from lora_cli.core.adapter import Adapter
-from lora_cli.core.item import Item
-from lora_cli.core.keys import parse_key
+from lora_cli.core.adapter_request import Item
 from lora_cli.core.results import LoadReport
 from lora_cli.core.safetensors import TensorInfo
+from lora_cli.core.tensor_keys import parse_key
 from lora_cli.errors import Refused
 from lora_cli.runtime.child_process import Asked
-from lora_cli.serving import adapters, admission_child, admissions, connection, front, looking
+from lora_cli.serving import adapter_state, admission_child, admissions, cached_status, connection, middleware
 from lora_cli.serving.admissions import Admissions, Admitted, Setup, Step
 from lora_cli.serving.connection import room_for_files
 from lora_cli.settings import load_settings
 from lora_cli.store import Store
-from lora_cli.store.holds import holding
+from lora_cli.store.in_use import holding
 from tests.attacks.besieged import children_of
 from tests.conftest import ROOT
 from tests.making import llama_modules, write_adapter, write_base
@@ -44,17 +44,17 @@ ROWS = [
     ("a message about an adapter", "2000 ", admission_child.LONGEST_TEXT == 2000),
     ("the head of a request", "10 s", connection.HEAD_S == 10),
     ("the body of a request", "30 s", connection.BODY_S == 30),
-    ("the body of a request", "1 MiB", front.LARGEST_BODY == MIB),
+    ("the body of a request", "1 MiB", middleware.LARGEST_BODY == MIB),
     ("the body of a request", "32 MiB", connection.MOST_BODIES == 32 * MIB),
     ("the body of a request", "16 KiB", connection.SMALL_BODY == 16 * KIB),
     ("silence between two requests", "30 s", connection.IDLE_S == connection.UNREAD_S == 30),
     ("connections", "2048", connection.MOST_CONNECTIONS == 2048),
     ("connections", "256", connection.OTHER_FILES == 256),
     ("requests that are answered at once", "half", connection.MOST_REQUESTS * 2 == connection.MOST_CONNECTIONS),
-    ("an unknown name", "100 ", adapters.LONGEST_NAME == 100),
-    ("an unknown name", "200 ", adapters.MOST_SUGGESTED == 200),
-    ("the process that owns the device", "0.5 s", looking.PATIENCE_S == 0.5),
-    ("the process that owns the device", "0.8 s", looking.FIRST_PATIENCE_S == 0.8),
+    ("an unknown name", "100 ", adapter_state.LONGEST_NAME == 100),
+    ("an unknown name", "200 ", adapter_state.MOST_SUGGESTED == 200),
+    ("the process that owns the device", "0.5 s", cached_status.PATIENCE_S == 0.5),
+    ("the process that owns the device", "0.8 s", cached_status.FIRST_PATIENCE_S == 0.8),
 ]
 
 

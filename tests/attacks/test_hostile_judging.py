@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.cli.lineup import base_model
-from lora_cli.core.item import Item
+from lora_cli.cli.adapter_selection import base_model
+from lora_cli.core.adapter_request import Item
 from lora_cli.serving import admissions
 from lora_cli.serving.admissions import Admissions, Admitted, Setup
 from lora_cli.settings import load_settings
 from lora_cli.store import Store
-from lora_cli.store.holds import holding
+from lora_cli.store.in_use import holding
 from tests.attacks.besieged import alive, children_of, ends_s, probed
 from tests.attacks.hooked import hook, import_path
 from tests.making import llama_modules, write_adapter, write_base

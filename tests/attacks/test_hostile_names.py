@@ -15,7 +15,7 @@ from lora_cli.cli.main import main
 from lora_cli.cli.output import write
 from lora_cli.core.results import Answers, LoadReport, ModuleProof, Proof
 from lora_cli.core.text import safe
-from lora_cli.endpoint.effect import Effect
+from lora_cli.endpoint.canary import Effect
 from lora_cli.endpoint.reconcile import Done, Replica
 from lora_cli.errors import EndpointError
 from lora_cli.render.json import encoded

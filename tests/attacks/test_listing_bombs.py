@@ -10,7 +10,7 @@ import pytest
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import LoraCliError, Refused
 from lora_cli.settings import Settings
-from lora_cli.sources.listed import check_listed
+from lora_cli.sources.listed_paths import check_listed
 from lora_cli.sources.registry import open_source
 from tests.answering import Reply, answering
 from tests.attacks.peak_memory import run

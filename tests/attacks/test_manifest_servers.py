@@ -2,10 +2,10 @@
 
 import pytest
 
-from lora_cli.core.trust import endpoint_glob, is_among
+from lora_cli.core.manifest_trust import endpoint_glob, is_among
 from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import Refused
-from lora_cli.sources.trusted import Trust, check_encrypted, check_endpoint
+from lora_cli.sources.operator_trust import Trust, check_encrypted, check_endpoint
 from tests.attacks.evil import ANOTHER_MACHINE, KEYS, asked, evil
 from tests.planted import SECRET, Machine
 

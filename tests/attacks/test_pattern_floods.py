@@ -8,7 +8,7 @@ import pytest
 
 from lora_cli.core.lora_config import parse_config
 from lora_cli.core.patterns import Matcher, PatternKeys, one_budget
-from lora_cli.core.targets import scales, targeted
+from lora_cli.core.target_modules import scales, targeted
 from lora_cli.errors import FormatError
 from tests.attacks.measured import lora_cli
 from tests.long import in_long

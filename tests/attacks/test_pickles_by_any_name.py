@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 
+from lora_cli.core.adapter_request import Item
 from lora_cli.core.finding import Finding, Skipped
-from lora_cli.core.item import Item
 from lora_cli.settings import Settings
 from lora_cli.validation import Terms, validate
 from tests.making import write_adapter

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.formats import DIALECTS, FORMATS, METHODS
+from lora_cli.core.foreign_formats import DIALECTS, FORMATS, METHODS
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "lora_cli"
@@ -106,7 +106,7 @@ PATTERNS = sorted({one for one in used() if one[1] and is_one(one[1])}, key=str)
 
 def test_the_patterns_of_the_package_are_found() -> None:
     assert len(PATTERNS) > 150
-    assert any(where.startswith("rules/supply.py") for where, _, _ in PATTERNS)
+    assert any(where.startswith("rules/supply_chain.py") for where, _, _ in PATTERNS)
     assert any(where == "kohya" for where, _, _ in PATTERNS)
 
 

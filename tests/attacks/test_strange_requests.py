@@ -15,8 +15,8 @@ import pytest
 from lora_cli.core.addresses import check_nobody
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.reading.manifest import read_policy
+from lora_cli.serving.path_allowlist import allowed
 from lora_cli.serving.requests import LONGEST_PATH
-from lora_cli.serving.roots import allowed
 from lora_cli.settings import load_settings
 from tests.attacks.besieged import probed, resident_mb
 from tests.making import Q_PROJ, llama_modules, write_adapter

@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from lora_cli.core.item import Item
+from lora_cli.core.adapter_request import Item
 from lora_cli.errors import NotFound
-from lora_cli.serving.adapters import MOST_SUGGESTED, Entries
+from lora_cli.serving.adapter_state import MOST_SUGGESTED, Entries
 from tests.attacks.besieged import ends_s, probed, resident_mb
 from tests.attacks.hooked import HURRIED, import_path
 from tests.making import llama_modules, write_adapter, write_base

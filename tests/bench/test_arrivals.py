@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.bench.draws import exp, log
+from lora_cli.bench.random_streams import exp, log
 from lora_cli.bench.workload import arrival_times
 
 

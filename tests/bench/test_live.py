@@ -9,7 +9,7 @@ from statistics import median
 import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
-from lora_cli.bench.live.load import Load, Stream, run_load
+from lora_cli.bench.live.load_generator import Load, Stream, run_load
 from lora_cli.bench.live.requests import Answer, Course, asks
 from lora_cli.bench.live.result import (
     INFERRED,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.bench.live.result import live_names
-from lora_cli.bench.measured import MEASURED
+from lora_cli.bench.measured_run import MEASURED
 from lora_cli.bench.thresholds import (
     OF_A_POLICY,
     Condition,

@@ -1,6 +1,6 @@
 from collections import OrderedDict
 
-from lora_cli.bench.measured import Served, environment, run_trace
+from lora_cli.bench.measured_run import Served, environment, run_trace
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.report import MeasurementReport
 from lora_cli.errors import FormatError, MachineError

@@ -20,8 +20,8 @@ from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_cache import snapshots_parts
 from lora_cli.store import Store
 from lora_cli.store.inventory import Item
-from lora_cli.store.memory import MEMORY, file_system
-from lora_cli.store.records import Record
+from lora_cli.store.resolution_records import Record
+from lora_cli.store.tmpfs_tier import MEMORY, file_system
 from tests.making import write_adapter
 from tests.store.another_user import as_another_user, public_folder
 from tests.store.keeping import drop, edit_in_place, put_blob, tree
@@ -411,7 +411,7 @@ def test_an_unfinished_download_is_shown_and_goes_with_rm_all(
     monkeypatch.setenv("COLUMNS", "200")
     script = (
         "import os, sys\nfrom pathlib import Path\nfrom lora_cli.store import Store\n"
-        "from lora_cli.store.partials import open_partial\n"
+        "from lora_cli.store.partial_downloads import open_partial\n"
         "os.write(open_partial(Store(Path(sys.argv[1])), 'ab' * 32, 5000).descriptor, bytes(3000))\nos._exit(9)\n"
     )
     assert subprocess.run([sys.executable, "-c", script, str(store.root)], check=False).returncode == 9

@@ -12,10 +12,10 @@ import pytest
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, Snapshot
 from lora_cli.errors import NotFound
+from lora_cli.fetching.batch import Outcome
 from lora_cli.fetching.context import AdapterRequest
-from lora_cli.fetching.many import Outcome
+from lora_cli.fetching.file_selection import LeftOut
 from lora_cli.fetching.pipeline import Fetched
-from lora_cli.fetching.plan import LeftOut
 from lora_cli.render.fetch_report import fetched_adapter
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_fetch import fetched_parts

@@ -11,14 +11,14 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from lora_cli.cli.lineup import MAX_CPU_LORAS
+from lora_cli.cli.adapter_selection import MAX_CPU_LORAS
 from lora_cli.cli.main import main
-from lora_cli.store.memory import MEMORY, file_system
+from lora_cli.store.tmpfs_tier import MEMORY, file_system
 from lora_cli.tiers.eviction.registry import POLICIES, PolicyName
 from tests.hf_variables import set_variables
 from tests.making import HIDDEN, Q_PROJ, llama_modules, write_adapter, write_base, write_base_config
 from tests.runtime.families import save_model
-from tests.runtime.test_model import write_tokenizer
+from tests.runtime.test_transformers_model import write_tokenizer
 from tests.store.keeping import drop
 
 STAGES = ["resolve", "fetch", "validate", "read", "slot", "proof"]

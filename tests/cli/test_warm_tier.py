@@ -17,9 +17,9 @@ import pytest
 from lora_cli.cli.main import main
 from lora_cli.core.snapshot import Blob, Snapshot
 from lora_cli.errors import MachineError
-from lora_cli.store import Store, memory
-from lora_cli.store.memory import MEMORY, MemoryFolder, file_system, free_bytes
+from lora_cli.store import Store, tmpfs_tier
 from lora_cli.store.published import MARK
+from lora_cli.store.tmpfs_tier import MEMORY, MemoryFolder, file_system, free_bytes
 from tests.making import HIDDEN, Q_PROJ, llama_modules, write_adapter, write_base, write_base_config
 from tests.serving.running import Running
 from tests.store.keeping import put_snapshot, tree
@@ -175,7 +175,7 @@ def test_a_copy_counts_against_the_containers_own_limit(
     limits = {"memory.max": "1000000", "memory.current": "950000", "memory.stat": "inactive_file 10000"}
     for file, said in limits.items():
         (tmp_path / file).write_text(f"{said}\n")
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(tmpfs_tier, "CGROUP", tmp_path)
     store = Store(tmp_path / "cache")
     small, large = (put_snapshot(store, {WEIGHTS: os.urandom(size)}) for size in (10_000, 100_000))
     folder = MemoryFolder(shm)
@@ -249,7 +249,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from lora_cli.store import Store
-from lora_cli.store.memory import MemoryFolder
+from lora_cli.store.tmpfs_tier import MemoryFolder
 from tests.store.keeping import put_snapshot
 store, folder = Store(Path(sys.argv[1])), MemoryFolder(Path(sys.argv[2]))
 snapshots = [put_snapshot(store, {"w.safetensors": bytes([seed]) * 3_000_000}) for seed in (1, 2)]

@@ -1,8 +1,8 @@
 """Tensors become pairs by module."""
 
 from lora_cli.core.adapter import LoraPair, pair_up
-from lora_cli.core.keys import parse_key
 from lora_cli.core.safetensors import TensorInfo
+from lora_cli.core.tensor_keys import parse_key
 
 P = "base_model.model."
 

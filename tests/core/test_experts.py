@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from lora_cli.core.adapter import Adapter
+from lora_cli.core.adapter_request import Item
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.experts import MIXTRAL, OLD_NAMES, QWEN2_MOE, as_loaded
 from lora_cli.core.finding import Severity, Verdict
-from lora_cli.core.item import Item
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.targets import scales, targeted_in, wrapped_parameters
+from lora_cli.core.target_modules import scales, targeted_in, wrapped_parameters
 from lora_cli.errors import Refused
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.runtime.composable import scalings

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from lora_cli.core.architectures import FAMILIES, base_from_config
-from lora_cli.core.targets import HEADS, for_task
+from lora_cli.core.target_modules import HEADS, for_task
 from tests.core.architectures.configs import CONFIGS
 from tests.core.architectures.oracle import facts, transformers_model
 

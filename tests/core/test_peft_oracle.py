@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.experts import rewritten
-from lora_cli.core.keys import parse_key
 from lora_cli.core.lora_config import LoraConfig, parse_config, peft_fields
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.targets import DEFAULT_TARGETS, replicated, scales, targeted, targeted_in, wrapped_parameters
+from lora_cli.core.target_modules import DEFAULT_TARGETS, replicated, scales, targeted, targeted_in, wrapped_parameters
+from lora_cli.core.tensor_keys import parse_key
 from lora_cli.errors import FormatError
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.sources.local import LocalSource

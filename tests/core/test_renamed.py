@@ -6,8 +6,8 @@ import pytest
 
 from lora_cli.core.adapter import Adapter, pair_up
 from lora_cli.core.experts import RENAMED, renamed
-from lora_cli.core.keys import PEFT_PREFIX, parse_key
 from lora_cli.core.safetensors import TensorInfo
+from lora_cli.core.tensor_keys import PEFT_PREFIX, parse_key
 from tests.core.architectures.configs import CONFIGS
 from tests.core.architectures.oracle import transformers_model
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from lora_cli.core.adapter_request import Item
 from lora_cli.core.engine_outcome import Outcome as EngineOutcome
 from lora_cli.core.finding import Severity, Verdict
-from lora_cli.core.item import Item
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
 from lora_cli.validation import Terms, open_base, validate

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lora_cli.core.adapter_request import Item
 from lora_cli.core.architectures import base_from_config
-from lora_cli.core.item import Item
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
 from lora_cli.validation import Terms, validate

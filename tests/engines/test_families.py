@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from lora_cli.core.adapter_request import Item
 from lora_cli.core.architectures import FAMILIES
 from lora_cli.core.base_model import UNKNOWN_FAMILY, BaseModel
-from lora_cli.core.item import Item
 from lora_cli.engines import ENGINES, choose_engine
 from lora_cli.engines.vllm_models import LISTED, NO_LORA
 from lora_cli.runtime.module_tree import base_from_transformers

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.item import Item
+from lora_cli.core.adapter_request import Item
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
 from lora_cli.validation import Terms, open_base, validate

@@ -9,9 +9,9 @@ import pytest
 
 from lora_cli.core.reference import parse
 from lora_cli.documents.policy import Policy
-from lora_cli.fetching.demand import Demand
+from lora_cli.fetching.file_selection import Selection
 from lora_cli.fetching.pipeline import Fetched
-from lora_cli.fetching.plan import Selection
+from lora_cli.fetching.requirements import Demand
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store

@@ -6,9 +6,9 @@ from pathlib import Path
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.download import Job, download
-from lora_cli.fetching.memory import Asked
-from lora_cli.fetching.plan import USUAL
+from lora_cli.fetching.file_selection import USUAL
 from lora_cli.fetching.progress import SILENT, Progress
+from lora_cli.fetching.resolution_history import Asked
 from lora_cli.fetching.scheduler import Deadline
 from lora_cli.settings import Settings
 from lora_cli.store import Store

@@ -12,8 +12,8 @@ from lora_cli.core.reference import parse
 from lora_cli.documents.manifest import SourceRule
 from lora_cli.documents.policy import Policy
 from lora_cli.errors import AccessDenied, NotFound, Offline
-from lora_cli.fetching.demand import ANYTHING, Demand
 from lora_cli.fetching.pipeline import Fetched
+from lora_cli.fetching.requirements import ANYTHING, Demand
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store

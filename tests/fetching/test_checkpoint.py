@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from lora_cli.cli.lineup import lineup
+from lora_cli.cli.adapter_selection import lineup
 from lora_cli.cli.main import main
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
 from lora_cli.fetching.checkpoint import latest
 from lora_cli.fetching.context import FetchContext
-from lora_cli.fetching.plan import Selection, plan
+from lora_cli.fetching.file_selection import Selection, plan
 from lora_cli.settings import load_settings
 from lora_cli.store import Store
 from lora_cli.validation import Terms
-from lora_cli.validation.admission import fetch_in, judge_in
+from lora_cli.validation.fetch_and_validate import fetch_in, judge_in
 from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base
 

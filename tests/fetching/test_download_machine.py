@@ -12,7 +12,7 @@ import pytest
 
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import Corrupt, MachineError, Unreachable
-from lora_cli.fetching import transfer as transfer_module
+from lora_cli.fetching import file_download as transfer_module
 from lora_cli.fetching.download import download
 from tests.fetching.downloading import MIB, WEIGHTS, context_of, downloaded, job_of, partials
 from tests.fetching.scripted import Scripted

@@ -9,7 +9,7 @@ from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import Corrupt, Refused, Unreachable
 from lora_cli.fetching.download import download, partial_key
 from lora_cli.store import Store
-from lora_cli.store.partials import leave_partial, open_partial
+from lora_cli.store.partial_downloads import leave_partial, open_partial
 from tests.fetching.downloading import MIB, WEIGHTS, context_of, downloaded, job_of, mend, partials
 from tests.fetching.scripted import REF, Scripted
 from tests.store.keeping import tree

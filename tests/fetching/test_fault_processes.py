@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.fetching.places import MIB, WEIGHTS, Place, check_cache, partial_bytes, place_of
-from tests.fetching.test_bad_days import own_disk
+from tests.fetching.test_failures import own_disk
 from tests.fetching.test_processes import public, state_of
 
 __all__ = ["public"]

@@ -10,10 +10,10 @@ import pytest
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.documents.policy import Policy
 from lora_cli.errors import AccessDenied, Corrupt, FormatError, NotFound, Offline, Refused, Unreachable
+from lora_cli.fetching.batch import bring_all
 from lora_cli.fetching.context import AdapterRequest
-from lora_cli.fetching.demand import Demand
-from lora_cli.fetching.many import bring_all
-from lora_cli.fetching.plan import Selection
+from lora_cli.fetching.file_selection import Selection
+from lora_cli.fetching.requirements import Demand
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.verify import verify

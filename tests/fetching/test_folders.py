@@ -10,8 +10,8 @@ from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
-from lora_cli.fetching.demand import Demand
-from lora_cli.fetching.locked import check_folder
+from lora_cli.fetching.locked_files import check_folder
+from lora_cli.fetching.requirements import Demand
 from lora_cli.sources.local import LocalSource
 from lora_cli.store.verify import verify
 from tests.fetching.desk import FILES, WEIGHTS, Desk

@@ -11,16 +11,16 @@ import pytest
 from lora_cli.cli.main import main
 from lora_cli.core.reference import parse
 from lora_cli.errors import MachineError, Refused
+from lora_cli.fetching.batch import Outcome, bring_all
 from lora_cli.fetching.context import AdapterRequest
-from lora_cli.fetching.many import Outcome, bring_all
+from lora_cli.fetching.disk_space import LARGEST_RESERVE, RESERVED_PART, Room
 from lora_cli.fetching.progress import Progress
-from lora_cli.fetching.room import LARGEST_RESERVE, RESERVED_PART, Room
 from lora_cli.fetching.scheduler import RANGE
 from lora_cli.settings import Settings
-from lora_cli.store import Store, sweep, usage
-from lora_cli.store.handout import hand_out, keep_view
+from lora_cli.store import Store, garbage_collection, usage
+from lora_cli.store.export import hand_out, keep_view
 from lora_cli.store.inventory import inventory
-from lora_cli.store.records import record_path
+from lora_cli.store.resolution_records import record_path
 from lora_cli.store.usage import cache_bytes
 from lora_cli.store.verify import verify
 from tests.hub_content import Content
@@ -144,7 +144,7 @@ def test_what_others_wrote_while_nothing_was_fetched_counts_in_the_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_cache = [0]
-    monkeypatch.setattr(sweep, "collect", lambda *_args: None)
+    monkeypatch.setattr(garbage_collection, "collect", lambda *_args: None)
     monkeypatch.setattr(usage, "cache_bytes", lambda *_args, **_named: in_cache[0])
     room = Room(Store(tmp_path), keep_free=0, budget=1000)
     with room.reserved("a", 100, 0, Progress()):

@@ -14,8 +14,8 @@ from lora_cli.core.reference import parse
 from lora_cli.documents.manifest import SourceRule
 from lora_cli.documents.policy import Policy, load_policy
 from lora_cli.errors import LoraCliError, Refused, UsageError
-from lora_cli.fetching.demand import ANYTHING, Demand, check_reference
 from lora_cli.fetching.pipeline import Fetched
+from lora_cli.fetching.requirements import ANYTHING, Demand, check_reference
 from lora_cli.reading.manifest import read_policy
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
@@ -239,7 +239,7 @@ def test_the_production_example_is_what_it_says() -> None:
 
 
 def test_pickled_weights_must_be_named_by_the_policy(tmp_path: Path) -> None:
-    from lora_cli.fetching.plan import Selection
+    from lora_cli.fetching.file_selection import Selection
 
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "adapter_config.json").write_bytes(b"{}")

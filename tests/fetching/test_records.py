@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.store.records import read_record
+from lora_cli.store.resolution_records import read_record
 from tests.fetching.desk import FILES, Desk
 from tests.making import write_adapter
 

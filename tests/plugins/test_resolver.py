@@ -128,7 +128,7 @@ def test_a_name_of_the_manifest_is_a_verified_snapshot_and_others_are_nobodys(de
 def test_what_cannot_be_served_says_why_and_is_not_asked_for_again_at_once(
     desk: Desk, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lora_cli.serving.adapters.FIRST_S", 60.0)
+    monkeypatch.setattr("lora_cli.serving.adapter_state.FIRST_S", 60.0)
     weights = f"base_model.model.{Q_PROJ}.lora_B.weight"
     hub.add("acme/nan", desk.adapter("nan", tensors={weights: np.full((64, 4), np.nan, np.float32)}))
     hub.add("acme/dora", desk.adapter("dora", config={"use_dora": True}))

@@ -13,9 +13,9 @@ import torch
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import PeftType
 
-from lora_cli.core.formats import DIALECTS, FORMATS, METHODS, STAND_INS, dialects
+from lora_cli.core.adapter_request import Item
+from lora_cli.core.foreign_formats import DIALECTS, FORMATS, METHODS, STAND_INS, dialects
 from lora_cli.core.inspection import inspection_of
-from lora_cli.core.item import Item
 from lora_cli.settings import Settings
 from lora_cli.validation import Checked, Terms, validate
 from tests.making import (

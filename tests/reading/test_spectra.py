@@ -11,9 +11,9 @@ import torch
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, effective_rank, spread_of
 from lora_cli.reading.adapter import Opened, read_adapter
-from lora_cli.reading.base import read_base_file
-from lora_cli.reading.checkpoint import BaseNorms, checkpoint_of
-from lora_cli.reading.updates import read_spectrum
+from lora_cli.reading.base_model import read_base_file
+from lora_cli.reading.base_weights import BaseNorms, checkpoint_of
+from lora_cli.reading.deltas import read_spectrum
 from lora_cli.sources.local import LocalSource
 from tests.core.peft_cases import CASES
 from tests.making import (

@@ -16,14 +16,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.core.pickles.allowed import WEIGHTS
+from lora_cli.core.pickles.allowlist import WEIGHTS
+from lora_cli.core.pickles.machine import read_pickle
 from lora_cli.core.pickles.opcodes import TABLE, Effort, can_begin
-from lora_cli.core.pickles.reader import read_pickle
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
 from lora_cli.reading.pickle_contents import look as look_at
-from lora_cli.reading.pickled import opened, read_pickled
+from lora_cli.reading.torch_pickle import opened, read_pickled
 
 EVIL = b"cposix\nsystem\n(S'id'\ntR."
 

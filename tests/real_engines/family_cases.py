@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_cli.core.architectures import base_from_config
-from lora_cli.engines.landing import LAYER
+from lora_cli.engines.name_resolution import LAYER
 from tests.corpus.bases import Base
 from tests.corpus.breaks import names
 from tests.corpus.peft_judge import write_adapter

@@ -12,10 +12,10 @@ from lora_cli.core.companions import Card
 from lora_cli.core.inspection import Inspection
 from lora_cli.core.module_facts import ModuleFacts
 from lora_cli.core.spectrum import Spectrum
-from lora_cli.core.writers import Writer
+from lora_cli.core.training_tools import Writer
 from lora_cli.engines import ENGINES
-from lora_cli.engines.fit import Driver, Fit
-from lora_cli.engines.launch import Located, command_lines, launch_words, options_of
+from lora_cli.engines.launch_command import Located, command_lines, launch_words, options_of
+from lora_cli.engines.slot_sizing import Driver, Fit
 from lora_cli.render.inspect_report import inspect_report
 from lora_cli.render.json import encoded
 from lora_cli.render.terminal import rendered

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from lora_cli.bench.measured import measured_report
+from lora_cli.bench.measured_run import measured_report
 from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.bench.report import MeasurementReport, run_of
 from lora_cli.bench.trace import Request, trace_of
 from lora_cli.core.results import Answers, LoadReport, ModuleProof, Moved, PageCache, Proof
 from lora_cli.core.text import safe
-from lora_cli.endpoint.effect import Effect
+from lora_cli.endpoint.canary import Effect
 from lora_cli.endpoint.reconcile import Done, Replica
 from lora_cli.errors import EndpointError
 from lora_cli.render.json import encoded

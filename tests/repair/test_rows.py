@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from lora_cli.core.adapter_request import Item
 from lora_cli.core.engine_outcome import Deployment, Reason
-from lora_cli.core.item import Item
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
 from lora_cli.validation import open_base
-from lora_cli.validation.repaired import Wish, repair_adapter
+from lora_cli.validation.repair import Wish, repair_adapter
 from tests.engines.test_cases import PROFILES, all_cases, by_profile
 from tests.rules.test_cases import base_directory, judged
 

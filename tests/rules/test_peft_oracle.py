@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lora_cli.core.adapter_request import Item
 from lora_cli.core.architectures import base_from_config
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Severity
-from lora_cli.core.item import Item
 from lora_cli.core.lora_config import peft_fields
 from lora_cli.settings import Settings
 from lora_cli.validation import Terms, validate

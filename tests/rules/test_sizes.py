@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lora_cli.core.adapter_request import Item
 from lora_cli.core.finding import Verdict
-from lora_cli.core.item import Item
 from lora_cli.settings import load_settings
 from lora_cli.validation import Terms, validate
 from tests.making import lora_tensors, raw, write_adapter

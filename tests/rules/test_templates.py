@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.item import Item
+from lora_cli.core.adapter_request import Item
 from lora_cli.settings import Settings
 from lora_cli.validation import Terms, validate
 from tests.making import write_adapter

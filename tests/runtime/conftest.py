@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.runtime.plan import Limits, Plan
-from lora_cli.runtime.process import WarmProcess
+from lora_cli.runtime.warm_process import WarmProcess
 from tests.making import llama_modules, write_base
 from tests.runtime.reading import LLAMA
 

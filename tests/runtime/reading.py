@@ -12,7 +12,7 @@ from lora_cli.sources.local import LocalSource
 from tests.making import HIDDEN, LAYERS, VOCAB, llama_modules
 
 if TYPE_CHECKING:
-    from lora_cli.runtime.weights import LoraWeights
+    from lora_cli.runtime.adapter_weights import LoraWeights
 
 LLAMA = BaseModel(
     "tiny llama",
@@ -35,7 +35,7 @@ def read(directory: Path, name: str = "adapter") -> Adapter:
 
 
 def load(directory: Path, base: BaseModel = LLAMA) -> "LoraWeights":
-    from lora_cli.runtime.weights import read_weights
+    from lora_cli.runtime.adapter_weights import read_weights
 
     adapter = read(directory)
     return read_weights(directory, adapter, scalings(adapter, base))

@@ -13,7 +13,7 @@ from lora_cli.runtime.messages import Stage
 
 SAYS_WHAT_IT_IS_TOLD = """
 import os, struct
-from lora_cli.runtime.parent import Parent
+from lora_cli.runtime.parent_connection import Parent
 
 def main(descriptor):
     parent = Parent(descriptor)

@@ -8,8 +8,8 @@ import torch
 
 from lora_cli.core.base_model import BaseModule
 from lora_cli.runtime.base_weights import SyntheticWeights
-from lora_cli.runtime.proof import prove
-from lora_cli.runtime.slots import Slots
+from lora_cli.runtime.lora_slots import Slots
+from lora_cli.runtime.numerical_proof import prove
 from tests.runtime.tiny import BASE, MODULES, put, weights
 
 pytestmark = [

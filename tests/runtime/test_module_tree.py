@@ -8,8 +8,8 @@ import torch
 from lora_cli.core.architectures import FAMILIES, UnknownArchitecture
 from lora_cli.core.base_model import BaseModule
 from lora_cli.errors import FormatError
+from lora_cli.runtime.full_model import dummy_model
 from lora_cli.runtime.module_tree import base_from_transformers
-from lora_cli.runtime.whole import dummy_model
 
 OLMO3: dict[str, Any] = {
     "model_type": "olmo3",

@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load as load_bytes
 
+from lora_cli.runtime.adapter_weights import LoraWeights, read_weights
 from lora_cli.runtime.composable import scalings
+from lora_cli.runtime.host_weights import pack, packed_infos
 from lora_cli.runtime.messages import Job
 from lora_cli.runtime.plan import Limits, Plan
-from lora_cli.runtime.shelf import pack, packed_infos
-from lora_cli.runtime.weights import LoraWeights, read_weights
 from lora_cli.runtime.worker import Worker
 from lora_cli.store import Store
-from lora_cli.store.packed import packed_file
+from lora_cli.store.packed_weights import packed_file
 from tests.making import llama_modules, write_adapter
 from tests.runtime.reading import LLAMA, read
 from tests.store.keeping import edit_in_place, put_snapshot

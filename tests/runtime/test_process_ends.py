@@ -13,7 +13,7 @@ import pytest
 
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, MissingExtra, NotFound
 from lora_cli.runtime.plan import Forward, Limits, Plan
-from lora_cli.runtime.process import WarmProcess
+from lora_cli.runtime.warm_process import WarmProcess
 from tests.making import (
     Q_PROJ,
     Raw,
@@ -110,7 +110,7 @@ def test_a_parent_that_is_killed_takes_its_child_along(tmp_path: Path) -> None:
         from tests.making import Q_PROJ
         from tests.runtime.reading import LLAMA
         from lora_cli.runtime.plan import Limits, Plan
-        from lora_cli.runtime.process import WarmProcess
+        from lora_cli.runtime.warm_process import WarmProcess
         process = WarmProcess(Plan(LLAMA, (Q_PROJ,), Limits(1, 1, 8), device="cpu"))
         process.start()
         assert "torch" not in sys.modules
@@ -152,7 +152,7 @@ def test_a_parent_that_is_killed_takes_a_child_along_that_is_still_busy_with_its
     script = """if True:
         import sys
         from lora_cli.runtime.child_process import ChildProcess
-        from lora_cli.runtime.process import PROGRAM
+        from lora_cli.runtime.warm_process import PROGRAM
         print(ChildProcess(PROGRAM, None).process.pid, flush=True)
         sys.stdin.read()
     """
@@ -171,7 +171,7 @@ def test_a_parent_that_is_killed_takes_a_child_along_that_is_still_busy_with_its
 def test_a_child_ends_in_the_middle_of_its_work_when_its_parent_is_gone_and_not_while_it_only_waits() -> None:
     script = """if True:
         import sys, time
-        from lora_cli.runtime.parent import end_when_orphaned
+        from lora_cli.runtime.parent_connection import end_when_orphaned
         end_when_orphaned(int(sys.argv[1]))
         print("busy", flush=True)
         time.sleep(60)
@@ -201,7 +201,7 @@ def test_without_torch_the_extra_that_mends_it_is_named(tmp_path: Path) -> None:
         from tests.runtime.reading import LLAMA
         from lora_cli.errors import MissingExtra
         from lora_cli.runtime.plan import Limits, Plan
-        from lora_cli.runtime.process import WarmProcess
+        from lora_cli.runtime.warm_process import WarmProcess
         try:
             WarmProcess(Plan(LLAMA, (), Limits(1, 1, 8)))
         except MissingExtra as error:

@@ -12,14 +12,14 @@ import torch
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import LoraCliError, Refused
-from lora_cli.reading.base import read_base
+from lora_cli.reading.base_model import read_base
+from lora_cli.runtime.adapter_loader import load_into
 from lora_cli.runtime.composable import largest_rank, scalings
 from lora_cli.runtime.generation import greedy
-from lora_cli.runtime.loading import load_into
+from lora_cli.runtime.lora_slots import Slots
 from lora_cli.runtime.messages import Job
-from lora_cli.runtime.model import ComposedModel, load_model
 from lora_cli.runtime.plan import Limits, Plan, lay_out, needs_of
-from lora_cli.runtime.slots import Slots
+from lora_cli.runtime.transformers_model import ComposedModel, load_model
 from lora_cli.runtime.variants import beside_bytes, read_beside
 from lora_cli.runtime.worker import Worker
 from lora_cli.sources.local import LocalSource

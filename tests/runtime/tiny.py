@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 
 from lora_cli.core.base_model import BaseModel, BaseModule
-from lora_cli.runtime.slots import Shape, Slots
-from lora_cli.runtime.weights import LoraWeights, ModuleWeights
+from lora_cli.runtime.adapter_weights import LoraWeights, ModuleWeights
+from lora_cli.runtime.lora_slots import Shape, Slots
 
 LINEAR, CONV, EMBEDDING = "layers.0.proj", "layers.0.c_attn", "embed_tokens"
 

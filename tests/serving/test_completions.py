@@ -13,11 +13,11 @@ import torch
 
 from lora_cli.cli.main import main
 from lora_cli.errors import UsageError
-from lora_cli.runtime.model import load_model
-from lora_cli.runtime.whole import Chat
+from lora_cli.runtime.full_model import Chat
+from lora_cli.runtime.transformers_model import load_model
 from tests.making import llama_modules, write_adapter, write_base_config
 from tests.runtime.families import save_model
-from tests.runtime.test_model import write_tokenizer
+from tests.runtime.test_transformers_model import write_tokenizer
 from tests.serving.running import Running, error_of
 
 ADAPTERS = ("a0", "a1", "a2")

@@ -13,7 +13,7 @@ from lora_cli.cli.main import main
 from tests.cli.test_bench_results import valid
 from tests.making import llama_modules, write_adapter
 from tests.runtime.families import save_model
-from tests.runtime.test_model import write_tokenizer
+from tests.runtime.test_transformers_model import write_tokenizer
 from tests.serving.running import Running
 
 ADAPTERS = ("a0", "a1", "a2", "a3")

@@ -16,7 +16,7 @@ from tests.cli.test_bench_results import valid
 from tests.long import in_long
 from tests.making import llama_modules, write_adapter, write_base_config
 from tests.runtime.families import save_model
-from tests.runtime.test_model import write_tokenizer
+from tests.runtime.test_transformers_model import write_tokenizer
 
 PATIENCE_S = 60.0
 MANIFEST = """\

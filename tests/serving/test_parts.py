@@ -9,22 +9,22 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.output import about, note, termination_log
-from lora_cli.core.item import Item
+from lora_cli.core.adapter_request import Item
 from lora_cli.core.results import LoadReport
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import NotFound, Refused
 from lora_cli.render.prometheus_metrics import Metric, render_metrics
-from lora_cli.serving.adapters import Entry
+from lora_cli.serving.adapter_state import Entry
 from lora_cli.serving.admission_child import AdmissionWorker
 from lora_cli.serving.admissions import Setup, Step
-from lora_cli.serving.history import NOTHING, Past, read_past, save_past
+from lora_cli.serving.path_allowlist import allowed
 from lora_cli.serving.prefetch import Prefetcher
-from lora_cli.serving.roots import allowed
+from lora_cli.serving.request_rates import NOTHING, Past, read_past, save_past
 from lora_cli.serving.server import repeat
 from lora_cli.settings import load_settings
 from lora_cli.store import Store
-from lora_cli.store.holds import holding
-from lora_cli.tiers.history import History
+from lora_cli.store.in_use import holding
+from lora_cli.tiers.access_history import History
 from tests.hub_faults import Fault
 from tests.hub_server import Hub
 

@@ -103,7 +103,7 @@ def test_who_asks_again_is_told_what_is_there_now(tmp_path: Path) -> None:
 def test_what_was_listed_long_ago_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["a", "b", "c", "d"]
     bucket = Listed(files_of(names))
-    monkeypatch.setattr("lora_cli.sources.objects.FRESH_S", 0.0)
+    monkeypatch.setattr("lora_cli.sources.object_store.FRESH_S", 0.0)
     with opened(bucket, tmp_path, folders(*names)) as source:
         for ref in folders(*names):
             source.resolve(ref)

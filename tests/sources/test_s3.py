@@ -77,7 +77,7 @@ def test_a_listing_of_many_pages_is_read_to_its_end(server: S3Server, bucket: st
 def test_a_listing_of_too_many_objects_is_refused_with_the_number(
     server: S3Server, bucket: str, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lora_cli.sources.listed.MOST_ENTRIES", 50)
+    monkeypatch.setattr("lora_cli.sources.listed_paths.MOST_ENTRIES", 50)
     server.put(bucket, {f"sql/{number:04}": b"" for number in range(51)})
     error = error_of(lambda: source.resolve(at(bucket)))
     assert isinstance(error, Refused)

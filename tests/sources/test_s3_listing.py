@@ -17,7 +17,7 @@ from obstore.store import S3Store
 from lora_cli.errors import Refused, Unreachable
 from lora_cli.sources import s3
 from lora_cli.sources.aws import find_account
-from lora_cli.sources.objects import Entry, Page
+from lora_cli.sources.object_store import Entry, Page
 from lora_cli.sources.retries import Transient
 from lora_cli.sources.s3 import S3Bucket, S3Client
 from tests.answering import Reply, answering

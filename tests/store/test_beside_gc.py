@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from lora_cli.core.snapshot import Snapshot
-from lora_cli.store import Store, sweep
-from lora_cli.store.holds import holding
+from lora_cli.store import Store, garbage_collection
+from lora_cli.store.garbage_collection import Limits, collect
+from lora_cli.store.in_use import holding
 from lora_cli.store.leases import lease
-from lora_cli.store.records import read_record
+from lora_cli.store.resolution_records import read_record
 from lora_cli.store.snapshots import find_snapshot
-from lora_cli.store.sweep import Limits, collect
 from lora_cli.store.verify import verify
 from tests.store.keeping import put_snapshot
-from tests.store.test_packed import WEIGHTS, publish
+from tests.store.test_packed_weights import WEIGHTS, publish
 
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
 PACKABLE = {"adapter_model.safetensors": WEIGHTS}
@@ -123,7 +123,7 @@ def test_what_went_while_it_was_looked_at_and_came_again_is_not_taken_for_rotten
     functions: set[str],
     look: Callable[[Store, Snapshot], object],
 ) -> None:
-    monkeypatch.setattr(sweep, "LEASE_S", 0)
+    monkeypatch.setattr(garbage_collection, "LEASE_S", 0)
     store = Store(tmp_path)
     missed, had, steps = {}, 0, 1
     goes = comes = 1
@@ -198,7 +198,7 @@ def test_two_that_clean_at_once_do_not_disturb_each_other(tmp_path: Path) -> Non
 def test_gc_leaves_what_another_one_is_looking_at_and_needs_no_lease_where_none_can_be_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "LEASE_S", 0)
+    monkeypatch.setattr(garbage_collection, "LEASE_S", 0)
     store = Store(tmp_path)
     snapshot = put_snapshot(store, FILES, "hf://org/a")
     with lease(store, snapshot.digest, 0) as ours:

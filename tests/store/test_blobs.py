@@ -12,7 +12,7 @@ from lora_cli.errors import MachineError
 from lora_cli.store import Store
 from lora_cli.store.blobs import STAMP_NS, LostBlob, has_blob, keep_blob
 from lora_cli.store.disk import on_disk, replace_file, write_file
-from lora_cli.store.partials import drop_partial, open_partial
+from lora_cli.store.partial_downloads import drop_partial, open_partial
 from tests.store.keeping import edit_in_place, put_blob, tree
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from lora_cli.store import Store
+from lora_cli.store.atomic_swap import take_away
 from lora_cli.store.blobs import has_blob
 from lora_cli.store.disk import make_folder
-from lora_cli.store.exchange import take_away
-from lora_cli.store.handout import keep_view
+from lora_cli.store.export import keep_view
+from lora_cli.store.garbage_collection import remove
 from lora_cli.store.inventory import inventory
 from lora_cli.store.snapshots import find_snapshot
-from lora_cli.store.sweep import remove
 from lora_cli.store.verify import verify
 from tests.store.keeping import put_blob, put_snapshot
 

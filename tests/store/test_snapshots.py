@@ -15,7 +15,7 @@ from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.errors import Corrupt, Refused, UsageError
 from lora_cli.store import Store, snapshots
 from lora_cli.store.blobs import LostBlob
-from lora_cli.store.handout import hand_out
+from lora_cli.store.export import hand_out
 from lora_cli.store.snapshots import check_paths, find_snapshot, publish_snapshot
 from tests.store.keeping import edit_in_place, put_blob, put_snapshot, tree
 

@@ -9,9 +9,9 @@ import pytest
 
 from lora_cli.errors import MachineError
 from lora_cli.store import Store
-from lora_cli.store.handout import keep_view
+from lora_cli.store.export import keep_view
+from lora_cli.store.garbage_collection import Limits, collect, remove
 from lora_cli.store.inventory import find_items, inventory, views
-from lora_cli.store.sweep import Limits, collect, remove
 from lora_cli.store.verify import verify
 from tests.store.keeping import edit_in_place, put_snapshot, tree
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.policies import Lru
-from lora_cli.tiers.ledger import Ledger
+from lora_cli.tiers.memory_accounting import Ledger
 from lora_cli.tiers.tier import Tier
 
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_cli.errors import MachineError
+from lora_cli.tiers.access_history import History
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.policies import Lru
-from lora_cli.tiers.history import History
-from lora_cli.tiers.ledger import Counts, Ledger
+from lora_cli.tiers.memory_accounting import Counts, Ledger
 from lora_cli.tiers.tier import Tier
 from tests.tiers.asking import ask, tier
 

@@ -10,7 +10,7 @@ from lora_cli.errors import MachineError
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.policies import Lru
 from lora_cli.tiers.eviction.registry import POLICIES, PolicyName, new_ledger
-from lora_cli.tiers.ledger import Busy, Ledger
+from lora_cli.tiers.memory_accounting import Busy, Ledger
 from lora_cli.tiers.tier import Tier
 from tests.tiers.asking import ask, tier
 

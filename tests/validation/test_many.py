@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.item import Item
+from lora_cli.core.adapter_request import Item
 from lora_cli.core.reference import parse
 from lora_cli.errors import MachineError
 from lora_cli.settings import Settings

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from lora_cli.core.adapter_request import Item
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Applied, Problem
-from lora_cli.core.item import Item
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.snapshot import Blob
 from lora_cli.documents.policy import Policy, Suppression

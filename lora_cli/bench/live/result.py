@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 from typing import Final
 
 from lora_cli.bench.live.requests import Answer, Course
-from lora_cli.bench.measured import WORDS
+from lora_cli.bench.measured_run import WORDS
 from lora_cli.bench.quantiles import VLLM_SUMMARIES, nearest_rank, summary, vllm_summary
 from lora_cli.bench.report import (
     BenchReport,

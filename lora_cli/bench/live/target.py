@@ -5,11 +5,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lora_cli.bench.live.load import SILENCE_S
+from lora_cli.bench.live.load_generator import SILENCE_S
 from lora_cli.bench.live.requests import token_ids
 from lora_cli.bench.trace import Request
 from lora_cli.core import parse
-from lora_cli.core.nearest import did_you_mean
+from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.endpoint.address import Address
 from lora_cli.endpoint.client import WRONG, Endpoint, Refusal
 from lora_cli.endpoint.servers import SERVERS, Served, Server, open_server

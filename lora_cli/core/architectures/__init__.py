@@ -14,7 +14,7 @@ from lora_cli.core.architectures.gpt_bert import FAMILIES as GPT_BERT
 from lora_cli.core.architectures.multimodal import FAMILIES as MULTIMODAL
 from lora_cli.core.architectures.table import Family
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.nearest import did_you_mean
+from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.text import shown
 from lora_cli.errors import FormatError
 

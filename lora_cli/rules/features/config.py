@@ -8,9 +8,9 @@ from typing import Any
 from lora_cli.core.finding import Location
 from lora_cli.core.lora_config import raw_value
 from lora_cli.core.parse import LARGEST
-from lora_cli.core.targets import ALL_LINEAR, targeted_in
+from lora_cli.core.target_modules import ALL_LINEAR, targeted_in
 from lora_cli.core.text import cut, names
-from lora_cli.engines.landing import HEADS
+from lora_cli.engines.name_resolution import HEADS
 from lora_cli.errors import FormatError
 from lora_cli.rules.config import LEAST
 from lora_cli.rules.features.feature import Detect, Found, Served

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.engine_outcome import Deployment, Outcome
 from lora_cli.core.finding import Location
-from lora_cli.core.keys import Key
 from lora_cli.core.lora_config import LoraConfig
-from lora_cli.engines.landing import Landing
+from lora_cli.core.tensor_keys import Key
+from lora_cli.engines.name_resolution import Landing
 from lora_cli.engines.profile import Profile
 from lora_cli.rules.rule import Case
 

@@ -6,14 +6,14 @@ from operator import gt, lt
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.finding import Location
 from lora_cli.core.grouping import by_key
-from lora_cli.core.keys import WRAPPER, last_name
+from lora_cli.core.tensor_keys import WRAPPER, last_name
 from lora_cli.core.text import counted, cut, names
-from lora_cli.engines.landing import LAYER
-from lora_cli.engines.mend import MERGE
+from lora_cli.engines.fixes import MERGE
+from lora_cli.engines.name_resolution import LAYER
 from lora_cli.engines.profile import PACKED, VOCABULARY, packed_in
-from lora_cli.rules.application import highest_rank, is_fused
 from lora_cli.rules.features.feature import Detect, Found, Served
 from lora_cli.rules.rule import MOST_PROBLEMS, shape
+from lora_cli.rules.target_module_matching import highest_rank, is_fused
 
 QKV, GATE_UP = frozenset(PACKED["qkv_proj"]), frozenset(PACKED["gate_up_proj"])
 NO_FACTORS = frozenset({"magnitude", "diag", "variant"})

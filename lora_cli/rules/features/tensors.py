@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator
 
 from lora_cli.core.finding import Location
-from lora_cli.core.formats import SHARDED
-from lora_cli.core.keys import Key, last_name
+from lora_cli.core.foreign_formats import SHARDED
+from lora_cli.core.tensor_keys import Key, last_name
 from lora_cli.core.text import counted, cut, names
-from lora_cli.engines.landing import HEADS
+from lora_cli.engines.name_resolution import HEADS
 from lora_cli.engines.profile import VOCABULARY
-from lora_cli.rules.application import is_fused
 from lora_cli.rules.features.feature import Detect, Found, Served
+from lora_cli.rules.target_module_matching import is_fused
 
 
 def has_tensors(noun: str, is_meant: Callable[[Key], bool]) -> Detect:

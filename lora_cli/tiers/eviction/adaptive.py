@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping
 from math import log2
 
+from lora_cli.tiers.access_history import HALF_LIVES, LASTING
 from lora_cli.tiers.budget import View
 from lora_cli.tiers.eviction import Eviction
 from lora_cli.tiers.eviction.policies import Gdsf, Lru, Ranked, Windowed
-from lora_cli.tiers.history import HALF_LIVES, LASTING
-from lora_cli.tiers.ledger import Ledger
+from lora_cli.tiers.memory_accounting import Ledger
 
 WINDOWS = (0.75, 0.5)
 """Parts of the tier that go by recency, for sessions over a popularity that lasts: without, up to 9 % more misses."""

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Literal
 
+from lora_cli.tiers.access_history import LASTING, History
 from lora_cli.tiers.budget import Budget, Objective, View
 from lora_cli.tiers.eviction import Eviction
 from lora_cli.tiers.eviction.adaptive import Adaptive
 from lora_cli.tiers.eviction.policies import Gdsf, Lru, Ranked
-from lora_cli.tiers.history import LASTING, History
-from lora_cli.tiers.ledger import Ledger
+from lora_cli.tiers.memory_accounting import Ledger
 
 PolicyName = Literal["lru", "lfu", "gdsf", "adaptive"]
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import pytest
 
 from lora_cli.core.pickles import opcodes
-from lora_cli.core.pickles.allowed import TRAINER
-from lora_cli.core.pickles.reader import read_pickle
+from lora_cli.core.pickles.allowlist import TRAINER
+from lora_cli.core.pickles.machine import read_pickle
 from lora_cli.errors import FormatError
 
 N = 20_000

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.pickles.allowed import TRAINER, WEIGHTS, Allowed
-from lora_cli.core.pickles.reader import read_pickle
+from lora_cli.core.pickles.allowlist import TRAINER, WEIGHTS, Allowed
+from lora_cli.core.pickles.machine import read_pickle
 from lora_cli.errors import FormatError, UnsafePickle
 from tests.core.pickles.gadgets import FORMS, GADGETS, live
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.core.pickles.allowed import TRAINER
+from lora_cli.core.pickles.allowlist import TRAINER
+from lora_cli.core.pickles.machine import HANDLERS, read_pickle
 from lora_cli.core.pickles.opcodes import LONGEST_NUMBER, TABLE, Truncated, opcodes
-from lora_cli.core.pickles.reader import HANDLERS, read_pickle
 from lora_cli.core.pickles.values import Items, Opaque
 from lora_cli.errors import FormatError
 

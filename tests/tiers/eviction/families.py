@@ -10,8 +10,8 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 
-from lora_cli.bench.draws import Draws
 from lora_cli.bench.popularity import parse_popularity
+from lora_cli.bench.random_streams import Draws
 from lora_cli.bench.workload import Shape
 from tests.requested import requested
 

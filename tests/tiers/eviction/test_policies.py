@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from lora_cli.tiers.access_history import History
 from lora_cli.tiers.budget import Budget, View
 from lora_cli.tiers.eviction import adaptive
 from lora_cli.tiers.eviction.adaptive import Adaptive, experts
 from lora_cli.tiers.eviction.policies import Gdsf, Lru, Ranked, Windowed
 from lora_cli.tiers.eviction.registry import POLICIES, PolicyName
-from lora_cli.tiers.history import History
-from lora_cli.tiers.ledger import Ledger
+from lora_cli.tiers.memory_accounting import Ledger
 
 
 def ledger_of(policy: PolicyName, slots: int = 2) -> tuple[Ledger, History]:

@@ -1,0 +1,229 @@
+"""Where the modules of an adapter land in an engine's model, by that engine's own rules of names."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from lora_cli.core.adapter import Adapter, LoraPair
+from lora_cli.core.base_model import BaseModel
+from lora_cli.core.finding import Applied
+from lora_cli.core.target_modules import OUTPUT_NAMES
+from lora_cli.core.tensor_keys import PEFT_PREFIX, Key, last_name
+from lora_cli.engines.profile import FACTORS, VOCABULARY, Grammar, Profile
+
+LAYER = re.compile(r"(?:^|\.)(?P<stack>layers|h|blocks|block)\.(?P<idx>\d{1,9})\.", re.ASCII)
+"""The number of a layer, wherever it is, and what the layers are called."""
+
+EXPERTS = r"(?P<block>.+)\.(?:mlp|block_sparse_moe|feed_forward|ffn)\.experts\."
+EXPERT = re.compile(EXPERTS + r"(?P<idx>\d{1,9})\.[^.]+", re.ASCII)
+FUSED = re.compile(EXPERTS + r"[^.]+")
+EXPERT_NAMES = frozenset({"gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
+TOWERS = re.compile(r"(?:^|\.)(?:visual|vision\w*|audio\w*|image\w*|multi_modal\w*)\.")
+HEADS = frozenset({"score", "classifier"})
+
+
+@dataclass(frozen=True, slots=True)
+class Landing:
+    """Each module of the adapter is in exactly one of the first five; ``outside`` are names of tensors.
+
+    ``applied`` have a place. ``unexpected`` have a last name that the engine's model has nowhere (an engine that has a
+    list of last names drops the others instead), ``towers`` are in a part that LoRA does not reach, ``partial`` are of
+    a kind that is not in all layers, ``nowhere`` maps each other module to why it has no place. ``outside`` maps
+    tensors that the engine does not parse to why. ``collisions`` are modules that another one overwrites.
+    """
+
+    applied: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    towers: tuple[str, ...] = ()
+    partial: tuple[str, ...] = ()
+    nowhere: Mapping[str, str] = field(default_factory=dict)
+    outside: Mapping[str, str] = field(default_factory=dict)
+    collisions: tuple[str, ...] = ()
+
+    @property
+    def counted(self) -> Applied:
+        """``applied`` of all."""
+        missed = (self.unexpected, self.towers, self.partial, self.nowhere)
+        return Applied(len(self.applied), len(self.applied) + sum(map(len, missed)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """What the names of an engine's model are compared with; ``own`` are the last names in its layers.
+
+    ``above`` are the paths above the base's parameters, ``block_names`` the engine's and transformers' name of a part.
+    """
+
+    base: BaseModel
+    grammar: Grammar
+    leaves: frozenset[str]
+    in_layers: frozenset[tuple[int, str]]
+    own: frozenset[str]
+    experts: Mapping[str, int]
+    above: frozenset[str]
+    fused_experts: bool
+    block_names: tuple[str, str] | None
+
+
+def land(adapter: Adapter, base: BaseModel, profile: Profile) -> Landing:
+    """Sort the modules of ``adapter`` by where an engine puts them; pure."""
+    grammar = profile.grammar
+    model = _model(base, profile)
+    others = (key for key in adapter.keys.values() if key.part not in FACTORS or not key.canonical)
+    outside = {key.name: why for key in others if (why := _outside(key, grammar))} if grammar.strict else {}
+    applied: list[str] = []
+    unexpected: list[str] = []
+    towers: list[str] = []
+    nowhere: dict[str, str] = {}
+    for module, pair in adapter.pairs.items():
+        keys = [adapter.keys[factor.name] for factor in pair.factors]
+        why = _misnamed(keys, grammar)
+        # What a wrapper left as the last component is taken for the module's name.
+        ends_in_wrapper = any(key.infixes and f".{key.infixes[-1]}.lora_" in key.name for key in keys)
+        is_known = last_name(module) in model.leaves or _expert(module, model)
+        if (grammar.strict and ends_in_wrapper) or (not why and not is_known and grammar.leaves is None):
+            unexpected.append(module)
+        elif not why and not grammar.towers and TOWERS.search(module):
+            towers.append(module)
+        elif why or not is_known or not _has_place(module, pair, model):
+            nowhere[module] = why or _absence(module, model)
+        else:
+            applied.append(module)
+    partial = _partial(applied, base) if grammar.whole_types else frozenset()
+    return Landing(
+        applied=tuple(module for module in applied if module not in partial),
+        unexpected=tuple(unexpected),
+        towers=tuple(towers),
+        partial=tuple(module for module in applied if module in partial),
+        nowhere=nowhere,
+        outside=outside,
+        collisions=tuple(_collisions(applied)) if grammar.prefix == "ignored" else (),
+    )
+
+
+def _model(base: BaseModel, profile: Profile) -> _Model:
+    grammar, engine = profile.grammar, profile.engine
+    linear = {last_name(path) for path, module in base.modules.items() if module.kind != "embedding"} - OUTPUT_NAMES
+    routers = {last_name(path.removesuffix(".weight")) for path in base.parameters if path.endswith("gate.weight")}
+    packed = {name for name, parts in grammar.packed.items() if linear >= set(parts)}
+    whole = {"experts", "base_layer"} if any(".experts." in path for path in base.parameters) else set()
+    leaves = frozenset(
+        linear | (routers | whole if grammar.experts_apart else set()) | grammar.vocabulary(base) | packed
+    )
+    if grammar.leaves is not None:
+        leaves = grammar.leaves
+    numbered = ((found, path) for path in base.modules if (found := LAYER.search(path)))
+    in_layers = frozenset((int(found["idx"]), last_name(path)) for found, path in numbered)
+    experts = {found["block"]: shape[0] for path, shape in base.parameters.items() if (found := FUSED.fullmatch(path))}
+    own = frozenset(leaf for _, leaf in in_layers)
+    above = frozenset(parent for path in base.parameters for parent in accumulate(path.split(".")[:-1], "{}.{}".format))
+    fused, block_names = base.model_type in engine.fused_experts, engine.block_names.get(base.model_type)
+    return _Model(base, grammar, leaves, in_layers, own, experts, above, fused, block_names)
+
+
+def _outside(key: Key, grammar: Grammar) -> str:
+    """Why a strict engine does not parse this name."""
+    if key.part == "base_layer" and last_name(key.module) in VOCABULARY:
+        return ""
+    if grammar.skips_vocabulary and last_name(key.module) in VOCABULARY:
+        return ""
+    if key.part == "saved" and last_name(key.module) in HEADS:
+        return ""
+    if key.adapter_name and not grammar.adapter_name and key.part in grammar.parts:
+        return f"the name contains .{key.adapter_name[:100]}., the in-memory adapter name"
+    if key.part in grammar.parts or (key.part == "magnitude" and key.param):
+        return ""
+    return "the name is not that of a LoRA weight (lora_A/lora_B)"
+
+
+def _misnamed(keys: Sequence[Key], grammar: Grammar) -> str:
+    """Why the names of a module's factors lead nowhere, whatever the module."""
+    if not {key.part for key in keys} <= grammar.parts:
+        return "it does not support LoRA on an embedding"
+    if not grammar.adapter_name and any(key.adapter_name for key in keys):
+        return "the name contains the in-memory adapter name"
+    if not grammar.infixes and any(key.infixes for key in keys):
+        return "the name contains the prefix of a wrapper"
+    if grammar.prefix == "required" and any(key.prefix != PEFT_PREFIX for key in keys):
+        return f"the name does not start with exactly one {PEFT_PREFIX}"
+    return ""
+
+
+def _has_place(module: str, pair: LoraPair, model: _Model) -> bool:
+    leaf = last_name(module)
+    if model.block_names:
+        own, other = model.block_names
+        if other in module:
+            return False
+        module = module.replace(own, other)
+    if model.grammar.prefix == "ignored":
+        found = _layer(module, model.grammar)
+        if found is None:
+            return leaf in VOCABULARY and leaf in model.leaves
+        names = model.grammar.packed.get(leaf, (leaf,)) if leaf not in model.own else (leaf,)
+        return all((int(found["idx"]), name) in model.in_layers for name in names) or _expert(module, model)
+    paths = (module, *_text_paths(module, model))
+    has = any(path in model.base.modules for path in paths) or f"{module}.weight" in model.base.parameters
+    is_fused = model.fused_experts and module.removesuffix(".base_layer") in model.above
+    return has or is_fused or _expert(module, model)
+
+
+def _layer(module: str, grammar: Grammar) -> re.Match[str] | None:
+    """The layer that is in the name, where the engine knows what layers are called there."""
+    found = LAYER.search(module)
+    return found if found is not None and (not grammar.stacks or found["stack"] in grammar.stacks) else None
+
+
+def _text_paths(module: str, model: _Model) -> Iterator[str]:
+    """What a multimodal wrapper calls the module that the text model alone calls ``module``."""
+    allowed = model.grammar.text_names
+    if (allowed is None or model.base.model_type in allowed) and module.startswith("model."):
+        yield "model.language_model." + module.removeprefix("model.")
+        yield "language_model." + module
+    if module.startswith("language_model.model."):  # as the classes were before transformers 4.52
+        yield "model.language_model." + module.removeprefix("language_model.model.")
+
+
+def _expert(module: str, model: _Model) -> bool:
+    """Whether this is one expert's projection, of an engine that keeps them apart, and there is such an expert."""
+    if not model.grammar.experts_apart or model.fused_experts or last_name(module) not in EXPERT_NAMES:
+        return False
+    found = EXPERT.fullmatch(module)
+    return found is not None and int(found["idx"]) < model.experts.get(found["block"], 0)
+
+
+def _absence(module: str, model: _Model) -> str:
+    found = LAYER.search(module)
+    if found is not None and int(found["idx"]) >= model.base.num_layers:
+        return "the base has no such layer"
+    return "the engine's model has no module of that name"
+
+
+def _partial(modules: Iterable[str], base: BaseModel) -> frozenset[str]:
+    """Those whose kind is not there in every layer that the base has it in."""
+    numbered = [module for module in modules if LAYER.search(module)]
+    has, wanted = _layers_by_kind(numbered), _layers_by_kind(base.modules)
+    return frozenset(
+        module for module in numbered if not has[last_name(module)] >= wanted.get(last_name(module), set())
+    )
+
+
+def _layers_by_kind(modules: Iterable[str]) -> dict[str, set[int]]:
+    by_kind: dict[str, set[int]] = {}
+    for module in modules:
+        if found := LAYER.search(module):
+            by_kind.setdefault(last_name(module), set()).add(int(found["idx"]))
+    return by_kind
+
+
+def _collisions(modules: Iterable[str]) -> Iterator[str]:
+    """Modules that are one, where only the layer's number and the last name count."""
+    seen: set[tuple[str, str, str]] = set()
+    for module in modules:
+        if found := LAYER.search(module):
+            expert = found.string[found.end() :].rpartition(".")[0] if ".experts." in module else ""
+            place = (found["idx"], expert, last_name(module))
+            if place in seen:
+                yield module
+            seen.add(place)

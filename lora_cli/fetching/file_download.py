@@ -1,0 +1,223 @@
+"""One file on its way: ranges arrive in any order, bytes are written and hashed in order, as they become next.
+
+Any thread that brings some does it, for all that wait: one at a time.
+"""
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from lora_cli.core.snapshot import Blob, RemoteFile
+from lora_cli.errors import Corrupt, MachineError, Refused, TooSlow, Unreachable
+from lora_cli.sources import NoRanges
+from lora_cli.store.disk import flush, on_disk, write_all
+from lora_cli.store.partial_downloads import Partial
+
+CHUNK = 1 << 20
+FLUSHED_BYTES = 64 << 20
+"""How many bytes are written before the disk is given them, so that little is left to be waited for at the end."""
+
+EMPTY_READS = 3
+"""So often a stream may end before its promised end, without a byte and without an error."""
+
+Read = Callable[[int, int | None], Iterator[bytes]]
+
+
+@dataclass(eq=False)
+class Transfer:
+    """The state of one file between its origin and its partial file.
+
+    ``frontier`` bytes are written and hashed. What is beyond waits in memory. ``handed`` bytes were assigned as
+    ranges (-1: all of an unknown size), of which ``in_flight`` are being read. ``resumed`` says that the first bytes
+    are an earlier writer's. ``advanced`` is called with how many bytes are done.
+    """
+
+    label: str
+    file: RemoteFile
+    partial: Partial
+    read: Read
+    advanced: Callable[[int], None]
+    limit: int | None = None
+    error: BaseException | None = None
+    frontier: int = 0
+    handed: int = 0
+    in_flight: int = 0
+    resumed: bool = False
+    _waiting: dict[int, bytes] = field(default_factory=dict)
+    _writing: bool = False
+    _flushed: int = 0
+    _flushing: threading.Thread | None = None
+    _whole: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _sha256: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+
+    def rehash(self) -> None:
+        """Hashes what an earlier writer left, so that the rest can follow it.
+
+        Raises:
+            MachineError: it cannot be read.
+        """
+        for chunk in self._pieces():
+            self._hash(chunk)
+        self.handed = self.frontier
+        self.resumed = self.frontier > 0
+
+    def _pieces(self) -> Iterator[bytes]:
+        """All that is here of it, in order."""
+        at = 0
+        with on_disk("reading", self.partial.path):
+            while chunk := os.pread(self.partial.descriptor, CHUNK, at):
+                yield chunk
+                at += len(chunk)
+
+    def take(self, step: int) -> tuple[int, int | None] | None:
+        """The next range to read, of at most ``step`` bytes, or None. A file of unknown size is one range."""
+        size, start = self.file.size, self.handed
+        if not self.has_more or (self._whole and self.in_flight):
+            return None
+        if self._whole:
+            # What waits for bytes before it comes once more, with all that is not written yet.
+            self._waiting.clear()
+            start = self.frontier
+        if self._whole or size is None:
+            self.handed = -1
+            return start, None
+        self.handed = min(size, start + step)
+        return start, self.handed
+
+    @property
+    def ahead(self) -> int:
+        """Bytes that were assigned and are not written yet: those that arrive early wait in memory."""
+        return max(0, self.handed - self.frontier)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether a part of it is still to be assigned."""
+        size, handed = self.file.size, self.frontier if self._whole else self.handed
+        return self.error is None and self.handed >= 0 and (size is None or handed < size)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing of it is read or will be."""
+        return self.in_flight == 0 and not self.has_more
+
+    def run(self, start: int, stop: int | None) -> None:
+        """Reads a range to its end. A stream that broke after it gave something is gone on with; the source has waited.
+
+        Of an origin that knows no ranges the rest of the file is one stream, when those that are read now have ended.
+
+        Raises:
+            Unreachable: it broke without giving anything.
+            Corrupt: it gave more than was asked for.
+            MachineError: the bytes cannot be written.
+        """
+        empty = 0
+        while stop is None or start < stop:
+            before = start
+            try:
+                for chunk in self.read(start, stop):
+                    if self.error is not None:
+                        return
+                    if stop is not None and start + len(chunk) > stop:
+                        raise Corrupt(f"{self.label}: the server sent more bytes than its size")
+                    self._arrived(start, chunk)
+                    start += len(chunk)
+                if stop is None:
+                    return
+            except NoRanges:
+                if stop is None:
+                    raise
+                self._whole = True
+                return
+            except Unreachable as error:
+                if start == before or isinstance(error, TooSlow):
+                    raise
+            empty = empty + 1 if start == before else 0
+            if empty >= EMPTY_READS:
+                raise Unreachable(f"{self.label}: the stream ends at byte {start}", hint="try again later")
+
+    def _arrived(self, offset: int, chunk: bytes) -> None:
+        """Keeps a chunk until it is next; writes and hashes those that are, unless another thread does."""
+        with self._lock:
+            self._waiting[offset] = chunk
+            if self._writing:
+                return
+            self._writing = True
+        try:
+            while (following := self._next_to_write()) is not None:
+                self._write(following)
+                self.advanced(len(following))
+        except BaseException as error:
+            self.error = self.error or error
+            raise
+        if self.frontier - self._flushed >= FLUSHED_BYTES:
+            self._begin_flush()
+
+    def _next_to_write(self) -> bytes | None:
+        with self._lock:
+            chunk = self._waiting.pop(self.frontier, None)
+            self._writing = chunk is not None
+            return chunk
+
+    def _begin_flush(self) -> None:
+        with self._lock:
+            if self._flushing is not None and self._flushing.is_alive():
+                return
+            self._flushed = self.frontier
+            given = (os.dup(self.partial.descriptor),)
+            self._flushing = threading.Thread(target=self._flush, args=given, name="flush", daemon=True)
+        self._flushing.start()
+
+    def _flush(self, descriptor: int) -> None:
+        """Flushes what is written in another thread, so that the writers need not wait for it."""
+        try:
+            with on_disk("writing", self.partial.path):
+                flush(descriptor)
+        except MachineError as error:
+            self.error = self.error or error
+        finally:
+            os.close(descriptor)
+
+    def _write(self, chunk: bytes) -> None:
+        if self.limit is not None and self.frontier + len(chunk) > self.limit:
+            raise Refused(f"{self.label} has more than {self.limit} bytes", hint="raise --max-bytes to allow it")
+        # What the partial file is called says nothing to anybody; that it is in the cache does.
+        with on_disk(f"writing {self.label} to", self.partial.path.parents[2]):
+            write_all(self.partial.descriptor, chunk, self.frontier)
+        self._hash(chunk)
+
+    def _hash(self, chunk: bytes) -> None:
+        self._sha256.update(chunk)
+        self.frontier += len(chunk)
+
+    def verified(self) -> Blob:
+        """What arrived, when it is what was promised: sha256, else git blob id, and always the size where known.
+
+        Raises:
+            Corrupt: it is not.
+            MachineError: the disk did not take it.
+        """
+        if self._flushing is not None:
+            self._flushing.join()
+            if self.error is not None:
+                raise self.error
+        file, found = self.file, self._sha256.hexdigest()
+        if file.size is not None and self.frontier != file.size:
+            raise self._wrong(f"{file.size} bytes", f"{self.frontier}")
+        if file.sha256 is not None and found != file.sha256:
+            raise self._wrong(f"sha256 {file.sha256}", found)
+        if file.sha256 is None and file.git_sha1 is not None and (blob_id := self._git_blob_id()) != file.git_sha1:
+            raise self._wrong(f"git blob {file.git_sha1}", blob_id)
+        return Blob(found, self.frontier)
+
+    def _git_blob_id(self) -> str:
+        hasher = hashlib.sha1(b"blob %d\0" % self.frontier, usedforsecurity=False)
+        for chunk in self._pieces():
+            hasher.update(chunk)
+        return hasher.hexdigest()
+
+    def _wrong(self, promised: str, found: str) -> Corrupt:
+        hint = "the source, or a proxy in between, serves different bytes than it lists"
+        return Corrupt(f"{self.label}: expected {promised}, received {found}", hint=hint)

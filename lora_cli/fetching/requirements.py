@@ -1,0 +1,331 @@
+"""What must hold for an adapter, whatever its origin gives: a digest, and the operators' policies.
+
+Whether the caller may still read what a shared cache has is decided by the origin, not by the cache.
+"""
+
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from lora_cli.core.adapter_files import CONFIG
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
+from lora_cli.core.web_address import DEEPEST_ENCODING
+from lora_cli.errors import AccessDenied, Corrupt, NotFound, Offline, Refused, Unreachable
+from lora_cli.fetching.file_selection import Selection
+from lora_cli.settings import Settings
+from lora_cli.sources import Source
+from lora_cli.store.disk import on_disk
+
+if TYPE_CHECKING:
+    from lora_cli.core.lock import LockedAdapter
+    from lora_cli.documents.policy import Policy
+    from lora_cli.documents.policy_checks import Violation
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """The snapshot digest that a manifest demands (None: any), and what its lock says (None: nothing)."""
+
+    sha256: str | None = None
+    locked: "LockedAdapter | None" = None
+
+    @property
+    def known_sha256(self) -> str | None:
+        """The snapshot digest as it is known before a byte is fetched."""
+        return self.sha256 or (self.locked.digest if self.locked is not None else None)
+
+
+ANYTHING = Demand()
+RULE = "policy require_access_check"
+
+
+def check_reference(demand: Demand, ref: AdapterRef, settings: Settings) -> None:
+    """Before anything is asked for: may this be fetched at all?
+
+    Raises:
+        Refused: a policy says no.
+    """
+    if settings.policies:
+        check_allowed(demand, ref, settings, host=_host_of(ref, settings))
+
+
+def check_size(name: str, total: int, most: int | None) -> None:
+    """Whether an adapter is within ``--max-bytes``, wherever its bytes are.
+
+    Raises:
+        Refused: it is larger than ``most`` bytes (None: no limit).
+    """
+    if most is not None and total > most:
+        raise Refused(f"{name} has {total} bytes, but {most} are allowed", hint="raise --max-bytes to allow it")
+
+
+def check_count(name: str, count: int, most: int) -> None:
+    """Whether an adapter is within ``--max-files``.
+
+    Raises:
+        Refused: it has more than ``most`` files.
+    """
+    if count > most:
+        raise Refused(
+            f"{name}: {count} files were selected, but {most} are allowed",
+            hint="use a narrower glob for --include, or raise --max-files to allow all of them",
+        )
+
+
+def most_bytes(settings: Settings) -> int | None:
+    """The strictest limit that one adapter is under, None for no limit."""
+    limits = (settings.max_bytes, *(policy.max_bytes for policy in settings.policies))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def check_snapshot(
+    demand: Demand, ref: AdapterRef, snapshot: Snapshot, settings: Settings, selection: Selection
+) -> None:
+    """Before anybody is given it: is it what it must be?
+
+    Raises:
+        Refused: a policy says no, or the header of its weights is too large.
+        Corrupt: it has another digest than the manifest says, or other files than its lock.
+    """
+    check_digest(demand, ref, snapshot.digest)
+    if demand.locked is not None:
+        _check_locked(demand.locked, snapshot, selection)
+    _check_headers(ref, snapshot, settings.max_header_bytes)
+    if settings.policies:
+        files = tuple(RemoteFile(path, blob.size, blob.sha256) for path, blob in snapshot.files.items())
+        check_allowed(demand, ref, settings, files=files, digest=snapshot.digest)
+
+
+def _check_locked(locked: "LockedAdapter", snapshot: Snapshot, selection: Selection) -> None:
+    """Whether a snapshot is what is locked, whatever way it came; of chosen files, those that the lock knows."""
+    wrong = sorted(path for path, blob in snapshot.files.items() if locked.files.get(path, blob) != blob)
+    if wrong or (not selection.chosen and snapshot.digest != locked.digest):
+        what = f"{wrong[0]} is {snapshot.files[wrong[0]].sha256}" if wrong else f"the snapshot is {snapshot.digest}"
+        raise Corrupt(
+            f"{locked.name}: {what}, which differs from the lock",
+            hint="the received files differ from the locked ones: check both before you run --upgrade",
+        )
+
+
+def _check_headers(ref: AdapterRef, snapshot: Snapshot, most: int) -> None:
+    """What a header claims is in its first 8 bytes; whether it is one is for ``validate`` to check.
+
+    A header that is longer than its file is invalid, and is not read.
+    """
+    for path, blob in snapshot.files.items():
+        if path.endswith(".safetensors") and blob.size > most:
+            with on_disk("reading", snapshot.directory / path), (snapshot.directory / path).open("rb") as stream:
+                length = int.from_bytes(stream.read(8), "little")
+            if most < length <= blob.size - 8:
+                raise Refused(
+                    f"{ref}: {path} claims a header of {length} bytes, but {most} are allowed",
+                    hint="a typical header has a few hundred kilobytes; raise --max-header-bytes to allow it",
+                )
+
+
+def check_digest(demand: Demand, ref: AdapterRef, digest: str) -> None:
+    """Whether it is the snapshot that the manifest demands, if it does.
+
+    Raises:
+        Corrupt: it is another one.
+    """
+    if demand.sha256 is not None and digest != demand.sha256:
+        raise Corrupt(
+            f"{ref}: the manifest has sha256 {demand.sha256}, but its files have {digest}",
+            hint="pin the intended revision, or write the new digest after you checked the changes",
+        )
+
+
+def check_allowed(
+    demand: Demand,
+    ref: AdapterRef,
+    settings: Settings,
+    *,
+    host: str | None = None,
+    files: tuple[RemoteFile, ...] | None = None,
+    digest: str | None = None,
+) -> None:
+    """Whether every policy allows the reference by each of its names, and what is known of what it means.
+
+    Raises:
+        Refused: one of them does not.
+    """
+    if not settings.policies:
+        return
+    from lora_cli.documents.policy_checks import denials, violations
+
+    found: list[Violation] = []
+    for policy in settings.policies:
+        known = _where_links_lead(policy) if ref.scheme == "file" else policy
+        for name in _names(ref, settings):
+            found += violations(known, name, sha256=demand.known_sha256, host=host, files=files, digest=digest)
+        for name in (*_repositories(ref, settings), *_containers(ref)) if policy.deny_sources else ():
+            found += denials(known, name)
+    distinct = list(dict.fromkeys(found))
+    if distinct:
+        more = f" (and {len(distinct) - 1} more)" if len(distinct) > 1 else ""
+        raise Refused(f"{ref}: {distinct[0]}{more}", hint=distinct[0].hint)
+
+
+def _host_of(ref: AdapterRef, settings: Settings) -> str | None:
+    """The host that is asked for ``ref``, None for this machine's disks and where no policy speaks of hosts.
+
+    Raises:
+        Refused: it is ambiguous, or a resolver and a reader of the policy would take it for two different ones.
+    """
+    from lora_cli.core.globs import host_in
+    from lora_cli.core.web_address import canonical_host
+    from lora_cli.sources.registry import endpoint_of
+
+    keys = ((policy, key) for policy in settings.policies for key in ("allow_hosts", "deny_hosts"))
+    about = [key for policy, key in keys if getattr(policy, key) not in (None, ())]
+    if ref.scheme == "file" or not about:
+        return None
+    parts = urlsplit(endpoint_of(ref, settings) or f"//{host_in(ref)}")
+    try:
+        return urlsplit(f"//{canonical_host(parts.netloc, parts.scheme)}").hostname
+    except ValueError as error:
+        raise Refused(f"{ref}: policy {about[0]}: its host is unknown: {error}") from error
+
+
+def _names(ref: AdapterRef, settings: Settings) -> Iterator[AdapterRef]:
+    """What the reference is also called: a path where its links lead, a page at the Hub's endpoint its repository."""
+    yield ref
+    if ref.scheme == "file":
+        real = os.path.realpath(ref.location)
+        if real != ref.location:
+            yield replace(ref, location=real)
+    elif ref.scheme in {"https", "http"}:
+        from lora_cli.core.addresses import hub_page
+        from lora_cli.errors import UsageError
+
+        path = _at_hub(ref, settings)
+        if path is not None:
+            try:
+                page = hub_page(f"hub/{path}", str(ref))
+            except UsageError:
+                return
+            yield AdapterRef("hf", *page)
+
+
+def _at_hub(ref: AdapterRef, settings: Settings) -> str | None:
+    """The path below the Hub's endpoint that an address means; this machine is the same by each of its names."""
+    from lora_cli.core.web_address import is_loopback
+
+    endpoint = settings.hub_endpoint.partition("://")[2].lower()
+    location = ref.location
+    ours, theirs = (text.partition("/")[0] for text in (endpoint, location))
+    if is_loopback(ours) and is_loopback(theirs) and _port(ours) == _port(theirs):
+        location = ours + location[len(theirs) :]
+    return location[len(endpoint) :].lstrip("/") if f"{location}/".startswith(f"{endpoint}/") else None
+
+
+def _port(host: str) -> str:
+    name, colon, port = host.rpartition(":")
+    return port if colon and not port.endswith("]") and name else ""
+
+
+def _repositories(ref: AdapterRef, settings: Settings) -> Iterator[AdapterRef]:
+    """The repository of the Hub whose files an address at its endpoint may give, however that is written."""
+    path = (_at_hub(ref, settings) if ref.scheme in {"https", "http"} else None) or ""
+    for _ in range(DEEPEST_ENCODING):
+        parts = [part for part in path.replace("\\", "/").split("/") if part]
+        parts = parts[parts.index("models") + 1 :] if "models" in parts[:3] else parts
+        if len(parts) > 1:
+            yield AdapterRef("hf", "/".join(parts[:2]))
+            if "buckets" in parts[:2]:
+                yield AdapterRef("hf-bucket", "/".join(parts[parts.index("buckets") + 1 :][:2]))
+        path, before = unquote(path), path
+        if path == before:
+            return
+
+
+def _containers(ref: AdapterRef) -> Iterator[AdapterRef]:
+    """A container of Azure with its storage account named, and without, where that is the environment's own."""
+    if ref.scheme != "az":
+        return
+    from lora_cli.sources.credentials import azure_account
+
+    authority, slash, path = ref.location.partition("/")
+    container, account = authority.partition("@")[0], azure_account(ref.location, os.environ)
+    if account:
+        yield replace(ref, location=f"{container}@{account}.dfs.core.windows.net{slash}{path}")
+        if account == azure_account("", os.environ):
+            yield replace(ref, location=f"{container}{slash}{path}")
+
+
+def _where_links_lead(policy: "Policy") -> "Policy":
+    """``policy`` with each folder that it names named a second time, without links."""
+
+    def both(globs: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for glob in globs for name in (glob, _real_glob(glob))))
+
+    allowed = None if policy.allow_sources is None else both(policy.allow_sources)
+    return policy.model_copy(update={"allow_sources": allowed, "deny_sources": both(policy.deny_sources)})
+
+
+def _real_glob(glob: str) -> str:
+    """A glob over paths whose part before the first wildcard is named without links."""
+    if not glob.startswith("file:///"):
+        return glob
+    path = glob.removeprefix("file://")
+    wild = next((at for at, character in enumerate(path) if character in "*?["), len(path))
+    stem = path if wild == len(path) else path[: path.rfind("/", 0, wild)]
+    return "file://" + os.path.realpath(stem or "/").rstrip("/") + path[len(stem) :]
+
+
+def asks_again(ref: AdapterRef, access: str, settings: Settings) -> bool:
+    """Whether a policy wants the origin of ``ref`` to be asked; not where the adapter is known to be public.
+
+    ``access`` is what is known of who may have it, as ``Revision.access``; "" is not public.
+    """
+    if ref.scheme == "file" or access == "public":
+        return False
+    return any(policy.require_access_check for policy in settings.policies)
+
+
+def check_kept(ref: AdapterRef, revision: str, paths: Collection[str], source: Source, settings: Settings) -> None:
+    """As ``check_access``, for cached files that were not listed now.
+
+    A commit of the Hub needs no listing: that is one request. Any other origin lists what it has first.
+    """
+    _check_online(ref, settings)
+    if ref.scheme == "hf":
+        listed = Revision(ref, revision, tuple(RemoteFile(path, None) for path in sorted(paths)))
+    else:
+        try:
+            listed = source.resolve(ref)
+        except (AccessDenied, NotFound) as error:
+            raise type(error)(f"{RULE}: {error.message}", hint=error.hint) from error
+    check_access(listed, source, settings)
+
+
+def check_access(revision: Revision, source: Source, settings: Settings) -> None:
+    """Reads one byte of the adapter from its origin, with the caller's credentials.
+
+    Raises:
+        AccessDenied, NotFound: the origin does not let them, or does not have it any more.
+        Offline: the network is switched off, so that no origin can be asked.
+        Unreachable: the origin does not answer, or with nothing.
+    """
+    _check_online(revision.ref, settings)
+    first = (revision.file(CONFIG), *revision.files)
+    file = next((file for file in first if file is not None and file.size != 0), None)
+    try:
+        byte = next(iter(source.read(revision, file, 0, 1)), b"") if file is not None else b""
+    except (AccessDenied, NotFound) as error:
+        raise type(error)(f"{RULE}: {error.message}", hint=error.hint) from error
+    if not byte:
+        hint = "its source must have a file that is not empty"
+        raise Unreachable(f"{revision.ref}: {RULE}: its source sent no data", hint=hint)
+
+
+def _check_online(ref: AdapterRef, settings: Settings) -> None:
+    if settings.offline:
+        raise Offline(
+            f"{ref}: {RULE}: its source must be asked for access, but offline mode is on",
+            hint="remove --offline, or remove this requirement from the policy for this source",
+        )

@@ -1,0 +1,162 @@
+"""A base's weights where they are on this disk: as streams, their norms, and which tensors of an adapter copy them."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from lora_cli.core.architectures.layouts import names_in_memory
+from lora_cli.core.factors import MOST_ELEMENTS, Factors
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.safetensors import DTYPE_BITS, TensorInfo
+from lora_cli.core.snapshot import Revision
+from lora_cli.errors import FormatError
+from lora_cli.reading.base_model import read_checkpoint
+from lora_cli.reading.byte_ranges import read_header
+from lora_cli.reading.tensor_values import MEASURED, Bits, decode, encode, file_of, load, measure, pieces
+from lora_cli.sources import Source
+from lora_cli.sources.local import LocalSource
+
+PIECE = 1 << 18
+"""Elements that are read at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The tensors of a base by the names that they have on disk, and where their bytes are.
+
+    ``tied`` names the parameter that another one, not stored, is.
+    """
+
+    source: Source
+    revision: Revision
+    tensors: Mapping[str, TensorInfo]
+    tied: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors: what is read of it is at most that."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def in_memory(self) -> dict[str, tuple[TensorInfo, ...]]:
+        """What each parameter of the loaded model is made of: several tensors for experts that it fuses."""
+        names = names_in_memory(self.tensors)
+        names = {**{name: names[other] for name, other in self.tied.items() if other in names}, **names}
+        return {name: tuple(self.tensors[one] for one in made_of) for name, made_of in names.items()}
+
+
+def checkpoint_at(source: Source, revision: Revision) -> Checkpoint | None:
+    """The checkpoint at ``revision``, by its headers; None if there is none as safetensors.
+
+    Raises:
+        FormatError: index or header is malformed, or a shard is missing.
+        LoraCliError: what the source raises.
+    """
+    tensors = read_checkpoint(source, revision)
+    return Checkpoint(source, revision, tensors) if tensors else None
+
+
+def checkpoint_of(path: Path) -> Checkpoint | None:
+    """The same of a folder of this machine, or of one safetensors file. Raises as ``checkpoint_at``."""
+    source = LocalSource()
+    if not path.is_file():
+        return checkpoint_at(source, source.resolve(AdapterRef("file", str(path))))
+    revision = source.resolve(AdapterRef("file", str(path.parent)))
+    file = revision.file(path.name) if path.suffix == ".safetensors" else None
+    return None if file is None else Checkpoint(source, revision, read_header(source, revision, file).tensors)
+
+
+def slices(source: Source, revision: Revision, tensor: TensorInfo) -> Iterator[Bits]:
+    """The elements of ``tensor`` in order, some at a time; of one whose elements are apart, all.
+
+    Raises:
+        FormatError: they are apart, and are too many.
+        LoraCliError: what the source raises.
+    """
+    count, bits = math.prod(tensor.shape), DTYPE_BITS.get(tensor.dtype, 0)
+    if tensor.strides or bits % 8:
+        if count > MOST_ELEMENTS:
+            raise FormatError(f"its elements are not contiguous, and over {MOST_ELEMENTS}")
+        flat = load(source, revision, tensor).reshape(-1)
+        yield from (flat[start : start + PIECE] for start in range(0, count, PIECE))
+        return
+    for start in range(0, count, PIECE):
+        part = min(PIECE, count - start)
+        first = tensor.start + start * bits // 8
+        piece = replace(tensor, shape=(part,), start=first, stop=first + part * bits // 8)
+        yield load(source, revision, piece)
+
+
+class BaseNorms:
+    """A checkpoint's weights and the norms of those that were asked for; safe to be asked by several threads."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self._made_of = checkpoint.in_memory()
+        self._norms: dict[str, float] = {}
+
+    def of(self, factors: Factors) -> tuple[float | None, str]:
+        """The norm of the weight that ``factors`` update; or None, and why.
+
+        Raises:
+            LoraCliError: what the source raises.
+        """
+        tensors = self._made_of.get(factors.parameter or f"{factors.module}.weight", ())
+        if reason := _unfit(tensors, factors):
+            return None, reason
+        for tensor in tensors:
+            if tensor.name not in self._norms:
+                self._norms[tensor.name] = self._norm(tensor)
+        norm = math.hypot(*(self._norms[tensor.name] for tensor in tensors))
+        return (norm, "") if math.isfinite(norm) and norm > 0 else (None, "the base's weights are zero, or not finite")
+
+    def _norm(self, tensor: TensorInfo) -> float:
+        source, revision, total = self.checkpoint.source, self.checkpoint.revision, 0.0
+        for _, piece in pieces(source, revision, file_of(revision, tensor), [tensor]):
+            total += measure(tensor.dtype, piece).norm ** 2
+        return math.sqrt(total)
+
+
+def _unfit(tensors: Sequence[TensorInfo], factors: Factors) -> str:
+    if not tensors:
+        return "the base's checkpoint does not have this weight"
+    if any(tensor.dtype not in MEASURED for tensor in tensors):
+        return "the base's weights are quantised"
+    if sum(math.prod(tensor.shape) for tensor in tensors) != factors.experts * factors.d_out * factors.d_in:
+        return "the base's weight has a different shape"
+    return ""
+
+
+def copies(source: Source, revision: Revision, weights: Mapping[str, TensorInfo], base: Checkpoint) -> dict[str, bool]:
+    """Whether each of the adapter's ``weights``, given by the base's parameter that it stands for, equals it; by name.
+
+    PEFT saves an embedding whole wherever one is targeted (``save_embedding_layers="auto"``), in the dtype that the
+    model had in memory; a copy is what the base's weight is in that dtype. What the base does not have, or has
+    quantised or in parts, was not compared, and is not in it.
+
+    Raises:
+        LoraCliError: what the sources raise.
+    """
+    made_of = base.in_memory()
+    found: dict[str, bool] = {}
+    for path, tensor in weights.items():
+        own = made_of.get(path, ())
+        if len(own) == 1:
+            try:
+                found[tensor.name] = _is_copy(source, revision, tensor, base, own[0])
+            except FormatError:
+                continue
+    return found
+
+
+def _is_copy(source: Source, revision: Revision, tensor: TensorInfo, base: Checkpoint, own: TensorInfo) -> bool:
+    if tensor.shape != own.shape:
+        return False
+    theirs = slices(base.source, base.revision, own)
+    for ours, one in zip(slices(source, revision, tensor), theirs, strict=True):
+        same = one if own.dtype == tensor.dtype else encode(decode(one, own.dtype), tensor.dtype)
+        if not np.array_equal(ours, same):
+            return False
+    return True

@@ -1,0 +1,207 @@
+"""The whole model of a plan: its base answers are made once, and every adapter is held against them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lora_cli.core.results import Answers, Moved
+from lora_cli.errors import FormatError, UsageError
+from lora_cli.runtime.base_weights import check_checkpoint
+from lora_cli.runtime.generation import greedy
+from lora_cli.runtime.lora_slots import BASE_SLOT, Slots
+from lora_cli.runtime.memory_check import available_bytes, refuse_if_short
+from lora_cli.runtime.module_tree import causal_model, outline
+from lora_cli.runtime.onednn_linear import through_onednn
+from lora_cli.runtime.plan import Plan
+from lora_cli.runtime.transformers_model import ComposedModel, load_model, moved
+
+
+def dummy_model(config: Mapping[str, Any], *, dtype: torch.dtype, device: torch.device, seed: int) -> nn.Module:
+    """The causal language model that ``config`` (a ``config.json``) describes, initialised from ``seed``.
+
+    Raises:
+        FormatError: transformers makes no model of it.
+        MachineError: ``device`` has no room for its weights.
+    """
+    drawn = outline(config, partial(causal_model, dtype=dtype))
+    needed = sum(one.numel() * one.element_size() for one in drawn.parameters())
+    refuse_if_short("the base's weights", needed, available_bytes(device), "--forward modules, or a smaller base")
+    with torch.random.fork_rng(), device:
+        torch.manual_seed(seed)
+        model: nn.Module = causal_model(config, dtype=dtype)
+    return through_onednn(model.eval())
+
+
+class Chat:
+    """The tokenizer of the base in ``directory``, through transformers: no network, no code of its own.
+
+    Raises:
+        FormatError: the directory has no tokenizer that transformers can load.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        from transformers import AutoTokenizer
+
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise FormatError(
+                f"has no tokenizer that transformers can load: {said}",
+                where=str(directory),
+                hint="put the base's tokenizer files next to its config.json, or remove --prompt",
+            ) from error
+
+    def ids(self, prompt: str) -> list[int]:
+        """Token ids of a user's turn in the tokenizer's chat template, or of the plain text without one.
+
+        Raises:
+            UsageError: it is no text.
+        """
+        return self.turn_ids((("user", prompt),)) if self._tokenizer.chat_template else self.plain_ids(prompt)
+
+    def turn_ids(self, turns: Sequence[tuple[str, str]]) -> list[int]:
+        """Token ids of a chat, each turn a role and its text, in the tokenizer's chat template, up to the next answer.
+
+        Raises:
+            UsageError: there is no chat template, it does not take such turns, or one is no text.
+        """
+        if not self._tokenizer.chat_template:
+            raise UsageError("the base has no chat template", hint="use /v1/completions")
+        for _, text in turns:
+            _check_text(text)
+        messages = [{"role": role, "content": text} for role, text in turns]
+        try:
+            text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        except Exception as error:
+            raise UsageError(f"the base's chat template does not take these messages: {error}") from error
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def plain_ids(self, text: str) -> list[int]:
+        """Token ids of a text as it is, with what the tokenizer puts before any. Raises ``UsageError`` as ``ids``."""
+        _check_text(text)
+        return list(self._tokenizer(text)["input_ids"])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """What token ids say, without special tokens and with all its spaces."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def stops(self, generation_config: Any) -> frozenset[int]:
+        """The token ids that end an answer, by the tokenizer and by the model's ``generation_config``."""
+        own = self._tokenizer.eos_token_id
+        return stops(generation_config) | ({own} if isinstance(own, int) else set())
+
+
+def _check_text(text: str) -> None:
+    """A tokenizer raises a TypeError at half a surrogate pair, which JSON and a command line can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"the prompt is not valid Unicode: character {error.start} is half a surrogate pair"
+        ) from error
+
+
+def stops(generation_config: Any) -> frozenset[int]:
+    """The token ids that end an answer by the model's ``generation_config`` alone."""
+    ends = getattr(generation_config, "eos_token_id", None)
+    return frozenset(end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int))
+
+
+CHECK_TOKENS = 16
+
+
+class WholeModel:
+    """Holds the composed model, its tokenizer (loaded with the first prompt), and what the base says.
+
+    Raises:
+        UsageError: the plan has no directory with the base's checkpoint, and no config for a dummy of it.
+        MachineError: there is no room for a dummy.
+        NotFound, Corrupt: its weights are not there, or damaged.
+        FormatError: transformers cannot load it.
+    """
+
+    def __init__(self, plan: Plan, slots: Slots, dtype: torch.dtype, device: torch.device) -> None:
+        self._directory = plan.base_directory
+        self.composed = ComposedModel(_model(plan, dtype, device), slots)
+        if plan.dummy is not None:
+            self.composed.origin = "synthetic"
+        generator = torch.Generator().manual_seed(plan.seed)
+        vocabulary = plan.base.vocab_size or 2
+        self._ids = torch.randint(vocabulary, (1, CHECK_TOKENS), generator=generator).to(device)
+        self._base_logits: torch.Tensor | None = None
+        self._base_answers: dict[tuple[str, int], tuple[list[int], torch.Tensor]] = {}
+        self._chat: Chat | None = None
+
+    @property
+    def chat(self) -> Chat:
+        """The tokenizer. Raises ``FormatError`` when there is none."""
+        if self._directory is None:
+            raise FormatError("has no tokenizer: it is not a directory on this disk", where="--base")
+        self._chat = self._chat or Chat(self._directory)
+        return self._chat
+
+    @property
+    def decode(self) -> Callable[[Sequence[int]], str] | None:
+        """What makes text of token ids, None without a tokenizer."""
+        try:
+            return self.chat.decode
+        except FormatError:
+            return None
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Token ids that end an answer."""
+        config = getattr(self.composed.model, "generation_config", None)
+        return self.chat.stops(config) if self.decode is not None else stops(config)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many token ids the model knows."""
+        embedding: nn.Embedding = self.composed.model.get_input_embeddings()  # type: ignore[operator]
+        return embedding.num_embeddings
+
+    @property
+    def max_model_len(self) -> int | None:
+        """Tokens of prompt and answer together that its config is for; None if that says nothing."""
+        config = self.composed.model.config
+        most = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+        return most if isinstance(most, int) else None
+
+    def check(self, slot: int) -> Moved:
+        """How far it moves the next token, over a few seeded ones. Raises ``Refused`` if not at all, or not finite."""
+        if self._base_logits is None:
+            self._base_logits = self.composed.logits(self._ids, [BASE_SLOT])
+        return moved(self.composed, self._ids, slot, self._base_logits)
+
+    def answer(self, name: str, slot: int, prompt: str, max_tokens: int) -> Answers:
+        """Both greedy answers to ``prompt``. Raises ``FormatError`` without a tokenizer."""
+        chat, ends = self.chat, self.ends
+        ids = chat.ids(prompt)
+        if not ids:
+            raise UsageError("the prompt is empty", hint="--prompt TEXT")
+        known = (prompt, max_tokens)
+        if known not in self._base_answers:
+            self._base_answers[known] = greedy(self.composed, ids, BASE_SLOT, max_tokens, ends)
+        base, base_logits = self._base_answers[known]
+        adapted, logits = greedy(self.composed, ids, slot, max_tokens, ends)
+        delta = float((logits - base_logits).abs().max())
+        return Answers(name, prompt, chat.decode(base).strip(), chat.decode(adapted).strip(), delta)
+
+
+def _model(plan: Plan, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    if plan.dummy is not None:
+        return dummy_model(plan.dummy, dtype=dtype, device=device, seed=plan.seed)
+    if plan.base_directory is None:
+        raise UsageError(
+            f"--forward model needs the base's weights, but {plan.base.name} is not a directory on this disk",
+            hint="set --base to a local directory, or download the model to the Hub's cache: hf download ORG/NAME",
+        )
+    check_checkpoint(plan.base_directory)
+    return load_model(plan.base_directory, dtype=dtype, device=str(device))

@@ -1,0 +1,165 @@
+"""The CPU tier's places: adapters read from the cache's packed file, or from their own, to where they stay."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors.torch import save_file
+
+from lora_cli.core.adapter import Adapter
+from lora_cli.core.base_model import BaseModel
+from lora_cli.core.safetensors import TensorInfo
+from lora_cli.errors import Corrupt, MachineError, Refused
+from lora_cli.reading.safetensors_writer import write_errors
+from lora_cli.runtime.adapter_loader import load_into, shapes_of
+from lora_cli.runtime.adapter_weights import LoraWeights, factors, read_tensors, read_weights
+from lora_cli.runtime.base_weights import BaseWeights
+from lora_cli.runtime.composable import copied_modules, scalings
+from lora_cli.runtime.lora_slots import Slots
+from lora_cli.runtime.messages import Job
+from lora_cli.runtime.variants import Beside, beside_bytes, read_beside
+from lora_cli.store import Store
+from lora_cli.store.packed_weights import find_packed, packed_file, publish_packed
+
+T = TypeVar("T")
+
+Placed = Mapping[str, TensorInfo]
+"""Where in a file each factor is, by name."""
+
+
+def refuse_changed_copies(directory: Path, adapter: Adapter, base: BaseModel, weights: BaseWeights) -> None:
+    """Compare every copy of the base's own weights, which PEFT saves next to a LoRA on an embedding or output layer.
+
+    Its ``save_embedding_layers="auto"`` (``utils/save_and_load.py``) writes them whether or not they were changed. They
+    say something only where they differ from the base's: a resized vocabulary, or layers that were trained as well.
+
+    Raises:
+        Refused: a copy differs, or there is no checkpoint to compare it with.
+        Corrupt, MachineError: as reading raises.
+    """
+    for name, module in copied_modules(adapter, base).items():
+        info = adapter.tensors[name]
+        if weights.origin != "base":
+            raise Refused(
+                f"{adapter.name}: {info.name} is a copy of the base's own weight, but the base's weights are missing",
+                hint="set --base to a directory with the model's safetensors files",
+            )
+        copy = read_tensors(directory / info.file, [info])[info.name]
+        own = weights.weight(module)
+        own = own.t() if base.modules[module].kind == "conv1d" else own
+        if copy.shape != own.shape or not torch.equal(copy, own.to(copy.device, copy.dtype)):
+            raise Refused(
+                f"{adapter.name}: {info.name} differs from the base's own weight and cannot be composed yet",
+                hint="it was trained on another base, or the layer was also trained",
+            )
+
+
+def packed_infos(store: Store, digest: str, adapter: Adapter, modules: Iterable[str]) -> Placed | None:
+    """Where in the packed file of that snapshot each factor is, by name; None when it is not packed."""
+    return find_packed(store, digest, (one for module in modules for one in factors(adapter, module)))
+
+
+def pack(store: Store, digest: str, adapter: Adapter, weights: LoraWeights) -> None:
+    """Keeps ``weights`` packed; where the cache may not be written, nothing happens.
+
+    They are the bytes of the snapshot; nothing is cast. What a pickle has in strides is not packed.
+    """
+    infos = [info for module in weights.modules for info in factors(adapter, module)]
+    if any(info.strides for info in infos):
+        return
+    parts = (part for module in weights.modules.values() for part in (module.a, module.b))
+    tensors = {info.name: part for info, part in zip(infos, parts, strict=True)}
+
+    def write(path: Path, metadata: Mapping[str, str]) -> None:
+        with write_errors():
+            save_file(tensors, path, dict(metadata))
+
+    publish_packed(store, digest, infos, write)
+
+
+class Shelf:
+    """Holds ``slab``, whose slots are the places, and by place what an adapter has next to its factors there.
+
+    With ``whole`` there is a whole model to compose that onto; without one it is refused. Where memory is the device,
+    a place can be a slot as well: it is free when neither tier keeps it.
+    """
+
+    def __init__(self, slab: Slots, base: BaseModel, store: Store | None, *, whole: bool) -> None:
+        self.slab, self._base, self._store, self._whole = slab, base, store, whole
+        self._beside: dict[int, dict[str, Beside]] = {}
+        self._keepers: Counter[int] = Counter()
+        self._lock = threading.Lock()
+        self._unpacked: set[str] = set()
+
+    def weigh(self, job: Job) -> int:
+        """What it will take, in bytes, from its header alone: a place, and what there is beside."""
+        extra = beside_bytes(job.adapter, self._base, self.slab.dtype) if self._whole else 0
+        return self.slab.slot_bytes + extra
+
+    def scalings(self, job: Job) -> dict[str, float]:
+        """The modules that will have factors, with their scaling. Raises ``Refused`` for what cannot be composed."""
+        return scalings(job.adapter, self._base, whole=self._whole)
+
+    def check(self, job: Job, weights: BaseWeights) -> dict[str, float]:
+        """Its ``scalings``; raises, before anything makes room for it, what is known without reading its factors."""
+        scaling = self.scalings(job)
+        self.slab.check(job.adapter.name, shapes_of(job.adapter, scaling))
+        refuse_changed_copies(job.directory, job.adapter, self._base, weights)
+        return scaling
+
+    def put(self, job: Job) -> int:
+        """Read an adapter, which passed ``check``, into a free place and give its number; raises as ``load_into``."""
+        scaling = self.scalings(job)
+        beside = read_beside(job.directory, job.adapter, self._base, self.slab.dtype) if self._whole else {}
+        place = self._from_files(
+            job, scaling, lambda folder, at: load_into(self.slab, folder, job.adapter, scaling, at)
+        )
+        self._beside[place] = beside
+        self.keep(place)
+        return place
+
+    def beside(self, place: int) -> dict[str, Beside]:
+        """What the adapter there has next to its factors, by module path."""
+        return self._beside[place]
+
+    def keep(self, place: int) -> None:
+        """Somebody more needs what is there."""
+        with self._lock:
+            self._keepers[place] += 1
+
+    def let_go(self, place: int) -> None:
+        """One of those does not any more; after the last of them the place is free."""
+        with self._lock:
+            self._keepers[place] -= 1
+            if not self._keepers[place]:
+                del self._keepers[place], self._beside[place]
+                self.slab.clear(place)
+
+    def weights(self, job: Job) -> LoraWeights:
+        """The adapter's factors as its files have them, read on their own: what a slot is held against."""
+        scaling = self.scalings(job)
+        return self._from_files(job, scaling, lambda folder, at: read_weights(folder, job.adapter, scaling, at))
+
+    def is_unpacked(self, job: Job) -> bool:
+        """Whether it was read from its own files, and is worth packing."""
+        return self._store is not None and job.key in self._unpacked
+
+    def pack(self, job: Job, weights: LoraWeights | None = None) -> None:
+        """Pack what was read from its snapshot. It is for the next time, so no load waits for it."""
+        self._unpacked.discard(job.key)
+        assert self._store is not None
+        pack(self._store, job.digest, job.adapter, weights or self.weights(job))
+
+    def _from_files(self, job: Job, modules: Iterable[str], read: Callable[[Path, Placed | None], T]) -> T:
+        """What ``read`` makes of the folder of the packed file, where there is one, else of the adapter's own."""
+        if self._store is not None and job.digest:
+            packed = packed_infos(self._store, job.digest, job.adapter, modules)
+            if packed is not None:
+                with suppress(Corrupt, MachineError):  # somebody took it away meanwhile
+                    return read(packed_file(self._store, job.digest).parent, packed)
+            self._unpacked.add(job.key)
+        return read(job.directory, None)

@@ -1,0 +1,80 @@
+"""How much memory there is for a plan: refused before it is taken, with the bytes that it is short of."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from lora_cli.errors import MachineError
+from lora_cli.runtime.lora_slots import Slots, storage_bytes
+from lora_cli.runtime.plan import Limits, Plan
+from lora_cli.store.tmpfs_tier import free_memory
+
+HINT = "lower --max-loras, --max-cpu-loras or --max-lora-rank"
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Bytes that can be taken on ``device`` now; None if the machine does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return free_memory()
+
+
+def refuse_if_short(what: str, needed: int, available: int | None, hint: str) -> None:
+    """Raises ``MachineError`` when ``needed`` bytes are more than ``available`` (None: unknown, so try)."""
+    if available is not None and needed > available:
+        raise MachineError(
+            f"{what} need {needed} bytes, but {available} are free: {needed - available} too few", hint=hint
+        )
+
+
+@contextmanager
+def out_of_memory() -> Iterator[None]:
+    """What the device or the machine has no room for within the block is a ``MachineError``."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise MachineError("out of memory", hint="lower --max-loras, --max-cpu-loras or --max-lora-rank") from error
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error):
+            raise
+        raise MachineError("out of memory", hint="lower --max-loras or --max-cpu-loras") from error
+
+
+def storage(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[Slots, Slots, int]:
+    """The slots, the storage of memory's places, and how many places those are, all of it taken now.
+
+    On a CPU both are one storage, with room for what is in a slot and in no place any more. Without an explicit
+    ``max_cpu_loras`` there are as many places as fit into half of what the slots leave free.
+
+    Raises:
+        MachineError: there is no room for them, with the bytes that they are short of.
+    """
+    modules, rank, loras = (
+        {path: plan.base.modules[path] for path in plan.modules},
+        plan.limits.max_lora_rank,
+        plan.limits.max_loras,
+    )
+    on_cpu, slots = device.type == "cpu", f"{loras} slots of rank {rank}"
+    one, free = storage_bytes(modules, 1, rank, dtype), available_bytes(torch.device("cpu"))
+    places = _places(plan.limits, one, None if free is None else free - on_cpu * loras * one)
+    what = f"{places} places in memory{f' and {slots}' * on_cpu}"
+    refuse_if_short(what, (places + on_cpu * loras) * one, free, HINT)
+    if on_cpu:
+        both = Slots(modules, places + loras, rank, dtype=dtype)
+        return both, both, places
+    refuse_if_short(slots, loras * one, available_bytes(device), HINT)
+    slab = Slots(modules, places, rank, dtype=dtype, one_piece=True)
+    return Slots(modules, loras, rank, dtype=dtype, device=device, one_piece=True), slab, places
+
+
+def _places(limits: Limits, one: int, free: int | None) -> int:
+    """How many adapters memory has places for; each takes ``one`` bytes, and ``free`` are left next to the slots."""
+    places = limits.max_cpu_loras
+    if limits.max_cpu_bytes is not None:
+        refuse_if_short(f"a place of rank {limits.max_lora_rank} in memory", one, limits.max_cpu_bytes, HINT)
+        places = min(places, limits.max_cpu_bytes // max(one, 1))
+    if limits.fewer_places and free is not None:
+        # The other half is for proofs, the base's weights and copies in memory (--tier).
+        places = min(places, max(1, free // 2 // max(one, 1)))
+    return places

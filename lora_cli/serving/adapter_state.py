@@ -1,0 +1,165 @@
+"""A server's adapters by name: their state, recent errors, and counters."""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+
+from lora_cli.core.adapter_request import Item
+from lora_cli.core.did_you_mean import nearest
+from lora_cli.core.results import LoadReport
+from lora_cli.errors import NotFound, UsageError
+from lora_cli.runtime.messages import Job
+from lora_cli.runtime.plan import Needs
+
+STATUS: Mapping[int, tuple[int, str]] = {
+    1: (422, "UnprocessableEntityError"),
+    2: (400, "BadRequestError"),
+    3: (404, "NotFoundError"),
+    4: (503, "ServiceUnavailableError"),
+    5: (502, "BadGatewayError"),
+    6: (503, "ServiceUnavailableError"),
+}
+"""HTTP status and vLLM's name of it by the exit code that the error would end a command with."""
+
+FIRST_S, LONGEST_S = 1.0, 300.0
+"""An adapter that failed is tried again after 1 s, then 2, 4, … 300 s."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Backoff:
+    """Why an adapter could not be had ``failures`` times in a row, and when (``time.monotonic``) it is tried again."""
+
+    failure: LoadReport | None = None
+    failures: int = 0
+    retry_at: float = 0.0
+
+    def tried(self, report: LoadReport) -> None:
+        """Remember whether a try failed."""
+        if not report.error:
+            self.failure, self.failures, self.retry_at = None, 0, 0.0
+            return
+        wait_s = min(FIRST_S * 2.0 ** min(self.failures, 30), LONGEST_S)
+        self.failure, self.failures, self.retry_at = report, self.failures + 1, monotonic() + wait_s
+
+    @property
+    def retry_in_s(self) -> float:
+        """Seconds until it may be tried again; 0 when it may be now."""
+        return max(0.0, self.retry_at - monotonic())
+
+
+@dataclass(slots=True)
+class Entry(Backoff):
+    """One adapter: what was asked for, and what came of it.
+
+    ``by_client`` says that a client named it: then each fetch checks that it may. ``job`` is it on this disk,
+    validated, and ``needs`` what it needs of the slots. ``report`` is its last load's, ``proved_by`` the number of the
+    child that proved it (``WarmProcess.starts``; 0: none), ``worked`` whether any ever did. ``remote`` says that its
+    bytes came from their origin when it was brought. ``last_used`` is in seconds since 1970. ``loading`` is its last
+    load for a request.
+    """
+
+    item: Item
+    by_client: bool = False
+    job: Job | None = None
+    needs: Needs | None = None
+    report: LoadReport | None = None
+    proved_by: int = 0
+    worked: bool = False
+    remote: bool = False
+    requests: int = 0
+    last_used: float | None = None
+    loading: "asyncio.Task[LoadReport] | None" = None
+
+
+LONGEST_NAME = 100
+"""Characters of a name that a client made up, in what it is answered."""
+
+MOST = 100_000
+
+MOST_SUGGESTED, LONGEST_SUGGESTED = 200, 64
+"""Among more names, or longer ones, none is suggested for an unknown one: comparing takes time for each of them."""
+
+
+def shortened(name: str) -> str:
+    """A name that a client made up, as it is shown to it."""
+    return name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME] + "…"
+
+
+class Entries:
+    """Holds an entry for each name, in the order in which they became known."""
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._entries = {item.name: Entry(item) for item in items}
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        """All of them, as they are now."""
+        return iter(list(self._entries.values()))
+
+    def of(self, name: str) -> Entry:
+        """What is known of one. Raises ``NotFound``."""
+        entry = self._entries.get(name)
+        if entry is None:
+            close = nearest(name, self._suggested())
+            raise NotFound(f"there is no adapter {shortened(name)}", hint=f"did you mean {close}?" if close else "")
+        return entry
+
+    def add(self, item: Item) -> Entry:
+        """One that a client named. One of that name and source stays as it is.
+
+        Raises:
+            UsageError: there is another one of that name; or there are too many.
+        """
+        known = self._entries.get(item.name)
+        if known is None and len(self._entries) >= MOST:
+            raise UsageError(f"there are already {MOST} adapters", hint="unload some")
+        if known is not None and str(known.item.source) != str(item.source):
+            raise UsageError(
+                f"the adapter {item.name} is already loaded from elsewhere", hint='"load_inplace": true replaces it'
+            )
+        return self._entries.setdefault(item.name, Entry(item, by_client=True))
+
+    def put(self, entry: Entry) -> Entry | None:
+        """Have ``entry`` under its name; gives the one that had it before."""
+        before = self._entries.get(entry.item.name)
+        self._entries[entry.item.name] = entry
+        return before
+
+    def remove(self, name: str) -> Entry:
+        """Forget one, and give it. Raises ``NotFound``."""
+        return self._entries.pop(self.of(name).item.name)
+
+    def drop(self, entry: Entry) -> None:
+        """Forget ``entry``, unless another one has its name by now."""
+        if self._entries.get(entry.item.name) is entry:
+            del self._entries[entry.item.name]
+
+    def _suggested(self) -> list[str]:
+        few = self._entries if len(self._entries) <= MOST_SUGGESTED else ()
+        return [name for name in few if len(name) <= LONGEST_SUGGESTED]
+
+
+@dataclass(slots=True)
+class Counters:
+    """Sums since the server began: requests by tier, loads with their bytes and seconds by stage, failures by stage."""
+
+    requests: Counter[str] = field(default_factory=Counter)
+    loads: int = 0
+    load_bytes: int = 0
+    stage_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    failures: Counter[str] = field(default_factory=Counter)
+
+    def load(self, report: LoadReport) -> None:
+        """One load, with the seconds of each stage; or the stage where it failed."""
+        for stage, ms in report.stage_ms.items():
+            self.stage_s[stage] += ms / 1e3
+        if report.error:
+            self.failures[report.stage or "load"] += 1
+        else:
+            self.loads += 1
+            self.load_bytes += report.bytes

@@ -1,0 +1,106 @@
+"""How errors and adapters look to a client: vLLM's error object, our own description of an adapter, and long lists."""
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import fields
+from typing import Any, Literal
+
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from lora_cli.core.results import LoadReport
+from lora_cli.errors import ERRORS, LoraCliError
+from lora_cli.runtime.messages import Holdings
+from lora_cli.serving.adapter_state import Entry
+from lora_cli.serving.status_report import AdapterStatus
+
+MODEL_FIELDS = {"object": "model", "owned_by": "lora-cli"}
+
+
+class Json(JSONResponse):
+    """A JSON answer, of any text: half a surrogate pair, which UTF-8 does not have, becomes ``?``."""
+
+    def render(self, content: Any) -> bytes:
+        """Its bytes."""
+        return encoded(content)
+
+
+def encoded(value: object) -> bytes:
+    """``value`` as JSON; a dataclass is its fields."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_fields)
+    return text.encode("utf-8", "replace")
+
+
+def _fields(value: Any) -> dict[str, object]:
+    return {field.name: getattr(value, field.name) for field in fields(value)}
+
+
+def error_body(message: str, status: int, kind: str, hint: str = "") -> dict[str, Any]:
+    """An error as vLLM and OpenAI write it; the hint is part of the message, which is all that clients show."""
+    text = f"{message} ({hint})" if hint else message
+    return {"error": {"message": text, "type": kind, "param": None, "code": status}}
+
+
+def error_of(report: LoadReport) -> LoraCliError:
+    """The error of a failed report, with the stage in front."""
+    kind = ERRORS.get(report.exit_code, LoraCliError)
+    where = f" at {report.stage}" if report.stage else ""
+    return kind(f"{report.name} cannot be served: it failed{where}: {report.error}", hint=report.hint)
+
+
+Tiers = Mapping[str, Literal["gpu", "cpu"]]
+"""Where adapters are now, by key."""
+
+
+def tiers_of(holdings: Holdings | None) -> Tiers:
+    """Made once for all that are described."""
+    return {} if holdings is None else {**dict.fromkeys(holdings.cpu, "cpu"), **dict.fromkeys(holdings.gpu, "gpu")}
+
+
+def described(entry: Entry, tiers: Tiers, *, proved: bool) -> AdapterStatus:
+    """One adapter, as ``GET /v1/adapters`` lists it."""
+    name, job = entry.item.name, entry.job
+    report, failed = entry.report or LoadReport(name), entry.failure or LoadReport(name)
+    worst = report.proof.worst.error if report.proof is not None and report.proof.worst is not None else None
+    return AdapterStatus(
+        name=name,
+        source=str(entry.item.source),
+        digest=job.digest if job is not None else "",
+        tier=tiers.get(job.key, "disk") if job is not None else "remote",
+        pinned=entry.item.pinned,
+        rank=report.rank,
+        bytes=report.bytes,
+        applied=report.applied,
+        copied_to=report.copied_to,
+        requests=entry.requests,
+        last_used=entry.last_used,
+        proved=proved,
+        worst_error=worst if worst is not None and math.isfinite(worst) else None,
+        stage_ms=dict(report.stage_ms),
+        error=failed.error,
+        hint=failed.hint,
+        stage=failed.stage,
+        failures=entry.failures,
+        retry_in_s=round(entry.retry_in_s, 3),
+    )
+
+
+PIECE_BYTES = 1 << 15
+"""How much is written at once: about a millisecond of work."""
+
+
+def listed(head: Mapping[str, Any], key: str, values: Iterable[object]) -> Response:
+    """A JSON object: what ``head`` says, and under ``key`` the list of ``values``, which are made as they are sent."""
+    return StreamingResponse(_pieces(head, key, values), media_type="application/json")
+
+
+async def _pieces(head: Mapping[str, Any], key: str, values: Iterable[object]) -> AsyncIterator[bytes]:
+    piece = bytearray(encoded({**head, key: []})[:-2])
+    for number, value in enumerate(values):
+        piece += b"," * bool(number) + encoded(value)
+        if len(piece) >= PIECE_BYTES:
+            yield bytes(piece)
+            piece.clear()
+            await asyncio.sleep(0)
+    yield bytes(piece) + b"]}"

@@ -1,0 +1,479 @@
+"""Google Cloud Storage and Azure, read through obstore.
+
+obstore follows redirects, and cannot be told not to: it asks the providers' own servers, and those that the operator
+named. It waits for as long as a server sends anything, so it is asked in threads, which are never joined.
+"""
+
+import os
+import queue
+import re
+import threading
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+
+from lora_cli import __version__
+from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.errors import Changed, Corrupt, LoraCliError, MachineError, Refused, UsageError
+from lora_cli.settings import Settings
+from lora_cli.sources import NoRanges
+from lora_cli.sources.credentials import (
+    GOOGLE,
+    GOOGLE_FILE,
+    CloudAccount,
+    azure_account,
+    find_azure_account,
+    find_google_account,
+)
+from lora_cli.sources.http import AGAIN, FAR, host, trimmed
+from lora_cli.sources.object_store import (
+    NETWORK,
+    PAGE,
+    Answered,
+    Asker,
+    Bucket,
+    Entry,
+    ObjectSource,
+    Page,
+    Words,
+    object_key,
+    version_of,
+)
+from lora_cli.sources.operator_trust import trust_of
+from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, from_status, printable, steady
+
+if TYPE_CHECKING:
+    from obstore import GetOptions, GetResult, ObjectMeta
+    from obstore.store import ObjectStore
+
+    from lora_cli.core.reference import AdapterRef
+    from lora_cli.documents.manifest import SourceRule
+
+BUSY = (408, 429, 503)
+"""The answers that may say when to come back."""
+
+FRESH_S = 1.0
+"""How long all ranges in flight share one answer: a busy server is not asked by each of them."""
+
+Headers = Mapping[str, str]
+
+
+class Busy(Transient):
+    """A server that answered with one of ``BUSY`` to a request of obstore's."""
+
+    def __init__(self, failure: Transient, status: int) -> None:
+        super().__init__(failure.reason, hint=failure.hint)
+        self.status = status
+
+
+class Wishes:
+    """What the server of one bucket asks for; a busy server says so to every client. Threads share it."""
+
+    def __init__(self, server: str, url: str, timeout_s: float) -> None:
+        self._server, self._url, self._timeout_s = server, url, timeout_s
+        self._headers: Headers = {}
+        self._until = 0.0
+        self._lock = threading.Lock()
+
+    def of(self, failure: Transient) -> Transient:
+        """``failure`` with the time to wait in it, when there is one."""
+        if not isinstance(failure, Busy):
+            return failure
+        with self._lock:
+            if time.monotonic() >= self._until:
+                self._headers = self._ask()
+                self._until = time.monotonic() + FRESH_S
+            return from_status(self._server, failure.status, self._headers)
+
+    def _ask(self) -> Headers:
+        from lora_cli.sources.http_transport import send
+
+        try:
+            with closing(send(self._url, {}, self._timeout_s, method="HEAD")) as response:
+                return response.headers if response.status in BUSY else {}
+        except (Transient, LoraCliError):
+            return {}
+
+
+_STATUS = re.compile(r"Server returned (?:non-2xx status code|error response): (\d{3})")
+_CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,64})</Code>")
+_MESSAGE = re.compile(r"<Message>([^<\n]{1,200})")
+# The names of these errors are obstore's; those of Python are raised as they are.
+_STATUS_OF = {
+    "FileNotFoundError": 404,
+    "NotFoundError": 404,
+    "PreconditionError": 412,
+    "PermissionDeniedError": 403,
+    "UnauthenticatedError": 401,
+}
+
+
+def meaning(error: Exception, server: str, timeout_s: float) -> Answered | Transient:
+    """An error that obstore raised, in our words."""
+    told, _, cause = str(error).partition("\n\nDebug source:")
+    found = _STATUS.search(told)
+    status = int(found[1]) if found else _STATUS_OF.get(type(error).__name__, 0)
+    if "External" in told and "credential provider" in told:
+        # Whoever gives out tokens, and not the store: when it is not there or says no, no other try helps.
+        return Answered(401, "NoToken")
+    if "redirect without LOCATION" in told:
+        status = 301
+    if "invalid path" in told:
+        return Answered(200, "InvalidPath")
+    if not status:
+        return _of_the_network(told, cause, server, timeout_s)
+    if status in (408, 429) or status >= 500:
+        said = from_status(server, status, {})
+        return Busy(said, status) if status in BUSY else said
+    code, message = _CODE.search(told), _MESSAGE.search(told)
+    return Answered(status, code[1] if code else "", printable(message[1]) if message else "")
+
+
+def _of_the_network(told: str, cause: str, server: str, timeout_s: float) -> Transient:
+    """Why there was no answer. obstore says it only in how it prints the chain of its causes."""
+    meanings = (
+        (r"invalid peer certificate|InvalidCertificate", f"the certificate of {server} is not trusted", _TRUST),
+        (r"dns error|failed to lookup", f"no connection to {server}: unknown host", NETWORK),
+        (r"ConnectionRefused", f"no connection to {server}: it was refused", NETWORK),
+        (r"TimedOut|timed out|kind: Timeout", f"{server} was silent for {timeout_s:g} s", ""),
+        (r"kind: Connect", f"no connection to {server}", NETWORK),
+        (r"hyper::Error\(\s*Parse\(", f"{server} did not send an HTTP response", NETWORK),
+        (r"IncompleteMessage|UnexpectedEof|ConnectionReset|BrokenPipe|kind: Decode|kind: Body|kind: Interrupted",
+         f"the connection to {server} was cut", ""),
+        (r"invalid XML|got invalid list|DeError|list response", f"{server} sent no listing", NETWORK),
+    )  # fmt: skip
+    text = f"{told}\n{cause}"
+    for pattern, reason, hint in meanings:
+        if re.search(pattern, text):
+            return Transient(reason, hint=hint or "try again later", final=hint is _TRUST)
+    return Transient(f"communication with {server} failed: {printable(told.splitlines()[0] if told else '')}")
+
+
+_TRUST = "set SSL_CERT_FILE to the certificates to trust"
+
+
+CHUNK = 1 << 20
+PIECE = 256 * 1024
+T = TypeVar("T")
+
+
+class _Ended(NamedTuple):
+    """The end of what a thread reads, and the error that ended it."""
+
+    error: Exception | None
+
+
+class ObstoreBucket(Bucket):
+    """A bucket of obstore's. A forked process must not use it: obstore's threads do not follow into the child."""
+
+    def __init__(self, store: "ObjectStore", asker: Asker, wishes: Wishes, timeout_s: float) -> None:
+        """``wishes`` are what its server asks for when it is busy; it may be silent for ``timeout_s``."""
+        self.asker = asker
+        self._store, self._wishes, self._timeout_s = store, wishes, timeout_s
+        self._piece_bytes = PIECE
+
+    def pages(self, prefix: str) -> Iterator[Page]:
+        """As every bucket."""
+        import obstore
+
+        # The request itself has a limit of nearly the same length: it is told first, if it is the reason.
+        found = _in_a_thread(obstore.list(self._store, prefix or None, chunk_size=PAGE), self._timeout_s + 1)
+        try:
+            for page in found:
+                yield Page([Entry(one["path"], one["size"], _version(one)) for one in page], last=len(page) < PAGE)
+        except queue.Empty:
+            raise Transient(f"{self.server} listed nothing for {self._timeout_s:g} s") from None
+        except Exception as error:
+            raise meaning(error, self.server, self._timeout_s) from error
+        yield Page([], last=True)
+
+    def has(self, key: str) -> bool:
+        """As every bucket."""
+        import obstore
+        from obstore.exceptions import BaseError
+
+        try:
+            return bool(obstore.head(self._store, key)["e_tag"])
+        except (BaseError, OSError):  # whatever it is, there is none to be had
+            return False
+
+    def wished(self, failure: Transient) -> Transient:
+        """As every bucket: obstore does not report how long a server asks to wait, so that is asked."""
+        return self._wishes.of(failure)
+
+    def stream(
+        self, ref: "AdapterRef", file: RemoteFile, start: int, end: int, note: Callable[[str], None], *, rest: bool
+    ) -> Iterator[bytes]:
+        """Bytes ``start`` to ``end`` of a file's object, checked to be of the version and range that were asked for.
+
+        ``note`` is called with what the object's metadata says of its sha256, "" for nothing. With ``rest`` they are
+        the rest of the file, for which a server that knows no ranges may send all of it.
+
+        Raises:
+            Transient: network or server; also that the bytes break off, are silent, or trickle.
+            Answered: an answer that another try would not change.
+            Changed: the object is another version.
+            Corrupt: another range was sent.
+            NoRanges: all was sent, and what is wanted is neither near its beginning nor the ``rest``.
+        """
+        what = f"{ref}: {file.path}"
+        try:
+            answer = _ask(self._store, object_key(ref, file), file, start, end, rest=rest)
+            skip = start - _check_version(answer, file, (start, end), what)
+            note(str(answer.attributes.get("sha256", "")))
+            for piece in trimmed(self._body(answer), skip, end - start, what, exact=False):
+                for offset in range(0, len(piece), CHUNK):
+                    yield piece[offset : offset + CHUNK]
+        except (LoraCliError, Transient):
+            raise
+        except Exception as error:
+            raise meaning(error, self.server, self._timeout_s) from error
+
+    def _body(self, answer: "GetResult") -> Iterator[bytes]:
+        """The answer in pieces of at least 256 KiB; once a stream broke, as they come, so that no byte is lost.
+
+        Raises:
+            Transient: it trickles at less than 1 KiB/s over the timeout, or at less than a piece.
+        """
+        pieces = (bytes(piece) for piece in answer.stream(min_chunk_size=self._piece_bytes))
+        try:
+            yield from steady(_in_a_thread(pieces, self._timeout_s + 1), self.server, self._timeout_s)
+        except queue.Empty:
+            self._piece_bytes = 1
+            said = f"{self.server} sent less than {PIECE >> 10} KiB in {self._timeout_s:g} s"
+            raise Transient(said, slow=True) from None
+        except Exception:
+            self._piece_bytes = 1
+            raise
+
+
+class ObjectStoreSource(ObjectSource[ObstoreBucket]):
+    """Buckets that obstore opens. Credentials are looked for when the first bucket of an account is opened.
+
+    ``variables`` is how the names of those begin that obstore reads.
+    """
+
+    scheme: ClassVar[str]
+    variables: ClassVar[str]
+
+    def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
+        """Opens no connection and looks for no credentials yet; ``rule`` says whose are used, and where."""
+        super().__init__(settings)
+        self._rule = rule
+        self._accounts: dict[str, CloudAccount] = {}
+        self._process = os.getpid()
+
+    @abstractmethod
+    def _account(self, name: str) -> CloudAccount:
+        """Who asks for the bucket ``name``, and where; an account is looked for once."""
+
+    @abstractmethod
+    def _store(self, name: str, account: CloudAccount, **how: Any) -> "ObjectStore":
+        """Obstore's own bucket."""
+
+    def _bucket(self, ref: "AdapterRef") -> ObstoreBucket:
+        if os.getpid() != self._process:
+            # obstore's threads do not follow into a child, which would wait for them for ever.
+            raise MachineError(f"{ref}: {ref.scheme}:// cannot be read in a forked process", hint="start a new process")
+        return super()._bucket(ref)
+
+    def _stream(
+        self, bucket: ObstoreBucket, revision: Revision, file: RemoteFile, start: int, end: int, *, rest: bool
+    ) -> Iterator[bytes]:
+        def note(said: str) -> None:
+            self._note(revision, file, said)
+
+        return bucket.stream(revision.ref, file, start, end, note, rest=rest)
+
+    def _open(self, name: str) -> ObstoreBucket:
+        from obstore.exceptions import BaseError
+
+        account, timeout_s = self._account(name), self._settings.timeout_s
+        server = "Google Cloud Storage" if account.endpoint == GOOGLE else host(account.endpoint)
+        if not account.is_at_provider and any(policy.allow_hosts is not None for policy in self._settings.policies):
+            hint = f"unset {self.words.endpoint}, or remove the policy's allow_hosts"
+            raise Refused(
+                f"{self.scheme}://{name}: policy allow_hosts: {server} could redirect to any host, and obstore follows",
+                hint=hint,
+            )
+        try:
+            store = self._store(
+                name,
+                account,
+                credential_provider=account.provider,
+                skip_signature=account.provider is None,
+                retry_config={"max_retries": 0, "retry_timeout": timedelta(0)},
+                client_options={
+                    "allow_http": account.endpoint.lower().startswith("http://"),
+                    # The longest time of a whole answer; how long it is silent is what counts.
+                    "timeout": timedelta(days=7),
+                    "read_timeout": timedelta(seconds=timeout_s),
+                    "connect_timeout": timedelta(seconds=min(timeout_s, CONNECT_TIMEOUT_S)),
+                    "user_agent": f"lora-cli/{__version__}",
+                },
+            )
+        except (BaseError, ValueError) as error:
+            raise UsageError(
+                f"{self.scheme}://{name} cannot be opened with the credentials from {account.found_in} "
+                f"({type(error).__name__})",
+                hint=f"check the {self.variables} variables, which obstore also reads",
+            ) from error
+        wishes = Wishes(server, f"{account.endpoint}/{name.partition('@')[0]}", timeout_s)
+        return ObstoreBucket(store, Asker(name, server, account.found_in), wishes, timeout_s)
+
+
+_GOOGLE_REFUSED = ("does not accept the credentials from {}", "renew them: `gcloud auth application-default login`")
+
+
+class GoogleStorage(ObjectStoreSource):
+    """Buckets of Google Cloud Storage, and of every server that speaks its XML API."""
+
+    scheme, variables = "gs", "GOOGLE_"
+    words = Words(
+        endpoint="STORAGE_EMULATOR_HOST",
+        region="the region",
+        anonymous="unset GOOGLE_SKIP_SIGNATURE",
+        rights="storage.objects.list and storage.objects.get on {0}: the role Storage Object Viewer",
+        credentials={
+            "InvalidAuthentication": _GOOGLE_REFUSED,
+            "AuthenticationRequired": _GOOGLE_REFUSED,
+            "NoToken": (
+                "could not get a token with the credentials from {}",
+                f"run `gcloud auth application-default login`, or set {GOOGLE_FILE}",
+            ),
+        },
+    )
+
+    def _account(self, name: str) -> CloudAccount:
+        if not self._accounts:
+            self._accounts[""] = find_google_account(os.environ, self._rule, trust_of(self._settings))
+        return self._accounts[""]
+
+    def _store(self, name: str, account: CloudAccount, **how: Any) -> "ObjectStore":
+        from obstore.store import GCSStore
+
+        return GCSStore(name, base_url=account.endpoint, **how)
+
+
+_AZURE_REFUSED = (
+    "does not accept the credentials from {}",
+    "check which account they are for, and whether they have expired",
+)
+_NOT_PUBLIC = ("denies access without credentials", "unset AZURE_SKIP_SIGNATURE, and set credentials")
+
+
+class AzureStorage(ObjectStoreSource):
+    """Containers of Azure Blob Storage and Data Lake Storage."""
+
+    scheme, variables = "az", "AZURE_"
+    words = Words(
+        endpoint="AZURE_STORAGE_ENDPOINT",
+        region="the region",
+        anonymous="unset AZURE_SKIP_SIGNATURE",
+        rights="the role Storage Blob Data Reader on {0}",
+        credentials={
+            "AuthenticationFailed": _AZURE_REFUSED,
+            "InvalidAuthenticationInfo": _AZURE_REFUSED,
+            "PublicAccessNotPermitted": _NOT_PUBLIC,
+            "NoToken": (
+                "was not asked: the credentials from {} cannot be used",
+                "run `az login`, or check AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
+            ),
+        },
+        bucket="container",
+    )
+
+    def _account(self, name: str) -> CloudAccount:
+        account = azure_account(name, os.environ)
+        if account not in self._accounts:
+            self._accounts[account] = find_azure_account(name, os.environ, self._rule, trust_of(self._settings))
+        return self._accounts[account]
+
+    def _store(self, name: str, account: CloudAccount, **how: Any) -> "ObjectStore":
+        from obstore.store import AzureStore
+
+        return AzureStore(
+            name.partition("@")[0],
+            account_name=azure_account(name, os.environ),
+            endpoint=account.endpoint,
+            use_emulator=False,
+            use_fabric_endpoint=False,
+            **how,
+        )
+
+
+def _ask(store: "ObjectStore", key: str, file: RemoteFile, start: int, end: int, *, rest: bool = True) -> "GetResult":
+    """The answer to one request: the range, or all of it from a server that does not know ranges.
+
+    Raises:
+        NoRanges: it does not, and the range is neither near the beginning nor the ``rest`` of the file.
+    """
+    import obstore
+
+    options: GetOptions = {}
+    kind, _, etag = file.version.partition(":")
+    if kind == "etag":
+        options["if_match"] = f'"{etag}"'
+    if (start, end) == (0, file.size):
+        return obstore.get(store, key, options=options)
+    try:
+        return obstore.get(store, key, options={**options, "range": (start, end)})
+    except obstore.exceptions.GenericError as error:
+        if "non-partial response" not in str(error):
+            raise
+        if not rest and start >= FAR:
+            hint = "fetch it: lora-cli fetch can read it as one stream"
+            raise NoRanges(f"{key}: its server only sends whole files", hint=hint) from error
+        return obstore.get(store, key, options=options)
+
+
+def _version(meta: "ObjectMeta") -> str:
+    return version_of(meta["e_tag"] or "", meta["last_modified"])
+
+
+def _check_version(answer: "GetResult", file: RemoteFile, wanted: tuple[int, int], what: str) -> int:
+    """Where the answer starts, once it is of the version that was listed: some servers ignore the condition.
+
+    Raises:
+        Corrupt: it is of another version, or of another range than was asked for.
+    """
+    if _version(answer.meta) != file.version or answer.meta["size"] != file.size:
+        raise Changed(f"{what}: it was overwritten after it was listed", hint=AGAIN)
+    start, stop = answer.range
+    if (start, stop) not in (wanted, (0, file.size)):
+        raise Corrupt(f"{what}: bytes {wanted[0]} to {wanted[1]} were requested, but the server sent others")
+    return start
+
+
+def _in_a_thread(items: Iterable[T], longest_s: float) -> Iterator[T]:
+    """``items``, asked for in a thread, a few ahead of the reader; each must come within ``longest_s``.
+
+    Raises:
+        queue.Empty: one does not. Nobody waits for the thread then.
+    """
+    found: queue.Queue[T | _Ended] = queue.Queue(maxsize=2)
+    left = threading.Event()
+
+    def ask() -> None:
+        try:
+            for item in items:
+                found.put(item)
+                if left.is_set():
+                    return
+            found.put(_Ended(None))
+        except BaseException as error:  # noqa: BLE001 - a panic of the library is none of Python's usual errors
+            found.put(_Ended(error if isinstance(error, Exception) else RuntimeError(type(error).__name__)))
+
+    threading.Thread(target=ask, name="obstore", daemon=True).start()
+    try:
+        while not isinstance(item := found.get(timeout=longest_s), _Ended):
+            yield item
+        if item.error is not None:
+            raise item.error
+    finally:
+        left.set()
+        with suppress(queue.Empty):
+            found.get_nowait()

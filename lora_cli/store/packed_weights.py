@@ -1,0 +1,134 @@
+"""Packed weights: an adapter's factors once more, in one safetensors file and apart from all else that it has.
+
+``packed/<snapshot digest>/factors.safetensors``, published by one rename. Never the only copy: what is missing, or is
+not as it was published, is created again from the snapshot. Its modification time is that of blobs; with another one it
+was touched, and is not served.
+"""
+
+import json
+import os
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lora_cli.core.safetensors import Header, TensorInfo, header_length, parse_header
+from lora_cli.errors import FormatError
+from lora_cli.store import Store
+from lora_cli.store.atomic_swap import clear, discard, put
+from lora_cli.store.blobs import MODE, STAMP_NS
+from lora_cli.store.disk import make_folder, opened
+from lora_cli.store.inventory import entries
+from lora_cli.store.writer_ids import new_writer
+
+FILE = "factors.safetensors"
+FORMAT = "lora_cli/packed/4"
+CHUNK = 1 << 20
+
+Write = Callable[[Path, Mapping[str, str]], None]
+"""Writes the factors as a safetensors file with that metadata. Raises ``OSError``."""
+
+
+def packed_file(store: Store, digest: str) -> Path:
+    """Where the packed weights of that snapshot are, if they are here."""
+    return store.packed / digest / FILE
+
+
+def find_packed(store: Store, digest: str, wanted: Iterable[TensorInfo]) -> dict[str, TensorInfo] | None:
+    """Where in the packed file each of ``wanted``, as it is in the snapshot, is, by name.
+
+    None when it is not here as it was published.
+    """
+    header = _read_header(packed_file(store, digest), digest)
+    if header is None:
+        return None
+    found = {}
+    for info in wanted:
+        there = header.tensors.get(info.name)
+        if there is None or (there.dtype, there.shape) != (info.dtype, info.shape):
+            return None
+        found[info.name] = there
+    return found
+
+
+def publish_packed(store: Store, digest: str, factors: Iterable[TensorInfo], write: Write) -> bool:
+    """Packs ``factors``, as they are in the snapshot, by ``write``; what is there already is replaced whole.
+
+    False where this user may not write, or the disk is full: nothing needs it.
+    """
+    building = store.partials / digest / str(new_writer())
+    try:
+        make_folder(building)
+        sources = {one.name: [one.file, one.start, one.stop] for one in factors}
+        write(building / FILE, {"format": FORMAT, "snapshot": digest, "sources": json.dumps(sources)})
+        _finish(building / FILE)
+        store.packed.mkdir(parents=True, exist_ok=True)
+        if (old := put(building, store.packed / digest)) is not None:
+            clear(old)
+    except OSError:
+        return False
+    finally:
+        discard(building)
+    return True
+
+
+def packed_problem(store: Store, digest: str, directory: Path) -> str:
+    """What is wrong with the packed weights of ``digest``, each byte held against the snapshot; empty when all is well.
+
+    They are in ``directory``, which may have another name by now.
+    """
+    if directory.is_symlink() or [path.name for path in entries(directory)] != [FILE]:
+        return f"is not a folder with one {FILE}"
+    header = _read_header(directory / FILE, digest, touched=True)
+    if header is None:
+        return f"{FILE} differs from its published version"
+    try:
+        sources = json.loads(header.metadata["sources"])
+        for name, info in header.tensors.items():
+            if not _same(store.snapshot(digest), directory, info, sources[name]):
+                return f"{name} differs from the snapshot"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return f"{FILE} does not list where in the snapshot its tensors are"
+    return ""
+
+
+def _read_header(path: Path, digest: str, *, touched: bool = False) -> Header | None:
+    """The header of a packed file of that snapshot, of the right size and, unless it may be ``touched``, time."""
+    try:
+        with opened(path) as descriptor:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or (status.st_mtime_ns != STAMP_NS and not touched):
+                return None
+            length = header_length(os.pread(descriptor, 8, 0), status.st_size, FILE)
+            header = parse_header(os.pread(descriptor, length, 8), status.st_size, FILE)
+    except (OSError, FormatError):
+        return None
+    ours = (header.metadata.get("format"), header.metadata.get("snapshot")) == (FORMAT, digest)
+    return header if ours else None
+
+
+def _finish(path: Path) -> None:
+    """Mode and time as everything in the cache has them, on the disk."""
+    with opened(path) as descriptor:
+        os.fchmod(descriptor, MODE)
+        os.utime(descriptor, ns=(STAMP_NS, STAMP_NS))
+        os.fsync(descriptor)
+
+
+def _same(snapshot: Path, directory: Path, info: TensorInfo, source: Any) -> bool:
+    """Whether a tensor has the bytes that its ``source`` says it is from: a file of the snapshot, start and stop there.
+
+    Raises:
+        ValueError, TypeError: that is no such thing.
+    """
+    file, start, stop = source
+    if not (isinstance(file, str) and isinstance(start, int) and isinstance(stop, int)):
+        raise TypeError
+    if file not in {path.name for path in snapshot.iterdir()} or start < 0 or stop - start != info.nbytes:
+        return False
+    with opened(directory / FILE) as ours, opened(snapshot / file) as theirs:
+        return all(
+            os.pread(ours, count, info.start + at) == os.pread(theirs, count, start + at)
+            for at in range(0, info.nbytes, CHUNK)
+            for count in (min(CHUNK, info.nbytes - at),)
+        )

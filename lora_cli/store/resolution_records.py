@@ -1,0 +1,195 @@
+"""What references meant at an endpoint: one small file each under ``refs/``, replaced atomically."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lora_cli.core.reference import parse
+from lora_cli.core.snapshot import Blob
+from lora_cli.errors import MachineError, UsageError
+from lora_cli.store import Store
+from lora_cli.store.cachedir_tag import tag_cache
+from lora_cli.store.disk import is_read_only, on_disk, read_small, replace_file
+from lora_cli.store.snapshots import is_digest
+
+SCHEMA = "lora_cli/ref/2"
+LARGEST = 8_000_000
+TEXTS = ("ref", "selection", "revision", "snapshot", "endpoint", "access")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What one canonical reference meant when it was last fetched from ``endpoint``.
+
+    ``endpoint`` is the address of the server that was asked, "" for this machine (a folder, the Hub's own cache). What
+    one server said of a reference says nothing of another one's. ``selection`` says which files were wanted, empty for
+    the usual ones. ``identities`` has for each path what the origin said that distinguishes its versions (a digest, a
+    fingerprint), or "". ``access`` is the revision's: ``"public"``, ``"gated"``, ``"private"``, ``"local"`` or "" (not
+    known). ``used_s`` is when it was last used, in seconds since 1970.
+    """
+
+    ref: str
+    selection: str
+    revision: str
+    snapshot: str
+    files: Mapping[str, Blob]
+    identities: Mapping[str, str] = field(default_factory=dict)
+    endpoint: str = ""
+    access: str = ""
+    used_s: float = 0.0
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What it is found by: reference, selection, endpoint."""
+        return self.ref, self.selection, self.endpoint
+
+    @property
+    def server(self) -> str:
+        """Where it is from, for messages."""
+        return self.endpoint or "the cache of the Hub's own client"
+
+
+def record_path(store: Store, ref: str, selection: str = "", endpoint: str = "") -> Path:
+    """The file of one record: its name is a hash, because references hold what file names may not."""
+    name = hashlib.sha256(f"{ref}\n{selection}\n{endpoint}".encode(errors="surrogateescape")).hexdigest()
+    return store.refs / f"{name}.json"
+
+
+def read_record(store: Store, ref: str, selection: str = "", endpoint: str = "") -> Record | None:
+    """What ``ref`` meant at ``endpoint``, or None if unknown. A record that cannot be read counts as missing."""
+    record = _read(record_path(store, ref, selection, endpoint))
+    return record if record is not None and record.key == (ref, selection, endpoint) else None
+
+
+def all_records(store: Store) -> Iterator[Record]:
+    """Every record, in the order of the references."""
+    try:
+        paths = [path for path in store.refs.iterdir() if path.suffix == ".json" and not path.name.startswith(".")]
+    except OSError:
+        return
+    found = (_read(path) for path in paths)
+    yield from sorted((record for record in found if record), key=lambda record: record.key)
+
+
+def write_record(store: Store, record: Record) -> None:
+    """Notes what a reference meant. In a cache that may only be read, nothing is noted.
+
+    What is there already, word for word, is only touched.
+
+    Raises:
+        MachineError: this machine does not let us, for another reason.
+    """
+    path = record_path(store, *record.key)
+    files = {
+        name: {"sha256": blob.sha256, "size": blob.size, "identity": record.identities.get(name, "")}
+        for name, blob in record.files.items()
+    }
+    value = {"schema": SCHEMA, "files": files, **{name: getattr(record, name) for name in TEXTS}}
+    data = json.dumps(value, sort_keys=True).encode()
+    with on_disk("writing", path):
+        try:
+            tag_cache(store)
+            if read_small(path, LARGEST) != data or not _touched(path):
+                # What it speaks of is on the disk; when the power takes the record, its origin is asked again.
+                replace_file(path, data, durable=False)
+        except OSError as error:
+            if not is_read_only(error):
+                raise
+
+
+def forget_record(store: Store, record: Record) -> None:
+    """Removes the record of a reference.
+
+    Raises:
+        OSError: as it comes.
+    """
+    with suppress(FileNotFoundError):
+        record_path(store, *record.key).unlink()
+
+
+def mark_used(store: Store, record: Record) -> None:
+    """Sets when a record was last used to now, by the clock of the file system that all users share, if this user may.
+
+    A record that somebody removed meanwhile is written again: it is used, and so it stays.
+    """
+    with suppress(MachineError, OSError):
+        if not _touched(record_path(store, *record.key)):
+            write_record(store, record)
+
+
+def _touched(path: Path) -> bool:
+    """Whether the file is there and has the time of now; another user's file has to be replaced for that.
+
+    Raises:
+        OSError: the file system is read-only, or another fault of this machine.
+    """
+    try:
+        os.utime(path)
+    except (FileNotFoundError, PermissionError):
+        return False
+    return True
+
+
+def _read(path: Path) -> Record | None:
+    data = read_small(path, LARGEST)
+    if data is None:
+        return None
+    try:
+        return _parsed(json.loads(data), path.stat().st_mtime)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError):
+        return None
+
+
+def _parsed(value: Any, used_s: float) -> Record | None:
+    files = {name: Blob(entry["sha256"], entry["size"]) for name, entry in value["files"].items()}
+    identities = {name: entry["identity"] for name, entry in value["files"].items()}
+    texts = {name: value[name] for name in TEXTS}
+    sound = (
+        value["schema"] == SCHEMA
+        and all(isinstance(text, str) for text in (*texts.values(), *identities.values()))
+        and is_digest(value["snapshot"])
+        and all(is_digest(blob.sha256) and type(blob.size) is int for blob in files.values())
+    )
+    return Record(**texts, files=files, identities=identities, used_s=used_s) if sound else None
+
+
+def commit_of(record: Record) -> str:
+    """The commit that a server's word is about, with repository and folder; "" where there is none.
+
+    What was taken by a lock's digests alone is no server's word.
+    """
+    if not record.ref.startswith("hf://") or record.selection.startswith("locked "):
+        return ""
+    try:
+        ref = parse(record.ref, is_path=lambda _: False)
+    except UsageError:
+        return ""
+    return f"{ref.location}/{ref.subfolder}@{record.revision}"
+
+
+def contradicting(files: Mapping[str, Blob], records: Iterable[Record]) -> Iterator[tuple[Record, str]]:
+    """The records that have other bytes than ``files``, which a lock or a record has for the same commit, and of what.
+
+    A commit of the Hub is made of its files: of two that differ in one, each with the first such path, one is false.
+    """
+    for record in records:
+        path = next((path for path, blob in sorted(record.files.items()) if files.get(path, blob) != blob), None)
+        if path is not None:
+            yield record, path
+
+
+def contradictions(records: Iterable[Record]) -> Iterator[tuple[Record, Record, str]]:
+    """Each record that contradicts an earlier one of its commit, after that one, and in which path."""
+    seen: dict[str, list[Record]] = {}
+    for record in records:
+        commit = commit_of(record)
+        earlier = seen.get(commit, []) if commit else []
+        found = next(((one, path) for one in earlier for _, path in contradicting(one.files, [record])), None)
+        if found is not None:
+            yield found[0], record, found[1]
+        seen.setdefault(commit, []).append(record)

@@ -1,0 +1,110 @@
+"""The base model that adapters are validated against, and its weights where these are on this disk."""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_cli.core.architectures import UnknownArchitecture
+from lora_cli.core.base_model import BaseModel
+from lora_cli.core.reference import AdapterRef, repository_of
+from lora_cli.errors import NotFound, Offline
+from lora_cli.fetching.file_selection import BASE
+from lora_cli.settings import Settings
+from lora_cli.sources.registry import Sources
+from lora_cli.validation.validate import in_place, ref_of
+
+if TYPE_CHECKING:
+    from lora_cli.reading.base_weights import Checkpoint
+
+Fallback = Callable[[Mapping[str, Any]], BaseModel]
+
+
+def open_base(base: str | AdapterRef, settings: Settings, *, fallback: Fallback | None = None) -> BaseModel:
+    """The base model that ``base`` names: a directory, a ``config.json``, a Hub id or any reference.
+
+    Only its config and header ranges are read, never weights. ``fallback`` makes a model of an unknown family.
+
+    Raises:
+        NotFound, AccessDenied, Unreachable, FormatError: as its source and its files give reason to.
+    """
+    from lora_cli.reading.base_model import read_base_file
+
+    ref = ref_of(base)
+    if ref.scheme == "file" and Path(ref.location).is_file():
+        model = read_base_file(Path(ref.location), fallback=fallback)
+        return replace(model, repository=repository_of(ref))
+    name = ref.name if isinstance(base, AdapterRef) and ref.scheme == "file" else str(base)
+    try:
+        return replace(_read(ref, name, settings, fallback), repository=repository_of(ref))
+    except Offline as error:
+        hint = "lora-cli fetch -f caches a manifest's base; or set --base to a folder or a config.json on this disk"
+        raise Offline(error.message, hint=hint) from error
+
+
+def _read(ref: AdapterRef, name: str, settings: Settings, fallback: Fallback | None) -> BaseModel:
+    """The base by the config in the cache, where that is its revision's, else by what its origin has."""
+    from lora_cli.reading.base_model import read_base
+
+    origin = Sources(settings).of(ref)
+    source = in_place(ref, settings, origin, BASE)
+    revision = source.resolve(ref)
+    if ref.pinned and source is not origin and not settings.offline:
+        # The cache has no headers, which tell of a family without a table: its origin is asked for those.
+        with suppress(UnknownArchitecture):
+            return read_base(source, revision, name)
+        revision = (source := origin).resolve(ref)
+    return read_base(source, revision, name, fallback=fallback)
+
+
+def open_config(base: str | AdapterRef, settings: Settings) -> dict[str, Any]:
+    """The ``config.json`` of a base, as it is.
+
+    Raises:
+        NotFound: it has none, as a checkpoint alone.
+        LoraCliError: as ``open_base``.
+    """
+    from lora_cli.reading.base_model import read_config, read_config_file
+
+    ref = ref_of(base)
+    if ref.scheme == "file" and Path(ref.location).is_file():
+        config = None if ref.location.endswith(".safetensors") else read_config_file(Path(ref.location))
+    else:
+        source = in_place(ref, settings, Sources(settings).of(ref), BASE)
+        config = read_config(source, source.resolve(ref))
+    if config is None:
+        raise NotFound(f"{base} has no config.json to build a model from", hint="--forward modules")
+    return config
+
+
+def open_checkpoint(ref: AdapterRef, model: BaseModel, settings: Settings) -> "Checkpoint | None":
+    """The weights of the base ``model`` that ``ref`` names; None if they are not all on this disk as safetensors.
+
+    They are in a folder, in a safetensors file, or of a Hub repository in the cache of the Hub's own client.
+
+    Raises:
+        LoraCliError: they are there and cannot be read.
+    """
+    from lora_cli.reading.base_weights import checkpoint_at, checkpoint_of
+
+    found = None
+    if ref.scheme == "file":
+        found = checkpoint_of(Path(ref.location))
+    elif ref.scheme == "hf":
+        with suppress(Offline):  # so that only the cache of the Hub's own client is read
+            cache = Sources(replace(settings, offline=True)).of(ref)
+            found = checkpoint_at(cache, cache.resolve(ref))
+    return None if found is None else replace(found, tied=_tied(model))
+
+
+def _tied(model: BaseModel) -> dict[str, str]:
+    """The output layers that are stored as the embedding that they are tied to."""
+    if not model.tied_embeddings:
+        return {}
+    embeddings = {(one.d_in, one.d_out): path for path, one in model.modules.items() if one.kind == "embedding"}
+    return {
+        f"{path}.weight": f"{embeddings[one.d_out, one.d_in]}.weight"
+        for path, one in model.modules.items()
+        if one.kind == "linear" and (one.d_out, one.d_in) in embeddings
+    }

@@ -1,0 +1,101 @@
+"""The least with which an engine serves some adapters, and which of them make it more."""
+
+from collections.abc import Iterable
+
+import pytest
+
+from lora_cli.core.architectures import base_from_config
+from lora_cli.engines import choose_engine
+from lora_cli.engines.launch_command import Located, for_shell, options_of
+from lora_cli.engines.slot_sizing import Limits, Need, Slots
+from tests.making import base_config, llama_modules
+
+BASE = base_from_config(base_config("llama", torch_dtype="bfloat16"), "tiny")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+def need(name: str, rank: int, leaves: Iterable[str] = ("q_proj", "v_proj")) -> Need:
+    return Need(name, rank, frozenset(leaves), llama_modules(leaves))
+
+
+def slots(engine: str = "vllm", *, base: bool = True, tp: int = 1) -> Slots:
+    return Slots(choose_engine(engine), BASE if base else None, tp)
+
+
+@pytest.mark.parametrize(("needed", "allowed"), [(1, 1), (2, 8), (9, 16), (24, 32), (64, 64), (257, 320), (512, 512)])
+def test_vllm_takes_the_next_rank_that_it_allows(needed: int, allowed: int) -> None:
+    assert slots().fit([need("a", needed)], Limits()).max_lora_rank == allowed
+
+
+def test_sglang_takes_the_rank_itself_and_a_slot_for_the_base() -> None:
+    fit = slots("sglang").fit([need("a", 24), need("b", 5)], Limits())
+
+    assert (fit.max_lora_rank, fit.max_loras, fit.max_cpu_loras) == (24, 3, 3)
+    assert fit.lora_target_modules == ("q_proj", "v_proj")
+
+
+def test_all_adapters_stay_on_the_gpu_unless_that_is_limited() -> None:
+    needs = [need(name, 8) for name in "abcde"]
+
+    assert slots().fit(needs, Limits()).max_loras == 5
+    bound = slots().fit(needs, Limits(slots=2))
+    assert (bound.max_loras, bound.max_cpu_loras) == (2, 5)
+    assert slots().fit(needs, Limits(slots=2, memory=3)).max_cpu_loras == 3
+    assert slots().fit(needs, Limits(slots=100)).max_loras == 5
+
+
+def test_targets_are_named_where_that_makes_slots_smaller() -> None:
+    some = slots().fit([need("a", 8)], Limits())
+    everything = [name for group in slots().groups for name in group.names]
+    whole = slots().fit([need("a", 8, everything)], Limits())
+
+    assert some.lora_target_modules == ("q_proj", "v_proj")
+    assert some.slot_bytes < some.whole_slot_bytes == whole.slot_bytes == whole.whole_slot_bytes
+    assert whole.lora_target_modules is None
+
+
+def test_without_a_base_the_adapters_own_modules_are_the_least() -> None:
+    known, unknown = (slots(base=base).fit([need("a", 8)], Limits()) for base in (True, False))
+
+    assert unknown.lower_bound
+    assert unknown.lora_target_modules is None
+    assert 0 < unknown.slot_bytes < known.slot_bytes  # which also has k_proj, packed with the two
+    assert slots("sglang", base=False).fit([need("a", 8)], Limits()).lora_target_modules == ("q_proj", "v_proj")
+
+
+def test_who_drives_the_rank_or_the_modules_is_told_with_what_the_others_need() -> None:
+    needs = [need("tone", 8), need("support", 16), need("sql", 256), need("code", 8, ("gate_proj", "up_proj"))]
+
+    rank, modules = slots().drivers(needs, Limits())
+    assert (rank.adapters, rank.without.max_lora_rank, rank.without.max_loras) == (("sql",), 16, 3)
+    assert (modules.adapters, modules.without.lora_target_modules) == (("code",), ("q_proj", "v_proj"))
+    assert rank.without.slot_bytes < modules.without.slot_bytes < slots().fit(needs, Limits()).slot_bytes
+
+
+def test_two_that_drive_together_are_told_together() -> None:
+    needs = [need("tone", 8), need("sql", 256), need("more", 200)]
+
+    (driver,) = slots().drivers(needs, Limits())
+    assert driver.adapters == ("sql", "more")
+    assert slots().drivers([need("tone", 8), need("other", 8)], Limits()) == ()
+
+
+def test_what_is_driven_is_told_without_a_base_too() -> None:
+    (driver, *_) = slots(base=False).drivers([need("tone", 8), need("sql", 64)], Limits())
+
+    assert driver.adapters == ("sql",)
+
+
+def test_a_path_that_is_no_plain_word_reaches_the_engine_whole() -> None:
+    flags = slots("sglang").layout.flags
+    fit = slots("sglang").fit([need("a", 8)], Limits())
+    located = [Located("a", "/srv/my adapters/a"), Located("b", "/srv/a,b"), Located("c", "/srv/c", pinned=True)]
+
+    *_, (flag, *words) = options_of(flags, fit, 1, located)
+    assert flag == "--lora-paths"
+    assert words == [
+        "a=/srv/my adapters/a",
+        '{"lora_name": "b", "lora_path": "/srv/a,b"}',
+        '{"lora_name": "c", "lora_path": "/srv/c", "pinned": true}',
+    ]
+    assert for_shell(words[:1]) == "'a=/srv/my adapters/a'"

@@ -1,0 +1,347 @@
+"""``cache verify --repair``: what rotted is fetched again, the same bytes or none."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_cli.cli.main import main
+from lora_cli.store import Store
+from lora_cli.store.blobs import STAMP_NS
+from lora_cli.store.verify import verify
+from tests.hub_server import Hub
+from tests.making import write_adapter
+from tests.processes import wait
+from tests.store.keeping import edit_in_place
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BYTES = os.urandom(100_000)
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with Hub() as hub:
+        hub.add("org/sql", {CONFIG: {"r": 4}, WEIGHTS: BYTES, "README.md": "read"})
+        yield hub
+
+
+@pytest.fixture
+def directory(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> Path:
+    """The snapshot of one adapter that has a view too."""
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("LORA_CLI_RETRIES", "0")
+    manifest = tmp_path / "set.yaml"
+    head = "apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n"
+    manifest.write_text(head + "  - {name: sql, source: org/sql}\n")
+    assert main(["fetch", "-f", str(manifest)]) == 0
+    hub.requests.clear()
+    return Path(capsys.readouterr().out.strip())
+
+
+def rot(path: Path) -> None:
+    """Changes a byte where no time tells of it."""
+    edit_in_place(path, at=500)
+    os.utime(path, ns=(STAMP_NS, STAMP_NS))
+
+
+def view_of(directory: Path) -> Path:
+    return directory.parents[2] / "adapters" / "sql"
+
+
+def is_sound(directory: Path) -> bool:
+    return not any(one.problem for one in verify(Store(directory.parents[2])))
+
+
+def test_what_rotted_is_fetched_again_and_only_that(hub: Hub, directory: Path, capsys: Captured) -> None:
+    rot(directory / WEIGHTS)
+    assert main(["cache", "verify", "--repair"]) == 0
+    said = capsys.readouterr().out
+    assert "corrupt blob" in said
+    assert "repaired snapshot" in said
+    assert "repaired view sql" in said
+    for folder in (directory, view_of(directory)):
+        assert (folder / WEIGHTS).read_bytes() == BYTES
+        assert sorted(path.name for path in folder.iterdir()) == sorted([CONFIG, WEIGHTS, "README.md"])
+    assert hub.count("GET cdn") == 1
+    assert hub.count("/resolve/.*(json|md)") == 0
+    assert is_sound(directory)
+
+
+def test_a_view_that_somebody_edited_is_made_again_without_a_request(
+    hub: Hub, directory: Path, capsys: Captured
+) -> None:
+    (view_of(directory) / CONFIG).write_text("{}")
+    document = run_json(capsys, 0)
+    assert [(one["kind"], one["name"], one["error"]) for one in document["repaired"]] == [("view", "sql", None)]
+    assert json.loads((view_of(directory) / CONFIG).read_text()) == {"r": 4}
+    assert hub.requests == []
+
+
+def run_json(capsys: Captured, code: int) -> dict[str, Any]:
+    assert main(["cache", "verify", "--repair", "--format", "json"]) == code
+    document = json.loads(capsys.readouterr().out)
+    assert isinstance(document, dict)
+    return document
+
+
+@pytest.mark.parametrize("harm", ["gone", "offline", "other bytes"])
+def test_what_its_origin_does_not_give_back_stays_in_the_quarantine(
+    hub: Hub, directory: Path, harm: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rot(directory / WEIGHTS)
+    if harm == "gone":
+        del hub.repos["org/sql"]
+    if harm == "offline":
+        monkeypatch.setenv("LORA_CLI_OFFLINE", "1")
+    if harm == "other bytes":
+        hub.fault("GET cdn", flip_at=7, times=-1)
+    assert main(["cache", "verify", "--repair"]) == 5
+    said, err = capsys.readouterr()
+    assert "not repaired: snapshot" in said
+    if harm == "offline":
+        flat = " ".join(said.split())
+        assert "--repair fetches files again: run it without --offline" in flat
+        assert "cache verify --repair" not in flat + err
+        assert "--repair -f" not in err
+    assert not directory.exists()
+    assert is_sound(directory)
+    hub.faults.clear()
+    if harm == "other bytes":
+        assert main(["fetch", "org/sql"]) == 0
+
+
+def test_an_origin_is_reached_as_a_manifest_says(
+    hub: Hub, directory: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = directory.parents[3] / "set.yaml"
+    said = manifest.read_text()
+    manifest.write_text(f"{said}sources:\n  - {{match: 'hf://org/*', endpoint_url: '{hub.endpoint}'}}\n")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    rot(directory / WEIGHTS)
+    assert main(["cache", "verify", "-f", str(manifest)]) == 5
+    assert main(["fetch", "-f", str(manifest), "--offline"]) == 3
+    assert "its cached files are missing or corrupt; lora-cli cache verify --repair" in capsys.readouterr().err
+    assert main(["cache", "verify", "--repair"]) == 5
+    assert "--repair -f" in capsys.readouterr().err
+    assert main(["fetch", "-f", str(manifest)]) == 0
+    rot(directory / WEIGHTS)
+    assert main(["cache", "verify", "--repair", "-f", str(manifest)]) == 0
+    assert "repaired snapshot" in capsys.readouterr().out
+
+
+def test_a_folder_that_was_edited_since_is_not_taken_for_what_rotted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "cache"))
+    adapter = write_adapter(tmp_path / "adapter")
+    assert main(["fetch", str(adapter)]) == 0
+    directory = Path(capsys.readouterr().out.strip())
+    rot(directory / WEIGHTS)
+    assert main(["cache", "verify", "--repair"]) == 0
+    rot(directory / WEIGHTS)
+    edit_in_place(adapter / WEIGHTS, at=300)
+    assert main(["cache", "verify", "--repair"]) == 5
+    assert not directory.exists()
+
+
+def test_what_no_reference_means_any_more_is_only_taken_away(directory: Path, capsys: Captured) -> None:
+    store = Store(directory.parents[2])
+    for path in store.refs.iterdir():
+        path.unlink()
+    for path in (store.adapters / "sql").iterdir():
+        path.unlink()
+    (store.adapters / "sql").rmdir()
+    rot(directory / WEIGHTS)
+    assert main(["cache", "verify", "--repair"]) == 0
+    assert "not repaired" not in capsys.readouterr().out
+    assert not directory.exists()
+
+
+def isolated(directory: Path) -> set[str]:
+    """The names of what is in the quarantine."""
+    return {path.name.rpartition(".")[0] for path in (directory.parents[2] / "quarantine").iterdir()}
+
+
+def test_what_an_earlier_verify_moved_to_the_quarantine_is_restored(
+    hub: Hub, directory: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    rot(directory / WEIGHTS)
+    assert main(["cache", "verify"]) == 5
+    out, err = capsys.readouterr()
+    assert f"in quarantine hf://org/sql (+1): snapshot {directory.name[:12]}\n" in out
+    assert err == "hint: lora-cli cache verify --repair fetches corrupt and quarantined files again\n"
+    assert main(["cache", "verify"]) == 0
+    out, err = capsys.readouterr()
+    assert "in quarantine hf://org/sql" in out
+    assert "no corruption" in out
+    assert "cache verify --repair" in err
+    assert not directory.exists()
+    assert isolated(directory) == {directory.name, "sql", *(path for path in isolated(directory) if len(path) == 64)}
+    assert main(["cache", "verify", "--repair"]) == 0
+    out, err = capsys.readouterr()
+    assert f"repaired snapshot {directory.name} from hf://org/sql" in out
+    assert "repaired view sql" in out
+    assert err == ""
+    assert [(folder / WEIGHTS).read_bytes() for folder in (directory, view_of(directory))] == [BYTES, BYTES]
+    assert hub.count("GET cdn") == 1
+    assert hub.count("/resolve/.*(json|md)") == 0
+    assert isolated(directory) == set()
+    assert run_json(capsys, 0)["repaired"] == []
+
+
+@pytest.mark.parametrize("harm", ["gone", "offline", "other bytes"])
+def test_what_cannot_be_restored_stays_in_the_quarantine_until_it_can(
+    hub: Hub, directory: Path, harm: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rot(directory / WEIGHTS)
+    assert main(["cache", "verify"]) == 5
+    repos = dict(hub.repos)
+    if harm == "gone":
+        hub.repos.clear()
+    if harm == "offline":
+        monkeypatch.setenv("LORA_CLI_OFFLINE", "1")
+    if harm == "other bytes":
+        hub.fault("GET cdn", flip_at=7, times=-1)
+    before = isolated(directory)
+    for _ in range(2):
+        capsys.readouterr()
+        document = run_json(capsys, 5)
+        snapshot = next(one for one in document["repaired"] if one["kind"] == "snapshot")
+        assert snapshot["error"]["message"]
+        (lost,) = document["quarantined"]
+        assert (lost["sha256"], lost["references"][0]) == (directory.name, "hf://org/sql")
+        assert isolated(directory) == before
+    hub.repos.update(repos)
+    hub.faults.clear()
+    monkeypatch.delenv("LORA_CLI_OFFLINE", raising=False)
+    assert run_json(capsys, 0)["quarantined"] == []
+    assert isolated(directory) == set()
+
+
+def test_what_was_fetched_again_since_only_leaves_the_quarantine(hub: Hub, directory: Path, capsys: Captured) -> None:
+    rot(directory / WEIGHTS)
+    assert main(["cache", "verify"]) == 5
+    assert main(["fetch", "org/sql"]) == 0
+    assert (directory / WEIGHTS).read_bytes() == BYTES
+    hub.requests.clear()
+    capsys.readouterr()
+    assert [one["kind"] for one in run_json(capsys, 0)["repaired"]] == ["view"]
+    assert hub.requests == []
+    assert isolated(directory) == set()
+
+
+def test_a_view_that_was_made_again_since_is_not_replaced(hub: Hub, directory: Path, capsys: Captured) -> None:
+    rot(directory / WEIGHTS)
+    assert main(["cache", "verify"]) == 5
+    hub.add("org/sql", {CONFIG: {"r": 8}, WEIGHTS: BYTES, "README.md": "read"})
+    manifest = directory.parents[3] / "set.yaml"
+    assert main(["fetch", "-f", str(manifest), "--upgrade"]) == 0
+    capsys.readouterr()
+    (one,) = run_json(capsys, 0)["repaired"]
+    assert (one["kind"], one["ref"].partition("@")[0]) == ("snapshot", "hf://org/sql")
+    assert json.loads((view_of(directory) / CONFIG).read_text()) == {"r": 8}
+    assert isolated(directory) == set()
+
+
+def test_gc_keeps_what_is_in_the_quarantine_and_its_references_for_a_week(
+    directory: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rot(directory / WEIGHTS)
+    os.utime(directory, (1, 1))
+    assert main(["cache", "verify"]) == 5
+    gc = ["cache", "gc", "--grace", "0s", "--unused-for", "0s"]
+    assert main(gc) == 0
+    assert main(["cache", "verify", "--repair"]) == 0
+    assert (directory / WEIGHTS).read_bytes() == BYTES
+    assert "repaired view sql" in capsys.readouterr().out
+    rot(directory / WEIGHTS)
+    assert main(["cache", "verify"]) == 5
+    monkeypatch.setattr("lora_cli.store.garbage_collection.QUARANTINE_S", -1.0)
+    assert main(gc) == 0
+    assert isolated(directory) == set()
+
+
+def test_a_repair_that_is_killed_leaves_a_cache_that_verifies_and_the_next_one_goes_on(
+    hub: Hub, directory: Path, capsys: Captured
+) -> None:
+    rot(directory / WEIGHTS)
+    assert main(["cache", "verify"]) == 5
+    before = isolated(directory)
+    hub.fault("GET cdn", stall_at=50_000, times=-1)
+    command = [sys.executable, "-m", "lora_cli", "cache", "verify", "--repair"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait(lambda: hub.count("GET cdn") > 0, "the download")
+        process.kill()
+    assert is_sound(directory)
+    assert isolated(directory) == before
+    hub.faults.clear()
+    capsys.readouterr()
+    assert [one["kind"] for one in run_json(capsys, 0)["repaired"]] == ["snapshot", "view"]
+    assert (directory / WEIGHTS).read_bytes() == BYTES
+    assert isolated(directory) == set()
+
+
+@pytest.mark.parametrize("words", [["org/sql"], ["sql"], ["-f", "set.yaml", "sql"]])
+def test_only_the_named_adapter_is_verified_and_restored(
+    hub: Hub, directory: Path, words: list[str], capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(directory.parents[3])
+    hub.add("org/chat", {CONFIG: {"r": 4}, WEIGHTS: os.urandom(50_000)})
+    assert main(["fetch", "org/chat"]) == 0
+    chat = Path(capsys.readouterr().out.strip())
+    rot(directory / WEIGHTS)
+    rot(chat / WEIGHTS)
+    assert main(["cache", "verify", *words, "--format", "json"]) == 5
+    document = json.loads(capsys.readouterr().out)
+    assert [one["kind"] for one in document["rotten"]] == ["blob", "snapshot", "view"]
+    assert (document["blobs"], document["snapshots"], document["views"]) == (3, 1, 1)
+    assert [one["sha256"] for one in document["quarantined"]] == [directory.name]
+    assert chat.exists()
+    assert main(["cache", "verify", *words]) == 5
+    assert main(["cache", "verify"]) == 5
+    assert main(["cache", "verify", "--repair", *words]) == 0
+    assert (directory / WEIGHTS).read_bytes() == BYTES
+    assert not chat.exists()
+    assert isolated(directory) & {directory.name, "sql"} == set()
+    assert chat.name in isolated(directory)
+    assert main(["cache", "verify", "--repair", "org/chat"]) == 0
+    assert isolated(directory) == set()
+
+
+def test_an_adapter_that_is_not_in_the_cache_cannot_be_verified(directory: Path, capsys: Captured) -> None:
+    assert directory.exists()
+    assert main(["cache", "verify", "sqll"]) == 3
+    assert "hint: did you mean sql?" in capsys.readouterr().err
+
+
+def test_hard_links_outside_the_cache_have_the_damage_too_and_are_told(
+    hub: Hub, directory: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    assert main(["fetch", "org/sql", "--to", str(tmp_path / "out")]) == 0
+    capsys.readouterr()
+    rot(directory / WEIGHTS)
+    told = "hint: hard links outside the cache are also corrupt: fetch --to or --publish replaces them"
+    assert main(["cache", "verify"]) == 5
+    assert told in capsys.readouterr().err
+    assert main(["cache", "verify", "--repair"]) == 0
+    assert told in capsys.readouterr().err
+    assert main(["cache", "verify"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_fetch_that_finds_damage_says_so(
+    hub: Hub, directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    edit_in_place(directory / WEIGHTS, at=500)
+    assert main(["fetch", "org/sql", "--offline", "--to", str(tmp_path / "out")]) != 0
+    assert "the cached file was corrupt and was moved to the quarantine" in caplog.text
+    assert main(["fetch", "org/sql", "--to", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / WEIGHTS).read_bytes() == BYTES

@@ -1,0 +1,263 @@
+"""Factors are read as they are, and what the runtime cannot compose is refused by name."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file as numpy_load
+from safetensors.torch import load_file
+
+from lora_cli.core.adapter import Adapter
+from lora_cli.core.base_model import BaseModel
+from lora_cli.errors import Corrupt, FormatError, LoraCliError, MachineError, Refused
+from lora_cli.reading.base_model import has_weights
+from lora_cli.runtime.adapter_weights import read_weights, weight_bytes
+from lora_cli.runtime.base_weights import CheckpointWeights, SyntheticWeights
+from lora_cli.runtime.composable import largest_rank, scalings
+from lora_cli.runtime.host_weights import refuse_changed_copies
+from tests.making import HIDDEN, Q_PROJ, VOCAB, Raw, llama_modules, raw, write_adapter, write_base, write_safetensors
+from tests.runtime.reading import LLAMA, load, read
+
+A, B = f"base_model.model.{Q_PROJ}.lora_A.weight", f"base_model.model.{Q_PROJ}.lora_B.weight"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+def test_the_factors_are_those_that_safetensors_itself_reads(tmp_path: Path, dtype: str) -> None:
+    write_adapter(tmp_path, modules=llama_modules(), dtype=dtype, r=3)
+    weights = load(tmp_path)
+    oracle = load_file(tmp_path / "adapter_model.safetensors")
+    assert weights.modules.keys() == llama_modules().keys()
+    for path, module in weights.modules.items():
+        assert torch.equal(module.a, oracle[f"base_model.model.{path}.lora_A.weight"])
+        assert torch.equal(module.b, oracle[f"base_model.model.{path}.lora_B.weight"])
+        assert module.rank == 3
+    assert weight_bytes(read(tmp_path)) == sum(tensor.nbytes for tensor in oracle.values())
+
+
+def test_tensors_that_are_not_aligned_are_read_all_the_same(tmp_path: Path) -> None:
+    a, b = np.arange(3, dtype=np.float32).reshape(1, 3), np.arange(10, dtype=np.float64).reshape(5, 2)
+    path = write_safetensors(tmp_path / "odd.safetensors", {"a": a, "b": b})
+    from lora_cli.core.safetensors import header_length, parse_header
+    from lora_cli.runtime.adapter_weights import read_tensors
+
+    data = path.read_bytes()
+    header = parse_header(data[8 : 8 + header_length(data[:8], len(data), "f")], len(data), "f")
+    tensors = read_tensors(path, [header.tensors["a"], header.tensors["b"]])
+    assert torch.equal(tensors["a"], torch.from_numpy(a))
+    assert torch.equal(tensors["b"], torch.from_numpy(b))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_pickled_factors_are_those_that_torch_itself_loads(tmp_path: Path, legacy: bool) -> None:
+    write_adapter(tmp_path).joinpath("adapter_model.safetensors").unlink()
+    shared = torch.randn(4, 128, generator=torch.Generator().manual_seed(0))
+    factors = {A: shared[:, ::2], B: shared[:, 64:].t()}
+    torch.save(factors, tmp_path / "adapter_model.bin", _use_new_zipfile_serialization=not legacy)
+    module = load(tmp_path).modules[Q_PROJ]
+    oracle = torch.load(tmp_path / "adapter_model.bin", weights_only=True)
+    assert torch.equal(module.a, oracle[A])
+    assert torch.equal(module.b, oracle[B])
+
+
+def test_scaling_is_per_module_with_rslora_and_patterns(tmp_path: Path) -> None:
+    config = {"use_rslora": True, "rank_pattern": {"v_proj": 16}, "alpha_pattern": {"layers.1.self_attn.q_proj": 3}}
+    modules = llama_modules(["q_proj", "v_proj"])
+    ranks = {path: 16 for path in modules if path.endswith("v_proj")}
+    weights = load(write_adapter(tmp_path, modules=modules, r=4, lora_alpha=8, ranks=ranks, config=config))
+    scaling = {path.split(".", 2)[2]: module.scaling for path, module in weights.modules.items()}
+    assert scaling == {
+        "0.self_attn.q_proj": 8 / math.sqrt(4),
+        "1.self_attn.q_proj": 3 / math.sqrt(4),
+        "0.self_attn.v_proj": 8 / math.sqrt(16),
+        "1.self_attn.v_proj": 8 / math.sqrt(16),
+    }
+    assert largest_rank(read(tmp_path), LLAMA) == 16
+
+
+def test_a_file_that_was_cut_after_it_was_judged_is_corrupt_not_a_crash(tmp_path: Path) -> None:
+    write_adapter(tmp_path)
+    adapter = read(tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(Corrupt, match="does not match its header"):
+        read_weights(tmp_path, adapter, scalings(adapter, LLAMA))
+    file.unlink()
+    with pytest.raises(MachineError, match="cannot read"):
+        read_weights(tmp_path, adapter, scalings(adapter, LLAMA))
+
+
+def test_integers_are_no_factors(tmp_path: Path) -> None:
+    write_adapter(tmp_path, tensors={A: Raw("I32", (4, HIDDEN), bytes(16 * HIDDEN))})
+    with pytest.raises(FormatError, match="dtype I32, which is not a floating-point dtype"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "tensors", "said"),
+    [
+        ({"use_dora": True}, {}, "DoRA cannot be composed"),
+        ({}, {A.replace("lora_A", "lora_magnitude_vector"): np.ones(HIDDEN, np.float32)}, "is a DoRA magnitude"),
+        ({"bias": "all"}, {}, "biases cannot be composed"),
+        ({"lora_bias": True}, {}, "biases on lora_B cannot"),
+        ({}, {B.replace("weight", "bias"): np.ones(HIDDEN, np.float32)}, "a bias on lora_B"),
+        ({"modules_to_save": ["lm_head"]}, {}, "modules_to_save cannot be composed"),
+        ({}, {"base_model.model.lm_head.weight": np.ones((VOCAB + 1, HIDDEN), np.float32)}, "is a module saved whole"),
+        ({}, {"base_model.model.lm_head.bias": np.ones(VOCAB, np.float32)}, "is a module saved whole"),
+        ({}, {"base_model.model.score.weight": np.ones((2, HIDDEN), np.float32)}, "is a module saved whole"),
+        ({"target_parameters": ["mlp.experts.down_proj"]}, {}, "fused experts and bare parameters"),
+        ({"trainable_token_indices": [1, 2]}, {}, "trained tokens"),
+        ({"layer_replication": [[0, 2]]}, {}, "replicated layers"),
+        ({"alora_invocation_tokens": [5]}, {}, "activated LoRA"),
+        ({"use_qalora": True}, {}, "QALoRA"),
+        ({"init_lora_weights": "pissa_niter_4"}, {}, "base weights changed by its initialisation"),
+        ({"init_lora_weights": "olora"}, {}, "base weights changed by its initialisation"),
+        ({}, {A.replace("lora_A", "lora_C"): np.ones((4, 4), np.float32)}, "a tensor of an unknown kind"),
+        ({}, {A.replace("lora_A", "lora_A.default"): np.ones((4, HIDDEN), np.float32)}, "another tensor also provides"),
+        ({"target_modules": ["v_proj"]}, {}, "which its config does not target: PEFT would ignore them"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_composed_is_refused_by_name(
+    tmp_path: Path, config: Mapping[str, Any], tensors: Mapping[str, Any], said: str
+) -> None:
+    with pytest.raises(Refused, match=said):
+        load(write_adapter(tmp_path, config=config, tensors=tensors))
+
+
+@pytest.mark.parametrize(
+    ("drop", "tensors", "said"),
+    [
+        ([B], {}, "has only one of its two factors"),
+        ([], {A: np.ones((4, HIDDEN, 1), np.float32)}, "has 3 dimensions"),
+        ([], {B: np.ones((HIDDEN, 5), np.float32)}, "A has rank 4 and B has rank 5"),
+        (
+            [A, B],
+            {A.replace("layers.0", "layers.7"): np.ones((4, HIDDEN), np.float32)},
+            "is not a module of tiny llama",
+        ),
+        ([A, B], {A.replace("lora_A.weight", "lora_embedding_A"): np.ones((4, HIDDEN), np.float32)}, "of kind linear"),
+    ],
+)
+def test_factors_that_make_no_update_are_refused_by_name(
+    tmp_path: Path, drop: list[str], tensors: Mapping[str, Any], said: str
+) -> None:
+    with pytest.raises(Refused, match=said):
+        load(write_adapter(tmp_path, tensors=tensors, drop=drop))
+
+
+COPY = "base_model.model.lm_head.base_layer.weight"
+
+
+def with_copy(directory: Path, change: float = 0.0, dtype: str = "float32") -> Adapter:
+    """An adapter beside the output layer's own weight, as PEFT saves it, over the base in ``directory / "base"``."""
+    write_base(directory / "base")
+    own = raw(numpy_load(directory / "base" / "model.safetensors")["lm_head.weight"] + np.float32(change), dtype)
+    return read(write_adapter(directory / "adapter", tensors={COPY: own}))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_copy_of_the_bases_own_weight_says_nothing_and_is_compared(tmp_path: Path, dtype: str) -> None:
+    adapter = with_copy(tmp_path, dtype=dtype)
+    assert scalings(adapter, LLAMA).keys() == {Q_PROJ}
+    base = CheckpointWeights(tmp_path / "base", LLAMA, [Q_PROJ])
+    refuse_changed_copies(tmp_path / "adapter", adapter, LLAMA, base)
+
+
+def test_a_copy_that_differs_from_the_base_is_refused(tmp_path: Path) -> None:
+    adapter = with_copy(tmp_path, change=1e-6)
+    base = CheckpointWeights(tmp_path / "base", LLAMA, [Q_PROJ])
+    with pytest.raises(Refused, match=f"{COPY} differs from the base's own weight"):
+        refuse_changed_copies(tmp_path / "adapter", adapter, LLAMA, base)
+
+
+def test_a_copy_that_cannot_be_compared_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="the base's weights are missing"):
+        refuse_changed_copies(tmp_path / "adapter", with_copy(tmp_path), LLAMA, SyntheticWeights(LLAMA))
+
+
+@pytest.mark.parametrize("missing", ["adapter_config.json", "adapter_model.safetensors"])
+def test_an_adapter_without_one_of_its_files_is_an_error_of_that_adapter(tmp_path: Path, missing: str) -> None:
+    (write_adapter(tmp_path) / missing).unlink()
+    with pytest.raises(LoraCliError) as error:
+        load(tmp_path)
+    assert error.value.exit_code == 1
+
+
+def test_an_embedding_adapter_has_the_vocabulary_on_its_a_side(tmp_path: Path) -> None:
+    name = "base_model.model.model.embed_tokens.lora_embedding_"
+    factors = {f"{name}A": np.ones((4, VOCAB), np.float32), f"{name}B": np.ones((HIDDEN, 4), np.float32)}
+    weights = load(write_adapter(tmp_path, modules={}, tensors=factors, config={"target_modules": ["embed_tokens"]}))
+    assert weights.modules["model.embed_tokens"].embedding
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_bases_weights_are_the_checkpoints_own(tmp_path: Path, shards: int, dtype: str) -> None:
+    directory = write_base(tmp_path, shards=shards, dtype=dtype)
+    assert has_weights(directory)
+    base = CheckpointWeights(directory, LLAMA, LLAMA.modules)
+    oracle = {key: value for file in directory.glob("*.safetensors") for key, value in load_file(file).items()}
+    for module in LLAMA.modules:
+        assert torch.equal(base.weight(module), oracle[f"{module}.weight"])
+
+
+def test_a_tied_output_has_the_embeddings_weights(tmp_path: Path) -> None:
+    directory = write_base(tmp_path, tie_word_embeddings=True)
+    tied = BaseModel("tied", "llama", LLAMA.modules, 2, HIDDEN, VOCAB, tied_embeddings=True)
+    base = CheckpointWeights(directory, tied, ["lm_head"])
+    oracle = load_file(directory / "model.safetensors")
+    assert torch.equal(base.weight("lm_head"), oracle["model.embed_tokens.weight"])
+
+
+def test_a_checkpoint_that_lacks_a_module_or_holds_it_quantised_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"the checkpoint has no lm_head\.weight"):
+        CheckpointWeights(write_base(tmp_path / "tied", tie_word_embeddings=True), LLAMA, LLAMA.modules)
+    write_safetensors(tmp_path / "int" / "model.safetensors", {"lm_head.weight": Raw("I8", (2, 2), b"1234")})
+    with pytest.raises(FormatError, match=r"lm_head\.weight is I8 \[2, 2\], not a plain weight of shape \[256, 64\]"):
+        CheckpointWeights(tmp_path / "int", LLAMA, ["lm_head"])
+
+
+@pytest.mark.parametrize("index", ["[]", "{", '{"weight_map": {"a": "../outside.safetensors"}}', '{"weight_map": 3}'])
+def test_an_index_that_is_none_or_leaves_its_folder_is_refused(tmp_path: Path, index: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(FormatError):
+        CheckpointWeights(tmp_path, LLAMA, ["lm_head"])
+
+
+def test_a_part_of_the_checkpoint_that_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "pipe.safetensors"}}')
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(Corrupt, match=r"pipe\.safetensors: is not a regular file"):
+        CheckpointWeights(tmp_path, LLAMA, ["lm_head"])
+
+
+def test_of_a_single_file_and_an_index_the_single_file_counts_as_it_does_for_transformers(tmp_path: Path) -> None:
+    base = write_base(tmp_path)
+    (base / "model.safetensors.index.json").write_text('{"weight_map": {"a": "stale.safetensors"}}')
+    assert CheckpointWeights(base, LLAMA, ["lm_head"]).weight("lm_head").shape == (256, 64)
+
+
+def test_of_two_shards_with_one_name_the_one_counts_that_the_index_names(tmp_path: Path) -> None:
+    directory = write_base(tmp_path / "base", shards=2)
+    module = "model.layers.0.self_attn.k_proj"  # in the first of the two
+    name = f"{module}.weight"
+    index = directory / "model.safetensors.index.json"
+    shard_of = json.loads(index.read_text())["weight_map"]
+    (other,) = set(shard_of.values()) - {shard_of[name]}
+    right = load_file(directory / shard_of[name])[name]
+    held = {key: raw(value.numpy()) for key, value in load_file(directory / other).items()}
+    write_safetensors(directory / other, held | {name: raw(np.zeros(right.shape))})
+    assert torch.equal(CheckpointWeights(directory, LLAMA, [module]).weight(module), right)
+
+
+def test_an_index_of_more_shards_than_any_model_has_is_refused(tmp_path: Path) -> None:
+    directory = write_base(tmp_path / "base", shards=2)
+    index = directory / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {f"t{i}": f"{i}.safetensors" for i in range(5000)}}))
+    with pytest.raises(FormatError, match="lists 5000 shards"):
+        CheckpointWeights(directory, LLAMA, [Q_PROJ])
