@@ -4,7 +4,6 @@ A command is a line in ``COMMANDS`` and a module with a function ``command`` and
 ``COMMANDS`` too.
 """
 
-import logging
 import os
 import re
 import sys
@@ -21,7 +20,7 @@ from lora_cli.cli.completion import SETUP
 from lora_cli.cli.options import GLOBAL, PREFIX, option, setting, variable_of
 from lora_cli.cli.output import DEFAULT_WIDTH, ReportFormat, to_stderr, width
 from lora_cli.core.did_you_mean import nearest
-from lora_cli.core.log import logger
+from lora_cli.core.log import log_to_stderr, logger
 from lora_cli.core.manifest_trust import is_for_manifests
 from lora_cli.errors import UsageError
 from lora_cli.settings import RESOLVE, RESOLVE_TIMEOUT, SETTINGS, Settings, load_settings
@@ -170,9 +169,7 @@ def open_settings(ctx: Any) -> Settings:
     settings = load_settings(ctx.meta, os.environ)
     check_folder(Store(settings.cache_dir))
     if settings.quiet or settings.verbose:  # what the floors below log (a wait, a renamed repository) goes to stderr
-        ours = logging.getLogger("lora_cli")
-        ours.setLevel("ERROR" if settings.quiet else "INFO")
-        ours.handlers = [logging.StreamHandler()]
+        log_to_stderr("ERROR" if settings.quiet else "INFO")
     if settings.verbose and settings.config_error:
         logger(__name__).warning("%s; it is ignored", settings.config_error)
     if not settings.quiet:

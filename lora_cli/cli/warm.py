@@ -15,6 +15,7 @@ from lora_cli.cli.warm_once import prove_once
 from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_plan import Copies, Run
 from lora_cli.cli.warm_serve import Serve, warm_serve
+from lora_cli.core.log import log_to_stderr
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.shard import in_shard
 from lora_cli.endpoint.address import Address, is_host
@@ -22,6 +23,8 @@ from lora_cli.endpoint.client import Endpoint, Refusal
 from lora_cli.errors import EndpointError, UsageError
 from lora_cli.render.terminal_warm import status_parts
 from lora_cli.settings import Settings
+
+LOG_FORM = "%(asctime)s %(levelname)s %(message)s"
 
 STOP_S = 30.0
 POLL_S = 0.05
@@ -81,6 +84,8 @@ def command(**given: Any) -> None:
         run = Run(most, options.device, options.forward, options.eviction, copies)
         if not options.serve:
             raise typer.Exit(prove_once(asked, run, options, reached))
+        if options.log_level is not None:
+            log_to_stderr(options.log_level.upper(), LOG_FORM)
         files = (options.ready_file, options.metrics_file)
         at = _endpoint(options)
         serve = Serve(at.address, at.token, options.root or [], options.load_timeout, *files)
@@ -104,11 +109,13 @@ def _check_flags(options: WarmOptions, modes: list[str]) -> None:
         ("tier", left, "for --once and --serve"),
         ("ready_file", left or options.endpoint, "for --once, --serve and --endpoint"),
         ("metrics_file", left, "for --once and --serve"),
+        ("log_level", options.serve, "for --serve"),
         ("watch", options.endpoint and options.manifest, "for --endpoint with a manifest (-f)"),
         ("allow_unload", options.endpoint, "for --endpoint"),
     ):
         if getattr(options, flag) and not fits:
-            raise UsageError(f"--{flag.replace('_', '-')} is {where}", hint="remove one of them")
+            name = f"--{flag.replace('_', '-')}"
+            raise UsageError(f"{name} is {where}", hint=f"remove {name}")
 
 
 def _endpoint(options: WarmOptions) -> Endpoint:

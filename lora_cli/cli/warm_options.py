@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import typer
 
@@ -15,6 +16,8 @@ SERVER = "Server (--serve, --status, --stop)"
 ENGINES = "Running engines (--endpoint)"
 MEMORY = "Device and memory"
 PROOF = "Proof (--once)"
+
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,9 @@ class WarmOptions:
         "--root DIRECTORY", "Allow clients to load adapters from folders below this one; may be repeated.", None, SERVER
     )
     load_timeout: str = option("--load-timeout TIME", "Maximum time of a load or request.", "10m", SERVER)
+    log_level: LogLevel | None = option(
+        "--log-level", "Log from this level on, with times; info has a line for each request.", None, SERVER
+    )
     max_loras: int | None = option("--max-loras", "Slots: number of adapters on the device.", None, MEMORY, min=1)
     max_cpu_loras: int | None = option(
         "--max-cpu-loras",

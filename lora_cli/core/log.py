@@ -17,6 +17,15 @@ def logger(name: str) -> logging.Logger:
     return made
 
 
+def log_to_stderr(level: str, form: str = "%(message)s") -> None:
+    """Have the loggers of lora-cli write records of ``level`` and above to standard error, each in this ``form``."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(form))
+    ours = logging.getLogger("lora_cli")
+    ours.setLevel(level)
+    ours.handlers = [handler]
+
+
 def log_bug(log: logging.Logger, error: Exception) -> None:
     """Log where an unexpected ``error`` was raised, and not its message: who made the adapter may have made that."""
     where = "".join(traceback.format_tb(error.__traceback__))[-LONGEST_TRACE:]

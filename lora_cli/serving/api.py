@@ -86,7 +86,11 @@ class Api:
     async def metrics(self, _request: Request) -> Response:
         """Prometheus' text."""
         await self.host.looking.ask(or_last=True)
-        return PlainTextResponse(metrics_text(self.host), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(self.metrics_text(), media_type="text/plain; version=0.0.4")
+
+    def metrics_text(self) -> str:
+        """All metrics, as the warm process reported them last."""
+        return metrics_text(self.host, self._batcher.activity)
 
     async def models(self, _request: Request) -> Response:
         """The base and each adapter that does not fail, as OpenAI and vLLM list them."""

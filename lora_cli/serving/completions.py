@@ -4,7 +4,8 @@ import asyncio
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.responses import Response, StreamingResponse
@@ -68,6 +69,14 @@ class Prompts:
                 left.discard(index)
 
 
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """The adapters by name that a batch under way has, and those that wait for a load or for the next batch."""
+
+    running: Sequence[str] = ()
+    waiting: Sequence[str] = ()
+
+
 class Batcher:
     """Holds what waits. A batch has at most ``MOST_ROWS`` prompts, of adapters that all fit into the slots at once.
 
@@ -77,6 +86,7 @@ class Batcher:
     def __init__(self, host: Host) -> None:
         self.host = host
         self._waiting: deque[tuple[Prompts, int]] = deque()
+        self._running: Sequence[tuple[Prompts, int]] = ()
         self._task: asyncio.Task[None] | None = None
 
     def submit(self, prompts: Prompts) -> None:
@@ -91,10 +101,18 @@ class Batcher:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
 
+    @property
+    def activity(self) -> Activity:
+        """Which adapters have requests."""
+        loading = [one.item.name for one in self.host.entries if one.loading is not None and not one.loading.done()]
+        return Activity(sorted(_names(self._running)), sorted({*_names(self._waiting), *loading}))
+
     async def _work(self) -> None:
         while self._waiting:
             await asyncio.sleep(0)  # what arrived in the same moment goes together
-            await self._answer(self._next_batch())
+            self._running = self._next_batch()
+            await self._answer(self._running)
+            self._running = ()
 
     async def _answer(self, batch: Sequence[tuple[Prompts, int]]) -> None:
         """One batch, to its end; its failure is the failure of what had no end yet."""
@@ -131,6 +149,12 @@ class Batcher:
                 later.append((prompts, index))
         self._waiting = later
         return batch
+
+
+def _names(prompts: Iterable[tuple[Prompts, int]]) -> set[str]:
+    """The adapters of these prompts by name; the base has none."""
+    jobs = (one.rows[index].job for one, index in prompts)
+    return {job.name for job in jobs if job is not None}
 
 
 async def complete(asked: GreedyRequest, base: str, batcher: Batcher) -> Response:

@@ -1,18 +1,22 @@
 """What a server measures, as Prometheus reads it."""
 
+import time
 from collections.abc import Callable
 
-from lora_cli.render.prometheus_metrics import Metric, render_metrics
+from prometheus_client.metrics_core import Metric
+
+from lora_cli.render.prometheus_metrics import labelled, metric, render_metrics
 from lora_cli.runtime.messages import TierStatus
 from lora_cli.serving.adapter_manager import Host
+from lora_cli.serving.completions import Activity
 
 
-def metrics_text(host: Host) -> str:
+def metrics_text(host: Host, activity: Activity) -> str:
     """All metrics of a server, now. What the warm process knows is left out while it is not ready.
 
     Of one that does not answer it is what it said last (``lora_cli_tiers_age_seconds``).
     """
-    return render_metrics([*_server(host), *_tiers(host)])
+    return render_metrics([*_server(host), *_tiers(host), *_for_routers(host, activity)])
 
 
 def _server(host: Host) -> list[Metric]:
@@ -22,20 +26,20 @@ def _server(host: Host) -> list[Metric]:
         dict(sorted(one.items())) for one in (counters.requests, counters.stage_s, counters.failures)
     )
     return [
-        Metric("lora_cli_ready", "Whether loading the initial adapters was attempted.", host.ready),
-        Metric("lora_cli_adapters", "Adapters registered in the server.", len(host.entries)),
-        Metric(
+        metric("lora_cli_ready", "Whether loading the initial adapters was attempted.", host.ready),
+        metric("lora_cli_adapters", "Adapters registered in the server.", len(host.entries)),
+        metric(
             "lora_cli_failing_adapters",
             "Adapters whose last load failed.",
             failing,
         ),
-        Metric("lora_cli_queue", "Adapters waiting to be loaded or being loaded.", host.queued),
-        Metric("lora_cli_starts_total", "Starts of the process that owns the device.", starts),
-        Metric("lora_cli_requests_total", "Requests by the tier where their adapter was found.", requests, "tier"),
-        Metric("lora_cli_loads_total", "Adapters loaded and proved.", counters.loads),
-        Metric("lora_cli_load_bytes_total", "Bytes of factors loaded.", counters.load_bytes),
-        Metric("lora_cli_load_seconds_total", "Seconds of loads by stage.", stage_s, "stage"),
-        Metric("lora_cli_load_failures_total", "Loads that failed, by stage.", failures, "stage"),
+        metric("lora_cli_queue", "Adapters waiting to be loaded or being loaded.", host.queued),
+        metric("lora_cli_starts_total", "Starts of the process that owns the device.", starts),
+        metric("lora_cli_requests_total", "Requests by the tier where their adapter was found.", requests, "tier"),
+        metric("lora_cli_loads_total", "Adapters loaded and proved.", counters.loads),
+        metric("lora_cli_load_bytes_total", "Bytes of factors loaded.", counters.load_bytes),
+        metric("lora_cli_load_seconds_total", "Seconds of loads by stage.", stage_s, "stage"),
+        metric("lora_cli_load_failures_total", "Loads that failed, by stage.", failures, "stage"),
     ]
 
 
@@ -45,10 +49,10 @@ def _tiers(host: Host) -> list[Metric]:
         return []
 
     def by_tier(name: str, told: str, value: Callable[[TierStatus], float]) -> Metric:
-        return Metric(name, told, {tier: value(status) for tier, status in holdings.tiers.items()}, "tier")
+        return metric(name, told, {tier: value(status) for tier, status in holdings.tiers.items()}, "tier")
 
     return [
-        Metric("lora_cli_tiers_age_seconds", "Seconds since the last state of the tiers.", round(age_s, 3)),
+        metric("lora_cli_tiers_age_seconds", "Seconds since the last state of the tiers.", round(age_s, 3)),
         by_tier("lora_cli_resident_adapters", "Adapters in a tier.", lambda tier: tier.adapters),
         by_tier("lora_cli_resident_bytes", "Bytes of the adapters in a tier.", lambda tier: tier.bytes),
         by_tier("lora_cli_tier_hits_total", "Requests that found their adapter in a tier.", lambda tier: tier.hits),
@@ -56,4 +60,35 @@ def _tiers(host: Host) -> list[Metric]:
             "lora_cli_tier_misses_total", "Requests that loaded their adapter into a tier.", lambda tier: tier.loads
         ),
         by_tier("lora_cli_tier_evictions_total", "Adapters evicted from a tier.", lambda tier: tier.evictions),
+    ]
+
+
+def _for_routers(host: Host, activity: Activity) -> list[Metric]:
+    """What routers read to find an adapter, under vLLM's names.
+
+    ``vllm:lora_requests_info`` is as in vLLM 0.33 (``v1/metrics/loggers.py``): its value is the time. The others are
+    those that vllm-project/vllm#54830 proposes, and that llm-d's ``lora-load-state-scorer`` reads.
+    """
+    info = {
+        "max_lora": str(host.slots),
+        "running_lora_adapters": ",".join(activity.running),
+        "waiting_lora_adapters": ",".join(activity.waiting),
+    }
+    metrics = [labelled("vllm:lora_requests_info", "Running stats on lora requests.", [(info, time.time())])]
+    holdings, _ = host.looking.last()
+    if holdings is None:
+        return metrics
+    loaded = []
+    for entry in host.entries:
+        key = entry.job.key if entry.job is not None else ""
+        level = "gpu" if key in holdings.gpu else "cpu" if key in holdings.cpu else ""
+        if level and entry.report is not None:
+            pinned, rank = str(entry.item.pinned).lower(), str(entry.report.rank)
+            loaded.append(({"adapter_name": entry.item.name, "level": level, "pinned": pinned, "rank": rank}, 1.0))
+    return [
+        *metrics,
+        labelled("vllm:lora_adapter_loaded", "Adapters in a slot (gpu) or in memory (cpu).", loaded),
+        metric("vllm:num_gpu_loaded_lora_adapters", "Adapters in slots.", len(holdings.gpu)),
+        metric("vllm:num_cpu_loaded_lora_adapters", "Adapters in memory.", len(holdings.cpu)),
+        metric("vllm:max_gpu_lora_adapters", "Slots.", host.slots),
     ]

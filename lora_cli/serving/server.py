@@ -3,7 +3,9 @@
 import asyncio
 import errno
 import json
+import logging
 import os
+import re
 import signal
 import socket
 import stat
@@ -21,7 +23,6 @@ from lora_cli.endpoint.address import Address
 from lora_cli.errors import LoraCliError, MachineError
 from lora_cli.serving.api import Api
 from lora_cli.serving.connection import IDLE_S, protocol, room_for_files
-from lora_cli.serving.metrics import metrics_text
 from lora_cli.serving.request_rates import save_past
 from lora_cli.serving.signals import ending_signals
 from lora_cli.store.disk import replace_file
@@ -39,6 +40,8 @@ SWITCH_S = 0.0005
 """A thread that validates an adapter gives Python up after so long (5 ms else) for the requests."""
 
 SUPERVISED_S, READY_S, METRICS_S, HISTORY_S = 1.0, 0.2, 10.0, 30.0
+PROBES = ("/health", "/ready", "/metrics")
+
 LONGEST_S = 60.0
 """How long something that fails is not tried again at most."""
 
@@ -74,15 +77,17 @@ class _Life:
 
     def __init__(self, api: Api, files: Files, say: Callable[[str], None]) -> None:
         self.host, self.files, self._say = api.host, files, say
+        self._metrics_text = api.metrics_text
         self.error: LoraCliError | None = None
         self._unwritten: set[Path] = set()
+        access = access_log()
         config = uvicorn.Config(
             api.app(),
             http=protocol(room_for_files()),
             ws="none",
             backlog=ACCEPTED_AT_ONCE,
             log_config=None,
-            access_log=False,
+            access_log=access,
             lifespan="off",
             server_header=False,
             timeout_keep_alive=int(IDLE_S),
@@ -159,7 +164,7 @@ class _Life:
 
     async def _write_metrics(self) -> None:
         if self.files.metrics is not None and self.host.process is not None:
-            await asyncio.to_thread(self._write, self.files.metrics, metrics_text(self.host))
+            await asyncio.to_thread(self._write, self.files.metrics, self._metrics_text())
 
     async def _keep_history(self) -> None:
         """Request rates to disk, and to the child that would take this one's place."""
@@ -191,6 +196,22 @@ async def repeat(name: str, every_s: float, do: Callable[[], Awaitable[None]]) -
         except LoraCliError as error:
             failures += 1
             log.warning("%s: %s", name, error.message)
+
+
+def access_log() -> bool:
+    """Whether requests are logged, as those of lora-cli's own records that are of level info.
+
+    Probes that were answered with 200 are not: they would bury the rest.
+    """
+    ours, requests = logging.getLogger("lora_cli"), logger("uvicorn.access")
+    requests.handlers, requests.propagate = ours.handlers, False
+    requests.setLevel(logging.INFO)
+    requests.addFilter(_is_no_probe)
+    return ours.isEnabledFor(logging.INFO)
+
+
+def _is_no_probe(record: logging.LogRecord) -> bool:
+    return re.search(rf'"GET ({"|".join(PROBES)}) HTTP/1.1" 200$', record.getMessage()) is None
 
 
 class _Server(uvicorn.Server):

@@ -92,9 +92,9 @@ def test_every_adapter_is_reported_in_order_and_a_broken_one_stops_no_other(tmp_
 def assert_counted(file: Path, broken: Path) -> None:
     """The metrics of that run, as they are written for a collector."""
     lines = dict(line.rpartition(" ")[::2] for line in file.read_text().splitlines() if not line.startswith("#"))
-    assert lines["lora_cli_loads_total"] == "2"
-    assert lines['lora_cli_load_failures_total{stage="validate"}'] == "1"
-    assert lines[f'lora_cli_load_exit_code{{adapter="{broken}"}}'] == "1"
+    assert float(lines["lora_cli_loads_total"]) == 2
+    assert float(lines['lora_cli_load_failures_total{stage="validate"}']) == 1
+    assert float(lines[f'lora_cli_load_exit_code{{adapter="{broken}"}}']) == 1
     assert float(lines['lora_cli_load_seconds_total{stage="proof"}']) > 0
 
 

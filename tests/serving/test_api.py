@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from lora_cli.cli.main import main
 from tests.making import llama_modules, write_adapter, write_base
@@ -181,6 +182,21 @@ def test_metrics_count_requests_by_tier_and_failures_by_stage(server: Running) -
     assert float(lines['lora_cli_load_failures_total{stage="validate"}']) >= 1
     assert float(lines['lora_cli_resident_adapters{tier="gpu"}']) <= 2
     assert float(lines['lora_cli_load_seconds_total{stage="proof"}']) > 0
+
+
+def test_routers_find_where_an_adapter_is_under_the_names_of_vllm(server: Running) -> None:
+    """``lora_requests_info`` as vLLM has it, and the gauges of residency that vllm-project/vllm#54830 proposes."""
+    server.probe("a0")
+    families = {one.name: one for one in text_string_to_metric_families(server.ask("GET", "/metrics").text)}
+    (requests,) = families["vllm:lora_requests_info"].samples
+    assert set(requests.labels) == {"max_lora", "running_lora_adapters", "waiting_lora_adapters"}
+    assert requests.labels["max_lora"] == "2"
+    assert abs(requests.value - time.time()) < 60
+    loaded = {one.labels["adapter_name"]: one.labels for one in families["vllm:lora_adapter_loaded"].samples}
+    assert loaded["a0"] == {"adapter_name": "a0", "level": "gpu", "pinned": "false", "rank": "4"}
+    in_slots = families["vllm:num_gpu_loaded_lora_adapters"].samples[0].value
+    assert 1 <= in_slots <= families["vllm:max_gpu_lora_adapters"].samples[0].value == 2
+    assert sum(one["level"] == "gpu" for one in loaded.values()) <= in_slots
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from lora_cli.cli.output import about, note, termination_log
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.results import LoadReport
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import NotFound, Refused
-from lora_cli.render.prometheus_metrics import Metric, render_metrics
+from lora_cli.render.prometheus_metrics import labelled, metric, render_metrics
 from lora_cli.serving.adapter_state import Entry
 from lora_cli.serving.admission_child import AdmissionWorker
 from lora_cli.serving.admissions import Setup, Step
@@ -136,12 +137,15 @@ def test_addresses_are_written_as_clients_need_them() -> None:
 
 
 def test_prometheus_text_is_as_its_format_says() -> None:
-    counted = Metric("a_total", "As.", {'q"\\\n': 3, "b": 0.25}, "x")
-    text = render_metrics([counted, Metric("none", "No values.", {}, "x"), Metric("now_s", "A value.", 1.0)])
-    assert text == (
-        '# HELP a_total As.\n# TYPE a_total counter\na_total{x="q\\"\\\\\\n"} 3\na_total{x="b"} 0.25\n'
-        "# HELP now_s A value.\n# TYPE now_s gauge\nnow_s 1\n"
-    )
+    """As its own parser reads it; values of other people's names are escaped, also those that are not UTF-8."""
+    counted = metric("a_total", "As.", {'q"\\\n': 3, "b": 0.25}, "x")
+    several = labelled("vllm:x", "Xs.", [({"a": "b\udc80", "c": "d"}, 1)])
+    text = render_metrics([counted, metric("none", "No values.", {}, "x"), metric("now_s", "A value.", 1.0), several])
+    families = {one.name: one for one in text_string_to_metric_families(text)}
+    assert set(families) == {"a", "now_s", "vllm:x"}
+    assert [(one.labels, one.value) for one in families["a"].samples] == [({"x": 'q"\\\n'}, 3), ({"x": "b"}, 0.25)]
+    assert (families["now_s"].type, families["now_s"].samples[0].value) == ("gauge", 1)
+    assert families["vllm:x"].samples[0].labels == {"a": "b\\udc80", "c": "d"}
 
 
 def test_the_reason_stands_in_the_termination_log_where_there_is_one(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -260,3 +261,28 @@ def until(running: Running, holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < end, running.said()
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("level", "logged"), [("info", True), ("warning", False)])
+def test_requests_are_logged_from_level_info_on_but_no_probes_and_no_token(
+    folder: Path, level: str, logged: bool
+) -> None:
+    argv = (folder / "a0", "--base", folder / "base", "--log-level", level)
+    with Running(folder, *argv, token="a-secret-token") as running:
+        assert running.until_ready().ask("GET", "/health").status_code == 200
+        assert running.ask("GET", "/v1/models").status_code == 200
+        assert running.ask("GET", "/no/such%1b%5b31m%0a").status_code == 404
+        running.token = "another-secret-token"
+        assert running.ask("GET", "/v1/models").status_code == 401
+        said = running.said()
+    requests = [line for line in said.splitlines() if "HTTP/1.1" in line]
+    assert len(requests) == (3 if logged else 0), said
+    assert "secret-token" not in said
+    assert "\x1b" not in said
+    if logged:
+        assert re.match(r"\d{4}-\d\d-\d\d .* INFO 127\.0\.0\.1:\d+ - \"GET /v1/models HTTP/1\.1\" 200$", requests[0])
+
+
+def test_the_log_level_is_only_of_a_server(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["warm", str(folder / "a0"), "--base", str(folder / "base"), "--log-level", "info"]) == 2
+    assert "--log-level is for --serve" in capsys.readouterr().err
