@@ -49,8 +49,8 @@ def fetch(
     from lora_cli.fetching.batch import bring_all
     from lora_cli.fetching.context import AdapterRequest
     from lora_cli.fetching.file_selection import Selection
+    from lora_cli.sources.local import is_path
     from lora_cli.store import Store
-    from lora_cli.validation import is_path
 
     settings = _settings(cache_dir, offline=offline)
     asked = override(parse(os.fspath(ref), is_path=is_path), revision=revision, subfolder=subfolder)

@@ -1,6 +1,7 @@
 """The examples for CI servers are valid by those servers' own schemas, and the commands in them run as they stand."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -76,11 +77,16 @@ def git(*argv: str) -> None:
     subprocess.run(["git", *who, *argv], check=True, capture_output=True)
 
 
-def test_the_shown_command_for_changed_files_validates_their_adapters_alone(repository: Path) -> None:
+def shown_for_changed_files() -> str:
+    """Both lines of docs/ci.md, as one script."""
     page = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
-    shown = re.search(r"^ *\$ (git diff .*(\n      .*)*)", page, re.MULTILINE)
+    shown = re.search(r"^ *\$ (set -o pipefail)\n *\$ (git diff .*(\n      .*)*)", page, re.MULTILINE)
     assert shown is not None
-    command = shown[1].replace("models/llama/config.json", "adapters/smollm2-135m")
+    return f"{shown[1]}\n{shown[2]}".replace("models/llama/config.json", str(Path("adapters/smollm2-135m").absolute()))
+
+
+def test_the_shown_command_for_changed_files_validates_their_adapters_alone(repository: Path) -> None:
+    command = shown_for_changed_files()
 
     def changed() -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -106,12 +112,18 @@ def test_the_shown_command_for_changed_files_validates_their_adapters_alone(repo
         lambda: config.write_text("{"),
         weights.unlink,
         lambda: weights.rename(weights.with_suffix(".bin")),
+        config.unlink,
+        lambda: weights.with_name("optimizer.pt").write_bytes(b"cos\nsystem\n(S'id'\ntR."),
+        lambda: weights.with_name("chat_template.jinja").write_text("{{ ().__class__.__base__.__subclasses__() }}"),
     ]
     for change in changes:
         change()
         git("add", "-A", "adapters")
         git("commit", "-qm", "two")
         assert changed().returncode == 123
+        os.chdir("adapters")
+        assert changed().returncode == 123  # paths are from where it runs
+        os.chdir("..")
         git("reset", "-q", "--hard", "HEAD~1")
 
     Path("adapters/pirates").mkdir()
@@ -125,13 +137,13 @@ def test_the_shown_command_for_changed_files_validates_their_adapters_alone(repo
     assert lacks.returncode == 123
     assert "LC101 weights-missing" in lacks.stdout
 
+    git("update-ref", "-d", "refs/remotes/origin/main")
+    assert changed().returncode == 128  # what git cannot compare is not nothing
+
 
 def test_the_shown_command_for_changed_files_takes_no_folder_for_an_option_and_no_page_for_an_adapter(
     repository: Path,
 ) -> None:
-    page = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
-    shown = re.search(r"^ *\$ (git diff .*(\n      .*)*)", page, re.MULTILINE)
-    assert shown is not None
     git("init", "-q")
     git("commit", "-qm", "none", "--allow-empty")
     git("update-ref", "refs/remotes/origin/main", "HEAD")
@@ -140,7 +152,7 @@ def test_the_shown_command_for_changed_files_takes_no_folder_for_an_option_and_n
     Path("docs/our_adapter_model.md").write_text("# Adapters\n")
     git("add", "--", "--ignore=LC", "docs")
     git("commit", "-qm", "one")
-    words = ["bash", "-c", shown[1].replace("models/llama/config.json", "adapters/smollm2-135m")]
+    words = ["bash", "-c", shown_for_changed_files()]
 
     done = subprocess.run(
         words, env=environment(repository / "bin"), capture_output=True, text=True, check=False

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from lora_cli.cli.adapter_selection import from_refs
+from lora_cli.cli.adapter_selection import changed_adapters
+from lora_cli.cli.main import main
 from tests.conftest import ROOT
 
 HOOKS = ROOT / ".pre-commit-hooks.yaml"
@@ -141,31 +142,55 @@ def test_a_pickle_wakes_the_hook(repository: Path) -> None:
     assert "LC108" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("name", "wakes"),
-    [
-        ("adapter_model-00001-of-00002.bin", True),
-        ("a/adapter_model.pt", True),
-        ("a/adapter_model.safetensors.index.json", True),
-        ("a/pytorch_lora_weights.safetensors", True),
-        ("pytorch_model.bin", False),
-        ("docs/our_adapter_model.md", False),
-    ],
-)
-def test_the_hook_sees_the_files_of_adapters_and_each_stands_for_its_folder(
-    name: str, tmp_path: Path, *, wakes: bool
+def test_changed_files_stand_for_the_nearest_adapter_above_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (hook,) = yaml.safe_load(HOOKS.read_text())
-    file = tmp_path / name
-    file.parent.mkdir(exist_ok=True)
-    file.touch()
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b/c", "docs", "whole"):
+        Path(name).mkdir(parents=True)
+    Path("a/adapter_config.json").touch()
+    Path("b/c/adapter_model-00001-of-00002.bin").touch()
+    Path("whole/pytorch_lora_weights.safetensors").touch()
+    Path("docs/our_adapter_model.md").touch()
+    files = {
+        "a/chat_template.jinja": "a",
+        "a/optimizer.pt": "a",
+        "a/deep/er/gone.txt": "a",
+        "a/adapter_config.json": "a",
+        "b/c/adapter_config.json": "b/c",  # it was deleted
+        "whole/pytorch_lora_weights.safetensors": "whole",
+        "docs/our_adapter_model.md": None,
+        "README.md": None,
+        "gone/adapter_config.json": None,
+    }
+    for file, folder in files.items():
+        assert changed_adapters([file]) == ([folder] if folder else []), file
+    assert changed_adapters(list(files)) == ["a", "b/c", "whole"]
 
-    assert bool(re.search(hook["files"], name)) == wakes
-    (item,) = from_refs([str(file)])
-    assert (item.source == str(file.parent)) == wakes
 
-
-def test_other_files_wake_nobody(repository: Path) -> None:
+def test_other_files_validate_nothing(repository: Path) -> None:
     shutil.rmtree(repository / "adapters")
 
-    assert "(no files to check)Skipped" in commit(repository).stdout
+    done = commit(repository)
+
+    assert done.returncode == 0
+    assert "no adapters; no errors" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "training_args.bin"])
+def test_a_hostile_file_next_to_a_good_adapter_is_not_committed(repository: Path, name: str) -> None:
+    commit(repository)
+    who = ["-c", "user.name=x", "-c", "user.email=x@example.com"]
+    assert run("git", *who, "commit", "--quiet", "--no-verify", "-m", "all", cwd=repository).returncode == 0
+    hostile = b"{{ ().__class__.__base__.__subclasses__() }}" if name.endswith("jinja") else b"cos\nsystem\n(S'id'\ntR."
+    (repository / "adapters" / "pirate" / name).write_bytes(hostile)
+
+    done = commit(repository)
+
+    assert done.returncode == 1, done.stdout
+    assert "1 adapter (1 refused)" in " ".join(done.stdout.split())
+
+
+def test_changed_files_are_no_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "--changed-files", "-f", str(tmp_path / "set.yaml")]) == 2
+    assert "--changed-files is for REFs" in capsys.readouterr().err

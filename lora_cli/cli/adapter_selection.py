@@ -1,6 +1,5 @@
 """The inputs of a command: adapters, base and limits, from the command line and the manifest."""
 
-import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from lora_cli.fetching.context import AdapterRequest
 from lora_cli.fetching.file_selection import BASE, USUAL, Selection
 from lora_cli.fetching.requirements import Demand
 from lora_cli.settings import Settings
+from lora_cli.sources.local import is_path
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import AdapterEntry, AdapterSet, EngineSpec
@@ -220,15 +220,34 @@ def from_refs(refs: Sequence[str], checkpoint: str = "") -> tuple[Item, ...]:
     return tuple(Item(without_secrets(ref), _in_folder(ref, folder), latest=not folder) for ref in named)
 
 
+def changed_adapters(files: Sequence[str]) -> list[str]:
+    """The folders of the adapters that these files belong to, each once; a file may be gone, or belong to none.
+
+    A file's adapter is the nearest folder above it that has an adapter's config or weights.
+    """
+    folders = dict[str, None]()
+    for file in map(Path, files):
+        above = [one for one in file.parents if one.is_dir()]
+        found = above[:1] if _is_part(file) and file.is_file() else [one for one in above if _has_adapter(one)][:1]
+        folders |= dict.fromkeys(map(str, found))
+    return list(folders)
+
+
+def _has_adapter(folder: Path) -> bool:
+    return (folder / CONFIG).is_file() or any(one.is_file() for one in folder.glob(f"{WEIGHTS_STEM}*"))
+
+
 def _folder_of(text: str) -> str:
     path = Path(text)
-    is_part = path.name == CONFIG or path.name.startswith(WEIGHTS_STEM) or path.suffix == ".safetensors"
-    return str(path.parent) if is_part and path.is_file() else text
+    return str(path.parent) if _is_part(path) and path.is_file() else text
+
+
+def _is_part(path: Path) -> bool:
+    """Whether a file has the name of an adapter's config or weights."""
+    return path.name == CONFIG or path.name.startswith(WEIGHTS_STEM) or path.suffix == ".safetensors"
 
 
 def _in_folder(text: str, folder: str) -> str | AdapterRef:
-    from lora_cli.validation.validate import is_path
-
     try:
         return override(parse(text, is_path=is_path), subfolder=folder)
     except UsageError:
@@ -408,7 +427,7 @@ def _asked(text: str, revision: str | None, subfolder: str, selection: Selection
     """What one word asks for; what is no reference is an outcome of its own, and stops no other one."""
     typed = without_secrets(text)
     try:
-        ref = override(parse(text, is_path=os.path.lexists), revision=revision, subfolder=subfolder)
+        ref = override(parse(text, is_path=is_path), revision=revision, subfolder=subfolder)
     except UsageError as error:
         return AdapterRequest(error, typed)
     return AdapterRequest(ref, ref.name, selection, typed=typed)

@@ -90,7 +90,15 @@ def pinned(order: Order, manifest: Path, flags: LockFlags) -> tuple[Order, LockF
         hint = f"lora-cli fetch -f {order.manifest.file} updates the lock"
         raise Refused(f"{file.path} does not match {order.manifest.file}: {found[0]}{more}", hint=hint)
     kept = held(order.manifest, lock, flags)
-    adapters = (replace(one, demand=replace(one.demand, locked=kept.get(one.name))) for one in order.adapters)
+    known = locked_adapters(order.manifest, lock)
+    adapters = (
+        replace(
+            one,
+            asked=ref_at(one.ref, known[one.name]) if one.name in known and not known[one.name].revision else one.asked,
+            demand=replace(one.demand, locked=kept.get(one.name)),
+        )
+        for one in order.adapters
+    )
     order = replace(order, adapters=tuple(adapters), base=_base(order, lock, flags))
     if not (flags.locked or flags.check):
         _check_writable(order, file)
@@ -124,8 +132,8 @@ def held(adapter_set: AdapterSet, lock: Lock, flags: LockFlags) -> Mapping[str, 
     locked = locked_adapters(adapter_set, lock)
     if flags.locked or flags.check:
         return locked
-    folders = {entry.name for entry in adapter_set.adapters if entry.source.scheme == "file"}
-    return {name: one for name, one in locked.items() if name not in folders}
+    sources = {entry.name: entry.source for entry in adapter_set.adapters}
+    return {name: one for name, one in locked.items() if ref_at(sources[name], one).scheme != "file"}
 
 
 def _check_writable(order: Order, file: LockFile) -> None:

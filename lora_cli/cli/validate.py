@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from lora_cli.cli import completion, engine_options, options
-from lora_cli.cli.adapter_selection import base_model, lineup, reaching, warn_of_unlocked, with_base
+from lora_cli.cli.adapter_selection import base_model, changed_adapters, lineup, reaching, warn_of_unlocked, with_base
 from lora_cli.cli.options import ADAPTERS, for_engine, option, result
 from lora_cli.cli.output import drawn, to_stderr, writable, write
 from lora_cli.cli.progress import shown_count
@@ -61,6 +61,9 @@ def command(
     refs: options.Refs = None,
     manifest: options.Manifest = None,
     checkpoint: options.Checkpoint = "",
+    changed_files: bool = option(
+        "--changed-files", "REFs are changed files; validate the adapters that have them, if any.", False, ADAPTERS
+    ),
     base: options.Base = "",
     no_base: bool = option(
         "--no-base", "Validate without a base model; rules that need one are skipped.", False, ADAPTERS
@@ -114,9 +117,13 @@ def command(
         raise UsageError(f"--fail-on is error or warning, not {safe(fail_on)}")
     if base and no_base:
         raise UsageError("--base and --no-base cannot be used together", hint="remove one of them")
+    if changed_files:
+        if manifest is not None:
+            raise UsageError("--changed-files is for REFs", hint="remove -f or --changed-files")
+        refs = changed_adapters(refs or [])
     chosen, wanted = choose(select or (), ignore or ()), outputs(formats or (), output, os.environ)
     known, where = known_findings(baseline, write_baseline)
-    whole = lineup(manifest, refs or [], base, "validate", checkpoint)
+    whole = lineup(manifest, refs or [], base, "validate", checkpoint, may_be_empty=changed_files)
     asked = replace(whole, items=tuple(in_shard(whole.items, shard, lambda item: item.name)))
     settings = reaching(ctx.obj, asked.manifest, policy)
     warn_of_unlocked(asked, settings)
@@ -126,6 +133,8 @@ def command(
         engines, whole, tp=tp, max_lora_rank=max_lora_rank, lora_target_modules=lora_target_modules or (),
         served_model_name=served_model_name, max_loras=max_loras,
     )  # fmt: skip
+    if not asked.items:
+        no_base = no_base or not base
     model = None if no_base else base_model(with_base(asked, "validate", settings).base, settings)
     terms = Terms(
         model, values=values, max_lora_rank=max_lora_rank, rules=chosen, engines=engines, deployment=deployment

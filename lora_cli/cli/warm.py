@@ -116,6 +116,8 @@ def _check_flags(options: WarmOptions, modes: list[str]) -> None:
         if getattr(options, flag) and not fits:
             name = f"--{flag.replace('_', '-')}"
             raise UsageError(f"{name} is {where}", hint=f"remove {name}")
+    if options.endpoint and options.prune and options.shard is not None and options.manifest is None:
+        raise UsageError("--prune would unload the adapters of other shards", hint="use a manifest: -f FILE")
 
 
 def _endpoint(options: WarmOptions) -> Endpoint:

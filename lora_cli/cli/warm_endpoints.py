@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_plan import admitting, say
 from lora_cli.cli.warm_serve import uniquely_named
 from lora_cli.core.adapter_request import Item
+from lora_cli.core.snapshot import Snapshot
 from lora_cli.daemon_threads import map_in_threads
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
@@ -33,7 +34,9 @@ from lora_cli.render.warm_report import EndpointsReport
 from lora_cli.serving.signals import ending_signals
 from lora_cli.settings import Settings
 from lora_cli.store import Store
+from lora_cli.store.export import drop_views, keep_view
 from lora_cli.store.in_use import holding
+from lora_cli.store.inventory import views
 from lora_cli.validation import Terms
 from lora_cli.validation.fetch_and_validate import Admission
 
@@ -175,10 +178,16 @@ def warm_endpoints(
         base = base_model(asked.base, settings)
         terms = Terms(base, max_lora_rank=rank, engines=profiles, deployment=deployment)
         admit = admitting(terms, settings, hold)
-        wanted, refused = _admitted(items, map_in_threads(admit, items, AT_ONCE) if ready else (), mapped)
-        changes = Changes(options.prune, options.prove, options.allow_unload)
+        admissions = map_in_threads(admit, items, AT_ONCE) if ready else []
+        wanted, refused = _admitted(items, admissions, mapped)
+        snapshots = {one.name: one.snapshot for one in admissions if one.refusal is None and one.snapshot is not None}
+        named = frozenset(one.name for one in (asked.manifest.adapters if asked.manifest is not None else items))
+        changes = Changes(named if options.prune else None, options.prove, options.allow_unload)
         serve = partial(reconcile, wanted=wanted, changes=changes)
         done = dict(zip(ready, map_in_threads(serve, ready, len(ready)), strict=True))
+        if asked.manifest is not None:
+            every = [one for told, _ in done.values() for one in told]
+            _keep_views(Store(settings.cache_dir), snapshots, every, reached=len(done) == len(servers))
     replicas = []
     for server in servers:
         told, error = done.get(server, ([], waited[server]))
@@ -194,6 +203,25 @@ def warm_endpoints(
             )
         )
     return EndpointsReport(servers=replicas, refused=refused)
+
+
+def _keep_views(store: Store, snapshots: Mapping[str, Snapshot], done: Sequence[Done], *, reached: bool) -> None:
+    """Name in the cache what servers now load from there, so that ``cache gc`` and a budget leave it alone.
+
+    A name stays with the old version while a server still has that. What was unloaded from every server gives its name
+    up, if all of them were ``reached``.
+
+    Raises:
+        MachineError: the cache cannot be written.
+    """
+    known = views(store)
+    failed = {one.name for one in done if one.error is not None}
+    for name, snapshot in snapshots.items():
+        if name not in failed or name not in known:
+            keep_view(store, name, snapshot)
+    pruned = {one.name for one in done if one.action == "pruned"} - failed
+    if reached:
+        drop_views(store, {name: digest for name, digest in known.items() if name in pruned})
 
 
 def kind_of(engine: str, asked: Lineup) -> str:

@@ -50,7 +50,9 @@ class WarmOptions:
     engine_path: list[str] | None = option(
         "--engine-path FROM=TO", "Path TO in the engine of the local folder FROM; may be repeated.", None, ENGINES
     )
-    prune: bool = option("--prune", "Unload adapters that are not in this call.", False, ENGINES)
+    prune: bool = option(
+        "--prune", "Unload adapters that are not in the manifest, or not among the REFs.", False, ENGINES
+    )
     allow_unload: bool = option(
         "--allow-unload", "Also unload and replace adapters where the engine is known to fail in that.", False, ENGINES
     )

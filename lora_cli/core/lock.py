@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, snapshot_digest
@@ -68,11 +69,16 @@ def of_manifest(lock: Lock, manifest: str) -> Lock:
 def ref_at(ref: AdapterRef, locked: LockedAdapter) -> AdapterRef:
     """``ref`` at the locked revision, where its kind has revisions that can be asked for (the Hub).
 
+    ORG/NAME that was locked as a folder next to the manifest stays one if it is gone: a lock has no other revision "".
+
     Raises:
         UsageError: the lock names no commit of a Hub repository.
     """
     if ref.scheme != "hf":
         return ref
+    if not locked.revision:
+        folder = Path(locked.manifest).absolute().parent / locked.source
+        return AdapterRef("file", str(folder))
     if not re.fullmatch(r"[0-9a-f]{40}", locked.revision):
         raise UsageError(
             f"{locked.name} is locked at {locked.revision!r}, which is not a commit",

@@ -34,11 +34,12 @@ class Wanted:
 class Changes:
     """How a server may be changed.
 
-    ``prune`` unloads what is not wanted; ``prove`` asks for the effect of each adapter; ``unload`` allows to unload
-    where the engine has a bug in that.
+    ``prune`` unloads what is neither wanted nor has one of these names (None: nothing is unloaded): an adapter that
+    could not be fetched or was refused goes on being served as it is. ``prove`` asks for the effect of each adapter;
+    ``unload`` allows to unload where the engine has a bug in that.
     """
 
-    prune: bool
+    prune: frozenset[str] | None
     prove: bool
     unload: bool
 
@@ -121,8 +122,8 @@ def reconcile(server: Server, wanted: Sequence[Wanted], changes: Changes) -> tup
         served = {one.name: one for one in models if one.parent}
         proof = Proof(server, base) if changes.prove else None
         done += map_in_threads(lambda one: _done(server, one, served.get(one.name), proof, changes), wanted, AT_ONCE)
-        if changes.prune:
-            done.extend(_prune(server, served, {one.name for one in wanted}, changes))
+        if changes.prune is not None:
+            done.extend(_prune(server, served, changes.prune.union(one.name for one in wanted), changes))
     except LoraCliError as error:
         return done, error
     return done, None
@@ -174,9 +175,9 @@ def _unload_bug(server: Server, changes: Changes) -> str:
     return "" if changes.unload else server.unload_bug
 
 
-def _prune(server: Server, served: dict[str, Served], wanted: set[str], changes: Changes) -> Iterator[Done]:
+def _prune(server: Server, served: dict[str, Served], kept: frozenset[str], changes: Changes) -> Iterator[Done]:
     for name in served:
-        if name in wanted:
+        if name in kept:
             continue
         began = time.perf_counter()
         error: LoraCliError | None = None

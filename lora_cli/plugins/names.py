@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_cli.core.adapter_request import NAME, Item
+from lora_cli.core.lock import of_manifest
 from lora_cli.core.reference import parse
 from lora_cli.errors import LoraCliError, NotFound, UsageError
 from lora_cli.reading.adapter_set import items_of, locked_adapters, with_policies
@@ -86,7 +87,8 @@ class Names:
         check_rules(settings.suppressions)
         if adapter_set is not None and self.manifest is not None:
             try:
-                locked = locked_adapters(adapter_set, read_lock(lock_path(self.manifest)))
+                lock = of_manifest(read_lock(lock_path(self.manifest)), str(self.manifest))
+                locked = locked_adapters(adapter_set, lock)
             except NotFound:
                 locked = {}
             items = {item.name: item for item in items_of(adapter_set.adapters, locked)}

@@ -1,7 +1,7 @@
 """Manifest, lock and policy files on this disk → their values; bounded, and relative to where they are."""
 
-import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from lora_cli.core.lock import Lock
@@ -10,6 +10,7 @@ from lora_cli.documents.manifest import AdapterSet, load_manifest
 from lora_cli.documents.policy import Policy, load_policy
 from lora_cli.documents.yaml_nodes import SPLIT, TEXT_CAP
 from lora_cli.errors import MachineError, NotFound, UsageError
+from lora_cli.sources.local import is_path
 
 STDIN = "-"
 
@@ -25,7 +26,7 @@ def read_manifest(path: Path) -> AdapterSet:
     base_dir = Path.cwd() if str(path) == STDIN else path.absolute().parent
     where = "<stdin>" if str(path) == STDIN else str(path)
     text = read_text(path, "manifest")
-    return load_manifest(text, where, is_path=lambda written: os.path.lexists(base_dir / written), base_dir=base_dir)
+    return load_manifest(text, where, is_path=partial(is_path, base_dir=base_dir), base_dir=base_dir)
 
 
 def read_lock(path: Path) -> Lock:

@@ -22,8 +22,9 @@ RULES: tuple[Rule, ...] = tuple(
 """Every rule of these modules, in the order in which they are run and listed: by code."""
 
 
-UNREAD = frozenset({"LC101", "LC102", "LC104", "LC105", "LC106", "LC107", "LC109"})
-"""The rules that say why a config or weights were not read. All others are skipped then, which must not look clean."""
+UNREAD = frozenset({"LC101", "LC102", "LC104", "LC105", "LC106", "LC107", "LC108", "LC109"})
+"""The rules that report why a config or weights were not read. All others are skipped then, which must not look clean.
+"""
 
 
 def find(selector: str) -> tuple[Rule, ...]:

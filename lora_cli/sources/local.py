@@ -319,6 +319,18 @@ def _fingerprint(status: os.stat_result) -> str:
     return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 
+def is_path(text: str, base_dir: Path | None = None) -> bool:
+    """Whether ``text`` is a path, and not ORG/NAME of the Hub, seen from ``base_dir`` (None: the working directory).
+
+    It is one if it exists (a dangling link does, too), and if the folder exists that it would be in: a folder that was
+    removed or misspelt is not looked for on the Hub, where somebody else may have a repository of that name.
+    """
+    if "\0" in text:
+        return False
+    path = (base_dir or Path()) / Path(text).expanduser()
+    return os.path.lexists(path) or (text.count("/") == 1 and "@" not in text and path.parent.is_dir())
+
+
 def _missing(path: Path) -> NotFound:
     try:
         linked = path.is_symlink()
@@ -327,7 +339,7 @@ def _missing(path: Path) -> NotFound:
     if linked:
         return NotFound(f"{path} is a dangling link", hint="check what it points to")
     beside = sorted(one.name for one in path.parent.glob("checkpoint-*")) if path.name.startswith("checkpoint-") else []
-    hint = "check the spelling; a folder in a Hub repository is hf://ORG/NAME/FOLDER"
+    hint = "check the spelling; a repository of the Hub is hf://ORG/NAME, and a folder in one hf://ORG/NAME/FOLDER"
     hint = f"there are {names(beside)}" if beside else hint
     return NotFound(f"there is no folder {path}", hint=hint)
 

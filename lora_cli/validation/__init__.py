@@ -4,7 +4,7 @@ What is to be loaded is admitted by ``validation.fetch_and_validate``.
 """
 
 from lora_cli.validation.base_model import Fallback, open_base, open_config
-from lora_cli.validation.validate import check_all, is_path, read_all, ref_of, validate
+from lora_cli.validation.validate import check_all, read_all, ref_of, validate
 from lora_cli.validation.verdict import Checked, Terms, judge
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "Fallback",
     "Terms",
     "check_all",
-    "is_path",
     "judge",
     "open_base",
     "open_config",

@@ -8,12 +8,9 @@ from lora_cli.core.finding import Accepted, Finding
 from lora_cli.documents.baseline import Baseline, Entry
 from lora_cli.documents.policy import Suppression
 from lora_cli.errors import UsageError
-from lora_cli.rules import find
+from lora_cli.rules import UNREAD, find
 from lora_cli.rules.rule import Rule
 from lora_cli.validation.verdict import Checked, accepting, today
-
-UNREAD = frozenset({"LC101", "LC102", "LC105", "LC107", "LC108"})
-"""Rules that report that config or weights are missing or unreadable: what needs them was not checked."""
 
 
 def check_rules(suppressions: Iterable[Suppression]) -> None:

@@ -5,8 +5,6 @@ Of many, remote ones are validated in threads, many local ones in processes, alw
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from os.path import lexists
-from pathlib import Path
 
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.addresses import without_secrets
@@ -25,6 +23,7 @@ from lora_cli.reading.adapter import Opened, read_adapter, read_at_once
 from lora_cli.reading.companions import read_card
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_near
+from lora_cli.sources.local import is_path
 from lora_cli.sources.registry import Sources
 from lora_cli.validation.verdict import Checked, Stopwatch, Terms, companions_of, gather, judge, suppressed
 
@@ -41,11 +40,6 @@ AT_ONCE = 4
 
 MOST_TOGETHER = 64
 """At most so many: what verdicts share is sent, and kept, once per batch."""
-
-
-def is_path(text: str) -> bool:
-    """Whether ``text`` is a path that exists on this machine; a link that leads nowhere exists too."""
-    return "\0" not in text and lexists(Path(text).expanduser())
 
 
 def ref_of(source: str | AdapterRef) -> AdapterRef:

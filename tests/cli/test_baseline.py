@@ -103,11 +103,16 @@ def test_an_adapter_whose_files_cannot_be_read_is_left_out_of_a_new_baseline(
     assert validate("loud", "--write-baseline", "known.json") == 1
 
 
-def test_an_adapter_without_weights_is_left_out_of_a_new_baseline(here: Path, capsys: Capture) -> None:
-    Path("loud/adapter_model.safetensors").unlink()
+@pytest.mark.parametrize(("file", "code"), [("adapter_model.safetensors", "LC101"), ("adapter_config.json", "LC106")])
+def test_an_adapter_without_weights_or_config_is_left_out_of_a_new_baseline(
+    here: Path, file: str, code: str, capsys: Capture
+) -> None:
+    Path("loud", file).unlink()
 
     assert validate("loud", "bad", "--write-baseline", "known.json") == 1
-    assert capsys.readouterr().err == "warning: known.json: loud is not in the baseline: it could not be read (LC101)\n"
+    assert (
+        capsys.readouterr().err == f"warning: known.json: loud is not in the baseline: it could not be read ({code})\n"
+    )
     assert {entry["adapter"] for entry in json.loads(Path("known.json").read_text())["findings"]} == {"bad"}
     assert validate("loud", "--baseline", "known.json") == 1
 

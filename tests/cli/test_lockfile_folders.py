@@ -117,3 +117,42 @@ def test_of_a_folder_that_is_gone_the_cache_has_what_is_locked(tmp_path: Path, m
     assert [run("fetch"), run("warm")] == [0, 0]
     forget_the_cache(monkeypatch, tmp_path)
     assert run("fetch") == 3
+
+
+@pytest.mark.parametrize("parent", ["is there", "is gone, too"])
+def test_a_locked_folder_that_is_gone_is_read_from_the_cache_and_never_looked_for_on_the_hub(
+    parent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Written ``adapters/sql``, it looks like a repository, and somebody may have one of that name."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("LORA_CLI_RETRIES", "0")
+    retrain("adapters/sql", seed=3)
+    set_of("mine=./mine", "sql=adapters/sql")
+    assert fetch() == 0
+    assert locked("sql").revision == ""
+    shutil.rmtree("adapters" if parent == "is gone, too" else "adapters/sql")
+    capsys.readouterr()
+
+    assert fetch("--locked") == 0
+    assert main(["validate", "-f", "set.yaml", "--base", "base"]) == 3
+    assert f"thereisnofolder{tmp_path / 'adapters/sql'}" in "".join(capsys.readouterr().out.split())
+    assert main(["validate", "-f", "set.yaml", "--base", "base", "mine"]) == 0
+    assert fetch("--upgrade", "sql") == 3
+    assert "there is no folder" in capsys.readouterr().err
+    forget_the_cache(monkeypatch, tmp_path)
+    assert fetch("--locked") == 3
+    assert "there is no folder" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_misspelt_next_to_others_is_not_looked_for_on_the_hub(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    retrain("adapters/sql")
+    assert main(["validate", "adapters/sgl", "--no-base"]) == 3
+    assert main(["fetch", "adapters/sgl"]) == 3
+    set_of("sql=adapters/sgl")
+    assert fetch() == 3
+    said = "".join(capsys.readouterr())
+    assert said.count("there is no folder") == 3
+    assert "127.0.0.1" not in said

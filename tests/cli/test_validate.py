@@ -183,6 +183,16 @@ def test_what_cannot_be_read_is_reported_whatever_is_selected(
     assert main(["validate", bad, "--base", base, "--select", "LC5"]) == 0
 
 
+def test_a_hostile_pickle_in_place_of_the_weights_is_reported_whatever_is_selected(
+    good: str, base: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = Path(good) / "adapter_model.safetensors"
+    weights.unlink()
+    weights.with_suffix(".bin").write_bytes(b"cos\nsystem\n(S'id'\ntR.")
+    assert main(["validate", good, "--base", base, "--select", "LC3", "--select", "LC5"]) == 1
+    assert "LC108" in capsys.readouterr().out
+
+
 def test_an_engine_with_a_smaller_rank_refuses(good: str, base: str) -> None:
     assert main(["validate", good, "--base", base, "--max-lora-rank", "2"]) == 1
     assert main(["validate", good, "--base", base, "--max-lora-rank", "16"]) == 0

@@ -207,6 +207,58 @@ def test_prune_unloads_what_is_not_named_and_only_then(folder: Path, warm: Warm)
         assert set(engine.adapters) == {"chat"}
 
 
+@pytest.mark.parametrize("why", ["refused", "unreachable", "gone"])
+def test_prune_leaves_what_the_manifest_has_though_this_machine_cannot_have_it(
+    folder: Path, warm: Warm, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    monkeypatch.setenv("LORA_CLI_RETRIES", "0")
+    with Engine() as engine:
+        warm(engine)
+        if why == "unreachable":
+            write_set(folder, *NAMES, sources=["http://127.0.0.1:9/sql/", "./chat"])
+        elif why == "gone":
+            write_set(folder, *NAMES, sources=["./nowhere", "./chat"])
+        else:
+            (folder / "sql" / "adapter_model.safetensors").write_bytes(b"broken")
+        code, document = warm(engine, "--prune")
+        assert code == {"refused": 1, "unreachable": 4, "gone": 3}[why]
+        assert actions(document) == {"chat": "kept"}
+        assert [one["name"] for one in document["refused"]] == ["sql"]
+        assert set(engine.adapters) == {"sql", "chat"}
+
+
+@pytest.mark.parametrize("argv", [("--shard", "0/2"), ("--shard", "1/2"), ("sql",)])
+def test_prune_is_by_the_whole_manifest_for_a_part_of_it_too(warm: Warm, argv: tuple[str, ...]) -> None:
+    with Engine() as engine:
+        warm(engine)
+        engine.adapters["other"] = engine.adapters["sql"]
+        assert warm(engine, "--prune", *argv)[0] == 0
+        assert set(engine.adapters) == {"sql", "chat"}
+
+
+def test_prune_of_a_shard_of_refs_would_unload_the_others(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["warm", str(folder / "sql"), "--shard", "0/2", "--endpoint", "http://127.0.0.1:9", "--engine", "vllm"]
+    assert main([*argv, "--prune"]) == 2
+    assert "--prune would unload the adapters of other shards" in capsys.readouterr().err
+
+
+def test_the_cache_keeps_what_an_engine_loads_from_it_until_it_was_pruned(
+    folder: Path, warm: Warm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def collected() -> set[str]:
+        assert main(["--cache-dir", str(folder / "cache"), "cache", "gc", "--max-bytes", "0"]) == 0
+        capsys.readouterr()
+        return {name for name, path in roots.items() if not Path(path).is_dir()}
+
+    with Engine() as engine:
+        warm(engine)
+        roots = {name: root for name, (root, _) in engine.adapters.items()}
+        assert collected() == set()
+        write_set(folder, "chat")
+        warm(engine, "--prune")
+        assert collected() == {"sql"}
+
+
 def test_a_replica_that_refuses_is_told_in_its_own_words_and_the_others_are_warmed(warm: Warm) -> None:
     with Engine() as one, Engine() as other, Engine(down_for=10**6) as down:
         other.refuses["sql"] = "LoRA rank 4 is greater than max_lora_rank 2."
