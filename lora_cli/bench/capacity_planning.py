@@ -13,7 +13,7 @@ from lora_cli.bench.trace import Trace
 from lora_cli.tiers.budget import Budget, Objective
 
 OF_SLOTS_ALONE = frozenset({"hit_ratio"})
-"""Metrics that memory changes nothing about."""
+"""Metrics that memory changes next to nothing about."""
 
 DEFINITIONS = {
     "slots": "the smallest number of slots that reaches all goals, found by bisection: more slots are not worse",
@@ -88,6 +88,8 @@ def _size(task: tuple[Trace, Fleet, str, tuple[Condition, ...], Objective]) -> t
         return policy, PolicyPlan((), most)
     least = fewest(1, everybody, lambda slots: meets(slots, everybody))
     if all(goal.metric in OF_SLOTS_ALONE for goal in goals):
+        # What a policy knows of loads depends a little on memory, too: the answer itself has to meet the goals.
+        least = next(slots for slots in range(least, everybody + 1) if meets(slots, slots))
         return policy, PolicyPlan((with_places(least, least),), most)
     answers: list[PlanAnswer] = []
     for slots in dict.fromkeys(min(least * times, everybody) for times in MORE_SLOTS):

@@ -136,8 +136,8 @@ class ChildProcess:
             self._socket = self._start()
         except OSError as error:
             raise MachineError(
-                f"{program.title} cannot be started: {error.strerror}",
-                hint="check the memory and limits of this machine",
+                f"{program.title} cannot be started: {error.strerror}{f': {error.filename}' if error.filename else ''}",
+                hint="check that this user may run that file, and the memory and limits of this machine",
             ) from error
         self._connection: Connection[Any, Any] = Connection(os.dup(self._socket.fileno()))
         self._heard_at = monotonic()

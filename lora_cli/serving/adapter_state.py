@@ -120,7 +120,7 @@ class Entries:
             raise UsageError(f"there are already {MOST} adapters", hint="unload some")
         if known is not None and str(known.item.source) != str(item.source):
             raise UsageError(
-                f"the adapter {item.name} is already loaded from elsewhere", hint='"load_inplace": true replaces it'
+                f"there is already an adapter {item.name} from elsewhere", hint='"load_inplace": true replaces it'
             )
         return self._entries.setdefault(item.name, Entry(item, by_client=True))
 

@@ -252,7 +252,13 @@ class WebSource:
             except StatusError as error:
                 raise _explained(error, f"{ref}: {name}") from error
 
-        files = list_files(look, index, str(ref), host(folder))
+        try:
+            files = list_files(look, index, str(ref), host(folder))
+        except AccessDenied as error:
+            if not http.token or self._rule is None:
+                raise
+            hint = f"the server does not accept the token in {self._rule.token_env}, or that may not read this"
+            raise AccessDenied(error.message, hint=hint) from error
         return Revision(ref, _id(files, str(ref)), files, "private" if http.token else "")
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:

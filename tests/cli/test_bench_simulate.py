@@ -182,3 +182,12 @@ def test_what_is_wrong_is_said_once(
 def test_what_is_only_simulated_is_not_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve-bench", "./a", "--base", "b", "--disk-link", "5"]) == 2
     assert "--disk-link is for --simulate only" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("goal", "seed"), [(0.9, "0"), (0.8, "1")])
+def test_the_tiers_of_a_plan_meet_its_goal(goal: float, seed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Adaptive knows of loads from memory, too: what holds with every adapter there may not hold with fewer."""
+    argv = ["--plan", f"hit_ratio>={goal}", "--num-adapters", "50", "--num-prompts", "2000", "--seed", seed]
+    policies = document(capsys, *argv, command=["serve-bench", "--simulate"])["plan"]["policies"]
+    assert set(policies) >= {"lru", "adaptive"}
+    assert all(answer["hit_ratio"] >= goal for one in policies.values() for answer in one["answers"])

@@ -94,7 +94,7 @@ def test_an_adapter_that_does_nothing_is_caught_though_vllm_answered_200(folder:
     save_file({name: one * ("lora_B" not in name) for name, one in load_file(weights).items()}, weights)
     with Endpoint(Address(port=server.port)) as endpoint:
         wanted = [Wanted("nothing", "", str(folder / "nothing"))]
-        done, _ = reconcile(Vllm(endpoint), wanted, Changes(prune=False, prove=True, unload=False))
+        done, _ = reconcile(Vllm(endpoint), wanted, Changes(prune=None, prove=True, unload=False))
     assert server.unload("nothing").status == 200, "vLLM had loaded it"
     assert (done[0].action, done[0].exit_code) == ("loaded", 1)
     assert done[0].error is not None
@@ -106,7 +106,7 @@ def test_what_vllm_refuses_is_told_in_its_own_words(
 ) -> None:
     with Endpoint(Address(port=server.port)) as endpoint:
         wanted = [Wanted("gone", "", str(folder / "gone"))]
-        done, _ = reconcile(Vllm(endpoint), wanted, Changes(prune=False, prove=True, unload=False))
+        done, _ = reconcile(Vllm(endpoint), wanted, Changes(prune=None, prove=True, unload=False))
     assert done[0].exit_code == 7
     assert done[0].error is not None
     assert "--engine-path" in done[0].error.hint

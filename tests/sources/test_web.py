@@ -226,6 +226,18 @@ def test_a_rule_names_the_server_that_answers_in_place_of_the_host(server: WebSe
     assert whole(source, revision) == FILES[f"sql/{WEIGHTS}"]
 
 
+def test_a_token_that_the_server_does_not_accept_is_named_by_its_variable(
+    server: WebServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORA_CLI_TOKEN_ACME", "rotated")
+    server.site.token = "s3cret"
+    rule = SourceRule(match=f"http://{server.place}/*", token_env="LORA_CLI_TOKEN_ACME")
+    with pytest.raises(AccessDenied, match="requires authentication") as caught:
+        WebSource(settings, rule).resolve(ref(server))
+    assert "does not accept the token in LORA_CLI_TOKEN_ACME" in caught.value.hint
+    assert "rotated" not in str(caught.value)
+
+
 @pytest.mark.parametrize(("value", "message"), [(None, "is not set"), ("two words", "is not a valid token")])
 def test_a_token_that_is_none_is_said_without_its_value(
     value: str | None, message: str, server: WebServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
