@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lora_cli.core.foreign_formats import PICKLE, STAND_INS, Format, by_start
-from lora_cli.core.pickles.opcodes import Effort
+from lora_cli.core.pickles.machine import Effort
 from lora_cli.core.safetensors import MOST_HEADER, Header, header_length, parse_header
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError

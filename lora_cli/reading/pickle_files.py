@@ -6,7 +6,7 @@ compressed files, only what runs something is wrong: an archive of photographs i
 
 from collections.abc import Iterable
 
-from lora_cli.core.pickles.opcodes import Effort, can_begin
+from lora_cli.core.pickles.machine import Effort, can_begin
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, TooLarge, UnsafePickle
 from lora_cli.reading.byte_ranges import read_range

@@ -5,12 +5,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
-from lora_cli.core.pickles import legacy_torch_file, torch_archive
-from lora_cli.core.pickles.allowlist import TRAINER, WEIGHTS, Allowed
-from lora_cli.core.pickles.machine import read_pickle
-from lora_cli.core.pickles.opcodes import Effort, Truncated
-from lora_cli.core.pickles.torch_archive import Entry
-from lora_cli.core.pickles.values import Storage, Value, item_bytes, located, state_dict, storages_of
+from lora_cli.core.pickles import torch_archive
+from lora_cli.core.pickles.allowlist import TRAINER, WEIGHTS, Allowed, Storage, Value, item_bytes
+from lora_cli.core.pickles.machine import Effort, Truncated, read_pickle
+from lora_cli.core.pickles.torch_archive import Entry, Legacy, located, state_dict, storages_of
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, TooLarge
@@ -97,7 +95,7 @@ def _value(ranges: Readable, directory: Mapping[str, Entry], allowed: Allowed) -
         raise FormatError("the zip contains no data.pkl")
     data, *order = _contents(ranges, entries)
     if order and order[0] != b"little":
-        raise FormatError("was written by a big-endian machine", hint=legacy_torch_file.BIG_ENDIAN_HINT)
+        raise FormatError("was written by a big-endian machine", hint=torch_archive.BIG_ENDIAN_HINT)
     value, stop = read_pickle(data, allowed, 0, ranges.effort)
     if stop != len(data):
         raise FormatError(f"data.pkl has {len(data) - stop} more bytes after the end of its pickle")
@@ -134,14 +132,14 @@ def _storage_start(ranges: Readable, directory: Mapping[str, Entry], storage: St
 
 
 def _legacy(ranges: Readable) -> dict[str, TensorInfo]:
-    def read(data: bytes) -> legacy_torch_file.Legacy:
-        if not legacy_torch_file.is_legacy(data, WEIGHTS, ranges.effort):
+    def read(data: bytes) -> Legacy:
+        if not torch_archive.is_legacy(data, WEIGHTS, ranges.effort):
             raise FormatError("is a pickle, but not one written by torch.save")
-        return legacy_torch_file.read_legacy(data, WEIGHTS, ranges.effort)
+        return torch_archive.read_legacy(data, WEIGHTS, ranges.effort)
 
     found = _of_enough(ranges, read)
     tensors = state_dict(found.value)
-    starts, stop = legacy_torch_file.legacy_starts(found.keys, found.stop, storages_of(tensors))
+    starts, stop = torch_archive.legacy_starts(found.keys, found.stop, storages_of(tensors))
     if stop != ranges.size:
         raise FormatError(f"its storages end at byte {stop}, the file at {ranges.size}")
     return located(tensors, starts, ranges.path)
@@ -170,8 +168,8 @@ def _of_enough(ranges: Readable, read: Callable[[bytes], T]) -> T:
 
 def _read_all(data: bytes, size: int, effort: Effort) -> None:
     """A legacy torch file, or one pickle after the other, to the end of a file of ``size`` bytes."""
-    if legacy_torch_file.is_legacy(data, TRAINER, effort):
-        legacy_torch_file.read_legacy(data, TRAINER, effort)
+    if torch_archive.is_legacy(data, TRAINER, effort):
+        torch_archive.read_legacy(data, TRAINER, effort)
         return
     at = 0
     while at < size:

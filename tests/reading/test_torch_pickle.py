@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lora_cli.core.pickles.opcodes import Effort
+from lora_cli.core.pickles.machine import Effort
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision
