@@ -1,25 +1,16 @@
-"""``config.json`` → ``BaseModel``, by one declarative table for each family.
-
-Adding a family: an entry in the table of the module for its shape (``decoders``, ``gpt_bert``, ``multimodal``), and two
-configs in ``tests/core/architectures`` that the transformers model itself then checks.
-"""
+"""``config.json`` → ``BaseModel``, by the table of families."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from lora_cli.core import parse
 from lora_cli.core.architectures.build import WHERE, build
-from lora_cli.core.architectures.decoders import DENSE, WITH_EXPERTS
-from lora_cli.core.architectures.gpt_bert import FAMILIES as GPT_BERT
-from lora_cli.core.architectures.multimodal import FAMILIES as MULTIMODAL
+from lora_cli.core.architectures.families import FAMILIES
 from lora_cli.core.architectures.table import Family
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.text import shown
 from lora_cli.errors import FormatError
-
-FAMILIES: Mapping[str, Family] = {**DENSE, **WITH_EXPERTS, **GPT_BERT, **MULTIMODAL}
-"""Every ``model_type`` that has a table."""
 
 
 class UnknownArchitecture(FormatError):
