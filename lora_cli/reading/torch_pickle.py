@@ -14,7 +14,7 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, TooLarge
 from lora_cli.reading.byte_ranges import HEAD, Readable, check_stand_in, read_range
 from lora_cli.reading.pickle_files import is_tar
-from lora_cli.sources import Source, is_near
+from lora_cli.sources import Source, is_on_disk
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ def opened(source: Source, revision: Revision, file: RemoteFile, effort: Effort)
     try:
         head = read_range(source, revision, file, 0, min(HEAD, file.size))
         fetch = partial(read_range, source, revision, file)
-        yield Readable(file.path, file.size, head, fetch, effort, is_near(source, revision))
+        yield Readable(file.path, file.size, head, fetch, effort, is_on_disk(source, revision))
     except FormatError as error:
         raise error.within(file.path) from error.__cause__
 

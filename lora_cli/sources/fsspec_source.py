@@ -21,7 +21,7 @@ from lora_cli.errors import AccessDenied, Changed, Corrupt, LoraCliError, NotFou
 from lora_cli.redaction import is_secret, remember
 from lora_cli.settings import Settings, home_of
 from lora_cli.sources.http import AGAIN
-from lora_cli.sources.listed_paths import Room, check_listed
+from lora_cli.sources.listed_paths import ListingBudget, check_listed
 from lora_cli.sources.operator_trust import check_encrypted, check_profile, raise_unless_trusted, secret_in, trust_of
 from lora_cli.sources.retries import Retries, Transient, printable
 
@@ -342,7 +342,7 @@ def _files(fs: Any, root: str, what: str) -> tuple[RemoteFile, ...]:
     if dict(fs.info(root or "/")).get("type") == "file":
         raise UsageError(f"{what} is a file, not a folder", hint=f"write {what.rpartition('/')[0]}")
     files: dict[str, RemoteFile] = {}
-    folders, inside, room = [root], f"{root.strip('/')}/", Room(what, "use the folder of one adapter")
+    folders, inside, room = [root], f"{root.strip('/')}/", ListingBudget(what, "use the folder of one adapter")
     while folders:
         for entry in _entries(fs, folders.pop() or "/"):
             name = str(entry["name"]).strip("/")

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from lora_cli.errors import Refused
-from lora_cli.sources.http import Headers, Http, bounded, open_answer
+from lora_cli.sources.http import Headers, Http, bounded_body, open_response
 from lora_cli.sources.retries import Transient
 
 MOST_NESTED = 100_000
@@ -169,8 +169,8 @@ def get_body(http: Http, url: str, what: str, read: Callable[[Iterator[bytes], s
     """
 
     def ask() -> Answer[T]:
-        with closing(open_answer(http, url, {}, what)) as response:
-            body = bounded(response, http.timeout_s, what, most)
+        with closing(open_response(http, url, {}, what)) as response:
+            body = bounded_body(response, http.timeout_s, what, most)
             return Answer(_made(partial(read, body, response.url), what), response.url, response.headers)
 
     return http.retries.call(what, ask)

@@ -30,7 +30,7 @@ from lora_cli import __version__
 from lora_cli.errors import UsageError
 from lora_cli.redaction import remember
 from lora_cli.sources.http import host, origin
-from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, printable, steady
+from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, enforce_min_throughput, printable
 
 if TYPE_CHECKING:
     from lora_cli.sources.ssrf_guard import Guard
@@ -231,7 +231,7 @@ class Response:
         length = self._raw.length_remaining
         most = WHOLE if length is not None and length <= WHOLE else CHUNK
         pieces = iter(functools.partial(self._read, most), b"")
-        return steady(pieces, host(self.url), self._timeout_s, lambda: self._reader.error is not None)
+        return enforce_min_throughput(pieces, host(self.url), self._timeout_s, lambda: self._reader.error is not None)
 
     def _read(self, most: int) -> bytes:
         """At most so many bytes: those that came within the timeout, or before an error. None at the end."""

@@ -114,7 +114,7 @@ class HubSource:
             route = f"/api/models/{id}/xet-read-token/{commit}"
             yield from self._hub.xet.read(route, self._only_in_xet[place], piece, what)
 
-    def held(self, revision: Revision, file: RemoteFile) -> AbstractContextManager[int | None]:
+    def cached_file(self, revision: Revision, file: RemoteFile) -> AbstractContextManager[int | None]:
         """A descriptor of the file as the Hub's own client has cached it, to be hashed; None when it has not."""
         return self._cache.blob(revision.ref.location, file)
 

@@ -95,8 +95,8 @@ def named(ref: AdapterRef) -> tuple[str, str, str]:
 
 def mistyped(ref: AdapterRef) -> str:
     """The beginning of a hint where a reference may have been meant as a path: its first folder is on this machine."""
-    is_near = Path(ref.location.partition("/")[0]).is_dir()
-    return f"if you mean a path: there is no {ref.location} in this folder; " if is_near else ""
+    is_folder = Path(ref.location.partition("/")[0]).is_dir()
+    return f"if you mean a path: there is no {ref.location} in this folder; " if is_folder else ""
 
 
 def explained(error: StatusError, ref: AdapterRef, token: Token, endpoint: str, path: str = "") -> LoraCliError:

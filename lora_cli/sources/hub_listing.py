@@ -9,7 +9,7 @@ from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import Refused, Unreachable
 from lora_cli.sources.http import Headers, Http
 from lora_cli.sources.http_json import NoList, elements, get_body
-from lora_cli.sources.listed_paths import Room, check_listed, check_path
+from lora_cli.sources.listed_paths import ListingBudget, check_listed, check_path
 
 MOST_PAGES = 200
 PAGE_CAP = 16 * 1024 * 1024
@@ -43,9 +43,9 @@ def listed(
             says what to name instead.
         Unreachable: network or server, after the retries, or something that is no listing.
     """
-    files, room, until = list[RemoteFile](), Room(what, hint), time.monotonic() + LISTING_S
+    files, room, until = list[RemoteFile](), ListingBudget(what, hint), time.monotonic() + LISTING_S
 
-    def read(body: Iterator[bytes], answered: str) -> tuple[list[RemoteFile], Room]:
+    def read(body: Iterator[bytes], answered: str) -> tuple[list[RemoteFile], ListingBudget]:
         found, left = list[RemoteFile](), room.copy()
         for entry in elements(body):
             if (file := file_of(entry, answered)) is not None:

@@ -17,7 +17,7 @@ _UNFIT = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
-class Room:
+class ListingBudget:
     """What is left of the bounds of one listing, which is read entry by entry: all of it is never in memory at once."""
 
     def __init__(self, what: str, hint: str) -> None:
@@ -25,9 +25,9 @@ class Room:
         self._what, self._hint = what, hint
         self._entries, self._text = MOST_ENTRIES, MOST_TEXT
 
-    def copy(self) -> "Room":
+    def copy(self) -> "ListingBudget":
         """As much room: what is asked for a second time takes it once."""
-        room = Room(self._what, self._hint)
+        room = ListingBudget(self._what, self._hint)
         room._entries, room._text = self._entries, self._text
         return room
 

@@ -162,7 +162,7 @@ class LocalSource:
                     return
 
     @contextmanager
-    def opened(self, revision: Revision, file: RemoteFile, *, linked: bool = False) -> Iterator[int]:
+    def open_file(self, revision: Revision, file: RemoteFile, *, linked: bool = False) -> Iterator[int]:
         """A descriptor to read the file from; it is compared with what was listed on the way in and out.
 
         ``linked`` lets it have got or lost a hard link since, which is no change of its bytes.

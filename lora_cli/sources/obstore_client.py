@@ -28,22 +28,21 @@ from lora_cli.sources.credentials import (
     find_azure_account,
     find_google_account,
 )
-from lora_cli.sources.http import AGAIN, FAR, host, trimmed
+from lora_cli.sources.http import AGAIN, FAR, host, trim
 from lora_cli.sources.object_store import (
     NETWORK,
     PAGE,
-    Answered,
-    Asker,
     Bucket,
     Entry,
     ObjectSource,
     Page,
-    Words,
+    StoreError,
+    StoreTerms,
     object_key,
     version_of,
 )
 from lora_cli.sources.operator_trust import trust_of
-from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, from_status, printable, steady
+from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, enforce_min_throughput, from_status, printable
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult, ObjectMeta
@@ -69,8 +68,8 @@ class Busy(Transient):
         self.status = status
 
 
-class Wishes:
-    """What the server of one bucket asks for; a busy server says so to every client. Threads share it."""
+class RetryAfterProbe:
+    """Asks the server of one bucket for its ``Retry-After``, which obstore does not report. Threads share it."""
 
     def __init__(self, server: str, url: str, timeout_s: float) -> None:
         self._server, self._url, self._timeout_s = server, url, timeout_s
@@ -111,25 +110,25 @@ _STATUS_OF = {
 }
 
 
-def meaning(error: Exception, server: str, timeout_s: float) -> Answered | Transient:
+def meaning(error: Exception, server: str, timeout_s: float) -> StoreError | Transient:
     """An error that obstore raised, in our words."""
     told, _, cause = str(error).partition("\n\nDebug source:")
     found = _STATUS.search(told)
     status = int(found[1]) if found else _STATUS_OF.get(type(error).__name__, 0)
     if "External" in told and "credential provider" in told:
         # Whoever gives out tokens, and not the store: when it is not there or says no, no other try helps.
-        return Answered(401, "NoToken")
+        return StoreError(401, "NoToken")
     if "redirect without LOCATION" in told:
         status = 301
     if "invalid path" in told:
-        return Answered(200, "InvalidPath")
+        return StoreError(200, "InvalidPath")
     if not status:
         return _of_the_network(told, cause, server, timeout_s)
     if status in (408, 429) or status >= 500:
         said = from_status(server, status, {})
         return Busy(said, status) if status in BUSY else said
     code, message = _CODE.search(told), _MESSAGE.search(told)
-    return Answered(status, code[1] if code else "", printable(message[1]) if message else "")
+    return StoreError(status, code[1] if code else "", printable(message[1]) if message else "")
 
 
 def _of_the_network(told: str, cause: str, server: str, timeout_s: float) -> Transient:
@@ -169,10 +168,12 @@ class _Ended(NamedTuple):
 class ObstoreBucket(Bucket):
     """A bucket of obstore's. A forked process must not use it: obstore's threads do not follow into the child."""
 
-    def __init__(self, store: "ObjectStore", asker: Asker, wishes: Wishes, timeout_s: float) -> None:
-        """``wishes`` are what its server asks for when it is busy; it may be silent for ``timeout_s``."""
-        self.asker = asker
-        self._store, self._wishes, self._timeout_s = store, wishes, timeout_s
+    def __init__(
+        self, store: "ObjectStore", name: str, server: str, user: str, retry_after: RetryAfterProbe, timeout_s: float
+    ) -> None:
+        """``retry_after`` asks the server how long it is busy; it may be silent for ``timeout_s``."""
+        super().__init__(name, server, user)
+        self._store, self._retry_after, self._timeout_s = store, retry_after, timeout_s
         self._piece_bytes = PIECE
 
     def pages(self, prefix: str) -> Iterator[Page]:
@@ -200,9 +201,9 @@ class ObstoreBucket(Bucket):
         except (BaseError, OSError):  # whatever it is, there is none to be had
             return False
 
-    def wished(self, failure: Transient) -> Transient:
+    def with_retry_after(self, failure: Transient) -> Transient:
         """As every bucket: obstore does not report how long a server asks to wait, so that is asked."""
-        return self._wishes.of(failure)
+        return self._retry_after.of(failure)
 
     def stream(
         self, ref: "AdapterRef", file: RemoteFile, start: int, end: int, note: Callable[[str], None], *, rest: bool
@@ -214,7 +215,7 @@ class ObstoreBucket(Bucket):
 
         Raises:
             Transient: network or server; also that the bytes break off, are silent, or trickle.
-            Answered: an answer that another try would not change.
+            StoreError: an answer that another try would not change.
             Changed: the object is another version.
             Corrupt: another range was sent.
             NoRanges: all was sent, and what is wanted is neither near its beginning nor the ``rest``.
@@ -224,7 +225,7 @@ class ObstoreBucket(Bucket):
             answer = _ask(self._store, object_key(ref, file), file, start, end, rest=rest)
             skip = start - _check_version(answer, file, (start, end), what)
             note(str(answer.attributes.get("sha256", "")))
-            for piece in trimmed(self._body(answer), skip, end - start, what, exact=False):
+            for piece in trim(self._body(answer), skip, end - start, what, exact=False):
                 for offset in range(0, len(piece), CHUNK):
                     yield piece[offset : offset + CHUNK]
         except (LoraCliError, Transient):
@@ -240,7 +241,7 @@ class ObstoreBucket(Bucket):
         """
         pieces = (bytes(piece) for piece in answer.stream(min_chunk_size=self._piece_bytes))
         try:
-            yield from steady(_in_a_thread(pieces, self._timeout_s + 1), self.server, self._timeout_s)
+            yield from enforce_min_throughput(_in_a_thread(pieces, self._timeout_s + 1), self.server, self._timeout_s)
         except queue.Empty:
             self._piece_bytes = 1
             said = f"{self.server} sent less than {PIECE >> 10} KiB in {self._timeout_s:g} s"
@@ -321,8 +322,8 @@ class ObjectStoreSource(ObjectSource[ObstoreBucket]):
                 f"({type(error).__name__})",
                 hint=f"check the {self.variables} variables, which obstore also reads",
             ) from error
-        wishes = Wishes(server, f"{account.endpoint}/{name.partition('@')[0]}", timeout_s)
-        return ObstoreBucket(store, Asker(name, server, account.found_in), wishes, timeout_s)
+        retry_after = RetryAfterProbe(server, f"{account.endpoint}/{name.partition('@')[0]}", timeout_s)
+        return ObstoreBucket(store, name, server, account.found_in, retry_after, timeout_s)
 
 
 _GOOGLE_REFUSED = ("does not accept the credentials from {}", "renew them: `gcloud auth application-default login`")
@@ -332,7 +333,7 @@ class GoogleStorage(ObjectStoreSource):
     """Buckets of Google Cloud Storage, and of every server that speaks its XML API."""
 
     scheme, variables = "gs", "GOOGLE_"
-    words = Words(
+    words = StoreTerms(
         endpoint="STORAGE_EMULATOR_HOST",
         region="the region",
         anonymous="unset GOOGLE_SKIP_SIGNATURE",
@@ -369,7 +370,7 @@ class AzureStorage(ObjectStoreSource):
     """Containers of Azure Blob Storage and Data Lake Storage."""
 
     scheme, variables = "az", "AZURE_"
-    words = Words(
+    words = StoreTerms(
         endpoint="AZURE_STORAGE_ENDPOINT",
         region="the region",
         anonymous="unset AZURE_SKIP_SIGNATURE",

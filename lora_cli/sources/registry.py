@@ -12,7 +12,7 @@ from lora_cli.core.reference import FSSPEC, REMOTE, AdapterRef, Scheme
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Offline, UsageError
 from lora_cli.settings import Settings
-from lora_cli.sources import ExpectingSource, Source
+from lora_cli.sources import BatchListingSource, Source
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule
@@ -134,8 +134,8 @@ class Sources:
     """The sources of one run: one for each scheme and rule of ``settings.sources``, so that connections are kept.
 
     Threads share them; so do all references that the same rule covers. ``expected`` are references that will most
-    likely be asked for: a source that can lists many at once (``sources.ExpectingSource``). With ``roots`` folders of
-    this machine are read only below these.
+    likely be resolved: a ``BatchListingSource`` lists many at once. With ``roots`` local folders are read only below
+    these.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class Sources:
         with self._lock:
             if key not in self._opened:
                 source = self._opened[key] = open_source(ref.scheme, self._settings, rule)
-                if isinstance(source, ExpectingSource):
+                if isinstance(source, BatchListingSource):
                     source.expect(one for one in self._expected if self._is_of(one, ref.scheme, rule))
             return self._opened[key]
 

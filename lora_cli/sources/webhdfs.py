@@ -12,7 +12,7 @@ from requests.adapters import BaseAdapter
 
 from lora_cli.errors import Refused
 from lora_cli.settings import Settings
-from lora_cli.sources.http import Http, beginning, bounded, following, host, origin, redirect_guard
+from lora_cli.sources.http import Http, bounded_body, error_body, host, origin, redirect_guard, redirect_target
 from lora_cli.sources.http_json import picked
 from lora_cli.sources.http_transport import send
 from lora_cli.sources.listed_paths import MOST_ENTRIES
@@ -61,7 +61,7 @@ class _Adapter(BaseAdapter):
         headers = {name: str(value) for name, value in request.headers.items()}
         what, at_home = f"webhdfs://{host(http.endpoint)}", origin(url) == origin(http.endpoint)
         if not at_home:
-            following(http.endpoint, url, what)
+            redirect_target(http.endpoint, url, what)
             allowed = redirect_guard(http, self._sender, http.endpoint, url, what)
             headers.pop("Authorization", None)
         tls = _context(options.get("verify", True), options.get("cert"))
@@ -73,7 +73,7 @@ class _Adapter(BaseAdapter):
                 self._sender = answered.peer
             elif response.is_redirect:
                 raise Refused(f"{host(url)} redirects again", hint="use the server that has the files")
-            body = bounded(answered, http.timeout_s, what, MOST_BYTES) if response.ok else [beginning(answered)]
+            body = bounded_body(answered, http.timeout_s, what, MOST_BYTES) if response.ok else [error_body(answered)]
             response.raw = io.BytesIO(b"".join(body))
         if not at_home:
             response.raise_for_status()  # fsspec would take a refusal for the file

@@ -17,8 +17,8 @@ from typing import Any
 
 from lora_cli.errors import Corrupt, UsageError
 from lora_cli.redaction import remember
-from lora_cli.sources.http import AGAIN, Http, Piece, following, host, open_answer, origin, redirect_guard
-from lora_cli.sources.retries import Transient, steady
+from lora_cli.sources.http import AGAIN, Http, Piece, host, open_response, origin, redirect_guard, redirect_target
+from lora_cli.sources.retries import Transient, enforce_min_throughput
 from lora_cli.sources.xet_process import DATA, DONE, FAILED, LONGEST
 
 PROCESSES = 2
@@ -77,7 +77,7 @@ class XetStorage:
             asked |= {"endpoint": access.endpoint, "token": access.token, "expires": access.expires}
             try:
                 answer = self._answer(asked, self._http.timeout_s, host(access.endpoint), what)
-                for chunk in steady(answer, host(access.endpoint), self._http.timeout_s):
+                for chunk in enforce_min_throughput(answer, host(access.endpoint), self._http.timeout_s):
                     position += len(chunk)
                     yield chunk
             finally:
@@ -187,7 +187,7 @@ def _ask_for_access(http: Http, route: str, what: str) -> XetAccess:
     """What the Hub says of Xet storage. Its address is held to the same rules as a redirect of the Hub."""
     from lora_cli.sources.http_transport import NoConnection, proxy_for, resolve
 
-    with closing(open_answer(http, http.endpoint + route, {}, what)) as response:
+    with closing(open_response(http, http.endpoint + route, {}, what)) as response:
         headers, url, peer = response.headers, response.url, response.peer
     token, expires = headers.get("X-Xet-Access-Token", ""), headers.get("X-Xet-Token-Expiration", "")
     address = headers.get("X-Xet-Cas-Url", "")
@@ -195,7 +195,7 @@ def _ask_for_access(http: Http, route: str, what: str) -> XetAccess:
     if not all(re.fullmatch(form, said, re.ASCII) for form, said in forms):
         raise Transient(f"{host(url)} gives no access to Xet storage", hint="check HF_ENDPOINT")
     remember(token)
-    endpoint = following(url, address, what)
+    endpoint = redirect_target(url, address, what)
     judge = redirect_guard(http, peer, url, endpoint, what)
     scheme, name, port = origin(endpoint)
     try:
