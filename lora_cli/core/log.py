@@ -3,7 +3,7 @@
 import logging
 import traceback
 
-from lora_cli.core.text import harmless
+from lora_cli.core.text import safe_lines
 from lora_cli.redaction import redact
 
 LONGEST_TRACE = 2000
@@ -24,5 +24,5 @@ def log_bug(log: logging.Logger, error: Exception) -> None:
 
 
 def _told(record: logging.LogRecord) -> bool:
-    record.msg, record.args = harmless(redact(record.getMessage())), ()
+    record.msg, record.args = safe_lines(redact(record.getMessage())), ()
     return True

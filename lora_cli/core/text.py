@@ -25,7 +25,7 @@ def safe(text: object) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in string)
 
 
-def unheard(text: str) -> str:
+def escape_ci_commands(text: str) -> str:
     """``text`` for a console that a CI server listens to: no line of it is a command to that.
 
     GitHub Actions takes one from a line that begins with ``::``, Azure Pipelines, TeamCity and GitHub too from ``##[``,
@@ -38,9 +38,9 @@ def unheard(text: str) -> str:
     return re.sub(r"##(?=\w*\[)", r"#\\x23", quiet)
 
 
-def harmless(text: str) -> str:
+def safe_lines(text: str) -> str:
     r"""``text`` of one line or more, which only ``\n`` ends, as both of them may have it."""
-    return "\n".join(unheard(safe(line)) for line in text.split("\n"))
+    return "\n".join(escape_ci_commands(safe(line)) for line in text.split("\n"))
 
 
 def counted(number: int, noun: str, plural: str = "", *, zero: str = "no") -> str:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_cli.core.pickles.allowlist import WEIGHTS
-from lora_cli.core.pickles.machine import OPCODES, Effort, can_begin, read_pickle
+from lora_cli.core.pickles.machine import OPCODES, ReadBudget, can_begin, read_pickle
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
@@ -49,7 +49,7 @@ def read(data: bytes, *, scheme: Literal["file", "hf"] = "file") -> None:
 def look(data: bytes) -> None:
     source = Bytes(data)
     revision = source.resolve(AdapterRef("file", "/x"))
-    with opened(source, revision, revision.files[0], Effort()) as readable:
+    with opened(source, revision, revision.files[0], ReadBudget()) as readable:
         look_at(readable, named=True)
 
 

@@ -104,7 +104,7 @@ KINDS = {
 }
 
 
-def in_words(value: Value) -> str:
+def describe(value: Value) -> str:
     """What a value is, in words; never looks into it."""
     if isinstance(value, Global):
         return str(value)[:200]
@@ -144,7 +144,7 @@ def rebuild_parameter(args: tuple[Value, ...]) -> TorchTensor:
 def dtype_of(value: Value) -> str:
     """Safetensors' name of a ``torch.<dtype>``."""
     if not isinstance(value, Global) or value.module != "torch" or value.name not in DTYPES:
-        raise FormatError(f"names the dtype {in_words(value)}, which is unknown")
+        raise FormatError(f"names the dtype {describe(value)}, which is unknown")
     return DTYPES[value.name]
 
 
@@ -163,7 +163,7 @@ def storage_of(reference: Value) -> Storage:
     elif kind.module == "torch" and kind.name in STORAGES:
         dtype = STORAGES[kind.name]
     else:
-        raise FormatError(f"refers to a storage of type {in_words(kind)}")
+        raise FormatError(f"refers to a storage of type {describe(kind)}")
     if view and view[0] is not None:
         raise FormatError("refers to a part of a storage, as torch did before 0.4")
     return Storage(dtype, key, _count(numel))
@@ -192,7 +192,7 @@ def _tensor(storage: Storage, dtype: str, offset: Value, size: Value, stride: Va
 def _count(value: Value) -> int:
     # type() and not isinstance(): a bool is an int to Python.
     if type(value) is not int or not 0 <= value <= LARGEST:
-        raise FormatError(f"is given {in_words(value)} instead of a count")
+        raise FormatError(f"is given {describe(value)} instead of a count")
     return value
 
 
@@ -243,7 +243,7 @@ def _defaultdict(args: tuple[Value, ...]) -> Items:
 
 def _counter(args: tuple[Value, ...]) -> Opaque:
     if args and not isinstance(args[0], Items):
-        raise FormatError(f"is called with {in_words(args[0])}")
+        raise FormatError(f"is called with {describe(args[0])}")
     return Opaque("a Counter")
 
 

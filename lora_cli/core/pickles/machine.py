@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
 
-from lora_cli.core.pickles.allowlist import GETATTR, Allowed, Global, Items, Opaque, Value, in_words, storage_of
+from lora_cli.core.pickles.allowlist import GETATTR, Allowed, Global, Items, Opaque, Value, describe, storage_of
 from lora_cli.errors import FormatError, TooLarge, UnsafePickle
 
 MOST_OPCODES = 2_000_000
@@ -32,7 +32,7 @@ OLD_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 """Modules that Python 2 had under another name."""
 
 
-class Effort:
+class ReadBudget:
     """What reading pickles may still take: opcodes (an entry of a directory is as one) and bytes."""
 
     def __init__(self, opcodes: int | None = None, nbytes: int = MOST_BYTES) -> None:
@@ -93,18 +93,18 @@ def can_begin(first: bytes) -> bool:
     return opcode is not None and not opcode.stack_before and opcode.name not in {"PUT", "BINPUT", "LONG_BINPUT"}
 
 
-def opcodes(data: bytes, start: int = 0, effort: Effort | None = None) -> Iterator[Op]:
-    """The opcodes of the pickle that begins at ``start``, up to and with its STOP, as far as ``effort`` goes.
+def opcodes(data: bytes, start: int = 0, budget: ReadBudget | None = None) -> Iterator[Op]:
+    """The opcodes of the pickle that begins at ``start``, up to and with its STOP, as far as ``budget`` goes.
 
     Raises:
         Truncated: the bytes end before STOP.
         TooLarge: an argument is longer, or there are more opcodes, than any weights have.
         FormatError: a byte that is no opcode, or an argument that cannot be read.
     """
-    effort = effort or Effort()
+    budget = budget or ReadBudget()
     at = start
     while True:
-        effort.step(1)
+        budget.step(1)
         if at >= len(data):
             raise Truncated(f"ends at byte {at} without STOP")
         opcode = OPCODES.get(data[at])
@@ -289,7 +289,7 @@ def _extend(machine: Machine, op: Op) -> None:
     target = machine.top()
     # Python calls append() or extend() of whatever stands there.
     if type(target) is not list:
-        raise _refusal(op, f"appends to {in_words(target)}")
+        raise _refusal(op, f"appends to {describe(target)}")
     target.extend(items)
 
 
@@ -297,7 +297,7 @@ def _add_items(machine: Machine, op: Op) -> None:
     machine.marked(op)
     target = machine.top()
     if not isinstance(target, Opaque) or target.what != "a set":
-        raise _refusal(op, f"adds to {in_words(target)}")
+        raise _refusal(op, f"adds to {describe(target)}")
 
 
 def _set_items(machine: Machine, op: Op) -> None:
@@ -305,7 +305,7 @@ def _set_items(machine: Machine, op: Op) -> None:
     pairs = _pairs(machine, op, items)
     target = machine.top()
     if not isinstance(target, Items):
-        raise _refusal(op, f"sets items of {in_words(target)}")
+        raise _refusal(op, f"sets items of {describe(target)}")
     target.pairs.extend(pairs)
 
 
@@ -322,7 +322,7 @@ def _look_up(machine: Machine, op: Op) -> None:
     else:
         name, module = machine.pop(), machine.pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise _refusal(op, f"looks up a computed name: {in_words(module)}, {in_words(name)}")
+            raise _refusal(op, f"looks up a computed name: {describe(module)}, {describe(name)}")
     found = Global(OLD_NAMES.get(module, module), name)
     if not machine.allowed.knows(found):
         _refuse(op, Global(module, name), f"which {machine.allowed.who} never need")
@@ -333,9 +333,9 @@ def _reduce(machine: Machine, op: Op) -> None:
     """The call of a name, described as the allow-list says."""
     args, called = machine.pop(), machine.pop()
     if not isinstance(args, tuple):
-        raise FormatError(f"calls with {in_words(args)} instead of a tuple")
+        raise FormatError(f"calls with {describe(args)} instead of a tuple")
     if not isinstance(called, Global):
-        raise _refusal(op, f"calls {in_words(called)}")
+        raise _refusal(op, f"calls {describe(called)}")
     try:
         machine.push(_called(machine.allowed, called, args))
     except FormatError as error:
@@ -349,7 +349,7 @@ def _called(allowed: Allowed, called: Global, args: tuple[Value, ...]) -> Value:
         if len(args) != 2 or not isinstance(args[0], Global) or not allowed.is_enum(args[0]):
             raise FormatError("accesses a member of a type that is not an enumeration")
         if not isinstance(args[1], str) or not args[1].isidentifier() or args[1].startswith("_"):
-            raise FormatError(f"takes {in_words(args[1])} of {args[0]}, which is not a member")
+            raise FormatError(f"takes {describe(args[1])} of {args[0]}, which is not a member")
         return Opaque(str(args[0]))
     if allowed.is_enum(called) and len(args) == 1 and isinstance(args[0], str | int):
         return Opaque(str(called))
@@ -360,7 +360,7 @@ def _new_object(machine: Machine, op: Op) -> None:
     """An object of a known class, without arguments, as opaque data."""
     args, cls = machine.pop(), machine.pop()
     if not isinstance(cls, Global):
-        raise _refusal(op, f"makes an object of {in_words(cls)}")
+        raise _refusal(op, f"makes an object of {describe(cls)}")
     if not machine.allowed.is_object(cls) or args != ():
         _refuse(op, cls, "which must not be instantiated here")
     machine.push(Opaque(str(cls), buildable=True))
@@ -374,7 +374,7 @@ def _build(machine: Machine, op: Op) -> None:
     if isinstance(target, Items) and isinstance(state, Items):
         return
     if not isinstance(target, Opaque) or not target.buildable or not isinstance(state, Items | tuple):
-        raise _refusal(op, f"sets the state of {in_words(target)} to {in_words(state)}")
+        raise _refusal(op, f"sets the state of {describe(target)} to {describe(state)}")
 
 
 def _refused(machine: Machine, op: Op) -> None:
@@ -427,8 +427,8 @@ HANDLERS: Mapping[str, Handler] = {
 """The handler of each opcode by its name; STOP is ``read_pickle``'s own."""
 
 
-def read_pickle(data: bytes, allowed: Allowed, start: int = 0, effort: Effort | None = None) -> tuple[Value, int]:
-    """The value that the pickle at ``start`` describes, and the offset after its STOP, as far as ``effort`` goes.
+def read_pickle(data: bytes, allowed: Allowed, start: int = 0, budget: ReadBudget | None = None) -> tuple[Value, int]:
+    """The value that the pickle at ``start`` describes, and the offset after its STOP, as far as ``budget`` goes.
 
     Raises:
         UnsafePickle: it looks up or uses what is not in ``allowed``.
@@ -438,7 +438,7 @@ def read_pickle(data: bytes, allowed: Allowed, start: int = 0, effort: Effort | 
     """
     machine = Machine(allowed)
     foreign: Op | None = None
-    for op in opcodes(data, start, effort):
+    for op in opcodes(data, start, budget):
         if op.name == "STOP":
             if len(machine.stack) != 1 or machine.marks:
                 raise FormatError(f"byte {op.at}: STOP leaves {len(machine.stack)} values instead of one")

@@ -15,8 +15,8 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lora_cli.core.pickles.allowlist import Allowed, Items, Storage, TorchTensor, Value, in_words, item_bytes, span
-from lora_cli.core.pickles.machine import Effort, read_pickle
+from lora_cli.core.pickles.allowlist import Allowed, Items, Storage, TorchTensor, Value, describe, item_bytes, span
+from lora_cli.core.pickles.machine import ReadBudget, read_pickle
 from lora_cli.core.safetensors import LONGEST_NAME, MOST_TENSORS, TensorInfo
 from lora_cli.errors import FormatError, TooLarge
 
@@ -228,26 +228,18 @@ class Legacy:
     stop: int
 
 
-def is_legacy(data: bytes, allowed: Allowed, effort: Effort | None = None) -> bool:
-    """Whether ``data`` begins with torch's magic number, as a pickle.
-
-    Raises: as ``read_pickle`` does over the first pickle.
-    """
-    value, _ = read_pickle(data, allowed, 0, effort)
-    return type(value) is int and value == MAGIC_NUMBER
-
-
-def read_legacy(data: bytes, allowed: Allowed, effort: Effort | None = None) -> Legacy:
-    """The five pickles at the beginning of ``data``.
+def read_legacy(data: bytes, allowed: Allowed, budget: ReadBudget) -> Legacy | None:
+    """The five pickles at the beginning of ``data``; None if the first one is not torch's magic number.
 
     Raises: as ``read_pickle`` does, and ``FormatError`` when they are not what torch writes.
     """
-    effort = effort or Effort()
-    _, at = read_pickle(data, allowed, 0, effort)
-    version, at = read_pickle(data, allowed, at, effort)
-    system, at = read_pickle(data, allowed, at, effort)
-    value, at = read_pickle(data, allowed, at, effort)
-    keys, at = read_pickle(data, allowed, at, effort)
+    magic, at = read_pickle(data, allowed, 0, budget)
+    if type(magic) is not int or magic != MAGIC_NUMBER:
+        return None
+    version, at = read_pickle(data, allowed, at, budget)
+    system, at = read_pickle(data, allowed, at, budget)
+    value, at = read_pickle(data, allowed, at, budget)
+    keys, at = read_pickle(data, allowed, at, budget)
     if type(version) is not int or version != PROTOCOL_VERSION or not isinstance(system, Items):
         raise FormatError("is a torch file of an unknown version")
     if ("little_endian", False) in [(key, one) for key, one in system.pairs[:16] if isinstance(key, str)]:
@@ -296,12 +288,12 @@ def state_dict(value: Value) -> dict[str, TorchTensor]:
         FormatError: it is no dictionary of tensors by name, or a name appears twice.
     """
     if not isinstance(value, Items):
-        raise FormatError(f"holds {in_words(value)} instead of a dictionary of tensors")
+        raise FormatError(f"holds {describe(value)} instead of a dictionary of tensors")
     tensors: dict[str, TorchTensor] = {}
     for name, tensor in value.pairs:
         if not isinstance(name, str) or not isinstance(tensor, TorchTensor):
             under = f" under {name[:100]!a}" if isinstance(name, str) else ""
-            raise FormatError(f"holds {in_words(tensor)}{under} among its tensors")
+            raise FormatError(f"holds {describe(tensor)}{under} among its tensors")
         if name in tensors:
             raise FormatError(f"has {name[:100]!a} twice")
         if len(name) > LONGEST_NAME or len(tensors) >= MOST_TENSORS:
@@ -325,13 +317,13 @@ def storages_of(tensors: Mapping[str, TorchTensor]) -> dict[str, Storage]:
     return storages
 
 
-def located(tensors: Mapping[str, TorchTensor], starts: Mapping[str, int], file: str) -> dict[str, TensorInfo]:
+def tensor_infos(tensors: Mapping[str, TorchTensor], starts: Mapping[str, int], file: str) -> dict[str, TensorInfo]:
     """The tensors in ``file``, whose storages begin at ``starts`` (bytes, by key), in the order of their bytes."""
-    found = [_located(name, tensor, starts[tensor.storage.key], file) for name, tensor in tensors.items()]
+    found = [_tensor_info(name, tensor, starts[tensor.storage.key], file) for name, tensor in tensors.items()]
     return {one.name: one for one in sorted(found, key=lambda one: (one.start, one.stop))}
 
 
-def _located(name: str, tensor: TorchTensor, storage_start: int, file: str) -> TensorInfo:
+def _tensor_info(name: str, tensor: TorchTensor, storage_start: int, file: str) -> TensorInfo:
     size = item_bytes(tensor.dtype)
     start = storage_start + tensor.offset * size
     strides = () if is_contiguous(tensor) else tensor.strides
