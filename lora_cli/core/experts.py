@@ -18,7 +18,7 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.safetensors import LONGEST_NAME, TensorInfo
 from lora_cli.core.target_modules import ALL_LINEAR, named_targets, targeted
-from lora_cli.core.tensor_keys import PAIR_PARTS, PEFT_PREFIX, Key
+from lora_cli.core.tensor_keys import PAIR_PARTS, PEFT_PREFIX, Key, last_name
 from lora_cli.errors import FormatError
 
 Names = Mapping[str, str]
@@ -159,22 +159,18 @@ def _last_names(config: LoraConfig, base: BaseModel, names: Names) -> tuple[str,
     try:
         if str(config.target_modules).lower() == ALL_LINEAR:
             found = named_targets(config, linear, base.model_type)
-            return tuple(dict.fromkeys((*sorted(_last(path) for path in found), *names)))
+            return tuple(dict.fromkeys((*sorted(last_name(path) for path in found), *names)))
         weights = [f"{path}.weight" for path in base.modules]
         paths = dict.fromkeys((*base.modules, *weights, *base.parameters))
         within = {path[:dot] for path in paths if len(path) <= LONGEST_NAME for dot in _dots(path)}
-        matched = {_last(path) for path in targeted(config, paths.keys() | within)}
+        matched = {last_name(path) for path in targeted(config, paths.keys() | within)}
         for old, new in names.items():
-            beside = [f"{path.rpartition('.')[0]}.{old}" for path in base.parameters if _last(path) == new]
+            beside = [f"{path.rpartition('.')[0]}.{old}" for path in base.parameters if last_name(path) == new]
             if old not in matched and targeted(config, beside):
                 matched.add(old)
     except FormatError:  # the pattern is at fault, which whoever matches the config itself will say
         return None
     return tuple(sorted(matched)) or None
-
-
-def _last(path: str) -> str:
-    return path.rpartition(".")[2]
 
 
 def _dots(path: str) -> Iterator[int]:
@@ -199,7 +195,7 @@ def _stacked(
         else:
             members = groups.setdefault((found[1], names[found[3]]), {}).setdefault(found[3], {})
             members[int(found[2])] = pair
-    outer = any(_last(target) == "down_proj" for target in config.target_parameters or ())
+    outer = any(last_name(target) == "down_proj" for target in config.target_parameters or ())
     for (container, parameter), roles in groups.items():
         count = base.parameters.get(f"{container}.{parameter}", (0,))[0]
         sources = _sources(names, parameter)

@@ -93,7 +93,14 @@ def files_of(entries: Iterable[Any], what: str, folder: str, locator: str) -> tu
 def file_of(entry: Any, what: str, folder: str, locator: str) -> RemoteFile | None:
     """The file that an entry is; None for a folder, and for what is elsewhere. Raises as ``files_of``."""
     path = path_in(entry, what, folder)
-    return _file(entry, path, locator) if path is not None else None
+    if path is None:
+        return None
+    lfs = entry.get("lfs")
+    if not isinstance(lfs, dict):
+        return RemoteFile(path, size_in(entry), git_sha1=_digest(entry.get("oid"), 40), locator=locator)
+    size = size_in(lfs)
+    oid = lfs.get("oid", lfs.get("sha256"))
+    return RemoteFile(path, size_in(entry) if size is None else size, _digest(oid, 64), locator=locator)
 
 
 def path_in(entry: Any, what: str, folder: str) -> str | None:
@@ -111,15 +118,6 @@ def in_order(files: "list[RemoteFile]", what: str) -> tuple[RemoteFile, ...]:
     """The files of a listing, each once; raises as ``files_of``."""
     check_listed((file.path for file in files), what)
     return tuple(sorted(files, key=lambda file: file.path))
-
-
-def _file(entry: dict[str, Any], path: str, locator: str) -> RemoteFile:
-    lfs = entry.get("lfs")
-    if not isinstance(lfs, dict):
-        return RemoteFile(path, size_in(entry), git_sha1=_digest(entry.get("oid"), 40), locator=locator)
-    size = size_in(lfs)
-    oid = lfs.get("oid", lfs.get("sha256"))
-    return RemoteFile(path, size_in(entry) if size is None else size, _digest(oid, 64), locator=locator)
 
 
 def size_in(entry: dict[str, Any]) -> int | None:

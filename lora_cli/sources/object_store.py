@@ -255,7 +255,7 @@ class ObjectSource(ABC, Generic[B]):
         """Opens no connection and looks for no credentials yet."""
         self._settings = settings
         self._buckets: dict[str, B] = {}
-        self._neighbours: Mapping[str, BatchListing] = {}
+        self._batches: Mapping[str, BatchListing] = {}
         self._reported: dict[tuple[str, str, str], Mapping[str, str]] = {}
         self._lock = threading.Lock()
 
@@ -275,7 +275,7 @@ class ObjectSource(ABC, Generic[B]):
     def expect(self, refs: Iterable[AdapterRef]) -> None:
         """These will most likely be resolved: what is side by side can be listed together. Asks for nothing yet."""
         folders = by_key((ref.location.partition("/")[0], _prefix(ref)) for ref in refs)
-        self._neighbours = {bucket: BatchListing(prefixes) for bucket, prefixes in folders.items()}
+        self._batches = {bucket: BatchListing(prefixes) for bucket, prefixes in folders.items()}
 
     def resolve(self, ref: AdapterRef) -> Revision:
         """The objects below the prefix that ``ref`` names, at this moment: one request for up to 1000 of them.
@@ -290,10 +290,10 @@ class ObjectSource(ABC, Generic[B]):
             Unreachable: network or server, after the retries.
         """
         bucket, prefix = self._bucket(ref), _prefix(ref)
-        found = self._tried(bucket, prefix, str(ref))
+        found = self._list(bucket, prefix, str(ref))
         files = tuple(sorted(_files(found, prefix, str(ref)), key=lambda file: file.path))
         if not files:
-            raise self._nothing(ref, bucket)
+            raise self._empty_listing(ref, bucket)
         lines = "".join(f"{file.size} {file.version} {file.path}\n" for file in files)
         return Revision(ref, hashlib.sha256(lines.encode()).hexdigest(), files)
 
@@ -319,7 +319,7 @@ class ObjectSource(ABC, Generic[B]):
             except Transient as broken:
                 raise bucket.with_retry_after(broken) from broken
             except StoreError as error:
-                raise self._unread(error, bucket, what) from error
+                raise self._read_error(error, bucket, what) from error
 
         yield from Retries(self._settings.retries).stream(what, bucket.server, start, end, read)
 
@@ -334,12 +334,14 @@ class ObjectSource(ABC, Generic[B]):
                 self._buckets[name] = self._open(name)
             return self._buckets[name]
 
-    def _tried(self, bucket: B, prefix: str, what: str) -> list[Entry]:
-        """All objects below ``prefix``, asked for again after what may pass."""
+    def _list(self, bucket: B, prefix: str, what: str) -> list[Entry]:
+        """All objects below ``prefix``: listed with those next to it, or by itself; with retries."""
+        batch = self._batches.get(bucket.name)
 
-        def ask() -> list[Entry]:
+        def attempt() -> list[Entry]:
             try:
-                return self._listed(bucket, prefix, what)
+                found = batch.take(bucket, prefix) if batch is not None else None
+                return listed(bucket, prefix, what) if found is None else found
             except Transient as failure:
                 raise bucket.with_retry_after(failure) from failure
             except StoreError as error:
@@ -348,15 +350,9 @@ class ObjectSource(ABC, Generic[B]):
                     raise Refused(f"{what}: a key below it is not a valid file path", hint=hint) from error
                 raise translate_error(error, bucket, what, self.words) from error
 
-        return Retries(self._settings.retries).call(what, ask)
+        return Retries(self._settings.retries).call(what, attempt)
 
-    def _listed(self, bucket: B, prefix: str, what: str) -> list[Entry]:
-        """All objects below ``prefix``: listed with those next to it, or asked for by itself."""
-        neighbours = self._neighbours.get(bucket.name)
-        found = neighbours.take(bucket, prefix) if neighbours is not None else None
-        return listed(bucket, prefix, what) if found is None else found
-
-    def _nothing(self, ref: AdapterRef, bucket: B) -> LoraCliError:
+    def _empty_listing(self, ref: AdapterRef, bucket: B) -> LoraCliError:
         """Why a listing was empty: the one other request that may have it is made here."""
         key = ref.location.partition("/")[2]
         if not key:
@@ -376,7 +372,7 @@ class ObjectSource(ABC, Generic[B]):
         if SHA256.fullmatch(said):
             self._reported[version_key(revision, file)] = {"metadata sha256": said.lower()}
 
-    def _unread(self, error: StoreError, bucket: B, what: str) -> LoraCliError:
+    def _read_error(self, error: StoreError, bucket: B, what: str) -> LoraCliError:
         """Why a listed object could not be read."""
         if error.status == 412:
             return Changed(f"{what}: it was overwritten after it was listed", hint=AGAIN)

@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
@@ -110,7 +110,7 @@ _STATUS_OF = {
 }
 
 
-def meaning(error: Exception, server: str, timeout_s: float) -> StoreError | Transient:
+def translate_obstore_error(error: Exception, server: str, timeout_s: float) -> StoreError | Transient:
     """An error that obstore raised, in our words."""
     told, _, cause = str(error).partition("\n\nDebug source:")
     found = _STATUS.search(told)
@@ -188,7 +188,7 @@ class ObstoreBucket(Bucket):
         except queue.Empty:
             raise Transient(f"{self.server} listed nothing for {self._timeout_s:g} s") from None
         except Exception as error:
-            raise meaning(error, self.server, self._timeout_s) from error
+            raise translate_obstore_error(error, self.server, self._timeout_s) from error
         yield Page([], last=True)
 
     def has(self, key: str) -> bool:
@@ -205,35 +205,31 @@ class ObstoreBucket(Bucket):
         """As every bucket: obstore does not report how long a server asks to wait, so that is asked."""
         return self._retry_after.of(failure)
 
-    def stream(
-        self, ref: "AdapterRef", file: RemoteFile, start: int, end: int, note: Callable[[str], None], *, rest: bool
-    ) -> Iterator[bytes]:
-        """Bytes ``start`` to ``end`` of a file's object, checked to be of the version and range that were asked for.
-
-        ``note`` is called with what the object's metadata says of its sha256, "" for nothing. With ``rest`` they are
-        the rest of the file, for which a server that knows no ranges may send all of it.
+    def get(self, key: str, file: RemoteFile, start: int, end: int, *, rest: bool) -> "GetResult":
+        """The answer to one request: the range, or all of it from a server that does not know ranges.
 
         Raises:
-            Transient: network or server; also that the bytes break off, are silent, or trickle.
-            StoreError: an answer that another try would not change.
-            Changed: the object is another version.
-            Corrupt: another range was sent.
-            NoRanges: all was sent, and what is wanted is neither near its beginning nor the ``rest``.
+            NoRanges: it does not, and the range is neither near the beginning nor the ``rest`` of the file.
         """
-        what = f"{ref}: {file.path}"
-        try:
-            answer = _ask(self._store, object_key(ref, file), file, start, end, rest=rest)
-            skip = start - _check_version(answer, file, (start, end), what)
-            note(str(answer.attributes.get("sha256", "")))
-            for piece in trim(self._body(answer), skip, end - start, what, exact=False):
-                for offset in range(0, len(piece), CHUNK):
-                    yield piece[offset : offset + CHUNK]
-        except (LoraCliError, Transient):
-            raise
-        except Exception as error:
-            raise meaning(error, self.server, self._timeout_s) from error
+        import obstore
 
-    def _body(self, answer: "GetResult") -> Iterator[bytes]:
+        options: GetOptions = {}
+        kind, _, etag = file.version.partition(":")
+        if kind == "etag":
+            options["if_match"] = f'"{etag}"'
+        if (start, end) == (0, file.size):
+            return obstore.get(self._store, key, options=options)
+        try:
+            return obstore.get(self._store, key, options={**options, "range": (start, end)})
+        except obstore.exceptions.GenericError as error:
+            if "non-partial response" not in str(error):
+                raise
+            if not rest and start >= FAR:
+                hint = "fetch it: lora-cli fetch can read it as one stream"
+                raise NoRanges(f"{key}: its server only sends whole files", hint=hint) from error
+            return obstore.get(self._store, key, options=options)
+
+    def body(self, answer: "GetResult") -> Iterator[bytes]:
         """The answer in pieces of at least 256 KiB; once a stream broke, as they come, so that no byte is lost.
 
         Raises:
@@ -284,10 +280,19 @@ class ObjectStoreSource(ObjectSource[ObstoreBucket]):
     def _stream(
         self, bucket: ObstoreBucket, revision: Revision, file: RemoteFile, start: int, end: int, *, rest: bool
     ) -> Iterator[bytes]:
-        def note(said: str) -> None:
-            self._note(revision, file, said)
-
-        return bucket.stream(revision.ref, file, start, end, note, rest=rest)
+        """As every object store; a server that trickles, is silent or breaks off is ``Transient``."""
+        key, what = object_key(revision.ref, file), f"{revision.ref}: {file.path}"
+        try:
+            answer = bucket.get(key, file, start, end, rest=rest)
+            skip = start - _check_version(answer, file, (start, end), what)
+            self._note(revision, file, str(answer.attributes.get("sha256", "")))
+            for piece in trim(bucket.body(answer), skip, end - start, what, exact=False):
+                for offset in range(0, len(piece), CHUNK):
+                    yield piece[offset : offset + CHUNK]
+        except (LoraCliError, Transient):
+            raise
+        except Exception as error:
+            raise translate_obstore_error(error, bucket.server, self._settings.timeout_s) from error
 
     def _open(self, name: str) -> ObstoreBucket:
         from obstore.exceptions import BaseError
@@ -404,31 +409,6 @@ class AzureStorage(ObjectStoreSource):
             use_fabric_endpoint=False,
             **how,
         )
-
-
-def _ask(store: "ObjectStore", key: str, file: RemoteFile, start: int, end: int, *, rest: bool = True) -> "GetResult":
-    """The answer to one request: the range, or all of it from a server that does not know ranges.
-
-    Raises:
-        NoRanges: it does not, and the range is neither near the beginning nor the ``rest`` of the file.
-    """
-    import obstore
-
-    options: GetOptions = {}
-    kind, _, etag = file.version.partition(":")
-    if kind == "etag":
-        options["if_match"] = f'"{etag}"'
-    if (start, end) == (0, file.size):
-        return obstore.get(store, key, options=options)
-    try:
-        return obstore.get(store, key, options={**options, "range": (start, end)})
-    except obstore.exceptions.GenericError as error:
-        if "non-partial response" not in str(error):
-            raise
-        if not rest and start >= FAR:
-            hint = "fetch it: lora-cli fetch can read it as one stream"
-            raise NoRanges(f"{key}: its server only sends whole files", hint=hint) from error
-        return obstore.get(store, key, options=options)
 
 
 def _version(meta: "ObjectMeta") -> str:
