@@ -83,12 +83,12 @@ class Loaded:
 def as_loaded(adapter: Adapter, base: BaseModel) -> Loaded:
     """``adapter`` as PEFT has it on ``base``: itself, but for families whose experts were fused or modules renamed."""
     if base.model_type in RENAMED:
-        return Loaded(renamed(adapter))
+        return Loaded(rename_modules(adapter))
     names = OLD_NAMES.get(base.model_type)
     if names is None or adapter.config is None:
         return Loaded(adapter)
     try:
-        config = rewritten(adapter.config, base)
+        config = rewrite_config(adapter.config, base)
     except FormatError as error:
         return Loaded(adapter, refused=error)
     keys = {name: _prefixed(key) for name, key in adapter.keys.items()}
@@ -97,7 +97,7 @@ def as_loaded(adapter: Adapter, base: BaseModel) -> Loaded:
     return Loaded(replace(adapter, config=config, keys=keys, pairs=pairs), unfit=tuple(unfit))
 
 
-def rewritten(config: LoraConfig, base: BaseModel) -> LoraConfig:
+def rewrite_config(config: LoraConfig, base: BaseModel) -> LoraConfig:
     """``config`` with the experts' old names as the parameters of ``base`` that they became.
 
     A regular expression or ``all-linear`` becomes the last names of what it matches, wherever they are. Where two
@@ -247,7 +247,7 @@ def _one_pair(module: str, parts: list[Mapping[int, LoraPair]]) -> LoraPair:
     return LoraPair(module, replace(a, shape=(rank, a.shape[1])), replace(b, shape=(width, rank)))
 
 
-def renamed(adapter: Adapter) -> Adapter:
+def rename_modules(adapter: Adapter) -> Adapter:
     """``adapter`` with the modules of its factors under the names that PEFT loads them by."""
     keys = {name: _renamed_key(key) for name, key in adapter.keys.items()}
     if keys == adapter.keys:

@@ -40,7 +40,7 @@ class Grid:
     cells: Mapping[tuple[int, str], tuple[str, ...]]
 
 
-def places(paths: Iterable[str]) -> dict[str, Place]:
+def module_positions(paths: Iterable[str]) -> dict[str, Place]:
     """Where each module is, in the order given."""
     split = {path: _split(path) for path in paths}
     inside: dict[str, dict[tuple[str, ...], None]] = {}

@@ -16,7 +16,7 @@ from lora_cli.core.factors import Factors, Unreadable
 from lora_cli.core.grouping import by_key
 from lora_cli.core.json_schema import Count
 from lora_cli.core.lora_config import ALTERING
-from lora_cli.core.module_grid import places
+from lora_cli.core.module_grid import module_positions
 
 NEARLY_ALL = 0.99
 """The share of the energy that ``rank_99`` counts singular values for."""
@@ -167,7 +167,7 @@ def spectrum_of(
     base_reason: str = "",
 ) -> Spectrum:
     """The spectrum of an adapter that has these modules, each with its place among the others."""
-    placed = places(one.path for one in modules)
+    placed = module_positions(one.path for one in modules)
     held = [one for one in modules if one.base_norm]
     whole = math.hypot(*(one.base_norm or 0.0 for one in held))
     return Spectrum(
@@ -180,7 +180,7 @@ def spectrum_of(
     )
 
 
-def outstanding(
+def find_outliers(
     modules: Sequence[ModuleSpectrum], kinds: Mapping[str, str]
 ) -> tuple[tuple[ModuleSpectrum, float], ...]:
     """Modules whose size is far from the median of their kind, with how many times it they are; the farthest first.
