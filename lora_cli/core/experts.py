@@ -91,7 +91,8 @@ def as_loaded(adapter: Adapter, base: BaseModel) -> Loaded:
         config = rewrite_config(adapter.config, base)
     except FormatError as error:
         return Loaded(adapter, refused=error)
-    keys = {name: _prefixed(key) for name, key in adapter.keys.items()}
+    # With these families PEFT puts a missing prefix back.
+    keys = {name: key if key.prefix else replace(key, prefix=PEFT_PREFIX) for name, key in adapter.keys.items()}
     unfit: list[tuple[str, str]] = []
     pairs = dict(_stacked(adapter, names, config, base, unfit))
     return Loaded(replace(adapter, config=config, keys=keys, pairs=pairs), unfit=tuple(unfit))
@@ -162,7 +163,8 @@ def _last_names(config: LoraConfig, base: BaseModel, names: Names) -> tuple[str,
             return tuple(dict.fromkeys((*sorted(last_name(path) for path in found), *names)))
         weights = [f"{path}.weight" for path in base.modules]
         paths = dict.fromkeys((*base.modules, *weights, *base.parameters))
-        within = {path[:dot] for path in paths if len(path) <= LONGEST_NAME for dot in _dots(path)}
+        short = [path for path in paths if len(path) <= LONGEST_NAME]
+        within = {path[:at] for path in short for at, character in enumerate(path) if character == "."}
         matched = {last_name(path) for path in targeted(config, paths.keys() | within)}
         for old, new in names.items():
             beside = [f"{path.rpartition('.')[0]}.{old}" for path in base.parameters if last_name(path) == new]
@@ -173,15 +175,6 @@ def _last_names(config: LoraConfig, base: BaseModel, names: Names) -> tuple[str,
     return tuple(sorted(matched)) or None
 
 
-def _dots(path: str) -> Iterator[int]:
-    return (i for i, character in enumerate(path) if character == ".")
-
-
-def _prefixed(key: Key) -> Key:
-    """With these families PEFT puts a missing prefix back."""
-    return key if key.prefix else replace(key, prefix=PEFT_PREFIX)
-
-
 def _stacked(
     adapter: Adapter, names: Names, config: LoraConfig, base: BaseModel, unfit: list[tuple[str, str]]
 ) -> Iterator[tuple[str, LoraPair]]:
@@ -190,7 +183,8 @@ def _stacked(
     for module, pair in adapter.pairs.items():
         path = module.replace(".block_sparse_moe.", ".mlp.") if names is MIXTRAL else module
         found = EXPERT.fullmatch(path)
-        if found is None or found[3] not in names or _in_wrapper(adapter, pair):
+        is_wrapped = any(adapter.keys[factor.name].infixes for factor in pair.factors)
+        if found is None or found[3] not in names or is_wrapped:
             yield path, pair if path == module else replace(pair, module=path)
         else:
             members = groups.setdefault((found[1], names[found[3]]), {}).setdefault(found[3], {})
@@ -210,10 +204,6 @@ def _stacked(
             unfit.append((told, container))
         module = f"{container}.base_layer" if inner else container
         yield module, _one_pair(module, [roles[old] for old in sources])
-
-
-def _in_wrapper(adapter: Adapter, pair: LoraPair) -> bool:
-    return any(adapter.keys[one.name].infixes for one in pair.factors)
 
 
 def _obstacle(sources: list[str], members: Mapping[str, Mapping[int, LoraPair]], count: int) -> str:

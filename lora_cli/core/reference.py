@@ -57,7 +57,7 @@ class AdapterRef:
             return "file://" + quote(self.location, errors="surrogateescape")
         text = f"fsspec+{self.location}" if self.scheme == FSSPEC else f"{self.prefix}{self.location}"
         if self.subfolder:
-            text += "/" + _escaped(self.subfolder)
+            text += "/" + self.subfolder.replace("%", "%25").replace("@", "%40")
         return text if self.revision is None else f"{text}@{self.revision.replace('%', '%25')}"
 
     @property
@@ -138,7 +138,10 @@ def override(ref: AdapterRef, *, revision: str | None = None, subfolder: str = "
         if ref.scheme not in {"hf", "oci"}:
             raise UsageError(f"{ref} has no revisions", hint="remove --revision")
         checked = addresses.revision if ref.scheme == "hf" else addresses.digest
-        ref = _at(ref, checked(revision, f"--revision {revision}"))
+        revision = checked(revision, f"--revision {revision}")
+        if ref.revision not in {None, revision}:
+            raise UsageError(f"{ref} has a revision other than {revision}", hint="use only one of them")
+        ref = replace(ref, revision=revision)
     folder = addresses.subfolder(subfolder, f"--subfolder {subfolder}")
     if not folder:
         return ref
@@ -149,12 +152,6 @@ def override(ref: AdapterRef, *, revision: str | None = None, subfolder: str = "
         raise UsageError(f"{ref} has no folders", hint="remove --subfolder")
     added = addresses.web_folder(folder) if ref.scheme in {"https", "http"} else folder
     return replace(ref, location=f"{ref.location.rstrip('/')}/{added}")
-
-
-def _at(ref: AdapterRef, revision: str) -> AdapterRef:
-    if ref.revision not in {None, revision}:
-        raise UsageError(f"{ref} has a revision other than {revision}", hint="use only one of them")
-    return replace(ref, revision=revision)
 
 
 def _with_scheme(scheme: str, rest: str, text: str) -> AdapterRef:
@@ -214,10 +211,6 @@ def _home(text: str) -> str:
         return str(Path(text).expanduser())
     except RuntimeError as error:
         raise UsageError(f"{text}: no such home folder", hint=f"write ./{text} for a file here") from error
-
-
-def _escaped(folder: str) -> str:
-    return folder.replace("%", "%25").replace("@", "%40")
 
 
 def checked_checkpoint(checkpoint: str) -> str:

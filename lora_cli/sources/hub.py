@@ -53,7 +53,10 @@ class HubSource:
             Offline: the network is switched off, and the cache of the Hub's client does not know it.
         """
         if self._settings.offline:
-            return self._known(ref)
+            known = self._cache.revision(ref)
+            if known is None:
+                raise Offline(f"{ref} is not cached and offline mode is on", hint=ONLINE)
+            return known
         try:
             id, commit, access = self._commit(ref)
             id, found = self._files(ref, id, commit)
@@ -134,12 +137,6 @@ class HubSource:
                 return Unreachable(error.message, hint=hint)
         return Unreachable(error.message, hint=mistyped(ref) + error.hint) if mistyped(ref) else error
 
-    def _known(self, ref: AdapterRef) -> Revision:
-        revision = self._cache.revision(ref)
-        if revision is None:
-            raise Offline(f"{ref} is not cached and offline mode is on", hint=ONLINE)
-        return revision
-
     def _commit(self, ref: AdapterRef) -> tuple[str, str, str]:
         """The repository's name, the commit and the access class; a reference with the commit costs no request."""
         if ref.revision is not None and COMMIT.fullmatch(ref.revision):
@@ -148,7 +145,8 @@ class HubSource:
         answer = get_json(self._hub.http, self._hub.endpoint + path, str(ref), _commit_and_access)
         commit, access = answer.value
         if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
-            raise _unlike_a_hub(ref, "returned no commit")
+            message = f"{ref}: the server returned no commit: it does not respond like a Hub"
+            raise Unreachable(message, hint="check HF_ENDPOINT")
         return _name_in(answer.url, ref.location), commit, access
 
     def _files(self, ref: AdapterRef, id: str, commit: str) -> tuple[str, list[RemoteFile]]:
@@ -166,10 +164,6 @@ class HubSource:
 
 def _quoted(path: str) -> str:
     return quote(path, safe="/")
-
-
-def _unlike_a_hub(ref: AdapterRef, what: str) -> Unreachable:
-    return Unreachable(f"{ref}: the server {what}: it does not respond like a Hub", hint="check HF_ENDPOINT")
 
 
 def _commit_and_access(info: Any) -> tuple[Any, str]:

@@ -157,8 +157,6 @@ class Sources:
             if key not in self._opened:
                 source = self._opened[key] = open_source(ref.scheme, self._settings, rule)
                 if isinstance(source, BatchListingSource):
-                    source.expect(one for one in self._expected if self._is_of(one, ref.scheme, rule))
+                    expected = (one for one in self._expected if one.scheme == ref.scheme)
+                    source.expect(one for one in expected if rule_of(one, self._settings) == rule)
             return self._opened[key]
-
-    def _is_of(self, ref: AdapterRef, scheme: Scheme, rule: "SourceRule | None") -> bool:
-        return ref.scheme == scheme and rule_of(ref, self._settings) == rule

@@ -143,7 +143,8 @@ def _of_part(part: Part, values: Values) -> Iterator[Made]:
         yield part.prefix + path, made
     count = values.numbers[part.layer_count]
     if count > MAX_LAYERS:
-        raise FormatError(f"{count} layers exceed the limit of {MAX_LAYERS}", where=_at(part))
+        where = ": ".join(filter(None, (WHERE, part.section, part.layer_count)))
+        raise FormatError(f"{count} layers exceed the limit of {MAX_LAYERS}", where=where)
     made_by_kind: dict[str, list[Made]] = {}
     for i in range(count):
         kind = part.layer_kind(values, i) if part.layer_kind else ""
@@ -151,10 +152,6 @@ def _of_part(part: Part, values: Values) -> Iterator[Made]:
             made_by_kind[kind] = _rows(part.layer_rows, values, kind)
         yield from ((f"{part.prefix}{part.layers}.{i}.{path}", made) for path, made in made_by_kind[kind])
     yield from _rows(part.outer, values, "")
-
-
-def _at(part: Part) -> str:
-    return ": ".join(filter(None, (WHERE, part.section, part.layer_count)))
 
 
 def _rows(rows: Rows, values: Values, kind: str) -> list[Made]:
@@ -197,19 +194,15 @@ def read_fields(fields: Fields, section: Mapping[str, Any], where: str) -> Value
             if section.get(key) is not None:
                 layers[key] = _layer_numbers(section[key], f"{where}: {key}")
         else:
-            numbers[key] = _number(section, key, _in_full(default), numbers, where)
+            null = default if isinstance(default, str) else ""
+            field = default if isinstance(default, Number) else Number(default, null=null)
+            numbers[key] = _number(section, key, field, numbers, where)
     return Values(numbers, flags, layers)
 
 
 def read_flag(section: Mapping[str, Any], key: str, default: bool, where: str) -> bool:
     """A true-or-false field; an explicit null is false, as it is in the modelling code."""
     return parse.boolean(section.get(key, default) or False, f"{where}: {key}")
-
-
-def _in_full(default: int | str | Number) -> Number:
-    if isinstance(default, Number):
-        return default
-    return Number(default, null=default if isinstance(default, str) else "")
 
 
 def _number(section: Mapping[str, Any], key: str, field: Number, above: Mapping[str, int], where: str) -> int:

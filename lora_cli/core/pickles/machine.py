@@ -114,7 +114,8 @@ def opcodes(data: bytes, start: int = 0, budget: ReadBudget | None = None) -> It
         if opcode.arg is not None:
             try:
                 end = _argument_end(name, opcode.arg.n, data, at + 1)
-                arg = _argument(name, opcode.arg, data[at + 1 : end])
+                raw, decode = data[at + 1 : end], _DECODERS.get(name)
+                arg = decode(raw) if decode else opcode.arg.reader(io.BytesIO(raw))
             except FormatError as error:
                 raise type(error)(f"byte {at}: {name} {error.reason}") from error
             except ValueError as error:
@@ -153,11 +154,6 @@ def _line_end(name: str, data: bytes, at: int) -> int:
     if name in _NUMBERS and end - at > LONGEST_NUMBER:
         raise TooLarge(f"contains a number of {end - at} digits, more than any weights need")
     return end + 1
-
-
-def _argument(name: str, argument: pickletools.ArgumentDescriptor, raw: bytes) -> Any:
-    decode = _DECODERS.get(name)
-    return decode(raw) if decode else argument.reader(io.BytesIO(raw))
 
 
 def _two_lines(raw: bytes) -> tuple[str, str]:

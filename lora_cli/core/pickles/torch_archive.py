@@ -319,12 +319,10 @@ def storages_of(tensors: Mapping[str, TorchTensor]) -> dict[str, Storage]:
 
 def tensor_infos(tensors: Mapping[str, TorchTensor], starts: Mapping[str, int], file: str) -> dict[str, TensorInfo]:
     """The tensors in ``file``, whose storages begin at ``starts`` (bytes, by key), in the order of their bytes."""
-    found = [_tensor_info(name, tensor, starts[tensor.storage.key], file) for name, tensor in tensors.items()]
+    found = []
+    for name, tensor in tensors.items():
+        size = item_bytes(tensor.dtype)
+        start = starts[tensor.storage.key] + tensor.offset * size
+        strides = () if is_contiguous(tensor) else tensor.strides
+        found.append(TensorInfo(name, tensor.dtype, tensor.shape, start, start + span(tensor) * size, file, strides))
     return {one.name: one for one in sorted(found, key=lambda one: (one.start, one.stop))}
-
-
-def _tensor_info(name: str, tensor: TorchTensor, storage_start: int, file: str) -> TensorInfo:
-    size = item_bytes(tensor.dtype)
-    start = storage_start + tensor.offset * size
-    strides = () if is_contiguous(tensor) else tensor.strides
-    return TensorInfo(name, tensor.dtype, tensor.shape, start, start + span(tensor) * size, file, strides)
