@@ -72,12 +72,12 @@ def find_account(environ: Mapping[str, str], rule: "SourceRule | None" = None, t
 
 def _check(rule: "SourceRule", environ: Mapping[str, str], trust: "Trust | None") -> None:
     """Whether a manifest may have these credentials used, and sent where it says; raises as ``find_account``."""
-    from lora_cli.sources.operator_trust import NOTHING, check_endpoint, check_profile
+    from lora_cli.sources.operator_trust import NO_TRUST, check_endpoint, check_profile
 
     if rule.profile is not None:
-        check_profile(rule.profile, rule.match, trust or NOTHING)
+        check_profile(rule.profile, rule.match, trust or NO_TRUST)
     if not _AMAZON.fullmatch(rule.endpoint_url or ""):
-        check_endpoint(rule, trust or NOTHING, [endpoint_in(environ)], "AWS credentials")
+        check_endpoint(rule, trust or NO_TRUST, [endpoint_in(environ)], "AWS credentials")
 
 
 def endpoint_in(environ: Mapping[str, str]) -> str:

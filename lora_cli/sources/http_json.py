@@ -36,7 +36,7 @@ class NoList(Exception):
     """What came is JSON, and no list of objects."""
 
 
-def picked(body: Iterable[bytes], pick: Callable[[Any], T]) -> T:
+def parse_json(body: Iterable[bytes], pick: Callable[[Any], T]) -> T:
     """What ``pick`` takes of the JSON that ``body`` is; one answer at a time is built, whatever threads there are.
 
     Raises:
@@ -55,7 +55,7 @@ def picked(body: Iterable[bytes], pick: Callable[[Any], T]) -> T:
             raise ValueError("nested too deeply") from error
 
 
-def elements(body: Iterable[bytes]) -> Iterator[Any]:
+def iter_array(body: Iterable[bytes]) -> Iterator[Any]:
     """The objects of the JSON array that ``body`` is, each as soon as it has come, and none kept.
 
     Raises:
@@ -153,7 +153,7 @@ class Answer(Generic[T]):
 
 def get_json(http: Http, url: str, what: str, pick: Callable[[Any], Any] = lambda value: value) -> Answer[Any]:
     """What ``pick`` takes of the JSON at ``url``, of at most 2 MiB; else as ``get_body``."""
-    return get_body(http, url, what, lambda body, _: picked(body, pick), JSON_CAP)
+    return get_body(http, url, what, lambda body, _: parse_json(body, pick), JSON_CAP)
 
 
 def get_body(http: Http, url: str, what: str, read: Callable[[Iterator[bytes], str], T], most: int) -> Answer[T]:

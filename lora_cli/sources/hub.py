@@ -17,7 +17,7 @@ from lora_cli.errors import Corrupt, LoraCliError, NotFound, Offline, Refused, U
 from lora_cli.settings import Settings
 from lora_cli.sources.http import Headers, Piece, StatusError, get_bytes
 from lora_cli.sources.http_json import JSON_CAP, get_json
-from lora_cli.sources.hub_access import HubClient, access_in, mistyped, named
+from lora_cli.sources.hub_access import HubClient, access_class, path_hint, repository_page
 from lora_cli.sources.hub_cache import COMMIT, ONLINE, HubCache, hub_cache_folder
 from lora_cli.sources.hub_listing import XET_HASH, file_of, in_order, listed, path_in, size_in
 
@@ -61,9 +61,9 @@ class HubSource:
             id, commit, access = self._commit(ref)
             id, found = self._files(ref, id, commit)
         except StatusError as error:
-            raise self._hub.explained(error, ref) from error
+            raise self._hub.translate_error(error, ref) from error
         except Unreachable as error:
-            raise self._without_it(error, ref) from error
+            raise self._unreachable(error, ref) from error
         if id != ref.location:
             log.warning("%s was renamed to %s; use hf://%s", ref, id, id)
             self._check_name(ref, id)
@@ -94,7 +94,7 @@ class HubSource:
                 raise Corrupt(
                     f"{what}: it ends before byte {start}", hint="the source serves a different file"
                 ) from error
-            raise self._hub.explained(error, revision.ref, file.path) from error
+            raise self._hub.translate_error(error, revision.ref, file.path) from error
 
     def _read(self, revision: Revision, file: RemoteFile, piece: Piece, what: str) -> Iterator[bytes]:
         """The piece over https or, where the Hub has the file in Xet storage only, from there."""
@@ -129,13 +129,13 @@ class HubSource:
             for found in source_violations(policy, replace(ref, location=id)):
                 raise Refused(f"{ref} was renamed to {id}: {found}", hint=found.hint)
 
-    def _without_it(self, error: Unreachable, ref: AdapterRef) -> Unreachable:
+    def _unreachable(self, error: Unreachable, ref: AdapterRef) -> Unreachable:
         """The error, with what can be had while the Hub is away."""
         with suppress(LoraCliError):
             if (known := self._cache.revision(ref)) is not None:
                 hint = f"--offline can use the revision cached by the Hub's own client: {known.id}"
                 return Unreachable(error.message, hint=hint)
-        return Unreachable(error.message, hint=mistyped(ref) + error.hint) if mistyped(ref) else error
+        return Unreachable(error.message, hint=path_hint(ref) + error.hint) if path_hint(ref) else error
 
     def _commit(self, ref: AdapterRef) -> tuple[str, str, str]:
         """The repository's name, the commit and the access class; a reference with the commit costs no request."""
@@ -168,7 +168,7 @@ def _quoted(path: str) -> str:
 
 def _commit_and_access(info: Any) -> tuple[Any, str]:
     """What a description of a repository says of its commit, and of who may read it."""
-    return (info.get("sha"), access_in(info)) if isinstance(info, dict) else (None, "")
+    return (info.get("sha"), access_class(info)) if isinstance(info, dict) else (None, "")
 
 
 def _name_in(url: str, name: str) -> str:
@@ -215,7 +215,7 @@ class HubBucketSource:
             Refused: there are over 10 000 entries, or a path that could not be written.
             Unreachable: network or server, after the retries.
         """
-        id, folder = named(ref)[1], "".join(ref.location.split("/", 2)[2:])
+        id, folder = repository_page(ref)[1], "".join(ref.location.split("/", 2)[2:])
         url = f"{self._hub.endpoint}/api/buckets/{id}/tree"
         url += f"/{quote(folder, safe='')}" if folder else ""
 
@@ -226,7 +226,7 @@ class HubBucketSource:
         try:
             _, found = listed(self._hub.http, url, query, str(ref), file_of, hint=hint, page_bytes=JSON_CAP)
         except StatusError as error:
-            raise self._hub.explained(error, ref) from error
+            raise self._hub.translate_error(error, ref) from error
         files = in_order(found, str(ref))
         if not files:
             where = f"below {folder}/ in the bucket {id}" if folder else f"in the bucket {id}"
@@ -246,11 +246,11 @@ class HubBucketSource:
         if file.xet_hash is None:
             return
         what = f"{revision.ref}: {file.path}"
-        route = f"/api/buckets/{named(revision.ref)[1]}/xet-read-token"
+        route = f"/api/buckets/{repository_page(revision.ref)[1]}/xet-read-token"
         try:
             yield from self._hub.xet.read(route, file.xet_hash, Piece(start, stop, file.size), what)
         except StatusError as error:
-            raise self._hub.explained(error, revision.ref, file.path) from error
+            raise self._hub.translate_error(error, revision.ref, file.path) from error
 
     def xet_hash(self, path: Path, what: str) -> str:
         """The Xet hash of a file on this disk."""

@@ -72,7 +72,7 @@ def _checked(token: str, found_in: str) -> Token:
     return Token(token, found_in if token else "")
 
 
-def access_in(info: Mapping[str, Any]) -> str:
+def access_class(info: Mapping[str, Any]) -> str:
     """``"public"``, ``"gated"`` or ``"private"`` as the Hub describes a repository; "" when it does not say.
 
     ``private`` is a boolean there; ``gated`` is false, ``"auto"`` or ``"manual"``.
@@ -85,7 +85,7 @@ def access_in(info: Mapping[str, Any]) -> str:
     return "public" if private is False and gated is False else ""
 
 
-def named(ref: AdapterRef) -> tuple[str, str, str]:
+def repository_page(ref: AdapterRef) -> tuple[str, str, str]:
     """What ``ref`` is in: ``repository`` or ``bucket``, its name, and its page below the Hub's endpoint."""
     if ref.scheme == "hf-bucket":
         id = "/".join(ref.location.split("/")[:2])
@@ -93,13 +93,13 @@ def named(ref: AdapterRef) -> tuple[str, str, str]:
     return "repository", ref.location, ref.location
 
 
-def mistyped(ref: AdapterRef) -> str:
+def path_hint(ref: AdapterRef) -> str:
     """The beginning of a hint where a reference may have been meant as a path: its first folder is on this machine."""
     is_folder = Path(ref.location.partition("/")[0]).is_dir()
     return f"if you mean a path: there is no {ref.location} in this folder; " if is_folder else ""
 
 
-def explained(error: StatusError, ref: AdapterRef, token: Token, endpoint: str, path: str = "") -> LoraCliError:
+def translate_error(error: StatusError, ref: AdapterRef, token: Token, endpoint: str, path: str = "") -> LoraCliError:
     """The Hub's refusal in words: each case its own message and hint. ``path`` is the file that was read, if any.
 
     The Hub's headers decide (``X-Error-Code``, ``X-Error-Message``); their meaning is that of
@@ -113,7 +113,9 @@ def explained(error: StatusError, ref: AdapterRef, token: Token, endpoint: str, 
         return NotFound(f"{ref}: {ref.location} has no branch, tag or commit {ref.revision or 'main'!r}", hint=see)
     if error.code == "EntryNotFound":
         missing = f"file {path}" if path else f"folder {ref.subfolder}"
-        return NotFound(f"{ref}: there is no {missing}", hint=f"see {endpoint}/{named(ref)[2]} for its contents")
+        return NotFound(
+            f"{ref}: there is no {missing}", hint=f"see {endpoint}/{repository_page(ref)[2]} for its contents"
+        )
     if token.value and (said.startswith("Invalid credentials") or (error.status == 401 and not error.code)):
         hint = "renew it with `hf auth login`, or unset it: a public repository needs no token"
         return AccessDenied(f"{ref}: {host(error.url)} does not accept the token in {token.found_in}", hint=hint)
@@ -132,13 +134,13 @@ def _gated(ref: AdapterRef, token: Token, endpoint: str) -> LoraCliError:
 
 
 def _missing(ref: AdapterRef, token: Token) -> LoraCliError:
-    kind, id, _ = named(ref)
+    kind, id, _ = repository_page(ref)
     if not token.value:
-        hint = f"{mistyped(ref)}check the spelling; if it is private, set HF_TOKEN or run `hf auth login`"
+        hint = f"{path_hint(ref)}check the spelling; if it is private, set HF_TOKEN or run `hf auth login`"
         return AccessDenied(f"{ref}: there is no {kind} {id}, or it is private", hint=hint)
     hidden = f"{ref}: there is no {kind} {id}, or it is private and the token in {token.found_in} "
     kinds = "buckets" if kind == "bucket" else "repositories"
-    hint = f"{mistyped(ref)}check the spelling, and which {kinds} the token can read"
+    hint = f"{path_hint(ref)}check the spelling, and which {kinds} the token can read"
     return NotFound(hidden + "cannot read it", hint=hint)
 
 
@@ -201,6 +203,6 @@ class HubClient:
             raise_unless_trusted(self.endpoint, trust_of(self.settings), says)
         return XetStorage(self.http)
 
-    def explained(self, error: StatusError, ref: AdapterRef, path: str = "") -> LoraCliError:
+    def translate_error(self, error: StatusError, ref: AdapterRef, path: str = "") -> LoraCliError:
         """What a refusal means; ``path`` is the file that was read, if any."""
-        return explained(error, ref, self._token, self.endpoint, path)
+        return translate_error(error, ref, self._token, self.endpoint, path)

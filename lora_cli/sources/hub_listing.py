@@ -8,7 +8,7 @@ from typing import Any
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import Refused, Unreachable
 from lora_cli.sources.http import Headers, Http
-from lora_cli.sources.http_json import NoList, elements, get_body
+from lora_cli.sources.http_json import NoList, get_body, iter_array
 from lora_cli.sources.listed_paths import ListingBudget, check_listed, check_path
 
 MOST_PAGES = 200
@@ -47,7 +47,7 @@ def listed(
 
     def read(body: Iterator[bytes], answered: str) -> tuple[list[RemoteFile], ListingBudget]:
         found, left = list[RemoteFile](), room.copy()
-        for entry in elements(body):
+        for entry in iter_array(body):
             if (file := file_of(entry, answered)) is not None:
                 found.append(file)
             left.take(*((file.path,) if file is not None else ()))

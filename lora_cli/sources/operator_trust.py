@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from lora_cli.core.manifest_trust import (
     TOKEN_PREFIX,
-    is_among,
+    is_covered,
+    is_encrypted,
     is_for_manifests,
-    is_safe,
     is_same_server,
     server_at,
     variable,
@@ -41,7 +41,7 @@ class Trust:
     profiles: tuple[str, ...] = ()
 
 
-NOTHING = Trust()
+NO_TRUST = Trust()
 
 
 def trust_of(settings: Settings) -> Trust:
@@ -54,7 +54,7 @@ def trust_of(settings: Settings) -> Trust:
     )
 
 
-def token_of(rule: "SourceRule | None", environ: Mapping[str, str], trust: Trust = NOTHING) -> str:
+def token_of(rule: "SourceRule | None", environ: Mapping[str, str], trust: Trust = NO_TRUST) -> str:
     """The value of the variable that ``rule`` names, for the server that it names; "" where it names none.
 
     Raises:
@@ -134,7 +134,7 @@ def raise_unless_trusted(address: str, trust: Trust, says: str) -> None:
         Refused: that it is.
     """
     check_encrypted(address)
-    if not is_among(trust.endpoints, address):
+    if not is_covered(trust.endpoints, address):
         server, where = server_at(address), _WHERE.format("TRUSTED_ENDPOINTS")
         hint = f"if it is yours, allow it: trusted_endpoints: [{server}] {where}"
         raise Refused(says.format(server), hint=hint)
@@ -146,7 +146,7 @@ def check_encrypted(address: str) -> None:
     Raises:
         Refused: everybody on the way could read it.
     """
-    if not is_safe(address):
+    if not is_encrypted(address):
         server = server_at(address) or "an unknown address"
         raise Refused(
             f"credentials are not sent to {server} for a manifest: it is another machine, and not encrypted",

@@ -13,7 +13,7 @@ from requests.adapters import BaseAdapter
 from lora_cli.errors import Refused
 from lora_cli.settings import Settings
 from lora_cli.sources.http import Http, bounded_body, error_body, host, origin, redirect_guard, redirect_target
-from lora_cli.sources.http_json import picked
+from lora_cli.sources.http_json import parse_json
 from lora_cli.sources.http_transport import send
 from lora_cli.sources.listed_paths import MOST_ENTRIES
 from lora_cli.sources.retries import Retries
@@ -39,7 +39,7 @@ class _Answer(requests.Response):
     def json(self, **_: Any) -> Any:
         if self.content.count(b"{") > MOST_ENTRIES + 2:
             raise Refused(f"{host(self.url)} lists over {MOST_ENTRIES} entries", hint="use the folder of one adapter")
-        return picked([self.content], lambda value: value)
+        return parse_json([self.content], lambda value: value)
 
 
 class _Adapter(BaseAdapter):
