@@ -22,7 +22,7 @@ from lora_cli.core.tensor_keys import PAIR_PARTS, PEFT_PREFIX, Key, last_name
 from lora_cli.errors import FormatError
 
 Names = Mapping[str, str]
-"""What a family called its projections, each to the parameter that it is or is a part of; PEFT's order."""
+"""The old names of a family's projections → the parameter that each is, or is a part of; in PEFT's order."""
 
 MIXTRAL: Names = {"gate": "gate.weight", "w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj"}
 QWEN2_MOE: Names = {

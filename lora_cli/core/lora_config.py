@@ -44,7 +44,7 @@ EFFECTS: Mapping[str, Effect] = {
         "modules",
     ),
 }
-"""What a field of PEFT's has an effect on, in the order in which differences are listed; of all others on training."""
+"""The effect of each of PEFT's fields, in the order in which differences are listed; all others affect training."""
 
 ORDER: tuple[Effect, ...] = ("scaling", "meaning", "base", "modules", "unknown", "training")
 
@@ -56,7 +56,7 @@ ABSENT = object()
 
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
-    """What the file says. A field that is absent, or has the wrong JSON type, holds PEFT's default.
+    """The fields of the file. A field that is absent, or has the wrong JSON type, holds PEFT's default.
 
     ``mistyped`` keeps the raw values of fields with the wrong type, by name: nothing is coerced, so ``"r": "8"`` leaves
     ``r`` at its default and is here. ``unknown`` keeps what PEFT has no field for. ``given`` names every field that the
@@ -229,7 +229,7 @@ def parse_config(data: bytes | Mapping[str, Any], file: str = CONFIG) -> LoraCon
 
 
 def type_error(config: LoraConfig, name: str) -> FormatError | None:
-    """What is wrong with the type of a field: "must be an integer, not a string", and where. None when nothing is."""
+    """The type error of a field ("must be an integer, not a string"), with its place; None if there is none."""
     if name not in config.mistyped:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What an operator lets other people's manifests use: variables with a token, profiles, and servers for credentials."""
+"""Secrets that an operator lets a manifest use: variables with a token, profiles, and servers for credentials."""
 
 import re
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""``AdapterRef``: what was asked for, in one canonical form, whichever way a user wrote it."""
+"""``AdapterRef``: a reference to an adapter in one canonical form, however a user wrote it."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -27,11 +27,11 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 ALIASES: Mapping[str, Scheme] = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
 
 LATEST = "latest"
-"""What asks for the checkpoint with the highest number (``fetching.checkpoint`` finds it)."""
+"""Selects the checkpoint with the highest number (``fetching.checkpoint`` finds it)."""
 
 _NUMBER = r"\d{1,18}"
 CHECKPOINT = re.compile(rf"checkpoint-({_NUMBER})", re.ASCII)
-"""What the Trainer of transformers calls the folder of a checkpoint."""
+"""The folder name of a checkpoint that transformers' Trainer writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class AdapterRef:
 
     @property
     def prefix(self) -> str:
-        """What references of its kind begin with: ``s3://``, ``hf://buckets/``."""
+        """The prefix of references of its kind: ``s3://``, ``hf://buckets/``."""
         if self.scheme == FSSPEC:
             return f"fsspec+{self.location.partition('://')[0]}://"
         return "hf://buckets/" if self.scheme == "hf-bucket" else f"{self.scheme}://"

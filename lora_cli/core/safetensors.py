@@ -70,7 +70,7 @@ DTYPE_BITS: Mapping[str, int] = {dtype: bits for dtype, (bits, _) in _DTYPES.ite
 """Bits of one element, by safetensors' own dtype name (0.8)."""
 
 TORCH_NAMES: Mapping[str, str] = {dtype: name for dtype, (_, name) in _DTYPES.items() if name}
-"""What torch, and ``safetensors.TensorSpec``, call the dtypes whose elements fill whole bytes."""
+"""The names of dtypes in torch and ``safetensors.TensorSpec``, for those whose elements fill whole bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +205,7 @@ _DECODER = json.JSONDecoder(
 _OPENING, _COLON, _SEPARATOR = (
     re.compile(mark.replace("_", r"[ \t\n\r]*")) for mark in (r"\{_(}?)_", "_(:?)_", "_([,}]?)_")
 )
-"""What is before, within and after a member of an object, with the white space around it."""
+"""The punctuation before, within and after a member of an object, with the white space around it."""
 
 
 class _Scanner:

@@ -30,7 +30,7 @@ FEWEST = 4
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What singular values say: their ``norm``, the root of the sum of their squares, and how it is spread.
+    """Statistics of singular values: their ``norm``, the root of the sum of their squares, and how it is spread.
 
     ``energy`` maps k = 1, 2, 4 … below the rank to the share that the first k have in the sum of squares; ``rank_99``
     is how many singular values together have 99 % of it. An update of zeros has no energy, and the ranks 0.
@@ -80,7 +80,7 @@ class ModuleSpectrum:
 
     @property
     def size(self) -> float:
-        """What modules are compared by: the share of the base's weight where that is known, else the norm."""
+        """The size to compare modules by: the share of the base's weight where that is known, else the norm."""
         return self.norm if self.relative is None else self.relative
 
 
@@ -105,7 +105,7 @@ class Spectrum:
 
 
 def spread_of(values: Sequence[float]) -> Spread:
-    """What the singular values ``values`` (the largest first) of one update say."""
+    """The statistics of the singular values of one update, the largest first."""
     norm = math.hypot(*values)
     if not norm or not math.isfinite(norm):
         return Spread(norm, 0.0, 0)
@@ -195,7 +195,7 @@ def find_outliers(
 
 
 def left_out(adapter: Adapter) -> tuple[str, ...]:
-    """What of ``adapter`` has an effect that is not in ``s * B @ A``, in words."""
+    """The parts of ``adapter`` whose effect is not in ``s * B @ A``, in words."""
     parts = Counter[str](key.part for key in adapter.keys.values())
     told = [f"{words} ({parts[part]} tensors)" if parts[part] > 1 else words for part, words in BESIDE if part in parts]
     config = adapter.config

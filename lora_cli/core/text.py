@@ -1,4 +1,4 @@
-"""Text for people: made harmless for terminals and logs, and counts, sizes, times, shares and names in words."""
+"""Text for people: escaped for terminals and logs; counts, sizes, times, shares and names in words."""
 
 import json
 import math
@@ -11,7 +11,7 @@ LONGEST_NAME = 161
 
 _LINE_BEGINS = "(^|[\r\v\f\x1c\x1d\x1e\x85\u2028\u2029])"
 _BLANK = r"(?:\s|\x1b\[[0-9;]*m)*"
-"""What may be before a command: colours, too, which a log may be shown without."""
+"""Text that may precede a command: blanks, and colours, which a log may be shown without."""
 
 
 def safe(text: object) -> str:

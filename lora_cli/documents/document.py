@@ -50,7 +50,7 @@ M = TypeVar("M", bound=Model)
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """What is wrong at ``path`` of a document, and what to write instead."""
+    """An error at ``path`` of a document, and what to write instead."""
 
     path: Path
     message: str
@@ -58,7 +58,7 @@ class Mistake:
 
 
 def mistake(message: str, hint: str = "", *below: str | int) -> PydanticCustomError:
-    """What a validator raises. ``below`` leads from the value that it was given to the one that is wrong."""
+    """The error that a validator raises. ``below`` leads from the value that it was given to the one that is wrong."""
     # The words travel as context: a brace in a template of pydantic's would be a placeholder.
     return PydanticCustomError("mistake", "mistake", {"message": message, "hint": hint, "below": below})
 
@@ -200,7 +200,7 @@ def repeats(value: Any, key: str, *names: str) -> Iterator[tuple[int, int, tuple
 
 
 def _wrong_value(kind: str, value: Any, written: str, context: Mapping[str, Any]) -> tuple[str, str]:
-    """What is wrong with one value, ``written`` so, and the hint; ``context`` has what its type says of itself."""
+    """The message and hint for a wrong value; ``written`` is its text, ``context`` has the words of its type."""
     this, what, hint = f"this is {kind_of(value)}", context.get("what", "a string"), context.get("hint", "")
     match kind:
         case "tuple_type":
@@ -250,7 +250,7 @@ def _models_in(annotation: Any) -> Iterator[type[Model]]:
 
 
 def kind_of(value: Any) -> str:
-    """What a value is, in words: ``a list``, ``a number``, ``empty``."""
+    """The type of a value in words: ``a list``, ``a number``, ``empty``."""
     if value is None:
         return "empty"
     if isinstance(value, bool):

@@ -136,7 +136,7 @@ def load_lock(text: str, where: str) -> Lock:
 
 
 def _hint(text: str, of_a_lock: str) -> str:
-    """What to do with a file that cannot be read as a lock; fetch writes over what is empty or has a lock's kind."""
+    """The hint for a file that cannot be read as a lock; fetch overwrites one that is empty or has a lock's kind."""
     return of_a_lock if KIND in text or not text.strip() else NO_LOCK
 
 

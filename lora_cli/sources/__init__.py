@@ -18,7 +18,7 @@ class Source(Protocol):
     """Two methods, the same for every origin. Third-party errors leave as ``lora_cli.errors``."""
 
     def resolve(self, ref: AdapterRef) -> Revision:
-        """What ``ref`` means now: an immutable id and its files.
+        """The current revision of ``ref``: an immutable id and its files.
 
         Raises:
             NotFound: there is no such path, repository or revision.

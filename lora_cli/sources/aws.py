@@ -160,7 +160,7 @@ def _named_profile() -> str:
 
 
 def botocore_errors() -> tuple[type[Exception], ...]:
-    """What botocore lets out next to ``ClientError``: its own errors, and what a credential process makes of it."""
+    """The exceptions that botocore raises: its own errors, and those of a credential process."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     return BotoCoreError, ClientError, ValueError, KeyError, OSError

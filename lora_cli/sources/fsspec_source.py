@@ -122,7 +122,7 @@ class FsspecSource:
             raise Changed(f"{what} changed after it was listed", hint=AGAIN)
 
     def _tried(self, ref: AdapterRef, what: str, ask: Callable[[Any, str], T]) -> T:
-        """What ``ask`` gives of a file system and the folder's path in it, asked again after what may pass."""
+        """The result of ``ask`` for a file system and the folder's path in it, with retries."""
 
         def attempt() -> T:
             try:
@@ -242,7 +242,7 @@ def _addresses(options: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _within(call: Callable[[], T], timeout_s: float, scheme: str) -> T:
-    """What ``call`` gives, if that is within ``timeout_s``: not every file system has a timeout of its own."""
+    """The result of ``call`` within ``timeout_s``: not every file system has a timeout of its own."""
     asked = run_in_thread(call, scheme)
     wait([asked], timeout_s)
     if not asked.done():
@@ -311,7 +311,7 @@ def _known_hosts() -> Any:
 
 
 def _entries(fs: Any, folder: str) -> Iterable[Mapping[str, Any]]:
-    """What is in ``folder``, one by one where the library can do so: the caller stops when it has enough."""
+    """The entries of ``folder``, lazily where the library can do so: the caller may stop early."""
     if fs.protocol == "smb":
         return _of_a_share(fs, folder)
     if "sftp" in fs.protocol:
@@ -321,7 +321,7 @@ def _entries(fs: Any, folder: str) -> Iterable[Mapping[str, Any]]:
 
 
 def _of_a_share(fs: Any, folder: str) -> Iterable[Mapping[str, Any]]:
-    """What is in a folder of a share: its library reads the listing of a server on and on for a list of it."""
+    """The entries of a folder of a share, lazily: the library's own list has no bound."""
     import smbclient
 
     unc = f"//{fs.host}{folder}".replace("/", "\\")
@@ -331,7 +331,7 @@ def _of_a_share(fs: Any, folder: str) -> Iterable[Mapping[str, Any]]:
 
 
 def _stated(found: Any, folder: str) -> Mapping[str, Any]:
-    """What paramiko says of a file, as ``fs.info`` has it."""
+    """The attributes of a file from paramiko, in the form of ``fs.info``."""
     kind = {stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}.get(stat.S_IFMT(found.st_mode), "file")
     changed = datetime.fromtimestamp(found.st_mtime, UTC)
     return {"name": f"{folder.rstrip('/')}/{found.filename}", "type": kind, "size": found.st_size, "mtime": changed}
@@ -342,12 +342,12 @@ def _files(fs: Any, root: str, what: str) -> tuple[RemoteFile, ...]:
     if dict(fs.info(root or "/")).get("type") == "file":
         raise UsageError(f"{what} is a file, not a folder", hint=f"write {what.rpartition('/')[0]}")
     files: dict[str, RemoteFile] = {}
-    folders, inside, room = [root], f"{root.strip('/')}/", ListingBudget(what, "use the folder of one adapter")
+    folders, inside, budget = [root], f"{root.strip('/')}/", ListingBudget(what, "use the folder of one adapter")
     while folders:
         for entry in _entries(fs, folders.pop() or "/"):
             name = str(entry["name"]).strip("/")
             path = name.removeprefix(inside if inside != "/" else "")
-            room.take(path)
+            budget.take(path)
             if path in {"", root.strip("/")}:
                 continue
             if entry.get("type") == "directory":

@@ -265,7 +265,7 @@ def error_body(response: "Response") -> bytes:
 
 
 def redirect_guard(http: Http, sender: str, url: str, target: str, what: str) -> Guard:
-    """What checks each address of ``target``, to which ``url`` at the address ``sender`` redirects.
+    """A guard that checks each address of ``target``, to which ``url`` at the address ``sender`` redirects.
 
     Raises:
         Refused: a policy denies its host.

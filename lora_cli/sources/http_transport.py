@@ -68,7 +68,7 @@ class _ClosedMeanwhile(ConnectionError):
 
 
 class _AnswerReader(io.RawIOBase):
-    """What http.client reads an answer from: bounded in time, and in bytes until its head has come.
+    """The stream from which http.client reads a response: bounded in time, and in bytes until the end of the head.
 
     http.client takes the end of a connection for the end of the head (``ended``), and discards what came before an
     error. With ``keeps``, an error ends the piece that is being read, and is raised with the next one.
@@ -82,7 +82,7 @@ class _AnswerReader(io.RawIOBase):
         self.begin(timeout_s)
 
     def begin(self, timeout_s: float, *, keeps: bool = False) -> None:
-        """What is read from here on comes within ``timeout_s``; with ``keeps``, what came till then is returned."""
+        """Limit the next reads to ``timeout_s``; with ``keeps``, bytes that came until then are returned."""
         self.began_at = time.monotonic()
         self._until, self._keeps, self._is_first = self.began_at + timeout_s, keeps, True
 
@@ -138,7 +138,7 @@ class _Socket:
         return getattr(self._sock, name)
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        """What http.client reads the next answer from."""
+        """The stream from which http.client reads the next response."""
         self.reader = _AnswerReader(self._sock.makefile(mode, buffering=0), self._sock.gettimeout())
         return io.BufferedReader(self.reader)
 
@@ -396,7 +396,7 @@ def manager(proxy: Proxy | None, process: int) -> urllib3.PoolManager:
 
 
 def _authority(scheme: str, name: str, port: int) -> str:
-    """What the server is called in a request: its port is left out where it goes without saying."""
+    """The ``Host`` header: without the scheme's default port."""
     called = f"[{name}]" if ":" in name else _ascii(name)
     return called if port == _DEFAULT_PORTS[scheme] else f"{called}:{port}"
 
@@ -483,7 +483,7 @@ def _no_connection(error: NoConnection, url: str, timeout_s: float) -> Transient
 
 
 def _broken(error: Exception, url: str, timeout_s: float) -> Transient:
-    """What a failure means, in our words: the library's own may hold headers or a signed link."""
+    """Translates a failure: the library's own message may contain headers or a signed link."""
     server = host(url)
     cause = error.args[-1] if isinstance(error, ProtocolError | SSLError) and error.args else error
     if isinstance(cause, TimeoutError | ReadTimeoutError):

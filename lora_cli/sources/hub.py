@@ -122,7 +122,7 @@ class HubSource:
         return self._cache.blob(revision.ref.location, file)
 
     def _check_name(self, ref: AdapterRef, id: str) -> None:
-        """What a policy forbids, it forbids also under the name that a repository had before."""
+        """Check the policies for the new name of a renamed repository."""
         for policy in self._settings.policies:
             from lora_cli.documents.policy_checks import source_violations
 
@@ -130,7 +130,7 @@ class HubSource:
                 raise Refused(f"{ref} was renamed to {id}: {found}", hint=found.hint)
 
     def _unreachable(self, error: Unreachable, ref: AdapterRef) -> Unreachable:
-        """The error, with what can be had while the Hub is away."""
+        """The error, with a hint to the cached revision where there is one."""
         with suppress(LoraCliError):
             if (known := self._cache.revision(ref)) is not None:
                 hint = f"--offline can use the revision cached by the Hub's own client: {known.id}"
@@ -167,7 +167,7 @@ def _quoted(path: str) -> str:
 
 
 def _commit_and_access(info: Any) -> tuple[Any, str]:
-    """What a description of a repository says of its commit, and of who may read it."""
+    """The commit and the access class in the description of a repository."""
     return (info.get("sha"), access_class(info)) if isinstance(info, dict) else (None, "")
 
 

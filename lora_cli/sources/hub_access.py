@@ -1,4 +1,4 @@
-"""Token and endpoint of the Hub, and what its refusals mean."""
+"""Token and endpoint of the Hub, and the translation of its errors."""
 
 import os
 import re
@@ -86,7 +86,7 @@ def access_class(info: Mapping[str, Any]) -> str:
 
 
 def repository_page(ref: AdapterRef) -> tuple[str, str, str]:
-    """What ``ref`` is in: ``repository`` or ``bucket``, its name, and its page below the Hub's endpoint."""
+    """``repository`` or ``bucket``, its name, and its page below the Hub's endpoint."""
     if ref.scheme == "hf-bucket":
         id = "/".join(ref.location.split("/")[:2])
         return "bucket", id, f"buckets/{id}"
@@ -204,5 +204,5 @@ class HubClient:
         return XetStorage(self.http)
 
     def translate_error(self, error: StatusError, ref: AdapterRef, path: str = "") -> LoraCliError:
-        """What a refusal means; ``path`` is the file that was read, if any."""
+        """Translates a refusal; ``path`` is the file that was read, if any."""
         return translate_error(error, ref, self._token, self.endpoint, path)

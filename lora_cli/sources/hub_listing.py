@@ -43,10 +43,10 @@ def listed(
             says what to name instead.
         Unreachable: network or server, after the retries, or something that is no listing.
     """
-    files, room, until = list[RemoteFile](), ListingBudget(what, hint), time.monotonic() + LISTING_S
+    files, budget, until = list[RemoteFile](), ListingBudget(what, hint), time.monotonic() + LISTING_S
 
     def read(body: Iterator[bytes], answered: str) -> tuple[list[RemoteFile], ListingBudget]:
-        found, left = list[RemoteFile](), room.copy()
+        found, left = list[RemoteFile](), budget.copy()
         for entry in iter_array(body):
             if (file := file_of(entry, answered)) is not None:
                 found.append(file)
@@ -58,7 +58,7 @@ def listed(
             answer = get_body(http, f"{url}?{query}", what, read, page_bytes)
         except NoList as error:
             raise Unreachable(f"{what}: {_NO_LISTING}", hint="check HF_ENDPOINT") from error
-        found, room = answer.value
+        found, budget = answer.value
         files += found
         query = _next_query(answer.headers)
         if not query:

@@ -79,7 +79,7 @@ NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLON
 AWAY = frozenset(
     {errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENOTCONN}
 )
-"""What a mount says whose server is not there, or has forgotten the file."""
+"""The errors of a mount whose server is unreachable, or has forgotten the file."""
 
 # A file that was written in this clock tick could be written again without its times telling.
 TICK_S = 0.02

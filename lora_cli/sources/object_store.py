@@ -49,7 +49,7 @@ class StoreError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StoreTerms:
-    """What hints call things at one kind of store.
+    """The terms of one kind of store, for hints.
 
     ``credentials`` maps a code of the server to what it says of them and what to try; ``{}`` stands for where they are
     from. ``rights`` is what a reader needs, ``{}`` stands for the bucket. ``bucket`` is what the store calls one.
@@ -110,7 +110,7 @@ class Bucket(ABC):
 
 
 def translate_error(error: StoreError, bucket: Bucket, what: str, words: StoreTerms) -> LoraCliError:
-    """What an answer that another try would not change means; ``what`` begins the message."""
+    """Translates an error that a retry would not change; ``what`` begins the message."""
     server, code = bucket.server, error.code
     if code in NO_BUCKET:
         hint = f"check the spelling, and the endpoint ({words.endpoint})"
@@ -145,7 +145,7 @@ def _denied(error: StoreError, bucket: Bucket, what: str, words: StoreTerms) -> 
 
 
 def version_of(etag: str, changed: datetime | None) -> str:
-    """What distinguishes a version of an object from any other; some servers leave out the quotes of an ETag."""
+    """The version of an object; some servers leave out the quotes of an ETag."""
     plain = etag.removeprefix("W/").strip('"')
     return f"etag:{plain}" if plain else f"time:{changed.isoformat(timespec='seconds') if changed else ''}"
 
@@ -168,10 +168,10 @@ def listed(bucket: Bucket, prefix: str, what: str) -> list[Entry]:
         Transient, StoreError: what the server says.
         Refused: there are over 10 000, or their names take over 2 MiB.
     """
-    found, room = list[Entry](), ListingBudget(what, "use the folder of one adapter")
+    found, budget = list[Entry](), ListingBudget(what, "use the folder of one adapter")
     for page in bucket.pages(prefix):
         for entry in page.entries:
-            room.take(entry.key, entry.version)
+            budget.take(entry.key, entry.version)
         found += page.entries
     return found
 
@@ -324,7 +324,7 @@ class ObjectSource(ABC, Generic[B]):
         yield from Retries(self._settings.retries).stream(what, bucket.server, start, end, read)
 
     def reported_digests(self, revision: Revision, file: RemoteFile) -> Mapping[str, str]:
-        """What the origin says of the file's sha256 next to the listing: the header's name → hexadecimal digits."""
+        """The sha256 that the origin reports for a file: the header's name → hexadecimal digits."""
         return self._reported.get(version_key(revision, file), {})
 
     def _bucket(self, ref: AdapterRef) -> B:
@@ -395,7 +395,7 @@ def object_key(ref: AdapterRef, file: RemoteFile) -> str:
 
 
 def version_key(revision: Revision, file: RemoteFile) -> tuple[str, str, str]:
-    """What distinguishes one version of one object from any other."""
+    """The key of one version of one object."""
     return revision.ref.location, file.path, file.version
 
 

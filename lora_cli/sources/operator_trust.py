@@ -1,4 +1,4 @@
-"""What a manifest may not decide by itself: which of the operator's secrets are used, and which servers get them.
+"""The operator's secrets that a manifest may use, and the servers that may get them.
 
 The author of a manifest also writes its ``sources`` and its ``policy``. The operator decides by the settings file, the
 environment and ``--policy``.
@@ -45,7 +45,7 @@ NO_TRUST = Trust()
 
 
 def trust_of(settings: Settings) -> Trust:
-    """What the settings and the operator's policies let a manifest use: one of them is enough."""
+    """The union of what the settings and the operator's policies let a manifest use."""
     said: list[Settings | Policy] = [settings, *settings.policies]
     return Trust(
         tuple(glob for one in said for glob in one.trusted_endpoints),

@@ -93,7 +93,7 @@ def _check_rule(scheme: Scheme, rule: "SourceRule | None") -> None:
 
 
 def rule_of(ref: AdapterRef, settings: Settings) -> "SourceRule | None":
-    """What the manifest says of how ``ref`` is reached."""
+    """The manifest's rule for the source of ``ref``."""
     if not settings.sources:
         return None
     from lora_cli.documents.manifest import source_rule

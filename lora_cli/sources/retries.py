@@ -48,7 +48,7 @@ class Retries:
     pause: Callable[[float], None] = time.sleep
 
     def call(self, what: str, attempt: Callable[[], T]) -> T:
-        """What ``attempt`` returns, which is called again after a ``Transient``. ``what`` begins the error message.
+        """The result of ``attempt``, which is called again after a ``Transient``. ``what`` begins the error message.
 
         Raises:
             Unreachable: the retries are used up, or no other try would help.
@@ -96,7 +96,7 @@ class Retries:
 
 
 def from_status(server: str, status: int, headers: Mapping[str, str]) -> Transient:
-    """What an answer of 408, 429 or 5xx of ``server`` means."""
+    """Translates a response of 408, 429 or 5xx from ``server``."""
     wait_s = requested_wait_s(headers) if status in (408, 429, 503) else None
     if status != 429:
         return Transient(f"{server} answered {status}", wait_s=wait_s)

@@ -101,7 +101,7 @@ class S3Client:
         account.client.meta.events.register("before-send.s3", self._send)
 
     def ask(self, operation: str, **parameters: Any) -> tuple[Mapping[str, Any], "Response"]:
-        """What botocore makes of the answer to ``operation``, and the answer; that of ``get_object`` is to be closed.
+        """Botocore's result of ``operation``, and the response; the caller closes that of ``get_object``.
 
         Raises:
             Transient: network or server, or what came is no listing.
@@ -249,14 +249,14 @@ class S3Bucket(Bucket):
             objects.clear()  # an error may be kept for long, and keeps what this frame has
 
     def _below(self, prefix: str, objects: Sequence[Mapping[str, Any]], response: "Response") -> Iterator[Entry]:
-        room = ListingBudget(f"s3://{self.name}", "use the folder of one adapter")
+        budget = ListingBudget(f"s3://{self.name}", "use the folder of one adapter")
         for one in objects:
             key, size, etag, changed = (one.get(name) for name in ("Key", "Size", "ETag", "LastModified"))
             if not key or size is None or not (etag or changed):
                 raise _no_listing(response)
             if key.startswith(prefix):
                 entry = Entry(key, size, version_of(etag or "", changed))
-                room.take(entry.key, entry.version)
+                budget.take(entry.key, entry.version)
                 yield entry
 
     def has(self, key: str) -> bool:
@@ -299,7 +299,7 @@ class S3Bucket(Bucket):
 
 
 def _pinned(file: RemoteFile) -> Mapping[str, str]:
-    """What asks for this version of an object, as far as it is distinguished from others before it comes."""
+    """The parameters that request this version of an object, where a condition can do that."""
     kind, _, etag = file.version.partition(":")
     return {"IfMatch": f'"{etag}"'} if kind == "etag" else {}
 

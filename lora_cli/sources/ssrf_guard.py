@@ -73,7 +73,7 @@ def _unwrapped(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What redirects may do: lead into private networks (``private``), and to the hosts that ``policies`` allow."""
+    """Limits on redirects: ``private`` allows private networks, ``policies`` restrict the hosts."""
 
     private: bool = False
     policies: "tuple[Policy, ...]" = ()
@@ -101,7 +101,7 @@ def check_host(bounds: Bounds, host: str, said: str) -> None:
 
 
 def guard(bounds: Bounds, sender: str, said: str) -> Guard:
-    """What checks each address that a redirect would be followed to, before a word is sent there.
+    """A guard that checks each address of a redirect before anything is sent there.
 
     ``sender`` is the address that sent the redirect ("": unknown: public), ``said`` begins the message of an error.
     ``bounds`` may let redirects into private networks, but to no link-local address.

@@ -39,7 +39,7 @@ _DIGEST_HEADERS = ("X-Checksum-Sha256", "x-amz-meta-sha256", "x-goog-meta-sha256
 
 
 def pin_of(headers: Headers) -> str:
-    """What the answer says that distinguishes its version from others: ``etag "…"``, ``date …``, ``weak W/"…"`` or "".
+    """The version of a response: ``etag "…"``, ``date …``, ``weak W/"…"`` or "".
 
     A strong ETag names a version (RFC 9110, 8.8.3), and ``If-Match`` asks for it and no other. Without one, the time of
     the last change has to do, with ``If-Unmodified-Since``, and else the size alone.
@@ -117,7 +117,7 @@ _SHARD = re.compile(rb'"(adapter_model-[0-9]{5}-of-[0-9]{5}\.(?:safetensors|bin)
 
 @dataclass(frozen=True, slots=True)
 class ProbedFile:
-    """What a server answered to one name: its status, whether that was a web page, and the file, if it is one."""
+    """The answer to one name: its status, whether it was a web page, and the file, if it is one."""
 
     name: str
     status: int
@@ -228,7 +228,7 @@ class WebSource:
         self._turn = threading.BoundedSemaphore(settings.jobs)
 
     def resolve(self, ref: AdapterRef) -> Revision:
-        """What is there below the address that ``ref`` names, at this moment: some twenty requests of a byte each.
+        """The files below the address that ``ref`` names, at this moment: some twenty requests of a byte each.
 
         Raises:
             NotFound: there is neither config nor weights, or the server has something for every name.

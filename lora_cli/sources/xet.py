@@ -27,7 +27,7 @@ PROCESSES = 2
 EXPIRY_MARGIN_S = 60
 STOP_S = 2.0
 ENVIRONMENT = re.compile(r"HOME|LANG|LC_.*|LD_LIBRARY_PATH|PATH|PYTHON.*|SSL_CERT_.*|TMPDIR|HF_XET_.*|.*_proxy", re.I)
-"""What a process is given of our environment: no token and no other secret."""
+"""The variables that a process inherits: no token and no other secret."""
 
 HASH_TIMEOUT_S = 600.0
 
@@ -184,7 +184,7 @@ def _close_all(processes: list[_Process]) -> None:
 
 
 def _ask_for_access(http: Http, route: str, what: str) -> XetAccess:
-    """What the Hub says of Xet storage. Its address is held to the same rules as a redirect of the Hub."""
+    """Access to Xet storage, as the Hub grants it. Its address must pass the rules for redirects."""
     from lora_cli.sources.http_transport import NoConnection, proxy_for, resolve
 
     with closing(open_response(http, http.endpoint + route, {}, what)) as response:
@@ -208,7 +208,7 @@ def _ask_for_access(http: Http, route: str, what: str) -> XetAccess:
 
 
 def _failure(name: str, server: str, what: str) -> Exception:
-    """What an error of hf_xet means; its own messages are not shown, for they may hold signed links."""
+    """Translates an error of hf_xet; its own messages are not shown, since they may contain signed links."""
     if name == "ModuleNotFoundError":
         return UsageError(f"{what} is in Xet storage, and hf_xet is not installed", hint="run `pip install hf_xet`")
     return Transient(f"Xet storage at {server} failed ({name})")

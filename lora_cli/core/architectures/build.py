@@ -138,7 +138,7 @@ def _read_part(part: Part, config: Mapping[str, Any]) -> Values:
 
 
 def _of_part(part: Part, values: Values) -> Iterator[Made]:
-    """What one section makes of the model."""
+    """The modules and parameters that one section adds to the model."""
     for path, made in _rows(part.rows, values, ""):
         yield part.prefix + path, made
     count = values.numbers[part.layer_count]

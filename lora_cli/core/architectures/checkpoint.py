@@ -172,7 +172,7 @@ ROLES = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
 
 
 def names_in_memory(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """What each parameter of the loaded model is made of: the tensors on disk, several for experts that it fuses.
+    """The tensors on disk of each parameter of the loaded model; several for experts that it fuses.
 
     A name on disk stands for itself too, for an adapter that has the old names as well.
     """

@@ -105,7 +105,7 @@ KINDS = {
 
 
 def describe(value: Value) -> str:
-    """What a value is, in words; never looks into it."""
+    """The kind of a value in words, without looking into it."""
     if isinstance(value, Global):
         return str(value)[:200]
     return value.what if isinstance(value, Opaque) else KINDS.get(type(value)) or parse.kind_of(value)
@@ -204,7 +204,7 @@ def span(tensor: TorchTensor) -> int:
 
 
 Call = Callable[[tuple[Value, ...]], Value]
-"""What a call with these arguments gives. Raises ``FormatError`` for a call that no known tool writes."""
+"""Describes the result of a call. Raises ``FormatError`` for a call that no known tool writes."""
 
 LATIN1 = ("latin1", "latin-1")
 PLAIN = (type(None), bool, int, float, str, bytes)
@@ -272,7 +272,7 @@ def _numpy_dtype(args: tuple[Value, ...]) -> Opaque:
 
 
 OBJECTS = "a numpy dtype of objects"
-"""What an array may hold where its values are a list, which is data; never bytes, which would be taken for pointers."""
+"""Only for an array whose values are a list, which is data; bytes would be taken for pointers."""
 
 
 def _is_plain_dtype(value: Value) -> bool:
@@ -297,7 +297,7 @@ GETATTR = Global("builtins", "getattr")
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """What one kind of file may look up.
+    """The names that one kind of file may look up.
 
     ``calls``: REDUCE may call it, with what the function says. ``data``: it may only be a value. ``objects``: NEWOBJ
     may make one of it without arguments, and BUILD may fill it; matched against ``module name``. ``enums``: REDUCE may

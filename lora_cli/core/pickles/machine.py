@@ -1,4 +1,4 @@
-"""What a pickle describes, read by its opcodes: nothing in it is imported, nothing is called.
+"""A pickle read by its opcodes into a description: nothing in it is imported, nothing is called.
 
 The opcodes and their arguments are those of ``pickletools``; the lengths in them are checked here first, and names are
 decoded as ``pickle`` decodes them. The stack machine takes time and memory in proportion to what an opcode takes from
@@ -33,7 +33,7 @@ OLD_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
 class ReadBudget:
-    """What reading pickles may still take: opcodes (an entry of a directory is as one) and bytes."""
+    """The opcodes (an entry of a directory counts as one) and bytes that may still be read."""
 
     def __init__(self, opcodes: int | None = None, nbytes: int = MOST_BYTES) -> None:
         """``opcodes`` are ``MOST_OPCODES`` when None."""
