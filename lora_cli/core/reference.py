@@ -8,7 +8,6 @@ from typing import Literal, get_args
 from urllib.parse import quote
 
 from lora_cli.core import addresses
-from lora_cli.core.addresses import Parts
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.errors import UsageError
 
@@ -156,7 +155,7 @@ def override(ref: AdapterRef, *, revision: str | None = None, subfolder: str = "
 
 def _with_scheme(scheme: str, rest: str, text: str) -> AdapterRef:
     if scheme == "file":
-        return _path(addresses.file_url(rest, text)[0], None)
+        return _path(addresses.file_url(rest, text), None)
     addresses.check_encodable(rest)
     addresses.check_nobody(rest, text)
     if scheme.startswith("fsspec+"):
@@ -164,21 +163,22 @@ def _with_scheme(scheme: str, rest: str, text: str) -> AdapterRef:
     if addresses.is_hub_page(rest, scheme):
         return _hub_page(rest, text)
     if scheme == "hf" and rest.startswith("buckets/"):
-        return AdapterRef("hf-bucket", *addresses.hub_bucket(rest.removeprefix("buckets/"), text))
-    forms: Mapping[Scheme, Callable[[str, str], Parts]] = {
-        "hf": addresses.hub,
+        return AdapterRef("hf-bucket", addresses.hub_bucket(rest.removeprefix("buckets/"), text))
+    if scheme in {"hf", "oci"}:
+        parts = addresses.hub(rest, text) if scheme == "hf" else addresses.oci(rest, text)
+        return AdapterRef("hf" if scheme == "hf" else "oci", *parts)
+    forms: Mapping[Scheme, Callable[[str, str], str]] = {
         "s3": addresses.bucket,
         "gs": addresses.bucket,
         "az": addresses.azure,
         "https": addresses.web,
         "http": addresses.plain_web,
-        "oci": addresses.oci,
         **dict.fromkeys(REMOTE, addresses.remote),
     }
     for name, form in forms.items():
         if ALIASES.get(scheme, scheme) == name:
-            return AdapterRef(name, *form(rest, text))
-    hint = did_you_mean(f"{scheme}://", [f"{name}://" for name in ("file", *forms)])
+            return AdapterRef(name, form(rest, text))
+    hint = did_you_mean(f"{scheme}://", [f"{name}://" for name in ("file", "hf", "oci", *forms)])
     raise UsageError(f"{text}: unsupported scheme {scheme}://", hint=hint)
 
 
@@ -190,13 +190,13 @@ def _by_fsspec(protocol: str, rest: str, text: str) -> AdapterRef:
         raise UsageError(
             f"{addresses.without_secrets(text)}: unsupported scheme fsspec+{protocol}://", hint=f"supported: {known}"
         )
-    location = addresses.remote(rest, text)[0]
+    location = addresses.remote(rest, text)
     return AdapterRef(FSSPEC, f"{protocol}://{location}") if always is None else AdapterRef(always, location)
 
 
 def _hub_page(rest: str, text: str) -> AdapterRef:
     if (bucket := addresses.bucket_in_page(rest)) is not None:
-        return AdapterRef("hf-bucket", *addresses.hub_bucket(bucket, text))
+        return AdapterRef("hf-bucket", addresses.hub_bucket(bucket, text))
     return AdapterRef("hf", *addresses.hub_page(rest, text))
 
 
