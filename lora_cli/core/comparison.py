@@ -303,8 +303,11 @@ def _word(one: Comparison, total: Distance) -> tuple[Relation, str]:
     multiples = bool(counts["scaled"])
     if counts.keys() <= {"equal", "scaled", "unknown"} and not apart:
         if left := counts["unknown"]:
-            said = f"the compared updates are {'multiples' if multiples else 'equal'}"
-            return "unknown", f"{said}, and {counted(left, 'module')} could not be compared: {_reasons(one.modules)}"
+            comparison = f"the compared updates are {'multiples' if multiples else 'equal'}"
+            return (
+                "unknown",
+                f"{comparison}, and {counted(left, 'module')} could not be compared: {_reasons(one.modules)}",
+            )
         return ("scaled", _why_scaled(one, total)) if multiples else ("equal", _why_equal(one))
     if counts.keys() <= {"equal", "scaled", "unknown"} and (shared or not total.norm + total.other_norm):
         return "related", f"the common updates are {'multiples' if multiples else 'equal'}; but {apart}"
@@ -324,8 +327,8 @@ def _by_cosine(total: Distance, shared: int) -> tuple[Relation, str]:
     if abs(total.cosine) >= KINSHIP:
         return "related", f"{'opposite: ' * (total.cosine < 0)}the updates have a cosine of {cosine}"
     if shared:
-        told = f"{counted(shared, 'module')} {'has' if shared == 1 else 'have'} the same update, or a multiple of it"
-        return "related", f"{told}, although all updates together have a cosine of {cosine}"
+        message = f"{counted(shared, 'module')} {'has' if shared == 1 else 'have'} the same update, or a multiple of it"
+        return "related", f"{message}, although all updates together have a cosine of {cosine}"
     return "unrelated", f"the updates have a cosine of {cosine} (related from {KINSHIP} up)"
 
 
@@ -336,13 +339,15 @@ def _is_shared(module: ModuleComparison) -> bool:
 
 def _apart(one: Comparison) -> str:
     """What the adapters have next to the updates of common modules that is not the same, in words."""
-    said = []
+    differences = []
     for side, modules in (("A", one.only_a), ("B", one.only_b)):
         if trained := sum(only.norm is None or only.norm > 0 for only in modules):
-            said.append(f"{counted(trained, 'module')} with an update {'is' if trained == 1 else 'are'} only in {side}")
+            differences.append(
+                f"{counted(trained, 'module')} with an update {'is' if trained == 1 else 'are'} only in {side}"
+            )
     if others := sum(not tensor.equal for tensor in one.tensors):
-        said.append(f"{counted(others, 'tensor')} other than the factors differ{'s' * (others == 1)}")
-    return ", and ".join(said)
+        differences.append(f"{counted(others, 'tensor')} other than the factors differ{'s' * (others == 1)}")
+    return ", and ".join(differences)
 
 
 def _why_equal(one: Comparison) -> str:
@@ -371,10 +376,12 @@ def _besides(word: str, fields: Sequence[FieldChange]) -> str:
 
 
 def _reasons(modules: Sequence[ModuleComparison]) -> str:
-    said = Counter(
+    reasons = Counter(
         module.reason or "its values are not finite" for module in modules if module.word == "unknown"
     ).most_common(3)
-    return "; ".join(f"{reason} ({counted(number, 'module')})" if len(said) > 1 else reason for reason, number in said)
+    return "; ".join(
+        f"{reason} ({counted(number, 'module')})" if len(reasons) > 1 else reason for reason, number in reasons
+    )
 
 
 def shown_cosine(cosine: float) -> str:

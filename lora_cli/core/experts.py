@@ -200,8 +200,8 @@ def _stacked(
         # PEFT takes gate_up_proj for the inner one of two wrappers, whether or not there is an outer one.
         inner = parameter != "down_proj"
         if inner and not outer:
-            told = f"PEFT looks for {parameter} below down_proj, which is not targeted, and drops its factors"
-            unfit.append((told, container))
+            reason = f"PEFT looks for {parameter} below down_proj, which is not targeted, and drops its factors"
+            unfit.append((reason, container))
         module = f"{container}.base_layer" if inner else container
         yield module, _one_pair(module, [roles[old] for old in sources])
 

@@ -98,12 +98,12 @@ def factors_of(adapter: Adapter, base: BaseModel | None = None) -> tuple[tuple[F
     except FormatError as error:
         return (), tuple(Unreadable(module, f"its scaling is unknown: {error.message}") for module in adapter.pairs)
     divided = _divisors(config)
-    made = [
+    results = [
         _factors(pair, wrapped.get(module), found[module], diagonals, divided) for module, pair in adapter.pairs.items()
     ]
     return (
-        tuple(one for one in made if isinstance(one, Factors)),
-        tuple(one for one in made if isinstance(one, Unreadable)),
+        tuple(one for one in results if isinstance(one, Factors)),
+        tuple(one for one in results if isinstance(one, Unreadable)),
     )
 
 
@@ -194,8 +194,8 @@ def _factors(
     if a is None or b is None:
         return Unreadable(pair.module, f"{'lora_A' if a is None else 'lora_B'} is missing")
     if len(found) > 1:
-        told = "its expert parameter, and so its rank, is only known with a base (--base)"
-        return Unreadable(pair.module, told)
+        reason = "its expert parameter, and so its rank, is only known with a base (--base)"
+        return Unreadable(pair.module, reason)
     r, scaling = found[0].r, found[0].scaling
     try:
         blocks = divided(pair.module) if parameters is None else (1, 1)

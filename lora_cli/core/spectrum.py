@@ -168,11 +168,11 @@ def spectrum_of(
 ) -> Spectrum:
     """The spectrum of an adapter that has these modules, each with its place among the others."""
     placed = module_positions(one.path for one in modules)
-    held = [one for one in modules if one.base_norm]
-    whole = math.hypot(*(one.base_norm or 0.0 for one in held))
+    with_base = [one for one in modules if one.base_norm]
+    whole = math.hypot(*(one.base_norm or 0.0 for one in with_base))
     return Spectrum(
         math.hypot(*(one.norm for one in modules)),
-        math.hypot(*(one.norm for one in held)) / whole if whole else None,
+        math.hypot(*(one.norm for one in with_base)) / whole if whole else None,
         tuple(replace(one, **asdict(placed[one.path])) for one in modules),
         tuple(without),
         left_out,
@@ -197,20 +197,22 @@ def find_outliers(
 def left_out(adapter: Adapter) -> tuple[str, ...]:
     """The parts of ``adapter`` whose effect is not in ``s * B @ A``, in words."""
     parts = Counter[str](key.part for key in adapter.keys.values())
-    told = [f"{words} ({parts[part]} tensors)" if parts[part] > 1 else words for part, words in BESIDE if part in parts]
+    excluded = [
+        f"{words} ({parts[part]} tensors)" if parts[part] > 1 else words for part, words in BESIDE if part in parts
+    ]
     config = adapter.config
     if config is None:
-        return tuple(told)
+        return tuple(excluded)
     start = config.init_lora_weights
     if isinstance(start, str) and start.lower().startswith(ALTERING):
-        told.append(f"that PEFT changes the base's weights when it loads it (init_lora_weights is {start[:40]})")
+        excluded.append(f"that PEFT changes the base's weights when it loads it (init_lora_weights is {start[:40]})")
     if config.kasa_config is not None:
-        told.append("that KaSA removes the smallest singular values from the base's weights")
+        excluded.append("that KaSA removes the smallest singular values from the base's weights")
     if config.use_qalora:
-        told.append("QALoRA's input groups, which scale all singular values of a module equally")
+        excluded.append("QALoRA's input groups, which scale all singular values of a module equally")
     if config.ensure_weight_tying:
-        told.append("that tied modules share one update")
-    return tuple(told)
+        excluded.append("that tied modules share one update")
+    return tuple(excluded)
 
 
 BESIDE = (

@@ -162,16 +162,16 @@ def scales(config: LoraConfig, modules: Iterable[str]) -> dict[str, Scale]:
             raise error
     ranks = PatternKeys(config.rank_pattern, f"{config.file}: rank_pattern")
     alphas = PatternKeys(config.alpha_pattern, f"{config.file}: alpha_pattern")
-    made: dict[tuple[int, float], Scale] = {}
+    by_values: dict[tuple[int, float], Scale] = {}
     found: dict[str, Scale] = {}
     for module in modules:
         r = _by_pattern(config.rank_pattern, ranks, module, config.r)
         alpha = _by_pattern(config.alpha_pattern, alphas, module, config.lora_alpha)
         if r <= 0:
             raise FormatError(f"the rank must be positive, and is {r} for {module}", where=f"{config.file}: r")
-        if (r, alpha) not in made:
-            made[r, alpha] = Scale(r, alpha, alpha / math.sqrt(r) if config.use_rslora else alpha / r)
-        found[module] = made[r, alpha]
+        if (r, alpha) not in by_values:
+            by_values[r, alpha] = Scale(r, alpha, alpha / math.sqrt(r) if config.use_rslora else alpha / r)
+        found[module] = by_values[r, alpha]
     return found
 
 

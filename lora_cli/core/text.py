@@ -145,10 +145,10 @@ def times(ratio: float) -> str:
     return f"{ratio:.2g} times" if ratio >= 1 else f"1/{1 / ratio:.2g}"
 
 
-def between(values: Iterable[float | None], told: Callable[[float], str], unknown: str = "-") -> str:
-    """The least and the most of the values that are known, as ``told``: ``0.5 to 2``; one where both read the same."""
+def between(values: Iterable[float | None], show: Callable[[float], str], unknown: str = "-") -> str:
+    """The least and the most of the values that are known, as ``show``: ``0.5 to 2``; one where both read the same."""
     known = [value for value in values if value is not None]
-    return " to ".join(dict.fromkeys((told(min(known)), told(max(known))))) if known else unknown
+    return " to ".join(dict.fromkeys((show(min(known)), show(max(known))))) if known else unknown
 
 
 def span(numbers: Sequence[int]) -> str:

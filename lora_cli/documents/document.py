@@ -127,11 +127,11 @@ def _in_words(error: ValidationError, model: type[Model], places: Places) -> Ite
     """Pydantic's errors in our words. A key that is only misspelled is not missing, too."""
     # Where members of a list are wrong, pydantic takes it for shorter.
     errors = [one for one in error.errors(include_url=False) if one["type"] != "too_short" or not one["input"]]
-    told = errors[: MOST_MISTAKES + 1]
-    incomplete = {one["loc"][:-1] for one in told if one["type"] == "missing"}
-    unknown = [one["loc"] for one in told if one["type"] == "extra_forbidden" and one["loc"][:-1] in incomplete]
+    reported = errors[: MOST_MISTAKES + 1]
+    incomplete = {one["loc"][:-1] for one in reported if one["type"] == "missing"}
+    unknown = [one["loc"] for one in reported if one["type"] == "extra_forbidden" and one["loc"][:-1] in incomplete]
     misspelled = {(*loc[:-1], _meant(str(loc[-1]), _model_at(model, loc[:-1]))) for loc in unknown}
-    for one in told:
+    for one in reported:
         if one["type"] != "missing" or one["loc"] not in misspelled:
             yield _mistake(one, model, places)
 
@@ -204,29 +204,29 @@ def _wrong_value(kind: str, value: Any, written: str, context: Mapping[str, Any]
     this, what, hint = f"this is {kind_of(value)}", context.get("what", "a string"), context.get("hint", "")
     match kind:
         case "tuple_type":
-            said = f"{this}, but must be a list", "write [ONE, TWO], or a line with - for each"
+            result = f"{this}, but must be a list", "write [ONE, TWO], or a line with - for each"
         case "bool_type":
-            said = f"{this}, but must be true or false", "write true or false, without quotes"
+            result = f"{this}, but must be true or false", "write true or false, without quotes"
         case "too_short":
-            said = "the list is empty", "add at least one"
+            result = "the list is empty", "add at least one"
         case "too_long":
-            said = f"{len(value)} entries are over the limit of {context['max_length']}", "use fewer"
+            result = f"{len(value)} entries are over the limit of {context['max_length']}", "use fewer"
         case "number":
             is_number = isinstance(value, int | float | Number) and not isinstance(value, bool)
             shown = str(written or value) if is_number else quoted(written or value)
             one = f"{this}, which" if isinstance(value, dict | list | None) else shown
-            said = f"{one} is not {what}", hint
+            result = f"{one} is not {what}", hint
         case "secret":
-            said = f"this is not {what}", hint
+            result = f"this is not {what}", hint
         case "choice" if isinstance(value, str):
-            said = f"{quoted(value)} is not {what}", did_you_mean(value, context["words"].split())
+            result = f"{quoted(value)} is not {what}", did_you_mean(value, context["words"].split())
         case _ if isinstance(value, str):
-            said = f"{quoted(value)} is not {what}", hint
+            result = f"{quoted(value)} is not {what}", hint
         case _ if isinstance(value, bool | int | float | Number):
-            said = f"{written} is {kind_of(value)} here", f'quote it: "{written}"'
+            result = f"{written} is {kind_of(value)} here", f'quote it: "{written}"'
         case _:
-            said = f"{this}, but must be {what}", hint or "write one value, quoted"
-    return said
+            result = f"{this}, but must be {what}", hint or "write one value, quoted"
+    return result
 
 
 def _model_at(model: type[Model], path: Path) -> type[Model]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("safetensors", "pickle", "gguf")
 UNNAMED_FORMATS = ("safetensors", "gguf")
-MOST_TOLD, LONGEST_TOLD = 5, 200
+MOST_SHOWN, LONGEST_SHOWN = 5, 200
 """Globs that one message names, and their characters."""
 
 _FORMAT_OF = {
@@ -95,8 +95,8 @@ def host_violations(policy: "Policy", host: str) -> Iterator[Violation]:
 
 def _some(globs: tuple[str, ...]) -> str:
     """The first few globs, each cut, and how many more there are."""
-    told = [glob if len(glob) <= LONGEST_TOLD else f"{glob[:LONGEST_TOLD]}…" for glob in globs[:MOST_TOLD]]
-    return ", ".join(told) + (f" and {len(globs) - MOST_TOLD} more" if len(globs) > MOST_TOLD else "")
+    shown = [glob if len(glob) <= LONGEST_SHOWN else f"{glob[:LONGEST_SHOWN]}…" for glob in globs[:MOST_SHOWN]]
+    return ", ".join(shown) + (f" and {len(globs) - MOST_SHOWN} more" if len(globs) > MOST_SHOWN else "")
 
 
 def _pins(policy: "Policy", ref: AdapterRef, sha256: str | None) -> Iterator[Violation]:

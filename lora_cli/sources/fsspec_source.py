@@ -175,9 +175,9 @@ def _opened(ref: AdapterRef, settings: Settings, rule: "SourceRule | None") -> A
     try:
         kind = fsspec.get_filesystem_class(protocol)
     except (ImportError, ValueError) as error:
-        told = printable(str(error).splitlines()[0] if str(error) else "")
+        reason = printable(str(error).splitlines()[0] if str(error) else "")
         raise UsageError(
-            f"{ref}: a package for {protocol}:// is not installed", hint=f"fsspec reports: {told}"
+            f"{ref}: a package for {protocol}:// is not installed", hint=f"fsspec reports: {reason}"
         ) from error
     configured = fsspec.config.apply_config(kind, {})
     if settings.from_manifest:
@@ -269,11 +269,11 @@ def _plain(error: BaseException) -> BaseException:
 
 def _raise_transient(error: BaseException, scheme: str) -> None:
     """Raises what may be gone at the next try; anything else has an answer in it."""
-    said = FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError | LoraCliError
+    answers = FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError | LoraCliError
     # What paramiko and botocore say of a connection that broke is no OSError; of who is let in paramiko says so.
     kinds = {kind.__name__ for kind in type(error).__mro__} & {"HTTPClientError", "ConnectionError"}
     broke = kinds or (type(error).__name__ == "SSHException" and "authentication" not in str(error))
-    if broke or (isinstance(error, OSError | EOFError) and not isinstance(error, said)):
+    if broke or (isinstance(error, OSError | EOFError) and not isinstance(error, answers)):
         hint = "check the network, and the host's name and port"
         raise Transient(f"no answer from the {scheme} server ({type(error).__name__})", hint=hint) from error
 

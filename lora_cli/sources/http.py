@@ -270,9 +270,9 @@ def redirect_guard(http: Http, sender: str, url: str, target: str, what: str) ->
     Raises:
         Refused: a policy denies its host.
     """
-    said = f"{what}: {host(url)} redirects to {host(target)}"
-    check_host(http.bounds, urlsplit(target).hostname or "", said)
-    return guard(http.bounds, sender, said)
+    prefix = f"{what}: {host(url)} redirects to {host(target)}"
+    check_host(http.bounds, urlsplit(target).hostname or "", prefix)
+    return guard(http.bounds, sender, prefix)
 
 
 def _ask(http: Http, url: str, headers: Headers, allowed: Guard | None) -> "Response":

@@ -386,13 +386,13 @@ def manager(proxy: Proxy | None, process: int) -> urllib3.PoolManager:
     """The connections of a process, direct ones or those through a proxy. A fork must not speak on its parent's."""
     options: dict[str, Any] = {"num_pools": MOST_IDLE, "maxsize": MOST_IDLE}
     if proxy is None:
-        made = urllib3.PoolManager(**options)
+        pools = urllib3.PoolManager(**options)
     else:
-        told = {"Proxy-Authorization": proxy.authorization} if proxy.authorization else {}
+        proxy_headers = {"Proxy-Authorization": proxy.authorization} if proxy.authorization else {}
         context = tls() if proxy.url.startswith("https:") else None
-        made = urllib3.ProxyManager(proxy.url, proxy_headers=told, proxy_ssl_context=context, **options)
-    made.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
-    return made
+        pools = urllib3.ProxyManager(proxy.url, proxy_headers=proxy_headers, proxy_ssl_context=context, **options)
+    pools.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+    return pools
 
 
 def _authority(scheme: str, name: str, port: int) -> str:
@@ -470,16 +470,16 @@ def _no_connection(error: NoConnection, url: str, timeout_s: float) -> Transient
     cause = error.__cause__
     if isinstance(cause, HTTPError) and cause.__cause__ is not None:
         cause = cause.__cause__
-    server, told = host(url), printable(str(cause))
+    server, detail = host(url), printable(str(cause))
     if isinstance(cause, ssl.SSLCertVerificationError):
         hint = "set SSL_CERT_FILE to the certificates to trust"
-        return Transient(f"the certificate of {server} is not trusted: {told}", hint=hint, final=True)
+        return Transient(f"the certificate of {server} is not trusted: {detail}", hint=hint, final=True)
     if isinstance(cause, TimeoutError):
         return Transient(f"{server} did not accept a connection in {min(timeout_s, CONNECT_TIMEOUT_S):g} s")
     if error.by_proxy:
         hint = "check HTTPS_PROXY and NO_PROXY"
         return Transient(f"the proxy did not forward the request to {server}", hint=hint)
-    return Transient(f"no connection to {server}: {told}", hint=f"check {ADDRESS}, the network and HTTPS_PROXY")
+    return Transient(f"no connection to {server}: {detail}", hint=f"check {ADDRESS}, the network and HTTPS_PROXY")
 
 
 def _broken(error: Exception, url: str, timeout_s: float) -> Transient:
@@ -491,10 +491,10 @@ def _broken(error: Exception, url: str, timeout_s: float) -> Transient:
     if isinstance(cause, OSError | SSLError):
         return Transient(f"the connection to {server} was cut")
     if isinstance(cause, HTTPException | InvalidHeader):
-        told = str(cause) if type(cause) is HTTPException else "the response is not HTTP/1.1"
+        detail = str(cause) if type(cause) is HTTPException else "the response is not HTTP/1.1"
         if isinstance(cause, IncompleteRead):
-            told = f"the body ended {cause.expected} bytes early" if cause.expected else "the body ended early"
+            detail = f"the body ended {cause.expected} bytes early" if cause.expected else "the body ended early"
         hint = f"try again later; if it persists, check {ADDRESS}, and for a proxy in between"
-        return Transient(f"the connection to {server} was cut: {told}", hint=hint)
+        return Transient(f"the connection to {server} was cut: {detail}", hint=hint)
     reason = f"communication with {server} failed ({type(cause).__name__})"
     return Transient(reason, hint=f"check {ADDRESS}", final=True)

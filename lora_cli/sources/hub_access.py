@@ -105,7 +105,7 @@ def translate_error(error: StatusError, ref: AdapterRef, token: Token, endpoint:
     The Hub's headers decide (``X-Error-Code``, ``X-Error-Message``); their meaning is that of
     ``huggingface_hub.utils.hf_raise_for_status``.
     """
-    said = error.message.replace(token.value, "***") if token.value else error.message
+    message = error.message.replace(token.value, "***") if token.value else error.message
     if error.code == "GatedRepo":
         return _gated(ref, token, endpoint)
     if error.code == "RevisionNotFound":
@@ -116,12 +116,12 @@ def translate_error(error: StatusError, ref: AdapterRef, token: Token, endpoint:
         return NotFound(
             f"{ref}: there is no {missing}", hint=f"see {endpoint}/{repository_page(ref)[2]} for its contents"
         )
-    if token.value and (said.startswith("Invalid credentials") or (error.status == 401 and not error.code)):
+    if token.value and (message.startswith("Invalid credentials") or (error.status == 401 and not error.code)):
         hint = "renew it with `hf auth login`, or unset it: a public repository needs no token"
         return AccessDenied(f"{ref}: {host(error.url)} does not accept the token in {token.found_in}", hint=hint)
     if error.code == "RepoNotFound" or error.status == 401:
         return _missing(ref, token)
-    return _other(error, ref, said, path)
+    return _other(error, ref, message, path)
 
 
 def _gated(ref: AdapterRef, token: Token, endpoint: str) -> LoraCliError:
@@ -144,17 +144,17 @@ def _missing(ref: AdapterRef, token: Token) -> LoraCliError:
     return NotFound(hidden + "cannot read it", hint=hint)
 
 
-def _other(error: StatusError, ref: AdapterRef, said: str, path: str) -> LoraCliError:
-    server, told = host(error.url), f": {said}" if said else ""
-    if "disabled" in said:
-        return AccessDenied(f"{ref}: {server} disabled it{told}", hint="ask its owner, or the Hub's support")
+def _other(error: StatusError, ref: AdapterRef, message: str, path: str) -> LoraCliError:
+    server, detail = host(error.url), f": {message}" if message else ""
+    if "disabled" in message:
+        return AccessDenied(f"{ref}: {server} disabled it{detail}", hint="ask its owner, or the Hub's support")
     if error.status in (403, 451):
         hint = "check the permissions of the token, and whether a proxy blocks it"
-        return AccessDenied(f"{ref}: {server} denies access ({error.status}){told}", hint=hint)
+        return AccessDenied(f"{ref}: {server} denies access ({error.status}){detail}", hint=hint)
     if error.status in (404, 410):
         hint = "check the spelling, and HF_ENDPOINT"
-        return NotFound(f"{ref}: {server} has no such page ({error.status}){told}", hint=hint)
-    return Unreachable(f"{ref}: {server} answered {error.status}{told}", hint="check HF_ENDPOINT, or try again later")
+        return NotFound(f"{ref}: {server} has no such page ({error.status}){detail}", hint=hint)
+    return Unreachable(f"{ref}: {server} answered {error.status}{detail}", hint="check HF_ENDPOINT, or try again later")
 
 
 class HubClient:

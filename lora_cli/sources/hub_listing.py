@@ -65,8 +65,8 @@ def listed(
             return answer.url, files
         if time.monotonic() > until:
             break
-    told = f"{what}: its listing has over {MOST_PAGES} pages, or takes over {LISTING_S:.0f} s"
-    raise Refused(told, hint=hint)
+    message = f"{what}: its listing has over {MOST_PAGES} pages, or takes over {LISTING_S:.0f} s"
+    raise Refused(message, hint=hint)
 
 
 def _next_query(headers: Headers) -> str:

@@ -124,23 +124,23 @@ def translate_error(error: StoreError, bucket: Bucket, what: str, words: StoreTe
         )
     if error.status in (401, 403) or code in words.credentials or code == "AccessDenied":
         return _denied(error, bucket, what, words)
-    said = " ".join(filter(None, (str(error.status), code, error.message)))
+    answer = " ".join(filter(None, (str(error.status), code, error.message)))
     if error.status == 404:
         hint = f"check the spelling, and whether the endpoint ({words.endpoint}) is the right one"
-        return NotFound(f"{what}: {server} does not have it ({said})", hint=hint)
+        return NotFound(f"{what}: {server} does not have it ({answer})", hint=hint)
     hint = f"check the endpoint ({words.endpoint}), or try again later"
-    return Unreachable(f"{what}: {server} answered {said}", hint=hint)
+    return Unreachable(f"{what}: {server} answered {answer}", hint=hint)
 
 
 def _denied(error: StoreError, bucket: Bucket, what: str, words: StoreTerms) -> LoraCliError:
     if error.code in words.credentials:
         wrong, hint = words.credentials[error.code]
         return AccessDenied(f"{what}: {bucket.server} {wrong.format(bucket.user)}", hint=hint)
-    told = f": {error.message}" if error.message else ""
+    detail = f": {error.message}" if error.message else ""
     if bucket.user == "nobody":
         hint = f"it is not public: {words.anonymous}, and set credentials"
-        return AccessDenied(f"{what}: {bucket.server} denies access without credentials{told}", hint=hint)
-    forbidden = f"{what}: {bucket.server} denies access with the credentials from {bucket.user}{told}"
+        return AccessDenied(f"{what}: {bucket.server} denies access without credentials{detail}", hint=hint)
+    forbidden = f"{what}: {bucket.server} denies access with the credentials from {bucket.user}{detail}"
     return AccessDenied(forbidden, hint=f"it needs {words.rights.format(bucket.name)}")
 
 
@@ -367,10 +367,10 @@ class ObjectSource(ABC, Generic[B]):
         folder = ref.location.rpartition("/")[0]
         return UsageError(f"{ref} is an object, not a folder", hint=f"write {ref.scheme}://{folder}")
 
-    def _note(self, revision: Revision, file: RemoteFile, said: str) -> None:
+    def _note(self, revision: Revision, file: RemoteFile, sha256: str) -> None:
         """Remembers what an object's own metadata says of its sha256."""
-        if SHA256.fullmatch(said):
-            self._reported[version_key(revision, file)] = {"metadata sha256": said.lower()}
+        if SHA256.fullmatch(sha256):
+            self._reported[version_key(revision, file)] = {"metadata sha256": sha256.lower()}
 
     def _read_error(self, error: StoreError, bucket: B, what: str) -> LoraCliError:
         """Why a listed object could not be read."""

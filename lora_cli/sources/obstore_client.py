@@ -112,26 +112,26 @@ _STATUS_OF = {
 
 def translate_obstore_error(error: Exception, server: str, timeout_s: float) -> StoreError | Transient:
     """An error that obstore raised, in our words."""
-    told, _, cause = str(error).partition("\n\nDebug source:")
-    found = _STATUS.search(told)
+    summary, _, cause = str(error).partition("\n\nDebug source:")
+    found = _STATUS.search(summary)
     status = int(found[1]) if found else _STATUS_OF.get(type(error).__name__, 0)
-    if "External" in told and "credential provider" in told:
+    if "External" in summary and "credential provider" in summary:
         # Whoever gives out tokens, and not the store: when it is not there or says no, no other try helps.
         return StoreError(401, "NoToken")
-    if "redirect without LOCATION" in told:
+    if "redirect without LOCATION" in summary:
         status = 301
-    if "invalid path" in told:
+    if "invalid path" in summary:
         return StoreError(200, "InvalidPath")
     if not status:
-        return _of_the_network(told, cause, server, timeout_s)
+        return _of_the_network(summary, cause, server, timeout_s)
     if status in (408, 429) or status >= 500:
-        said = from_status(server, status, {})
-        return Busy(said, status) if status in BUSY else said
-    code, message = _CODE.search(told), _MESSAGE.search(told)
+        failure = from_status(server, status, {})
+        return Busy(failure, status) if status in BUSY else failure
+    code, message = _CODE.search(summary), _MESSAGE.search(summary)
     return StoreError(status, code[1] if code else "", printable(message[1]) if message else "")
 
 
-def _of_the_network(told: str, cause: str, server: str, timeout_s: float) -> Transient:
+def _of_the_network(summary: str, cause: str, server: str, timeout_s: float) -> Transient:
     """Why there was no answer. obstore says it only in how it prints the chain of its causes."""
     meanings = (
         (r"invalid peer certificate|InvalidCertificate", f"the certificate of {server} is not trusted", _TRUST),
@@ -144,11 +144,11 @@ def _of_the_network(told: str, cause: str, server: str, timeout_s: float) -> Tra
          f"the connection to {server} was cut", ""),
         (r"invalid XML|got invalid list|DeError|list response", f"{server} sent no listing", NETWORK),
     )  # fmt: skip
-    text = f"{told}\n{cause}"
+    text = f"{summary}\n{cause}"
     for pattern, reason, hint in meanings:
         if re.search(pattern, text):
             return Transient(reason, hint=hint or "try again later", final=hint is _TRUST)
-    return Transient(f"communication with {server} failed: {printable(told.splitlines()[0] if told else '')}")
+    return Transient(f"communication with {server} failed: {printable(summary.splitlines()[0] if summary else '')}")
 
 
 _TRUST = "set SSL_CERT_FILE to the certificates to trust"
@@ -240,8 +240,8 @@ class ObstoreBucket(Bucket):
             yield from enforce_min_throughput(_in_a_thread(pieces, self._timeout_s + 1), self.server, self._timeout_s)
         except queue.Empty:
             self._piece_bytes = 1
-            said = f"{self.server} sent less than {PIECE >> 10} KiB in {self._timeout_s:g} s"
-            raise Transient(said, slow=True) from None
+            message = f"{self.server} sent less than {PIECE >> 10} KiB in {self._timeout_s:g} s"
+            raise Transient(message, slow=True) from None
         except Exception:
             self._piece_bytes = 1
             raise

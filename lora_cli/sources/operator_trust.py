@@ -46,11 +46,11 @@ NO_TRUST = Trust()
 
 def trust_of(settings: Settings) -> Trust:
     """The union of what the settings and the operator's policies let a manifest use."""
-    said: list[Settings | Policy] = [settings, *settings.policies]
+    operators: list[Settings | Policy] = [settings, *settings.policies]
     return Trust(
-        tuple(glob for one in said for glob in one.trusted_endpoints),
-        tuple(name for one in said for name in one.allow_token_env),
-        tuple(name for one in said for name in one.allow_profiles),
+        tuple(glob for one in operators for glob in one.trusted_endpoints),
+        tuple(name for one in operators for name in one.allow_token_env),
+        tuple(name for one in operators for name in one.allow_profiles),
     )
 
 

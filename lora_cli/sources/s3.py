@@ -188,11 +188,15 @@ def _no_listing(response: "Response") -> Transient:
 
 def _answered(error: Any) -> StoreError:
     """A refusal as botocore reads it."""
-    said, about = error.response.get("Error", {}), error.response["ResponseMetadata"]
-    status, code, message = about["HTTPStatusCode"], str(said.get("Code", "")), printable(str(said.get("Message", "")))
+    fields, about = error.response.get("Error", {}), error.response["ResponseMetadata"]
+    status, code, message = (
+        about["HTTPStatusCode"],
+        str(fields.get("Code", "")),
+        printable(str(fields.get("Message", ""))),
+    )
     if code == str(status):  # it says no more
         code = message = ""
-    region = str(said.get("Region") or about["HTTPHeaders"].get("x-amz-bucket-region", ""))
+    region = str(fields.get("Region") or about["HTTPHeaders"].get("x-amz-bucket-region", ""))
     return StoreError(
         status,
         code if _CODE.fullmatch(code) else "",
@@ -237,8 +241,8 @@ class S3Bucket(Bucket):
             if count >= PAGE:
                 count, spent_s = 0, 0.0
             elif spent_s > self._client.timeout_s:
-                said = f"the server of {self.name} listed only {count} objects in {spent_s:.0f} s"
-                raise Transient(said, hint=NETWORK)
+                message = f"the server of {self.name} listed only {count} objects in {spent_s:.0f} s"
+                raise Transient(message, hint=NETWORK)
 
     def _entries(self, listed: Mapping[str, Any], prefix: str, response: "Response") -> list[Entry]:
         """The objects of one page that are below the prefix: some servers list others as well."""
@@ -341,8 +345,8 @@ class S3Source(ObjectSource[S3Bucket]):
             skip = _check(response, file, start, what)
             self._note(revision, file, response.headers.get("x-amz-meta-sha256", ""))
             if (start, end) == (0, file.size) and _unsaid(file):
-                said = self._checksums[version_key(revision, file)] = Future()
-                said.set_result(_hexadecimal(response.headers))
+                checksum = self._checksums[version_key(revision, file)] = Future()
+                checksum.set_result(_hexadecimal(response.headers))
             yield from trim(response.encoded_chunks(), skip, end - start, what, exact=response.status == 206)
 
     def reported_digests(self, revision: Revision, file: RemoteFile) -> Mapping[str, str]:

@@ -90,8 +90,8 @@ def sha256_in(headers: Headers) -> str | None:
     """The sha256 of the whole file, where the answer says it: ``Repr-Digest`` (RFC 9530), or as repositories do."""
     if found := re.search(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/]{43}=):", headers.get("Repr-Digest", "")[:1000]):
         return base64.b64decode(found[1]).hex()
-    said = (headers.get(name, "").strip().lower() for name in _DIGEST_HEADERS)
-    return next((digest for digest in said if _SHA256.fullmatch(digest)), None)
+    digests = (headers.get(name, "").strip().lower() for name in _DIGEST_HEADERS)
+    return next((digest for digest in digests if _SHA256.fullmatch(digest)), None)
 
 
 def size_in(status: int, headers: Headers) -> int | None:

@@ -192,7 +192,7 @@ def _ask_for_access(http: Http, route: str, what: str) -> XetAccess:
     token, expires = headers.get("X-Xet-Access-Token", ""), headers.get("X-Xet-Token-Expiration", "")
     address = headers.get("X-Xet-Cas-Url", "")
     forms = ((r"[!-~]{1,8192}", token), (r"\d{1,12}", expires), (r"https?://.+", address))
-    if not all(re.fullmatch(form, said, re.ASCII) for form, said in forms):
+    if not all(re.fullmatch(form, value, re.ASCII) for form, value in forms):
         raise Transient(f"{host(url)} gives no access to Xet storage", hint="check HF_ENDPOINT")
     remember(token)
     endpoint = redirect_target(url, address, what)

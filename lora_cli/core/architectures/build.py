@@ -114,8 +114,8 @@ def dtype_of(config: Mapping[str, Any]) -> str:
     text = config.get("text_config")
     for fields in (config, text if isinstance(text, Mapping) else {}):
         for key in ("dtype", "torch_dtype"):
-            if isinstance(said := fields.get(key), str):
-                return said.removeprefix("torch.")[:32]
+            if isinstance(dtype := fields.get(key), str):
+                return dtype.removeprefix("torch.")[:32]
     return ""
 
 

@@ -176,13 +176,16 @@ def names_in_memory(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
     A name on disk stands for itself too, for an adapter that has the old names as well.
     """
-    made: dict[str, list[str]] = {}
+    sources: dict[str, list[str]] = {}
     for new, name in _renamed({name: name for name in names}).items():
-        made.setdefault(new, []).append(name)
+        sources.setdefault(new, []).append(name)
         if found := EXPERT.fullmatch(new):
             role = ROLES.get(found[3], found[3])
-            made.setdefault(f"{found[1]}.{'down_proj' if role == 'down_proj' else 'gate_up_proj'}", []).append(name)
-    return {**{name: (name,) for found in made.values() for name in found}, **{n: tuple(f) for n, f in made.items()}}
+            sources.setdefault(f"{found[1]}.{'down_proj' if role == 'down_proj' else 'gate_up_proj'}", []).append(name)
+    return {
+        **{name: (name,) for found in sources.values() for name in found},
+        **{n: tuple(f) for n, f in sources.items()},
+    }
 
 
 def _renamed(shapes: Mapping[str, T]) -> dict[str, T]:
@@ -208,12 +211,12 @@ def _fused(shapes: Shapes) -> Shapes:
             groups.setdefault(path, {})[int(number), ROLES.get(role, role)] = name
     fused = dict(shapes)
     for path, members in groups.items():
-        made = _fusion(len(members), {key: shapes[name] for key, name in members.items()})
-        if made is None:
+        fusion = _fusion(len(members), {key: shapes[name] for key, name in members.items()})
+        if fusion is None:
             continue
         for name in members.values():
             del fused[name]
-        fused[f"{path}.gate_up_proj"], fused[f"{path}.down_proj"] = made
+        fused[f"{path}.gate_up_proj"], fused[f"{path}.down_proj"] = fusion
     return fused
 
 
