@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from lora_cli.core.text import harmless, unheard
+from lora_cli.core.text import escape_ci_commands, safe_lines
 from lora_cli.errors import LoraCliError, MachineError
 from lora_cli.redaction import redact
 
@@ -98,7 +98,7 @@ def write(text: str, file: Path | None = None, *, commands: bool = False) -> Non
         MachineError: the file cannot be written.
     """
     if file is None or str(file) == "-":
-        text = text if commands else unheard(text)
+        text = text if commands else escape_ci_commands(text)
         encoding = sys.stdout.encoding or "utf-8"
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
@@ -114,7 +114,7 @@ def write(text: str, file: Path | None = None, *, commands: bool = False) -> Non
 
 def to_stderr(line: str) -> None:
     """One line for people, at once: nothing in it is a secret, or a command to a terminal or a CI server."""
-    sys.stderr.write(f"{harmless(redact(line))}\n")
+    sys.stderr.write(f"{safe_lines(redact(line))}\n")
     sys.stderr.flush()
 
 

@@ -28,4 +28,4 @@ BESIDE = frozenset(
         "vocab.json",
     }
 )
-"""What may be next to config and weights and is needed to use them, or says where they are from."""
+"""Files next to config and weights that are needed to use them, or describe their origin."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 NAME_IN_WORDS = "a name: at most 128 letters, digits, dots, - and _, starting with a letter or digit"
 NAME_HINT = "name: sql-v2; it is used as the folder, and as the model name in requests"
-"""What an adapter may be called: safe as the name of a folder."""
+"""The pattern of an adapter's name: safe as the name of a folder."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The written forms of a reference: the text after a scheme → location, subfolder, revision. Nothing is looked up.
+"""The written forms of a reference: the text after a scheme → its location. Nothing is looked up.
 
 ``text`` is always the whole reference as the user wrote it, for the message.
 """
@@ -102,14 +102,14 @@ def without_secrets(text: str) -> str:
     return f"{scheme}://{name}{slash}{path}"
 
 
-def file_url(rest: str, text: str) -> Parts:
+def file_url(rest: str, text: str) -> str:
     """``file:///absolute/path``, percent-encoded; the host may be ``localhost``."""
     host, slash, path = rest.partition("/")
     if host.lower() not in {"", "localhost"} or not slash:
         raise UsageError(f"{text}: file:// takes an absolute path", hint="write file:///absolute/path, or ./path")
     decoded = "/" + unquote(path, errors="surrogateescape")
     check_characters(decoded)
-    return decoded, "", None
+    return decoded
 
 
 def is_hub_page(rest: str, scheme: str) -> bool:
@@ -141,7 +141,7 @@ def hub(rest: str, text: str) -> Parts:
     return location, folder, revision(unquote(rev), text) if at else None
 
 
-def hub_bucket(rest: str, text: str) -> Parts:
+def hub_bucket(rest: str, text: str) -> str:
     """``org/bucket[/path]`` of the Hub's storage buckets, the path as it is: nothing in it is percent-encoded."""
     org, _, rest = rest.partition("/")
     name, _, path = rest.partition("/")
@@ -149,7 +149,7 @@ def hub_bucket(rest: str, text: str) -> Parts:
         hint = "write hf://buckets/ORG/BUCKET/FOLDER; a bucket has no revisions"
         raise UsageError(f"{text}: {f'{org}/{name}'!r} cannot be the name of a bucket on the Hub", hint=hint)
     _check_key(path.rstrip("/"), text)
-    return f"{org}/{name}/{path}".rstrip("/"), "", None
+    return f"{org}/{name}/{path}".rstrip("/")
 
 
 def bucket_in_page(rest: str) -> str | None:
@@ -204,7 +204,7 @@ def revision(name: str, text: str) -> str:
     return name.lower() if COMMIT.fullmatch(name) else name
 
 
-def azure(rest: str, text: str) -> Parts:
+def azure(rest: str, text: str) -> str:
     """``container[@account.dfs.core.windows.net][/path]``, the path as it is. ``blob`` is the same host."""
     shown = without_secrets(text)
     if "?" in rest:
@@ -216,12 +216,12 @@ def azure(rest: str, text: str) -> Parts:
     if at and account is None:
         hint = "write CONTAINER@ACCOUNT.dfs.core.windows.net; set AZURE_STORAGE_ENDPOINT for another server"
         raise UsageError(f"{shown}: {host!r} is not an Azure storage account", hint=hint)
-    location = bucket(f"{container}{slash}{path}", shown, "container")[0]
+    location = bucket(f"{container}{slash}{path}", shown, "container")
     where = f"@{account[1].lower()}.dfs.core.windows.net" if account else ""
-    return f"{container}{where}{location.removeprefix(container)}", "", None
+    return f"{container}{where}{location.removeprefix(container)}"
 
 
-def bucket(rest: str, text: str, kind: str = "bucket") -> Parts:
+def bucket(rest: str, text: str, kind: str = "bucket") -> str:
     """``bucket[/key]``, the key is not changed: object stores do not percent-encode."""
     if re.search(r"\?(versionId|generation)=", rest):
         hint = "only files have versions, folders do not: pin it with its sha256 in a manifest, or with a lock"
@@ -232,7 +232,7 @@ def bucket(rest: str, text: str, kind: str = "bucket") -> Parts:
         hint = "a name has at least 3 characters: lower-case letters, digits, dots and hyphens"
         raise UsageError(f"{text}: {name!r} cannot be the name of a {kind}", hint=hint)
     _check_key(key, text)
-    return f"{name}/{key}" if key else name, "", None
+    return f"{name}/{key}" if key else name
 
 
 def _check_key(key: str, text: str) -> None:
@@ -242,24 +242,20 @@ def _check_key(key: str, text: str) -> None:
         raise UsageError(f"{text}: a key must not contain an empty segment", hint="use a single /")
 
 
-def web(rest: str, text: str) -> Parts:
+def plain_web(rest: str, text: str) -> str:
+    """As ``web``, for ``http://``: only this machine is read without encryption."""
+    location = web(rest, text, "http")
+    if not is_loopback(location.partition("/")[0]):
+        hint = "use https://; for your own server without TLS set endpoint_url in a manifest's sources"
+        raise UsageError(f"{text}: http:// is only allowed for this machine", hint=hint)
+    return location
+
+
+def web(rest: str, text: str, scheme: str = "https") -> str:
     """``host/path`` of any other server, in its canonical form, without fragment; a query is refused.
 
     The address of an adapter's config or weights is that of their folder.
     """
-    return _web(rest, text, "https"), "", None
-
-
-def plain_web(rest: str, text: str) -> Parts:
-    """As ``web``, for ``http://``: only this machine is read without encryption."""
-    location = _web(rest, text, "http")
-    if not is_loopback(location.partition("/")[0]):
-        hint = "use https://; for your own server without TLS set endpoint_url in a manifest's sources"
-        raise UsageError(f"{text}: http:// is only allowed for this machine", hint=hint)
-    return location, "", None
-
-
-def _web(rest: str, text: str, scheme: str) -> str:
     address, question, _ = rest.partition("#")[0].partition("?")
     authority, _, path = address.partition("/")
     if question:
@@ -286,7 +282,7 @@ def web_folder(folder: str) -> str:
         raise UsageError(f"--subfolder {folder}: {error}", hint="use a folder below the address") from error
 
 
-def remote(rest: str, text: str) -> Parts:
+def remote(rest: str, text: str) -> str:
     """``[user@]host[:port]/path`` of a file system on another machine, the path is not percent-encoded."""
     authority, _, path = rest.partition("/")
     shown = without_secrets(text)
@@ -296,7 +292,7 @@ def remote(rest: str, text: str) -> Parts:
         raise UsageError(f"{shown}: queries and chained protocols are not supported", hint=_FSSPEC)
     if {".", ".."} & set(path.split("/")):
         raise UsageError(f"{shown}: a path must not contain . or .. as a segment", hint=_NO_DOTS)
-    return rest.rstrip("/"), "", None
+    return rest.rstrip("/")
 
 
 def hub_page(rest: str, text: str) -> Parts:

@@ -22,7 +22,7 @@ from typing import Literal
 
 from lora_cli.core.json_schema import EXCLUDED, INLINE, Count
 from lora_cli.core.lora_config import FieldChange
-from lora_cli.core.module_grid import places
+from lora_cli.core.module_grid import module_positions
 from lora_cli.core.text import counted
 
 Relation = Literal["equal", "scaled", "related", "unrelated", "unknown"]
@@ -167,7 +167,7 @@ class ModuleComparison:
     """What ``distance`` is made from; None if the updates were not compared."""
 
 
-def compared(module: str, path: str, a: Side, b: Side, update: Distance | str) -> ModuleComparison:
+def compare_module(module: str, path: str, a: Side, b: Side, update: Distance | str) -> ModuleComparison:
     """The comparison of one module; ``update`` is the distance of the two updates, or why that is not known."""
     distance, reason = (None, update) if isinstance(update, str) else (update, "")
     word = "unknown" if distance is None else distance.word
@@ -238,7 +238,7 @@ class Comparison:
     hint: str
 
 
-def together(parts: Sequence[Distance]) -> Distance:
+def combined(parts: Sequence[Distance]) -> Distance:
     """Several updates as one vector; the parts' residuals are computed again with the one factor."""
     norm, other = math.hypot(*(one.norm for one in parts)), math.hypot(*(one.other_norm for one in parts))
     inner = math.fsum(one.inner for one in parts)
@@ -253,12 +253,12 @@ def together(parts: Sequence[Distance]) -> Distance:
     )  # fmt: skip
 
 
-def alone(norm: float, *, in_a: bool) -> Distance:
+def one_sided(norm: float, *, in_a: bool) -> Distance:
     """A module that one adapter alone has: the other's update is zero."""
     return Distance(norm if in_a else 0.0, 0.0 if in_a else norm, 0.0, 0.0, norm, 0.0 if in_a else norm, 0, 0)
 
 
-def judged(one: Comparison) -> Comparison:
+def with_relation(one: Comparison) -> Comparison:
     """``one`` with its total, its word and the reason; pure."""
     if one.unread:
         return replace(one, word="unknown", reason=f"the values were not compared: {one.unread}")
@@ -266,10 +266,10 @@ def judged(one: Comparison) -> Comparison:
     if not compared:
         word, reason = _nothing(one)
         return replace(one, word=word, reason=reason)
-    total = together([
+    total = combined([
         *(one.update for one in compared if one.update is not None and math.isfinite(one.update.norm)),
-        *(alone(module.norm or 0.0, in_a=True) for module in one.only_a),
-        *(alone(module.norm or 0.0, in_a=False) for module in one.only_b),
+        *(one_sided(module.norm or 0.0, in_a=True) for module in one.only_a),
+        *(one_sided(module.norm or 0.0, in_a=False) for module in one.only_b),
     ])  # fmt: skip
     word, reason = _word(one, total)
     reason += _besides(word, one.fields)
@@ -289,7 +289,7 @@ def _nothing(one: Comparison) -> tuple[Relation, str]:
 
 def _elsewhere(one: Comparison) -> str:
     """Where both have the same kinds of modules in stacks of other names, as dialects and wrappers make them."""
-    ours, theirs = (places(only.module for only in sides) for sides in (one.only_a, one.only_b))
+    ours, theirs = (module_positions(only.module for only in sides) for sides in (one.only_a, one.only_b))
     same = {(place.layer, place.kind) for place in ours.values()} & {(p.layer, p.kind) for p in theirs.values()}
     stacks = [next((p.stack for p in placed.values() if (p.layer, p.kind) in same), "") for placed in (ours, theirs)]
     if not all(stacks):
@@ -303,8 +303,11 @@ def _word(one: Comparison, total: Distance) -> tuple[Relation, str]:
     multiples = bool(counts["scaled"])
     if counts.keys() <= {"equal", "scaled", "unknown"} and not apart:
         if left := counts["unknown"]:
-            said = f"the compared updates are {'multiples' if multiples else 'equal'}"
-            return "unknown", f"{said}, and {counted(left, 'module')} could not be compared: {_reasons(one.modules)}"
+            comparison = f"the compared updates are {'multiples' if multiples else 'equal'}"
+            return (
+                "unknown",
+                f"{comparison}, and {counted(left, 'module')} could not be compared: {_reasons(one.modules)}",
+            )
         return ("scaled", _why_scaled(one, total)) if multiples else ("equal", _why_equal(one))
     if counts.keys() <= {"equal", "scaled", "unknown"} and (shared or not total.norm + total.other_norm):
         return "related", f"the common updates are {'multiples' if multiples else 'equal'}; but {apart}"
@@ -324,8 +327,8 @@ def _by_cosine(total: Distance, shared: int) -> tuple[Relation, str]:
     if abs(total.cosine) >= KINSHIP:
         return "related", f"{'opposite: ' * (total.cosine < 0)}the updates have a cosine of {cosine}"
     if shared:
-        told = f"{counted(shared, 'module')} {'has' if shared == 1 else 'have'} the same update, or a multiple of it"
-        return "related", f"{told}, although all updates together have a cosine of {cosine}"
+        message = f"{counted(shared, 'module')} {'has' if shared == 1 else 'have'} the same update, or a multiple of it"
+        return "related", f"{message}, although all updates together have a cosine of {cosine}"
     return "unrelated", f"the updates have a cosine of {cosine} (related from {KINSHIP} up)"
 
 
@@ -336,13 +339,15 @@ def _is_shared(module: ModuleComparison) -> bool:
 
 def _apart(one: Comparison) -> str:
     """What the adapters have next to the updates of common modules that is not the same, in words."""
-    said = []
+    differences = []
     for side, modules in (("A", one.only_a), ("B", one.only_b)):
         if trained := sum(only.norm is None or only.norm > 0 for only in modules):
-            said.append(f"{counted(trained, 'module')} with an update {'is' if trained == 1 else 'are'} only in {side}")
+            differences.append(
+                f"{counted(trained, 'module')} with an update {'is' if trained == 1 else 'are'} only in {side}"
+            )
     if others := sum(not tensor.equal for tensor in one.tensors):
-        said.append(f"{counted(others, 'tensor')} other than the factors differ{'s' * (others == 1)}")
-    return ", and ".join(said)
+        differences.append(f"{counted(others, 'tensor')} other than the factors differ{'s' * (others == 1)}")
+    return ", and ".join(differences)
 
 
 def _why_equal(one: Comparison) -> str:
@@ -371,10 +376,12 @@ def _besides(word: str, fields: Sequence[FieldChange]) -> str:
 
 
 def _reasons(modules: Sequence[ModuleComparison]) -> str:
-    said = Counter(
+    reasons = Counter(
         module.reason or "its values are not finite" for module in modules if module.word == "unknown"
     ).most_common(3)
-    return "; ".join(f"{reason} ({counted(number, 'module')})" if len(said) > 1 else reason for reason, number in said)
+    return "; ".join(
+        f"{reason} ({counted(number, 'module')})" if len(reasons) > 1 else reason for reason, number in reasons
+    )
 
 
 def shown_cosine(cosine: float) -> str:

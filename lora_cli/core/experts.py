@@ -18,11 +18,11 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.safetensors import LONGEST_NAME, TensorInfo
 from lora_cli.core.target_modules import ALL_LINEAR, named_targets, targeted
-from lora_cli.core.tensor_keys import PAIR_PARTS, PEFT_PREFIX, Key
+from lora_cli.core.tensor_keys import PAIR_PARTS, PEFT_PREFIX, Key, last_name
 from lora_cli.errors import FormatError
 
 Names = Mapping[str, str]
-"""What a family called its projections, each to the parameter that it is or is a part of; PEFT's order."""
+"""The old names of a family's projections → the parameter that each is, or is a part of; in PEFT's order."""
 
 MIXTRAL: Names = {"gate": "gate.weight", "w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj"}
 QWEN2_MOE: Names = {
@@ -83,21 +83,22 @@ class Loaded:
 def as_loaded(adapter: Adapter, base: BaseModel) -> Loaded:
     """``adapter`` as PEFT has it on ``base``: itself, but for families whose experts were fused or modules renamed."""
     if base.model_type in RENAMED:
-        return Loaded(renamed(adapter))
+        return Loaded(rename_modules(adapter))
     names = OLD_NAMES.get(base.model_type)
     if names is None or adapter.config is None:
         return Loaded(adapter)
     try:
-        config = rewritten(adapter.config, base)
+        config = rewrite_config(adapter.config, base)
     except FormatError as error:
         return Loaded(adapter, refused=error)
-    keys = {name: _prefixed(key) for name, key in adapter.keys.items()}
+    # With these families PEFT puts a missing prefix back.
+    keys = {name: key if key.prefix else replace(key, prefix=PEFT_PREFIX) for name, key in adapter.keys.items()}
     unfit: list[tuple[str, str]] = []
     pairs = dict(_stacked(adapter, names, config, base, unfit))
     return Loaded(replace(adapter, config=config, keys=keys, pairs=pairs), unfit=tuple(unfit))
 
 
-def rewritten(config: LoraConfig, base: BaseModel) -> LoraConfig:
+def rewrite_config(config: LoraConfig, base: BaseModel) -> LoraConfig:
     """``config`` with the experts' old names as the parameters of ``base`` that they became.
 
     A regular expression or ``all-linear`` becomes the last names of what it matches, wherever they are. Where two
@@ -159,31 +160,19 @@ def _last_names(config: LoraConfig, base: BaseModel, names: Names) -> tuple[str,
     try:
         if str(config.target_modules).lower() == ALL_LINEAR:
             found = named_targets(config, linear, base.model_type)
-            return tuple(dict.fromkeys((*sorted(_last(path) for path in found), *names)))
+            return tuple(dict.fromkeys((*sorted(last_name(path) for path in found), *names)))
         weights = [f"{path}.weight" for path in base.modules]
         paths = dict.fromkeys((*base.modules, *weights, *base.parameters))
-        within = {path[:dot] for path in paths if len(path) <= LONGEST_NAME for dot in _dots(path)}
-        matched = {_last(path) for path in targeted(config, paths.keys() | within)}
+        short = [path for path in paths if len(path) <= LONGEST_NAME]
+        within = {path[:at] for path in short for at, character in enumerate(path) if character == "."}
+        matched = {last_name(path) for path in targeted(config, paths.keys() | within)}
         for old, new in names.items():
-            beside = [f"{path.rpartition('.')[0]}.{old}" for path in base.parameters if _last(path) == new]
+            beside = [f"{path.rpartition('.')[0]}.{old}" for path in base.parameters if last_name(path) == new]
             if old not in matched and targeted(config, beside):
                 matched.add(old)
     except FormatError:  # the pattern is at fault, which whoever matches the config itself will say
         return None
     return tuple(sorted(matched)) or None
-
-
-def _last(path: str) -> str:
-    return path.rpartition(".")[2]
-
-
-def _dots(path: str) -> Iterator[int]:
-    return (i for i, character in enumerate(path) if character == ".")
-
-
-def _prefixed(key: Key) -> Key:
-    """With these families PEFT puts a missing prefix back."""
-    return key if key.prefix else replace(key, prefix=PEFT_PREFIX)
 
 
 def _stacked(
@@ -194,12 +183,13 @@ def _stacked(
     for module, pair in adapter.pairs.items():
         path = module.replace(".block_sparse_moe.", ".mlp.") if names is MIXTRAL else module
         found = EXPERT.fullmatch(path)
-        if found is None or found[3] not in names or _in_wrapper(adapter, pair):
+        is_wrapped = any(adapter.keys[factor.name].infixes for factor in pair.factors)
+        if found is None or found[3] not in names or is_wrapped:
             yield path, pair if path == module else replace(pair, module=path)
         else:
             members = groups.setdefault((found[1], names[found[3]]), {}).setdefault(found[3], {})
             members[int(found[2])] = pair
-    outer = any(_last(target) == "down_proj" for target in config.target_parameters or ())
+    outer = any(last_name(target) == "down_proj" for target in config.target_parameters or ())
     for (container, parameter), roles in groups.items():
         count = base.parameters.get(f"{container}.{parameter}", (0,))[0]
         sources = _sources(names, parameter)
@@ -210,14 +200,10 @@ def _stacked(
         # PEFT takes gate_up_proj for the inner one of two wrappers, whether or not there is an outer one.
         inner = parameter != "down_proj"
         if inner and not outer:
-            told = f"PEFT looks for {parameter} below down_proj, which is not targeted, and drops its factors"
-            unfit.append((told, container))
+            reason = f"PEFT looks for {parameter} below down_proj, which is not targeted, and drops its factors"
+            unfit.append((reason, container))
         module = f"{container}.base_layer" if inner else container
         yield module, _one_pair(module, [roles[old] for old in sources])
-
-
-def _in_wrapper(adapter: Adapter, pair: LoraPair) -> bool:
-    return any(adapter.keys[one.name].infixes for one in pair.factors)
 
 
 def _obstacle(sources: list[str], members: Mapping[str, Mapping[int, LoraPair]], count: int) -> str:
@@ -251,7 +237,7 @@ def _one_pair(module: str, parts: list[Mapping[int, LoraPair]]) -> LoraPair:
     return LoraPair(module, replace(a, shape=(rank, a.shape[1])), replace(b, shape=(width, rank)))
 
 
-def renamed(adapter: Adapter) -> Adapter:
+def rename_modules(adapter: Adapter) -> Adapter:
     """``adapter`` with the modules of its factors under the names that PEFT loads them by."""
     keys = {name: _renamed_key(key) for name, key in adapter.keys.items()}
     if keys == adapter.keys:

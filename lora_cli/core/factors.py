@@ -34,7 +34,7 @@ MOST_RANK = 2048
 """The highest rank that is supported where the dimensions are higher still: the work grows with its square."""
 
 EXPERTS = "experts"
-"""What the module of fused experts is called in every family that has one."""
+"""The name of the module of fused experts, in every family that has one."""
 
 FIRST = ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")
 """The order in which the experts of the known families hold their parameters, and PEFT wraps them."""
@@ -48,7 +48,7 @@ Divisors = Callable[[str], tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """What one module's update is made of.
+    """The factors of one module's update.
 
     ``parameter`` is the path of the fused parameter that it is of, empty for a module; ``r`` the rank of one expert's
     factors, or of the only ones. ``d_out`` and ``d_in`` are those of one expert. ``a_blocks`` and ``b_blocks`` are the
@@ -71,7 +71,7 @@ class Factors:
 
     @property
     def path(self) -> str:
-        """What the update is of: the module, or the parameter."""
+        """The path that the update is for: the parameter, else the module."""
         return self.parameter or self.module
 
 
@@ -98,12 +98,12 @@ def factors_of(adapter: Adapter, base: BaseModel | None = None) -> tuple[tuple[F
     except FormatError as error:
         return (), tuple(Unreadable(module, f"its scaling is unknown: {error.message}") for module in adapter.pairs)
     divided = _divisors(config)
-    made = [
+    results = [
         _factors(pair, wrapped.get(module), found[module], diagonals, divided) for module, pair in adapter.pairs.items()
     ]
     return (
-        tuple(one for one in made if isinstance(one, Factors)),
-        tuple(one for one in made if isinstance(one, Unreadable)),
+        tuple(one for one in results if isinstance(one, Factors)),
+        tuple(one for one in results if isinstance(one, Unreadable)),
     )
 
 
@@ -194,8 +194,8 @@ def _factors(
     if a is None or b is None:
         return Unreadable(pair.module, f"{'lora_A' if a is None else 'lora_B'} is missing")
     if len(found) > 1:
-        told = "its expert parameter, and so its rank, is only known with a base (--base)"
-        return Unreadable(pair.module, told)
+        reason = "its expert parameter, and so its rank, is only known with a base (--base)"
+        return Unreadable(pair.module, reason)
     r, scaling = found[0].r, found[0].scaling
     try:
         blocks = divided(pair.module) if parameters is None else (1, 1)

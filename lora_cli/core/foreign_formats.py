@@ -62,7 +62,7 @@ STAND_INS = (
         start=(b"entry not found", b"repository not found", b"access to model", b"invalid username", b'{"error"'),
     ),
 )
-"""What can be in place of a file: no format of an adapter, and not broken either. Known by its first bytes."""
+"""Stand-ins for a file: neither a format of an adapter nor corrupt. Recognised by their first bytes."""
 
 PICKLE = Format(
     "pickle",
@@ -281,6 +281,6 @@ def by_fields(fields: Collection[str], unknown: Collection[str]) -> Format | Non
 
 
 def dialects(keys: Iterable[str]) -> tuple[str, ...]:
-    """What the names of an adapter's tensors have that plain ones have not."""
+    """The naming dialects of an adapter's tensors, apart from PEFT's plain names."""
     names = "\n".join(keys)
     return tuple(title for pattern, title in DIALECTS.items() if re.search(pattern, names, re.MULTILINE))

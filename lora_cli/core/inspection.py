@@ -85,7 +85,7 @@ def inspection_of(
     config = adapter.config or LoraConfig()
     by_module = facts_of(adapter)
     tensors = adapter.tensors.values()
-    held = [file for file in adapter.files if file.path in adapter.weight_files]
+    weights = [file for file in adapter.files if file.path in adapter.weight_files]
     return Inspection(
         format=_format(adapter),
         base=config.base_model_name_or_path or "",
@@ -102,7 +102,7 @@ def inspection_of(
         weight_bytes=sum(tensor.nbytes for tensor in tensors),
         total_bytes=sum(file.size or 0 for file in adapter.files),
         files=len(adapter.files),
-        sha256=next((file.sha256 for file in held if file.sha256), ""),
+        sha256=next((file.sha256 for file in weights if file.sha256), ""),
         snapshot=snapshot,
         features=_features(config),
         slot_bytes=HALF_BYTES * sum(one.parameters for one in by_module) if base is not None and by_module else None,
@@ -121,8 +121,8 @@ MOST_MODULES = 75_000
 
 def _metadata(adapter: Adapter) -> Mapping[str, str]:
     """What the header says of itself, cut: trainers of images keep whole logs there."""
-    said = {key: value for key, value in adapter.metadata.items() if (key, value) != ("format", "pt")}
-    return {key[:LONGEST_METADATA]: said[key][:LONGEST_METADATA] for key in list(said)[:MOST_METADATA]}
+    metadata = {key: value for key, value in adapter.metadata.items() if (key, value) != ("format", "pt")}
+    return {key[:LONGEST_METADATA]: metadata[key][:LONGEST_METADATA] for key in list(metadata)[:MOST_METADATA]}
 
 
 def _format(adapter: Adapter) -> str:

@@ -10,7 +10,7 @@ from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.errors import UsageError
 
 THE_BASE = "the base"
-"""What a base model is called among adapters, none of which can have that name."""
+"""The name of the base model among the adapters; no adapter can have that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +101,18 @@ class Changes:
 
     @property
     def added(self) -> list[str]:
-        """What is new: adapters, or the base."""
+        """The names of new adapters, or of the base."""
         return sorted(self.after.by_name.keys() - self.before.by_name.keys())
 
     @property
     def changed(self) -> list[str]:
-        """What is locked differently."""
+        """The names that are locked differently."""
         before, after = self.before.by_name, self.after.by_name
         return sorted(name for name in before.keys() & after.keys() if before[name] != after[name])
 
     @property
     def removed(self) -> list[str]:
-        """What is no longer locked."""
+        """The names that are no longer locked."""
         return sorted(self.before.by_name.keys() - self.after.by_name.keys())
 
     def __bool__(self) -> bool:

@@ -3,7 +3,7 @@
 import logging
 import traceback
 
-from lora_cli.core.text import harmless
+from lora_cli.core.text import safe_lines
 from lora_cli.redaction import redact
 
 LONGEST_TRACE = 2000
@@ -12,9 +12,9 @@ LONGEST_TRACE = 2000
 
 def logger(name: str) -> logging.Logger:
     """The logger of a module, whose records hold nothing that a terminal would obey, and no secret."""
-    made = logging.getLogger(name)
-    made.addFilter(_told)
-    return made
+    log = logging.getLogger(name)
+    log.addFilter(_sanitize)
+    return log
 
 
 def log_to_stderr(level: str, form: str = "%(message)s") -> None:
@@ -32,6 +32,6 @@ def log_bug(log: logging.Logger, error: Exception) -> None:
     log.error("a bug of lora-cli: %s at\n%s", type(error).__name__, where)
 
 
-def _told(record: logging.LogRecord) -> bool:
-    record.msg, record.args = harmless(redact(record.getMessage())), ()
+def _sanitize(record: logging.LogRecord) -> bool:
+    record.msg, record.args = safe_lines(redact(record.getMessage())), ()
     return True

@@ -44,7 +44,7 @@ EFFECTS: Mapping[str, Effect] = {
         "modules",
     ),
 }
-"""What a field of PEFT's has an effect on, in the order in which differences are listed; of all others on training."""
+"""The effect of each of PEFT's fields, in the order in which differences are listed; all others affect training."""
 
 ORDER: tuple[Effect, ...] = ("scaling", "meaning", "base", "modules", "unknown", "training")
 
@@ -56,7 +56,7 @@ ABSENT = object()
 
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
-    """What the file says. A field that is absent, or has the wrong JSON type, holds PEFT's default.
+    """The fields of the file. A field that is absent, or has the wrong JSON type, holds PEFT's default.
 
     ``mistyped`` keeps the raw values of fields with the wrong type, by name: nothing is coerced, so ``"r": "8"`` leaves
     ``r`` at its default and is here. ``unknown`` keeps what PEFT has no field for. ``given`` names every field that the
@@ -113,31 +113,17 @@ class LoraConfig:
     file: str = CONFIG
 
 
-def _names_or_text(value: Any, where: str) -> Names | str:
-    return value if isinstance(value, str) else parse.list_of(parse.text)(value, where)
+Getter = Callable[[Any, str], Any]
+"""Gives a value back with its type; raises ``FormatError`` (``core.parse``)."""
 
 
-def _integers_or_integer(value: Any, where: str) -> tuple[int, ...] | int:
-    return parse.integer(value, where) if isinstance(value, int) else parse.list_of(parse.integer)(value, where)
+def _either(kind: type, of_kind: Getter, otherwise: Getter) -> Getter:
+    """``of_kind`` for a value of ``kind``, else ``otherwise``."""
+    return lambda value, where: (of_kind if isinstance(value, kind) else otherwise)(value, where)
 
 
-def _token_indices(value: Any, where: str) -> tuple[int, ...] | Mapping[str, tuple[int, ...]]:
-    integers = parse.list_of(parse.integer)
-    return parse.map_of(integers)(value, where) if isinstance(value, Mapping) else integers(value, where)
-
-
-def _switch(value: Any, where: str) -> bool:
-    """A boolean; null is false, as for PEFT, which asks whether it is set."""
-    return False if value is None else parse.boolean(value, where)
-
-
-def _switch_or_text(value: Any, where: str) -> bool | str:
-    return value if isinstance(value, str) else _switch(value, where)
-
-
-def _group_size(value: Any, where: str) -> int:
-    """A number; null is the default, which PEFT looks at with QALoRA only."""
-    return GROUP_SIZE if value is None else parse.integer(value, where)
+def _null_is(default: Any, getter: Getter) -> Getter:
+    return lambda value, where: default if value is None else getter(value, where)
 
 
 def _ranges(value: Any, where: str) -> tuple[tuple[int, ...], ...]:
@@ -161,9 +147,12 @@ def _rank(value: Any, where: str) -> int:
 
 _SUB = parse.optional(parse.mapping)
 _TEXT = parse.optional(parse.text)
-_NAMES = parse.optional(parse.list_of(parse.text))
+_LIST_OF_TEXT = parse.list_of(parse.text)
+_INTEGERS = parse.list_of(parse.integer)
+# As for PEFT, which asks whether it is set.
+_SWITCH = _null_is(False, parse.boolean)
 
-GETTERS: Mapping[str, Callable[[Any, str], Any]] = {
+GETTERS: Mapping[str, Getter] = {
     **dict.fromkeys(
         ("task_type", "peft_type", "peft_version", "base_model_name_or_path", "revision", "megatron_core"), _TEXT
     ),
@@ -179,20 +168,24 @@ GETTERS: Mapping[str, Callable[[Any, str], Any]] = {
             *("inference_mode", "fan_in_fan_out", "use_rslora", "use_dora", "use_qalora", "lora_bias"),
             "ensure_weight_tying",
         ),
-        _switch,
+        _SWITCH,
     ),
-    **dict.fromkeys(("modules_to_save", "target_parameters"), _NAMES),
-    **dict.fromkeys(("target_modules", "exclude_modules", "layers_pattern"), parse.optional(_names_or_text)),
+    **dict.fromkeys(("modules_to_save", "target_parameters"), parse.optional(_LIST_OF_TEXT)),
+    **dict.fromkeys(
+        ("target_modules", "exclude_modules", "layers_pattern"),
+        parse.optional(_either(str, parse.text, _LIST_OF_TEXT)),
+    ),
     **dict.fromkeys(("lora_alpha", "lora_dropout"), parse.number),
     "r": _rank,
     "bias": parse.text,
-    "init_lora_weights": _switch_or_text,
-    "layers_to_transform": parse.optional(_integers_or_integer),
+    "init_lora_weights": _either(str, parse.text, _SWITCH),
+    "layers_to_transform": parse.optional(_either(int, parse.integer, _INTEGERS)),
     "rank_pattern": parse.map_of(_rank),
     "alpha_pattern": parse.map_of(parse.number),
-    "trainable_token_indices": parse.optional(_token_indices),
-    "alora_invocation_tokens": parse.optional(parse.list_of(parse.integer)),
-    "qalora_group_size": _group_size,
+    "trainable_token_indices": parse.optional(_either(Mapping, parse.map_of(_INTEGERS), _INTEGERS)),
+    "alora_invocation_tokens": parse.optional(_INTEGERS),
+    # PEFT looks at it with QALoRA only.
+    "qalora_group_size": _null_is(GROUP_SIZE, parse.integer),
     "layer_replication": parse.optional(_ranges),
 }
 """The type of each of PEFT's fields."""
@@ -236,7 +229,7 @@ def parse_config(data: bytes | Mapping[str, Any], file: str = CONFIG) -> LoraCon
 
 
 def type_error(config: LoraConfig, name: str) -> FormatError | None:
-    """What is wrong with the type of a field: "must be an integer, not a string", and where. None when nothing is."""
+    """The type error of a field ("must be an integer, not a string"), with its place; None if there is none."""
     if name not in config.mistyped:
         return None
     try:

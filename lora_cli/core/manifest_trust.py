@@ -1,4 +1,4 @@
-"""What an operator lets other people's manifests use: variables with a token, profiles, and servers for credentials."""
+"""Secrets that an operator lets a manifest use: variables with a token, profiles, and servers for credentials."""
 
 import re
 from collections.abc import Iterable
@@ -57,7 +57,7 @@ def endpoint_glob(text: str) -> str:
     return f"{scheme}{host}:{port}" if port and port != usual else f"{scheme}{host}"
 
 
-def is_among(globs: Iterable[str], address: str) -> bool:
+def is_covered(globs: Iterable[str], address: str) -> bool:
     """Whether the server at ``address`` is one that ``globs`` cover; the path of the address does not count."""
     server = server_at(address)
     return bool(server) and any(fnmatchcase(server, glob.replace("[", "[[]")) for glob in globs)
@@ -68,7 +68,7 @@ def is_same_server(one: str, other: str) -> bool:
     return bool(server_at(one)) and server_at(one) == server_at(other)
 
 
-def is_safe(address: str) -> bool:
+def is_encrypted(address: str) -> bool:
     """Whether what is sent to ``address`` does not go over http:// to another machine."""
     scheme, _, host = server_at(address).partition("://")
     return bool(scheme) and (scheme != "http" or is_loopback(host))

@@ -40,7 +40,7 @@ class Grid:
     cells: Mapping[tuple[int, str], tuple[str, ...]]
 
 
-def places(paths: Iterable[str]) -> dict[str, Place]:
+def module_positions(paths: Iterable[str]) -> dict[str, Place]:
     """Where each module is, in the order given."""
     split = {path: _split(path) for path in paths}
     inside: dict[str, dict[tuple[str, ...], None]] = {}
@@ -81,7 +81,7 @@ def grids(placed: Mapping[str, Place]) -> tuple[tuple[Grid, ...], tuple[str, ...
     for path, place in placed.items():
         if place.layer is not None:
             stacks.setdefault(place.stack, {}).setdefault((place.layer, place.kind), []).append(path)
-    made = [
+    result = [
         Grid(
             stack,
             tuple(sorted({layer for layer, _ in cells})),
@@ -90,8 +90,8 @@ def grids(placed: Mapping[str, Place]) -> tuple[tuple[Grid, ...], tuple[str, ...
         )
         for stack, cells in stacks.items()
     ]
-    made.sort(key=lambda grid: -len(grid.cells))
-    return tuple(made), tuple(path for path, place in placed.items() if place.layer is None)
+    result.sort(key=lambda grid: -len(grid.cells))
+    return tuple(result), tuple(path for path, place in placed.items() if place.layer is None)
 
 
 def ordered(kinds: Iterable[str]) -> tuple[str, ...]:

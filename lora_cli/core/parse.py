@@ -39,7 +39,7 @@ KINDS = {
 
 
 def kind_of(value: Any) -> str:
-    """What a JSON value is, in words: ``"a string"``, ``"null"``."""
+    """The JSON type of a value in words: ``"a string"``, ``"null"``."""
     return KINDS.get(type(value), type(value).__name__)
 
 

@@ -20,7 +20,7 @@ TIME_LIMIT_S = 3.0
 """Seconds that all matching for one adapter may take together."""
 
 COMPARISON_S = 5e-7
-"""What comparing one name with another is counted as, because a clock would take as long: six million are the limit."""
+"""The time that one comparison of two names is charged with, unmeasured: six million are the limit."""
 
 QUICK = 2
 """How many names are looked for in a text, or at its end, in the time of one comparison."""
@@ -48,7 +48,7 @@ FULL = "{}"
 
 
 class Groups(Protocol):
-    """What both engines' match objects have."""
+    """The part of the match objects that ``re`` and ``regex`` share."""
 
     def group(self, name: str, /) -> str | None:
         """The text of a named group."""

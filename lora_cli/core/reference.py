@@ -1,4 +1,4 @@
-"""``AdapterRef``: what was asked for, in one canonical form, whichever way a user wrote it."""
+"""``AdapterRef``: a reference to an adapter in one canonical form, however a user wrote it."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -8,7 +8,6 @@ from typing import Literal, get_args
 from urllib.parse import quote
 
 from lora_cli.core import addresses
-from lora_cli.core.addresses import Parts
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.errors import UsageError
 
@@ -27,11 +26,11 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 ALIASES: Mapping[str, Scheme] = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
 
 LATEST = "latest"
-"""What asks for the checkpoint with the highest number (``fetching.checkpoint`` finds it)."""
+"""Selects the checkpoint with the highest number (``fetching.checkpoint`` finds it)."""
 
 _NUMBER = r"\d{1,18}"
 CHECKPOINT = re.compile(rf"checkpoint-({_NUMBER})", re.ASCII)
-"""What the Trainer of transformers calls the folder of a checkpoint."""
+"""The folder name of a checkpoint that transformers' Trainer writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +56,12 @@ class AdapterRef:
             return "file://" + quote(self.location, errors="surrogateescape")
         text = f"fsspec+{self.location}" if self.scheme == FSSPEC else f"{self.prefix}{self.location}"
         if self.subfolder:
-            text += "/" + _escaped(self.subfolder)
+            text += "/" + self.subfolder.replace("%", "%25").replace("@", "%40")
         return text if self.revision is None else f"{text}@{self.revision.replace('%', '%25')}"
 
     @property
     def prefix(self) -> str:
-        """What references of its kind begin with: ``s3://``, ``hf://buckets/``."""
+        """The prefix of references of its kind: ``s3://``, ``hf://buckets/``."""
         if self.scheme == FSSPEC:
             return f"fsspec+{self.location.partition('://')[0]}://"
         return "hf://buckets/" if self.scheme == "hf-bucket" else f"{self.scheme}://"
@@ -138,7 +137,10 @@ def override(ref: AdapterRef, *, revision: str | None = None, subfolder: str = "
         if ref.scheme not in {"hf", "oci"}:
             raise UsageError(f"{ref} has no revisions", hint="remove --revision")
         checked = addresses.revision if ref.scheme == "hf" else addresses.digest
-        ref = _at(ref, checked(revision, f"--revision {revision}"))
+        revision = checked(revision, f"--revision {revision}")
+        if ref.revision not in {None, revision}:
+            raise UsageError(f"{ref} has a revision other than {revision}", hint="use only one of them")
+        ref = replace(ref, revision=revision)
     folder = addresses.subfolder(subfolder, f"--subfolder {subfolder}")
     if not folder:
         return ref
@@ -151,15 +153,9 @@ def override(ref: AdapterRef, *, revision: str | None = None, subfolder: str = "
     return replace(ref, location=f"{ref.location.rstrip('/')}/{added}")
 
 
-def _at(ref: AdapterRef, revision: str) -> AdapterRef:
-    if ref.revision not in {None, revision}:
-        raise UsageError(f"{ref} has a revision other than {revision}", hint="use only one of them")
-    return replace(ref, revision=revision)
-
-
 def _with_scheme(scheme: str, rest: str, text: str) -> AdapterRef:
     if scheme == "file":
-        return _path(addresses.file_url(rest, text)[0], None)
+        return _path(addresses.file_url(rest, text), None)
     addresses.check_encodable(rest)
     addresses.check_nobody(rest, text)
     if scheme.startswith("fsspec+"):
@@ -167,21 +163,22 @@ def _with_scheme(scheme: str, rest: str, text: str) -> AdapterRef:
     if addresses.is_hub_page(rest, scheme):
         return _hub_page(rest, text)
     if scheme == "hf" and rest.startswith("buckets/"):
-        return AdapterRef("hf-bucket", *addresses.hub_bucket(rest.removeprefix("buckets/"), text))
-    forms: Mapping[Scheme, Callable[[str, str], Parts]] = {
-        "hf": addresses.hub,
+        return AdapterRef("hf-bucket", addresses.hub_bucket(rest.removeprefix("buckets/"), text))
+    if scheme in {"hf", "oci"}:
+        parts = addresses.hub(rest, text) if scheme == "hf" else addresses.oci(rest, text)
+        return AdapterRef("hf" if scheme == "hf" else "oci", *parts)
+    forms: Mapping[Scheme, Callable[[str, str], str]] = {
         "s3": addresses.bucket,
         "gs": addresses.bucket,
         "az": addresses.azure,
         "https": addresses.web,
         "http": addresses.plain_web,
-        "oci": addresses.oci,
         **dict.fromkeys(REMOTE, addresses.remote),
     }
     for name, form in forms.items():
         if ALIASES.get(scheme, scheme) == name:
-            return AdapterRef(name, *form(rest, text))
-    hint = did_you_mean(f"{scheme}://", [f"{name}://" for name in ("file", *forms)])
+            return AdapterRef(name, form(rest, text))
+    hint = did_you_mean(f"{scheme}://", [f"{name}://" for name in ("file", "hf", "oci", *forms)])
     raise UsageError(f"{text}: unsupported scheme {scheme}://", hint=hint)
 
 
@@ -193,13 +190,13 @@ def _by_fsspec(protocol: str, rest: str, text: str) -> AdapterRef:
         raise UsageError(
             f"{addresses.without_secrets(text)}: unsupported scheme fsspec+{protocol}://", hint=f"supported: {known}"
         )
-    location = addresses.remote(rest, text)[0]
+    location = addresses.remote(rest, text)
     return AdapterRef(FSSPEC, f"{protocol}://{location}") if always is None else AdapterRef(always, location)
 
 
 def _hub_page(rest: str, text: str) -> AdapterRef:
     if (bucket := addresses.bucket_in_page(rest)) is not None:
-        return AdapterRef("hf-bucket", *addresses.hub_bucket(bucket, text))
+        return AdapterRef("hf-bucket", addresses.hub_bucket(bucket, text))
     return AdapterRef("hf", *addresses.hub_page(rest, text))
 
 
@@ -214,10 +211,6 @@ def _home(text: str) -> str:
         return str(Path(text).expanduser())
     except RuntimeError as error:
         raise UsageError(f"{text}: no such home folder", hint=f"write ./{text} for a file here") from error
-
-
-def _escaped(folder: str) -> str:
-    return folder.replace("%", "%25").replace("@", "%40")
 
 
 def checked_checkpoint(checkpoint: str) -> str:

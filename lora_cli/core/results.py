@@ -1,4 +1,4 @@
-"""What the runtime and the benchmark hand to ``render``."""
+"""The results of the runtime and the benchmark that ``render`` shows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

@@ -41,54 +41,36 @@ LIMIT = 2**64 - 1
 LONGEST_NAME = 1024
 """Characters of a tensor's name, and of a module's path: those of models have a tenth of it."""
 
-DTYPE_BITS: Mapping[str, int] = {
-    "BOOL": 8,
-    "U8": 8,
-    "I8": 8,
-    "I16": 16,
-    "U16": 16,
-    "I32": 32,
-    "U32": 32,
-    "I64": 64,
-    "U64": 64,
-    "F16": 16,
-    "BF16": 16,
-    "F32": 32,
-    "F64": 64,
-    "C64": 64,
-    "F8_E5M2": 8,
-    "F8_E4M3": 8,
-    "F8_E8M0": 8,
-    "F8_E4M3FNUZ": 8,
-    "F8_E5M2FNUZ": 8,
-    "F6_E2M3": 6,
-    "F6_E3M2": 6,
-    "F4": 4,
+_DTYPES: Mapping[str, tuple[int, str]] = {
+    "BOOL": (8, "bool"),
+    "U8": (8, "uint8"),
+    "I8": (8, "int8"),
+    "I16": (16, "int16"),
+    "U16": (16, "uint16"),
+    "I32": (32, "int32"),
+    "U32": (32, "uint32"),
+    "I64": (64, "int64"),
+    "U64": (64, "uint64"),
+    "F16": (16, "float16"),
+    "BF16": (16, "bfloat16"),
+    "F32": (32, "float32"),
+    "F64": (64, "float64"),
+    "C64": (64, "complex64"),
+    "F8_E5M2": (8, "float8_e5m2"),
+    "F8_E4M3": (8, "float8_e4m3fn"),
+    "F8_E8M0": (8, "float8_e8m0fnu"),
+    "F8_E4M3FNUZ": (8, "float8_e4m3fnuz"),
+    "F8_E5M2FNUZ": (8, "float8_e5m2fnuz"),
+    "F6_E2M3": (6, ""),
+    "F6_E3M2": (6, ""),
+    "F4": (4, ""),
 }
+
+DTYPE_BITS: Mapping[str, int] = {dtype: bits for dtype, (bits, _) in _DTYPES.items()}
 """Bits of one element, by safetensors' own dtype name (0.8)."""
 
-TORCH_NAMES: Mapping[str, str] = {
-    "BOOL": "bool",
-    "U8": "uint8",
-    "I8": "int8",
-    "I16": "int16",
-    "U16": "uint16",
-    "I32": "int32",
-    "U32": "uint32",
-    "I64": "int64",
-    "U64": "uint64",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "F32": "float32",
-    "F64": "float64",
-    "C64": "complex64",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E8M0": "float8_e8m0fnu",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz",
-}
-"""What torch, and ``safetensors.TensorSpec``, call the dtypes whose elements fill whole bytes."""
+TORCH_NAMES: Mapping[str, str] = {dtype: name for dtype, (_, name) in _DTYPES.items() if name}
+"""The names of dtypes in torch and ``safetensors.TensorSpec``, for those whose elements fill whole bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +205,7 @@ _DECODER = json.JSONDecoder(
 _OPENING, _COLON, _SEPARATOR = (
     re.compile(mark.replace("_", r"[ \t\n\r]*")) for mark in (r"\{_(}?)_", "_(:?)_", "_([,}]?)_")
 )
-"""What is before, within and after a member of an object, with the white space around it."""
+"""The punctuation before, within and after a member of an object, with the white space around it."""
 
 
 class _Scanner:

@@ -1,4 +1,4 @@
-"""What a source found (``Revision``) and what this disk holds (``Snapshot``)."""
+"""The files at an origin (``Revision``) and on this disk (``Snapshot``)."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """What a reference meant at one moment: an immutable id and the files under it.
+    """The meaning of a reference at one moment: an immutable id and the files under it.
 
     ``id`` is a commit for the Hub; for a local folder it is a fingerprint of names, sizes and modification times.
     ``access`` says who may have it, as far as the origin reported it: ``"public"``, ``"gated"``, ``"private"``,

@@ -16,7 +16,7 @@ from lora_cli.core.factors import Factors, Unreadable
 from lora_cli.core.grouping import by_key
 from lora_cli.core.json_schema import Count
 from lora_cli.core.lora_config import ALTERING
-from lora_cli.core.module_grid import places
+from lora_cli.core.module_grid import module_positions
 
 NEARLY_ALL = 0.99
 """The share of the energy that ``rank_99`` counts singular values for."""
@@ -30,7 +30,7 @@ FEWEST = 4
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What singular values say: their ``norm``, the root of the sum of their squares, and how it is spread.
+    """Statistics of singular values: their ``norm``, the root of the sum of their squares, and how it is spread.
 
     ``energy`` maps k = 1, 2, 4 … below the rank to the share that the first k have in the sum of squares; ``rank_99``
     is how many singular values together have 99 % of it. An update of zeros has no energy, and the ranks 0.
@@ -80,7 +80,7 @@ class ModuleSpectrum:
 
     @property
     def size(self) -> float:
-        """What modules are compared by: the share of the base's weight where that is known, else the norm."""
+        """The size to compare modules by: the share of the base's weight where that is known, else the norm."""
         return self.norm if self.relative is None else self.relative
 
 
@@ -105,7 +105,7 @@ class Spectrum:
 
 
 def spread_of(values: Sequence[float]) -> Spread:
-    """What the singular values ``values`` (the largest first) of one update say."""
+    """The statistics of the singular values of one update, the largest first."""
     norm = math.hypot(*values)
     if not norm or not math.isfinite(norm):
         return Spread(norm, 0.0, 0)
@@ -167,12 +167,12 @@ def spectrum_of(
     base_reason: str = "",
 ) -> Spectrum:
     """The spectrum of an adapter that has these modules, each with its place among the others."""
-    placed = places(one.path for one in modules)
-    held = [one for one in modules if one.base_norm]
-    whole = math.hypot(*(one.base_norm or 0.0 for one in held))
+    placed = module_positions(one.path for one in modules)
+    with_base = [one for one in modules if one.base_norm]
+    whole = math.hypot(*(one.base_norm or 0.0 for one in with_base))
     return Spectrum(
         math.hypot(*(one.norm for one in modules)),
-        math.hypot(*(one.norm for one in held)) / whole if whole else None,
+        math.hypot(*(one.norm for one in with_base)) / whole if whole else None,
         tuple(replace(one, **asdict(placed[one.path])) for one in modules),
         tuple(without),
         left_out,
@@ -180,7 +180,7 @@ def spectrum_of(
     )
 
 
-def outstanding(
+def find_outliers(
     modules: Sequence[ModuleSpectrum], kinds: Mapping[str, str]
 ) -> tuple[tuple[ModuleSpectrum, float], ...]:
     """Modules whose size is far from the median of their kind, with how many times it they are; the farthest first.
@@ -195,22 +195,24 @@ def outstanding(
 
 
 def left_out(adapter: Adapter) -> tuple[str, ...]:
-    """What of ``adapter`` has an effect that is not in ``s * B @ A``, in words."""
+    """The parts of ``adapter`` whose effect is not in ``s * B @ A``, in words."""
     parts = Counter[str](key.part for key in adapter.keys.values())
-    told = [f"{words} ({parts[part]} tensors)" if parts[part] > 1 else words for part, words in BESIDE if part in parts]
+    excluded = [
+        f"{words} ({parts[part]} tensors)" if parts[part] > 1 else words for part, words in BESIDE if part in parts
+    ]
     config = adapter.config
     if config is None:
-        return tuple(told)
+        return tuple(excluded)
     start = config.init_lora_weights
     if isinstance(start, str) and start.lower().startswith(ALTERING):
-        told.append(f"that PEFT changes the base's weights when it loads it (init_lora_weights is {start[:40]})")
+        excluded.append(f"that PEFT changes the base's weights when it loads it (init_lora_weights is {start[:40]})")
     if config.kasa_config is not None:
-        told.append("that KaSA removes the smallest singular values from the base's weights")
+        excluded.append("that KaSA removes the smallest singular values from the base's weights")
     if config.use_qalora:
-        told.append("QALoRA's input groups, which scale all singular values of a module equally")
+        excluded.append("QALoRA's input groups, which scale all singular values of a module equally")
     if config.ensure_weight_tying:
-        told.append("that tied modules share one update")
-    return tuple(told)
+        excluded.append("that tied modules share one update")
+    return tuple(excluded)
 
 
 BESIDE = (

@@ -29,10 +29,10 @@ HEADS: Mapping[str, tuple[str, ...]] = {
     "TOKEN_CLS": ("score", "classifier"),
     "QUESTION_ANS": ("qa_outputs",),
 }
-"""What the trained head of a task is called: PEFT saves it next to the factors, whatever the config says."""
+"""The names of a task's trained head, which PEFT saves next to the factors whatever the config says."""
 
 EMBEDDING_NAMES = frozenset({"embed_tokens", "lm_head"})
-"""What ``ensure_weight_tying`` takes for an embedding."""
+"""The names that ``ensure_weight_tying`` treats as embeddings."""
 
 FIRST_INDEX = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.", re.DOTALL)
 """The first numbered component: the layer, not the expert within it."""
@@ -64,7 +64,7 @@ DEFAULT_TARGETS: Mapping[str, tuple[str, ...] | str] = {
     "rwkv": ("key", "value", "receptance", "output"),
     "rwkv7": ("r_proj", "k_proj", "v_proj", "o_proj", "key", "value"),
 }
-"""What PEFT targets when a config names no ``target_modules``, by the base's ``model_type``; a string is a regular
+"""PEFT's targets for a config without ``target_modules``, by the base's ``model_type``; a string is a regular
 expression. Source: PEFT 0.21 ``utils/constants.py``."""
 
 
@@ -162,21 +162,21 @@ def scales(config: LoraConfig, modules: Iterable[str]) -> dict[str, Scale]:
             raise error
     ranks = PatternKeys(config.rank_pattern, f"{config.file}: rank_pattern")
     alphas = PatternKeys(config.alpha_pattern, f"{config.file}: alpha_pattern")
-    made: dict[tuple[int, float], Scale] = {}
+    by_values: dict[tuple[int, float], Scale] = {}
     found: dict[str, Scale] = {}
     for module in modules:
         r = _by_pattern(config.rank_pattern, ranks, module, config.r)
         alpha = _by_pattern(config.alpha_pattern, alphas, module, config.lora_alpha)
         if r <= 0:
             raise FormatError(f"the rank must be positive, and is {r} for {module}", where=f"{config.file}: r")
-        if (r, alpha) not in made:
-            made[r, alpha] = Scale(r, alpha, alpha / math.sqrt(r) if config.use_rslora else alpha / r)
-        found[module] = made[r, alpha]
+        if (r, alpha) not in by_values:
+            by_values[r, alpha] = Scale(r, alpha, alpha / math.sqrt(r) if config.use_rslora else alpha / r)
+        found[module] = by_values[r, alpha]
     return found
 
 
 def _by_pattern(pattern: Mapping[str, T], keys: PatternKeys, module: str, default: T) -> T:
-    """What the first key that matches says; the module itself, which can be a key too, when none does."""
+    """The value of the first key that matches, else of the module itself as a key, else ``default``."""
     if not pattern:
         return default
     key = keys.first(module)
@@ -333,7 +333,7 @@ def for_task(base: BaseModel, task: str | None, named: Collection[str], *, bare:
 
 
 def _pooler(base: BaseModel, task: str | None) -> dict[str, BaseModule]:
-    """What BERT and RoBERTa have besides, where not every token is asked of."""
+    """The pooler that BERT and RoBERTa have for tasks over a whole sequence."""
     has = base.model_type in {"bert", "roberta"} if task == BARE else (task, base.model_type) == ("SEQ_CLS", "bert")
     pooler = BaseModule(base.hidden_size, base.hidden_size, bias=True)
     return {f"{base.model_type}.pooler.dense": pooler} if has else {}

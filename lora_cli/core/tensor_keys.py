@@ -44,7 +44,7 @@ MARKS: dict[str, tuple[Part, tuple[tuple[str, ...], ...]]] = {
     "lora_monteclora_sampler": ("variant", ()),
     "lora_velora_embed": ("variant", ()),
 }
-"""What follows a module's path, and how a name may go on after it and an optional adapter name."""
+"""The component after a module's path → its part, and the endings allowed after it and an optional adapter name."""
 
 PAIR_PARTS: frozenset[Part] = frozenset({"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"})
 """The parts that make a ``LoraPair``."""
@@ -86,14 +86,14 @@ class Key:
 
 ENDINGS: tuple[tuple[str, Part], ...] = ((".lora_A.weight", "lora_A"), (".lora_B.weight", "lora_B"))
 ODD = ("lora_", "base_model", "_delta", *INFIXES)
-"""What a usual module's path does not hold: with any of these a name is taken apart component by component."""
+"""Substrings that a usual module's path lacks: a name with one of them is parsed component by component."""
 
 
 LONGEST_KEPT = 256
 MOST_KEPT = 4096
 
 WRAPPER = ".base_layer"
-"""What the path of a module ends in under ``target_parameters``, once for each wrapper around it but one."""
+"""The suffix of a module's path under ``target_parameters``, once for each wrapper around it but one."""
 
 
 def last_name(module: str) -> str:

@@ -1,4 +1,4 @@
-"""Text for people: made harmless for terminals and logs, and counts, sizes, times, shares and names in words."""
+"""Text for people: escaped for terminals and logs; counts, sizes, times, shares and names in words."""
 
 import json
 import math
@@ -11,7 +11,7 @@ LONGEST_NAME = 161
 
 _LINE_BEGINS = "(^|[\r\v\f\x1c\x1d\x1e\x85\u2028\u2029])"
 _BLANK = r"(?:\s|\x1b\[[0-9;]*m)*"
-"""What may be before a command: colours, too, which a log may be shown without."""
+"""Text that may precede a command: blanks, and colours, which a log may be shown without."""
 
 
 def safe(text: object) -> str:
@@ -25,7 +25,7 @@ def safe(text: object) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in string)
 
 
-def unheard(text: str) -> str:
+def escape_ci_commands(text: str) -> str:
     """``text`` for a console that a CI server listens to: no line of it is a command to that.
 
     GitHub Actions takes one from a line that begins with ``::``, Azure Pipelines, TeamCity and GitHub too from ``##[``,
@@ -38,9 +38,9 @@ def unheard(text: str) -> str:
     return re.sub(r"##(?=\w*\[)", r"#\\x23", quiet)
 
 
-def harmless(text: str) -> str:
+def safe_lines(text: str) -> str:
     r"""``text`` of one line or more, which only ``\n`` ends, as both of them may have it."""
-    return "\n".join(unheard(safe(line)) for line in text.split("\n"))
+    return "\n".join(escape_ci_commands(safe(line)) for line in text.split("\n"))
 
 
 def counted(number: int, noun: str, plural: str = "", *, zero: str = "no") -> str:
@@ -145,10 +145,10 @@ def times(ratio: float) -> str:
     return f"{ratio:.2g} times" if ratio >= 1 else f"1/{1 / ratio:.2g}"
 
 
-def between(values: Iterable[float | None], told: Callable[[float], str], unknown: str = "-") -> str:
-    """The least and the most of the values that are known, as ``told``: ``0.5 to 2``; one where both read the same."""
+def between(values: Iterable[float | None], show: Callable[[float], str], unknown: str = "-") -> str:
+    """The least and the most of the values that are known, as ``show``: ``0.5 to 2``; one where both read the same."""
     known = [value for value in values if value is not None]
-    return " to ".join(dict.fromkeys((told(min(known)), told(max(known))))) if known else unknown
+    return " to ".join(dict.fromkeys((show(min(known)), show(max(known))))) if known else unknown
 
 
 def span(numbers: Sequence[int]) -> str:

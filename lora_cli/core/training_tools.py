@@ -40,7 +40,7 @@ TAGS = {
     "mergekit": "mergekit",
     "h2o-llmstudio": "H2O LLM Studio",
 }
-"""What a tag of a model card shows. ``generated_from_trainer`` is distinguished: other tools build on that trainer."""
+"""The tool for a tag of a model card. ``generated_from_trainer`` is not here: other tools build on that trainer."""
 
 SENTENCES = (
     ("TRL", "It has been trained using [TRL]"),
@@ -48,7 +48,7 @@ SENTENCES = (
     ("Unsloth", "trained 2x faster with [Unsloth]"),
     ("mergekit", "It was extracted using [mergekit]"),
 )
-"""What the text of a card shows: sentences of the tools' own templates."""
+"""The tool for a sentence in the text of a card, from the tools' own templates."""
 
 FILES = {
     "additional_config.json": "ms-swift",
@@ -57,7 +57,7 @@ FILES = {
     "torchtune_config.yaml": "torchtune",
     "lora_train_meta.json": "verl",
 }
-"""What a file next to the weights shows, where only one tool writes a file of that name."""
+"""The tool for a file next to the weights, where only one tool writes a file of that name."""
 
 TRAINER_TAG, TRAINER = "generated_from_trainer", "transformers Trainer"
 

@@ -54,6 +54,6 @@ def words_of(texts: Iterable[str]) -> list[str]:
 
 
 def advised(error: ValueError) -> tuple[str, str]:
-    """What is wrong, and what to write instead ("" where that is not said): the halves of what is raised here."""
+    """The two halves of an error that is raised here: what is wrong, and what to write instead ("" if not said)."""
     message, write, advice = str(error).partition(": write ")
     return message, f"write {advice}" if write else ""

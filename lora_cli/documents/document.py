@@ -50,7 +50,7 @@ M = TypeVar("M", bound=Model)
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """What is wrong at ``path`` of a document, and what to write instead."""
+    """An error at ``path`` of a document, and what to write instead."""
 
     path: Path
     message: str
@@ -58,7 +58,7 @@ class Mistake:
 
 
 def mistake(message: str, hint: str = "", *below: str | int) -> PydanticCustomError:
-    """What a validator raises. ``below`` leads from the value that it was given to the one that is wrong."""
+    """The error that a validator raises. ``below`` leads from the value that it was given to the one that is wrong."""
     # The words travel as context: a brace in a template of pydantic's would be a placeholder.
     return PydanticCustomError("mistake", "mistake", {"message": message, "hint": hint, "below": below})
 
@@ -127,11 +127,11 @@ def _in_words(error: ValidationError, model: type[Model], places: Places) -> Ite
     """Pydantic's errors in our words. A key that is only misspelled is not missing, too."""
     # Where members of a list are wrong, pydantic takes it for shorter.
     errors = [one for one in error.errors(include_url=False) if one["type"] != "too_short" or not one["input"]]
-    told = errors[: MOST_MISTAKES + 1]
-    incomplete = {one["loc"][:-1] for one in told if one["type"] == "missing"}
-    unknown = [one["loc"] for one in told if one["type"] == "extra_forbidden" and one["loc"][:-1] in incomplete]
+    reported = errors[: MOST_MISTAKES + 1]
+    incomplete = {one["loc"][:-1] for one in reported if one["type"] == "missing"}
+    unknown = [one["loc"] for one in reported if one["type"] == "extra_forbidden" and one["loc"][:-1] in incomplete]
     misspelled = {(*loc[:-1], _meant(str(loc[-1]), _model_at(model, loc[:-1]))) for loc in unknown}
-    for one in told:
+    for one in reported:
         if one["type"] != "missing" or one["loc"] not in misspelled:
             yield _mistake(one, model, places)
 
@@ -200,33 +200,33 @@ def repeats(value: Any, key: str, *names: str) -> Iterator[tuple[int, int, tuple
 
 
 def _wrong_value(kind: str, value: Any, written: str, context: Mapping[str, Any]) -> tuple[str, str]:
-    """What is wrong with one value, ``written`` so, and the hint; ``context`` has what its type says of itself."""
+    """The message and hint for a wrong value; ``written`` is its text, ``context`` has the words of its type."""
     this, what, hint = f"this is {kind_of(value)}", context.get("what", "a string"), context.get("hint", "")
     match kind:
         case "tuple_type":
-            said = f"{this}, but must be a list", "write [ONE, TWO], or a line with - for each"
+            result = f"{this}, but must be a list", "write [ONE, TWO], or a line with - for each"
         case "bool_type":
-            said = f"{this}, but must be true or false", "write true or false, without quotes"
+            result = f"{this}, but must be true or false", "write true or false, without quotes"
         case "too_short":
-            said = "the list is empty", "add at least one"
+            result = "the list is empty", "add at least one"
         case "too_long":
-            said = f"{len(value)} entries are over the limit of {context['max_length']}", "use fewer"
+            result = f"{len(value)} entries are over the limit of {context['max_length']}", "use fewer"
         case "number":
             is_number = isinstance(value, int | float | Number) and not isinstance(value, bool)
             shown = str(written or value) if is_number else quoted(written or value)
             one = f"{this}, which" if isinstance(value, dict | list | None) else shown
-            said = f"{one} is not {what}", hint
+            result = f"{one} is not {what}", hint
         case "secret":
-            said = f"this is not {what}", hint
+            result = f"this is not {what}", hint
         case "choice" if isinstance(value, str):
-            said = f"{quoted(value)} is not {what}", did_you_mean(value, context["words"].split())
+            result = f"{quoted(value)} is not {what}", did_you_mean(value, context["words"].split())
         case _ if isinstance(value, str):
-            said = f"{quoted(value)} is not {what}", hint
+            result = f"{quoted(value)} is not {what}", hint
         case _ if isinstance(value, bool | int | float | Number):
-            said = f"{written} is {kind_of(value)} here", f'quote it: "{written}"'
+            result = f"{written} is {kind_of(value)} here", f'quote it: "{written}"'
         case _:
-            said = f"{this}, but must be {what}", hint or "write one value, quoted"
-    return said
+            result = f"{this}, but must be {what}", hint or "write one value, quoted"
+    return result
 
 
 def _model_at(model: type[Model], path: Path) -> type[Model]:
@@ -250,7 +250,7 @@ def _models_in(annotation: Any) -> Iterator[type[Model]]:
 
 
 def kind_of(value: Any) -> str:
-    """What a value is, in words: ``a list``, ``a number``, ``empty``."""
+    """The type of a value in words: ``a list``, ``a number``, ``empty``."""
     if value is None:
         return "empty"
     if isinstance(value, bool):

@@ -41,7 +41,7 @@ MOST_GLOBS, LONGEST_GLOB = 1000, 1024
 
 @dataclass(slots=True)
 class Context:
-    """What relative paths in a document are relative to, whether one exists, and how many mistakes there are so far."""
+    """The base of a document's relative paths, a test whether one exists, and the number of mistakes so far."""
 
     base_dir: Path = Path()
     is_path: Callable[[str], bool] = lambda _: False
@@ -117,7 +117,7 @@ def _reference(value: str, info: ValidationInfo) -> str:
 
 
 def reference_of(written: str, context: Context) -> AdapterRef:
-    """What is written means this from where the document is. Raises ``UsageError``."""
+    """The reference that ``written`` means in the document's folder. Raises ``UsageError``."""
     return parse(written, is_path=context.is_path, base_dir=context.base_dir)
 
 

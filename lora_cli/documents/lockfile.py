@@ -65,9 +65,9 @@ class LockedBase(Model):
     def _of_the_files(cls, digest: str, info: ValidationInfo) -> str:
         files = info.data.get("files", ())
         if files and len({one.path for one in files}) == len(files):
-            made = snapshot_digest((one.path, Blob(one.sha256, one.size)) for one in files)
-            if made != digest:
-                raise mistake(f"the digest of the files is {made}")
+            actual = snapshot_digest((one.path, Blob(one.sha256, one.size)) for one in files)
+            if actual != digest:
+                raise mistake(f"the digest of the files is {actual}")
         return digest
 
 
@@ -136,7 +136,7 @@ def load_lock(text: str, where: str) -> Lock:
 
 
 def _hint(text: str, of_a_lock: str) -> str:
-    """What to do with a file that cannot be read as a lock; fetch writes over what is empty or has a lock's kind."""
+    """The hint for a file that cannot be read as a lock; fetch overwrites one that is empty or has a lock's kind."""
     return of_a_lock if KIND in text or not text.strip() else NO_LOCK
 
 
@@ -179,8 +179,8 @@ def mismatch(entry: AdapterEntry, locked: LockedAdapter | None) -> str:
     if locked.source != entry.written:
         return f"{entry.name} is locked for {locked.source}, but the manifest has {entry.written}"
     if locked.checkpoint != entry.checkpoint:
-        said = (f"checkpoint {one}" if one else "no checkpoint" for one in (locked.checkpoint, entry.checkpoint))
-        return f"{entry.name} is locked for {next(said)}, but the manifest has {next(said)}"
+        checkpoints = (f"checkpoint {one}" if one else "no checkpoint" for one in (locked.checkpoint, entry.checkpoint))
+        return f"{entry.name} is locked for {next(checkpoints)}, but the manifest has {next(checkpoints)}"
     if entry.sha256 is not None and locked.digest != entry.sha256:
         return f"{entry.name} is locked at {locked.digest}, but the manifest requires {entry.sha256}"
     return ""

@@ -39,9 +39,9 @@ def parse_card(data: bytes, *, whole: bool, file: str = CARD_FILE) -> Card:
     if not isinstance(root, yaml.MappingNode):
         return Card(text=body, error=f"{file}: the front matter is not a mapping")
     entries = {key.value: _words(value) for key, value in root.value if key.value in {*WORDS, *LISTS}}
-    said: dict[str, Any] = {key: next(iter(entries.get(key, ())), "") for key in WORDS}
-    said |= {key: tuple(entries.get(key, ())) for key in LISTS}
-    return Card(**said, text=body)
+    fields: dict[str, Any] = {key: next(iter(entries.get(key, ())), "") for key in WORDS}
+    fields |= {key: tuple(entries.get(key, ())) for key in LISTS}
+    return Card(**fields, text=body)
 
 
 def _parted(text: str, file: str, size: int, *, whole: bool) -> tuple[str, str, str]:

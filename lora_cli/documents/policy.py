@@ -212,9 +212,9 @@ def load_policy(text: str, where: str, *, base_dir: Path | None = None) -> Polic
 
 def policy_of(found: ManifestPolicy, document: Document, *path: str) -> Policy:
     """``found``, which is at ``path`` of ``document``, as the policy of an operator; suppressions know their lines."""
-    said = {key: getattr(found, key) for key in found.model_fields_set if key in Policy.model_fields}
+    fields = {key: getattr(found, key) for key in found.model_fields_set if key in Policy.model_fields}
     placed = (one.placed(document.at(*path, "suppressions", number)) for number, one in enumerate(found.suppressions))
-    return Policy.model_construct(**{**said, "suppressions": tuple(placed)})
+    return Policy.model_construct(**{**fields, "suppressions": tuple(placed)})
 
 
 def repeated(document: Document, value: Any, *path: str) -> Iterator[Mistake]:

@@ -1,4 +1,4 @@
-"""What a policy has against an adapter: its source, hosts, formats, sizes, digest and pins."""
+"""Violations of a policy by an adapter: its source, hosts, formats, sizes, digest and pins."""
 
 import posixpath
 import shlex
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("safetensors", "pickle", "gguf")
 UNNAMED_FORMATS = ("safetensors", "gguf")
-MOST_TOLD, LONGEST_TOLD = 5, 200
+MOST_SHOWN, LONGEST_SHOWN = 5, 200
 """Globs that one message names, and their characters."""
 
 _FORMAT_OF = {
@@ -48,7 +48,7 @@ def violations(
     files: Iterable[RemoteFile] | None = None,
     digest: str | None = None,
 ) -> tuple[Violation, ...]:
-    """What ``policy`` has against one adapter, as far as is known; asked again when more is known.
+    """The violations of ``policy`` by one adapter, as far as is known; called again when more is known.
 
     ``sha256`` is the snapshot digest that a manifest or lock demands, ``host`` the one that bytes come from (None: from
     this machine), ``files`` what would be fetched, ``digest`` the snapshot digest that it turned out to have. What is
@@ -65,7 +65,7 @@ def violations(
 
 
 def source_violations(policy: "Policy", ref: AdapterRef) -> Iterator[Violation]:
-    """What ``policy`` has against the place alone that ``ref`` names."""
+    """The violations of ``policy`` by the source that ``ref`` names."""
     yield from denials(policy, ref)
     if policy.allow_sources is None:
         return
@@ -84,7 +84,7 @@ def denials(policy: "Policy", ref: AdapterRef) -> Iterator[Violation]:
 
 
 def host_violations(policy: "Policy", host: str) -> Iterator[Violation]:
-    """What ``policy`` has against a host (without a port) that bytes come from."""
+    """The violations of ``policy`` by a host (without a port) that bytes come from."""
     names = (host, *LOOPBACK) if is_loopback(f"[{host}]" if ":" in host else host) else (host,)
     for glob in policy.deny_hosts:
         if any(host_matches(glob, name) for name in names):
@@ -95,8 +95,8 @@ def host_violations(policy: "Policy", host: str) -> Iterator[Violation]:
 
 def _some(globs: tuple[str, ...]) -> str:
     """The first few globs, each cut, and how many more there are."""
-    told = [glob if len(glob) <= LONGEST_TOLD else f"{glob[:LONGEST_TOLD]}…" for glob in globs[:MOST_TOLD]]
-    return ", ".join(told) + (f" and {len(globs) - MOST_TOLD} more" if len(globs) > MOST_TOLD else "")
+    shown = [glob if len(glob) <= LONGEST_SHOWN else f"{glob[:LONGEST_SHOWN]}…" for glob in globs[:MOST_SHOWN]]
+    return ", ".join(shown) + (f" and {len(globs) - MOST_SHOWN} more" if len(globs) > MOST_SHOWN else "")
 
 
 def _pins(policy: "Policy", ref: AdapterRef, sha256: str | None) -> Iterator[Violation]:
@@ -111,7 +111,7 @@ def _pins(policy: "Policy", ref: AdapterRef, sha256: str | None) -> Iterator[Vio
 
 
 def _where_to_learn(ref: AdapterRef) -> str:
-    """What names the digest of something that this policy does not let anybody fetch before it is named."""
+    """A hint how to learn the digest, which this policy requires before a fetch."""
     fetch = f"lora-cli fetch {shlex.quote(str(ref))} --format json"
     return f"write its sha256 in the manifest ({fetch} prints it, without this policy), or lock it without this policy"
 

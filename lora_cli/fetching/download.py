@@ -16,7 +16,7 @@ from lora_cli.fetching.progress import SILENT, Progress
 from lora_cli.fetching.requirements import check_size, most_bytes
 from lora_cli.fetching.resolution_history import Asked
 from lora_cli.fetching.scheduler import Deadline
-from lora_cli.sources import HashingSource, Source, TellingSource
+from lora_cli.sources import DigestSource, Source, XetHashSource
 from lora_cli.store import Store
 from lora_cli.store.blobs import has_blob, keep_blob
 from lora_cli.store.disk import FULL
@@ -141,8 +141,8 @@ def _kept(job: Job, transfer: Transfer, tries: int) -> Blob | None:
 
 def _check_told(job: Job, transfer: Transfer, blob: Blob) -> None:
     """Compares with what the origin said next to its listing; raises Corrupt when that is something else."""
-    if isinstance(job.source, TellingSource):
-        for place, sha256 in job.source.told(job.revision, transfer.file).items():
+    if isinstance(job.source, DigestSource):
+        for place, sha256 in job.source.reported_digests(job.revision, transfer.file).items():
             if sha256 != blob.sha256:
                 hint = "the owner of the file must fix either the file or its metadata"
                 raise Corrupt(f"{transfer.label}: its {place} is {sha256}, but {blob.sha256} was received", hint=hint)
@@ -151,7 +151,7 @@ def _check_told(job: Job, transfer: Transfer, blob: Blob) -> None:
 def _check_xet_hash(job: Job, transfer: Transfer) -> None:
     """Compares with the Xet hash that was listed, where no sha256 was; raises Corrupt when it is another one."""
     file = transfer.file
-    if file.sha256 is not None or file.xet_hash is None or not isinstance(job.source, HashingSource):
+    if file.sha256 is not None or file.xet_hash is None or not isinstance(job.source, XetHashSource):
         return
     if (found := job.source.xet_hash(transfer.partial.path, transfer.label)) != file.xet_hash:
         hint = "the Hub, or a proxy in between, serves different bytes than it lists"

@@ -12,7 +12,7 @@ from lora_cli.core.log import logger
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import Corrupt
 from lora_cli.fetching.file_download import Transfer
-from lora_cli.sources import HoldingSource, NearSource, Source
+from lora_cli.sources import ClientCacheSource, LocalFileSource, Source
 from lora_cli.store import Store
 from lora_cli.store.atomic_swap import discard
 from lora_cli.store.blobs import has_blob, keep_blob, sha256_of
@@ -36,8 +36,8 @@ def clone(source: Source, revision: Revision, transfer: Transfer) -> None:
         MachineError: this user may not read it.
     """
     partial = transfer.partial
-    if isinstance(source, NearSource) and partial.size == 0 and transfer.file.size:
-        with source.opened(revision, transfer.file) as descriptor:
+    if isinstance(source, LocalFileSource) and partial.size == 0 and transfer.file.size:
+        with source.open_file(revision, transfer.file) as descriptor:
             reflink(descriptor, partial.descriptor)
 
 
@@ -51,10 +51,10 @@ def adopt(source: Source, revision: Revision, transfer: Transfer) -> None:
     """
     file, target = transfer.file, transfer.partial
     promised = file.sha256 or file.git_sha1
-    if not isinstance(source, HoldingSource) or not promised or not file.size or target.size >= file.size:
+    if not isinstance(source, ClientCacheSource) or not promised or not file.size or target.size >= file.size:
         return
     # It is kept under the name that its origin has for it: a lock may have told more of it.
-    with source.held(revision, revision.file(file.path) or file) as descriptor:
+    with source.cached_file(revision, revision.file(file.path) or file) as descriptor:
         if descriptor is None:
             return
         log.info("%s: copied from the cache of the Hub's own client", transfer.label)
@@ -91,7 +91,7 @@ def link_weights(
         LostBlob: another process cleaned up. Try again.
     """
     blobs = {}
-    if isinstance(source, NearSource):
+    if isinstance(source, LocalFileSource):
         for file in files:
             if is_weights(file.path):
                 blob = _linked(f"{name}: {file.path}", source, revision, store, file)
@@ -100,10 +100,10 @@ def link_weights(
     return blobs
 
 
-def _linked(label: str, source: NearSource, revision: Revision, store: Store, file: RemoteFile) -> Blob | None:
+def _linked(label: str, source: LocalFileSource, revision: Revision, store: Store, file: RemoteFile) -> Blob | None:
     """Hashes the inode that is open, and gives that very one a name in the store; nobody else's."""
     path = Path(revision.ref.location, file.path)
-    with source.opened(revision, file, linked=True) as descriptor:
+    with source.open_file(revision, file, linked=True) as descriptor:
         if not _may_link(descriptor, store):
             log.info("%s is on a different file system than %s: it is copied", label, store.root)
             return None

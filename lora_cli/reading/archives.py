@@ -106,7 +106,7 @@ def _of_zip(whole: Readable, archive: ZipFile, info: ZipInfo) -> Readable:
             return stream.read(stop)[start:]
 
     path = f"{whole.path}: {info.filename}"
-    return Readable(path, info.file_size, fetch(0, min(HEAD, info.file_size)), fetch, whole.effort)
+    return Readable(path, info.file_size, fetch(0, min(HEAD, info.file_size)), fetch, whole.budget)
 
 
 def tar_members(whole: Readable) -> Iterator[Readable]:
@@ -114,7 +114,7 @@ def tar_members(whole: Readable) -> Iterator[Readable]:
 
     def next_of(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
         with _told("tar file"):
-            whole.effort.step(1)
+            whole.budget.step(1)
             return archive.next()
 
     with _told("tar file"):
@@ -142,8 +142,8 @@ def unpack(whole: Readable, how: str, most: int) -> tuple[Readable, bool]:
     """
     with _told(f"{how} file"):
         data, is_all = _unpack(whole, how, most)
-    whole.effort.read(len(data))
-    return Readable(whole.path, len(data), data[:HEAD], lambda start, stop: data[start:stop], whole.effort), is_all
+    whole.budget.read(len(data))
+    return Readable(whole.path, len(data), data[:HEAD], lambda start, stop: data[start:stop], whole.budget), is_all
 
 
 def _unpack(whole: Readable, how: str, most: int) -> tuple[bytes, bool]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lora_cli.core.architectures.layouts import names_in_memory
+from lora_cli.core.architectures.checkpoint import names_in_memory
 from lora_cli.core.factors import MOST_ELEMENTS, Factors
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.safetensors import DTYPE_BITS, TensorInfo

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lora_cli.core.foreign_formats import PICKLE, STAND_INS, Format, by_start
-from lora_cli.core.pickles.opcodes import Effort
+from lora_cli.core.pickles.machine import ReadBudget
 from lora_cli.core.safetensors import MOST_HEADER, Header, header_length, parse_header
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
@@ -84,7 +84,7 @@ def check_stand_in(first: bytes, file: RemoteFile, formats: tuple[Format, ...] =
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Readable:
-    """``size`` bytes, whose ``head`` is here; what else is read of them is taken off ``effort``.
+    """``size`` bytes, whose ``head`` is here; what else is read of them is taken off ``budget``.
 
     ``path`` names them in errors. ``near`` says that a range costs no round trip.
     """
@@ -93,7 +93,7 @@ class Readable:
     size: int
     head: bytes
     fetch: Callable[[int, int], bytes]
-    effort: Effort
+    budget: ReadBudget
     near: bool = True
 
     def read(self, start: int, stop: int) -> bytes:
@@ -105,10 +105,10 @@ class Readable:
         """
         if stop <= len(self.head):
             return self.head[start:stop]
-        self.effort.read(stop - start)
+        self.budget.read(stop - start)
         return self.fetch(start, stop)
 
     def part(self, path: str, start: int, size: int) -> "Readable":
         """What is within it from ``start`` on, under a name of its own."""
         head = self.read(start, start + min(HEAD, size))
-        return Readable(path, size, head, lambda a, b: self.read(start + a, start + b), self.effort, self.near)
+        return Readable(path, size, head, lambda a, b: self.read(start + a, start + b), self.budget, self.near)

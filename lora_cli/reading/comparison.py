@@ -19,10 +19,10 @@ from lora_cli.core.comparison import (
     OtherAdapter,
     Side,
     TensorComparison,
-    compared,
-    judged,
-    together,
+    combined,
+    compare_module,
     update_distance,
+    with_relation,
 )
 from lora_cli.core.factors import Factors, factors_of
 from lora_cli.core.lora_config import config_changes
@@ -65,7 +65,7 @@ def compare(a: Opened, b: Opened, base: BaseModel | None, unread: str, hint: str
         else:
             found = unread or distance_of(a, b, one, other)
         path = module if isinstance(one, str) else one.path
-        return compared(module, path, _side(a.adapter, module, one), _side(b.adapter, module, other), found)
+        return compare_module(module, path, _side(a.adapter, module, one), _side(b.adapter, module, other), found)
 
     def alone(opened: Opened, factors: Factors | str) -> float | None:
         return None if isinstance(factors, str) or unread else norm_of(opened, factors)
@@ -76,7 +76,7 @@ def compare(a: Opened, b: Opened, base: BaseModel | None, unread: str, hint: str
         in_b = [module for module in b.adapter.pairs if module not in ours]
         only_a = tuple(pool.map(lambda module: ModuleNorm(module, alone(a, ours[module])), in_a))
         only_b = tuple(pool.map(lambda module: ModuleNorm(module, alone(b, theirs[module])), in_b))
-    return judged(
+    return with_relation(
         Comparison(
             with_=OtherAdapter(b.adapter.name, str(b.revision.ref), b.revision.id),
             word="unknown",
@@ -126,7 +126,7 @@ def distance_of(a: Opened, b: Opened, one: Factors, other: Factors) -> Distance 
             _distance(one, other, *pair) for pair in zip(updates_of(one, first), updates_of(other, second), strict=True)
         ]
         if all(math.isfinite(part.distance) for part in found):
-            return together(found)
+            return combined(found)
         sides = {"A": not_finite(one, first), "B": not_finite(other, second)}
         return "; ".join(f"{side}: {why}" for side, why in sides.items() if why != OVERFLOW) or OVERFLOW
     except FormatError as error:

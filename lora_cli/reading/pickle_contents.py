@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from lora_cli.core.pickles.opcodes import Op, Truncated, can_begin, opcodes
+from lora_cli.core.pickles.machine import Op, Truncated, can_begin, opcodes
 from lora_cli.core.pickles.torch_archive import MAGIC as ZIP
 from lora_cli.errors import FormatError, TooLarge, UnsafePickle
 from lora_cli.reading.archives import MOST_UNPACKED, UNREAD, how_compressed, tar_members, unpack, zip_members

@@ -6,7 +6,7 @@ compressed files, only what runs something is wrong: an archive of photographs i
 
 from collections.abc import Iterable
 
-from lora_cli.core.pickles.opcodes import Effort, can_begin
+from lora_cli.core.pickles.machine import ReadBudget, can_begin
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, TooLarge, UnsafePickle
 from lora_cli.reading.byte_ranges import read_range
@@ -59,12 +59,12 @@ def look_through(
 
     ``here`` says that these are on this disk, so that any of them can be looked at.
 
-    All of them share one ``Effort``. What it does not reach is wrong where it is called a pickle, or begins as one.
+    All of them share one ``ReadBudget``. What it does not reach is wrong where it is called a pickle, or begins as one.
 
     Raises:
         LoraCliError: what the source raises.
     """
-    effort = Effort()
+    budget = ReadBudget()
     found: dict[str, str] = {}
     left: list[str] = []
     pickles = others = 0
@@ -84,7 +84,7 @@ def look_through(
         from lora_cli.reading.torch_pickle import opened
 
         try:
-            with opened(source, revision, file, effort) as readable:
+            with opened(source, revision, file, budget) as readable:
                 if look(readable, named=named):
                     found[file.path] = ""
         except FormatError as error:

@@ -5,18 +5,16 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
-from lora_cli.core.pickles import legacy_torch_file, torch_archive
-from lora_cli.core.pickles.allowlist import TRAINER, WEIGHTS, Allowed
-from lora_cli.core.pickles.machine import read_pickle
-from lora_cli.core.pickles.opcodes import Effort, Truncated
-from lora_cli.core.pickles.torch_archive import Entry
-from lora_cli.core.pickles.values import Storage, Value, item_bytes, located, state_dict, storages_of
+from lora_cli.core.pickles import torch_archive
+from lora_cli.core.pickles.allowlist import TRAINER, WEIGHTS, Allowed, Storage, Value, item_bytes
+from lora_cli.core.pickles.machine import ReadBudget, Truncated, read_pickle
+from lora_cli.core.pickles.torch_archive import Entry, Legacy, state_dict, storages_of, tensor_infos
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, TooLarge
 from lora_cli.reading.byte_ranges import HEAD, Readable, check_stand_in, read_range
 from lora_cli.reading.pickle_files import is_tar
-from lora_cli.sources import Source, is_near
+from lora_cli.sources import Source, is_on_disk
 
 T = TypeVar("T")
 
@@ -38,7 +36,7 @@ def read_pickled(source: Source, revision: Revision, file: RemoteFile) -> dict[s
         FormatError: it is malformed, something else was put in its place, or its ``defect``.
         LoraCliError: what the source raises.
     """
-    with opened(source, revision, file, Effort()) as ranges:
+    with opened(source, revision, file, ReadBudget()) as ranges:
         check_stand_in(ranges.head, file)
         return _zipped(ranges) if ranges.head.startswith(torch_archive.MAGIC) else _legacy(ranges)
 
@@ -51,16 +49,16 @@ def examine(ranges: Readable) -> None:
     if ranges.head.startswith(torch_archive.MAGIC):
         _value(ranges, _archive(ranges), TRAINER)
     else:
-        _of_enough(ranges, lambda data: _read_all(data, ranges.size, ranges.effort))
+        _of_enough(ranges, lambda data: _read_all(data, ranges.size, ranges.budget))
 
 
 def examine_first(ranges: Readable, start: int) -> None:
     """The same of one pickle that begins at ``start``, whatever follows it."""
-    _of_enough(ranges, lambda data: read_pickle(data, TRAINER, start, ranges.effort))
+    _of_enough(ranges, lambda data: read_pickle(data, TRAINER, start, ranges.budget))
 
 
 @contextmanager
-def opened(source: Source, revision: Revision, file: RemoteFile, effort: Effort) -> Iterator[Readable]:
+def opened(source: Source, revision: Revision, file: RemoteFile, budget: ReadBudget) -> Iterator[Readable]:
     """The file by ranges; whatever is wrong with its format says in which file it is."""
     if file.defect:
         raise FormatError(file.defect, where=file.path)
@@ -69,7 +67,7 @@ def opened(source: Source, revision: Revision, file: RemoteFile, effort: Effort)
     try:
         head = read_range(source, revision, file, 0, min(HEAD, file.size))
         fetch = partial(read_range, source, revision, file)
-        yield Readable(file.path, file.size, head, fetch, effort, is_near(source, revision))
+        yield Readable(file.path, file.size, head, fetch, budget, is_on_disk(source, revision))
     except FormatError as error:
         raise error.within(file.path) from error.__cause__
 
@@ -78,7 +76,7 @@ def _zipped(ranges: Readable) -> dict[str, TensorInfo]:
     directory = _archive(ranges)
     tensors = state_dict(_value(ranges, directory, WEIGHTS))
     starts = {key: _storage_start(ranges, directory, storage) for key, storage in storages_of(tensors).items()}
-    return located(tensors, starts, ranges.path)
+    return tensor_infos(tensors, starts, ranges.path)
 
 
 def _archive(ranges: Readable) -> Mapping[str, Entry]:
@@ -97,8 +95,8 @@ def _value(ranges: Readable, directory: Mapping[str, Entry], allowed: Allowed) -
         raise FormatError("the zip contains no data.pkl")
     data, *order = _contents(ranges, entries)
     if order and order[0] != b"little":
-        raise FormatError("was written by a big-endian machine", hint=legacy_torch_file.BIG_ENDIAN_HINT)
-    value, stop = read_pickle(data, allowed, 0, ranges.effort)
+        raise FormatError("was written by a big-endian machine", hint=torch_archive.BIG_ENDIAN_HINT)
+    value, stop = read_pickle(data, allowed, 0, ranges.budget)
     if stop != len(data):
         raise FormatError(f"data.pkl has {len(data) - stop} more bytes after the end of its pickle")
     return value
@@ -134,17 +132,18 @@ def _storage_start(ranges: Readable, directory: Mapping[str, Entry], storage: St
 
 
 def _legacy(ranges: Readable) -> dict[str, TensorInfo]:
-    def read(data: bytes) -> legacy_torch_file.Legacy:
-        if not legacy_torch_file.is_legacy(data, WEIGHTS, ranges.effort):
+    def read(data: bytes) -> Legacy:
+        found = torch_archive.read_legacy(data, WEIGHTS, ranges.budget)
+        if found is None:
             raise FormatError("is a pickle, but not one written by torch.save")
-        return legacy_torch_file.read_legacy(data, WEIGHTS, ranges.effort)
+        return found
 
     found = _of_enough(ranges, read)
     tensors = state_dict(found.value)
-    starts, stop = legacy_torch_file.legacy_starts(found.keys, found.stop, storages_of(tensors))
+    starts, stop = torch_archive.legacy_starts(found.keys, found.stop, storages_of(tensors))
     if stop != ranges.size:
         raise FormatError(f"its storages end at byte {stop}, the file at {ranges.size}")
-    return located(tensors, starts, ranges.path)
+    return tensor_infos(tensors, starts, ranges.path)
 
 
 def _of_enough(ranges: Readable, read: Callable[[bytes], T]) -> T:
@@ -168,11 +167,10 @@ def _of_enough(ranges: Readable, read: Callable[[bytes], T]) -> T:
         stop = min(ranges.size, 4 * stop, MOST_PICKLE)
 
 
-def _read_all(data: bytes, size: int, effort: Effort) -> None:
+def _read_all(data: bytes, size: int, budget: ReadBudget) -> None:
     """A legacy torch file, or one pickle after the other, to the end of a file of ``size`` bytes."""
-    if legacy_torch_file.is_legacy(data, TRAINER, effort):
-        legacy_torch_file.read_legacy(data, TRAINER, effort)
+    if torch_archive.read_legacy(data, TRAINER, budget) is not None:
         return
     at = 0
     while at < size:
-        _, at = read_pickle(data, TRAINER, at, effort)
+        _, at = read_pickle(data, TRAINER, at, budget)

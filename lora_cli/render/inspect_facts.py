@@ -17,8 +17,8 @@ from lora_cli.core.grouping import by_key
 from lora_cli.core.inspection import Inspection
 from lora_cli.core.lora_config import FieldChange
 from lora_cli.core.module_facts import layer_of, leaf_of
-from lora_cli.core.module_grid import Grid, grids, ordered, places
-from lora_cli.core.spectrum import OUTSTANDING, ModuleSpectrum, Spectrum, outstanding
+from lora_cli.core.module_grid import Grid, grids, module_positions, ordered
+from lora_cli.core.spectrum import OUTSTANDING, ModuleSpectrum, Spectrum, find_outliers
 from lora_cli.core.text import between, brief, counted, cut, names, percent, safe, shown, size, span, times
 from lora_cli.core.training_tools import PEFT
 from lora_cli.validation.report import CheckedAdapter
@@ -219,8 +219,10 @@ class Layout:
 
 def layout(spectrum: Spectrum) -> Layout:
     """The modules of ``spectrum`` as they are drawn; those without a spectrum have a place, too."""
-    placed = places(dict.fromkeys((*(one.path for one in spectrum.modules), *(one.module for one in spectrum.without))))
-    far = outstanding(spectrum.modules, {path: f"{at.stack}\0{at.kind}" for path, at in placed.items()})
+    placed = module_positions(
+        dict.fromkeys((*(one.path for one in spectrum.modules), *(one.module for one in spectrum.without)))
+    )
+    far = find_outliers(spectrum.modules, {path: f"{at.stack}\0{at.kind}" for path, at in placed.items()})
     modules, outliers = {one.path: one for one in spectrum.modules}, frozenset(one.path for one, _ in far)
     return Layout(modules, spectrum.relative is not None, *grids(placed), far, outliers)
 
@@ -358,7 +360,7 @@ def comparison_tables(one: Comparison) -> Iterator[Table]:
     apart.sort(key=lambda tensor: -math.inf if tensor.difference is None else -tensor.difference)
     told = f"other tensors: {len(apart)} of {counted(len(one.tensors), 'tensor')} differ"
     compared = [module for module in one.modules if module.update is not None]
-    placed = places(module.path for module in compared)
+    placed = module_positions(module.path for module in compared)
     groups = by_key(((module.word, placed[module.path].kind), module) for module in compared)
     kinds = sorted(((kind, found) for (_, kind), found in groups.items()), key=lambda group: _worst(group[1]))
     unequal = sorted((module for module in compared if module.word != "equal"), key=lambda one: _worst([one]))
@@ -382,7 +384,7 @@ def _how(one: TensorComparison) -> str:
 
 def _gathered(paths: Sequence[str]) -> list[str]:
     """Modules by kind, with their layers: ``q_proj in layers 0-15 (16)``."""
-    placed = places(paths)
+    placed = module_positions(paths)
     by_kind = by_key((place.kind, place.layer) for place in placed.values())
     told, left = [], len(paths)
     for kind in ordered(by_kind)[:MOST_NAMES]:

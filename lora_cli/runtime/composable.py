@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.experts import rewritten
+from lora_cli.core.experts import rewrite_config
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.patterns import Matcher
 from lora_cli.core.target_modules import scales, targeted_in, wrapped_parameters
@@ -79,7 +79,7 @@ def scalings(adapter: Adapter, base: BaseModel, *, whole: bool = False) -> dict[
         Refused: it uses a feature, holds a tensor, or names a module that the runtime does not compose.
         FormatError: its config or header cannot be read, or it holds no LoRA at all.
     """
-    config = rewritten(_readable(adapter), base)
+    config = rewrite_config(_readable(adapter), base)
     for reason, hint in _obstacles(adapter, config, base, whole=whole):
         raise Refused(f"{adapter.name}: {reason}", hint=hint)
     if not adapter.pairs:
@@ -91,7 +91,7 @@ def scalings(adapter: Adapter, base: BaseModel, *, whole: bool = False) -> dict[
 
 def named_beside(adapter: Adapter, base: BaseModel) -> dict[str, Named]:
     """What ``adapter``, which can be composed onto a whole model, has next to factors in a slot, by module path."""
-    config = rewritten(_readable(adapter), base)
+    config = rewrite_config(_readable(adapter), base)
     replaces = _replacing(config)
     found: dict[str, Named] = {}
     for name, key in adapter.keys.items():

@@ -18,7 +18,7 @@ class Source(Protocol):
     """Two methods, the same for every origin. Third-party errors leave as ``lora_cli.errors``."""
 
     def resolve(self, ref: AdapterRef) -> Revision:
-        """What ``ref`` means now: an immutable id and its files.
+        """The current revision of ``ref``: an immutable id and its files.
 
         Raises:
             NotFound: there is no such path, repository or revision.
@@ -41,10 +41,10 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class NearSource(Source, Protocol):
-    """A source whose files are this machine's own: they can be opened, and so shared instead of read."""
+class LocalFileSource(Source, Protocol):
+    """A source of local files, which can be opened, and so cloned or linked instead of copied."""
 
-    def opened(self, revision: Revision, file: RemoteFile, *, linked: bool = False) -> AbstractContextManager[int]:
+    def open_file(self, revision: Revision, file: RemoteFile, *, linked: bool = False) -> AbstractContextManager[int]:
         """A descriptor to read that version from; it is compared with what was listed on the way in and out.
 
         ``linked`` lets it have got or lost a hard link since, which is no change of its bytes.
@@ -57,25 +57,25 @@ class NearSource(Source, Protocol):
 
 
 @runtime_checkable
-class HoldingSource(Source, Protocol):
-    """A source of which another tool may hold files on this machine, under their digests."""
+class ClientCacheSource(Source, Protocol):
+    """A source whose files another tool may have cached on this machine, named by their digests."""
 
-    def held(self, revision: Revision, file: RemoteFile) -> AbstractContextManager[int | None]:
-        """A descriptor of a plain file that is called ``file``, to be hashed before it is believed; None for none."""
+    def cached_file(self, revision: Revision, file: RemoteFile) -> AbstractContextManager[int | None]:
+        """A descriptor of the cached file, whose bytes the caller must hash; None if it is not cached."""
         ...
 
 
 @runtime_checkable
-class TellingSource(Source, Protocol):
-    """A source that learns a file's sha256 only while it reads it."""
+class DigestSource(Source, Protocol):
+    """A source that learns the sha256 of a file only while it reads it."""
 
-    def told(self, revision: Revision, file: RemoteFile) -> Mapping[str, str]:
-        """What the origin says that the sha256 is, once the file was read: where it says so → hexadecimal digits."""
+    def reported_digests(self, revision: Revision, file: RemoteFile) -> Mapping[str, str]:
+        """The sha256 that the origin reports, once the file was read: where it is reported → hexadecimal digits."""
         ...
 
 
 @runtime_checkable
-class HashingSource(Source, Protocol):
+class XetHashSource(Source, Protocol):
     """A source whose files have a Xet hash, which it can compute."""
 
     def xet_hash(self, path: Path, what: str) -> str:
@@ -84,14 +84,14 @@ class HashingSource(Source, Protocol):
 
 
 @runtime_checkable
-class ExpectingSource(Source, Protocol):
-    """A source that can ask for many folders at once, when it knows which."""
+class BatchListingSource(Source, Protocol):
+    """A source that can list many folders with one request, when it knows which."""
 
     def expect(self, refs: Iterable[AdapterRef]) -> None:
-        """These will most likely be resolved. Nothing is asked for yet."""
+        """Announce references that will most likely be resolved. Sends no request."""
         ...
 
 
-def is_near(source: Source, revision: Revision) -> bool:
-    """Whether the bytes at ``revision`` are on this disk: a folder's, or what the cache has of a remote one."""
+def is_on_disk(source: Source, revision: Revision) -> bool:
+    """Whether the bytes at ``revision`` are on this disk: in a local folder, or in the cache."""
     return revision.ref.scheme == "file" or bool(getattr(source, "holds", lambda _: False)(revision))

@@ -64,20 +64,20 @@ def find_account(environ: Mapping[str, str], rule: "SourceRule | None" = None, t
         session = _session(profile)
         found_in = NOBODY if anonymous else _found_in(session, environ, profile)
         client = _client(session, region, named, anonymous=anonymous)
-    except failures() as error:
-        raise untranslated(error, profile) from error
+    except botocore_errors() as error:
+        raise translate_error(error, profile) from error
     pays = (rule and rule.requester_pays) or environ.get("AWS_REQUEST_PAYER", "").lower() in TRUE
     return Account(client, found_in, named or _elsewhere(client), bool(pays))
 
 
 def _check(rule: "SourceRule", environ: Mapping[str, str], trust: "Trust | None") -> None:
     """Whether a manifest may have these credentials used, and sent where it says; raises as ``find_account``."""
-    from lora_cli.sources.operator_trust import NOTHING, check_endpoint, check_profile
+    from lora_cli.sources.operator_trust import NO_TRUST, check_endpoint, check_profile
 
     if rule.profile is not None:
-        check_profile(rule.profile, rule.match, trust or NOTHING)
+        check_profile(rule.profile, rule.match, trust or NO_TRUST)
     if not _AMAZON.fullmatch(rule.endpoint_url or ""):
-        check_endpoint(rule, trust or NOTHING, [endpoint_in(environ)], "AWS credentials")
+        check_endpoint(rule, trust or NO_TRUST, [endpoint_in(environ)], "AWS credentials")
 
 
 def endpoint_in(environ: Mapping[str, str]) -> str:
@@ -106,8 +106,8 @@ def _configured(profile: str | None, _: tuple[str | None, ...]) -> str:
     """The address that the configuration has for S3; raises as ``endpoint_for``."""
     try:
         return _elsewhere(_client(_session(profile), "", "", anonymous=True))
-    except failures() as error:
-        raise untranslated(error, profile) from error
+    except botocore_errors() as error:
+        raise translate_error(error, profile) from error
 
 
 def _elsewhere(client: Any) -> str:
@@ -159,14 +159,14 @@ def _named_profile() -> str:
     return _first(os.environ, ("AWS_PROFILE", "AWS_DEFAULT_PROFILE"))
 
 
-def failures() -> tuple[type[Exception], ...]:
-    """What botocore lets out next to ``ClientError``: its own errors, and what a credential process makes of it."""
+def botocore_errors() -> tuple[type[Exception], ...]:
+    """The exceptions that botocore raises: its own errors, and those of a credential process."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     return BotoCoreError, ClientError, ValueError, KeyError, OSError
 
 
-def untranslated(error: Exception, profile: str | None = None) -> LoraCliError:
+def translate_error(error: Exception, profile: str | None = None) -> LoraCliError:
     """Botocore's own words may hold what a credential process printed: only the kind of its error is reported."""
     profile = profile or _named_profile()
     kind, named = type(error).__name__, f"the profile {profile}" if profile else "the default profile"

@@ -13,7 +13,7 @@ from lora_cli.errors import AccessDenied, MissingExtra, UsageError
 from lora_cli.redaction import remember
 from lora_cli.settings import home_of
 from lora_cli.sources.http import checked_endpoint
-from lora_cli.sources.operator_trust import NOTHING, Trust, check_endpoint, token_of
+from lora_cli.sources.operator_trust import NO_TRUST, Trust, check_endpoint, token_of
 
 PROBE_S = 2.0
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_only"
@@ -51,7 +51,7 @@ class CloudAccount:
 
 
 def find_google_account(
-    environ: Mapping[str, str], rule: SourceRule | None = None, trust: Trust = NOTHING
+    environ: Mapping[str, str], rule: SourceRule | None = None, trust: Trust = NO_TRUST
 ) -> CloudAccount:
     """The account for Google Cloud Storage: what ``rule`` says, else the application default credentials.
 
@@ -89,7 +89,7 @@ def google_endpoint(environ: Mapping[str, str]) -> str:
 
 
 def find_azure_account(
-    location: str, environ: Mapping[str, str], rule: SourceRule | None = None, trust: Trust = NOTHING
+    location: str, environ: Mapping[str, str], rule: SourceRule | None = None, trust: Trust = NO_TRUST
 ) -> CloudAccount:
     """The account for a container of Azure: what ``rule`` says, else the environment's, else Azure's default chain.
 

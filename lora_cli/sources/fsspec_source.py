@@ -21,7 +21,7 @@ from lora_cli.errors import AccessDenied, Changed, Corrupt, LoraCliError, NotFou
 from lora_cli.redaction import is_secret, remember
 from lora_cli.settings import Settings, home_of
 from lora_cli.sources.http import AGAIN
-from lora_cli.sources.listed_paths import Room, check_listed
+from lora_cli.sources.listed_paths import ListingBudget, check_listed
 from lora_cli.sources.operator_trust import check_encrypted, check_profile, raise_unless_trusted, secret_in, trust_of
 from lora_cli.sources.retries import Retries, Transient, printable
 
@@ -122,7 +122,7 @@ class FsspecSource:
             raise Changed(f"{what} changed after it was listed", hint=AGAIN)
 
     def _tried(self, ref: AdapterRef, what: str, ask: Callable[[Any, str], T]) -> T:
-        """What ``ask`` gives of a file system and the folder's path in it, asked again after what may pass."""
+        """The result of ``ask`` for a file system and the folder's path in it, with retries."""
 
         def attempt() -> T:
             try:
@@ -175,9 +175,9 @@ def _opened(ref: AdapterRef, settings: Settings, rule: "SourceRule | None") -> A
     try:
         kind = fsspec.get_filesystem_class(protocol)
     except (ImportError, ValueError) as error:
-        told = printable(str(error).splitlines()[0] if str(error) else "")
+        reason = printable(str(error).splitlines()[0] if str(error) else "")
         raise UsageError(
-            f"{ref}: a package for {protocol}:// is not installed", hint=f"fsspec reports: {told}"
+            f"{ref}: a package for {protocol}:// is not installed", hint=f"fsspec reports: {reason}"
         ) from error
     configured = fsspec.config.apply_config(kind, {})
     if settings.from_manifest:
@@ -242,7 +242,7 @@ def _addresses(options: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _within(call: Callable[[], T], timeout_s: float, scheme: str) -> T:
-    """What ``call`` gives, if that is within ``timeout_s``: not every file system has a timeout of its own."""
+    """The result of ``call`` within ``timeout_s``: not every file system has a timeout of its own."""
     asked = run_in_thread(call, scheme)
     wait([asked], timeout_s)
     if not asked.done():
@@ -269,11 +269,11 @@ def _plain(error: BaseException) -> BaseException:
 
 def _raise_transient(error: BaseException, scheme: str) -> None:
     """Raises what may be gone at the next try; anything else has an answer in it."""
-    said = FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError | LoraCliError
+    answers = FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError | LoraCliError
     # What paramiko and botocore say of a connection that broke is no OSError; of who is let in paramiko says so.
     kinds = {kind.__name__ for kind in type(error).__mro__} & {"HTTPClientError", "ConnectionError"}
     broke = kinds or (type(error).__name__ == "SSHException" and "authentication" not in str(error))
-    if broke or (isinstance(error, OSError | EOFError) and not isinstance(error, said)):
+    if broke or (isinstance(error, OSError | EOFError) and not isinstance(error, answers)):
         hint = "check the network, and the host's name and port"
         raise Transient(f"no answer from the {scheme} server ({type(error).__name__})", hint=hint) from error
 
@@ -311,7 +311,7 @@ def _known_hosts() -> Any:
 
 
 def _entries(fs: Any, folder: str) -> Iterable[Mapping[str, Any]]:
-    """What is in ``folder``, one by one where the library can do so: the caller stops when it has enough."""
+    """The entries of ``folder``, lazily where the library can do so: the caller may stop early."""
     if fs.protocol == "smb":
         return _of_a_share(fs, folder)
     if "sftp" in fs.protocol:
@@ -321,7 +321,7 @@ def _entries(fs: Any, folder: str) -> Iterable[Mapping[str, Any]]:
 
 
 def _of_a_share(fs: Any, folder: str) -> Iterable[Mapping[str, Any]]:
-    """What is in a folder of a share: its library reads the listing of a server on and on for a list of it."""
+    """The entries of a folder of a share, lazily: the library's own list has no bound."""
     import smbclient
 
     unc = f"//{fs.host}{folder}".replace("/", "\\")
@@ -331,7 +331,7 @@ def _of_a_share(fs: Any, folder: str) -> Iterable[Mapping[str, Any]]:
 
 
 def _stated(found: Any, folder: str) -> Mapping[str, Any]:
-    """What paramiko says of a file, as ``fs.info`` has it."""
+    """The attributes of a file from paramiko, in the form of ``fs.info``."""
     kind = {stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}.get(stat.S_IFMT(found.st_mode), "file")
     changed = datetime.fromtimestamp(found.st_mtime, UTC)
     return {"name": f"{folder.rstrip('/')}/{found.filename}", "type": kind, "size": found.st_size, "mtime": changed}
@@ -342,12 +342,12 @@ def _files(fs: Any, root: str, what: str) -> tuple[RemoteFile, ...]:
     if dict(fs.info(root or "/")).get("type") == "file":
         raise UsageError(f"{what} is a file, not a folder", hint=f"write {what.rpartition('/')[0]}")
     files: dict[str, RemoteFile] = {}
-    folders, inside, room = [root], f"{root.strip('/')}/", Room(what, "use the folder of one adapter")
+    folders, inside, budget = [root], f"{root.strip('/')}/", ListingBudget(what, "use the folder of one adapter")
     while folders:
         for entry in _entries(fs, folders.pop() or "/"):
             name = str(entry["name"]).strip("/")
             path = name.removeprefix(inside if inside != "/" else "")
-            room.take(path)
+            budget.take(path)
             if path in {"", root.strip("/")}:
                 continue
             if entry.get("type") == "directory":

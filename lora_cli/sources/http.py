@@ -54,7 +54,7 @@ def checked_endpoint(endpoint: str, variable: str) -> str:
     return endpoint.rstrip("/")
 
 
-def following(url: str, location: str, what: str) -> str:
+def redirect_target(url: str, location: str, what: str) -> str:
     """Where a redirect from ``url`` leads; ``what`` begins the message of an error.
 
     Raises:
@@ -130,7 +130,7 @@ def get_headers(http: Http, url: str, what: str) -> tuple[int, Headers]:
     """
 
     def ask() -> tuple[int, Headers]:
-        with closing(open_answer(http, url, {"Range": "bytes=0-0"}, what, None)) as response:
+        with closing(open_response(http, url, {"Range": "bytes=0-0"}, what, None)) as response:
             return response.status, response.headers
 
     return http.retries.call(what, ask)
@@ -177,7 +177,7 @@ def get_bytes(
 
     def read(position: int) -> Iterator[bytes]:
         asked = {**(conditions or {}), **_range_header(position, piece)}
-        with closing(open_answer(http, url, asked, what, check)) as response:
+        with closing(open_response(http, url, asked, what, check)) as response:
             if accept is not None:
                 accept(response.headers)
             if response.status == 200 and position >= FAR and piece.stop is not None:
@@ -187,7 +187,7 @@ def get_bytes(
     return http.retries.stream(what, host(url), piece.start, piece.end, read)
 
 
-def open_answer(http: Http, url: str, headers: Headers, what: str, check: Check | None = None) -> "Response":
+def open_response(http: Http, url: str, headers: Headers, what: str, check: Check | None = None) -> "Response":
     """An answer of 200 or 206 whose body is still to be read, after at most five redirects.
 
     ``check`` sees the headers of each answer of the endpoint itself, and raises when they are of another version.
@@ -213,7 +213,7 @@ def open_answer(http: Http, url: str, headers: Headers, what: str, check: Check 
             return response
         sender, before = response.peer, target
         response.close()
-        target = following(before, location, what)
+        target = redirect_target(before, location, what)
         allowed = redirect_guard(http, sender, before, target, what)
     raise Unreachable(
         f"{what}: {host(url)} redirects more than {MAX_REDIRECTS} times",
@@ -237,7 +237,7 @@ def _redirect_of(http: Http, url: str, response: "Response", check: Check | None
     raise StatusError(status, url, response.headers)
 
 
-def bounded(response: "Response", timeout_s: float, what: str, most: int) -> Iterator[bytes]:
+def bounded_body(response: "Response", timeout_s: float, what: str, most: int) -> Iterator[bytes]:
     """The body, of at most ``most`` bytes, which comes within ``timeout_s``.
 
     Raises:
@@ -254,7 +254,7 @@ def bounded(response: "Response", timeout_s: float, what: str, most: int) -> Ite
         yield chunk
 
 
-def beginning(response: "Response") -> bytes:
+def error_body(response: "Response") -> bytes:
     """The first 16 KiB of a refusal's body."""
     text = b""
     for chunk in response.encoded_chunks():
@@ -265,14 +265,14 @@ def beginning(response: "Response") -> bytes:
 
 
 def redirect_guard(http: Http, sender: str, url: str, target: str, what: str) -> Guard:
-    """What checks each address of ``target``, to which ``url`` at the address ``sender`` redirects.
+    """A guard that checks each address of ``target``, to which ``url`` at the address ``sender`` redirects.
 
     Raises:
         Refused: a policy denies its host.
     """
-    said = f"{what}: {host(url)} redirects to {host(target)}"
-    check_host(http.bounds, urlsplit(target).hostname or "", said)
-    return guard(http.bounds, sender, said)
+    prefix = f"{what}: {host(url)} redirects to {host(target)}"
+    check_host(http.bounds, urlsplit(target).hostname or "", prefix)
+    return guard(http.bounds, sender, prefix)
 
 
 def _ask(http: Http, url: str, headers: Headers, allowed: Guard | None) -> "Response":
@@ -299,17 +299,15 @@ def _range_header(position: int, piece: Piece) -> Headers:
 def _wanted(response: "Response", position: int, piece: Piece, what: str) -> Iterator[bytes]:
     """The body from ``position`` to the piece's end, whether the server honoured the range or not."""
     body = response.chunks()
-    skip, total = placement(response, position, what)
+    skip, total = body_offset(response, position, what)
     if piece.size is not None and total not in (None, piece.size):
         raise Corrupt(f"{what}: it has {total} bytes now, but {piece.size} were listed", hint=AGAIN)
     # Of a whole file that was sent instead of a range, what follows the piece is not waited for.
     surplus_is_normal = response.status == 200 and piece.end not in (total, piece.size)
-    yield from trimmed(
-        body, skip, None if piece.end is None else piece.end - position, what, exact=not surplus_is_normal
-    )
+    yield from trim(body, skip, None if piece.end is None else piece.end - position, what, exact=not surplus_is_normal)
 
 
-def trimmed(chunks: Iterable[bytes], skip: int, left: int | None, what: str, *, exact: bool) -> Iterator[bytes]:
+def trim(chunks: Iterable[bytes], skip: int, left: int | None, what: str, *, exact: bool) -> Iterator[bytes]:
     """``left`` bytes (None: all) of ``chunks`` after the first ``skip``; unless ``exact``, what follows is left there.
 
     Raises:
@@ -329,7 +327,7 @@ def trimmed(chunks: Iterable[bytes], skip: int, left: int | None, what: str, *, 
             return
 
 
-def placement(response: "Response", position: int, what: str) -> tuple[int, int | None]:
+def body_offset(response: "Response", position: int, what: str) -> tuple[int, int | None]:
     """How many bytes of the body come before ``position``, and how long the whole file is (None: not said)."""
     if response.status == 200:
         length = response.headers.get("Content-Length", "")

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from lora_cli.errors import Refused
-from lora_cli.sources.http import Headers, Http, bounded, open_answer
+from lora_cli.sources.http import Headers, Http, bounded_body, open_response
 from lora_cli.sources.retries import Transient
 
 MOST_NESTED = 100_000
@@ -29,15 +29,15 @@ T = TypeVar("T")
 
 
 class TooLarge(ValueError):
-    """What came has more values than any answer that is meant to be read."""
+    """The response has more values than any that is meant to be read."""
 
 
 class NoList(Exception):
-    """What came is JSON, and no list of objects."""
+    """The response is JSON, but not a list of objects."""
 
 
-def picked(body: Iterable[bytes], pick: Callable[[Any], T]) -> T:
-    """What ``pick`` takes of the JSON that ``body`` is; one answer at a time is built, whatever threads there are.
+def parse_json(body: Iterable[bytes], pick: Callable[[Any], T]) -> T:
+    """The result of ``pick`` for the JSON in ``body``; one document at a time is built, over all threads.
 
     Raises:
         TooLarge: it holds too many values.
@@ -55,7 +55,7 @@ def picked(body: Iterable[bytes], pick: Callable[[Any], T]) -> T:
             raise ValueError("nested too deeply") from error
 
 
-def elements(body: Iterable[bytes]) -> Iterator[Any]:
+def iter_array(body: Iterable[bytes]) -> Iterator[Any]:
     """The objects of the JSON array that ``body`` is, each as soon as it has come, and none kept.
 
     Raises:
@@ -90,7 +90,7 @@ def _members(text: "_Text") -> Iterator[Any]:
 
 
 class _Text:
-    """What has come of a text and was not taken yet; ``at`` is where in it the next character is."""
+    """The received and unread part of a text; ``at`` is the position of the next character."""
 
     def __init__(self, body: Iterable[bytes]) -> None:
         self._body, self._decoder = iter(body), codecs.getincrementaldecoder("utf-8")()
@@ -144,7 +144,7 @@ JSON_CAP = 2 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[T]):
-    """What was read of a JSON answer, the URL that gave it after all redirects, and its headers."""
+    """A value read from a JSON response, the URL that sent it after all redirects, and its headers."""
 
     value: T
     url: str
@@ -152,12 +152,12 @@ class Answer(Generic[T]):
 
 
 def get_json(http: Http, url: str, what: str, pick: Callable[[Any], Any] = lambda value: value) -> Answer[Any]:
-    """What ``pick`` takes of the JSON at ``url``, of at most 2 MiB; else as ``get_body``."""
-    return get_body(http, url, what, lambda body, _: picked(body, pick), JSON_CAP)
+    """The result of ``pick`` for the JSON at ``url``, of at most 2 MiB; else as ``get_body``."""
+    return get_body(http, url, what, lambda body, _: parse_json(body, pick), JSON_CAP)
 
 
 def get_body(http: Http, url: str, what: str, read: Callable[[Iterator[bytes], str], T], most: int) -> Answer[T]:
-    """What ``read`` makes of the body at ``url``, and of the URL that gave it, as it comes.
+    """The result of ``read`` for the body at ``url``, streamed, and the URL that sent it.
 
     The body has at most ``most`` bytes, and comes within ``timeout_s``. ``read`` is called again for each try, and
     raises ``ValueError`` for what is no JSON; ``what`` begins the message of an error.
@@ -169,8 +169,8 @@ def get_body(http: Http, url: str, what: str, read: Callable[[Iterator[bytes], s
     """
 
     def ask() -> Answer[T]:
-        with closing(open_answer(http, url, {}, what)) as response:
-            body = bounded(response, http.timeout_s, what, most)
+        with closing(open_response(http, url, {}, what)) as response:
+            body = bounded_body(response, http.timeout_s, what, most)
             return Answer(_made(partial(read, body, response.url), what), response.url, response.headers)
 
     return http.retries.call(what, ask)

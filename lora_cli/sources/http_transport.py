@@ -30,7 +30,7 @@ from lora_cli import __version__
 from lora_cli.errors import UsageError
 from lora_cli.redaction import remember
 from lora_cli.sources.http import host, origin
-from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, printable, steady
+from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, enforce_min_throughput, printable
 
 if TYPE_CHECKING:
     from lora_cli.sources.ssrf_guard import Guard
@@ -68,7 +68,7 @@ class _ClosedMeanwhile(ConnectionError):
 
 
 class _AnswerReader(io.RawIOBase):
-    """What http.client reads an answer from: bounded in time, and in bytes until its head has come.
+    """The stream from which http.client reads a response: bounded in time, and in bytes until the end of the head.
 
     http.client takes the end of a connection for the end of the head (``ended``), and discards what came before an
     error. With ``keeps``, an error ends the piece that is being read, and is raised with the next one.
@@ -82,7 +82,7 @@ class _AnswerReader(io.RawIOBase):
         self.begin(timeout_s)
 
     def begin(self, timeout_s: float, *, keeps: bool = False) -> None:
-        """What is read from here on comes within ``timeout_s``; with ``keeps``, what came till then is returned."""
+        """Limit the next reads to ``timeout_s``; with ``keeps``, bytes that came until then are returned."""
         self.began_at = time.monotonic()
         self._until, self._keeps, self._is_first = self.began_at + timeout_s, keeps, True
 
@@ -138,7 +138,7 @@ class _Socket:
         return getattr(self._sock, name)
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        """What http.client reads the next answer from."""
+        """The stream from which http.client reads the next response."""
         self.reader = _AnswerReader(self._sock.makefile(mode, buffering=0), self._sock.gettimeout())
         return io.BufferedReader(self.reader)
 
@@ -231,7 +231,7 @@ class Response:
         length = self._raw.length_remaining
         most = WHOLE if length is not None and length <= WHOLE else CHUNK
         pieces = iter(functools.partial(self._read, most), b"")
-        return steady(pieces, host(self.url), self._timeout_s, lambda: self._reader.error is not None)
+        return enforce_min_throughput(pieces, host(self.url), self._timeout_s, lambda: self._reader.error is not None)
 
     def _read(self, most: int) -> bytes:
         """At most so many bytes: those that came within the timeout, or before an error. None at the end."""
@@ -386,17 +386,17 @@ def manager(proxy: Proxy | None, process: int) -> urllib3.PoolManager:
     """The connections of a process, direct ones or those through a proxy. A fork must not speak on its parent's."""
     options: dict[str, Any] = {"num_pools": MOST_IDLE, "maxsize": MOST_IDLE}
     if proxy is None:
-        made = urllib3.PoolManager(**options)
+        pools = urllib3.PoolManager(**options)
     else:
-        told = {"Proxy-Authorization": proxy.authorization} if proxy.authorization else {}
+        proxy_headers = {"Proxy-Authorization": proxy.authorization} if proxy.authorization else {}
         context = tls() if proxy.url.startswith("https:") else None
-        made = urllib3.ProxyManager(proxy.url, proxy_headers=told, proxy_ssl_context=context, **options)
-    made.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
-    return made
+        pools = urllib3.ProxyManager(proxy.url, proxy_headers=proxy_headers, proxy_ssl_context=context, **options)
+    pools.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+    return pools
 
 
 def _authority(scheme: str, name: str, port: int) -> str:
-    """What the server is called in a request: its port is left out where it goes without saying."""
+    """The ``Host`` header: without the scheme's default port."""
     called = f"[{name}]" if ":" in name else _ascii(name)
     return called if port == _DEFAULT_PORTS[scheme] else f"{called}:{port}"
 
@@ -470,20 +470,20 @@ def _no_connection(error: NoConnection, url: str, timeout_s: float) -> Transient
     cause = error.__cause__
     if isinstance(cause, HTTPError) and cause.__cause__ is not None:
         cause = cause.__cause__
-    server, told = host(url), printable(str(cause))
+    server, detail = host(url), printable(str(cause))
     if isinstance(cause, ssl.SSLCertVerificationError):
         hint = "set SSL_CERT_FILE to the certificates to trust"
-        return Transient(f"the certificate of {server} is not trusted: {told}", hint=hint, final=True)
+        return Transient(f"the certificate of {server} is not trusted: {detail}", hint=hint, final=True)
     if isinstance(cause, TimeoutError):
         return Transient(f"{server} did not accept a connection in {min(timeout_s, CONNECT_TIMEOUT_S):g} s")
     if error.by_proxy:
         hint = "check HTTPS_PROXY and NO_PROXY"
         return Transient(f"the proxy did not forward the request to {server}", hint=hint)
-    return Transient(f"no connection to {server}: {told}", hint=f"check {ADDRESS}, the network and HTTPS_PROXY")
+    return Transient(f"no connection to {server}: {detail}", hint=f"check {ADDRESS}, the network and HTTPS_PROXY")
 
 
 def _broken(error: Exception, url: str, timeout_s: float) -> Transient:
-    """What a failure means, in our words: the library's own may hold headers or a signed link."""
+    """Translates a failure: the library's own message may contain headers or a signed link."""
     server = host(url)
     cause = error.args[-1] if isinstance(error, ProtocolError | SSLError) and error.args else error
     if isinstance(cause, TimeoutError | ReadTimeoutError):
@@ -491,10 +491,10 @@ def _broken(error: Exception, url: str, timeout_s: float) -> Transient:
     if isinstance(cause, OSError | SSLError):
         return Transient(f"the connection to {server} was cut")
     if isinstance(cause, HTTPException | InvalidHeader):
-        told = str(cause) if type(cause) is HTTPException else "the response is not HTTP/1.1"
+        detail = str(cause) if type(cause) is HTTPException else "the response is not HTTP/1.1"
         if isinstance(cause, IncompleteRead):
-            told = f"the body ended {cause.expected} bytes early" if cause.expected else "the body ended early"
+            detail = f"the body ended {cause.expected} bytes early" if cause.expected else "the body ended early"
         hint = f"try again later; if it persists, check {ADDRESS}, and for a proxy in between"
-        return Transient(f"the connection to {server} was cut: {told}", hint=hint)
+        return Transient(f"the connection to {server} was cut: {detail}", hint=hint)
     reason = f"communication with {server} failed ({type(cause).__name__})"
     return Transient(reason, hint=f"check {ADDRESS}", final=True)

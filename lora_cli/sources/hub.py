@@ -17,7 +17,7 @@ from lora_cli.errors import Corrupt, LoraCliError, NotFound, Offline, Refused, U
 from lora_cli.settings import Settings
 from lora_cli.sources.http import Headers, Piece, StatusError, get_bytes
 from lora_cli.sources.http_json import JSON_CAP, get_json
-from lora_cli.sources.hub_access import HubClient, access_in, mistyped, named
+from lora_cli.sources.hub_access import HubClient, access_class, path_hint, repository_page
 from lora_cli.sources.hub_cache import COMMIT, ONLINE, HubCache, hub_cache_folder
 from lora_cli.sources.hub_listing import XET_HASH, file_of, in_order, listed, path_in, size_in
 
@@ -53,14 +53,17 @@ class HubSource:
             Offline: the network is switched off, and the cache of the Hub's client does not know it.
         """
         if self._settings.offline:
-            return self._known(ref)
+            known = self._cache.revision(ref)
+            if known is None:
+                raise Offline(f"{ref} is not cached and offline mode is on", hint=ONLINE)
+            return known
         try:
             id, commit, access = self._commit(ref)
             id, found = self._files(ref, id, commit)
         except StatusError as error:
-            raise self._hub.explained(error, ref) from error
+            raise self._hub.translate_error(error, ref) from error
         except Unreachable as error:
-            raise self._without_it(error, ref) from error
+            raise self._unreachable(error, ref) from error
         if id != ref.location:
             log.warning("%s was renamed to %s; use hf://%s", ref, id, id)
             self._check_name(ref, id)
@@ -91,7 +94,7 @@ class HubSource:
                 raise Corrupt(
                     f"{what}: it ends before byte {start}", hint="the source serves a different file"
                 ) from error
-            raise self._hub.explained(error, revision.ref, file.path) from error
+            raise self._hub.translate_error(error, revision.ref, file.path) from error
 
     def _read(self, revision: Revision, file: RemoteFile, piece: Piece, what: str) -> Iterator[bytes]:
         """The piece over https or, where the Hub has the file in Xet storage only, from there."""
@@ -114,31 +117,25 @@ class HubSource:
             route = f"/api/models/{id}/xet-read-token/{commit}"
             yield from self._hub.xet.read(route, self._only_in_xet[place], piece, what)
 
-    def held(self, revision: Revision, file: RemoteFile) -> AbstractContextManager[int | None]:
+    def cached_file(self, revision: Revision, file: RemoteFile) -> AbstractContextManager[int | None]:
         """A descriptor of the file as the Hub's own client has cached it, to be hashed; None when it has not."""
         return self._cache.blob(revision.ref.location, file)
 
     def _check_name(self, ref: AdapterRef, id: str) -> None:
-        """What a policy forbids, it forbids also under the name that a repository had before."""
+        """Check the policies for the new name of a renamed repository."""
         for policy in self._settings.policies:
             from lora_cli.documents.policy_checks import source_violations
 
             for found in source_violations(policy, replace(ref, location=id)):
                 raise Refused(f"{ref} was renamed to {id}: {found}", hint=found.hint)
 
-    def _without_it(self, error: Unreachable, ref: AdapterRef) -> Unreachable:
-        """The error, with what can be had while the Hub is away."""
+    def _unreachable(self, error: Unreachable, ref: AdapterRef) -> Unreachable:
+        """The error, with a hint to the cached revision where there is one."""
         with suppress(LoraCliError):
             if (known := self._cache.revision(ref)) is not None:
                 hint = f"--offline can use the revision cached by the Hub's own client: {known.id}"
                 return Unreachable(error.message, hint=hint)
-        return Unreachable(error.message, hint=mistyped(ref) + error.hint) if mistyped(ref) else error
-
-    def _known(self, ref: AdapterRef) -> Revision:
-        revision = self._cache.revision(ref)
-        if revision is None:
-            raise Offline(f"{ref} is not cached and offline mode is on", hint=ONLINE)
-        return revision
+        return Unreachable(error.message, hint=path_hint(ref) + error.hint) if path_hint(ref) else error
 
     def _commit(self, ref: AdapterRef) -> tuple[str, str, str]:
         """The repository's name, the commit and the access class; a reference with the commit costs no request."""
@@ -148,7 +145,8 @@ class HubSource:
         answer = get_json(self._hub.http, self._hub.endpoint + path, str(ref), _commit_and_access)
         commit, access = answer.value
         if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
-            raise _unlike_a_hub(ref, "returned no commit")
+            message = f"{ref}: the server returned no commit: it does not respond like a Hub"
+            raise Unreachable(message, hint="check HF_ENDPOINT")
         return _name_in(answer.url, ref.location), commit, access
 
     def _files(self, ref: AdapterRef, id: str, commit: str) -> tuple[str, list[RemoteFile]]:
@@ -168,13 +166,9 @@ def _quoted(path: str) -> str:
     return quote(path, safe="/")
 
 
-def _unlike_a_hub(ref: AdapterRef, what: str) -> Unreachable:
-    return Unreachable(f"{ref}: the server {what}: it does not respond like a Hub", hint="check HF_ENDPOINT")
-
-
 def _commit_and_access(info: Any) -> tuple[Any, str]:
-    """What a description of a repository says of its commit, and of who may read it."""
-    return (info.get("sha"), access_in(info)) if isinstance(info, dict) else (None, "")
+    """The commit and the access class in the description of a repository."""
+    return (info.get("sha"), access_class(info)) if isinstance(info, dict) else (None, "")
 
 
 def _name_in(url: str, name: str) -> str:
@@ -221,7 +215,7 @@ class HubBucketSource:
             Refused: there are over 10 000 entries, or a path that could not be written.
             Unreachable: network or server, after the retries.
         """
-        id, folder = named(ref)[1], "".join(ref.location.split("/", 2)[2:])
+        id, folder = repository_page(ref)[1], "".join(ref.location.split("/", 2)[2:])
         url = f"{self._hub.endpoint}/api/buckets/{id}/tree"
         url += f"/{quote(folder, safe='')}" if folder else ""
 
@@ -232,7 +226,7 @@ class HubBucketSource:
         try:
             _, found = listed(self._hub.http, url, query, str(ref), file_of, hint=hint, page_bytes=JSON_CAP)
         except StatusError as error:
-            raise self._hub.explained(error, ref) from error
+            raise self._hub.translate_error(error, ref) from error
         files = in_order(found, str(ref))
         if not files:
             where = f"below {folder}/ in the bucket {id}" if folder else f"in the bucket {id}"
@@ -252,11 +246,11 @@ class HubBucketSource:
         if file.xet_hash is None:
             return
         what = f"{revision.ref}: {file.path}"
-        route = f"/api/buckets/{named(revision.ref)[1]}/xet-read-token"
+        route = f"/api/buckets/{repository_page(revision.ref)[1]}/xet-read-token"
         try:
             yield from self._hub.xet.read(route, file.xet_hash, Piece(start, stop, file.size), what)
         except StatusError as error:
-            raise self._hub.explained(error, revision.ref, file.path) from error
+            raise self._hub.translate_error(error, revision.ref, file.path) from error
 
     def xet_hash(self, path: Path, what: str) -> str:
         """The Xet hash of a file on this disk."""

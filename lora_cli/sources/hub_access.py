@@ -1,4 +1,4 @@
-"""Token and endpoint of the Hub, and what its refusals mean."""
+"""Token and endpoint of the Hub, and the translation of its errors."""
 
 import os
 import re
@@ -72,7 +72,7 @@ def _checked(token: str, found_in: str) -> Token:
     return Token(token, found_in if token else "")
 
 
-def access_in(info: Mapping[str, Any]) -> str:
+def access_class(info: Mapping[str, Any]) -> str:
     """``"public"``, ``"gated"`` or ``"private"`` as the Hub describes a repository; "" when it does not say.
 
     ``private`` is a boolean there; ``gated`` is false, ``"auto"`` or ``"manual"``.
@@ -85,27 +85,27 @@ def access_in(info: Mapping[str, Any]) -> str:
     return "public" if private is False and gated is False else ""
 
 
-def named(ref: AdapterRef) -> tuple[str, str, str]:
-    """What ``ref`` is in: ``repository`` or ``bucket``, its name, and its page below the Hub's endpoint."""
+def repository_page(ref: AdapterRef) -> tuple[str, str, str]:
+    """``repository`` or ``bucket``, its name, and its page below the Hub's endpoint."""
     if ref.scheme == "hf-bucket":
         id = "/".join(ref.location.split("/")[:2])
         return "bucket", id, f"buckets/{id}"
     return "repository", ref.location, ref.location
 
 
-def mistyped(ref: AdapterRef) -> str:
+def path_hint(ref: AdapterRef) -> str:
     """The beginning of a hint where a reference may have been meant as a path: its first folder is on this machine."""
-    is_near = Path(ref.location.partition("/")[0]).is_dir()
-    return f"if you mean a path: there is no {ref.location} in this folder; " if is_near else ""
+    is_folder = Path(ref.location.partition("/")[0]).is_dir()
+    return f"if you mean a path: there is no {ref.location} in this folder; " if is_folder else ""
 
 
-def explained(error: StatusError, ref: AdapterRef, token: Token, endpoint: str, path: str = "") -> LoraCliError:
+def translate_error(error: StatusError, ref: AdapterRef, token: Token, endpoint: str, path: str = "") -> LoraCliError:
     """The Hub's refusal in words: each case its own message and hint. ``path`` is the file that was read, if any.
 
     The Hub's headers decide (``X-Error-Code``, ``X-Error-Message``); their meaning is that of
     ``huggingface_hub.utils.hf_raise_for_status``.
     """
-    said = error.message.replace(token.value, "***") if token.value else error.message
+    message = error.message.replace(token.value, "***") if token.value else error.message
     if error.code == "GatedRepo":
         return _gated(ref, token, endpoint)
     if error.code == "RevisionNotFound":
@@ -113,13 +113,15 @@ def explained(error: StatusError, ref: AdapterRef, token: Token, endpoint: str, 
         return NotFound(f"{ref}: {ref.location} has no branch, tag or commit {ref.revision or 'main'!r}", hint=see)
     if error.code == "EntryNotFound":
         missing = f"file {path}" if path else f"folder {ref.subfolder}"
-        return NotFound(f"{ref}: there is no {missing}", hint=f"see {endpoint}/{named(ref)[2]} for its contents")
-    if token.value and (said.startswith("Invalid credentials") or (error.status == 401 and not error.code)):
+        return NotFound(
+            f"{ref}: there is no {missing}", hint=f"see {endpoint}/{repository_page(ref)[2]} for its contents"
+        )
+    if token.value and (message.startswith("Invalid credentials") or (error.status == 401 and not error.code)):
         hint = "renew it with `hf auth login`, or unset it: a public repository needs no token"
         return AccessDenied(f"{ref}: {host(error.url)} does not accept the token in {token.found_in}", hint=hint)
     if error.code == "RepoNotFound" or error.status == 401:
         return _missing(ref, token)
-    return _other(error, ref, said, path)
+    return _other(error, ref, message, path)
 
 
 def _gated(ref: AdapterRef, token: Token, endpoint: str) -> LoraCliError:
@@ -132,27 +134,27 @@ def _gated(ref: AdapterRef, token: Token, endpoint: str) -> LoraCliError:
 
 
 def _missing(ref: AdapterRef, token: Token) -> LoraCliError:
-    kind, id, _ = named(ref)
+    kind, id, _ = repository_page(ref)
     if not token.value:
-        hint = f"{mistyped(ref)}check the spelling; if it is private, set HF_TOKEN or run `hf auth login`"
+        hint = f"{path_hint(ref)}check the spelling; if it is private, set HF_TOKEN or run `hf auth login`"
         return AccessDenied(f"{ref}: there is no {kind} {id}, or it is private", hint=hint)
     hidden = f"{ref}: there is no {kind} {id}, or it is private and the token in {token.found_in} "
     kinds = "buckets" if kind == "bucket" else "repositories"
-    hint = f"{mistyped(ref)}check the spelling, and which {kinds} the token can read"
+    hint = f"{path_hint(ref)}check the spelling, and which {kinds} the token can read"
     return NotFound(hidden + "cannot read it", hint=hint)
 
 
-def _other(error: StatusError, ref: AdapterRef, said: str, path: str) -> LoraCliError:
-    server, told = host(error.url), f": {said}" if said else ""
-    if "disabled" in said:
-        return AccessDenied(f"{ref}: {server} disabled it{told}", hint="ask its owner, or the Hub's support")
+def _other(error: StatusError, ref: AdapterRef, message: str, path: str) -> LoraCliError:
+    server, detail = host(error.url), f": {message}" if message else ""
+    if "disabled" in message:
+        return AccessDenied(f"{ref}: {server} disabled it{detail}", hint="ask its owner, or the Hub's support")
     if error.status in (403, 451):
         hint = "check the permissions of the token, and whether a proxy blocks it"
-        return AccessDenied(f"{ref}: {server} denies access ({error.status}){told}", hint=hint)
+        return AccessDenied(f"{ref}: {server} denies access ({error.status}){detail}", hint=hint)
     if error.status in (404, 410):
         hint = "check the spelling, and HF_ENDPOINT"
-        return NotFound(f"{ref}: {server} has no such page ({error.status}){told}", hint=hint)
-    return Unreachable(f"{ref}: {server} answered {error.status}{told}", hint="check HF_ENDPOINT, or try again later")
+        return NotFound(f"{ref}: {server} has no such page ({error.status}){detail}", hint=hint)
+    return Unreachable(f"{ref}: {server} answered {error.status}{detail}", hint="check HF_ENDPOINT, or try again later")
 
 
 class HubClient:
@@ -201,6 +203,6 @@ class HubClient:
             raise_unless_trusted(self.endpoint, trust_of(self.settings), says)
         return XetStorage(self.http)
 
-    def explained(self, error: StatusError, ref: AdapterRef, path: str = "") -> LoraCliError:
-        """What a refusal means; ``path`` is the file that was read, if any."""
-        return explained(error, ref, self._token, self.endpoint, path)
+    def translate_error(self, error: StatusError, ref: AdapterRef, path: str = "") -> LoraCliError:
+        """Translates a refusal; ``path`` is the file that was read, if any."""
+        return translate_error(error, ref, self._token, self.endpoint, path)

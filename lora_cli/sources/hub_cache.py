@@ -43,7 +43,7 @@ class HubCache:
     folder: Path
 
     def revision(self, ref: AdapterRef) -> Revision | None:
-        """What it says that ``ref`` is: a commit, its files, and whether those are all that it has.
+        """The cached revision of ``ref``: a commit, its files, and whether those are all that it has.
 
         The listing is the Hub's own where it is there; else what was downloaded of the commit, and the revision is not
         ``whole``. None when the cache does not know it.

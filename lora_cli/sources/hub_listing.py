@@ -8,8 +8,8 @@ from typing import Any
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import Refused, Unreachable
 from lora_cli.sources.http import Headers, Http
-from lora_cli.sources.http_json import NoList, elements, get_body
-from lora_cli.sources.listed_paths import Room, check_listed, check_path
+from lora_cli.sources.http_json import NoList, get_body, iter_array
+from lora_cli.sources.listed_paths import ListingBudget, check_listed, check_path
 
 MOST_PAGES = 200
 PAGE_CAP = 16 * 1024 * 1024
@@ -43,11 +43,11 @@ def listed(
             says what to name instead.
         Unreachable: network or server, after the retries, or something that is no listing.
     """
-    files, room, until = list[RemoteFile](), Room(what, hint), time.monotonic() + LISTING_S
+    files, budget, until = list[RemoteFile](), ListingBudget(what, hint), time.monotonic() + LISTING_S
 
-    def read(body: Iterator[bytes], answered: str) -> tuple[list[RemoteFile], Room]:
-        found, left = list[RemoteFile](), room.copy()
-        for entry in elements(body):
+    def read(body: Iterator[bytes], answered: str) -> tuple[list[RemoteFile], ListingBudget]:
+        found, left = list[RemoteFile](), budget.copy()
+        for entry in iter_array(body):
             if (file := file_of(entry, answered)) is not None:
                 found.append(file)
             left.take(*((file.path,) if file is not None else ()))
@@ -58,15 +58,15 @@ def listed(
             answer = get_body(http, f"{url}?{query}", what, read, page_bytes)
         except NoList as error:
             raise Unreachable(f"{what}: {_NO_LISTING}", hint="check HF_ENDPOINT") from error
-        found, room = answer.value
+        found, budget = answer.value
         files += found
         query = _next_query(answer.headers)
         if not query:
             return answer.url, files
         if time.monotonic() > until:
             break
-    told = f"{what}: its listing has over {MOST_PAGES} pages, or takes over {LISTING_S:.0f} s"
-    raise Refused(told, hint=hint)
+    message = f"{what}: its listing has over {MOST_PAGES} pages, or takes over {LISTING_S:.0f} s"
+    raise Refused(message, hint=hint)
 
 
 def _next_query(headers: Headers) -> str:
@@ -93,7 +93,14 @@ def files_of(entries: Iterable[Any], what: str, folder: str, locator: str) -> tu
 def file_of(entry: Any, what: str, folder: str, locator: str) -> RemoteFile | None:
     """The file that an entry is; None for a folder, and for what is elsewhere. Raises as ``files_of``."""
     path = path_in(entry, what, folder)
-    return _file(entry, path, locator) if path is not None else None
+    if path is None:
+        return None
+    lfs = entry.get("lfs")
+    if not isinstance(lfs, dict):
+        return RemoteFile(path, size_in(entry), git_sha1=_digest(entry.get("oid"), 40), locator=locator)
+    size = size_in(lfs)
+    oid = lfs.get("oid", lfs.get("sha256"))
+    return RemoteFile(path, size_in(entry) if size is None else size, _digest(oid, 64), locator=locator)
 
 
 def path_in(entry: Any, what: str, folder: str) -> str | None:
@@ -111,15 +118,6 @@ def in_order(files: "list[RemoteFile]", what: str) -> tuple[RemoteFile, ...]:
     """The files of a listing, each once; raises as ``files_of``."""
     check_listed((file.path for file in files), what)
     return tuple(sorted(files, key=lambda file: file.path))
-
-
-def _file(entry: dict[str, Any], path: str, locator: str) -> RemoteFile:
-    lfs = entry.get("lfs")
-    if not isinstance(lfs, dict):
-        return RemoteFile(path, size_in(entry), git_sha1=_digest(entry.get("oid"), 40), locator=locator)
-    size = size_in(lfs)
-    oid = lfs.get("oid", lfs.get("sha256"))
-    return RemoteFile(path, size_in(entry) if size is None else size, _digest(oid, 64), locator=locator)
 
 
 def size_in(entry: dict[str, Any]) -> int | None:

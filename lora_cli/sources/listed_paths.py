@@ -17,25 +17,25 @@ _UNFIT = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
-class Room:
-    """What is left of the bounds of one listing, which is read entry by entry: all of it is never in memory at once."""
+class ListingBudget:
+    """The entries and bytes that one listing may still have; it is read entry by entry, never as a whole."""
 
     def __init__(self, what: str, hint: str) -> None:
         """``what`` begins the message of an error, and ``hint`` says what to name instead."""
         self._what, self._hint = what, hint
         self._entries, self._text = MOST_ENTRIES, MOST_TEXT
 
-    def copy(self) -> "Room":
-        """As much room: what is asked for a second time takes it once."""
-        room = Room(self._what, self._hint)
-        room._entries, room._text = self._entries, self._text
-        return room
+    def copy(self) -> "ListingBudget":
+        """A copy, for a page that may be requested again."""
+        budget = ListingBudget(self._what, self._hint)
+        budget._entries, budget._text = self._entries, self._text
+        return budget
 
     def take(self, *names: str) -> None:
-        """Makes room for one more entry, and for what is kept of it.
+        """Count one more entry, and the text that is kept of it.
 
         Raises:
-            Refused: there is none.
+            Refused: the listing is too long.
         """
         self._entries -= 1
         self._text -= sum(map(sys.getsizeof, names))
@@ -79,7 +79,7 @@ def _refused(what: str, path: str, wrong: str) -> Refused:
 
 
 def _wrong_with(path: str) -> str:
-    """What makes a path unfit to be written below a folder, or nothing."""
+    """Why a path cannot be written below a folder; empty if it can."""
     parts = path.split("/")
     size = len(path.encode(errors="surrogatepass"))
     longest = max(len(part.encode(errors="surrogatepass")) for part in parts)

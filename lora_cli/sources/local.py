@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule
 
 
-def located(path: Path) -> tuple[os.stat_result, Path]:
+def stat_and_real_path(path: Path) -> tuple[os.stat_result, Path]:
     """What ``path`` leads to now and where that is, by one descriptor: no link that is changed meanwhile can lie.
 
     Raises:
@@ -43,7 +43,7 @@ def _path_of(descriptor: int) -> Path:
     return Path(f"/proc/self/fd/{descriptor}").readlink()
 
 
-def homes(real: Path) -> tuple[Path, ...]:
+def link_targets(real: Path) -> tuple[Path, ...]:
     """Where links may lead: inside, and from ``<repository>/snapshots/<commit>`` to the blobs of the Hub's cache."""
     snapshots = next((parent for parent in (real, *real.parents) if parent.parent.name == "snapshots"), None)
     if snapshots is None:
@@ -79,7 +79,7 @@ NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLON
 AWAY = frozenset(
     {errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENOTCONN}
 )
-"""What a mount says whose server is not there, or has forgotten the file."""
+"""The errors of a mount whose server is unreachable, or has forgotten the file."""
 
 # A file that was written in this clock tick could be written again without its times telling.
 TICK_S = 0.02
@@ -162,7 +162,7 @@ class LocalSource:
                     return
 
     @contextmanager
-    def opened(self, revision: Revision, file: RemoteFile, *, linked: bool = False) -> Iterator[int]:
+    def open_file(self, revision: Revision, file: RemoteFile, *, linked: bool = False) -> Iterator[int]:
         """A descriptor to read the file from; it is compared with what was listed on the way in and out.
 
         ``linked`` lets it have got or lost a hard link since, which is no change of its bytes.
@@ -239,15 +239,15 @@ def _check_unchanged(descriptor: int, path: Path, file: RemoteFile, *, linked: b
 
 def _allowed(root: Path, roots: tuple[Path, ...]) -> tuple[Path, ...]:
     """Where links in the folder ``root`` may lead; with ``roots`` never out of these, wherever they are by now."""
-    status, real = located(root) if roots else (root.stat(), root.resolve())
+    status, real = stat_and_real_path(root) if roots else (root.stat(), root.resolve())
     if not stat.S_ISDIR(status.st_mode):
         raise UsageError(f"{root} is not a folder", hint="use the folder that contains adapter_config.json")
     if not roots:
-        return homes(real)
+        return link_targets(real)
     tops = [Path(os.path.realpath(top)) for top in roots]
     if not is_below(real, tops):
         raise _outside(root)
-    return tuple(home for home in homes(real) if is_below(home, tops))
+    return tuple(home for home in link_targets(real) if is_below(home, tops))
 
 
 def _files(root: Path, allowed: tuple[Path, ...], *, pinned: bool) -> Iterator[RemoteFile]:
@@ -299,7 +299,7 @@ def _file(
         time.sleep(min(TICK_S, max(0.0, TICK_S - fresh / 1e9)))
         status = (root / path).stat()
     if pinned:
-        status, real = located(root / path)
+        status, real = stat_and_real_path(root / path)
         if not is_below(real, allowed):
             raise _outside(root / path)
     return RemoteFile(path, status.st_size, locator=_fingerprint(status))

@@ -28,7 +28,7 @@ from lora_cli.errors import (
 )
 from lora_cli.settings import Settings
 from lora_cli.sources.http import AGAIN
-from lora_cli.sources.listed_paths import Room, check_listed
+from lora_cli.sources.listed_paths import ListingBudget, check_listed
 from lora_cli.sources.retries import Retries, Transient
 
 NETWORK = "check the network, HTTPS_PROXY and the endpoint (AWS_ENDPOINT_URL for S3)"
@@ -36,7 +36,7 @@ NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound"})
 _WRONG_REGION = frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "Redirect"})
 
 
-class Answered(Exception):
+class StoreError(Exception):
     """An answer of the server that another try would not change.
 
     ``code`` and ``message`` are the server's own, made printable; ``region`` is the one that it names, if any.
@@ -48,8 +48,8 @@ class Answered(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """What hints call things at one kind of store.
+class StoreTerms:
+    """The terms of one kind of store, for hints.
 
     ``credentials`` maps a code of the server to what it says of them and what to try; ``{}`` stands for where they are
     from. ``rights`` is what a reader needs, ``{}`` stands for the bucket. ``bucket`` is what the store calls one.
@@ -61,50 +61,6 @@ class Words:
     rights: str
     credentials: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     bucket: str = "bucket"
-
-
-@dataclass(frozen=True, slots=True)
-class Asker:
-    """Who asked which bucket: ``server`` and ``user`` are what messages call the server and the credentials' place."""
-
-    bucket: str
-    server: str
-    user: str
-
-
-def explained(answer: Answered, asker: Asker, what: str, words: Words) -> LoraCliError:
-    """What an answer that another try would not change means; ``what`` begins the message."""
-    server, bucket, code = asker.server, asker.bucket, answer.code
-    if code in NO_BUCKET:
-        hint = f"check the spelling, and the endpoint ({words.endpoint})"
-        return NotFound(f"{what}: there is no {words.bucket} {bucket} at {server}", hint=hint)
-    if answer.status in (301, 307) or code in _WRONG_REGION:
-        region = answer.region or "REGION, the region of the bucket"
-        return NotFound(f"{what}: the bucket {bucket} is in another region", hint=f"set {words.region}={region}")
-    if code == "RequestTimeTooSkewed":
-        return MachineError(
-            f"{what}: {server} and this machine have different times", hint="set the clock of this machine"
-        )
-    if answer.status in (401, 403) or code in words.credentials or code == "AccessDenied":
-        return _denied(answer, asker, what, words)
-    said = " ".join(filter(None, (str(answer.status), code, answer.message)))
-    if answer.status == 404:
-        hint = f"check the spelling, and whether the endpoint ({words.endpoint}) is the right one"
-        return NotFound(f"{what}: {server} does not have it ({said})", hint=hint)
-    hint = f"check the endpoint ({words.endpoint}), or try again later"
-    return Unreachable(f"{what}: {server} answered {said}", hint=hint)
-
-
-def _denied(answer: Answered, asker: Asker, what: str, words: Words) -> LoraCliError:
-    if answer.code in words.credentials:
-        wrong, hint = words.credentials[answer.code]
-        return AccessDenied(f"{what}: {asker.server} {wrong.format(asker.user)}", hint=hint)
-    told = f": {answer.message}" if answer.message else ""
-    if asker.user == "nobody":
-        hint = f"it is not public: {words.anonymous}, and set credentials"
-        return AccessDenied(f"{what}: {asker.server} denies access without credentials{told}", hint=hint)
-    forbidden = f"{what}: {asker.server} denies access with the credentials from {asker.user}{told}"
-    return AccessDenied(forbidden, hint=f"it needs {words.rights.format(asker.bucket)}")
 
 
 PAGE = 1000
@@ -127,14 +83,13 @@ class Page(NamedTuple):
 
 
 class Bucket(ABC):
-    """One bucket, open. Threads share it."""
+    """One bucket, open. Threads share it.
 
-    asker: Asker
+    ``server`` is what messages call its server, ``user`` where the credentials are from ("nobody" without any).
+    """
 
-    @property
-    def server(self) -> str:
-        """What messages call its server."""
-        return self.asker.server
+    def __init__(self, name: str, server: str, user: str) -> None:
+        self.name, self.server, self.user = name, server, user
 
     @abstractmethod
     def pages(self, prefix: str) -> Iterator[Page]:
@@ -142,20 +97,55 @@ class Bucket(ABC):
 
         Raises:
             Transient: network or server; each page must come within the timeout.
-            Answered: an answer that another try would not change.
+            StoreError: an answer that another try would not change.
         """
 
     @abstractmethod
     def has(self, key: str) -> bool:
         """Whether there is such an object, as far as the server says."""
 
-    def wished(self, failure: Transient) -> Transient:
+    def with_retry_after(self, failure: Transient) -> Transient:
         """``failure`` with the time that the server asks to wait, where that is not known yet."""
         return failure
 
 
+def translate_error(error: StoreError, bucket: Bucket, what: str, words: StoreTerms) -> LoraCliError:
+    """Translates an error that a retry would not change; ``what`` begins the message."""
+    server, code = bucket.server, error.code
+    if code in NO_BUCKET:
+        hint = f"check the spelling, and the endpoint ({words.endpoint})"
+        return NotFound(f"{what}: there is no {words.bucket} {bucket.name} at {server}", hint=hint)
+    if error.status in (301, 307) or code in _WRONG_REGION:
+        region = error.region or "REGION, the region of the bucket"
+        return NotFound(f"{what}: the bucket {bucket.name} is in another region", hint=f"set {words.region}={region}")
+    if code == "RequestTimeTooSkewed":
+        return MachineError(
+            f"{what}: {server} and this machine have different times", hint="set the clock of this machine"
+        )
+    if error.status in (401, 403) or code in words.credentials or code == "AccessDenied":
+        return _denied(error, bucket, what, words)
+    answer = " ".join(filter(None, (str(error.status), code, error.message)))
+    if error.status == 404:
+        hint = f"check the spelling, and whether the endpoint ({words.endpoint}) is the right one"
+        return NotFound(f"{what}: {server} does not have it ({answer})", hint=hint)
+    hint = f"check the endpoint ({words.endpoint}), or try again later"
+    return Unreachable(f"{what}: {server} answered {answer}", hint=hint)
+
+
+def _denied(error: StoreError, bucket: Bucket, what: str, words: StoreTerms) -> LoraCliError:
+    if error.code in words.credentials:
+        wrong, hint = words.credentials[error.code]
+        return AccessDenied(f"{what}: {bucket.server} {wrong.format(bucket.user)}", hint=hint)
+    detail = f": {error.message}" if error.message else ""
+    if bucket.user == "nobody":
+        hint = f"it is not public: {words.anonymous}, and set credentials"
+        return AccessDenied(f"{what}: {bucket.server} denies access without credentials{detail}", hint=hint)
+    forbidden = f"{what}: {bucket.server} denies access with the credentials from {bucket.user}{detail}"
+    return AccessDenied(forbidden, hint=f"it needs {words.rights.format(bucket.name)}")
+
+
 def version_of(etag: str, changed: datetime | None) -> str:
-    """What distinguishes a version of an object from any other; some servers leave out the quotes of an ETag."""
+    """The version of an object; some servers leave out the quotes of an ETag."""
     plain = etag.removeprefix("W/").strip('"')
     return f"etag:{plain}" if plain else f"time:{changed.isoformat(timespec='seconds') if changed else ''}"
 
@@ -175,18 +165,18 @@ def listed(bucket: Bucket, prefix: str, what: str) -> list[Entry]:
     """All objects below ``prefix``.
 
     Raises:
-        Transient, Answered: what the server says.
+        Transient, StoreError: what the server says.
         Refused: there are over 10 000, or their names take over 2 MiB.
     """
-    found, room = list[Entry](), Room(what, "use the folder of one adapter")
+    found, budget = list[Entry](), ListingBudget(what, "use the folder of one adapter")
     for page in bucket.pages(prefix):
         for entry in page.entries:
-            room.take(entry.key, entry.version)
+            budget.take(entry.key, entry.version)
         found += page.entries
     return found
 
 
-class Neighbours:
+class BatchListing:
     """Folders of one bucket that are asked for in one run: a page of their listing stands for many questions.
 
     ``folders`` are their prefixes, each with a slash at its end. Each is given once: who asks again wants to know what
@@ -209,7 +199,7 @@ class Neighbours:
                     break
                 try:
                     self._turn_page(bucket)
-                except (Transient, Answered) as failure:
+                except (Transient, StoreError) as failure:
                     # Whoever may list a folder need not be allowed to list those beside it.
                     log.debug("%s: folders are listed one by one (%s)", bucket.server, failure)
                     self._left = []
@@ -259,14 +249,14 @@ class ObjectSource(ABC, Generic[B]):
     A file's ``version`` is its ETag (which is no digest), else its time of change.
     """
 
-    words: ClassVar[Words]
+    words: ClassVar[StoreTerms]
 
     def __init__(self, settings: Settings) -> None:
         """Opens no connection and looks for no credentials yet."""
         self._settings = settings
         self._buckets: dict[str, B] = {}
-        self._neighbours: Mapping[str, Neighbours] = {}
-        self._told: dict[tuple[str, str, str], Mapping[str, str]] = {}
+        self._batches: Mapping[str, BatchListing] = {}
+        self._reported: dict[tuple[str, str, str], Mapping[str, str]] = {}
         self._lock = threading.Lock()
 
     @abstractmethod
@@ -285,7 +275,7 @@ class ObjectSource(ABC, Generic[B]):
     def expect(self, refs: Iterable[AdapterRef]) -> None:
         """These will most likely be resolved: what is side by side can be listed together. Asks for nothing yet."""
         folders = by_key((ref.location.partition("/")[0], _prefix(ref)) for ref in refs)
-        self._neighbours = {bucket: Neighbours(prefixes) for bucket, prefixes in folders.items()}
+        self._batches = {bucket: BatchListing(prefixes) for bucket, prefixes in folders.items()}
 
     def resolve(self, ref: AdapterRef) -> Revision:
         """The objects below the prefix that ``ref`` names, at this moment: one request for up to 1000 of them.
@@ -300,10 +290,10 @@ class ObjectSource(ABC, Generic[B]):
             Unreachable: network or server, after the retries.
         """
         bucket, prefix = self._bucket(ref), _prefix(ref)
-        found = self._tried(bucket, prefix, str(ref))
+        found = self._list(bucket, prefix, str(ref))
         files = tuple(sorted(_files(found, prefix, str(ref)), key=lambda file: file.path))
         if not files:
-            raise self._nothing(ref, bucket)
+            raise self._empty_listing(ref, bucket)
         lines = "".join(f"{file.size} {file.version} {file.path}\n" for file in files)
         return Revision(ref, hashlib.sha256(lines.encode()).hexdigest(), files)
 
@@ -327,15 +317,15 @@ class ObjectSource(ABC, Generic[B]):
             try:
                 yield from self._stream(bucket, revision, file, position, end, rest=stop is None)
             except Transient as broken:
-                raise bucket.wished(broken) from broken
-            except Answered as answer:
-                raise self._unread(answer, bucket, what) from answer
+                raise bucket.with_retry_after(broken) from broken
+            except StoreError as error:
+                raise self._read_error(error, bucket, what) from error
 
         yield from Retries(self._settings.retries).stream(what, bucket.server, start, end, read)
 
-    def told(self, revision: Revision, file: RemoteFile) -> Mapping[str, str]:
-        """What the origin says of the file's sha256 next to the listing: the header's name → hexadecimal digits."""
-        return self._told.get(version_key(revision, file), {})
+    def reported_digests(self, revision: Revision, file: RemoteFile) -> Mapping[str, str]:
+        """The sha256 that the origin reports for a file: the header's name → hexadecimal digits."""
+        return self._reported.get(version_key(revision, file), {})
 
     def _bucket(self, ref: AdapterRef) -> B:
         name = ref.location.partition("/")[0]
@@ -344,29 +334,25 @@ class ObjectSource(ABC, Generic[B]):
                 self._buckets[name] = self._open(name)
             return self._buckets[name]
 
-    def _tried(self, bucket: B, prefix: str, what: str) -> list[Entry]:
-        """All objects below ``prefix``, asked for again after what may pass."""
+    def _list(self, bucket: B, prefix: str, what: str) -> list[Entry]:
+        """All objects below ``prefix``: listed with those next to it, or by itself; with retries."""
+        batch = self._batches.get(bucket.name)
 
-        def ask() -> list[Entry]:
+        def attempt() -> list[Entry]:
             try:
-                return self._listed(bucket, prefix, what)
+                found = batch.take(bucket, prefix) if batch is not None else None
+                return listed(bucket, prefix, what) if found is None else found
             except Transient as failure:
-                raise bucket.wished(failure) from failure
-            except Answered as answer:
-                if answer.code == "InvalidPath":
+                raise bucket.with_retry_after(failure) from failure
+            except StoreError as error:
+                if error.code == "InvalidPath":
                     hint = "nothing was read; the owner of the bucket must fix it"
-                    raise Refused(f"{what}: a key below it is not a valid file path", hint=hint) from answer
-                raise explained(answer, bucket.asker, what, self.words) from answer
+                    raise Refused(f"{what}: a key below it is not a valid file path", hint=hint) from error
+                raise translate_error(error, bucket, what, self.words) from error
 
-        return Retries(self._settings.retries).call(what, ask)
+        return Retries(self._settings.retries).call(what, attempt)
 
-    def _listed(self, bucket: B, prefix: str, what: str) -> list[Entry]:
-        """All objects below ``prefix``: listed with those next to it, or asked for by itself."""
-        neighbours = self._neighbours.get(bucket.asker.bucket)
-        found = neighbours.take(bucket, prefix) if neighbours is not None else None
-        return listed(bucket, prefix, what) if found is None else found
-
-    def _nothing(self, ref: AdapterRef, bucket: B) -> LoraCliError:
+    def _empty_listing(self, ref: AdapterRef, bucket: B) -> LoraCliError:
         """Why a listing was empty: the one other request that may have it is made here."""
         key = ref.location.partition("/")[2]
         if not key:
@@ -377,26 +363,24 @@ class ObjectSource(ABC, Generic[B]):
             hint = "check the spelling: write the full folder, up to the / before its files"
             if "@" in key:
                 hint += ", and an object store has no revisions: what follows the @ is part of the name"
-            return NotFound(
-                f"{ref}: there is nothing below {key}/ in the {self.words.bucket} {bucket.asker.bucket}", hint=hint
-            )
+            return NotFound(f"{ref}: there is nothing below {key}/ in the {self.words.bucket} {bucket.name}", hint=hint)
         folder = ref.location.rpartition("/")[0]
         return UsageError(f"{ref} is an object, not a folder", hint=f"write {ref.scheme}://{folder}")
 
-    def _note(self, revision: Revision, file: RemoteFile, said: str) -> None:
+    def _note(self, revision: Revision, file: RemoteFile, sha256: str) -> None:
         """Remembers what an object's own metadata says of its sha256."""
-        if SHA256.fullmatch(said):
-            self._told[version_key(revision, file)] = {"metadata sha256": said.lower()}
+        if SHA256.fullmatch(sha256):
+            self._reported[version_key(revision, file)] = {"metadata sha256": sha256.lower()}
 
-    def _unread(self, answer: Answered, bucket: B, what: str) -> LoraCliError:
+    def _read_error(self, error: StoreError, bucket: B, what: str) -> LoraCliError:
         """Why a listed object could not be read."""
-        if answer.status == 412:
+        if error.status == 412:
             return Changed(f"{what}: it was overwritten after it was listed", hint=AGAIN)
-        if answer.status == 404 and answer.code not in NO_BUCKET:
+        if error.status == 404 and error.code not in NO_BUCKET:
             return Changed(f"{what} was removed after it was listed", hint=AGAIN)
-        if answer.status == 416:
+        if error.status == 416:
             return Changed(f"{what}: it is shorter than its listed size", hint=AGAIN)
-        return explained(answer, bucket.asker, what, self.words)
+        return translate_error(error, bucket, what, self.words)
 
 
 def _prefix(ref: AdapterRef) -> str:
@@ -411,7 +395,7 @@ def object_key(ref: AdapterRef, file: RemoteFile) -> str:
 
 
 def version_key(revision: Revision, file: RemoteFile) -> tuple[str, str, str]:
-    """What distinguishes one version of one object from any other."""
+    """The key of one version of one object."""
     return revision.ref.location, file.path, file.version
 
 

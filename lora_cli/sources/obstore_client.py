@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
@@ -28,22 +28,21 @@ from lora_cli.sources.credentials import (
     find_azure_account,
     find_google_account,
 )
-from lora_cli.sources.http import AGAIN, FAR, host, trimmed
+from lora_cli.sources.http import AGAIN, FAR, host, trim
 from lora_cli.sources.object_store import (
     NETWORK,
     PAGE,
-    Answered,
-    Asker,
     Bucket,
     Entry,
     ObjectSource,
     Page,
-    Words,
+    StoreError,
+    StoreTerms,
     object_key,
     version_of,
 )
 from lora_cli.sources.operator_trust import trust_of
-from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, from_status, printable, steady
+from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, enforce_min_throughput, from_status, printable
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult, ObjectMeta
@@ -69,8 +68,8 @@ class Busy(Transient):
         self.status = status
 
 
-class Wishes:
-    """What the server of one bucket asks for; a busy server says so to every client. Threads share it."""
+class RetryAfterProbe:
+    """Asks the server of one bucket for its ``Retry-After``, which obstore does not report. Threads share it."""
 
     def __init__(self, server: str, url: str, timeout_s: float) -> None:
         self._server, self._url, self._timeout_s = server, url, timeout_s
@@ -111,28 +110,28 @@ _STATUS_OF = {
 }
 
 
-def meaning(error: Exception, server: str, timeout_s: float) -> Answered | Transient:
+def translate_obstore_error(error: Exception, server: str, timeout_s: float) -> StoreError | Transient:
     """An error that obstore raised, in our words."""
-    told, _, cause = str(error).partition("\n\nDebug source:")
-    found = _STATUS.search(told)
+    summary, _, cause = str(error).partition("\n\nDebug source:")
+    found = _STATUS.search(summary)
     status = int(found[1]) if found else _STATUS_OF.get(type(error).__name__, 0)
-    if "External" in told and "credential provider" in told:
+    if "External" in summary and "credential provider" in summary:
         # Whoever gives out tokens, and not the store: when it is not there or says no, no other try helps.
-        return Answered(401, "NoToken")
-    if "redirect without LOCATION" in told:
+        return StoreError(401, "NoToken")
+    if "redirect without LOCATION" in summary:
         status = 301
-    if "invalid path" in told:
-        return Answered(200, "InvalidPath")
+    if "invalid path" in summary:
+        return StoreError(200, "InvalidPath")
     if not status:
-        return _of_the_network(told, cause, server, timeout_s)
+        return _of_the_network(summary, cause, server, timeout_s)
     if status in (408, 429) or status >= 500:
-        said = from_status(server, status, {})
-        return Busy(said, status) if status in BUSY else said
-    code, message = _CODE.search(told), _MESSAGE.search(told)
-    return Answered(status, code[1] if code else "", printable(message[1]) if message else "")
+        failure = from_status(server, status, {})
+        return Busy(failure, status) if status in BUSY else failure
+    code, message = _CODE.search(summary), _MESSAGE.search(summary)
+    return StoreError(status, code[1] if code else "", printable(message[1]) if message else "")
 
 
-def _of_the_network(told: str, cause: str, server: str, timeout_s: float) -> Transient:
+def _of_the_network(summary: str, cause: str, server: str, timeout_s: float) -> Transient:
     """Why there was no answer. obstore says it only in how it prints the chain of its causes."""
     meanings = (
         (r"invalid peer certificate|InvalidCertificate", f"the certificate of {server} is not trusted", _TRUST),
@@ -145,11 +144,11 @@ def _of_the_network(told: str, cause: str, server: str, timeout_s: float) -> Tra
          f"the connection to {server} was cut", ""),
         (r"invalid XML|got invalid list|DeError|list response", f"{server} sent no listing", NETWORK),
     )  # fmt: skip
-    text = f"{told}\n{cause}"
+    text = f"{summary}\n{cause}"
     for pattern, reason, hint in meanings:
         if re.search(pattern, text):
             return Transient(reason, hint=hint or "try again later", final=hint is _TRUST)
-    return Transient(f"communication with {server} failed: {printable(told.splitlines()[0] if told else '')}")
+    return Transient(f"communication with {server} failed: {printable(summary.splitlines()[0] if summary else '')}")
 
 
 _TRUST = "set SSL_CERT_FILE to the certificates to trust"
@@ -169,10 +168,12 @@ class _Ended(NamedTuple):
 class ObstoreBucket(Bucket):
     """A bucket of obstore's. A forked process must not use it: obstore's threads do not follow into the child."""
 
-    def __init__(self, store: "ObjectStore", asker: Asker, wishes: Wishes, timeout_s: float) -> None:
-        """``wishes`` are what its server asks for when it is busy; it may be silent for ``timeout_s``."""
-        self.asker = asker
-        self._store, self._wishes, self._timeout_s = store, wishes, timeout_s
+    def __init__(
+        self, store: "ObjectStore", name: str, server: str, user: str, retry_after: RetryAfterProbe, timeout_s: float
+    ) -> None:
+        """``retry_after`` asks the server how long it is busy; it may be silent for ``timeout_s``."""
+        super().__init__(name, server, user)
+        self._store, self._retry_after, self._timeout_s = store, retry_after, timeout_s
         self._piece_bytes = PIECE
 
     def pages(self, prefix: str) -> Iterator[Page]:
@@ -187,7 +188,7 @@ class ObstoreBucket(Bucket):
         except queue.Empty:
             raise Transient(f"{self.server} listed nothing for {self._timeout_s:g} s") from None
         except Exception as error:
-            raise meaning(error, self.server, self._timeout_s) from error
+            raise translate_obstore_error(error, self.server, self._timeout_s) from error
         yield Page([], last=True)
 
     def has(self, key: str) -> bool:
@@ -200,39 +201,35 @@ class ObstoreBucket(Bucket):
         except (BaseError, OSError):  # whatever it is, there is none to be had
             return False
 
-    def wished(self, failure: Transient) -> Transient:
+    def with_retry_after(self, failure: Transient) -> Transient:
         """As every bucket: obstore does not report how long a server asks to wait, so that is asked."""
-        return self._wishes.of(failure)
+        return self._retry_after.of(failure)
 
-    def stream(
-        self, ref: "AdapterRef", file: RemoteFile, start: int, end: int, note: Callable[[str], None], *, rest: bool
-    ) -> Iterator[bytes]:
-        """Bytes ``start`` to ``end`` of a file's object, checked to be of the version and range that were asked for.
-
-        ``note`` is called with what the object's metadata says of its sha256, "" for nothing. With ``rest`` they are
-        the rest of the file, for which a server that knows no ranges may send all of it.
+    def get(self, key: str, file: RemoteFile, start: int, end: int, *, rest: bool) -> "GetResult":
+        """The answer to one request: the range, or all of it from a server that does not know ranges.
 
         Raises:
-            Transient: network or server; also that the bytes break off, are silent, or trickle.
-            Answered: an answer that another try would not change.
-            Changed: the object is another version.
-            Corrupt: another range was sent.
-            NoRanges: all was sent, and what is wanted is neither near its beginning nor the ``rest``.
+            NoRanges: it does not, and the range is neither near the beginning nor the ``rest`` of the file.
         """
-        what = f"{ref}: {file.path}"
-        try:
-            answer = _ask(self._store, object_key(ref, file), file, start, end, rest=rest)
-            skip = start - _check_version(answer, file, (start, end), what)
-            note(str(answer.attributes.get("sha256", "")))
-            for piece in trimmed(self._body(answer), skip, end - start, what, exact=False):
-                for offset in range(0, len(piece), CHUNK):
-                    yield piece[offset : offset + CHUNK]
-        except (LoraCliError, Transient):
-            raise
-        except Exception as error:
-            raise meaning(error, self.server, self._timeout_s) from error
+        import obstore
 
-    def _body(self, answer: "GetResult") -> Iterator[bytes]:
+        options: GetOptions = {}
+        kind, _, etag = file.version.partition(":")
+        if kind == "etag":
+            options["if_match"] = f'"{etag}"'
+        if (start, end) == (0, file.size):
+            return obstore.get(self._store, key, options=options)
+        try:
+            return obstore.get(self._store, key, options={**options, "range": (start, end)})
+        except obstore.exceptions.GenericError as error:
+            if "non-partial response" not in str(error):
+                raise
+            if not rest and start >= FAR:
+                hint = "fetch it: lora-cli fetch can read it as one stream"
+                raise NoRanges(f"{key}: its server only sends whole files", hint=hint) from error
+            return obstore.get(self._store, key, options=options)
+
+    def body(self, answer: "GetResult") -> Iterator[bytes]:
         """The answer in pieces of at least 256 KiB; once a stream broke, as they come, so that no byte is lost.
 
         Raises:
@@ -240,11 +237,11 @@ class ObstoreBucket(Bucket):
         """
         pieces = (bytes(piece) for piece in answer.stream(min_chunk_size=self._piece_bytes))
         try:
-            yield from steady(_in_a_thread(pieces, self._timeout_s + 1), self.server, self._timeout_s)
+            yield from enforce_min_throughput(_in_a_thread(pieces, self._timeout_s + 1), self.server, self._timeout_s)
         except queue.Empty:
             self._piece_bytes = 1
-            said = f"{self.server} sent less than {PIECE >> 10} KiB in {self._timeout_s:g} s"
-            raise Transient(said, slow=True) from None
+            message = f"{self.server} sent less than {PIECE >> 10} KiB in {self._timeout_s:g} s"
+            raise Transient(message, slow=True) from None
         except Exception:
             self._piece_bytes = 1
             raise
@@ -283,10 +280,19 @@ class ObjectStoreSource(ObjectSource[ObstoreBucket]):
     def _stream(
         self, bucket: ObstoreBucket, revision: Revision, file: RemoteFile, start: int, end: int, *, rest: bool
     ) -> Iterator[bytes]:
-        def note(said: str) -> None:
-            self._note(revision, file, said)
-
-        return bucket.stream(revision.ref, file, start, end, note, rest=rest)
+        """As every object store; a server that trickles, is silent or breaks off is ``Transient``."""
+        key, what = object_key(revision.ref, file), f"{revision.ref}: {file.path}"
+        try:
+            answer = bucket.get(key, file, start, end, rest=rest)
+            skip = start - _check_version(answer, file, (start, end), what)
+            self._note(revision, file, str(answer.attributes.get("sha256", "")))
+            for piece in trim(bucket.body(answer), skip, end - start, what, exact=False):
+                for offset in range(0, len(piece), CHUNK):
+                    yield piece[offset : offset + CHUNK]
+        except (LoraCliError, Transient):
+            raise
+        except Exception as error:
+            raise translate_obstore_error(error, bucket.server, self._settings.timeout_s) from error
 
     def _open(self, name: str) -> ObstoreBucket:
         from obstore.exceptions import BaseError
@@ -321,8 +327,8 @@ class ObjectStoreSource(ObjectSource[ObstoreBucket]):
                 f"({type(error).__name__})",
                 hint=f"check the {self.variables} variables, which obstore also reads",
             ) from error
-        wishes = Wishes(server, f"{account.endpoint}/{name.partition('@')[0]}", timeout_s)
-        return ObstoreBucket(store, Asker(name, server, account.found_in), wishes, timeout_s)
+        retry_after = RetryAfterProbe(server, f"{account.endpoint}/{name.partition('@')[0]}", timeout_s)
+        return ObstoreBucket(store, name, server, account.found_in, retry_after, timeout_s)
 
 
 _GOOGLE_REFUSED = ("does not accept the credentials from {}", "renew them: `gcloud auth application-default login`")
@@ -332,7 +338,7 @@ class GoogleStorage(ObjectStoreSource):
     """Buckets of Google Cloud Storage, and of every server that speaks its XML API."""
 
     scheme, variables = "gs", "GOOGLE_"
-    words = Words(
+    words = StoreTerms(
         endpoint="STORAGE_EMULATOR_HOST",
         region="the region",
         anonymous="unset GOOGLE_SKIP_SIGNATURE",
@@ -369,7 +375,7 @@ class AzureStorage(ObjectStoreSource):
     """Containers of Azure Blob Storage and Data Lake Storage."""
 
     scheme, variables = "az", "AZURE_"
-    words = Words(
+    words = StoreTerms(
         endpoint="AZURE_STORAGE_ENDPOINT",
         region="the region",
         anonymous="unset AZURE_SKIP_SIGNATURE",
@@ -403,31 +409,6 @@ class AzureStorage(ObjectStoreSource):
             use_fabric_endpoint=False,
             **how,
         )
-
-
-def _ask(store: "ObjectStore", key: str, file: RemoteFile, start: int, end: int, *, rest: bool = True) -> "GetResult":
-    """The answer to one request: the range, or all of it from a server that does not know ranges.
-
-    Raises:
-        NoRanges: it does not, and the range is neither near the beginning nor the ``rest`` of the file.
-    """
-    import obstore
-
-    options: GetOptions = {}
-    kind, _, etag = file.version.partition(":")
-    if kind == "etag":
-        options["if_match"] = f'"{etag}"'
-    if (start, end) == (0, file.size):
-        return obstore.get(store, key, options=options)
-    try:
-        return obstore.get(store, key, options={**options, "range": (start, end)})
-    except obstore.exceptions.GenericError as error:
-        if "non-partial response" not in str(error):
-            raise
-        if not rest and start >= FAR:
-            hint = "fetch it: lora-cli fetch can read it as one stream"
-            raise NoRanges(f"{key}: its server only sends whole files", hint=hint) from error
-        return obstore.get(store, key, options=options)
 
 
 def _version(meta: "ObjectMeta") -> str:

@@ -1,4 +1,4 @@
-"""What a manifest may not decide by itself: which of the operator's secrets are used, and which servers get them.
+"""The operator's secrets that a manifest may use, and the servers that may get them.
 
 The author of a manifest also writes its ``sources`` and its ``policy``. The operator decides by the settings file, the
 environment and ``--policy``.
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from lora_cli.core.manifest_trust import (
     TOKEN_PREFIX,
-    is_among,
+    is_covered,
+    is_encrypted,
     is_for_manifests,
-    is_safe,
     is_same_server,
     server_at,
     variable,
@@ -41,20 +41,20 @@ class Trust:
     profiles: tuple[str, ...] = ()
 
 
-NOTHING = Trust()
+NO_TRUST = Trust()
 
 
 def trust_of(settings: Settings) -> Trust:
-    """What the settings and the operator's policies let a manifest use: one of them is enough."""
-    said: list[Settings | Policy] = [settings, *settings.policies]
+    """The union of what the settings and the operator's policies let a manifest use."""
+    operators: list[Settings | Policy] = [settings, *settings.policies]
     return Trust(
-        tuple(glob for one in said for glob in one.trusted_endpoints),
-        tuple(name for one in said for name in one.allow_token_env),
-        tuple(name for one in said for name in one.allow_profiles),
+        tuple(glob for one in operators for glob in one.trusted_endpoints),
+        tuple(name for one in operators for name in one.allow_token_env),
+        tuple(name for one in operators for name in one.allow_profiles),
     )
 
 
-def token_of(rule: "SourceRule | None", environ: Mapping[str, str], trust: Trust = NOTHING) -> str:
+def token_of(rule: "SourceRule | None", environ: Mapping[str, str], trust: Trust = NO_TRUST) -> str:
     """The value of the variable that ``rule`` names, for the server that it names; "" where it names none.
 
     Raises:
@@ -134,7 +134,7 @@ def raise_unless_trusted(address: str, trust: Trust, says: str) -> None:
         Refused: that it is.
     """
     check_encrypted(address)
-    if not is_among(trust.endpoints, address):
+    if not is_covered(trust.endpoints, address):
         server, where = server_at(address), _WHERE.format("TRUSTED_ENDPOINTS")
         hint = f"if it is yours, allow it: trusted_endpoints: [{server}] {where}"
         raise Refused(says.format(server), hint=hint)
@@ -146,7 +146,7 @@ def check_encrypted(address: str) -> None:
     Raises:
         Refused: everybody on the way could read it.
     """
-    if not is_safe(address):
+    if not is_encrypted(address):
         server = server_at(address) or "an unknown address"
         raise Refused(
             f"credentials are not sent to {server} for a manifest: it is another machine, and not encrypted",

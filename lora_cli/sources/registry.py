@@ -12,7 +12,7 @@ from lora_cli.core.reference import FSSPEC, REMOTE, AdapterRef, Scheme
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Offline, UsageError
 from lora_cli.settings import Settings
-from lora_cli.sources import ExpectingSource, Source
+from lora_cli.sources import BatchListingSource, Source
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule
@@ -93,7 +93,7 @@ def _check_rule(scheme: Scheme, rule: "SourceRule | None") -> None:
 
 
 def rule_of(ref: AdapterRef, settings: Settings) -> "SourceRule | None":
-    """What the manifest says of how ``ref`` is reached."""
+    """The manifest's rule for the source of ``ref``."""
     if not settings.sources:
         return None
     from lora_cli.documents.manifest import source_rule
@@ -134,8 +134,8 @@ class Sources:
     """The sources of one run: one for each scheme and rule of ``settings.sources``, so that connections are kept.
 
     Threads share them; so do all references that the same rule covers. ``expected`` are references that will most
-    likely be asked for: a source that can lists many at once (``sources.ExpectingSource``). With ``roots`` folders of
-    this machine are read only below these.
+    likely be resolved: a ``BatchListingSource`` lists many at once. With ``roots`` local folders are read only below
+    these.
     """
 
     def __init__(
@@ -156,9 +156,7 @@ class Sources:
         with self._lock:
             if key not in self._opened:
                 source = self._opened[key] = open_source(ref.scheme, self._settings, rule)
-                if isinstance(source, ExpectingSource):
-                    source.expect(one for one in self._expected if self._is_of(one, ref.scheme, rule))
+                if isinstance(source, BatchListingSource):
+                    expected = (one for one in self._expected if one.scheme == ref.scheme)
+                    source.expect(one for one in expected if rule_of(one, self._settings) == rule)
             return self._opened[key]
-
-    def _is_of(self, ref: AdapterRef, scheme: Scheme, rule: "SourceRule | None") -> bool:
-        return ref.scheme == scheme and rule_of(ref, self._settings) == rule

@@ -48,7 +48,7 @@ class Retries:
     pause: Callable[[float], None] = time.sleep
 
     def call(self, what: str, attempt: Callable[[], T]) -> T:
-        """What ``attempt`` returns, which is called again after a ``Transient``. ``what`` begins the error message.
+        """The result of ``attempt``, which is called again after a ``Transient``. ``what`` begins the error message.
 
         Raises:
             Unreachable: the retries are used up, or no other try would help.
@@ -85,7 +85,7 @@ class Retries:
 
     def _wait(self, what: str, failure: Transient, failures: int) -> None:
         """Waits before the next try, or says why there is none."""
-        wait_s = pause_before(failures, failure.wait_s)
+        wait_s = backoff_s(failures, failure.wait_s)
         if failures > self.count or failure.final or wait_s is None:
             tries = f" (tried {failures} times)" if failures > 1 else ""
             kind = TooSlow if failure.slow else Unreachable
@@ -96,8 +96,8 @@ class Retries:
 
 
 def from_status(server: str, status: int, headers: Mapping[str, str]) -> Transient:
-    """What an answer of 408, 429 or 5xx of ``server`` means."""
-    wait_s = asked_wait(headers) if status in (408, 429, 503) else None
+    """Translates a response of 408, 429 or 5xx from ``server``."""
+    wait_s = requested_wait_s(headers) if status in (408, 429, 503) else None
     if status != 429:
         return Transient(f"{server} answered {status}", wait_s=wait_s)
     asks = f" and requests a wait of {wait_s:.0f} s" if wait_s else ""
@@ -110,7 +110,7 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text[:200]).strip()
 
 
-def asked_wait(headers: Mapping[str, str]) -> float | None:
+def requested_wait_s(headers: Mapping[str, str]) -> float | None:
     """Seconds that the server asks to wait: the longer of ``RateLimit: …;t=`` and ``Retry-After``; None if neither.
 
     ``RateLimit`` is draft-ietf-httpapi-ratelimit-headers-09; ``Retry-After`` holds seconds or an HTTP date (RFC 9110).
@@ -135,7 +135,7 @@ def _until(date: str) -> list[float]:
         return []
 
 
-def pause_before(failures: int, asked_s: float | None) -> float | None:
+def backoff_s(failures: int, asked_s: float | None) -> float | None:
     """Seconds to wait after so many failures in a row; None when the server asks for longer than is sensible.
 
     Without a wish of the server: 0.5 s, doubled up to 8 s, halved by chance. With one: all of it and up to a tenth
@@ -149,7 +149,7 @@ def pause_before(failures: int, asked_s: float | None) -> float | None:
     return float(min(LONGEST_BACKOFF_S, 0.5 * 2 ** min(failures - 1, 10)) * (0.5 + 0.5 * chance))
 
 
-def steady(
+def enforce_min_throughput(
     body: Iterator[bytes], server: str, timeout_s: float, broken: Callable[[], bool] = lambda: False
 ) -> Iterator[bytes]:
     """``body`` as it comes from ``server``, as long as it does not trickle.

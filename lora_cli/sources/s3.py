@@ -21,19 +21,18 @@ from lora_cli.errors import Changed, Refused
 from lora_cli.redaction import remember
 from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges
-from lora_cli.sources.aws import Account, failures, find_account, untranslated
-from lora_cli.sources.http import AGAIN, FAR, beginning, bounded, host, placement, trimmed
-from lora_cli.sources.listed_paths import Room
+from lora_cli.sources.aws import Account, botocore_errors, find_account, translate_error
+from lora_cli.sources.http import AGAIN, FAR, body_offset, bounded_body, error_body, host, trim
+from lora_cli.sources.listed_paths import ListingBudget
 from lora_cli.sources.object_store import (
     NETWORK,
     PAGE,
-    Answered,
-    Asker,
     Bucket,
     Entry,
     ObjectSource,
     Page,
-    Words,
+    StoreError,
+    StoreTerms,
     object_key,
     version_key,
     version_of,
@@ -46,10 +45,10 @@ if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule
     from lora_cli.sources.http_transport import Response
 
-ASKERS = 16
+MOST_CHECKSUM_REQUESTS = 16
 """How many checksums are asked for at once, next to the bytes."""
 
-A_LOOK = 1 << 20
+HEADER_READ = 1 << 20
 """A read of less than this from the beginning of a larger file is of its header, and needs no checksum."""
 
 CHECKSUM = "x-amz-checksum-sha256"
@@ -76,7 +75,7 @@ _KEYS = {
     "InvalidToken": _EXPIRED,
     "TokenRefreshRequired": _EXPIRED,
 }
-WORDS = Words(
+WORDS = StoreTerms(
     endpoint="AWS_ENDPOINT_URL",
     region="AWS_REGION",
     anonymous="unset AWS_SKIP_SIGNATURE",
@@ -102,11 +101,11 @@ class S3Client:
         account.client.meta.events.register("before-send.s3", self._send)
 
     def ask(self, operation: str, **parameters: Any) -> tuple[Mapping[str, Any], "Response"]:
-        """What botocore makes of the answer to ``operation``, and the answer; that of ``get_object`` is to be closed.
+        """Botocore's result of ``operation``, and the response; the caller closes that of ``get_object``.
 
         Raises:
             Transient: network or server, or what came is no listing.
-            Answered: an answer that another try would not change.
+            StoreError: an answer that another try would not change.
             LoraCliError: the credentials can no longer be used.
         """
         from botocore.exceptions import ClientError
@@ -118,16 +117,16 @@ class S3Client:
         with ExitStack() as self._sent.until_parsed:
             try:
                 return getattr(self.account.client, operation)(**parameters), self._sent.response
-            except (ClientError, ResponseParserError, *failures()) as error:
+            except (ClientError, ResponseParserError, *botocore_errors()) as error:
                 response = self._sent.response
                 if response is None:
-                    raise untranslated(error) from error
+                    raise translate_error(error) from error
                 if response.status < 300 and operation != "list_objects_v2":
                     return {}, response  # of an object only the bytes and our own reading of its headers count
                 if response.status < 300:
                     raise _no_listing(response) from error
                 # What is no ClientError is a region that is none: nobody can follow there.
-                raise (_answered(error) if isinstance(error, ClientError) else Answered(response.status)) from error
+                raise (_answered(error) if isinstance(error, ClientError) else StoreError(response.status)) from error
 
     def _send(self, request: Any, event_name: str, **_: Any) -> Any:
         """Botocore's request as our transport sends it, and the answer as botocore reads it."""
@@ -154,10 +153,10 @@ class S3Client:
         if response.status in (408, 429) or response.status >= 500:
             raise from_status(host(response.url), response.status, response.headers)
         if response.status != 200 or is_head:
-            return beginning(response)
+            return error_body(response)
         body, is_large = bytearray(), False
         try:
-            for chunk in bounded(response, self.timeout_s, "", MOST_BYTES):
+            for chunk in bounded_body(response, self.timeout_s, "", MOST_BYTES):
                 body += chunk
                 if len(body) > SMALL_BYTES and not is_large:
                     is_large = True
@@ -187,14 +186,18 @@ def _no_listing(response: "Response") -> Transient:
     return Transient(f"{host(response.url)} sent no listing", hint=NETWORK)
 
 
-def _answered(error: Any) -> Answered:
+def _answered(error: Any) -> StoreError:
     """A refusal as botocore reads it."""
-    said, about = error.response.get("Error", {}), error.response["ResponseMetadata"]
-    status, code, message = about["HTTPStatusCode"], str(said.get("Code", "")), printable(str(said.get("Message", "")))
+    fields, about = error.response.get("Error", {}), error.response["ResponseMetadata"]
+    status, code, message = (
+        about["HTTPStatusCode"],
+        str(fields.get("Code", "")),
+        printable(str(fields.get("Message", ""))),
+    )
     if code == str(status):  # it says no more
         code = message = ""
-    region = str(said.get("Region") or about["HTTPHeaders"].get("x-amz-bucket-region", ""))
-    return Answered(
+    region = str(fields.get("Region") or about["HTTPHeaders"].get("x-amz-bucket-region", ""))
+    return StoreError(
         status,
         code if _CODE.fullmatch(code) else "",
         message,
@@ -208,12 +211,12 @@ class S3Bucket(Bucket):
     def __init__(self, client: S3Client, name: str) -> None:
         """Asks for nothing yet."""
         account = client.account
+        super().__init__(name, host(account.endpoint) if account.endpoint else "S3", account.found_in)
         self._client = client
-        self.asker = Asker(name, host(account.endpoint) if account.endpoint else "S3", account.found_in)
 
     def ask(self, operation: str, **parameters: Any) -> tuple[Mapping[str, Any], "Response"]:
         """As ``S3Client.ask``, in this bucket."""
-        return self._client.ask(operation, Bucket=self.asker.bucket, **parameters)
+        return self._client.ask(operation, Bucket=self.name, **parameters)
 
     def pages(self, prefix: str) -> Iterator[Page]:
         """As every bucket.
@@ -238,8 +241,8 @@ class S3Bucket(Bucket):
             if count >= PAGE:
                 count, spent_s = 0, 0.0
             elif spent_s > self._client.timeout_s:
-                said = f"the server of {self.asker.bucket} listed only {count} objects in {spent_s:.0f} s"
-                raise Transient(said, hint=NETWORK)
+                message = f"the server of {self.name} listed only {count} objects in {spent_s:.0f} s"
+                raise Transient(message, hint=NETWORK)
 
     def _entries(self, listed: Mapping[str, Any], prefix: str, response: "Response") -> list[Entry]:
         """The objects of one page that are below the prefix: some servers list others as well."""
@@ -250,21 +253,21 @@ class S3Bucket(Bucket):
             objects.clear()  # an error may be kept for long, and keeps what this frame has
 
     def _below(self, prefix: str, objects: Sequence[Mapping[str, Any]], response: "Response") -> Iterator[Entry]:
-        room = Room(f"s3://{self.asker.bucket}", "use the folder of one adapter")
+        budget = ListingBudget(f"s3://{self.name}", "use the folder of one adapter")
         for one in objects:
             key, size, etag, changed = (one.get(name) for name in ("Key", "Size", "ETag", "LastModified"))
             if not key or size is None or not (etag or changed):
                 raise _no_listing(response)
             if key.startswith(prefix):
                 entry = Entry(key, size, version_of(etag or "", changed))
-                room.take(entry.key, entry.version)
+                budget.take(entry.key, entry.version)
                 yield entry
 
     def has(self, key: str) -> bool:
         """As every bucket."""
         try:
             return "ETag" in self.ask("head_object", Key=key)[1].headers
-        except (Answered, Transient):
+        except (StoreError, Transient):
             return False
 
     def open(self, key: str, file: RemoteFile, span: tuple[int, int], what: str, *, rest: bool) -> "Response":
@@ -292,7 +295,7 @@ class S3Bucket(Bucket):
         """
         try:
             _, response = self.ask("head_object", Key=key, ChecksumMode="ENABLED", **_pinned(file))
-        except Answered as answer:
+        except StoreError as answer:
             # Whoever may not ask for a checksum may still read the object.
             log.debug("%s answers %d to the request for a checksum", self.server, answer.status)
             return {}
@@ -300,7 +303,7 @@ class S3Bucket(Bucket):
 
 
 def _pinned(file: RemoteFile) -> Mapping[str, str]:
-    """What asks for this version of an object, as far as it is distinguished from others before it comes."""
+    """The parameters that request this version of an object, where a condition can do that."""
     kind, _, etag = file.version.partition(":")
     return {"IfMatch": f'"{etag}"'} if kind == "etag" else {}
 
@@ -325,11 +328,11 @@ class S3Source(ObjectSource[S3Bucket]):
         self._rule = rule
         self._client: S3Client | None = None
         self._checksums: dict[tuple[str, str, str], Future[Mapping[str, str]]] = {}
-        self._askers = threading.BoundedSemaphore(ASKERS)
+        self._checksum_slots = threading.BoundedSemaphore(MOST_CHECKSUM_REQUESTS)
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         """As every object store; next to the first range of a file that is fetched its checksum is asked for."""
-        if start == 0 and stop is not None and A_LOOK <= stop < (file.size or 0):
+        if start == 0 and stop is not None and HEADER_READ <= stop < (file.size or 0):
             self._asking(revision, file)
         return super().read(revision, file, start, stop)
 
@@ -342,14 +345,14 @@ class S3Source(ObjectSource[S3Bucket]):
             skip = _check(response, file, start, what)
             self._note(revision, file, response.headers.get("x-amz-meta-sha256", ""))
             if (start, end) == (0, file.size) and _unsaid(file):
-                said = self._checksums[version_key(revision, file)] = Future()
-                said.set_result(_hexadecimal(response.headers))
-            yield from trimmed(response.encoded_chunks(), skip, end - start, what, exact=response.status == 206)
+                checksum = self._checksums[version_key(revision, file)] = Future()
+                checksum.set_result(_hexadecimal(response.headers))
+            yield from trim(response.encoded_chunks(), skip, end - start, what, exact=response.status == 206)
 
-    def told(self, revision: Revision, file: RemoteFile) -> Mapping[str, str]:
+    def reported_digests(self, revision: Revision, file: RemoteFile) -> Mapping[str, str]:
         """The sha256 in the object's metadata, and the checksum that S3 keeps, if it has one of all the bytes."""
         checksum = self._asking(revision, file)
-        return {**super().told(revision, file), **(checksum.result() if checksum is not None else {})}
+        return {**super().reported_digests(revision, file), **(checksum.result() if checksum is not None else {})}
 
     def _asking(self, revision: Revision, file: RemoteFile) -> "Future[Mapping[str, str]] | None":
         """The checksum, asked for once, in a daemon thread."""
@@ -359,7 +362,7 @@ class S3Source(ObjectSource[S3Bucket]):
         key, what = object_key(revision.ref, file), f"{revision.ref}: {file.path}"
 
         def ask() -> Mapping[str, str]:
-            with self._askers:
+            with self._checksum_slots:
                 return retries.call(what, lambda: bucket.checksum(key, file))
 
         with self._lock:
@@ -390,7 +393,7 @@ def _unsaid(file: RemoteFile) -> bool:
 
 def _check(response: "Response", file: RemoteFile, start: int, what: str) -> int:
     """How many bytes of the body come before byte ``start`` of this version of the object; raises when it is not."""
-    skip, total = placement(response, start, what)
+    skip, total = body_offset(response, start, what)
     if _version(response) != file.version or total not in (None, file.size):
         raise Changed(f"{what}: it was overwritten after it was listed", hint=AGAIN)
     return skip

@@ -73,7 +73,7 @@ def _unwrapped(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What redirects may do: lead into private networks (``private``), and to the hosts that ``policies`` allow."""
+    """Limits on redirects: ``private`` allows private networks, ``policies`` restrict the hosts."""
 
     private: bool = False
     policies: "tuple[Policy, ...]" = ()
@@ -81,13 +81,13 @@ class Bounds:
 
 def bounds_of(settings: Settings) -> Bounds:
     """The bounds that an operator set: a policy that speaks of private networks wins, and one that says no over all."""
-    said = {policy.allow_private_redirects for policy in settings.policies}
-    private = False not in said and (True in said or settings.allow_private_redirects)
+    decisions = {policy.allow_private_redirects for policy in settings.policies}
+    private = False not in decisions and (True in decisions or settings.allow_private_redirects)
     return Bounds(private, settings.policies)
 
 
-def check_host(bounds: Bounds, host: str, said: str) -> None:
-    """Whether a redirect may lead to ``host`` (without a port); ``said`` begins the message of an error.
+def check_host(bounds: Bounds, host: str, prefix: str) -> None:
+    """Whether a redirect may lead to ``host`` (without a port); ``prefix`` begins the message of an error.
 
     Raises:
         Refused: a policy denies it, or allows others only.
@@ -97,13 +97,13 @@ def check_host(bounds: Bounds, host: str, said: str) -> None:
 
         for policy in bounds.policies:
             for found in host_violations(policy, host):
-                raise Refused(f"{said}: {found}", hint=found.hint)
+                raise Refused(f"{prefix}: {found}", hint=found.hint)
 
 
-def guard(bounds: Bounds, sender: str, said: str) -> Guard:
-    """What checks each address that a redirect would be followed to, before a word is sent there.
+def guard(bounds: Bounds, sender: str, prefix: str) -> Guard:
+    """A guard that checks each address of a redirect before anything is sent there.
 
-    ``sender`` is the address that sent the redirect ("": unknown: public), ``said`` begins the message of an error.
+    ``sender`` is the address that sent the redirect ("": unknown: public), ``prefix`` begins the message of an error.
     ``bounds`` may let redirects into private networks, but to no link-local address.
     """
     nearness = reach_of(sender)
@@ -112,10 +112,10 @@ def guard(bounds: Bounds, sender: str, said: str) -> Guard:
         nearer = reach_of(address)
         if address == sender or nearer <= nearness < Reach.LINK_LOCAL or (bounds.private and nearer < Reach.LINK_LOCAL):
             return
-        where = "" if address in said else f" at {address}"
+        where = "" if address in prefix else f" at {address}"
         hint = "allow_private_redirects permits it: in a policy, the settings, or LORA_CLI_ALLOW_PRIVATE_REDIRECTS=1"
         if nearer is Reach.LINK_LOCAL:
             hint = "it cannot be allowed: no adapter files are served there; tell the owner of that server"
-        raise Refused(f"{said}{where}, {_WORDS[nearer]} (allow_private_redirects)", hint=hint)
+        raise Refused(f"{prefix}{where}, {_WORDS[nearer]} (allow_private_redirects)", hint=hint)
 
     return judge

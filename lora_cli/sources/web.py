@@ -39,7 +39,7 @@ _DIGEST_HEADERS = ("X-Checksum-Sha256", "x-amz-meta-sha256", "x-goog-meta-sha256
 
 
 def pin_of(headers: Headers) -> str:
-    """What the answer says that distinguishes its version from others: ``etag "…"``, ``date …``, ``weak W/"…"`` or "".
+    """The version of a response: ``etag "…"``, ``date …``, ``weak W/"…"`` or "".
 
     A strong ETag names a version (RFC 9110, 8.8.3), and ``If-Match`` asks for it and no other. Without one, the time of
     the last change has to do, with ``If-Unmodified-Since``, and else the size alone.
@@ -90,8 +90,8 @@ def sha256_in(headers: Headers) -> str | None:
     """The sha256 of the whole file, where the answer says it: ``Repr-Digest`` (RFC 9530), or as repositories do."""
     if found := re.search(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/]{43}=):", headers.get("Repr-Digest", "")[:1000]):
         return base64.b64decode(found[1]).hex()
-    said = (headers.get(name, "").strip().lower() for name in _DIGEST_HEADERS)
-    return next((digest for digest in said if _SHA256.fullmatch(digest)), None)
+    digests = (headers.get(name, "").strip().lower() for name in _DIGEST_HEADERS)
+    return next((digest for digest in digests if _SHA256.fullmatch(digest)), None)
 
 
 def size_in(status: int, headers: Headers) -> int | None:
@@ -116,8 +116,8 @@ _SHARD = re.compile(rb'"(adapter_model-[0-9]{5}-of-[0-9]{5}\.(?:safetensors|bin)
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What a server answered to one name: its status, whether that was a web page, and the file, if it is one."""
+class ProbedFile:
+    """The answer to one name: its status, whether it was a web page, and the file, if it is one."""
 
     name: str
     status: int
@@ -125,11 +125,11 @@ class Seen:
     file: RemoteFile | None = None
 
 
-Look = Callable[[Iterable[str]], Mapping[str, Seen]]
+Probe = Callable[[Iterable[str]], Mapping[str, ProbedFile]]
 """Asks for names, several at once."""
 
 
-def list_files(look: Look, index: Callable[[str], set[str]], what: str, server: str) -> tuple[RemoteFile, ...]:
+def list_files(probe: Probe, index: Callable[[str], set[str]], what: str, server: str) -> tuple[RemoteFile, ...]:
     """The files of an adapter that are there: config and weights first, then what may be next to them.
 
     There is no listing to ask for: every name is asked for. A page about a folder is not read as one: servers write it
@@ -141,11 +141,11 @@ def list_files(look: Look, index: Callable[[str], set[str]], what: str, server: 
         AccessDenied: the server wants to know who asks, or forbids a file.
         Refused: an index names over 1000 shards.
     """
-    seen = dict(look((CONFIG, WEIGHTS, WEIGHTS + INDEX_SUFFIX, NOWHERE)))
+    seen = dict(probe((CONFIG, WEIGHTS, WEIGHTS + INDEX_SUFFIX, NOWHERE)))
     weights: tuple[str, ...] = (WEIGHTS,)
     if not any(seen[name].file for name in (WEIGHTS, WEIGHTS + INDEX_SUFFIX)):
         weights = PICKLED
-        seen |= look(name + suffix for name in PICKLED for suffix in ("", INDEX_SUFFIX))
+        seen |= probe(name + suffix for name in PICKLED for suffix in ("", INDEX_SUFFIX))
     _check_server(seen, what, server)
     found = [name + suffix for name in weights for suffix in ("", INDEX_SUFFIX) if seen[name + suffix].file]
     if not found:
@@ -153,11 +153,11 @@ def list_files(look: Look, index: Callable[[str], set[str]], what: str, server: 
             if one.name not in {CONFIG, NOWHERE} and one.status in FORBIDDEN:
                 raise _denied(one, what, server)
     if not found and not seen[CONFIG].file:
-        raise _nothing(seen, what, server)
+        raise _not_an_adapter(seen, what, server)
     shards = sorted({shard for name in found if name.endswith(INDEX_SUFFIX) for shard in index(name)})
     if len(shards) > MOST_SHARDS:
         raise Refused(f"{what}: its index lists over {MOST_SHARDS} shards", hint="an adapter has only a few files")
-    seen |= look((*sorted(BESIDE), *shards))
+    seen |= probe((*sorted(BESIDE), *shards))
     _check_server(seen, what, server)
     missing = [RemoteFile(name, None, defect="is listed in the index but missing") for name in shards]
     files = {file.path: file for file in missing} | {one.name: one.file for one in seen.values() if one.file}
@@ -177,7 +177,7 @@ def shards_in(index: Iterable[bytes], _: str = "") -> set[str]:
     return found
 
 
-def _check_server(seen: Mapping[str, Seen], what: str, server: str) -> None:
+def _check_server(seen: Mapping[str, ProbedFile], what: str, server: str) -> None:
     """Whether the answers say what is there at all."""
     if seen[NOWHERE].file is not None:
         hint = "use the address of a file server"
@@ -189,7 +189,7 @@ def _check_server(seen: Mapping[str, Seen], what: str, server: str) -> None:
             raise _denied(one, what, server)
 
 
-def _denied(one: Seen, what: str, server: str) -> LoraCliError:
+def _denied(one: ProbedFile, what: str, server: str) -> LoraCliError:
     if one.status == 401:
         hint = "set the variable that contains a token: sources: [{match: …, token_env: LORA_CLI_TOKEN_NAME}]"
         return AccessDenied(f"{what}: {server} requires authentication (401, at {one.name})", hint=hint)
@@ -197,7 +197,7 @@ def _denied(one: Seen, what: str, server: str) -> LoraCliError:
     return AccessDenied(f"{what}: {server} denies access to {one.name} ({one.status})", hint=hint)
 
 
-def _nothing(seen: Mapping[str, Seen], what: str, server: str) -> LoraCliError:
+def _not_an_adapter(seen: Mapping[str, ProbedFile], what: str, server: str) -> LoraCliError:
     if seen[CONFIG].page:
         hint = "it may be a login page or an application: use the address of the files themselves"
         return NotFound(f"{what}: {server} returns a web page instead of {CONFIG}", hint=hint)
@@ -228,7 +228,7 @@ class WebSource:
         self._turn = threading.BoundedSemaphore(settings.jobs)
 
     def resolve(self, ref: AdapterRef) -> Revision:
-        """What is there below the address that ``ref`` names, at this moment: some twenty requests of a byte each.
+        """The files below the address that ``ref`` names, at this moment: some twenty requests of a byte each.
 
         Raises:
             NotFound: there is neither config nor weights, or the server has something for every name.
@@ -238,11 +238,11 @@ class WebSource:
         """
         http, folder = self._site(ref), self._folder(ref)
 
-        def ask(name: str) -> Seen:
+        def ask(name: str) -> ProbedFile:
             with self._turn:
-                return _seen(http, folder, name, ref)
+                return _probe(http, folder, name, ref)
 
-        def look(names: Iterable[str]) -> Mapping[str, Seen]:
+        def probe(names: Iterable[str]) -> Mapping[str, ProbedFile]:
             threads = min(AT_ONCE, self._settings.jobs)
             return {seen.name: seen for seen in map_in_threads(ask, names, threads)}
 
@@ -250,10 +250,10 @@ class WebSource:
             try:
                 return get_body(http, f"{folder}/{name}", f"{ref}: {name}", shards_in, INDEX_CAP).value
             except StatusError as error:
-                raise _explained(error, f"{ref}: {name}") from error
+                raise _translate_error(error, f"{ref}: {name}") from error
 
         try:
-            files = list_files(look, index, str(ref), host(folder))
+            files = list_files(probe, index, str(ref), host(folder))
         except AccessDenied as error:
             if not http.token or self._rule is None:
                 raise
@@ -284,7 +284,7 @@ class WebSource:
         except StatusError as error:
             if error.status in GONE | {412, 416}:
                 raise Changed(f"{what}: it is no longer what was listed ({error.status})", hint=AGAIN) from error
-            raise _explained(error, what) from error
+            raise _translate_error(error, what) from error
 
     def _site(self, ref: AdapterRef) -> Http:
         settings, base = self._settings, self._folder(ref)
@@ -309,22 +309,22 @@ class WebSource:
         return token_of(self._rule, os.environ, trust_of(self._settings))
 
 
-def _seen(http: Http, folder: str, name: str, ref: AdapterRef) -> Seen:
+def _probe(http: Http, folder: str, name: str, ref: AdapterRef) -> ProbedFile:
     # Nobody asked for the probe: what fails with it is said of the adapter.
     what = str(ref) if name == NOWHERE else f"{ref}: {name}"
     try:
         status, headers = get_headers(http, f"{folder}/{name}", what)
     except StatusError as error:
         if error.status == 416:
-            return Seen(name, 200, file=RemoteFile(name, 0, sha256=EMPTY_SHA256))
+            return ProbedFile(name, 200, file=RemoteFile(name, 0, sha256=EMPTY_SHA256))
         if error.status in GONE | {401, 403}:
-            return Seen(name, error.status)
-        raise _explained(error, what) from error
+            return ProbedFile(name, error.status)
+        raise _translate_error(error, what) from error
     if headers.get("Content-Type", "").partition(";")[0].strip().lower() in {"text/html", "application/xhtml+xml"}:
-        return Seen(name, status, page=True)
+        return ProbedFile(name, status, page=True)
     pin, size = pin_of(headers), size_in(status, headers)
     version = pin if names_a_version(pin, headers) else ""
-    return Seen(name, status, file=RemoteFile(name, size, sha256_in(headers), locator=pin, version=version))
+    return ProbedFile(name, status, file=RemoteFile(name, size, sha256_in(headers), locator=pin, version=version))
 
 
 def _id(files: tuple[RemoteFile, ...], what: str) -> str:
@@ -338,7 +338,7 @@ def _id(files: tuple[RemoteFile, ...], what: str) -> str:
     return f"{promise}-{hashlib.sha256(lines.encode()).hexdigest()}"
 
 
-def _explained(error: StatusError, what: str) -> LoraCliError:
+def _translate_error(error: StatusError, what: str) -> LoraCliError:
     server, status = host(error.url), error.status
     if status in {401, 403, 407, 451}:
         return AccessDenied(f"{what}: {server} denies access ({status})", hint="check its permissions")

@@ -12,8 +12,8 @@ from requests.adapters import BaseAdapter
 
 from lora_cli.errors import Refused
 from lora_cli.settings import Settings
-from lora_cli.sources.http import Http, beginning, bounded, following, host, origin, redirect_guard
-from lora_cli.sources.http_json import picked
+from lora_cli.sources.http import Http, bounded_body, error_body, host, origin, redirect_guard, redirect_target
+from lora_cli.sources.http_json import parse_json
 from lora_cli.sources.http_transport import send
 from lora_cli.sources.listed_paths import MOST_ENTRIES
 from lora_cli.sources.retries import Retries
@@ -39,7 +39,7 @@ class _Answer(requests.Response):
     def json(self, **_: Any) -> Any:
         if self.content.count(b"{") > MOST_ENTRIES + 2:
             raise Refused(f"{host(self.url)} lists over {MOST_ENTRIES} entries", hint="use the folder of one adapter")
-        return picked([self.content], lambda value: value)
+        return parse_json([self.content], lambda value: value)
 
 
 class _Adapter(BaseAdapter):
@@ -61,7 +61,7 @@ class _Adapter(BaseAdapter):
         headers = {name: str(value) for name, value in request.headers.items()}
         what, at_home = f"webhdfs://{host(http.endpoint)}", origin(url) == origin(http.endpoint)
         if not at_home:
-            following(http.endpoint, url, what)
+            redirect_target(http.endpoint, url, what)
             allowed = redirect_guard(http, self._sender, http.endpoint, url, what)
             headers.pop("Authorization", None)
         tls = _context(options.get("verify", True), options.get("cert"))
@@ -73,7 +73,7 @@ class _Adapter(BaseAdapter):
                 self._sender = answered.peer
             elif response.is_redirect:
                 raise Refused(f"{host(url)} redirects again", hint="use the server that has the files")
-            body = bounded(answered, http.timeout_s, what, MOST_BYTES) if response.ok else [beginning(answered)]
+            body = bounded_body(answered, http.timeout_s, what, MOST_BYTES) if response.ok else [error_body(answered)]
             response.raw = io.BytesIO(b"".join(body))
         if not at_home:
             response.raise_for_status()  # fsspec would take a refusal for the file

@@ -17,8 +17,8 @@ from typing import Any
 
 from lora_cli.errors import Corrupt, UsageError
 from lora_cli.redaction import remember
-from lora_cli.sources.http import AGAIN, Http, Piece, following, host, open_answer, origin, redirect_guard
-from lora_cli.sources.retries import Transient, steady
+from lora_cli.sources.http import AGAIN, Http, Piece, host, open_response, origin, redirect_guard, redirect_target
+from lora_cli.sources.retries import Transient, enforce_min_throughput
 from lora_cli.sources.xet_process import DATA, DONE, FAILED, LONGEST
 
 PROCESSES = 2
@@ -27,7 +27,7 @@ PROCESSES = 2
 EXPIRY_MARGIN_S = 60
 STOP_S = 2.0
 ENVIRONMENT = re.compile(r"HOME|LANG|LC_.*|LD_LIBRARY_PATH|PATH|PYTHON.*|SSL_CERT_.*|TMPDIR|HF_XET_.*|.*_proxy", re.I)
-"""What a process is given of our environment: no token and no other secret."""
+"""The variables that a process inherits: no token and no other secret."""
 
 HASH_TIMEOUT_S = 600.0
 
@@ -77,7 +77,7 @@ class XetStorage:
             asked |= {"endpoint": access.endpoint, "token": access.token, "expires": access.expires}
             try:
                 answer = self._answer(asked, self._http.timeout_s, host(access.endpoint), what)
-                for chunk in steady(answer, host(access.endpoint), self._http.timeout_s):
+                for chunk in enforce_min_throughput(answer, host(access.endpoint), self._http.timeout_s):
                     position += len(chunk)
                     yield chunk
             finally:
@@ -184,18 +184,18 @@ def _close_all(processes: list[_Process]) -> None:
 
 
 def _ask_for_access(http: Http, route: str, what: str) -> XetAccess:
-    """What the Hub says of Xet storage. Its address is held to the same rules as a redirect of the Hub."""
+    """Access to Xet storage, as the Hub grants it. Its address must pass the rules for redirects."""
     from lora_cli.sources.http_transport import NoConnection, proxy_for, resolve
 
-    with closing(open_answer(http, http.endpoint + route, {}, what)) as response:
+    with closing(open_response(http, http.endpoint + route, {}, what)) as response:
         headers, url, peer = response.headers, response.url, response.peer
     token, expires = headers.get("X-Xet-Access-Token", ""), headers.get("X-Xet-Token-Expiration", "")
     address = headers.get("X-Xet-Cas-Url", "")
     forms = ((r"[!-~]{1,8192}", token), (r"\d{1,12}", expires), (r"https?://.+", address))
-    if not all(re.fullmatch(form, said, re.ASCII) for form, said in forms):
+    if not all(re.fullmatch(form, value, re.ASCII) for form, value in forms):
         raise Transient(f"{host(url)} gives no access to Xet storage", hint="check HF_ENDPOINT")
     remember(token)
-    endpoint = following(url, address, what)
+    endpoint = redirect_target(url, address, what)
     judge = redirect_guard(http, peer, url, endpoint, what)
     scheme, name, port = origin(endpoint)
     try:
@@ -208,7 +208,7 @@ def _ask_for_access(http: Http, route: str, what: str) -> XetAccess:
 
 
 def _failure(name: str, server: str, what: str) -> Exception:
-    """What an error of hf_xet means; its own messages are not shown, for they may hold signed links."""
+    """Translates an error of hf_xet; its own messages are not shown, since they may contain signed links."""
     if name == "ModuleNotFoundError":
         return UsageError(f"{what} is in Xet storage, and hf_xet is not installed", hint="run `pip install hf_xet`")
     return Transient(f"Xet storage at {server} failed ({name})")

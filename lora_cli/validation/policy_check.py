@@ -15,7 +15,7 @@ from lora_cli.fetching.file_selection import USUAL, Selection, plan
 from lora_cli.fetching.locked_files import at_lock, check_folder
 from lora_cli.fetching.requirements import Demand, asks_again, check_allowed, check_digest, check_kept, check_reference
 from lora_cli.settings import Settings
-from lora_cli.sources import Source, is_near
+from lora_cli.sources import Source, is_on_disk
 from lora_cli.store import Store
 
 EVERYTHING = Selection(allow_pickle=True)
@@ -56,7 +56,7 @@ def permitted(item: Item, ref: AdapterRef, source: Source, origin: Source, setti
 def _check_found(demand: Demand, revision: Revision, source: Source, origin: Source, settings: Settings) -> None:
     ref, files = revision.ref, wanted(revision)
     check_allowed(demand, ref, settings, files=files)
-    if is_near(source, revision) and files and asks_again(ref, revision.access, settings):
+    if is_on_disk(source, revision) and files and asks_again(ref, revision.access, settings):
         check_kept(ref, revision.id, [file.path for file in files], origin, settings)
     rules = [key for policy in settings.policies for key in _about_digests(policy)]
     if rules or demand.sha256 is not None:
@@ -108,7 +108,7 @@ def digest_of(revision: Revision, files: tuple[RemoteFile, ...], source: Source)
     for file in files:
         if file.sha256 is not None and file.size is not None:
             blobs[file.path] = Blob(file.sha256, file.size)
-        elif is_near(source, revision):
+        elif is_on_disk(source, revision):
             blobs[file.path] = _read(revision, file, source)
         else:
             return None

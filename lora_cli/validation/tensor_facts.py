@@ -12,7 +12,7 @@ from lora_cli.core.spectrum import Spectrum
 from lora_cli.errors import LoraCliError, Refused
 from lora_cli.reading.adapter import Opened, read_adapter
 from lora_cli.settings import Settings
-from lora_cli.sources import is_near
+from lora_cli.sources import is_on_disk
 from lora_cli.sources.registry import Sources
 from lora_cli.validation.base_model import open_checkpoint
 from lora_cli.validation.validate import in_place, ref_of
@@ -117,7 +117,7 @@ def unreadable(one: Opened) -> tuple[str, str]:
         return "the weights cannot be read", adapter.weights_error.message
     if not adapter.weight_files:
         return adapter.unread or "there are no weights", ""
-    if adapter.pairs and not is_near(one.source, revision):
+    if adapter.pairs and not is_on_disk(one.source, revision):
         hint = f"run lora-cli fetch {revision.ref} first; then they are read from the cache"
         return "its values are not on this disk: only the header of a remote adapter is read", hint
     return "", ""

@@ -22,7 +22,7 @@ from lora_cli.forks import forks, processors
 from lora_cli.reading.adapter import Opened, read_adapter, read_at_once
 from lora_cli.reading.companions import read_card
 from lora_cli.settings import Settings
-from lora_cli.sources import Source, is_near
+from lora_cli.sources import Source, is_on_disk
 from lora_cli.sources.local import is_path
 from lora_cli.sources.registry import Sources
 from lora_cli.validation.verdict import Checked, Stopwatch, Terms, companions_of, gather, judge, suppressed
@@ -129,7 +129,7 @@ def _read(
     source: Source, revision: Revision, name: str, terms: Terms, settings: Settings, threads: int
 ) -> tuple[Opened, Companions | None, Card | None]:
     """Config and header, what is next to them, and the model card where the terms ask for it."""
-    here = is_near(source, revision)
+    here = is_on_disk(source, revision)
     threads = 1 if here else threads
 
     adapter, companions, found = read_at_once(

@@ -24,7 +24,7 @@ from lora_cli.rules.config import not_lora, pattern_invalid
 from lora_cli.rules.rule import CONFIG_FILE, Case, Evidence, Rule, run
 from lora_cli.rules.target_module_matching import apply
 from lora_cli.settings import Settings
-from lora_cli.sources import Source, is_near
+from lora_cli.sources import Source, is_on_disk
 
 if TYPE_CHECKING:
     from lora_cli.core.comparison import Comparison
@@ -147,13 +147,13 @@ def companions_of(source: Source, revision: Revision, terms: Terms, threads: int
     """
     if not any("companions" in rule.needs for rule in terms.rules):
         return None
-    return read_companions(source, revision, here=is_near(source, revision), threads=threads)
+    return read_companions(source, revision, here=is_on_disk(source, revision), threads=threads)
 
 
 def _stats(one: Opened, terms: Terms) -> tuple[Mapping[str, TensorStats], str]:
     if not terms.values:
         return {}, "--no-values was given"
-    if not is_near(one.source, one.revision):
+    if not is_on_disk(one.source, one.revision):
         return {}, "the values of a remote adapter are not read; fetch it first"
     from lora_cli.reading.tensor_values import scan_values
 

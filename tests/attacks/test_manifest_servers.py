@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora_cli.core.manifest_trust import endpoint_glob, is_among
+from lora_cli.core.manifest_trust import endpoint_glob, is_covered
 from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import Refused
 from lora_cli.sources.operator_trust import Trust, check_encrypted, check_endpoint
@@ -87,7 +87,7 @@ def test_a_netrc_says_nobodys_name(machine: Machine) -> None:
     ],
 )
 def test_a_trusted_server_is_that_one(globs: list[str], address: str, covered: bool) -> None:
-    assert is_among([endpoint_glob(glob) for glob in globs], address) is covered
+    assert is_covered([endpoint_glob(glob) for glob in globs], address) is covered
 
 
 @pytest.mark.parametrize(

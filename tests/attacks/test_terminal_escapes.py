@@ -12,7 +12,7 @@ import pytest
 from lora_cli.cli.main import main
 from lora_cli.cli.output import to_stderr, write
 from lora_cli.core.log import logger
-from lora_cli.core.text import harmless, safe, unheard
+from lora_cli.core.text import escape_ci_commands, safe, safe_lines
 from lora_cli.render.json import encoded
 from tests.answering import answering
 from tests.hostile_names import ALL_BREAKS as HOSTILE
@@ -34,9 +34,9 @@ def test_the_looking_finds_what_is_there() -> None:
     "text", [HOSTILE, *BREAKS, *(f"{one}::error::x" for one in BREAKS), "\n::error::x", "a\n\t::x"]
 )
 def test_what_is_made_harmless_is_obeyed_by_nobody(text: str) -> None:
-    assert obeyed(harmless(text)) == []
+    assert obeyed(safe_lines(text)) == []
     assert obeyed(safe(text)) in ([], [safe(text)])
-    assert not any(COMMAND.search(line) for line in unheard(text).splitlines())
+    assert not any(COMMAND.search(line) for line in escape_ci_commands(text).splitlines())
 
 
 def key(text: str) -> str:

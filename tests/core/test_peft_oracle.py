@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_cli.core.adapter import Adapter
-from lora_cli.core.experts import rewritten
+from lora_cli.core.experts import rewrite_config
 from lora_cli.core.lora_config import LoraConfig, parse_config, peft_fields
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.target_modules import DEFAULT_TARGETS, replicated, scales, targeted, targeted_in, wrapped_parameters
@@ -45,7 +45,7 @@ def check_file(adapter: Adapter, case: Case, written: Written) -> LoraConfig:
     assert all(key.canonical for key in adapter.keys.values())
     assert adapter.pairs.keys() == written.layers.keys()
     assert all(pair.a is not None and pair.b is not None for pair in adapter.pairs.values())
-    return rewritten(config, written.base)
+    return rewrite_config(config, written.base)
 
 
 def check_targets(config: LoraConfig, written: Written) -> dict[str, str]:
@@ -90,7 +90,7 @@ def test_what_peft_wrote_is_read_as_peft_meant_it(name: str, peft_wrote: Callabl
     check_names_in_the_model(adapter, written)
     if case.raw:
         # Not only as saved, with everything resolved, but as a user (or another trainer) writes it.
-        raw = rewritten(parse_config(json.dumps(written.raw).encode()), written.base)
+        raw = rewrite_config(parse_config(json.dumps(written.raw).encode()), written.base)
         assert raw.mistyped == {}
         check_scales(raw, adapter, written, check_targets(raw, written))
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from lora_cli.core.adapter import Adapter, pair_up
-from lora_cli.core.experts import RENAMED, renamed
+from lora_cli.core.experts import RENAMED, rename_modules
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.tensor_keys import PEFT_PREFIX, parse_key
 from tests.core.architectures.configs import CONFIGS
@@ -62,7 +62,7 @@ def test_a_factor_is_where_peft_looks_for_it(module: str, prefix: str, model: An
             # PEFT then puts its own name in once more, and finds nothing: ours stays where nothing is found either.
             after = parse_key(name)
 
-        found = renamed(of(name))
+        found = rename_modules(of(name))
 
         assert found.keys[name].module == after.module
         assert list(found.pairs) == [after.module] * ("magnitude" not in name)
@@ -76,4 +76,4 @@ def test_only_families_with_conversions_are_renamed() -> None:
 
 @pytest.mark.parametrize("name", ["language_model.model.embed_tokens.weight", "language_model.model.norm.weight"])
 def test_what_is_no_factor_keeps_its_name(name: str) -> None:
-    assert renamed(of(PEFT_PREFIX + name)).keys == of(PEFT_PREFIX + name).keys
+    assert rename_modules(of(PEFT_PREFIX + name)).keys == of(PEFT_PREFIX + name).keys

@@ -18,7 +18,7 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt
 from lora_cli.fetching.pipeline import Fetched
 from lora_cli.settings import Settings
-from lora_cli.sources import NearSource
+from lora_cli.sources import LocalFileSource
 from lora_cli.sources.local import LocalSource
 from lora_cli.store import Store
 from lora_cli.store.blobs import STAMP_NS
@@ -85,7 +85,7 @@ def elsewhere(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_only_a_folder_is_near() -> None:
-    assert isinstance(LocalSource(), NearSource)
+    assert isinstance(LocalSource(), LocalFileSource)
 
 
 def test_what_cannot_be_shared_is_copied(adapter: Path, elsewhere: Path) -> None:

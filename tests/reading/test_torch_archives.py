@@ -17,8 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_cli.core.pickles.allowlist import WEIGHTS
-from lora_cli.core.pickles.machine import read_pickle
-from lora_cli.core.pickles.opcodes import TABLE, Effort, can_begin
+from lora_cli.core.pickles.machine import OPCODES, ReadBudget, can_begin, read_pickle
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
@@ -50,7 +49,7 @@ def read(data: bytes, *, scheme: Literal["file", "hf"] = "file") -> None:
 def look(data: bytes) -> None:
     source = Bytes(data)
     revision = source.resolve(AdapterRef("file", "/x"))
-    with opened(source, revision, revision.files[0], Effort()) as readable:
+    with opened(source, revision, revision.files[0], ReadBudget()) as readable:
         look_at(readable, named=True)
 
 
@@ -237,13 +236,13 @@ def test_what_nobody_can_load_as_a_pickle_is_let_be(data: bytes) -> None:
 
 
 def test_a_first_opcode_that_python_can_run_can_begin_a_pickle() -> None:
-    for byte, (name, _) in TABLE.items():
+    for byte, opcode in OPCODES.items():
         # Enough bytes for any argument, and then opcodes that fail.
         rest = b"1\n1\n" + bytes(8) + b"0" * 8
         with pytest.raises(Exception) as caught:
             pickle.loads(bytes([byte]) + rest)
         starved = any(word in str(caught.value) for word in ("underflow", "MARK", "stack", "persistent"))
-        assert can_begin(bytes([byte])) or starved, name
+        assert can_begin(bytes([byte])) or starved, opcode.name
 
 
 MUTATED: Mapping[str, bytes] = {"zip": PLAIN, "legacy": LEGACY, "pickle": INNER["data.pkl"]}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lora_cli.core.pickles.opcodes import Effort
+from lora_cli.core.pickles.machine import ReadBudget
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision
@@ -167,7 +167,7 @@ def test_a_protocol_that_weights_only_does_not_read_is_an_error(tmp_path: Path) 
         torch.load(path, weights_only=True)
     with pytest.raises(FormatError, match="not an opcode that torch"):
         read_pickled(*near(path))
-    with opened(*near(path), Effort()) as readable:
+    with opened(*near(path), ReadBudget()) as readable:
         examine(readable)
 
 

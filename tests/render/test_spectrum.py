@@ -16,13 +16,13 @@ from lora_cli.core.comparison import (
     OtherAdapter,
     Side,
     TensorComparison,
-    compared,
-    judged,
+    compare_module,
     update_distance,
+    with_relation,
 )
 from lora_cli.core.factors import Unreadable
 from lora_cli.core.lora_config import config_changes, parse_config
-from lora_cli.core.module_grid import Place, places
+from lora_cli.core.module_grid import Place, module_positions
 from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, spectrum_of
 from lora_cli.core.text import brief, percent, times
 from lora_cli.render.terminal import rendered
@@ -89,7 +89,7 @@ def comparison() -> Comparison:
     near = Distance(1.0, 1.1, 1.0, 1.0, 0.45, 0.4, 0.003, 0.003)
 
     def each(path: str, distance: Distance | None, b: Side = side, reason: str = "") -> ModuleComparison:
-        return compared(path, path, side, b, distance or reason)
+        return compare_module(path, path, side, b, distance or reason)
 
     attention = "model.layers.{}.self_attn.{}_proj".format
     modules = [
@@ -100,7 +100,7 @@ def comparison() -> Comparison:
         each(attention(4, "v"), None, replace(side, lora_A=None), "B: lora_A is missing"),
     ]
     only = tuple(ModuleNorm(f"model.layers.{i}.self_attn.k_proj", 0.5) for i in range(12))
-    return judged(
+    return with_relation(
         Comparison(
             OtherAdapter("./sql-v2", "file:///srv/sql-v2", "ab" * 32), "unknown", "", update_distance(None),
             config_changes(parse_config(config), parse_config(other)), (), only, tuple(modules),
@@ -248,7 +248,7 @@ def test_shares_and_ratios_are_as_people_say_them() -> None:
 
 
 def test_kinds_are_told_apart_by_as_much_of_their_names_as_that_takes() -> None:
-    assert places(
+    assert module_positions(
         [
             "encoder.block.0.layer.0.SelfAttention.q",
             "decoder.block.0.layer.0.SelfAttention.q",

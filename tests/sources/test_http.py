@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lora_cli.errors import Refused, Unreachable
 from lora_cli.sources.http import Http, Piece, StatusError, get_bytes
 from lora_cli.sources.http_json import get_json
-from lora_cli.sources.retries import Retries, asked_wait, pause_before
+from lora_cli.sources.retries import Retries, backoff_s, requested_wait_s
 from tests.hub_server import Hub
 from tests.sources.http_client import NAME, WEIGHTS, Client
 
@@ -211,13 +211,13 @@ except UsageError as error:
 
 @given(st.dictionaries(st.sampled_from(["RateLimit", "Retry-After"]), st.text(max_size=40)))
 def test_no_header_of_a_server_is_an_error_of_ours(headers: dict[str, str]) -> None:
-    asked = asked_wait(headers)
+    asked = requested_wait_s(headers)
     assert asked is None or asked >= 0
 
 
 @given(st.integers(1, 10_000), st.none() | st.floats(0, 1e9))
 def test_a_pause_is_bounded_and_never_shorter_than_asked(failures: int, asked_s: float | None) -> None:
-    pause = pause_before(failures, asked_s)
+    pause = backoff_s(failures, asked_s)
     if asked_s is not None and asked_s > 330:
         assert pause is None
     else:

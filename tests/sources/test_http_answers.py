@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.errors import Corrupt, LoraCliError, Refused, Unreachable
-from lora_cli.sources.http import Http, Piece, following, get_bytes
+from lora_cli.sources.http import Http, Piece, get_bytes, redirect_target
 from lora_cli.sources.http_json import get_json
 from lora_cli.sources.retries import Retries
 from tests.hub_server import Hub
@@ -57,10 +57,10 @@ def test_a_redirect_to_no_web_address_is_not_followed(client: Client, location: 
 
 
 def test_a_redirect_may_gain_encryption_but_not_lose_it() -> None:
-    assert following("http://hub/a", "https://hub/b", "sql") == "https://hub/b"
-    assert following("https://hub/a/b", "../c?d=e", "sql") == "https://hub/c?d=e"
+    assert redirect_target("http://hub/a", "https://hub/b", "sql") == "https://hub/b"
+    assert redirect_target("https://hub/a/b", "../c?d=e", "sql") == "https://hub/c?d=e"
     with pytest.raises(Refused, match="sql: hub redirects from https to http, at cdn:8080"):
-        following("https://hub/a", "http://cdn:8080/b?sig=secret", "sql")
+        redirect_target("https://hub/a", "http://cdn:8080/b?sig=secret", "sql")
 
 
 def test_a_signature_is_not_in_an_error(client: Client) -> None:

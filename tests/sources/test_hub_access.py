@@ -11,7 +11,7 @@ from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, U
 from lora_cli.settings import Settings
 from lora_cli.sources.http import StatusError
 from lora_cli.sources.hub import HubSource
-from lora_cli.sources.hub_access import Token, access_in, explained, find_token
+from lora_cli.sources.hub_access import Token, access_class, find_token, translate_error
 from tests.hf_variables import set_variables
 from tests.hub_content import Content
 from tests.hub_server import Hub
@@ -49,7 +49,7 @@ def fails(settings: Settings, ref: AdapterRef = ACME) -> LoraCliError:
     ],
 )
 def test_access_is_what_the_hub_says_and_nothing_that_it_does_not(info: dict[str, object], access: str) -> None:
-    assert access_in(info) == access
+    assert access_class(info) == access
 
 
 def test_a_repository_that_is_missing_or_private_says_both_to_a_stranger(hub: Hub, settings: Settings) -> None:
@@ -120,7 +120,7 @@ def test_a_bad_token_is_said_to_be_bad_even_for_a_public_repository(
 
 def test_no_token_is_said_to_be_bad_where_none_was_sent() -> None:
     refused = StatusError(401, "https://huggingface.co/acme/sql", {"X-Error-Message": "Invalid credentials in it"})
-    error = explained(refused, AdapterRef("hf", "acme/sql"), Token(), "https://huggingface.co")
+    error = translate_error(refused, AdapterRef("hf", "acme/sql"), Token(), "https://huggingface.co")
     assert isinstance(error, AccessDenied)
     assert "the token in" not in str(error)
     assert "set HF_TOKEN or run `hf auth login`" in error.hint

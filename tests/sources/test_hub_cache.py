@@ -12,7 +12,7 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import Offline
 from lora_cli.settings import Settings
-from lora_cli.sources import HoldingSource
+from lora_cli.sources import ClientCacheSource
 from lora_cli.sources.hub import HubSource
 from lora_cli.sources.hub_cache import HubCache, hub_cache_folder
 from lora_cli.sources.local import LocalSource
@@ -26,8 +26,8 @@ ACME = AdapterRef("hf", "acme/sql-lora")
 
 
 def test_the_hub_may_hold_files_here_and_a_folder_does_not() -> None:
-    assert isinstance(HubSource(Settings(Path("/nowhere"))), HoldingSource)
-    assert not isinstance(LocalSource(), HoldingSource)
+    assert isinstance(HubSource(Settings(Path("/nowhere"))), ClientCacheSource)
+    assert not isinstance(LocalSource(), ClientCacheSource)
 
 
 def test_a_cache_that_is_not_there_knows_nothing(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_a_file_of_the_cache_may_get_and_lose_links_and_nothing_else(adapter: Pa
     assert file is not None
     os.link(weights, tmp_path / "link")
     assert b"".join(source.read(revision, file, 0, None)) == weights.read_bytes()
-    with source.opened(revision, file) as descriptor:
+    with source.open_file(revision, file) as descriptor:
         (tmp_path / "link").unlink()
         assert os.pread(descriptor, 4, 0) == weights.read_bytes()[:4]
     os.utime(weights)

@@ -14,7 +14,7 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import NotFound
 from lora_cli.settings import Settings
-from lora_cli.sources import ExpectingSource
+from lora_cli.sources import BatchListingSource
 from lora_cli.sources.registry import Sources, open_source
 from tests.answering import Reply, answering
 from tests.object_servers import S3Server
@@ -52,11 +52,11 @@ class Listed:
 
 
 @contextmanager
-def opened(bucket: Listed, tmp_path: Path, expected: Sequence[AdapterRef] = ()) -> Iterator[ExpectingSource]:
+def opened(bucket: Listed, tmp_path: Path, expected: Sequence[AdapterRef] = ()) -> Iterator[BatchListingSource]:
     with answering(bucket) as endpoint:
         settings = Settings(tmp_path / "cache", timeout_s=5, retries=0)
         source = open_source("s3", settings, SourceRule(match="s3://abc/*", endpoint_url=endpoint, anonymous=True))
-        assert isinstance(source, ExpectingSource)
+        assert isinstance(source, BatchListingSource)
         source.expect(expected)
         yield source
 

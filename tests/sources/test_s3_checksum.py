@@ -16,7 +16,7 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import Corrupt, Unreachable
 from lora_cli.settings import Settings
-from lora_cli.sources import TellingSource
+from lora_cli.sources import DigestSource
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
 from tests.answering import Reply, answering
@@ -42,11 +42,11 @@ def server(seaweed_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Serve
 def told(bucket: str, settings: Settings) -> Mapping[str, str]:
     """What is told of the one object below ``sql/``, once it was read."""
     source = open_source("s3", settings)
-    assert isinstance(source, TellingSource)
+    assert isinstance(source, DigestSource)
     revision = source.resolve(AdapterRef("s3", f"{bucket}/sql"))
     for _ in source.read(revision, revision.files[0], 0, None):
         pass
-    return source.told(revision, revision.files[0])
+    return source.reported_digests(revision, revision.files[0])
 
 
 def test_a_checksum_of_all_bytes_is_told(server: S3Server, settings: Settings) -> None:
@@ -111,9 +111,9 @@ class Bucket:
         return f"<ListBucketResult>{entries}</ListBucketResult>".encode()
 
 
-def source_at(endpoint: str, settings: Settings) -> TellingSource:
+def source_at(endpoint: str, settings: Settings) -> DigestSource:
     source = open_source("s3", settings, SourceRule(match="s3://abc/*", endpoint_url=endpoint, anonymous=True))
-    assert isinstance(source, TellingSource)
+    assert isinstance(source, DigestSource)
     return source
 
 
@@ -148,7 +148,7 @@ def test_what_is_read_whole_costs_one_request_and_what_is_read_in_ranges_is_aske
             assert weights is not None
             for _ in source.read(revision, weights, 0, stop):
                 pass
-            assert source.told(revision, weights) == {HEADER: hashlib.sha256(b"other").hexdigest()}
+            assert source.reported_digests(revision, weights) == {HEADER: hashlib.sha256(b"other").hexdigest()}
             assert bucket.heads == heads
 
 
@@ -162,9 +162,9 @@ def test_a_question_for_a_checksum_is_asked_again_and_its_failure_is_not_passed_
             revision = source.resolve(AdapterRef("s3", "abc/sql"))
             if failures > retries:
                 with pytest.raises(Unreachable, match="503"):
-                    source.told(revision, revision.files[0])
+                    source.reported_digests(revision, revision.files[0])
             else:
-                assert source.told(revision, revision.files[0]) == {}
+                assert source.reported_digests(revision, revision.files[0]) == {}
         assert bucket.heads == heads
 
 
@@ -172,7 +172,7 @@ def test_what_a_lock_promises_is_not_asked_for(server: S3Server, settings: Setti
     bucket = server.bucket()
     server.put(bucket, {"sql/a": b"1"}, ChecksumAlgorithm="SHA256")
     source = open_source("s3", settings)
-    assert isinstance(source, TellingSource)
+    assert isinstance(source, DigestSource)
     revision = source.resolve(AdapterRef("s3", f"{bucket}/sql"))
     locked = RemoteFile("a", 1, hashlib.sha256(b"1").hexdigest(), version=revision.files[0].version)
-    assert source.told(Revision(revision.ref, revision.id, (locked,)), locked) == {}
+    assert source.reported_digests(Revision(revision.ref, revision.id, (locked,)), locked) == {}

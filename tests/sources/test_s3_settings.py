@@ -11,7 +11,7 @@ from botocore.awsrequest import AWSPreparedRequest
 from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import AccessDenied, Unreachable, UsageError
 from lora_cli.settings import Settings
-from lora_cli.sources import TellingSource
+from lora_cli.sources import DigestSource
 from lora_cli.sources.aws import endpoint_for, find_account
 from lora_cli.sources.registry import open_source
 from tests.answering import Reply, answering
@@ -63,10 +63,10 @@ def test_what_a_user_sets_is_in_every_request(tmp_path: Path, monkeypatch: pytes
     with answering(reply) as endpoint:
         rule = SourceRule(match="s3://abc/*", endpoint_url=endpoint, region="eu-west-7", requester_pays=True)
         source = open_source("s3", trusting(tmp_path, endpoint), rule)
-        assert isinstance(source, TellingSource)
+        assert isinstance(source, DigestSource)
         revision = source.resolve(REF)
         # It may have a checksum, which is asked for while a part of it is read, and comes along with all of it.
-        assert source.told(revision, revision.files[0]) == {}
+        assert source.reported_digests(revision, revision.files[0]) == {}
         assert read(source, 0, 1000) == CONTENT[:1000]
         assert read(source) == CONTENT
     assert {request.command for request in seen} == {"GET", "HEAD"}

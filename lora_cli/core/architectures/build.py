@@ -1,9 +1,10 @@
-"""A family's table and a config → the ``BaseModel``: fields bounded and typed, with the class's own defaults."""
+"""``config.json`` → ``BaseModel``, by a family's table: fields bounded and typed, with the class's own defaults."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lora_cli.core import parse
+from lora_cli.core.architectures.families import FAMILIES
 from lora_cli.core.architectures.table import (
     MAX_DIMENSION,
     MAX_LAYERS,
@@ -17,6 +18,7 @@ from lora_cli.core.architectures.table import (
     Values,
 )
 from lora_cli.core.base_model import BaseModel, BaseModule
+from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.text import shown
 from lora_cli.errors import FormatError
 
@@ -26,12 +28,55 @@ Made = tuple[str, BaseModule | tuple[int, ...]]
 """A path, with the module there or the shape of the parameter."""
 
 
-def build(family: Family, config: Mapping[str, Any], name: str, source: str) -> BaseModel:
-    """The base model that ``config`` describes by the rows of ``family``.
+class UnknownArchitecture(FormatError):
+    """A config whose ``model_type`` has no table here, or that has none."""
+
+
+def family_of(model_type: str) -> Family:
+    """The table of one ``model_type``.
 
     Raises:
-        FormatError: a field that the rows need has the wrong type or is beyond what any model has.
+        UnknownArchitecture: there is none.
     """
+    if model_type not in FAMILIES:
+        raise UnknownArchitecture(
+            f"unknown architecture {shown(model_type)}",
+            where=f"{WHERE}: model_type",
+            hint=did_you_mean(model_type, FAMILIES),
+        )
+    return FAMILIES[model_type]
+
+
+def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:
+    """The base model that a ``config.json`` describes, with the module paths of its class for text generation.
+
+    For a multimodal wrapper that is the ``*ForConditionalGeneration`` class; for all others ``*ForCausalLM``.
+    A key that is missing means what transformers' config class of the family takes for it. ``name`` is how the user
+    called the model.
+
+    Raises:
+        UnknownArchitecture: the ``model_type`` has no table, or is missing.
+        FormatError: it is an adapter's config, or a field has the wrong type or is beyond what any model has.
+    """
+    fields = parse.mapping(config, WHERE)
+    if "peft_type" in fields:
+        raise FormatError("is the config of an adapter", where=WHERE, hint="use the config of its base model")
+    if "model_type" not in fields:
+        raise UnknownArchitecture("model_type is missing", where=WHERE)
+    model_type = parse.text(fields["model_type"], f"{WHERE}: model_type")
+    return _build(family_of(model_type), fields, name, source=f"config.json ({model_type}{quantised(fields)})")
+
+
+def quantised(config: Mapping[str, Any]) -> str:
+    """``", quantised: <method>"`` where the config says that the checkpoint is, else an empty string."""
+    quantization = config.get("quantization_config")
+    if not isinstance(quantization, Mapping):
+        return ""
+    method = quantization.get("quant_method")
+    return f", quantised: {method if isinstance(method, str) else 'by an unknown method'}"
+
+
+def _build(family: Family, config: Mapping[str, Any], name: str, source: str) -> BaseModel:
     read = [_read_part(part, config) for part in family.parts]
     made = [one for part, values in zip(family.parts, read, strict=True) for one in _of_part(part, values)]
     everything = {
@@ -69,8 +114,8 @@ def dtype_of(config: Mapping[str, Any]) -> str:
     text = config.get("text_config")
     for fields in (config, text if isinstance(text, Mapping) else {}):
         for key in ("dtype", "torch_dtype"):
-            if isinstance(said := fields.get(key), str):
-                return said.removeprefix("torch.")[:32]
+            if isinstance(dtype := fields.get(key), str):
+                return dtype.removeprefix("torch.")[:32]
     return ""
 
 
@@ -93,12 +138,13 @@ def _read_part(part: Part, config: Mapping[str, Any]) -> Values:
 
 
 def _of_part(part: Part, values: Values) -> Iterator[Made]:
-    """What one section makes of the model."""
+    """The modules and parameters that one section adds to the model."""
     for path, made in _rows(part.rows, values, ""):
         yield part.prefix + path, made
     count = values.numbers[part.layer_count]
     if count > MAX_LAYERS:
-        raise FormatError(f"{count} layers exceed the limit of {MAX_LAYERS}", where=_at(part))
+        where = ": ".join(filter(None, (WHERE, part.section, part.layer_count)))
+        raise FormatError(f"{count} layers exceed the limit of {MAX_LAYERS}", where=where)
     made_by_kind: dict[str, list[Made]] = {}
     for i in range(count):
         kind = part.layer_kind(values, i) if part.layer_kind else ""
@@ -106,10 +152,6 @@ def _of_part(part: Part, values: Values) -> Iterator[Made]:
             made_by_kind[kind] = _rows(part.layer_rows, values, kind)
         yield from ((f"{part.prefix}{part.layers}.{i}.{path}", made) for path, made in made_by_kind[kind])
     yield from _rows(part.outer, values, "")
-
-
-def _at(part: Part) -> str:
-    return ": ".join(filter(None, (WHERE, part.section, part.layer_count)))
 
 
 def _rows(rows: Rows, values: Values, kind: str) -> list[Made]:
@@ -152,19 +194,15 @@ def read_fields(fields: Fields, section: Mapping[str, Any], where: str) -> Value
             if section.get(key) is not None:
                 layers[key] = _layer_numbers(section[key], f"{where}: {key}")
         else:
-            numbers[key] = _number(section, key, _in_full(default), numbers, where)
+            null = default if isinstance(default, str) else ""
+            field = default if isinstance(default, Number) else Number(default, null=null)
+            numbers[key] = _number(section, key, field, numbers, where)
     return Values(numbers, flags, layers)
 
 
 def read_flag(section: Mapping[str, Any], key: str, default: bool, where: str) -> bool:
     """A true-or-false field; an explicit null is false, as it is in the modelling code."""
     return parse.boolean(section.get(key, default) or False, f"{where}: {key}")
-
-
-def _in_full(default: int | str | Number) -> Number:
-    if isinstance(default, Number):
-        return default
-    return Number(default, null=default if isinstance(default, str) else "")
 
 
 def _number(section: Mapping[str, Any], key: str, field: Number, above: Mapping[str, int], where: str) -> int:

@@ -1,4 +1,4 @@
-"""What a family's table is made of: rows that say which modules a model has, in the words of its config.
+"""The types of a family's table: rows for the modules of a model, in the field names of its config.
 
 A dimension is an expression over the config's own field names (``"num_attention_heads * head_dim"``), so that a row
 reads like the line of the modelling file that it describes. Its grammar: names and whole numbers joined by ``*`` and
@@ -78,7 +78,7 @@ Rows = tuple[Row | Bare, ...]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one config section makes of a model.
+    """The modules and parameters that one config section adds to a model.
 
     ``rows`` are under ``prefix``; ``layer_rows`` under ``prefix`` + ``layers`` + ``.<i>``, ``layer_count`` times;
     ``outer`` rows are at the root whatever the prefix. ``layer_kind`` gives layer ``i``'s kind where layers differ,

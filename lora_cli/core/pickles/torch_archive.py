@@ -1,15 +1,23 @@
-"""The directory of a torch zip file: which entry is where. Whatever torch does not write in one is refused.
+"""Where a torch file has its pickle and its tensors' bytes: the zip form, and the one before it.
 
-Layout: PKWARE's APPNOTE 6.3, sections 4.3.7 (local header), 4.3.9 (data descriptor), 4.3.12 (central directory),
+The zip form: PKWARE's APPNOTE 6.3, sections 4.3.7 (local header), 4.3.9 (data descriptor), 4.3.12 (central directory),
 4.3.14 and 4.3.15 (zip64), 4.3.16 (end record). Readers differ on what is ambiguous in it: torch, Python and we must
 see the same entries, so that only the plain form is read: stored entries, each named once, one after the other, and
 the directory right before the end.
+
+The legacy form (``torch/serialization.py``, ``_legacy_save``): five pickles (magic number, protocol version, system,
+the object, the list of storage keys), then for each key, in that order, 8 bytes with its number of elements and the
+elements themselves.
 """
 
 import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lora_cli.core.pickles.allowlist import Allowed, Items, Storage, TorchTensor, Value, describe, item_bytes, span
+from lora_cli.core.pickles.machine import ReadBudget, read_pickle
+from lora_cli.core.safetensors import LONGEST_NAME, MOST_TENSORS, TensorInfo
 from lora_cli.errors import FormatError, TooLarge
 
 MAGIC = b"PK\x03\x04"
@@ -204,3 +212,117 @@ def data_start(local: bytes, entry: Entry, file: str) -> int:
     if start + entry.size > entry.stop:
         raise FormatError("overlaps what follows it", where=where)
     return int(start)
+
+
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+PROTOCOL_VERSION = 1001
+COUNT_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Legacy:
+    """The object, the storages' keys in their order, and the offset at which the first one's count is."""
+
+    value: Value
+    keys: tuple[str, ...]
+    stop: int
+
+
+def read_legacy(data: bytes, allowed: Allowed, budget: ReadBudget) -> Legacy | None:
+    """The five pickles at the beginning of ``data``; None if the first one is not torch's magic number.
+
+    Raises: as ``read_pickle`` does, and ``FormatError`` when they are not what torch writes.
+    """
+    magic, at = read_pickle(data, allowed, 0, budget)
+    if type(magic) is not int or magic != MAGIC_NUMBER:
+        return None
+    version, at = read_pickle(data, allowed, at, budget)
+    system, at = read_pickle(data, allowed, at, budget)
+    value, at = read_pickle(data, allowed, at, budget)
+    keys, at = read_pickle(data, allowed, at, budget)
+    if type(version) is not int or version != PROTOCOL_VERSION or not isinstance(system, Items):
+        raise FormatError("is a torch file of an unknown version")
+    if ("little_endian", False) in [(key, one) for key, one in system.pairs[:16] if isinstance(key, str)]:
+        raise FormatError("was written by a big-endian machine", hint=BIG_ENDIAN_HINT)
+    if type(keys) is not list or not all(isinstance(key, str) for key in keys) or len(set(keys)) != len(keys):
+        raise FormatError("does not list each of its storages once")
+    return Legacy(value, tuple(keys), at)
+
+
+BIG_ENDIAN_HINT = "load it with torch, which swaps the bytes, and save it as safetensors"
+
+
+def legacy_starts(keys: tuple[str, ...], stop: int, storages: dict[str, Storage]) -> tuple[dict[str, int], int]:
+    """Where each storage's elements begin in the file, by key, and where the last one ends.
+
+    ``storages`` are those that tensors refer to; each key needs one, or its size would not be known.
+
+    Raises:
+        FormatError: a storage is listed that no tensor refers to, or the other way round.
+    """
+    if set(keys) != storages.keys():
+        raise FormatError("lists other storages than its tensors refer to")
+    starts: dict[str, int] = {}
+    for key in keys:
+        starts[key] = stop + COUNT_BYTES
+        stop = starts[key] + storages[key].numel * item_bytes(storages[key].dtype)
+    return starts, stop
+
+
+def is_contiguous(tensor: TorchTensor) -> bool:
+    """Whether its elements are one after the other in the order of their indices."""
+    wanted = 1
+    for size, stride in zip(reversed(tensor.shape), reversed(tensor.strides), strict=True):
+        if size == 0:
+            return True
+        if size != 1 and stride != wanted:
+            return False
+        wanted *= size
+    return True
+
+
+def state_dict(value: Value) -> dict[str, TorchTensor]:
+    """The tensors of a state dict by name.
+
+    Raises:
+        FormatError: it is no dictionary of tensors by name, or a name appears twice.
+    """
+    if not isinstance(value, Items):
+        raise FormatError(f"holds {describe(value)} instead of a dictionary of tensors")
+    tensors: dict[str, TorchTensor] = {}
+    for name, tensor in value.pairs:
+        if not isinstance(name, str) or not isinstance(tensor, TorchTensor):
+            under = f" under {name[:100]!a}" if isinstance(name, str) else ""
+            raise FormatError(f"holds {describe(tensor)}{under} among its tensors")
+        if name in tensors:
+            raise FormatError(f"has {name[:100]!a} twice")
+        if len(name) > LONGEST_NAME or len(tensors) >= MOST_TENSORS:
+            raise TooLarge(f"has over {MOST_TENSORS} tensors, or names of over {LONGEST_NAME} characters")
+        tensors[name] = tensor
+    return tensors
+
+
+def storages_of(tensors: Mapping[str, TorchTensor]) -> dict[str, Storage]:
+    """The storages that tensors refer to, by key.
+
+    Raises:
+        FormatError: two references to one storage differ in its type or size.
+    """
+    storages: dict[str, Storage] = {}
+    for tensor in tensors.values():
+        one = tensor.storage
+        known = storages.setdefault(one.key, one)
+        if known != one:
+            raise FormatError(f"refers to storage {one.key[:40]!a} as two different ones")
+    return storages
+
+
+def tensor_infos(tensors: Mapping[str, TorchTensor], starts: Mapping[str, int], file: str) -> dict[str, TensorInfo]:
+    """The tensors in ``file``, whose storages begin at ``starts`` (bytes, by key), in the order of their bytes."""
+    found = []
+    for name, tensor in tensors.items():
+        size = item_bytes(tensor.dtype)
+        start = starts[tensor.storage.key] + tensor.offset * size
+        strides = () if is_contiguous(tensor) else tensor.strides
+        found.append(TensorInfo(name, tensor.dtype, tensor.shape, start, start + span(tensor) * size, file, strides))
+    return {one.name: one for one in sorted(found, key=lambda one: (one.start, one.stop))}

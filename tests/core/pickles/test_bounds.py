@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from lora_cli.core.pickles import opcodes
+from lora_cli.core.pickles import machine
 from lora_cli.core.pickles.allowlist import TRAINER
 from lora_cli.core.pickles.machine import read_pickle
 from lora_cli.errors import FormatError
@@ -60,6 +60,6 @@ def test_a_bomb_takes_time_and_memory_like_any_other_pickle(bomb: bytes) -> None
 
 
 def test_opcodes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opcodes, "MOST_OPCODES", 1000)
+    monkeypatch.setattr(machine, "MOST_OPCODES", 1000)
     with pytest.raises(FormatError, match="over 1000 opcodes"):
         read_pickle(b"N0" * 600 + b"N.", TRAINER)
