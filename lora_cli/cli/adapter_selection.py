@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_cli.cli.output import to_stderr
+from lora_cli.cli.output import inform
 from lora_cli.core.adapter_files import CONFIG, WEIGHTS_STEM
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.addresses import hub_words, without_secrets
@@ -32,7 +32,7 @@ MAX_LORAS, MAX_CPU_LORAS = 8, 32
 
 
 @dataclass(frozen=True, slots=True)
-class Lineup:
+class Inputs:
     """The adapters in the order asked for, their base, and the manifest that they are from, if any.
 
     ``has_lock`` is whether its lock is there; None where there is no manifest, or no place for its lock.
@@ -48,7 +48,7 @@ class Lineup:
         """The engine that the manifest is for."""
         return self.manifest.engine if self.manifest is not None else None
 
-    def to_judge(self, settings: Settings, *, digests: bool = False) -> list[Item]:
+    def to_validate(self, settings: Settings, *, digests: bool = False) -> list[Item]:
         """The adapters as ``check_all`` takes them: by their names in a manifest, and with the digests that must hold.
 
         With ``digests`` that is what the manifest says even where neither a policy nor a lock is: all bytes are read.
@@ -64,7 +64,7 @@ class Lineup:
         ]
 
 
-def manifest_of(
+def read_named_manifest(
     file: Path | None, refs: Sequence[str], verb: str, *, may_be_empty: bool = False
 ) -> "AdapterSet | None":
     """The adapter set of ``-f``, None without it; one of REFs and a set is wanted, unless there may be none.
@@ -85,7 +85,7 @@ def manifest_of(
     return manifest
 
 
-def lineup(
+def read_inputs(
     file: Path | None,
     refs: Sequence[str],
     base: str,
@@ -93,7 +93,7 @@ def lineup(
     checkpoint: str = "",
     *,
     may_be_empty: bool = False,
-) -> Lineup:
+) -> Inputs:
     """Adapters and base by what is on the command line; ``base`` overrides the manifest's, and there may be none ("").
 
     With a manifest ``refs`` are names in it. With ``may_be_empty`` there may be no adapters. A lock next to the
@@ -102,10 +102,10 @@ def lineup(
     Raises:
         UsageError: there are no adapters, or the manifest or its lock is wrong.
     """
-    manifest = manifest_of(file, refs, verb, may_be_empty=may_be_empty)
+    manifest = read_named_manifest(file, refs, verb, may_be_empty=may_be_empty)
     named = base or (manifest.base if manifest is not None else None) or ""
     if manifest is None:
-        return Lineup(from_refs(refs, checkpoint), named)
+        return Inputs(from_refs(refs, checkpoint), named)
     if checkpoint:
         raise UsageError("--checkpoint is for REFs", hint="write it into the manifest: checkpoint: latest")
     from lora_cli.cli.lockfile import open_lock
@@ -113,66 +113,66 @@ def lineup(
     from lora_cli.reading.adapter_set import items_of, locked_adapters
 
     assert file is not None
-    lock_file = open_lock(file, LockFlags())
+    lock_file = open_lock(file, manifest, LockFlags())
     lock = lock_file.lock if lock_file is not None else None
     locked = locked_adapters(manifest, lock) if lock is not None else {}
     if lock is not None and lock.base is not None and not base and not base_mismatch(manifest, lock.base):
         assert manifest.base is not None
         named = ref_at(manifest.base, lock.base)
     has_lock = lock is not None if lock_file is not None else None
-    return Lineup(items_of(_chosen(manifest, refs), locked), named, manifest, has_lock)
+    return Inputs(items_of(_named_entries(manifest, refs), locked), named, manifest, has_lock)
 
 
-def unlocked(asked: Lineup, *, without_lock: bool = False) -> str:
+def unlocked_warning(inputs: Inputs, *, without_lock: bool = False) -> str:
     """Which adapters are what their origin has at this moment, since the lock lacks or contradicts them; "" for none.
 
     Where there is no lock at all, nobody is told unless ``without_lock``.
     """
     moving = [
         item.name
-        for item in asked.items
+        for item in inputs.items
         if isinstance(item.source, AdapterRef)
         and item.source.scheme != "file"
         and not (item.locked or item.sha256 or item.source.pinned)
     ]
-    if not moving or asked.manifest is None or not (asked.has_lock or (without_lock and asked.has_lock is False)):
+    if not moving or inputs.manifest is None or not (inputs.has_lock or (without_lock and inputs.has_lock is False)):
         return ""
-    file, are = asked.manifest.file, "is" if len(moving) == 1 else "are"
+    file, are = inputs.manifest.file, "is" if len(moving) == 1 else "are"
     told = f"{counted(len(moving), 'adapter')} of {file} {are} not locked: {names(moving)}"
     return safe(f"warning: {told}; lora-cli fetch -f {shlex.quote(file)} locks them")
 
 
-def warn_of_unlocked(asked: Lineup, settings: Settings, *, without_lock: bool = False) -> None:
-    """Say it on standard error."""
-    if not settings.quiet and (told := unlocked(asked, without_lock=without_lock)):
-        to_stderr(told)
+def warn_of_unlocked(inputs: Inputs, settings: Settings) -> None:
+    """Warns of adapters that the lock next to the manifest does not pin."""
+    if warning := unlocked_warning(inputs):
+        inform(warning, settings)
 
 
-def _chosen(manifest: "AdapterSet", names: Sequence[str]) -> "list[AdapterEntry]":
+def _named_entries(manifest: "AdapterSet", names: Sequence[str]) -> "list[AdapterEntry]":
     """The adapters of a set that are named; all where none is."""
     return [entry for entry in manifest.adapters if not names or entry.name in names]
 
 
-def with_base(asked: Lineup, command: str, settings: Settings) -> Lineup:
-    """``asked`` with a base: the given one, else the repository or folder that the adapters' configs name.
+def infer_base(inputs: Inputs, command: str, settings: Settings) -> Inputs:
+    """``inputs`` with a base: the given one, else the repository or folder that the adapters' configs name.
 
     Raises:
         UsageError: they name none, or several, or what is neither a repository of the Hub nor a folder here.
         Refused: a policy does not allow that base.
         LoraCliError: none of the adapters can be read, or none is an adapter.
     """
-    if asked.base:
-        return asked
+    if inputs.base:
+        return inputs
     from lora_cli.fetching.requirements import ANYTHING, check_reference
     from lora_cli.validation import read_all, ref_of
 
     hint = "--base DIRECTORY, config.json or ORG/NAME"
     named, errors = dict[str, str](), list[LoraCliError]()
-    for one in read_all(asked.to_judge(settings), settings, weights=False):
+    for one in read_all(inputs.to_validate(settings), settings, weights=False):
         config = one.adapter.config if one.adapter is not None else None
         if config is not None and config.base_model_name_or_path:
             named.setdefault(config.base_model_name_or_path, one.name)
-        if (error := one.error or _no_adapter(one)) is not None:
+        if (error := one.error or _not_an_adapter(one)) is not None:
             errors.append(error)
     if len(named) > 1:
         told = " and ".join(f"{safe(cut(base))} ({safe(name)})" for base, name in list(named.items())[:2])
@@ -185,12 +185,11 @@ def with_base(asked: Lineup, command: str, settings: Settings) -> Lineup:
         raise UsageError(f"{command} needs a base model: {told} of the config is not on this machine", hint=hint)
     # Whoever wrote the adapter chose it.
     check_reference(ANYTHING, ref_of(base), settings)
-    if not settings.quiet:
-        to_stderr(safe(f"base: {base} (from the adapter's config)"))
-    return replace(asked, base=base)
+    inform(f"base: {base} (from the adapter's config)", settings)
+    return replace(inputs, base=base)
 
 
-def _no_adapter(one: "Checked") -> LoraCliError | None:
+def _not_an_adapter(one: "Checked") -> LoraCliError | None:
     """That what was read is no adapter of PEFT at all: it has neither a config nor weights."""
     adapter = one.adapter
     if adapter is None or adapter.config is not None or adapter.config_error is not None or adapter.weight_files:
@@ -213,20 +212,20 @@ def from_refs(refs: Sequence[str], checkpoint: str = "") -> tuple[Item, ...]:
     Raises:
         UsageError: there is no such checkpoint.
     """
-    named = dict.fromkeys(map(_folder_of, refs))
+    named = dict.fromkeys(map(_adapter_folder, refs))
     if not checkpoint:
         return tuple(Item(without_secrets(ref), ref) for ref in named)
     folder = checkpoint_folder(checkpoint)
-    return tuple(Item(without_secrets(ref), _in_folder(ref, folder), latest=not folder) for ref in named)
+    return tuple(Item(without_secrets(ref), _in_checkpoint(ref, folder), latest=not folder) for ref in named)
 
 
-def _folder_of(text: str) -> str:
+def _adapter_folder(text: str) -> str:
     path = Path(text)
     is_part = path.name == CONFIG or path.name.startswith(WEIGHTS_STEM) or path.suffix == ".safetensors"
     return str(path.parent) if is_part and path.is_file() else text
 
 
-def _in_folder(text: str, folder: str) -> str | AdapterRef:
+def _in_checkpoint(text: str, folder: str) -> str | AdapterRef:
     from lora_cli.validation.validate import is_path
 
     try:
@@ -235,7 +234,7 @@ def _in_folder(text: str, folder: str) -> str | AdapterRef:
         return text
 
 
-def reaching(settings: Settings, manifest: "AdapterSet | None", policy: Path | None = None) -> Settings:
+def apply_policies(settings: Settings, manifest: "AdapterSet | None", policy: Path | None = None) -> Settings:
     """``settings`` with the manifest's rules for how origins are reached, and what it and ``--policy`` allow.
 
     Raises:
@@ -277,8 +276,8 @@ def check_max_cpu_loras(max_cpu_loras: int | None, max_loras: int | None) -> Non
         )
 
 
-def limits(
-    asked: Lineup,
+def slot_limits(
+    inputs: Inputs,
     max_loras: int | None,
     max_cpu_loras: int | None,
     max_lora_rank: int | None,
@@ -295,7 +294,7 @@ def limits(
     """
     from lora_cli.runtime.plan import Limits
 
-    engine, count = asked.engine, MAX_CPU_LORAS if more_may_come else len(asked.items)
+    engine, count = inputs.engine, MAX_CPU_LORAS if more_may_come else len(inputs.items)
     loras = max_loras or (engine and engine.max_loras) or min(MAX_LORAS, count)
     check_max_cpu_loras(max_cpu_loras, loras)
     cpu_loras = max_cpu_loras or max(loras, (engine and engine.max_cpu_loras) or min(MAX_CPU_LORAS, count))
@@ -304,7 +303,7 @@ def limits(
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class FetchRequests:
     """The adapters in the order asked for, and the manifest that they are from, if any.
 
     ``base`` is the manifest's, of which the config is fetched to be locked; None if that is a path. ``alone`` says that
@@ -341,7 +340,7 @@ class LockFlags:
         return [name for name in ("lock", "locked", "check", "upgrade") if getattr(self, name)]
 
 
-def check_flags(flags: LockFlags, manifest: Path | None, *, chosen: bool) -> None:
+def check_lock_flags(flags: LockFlags, manifest: Path | None, *, chosen: bool) -> None:
     """Checks that the flags are compatible; ``chosen`` says that files were chosen.
 
     Raises:
@@ -356,7 +355,7 @@ def check_flags(flags: LockFlags, manifest: Path | None, *, chosen: bool) -> Non
         raise UsageError("--locked uses the files of the lock", hint="remove --include and --exclude")
 
 
-def order(
+def fetch_requests(
     refs: Sequence[str],
     manifest: Path | None,
     selection: Selection = USUAL,
@@ -364,7 +363,7 @@ def order(
     revision: str | None = None,
     subfolder: str = "",
     checkpoint: str = "",
-) -> Order:
+) -> FetchRequests:
     """The files of ``selection`` that are to be fetched: of REFs, or of a manifest's adapters, which ``refs`` may name.
 
     A ``checkpoint`` by number is a folder in each REF; the latest one is known when its origin has been asked.
@@ -378,18 +377,18 @@ def order(
     folder = f"{subfolder.rstrip('/')}/{checkpoint_folder(checkpoint)}".strip("/") if checkpoint else subfolder
     if manifest is None and refs:
         selection = replace(selection, latest=checkpoint == LATEST)
-        return Order(tuple(_asked(text, revision, folder, selection) for text in refs), alone=len(refs) == 1)
-    adapter_set = manifest_of(manifest, refs, "fetch")
+        return FetchRequests(tuple(_request(text, revision, folder, selection) for text in refs), alone=len(refs) == 1)
+    adapter_set = read_named_manifest(manifest, refs, "fetch")
     assert adapter_set is not None
     entries = tuple(
         AdapterRequest(
             entry.source, entry.name, replace(selection, latest=entry.checkpoint == LATEST), Demand(entry.sha256)
         )
-        for entry in _chosen(adapter_set, refs)
+        for entry in _named_entries(adapter_set, refs)
     )
     base = adapter_set.base
     wanted = None if base is None or base.scheme == "file" else AdapterRequest(base, THE_BASE, BASE)
-    return Order(entries, adapter_set, alone=len(adapter_set.adapters) == 1, base=wanted)
+    return FetchRequests(entries, adapter_set, alone=len(adapter_set.adapters) == 1, base=wanted)
 
 
 def checkpoint_folder(checkpoint: str) -> str:
@@ -404,7 +403,7 @@ def checkpoint_folder(checkpoint: str) -> str:
         raise UsageError(f"--checkpoint {error}", hint="--checkpoint latest") from error
 
 
-def _asked(text: str, revision: str | None, subfolder: str, selection: Selection) -> AdapterRequest:
+def _request(text: str, revision: str | None, subfolder: str, selection: Selection) -> AdapterRequest:
     """What one word asks for; what is no reference is an outcome of its own, and stops no other one."""
     typed = without_secrets(text)
     try:

@@ -88,7 +88,7 @@ class GroupedCommand(_PlainFlags, TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Reads the words behind the command's name."""
-        return super().parse_args(ctx, one_by_one(args, SEVERAL_VALUES.get(self.name or "", ())))
+        return super().parse_args(ctx, repeat_flags(args, SEVERAL_VALUES.get(self.name or "", ())))
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the command with the settings that the whole command line asks for."""
@@ -116,7 +116,7 @@ class GroupedGroup(_PlainFlags, TyperGroup):
         """The named command. Those of the root are stubs with a help text until here, where the module is imported."""
         name, command, rest = super().resolve_command(ctx, args)
         if ctx.parent is None and name is not None:
-            forget_formats_of_validate(name)
+            ignore_validate_formats(name)
             command = self.commands[name] = load_command(name)
         return name, command, rest
 
@@ -180,14 +180,14 @@ def open_settings(ctx: Any) -> Settings:
     return settings
 
 
-def _note_flag(ctx: Any, parameter: Any, value: Any) -> Any:
+def _record_flag(ctx: Any, parameter: Any, value: Any) -> Any:
     """Notes a global option that was given on the command line, before the command or after it."""
     if ctx.get_parameter_source(parameter.name).name == "COMMANDLINE":
         ctx.meta[parameter.name] = value
     return value
 
 
-def one_by_one(words: Sequence[str], flags: Sequence[str]) -> list[str]:
+def repeat_flags(words: Sequence[str], flags: Sequence[str]) -> list[str]:
     """``words`` with each of ``flags`` before each of its values; up to the next option, or ``--``."""
     found: list[str] = []
     flag = ""
@@ -210,7 +210,7 @@ def build_app() -> TyperGroup:
     assert isinstance(group, TyperGroup)
     for parameter in group.params:
         if not {*VERSION, *SETUP} & {*parameter.opts}:
-            parameter.expose_value, parameter.callback = False, _note_flag
+            parameter.expose_value, parameter.callback = False, _record_flag
     return group
 
 
@@ -235,7 +235,7 @@ def _markup_mode() -> Any:
 @lru_cache
 def _global_options() -> list[Any]:
     """The root command's options that go with every command."""
-    return [one for one in build_app().params if one.callback is _note_flag]
+    return [one for one in build_app().params if one.callback is _record_flag]
 
 
 def _help(function: Callable[..., Any]) -> str:
@@ -259,7 +259,7 @@ def _complete_help(command: Command, examples: Sequence[str]) -> None:
             one.help = escape(one.help or "")
 
 
-def forget_formats_of_validate(command: str) -> None:
+def ignore_validate_formats(command: str) -> None:
     """LORA_CLI_FORMAT, set for a whole job, may name formats that only ``validate`` has: others ignore it."""
     given = os.environ.get(variable_of("--format"), "").split()
     if command == "validate" or {*given} <= {*get_args(ReportFormat)}:
@@ -277,7 +277,7 @@ _SERVICE_NAME = re.compile(
 _SERVICE_PORT = re.compile(PREFIX + r"(\w+_)?PORT", re.ASCII)
 
 
-def forget_services() -> None:
+def remove_service_variables() -> None:
     """Removes what Kubernetes sets in every container next to a Service called lora-cli or lora-cli-something."""
     for name, value in list(os.environ.items()):
         if _SERVICE_NAME.fullmatch(name) or (_SERVICE_PORT.fullmatch(name) and _SERVICE.fullmatch(value)):

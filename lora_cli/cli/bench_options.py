@@ -182,7 +182,7 @@ class Workload:
             return self.replayed.names
         return getattr(self.traffic.popularity, "names", ())
 
-    def words(self) -> dict[str, str]:
+    def summary(self) -> dict[str, str]:
         """What a reader of the result needs to know of it."""
         options, shape, ramp = self.options, self.traffic.shape, self.traffic.ramp
         if options.trace is not None:
@@ -195,7 +195,7 @@ class Workload:
             said |= {"ramp_up": str(ramp), "burstiness": options.burstiness}
         return said | {"input_len": options.input_len, "output_len": options.output_len}
 
-    def over(self, names: Sequence[str], usual: int, seed: int) -> Trace:
+    def trace_for(self, names: Sequence[str], usual: int, seed: int) -> Trace:
         """The trace over these adapters, of ``usual`` requests if no number is given.
 
         Raises:
@@ -218,7 +218,7 @@ class Workload:
         return make_requests(names, traffic)
 
 
-def workload_of(options: BenchOptions) -> Workload:
+def parse_workload(options: BenchOptions) -> Workload:
     """The workload that is asked for.
 
     Raises:

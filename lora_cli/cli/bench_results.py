@@ -1,34 +1,38 @@
 """What is done with a result: it is printed, saved, compared and validated."""
 
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lora_cli.bench.report import KEYS, BenchReport
 from lora_cli.bench.same_workload import differences
 from lora_cli.bench.thresholds import Condition, Older, changes, judged, parse_condition, read_baseline
 from lora_cli.bench.trace import Trace
 from lora_cli.cli.bench_options import BenchOptions, save_trace
-from lora_cli.cli.output import drawable, drawn, to_stderr, width, writable, write, written
+from lora_cli.cli.output import check_writable, inform, to_stderr, width, write, write_report
 from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.render.json import encoded
 from lora_cli.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 Failures = dict[str, LoraCliError]
 """Adapters that cannot be served, and why."""
 
 
-def concluding(options: BenchOptions, known: Collection[str]) -> Callable[[BenchReport, Mapping[int, Trace]], int]:
+def report_writer(options: BenchOptions, known: Collection[str]) -> Callable[[BenchReport, Mapping[int, Trace]], int]:
     """The function that ends the run with its report. All options are checked before the run.
 
     Raises:
         LoraCliError: a condition is wrong, or a file cannot be read or written.
     """
     for file in (options.output, options.save_trace):
-        writable(file)
+        check_writable(file)
     conditions = tuple(parse_condition(text, "--fail-if", known) for text in options.fail_if or ())
     before = read_baseline(options.baseline) if options.baseline is not None else None
     metadata = _metadata(options.metadata or [])
@@ -57,8 +61,8 @@ def _conclude(
         MachineError: a file cannot be written.
     """
     differing = differences(before.document, report) if before is not None else ()
-    if before is not None and differing and not options.ctx.obj.quiet:
-        to_stderr(f"warning: {before.file} has another workload: {'; '.join(map(str, differing))}")
+    if before is not None and differing:
+        inform(f"warning: {before.file} has another workload: {'; '.join(map(str, differing))}", options.ctx.obj)
     report = replace(
         report,
         baseline=changes(before.metrics, report.metrics) if before is not None else None,
@@ -68,19 +72,18 @@ def _conclude(
     )
     if options.save_result:
         _save(report, traces, options)
-    if options.output_format == "json":
-        text = encoded(report)
-    elif options.output_format == "html":
-        from lora_cli.render.html import render_bench
 
-        text = render_bench(report)
-    else:
+    def parts(plain: bool) -> "Iterable[RenderableType]":
         from lora_cli.render.terminal_bench import report_parts
 
-        plain = options.output is None and not drawable()
-        text = drawn(report_parts(report, width(options.output), plain=plain), options.output)
-    write(text, options.output)
-    written(options.output, quiet=options.ctx.obj.quiet)
+        return report_parts(report, width(options.output), plain=plain)
+
+    def page() -> str:
+        from lora_cli.render.html import render_bench
+
+        return render_bench(report)
+
+    write_report(report, options.output_format, parts, page, options.output, options.ctx.obj)
     failed = [one for one in report.fail_if or () if one.failed]
     for one in failed:
         to_stderr(f"failed: {one}")
@@ -115,7 +118,7 @@ def _metadata(words: list[str]) -> dict[str, str]:
     return found
 
 
-def counter(total: int, settings: Settings) -> Callable[[int], None]:
+def request_counter(total: int, settings: Settings) -> Callable[[int], None]:
     """Shows the number of finished requests on a terminal; elsewhere nothing."""
     if settings.quiet or settings.no_progress or not sys.stderr.isatty():
         return lambda _done: None

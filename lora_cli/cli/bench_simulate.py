@@ -14,11 +14,18 @@ from lora_cli.bench.report import BenchSetting, VllmRun, bench_report, run_of
 from lora_cli.bench.simulator import OPT, Fleet, parse_policies, parse_ranks, sized
 from lora_cli.bench.thresholds import Condition, of_waiting, parse_goals, simulated_names, simulation_metrics
 from lora_cli.bench.trace import Trace
-from lora_cli.cli.adapter_selection import MAX_CPU_LORAS, MAX_LORAS, Lineup, check_max_cpu_loras, lineup, reaching
-from lora_cli.cli.bench_options import RANKS, BenchOptions, adapter_names, save_trace, workload_of
-from lora_cli.cli.bench_results import concluding
+from lora_cli.cli.adapter_selection import (
+    MAX_CPU_LORAS,
+    MAX_LORAS,
+    Inputs,
+    apply_policies,
+    check_max_cpu_loras,
+    read_inputs,
+)
+from lora_cli.cli.bench_options import RANKS, BenchOptions, adapter_names, parse_workload, save_trace
+from lora_cli.cli.bench_results import report_writer
 from lora_cli.cli.options import size_of
-from lora_cli.cli.output import to_stderr
+from lora_cli.cli.output import inform, to_stderr
 from lora_cli.core.base_model import HALF_BYTES
 from lora_cli.errors import INTERRUPTED, UsageError
 from lora_cli.settings import Settings
@@ -34,7 +41,7 @@ PLAN_POLICIES = "lru,adaptive"
 NO_QUEUE = "without --request-rate, or times in --trace, requests do not queue: a stall is only the request's own load"
 
 
-def simulation(settings: Settings, options: BenchOptions) -> int:
+def simulate(settings: Settings, options: BenchOptions) -> int:
     """Simulate the workload, or find the sizes that meet the goals of ``--plan``, and report it; the exit code.
 
     It is 1 when a policy meets the goals with no number of slots.
@@ -49,10 +56,10 @@ def simulation(settings: Settings, options: BenchOptions) -> int:
         raise UsageError(
             "--plan needs a real policy, and opt needs future requests", hint=f"--eviction {PLAN_POLICIES}"
         )
-    conclude = concluding(options, planned_names(policies) if goals else simulated_names(policies))
-    trace, fleet, run = _scene(settings, options)
-    if of_waiting(goals) and not trace.timed and not settings.quiet:
-        to_stderr(f"warning: {NO_QUEUE}")
+    conclude = report_writer(options, planned_names(policies) if goals else simulated_names(policies))
+    trace, fleet, run = _simulated_run(settings, options)
+    if of_waiting(goals) and not trace.timed:
+        inform(f"warning: {NO_QUEUE}", settings)
     save_trace(trace, options.save_trace)
     objective, missed = options.objective or "stall", False
     done: Collection[str]
@@ -61,7 +68,7 @@ def simulation(settings: Settings, options: BenchOptions) -> int:
         done, missed = sized.plan.policies, not all(one.answers for one in sized.plan.policies.values())
         report = bench_report(*run, sized, PLAN_DEFINITIONS, plan_metrics(sized.plan.policies))
     else:
-        found = simulate_all(trace, fleet, policies, objective, told=_teller(trace, policies))
+        found = simulate_all(trace, fleet, policies, objective, told=_policy_progress(trace, policies))
         done = found.policies
         report = bench_report(*run, found, DEFINITIONS, simulation_metrics(found.policies))
     code = conclude(report, {options.seed: trace}) if done else 0
@@ -85,24 +92,24 @@ def _goals(options: BenchOptions) -> tuple[Condition, ...]:
     return parse_goals(options.plan)
 
 
-def _scene(settings: Settings, options: BenchOptions) -> tuple[Trace, Fleet, tuple[VllmRun, BenchSetting]]:
+def _simulated_run(settings: Settings, options: BenchOptions) -> tuple[Trace, Fleet, tuple[VllmRun, BenchSetting]]:
     """The requests, the adapters and tiers that they are put to, and what the report says of them.
 
     Raises:
         LoraCliError: what is asked for is wrong, or a file cannot be read.
     """
-    workload = workload_of(options)
+    workload = parse_workload(options)
     if options.refs or options.manifest is not None:
-        asked, sizes = _named(settings, options)
+        inputs, sizes = _named_adapters(settings, options)
         if workload.names and set(workload.names) != sizes.keys():
             raise UsageError("the adapters of the workload differ from those given", hint="remove one of them")
-        words, engine = workload.words(), asked.engine
+        words, engine = workload.summary(), inputs.engine
     else:
         names = adapter_names(workload.names, options.num_adapters, ADAPTERS)
         per_rank = size_of(options.bytes_per_rank, "--bytes-per-rank") or BYTES_PER_RANK
         sizes = sized(names, parse_ranks(options.ranks or RANKS), options.seed, per_rank)
-        words, engine = workload.words() | {"ranks": options.ranks or RANKS}, None
-    trace = workload.over(list(sizes), REQUESTS, options.seed)
+        words, engine = workload.summary() | {"ranks": options.ranks or RANKS}, None
+    trace = workload.trace_for(list(sizes), REQUESTS, options.seed)
     fleet = _fleet(sizes, engine, options)
     traffic = workload.traffic
     # Else the times of the requests tell their rate.
@@ -110,7 +117,7 @@ def _scene(settings: Settings, options: BenchOptions) -> tuple[Trace, Fleet, tup
     return trace, fleet, run_of("simulate", trace, options.seed, words, environment(), rate, traffic.burstiness)
 
 
-def _named(settings: Settings, options: BenchOptions) -> tuple[Lineup, dict[str, int]]:
+def _named_adapters(settings: Settings, options: BenchOptions) -> tuple[Inputs, dict[str, int]]:
     """The adapters that are named, and the bytes of each in half precision, from its header alone.
 
     Raises:
@@ -118,17 +125,17 @@ def _named(settings: Settings, options: BenchOptions) -> tuple[Lineup, dict[str,
     """
     for flag in options.given(("num_adapters", "ranks", "bytes_per_rank")):
         raise UsageError(f"{flag} is for synthetic adapters", hint="remove it: named adapters have their own sizes")
-    asked = lineup(options.manifest, options.refs or [], "", "simulate")
-    reached = reaching(settings, asked.manifest, options.policy)
+    inputs = read_inputs(options.manifest, options.refs or [], "", "simulate")
+    reached = apply_policies(settings, inputs.manifest, options.policy)
     sizes = {}
-    for item, one in zip(asked.items, read_all(asked.to_judge(reached), reached), strict=True):
+    for item, one in zip(inputs.items, read_all(inputs.to_validate(reached), reached), strict=True):
         if one.error is not None:
             raise one.error
         pairs = one.adapter.pairs.values() if one.adapter is not None else ()
         sizes[item.name] = HALF_BYTES * sum(prod(factor.shape) for pair in pairs for factor in pair.factors)
         if not sizes[item.name]:
             raise UsageError(f"{item.name} has no LoRA factors", hint="use other adapters")
-    return asked, sizes
+    return inputs, sizes
 
 
 def _fleet(sizes: Mapping[str, int], engine: "EngineSpec | None", options: BenchOptions) -> Fleet:
@@ -165,7 +172,7 @@ def _links(options: BenchOptions) -> Links:
     )
 
 
-def _teller(trace: Trace, policies: Sequence[str]) -> Callable[[str], None]:
+def _policy_progress(trace: Trace, policies: Sequence[str]) -> Callable[[str], None]:
     """Says on a terminal which policy is done, where that takes long; elsewhere nothing."""
     if len(trace) * len(policies) < 500_000 or not sys.stderr.isatty():
         return lambda _policy: None

@@ -33,15 +33,18 @@ def references(ctx: typer.Context, incomplete: str) -> list[str]:
     """Adapters in the cache, as one writes them; none if a path is begun."""
     if incomplete.startswith((".", "/", "~")):
         return []
-    return _begun(_cached(ctx, partial(_references, incomplete)), incomplete)
+    return _matching(_from_cache(ctx, partial(_references, incomplete)), incomplete)
 
 
 def snapshots(ctx: typer.Context, incomplete: str) -> list[str]:
     """What ``cache show`` takes: references, names of views, and digests once one is begun."""
-    found = [*_cached(ctx, partial(_references, incomplete)), *_cached(ctx, lambda store: _names(store.adapters))]
+    found = [
+        *_from_cache(ctx, partial(_references, incomplete)),
+        *_from_cache(ctx, lambda store: _names(store.adapters)),
+    ]
     if incomplete:
-        found += _cached(ctx, lambda store: _names(store.snapshots))
-    return _begun(found, incomplete)
+        found += _from_cache(ctx, lambda store: _names(store.snapshots))
+    return _matching(found, incomplete)
 
 
 def engines(incomplete: str) -> list[str]:
@@ -68,29 +71,29 @@ RULE: dict[str, Any] = {"metavar": "RULE", "autocompletion": rules}
 """What an option takes that names one of these: how ``--help`` calls it, and what a TAB offers."""
 
 
-def words(*known: str) -> Callable[[], list[str]]:
+def choices(*known: str) -> Callable[[], list[str]]:
     """Offers these words."""
     return lambda: list(known)
 
 
-def _begun(found: Sequence[str], begun: str) -> list[str]:
-    """What is offered once ``begun`` is: a revision next to the name without one only once its ``@`` is there."""
+def _matching(found: Sequence[str], incomplete: str) -> list[str]:
+    """What is offered once ``incomplete`` is: a revision next to the name without one only once its ``@`` is there."""
     known = set(found)
-    return [word for word in found if "@" in begun or word.partition("@")[0] not in known - {word}]
+    return [word for word in found if "@" in incomplete or word.partition("@")[0] not in known - {word}]
 
 
-def _cached(ctx: typer.Context, listed: Callable[[Store], Iterator[str]]) -> list[str]:
+def _from_cache(ctx: typer.Context, list_names: Callable[[Store], Iterator[str]]) -> list[str]:
     """What is listed of the cache that is meant; nothing if that cannot be read: a TAB is no place for errors."""
     with suppress(LoraCliError, OSError):
         store = Store(load_settings(ctx.meta, os.environ).cache_dir)
-        return sorted(set(islice(listed(store), MOST_RECORDS)))
+        return sorted(set(islice(list_names(store), MOST_RECORDS)))
     return []
 
 
-def _references(begun: str, store: Store) -> Iterator[str]:
-    """What is cached, as it is written for short, unless ``begun`` is the long way."""
+def _references(incomplete: str, store: Store) -> Iterator[str]:
+    """What is cached, as it is written for short, unless ``incomplete`` is the long way."""
     for record in all_records(store):
-        ref = record.ref if begun.startswith("hf:") else record.ref.removeprefix("hf://")
+        ref = record.ref if incomplete.startswith("hf:") else record.ref.removeprefix("hf://")
         yield ref if "%" in ref else ref.removeprefix("file://")
 
 

@@ -20,10 +20,10 @@ from lora_cli.errors import INTERRUPTED, DocumentError, LoraCliError, MachineErr
 # What the operating system says when the machine, not the program, is at fault.
 MACHINE_ERRNOS = {ENOSPC, EDQUOT, EROFS, EACCES, EPERM, EMFILE, ENFILE, ENOMEM, EIO, EFBIG}
 
-READER_GONE = 141
+SIGPIPE_EXIT_CODE = 141
 """The exit code that a shell reports for a program that writes into a closed pipe: 128 + SIGPIPE."""
 
-TERMINATED = 143
+SIGTERM_EXIT_CODE = 143
 """The exit code that a shell reports for a program that was stopped by a signal: 128 + SIGTERM."""
 
 OBJECTS_PER_COLLECTION = 1_000_000
@@ -36,31 +36,31 @@ def main(argv: Sequence[str]) -> int:
     try:
         return _run(argv)
     except typer.TyperException as error:
-        return _report(_usage(error, argv))
+        return _report(_usage_error(error, argv))
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         _discard_output()
-        return READER_GONE
+        return SIGPIPE_EXIT_CODE
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
-        return READER_GONE if isinstance(stop.__context__, BrokenPipeError) else code
+        return SIGPIPE_EXIT_CODE if isinstance(stop.__context__, BrokenPipeError) else code
     except Exception as error:  # noqa: BLE001 - the one boundary
         expected = _expected(error)
         return _bug() if expected is None else _report(expected)
 
 
 def _run(argv: Sequence[str]) -> int:
-    app.forget_services()
+    app.remove_service_variables()
     if set_up_bash(argv):
         return 0
     code = app.build_app().main(args=list(argv), prog_name="lora-cli", standalone_mode=False)
     return code if isinstance(code, int) else 0
 
 
-def _usage(error: typer.TyperException, argv: Sequence[str]) -> UsageError:
+def _usage_error(error: typer.TyperException, argv: Sequence[str]) -> UsageError:
     """What typer found wrong with the command line, in the format of our own errors."""
-    message, context = _message(error), getattr(error, "ctx", None)
+    message, context = _typer_message(error), getattr(error, "ctx", None)
     told, _, likely = message.partition(" Did you mean ")
     told = told.partition(" (Possible options")[0].rstrip(".")
     told = (told[:1].lower() + told[1:]).replace("is not a valid int range", "is not a whole number")
@@ -78,7 +78,7 @@ def _usage(error: typer.TyperException, argv: Sequence[str]) -> UsageError:
     return UsageError(told, hint=f"did you mean {likely.rstrip('?')}?" if likely else f"{command} --help")
 
 
-def _message(error: typer.TyperException) -> str:
+def _typer_message(error: typer.TyperException) -> str:
     """Typer's message. Since 0.29 pydantic parses values, whose messages leave out the value and half of a range."""
     message, mistakes = error.format_message(), getattr(error.__cause__, "errors", None)
     if mistakes is None:
@@ -151,7 +151,7 @@ def run() -> None:
         sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     gc.set_threshold(OBJECTS_PER_COLLECTION)
     if os.getpid() == 1:
-        _end_when_told()
+        _exit_on_sigterm()
     code = main(sys.argv[1:])
     try:
         sys.stderr.flush()
@@ -160,8 +160,8 @@ def run() -> None:
     sys.exit(code)
 
 
-def _end_when_told() -> None:
+def _exit_on_sigterm() -> None:
     """SIGTERM also ends the first process of a container: by default the kernel ignores it there."""
     import signal
 
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(TERMINATED))
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(SIGTERM_EXIT_CODE))

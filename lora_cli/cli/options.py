@@ -90,26 +90,26 @@ Refs = Annotated[
         autocompletion=completion.references,
     ),
 ]
-which = partial(option, default=..., panel=ADAPTERS)
-Manifest = Annotated[Path | None, which("--manifest -f FILE", "Use the adapters of this manifest.")]
+adapter_option = partial(option, default=..., panel=ADAPTERS)
+Manifest = Annotated[Path | None, adapter_option("--manifest -f FILE", "Use the adapters of this manifest.")]
 Base = Annotated[
     str,
-    which(
+    adapter_option(
         "--base",
         "Base model: directory, config.json, Hub id or reference (default: from the adapters' configs).",
         **completion.REF,
     ),
 ]
-PolicyFile = Annotated[Path | None, which("--policy FILE", "Policy that adapters must pass.")]
+PolicyFile = Annotated[Path | None, adapter_option("--policy FILE", "Policy that adapters must pass.")]
 Checkpoint = Annotated[
     str,
-    which(
+    adapter_option(
         "--checkpoint N|latest",
         "Use the folder checkpoint-N, or the one with the highest number.",
-        autocompletion=completion.words("latest"),
+        autocompletion=completion.choices("latest"),
     ),
 ]
-Shard = Annotated[str | None, which("--shard I/N", "Use only part I (counted from 0) of N, by name.")]
+Shard = Annotated[str | None, adapter_option("--shard I/N", "Use only part I (counted from 0) of N, by name.")]
 Ray = Annotated[
     str | None, option("--ray ADDRESS", "Run on a Ray cluster: auto, or HOST:PORT of its head.", ..., NETWORK)
 ]

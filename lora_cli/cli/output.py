@@ -6,14 +6,15 @@ https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-fa
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from lora_cli.core.text import harmless, unheard
+from lora_cli.core.text import harmless, safe, unheard
 from lora_cli.errors import LoraCliError, MachineError
 from lora_cli.redaction import redact
+from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -58,7 +59,7 @@ def colour() -> bool:
     return console.color_system is not None and not console.no_color
 
 
-def drawn(parts: Iterable["RenderableType"], file: Path | None = None, *, columns: int | None = None) -> str:
+def render_parts(parts: Iterable["RenderableType"], file: Path | None = None, *, columns: int | None = None) -> str:
     """``parts`` for standard output, in its width and colour; for a ``file`` in 80 columns without colour."""
     from lora_cli.render.terminal import rendered
 
@@ -76,11 +77,36 @@ def write_result(
     """The fields of ``report`` as JSON, or the ``parts`` that people read; to standard output or to ``file``."""
     from lora_cli.render.json import encoded
 
-    write(encoded(report) if output_format == "json" else drawn(parts, file, columns=columns), file)
+    write(encoded(report) if output_format == "json" else render_parts(parts, file, columns=columns), file)
 
 
-def drawable() -> bool:
-    """Whether standard output has the characters that shades are drawn with."""
+def write_report(
+    report: object,
+    output_format: ReportFormat,
+    parts: Callable[[bool], Iterable["RenderableType"]],
+    page: Callable[[], str],
+    file: Path | None,
+    settings: Settings,
+) -> None:
+    """Writes ``report`` as JSON, as an HTML ``page``, or as the ``parts`` that people read, which may have to be ASCII.
+
+    Without ``file`` it goes to standard output.
+    """
+    if output_format == "json":
+        from lora_cli.render.json import encoded
+
+        text = encoded(report)
+    elif output_format == "html":
+        text = page()
+    else:
+        text = render_parts(parts(file is None and not _can_draw_blocks()), file)
+    write(text, file)
+    if file is not None and str(file) != "-":
+        inform(f"wrote {file}", settings)
+
+
+def _can_draw_blocks() -> bool:
+    """Whether the encoding of standard output has the block characters of plots and heat maps."""
     try:
         "\u2591\u2588".encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
@@ -118,13 +144,13 @@ def to_stderr(line: str) -> None:
     sys.stderr.flush()
 
 
-def written(file: Path | None, *, quiet: bool) -> None:
-    """Report on standard error that the result is in ``file``, if it is and ``quiet`` is not set."""
-    if file is not None and str(file) != "-" and not quiet:
-        to_stderr(f"wrote {file}")
+def inform(message: str, settings: Settings) -> None:
+    """One line on standard error, unless ``--quiet``."""
+    if not settings.quiet:
+        to_stderr(safe(message))
 
 
-def writable(file: Path | None) -> None:
+def check_writable(file: Path | None) -> None:
     """Whether ``file``, if there is one, can be written, as far as is known before the work.
 
     Raises:
@@ -139,7 +165,7 @@ def writable(file: Path | None) -> None:
         raise _unwritable(file, "there is no such folder" if not folder.is_dir() else "its folder is read-only")
 
 
-def withdraw(file: Path | None, option: str) -> None:
+def remove_output(file: Path | None, option: str) -> None:
     """Remove what an earlier run wrote to ``file``, if there is one; a device or a pipe stays.
 
     Raises:
@@ -167,17 +193,23 @@ def termination_log(file: str = TERMINATION_LOG) -> Iterator[None]:
     try:
         yield
     except LoraCliError as error:
-        note(f"{error.message}\n{error.hint}".rstrip(), file)
+        write_termination_log(f"{error.message}\n{error.hint}".rstrip(), file)
         raise
 
 
-def about(name: str, reason: str, stage: str = "") -> str:
-    """``reason`` after the adapter's name, with which it may begin itself, and its ``stage``."""
+def log_failures(failures: Iterable[tuple[str, str, str]], file: str = TERMINATION_LOG) -> None:
+    """Writes the name, message and stage of each failed adapter to the termination log, a line each."""
+    if lines := [with_adapter_name(*failure) for failure in failures]:
+        write_termination_log("\n".join(lines), file)
+
+
+def with_adapter_name(name: str, message: str, stage: str = "") -> str:
+    """``message`` after the adapter's name, with which it may begin already, and the ``stage`` that failed."""
     at = f"{stage}: " if stage else ""
-    return f"{name}: {at}{reason.removeprefix(f'{name}: ')}"
+    return f"{name}: {at}{message.removeprefix(f'{name}: ')}"
 
 
-def note(reason: str, file: str = TERMINATION_LOG) -> None:
+def write_termination_log(reason: str, file: str = TERMINATION_LOG) -> None:
     """``reason`` into the file, where there is one that can be written; nothing is created."""
     with suppress(OSError):
         descriptor = os.open(file, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK)

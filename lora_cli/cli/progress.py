@@ -157,9 +157,9 @@ class RunProgress(FetchProgress):
 
 
 @contextmanager
-def shown_progress(settings: Settings, count: int) -> Iterator[Progress]:
+def fetch_progress(settings: Settings, count: int) -> Iterator[Progress]:
     """What is shown while ``count`` adapters are fetched; gone afterwards."""
-    if not is_drawn(settings):
+    if not is_interactive(settings):
         yield SILENT if settings.quiet else Lines()
         return
     progress = FetchProgress(count)
@@ -168,20 +168,20 @@ def shown_progress(settings: Settings, count: int) -> Iterator[Progress]:
 
 
 @contextmanager
-def shown_stages(settings: Settings, count: int) -> Iterator[RunProgress]:
-    """What is shown while ``count`` adapters are warmed; with ``--verbose`` ``tell_stage`` writes lines instead."""
+def stage_progress(settings: Settings, count: int) -> Iterator[RunProgress]:
+    """What is shown while ``count`` adapters are warmed; with ``--verbose`` ``log_stage`` writes lines instead."""
     staged = RunProgress(count)
-    with _live(staged) if is_drawn(settings) else nullcontext():
+    with _live(staged) if is_interactive(settings) else nullcontext():
         yield staged
 
 
 @contextmanager
-def shown_count(settings: Settings, count: int, done: str) -> Iterator[Callable[[bool], None]]:
+def count_progress(settings: Settings, count: int, done: str) -> Iterator[Callable[[bool], None]]:
     """How many of ``count`` adapters are ``done``, and how many failed: what is yielded is called with each.
 
     It is drawn by the calling thread alone, which may fork meanwhile.
     """
-    if count < 2 or not is_drawn(settings):
+    if count < 2 or not is_interactive(settings):
         yield lambda failed: None
         return
     staged = RunProgress(count, done)
@@ -194,7 +194,7 @@ def shown_count(settings: Settings, count: int, done: str) -> Iterator[Callable[
         yield passed
 
 
-def is_drawn(settings: Settings) -> bool:
+def is_interactive(settings: Settings) -> bool:
     """Whether there is a terminal to draw on, and drawing is wanted."""
     if settings.quiet or settings.no_progress or settings.verbose or not sys.stderr.isatty():
         return False

@@ -3,7 +3,7 @@
 import typer
 
 from lora_cli.cli import completion, options
-from lora_cli.cli.output import drawn, write
+from lora_cli.cli.output import render_parts, write
 from lora_cli.render.catalog_report import rules_report
 from lora_cli.render.json import encoded
 from lora_cli.rules import RULES, find
@@ -24,4 +24,4 @@ def command(
         return
     from lora_cli.render.terminal_catalog import rule_parts, rules_parts
 
-    write(drawn(rule_parts(report.rules[0]) if code and len(report.rules) == 1 else rules_parts(report.rules)))
+    write(render_parts(rule_parts(report.rules[0]) if code and len(report.rules) == 1 else rules_parts(report.rules)))

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from lora_cli.cli import completion, engine_options, options
-from lora_cli.cli.adapter_selection import base_model, lineup, reaching, warn_of_unlocked, with_base
+from lora_cli.cli.adapter_selection import apply_policies, base_model, infer_base, read_inputs, warn_of_unlocked
 from lora_cli.cli.options import ADAPTERS, for_engine, option, result
-from lora_cli.cli.output import drawn, to_stderr, writable, write
-from lora_cli.cli.progress import shown_count
+from lora_cli.cli.output import check_writable, render_parts, to_stderr, write
+from lora_cli.cli.progress import count_progress
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.finding import Severity
 from lora_cli.core.shard import in_shard
@@ -70,7 +70,7 @@ def command(
         "--fail-on error|warning",
         "Lowest severity that exits with 1.",
         default="error",
-        autocompletion=completion.words("error", "warning"),
+        autocompletion=completion.choices("error", "warning"),
     ),
     select: list[str] | None = finding(
         "--select",
@@ -105,7 +105,7 @@ def command(
         "--format FORMAT[=FILE]",
         "human, concise, json, sarif, junit, github, gitlab or markdown; may be repeated, each with its file.",
         show_default="human",
-        autocompletion=completion.words(*FORMATS),
+        autocompletion=completion.choices(*FORMATS),
     ),
     output: options.OutputFile = None,
 ) -> None:
@@ -114,43 +114,43 @@ def command(
         raise UsageError(f"--fail-on is error or warning, not {safe(fail_on)}")
     if base and no_base:
         raise UsageError("--base and --no-base cannot be used together", hint="remove one of them")
-    chosen, wanted = choose(select or (), ignore or ()), outputs(formats or (), output, os.environ)
+    chosen, outputs = choose(select or (), ignore or ()), parse_outputs(formats or (), output, os.environ)
     known, where = known_findings(baseline, write_baseline)
-    whole = lineup(manifest, refs or [], base, "validate", checkpoint)
-    asked = replace(whole, items=tuple(in_shard(whole.items, shard, lambda item: item.name)))
-    settings = reaching(ctx.obj, asked.manifest, policy)
-    warn_of_unlocked(asked, settings)
-    max_lora_rank = max_lora_rank or (asked.engine.max_lora_rank if asked.engine else None)
-    engines = engine_options.named_engines(engine, asked.manifest)
+    whole = read_inputs(manifest, refs or [], base, "validate", checkpoint)
+    inputs = replace(whole, items=tuple(in_shard(whole.items, shard, lambda item: item.name)))
+    settings = apply_policies(ctx.obj, inputs.manifest, policy)
+    warn_of_unlocked(inputs, settings)
+    max_lora_rank = max_lora_rank or (inputs.engine.max_lora_rank if inputs.engine else None)
+    engines = engine_options.named_engines(engine, inputs.manifest)
     deployment = engine_options.deployment_of(
         engines, whole, tp=tp, max_lora_rank=max_lora_rank, lora_target_modules=lora_target_modules or (),
         served_model_name=served_model_name, max_loras=max_loras,
     )  # fmt: skip
-    model = None if no_base else base_model(with_base(asked, "validate", settings).base, settings)
+    model = None if no_base else base_model(infer_base(inputs, "validate", settings).base, settings)
     terms = Terms(
         model, values=values, max_lora_rank=max_lora_rank, rules=chosen, engines=engines, deployment=deployment
     )
-    items = asked.to_judge(settings, digests=True)
+    items = inputs.to_validate(settings, digests=True)
     if ray is None:
         judged = check_all(items, terms, settings, contents=False)
     else:
         from lora_cli.fleet.judging import check_fleet
 
         judged = check_fleet(ray, items, terms, settings)
-    entries = asked.manifest.adapters if asked.manifest else ()
+    entries = inputs.manifest.adapters if inputs.manifest else ()
     here = Path.cwd()
     root = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), None)
     naming = Naming(here, {entry.name: entry.at for entry in entries}, root)
     checked = []
-    with shown_count(settings, len(asked.items), "validated") as passed:
-        for one in accepting(judged, known, where, naming):
+    with count_progress(settings, len(inputs.items), "validated") as passed:
+        for one in accept_known(judged, known, where, naming):
             checked.append(one)
             passed(one.error is not None)
-    notices = settled(checked, known, write_baseline, naming, chosen, settings)
+    notices = baseline_notices(checked, known, write_baseline, naming, chosen, settings)
     report = validate_report(
         checked, FAIL_ON[fail_on], base=model, rules=chosen, naming=naming, baseline=where, notices=notices
     )
-    tell(report, wanted, quiet=settings.quiet, statistics=statistics)
+    write_outputs(report, outputs, quiet=settings.quiet, statistics=statistics)
     raise typer.Exit(report.summary.exit_code)
 
 
@@ -163,7 +163,7 @@ def known_findings(baseline: Path | None, new: Path | None) -> "tuple[Baseline |
     """
     if baseline is not None and new is not None:
         raise UsageError("--baseline and --write-baseline cannot be used together", hint="remove one of them")
-    writable(new)
+    check_writable(new)
     if baseline is None:
         return None, str(new or "")
     from lora_cli.documents.baseline import load_baseline
@@ -172,7 +172,7 @@ def known_findings(baseline: Path | None, new: Path | None) -> "tuple[Baseline |
     return load_baseline(read_text(baseline, "baseline"), str(baseline)), str(baseline)
 
 
-def accepting(judged: Iterable[Checked], known: "Baseline | None", where: str, naming: Naming) -> Iterator[Checked]:
+def accept_known(judged: Iterable[Checked], known: "Baseline | None", where: str, naming: Naming) -> Iterator[Checked]:
     """Each adapter with its known findings accepted; ``naming`` says what it is called."""
     if not where:
         yield from judged
@@ -183,7 +183,7 @@ def accepting(judged: Iterable[Checked], known: "Baseline | None", where: str, n
         yield baseline.known(one, naming.identity(one), known, where)
 
 
-def settled(
+def baseline_notices(
     checked: Sequence[Checked],
     known: "Baseline | None",
     new: Path | None,
@@ -223,7 +223,7 @@ class Output:
     appended: bool = False
 
 
-def outputs(formats: Sequence[str], file: Path | None, environ: Mapping[str, str]) -> tuple[Output, ...]:
+def parse_outputs(formats: Sequence[str], file: Path | None, environ: Mapping[str, str]) -> tuple[Output, ...]:
     """What ``--format FORMAT[=FILE]`` and ``-o FILE`` ask for together.
 
     Markdown that has no file of its own is appended to the job's summary, where GitHub Actions names one.
@@ -232,8 +232,8 @@ def outputs(formats: Sequence[str], file: Path | None, environ: Mapping[str, str
         UsageError: no such format; two for one place; ``-o`` that could mean several.
         MachineError: a file that cannot be written.
     """
-    asked = [_named(word) for word in formats or [HUMAN]]
-    bare = [name for name, given in asked if given is None]
+    named = [_parse_format(word) for word in formats or [HUMAN]]
+    bare = [name for name, given in named if given is None]
     if file is not None and len(bare) != 1:
         hint = "set a file for each: --format sarif=FILE" if bare else "remove -o"
         raise UsageError("-o needs exactly one format without a file", hint=hint)
@@ -242,7 +242,7 @@ def outputs(formats: Sequence[str], file: Path | None, environ: Mapping[str, str
         Output(name, Path(summary), appended=True)
         if name == MARKDOWN and summary and (given or file) is None
         else Output(name, given or file or STDOUT)
-        for name, given in asked
+        for name, given in named
     )
     for output in found:
         same = [other.format for other in found if other.file == output.file]
@@ -251,11 +251,11 @@ def outputs(formats: Sequence[str], file: Path | None, environ: Mapping[str, str
             if output.file == STDOUT and MARKDOWN in same:
                 hint += f"; markdown only goes to {STEP_SUMMARY} automatically if that is set"
             raise UsageError(f"{' and '.join(same)} would be mixed", hint=hint)
-        writable(output.file)
+        check_writable(output.file)
     return found
 
 
-def _named(word: str) -> tuple[str, Path | None]:
+def _parse_format(word: str) -> tuple[str, Path | None]:
     name, has_file, file = word.partition("=")
     if name not in FORMATS:
         raise UsageError(f"{safe(name)} is not a format", hint=did_you_mean(name, FORMATS))
@@ -264,7 +264,7 @@ def _named(word: str) -> tuple[str, Path | None]:
     return name, Path(file) if file else None
 
 
-def tell(report: Report, asked: Sequence[Output], *, quiet: bool = False, statistics: bool = False) -> None:
+def write_outputs(report: Report, outputs: Sequence[Output], *, quiet: bool = False, statistics: bool = False) -> None:
     """Writes each format. Notices about the run itself go to stderr.
 
     ``quiet`` leaves out what is not wrong of what people read, and ``statistics`` all but how often each rule found
@@ -273,15 +273,15 @@ def tell(report: Report, asked: Sequence[Output], *, quiet: bool = False, statis
     Raises:
         MachineError: a file cannot be written.
     """
-    annotated = any(output.format == GITHUB and output.file == STDOUT for output in asked)
+    annotated = any(output.format == GITHUB and output.file == STDOUT for output in outputs)
     for notice in () if quiet or annotated else report.notices:
         to_stderr(safe(f"warning: {notice}"))
-    for output in asked:
+    for output in outputs:
         if output.format == HUMAN:
             from lora_cli.render.terminal_validate import report_parts, statistics_parts
 
             parts = statistics_parts(report) if statistics else report_parts(report, quiet=quiet)
-            write(drawn(parts, None if output.file == STDOUT else output.file), output.file)
+            write(render_parts(parts, None if output.file == STDOUT else output.file), output.file)
         elif output.format == CONCISE:
             from lora_cli.render import concise
 

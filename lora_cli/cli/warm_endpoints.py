@@ -13,12 +13,12 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
-from lora_cli.cli.adapter_selection import Lineup, base_model
+from lora_cli.cli.adapter_selection import Inputs, base_model
 from lora_cli.cli.engine_options import deployment_of
 from lora_cli.cli.options import seconds
-from lora_cli.cli.output import Format, withdraw, write, write_result
+from lora_cli.cli.output import Format, inform, remove_output, write, write_result
 from lora_cli.cli.warm_options import WarmOptions
-from lora_cli.cli.warm_plan import admitting, say
+from lora_cli.cli.warm_plan import admission_function
 from lora_cli.cli.warm_serve import uniquely_named
 from lora_cli.core.adapter_request import Item
 from lora_cli.daemon_threads import map_in_threads
@@ -37,55 +37,55 @@ from lora_cli.store.in_use import holding
 from lora_cli.validation import Terms
 from lora_cli.validation.fetch_and_validate import Admission
 
-AT_ONCE = 8
+PARALLEL_ADMISSIONS = 8
 """Adapters that are fetched and validated at once."""
 
 LOAD_TIMEOUT_S = 600.0
-LOOK_S = 1.0
+POLL_S = 1.0
 """How often the manifest and its lock are looked at."""
 
-AGAIN_S = 30.0
+RECONCILE_EVERY_S = 30.0
 """How often the servers are asked what they serve, even if nothing changed here: one may have been restarted."""
 
 
-def warm_engines(options: WarmOptions, engine: str, named: Callable[[], tuple[Lineup, Settings]]) -> int:
-    """Warm running engines with what is ``named``, once or, with ``--watch``, until it is stopped.
+def warm_engines(options: WarmOptions, engine: str, load_inputs: Callable[[], tuple[Inputs, Settings]]) -> int:
+    """Warm running engines with what is ``load_inputs``, once or, with ``--watch``, until it is stopped.
 
     ``engine`` is NAME or NAME@VERSION. Gives the exit code.
     """
     if options.watch and options.manifest is not None:
-        return _watch(options.manifest, named, options, engine)
-    asked, settings = named()
-    report = warm_endpoints(asked, options, engine, settings)
-    _tell_ready(options.ready_file, report, None)
-    return _tell(report, options.output_format, settings)
+        return _watch(options.manifest, load_inputs, options, engine)
+    inputs, settings = load_inputs()
+    report = warm_endpoints(inputs, options, engine, settings)
+    _update_ready_file(options.ready_file, report, None)
+    return _write_result(report, options.output_format, settings)
 
 
-def _tell_ready(file: Path | None, report: EndpointsReport, pid: int | None) -> None:
+def _update_ready_file(file: Path | None, report: EndpointsReport, pid: int | None) -> None:
     """Have the ready file there where every adapter was tried on every server, and only there.
 
     One that fails holds nobody up: clients of it are told by the server. Raises ``MachineError``.
     """
     if not report.reached:
-        withdraw(file, "--ready-file")
+        remove_output(file, "--ready-file")
     elif file is not None:
         served = sum(one.error is None for one in report.done)
         write(json.dumps({"pid": pid, "served": served}) + "\n", file)
 
 
-def _tell(report: EndpointsReport, output_format: Format, settings: Settings) -> int:
+def _write_result(report: EndpointsReport, output_format: Format, settings: Settings) -> int:
     """Write the result; gives its exit code."""
     write_result(report, output_format, endpoint_parts(report, quiet=settings.quiet))
     return report.exit_code
 
 
-def _tell_down(file: Path | None, settings: Settings, note: str) -> None:
+def _on_server_down(file: Path | None, settings: Settings, note: str) -> None:
     """Say that a server is not ready, and have no ready file. Raises ``MachineError``."""
-    withdraw(file, "--ready-file")
-    say(note, settings)
+    remove_output(file, "--ready-file")
+    inform(note, settings)
 
 
-def _watch(file: Path, named: Callable[[], tuple[Lineup, Settings]], options: WarmOptions, engine: str) -> int:
+def _watch(file: Path, load_inputs: Callable[[], tuple[Inputs, Settings]], options: WarmOptions, engine: str) -> int:
     """Until SIGTERM, SIGHUP or Ctrl-C: warm, report when something was done or failed, and look again.
 
     Raises:
@@ -98,29 +98,29 @@ def _watch(file: Path, named: Callable[[], tuple[Lineup, Settings]], options: Wa
     told: object = None
     settings: Settings | None = None
     while not ended.is_set():
-        seen = _stamp(file)
+        seen = _file_versions(file)
         try:
-            asked, settings = named()
-            report = warm_endpoints(asked, options, engine, settings, ended.is_set)
+            inputs, settings = load_inputs()
+            report = warm_endpoints(inputs, options, engine, settings, ended.is_set)
         except LoraCliError as error:
             if settings is None:
                 raise
-            say(f"error: {error.message}; the served adapters are unchanged", settings)
+            inform(f"error: {error.message}; the served adapters are unchanged", settings)
         else:
-            _tell_ready(options.ready_file, report, os.getpid())
-            now = _gist(report)
+            _update_ready_file(options.ready_file, report, os.getpid())
+            now = _outcomes(report)
             if now != told:
-                _tell(report, options.output_format, settings)
+                _write_result(report, options.output_format, settings)
             # What was loaded is kept the next time, which is no news.
-            told = _gist(report, afterwards=True)
-        until = time.monotonic() + AGAIN_S
-        while not ended.wait(LOOK_S) and time.monotonic() < until and _stamp(file) == seen:
+            told = _outcomes(report, afterwards=True)
+        until = time.monotonic() + RECONCILE_EVERY_S
+        while not ended.wait(POLL_S) and time.monotonic() < until and _file_versions(file) == seen:
             pass
-    withdraw(options.ready_file, "--ready-file")
+    remove_output(options.ready_file, "--ready-file")
     return 0
 
 
-def _gist(report: EndpointsReport, *, afterwards: bool = False) -> object:
+def _outcomes(report: EndpointsReport, *, afterwards: bool = False) -> object:
     """What of a result is news."""
     later = {"loaded": "kept", "replaced": "kept", "pruned": ""} if afterwards else {}
     rows = [
@@ -133,7 +133,7 @@ def _gist(report: EndpointsReport, *, afterwards: bool = False) -> object:
     return rows, [(one.name, one.error and one.error.message) for one in report.refused]
 
 
-def _stamp(file: Path) -> object:
+def _file_versions(file: Path) -> object:
     """What distinguishes one version of the manifest and its lock from another."""
     from lora_cli.reading.manifest import lock_path
 
@@ -146,7 +146,11 @@ def _stamp(file: Path) -> object:
 
 
 def warm_endpoints(
-    asked: Lineup, options: WarmOptions, engine: str, settings: Settings, is_over: Callable[[], bool] = lambda: False
+    inputs: Inputs,
+    options: WarmOptions,
+    engine: str,
+    settings: Settings,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> EndpointsReport:
     """Wait for the servers, validate every adapter for their version, and have each server serve those that pass.
 
@@ -156,26 +160,26 @@ def warm_endpoints(
         UsageError: an invalid address, engine or path.
     """
     kind = engine.partition("@")[0]
-    mapped, patience_s = _mapping(options.engine_path or ()), seconds(options.wait, "--wait")
-    items = uniquely_named(asked.items)
+    mapped, patience_s = _path_mapping(options.engine_path or ()), seconds(options.wait, "--wait")
+    items = uniquely_named(inputs.items)
     with ExitStack() as stack, holding(Store(settings.cache_dir)) as hold:
         addresses = dict.fromkeys(map(parse_address, options.endpoint or ()))
         endpoints = [stack.enter_context(Endpoint(one, options.api_key.strip(), LOAD_TIMEOUT_S)) for one in addresses]
         servers = [open_server(kind, one) for one in endpoints]
 
         def wait(server: Server) -> LoraCliError | None:
-            return wait_ready(server, patience_s, is_over, partial(_tell_down, options.ready_file, settings))
+            return wait_ready(server, patience_s, is_over, partial(_on_server_down, options.ready_file, settings))
 
         waited = dict(zip(servers, map_in_threads(wait, servers, len(servers)), strict=True))
         ready = [server for server, error in waited.items() if error is None]
         versions = {server: server.version() for server in ready}
         profiles = _profiles(engine, kind, versions.values())
-        rank = options.max_lora_rank or (asked.engine.max_lora_rank if asked.engine is not None else None)
-        deployment = deployment_of(profiles, asked, tp=options.tp, max_lora_rank=rank)
-        base = base_model(asked.base, settings)
+        rank = options.max_lora_rank or (inputs.engine.max_lora_rank if inputs.engine is not None else None)
+        deployment = deployment_of(profiles, inputs, tp=options.tp, max_lora_rank=rank)
+        base = base_model(inputs.base, settings)
         terms = Terms(base, max_lora_rank=rank, engines=profiles, deployment=deployment)
-        admit = admitting(terms, settings, hold)
-        wanted, refused = _admitted(items, map_in_threads(admit, items, AT_ONCE) if ready else (), mapped)
+        admit = admission_function(terms, settings, hold)
+        wanted, refused = _admitted(items, map_in_threads(admit, items, PARALLEL_ADMISSIONS) if ready else (), mapped)
         changes = Changes(options.prune, options.prove, options.allow_unload)
         serve = partial(reconcile, wanted=wanted, changes=changes)
         done = dict(zip(ready, map_in_threads(serve, ready, len(ready)), strict=True))
@@ -196,7 +200,7 @@ def warm_endpoints(
     return EndpointsReport(servers=replicas, refused=refused)
 
 
-def kind_of(engine: str, asked: Lineup) -> str:
+def kind_of(engine: str, inputs: Inputs) -> str:
     """What runs at the endpoints: ``--engine``, else the manifest's; the servers report their versions.
 
     Raises:
@@ -204,9 +208,9 @@ def kind_of(engine: str, asked: Lineup) -> str:
     """
     if engine:
         return engine
-    if asked.engine is None:
+    if inputs.engine is None:
         raise UsageError("--endpoint needs the engine that runs there", hint="--engine vllm, sglang or lora-cli")
-    return asked.engine.name
+    return inputs.engine.name
 
 
 def _profiles(engine: str, kind: str, versions: Iterable[str]) -> tuple[Profile, ...]:
@@ -235,7 +239,7 @@ def _admitted(
     return wanted, refused
 
 
-def _mapping(paths: Sequence[str]) -> Callable[[Path], str]:
+def _path_mapping(paths: Sequence[str]) -> Callable[[Path], str]:
     """What maps our paths to those that the servers see: the longest FROM that fits.
 
     Raises:

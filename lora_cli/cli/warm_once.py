@@ -6,11 +6,11 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from lora_cli.cli.adapter_selection import Lineup, base_model
-from lora_cli.cli.output import about, note, write, write_result
-from lora_cli.cli.progress import RunProgress, shown_stages
+from lora_cli.cli.adapter_selection import Inputs, base_model
+from lora_cli.cli.output import inform, log_failures, write, write_result
+from lora_cli.cli.progress import RunProgress, stage_progress
 from lora_cli.cli.warm_options import WarmOptions
-from lora_cli.cli.warm_plan import Copies, Run, admitting, planned, say, tell_stage
+from lora_cli.cli.warm_plan import TmpfsCopies, WarmRun, admission_function, log_stage, process_plan
 from lora_cli.core.results import Answers, LoadReport, PageCache
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import INTERRUPTED, LoraCliError
@@ -32,50 +32,51 @@ Accepted = tuple[int, LoadReport, Job, Snapshot]
 """The place of an adapter in the run, its report so far, its job, and its files."""
 
 
-def prove_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) -> int:
+def prove_once(inputs: Inputs, run: WarmRun, once: WarmOptions, settings: Settings) -> int:
     """Report every adapter; gives the largest of their exit codes.
 
     Raises:
         MachineError: a file cannot be written.
     """
-    reports, answers = warm_once(asked, run, once, settings)
+    reports, answers = warm_once(inputs, run, once, settings)
     parts = apart(load_parts(reports, quiet=settings.quiet), answer_parts(() if settings.quiet else answers))
     write_result(WarmReport(adapters=reports, answers=answers), once.output_format, parts)
-    if asked.engine is not None and asked.manifest is not None and not all(report.error for report in reports):
-        check = f"lora-cli validate -f {asked.manifest.file}"
-        say(f"the proofs follow PEFT; to check the adapters for {asked.engine.name}: {check}", settings)
+    if inputs.engine is not None and inputs.manifest is not None and not all(report.error for report in reports):
+        check = f"lora-cli validate -f {inputs.manifest.file}"
+        inform(f"the proofs follow PEFT; to check the adapters for {inputs.engine.name}: {check}", settings)
     if once.metrics_file is not None:
         write(render_load_metrics(reports), once.metrics_file)
-    if failed := [report for report in reports if report.error]:
-        note("\n".join(about(one.name, one.error, one.stage) for one in failed))
+    log_failures((report.name, report.error, report.stage) for report in reports if report.error)
     code = max((report.exit_code for report in reports), default=0)
     if once.ready_file is not None and code == 0:
         write(json.dumps({"pid": None, "proved": len(reports)}) + "\n", once.ready_file)
     return code
 
 
-def warm_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) -> tuple[list[LoadReport], list[Answers]]:
+def warm_once(
+    inputs: Inputs, run: WarmRun, once: WarmOptions, settings: Settings
+) -> tuple[list[LoadReport], list[Answers]]:
     """Every adapter's report, in the order asked for, and the answers of those that were proved.
 
     What an interrupt leaves undone is reported as such.
     """
     require(run.forward)
-    base, store = base_model(asked.base, settings), Store(settings.cache_dir)
+    base, store = base_model(inputs.base, settings), Store(settings.cache_dir)
     terms = Terms(base, max_lora_rank=run.limits.max_lora_rank or None)
-    watched = Watched(store, run.copies) if once.residency else None
+    recorder = ResidencyRecorder(store, run.copies) if once.residency else None
     undone = LoadReport("", error="not done: interrupted", exit_code=INTERRUPTED)
-    reports, answers = [replace(undone, name=item.name) for item in asked.items], list[Answers]()
-    with holding(store) as hold, shown_stages(settings, len(asked.items)) as shown:
+    reports, answers = [replace(undone, name=item.name) for item in inputs.items], list[Answers]()
+    with holding(store) as hold, stage_progress(settings, len(inputs.items)) as shown:
 
-        def hear(name: str, stage: str, snapshot: Snapshot | None) -> None:
+        def on_stage(name: str, stage: str, snapshot: Snapshot | None) -> None:
             shown.hear(name, stage)
-            if watched is not None:
-                watched.hear(name, stage, snapshot)
+            if recorder is not None:
+                recorder.on_stage(name, stage, snapshot)
 
-        admit = admitting(terms, settings, hold, hear=hear, progress=shown)
+        admit = admission_function(terms, settings, hold, on_stage=on_stage, progress=shown)
         with suppress(KeyboardInterrupt):
             accepted: list[Accepted] = []
-            for place, item in enumerate(asked.items):
+            for place, item in enumerate(inputs.items):
                 admission = admit(item)
                 report, job = reported(item, admission)
                 if job is None or admission.snapshot is None:
@@ -85,15 +86,15 @@ def warm_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) ->
                 shown.passed(failed=job is None)
             if accepted:
                 needs = [needs_of(job.adapter, base) for _, _, job, _ in accepted]
-                plan = lay_out(planned(asked, run, base, settings), needs)
+                plan = lay_out(process_plan(inputs, run, base, settings), needs)
                 for place, report, snapshot in _loaded(accepted, plan, once, answers, shown, settings):
                     reports[place] = report
                     if run.copies is not None and not report.error:
                         shown.hear(report.name, "tier")
                         reports[place] = run.copies.proved(store, report, snapshot)
                     shown.passed(failed=bool(reports[place].error))
-        if watched is not None:
-            reports = [watched.told(report) for report in reports]
+        if recorder is not None:
+            reports = [recorder.with_residency(report) for report in reports]
     return reports, answers
 
 
@@ -109,13 +110,13 @@ def _loaded(
 
     def tell(name: str, stage: str) -> None:
         shown.hear(name, stage)
-        tell_stage(settings, name, stage)
+        log_stage(settings, name, stage)
 
     shown.go_on("proved", len(accepted))
     with WarmProcess(plan, tell=tell) as process:
         shown.hear("warm process", "start")
         for note in process.start().notes:
-            say(note, settings)
+            inform(note, settings)
         for place, report, job, snapshot in accepted:
             loaded = continued(report, process.load(job))
             if once.prompt and not loaded.error:
@@ -126,20 +127,20 @@ def _loaded(
             yield place, loaded, snapshot
 
 
-class Watched:
+class ResidencyRecorder:
     """What of each adapter's files was in memory when they were first seen, for ``--residency``."""
 
-    def __init__(self, store: Store, copies: Copies | None) -> None:
+    def __init__(self, store: Store, copies: TmpfsCopies | None) -> None:
         self._store, self._copies = store, copies
         self._before: dict[str, Mapping[Path, Resident]] = {}
 
-    def hear(self, name: str, _stage: str, snapshot: Snapshot | None) -> None:
+    def on_stage(self, name: str, _stage: str, snapshot: Snapshot | None) -> None:
         """Looks at an adapter's files once they are on this disk, before the run reads them."""
         if snapshot is not None and name not in self._before:
             places = self._places(name, snapshot.digest).values()
             self._before[name] = {place: folder_residency(place) for place in places}
 
-    def told(self, report: LoadReport) -> LoadReport:
+    def with_residency(self, report: LoadReport) -> LoadReport:
         """The report with what is in memory now, next to what was; without it where nothing came to this disk."""
         before = self._before.get(report.name)
         if before is None:

@@ -42,7 +42,7 @@ class WarmOptions:
         "Engine at the endpoint: vllm, sglang or lora-cli.",
         "",
         ENGINES,
-        autocompletion=completion.words("vllm", "sglang", "lora-cli"),
+        autocompletion=completion.choices("vllm", "sglang", "lora-cli"),
     )
     engine_path: list[str] | None = option(
         "--engine-path FROM=TO", "Path TO in the engine of the local folder FROM; may be repeated.", None, ENGINES

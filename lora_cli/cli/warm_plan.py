@@ -16,15 +16,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from lora_cli.cli.adapter_selection import Lineup
-from lora_cli.cli.output import to_stderr
+from lora_cli.cli.adapter_selection import Inputs
+from lora_cli.cli.output import inform
 from lora_cli.core.adapter_files import BASE_CONFIG
 from lora_cli.core.adapter_request import NAME, Item
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.results import LoadReport
 from lora_cli.core.snapshot import Snapshot
-from lora_cli.core.text import safe
 from lora_cli.errors import LoraCliError, MissingExtra, UsageError
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.progress import SILENT, Progress
@@ -42,7 +41,7 @@ STAGE = "tier"
 KIND = "tmpfs:"
 
 
-class Copies:
+class TmpfsCopies:
     """Holds the folder of memory, and under which name each adapter is there: a manifest's, or the last of a REF's.
 
     Raises:
@@ -95,7 +94,7 @@ class Copies:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class WarmRun:
     """What the warm process is to do, with how much; and where adapters are copied to besides, if anywhere.
 
     ``dummy`` is the config of a base without weights that is timed all the same.
@@ -105,27 +104,27 @@ class Run:
     device: Device
     forward: Forward
     eviction: PolicyName
-    copies: Copies | None = None
+    copies: TmpfsCopies | None = None
     dummy: Mapping[str, Any] | None = None
 
 
-Heard = Callable[[str, str, Snapshot | None], None]
-"""Hears an adapter's name and stage as that begins, and its snapshot once that is on this disk."""
+OnStage = Callable[[str, str, Snapshot | None], None]
+"""Called with an adapter's name and a stage that begins, and with the snapshot once it is on this disk."""
 
 
-def admitting(
-    terms: Terms, settings: Settings, hold: Hold, *, hear: Heard | None = None, progress: Progress = SILENT
+def admission_function(
+    terms: Terms, settings: Settings, hold: Hold, *, on_stage: OnStage | None = None, progress: Progress = SILENT
 ) -> Callable[[Item], Admission]:
-    """What brings one adapter into the cache and validates it there; ``hear`` and ``progress`` get each step."""
+    """The function that fetches one adapter into the cache and validates it there."""
     run, turns = FetchContext(Store(settings.cache_dir), settings, progress, hold=hold), count()
 
-    def admitted(item: Item) -> Admission:
-        heard, turn = unheard if hear is None else partial(hear, item.name), next(turns)
+    def admit(item: Item) -> Admission:
+        hear, turn = unheard if on_stage is None else partial(on_stage, item.name), next(turns)
         with run.beside() as context:
-            fetched = fetch_in(item, context, hear=heard, turn=turn)
-        return judge_in(fetched, terms, settings, hear=heard)
+            fetched = fetch_in(item, context, hear=hear, turn=turn)
+        return judge_in(fetched, terms, settings, hear=hear)
 
-    return admitted
+    return admit
 
 
 def base_directory(named: str | AdapterRef) -> Path | None:
@@ -155,13 +154,13 @@ def require_packages(command: str, extra: str, *packages: str) -> None:
             raise MissingExtra(command, extra, package)
 
 
-def planned(asked: Lineup, run: Run, base: BaseModel, settings: Settings) -> Plan:
+def process_plan(inputs: Inputs, run: WarmRun, base: BaseModel, settings: Settings) -> Plan:
     """What the command line says of the warm process and of the base, for ``lay_out``."""
     return Plan(
         base,
         modules=(),
         limits=run.limits,
-        base_directory=base_directory(asked.base),
+        base_directory=base_directory(inputs.base),
         device=run.device,
         forward=run.forward,
         cache_dir=settings.cache_dir,
@@ -170,13 +169,7 @@ def planned(asked: Lineup, run: Run, base: BaseModel, settings: Settings) -> Pla
     )
 
 
-def tell_stage(settings: Settings, name: str, stage: str) -> None:
+def log_stage(settings: Settings, name: str, stage: str) -> None:
     """A stage of an adapter as it begins, with ``--verbose``."""
     if settings.verbose:
-        say(f"{name}: {stage}", settings)
-
-
-def say(note: str, settings: Settings) -> None:
-    """Messages for the user, on standard error."""
-    if not settings.quiet:
-        to_stderr(safe(note))
+        inform(f"{name}: {stage}", settings)

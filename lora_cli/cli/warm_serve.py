@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from lora_cli.cli.adapter_selection import Lineup, base_model
+from lora_cli.cli.adapter_selection import Inputs, base_model
 from lora_cli.cli.options import seconds
-from lora_cli.cli.warm_plan import Run, has_base_weights, planned, require_packages, say, tell_stage
+from lora_cli.cli.output import inform
+from lora_cli.cli.warm_plan import WarmRun, has_base_weights, log_stage, process_plan, require_packages
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.log import logger
 from lora_cli.core.target_modules import all_linear
@@ -31,7 +32,7 @@ log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Serve:
+class ServerOptions:
     """The server's own settings besides those of the warm process: where it listens, and what it writes."""
 
     address: Address
@@ -42,7 +43,7 @@ class Serve:
     metrics_file: Path | None
 
 
-def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> None:
+def warm_serve(inputs: Inputs, run: WarmRun, serve: ServerOptions, settings: Settings) -> None:
     """Serve until SIGTERM, Ctrl-C or ``--stop``.
 
     Raises:
@@ -50,10 +51,10 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
     """
     require(run.forward)
     require_packages("warm --serve", "warm", "starlette", "uvicorn")
-    if run.forward == "model" and run.dummy is None and not has_base_weights(asked.base):
+    if run.forward == "model" and run.dummy is None and not has_base_weights(inputs.base):
         # The child would say it later: that there is no model to answer with.
         raise NotFound(
-            f"--forward model needs the base's weights, but {asked.base} has no {WEIGHTS_FILE} on this disk",
+            f"--forward model needs the base's weights, but {inputs.base} has no {WEIGHTS_FILE} on this disk",
             hint="set --base to the folder that has them, or remove --forward model",
         )
     address, token = serve.address, serve.token
@@ -63,7 +64,7 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
             hint="set LORA_CLI_API_KEY, or listen on 127.0.0.1 or a Unix socket",
         )
     timeout_s = seconds(serve.load_timeout, "--load-timeout")
-    items, roots = uniquely_named(asked.items), _folders(serve.roots)
+    items, roots = uniquely_named(inputs.items), _folders(serve.roots)
     # What is in the server's own cache was admitted by it, or by one that it trusts: clients may name it.
     roots.append(Store(settings.cache_dir).snapshots)
     from lora_cli.serving.adapter_manager import Host
@@ -73,11 +74,11 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
     from lora_cli.serving.server import Files
     from lora_cli.serving.server import serve as listen
 
-    base = base_model(asked.base, settings)
-    kept = settings.cache_dir / "history" / f"{hashlib.sha256(str(asked.base).encode()).hexdigest()[:32]}.json"
+    base = base_model(inputs.base, settings)
+    kept = settings.cache_dir / "history" / f"{hashlib.sha256(str(inputs.base).encode()).hexdigest()[:32]}.json"
     past = read_past(kept)
-    plan = replace(planned(asked, run, base, settings), history=past.tiers)
-    told = partial(tell_stage, settings)
+    plan = replace(process_plan(inputs, run, base, settings), history=past.tiers)
+    told = partial(log_stage, settings)
     process = partial(
         WarmProcess, deadline_s=timeout_s, stop_deadline_s=STOP_S, tell=told, died=_log_death, revived=_log_return
     )
@@ -90,8 +91,8 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
         slots, memory = run.limits.max_loras, run.limits.max_cpu_loras
         host = Host(items, admissions, open_process, slots=slots, memory=memory, past=past)
         hosts = None if token or address.uds is not None else address.hosts
-        api = Api(host, settings, _base_name(asked), roots, run.forward == "model", token, hosts)
-        listen(api, address, Files(serve.ready_file, serve.metrics_file, kept), lambda note: say(note, settings))
+        api = Api(host, settings, _base_name(inputs), roots, run.forward == "model", token, hosts)
+        listen(api, address, Files(serve.ready_file, serve.metrics_file, kept), lambda note: inform(note, settings))
 
 
 def _open_process(plan: Plan, process: Callable[[Plan], WarmProcess], needs: Sequence[Needs]) -> WarmProcess:
@@ -108,9 +109,9 @@ def _log_return() -> None:
     log.warning("the warm process is ready again")
 
 
-def _base_name(asked: Lineup) -> str:
+def _base_name(inputs: Inputs) -> str:
     """What clients call the base: a Hub id as it is, a folder by its name."""
-    text = str(asked.base).removeprefix("hf://")
+    text = str(inputs.base).removeprefix("hf://")
     return Path(text.removeprefix("file://")).name if "://" in text or text.startswith((".", "/", "~")) else text
 
 
