@@ -15,7 +15,7 @@ from lora_cli.bench.trace import Trace
 from lora_cli.cli.bench_options import BenchOptions, save_trace
 from lora_cli.cli.output import check_writable, inform, to_stderr, width, write, write_report
 from lora_cli.errors import LoraCliError, MachineError, UsageError
-from lora_cli.render.json import encoded
+from lora_cli.render.json import to_json
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _save(report: BenchReport, traces: Mapping[int, Trace], options: BenchOption
         files[str(seed)] = beside.name
     first = next(iter(files.values()))
     run = replace(report.run, date=now)
-    write(encoded(replace(report, run=run, trace=first, traces=files if len(files) > 1 else None)), file)
+    write(to_json(replace(report, run=run, trace=first, traces=files if len(files) > 1 else None)), file)
     to_stderr(f"saved {file} and {first}" + (", ..." if len(files) > 1 else ""))
 
 

@@ -150,11 +150,11 @@ def command(
         before = changes.before.by_name
         drop_views(store, {name: before[name].digest for name in changes.removed})
     if output_format == "json":
-        from lora_cli.render.json import encoded
+        from lora_cli.render.json import to_json
 
         adapters, where = list(map(fetched_adapter, done)), None if file is None else file.path
         about_base = None if base_config is None else fetched_adapter(base_config)
-        write(encoded(fetch_report(adapters, about_base, where, changes, pruning)))
+        write(to_json(fetch_report(adapters, about_base, where, changes, pruning)))
     log_failures(failed)
     raise typer.Exit(max((outcome.exit_code for outcome in everything), default=0))
 

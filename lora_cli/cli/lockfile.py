@@ -21,7 +21,7 @@ from lora_cli.fetching.requirements import Demand
 from lora_cli.reading.adapter_set import locked_adapters
 from lora_cli.reading.manifest import STDIN, lock_path, read_lock, read_text
 from lora_cli.render.fetch_report import CheckedAdapter, CheckReport, checked_adapter
-from lora_cli.render.json import encoded
+from lora_cli.render.json import to_json
 from lora_cli.render.terminal_fetch import drift_parts, render_changes, render_drift, render_drift_error
 from lora_cli.settings import Settings
 from lora_cli.store import Store
@@ -207,7 +207,7 @@ def report_drift(
     code = max([one.exit_code for one in done] + [int(bool(removed))])
     report = CheckReport(lock=str(file.path), adapters=done, left_over=removed, exit_code=code)
     if output_format == "json":
-        write(encoded(report))
+        write(to_json(report))
     elif in_a_pipe:
         write("".join(f"{name}: is locked but not in the manifest\n" for name in removed))
     elif report.exit_code or not settings.quiet:

@@ -75,9 +75,9 @@ def write_result(
     columns: int | None = None,
 ) -> None:
     """The fields of ``report`` as JSON, or the ``parts`` that people read; to standard output or to ``file``."""
-    from lora_cli.render.json import encoded
+    from lora_cli.render.json import to_json
 
-    write(encoded(report) if output_format == "json" else render_parts(parts, file, columns=columns), file)
+    write(to_json(report) if output_format == "json" else render_parts(parts, file, columns=columns), file)
 
 
 def write_report(
@@ -93,9 +93,9 @@ def write_report(
     Without ``file`` it goes to standard output.
     """
     if output_format == "json":
-        from lora_cli.render.json import encoded
+        from lora_cli.render.json import to_json
 
-        text = encoded(report)
+        text = to_json(report)
     elif output_format == "html":
         text = page()
     else:

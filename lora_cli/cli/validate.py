@@ -39,7 +39,7 @@ EXAMPLES = (
 
 HUMAN, CONCISE, GITHUB, MARKDOWN = "human", "concise", "github", "markdown"
 RENDERERS = {
-    "json": "lora_cli.render.json:encoded",
+    "json": "lora_cli.render.json:to_json",
     "sarif": "lora_cli.render.sarif:render_report",
     "junit": "lora_cli.render.junit:render_report",
     GITHUB: "lora_cli.render.github:render_report",

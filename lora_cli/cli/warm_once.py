@@ -15,7 +15,7 @@ from lora_cli.core.results import Answers, LoadReport, PageCache
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import INTERRUPTED, LoraCliError
 from lora_cli.render.prometheus_metrics import render_load_metrics
-from lora_cli.render.terminal import apart
+from lora_cli.render.terminal import separated
 from lora_cli.render.terminal_warm import answer_parts, load_parts
 from lora_cli.render.warm_report import WarmReport
 from lora_cli.runtime.load_jobs import continued, reported
@@ -39,7 +39,7 @@ def prove_once(inputs: Inputs, run: WarmRun, once: WarmOptions, settings: Settin
         MachineError: a file cannot be written.
     """
     reports, answers = warm_once(inputs, run, once, settings)
-    parts = apart(load_parts(reports, quiet=settings.quiet), answer_parts(() if settings.quiet else answers))
+    parts = separated(load_parts(reports, quiet=settings.quiet), answer_parts(() if settings.quiet else answers))
     write_result(WarmReport(adapters=reports, answers=answers), once.output_format, parts)
     if inputs.engine is not None and inputs.manifest is not None and not all(report.error for report in reports):
         check = f"lora-cli validate -f {inputs.manifest.file}"

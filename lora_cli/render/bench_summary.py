@@ -304,8 +304,8 @@ def _cost_facts(report: BenchReport, result: LiveReport) -> Facts:
     if metrics.get("load_p50_ms") is not None:
         yield "loads", f"p50 {shown('load_p50_ms')} ms, p99 {shown('load_p99_ms')} ms, as reported by the server"
     if metrics.get("probe_quiet_p50_ms") is not None or metrics.get("probe_loading_p50_ms") is not None:
-        beside, apart = shown("probe_loading_p50_ms"), shown("probe_quiet_p50_ms")
-        probes = f"a probe takes {beside} ms during a load, {apart} ms otherwise"
+        loading, quiet = shown("probe_loading_p50_ms"), shown("probe_quiet_p50_ms")
+        probes = f"a probe takes {loading} ms during a load, {quiet} ms otherwise"
         yield "interference", f"{shown('stalled_others_ms')} ms: {probes}"
     ratios = {what: metrics.get(f"control_ratio_{what}_p50") for what in ("ttft", "tpot", "e2el")}
     known = [f"{what} {ratio:.2f}×" for what, ratio in ratios.items() if ratio is not None]

@@ -117,21 +117,21 @@ class Cell:
     title: str
 
 
-def heat_map(grid: Grid, drawn: Layout, most_kinds: int, most_layers: int) -> list[tuple[int, list[Cell | None]]]:
+def heat_map(grid: Grid, layout: Layout, most_kinds: int, most_layers: int) -> list[tuple[int, list[Cell | None]]]:
     """The first layers with a cell for each of the first kinds; None if there is no value."""
-    full, kinds = drawn.full(), grid.kinds[:most_kinds]
+    full, kinds = layout.full(), grid.kinds[:most_kinds]
     return [
-        (layer, [_cell(grid.cells.get((layer, kind), ()), drawn, full) for kind in kinds])
+        (layer, [_cell(grid.cells.get((layer, kind), ()), layout, full) for kind in kinds])
         for layer in grid.layers[:most_layers]
     ]
 
 
-def _cell(paths: Sequence[str], drawn: Layout, full: float) -> Cell | None:
+def _cell(paths: Sequence[str], layout: Layout, full: float) -> Cell | None:
     """What stands out has a star, which is seen without colour too."""
-    value = drawn.value(paths)
+    value = layout.value(paths)
     if value is None:
         return None
-    star = "*" if drawn.outliers.intersection(paths) else ""
+    star = "*" if layout.outliers.intersection(paths) else ""
     return Cell(shade(value / full if full > 0 else 0.0), brief(value) + star, f"{names(paths, 2)}: {value:.4g}")
 
 

@@ -62,33 +62,33 @@ def _fit_rows(args: EngineArgs, fit: Fit, layout: SlotLayout) -> Rows:
     if fit.lower_bound:
         rows.append(("base", "not set: --base is needed for the modules of the engine and the exact size of a slot"))
     if has_choice:
-        said = "adapters loaded later are silently served without modules that are not listed here"
-        rows.append(("warning", said))
-    return [*rows, *(("cost driver", _driver(one, fit)) for one in args.drivers[:MOST])]
+        line = "adapters loaded later are silently served without modules that are not listed here"
+        rows.append(("warning", line))
+    return [*rows, *(("cost driver", _cost_driver(one, fit)) for one in args.drivers[:MOST])]
 
 
 def _slots(args: EngineArgs, fit: Fit, flag: str, least: str) -> str:
     """How many, what all take, and what fewer would save: the trade between memory and adapters that take turns."""
-    said = f"{fit.max_loras} x {size(fit.slot_bytes)} = {least}{size(fit.total_bytes)}"
+    line = f"{fit.max_loras} x {size(fit.slot_bytes)} = {least}{size(fit.total_bytes)}"
     base = ", and one slot is for requests to the base model" if args.base_slots else ""
     if fit.max_loras < len(args.served) + args.base_slots:
-        return f"{said}: {len(args.served)} adapters are swapped{base}; another slot is {size(fit.slot_bytes)} more"
-    said += f": every adapter stays on the GPU{base}"
+        return f"{line}: {len(args.served)} adapters are swapped{base}; another slot is {size(fit.slot_bytes)} more"
+    line += f": every adapter stays on the GPU{base}"
     few = 1 + args.base_slots
     if fit.max_loras > few:
-        said += f"; with {flag} {few} they are swapped in {size(few * fit.slot_bytes)}, one adapter per batch"
-    return said
+        line += f"; with {flag} {few} they are swapped in {size(few * fit.slot_bytes)}, one adapter per batch"
+    return line
 
 
-def _driver(one: Driver, fit: Fit) -> str:
+def _cost_driver(one: Driver, fit: Fit) -> str:
     """``sql alone asks for rank 256 …``: what a slot takes with it and without it, or with and without several."""
     without, alone = one.without, len(one.adapters) == 1
-    rank, kept, targets = fit.max_lora_rank, without.lora_target_modules, fit.lora_target_modules
+    rank, other_targets, targets = fit.max_lora_rank, without.lora_target_modules, fit.lora_target_modules
     reasons = [f"rank {rank} (else {without.max_lora_rank})"] if without.max_lora_rank < rank else []
-    if kept is not None and (mine := [name for name in targets or () if name not in kept]):
+    if other_targets is not None and (mine := [name for name in targets or () if name not in other_targets]):
         reasons.append(f"LoRA on {', '.join(mine)}")
-    elif targets is None and kept is not None:
-        reasons.append(f"LoRA on more than {', '.join(kept)}")
+    elif targets is None and other_targets is not None:
+        reasons.append(f"LoRA on more than {', '.join(other_targets)}")
     who = f"{safe(names(one.adapters, MOST))} {'alone needs' if alone else 'together need'}"
     what = " and ".join(reasons) or "modules that no other adapter has"
     return (

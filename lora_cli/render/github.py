@@ -24,7 +24,7 @@ def render_report(report: Report) -> str:
         if one.error is not None:
             text = paragraph(one.error.message, one.error.hint)
             lines.append(_command("error", _properties(report, one, Location(), "not read"), text))
-    for one, finding in _by_turns((one, found.finding) for one, found in report.found_once()):
+    for one, finding in _interleaved((one, found.finding) for one, found in report.found_once()):
         problem, title = finding.problem, f"{finding.code} {finding.name}"
         properties = _properties(report, one, problem.at, title)
         lines.append(
@@ -33,12 +33,12 @@ def render_report(report: Report) -> str:
     errors = report.summary.errors + report.summary.failed
     more = f"; GitHub shows {SHOWN} errors per step, see the log for all" if errors > SHOWN else ""
     first_notice = next((number for number, line in enumerate(lines) if line.startswith("::notice")), len(lines))
-    said = [_command("warning", TITLE, safe(notice)) for notice in report.notices]
-    said.append(_command("notice", TITLE, summary(report.summary) + more))
-    return "\n".join([*lines[:first_notice], *said, *lines[first_notice:]]) + "\n"
+    notices = [_command("warning", TITLE, safe(notice)) for notice in report.notices]
+    notices.append(_command("notice", TITLE, summary(report.summary) + more))
+    return "\n".join([*lines[:first_notice], *notices, *lines[first_notice:]]) + "\n"
 
 
-def _by_turns(found: Iterable[tuple[Validated, Finding]]) -> Iterator[tuple[Validated, Finding]]:
+def _interleaved(found: Iterable[tuple[Validated, Finding]]) -> Iterator[tuple[Validated, Finding]]:
     """Those that count, the worst first; among equals the first of each adapter, then the second of each."""
     turns: Counter[tuple[int, Severity]] = Counter()
     ranked: list[tuple[int, int, Validated, Finding]] = []

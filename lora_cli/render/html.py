@@ -44,7 +44,7 @@ PAGES: Mapping[type, tuple[str, str, str, str]] = {
 @cache
 def templates() -> Environment:
     """The templates: text is escaped, a variable that is missing is an error, and nothing can be declared markup."""
-    made = Environment(
+    environment = Environment(
         loader=PackageLoader("lora_cli.render"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -53,9 +53,9 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    del made.filters["safe"]
-    made.filters |= {"brief": brief, "counted": counted, "number": _number, "size": size}
-    made.globals |= {
+    del environment.filters["safe"]
+    environment.filters |= {"brief": brief, "counted": counted, "number": _number, "size": size}
+    environment.globals |= {
         "version": __version__,
         "most": MOST,
         "drawings": charts,
@@ -69,7 +69,7 @@ def templates() -> Environment:
         "spectrum_notes": spectrum_notes,
         "bench": bench_summary,
     }
-    return made
+    return environment
 
 
 def render_inspections(report: InspectReport, checked: Sequence[Checked]) -> str:
@@ -86,15 +86,15 @@ def modules_by_kind(modules: Iterable[ModuleFacts]) -> Mapping[str, Sequence[Mod
 
 def kind_rows(kinds: Mapping[str, Sequence[ModuleFacts]]) -> Iterator[Sequence[str]]:
     """What the modules of each kind have in common."""
-    for kind, held in list(kinds.items())[: MOST["kinds"]]:
-        layers = sorted({layer for one in held if (layer := layer_of(one.module)) is not None})
-        dtypes = ", ".join(dict.fromkeys(one.dtype for one in held))
-        yield kind, inspect_facts.ranges(layers) or NO_VALUE, str(len(held)), *_spans(held), dtypes
+    for kind, of_kind in list(kinds.items())[: MOST["kinds"]]:
+        layers = sorted({layer for one in of_kind if (layer := layer_of(one.module)) is not None})
+        dtypes = ", ".join(dict.fromkeys(one.dtype for one in of_kind))
+        yield kind, inspect_facts.ranges(layers) or NO_VALUE, str(len(of_kind)), *_spans(of_kind), dtypes
 
 
 def module_rows(modules: Sequence[ModuleFacts]) -> Iterator[Sequence[str]]:
     """The modules one by one, layer 2 before layer 10."""
-    for one in sorted(modules, key=lambda one: natural(one.module))[: MOST["modules"]]:
+    for one in sorted(modules, key=lambda one: natural_sort_key(one.module))[: MOST["modules"]]:
         yield one.module, *_spans([one]), one.dtype, _number(one.bytes)
 
 
@@ -106,13 +106,13 @@ def _spans(modules: Sequence[ModuleFacts]) -> Iterator[str]:
 
 def memory_rows(kinds: Mapping[str, Sequence[ModuleFacts]]) -> list[tuple[str, float, Sequence[str]]]:
     """The bytes of a slot that each kind takes, in half precision and as a share; empty without any."""
-    taken = {kind: HALF_BYTES * sum(one.parameters for one in held) for kind, held in kinds.items()}
+    taken = {kind: HALF_BYTES * sum(one.parameters for one in of_kind) for kind, of_kind in kinds.items()}
     whole = sum(taken.values())
     largest = sorted(taken.items(), key=lambda item: -item[1])[: MOST["kinds"]]
     return [(kind, part / whole, (size(part), f"{100 * part / whole:.0f} %")) for kind, part in largest if whole]
 
 
-def natural(path: str) -> list[tuple[int, str]]:
+def natural_sort_key(path: str) -> list[tuple[int, str]]:
     """A key that sorts numbers within names by value."""
     parts = re.split(r"([0-9]+)", path)
     return [(len(part.lstrip("0")), part.lstrip("0")) if at % 2 else (0, part) for at, part in enumerate(parts)]
@@ -124,7 +124,7 @@ def _number(value: int | None) -> str:
 
 def spectrum_notes(shown: Layout) -> Iterator[str]:
     """What is where, and what is not drawn."""
-    yield f"{inspect_facts.EXPLAINED}."
+    yield f"{inspect_facts.SPECTRUM_LEGEND}."
     if shown.far:
         yield "* stands out: see below."
     if any(len(paths) > 1 for grid in shown.grids for paths in grid.cells.values()):

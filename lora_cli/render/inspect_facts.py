@@ -69,12 +69,12 @@ def contents(checked: CheckedAdapter[Finding], one: Inspection) -> Rows:
 
 def origin(one: Inspection) -> Rows:
     """Who made it, and what is next to it. The version of PEFT usually is in the config."""
-    told = {by.tool: f"{by.version} ({by.told_by})".lstrip() for by in one.writers}
-    peft = next((by.version for by in one.writers if by.tool == PEFT and "config" in by.told_by), told.pop(PEFT, ""))
+    tools = {by.tool: f"{by.version} ({by.told_by})".lstrip() for by in one.writers}
+    peft = next((by.version for by in one.writers if by.tool == PEFT and "config" in by.told_by), tools.pop(PEFT, ""))
     return [
         (PEFT, peft),
-        ("trainer", ", ".join(f"{tool} {version}" for tool, version in told.items()) or UNKNOWN),
-        ("metadata", _some([f"{key}={value}" for key, value in one.metadata.items()], MOST_METADATA)),
+        ("trainer", ", ".join(f"{tool} {version}" for tool, version in tools.items()) or UNKNOWN),
+        ("metadata", _first([f"{key}={value}" for key, value in one.metadata.items()], MOST_METADATA)),
         *_card(one.card, one.base),
     ]
 
@@ -84,12 +84,12 @@ def _by_value(modules: Mapping[str, float | None], form: str) -> str:
     by_value = by_key((value, module) for module, value in modules.items() if value is not None)
     if len(by_value) < 2:
         return "".join(map(form.format, by_value))
-    told: list[str] = []
+    parts: list[str] = []
     every = Counter(map(leaf_of, modules))
     for value, found in sorted(by_value.items(), key=lambda item: -len(item[1]))[:MOST_VALUES]:
-        where = f": {_some(list(_places(found, every)), MOST_PLACES)}" if told else ""
-        told.append(f"{form.format(value)} ({counted(len(found), 'module')}{where})")
-    return ", ".join(told) + _others(len(by_value))
+        where = f": {_first(list(_places(found, every)), MOST_PLACES)}" if parts else ""
+        parts.append(f"{form.format(value)} ({counted(len(found), 'module')}{where})")
+    return ", ".join(parts) + _others(len(by_value))
 
 
 def _others(number: int) -> str:
@@ -103,7 +103,7 @@ def _places(modules: Iterable[str], every: Mapping[str, int]) -> Iterator[str]:
         yield leaf if is_whole else leaf + in_layers({layer for layer in layers if layer is not None})
 
 
-def _some(words: Sequence[str], most: int) -> str:
+def _first(words: Sequence[str], most: int) -> str:
     return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
@@ -111,8 +111,8 @@ def _dtypes(counts: Mapping[str, int]) -> str:
     """One dtype alone, or each with how many tensors have it."""
     if len(counts) == 1:
         return next(iter(counts))
-    told = [f"{dtype} ({counted(number, 'tensor')})" for dtype, number in list(counts.items())[:MOST_VALUES]]
-    return ", ".join(told) + _others(len(counts))
+    parts = [f"{dtype} ({counted(number, 'tensor')})" for dtype, number in list(counts.items())[:MOST_VALUES]]
+    return ", ".join(parts) + _others(len(counts))
 
 
 def _card(card: Card | None, base: str) -> Rows:
@@ -124,19 +124,19 @@ def _card(card: Card | None, base: str) -> Rows:
     words = [word for word in (card.license, card.license_name) if word]
     return [
         ("license", " ".join((*words, f"({card.license_link})")) if card.license_link else " ".join(words) or UNKNOWN),
-        ("card base", _some(card.base_model, MOST_WORDS) if set(card.base_model) - {base} else ""),
+        ("card base", _first(card.base_model, MOST_WORDS) if set(card.base_model) - {base} else ""),
         ("library", card.library_name),
         ("pipeline", card.pipeline_tag),
-        ("language", _some(card.language, MOST_WORDS)),
-        ("datasets", _some(card.datasets, MOST_WORDS)),
-        ("tags", _some(card.tags, MOST_WORDS)),
+        ("language", _first(card.language, MOST_WORDS)),
+        ("datasets", _first(card.datasets, MOST_WORDS)),
+        ("tags", _first(card.tags, MOST_WORDS)),
     ]
 
 
 def in_layers(layers: Collection[int], width: int | None = None) -> str:
     """`` in layers 0-15, 18``, cut to ``width`` columns; empty without any."""
-    told = ranges(sorted(layers))
-    return f" in layer{'s' * (len(layers) > 1)} {told if width is None else cut(told, width)}" if layers else ""
+    text = ranges(sorted(layers))
+    return f" in layer{'s' * (len(layers) > 1)} {text if width is None else cut(text, width)}" if layers else ""
 
 
 def ranges(numbers: Iterable[int]) -> str:
@@ -145,11 +145,11 @@ def ranges(numbers: Iterable[int]) -> str:
     return ", ".join(span(run) for run in runs)
 
 
-MOST_TOLD = 5
+MOST_LISTED = 5
 """Modules that are named of those that stand out, and of those that have no spectrum for one reason."""
 LONGEST = 60
 
-EXPLAINED = (
+SPECTRUM_LEGEND = (
     "top-1, top-4: energy in the largest singular values; 99 %: how many hold 99 % of it (the maximum, else medians)"
 )
 
@@ -244,10 +244,10 @@ def spectrum_facts(spectrum: Spectrum, far: Sequence[tuple[ModuleSpectrum, float
     if zero:
         rows.append(("zero", f"{counted(len(zero), 'update')} of zeros: {safe(names(zero, width=LONGEST))}"))
     rows += [
-        ("stands out", f"{safe(one.path)}: {times(ratio)} the median of its kind") for one, ratio in far[:MOST_TOLD]
+        ("stands out", f"{safe(one.path)}: {times(ratio)} the median of its kind") for one, ratio in far[:MOST_LISTED]
     ]
-    if len(far) > MOST_TOLD:
-        rows.append(("", f"and {len(far) - MOST_TOLD} more"))
+    if len(far) > MOST_LISTED:
+        rows.append(("", f"and {len(far) - MOST_LISTED} more"))
     rows += [("no spectrum", text) for text in _without(spectrum.without)]
     if spectrum.base_reason:
         rows.append(("base", f"not compared: {spectrum.base_reason}"))
@@ -259,11 +259,11 @@ def spectrum_facts(spectrum: Spectrum, far: Sequence[tuple[ModuleSpectrum, float
 def _count(spectrum: Spectrum, trained: int, zero: int) -> str:
     if not spectrum.modules and not spectrum.without:
         return "no module has LoRA factors"
-    told = [f"{trained} with an update"]
-    told += [f"{zero} of zeros"] * bool(zero)
-    told += [f"{len(spectrum.without)} without a spectrum"] * bool(spectrum.without)
+    parts = [f"{trained} with an update"]
+    parts += [f"{zero} of zeros"] * bool(zero)
+    parts += [f"{len(spectrum.without)} without a spectrum"] * bool(spectrum.without)
     fused = [one.experts for one in spectrum.modules if one.experts > 1]
-    return ", ".join(told) + (f"; {len(fused)} hold {sum(fused)} fused experts" if fused else "")
+    return ", ".join(parts) + (f"; {len(fused)} hold {sum(fused)} fused experts" if fused else "")
 
 
 def _named(one: ModuleSpectrum) -> str:
@@ -281,9 +281,9 @@ def _rank(trained: Sequence[ModuleSpectrum]) -> str:
 
 def _without(without: Sequence[Unreadable]) -> Iterator[str]:
     reasons = list(by_key((one.reason, one.module) for one in without).items())
-    for reason, modules in reasons[:MOST_TOLD]:
+    for reason, modules in reasons[:MOST_LISTED]:
         yield f"{reason} ({counted(len(modules), 'module')}: {safe(names(modules, width=LONGEST))})"
-    if rest := sum(len(modules) for _, modules in reasons[MOST_TOLD:]):
+    if rest := sum(len(modules) for _, modules in reasons[MOST_LISTED:]):
         yield f"for other reasons: {counted(rest, 'module')}, in --format json"
 
 
@@ -337,26 +337,26 @@ def comparison_facts(name: str, one: Comparison) -> Iterator[tuple[str, str]]:
     yield "config", f"{counted(number, 'field')} differ{'s' * (number == 1)}" if number else "no field differs"
     yield "modules", f"{len(one.modules)} in both, {len(one.only_a)} only in A, {len(one.only_b)} only in B"
     for side, alone in (("A", one.only_a), ("B", one.only_b)):
-        yield f"only in {side}", "; ".join(_gathered([module.module for module in alone]))
+        yield f"only in {side}", "; ".join(_by_kind_and_layer([module.module for module in alone]))
     for label, tell in CHANGES.items():
         differing = [module for module in one.modules if label in module.differing]
         by_change = by_key((f"{tell(module.a)} -> {tell(module.b)}", module.path) for module in differing)
         for change, paths in list(by_change.items())[:MOST_NAMES]:
-            whose = "all" if len(paths) == len(one.modules) else "; ".join(_gathered(paths))
+            whose = "all" if len(paths) == len(one.modules) else "; ".join(_by_kind_and_layer(paths))
             yield label, f"{change}: {whose}"
         if len(by_change) > MOST_NAMES:
             yield label, f"and {len(by_change) - MOST_NAMES} other changes, in --format json"
     unknown = by_key((module.reason, module.path) for module in one.modules if module.reason)
     for reason, paths in list(unknown.items())[:MOST_NAMES]:
-        yield "not compared", f"{'; '.join(_gathered(paths))}: {reason}"
+        yield "not compared", f"{'; '.join(_by_kind_and_layer(paths))}: {reason}"
 
 
 def comparison_tables(one: Comparison) -> Iterator[Table]:
     """What differs: fields, tensors, kinds of modules and single modules, the worst first; those that have rows."""
     changes = [(change.field, EFFECTS[change.effect], values(change)) for change in one.fields]
-    apart = [tensor for tensor in one.tensors if not tensor.equal]
-    apart.sort(key=lambda tensor: -math.inf if tensor.difference is None else -tensor.difference)
-    told = f"other tensors: {len(apart)} of {counted(len(one.tensors), 'tensor')} differ"
+    differing = [tensor for tensor in one.tensors if not tensor.equal]
+    differing.sort(key=lambda tensor: -math.inf if tensor.difference is None else -tensor.difference)
+    caption = f"other tensors: {len(differing)} of {counted(len(one.tensors), 'tensor')} differ"
     compared = [module for module in one.modules if module.update is not None]
     placed = places(module.path for module in compared)
     groups = by_key(((module.word, placed[module.path].kind), module) for module in compared)
@@ -366,31 +366,33 @@ def comparison_tables(one: Comparison) -> Iterator[Table]:
     by_kind = [(cut(safe(kind), 40), str(len(found)), *_numbers(found)) for kind, found in kinds]
     tables = (
         Table("fields of the config that differ", ("field", "effect", "A -> B"), changes, 3),
-        Table(told, ("tensor", "how"), [(cut(safe(tensor.name), 160), _how(tensor)) for tensor in apart], 2),
+        Table(
+            caption, ("tensor", "how"), [(cut(safe(tensor.name), 160), _difference(tensor)) for tensor in differing], 2
+        ),
         Table("modules by kind", ("kind", "modules", *NUMBERS), by_kind),
         Table(f"{counted(len(single), 'module')} not equal", ("module", *NUMBERS), single),
     )
     yield from (table for table in tables if table.rows)
 
 
-def _how(one: TensorComparison) -> str:
+def _difference(one: TensorComparison) -> str:
     """How a tensor next to the factors differs."""
     if one.within != "both":
         return f"only in {one.within.upper()}"
     return one.reason or (f"differs by {share_of_a(one.difference)}" if one.difference is not None else "differs")
 
 
-def _gathered(paths: Sequence[str]) -> list[str]:
+def _by_kind_and_layer(paths: Sequence[str]) -> list[str]:
     """Modules by kind, with their layers: ``q_proj in layers 0-15 (16)``."""
     placed = places(paths)
     by_kind = by_key((place.kind, place.layer) for place in placed.values())
-    told, left = [], len(paths)
+    parts, left = [], len(paths)
     for kind in ordered(by_kind)[:MOST_NAMES]:
         found = by_kind[kind]
         left -= len(found)
         number = f" ({len(found)})" if len(found) > 1 else ""
-        told.append(cut(safe(kind), 80) + in_layers({layer for layer in found if layer is not None}, 100) + number)
-    return [*told, f"{left} others"] if len(by_kind) > MOST_NAMES else told
+        parts.append(cut(safe(kind), 80) + in_layers({layer for layer in found if layer is not None}, 100) + number)
+    return [*parts, f"{left} others"] if len(by_kind) > MOST_NAMES else parts
 
 
 def values(change: FieldChange) -> str:

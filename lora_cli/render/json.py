@@ -10,7 +10,7 @@ from typing import Any
 from lora_cli.errors import LoraCliError
 
 
-def encoded(value: Any) -> str:
+def to_json(value: Any) -> str:
     """``value`` as JSON text; a report model is one object (``core.json_schema``).
 
     On a CI server's console no line of it is taken for a command (``##[…]``).

@@ -23,11 +23,11 @@ def render_report(report: Report, limit: int = STEP_LIMIT) -> str:
     """The page, of at most ``limit`` bytes: what is too much is left out, and a sentence says so."""
     blocks = [block for block in (_head(report), *(_details(report, one) for one in report.adapters)) if block]
     sizes = list(accumulate((len(block.encode()) for block in blocks), initial=0))
-    for kept in range(len(blocks), -1, -1):
-        left = counted(len(blocks) - kept, "part")
-        cut = f"\nThis summary is truncated: {left} left out; `--format json` has all.\n" if kept < len(blocks) else ""
-        if sizes[kept] + len(cut) <= limit:
-            return "".join(blocks[:kept]) + cut
+    for count in range(len(blocks), -1, -1):
+        left = counted(len(blocks) - count, "part")
+        cut = f"\nThis summary is truncated: {left} left out; `--format json` has all.\n" if count < len(blocks) else ""
+        if sizes[count] + len(cut) <= limit:
+            return "".join(blocks[:count]) + cut
     return ""
 
 

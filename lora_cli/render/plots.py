@@ -29,14 +29,14 @@ def bars(rows: Sequence[tuple[str, float, str]], width: int, *, plain: bool = Fa
     room = max(min(width, WIDEST) - label - number - 4, 4)
     most = max((value for _, value, _ in rows), default=0.0) or 1.0
     mark = PLAIN_BAR if plain else BAR
-    styles = colours([name for name, _, _ in rows])
+    styles = series_colours([name for name, _, _ in rows])
     return [
         _line(f"{safe(name):<{label}}  {text:>{number}}  ", (mark * round(room * value / most), styles[name]))
         for name, value, text in rows
     ]
 
 
-def courses(rows: Mapping[str, Sequence[float]], width: int, *, plain: bool = False) -> list[Text]:
+def sparklines(rows: Mapping[str, Sequence[float]], width: int, *, plain: bool = False) -> list[Text]:
     """Each course as a line of blocks over one scale, with its first and last value."""
     label = max((len(safe(name)) for name in rows), default=0)
     room = max(min(width, WIDEST) - label - 14, 8)
@@ -48,7 +48,7 @@ def courses(rows: Mapping[str, Sequence[float]], width: int, *, plain: bool = Fa
         places = [course[place * len(course) // min(room, len(course))] for place in range(min(room, len(course)))]
         return "".join(marks[round((one - low) / ((high - low) or 1) * (len(marks) - 1))] for one in places)
 
-    styles = colours(list(rows))
+    styles = series_colours(list(rows))
     return [
         _line(f"{safe(name):<{label}}  {course[0]:.3f} ", (drawn(course), styles[name]), f" {course[-1]:.3f}")
         for name, course in rows.items()
@@ -77,7 +77,7 @@ def distribution(curves: Mapping[str, Sequence[float]], shares: Sequence[float],
             below = max((share for share, value in zip(shares, curve, strict=True) if value <= at), default=0.0)
             if below:
                 cells.setdefault((ROWS - 1 - round(below * (ROWS - 1)), column), []).append(name)
-    marks, styles = letters(list(curves)), colours(list(curves))
+    marks, styles = series_letters(list(curves)), series_colours(list(curves))
     legend = Columns([_line((f"{mark} {safe(name)}", styles[name])) for name, mark in marks.items()], padding=(0, 2))
     lines: list[RenderableType] = []
     for row in range(ROWS):
@@ -90,7 +90,7 @@ def distribution(curves: Mapping[str, Sequence[float]], shares: Sequence[float],
     return [*lines, _line(" " * MARGIN + _ticks(axis, room)), Padding(legend, (0, 0, 0, MARGIN))]
 
 
-def letters(names: Sequence[str]) -> dict[str, str]:
+def series_letters(names: Sequence[str]) -> dict[str, str]:
     """A letter for each name, out of its own as far as they are free."""
     found: dict[str, str] = {}
     for name in names:
@@ -99,7 +99,7 @@ def letters(names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def colours(names: Sequence[str]) -> dict[str, str]:
+def series_colours(names: Sequence[str]) -> dict[str, str]:
     """A colour for each name."""
     return {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from lora_cli import __version__
 from lora_cli.core.finding import Finding, Problem, Severity
 from lora_cli.core.text import safe
-from lora_cli.render.json import encoded
+from lora_cli.render.json import to_json
 from lora_cli.render.text import unmarked
 from lora_cli.rules.rule import Rule
 from lora_cli.validation.report import LOCAL, FingerprintedFinding, Report, Validated
@@ -34,8 +34,8 @@ PROBLEM = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: 
 def render_report(report: Report) -> str:
     """The log of one run, the worst results first."""
     found = sorted(report.found_once(), key=lambda pair: -pair[1].finding.severity)
-    said = {one.finding.code for _, one in found} | {check.code for one in report.adapters for check in one.skipped}
-    rules = [rule for rule in report.rules if rule.code in said]
+    reported = {one.finding.code for _, one in found} | {check.code for one in report.adapters for check in one.skipped}
+    rules = [rule for rule in report.rules if rule.code in reported]
     run = {
         "tool": {"driver": {"name": "lora-cli", "version": __version__, "rules": [_rule(rule) for rule in rules]}},
         "invocations": [
@@ -49,7 +49,7 @@ def render_report(report: Report) -> str:
         "columnKind": "unicodeCodePoints",
         "results": list(_results(report, found[:MOST_RESULTS], [rule.code for rule in rules])),
     }
-    return encoded({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]})
+    return to_json({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]})
 
 
 def _rule(rule: Rule) -> dict[str, Any]:
@@ -69,8 +69,8 @@ def _results(
     report: Report, found: Iterable[tuple[Validated, FingerprintedFinding]], codes: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     times: Counter[str] = Counter()
-    for one, said in found:
-        result, code, fingerprint = _result(report, one, said.finding), said.finding.code, said.fingerprint
+    for one, entry in found:
+        result, code, fingerprint = _result(report, one, entry.finding), entry.finding.code, entry.fingerprint
         if code in codes:
             result["ruleIndex"] = codes.index(code)
         times[fingerprint] += 1
@@ -90,7 +90,7 @@ def _result(report: Report, one: Validated, finding: Finding) -> dict[str, Any]:
     result: dict[str, Any] = {
         "ruleId": finding.code,
         "level": str(finding.severity),
-        **_said(report, one, problem),
+        **_message_and_location(report, one, problem),
         "properties": properties,
     }
     if accepted is not None and accepted.by == "policy":
@@ -100,7 +100,7 @@ def _result(report: Report, one: Validated, finding: Finding) -> dict[str, Any]:
     return result
 
 
-def _said(report: Report, one: Validated, problem: Problem) -> dict[str, Any]:
+def _message_and_location(report: Report, one: Validated, problem: Problem) -> dict[str, Any]:
     """A message about an adapter, and the place that it is about.
 
     What is remote has an address without its scheme: of a run with any but ``file`` GitHub takes nothing at all.
@@ -125,13 +125,13 @@ def _notifications(report: Report, results: int) -> Iterator[dict[str, Any]]:
     """What could not be read, what was not checked, and the notices of the run."""
     for one in report.adapters:
         if one.error is not None:
-            said = _said(report, one, Problem(one.error.message, hint=one.error.hint))
-            yield {"level": "error", "descriptor": {"id": "not-read"}, **said}
+            notification = _message_and_location(report, one, Problem(one.error.message, hint=one.error.hint))
+            yield {"level": "error", "descriptor": {"id": "not-read"}, **notification}
     for one in report.adapters:
         for skipped in one.skipped:
-            said = _said(report, one, Problem(f"not checked: {skipped.reason}"))
+            notification = _message_and_location(report, one, Problem(f"not checked: {skipped.reason}"))
             rule = {"id": skipped.code}
-            yield {"level": "note", "descriptor": {"id": "not-checked"}, "associatedRule": rule, **said}
+            yield {"level": "note", "descriptor": {"id": "not-checked"}, "associatedRule": rule, **notification}
     notices = list(report.notices)
     if results > MOST_RESULTS:
         notices.append(f"{results - MOST_RESULTS} more results are left out: a run may have {MOST_RESULTS}")

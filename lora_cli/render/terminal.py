@@ -60,29 +60,29 @@ def hints(words: str, indent: int = 2, style: str = "") -> list[RenderableType]:
     return [Paragraph(words, text("hint: ", style), indent=indent)] if words else []
 
 
-def in_json(more: int, what: str = "") -> list[RenderableType]:
+def more_in_json(more: int, what: str = "") -> list[RenderableType]:
     """How many rows a table leaves out."""
     return [Paragraph(f"and {more} more{what}, in --format json")] if more > 0 else []
 
 
 def facts(rows: Iterable[tuple[str, object]], indent: int = 2) -> list[RenderableType]:
     """Labelled values, one below the other, aligned; empty values are left out."""
-    kept = [(label, value) for label, value in rows if value not in ("", None)]
-    column = max((len(label) for label, _ in kept), default=0) + 2
-    return [Paragraph(value, f"{label:<{column}}", indent=indent, hanging=indent + column) for label, value in kept]
+    known = [(label, value) for label, value in rows if value not in ("", None)]
+    column = max((len(label) for label, _ in known), default=0) + 2
+    return [Paragraph(value, f"{label:<{column}}", indent=indent, hanging=indent + column) for label, value in known]
 
 
 def table(header: Sequence[str | Text], rows: Iterable[Sequence[object]], *, left: int = 1) -> Table:
     """A table without lines: the first ``left`` columns to the left, folded where it is narrow; the others right."""
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for number, name in enumerate(header):
         is_text = number < left
         justify: JustifyMethod = "left" if is_text else "right"
         longest = max(map(len, str(name).split("\n")))
-        made.add_column(text(name), justify=justify, no_wrap=not is_text, overflow="fold", min_width=longest)
+        result.add_column(text(name), justify=justify, no_wrap=not is_text, overflow="fold", min_width=longest)
     for row in rows:
-        made.add_row(*map(text, row))
-    return made
+        result.add_row(*map(text, row))
+    return result
 
 
 class FittedTable:
@@ -124,19 +124,19 @@ def table_or_blocks(
     ``title`` is above these. A column in which no row says anything is left out.
     """
     cells = [[text(cell) for cell in row] for row in rows]
-    told = [any(row[number].plain not in SAYS_NOTHING for row in cells) for number in range(1, len(header))]
-    kept = [0, *(number for number, says in enumerate(told, 1) if says or not cells)]
+    informative = [any(row[number].plain not in SAYS_NOTHING for row in cells) for number in range(1, len(header))]
+    columns = [0, *(number for number, says in enumerate(informative, 1) if says or not cells)]
     blocks: list[RenderableType] = [text(title, "bold")] if title else []
     for first, *others in cells:
         named = zip(header[1:], (cell.plain for cell in others), strict=True)
         rest = ", ".join(f"{name} {cell}".lstrip() for name, cell in named if cell not in SAYS_NOTHING)
         blocks += [Paragraph(first.plain), Paragraph(rest, indent=2)]
-    whole = [[row[number] for number in kept] for row in cells]
-    left = sum(number < left for number in kept)
-    return FittedTable([header[number] for number in kept], whole, blocks, left=left, names=names)
+    whole = [[row[number] for number in columns] for row in cells]
+    left = sum(number < left for number in columns)
+    return FittedTable([header[number] for number in columns], whole, blocks, left=left, names=names)
 
 
-def apart(*blocks: Iterable[RenderableType]) -> Iterator[RenderableType]:
+def separated(*blocks: Iterable[RenderableType]) -> Iterator[RenderableType]:
     """The parts of all blocks that have any, a blank line between two blocks."""
     filled = [block for block in map(list, blocks) if block]
     for number, block in enumerate(filled):

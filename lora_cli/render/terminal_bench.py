@@ -10,7 +10,7 @@ from lora_cli.bench.report import BenchReport, LiveReport, MeasurementReport, Me
 from lora_cli.bench.simulator import SHARES
 from lora_cli.core.text import cut, milliseconds, safe
 from lora_cli.render import bench_summary as summary
-from lora_cli.render.plots import bars, courses, distribution
+from lora_cli.render.plots import bars, distribution, sparklines
 from lora_cli.render.terminal import Paragraph, facts, table_or_blocks, text
 
 MEASURED_TERMS = {
@@ -67,7 +67,7 @@ def _run_parts(report: BenchReport, width: int, *, plain: bool) -> Iterator[Rend
         costs = [(name, one.miss_cost_ms_per_request) for name, one in report.result.policies.items()]
         loads = bars([(name, cost, milliseconds(cost)) for name, cost in costs], width, plain=plain)
         yield from _plot("loads per request (ms)", loads)
-        over_time = courses(summary.hits_over_time(report.result), width, plain=plain)
+        over_time = sparklines(summary.hits_over_time(report.result), width, plain=plain)
         yield from _plot("hit ratio over time (first and last part)", over_time)
         terms = summary.simulation_terms(report, report.result)
     yield from _plot(CURVES[type(report.result)], distribution(summary.curves_of(report), SHARES, width))
@@ -109,12 +109,12 @@ def _failure_parts(report: BenchReport) -> Iterator[RenderableType]:
 def _change_parts(compared: Sequence[MetricChange], width: int) -> Iterator[RenderableType]:
     """A table of the metrics that changed; nothing if nothing is compared."""
     if compared:
-        told, changed = summary.changes(compared)
+        caption, changed = summary.changes(compared)
         rows = [
             (cut(safe(metric), max(width - 44, 12)), *numbers, text(verdict, STYLES.get(verdict, "")))
             for metric, *numbers, verdict in changed[:MOST_CHANGES]
         ]
-        yield from ("", table_or_blocks(("metric", "before", "now", "by", ""), rows), told)
+        yield from ("", table_or_blocks(("metric", "before", "now", "by", ""), rows), caption)
 
 
 def _plot(title: str, lines: Sequence[RenderableType]) -> list[RenderableType]:

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 
 from lora_cli.core.text import counted, cut, safe, share, size
 from lora_cli.render.cache_report import CachedSnapshot, CacheReport, RemovedReport, Residency, VerifyReport
-from lora_cli.render.terminal import FittedTable, Paragraph, apart, facts, table, table_or_blocks, text
+from lora_cli.render.terminal import FittedTable, Paragraph, facts, separated, table, table_or_blocks, text
 from lora_cli.store.garbage_collection import Removed
 from lora_cli.store.snapshots import is_digest
 from lora_cli.store.verify import Verified
@@ -25,7 +25,7 @@ def snapshots_parts(report: CacheReport, width: int, *, one_by_one: bool = False
     References are shortened to fit ``width``, then the names of views; digests never.
     """
     if one_by_one:
-        yield from apart(*map(_snapshot_parts, report.snapshots))
+        yield from separated(*map(_snapshot_parts, report.snapshots))
         return
     now_s, snapshots = time.time(), report.snapshots
     asked = any(one.residency is not None for one in snapshots)
@@ -91,7 +91,7 @@ def _snapshot_parts(one: CachedSnapshot) -> Iterator[RenderableType]:
 def verified_parts(report: VerifyReport) -> Iterator[RenderableType]:
     """What is corrupt, what was repaired or is in the quarantine, and a last line that counts."""
     for one in report.rotten:
-        yield Paragraph(f"{one.kind} {one.path}: {one.problem}; {_moved(one)}", text("corrupt ", "red"))
+        yield Paragraph(f"{one.kind} {one.path}: {one.problem}; {_outcome(one)}", text("corrupt ", "red"))
     for again in report.repaired or ():
         what = f"{again.kind} {again.name}"
         if again.error is None:
@@ -104,14 +104,14 @@ def verified_parts(report: VerifyReport) -> Iterator[RenderableType]:
     blobs = f"{counted(report.blobs, 'blob')} ({size(report.bytes)})"
     counts = [blobs, counted(report.snapshots, "snapshot"), counted(report.views, "view")]
     counts += [f"{report.packed} packed"] if report.packed else []
-    told = f"{len(report.rotten)} corrupt" if report.rotten else "no corruption"
+    result = f"{len(report.rotten)} corrupt" if report.rotten else "no corruption"
     failed = sum(one.error is not None for one in report.repaired or ())
-    told += f", {failed} not repaired" if failed else ""
-    told += f"; {counted(len(report.quarantined), 'adapter')} in the quarantine" if report.quarantined else ""
-    yield f"{', '.join(counts[:-1])} and {counts[-1]} hashed, {told}"
+    result += f", {failed} not repaired" if failed else ""
+    result += f"; {counted(len(report.quarantined), 'adapter')} in the quarantine" if report.quarantined else ""
+    yield f"{', '.join(counts[:-1])} and {counts[-1]} hashed, {result}"
 
 
-def _moved(one: Verified) -> str:
+def _outcome(one: Verified) -> str:
     """What became of something corrupt, or what to do about it."""
     if one.kind == "record":
         return "remove both with `lora-cli cache rm`, and fetch it again from a server that you trust"
@@ -131,8 +131,8 @@ def removed_parts(report: RemovedReport, *, verbose: bool = False) -> Iterator[R
         lines = [Paragraph(f"{kind} {name} ({taken})".removesuffix(" (-)"), indent=2) for kind, name, taken in rows]
         yield FittedTable((title, "name", "size"), rows, [text(title, "bold"), *lines], left=2)
     kinds = Counter("adapter" if one.kind == "snapshot" else one.kind for one in report.removed)
-    told = ", ".join(counted(kinds[kind], kind) for kind in ("adapter", "blob") if kind in kinds)
-    yield f"{'would free' if report.dry_run else 'freed'} {size(report.bytes)}{told and f': {told}'}"
+    counts = ", ".join(counted(kinds[kind], kind) for kind in ("adapter", "blob") if kind in kinds)
+    yield f"{'would free' if report.dry_run else 'freed'} {size(report.bytes)}{counts and f': {counts}'}"
     if report.linked_bytes:
         yield f"{size(report.linked_bytes)} remain on the disk: hard links outside the cache (--to, --publish) use them"
     if shared := sum(one.shared_bytes or 0 for one in report.removed):

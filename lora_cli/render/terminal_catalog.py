@@ -11,7 +11,7 @@ from lora_cli.core.grouping import by_key
 from lora_cli.engines import Profile
 from lora_cli.engines.profile import Row
 from lora_cli.render.catalog_report import RuleEntry
-from lora_cli.render.terminal import Paragraph, apart, table, text
+from lora_cli.render.terminal import Paragraph, separated, table, text
 from lora_cli.render.text import unmarked
 from lora_cli.rules.features import FEATURES
 
@@ -55,8 +55,8 @@ def letter(name: str, profile: Profile) -> str:
 def engine_parts(profile: Profile) -> Iterator[RenderableType]:
     """One profile: its ranks, then what it rejects, crashes on and serves incorrectly, why, and the fix."""
     yield text(profile.title, "bold")
-    told = (profile.note, profile.allowed, f"profiles: {', '.join(profile.engine.versions)}")
-    yield from (Paragraph(one) for one in told if one)
+    lines = (profile.note, profile.allowed, f"profiles: {', '.join(profile.engine.versions)}")
+    yield from (Paragraph(one) for one in lines if one)
     if not profile.rows:
         yield from ("", Paragraph("It defines the format: rules without an engine follow it."))
     for outcome in ORDER:
@@ -76,7 +76,7 @@ def _row(row: Row) -> Iterator[RenderableType]:
 def rules_parts(rules: Sequence[RuleEntry]) -> Iterator[RenderableType]:
     """All rules by hundreds: code, severity, name, and what each looks for."""
     hundreds = by_key((rule.code[:3], rule) for rule in rules)
-    return apart(
+    return separated(
         *(
             [text(HUNDREDS.get(hundred, hundred), "bold"), *(part for rule in found for part in _listed(rule))]
             for hundred, found in hundreds.items()

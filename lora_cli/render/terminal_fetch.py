@@ -37,8 +37,8 @@ def _name(one: FetchedAdapter) -> str:
 
 
 def _error(name: str, message: str, hint: str) -> str:
-    told = f"error: {name}: {safe(message)}" if name else f"error: {safe(message)}"
-    return f"{told}\nhint: {safe(hint)}" if hint else told
+    line = f"error: {name}: {safe(message)}" if name else f"error: {safe(message)}"
+    return f"{line}\nhint: {safe(hint)}" if hint else line
 
 
 def _message(one: FetchedAdapter, error: ErrorReport) -> str:
@@ -63,13 +63,13 @@ def _notes(one: FetchedAdapter) -> list[str]:
 
 def fetched_parts(done: Sequence[FetchedAdapter], seconds: float) -> "Iterator[RenderableType]":
     """The table of a fetch that took ``seconds``, the directories and notes below it, and a line that sums it up."""
-    from lora_cli.render.terminal import Paragraph, apart, facts, table_or_blocks
+    from lora_cli.render.terminal import Paragraph, facts, separated, table_or_blocks
 
     header = ("adapter", "status", "revision", "files", "size", "time")
     places = [(_name(one), one.fetched.directory) for one in done if one.fetched and one.fetched.directory]
     notes = [Paragraph(", ".join(notes), f"{_name(one)}: ") for one in done if (notes := _notes(one))]
     table = table_or_blocks(header, map(_row, done), left=3, names=True)
-    return apart([table], facts(places, 0), notes, [_summary(done, seconds)])
+    return separated([table], facts(places, 0), notes, [_summary(done, seconds)])
 
 
 def plan_parts(report: PlanReport) -> "Iterator[RenderableType]":
@@ -140,10 +140,10 @@ def render_changes(lock: object, changes: "Changes") -> str:
     """What became of a lock: a line for each adapter that was updated, and one that counts."""
     before, after = changes.before.by_name, changes.after.by_name
     lines = [f"Updated {safe(name)} {_moved(before[name], after[name])}" for name in changes.changed]
-    told = (("added", changes.added), ("updated", changes.changed), ("removed", changes.removed))
-    counts = [(len([name for name in names if name != THE_BASE]), what) for what, names in told]
+    names_by_change = (("added", changes.added), ("updated", changes.changed), ("removed", changes.removed))
+    counts = [(len([name for name in names if name != THE_BASE]), what) for what, names in names_by_change]
     parts = [f"{count} {what}" for count, what in counts if count]
-    parts += [f"{THE_BASE} {what}" for what, names in told if THE_BASE in names]
+    parts += [f"{THE_BASE} {what}" for what, names in names_by_change if THE_BASE in names]
     return "\n".join([*lines, f"{safe(lock)}: {', '.join(parts)}"])
 
 
@@ -174,7 +174,7 @@ def render_drift_error(one: CheckedAdapter) -> str:
 
 def drift_parts(report: CheckReport) -> "Iterator[RenderableType]":
     """The table of ``fetch --check``, what changed in each adapter, and a line that sums it up."""
-    from lora_cli.render.terminal import Paragraph, apart, table_or_blocks
+    from lora_cli.render.terminal import Paragraph, separated, table_or_blocks
 
     rows = [(one.name, *_drift_row(one)) for one in report.adapters]
     rows += [(name, _styled("removed"), None, None) for name in report.left_over]
@@ -182,9 +182,9 @@ def drift_parts(report: CheckReport) -> "Iterator[RenderableType]":
     details += [Paragraph("is locked but not in the manifest", f"{safe(name)}: ") for name in report.left_over]
     unknown = sum(one.error is not None for one in report.adapters)
     as_locked = f"{counted(len(rows) - unknown, 'adapter')} as locked"
-    told = f"{len(details)} of {len(rows)} changed; lock the new versions with --upgrade" if details else as_locked
-    told += f"; {unknown} not checked" if unknown else ""
-    return apart([table_or_blocks(("adapter", "status", "from", "to"), rows, left=4, names=True)], details, [told])
+    line = f"{len(details)} of {len(rows)} changed; lock the new versions with --upgrade" if details else as_locked
+    line += f"; {unknown} not checked" if unknown else ""
+    return separated([table_or_blocks(("adapter", "status", "from", "to"), rows, left=4, names=True)], details, [line])
 
 
 def _drift_row(one: CheckedAdapter) -> tuple["Text", str | None, str | None]:

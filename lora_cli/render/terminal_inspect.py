@@ -19,10 +19,10 @@ from lora_cli.render.inspect_report import InspectedAdapter, InspectReport
 from lora_cli.render.terminal import (
     SHORTEST_NAME,
     Paragraph,
-    apart,
     facts,
     hints,
-    in_json,
+    more_in_json,
+    separated,
     table,
     table_or_blocks,
     text,
@@ -60,10 +60,10 @@ def inspection_parts(report: InspectReport, width: int, *, plain: bool = False) 
     blocks: list[Iterable[RenderableType]] = [[_overview(report.adapters, width)]] if several else []
     blocks += [[Text(whose, "bold"), *facts(common)]] if common else []
     for one, rows in zip(report.adapters, described, strict=True):
-        told = {*common, *zip(HEADER[1:], _cells(one), strict=True)} if several else set()
-        own = facts(row for row in rows if row not in told)
+        shown_above = {*common, *zip(HEADER[1:], _cells(one), strict=True)} if several else set()
+        own = facts(row for row in rows if row not in shown_above)
         blocks += [[text(one.checked.name, "bold"), *own, *_problems(one)], *_values(one, plain=plain)]
-    return apart(*blocks)
+    return separated(*blocks)
 
 
 def _overview(adapters: Sequence[InspectedAdapter], width: int) -> Table:
@@ -128,7 +128,7 @@ def comparison_parts(name: str, one: Comparison) -> Iterator[RenderableType]:
     for part in inspect_facts.comparison_tables(one):
         rows = [[Text(cell, WORDS.get(cell, "")) for cell in row] for row in part.rows[:MOST_ROWS]]
         yield from ("", Text(part.caption, "bold"), table_or_blocks(part.header, rows, left=part.text))
-        yield from in_json(len(part.rows) - MOST_ROWS)
+        yield from more_in_json(len(part.rows) - MOST_ROWS)
 
 
 def engine_args_parts(
@@ -140,10 +140,10 @@ def engine_args_parts(
     """
     below = facts(costs(args))
     for one in report.adapters:
-        if values := list(apart(*_values(one, plain=plain))):
+        if values := list(separated(*_values(one, plain=plain))):
             below += ["", text(one.checked.name), *values]
     lines = [Text(f"  {line}", no_wrap=True, overflow="ignore") for line in args.lines if command]
-    return apart([Text(safe(title(args, report.base)), "bold", overflow="fold")], lines, below)
+    return separated([Text(safe(title(args, report.base)), "bold", overflow="fold")], lines, below)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ class HeatMap:
     """
 
     grid: Grid
-    drawn: Layout
+    layout: Layout
     full: float
     plain: bool
 
@@ -176,14 +176,14 @@ class HeatMap:
     def _cell(self, row: Sequence[int], kind: str) -> Text:
         """The shade of the largest value with that as a number: blank for 0, ``none`` where no module has a value."""
         found = [self.grid.cells[layer, kind] for layer in row if (layer, kind) in self.grid.cells]
-        numbers = [number for number in map(self.drawn.value, found) if number is not None]
+        numbers = [number for number in map(self.layout.value, found) if number is not None]
         if not numbers:
             return Text("none" if found else "", "red")
         most, last = max(numbers), len(SHADES) - 1
         number = min(last, int((last + 1) * most / self.full)) if self.full > 0 else last
         cell = _shade(number, plain=self.plain) if most > 0 else Text("  ")
         cell.append(f" {brief(most):>5}")
-        if any(path in self.drawn.outliers for paths in found for path in paths):
+        if any(path in self.layout.outliers for paths in found for path in paths):
             cell.stylize(OUTLIER)
         return cell
 
@@ -212,35 +212,35 @@ def spectrum_parts(spectrum: Spectrum, *, plain: bool = False) -> Iterator[Rende
         yield Text.assemble(("spectrum", "bold"), " (none)")
         yield from (Paragraph(spectrum.unread, indent=2), *hints(spectrum.hint))
         return
-    drawn = inspect_facts.layout(spectrum)
-    full = drawn.full()
+    layout = inspect_facts.layout(spectrum)
+    full = layout.full()
     yield Paragraph(f"({inspect_facts.spectrum_title(spectrum)})", Text.assemble(("spectrum", "bold"), " "))
-    for grid in drawn.grids[:MOST_STACKS]:
+    for grid in layout.grids[:MOST_STACKS]:
         yield ""
-        yield from [text(grid.stack)] if len(drawn.grids) > 1 else []
-        yield HeatMap(grid, drawn, full, plain)
-        if groups := drawn.by_kind(grid, MOST_KINDS):
+        yield from [text(grid.stack)] if len(layout.grids) > 1 else []
+        yield HeatMap(grid, layout, full, plain)
+        if groups := layout.by_kind(grid, MOST_KINDS):
             # The median, the least and the most of each kind.
-            yield from ("", table_or_blocks(drawn.header(), drawn.rows(groups)))
-        yield from in_json(len(grid.kinds) - MOST_KINDS, " kinds")
-    if drawn.grids and full > 0:
-        yield from ("", *_legend(drawn, full, plain=plain))
-    if known := sum(path in drawn.modules for path in drawn.outside):
+            yield from ("", table_or_blocks(layout.header(), layout.rows(groups)))
+        yield from more_in_json(len(grid.kinds) - MOST_KINDS, " kinds")
+    if layout.grids and full > 0:
+        yield from ("", *_legend(layout, full, plain=plain))
+    if known := sum(path in layout.modules for path in layout.outside):
         yield from ("", "outside layers")
-        header, *single = [(row[0], row[2], *row[5:]) for row in (drawn.header(), *drawn.single(MOST_OUTSIDE))]
+        header, *single = [(row[0], row[2], *row[5:]) for row in (layout.header(), *layout.single(MOST_OUTSIDE))]
         yield table_or_blocks(header, single)
-        yield from in_json(known - MOST_OUTSIDE)
-    yield from ("", *facts(inspect_facts.spectrum_facts(spectrum, drawn.far)))
+        yield from more_in_json(known - MOST_OUTSIDE)
+    yield from ("", *facts(inspect_facts.spectrum_facts(spectrum, layout.far)))
 
 
-def _legend(drawn: Layout, full: float, *, plain: bool) -> Iterator[RenderableType]:
+def _legend(layout: Layout, full: float, *, plain: bool) -> Iterator[RenderableType]:
     """What the shades, with the number from which each is drawn, and the columns mean."""
     shades = [_shade(i, plain=plain).append(f" {brief(full * i / len(SHADES))}") for i in range(len(SHADES))]
     yield Columns([Text("shades from"), *shades], padding=(0, 2))
-    yield Paragraph(inspect_facts.EXPLAINED)
-    if any(len(grid.layers) > MOST_LAYERS for grid in drawn.grids):
+    yield Paragraph(inspect_facts.SPECTRUM_LEGEND)
+    if any(len(grid.layers) > MOST_LAYERS for grid in layout.grids):
         yield "a row of several layers shows the largest"
-    if any(len(paths) > 1 for grid in drawn.grids for paths in grid.cells.values()):
+    if any(len(paths) > 1 for grid in layout.grids for paths in grid.cells.values()):
         yield "a cell of several modules (experts) shows them together"
-    if len(drawn.grids) > MOST_STACKS:
-        yield f"{len(drawn.grids) - MOST_STACKS} more stacks of layers are in --format json"
+    if len(layout.grids) > MOST_STACKS:
+        yield f"{len(layout.grids) - MOST_STACKS} more stacks of layers are in --format json"

@@ -49,8 +49,8 @@ def _findings(found: Iterable[Finding]) -> Iterator[RenderableType]:
     for finding in found:
         problem = finding.problem
         if finding.accepted is None and finding.severity is Severity.NOTE:
-            said = "; ".join(filter(None, (problem.message, problem.hint)))
-            yield from ("", Paragraph(said, _head(finding).append(": "), hanging=4))
+            line = "; ".join(filter(None, (problem.message, problem.hint)))
+            yield from ("", Paragraph(line, _head(finding).append(": "), hanging=4))
         elif finding.accepted is None:
             yield from ("", _head(finding), *_problem(problem))
 

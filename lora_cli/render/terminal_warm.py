@@ -14,7 +14,7 @@ from lora_cli.core.results import Answers, LoadReport
 from lora_cli.core.text import counted, duration, milliseconds, safe, share, size
 from lora_cli.endpoint.reconcile import Done, Replica
 from lora_cli.errors import INTERRUPTED
-from lora_cli.render.terminal import Paragraph, apart, hints, table_or_blocks, text
+from lora_cli.render.terminal import Paragraph, hints, separated, table_or_blocks, text
 from lora_cli.render.warm_report import EndpointsReport
 
 DIGEST_SHOWN = 12
@@ -32,7 +32,7 @@ def load_parts(reports: Sequence[LoadReport], *, quiet: bool = False) -> Iterato
     tried = [report for report in reports if report.exit_code != INTERRUPTED]
     tables = [one for one in _tables(tried) if one[1] and not quiet]
     failed = [report for report in tried if report.error]
-    return apart(
+    return separated(
         *(
             [table_or_blocks(header, rows, left=left, title=header[0] if number else "")]
             for number, (header, rows, left) in enumerate(tables)
@@ -113,17 +113,17 @@ def _summary(reports: Sequence[LoadReport]) -> str:
     total = sum(sum(report.stage_ms.values()) for report in reports)
     weights = sorted({report.proof.weights for report in reports if report.proof is not None})
     proof = f"; proved on {' and '.join(weights)} weights" if weights else ""
-    told = _counts(map(outcome, reports)) or "nothing"
+    counts = _counts(map(outcome, reports)) or "nothing"
     took = f"; {milliseconds(total)} ms in total" if total else ""
-    return f"{counted(len(reports), 'adapter')}: {told}{proof}{took}"
+    return f"{counted(len(reports), 'adapter')}: {counts}{proof}{took}"
 
 
 def answer_parts(answers: Sequence[Answers]) -> Iterator[RenderableType]:
     """The same prompt, answered by the base and by each adapter on it, one below the other."""
     by_prompt = by_key(((one.prompt, one.base), one) for one in answers)
-    return apart(
+    return separated(
         *(
-            [*(_said("prompt", prompt) + _said("base", base) if number == 0 else []), *_answer(one)]
+            [*(_labelled_lines("prompt", prompt) + _labelled_lines("base", base) if number == 0 else []), *_answer(one)]
             for (prompt, base), found in by_prompt.items()
             for number, one in enumerate(found)
         )
@@ -131,12 +131,12 @@ def answer_parts(answers: Sequence[Answers]) -> Iterator[RenderableType]:
 
 
 def _answer(one: Answers) -> list[RenderableType]:
-    told = "same as" if one.adapted == one.base else "differs from"
-    moved = f"({told} the base; max logit change {one.max_abs_logit_delta:.3g})"
-    return [*_said(one.adapter, one.adapted), Paragraph(moved, indent=2)]
+    relation = "same as" if one.adapted == one.base else "differs from"
+    moved = f"({relation} the base; max logit change {one.max_abs_logit_delta:.3g})"
+    return [*_labelled_lines(one.adapter, one.adapted), Paragraph(moved, indent=2)]
 
 
-def _said(who: str, answer: str) -> list[RenderableType]:
+def _labelled_lines(who: str, answer: str) -> list[RenderableType]:
     return [text(who, "bold"), *(Paragraph(line, indent=2) for line in answer.strip().splitlines() or [""])]
 
 
@@ -164,8 +164,8 @@ def status_parts(status: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 
 def _tier(tier: Mapping[str, Any]) -> Sequence[object]:
-    held = f"{tier.get('adapters')} of {tier.get('most')}"
-    return (held, size(tier.get("bytes", 0)), tier.get("hits", 0), tier.get("evictions", 0))
+    adapters = f"{tier.get('adapters')} of {tier.get('most')}"
+    return (adapters, size(tier.get("bytes", 0)), tier.get("hits", 0), tier.get("evictions", 0))
 
 
 def _process(status: Mapping[str, Any]) -> Text:
@@ -196,11 +196,11 @@ def _adapter(one: Mapping[str, Any]) -> Sequence[object]:
 
 def endpoint_parts(report: EndpointsReport, *, quiet: bool = False) -> Iterator[RenderableType]:
     """A table for each server, then what failed, and a line that sums it up; with ``quiet`` only what failed."""
-    told = _counts("failed" if one.error is not None else one.action for one in report.done)
+    counts = _counts("failed" if one.error is not None else one.action for one in report.done)
     down = sum(one.error is not None for one in report.servers)
     servers = counted(len(report.servers), "server")
-    done = Paragraph(f"{servers}{f' ({down} failed)' * bool(down)}: {told}" if told else f"0 of {servers} updated")
-    return apart(
+    done = Paragraph(f"{servers}{f' ({down} failed)' * bool(down)}: {counts}" if counts else f"0 of {servers} updated")
+    return separated(
         *(_replica(one, quiet=quiet) for one in report.servers),
         *(_failure(one, ", not loaded into any server") for one in report.refused),
         [] if quiet else [done],
