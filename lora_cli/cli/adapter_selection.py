@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from lora_cli.validation import Checked
 
 MAX_LORAS, MAX_CPU_LORAS = 8, 32
-"""How many slots and places in memory there are at most, if not given."""
+"""Defaults: the most slots on the device, and the most adapters in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The adapters in the order asked for, their base, and the manifest that they are from, if any.
+    """The adapters of a command in the given order, their base, and their manifest, if any.
 
-    ``has_lock`` is whether its lock is there; None where there is no manifest, or no place for its lock.
+    ``has_lock``: whether the manifest has a lock file; None without a manifest, or for one on standard input.
     """
 
     items: tuple[Item, ...]
@@ -49,9 +49,9 @@ class Inputs:
         return self.manifest.engine if self.manifest is not None else None
 
     def to_validate(self, settings: Settings, *, digests: bool = False) -> list[Item]:
-        """The adapters as ``check_all`` takes them: by their names in a manifest, and with the digests that must hold.
+        """The adapters as ``check_all`` takes them: named as in the manifest, with the digests to verify.
 
-        With ``digests`` that is what the manifest says even where neither a policy nor a lock is: all bytes are read.
+        Digests in the manifest are verified with a policy, a lock or ``digests`` only: that reads all bytes.
         """
         every = digests or bool(settings.policies)
         return [
@@ -67,10 +67,10 @@ class Inputs:
 def read_named_manifest(
     file: Path | None, refs: Sequence[str], verb: str, *, may_be_empty: bool = False
 ) -> "AdapterSet | None":
-    """The adapter set of ``-f``, None without it; one of REFs and a set is wanted, unless there may be none.
+    """The adapter set of ``-f``; None for REFs, of which one is required unless ``may_be_empty``.
 
     Raises:
-        UsageError: neither, or a manifest that is wrong, or a REF is no name in it.
+        UsageError: there are no adapters, the manifest is invalid, or it lacks an adapter of that name.
     """
     if file is None:
         if not refs and not may_be_empty:
@@ -86,21 +86,15 @@ def read_named_manifest(
 
 
 def read_inputs(
-    file: Path | None,
-    refs: Sequence[str],
-    base: str,
-    verb: str,
-    checkpoint: str = "",
-    *,
-    may_be_empty: bool = False,
+    file: Path | None, refs: Sequence[str], base: str, verb: str, checkpoint: str = "", *, may_be_empty: bool = False
 ) -> Inputs:
-    """Adapters and base by what is on the command line; ``base`` overrides the manifest's, and there may be none ("").
+    """The adapters and the base on the command line; ``base`` overrides the manifest's, and may be empty.
 
     With a manifest ``refs`` are names in it. With ``may_be_empty`` there may be no adapters. A lock next to the
-    manifest pins those of its adapters that it still speaks of, as ``fetch`` does.
+    manifest pins the adapters that match it, as in ``fetch``.
 
     Raises:
-        UsageError: there are no adapters, or the manifest or its lock is wrong.
+        UsageError: there are no adapters, or the manifest or its lock is invalid.
     """
     manifest = read_named_manifest(file, refs, verb, may_be_empty=may_be_empty)
     named = base or (manifest.base if manifest is not None else None) or ""
@@ -124,9 +118,9 @@ def read_inputs(
 
 
 def unlocked_warning(inputs: Inputs, *, without_lock: bool = False) -> str:
-    """Which adapters are what their origin has at this moment, since the lock lacks or contradicts them; "" for none.
+    """A warning that names the adapters of a manifest that are neither locked nor pinned; "" if there are none.
 
-    Where there is no lock at all, nobody is told unless ``without_lock``.
+    A manifest without a lock file is reported only with ``without_lock``.
     """
     moving = [
         item.name
@@ -149,16 +143,16 @@ def warn_of_unlocked(inputs: Inputs, settings: Settings) -> None:
 
 
 def _named_entries(manifest: "AdapterSet", names: Sequence[str]) -> "list[AdapterEntry]":
-    """The adapters of a set that are named; all where none is."""
+    """The adapters of these names; all if there are no names."""
     return [entry for entry in manifest.adapters if not names or entry.name in names]
 
 
 def infer_base(inputs: Inputs, command: str, settings: Settings) -> Inputs:
-    """``inputs`` with a base: the given one, else the repository or folder that the adapters' configs name.
+    """``inputs`` with a base: the given one, else the repository or folder in the adapters' configs.
 
     Raises:
-        UsageError: they name none, or several, or what is neither a repository of the Hub nor a folder here.
-        Refused: a policy does not allow that base.
+        UsageError: the configs have no base, several, or one that is neither a Hub repository nor a local folder.
+        Refused: a policy does not allow the base.
         LoraCliError: none of the adapters can be read, or none is an adapter.
     """
     if inputs.base:
@@ -183,14 +177,14 @@ def infer_base(inputs: Inputs, command: str, settings: Settings) -> Inputs:
     if not (hub_words(base) or Path(base).is_dir()):
         told = safe(cut(base))
         raise UsageError(f"{command} needs a base model: {told} of the config is not on this machine", hint=hint)
-    # Whoever wrote the adapter chose it.
+    # The author of the adapter chose it, not the user.
     check_reference(ANYTHING, ref_of(base), settings)
     inform(f"base: {base} (from the adapter's config)", settings)
     return replace(inputs, base=base)
 
 
 def _not_an_adapter(one: "Checked") -> LoraCliError | None:
-    """That what was read is no adapter of PEFT at all: it has neither a config nor weights."""
+    """The error for a folder that is not a PEFT adapter: it has neither a config nor weights."""
     adapter = one.adapter
     if adapter is None or adapter.config is not None or adapter.config_error is not None or adapter.weight_files:
         return None
@@ -205,9 +199,9 @@ def _not_an_adapter(one: "Checked") -> LoraCliError | None:
 
 
 def from_refs(refs: Sequence[str], checkpoint: str = "") -> tuple[Item, ...]:
-    """Each REF once, or its ``checkpoint``; invalid references stay as they are, and are reported when they are used.
+    """Each REF once, or its ``checkpoint``; invalid references are kept, and reported when they are used.
 
-    A file of an adapter stands for its folder: that is how hooks and globs of a shell name what changed.
+    A file of an adapter stands for its folder: pre-commit hooks and shell globs pass files.
 
     Raises:
         UsageError: there is no such checkpoint.
@@ -235,10 +229,10 @@ def _in_checkpoint(text: str, folder: str) -> str | AdapterRef:
 
 
 def apply_policies(settings: Settings, manifest: "AdapterSet | None", policy: Path | None = None) -> Settings:
-    """``settings`` with the manifest's rules for how origins are reached, and what it and ``--policy`` allow.
+    """``settings`` with the manifest's ``sources`` and ``policy``, and with the policy file of ``--policy``.
 
     Raises:
-        UsageError: what is wrong in the policy file, with line and key.
+        UsageError: an error in the policy file, with line and key.
     """
     if manifest is not None or policy is not None:
         from lora_cli.reading.adapter_set import with_policies
@@ -252,7 +246,7 @@ def apply_policies(settings: Settings, manifest: "AdapterSet | None", policy: Pa
 
 
 def base_model(named: str | AdapterRef, settings: Settings) -> BaseModel:
-    """The base model that ``named`` means; for a family without a table transformers is used, if installed."""
+    """The base model of a path or reference; an unknown family is read with transformers, if installed."""
     from lora_cli.runtime.module_tree import base_from_transformers
     from lora_cli.validation import open_base
 
@@ -264,10 +258,10 @@ def base_model(named: str | AdapterRef, settings: Settings) -> BaseModel:
 
 
 def check_max_cpu_loras(max_cpu_loras: int | None, max_loras: int | None) -> None:
-    """Checks that memory has at least as many places as slots, as in vLLM.
+    """Checks that memory holds at least as many adapters as there are slots, as vLLM requires.
 
     Raises:
-        UsageError: it holds less.
+        UsageError: it holds fewer.
     """
     if max_cpu_loras is not None and max_loras is not None and max_cpu_loras < max_loras:
         raise UsageError(
@@ -285,12 +279,13 @@ def slot_limits(
     more_may_come: bool = False,
     max_cpu_bytes: int | None = None,
 ) -> "Limits":
-    """Flags, else the manifest's engine, else as many as there are adapters, up to a bound, or to it if more may come.
+    """The flags, else the limits of the manifest's engine, else the number of adapters up to the defaults.
 
-    The engine's ``max_cpu_loras`` is for the memory of its own machine: where fewer fit here, there are fewer.
+    With ``more_may_come`` memory holds as many as the default. The engine's ``max_cpu_loras`` is for its own machine:
+    if fewer fit here, there are fewer.
 
     Raises:
-        UsageError: the flags say that memory holds less than the slots do.
+        UsageError: ``max_cpu_loras`` is less than ``max_loras``.
     """
     from lora_cli.runtime.plan import Limits
 
@@ -304,10 +299,10 @@ def slot_limits(
 
 @dataclass(frozen=True, slots=True)
 class FetchRequests:
-    """The adapters in the order asked for, and the manifest that they are from, if any.
+    """The adapters to fetch in the given order, and their manifest, if any.
 
-    ``base`` is the manifest's, of which the config is fetched to be locked; None if that is a path. ``alone`` says that
-    one was asked for and no more, as ``--to`` needs to know even where a shard has only one.
+    ``base`` is the manifest's base, whose config is fetched to be locked; None if it is a path. ``alone``: the command
+    line has a single adapter. A shard of one does not count: ``--to`` then writes a folder for each.
     """
 
     adapters: tuple[AdapterRequest, ...]
@@ -316,17 +311,14 @@ class FetchRequests:
     base: AdapterRequest | None = None
 
     def key(self, request: AdapterRequest) -> str:
-        """What distinguishes an adapter from the others: its name in the manifest, else its reference."""
+        """The sort key for shards: the name in the manifest, else the reference."""
         named = self.manifest is not None or isinstance(request.asked, UsageError)
         return request.name if named else str(request.asked)
 
 
 @dataclass(frozen=True, slots=True)
 class LockFlags:
-    """The options for a manifest's lock: its file, and whether it is fixed, checked or updated.
-
-    ``some`` says that only some of the manifest's adapters were named.
-    """
+    """The options for a manifest's lock. ``some``: only some of its adapters are named on the command line."""
 
     lock: Path | None = None
     locked: bool = False
@@ -336,15 +328,15 @@ class LockFlags:
 
     @property
     def given(self) -> list[str]:
-        """The options that were given."""
+        """The names of the given options."""
         return [name for name in ("lock", "locked", "check", "upgrade") if getattr(self, name)]
 
 
 def check_lock_flags(flags: LockFlags, manifest: Path | None, *, chosen: bool) -> None:
-    """Checks that the flags are compatible; ``chosen`` says that files were chosen.
+    """Checks that the flags are compatible; ``chosen``: --include or --exclude is given.
 
     Raises:
-        UsageError: they do not.
+        UsageError: they are not.
     """
     if manifest is None and flags.given:
         raise UsageError(f"--{flags.given[0]} is for an adapter set", hint="set it with -f")
@@ -364,12 +356,12 @@ def fetch_requests(
     subfolder: str = "",
     checkpoint: str = "",
 ) -> FetchRequests:
-    """The files of ``selection`` that are to be fetched: of REFs, or of a manifest's adapters, which ``refs`` may name.
+    """The requests for REFs, or for a manifest's adapters, of which ``refs`` may name some.
 
-    A ``checkpoint`` by number is a folder in each REF; the latest one is known when its origin has been asked.
+    A ``checkpoint`` by number is a folder in each REF; the latest one is found when the origin is listed.
 
     Raises:
-        UsageError: neither, options of the other one, or a manifest that is wrong.
+        UsageError: there are no adapters, an option does not apply, or the manifest is invalid.
     """
     if manifest is not None and (revision is not None or subfolder or checkpoint):
         hint = "write them into the manifest: source: hf://ORG/NAME/FOLDER@REVISION, checkpoint: latest"
@@ -392,7 +384,7 @@ def fetch_requests(
 
 
 def checkpoint_folder(checkpoint: str) -> str:
-    """The folder that ``--checkpoint`` asks for, "" for the latest one and for none.
+    """The folder of ``--checkpoint N``; "" for the latest one and without the option.
 
     Raises:
         UsageError: it is neither a number nor ``latest``.
@@ -404,7 +396,7 @@ def checkpoint_folder(checkpoint: str) -> str:
 
 
 def _request(text: str, revision: str | None, subfolder: str, selection: Selection) -> AdapterRequest:
-    """What one word asks for; what is no reference is an outcome of its own, and stops no other one."""
+    """The request for one REF; an invalid reference is reported as its outcome, and does not stop the others."""
     typed = without_secrets(text)
     try:
         ref = override(parse(text, is_path=os.path.lexists), revision=revision, subfolder=subfolder)

@@ -1,4 +1,4 @@
-"""``serve-bench --url``: requests at their times to a server that runs, for each seed."""
+"""``serve-bench --url``: sends the workload of each seed to a running server."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,18 +22,18 @@ from lora_cli.settings import Settings
 
 REQUESTS, SEEDS = 200, 3
 OWN_SERVER_URL = "warm --serve --forward model"
-"""The placeholder for the address of a server of our own, which is a temporary one."""
+"""Reported instead of the temporary address of a server that serve-bench started."""
 
 PROBE = tuple(range(3, 11))
-"""A short prompt of token ids that every vocabulary has."""
+"""A short prompt of token ids that are in every vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)
 class LivePlan:
     """All options, parsed and checked before the first request.
 
-    ``closed`` is whether so many clients as ``--max-concurrency`` says each wait for their answer: requests without
-    times to a server of our own, with one client if no number is given.
+    ``closed``: a closed loop of ``--max-concurrency`` clients (default: 1). It is used for requests without times to a
+    server that serve-bench started.
     """
 
     options: BenchOptions
@@ -49,13 +49,13 @@ class LivePlan:
 def measure_server(
     settings: Settings, options: BenchOptions, facts: Mapping[str, str] | None = None, failures: Failures | None = None
 ) -> int:
-    """Measure the server and report it; the exit code.
+    """Measures the server, reports the result, and returns the exit code.
 
-    Of a server that we started for this there are ``facts``, and ``failures`` are the adapters that it was spared.
+    For a server that serve-bench started, ``facts`` describe it, and it cannot serve the adapters in ``failures``.
 
     Raises:
-        UsageError: what is asked for is wrong.
-        EndpointError: there is no answer, or it serves other adapters.
+        UsageError: an option is invalid.
+        EndpointError: the server does not respond, or does not serve the adapters.
     """
     failures = failures or {}
     conclude, workload = report_writer(options, live_names()), parse_workload(options)
@@ -109,7 +109,7 @@ def _parse_plan(options: BenchOptions, workload: Workload, *, ours: bool) -> Liv
 
 
 def _announcement(plan: LivePlan) -> str:
-    """What will be sent, and when."""
+    """A line about the requests that will be sent, and their pace."""
     first, most, ramp = next(iter(plan.traces.values())), plan.options.max_concurrency, plan.workload.traffic.ramp
     if plan.closed:
         pace = "one at a time" if most == 1 else f"{most} in flight"
@@ -125,7 +125,7 @@ def _announcement(plan: LivePlan) -> str:
 
 
 def _runs(plan: LivePlan, settings: Settings) -> tuple[list[Run], bool]:
-    """Each seed's run, and whether they were interrupted; what there was until then is a run, too."""
+    """The run of each seed, and whether the user interrupted; the requests until then are a run, too."""
     runs: list[Run] = []
     used: set[str] = set()
     slots: int | None = None
@@ -151,7 +151,7 @@ def _runs(plan: LivePlan, settings: Settings) -> tuple[list[Run], bool]:
 def _run_seed(
     plan: LivePlan, seed: int, course: Course, control: Course, tell: Callable[[int], None], before: int
 ) -> None:
-    """The requests of one seed, then the same ones to the base; ``before`` were done by earlier seeds."""
+    """Sends the requests of one seed, then with --control to the base; ``before``: requests of earlier seeds."""
     target, trace, most = plan.target, plan.traces[seed], plan.options.max_concurrency
     made = partial(asks, trace, seed=seed, vocabulary=plan.vocabulary, prompts=plan.options.prompts)
     load = partial(Load, target.address, target.token, max_concurrency=most, closed=plan.closed)
@@ -159,7 +159,7 @@ def _run_seed(
     if plan.probes_a_second is not None:
         name = plan.options.probe_adapter or trace.names[0]
         probe = Ask(0.0, name, body_of(target.models[name], list(PROBE), 1))
-        # Whom a probe asks for is there before the load begins: its own load stalls nobody.
+        # The adapter of the probes is loaded before the measurement, so that its load does not delay requests.
         run_load(load([probe]), Course())
         probed = partial(load, probe=probe, probe_every_s=1 / plan.probes_a_second)
     run_load(probed(made(target.models)), course, lambda done: tell(before + done))
@@ -176,11 +176,9 @@ def _report(
     words |= {"goodput": " ".join(f"{name}:{most:g}" for name, most in plan.slo.items())} if plan.slo else {}
     words |= {"max_concurrency": str(options.max_concurrency)} if options.max_concurrency else {}
     words |= {"loop": "closed loop"} if plan.closed else {}
-    traffic = workload.traffic
-    rate = traffic.request_rate if options.trace is None and traffic.ramp is None else None
     url = str(target.address) if own is None else OWN_SERVER_URL
     facts = environment(url=url, base=target.base, **target.facts, **(own or {}))
     trace = plan.traces[options.seed]
-    run, setting = run_of("live", trace, options.seed, words, facts, rate, traffic.burstiness)
+    run, setting = run_of("live", trace, options.seed, words, facts, workload.request_rate, workload.traffic.burstiness)
     run = replace(run, max_concurrency=options.max_concurrency)
     return live_report(run, setting, target.base, plan.slo, runs, refused)

@@ -1,4 +1,4 @@
-"""What is done with a result: it is printed, saved, compared and validated."""
+"""The result of serve-bench: printed, saved, compared with a baseline, and checked against conditions."""
 
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -26,10 +26,10 @@ Failures = dict[str, LoraCliError]
 
 
 def report_writer(options: BenchOptions, known: Collection[str]) -> Callable[[BenchReport, Mapping[int, Trace]], int]:
-    """The function that ends the run with its report. All options are checked before the run.
+    """The function that writes the report and returns the exit code. All its options are checked before the run.
 
     Raises:
-        LoraCliError: a condition is wrong, or a file cannot be read or written.
+        LoraCliError: a condition is invalid, or a file cannot be read or written.
     """
     for file in (options.output, options.save_trace):
         check_writable(file)
@@ -55,7 +55,7 @@ def _conclude(
     report: BenchReport,
     traces: Mapping[int, Trace],
 ) -> int:
-    """Write and save the report; 1 when a condition fails it, else 0. ``traces`` are the requests by seed.
+    """Writes and saves the report; returns 1 if a condition fails, else 0. ``traces`` are the requests by seed.
 
     Raises:
         MachineError: a file cannot be written.
@@ -91,7 +91,7 @@ def _conclude(
 
 
 def _save(report: BenchReport, traces: Mapping[int, Trace], options: BenchOptions) -> None:
-    """The report and next to it the trace, or that of each seed, named as vLLM names its results."""
+    """Saves the report, and next to it the trace of each seed, named as vLLM names its results."""
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     name = options.result_filename or f"lora-cli-{report.run.request_rate}qps-{now}.json"
     file = (options.result_dir or Path()) / name
@@ -119,7 +119,7 @@ def _metadata(words: list[str]) -> dict[str, str]:
 
 
 def request_counter(total: int, settings: Settings) -> Callable[[int], None]:
-    """Shows the number of finished requests on a terminal; elsewhere nothing."""
+    """Shows the number of finished requests on a terminal; does nothing elsewhere."""
     if settings.quiet or settings.no_progress or not sys.stderr.isatty():
         return lambda _done: None
     step = max(1, total // 100)

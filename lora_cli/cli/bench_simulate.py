@@ -1,4 +1,4 @@
-"""``serve-bench --simulate``: several policies over the same requests; with ``--plan``, the tiers that a goal needs."""
+"""``serve-bench --simulate``: compares eviction policies; with ``--plan``, finds the tier sizes that a goal needs."""
 
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -42,12 +42,12 @@ NO_QUEUE = "without --request-rate, or times in --trace, requests do not queue: 
 
 
 def simulate(settings: Settings, options: BenchOptions) -> int:
-    """Simulate the workload, or find the sizes that meet the goals of ``--plan``, and report it; the exit code.
+    """Simulates the workload, or finds the sizes for ``--plan``, reports it, and returns the exit code.
 
-    It is 1 when a policy meets the goals with no number of slots.
+    It is 1 if a policy cannot meet the goals with any number of slots.
 
     Raises:
-        LoraCliError: what is asked for is wrong or too large, or a file cannot be read or written.
+        LoraCliError: an option is invalid or too large, or a file cannot be read or written.
     """
     options.refuse(("device", "max_lora_rank"), "not for --simulate", "there is no device")
     goals = _goals(options)
@@ -80,10 +80,10 @@ def simulate(settings: Settings, options: BenchOptions) -> int:
 
 
 def _goals(options: BenchOptions) -> tuple[Condition, ...]:
-    """The goals of ``--plan``; none without it.
+    """The goals of ``--plan``; empty without it.
 
     Raises:
-        UsageError: one is wrong, or what --plan finds out is given.
+        UsageError: one is invalid, or a size that --plan computes is given.
     """
     if not options.plan:
         return ()
@@ -93,10 +93,10 @@ def _goals(options: BenchOptions) -> tuple[Condition, ...]:
 
 
 def _simulated_run(settings: Settings, options: BenchOptions) -> tuple[Trace, Fleet, tuple[VllmRun, BenchSetting]]:
-    """The requests, the adapters and tiers that they are put to, and what the report says of them.
+    """The requests, the simulated adapters and tiers, and their description in the report.
 
     Raises:
-        LoraCliError: what is asked for is wrong, or a file cannot be read.
+        LoraCliError: an option is invalid, or a file cannot be read.
     """
     workload = parse_workload(options)
     if options.refs or options.manifest is not None:
@@ -111,17 +111,15 @@ def _simulated_run(settings: Settings, options: BenchOptions) -> tuple[Trace, Fl
         words, engine = workload.summary() | {"ranks": options.ranks or RANKS}, None
     trace = workload.trace_for(list(sizes), REQUESTS, options.seed)
     fleet = _fleet(sizes, engine, options)
-    traffic = workload.traffic
-    # Else the times of the requests tell their rate.
-    rate = traffic.request_rate if options.trace is None and traffic.ramp is None else None
-    return trace, fleet, run_of("simulate", trace, options.seed, words, environment(), rate, traffic.burstiness)
+    rate, burstiness = workload.request_rate, workload.traffic.burstiness
+    return trace, fleet, run_of("simulate", trace, options.seed, words, environment(), rate, burstiness)
 
 
 def _named_adapters(settings: Settings, options: BenchOptions) -> tuple[Inputs, dict[str, int]]:
-    """The adapters that are named, and the bytes of each in half precision, from its header alone.
+    """The named adapters, and the bytes of each in half precision, read from the headers.
 
     Raises:
-        LoraCliError: one cannot be read or is no LoRA, or an option is for synthetic adapters.
+        LoraCliError: one cannot be read or is not LoRA, or an option is for synthetic adapters.
     """
     for flag in options.given(("num_adapters", "ranks", "bytes_per_rank")):
         raise UsageError(f"{flag} is for synthetic adapters", hint="remove it: named adapters have their own sizes")
@@ -139,7 +137,7 @@ def _named_adapters(settings: Settings, options: BenchOptions) -> tuple[Inputs, 
 
 
 def _fleet(sizes: Mapping[str, int], engine: "EngineSpec | None", options: BenchOptions) -> Fleet:
-    """The adapters' bytes, the two tiers and the ways into them."""
+    """The sizes of the adapters and of both tiers, and the load times."""
     gpu, cpu = _budgets(len(sizes), engine, options)
     largest = max(sizes.values())
     for flag, budget in (("--max-gpu-bytes", gpu), ("--max-cpu-bytes", cpu)):
@@ -149,7 +147,7 @@ def _fleet(sizes: Mapping[str, int], engine: "EngineSpec | None", options: Bench
 
 
 def _budgets(count: int, engine: "EngineSpec | None", options: BenchOptions) -> tuple[Budget, Budget]:
-    """What slots and memory hold, as options or the manifest's ``engine`` say; or bytes where only these are given."""
+    """The limits of slots and memory, from the options or the manifest's engine; only bytes if only these are given."""
     gpu_bytes = size_of(options.max_gpu_bytes, "--max-gpu-bytes")
     cpu_bytes = size_of(options.max_cpu_bytes, "--max-cpu-bytes")
     loras = options.max_loras or (engine and engine.max_loras)
@@ -161,7 +159,7 @@ def _budgets(count: int, engine: "EngineSpec | None", options: BenchOptions) -> 
 
 
 def _links(options: BenchOptions) -> Links:
-    """What loads cost: measured, given or the defaults."""
+    """The load times: measured, given, or the defaults."""
     if options.measured is not None:
         if options.disk_link or options.gpu_link:
             raise UsageError("--measured and --disk-link or --gpu-link cannot be used together")
@@ -173,7 +171,7 @@ def _links(options: BenchOptions) -> Links:
 
 
 def _policy_progress(trace: Trace, policies: Sequence[str]) -> Callable[[str], None]:
-    """Says on a terminal which policy is done, where that takes long; elsewhere nothing."""
+    """Reports each finished policy of a long simulation on a terminal; does nothing elsewhere."""
     if len(trace) * len(policies) < 500_000 or not sys.stderr.isatty():
         return lambda _policy: None
     return lambda policy: to_stderr(f"{policy}: done")

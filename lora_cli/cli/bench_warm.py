@@ -1,4 +1,4 @@
-"""``serve-bench`` of lora-cli's own warm process: a server that is started, or its slots alone (``--forward modules``).
+"""``serve-bench`` of a warm process: behind a server that is started, or its slots alone (``--forward modules``).
 
 The server is ``warm --serve --forward model`` in a child process, measured as any other one. It listens at a private
 Unix socket, and ends with this process.
@@ -50,10 +50,10 @@ from lora_cli.tiers.eviction.registry import PolicyName
 from lora_cli.validation import Terms, open_config
 
 REQUESTS = 200
-"""How many there are if not given."""
+"""Default of --num-prompts."""
 
 COPIES = 3
-"""Each synthetic adapter is on the disk as it was written, as the cache has it, and packed."""
+"""Copies of a synthetic adapter on the disk: its folder, its blobs in the cache, and its packed weights."""
 
 STARTED_S = 0.02
 SERVER = Program(module="lora_cli.cli.bench_warm", title="the server", stop_deadline_s=15.0, shown=True)
@@ -61,10 +61,10 @@ LOAD_TIMEOUT = "10m"
 
 
 def measure_modules(settings: Settings, options: BenchOptions) -> int:
-    """Measure the workload in a warm process, and report it; the exit code.
+    """Measures the workload in a warm process, reports it, and returns the exit code.
 
     Raises:
-        LoraCliError: what is asked for is wrong, or there is no base or no torch.
+        LoraCliError: an option is invalid, or there is no base or no torch.
     """
     require_packages("serve-bench", "warm", "torch")
     rates = {"--request-rate": options.request_rate != "inf", "--ramp-up-strategy": options.ramp_up_strategy}
@@ -90,10 +90,10 @@ def measure_modules(settings: Settings, options: BenchOptions) -> int:
 
 
 def measure_own_server(settings: Settings, options: BenchOptions) -> int:
-    """Start the server, measure it and report it; the exit code. A base without weights gets random ones.
+    """Starts a server, measures it, and returns the exit code. A base without weights gets random ones.
 
     Raises:
-        LoraCliError: what is asked for is wrong, or keeps the server from serving.
+        LoraCliError: an option is invalid, or the server cannot serve.
     """
     require_packages("serve-bench without --forward modules", "models", "torch", "transformers")
     options.refuse(("lora_modules",), "for --url", "set the adapters with REFs or a manifest")
@@ -103,10 +103,10 @@ def measure_own_server(settings: Settings, options: BenchOptions) -> int:
         inputs, own = stack.enter_context(benchmark_adapters(settings, options, parse_workload(options)))
         rank = options.max_lora_rank
         if rank is None and options.num_adapters is not None:
-            # What a slot must take for synthetic adapters; of others the server knows it once they are read.
+            # The server does not know the ranks of synthetic adapters before they are loaded.
             rank = max(rank for rank, _ in parse_ranks(options.ranks or RANKS).shares)
         most = slot_limits(inputs, options.max_loras, options.max_cpu_loras, rank)
-        # The config of a base whose weights are not on this disk; what they are is the same to the clock.
+        # A base without weights on this disk gets random ones: latencies do not depend on their values.
         dummy = None if has_base_weights(inputs.base) else open_config(inputs.base, settings)
         failures: Failures = {}
         hold = stack.enter_context(holding(Store(own.cache_dir)))
@@ -121,7 +121,7 @@ def measure_own_server(settings: Settings, options: BenchOptions) -> int:
 
 
 def _none_servable(failures: Failures) -> LoraCliError:
-    """What is wrong with the first of the adapters, and how many more there are."""
+    """The error of the first adapter, with the number of the others."""
     (name, error), *more = failures.items()
     hint = "; ".join(filter(None, (error.hint, f"and {len(more)} more cannot either" if more else "")))
     code = max(one.exit_code for one in failures.values())
@@ -129,7 +129,7 @@ def _none_servable(failures: Failures) -> LoraCliError:
 
 
 def device_and_eviction(options: BenchOptions) -> tuple[Device, PolicyName]:
-    """What ``--device`` and ``--eviction`` say of one process. Raises ``UsageError``."""
+    """The values of ``--device`` and ``--eviction`` for one process. Raises ``UsageError``."""
     device, eviction, known = options.device or "auto", options.eviction or "adaptive", get_args(PolicyName)
     if device not in get_args(Device):
         raise UsageError(f"--device is auto, cpu or cuda, not {safe(device)}")
@@ -146,12 +146,12 @@ def device_and_eviction(options: BenchOptions) -> tuple[Device, PolicyName]:
 def benchmark_adapters(
     settings: Settings, options: BenchOptions, workload: Workload
 ) -> Iterator[tuple[Inputs, Settings]]:
-    """The adapters that are named, or synthetic ones, and the settings that hold for them.
+    """The named or synthetic adapters, and the settings for them.
 
-    Synthetic ones have a cache of their own, and all of it is gone when the block ends.
+    Synthetic adapters have a temporary cache, which is removed when the block ends.
 
     Raises:
-        LoraCliError: they are not named as they must be, or there is no room for those that are made.
+        LoraCliError: an option is invalid, or the disk is too full for the synthetic adapters.
     """
     if options.num_adapters is None:
         options.refuse(("ranks",), "for --num-adapters and --simulate", "named adapters have their own ranks")
@@ -186,7 +186,7 @@ def benchmark_adapters(
 def admit_adapters(
     inputs: Inputs, base: BaseModel, most: Limits, settings: Settings, hold: Hold, failures: Failures
 ) -> dict[str, Job]:
-    """The adapters that can be served, by name, held in the cache; the others are noted in ``failures``."""
+    """The adapters that can be served, by name; ``hold`` keeps them in the cache. Errors go into ``failures``."""
     admit = admission_function(Terms(base, max_lora_rank=most.max_lora_rank or None), settings, hold)
     found: dict[str, Job] = {}
     for item in inputs.items:
@@ -206,9 +206,9 @@ def admit_adapters(
 def _measure(
     inputs: Inputs, run: WarmRun, trace: Trace, seed: int, settings: Settings, failures: Failures
 ) -> tuple[MeasurementReport, Mapping[str, str]]:
-    """Admit the adapters, start the warm process, and send the trace through it; what is used is kept until then.
+    """Admits the adapters, starts the warm process, and sends the trace through it.
 
-    Gives what was measured, and on what device.
+    Returns the measurement and the facts of the device.
     """
     base, most = base_model(inputs.base, settings), run.limits
     with holding(Store(settings.cache_dir)) as hold:
@@ -217,7 +217,7 @@ def _measure(
         slots, places = most.max_loras, most.max_cpu_loras
         replay = partial(run_trace, trace.keys(), max_loras=slots, max_cpu_loras=places, failed=broken)
         if not jobs:
-            return replay(serve=lambda _name: Served("", 0.0)), {}  # none is asked: all are broken
+            return replay(serve=lambda _name: Served("", 0.0)), {}  # every request fails
         needs = [needs_of(job.adapter, base) for job in jobs.values()]
         plan = lay_out(replace(process_plan(inputs, run, base, settings), seed=seed, base_directory=None), needs)
         with WarmProcess(plan) as process:
@@ -228,12 +228,12 @@ def _measure(
 
 
 def _serve(process: WarmProcess, jobs: Mapping[str, Job], failures: Failures, name: str) -> Served:
-    """What a trace is run against: the adapter into its slot, and a small batch through it."""
+    """Serves one request of a trace: loads the adapter into a slot, and runs a small batch through it."""
     job = jobs[name]
     try:
         served = process.serve(job)
     except LoraCliError as error:
-        # The tiers know an adapter by its digest; people know it by its name.
+        # The tiers identify an adapter by its digest; messages have its name.
         error.message = error.message.replace(job.key, name)
         failures[name] = error
         raise
@@ -243,10 +243,10 @@ def _serve(process: WarmProcess, jobs: Mapping[str, Job], failures: Failures, na
 
 @contextmanager
 def own_server(inputs: Inputs, run: WarmRun, settings: Settings) -> Iterator[str]:
-    """The address of a server of these adapters, which is ready; it ends with the block.
+    """Starts a server of these adapters, waits until it is ready, and gives its address; stops it after the block.
 
     Raises:
-        LoraCliError: what keeps it from serving.
+        LoraCliError: the server cannot serve.
     """
     with tempfile.TemporaryDirectory(prefix="lora-cli-serve-", ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary)
@@ -265,8 +265,8 @@ def own_server(inputs: Inputs, run: WarmRun, settings: Settings) -> Iterator[str
 
 
 def main(descriptor: int) -> None:
-    """The server's life: it serves until the client closes the connection, and reports errors."""
-    os.setsid()  # Ctrl-C is for our parent, and the server answers until that has told what there is
+    """The server process: it serves until the parent closes the connection, and reports errors."""
+    os.setsid()  # Ctrl-C goes to the parent, which still needs the server for its report
     connection: Connection[Any, Any] = Connection(descriptor)
     number, served = connection.recv()
     threading.Thread(target=_exit_with_parent, args=(connection,), daemon=True).start()
@@ -278,7 +278,7 @@ def main(descriptor: int) -> None:
 
 
 def _exit_with_parent(connection: "Connection[Any, Any]") -> None:
-    """Ends this process, in order, when its parent hangs up."""
+    """Shuts this process down when the parent closes the connection."""
     with suppress(EOFError, OSError):
         connection.recv()
     os.kill(os.getpid(), signal.SIGTERM)

@@ -101,7 +101,7 @@ def verify_all(
         inform("hint: lora-cli cache verify --repair fetches corrupt and quarantined files again", settings)
     if outside:
         inform("hint: hard links outside the cache are also corrupt: fetch --to or --publish replaces them", settings)
-    # What could not be moved away lies there still; a named adapter must be in the cache.
+    # Corrupt files that could not be moved stay in the cache; named adapters must not be in quarantine.
     is_sound = (
         not broken
         and (not corrupt or (repair and all(one.moved_to for one in corrupt)))
@@ -111,9 +111,9 @@ def verify_all(
 
 
 def _verified_names(store: Store, names: Sequence[str], manifest: Path | None) -> set[str]:
-    """What ``verify`` is to look at: digests of snapshots, sha256 of their blobs, names of views.
+    """The names for ``verify``: digests of snapshots, sha256 of their blobs, names of views.
 
-    With a ``manifest`` names are those of its adapters too, as its lock pins them.
+    With a ``manifest``, ``names`` may be those of its adapters, at their locked version.
     """
     meant: dict[str, str] = {}
     if manifest is not None:
@@ -178,7 +178,7 @@ def remove_snapshots(
     if everything == bool(names):
         raise UsageError("rm takes either adapters or --all", hint="see lora-cli cache ls")
     store = Store(ctx.obj.cache_dir)
-    check_cache(store)  # before anything else is said about it
+    check_cache(store)  # before any other error
     items = [*_inventory(store), *quarantined_items(store)] if everything else _find_snapshots(store, names or (), ())
     if everything and not (dry_run or yes):
         _confirm(f"Remove {counted(len(items), 'adapter')}, {size(cache_bytes(store))}, from {store.root}?")
@@ -189,7 +189,7 @@ def remove_snapshots(
 
 
 def _confirm(question: str) -> None:
-    """Asks on the terminal, and ends the command unless the answer is yes.
+    """Asks for confirmation on the terminal, and exits with 1 unless the answer is yes.
 
     Raises:
         UsageError: there is no terminal.
@@ -229,9 +229,9 @@ def _inventory(store: Store) -> list[Item]:
 
 
 def _find_snapshots(store: Store, names: Sequence[str], known: Collection[str] | None = None) -> list[Item]:
-    """The snapshots that the words name, each once.
+    """The snapshots of these names, each once.
 
-    With ``known`` also those in the quarantine, and words in it may name none.
+    With ``known``, snapshots in the quarantine count too, and a name in ``known`` may have no snapshot.
     """
     items = [*_inventory(store), *(quarantined_items(store) if known is not None else ())]
     found: dict[str, Item] = {}
@@ -244,7 +244,7 @@ def _find_snapshots(store: Store, names: Sequence[str], known: Collection[str] |
 
 
 def _suggestion(name: str, items: Sequence[Item]) -> str:
-    """What was meant, by the names of views and the last parts of references; else where all of them are listed."""
+    """A did-you-mean hint from the names of views and the last parts of references."""
     known = {word: word for item in items for word in item.names}
     for ref in (record.ref for item in items for record in item.records):
         known.setdefault(ref.partition("@")[0].rpartition("/")[2], ref)
@@ -254,7 +254,7 @@ def _suggestion(name: str, items: Sequence[Item]) -> str:
 
 
 def _find_one(store: Store, name: str) -> Item:
-    """The one snapshot that a word names: of a reference the usual files, else the selection that was used last."""
+    """The snapshot of a name; of a reference with several file selections the default one, else the last used."""
     items, ref = _find_snapshots(store, [name]), _reference(name)
     if len(items) > 1 and not any(name in item.names or _uses_of(item, ref) for item in items):
         raise UsageError(f"{len(items)} snapshots start with {name}", hint="write more digits")
@@ -262,7 +262,7 @@ def _find_one(store: Store, name: str) -> Item:
 
 
 def _uses_of(item: Item, ref: str) -> list[tuple[bool, float]]:
-    """For each selection of ``ref`` that the snapshot is: whether it is the usual one, and when it was used."""
+    """For each file selection of ``ref`` in this snapshot: whether it is the default one, and when it was last used."""
     return [(not record.selection, record.used_s) for record in item.records if record.ref == ref]
 
 

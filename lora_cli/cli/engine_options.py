@@ -1,4 +1,4 @@
-"""``--engine``, ``--engine-args`` and a manifest's ``engine:`` block: which engines, and how they are started."""
+"""``--engine``, ``--engine-args`` and a manifest's ``engine:`` block: the engines and their launch options."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -55,7 +55,7 @@ def deployment_of(
     served_model_name: str = "",
     max_loras: int | None = None,
 ) -> Deployment | None:
-    """How the engines are started, None if there are none. What no flag says, the manifest of ``inputs`` may.
+    """The launch options of the engines, from the flags and the manifest; None if there are no engines.
 
     Raises:
         UsageError: an engine does not start with that ``max_lora_rank``.
@@ -78,9 +78,9 @@ def deployment_of(
 def engine_launch(
     text: str, inputs: Inputs, max_loras: int | None, max_cpu_loras: int | None, tp: int
 ) -> "Deployed | None":
-    """How the engine is to be started, as far as that is known before the adapters are read; None for no engine.
+    """The launch options of ``--engine-args`` that are known before the adapters are read; None without an engine.
 
-    A manifest that is for the same engine says the version and the limits, where the options do not.
+    Version and limits default to those of a manifest for the same engine.
 
     Raises:
         UsageError: no such engine or version, or one whose flags are not known; fewer adapters in memory than slots.
@@ -115,7 +115,7 @@ def engine_launch(
 
 
 def _model_argument(base: str | AdapterRef) -> tuple[str, str]:
-    """What an engine on this machine is given as its model, and the commit; empty for what it cannot be given."""
+    """The ``--model`` and ``--revision`` of an engine on this machine; empty if it cannot load the base."""
     if not base:
         return "", ""
     ref = ref_of(base)
@@ -127,10 +127,10 @@ def _model_argument(base: str | AdapterRef) -> tuple[str, str]:
 
 
 def adapter_folders(judged: Iterable[tuple[str, Checked, str]], settings: Settings) -> Mapping[str, str]:
-    """The folder of each adapter that an engine on this machine can load: its own, or the cache's.
+    """The folder from which an engine on this machine can load each adapter: a local one, or one in the cache.
 
-    Each comes with the digest of its snapshot in the cache ("": none). Its view is taken, or the snapshot where a view
-    of that name is of another manifest or version.
+    ``judged`` has the name, the adapter and the digest of its cached snapshot ("" for none). The view of that name is
+    used if it has that digest, else the snapshot.
     """
     store = Store(settings.cache_dir.absolute())
     cached_views, found = views(store), {}

@@ -1,4 +1,4 @@
-"""``lora-cli fetch``: references in, directories out: in the cache, its views by name, ``--to`` or ``--publish``."""
+"""``lora-cli fetch``: downloads adapters into the cache, its views by name, ``--to`` or ``--publish``."""
 
 import os
 import re
@@ -45,7 +45,7 @@ from lora_cli.store.published import Pruning, Served, prune_published, publish_a
 
 PIN = "Version"
 BASE_TIMEOUT_S = 10.0
-"""How long a base's config is waited for: adapters are there by then."""
+"""Timeout of the base's config: the adapters are already fetched."""
 files = partial(option, default=None, panel=ADAPTERS)
 into = partial(option, default=None, panel="Output")
 
@@ -108,7 +108,7 @@ def command(
 
     In a pipe, prints one absolute directory per adapter. With -f, writes a lock next to the manifest.
     """
-    # The options that override settings have their names; a switch that is not given overrides nothing.
+    # Options have the names of the settings that they override; False means that a switch is not given.
     settings = with_flags(ctx.obj, {name: value for name, value in ctx.params.items() if value is not False})
     refs = refs or []
     flags = LockFlags(lock, locked=locked, check=check, upgrade=upgrade, some=bool(refs))
@@ -160,9 +160,9 @@ def command(
 
 
 def _base_config(requests: FetchRequests, store: Store, settings: Settings) -> Outcome | None:
-    """The config of the manifest's base, fetched into the cache so that the lock has it; None if it cannot be had.
+    """Fetches the config of the manifest's base for the lock; None if it cannot be fetched.
 
-    That is a warning: adapters are served without it. Other bytes than are locked are an error.
+    That is only a warning, since adapters work without it. Content that differs from the lock is an error.
     """
     if requests.base is None:
         return None
@@ -182,7 +182,7 @@ def _base_config(requests: FetchRequests, store: Store, settings: Settings) -> O
 def _dry_run(
     requests: FetchRequests, pruned: str | None, store: Store, settings: Settings, output_format: Format
 ) -> int:
-    """Shows what would be downloaded, and what would leave the folder to be ``pruned``; gives the exit code."""
+    """Shows the planned downloads, and what would be removed from the ``pruned`` folder; returns the exit code."""
     from lora_cli.fetching.dry_run import plan_all
     from lora_cli.render.terminal_fetch import plan_parts
 
@@ -210,9 +210,9 @@ def _tell_pruned(folder: str, pruning: Pruning, settings: Settings, done: str) -
 
 
 def _prune(requests: FetchRequests, folder: str, store: Store, settings: Settings, *, failed: bool) -> Pruning:
-    """Removes what was published in ``folder`` and is not in the manifest, and its views; gives what left and stays.
+    """Removes published adapters that are not in the manifest, and their views.
 
-    Where something failed all stays: it may be what is served instead.
+    Nothing is removed if an adapter failed: an older one may still be served in its place.
     """
     if failed:
         to_stderr("nothing is pruned: not all adapters were fetched and published")
@@ -225,10 +225,10 @@ def _prune(requests: FetchRequests, folder: str, store: Store, settings: Setting
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where adapters can be used: in the store, or in the folder of ``targets`` for the adapter of that number.
+    """Where the adapters are written: the store, or the folder in ``targets`` for each adapter.
 
-    With ``views`` the store also keeps each one under its name. With ``served`` the targets are published for an
-    engine's resolver.
+    With ``views`` the store also has a view by name. With ``served`` the targets are published for an engine's
+    resolver.
     """
 
     store: Store
@@ -237,7 +237,7 @@ class Destination:
     served: Served | None = None
 
     def deliver(self, outcome: Outcome, number: int) -> Outcome:
-        """The outcome with its directory; if it cannot be written there, it has failed."""
+        """The outcome with its directory, or with the error of writing it."""
         if outcome.fetched is None:
             return outcome
         snapshot, target = outcome.fetched.snapshot, self.targets[number] if self.targets else None
@@ -262,10 +262,10 @@ class Destination:
 def destination_of(
     requests: FetchRequests, store: Store, to: str | None, publish: str | None, base: str = "", fix_base: str = ""
 ) -> Destination:
-    """Where the adapters of ``requests`` go: the options of ``fetch`` by their names.
+    """The destination that the options of these names select.
 
     Raises:
-        UsageError: two places at once, none, or a name that cannot be the folder of one adapter.
+        UsageError: options conflict, a folder is empty, or a name cannot be the folder of one adapter.
     """
     if to is not None and publish is not None:
         raise UsageError(
@@ -282,13 +282,13 @@ def destination_of(
 
 
 def _repository(requests: FetchRequests) -> str | None:
-    """The base's name as an engine serves it: the manifest's repository. A folder may have any name."""
+    """The base's name in the engine: the repository in the manifest; None for a folder, which can have any name."""
     base = requests.manifest.base if requests.manifest is not None else None
     return base.location if base is not None and base.scheme == "hf" and not base.subfolder else None
 
 
 def unchecked_base_warning(requests: FetchRequests, destination: Destination) -> str:
-    """The warning if the engine's name for the base is not given; empty if that is known."""
+    """A warning if the engine's name for the base is unknown; empty otherwise."""
     if destination.served is None or destination.served.name is not None:
         return ""
     base = requests.manifest.base if requests.manifest is not None else None
@@ -317,7 +317,7 @@ def folders(option: str, folder: str, requests: FetchRequests, *, by_name: bool)
 
 
 def _publish_warnings(outcome: Outcome) -> Iterator[str]:
-    """What may be wrong with an adapter that was published, a sentence each."""
+    """Warnings about a published adapter."""
     name = safe(outcome.request.name)
     if outcome.published is None or outcome.fetched is None:
         return
@@ -333,10 +333,10 @@ def _publish_warnings(outcome: Outcome) -> Iterator[str]:
 def _fetch_all(
     requests: FetchRequests, destination: Destination, settings: Settings, form: Format, *, link: bool, ray: str | None
 ) -> list[Outcome]:
-    """Fetches all, here or on a Ray cluster, and hands each out.
+    """Fetches all adapters, here or on a Ray cluster, and writes each to its destination.
 
-    A terminal shows errors as soon as they are known, and a table at the end. Elsewhere, and with ``--quiet``, each
-    directory is written as soon as it is known.
+    A terminal shows errors at once, and a table at the end. In a pipe, and with ``--quiet``, each directory is printed
+    as soon as it is complete.
     """
     done: list[Outcome] = []
     tabular = form == "human" and sys.stdout.isatty() and not settings.quiet
@@ -352,7 +352,7 @@ def _fetch_all(
             for number, fetched in enumerate(outcomes):
                 done.append(outcome := destination.deliver(fetched, number))
                 progress.through(outcome.request.name)
-                # Of what a table will have only the error is written meanwhile.
+                # The table at the end has everything except errors.
                 if outcome.error is not None or not (settings.quiet or tabular):
                     to_stderr(render_line(fetched_adapter(outcome)))
                 for warning in _publish_warnings(outcome):

@@ -80,7 +80,7 @@ def command(
 
 
 def _items(refs: Sequence[str]) -> list[Item]:
-    """The adapters, each under a name of its own: that of its folder or repository, numbered where it is taken."""
+    """The adapters with unique names: the folder or repository name, with a number if it is taken."""
     items = dict[str, Item]()
     for ref in dict.fromkeys(map(ref_of, refs)):
         plain = re.sub(r"[^A-Za-z0-9._-]+", "-", ref.name).strip("-._")[:100] or "adapter"
@@ -91,7 +91,7 @@ def _items(refs: Sequence[str]) -> list[Item]:
 
 
 def _adapters_in(text: str) -> tuple[list[str], list[str]]:
-    """The adapters of a folder of adapters, and the names of its other folders; else what it is."""
+    """The adapters in a folder of adapters, and the names of its other folders; anything else is one adapter."""
     folder = Path(text)
     children = sorted(folder.iterdir()) if folder.is_dir() and not (folder / CONFIG).exists() else []
     found = [one for one in children if one.name.isprintable() and ((one / CONFIG).is_file() or _is_training_run(one))]
@@ -101,14 +101,14 @@ def _adapters_in(text: str) -> tuple[list[str], list[str]]:
 
 
 def _is_training_run(folder: Path) -> bool:
-    """Whether it is the folder of a training run, whose adapters are its checkpoints."""
+    """Whether this is the folder of a training run: it has checkpoints, and no adapter itself."""
     if (folder / CONFIG).exists() or not folder.is_dir():
         return False
     return any(CHECKPOINT.fullmatch(child.name) and (child / CONFIG).is_file() for child in folder.iterdir())
 
 
 def _base_line(given: str, adapters: Sequence[Checked], folder: Path) -> str:
-    """The base's line: what was given, or the repository that all configs name; else a comment."""
+    """The ``base`` line: the given base, or the repository in all configs; else a comment."""
     named = {one.adapter.config.base_model_name_or_path or "" for one in adapters if one.adapter and one.adapter.config}
     if given:
         return _yaml({"base": _source(ref_of(given), folder)})
@@ -118,7 +118,7 @@ def _base_line(given: str, adapters: Sequence[Checked], folder: Path) -> str:
 
 
 def _engine_line(profile: Profile | None, adapters: Sequence[Checked]) -> str:
-    """The engine's lines, with the smallest limits that serve as many as it can, up to the usual number of slots."""
+    """The ``engine`` block, with the smallest supported rank, and as many slots as adapters up to the default."""
     ranks = [pair.rank or 0 for one in adapters if one.adapter for pair in one.adapter.pairs.values()]
     largest = max(ranks, default=0) or 16
     if profile is None:
@@ -130,7 +130,7 @@ def _engine_line(profile: Profile | None, adapters: Sequence[Checked]) -> str:
 
 
 def _manifest_entries(items: Sequence[Item], folder: Path) -> Iterator[dict[str, str]]:
-    """The adapters as a manifest has them; paths are relative to its ``folder``."""
+    """The entries of the manifest; paths are relative to its ``folder``."""
     for item in items:
         assert isinstance(item.source, AdapterRef)
         entry = {"name": item.name, "source": _source(item.source, folder)}

@@ -1,4 +1,4 @@
-"""``lora-cli inspect``: the facts of adapters from config and header alone, and what they need to be served."""
+"""``lora-cli inspect``: the contents of adapters from config and header, and the engine flags that serve them."""
 
 import os
 import sys
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 OF_VALUES = "LC5"
-"""What ``inspect`` does not look at, and so does not list as skipped."""
+"""Rules about tensor values: ``inspect`` does not run them, and does not list them as skipped."""
 
 ONE_THREAD = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-"""What linear algebra asks for its threads when numpy is imported: modules are many and small, and share ours."""
+"""Variables that BLAS libraries read when numpy is imported: the modules are small, and run in our threads."""
 
 VALUES = "Tensor values"
 
@@ -101,7 +101,7 @@ def command(
 
 
 def _validation_terms(base: BaseModel | None, deployed: Deployed | None) -> Terms:
-    """Validated by PEFT's rules, or by those of the engine that is to serve the adapters, at its widest."""
+    """Validation by PEFT's rules, or by those of the engine in --engine-args at its highest rank."""
     terms = Terms(base, values=False, rules=choose(ignore=[OF_VALUES]), card=True)
     if deployed is None:
         return terms
@@ -111,10 +111,10 @@ def _validation_terms(base: BaseModel | None, deployed: Deployed | None) -> Term
 
 
 def _with_tensor_values(terms: Terms, inputs: Inputs, settings: Settings, *, spectrum: bool, diff: str | None) -> Terms:
-    """``terms`` that ask for the spectrum, next to the base's weights, and for how the one REF differs from ``diff``.
+    """``terms`` with the spectrum, relative to the base's weights if available, and the comparison with ``diff``.
 
     Raises:
-        UsageError: there are several REFs, and only one is compared.
+        UsageError: ``diff`` is given for several REFs.
         LoraCliError: ``diff`` cannot be read.
     """
     for name in ONE_THREAD:
@@ -168,7 +168,7 @@ def _inspection(checked: Checked, base: BaseModel | None, settings: Settings) ->
 
 
 def _cached(checked: Checked, settings: Settings) -> str:
-    """The digest of the snapshot that ``fetch`` made of this very revision, if it did."""
+    """The digest of the cached snapshot of this revision; "" if it is not cached."""
     if checked.revision is None or not settings.cache_dir.is_dir():
         return ""
     endpoint = endpoint_of(checked.revision.ref, settings)

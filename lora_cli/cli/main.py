@@ -17,7 +17,7 @@ from lora_cli.core.did_you_mean import nearest
 from lora_cli.core.text import safe
 from lora_cli.errors import INTERRUPTED, DocumentError, LoraCliError, MachineError, UsageError
 
-# What the operating system says when the machine, not the program, is at fault.
+# Errors of the operating system that are caused by the machine, not by a bug.
 MACHINE_ERRNOS = {ENOSPC, EDQUOT, EROFS, EACCES, EPERM, EMFILE, ENFILE, ENOMEM, EIO, EFBIG}
 
 SIGPIPE_EXIT_CODE = 141
@@ -27,8 +27,8 @@ SIGTERM_EXIT_CODE = 143
 """The exit code that a shell reports for a program that was stopped by a signal: 128 + SIGTERM."""
 
 OBJECTS_PER_COLLECTION = 1_000_000
-"""How many objects are made before Python looks for cycles among them: little of a header or a document is garbage,
-and after each 700, as is usual, all of it would be looked at again and again."""
+"""Allocations between two runs of the cyclic garbage collector. Little of a parsed header or document is garbage,
+and with the default of 700 the collector would scan all of it again and again."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -59,7 +59,7 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _usage_error(error: typer.TyperException, argv: Sequence[str]) -> UsageError:
-    """What typer found wrong with the command line, in the format of our own errors."""
+    """The ``UsageError`` for typer's error, with a suggestion or the command's help as the hint."""
     message, context = _typer_message(error), getattr(error, "ctx", None)
     told, _, likely = message.partition(" Did you mean ")
     told = told.partition(" (Possible options")[0].rstrip(".")
@@ -79,7 +79,7 @@ def _usage_error(error: typer.TyperException, argv: Sequence[str]) -> UsageError
 
 
 def _typer_message(error: typer.TyperException) -> str:
-    """Typer's message. Since 0.29 pydantic parses values, whose messages leave out the value and half of a range."""
+    """Typer's message. Since 0.29 pydantic parses values: its messages lack the value and half of a range."""
     message, mistakes = error.format_message(), getattr(error.__cause__, "errors", None)
     if mistakes is None:
         return message
@@ -95,7 +95,7 @@ def _typer_message(error: typer.TyperException) -> str:
 
 
 def _variable_of(error: typer.TyperException) -> str | None:
-    """The variable whose value is wrong, None if it is a word of the command line."""
+    """The environment variable with the invalid value; None if it is on the command line."""
     context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
     if context is None or parameter is None:
         return None
@@ -104,7 +104,7 @@ def _variable_of(error: typer.TyperException) -> str | None:
 
 
 def _discard_output() -> None:
-    """Nobody reads any more: what is still to be written goes nowhere, so that the end is a quiet one."""
+    """Sends the remaining output to /dev/null: its reader is gone, and flushing it at exit would fail."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):
@@ -112,7 +112,7 @@ def _discard_output() -> None:
 
 
 def _expected(error: Exception) -> LoraCliError | None:
-    """What ``error`` says about the command line, the adapter or the machine; None for a bug."""
+    """``error`` as an error about the command line, the adapter or the machine; None for a bug."""
     if isinstance(error, LoraCliError):
         return error
     if isinstance(error, MemoryError):
@@ -129,14 +129,14 @@ def _bug() -> int:
     from lora_cli.redaction import redacted
 
     with suppress(OSError):
-        # Whoever reports a bug posts this.
+        # Users post this in bug reports.
         to_stderr(redacted(traceback.format_exc(), os.environ).rstrip("\n"))
         to_stderr("This is a bug in lora-cli. Please report it with the lines above.")
     return LoraCliError.exit_code
 
 
 def _report(error: LoraCliError) -> int:
-    with suppress(OSError):  # stderr is full or gone: the exit code still says it
+    with suppress(OSError):  # stderr is full or closed: the exit code still reports the error
         for one in error.mistakes if isinstance(error, DocumentError) else (error,):
             to_stderr(safe(f"error: {one.message}"))
             if one.hint:
@@ -155,13 +155,13 @@ def run() -> None:
     code = main(sys.argv[1:])
     try:
         sys.stderr.flush()
-    except OSError:  # full or gone: Python would try again at its end, and exit with 120
+    except OSError:  # full or closed: at exit Python would flush it again, and exit with 120
         _discard_output()
     sys.exit(code)
 
 
 def _exit_on_sigterm() -> None:
-    """SIGTERM also ends the first process of a container: by default the kernel ignores it there."""
+    """Exits on SIGTERM as PID 1 of a container too, where the kernel ignores it by default."""
     import signal
 
     signal.signal(signal.SIGTERM, lambda *_: os._exit(SIGTERM_EXIT_CODE))

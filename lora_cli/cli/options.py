@@ -24,7 +24,7 @@ GLOBAL = "Global options"
 
 
 def variable_of(flag: str) -> str:
-    """The variable that sets an option, from its first long flag."""
+    """The environment variable of an option, from its first long flag."""
     return PREFIX + flag.lstrip("-").replace("-", "_").upper()
 
 
@@ -37,7 +37,7 @@ def option(spec: str, text: str, default: Any, panel: str, **given: Any) -> Any:
     """
     flags = [word for word in spec.split() if word.startswith("-")]
     metavar = " ".join(spec.split()[len(flags) :]) or ("N" if "min" in given else None)
-    if isinstance(shown := given.get("show_default"), str):  # what is so without it, though its default is None
+    if isinstance(shown := given.get("show_default"), str):  # the effective default of an option whose default is None
         text, given["show_default"] = f"{text} (default: {shown})", False
     given = {"metavar": metavar, "help": text, "show_envvar": False, "readable": False, **given}
     return typer.Option(default, *flags, envvar=variable_of(flags[0].partition("/")[0]), rich_help_panel=panel, **given)
@@ -45,7 +45,7 @@ def option(spec: str, text: str, default: Any, panel: str, **given: Any) -> Any:
 
 for_engine = partial(option, default=None, panel=ENGINE)
 result = partial(option, default=None, panel=OUTPUT)
-"""``option`` for a panel; without ``default`` an option is None until it is given."""
+"""``option`` for a panel; its default is None."""
 
 
 def setting(name: str, default: Any, panel: str, short: str = "") -> Any:
@@ -62,7 +62,7 @@ def setting(name: str, default: Any, panel: str, short: str = "") -> Any:
 
 
 def size_of(text: str | None, flag: str) -> int | None:
-    """The bytes that a flag gives, None if it is not given. Raises ``UsageError``."""
+    """The bytes in the value of a flag; None without a value. Raises ``UsageError``."""
     if text is None:
         return None
     try:
@@ -75,7 +75,7 @@ def size_of(text: str | None, flag: str) -> int | None:
 
 
 def seconds(text: str, flag: str, hint: str = "write 30s, 10m or 1h") -> float:
-    """The seconds that a flag gives. Raises ``UsageError``."""
+    """The seconds in the value of a flag. Raises ``UsageError``."""
     try:
         return parse_duration(text)
     except ValueError as error:

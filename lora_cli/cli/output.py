@@ -1,4 +1,4 @@
-"""Where a command's text goes: how wide it may be, whether in colour, and to which file.
+"""Output of a command: its width and colour, files, standard error and the termination log.
 
 The reason why a container ended is also written to Kubernetes' file for termination messages:
 https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/
@@ -24,17 +24,14 @@ WIDEST = 120
 UNLIMITED = 10_000
 
 Format = Literal["human", "json"]
-"""How a command writes its result."""
+"""Output formats of most commands."""
 
 ReportFormat = Literal["human", "json", "html"]
-"""How a command writes a result that is also a page to be read in a browser."""
+"""Output formats of commands that can also write an HTML page."""
 
 
 def width(file: Path | None = None) -> int:
-    """Columns to write in: ``COLUMNS``, the terminal's, or 80 in a pipe; lines longer than 120 are hard to read.
-
-    In a ``file`` they are 80.
-    """
+    """Columns of the output: ``COLUMNS``, else the terminal's up to 120, else 80; in a ``file`` 80."""
     if file is not None:
         return DEFAULT_WIDTH
     set_by_hand = os.environ.get("COLUMNS", "")
@@ -47,7 +44,7 @@ def width(file: Path | None = None) -> int:
 
 
 def table_width() -> int:
-    """Columns of a table: ``width``, but in a pipe whose width is not given each row is one line, however long."""
+    """Columns of a table: ``width``; in a pipe without ``COLUMNS`` unlimited, so that each row is one line."""
     return width() if sys.stdout.isatty() or os.environ.get("COLUMNS") else UNLIMITED
 
 
@@ -60,7 +57,7 @@ def colour() -> bool:
 
 
 def render_parts(parts: Iterable["RenderableType"], file: Path | None = None, *, columns: int | None = None) -> str:
-    """``parts`` for standard output, in its width and colour; for a ``file`` in 80 columns without colour."""
+    """The text of ``parts`` in the width and colour of standard output; for a ``file`` 80 columns without colour."""
     from lora_cli.render.terminal import rendered
 
     return rendered(parts, columns or width(file), colour=file is None and colour())
@@ -74,7 +71,7 @@ def write_result(
     *,
     columns: int | None = None,
 ) -> None:
-    """The fields of ``report`` as JSON, or the ``parts`` that people read; to standard output or to ``file``."""
+    """Writes ``report`` as JSON, or its ``parts`` for the terminal, to standard output or to ``file``."""
     from lora_cli.render.json import to_json
 
     write(to_json(report) if output_format == "json" else render_parts(parts, file, columns=columns), file)
@@ -88,9 +85,9 @@ def write_report(
     file: Path | None,
     settings: Settings,
 ) -> None:
-    """Writes ``report`` as JSON, as an HTML ``page``, or as the ``parts`` that people read, which may have to be ASCII.
+    """Writes ``report`` to standard output or ``file``: as JSON, as an HTML ``page``, or as its ``parts``.
 
-    Without ``file`` it goes to standard output.
+    ``parts`` is called with whether the output must be ASCII.
     """
     if output_format == "json":
         from lora_cli.render.json import to_json
@@ -115,10 +112,10 @@ def _can_draw_blocks() -> bool:
 
 
 def write(text: str, file: Path | None = None, *, commands: bool = False) -> None:
-    """``text``, which ends its own lines, to standard output or to ``file`` (``-`` is standard output).
+    """Writes ``text`` as it is to standard output or to ``file`` (``-`` is standard output).
 
-    ``commands`` says that it is meant for the runner of a CI server. Of ``file`` a reader sees all of the old or all
-    of the new one; a device or a pipe is written to as it is.
+    ``commands``: it has workflow commands for a CI server. A file is replaced atomically; a device or a pipe is
+    written to directly.
 
     Raises:
         MachineError: the file cannot be written.
@@ -139,22 +136,22 @@ def write(text: str, file: Path | None = None, *, commands: bool = False) -> Non
 
 
 def to_stderr(line: str) -> None:
-    """One line for people, at once: nothing in it is a secret, or a command to a terminal or a CI server."""
+    """Writes a line to standard error, without secrets, and without commands for a terminal or a CI server."""
     sys.stderr.write(f"{harmless(redact(line))}\n")
     sys.stderr.flush()
 
 
 def inform(message: str, settings: Settings) -> None:
-    """One line on standard error, unless ``--quiet``."""
+    """Writes a line to standard error, unless ``--quiet``."""
     if not settings.quiet:
         to_stderr(safe(message))
 
 
 def check_writable(file: Path | None) -> None:
-    """Whether ``file``, if there is one, can be written, as far as is known before the work.
+    """Checks before the work that ``file`` can be written, if one is given.
 
     Raises:
-        MachineError: it is a folder, or the folder that it would be in is not there or not to be written to.
+        MachineError: it is a folder, or its folder does not exist or is not writable.
     """
     if file is None or str(file) == "-" or (file.exists() and not file.is_file() and not file.is_dir()):
         return
@@ -166,7 +163,7 @@ def check_writable(file: Path | None) -> None:
 
 
 def remove_output(file: Path | None, option: str) -> None:
-    """Remove what an earlier run wrote to ``file``, if there is one; a device or a pipe stays.
+    """Removes the output of an earlier run; a device or a pipe stays.
 
     Raises:
         MachineError: it cannot be removed.
@@ -184,12 +181,12 @@ def _unwritable(file: Path, why: str, hint: str = "") -> MachineError:
 
 TERMINATION_LOG = "/dev/termination-log"
 LARGEST_NOTE = 4096
-"""Bytes of it that Kubernetes keeps."""
+"""The most bytes that Kubernetes keeps."""
 
 
 @contextmanager
 def termination_log(file: str = TERMINATION_LOG) -> Iterator[None]:
-    """What ends the block is also written to it."""
+    """Also writes the error that ends the block to the termination log."""
     try:
         yield
     except LoraCliError as error:
@@ -197,10 +194,10 @@ def termination_log(file: str = TERMINATION_LOG) -> Iterator[None]:
         raise
 
 
-def log_failures(failures: Iterable[tuple[str, str, str]], file: str = TERMINATION_LOG) -> None:
+def log_failures(failures: Iterable[tuple[str, str, str]]) -> None:
     """Writes the name, message and stage of each failed adapter to the termination log, a line each."""
     if lines := [with_adapter_name(*failure) for failure in failures]:
-        write_termination_log("\n".join(lines), file)
+        write_termination_log("\n".join(lines))
 
 
 def with_adapter_name(name: str, message: str, stage: str = "") -> str:
@@ -210,7 +207,7 @@ def with_adapter_name(name: str, message: str, stage: str = "") -> str:
 
 
 def write_termination_log(reason: str, file: str = TERMINATION_LOG) -> None:
-    """``reason`` into the file, where there is one that can be written; nothing is created."""
+    """Writes ``reason`` to the termination log, if that exists and is writable."""
     with suppress(OSError):
         descriptor = os.open(file, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK)
         try:

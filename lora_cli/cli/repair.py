@@ -93,7 +93,7 @@ def command(
 
 
 def _with_base(inputs: Inputs, settings: Settings) -> tuple[Inputs, BaseModel | None]:
-    """The base: what was given, else what the config names where that is on this machine; most repairs need none."""
+    """The given base, else the one in the config if it is on this machine; most repairs work without a base."""
     if inputs.base:
         return inputs, base_model(inputs.base, settings)
     offline = replace(settings, offline=True)
@@ -107,7 +107,7 @@ def _with_base(inputs: Inputs, settings: Settings) -> tuple[Inputs, BaseModel | 
 
 
 def _repair_all(inputs: Inputs, wish: Wish, settings: Settings) -> tuple[RepairedAdapter, ...]:
-    """Each adapter of a set, in a folder of its name; one that fails stops no other."""
+    """Repairs each adapter of a set into a folder of its name; an error does not stop the others."""
     done = []
     for item in inputs.items:
         to = wish.to / item.name if wish.to is not None else None
@@ -123,5 +123,5 @@ def _repair_all(inputs: Inputs, wish: Wish, settings: Settings) -> tuple[Repaire
 def _exit_code(found: RepairReport, *, check: bool) -> int:
     if found.refusals or (check and found.changes):
         return Refused.exit_code
-    # A check that lacks the base cannot tell.
+    # Without the base the check is not conclusive.
     return NotFound.exit_code if check and not found.after.judged.known else 0

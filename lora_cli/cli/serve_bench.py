@@ -1,4 +1,4 @@
-"""``lora-cli serve-bench``: what adapters cost, measured at a server or in a warm process, or simulated."""
+"""``lora-cli serve-bench``: measures adapters in a server or a warm process, or simulates the tiers."""
 
 from functools import wraps
 from typing import Any
@@ -40,7 +40,7 @@ def command(**given: Any) -> None:
 
 
 def _measured(settings: Settings, chosen: BenchOptions) -> int:
-    """Measures in the way that the options ask for; gives the exit code."""
+    """Runs the selected measurement; returns the exit code."""
     if chosen.url is not None:
         from lora_cli.cli.bench_live import measure_server
 

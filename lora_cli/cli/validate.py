@@ -1,4 +1,4 @@
-"""``lora-cli validate``: validate adapters where they are, write each format, and exit with a code that CI can use."""
+"""``lora-cli validate``: validates adapters where they are, and writes the report in each format."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -46,7 +46,7 @@ RENDERERS = {
     MARKDOWN: "lora_cli.render.markdown:render_report",
     "gitlab": "lora_cli.render.gitlab:render_report",
 }
-"""What writes each machine format: its module is imported when it is asked for, and not before."""
+"""The renderer of each machine format; its module is imported when it is used."""
 
 FORMATS = (HUMAN, CONCISE, *RENDERERS)
 
@@ -155,11 +155,11 @@ def command(
 
 
 def known_findings(baseline: Path | None, new: Path | None) -> "tuple[Baseline | None, str]":
-    """The baseline that was read, and the file of known findings: that one, the one to be written, or "" for none.
+    """The baseline, if one is read, and the name of the file that is read or written; "" without either.
 
     Raises:
-        UsageError: both, or a baseline that is wrong.
-        NotFound, MachineError: it is not there, or cannot be read or written.
+        UsageError: both options are given, or the baseline is invalid.
+        NotFound, MachineError: the file does not exist, or cannot be read or written.
     """
     if baseline is not None and new is not None:
         raise UsageError("--baseline and --write-baseline cannot be used together", hint="remove one of them")
@@ -173,7 +173,7 @@ def known_findings(baseline: Path | None, new: Path | None) -> "tuple[Baseline |
 
 
 def accept_known(judged: Iterable[Checked], known: "Baseline | None", where: str, naming: Naming) -> Iterator[Checked]:
-    """Each adapter with its known findings accepted; ``naming`` says what it is called."""
+    """Each adapter with its known findings marked as accepted."""
     if not where:
         yield from judged
         return
@@ -191,10 +191,10 @@ def baseline_notices(
     rules: "Sequence[Rule]",
     settings: Settings,
 ) -> list[str]:
-    """A sentence for each entry of baseline and policies that no longer applies; writes a new baseline.
+    """Notices about unused entries of the baseline and the policies; writes the ``new`` baseline.
 
     Raises:
-        MachineError: it cannot be.
+        MachineError: it cannot be written.
     """
     if not settings.suppressions and known is None and new is None:
         return []
@@ -216,7 +216,7 @@ def baseline_notices(
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One format and where it goes; ``appended`` to what is there already, or instead of it."""
+    """A format and its file, which is replaced, or ``appended`` to."""
 
     format: str
     file: Path = STDOUT
@@ -224,13 +224,13 @@ class Output:
 
 
 def parse_outputs(formats: Sequence[str], file: Path | None, environ: Mapping[str, str]) -> tuple[Output, ...]:
-    """What ``--format FORMAT[=FILE]`` and ``-o FILE`` ask for together.
+    """The outputs of ``--format FORMAT[=FILE]`` and ``-o FILE``.
 
-    Markdown that has no file of its own is appended to the job's summary, where GitHub Actions names one.
+    Markdown without a file is appended to the job summary of GitHub Actions, if there is one.
 
     Raises:
-        UsageError: no such format; two for one place; ``-o`` that could mean several.
-        MachineError: a file that cannot be written.
+        UsageError: a format is unknown, two have the same file, or ``-o`` is ambiguous.
+        MachineError: a file cannot be written.
     """
     named = [_parse_format(word) for word in formats or [HUMAN]]
     bare = [name for name, given in named if given is None]
@@ -264,11 +264,11 @@ def _parse_format(word: str) -> tuple[str, Path | None]:
     return name, Path(file) if file else None
 
 
-def write_outputs(report: Report, outputs: Sequence[Output], *, quiet: bool = False, statistics: bool = False) -> None:
+def write_outputs(report: Report, outputs: Sequence[Output], *, quiet: bool, statistics: bool) -> None:
     """Writes each format. Notices about the run itself go to stderr.
 
-    ``quiet`` leaves out what is not wrong of what people read, and ``statistics`` all but how often each rule found
-    something.
+    In the formats for people ``quiet`` leaves out everything that is not a problem, and ``statistics`` everything but
+    the number of findings per rule.
 
     Raises:
         MachineError: a file cannot be written.
@@ -287,15 +287,16 @@ def write_outputs(report: Report, outputs: Sequence[Output], *, quiet: bool = Fa
 
             write(concise.render_report(report, quiet=quiet), output.file)
         elif output.appended:
-            said = _append(report, output.file)
+            message = _append_to_summary(report, output.file)
             if not quiet:
-                to_stderr(said)
+                to_stderr(message)
         else:
             text = resolve_name(RENDERERS[output.format])(report)
             write(text, output.file, commands=output.format == GITHUB)
 
 
-def _append(report: Report, file: Path) -> str:
+def _append_to_summary(report: Report, file: Path) -> str:
+    """Appends the report to the job summary, as far as there is room; returns a message about that."""
     from lora_cli.render.markdown import STEP_LIMIT, render_report
 
     try:

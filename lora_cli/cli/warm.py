@@ -58,7 +58,7 @@ def command(**given: Any) -> None:
     remove_output(options.ready_file, "--ready-file")
     may_be_empty = options.serve and bool(options.root or options.policy)
 
-    found: list[str | AdapterRef] = []  # the base that configs name is looked for once
+    found: list[str | AdapterRef] = []  # the base that is inferred from configs is looked up once
     known_warnings = [""]  # no warning, and the last one: they are not repeated
 
     def load_inputs() -> tuple[Inputs, Settings]:
@@ -96,15 +96,15 @@ def command(**given: Any) -> None:
 
 
 def _modes(options: WarmOptions) -> list[str]:
-    """What is to be done; without such an option adapters are proved once."""
+    """The modes on the command line; --once by default."""
     return [flag for flag in ("once", "serve", "status", "stop", "endpoint") if getattr(options, flag)] or ["once"]
 
 
 def _check_flags(options: WarmOptions, modes: list[str]) -> None:
-    """Raises ``UsageError`` for several modes at once, and for a flag that would have no effect."""
+    """Raises ``UsageError`` for several modes, and for a flag that has no effect in the mode."""
     if len(modes) > 1:
-        told = " and ".join(f"--{mode}" for mode in modes)
-        raise UsageError(f"{told} cannot be used together", hint="use only one of them")
+        both = " and ".join(f"--{mode}" for mode in modes)
+        raise UsageError(f"{both} cannot be used together", hint="use only one of them")
     once, left = options.once, options.once or options.serve
     for flag, fits, where in (
         ("prompt", once, "for --once"),
@@ -126,7 +126,7 @@ def _endpoint(options: WarmOptions) -> Endpoint:
 
 
 def _status(server: Endpoint, output_format: Format) -> None:
-    """Write what a running server says of itself. Raises ``EndpointError``."""
+    """Writes the status of a running server. Raises ``EndpointError``."""
     try:
         status = server.get("/v1/status")
     except Refusal as error:
@@ -141,7 +141,7 @@ def _status(server: Endpoint, output_format: Format) -> None:
 
 
 def _stop(server: Endpoint) -> None:
-    """End a running server, and wait until it is gone. Raises ``EndpointError``."""
+    """Stops a running server, and waits until it is gone. Raises ``EndpointError``."""
     server.request("POST", "/v1/stop")
     until = time.monotonic() + STOP_S
     while server.listens():

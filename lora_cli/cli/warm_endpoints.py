@@ -1,6 +1,6 @@
-"""``lora-cli warm --endpoint``: loads a manifest's adapters into running engines, and tests each one on each.
+"""``lora-cli warm --endpoint``: loads a manifest's adapters into running engines, and tests each one on each engine.
 
-With ``--watch`` again and again: when the manifest changes, and when a server lost what it had.
+``--watch`` repeats this when the manifest changes, and when a server was restarted.
 """
 
 import json
@@ -38,20 +38,20 @@ from lora_cli.validation import Terms
 from lora_cli.validation.fetch_and_validate import Admission
 
 PARALLEL_ADMISSIONS = 8
-"""Adapters that are fetched and validated at once."""
+"""Adapters that are fetched and validated in parallel."""
 
 LOAD_TIMEOUT_S = 600.0
 POLL_S = 1.0
-"""How often the manifest and its lock are looked at."""
+"""Interval at which the manifest and its lock are checked for changes."""
 
 RECONCILE_EVERY_S = 30.0
-"""How often the servers are asked what they serve, even if nothing changed here: one may have been restarted."""
+"""Interval at which the servers are reconciled without a change: one may have been restarted."""
 
 
 def warm_engines(options: WarmOptions, engine: str, load_inputs: Callable[[], tuple[Inputs, Settings]]) -> int:
-    """Warm running engines with what is ``load_inputs``, once or, with ``--watch``, until it is stopped.
+    """Warms running engines with the adapters of ``load_inputs``, once, or with ``--watch`` until it is stopped.
 
-    ``engine`` is NAME or NAME@VERSION. Gives the exit code.
+    ``engine`` is NAME or NAME@VERSION. Returns the exit code.
     """
     if options.watch and options.manifest is not None:
         return _watch(options.manifest, load_inputs, options, engine)
@@ -62,9 +62,9 @@ def warm_engines(options: WarmOptions, engine: str, load_inputs: Callable[[], tu
 
 
 def _update_ready_file(file: Path | None, report: EndpointsReport, pid: int | None) -> None:
-    """Have the ready file there where every adapter was tried on every server, and only there.
+    """Writes the ready file if every adapter was tried on every server, else removes it.
 
-    One that fails holds nobody up: clients of it are told by the server. Raises ``MachineError``.
+    An adapter that fails does not matter: the server reports it to its clients. Raises ``MachineError``.
     """
     if not report.reached:
         remove_output(file, "--ready-file")
@@ -74,19 +74,19 @@ def _update_ready_file(file: Path | None, report: EndpointsReport, pid: int | No
 
 
 def _write_result(report: EndpointsReport, output_format: Format, settings: Settings) -> int:
-    """Write the result; gives its exit code."""
+    """Writes the result, and returns its exit code."""
     write_result(report, output_format, endpoint_parts(report, quiet=settings.quiet))
     return report.exit_code
 
 
 def _on_server_down(file: Path | None, settings: Settings, note: str) -> None:
-    """Say that a server is not ready, and have no ready file. Raises ``MachineError``."""
+    """Reports that a server is not ready, and removes the ready file. Raises ``MachineError``."""
     remove_output(file, "--ready-file")
     inform(note, settings)
 
 
 def _watch(file: Path, load_inputs: Callable[[], tuple[Inputs, Settings]], options: WarmOptions, engine: str) -> int:
-    """Until SIGTERM, SIGHUP or Ctrl-C: warm, report when something was done or failed, and look again.
+    """Warms, reports changes and failures, and repeats that, until SIGTERM, SIGHUP or Ctrl-C.
 
     Raises:
         UsageError: the first reading of the manifest fails.
@@ -95,7 +95,7 @@ def _watch(file: Path, load_inputs: Callable[[], tuple[Inputs, Settings]], optio
     ended = threading.Event()
     for number in ending_signals():
         signal.signal(number, lambda *_: ended.set())
-    told: object = None
+    reported: object = None
     settings: Settings | None = None
     while not ended.is_set():
         seen = _file_versions(file)
@@ -109,10 +109,10 @@ def _watch(file: Path, load_inputs: Callable[[], tuple[Inputs, Settings]], optio
         else:
             _update_ready_file(options.ready_file, report, os.getpid())
             now = _outcomes(report)
-            if now != told:
+            if now != reported:
                 _write_result(report, options.output_format, settings)
-            # What was loaded is kept the next time, which is no news.
-            told = _outcomes(report, afterwards=True)
+            # The next run keeps what this one loaded: that is not reported.
+            reported = _outcomes(report, afterwards=True)
         until = time.monotonic() + RECONCILE_EVERY_S
         while not ended.wait(POLL_S) and time.monotonic() < until and _file_versions(file) == seen:
             pass
@@ -121,7 +121,7 @@ def _watch(file: Path, load_inputs: Callable[[], tuple[Inputs, Settings]], optio
 
 
 def _outcomes(report: EndpointsReport, *, afterwards: bool = False) -> object:
-    """What of a result is news."""
+    """The outcomes in a result, to be compared with the next result."""
     later = {"loaded": "kept", "replaced": "kept", "pruned": ""} if afterwards else {}
     rows = [
         (replica.address, one.name, later.get(one.action, one.action), one.error and one.error.message)
@@ -134,7 +134,7 @@ def _outcomes(report: EndpointsReport, *, afterwards: bool = False) -> object:
 
 
 def _file_versions(file: Path) -> object:
-    """What distinguishes one version of the manifest and its lock from another."""
+    """The stat values of the manifest and its lock, which change with their content."""
     from lora_cli.reading.manifest import lock_path
 
     stamps: list[tuple[object, ...]] = []
@@ -146,15 +146,11 @@ def _file_versions(file: Path) -> object:
 
 
 def warm_endpoints(
-    inputs: Inputs,
-    options: WarmOptions,
-    engine: str,
-    settings: Settings,
-    is_over: Callable[[], bool] = lambda: False,
+    inputs: Inputs, options: WarmOptions, engine: str, settings: Settings, is_over: Callable[[], bool] = lambda: False
 ) -> EndpointsReport:
-    """Wait for the servers, validate every adapter for their version, and have each server serve those that pass.
+    """Waits for the servers, validates the adapters for their versions, and loads the valid ones into each server.
 
-    Once ``is_over`` is true, no server is waited for any more.
+    The wait ends when ``is_over`` is true.
 
     Raises:
         UsageError: an invalid address, engine or path.
@@ -185,15 +181,15 @@ def warm_endpoints(
         done = dict(zip(ready, map_in_threads(serve, ready, len(ready)), strict=True))
     replicas = []
     for server in servers:
-        told, error = done.get(server, ([], waited[server]))
-        left = {one.action for one in told} & {"replaced", "pruned"}
+        results, error = done.get(server, ([], waited[server]))
+        left = {one.action for one in results} & {"replaced", "pruned"}
         replicas.append(
             Replica(
                 address=str(server.endpoint.address),
                 kind=kind,
                 version=versions.get(server, ""),
                 error=error,
-                adapters=tuple(told),
+                adapters=tuple(results),
                 note=server.leftover if left else "",
             )
         )
@@ -201,10 +197,10 @@ def warm_endpoints(
 
 
 def kind_of(engine: str, inputs: Inputs) -> str:
-    """What runs at the endpoints: ``--engine``, else the manifest's; the servers report their versions.
+    """The engine at the endpoints: ``--engine``, else the manifest's. The servers report their versions.
 
     Raises:
-        UsageError: neither says it.
+        UsageError: neither is given.
     """
     if engine:
         return engine
@@ -214,19 +210,19 @@ def kind_of(engine: str, inputs: Inputs) -> str:
 
 
 def _profiles(engine: str, kind: str, versions: Iterable[str]) -> tuple[Profile, ...]:
-    """The engine's profiles for the version that was named, else for those that the servers report."""
+    """The engine's profiles: for the version in ``engine``, else for those that the servers report."""
     if kind not in ENGINES:
         return ()
     if "@" in engine:
         return (choose_engine(engine),)
-    told = [f"{kind}@{version}" for version in dict.fromkeys(versions) if version]
-    return tuple(choose_engine(one) for one in told) or (choose_engine(kind),)
+    reported = [f"{kind}@{version}" for version in dict.fromkeys(versions) if version]
+    return tuple(choose_engine(one) for one in reported) or (choose_engine(kind),)
 
 
 def _admitted(
     items: Sequence[Item], admissions: Iterable[Admission], mapped: Callable[[Path], str]
 ) -> tuple[list[Wanted], list[Done]]:
-    """What the servers are to serve, and what none of them is asked for."""
+    """The adapters to serve, and the refused ones, which no server loads."""
     wanted: list[Wanted] = []
     refused: list[Done] = []
     for item, admission in zip(items, admissions, strict=False):
@@ -240,7 +236,7 @@ def _admitted(
 
 
 def _path_mapping(paths: Sequence[str]) -> Callable[[Path], str]:
-    """What maps our paths to those that the servers see: the longest FROM that fits.
+    """A function that maps local paths to those of the servers, by the longest FROM that matches.
 
     Raises:
         UsageError: one is not FROM=TO.

@@ -29,11 +29,11 @@ from lora_cli.store.page_cache import Resident, folder_residency
 from lora_cli.validation import Terms
 
 Accepted = tuple[int, LoadReport, Job, Snapshot]
-"""The place of an adapter in the run, its report so far, its job, and its files."""
+"""The index of an adapter, its report so far, its job, and its snapshot."""
 
 
 def prove_once(inputs: Inputs, run: WarmRun, once: WarmOptions, settings: Settings) -> int:
-    """Report every adapter; gives the largest of their exit codes.
+    """Loads and proves every adapter, writes the report, and returns the highest exit code.
 
     Raises:
         MachineError: a file cannot be written.
@@ -56,9 +56,9 @@ def prove_once(inputs: Inputs, run: WarmRun, once: WarmOptions, settings: Settin
 def warm_once(
     inputs: Inputs, run: WarmRun, once: WarmOptions, settings: Settings
 ) -> tuple[list[LoadReport], list[Answers]]:
-    """Every adapter's report, in the order asked for, and the answers of those that were proved.
+    """The reports of all adapters in the given order, and the answers of those that were proved.
 
-    What an interrupt leaves undone is reported as such.
+    After an interrupt the remaining adapters are reported as not done.
     """
     require(run.forward)
     base, store = base_model(inputs.base, settings), Store(settings.cache_dir)
@@ -106,7 +106,7 @@ def _loaded(
     shown: RunProgress,
     settings: Settings,
 ) -> Iterator[tuple[int, LoadReport, Snapshot]]:
-    """The report of each, loaded and proved in a warm process; ``answers`` are added to."""
+    """Loads and proves the accepted adapters in a warm process; adds to ``answers``."""
 
     def tell(name: str, stage: str) -> None:
         shown.hear(name, stage)
@@ -128,20 +128,20 @@ def _loaded(
 
 
 class ResidencyRecorder:
-    """What of each adapter's files was in memory when they were first seen, for ``--residency``."""
+    """Records how much of each adapter's files is in the page cache before and after the run, for ``--residency``."""
 
     def __init__(self, store: Store, copies: TmpfsCopies | None) -> None:
         self._store, self._copies = store, copies
         self._before: dict[str, Mapping[Path, Resident]] = {}
 
     def on_stage(self, name: str, _stage: str, snapshot: Snapshot | None) -> None:
-        """Looks at an adapter's files once they are on this disk, before the run reads them."""
+        """Measures an adapter's files once they are on this disk, before the run reads them."""
         if snapshot is not None and name not in self._before:
             places = self._places(name, snapshot.digest).values()
             self._before[name] = {place: folder_residency(place) for place in places}
 
     def with_residency(self, report: LoadReport) -> LoadReport:
-        """The report with what is in memory now, next to what was; without it where nothing came to this disk."""
+        """The report with the page cache before and now; unchanged if the adapter was not fetched."""
         before = self._before.get(report.name)
         if before is None:
             return report

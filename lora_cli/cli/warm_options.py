@@ -19,7 +19,7 @@ PROOF = "Proof (--once)"
 
 @dataclass(frozen=True, slots=True)
 class WarmOptions:
-    """The options, and what was given of each."""
+    """The parsed options."""
 
     ctx: typer.Context
     refs: options.Refs = None

@@ -1,8 +1,7 @@
-"""What ``warm --once`` and ``warm --serve`` have in common: what the process is to do, and what is shown to people.
+"""Shared by ``warm --once``, ``warm --serve`` and ``serve-bench``: admission, the plan of the process, memory copies.
 
-With ``--tier tmpfs:DIR`` there is a copy of each adapter in memory, by name. ``--once`` copies what was proved: a
-version that fails leaves the copy of the one before it where it is. ``--serve`` copies what was accepted, before it is
-loaded.
+``--tier tmpfs:DIR`` copies each adapter into memory, by name. ``--once`` copies an adapter after its proof: if a new
+version fails, the copy of the old one stays. ``--serve`` copies an accepted adapter before it is loaded.
 """
 
 import os
@@ -42,10 +41,10 @@ KIND = "tmpfs:"
 
 
 class TmpfsCopies:
-    """Holds the folder of memory, and under which name each adapter is there: a manifest's, or the last of a REF's.
+    """The copies in the folder of ``--tier``, by the name in the manifest, or the last part of the REF.
 
     Raises:
-        UsageError: ``text`` is no such folder, or a name cannot be the folder of one adapter.
+        UsageError: ``text`` is not ``tmpfs:DIRECTORY``, or a name cannot be the folder of one adapter.
     """
 
     def __init__(self, text: str, items: Iterable[Item]) -> None:
@@ -61,27 +60,27 @@ class TmpfsCopies:
         self._folder = MemoryFolder(Path(os.path.abspath(Path(directory).expanduser())))  # noqa: PTH100 - links stay links
 
     def place(self, name: str) -> Path | None:
-        """The folder of the adapter of that name, existing or not; None if there can be none."""
+        """The folder for that adapter, whether it exists or not; None if its name cannot be a folder."""
         folder = self._names.get(name, name)
         return self._folder.root / folder if re.fullmatch(NAME, folder, re.ASCII) else None
 
     def admitted(self, store: Store, admission: Admission) -> Admission:
-        """An admission that was not refused, with its copy; where there can be none, that is its error."""
+        """Copies an admitted adapter; the admission has the folder or the error."""
         assert admission.snapshot is not None
-        copied_to, error, ms = self._keep(store, admission.name, admission.snapshot)
+        copied_to, error, ms = self._copy(store, admission.name, admission.snapshot)
         stage_ms = {**admission.stage_ms, STAGE: ms}
         if error is not None:
             return replace(admission, stage_ms=stage_ms, stage=STAGE, error=error)
         return replace(admission, stage_ms=stage_ms, copied_to=copied_to)
 
     def proved(self, store: Store, report: LoadReport, snapshot: Snapshot) -> LoadReport:
-        """The report of an adapter that was proved, with its copy; where there can be none, that is its error."""
-        copied_to, error, ms = self._keep(store, report.name, snapshot)
+        """Copies a proved adapter; the report has the folder or the error."""
+        copied_to, error, ms = self._copy(store, report.name, snapshot)
         report = replace(report, stage_ms={**report.stage_ms, STAGE: ms})
         return replace(report, copied_to=str(copied_to)) if error is None else report.failed(STAGE, error)
 
-    def _keep(self, store: Store, name: str, snapshot: Snapshot) -> tuple[Path | None, LoraCliError | None, float]:
-        """Where the copy is, what kept it from that, and the milliseconds that it took."""
+    def _copy(self, store: Store, name: str, snapshot: Snapshot) -> tuple[Path | None, LoraCliError | None, float]:
+        """Copies an adapter; gives the folder, the error if it failed, and the milliseconds."""
         began = time.perf_counter()
         error, place = None, self.place(name)
         try:
@@ -95,9 +94,9 @@ class TmpfsCopies:
 
 @dataclass(frozen=True, slots=True)
 class WarmRun:
-    """What the warm process is to do, with how much; and where adapters are copied to besides, if anywhere.
+    """The options of the warm process, and the copies in memory, if any.
 
-    ``dummy`` is the config of a base without weights that is timed all the same.
+    ``dummy`` is the config of a base that gets random weights, for benchmarks.
     """
 
     limits: Limits
@@ -128,7 +127,7 @@ def admission_function(
 
 
 def base_directory(named: str | AdapterRef) -> Path | None:
-    """Where the base's weights may be: a directory on this disk, or one in the cache of the Hub's own client."""
+    """The local directory of the base: a path, or its snapshot in the cache of huggingface_hub; else None."""
     ref = ref_of(named)
     if ref.scheme == "hf":
         from huggingface_hub import try_to_load_from_cache
@@ -148,14 +147,14 @@ def has_base_weights(named: str | AdapterRef) -> bool:
 
 
 def require_packages(command: str, extra: str, *packages: str) -> None:
-    """Raises ``MissingExtra`` where one of them is not installed."""
+    """Raises ``MissingExtra`` if a package is not installed."""
     for package in packages:
         if find_spec(package) is None:
             raise MissingExtra(command, extra, package)
 
 
 def process_plan(inputs: Inputs, run: WarmRun, base: BaseModel, settings: Settings) -> Plan:
-    """What the command line says of the warm process and of the base, for ``lay_out``."""
+    """The plan of the warm process, to be completed by ``lay_out``."""
     return Plan(
         base,
         modules=(),
@@ -170,6 +169,6 @@ def process_plan(inputs: Inputs, run: WarmRun, base: BaseModel, settings: Settin
 
 
 def log_stage(settings: Settings, name: str, stage: str) -> None:
-    """A stage of an adapter as it begins, with ``--verbose``."""
+    """Reports the stage of an adapter, with ``--verbose``."""
     if settings.verbose:
         inform(f"{name}: {stage}", settings)

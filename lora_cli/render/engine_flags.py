@@ -1,4 +1,4 @@
-"""What the flags with which an engine serves a set of adapters cost, as labelled values in words."""
+"""The GPU memory that an engine's flags need for a set of adapters, as labelled values."""
 
 from lora_cli.core.text import counted, names, safe, size
 from lora_cli.engines import ENGINES
@@ -8,7 +8,7 @@ from lora_cli.validation.engine_args import EngineArgs
 from lora_cli.validation.report import BaseModelSummary
 
 MOST = 8
-"""How many adapters of one kind are named; the number of others follows."""
+"""The most adapters that are listed for one reason."""
 
 Rows = list[tuple[str, str]]
 
@@ -17,7 +17,7 @@ VALUES = "values were not read: lora-cli validate finds NaN, zeros and updates t
 
 
 def title(args: EngineArgs, base: BaseModelSummary | None) -> str:
-    """Which engine, for how many of the adapters."""
+    """The engine, and the number of adapters that it serves."""
     number = len(args.served) + len(args.left_out) + len(args.served_wrong)
     few = f"{len(args.served)} of " if len(args.served) < number else ""
     served = f"{few}{counted(number, 'adapter')}"
@@ -26,7 +26,7 @@ def title(args: EngineArgs, base: BaseModelSummary | None) -> str:
 
 
 def costs(args: EngineArgs) -> Rows:
-    """Everything but the command: what it costs, who makes it cost that, and who is not served, or wrongly."""
+    """Memory, its cost drivers, and the adapters that are not served, or served incorrectly."""
     layout = ENGINES[args.engine].slots
     assert layout is not None
     rows = _fit_rows(args, args.fit, layout) if args.fit is not None else []
@@ -46,7 +46,7 @@ def costs(args: EngineArgs) -> Rows:
 
 
 def _fit_rows(args: EngineArgs, fit: Fit, layout: SlotLayout) -> Rows:
-    """What a slot and all slots take, and what makes them so large."""
+    """The size of a slot and of all slots, and the adapters that determine it."""
     has_choice = fit.lora_target_modules is not None and not layout.needs_targets
     least, whose = "", "every module that can have LoRA"
     if fit.lower_bound:
@@ -68,7 +68,7 @@ def _fit_rows(args: EngineArgs, fit: Fit, layout: SlotLayout) -> Rows:
 
 
 def _slots(args: EngineArgs, fit: Fit, flag: str, least: str) -> str:
-    """How many, what all take, and what fewer would save: the trade between memory and adapters that take turns."""
+    """The number of slots, their size, and the trade-off between memory and swapping."""
     line = f"{fit.max_loras} x {size(fit.slot_bytes)} = {least}{size(fit.total_bytes)}"
     base = ", and one slot is for requests to the base model" if args.base_slots else ""
     if fit.max_loras < len(args.served) + args.base_slots:
@@ -81,7 +81,7 @@ def _slots(args: EngineArgs, fit: Fit, flag: str, least: str) -> str:
 
 
 def _cost_driver(one: Driver, fit: Fit) -> str:
-    """``sql alone asks for rank 256 …``: what a slot takes with it and without it, or with and without several."""
+    """``sql alone needs rank 256 …``: the size of a slot with and without some adapters."""
     without, alone = one.without, len(one.adapters) == 1
     rank, other_targets, targets = fit.max_lora_rank, without.lora_target_modules, fit.lora_target_modules
     reasons = [f"rank {rank} (else {without.max_lora_rank})"] if without.max_lora_rank < rank else []

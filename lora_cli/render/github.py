@@ -18,7 +18,7 @@ TITLE = {"title": "lora-cli validate"}
 
 
 def render_report(report: Report) -> str:
-    """One command to a line. What is known or suppressed is counted, and not annotated."""
+    """A command per line. Known and suppressed findings are counted, but not annotated."""
     lines = []
     for one in report.adapters:
         if one.error is not None:
@@ -39,7 +39,7 @@ def render_report(report: Report) -> str:
 
 
 def _interleaved(found: Iterable[tuple[Validated, Finding]]) -> Iterator[tuple[Validated, Finding]]:
-    """Those that count, the worst first; among equals the first of each adapter, then the second of each."""
+    """The findings that count by severity; within one, the first of each adapter, then the second of each."""
     turns: Counter[tuple[int, Severity]] = Counter()
     ranked: list[tuple[int, int, Validated, Finding]] = []
     for one, finding in found:
@@ -51,7 +51,7 @@ def _interleaved(found: Iterable[tuple[Validated, Finding]]) -> Iterator[tuple[V
 
 
 def _properties(report: Report, one: Validated, at: Location, title: str) -> dict[str, str]:
-    """The title, and the file that GitHub puts the annotation beside, where it is one of the repository."""
+    """The title of an annotation, and its file and line, if the file is in the repository."""
     place, titled = report.naming.place(one, at), {"title": f"{title} ({report.naming.identity(one)})"}
     if place.kind != "below":
         return titled
@@ -59,7 +59,7 @@ def _properties(report: Report, one: Validated, at: Location, title: str) -> dic
 
 
 def _command(command: str, properties: dict[str, str], data: str) -> str:
-    """``::error file=…,title=…::…``, with everything in it escaped that the runner would take for its own."""
+    """``::error file=…,title=…::…``, with the characters escaped that have a meaning for the runner."""
     escaped = {key: _data(safe(value)).replace(":", "%3A").replace(",", "%2C") for key, value in properties.items()}
     return f"::{command} {','.join(f'{key}={value}' for key, value in escaped.items())}::{_data(data)}"
 

@@ -16,7 +16,7 @@ SEVERITIES = {Severity.ERROR: "major", Severity.WARNING: "minor"}
 
 
 def render_report(report: Report) -> str:
-    """What counts: no notes, and nothing that is known or suppressed. An adapter that cannot be read is a blocker."""
+    """The errors and warnings that are not known or suppressed. An adapter that cannot be read is a blocker."""
     return to_json([*_unreadable(report), *_counted_findings(report)])
 
 

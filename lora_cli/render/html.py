@@ -1,4 +1,4 @@
-"""Reports as HTML: each one self-contained page without a script, made by the templates in ``templates/``.
+"""Reports as self-contained HTML pages without scripts, from the templates in ``templates/``.
 
 Whatever enters a template passes ``safe`` and is escaped: no name of an adapter becomes markup.
 """
@@ -26,7 +26,7 @@ MOST = {
     "adapters": 200, "differences": 500, "files": 1000, "kinds": 200, "modules": 2000,
     "stacks": 8, "layers": 256, "columns": 40, "outside": 40,
 }  # fmt: skip
-"""Rows of each table and columns of a heat map; the number of others follows."""
+"""The most rows of each table and columns of a heat map; the number of omitted ones is shown."""
 
 NO_VALUE = "–"
 
@@ -38,17 +38,17 @@ PAGES: Mapping[type, tuple[str, str, str, str]] = {
     MeasurementReport: ("in process", "Milliseconds by tier", "CDF of the time to the response", "ms"),
     LiveReport: ("live", "Milliseconds by tier", "CDF of the time to first token", "ms"),
 }  # fmt: skip
-"""How requests were made, the caption of the table, and the title and axis of the curves."""
+"""The kind of run, the caption of its table, and the title and axis of its curves."""
 
 
 @cache
 def templates() -> Environment:
-    """The templates: text is escaped, a variable that is missing is an error, and nothing can be declared markup."""
+    """The jinja2 environment: text is escaped, undefined variables are errors, and no text can be marked as safe."""
     environment = Environment(
         loader=PackageLoader("lora_cli.render"),
         autoescape=True,
         undefined=StrictUndefined,
-        # A macro's markup stays as it is; anything else is on one line without control characters.
+        # Markup of macros stays; control characters of all other values are escaped.
         finalize=lambda value: value if isinstance(value, Markup) else safe(value),
         trim_blocks=True,
         lstrip_blocks=True,
@@ -80,12 +80,12 @@ def render_inspections(report: InspectReport, checked: Sequence[Checked]) -> str
 
 
 def modules_by_kind(modules: Iterable[ModuleFacts]) -> Mapping[str, Sequence[ModuleFacts]]:
-    """Modules by the last name of their paths."""
+    """Modules by the last part of their paths."""
     return by_key((leaf_of(one.module), one) for one in modules)
 
 
 def kind_rows(kinds: Mapping[str, Sequence[ModuleFacts]]) -> Iterator[Sequence[str]]:
-    """What the modules of each kind have in common."""
+    """The rows of the table of kinds."""
     for kind, of_kind in list(kinds.items())[: MOST["kinds"]]:
         layers = sorted({layer for one in of_kind if (layer := layer_of(one.module)) is not None})
         dtypes = ", ".join(dict.fromkeys(one.dtype for one in of_kind))
@@ -93,19 +93,19 @@ def kind_rows(kinds: Mapping[str, Sequence[ModuleFacts]]) -> Iterator[Sequence[s
 
 
 def module_rows(modules: Sequence[ModuleFacts]) -> Iterator[Sequence[str]]:
-    """The modules one by one, layer 2 before layer 10."""
+    """The rows of the table of modules, layer 2 before layer 10."""
     for one in sorted(modules, key=lambda one: natural_sort_key(one.module))[: MOST["modules"]]:
         yield one.module, *_spans([one]), one.dtype, _number(one.bytes)
 
 
 def _spans(modules: Sequence[ModuleFacts]) -> Iterator[str]:
-    """Of ranks, scalings and both widths the one value, or the least and the most."""
+    """The ranks, scalings and both dimensions: one value each, or the range."""
     for values in zip(*((one.r, one.scaling, one.d_in, one.d_out) for one in modules), strict=True):
         yield between(values, "{:.6g}".format, NO_VALUE)
 
 
 def memory_rows(kinds: Mapping[str, Sequence[ModuleFacts]]) -> list[tuple[str, float, Sequence[str]]]:
-    """The bytes of a slot that each kind takes, in half precision and as a share; empty without any."""
+    """The bytes in a slot of each kind, in half precision and as a share of the slot; empty for an empty slot."""
     taken = {kind: HALF_BYTES * sum(one.parameters for one in of_kind) for kind, of_kind in kinds.items()}
     whole = sum(taken.values())
     largest = sorted(taken.items(), key=lambda item: -item[1])[: MOST["kinds"]]
@@ -113,7 +113,7 @@ def memory_rows(kinds: Mapping[str, Sequence[ModuleFacts]]) -> list[tuple[str, f
 
 
 def natural_sort_key(path: str) -> list[tuple[int, str]]:
-    """A key that sorts numbers within names by value."""
+    """A sort key that compares numbers within names by value."""
     parts = re.split(r"([0-9]+)", path)
     return [(len(part.lstrip("0")), part.lstrip("0")) if at % 2 else (0, part) for at, part in enumerate(parts)]
 
@@ -123,7 +123,7 @@ def _number(value: int | None) -> str:
 
 
 def spectrum_notes(shown: Layout) -> Iterator[str]:
-    """What is where, and what is not drawn."""
+    """The legend of the spectrum, and what is not drawn."""
     yield f"{inspect_facts.SPECTRUM_LEGEND}."
     if shown.far:
         yield "* stands out: see below."
@@ -142,7 +142,7 @@ def spectrum_notes(shown: Layout) -> Iterator[str]:
 
 
 def render_bench(report: BenchReport) -> str:
-    """The page of ``serve-bench``: its table, its charts, the workload, and what the words mean."""
+    """The page of ``serve-bench``: table, charts, workload and definitions."""
     result, work = report.result, bench_summary.work(report)
     how, caption, share, unit = PAGES[type(result)]
     curves = charts.distribution(share, unit, bench_summary.curves_of(report))

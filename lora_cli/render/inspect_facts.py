@@ -1,4 +1,4 @@
-"""What inspect says of an adapter, its spectrum and its comparison with another one: the same on a terminal and a page.
+"""Facts of ``inspect``: the adapter, its spectrum, and its comparison with another one, for the terminal and HTML.
 
 Facts are labelled values in words; empty ones are not reported.
 """
@@ -26,13 +26,13 @@ from lora_cli.validation.report import CheckedAdapter
 UNKNOWN = "unknown"
 
 MOST_VALUES, MOST_PLACES, MOST_WORDS, MOST_METADATA, MOST_TARGETS = 6, 4, 12, 4, 16
-"""How many values, places of a value, words of a card, keys of a header and targets are named; of more it is said."""
+"""The most values, places of a value, words of a card, keys of a header, and targets that are listed."""
 
 Rows = list[tuple[str, str]]
 
 
 def identity(checked: CheckedAdapter[Finding], one: Inspection) -> Rows:
-    """Which bytes these are."""
+    """The source, revision and digests."""
     return [
         ("source", checked.source),
         ("revision", checked.revision or ""),
@@ -42,11 +42,11 @@ def identity(checked: CheckedAdapter[Finding], one: Inspection) -> Rows:
 
 
 def contents(checked: CheckedAdapter[Finding], one: Inspection) -> Rows:
-    """What an adapter has in its files, what that needs, and how many of its modules the base model has."""
+    """The adapter's config and tensors, the memory that it needs, and the number of modules that apply to the base."""
     applied = checked.applied
     targets = ", ".join(sorted(one.targets)[:MOST_TARGETS]) + (" …" if len(one.targets) > MOST_TARGETS else "")
     slot = ""
-    if one.slot_bytes is not None:  # what it needs of a GPU by itself: no engine is as frugal
+    if one.slot_bytes is not None:  # without the padding of an engine's slots
         needs = f"{size(one.slot_bytes)} on the GPU at its own ranks, in {one.slot_dtype}"
         slot = f"{needs}; an engine's slots are larger (--engine-args)"
     tensors = f"{size(one.weight_bytes)} of tensors, " if one.weight_bytes else ""
@@ -68,7 +68,7 @@ def contents(checked: CheckedAdapter[Finding], one: Inspection) -> Rows:
 
 
 def origin(one: Inspection) -> Rows:
-    """Who made it, and what is next to it. The version of PEFT usually is in the config."""
+    """The tools that wrote it, its metadata and its model card. The version of PEFT is usually in the config."""
     tools = {by.tool: f"{by.version} ({by.told_by})".lstrip() for by in one.writers}
     peft = next((by.version for by in one.writers if by.tool == PEFT and "config" in by.told_by), tools.pop(PEFT, ""))
     return [
@@ -80,7 +80,7 @@ def origin(one: Inspection) -> Rows:
 
 
 def _by_value(modules: Mapping[str, float | None], form: str) -> str:
-    """One value alone; of several each with how many modules have it, and of all but the commonest with which."""
+    """One value; of several, each with its number of modules, and all but the most common with their modules."""
     by_value = by_key((value, module) for module, value in modules.items() if value is not None)
     if len(by_value) < 2:
         return "".join(map(form.format, by_value))
@@ -97,7 +97,7 @@ def _others(number: int) -> str:
 
 
 def _places(modules: Iterable[str], every: Mapping[str, int]) -> Iterator[str]:
-    """The last names of ``modules``, each with its layers where others of the ``every`` have that name, too."""
+    """The last names of ``modules``, with layers if only some modules of that name (``every``) are among them."""
     for leaf, layers in by_key((leaf_of(module), layer_of(module)) for module in modules).items():
         is_whole = len(layers) == every[leaf]
         yield leaf if is_whole else leaf + in_layers({layer for layer in layers if layer is not None})
@@ -108,7 +108,7 @@ def _first(words: Sequence[str], most: int) -> str:
 
 
 def _dtypes(counts: Mapping[str, int]) -> str:
-    """One dtype alone, or each with how many tensors have it."""
+    """One dtype, or each with its number of tensors."""
     if len(counts) == 1:
         return next(iter(counts))
     parts = [f"{dtype} ({counted(number, 'tensor')})" for dtype, number in list(counts.items())[:MOST_VALUES]]
@@ -116,7 +116,7 @@ def _dtypes(counts: Mapping[str, int]) -> str:
 
 
 def _card(card: Card | None, base: str) -> Rows:
-    """What the model card says. A base that it names differently from the config is reported; the same one is not."""
+    """Facts of the model card; its base only if it differs from the config."""
     if card is None:
         return [("license", f"{UNKNOWN} (no README.md)")]
     if card.error:
@@ -140,13 +140,13 @@ def in_layers(layers: Collection[int], width: int | None = None) -> str:
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Sorted numbers, with runs drawn together: ``0-15, 18``."""
+    """Sorted numbers as ranges: ``0-15, 18``."""
     runs = by_key((number - place, number) for place, number in enumerate(numbers)).values()
     return ", ".join(span(run) for run in runs)
 
 
 MOST_LISTED = 5
-"""Modules that are named of those that stand out, and of those that have no spectrum for one reason."""
+"""The most outliers, and modules without a spectrum for one reason, that are listed."""
 LONGEST = 60
 
 SPECTRUM_LEGEND = (
@@ -156,7 +156,7 @@ SPECTRUM_LEGEND = (
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the modules of a spectrum are drawn, and which stand out.
+    """The layout of a spectrum's modules in heat maps, and its outliers.
 
     ``modules`` has them by their paths. What is drawn of each is its norm or, with ``relative``, its share of the norm
     of the base's weight in percent. ``far`` are those that stand out, each with its ratio to the median of its kind.
@@ -168,17 +168,17 @@ class Layout:
     outside: tuple[str, ...]
     far: tuple[tuple[ModuleSpectrum, float], ...]
     outliers: frozenset[str]
-    """The paths of those that stand out."""
+    """The paths of the outliers."""
 
     def value(self, paths: Sequence[str]) -> float | None:
-        """Of several modules the common norm, or the largest share; None if none has any."""
+        """The joint norm of modules, or their largest share; None without values."""
         known = [self.modules[path] for path in paths if path in self.modules]
         if not self.relative:
             return math.hypot(*(one.norm for one in known)) if known else None
         return max((100 * one.relative for one in known if one.relative is not None), default=None)
 
     def full(self) -> float:
-        """The value that is shown as the most: by a few outliers the others are not bleached."""
+        """The top of the colour scale, which a few outliers do not stretch."""
         cells = [value for grid in self.grids for paths in grid.cells.values() if (value := self.value(paths))]
         return min(max(cells), OUTSTANDING * median(cells)) if cells else 0.0
 
@@ -205,7 +205,7 @@ class Layout:
         return [self._row(one.path, [one]) for one in known[:most]]
 
     def _row(self, name: str, found: Sequence[ModuleSpectrum]) -> tuple[str, ...]:
-        """Of the modules ``found`` the medians, the least and the most."""
+        """Medians, minima and maxima of some modules."""
         known = [value for one in found if (value := self.value([one.path])) is not None]
         numbers = [brief(of(known)) if known else "-" for of in (median, min, max)]
         r, trained = span([one.r for one in found]), [one for one in found if one.norm]
@@ -218,7 +218,7 @@ class Layout:
 
 
 def layout(spectrum: Spectrum) -> Layout:
-    """The modules of ``spectrum`` as they are drawn; those without a spectrum have a place, too."""
+    """The layout of ``spectrum``; modules without values have a cell, too."""
     placed = places(dict.fromkeys((*(one.path for one in spectrum.modules), *(one.module for one in spectrum.without))))
     far = outstanding(spectrum.modules, {path: f"{at.stack}\0{at.kind}" for path, at in placed.items()})
     modules, outliers = {one.path: one for one in spectrum.modules}, frozenset(one.path for one, _ in far)
@@ -226,12 +226,12 @@ def layout(spectrum: Spectrum) -> Layout:
 
 
 def spectrum_title(spectrum: Spectrum) -> str:
-    """What the numbers are."""
+    """The quantity in the heat maps."""
     return "norm of s * B @ A" + ", in percent of the norm of the base's weight" * (spectrum.relative is not None)
 
 
 def spectrum_facts(spectrum: Spectrum, far: Sequence[tuple[ModuleSpectrum, float]]) -> Rows:
-    """What all modules come to, and what of them is odd: labelled values in words."""
+    """Totals of all modules, and outliers, as labelled values."""
     trained = sorted((one for one in spectrum.modules if one.norm), key=lambda one: -one.size)
     zero = [one.path for one in spectrum.modules if not one.norm]
     rows: Rows = [("modules", _count(spectrum, len(trained), len(zero)))]
@@ -297,7 +297,7 @@ EFFECTS: Mapping[str, str] = {
 }
 
 MULTIPLES = frozenset({"scaled", "related"})
-"""The words with which the factor that B is of A says something."""
+"""The relations for which the factor between A and B is meaningful."""
 
 MOST_NAMES = 6
 LONGEST_VALUE = 200
@@ -310,12 +310,12 @@ CHANGES: Mapping[str, Callable[[Side], str]] = {
     "dtype": lambda side: " and ".join(side.dtypes) or "none",
     "shape": lambda side: f"A {list(side.lora_A or ())}, B {list(side.lora_B or ())}",
 }
-"""How each thing that a header or the scale says is written."""
+"""The text of each property of a module that can differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows below a header, the most important first; the first columns, so many as ``text``, are words."""
+    """A table, the most important rows first; the first ``text`` columns are text, the others numbers."""
 
     caption: str
     header: Sequence[str]
@@ -324,7 +324,7 @@ class Table:
 
 
 def comparison_facts(name: str, one: Comparison) -> Iterator[tuple[str, str]]:
-    """What all updates and the headers say, as labelled values; ``name`` is A, the adapter that is inspected."""
+    """The comparison of all updates and of the headers, as labelled values; ``name`` is A, the inspected adapter."""
     yield from (("A", name), ("B", one.with_.name), ("source of B", one.with_.source))
     all_updates = one.distance
     if all_updates.norm_a is not None:
@@ -352,7 +352,7 @@ def comparison_facts(name: str, one: Comparison) -> Iterator[tuple[str, str]]:
 
 
 def comparison_tables(one: Comparison) -> Iterator[Table]:
-    """What differs: fields, tensors, kinds of modules and single modules, the worst first; those that have rows."""
+    """Tables of differing fields, tensors, kinds of modules and modules, the largest differences first."""
     changes = [(change.field, EFFECTS[change.effect], values(change)) for change in one.fields]
     differing = [tensor for tensor in one.tensors if not tensor.equal]
     differing.sort(key=lambda tensor: -math.inf if tensor.difference is None else -tensor.difference)
@@ -376,7 +376,7 @@ def comparison_tables(one: Comparison) -> Iterator[Table]:
 
 
 def _difference(one: TensorComparison) -> str:
-    """How a tensor next to the factors differs."""
+    """The difference of a tensor that is not a LoRA factor."""
     if one.within != "both":
         return f"only in {one.within.upper()}"
     return one.reason or (f"differs by {share_of_a(one.difference)}" if one.difference is not None else "differs")
@@ -396,7 +396,7 @@ def _by_kind_and_layer(paths: Sequence[str]) -> list[str]:
 
 
 def values(change: FieldChange) -> str:
-    """What a field of the config is in A and in B."""
+    """The values of a config field in A and B."""
     if change.only_a or change.only_b:
         alone = (("A", change.only_a), ("B", change.only_b))
         return "; ".join(f"only in {side}: {safe(names(only, MOST_NAMES, 80))}" for side, only in alone if only)
@@ -405,13 +405,13 @@ def values(change: FieldChange) -> str:
 
 
 def _worst(modules: Sequence[ModuleComparison]) -> tuple[int, float]:
-    """What sorts groups of one word: the worst word first, and the largest difference."""
+    """A sort key for groups of one relation: the worst relation and the largest difference first."""
     found = [one.distance.difference for one in modules]
     return WORDS.index(modules[0].word), -max(math.inf if value is None else value for value in found)
 
 
 def _numbers(found: Sequence[ModuleComparison]) -> tuple[str, ...]:
-    """What the modules, of one word, are to each other, and how far they are apart."""
+    """The relation of some modules in A and B, and the ranges of their distances."""
     distances = [one.distance for one in found]
     return (
         found[0].word,
@@ -422,7 +422,7 @@ def _numbers(found: Sequence[ModuleComparison]) -> tuple[str, ...]:
 
 
 def share_of_a(value: float) -> str:
-    """A share of A's norm: in percent where that is readable."""
+    """A share of A's norm, in percent if that is readable."""
     if value == 0 or 1e-4 <= value < 10:
         return f"{100 * value:.3g} %"
     return f"{value:.2g}" if value < 10 else f"{brief(value)} x"

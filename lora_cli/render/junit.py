@@ -14,7 +14,7 @@ from lora_cli.validation.report import Report, Validated, findings_of
 
 
 def render_report(report: Report) -> str:
-    """The document; names out of an adapter have no character that XML does not take.
+    """The document; characters of names that XML does not allow are escaped.
 
     No line of it is a command on a CI server's console.
     """
@@ -55,7 +55,7 @@ def _suite(report: Report, one: Validated) -> ET.Element:
 
 
 def _fill(case: ET.Element, report: Report, found: Sequence[Finding], skipped: str | None) -> None:
-    """Why a rule fails or is skipped, then what else it found."""
+    """Adds the failure or the reason for skipping a rule, then its other findings."""
     refusing = [one for one in found if one.accepted is None and one.severity >= report.fail_on]
     if refusing:
         first = refusing[0]
@@ -71,7 +71,7 @@ def _fill(case: ET.Element, report: Report, found: Sequence[Finding], skipped: s
 
 
 def _accepted(finding: Finding) -> str:
-    """Why a finding does not count; empty if it does."""
+    """The reason why a finding does not count; empty if it does."""
     accepted = finding.accepted
     return f"{accepted.label}: {accepted.reason or accepted.at}" if accepted is not None else ""
 

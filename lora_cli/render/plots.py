@@ -1,4 +1,4 @@
-"""Plots in characters: bars, lines of blocks, and curves of letters; a colour for each series. Plain ones are ASCII."""
+"""Plots in text: bars, sparklines, and CDFs, with a colour for each series; ``plain`` ones are ASCII."""
 
 from collections.abc import Mapping, Sequence
 from math import floor, log, log10
@@ -16,7 +16,7 @@ COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "red")
 WIDEST = 76
 ROWS = 9
 LEAST_MS = 1e-6
-"""What is shorter is drawn at the beginning of the axis."""
+"""The least value on the axis; smaller ones are drawn there."""
 
 MARGIN = 5
 """Columns to the left of the curves."""
@@ -37,7 +37,7 @@ def bars(rows: Sequence[tuple[str, float, str]], width: int, *, plain: bool = Fa
 
 
 def sparklines(rows: Mapping[str, Sequence[float]], width: int, *, plain: bool = False) -> list[Text]:
-    """Each course as a line of blocks over one scale, with its first and last value."""
+    """A sparkline for each series on a common scale, with its first and last value."""
     label = max((len(safe(name)) for name in rows), default=0)
     room = max(min(width, WIDEST) - label - 14, 8)
     values = [value for course in rows.values() for value in course]
@@ -57,7 +57,7 @@ def sparklines(rows: Mapping[str, Sequence[float]], width: int, *, plain: bool =
 
 
 def distribution(curves: Mapping[str, Sequence[float]], shares: Sequence[float], width: int) -> list[RenderableType]:
-    """Which share of all is at most so large: a curve of letters for each series, on a logarithmic scale of ms.
+    """A CDF of letters for each series, over a logarithmic axis in ms.
 
     ``curves[name][i]`` is the value that ``shares[i]`` of all do not exceed. Curves that
     meet take turns in their cells, and each ends at its largest value.
@@ -91,7 +91,7 @@ def distribution(curves: Mapping[str, Sequence[float]], shares: Sequence[float],
 
 
 def series_letters(names: Sequence[str]) -> dict[str, str]:
-    """A letter for each name, out of its own as far as they are free."""
+    """A unique letter for each name, from the name if possible."""
     found: dict[str, str] = {}
     for name in names:
         free = [char for char in f"{name.lower()}abcdefghijklmnopqrstuvwxyz" if char.isalpha()]
@@ -118,7 +118,7 @@ def _round_numbers(low: float, high: float) -> list[float]:
 
 
 def _ticks(axis: Sequence[float], room: int) -> str:
-    """The numbers of the axis at their places: both ends, and those between them that have room."""
+    """The line of tick labels: both ends, and those between them that fit."""
     line = list(" " * room)
     inner = [number for number in axis[1:-1] if log10(number).is_integer()] or axis[1:-1]
     for number in (axis[0], axis[-1], *inner):

@@ -18,7 +18,7 @@ class Metric:
 
 
 def render_metrics(metrics: Sequence[Metric]) -> str:
-    """The exposition of all of them; one without values is left out."""
+    """The exposition of metrics; those without values are left out."""
     lines: list[str] = []
     for metric in metrics:
         name, values = metric.name, metric.values if isinstance(metric.values, Mapping) else {"": metric.values}
@@ -35,7 +35,7 @@ def render_metrics(metrics: Sequence[Metric]) -> str:
 
 
 def render_load_metrics(reports: Sequence[LoadReport]) -> str:
-    """The metrics of ``warm --once``: how many adapters were proved and how many failed, and where the time went."""
+    """The metrics of ``warm --once``: proved and failed adapters, and the time of each stage."""
     seconds: dict[str, float] = defaultdict(float)
     for report in reports:
         for stage, ms in report.stage_ms.items():

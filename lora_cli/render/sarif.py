@@ -21,10 +21,10 @@ from lora_cli.validation.report import LOCAL, FingerprintedFinding, Report, Vali
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 MOST_RESULTS = 25_000
-"""GitHub refuses a run with more."""
+"""The most results that GitHub accepts in a run."""
 
 LONGEST = 1024
-"""Characters of a rule's descriptions that GitHub shows."""
+"""The most characters of a rule's descriptions that GitHub shows."""
 
 LONGEST_MESSAGE = 4000
 ROOT = "%SRCROOT%"
@@ -74,7 +74,7 @@ def _results(
         if code in codes:
             result["ruleIndex"] = codes.index(code)
         times[fingerprint] += 1
-        # GitHub tells alerts apart by the second one, and would make it of a line of the weights.
+        # GitHub identifies alerts by the second one, and without it would hash a line of the weights.
         once = f"{fingerprint}:{times[fingerprint]}"
         result["partialFingerprints"] = {"loraCliFinding/v1": once, "primaryLocationLineHash": once}
         yield result
@@ -101,7 +101,7 @@ def _result(report: Report, one: Validated, finding: Finding) -> dict[str, Any]:
 
 
 def _message_and_location(report: Report, one: Validated, problem: Problem) -> dict[str, Any]:
-    """A message about an adapter, and the place that it is about.
+    """A message about an adapter, and its location.
 
     What is remote has an address without its scheme: of a run with any but ``file`` GitHub takes nothing at all.
     """
@@ -122,7 +122,7 @@ def _message_and_location(report: Report, one: Validated, problem: Problem) -> d
 
 
 def _notifications(report: Report, results: int) -> Iterator[dict[str, Any]]:
-    """What could not be read, what was not checked, and the notices of the run."""
+    """Notifications of unreadable adapters and skipped checks, and the notices of the run."""
     for one in report.adapters:
         if one.error is not None:
             notification = _message_and_location(report, one, Problem(one.error.message, hint=one.error.hint))
@@ -140,7 +140,7 @@ def _notifications(report: Report, results: int) -> Iterator[dict[str, Any]]:
 
 
 def _message(text: str, hint: str = "") -> str:
-    """Plain text of a bounded length, in which nothing is a link, a placeholder or invisible (SARIF 3.11)."""
+    """Plain text of bounded length, with links, placeholders and invisible characters escaped (SARIF 3.11)."""
     lines = safe(text) + (f"\nHint: {safe(hint)}" if hint else "")
     if len(lines) > LONGEST_MESSAGE:
         lines = lines[: LONGEST_MESSAGE - 1] + "…"

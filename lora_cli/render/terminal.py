@@ -1,4 +1,4 @@
-"""What people read in a terminal, drawn by rich: text of others is made harmless, and is never read as markup."""
+"""Text, tables and paragraphs for the terminal, with rich. Untrusted text is escaped, and is never markup."""
 
 import sys
 import textwrap
@@ -12,24 +12,24 @@ from rich.text import Text
 from lora_cli.core.text import cut, safe
 
 NARROWEST = 24
-"""Columns that text is wrapped to at least."""
+"""The least width to which text is wrapped."""
 
 SHORTEST_NAME = 12
-"""Characters of a name that is cut."""
+"""The least characters of a shortened name."""
 
 SAYS_NOTHING = frozenset({"", "-"})
-"""Cells of what is not known, or is not so."""
+"""Cells without a value."""
 
 
 def text(value: object, style: str = "") -> Text:
-    """``value`` on one line in a style of rich's (``"red"``); a ``Text`` stays as it is, and None is ``-``."""
+    """``value`` on one line in a rich style (``"red"``); a ``Text`` is returned unchanged, and None is ``-``."""
     return value if isinstance(value, Text) else Text("-" if value is None else safe(value), style)
 
 
 class Paragraph:
-    """Text that is wrapped at blanks, behind a ``label``; the lines after the first begin two columns further in.
+    """Text after a ``label``, wrapped at blanks with a hanging indent.
 
-    A longer word (a path, a tensor's name) stays whole, to be copied.
+    Long words (paths, names of tensors) are not broken, so that they can be copied.
     """
 
     def __init__(self, value: object, label: Text | str = "", *, indent: int = 0, hanging: int | None = None) -> None:
@@ -37,9 +37,9 @@ class Paragraph:
         self._hanging = " " * (hanging if hanging is not None else indent + 2 * bool(self._label))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The lines, the label in its style."""
+        """Renders the lines, with the label in its style."""
         first, value, width = Text.assemble(self._indent, self._label), self._value, max(options.max_width, NARROWEST)
-        if is_long := len(first) > width:  # a label of others, a long name: it is wrapped, too
+        if is_long := len(first) > width:  # a long name in the label is wrapped, too
             first, value = Text(self._indent), self._label.plain + value
         lines = textwrap.wrap(
             value,
@@ -56,24 +56,24 @@ class Paragraph:
 
 
 def hints(words: str, indent: int = 2, style: str = "") -> list[RenderableType]:
-    """What to try, where anything is known."""
+    """The hint, if there is one."""
     return [Paragraph(words, text("hint: ", style), indent=indent)] if words else []
 
 
 def more_in_json(more: int, what: str = "") -> list[RenderableType]:
-    """How many rows a table leaves out."""
+    """The number of rows that a table leaves out, if any."""
     return [Paragraph(f"and {more} more{what}, in --format json")] if more > 0 else []
 
 
 def facts(rows: Iterable[tuple[str, object]], indent: int = 2) -> list[RenderableType]:
-    """Labelled values, one below the other, aligned; empty values are left out."""
+    """Labelled values, aligned, one per line; empty values are left out."""
     known = [(label, value) for label, value in rows if value not in ("", None)]
     column = max((len(label) for label, _ in known), default=0) + 2
     return [Paragraph(value, f"{label:<{column}}", indent=indent, hanging=indent + column) for label, value in known]
 
 
 def table(header: Sequence[str | Text], rows: Iterable[Sequence[object]], *, left: int = 1) -> Table:
-    """A table without lines: the first ``left`` columns to the left, folded where it is narrow; the others right."""
+    """A table without lines: the first ``left`` columns are left-aligned and may fold; the others are right-aligned."""
     result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for number, name in enumerate(header):
         is_text = number < left
@@ -86,9 +86,9 @@ def table(header: Sequence[str | Text], rows: Iterable[Sequence[object]], *, lef
 
 
 class FittedTable:
-    """A ``table`` where it fits into the width, and ``instead`` where it would have to be folded.
+    """A ``table`` if it fits into the width; otherwise ``instead``.
 
-    With ``names`` those in the first column are cut in the middle before that, as long as they stay different.
+    With ``names`` the names in the first column are shortened first, if they stay unique.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class FittedTable:
         self._rows = [[text(cell) for cell in row] for row in rows]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The one or the other."""
+        """Renders the table or ``instead``."""
         shown = [row[0].plain for row in self._rows]
         short = [cut(name, max(SHORTEST_NAME, options.max_width // 4 - 3)) for name in shown]
         for names in (shown, short) if self._names and len({*short}) == len({*shown}) else (shown,):
@@ -119,9 +119,9 @@ class FittedTable:
 def table_or_blocks(
     header: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1, title: str = "", names: bool = False
 ) -> FittedTable:
-    """A ``FittedTable``; where it is too wide, of each row the first cell, and below it the others that say anything.
+    """A ``FittedTable``; if it is too wide, a block for each row: the first cell, and below it the other values.
 
-    ``title`` is above these. A column in which no row says anything is left out.
+    ``title`` is above the blocks. Columns without values are left out.
     """
     cells = [[text(cell) for cell in row] for row in rows]
     informative = [any(row[number].plain not in SAYS_NOTHING for row in cells) for number in range(1, len(header))]
@@ -137,7 +137,7 @@ def table_or_blocks(
 
 
 def separated(*blocks: Iterable[RenderableType]) -> Iterator[RenderableType]:
-    """The parts of all blocks that have any, a blank line between two blocks."""
+    """The parts of all nonempty blocks, with a blank line between two blocks."""
     filled = [block for block in map(list, blocks) if block]
     for number, block in enumerate(filled):
         yield from [""] * bool(number)
@@ -145,7 +145,7 @@ def separated(*blocks: Iterable[RenderableType]) -> Iterator[RenderableType]:
 
 
 def rendered(parts: Iterable[RenderableType], width: int, *, colour: bool = False) -> str:
-    """The lines of all ``parts``, of at most ``width`` columns where no word is longer; in colour where asked for."""
+    """The text of all ``parts`` in ``width`` columns (longer words are not broken), optionally in colour."""
     page = StringIO()
     console = Console(
         file=page,

@@ -1,4 +1,4 @@
-"""What ``cache`` prints for people."""
+"""The terminal output of ``cache``."""
 
 import time
 from collections import Counter
@@ -20,9 +20,9 @@ AGES = ((86400 * 365, "year"), (86400 * 30, "month"), (86400, "day"), (3600, "ho
 
 
 def snapshots_parts(report: CacheReport, width: int, *, one_by_one: bool = False) -> Iterator[RenderableType]:
-    """The table of ``ls``, the last used snapshot first, and what all of them take on this disk.
+    """The table of ``ls``, the last used snapshot first, and the total size.
 
-    References are shortened to fit ``width``, then the names of views; digests never.
+    References are shortened to fit ``width``, then names of views; digests are not.
     """
     if one_by_one:
         yield from separated(*map(_snapshot_parts, report.snapshots))
@@ -45,7 +45,7 @@ def snapshots_parts(report: CacheReport, width: int, *, one_by_one: bool = False
 
 
 def _row(one: CachedSnapshot, now_s: float) -> tuple[str, ...]:
-    """The cells of ``ls``: the reference is the shortest one, with how many more there are."""
+    """The cells of ``ls``, with the shortest reference and the number of others."""
     reference = _shortest(known.ref for known in one.references) or "unreferenced"
     in_memory = [share(one.residency.resident_bytes, one.bytes)] if one.residency is not None else []
     used = _ago(now_s - one.used_s) if one.used_s else "-"
@@ -54,7 +54,7 @@ def _row(one: CachedSnapshot, now_s: float) -> tuple[str, ...]:
 
 
 def _shortest(references: Iterable[str]) -> str:
-    """The shortest of ``references``, with how many more there are; empty if there are none."""
+    """The shortest of ``references``, with the number of others; empty without references."""
     first, *others = sorted({*references}, key=lambda ref: (len(ref), ref)) or [""]
     return safe(first) + (f" (+{len(others)})" if others else "")
 
@@ -68,7 +68,7 @@ def _ago(seconds: float) -> str:
 
 
 def _snapshot_parts(one: CachedSnapshot) -> Iterator[RenderableType]:
-    """All about one snapshot: its references, and each file."""
+    """All details of a snapshot: its references and files."""
     residency = one.residency or Residency(None, None)
     yield from facts(
         [
@@ -89,7 +89,7 @@ def _snapshot_parts(one: CachedSnapshot) -> Iterator[RenderableType]:
 
 
 def verified_parts(report: VerifyReport) -> Iterator[RenderableType]:
-    """What is corrupt, what was repaired or is in the quarantine, and a last line that counts."""
+    """Corrupt, repaired and quarantined files, and a summary."""
     for one in report.rotten:
         yield Paragraph(f"{one.kind} {one.path}: {one.problem}; {_outcome(one)}", text("corrupt ", "red"))
     for again in report.repaired or ():
@@ -112,14 +112,14 @@ def verified_parts(report: VerifyReport) -> Iterator[RenderableType]:
 
 
 def _outcome(one: Verified) -> str:
-    """What became of something corrupt, or what to do about it."""
+    """Where a corrupt file was moved, or what to do about it."""
     if one.kind == "record":
         return "remove both with `lora-cli cache rm`, and fetch it again from a server that you trust"
     return f"moved to {one.moved_to}" if one.moved_to is not None else "it could not be moved away"
 
 
 def removed_parts(report: RemovedReport, *, verbose: bool = False) -> Iterator[RenderableType]:
-    """Each adapter that was removed, and how many bytes that freed; each single reference and blob if ``verbose``."""
+    """The removed adapters with the freed bytes; with ``verbose`` every reference and blob."""
     known = {ref for one in report.removed for ref in one.references or ()}
     rows = [
         _removed_row(one, verbose=verbose)
@@ -140,7 +140,7 @@ def removed_parts(report: RemovedReport, *, verbose: bool = False) -> Iterator[R
 
 
 def _removed_row(one: Removed, *, verbose: bool) -> tuple[str, str, str]:
-    """Kind, name and size; an adapter is its shortest reference, unless all are shown (``verbose``)."""
+    """Kind, name and size; an adapter has its shortest reference, unless all are shown (``verbose``)."""
     name = one.name[:SHORT] if is_digest(one.name) else one.name
     if one.kind == "snapshot" and not verbose:
         return "adapter", _shortest(one.references or ()) or name, size(one.snapshot_bytes or 0)

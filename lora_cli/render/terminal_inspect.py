@@ -1,4 +1,4 @@
-"""What ``inspect`` prints: a table of several adapters, what each is, its findings, its numbers, and the flags."""
+"""The terminal output of ``inspect``: overview, facts and findings of each adapter, spectra, engine flags."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,18 +40,18 @@ COLOURS = ("blue", "bright_blue", "cyan", "green", "yellow", "bright_red", "red"
 """The colour of each shade, from the least to the most."""
 
 OUTLIER = "reverse"
-"""How a module that stands out is marked where there is colour."""
+"""The style of outliers in colour output."""
 
 MOST_STACKS, MOST_OUTSIDE = 4, 12
 MOST_LAYERS, MOST_KINDS = 48, 40
-"""Rows of one map (of more layers some are drawn together), and columns of all maps of one stack."""
+"""The most rows of a heat map (more layers share rows), and the most columns."""
 
 CELL, GAP = 8, 2
-"""Columns of a shade with its number, and between two of them."""
+"""The widths of a cell, and of the gap between two."""
 
 
 def inspection_parts(report: InspectReport, width: int, *, plain: bool = False) -> Iterator[RenderableType]:
-    """All adapters of the report, in a table of ``width`` that cuts long names; ``plain`` draws in ASCII."""
+    """All adapters of the report, in ``width`` columns; ``plain`` draws in ASCII."""
     several = len(report.adapters) > 1
     described = [_facts(one) for one in report.adapters]
     read = [rows for rows in described if rows]
@@ -67,7 +67,7 @@ def inspection_parts(report: InspectReport, width: int, *, plain: bool = False) 
 
 
 def _overview(adapters: Sequence[InspectedAdapter], width: int) -> Table:
-    """One row for each adapter, to compare them; without the base where it is the same for all."""
+    """A row for each adapter; without the base if it is the same for all."""
     rows = [
         HEADER,
         *((cut(safe(one.checked.name), max(SHORTEST_NAME, width // 4 - 3)), *_cells(one)) for one in adapters),
@@ -95,7 +95,7 @@ def _cells(one: InspectedAdapter) -> tuple[str, ...]:
 
 
 def _facts(one: InspectedAdapter) -> Rows:
-    """What is known of an adapter, as labelled values; empty if it could not be read."""
+    """The facts of an adapter; empty if it could not be read."""
     checked, found = one.checked, one.inspection
     if found is None:
         return []
@@ -104,7 +104,7 @@ def _facts(one: InspectedAdapter) -> Rows:
 
 
 def _problems(one: InspectedAdapter) -> Iterable[RenderableType]:
-    """Why it could not be read, and the findings, the worst first."""
+    """The error of reading the adapter, and the findings, the worst first."""
     if (error := one.checked.error) is not None:
         yield from (Paragraph(error.message, indent=2), *hints(error.hint))
     for finding in sorted(one.checked.findings, key=lambda found: -found.severity):
@@ -121,7 +121,7 @@ def _values(one: InspectedAdapter, *, plain: bool) -> Iterator[Iterable[Renderab
 
 
 def comparison_parts(name: str, one: Comparison) -> Iterator[RenderableType]:
-    """One word, how far all updates are apart, and tables of what differs; ``name`` is A, B is the other."""
+    """The relation, the distances and the tables of differences; ``name`` is A, the other adapter is B."""
     yield Text("diff", "bold")
     yield Paragraph(one.reason, Text.assemble((one.word, WORDS[one.word]), ": "), indent=2)
     yield from (*hints(one.hint), "", *facts(inspect_facts.comparison_facts(name, one)))
@@ -134,9 +134,9 @@ def comparison_parts(name: str, one: Comparison) -> Iterator[RenderableType]:
 def engine_args_parts(
     report: InspectReport, args: EngineArgs, *, plain: bool = False, command: bool = True
 ) -> Iterator[RenderableType]:
-    """What the command is for, the command, and what it costs, with the values of the adapters where they were read.
+    """A title, the command that starts the engine, its costs, and the spectra and comparisons, if there are any.
 
-    The command has an option on each line, as a shell takes it; there is none if no adapter is served.
+    The command has an option per line; there is no command if no adapter is served.
     """
     below = facts(costs(args))
     for one in report.adapters:
@@ -148,7 +148,7 @@ def engine_args_parts(
 
 @dataclass(frozen=True, slots=True)
 class HeatMap:
-    """Layers by kinds of modules, in as many blocks of columns below each other as the width asks for.
+    """A heat map of layers by kinds of modules, split into blocks of columns that fit the width.
 
     The shades are sevenths of ``full``, the last for all above; ``plain`` draws them in ASCII.
     """
@@ -159,7 +159,7 @@ class HeatMap:
     plain: bool
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The blocks; of several layers in a row the largest number is shown."""
+        """Renders the blocks; a row of several layers shows the largest value."""
         layers, together = self.grid.layers, -(-len(self.grid.layers) // MOST_LAYERS)
         rows = [layers[start : start + together] for start in range(0, len(layers), together)]
         labels = [str(row[0]) if row[0] == row[-1] else f"{row[0]}-{row[-1]}" for row in rows]
@@ -174,7 +174,7 @@ class HeatMap:
             yield table(("layer", *(f"{names[kind]:>{CELL}}" for kind in block)), cells, left=0)
 
     def _cell(self, row: Sequence[int], kind: str) -> Text:
-        """The shade of the largest value with that as a number: blank for 0, ``none`` where no module has a value."""
+        """The largest value with its shade: blank for 0, ``none`` if no module has a value."""
         found = [self.grid.cells[layer, kind] for layer in row if (layer, kind) in self.grid.cells]
         numbers = [number for number in map(self.layout.value, found) if number is not None]
         if not numbers:
@@ -193,7 +193,7 @@ def _shade(number: int, *, plain: bool) -> Text:
 
 
 def _blocks(names: Mapping[str, str], width: int) -> list[list[str]]:
-    """Kinds as they fit next to each other."""
+    """The kinds in blocks that fit ``width``."""
     blocks: list[list[str]] = [[]]
     used = 0
     for kind, name in names.items():
@@ -220,7 +220,6 @@ def spectrum_parts(spectrum: Spectrum, *, plain: bool = False) -> Iterator[Rende
         yield from [text(grid.stack)] if len(layout.grids) > 1 else []
         yield HeatMap(grid, layout, full, plain)
         if groups := layout.by_kind(grid, MOST_KINDS):
-            # The median, the least and the most of each kind.
             yield from ("", table_or_blocks(layout.header(), layout.rows(groups)))
         yield from more_in_json(len(grid.kinds) - MOST_KINDS, " kinds")
     if layout.grids and full > 0:
@@ -234,7 +233,7 @@ def spectrum_parts(spectrum: Spectrum, *, plain: bool = False) -> Iterator[Rende
 
 
 def _legend(layout: Layout, full: float, *, plain: bool) -> Iterator[RenderableType]:
-    """What the shades, with the number from which each is drawn, and the columns mean."""
+    """The legend: the least value of each shade, and the columns of the tables."""
     shades = [_shade(i, plain=plain).append(f" {brief(full * i / len(SHADES))}") for i in range(len(SHADES))]
     yield Columns([Text("shades from"), *shades], padding=(0, 2))
     yield Paragraph(inspect_facts.SPECTRUM_LEGEND)

@@ -1,4 +1,4 @@
-"""What ``validate`` says to people: of one adapter its facts, of several a table and findings by rule, and a total."""
+"""The terminal output of ``validate``: one adapter in detail, or a table and findings by rule, and a summary."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,14 +18,14 @@ STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "blu
 OUTCOMES = {"ok": "green", "accepted": "yellow", "refused": "red", "failed": "red"}
 NOT_COUNTED = "not counted: all findings are ignored, baselined or suppressed"
 MOST_NAMES = 20
-"""Adapters that are named with a finding that many have."""
+"""The most adapters that are listed for one finding."""
 
 Found = Sequence[tuple[str, Finding]]
 """Findings with the names of their adapters."""
 
 
 def report_parts(report: Report, *, quiet: bool = False) -> Iterator[RenderableType]:
-    """All that is said; ``quiet`` leaves out what is not wrong: notes, skipped checks, and the last line."""
+    """The whole output; ``quiet`` leaves out notes, skipped checks and the summary."""
     shown = [one for one in report.adapters if not quiet or _is_wrong(one)]
     found = [(one.name, finding) for one in shown for finding in findings_of(one) if not (quiet and _is_noise(finding))]
     if len(report.adapters) > 1:
@@ -45,7 +45,7 @@ def report_parts(report: Report, *, quiet: bool = False) -> Iterator[RenderableT
 
 
 def _findings(found: Iterable[Finding]) -> Iterator[RenderableType]:
-    """What, where and hint of each finding of one adapter that counts."""
+    """Message, location and hint of each finding that counts, of one adapter."""
     for finding in found:
         problem = finding.problem
         if finding.accepted is None and finding.severity is Severity.NOTE:
@@ -56,7 +56,7 @@ def _findings(found: Iterable[Finding]) -> Iterator[RenderableType]:
 
 
 def _several(shown: Sequence[Validated], found: Found, fail_on: Severity) -> Iterator[RenderableType]:
-    """A table, the errors, then for each rule, the worst first, its problems and which adapters have each."""
+    """A table, the errors, then by rule, the worst first, each problem and its adapters."""
     if shown:
         yield _outcomes(shown, fail_on)
     for one in shown:
@@ -93,7 +93,7 @@ def _style(engine: EngineOutcome) -> str:
 
 
 def _outcome(checked: Validated, fail_on: Severity) -> Iterator[RenderableType]:
-    """How one adapter came out, where it is if its name does not report it, and a line for each engine."""
+    """The outcome of one adapter, its source if the name does not show it, and a line for each engine."""
     word = outcome_of(checked, fail_on)
     tail = f", {checked.applied} modules apply" if checked.applied is not None else ""
     yield Paragraph(tail, Text.assemble(safe(checked.name), ": ", (word, OUTCOMES[word])))
@@ -116,7 +116,7 @@ def _head(finding: Finding) -> Text:
 
 
 def _problem(problem: Problem, names: Sequence[str] = ()) -> Iterator[RenderableType]:
-    """What is wrong, where, in which adapters if several were checked, and what to do."""
+    """The message, its location, the adapters if there are several, and the hint."""
     yield Paragraph(problem.message, indent=4)
     if str(problem.at):
         yield Paragraph(problem.at, Text("at: ", "dim"), indent=4)
@@ -132,7 +132,7 @@ def _names(names: Sequence[str], most: int | None = None) -> str:
 
 
 def skipped_checks(skipped: Iterable[Skipped]) -> Iterator[RenderableType]:
-    """What could not be checked, by reason: the same reason is given once, for all the rules that it stopped."""
+    """The skipped checks by reason: each reason once, with all its rules."""
     for reason, codes in by_key((one.reason, one.code) for one in skipped).items():
         yield from _group("skipped", "check", codes, f"{reason}: ")
 
@@ -151,7 +151,7 @@ def _is_noise(finding: Finding) -> bool:
 
 
 def statistics_parts(report: Report) -> Iterator[RenderableType]:
-    """How often each rule found something that counts, the most often first, and in how many adapters."""
+    """The number of findings that count for each rule, most frequent first, and of adapters with them."""
     counting = [(one.name, found.finding) for one, found in report.found() if found.finding.accepted is None]
     times = Counter((finding.code, finding.name, finding.severity) for _, finding in counting)
     adapters = {code: len(set(named)) for code, named in by_key((one.code, name) for name, one in counting).items()}

@@ -1,4 +1,4 @@
-"""What ``warm`` prints for people: loaded adapters, answers, a server's status, and running servers."""
+"""The terminal output of ``warm``: loaded adapters, answers, a server's status, and running engines."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,16 +18,15 @@ from lora_cli.render.terminal import Paragraph, hints, separated, table_or_block
 from lora_cli.render.warm_report import EndpointsReport
 
 DIGEST_SHOWN = 12
-"""Characters of a snapshot digest: enough to distinguish one from another, and to paste after ``cache show``."""
+"""Characters of a shortened digest, which ``cache show`` accepts."""
 
 STALE_S = 2.0
 
 
 def load_parts(reports: Sequence[LoadReport], *, quiet: bool = False) -> Iterator[RenderableType]:
-    """Each adapter's outcome, applied modules and proof; each stage's milliseconds; next tokens, copies, page cache.
+    """Tables of outcomes, stage times, next tokens, copies and page cache, then the errors, and a summary.
 
-    The error and hint of each that failed are below; with ``quiet`` there is no other output. What an interrupt left
-    undone is only counted.
+    With ``quiet`` only the errors. Adapters that an interrupt left undone are only counted.
     """
     tried = [report for report in reports if report.exit_code != INTERRUPTED]
     tables = [one for one in _tables(tried) if one[1] and not quiet]
@@ -46,7 +45,7 @@ def load_parts(reports: Sequence[LoadReport], *, quiet: bool = False) -> Iterato
 
 
 def outcome(report: LoadReport) -> str:
-    """One word for how far it came."""
+    """The outcome of an adapter in one word."""
     if report.exit_code == INTERRUPTED:
         return "not tried"
     if report.error:
@@ -55,7 +54,7 @@ def outcome(report: LoadReport) -> str:
 
 
 def _tables(reports: Sequence[LoadReport]) -> Iterator[tuple[Sequence[str], Sequence[Sequence[object]], int]]:
-    """The header and rows of each table, and how many columns of it are to the left."""
+    """The header, the rows and the number of left-aligned columns of each table."""
     facts = ("adapter", "digest", "outcome", "applied", "rank", "max error", "tolerance")
     yield facts, [_fact(report) for report in reports], 3
     stages = list(dict.fromkeys(stage for report in reports for stage in report.stage_ms))
@@ -97,7 +96,7 @@ def _fact(report: LoadReport) -> Sequence[object]:
 
 
 def _problem(name: object, word: str, message: str, hint: str, more: str = "") -> list[RenderableType]:
-    """What failed: its name and a word in red, then the message and what to try."""
+    """A failure: the name and a word in red, then the message and the hint."""
     return [Text.assemble(f"{safe(name)}: ", (safe(word), "red"), safe(more)), *_message(message, hint)]
 
 
@@ -119,7 +118,7 @@ def _summary(reports: Sequence[LoadReport]) -> str:
 
 
 def answer_parts(answers: Sequence[Answers]) -> Iterator[RenderableType]:
-    """The same prompt, answered by the base and by each adapter on it, one below the other."""
+    """The answers of the base and of each adapter to the same prompt."""
     by_prompt = by_key(((one.prompt, one.base), one) for one in answers)
     return separated(
         *(
@@ -195,7 +194,7 @@ def _adapter(one: Mapping[str, Any]) -> Sequence[object]:
 
 
 def endpoint_parts(report: EndpointsReport, *, quiet: bool = False) -> Iterator[RenderableType]:
-    """A table for each server, then what failed, and a line that sums it up; with ``quiet`` only what failed."""
+    """A table for each server, the failures, and a summary; with ``quiet`` only the failures."""
     counts = _counts("failed" if one.error is not None else one.action for one in report.done)
     down = sum(one.error is not None for one in report.servers)
     servers = counted(len(report.servers), "server")
