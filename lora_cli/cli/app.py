@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from lora_cli import __version__
-from lora_cli.cli.completion import SETUP
+from lora_cli.cli.completion import COMPLETION_FLAGS
 from lora_cli.cli.options import GLOBAL, PREFIX, option, setting, variable_of
 from lora_cli.cli.output import DEFAULT_WIDTH, ReportFormat, to_stderr, width
 from lora_cli.core.did_you_mean import nearest
@@ -209,7 +209,7 @@ def build_app() -> TyperGroup:
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
     for parameter in group.params:
-        if not {*VERSION, *SETUP} & {*parameter.opts}:
+        if not {*VERSION, *COMPLETION_FLAGS} & {*parameter.opts}:
             parameter.expose_value, parameter.callback = False, _record_flag
     return group
 

@@ -62,7 +62,7 @@ def measure_server(
     plan = _parse_plan(options, workload, ours=facts is not None)
     save_trace(plan.traces[options.seed], options.save_trace)
     inform(_announcement(plan), settings)
-    runs, interrupted = _runs(plan, settings)
+    runs, interrupted = _run_all_seeds(plan, settings)
     report = _report(plan, runs, facts, {name: one.message for name, one in failures.items()})
     codes = [conclude(report, plan.traces), *(one.exit_code for one in failures.values())]
     for name, error in failures.items():
@@ -124,7 +124,7 @@ def _announcement(plan: LivePlan) -> str:
     return f"sending {len(plan.traces)} x {counted(len(first), 'request')}, {pace}{limit}{base}"
 
 
-def _runs(plan: LivePlan, settings: Settings) -> tuple[list[Run], bool]:
+def _run_all_seeds(plan: LivePlan, settings: Settings) -> tuple[list[Run], bool]:
     """The run of each seed, and whether the user interrupted; the requests until then are a run, too."""
     runs: list[Run] = []
     used: set[str] = set()

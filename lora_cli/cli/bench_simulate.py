@@ -24,7 +24,7 @@ from lora_cli.cli.adapter_selection import (
 )
 from lora_cli.cli.bench_options import RANKS, BenchOptions, adapter_names, parse_workload, save_trace
 from lora_cli.cli.bench_results import report_writer
-from lora_cli.cli.options import size_of
+from lora_cli.cli.options import parse_size_option
 from lora_cli.cli.output import inform, to_stderr
 from lora_cli.core.base_model import HALF_BYTES
 from lora_cli.errors import INTERRUPTED, UsageError
@@ -106,7 +106,7 @@ def _simulated_run(settings: Settings, options: BenchOptions) -> tuple[Trace, Fl
         words, engine = workload.summary(), inputs.engine
     else:
         names = adapter_names(workload.names, options.num_adapters, ADAPTERS)
-        per_rank = size_of(options.bytes_per_rank, "--bytes-per-rank") or BYTES_PER_RANK
+        per_rank = parse_size_option(options.bytes_per_rank, "--bytes-per-rank") or BYTES_PER_RANK
         sizes = sized(names, parse_ranks(options.ranks or RANKS), options.seed, per_rank)
         words, engine = workload.summary() | {"ranks": options.ranks or RANKS}, None
     trace = workload.trace_for(list(sizes), REQUESTS, options.seed)
@@ -148,8 +148,8 @@ def _fleet(sizes: Mapping[str, int], engine: "EngineSpec | None", options: Bench
 
 def _budgets(count: int, engine: "EngineSpec | None", options: BenchOptions) -> tuple[Budget, Budget]:
     """The limits of slots and memory, from the options or the manifest's engine; only bytes if only these are given."""
-    gpu_bytes = size_of(options.max_gpu_bytes, "--max-gpu-bytes")
-    cpu_bytes = size_of(options.max_cpu_bytes, "--max-cpu-bytes")
+    gpu_bytes = parse_size_option(options.max_gpu_bytes, "--max-gpu-bytes")
+    cpu_bytes = parse_size_option(options.max_cpu_bytes, "--max-cpu-bytes")
     loras = options.max_loras or (engine and engine.max_loras)
     slots = loras or (min(MAX_LORAS, count) if gpu_bytes is None else count)
     cpu_loras = options.max_cpu_loras or (engine and engine.max_cpu_loras)

@@ -52,10 +52,10 @@ from lora_cli.validation import Terms, open_config
 REQUESTS = 200
 """Default of --num-prompts."""
 
-COPIES = 3
+COPIES_PER_ADAPTER = 3
 """Copies of a synthetic adapter on the disk: its folder, its blobs in the cache, and its packed weights."""
 
-STARTED_S = 0.02
+READY_POLL_S = 0.02
 SERVER = Program(module="lora_cli.cli.bench_warm", title="the server", stop_deadline_s=15.0, shown=True)
 LOAD_TIMEOUT = "10m"
 
@@ -112,15 +112,15 @@ def measure_own_server(settings: Settings, options: BenchOptions) -> int:
         hold = stack.enter_context(holding(Store(own.cache_dir)))
         jobs = admit_adapters(inputs, base_model(inputs.base, own), most, own, hold, failures)
         if not jobs:
-            raise _none_servable(failures)
+            raise _no_adapter_error(failures)
         inputs = replace(inputs, items=tuple(item for item in inputs.items if item.name in jobs))
-        url = stack.enter_context(own_server(inputs, WarmRun(most, device, "model", eviction, dummy=dummy), own))
+        url = stack.enter_context(started_server(inputs, WarmRun(most, device, "model", eviction, dummy=dummy), own))
         facts = {"max_loras": str(most.max_loras), "max_cpu_loras": str(most.max_cpu_loras), "eviction": eviction}
         facts |= {"weights": "dummy"} if dummy is not None else {}
         return measure_server(settings, replace(options, url=url, api_key=""), facts, failures)
 
 
-def _none_servable(failures: Failures) -> LoraCliError:
+def _no_adapter_error(failures: Failures) -> LoraCliError:
     """The error of the first adapter, with the number of the others."""
     (name, error), *more = failures.items()
     hint = "; ".join(filter(None, (error.hint, f"and {len(more)} more cannot either" if more else "")))
@@ -171,7 +171,7 @@ def benchmark_adapters(
     by_name = parse_ranks(options.ranks or RANKS).of(names, options.seed)
     with tempfile.TemporaryDirectory(prefix="lora-cli-bench-") as temporary:
         folder = Path(temporary)
-        needed, free = COPIES * total_bytes(base, by_name), shutil.disk_usage(folder).free
+        needed, free = COPIES_PER_ADAPTER * total_bytes(base, by_name), shutil.disk_usage(folder).free
         if needed > free:
             raise MachineError(
                 f"{len(names)} adapters need {size(needed)} in {folder.parent}, which has {size(free)} free",
@@ -242,7 +242,7 @@ def _serve(process: WarmProcess, jobs: Mapping[str, Job], failures: Failures, na
 
 
 @contextmanager
-def own_server(inputs: Inputs, run: WarmRun, settings: Settings) -> Iterator[str]:
+def started_server(inputs: Inputs, run: WarmRun, settings: Settings) -> Iterator[str]:
     """Starts a server of these adapters, waits until it is ready, and gives its address; stops it after the block.
 
     Raises:
@@ -258,7 +258,7 @@ def own_server(inputs: Inputs, run: WarmRun, settings: Settings) -> Iterator[str
                     with suppress(Died):
                         child.stands.answer(object)
                     raise MachineError("the server exited before it was ready", hint="--verbose shows its progress")
-                time.sleep(STARTED_S)
+                time.sleep(READY_POLL_S)
             yield str(serve.address)
         finally:
             child.close()

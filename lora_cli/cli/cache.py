@@ -12,7 +12,7 @@ import typer
 
 from lora_cli.cli import completion, options
 from lora_cli.cli.adapter_selection import apply_policies, read_inputs
-from lora_cli.cli.options import ADAPTERS, LIMITS, OUTPUT, option, seconds
+from lora_cli.cli.options import ADAPTERS, LIMITS, OUTPUT, option, parse_duration_option
 from lora_cli.cli.output import Format, inform, table_width, width, write, write_result
 from lora_cli.core.did_you_mean import nearest
 from lora_cli.core.reference import parse
@@ -149,8 +149,8 @@ def collect_garbage(
     settings = with_flags(ctx.obj, {"cache_budget": cache_budget})
     if unused_for is not None and re.fullmatch("0*[1-9][0-9]*", unused_for):
         raise UsageError(f"--unused-for {unused_for} has no unit", hint=f"--unused-for {unused_for}d is days")
-    unused_for_s = None if unused_for is None else seconds(unused_for, "--unused-for", "")
-    limits = Limits(unused_for_s, settings.cache_budget, seconds(grace, "--grace", ""))
+    unused_for_s = None if unused_for is None else parse_duration_option(unused_for, "--unused-for", "")
+    limits = Limits(unused_for_s, settings.cache_budget, parse_duration_option(grace, "--grace", ""))
     store = Store(ctx.obj.cache_dir)
     from lora_cli.render.terminal_cache import removed_parts
 

@@ -21,10 +21,10 @@ from lora_cli.store import Store
 from lora_cli.store.disk import write_file
 from lora_cli.store.resolution_records import all_records
 
-MOST_RECORDS = 2000
+MAX_RECORDS = 2000
 """The most records that are read: completion must respond at once."""
 
-SETUP = ("--install-completion", "--show-completion")
+COMPLETION_FLAGS = ("--install-completion", "--show-completion")
 BASH_SCRIPT = Path(__file__).with_name("completion.bash")
 """Replaces typer's script, which does not join the words that bash splits at ``:`` and ``@``."""
 
@@ -86,7 +86,7 @@ def _from_cache(ctx: typer.Context, list_names: Callable[[Store], Iterator[str]]
     """The names that are listed in the configured cache; empty if it cannot be read: completion shows no errors."""
     with suppress(LoraCliError, OSError):
         store = Store(load_settings(ctx.meta, os.environ).cache_dir)
-        return sorted(set(islice(list_names(store), MOST_RECORDS)))
+        return sorted(set(islice(list_names(store), MAX_RECORDS)))
     return []
 
 
@@ -108,7 +108,7 @@ def set_up_bash(argv: Sequence[str]) -> bool:
     Typer handles the other shells.
     """
     printed = os.environ.get("_LORA_CLI_COMPLETE") == "source_bash"
-    if not printed and not (argv and argv[0] in SETUP and _shell() == "bash"):
+    if not printed and not (argv and argv[0] in COMPLETION_FLAGS and _shell() == "bash"):
         return False
     if printed or argv[0] == "--show-completion":
         typer.echo(BASH_SCRIPT.read_text(encoding="utf-8"), nl=False)

@@ -33,10 +33,10 @@ from lora_cli.validation.tensor_facts import Weights, open_other, open_weights
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-OF_VALUES = "LC5"
+VALUE_RULES = "LC5"
 """Rules about tensor values: ``inspect`` does not run them, and does not list them as skipped."""
 
-ONE_THREAD = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+BLAS_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """Variables that BLAS libraries read when numpy is imported: the modules are small, and run in our threads."""
 
 VALUES = "Tensor values"
@@ -102,7 +102,7 @@ def command(
 
 def _validation_terms(base: BaseModel | None, deployed: Deployed | None) -> Terms:
     """Validation by PEFT's rules, or by those of the engine in --engine-args at its highest rank."""
-    terms = Terms(base, values=False, rules=choose(ignore=[OF_VALUES]), card=True)
+    terms = Terms(base, values=False, rules=choose(ignore=[VALUE_RULES]), card=True)
     if deployed is None:
         return terms
     profile = deployed.profile
@@ -117,7 +117,7 @@ def _with_tensor_values(terms: Terms, inputs: Inputs, settings: Settings, *, spe
         UsageError: ``diff`` is given for several REFs.
         LoraCliError: ``diff`` cannot be read.
     """
-    for name in ONE_THREAD:
+    for name in BLAS_THREAD_VARIABLES:
         os.environ.setdefault(name, "1")
     if diff is not None:
         if (number := len({str(item.source) for item in inputs.items})) > 1:

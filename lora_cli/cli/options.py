@@ -61,7 +61,7 @@ def setting(name: str, default: Any, panel: str, short: str = "") -> Any:
     return option(spec, declared.help, default, panel, show_default=shown)
 
 
-def size_of(text: str | None, flag: str) -> int | None:
+def parse_size_option(text: str | None, flag: str) -> int | None:
     """The bytes in the value of a flag; None without a value. Raises ``UsageError``."""
     if text is None:
         return None
@@ -74,7 +74,7 @@ def size_of(text: str | None, flag: str) -> int | None:
     return found
 
 
-def seconds(text: str, flag: str, hint: str = "write 30s, 10m or 1h") -> float:
+def parse_duration_option(text: str, flag: str, hint: str = "write 30s, 10m or 1h") -> float:
     """The seconds in the value of a flag. Raises ``UsageError``."""
     try:
         return parse_duration(text)

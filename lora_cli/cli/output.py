@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 DEFAULT_WIDTH = 80
-WIDEST = 120
+MAX_WIDTH = 120
 UNLIMITED = 10_000
 
 Format = Literal["human", "json"]
@@ -38,7 +38,7 @@ def width(file: Path | None = None) -> int:
     if set_by_hand.isdecimal() and int(set_by_hand) > 0:
         return int(set_by_hand)
     try:
-        return min(os.get_terminal_size(sys.stdout.fileno()).columns or DEFAULT_WIDTH, WIDEST)
+        return min(os.get_terminal_size(sys.stdout.fileno()).columns or DEFAULT_WIDTH, MAX_WIDTH)
     except (OSError, ValueError):
         return DEFAULT_WIDTH
 
@@ -48,7 +48,7 @@ def table_width() -> int:
     return width() if sys.stdout.isatty() or os.environ.get("COLUMNS") else UNLIMITED
 
 
-def colour() -> bool:
+def use_colour() -> bool:
     """Whether to colour, as rich decides: on a terminal that can, or with FORCE_COLOR; never with NO_COLOR."""
     from rich.console import Console
 
@@ -60,7 +60,7 @@ def render_parts(parts: Iterable["RenderableType"], file: Path | None = None, *,
     """The text of ``parts`` in the width and colour of standard output; for a ``file`` 80 columns without colour."""
     from lora_cli.render.terminal import rendered
 
-    return rendered(parts, columns or width(file), colour=file is None and colour())
+    return rendered(parts, columns or width(file), colour=file is None and use_colour())
 
 
 def write_result(
@@ -180,7 +180,7 @@ def _unwritable(file: Path, why: str, hint: str = "") -> MachineError:
 
 
 TERMINATION_LOG = "/dev/termination-log"
-LARGEST_NOTE = 4096
+MAX_TERMINATION_LOG_BYTES = 4096
 """The most bytes that Kubernetes keeps."""
 
 
@@ -212,6 +212,9 @@ def write_termination_log(reason: str, file: str = TERMINATION_LOG) -> None:
         descriptor = os.open(file, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             data = reason.encode("utf-8", "backslashreplace")
-            os.write(descriptor, data if len(data) <= LARGEST_NOTE else data[: LARGEST_NOTE - 4] + b" ...")
+            os.write(
+                descriptor,
+                data if len(data) <= MAX_TERMINATION_LOG_BYTES else data[: MAX_TERMINATION_LOG_BYTES - 4] + b" ...",
+            )
         finally:
             os.close(descriptor)

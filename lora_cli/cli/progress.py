@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.progress import Task
 
-MOST_ROWS = 12
+MAX_ROWS = 12
 REFRESH_PER_S = 8
-SPEED_OVER_S = 3
+SPEED_WINDOW_S = 3
 RATE_FROM, LEFT_FROM, BAR_FROM = 50, 70, 78
 """The least columns of a terminal that shows rates, the remaining time, and bars."""
 
 
-class Lines(Progress):
+class LineProgress(Progress):
     """Writes a line when it waits for another process; shows nothing else."""
 
     def waiting(self, adapter: str) -> None:
@@ -35,7 +35,7 @@ class Lines(Progress):
         to_stderr(f"{safe(adapter)}: waiting for another process that fetches it")
 
 
-class FetchProgress(Lines):
+class FetchProgress(LineProgress):
     """A fetch of ``count`` adapters. rich.progress has a task for each file; its first task counts all bytes.
 
     The tasks advance when they are drawn, also by 0 bytes: otherwise two chunks that come at once make a speed.
@@ -45,7 +45,7 @@ class FetchProgress(Lines):
         from rich.progress import Progress as Tasks
 
         self._count = count
-        self._tasks = Tasks(auto_refresh=False, speed_estimate_period=SPEED_OVER_S, get_time=get_time)
+        self._tasks = Tasks(auto_refresh=False, speed_estimate_period=SPEED_WINDOW_S, get_time=get_time)
         self._ids = {"": self._tasks.add_task("", total=None)}
         self._here = Counter[str]()
         self._lock = threading.Lock()
@@ -83,11 +83,11 @@ class FetchProgress(Lines):
         return adapters, {name: files for name, files in adapters.items() if any(file.visible for file in files)}
 
     def drawn(self, width: int, height: int) -> "RenderableType":
-        """A row for each adapter in progress, the number of others, and a total: at most ``MOST_ROWS``."""
+        """A row for each adapter in progress, the number of others, and a total: at most ``MAX_ROWS``."""
         from rich.table import Table
 
         adapters, under_way = self.files()
-        room = max(min(MOST_ROWS, height - 1) - 1, 0)
+        room = max(min(MAX_ROWS, height - 1) - 1, 0)
         shown = len(under_way) if len(under_way) <= room else max(room - 1, 0)
         table = Table.grid(padding=(0, 1))
         for name, files in list(under_way.items())[:shown]:
@@ -112,22 +112,22 @@ class RunProgress(FetchProgress):
         super().__init__(1, get_time)
         self._began_s = get_time()
         self._name, self._stage, self._failed = "", "", 0
-        self.go_on(done, count)
+        self.begin_part(done, count)
 
-    def hear(self, name: str, stage: str) -> None:
+    def set_stage(self, name: str, stage: str) -> None:
         """An adapter's stage begins."""
         self._name, self._stage = name, stage
 
     def waiting(self, adapter: str) -> None:
         """Another process fetches the same adapter."""
-        self.hear(adapter, "waiting for another process that fetches it")
+        self.set_stage(adapter, "waiting for another process that fetches it")
 
-    def passed(self, *, failed: bool) -> None:
+    def count_adapter(self, *, failed: bool) -> None:
         """An adapter has finished this part of the run; one that ``failed`` is not in the next part."""
         self._passed += not failed
         self._failed += failed
 
-    def go_on(self, done: str, count: int) -> None:
+    def begin_part(self, done: str, count: int) -> None:
         """Starts the next part of the run, which has ``count`` adapters."""
         self._name, self._done, self._passed, self._to_pass = "", done, 0, count
 
@@ -160,7 +160,7 @@ class RunProgress(FetchProgress):
 def fetch_progress(settings: Settings, count: int) -> Iterator[Progress]:
     """Shows the progress while ``count`` adapters are fetched."""
     if not is_interactive(settings):
-        yield SILENT if settings.quiet else Lines()
+        yield SILENT if settings.quiet else LineProgress()
         return
     progress = FetchProgress(count)
     with _live(progress):
@@ -188,7 +188,7 @@ def count_progress(settings: Settings, count: int, done: str) -> Iterator[Callab
     with _live(staged, threaded=False) as live:
 
         def passed(failed: bool) -> None:
-            staged.passed(failed=failed)
+            staged.count_adapter(failed=failed)
             live.refresh()
 
         yield passed

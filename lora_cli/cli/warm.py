@@ -15,9 +15,9 @@ from lora_cli.cli.adapter_selection import (
     slot_limits,
     unlocked_warning,
 )
-from lora_cli.cli.options import size_of
+from lora_cli.cli.options import parse_size_option
 from lora_cli.cli.output import Format, check_writable, inform, remove_output, termination_log, write, write_result
-from lora_cli.cli.warm_endpoints import kind_of, warm_engines
+from lora_cli.cli.warm_endpoints import endpoint_engine, warm_engines
 from lora_cli.cli.warm_once import prove_once
 from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_plan import TmpfsCopies, WarmRun
@@ -80,10 +80,10 @@ def command(**given: Any) -> None:
     with termination_log():
         inputs, reached = load_inputs()
         if options.endpoint:
-            raise typer.Exit(warm_engines(options, kind_of(options.engine, inputs), load_inputs))
+            raise typer.Exit(warm_engines(options, endpoint_engine(options.engine, inputs), load_inputs))
         most = slot_limits(
             inputs, options.max_loras, options.max_cpu_loras, options.max_lora_rank, more_may_come=options.serve,
-            max_cpu_bytes=size_of(options.max_cpu_bytes, "--max-cpu-bytes"),
+            max_cpu_bytes=parse_size_option(options.max_cpu_bytes, "--max-cpu-bytes"),
         )  # fmt: skip
         copies = TmpfsCopies(options.tier, inputs.items) if options.tier else None
         run = WarmRun(most, options.device, options.forward, options.eviction, copies)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lora_cli.cli.adapter_selection import Inputs, base_model
 from lora_cli.cli.engine_options import deployment_of
-from lora_cli.cli.options import seconds
+from lora_cli.cli.options import parse_duration_option
 from lora_cli.cli.output import Format, inform, remove_output, write, write_result
 from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_plan import admission_function
@@ -156,7 +156,7 @@ def warm_endpoints(
         UsageError: an invalid address, engine or path.
     """
     kind = engine.partition("@")[0]
-    mapped, patience_s = _path_mapping(options.engine_path or ()), seconds(options.wait, "--wait")
+    mapped, patience_s = _path_mapping(options.engine_path or ()), parse_duration_option(options.wait, "--wait")
     items = uniquely_named(inputs.items)
     with ExitStack() as stack, holding(Store(settings.cache_dir)) as hold:
         addresses = dict.fromkeys(map(parse_address, options.endpoint or ()))
@@ -196,7 +196,7 @@ def warm_endpoints(
     return EndpointsReport(servers=replicas, refused=refused)
 
 
-def kind_of(engine: str, inputs: Inputs) -> str:
+def endpoint_engine(engine: str, inputs: Inputs) -> str:
     """The engine at the endpoints: ``--engine``, else the manifest's. The servers report their versions.
 
     Raises:

@@ -69,7 +69,7 @@ def warm_once(
     with holding(store) as hold, stage_progress(settings, len(inputs.items)) as shown:
 
         def on_stage(name: str, stage: str, snapshot: Snapshot | None) -> None:
-            shown.hear(name, stage)
+            shown.set_stage(name, stage)
             if recorder is not None:
                 recorder.on_stage(name, stage, snapshot)
 
@@ -83,16 +83,16 @@ def warm_once(
                     reports[place] = report
                 else:
                     accepted.append((place, report, job, admission.snapshot))
-                shown.passed(failed=job is None)
+                shown.count_adapter(failed=job is None)
             if accepted:
                 needs = [needs_of(job.adapter, base) for _, _, job, _ in accepted]
                 plan = lay_out(process_plan(inputs, run, base, settings), needs)
                 for place, report, snapshot in _loaded(accepted, plan, once, answers, shown, settings):
                     reports[place] = report
                     if run.copies is not None and not report.error:
-                        shown.hear(report.name, "tier")
+                        shown.set_stage(report.name, "tier")
                         reports[place] = run.copies.proved(store, report, snapshot)
-                    shown.passed(failed=bool(reports[place].error))
+                    shown.count_adapter(failed=bool(reports[place].error))
         if recorder is not None:
             reports = [recorder.with_residency(report) for report in reports]
     return reports, answers
@@ -109,12 +109,12 @@ def _loaded(
     """Loads and proves the accepted adapters in a warm process; adds to ``answers``."""
 
     def tell(name: str, stage: str) -> None:
-        shown.hear(name, stage)
+        shown.set_stage(name, stage)
         log_stage(settings, name, stage)
 
-    shown.go_on("proved", len(accepted))
+    shown.begin_part("proved", len(accepted))
     with WarmProcess(plan, tell=tell) as process:
-        shown.hear("warm process", "start")
+        shown.set_stage("warm process", "start")
         for note in process.start().notes:
             inform(note, settings)
         for place, report, job, snapshot in accepted:

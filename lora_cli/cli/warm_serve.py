@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from lora_cli.cli.adapter_selection import Inputs, base_model
-from lora_cli.cli.options import seconds
+from lora_cli.cli.options import parse_duration_option
 from lora_cli.cli.output import inform
 from lora_cli.cli.warm_plan import WarmRun, has_base_weights, log_stage, process_plan, require_packages
 from lora_cli.core.adapter_request import Item
@@ -63,7 +63,7 @@ def warm_serve(inputs: Inputs, run: WarmRun, serve: ServerOptions, settings: Set
             f"{address} is reachable from other machines, but there is no token",
             hint="set LORA_CLI_API_KEY, or listen on 127.0.0.1 or a Unix socket",
         )
-    timeout_s = seconds(serve.load_timeout, "--load-timeout")
+    timeout_s = parse_duration_option(serve.load_timeout, "--load-timeout")
     items, roots = uniquely_named(inputs.items), _folders(serve.roots)
     # Snapshots in the server's own cache were admitted by it, or by a trusted process: clients may load them.
     roots.append(Store(settings.cache_dir).snapshots)

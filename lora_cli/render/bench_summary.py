@@ -81,7 +81,7 @@ def run_facts(report: BenchReport) -> Facts:
             by_tier = (f"{tier} {number} ({number / hits:.0%})" for tier, number in result.hits.items())
             yield "hits", ", ".join(by_tier) or "0"
             yield "evictions", ", ".join(f"{tier} {number}" for tier, number in result.evictions.items()) or "0"
-            yield "workload", f"{work(report)}, seed {report.setting.seed}"
+            yield "workload", f"{request_count(report)}, seed {report.setting.seed}"
             yield "tiers", f"max_loras {result.max_loras}, max_cpu_loras {result.max_cpu_loras}"
             yield "on", _environment(report)
         case LiveReport() as result:
@@ -230,7 +230,7 @@ def _ms(number: float | None) -> str:
     return "-" if number is None else milliseconds(number)
 
 
-def work(report: BenchReport) -> str:
+def request_count(report: BenchReport) -> str:
     """The numbers of requests and adapters."""
     result = report.result
     requests = result.requests if isinstance(result, MeasurementReport) else report.run.num_prompts
@@ -243,7 +243,7 @@ def _environment(report: BenchReport) -> str:
 
 def _workload_facts(report: BenchReport) -> Facts:
     """The workload and the environment."""
-    yield "requests", f"{work(report)}, seed {report.setting.seed}"
+    yield "requests", f"{request_count(report)}, seed {report.setting.seed}"
     yield "workload", ", ".join(f"{key} {safe(value)}" for key, value in report.setting.workload.items())
     yield "on", _environment(report)
 

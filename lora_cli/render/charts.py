@@ -18,7 +18,7 @@ COLOURS = 8
 SHADES = 9
 """Shades of a heat map."""
 
-SMALLEST = 1e-3
+MIN_SHARE = 1e-3
 """The least singular value that is drawn, as a share of the largest."""
 
 
@@ -103,7 +103,7 @@ def singular_values(kinds: Sequence[tuple[str, Sequence[ModuleSpectrum]]]) -> Ch
     if longest < 2 or not most:
         return None
     least = min(value for line in lines.values() for _, value in line)
-    y = Axis("singular value", max(least, most * SMALLEST), most, logarithmic=True)
+    y = Axis("singular value", max(least, most * MIN_SHARE), most, logarithmic=True)
     x = Axis("index of the singular value", 1, longest, whole=True)
     return Chart(f"Singular values, largest first: the median of {of}", x, y, lines)
 
@@ -119,7 +119,7 @@ class Cell:
 
 def heat_map(grid: Grid, layout: Layout, most_kinds: int, most_layers: int) -> list[tuple[int, list[Cell | None]]]:
     """The first layers, each with a cell for each of the first kinds; None for a cell without a value."""
-    full, kinds = layout.full(), grid.kinds[:most_kinds]
+    full, kinds = layout.scale_max(), grid.kinds[:most_kinds]
     return [
         (layer, [_cell(grid.cells.get((layer, kind), ()), layout, full) for kind in kinds])
         for layer in grid.layers[:most_layers]

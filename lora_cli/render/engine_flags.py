@@ -7,7 +7,7 @@ from lora_cli.engines.slots import SlotLayout
 from lora_cli.validation.engine_args import EngineArgs
 from lora_cli.validation.report import BaseModelSummary
 
-MOST = 8
+MAX_LISTED = 8
 """The most adapters that are listed for one reason."""
 
 Rows = list[tuple[str, str]]
@@ -31,17 +31,20 @@ def costs(args: EngineArgs) -> Rows:
     assert layout is not None
     rows = _fit_rows(args, args.fit, layout) if args.fit is not None else []
     rows += [
-        ("left out", f"{one.name}: {one.reason}{f' ({one.hint})' if one.hint else ''}") for one in args.left_out[:MOST]
+        ("left out", f"{one.name}: {one.reason}{f' ({one.hint})' if one.hint else ''}")
+        for one in args.left_out[:MAX_LISTED]
     ]
     apart = f"; not in {layout.flags.adapters}" if args.named else ""
-    rows += [("wrong", f"{one.name}: {one.reason}{apart}") for one in args.served_wrong[:MOST]]
+    rows += [("wrong", f"{one.name}: {one.reason}{apart}") for one in args.served_wrong[:MAX_LISTED]]
     rows += [("note", note) for note in (*args.notes, VALUES)]
     for label, remarks in (("left out", args.left_out), ("wrong", args.served_wrong)):
-        if len(remarks) > MOST:
-            rows.append((label, f"and {len(remarks) - MOST} more: --format json has all"))
+        if len(remarks) > MAX_LISTED:
+            rows.append((label, f"and {len(remarks) - MAX_LISTED} more: --format json has all"))
     if args.absent:
         resolver = ", or with --publish DIR for vLLM's resolver" if args.engine == "vllm" else ""
-        rows.append(("not cached", f"{safe(names(args.absent, MOST))}: lora-cli fetch -f downloads them{resolver}"))
+        rows.append(
+            ("not cached", f"{safe(names(args.absent, MAX_LISTED))}: lora-cli fetch -f downloads them{resolver}")
+        )
     return rows
 
 
@@ -64,7 +67,7 @@ def _fit_rows(args: EngineArgs, fit: Fit, layout: SlotLayout) -> Rows:
     if has_choice:
         line = "adapters loaded later are silently served without modules that are not listed here"
         rows.append(("warning", line))
-    return [*rows, *(("cost driver", _cost_driver(one, fit)) for one in args.drivers[:MOST])]
+    return [*rows, *(("cost driver", _cost_driver(one, fit)) for one in args.drivers[:MAX_LISTED])]
 
 
 def _slots(args: EngineArgs, fit: Fit, flag: str, least: str) -> str:
@@ -89,7 +92,7 @@ def _cost_driver(one: Driver, fit: Fit) -> str:
         reasons.append(f"LoRA on {', '.join(mine)}")
     elif targets is None and other_targets is not None:
         reasons.append(f"LoRA on more than {', '.join(other_targets)}")
-    who = f"{safe(names(one.adapters, MOST))} {'alone needs' if alone else 'together need'}"
+    who = f"{safe(names(one.adapters, MAX_LISTED))} {'alone needs' if alone else 'together need'}"
     what = " and ".join(reasons) or "modules that no other adapter has"
     return (
         f"{who} {what}: a slot takes {size(fit.slot_bytes)}, or {size(without.slot_bytes)} without "

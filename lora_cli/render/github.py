@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from lora_cli.core.finding import Finding, Location, Severity
 from lora_cli.core.text import safe
-from lora_cli.render.text import paragraph, summary
+from lora_cli.render.text import problem_lines, summary
 from lora_cli.validation.report import Report, Validated
 
 COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
@@ -22,13 +22,13 @@ def render_report(report: Report) -> str:
     lines = []
     for one in report.adapters:
         if one.error is not None:
-            text = paragraph(one.error.message, one.error.hint)
+            text = problem_lines(one.error.message, one.error.hint)
             lines.append(_command("error", _properties(report, one, Location(), "not read"), text))
     for one, finding in _interleaved((one, found.finding) for one, found in report.found_once()):
         problem, title = finding.problem, f"{finding.code} {finding.name}"
         properties = _properties(report, one, problem.at, title)
         lines.append(
-            _command(COMMANDS[finding.severity], properties, paragraph(problem.message, problem.hint, problem.at))
+            _command(COMMANDS[finding.severity], properties, problem_lines(problem.message, problem.hint, problem.at))
         )
     errors = report.summary.errors + report.summary.failed
     more = f"; GitHub shows {SHOWN} errors per step, see the log for all" if errors > SHOWN else ""

@@ -22,7 +22,7 @@ from lora_cli.render.inspect_facts import Layout
 from lora_cli.render.inspect_report import InspectReport
 from lora_cli.validation import Checked
 
-MOST = {
+MAX_ROWS = {
     "adapters": 200, "differences": 500, "files": 1000, "kinds": 200, "modules": 2000,
     "stacks": 8, "layers": 256, "columns": 40, "outside": 40,
 }  # fmt: skip
@@ -57,7 +57,7 @@ def templates() -> Environment:
     environment.filters |= {"brief": brief, "counted": counted, "number": _number, "size": size}
     environment.globals |= {
         "version": __version__,
-        "most": MOST,
+        "most": MAX_ROWS,
         "drawings": charts,
         "half_bytes": HALF_BYTES,
         "engine_flags": engine_flags,
@@ -86,7 +86,7 @@ def modules_by_kind(modules: Iterable[ModuleFacts]) -> Mapping[str, Sequence[Mod
 
 def kind_rows(kinds: Mapping[str, Sequence[ModuleFacts]]) -> Iterator[Sequence[str]]:
     """The rows of the table of kinds."""
-    for kind, of_kind in list(kinds.items())[: MOST["kinds"]]:
+    for kind, of_kind in list(kinds.items())[: MAX_ROWS["kinds"]]:
         layers = sorted({layer for one in of_kind if (layer := layer_of(one.module)) is not None})
         dtypes = ", ".join(dict.fromkeys(one.dtype for one in of_kind))
         yield kind, inspect_facts.ranges(layers) or NO_VALUE, str(len(of_kind)), *_spans(of_kind), dtypes
@@ -94,7 +94,7 @@ def kind_rows(kinds: Mapping[str, Sequence[ModuleFacts]]) -> Iterator[Sequence[s
 
 def module_rows(modules: Sequence[ModuleFacts]) -> Iterator[Sequence[str]]:
     """The rows of the table of modules, layer 2 before layer 10."""
-    for one in sorted(modules, key=lambda one: natural_sort_key(one.module))[: MOST["modules"]]:
+    for one in sorted(modules, key=lambda one: natural_sort_key(one.module))[: MAX_ROWS["modules"]]:
         yield one.module, *_spans([one]), one.dtype, _number(one.bytes)
 
 
@@ -108,7 +108,7 @@ def memory_rows(kinds: Mapping[str, Sequence[ModuleFacts]]) -> list[tuple[str, f
     """The bytes in a slot of each kind, in half precision and as a share of the slot; empty for an empty slot."""
     taken = {kind: HALF_BYTES * sum(one.parameters for one in of_kind) for kind, of_kind in kinds.items()}
     whole = sum(taken.values())
-    largest = sorted(taken.items(), key=lambda item: -item[1])[: MOST["kinds"]]
+    largest = sorted(taken.items(), key=lambda item: -item[1])[: MAX_ROWS["kinds"]]
     return [(kind, part / whole, (size(part), f"{100 * part / whole:.0f} %")) for kind, part in largest if whole]
 
 
@@ -129,12 +129,12 @@ def spectrum_notes(shown: Layout) -> Iterator[str]:
         yield "* stands out: see below."
     if any(len(paths) > 1 for grid in shown.grids for paths in grid.cells.values()):
         yield "A cell of several modules (experts) shows them together."
-    stacks = shown.grids[: MOST["stacks"]]
+    stacks = shown.grids[: MAX_ROWS["stacks"]]
     left = {
-        ("stack of layers", "stacks of layers"): len(shown.grids) - MOST["stacks"],
-        ("layer", "layers"): sum(max(0, len(grid.layers) - MOST["layers"]) for grid in stacks),
-        ("kind", "kinds"): sum(max(0, len(grid.kinds) - MOST["columns"]) for grid in stacks),
-        ("module outside layers", "modules outside layers"): len(shown.outside) - MOST["outside"],
+        ("stack of layers", "stacks of layers"): len(shown.grids) - MAX_ROWS["stacks"],
+        ("layer", "layers"): sum(max(0, len(grid.layers) - MAX_ROWS["layers"]) for grid in stacks),
+        ("kind", "kinds"): sum(max(0, len(grid.kinds) - MAX_ROWS["columns"]) for grid in stacks),
+        ("module outside layers", "modules outside layers"): len(shown.outside) - MAX_ROWS["outside"],
     }
     for (one, many), number in left.items():
         if number > 0:
@@ -143,10 +143,10 @@ def spectrum_notes(shown: Layout) -> Iterator[str]:
 
 def render_bench(report: BenchReport) -> str:
     """The page of ``serve-bench``: table, charts, workload and definitions."""
-    result, work = report.result, bench_summary.work(report)
+    result, request_count = report.result, bench_summary.request_count(report)
     how, caption, share, unit = PAGES[type(result)]
     curves = charts.distribution(share, unit, bench_summary.curves_of(report))
-    values: dict[str, Any] = {"title": f"{work}, {how}", "caption": caption, "charts": [curves]}
+    values: dict[str, Any] = {"title": f"{request_count}, {how}", "caption": caption, "charts": [curves]}
     values |= {"terms": report.definitions, "costs": (), "adapters": None}
     if isinstance(result, PlanReport):
         values["title"] = f"Slots and memory for {' and '.join(result.plan.goals)}"
@@ -162,7 +162,7 @@ def render_bench(report: BenchReport) -> str:
 
 
 def _adapters(result: LiveReport) -> Iterator[Sequence[str]]:
-    for name, numbers in bench_summary.slowest_adapters(result)[: MOST["adapters"]]:
+    for name, numbers in bench_summary.slowest_adapters(result)[: MAX_ROWS["adapters"]]:
         times = [numbers[f"{what}_ms"] for what in ("ttft_p50", "ttft_p99", "e2el_p50", "e2el_p99")]
         counts = (f"{numbers[what]:.0f}" for what in ("requests", "failed"))
         yield name, *counts, *("-" if value is None else milliseconds(value) for value in times)

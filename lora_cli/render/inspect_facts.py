@@ -25,7 +25,7 @@ from lora_cli.validation.report import CheckedAdapter
 
 UNKNOWN = "unknown"
 
-MOST_VALUES, MOST_PLACES, MOST_WORDS, MOST_METADATA, MOST_TARGETS = 6, 4, 12, 4, 16
+MAX_VALUES, MAX_PLACES, MAX_WORDS, MAX_METADATA, MAX_TARGETS = 6, 4, 12, 4, 16
 """The most values, places of a value, words of a card, keys of a header, and targets that are listed."""
 
 Rows = list[tuple[str, str]]
@@ -44,7 +44,7 @@ def identity(checked: CheckedAdapter[Finding], one: Inspection) -> Rows:
 def contents(checked: CheckedAdapter[Finding], one: Inspection) -> Rows:
     """The adapter's config and tensors, the memory that it needs, and the number of modules that apply to the base."""
     applied = checked.applied
-    targets = ", ".join(sorted(one.targets)[:MOST_TARGETS]) + (" …" if len(one.targets) > MOST_TARGETS else "")
+    targets = ", ".join(sorted(one.targets)[:MAX_TARGETS]) + (" …" if len(one.targets) > MAX_TARGETS else "")
     slot = ""
     if one.slot_bytes is not None:  # without the padding of an engine's slots
         needs = f"{size(one.slot_bytes)} on the GPU at its own ranks, in {one.slot_dtype}"
@@ -74,7 +74,7 @@ def origin(one: Inspection) -> Rows:
     return [
         (PEFT, peft),
         ("trainer", ", ".join(f"{tool} {version}" for tool, version in tools.items()) or UNKNOWN),
-        ("metadata", _first([f"{key}={value}" for key, value in one.metadata.items()], MOST_METADATA)),
+        ("metadata", _listed([f"{key}={value}" for key, value in one.metadata.items()], MAX_METADATA)),
         *_card(one.card, one.base),
     ]
 
@@ -86,14 +86,14 @@ def _by_value(modules: Mapping[str, float | None], form: str) -> str:
         return "".join(map(form.format, by_value))
     parts: list[str] = []
     every = Counter(map(leaf_of, modules))
-    for value, found in sorted(by_value.items(), key=lambda item: -len(item[1]))[:MOST_VALUES]:
-        where = f": {_first(list(_places(found, every)), MOST_PLACES)}" if parts else ""
+    for value, found in sorted(by_value.items(), key=lambda item: -len(item[1]))[:MAX_VALUES]:
+        where = f": {_listed(list(_places(found, every)), MAX_PLACES)}" if parts else ""
         parts.append(f"{form.format(value)} ({counted(len(found), 'module')}{where})")
     return ", ".join(parts) + _others(len(by_value))
 
 
 def _others(number: int) -> str:
-    return f" and {number - MOST_VALUES} others" if number > MOST_VALUES else ""
+    return f" and {number - MAX_VALUES} others" if number > MAX_VALUES else ""
 
 
 def _places(modules: Iterable[str], every: Mapping[str, int]) -> Iterator[str]:
@@ -103,7 +103,7 @@ def _places(modules: Iterable[str], every: Mapping[str, int]) -> Iterator[str]:
         yield leaf if is_whole else leaf + in_layers({layer for layer in layers if layer is not None})
 
 
-def _first(words: Sequence[str], most: int) -> str:
+def _listed(words: Sequence[str], most: int) -> str:
     return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
@@ -111,7 +111,7 @@ def _dtypes(counts: Mapping[str, int]) -> str:
     """One dtype, or each with its number of tensors."""
     if len(counts) == 1:
         return next(iter(counts))
-    parts = [f"{dtype} ({counted(number, 'tensor')})" for dtype, number in list(counts.items())[:MOST_VALUES]]
+    parts = [f"{dtype} ({counted(number, 'tensor')})" for dtype, number in list(counts.items())[:MAX_VALUES]]
     return ", ".join(parts) + _others(len(counts))
 
 
@@ -124,12 +124,12 @@ def _card(card: Card | None, base: str) -> Rows:
     words = [word for word in (card.license, card.license_name) if word]
     return [
         ("license", " ".join((*words, f"({card.license_link})")) if card.license_link else " ".join(words) or UNKNOWN),
-        ("card base", _first(card.base_model, MOST_WORDS) if set(card.base_model) - {base} else ""),
+        ("card base", _listed(card.base_model, MAX_WORDS) if set(card.base_model) - {base} else ""),
         ("library", card.library_name),
         ("pipeline", card.pipeline_tag),
-        ("language", _first(card.language, MOST_WORDS)),
-        ("datasets", _first(card.datasets, MOST_WORDS)),
-        ("tags", _first(card.tags, MOST_WORDS)),
+        ("language", _listed(card.language, MAX_WORDS)),
+        ("datasets", _listed(card.datasets, MAX_WORDS)),
+        ("tags", _listed(card.tags, MAX_WORDS)),
     ]
 
 
@@ -145,9 +145,9 @@ def ranges(numbers: Iterable[int]) -> str:
     return ", ".join(span(run) for run in runs)
 
 
-MOST_LISTED = 5
+MAX_LISTED = 5
 """The most outliers, and modules without a spectrum for one reason, that are listed."""
-LONGEST = 60
+MAX_LENGTH = 60
 
 SPECTRUM_LEGEND = (
     "top-1, top-4: energy in the largest singular values; 99 %: how many hold 99 % of it (the maximum, else medians)"
@@ -177,7 +177,7 @@ class Layout:
             return math.hypot(*(one.norm for one in known)) if known else None
         return max((100 * one.relative for one in known if one.relative is not None), default=None)
 
-    def full(self) -> float:
+    def scale_max(self) -> float:
         """The top of the colour scale, which a few outliers do not stretch."""
         cells = [value for grid in self.grids for paths in grid.cells.values() if (value := self.value(paths))]
         return min(max(cells), OUTSTANDING * median(cells)) if cells else 0.0
@@ -199,7 +199,7 @@ class Layout:
         """The rows under ``header`` for groups of modules."""
         return [self._row(*group) for group in groups]
 
-    def single(self, most: int) -> list[tuple[str, ...]]:
+    def outside_rows(self, most: int) -> list[tuple[str, ...]]:
         """The rows under ``header`` for the first ``most`` modules outside of layers."""
         known = [self.modules[path] for path in self.outside if path in self.modules]
         return [self._row(one.path, [one]) for one in known[:most]]
@@ -214,7 +214,7 @@ class Layout:
             rank = f"{median(one.effective_rank for one in trained):.1f}"
             energy = [percent(median(one.energy.get(k, 1.0) for one in trained)) for k in (1, 4)]
             most = str(max(one.rank_99 for one in trained))
-        return (cut(safe(name), LONGEST), str(len(found)), *numbers, rank, r, *energy, most)
+        return (cut(safe(name), MAX_LENGTH), str(len(found)), *numbers, rank, r, *energy, most)
 
 
 def layout(spectrum: Spectrum) -> Layout:
@@ -234,21 +234,25 @@ def spectrum_facts(spectrum: Spectrum, far: Sequence[tuple[ModuleSpectrum, float
     """Totals of all modules, and outliers, as labelled values."""
     trained = sorted((one for one in spectrum.modules if one.norm), key=lambda one: -one.size)
     zero = [one.path for one in spectrum.modules if not one.norm]
-    rows: Rows = [("modules", _count(spectrum, len(trained), len(zero)))]
+    rows: Rows = [("modules", _module_counts(spectrum, len(trained), len(zero)))]
     if trained:
         share = (
             f", {percent(spectrum.relative)} of the norm of the base's weights" if spectrum.relative is not None else ""
         )
         rows.append(("total", f"a norm of {spectrum.norm:.4g}{share}"))
-        rows += [("largest", _named(trained[0])), ("smallest", _named(trained[-1])), ("rank", _rank(trained))]
+        rows += [
+            ("largest", _norm_and_path(trained[0])),
+            ("smallest", _norm_and_path(trained[-1])),
+            ("rank", _rank_summary(trained)),
+        ]
     if zero:
-        rows.append(("zero", f"{counted(len(zero), 'update')} of zeros: {safe(names(zero, width=LONGEST))}"))
+        rows.append(("zero", f"{counted(len(zero), 'update')} of zeros: {safe(names(zero, width=MAX_LENGTH))}"))
     rows += [
-        ("stands out", f"{safe(one.path)}: {times(ratio)} the median of its kind") for one, ratio in far[:MOST_LISTED]
+        ("stands out", f"{safe(one.path)}: {times(ratio)} the median of its kind") for one, ratio in far[:MAX_LISTED]
     ]
-    if len(far) > MOST_LISTED:
-        rows.append(("", f"and {len(far) - MOST_LISTED} more"))
-    rows += [("no spectrum", text) for text in _without(spectrum.without)]
+    if len(far) > MAX_LISTED:
+        rows.append(("", f"and {len(far) - MAX_LISTED} more"))
+    rows += [("no spectrum", text) for text in _unreadable_reasons(spectrum.without)]
     if spectrum.base_reason:
         rows.append(("base", f"not compared: {spectrum.base_reason}"))
     if spectrum.left_out:
@@ -256,7 +260,7 @@ def spectrum_facts(spectrum: Spectrum, far: Sequence[tuple[ModuleSpectrum, float
     return rows
 
 
-def _count(spectrum: Spectrum, trained: int, zero: int) -> str:
+def _module_counts(spectrum: Spectrum, trained: int, zero: int) -> str:
     if not spectrum.modules and not spectrum.without:
         return "no module has LoRA factors"
     parts = [f"{trained} with an update"]
@@ -266,12 +270,12 @@ def _count(spectrum: Spectrum, trained: int, zero: int) -> str:
     return ", ".join(parts) + (f"; {len(fused)} hold {sum(fused)} fused experts" if fused else "")
 
 
-def _named(one: ModuleSpectrum) -> str:
+def _norm_and_path(one: ModuleSpectrum) -> str:
     size = f"{one.norm:.4g}" if one.relative is None else f"{percent(one.relative)} (norm {one.norm:.4g})"
     return f"{size}  {safe(one.path)}"
 
 
-def _rank(trained: Sequence[ModuleSpectrum]) -> str:
+def _rank_summary(trained: Sequence[ModuleSpectrum]) -> str:
     effective, usual = median(one.effective_rank for one in trained), median(one.rank_99 for one in trained)
     return (
         f"effective rank {effective:.1f} of {span([one.r for one in trained])} (median); 99 % of the energy is in at "
@@ -279,11 +283,11 @@ def _rank(trained: Sequence[ModuleSpectrum]) -> str:
     )
 
 
-def _without(without: Sequence[Unreadable]) -> Iterator[str]:
+def _unreadable_reasons(without: Sequence[Unreadable]) -> Iterator[str]:
     reasons = list(by_key((one.reason, one.module) for one in without).items())
-    for reason, modules in reasons[:MOST_LISTED]:
-        yield f"{reason} ({counted(len(modules), 'module')}: {safe(names(modules, width=LONGEST))})"
-    if rest := sum(len(modules) for _, modules in reasons[MOST_LISTED:]):
+    for reason, modules in reasons[:MAX_LISTED]:
+        yield f"{reason} ({counted(len(modules), 'module')}: {safe(names(modules, width=MAX_LENGTH))})"
+    if rest := sum(len(modules) for _, modules in reasons[MAX_LISTED:]):
         yield f"for other reasons: {counted(rest, 'module')}, in --format json"
 
 
@@ -299,8 +303,8 @@ EFFECTS: Mapping[str, str] = {
 MULTIPLES = frozenset({"scaled", "related"})
 """The relations for which the factor between A and B is meaningful."""
 
-MOST_NAMES = 6
-LONGEST_VALUE = 200
+MAX_NAMES = 6
+MAX_VALUE_WIDTH = 200
 
 NUMBERS = ("relation", "cosine", "difference", "factor")
 
@@ -341,29 +345,29 @@ def comparison_facts(name: str, one: Comparison) -> Iterator[tuple[str, str]]:
     for label, tell in CHANGES.items():
         differing = [module for module in one.modules if label in module.differing]
         by_change = by_key((f"{tell(module.a)} -> {tell(module.b)}", module.path) for module in differing)
-        for change, paths in list(by_change.items())[:MOST_NAMES]:
+        for change, paths in list(by_change.items())[:MAX_NAMES]:
             whose = "all" if len(paths) == len(one.modules) else "; ".join(_by_kind_and_layer(paths))
             yield label, f"{change}: {whose}"
-        if len(by_change) > MOST_NAMES:
-            yield label, f"and {len(by_change) - MOST_NAMES} other changes, in --format json"
+        if len(by_change) > MAX_NAMES:
+            yield label, f"and {len(by_change) - MAX_NAMES} other changes, in --format json"
     unknown = by_key((module.reason, module.path) for module in one.modules if module.reason)
-    for reason, paths in list(unknown.items())[:MOST_NAMES]:
+    for reason, paths in list(unknown.items())[:MAX_NAMES]:
         yield "not compared", f"{'; '.join(_by_kind_and_layer(paths))}: {reason}"
 
 
 def comparison_tables(one: Comparison) -> Iterator[Table]:
     """Tables of differing fields, tensors, kinds of modules and modules, the largest differences first."""
-    changes = [(change.field, EFFECTS[change.effect], values(change)) for change in one.fields]
+    changes = [(change.field, EFFECTS[change.effect], changed_values(change)) for change in one.fields]
     differing = [tensor for tensor in one.tensors if not tensor.equal]
     differing.sort(key=lambda tensor: -math.inf if tensor.difference is None else -tensor.difference)
     caption = f"other tensors: {len(differing)} of {counted(len(one.tensors), 'tensor')} differ"
     compared = [module for module in one.modules if module.update is not None]
     placed = places(module.path for module in compared)
     groups = by_key(((module.word, placed[module.path].kind), module) for module in compared)
-    kinds = sorted(((kind, found) for (_, kind), found in groups.items()), key=lambda group: _worst(group[1]))
-    unequal = sorted((module for module in compared if module.word != "equal"), key=lambda one: _worst([one]))
-    single = [(cut(safe(module.path), 120), *_numbers([module])) for module in unequal]
-    by_kind = [(cut(safe(kind), 40), str(len(found)), *_numbers(found)) for kind, found in kinds]
+    kinds = sorted(((kind, found) for (_, kind), found in groups.items()), key=lambda group: _sort_key(group[1]))
+    unequal = sorted((module for module in compared if module.word != "equal"), key=lambda one: _sort_key([one]))
+    single = [(cut(safe(module.path), 120), *_relation_cells([module])) for module in unequal]
+    by_kind = [(cut(safe(kind), 40), str(len(found)), *_relation_cells(found)) for kind, found in kinds]
     tables = (
         Table("fields of the config that differ", ("field", "effect", "A -> B"), changes, 3),
         Table(
@@ -387,30 +391,30 @@ def _by_kind_and_layer(paths: Sequence[str]) -> list[str]:
     placed = places(paths)
     by_kind = by_key((place.kind, place.layer) for place in placed.values())
     parts, left = [], len(paths)
-    for kind in ordered(by_kind)[:MOST_NAMES]:
+    for kind in ordered(by_kind)[:MAX_NAMES]:
         found = by_kind[kind]
         left -= len(found)
         number = f" ({len(found)})" if len(found) > 1 else ""
         parts.append(cut(safe(kind), 80) + in_layers({layer for layer in found if layer is not None}, 100) + number)
-    return [*parts, f"{left} others"] if len(by_kind) > MOST_NAMES else parts
+    return [*parts, f"{left} others"] if len(by_kind) > MAX_NAMES else parts
 
 
-def values(change: FieldChange) -> str:
+def changed_values(change: FieldChange) -> str:
     """The values of a config field in A and B."""
     if change.only_a or change.only_b:
         alone = (("A", change.only_a), ("B", change.only_b))
-        return "; ".join(f"only in {side}: {safe(names(only, MOST_NAMES, 80))}" for side, only in alone if only)
+        return "; ".join(f"only in {side}: {safe(names(only, MAX_NAMES, 80))}" for side, only in alone if only)
     sides = (f'"{one}"' if isinstance(one, str) else one for one in (change.a, change.b))
-    return " -> ".join(shown(one, LONGEST_VALUE) for one in sides)
+    return " -> ".join(shown(one, MAX_VALUE_WIDTH) for one in sides)
 
 
-def _worst(modules: Sequence[ModuleComparison]) -> tuple[int, float]:
+def _sort_key(modules: Sequence[ModuleComparison]) -> tuple[int, float]:
     """A sort key for groups of one relation: the worst relation and the largest difference first."""
     found = [one.distance.difference for one in modules]
     return WORDS.index(modules[0].word), -max(math.inf if value is None else value for value in found)
 
 
-def _numbers(found: Sequence[ModuleComparison]) -> tuple[str, ...]:
+def _relation_cells(found: Sequence[ModuleComparison]) -> tuple[str, ...]:
     """The relation of some modules in A and B, and the ranges of their distances."""
     distances = [one.distance for one in found]
     return (

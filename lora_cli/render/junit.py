@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 from lora_cli.core.finding import Finding
 from lora_cli.core.text import safe
-from lora_cli.render.text import paragraph
+from lora_cli.render.text import problem_lines
 from lora_cli.validation.report import Report, Validated, findings_of
 
 
@@ -40,7 +40,7 @@ def _suite(report: Report, one: Validated) -> ET.Element:
     if (error := one.error) is not None:
         case = ET.SubElement(suite, "testcase", classname=name, name="read the adapter")
         why = ET.SubElement(case, "error", type=error.kind, message=safe(error.message))
-        why.text = paragraph(error.message, error.hint)
+        why.text = problem_lines(error.message, error.hint)
     else:
         found, skipped = findings_of(one), {check.code: check.reason for check in one.skipped}
         for rule in report.rules:
@@ -79,4 +79,4 @@ def _accepted(finding: Finding) -> str:
 def _paragraph(finding: Finding) -> str:
     problem, mark = finding.problem, f" ({_accepted(finding)})" if finding.accepted is not None else ""
     head = f"{finding.severity} {finding.code} {finding.name}{mark}"
-    return paragraph(f"{head}: {problem.message}", problem.hint, problem.at)
+    return problem_lines(f"{head}: {problem.message}", problem.hint, problem.at)

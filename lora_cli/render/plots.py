@@ -13,9 +13,9 @@ from lora_cli.core.text import safe
 BLOCKS, PLAIN_BLOCKS = "▁▂▃▄▅▆▇█", "_.-:=+*#"
 BAR, PLAIN_BAR = "█", "#"
 COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "red")
-WIDEST = 76
+MAX_WIDTH = 76
 ROWS = 9
-LEAST_MS = 1e-6
+MIN_MS = 1e-6
 """The least value on the axis; smaller ones are drawn there."""
 
 MARGIN = 5
@@ -26,7 +26,7 @@ def bars(rows: Sequence[tuple[str, float, str]], width: int, *, plain: bool = Fa
     """A bar for each label, value and its text; the largest fills the width."""
     label = max((len(safe(name)) for name, _, _ in rows), default=0)
     number = max((len(text) for _, _, text in rows), default=0)
-    room = max(min(width, WIDEST) - label - number - 4, 4)
+    room = max(min(width, MAX_WIDTH) - label - number - 4, 4)
     most = max((value for _, value, _ in rows), default=0.0) or 1.0
     mark = PLAIN_BAR if plain else BAR
     styles = series_colours([name for name, _, _ in rows])
@@ -39,7 +39,7 @@ def bars(rows: Sequence[tuple[str, float, str]], width: int, *, plain: bool = Fa
 def sparklines(rows: Mapping[str, Sequence[float]], width: int, *, plain: bool = False) -> list[Text]:
     """A sparkline for each series on a common scale, with its first and last value."""
     label = max((len(safe(name)) for name in rows), default=0)
-    room = max(min(width, WIDEST) - label - 14, 8)
+    room = max(min(width, MAX_WIDTH) - label - 14, 8)
     values = [value for course in rows.values() for value in course]
     low, high = min(values, default=0.0), max(values, default=1.0)
     marks = PLAIN_BLOCKS if plain else BLOCKS
@@ -65,8 +65,8 @@ def distribution(curves: Mapping[str, Sequence[float]], shares: Sequence[float],
     values = [value for curve in curves.values() for value in curve if value > 0]
     if not values:
         return []
-    axis = _round_numbers(max(min(values), LEAST_MS), max(*values, LEAST_MS))
-    room = max(min(width, WIDEST) - MARGIN - 1, 16)
+    axis = _round_numbers(max(min(values), MIN_MS), max(*values, MIN_MS))
+    room = max(min(width, MAX_WIDTH) - MARGIN - 1, 16)
     cells: dict[tuple[int, int], list[str]] = {}
     for name, curve in curves.items():
         below = 0.0

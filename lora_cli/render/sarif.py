@@ -15,18 +15,18 @@ from lora_cli import __version__
 from lora_cli.core.finding import Finding, Problem, Severity
 from lora_cli.core.text import safe
 from lora_cli.render.json import to_json
-from lora_cli.render.text import unmarked
+from lora_cli.render.text import without_markup
 from lora_cli.rules.rule import Rule
 from lora_cli.validation.report import LOCAL, FingerprintedFinding, Report, Validated
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
-MOST_RESULTS = 25_000
+MAX_RESULTS = 25_000
 """The most results that GitHub accepts in a run."""
 
-LONGEST = 1024
+MAX_LENGTH = 1024
 """The most characters of a rule's descriptions that GitHub shows."""
 
-LONGEST_MESSAGE = 4000
+MAX_MESSAGE = 4000
 ROOT = "%SRCROOT%"
 PROBLEM = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "recommendation"}
 
@@ -47,18 +47,18 @@ def render_report(report: Report) -> str:
         ],
         "originalUriBaseIds": {ROOT: {"description": {"text": "the folder that lora-cli ran in"}}},
         "columnKind": "unicodeCodePoints",
-        "results": list(_results(report, found[:MOST_RESULTS], [rule.code for rule in rules])),
+        "results": list(_results(report, found[:MAX_RESULTS], [rule.code for rule in rules])),
     }
     return to_json({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]})
 
 
 def _rule(rule: Rule) -> dict[str, Any]:
-    summary, whole = unmarked(rule.summary), unmarked(rule.documentation)
+    summary, whole = without_markup(rule.summary), without_markup(rule.documentation)
     return {
         "id": rule.code,
         "name": "".join(word.capitalize() for word in rule.name.split("-")),
-        "shortDescription": {"text": summary[:LONGEST]},
-        "fullDescription": {"text": whole.replace("\n\n", "\0").replace("\n", " ").replace("\0", "\n\n")[:LONGEST]},
+        "shortDescription": {"text": summary[:MAX_LENGTH]},
+        "fullDescription": {"text": whole.replace("\n\n", "\0").replace("\n", " ").replace("\0", "\n\n")[:MAX_LENGTH]},
         "help": {"text": whole, "markdown": f"**{rule.code} {rule.name}**\n\n{rule.documentation.replace('``', '`')}"},
         "defaultConfiguration": {"level": str(rule.severity)},
         "properties": {"tags": ["lora", rule.name], "problem.severity": PROBLEM[rule.severity]},
@@ -133,8 +133,8 @@ def _notifications(report: Report, results: int) -> Iterator[dict[str, Any]]:
             rule = {"id": skipped.code}
             yield {"level": "note", "descriptor": {"id": "not-checked"}, "associatedRule": rule, **notification}
     notices = list(report.notices)
-    if results > MOST_RESULTS:
-        notices.append(f"{results - MOST_RESULTS} more results are left out: a run may have {MOST_RESULTS}")
+    if results > MAX_RESULTS:
+        notices.append(f"{results - MAX_RESULTS} more results are left out: a run may have {MAX_RESULTS}")
     for notice in notices:
         yield {"level": "warning", "descriptor": {"id": "run"}, "message": {"text": _message(notice)}}
 
@@ -142,8 +142,8 @@ def _notifications(report: Report, results: int) -> Iterator[dict[str, Any]]:
 def _message(text: str, hint: str = "") -> str:
     """Plain text of bounded length, with links, placeholders and invisible characters escaped (SARIF 3.11)."""
     lines = safe(text) + (f"\nHint: {safe(hint)}" if hint else "")
-    if len(lines) > LONGEST_MESSAGE:
-        lines = lines[: LONGEST_MESSAGE - 1] + "…"
+    if len(lines) > MAX_MESSAGE:
+        lines = lines[: MAX_MESSAGE - 1] + "…"
     parts = lines.split("]")
     linked = [part.replace("[", r"\[") if after.startswith("(") else part for part, after in pairwise(parts)]
     lines = "]".join([*linked, parts[-1]])

@@ -11,13 +11,13 @@ from rich.text import Text
 
 from lora_cli.core.text import cut, safe
 
-NARROWEST = 24
+MIN_WIDTH = 24
 """The least width to which text is wrapped."""
 
-SHORTEST_NAME = 12
+MIN_NAME_WIDTH = 12
 """The least characters of a shortened name."""
 
-SAYS_NOTHING = frozenset({"", "-"})
+EMPTY_CELLS = frozenset({"", "-"})
 """Cells without a value."""
 
 
@@ -38,7 +38,7 @@ class Paragraph:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Renders the lines, with the label in its style."""
-        first, value, width = Text.assemble(self._indent, self._label), self._value, max(options.max_width, NARROWEST)
+        first, value, width = Text.assemble(self._indent, self._label), self._value, max(options.max_width, MIN_WIDTH)
         if is_long := len(first) > width:  # a long name in the label is wrapped, too
             first, value = Text(self._indent), self._label.plain + value
         lines = textwrap.wrap(
@@ -106,7 +106,7 @@ class FittedTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Renders the table or ``instead``."""
         shown = [row[0].plain for row in self._rows]
-        short = [cut(name, max(SHORTEST_NAME, options.max_width // 4 - 3)) for name in shown]
+        short = [cut(name, max(MIN_NAME_WIDTH, options.max_width // 4 - 3)) for name in shown]
         for names in (shown, short) if self._names and len({*short}) == len({*shown}) else (shown,):
             rows = [[Text(name, row[0].style), *row[1:]] for name, row in zip(names, self._rows, strict=True)]
             whole = table(self._header, rows, left=self._left)
@@ -124,12 +124,12 @@ def table_or_blocks(
     ``title`` is above the blocks. Columns without values are left out.
     """
     cells = [[text(cell) for cell in row] for row in rows]
-    informative = [any(row[number].plain not in SAYS_NOTHING for row in cells) for number in range(1, len(header))]
+    informative = [any(row[number].plain not in EMPTY_CELLS for row in cells) for number in range(1, len(header))]
     columns = [0, *(number for number, says in enumerate(informative, 1) if says or not cells)]
     blocks: list[RenderableType] = [text(title, "bold")] if title else []
     for first, *others in cells:
         named = zip(header[1:], (cell.plain for cell in others), strict=True)
-        rest = ", ".join(f"{name} {cell}".lstrip() for name, cell in named if cell not in SAYS_NOTHING)
+        rest = ", ".join(f"{name} {cell}".lstrip() for name, cell in named if cell not in EMPTY_CELLS)
         blocks += [Paragraph(first.plain), Paragraph(rest, indent=2)]
     whole = [[row[number] for number in columns] for row in cells]
     left = sum(number < left for number in columns)
@@ -149,7 +149,7 @@ def rendered(parts: Iterable[RenderableType], width: int, *, colour: bool = Fals
     page = StringIO()
     console = Console(
         file=page,
-        width=max(width, NARROWEST),
+        width=max(width, MIN_WIDTH),
         force_terminal=colour,
         color_system="standard" if colour else None,
         no_color=not colour,

@@ -33,7 +33,7 @@ CURVES: Mapping[type, str] = {
     LiveReport: "CDF of the time to first token (% of requests)",
 }
 STYLES = {"better": "green", "worse": "red"}
-MOST_CHANGES = 40
+MAX_CHANGES = 40
 
 
 def report_parts(report: BenchReport, width: int, *, plain: bool = False) -> Iterator[RenderableType]:
@@ -112,7 +112,7 @@ def _change_parts(compared: Sequence[MetricChange], width: int) -> Iterator[Rend
         caption, changed = summary.changes(compared)
         rows = [
             (cut(safe(metric), max(width - 44, 12)), *numbers, text(verdict, STYLES.get(verdict, "")))
-            for metric, *numbers, verdict in changed[:MOST_CHANGES]
+            for metric, *numbers, verdict in changed[:MAX_CHANGES]
         ]
         yield from ("", table_or_blocks(("metric", "before", "now", "by", ""), rows), caption)
 

@@ -15,7 +15,7 @@ from lora_cli.store.snapshots import is_digest
 from lora_cli.store.verify import Verified
 
 SHORT = 12
-SHORTEST_REFERENCE = 14
+MIN_REFERENCE_WIDTH = 14
 AGES = ((86400 * 365, "year"), (86400 * 30, "month"), (86400, "day"), (3600, "hour"), (60, "minute"))
 
 
@@ -37,8 +37,8 @@ def snapshots_parts(report: CacheReport, width: int, *, one_by_one: bool = False
     total += f"; unfinished downloads: {size(report.partial_bytes)}" if report.partial_bytes else ""
     widths = [max(map(len, column)) + 2 for column in zip(header, *rows, strict=True)]
     room = width - sum(widths) + widths[1] + widths[2]
-    names = min(widths[1], max(room - SHORTEST_REFERENCE, SHORT + 2))
-    if room - names >= SHORTEST_REFERENCE:
+    names = min(widths[1], max(room - MIN_REFERENCE_WIDTH, SHORT + 2))
+    if room - names >= MIN_REFERENCE_WIDTH:
         rows = [(row[0], cut(row[1], names - 2), cut(row[2], room - names), *row[3:]) for row in rows]
     yield from [table_or_blocks(header, rows, left=3)] if rows else []
     yield total

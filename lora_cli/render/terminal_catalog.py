@@ -12,7 +12,7 @@ from lora_cli.engines import Profile
 from lora_cli.engines.profile import Row
 from lora_cli.render.catalog_report import RuleEntry
 from lora_cli.render.terminal import Paragraph, separated, table, text
-from lora_cli.render.text import unmarked
+from lora_cli.render.text import without_markup
 from lora_cli.rules.features import FEATURES
 
 LETTERS: Mapping[Outcome | None, str] = {
@@ -86,7 +86,7 @@ def rules_parts(rules: Sequence[RuleEntry]) -> Iterator[RenderableType]:
 
 def _listed(rule: RuleEntry) -> Iterator[RenderableType]:
     yield f"  {rule.code}  {rule.severity!s:<7}  {rule.name}"
-    yield Paragraph(unmarked(rule.summary), indent=9)
+    yield Paragraph(without_markup(rule.summary), indent=9)
 
 
 def rule_parts(rule: RuleEntry) -> Iterator[RenderableType]:
@@ -94,4 +94,4 @@ def rule_parts(rule: RuleEntry) -> Iterator[RenderableType]:
     needs = f"; needs {', '.join(rule.needs)}" if rule.needs else ""
     yield from (text(f"{rule.code} {rule.name}", "bold"), f"{rule.severity}{needs}")
     for paragraph in rule.documentation.split("\n\n"):
-        yield from ("", Paragraph(unmarked(" ".join(paragraph.split()))))
+        yield from ("", Paragraph(without_markup(" ".join(paragraph.split()))))

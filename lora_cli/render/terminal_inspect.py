@@ -17,7 +17,7 @@ from lora_cli.render.engine_flags import costs, title
 from lora_cli.render.inspect_facts import Layout, Rows
 from lora_cli.render.inspect_report import InspectedAdapter, InspectReport
 from lora_cli.render.terminal import (
-    SHORTEST_NAME,
+    MIN_NAME_WIDTH,
     Paragraph,
     facts,
     hints,
@@ -31,7 +31,7 @@ from lora_cli.render.terminal_validate import STYLES
 from lora_cli.validation.engine_args import EngineArgs
 
 WORDS = {"equal": "green", "scaled": "yellow", "related": "yellow", "unrelated": "cyan", "unknown": "red"}
-MOST_ROWS = 20
+MAX_ROWS = 20
 HEADER = ("adapter", "base", "targets", "dtype", "rank", "scaling", "size")
 
 SHADES = ("░░", "░▒", "▒▒", "▒▓", "▓▓", "▓█", "██")
@@ -42,8 +42,8 @@ COLOURS = ("blue", "bright_blue", "cyan", "green", "yellow", "bright_red", "red"
 OUTLIER = "reverse"
 """The style of outliers in colour output."""
 
-MOST_STACKS, MOST_OUTSIDE = 4, 12
-MOST_LAYERS, MOST_KINDS = 48, 40
+MAX_STACKS, MAX_OUTSIDE = 4, 12
+MAX_LAYERS, MAX_KINDS = 48, 40
 """The most rows of a heat map (more layers share rows), and the most columns."""
 
 CELL, GAP = 8, 2
@@ -62,7 +62,7 @@ def inspection_parts(report: InspectReport, width: int, *, plain: bool = False) 
     for one, rows in zip(report.adapters, described, strict=True):
         shown_above = {*common, *zip(HEADER[1:], _cells(one), strict=True)} if several else set()
         own = facts(row for row in rows if row not in shown_above)
-        blocks += [[text(one.checked.name, "bold"), *own, *_problems(one)], *_values(one, plain=plain)]
+        blocks += [[text(one.checked.name, "bold"), *own, *_finding_parts(one)], *_tensor_parts(one, plain=plain)]
     return separated(*blocks)
 
 
@@ -70,7 +70,7 @@ def _overview(adapters: Sequence[InspectedAdapter], width: int) -> Table:
     """A row for each adapter; without the base if it is the same for all."""
     rows = [
         HEADER,
-        *((cut(safe(one.checked.name), max(SHORTEST_NAME, width // 4 - 3)), *_cells(one)) for one in adapters),
+        *((cut(safe(one.checked.name), max(MIN_NAME_WIDTH, width // 4 - 3)), *_cells(one)) for one in adapters),
     ]
     bases = {one.inspection.base for one in adapters if one.inspection is not None}
     header, *cells = [(row[0], *row[2:]) for row in rows] if len(bases) < 2 else rows
@@ -103,7 +103,7 @@ def _facts(one: InspectedAdapter) -> Rows:
     return [row for row in rows if row[1]]
 
 
-def _problems(one: InspectedAdapter) -> Iterable[RenderableType]:
+def _finding_parts(one: InspectedAdapter) -> Iterable[RenderableType]:
     """The error of reading the adapter, and the findings, the worst first."""
     if (error := one.checked.error) is not None:
         yield from (Paragraph(error.message, indent=2), *hints(error.hint))
@@ -112,7 +112,7 @@ def _problems(one: InspectedAdapter) -> Iterable[RenderableType]:
         yield Paragraph(finding.problem.message, label, indent=2)
 
 
-def _values(one: InspectedAdapter, *, plain: bool) -> Iterator[Iterable[RenderableType]]:
+def _tensor_parts(one: InspectedAdapter, *, plain: bool) -> Iterator[Iterable[RenderableType]]:
     """The spectrum and the comparison of an adapter, as far as there are any."""
     if one.spectrum is not None:
         yield spectrum_parts(one.spectrum, plain=plain)
@@ -126,9 +126,9 @@ def comparison_parts(name: str, one: Comparison) -> Iterator[RenderableType]:
     yield Paragraph(one.reason, Text.assemble((one.word, WORDS[one.word]), ": "), indent=2)
     yield from (*hints(one.hint), "", *facts(inspect_facts.comparison_facts(name, one)))
     for part in inspect_facts.comparison_tables(one):
-        rows = [[Text(cell, WORDS.get(cell, "")) for cell in row] for row in part.rows[:MOST_ROWS]]
+        rows = [[Text(cell, WORDS.get(cell, "")) for cell in row] for row in part.rows[:MAX_ROWS]]
         yield from ("", Text(part.caption, "bold"), table_or_blocks(part.header, rows, left=part.text))
-        yield from more_in_json(len(part.rows) - MOST_ROWS)
+        yield from more_in_json(len(part.rows) - MAX_ROWS)
 
 
 def engine_args_parts(
@@ -140,7 +140,7 @@ def engine_args_parts(
     """
     below = facts(costs(args))
     for one in report.adapters:
-        if values := list(separated(*_values(one, plain=plain))):
+        if values := list(separated(*_tensor_parts(one, plain=plain))):
             below += ["", text(one.checked.name), *values]
     lines = [Text(f"  {line}", no_wrap=True, overflow="ignore") for line in args.lines if command]
     return separated([Text(safe(title(args, report.base)), "bold", overflow="fold")], lines, below)
@@ -150,7 +150,7 @@ def engine_args_parts(
 class HeatMap:
     """A heat map of layers by kinds of modules, split into blocks of columns that fit the width.
 
-    The shades are sevenths of ``full``, the last for all above; ``plain`` draws them in ASCII.
+    The shades are sevenths of ``scale_max``, the last for all above; ``plain`` draws them in ASCII.
     """
 
     grid: Grid
@@ -160,12 +160,12 @@ class HeatMap:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Renders the blocks; a row of several layers shows the largest value."""
-        layers, together = self.grid.layers, -(-len(self.grid.layers) // MOST_LAYERS)
+        layers, together = self.grid.layers, -(-len(self.grid.layers) // MAX_LAYERS)
         rows = [layers[start : start + together] for start in range(0, len(layers), together)]
         labels = [str(row[0]) if row[0] == row[-1] else f"{row[0]}-{row[-1]}" for row in rows]
         column = max(len("layer"), *map(len, labels))
         longest = max(CELL, min(options.max_width - column - GAP, 40))
-        names = {kind: cut(safe(kind), longest) for kind in self.grid.kinds[:MOST_KINDS]}
+        names = {kind: cut(safe(kind), longest) for kind in self.grid.kinds[:MAX_KINDS]}
         for number, block in enumerate(_blocks(names, options.max_width - column)):
             yield from [""] * bool(number)
             cells = [
@@ -213,22 +213,22 @@ def spectrum_parts(spectrum: Spectrum, *, plain: bool = False) -> Iterator[Rende
         yield from (Paragraph(spectrum.unread, indent=2), *hints(spectrum.hint))
         return
     layout = inspect_facts.layout(spectrum)
-    full = layout.full()
+    full = layout.scale_max()
     yield Paragraph(f"({inspect_facts.spectrum_title(spectrum)})", Text.assemble(("spectrum", "bold"), " "))
-    for grid in layout.grids[:MOST_STACKS]:
+    for grid in layout.grids[:MAX_STACKS]:
         yield ""
         yield from [text(grid.stack)] if len(layout.grids) > 1 else []
         yield HeatMap(grid, layout, full, plain)
-        if groups := layout.by_kind(grid, MOST_KINDS):
+        if groups := layout.by_kind(grid, MAX_KINDS):
             yield from ("", table_or_blocks(layout.header(), layout.rows(groups)))
-        yield from more_in_json(len(grid.kinds) - MOST_KINDS, " kinds")
+        yield from more_in_json(len(grid.kinds) - MAX_KINDS, " kinds")
     if layout.grids and full > 0:
         yield from ("", *_legend(layout, full, plain=plain))
     if known := sum(path in layout.modules for path in layout.outside):
         yield from ("", "outside layers")
-        header, *single = [(row[0], row[2], *row[5:]) for row in (layout.header(), *layout.single(MOST_OUTSIDE))]
+        header, *single = [(row[0], row[2], *row[5:]) for row in (layout.header(), *layout.outside_rows(MAX_OUTSIDE))]
         yield table_or_blocks(header, single)
-        yield from more_in_json(known - MOST_OUTSIDE)
+        yield from more_in_json(known - MAX_OUTSIDE)
     yield from ("", *facts(inspect_facts.spectrum_facts(spectrum, layout.far)))
 
 
@@ -237,9 +237,9 @@ def _legend(layout: Layout, full: float, *, plain: bool) -> Iterator[RenderableT
     shades = [_shade(i, plain=plain).append(f" {brief(full * i / len(SHADES))}") for i in range(len(SHADES))]
     yield Columns([Text("shades from"), *shades], padding=(0, 2))
     yield Paragraph(inspect_facts.SPECTRUM_LEGEND)
-    if any(len(grid.layers) > MOST_LAYERS for grid in layout.grids):
+    if any(len(grid.layers) > MAX_LAYERS for grid in layout.grids):
         yield "a row of several layers shows the largest"
     if any(len(paths) > 1 for grid in layout.grids for paths in grid.cells.values()):
         yield "a cell of several modules (experts) shows them together"
-    if len(layout.grids) > MOST_STACKS:
-        yield f"{len(layout.grids) - MOST_STACKS} more stacks of layers are in --format json"
+    if len(layout.grids) > MAX_STACKS:
+        yield f"{len(layout.grids) - MAX_STACKS} more stacks of layers are in --format json"

@@ -18,9 +18,9 @@ NO_BASE = "no base: names and shapes not checked; set --base BASE (its config.js
 
 def repair_parts(found: RepairReport, *, check: bool) -> Iterator[RenderableType]:
     """One adapter; with ``check`` nothing was written."""
-    after = _does(found.after.judged) if not found.refusals else ""
+    after = _outcome_text(found.after.judged) if not found.refusals else ""
     yield Paragraph("", Text.assemble(safe(found.name), ": ", _outcome(found, check), f" for {found.after.judged}"))
-    yield from facts([("before", _does(found.before.judged)), ("after", after)])
+    yield from facts([("before", _outcome_text(found.before.judged)), ("after", after)])
     for change in found.changes:
         many = f" ({counted(change.modules, 'module')})" if change.modules else ""
         yield from ("", Paragraph(f"{change.what}{many}", f"{change.step}: ", indent=2))
@@ -62,7 +62,7 @@ def _outcome(found: RepairReport, check: bool) -> tuple[str, str]:
     return "repaired", "green" if found.after.judged.known else "yellow"
 
 
-def _does(one: EngineOutcome) -> str:
+def _outcome_text(one: EngineOutcome) -> str:
     if not one.known:
         return "unknown without a base"
     return one.outcome.label + (f", {one.applied} modules apply" if one.applied is not None else "")

@@ -17,7 +17,7 @@ from lora_cli.validation.report import Report, Validated, engine_counts, finding
 STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "blue"}
 OUTCOMES = {"ok": "green", "accepted": "yellow", "refused": "red", "failed": "red"}
 NOT_COUNTED = "not counted: all findings are ignored, baselined or suppressed"
-MOST_NAMES = 20
+MAX_NAMES = 20
 """The most adapters that are listed for one finding."""
 
 Found = Sequence[tuple[str, Finding]]
@@ -26,10 +26,12 @@ Found = Sequence[tuple[str, Finding]]
 
 def report_parts(report: Report, *, quiet: bool = False) -> Iterator[RenderableType]:
     """The whole output; ``quiet`` leaves out notes, skipped checks and the summary."""
-    shown = [one for one in report.adapters if not quiet or _is_wrong(one)]
-    found = [(one.name, finding) for one in shown for finding in findings_of(one) if not (quiet and _is_noise(finding))]
+    shown = [one for one in report.adapters if not quiet or _has_problems(one)]
+    found = [
+        (one.name, finding) for one in shown for finding in findings_of(one) if not (quiet and _is_ignorable(finding))
+    ]
     if len(report.adapters) > 1:
-        yield from _several(shown, found, report.fail_on)
+        yield from _multiple_adapters(shown, found, report.fail_on)
     else:
         for one in shown:
             yield from _outcome(one, report.fail_on)
@@ -50,12 +52,12 @@ def _findings(found: Iterable[Finding]) -> Iterator[RenderableType]:
         problem = finding.problem
         if finding.accepted is None and finding.severity is Severity.NOTE:
             line = "; ".join(filter(None, (problem.message, problem.hint)))
-            yield from ("", Paragraph(line, _head(finding).append(": "), hanging=4))
+            yield from ("", Paragraph(line, _finding_header(finding).append(": "), hanging=4))
         elif finding.accepted is None:
-            yield from ("", _head(finding), *_problem(problem))
+            yield from ("", _finding_header(finding), *_problem(problem))
 
 
-def _several(shown: Sequence[Validated], found: Found, fail_on: Severity) -> Iterator[RenderableType]:
+def _multiple_adapters(shown: Sequence[Validated], found: Found, fail_on: Severity) -> Iterator[RenderableType]:
     """A table, the errors, then by rule, the worst first, each problem and its adapters."""
     if shown:
         yield _outcomes(shown, fail_on)
@@ -66,7 +68,7 @@ def _several(shown: Sequence[Validated], found: Found, fail_on: Severity) -> Ite
     rules = by_key(((-one.severity, one.code), (name, one)) for name, one in found if one.accepted is None)
     for _, group in sorted(rules.items(), key=lambda item: item[0]):
         hit = counted(len({name for name, _ in group}), "adapter")
-        yield from ("", _head(group[0][1]).append(f": {counted(len(group), 'finding')} in {hit}"))
+        yield from ("", _finding_header(group[0][1]).append(f": {counted(len(group), 'finding')} in {hit}"))
         for number, (problem, names) in enumerate(by_key((one.problem, name) for name, one in group).items()):
             yield from [""] * bool(number)
             yield from _problem(problem, names)
@@ -110,7 +112,7 @@ def _outcome(checked: Validated, fail_on: Severity) -> Iterator[RenderableType]:
             yield Paragraph(NOT_COUNTED, indent=4)
 
 
-def _head(finding: Finding) -> Text:
+def _finding_header(finding: Finding) -> Text:
     label = (str(finding.severity), STYLES[finding.severity])
     return Text.assemble("  ", label, f" {finding.code} {safe(finding.name)}")
 
@@ -121,7 +123,7 @@ def _problem(problem: Problem, names: Sequence[str] = ()) -> Iterator[Renderable
     if str(problem.at):
         yield Paragraph(problem.at, Text("at: ", "dim"), indent=4)
     if names:
-        yield Paragraph(_names(names, MOST_NAMES), Text("in: ", "dim"), indent=4)
+        yield Paragraph(_names(names, MAX_NAMES), Text("in: ", "dim"), indent=4)
     yield from hints(problem.hint, 4, "dim")
 
 
@@ -142,11 +144,11 @@ def _group(label: str, noun: str, codes: Sequence[str], before: str, after: str 
     yield Paragraph(f"{before}{_names(codes)}{after}", indent=4)
 
 
-def _is_wrong(checked: Validated) -> bool:
-    return checked.exit_code != 0 or not all(map(_is_noise, findings_of(checked)))
+def _has_problems(checked: Validated) -> bool:
+    return checked.exit_code != 0 or not all(map(_is_ignorable, findings_of(checked)))
 
 
-def _is_noise(finding: Finding) -> bool:
+def _is_ignorable(finding: Finding) -> bool:
     return finding.accepted is not None or finding.severity is Severity.NOTE
 
 

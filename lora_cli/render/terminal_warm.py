@@ -37,7 +37,7 @@ def load_parts(reports: Sequence[LoadReport], *, quiet: bool = False) -> Iterato
             for number, (header, rows, left) in enumerate(tables)
         ),
         *(
-            _problem(one.name, f"{outcome(one)}{f' at {one.stage}' if one.stage else ''}", one.error, one.hint)
+            _failed(one.name, f"{outcome(one)}{f' at {one.stage}' if one.stage else ''}", one.error, one.hint)
             for one in failed
         ),
         [] if quiet else [Paragraph(_summary(reports))],
@@ -56,7 +56,7 @@ def outcome(report: LoadReport) -> str:
 def _tables(reports: Sequence[LoadReport]) -> Iterator[tuple[Sequence[str], Sequence[Sequence[object]], int]]:
     """The header, the rows and the number of left-aligned columns of each table."""
     facts = ("adapter", "digest", "outcome", "applied", "rank", "max error", "tolerance")
-    yield facts, [_fact(report) for report in reports], 3
+    yield facts, [_outcome_row(report) for report in reports], 3
     stages = list(dict.fromkeys(stage for report in reports for stage in report.stage_ms))
     times = [
         (
@@ -82,7 +82,7 @@ def _tables(reports: Sequence[LoadReport]) -> Iterator[tuple[Sequence[str], Sequ
     yield ("in the page cache", "files", "size", "before", "after"), seen, 2
 
 
-def _fact(report: LoadReport) -> Sequence[object]:
+def _outcome_row(report: LoadReport) -> Sequence[object]:
     worst = report.proof.worst if report.proof is not None else None
     return (
         report.name,
@@ -95,12 +95,12 @@ def _fact(report: LoadReport) -> Sequence[object]:
     )
 
 
-def _problem(name: object, word: str, message: str, hint: str, more: str = "") -> list[RenderableType]:
+def _failed(name: object, word: str, message: str, hint: str, more: str = "") -> list[RenderableType]:
     """A failure: the name and a word in red, then the message and the hint."""
-    return [Text.assemble(f"{safe(name)}: ", (safe(word), "red"), safe(more)), *_message(message, hint)]
+    return [Text.assemble(f"{safe(name)}: ", (safe(word), "red"), safe(more)), *_error_lines(message, hint)]
 
 
-def _message(message: str, hint: str) -> list[RenderableType]:
+def _error_lines(message: str, hint: str) -> list[RenderableType]:
     return [*(Paragraph(line, indent=2) for line in message.splitlines()), *hints(hint)]
 
 
@@ -159,7 +159,7 @@ def status_parts(status: Mapping[str, Any]) -> Iterator[RenderableType]:
         if one.get("error"):
             where = f"failed at {one['stage']}" if one.get("stage") else "failed"
             again = f", tried again in {duration(one['retry_in_s'])}" if one.get("retry_in_s") else ""
-            yield from ("", *_problem(one.get("name"), where, str(one["error"]), str(one.get("hint") or ""), again))
+            yield from ("", *_failed(one.get("name"), where, str(one["error"]), str(one.get("hint") or ""), again))
 
 
 def _tier(tier: Mapping[str, Any]) -> Sequence[object]:
@@ -218,9 +218,9 @@ def _replica(replica: Replica, *, quiet: bool) -> Iterator[RenderableType]:
         yield Paragraph(f"note: {replica.note}", indent=2)
     yield from (part for one in failed for part in _failure(one))
     if replica.error is not None:
-        yield from _message(replica.error.message, replica.error.hint)
+        yield from _error_lines(replica.error.message, replica.error.hint)
 
 
 def _failure(one: Done, note: str = "") -> list[RenderableType]:
     message, hint = ("", "") if one.error is None else (one.error.message, one.error.hint)
-    return _problem(one.name, "failed", message, hint, note)
+    return _failed(one.name, "failed", message, hint, note)

@@ -8,12 +8,12 @@ if TYPE_CHECKING:
     from lora_cli.validation.report import ValidateSummary
 
 
-def unmarked(documentation: str) -> str:
+def without_markup(documentation: str) -> str:
     """A rule's documentation without markup."""
     return documentation.replace("``", "").replace("*Why is this bad?*", "Why is this bad?").replace("*Fix*", "Fix")
 
 
-def paragraph(message: str, hint: str, at: object = "") -> str:
+def problem_lines(message: str, hint: str, at: object = "") -> str:
     """The message, the location and the hint, a line each."""
     lines = (message, f"at: {at}" if str(at) else "", f"hint: {hint}" if hint else "")
     return "\n".join(safe(line) for line in lines if line)

@@ -100,14 +100,14 @@ def test_a_fingerprint_is_of_adapter_rule_and_place_and_of_no_machine() -> None:
 
 
 def test_sarif_keeps_to_what_code_scanning_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sarif, "MOST_RESULTS", 3)
+    monkeypatch.setattr(sarif, "MAX_RESULTS", 3)
     run = json.loads(sarif.render_report(everything()))["runs"][0]
 
     assert [one["level"] for one in run["results"]] == ["error"] * 3
     said = [one["message"]["text"] for one in run["invocations"][0]["toolExecutionNotifications"]]
     assert "5 more results are left out: a run may have 3" in said
     for one in results(hostile("x" * 10_000)):
-        assert len(one["message"]["text"]) == sarif.LONGEST_MESSAGE
+        assert len(one["message"]["text"]) == sarif.MAX_MESSAGE
 
 
 def test_a_location_of_sarif_is_one_that_code_scanning_takes() -> None:
