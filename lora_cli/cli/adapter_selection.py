@@ -45,8 +45,13 @@ class Inputs:
 
     @property
     def engine(self) -> "EngineSpec | None":
-        """The engine that the manifest is for."""
+        """The engine in the manifest."""
         return self.manifest.engine if self.manifest is not None else None
+
+    @property
+    def max_lora_rank(self) -> int | None:
+        """The ``max_lora_rank`` of the engine in the manifest."""
+        return self.engine.max_lora_rank if self.engine is not None else None
 
     def to_validate(self, settings: Settings, *, digests: bool = False) -> list[Item]:
         """The adapters as ``check_all`` takes them: named as in the manifest, with the digests to verify.
@@ -293,8 +298,8 @@ def slot_limits(
     loras = max_loras or (engine and engine.max_loras) or min(MAX_LORAS, count)
     check_max_cpu_loras(max_cpu_loras, loras)
     cpu_loras = max_cpu_loras or max(loras, (engine and engine.max_cpu_loras) or min(MAX_CPU_LORAS, count))
-    rank = max_lora_rank or (engine.max_lora_rank if engine is not None else None)
-    return Limits(loras, cpu_loras, rank or 0, fewer_places=max_cpu_loras is None, max_cpu_bytes=max_cpu_bytes)
+    rank = max_lora_rank or inputs.max_lora_rank or 0
+    return Limits(loras, cpu_loras, rank, fewer_places=max_cpu_loras is None, max_cpu_bytes=max_cpu_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,13 +48,13 @@ def list_snapshots(
 ) -> None:
     """List the snapshots, most recently used first."""
     store = Store(ctx.obj.cache_dir)
-    _show(store, _inventory(store), output_format, one_by_one=False, residency=residency)
+    _show(store, _inventory(store), output_format, details=False, residency=residency)
 
 
 def show(ctx: typer.Context, names: Names, output_format: options.OutputFormat = "human") -> None:
     """Show snapshots: their references, each file, and how much is in the page cache."""
     store = Store(ctx.obj.cache_dir)
-    _show(store, _find_snapshots(store, names), output_format, one_by_one=True, residency=True)
+    _show(store, _find_snapshots(store, names), output_format, details=True, residency=True)
 
 
 def verify_all(
@@ -273,15 +273,15 @@ def _reference(name: str) -> str:
         return ""
 
 
-def _show(store: Store, items: Sequence[Item], output_format: Format, *, one_by_one: bool, residency: bool) -> None:
+def _show(store: Store, items: Sequence[Item], output_format: Format, *, details: bool, residency: bool) -> None:
     blob_bytes = sum(tree_bytes(path) for path in blobs(store))
     if residency:
         items = [with_residency(store, item) for item in items]
     report = cache_report(store, items, blob_bytes)
     from lora_cli.render.terminal_cache import snapshots_parts
 
-    columns = width() if one_by_one else table_width()
-    write_result(report, output_format, snapshots_parts(report, columns, one_by_one=one_by_one), columns=columns)
+    columns = width() if details else table_width()
+    write_result(report, output_format, snapshots_parts(report, columns, details=details), columns=columns)
 
 
 EXAMPLES = (

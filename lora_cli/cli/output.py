@@ -162,8 +162,8 @@ def check_writable(file: Path | None) -> None:
         raise _unwritable(file, "there is no such folder" if not folder.is_dir() else "its folder is read-only")
 
 
-def remove_output(file: Path | None, option: str) -> None:
-    """Removes the output of an earlier run; a device or a pipe stays.
+def remove_ready_file(file: Path | None) -> None:
+    """Removes the ready file of an earlier run, if there is one; a device or a pipe stays.
 
     Raises:
         MachineError: it cannot be removed.
@@ -171,7 +171,7 @@ def remove_output(file: Path | None, option: str) -> None:
     if file is not None and file.is_file():
         from lora_cli.store.disk import on_disk
 
-        with on_disk("removing", file, option):
+        with on_disk("removing", file, "--ready-file"):
             file.unlink(missing_ok=True)
 
 

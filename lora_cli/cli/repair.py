@@ -68,8 +68,7 @@ def command(
     if len(profiles) != 1:
         raise UsageError("repair needs an engine", hint="--engine vllm; see lora-cli engines")
     settings: Settings = apply_policies(ctx.obj, inputs.manifest, policy)
-    rank = inputs.engine.max_lora_rank if inputs.engine is not None else None
-    deployment = engine_options.deployment_of(profiles, inputs, tp=tp, max_lora_rank=rank)
+    deployment = engine_options.deployment_of(profiles, inputs, tp=tp, max_lora_rank=inputs.max_lora_rank)
     inputs, model = _with_base(inputs, settings)
     wish = Wish(
         profiles[0],

@@ -120,7 +120,7 @@ def command(
     inputs = replace(whole, items=tuple(in_shard(whole.items, shard, lambda item: item.name)))
     settings = apply_policies(ctx.obj, inputs.manifest, policy)
     warn_of_unlocked(inputs, settings)
-    max_lora_rank = max_lora_rank or (inputs.engine.max_lora_rank if inputs.engine else None)
+    max_lora_rank = max_lora_rank or inputs.max_lora_rank
     engines = engine_options.named_engines(engine, inputs.manifest)
     deployment = engine_options.deployment_of(
         engines, whole, tp=tp, max_lora_rank=max_lora_rank, lora_target_modules=lora_target_modules or (),

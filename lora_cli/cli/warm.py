@@ -16,7 +16,7 @@ from lora_cli.cli.adapter_selection import (
     unlocked_warning,
 )
 from lora_cli.cli.options import parse_size_option
-from lora_cli.cli.output import Format, check_writable, inform, remove_output, termination_log, write, write_result
+from lora_cli.cli.output import Format, check_writable, inform, remove_ready_file, termination_log, write, write_result
 from lora_cli.cli.warm_endpoints import endpoint_engine, warm_engines
 from lora_cli.cli.warm_once import prove_once
 from lora_cli.cli.warm_options import WarmOptions
@@ -55,7 +55,7 @@ def command(**given: Any) -> None:
         return
     for file in (options.ready_file, options.metrics_file):
         check_writable(file)
-    remove_output(options.ready_file, "--ready-file")
+    remove_ready_file(options.ready_file)
     may_be_empty = options.serve and bool(options.root or options.policy)
 
     found: list[str | AdapterRef] = []  # the base that is inferred from configs is looked up once

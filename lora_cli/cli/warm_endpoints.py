@@ -16,7 +16,7 @@ from pathlib import Path
 from lora_cli.cli.adapter_selection import Inputs, base_model
 from lora_cli.cli.engine_options import deployment_of
 from lora_cli.cli.options import parse_duration_option
-from lora_cli.cli.output import Format, inform, remove_output, write, write_result
+from lora_cli.cli.output import Format, inform, remove_ready_file, write, write_result
 from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_plan import admission_function
 from lora_cli.cli.warm_serve import uniquely_named
@@ -67,7 +67,7 @@ def _update_ready_file(file: Path | None, report: EndpointsReport, pid: int | No
     An adapter that fails does not matter: the server reports it to its clients. Raises ``MachineError``.
     """
     if not report.reached:
-        remove_output(file, "--ready-file")
+        remove_ready_file(file)
     elif file is not None:
         served = sum(one.error is None for one in report.done)
         write(json.dumps({"pid": pid, "served": served}) + "\n", file)
@@ -81,7 +81,7 @@ def _write_result(report: EndpointsReport, output_format: Format, settings: Sett
 
 def _on_server_down(file: Path | None, settings: Settings, note: str) -> None:
     """Reports that a server is not ready, and removes the ready file. Raises ``MachineError``."""
-    remove_output(file, "--ready-file")
+    remove_ready_file(file)
     inform(note, settings)
 
 
@@ -116,7 +116,7 @@ def _watch(file: Path, load_inputs: Callable[[], tuple[Inputs, Settings]], optio
         until = time.monotonic() + RECONCILE_EVERY_S
         while not ended.wait(POLL_S) and time.monotonic() < until and _file_versions(file) == seen:
             pass
-    remove_output(options.ready_file, "--ready-file")
+    remove_ready_file(options.ready_file)
     return 0
 
 
@@ -170,7 +170,7 @@ def warm_endpoints(
         ready = [server for server, error in waited.items() if error is None]
         versions = {server: server.version() for server in ready}
         profiles = _profiles(engine, kind, versions.values())
-        rank = options.max_lora_rank or (inputs.engine.max_lora_rank if inputs.engine is not None else None)
+        rank = options.max_lora_rank or inputs.max_lora_rank
         deployment = deployment_of(profiles, inputs, tp=options.tp, max_lora_rank=rank)
         base = base_model(inputs.base, settings)
         terms = Terms(base, max_lora_rank=rank, engines=profiles, deployment=deployment)

@@ -1,4 +1,4 @@
-"""What machines read: one JSON document per command, the fields of its report."""
+"""JSON output: the fields of a report as one document."""
 
 import json
 from collections.abc import Iterator, Mapping

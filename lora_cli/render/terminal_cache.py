@@ -19,12 +19,12 @@ MIN_REFERENCE_WIDTH = 14
 AGES = ((86400 * 365, "year"), (86400 * 30, "month"), (86400, "day"), (3600, "hour"), (60, "minute"))
 
 
-def snapshots_parts(report: CacheReport, width: int, *, one_by_one: bool = False) -> Iterator[RenderableType]:
+def snapshots_parts(report: CacheReport, width: int, *, details: bool = False) -> Iterator[RenderableType]:
     """The table of ``ls``, the last used snapshot first, and the total size.
 
     References are shortened to fit ``width``, then names of views; digests are not.
     """
-    if one_by_one:
+    if details:
         yield from separated(*map(_snapshot_parts, report.snapshots))
         return
     now_s, snapshots = time.time(), report.snapshots
