@@ -127,18 +127,18 @@ def unlocked_warning(inputs: Inputs, *, without_lock: bool = False) -> str:
 
     A manifest without a lock file is reported only with ``without_lock``.
     """
-    moving = [
+    unpinned = [
         item.name
         for item in inputs.items
         if isinstance(item.source, AdapterRef)
         and item.source.scheme != "file"
         and not (item.locked or item.sha256 or item.source.pinned)
     ]
-    if not moving or inputs.manifest is None or not (inputs.has_lock or (without_lock and inputs.has_lock is False)):
+    if not unpinned or inputs.manifest is None or not (inputs.has_lock or (without_lock and inputs.has_lock is False)):
         return ""
-    file, are = inputs.manifest.file, "is" if len(moving) == 1 else "are"
-    told = f"{counted(len(moving), 'adapter')} of {file} {are} not locked: {names(moving)}"
-    return safe(f"warning: {told}; lora-cli fetch -f {shlex.quote(file)} locks them")
+    file, are = inputs.manifest.file, "is" if len(unpinned) == 1 else "are"
+    unlocked = f"{counted(len(unpinned), 'adapter')} of {file} {are} not locked: {names(unpinned)}"
+    return safe(f"warning: {unlocked}; lora-cli fetch -f {shlex.quote(file)} locks them")
 
 
 def warn_of_unlocked(inputs: Inputs, settings: Settings) -> None:
@@ -174,14 +174,15 @@ def infer_base(inputs: Inputs, command: str, settings: Settings) -> Inputs:
         if (error := one.error or _not_an_adapter(one)) is not None:
             errors.append(error)
     if len(named) > 1:
-        told = " and ".join(f"{safe(cut(base))} ({safe(name)})" for base, name in list(named.items())[:2])
-        raise UsageError(f"the adapters are for several bases: {told}", hint=f"select some of them, or set {hint}")
+        several = " and ".join(f"{safe(cut(base))} ({safe(name)})" for base, name in list(named.items())[:2])
+        raise UsageError(f"the adapters are for several bases: {several}", hint=f"select some of them, or set {hint}")
     if not named:
         raise errors[0] if errors else UsageError(f"{command} needs a base model, but no config has one", hint=hint)
     base = next(iter(named))
     if not (hub_words(base) or Path(base).is_dir()):
-        told = safe(cut(base))
-        raise UsageError(f"{command} needs a base model: {told} of the config is not on this machine", hint=hint)
+        raise UsageError(
+            f"{command} needs a base model: {safe(cut(base))} of the config is not on this machine", hint=hint
+        )
     # The author of the adapter chose it, not the user.
     check_reference(ANYTHING, ref_of(base), settings)
     inform(f"base: {base} (from the adapter's config)", settings)
@@ -194,13 +195,13 @@ def _not_an_adapter(one: "Checked") -> LoraCliError | None:
     if adapter is None or adapter.config is not None or adapter.config_error is not None or adapter.weight_files:
         return None
     if adapter.foreign is not None:
-        said, hint = f"this is {adapter.foreign.format.title}, and no adapter", adapter.foreign.format.advice
+        message, hint = f"this is {adapter.foreign.format.title}, and no adapter", adapter.foreign.format.advice
     else:
         from lora_cli.fetching.file_selection import elsewhere
 
-        said = f"neither {CONFIG} nor adapter_model.safetensors is here"
+        message = f"neither {CONFIG} nor adapter_model.safetensors is here"
         hint = elsewhere(file.path for file in adapter.files)
-    return FormatError(said, where=one.name, hint=hint)
+    return FormatError(message, where=one.name, hint=hint)
 
 
 def from_refs(refs: Sequence[str], checkpoint: str = "") -> tuple[Item, ...]:
@@ -384,8 +385,8 @@ def fetch_requests(
         for entry in _named_entries(adapter_set, refs)
     )
     base = adapter_set.base
-    wanted = None if base is None or base.scheme == "file" else AdapterRequest(base, THE_BASE, BASE)
-    return FetchRequests(entries, adapter_set, alone=len(adapter_set.adapters) == 1, base=wanted)
+    request = None if base is None or base.scheme == "file" else AdapterRequest(base, THE_BASE, BASE)
+    return FetchRequests(entries, adapter_set, alone=len(adapter_set.adapters) == 1, base=request)
 
 
 def checkpoint_folder(checkpoint: str) -> str:

@@ -153,7 +153,7 @@ def _run_seed(
 ) -> None:
     """Sends the requests of one seed, then with --control to the base; ``before``: requests of earlier seeds."""
     target, trace, most = plan.target, plan.traces[seed], plan.options.max_concurrency
-    made = partial(asks, trace, seed=seed, vocabulary=plan.vocabulary, prompts=plan.options.prompts)
+    requests_of = partial(asks, trace, seed=seed, vocabulary=plan.vocabulary, prompts=plan.options.prompts)
     load = partial(Load, target.address, target.token, max_concurrency=most, closed=plan.closed)
     probed = load
     if plan.probes_a_second is not None:
@@ -162,9 +162,9 @@ def _run_seed(
         # The adapter of the probes is loaded before the measurement, so that its load does not delay requests.
         run_load(load([probe]), Course())
         probed = partial(load, probe=probe, probe_every_s=1 / plan.probes_a_second)
-    run_load(probed(made(target.models)), course, lambda done: tell(before + done))
+    run_load(probed(requests_of(target.models)), course, lambda done: tell(before + done))
     if plan.options.control:
-        of_base = made(dict.fromkeys(target.models, target.base))
+        of_base = requests_of(dict.fromkeys(target.models, target.base))
         run_load(load(of_base), control, lambda done: tell(before + len(trace) + done))
 
 

@@ -192,13 +192,13 @@ class Workload:
         options, shape, ramp = self.options, self.traffic.shape, self.traffic.ramp
         if options.trace is not None:
             return {"trace": safe(options.trace)}
-        said = {"popularity": safe(options.popularity)}
-        said |= {shape.kind: ",".join(map(str, shape.numbers))} if shape.numbers else {}
+        found = {"popularity": safe(options.popularity)}
+        found |= {shape.kind: ",".join(map(str, shape.numbers))} if shape.numbers else {}
         if options.request_rate != "inf":
-            said |= {"request_rate": options.request_rate, "burstiness": options.burstiness}
+            found |= {"request_rate": options.request_rate, "burstiness": options.burstiness}
         if ramp is not None:
-            said |= {"ramp_up": str(ramp), "burstiness": options.burstiness}
-        return said | {"input_len": options.input_len, "output_len": options.output_len}
+            found |= {"ramp_up": str(ramp), "burstiness": options.burstiness}
+        return found | {"input_len": options.input_len, "output_len": options.output_len}
 
     def trace_for(self, names: Sequence[str], usual: int, seed: int) -> Trace:
         """The trace over these adapters, with ``usual`` requests unless --num-prompts is given.
@@ -238,9 +238,9 @@ def parse_workload(options: BenchOptions) -> Workload:
         raise UsageError(
             "--request-rate and --ramp-up-strategy cannot be used together", hint="a ramp has its own rates"
         )
-    made: dict[str, object] = {"--num-prompts": options.num_prompts, f"--{shape.kind}": shape.numbers}
-    made |= {"--request-rate": options.request_rate != "inf", "--ramp-up-strategy": ramp}
-    for flag in (flag for flag, said in made.items() if said and options.trace is not None):
+    generated: dict[str, object] = {"--num-prompts": options.num_prompts, f"--{shape.kind}": shape.numbers}
+    generated |= {"--request-rate": options.request_rate != "inf", "--ramp-up-strategy": ramp}
+    for flag in (flag for flag, given in generated.items() if given and options.trace is not None):
         raise UsageError(f"{flag} and --trace cannot be used together", hint="a trace has its own adapters and times")
     replayed = read_trace(options.trace) if options.trace is not None else None
     traffic = Traffic(popularity, 0, shape=shape, request_rate=rate, burstiness=burstiness, ramp=ramp)

@@ -61,21 +61,21 @@ def _run(argv: Sequence[str]) -> int:
 def _usage_error(error: typer.TyperException, argv: Sequence[str]) -> UsageError:
     """The ``UsageError`` for typer's error, with a suggestion or the command's help as the hint."""
     message, context = _typer_message(error), getattr(error, "ctx", None)
-    told, _, likely = message.partition(" Did you mean ")
-    told = told.partition(" (Possible options")[0].rstrip(".")
-    told = (told[:1].lower() + told[1:]).replace("is not a valid int range", "is not a whole number")
+    text, _, likely = message.partition(" Did you mean ")
+    text = text.partition(" (Possible options")[0].rstrip(".")
+    text = (text[:1].lower() + text[1:]).replace("is not a valid int range", "is not a whole number")
     if (variable := _variable_of(error)) is not None:
-        told = f"{variable}: {told.partition(': ')[2]}"
-    if context is not None and told.startswith("no such command "):
-        word = told.removeprefix("no such command ").strip("'")
+        text = f"{variable}: {text.partition(': ')[2]}"
+    if context is not None and text.startswith("no such command "):
+        word = text.removeprefix("no such command ").strip("'")
         likely = app.SYNONYMS.get(f"{context.info_name} {word}", likely)
-    if context is not None and (wrong := told.removeprefix("no such option: ")) != told:
+    if context is not None and (wrong := text.removeprefix("no such option: ")) != text:
         known = {flag for one in context.command.params for flag in (*one.opts, *one.secondary_opts)}
         synonym = app.SYNONYMS.get(wrong, "")
         likely = synonym if synonym in known else nearest(wrong, known) or ""
     named = [word for word in argv if word in app.COMMANDS][:1]
     command = context.command_path if context else " ".join(["lora-cli", *named])
-    return UsageError(told, hint=f"did you mean {likely.rstrip('?')}?" if likely else f"{command} --help")
+    return UsageError(text, hint=f"did you mean {likely.rstrip('?')}?" if likely else f"{command} --help")
 
 
 def _typer_message(error: typer.TyperException) -> str:
@@ -84,14 +84,14 @@ def _typer_message(error: typer.TyperException) -> str:
     if mistakes is None:
         return message
     option, mistake, parameter = message.partition(": ")[0], mistakes()[0], getattr(error, "param", None)
-    given, kind, told = mistake["input"], mistake["type"], mistake["msg"].removeprefix("Value error, ")
+    given, kind, text = mistake["input"], mistake["type"], mistake["msg"].removeprefix("Value error, ")
     if kind.startswith(("int_", "float_")):
-        told = f"{given!r} is not a {'whole ' if kind.startswith('int') else ''}number"
+        text = f"{given!r} is not a {'whole ' if kind.startswith('int') else ''}number"
     elif kind.startswith(("greater_", "less_")):
         least, most = getattr(parameter, "min", None), getattr(parameter, "max", None)
         limits = f"{least}<=x<={most}" if most is not None else f"x>={least}"
-        told = f"{given} is not in the range {limits}"
-    return f"{option}: {told}"
+        text = f"{given} is not in the range {limits}"
+    return f"{option}: {text}"
 
 
 def _variable_of(error: typer.TyperException) -> str | None:

@@ -149,10 +149,10 @@ class RunProgress(FetchProgress):
             lines.append(now)
         failed = f", {self._failed} failed" if self._failed else ""
         elapsed = duration(self._tasks.get_time() - self._began_s)
-        told = f"{self._passed} of {self._to_pass} {self._done}{failed}, {elapsed}"
+        line = f"{self._passed} of {self._to_pass} {self._done}{failed}, {elapsed}"
         bar = [ProgressBar(self._to_pass, self._passed, 24)] if self._to_pass > 1 and width >= RATE_FROM else []
         whole = Table.grid(padding=(0, 1))
-        whole.add_row(*bar, Text(told, no_wrap=True, overflow="crop"))
+        whole.add_row(*bar, Text(line, no_wrap=True, overflow="crop"))
         return Group(*lines, whole)
 
 

@@ -28,8 +28,8 @@ def snapshots_parts(report: CacheReport, width: int, *, details: bool = False) -
         yield from separated(*map(_snapshot_parts, report.snapshots))
         return
     now_s, snapshots = time.time(), report.snapshots
-    asked = any(one.residency is not None for one in snapshots)
-    header = ("snapshot", "name", "reference", "files", "size", *(["in memory"] if asked else []), "used")
+    has_residency = any(one.residency is not None for one in snapshots)
+    header = ("snapshot", "name", "reference", "files", "size", *(["in memory"] if has_residency else []), "used")
     rows = [_row(one, now_s) for one in snapshots]
     packed_bytes = sum(one.packed_bytes for one in snapshots)
     total = f"{counted(len(snapshots), 'snapshot')}, {size(report.bytes)} on this disk"
