@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_cli.cli.output import to_stderr
+from lora_cli.cli.output import inform
 from lora_cli.core.adapter_files import CONFIG, WEIGHTS_STEM
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.addresses import hub_words, without_secrets
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from lora_cli.validation import Checked
 
 MAX_LORAS, MAX_CPU_LORAS = 8, 32
-"""How many slots and places in memory there are at most, if not given."""
+"""Defaults: the most slots on the device, and the most adapters in memory."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lineup:
-    """The adapters in the order asked for, their base, and the manifest that they are from, if any.
+class Inputs:
+    """The adapters of a command in the given order, their base, and their manifest, if any.
 
-    ``has_lock`` is whether its lock is there; None where there is no manifest, or no place for its lock.
+    ``has_lock``: whether the manifest has a lock file; None without a manifest, or for one on standard input.
     """
 
     items: tuple[Item, ...]
@@ -45,13 +45,18 @@ class Lineup:
 
     @property
     def engine(self) -> "EngineSpec | None":
-        """The engine that the manifest is for."""
+        """The engine in the manifest."""
         return self.manifest.engine if self.manifest is not None else None
 
-    def to_judge(self, settings: Settings, *, digests: bool = False) -> list[Item]:
-        """The adapters as ``check_all`` takes them: by their names in a manifest, and with the digests that must hold.
+    @property
+    def max_lora_rank(self) -> int | None:
+        """The ``max_lora_rank`` of the engine in the manifest."""
+        return self.engine.max_lora_rank if self.engine is not None else None
 
-        With ``digests`` that is what the manifest says even where neither a policy nor a lock is: all bytes are read.
+    def to_validate(self, settings: Settings, *, digests: bool = False) -> list[Item]:
+        """The adapters as ``check_all`` takes them: named as in the manifest, with the digests to verify.
+
+        Digests in the manifest are verified with a policy, a lock or ``digests`` only: that reads all bytes.
         """
         every = digests or bool(settings.policies)
         return [
@@ -64,13 +69,13 @@ class Lineup:
         ]
 
 
-def manifest_of(
+def read_named_manifest(
     file: Path | None, refs: Sequence[str], verb: str, *, may_be_empty: bool = False
 ) -> "AdapterSet | None":
-    """The adapter set of ``-f``, None without it; one of REFs and a set is wanted, unless there may be none.
+    """The adapter set of ``-f``; None for REFs, of which one is required unless ``may_be_empty``.
 
     Raises:
-        UsageError: neither, or a manifest that is wrong, or a REF is no name in it.
+        UsageError: there are no adapters, the manifest is invalid, or it lacks an adapter of that name.
     """
     if file is None:
         if not refs and not may_be_empty:
@@ -85,27 +90,21 @@ def manifest_of(
     return manifest
 
 
-def lineup(
-    file: Path | None,
-    refs: Sequence[str],
-    base: str,
-    verb: str,
-    checkpoint: str = "",
-    *,
-    may_be_empty: bool = False,
-) -> Lineup:
-    """Adapters and base by what is on the command line; ``base`` overrides the manifest's, and there may be none ("").
+def read_inputs(
+    file: Path | None, refs: Sequence[str], base: str, verb: str, checkpoint: str = "", *, may_be_empty: bool = False
+) -> Inputs:
+    """The adapters and the base on the command line; ``base`` overrides the manifest's, and may be empty.
 
     With a manifest ``refs`` are names in it. With ``may_be_empty`` there may be no adapters. A lock next to the
-    manifest pins those of its adapters that it still speaks of, as ``fetch`` does.
+    manifest pins the adapters that match it, as in ``fetch``.
 
     Raises:
-        UsageError: there are no adapters, or the manifest or its lock is wrong.
+        UsageError: there are no adapters, or the manifest or its lock is invalid.
     """
-    manifest = manifest_of(file, refs, verb, may_be_empty=may_be_empty)
+    manifest = read_named_manifest(file, refs, verb, may_be_empty=may_be_empty)
     named = base or (manifest.base if manifest is not None else None) or ""
     if manifest is None:
-        return Lineup(from_refs(refs, checkpoint), named)
+        return Inputs(from_refs(refs, checkpoint), named)
     if checkpoint:
         raise UsageError("--checkpoint is for REFs", hint="write it into the manifest: checkpoint: latest")
     from lora_cli.cli.lockfile import open_lock
@@ -113,111 +112,111 @@ def lineup(
     from lora_cli.reading.adapter_set import items_of, locked_adapters
 
     assert file is not None
-    lock_file = open_lock(file, LockFlags())
+    lock_file = open_lock(file, manifest, LockFlags())
     lock = lock_file.lock if lock_file is not None else None
     locked = locked_adapters(manifest, lock) if lock is not None else {}
     if lock is not None and lock.base is not None and not base and not base_mismatch(manifest, lock.base):
         assert manifest.base is not None
         named = ref_at(manifest.base, lock.base)
     has_lock = lock is not None if lock_file is not None else None
-    return Lineup(items_of(_chosen(manifest, refs), locked), named, manifest, has_lock)
+    return Inputs(items_of(_named_entries(manifest, refs), locked), named, manifest, has_lock)
 
 
-def unlocked(asked: Lineup, *, without_lock: bool = False) -> str:
-    """Which adapters are what their origin has at this moment, since the lock lacks or contradicts them; "" for none.
+def unlocked_warning(inputs: Inputs, *, without_lock: bool = False) -> str:
+    """A warning that names the adapters of a manifest that are neither locked nor pinned; "" if there are none.
 
-    Where there is no lock at all, nobody is told unless ``without_lock``.
+    A manifest without a lock file is reported only with ``without_lock``.
     """
-    moving = [
+    unpinned = [
         item.name
-        for item in asked.items
+        for item in inputs.items
         if isinstance(item.source, AdapterRef)
         and item.source.scheme != "file"
         and not (item.locked or item.sha256 or item.source.pinned)
     ]
-    if not moving or asked.manifest is None or not (asked.has_lock or (without_lock and asked.has_lock is False)):
+    if not unpinned or inputs.manifest is None or not (inputs.has_lock or (without_lock and inputs.has_lock is False)):
         return ""
-    file, are = asked.manifest.file, "is" if len(moving) == 1 else "are"
-    told = f"{counted(len(moving), 'adapter')} of {file} {are} not locked: {names(moving)}"
-    return safe(f"warning: {told}; lora-cli fetch -f {shlex.quote(file)} locks them")
+    file, are = inputs.manifest.file, "is" if len(unpinned) == 1 else "are"
+    unlocked = f"{counted(len(unpinned), 'adapter')} of {file} {are} not locked: {names(unpinned)}"
+    return safe(f"warning: {unlocked}; lora-cli fetch -f {shlex.quote(file)} locks them")
 
 
-def warn_of_unlocked(asked: Lineup, settings: Settings, *, without_lock: bool = False) -> None:
-    """Say it on standard error."""
-    if not settings.quiet and (told := unlocked(asked, without_lock=without_lock)):
-        to_stderr(told)
+def warn_of_unlocked(inputs: Inputs, settings: Settings) -> None:
+    """Warns of adapters that the lock next to the manifest does not pin."""
+    if warning := unlocked_warning(inputs):
+        inform(warning, settings)
 
 
-def _chosen(manifest: "AdapterSet", names: Sequence[str]) -> "list[AdapterEntry]":
-    """The adapters of a set that are named; all where none is."""
+def _named_entries(manifest: "AdapterSet", names: Sequence[str]) -> "list[AdapterEntry]":
+    """The adapters of these names; all if there are no names."""
     return [entry for entry in manifest.adapters if not names or entry.name in names]
 
 
-def with_base(asked: Lineup, command: str, settings: Settings) -> Lineup:
-    """``asked`` with a base: the given one, else the repository or folder that the adapters' configs name.
+def infer_base(inputs: Inputs, command: str, settings: Settings) -> Inputs:
+    """``inputs`` with a base: the given one, else the repository or folder in the adapters' configs.
 
     Raises:
-        UsageError: they name none, or several, or what is neither a repository of the Hub nor a folder here.
-        Refused: a policy does not allow that base.
+        UsageError: the configs have no base, several, or one that is neither a Hub repository nor a local folder.
+        Refused: a policy does not allow the base.
         LoraCliError: none of the adapters can be read, or none is an adapter.
     """
-    if asked.base:
-        return asked
+    if inputs.base:
+        return inputs
     from lora_cli.fetching.requirements import ANYTHING, check_reference
     from lora_cli.validation import read_all, ref_of
 
     hint = "--base DIRECTORY, config.json or ORG/NAME"
     named, errors = dict[str, str](), list[LoraCliError]()
-    for one in read_all(asked.to_judge(settings), settings, weights=False):
+    for one in read_all(inputs.to_validate(settings), settings, weights=False):
         config = one.adapter.config if one.adapter is not None else None
         if config is not None and config.base_model_name_or_path:
             named.setdefault(config.base_model_name_or_path, one.name)
-        if (error := one.error or _no_adapter(one)) is not None:
+        if (error := one.error or _not_an_adapter(one)) is not None:
             errors.append(error)
     if len(named) > 1:
-        told = " and ".join(f"{safe(cut(base))} ({safe(name)})" for base, name in list(named.items())[:2])
-        raise UsageError(f"the adapters are for several bases: {told}", hint=f"select some of them, or set {hint}")
+        several = " and ".join(f"{safe(cut(base))} ({safe(name)})" for base, name in list(named.items())[:2])
+        raise UsageError(f"the adapters are for several bases: {several}", hint=f"select some of them, or set {hint}")
     if not named:
         raise errors[0] if errors else UsageError(f"{command} needs a base model, but no config has one", hint=hint)
     base = next(iter(named))
     if not (hub_words(base) or Path(base).is_dir()):
-        told = safe(cut(base))
-        raise UsageError(f"{command} needs a base model: {told} of the config is not on this machine", hint=hint)
-    # Whoever wrote the adapter chose it.
+        raise UsageError(
+            f"{command} needs a base model: {safe(cut(base))} of the config is not on this machine", hint=hint
+        )
+    # The author of the adapter chose it, not the user.
     check_reference(ANYTHING, ref_of(base), settings)
-    if not settings.quiet:
-        to_stderr(safe(f"base: {base} (from the adapter's config)"))
-    return replace(asked, base=base)
+    inform(f"base: {base} (from the adapter's config)", settings)
+    return replace(inputs, base=base)
 
 
-def _no_adapter(one: "Checked") -> LoraCliError | None:
-    """That what was read is no adapter of PEFT at all: it has neither a config nor weights."""
+def _not_an_adapter(one: "Checked") -> LoraCliError | None:
+    """The error for a folder that is not a PEFT adapter: it has neither a config nor weights."""
     adapter = one.adapter
     if adapter is None or adapter.config is not None or adapter.config_error is not None or adapter.weight_files:
         return None
     if adapter.foreign is not None:
-        said, hint = f"this is {adapter.foreign.format.title}, and no adapter", adapter.foreign.format.advice
+        message, hint = f"this is {adapter.foreign.format.title}, and no adapter", adapter.foreign.format.advice
     else:
         from lora_cli.fetching.file_selection import elsewhere
 
-        said = f"neither {CONFIG} nor adapter_model.safetensors is here"
+        message = f"neither {CONFIG} nor adapter_model.safetensors is here"
         hint = elsewhere(file.path for file in adapter.files)
-    return FormatError(said, where=one.name, hint=hint)
+    return FormatError(message, where=one.name, hint=hint)
 
 
 def from_refs(refs: Sequence[str], checkpoint: str = "") -> tuple[Item, ...]:
-    """Each REF once, or its ``checkpoint``; invalid references stay as they are, and are reported when they are used.
+    """Each REF once, or its ``checkpoint``; invalid references are kept, and reported when they are used.
 
-    A file of an adapter stands for its folder: that is how hooks and globs of a shell name what changed.
+    A file of an adapter stands for its folder: pre-commit hooks and shell globs pass files.
 
     Raises:
         UsageError: there is no such checkpoint.
     """
-    named = dict.fromkeys(map(_folder_of, refs))
+    named = dict.fromkeys(map(_adapter_folder, refs))
     if not checkpoint:
         return tuple(Item(without_secrets(ref), ref) for ref in named)
     folder = checkpoint_folder(checkpoint)
-    return tuple(Item(without_secrets(ref), _in_folder(ref, folder), latest=not folder) for ref in named)
+    return tuple(Item(without_secrets(ref), _in_checkpoint(ref, folder), latest=not folder) for ref in named)
 
 
 def changed_adapters(files: Sequence[str]) -> list[str]:
@@ -237,7 +236,7 @@ def _has_adapter(folder: Path) -> bool:
     return (folder / CONFIG).is_file() or any(one.is_file() for one in folder.glob(f"{WEIGHTS_STEM}*"))
 
 
-def _folder_of(text: str) -> str:
+def _adapter_folder(text: str) -> str:
     path = Path(text)
     return str(path.parent) if _is_part(path) and path.is_file() else text
 
@@ -247,18 +246,18 @@ def _is_part(path: Path) -> bool:
     return path.name == CONFIG or path.name.startswith(WEIGHTS_STEM) or path.suffix == ".safetensors"
 
 
-def _in_folder(text: str, folder: str) -> str | AdapterRef:
+def _in_checkpoint(text: str, folder: str) -> str | AdapterRef:
     try:
         return override(parse(text, is_path=is_path), subfolder=folder)
     except UsageError:
         return text
 
 
-def reaching(settings: Settings, manifest: "AdapterSet | None", policy: Path | None = None) -> Settings:
-    """``settings`` with the manifest's rules for how origins are reached, and what it and ``--policy`` allow.
+def apply_policies(settings: Settings, manifest: "AdapterSet | None", policy: Path | None = None) -> Settings:
+    """``settings`` with the manifest's ``sources`` and ``policy``, and with the policy file of ``--policy``.
 
     Raises:
-        UsageError: what is wrong in the policy file, with line and key.
+        UsageError: an error in the policy file, with line and key.
     """
     if manifest is not None or policy is not None:
         from lora_cli.reading.adapter_set import with_policies
@@ -272,7 +271,7 @@ def reaching(settings: Settings, manifest: "AdapterSet | None", policy: Path | N
 
 
 def base_model(named: str | AdapterRef, settings: Settings) -> BaseModel:
-    """The base model that ``named`` means; for a family without a table transformers is used, if installed."""
+    """The base model of a path or reference; an unknown family is read with transformers, if installed."""
     from lora_cli.runtime.module_tree import base_from_transformers
     from lora_cli.validation import open_base
 
@@ -284,10 +283,10 @@ def base_model(named: str | AdapterRef, settings: Settings) -> BaseModel:
 
 
 def check_max_cpu_loras(max_cpu_loras: int | None, max_loras: int | None) -> None:
-    """Checks that memory has at least as many places as slots, as in vLLM.
+    """Checks that memory holds at least as many adapters as there are slots, as vLLM requires.
 
     Raises:
-        UsageError: it holds less.
+        UsageError: it holds fewer.
     """
     if max_cpu_loras is not None and max_loras is not None and max_cpu_loras < max_loras:
         raise UsageError(
@@ -296,8 +295,8 @@ def check_max_cpu_loras(max_cpu_loras: int | None, max_loras: int | None) -> Non
         )
 
 
-def limits(
-    asked: Lineup,
+def slot_limits(
+    inputs: Inputs,
     max_loras: int | None,
     max_cpu_loras: int | None,
     max_lora_rank: int | None,
@@ -305,29 +304,30 @@ def limits(
     more_may_come: bool = False,
     max_cpu_bytes: int | None = None,
 ) -> "Limits":
-    """Flags, else the manifest's engine, else as many as there are adapters, up to a bound, or to it if more may come.
+    """The flags, else the limits of the manifest's engine, else the number of adapters up to the defaults.
 
-    The engine's ``max_cpu_loras`` is for the memory of its own machine: where fewer fit here, there are fewer.
+    With ``more_may_come`` memory holds as many as the default. The engine's ``max_cpu_loras`` is for its own machine:
+    if fewer fit here, there are fewer.
 
     Raises:
-        UsageError: the flags say that memory holds less than the slots do.
+        UsageError: ``max_cpu_loras`` is less than ``max_loras``.
     """
     from lora_cli.runtime.plan import Limits
 
-    engine, count = asked.engine, MAX_CPU_LORAS if more_may_come else len(asked.items)
+    engine, count = inputs.engine, MAX_CPU_LORAS if more_may_come else len(inputs.items)
     loras = max_loras or (engine and engine.max_loras) or min(MAX_LORAS, count)
     check_max_cpu_loras(max_cpu_loras, loras)
     cpu_loras = max_cpu_loras or max(loras, (engine and engine.max_cpu_loras) or min(MAX_CPU_LORAS, count))
-    rank = max_lora_rank or (engine.max_lora_rank if engine is not None else None)
-    return Limits(loras, cpu_loras, rank or 0, fewer_places=max_cpu_loras is None, max_cpu_bytes=max_cpu_bytes)
+    rank = max_lora_rank or inputs.max_lora_rank or 0
+    return Limits(loras, cpu_loras, rank, fewer_places=max_cpu_loras is None, max_cpu_bytes=max_cpu_bytes)
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """The adapters in the order asked for, and the manifest that they are from, if any.
+class FetchRequests:
+    """The adapters to fetch in the given order, and their manifest, if any.
 
-    ``base`` is the manifest's, of which the config is fetched to be locked; None if that is a path. ``alone`` says that
-    one was asked for and no more, as ``--to`` needs to know even where a shard has only one.
+    ``base`` is the manifest's base, whose config is fetched to be locked; None if it is a path. ``alone``: the command
+    line has a single adapter. A shard of one does not count: ``--to`` then writes a folder for each.
     """
 
     adapters: tuple[AdapterRequest, ...]
@@ -336,17 +336,14 @@ class Order:
     base: AdapterRequest | None = None
 
     def key(self, request: AdapterRequest) -> str:
-        """What distinguishes an adapter from the others: its name in the manifest, else its reference."""
+        """The sort key for shards: the name in the manifest, else the reference."""
         named = self.manifest is not None or isinstance(request.asked, UsageError)
         return request.name if named else str(request.asked)
 
 
 @dataclass(frozen=True, slots=True)
 class LockFlags:
-    """The options for a manifest's lock: its file, and whether it is fixed, checked or updated.
-
-    ``some`` says that only some of the manifest's adapters were named.
-    """
+    """The options for a manifest's lock. ``some``: only some of its adapters are named on the command line."""
 
     lock: Path | None = None
     locked: bool = False
@@ -356,15 +353,15 @@ class LockFlags:
 
     @property
     def given(self) -> list[str]:
-        """The options that were given."""
+        """The names of the given options."""
         return [name for name in ("lock", "locked", "check", "upgrade") if getattr(self, name)]
 
 
-def check_flags(flags: LockFlags, manifest: Path | None, *, chosen: bool) -> None:
-    """Checks that the flags are compatible; ``chosen`` says that files were chosen.
+def check_lock_flags(flags: LockFlags, manifest: Path | None, *, chosen: bool) -> None:
+    """Checks that the flags are compatible; ``chosen``: --include or --exclude is given.
 
     Raises:
-        UsageError: they do not.
+        UsageError: they are not.
     """
     if manifest is None and flags.given:
         raise UsageError(f"--{flags.given[0]} is for an adapter set", hint="set it with -f")
@@ -375,7 +372,7 @@ def check_flags(flags: LockFlags, manifest: Path | None, *, chosen: bool) -> Non
         raise UsageError("--locked uses the files of the lock", hint="remove --include and --exclude")
 
 
-def order(
+def fetch_requests(
     refs: Sequence[str],
     manifest: Path | None,
     selection: Selection = USUAL,
@@ -383,13 +380,13 @@ def order(
     revision: str | None = None,
     subfolder: str = "",
     checkpoint: str = "",
-) -> Order:
-    """The files of ``selection`` that are to be fetched: of REFs, or of a manifest's adapters, which ``refs`` may name.
+) -> FetchRequests:
+    """The requests for REFs, or for a manifest's adapters, of which ``refs`` may name some.
 
-    A ``checkpoint`` by number is a folder in each REF; the latest one is known when its origin has been asked.
+    A ``checkpoint`` by number is a folder in each REF; the latest one is found when the origin is listed.
 
     Raises:
-        UsageError: neither, options of the other one, or a manifest that is wrong.
+        UsageError: there are no adapters, an option does not apply, or the manifest is invalid.
     """
     if manifest is not None and (revision is not None or subfolder or checkpoint):
         hint = "write them into the manifest: source: hf://ORG/NAME/FOLDER@REVISION, checkpoint: latest"
@@ -397,22 +394,22 @@ def order(
     folder = f"{subfolder.rstrip('/')}/{checkpoint_folder(checkpoint)}".strip("/") if checkpoint else subfolder
     if manifest is None and refs:
         selection = replace(selection, latest=checkpoint == LATEST)
-        return Order(tuple(_asked(text, revision, folder, selection) for text in refs), alone=len(refs) == 1)
-    adapter_set = manifest_of(manifest, refs, "fetch")
+        return FetchRequests(tuple(_request(text, revision, folder, selection) for text in refs), alone=len(refs) == 1)
+    adapter_set = read_named_manifest(manifest, refs, "fetch")
     assert adapter_set is not None
     entries = tuple(
         AdapterRequest(
             entry.source, entry.name, replace(selection, latest=entry.checkpoint == LATEST), Demand(entry.sha256)
         )
-        for entry in _chosen(adapter_set, refs)
+        for entry in _named_entries(adapter_set, refs)
     )
     base = adapter_set.base
-    wanted = None if base is None or base.scheme == "file" else AdapterRequest(base, THE_BASE, BASE)
-    return Order(entries, adapter_set, alone=len(adapter_set.adapters) == 1, base=wanted)
+    request = None if base is None or base.scheme == "file" else AdapterRequest(base, THE_BASE, BASE)
+    return FetchRequests(entries, adapter_set, alone=len(adapter_set.adapters) == 1, base=request)
 
 
 def checkpoint_folder(checkpoint: str) -> str:
-    """The folder that ``--checkpoint`` asks for, "" for the latest one and for none.
+    """The folder of ``--checkpoint N``; "" for the latest one and without the option.
 
     Raises:
         UsageError: it is neither a number nor ``latest``.
@@ -423,8 +420,8 @@ def checkpoint_folder(checkpoint: str) -> str:
         raise UsageError(f"--checkpoint {error}", hint="--checkpoint latest") from error
 
 
-def _asked(text: str, revision: str | None, subfolder: str, selection: Selection) -> AdapterRequest:
-    """What one word asks for; what is no reference is an outcome of its own, and stops no other one."""
+def _request(text: str, revision: str | None, subfolder: str, selection: Selection) -> AdapterRequest:
+    """The request for one REF; an invalid reference is reported as its outcome, and does not stop the others."""
     typed = without_secrets(text)
     try:
         ref = override(parse(text, is_path=is_path), revision=revision, subfolder=subfolder)

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from lora_cli import __version__
-from lora_cli.cli.completion import SETUP
+from lora_cli.cli.completion import COMPLETION_FLAGS
 from lora_cli.cli.options import GLOBAL, PREFIX, option, setting, variable_of
 from lora_cli.cli.output import DEFAULT_WIDTH, ReportFormat, to_stderr, width
 from lora_cli.core.did_you_mean import nearest
@@ -54,7 +54,7 @@ SYNONYMS = {
     "--model": "--base",
     "--dataset-path": "--trace",
 }
-"""What other tools call a command or an option, and what it is here."""
+"""Commands and options of other tools, and their names here."""
 
 HELP = {"help_option_names": ["-h", "--help"]}
 UNITS = {
@@ -63,11 +63,11 @@ UNITS = {
 }
 VERSION = ("--version", "-V")
 SEVERAL_VALUES = {"serve-bench": ("--lora-modules", "--goodput")}
-"""The options of each command that take several values after one flag, as in ``vllm bench serve``; typer takes one."""
+"""Options that take several values after one flag, as in ``vllm bench serve``; typer supports only one value."""
 
 
 class _PlainFlags:
-    """A command whose help names no type next to a flag."""
+    """A command whose help shows no type for flags."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """All arguments and options, with ``--help``."""
@@ -79,24 +79,24 @@ class _PlainFlags:
 
 
 class GroupedCommand(_PlainFlags, TyperCommand):
-    """A command whose help, where it is too narrow for panels, has the options in the same groups."""
+    """A command whose plain-text help, for narrow terminals, groups the options like the panels."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Writes the arguments and options, each panel as a section; nothing is cut at any width."""
+        """Writes the arguments and options, each panel as a section; no text is truncated."""
         _write_sections(self, ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Reads the words behind the command's name."""
-        return super().parse_args(ctx, one_by_one(args, SEVERAL_VALUES.get(self.name or "", ())))
+        """Parses the arguments of the command."""
+        return super().parse_args(ctx, repeat_flags(args, SEVERAL_VALUES.get(self.name or "", ())))
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs the command with the settings that the whole command line asks for."""
+        """Runs the command with the settings of the whole command line."""
         ctx.obj = open_settings(ctx)
         return super().invoke(ctx)
 
 
 class GroupedGroup(_PlainFlags, TyperGroup):
-    """A group of commands whose help is like that of ``GroupedCommand``; without a command it prints that and fails."""
+    """A group of commands with help like ``GroupedCommand``; without a command it prints its help and fails."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Writes the options, each panel as a section, and the commands."""
@@ -105,17 +105,17 @@ class GroupedGroup(_PlainFlags, TyperGroup):
             formatter.write_dl([(name, command.get_short_help_str(1000)) for name, command in self.commands.items()])
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Reads the words behind the group's name."""
+        """Parses the arguments of the group."""
         if not args and not ctx.resilient_parsing:
             typer.echo(ctx.get_help(), err=True)
             raise typer.Exit(UsageError.exit_code)
         return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The named command. Those of the root are stubs with a help text until here, where the module is imported."""
+        """The named command. Commands of the root are stubs until here, where their module is imported."""
         name, command, rest = super().resolve_command(ctx, args)
         if ctx.parent is None and name is not None:
-            forget_formats_of_validate(name)
+            ignore_validate_formats(name)
             command = self.commands[name] = load_command(name)
         return name, command, rest
 
@@ -165,10 +165,10 @@ def open_settings(ctx: Any) -> Settings:
     Raises:
         LoraCliError: a value is wrong, or the cache is no folder.
     """
-    # What a variable says, load_settings reads: below the flags, and above the file.
+    # load_settings reads the variables: flags override them, and they override the file.
     settings = load_settings(ctx.meta, os.environ)
     check_folder(Store(settings.cache_dir))
-    if settings.quiet or settings.verbose:  # what the floors below log (a wait, a renamed repository) goes to stderr
+    if settings.quiet or settings.verbose:  # log messages of lower layers go to stderr
         log_to_stderr("ERROR" if settings.quiet else "INFO")
     if settings.verbose and settings.config_error:
         logger(__name__).warning("%s; it is ignored", settings.config_error)
@@ -177,15 +177,15 @@ def open_settings(ctx: Any) -> Settings:
     return settings
 
 
-def _note_flag(ctx: Any, parameter: Any, value: Any) -> Any:
-    """Notes a global option that was given on the command line, before the command or after it."""
+def _record_flag(ctx: Any, parameter: Any, value: Any) -> Any:
+    """Records a global option on the command line, before or after the command."""
     if ctx.get_parameter_source(parameter.name).name == "COMMANDLINE":
         ctx.meta[parameter.name] = value
     return value
 
 
-def one_by_one(words: Sequence[str], flags: Sequence[str]) -> list[str]:
-    """``words`` with each of ``flags`` before each of its values; up to the next option, or ``--``."""
+def repeat_flags(words: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """``words`` with the flag repeated before each of its values, up to the next option or ``--``."""
     found: list[str] = []
     flag = ""
     for word in words:
@@ -206,13 +206,13 @@ def build_app() -> TyperGroup:
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
     for parameter in group.params:
-        if not {*VERSION, *SETUP} & {*parameter.opts}:
-            parameter.expose_value, parameter.callback = False, _note_flag
+        if not {*VERSION, *COMPLETION_FLAGS} & {*parameter.opts}:
+            parameter.expose_value, parameter.callback = False, _record_flag
     return group
 
 
 def load_command(name: str) -> Command:
-    """The subcommand of that name, with its module imported; its help shows the global options too."""
+    """Imports the module of a subcommand; its help shows the global options too."""
     module = import_module(f"lora_cli.cli.{name.replace('-', '_')}")
     one = typer.Typer(cls=GroupedGroup, help=COMMANDS[name], add_completion=False, rich_markup_mode=_markup_mode())
     functions = module.COMMANDS if hasattr(module, "COMMANDS") else {name: module.command}
@@ -225,23 +225,23 @@ def load_command(name: str) -> Command:
 
 
 def _markup_mode() -> Any:
-    """Typer's panels on a terminal with room for the longest options, which they would cut; else plain text."""
+    """Typer's panels on a terminal that is wide enough for the longest options; else plain text."""
     return "rich" if sys.stdout.isatty() and width() >= DEFAULT_WIDTH else None
 
 
 @lru_cache
 def _global_options() -> list[Any]:
-    """The root command's options that go with every command."""
-    return [one for one in build_app().params if one.callback is _note_flag]
+    """The options of the root command that every command accepts."""
+    return [one for one in build_app().params if one.callback is _record_flag]
 
 
 def _help(function: Callable[..., Any]) -> str:
-    """The docstring of a command, each paragraph in one line, so that it is wrapped to the terminal."""
+    """The docstring of a command with each paragraph on one line, to be wrapped to the terminal."""
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in (function.__doc__ or "").split("\n\n"))
 
 
 def _complete_help(command: Command, examples: Sequence[str]) -> None:
-    """Gives a command, and those below it, the global options, and ends its help with units and examples."""
+    """Adds the global options, units and examples to the help of a command and its subcommands."""
     for name, child in getattr(command, "commands", {}).items():
         _complete_help(child, [line for line in examples if line.split()[2] == name])
     metavars = {parameter.metavar for parameter in command.params}
@@ -256,8 +256,8 @@ def _complete_help(command: Command, examples: Sequence[str]) -> None:
             one.help = escape(one.help or "")
 
 
-def forget_formats_of_validate(command: str) -> None:
-    """LORA_CLI_FORMAT, set for a whole job, may name formats that only ``validate`` has: others ignore it."""
+def ignore_validate_formats(command: str) -> None:
+    """Removes LORA_CLI_FORMAT if only ``validate`` has that format: a CI job sets it for all its commands."""
     given = os.environ.get(variable_of("--format"), "").split()
     if command == "validate" or {*given} <= {*get_args(ReportFormat)}:
         return
@@ -274,15 +274,15 @@ _SERVICE_NAME = re.compile(
 _SERVICE_PORT = re.compile(PREFIX + r"(\w+_)?PORT", re.ASCII)
 
 
-def forget_services() -> None:
-    """Removes what Kubernetes sets in every container next to a Service called lora-cli or lora-cli-something."""
+def remove_service_variables() -> None:
+    """Removes the variables that Kubernetes sets in containers for a Service called lora-cli or lora-cli-NAME."""
     for name, value in list(os.environ.items()):
         if _SERVICE_NAME.fullmatch(name) or (_SERVICE_PORT.fullmatch(name) and _SERVICE.fullmatch(value)):
             del os.environ[name]
 
 
 def warn_of_unknown_variables(root_command: Any) -> None:
-    """Warns of each ``LORA_CLI_…`` in the environment that no command knows, with the nearest one that is known."""
+    """Warns of each unknown ``LORA_CLI_…`` in the environment, and suggests the nearest known one."""
     given = {name for name in os.environ if name.startswith(PREFIX) and not is_for_manifests(name)}
     if not given - (
         known := variables(root_command) | {PREFIX + name.upper() for name in SETTINGS} | {RESOLVE, RESOLVE_TIMEOUT}
@@ -298,6 +298,6 @@ def warn_of_unknown_variables(root_command: Any) -> None:
 
 
 def variables(command: Any) -> set[str]:
-    """The variables of a command's options and of those below it, as far as they are loaded."""
+    """The environment variables of a command's options, and of its loaded subcommands."""
     own = {str(parameter.envvar) for parameter in command.params if getattr(parameter, "envvar", None)}
     return own.union(*(variables(child) for child in getattr(command, "commands", {}).values()))

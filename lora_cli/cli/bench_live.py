@@ -1,4 +1,4 @@
-"""``serve-bench --url``: requests at their times to a server that runs, for each seed."""
+"""``serve-bench --url``: sends the workload of each seed to a running server."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,28 +12,28 @@ from lora_cli.bench.measured_run import environment
 from lora_cli.bench.report import BenchReport, LiveReport, run_of
 from lora_cli.bench.trace import Trace
 from lora_cli.bench.workload import parse_rate
-from lora_cli.cli.bench_options import BenchOptions, Workload, save_trace, workload_of
-from lora_cli.cli.bench_results import Failures, concluding, counter
-from lora_cli.cli.output import to_stderr
+from lora_cli.cli.bench_options import BenchOptions, Workload, parse_workload, save_trace
+from lora_cli.cli.bench_results import Failures, report_writer, request_counter
+from lora_cli.cli.output import inform, to_stderr
 from lora_cli.core.text import counted
 from lora_cli.endpoint.address import parse_address
 from lora_cli.errors import INTERRUPTED, EndpointError, UsageError
 from lora_cli.settings import Settings
 
 REQUESTS, SEEDS = 200, 3
-OWN = "warm --serve --forward model"
-"""The placeholder for the address of a server of our own, which is a temporary one."""
+OWN_SERVER_URL = "warm --serve --forward model"
+"""Reported instead of the temporary address of a server that serve-bench started."""
 
 PROBE = tuple(range(3, 11))
-"""A short prompt of token ids that every vocabulary has."""
+"""A short prompt of token ids that are in every vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LivePlan:
     """All options, parsed and checked before the first request.
 
-    ``closed`` is whether so many clients as ``--max-concurrency`` says each wait for their answer: requests without
-    times to a server of our own, with one client if no number is given.
+    ``closed``: a closed loop of ``--max-concurrency`` clients (default: 1). It is used for requests without times to a
+    server that serve-bench started.
     """
 
     options: BenchOptions
@@ -46,24 +46,23 @@ class Plan:
     vocabulary: int
 
 
-def live(
+def measure_server(
     settings: Settings, options: BenchOptions, facts: Mapping[str, str] | None = None, failures: Failures | None = None
 ) -> int:
-    """Measure the server and report it; the exit code.
+    """Measures the server, reports the result, and returns the exit code.
 
-    Of a server that we started for this there are ``facts``, and ``failures`` are the adapters that it was spared.
+    For a server that serve-bench started, ``facts`` describe it, and it cannot serve the adapters in ``failures``.
 
     Raises:
-        UsageError: what is asked for is wrong.
-        EndpointError: there is no answer, or it serves other adapters.
+        UsageError: an option is invalid.
+        EndpointError: the server does not respond, or does not serve the adapters.
     """
     failures = failures or {}
-    conclude, workload = concluding(options, live_names()), workload_of(options)
-    plan = _plan(options, workload, ours=facts is not None)
+    conclude, workload = report_writer(options, live_names()), parse_workload(options)
+    plan = _parse_plan(options, workload, ours=facts is not None)
     save_trace(plan.traces[options.seed], options.save_trace)
-    if not settings.quiet:
-        to_stderr(_announced(plan))
-    runs, interrupted = _runs(plan, settings)
+    inform(_announcement(plan), settings)
+    runs, interrupted = _run_all_seeds(plan, settings)
     report = _report(plan, runs, facts, {name: one.message for name, one in failures.items()})
     codes = [conclude(report, plan.traces), *(one.exit_code for one in failures.values())]
     for name, error in failures.items():
@@ -83,7 +82,7 @@ def live(
     return max(codes)
 
 
-def _plan(options: BenchOptions, workload: Workload, *, ours: bool) -> Plan:
+def _parse_plan(options: BenchOptions, workload: Workload, *, ours: bool) -> LivePlan:
     assert options.url is not None
     if options.prompts not in PROMPTS:
         raise UsageError(f"--prompts is ids or text, not {options.prompts[:60]}")
@@ -102,15 +101,15 @@ def _plan(options: BenchOptions, workload: Workload, *, ours: bool) -> Plan:
     if probe is not None and probe not in target.models:
         raise EndpointError(f"{target.address} serves no model {probe!r}", hint="see /v1/models")
     seeds = range(options.seed, options.seed + (options.num_seeds or SEEDS))
-    traces = {seed: workload.over(names, REQUESTS, seed) for seed in seeds}
+    traces = {seed: workload.trace_for(names, REQUESTS, seed) for seed in seeds}
     vocabulary = find_vocabulary(target, next(iter(traces[options.seed])))
     closed = ours and not any(trace.timed for trace in traces.values())
     options = replace(options, max_concurrency=options.max_concurrency or 1) if closed else options
-    return Plan(options, workload, closed, slo, rate, traces, target, vocabulary)
+    return LivePlan(options, workload, closed, slo, rate, traces, target, vocabulary)
 
 
-def _announced(plan: Plan) -> str:
-    """What will be sent, and when."""
+def _announcement(plan: LivePlan) -> str:
+    """A line about the requests that will be sent, and their pace."""
     first, most, ramp = next(iter(plan.traces.values())), plan.options.max_concurrency, plan.workload.traffic.ramp
     if plan.closed:
         pace = "one at a time" if most == 1 else f"{most} in flight"
@@ -120,23 +119,23 @@ def _announced(plan: Plan) -> str:
         pace = "at the times of the trace"
     else:
         pace = f"at {plan.options.request_rate} per second" if ramp is None else f"at {ramp} per second"
-    held = f", at most {most} in flight" if most and not plan.closed else ""
+    limit = f", at most {most} in flight" if most and not plan.closed else ""
     base = ", and the same to the base model" if plan.options.control else ""
-    return f"sending {len(plan.traces)} x {counted(len(first), 'request')}, {pace}{held}{base}"
+    return f"sending {len(plan.traces)} x {counted(len(first), 'request')}, {pace}{limit}{base}"
 
 
-def _runs(plan: Plan, settings: Settings) -> tuple[list[Run], bool]:
-    """Each seed's run, and whether they were interrupted; what there was until then is a run, too."""
+def _run_all_seeds(plan: LivePlan, settings: Settings) -> tuple[list[Run], bool]:
+    """The run of each seed, and whether the user interrupted; the requests until then are a run, too."""
     runs: list[Run] = []
     used: set[str] = set()
     slots: int | None = None
-    tell = counter(sum(map(len, plan.traces.values())) * (2 if plan.options.control else 1), settings)
+    tell = request_counter(sum(map(len, plan.traces.values())) * (2 if plan.options.control else 1), settings)
     done = 0
     for seed, trace in plan.traces.items():
         course, control = Course(), Course()
         interrupted = False
         try:
-            _run_one(plan, seed, course, control, tell, done)
+            _run_seed(plan, seed, course, control, tell, done)
         except KeyboardInterrupt:
             interrupted = True
         slots = slots_of(plan.target) if slots is None else slots
@@ -149,35 +148,37 @@ def _runs(plan: Plan, settings: Settings) -> tuple[list[Run], bool]:
     return runs, False
 
 
-def _run_one(plan: Plan, seed: int, course: Course, control: Course, tell: Callable[[int], None], before: int) -> None:
-    """The requests of one seed, then the same ones to the base; ``before`` were done by earlier seeds."""
+def _run_seed(
+    plan: LivePlan, seed: int, course: Course, control: Course, tell: Callable[[int], None], before: int
+) -> None:
+    """Sends the requests of one seed, then with --control to the base; ``before``: requests of earlier seeds."""
     target, trace, most = plan.target, plan.traces[seed], plan.options.max_concurrency
-    made = partial(asks, trace, seed=seed, vocabulary=plan.vocabulary, prompts=plan.options.prompts)
+    requests_of = partial(asks, trace, seed=seed, vocabulary=plan.vocabulary, prompts=plan.options.prompts)
     load = partial(Load, target.address, target.token, max_concurrency=most, closed=plan.closed)
     probed = load
     if plan.probes_a_second is not None:
         name = plan.options.probe_adapter or trace.names[0]
         probe = Ask(0.0, name, body_of(target.models[name], list(PROBE), 1))
-        # Whom a probe asks for is there before the load begins: its own load stalls nobody.
+        # The adapter of the probes is loaded before the measurement, so that its load does not delay requests.
         run_load(load([probe]), Course())
         probed = partial(load, probe=probe, probe_every_s=1 / plan.probes_a_second)
-    run_load(probed(made(target.models)), course, lambda done: tell(before + done))
+    run_load(probed(requests_of(target.models)), course, lambda done: tell(before + done))
     if plan.options.control:
-        of_base = made(dict.fromkeys(target.models, target.base))
+        of_base = requests_of(dict.fromkeys(target.models, target.base))
         run_load(load(of_base), control, lambda done: tell(before + len(trace) + done))
 
 
-def _report(plan: Plan, runs: Sequence[Run], own: Mapping[str, str] | None, refused: Mapping[str, str]) -> BenchReport:
+def _report(
+    plan: LivePlan, runs: Sequence[Run], own: Mapping[str, str] | None, refused: Mapping[str, str]
+) -> BenchReport:
     target, options, workload = plan.target, plan.options, plan.workload
-    words = workload.words() | {"prompts": options.prompts}
+    words = workload.summary() | {"prompts": options.prompts}
     words |= {"goodput": " ".join(f"{name}:{most:g}" for name, most in plan.slo.items())} if plan.slo else {}
     words |= {"max_concurrency": str(options.max_concurrency)} if options.max_concurrency else {}
     words |= {"loop": "closed loop"} if plan.closed else {}
-    traffic = workload.traffic
-    rate = traffic.request_rate if options.trace is None and traffic.ramp is None else None
-    url = str(target.address) if own is None else OWN
+    url = str(target.address) if own is None else OWN_SERVER_URL
     facts = environment(url=url, base=target.base, **target.facts, **(own or {}))
     trace = plan.traces[options.seed]
-    run, setting = run_of("live", trace, options.seed, words, facts, rate, traffic.burstiness)
+    run, setting = run_of("live", trace, options.seed, words, facts, workload.request_rate, workload.traffic.burstiness)
     run = replace(run, max_concurrency=options.max_concurrency)
     return live_report(run, setting, target.base, plan.slo, runs, refused)

@@ -1,4 +1,4 @@
-"""The options of ``lora-cli serve-bench``, and its workload, generated or read."""
+"""The options of ``lora-cli serve-bench``, and its workload: generated, or read from a trace."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,12 +24,12 @@ tier = partial(option, default=None, panel="Tiers")
 simulation = partial(option, default=None, panel="Simulation (--simulate)")
 synthetic = partial(option, default=None, panel="Synthetic adapters")
 server = partial(option, default=None, panel="Server (--url, or the one that is started)")
-"""``option`` for the panels of ``serve-bench``; without ``default`` an option is None until it is given."""
+"""``option`` for the panels of ``serve-bench``; the default is None."""
 
 
 @dataclass(frozen=True, slots=True)
 class BenchOptions:
-    """The options, and what was given of each: not a None, a False or an empty list, nor an empty base or API key."""
+    """The parsed options. None, False, an empty list, and an empty base or API key mean that one is not given."""
 
     ctx: typer.Context
     refs: options.Refs = None
@@ -146,7 +146,7 @@ class BenchOptions:
     output: options.OutputFile = None
 
     def given(self, names: Iterable[str]) -> Iterator[str]:
-        """The flags of those of these options that were given."""
+        """The flags of the given options among ``names``."""
         for name in names:
             value = getattr(self, name)
             unset = value is None or value is False or value == [] or (value == "" and name in {"base", "api_key"})
@@ -154,7 +154,7 @@ class BenchOptions:
                 yield {"refs": "REFs", "manifest": "-f"}.get(name, f"--{name.replace('_', '-')}")
 
     def refuse(self, names: Iterable[str], why: str, hint: str = "") -> None:
-        """Reject these options: they would have no effect.
+        """Rejects options that would have no effect.
 
         Raises:
             UsageError: one was given.
@@ -164,12 +164,12 @@ class BenchOptions:
 
 
 RANKS = "16"
-"""The ranks of synthetic adapters if not given."""
+"""Default ranks of synthetic adapters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The workload's options, parsed: a trace is ``replayed``, or made of ``traffic`` when the adapters are known."""
+    """The parsed workload: a ``replayed`` trace, or ``traffic`` to generate one from when the adapters are known."""
 
     options: BenchOptions
     traffic: Traffic
@@ -177,29 +177,34 @@ class Workload:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The adapters that a trace or a file of weights names; none if neither does."""
+        """The adapters in the trace or the file of weights; empty without these."""
         if self.replayed is not None:
             return self.replayed.names
         return getattr(self.traffic.popularity, "names", ())
 
-    def words(self) -> dict[str, str]:
-        """What a reader of the result needs to know of it."""
+    @property
+    def request_rate(self) -> float | None:
+        """The constant request rate; None for a trace and for a ramp, which have times."""
+        return self.traffic.request_rate if self.options.trace is None and self.traffic.ramp is None else None
+
+    def summary(self) -> dict[str, str]:
+        """The workload's parameters, for the report."""
         options, shape, ramp = self.options, self.traffic.shape, self.traffic.ramp
         if options.trace is not None:
             return {"trace": safe(options.trace)}
-        said = {"popularity": safe(options.popularity)}
-        said |= {shape.kind: ",".join(map(str, shape.numbers))} if shape.numbers else {}
+        found = {"popularity": safe(options.popularity)}
+        found |= {shape.kind: ",".join(map(str, shape.numbers))} if shape.numbers else {}
         if options.request_rate != "inf":
-            said |= {"request_rate": options.request_rate, "burstiness": options.burstiness}
+            found |= {"request_rate": options.request_rate, "burstiness": options.burstiness}
         if ramp is not None:
-            said |= {"ramp_up": str(ramp), "burstiness": options.burstiness}
-        return said | {"input_len": options.input_len, "output_len": options.output_len}
+            found |= {"ramp_up": str(ramp), "burstiness": options.burstiness}
+        return found | {"input_len": options.input_len, "output_len": options.output_len}
 
-    def over(self, names: Sequence[str], usual: int, seed: int) -> Trace:
-        """The trace over these adapters, of ``usual`` requests if no number is given.
+    def trace_for(self, names: Sequence[str], usual: int, seed: int) -> Trace:
+        """The trace over these adapters, with ``usual`` requests unless --num-prompts is given.
 
         Raises:
-            UsageError: the trace or the weights are of others.
+            UsageError: the trace or the weights have other adapters.
         """
         if self.replayed is not None:
             known = frozenset(names)
@@ -218,11 +223,11 @@ class Workload:
         return make_requests(names, traffic)
 
 
-def workload_of(options: BenchOptions) -> Workload:
-    """The workload that is asked for.
+def parse_workload(options: BenchOptions) -> Workload:
+    """The workload of the options.
 
     Raises:
-        LoraCliError: a word is wrong, or a file cannot be read.
+        LoraCliError: a value is invalid, or a file cannot be read.
     """
     shape = shape_of(options.drift, options.scan, options.sessions)
     popularity = read_popularity(options.popularity)
@@ -233,9 +238,9 @@ def workload_of(options: BenchOptions) -> Workload:
         raise UsageError(
             "--request-rate and --ramp-up-strategy cannot be used together", hint="a ramp has its own rates"
         )
-    made: dict[str, object] = {"--num-prompts": options.num_prompts, f"--{shape.kind}": shape.numbers}
-    made |= {"--request-rate": options.request_rate != "inf", "--ramp-up-strategy": ramp}
-    for flag in (flag for flag, said in made.items() if said and options.trace is not None):
+    generated: dict[str, object] = {"--num-prompts": options.num_prompts, f"--{shape.kind}": shape.numbers}
+    generated |= {"--request-rate": options.request_rate != "inf", "--ramp-up-strategy": ramp}
+    for flag in (flag for flag, given in generated.items() if given and options.trace is not None):
         raise UsageError(f"{flag} and --trace cannot be used together", hint="a trace has its own adapters and times")
     replayed = read_trace(options.trace) if options.trace is not None else None
     traffic = Traffic(popularity, 0, shape=shape, request_rate=rate, burstiness=burstiness, ramp=ramp)
@@ -243,10 +248,10 @@ def workload_of(options: BenchOptions) -> Workload:
 
 
 def adapter_names(named: Sequence[str], number: int | None, usual: int = 1) -> Sequence[str]:
-    """The adapters: those that the trace or the weights name, else so many.
+    """The adapters: those in the trace or the weights, else ``number`` generated names.
 
     Raises:
-        UsageError: they are not as many as ``number`` says.
+        UsageError: ``number`` differs from the number of named adapters.
     """
     if named and number is not None and number != len(named):
         raise UsageError(
@@ -257,7 +262,7 @@ def adapter_names(named: Sequence[str], number: int | None, usual: int = 1) -> S
 
 
 def save_trace(trace: Trace, file: Path | None) -> None:
-    """Write every request as a line, where a file is named.
+    """Writes every request as a line of ``file``, if there is one.
 
     Raises:
         MachineError: it cannot be written.

@@ -1,34 +1,38 @@
-"""What is done with a result: it is printed, saved, compared and validated."""
+"""The result of serve-bench: printed, saved, compared with a baseline, and checked against conditions."""
 
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lora_cli.bench.report import KEYS, BenchReport
 from lora_cli.bench.same_workload import differences
 from lora_cli.bench.thresholds import Condition, Older, changes, judged, parse_condition, read_baseline
 from lora_cli.bench.trace import Trace
 from lora_cli.cli.bench_options import BenchOptions, save_trace
-from lora_cli.cli.output import drawable, drawn, to_stderr, width, writable, write, written
+from lora_cli.cli.output import check_writable, inform, to_stderr, width, write, write_report
 from lora_cli.errors import LoraCliError, MachineError, UsageError
-from lora_cli.render.json import encoded
+from lora_cli.render.json import to_json
 from lora_cli.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 Failures = dict[str, LoraCliError]
 """Adapters that cannot be served, and why."""
 
 
-def concluding(options: BenchOptions, known: Collection[str]) -> Callable[[BenchReport, Mapping[int, Trace]], int]:
-    """The function that ends the run with its report. All options are checked before the run.
+def report_writer(options: BenchOptions, known: Collection[str]) -> Callable[[BenchReport, Mapping[int, Trace]], int]:
+    """The function that writes the report and returns the exit code. All its options are checked before the run.
 
     Raises:
-        LoraCliError: a condition is wrong, or a file cannot be read or written.
+        LoraCliError: a condition is invalid, or a file cannot be read or written.
     """
     for file in (options.output, options.save_trace):
-        writable(file)
+        check_writable(file)
     conditions = tuple(parse_condition(text, "--fail-if", known) for text in options.fail_if or ())
     before = read_baseline(options.baseline) if options.baseline is not None else None
     metadata = _metadata(options.metadata or [])
@@ -51,14 +55,14 @@ def _conclude(
     report: BenchReport,
     traces: Mapping[int, Trace],
 ) -> int:
-    """Write and save the report; 1 when a condition fails it, else 0. ``traces`` are the requests by seed.
+    """Writes and saves the report; returns 1 if a condition fails, else 0. ``traces`` are the requests by seed.
 
     Raises:
         MachineError: a file cannot be written.
     """
     differing = differences(before.document, report) if before is not None else ()
-    if before is not None and differing and not options.ctx.obj.quiet:
-        to_stderr(f"warning: {before.file} has another workload: {'; '.join(map(str, differing))}")
+    if before is not None and differing:
+        inform(f"warning: {before.file} has another workload: {'; '.join(map(str, differing))}", options.ctx.obj)
     report = replace(
         report,
         baseline=changes(before.metrics, report.metrics) if before is not None else None,
@@ -68,19 +72,18 @@ def _conclude(
     )
     if options.save_result:
         _save(report, traces, options)
-    if options.output_format == "json":
-        text = encoded(report)
-    elif options.output_format == "html":
-        from lora_cli.render.html import render_bench
 
-        text = render_bench(report)
-    else:
+    def parts(plain: bool) -> "Iterable[RenderableType]":
         from lora_cli.render.terminal_bench import report_parts
 
-        plain = options.output is None and not drawable()
-        text = drawn(report_parts(report, width(options.output), plain=plain), options.output)
-    write(text, options.output)
-    written(options.output, quiet=options.ctx.obj.quiet)
+        return report_parts(report, width(options.output), plain=plain)
+
+    def page() -> str:
+        from lora_cli.render.html import render_bench
+
+        return render_bench(report)
+
+    write_report(report, options.output_format, parts, page, options.output, options.ctx.obj)
     failed = [one for one in report.fail_if or () if one.failed]
     for one in failed:
         to_stderr(f"failed: {one}")
@@ -88,7 +91,7 @@ def _conclude(
 
 
 def _save(report: BenchReport, traces: Mapping[int, Trace], options: BenchOptions) -> None:
-    """The report and next to it the trace, or that of each seed, named as vLLM names its results."""
+    """Saves the report, and next to it the trace of each seed, named as vLLM names its results."""
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     name = options.result_filename or f"lora-cli-{report.run.request_rate}qps-{now}.json"
     file = (options.result_dir or Path()) / name
@@ -99,7 +102,7 @@ def _save(report: BenchReport, traces: Mapping[int, Trace], options: BenchOption
         files[str(seed)] = beside.name
     first = next(iter(files.values()))
     run = replace(report.run, date=now)
-    write(encoded(replace(report, run=run, trace=first, traces=files if len(files) > 1 else None)), file)
+    write(to_json(replace(report, run=run, trace=first, traces=files if len(files) > 1 else None)), file)
     to_stderr(f"saved {file} and {first}" + (", ..." if len(files) > 1 else ""))
 
 
@@ -115,8 +118,8 @@ def _metadata(words: list[str]) -> dict[str, str]:
     return found
 
 
-def counter(total: int, settings: Settings) -> Callable[[int], None]:
-    """Shows the number of finished requests on a terminal; elsewhere nothing."""
+def request_counter(total: int, settings: Settings) -> Callable[[int], None]:
+    """Shows the number of finished requests on a terminal; does nothing elsewhere."""
     if settings.quiet or settings.no_progress or not sys.stderr.isatty():
         return lambda _done: None
     step = max(1, total // 100)

@@ -1,4 +1,4 @@
-"""``serve-bench --simulate``: several policies over the same requests; with ``--plan``, the tiers that a goal needs."""
+"""``serve-bench --simulate``: compares eviction policies; with ``--plan``, finds the tier sizes that a goal needs."""
 
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,11 +14,18 @@ from lora_cli.bench.report import BenchSetting, VllmRun, bench_report, run_of
 from lora_cli.bench.simulator import OPT, Fleet, parse_policies, parse_ranks, sized
 from lora_cli.bench.thresholds import Condition, of_waiting, parse_goals, simulated_names, simulation_metrics
 from lora_cli.bench.trace import Trace
-from lora_cli.cli.adapter_selection import MAX_CPU_LORAS, MAX_LORAS, Lineup, check_max_cpu_loras, lineup, reaching
-from lora_cli.cli.bench_options import RANKS, BenchOptions, adapter_names, save_trace, workload_of
-from lora_cli.cli.bench_results import concluding
-from lora_cli.cli.options import size_of
-from lora_cli.cli.output import to_stderr
+from lora_cli.cli.adapter_selection import (
+    MAX_CPU_LORAS,
+    MAX_LORAS,
+    Inputs,
+    apply_policies,
+    check_max_cpu_loras,
+    read_inputs,
+)
+from lora_cli.cli.bench_options import RANKS, BenchOptions, adapter_names, parse_workload, save_trace
+from lora_cli.cli.bench_results import report_writer
+from lora_cli.cli.options import parse_size_option
+from lora_cli.cli.output import inform, to_stderr
 from lora_cli.core.base_model import HALF_BYTES
 from lora_cli.errors import INTERRUPTED, UsageError
 from lora_cli.settings import Settings
@@ -34,13 +41,13 @@ PLAN_POLICIES = "lru,adaptive"
 NO_QUEUE = "without --request-rate, or times in --trace, requests do not queue: a stall is only the request's own load"
 
 
-def simulation(settings: Settings, options: BenchOptions) -> int:
-    """Simulate the workload, or find the sizes that meet the goals of ``--plan``, and report it; the exit code.
+def simulate(settings: Settings, options: BenchOptions) -> int:
+    """Simulates the workload, or finds the sizes for ``--plan``, reports it, and returns the exit code.
 
-    It is 1 when a policy meets the goals with no number of slots.
+    It is 1 if a policy cannot meet the goals with any number of slots.
 
     Raises:
-        LoraCliError: what is asked for is wrong or too large, or a file cannot be read or written.
+        LoraCliError: an option is invalid or too large, or a file cannot be read or written.
     """
     options.refuse(("device", "max_lora_rank"), "not for --simulate", "there is no device")
     goals = _goals(options)
@@ -49,10 +56,10 @@ def simulation(settings: Settings, options: BenchOptions) -> int:
         raise UsageError(
             "--plan needs a real policy, and opt needs future requests", hint=f"--eviction {PLAN_POLICIES}"
         )
-    conclude = concluding(options, planned_names(policies) if goals else simulated_names(policies))
-    trace, fleet, run = _scene(settings, options)
-    if of_waiting(goals) and not trace.timed and not settings.quiet:
-        to_stderr(f"warning: {NO_QUEUE}")
+    conclude = report_writer(options, planned_names(policies) if goals else simulated_names(policies))
+    trace, fleet, run = _simulated_run(settings, options)
+    if of_waiting(goals) and not trace.timed:
+        inform(f"warning: {NO_QUEUE}", settings)
     save_trace(trace, options.save_trace)
     objective, missed = options.objective or "stall", False
     done: Collection[str]
@@ -61,7 +68,7 @@ def simulation(settings: Settings, options: BenchOptions) -> int:
         done, missed = sized.plan.policies, not all(one.answers for one in sized.plan.policies.values())
         report = bench_report(*run, sized, PLAN_DEFINITIONS, plan_metrics(sized.plan.policies))
     else:
-        found = simulate_all(trace, fleet, policies, objective, told=_teller(trace, policies))
+        found = simulate_all(trace, fleet, policies, objective, told=_policy_progress(trace, policies))
         done = found.policies
         report = bench_report(*run, found, DEFINITIONS, simulation_metrics(found.policies))
     code = conclude(report, {options.seed: trace}) if done else 0
@@ -73,10 +80,10 @@ def simulation(settings: Settings, options: BenchOptions) -> int:
 
 
 def _goals(options: BenchOptions) -> tuple[Condition, ...]:
-    """The goals of ``--plan``; none without it.
+    """The goals of ``--plan``; empty without it.
 
     Raises:
-        UsageError: one is wrong, or what --plan finds out is given.
+        UsageError: one is invalid, or a size that --plan computes is given.
     """
     if not options.plan:
         return ()
@@ -85,54 +92,52 @@ def _goals(options: BenchOptions) -> tuple[Condition, ...]:
     return parse_goals(options.plan)
 
 
-def _scene(settings: Settings, options: BenchOptions) -> tuple[Trace, Fleet, tuple[VllmRun, BenchSetting]]:
-    """The requests, the adapters and tiers that they are put to, and what the report says of them.
+def _simulated_run(settings: Settings, options: BenchOptions) -> tuple[Trace, Fleet, tuple[VllmRun, BenchSetting]]:
+    """The requests, the simulated adapters and tiers, and their description in the report.
 
     Raises:
-        LoraCliError: what is asked for is wrong, or a file cannot be read.
+        LoraCliError: an option is invalid, or a file cannot be read.
     """
-    workload = workload_of(options)
+    workload = parse_workload(options)
     if options.refs or options.manifest is not None:
-        asked, sizes = _named(settings, options)
+        inputs, sizes = _named_adapters(settings, options)
         if workload.names and set(workload.names) != sizes.keys():
             raise UsageError("the adapters of the workload differ from those given", hint="remove one of them")
-        words, engine = workload.words(), asked.engine
+        words, engine = workload.summary(), inputs.engine
     else:
         names = adapter_names(workload.names, options.num_adapters, ADAPTERS)
-        per_rank = size_of(options.bytes_per_rank, "--bytes-per-rank") or BYTES_PER_RANK
+        per_rank = parse_size_option(options.bytes_per_rank, "--bytes-per-rank") or BYTES_PER_RANK
         sizes = sized(names, parse_ranks(options.ranks or RANKS), options.seed, per_rank)
-        words, engine = workload.words() | {"ranks": options.ranks or RANKS}, None
-    trace = workload.over(list(sizes), REQUESTS, options.seed)
+        words, engine = workload.summary() | {"ranks": options.ranks or RANKS}, None
+    trace = workload.trace_for(list(sizes), REQUESTS, options.seed)
     fleet = _fleet(sizes, engine, options)
-    traffic = workload.traffic
-    # Else the times of the requests tell their rate.
-    rate = traffic.request_rate if options.trace is None and traffic.ramp is None else None
-    return trace, fleet, run_of("simulate", trace, options.seed, words, environment(), rate, traffic.burstiness)
+    rate, burstiness = workload.request_rate, workload.traffic.burstiness
+    return trace, fleet, run_of("simulate", trace, options.seed, words, environment(), rate, burstiness)
 
 
-def _named(settings: Settings, options: BenchOptions) -> tuple[Lineup, dict[str, int]]:
-    """The adapters that are named, and the bytes of each in half precision, from its header alone.
+def _named_adapters(settings: Settings, options: BenchOptions) -> tuple[Inputs, dict[str, int]]:
+    """The named adapters, and the bytes of each in half precision, read from the headers.
 
     Raises:
-        LoraCliError: one cannot be read or is no LoRA, or an option is for synthetic adapters.
+        LoraCliError: one cannot be read or is not LoRA, or an option is for synthetic adapters.
     """
     for flag in options.given(("num_adapters", "ranks", "bytes_per_rank")):
         raise UsageError(f"{flag} is for synthetic adapters", hint="remove it: named adapters have their own sizes")
-    asked = lineup(options.manifest, options.refs or [], "", "simulate")
-    reached = reaching(settings, asked.manifest, options.policy)
+    inputs = read_inputs(options.manifest, options.refs or [], "", "simulate")
+    reached = apply_policies(settings, inputs.manifest, options.policy)
     sizes = {}
-    for item, one in zip(asked.items, read_all(asked.to_judge(reached), reached), strict=True):
+    for item, one in zip(inputs.items, read_all(inputs.to_validate(reached), reached), strict=True):
         if one.error is not None:
             raise one.error
         pairs = one.adapter.pairs.values() if one.adapter is not None else ()
         sizes[item.name] = HALF_BYTES * sum(prod(factor.shape) for pair in pairs for factor in pair.factors)
         if not sizes[item.name]:
             raise UsageError(f"{item.name} has no LoRA factors", hint="use other adapters")
-    return asked, sizes
+    return inputs, sizes
 
 
 def _fleet(sizes: Mapping[str, int], engine: "EngineSpec | None", options: BenchOptions) -> Fleet:
-    """The adapters' bytes, the two tiers and the ways into them."""
+    """The sizes of the adapters and of both tiers, and the load times."""
     gpu, cpu = _budgets(len(sizes), engine, options)
     largest = max(sizes.values())
     for flag, budget in (("--max-gpu-bytes", gpu), ("--max-cpu-bytes", cpu)):
@@ -142,9 +147,9 @@ def _fleet(sizes: Mapping[str, int], engine: "EngineSpec | None", options: Bench
 
 
 def _budgets(count: int, engine: "EngineSpec | None", options: BenchOptions) -> tuple[Budget, Budget]:
-    """What slots and memory hold, as options or the manifest's ``engine`` say; or bytes where only these are given."""
-    gpu_bytes = size_of(options.max_gpu_bytes, "--max-gpu-bytes")
-    cpu_bytes = size_of(options.max_cpu_bytes, "--max-cpu-bytes")
+    """The limits of slots and memory, from the options or the manifest's engine; only bytes if only these are given."""
+    gpu_bytes = parse_size_option(options.max_gpu_bytes, "--max-gpu-bytes")
+    cpu_bytes = parse_size_option(options.max_cpu_bytes, "--max-cpu-bytes")
     loras = options.max_loras or (engine and engine.max_loras)
     slots = loras or (min(MAX_LORAS, count) if gpu_bytes is None else count)
     cpu_loras = options.max_cpu_loras or (engine and engine.max_cpu_loras)
@@ -154,7 +159,7 @@ def _budgets(count: int, engine: "EngineSpec | None", options: BenchOptions) -> 
 
 
 def _links(options: BenchOptions) -> Links:
-    """What loads cost: measured, given or the defaults."""
+    """The load times: measured, given, or the defaults."""
     if options.measured is not None:
         if options.disk_link or options.gpu_link:
             raise UsageError("--measured and --disk-link or --gpu-link cannot be used together")
@@ -165,8 +170,8 @@ def _links(options: BenchOptions) -> Links:
     )
 
 
-def _teller(trace: Trace, policies: Sequence[str]) -> Callable[[str], None]:
-    """Says on a terminal which policy is done, where that takes long; elsewhere nothing."""
+def _policy_progress(trace: Trace, policies: Sequence[str]) -> Callable[[str], None]:
+    """Reports each finished policy of a long simulation on a terminal; does nothing elsewhere."""
     if len(trace) * len(policies) < 500_000 or not sys.stderr.isatty():
         return lambda _policy: None
     return lambda policy: to_stderr(f"{policy}: done")

@@ -1,4 +1,4 @@
-"""``serve-bench`` of lora-cli's own warm process: a server that is started, or its slots alone (``--forward modules``).
+"""``serve-bench`` of a warm process: behind a server that is started, or its slots alone (``--forward modules``).
 
 The server is ``warm --serve --forward model`` in a child process, measured as any other one. It listens at a private
 Unix socket, and ends with this process.
@@ -24,13 +24,13 @@ from lora_cli.bench.report import MeasurementReport, run_of
 from lora_cli.bench.simulator import parse_ranks
 from lora_cli.bench.synthetic_adapters import total_bytes, write_synthetic
 from lora_cli.bench.trace import Trace
-from lora_cli.cli.adapter_selection import Lineup, base_model, limits, lineup, reaching, with_base
-from lora_cli.cli.bench_live import live
-from lora_cli.cli.bench_options import RANKS, BenchOptions, Workload, adapter_names, save_trace, workload_of
-from lora_cli.cli.bench_results import Failures, concluding, counter
+from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, infer_base, read_inputs, slot_limits
+from lora_cli.cli.bench_live import measure_server
+from lora_cli.cli.bench_options import RANKS, BenchOptions, Workload, adapter_names, parse_workload, save_trace
+from lora_cli.cli.bench_results import Failures, report_writer, request_counter
 from lora_cli.cli.output import to_stderr
-from lora_cli.cli.warm_plan import Run, admitting, has_base_weights, planned, require_packages
-from lora_cli.cli.warm_serve import Serve, warm_serve
+from lora_cli.cli.warm_plan import WarmRun, admission_function, has_base_weights, process_plan, require_packages
+from lora_cli.cli.warm_serve import ServerOptions, warm_serve
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.did_you_mean import did_you_mean
@@ -50,37 +50,37 @@ from lora_cli.tiers.eviction.registry import PolicyName
 from lora_cli.validation import Terms, open_config
 
 REQUESTS = 200
-"""How many there are if not given."""
+"""Default of --num-prompts."""
 
-COPIES = 3
-"""Each synthetic adapter is on the disk as it was written, as the cache has it, and packed."""
+COPIES_PER_ADAPTER = 3
+"""Copies of a synthetic adapter on the disk: its folder, its blobs in the cache, and its packed weights."""
 
-STARTED_S = 0.02
+READY_POLL_S = 0.02
 SERVER = Program(module="lora_cli.cli.bench_warm", title="the server", stop_deadline_s=15.0, shown=True)
 LOAD_TIMEOUT = "10m"
 
 
-def measurement(settings: Settings, options: BenchOptions) -> int:
-    """Measure the workload in a warm process, and report it; the exit code.
+def measure_modules(settings: Settings, options: BenchOptions) -> int:
+    """Measures the workload in a warm process, reports it, and returns the exit code.
 
     Raises:
-        LoraCliError: what is asked for is wrong, or there is no base or no torch.
+        LoraCliError: an option is invalid, or there is no base or no torch.
     """
     require_packages("serve-bench", "warm", "torch")
     rates = {"--request-rate": options.request_rate != "inf", "--ramp-up-strategy": options.ramp_up_strategy}
     for flag in (flag for flag, given in rates.items() if given):
         raise UsageError(f"{flag} is not for --forward modules", hint="it sends the warm process one request at a time")
-    conclude, workload = concluding(options, MEASURED), workload_of(options)
+    conclude, workload = report_writer(options, MEASURED), parse_workload(options)
     failures: Failures = {}
-    with measured_lineup(settings, options, workload) as (asked, own):
-        trace = workload.over([item.name for item in asked.items], REQUESTS, options.seed)
-        device, eviction = chosen(options)
-        most = limits(asked, options.max_loras, options.max_cpu_loras, options.max_lora_rank)
-        run = Run(most, device, "modules", eviction)
+    with benchmark_adapters(settings, options, workload) as (inputs, own):
+        trace = workload.trace_for([item.name for item in inputs.items], REQUESTS, options.seed)
+        device, eviction = device_and_eviction(options)
+        most = slot_limits(inputs, options.max_loras, options.max_cpu_loras, options.max_lora_rank)
+        run = WarmRun(most, device, "modules", eviction)
         save_trace(trace, options.save_trace)
-        result, where = _measure(asked, run, trace, options.seed, own, failures)
-        words = workload.words()
-        where = environment(base=str(asked.base), **words, eviction=eviction, **where)
+        result, where = _measure(inputs, run, trace, options.seed, own, failures)
+        words = workload.summary()
+        where = environment(base=str(inputs.base), **words, eviction=eviction, **where)
         report = measured_report(*run_of("in-process", trace, options.seed, words, where), result)
         code = max([conclude(report, {options.seed: trace}), *(one.exit_code for one in failures.values())])
     if result.requests < len(trace):
@@ -89,47 +89,47 @@ def measurement(settings: Settings, options: BenchOptions) -> int:
     return code
 
 
-def own_server_measured(settings: Settings, options: BenchOptions) -> int:
-    """Start the server, measure it and report it; the exit code. A base without weights gets random ones.
+def measure_own_server(settings: Settings, options: BenchOptions) -> int:
+    """Starts a server, measures it, and returns the exit code. A base without weights gets random ones.
 
     Raises:
-        LoraCliError: what is asked for is wrong, or keeps the server from serving.
+        LoraCliError: an option is invalid, or the server cannot serve.
     """
     require_packages("serve-bench without --forward modules", "models", "torch", "transformers")
     options.refuse(("lora_modules",), "for --url", "set the adapters with REFs or a manifest")
-    concluding(options, live_names())
-    device, eviction = chosen(options)
+    report_writer(options, live_names())
+    device, eviction = device_and_eviction(options)
     with ExitStack() as stack:
-        asked, own = stack.enter_context(measured_lineup(settings, options, workload_of(options)))
+        inputs, own = stack.enter_context(benchmark_adapters(settings, options, parse_workload(options)))
         rank = options.max_lora_rank
         if rank is None and options.num_adapters is not None:
-            # What a slot must take for synthetic adapters; of others the server knows it once they are read.
+            # The server does not know the ranks of synthetic adapters before they are loaded.
             rank = max(rank for rank, _ in parse_ranks(options.ranks or RANKS).shares)
-        most = limits(asked, options.max_loras, options.max_cpu_loras, rank)
-        # The config of a base whose weights are not on this disk; what they are is the same to the clock.
-        dummy = None if has_base_weights(asked.base) else open_config(asked.base, settings)
+        most = slot_limits(inputs, options.max_loras, options.max_cpu_loras, rank)
+        # A base without weights on this disk gets random ones: latencies do not depend on their values.
+        dummy = None if has_base_weights(inputs.base) else open_config(inputs.base, settings)
         failures: Failures = {}
         hold = stack.enter_context(holding(Store(own.cache_dir)))
-        jobs = servable(asked, base_model(asked.base, own), most, own, hold, failures)
+        jobs = admit_adapters(inputs, base_model(inputs.base, own), most, own, hold, failures)
         if not jobs:
-            raise _none_servable(failures)
-        asked = replace(asked, items=tuple(item for item in asked.items if item.name in jobs))
-        url = stack.enter_context(own_server(asked, Run(most, device, "model", eviction, dummy=dummy), own))
+            raise _no_adapter_error(failures)
+        inputs = replace(inputs, items=tuple(item for item in inputs.items if item.name in jobs))
+        url = stack.enter_context(started_server(inputs, WarmRun(most, device, "model", eviction, dummy=dummy), own))
         facts = {"max_loras": str(most.max_loras), "max_cpu_loras": str(most.max_cpu_loras), "eviction": eviction}
         facts |= {"weights": "dummy"} if dummy is not None else {}
-        return live(settings, replace(options, url=url, api_key=""), facts, failures)
+        return measure_server(settings, replace(options, url=url, api_key=""), facts, failures)
 
 
-def _none_servable(failures: Failures) -> LoraCliError:
-    """What is wrong with the first of the adapters, and how many more there are."""
+def _no_adapter_error(failures: Failures) -> LoraCliError:
+    """The error of the first adapter, with the number of the others."""
     (name, error), *more = failures.items()
     hint = "; ".join(filter(None, (error.hint, f"and {len(more)} more cannot either" if more else "")))
     code = max(one.exit_code for one in failures.values())
     return ERRORS[code](f"{name} cannot be served: {error.message}", hint=hint)
 
 
-def chosen(options: BenchOptions) -> tuple[Device, PolicyName]:
-    """What ``--device`` and ``--eviction`` say of one process. Raises ``UsageError``."""
+def device_and_eviction(options: BenchOptions) -> tuple[Device, PolicyName]:
+    """The values of ``--device`` and ``--eviction`` for one process. Raises ``UsageError``."""
     device, eviction, known = options.device or "auto", options.eviction or "adaptive", get_args(PolicyName)
     if device not in get_args(Device):
         raise UsageError(f"--device is auto, cpu or cuda, not {safe(device)}")
@@ -143,22 +143,24 @@ def chosen(options: BenchOptions) -> tuple[Device, PolicyName]:
 
 
 @contextmanager
-def measured_lineup(settings: Settings, options: BenchOptions, workload: Workload) -> Iterator[tuple[Lineup, Settings]]:
-    """The adapters that are named, or synthetic ones, and the settings that hold for them.
+def benchmark_adapters(
+    settings: Settings, options: BenchOptions, workload: Workload
+) -> Iterator[tuple[Inputs, Settings]]:
+    """The named or synthetic adapters, and the settings for them.
 
-    Synthetic ones have a cache of their own, and all of it is gone when the block ends.
+    Synthetic adapters have a temporary cache, which is removed when the block ends.
 
     Raises:
-        LoraCliError: they are not named as they must be, or there is no room for those that are made.
+        LoraCliError: an option is invalid, or the disk is too full for the synthetic adapters.
     """
     if options.num_adapters is None:
         options.refuse(("ranks",), "for --num-adapters and --simulate", "named adapters have their own ranks")
         if options.manifest is None and not options.refs:
             hint = "add adapters, or an adapter set with -f; --url measures a running server, --simulate the tiers"
             raise UsageError("there is nothing to measure", hint=hint)
-        asked = lineup(options.manifest, options.refs or [], options.base, "measure")
-        reached = reaching(settings, asked.manifest, options.policy)
-        yield with_base(asked, "serve-bench", reached), reached
+        inputs = read_inputs(options.manifest, options.refs or [], options.base, "measure")
+        reached = apply_policies(settings, inputs.manifest, options.policy)
+        yield infer_base(inputs, "serve-bench", reached), reached
         return
     names = adapter_names(workload.names, options.num_adapters)
     for flag in options.given(("refs", "manifest", "policy")):
@@ -169,7 +171,7 @@ def measured_lineup(settings: Settings, options: BenchOptions, workload: Workloa
     by_name = parse_ranks(options.ranks or RANKS).of(names, options.seed)
     with tempfile.TemporaryDirectory(prefix="lora-cli-bench-") as temporary:
         folder = Path(temporary)
-        needed, free = COPIES * total_bytes(base, by_name), shutil.disk_usage(folder).free
+        needed, free = COPIES_PER_ADAPTER * total_bytes(base, by_name), shutil.disk_usage(folder).free
         if needed > free:
             raise MachineError(
                 f"{len(names)} adapters need {size(needed)} in {folder.parent}, which has {size(free)} free",
@@ -178,16 +180,16 @@ def measured_lineup(settings: Settings, options: BenchOptions, workload: Workloa
         for number, name in enumerate(names):
             write_synthetic(folder / str(number), base, by_name[name], name, options.seed)
         items = tuple(Item(name, str(folder / str(number))) for number, name in enumerate(names))
-        yield Lineup(items, options.base), replace(settings, cache_dir=folder / "cache")
+        yield Inputs(items, options.base), replace(settings, cache_dir=folder / "cache")
 
 
-def servable(
-    asked: Lineup, base: BaseModel, most: Limits, settings: Settings, hold: Hold, failures: Failures
+def admit_adapters(
+    inputs: Inputs, base: BaseModel, most: Limits, settings: Settings, hold: Hold, failures: Failures
 ) -> dict[str, Job]:
-    """The adapters that can be served, by name, held in the cache; the others are noted in ``failures``."""
-    admit = admitting(Terms(base, max_lora_rank=most.max_lora_rank or None), settings, hold)
+    """The adapters that can be served, by name; ``hold`` keeps them in the cache. Errors go into ``failures``."""
+    admit = admission_function(Terms(base, max_lora_rank=most.max_lora_rank or None), settings, hold)
     found: dict[str, Job] = {}
-    for item in asked.items:
+    for item in inputs.items:
         try:
             admission = admit(item)
             _, job = reported(item, admission)
@@ -202,36 +204,36 @@ def servable(
 
 
 def _measure(
-    asked: Lineup, run: Run, trace: Trace, seed: int, settings: Settings, failures: Failures
+    inputs: Inputs, run: WarmRun, trace: Trace, seed: int, settings: Settings, failures: Failures
 ) -> tuple[MeasurementReport, Mapping[str, str]]:
-    """Admit the adapters, start the warm process, and send the trace through it; what is used is kept until then.
+    """Admits the adapters, starts the warm process, and sends the trace through it.
 
-    Gives what was measured, and on what device.
+    Returns the measurement and the facts of the device.
     """
-    base, most = base_model(asked.base, settings), run.limits
+    base, most = base_model(inputs.base, settings), run.limits
     with holding(Store(settings.cache_dir)) as hold:
-        jobs = servable(asked, base, most, settings, hold, failures)
+        jobs = admit_adapters(inputs, base, most, settings, hold, failures)
         broken = {name: one.message for name, one in failures.items()}
         slots, places = most.max_loras, most.max_cpu_loras
         replay = partial(run_trace, trace.keys(), max_loras=slots, max_cpu_loras=places, failed=broken)
         if not jobs:
-            return replay(serve=lambda _name: Served("", 0.0)), {}  # none is asked: all are broken
+            return replay(serve=lambda _name: Served("", 0.0)), {}  # every request fails
         needs = [needs_of(job.adapter, base) for job in jobs.values()]
-        plan = lay_out(replace(planned(asked, run, base, settings), seed=seed, base_directory=None), needs)
+        plan = lay_out(replace(process_plan(inputs, run, base, settings), seed=seed, base_directory=None), needs)
         with WarmProcess(plan) as process:
             ready = process.start()
             serve = partial(_serve, process, jobs, failures)
-            found = replay(serve=serve, progress=counter(len(trace), settings))
+            found = replay(serve=serve, progress=request_counter(len(trace), settings))
             return found, {"device": ready.device, "dtype": ready.dtype}
 
 
 def _serve(process: WarmProcess, jobs: Mapping[str, Job], failures: Failures, name: str) -> Served:
-    """What a trace is run against: the adapter into its slot, and a small batch through it."""
+    """Serves one request of a trace: loads the adapter into a slot, and runs a small batch through it."""
     job = jobs[name]
     try:
         served = process.serve(job)
     except LoraCliError as error:
-        # The tiers know an adapter by its digest; people know it by its name.
+        # The tiers identify an adapter by its digest; messages have its name.
         error.message = error.message.replace(job.key, name)
         failures[name] = error
         raise
@@ -240,34 +242,34 @@ def _serve(process: WarmProcess, jobs: Mapping[str, Job], failures: Failures, na
 
 
 @contextmanager
-def own_server(asked: Lineup, run: Run, settings: Settings) -> Iterator[str]:
-    """The address of a server of these adapters, which is ready; it ends with the block.
+def started_server(inputs: Inputs, run: WarmRun, settings: Settings) -> Iterator[str]:
+    """Starts a server of these adapters, waits until it is ready, and gives its address; stops it after the block.
 
     Raises:
-        LoraCliError: what keeps it from serving.
+        LoraCliError: the server cannot serve.
     """
     with tempfile.TemporaryDirectory(prefix="lora-cli-serve-", ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary)
-        serve = Serve(Address(uds=folder / "socket"), "", (), LOAD_TIMEOUT, folder / "ready", None)
-        child = ChildProcess(SERVER, (asked, run, serve, replace(settings, quiet=not settings.verbose)))
+        serve = ServerOptions(Address(uds=folder / "socket"), "", (), LOAD_TIMEOUT, folder / "ready", None)
+        child = ChildProcess(SERVER, (inputs, run, serve, replace(settings, quiet=not settings.verbose)))
         try:
             while not (folder / "ready").exists():
                 if child.stands.future.done():
                     with suppress(Died):
                         child.stands.answer(object)
                     raise MachineError("the server exited before it was ready", hint="--verbose shows its progress")
-                time.sleep(STARTED_S)
+                time.sleep(READY_POLL_S)
             yield str(serve.address)
         finally:
             child.close()
 
 
 def main(descriptor: int) -> None:
-    """The server's life: it serves until the client closes the connection, and reports errors."""
-    os.setsid()  # Ctrl-C is for our parent, and the server answers until that has told what there is
+    """The server process: it serves until the parent closes the connection, and reports errors."""
+    os.setsid()  # Ctrl-C goes to the parent, which still needs the server for its report
     connection: Connection[Any, Any] = Connection(descriptor)
     number, served = connection.recv()
-    threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(connection,), daemon=True).start()
     try:
         warm_serve(*served)
         connection.send((number, None))
@@ -275,8 +277,8 @@ def main(descriptor: int) -> None:
         connection.send((number, error))
 
 
-def _end_with(connection: "Connection[Any, Any]") -> None:
-    """Ends this process, in order, when its parent hangs up."""
+def _exit_with_parent(connection: "Connection[Any, Any]") -> None:
+    """Shuts this process down when the parent closes the connection."""
     with suppress(EOFError, OSError):
         connection.recv()
     os.kill(os.getpid(), signal.SIGTERM)

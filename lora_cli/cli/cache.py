@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from lora_cli.cli import completion, options
-from lora_cli.cli.adapter_selection import lineup, reaching
-from lora_cli.cli.options import ADAPTERS, LIMITS, OUTPUT, option, seconds
-from lora_cli.cli.output import Format, table_width, to_stderr, width, write, write_result
+from lora_cli.cli.adapter_selection import apply_policies, read_inputs
+from lora_cli.cli.options import ADAPTERS, LIMITS, OUTPUT, option, parse_duration_option
+from lora_cli.cli.output import Format, inform, table_width, width, write, write_result
 from lora_cli.core.did_you_mean import nearest
 from lora_cli.core.reference import parse
 from lora_cli.core.text import counted, safe, size
@@ -48,13 +48,13 @@ def list_snapshots(
 ) -> None:
     """List the snapshots, most recently used first."""
     store = Store(ctx.obj.cache_dir)
-    _show(store, _inventory(store), output_format, one_by_one=False, residency=residency)
+    _show(store, _inventory(store), output_format, details=False, residency=residency)
 
 
 def show(ctx: typer.Context, names: Names, output_format: options.OutputFormat = "human") -> None:
     """Show snapshots: their references, each file, and how much is in the page cache."""
     store = Store(ctx.obj.cache_dir)
-    _show(store, _found(store, names), output_format, one_by_one=True, residency=True)
+    _show(store, _find_snapshots(store, names), output_format, details=True, residency=True)
 
 
 def verify_all(
@@ -81,44 +81,47 @@ def verify_all(
         from lora_cli.reading.manifest import read_manifest
 
         adapter_set = read_manifest(manifest)
-        settings = reaching(settings, adapter_set)
+        settings = apply_policies(settings, adapter_set)
         if not (names or repair):
             names = [entry.name for entry in adapter_set.adapters]
     from lora_cli.render.terminal_cache import verified_parts
 
     only = _verified_names(store, names, manifest) if names else None
     found = list(verify(store, only))
-    rotten = [one for one in found if one.problem]
+    corrupt = [one for one in found if one.problem]
     outside = is_linked_outside(store)
-    mended = list(mend(store, settings, rotten, only)) if repair else None
-    broken = [one for one in mended or () if one.error is not None]
-    isolated = [item for item in quarantined_items(store) if only is None or item.digest in only]
-    report = verify_report(found, mended, isolated)
+    repaired = list(mend(store, settings, corrupt, only)) if repair else None
+    broken = [one for one in repaired or () if one.error is not None]
+    in_quarantine = [item for item in quarantined_items(store) if only is None or item.digest in only]
+    report = verify_report(found, repaired, in_quarantine)
     write_result(report, output_format, verified_parts(report), columns=table_width())
-    if not settings.quiet:
-        if manifest is None and broken and not settings.offline:
-            to_stderr("hint: --repair -f MANIFEST uses the sources of a manifest")
-        if not repair and (isolated or any(one.kind != "record" for one in rotten)):
-            to_stderr("hint: lora-cli cache verify --repair fetches corrupt and quarantined files again")
-        if outside:
-            to_stderr("hint: hard links outside the cache are also corrupt: fetch --to or --publish replaces them")
-    # What could not be moved away lies there still; a named adapter must be in the cache.
-    well = not broken and (not rotten or (repair and all(one.moved_to for one in rotten))) and not (names and isolated)
-    raise typer.Exit(0 if well else Corrupt.exit_code)
+    if manifest is None and broken and not settings.offline:
+        inform("hint: --repair -f MANIFEST uses the sources of a manifest", settings)
+    if not repair and (in_quarantine or any(one.kind != "record" for one in corrupt)):
+        inform("hint: lora-cli cache verify --repair fetches corrupt and quarantined files again", settings)
+    if outside:
+        inform("hint: hard links outside the cache are also corrupt: fetch --to or --publish replaces them", settings)
+    # Corrupt files that could not be moved stay in the cache; named adapters must not be in quarantine.
+    is_sound = (
+        not broken
+        and (not corrupt or (repair and all(one.moved_to for one in corrupt)))
+        and not (names and in_quarantine)
+    )
+    raise typer.Exit(0 if is_sound else Corrupt.exit_code)
 
 
 def _verified_names(store: Store, names: Sequence[str], manifest: Path | None) -> set[str]:
-    """What ``verify`` is to look at: digests of snapshots, sha256 of their blobs, names of views.
+    """The names for ``verify``: digests of snapshots, sha256 of their blobs, names of views.
 
-    With a ``manifest`` names are those of its adapters too, as its lock pins them.
+    With a ``manifest``, ``names`` may be those of its adapters, at their locked version.
     """
     meant: dict[str, str] = {}
     if manifest is not None:
-        items = lineup(manifest, (), "", "verify").items
+        items = read_inputs(manifest, (), "", "verify").items
         meant = {item.name: item.locked.digest if item.locked else str(item.source) for item in items}
     views = {path.name for path in entries(store.adapters)}.union(name for name, _ in quarantined(store))
     known = views.intersection(names)
-    found = _found(store, [meant.get(name, name) for name in names], {meant.get(name, name) for name in known})
+    found = _find_snapshots(store, [meant.get(name, name) for name in names], {meant.get(name, name) for name in known})
     blob_names = {blob.sha256 for item in found for record in item.records for blob in record.files.values()}
     return blob_names.union(known, *((item.digest, *item.names) for item in found))
 
@@ -146,17 +149,19 @@ def collect_garbage(
     settings = with_flags(ctx.obj, {"cache_budget": cache_budget})
     if unused_for is not None and re.fullmatch("0*[1-9][0-9]*", unused_for):
         raise UsageError(f"--unused-for {unused_for} has no unit", hint=f"--unused-for {unused_for}d is days")
-    unused_for_s = None if unused_for is None else seconds(unused_for, "--unused-for", "")
-    limits = Limits(unused_for_s, settings.cache_budget, seconds(grace, "--grace", ""))
+    unused_for_s = None if unused_for is None else parse_duration_option(unused_for, "--unused-for", "")
+    limits = Limits(unused_for_s, settings.cache_budget, parse_duration_option(grace, "--grace", ""))
     store = Store(ctx.obj.cache_dir)
     from lora_cli.render.terminal_cache import removed_parts
 
     removed = collect(store, limits, dry_run=dry_run)
-    if not removed and limits.unused_for_s is not None and not settings.quiet:
-        to_stderr("nothing to remove: what is cached is in use (it has a name, or hard links), or was used since")
+    if not removed and limits.unused_for_s is not None:
+        inform(
+            "nothing to remove: what is cached is in use (it has a name, or hard links), or was used since", settings
+        )
     left = cache_bytes(store) - (sum(one.bytes for one in removed) if dry_run else 0)
-    if limits.max_bytes is not None and left > limits.max_bytes and not settings.quiet:
-        to_stderr(f"{size(left)} are left, over {size(limits.max_bytes)}: they are in use or new")
+    if limits.max_bytes is not None and left > limits.max_bytes:
+        inform(f"{size(left)} are left, over {size(limits.max_bytes)}: they are in use or new", settings)
     report = removed_report(removed, dry_run=dry_run)
     write_result(report, output_format, removed_parts(report, verbose=settings.verbose), columns=table_width())
 
@@ -173,8 +178,8 @@ def remove_snapshots(
     if everything == bool(names):
         raise UsageError("rm takes either adapters or --all", hint="see lora-cli cache ls")
     store = Store(ctx.obj.cache_dir)
-    check_cache(store)  # before anything else is said about it
-    items = [*_inventory(store), *quarantined_items(store)] if everything else _found(store, names or (), ())
+    check_cache(store)  # before any other error
+    items = [*_inventory(store), *quarantined_items(store)] if everything else _find_snapshots(store, names or (), ())
     if everything and not (dry_run or yes):
         _confirm(f"Remove {counted(len(items), 'adapter')}, {size(cache_bytes(store))}, from {store.root}?")
     from lora_cli.render.terminal_cache import removed_parts
@@ -184,7 +189,7 @@ def remove_snapshots(
 
 
 def _confirm(question: str) -> None:
-    """Asks on the terminal, and ends the command unless the answer is yes.
+    """Asks for confirmation on the terminal, and exits with 1 unless the answer is yes.
 
     Raises:
         UsageError: there is no terminal.
@@ -215,7 +220,7 @@ def show_path(
     if name == "adapters":
         write(f"{store.adapters}\n")
         return
-    write(f"{_one(store, name).directory if name else store.root}\n")
+    write(f"{_find_one(store, name).directory if name else store.root}\n")
 
 
 def _inventory(store: Store) -> list[Item]:
@@ -223,23 +228,23 @@ def _inventory(store: Store) -> list[Item]:
         return inventory(store)
 
 
-def _found(store: Store, names: Sequence[str], known: Collection[str] | None = None) -> list[Item]:
-    """The snapshots that the words name, each once.
+def _find_snapshots(store: Store, names: Sequence[str], known: Collection[str] | None = None) -> list[Item]:
+    """The snapshots of these names, each once.
 
-    With ``known`` also those in the quarantine, and words in it may name none.
+    With ``known``, snapshots in the quarantine count too, and a name in ``known`` may have no snapshot.
     """
     items = [*_inventory(store), *(quarantined_items(store) if known is not None else ())]
     found: dict[str, Item] = {}
     for name in names:
         matching = find_items(items, name, _reference(name))
         if not matching and name not in (known or ()):
-            raise NotFound(f"{name} is not in {store.root}", hint=_instead_of(name, items))
+            raise NotFound(f"{name} is not in {store.root}", hint=_suggestion(name, items))
         found.update({item.digest: item for item in matching})
     return list(found.values())
 
 
-def _instead_of(name: str, items: Sequence[Item]) -> str:
-    """What was meant, by the names of views and the last parts of references; else where all of them are listed."""
+def _suggestion(name: str, items: Sequence[Item]) -> str:
+    """A did-you-mean hint from the names of views and the last parts of references."""
     known = {word: word for item in items for word in item.names}
     for ref in (record.ref for item in items for record in item.records):
         known.setdefault(ref.partition("@")[0].rpartition("/")[2], ref)
@@ -248,16 +253,16 @@ def _instead_of(name: str, items: Sequence[Item]) -> str:
     return f"did you mean {known[close]}? {shows}" if close is not None else shows
 
 
-def _one(store: Store, name: str) -> Item:
-    """The one snapshot that a word names: of a reference the usual files, else the selection that was used last."""
-    items, ref = _found(store, [name]), _reference(name)
-    if len(items) > 1 and not any(name in item.names or _meaning(item, ref) for item in items):
+def _find_one(store: Store, name: str) -> Item:
+    """The snapshot of a name; of a reference with several file selections the default one, else the last used."""
+    items, ref = _find_snapshots(store, [name]), _reference(name)
+    if len(items) > 1 and not any(name in item.names or _uses_of(item, ref) for item in items):
         raise UsageError(f"{len(items)} snapshots start with {name}", hint="write more digits")
-    return max(items, key=lambda item: (name in item.names, *max(_meaning(item, ref), default=(False, 0.0))))
+    return max(items, key=lambda item: (name in item.names, *max(_uses_of(item, ref), default=(False, 0.0))))
 
 
-def _meaning(item: Item, ref: str) -> list[tuple[bool, float]]:
-    """For each selection of ``ref`` that the snapshot is: whether it is the usual one, and when it was used."""
+def _uses_of(item: Item, ref: str) -> list[tuple[bool, float]]:
+    """For each file selection of ``ref`` in this snapshot: whether it is the default one, and when it was last used."""
     return [(not record.selection, record.used_s) for record in item.records if record.ref == ref]
 
 
@@ -268,15 +273,15 @@ def _reference(name: str) -> str:
         return ""
 
 
-def _show(store: Store, items: Sequence[Item], output_format: Format, *, one_by_one: bool, residency: bool) -> None:
+def _show(store: Store, items: Sequence[Item], output_format: Format, *, details: bool, residency: bool) -> None:
     blob_bytes = sum(tree_bytes(path) for path in blobs(store))
     if residency:
         items = [with_residency(store, item) for item in items]
     report = cache_report(store, items, blob_bytes)
     from lora_cli.render.terminal_cache import snapshots_parts
 
-    columns = width() if one_by_one else table_width()
-    write_result(report, output_format, snapshots_parts(report, columns, one_by_one=one_by_one), columns=columns)
+    columns = width() if details else table_width()
+    write_result(report, output_format, snapshots_parts(report, columns, details=details), columns=columns)
 
 
 EXAMPLES = (

@@ -1,4 +1,4 @@
-"""What a shell offers after a TAB beyond commands and options: cached adapters, engines, rules.
+"""Shell completion of values: cached adapters, engines, rules.
 
 Typer calls these with the incomplete word, and offers the matching ones. The shell itself completes files if there are
 no matches.
@@ -21,31 +21,34 @@ from lora_cli.store import Store
 from lora_cli.store.disk import write_file
 from lora_cli.store.resolution_records import all_records
 
-MOST_RECORDS = 2000
-"""Of a larger cache not all references are read: a TAB is answered at once, or not used."""
+MAX_RECORDS = 2000
+"""The most records that are read: completion must respond at once."""
 
-SETUP = ("--install-completion", "--show-completion")
+COMPLETION_FLAGS = ("--install-completion", "--show-completion")
 BASH_SCRIPT = Path(__file__).with_name("completion.bash")
-"""Typer's own script takes bash's words as they are: ``hf://org/name`` is three, ``vllm@0.33`` two."""
+"""Replaces typer's script, which does not join the words that bash splits at ``:`` and ``@``."""
 
 
 def references(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Adapters in the cache, as one writes them; none if a path is begun."""
+    """References of cached adapters; none for the beginning of a path."""
     if incomplete.startswith((".", "/", "~")):
         return []
-    return _begun(_cached(ctx, partial(_references, incomplete)), incomplete)
+    return _matching(_from_cache(ctx, partial(_references, incomplete)), incomplete)
 
 
 def snapshots(ctx: typer.Context, incomplete: str) -> list[str]:
-    """What ``cache show`` takes: references, names of views, and digests once one is begun."""
-    found = [*_cached(ctx, partial(_references, incomplete)), *_cached(ctx, lambda store: _names(store.adapters))]
+    """The arguments of ``cache show``: references, names of views, and digests after the first character."""
+    found = [
+        *_from_cache(ctx, partial(_references, incomplete)),
+        *_from_cache(ctx, lambda store: _names(store.adapters)),
+    ]
     if incomplete:
-        found += _cached(ctx, lambda store: _names(store.snapshots))
-    return _begun(found, incomplete)
+        found += _from_cache(ctx, lambda store: _names(store.snapshots))
+    return _matching(found, incomplete)
 
 
 def engines(incomplete: str) -> list[str]:
-    """Names of engines; behind ``@`` the versions that have a profile, newest first."""
+    """Names of engines; after ``@`` the versions with a profile, newest first."""
     from lora_cli.engines import ENGINES, profiles_of
 
     name, at, _ = incomplete.partition("@")
@@ -55,7 +58,7 @@ def engines(incomplete: str) -> list[str]:
 
 
 def rules(incomplete: str) -> list[tuple[str, str]]:
-    """Codes of rules, or their names where letters of one are begun."""
+    """Codes of rules; their names if no code matches."""
     from lora_cli.rules import RULES
 
     codes = [(rule.code, rule.name) for rule in RULES if rule.code.startswith(incomplete)]
@@ -65,32 +68,32 @@ def rules(incomplete: str) -> list[tuple[str, str]]:
 REF: dict[str, Any] = {"metavar": "REF", "autocompletion": references}
 ENGINE: dict[str, Any] = {"metavar": "NAME[@VERSION]", "autocompletion": engines}
 RULE: dict[str, Any] = {"metavar": "RULE", "autocompletion": rules}
-"""What an option takes that names one of these: how ``--help`` calls it, and what a TAB offers."""
+"""Parameters of ``option`` for values of these kinds: the metavar and the completion."""
 
 
-def words(*known: str) -> Callable[[], list[str]]:
-    """Offers these words."""
+def choices(*known: str) -> Callable[[], list[str]]:
+    """Completes to one of these words."""
     return lambda: list(known)
 
 
-def _begun(found: Sequence[str], begun: str) -> list[str]:
-    """What is offered once ``begun`` is: a revision next to the name without one only once its ``@`` is there."""
+def _matching(found: Sequence[str], incomplete: str) -> list[str]:
+    """Leaves out ``name@revision`` while ``name`` is offered, until ``incomplete`` has the ``@``."""
     known = set(found)
-    return [word for word in found if "@" in begun or word.partition("@")[0] not in known - {word}]
+    return [word for word in found if "@" in incomplete or word.partition("@")[0] not in known - {word}]
 
 
-def _cached(ctx: typer.Context, listed: Callable[[Store], Iterator[str]]) -> list[str]:
-    """What is listed of the cache that is meant; nothing if that cannot be read: a TAB is no place for errors."""
+def _from_cache(ctx: typer.Context, list_names: Callable[[Store], Iterator[str]]) -> list[str]:
+    """The names that are listed in the configured cache; empty if it cannot be read: completion shows no errors."""
     with suppress(LoraCliError, OSError):
         store = Store(load_settings(ctx.meta, os.environ).cache_dir)
-        return sorted(set(islice(listed(store), MOST_RECORDS)))
+        return sorted(set(islice(list_names(store), MAX_RECORDS)))
     return []
 
 
-def _references(begun: str, store: Store) -> Iterator[str]:
-    """What is cached, as it is written for short, unless ``begun`` is the long way."""
+def _references(incomplete: str, store: Store) -> Iterator[str]:
+    """Cached references in their short form; Hub references with ``hf://`` if ``incomplete`` has that."""
     for record in all_records(store):
-        ref = record.ref if begun.startswith("hf:") else record.ref.removeprefix("hf://")
+        ref = record.ref if incomplete.startswith("hf:") else record.ref.removeprefix("hf://")
         yield ref if "%" in ref else ref.removeprefix("file://")
 
 
@@ -100,12 +103,12 @@ def _names(folder: os.PathLike[str]) -> Iterator[str]:
 
 
 def set_up_bash(argv: Sequence[str]) -> bool:
-    """``--install-completion`` and ``--show-completion`` in bash, with our script; whether that was asked for.
+    """Handles ``--install-completion`` and ``--show-completion`` in bash, with our script; False for anything else.
 
-    Other shells are typer's to serve.
+    Typer handles the other shells.
     """
     printed = os.environ.get("_LORA_CLI_COMPLETE") == "source_bash"
-    if not printed and not (argv and argv[0] in SETUP and _shell() == "bash"):
+    if not printed and not (argv and argv[0] in COMPLETION_FLAGS and _shell() == "bash"):
         return False
     if printed or argv[0] == "--show-completion":
         typer.echo(BASH_SCRIPT.read_text(encoding="utf-8"), nl=False)
@@ -122,7 +125,7 @@ def set_up_bash(argv: Sequence[str]) -> bool:
 
 
 def _install(installed: Path, rc: Path) -> None:
-    """Writes the script, and a line into ``rc`` that reads it."""
+    """Writes the script, and adds a line to ``rc`` that sources it."""
     installed.parent.mkdir(parents=True, exist_ok=True)
     write_file(installed, BASH_SCRIPT.read_bytes())
     line = f"source {shlex.quote(str(installed))}\n".encode()
@@ -133,7 +136,7 @@ def _install(installed: Path, rc: Path) -> None:
 
 
 def _shell() -> str:
-    """The name of the calling shell, "" where there is none."""
+    """The name of the calling shell; "" if it is not found."""
     import shellingham
 
     try:

@@ -1,10 +1,10 @@
-"""``--engine``, ``--engine-args`` and a manifest's ``engine:`` block: which engines, and how they are started."""
+"""``--engine``, ``--engine-args`` and a manifest's ``engine:`` block: the engines and their launch options."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from lora_cli.cli.adapter_selection import Lineup, check_max_cpu_loras
+from lora_cli.cli.adapter_selection import Inputs, check_max_cpu_loras
 from lora_cli.cli.options import ENGINE, option
 from lora_cli.core.engine_outcome import Deployment
 from lora_cli.core.reference import AdapterRef
@@ -47,7 +47,7 @@ def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") ->
 
 def deployment_of(
     engines: "Sequence[Profile]",
-    asked: Lineup,
+    inputs: Inputs,
     *,
     tp: int,
     max_lora_rank: int | None,
@@ -55,7 +55,7 @@ def deployment_of(
     served_model_name: str = "",
     max_loras: int | None = None,
 ) -> Deployment | None:
-    """How the engines are started, None if there are none. What no flag says, the manifest of ``asked`` may.
+    """The launch options of the engines, from the flags and the manifest; None if there are no engines.
 
     Raises:
         UsageError: an engine does not start with that ``max_lora_rank``.
@@ -70,17 +70,17 @@ def deployment_of(
         max_lora_rank=max_lora_rank,
         lora_target_modules=tuple(words_of(lora_target_modules)) or None,
         served_model_name=served_model_name or None,
-        max_loras=max_loras if max_loras is not None or asked.engine is None else asked.engine.max_loras,
-        pinned=sum(item.pinned for item in asked.items),
+        max_loras=max_loras if max_loras is not None or inputs.engine is None else inputs.engine.max_loras,
+        pinned=sum(item.pinned for item in inputs.items),
     )
 
 
-def deployed_of(
-    text: str, asked: Lineup, max_loras: int | None, max_cpu_loras: int | None, tp: int
+def engine_launch(
+    text: str, inputs: Inputs, max_loras: int | None, max_cpu_loras: int | None, tp: int
 ) -> "Deployed | None":
-    """How the engine is to be started, as far as that is known before the adapters are read; None for no engine.
+    """The launch options of ``--engine-args`` that are known before the adapters are read; None without an engine.
 
-    A manifest that is for the same engine says the version and the limits, where the options do not.
+    Version and limits default to those of a manifest for the same engine.
 
     Raises:
         UsageError: no such engine or version, or one whose flags are not known; fewer adapters in memory than slots.
@@ -92,7 +92,7 @@ def deployed_of(
     from lora_cli.validation.engine_args import Deployed
 
     name, at, _ = text.strip().partition("@")
-    spec = asked.engine if asked.engine is not None and asked.engine.name == name.lower() else None
+    spec = inputs.engine if inputs.engine is not None and inputs.engine.name == name.lower() else None
     profile = choose_engine(f"{name}@{spec.version}" if spec is not None and spec.version and not at else text)
     if profile.engine.slots is None:
         known = " or ".join(engine.name for engine in ENGINES.values() if engine.slots is not None)
@@ -100,22 +100,22 @@ def deployed_of(
     slots = max_loras or (spec.max_loras if spec is not None else None)
     memory = max_cpu_loras or (spec.max_cpu_loras if spec is not None else None)
     check_max_cpu_loras(max_cpu_loras, slots)
-    pinned = frozenset(item.name for item in asked.items if item.pinned)
-    model, revision = _called(asked.base)
+    pinned = frozenset(item.name for item in inputs.items if item.pinned)
+    model, revision = _model_argument(inputs.base)
     return Deployed(
         profile,
         model,
         revision,
         tp,
         Limits(slots, memory, len(pinned)),
-        named=asked.manifest is not None,
+        named=inputs.manifest is not None,
         pinned=pinned,
         rank=spec.max_lora_rank if spec is not None else None,
     )
 
 
-def _called(base: str | AdapterRef) -> tuple[str, str]:
-    """What an engine on this machine is given as its model, and the commit; empty for what it cannot be given."""
+def _model_argument(base: str | AdapterRef) -> tuple[str, str]:
+    """The ``--model`` and ``--revision`` of an engine on this machine; empty if it cannot load the base."""
     if not base:
         return "", ""
     ref = ref_of(base)
@@ -126,14 +126,14 @@ def _called(base: str | AdapterRef) -> tuple[str, str]:
     return "", ""
 
 
-def folders_of(judged: Iterable[tuple[str, Checked, str]], settings: Settings) -> Mapping[str, str]:
-    """The folder of each adapter that an engine on this machine can load: its own, or the cache's.
+def adapter_folders(judged: Iterable[tuple[str, Checked, str]], settings: Settings) -> Mapping[str, str]:
+    """The folder from which an engine on this machine can load each adapter: a local one, or one in the cache.
 
-    Each comes with the digest of its snapshot in the cache ("": none). Its view is taken, or the snapshot where a view
-    of that name is of another manifest or version.
+    ``judged`` has the name, the adapter and the digest of its cached snapshot ("" for none). The view of that name is
+    used if it has that digest, else the snapshot.
     """
     store = Store(settings.cache_dir.absolute())
-    held, found = views(store), {}
+    cached_views, found = views(store), {}
     for name, checked, digest in judged:
         ref = checked.revision.ref if checked.revision is not None else None
         if ref is not None and ref.scheme == "file":
@@ -141,7 +141,7 @@ def folders_of(judged: Iterable[tuple[str, Checked, str]], settings: Settings) -
         elif not digest:
             continue
         else:
-            folder = store.adapters / name if held.get(name) == digest else store.snapshot(digest)
+            folder = store.adapters / name if cached_views.get(name) == digest else store.snapshot(digest)
         if folder.is_dir() and str(folder).isprintable():
             found[name] = str(folder)
     return found

@@ -11,12 +11,12 @@ import yaml
 from lora_cli.cli import completion, options
 from lora_cli.cli.adapter_selection import MAX_LORAS
 from lora_cli.cli.options import OUTPUT, for_engine, option
-from lora_cli.cli.output import to_stderr, writable, write
+from lora_cli.cli.output import check_writable, inform, write
 from lora_cli.core.adapter_files import CONFIG
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.addresses import hub_words
 from lora_cli.core.reference import CHECKPOINT, LATEST, AdapterRef
-from lora_cli.core.text import counted, names, safe
+from lora_cli.core.text import counted, names
 from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
@@ -53,10 +53,10 @@ def command(
 ) -> None:
     """Write a manifest of adapters from their configs, with comments on further settings."""
     settings: Settings = ctx.obj
-    writable(output)
+    check_writable(output)
     if output.is_file():
         raise UsageError(f"{output} already exists", hint="use --output FILE for another")
-    inside = [_inside(word) for word in refs]
+    inside = [_adapters_in(word) for word in refs]
     items = _items([text for adapters, _ in inside for text in adapters])
     adapters = list(read_all(items, settings))
     for one in adapters:
@@ -67,48 +67,48 @@ def command(
     profile = choose_engine(engine) if engine else None
     head = HEAD.format(
         file=output.name if output.name != "-" else "set.yaml",
-        base=_base(base, adapters, output.parent),
-        engine=_engine(profile, adapters),
+        base=_base_line(base, adapters, output.parent),
+        engine=_engine_line(profile, adapters),
     )
-    entries = list(_entries(items, output.parent))
+    entries = list(_manifest_entries(items, output.parent))
     write(head + _yaml({"adapters": entries}), output)
-    if (left := [name for _, others in inside for name in others]) and not settings.quiet:
+    if left := [name for _, others in inside for name in others]:
         why = f"no {CONFIG}, or control characters in the name"
-        to_stderr(safe(f"left out {counted(len(left), 'folder')} ({why}): {names(left)}"))
-    if output.name != "-" and not settings.quiet:
-        to_stderr(f"wrote {output} with {counted(len(entries), 'adapter')}; next: lora-cli fetch -f {output}")
+        inform(f"left out {counted(len(left), 'folder')} ({why}): {names(left)}", settings)
+    if output.name != "-":
+        inform(f"wrote {output} with {counted(len(entries), 'adapter')}; next: lora-cli fetch -f {output}", settings)
 
 
 def _items(refs: Sequence[str]) -> list[Item]:
-    """The adapters, each under a name of its own: that of its folder or repository, numbered where it is taken."""
+    """The adapters with unique names: the folder or repository name, with a number if it is taken."""
     items = dict[str, Item]()
     for ref in dict.fromkeys(map(ref_of, refs)):
         plain = re.sub(r"[^A-Za-z0-9._-]+", "-", ref.name).strip("-._")[:100] or "adapter"
         free = (plain, *(f"{plain}-{number}" for number in range(2, len(items) + 3)))
         name = next(name for name in free if name not in items)
-        items[name] = Item(name, ref, latest=ref.scheme == "file" and _is_run(Path(ref.location)))
+        items[name] = Item(name, ref, latest=ref.scheme == "file" and _is_training_run(Path(ref.location)))
     return list(items.values())
 
 
-def _inside(text: str) -> tuple[list[str], list[str]]:
-    """The adapters of a folder of adapters, and the names of its other folders; else what it is."""
+def _adapters_in(text: str) -> tuple[list[str], list[str]]:
+    """The adapters in a folder of adapters, and the names of its other folders; anything else is one adapter."""
     folder = Path(text)
     children = sorted(folder.iterdir()) if folder.is_dir() and not (folder / CONFIG).exists() else []
-    found = [one for one in children if one.name.isprintable() and ((one / CONFIG).is_file() or _is_run(one))]
-    if not found or _is_run(folder):
+    found = [one for one in children if one.name.isprintable() and ((one / CONFIG).is_file() or _is_training_run(one))]
+    if not found or _is_training_run(folder):
         return [text], []
     return list(map(str, found)), [one.name for one in children if one.is_dir() and one not in found]
 
 
-def _is_run(folder: Path) -> bool:
-    """Whether it is the folder of a training run, whose adapters are its checkpoints."""
+def _is_training_run(folder: Path) -> bool:
+    """Whether this is the folder of a training run: it has checkpoints, and no adapter itself."""
     if (folder / CONFIG).exists() or not folder.is_dir():
         return False
     return any(CHECKPOINT.fullmatch(child.name) and (child / CONFIG).is_file() for child in folder.iterdir())
 
 
-def _base(given: str, adapters: Sequence[Checked], folder: Path) -> str:
-    """The base's line: what was given, or the repository that all configs name; else a comment."""
+def _base_line(given: str, adapters: Sequence[Checked], folder: Path) -> str:
+    """The ``base`` line: the given base, or the repository in all configs; else a comment."""
     named = {one.adapter.config.base_model_name_or_path or "" for one in adapters if one.adapter and one.adapter.config}
     if given:
         return _yaml({"base": _source(ref_of(given), folder)})
@@ -117,8 +117,8 @@ def _base(given: str, adapters: Sequence[Checked], folder: Path) -> str:
     return "# base: ORG/NAME\n"
 
 
-def _engine(profile: Profile | None, adapters: Sequence[Checked]) -> str:
-    """The engine's lines, with the smallest limits that serve as many as it can, up to the usual number of slots."""
+def _engine_line(profile: Profile | None, adapters: Sequence[Checked]) -> str:
+    """The ``engine`` block, with the smallest supported rank, and as many slots as adapters up to the default."""
     ranks = [pair.rank or 0 for one in adapters if one.adapter for pair in one.adapter.pairs.values()]
     largest = max(ranks, default=0) or 16
     if profile is None:
@@ -129,8 +129,8 @@ def _engine(profile: Profile | None, adapters: Sequence[Checked]) -> str:
     return _yaml({"engine": {**spec, "max_loras": min(MAX_LORAS, len(adapters))}})
 
 
-def _entries(items: Sequence[Item], folder: Path) -> Iterator[dict[str, str]]:
-    """The adapters as a manifest has them; paths are relative to its ``folder``."""
+def _manifest_entries(items: Sequence[Item], folder: Path) -> Iterator[dict[str, str]]:
+    """The entries of the manifest; paths are relative to its ``folder``."""
     for item in items:
         assert isinstance(item.source, AdapterRef)
         entry = {"name": item.name, "source": _source(item.source, folder)}

@@ -1,25 +1,25 @@
-"""``lora-cli inspect``: the facts of adapters from config and header alone, and what they need to be served."""
+"""``lora-cli inspect``: the contents of adapters from config and header, and the engine flags that serve them."""
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from lora_cli.cli import completion, options
-from lora_cli.cli.adapter_selection import Lineup, base_model, lineup, reaching, warn_of_unlocked
-from lora_cli.cli.engine_options import deployed_of, folders_of
+from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, read_inputs, warn_of_unlocked
+from lora_cli.cli.engine_options import adapter_folders, engine_launch
 from lora_cli.cli.options import ADAPTERS, for_engine, option, result
-from lora_cli.cli.output import ReportFormat, drawable, drawn, to_stderr, width, writable, write, written
+from lora_cli.cli.output import ReportFormat, check_writable, to_stderr, width, write, write_report
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.engine_outcome import Deployment
 from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.core.patterns import one_budget
 from lora_cli.errors import UsageError
 from lora_cli.render.inspect_report import InspectReport, inspect_report
-from lora_cli.render.json import encoded
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import endpoint_of
@@ -27,14 +27,17 @@ from lora_cli.store import Store
 from lora_cli.store.resolution_records import read_record
 from lora_cli.validation import Checked, Terms, check_all
 from lora_cli.validation.engine_args import Deployed
-from lora_cli.validation.engine_args import engine_args as smallest
+from lora_cli.validation.engine_args import engine_args as smallest_args
 from lora_cli.validation.tensor_facts import Weights, open_other, open_weights
 
-OF_VALUES = "LC5"
-"""What ``inspect`` does not look at, and so does not list as skipped."""
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
-ONE_THREAD = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-"""What linear algebra asks for its threads when numpy is imported: modules are many and small, and share ours."""
+VALUE_RULES = "LC5"
+"""Rules about tensor values: ``inspect`` does not run them, and does not list them as skipped."""
+
+BLAS_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+"""Variables that BLAS libraries read when numpy is imported: the modules are small, and run in our threads."""
 
 VALUES = "Tensor values"
 
@@ -74,32 +77,32 @@ def command(
 
     With --engine-args, also show how to start an engine that serves them. --spectrum and --diff read the tensors.
     """
-    writable(output)
-    asked = lineup(manifest, refs or [], base, "inspect", checkpoint)
-    settings = reaching(ctx.obj, asked.manifest, policy)
-    warn_of_unlocked(asked, settings)
-    deployed = deployed_of(engine_args, asked, max_loras, max_cpu_loras, tp)
-    model = base_model(asked.base, settings) if asked.base else None
-    terms = _terms(model, deployed)
+    check_writable(output)
+    inputs = read_inputs(manifest, refs or [], base, "inspect", checkpoint)
+    settings = apply_policies(ctx.obj, inputs.manifest, policy)
+    warn_of_unlocked(inputs, settings)
+    deployed = engine_launch(engine_args, inputs, max_loras, max_cpu_loras, tp)
+    model = base_model(inputs.base, settings) if inputs.base else None
+    terms = _validation_terms(model, deployed)
     if spectrum or diff is not None:
-        terms = _with_values(terms, asked, settings, spectrum=spectrum, diff=diff)
-    checks = check_all(asked.to_judge(settings), terms, settings)
+        terms = _with_tensor_values(terms, inputs, settings, spectrum=spectrum, diff=diff)
+    checks = check_all(inputs.to_validate(settings), terms, settings)
     judged = [(one, _inspection(one, model, settings)) for one in checks]
     checked = [one for one, _ in judged]
     args = None
     if deployed is not None:
-        named = [(item.name, one) for item, one in zip(asked.items, checked, strict=True)]
+        named = [(item.name, one) for item, one in zip(inputs.items, checked, strict=True)]
         cached = [(name, one, _cached(one, settings)) for name, one in named]
-        deployed = replace(deployed, folders=folders_of(cached, settings))
-        args = smallest(named, model, deployed)
-    _write(inspect_report(judged, model, args), checked, output_format, output, quiet=settings.quiet)
+        deployed = replace(deployed, folders=adapter_folders(cached, settings))
+        args = smallest_args(named, model, deployed)
+    _write(inspect_report(judged, model, args), checked, output_format, output, settings)
     codes = [one.read_code for one in checked]
     raise typer.Exit(max(codes) if args is None else max(*codes, args.exit_code))
 
 
-def _terms(base: BaseModel | None, deployed: Deployed | None) -> Terms:
-    """Validated by PEFT's rules, or by those of the engine that is to serve the adapters, at its widest."""
-    terms = Terms(base, values=False, rules=choose(ignore=[OF_VALUES]), card=True)
+def _validation_terms(base: BaseModel | None, deployed: Deployed | None) -> Terms:
+    """Validation by PEFT's rules, or by those of the engine in --engine-args at its highest rank."""
+    terms = Terms(base, values=False, rules=choose(ignore=[VALUE_RULES]), card=True)
     if deployed is None:
         return terms
     profile = deployed.profile
@@ -107,57 +110,54 @@ def _terms(base: BaseModel | None, deployed: Deployed | None) -> Terms:
     return replace(terms, engines=(profile,), deployment=widest)
 
 
-def _with_values(terms: Terms, asked: Lineup, settings: Settings, *, spectrum: bool, diff: str | None) -> Terms:
-    """``terms`` that ask for the spectrum, next to the base's weights, and for how the one REF differs from ``diff``.
+def _with_tensor_values(terms: Terms, inputs: Inputs, settings: Settings, *, spectrum: bool, diff: str | None) -> Terms:
+    """``terms`` with the spectrum, relative to the base's weights if available, and the comparison with ``diff``.
 
     Raises:
-        UsageError: there are several REFs, and only one is compared.
+        UsageError: ``diff`` is given for several REFs.
         LoraCliError: ``diff`` cannot be read.
     """
-    for name in ONE_THREAD:
+    for name in BLAS_THREAD_VARIABLES:
         os.environ.setdefault(name, "1")
     if diff is not None:
-        if (number := len({str(item.source) for item in asked.items})) > 1:
+        if (number := len({str(item.source) for item in inputs.items})) > 1:
             raise UsageError(
                 f"--diff compares one adapter with another, but there are {number} REFs",
                 hint="lora-cli inspect A --diff B",
             )
         terms = replace(terms, other=open_other(diff, settings))
     if spectrum:
-        base, model = asked.base, terms.base
+        base, model = inputs.base, terms.base
         terms = replace(terms, spectrum=open_weights(base, model, settings) if base and model else Weights())
     return terms
 
 
 def _write(
-    report: InspectReport, checked: Sequence[Checked], form: ReportFormat, output: Path | None, *, quiet: bool
+    report: InspectReport, checked: Sequence[Checked], form: ReportFormat, output: Path | None, settings: Settings
 ) -> None:
-    """Write the result. To a pipe the command that starts an engine goes alone, and what it costs to standard error."""
+    """Writes the result. A pipe gets only the command that starts an engine; its costs go to standard error."""
     if form == "human" and report.engine_args and output is None and not sys.stdout.isatty():
         from lora_cli.render.terminal import rendered
         from lora_cli.render.terminal_inspect import engine_args_parts
 
         write("".join(f"  {line}\n" for line in report.engine_args.lines))
-        if not quiet:
+        if not settings.quiet:
             to_stderr(rendered(engine_args_parts(report, report.engine_args, command=False), width()).rstrip("\n"))
         return
-    if form == "html":
-        from lora_cli.render.html import render_inspections as render_page
 
-        text = render_page(report, checked)
-    elif form == "json":
-        text = encoded(report)
-    else:
+    def parts(plain: bool) -> "Iterable[RenderableType]":
         from lora_cli.render.terminal_inspect import engine_args_parts, inspection_parts
 
-        plain = output is None and not drawable()
         if report.engine_args is not None:
-            parts = engine_args_parts(report, report.engine_args, plain=plain)
-        else:
-            parts = inspection_parts(report, width(output), plain=plain)
-        text = drawn(parts, output)
-    write(text, output)
-    written(output, quiet=quiet)
+            return engine_args_parts(report, report.engine_args, plain=plain)
+        return inspection_parts(report, width(output), plain=plain)
+
+    def page() -> str:
+        from lora_cli.render.html import render_inspections
+
+        return render_inspections(report, checked)
+
+    write_report(report, form, parts, page, output, settings)
 
 
 def _inspection(checked: Checked, base: BaseModel | None, settings: Settings) -> Inspection | None:
@@ -168,7 +168,7 @@ def _inspection(checked: Checked, base: BaseModel | None, settings: Settings) ->
 
 
 def _cached(checked: Checked, settings: Settings) -> str:
-    """The digest of the snapshot that ``fetch`` made of this very revision, if it did."""
+    """The digest of the cached snapshot of this revision; "" if it is not cached."""
     if checked.revision is None or not settings.cache_dir.is_dir():
         return ""
     endpoint = endpoint_of(checked.revision.ref, settings)

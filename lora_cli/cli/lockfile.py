@@ -1,4 +1,4 @@
-"""The lock of a manifest: read before a fetch to pin it, written after it, and compared with the origins."""
+"""The lock of a manifest: read before a fetch, updated after it, and compared with the origins by ``--check``."""
 
 import hashlib
 import os
@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lora_cli.cli.adapter_selection import LockFlags, Order
-from lora_cli.cli.output import Format, drawn, to_stderr, write
+from lora_cli.cli.adapter_selection import FetchRequests, LockFlags
+from lora_cli.cli.output import Format, render_parts, to_stderr, write
 from lora_cli.core.lock import THE_BASE, Changes, Lock, LockedAdapter, of_manifest, ref_at
 from lora_cli.core.reference import AdapterRef
 from lora_cli.documents.lockfile import KIND, base_mismatch, drift, dump_lock, mismatch, relocked
@@ -21,7 +21,7 @@ from lora_cli.fetching.requirements import Demand
 from lora_cli.reading.adapter_set import locked_adapters
 from lora_cli.reading.manifest import STDIN, lock_path, read_lock, read_text
 from lora_cli.render.fetch_report import CheckedAdapter, CheckReport, checked_adapter
-from lora_cli.render.json import encoded
+from lora_cli.render.json import to_json
 from lora_cli.render.terminal_fetch import drift_parts, render_changes, render_drift, render_drift_error
 from lora_cli.settings import Settings
 from lora_cli.store import Store
@@ -31,14 +31,15 @@ from lora_cli.store.leases import lease
 
 @dataclass(frozen=True, slots=True)
 class LockFile:
-    """A lock and its file; ``lock`` is None if there is no such file yet."""
+    """The lock file of an adapter set; ``lock`` is None if the file does not exist yet."""
 
     path: Path
     lock: Lock | None
+    adapter_set: AdapterSet
 
 
-def open_lock(manifest: Path, flags: LockFlags) -> LockFile | None:
-    """The lock of a manifest: ``--lock``, else the one next to it; None for a manifest that has no folder.
+def open_lock(manifest: Path, adapter_set: AdapterSet, flags: LockFlags) -> LockFile | None:
+    """The lock of a manifest: ``--lock``, else the file next to it; None for a manifest that is not a regular file.
 
     Raises:
         UsageError: an option of a lock for a manifest without a folder, or a lock that is wrong.
@@ -52,77 +53,74 @@ def open_lock(manifest: Path, flags: LockFlags) -> LockFile | None:
     lock = _read(place, flags)
     if lock is None and flags.locked:
         raise NotFound(f"there is no lock {place}", hint=f"lora-cli fetch -f {manifest} writes it")
-    return LockFile(place, None if lock is None else of_manifest(lock, str(manifest)))
+    return LockFile(place, None if lock is None else of_manifest(lock, str(manifest)), adapter_set)
 
 
 def _read(path: Path, flags: LockFlags) -> Lock | None:
-    """What is locked, or None; an invalid lock counts as none if all of it is rewritten."""
+    """The lock in a file; None if there is no file, or if the lock is invalid and will be rewritten as a whole."""
     try:
         return read_lock(path)
     except NotFound:
         return None
     except UsageError:
-        # Whatever else somebody named with --lock, their manifest say, is not ours to write over.
+        # --lock may name another file by mistake, such as the manifest: it is not overwritten.
         text = read_text(path, "lock")
         if not flags.upgrade or flags.some or (text.strip() and KIND not in text):
             raise
         return None
 
 
-def pinned(order: Order, manifest: Path, flags: LockFlags) -> tuple[Order, LockFile | None]:
-    """``order`` with each adapter at what is locked, and the lock, if there is a place for one.
+def apply_lock(requests: FetchRequests, file: LockFile, flags: LockFlags) -> FetchRequests:
+    """``requests`` with each adapter at its locked version.
 
-    With ``--locked`` that is every one. Otherwise it is those of which the lock still speaks and that are not to be
-    upgraded; a folder on this machine is no revision to stay at: it is locked as it is now.
+    With ``--locked`` these are all adapters. Otherwise adapters that do not match the lock, that are to be upgraded, or
+    that are local folders (which have no revision to stay at) are fetched as they are now.
 
     Raises:
         UsageError: a locked revision is invalid.
         Refused: ``--locked``, and lock and manifest disagree.
-        MachineError: it is known already that the lock must be written, and cannot be.
+        MachineError: the lock will have to be written, and its folder is not writable.
     """
-    file = open_lock(manifest, flags)
-    if file is None:
-        return order, None
-    assert order.manifest is not None
-    lock = file.lock or Lock(())
-    if flags.locked and (found := list(drift(order.manifest, lock))):
+    lock, manifest = file.lock or Lock(()), file.adapter_set.file
+    if flags.locked and (found := list(drift(file.adapter_set, lock))):
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        hint = f"lora-cli fetch -f {order.manifest.file} updates the lock"
-        raise Refused(f"{file.path} does not match {order.manifest.file}: {found[0]}{more}", hint=hint)
-    kept = held(order.manifest, lock, flags)
-    known = locked_adapters(order.manifest, lock)
+        hint = f"lora-cli fetch -f {manifest} updates the lock"
+        raise Refused(f"{file.path} does not match {manifest}: {found[0]}{more}", hint=hint)
+    known, locked = locked_adapters(file.adapter_set, lock), _locked_versions(file.adapter_set, lock, flags)
     adapters = (
         replace(
             one,
             asked=ref_at(one.ref, known[one.name]) if one.name in known and not known[one.name].revision else one.asked,
-            demand=replace(one.demand, locked=kept.get(one.name)),
+            demand=replace(one.demand, locked=locked.get(one.name)),
         )
-        for one in order.adapters
+        for one in requests.adapters
     )
-    order = replace(order, adapters=tuple(adapters), base=_base(order, lock, flags))
+    base = _locked_base(requests.base, lock, file.adapter_set, flags)
+    requests = replace(requests, adapters=tuple(adapters), base=base)
     if not (flags.locked or flags.check):
-        _check_writable(order, file)
-    return order, file
+        _check_writable(requests, file)
+    return requests
 
 
-def _base(order: Order, lock: Lock, flags: LockFlags) -> AdapterRequest | None:
-    """The base at what is locked; with ``--locked`` one that is not locked is not asked for.
+def _locked_base(
+    request: AdapterRequest | None, lock: Lock, adapter_set: AdapterSet, flags: LockFlags
+) -> AdapterRequest | None:
+    """The base at its locked version; with ``--locked`` None for a base that is not locked.
 
     Raises:
         UsageError: the locked revision is invalid.
     """
-    assert order.manifest is not None
-    request, locked = order.base, lock.base
+    locked = lock.base
     if request is None:
         return None
-    if locked is None or base_mismatch(order.manifest, locked) or (flags.upgrade and not flags.some):
+    if locked is None or base_mismatch(adapter_set, locked) or (flags.upgrade and not flags.some):
         return None if flags.locked else request
     ref_at(request.ref, locked)
     return replace(request, demand=Demand(locked=locked))
 
 
-def held(adapter_set: AdapterSet, lock: Lock, flags: LockFlags) -> Mapping[str, LockedAdapter]:
-    """The adapters that stay at what is locked, by name.
+def _locked_versions(adapter_set: AdapterSet, lock: Lock, flags: LockFlags) -> Mapping[str, LockedAdapter]:
+    """The adapters that stay at their locked version, by name.
 
     Raises:
         UsageError: a locked revision is invalid.
@@ -136,13 +134,13 @@ def held(adapter_set: AdapterSet, lock: Lock, flags: LockFlags) -> Mapping[str, 
     return {name: one for name, one in locked.items() if ref_at(sources[name], one).scheme != "file"}
 
 
-def _check_writable(order: Order, file: LockFile) -> None:
-    """Says before anything is fetched that a lock cannot be written, where it is known that it must be.
+def _check_writable(requests: FetchRequests, file: LockFile) -> None:
+    """Checks before the fetch that a lock that will change can be written.
 
     Raises:
-        MachineError: its folder does not take a file.
+        MachineError: its folder is not writable.
     """
-    new = [request.asked for request in order.adapters if request.demand.locked is None]
+    new = [request.asked for request in requests.adapters if request.demand.locked is None]
     if file.lock is not None and all(isinstance(ref, AdapterRef) and ref.scheme == "file" for ref in new):
         return
     folder = Path(os.path.realpath(file.path)).parent
@@ -154,22 +152,21 @@ def _check_writable(order: Order, file: LockFile) -> None:
 
 
 def write_lock(
-    order: Order, file: LockFile, flags: LockFlags, outcomes: Iterable[Outcome], store: Store, settings: Settings
+    file: LockFile, flags: LockFlags, outcomes: Iterable[Outcome], store: Store, settings: Settings
 ) -> Changes:
-    """Updates the lock with what was fetched, and returns the changes; the file is replaced only if it changes.
+    """Updates the lock with the fetched versions, and returns the changes; the file is replaced only if it changes.
 
-    What failed, and what another shard fetches, stays locked as it was; what another process locked meanwhile, too.
+    Entries of adapters that failed, of other shards, and those that another process wrote meanwhile stay.
 
     Raises:
         MachineError: it cannot be written.
-        UsageError: another process wrote something else there meanwhile.
+        UsageError: another process replaced it by something that is not a lock.
     """
-    assert order.manifest is not None
-    new = dict(_new(order.manifest, outcomes))
+    new = dict(_newly_locked(file.adapter_set, outcomes))
     path = Path(os.path.realpath(file.path))
     with lease(store, hashlib.sha256(os.fsencode(path)).hexdigest(), settings.timeout_s):
         now = _read(path, flags) or Lock(())
-        after = relocked(order.manifest, now, new)
+        after = relocked(file.adapter_set, now, new)
         if dump_lock(after) != dump_lock(now):
             with on_disk("writing", file.path, "--lock"):
                 replace_file(path, dump_lock(after).encode("ascii"))
@@ -179,8 +176,8 @@ def write_lock(
     return changes
 
 
-def _new(adapter_set: AdapterSet, outcomes: Iterable[Outcome]) -> Iterator[tuple[str, LockedAdapter]]:
-    """What was fetched and is not what was locked already."""
+def _newly_locked(adapter_set: AdapterSet, outcomes: Iterable[Outcome]) -> Iterator[tuple[str, LockedAdapter]]:
+    """The lock entries of fetched adapters, by name, where they differ from the lock."""
     entries = {entry.name: entry for entry in adapter_set.adapters}
     for outcome in outcomes:
         request, fetched = outcome.request, outcome.fetched
@@ -188,53 +185,58 @@ def _new(adapter_set: AdapterSet, outcomes: Iterable[Outcome]) -> Iterator[tuple
             # A folder's revision is made of times, which another machine cannot check.
             revision = "" if request.ref.scheme == "file" else fetched.revision
             entry = entries.get(request.name)
-            written, checkpoint = (entry.written, entry.checkpoint) if entry is not None else (str(request.ref), "")
-            locked = LockedAdapter(request.name, written, revision, fetched.snapshot.files, checkpoint)
+            source, checkpoint = (entry.written, entry.checkpoint) if entry is not None else (str(request.ref), "")
+            locked = LockedAdapter(request.name, source, revision, fetched.snapshot.files, checkpoint)
             if locked != request.demand.locked:
                 yield request.name, locked
 
 
-def report_drift(order: Order, file: LockFile, settings: Settings, output_format: Format, *, some: bool) -> int:
-    """Writes what differs: a line for each adapter in a pipe, a table on a terminal; of ``some`` only what was named.
+def report_drift(
+    requests: FetchRequests, file: LockFile, settings: Settings, output_format: Format, *, some: bool
+) -> int:
+    """Writes what differs from the lock: a line for each adapter in a pipe, a table on a terminal.
 
-    Gives the exit code: 1 for drift, else that of what kept an origin from being asked.
+    With ``some``, only of the adapters that were named. Returns the exit code: 1 for drift, else that of the error of
+    an origin that could not be checked.
     """
-    assert order.manifest is not None
     lock = file.lock or Lock(())
     done: list[CheckedAdapter] = []
     in_a_pipe = output_format == "human" and not sys.stdout.isatty()
-    for one in map(checked_adapter, _drifts(order, lock, settings, base=not some)):
+    for one in map(checked_adapter, _drifts(requests, lock, file.adapter_set, settings, base=not some)):
         done.append(one)
         if output_format == "human" and one.error is not None:
             to_stderr(render_drift_error(one))
         elif in_a_pipe and (one.drift or not settings.quiet):
             write(render_drift(one))
-    names = {entry.name for entry in order.manifest.adapters} | ({THE_BASE} if order.base is not None else set())
+    names = {entry.name for entry in file.adapter_set.adapters}
+    names |= {THE_BASE} if requests.base is not None else set()
     removed = [] if some else [name for name in lock.by_name if name not in names]
     code = max([one.exit_code for one in done] + [int(bool(removed))])
     report = CheckReport(lock=str(file.path), adapters=done, left_over=removed, exit_code=code)
     if output_format == "json":
-        write(encoded(report))
+        write(to_json(report))
     elif in_a_pipe:
         write("".join(f"{name}: is locked but not in the manifest\n" for name in removed))
     elif report.exit_code or not settings.quiet:
-        write(drawn(drift_parts(report)))
+        write(render_parts(drift_parts(report)))
     return report.exit_code
 
 
-def _drifts(order: Order, lock: Lock, settings: Settings, *, base: bool) -> Iterator[Drift]:
-    """Each adapter in order, after them the ``base``; an origin is asked only where lock and manifest agree."""
-    assert order.manifest is not None
-    entries = {entry.name: entry for entry in order.manifest.adapters}
-    looked = look([one for one in order.adapters if one.demand.locked is not None], settings)
-    for request in order.adapters:
+def _drifts(
+    requests: FetchRequests, lock: Lock, adapter_set: AdapterSet, settings: Settings, *, base: bool
+) -> Iterator[Drift]:
+    """The drift of each adapter in order, then of the ``base``; no origin is asked where lock and manifest differ."""
+    entries = {entry.name: entry for entry in adapter_set.adapters}
+    looked = look([one for one in requests.adapters if one.demand.locked is not None], settings)
+    for request in requests.adapters:
         if request.demand.locked is not None:
             yield next(looked)
         else:
-            said = mismatch(entries[request.name], lock.adapter(request.name))
-            yield Drift(request, (said.removeprefix(f"{request.name} "),))
-    if base and order.base is not None and order.base.demand.locked is not None:
-        # What policies say of adapters does not apply to it.
-        yield from look([order.base], replace(settings, policies=()))
-    elif base and order.base is not None and lock.base is not None:
-        yield Drift(order.base, (base_mismatch(order.manifest, lock.base).removeprefix(f"{THE_BASE} "),))
+            difference = mismatch(entries[request.name], lock.adapter(request.name))
+            yield Drift(request, (difference.removeprefix(f"{request.name} "),))
+    if base and requests.base is not None and requests.base.demand.locked is not None:
+        # Policies about adapters do not apply to the base.
+        yield from look([requests.base], replace(settings, policies=()))
+    elif base and requests.base is not None and lock.base is not None:
+        difference = base_mismatch(adapter_set, lock.base)
+        yield Drift(requests.base, (difference.removeprefix(f"{THE_BASE} "),))

@@ -17,18 +17,18 @@ from lora_cli.core.did_you_mean import nearest
 from lora_cli.core.text import safe
 from lora_cli.errors import INTERRUPTED, DocumentError, LoraCliError, MachineError, UsageError
 
-# What the operating system says when the machine, not the program, is at fault.
+# Errors of the operating system that are caused by the machine, not by a bug.
 MACHINE_ERRNOS = {ENOSPC, EDQUOT, EROFS, EACCES, EPERM, EMFILE, ENFILE, ENOMEM, EIO, EFBIG}
 
-READER_GONE = 141
+SIGPIPE_EXIT_CODE = 141
 """The exit code that a shell reports for a program that writes into a closed pipe: 128 + SIGPIPE."""
 
-TERMINATED = 143
+SIGTERM_EXIT_CODE = 143
 """The exit code that a shell reports for a program that was stopped by a signal: 128 + SIGTERM."""
 
 OBJECTS_PER_COLLECTION = 1_000_000
-"""How many objects are made before Python looks for cycles among them: little of a header or a document is garbage,
-and after each 700, as is usual, all of it would be looked at again and again."""
+"""Allocations between two runs of the cyclic garbage collector. Little of a parsed header or document is garbage,
+and with the default of 700 the collector would scan all of it again and again."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -36,66 +36,66 @@ def main(argv: Sequence[str]) -> int:
     try:
         return _run(argv)
     except typer.TyperException as error:
-        return _report(_usage(error, argv))
+        return _report(_usage_error(error, argv))
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         _discard_output()
-        return READER_GONE
+        return SIGPIPE_EXIT_CODE
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
-        return READER_GONE if isinstance(stop.__context__, BrokenPipeError) else code
+        return SIGPIPE_EXIT_CODE if isinstance(stop.__context__, BrokenPipeError) else code
     except Exception as error:  # noqa: BLE001 - the one boundary
         expected = _expected(error)
         return _bug() if expected is None else _report(expected)
 
 
 def _run(argv: Sequence[str]) -> int:
-    app.forget_services()
+    app.remove_service_variables()
     if set_up_bash(argv):
         return 0
     code = app.build_app().main(args=list(argv), prog_name="lora-cli", standalone_mode=False)
     return code if isinstance(code, int) else 0
 
 
-def _usage(error: typer.TyperException, argv: Sequence[str]) -> UsageError:
-    """What typer found wrong with the command line, in the format of our own errors."""
-    message, context = _message(error), getattr(error, "ctx", None)
-    told, _, likely = message.partition(" Did you mean ")
-    told = told.partition(" (Possible options")[0].rstrip(".")
-    told = (told[:1].lower() + told[1:]).replace("is not a valid int range", "is not a whole number")
+def _usage_error(error: typer.TyperException, argv: Sequence[str]) -> UsageError:
+    """The ``UsageError`` for typer's error, with a suggestion or the command's help as the hint."""
+    message, context = _typer_message(error), getattr(error, "ctx", None)
+    text, _, likely = message.partition(" Did you mean ")
+    text = text.partition(" (Possible options")[0].rstrip(".")
+    text = (text[:1].lower() + text[1:]).replace("is not a valid int range", "is not a whole number")
     if (variable := _variable_of(error)) is not None:
-        told = f"{variable}: {told.partition(': ')[2]}"
-    if context is not None and told.startswith("no such command "):
-        word = told.removeprefix("no such command ").strip("'")
+        text = f"{variable}: {text.partition(': ')[2]}"
+    if context is not None and text.startswith("no such command "):
+        word = text.removeprefix("no such command ").strip("'")
         likely = app.SYNONYMS.get(f"{context.info_name} {word}", likely)
-    if context is not None and (wrong := told.removeprefix("no such option: ")) != told:
+    if context is not None and (wrong := text.removeprefix("no such option: ")) != text:
         known = {flag for one in context.command.params for flag in (*one.opts, *one.secondary_opts)}
         synonym = app.SYNONYMS.get(wrong, "")
         likely = synonym if synonym in known else nearest(wrong, known) or ""
     named = [word for word in argv if word in app.COMMANDS][:1]
     command = context.command_path if context else " ".join(["lora-cli", *named])
-    return UsageError(told, hint=f"did you mean {likely.rstrip('?')}?" if likely else f"{command} --help")
+    return UsageError(text, hint=f"did you mean {likely.rstrip('?')}?" if likely else f"{command} --help")
 
 
-def _message(error: typer.TyperException) -> str:
-    """Typer's message. Since 0.29 pydantic parses values, whose messages leave out the value and half of a range."""
+def _typer_message(error: typer.TyperException) -> str:
+    """Typer's message. Since 0.29 pydantic parses values: its messages lack the value and half of a range."""
     message, mistakes = error.format_message(), getattr(error.__cause__, "errors", None)
     if mistakes is None:
         return message
     option, mistake, parameter = message.partition(": ")[0], mistakes()[0], getattr(error, "param", None)
-    given, kind, told = mistake["input"], mistake["type"], mistake["msg"].removeprefix("Value error, ")
+    given, kind, text = mistake["input"], mistake["type"], mistake["msg"].removeprefix("Value error, ")
     if kind.startswith(("int_", "float_")):
-        told = f"{given!r} is not a {'whole ' if kind.startswith('int') else ''}number"
+        text = f"{given!r} is not a {'whole ' if kind.startswith('int') else ''}number"
     elif kind.startswith(("greater_", "less_")):
         least, most = getattr(parameter, "min", None), getattr(parameter, "max", None)
         limits = f"{least}<=x<={most}" if most is not None else f"x>={least}"
-        told = f"{given} is not in the range {limits}"
-    return f"{option}: {told}"
+        text = f"{given} is not in the range {limits}"
+    return f"{option}: {text}"
 
 
 def _variable_of(error: typer.TyperException) -> str | None:
-    """The variable whose value is wrong, None if it is a word of the command line."""
+    """The environment variable with the invalid value; None if it is on the command line."""
     context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
     if context is None or parameter is None:
         return None
@@ -104,7 +104,7 @@ def _variable_of(error: typer.TyperException) -> str | None:
 
 
 def _discard_output() -> None:
-    """Nobody reads any more: what is still to be written goes nowhere, so that the end is a quiet one."""
+    """Sends the remaining output to /dev/null: its reader is gone, and flushing it at exit would fail."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):
@@ -112,7 +112,7 @@ def _discard_output() -> None:
 
 
 def _expected(error: Exception) -> LoraCliError | None:
-    """What ``error`` says about the command line, the adapter or the machine; None for a bug."""
+    """``error`` as an error about the command line, the adapter or the machine; None for a bug."""
     if isinstance(error, LoraCliError):
         return error
     if isinstance(error, MemoryError):
@@ -129,14 +129,14 @@ def _bug() -> int:
     from lora_cli.redaction import redacted
 
     with suppress(OSError):
-        # Whoever reports a bug posts this.
+        # Users post this in bug reports.
         to_stderr(redacted(traceback.format_exc(), os.environ).rstrip("\n"))
         to_stderr("This is a bug in lora-cli. Please report it with the lines above.")
     return LoraCliError.exit_code
 
 
 def _report(error: LoraCliError) -> int:
-    with suppress(OSError):  # stderr is full or gone: the exit code still says it
+    with suppress(OSError):  # stderr is full or closed: the exit code still reports the error
         for one in error.mistakes if isinstance(error, DocumentError) else (error,):
             to_stderr(safe(f"error: {one.message}"))
             if one.hint:
@@ -151,17 +151,17 @@ def run() -> None:
         sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     gc.set_threshold(OBJECTS_PER_COLLECTION)
     if os.getpid() == 1:
-        _end_when_told()
+        _exit_on_sigterm()
     code = main(sys.argv[1:])
     try:
         sys.stderr.flush()
-    except OSError:  # full or gone: Python would try again at its end, and exit with 120
+    except OSError:  # full or closed: at exit Python would flush it again, and exit with 120
         _discard_output()
     sys.exit(code)
 
 
-def _end_when_told() -> None:
-    """SIGTERM also ends the first process of a container: by default the kernel ignores it there."""
+def _exit_on_sigterm() -> None:
+    """Exits on SIGTERM as PID 1 of a container too, where the kernel ignores it by default."""
     import signal
 
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(TERMINATED))
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(SIGTERM_EXIT_CODE))

@@ -24,7 +24,7 @@ GLOBAL = "Global options"
 
 
 def variable_of(flag: str) -> str:
-    """The variable that sets an option, from its first long flag."""
+    """The environment variable of an option, from its first long flag."""
     return PREFIX + flag.lstrip("-").replace("-", "_").upper()
 
 
@@ -37,7 +37,7 @@ def option(spec: str, text: str, default: Any, panel: str, **given: Any) -> Any:
     """
     flags = [word for word in spec.split() if word.startswith("-")]
     metavar = " ".join(spec.split()[len(flags) :]) or ("N" if "min" in given else None)
-    if isinstance(shown := given.get("show_default"), str):  # what is so without it, though its default is None
+    if isinstance(shown := given.get("show_default"), str):  # the effective default of an option whose default is None
         text, given["show_default"] = f"{text} (default: {shown})", False
     given = {"metavar": metavar, "help": text, "show_envvar": False, "readable": False, **given}
     return typer.Option(default, *flags, envvar=variable_of(flags[0].partition("/")[0]), rich_help_panel=panel, **given)
@@ -45,7 +45,7 @@ def option(spec: str, text: str, default: Any, panel: str, **given: Any) -> Any:
 
 for_engine = partial(option, default=None, panel=ENGINE)
 result = partial(option, default=None, panel=OUTPUT)
-"""``option`` for a panel; without ``default`` an option is None until it is given."""
+"""``option`` for a panel; its default is None."""
 
 
 def setting(name: str, default: Any, panel: str, short: str = "") -> Any:
@@ -61,8 +61,8 @@ def setting(name: str, default: Any, panel: str, short: str = "") -> Any:
     return option(spec, declared.help, default, panel, show_default=shown)
 
 
-def size_of(text: str | None, flag: str) -> int | None:
-    """The bytes that a flag gives, None if it is not given. Raises ``UsageError``."""
+def parse_size_option(text: str | None, flag: str) -> int | None:
+    """The bytes in the value of a flag; None without a value. Raises ``UsageError``."""
     if text is None:
         return None
     try:
@@ -74,8 +74,8 @@ def size_of(text: str | None, flag: str) -> int | None:
     return found
 
 
-def seconds(text: str, flag: str, hint: str = "write 30s, 10m or 1h") -> float:
-    """The seconds that a flag gives. Raises ``UsageError``."""
+def parse_duration_option(text: str, flag: str, hint: str = "write 30s, 10m or 1h") -> float:
+    """The seconds in the value of a flag. Raises ``UsageError``."""
     try:
         return parse_duration(text)
     except ValueError as error:
@@ -90,26 +90,26 @@ Refs = Annotated[
         autocompletion=completion.references,
     ),
 ]
-which = partial(option, default=..., panel=ADAPTERS)
-Manifest = Annotated[Path | None, which("--manifest -f FILE", "Use the adapters of this manifest.")]
+adapter_option = partial(option, default=..., panel=ADAPTERS)
+Manifest = Annotated[Path | None, adapter_option("--manifest -f FILE", "Use the adapters of this manifest.")]
 Base = Annotated[
     str,
-    which(
+    adapter_option(
         "--base",
         "Base model: directory, config.json, Hub id or reference (default: from the adapters' configs).",
         **completion.REF,
     ),
 ]
-PolicyFile = Annotated[Path | None, which("--policy FILE", "Policy that adapters must pass.")]
+PolicyFile = Annotated[Path | None, adapter_option("--policy FILE", "Policy that adapters must pass.")]
 Checkpoint = Annotated[
     str,
-    which(
+    adapter_option(
         "--checkpoint N|latest",
         "Use the folder checkpoint-N, or the one with the highest number.",
-        autocompletion=completion.words("latest"),
+        autocompletion=completion.choices("latest"),
     ),
 ]
-Shard = Annotated[str | None, which("--shard I/N", "Use only part I (counted from 0) of N, by name.")]
+Shard = Annotated[str | None, adapter_option("--shard I/N", "Use only part I (counted from 0) of N, by name.")]
 Ray = Annotated[
     str | None, option("--ray ADDRESS", "Run on a Ray cluster: auto, or HOST:PORT of its head.", ..., NETWORK)
 ]

@@ -1,4 +1,4 @@
-"""Where a command's text goes: how wide it may be, whether in colour, and to which file.
+"""Output of a command: its width and colour, files, standard error and the termination log.
 
 The reason why a container ended is also written to Kubernetes' file for termination messages:
 https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/
@@ -6,51 +6,49 @@ https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-fa
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from lora_cli.core.text import escape_ci_commands, safe_lines
+from lora_cli.core.text import escape_ci_commands, safe, safe_lines
 from lora_cli.errors import LoraCliError, MachineError
 from lora_cli.redaction import redact
+from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 DEFAULT_WIDTH = 80
-WIDEST = 120
+MAX_WIDTH = 120
 UNLIMITED = 10_000
 
 Format = Literal["human", "json"]
-"""How a command writes its result."""
+"""Output formats of most commands."""
 
 ReportFormat = Literal["human", "json", "html"]
-"""How a command writes a result that is also a page to be read in a browser."""
+"""Output formats of commands that can also write an HTML page."""
 
 
 def width(file: Path | None = None) -> int:
-    """Columns to write in: ``COLUMNS``, the terminal's, or 80 in a pipe; lines longer than 120 are hard to read.
-
-    In a ``file`` they are 80.
-    """
+    """Columns of the output: ``COLUMNS``, else the terminal's up to 120, else 80; in a ``file`` 80."""
     if file is not None:
         return DEFAULT_WIDTH
     set_by_hand = os.environ.get("COLUMNS", "")
     if set_by_hand.isdecimal() and int(set_by_hand) > 0:
         return int(set_by_hand)
     try:
-        return min(os.get_terminal_size(sys.stdout.fileno()).columns or DEFAULT_WIDTH, WIDEST)
+        return min(os.get_terminal_size(sys.stdout.fileno()).columns or DEFAULT_WIDTH, MAX_WIDTH)
     except (OSError, ValueError):
         return DEFAULT_WIDTH
 
 
 def table_width() -> int:
-    """Columns of a table: ``width``, but in a pipe whose width is not given each row is one line, however long."""
+    """Columns of a table: ``width``; in a pipe without ``COLUMNS`` unlimited, so that each row is one line."""
     return width() if sys.stdout.isatty() or os.environ.get("COLUMNS") else UNLIMITED
 
 
-def colour() -> bool:
+def use_colour() -> bool:
     """Whether to colour, as rich decides: on a terminal that can, or with FORCE_COLOR; never with NO_COLOR."""
     from rich.console import Console
 
@@ -58,11 +56,11 @@ def colour() -> bool:
     return console.color_system is not None and not console.no_color
 
 
-def drawn(parts: Iterable["RenderableType"], file: Path | None = None, *, columns: int | None = None) -> str:
-    """``parts`` for standard output, in its width and colour; for a ``file`` in 80 columns without colour."""
+def render_parts(parts: Iterable["RenderableType"], file: Path | None = None, *, columns: int | None = None) -> str:
+    """The text of ``parts`` in the width and colour of standard output; for a ``file`` 80 columns without colour."""
     from lora_cli.render.terminal import rendered
 
-    return rendered(parts, columns or width(file), colour=file is None and colour())
+    return rendered(parts, columns or width(file), colour=file is None and use_colour())
 
 
 def write_result(
@@ -73,14 +71,39 @@ def write_result(
     *,
     columns: int | None = None,
 ) -> None:
-    """The fields of ``report`` as JSON, or the ``parts`` that people read; to standard output or to ``file``."""
-    from lora_cli.render.json import encoded
+    """Writes ``report`` as JSON, or its ``parts`` for the terminal, to standard output or to ``file``."""
+    from lora_cli.render.json import to_json
 
-    write(encoded(report) if output_format == "json" else drawn(parts, file, columns=columns), file)
+    write(to_json(report) if output_format == "json" else render_parts(parts, file, columns=columns), file)
 
 
-def drawable() -> bool:
-    """Whether standard output has the characters that shades are drawn with."""
+def write_report(
+    report: object,
+    output_format: ReportFormat,
+    parts: Callable[[bool], Iterable["RenderableType"]],
+    page: Callable[[], str],
+    file: Path | None,
+    settings: Settings,
+) -> None:
+    """Writes ``report`` to standard output or ``file``: as JSON, as an HTML ``page``, or as its ``parts``.
+
+    ``parts`` is called with whether the output must be ASCII.
+    """
+    if output_format == "json":
+        from lora_cli.render.json import to_json
+
+        text = to_json(report)
+    elif output_format == "html":
+        text = page()
+    else:
+        text = render_parts(parts(file is None and not _can_draw_blocks()), file)
+    write(text, file)
+    if file is not None and str(file) != "-":
+        inform(f"wrote {file}", settings)
+
+
+def _can_draw_blocks() -> bool:
+    """Whether the encoding of standard output has the block characters of plots and heat maps."""
     try:
         "\u2591\u2588".encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
@@ -89,10 +112,10 @@ def drawable() -> bool:
 
 
 def write(text: str, file: Path | None = None, *, commands: bool = False) -> None:
-    """``text``, which ends its own lines, to standard output or to ``file`` (``-`` is standard output).
+    """Writes ``text`` as it is to standard output or to ``file`` (``-`` is standard output).
 
-    ``commands`` says that it is meant for the runner of a CI server. Of ``file`` a reader sees all of the old or all
-    of the new one; a device or a pipe is written to as it is.
+    ``commands``: it has workflow commands for a CI server. A file is replaced atomically; a device or a pipe is
+    written to directly.
 
     Raises:
         MachineError: the file cannot be written.
@@ -113,22 +136,22 @@ def write(text: str, file: Path | None = None, *, commands: bool = False) -> Non
 
 
 def to_stderr(line: str) -> None:
-    """One line for people, at once: nothing in it is a secret, or a command to a terminal or a CI server."""
+    """Writes a line to standard error, without secrets, and without commands for a terminal or a CI server."""
     sys.stderr.write(f"{safe_lines(redact(line))}\n")
     sys.stderr.flush()
 
 
-def written(file: Path | None, *, quiet: bool) -> None:
-    """Report on standard error that the result is in ``file``, if it is and ``quiet`` is not set."""
-    if file is not None and str(file) != "-" and not quiet:
-        to_stderr(f"wrote {file}")
+def inform(message: str, settings: Settings) -> None:
+    """Writes a line to standard error, unless ``--quiet``."""
+    if not settings.quiet:
+        to_stderr(safe(message))
 
 
-def writable(file: Path | None) -> None:
-    """Whether ``file``, if there is one, can be written, as far as is known before the work.
+def check_writable(file: Path | None) -> None:
+    """Checks before the work that ``file`` can be written, if one is given.
 
     Raises:
-        MachineError: it is a folder, or the folder that it would be in is not there or not to be written to.
+        MachineError: it is a folder, or its folder does not exist or is not writable.
     """
     if file is None or str(file) == "-" or (file.exists() and not file.is_file() and not file.is_dir()):
         return
@@ -139,8 +162,8 @@ def writable(file: Path | None) -> None:
         raise _unwritable(file, "there is no such folder" if not folder.is_dir() else "its folder is read-only")
 
 
-def withdraw(file: Path | None, option: str) -> None:
-    """Remove what an earlier run wrote to ``file``, if there is one; a device or a pipe stays.
+def remove_ready_file(file: Path | None) -> None:
+    """Removes the ready file of an earlier run, if there is one; a device or a pipe stays.
 
     Raises:
         MachineError: it cannot be removed.
@@ -148,7 +171,7 @@ def withdraw(file: Path | None, option: str) -> None:
     if file is not None and file.is_file():
         from lora_cli.store.disk import on_disk
 
-        with on_disk("removing", file, option):
+        with on_disk("removing", file, "--ready-file"):
             file.unlink(missing_ok=True)
 
 
@@ -157,32 +180,41 @@ def _unwritable(file: Path, why: str, hint: str = "") -> MachineError:
 
 
 TERMINATION_LOG = "/dev/termination-log"
-LARGEST_NOTE = 4096
-"""Bytes of it that Kubernetes keeps."""
+MAX_TERMINATION_LOG_BYTES = 4096
+"""The most bytes that Kubernetes keeps."""
 
 
 @contextmanager
 def termination_log(file: str = TERMINATION_LOG) -> Iterator[None]:
-    """What ends the block is also written to it."""
+    """Also writes the error that ends the block to the termination log."""
     try:
         yield
     except LoraCliError as error:
-        note(f"{error.message}\n{error.hint}".rstrip(), file)
+        write_termination_log(f"{error.message}\n{error.hint}".rstrip(), file)
         raise
 
 
-def about(name: str, reason: str, stage: str = "") -> str:
-    """``reason`` after the adapter's name, with which it may begin itself, and its ``stage``."""
+def log_failures(failures: Iterable[tuple[str, str, str]]) -> None:
+    """Writes the name, message and stage of each failed adapter to the termination log, a line each."""
+    if lines := [with_adapter_name(*failure) for failure in failures]:
+        write_termination_log("\n".join(lines))
+
+
+def with_adapter_name(name: str, message: str, stage: str = "") -> str:
+    """``message`` after the adapter's name, with which it may begin already, and the ``stage`` that failed."""
     at = f"{stage}: " if stage else ""
-    return f"{name}: {at}{reason.removeprefix(f'{name}: ')}"
+    return f"{name}: {at}{message.removeprefix(f'{name}: ')}"
 
 
-def note(reason: str, file: str = TERMINATION_LOG) -> None:
-    """``reason`` into the file, where there is one that can be written; nothing is created."""
+def write_termination_log(reason: str, file: str = TERMINATION_LOG) -> None:
+    """Writes ``reason`` to the termination log, if that exists and is writable."""
     with suppress(OSError):
         descriptor = os.open(file, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             data = reason.encode("utf-8", "backslashreplace")
-            os.write(descriptor, data if len(data) <= LARGEST_NOTE else data[: LARGEST_NOTE - 4] + b" ...")
+            os.write(
+                descriptor,
+                data if len(data) <= MAX_TERMINATION_LOG_BYTES else data[: MAX_TERMINATION_LOG_BYTES - 4] + b" ...",
+            )
         finally:
             os.close(descriptor)

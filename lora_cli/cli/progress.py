@@ -1,4 +1,4 @@
-"""Progress on standard error: drawn by rich on a terminal and gone at the end; single lines elsewhere."""
+"""Progress on standard error: drawn by rich on a terminal, and removed at the end; single lines elsewhere."""
 
 import os
 import sys
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.progress import Task
 
-MOST_ROWS = 12
+MAX_ROWS = 12
 REFRESH_PER_S = 8
-SPEED_OVER_S = 3
+SPEED_WINDOW_S = 3
 RATE_FROM, LEFT_FROM, BAR_FROM = 50, 70, 78
-"""Columns of the terminal from which on rates, the time that is left, and bars are shown."""
+"""The least columns of a terminal that shows rates, the remaining time, and bars."""
 
 
-class Lines(Progress):
-    """Logs only that it waits for another process."""
+class LineProgress(Progress):
+    """Writes a line when it waits for another process; shows nothing else."""
 
     def waiting(self, adapter: str) -> None:
-        """One line."""
+        """Writes the line."""
         to_stderr(f"{safe(adapter)}: waiting for another process that fetches it")
 
 
-class FetchProgress(Lines):
+class FetchProgress(LineProgress):
     """A fetch of ``count`` adapters. rich.progress has a task for each file; its first task counts all bytes.
 
     The tasks advance when they are drawn, also by 0 bytes: otherwise two chunks that come at once make a speed.
@@ -45,13 +45,13 @@ class FetchProgress(Lines):
         from rich.progress import Progress as Tasks
 
         self._count = count
-        self._tasks = Tasks(auto_refresh=False, speed_estimate_period=SPEED_OVER_S, get_time=get_time)
+        self._tasks = Tasks(auto_refresh=False, speed_estimate_period=SPEED_WINDOW_S, get_time=get_time)
         self._ids = {"": self._tasks.add_task("", total=None)}
         self._here = Counter[str]()
         self._lock = threading.Lock()
 
     def began(self, file: str, size: int | None, have: int) -> None:
-        """``have`` bytes of a file are here already."""
+        """A download begins; ``have`` bytes of it are already on this disk."""
         self._here[file] = have
         if file in self._ids:
             self._tasks.reset(self._ids[file], completed=have, visible=True)
@@ -59,17 +59,17 @@ class FetchProgress(Lines):
             self._ids[file] = self._tasks.add_task(file, total=size, completed=have)
 
     def advanced(self, file: str, count: int) -> None:
-        """``count`` bytes more."""
+        """``count`` more bytes were downloaded."""
         with self._lock:
             self._here.update({file: count, "": count})
 
     def ended(self, file: str) -> None:
-        """It is finished."""
+        """The download of a file is complete."""
         if file in self._ids:
             self._tasks.update(self._ids[file], visible=False)
 
     def through(self, adapter: str) -> None:
-        """The adapter is finished. One that was here already counts as one with a file of no bytes."""
+        """An adapter is complete. A cached one, without downloads, counts as one with an empty file."""
         self.began(f"{adapter}: ", 0, 0)
         self.ended(f"{adapter}: ")
 
@@ -83,11 +83,11 @@ class FetchProgress(Lines):
         return adapters, {name: files for name, files in adapters.items() if any(file.visible for file in files)}
 
     def drawn(self, width: int, height: int) -> "RenderableType":
-        """A row for each adapter under way, how many more there are, and the sum of all: at most ``MOST_ROWS``."""
+        """A row for each adapter in progress, the number of others, and a total: at most ``MAX_ROWS``."""
         from rich.table import Table
 
         adapters, under_way = self.files()
-        room = max(min(MOST_ROWS, height - 1) - 1, 0)
+        room = max(min(MAX_ROWS, height - 1) - 1, 0)
         shown = len(under_way) if len(under_way) <= room else max(room - 1, 0)
         table = Table.grid(padding=(0, 1))
         for name, files in list(under_way.items())[:shown]:
@@ -106,33 +106,33 @@ class FetchProgress(Lines):
 
 
 class RunProgress(FetchProgress):
-    """A run over adapters: the one at hand, its stage and its bytes, and how many are ``done`` (accepted, say)."""
+    """A run over adapters: the current one with its stage and bytes, and how many are ``done`` (e.g. accepted)."""
 
     def __init__(self, count: int, done: str = "accepted", get_time: Callable[[], float] = time.monotonic) -> None:
         super().__init__(1, get_time)
         self._began_s = get_time()
         self._name, self._stage, self._failed = "", "", 0
-        self.go_on(done, count)
+        self.begin_part(done, count)
 
-    def hear(self, name: str, stage: str) -> None:
+    def set_stage(self, name: str, stage: str) -> None:
         """An adapter's stage begins."""
         self._name, self._stage = name, stage
 
     def waiting(self, adapter: str) -> None:
         """Another process fetches the same adapter."""
-        self.hear(adapter, "waiting for another process that fetches it")
+        self.set_stage(adapter, "waiting for another process that fetches it")
 
-    def passed(self, *, failed: bool) -> None:
-        """An adapter is through this part of the run; one that ``failed`` goes no further."""
+    def count_adapter(self, *, failed: bool) -> None:
+        """An adapter has finished this part of the run; one that ``failed`` is not in the next part."""
         self._passed += not failed
         self._failed += failed
 
-    def go_on(self, done: str, count: int) -> None:
-        """The next part of the run: ``count`` adapters are to be ``done``."""
+    def begin_part(self, done: str, count: int) -> None:
+        """Starts the next part of the run, which has ``count`` adapters."""
         self._name, self._done, self._passed, self._to_pass = "", done, 0, count
 
     def drawn(self, width: int, height: int) -> "RenderableType":
-        """The adapter at hand with its stage and its bytes; how many are done and failed, and since when."""
+        """The current adapter with its stage and bytes; the numbers of done and failed ones, and the elapsed time."""
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -149,18 +149,18 @@ class RunProgress(FetchProgress):
             lines.append(now)
         failed = f", {self._failed} failed" if self._failed else ""
         elapsed = duration(self._tasks.get_time() - self._began_s)
-        told = f"{self._passed} of {self._to_pass} {self._done}{failed}, {elapsed}"
+        line = f"{self._passed} of {self._to_pass} {self._done}{failed}, {elapsed}"
         bar = [ProgressBar(self._to_pass, self._passed, 24)] if self._to_pass > 1 and width >= RATE_FROM else []
         whole = Table.grid(padding=(0, 1))
-        whole.add_row(*bar, Text(told, no_wrap=True, overflow="crop"))
+        whole.add_row(*bar, Text(line, no_wrap=True, overflow="crop"))
         return Group(*lines, whole)
 
 
 @contextmanager
-def shown_progress(settings: Settings, count: int) -> Iterator[Progress]:
-    """What is shown while ``count`` adapters are fetched; gone afterwards."""
-    if not is_drawn(settings):
-        yield SILENT if settings.quiet else Lines()
+def fetch_progress(settings: Settings, count: int) -> Iterator[Progress]:
+    """Shows the progress while ``count`` adapters are fetched."""
+    if not is_interactive(settings):
+        yield SILENT if settings.quiet else LineProgress()
         return
     progress = FetchProgress(count)
     with _live(progress):
@@ -168,34 +168,34 @@ def shown_progress(settings: Settings, count: int) -> Iterator[Progress]:
 
 
 @contextmanager
-def shown_stages(settings: Settings, count: int) -> Iterator[RunProgress]:
-    """What is shown while ``count`` adapters are warmed; with ``--verbose`` ``tell_stage`` writes lines instead."""
+def stage_progress(settings: Settings, count: int) -> Iterator[RunProgress]:
+    """Shows the progress while ``count`` adapters are warmed; with ``--verbose`` ``log_stage`` writes lines instead."""
     staged = RunProgress(count)
-    with _live(staged) if is_drawn(settings) else nullcontext():
+    with _live(staged) if is_interactive(settings) else nullcontext():
         yield staged
 
 
 @contextmanager
-def shown_count(settings: Settings, count: int, done: str) -> Iterator[Callable[[bool], None]]:
-    """How many of ``count`` adapters are ``done``, and how many failed: what is yielded is called with each.
+def count_progress(settings: Settings, count: int, done: str) -> Iterator[Callable[[bool], None]]:
+    """Shows how many of ``count`` adapters are ``done`` and failed; the yielded function is called for each.
 
-    It is drawn by the calling thread alone, which may fork meanwhile.
+    Only the calling thread draws, since it may fork.
     """
-    if count < 2 or not is_drawn(settings):
+    if count < 2 or not is_interactive(settings):
         yield lambda failed: None
         return
     staged = RunProgress(count, done)
     with _live(staged, threaded=False) as live:
 
         def passed(failed: bool) -> None:
-            staged.passed(failed=failed)
+            staged.count_adapter(failed=failed)
             live.refresh()
 
         yield passed
 
 
-def is_drawn(settings: Settings) -> bool:
-    """Whether there is a terminal to draw on, and drawing is wanted."""
+def is_interactive(settings: Settings) -> bool:
+    """Whether progress is drawn: standard error is a terminal, and no option forbids it."""
     if settings.quiet or settings.no_progress or settings.verbose or not sys.stderr.isatty():
         return False
     return os.environ.get("TERM") != "dumb" and os.environ.get("TTY_INTERACTIVE") != "0"
@@ -203,9 +203,9 @@ def is_drawn(settings: Settings) -> bool:
 
 @contextmanager
 def _live(shown: FetchProgress, *, threaded: bool = True) -> "Iterator[Live]":
-    """Draws again and again, in a thread or on request.
+    """Draws the progress, in a thread or when refreshed.
 
-    With a thread, what is written to standard error meanwhile is above it.
+    With a thread, lines written to standard error appear above it.
     """
     from rich.console import Console
     from rich.live import Live
@@ -221,16 +221,16 @@ def _live(shown: FetchProgress, *, threaded: bool = True) -> "Iterator[Live]":
         redirect_stderr=threaded,
     )
     live.start(refresh=not threaded)
-    console.show_cursor(True)  # a kill leaves a terminal that shows it
+    console.show_cursor(True)  # a killed process must not leave it hidden
     try:
         yield live
     finally:
-        with suppress(OSError):  # the terminal is gone
+        with suppress(OSError):  # the terminal is closed
             live.stop()
 
 
 def _bytes(files: "Sequence[Task]") -> tuple[int, int | None, float]:
-    """How many bytes of some files are here, how many they have (None: unknown), and how many come in a second."""
+    """The downloaded bytes of files, their total (None if unknown), and the bytes per second."""
     sizes = [file.total for file in files if file.total is not None]
     total = int(sum(sizes)) if len(sizes) == len(files) else None
     return int(sum(file.completed for file in files)), total, sum(file.speed or 0 for file in files if file.visible)
@@ -239,7 +239,7 @@ def _bytes(files: "Sequence[Task]") -> tuple[int, int | None, float]:
 def _cells(
     name: str, done: int, total: int | None, per_s: float, width: int, about: str = ""
 ) -> "list[RenderableType]":
-    """Name, bar, bytes, bytes a second and the time that is left; what there is no room for is left out."""
+    """Name, bar, bytes, rate and remaining time, as far as the width allows."""
     from rich.progress_bar import ProgressBar
     from rich.text import Text
 

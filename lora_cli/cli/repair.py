@@ -6,13 +6,12 @@ from pathlib import Path
 import typer
 
 from lora_cli.cli import completion, engine_options, options
-from lora_cli.cli.adapter_selection import Lineup, base_model, lineup, reaching, with_base
+from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, infer_base, read_inputs
 from lora_cli.cli.options import ENGINE, option
-from lora_cli.cli.output import to_stderr, writable, write_result
+from lora_cli.cli.output import check_writable, inform, write_result
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.engine_outcome import Deployment
 from lora_cli.core.json_schema import error_report
-from lora_cli.core.text import safe
 from lora_cli.errors import LoraCliError, NotFound, Refused, UsageError
 from lora_cli.render.terminal_repair import repair_parts, repair_set_parts
 from lora_cli.repair import DTYPES
@@ -61,57 +60,55 @@ def command(
         raise UsageError("repair writes a copy with --to, or only reports with --check", hint="use one of them")
     if dtype and dtype not in DTYPES:
         raise UsageError(f"--dtype is one of {', '.join(DTYPES)}")
-    writable(output)
-    asked = lineup(manifest, refs or [], base, "repair", checkpoint)
-    if asked.manifest is None and len(asked.items) > 1:
+    check_writable(output)
+    inputs = read_inputs(manifest, refs or [], base, "repair", checkpoint)
+    if inputs.manifest is None and len(inputs.items) > 1:
         raise UsageError("several adapters need a manifest", hint="write one with lora-cli init REF…, then use -f")
-    profiles = engine_options.named_engines([engine] if engine else None, asked.manifest)
+    profiles = engine_options.named_engines([engine] if engine else None, inputs.manifest)
     if len(profiles) != 1:
         raise UsageError("repair needs an engine", hint="--engine vllm; see lora-cli engines")
-    settings: Settings = reaching(ctx.obj, asked.manifest, policy)
-    rank = asked.engine.max_lora_rank if asked.engine is not None else None
-    deployment = engine_options.deployment_of(profiles, asked, tp=tp, max_lora_rank=rank)
-    asked, model = _with_base(asked, settings)
+    settings: Settings = apply_policies(ctx.obj, inputs.manifest, policy)
+    deployment = engine_options.deployment_of(profiles, inputs, tp=tp, max_lora_rank=inputs.max_lora_rank)
+    inputs, model = _with_base(inputs, settings)
     wish = Wish(
         profiles[0],
         base=model,
-        base_ref=asked.base or None,
+        base_ref=inputs.base or None,
         deployment=deployment or Deployment(tp=tp),
         to=to,
         dtype=dtype or None,
         base_name=base_name or None,
         allow_pickle=allow_pickle,
     )
-    if asked.manifest is None:
-        (item,) = asked.items
+    if inputs.manifest is None:
+        (item,) = inputs.items
         found = repair_adapter(item, wish, settings)
         write_result(found, output_format, repair_parts(found, check=check), output)
         raise typer.Exit(_exit_code(found, check=check))
-    adapters = _repair_all(asked, wish, settings)
+    adapters = _repair_all(inputs, wish, settings)
     report = RepairSetReport(adapters=adapters, exit_code=max(one.exit_code for one in adapters))
     write_result(report, output_format, repair_set_parts(report, check=check), output)
     raise typer.Exit(report.exit_code)
 
 
-def _with_base(asked: Lineup, settings: Settings) -> tuple[Lineup, BaseModel | None]:
-    """The base: what was given, else what the config names where that is on this machine; most repairs need none."""
-    if asked.base:
-        return asked, base_model(asked.base, settings)
+def _with_base(inputs: Inputs, settings: Settings) -> tuple[Inputs, BaseModel | None]:
+    """The given base, else the one in the config if it is on this machine; most repairs work without a base."""
+    if inputs.base:
+        return inputs, base_model(inputs.base, settings)
     offline = replace(settings, offline=True)
     try:
-        found = with_base(asked, "repair", replace(offline, quiet=True))
+        found = infer_base(inputs, "repair", replace(offline, quiet=True))
         model = base_model(found.base, offline)
     except LoraCliError:
-        return asked, None
-    if not settings.quiet:
-        to_stderr(safe(f"base: {found.base} (from the adapter's config)"))
+        return inputs, None
+    inform(f"base: {found.base} (from the adapter's config)", settings)
     return found, model
 
 
-def _repair_all(asked: Lineup, wish: Wish, settings: Settings) -> tuple[RepairedAdapter, ...]:
-    """Each adapter of a set, in a folder of its name; one that fails stops no other."""
+def _repair_all(inputs: Inputs, wish: Wish, settings: Settings) -> tuple[RepairedAdapter, ...]:
+    """Repairs each adapter of a set into a folder of its name; an error does not stop the others."""
     done = []
-    for item in asked.items:
+    for item in inputs.items:
         to = wish.to / item.name if wish.to is not None else None
         try:
             found = repair_adapter(item, replace(wish, to=to), settings)
@@ -125,5 +122,5 @@ def _repair_all(asked: Lineup, wish: Wish, settings: Settings) -> tuple[Repaired
 def _exit_code(found: RepairReport, *, check: bool) -> int:
     if found.refusals or (check and found.changes):
         return Refused.exit_code
-    # A check that lacks the base cannot tell.
+    # Without the base the check is not conclusive.
     return NotFound.exit_code if check and not found.after.judged.known else 0

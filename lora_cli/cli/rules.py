@@ -3,9 +3,9 @@
 import typer
 
 from lora_cli.cli import completion, options
-from lora_cli.cli.output import drawn, write
+from lora_cli.cli.output import render_parts, write
 from lora_cli.render.catalog_report import rules_report
-from lora_cli.render.json import encoded
+from lora_cli.render.json import to_json
 from lora_cli.rules import RULES, find
 
 EXAMPLES = ("lora-cli rules", "lora-cli rules LC301", "lora-cli rules --format json")
@@ -20,8 +20,8 @@ def command(
     """List the rules of validate, or explain one."""
     report = rules_report(find(code) if code else RULES)
     if output_format == "json":
-        write(encoded(report))
+        write(to_json(report))
         return
     from lora_cli.render.terminal_catalog import rule_parts, rules_parts
 
-    write(drawn(rule_parts(report.rules[0]) if code and len(report.rules) == 1 else rules_parts(report.rules)))
+    write(render_parts(rule_parts(report.rules[0]) if code and len(report.rules) == 1 else rules_parts(report.rules)))

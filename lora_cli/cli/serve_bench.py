@@ -1,4 +1,4 @@
-"""``lora-cli serve-bench``: what adapters cost, measured at a server or in a warm process, or simulated."""
+"""``lora-cli serve-bench``: measures adapters in a server or a warm process, or simulates the tiers."""
 
 from functools import wraps
 from typing import Any
@@ -40,27 +40,27 @@ def command(**given: Any) -> None:
 
 
 def _measured(settings: Settings, chosen: BenchOptions) -> int:
-    """Measures in the way that the options ask for; gives the exit code."""
+    """Runs the selected measurement; returns the exit code."""
     if chosen.url is not None:
-        from lora_cli.cli.bench_live import live
+        from lora_cli.cli.bench_live import measure_server
 
         chosen.refuse(ADAPTER_OPTIONS, "not for --url", SERVED)
         elsewhere = ("simulate", "forward", *TIER_OPTIONS, *SYNTHETIC_OPTIONS, *SIMULATION_OPTIONS)
         chosen.refuse(elsewhere, "not for --url", "the server has its own tiers and adapters")
-        return live(settings, chosen)
+        return measure_server(settings, chosen)
     if chosen.forward != "modules" and not chosen.simulate:
-        from lora_cli.cli.bench_warm import own_server_measured
+        from lora_cli.cli.bench_warm import measure_own_server
 
         chosen.refuse(SIMULATION_OPTIONS, "for --simulate only")
-        return own_server_measured(settings, chosen)
+        return measure_own_server(settings, chosen)
     instead = "--simulate" if chosen.simulate else "--forward modules"
     chosen.refuse(SERVER_OPTIONS, "for a server", f"--url URL, or without {instead}")
     if chosen.simulate:
-        from lora_cli.cli.bench_simulate import simulation
+        from lora_cli.cli.bench_simulate import simulate
 
         chosen.refuse(("base", "forward"), "not for --simulate", "it loads no adapters: only their sizes count")
-        return simulation(settings, chosen)
-    from lora_cli.cli.bench_warm import measurement
+        return simulate(settings, chosen)
+    from lora_cli.cli.bench_warm import measure_modules
 
     chosen.refuse(SIMULATION_OPTIONS, "for --simulate only")
-    return measurement(settings, chosen)
+    return measure_modules(settings, chosen)

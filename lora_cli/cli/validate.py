@@ -1,4 +1,4 @@
-"""``lora-cli validate``: validate adapters where they are, write each format, and exit with a code that CI can use."""
+"""``lora-cli validate``: validates adapters where they are, and writes the report in each format."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,10 +11,17 @@ from typing import TYPE_CHECKING
 import typer
 
 from lora_cli.cli import completion, engine_options, options
-from lora_cli.cli.adapter_selection import base_model, changed_adapters, lineup, reaching, warn_of_unlocked, with_base
+from lora_cli.cli.adapter_selection import (
+    apply_policies,
+    base_model,
+    changed_adapters,
+    infer_base,
+    read_inputs,
+    warn_of_unlocked,
+)
 from lora_cli.cli.options import ADAPTERS, for_engine, option, result
-from lora_cli.cli.output import drawn, to_stderr, writable, write
-from lora_cli.cli.progress import shown_count
+from lora_cli.cli.output import check_writable, render_parts, to_stderr, write
+from lora_cli.cli.progress import count_progress
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.finding import Severity
 from lora_cli.core.shard import in_shard
@@ -39,14 +46,14 @@ EXAMPLES = (
 
 HUMAN, CONCISE, GITHUB, MARKDOWN = "human", "concise", "github", "markdown"
 RENDERERS = {
-    "json": "lora_cli.render.json:encoded",
+    "json": "lora_cli.render.json:to_json",
     "sarif": "lora_cli.render.sarif:render_report",
     "junit": "lora_cli.render.junit:render_report",
     GITHUB: "lora_cli.render.github:render_report",
     MARKDOWN: "lora_cli.render.markdown:render_report",
     "gitlab": "lora_cli.render.gitlab:render_report",
 }
-"""What writes each machine format: its module is imported when it is asked for, and not before."""
+"""The renderer of each machine format; its module is imported when it is used."""
 
 FORMATS = (HUMAN, CONCISE, *RENDERERS)
 
@@ -73,7 +80,7 @@ def command(
         "--fail-on error|warning",
         "Lowest severity that exits with 1.",
         default="error",
-        autocompletion=completion.words("error", "warning"),
+        autocompletion=completion.choices("error", "warning"),
     ),
     select: list[str] | None = finding(
         "--select",
@@ -108,7 +115,7 @@ def command(
         "--format FORMAT[=FILE]",
         "human, concise, json, sarif, junit, github, gitlab or markdown; may be repeated, each with its file.",
         show_default="human",
-        autocompletion=completion.words(*FORMATS),
+        autocompletion=completion.choices(*FORMATS),
     ),
     output: options.OutputFile = None,
 ) -> None:
@@ -121,58 +128,58 @@ def command(
         if manifest is not None:
             raise UsageError("--changed-files is for REFs", hint="remove -f or --changed-files")
         refs = changed_adapters(refs or [])
-    chosen, wanted = choose(select or (), ignore or ()), outputs(formats or (), output, os.environ)
+    chosen, outputs = choose(select or (), ignore or ()), parse_outputs(formats or (), output, os.environ)
     known, where = known_findings(baseline, write_baseline)
-    whole = lineup(manifest, refs or [], base, "validate", checkpoint, may_be_empty=changed_files)
-    asked = replace(whole, items=tuple(in_shard(whole.items, shard, lambda item: item.name)))
-    settings = reaching(ctx.obj, asked.manifest, policy)
-    warn_of_unlocked(asked, settings)
-    max_lora_rank = max_lora_rank or (asked.engine.max_lora_rank if asked.engine else None)
-    engines = engine_options.named_engines(engine, asked.manifest)
+    whole = read_inputs(manifest, refs or [], base, "validate", checkpoint, may_be_empty=changed_files)
+    inputs = replace(whole, items=tuple(in_shard(whole.items, shard, lambda item: item.name)))
+    settings = apply_policies(ctx.obj, inputs.manifest, policy)
+    warn_of_unlocked(inputs, settings)
+    max_lora_rank = max_lora_rank or inputs.max_lora_rank
+    engines = engine_options.named_engines(engine, inputs.manifest)
     deployment = engine_options.deployment_of(
         engines, whole, tp=tp, max_lora_rank=max_lora_rank, lora_target_modules=lora_target_modules or (),
         served_model_name=served_model_name, max_loras=max_loras,
     )  # fmt: skip
-    if not asked.items:
+    if not inputs.items:
         no_base = no_base or not base
-    model = None if no_base else base_model(with_base(asked, "validate", settings).base, settings)
+    model = None if no_base else base_model(infer_base(inputs, "validate", settings).base, settings)
     terms = Terms(
         model, values=values, max_lora_rank=max_lora_rank, rules=chosen, engines=engines, deployment=deployment
     )
-    items = asked.to_judge(settings, digests=True)
+    items = inputs.to_validate(settings, digests=True)
     if ray is None:
         judged = check_all(items, terms, settings, contents=False)
     else:
         from lora_cli.fleet.judging import check_fleet
 
         judged = check_fleet(ray, items, terms, settings)
-    entries = asked.manifest.adapters if asked.manifest else ()
+    entries = inputs.manifest.adapters if inputs.manifest else ()
     here = Path.cwd()
     root = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), None)
     naming = Naming(here, {entry.name: entry.at for entry in entries}, root)
     checked = []
-    with shown_count(settings, len(asked.items), "validated") as passed:
-        for one in accepting(judged, known, where, naming):
+    with count_progress(settings, len(inputs.items), "validated") as passed:
+        for one in accept_known(judged, known, where, naming):
             checked.append(one)
             passed(one.error is not None)
-    notices = settled(checked, known, write_baseline, naming, chosen, settings)
+    notices = baseline_notices(checked, known, write_baseline, naming, chosen, settings)
     report = validate_report(
         checked, FAIL_ON[fail_on], base=model, rules=chosen, naming=naming, baseline=where, notices=notices
     )
-    tell(report, wanted, quiet=settings.quiet, statistics=statistics)
+    write_outputs(report, outputs, quiet=settings.quiet, statistics=statistics)
     raise typer.Exit(report.summary.exit_code)
 
 
 def known_findings(baseline: Path | None, new: Path | None) -> "tuple[Baseline | None, str]":
-    """The baseline that was read, and the file of known findings: that one, the one to be written, or "" for none.
+    """The baseline, if one is read, and the name of the file that is read or written; "" without either.
 
     Raises:
-        UsageError: both, or a baseline that is wrong.
-        NotFound, MachineError: it is not there, or cannot be read or written.
+        UsageError: both options are given, or the baseline is invalid.
+        NotFound, MachineError: the file does not exist, or cannot be read or written.
     """
     if baseline is not None and new is not None:
         raise UsageError("--baseline and --write-baseline cannot be used together", hint="remove one of them")
-    writable(new)
+    check_writable(new)
     if baseline is None:
         return None, str(new or "")
     from lora_cli.documents.baseline import load_baseline
@@ -181,8 +188,8 @@ def known_findings(baseline: Path | None, new: Path | None) -> "tuple[Baseline |
     return load_baseline(read_text(baseline, "baseline"), str(baseline)), str(baseline)
 
 
-def accepting(judged: Iterable[Checked], known: "Baseline | None", where: str, naming: Naming) -> Iterator[Checked]:
-    """Each adapter with its known findings accepted; ``naming`` says what it is called."""
+def accept_known(judged: Iterable[Checked], known: "Baseline | None", where: str, naming: Naming) -> Iterator[Checked]:
+    """Each adapter with its known findings marked as accepted."""
     if not where:
         yield from judged
         return
@@ -192,7 +199,7 @@ def accepting(judged: Iterable[Checked], known: "Baseline | None", where: str, n
         yield baseline.known(one, naming.identity(one), known, where)
 
 
-def settled(
+def baseline_notices(
     checked: Sequence[Checked],
     known: "Baseline | None",
     new: Path | None,
@@ -200,10 +207,10 @@ def settled(
     rules: "Sequence[Rule]",
     settings: Settings,
 ) -> list[str]:
-    """A sentence for each entry of baseline and policies that no longer applies; writes a new baseline.
+    """Notices about unused entries of the baseline and the policies; writes the ``new`` baseline.
 
     Raises:
-        MachineError: it cannot be.
+        MachineError: it cannot be written.
     """
     if not settings.suppressions and known is None and new is None:
         return []
@@ -225,24 +232,24 @@ def settled(
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One format and where it goes; ``appended`` to what is there already, or instead of it."""
+    """A format and its file, which is replaced, or ``appended`` to."""
 
     format: str
     file: Path = STDOUT
     appended: bool = False
 
 
-def outputs(formats: Sequence[str], file: Path | None, environ: Mapping[str, str]) -> tuple[Output, ...]:
-    """What ``--format FORMAT[=FILE]`` and ``-o FILE`` ask for together.
+def parse_outputs(formats: Sequence[str], file: Path | None, environ: Mapping[str, str]) -> tuple[Output, ...]:
+    """The outputs of ``--format FORMAT[=FILE]`` and ``-o FILE``.
 
-    Markdown that has no file of its own is appended to the job's summary, where GitHub Actions names one.
+    Markdown without a file is appended to the job summary of GitHub Actions, if there is one.
 
     Raises:
-        UsageError: no such format; two for one place; ``-o`` that could mean several.
-        MachineError: a file that cannot be written.
+        UsageError: a format is unknown, two have the same file, or ``-o`` is ambiguous.
+        MachineError: a file cannot be written.
     """
-    asked = [_named(word) for word in formats or [HUMAN]]
-    bare = [name for name, given in asked if given is None]
+    named = [_parse_format(word) for word in formats or [HUMAN]]
+    bare = [name for name, given in named if given is None]
     if file is not None and len(bare) != 1:
         hint = "set a file for each: --format sarif=FILE" if bare else "remove -o"
         raise UsageError("-o needs exactly one format without a file", hint=hint)
@@ -251,7 +258,7 @@ def outputs(formats: Sequence[str], file: Path | None, environ: Mapping[str, str
         Output(name, Path(summary), appended=True)
         if name == MARKDOWN and summary and (given or file) is None
         else Output(name, given or file or STDOUT)
-        for name, given in asked
+        for name, given in named
     )
     for output in found:
         same = [other.format for other in found if other.file == output.file]
@@ -260,11 +267,11 @@ def outputs(formats: Sequence[str], file: Path | None, environ: Mapping[str, str
             if output.file == STDOUT and MARKDOWN in same:
                 hint += f"; markdown only goes to {STEP_SUMMARY} automatically if that is set"
             raise UsageError(f"{' and '.join(same)} would be mixed", hint=hint)
-        writable(output.file)
+        check_writable(output.file)
     return found
 
 
-def _named(word: str) -> tuple[str, Path | None]:
+def _parse_format(word: str) -> tuple[str, Path | None]:
     name, has_file, file = word.partition("=")
     if name not in FORMATS:
         raise UsageError(f"{safe(name)} is not a format", hint=did_you_mean(name, FORMATS))
@@ -273,38 +280,39 @@ def _named(word: str) -> tuple[str, Path | None]:
     return name, Path(file) if file else None
 
 
-def tell(report: Report, asked: Sequence[Output], *, quiet: bool = False, statistics: bool = False) -> None:
+def write_outputs(report: Report, outputs: Sequence[Output], *, quiet: bool, statistics: bool) -> None:
     """Writes each format. Notices about the run itself go to stderr.
 
-    ``quiet`` leaves out what is not wrong of what people read, and ``statistics`` all but how often each rule found
-    something.
+    In the formats for people ``quiet`` leaves out everything that is not a problem, and ``statistics`` everything but
+    the number of findings per rule.
 
     Raises:
         MachineError: a file cannot be written.
     """
-    annotated = any(output.format == GITHUB and output.file == STDOUT for output in asked)
+    annotated = any(output.format == GITHUB and output.file == STDOUT for output in outputs)
     for notice in () if quiet or annotated else report.notices:
         to_stderr(safe(f"warning: {notice}"))
-    for output in asked:
+    for output in outputs:
         if output.format == HUMAN:
             from lora_cli.render.terminal_validate import report_parts, statistics_parts
 
             parts = statistics_parts(report) if statistics else report_parts(report, quiet=quiet)
-            write(drawn(parts, None if output.file == STDOUT else output.file), output.file)
+            write(render_parts(parts, None if output.file == STDOUT else output.file), output.file)
         elif output.format == CONCISE:
             from lora_cli.render import concise
 
             write(concise.render_report(report, quiet=quiet), output.file)
         elif output.appended:
-            said = _append(report, output.file)
+            message = _append_to_summary(report, output.file)
             if not quiet:
-                to_stderr(said)
+                to_stderr(message)
         else:
             text = resolve_name(RENDERERS[output.format])(report)
             write(text, output.file, commands=output.format == GITHUB)
 
 
-def _append(report: Report, file: Path) -> str:
+def _append_to_summary(report: Report, file: Path) -> str:
+    """Appends the report to the job summary, as far as there is room; returns a message about that."""
     from lora_cli.render.markdown import STEP_LIMIT, render_report
 
     try:

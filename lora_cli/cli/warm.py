@@ -7,14 +7,21 @@ from typing import Any
 
 import typer
 
-from lora_cli.cli.adapter_selection import Lineup, limits, lineup, reaching, unlocked, with_base
-from lora_cli.cli.options import size_of
-from lora_cli.cli.output import Format, termination_log, to_stderr, withdraw, writable, write, write_result
-from lora_cli.cli.warm_endpoints import kind_of, warm_engines
+from lora_cli.cli.adapter_selection import (
+    Inputs,
+    apply_policies,
+    infer_base,
+    read_inputs,
+    slot_limits,
+    unlocked_warning,
+)
+from lora_cli.cli.options import parse_size_option
+from lora_cli.cli.output import Format, check_writable, inform, remove_ready_file, termination_log, write, write_result
+from lora_cli.cli.warm_endpoints import endpoint_engine, warm_engines
 from lora_cli.cli.warm_once import prove_once
 from lora_cli.cli.warm_options import WarmOptions
-from lora_cli.cli.warm_plan import Copies, Run
-from lora_cli.cli.warm_serve import Serve, warm_serve
+from lora_cli.cli.warm_plan import TmpfsCopies, WarmRun
+from lora_cli.cli.warm_serve import ServerOptions, warm_serve
 from lora_cli.core.log import log_to_stderr
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.shard import in_shard
@@ -50,58 +57,59 @@ def command(**given: Any) -> None:
             _stop(server) if options.stop else _status(server, options.output_format)
         return
     for file in (options.ready_file, options.metrics_file):
-        writable(file)
-    withdraw(options.ready_file, "--ready-file")
+        check_writable(file)
+    remove_ready_file(options.ready_file)
     may_be_empty = options.serve and bool(options.root or options.policy)
 
-    found: list[str | AdapterRef] = []  # the base that configs name is looked for once
-    said = [""]  # the warnings that are no news: none, and the last one
+    found: list[str | AdapterRef] = []  # the base that is inferred from configs is looked up once
+    known_warnings = [""]  # no warning, and the last one: they are not repeated
 
-    def named() -> tuple[Lineup, Settings]:
-        asked = lineup(
+    def load_inputs() -> tuple[Inputs, Settings]:
+        inputs = read_inputs(
             options.manifest, options.refs or [], options.base, "warm", options.checkpoint, may_be_empty=may_be_empty
         )
-        asked = replace(asked, items=tuple(in_shard(asked.items, options.shard, lambda item: item.name)))
-        reached = reaching(settings, asked.manifest, options.policy)
-        if (told := unlocked(asked, without_lock=True)) not in said and not settings.quiet:
-            to_stderr(told)
-        said[1:] = [told]
-        if not asked.base and found:
-            asked = replace(asked, base=found[0])
-        asked = with_base(asked, "warm", reached)
-        found[:] = [asked.base]
-        return asked, reached
+        inputs = replace(inputs, items=tuple(in_shard(inputs.items, options.shard, lambda item: item.name)))
+        reached = apply_policies(settings, inputs.manifest, options.policy)
+        warning = unlocked_warning(inputs, without_lock=True)
+        if warning not in known_warnings:
+            inform(warning, settings)
+        known_warnings[1:] = [warning]
+        if not inputs.base and found:
+            inputs = replace(inputs, base=found[0])
+        inputs = infer_base(inputs, "warm", reached)
+        found[:] = [inputs.base]
+        return inputs, reached
 
     with termination_log():
-        asked, reached = named()
+        inputs, reached = load_inputs()
         if options.endpoint:
-            raise typer.Exit(warm_engines(options, kind_of(options.engine, asked), named))
-        most = limits(
-            asked, options.max_loras, options.max_cpu_loras, options.max_lora_rank, more_may_come=options.serve,
-            max_cpu_bytes=size_of(options.max_cpu_bytes, "--max-cpu-bytes"),
+            raise typer.Exit(warm_engines(options, endpoint_engine(options.engine, inputs), load_inputs))
+        most = slot_limits(
+            inputs, options.max_loras, options.max_cpu_loras, options.max_lora_rank, more_may_come=options.serve,
+            max_cpu_bytes=parse_size_option(options.max_cpu_bytes, "--max-cpu-bytes"),
         )  # fmt: skip
-        copies = Copies(options.tier, asked.items) if options.tier else None
-        run = Run(most, options.device, options.forward, options.eviction, copies)
+        copies = TmpfsCopies(options.tier, inputs.items) if options.tier else None
+        run = WarmRun(most, options.device, options.forward, options.eviction, copies)
         if not options.serve:
-            raise typer.Exit(prove_once(asked, run, options, reached))
+            raise typer.Exit(prove_once(inputs, run, options, reached))
         if options.log_level is not None:
             log_to_stderr(options.log_level.upper(), LOG_FORM)
         files = (options.ready_file, options.metrics_file)
         at = _endpoint(options)
-        serve = Serve(at.address, at.token, options.root or [], options.load_timeout, *files)
-        warm_serve(asked, run, serve, reached)
+        serve = ServerOptions(at.address, at.token, options.root or [], options.load_timeout, *files)
+        warm_serve(inputs, run, serve, reached)
 
 
 def _modes(options: WarmOptions) -> list[str]:
-    """What is to be done; without such an option adapters are proved once."""
+    """The modes on the command line; --once by default."""
     return [flag for flag in ("once", "serve", "status", "stop", "endpoint") if getattr(options, flag)] or ["once"]
 
 
 def _check_flags(options: WarmOptions, modes: list[str]) -> None:
-    """Raises ``UsageError`` for several modes at once, and for a flag that would have no effect."""
+    """Raises ``UsageError`` for several modes, and for a flag that has no effect in the mode."""
     if len(modes) > 1:
-        told = " and ".join(f"--{mode}" for mode in modes)
-        raise UsageError(f"{told} cannot be used together", hint="use only one of them")
+        both = " and ".join(f"--{mode}" for mode in modes)
+        raise UsageError(f"{both} cannot be used together", hint="use only one of them")
     once, left = options.once, options.once or options.serve
     for flag, fits, where in (
         ("prompt", once, "for --once"),
@@ -127,7 +135,7 @@ def _endpoint(options: WarmOptions) -> Endpoint:
 
 
 def _status(server: Endpoint, output_format: Format) -> None:
-    """Write what a running server says of itself. Raises ``EndpointError``."""
+    """Writes the status of a running server. Raises ``EndpointError``."""
     try:
         status = server.get("/v1/status")
     except Refusal as error:
@@ -142,7 +150,7 @@ def _status(server: Endpoint, output_format: Format) -> None:
 
 
 def _stop(server: Endpoint) -> None:
-    """End a running server, and wait until it is gone. Raises ``EndpointError``."""
+    """Stops a running server, and waits until it is gone. Raises ``EndpointError``."""
     server.request("POST", "/v1/stop")
     until = time.monotonic() + STOP_S
     while server.listens():

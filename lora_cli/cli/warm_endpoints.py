@@ -1,6 +1,6 @@
-"""``lora-cli warm --endpoint``: loads a manifest's adapters into running engines, and tests each one on each.
+"""``lora-cli warm --endpoint``: loads a manifest's adapters into running engines, and tests each one on each engine.
 
-With ``--watch`` again and again: when the manifest changes, and when a server lost what it had.
+``--watch`` repeats this when the manifest changes, and when a server was restarted.
 """
 
 import json
@@ -13,12 +13,12 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
-from lora_cli.cli.adapter_selection import Lineup, base_model
+from lora_cli.cli.adapter_selection import Inputs, base_model
 from lora_cli.cli.engine_options import deployment_of
-from lora_cli.cli.options import seconds
-from lora_cli.cli.output import Format, withdraw, write, write_result
+from lora_cli.cli.options import parse_duration_option
+from lora_cli.cli.output import Format, inform, remove_ready_file, write, write_result
 from lora_cli.cli.warm_options import WarmOptions
-from lora_cli.cli.warm_plan import admitting, say
+from lora_cli.cli.warm_plan import admission_function
 from lora_cli.cli.warm_serve import uniquely_named
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.snapshot import Snapshot
@@ -40,56 +40,56 @@ from lora_cli.store.inventory import views
 from lora_cli.validation import Terms
 from lora_cli.validation.fetch_and_validate import Admission
 
-AT_ONCE = 8
-"""Adapters that are fetched and validated at once."""
+PARALLEL_ADMISSIONS = 8
+"""Adapters that are fetched and validated in parallel."""
 
 LOAD_TIMEOUT_S = 600.0
-LOOK_S = 1.0
-"""How often the manifest and its lock are looked at."""
+POLL_S = 1.0
+"""Interval at which the manifest and its lock are checked for changes."""
 
-AGAIN_S = 30.0
-"""How often the servers are asked what they serve, even if nothing changed here: one may have been restarted."""
+RECONCILE_EVERY_S = 30.0
+"""Interval at which the servers are reconciled without a change: one may have been restarted."""
 
 
-def warm_engines(options: WarmOptions, engine: str, named: Callable[[], tuple[Lineup, Settings]]) -> int:
-    """Warm running engines with what is ``named``, once or, with ``--watch``, until it is stopped.
+def warm_engines(options: WarmOptions, engine: str, load_inputs: Callable[[], tuple[Inputs, Settings]]) -> int:
+    """Warms running engines with the adapters of ``load_inputs``, once, or with ``--watch`` until it is stopped.
 
-    ``engine`` is NAME or NAME@VERSION. Gives the exit code.
+    ``engine`` is NAME or NAME@VERSION. Returns the exit code.
     """
     if options.watch and options.manifest is not None:
-        return _watch(options.manifest, named, options, engine)
-    asked, settings = named()
-    report = warm_endpoints(asked, options, engine, settings)
-    _tell_ready(options.ready_file, report, None)
-    return _tell(report, options.output_format, settings)
+        return _watch(options.manifest, load_inputs, options, engine)
+    inputs, settings = load_inputs()
+    report = warm_endpoints(inputs, options, engine, settings)
+    _update_ready_file(options.ready_file, report, None)
+    return _write_result(report, options.output_format, settings)
 
 
-def _tell_ready(file: Path | None, report: EndpointsReport, pid: int | None) -> None:
-    """Have the ready file there where every adapter was tried on every server, and only there.
+def _update_ready_file(file: Path | None, report: EndpointsReport, pid: int | None) -> None:
+    """Writes the ready file if every adapter was tried on every server, else removes it.
 
-    One that fails holds nobody up: clients of it are told by the server. Raises ``MachineError``.
+    An adapter that fails does not matter: the server reports it to its clients. Raises ``MachineError``.
     """
     if not report.reached:
-        withdraw(file, "--ready-file")
+        remove_ready_file(file)
     elif file is not None:
         served = sum(one.error is None for one in report.done)
         write(json.dumps({"pid": pid, "served": served}) + "\n", file)
 
 
-def _tell(report: EndpointsReport, output_format: Format, settings: Settings) -> int:
-    """Write the result; gives its exit code."""
+def _write_result(report: EndpointsReport, output_format: Format, settings: Settings) -> int:
+    """Writes the result, and returns its exit code."""
     write_result(report, output_format, endpoint_parts(report, quiet=settings.quiet))
     return report.exit_code
 
 
-def _tell_down(file: Path | None, settings: Settings, note: str) -> None:
-    """Say that a server is not ready, and have no ready file. Raises ``MachineError``."""
-    withdraw(file, "--ready-file")
-    say(note, settings)
+def _on_server_down(file: Path | None, settings: Settings, note: str) -> None:
+    """Reports that a server is not ready, and removes the ready file. Raises ``MachineError``."""
+    remove_ready_file(file)
+    inform(note, settings)
 
 
-def _watch(file: Path, named: Callable[[], tuple[Lineup, Settings]], options: WarmOptions, engine: str) -> int:
-    """Until SIGTERM, SIGHUP or Ctrl-C: warm, report when something was done or failed, and look again.
+def _watch(file: Path, load_inputs: Callable[[], tuple[Inputs, Settings]], options: WarmOptions, engine: str) -> int:
+    """Warms, reports changes and failures, and repeats that, until SIGTERM, SIGHUP or Ctrl-C.
 
     Raises:
         UsageError: the first reading of the manifest fails.
@@ -98,33 +98,33 @@ def _watch(file: Path, named: Callable[[], tuple[Lineup, Settings]], options: Wa
     ended = threading.Event()
     for number in ending_signals():
         signal.signal(number, lambda *_: ended.set())
-    told: object = None
+    reported: object = None
     settings: Settings | None = None
     while not ended.is_set():
-        seen = _stamp(file)
+        seen = _file_versions(file)
         try:
-            asked, settings = named()
-            report = warm_endpoints(asked, options, engine, settings, ended.is_set)
+            inputs, settings = load_inputs()
+            report = warm_endpoints(inputs, options, engine, settings, ended.is_set)
         except LoraCliError as error:
             if settings is None:
                 raise
-            say(f"error: {error.message}; the served adapters are unchanged", settings)
+            inform(f"error: {error.message}; the served adapters are unchanged", settings)
         else:
-            _tell_ready(options.ready_file, report, os.getpid())
-            now = _gist(report)
-            if now != told:
-                _tell(report, options.output_format, settings)
-            # What was loaded is kept the next time, which is no news.
-            told = _gist(report, afterwards=True)
-        until = time.monotonic() + AGAIN_S
-        while not ended.wait(LOOK_S) and time.monotonic() < until and _stamp(file) == seen:
+            _update_ready_file(options.ready_file, report, os.getpid())
+            now = _outcomes(report)
+            if now != reported:
+                _write_result(report, options.output_format, settings)
+            # The next run keeps what this one loaded: that is not reported.
+            reported = _outcomes(report, afterwards=True)
+        until = time.monotonic() + RECONCILE_EVERY_S
+        while not ended.wait(POLL_S) and time.monotonic() < until and _file_versions(file) == seen:
             pass
-    withdraw(options.ready_file, "--ready-file")
+    remove_ready_file(options.ready_file)
     return 0
 
 
-def _gist(report: EndpointsReport, *, afterwards: bool = False) -> object:
-    """What of a result is news."""
+def _outcomes(report: EndpointsReport, *, afterwards: bool = False) -> object:
+    """The outcomes in a result, to be compared with the next result."""
     later = {"loaded": "kept", "replaced": "kept", "pruned": ""} if afterwards else {}
     rows = [
         (replica.address, one.name, later.get(one.action, one.action), one.error and one.error.message)
@@ -136,8 +136,8 @@ def _gist(report: EndpointsReport, *, afterwards: bool = False) -> object:
     return rows, [(one.name, one.error and one.error.message) for one in report.refused]
 
 
-def _stamp(file: Path) -> object:
-    """What distinguishes one version of the manifest and its lock from another."""
+def _file_versions(file: Path) -> object:
+    """The stat values of the manifest and its lock, which change with their content."""
     from lora_cli.reading.manifest import lock_path
 
     stamps: list[tuple[object, ...]] = []
@@ -149,56 +149,56 @@ def _stamp(file: Path) -> object:
 
 
 def warm_endpoints(
-    asked: Lineup, options: WarmOptions, engine: str, settings: Settings, is_over: Callable[[], bool] = lambda: False
+    inputs: Inputs, options: WarmOptions, engine: str, settings: Settings, is_over: Callable[[], bool] = lambda: False
 ) -> EndpointsReport:
-    """Wait for the servers, validate every adapter for their version, and have each server serve those that pass.
+    """Waits for the servers, validates the adapters for their versions, and loads the valid ones into each server.
 
-    Once ``is_over`` is true, no server is waited for any more.
+    The wait ends when ``is_over`` is true.
 
     Raises:
         UsageError: an invalid address, engine or path.
     """
     kind = engine.partition("@")[0]
-    mapped, patience_s = _mapping(options.engine_path or ()), seconds(options.wait, "--wait")
-    items = uniquely_named(asked.items)
+    mapped, patience_s = _path_mapping(options.engine_path or ()), parse_duration_option(options.wait, "--wait")
+    items = uniquely_named(inputs.items)
     with ExitStack() as stack, holding(Store(settings.cache_dir)) as hold:
         addresses = dict.fromkeys(map(parse_address, options.endpoint or ()))
         endpoints = [stack.enter_context(Endpoint(one, options.api_key.strip(), LOAD_TIMEOUT_S)) for one in addresses]
         servers = [open_server(kind, one) for one in endpoints]
 
         def wait(server: Server) -> LoraCliError | None:
-            return wait_ready(server, patience_s, is_over, partial(_tell_down, options.ready_file, settings))
+            return wait_ready(server, patience_s, is_over, partial(_on_server_down, options.ready_file, settings))
 
         waited = dict(zip(servers, map_in_threads(wait, servers, len(servers)), strict=True))
         ready = [server for server, error in waited.items() if error is None]
         versions = {server: server.version() for server in ready}
         profiles = _profiles(engine, kind, versions.values())
-        rank = options.max_lora_rank or (asked.engine.max_lora_rank if asked.engine is not None else None)
-        deployment = deployment_of(profiles, asked, tp=options.tp, max_lora_rank=rank)
-        base = base_model(asked.base, settings)
+        rank = options.max_lora_rank or inputs.max_lora_rank
+        deployment = deployment_of(profiles, inputs, tp=options.tp, max_lora_rank=rank)
+        base = base_model(inputs.base, settings)
         terms = Terms(base, max_lora_rank=rank, engines=profiles, deployment=deployment)
-        admit = admitting(terms, settings, hold)
-        admissions = map_in_threads(admit, items, AT_ONCE) if ready else []
+        admit = admission_function(terms, settings, hold)
+        admissions = map_in_threads(admit, items, PARALLEL_ADMISSIONS) if ready else []
         wanted, refused = _admitted(items, admissions, mapped)
         snapshots = {one.name: one.snapshot for one in admissions if one.refusal is None and one.snapshot is not None}
-        named = frozenset(one.name for one in (asked.manifest.adapters if asked.manifest is not None else items))
+        named = frozenset(one.name for one in (inputs.manifest.adapters if inputs.manifest is not None else items))
         changes = Changes(named if options.prune else None, options.prove, options.allow_unload)
         serve = partial(reconcile, wanted=wanted, changes=changes)
         done = dict(zip(ready, map_in_threads(serve, ready, len(ready)), strict=True))
-        if asked.manifest is not None:
+        if inputs.manifest is not None:
             every = [one for told, _ in done.values() for one in told]
             _keep_views(Store(settings.cache_dir), snapshots, every, reached=len(done) == len(servers))
     replicas = []
     for server in servers:
-        told, error = done.get(server, ([], waited[server]))
-        left = {one.action for one in told} & {"replaced", "pruned"}
+        results, error = done.get(server, ([], waited[server]))
+        left = {one.action for one in results} & {"replaced", "pruned"}
         replicas.append(
             Replica(
                 address=str(server.endpoint.address),
                 kind=kind,
                 version=versions.get(server, ""),
                 error=error,
-                adapters=tuple(told),
+                adapters=tuple(results),
                 note=server.leftover if left else "",
             )
         )
@@ -224,33 +224,33 @@ def _keep_views(store: Store, snapshots: Mapping[str, Snapshot], done: Sequence[
         drop_views(store, {name: digest for name, digest in known.items() if name in pruned})
 
 
-def kind_of(engine: str, asked: Lineup) -> str:
-    """What runs at the endpoints: ``--engine``, else the manifest's; the servers report their versions.
+def endpoint_engine(engine: str, inputs: Inputs) -> str:
+    """The engine at the endpoints: ``--engine``, else the manifest's. The servers report their versions.
 
     Raises:
-        UsageError: neither says it.
+        UsageError: neither is given.
     """
     if engine:
         return engine
-    if asked.engine is None:
+    if inputs.engine is None:
         raise UsageError("--endpoint needs the engine that runs there", hint="--engine vllm, sglang or lora-cli")
-    return asked.engine.name
+    return inputs.engine.name
 
 
 def _profiles(engine: str, kind: str, versions: Iterable[str]) -> tuple[Profile, ...]:
-    """The engine's profiles for the version that was named, else for those that the servers report."""
+    """The engine's profiles: for the version in ``engine``, else for those that the servers report."""
     if kind not in ENGINES:
         return ()
     if "@" in engine:
         return (choose_engine(engine),)
-    told = [f"{kind}@{version}" for version in dict.fromkeys(versions) if version]
-    return tuple(choose_engine(one) for one in told) or (choose_engine(kind),)
+    reported = [f"{kind}@{version}" for version in dict.fromkeys(versions) if version]
+    return tuple(choose_engine(one) for one in reported) or (choose_engine(kind),)
 
 
 def _admitted(
     items: Sequence[Item], admissions: Iterable[Admission], mapped: Callable[[Path], str]
 ) -> tuple[list[Wanted], list[Done]]:
-    """What the servers are to serve, and what none of them is asked for."""
+    """The adapters to serve, and the refused ones, which no server loads."""
     wanted: list[Wanted] = []
     refused: list[Done] = []
     for item, admission in zip(items, admissions, strict=False):
@@ -263,8 +263,8 @@ def _admitted(
     return wanted, refused
 
 
-def _mapping(paths: Sequence[str]) -> Callable[[Path], str]:
-    """What maps our paths to those that the servers see: the longest FROM that fits.
+def _path_mapping(paths: Sequence[str]) -> Callable[[Path], str]:
+    """A function that maps local paths to those of the servers, by the longest FROM that matches.
 
     Raises:
         UsageError: one is not FROM=TO.

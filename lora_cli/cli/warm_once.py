@@ -6,16 +6,16 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from lora_cli.cli.adapter_selection import Lineup, base_model
-from lora_cli.cli.output import about, note, write, write_result
-from lora_cli.cli.progress import RunProgress, shown_stages
+from lora_cli.cli.adapter_selection import Inputs, base_model
+from lora_cli.cli.output import inform, log_failures, write, write_result
+from lora_cli.cli.progress import RunProgress, stage_progress
 from lora_cli.cli.warm_options import WarmOptions
-from lora_cli.cli.warm_plan import Copies, Run, admitting, planned, say, tell_stage
+from lora_cli.cli.warm_plan import TmpfsCopies, WarmRun, admission_function, log_stage, process_plan
 from lora_cli.core.results import Answers, LoadReport, PageCache
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import INTERRUPTED, LoraCliError
 from lora_cli.render.prometheus_metrics import render_load_metrics
-from lora_cli.render.terminal import apart
+from lora_cli.render.terminal import separated
 from lora_cli.render.terminal_warm import answer_parts, load_parts
 from lora_cli.render.warm_report import WarmReport
 from lora_cli.runtime.load_jobs import continued, reported
@@ -29,71 +29,72 @@ from lora_cli.store.page_cache import Resident, folder_residency
 from lora_cli.validation import Terms
 
 Accepted = tuple[int, LoadReport, Job, Snapshot]
-"""The place of an adapter in the run, its report so far, its job, and its files."""
+"""The index of an adapter, its report so far, its job, and its snapshot."""
 
 
-def prove_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) -> int:
-    """Report every adapter; gives the largest of their exit codes.
+def prove_once(inputs: Inputs, run: WarmRun, once: WarmOptions, settings: Settings) -> int:
+    """Loads and proves every adapter, writes the report, and returns the highest exit code.
 
     Raises:
         MachineError: a file cannot be written.
     """
-    reports, answers = warm_once(asked, run, once, settings)
-    parts = apart(load_parts(reports, quiet=settings.quiet), answer_parts(() if settings.quiet else answers))
+    reports, answers = warm_once(inputs, run, once, settings)
+    parts = separated(load_parts(reports, quiet=settings.quiet), answer_parts(() if settings.quiet else answers))
     write_result(WarmReport(adapters=reports, answers=answers), once.output_format, parts)
-    if asked.engine is not None and asked.manifest is not None and not all(report.error for report in reports):
-        check = f"lora-cli validate -f {asked.manifest.file}"
-        say(f"the proofs follow PEFT; to check the adapters for {asked.engine.name}: {check}", settings)
+    if inputs.engine is not None and inputs.manifest is not None and not all(report.error for report in reports):
+        check = f"lora-cli validate -f {inputs.manifest.file}"
+        inform(f"the proofs follow PEFT; to check the adapters for {inputs.engine.name}: {check}", settings)
     if once.metrics_file is not None:
         write(render_load_metrics(reports), once.metrics_file)
-    if failed := [report for report in reports if report.error]:
-        note("\n".join(about(one.name, one.error, one.stage) for one in failed))
+    log_failures((report.name, report.error, report.stage) for report in reports if report.error)
     code = max((report.exit_code for report in reports), default=0)
     if once.ready_file is not None and code == 0:
         write(json.dumps({"pid": None, "proved": len(reports)}) + "\n", once.ready_file)
     return code
 
 
-def warm_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) -> tuple[list[LoadReport], list[Answers]]:
-    """Every adapter's report, in the order asked for, and the answers of those that were proved.
+def warm_once(
+    inputs: Inputs, run: WarmRun, once: WarmOptions, settings: Settings
+) -> tuple[list[LoadReport], list[Answers]]:
+    """The reports of all adapters in the given order, and the answers of those that were proved.
 
-    What an interrupt leaves undone is reported as such.
+    After an interrupt the remaining adapters are reported as not done.
     """
     require(run.forward)
-    base, store = base_model(asked.base, settings), Store(settings.cache_dir)
+    base, store = base_model(inputs.base, settings), Store(settings.cache_dir)
     terms = Terms(base, max_lora_rank=run.limits.max_lora_rank or None)
-    watched = Watched(store, run.copies) if once.residency else None
+    recorder = ResidencyRecorder(store, run.copies) if once.residency else None
     undone = LoadReport("", error="not done: interrupted", exit_code=INTERRUPTED)
-    reports, answers = [replace(undone, name=item.name) for item in asked.items], list[Answers]()
-    with holding(store) as hold, shown_stages(settings, len(asked.items)) as shown:
+    reports, answers = [replace(undone, name=item.name) for item in inputs.items], list[Answers]()
+    with holding(store) as hold, stage_progress(settings, len(inputs.items)) as shown:
 
-        def hear(name: str, stage: str, snapshot: Snapshot | None) -> None:
-            shown.hear(name, stage)
-            if watched is not None:
-                watched.hear(name, stage, snapshot)
+        def on_stage(name: str, stage: str, snapshot: Snapshot | None) -> None:
+            shown.set_stage(name, stage)
+            if recorder is not None:
+                recorder.on_stage(name, stage, snapshot)
 
-        admit = admitting(terms, settings, hold, hear=hear, progress=shown)
+        admit = admission_function(terms, settings, hold, on_stage=on_stage, progress=shown)
         with suppress(KeyboardInterrupt):
             accepted: list[Accepted] = []
-            for place, item in enumerate(asked.items):
+            for place, item in enumerate(inputs.items):
                 admission = admit(item)
                 report, job = reported(item, admission)
                 if job is None or admission.snapshot is None:
                     reports[place] = report
                 else:
                     accepted.append((place, report, job, admission.snapshot))
-                shown.passed(failed=job is None)
+                shown.count_adapter(failed=job is None)
             if accepted:
                 needs = [needs_of(job.adapter, base) for _, _, job, _ in accepted]
-                plan = lay_out(planned(asked, run, base, settings), needs)
+                plan = lay_out(process_plan(inputs, run, base, settings), needs)
                 for place, report, snapshot in _loaded(accepted, plan, once, answers, shown, settings):
                     reports[place] = report
                     if run.copies is not None and not report.error:
-                        shown.hear(report.name, "tier")
+                        shown.set_stage(report.name, "tier")
                         reports[place] = run.copies.proved(store, report, snapshot)
-                    shown.passed(failed=bool(reports[place].error))
-        if watched is not None:
-            reports = [watched.told(report) for report in reports]
+                    shown.count_adapter(failed=bool(reports[place].error))
+        if recorder is not None:
+            reports = [recorder.with_residency(report) for report in reports]
     return reports, answers
 
 
@@ -105,17 +106,17 @@ def _loaded(
     shown: RunProgress,
     settings: Settings,
 ) -> Iterator[tuple[int, LoadReport, Snapshot]]:
-    """The report of each, loaded and proved in a warm process; ``answers`` are added to."""
+    """Loads and proves the accepted adapters in a warm process; adds to ``answers``."""
 
     def tell(name: str, stage: str) -> None:
-        shown.hear(name, stage)
-        tell_stage(settings, name, stage)
+        shown.set_stage(name, stage)
+        log_stage(settings, name, stage)
 
-    shown.go_on("proved", len(accepted))
+    shown.begin_part("proved", len(accepted))
     with WarmProcess(plan, tell=tell) as process:
-        shown.hear("warm process", "start")
+        shown.set_stage("warm process", "start")
         for note in process.start().notes:
-            say(note, settings)
+            inform(note, settings)
         for place, report, job, snapshot in accepted:
             loaded = continued(report, process.load(job))
             if once.prompt and not loaded.error:
@@ -126,21 +127,21 @@ def _loaded(
             yield place, loaded, snapshot
 
 
-class Watched:
-    """What of each adapter's files was in memory when they were first seen, for ``--residency``."""
+class ResidencyRecorder:
+    """Records how much of each adapter's files is in the page cache before and after the run, for ``--residency``."""
 
-    def __init__(self, store: Store, copies: Copies | None) -> None:
+    def __init__(self, store: Store, copies: TmpfsCopies | None) -> None:
         self._store, self._copies = store, copies
         self._before: dict[str, Mapping[Path, Resident]] = {}
 
-    def hear(self, name: str, _stage: str, snapshot: Snapshot | None) -> None:
-        """Looks at an adapter's files once they are on this disk, before the run reads them."""
+    def on_stage(self, name: str, _stage: str, snapshot: Snapshot | None) -> None:
+        """Measures an adapter's files once they are on this disk, before the run reads them."""
         if snapshot is not None and name not in self._before:
             places = self._places(name, snapshot.digest).values()
             self._before[name] = {place: folder_residency(place) for place in places}
 
-    def told(self, report: LoadReport) -> LoadReport:
-        """The report with what is in memory now, next to what was; without it where nothing came to this disk."""
+    def with_residency(self, report: LoadReport) -> LoadReport:
+        """The report with the page cache before and now; unchanged if the adapter was not fetched."""
         before = self._before.get(report.name)
         if before is None:
             return report

@@ -22,7 +22,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 @dataclass(frozen=True, slots=True)
 class WarmOptions:
-    """The options, and what was given of each."""
+    """The parsed options."""
 
     ctx: typer.Context
     refs: options.Refs = None
@@ -45,7 +45,7 @@ class WarmOptions:
         "Engine at the endpoint: vllm, sglang or lora-cli.",
         "",
         ENGINES,
-        autocompletion=completion.words("vllm", "sglang", "lora-cli"),
+        autocompletion=completion.choices("vllm", "sglang", "lora-cli"),
     )
     engine_path: list[str] | None = option(
         "--engine-path FROM=TO", "Path TO in the engine of the local folder FROM; may be repeated.", None, ENGINES

@@ -1,8 +1,7 @@
-"""What ``warm --once`` and ``warm --serve`` have in common: what the process is to do, and what is shown to people.
+"""Shared by ``warm --once``, ``warm --serve`` and ``serve-bench``: admission, the plan of the process, memory copies.
 
-With ``--tier tmpfs:DIR`` there is a copy of each adapter in memory, by name. ``--once`` copies what was proved: a
-version that fails leaves the copy of the one before it where it is. ``--serve`` copies what was accepted, before it is
-loaded.
+``--tier tmpfs:DIR`` copies each adapter into memory, by name. ``--once`` copies an adapter after its proof: if a new
+version fails, the copy of the old one stays. ``--serve`` copies an accepted adapter before it is loaded.
 """
 
 import os
@@ -16,15 +15,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from lora_cli.cli.adapter_selection import Lineup
-from lora_cli.cli.output import to_stderr
+from lora_cli.cli.adapter_selection import Inputs
+from lora_cli.cli.output import inform
 from lora_cli.core.adapter_files import BASE_CONFIG
 from lora_cli.core.adapter_request import NAME, Item
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.results import LoadReport
 from lora_cli.core.snapshot import Snapshot
-from lora_cli.core.text import safe
 from lora_cli.errors import LoraCliError, MissingExtra, UsageError
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.progress import SILENT, Progress
@@ -42,11 +40,11 @@ STAGE = "tier"
 KIND = "tmpfs:"
 
 
-class Copies:
-    """Holds the folder of memory, and under which name each adapter is there: a manifest's, or the last of a REF's.
+class TmpfsCopies:
+    """The copies in the folder of ``--tier``, by the name in the manifest, or the last part of the REF.
 
     Raises:
-        UsageError: ``text`` is no such folder, or a name cannot be the folder of one adapter.
+        UsageError: ``text`` is not ``tmpfs:DIRECTORY``, or a name cannot be the folder of one adapter.
     """
 
     def __init__(self, text: str, items: Iterable[Item]) -> None:
@@ -62,27 +60,27 @@ class Copies:
         self._folder = MemoryFolder(Path(os.path.abspath(Path(directory).expanduser())))  # noqa: PTH100 - links stay links
 
     def place(self, name: str) -> Path | None:
-        """The folder of the adapter of that name, existing or not; None if there can be none."""
+        """The folder for that adapter, whether it exists or not; None if its name cannot be a folder."""
         folder = self._names.get(name, name)
         return self._folder.root / folder if re.fullmatch(NAME, folder, re.ASCII) else None
 
     def admitted(self, store: Store, admission: Admission) -> Admission:
-        """An admission that was not refused, with its copy; where there can be none, that is its error."""
+        """Copies an admitted adapter; the admission has the folder or the error."""
         assert admission.snapshot is not None
-        copied_to, error, ms = self._keep(store, admission.name, admission.snapshot)
+        copied_to, error, ms = self._copy(store, admission.name, admission.snapshot)
         stage_ms = {**admission.stage_ms, STAGE: ms}
         if error is not None:
             return replace(admission, stage_ms=stage_ms, stage=STAGE, error=error)
         return replace(admission, stage_ms=stage_ms, copied_to=copied_to)
 
     def proved(self, store: Store, report: LoadReport, snapshot: Snapshot) -> LoadReport:
-        """The report of an adapter that was proved, with its copy; where there can be none, that is its error."""
-        copied_to, error, ms = self._keep(store, report.name, snapshot)
+        """Copies a proved adapter; the report has the folder or the error."""
+        copied_to, error, ms = self._copy(store, report.name, snapshot)
         report = replace(report, stage_ms={**report.stage_ms, STAGE: ms})
         return replace(report, copied_to=str(copied_to)) if error is None else report.failed(STAGE, error)
 
-    def _keep(self, store: Store, name: str, snapshot: Snapshot) -> tuple[Path | None, LoraCliError | None, float]:
-        """Where the copy is, what kept it from that, and the milliseconds that it took."""
+    def _copy(self, store: Store, name: str, snapshot: Snapshot) -> tuple[Path | None, LoraCliError | None, float]:
+        """Copies an adapter; gives the folder, the error if it failed, and the milliseconds."""
         began = time.perf_counter()
         error, place = None, self.place(name)
         try:
@@ -95,41 +93,41 @@ class Copies:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """What the warm process is to do, with how much; and where adapters are copied to besides, if anywhere.
+class WarmRun:
+    """The options of the warm process, and the copies in memory, if any.
 
-    ``dummy`` is the config of a base without weights that is timed all the same.
+    ``dummy`` is the config of a base that gets random weights, for benchmarks.
     """
 
     limits: Limits
     device: Device
     forward: Forward
     eviction: PolicyName
-    copies: Copies | None = None
+    copies: TmpfsCopies | None = None
     dummy: Mapping[str, Any] | None = None
 
 
-Heard = Callable[[str, str, Snapshot | None], None]
-"""Hears an adapter's name and stage as that begins, and its snapshot once that is on this disk."""
+OnStage = Callable[[str, str, Snapshot | None], None]
+"""Called with an adapter's name and a stage that begins, and with the snapshot once it is on this disk."""
 
 
-def admitting(
-    terms: Terms, settings: Settings, hold: Hold, *, hear: Heard | None = None, progress: Progress = SILENT
+def admission_function(
+    terms: Terms, settings: Settings, hold: Hold, *, on_stage: OnStage | None = None, progress: Progress = SILENT
 ) -> Callable[[Item], Admission]:
-    """What brings one adapter into the cache and validates it there; ``hear`` and ``progress`` get each step."""
+    """The function that fetches one adapter into the cache and validates it there."""
     run, turns = FetchContext(Store(settings.cache_dir), settings, progress, hold=hold), count()
 
-    def admitted(item: Item) -> Admission:
-        heard, turn = unheard if hear is None else partial(hear, item.name), next(turns)
+    def admit(item: Item) -> Admission:
+        hear, turn = unheard if on_stage is None else partial(on_stage, item.name), next(turns)
         with run.beside() as context:
-            fetched = fetch_in(item, context, hear=heard, turn=turn)
-        return judge_in(fetched, terms, settings, hear=heard)
+            fetched = fetch_in(item, context, hear=hear, turn=turn)
+        return judge_in(fetched, terms, settings, hear=hear)
 
-    return admitted
+    return admit
 
 
 def base_directory(named: str | AdapterRef) -> Path | None:
-    """Where the base's weights may be: a directory on this disk, or one in the cache of the Hub's own client."""
+    """The local directory of the base: a path, or its snapshot in the cache of huggingface_hub; else None."""
     ref = ref_of(named)
     if ref.scheme == "hf":
         from huggingface_hub import try_to_load_from_cache
@@ -149,19 +147,19 @@ def has_base_weights(named: str | AdapterRef) -> bool:
 
 
 def require_packages(command: str, extra: str, *packages: str) -> None:
-    """Raises ``MissingExtra`` where one of them is not installed."""
+    """Raises ``MissingExtra`` if a package is not installed."""
     for package in packages:
         if find_spec(package) is None:
             raise MissingExtra(command, extra, package)
 
 
-def planned(asked: Lineup, run: Run, base: BaseModel, settings: Settings) -> Plan:
-    """What the command line says of the warm process and of the base, for ``lay_out``."""
+def process_plan(inputs: Inputs, run: WarmRun, base: BaseModel, settings: Settings) -> Plan:
+    """The plan of the warm process, to be completed by ``lay_out``."""
     return Plan(
         base,
         modules=(),
         limits=run.limits,
-        base_directory=base_directory(asked.base),
+        base_directory=base_directory(inputs.base),
         device=run.device,
         forward=run.forward,
         cache_dir=settings.cache_dir,
@@ -170,13 +168,7 @@ def planned(asked: Lineup, run: Run, base: BaseModel, settings: Settings) -> Pla
     )
 
 
-def tell_stage(settings: Settings, name: str, stage: str) -> None:
-    """A stage of an adapter as it begins, with ``--verbose``."""
+def log_stage(settings: Settings, name: str, stage: str) -> None:
+    """Reports the stage of an adapter, with ``--verbose``."""
     if settings.verbose:
-        say(f"{name}: {stage}", settings)
-
-
-def say(note: str, settings: Settings) -> None:
-    """Messages for the user, on standard error."""
-    if not settings.quiet:
-        to_stderr(safe(note))
+        inform(f"{name}: {stage}", settings)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from lora_cli.cli.adapter_selection import Lineup, base_model
-from lora_cli.cli.options import seconds
-from lora_cli.cli.warm_plan import Run, has_base_weights, planned, require_packages, say, tell_stage
+from lora_cli.cli.adapter_selection import Inputs, base_model
+from lora_cli.cli.options import parse_duration_option
+from lora_cli.cli.output import inform
+from lora_cli.cli.warm_plan import WarmRun, has_base_weights, log_stage, process_plan, require_packages
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.log import logger
 from lora_cli.core.target_modules import all_linear
@@ -25,14 +26,14 @@ from lora_cli.store import Store
 from lora_cli.store.in_use import holding
 
 STOP_S = 0.5
-"""How long the process that owns the device may take to end by itself, and again after SIGTERM."""
+"""Time that the process that owns the device has to exit by itself, and again after SIGTERM."""
 
 log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Serve:
-    """The server's own settings besides those of the warm process: where it listens, and what it writes."""
+class ServerOptions:
+    """The options of the HTTP server: its address, access, and files."""
 
     address: Address
     token: str
@@ -42,18 +43,18 @@ class Serve:
     metrics_file: Path | None
 
 
-def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> None:
-    """Serve until SIGTERM, Ctrl-C or ``--stop``.
+def warm_serve(inputs: Inputs, run: WarmRun, serve: ServerOptions, settings: Settings) -> None:
+    """Serves until SIGTERM, Ctrl-C or ``--stop``.
 
     Raises:
-        LoraCliError: why it cannot, or could not go on.
+        LoraCliError: the server cannot start, or failed.
     """
     require(run.forward)
     require_packages("warm --serve", "warm", "starlette", "uvicorn")
-    if run.forward == "model" and run.dummy is None and not has_base_weights(asked.base):
-        # The child would say it later: that there is no model to answer with.
+    if run.forward == "model" and run.dummy is None and not has_base_weights(inputs.base):
+        # Without this check the process that owns the device would fail later.
         raise NotFound(
-            f"--forward model needs the base's weights, but {asked.base} has no {WEIGHTS_FILE} on this disk",
+            f"--forward model needs the base's weights, but {inputs.base} has no {WEIGHTS_FILE} on this disk",
             hint="set --base to the folder that has them, or remove --forward model",
         )
     address, token = serve.address, serve.token
@@ -62,9 +63,9 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
             f"{address} is reachable from other machines, but there is no token",
             hint="set LORA_CLI_API_KEY, or listen on 127.0.0.1 or a Unix socket",
         )
-    timeout_s = seconds(serve.load_timeout, "--load-timeout")
-    items, roots = uniquely_named(asked.items), _folders(serve.roots)
-    # What is in the server's own cache was admitted by it, or by one that it trusts: clients may name it.
+    timeout_s = parse_duration_option(serve.load_timeout, "--load-timeout")
+    items, roots = uniquely_named(inputs.items), _folders(serve.roots)
+    # Snapshots in the server's own cache were admitted by it, or by a trusted process: clients may load them.
     roots.append(Store(settings.cache_dir).snapshots)
     from lora_cli.serving.adapter_manager import Host
     from lora_cli.serving.admissions import Admissions, Setup
@@ -73,13 +74,17 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
     from lora_cli.serving.server import Files
     from lora_cli.serving.server import serve as listen
 
-    base = base_model(asked.base, settings)
-    kept = settings.cache_dir / "history" / f"{hashlib.sha256(str(asked.base).encode()).hexdigest()[:32]}.json"
-    past = read_past(kept)
-    plan = replace(planned(asked, run, base, settings), history=past.tiers)
-    told = partial(tell_stage, settings)
+    base = base_model(inputs.base, settings)
+    history_file = settings.cache_dir / "history" / f"{hashlib.sha256(str(inputs.base).encode()).hexdigest()[:32]}.json"
+    past = read_past(history_file)
+    plan = replace(process_plan(inputs, run, base, settings), history=past.tiers)
     process = partial(
-        WarmProcess, deadline_s=timeout_s, stop_deadline_s=STOP_S, tell=told, died=_log_death, revived=_log_return
+        WarmProcess,
+        deadline_s=timeout_s,
+        stop_deadline_s=STOP_S,
+        tell=partial(log_stage, settings),
+        died=_log_death,
+        revived=_log_return,
     )
     open_process = partial(_open_process, plan, process)
     copy = run.copies.admitted if run.copies is not None else None
@@ -90,12 +95,14 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
         slots, memory = run.limits.max_loras, run.limits.max_cpu_loras
         host = Host(items, admissions, open_process, slots=slots, memory=memory, past=past)
         hosts = None if token or address.uds is not None else address.hosts
-        api = Api(host, settings, _base_name(asked), roots, run.forward == "model", token, hosts)
-        listen(api, address, Files(serve.ready_file, serve.metrics_file, kept), lambda note: say(note, settings))
+        api = Api(host, settings, _base_name(inputs), roots, run.forward == "model", token, hosts)
+        listen(
+            api, address, Files(serve.ready_file, serve.metrics_file, history_file), lambda note: inform(note, settings)
+        )
 
 
 def _open_process(plan: Plan, process: Callable[[Plan], WarmProcess], needs: Sequence[Needs]) -> WarmProcess:
-    """Slots for all adapters that are known so far, and for the modules that most adapters are on."""
+    """Starts the process with slots for the known adapters, and for the modules that most adapters have."""
     return process(lay_out(plan, needs, all_linear(plan.base)))
 
 
@@ -108,17 +115,17 @@ def _log_return() -> None:
     log.warning("the warm process is ready again")
 
 
-def _base_name(asked: Lineup) -> str:
-    """What clients call the base: a Hub id as it is, a folder by its name."""
-    text = str(asked.base).removeprefix("hf://")
+def _base_name(inputs: Inputs) -> str:
+    """The model name of the base in the API: the Hub id, or the name of the folder."""
+    text = str(inputs.base).removeprefix("hf://")
     return Path(text.removeprefix("file://")).name if "://" in text or text.startswith((".", "/", "~")) else text
 
 
 def uniquely_named(items: Sequence[Item]) -> list[Item]:
-    """Adapters by the names that clients use: a manifest's, or the last part of each REF.
+    """The adapters with the model names of the API: the name in the manifest, or the last part of the REF.
 
     Raises:
-        UsageError: two have the same.
+        UsageError: two have the same name.
     """
     named: dict[str, Item] = {}
     for item in items:

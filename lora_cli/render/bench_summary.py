@@ -1,4 +1,4 @@
-"""A report of ``serve-bench`` as cells, facts and curves: a terminal and a page lay out the same ones."""
+"""The tables, facts and curves of a ``serve-bench`` report, for the terminal and the HTML page."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -39,10 +39,10 @@ VLLM_LABELS = {
     "total_token_throughput": "Total token throughput (tok/s)",
     "max_concurrent_requests": "Peak concurrent requests",
 }
-"""The keys of vLLM's result about a whole run, and what ``vllm bench serve`` calls them."""
+"""The keys of vLLM's result about a whole run, and their labels in ``vllm bench serve``."""
 
 SLOWEST = 5
-"""How many adapters are named, the slowest first."""
+"""Number of adapters that are listed, the slowest first."""
 
 Rows = Sequence[Sequence[object]]
 Facts = Iterator[tuple[str, object]]
@@ -68,7 +68,7 @@ def table_of(report: BenchReport) -> tuple[Sequence[str], Rows]:
 
 
 def run_facts(report: BenchReport) -> Facts:
-    """What was run, without what ``vllm bench serve`` says of a run."""
+    """Facts about the run, without those that ``vllm bench serve`` prints."""
     match report.result:
         case SimulationReport() as result:
             yield from _simulation_facts(report, result)
@@ -81,7 +81,7 @@ def run_facts(report: BenchReport) -> Facts:
             by_tier = (f"{tier} {number} ({number / hits:.0%})" for tier, number in result.hits.items())
             yield "hits", ", ".join(by_tier) or "0"
             yield "evictions", ", ".join(f"{tier} {number}" for tier, number in result.evictions.items()) or "0"
-            yield "workload", f"{work(report)}, seed {report.setting.seed}"
+            yield "workload", f"{request_count(report)}, seed {report.setting.seed}"
             yield "tiers", f"max_loras {result.max_loras}, max_cpu_loras {result.max_cpu_loras}"
             yield "on", _environment(report)
         case LiveReport() as result:
@@ -89,12 +89,12 @@ def run_facts(report: BenchReport) -> Facts:
 
 
 def hits_over_time(result: SimulationReport) -> Mapping[str, Sequence[float]]:
-    """The hit ratio of each part of the requests, by policy."""
+    """The hit ratio over the run, by policy."""
     return {name: one.hit_ratio_over_time for name, one in result.policies.items() if one.hit_ratio_over_time}
 
 
 def curves_of(report: BenchReport) -> Mapping[str, Sequence[float]]:
-    """Milliseconds at each of ``SHARES``: the waits of each policy, else latencies by where adapters were."""
+    """Milliseconds at each of ``SHARES``: the wait times by policy, or the latencies by tier."""
     found: Mapping[str, Sequence[float]]
     match report.result:
         case SimulationReport() as result:
@@ -109,7 +109,7 @@ def curves_of(report: BenchReport) -> Mapping[str, Sequence[float]]:
 
 
 def failures_of(report: BenchReport) -> Mapping[str, str]:
-    """What failed: adapters, or policies that do not meet the goals of ``--plan`` however many slots there are."""
+    """Failed adapters, or policies that do not meet the goals of ``--plan`` with any number of slots, and why."""
     if isinstance(report.result, MeasurementReport | LiveReport):
         return report.result.failures
     if not isinstance(report.result, PlanReport):
@@ -124,7 +124,7 @@ def failures_of(report: BenchReport) -> Mapping[str, str]:
 
 
 def simulation_terms(report: BenchReport, result: SimulationReport) -> Facts:
-    """What the columns mean that have something in them."""
+    """The definitions of the columns that have values."""
     policies = result.policies
     yield "hits", "the share of requests whose adapter is already in a slot"
     if any(one.gap_closed is not None for one in policies.values()):
@@ -141,14 +141,14 @@ def simulation_terms(report: BenchReport, result: SimulationReport) -> Facts:
 
 
 def vllm_facts(report: BenchReport) -> Facts:
-    """Counts and rates over the whole run, as ``vllm bench serve`` calls them."""
+    """Counts and rates over the whole run, with the labels of ``vllm bench serve``."""
     for name, label in VLLM_LABELS.items():
         if (number := report.metrics.get(name)) is not None:
             yield label, f"{number:.2f}" if label.endswith(")") else f"{number:.0f}"
 
 
 def vllm_latencies(report: BenchReport) -> Rows:
-    """Rows under ``VLLM_HEADER``, from vLLM's own keys; of what was measured."""
+    """The rows under ``VLLM_HEADER`` that have values."""
     rows = [
         (what.upper(), *(_ms(report.metrics.get(f"{name}_{what}_ms")) for name in VLLM_HEADER[1:])) for what in MEASURES
     ]
@@ -156,12 +156,12 @@ def vllm_latencies(report: BenchReport) -> Rows:
 
 
 def slowest_adapters(result: LiveReport) -> list[tuple[str, Mapping[str, float | None]]]:
-    """The numbers of each adapter, the highest p99 of ttft first."""
+    """The metrics of each adapter, the highest p99 of TTFT first."""
     return sorted(result.per_adapter.items(), key=lambda one: -(one[1]["ttft_p99_ms"] or 0))
 
 
 def changes(compared: Sequence[MetricChange]) -> tuple[str, Sequence[Sequence[str]]]:
-    """How many metrics changed, and a row for each of them: the worse ones first, each kind by how much it changed."""
+    """The number of changed metrics, and a row for each: worse ones first, then by the size of the change."""
     changed = [one for one in compared if one.verdict != "same"]
     changed.sort(key=lambda one: (one.verdict != "worse", -abs(one.change or 0)))
     rows = [(one.metric, f"{one.before:.4g}", f"{one.now:.4g}", _by(one.change), one.verdict) for one in changed]
@@ -202,7 +202,7 @@ def _answer_row(policy: str, answer: PlanAnswer) -> Sequence[str]:
 
 
 def _live_rows(report: BenchReport, result: LiveReport) -> Iterator[Sequence[object]]:
-    """All requests, those of each kind that there was, and the base."""
+    """The rows of each kind of request, of all requests, and of the base."""
     metrics, mark = report.metrics, "" if result.tiers_from == SERVER else " (inferred)"
 
     def cells(prefix: str) -> Iterator[str]:
@@ -218,7 +218,7 @@ def _live_rows(report: BenchReport, result: LiveReport) -> Iterator[Sequence[obj
 
 
 def _interval(report: BenchReport, result: LiveReport, name: str) -> str:
-    """A metric and half the width of its interval, as far as they are known."""
+    """A metric with half the width of its confidence interval, as far as they are known."""
     number, half = report.metrics.get(name), result.interval_95.get(name)
     if number is None:
         return "-"
@@ -230,8 +230,8 @@ def _ms(number: float | None) -> str:
     return "-" if number is None else milliseconds(number)
 
 
-def work(report: BenchReport) -> str:
-    """How many requests over how many adapters."""
+def request_count(report: BenchReport) -> str:
+    """The numbers of requests and adapters."""
     result = report.result
     requests = result.requests if isinstance(result, MeasurementReport) else report.run.num_prompts
     return f"{counted(requests, 'request')} over {counted(report.setting.adapters, 'adapter')}"
@@ -242,14 +242,14 @@ def _environment(report: BenchReport) -> str:
 
 
 def _workload_facts(report: BenchReport) -> Facts:
-    """The workload, and where it was run."""
-    yield "requests", f"{work(report)}, seed {report.setting.seed}"
+    """The workload and the environment."""
+    yield "requests", f"{request_count(report)}, seed {report.setting.seed}"
     yield "workload", ", ".join(f"{key} {safe(value)}" for key, value in report.setting.workload.items())
     yield "on", _environment(report)
 
 
 def _load_facts(sizes: AdapterBytes, gpu: Link, cpu: Link) -> Facts:
-    """How large adapters are, and what their loads take."""
+    """The sizes of the adapters, and the load times."""
     low, high = size(sizes.smallest_adapter_bytes), size(sizes.largest_adapter_bytes)
     yield "adapters", f"{size(sizes.adapter_bytes)}, {f'{low} each' if low == high else f'from {low} to {high}'}"
     yield "from disk", cpu
@@ -269,7 +269,7 @@ def _simulation_facts(report: BenchReport, result: SimulationReport) -> Facts:
 
 
 def _live_facts(report: BenchReport, result: LiveReport) -> Facts:
-    """What was run, and what was measured that ``vllm bench serve`` does not."""
+    """Facts about a live run that ``vllm bench serve`` does not print."""
     metrics = report.metrics
     yield from _workload_facts(report)
     several = "; ± is the 95 % interval over them (Student's t)" if len(result.seeds) > 1 else ""
@@ -297,15 +297,15 @@ def _goodput(report: BenchReport, result: LiveReport) -> str:
 
 
 def _cost_facts(report: BenchReport, result: LiveReport) -> Facts:
-    """What loads cost their own requests and others, and what adapters cost next to the base."""
+    """The cost of loads for their own and other requests, and of adapters compared with the base."""
     metrics, shown = report.metrics, partial(_interval, report, result)
     if metrics.get("cold_penalty_ms") is not None:
         yield "cold costs", f"{shown('cold_penalty_ms')} ms to the first token"
     if metrics.get("load_p50_ms") is not None:
         yield "loads", f"p50 {shown('load_p50_ms')} ms, p99 {shown('load_p99_ms')} ms, as reported by the server"
     if metrics.get("probe_quiet_p50_ms") is not None or metrics.get("probe_loading_p50_ms") is not None:
-        beside, apart = shown("probe_loading_p50_ms"), shown("probe_quiet_p50_ms")
-        probes = f"a probe takes {beside} ms during a load, {apart} ms otherwise"
+        loading, quiet = shown("probe_loading_p50_ms"), shown("probe_quiet_p50_ms")
+        probes = f"a probe takes {loading} ms during a load, {quiet} ms otherwise"
         yield "interference", f"{shown('stalled_others_ms')} ms: {probes}"
     ratios = {what: metrics.get(f"control_ratio_{what}_p50") for what in ("ttft", "tpot", "e2el")}
     known = [f"{what} {ratio:.2f}×" for what, ratio in ratios.items() if ratio is not None]
@@ -314,7 +314,7 @@ def _cost_facts(report: BenchReport, result: LiveReport) -> Facts:
 
 
 def _ttft_by_kind(result: LiveReport) -> Mapping[str, Sequence[float]]:
-    """Milliseconds from the scheduled time to the first token, of what did not fail."""
+    """Milliseconds from the scheduled time to the first token, of successful requests."""
     found: dict[str, list[float]] = {kind: [] for kind in (*KINDS, "base")}
     for run in result.runs:
         for kind, scheduled_s, start_s, ttft_s in zip(

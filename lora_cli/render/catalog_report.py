@@ -111,5 +111,5 @@ def _engine(profile: Profile) -> EngineEntry:
 
 def _feature(name: str, profile: Profile) -> FeatureEntry:
     feature, row = FEATURES[name], next((row for row in profile.rows if row.feature == name), None)
-    told = ("", "", "", "") if row is None else (row.reason, row.mend, row.evidence, row.proof)
-    return FeatureEntry(name, feature.title, feature.outcome(name, profile), *told)
+    details = ("", "", "", "") if row is None else (row.reason, row.mend, row.evidence, row.proof)
+    return FeatureEntry(name, feature.title, feature.outcome(name, profile), *details)

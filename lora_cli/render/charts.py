@@ -1,4 +1,4 @@
-"""Charts of HTML reports as data: axes, curves and heat maps, in percent of their area and in shades."""
+"""Charts of HTML reports as data for the templates: axes, curves and heat maps."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ COLOURS = 8
 SHADES = 9
 """Shades of a heat map."""
 
-SMALLEST = 1e-3
+MIN_SHARE = 1e-3
 """The least singular value that is drawn, as a share of the largest."""
 
 
@@ -33,7 +33,7 @@ class Axis:
     whole: bool = False
 
     def place(self, value: float) -> float:
-        """Where a value is, in percent of the axis."""
+        """The position of a value, in percent of the axis."""
         low, high, at = (math.log10(max(v, 1e-12)) if self.logarithmic else v for v in (self.low, self.high, value))
         return round(100 * min(max((at - low) / ((high - low) or 1), 0.0), 1.0), 2)
 
@@ -69,7 +69,7 @@ class Chart:
 
 
 def distribution(title: str, name: str, curves: Mapping[str, Sequence[float]]) -> Chart | None:
-    """The share of requests up to a value; ``curves`` has the values at each of ``SHARES``. None without a value."""
+    """A CDF; ``curves`` has the values at each of ``SHARES``. None without values."""
     values = [value for curve in curves.values() for value in curve if 0 < value < math.inf]
     if not values:
         return None
@@ -80,7 +80,7 @@ def distribution(title: str, name: str, curves: Mapping[str, Sequence[float]]) -
 
 
 def over_time(courses: Mapping[str, Sequence[float]]) -> Chart | None:
-    """The hit ratio of each part of the requests; None without any."""
+    """The hit ratio over the run; None without values."""
     if not courses:
         return None
     lines = {name: [((at + 0.5) / len(v), value) for at, value in enumerate(v)] for name, v in courses.items()}
@@ -89,7 +89,7 @@ def over_time(courses: Mapping[str, Sequence[float]]) -> Chart | None:
 
 
 def singular_values(kinds: Sequence[tuple[str, Sequence[ModuleSpectrum]]]) -> Chart | None:
-    """The singular values of the first kinds of modules, each the median of its modules; None without two values."""
+    """The median singular values of the first kinds of modules; None for fewer than two values."""
     lines = {}
     for kind, modules in kinds:
         columns = zip_longest(*(one.singular_values for one in modules if one.norm and math.isfinite(one.norm)))
@@ -103,38 +103,38 @@ def singular_values(kinds: Sequence[tuple[str, Sequence[ModuleSpectrum]]]) -> Ch
     if longest < 2 or not most:
         return None
     least = min(value for line in lines.values() for _, value in line)
-    y = Axis("singular value", max(least, most * SMALLEST), most, logarithmic=True)
+    y = Axis("singular value", max(least, most * MIN_SHARE), most, logarithmic=True)
     x = Axis("index of the singular value", 1, longest, whole=True)
     return Chart(f"Singular values, largest first: the median of {of}", x, y, lines)
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A value in a heat map: its shade, how it is written, and in full."""
+    """A value in a heat map: its shade, its short text, and its tooltip."""
 
     shade: int
     text: str
     title: str
 
 
-def heat_map(grid: Grid, drawn: Layout, most_kinds: int, most_layers: int) -> list[tuple[int, list[Cell | None]]]:
-    """The first layers with a cell for each of the first kinds; None if there is no value."""
-    full, kinds = drawn.full(), grid.kinds[:most_kinds]
+def heat_map(grid: Grid, layout: Layout, most_kinds: int, most_layers: int) -> list[tuple[int, list[Cell | None]]]:
+    """The first layers, each with a cell for each of the first kinds; None for a cell without a value."""
+    full, kinds = layout.scale_max(), grid.kinds[:most_kinds]
     return [
-        (layer, [_cell(grid.cells.get((layer, kind), ()), drawn, full) for kind in kinds])
+        (layer, [_cell(grid.cells.get((layer, kind), ()), layout, full) for kind in kinds])
         for layer in grid.layers[:most_layers]
     ]
 
 
-def _cell(paths: Sequence[str], drawn: Layout, full: float) -> Cell | None:
-    """What stands out has a star, which is seen without colour too."""
-    value = drawn.value(paths)
+def _cell(paths: Sequence[str], layout: Layout, full: float) -> Cell | None:
+    """The cell of some modules; outliers have a star, which does not depend on colour."""
+    value = layout.value(paths)
     if value is None:
         return None
-    star = "*" if drawn.outliers.intersection(paths) else ""
+    star = "*" if layout.outliers.intersection(paths) else ""
     return Cell(shade(value / full if full > 0 else 0.0), brief(value) + star, f"{names(paths, 2)}: {value:.4g}")
 
 
 def shade(level: float) -> int:
-    """The shade of a level, which is held between 0 and 1."""
+    """The shade of a level, which is clamped to 0..1."""
     return min(int(min(max(level, 0.0), 1.0) * SHADES), SHADES - 1)

@@ -6,7 +6,7 @@ from lora_cli.validation.report import Report
 
 
 def render_report(report: Report, *, quiet: bool = False) -> str:
-    """A line for what ended the work on an adapter, and for each finding that counts; ``quiet`` leaves out notes."""
+    """A line for each adapter that could not be read, and for each finding that counts; ``quiet`` leaves out notes."""
     lines = []
     for one in report.adapters:
         if one.error is not None:

@@ -1,4 +1,4 @@
-"""What the flags with which an engine serves a set of adapters cost, as labelled values in words."""
+"""The GPU memory that an engine's flags need for a set of adapters, as labelled values."""
 
 from lora_cli.core.text import counted, names, safe, size
 from lora_cli.engines import ENGINES
@@ -7,8 +7,8 @@ from lora_cli.engines.slots import SlotLayout
 from lora_cli.validation.engine_args import EngineArgs
 from lora_cli.validation.report import BaseModelSummary
 
-MOST = 8
-"""How many adapters of one kind are named; the number of others follows."""
+MAX_LISTED = 8
+"""The most adapters that are listed for one reason."""
 
 Rows = list[tuple[str, str]]
 
@@ -17,7 +17,7 @@ VALUES = "values were not read: lora-cli validate finds NaN, zeros and updates t
 
 
 def title(args: EngineArgs, base: BaseModelSummary | None) -> str:
-    """Which engine, for how many of the adapters."""
+    """The engine, and the number of adapters that it serves."""
     number = len(args.served) + len(args.left_out) + len(args.served_wrong)
     few = f"{len(args.served)} of " if len(args.served) < number else ""
     served = f"{few}{counted(number, 'adapter')}"
@@ -26,27 +26,30 @@ def title(args: EngineArgs, base: BaseModelSummary | None) -> str:
 
 
 def costs(args: EngineArgs) -> Rows:
-    """Everything but the command: what it costs, who makes it cost that, and who is not served, or wrongly."""
+    """Memory, its cost drivers, and the adapters that are not served, or served incorrectly."""
     layout = ENGINES[args.engine].slots
     assert layout is not None
     rows = _fit_rows(args, args.fit, layout) if args.fit is not None else []
     rows += [
-        ("left out", f"{one.name}: {one.reason}{f' ({one.hint})' if one.hint else ''}") for one in args.left_out[:MOST]
+        ("left out", f"{one.name}: {one.reason}{f' ({one.hint})' if one.hint else ''}")
+        for one in args.left_out[:MAX_LISTED]
     ]
     apart = f"; not in {layout.flags.adapters}" if args.named else ""
-    rows += [("wrong", f"{one.name}: {one.reason}{apart}") for one in args.served_wrong[:MOST]]
+    rows += [("wrong", f"{one.name}: {one.reason}{apart}") for one in args.served_wrong[:MAX_LISTED]]
     rows += [("note", note) for note in (*args.notes, VALUES)]
     for label, remarks in (("left out", args.left_out), ("wrong", args.served_wrong)):
-        if len(remarks) > MOST:
-            rows.append((label, f"and {len(remarks) - MOST} more: --format json has all"))
+        if len(remarks) > MAX_LISTED:
+            rows.append((label, f"and {len(remarks) - MAX_LISTED} more: --format json has all"))
     if args.absent:
         resolver = ", or with --publish DIR for vLLM's resolver" if args.engine == "vllm" else ""
-        rows.append(("not cached", f"{safe(names(args.absent, MOST))}: lora-cli fetch -f downloads them{resolver}"))
+        rows.append(
+            ("not cached", f"{safe(names(args.absent, MAX_LISTED))}: lora-cli fetch -f downloads them{resolver}")
+        )
     return rows
 
 
 def _fit_rows(args: EngineArgs, fit: Fit, layout: SlotLayout) -> Rows:
-    """What a slot and all slots take, and what makes them so large."""
+    """The size of a slot and of all slots, and the adapters that determine it."""
     has_choice = fit.lora_target_modules is not None and not layout.needs_targets
     least, whose = "", "every module that can have LoRA"
     if fit.lower_bound:
@@ -62,34 +65,34 @@ def _fit_rows(args: EngineArgs, fit: Fit, layout: SlotLayout) -> Rows:
     if fit.lower_bound:
         rows.append(("base", "not set: --base is needed for the modules of the engine and the exact size of a slot"))
     if has_choice:
-        said = "adapters loaded later are silently served without modules that are not listed here"
-        rows.append(("warning", said))
-    return [*rows, *(("cost driver", _driver(one, fit)) for one in args.drivers[:MOST])]
+        line = "adapters loaded later are silently served without modules that are not listed here"
+        rows.append(("warning", line))
+    return [*rows, *(("cost driver", _cost_driver(one, fit)) for one in args.drivers[:MAX_LISTED])]
 
 
 def _slots(args: EngineArgs, fit: Fit, flag: str, least: str) -> str:
-    """How many, what all take, and what fewer would save: the trade between memory and adapters that take turns."""
-    said = f"{fit.max_loras} x {size(fit.slot_bytes)} = {least}{size(fit.total_bytes)}"
+    """The number of slots, their size, and the trade-off between memory and swapping."""
+    line = f"{fit.max_loras} x {size(fit.slot_bytes)} = {least}{size(fit.total_bytes)}"
     base = ", and one slot is for requests to the base model" if args.base_slots else ""
     if fit.max_loras < len(args.served) + args.base_slots:
-        return f"{said}: {len(args.served)} adapters are swapped{base}; another slot is {size(fit.slot_bytes)} more"
-    said += f": every adapter stays on the GPU{base}"
+        return f"{line}: {len(args.served)} adapters are swapped{base}; another slot is {size(fit.slot_bytes)} more"
+    line += f": every adapter stays on the GPU{base}"
     few = 1 + args.base_slots
     if fit.max_loras > few:
-        said += f"; with {flag} {few} they are swapped in {size(few * fit.slot_bytes)}, one adapter per batch"
-    return said
+        line += f"; with {flag} {few} they are swapped in {size(few * fit.slot_bytes)}, one adapter per batch"
+    return line
 
 
-def _driver(one: Driver, fit: Fit) -> str:
-    """``sql alone asks for rank 256 …``: what a slot takes with it and without it, or with and without several."""
+def _cost_driver(one: Driver, fit: Fit) -> str:
+    """``sql alone needs rank 256 …``: the size of a slot with and without some adapters."""
     without, alone = one.without, len(one.adapters) == 1
-    rank, kept, targets = fit.max_lora_rank, without.lora_target_modules, fit.lora_target_modules
+    rank, other_targets, targets = fit.max_lora_rank, without.lora_target_modules, fit.lora_target_modules
     reasons = [f"rank {rank} (else {without.max_lora_rank})"] if without.max_lora_rank < rank else []
-    if kept is not None and (mine := [name for name in targets or () if name not in kept]):
+    if other_targets is not None and (mine := [name for name in targets or () if name not in other_targets]):
         reasons.append(f"LoRA on {', '.join(mine)}")
-    elif targets is None and kept is not None:
-        reasons.append(f"LoRA on more than {', '.join(kept)}")
-    who = f"{safe(names(one.adapters, MOST))} {'alone needs' if alone else 'together need'}"
+    elif targets is None and other_targets is not None:
+        reasons.append(f"LoRA on more than {', '.join(other_targets)}")
+    who = f"{safe(names(one.adapters, MAX_LISTED))} {'alone needs' if alone else 'together need'}"
     what = " and ".join(reasons) or "modules that no other adapter has"
     return (
         f"{who} {what}: a slot takes {size(fit.slot_bytes)}, or {size(without.slot_bytes)} without "

@@ -109,8 +109,8 @@ def fetch_report(
     pruning: Pruning,
 ) -> FetchReport:
     """The report of a whole run."""
-    told = changes or Changes()
-    locked = None if lock is None else LockChanges(str(lock), told.added, told.changed, told.removed)
+    changes = changes or Changes()
+    locked = None if lock is None else LockChanges(str(lock), changes.added, changes.changed, changes.removed)
     code = max((one.exit_code for one in (*adapters, *((base,) if base is not None else ()))), default=0)
     pruned = tuple(pruning.removed)
     return FetchReport(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from lora_cli.core.finding import Finding, Location, Severity
 from lora_cli.core.text import safe
-from lora_cli.render.text import paragraph, summary
+from lora_cli.render.text import problem_lines, summary
 from lora_cli.validation.report import Report, Validated
 
 COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
@@ -18,28 +18,28 @@ TITLE = {"title": "lora-cli validate"}
 
 
 def render_report(report: Report) -> str:
-    """One command to a line. What is known or suppressed is counted, and not annotated."""
+    """A command per line. Known and suppressed findings are counted, but not annotated."""
     lines = []
     for one in report.adapters:
         if one.error is not None:
-            text = paragraph(one.error.message, one.error.hint)
+            text = problem_lines(one.error.message, one.error.hint)
             lines.append(_command("error", _properties(report, one, Location(), "not read"), text))
-    for one, finding in _by_turns((one, found.finding) for one, found in report.found_once()):
+    for one, finding in _interleaved((one, found.finding) for one, found in report.found_once()):
         problem, title = finding.problem, f"{finding.code} {finding.name}"
         properties = _properties(report, one, problem.at, title)
         lines.append(
-            _command(COMMANDS[finding.severity], properties, paragraph(problem.message, problem.hint, problem.at))
+            _command(COMMANDS[finding.severity], properties, problem_lines(problem.message, problem.hint, problem.at))
         )
     errors = report.summary.errors + report.summary.failed
     more = f"; GitHub shows {SHOWN} errors per step, see the log for all" if errors > SHOWN else ""
     first_notice = next((number for number, line in enumerate(lines) if line.startswith("::notice")), len(lines))
-    said = [_command("warning", TITLE, safe(notice)) for notice in report.notices]
-    said.append(_command("notice", TITLE, summary(report.summary) + more))
-    return "\n".join([*lines[:first_notice], *said, *lines[first_notice:]]) + "\n"
+    notices = [_command("warning", TITLE, safe(notice)) for notice in report.notices]
+    notices.append(_command("notice", TITLE, summary(report.summary) + more))
+    return "\n".join([*lines[:first_notice], *notices, *lines[first_notice:]]) + "\n"
 
 
-def _by_turns(found: Iterable[tuple[Validated, Finding]]) -> Iterator[tuple[Validated, Finding]]:
-    """Those that count, the worst first; among equals the first of each adapter, then the second of each."""
+def _interleaved(found: Iterable[tuple[Validated, Finding]]) -> Iterator[tuple[Validated, Finding]]:
+    """The findings that count by severity; within one, the first of each adapter, then the second of each."""
     turns: Counter[tuple[int, Severity]] = Counter()
     ranked: list[tuple[int, int, Validated, Finding]] = []
     for one, finding in found:
@@ -51,7 +51,7 @@ def _by_turns(found: Iterable[tuple[Validated, Finding]]) -> Iterator[tuple[Vali
 
 
 def _properties(report: Report, one: Validated, at: Location, title: str) -> dict[str, str]:
-    """The title, and the file that GitHub puts the annotation beside, where it is one of the repository."""
+    """The title of an annotation, and its file and line, if the file is in the repository."""
     place, titled = report.naming.place(one, at), {"title": f"{title} ({report.naming.identity(one)})"}
     if place.kind != "below":
         return titled
@@ -59,7 +59,7 @@ def _properties(report: Report, one: Validated, at: Location, title: str) -> dic
 
 
 def _command(command: str, properties: dict[str, str], data: str) -> str:
-    """``::error file=…,title=…::…``, with everything in it escaped that the runner would take for its own."""
+    """``::error file=…,title=…::…``, with the characters escaped that have a meaning for the runner."""
     escaped = {key: _data(safe(value)).replace(":", "%3A").replace(",", "%2C") for key, value in properties.items()}
     return f"::{command} {','.join(f'{key}={value}' for key, value in escaped.items())}::{_data(data)}"
 

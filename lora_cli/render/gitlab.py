@@ -9,18 +9,18 @@ from typing import Any
 
 from lora_cli.core.finding import Location, Severity
 from lora_cli.core.text import safe
-from lora_cli.render.json import encoded
+from lora_cli.render.json import to_json
 from lora_cli.validation.report import Report, Validated
 
 SEVERITIES = {Severity.ERROR: "major", Severity.WARNING: "minor"}
 
 
 def render_report(report: Report) -> str:
-    """What counts: no notes, and nothing that is known or suppressed. An adapter that cannot be read is a blocker."""
-    return encoded([*_unread(report), *_found(report)])
+    """The errors and warnings that are not known or suppressed. An adapter that cannot be read is a blocker."""
+    return to_json([*_unreadable(report), *_counted_findings(report)])
 
 
-def _unread(report: Report) -> Iterator[dict[str, Any]]:
+def _unreadable(report: Report) -> Iterator[dict[str, Any]]:
     for one in report.adapters:
         if one.error is not None:
             text = "; ".join(filter(None, (one.error.message, one.error.hint)))
@@ -28,13 +28,13 @@ def _unread(report: Report) -> Iterator[dict[str, Any]]:
             yield _entry(report, one, Location(), "not-read", "blocker", text, fingerprint)
 
 
-def _found(report: Report) -> Iterator[dict[str, Any]]:
+def _counted_findings(report: Report) -> Iterator[dict[str, Any]]:
     times: Counter[str] = Counter()
-    for one, said in report.found():
-        finding, problem = said.finding, said.finding.problem
+    for one, entry in report.found():
+        finding, problem = entry.finding, entry.finding.problem
         if finding.accepted is None and finding.severity in SEVERITIES:
-            times[said.fingerprint] += 1
-            fingerprint = f"{said.fingerprint}:{times[said.fingerprint]}"
+            times[entry.fingerprint] += 1
+            fingerprint = f"{entry.fingerprint}:{times[entry.fingerprint]}"
             text = "; ".join(filter(None, (f"{finding.code} {finding.name}: {problem.message}", problem.hint)))
             yield _entry(report, one, problem.at, finding.code, SEVERITIES[finding.severity], text, fingerprint)
 

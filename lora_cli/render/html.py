@@ -1,4 +1,4 @@
-"""Reports as HTML: each one self-contained page without a script, made by the templates in ``templates/``.
+"""Reports as self-contained HTML pages without scripts, from the templates in ``templates/``.
 
 Whatever enters a template passes ``safe`` and is escaped: no name of an adapter becomes markup.
 """
@@ -22,11 +22,11 @@ from lora_cli.render.inspect_facts import Layout
 from lora_cli.render.inspect_report import InspectReport
 from lora_cli.validation import Checked
 
-MOST = {
+MAX_ROWS = {
     "adapters": 200, "differences": 500, "files": 1000, "kinds": 200, "modules": 2000,
     "stacks": 8, "layers": 256, "columns": 40, "outside": 40,
 }  # fmt: skip
-"""Rows of each table and columns of a heat map; the number of others follows."""
+"""The most rows of each table and columns of a heat map; the number of omitted ones is shown."""
 
 NO_VALUE = "–"
 
@@ -38,26 +38,26 @@ PAGES: Mapping[type, tuple[str, str, str, str]] = {
     MeasurementReport: ("in process", "Milliseconds by tier", "CDF of the time to the response", "ms"),
     LiveReport: ("live", "Milliseconds by tier", "CDF of the time to first token", "ms"),
 }  # fmt: skip
-"""How requests were made, the caption of the table, and the title and axis of the curves."""
+"""The kind of run, the caption of its table, and the title and axis of its curves."""
 
 
 @cache
 def templates() -> Environment:
-    """The templates: text is escaped, a variable that is missing is an error, and nothing can be declared markup."""
-    made = Environment(
+    """The jinja2 environment: text is escaped, undefined variables are errors, and no text can be marked as safe."""
+    environment = Environment(
         loader=PackageLoader("lora_cli.render"),
         autoescape=True,
         undefined=StrictUndefined,
-        # A macro's markup stays as it is; anything else is on one line without control characters.
+        # Markup of macros stays; control characters of all other values are escaped.
         finalize=lambda value: value if isinstance(value, Markup) else safe(value),
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    del made.filters["safe"]
-    made.filters |= {"brief": brief, "counted": counted, "number": _number, "size": size}
-    made.globals |= {
+    del environment.filters["safe"]
+    environment.filters |= {"brief": brief, "counted": counted, "number": _number, "size": size}
+    environment.globals |= {
         "version": __version__,
-        "most": MOST,
+        "most": MAX_ROWS,
         "drawings": charts,
         "half_bytes": HALF_BYTES,
         "engine_flags": engine_flags,
@@ -69,7 +69,7 @@ def templates() -> Environment:
         "spectrum_notes": spectrum_notes,
         "bench": bench_summary,
     }
-    return made
+    return environment
 
 
 def render_inspections(report: InspectReport, checked: Sequence[Checked]) -> str:
@@ -80,40 +80,40 @@ def render_inspections(report: InspectReport, checked: Sequence[Checked]) -> str
 
 
 def modules_by_kind(modules: Iterable[ModuleFacts]) -> Mapping[str, Sequence[ModuleFacts]]:
-    """Modules by the last name of their paths."""
+    """Modules by the last part of their paths."""
     return by_key((leaf_of(one.module), one) for one in modules)
 
 
 def kind_rows(kinds: Mapping[str, Sequence[ModuleFacts]]) -> Iterator[Sequence[str]]:
-    """What the modules of each kind have in common."""
-    for kind, held in list(kinds.items())[: MOST["kinds"]]:
-        layers = sorted({layer for one in held if (layer := layer_of(one.module)) is not None})
-        dtypes = ", ".join(dict.fromkeys(one.dtype for one in held))
-        yield kind, inspect_facts.ranges(layers) or NO_VALUE, str(len(held)), *_spans(held), dtypes
+    """The rows of the table of kinds."""
+    for kind, of_kind in list(kinds.items())[: MAX_ROWS["kinds"]]:
+        layers = sorted({layer for one in of_kind if (layer := layer_of(one.module)) is not None})
+        dtypes = ", ".join(dict.fromkeys(one.dtype for one in of_kind))
+        yield kind, inspect_facts.ranges(layers) or NO_VALUE, str(len(of_kind)), *_spans(of_kind), dtypes
 
 
 def module_rows(modules: Sequence[ModuleFacts]) -> Iterator[Sequence[str]]:
-    """The modules one by one, layer 2 before layer 10."""
-    for one in sorted(modules, key=lambda one: natural(one.module))[: MOST["modules"]]:
+    """The rows of the table of modules, layer 2 before layer 10."""
+    for one in sorted(modules, key=lambda one: natural_sort_key(one.module))[: MAX_ROWS["modules"]]:
         yield one.module, *_spans([one]), one.dtype, _number(one.bytes)
 
 
 def _spans(modules: Sequence[ModuleFacts]) -> Iterator[str]:
-    """Of ranks, scalings and both widths the one value, or the least and the most."""
+    """The ranks, scalings and both dimensions: one value each, or the range."""
     for values in zip(*((one.r, one.scaling, one.d_in, one.d_out) for one in modules), strict=True):
         yield between(values, "{:.6g}".format, NO_VALUE)
 
 
 def memory_rows(kinds: Mapping[str, Sequence[ModuleFacts]]) -> list[tuple[str, float, Sequence[str]]]:
-    """The bytes of a slot that each kind takes, in half precision and as a share; empty without any."""
-    taken = {kind: HALF_BYTES * sum(one.parameters for one in held) for kind, held in kinds.items()}
+    """The bytes in a slot of each kind, in half precision and as a share of the slot; empty for an empty slot."""
+    taken = {kind: HALF_BYTES * sum(one.parameters for one in of_kind) for kind, of_kind in kinds.items()}
     whole = sum(taken.values())
-    largest = sorted(taken.items(), key=lambda item: -item[1])[: MOST["kinds"]]
+    largest = sorted(taken.items(), key=lambda item: -item[1])[: MAX_ROWS["kinds"]]
     return [(kind, part / whole, (size(part), f"{100 * part / whole:.0f} %")) for kind, part in largest if whole]
 
 
-def natural(path: str) -> list[tuple[int, str]]:
-    """A key that sorts numbers within names by value."""
+def natural_sort_key(path: str) -> list[tuple[int, str]]:
+    """A sort key that compares numbers within names by value."""
     parts = re.split(r"([0-9]+)", path)
     return [(len(part.lstrip("0")), part.lstrip("0")) if at % 2 else (0, part) for at, part in enumerate(parts)]
 
@@ -123,18 +123,18 @@ def _number(value: int | None) -> str:
 
 
 def spectrum_notes(shown: Layout) -> Iterator[str]:
-    """What is where, and what is not drawn."""
-    yield f"{inspect_facts.EXPLAINED}."
+    """The legend of the spectrum, and what is not drawn."""
+    yield f"{inspect_facts.SPECTRUM_LEGEND}."
     if shown.far:
         yield "* stands out: see below."
     if any(len(paths) > 1 for grid in shown.grids for paths in grid.cells.values()):
         yield "A cell of several modules (experts) shows them together."
-    stacks = shown.grids[: MOST["stacks"]]
+    stacks = shown.grids[: MAX_ROWS["stacks"]]
     left = {
-        ("stack of layers", "stacks of layers"): len(shown.grids) - MOST["stacks"],
-        ("layer", "layers"): sum(max(0, len(grid.layers) - MOST["layers"]) for grid in stacks),
-        ("kind", "kinds"): sum(max(0, len(grid.kinds) - MOST["columns"]) for grid in stacks),
-        ("module outside layers", "modules outside layers"): len(shown.outside) - MOST["outside"],
+        ("stack of layers", "stacks of layers"): len(shown.grids) - MAX_ROWS["stacks"],
+        ("layer", "layers"): sum(max(0, len(grid.layers) - MAX_ROWS["layers"]) for grid in stacks),
+        ("kind", "kinds"): sum(max(0, len(grid.kinds) - MAX_ROWS["columns"]) for grid in stacks),
+        ("module outside layers", "modules outside layers"): len(shown.outside) - MAX_ROWS["outside"],
     }
     for (one, many), number in left.items():
         if number > 0:
@@ -142,11 +142,11 @@ def spectrum_notes(shown: Layout) -> Iterator[str]:
 
 
 def render_bench(report: BenchReport) -> str:
-    """The page of ``serve-bench``: its table, its charts, the workload, and what the words mean."""
-    result, work = report.result, bench_summary.work(report)
+    """The page of ``serve-bench``: table, charts, workload and definitions."""
+    result, request_count = report.result, bench_summary.request_count(report)
     how, caption, share, unit = PAGES[type(result)]
     curves = charts.distribution(share, unit, bench_summary.curves_of(report))
-    values: dict[str, Any] = {"title": f"{work}, {how}", "caption": caption, "charts": [curves]}
+    values: dict[str, Any] = {"title": f"{request_count}, {how}", "caption": caption, "charts": [curves]}
     values |= {"terms": report.definitions, "costs": (), "adapters": None}
     if isinstance(result, PlanReport):
         values["title"] = f"Slots and memory for {' and '.join(result.plan.goals)}"
@@ -162,7 +162,7 @@ def render_bench(report: BenchReport) -> str:
 
 
 def _adapters(result: LiveReport) -> Iterator[Sequence[str]]:
-    for name, numbers in bench_summary.slowest_adapters(result)[: MOST["adapters"]]:
+    for name, numbers in bench_summary.slowest_adapters(result)[: MAX_ROWS["adapters"]]:
         times = [numbers[f"{what}_ms"] for what in ("ttft_p50", "ttft_p99", "e2el_p50", "e2el_p99")]
         counts = (f"{numbers[what]:.0f}" for what in ("requests", "failed"))
         yield name, *counts, *("-" if value is None else milliseconds(value) for value in times)

@@ -1,4 +1,4 @@
-"""What machines read: one JSON document per command, the fields of its report."""
+"""JSON output: the fields of a report as one document."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from typing import Any
 from lora_cli.errors import LoraCliError
 
 
-def encoded(value: Any) -> str:
+def to_json(value: Any) -> str:
     """``value`` as JSON text; a report model is one object (``core.json_schema``).
 
     On a CI server's console no line of it is taken for a command (``##[…]``).

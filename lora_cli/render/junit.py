@@ -9,12 +9,12 @@ from xml.etree import ElementTree as ET
 
 from lora_cli.core.finding import Finding
 from lora_cli.core.text import safe
-from lora_cli.render.text import paragraph
+from lora_cli.render.text import problem_lines
 from lora_cli.validation.report import Report, Validated, findings_of
 
 
 def render_report(report: Report) -> str:
-    """The document; names out of an adapter have no character that XML does not take.
+    """The document; characters of names that XML does not allow are escaped.
 
     No line of it is a command on a CI server's console.
     """
@@ -40,7 +40,7 @@ def _suite(report: Report, one: Validated) -> ET.Element:
     if (error := one.error) is not None:
         case = ET.SubElement(suite, "testcase", classname=name, name="read the adapter")
         why = ET.SubElement(case, "error", type=error.kind, message=safe(error.message))
-        why.text = paragraph(error.message, error.hint)
+        why.text = problem_lines(error.message, error.hint)
     else:
         found, skipped = findings_of(one), {check.code: check.reason for check in one.skipped}
         for rule in report.rules:
@@ -55,7 +55,7 @@ def _suite(report: Report, one: Validated) -> ET.Element:
 
 
 def _fill(case: ET.Element, report: Report, found: Sequence[Finding], skipped: str | None) -> None:
-    """Why a rule fails or is skipped, then what else it found."""
+    """Adds the failure or the reason for skipping a rule, then its other findings."""
     refusing = [one for one in found if one.accepted is None and one.severity >= report.fail_on]
     if refusing:
         first = refusing[0]
@@ -71,7 +71,7 @@ def _fill(case: ET.Element, report: Report, found: Sequence[Finding], skipped: s
 
 
 def _accepted(finding: Finding) -> str:
-    """Why a finding does not count; empty if it does."""
+    """The reason why a finding does not count; empty if it does."""
     accepted = finding.accepted
     return f"{accepted.label}: {accepted.reason or accepted.at}" if accepted is not None else ""
 
@@ -79,4 +79,4 @@ def _accepted(finding: Finding) -> str:
 def _paragraph(finding: Finding) -> str:
     problem, mark = finding.problem, f" ({_accepted(finding)})" if finding.accepted is not None else ""
     head = f"{finding.severity} {finding.code} {finding.name}{mark}"
-    return paragraph(f"{head}: {problem.message}", problem.hint, problem.at)
+    return problem_lines(f"{head}: {problem.message}", problem.hint, problem.at)

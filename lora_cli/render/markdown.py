@@ -1,4 +1,4 @@
-"""Markdown for a job's summary or a comment: a table of the adapters, then what was found about each.
+"""Markdown for a job summary or a comment: a table of the adapters, then the findings of each.
 
 Whatever an adapter calls itself or its tensors is text here: no link, no mention, no markup and no HTML comes of it.
 """
@@ -14,20 +14,20 @@ from lora_cli.render.text import summary
 from lora_cli.validation.report import Report, Validated, engine_counts, findings_of, summarize
 
 STEP_LIMIT = 1024 * 1024
-"""Bytes of the summary of one step: GitHub drops one that is longer."""
+"""The most bytes in the summary of one step: GitHub drops longer ones."""
 
 _ACTIVE = re.compile(r"[&<>\\`*\[\]#|~@$]|(?<!\w)_|_(?!\w)|:(?=\S)|(?<=www)\.", re.IGNORECASE)
 
 
 def render_report(report: Report, limit: int = STEP_LIMIT) -> str:
-    """The page, of at most ``limit`` bytes: what is too much is left out, and a sentence says so."""
+    """The page in at most ``limit`` bytes; a longer one is truncated, with a note."""
     blocks = [block for block in (_head(report), *(_details(report, one) for one in report.adapters)) if block]
     sizes = list(accumulate((len(block.encode()) for block in blocks), initial=0))
-    for kept in range(len(blocks), -1, -1):
-        left = counted(len(blocks) - kept, "part")
-        cut = f"\nThis summary is truncated: {left} left out; `--format json` has all.\n" if kept < len(blocks) else ""
-        if sizes[kept] + len(cut) <= limit:
-            return "".join(blocks[:kept]) + cut
+    for count in range(len(blocks), -1, -1):
+        left = counted(len(blocks) - count, "part")
+        cut = f"\nThis summary is truncated: {left} left out; `--format json` has all.\n" if count < len(blocks) else ""
+        if sizes[count] + len(cut) <= limit:
+            return "".join(blocks[:count]) + cut
     return ""
 
 
@@ -82,7 +82,7 @@ def _code(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    """``text`` as it is, on one line: a character that may mean something there is written by its number.
+    """``text`` on one line, with characters that have a meaning in Markdown or HTML as numeric entities.
 
     Behind ``@`` and ``#`` is a space of no width: mentions and references to issues are made of finished text.
     """

@@ -1,4 +1,4 @@
-"""Plots in characters: bars, lines of blocks, and curves of letters; a colour for each series. Plain ones are ASCII."""
+"""Plots in text: bars, sparklines, and CDFs, with a colour for each series; ``plain`` ones are ASCII."""
 
 from collections.abc import Mapping, Sequence
 from math import floor, log, log10
@@ -13,10 +13,10 @@ from lora_cli.core.text import safe
 BLOCKS, PLAIN_BLOCKS = "▁▂▃▄▅▆▇█", "_.-:=+*#"
 BAR, PLAIN_BAR = "█", "#"
 COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "red")
-WIDEST = 76
+MAX_WIDTH = 76
 ROWS = 9
-LEAST_MS = 1e-6
-"""What is shorter is drawn at the beginning of the axis."""
+MIN_MS = 1e-6
+"""The least value on the axis; smaller ones are drawn there."""
 
 MARGIN = 5
 """Columns to the left of the curves."""
@@ -26,20 +26,20 @@ def bars(rows: Sequence[tuple[str, float, str]], width: int, *, plain: bool = Fa
     """A bar for each label, value and its text; the largest fills the width."""
     label = max((len(safe(name)) for name, _, _ in rows), default=0)
     number = max((len(text) for _, _, text in rows), default=0)
-    room = max(min(width, WIDEST) - label - number - 4, 4)
+    room = max(min(width, MAX_WIDTH) - label - number - 4, 4)
     most = max((value for _, value, _ in rows), default=0.0) or 1.0
     mark = PLAIN_BAR if plain else BAR
-    styles = colours([name for name, _, _ in rows])
+    styles = series_colours([name for name, _, _ in rows])
     return [
         _line(f"{safe(name):<{label}}  {text:>{number}}  ", (mark * round(room * value / most), styles[name]))
         for name, value, text in rows
     ]
 
 
-def courses(rows: Mapping[str, Sequence[float]], width: int, *, plain: bool = False) -> list[Text]:
-    """Each course as a line of blocks over one scale, with its first and last value."""
+def sparklines(rows: Mapping[str, Sequence[float]], width: int, *, plain: bool = False) -> list[Text]:
+    """A sparkline for each series on a common scale, with its first and last value."""
     label = max((len(safe(name)) for name in rows), default=0)
-    room = max(min(width, WIDEST) - label - 14, 8)
+    room = max(min(width, MAX_WIDTH) - label - 14, 8)
     values = [value for course in rows.values() for value in course]
     low, high = min(values, default=0.0), max(values, default=1.0)
     marks = PLAIN_BLOCKS if plain else BLOCKS
@@ -48,7 +48,7 @@ def courses(rows: Mapping[str, Sequence[float]], width: int, *, plain: bool = Fa
         places = [course[place * len(course) // min(room, len(course))] for place in range(min(room, len(course)))]
         return "".join(marks[round((one - low) / ((high - low) or 1) * (len(marks) - 1))] for one in places)
 
-    styles = colours(list(rows))
+    styles = series_colours(list(rows))
     return [
         _line(f"{safe(name):<{label}}  {course[0]:.3f} ", (drawn(course), styles[name]), f" {course[-1]:.3f}")
         for name, course in rows.items()
@@ -57,7 +57,7 @@ def courses(rows: Mapping[str, Sequence[float]], width: int, *, plain: bool = Fa
 
 
 def distribution(curves: Mapping[str, Sequence[float]], shares: Sequence[float], width: int) -> list[RenderableType]:
-    """Which share of all is at most so large: a curve of letters for each series, on a logarithmic scale of ms.
+    """A CDF of letters for each series, over a logarithmic axis in ms.
 
     ``curves[name][i]`` is the value that ``shares[i]`` of all do not exceed. Curves that
     meet take turns in their cells, and each ends at its largest value.
@@ -65,8 +65,8 @@ def distribution(curves: Mapping[str, Sequence[float]], shares: Sequence[float],
     values = [value for curve in curves.values() for value in curve if value > 0]
     if not values:
         return []
-    axis = _round_numbers(max(min(values), LEAST_MS), max(*values, LEAST_MS))
-    room = max(min(width, WIDEST) - MARGIN - 1, 16)
+    axis = _round_numbers(max(min(values), MIN_MS), max(*values, MIN_MS))
+    room = max(min(width, MAX_WIDTH) - MARGIN - 1, 16)
     cells: dict[tuple[int, int], list[str]] = {}
     for name, curve in curves.items():
         below = 0.0
@@ -77,7 +77,7 @@ def distribution(curves: Mapping[str, Sequence[float]], shares: Sequence[float],
             below = max((share for share, value in zip(shares, curve, strict=True) if value <= at), default=0.0)
             if below:
                 cells.setdefault((ROWS - 1 - round(below * (ROWS - 1)), column), []).append(name)
-    marks, styles = letters(list(curves)), colours(list(curves))
+    marks, styles = series_letters(list(curves)), series_colours(list(curves))
     legend = Columns([_line((f"{mark} {safe(name)}", styles[name])) for name, mark in marks.items()], padding=(0, 2))
     lines: list[RenderableType] = []
     for row in range(ROWS):
@@ -90,8 +90,8 @@ def distribution(curves: Mapping[str, Sequence[float]], shares: Sequence[float],
     return [*lines, _line(" " * MARGIN + _ticks(axis, room)), Padding(legend, (0, 0, 0, MARGIN))]
 
 
-def letters(names: Sequence[str]) -> dict[str, str]:
-    """A letter for each name, out of its own as far as they are free."""
+def series_letters(names: Sequence[str]) -> dict[str, str]:
+    """A unique letter for each name, from the name if possible."""
     found: dict[str, str] = {}
     for name in names:
         free = [char for char in f"{name.lower()}abcdefghijklmnopqrstuvwxyz" if char.isalpha()]
@@ -99,7 +99,7 @@ def letters(names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def colours(names: Sequence[str]) -> dict[str, str]:
+def series_colours(names: Sequence[str]) -> dict[str, str]:
     """A colour for each name."""
     return {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
 
@@ -118,7 +118,7 @@ def _round_numbers(low: float, high: float) -> list[float]:
 
 
 def _ticks(axis: Sequence[float], room: int) -> str:
-    """The numbers of the axis at their places: both ends, and those between them that have room."""
+    """The line of tick labels: both ends, and those between them that fit."""
     line = list(" " * room)
     inner = [number for number in axis[1:-1] if log10(number).is_integer()] or axis[1:-1]
     for number in (axis[0], axis[-1], *inner):

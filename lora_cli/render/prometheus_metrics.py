@@ -49,7 +49,7 @@ def _printable(label: str) -> str:
 
 
 def render_load_metrics(reports: Sequence[LoadReport]) -> str:
-    """The metrics of ``warm --once``: how many adapters were proved and how many failed, and where the time went."""
+    """The metrics of ``warm --once``: proved and failed adapters, and the time of each stage."""
     seconds: dict[str, float] = defaultdict(float)
     for report in reports:
         for stage, ms in report.stage_ms.items():

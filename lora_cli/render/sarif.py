@@ -14,19 +14,19 @@ from urllib.parse import quote
 from lora_cli import __version__
 from lora_cli.core.finding import Finding, Problem, Severity
 from lora_cli.core.text import safe
-from lora_cli.render.json import encoded
-from lora_cli.render.text import unmarked
+from lora_cli.render.json import to_json
+from lora_cli.render.text import without_markup
 from lora_cli.rules.rule import Rule
 from lora_cli.validation.report import LOCAL, FingerprintedFinding, Report, Validated
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
-MOST_RESULTS = 25_000
-"""GitHub refuses a run with more."""
+MAX_RESULTS = 25_000
+"""The most results that GitHub accepts in a run."""
 
-LONGEST = 1024
-"""Characters of a rule's descriptions that GitHub shows."""
+MAX_LENGTH = 1024
+"""The most characters of a rule's descriptions that GitHub shows."""
 
-LONGEST_MESSAGE = 4000
+MAX_MESSAGE = 4000
 ROOT = "%SRCROOT%"
 PROBLEM = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "recommendation"}
 
@@ -34,8 +34,8 @@ PROBLEM = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: 
 def render_report(report: Report) -> str:
     """The log of one run, the worst results first."""
     found = sorted(report.found_once(), key=lambda pair: -pair[1].finding.severity)
-    said = {one.finding.code for _, one in found} | {check.code for one in report.adapters for check in one.skipped}
-    rules = [rule for rule in report.rules if rule.code in said]
+    reported = {one.finding.code for _, one in found} | {check.code for one in report.adapters for check in one.skipped}
+    rules = [rule for rule in report.rules if rule.code in reported]
     run = {
         "tool": {"driver": {"name": "lora-cli", "version": __version__, "rules": [_rule(rule) for rule in rules]}},
         "invocations": [
@@ -47,18 +47,18 @@ def render_report(report: Report) -> str:
         ],
         "originalUriBaseIds": {ROOT: {"description": {"text": "the folder that lora-cli ran in"}}},
         "columnKind": "unicodeCodePoints",
-        "results": list(_results(report, found[:MOST_RESULTS], [rule.code for rule in rules])),
+        "results": list(_results(report, found[:MAX_RESULTS], [rule.code for rule in rules])),
     }
-    return encoded({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]})
+    return to_json({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]})
 
 
 def _rule(rule: Rule) -> dict[str, Any]:
-    summary, whole = unmarked(rule.summary), unmarked(rule.documentation)
+    summary, whole = without_markup(rule.summary), without_markup(rule.documentation)
     return {
         "id": rule.code,
         "name": "".join(word.capitalize() for word in rule.name.split("-")),
-        "shortDescription": {"text": summary[:LONGEST]},
-        "fullDescription": {"text": whole.replace("\n\n", "\0").replace("\n", " ").replace("\0", "\n\n")[:LONGEST]},
+        "shortDescription": {"text": summary[:MAX_LENGTH]},
+        "fullDescription": {"text": whole.replace("\n\n", "\0").replace("\n", " ").replace("\0", "\n\n")[:MAX_LENGTH]},
         "help": {"text": whole, "markdown": f"**{rule.code} {rule.name}**\n\n{rule.documentation.replace('``', '`')}"},
         "defaultConfiguration": {"level": str(rule.severity)},
         "properties": {"tags": ["lora", rule.name], "problem.severity": PROBLEM[rule.severity]},
@@ -69,12 +69,12 @@ def _results(
     report: Report, found: Iterable[tuple[Validated, FingerprintedFinding]], codes: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     times: Counter[str] = Counter()
-    for one, said in found:
-        result, code, fingerprint = _result(report, one, said.finding), said.finding.code, said.fingerprint
+    for one, entry in found:
+        result, code, fingerprint = _result(report, one, entry.finding), entry.finding.code, entry.fingerprint
         if code in codes:
             result["ruleIndex"] = codes.index(code)
         times[fingerprint] += 1
-        # GitHub tells alerts apart by the second one, and would make it of a line of the weights.
+        # GitHub identifies alerts by the second one, and without it would hash a line of the weights.
         once = f"{fingerprint}:{times[fingerprint]}"
         result["partialFingerprints"] = {"loraCliFinding/v1": once, "primaryLocationLineHash": once}
         yield result
@@ -90,7 +90,7 @@ def _result(report: Report, one: Validated, finding: Finding) -> dict[str, Any]:
     result: dict[str, Any] = {
         "ruleId": finding.code,
         "level": str(finding.severity),
-        **_said(report, one, problem),
+        **_message_and_location(report, one, problem),
         "properties": properties,
     }
     if accepted is not None and accepted.by == "policy":
@@ -100,8 +100,8 @@ def _result(report: Report, one: Validated, finding: Finding) -> dict[str, Any]:
     return result
 
 
-def _said(report: Report, one: Validated, problem: Problem) -> dict[str, Any]:
-    """A message about an adapter, and the place that it is about.
+def _message_and_location(report: Report, one: Validated, problem: Problem) -> dict[str, Any]:
+    """A message about an adapter, and its location.
 
     What is remote has an address without its scheme: of a run with any but ``file`` GitHub takes nothing at all.
     """
@@ -122,28 +122,28 @@ def _said(report: Report, one: Validated, problem: Problem) -> dict[str, Any]:
 
 
 def _notifications(report: Report, results: int) -> Iterator[dict[str, Any]]:
-    """What could not be read, what was not checked, and the notices of the run."""
+    """Notifications of unreadable adapters and skipped checks, and the notices of the run."""
     for one in report.adapters:
         if one.error is not None:
-            said = _said(report, one, Problem(one.error.message, hint=one.error.hint))
-            yield {"level": "error", "descriptor": {"id": "not-read"}, **said}
+            notification = _message_and_location(report, one, Problem(one.error.message, hint=one.error.hint))
+            yield {"level": "error", "descriptor": {"id": "not-read"}, **notification}
     for one in report.adapters:
         for skipped in one.skipped:
-            said = _said(report, one, Problem(f"not checked: {skipped.reason}"))
+            notification = _message_and_location(report, one, Problem(f"not checked: {skipped.reason}"))
             rule = {"id": skipped.code}
-            yield {"level": "note", "descriptor": {"id": "not-checked"}, "associatedRule": rule, **said}
+            yield {"level": "note", "descriptor": {"id": "not-checked"}, "associatedRule": rule, **notification}
     notices = list(report.notices)
-    if results > MOST_RESULTS:
-        notices.append(f"{results - MOST_RESULTS} more results are left out: a run may have {MOST_RESULTS}")
+    if results > MAX_RESULTS:
+        notices.append(f"{results - MAX_RESULTS} more results are left out: a run may have {MAX_RESULTS}")
     for notice in notices:
         yield {"level": "warning", "descriptor": {"id": "run"}, "message": {"text": _message(notice)}}
 
 
 def _message(text: str, hint: str = "") -> str:
-    """Plain text of a bounded length, in which nothing is a link, a placeholder or invisible (SARIF 3.11)."""
+    """Plain text of bounded length, with links, placeholders and invisible characters escaped (SARIF 3.11)."""
     lines = safe(text) + (f"\nHint: {safe(hint)}" if hint else "")
-    if len(lines) > LONGEST_MESSAGE:
-        lines = lines[: LONGEST_MESSAGE - 1] + "…"
+    if len(lines) > MAX_MESSAGE:
+        lines = lines[: MAX_MESSAGE - 1] + "…"
     parts = lines.split("]")
     linked = [part.replace("[", r"\[") if after.startswith("(") else part for part, after in pairwise(parts)]
     lines = "]".join([*linked, parts[-1]])

@@ -1,4 +1,4 @@
-"""What people read in a terminal, drawn by rich: text of others is made harmless, and is never read as markup."""
+"""Text, tables and paragraphs for the terminal, with rich. Untrusted text is escaped, and is never markup."""
 
 import sys
 import textwrap
@@ -11,25 +11,25 @@ from rich.text import Text
 
 from lora_cli.core.text import cut, safe
 
-NARROWEST = 24
-"""Columns that text is wrapped to at least."""
+MIN_WIDTH = 24
+"""The least width to which text is wrapped."""
 
-SHORTEST_NAME = 12
-"""Characters of a name that is cut."""
+MIN_NAME_WIDTH = 12
+"""The least characters of a shortened name."""
 
-SAYS_NOTHING = frozenset({"", "-"})
-"""Cells of what is not known, or is not so."""
+EMPTY_CELLS = frozenset({"", "-"})
+"""Cells without a value."""
 
 
 def text(value: object, style: str = "") -> Text:
-    """``value`` on one line in a style of rich's (``"red"``); a ``Text`` stays as it is, and None is ``-``."""
+    """``value`` on one line in a rich style (``"red"``); a ``Text`` is returned unchanged, and None is ``-``."""
     return value if isinstance(value, Text) else Text("-" if value is None else safe(value), style)
 
 
 class Paragraph:
-    """Text that is wrapped at blanks, behind a ``label``; the lines after the first begin two columns further in.
+    """Text after a ``label``, wrapped at blanks with a hanging indent.
 
-    A longer word (a path, a tensor's name) stays whole, to be copied.
+    Long words (paths, names of tensors) are not broken, so that they can be copied.
     """
 
     def __init__(self, value: object, label: Text | str = "", *, indent: int = 0, hanging: int | None = None) -> None:
@@ -37,9 +37,9 @@ class Paragraph:
         self._hanging = " " * (hanging if hanging is not None else indent + 2 * bool(self._label))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The lines, the label in its style."""
-        first, value, width = Text.assemble(self._indent, self._label), self._value, max(options.max_width, NARROWEST)
-        if is_long := len(first) > width:  # a label of others, a long name: it is wrapped, too
+        """Renders the lines, with the label in its style."""
+        first, value, width = Text.assemble(self._indent, self._label), self._value, max(options.max_width, MIN_WIDTH)
+        if is_long := len(first) > width:  # a long name in the label is wrapped, too
             first, value = Text(self._indent), self._label.plain + value
         lines = textwrap.wrap(
             value,
@@ -56,39 +56,39 @@ class Paragraph:
 
 
 def hints(words: str, indent: int = 2, style: str = "") -> list[RenderableType]:
-    """What to try, where anything is known."""
+    """The hint, if there is one."""
     return [Paragraph(words, text("hint: ", style), indent=indent)] if words else []
 
 
-def in_json(more: int, what: str = "") -> list[RenderableType]:
-    """How many rows a table leaves out."""
+def more_in_json(more: int, what: str = "") -> list[RenderableType]:
+    """The number of rows that a table leaves out, if any."""
     return [Paragraph(f"and {more} more{what}, in --format json")] if more > 0 else []
 
 
 def facts(rows: Iterable[tuple[str, object]], indent: int = 2) -> list[RenderableType]:
-    """Labelled values, one below the other, aligned; empty values are left out."""
-    kept = [(label, value) for label, value in rows if value not in ("", None)]
-    column = max((len(label) for label, _ in kept), default=0) + 2
-    return [Paragraph(value, f"{label:<{column}}", indent=indent, hanging=indent + column) for label, value in kept]
+    """Labelled values, aligned, one per line; empty values are left out."""
+    known = [(label, value) for label, value in rows if value not in ("", None)]
+    column = max((len(label) for label, _ in known), default=0) + 2
+    return [Paragraph(value, f"{label:<{column}}", indent=indent, hanging=indent + column) for label, value in known]
 
 
 def table(header: Sequence[str | Text], rows: Iterable[Sequence[object]], *, left: int = 1) -> Table:
-    """A table without lines: the first ``left`` columns to the left, folded where it is narrow; the others right."""
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    """A table without lines: the first ``left`` columns are left-aligned and may fold; the others are right-aligned."""
+    result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for number, name in enumerate(header):
         is_text = number < left
         justify: JustifyMethod = "left" if is_text else "right"
         longest = max(map(len, str(name).split("\n")))
-        made.add_column(text(name), justify=justify, no_wrap=not is_text, overflow="fold", min_width=longest)
+        result.add_column(text(name), justify=justify, no_wrap=not is_text, overflow="fold", min_width=longest)
     for row in rows:
-        made.add_row(*map(text, row))
-    return made
+        result.add_row(*map(text, row))
+    return result
 
 
 class FittedTable:
-    """A ``table`` where it fits into the width, and ``instead`` where it would have to be folded.
+    """A ``table`` if it fits into the width; otherwise ``instead``.
 
-    With ``names`` those in the first column are cut in the middle before that, as long as they stay different.
+    With ``names`` the names in the first column are shortened first, if they stay unique.
     """
 
     def __init__(
@@ -104,9 +104,9 @@ class FittedTable:
         self._rows = [[text(cell) for cell in row] for row in rows]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The one or the other."""
+        """Renders the table or ``instead``."""
         shown = [row[0].plain for row in self._rows]
-        short = [cut(name, max(SHORTEST_NAME, options.max_width // 4 - 3)) for name in shown]
+        short = [cut(name, max(MIN_NAME_WIDTH, options.max_width // 4 - 3)) for name in shown]
         for names in (shown, short) if self._names and len({*short}) == len({*shown}) else (shown,):
             rows = [[Text(name, row[0].style), *row[1:]] for name, row in zip(names, self._rows, strict=True)]
             whole = table(self._header, rows, left=self._left)
@@ -119,25 +119,25 @@ class FittedTable:
 def table_or_blocks(
     header: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1, title: str = "", names: bool = False
 ) -> FittedTable:
-    """A ``FittedTable``; where it is too wide, of each row the first cell, and below it the others that say anything.
+    """A ``FittedTable``; if it is too wide, a block for each row: the first cell, and below it the other values.
 
-    ``title`` is above these. A column in which no row says anything is left out.
+    ``title`` is above the blocks. Columns without values are left out.
     """
     cells = [[text(cell) for cell in row] for row in rows]
-    told = [any(row[number].plain not in SAYS_NOTHING for row in cells) for number in range(1, len(header))]
-    kept = [0, *(number for number, says in enumerate(told, 1) if says or not cells)]
+    informative = [any(row[number].plain not in EMPTY_CELLS for row in cells) for number in range(1, len(header))]
+    columns = [0, *(number for number, says in enumerate(informative, 1) if says or not cells)]
     blocks: list[RenderableType] = [text(title, "bold")] if title else []
     for first, *others in cells:
         named = zip(header[1:], (cell.plain for cell in others), strict=True)
-        rest = ", ".join(f"{name} {cell}".lstrip() for name, cell in named if cell not in SAYS_NOTHING)
+        rest = ", ".join(f"{name} {cell}".lstrip() for name, cell in named if cell not in EMPTY_CELLS)
         blocks += [Paragraph(first.plain), Paragraph(rest, indent=2)]
-    whole = [[row[number] for number in kept] for row in cells]
-    left = sum(number < left for number in kept)
-    return FittedTable([header[number] for number in kept], whole, blocks, left=left, names=names)
+    whole = [[row[number] for number in columns] for row in cells]
+    left = sum(number < left for number in columns)
+    return FittedTable([header[number] for number in columns], whole, blocks, left=left, names=names)
 
 
-def apart(*blocks: Iterable[RenderableType]) -> Iterator[RenderableType]:
-    """The parts of all blocks that have any, a blank line between two blocks."""
+def separated(*blocks: Iterable[RenderableType]) -> Iterator[RenderableType]:
+    """The parts of all nonempty blocks, with a blank line between two blocks."""
     filled = [block for block in map(list, blocks) if block]
     for number, block in enumerate(filled):
         yield from [""] * bool(number)
@@ -145,11 +145,11 @@ def apart(*blocks: Iterable[RenderableType]) -> Iterator[RenderableType]:
 
 
 def rendered(parts: Iterable[RenderableType], width: int, *, colour: bool = False) -> str:
-    """The lines of all ``parts``, of at most ``width`` columns where no word is longer; in colour where asked for."""
+    """The text of all ``parts`` in ``width`` columns (longer words are not broken), optionally in colour."""
     page = StringIO()
     console = Console(
         file=page,
-        width=max(width, NARROWEST),
+        width=max(width, MIN_WIDTH),
         force_terminal=colour,
         color_system="standard" if colour else None,
         no_color=not colour,

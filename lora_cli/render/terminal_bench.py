@@ -1,4 +1,4 @@
-"""What ``serve-bench`` prints: tables, plots, what was run, what the words mean, and how it compares with goals."""
+"""The terminal output of ``serve-bench``: tables, plots, workload, definitions, and conditions."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -10,14 +10,14 @@ from lora_cli.bench.report import BenchReport, LiveReport, MeasurementReport, Me
 from lora_cli.bench.simulator import SHARES
 from lora_cli.core.text import cut, milliseconds, safe
 from lora_cli.render import bench_summary as summary
-from lora_cli.render.plots import bars, courses, distribution
+from lora_cli.render.plots import bars, distribution, sparklines
 from lora_cli.render.terminal import Paragraph, facts, table_or_blocks, text
 
 MEASURED_TERMS = {
     "hot, warm, cold": "the request's adapter was in a slot, in memory, on disk",
     "ms": "from request to response: its loads, and a small batch through the adapter's modules",
 }
-"""What the words of a run in process mean; the JSON defines all of its numbers."""
+"""Definitions of the terms of an in-process run; the JSON document defines all metrics."""
 
 PLACES = {"hot": "in a slot", "warm": "in memory", "cold": "on disk or elsewhere"}
 VLLM_TITLE = "as in vllm bench serve: latencies from when a request was sent, without failed ones"
@@ -33,11 +33,11 @@ CURVES: Mapping[type, str] = {
     LiveReport: "CDF of the time to first token (% of requests)",
 }
 STYLES = {"better": "green", "worse": "red"}
-MOST_CHANGES = 40
+MAX_CHANGES = 40
 
 
 def report_parts(report: BenchReport, width: int, *, plain: bool = False) -> Iterator[RenderableType]:
-    """The result, then what changed since the baseline, and a line for each condition of ``--fail-if``."""
+    """The result, the changes since the baseline, and a line for each condition of ``--fail-if``."""
     if isinstance(report.result, PlanReport):
         yield from _plan_parts(report, report.result)
     else:
@@ -49,7 +49,7 @@ def report_parts(report: BenchReport, width: int, *, plain: bool = False) -> Ite
 
 
 def _plan_parts(report: BenchReport, result: PlanReport) -> Iterator[RenderableType]:
-    """A table of answers, the policies that have none, then the workload and the definitions."""
+    """A table of answers, the policies without any, the workload and the definitions."""
     header, rows = summary.table_of(report)
     yield Paragraph(f"for {' and '.join(result.plan.goals)}")
     if rows:
@@ -60,14 +60,14 @@ def _plan_parts(report: BenchReport, result: PlanReport) -> Iterator[RenderableT
 
 
 def _run_parts(report: BenchReport, width: int, *, plain: bool) -> Iterator[RenderableType]:
-    """A table, plots, what ``vllm bench serve`` prints of a live run, the workload, failures, and what words mean."""
+    """A table, plots, the metrics of ``vllm bench serve`` for a live run, the workload, failures and definitions."""
     yield table_or_blocks(*summary.table_of(report))
     terms: Iterable[tuple[str, object]] = MEASURED_TERMS.items()
     if isinstance(report.result, SimulationReport):
         costs = [(name, one.miss_cost_ms_per_request) for name, one in report.result.policies.items()]
         loads = bars([(name, cost, milliseconds(cost)) for name, cost in costs], width, plain=plain)
         yield from _plot("loads per request (ms)", loads)
-        over_time = courses(summary.hits_over_time(report.result), width, plain=plain)
+        over_time = sparklines(summary.hits_over_time(report.result), width, plain=plain)
         yield from _plot("hit ratio over time (first and last part)", over_time)
         terms = summary.simulation_terms(report, report.result)
     yield from _plot(CURVES[type(report.result)], distribution(summary.curves_of(report), SHARES, width))
@@ -82,7 +82,7 @@ def _run_parts(report: BenchReport, width: int, *, plain: bool) -> Iterator[Rend
 
 
 def _live_terms(report: BenchReport, result: LiveReport) -> Iterator[tuple[str, object]]:
-    """What the words mean that occur above; the JSON defines all of its numbers."""
+    """Definitions of the terms above; the JSON document defines all metrics."""
     metrics = report.metrics
     yield "ttft, e2el", "from when a request was to be sent to the first and to the last piece of its answer"
     yield "tpot", "from the first piece to the last, by the tokens after the first"
@@ -107,16 +107,16 @@ def _failure_parts(report: BenchReport) -> Iterator[RenderableType]:
 
 
 def _change_parts(compared: Sequence[MetricChange], width: int) -> Iterator[RenderableType]:
-    """A table of the metrics that changed; nothing if nothing is compared."""
+    """A table of the changed metrics; empty without a baseline."""
     if compared:
-        told, changed = summary.changes(compared)
+        caption, changed = summary.changes(compared)
         rows = [
             (cut(safe(metric), max(width - 44, 12)), *numbers, text(verdict, STYLES.get(verdict, "")))
-            for metric, *numbers, verdict in changed[:MOST_CHANGES]
+            for metric, *numbers, verdict in changed[:MAX_CHANGES]
         ]
-        yield from ("", table_or_blocks(("metric", "before", "now", "by", ""), rows), told)
+        yield from ("", table_or_blocks(("metric", "before", "now", "by", ""), rows), caption)
 
 
 def _plot(title: str, lines: Sequence[RenderableType]) -> list[RenderableType]:
-    """A plot below its title, or nothing."""
+    """A plot below its title; empty for an empty plot."""
     return ["", Text(title, "bold"), *lines] if lines else []

@@ -1,4 +1,4 @@
-"""What ``cache`` prints for people."""
+"""The terminal output of ``cache``."""
 
 import time
 from collections import Counter
@@ -9,27 +9,27 @@ from rich.console import RenderableType
 
 from lora_cli.core.text import counted, cut, safe, share, size
 from lora_cli.render.cache_report import CachedSnapshot, CacheReport, RemovedReport, Residency, VerifyReport
-from lora_cli.render.terminal import FittedTable, Paragraph, apart, facts, table, table_or_blocks, text
+from lora_cli.render.terminal import FittedTable, Paragraph, facts, separated, table, table_or_blocks, text
 from lora_cli.store.garbage_collection import Removed
 from lora_cli.store.snapshots import is_digest
 from lora_cli.store.verify import Verified
 
 SHORT = 12
-SHORTEST_REFERENCE = 14
+MIN_REFERENCE_WIDTH = 14
 AGES = ((86400 * 365, "year"), (86400 * 30, "month"), (86400, "day"), (3600, "hour"), (60, "minute"))
 
 
-def snapshots_parts(report: CacheReport, width: int, *, one_by_one: bool = False) -> Iterator[RenderableType]:
-    """The table of ``ls``, the last used snapshot first, and what all of them take on this disk.
+def snapshots_parts(report: CacheReport, width: int, *, details: bool = False) -> Iterator[RenderableType]:
+    """The table of ``ls``, the last used snapshot first, and the total size.
 
-    References are shortened to fit ``width``, then the names of views; digests never.
+    References are shortened to fit ``width``, then names of views; digests are not.
     """
-    if one_by_one:
-        yield from apart(*map(_snapshot_parts, report.snapshots))
+    if details:
+        yield from separated(*map(_snapshot_parts, report.snapshots))
         return
     now_s, snapshots = time.time(), report.snapshots
-    asked = any(one.residency is not None for one in snapshots)
-    header = ("snapshot", "name", "reference", "files", "size", *(["in memory"] if asked else []), "used")
+    has_residency = any(one.residency is not None for one in snapshots)
+    header = ("snapshot", "name", "reference", "files", "size", *(["in memory"] if has_residency else []), "used")
     rows = [_row(one, now_s) for one in snapshots]
     packed_bytes = sum(one.packed_bytes for one in snapshots)
     total = f"{counted(len(snapshots), 'snapshot')}, {size(report.bytes)} on this disk"
@@ -37,15 +37,15 @@ def snapshots_parts(report: CacheReport, width: int, *, one_by_one: bool = False
     total += f"; unfinished downloads: {size(report.partial_bytes)}" if report.partial_bytes else ""
     widths = [max(map(len, column)) + 2 for column in zip(header, *rows, strict=True)]
     room = width - sum(widths) + widths[1] + widths[2]
-    names = min(widths[1], max(room - SHORTEST_REFERENCE, SHORT + 2))
-    if room - names >= SHORTEST_REFERENCE:
+    names = min(widths[1], max(room - MIN_REFERENCE_WIDTH, SHORT + 2))
+    if room - names >= MIN_REFERENCE_WIDTH:
         rows = [(row[0], cut(row[1], names - 2), cut(row[2], room - names), *row[3:]) for row in rows]
     yield from [table_or_blocks(header, rows, left=3)] if rows else []
     yield total
 
 
 def _row(one: CachedSnapshot, now_s: float) -> tuple[str, ...]:
-    """The cells of ``ls``: the reference is the shortest one, with how many more there are."""
+    """The cells of ``ls``, with the shortest reference and the number of others."""
     reference = _shortest(known.ref for known in one.references) or "unreferenced"
     in_memory = [share(one.residency.resident_bytes, one.bytes)] if one.residency is not None else []
     used = _ago(now_s - one.used_s) if one.used_s else "-"
@@ -54,7 +54,7 @@ def _row(one: CachedSnapshot, now_s: float) -> tuple[str, ...]:
 
 
 def _shortest(references: Iterable[str]) -> str:
-    """The shortest of ``references``, with how many more there are; empty if there are none."""
+    """The shortest of ``references``, with the number of others; empty without references."""
     first, *others = sorted({*references}, key=lambda ref: (len(ref), ref)) or [""]
     return safe(first) + (f" (+{len(others)})" if others else "")
 
@@ -68,7 +68,7 @@ def _ago(seconds: float) -> str:
 
 
 def _snapshot_parts(one: CachedSnapshot) -> Iterator[RenderableType]:
-    """All about one snapshot: its references, and each file."""
+    """All details of a snapshot: its references and files."""
     residency = one.residency or Residency(None, None)
     yield from facts(
         [
@@ -89,9 +89,9 @@ def _snapshot_parts(one: CachedSnapshot) -> Iterator[RenderableType]:
 
 
 def verified_parts(report: VerifyReport) -> Iterator[RenderableType]:
-    """What is corrupt, what was repaired or is in the quarantine, and a last line that counts."""
+    """Corrupt, repaired and quarantined files, and a summary."""
     for one in report.rotten:
-        yield Paragraph(f"{one.kind} {one.path}: {one.problem}; {_moved(one)}", text("corrupt ", "red"))
+        yield Paragraph(f"{one.kind} {one.path}: {one.problem}; {_outcome(one)}", text("corrupt ", "red"))
     for again in report.repaired or ():
         what = f"{again.kind} {again.name}"
         if again.error is None:
@@ -104,22 +104,22 @@ def verified_parts(report: VerifyReport) -> Iterator[RenderableType]:
     blobs = f"{counted(report.blobs, 'blob')} ({size(report.bytes)})"
     counts = [blobs, counted(report.snapshots, "snapshot"), counted(report.views, "view")]
     counts += [f"{report.packed} packed"] if report.packed else []
-    told = f"{len(report.rotten)} corrupt" if report.rotten else "no corruption"
+    result = f"{len(report.rotten)} corrupt" if report.rotten else "no corruption"
     failed = sum(one.error is not None for one in report.repaired or ())
-    told += f", {failed} not repaired" if failed else ""
-    told += f"; {counted(len(report.quarantined), 'adapter')} in the quarantine" if report.quarantined else ""
-    yield f"{', '.join(counts[:-1])} and {counts[-1]} hashed, {told}"
+    result += f", {failed} not repaired" if failed else ""
+    result += f"; {counted(len(report.quarantined), 'adapter')} in the quarantine" if report.quarantined else ""
+    yield f"{', '.join(counts[:-1])} and {counts[-1]} hashed, {result}"
 
 
-def _moved(one: Verified) -> str:
-    """What became of something corrupt, or what to do about it."""
+def _outcome(one: Verified) -> str:
+    """Where a corrupt file was moved, or what to do about it."""
     if one.kind == "record":
         return "remove both with `lora-cli cache rm`, and fetch it again from a server that you trust"
     return f"moved to {one.moved_to}" if one.moved_to is not None else "it could not be moved away"
 
 
 def removed_parts(report: RemovedReport, *, verbose: bool = False) -> Iterator[RenderableType]:
-    """Each adapter that was removed, and how many bytes that freed; each single reference and blob if ``verbose``."""
+    """The removed adapters with the freed bytes; with ``verbose`` every reference and blob."""
     known = {ref for one in report.removed for ref in one.references or ()}
     rows = [
         _removed_row(one, verbose=verbose)
@@ -131,8 +131,8 @@ def removed_parts(report: RemovedReport, *, verbose: bool = False) -> Iterator[R
         lines = [Paragraph(f"{kind} {name} ({taken})".removesuffix(" (-)"), indent=2) for kind, name, taken in rows]
         yield FittedTable((title, "name", "size"), rows, [text(title, "bold"), *lines], left=2)
     kinds = Counter("adapter" if one.kind == "snapshot" else one.kind for one in report.removed)
-    told = ", ".join(counted(kinds[kind], kind) for kind in ("adapter", "blob") if kind in kinds)
-    yield f"{'would free' if report.dry_run else 'freed'} {size(report.bytes)}{told and f': {told}'}"
+    counts = ", ".join(counted(kinds[kind], kind) for kind in ("adapter", "blob") if kind in kinds)
+    yield f"{'would free' if report.dry_run else 'freed'} {size(report.bytes)}{counts and f': {counts}'}"
     if report.linked_bytes:
         yield f"{size(report.linked_bytes)} remain on the disk: hard links outside the cache (--to, --publish) use them"
     if shared := sum(one.shared_bytes or 0 for one in report.removed):
@@ -140,7 +140,7 @@ def removed_parts(report: RemovedReport, *, verbose: bool = False) -> Iterator[R
 
 
 def _removed_row(one: Removed, *, verbose: bool) -> tuple[str, str, str]:
-    """Kind, name and size; an adapter is its shortest reference, unless all are shown (``verbose``)."""
+    """Kind, name and size; an adapter has its shortest reference, unless all are shown (``verbose``)."""
     name = one.name[:SHORT] if is_digest(one.name) else one.name
     if one.kind == "snapshot" and not verbose:
         return "adapter", _shortest(one.references or ()) or name, size(one.snapshot_bytes or 0)

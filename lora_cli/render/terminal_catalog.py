@@ -1,4 +1,4 @@
-"""What ``engines`` and ``rules`` print for people."""
+"""The terminal output of ``engines`` and ``rules``."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,8 +11,8 @@ from lora_cli.core.grouping import by_key
 from lora_cli.engines import Profile
 from lora_cli.engines.profile import Row
 from lora_cli.render.catalog_report import RuleEntry
-from lora_cli.render.terminal import Paragraph, apart, table, text
-from lora_cli.render.text import unmarked
+from lora_cli.render.terminal import Paragraph, separated, table, text
+from lora_cli.render.text import without_markup
 from lora_cli.rules.features import FEATURES
 
 LETTERS: Mapping[Outcome | None, str] = {
@@ -31,7 +31,7 @@ HUNDREDS = {"LC1": "files", "LC2": "config", "LC3": "tensors", "LC4": "engine", 
 
 
 def matrix_parts(profiles: Sequence[Profile]) -> Iterator[RenderableType]:
-    """Every feature with what each profile does with it, in letters that a legend explains."""
+    """The table of features by engines, with a letter for each outcome, and its legend."""
     heads = [Text(f"{SHORT.get(one.engine.name, one.engine.title)}\n{one.version}") for one in profiles]
     rows = [
         (feature.title, *(text(cell, STYLES.get(cell, "")) for cell in (letter(name, one) for one in profiles)))
@@ -46,17 +46,17 @@ def matrix_parts(profiles: Sequence[Profile]) -> Iterator[RenderableType]:
 
 
 def letter(name: str, profile: Profile) -> str:
-    """What the engine does with the feature called ``name``, as a letter of the legend."""
+    """The engine's outcome for a feature, as a letter of the legend."""
     if name == "embedding" and profile.grammar.embeddings is not None:
         return "*"
     return LETTERS[FEATURES[name].outcome(name, profile)]
 
 
 def engine_parts(profile: Profile) -> Iterator[RenderableType]:
-    """One profile: its ranks, then what it rejects, crashes on and serves incorrectly, why, and the fix."""
+    """One profile: its ranks, and the features that it rejects, crashes on or serves incorrectly, with the fix."""
     yield text(profile.title, "bold")
-    told = (profile.note, profile.allowed, f"profiles: {', '.join(profile.engine.versions)}")
-    yield from (Paragraph(one) for one in told if one)
+    lines = (profile.note, profile.allowed, f"profiles: {', '.join(profile.engine.versions)}")
+    yield from (Paragraph(one) for one in lines if one)
     if not profile.rows:
         yield from ("", Paragraph("It defines the format: rules without an engine follow it."))
     for outcome in ORDER:
@@ -68,15 +68,15 @@ def _row(row: Row) -> Iterator[RenderableType]:
     reason = f": {row.reason}" if row.reason else ""
     yield Paragraph(FEATURES[row.feature].title + reason, indent=2)
     if row.mend and not row.mend.startswith("{"):
-        # The values of its fields only an adapter has.
+        # The fields of the text have values only for an adapter.
         yield Paragraph(row.mend.format_map(defaultdict(lambda: "…")), "fix: ", indent=4)
     yield Paragraph(f"{row.evidence} ({PROOFS[row.proof]})", "source: ", indent=4)
 
 
 def rules_parts(rules: Sequence[RuleEntry]) -> Iterator[RenderableType]:
-    """All rules by hundreds: code, severity, name, and what each looks for."""
+    """All rules by hundreds: code, severity, name and summary."""
     hundreds = by_key((rule.code[:3], rule) for rule in rules)
-    return apart(
+    return separated(
         *(
             [text(HUNDREDS.get(hundred, hundred), "bold"), *(part for rule in found for part in _listed(rule))]
             for hundred, found in hundreds.items()
@@ -86,12 +86,12 @@ def rules_parts(rules: Sequence[RuleEntry]) -> Iterator[RenderableType]:
 
 def _listed(rule: RuleEntry) -> Iterator[RenderableType]:
     yield f"  {rule.code}  {rule.severity!s:<7}  {rule.name}"
-    yield Paragraph(unmarked(rule.summary), indent=9)
+    yield Paragraph(without_markup(rule.summary), indent=9)
 
 
 def rule_parts(rule: RuleEntry) -> Iterator[RenderableType]:
-    """One rule's documentation: what it checks, why that is bad, how to fix it."""
+    """The documentation of one rule."""
     needs = f"; needs {', '.join(rule.needs)}" if rule.needs else ""
     yield from (text(f"{rule.code} {rule.name}", "bold"), f"{rule.severity}{needs}")
     for paragraph in rule.documentation.split("\n\n"):
-        yield from ("", Paragraph(unmarked(" ".join(paragraph.split()))))
+        yield from ("", Paragraph(without_markup(" ".join(paragraph.split()))))

@@ -1,28 +1,26 @@
-"""What ``fetch`` prints for people: a line for each adapter in a pipe, tables on a terminal."""
+"""The text output of ``fetch``: a line for each adapter in a pipe, tables on a terminal."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lora_cli.core.json_schema import ErrorReport
-from lora_cli.core.lock import THE_BASE
+from lora_cli.core.lock import THE_BASE, Changes, LockedAdapter
 from lora_cli.core.text import counted, duration, milliseconds, names, safe, size
 from lora_cli.errors import Refused
 from lora_cli.render.fetch_report import CheckedAdapter, CheckReport, FetchedAdapter, PlanReport
+from lora_cli.store.published import NotPruned
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-    from lora_cli.core.lock import Changes, LockedAdapter
-    from lora_cli.store.published import NotPruned
-
 STYLES = {"failed": "red", "cached": "", "downloaded": "green", "as locked": "green"}
 
 
 def render_line(one: FetchedAdapter) -> str:
-    """One adapter for standard error: how it went on one line, or its error and, on a second one, the hint."""
+    """One adapter for standard error: a line about its fetch, or its error and the hint on a second line."""
     if one.error is not None:
-        # What is no reference is named in the message.
+        # The message of an invalid reference has its name.
         return _error("" if one.ref is None else _name(one), _message(one, one.error), one.error.hint)
     fetched = one.fetched
     assert fetched is not None
@@ -37,12 +35,12 @@ def _name(one: FetchedAdapter) -> str:
 
 
 def _error(name: str, message: str, hint: str) -> str:
-    told = f"error: {name}: {safe(message)}" if name else f"error: {safe(message)}"
-    return f"{told}\nhint: {safe(hint)}" if hint else told
+    line = f"error: {name}: {safe(message)}" if name else f"error: {safe(message)}"
+    return f"{line}\nhint: {safe(hint)}" if hint else line
 
 
 def _message(one: FetchedAdapter, error: ErrorReport) -> str:
-    """What is wrong, without the adapter's name, which is before it."""
+    """The error message without the adapter's name, which precedes it."""
     message = error.message.removeprefix(f"{one.ref}: ").removeprefix(f"{one.name}: ")
     if one.typed:
         message = message.removeprefix(f"{one.ref} ")
@@ -50,7 +48,7 @@ def _message(one: FetchedAdapter, error: ErrorReport) -> str:
 
 
 def _notes(one: FetchedAdapter) -> list[str]:
-    """What was not downloaded, and the base that the adapter was published for."""
+    """The files that were left out, and the base that the adapter was published for."""
     left_out, published = one.fetched and one.fetched.left_out, one.fetched and one.fetched.published
     notes: list[str] = []
     if left_out and left_out.files:
@@ -62,18 +60,18 @@ def _notes(one: FetchedAdapter) -> list[str]:
 
 
 def fetched_parts(done: Sequence[FetchedAdapter], seconds: float) -> "Iterator[RenderableType]":
-    """The table of a fetch that took ``seconds``, the directories and notes below it, and a line that sums it up."""
-    from lora_cli.render.terminal import Paragraph, apart, facts, table_or_blocks
+    """The table of a fetch that took ``seconds``, directories, notes, and a summary."""
+    from lora_cli.render.terminal import Paragraph, facts, separated, table_or_blocks
 
     header = ("adapter", "status", "revision", "files", "size", "time")
     places = [(_name(one), one.fetched.directory) for one in done if one.fetched and one.fetched.directory]
     notes = [Paragraph(", ".join(notes), f"{_name(one)}: ") for one in done if (notes := _notes(one))]
     table = table_or_blocks(header, map(_row, done), left=3, names=True)
-    return apart([table], facts(places, 0), notes, [_summary(done, seconds)])
+    return separated([table], facts(places, 0), notes, [_summary(done, seconds)])
 
 
 def plan_parts(report: PlanReport) -> "Iterator[RenderableType]":
-    """The table of ``fetch --dry-run``, what is wrong with an adapter, and a line that sums it up."""
+    """The table of ``fetch --dry-run``, the errors, and a summary."""
     from lora_cli.render.terminal import Paragraph, hints, table_or_blocks
 
     rows = []
@@ -90,7 +88,7 @@ def plan_parts(report: PlanReport) -> "Iterator[RenderableType]":
     yield f"{counted(len(report.adapters), 'adapter')}: {counted(files, 'file')}, {size(total)} would be downloaded"
 
 
-def render_not_pruned(folder: str, one: "NotPruned") -> str:
+def render_not_pruned(folder: str, one: NotPruned) -> str:
     """The warning about a published adapter that left the manifest and is still in ``folder``."""
     where, files = safe(f"{folder}/{one.name}"), safe(names(one.unlisted))
     return (
@@ -131,23 +129,23 @@ def _summary(done: Sequence[FetchedAdapter], seconds: float) -> str:
 
 
 def _short(revision: str, digits: int) -> str:
-    """The beginning of a revision, which may have a word before its digits (``etag-…``)."""
+    """A shortened revision; a prefix before its digits (``etag-…``) stays."""
     word, dash, hexadecimal = revision.rpartition("-")
     return f"{word}{dash}{hexadecimal[:digits]}"
 
 
-def render_changes(lock: object, changes: "Changes") -> str:
-    """What became of a lock: a line for each adapter that was updated, and one that counts."""
+def render_changes(lock: object, changes: Changes) -> str:
+    """The changes of a lock: a line for each updated adapter, and a summary."""
     before, after = changes.before.by_name, changes.after.by_name
     lines = [f"Updated {safe(name)} {_moved(before[name], after[name])}" for name in changes.changed]
-    told = (("added", changes.added), ("updated", changes.changed), ("removed", changes.removed))
-    counts = [(len([name for name in names if name != THE_BASE]), what) for what, names in told]
+    names_by_change = (("added", changes.added), ("updated", changes.changed), ("removed", changes.removed))
+    counts = [(len([name for name in names if name != THE_BASE]), what) for what, names in names_by_change]
     parts = [f"{count} {what}" for count, what in counts if count]
-    parts += [f"{THE_BASE} {what}" for what, names in told if THE_BASE in names]
+    parts += [f"{THE_BASE} {what}" for what, names in names_by_change if THE_BASE in names]
     return "\n".join([*lines, f"{safe(lock)}: {', '.join(parts)}"])
 
 
-def _moved(before: "LockedAdapter", after: "LockedAdapter") -> str:
+def _moved(before: LockedAdapter, after: LockedAdapter) -> str:
     if before.source != after.source or before.checkpoint != after.checkpoint:
         old, new = (safe(" ".join(filter(None, (one.source, one.checkpoint)))) for one in (before, after))
         return f"{old} -> {new}"
@@ -157,24 +155,24 @@ def _moved(before: "LockedAdapter", after: "LockedAdapter") -> str:
     return f"{before.digest[:7]} -> {after.digest[:7]} ({why})"
 
 
-def _version(locked: "LockedAdapter", digits: int) -> str:
+def _version(locked: LockedAdapter, digits: int) -> str:
     return _short(locked.revision or locked.digest, digits)
 
 
 def render_drift(one: CheckedAdapter) -> str:
-    """One adapter of ``--check`` on one line: what changed since it was locked."""
+    """A line for an adapter of ``--check``: its changes since it was locked."""
     return f"{safe(one.name)}: {safe('; '.join(one.drift)) or 'as locked'}\n"
 
 
 def render_drift_error(one: CheckedAdapter) -> str:
-    """Why an adapter of ``--check`` could not be compared with its lock, for standard error."""
+    """The error of an adapter of ``--check`` that could not be compared with its lock, for standard error."""
     assert one.error is not None
     return _error(safe(one.name), one.error.message.removeprefix(f"{one.ref}: "), one.error.hint)
 
 
 def drift_parts(report: CheckReport) -> "Iterator[RenderableType]":
-    """The table of ``fetch --check``, what changed in each adapter, and a line that sums it up."""
-    from lora_cli.render.terminal import Paragraph, apart, table_or_blocks
+    """The table of ``fetch --check``, the changes of each adapter, and a summary."""
+    from lora_cli.render.terminal import Paragraph, separated, table_or_blocks
 
     rows = [(one.name, *_drift_row(one)) for one in report.adapters]
     rows += [(name, _styled("removed"), None, None) for name in report.left_over]
@@ -182,9 +180,9 @@ def drift_parts(report: CheckReport) -> "Iterator[RenderableType]":
     details += [Paragraph("is locked but not in the manifest", f"{safe(name)}: ") for name in report.left_over]
     unknown = sum(one.error is not None for one in report.adapters)
     as_locked = f"{counted(len(rows) - unknown, 'adapter')} as locked"
-    told = f"{len(details)} of {len(rows)} changed; lock the new versions with --upgrade" if details else as_locked
-    told += f"; {unknown} not checked" if unknown else ""
-    return apart([table_or_blocks(("adapter", "status", "from", "to"), rows, left=4, names=True)], details, [told])
+    line = f"{len(details)} of {len(rows)} changed; lock the new versions with --upgrade" if details else as_locked
+    line += f"; {unknown} not checked" if unknown else ""
+    return separated([table_or_blocks(("adapter", "status", "from", "to"), rows, left=4, names=True)], details, [line])
 
 
 def _drift_row(one: CheckedAdapter) -> tuple["Text", str | None, str | None]:

@@ -1,4 +1,4 @@
-"""What ``repair`` prints for people: what the engine does with the adapter before and after, the changes, the proof."""
+"""The terminal output of ``repair``: the engine's outcome before and after, the changes, and the proof."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ NO_BASE = "no base: names and shapes not checked; set --base BASE (its config.js
 
 
 def repair_parts(found: RepairReport, *, check: bool) -> Iterator[RenderableType]:
-    """One adapter; with ``check`` nothing was to be written."""
-    after = _does(found.after.judged) if not found.refusals else ""
+    """One adapter; with ``check`` nothing was written."""
+    after = _outcome_text(found.after.judged) if not found.refusals else ""
     yield Paragraph("", Text.assemble(safe(found.name), ": ", _outcome(found, check), f" for {found.after.judged}"))
-    yield from facts([("before", _does(found.before.judged)), ("after", after)])
+    yield from facts([("before", _outcome_text(found.before.judged)), ("after", after)])
     for change in found.changes:
         many = f" ({counted(change.modules, 'module')})" if change.modules else ""
         yield from ("", Paragraph(f"{change.what}{many}", f"{change.step}: ", indent=2))
@@ -38,7 +38,7 @@ def repair_parts(found: RepairReport, *, check: bool) -> Iterator[RenderableType
 
 
 def repair_set_parts(report: RepairSetReport, *, check: bool) -> Iterator[RenderableType]:
-    """The adapters of a set, one after the other, and how many came out how."""
+    """The adapters of a set, and the number of each outcome."""
     outcomes = Counter[str]()
     for one in report.adapters:
         if one.repair is not None:
@@ -62,7 +62,7 @@ def _outcome(found: RepairReport, check: bool) -> tuple[str, str]:
     return "repaired", "green" if found.after.judged.known else "yellow"
 
 
-def _does(one: EngineOutcome) -> str:
+def _outcome_text(one: EngineOutcome) -> str:
     if not one.known:
         return "unknown without a base"
     return one.outcome.label + (f", {one.applied} modules apply" if one.applied is not None else "")

@@ -1,4 +1,4 @@
-"""What ``validate`` says to people: of one adapter its facts, of several a table and findings by rule, and a total."""
+"""The terminal output of ``validate``: one adapter in detail, or a table and findings by rule, and a summary."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,19 +17,21 @@ from lora_cli.validation.report import Report, Validated, engine_counts, finding
 STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "blue"}
 OUTCOMES = {"ok": "green", "accepted": "yellow", "refused": "red", "failed": "red"}
 NOT_COUNTED = "not counted: all findings are ignored, baselined or suppressed"
-MOST_NAMES = 20
-"""Adapters that are named with a finding that many have."""
+MAX_NAMES = 20
+"""The most adapters that are listed for one finding."""
 
 Found = Sequence[tuple[str, Finding]]
 """Findings with the names of their adapters."""
 
 
 def report_parts(report: Report, *, quiet: bool = False) -> Iterator[RenderableType]:
-    """All that is said; ``quiet`` leaves out what is not wrong: notes, skipped checks, and the last line."""
-    shown = [one for one in report.adapters if not quiet or _is_wrong(one)]
-    found = [(one.name, finding) for one in shown for finding in findings_of(one) if not (quiet and _is_noise(finding))]
+    """The whole output; ``quiet`` leaves out notes, skipped checks and the summary."""
+    shown = [one for one in report.adapters if not quiet or _has_problems(one)]
+    found = [
+        (one.name, finding) for one in shown for finding in findings_of(one) if not (quiet and _is_ignorable(finding))
+    ]
     if len(report.adapters) > 1:
-        yield from _several(shown, found, report.fail_on)
+        yield from _multiple_adapters(shown, found, report.fail_on)
     else:
         for one in shown:
             yield from _outcome(one, report.fail_on)
@@ -45,18 +47,18 @@ def report_parts(report: Report, *, quiet: bool = False) -> Iterator[RenderableT
 
 
 def _findings(found: Iterable[Finding]) -> Iterator[RenderableType]:
-    """What, where and hint of each finding of one adapter that counts."""
+    """Message, location and hint of each finding that counts, of one adapter."""
     for finding in found:
         problem = finding.problem
         if finding.accepted is None and finding.severity is Severity.NOTE:
-            said = "; ".join(filter(None, (problem.message, problem.hint)))
-            yield from ("", Paragraph(said, _head(finding).append(": "), hanging=4))
+            line = "; ".join(filter(None, (problem.message, problem.hint)))
+            yield from ("", Paragraph(line, _finding_header(finding).append(": "), hanging=4))
         elif finding.accepted is None:
-            yield from ("", _head(finding), *_problem(problem))
+            yield from ("", _finding_header(finding), *_problem(problem))
 
 
-def _several(shown: Sequence[Validated], found: Found, fail_on: Severity) -> Iterator[RenderableType]:
-    """A table, the errors, then for each rule, the worst first, its problems and which adapters have each."""
+def _multiple_adapters(shown: Sequence[Validated], found: Found, fail_on: Severity) -> Iterator[RenderableType]:
+    """A table, the errors, then by rule, the worst first, each problem and its adapters."""
     if shown:
         yield _outcomes(shown, fail_on)
     for one in shown:
@@ -66,7 +68,7 @@ def _several(shown: Sequence[Validated], found: Found, fail_on: Severity) -> Ite
     rules = by_key(((-one.severity, one.code), (name, one)) for name, one in found if one.accepted is None)
     for _, group in sorted(rules.items(), key=lambda item: item[0]):
         hit = counted(len({name for name, _ in group}), "adapter")
-        yield from ("", _head(group[0][1]).append(f": {counted(len(group), 'finding')} in {hit}"))
+        yield from ("", _finding_header(group[0][1]).append(f": {counted(len(group), 'finding')} in {hit}"))
         for number, (problem, names) in enumerate(by_key((one.problem, name) for name, one in group).items()):
             yield from [""] * bool(number)
             yield from _problem(problem, names)
@@ -93,7 +95,7 @@ def _style(engine: EngineOutcome) -> str:
 
 
 def _outcome(checked: Validated, fail_on: Severity) -> Iterator[RenderableType]:
-    """How one adapter came out, where it is if its name does not report it, and a line for each engine."""
+    """The outcome of one adapter, its source if the name does not show it, and a line for each engine."""
     word = outcome_of(checked, fail_on)
     tail = f", {checked.applied} modules apply" if checked.applied is not None else ""
     yield Paragraph(tail, Text.assemble(safe(checked.name), ": ", (word, OUTCOMES[word])))
@@ -110,18 +112,18 @@ def _outcome(checked: Validated, fail_on: Severity) -> Iterator[RenderableType]:
             yield Paragraph(NOT_COUNTED, indent=4)
 
 
-def _head(finding: Finding) -> Text:
+def _finding_header(finding: Finding) -> Text:
     label = (str(finding.severity), STYLES[finding.severity])
     return Text.assemble("  ", label, f" {finding.code} {safe(finding.name)}")
 
 
 def _problem(problem: Problem, names: Sequence[str] = ()) -> Iterator[RenderableType]:
-    """What is wrong, where, in which adapters if several were checked, and what to do."""
+    """The message, its location, the adapters if there are several, and the hint."""
     yield Paragraph(problem.message, indent=4)
     if str(problem.at):
         yield Paragraph(problem.at, Text("at: ", "dim"), indent=4)
     if names:
-        yield Paragraph(_names(names, MOST_NAMES), Text("in: ", "dim"), indent=4)
+        yield Paragraph(_names(names, MAX_NAMES), Text("in: ", "dim"), indent=4)
     yield from hints(problem.hint, 4, "dim")
 
 
@@ -132,7 +134,7 @@ def _names(names: Sequence[str], most: int | None = None) -> str:
 
 
 def skipped_checks(skipped: Iterable[Skipped]) -> Iterator[RenderableType]:
-    """What could not be checked, by reason: the same reason is given once, for all the rules that it stopped."""
+    """The skipped checks by reason: each reason once, with all its rules."""
     for reason, codes in by_key((one.reason, one.code) for one in skipped).items():
         yield from _group("skipped", "check", codes, f"{reason}: ")
 
@@ -142,16 +144,16 @@ def _group(label: str, noun: str, codes: Sequence[str], before: str, after: str 
     yield Paragraph(f"{before}{_names(codes)}{after}", indent=4)
 
 
-def _is_wrong(checked: Validated) -> bool:
-    return checked.exit_code != 0 or not all(map(_is_noise, findings_of(checked)))
+def _has_problems(checked: Validated) -> bool:
+    return checked.exit_code != 0 or not all(map(_is_ignorable, findings_of(checked)))
 
 
-def _is_noise(finding: Finding) -> bool:
+def _is_ignorable(finding: Finding) -> bool:
     return finding.accepted is not None or finding.severity is Severity.NOTE
 
 
 def statistics_parts(report: Report) -> Iterator[RenderableType]:
-    """How often each rule found something that counts, the most often first, and in how many adapters."""
+    """The number of findings that count for each rule, most frequent first, and of adapters with them."""
     counting = [(one.name, found.finding) for one, found in report.found() if found.finding.accepted is None]
     times = Counter((finding.code, finding.name, finding.severity) for _, finding in counting)
     adapters = {code: len(set(named)) for code, named in by_key((one.code, name) for name, one in counting).items()}

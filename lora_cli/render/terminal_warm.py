@@ -1,4 +1,4 @@
-"""What ``warm`` prints for people: loaded adapters, answers, a server's status, and running servers."""
+"""The terminal output of ``warm``: loaded adapters, answers, a server's status, and running engines."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,31 +14,30 @@ from lora_cli.core.results import Answers, LoadReport
 from lora_cli.core.text import counted, duration, milliseconds, safe, share, size
 from lora_cli.endpoint.reconcile import Done, Replica
 from lora_cli.errors import INTERRUPTED
-from lora_cli.render.terminal import Paragraph, apart, hints, table_or_blocks, text
+from lora_cli.render.terminal import Paragraph, hints, separated, table_or_blocks, text
 from lora_cli.render.warm_report import EndpointsReport
 
 DIGEST_SHOWN = 12
-"""Characters of a snapshot digest: enough to distinguish one from another, and to paste after ``cache show``."""
+"""Characters of a shortened digest, which ``cache show`` accepts."""
 
 STALE_S = 2.0
 
 
 def load_parts(reports: Sequence[LoadReport], *, quiet: bool = False) -> Iterator[RenderableType]:
-    """Each adapter's outcome, applied modules and proof; each stage's milliseconds; next tokens, copies, page cache.
+    """Tables of outcomes, stage times, next tokens, copies and page cache, then the errors, and a summary.
 
-    The error and hint of each that failed are below; with ``quiet`` there is no other output. What an interrupt left
-    undone is only counted.
+    With ``quiet`` only the errors. Adapters that an interrupt left undone are only counted.
     """
     tried = [report for report in reports if report.exit_code != INTERRUPTED]
     tables = [one for one in _tables(tried) if one[1] and not quiet]
     failed = [report for report in tried if report.error]
-    return apart(
+    return separated(
         *(
             [table_or_blocks(header, rows, left=left, title=header[0] if number else "")]
             for number, (header, rows, left) in enumerate(tables)
         ),
         *(
-            _problem(one.name, f"{outcome(one)}{f' at {one.stage}' if one.stage else ''}", one.error, one.hint)
+            _failed(one.name, f"{outcome(one)}{f' at {one.stage}' if one.stage else ''}", one.error, one.hint)
             for one in failed
         ),
         [] if quiet else [Paragraph(_summary(reports))],
@@ -46,7 +45,7 @@ def load_parts(reports: Sequence[LoadReport], *, quiet: bool = False) -> Iterato
 
 
 def outcome(report: LoadReport) -> str:
-    """One word for how far it came."""
+    """The outcome of an adapter in one word."""
     if report.exit_code == INTERRUPTED:
         return "not tried"
     if report.error:
@@ -55,9 +54,9 @@ def outcome(report: LoadReport) -> str:
 
 
 def _tables(reports: Sequence[LoadReport]) -> Iterator[tuple[Sequence[str], Sequence[Sequence[object]], int]]:
-    """The header and rows of each table, and how many columns of it are to the left."""
+    """The header, the rows and the number of left-aligned columns of each table."""
     facts = ("adapter", "digest", "outcome", "applied", "rank", "max error", "tolerance")
-    yield facts, [_fact(report) for report in reports], 3
+    yield facts, [_outcome_row(report) for report in reports], 3
     stages = list(dict.fromkeys(stage for report in reports for stage in report.stage_ms))
     times = [
         (
@@ -83,7 +82,7 @@ def _tables(reports: Sequence[LoadReport]) -> Iterator[tuple[Sequence[str], Sequ
     yield ("in the page cache", "files", "size", "before", "after"), seen, 2
 
 
-def _fact(report: LoadReport) -> Sequence[object]:
+def _outcome_row(report: LoadReport) -> Sequence[object]:
     worst = report.proof.worst if report.proof is not None else None
     return (
         report.name,
@@ -96,12 +95,12 @@ def _fact(report: LoadReport) -> Sequence[object]:
     )
 
 
-def _problem(name: object, word: str, message: str, hint: str, more: str = "") -> list[RenderableType]:
-    """What failed: its name and a word in red, then the message and what to try."""
-    return [Text.assemble(f"{safe(name)}: ", (safe(word), "red"), safe(more)), *_message(message, hint)]
+def _failed(name: object, word: str, message: str, hint: str, more: str = "") -> list[RenderableType]:
+    """A failure: the name and a word in red, then the message and the hint."""
+    return [Text.assemble(f"{safe(name)}: ", (safe(word), "red"), safe(more)), *_error_lines(message, hint)]
 
 
-def _message(message: str, hint: str) -> list[RenderableType]:
+def _error_lines(message: str, hint: str) -> list[RenderableType]:
     return [*(Paragraph(line, indent=2) for line in message.splitlines()), *hints(hint)]
 
 
@@ -113,17 +112,17 @@ def _summary(reports: Sequence[LoadReport]) -> str:
     total = sum(sum(report.stage_ms.values()) for report in reports)
     weights = sorted({report.proof.weights for report in reports if report.proof is not None})
     proof = f"; proved on {' and '.join(weights)} weights" if weights else ""
-    told = _counts(map(outcome, reports)) or "nothing"
+    counts = _counts(map(outcome, reports)) or "nothing"
     took = f"; {milliseconds(total)} ms in total" if total else ""
-    return f"{counted(len(reports), 'adapter')}: {told}{proof}{took}"
+    return f"{counted(len(reports), 'adapter')}: {counts}{proof}{took}"
 
 
 def answer_parts(answers: Sequence[Answers]) -> Iterator[RenderableType]:
-    """The same prompt, answered by the base and by each adapter on it, one below the other."""
+    """The answers of the base and of each adapter to the same prompt."""
     by_prompt = by_key(((one.prompt, one.base), one) for one in answers)
-    return apart(
+    return separated(
         *(
-            [*(_said("prompt", prompt) + _said("base", base) if number == 0 else []), *_answer(one)]
+            [*(_labelled_lines("prompt", prompt) + _labelled_lines("base", base) if number == 0 else []), *_answer(one)]
             for (prompt, base), found in by_prompt.items()
             for number, one in enumerate(found)
         )
@@ -131,12 +130,12 @@ def answer_parts(answers: Sequence[Answers]) -> Iterator[RenderableType]:
 
 
 def _answer(one: Answers) -> list[RenderableType]:
-    told = "same as" if one.adapted == one.base else "differs from"
-    moved = f"({told} the base; max logit change {one.max_abs_logit_delta:.3g})"
-    return [*_said(one.adapter, one.adapted), Paragraph(moved, indent=2)]
+    relation = "same as" if one.adapted == one.base else "differs from"
+    moved = f"({relation} the base; max logit change {one.max_abs_logit_delta:.3g})"
+    return [*_labelled_lines(one.adapter, one.adapted), Paragraph(moved, indent=2)]
 
 
-def _said(who: str, answer: str) -> list[RenderableType]:
+def _labelled_lines(who: str, answer: str) -> list[RenderableType]:
     return [text(who, "bold"), *(Paragraph(line, indent=2) for line in answer.strip().splitlines() or [""])]
 
 
@@ -160,12 +159,12 @@ def status_parts(status: Mapping[str, Any]) -> Iterator[RenderableType]:
         if one.get("error"):
             where = f"failed at {one['stage']}" if one.get("stage") else "failed"
             again = f", tried again in {duration(one['retry_in_s'])}" if one.get("retry_in_s") else ""
-            yield from ("", *_problem(one.get("name"), where, str(one["error"]), str(one.get("hint") or ""), again))
+            yield from ("", *_failed(one.get("name"), where, str(one["error"]), str(one.get("hint") or ""), again))
 
 
 def _tier(tier: Mapping[str, Any]) -> Sequence[object]:
-    held = f"{tier.get('adapters')} of {tier.get('most')}"
-    return (held, size(tier.get("bytes", 0)), tier.get("hits", 0), tier.get("evictions", 0))
+    adapters = f"{tier.get('adapters')} of {tier.get('most')}"
+    return (adapters, size(tier.get("bytes", 0)), tier.get("hits", 0), tier.get("evictions", 0))
 
 
 def _process(status: Mapping[str, Any]) -> Text:
@@ -195,12 +194,12 @@ def _adapter(one: Mapping[str, Any]) -> Sequence[object]:
 
 
 def endpoint_parts(report: EndpointsReport, *, quiet: bool = False) -> Iterator[RenderableType]:
-    """A table for each server, then what failed, and a line that sums it up; with ``quiet`` only what failed."""
-    told = _counts("failed" if one.error is not None else one.action for one in report.done)
+    """A table for each server, the failures, and a summary; with ``quiet`` only the failures."""
+    counts = _counts("failed" if one.error is not None else one.action for one in report.done)
     down = sum(one.error is not None for one in report.servers)
     servers = counted(len(report.servers), "server")
-    done = Paragraph(f"{servers}{f' ({down} failed)' * bool(down)}: {told}" if told else f"0 of {servers} updated")
-    return apart(
+    done = Paragraph(f"{servers}{f' ({down} failed)' * bool(down)}: {counts}" if counts else f"0 of {servers} updated")
+    return separated(
         *(_replica(one, quiet=quiet) for one in report.servers),
         *(_failure(one, ", not loaded into any server") for one in report.refused),
         [] if quiet else [done],
@@ -219,9 +218,9 @@ def _replica(replica: Replica, *, quiet: bool) -> Iterator[RenderableType]:
         yield Paragraph(f"note: {replica.note}", indent=2)
     yield from (part for one in failed for part in _failure(one))
     if replica.error is not None:
-        yield from _message(replica.error.message, replica.error.hint)
+        yield from _error_lines(replica.error.message, replica.error.hint)
 
 
 def _failure(one: Done, note: str = "") -> list[RenderableType]:
     message, hint = ("", "") if one.error is None else (one.error.message, one.error.hint)
-    return _problem(one.name, "failed", message, hint, note)
+    return _failed(one.name, "failed", message, hint, note)

@@ -1,4 +1,4 @@
-"""Text that several formats have: a rule's documentation, a problem line by line, and the counts of a validation."""
+"""Text shared by several formats: a rule's documentation, a problem line by line, and the summary of a validation."""
 
 from typing import TYPE_CHECKING
 
@@ -8,19 +8,19 @@ if TYPE_CHECKING:
     from lora_cli.validation.report import ValidateSummary
 
 
-def unmarked(documentation: str) -> str:
-    """A rule's documentation, as it reads without markup."""
+def without_markup(documentation: str) -> str:
+    """A rule's documentation without markup."""
     return documentation.replace("``", "").replace("*Why is this bad?*", "Why is this bad?").replace("*Fix*", "Fix")
 
 
-def paragraph(message: str, hint: str, at: object = "") -> str:
-    """What is wrong, where and what to do, a line each."""
+def problem_lines(message: str, hint: str, at: object = "") -> str:
+    """The message, the location and the hint, a line each."""
     lines = (message, f"at: {at}" if str(at) else "", f"hint: {hint}" if hint else "")
     return "\n".join(safe(line) for line in lines if line)
 
 
 def summary(counts: "ValidateSummary") -> str:
-    """``3 adapters (1 ok, 2 refused); 2 errors; no warnings; no skipped checks``, and what does not count, if any."""
+    """``3 adapters (1 ok, 2 refused); 2 errors; no warnings; no skipped checks``, and known and suppressed findings."""
     outcomes = [(name, getattr(counts, name)) for name in ("ok", "accepted", "refused", "failed")]
     outcome = ", ".join(f"{number} {name}" for name, number in outcomes if number)
     return "; ".join(

@@ -35,12 +35,12 @@ class EndpointsReport:
 
     @property
     def done(self) -> Sequence[Done]:
-        """What was done about each adapter on each server, and what was refused."""
+        """The results of each adapter on each server, and the refused adapters."""
         return [*(one for server in self.servers for one in server.adapters), *self.refused]
 
     @property
     def reached(self) -> bool:
-        """Whether each server answered, for some adapter at least: one that hangs there is not the server's end."""
+        """Whether each server responded for at least one adapter: a single one may hang."""
 
         def silent(one: Done) -> bool:
             return isinstance(one.error, EndpointError) and not isinstance(one.error, Refusal)
@@ -49,6 +49,6 @@ class EndpointsReport:
 
     @property
     def exit_code(self) -> int:
-        """The largest of all."""
+        """The highest exit code of all errors."""
         errors = [*(server.error for server in self.servers), *(one.error for one in self.done)]
         return max((error.exit_code for error in errors if error is not None), default=0)

@@ -18,7 +18,7 @@ from lora_cli.core.text import safe
 from lora_cli.endpoint.canary import Effect
 from lora_cli.endpoint.reconcile import Done, Replica
 from lora_cli.errors import EndpointError
-from lora_cli.render.json import encoded
+from lora_cli.render.json import to_json
 from lora_cli.render.prometheus_metrics import render_load_metrics
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_warm import answer_parts, endpoint_parts, load_parts, status_parts
@@ -217,8 +217,8 @@ def test_no_terminal_obeys_what_warm_tells(name: str, width: int, colour: bool, 
 @pytest.mark.parametrize("name", NAMES.values(), ids=list(NAMES))
 def test_machines_read_what_warm_tells(name: str) -> None:
     for text in (
-        encoded(WarmReport(adapters=loads(name), answers=[Answers(name, name, name, name, 0.5)])),
-        encoded(EndpointsReport(servers=[replica(name)], refused=())),
+        to_json(WarmReport(adapters=loads(name), answers=[Answers(name, name, name, name, 0.5)])),
+        to_json(EndpointsReport(servers=[replica(name)], refused=())),
     ):
         assert obeyed(text) == []
         assert written(name) in texts_of(text)

@@ -13,7 +13,7 @@ from lora_cli.cli.main import main
 from lora_cli.cli.output import to_stderr, write
 from lora_cli.core.log import logger
 from lora_cli.core.text import escape_ci_commands, safe, safe_lines
-from lora_cli.render.json import encoded
+from lora_cli.render.json import to_json
 from tests.answering import answering
 from tests.hostile_names import ALL_BREAKS as HOSTILE
 from tests.hostile_names import BREAKS, COMMAND, obeyed
@@ -153,7 +153,7 @@ def test_nothing_that_is_written_begins_a_command(
 
 def test_json_stays_json_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
     value = {HOSTILE: [HOSTILE, "###[x", "::error::x", "\x7f\U000e0001", "\u20ac é \U0001f600"]}
-    write(encoded(value))
+    write(to_json(value))
     out = capsys.readouterr().out
     assert json.loads(out) == value
     assert obeyed(out) == []

@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from lora_cli.cli.app import one_by_one
+from lora_cli.cli.app import repeat_flags
 from lora_cli.cli.main import main
 from tests.bench.null_server import NullServer
 from tests.cli.test_bench_results import valid
@@ -105,8 +105,8 @@ def test_several_names_follow_one_flag_as_in_vllm(vllm: NullServer, capsys: pyte
     assert set(found["per_adapter"]) == {"a0", "a2"}
     assert found["interval_95"] == {}
     words = ["--goodput", "ttft:1", "tpot:2", "--url", "u", "--goodput=e2el:3", "x"]
-    assert one_by_one(words, ["--goodput"]) == [*words[:2], "--goodput", *words[2:]]
-    assert one_by_one(words, []) == words
+    assert repeat_flags(words, ["--goodput"]) == [*words[:2], "--goodput", *words[2:]]
+    assert repeat_flags(words, []) == words
 
 
 def test_only_what_the_table_has_is_explained_below_it(

@@ -11,17 +11,7 @@ from huggingface_hub import hf_hub_download
 
 from lora_cli.cli.main import main
 from lora_cli.reading.manifest import read_lock
-from tests.cli.locked_sets import (
-    CONFIG,
-    WEIGHTS,
-    Capture,
-    fetch,
-    files,
-    forget_the_cache,
-    hub_of_two,
-    locked,
-    set_of,
-)
+from tests.cli.locked_sets import CONFIG, WEIGHTS, Capture, fetch, files, forget_the_cache, hub_of_two, locked, set_of
 from tests.hf_variables import set_variables
 from tests.hub_server import Hub
 from tests.making import write_adapter
@@ -244,7 +234,7 @@ def hook(event, arguments):
         sys.stderr.write(f"a socket: {event}\\n")
         raise SystemExit(99)
 sys.addaudithook(hook)
-from lora_cli.cli.adapter_selection import lineup
+from lora_cli.cli.adapter_selection import read_inputs
 from lora_cli.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.cli.adapter_selection import lineup
+from lora_cli.cli.adapter_selection import read_inputs
 from lora_cli.cli.main import main
 from lora_cli.reading.manifest import read_lock
 from tests.cli.locked_sets import CONFIG, WEIGHTS, Capture, fetch, files, hub_of_two, locked, set_of
@@ -87,7 +87,7 @@ def test_warm_and_serve_bench_work_on_what_is_locked(hub: Hub, tmp_path: Path) -
     assert fetch() == 0
     hub.add("org/sql", files(3))
     set_of("sql=org/sql", "mine=./mine", "chat=org/chat")
-    asked = lineup(Path("set.yaml"), [], "acme/base", "warm")
+    asked = read_inputs(Path("set.yaml"), [], "acme/base", "warm")
     sql, mine, chat = asked.items
     assert str(sql.source) == f"hf://org/sql@{locked('sql').revision}"
     assert sql.locked == locked("sql")

@@ -276,10 +276,10 @@ def test_a_narrow_terminal_shows_how_far_it_is_and_keeps_every_line_of_output(
 def staged(name: str, stage: str, passed: int, count: int, failed: int = 0) -> RunProgress:
     """A warm run after 12.4 seconds."""
     made = RunProgress(count, get_time=(clock := Clock()))
-    made.go_on("proved", count)
-    made.hear(name, stage)
+    made.begin_part("proved", count)
+    made.set_stage(name, stage)
     for number in range(passed + failed):
-        made.passed(failed=number >= passed)
+        made.count_adapter(failed=number >= passed)
     clock.now_s = 12.4
     return made
 
@@ -327,9 +327,9 @@ def test_what_is_written_to_standard_error_meanwhile_stands_above_the_drawing() 
         "import time\n"
         "from pathlib import Path\n"
         "from lora_cli.cli.output import to_stderr\n"
-        "from lora_cli.cli.progress import shown_progress\n"
+        "from lora_cli.cli.progress import fetch_progress\n"
         "from lora_cli.settings import Settings\n"
-        "with shown_progress(Settings(Path()), 2) as shown:\n"
+        "with fetch_progress(Settings(Path()), 2) as shown:\n"
         "    shown.began('sql: x', 100, 50)\n"
         "    time.sleep(0.3)\n"
         "    shown.waiting('sql')\n"

@@ -15,8 +15,8 @@ QUERIES = llama_modules(["q_proj"])
 
 def test_stages_and_bytes_of_the_adapter_at_hand_and_how_many_are_through() -> None:
     staged = RunProgress(3)
-    staged.hear("a", "resolve")
-    staged.hear("a", "fetch")
+    staged.set_stage("a", "resolve")
+    staged.set_stage("a", "fetch")
     staged.began("a: adapter_model.safetensors", 100, 0)
     staged.advanced("a: adapter_model.safetensors", 40)
     at_hand, run = drawn(staged, 60)
@@ -25,13 +25,13 @@ def test_stages_and_bytes_of_the_adapter_at_hand_and_how_many_are_through() -> N
     staged.advanced("a: adapter_model.safetensors", 60)
     staged.ended("a: adapter_model.safetensors")
     for failed in (False, True, False):
-        staged.passed(failed=failed)
+        staged.count_adapter(failed=failed)
     at_hand, run = drawn(staged, 60)
     assert at_hand == "a  fetch"
     assert run.endswith(" 2 of 3 accepted, 1 failed, 0 s")
-    staged.go_on("proved", 2)
-    staged.hear("a", "proof")
-    staged.passed(failed=False)
+    staged.begin_part("proved", 2)
+    staged.set_stage("a", "proof")
+    staged.count_adapter(failed=False)
     staged.waiting("b")
     at_hand, run = drawn(staged, 60)
     assert at_hand == "b  waiting for another process that fetches it"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.cli.output import drawn
+from lora_cli.cli.output import render_parts
 from lora_cli.core.results import LoadReport
 from lora_cli.render.terminal_warm import load_parts
 from tests.making import llama_modules, write_adapter, write_base_config
@@ -51,7 +51,7 @@ def test_what_was_proved_until_an_interrupt_is_told(tmp_path: Path, capsys: pyte
 def test_what_an_interrupt_left_undone_is_not_called_failed() -> None:
     done = LoadReport("sql", error="has no weights", exit_code=1)
     undone = LoadReport("chat", error="not done: interrupted", exit_code=130)
-    shown = drawn(load_parts([done, undone, undone]))
+    shown = render_parts(load_parts([done, undone, undone]))
     assert "sql: refused" in shown
     assert "3 adapters: 1 refused, 2 not tried" in shown
     assert "chat" not in shown
@@ -60,4 +60,4 @@ def test_what_an_interrupt_left_undone_is_not_called_failed() -> None:
 
 def test_a_run_that_is_interrupted_early_is_one_line() -> None:
     undone = [LoadReport(f"a{number}", error="not done: interrupted", exit_code=130) for number in range(40)]
-    assert drawn(load_parts(undone)) == "40 adapters: 40 not tried\n"
+    assert render_parts(load_parts(undone)) == "40 adapters: 40 not tried\n"

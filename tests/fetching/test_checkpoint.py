@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lora_cli.cli.adapter_selection import lineup
+from lora_cli.cli.adapter_selection import read_inputs
 from lora_cli.cli.main import main
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
@@ -233,9 +233,9 @@ def test_validate_and_inspect_look_at_the_checkpoint(run: Run, asked: str, folde
 
 def test_warm_admits_the_checkpoint_of_a_flag_or_a_manifest(run: Run, tmp_path: Path) -> None:
     base = adapters(run)
-    (flagged,) = lineup(None, [run.ref], base, "warm", "latest").items
-    (named,) = lineup(manifest(tmp_path, run, "latest"), [], base, "warm").items
-    (numbered,) = lineup(None, [run.ref], base, "warm", "9").items
+    (flagged,) = read_inputs(None, [run.ref], base, "warm", "latest").items
+    (named,) = read_inputs(manifest(tmp_path, run, "latest"), [], base, "warm").items
+    (numbered,) = read_inputs(None, [run.ref], base, "warm", "9").items
     settings = load_settings({}, os.environ)
     for item, rank in ((flagged, 10), (named, 10), (numbered, 9)):
         with FetchContext(Store(settings.cache_dir), settings) as context:

@@ -20,7 +20,7 @@ from lora_cli.core.spectrum import Spectrum
 from lora_cli.render.bench_summary import SIMULATION_HEADER
 from lora_cli.render.charts import SHADES, Axis, Cell, Chart
 from lora_cli.render.engine_flags import costs
-from lora_cli.render.html import natural, render_bench, render_inspections, templates
+from lora_cli.render.html import natural_sort_key, render_bench, render_inspections, templates
 from lora_cli.render.inspect_report import inspect_report
 from tests.browser import DESK, PHONE, Page, browsing, opened
 from tests.conftest import ROOT
@@ -210,7 +210,11 @@ def test_inspect_has_the_verdict_the_modules_the_memory_and_the_provenance(folde
 
 
 def test_modules_are_sorted_by_the_numbers_in_their_names(folder: Path) -> None:
-    assert sorted(["l.10.q", "l.2.q", "l.02.q", "l.1" + "0" * 5000], key=natural)[:3] == ["l.2.q", "l.02.q", "l.10.q"]
+    assert sorted(["l.10.q", "l.2.q", "l.02.q", "l.1" + "0" * 5000], key=natural_sort_key)[:3] == [
+        "l.2.q",
+        "l.02.q",
+        "l.10.q",
+    ]
     _, listed = Reader((folder / "spectrum.html").read_text()).text.split("Modules one by one")
     layers = [int(number) for number in re.findall(r"model\.layers\.(\d+)\.self_attn\.q_proj 4 ", listed)]
     assert layers == list(range(30))

@@ -17,7 +17,7 @@ from lora_cli.engines import ENGINES
 from lora_cli.engines.launch_command import Located, command_lines, launch_words, options_of
 from lora_cli.engines.slot_sizing import Driver, Fit
 from lora_cli.render.inspect_report import inspect_report
-from lora_cli.render.json import encoded
+from lora_cli.render.json import to_json
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_inspect import engine_args_parts, inspection_parts
 from lora_cli.validation import Checked
@@ -100,7 +100,7 @@ def documents(word: str) -> list[dict[str, Any]]:
         inspect_report([(checked[-2], None)]),
         inspect_report([], None, replace(flags(word), fit=None)),
     ]
-    return [json.loads(encoded(report)) for report in reports]
+    return [json.loads(to_json(report)) for report in reports]
 
 
 @pytest.mark.parametrize("word", ["sql", HOSTILE, "\udc80"])
@@ -158,7 +158,7 @@ def test_no_name_moves_the_cursor_or_is_a_command() -> None:
     checked = all_checked()[2]
     for text in (text_of([checked], 80, HOSTILE), text_of([checked, checked], 80, HOSTILE), flags_text(80, HOSTILE)):
         assert all(line.isprintable() for line in text.splitlines())
-    document = encoded(inspect_report([(checked, described(HOSTILE))], BASE, flags(HOSTILE)))
+    document = to_json(inspect_report([(checked, described(HOSTILE))], BASE, flags(HOSTILE)))
     assert "##[" not in document
 
 

@@ -15,7 +15,7 @@ from lora_cli.core.text import safe
 from lora_cli.endpoint.canary import Effect
 from lora_cli.endpoint.reconcile import Done, Replica
 from lora_cli.errors import EndpointError
-from lora_cli.render.json import encoded
+from lora_cli.render.json import to_json
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_bench import report_parts
 from lora_cli.render.terminal_warm import answer_parts, endpoint_parts, load_parts, status_parts
@@ -96,7 +96,7 @@ def test_how_far_the_next_token_moved_is_told_where_the_whole_model_was_run() ->
     ]
     narrow = " ".join(rendered(load_parts(reports), 40).split())
     assert "next token pirate max |Δlogit| 32.4, KL (nats) 0.0123, top token differs 3 of 16" in narrow
-    document = json.loads(encoded(WarmReport(adapters=reports, answers=())))["adapters"]
+    document = json.loads(to_json(WarmReport(adapters=reports, answers=())))["adapters"]
     assert document[0]["moved"] == {"max_abs_logit_delta": 32.41, "kl": 0.01234, "top1_changed": 3, "positions": 16}
     assert document[1]["moved"] is None
 
@@ -120,7 +120,7 @@ def test_what_is_in_memory_is_told_where_it_was_asked() -> None:
     narrow = " ".join(rendered(load_parts(reports), 40).split())
     assert "in the page cache pirate files snapshot, size 12.0 MiB, before 0%, after 100%" in narrow
     assert "pirate files packed, size 11.9 MiB, before unknown, after unknown" in narrow
-    document = json.loads(encoded(WarmReport(adapters=reports, answers=())))["adapters"]
+    document = json.loads(to_json(WarmReport(adapters=reports, answers=())))["adapters"]
     assert document[0]["residency"]["packed"] == {"bytes": int(11.9 * mib), "before_bytes": None, "after_bytes": None}
     assert document[1]["residency"] == {}
 
@@ -303,8 +303,8 @@ def test_a_percentile_is_a_value_that_was_measured(share: float, value: int) -> 
 
 
 def test_the_documents_of_warm_and_serve_bench_are_json_with_raw_numbers() -> None:
-    warm = json.loads(encoded(WarmReport(adapters=[PROVED, REFUSED], answers=())))
-    bench = json.loads(encoded(BENCH))
+    warm = json.loads(to_json(WarmReport(adapters=[PROVED, REFUSED], answers=())))
+    bench = json.loads(to_json(BENCH))
 
     assert warm["schema"] == "lora_cli/warm/1"
     assert warm["adapters"][0]["proof"]["holds"] is True
@@ -320,5 +320,5 @@ def test_a_number_that_json_does_not_have_is_null() -> None:
         PROVED, proof=Proof((replace(MODULE, error=float("nan"), reason="not finite"),), "base", "f32", holds=False)
     )
 
-    document = json.loads(encoded(WarmReport(adapters=[broken], answers=())), parse_constant=pytest.fail)
+    document = json.loads(to_json(WarmReport(adapters=[broken], answers=())), parse_constant=pytest.fail)
     assert document["adapters"][0]["proof"]["modules"][0]["error"] is None

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import RenderableType
 
-from lora_cli.render.plots import COLOURS, bars, courses, distribution, letters
+from lora_cli.render.plots import COLOURS, bars, distribution, series_letters, sparklines
 from lora_cli.render.terminal import rendered
 
 
@@ -22,9 +22,9 @@ def test_bars_are_as_long_as_their_values() -> None:
 
 
 def test_a_course_goes_up_and_down_over_one_scale() -> None:
-    lines = lines_of(courses({"lru": (0.0, 0.5, 1.0), "lfu": (1.0, 1.0, 0.0)}, 60), 60)
+    lines = lines_of(sparklines({"lru": (0.0, 0.5, 1.0), "lfu": (1.0, 1.0, 0.0)}, 60), 60)
     assert lines == ["lru  0.000 ▁▅█ 1.000", "lfu  1.000 ██▁ 0.000"]
-    assert lines_of(courses({"lru": (0.0, 0.5, 1.0)}, 60, plain=True), 60) == ["lru  0.000 _=# 1.000"]
+    assert lines_of(sparklines({"lru": (0.0, 0.5, 1.0)}, 60, plain=True), 60) == ["lru  0.000 _=# 1.000"]
 
 
 def test_a_distribution_rises_from_left_to_right() -> None:
@@ -59,8 +59,8 @@ def test_series_that_meet_are_all_seen_each_in_its_colour() -> None:
 
 
 def test_each_name_has_a_letter_of_its_own() -> None:
-    assert letters(["lru", "lfu", "fifo", "opt"]) == {"lru": "l", "lfu": "f", "fifo": "i", "opt": "o"}
-    assert len(set(letters(["a"] * 1 + [f"a{n}" for n in range(20)]).values())) == 21
+    assert series_letters(["lru", "lfu", "fifo", "opt"]) == {"lru": "l", "lfu": "f", "fifo": "i", "opt": "o"}
+    assert len(set(series_letters(["a"] * 1 + [f"a{n}" for n in range(20)]).values())) == 21
 
 
 NAMES = st.text(min_size=1, max_size=12)
@@ -69,7 +69,7 @@ VALUES = st.lists(st.floats(0, 1e6), min_size=3, max_size=3).map(sorted)
 
 @given(st.dictionaries(NAMES, VALUES, max_size=4), st.integers(40, 100))
 def test_nothing_is_wider_than_it_may_be_and_no_name_moves_the_cursor(rows: dict[str, list[float]], width: int) -> None:
-    parts = [*courses(rows, width), *distribution(rows, (0.5, 0.9, 1.0), width)[:-1]]
+    parts = [*sparklines(rows, width), *distribution(rows, (0.5, 0.9, 1.0), width)[:-1]]
     parts += bars([(name, one[0], "1.0") for name, one in rows.items()], width)
     lines = lines_of(parts, width)
     assert len(lines) == len(parts)

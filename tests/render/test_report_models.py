@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lora_cli.core.json_schema import EXCLUDED, INLINE
-from lora_cli.render.json import encoded
+from lora_cli.render.json import to_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Report:
 
 def test_a_model_is_an_object_with_its_fields_in_their_order() -> None:
     report = Report("a", Size(1, None), (Size(2, 2.5),), {"gpu_": "H100"}, kept="b")
-    document = json.loads(encoded(report))
+    document = json.loads(to_json(report))
 
     assert list(document.items()) == [
         ("with", "a"),
@@ -40,5 +40,5 @@ def test_a_model_is_an_object_with_its_fields_in_their_order() -> None:
 
 
 def test_what_no_json_has_is_null_or_escaped_in_a_model_too() -> None:
-    assert json.loads(encoded(Size(1, float("nan")))) == {"width": 1, "height": None}
-    assert "##" not in encoded(Report("##[error]", Size(1, 1), (), {}))
+    assert json.loads(to_json(Size(1, float("nan")))) == {"width": 1, "height": None}
+    assert "##" not in to_json(Report("##[error]", Size(1, 1), (), {}))

@@ -18,7 +18,7 @@ from sarif_kit.validate import validation_errors
 from lora_cli import __version__
 from lora_cli.core.finding import Severity
 from lora_cli.render import concise, github, gitlab, junit, markdown, sarif
-from lora_cli.render.json import encoded
+from lora_cli.render.json import to_json
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_validate import report_parts, statistics_parts
 from lora_cli.validation.report import Report
@@ -36,7 +36,7 @@ def human(report: Report) -> str:
 
 
 RENDERERS: dict[str, Callable[[Report], str]] = {
-    "report.json": encoded,
+    "report.json": to_json,
     "report.sarif": sarif.render_report,
     "report.xml": junit.render_report,
     "report.github": github.render_report,
@@ -70,7 +70,7 @@ def test_each_format_is_as_its_golden_file_says(file: str) -> None:
 def test_sarif_and_junit_and_json_are_valid_by_their_schemas(said: Report) -> None:
     assert validation_errors(json.loads(sarif.render_report(said))) == []
     JUNIT.validate(junit.render_report(said))
-    check_schema(json.loads(encoded(said)))
+    check_schema(json.loads(to_json(said)))
 
 
 @given(st.text(st.characters(codec=None), max_size=40))
@@ -100,14 +100,14 @@ def test_a_fingerprint_is_of_adapter_rule_and_place_and_of_no_machine() -> None:
 
 
 def test_sarif_keeps_to_what_code_scanning_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sarif, "MOST_RESULTS", 3)
+    monkeypatch.setattr(sarif, "MAX_RESULTS", 3)
     run = json.loads(sarif.render_report(everything()))["runs"][0]
 
     assert [one["level"] for one in run["results"]] == ["error"] * 3
     said = [one["message"]["text"] for one in run["invocations"][0]["toolExecutionNotifications"]]
     assert "5 more results are left out: a run may have 3" in said
     for one in results(hostile("x" * 10_000)):
-        assert len(one["message"]["text"]) == sarif.LONGEST_MESSAGE
+        assert len(one["message"]["text"]) == sarif.MAX_MESSAGE
 
 
 def test_a_location_of_sarif_is_one_that_code_scanning_takes() -> None:
@@ -237,7 +237,7 @@ def test_a_message_of_sarif_has_no_link_and_no_placeholder() -> None:
 
 
 def test_no_machine_format_has_a_command_for_a_console() -> None:
-    for render in (encoded, sarif.render_report, junit.render_report, markdown.render_report, gitlab.render_report):
+    for render in (to_json, sarif.render_report, junit.render_report, markdown.render_report, gitlab.render_report):
         assert "##[" not in render(hostile(HOSTILE))
         assert not any(line.lstrip().startswith("::") for line in render(hostile(HOSTILE)).splitlines())
 
@@ -252,4 +252,4 @@ def test_an_unpinned_base_is_one_result_and_one_annotation_for_a_whole_run() -> 
     notices = [line for line in github.render_report(report(*adapters)).splitlines() if "LC605" in line]
     assert len(notices) == 1
     assert "also in 2 other adapters" in notices[0]
-    assert len(json.loads(encoded(report(*adapters)))["adapters"]) == 3
+    assert len(json.loads(to_json(report(*adapters)))["adapters"]) == 3

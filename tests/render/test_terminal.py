@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from lora_cli.core.text import safe
-from lora_cli.render.terminal import NARROWEST, Paragraph, facts, rendered, table, table_or_blocks, text
+from lora_cli.render.terminal import MIN_WIDTH, Paragraph, facts, rendered, table, table_or_blocks, text
 from tests.render.reports import HOSTILE
 
 NAME = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
@@ -25,7 +25,7 @@ NAME = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 def test_lines_break_where_the_standard_library_breaks_them(value: str, width: int, indent: int, label: str) -> None:
     standard = textwrap.wrap(
         safe(value),
-        max(width, NARROWEST),
+        max(width, MIN_WIDTH),
         initial_indent=" " * indent + label,
         subsequent_indent=" " * (indent + 2 if label else indent),
         break_long_words=False,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from lora_cli.cli.output import about, note, termination_log
+from lora_cli.cli.output import termination_log, with_adapter_name, write_termination_log
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.results import LoadReport
 from lora_cli.endpoint.address import Address
@@ -150,13 +150,13 @@ def test_prometheus_text_is_as_its_format_says() -> None:
 
 def test_the_reason_stands_in_the_termination_log_where_there_is_one(tmp_path: Path) -> None:
     log = tmp_path / "termination-log"
-    note("nobody made it", str(log))
+    write_termination_log("nobody made it", str(log))
     assert not log.exists()
     log.write_text("what was there before, and longer")
     with pytest.raises(Refused), termination_log(str(log)):
         raise Refused("no", hint="try yes")
     assert log.read_text() == "no\ntry yes"
-    note("é" * 5000, str(log))
+    write_termination_log("é" * 5000, str(log))
     assert len(log.read_bytes()) == 4096
 
 
@@ -181,6 +181,6 @@ def test_adapters_that_are_fetched_at_once_share_the_budget_of_the_cache(
 
 
 def test_a_reason_has_the_adapters_name_once() -> None:
-    assert about("sql", "sql: 466.2 KiB needed") == "sql: 466.2 KiB needed"
-    assert about("sql", "sql: 466.2 KiB needed", "fetch") == "sql: fetch: 466.2 KiB needed"
-    assert about("sql", "the disk is full") == "sql: the disk is full"
+    assert with_adapter_name("sql", "sql: 466.2 KiB needed") == "sql: 466.2 KiB needed"
+    assert with_adapter_name("sql", "sql: 466.2 KiB needed", "fetch") == "sql: fetch: 466.2 KiB needed"
+    assert with_adapter_name("sql", "the disk is full") == "sql: the disk is full"
