@@ -1,4 +1,4 @@
-"""Serving engines, one file each: versioned profiles, as data.
+"""Serving engines: versioned profiles, as data.
 
 A profile says for each feature of an adapter what it leads to, how the engine reads names, and which ranks it takes.
 To add an engine, write its file and add it to ``ENGINES``; to add a row, add it to the engine's table.
@@ -7,14 +7,17 @@ To add an engine, write its file and add it to ``ENGINES``; to add a row, add it
 from collections.abc import Iterable, Mapping
 
 from lora_cli.core.did_you_mean import did_you_mean
-from lora_cli.engines import lorax, peft, sglang, tgi, trtllm, vllm
+from lora_cli.engines import peft, sglang, trtllm, vllm
+from lora_cli.engines.lorax_tgi import LORAX, TGI
 from lora_cli.engines.profile import Engine, Grammar, Profile, Row, as_version
 from lora_cli.errors import UsageError
 
 __all__ = ["ENGINES", "Engine", "Grammar", "Profile", "Row", "all_profiles", "choose_engine", "profiles_of"]
 
-ENGINES: Mapping[str, Engine] = {one.ENGINE.name: one.ENGINE for one in (vllm, sglang, lorax, tgi, trtllm, peft)}
-"""Every engine that is known, by name."""
+ENGINES: Mapping[str, Engine] = {
+    engine.name: engine for engine in (vllm.ENGINE, sglang.ENGINE, LORAX, TGI, trtllm.ENGINE, peft.ENGINE)
+}
+"""All engines by name."""
 
 
 def profiles_of(engine: Engine) -> tuple[Profile, ...]:

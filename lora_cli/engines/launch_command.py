@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from lora_cli.engines.profile import Flags
 from lora_cli.engines.slot_sizing import Fit
-from lora_cli.engines.slots import Flags
 
 MODEL = "$MODEL"
 """The placeholder for the base in a command if its name is not known."""

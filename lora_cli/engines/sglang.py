@@ -6,8 +6,18 @@ that needs it, and nothing between there and the scheduler's process catches tha
 
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.engines.fixes import ALONE, NUMBER_WRITTEN, OTHER_BASE, repair
-from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, PACKED, Engine, Grammar, crashes, rejects, serves_wrong
-from lora_cli.engines.slots import Flags, SlotLayout
+from lora_cli.engines.profile import (
+    BY_OWN_NAMES,
+    EVERYWHERE,
+    PACKED,
+    Engine,
+    Flags,
+    Grammar,
+    SlotLayout,
+    crashes,
+    rejects,
+    serves_wrong,
+)
 
 CONFIG = "sglang/srt/lora/lora_config.py"
 LORA = "sglang/srt/lora/lora.py"

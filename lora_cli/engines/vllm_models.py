@@ -4,8 +4,7 @@ What the slots of each class are made of was compared with the buffers that 0.32
 with a table here.
 """
 
-from lora_cli.engines.profile import NEVER, PACKED
-from lora_cli.engines.slots import Flags, SlotLayout
+from lora_cli.engines.profile import NEVER, PACKED, Flags, SlotLayout
 
 BOTH = frozenset({"embed_tokens", "lm_head"})
 

@@ -11,9 +11,8 @@ from lora_cli.core.module_facts import leaf_of
 from lora_cli.core.tensor_keys import last_name
 from lora_cli.engines.launch_command import Located, command_lines, for_shell, launch_words, options_of
 from lora_cli.engines.name_resolution import TOWERS
-from lora_cli.engines.profile import Profile
+from lora_cli.engines.profile import Profile, SlotLayout
 from lora_cli.engines.slot_sizing import Driver, Fit, Limits, Need, Slots
-from lora_cli.engines.slots import SlotLayout
 from lora_cli.errors import UsageError
 from lora_cli.rules.target_module_matching import highest_rank
 from lora_cli.validation.verdict import Checked

@@ -8,7 +8,7 @@ import pytest
 
 from lora_cli.core.architectures import base_from_config
 from lora_cli.engines import ENGINES, choose_engine
-from lora_cli.engines.slot_memory import groups_of, slot_bytes, width_of
+from lora_cli.engines.slot_sizing import Slots
 from lora_cli.errors import UsageError
 from tests.making import base_config
 
@@ -17,10 +17,7 @@ RECORDED: dict[str, Any] = {name: json.loads((SLOTS / f"{name}.json").read_text(
 
 
 def bytes_of(config: dict[str, Any], engine: str, targets: list[str] | None, tp: int, rank: int = 16) -> int:
-    profile = choose_engine(engine)
-    assert profile.engine.slots is not None
-    groups = groups_of(base_from_config(config, "tiny"), profile, tp)
-    return slot_bytes(width_of(groups, targets, profile.engine.slots), rank)
+    return Slots(choose_engine(engine), base_from_config(config, "tiny"), tp).bytes_of_one(rank, targets)
 
 
 @pytest.mark.parametrize("name", RECORDED)

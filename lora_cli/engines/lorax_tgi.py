@@ -1,4 +1,7 @@
-"""LoRAX at a7394ba (after 0.12): what it makes of an adapter. Read in ``server/lorax_server``; its loader was run."""
+"""LoRAX at a7394ba (after 0.12) and TGI 3.3.7 (db931fcf), whose LoRA began as LoRAX's: what they make of an adapter.
+
+Read in ``server/lorax_server`` and ``server/text_generation_server``; the loader of LoRAX was run.
+"""
 
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.engines.fixes import ALONE, NUMBER_WRITTEN, repair
@@ -7,6 +10,7 @@ from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, FACTORS, Engine, 
 LORA = "server/lorax_server/adapters/lora.py"
 SGMV = "server/lorax_server/utils/sgmv.py"
 HUB = "server/lorax_server/utils/sources/hub.py"
+TGI_WEIGHTS = "server/text_generation_server/utils/peft.py"
 
 IGNORED = {
     "dora": "DoRA's magnitudes are not read",
@@ -24,7 +28,7 @@ IGNORED = {
 """What neither of the two reads, by feature: an adapter is served as if it had none of it."""
 
 
-def rows(engine: str) -> tuple[Row, ...]:
+def _rows(engine: str) -> tuple[Row, ...]:
     """The rows of LoRAX and of TGI, which began as one code; ``engine`` is the target of a repair."""
     return (
         *(serves_wrong(feature, reason, LORA) for feature, reason in IGNORED.items()),
@@ -90,18 +94,34 @@ UNREAD = frozenset(
     )
 )
 
-LEAVES = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"})
+LEAVES = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj"})
 
-ENGINE = Engine(
+LORAX = Engine(
     name="lorax",
     title="LoRAX",
     versions=("0.12",),
-    rows=rows("lorax"),
+    rows=_rows("lorax"),
     grammars={
-        "0.12": Grammar(
-            prefix="required", parts=FACTORS, leaves=LEAVES | {"qkv_proj", "gate_up_proj"}, whole_types=True
-        )
+        "0.12": Grammar(prefix="required", parts=FACTORS, leaves=LEAVES | {"lm_head", "gate_up_proj"}, whole_types=True)
     },
+    generic=GENERIC,
+    unread=UNREAD,
+)
+
+TGI = Engine(
+    name="tgi",
+    title="TGI",
+    versions=("3.3.7",),
+    rows=(
+        *_rows("tgi"),
+        rejects(
+            "pickled",
+            "it only reads safetensors",
+            TGI_WEIGHTS,
+            mend=repair("tgi", "converts it to safetensors without running it"),
+        ),
+    ),
+    grammars={"3.3.7": Grammar(prefix="required", parts=FACTORS, leaves=LEAVES | {"c_proj", "c_fc"}, whole_types=True)},
     generic=GENERIC,
     unread=UNREAD,
 )
