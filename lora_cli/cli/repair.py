@@ -17,7 +17,7 @@ from lora_cli.errors import LoraCliError, NotFound, Refused, UsageError
 from lora_cli.render.terminal_repair import repair_parts, repair_set_parts
 from lora_cli.repair import DTYPES
 from lora_cli.settings import Settings
-from lora_cli.validation.repair import Wish, repair_adapter
+from lora_cli.validation.repair import RepairOptions, repair_adapter
 from lora_cli.validation.repair_report import RepairedAdapter, RepairReport, RepairSetReport
 
 REPAIR = "Repair"
@@ -72,7 +72,7 @@ def command(
     rank = asked.engine.max_lora_rank if asked.engine is not None else None
     deployment = engine_options.deployment_of(profiles, asked, tp=tp, max_lora_rank=rank)
     asked, model = _with_base(asked, settings)
-    wish = Wish(
+    wish = RepairOptions(
         profiles[0],
         base=model,
         base_ref=asked.base or None,
@@ -108,7 +108,7 @@ def _with_base(asked: Lineup, settings: Settings) -> tuple[Lineup, BaseModel | N
     return found, model
 
 
-def _repair_all(asked: Lineup, wish: Wish, settings: Settings) -> tuple[RepairedAdapter, ...]:
+def _repair_all(asked: Lineup, wish: RepairOptions, settings: Settings) -> tuple[RepairedAdapter, ...]:
     """Each adapter of a set, in a folder of its name; one that fails stops no other."""
     done = []
     for item in asked.items:

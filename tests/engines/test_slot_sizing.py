@@ -46,7 +46,7 @@ def test_all_adapters_stay_on_the_gpu_unless_that_is_limited() -> None:
 
 def test_targets_are_named_where_that_makes_slots_smaller() -> None:
     some = slots().fit([need("a", 8)], Limits())
-    everything = [name for group in slots().groups for name in group.names]
+    everything = [name for names in slots().widths for name in names]
     whole = slots().fit([need("a", 8, everything)], Limits())
 
     assert some.lora_target_modules == ("q_proj", "v_proj")
