@@ -5,7 +5,16 @@ Read in ``server/lorax_server`` and ``server/text_generation_server``; the loade
 
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.engines.fixes import ALONE, NUMBER_WRITTEN, repair
-from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, FACTORS, Engine, Grammar, Row, rejects, serves_wrong
+from lora_cli.engines.profile import (
+    FACTORS,
+    GENERIC_OUTCOMES,
+    OWN_NAME_RULES,
+    Engine,
+    Grammar,
+    Row,
+    rejects,
+    serves_wrong,
+)
 
 LORA = "server/lorax_server/adapters/lora.py"
 SGMV = "server/lorax_server/utils/sgmv.py"
@@ -78,8 +87,8 @@ def _rows(engine: str) -> tuple[Row, ...]:
 
 
 GENERIC = {
-    **EVERYWHERE,
-    **BY_OWN_NAMES,
+    **GENERIC_OUTCOMES,
+    **OWN_NAME_RULES,
     "LC205": Outcome.OK,
     "LC209": Outcome.OK,
     "LC208": Outcome.OK,

@@ -24,7 +24,7 @@ HEADS = frozenset({"score", "classifier"})
 
 
 @dataclass(frozen=True, slots=True)
-class Landing:
+class NameResolution:
     """Each module of the adapter is in exactly one of the first five; ``outside`` are names of tensors.
 
     ``applied`` have a place. ``unexpected`` have a last name that the engine's model has nowhere (an engine that has a
@@ -42,7 +42,7 @@ class Landing:
     collisions: tuple[str, ...] = ()
 
     @property
-    def counted(self) -> Applied:
+    def applied_count(self) -> Applied:
         """``applied`` of all."""
         missed = (self.unexpected, self.towers, self.partial, self.nowhere)
         return Applied(len(self.applied), len(self.applied) + sum(map(len, missed)))
@@ -66,32 +66,32 @@ class _Model:
     block_names: tuple[str, str] | None
 
 
-def land(adapter: Adapter, base: BaseModel, profile: Profile) -> Landing:
+def resolve_names(adapter: Adapter, base: BaseModel, profile: Profile) -> NameResolution:
     """Sort the modules of ``adapter`` by where an engine puts them; pure."""
     grammar = profile.grammar
     model = _model(base, profile)
     others = (key for key in adapter.keys.values() if key.part not in FACTORS or not key.canonical)
-    outside = {key.name: why for key in others if (why := _outside(key, grammar))} if grammar.strict else {}
+    outside = {key.name: why for key in others if (why := _why_unparsed(key, grammar))} if grammar.strict else {}
     applied: list[str] = []
     unexpected: list[str] = []
     towers: list[str] = []
     nowhere: dict[str, str] = {}
     for module, pair in adapter.pairs.items():
         keys = [adapter.keys[factor.name] for factor in pair.factors]
-        why = _misnamed(keys, grammar)
+        why = _why_misnamed(keys, grammar)
         # What a wrapper left as the last component is taken for the module's name.
         ends_in_wrapper = any(key.infixes and f".{key.infixes[-1]}.lora_" in key.name for key in keys)
-        is_known = last_name(module) in model.leaves or _expert(module, model)
+        is_known = last_name(module) in model.leaves or _is_expert(module, model)
         if (grammar.strict and ends_in_wrapper) or (not why and not is_known and grammar.leaves is None):
             unexpected.append(module)
         elif not why and not grammar.towers and TOWERS.search(module):
             towers.append(module)
         elif why or not is_known or not _has_place(module, pair, model):
-            nowhere[module] = why or _absence(module, model)
+            nowhere[module] = why or _why_absent(module, model)
         else:
             applied.append(module)
-    partial = _partial(applied, base) if grammar.whole_types else frozenset()
-    return Landing(
+    partial = _not_in_every_layer(applied, base) if grammar.whole_types else frozenset()
+    return NameResolution(
         applied=tuple(module for module in applied if module not in partial),
         unexpected=tuple(unexpected),
         towers=tuple(towers),
@@ -122,7 +122,7 @@ def _model(base: BaseModel, profile: Profile) -> _Model:
     return _Model(base, grammar, leaves, in_layers, own, experts, above, fused, block_names)
 
 
-def _outside(key: Key, grammar: Grammar) -> str:
+def _why_unparsed(key: Key, grammar: Grammar) -> str:
     """Why a strict engine does not parse this name."""
     if key.part == "base_layer" and last_name(key.module) in VOCABULARY:
         return ""
@@ -137,7 +137,7 @@ def _outside(key: Key, grammar: Grammar) -> str:
     return "the name is not that of a LoRA weight (lora_A/lora_B)"
 
 
-def _misnamed(keys: Sequence[Key], grammar: Grammar) -> str:
+def _why_misnamed(keys: Sequence[Key], grammar: Grammar) -> str:
     """Why the names of a module's factors lead nowhere, whatever the module."""
     if not {key.part for key in keys} <= grammar.parts:
         return "it does not support LoRA on an embedding"
@@ -162,11 +162,11 @@ def _has_place(module: str, pair: LoraPair, model: _Model) -> bool:
         if found is None:
             return leaf in VOCABULARY and leaf in model.leaves
         names = model.grammar.packed.get(leaf, (leaf,)) if leaf not in model.own else (leaf,)
-        return all((int(found["idx"]), name) in model.in_layers for name in names) or _expert(module, model)
+        return all((int(found["idx"]), name) in model.in_layers for name in names) or _is_expert(module, model)
     paths = (module, *_text_paths(module, model))
     has = any(path in model.base.modules for path in paths) or f"{module}.weight" in model.base.parameters
     is_fused = model.fused_experts and module.removesuffix(".base_layer") in model.above
-    return has or is_fused or _expert(module, model)
+    return has or is_fused or _is_expert(module, model)
 
 
 def _layer(module: str, grammar: Grammar) -> re.Match[str] | None:
@@ -185,7 +185,7 @@ def _text_paths(module: str, model: _Model) -> Iterator[str]:
         yield "model.language_model." + module.removeprefix("language_model.model.")
 
 
-def _expert(module: str, model: _Model) -> bool:
+def _is_expert(module: str, model: _Model) -> bool:
     """Whether this is one expert's projection, of an engine that keeps them apart, and there is such an expert."""
     if not model.grammar.experts_apart or model.fused_experts or last_name(module) not in EXPERT_NAMES:
         return False
@@ -193,14 +193,14 @@ def _expert(module: str, model: _Model) -> bool:
     return found is not None and int(found["idx"]) < model.experts.get(found["block"], 0)
 
 
-def _absence(module: str, model: _Model) -> str:
+def _why_absent(module: str, model: _Model) -> str:
     found = LAYER.search(module)
     if found is not None and int(found["idx"]) >= model.base.num_layers:
         return "the base has no such layer"
     return "the engine's model has no module of that name"
 
 
-def _partial(modules: Iterable[str], base: BaseModel) -> frozenset[str]:
+def _not_in_every_layer(modules: Iterable[str], base: BaseModel) -> frozenset[str]:
     """Those whose kind is not there in every layer that the base has it in."""
     numbered = [module for module in modules if LAYER.search(module)]
     has, wanted = _layers_by_kind(numbered), _layers_by_kind(base.modules)

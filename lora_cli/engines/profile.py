@@ -202,7 +202,7 @@ class Engine:
     unread: frozenset[str] = frozenset()
     slots: SlotLayout | None = None
 
-    def looked_at(self, base: BaseModel) -> bool:
+    def is_known(self, base: BaseModel) -> bool:
         """Whether it is known if the engine serves such a base with LoRA."""
         family = base.model_type
         return family in FAMILIES or family in self.with_lora or base.architecture in self.lora_since
@@ -237,14 +237,14 @@ class Profile:
     def has_lora(self, base: BaseModel) -> bool:
         """Whether the engine's class of the base takes LoRA, as far as is known."""
         since = self.engine.lora_since.get(base.architecture)
-        return base.model_type not in self.engine.no_lora if since is None else self.reaches(since)
+        return base.model_type not in self.engine.no_lora if since is None else self.is_at_least(since)
 
     def takes_head(self, base: BaseModel) -> bool:
         """Whether the base is of a class whose trained head the engine takes from an adapter."""
         heads = self.engine.heads_since.items()
-        return any(base.architecture.endswith(end) and self.reaches(since) for end, since in heads)
+        return any(base.architecture.endswith(end) and self.is_at_least(since) for end, since in heads)
 
-    def reaches(self, since: str) -> bool:
+    def is_at_least(self, since: str) -> bool:
         """Whether this version is that one or newer."""
         return as_version(since) <= as_version(self.version)
 
@@ -272,7 +272,7 @@ def as_version(text: str) -> Version:
     return tuple(map(int, found[1].split("."))) if found else ()
 
 
-EVERYWHERE: Mapping[str, Outcome] = {
+GENERIC_OUTCOMES: Mapping[str, Outcome] = {
     **dict.fromkeys(("LC101", "LC102", "LC104", "LC105", "LC106", "LC107", "LC108", "LC109"), Outcome.REJECTS),
     **dict.fromkeys(("LC201", "LC202", "LC208", "LC209"), Outcome.REJECTS),
     **dict.fromkeys(("LC203", "LC204", "LC205"), Outcome.SERVES_WRONG),
@@ -283,14 +283,14 @@ EVERYWHERE: Mapping[str, Outcome] = {
 }
 """What happens to errors of the rules without an engine, unless an engine's own table says otherwise."""
 
-APART = frozenset({"LC206", "LC505", "LC602"})
+ENGINE_INDEPENDENT = frozenset({"LC206", "LC505", "LC602"})
 """Errors that no engine notices, and that stay errors: what they are about is not how the adapter is served.
 
 An update that is too small (LC505) is served as small as it was trained.
 """
 
-BY_NAMES = frozenset({"LC303", "LC307", "LC311", "LC312"})
+NAME_RULES = frozenset({"LC303", "LC307", "LC311", "LC312"})
 """Rules about where names lead, which every engine but PEFT has its own rows for: none survives them in general."""
 
-BY_OWN_NAMES: Mapping[str, Outcome] = dict.fromkeys(sorted(BY_NAMES), Outcome.OK)
+OWN_NAME_RULES: Mapping[str, Outcome] = dict.fromkeys(sorted(NAME_RULES), Outcome.OK)
 """For an engine whose own rows check where names lead: what PEFT would find there says nothing about it."""

@@ -7,8 +7,8 @@ that needs it, and nothing between there and the scheduler's process catches tha
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.engines.fixes import ALONE, NUMBER_WRITTEN, OTHER_BASE, repair
 from lora_cli.engines.profile import (
-    BY_OWN_NAMES,
-    EVERYWHERE,
+    GENERIC_OUTCOMES,
+    OWN_NAME_RULES,
     PACKED,
     Engine,
     Flags,
@@ -152,8 +152,8 @@ ENGINE = Engine(
         )
     },
     generic={
-        **EVERYWHERE,
-        **BY_OWN_NAMES,
+        **GENERIC_OUTCOMES,
+        **OWN_NAME_RULES,
         "LC205": Outcome.REJECTS,
         "LC209": Outcome.OK,
         **dict.fromkeys(("LC301", "LC302", "LC306", "LC307", "LC314"), Outcome.CRASHES),

@@ -7,7 +7,7 @@ from itertools import accumulate
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.addresses import hub_words
 from lora_cli.core.base_model import BaseModel, BaseModule
-from lora_cli.core.finding import Location, Problem, Severity
+from lora_cli.core.finding import Problem, Severity
 from lora_cli.core.reference import cached_repository
 from lora_cli.core.text import counted, cut, names
 from lora_cli.rules.rule import Case, grouped, rule, shape
@@ -44,7 +44,7 @@ def nothing_applies(case: Case) -> Iterator[Problem]:
         first = next(iter(case.application.adapter.pairs))
         yield Problem(
             f"0 of {counted(total, 'module')} apply to {cut(case.base.name)}: {application.reasons()}",
-            Location(case.weights_file, cut(first)),
+            case.in_weights(first),
             NOT_STACKED if _of_experts(case) else f"{OTHER_BASE}; {_namesake(first, case.base)}",
         )
 
@@ -75,7 +75,7 @@ def partly_applied(case: Case) -> Iterator[Problem]:
         yield Problem(
             f"only {application.applied.matched} of {counted(application.applied.total, 'module')} apply: the base has "
             f"no {names(application.absent)}",
-            Location(case.weights_file, cut(application.absent[0])),
+            case.in_weights(application.absent[0]),
             NOT_STACKED if _of_experts(case) else _other_names(application.absent[0], case),
         )
 
@@ -113,7 +113,7 @@ def layer_out_of_range(case: Case) -> Iterator[Problem]:
         yield Problem(
             f"{counted(len(application.beyond), 'module is', 'modules are')} in layers that the base does not have "
             f"(it has {has}): {names(application.beyond)}",
-            Location(case.weights_file, cut(application.beyond[0])),
+            case.in_weights(application.beyond[0]),
             OTHER_BASE,
         )
 
@@ -132,7 +132,7 @@ def shape_mismatch(case: Case) -> Iterator[Problem]:
         first, told = next(iter(found.items()))
         yield Problem(
             f"none of the {len(found)} modules has the base's widths: of {cut(first)} {'; '.join(told)}",
-            Location(case.weights_file, cut(first)),
+            case.in_weights(first),
             OTHER_BASE,
         )
         return
@@ -180,7 +180,7 @@ def targets_without_tensors(case: Case) -> Iterator[Problem]:
     if missing and case.application.matched:
         yield Problem(
             f"the config targets {counted(len(missing), 'module')} of the base without tensors: {names(missing)}",
-            Location(case.config.file, "target_modules"),
+            case.in_config("target_modules"),
             "if only these layers were trained, list them in layers_to_transform; otherwise save the adapter again",
         )
 
@@ -194,11 +194,10 @@ def experts_not_fused(case: Case) -> Iterator[Problem]:
 
     *Fix*: train the projections of all experts, with one rank; or load the adapter with transformers 4.
     """
-    config = case.config
     hint = "target all projections of all experts with one rank, or load it with transformers 4"
     refused, unfit = case.application.refused, case.application.unfit
     if refused is not None:
-        yield Problem(cut(refused.reason), Location(config.file, "target_modules"), hint)
+        yield Problem(cut(refused.reason), case.in_config("target_modules"), hint)
     yield from grouped(unfit, case.weights_file, "module", hint)
 
 
@@ -227,7 +226,7 @@ def other_base(case: Case) -> Iterator[Problem]:
         yield Problem(
             f"the config has the base {cut(trained)}, but it is validated against {cut(base.repository or base.name)}"
             + ("" if base.repository else f", a {base.model_type}"),
-            Location(config.file, "base_model_name_or_path"),
+            case.in_config("base_model_name_or_path"),
             OTHER_BASE,
         )
 

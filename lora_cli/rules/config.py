@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 
 from lora_cli.core.factors import divisors
-from lora_cli.core.finding import Location, Problem, Severity
+from lora_cli.core.finding import Problem, Severity
 from lora_cli.core.lora_config import LoraConfig, type_error
 from lora_cli.core.patterns import Endings, PatternKeys, endings
 from lora_cli.core.target_modules import HEADS, targeted_parameters
@@ -51,10 +51,6 @@ MOST_PARAMETERS = 16
 TOO_MANY = f"target_parameters has more than {MOST_PARAMETERS} last names, which are not compared with patterns"
 
 
-def _at(config: LoraConfig, field: str) -> Location:
-    return Location(config.file, field)
-
-
 @rule("LC201", "not-lora", Severity.ERROR)
 def not_lora(case: Case) -> Iterator[Problem]:
     """The config is not that of a LoRA adapter: ``peft_type`` is missing or names another method.
@@ -72,19 +68,19 @@ def not_lora(case: Case) -> Iterator[Problem]:
             message = f"peft_type is {shown(config.peft_type)}: this is {foreign.format.title}, not of LoRA"
             if config.peft_type is None:
                 message = f"peft_type is missing: this is {foreign.format.title}, not a PEFT config"
-            yield Problem(message, _at(config, "peft_type"), foreign.format.advice)
+            yield Problem(message, case.in_config("peft_type"), foreign.format.advice)
         return
     if config.peft_type is None:
         yield Problem(
             "peft_type is missing: PEFT refuses it, and the method is unknown",
-            _at(config, "peft_type"),
+            case.in_config("peft_type"),
             'add "peft_type": "LORA" if it is one',
         )
         return
     close = config.peft_type.strip().upper() == "LORA"
     yield Problem(
         f'peft_type is {shown(config.peft_type)}, not "LORA"',
-        _at(config, "peft_type"),
+        case.in_config("peft_type"),
         'write it in capitals: "LORA"' if close else "this is another PEFT method; only LoRA adapters can be served",
     )
 
@@ -99,7 +95,7 @@ def rank_invalid(case: Case) -> Iterator[Problem]:
     *Fix*: write the rank that the tensors have.
     """
     hint = "write the rank that the tensors have, as a number"
-    yield from _numbers(case.config, ("r", "rank_pattern", "a rank"), hint, lambda whose, _: f"; {whose} is at least 1")
+    yield from _numbers(case, ("r", "rank_pattern", "a rank"), hint, lambda whose, _: f"; {whose} is at least 1")
 
 
 @rule("LC203", "alpha-invalid", Severity.ERROR, needs=("config",))
@@ -112,7 +108,7 @@ def alpha_invalid(case: Case) -> Iterator[Problem]:
     *Fix*: write the ``lora_alpha`` that the adapter was trained with.
     """
     hint = "write the lora_alpha that the adapter was trained with, as a number"
-    yield from _numbers(case.config, ("lora_alpha", "alpha_pattern", "an alpha"), hint, _effect)
+    yield from _numbers(case, ("lora_alpha", "alpha_pattern", "an alpha"), hint, _effect)
 
 
 def _effect(_: str, alpha: float) -> str:
@@ -120,21 +116,21 @@ def _effect(_: str, alpha: float) -> str:
 
 
 def _numbers(
-    config: LoraConfig, fields: tuple[str, str, str], hint: str, effect: Callable[[str, float], str]
+    case: Case, fields: tuple[str, str, str], hint: str, effect: Callable[[str, float], str]
 ) -> Iterator[Problem]:
     """A number that is of another type, missing or not above 0, and those of its pattern.
 
     ``fields`` are the field, that of the pattern, and what one is called; ``effect`` gets that too, and the number.
     """
-    name, pattern, noun = fields
+    config, (name, pattern, noun) = case.config, fields
     for field in (name, pattern):
         if field in config.mistyped:
-            yield Problem(f"{field} {_typed(field, config)}", _at(config, field), hint)
+            yield Problem(f"{field} {_typed(field, config)}", case.in_config(field), hint)
     value = getattr(config, name)
     if name not in config.given:
-        yield Problem(f"{name} is missing: PEFT silently uses 8, vLLM refuses the adapter", _at(config, name), hint)
+        yield Problem(f"{name} is missing: PEFT silently uses 8, vLLM refuses the adapter", case.in_config(name), hint)
     elif value < LEAST:
-        yield Problem(f"{name} is {value}{effect(noun, value)}", _at(config, name), hint)
+        yield Problem(f"{name} is {value}{effect(noun, value)}", case.in_config(name), hint)
     low = ((key, one) for key, one in getattr(config, pattern).items() if one < LEAST)
     said = ((f"{noun} in {pattern} is {one}{effect('it', one)}", key) for key, one in low)
     yield from grouped(said, config.file, "key", hint)
@@ -161,7 +157,7 @@ def field_type(case: Case) -> Iterator[Problem]:
     for field in config.mistyped:
         if field in RANK_AND_ALPHA:
             continue
-        yield Problem(f"{field} {_typed(field, config)}", _at(config, field), _type_hint(config.mistyped[field]))
+        yield Problem(f"{field} {_typed(field, config)}", case.in_config(field), _type_hint(config.mistyped[field]))
 
 
 def _type_hint(value: object) -> str:
@@ -189,7 +185,7 @@ def targets_missing(case: Case) -> Iterator[Problem]:
     said = f"is {value}" if "target_modules" in config.given else "is missing"
     yield Problem(
         f"target_modules {said}: PEFT guesses the modules from the base's family, engines refuse it",
-        _at(config, "target_modules"),
+        case.in_config("target_modules"),
         f"the tensors are for {names(modules, 8)}: list these" if modules else "list the modules that were trained",
     )
 
@@ -221,7 +217,7 @@ def unknown_field(case: Case) -> Iterator[Problem]:
         yield Problem(
             f"enable_lora is {shown(config.unknown['enable_lora'])}: only PEFT 0.2 put LoRA on some parts of a fused "
             "layer, no later version does",
-            _at(config, "enable_lora"),
+            case.in_config("enable_lora"),
             "load it with PEFT 0.2 and merge it into the base, or train it again",
         )
     fields = sorted(name for name, value in config.unknown.items() if name not in OLD_FIELDS or value)
@@ -231,7 +227,7 @@ def unknown_field(case: Case) -> Iterator[Problem]:
             f"PEFT does not know {counted(len(fields), 'field')} and ignores it: {names(fields, 5)}"
             if len(fields) == 1
             else f"PEFT does not know {counted(len(fields), 'field')} and ignores them: {names(fields, 5)}",
-            _at(config, cut(fields[0])),
+            case.in_config(cut(fields[0])),
             "correct a misspelt name; if another version of PEFT wrote it, check what it changes",
         )
 
@@ -247,7 +243,7 @@ def pattern_invalid(case: Case) -> Iterator[Problem]:
     config = case.config
     for error in dict.fromkeys(case.application.errors):
         field = error.where.removeprefix(f"{config.file}: ")
-        yield Problem(cut(error.reason), _at(config, cut(field)), error.hint or "list the modules by name")
+        yield Problem(cut(error.reason), case.in_config(cut(field)), error.hint or "list the modules by name")
 
 
 @rule("LC209", "field-value", Severity.ERROR, needs=("config",))
@@ -267,7 +263,7 @@ def field_value(case: Case) -> Iterator[Problem]:
         *_variants(case, config),
     )
     for field, message, hint in said:
-        yield Problem(message, Location(config.file, field), hint)
+        yield Problem(message, case.in_config(field), hint)
     yield from _on_parameters(case, config)
 
 
@@ -356,7 +352,7 @@ def _on_parameters(case: Case, config: LoraConfig) -> Iterator[Problem]:
         if getattr(config, field) not in (None, 0, False):  # an empty object counts
             hint = f"the weights do not depend on it: set {field} to 0" if field == "lora_dropout" else "remove it"
             message = f"{field} is {shown(getattr(config, field))}: PEFT refuses it on {what}"
-            yield Problem(message, Location(config.file, field), hint)
+            yield Problem(message, case.in_config(field), hint)
     if case.base is None or not isinstance(loaded.target_modules, tuple):
         return
     own = [
@@ -367,7 +363,7 @@ def _on_parameters(case: Case, config: LoraConfig) -> Iterator[Problem]:
     both = [path for path in own if path in named]
     if both:
         message = f"target_modules and target_parameters both list {names(both)}: PEFT refuses it"
-        yield Problem(message, Location(config.file, "target_parameters"), "list it in only one of them")
+        yield Problem(message, case.in_config("target_parameters"), "list it in only one of them")
 
 
 def _places(case: Case) -> list[str] | None:
@@ -451,6 +447,6 @@ def alpha_order(case: Case) -> Iterator[Problem | NotChecked]:
             few = names([f"{cut(key)} ({shown(pattern[key])})" for key in matched])
             said.append((f"{len(matched)} keys of alpha_pattern match, and PEFT uses the first: {few}", place))
     yield from (
-        Problem(problem.message, Location(config.file, "alpha_pattern"), problem.hint)
+        Problem(problem.message, case.in_config("alpha_pattern"), problem.hint)
         for problem in grouped(said, config.file, "module", "write keys that do not overlap")
     )

@@ -87,7 +87,7 @@ def weights_pickled(case: Case) -> Iterator[Problem | NotChecked]:
     if case.adapter.pickled and case.adapter.weights_error is None:
         yield Problem(
             "the weights are a Python pickle; it contains only tensors",
-            Location(case.weights_file),
+            case.in_weights(),
             "`lora-cli repair` converts it to safetensors without running it",
         )
 
@@ -170,7 +170,7 @@ def unsafe_pickle(case: Case) -> Iterator[Problem | NotChecked]:
     hint = "do not load it; get the adapter from where it was trained, as safetensors"
     error = case.adapter.weights_error
     if isinstance(error, UnsafePickle):
-        yield Problem(cut(error.reason), Location(case.weights_file, cut(error.global_name)), hint)
+        yield Problem(cut(error.reason), case.in_weights(error.global_name), hint)
     assert case.evidence.companions is not None
     for path, reason in case.evidence.companions.pickles.items():
         if reason:

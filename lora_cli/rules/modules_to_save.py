@@ -44,7 +44,7 @@ def saved_module_missing(case: Case) -> Iterator[Problem | NotChecked]:
         yield Problem(
             f"{names(missing)} of modules_to_save {'is' if len(missing) == 1 else 'are'} in the base, but the weights "
             f"contain {'nothing' if len(missing) == 1 else 'not all'} of it",
-            Location(config.file, "modules_to_save"),
+            case.in_config("modules_to_save"),
             "save the adapter again, or remove what was not trained",
         )
     heads = HEADS.get(config.task_type or "", ())
@@ -52,7 +52,7 @@ def saved_module_missing(case: Case) -> Iterator[Problem | NotChecked]:
     if heads and not any(part in heads for part in trained):
         yield Problem(
             f"task_type is {shown(config.task_type)}, but the weights contain no trained {' or '.join(heads)}",
-            Location(config.file, "task_type"),
+            case.in_config("task_type"),
             "save the adapter again with its head, or correct task_type",
         )
     tokens = config.trainable_token_indices
@@ -60,7 +60,7 @@ def saved_module_missing(case: Case) -> Iterator[Problem | NotChecked]:
     if not none and not any(key.part == "trainable_tokens" for key in case.adapter.keys.values()):
         yield Problem(
             "trainable_token_indices lists tokens, but the weights do not contain them",
-            Location(config.file, "trainable_token_indices"),
+            case.in_config("trainable_token_indices"),
             "save the adapter again, or remove the field",
         )
 
@@ -79,11 +79,11 @@ def head_not_saved(case: Case) -> Iterator[Problem]:
     has_head = isinstance(named, str) and "For" in named and named.endswith(OWN_HEADS)
     if not has_head or config.task_type in HEADS or config.modules_to_save:
         return
-    is_saved = any(key.part == "saved" for key in case.beside_factors())
+    is_saved = any(key.part == "saved" for key in case.other_tensors())
     if not is_saved and not any(HEAD_NAMES & {*module.split(".")} for module in case.adapter.pairs):
         yield Problem(
             f"it was trained on {shown(named)}, but the weights contain no head: a new, random one would be used",
-            Location(config.file, "auto_mapping"),
+            case.in_config("auto_mapping"),
             "train with task_type set, or with the head in modules_to_save",
         )
 
@@ -220,7 +220,7 @@ def vocabulary(case: Case) -> Iterator[Problem | NotChecked]:
             said.append((has, key.name))
     hint = "serve a base whose embeddings were resized, or train without new tokens"
     yield from grouped(said, case.weights_file, "tensor", hint)
-    if not said and (beyond := case.added_beyond_vocabulary()) is not None:
+    if not said and (beyond := case.tokens_beyond_vocabulary()) is not None:
         yield Problem(*beyond, hint)
     yield from _trained_tokens(case, base.vocab_size)
 
@@ -234,7 +234,7 @@ def _trained_tokens(case: Case, tokens: int) -> Iterator[Problem]:
     if config is not None and beyond:
         yield Problem(
             f"token {beyond[0]} is trained, but the base's vocabulary has {tokens}",
-            Location(config.file, "trainable_token_indices"),
+            case.in_config("trainable_token_indices"),
             OTHER_BASE,
         )
 

@@ -52,8 +52,8 @@ class Case:
     """One adapter before the rules.
 
     ``base`` is None if none was given. ``application`` sorts the adapter's modules by what PEFT would do with them.
-    ``max_lora_rank`` is the limit of the engine that will serve it, None for no limit. ``served`` is what each engine
-    that was named does with it, in which ``deployment`` counted.
+    ``max_lora_rank`` is the limit of the engine that will serve it, None for no limit. ``outcomes`` are what the
+    named engines do with it, deployed as ``deployment`` says.
     """
 
     adapter: Adapter
@@ -61,7 +61,7 @@ class Case:
     evidence: Evidence = Evidence()
     base: BaseModel | None = None
     max_lora_rank: int | None = None
-    served: tuple[EngineOutcome, ...] = ()
+    outcomes: tuple[EngineOutcome, ...] = ()
     deployment: Deployment | None = None
 
     def lacks(self, need: str) -> str:
@@ -96,6 +96,14 @@ class Case:
         adapter = self.adapter
         return adapter.foreign is None and adapter.weights_error is None and bool(adapter.weight_files)
 
+    def in_weights(self, name: str = "") -> Location:
+        """The location of a tensor or a module in the weights."""
+        return Location(self.weights_file, cut(name))
+
+    def in_config(self, field: str) -> Location:
+        """The location of a field in the config, for a rule that needs it."""
+        return Location(self.config.file, field)
+
     @property
     def weights_file(self) -> str:
         """The file to point at when something is wrong with a tensor."""
@@ -113,12 +121,12 @@ class Case:
         except FormatError:  # PEFT refuses the config, which LC209 says
             return {}
 
-    def beside_factors(self) -> Iterator[Key]:
+    def other_tensors(self) -> Iterator[Key]:
         """The tensors that are no factor of any module: saved modules, trained tokens, biases."""
         factors = {factor.name for pair in self.adapter.pairs.values() for factor in pair.factors}
         return (key for name, key in self.adapter.keys.items() if name not in factors)
 
-    def added_beyond_vocabulary(self) -> tuple[str, Location] | None:
+    def tokens_beyond_vocabulary(self) -> tuple[str, Location] | None:
         """The message if ``added_tokens.json`` has ids beyond the base's vocabulary."""
         size = self.base.vocab_size if self.base is not None else None
         companions = self.evidence.companions

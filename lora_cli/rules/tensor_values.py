@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 
-from lora_cli.core.finding import Location, Problem, Severity
+from lora_cli.core.finding import Problem, Severity
 from lora_cli.core.safetensors import Magnitude, TensorInfo
 from lora_cli.core.text import counted, cut, names
 from lora_cli.rules.rule import NO_BASE, Case, NotChecked, rule
@@ -38,7 +38,7 @@ def nonfinite_values(case: Case) -> Iterator[Problem]:
     if bad:
         yield Problem(
             f"{counted(len(bad), 'tensor contains', 'tensors contain')} NaN or infinity: {names(bad)}",
-            Location(case.weights_file, cut(bad[0])),
+            case.in_weights(bad[0]),
             "the training diverged: use an earlier checkpoint",
         )
 
@@ -66,7 +66,7 @@ def zero_update(case: Case) -> Iterator[Problem]:
         yield Problem(
             f"{factor} is zero in {'the only module' if len(zeros) == 1 else f'all {len(zeros)} modules'}: "
             "the adapter changes nothing",
-            Location(case.weights_file, cut(zeros[0])),
+            case.in_weights(zeros[0]),
             "it looks untrained: save it after training, and check that its parameters were in the optimiser",
         )
     yield from _emptied(case)
@@ -83,14 +83,14 @@ def _emptied(case: Case) -> Iterator[Problem]:
     if emptied:
         yield Problem(
             f"{counted(len(emptied), 'tensor')} of zeros would replace the base's: {names(emptied)}",
-            Location(case.weights_file, cut(emptied[0])),
+            case.in_weights(emptied[0]),
             "save the adapter again; with ZeRO-3 and FSDP gather the parameters first",
         )
 
 
 def _trained_beside(case: Case) -> bool:
     """Whether other tensors than factors may change the model."""
-    return any(key.part != "unknown" for key in case.beside_factors())
+    return any(key.part != "unknown" for key in case.other_tensors())
 
 
 @rule("LC503", "overflow", Severity.ERROR, needs=("config", "weights", "values"))
@@ -116,7 +116,7 @@ def overflow(case: Case) -> Iterator[Problem | NotChecked]:
         yield Problem(
             f"{counted(len(too_large), 'tensor has', 'tensors have')} values up to {value:.3g} once scaled, but "
             f"{dtype} ends at {LARGEST[dtype]:.5g}: {names([one for one, _ in too_large])}",
-            Location(case.weights_file, cut(name)),
+            case.in_weights(name),
             "serve it in bfloat16, or use an earlier checkpoint",
         )
 
@@ -159,7 +159,7 @@ def huge_update(case: Case) -> Iterator[Problem]:
         yield Problem(
             f"the update of {counted(len(huge), 'module')} may have a root mean square of {huge[first]:.3g}"
             f"{beside}: {names(sorted(huge, key=lambda module: -huge[module]))}",
-            Location(case.weights_file, cut(first)),
+            case.in_weights(first),
             "check lora_alpha, use_rslora and how it was trained; use an earlier checkpoint",
         )
 
@@ -178,7 +178,7 @@ def negligible_update(case: Case) -> Iterator[Problem]:
         yield Problem(
             f"the largest update has a root mean square of at most {updates[first]:.3g}, but trained adapters have "
             "more than 5e-05",
-            Location(case.weights_file, cut(first)),
+            case.in_weights(first),
             "check lora_alpha and the learning rate; save it after training",
         )
 
@@ -204,7 +204,7 @@ def untrained_part(case: Case) -> Iterator[Problem]:
         yield Problem(
             f"B is zero in {len(untrained)} of {counted(len(zero), 'module')}: "
             + (f"all of {cut(whole)}" if whole else names(untrained)),
-            Location(case.weights_file, cut(untrained[0])),
+            case.in_weights(untrained[0]),
             "remove them from target_modules, or train them",
         )
 

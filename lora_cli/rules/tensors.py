@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from lora_cli.core.adapter import LoraPair
-from lora_cli.core.finding import Location, Problem, Severity
+from lora_cli.core.finding import Problem, Severity
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.tensor_keys import PAIR_PARTS, last_name
 from lora_cli.core.text import counted, cut, names
@@ -176,7 +176,7 @@ def no_lora_tensors(case: Case) -> Iterator[Problem]:
     what = f", but no lora_A or lora_B: {names(held)}" if held else ""
     yield Problem(
         f"the file contains {counted(len(held), 'tensor')}{what}",
-        Location(case.weights_file),
+        case.in_weights(),
         "use the adapter's own weights; serve a merged model as a model, not as an adapter",
     )
 

@@ -192,7 +192,7 @@ def _judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
         findings=tuple(outcome for outcome in said if isinstance(outcome, Finding)),
         skipped=tuple(outcome for outcome in said if isinstance(outcome, Skipped)),
         applied=_applied(case) if terms.base is not None and case.has_weights else None,
-        engines=case.served,
+        engines=case.outcomes,
     )
 
 
@@ -207,7 +207,7 @@ def _on_engines(case: Case, terms: Terms) -> tuple[Case, list[Finding | Skipped]
 
     All rules are asked, chosen or not: an engine is not said to serve what another rule would have found broken.
     """
-    from lora_cli.rules.engine_verdict import as_lora, serve, softened, takes_for_lora
+    from lora_cli.rules.engine_verdict import as_lora, downgraded, engine_outcome, ignores_peft_type
 
     deployment, chosen = terms.deployment or Deployment(), {rule.code for rule in terms.rules}
     generic = [rule for rule in RULES if not rule.code.startswith(ENGINE_RULES)]
@@ -217,13 +217,16 @@ def _on_engines(case: Case, terms: Terms) -> tuple[Case, list[Finding | Skipped]
         said = [one for one in said if one.code == not_lora.code]
         said += [one for rule in generic for one in run(rule, case)]
     found = [one for one in said if isinstance(one, Finding)]
-    served = tuple(
-        serve(case if takes_for_lora(profile) else as_named, profile, deployment, found) for profile in terms.engines
+    outcomes = tuple(
+        engine_outcome(case if ignores_peft_type(profile) else as_named, profile, deployment, found)
+        for profile in terms.engines
     )
-    case = replace(case, served=served, deployment=deployment)
+    case = replace(case, outcomes=outcomes, deployment=deployment)
     own = [one for rule in terms.rules if rule not in generic for one in run(rule, case)]
     kept = (
-        softened(one, terms.engines, served) if isinstance(one, Finding) else one for one in said if one.code in chosen
+        downgraded(one, terms.engines, outcomes) if isinstance(one, Finding) else one
+        for one in said
+        if one.code in chosen
     )
     return case, [*kept, *own]
 

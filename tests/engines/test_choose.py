@@ -5,7 +5,7 @@ import pytest
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.core.finding import Severity
 from lora_cli.engines import ENGINES, all_profiles, choose_engine
-from lora_cli.engines.profile import APART, BY_NAMES, EVERYWHERE, as_version
+from lora_cli.engines.profile import ENGINE_INDEPENDENT, GENERIC_OUTCOMES, NAME_RULES, as_version
 from lora_cli.errors import UsageError
 from lora_cli.rules import RULES
 from lora_cli.rules.features import FEATURES
@@ -91,6 +91,6 @@ def test_each_feature_is_in_some_row() -> None:
 def test_each_error_without_an_engine_leads_to_an_outcome_on_every_engine() -> None:
     errors = {rule.code for rule in RULES if rule.severity is Severity.ERROR and not rule.code.startswith("LC4")}
 
-    assert errors == EVERYWHERE.keys() | APART
-    assert EVERYWHERE.keys() >= BY_NAMES
-    assert all(engine.generic.keys() == EVERYWHERE.keys() for engine in ENGINES.values())
+    assert errors == GENERIC_OUTCOMES.keys() | ENGINE_INDEPENDENT
+    assert GENERIC_OUTCOMES.keys() >= NAME_RULES
+    assert all(engine.generic.keys() == GENERIC_OUTCOMES.keys() for engine in ENGINES.values())

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from lora_cli.rules.features import config, modules, tensors
 from lora_cli.rules.features.config import is_set
-from lora_cli.rules.features.feature import Feature, Found, Served
+from lora_cli.rules.features.feature import EngineCase, Feature, Found
 
-__all__ = ["FEATURES", "Feature", "Found", "Served"]
+__all__ = ["FEATURES", "EngineCase", "Feature", "Found"]
 
 FEATURES: Mapping[str, Feature] = {
     "required-field-missing": Feature(
