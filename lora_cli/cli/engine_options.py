@@ -18,7 +18,7 @@ from lora_cli.validation import Checked, ref_of
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import AdapterSet
     from lora_cli.engines import Profile
-    from lora_cli.validation.engine_args import Deployed
+    from lora_cli.validation.engine_args import LaunchConfig
 
 Tp = Annotated[int, option("--tp", "The engine's tensor-parallel size.", ..., ENGINE, min=1, max=4096)]
 
@@ -77,7 +77,7 @@ def deployment_of(
 
 def deployed_of(
     text: str, asked: Lineup, max_loras: int | None, max_cpu_loras: int | None, tp: int
-) -> "Deployed | None":
+) -> "LaunchConfig | None":
     """How the engine is to be started, as far as that is known before the adapters are read; None for no engine.
 
     A manifest that is for the same engine says the version and the limits, where the options do not.
@@ -89,7 +89,7 @@ def deployed_of(
         return None
     from lora_cli.engines import ENGINES, choose_engine
     from lora_cli.engines.slot_sizing import Limits
-    from lora_cli.validation.engine_args import Deployed
+    from lora_cli.validation.engine_args import LaunchConfig
 
     name, at, _ = text.strip().partition("@")
     spec = asked.engine if asked.engine is not None and asked.engine.name == name.lower() else None
@@ -102,7 +102,7 @@ def deployed_of(
     check_max_cpu_loras(max_cpu_loras, slots)
     pinned = frozenset(item.name for item in asked.items if item.pinned)
     model, revision = _called(asked.base)
-    return Deployed(
+    return LaunchConfig(
         profile,
         model,
         revision,

@@ -36,7 +36,7 @@ from lora_cli.store.in_use import Hold
 from lora_cli.store.tmpfs_tier import OPTION, MemoryFolder
 from lora_cli.tiers.eviction.registry import PolicyName
 from lora_cli.validation import Terms, ref_of
-from lora_cli.validation.fetch_and_validate import Admission, fetch_in, judge_in, unheard
+from lora_cli.validation.fetch_and_validate import Admission, fetch_adapter, ignore_stage, validate_fetched
 
 STAGE = "tier"
 KIND = "tmpfs:"
@@ -120,10 +120,10 @@ def admitting(
     run, turns = FetchContext(Store(settings.cache_dir), settings, progress, hold=hold), count()
 
     def admitted(item: Item) -> Admission:
-        heard, turn = unheard if hear is None else partial(hear, item.name), next(turns)
+        heard, turn = ignore_stage if hear is None else partial(hear, item.name), next(turns)
         with run.beside() as context:
-            fetched = fetch_in(item, context, hear=heard, turn=turn)
-        return judge_in(fetched, terms, settings, hear=heard)
+            fetched = fetch_adapter(item, context, on_stage=heard, turn=turn)
+        return validate_fetched(fetched, terms, settings, on_stage=heard)
 
     return admitted
 

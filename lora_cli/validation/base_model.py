@@ -13,7 +13,7 @@ from lora_cli.errors import NotFound, Offline
 from lora_cli.fetching.file_selection import BASE
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
-from lora_cli.validation.validate import in_place, ref_of
+from lora_cli.validation.validate import cached_or_origin, ref_of
 
 if TYPE_CHECKING:
     from lora_cli.reading.base_weights import Checkpoint
@@ -48,7 +48,7 @@ def _read(ref: AdapterRef, name: str, settings: Settings, fallback: Fallback | N
     from lora_cli.reading.base_model import read_base
 
     origin = Sources(settings).of(ref)
-    source = in_place(ref, settings, origin, BASE)
+    source = cached_or_origin(ref, settings, origin, BASE)
     revision = source.resolve(ref)
     if ref.pinned and source is not origin and not settings.offline:
         # The cache has no headers, which tell of a family without a table: its origin is asked for those.
@@ -71,7 +71,7 @@ def open_config(base: str | AdapterRef, settings: Settings) -> dict[str, Any]:
     if ref.scheme == "file" and Path(ref.location).is_file():
         config = None if ref.location.endswith(".safetensors") else read_config_file(Path(ref.location))
     else:
-        source = in_place(ref, settings, Sources(settings).of(ref), BASE)
+        source = cached_or_origin(ref, settings, Sources(settings).of(ref), BASE)
         config = read_config(source, source.resolve(ref))
     if config is None:
         raise NotFound(f"{base} has no config.json to build a model from", hint="--forward modules")

@@ -10,7 +10,7 @@ from lora_cli.documents.policy import Suppression
 from lora_cli.errors import UsageError
 from lora_cli.rules import find
 from lora_cli.rules.rule import Rule
-from lora_cli.validation.verdict import Checked, accepting, today
+from lora_cli.validation.verdict import Checked, today, with_accepted
 
 UNREAD = frozenset({"LC101", "LC102", "LC105", "LC107", "LC108"})
 """Rules that report that config or weights are missing or unreadable: what needs them was not checked."""
@@ -29,7 +29,7 @@ def check_rules(suppressions: Iterable[Suppression]) -> None:
             raise UsageError(f"{one.at}: {error.message}", hint=error.hint) from error
 
 
-def known(one: Checked, adapter: str, baseline: Baseline | None, where: str) -> Checked:
+def apply_baseline(one: Checked, adapter: str, baseline: Baseline | None, where: str) -> Checked:
     """``one`` with the findings of the baseline accepted, each as often as it is there. A note is never in it.
 
     Without a baseline all that counts is accepted: it is what is about to be the baseline ``where``. An adapter that
@@ -45,7 +45,7 @@ def known(one: Checked, adapter: str, baseline: Baseline | None, where: str) -> 
         is_known = left is None or left[entry_of(adapter, finding)] >= 0
         return Accepted("baseline", where) if is_known else None
 
-    return one if one.verdict is None else replace(one, verdict=accepting(one.verdict, accepted))
+    return one if one.verdict is None else replace(one, verdict=with_accepted(one.verdict, accepted))
 
 
 def unread(one: Checked) -> list[str]:
@@ -53,7 +53,7 @@ def unread(one: Checked) -> list[str]:
     return sorted({finding.code for finding in one.findings if finding.code in UNREAD and finding.accepted is None})
 
 
-def left_out(checked: Iterable[tuple[str, Checked]], where: str) -> Iterator[str]:
+def unread_notices(checked: Iterable[tuple[str, Checked]], where: str) -> Iterator[str]:
     """A sentence for each adapter that a new baseline does not have, because it could not be read."""
     for adapter, one in checked:
         codes = unread(one)
@@ -67,7 +67,7 @@ def entry_of(adapter: str, finding: Finding) -> Entry:
     return Entry(adapter, finding.code, finding.problem.at.file, finding.problem.at.field)
 
 
-def stale(checked: Sequence[tuple[str, Checked]], baseline: Baseline, codes: Iterable[str]) -> Iterator[str]:
+def stale_entries(checked: Sequence[tuple[str, Checked]], baseline: Baseline, codes: Iterable[str]) -> Iterator[str]:
     """A sentence for each entry that is no longer found, in an adapter that was validated by its rule."""
     judged = set(codes)
     for adapter, one in checked:
@@ -81,7 +81,7 @@ def stale(checked: Sequence[tuple[str, Checked]], baseline: Baseline, codes: Ite
                 yield f"{baseline.where}: {entry.code} is no longer found in {adapter}{place and f' ({place})'}"
 
 
-def idle(
+def unused_suppressions(
     checked: Sequence[tuple[str, Checked]], suppressions: Iterable[Suppression], rules: Sequence[Rule]
 ) -> Iterator[str]:
     """A sentence for each suppression that has ended, that suppresses nothing, or that is for another digest."""

@@ -21,7 +21,7 @@ EXPERTS = "experts"
 
 
 @dataclass(frozen=True, slots=True)
-class Deployed:
+class LaunchConfig:
     """How the engine of ``profile`` is to be started, and with which limits.
 
     ``model`` is what the base is called for it (empty: unknown). ``folders`` maps the adapters' names to the folders
@@ -101,7 +101,7 @@ class EngineArgs:
         return max((remark.exit_code for remark in (*self.left_out, *self.served_wrong)), default=0)
 
 
-def engine_args(judged: Iterable[tuple[str, Checked]], base: BaseModel | None, deployed: Deployed) -> EngineArgs:
+def engine_args(judged: Iterable[tuple[str, Checked]], base: BaseModel | None, deployed: LaunchConfig) -> EngineArgs:
     """The smallest flags with which an engine serves the adapters, each validated by that engine.
 
     Raises:
@@ -109,7 +109,7 @@ def engine_args(judged: Iterable[tuple[str, Checked]], base: BaseModel | None, d
     """
     profile = deployed.profile
     slots = Slots(profile, base, deployed.tp)
-    found = [need_of(checked, profile, name) for name, checked in judged]
+    found = [slot_need(checked, profile, name) for name, checked in judged]
     needs = [one for one in found if isinstance(one, Need)]
     remarks = [one for one in found if isinstance(one, Remark)]
     args = EngineArgs(
@@ -129,7 +129,7 @@ def engine_args(judged: Iterable[tuple[str, Checked]], base: BaseModel | None, d
     return _fitted(args, needs, slots, deployed) if needs else args
 
 
-def _fitted(args: EngineArgs, needs: Sequence[Need], slots: Slots, deployed: Deployed) -> EngineArgs:
+def _fitted(args: EngineArgs, needs: Sequence[Need], slots: Slots, deployed: LaunchConfig) -> EngineArgs:
     """``args`` with the flags for ``needs``, of which there is at least one."""
     _check_pinned(slots, deployed)
     fit = slots.fit(needs, deployed.limits)
@@ -150,7 +150,7 @@ def _fitted(args: EngineArgs, needs: Sequence[Need], slots: Slots, deployed: Dep
     )
 
 
-def _check_pinned(slots: Slots, deployed: Deployed) -> None:
+def _check_pinned(slots: Slots, deployed: LaunchConfig) -> None:
     limit, least = deployed.limits.slots, deployed.limits.pinned + slots.layout.base_slots
     if limit is not None and limit < least:
         base = ", and the base uses one" if slots.layout.base_slots else ""
@@ -161,7 +161,7 @@ def _check_pinned(slots: Slots, deployed: Deployed) -> None:
 
 
 def _located(
-    needs: Sequence[Need], fit: Fit, slots: Slots, deployed: Deployed
+    needs: Sequence[Need], fit: Fit, slots: Slots, deployed: LaunchConfig
 ) -> tuple[tuple[Located, ...], tuple[str, ...]]:
     """The adapters that the engine can load when it starts, and those that it cannot find yet."""
     if not deployed.named:
@@ -178,7 +178,7 @@ def _located(
     return (() if pins and len(found) > fit.max_cpu_loras else tuple(found)), absent
 
 
-def _notes(slots: Slots, fit: Fit, deployed: Deployed) -> Iterable[str]:
+def _notes(slots: Slots, fit: Fit, deployed: LaunchConfig) -> Iterable[str]:
     engine, base = slots.profile.engine, slots.base
     if slots.profile.note:
         yield slots.profile.note
@@ -192,7 +192,7 @@ def _notes(slots: Slots, fit: Fit, deployed: Deployed) -> Iterable[str]:
         )
 
 
-def need_of(checked: Checked, profile: Profile, name: str) -> Need | Remark:
+def slot_need(checked: Checked, profile: Profile, name: str) -> Need | Remark:
     """What the adapter called ``name`` needs of the engine's slots, or why the engine does not serve it as trained."""
     if checked.error is not None:
         return Remark(name, checked.error.message, checked.error.hint, checked.error.exit_code)

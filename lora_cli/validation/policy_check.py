@@ -21,7 +21,7 @@ from lora_cli.store import Store
 EVERYTHING = Selection(allow_pickle=True)
 
 
-def permitted(item: Item, ref: AdapterRef, source: Source, origin: Source, settings: Settings) -> Revision:
+def resolve_permitted(item: Item, ref: AdapterRef, source: Source, origin: Source, settings: Settings) -> Revision:
     """What ``ref`` means in ``source``, where digest and lock of ``item`` hold and policies allow it.
 
     They may ask whether ``origin`` still grants it. What is locked is compared with a folder's bytes, and with what any
@@ -41,24 +41,24 @@ def permitted(item: Item, ref: AdapterRef, source: Source, origin: Source, setti
     check_reference(demand, ref, settings)
     revision = source.resolve(ref)
     if settings.policies:
-        _check_found(demand, revision, source, origin, settings)
+        _check_policies(demand, revision, source, origin, settings)
     elif item.locked is None and (files := _planned(revision)) is not None:
         digest = digest_of(revision, files, source)
         if digest is not None:
             check_digest(demand, revision.ref, digest)
     if item.locked is not None and revision.ref.scheme == "file":
-        check_folder(Store(settings.cache_dir), revision, wanted(revision), item.locked, source)
+        check_folder(Store(settings.cache_dir), revision, files_to_fetch(revision), item.locked, source)
     elif item.locked is not None:
-        at_lock(revision, item.locked, USUAL, wanted(revision))
+        at_lock(revision, item.locked, USUAL, files_to_fetch(revision))
     return revision
 
 
-def _check_found(demand: Demand, revision: Revision, source: Source, origin: Source, settings: Settings) -> None:
-    ref, files = revision.ref, wanted(revision)
+def _check_policies(demand: Demand, revision: Revision, source: Source, origin: Source, settings: Settings) -> None:
+    ref, files = revision.ref, files_to_fetch(revision)
     check_allowed(demand, ref, settings, files=files)
     if is_near(source, revision) and files and asks_again(ref, revision.access, settings):
         check_kept(ref, revision.id, [file.path for file in files], origin, settings)
-    rules = [key for policy in settings.policies for key in _about_digests(policy)]
+    rules = [key for policy in settings.policies for key in _digest_keys(policy)]
     if rules or demand.sha256 is not None:
         digest = digest_of(revision, files, source)
         if digest is None:
@@ -69,13 +69,13 @@ def _check_found(demand: Demand, revision: Revision, source: Source, origin: Sou
         check_allowed(demand, ref, settings, digest=digest)
 
 
-def _about_digests(policy: Policy) -> list[str]:
+def _digest_keys(policy: Policy) -> list[str]:
     """The keys that say something of snapshot digests; an empty list of those allowed says that none is."""
     allow, deny = policy.allow_sha256 is not None, bool(policy.deny_sha256)
     return ["allow_sha256"] * allow + ["deny_sha256"] * deny
 
 
-def wanted(revision: Revision) -> tuple[RemoteFile, ...]:
+def files_to_fetch(revision: Revision) -> tuple[RemoteFile, ...]:
     """What a fetch would take; if it is not an adapter, everything that looks like weights."""
     files = _planned(revision)
     if files is None:
@@ -91,12 +91,12 @@ def _planned(revision: Revision) -> tuple[RemoteFile, ...] | None:
         return None
 
 
-def known_digest(item: Item, revision: Revision, source: Source) -> str | None:
+def digest_if_known(item: Item, revision: Revision, source: Source) -> str | None:
     """The snapshot digest of ``item``, if it is known.
 
     Of a commit that is locked the lock does; without either it is unknown.
     """
-    digest, locked = digest_of(revision, wanted(revision), source), item.locked
+    digest, locked = digest_of(revision, files_to_fetch(revision), source), item.locked
     if digest is None and locked is not None and revision.ref.pinned and locked.revision == revision.id:
         return locked.digest
     return digest

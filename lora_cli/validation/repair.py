@@ -58,7 +58,7 @@ from lora_cli.store.writer_ids import new_writer
 from lora_cli.validation.base_model import open_checkpoint
 from lora_cli.validation.repair_report import EngineFlag, RepairReport, Sameness, TargetEngine, outcome_report
 from lora_cli.validation.validate import ref_of, resolve_allowed
-from lora_cli.validation.verdict import ENGINE_RULES, Terms, gather, judge
+from lora_cli.validation.verdict import ENGINE_RULES, Terms, gather_evidence, judge
 
 BY_FLAG = frozenset({"rank-above-max", "filtered", "pinned-beyond-slots", "named-like-base", "tower"})
 """What is fixed by how the engine is started, and not in the adapter."""
@@ -108,7 +108,7 @@ def repair_adapter(item: Item, options: RepairOptions, settings: Settings) -> Re
         _check_unused(options.to)
     one = _open(item, ref, options, settings)
     terms = Terms(options.base, engines=(options.profile,), deployment=options.deployment)
-    evidence = gather(one, terms, ref)
+    evidence = gather_evidence(one, terms, ref)
     verdict = judge(one.adapter, terms, evidence)
     before = verdict.engines[0]
     context, fixed = _context(one, options, {} if before.outcome is Outcome.OK else _copies(one, options, settings))

@@ -15,7 +15,7 @@ from lora_cli.settings import Settings
 from lora_cli.sources import is_near
 from lora_cli.sources.registry import Sources
 from lora_cli.validation.base_model import open_checkpoint
-from lora_cli.validation.validate import in_place, ref_of
+from lora_cli.validation.validate import cached_or_origin, ref_of
 from lora_cli.validation.verdict import Checked, Stopwatch, Terms
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Weights:
     reason: str = ""
 
 
-def open_weights(base: str | AdapterRef, model: BaseModel, settings: Settings) -> Weights:
+def open_base_weights(base: str | AdapterRef, model: BaseModel, settings: Settings) -> Weights:
     """The weights of the base that ``base`` names, where they are on this disk."""
     ref = ref_of(base)
     try:
@@ -55,7 +55,7 @@ def open_weights(base: str | AdapterRef, model: BaseModel, settings: Settings) -
     return Weights(BaseNorms(checkpoint))
 
 
-def open_other(text: str, settings: Settings) -> Opened:
+def open_compared_adapter(text: str, settings: Settings) -> Opened:
     """The adapter that ``text`` names, from here or from its header alone.
 
     Raises:
@@ -63,7 +63,7 @@ def open_other(text: str, settings: Settings) -> Opened:
         LoraCliError: what its source gives reason to.
     """
     ref = ref_of(text)
-    source = in_place(ref, settings, Sources(settings).of(ref))
+    source = cached_or_origin(ref, settings, Sources(settings).of(ref))
     revision = source.resolve(ref)
     name = without_secrets(text)
     adapter = read_adapter(source, revision, name, settings.max_header_bytes)
@@ -75,7 +75,7 @@ def open_other(text: str, settings: Settings) -> Opened:
     return Opened(source, revision, adapter)
 
 
-def with_values(checked: Checked, one: Opened, terms: Terms, watch: Stopwatch) -> Checked:
+def add_tensor_facts(checked: Checked, one: Opened, terms: Terms, watch: Stopwatch) -> Checked:
     """``checked`` with what ``terms`` ask for of the adapter's values.
 
     Raises:

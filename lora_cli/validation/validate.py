@@ -26,7 +26,15 @@ from lora_cli.reading.companions import read_card
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_near
 from lora_cli.sources.registry import Sources
-from lora_cli.validation.verdict import Checked, Stopwatch, Terms, companions_of, gather, judge, suppressed
+from lora_cli.validation.verdict import (
+    Checked,
+    Stopwatch,
+    Terms,
+    apply_suppressions,
+    companions_of,
+    gather_evidence,
+    judge,
+)
 
 log = logger(__name__)
 
@@ -80,18 +88,18 @@ def validate(item: Item, terms: Terms, settings: Settings, sources: Sources | No
         one, companions, card = _read(source, revision, name, terms, settings, threads)
         adapter = one.adapter
         watch.lap("read")
-        evidence = gather(one, terms, ref, companions)
+        evidence = gather_evidence(one, terms, ref, companions)
         watch.lap("values")
         with one_budget():
             digest = _digest(item, one, settings)
-            verdict = suppressed(judge(adapter, terms, evidence), digest, settings)
+            verdict = apply_suppressions(judge(adapter, terms, evidence), digest, settings)
             watch.lap("rules")
             checked = Checked(name, source_text, revision, adapter, verdict, watch.stage_ms, digest=digest, card=card)
             if terms.spectrum is None and terms.other is None:
                 return checked
-            from lora_cli.validation.tensor_facts import with_values
+            from lora_cli.validation.tensor_facts import add_tensor_facts
 
-            return with_values(checked, one, terms, watch)
+            return add_tensor_facts(checked, one, terms, watch)
     except LoraCliError as error:
         return Checked(name, source_text, revision, adapter, None, watch.stage_ms, error)
     except (MemoryError, OSError):
@@ -110,15 +118,15 @@ def resolve_allowed(item: Item, ref: AdapterRef, settings: Settings, sources: So
     Policies are asked before anything is asked for, and before a file is read.
     """
     origin = LatestOf(sources.of(ref)) if item.latest else sources.of(ref)
-    source = in_place(ref, settings, origin, Selection(latest=item.latest), item.locked)
+    source = cached_or_origin(ref, settings, origin, Selection(latest=item.latest), item.locked)
     if not settings.policies and item.sha256 is None and item.locked is None:
         return source, source.resolve(ref)
-    from lora_cli.validation.policy_check import permitted
+    from lora_cli.validation.policy_check import resolve_permitted
 
-    return source, permitted(item, ref, source, origin, settings)
+    return source, resolve_permitted(item, ref, source, origin, settings)
 
 
-def in_place(
+def cached_or_origin(
     ref: AdapterRef,
     settings: Settings,
     origin: Source,
@@ -150,9 +158,9 @@ def _read(
 def _digest(item: Item, one: Opened, settings: Settings) -> str | None:
     """The snapshot digest where the cache or the lock has it; files are hashed only for policies with suppressions."""
     if settings.suppressions:
-        from lora_cli.validation.policy_check import known_digest
+        from lora_cli.validation.policy_check import digest_if_known
 
-        return known_digest(item, one.revision, one.source)
+        return digest_if_known(item, one.revision, one.source)
     if isinstance(one.source, HereFirst) and (digest := one.source.digest(one.revision)) is not None:
         return digest
     locked, ref = item.locked, one.revision.ref
@@ -185,12 +193,12 @@ def check_all(items: Sequence[Item], terms: Terms, settings: Settings, *, conten
         with ThreadPoolExecutor(min(settings.jobs, len(items))) as pool:
             yield from pool.map(one, items)
     elif len(items) >= WORTH_PROCESSES and (workers := min(processors(), settings.jobs)) > 1:
-        yield from in_processes(one, items, workers)
+        yield from check_in_processes(one, items, workers)
     else:
         yield from map(one, items)
 
 
-def in_processes(one: Callable[[Item], Checked], items: Sequence[Item], workers: int) -> Iterator[Checked]:
+def check_in_processes(one: Callable[[Item], Checked], items: Sequence[Item], workers: int) -> Iterator[Checked]:
     """Copies of this process, each of which validates every ``workers``-th batch and sends it through its own pipe."""
     together = min(MOST_TOGETHER, max(TOGETHER, len(items) // (workers * 16)))
     batches = [items[first : first + together] for first in range(0, len(items), together)]

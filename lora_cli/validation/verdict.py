@@ -126,7 +126,7 @@ class Stopwatch:
         self._since = now
 
 
-def gather(one: Opened, terms: Terms, ref: AdapterRef, companions: Companions | None = None) -> Evidence:
+def gather_evidence(one: Opened, terms: Terms, ref: AdapterRef, companions: Companions | None = None) -> Evidence:
     """Read what the rules look at beyond config and header. ``ref`` is what the user asked for.
 
     ``companions`` are what is next to the weights, if that was already read.
@@ -164,10 +164,10 @@ def judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
     """What the rules of ``terms`` say about ``adapter``; pure. All matching for it shares one budget."""
     with one_budget() as budget:
         verdict = _judge(adapter, terms, evidence)
-    return _told_of_time(verdict, budget) if budget.spent and pattern_invalid in terms.rules else verdict
+    return _with_timeout_finding(verdict, budget) if budget.spent and pattern_invalid in terms.rules else verdict
 
 
-def _told_of_time(verdict: Verdict, budget: Budget) -> Verdict:
+def _with_timeout_finding(verdict: Verdict, budget: Budget) -> Verdict:
     """The verdict, which says that matching took too long: some question has no answer then."""
     rule = pattern_invalid
     if any(finding.code == rule.code for finding in verdict.findings):
@@ -184,7 +184,7 @@ def _judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
     application = apply(adapter, base)
     case = Case(adapter, application, evidence, base, terms.max_lora_rank)
     if terms.engines:
-        case, said = _on_engines(case, terms)
+        case, said = _judge_on_engines(case, terms)
     else:
         said = [one for rule in terms.rules for one in run(rule, case)]
     return Verdict(
@@ -202,7 +202,7 @@ def _applied(case: Case) -> Applied:
     return replace(named, matched=named.matched - len(misshapen(case).keys() & set(case.application.matched)))
 
 
-def _on_engines(case: Case, terms: Terms) -> tuple[Case, list[Finding | Skipped]]:
+def _judge_on_engines(case: Case, terms: Terms) -> tuple[Case, list[Finding | Skipped]]:
     """The case with what each named engine does, and what the chosen rules say in the light of that.
 
     All rules are asked, chosen or not: an engine is not said to serve what another rule would have found broken.
@@ -231,7 +231,7 @@ def _on_engines(case: Case, terms: Terms) -> tuple[Case, list[Finding | Skipped]
     return case, [*kept, *own]
 
 
-def suppressed(verdict: Verdict, digest: str | None, settings: Settings) -> Verdict:
+def apply_suppressions(verdict: Verdict, digest: str | None, settings: Settings) -> Verdict:
     """``verdict`` with what the policies suppress today for ``digest`` accepted; None is an unknown digest."""
     holding = [one for one in settings.suppressions if one.digest == digest and not one.expired(today())]
 
@@ -239,7 +239,7 @@ def suppressed(verdict: Verdict, digest: str | None, settings: Settings) -> Verd
         one = next((one for one in holding if one.covers(finding.code, finding.name)), None)
         return None if one is None else Accepted("policy", one.at, one.reason)
 
-    return accepting(verdict, accepted) if holding else verdict
+    return with_accepted(verdict, accepted) if holding else verdict
 
 
 def today() -> str:
@@ -247,7 +247,7 @@ def today() -> str:
     return time.strftime("%Y-%m-%d", time.gmtime())
 
 
-def accepting(verdict: Verdict, accepted: Callable[[Finding], Accepted | None]) -> Verdict:
+def with_accepted(verdict: Verdict, accepted: Callable[[Finding], Accepted | None]) -> Verdict:
     """``verdict`` with ``accepted`` applied to the findings that count; what it accepts no longer counts."""
     findings = tuple(
         finding
