@@ -10,7 +10,7 @@ if any("admission_child" in word for word in sys.orig_argv):
     import re, time
     from lora_cli.validation import admission
 
-    fetch_adapter, validate_fetched = admission.fetch_in, admission.judge_in
+    fetch_adapter, validate_fetched = admission.fetch_adapter, admission.validate_fetched
 
     def busy(name):
         if "stuck" in name:  # one call into C, which gives the interpreter to nobody
@@ -37,7 +37,7 @@ if any("admission_child" in word for word in sys.orig_argv):
             busy(fetched.name)
         return validate_fetched(fetched, *args, **more)
 
-    admission.fetch_in, admission.judge_in = fetch, judge
+    admission.fetch_adapter, admission.validate_fetched = fetch, judge
 """
 
 
