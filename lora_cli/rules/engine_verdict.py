@@ -74,7 +74,7 @@ def engine_outcome(
     return EngineOutcome(
         engine=profile.engine.name,
         title=profile.engine.title,
-        version=profile.asked or None,
+        version=profile.requested or None,
         profile=profile.version,
         proven=profile.proven and not unread and not model_note,
         note="; ".join(filter(None, (profile.note, unread_note, model_note))),

@@ -114,7 +114,7 @@ def engine_args(judged: Iterable[tuple[str, Checked]], base: BaseModel | None, d
     remarks = [one for one in found if isinstance(one, Remark)]
     args = EngineArgs(
         engine=profile.engine.name,
-        version=profile.asked or None,
+        version=profile.requested or None,
         profile=profile.version,
         proven=profile.proven,
         tp=deployed.tp,
