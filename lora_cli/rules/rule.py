@@ -100,7 +100,7 @@ class Case:
         """The location of a tensor or a module in the weights."""
         return Location(self.weights_file, cut(name))
 
-    def in_config(self, field: str) -> Location:
+    def in_config(self, field: str = "") -> Location:
         """The location of a field in the config, for a rule that needs it."""
         return Location(self.config.file, field)
 

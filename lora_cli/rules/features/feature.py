@@ -47,7 +47,7 @@ class EngineCase:
         """The location of a tensor or a module in the weights."""
         return self.rule_case.in_weights(name)
 
-    def in_config(self, field: str) -> Location:
+    def in_config(self, field: str = "") -> Location:
         """The location of a field in the config, which must be readable."""
         return self.rule_case.in_config(field)
 
