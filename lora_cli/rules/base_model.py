@@ -129,25 +129,25 @@ def shape_mismatch(case: Case) -> Iterator[Problem]:
     """
     found = misshapen(case)
     if 1 < len(found) == len(case.application.expected):
-        first, told = next(iter(found.items()))
+        first, differences = next(iter(found.items()))
         yield Problem(
-            f"none of the {len(found)} modules has the base's widths: of {cut(first)} {'; '.join(told)}",
+            f"none of the {len(found)} modules has the base's widths: of {cut(first)} {'; '.join(differences)}",
             case.in_weights(first),
             OTHER_BASE,
         )
         return
-    said = [(message, module) for module, told in found.items() for message in told]
-    yield from grouped(said, case.weights_file, "module", OTHER_BASE)
+    messages = [(message, module) for module, differences in found.items() for message in differences]
+    yield from grouped(messages, case.weights_file, "module", OTHER_BASE)
 
 
 def misshapen(case: Case) -> dict[str, list[str]]:
     """What is wrong with the shapes of each module that the base has, and whose factors do not fit on it."""
-    narrowed, found = case.narrowed(), dict[str, list[str]]()
+    narrowed, found = case.factor_divisors(), dict[str, list[str]]()
     for module, wanted in case.application.expected.items():
         pair = case.application.adapter.pairs[module]
-        told = [list(_differences(pair, one, narrowed.get(module, (1, 1)))) for one in wanted]
-        if all(told) and told:
-            found[module] = told[0]
+        by_layout = [list(_differences(pair, one, narrowed.get(module, (1, 1)))) for one in wanted]
+        if by_layout and all(by_layout):
+            found[module] = by_layout[0]
     return found
 
 

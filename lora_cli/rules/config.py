@@ -95,7 +95,9 @@ def rank_invalid(case: Case) -> Iterator[Problem]:
     *Fix*: write the rank that the tensors have.
     """
     hint = "write the rank that the tensors have, as a number"
-    yield from _numbers(case, ("r", "rank_pattern", "a rank"), hint, lambda whose, _: f"; {whose} is at least 1")
+    yield from _number_problems(
+        case, ("r", "rank_pattern", "a rank"), hint, lambda whose, _: f"; {whose} is at least 1"
+    )
 
 
 @rule("LC203", "alpha-invalid", Severity.ERROR, needs=("config",))
@@ -108,14 +110,14 @@ def alpha_invalid(case: Case) -> Iterator[Problem]:
     *Fix*: write the ``lora_alpha`` that the adapter was trained with.
     """
     hint = "write the lora_alpha that the adapter was trained with, as a number"
-    yield from _numbers(case, ("lora_alpha", "alpha_pattern", "an alpha"), hint, _effect)
+    yield from _number_problems(case, ("lora_alpha", "alpha_pattern", "an alpha"), hint, _effect)
 
 
 def _effect(_: str, alpha: float) -> str:
     return ": the adapter is inverted" if alpha < 0 else ": the adapter does nothing"
 
 
-def _numbers(
+def _number_problems(
     case: Case, fields: tuple[str, str, str], hint: str, effect: Callable[[str, float], str]
 ) -> Iterator[Problem]:
     """A number that is of another type, missing or not above 0, and those of its pattern.
@@ -125,18 +127,18 @@ def _numbers(
     config, (name, pattern, noun) = case.config, fields
     for field in (name, pattern):
         if field in config.mistyped:
-            yield Problem(f"{field} {_typed(field, config)}", case.in_config(field), hint)
+            yield Problem(f"{field} {_type_message(field, config)}", case.in_config(field), hint)
     value = getattr(config, name)
     if name not in config.given:
         yield Problem(f"{name} is missing: PEFT silently uses 8, vLLM refuses the adapter", case.in_config(name), hint)
     elif value < LEAST:
         yield Problem(f"{name} is {value}{effect(noun, value)}", case.in_config(name), hint)
     low = ((key, one) for key, one in getattr(config, pattern).items() if one < LEAST)
-    said = ((f"{noun} in {pattern} is {one}{effect('it', one)}", key) for key, one in low)
-    yield from grouped(said, config.file, "key", hint)
+    messages = ((f"{noun} in {pattern} is {one}{effect('it', one)}", key) for key, one in low)
+    yield from grouped(messages, config.file, "key", hint)
 
 
-def _typed(field: str, config: LoraConfig) -> str:
+def _type_message(field: str, config: LoraConfig) -> str:
     error = type_error(config, field)
     value = config.mistyped[field]
     if isinstance(value, float) and not math.isfinite(value):
@@ -157,7 +159,9 @@ def field_type(case: Case) -> Iterator[Problem]:
     for field in config.mistyped:
         if field in RANK_AND_ALPHA:
             continue
-        yield Problem(f"{field} {_typed(field, config)}", case.in_config(field), _type_hint(config.mistyped[field]))
+        yield Problem(
+            f"{field} {_type_message(field, config)}", case.in_config(field), _type_hint(config.mistyped[field])
+        )
 
 
 def _type_hint(value: object) -> str:
@@ -182,9 +186,9 @@ def targets_missing(case: Case) -> Iterator[Problem]:
         return
     modules = sorted({last_name(pair.module) for pair in case.adapter.pairs.values()})
     value = "null" if config.target_modules is None else "empty"
-    said = f"is {value}" if "target_modules" in config.given else "is missing"
+    state = f"is {value}" if "target_modules" in config.given else "is missing"
     yield Problem(
-        f"target_modules {said}: PEFT guesses the modules from the base's family, engines refuse it",
+        f"target_modules {state}: PEFT guesses the modules from the base's family, engines refuse it",
         case.in_config("target_modules"),
         f"the tensors are for {names(modules, 8)}: list these" if modules else "list the modules that were trained",
     )
@@ -199,8 +203,8 @@ def duplicate_field(case: Case) -> Iterator[Problem]:
     *Fix*: keep the intended one.
     """
     config = case.config
-    said = (("a key appears twice; the one used depends on the parser", key) for key in config.duplicates)
-    yield from grouped(said, config.file, "key", "keep the intended one")
+    messages = (("a key appears twice; the one used depends on the parser", key) for key in config.duplicates)
+    yield from grouped(messages, config.file, "key", "keep the intended one")
 
 
 @rule("LC207", "unknown-field", Severity.WARNING, needs=("config",))
@@ -256,22 +260,22 @@ def field_value(case: Case) -> Iterator[Problem]:
     *Fix*: restore the config that ``save_pretrained()`` wrote.
     """
     config = case.config
-    said = (
-        *_alone(config),
-        *_initialisation(config, case.application.ranks.values()),
-        *_beside(config),
-        *_variants(case, config),
+    errors = (
+        *_single_field_errors(config),
+        *_initialisation_errors(config, case.application.ranks.values()),
+        *_field_combination_errors(config),
+        *_variant_errors(case, config),
     )
-    for field, message, hint in said:
+    for field, message, hint in errors:
         yield Problem(message, case.in_config(field), hint)
-    yield from _on_parameters(case, config)
+    yield from _parameter_problems(case, config)
 
 
-Said = Iterator[tuple[str, str, str]]
+FieldErrors = Iterator[tuple[str, str, str]]
 """Field, message and hint."""
 
 
-def _alone(config: LoraConfig) -> Said:
+def _single_field_errors(config: LoraConfig) -> FieldErrors:
     if config.lora_dropout > 1:
         yield "lora_dropout", f"lora_dropout is {config.lora_dropout}, but must be at most 1", AS_SAVED
     if config.bias not in BIASES:
@@ -286,25 +290,25 @@ def _alone(config: LoraConfig) -> Said:
             yield "trainable_token_indices", message, AS_SAVED
 
 
-def _initialisation(config: LoraConfig, ranks: Collection[int]) -> Said:
+def _initialisation_errors(config: LoraConfig, ranks: Collection[int]) -> FieldErrors:
     """``init_lora_weights``: PEFT initialises a layer before it loads the weights, and may fail there already."""
-    field, said = "init_lora_weights", config.init_lora_weights
-    if isinstance(said, bool):
+    field, method = "init_lora_weights", config.init_lora_weights
+    if isinstance(method, bool):
         return
-    if not re.fullmatch(INITIALISATION, said):
-        yield field, f"init_lora_weights is {shown(said)}, which PEFT does not know", AS_SAVED
-    elif said.startswith("corda"):
-        asks = f"init_lora_weights is {shown(said)}: PEFT needs the results of preprocess_corda to load it"
+    if not re.fullmatch(INITIALISATION, method):
+        yield field, f"init_lora_weights is {shown(method)}, which PEFT does not know", AS_SAVED
+    elif method.startswith("corda"):
+        asks = f"init_lora_weights is {shown(method)}: PEFT needs the results of preprocess_corda to load it"
         yield field, asks, "save it with path_initial_model_for_weight_conversion, as plain LoRA"
-    elif said == "loftq" and not {"loftq_bits", "loftq_iter"} <= (config.loftq_config or {}).keys():
+    elif method == "loftq" and not {"loftq_bits", "loftq_iter"} <= (config.loftq_config or {}).keys():
         yield field, 'init_lora_weights is "loftq", but loftq_config has no loftq_bits and loftq_iter', AS_SAVED
-    elif said == "orthogonal" and any(rank % 2 for rank in ranks):
+    elif method == "orthogonal" and any(rank % 2 for rank in ranks):
         yield field, 'init_lora_weights is "orthogonal": PEFT refuses an odd rank with it', "set it to true"
-    if said and config.lora_bias:
-        yield "lora_bias", f"lora_bias is true, and init_lora_weights {shown(said)}: PEFT refuses both", AS_SAVED
+    if method and config.lora_bias:
+        yield "lora_bias", f"lora_bias is true, and init_lora_weights {shown(method)}: PEFT refuses both", AS_SAVED
 
 
-def _beside(config: LoraConfig) -> Said:
+def _field_combination_errors(config: LoraConfig) -> FieldErrors:
     for field in ("layers_to_transform", "layers_pattern"):
         if isinstance(config.target_modules, str) and getattr(config, field) is not None:
             message = f"{field} is set, and target_modules is a string: PEFT accepts only one of them"
@@ -318,7 +322,7 @@ def _beside(config: LoraConfig) -> Said:
         yield "megatron_config", "use_dora is true, and there is a megatron_config: PEFT refuses both", AS_SAVED
 
 
-def _variants(case: Case, config: LoraConfig) -> Said:
+def _variant_errors(case: Case, config: LoraConfig) -> FieldErrors:
     # An empty object counts, but for the empty list of aLoRA's.
     chosen = [field for field in VARIANTS if getattr(config, field) not in (None, False, ())]
     if len(chosen) > 1:
@@ -342,7 +346,7 @@ def _variants(case: Case, config: LoraConfig) -> Said:
             yield "use_bdlora", "use_bdlora is set, and the base has Conv1D there: PEFT fails on it", AS_SAVED
 
 
-def _on_parameters(case: Case, config: LoraConfig) -> Iterator[Problem]:
+def _parameter_problems(case: Case, config: LoraConfig) -> Iterator[Problem]:
     """By the config as PEFT has it on the base, where experts may have become parameters."""
     loaded = case.application.adapter.config or config
     if not loaded.target_parameters:
@@ -366,7 +370,7 @@ def _on_parameters(case: Case, config: LoraConfig) -> Iterator[Problem]:
         yield Problem(message, case.in_config("target_parameters"), "list it in only one of them")
 
 
-def _places(case: Case) -> list[str] | None:
+def _pattern_paths(case: Case) -> list[str] | None:
     """What PEFT matches the keys of patterns against: the adapter's modules, and the parameters that it is put on.
 
     None if these are too many.
@@ -389,15 +393,15 @@ def dead_pattern(case: Case) -> Iterator[Problem | NotChecked]:
     *Fix*: correct it or remove it.
     """
     config = case.config
-    places, said = _places(case), []
-    if places is None:
+    paths, messages = _pattern_paths(case), []
+    if paths is None:
         yield NotChecked(TOO_MANY)
     else:
         for field in (field for field in PATTERNS if field not in config.mistyped):
-            dead = PatternKeys(getattr(config, field), f"{config.file}: {field}").dead(places)
-            said += [(f"{field} matches no module of the adapter", key) for key in dead]
-    said += [(f"{field} matches no module of the base", name) for field, name in _dead_names(case)]
-    yield from grouped(said, config.file, "name", "correct the name or remove it")
+            dead = PatternKeys(getattr(config, field), f"{config.file}: {field}").dead(paths)
+            messages += [(f"{field} matches no module of the adapter", key) for key in dead]
+    messages += [(f"{field} matches no module of the base", name) for field, name in _dead_names(case)]
+    yield from grouped(messages, config.file, "name", "correct the name or remove it")
 
 
 def _dead_names(case: Case) -> Iterator[tuple[str, str]]:
@@ -435,18 +439,18 @@ def alpha_order(case: Case) -> Iterator[Problem | NotChecked]:
     config = case.config
     pattern = config.alpha_pattern if "alpha_pattern" not in config.mistyped else {}
     alphas = PatternKeys(pattern, f"{config.file}: alpha_pattern")
-    places, said = _places(case) if len(set(pattern.values())) > 1 else [], []
-    if places is None:
+    paths, messages = _pattern_paths(case) if len(set(pattern.values())) > 1 else [], []
+    if paths is None:
         yield NotChecked(TOO_MANY)
-    for place in places or ():
+    for path in paths or ():
         try:
-            matched = list(alphas.matching(place))
+            matched = list(alphas.matching(path))
         except FormatError:
             return
         if len({pattern[key] for key in matched}) > 1:
             few = names([f"{cut(key)} ({shown(pattern[key])})" for key in matched])
-            said.append((f"{len(matched)} keys of alpha_pattern match, and PEFT uses the first: {few}", place))
+            messages.append((f"{len(matched)} keys of alpha_pattern match, and PEFT uses the first: {few}", path))
     yield from (
         Problem(problem.message, case.in_config("alpha_pattern"), problem.hint)
-        for problem in grouped(said, config.file, "module", "write keys that do not overlap")
+        for problem in grouped(messages, config.file, "module", "write keys that do not overlap")
     )

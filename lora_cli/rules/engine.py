@@ -37,8 +37,8 @@ def _findings_of(case: Case, code: str) -> Iterator[Problem]:
     for engine in case.outcomes:
         for reason in engine.reasons:
             if reason.code == code:
-                said = f"{engine} {reason.outcome.phrase}: {reason.message}"
-                yield Problem(said, reason.at, reason.mend, engine.engine)
+                message = f"{engine} {reason.outcome.phrase}: {reason.message}"
+                yield Problem(message, reason.at, reason.mend, engine.engine)
 
 
 @rule("LC402", "engine-rejects", Severity.ERROR)

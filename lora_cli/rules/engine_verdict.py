@@ -123,12 +123,12 @@ def _row_reasons(case: EngineCase) -> Iterator[Reason]:
 def _reason(row: Row, found: Found, profile: Profile) -> Reason:
     is_rank = row.feature == RANK
     mend = row.mend.format(**found.fields) if "{" in row.mend else found.fields.get("mend", row.mend)
-    said = f"{found.message}; {row.reason}" if row.reason else found.message
+    message = f"{found.message}; {row.reason}" if row.reason else found.message
     return Reason(
         outcome=row.outcome,
         feature=row.feature,
         code="LC401" if is_rank else RULES_OF[row.outcome],
-        message=cut(said, LONGEST_MESSAGE),
+        message=cut(message, LONGEST_MESSAGE),
         at=found.at,
         limit=profile.allowed if is_rank else "",
         mend=cut(mend, LONGEST_MESSAGE),

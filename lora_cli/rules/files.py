@@ -24,9 +24,9 @@ def _unreadable(case: Case, error: FormatError | None, file: str, hint: str) -> 
     """What is wrong with a file that can be read as plain bytes: it is the subject of a sentence that has none."""
     listed = case.file(file)
     if error is not None and (listed is None or not listed.defect):
-        said = f"{file} {error.reason}" if error.reason.startswith("is ") else error.reason
+        message = f"{file} {error.reason}" if error.reason.startswith("is ") else error.reason
         where, _, field = error.where.partition(": ")
-        yield Problem(cut(said), Location(cut(where) or file, cut(field)), error.hint or hint)
+        yield Problem(cut(message), Location(cut(where) or file, cut(field)), error.hint or hint)
 
 
 @rule("LC101", "weights-missing", Severity.ERROR)
@@ -119,9 +119,9 @@ def unreadable_file(case: Case) -> Iterator[Problem]:
 
     *Fix*: replace it with a regular file.
     """
-    said = ((f"a file {cut(file.defect)}", file.path) for file in case.adapter.files if file.defect)
+    messages = ((f"a file {cut(file.defect)}", file.path) for file in case.adapter.files if file.defect)
     hint = "replace it with a regular file inside the adapter's folder"
-    yield from grouped(said, "", "file", hint)
+    yield from grouped(messages, "", "file", hint)
 
 
 @rule("LC106", "config-missing", Severity.ERROR)

@@ -142,7 +142,7 @@ def saved_shape(case: Case) -> Iterator[Problem | NotChecked]:
     *Fix*: validate against the base that it was trained on.
     """
     assert case.base is not None
-    said = []
+    messages = []
     tokens = Matcher("trainable_token_indices")
     for key, tensor, module in _others(case):
         wanted = _wanted(key, module)
@@ -156,8 +156,8 @@ def saved_shape(case: Case) -> Iterator[Problem | NotChecked]:
             continue
         if wanted is None or tensor.shape == wanted:
             continue
-        said.append((f"{_noun(key)} has the shape {shape(tensor.shape)}, the base needs {shape(wanted)}", key.name))
-    yield from grouped(said, case.weights_file, "tensor", OTHER_BASE)
+        messages.append((f"{_noun(key)} has the shape {shape(tensor.shape)}, the base needs {shape(wanted)}", key.name))
+    yield from grouped(messages, case.weights_file, "tensor", OTHER_BASE)
 
 
 def _resized(tensor: TensorInfo, wanted: tuple[int, ...]) -> bool:
@@ -212,15 +212,15 @@ def vocabulary(case: Case) -> Iterator[Problem | NotChecked]:
     if base.vocab_size is None:
         yield NotChecked("the base's vocabulary is unknown")
         return
-    said = []
+    messages = []
     for key, tensor, module in _others(case):
         wanted = _wanted(key, module) if key.part in {"saved", "base_layer"} else None
         if wanted and tensor.shape != wanted and _resized(tensor, wanted) and _of_vocabulary(key, base):
             has = f"it has {tensor.shape[0]} rows, but the base's vocabulary has {base.vocab_size}"
-            said.append((has, key.name))
+            messages.append((has, key.name))
     hint = "serve a base whose embeddings were resized, or train without new tokens"
-    yield from grouped(said, case.weights_file, "tensor", hint)
-    if not said and (beyond := case.tokens_beyond_vocabulary()) is not None:
+    yield from grouped(messages, case.weights_file, "tensor", hint)
+    if not messages and (beyond := case.tokens_beyond_vocabulary()) is not None:
         yield Problem(*beyond, hint)
     yield from _trained_tokens(case, base.vocab_size)
 

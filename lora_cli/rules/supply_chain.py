@@ -91,16 +91,16 @@ def hostile_template(case: Case) -> Iterator[Problem | NotChecked]:
         if path in companions.beyond:
             continue
         yield NotChecked(f"{cut(path)} {cut(reason)}: it is unknown whether its chat template is safe")
-    said, left = [(BEYOND, path) for path in companions.beyond], LONGEST_TEMPLATES
+    messages, left = [(BEYOND, path) for path in companions.beyond], LONGEST_TEMPLATES
     for where, template in companions.templates.items():
         if len(template) > left:
-            told = f"the chat templates have over {LONGEST_TEMPLATES} characters, and the rest is not searched"
-            said.append((told, where))
+            message = f"the chat templates have over {LONGEST_TEMPLATES} characters, and the rest is not searched"
+            messages.append((message, where))
             continue
         left -= max(len(template), LEAST_COUNTED)
-        said += [(f"a chat template {what}: {cut(found)!r}", where) for what, found in hostile_in(template)]
+        messages += [(f"a chat template {what}: {cut(found)!r}", where) for what, found in hostile_in(template)]
     hint = "serve with the base model's own template (--chat-template), and report this one"
-    yield from grouped(said, "", "template", hint)
+    yield from grouped(messages, "", "template", hint)
 
 
 CLOSING = {"{{": "}}", "{%": "%}", "{#": "#}"}
@@ -194,15 +194,15 @@ def unsafe_name(case: Case) -> Iterator[Problem]:
 
     *Fix*: rename the file.
     """
-    said = [(reason, file.path) for file in case.adapter.files if (reason := _unsafe(file.path))]
+    reasons = [(reason, file.path) for file in case.adapter.files if (reason := _unsafe(file.path))]
     seen: dict[str, str] = {}
     for file in case.adapter.files:
         folded = unicodedata.normalize("NFC", file.path).casefold()
         if folded in seen:
-            said.append((f"is the same as {cut(seen[folded])} if case or accents are ignored", file.path))
+            reasons.append((f"is the same as {cut(seen[folded])} if case or accents are ignored", file.path))
         seen.setdefault(folded, file.path)
     yield from grouped(
-        ((f"a file's name {reason}", path) for reason, path in said),
+        ((f"a file's name {reason}", path) for reason, path in reasons),
         "",
         "file",
         "rename it, or exclude it with --exclude",
@@ -279,17 +279,19 @@ def base_unclear(case: Case) -> Iterator[Problem]:
     hint = "`lora-cli repair --base-name ORG/NAME` writes the base's name into a copy"
     if not base:
         wrapped = (config.auto_mapping or {}).get("base_model_class") == "PeftModel"
-        said = "no base is set" + (", and it was put on a PeftModel: the adapter is wrapped twice" if wrapped else "")
+        message = "no base is set" + (
+            ", and it was put on a PeftModel: the adapter is wrapped twice" if wrapped else ""
+        )
     elif cached:
-        said = f"the base is in a Hub cache of the machine that it was trained on: {cut(base)}"
+        message = f"the base is in a Hub cache of the machine that it was trained on: {cut(base)}"
         hint = f"it is {cached[0]} at commit {cached[1]}: write both instead"
     elif base[0] in "/.~" or "\\" in base or base.partition("/")[0] in FOLDERS:
-        said = f"the base is a folder of the machine that it was trained on: {cut(base)}"
+        message = f"the base is a folder of the machine that it was trained on: {cut(base)}"
     elif QUANTISED.search(base):
-        said = f"the base is {cut(base)}, a quantised copy: the served base has a different name"
+        message = f"the base is {cut(base)}, a quantised copy: the served base has a different name"
     else:
         return
-    yield Problem(said, Location(CONFIG_FILE, "base_model_name_or_path"), hint)
+    yield Problem(message, Location(CONFIG_FILE, "base_model_name_or_path"), hint)
 
 
 def _is_repository(name: str) -> bool:

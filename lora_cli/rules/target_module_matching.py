@@ -71,13 +71,13 @@ class Application:
 
     def reasons(self) -> str:
         """Why modules do not apply, in words, with counts."""
-        said = (
+        counts = (
             (len(self.absent), "the base has no module of that name"),
             (len(self.beyond), "the base has no such layer"),
             (len(self.misnamed), "the name is not in PEFT's form"),
             (len(set(self.untargeted) - set(self.misnamed)), "the config does not target it"),
         )
-        return "; ".join(f"{reason} ({counted(number, 'module')})" for number, reason in said if number)
+        return "; ".join(f"{reason} ({counted(number, 'module')})" for number, reason in counts if number)
 
 
 def apply(adapter: Adapter, base: BaseModel | None) -> Application:
@@ -255,21 +255,21 @@ def _expected(module: str, base: BaseModel, wrapped: Mapping[str, str]) -> tuple
 def highest_rank(adapter: Adapter) -> tuple[str, int, Location] | None:
     """What has the highest rank, that rank, and where it says so; None if neither config nor tensors have any."""
     config = adapter.config
-    said: list[tuple[int, str, Location]] = []
+    ranks: list[tuple[int, str, Location]] = []
     if config is not None:
         pattern = max(config.rank_pattern, key=lambda key: config.rank_pattern[key], default=None)
         if pattern is not None:
-            said.append((config.rank_pattern[pattern], f"rank_pattern {cut(pattern)}", Location(config.file, "r")))
+            ranks.append((config.rank_pattern[pattern], f"rank_pattern {cut(pattern)}", Location(config.file, "r")))
         r = config.mistyped.get("r")  # engines also compare a fraction
         r = int(r) if isinstance(r, float) and math.isfinite(r) else config.r
-        said.append((r, "r", Location(config.file, "r")))
+        ranks.append((r, "r", Location(config.file, "r")))
     plain = (module for module in adapter.pairs if not is_fused(adapter, module))
     module = max(plain, key=lambda module: adapter.pairs[module].rank or 0, default=None)
     if module is not None:
-        said.append((adapter.pairs[module].rank or 0, module, Location(adapter.weight_files[0], cut(module))))
-    if not said:
+        ranks.append((adapter.pairs[module].rank or 0, module, Location(adapter.weight_files[0], cut(module))))
+    if not ranks:
         return None
-    rank, where, at = max(said, key=lambda one: one[0])
+    rank, where, at = max(ranks, key=lambda one: one[0])
     return where, rank, at
 
 

@@ -179,12 +179,12 @@ def _remaining_problems(before: EngineOutcome, planned: Verdict) -> Iterator[Ref
     of_values = [reason for reason in before.reasons if reason.code.startswith(OF_VALUES)]
     reasons = [*of_values, *(reason for reason in after.reasons if reason.feature not in BY_FLAG)]
     yield from (Refusal(reason.message, _beyond_repair(reason.mend)) for reason in reasons)
-    told = {reason.code for reason in after.reasons}
+    engine_codes = {reason.code for reason in after.reasons}
     for finding in planned.findings:
         if (
             finding.severity is Severity.ERROR
             and not finding.code.startswith(ENGINE_RULES)
-            and finding.code not in told
+            and finding.code not in engine_codes
         ):
             problem = finding.problem
             yield Refusal(f"{finding.code} {finding.name}: {problem.message}", _beyond_repair(problem.hint))

@@ -206,12 +206,12 @@ class Report(ValidateReport):
 
     def found_once(self) -> Iterator[tuple[Validated, FingerprintedFinding]]:
         """As ``found``, but each rule of ``ONCE`` only for its first adapter, with the names of the others."""
-        whose = by_key((said.finding.code, self.naming.identity(one)) for one, said in self.found())
+        whose = by_key((found.finding.code, self.naming.identity(one)) for one, found in self.found())
         reported: set[str] = set()
-        for one, said in self.found():
-            finding = said.finding
+        for one, found in self.found():
+            finding = found.finding
             if finding.code not in ONCE:
-                yield one, said
+                yield one, found
             elif finding.code not in reported:
                 reported.add(finding.code)
                 others = [name for name in whose[finding.code] if name != self.naming.identity(one)]
@@ -221,7 +221,7 @@ class Report(ValidateReport):
                     )
                     problem = replace(finding.problem, message=more)
                     finding = replace(finding, problem=problem)
-                yield one, replace(said, finding=finding)
+                yield one, replace(found, finding=finding)
 
 
 def validate_report(

@@ -46,10 +46,10 @@ def open_base_weights(base: str | AdapterRef, model: BaseModel, settings: Settin
         where = "are not all on this disk" if ref.scheme != "file" else f"are not in {ref.location} as safetensors"
         return Weights(reason=f"the base's weights {where}; set --base to a folder that has them")
     if checkpoint.nbytes > LONG:
-        told = (
+        warning = (
             "up to %.1f GiB of the base's weights are read for their norms; use its config.json as --base to avoid this"
         )
-        log.warning(told, checkpoint.nbytes / 2**30)
+        log.warning(warning, checkpoint.nbytes / 2**30)
     from lora_cli.reading.base_weights import BaseNorms
 
     return Weights(BaseNorms(checkpoint))

@@ -184,13 +184,13 @@ def _judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
     application = apply(adapter, base)
     case = Case(adapter, application, evidence, base, terms.max_lora_rank)
     if terms.engines:
-        case, said = _judge_on_engines(case, terms)
+        case, results = _judge_on_engines(case, terms)
     else:
-        said = [one for rule in terms.rules for one in run(rule, case)]
+        results = [one for rule in terms.rules for one in run(rule, case)]
     return Verdict(
         adapter=adapter.name,
-        findings=tuple(outcome for outcome in said if isinstance(outcome, Finding)),
-        skipped=tuple(outcome for outcome in said if isinstance(outcome, Skipped)),
+        findings=tuple(outcome for outcome in results if isinstance(outcome, Finding)),
+        skipped=tuple(outcome for outcome in results if isinstance(outcome, Skipped)),
         applied=_applied(case) if terms.base is not None and case.has_weights else None,
         engines=case.outcomes,
     )
@@ -211,12 +211,12 @@ def _judge_on_engines(case: Case, terms: Terms) -> tuple[Case, list[Finding | Sk
 
     deployment, chosen = terms.deployment or Deployment(), {rule.code for rule in terms.rules}
     generic = [rule for rule in RULES if not rule.code.startswith(ENGINE_RULES)]
-    said = [one for rule in generic for one in run(rule, case)]
+    results = [one for rule in generic for one in run(rule, case)]
     as_named, case = case, as_lora(case, terms.engines)
     if case is not as_named:
-        said = [one for one in said if one.code == not_lora.code]
-        said += [one for rule in generic for one in run(rule, case)]
-    found = [one for one in said if isinstance(one, Finding)]
+        results = [one for one in results if one.code == not_lora.code]
+        results += [one for rule in generic for one in run(rule, case)]
+    found = [one for one in results if isinstance(one, Finding)]
     outcomes = tuple(
         engine_outcome(case if ignores_peft_type(profile) else as_named, profile, deployment, found)
         for profile in terms.engines
@@ -225,7 +225,7 @@ def _judge_on_engines(case: Case, terms: Terms) -> tuple[Case, list[Finding | Sk
     own = [one for rule in terms.rules if rule not in generic for one in run(rule, case)]
     kept = (
         downgraded(one, terms.engines, outcomes) if isinstance(one, Finding) else one
-        for one in said
+        for one in results
         if one.code in chosen
     )
     return case, [*kept, *own]

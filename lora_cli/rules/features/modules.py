@@ -22,22 +22,22 @@ NO_FACTORS = frozenset({"magnitude", "diag", "variant"})
 Siblings = Mapping[str, LoraPair]
 
 
-def _with_count(case: EngineCase, said: str, modules: Iterable[str]) -> Iterator[Found]:
+def _with_count(case: EngineCase, message: str, modules: Iterable[str]) -> Iterator[Found]:
     """One finding for all the modules that it is true of."""
     all_of = list(modules)
     if all_of:
         more = f" ({counted(len(all_of), 'module')})" if len(all_of) > 1 else ""
-        yield Found(f"{said}: {cut(all_of[0])}{more}", case.in_weights(all_of[0]))
+        yield Found(f"{message}: {cut(all_of[0])}{more}", case.in_weights(all_of[0]))
 
 
-def has_modules(said: str, is_meant: Callable[[str, LoraPair], bool]) -> Detect:
+def has_modules(message: str, is_meant: Callable[[str, LoraPair], bool]) -> Detect:
     """The detector of modules that are meant, each given by its path and its factors."""
     return lambda case: _with_count(
-        case, said, (module for module, pair in case.adapter.pairs.items() if is_meant(module, pair))
+        case, message, (module for module, pair in case.adapter.pairs.items() if is_meant(module, pair))
     )
 
 
-def has_packed(said: str, members: frozenset[str], is_meant: Callable[[Siblings], bool]) -> Detect:
+def has_packed(message: str, members: frozenset[str], is_meant: Callable[[Siblings], bool]) -> Detect:
     """The detector of packed sets that are meant, each given by the modules that the adapter has of it.
 
     It looks only where the base has all ``members`` of the set by themselves.
@@ -47,7 +47,7 @@ def has_packed(said: str, members: frozenset[str], is_meant: Callable[[Siblings]
         base = case.base
         if base is not None and members <= {last_name(path) for path in base.modules}:
             meant = (first for first, siblings in _packed(case, members) if is_meant(siblings))
-            yield from _with_count(case, said, meant)
+            yield from _with_count(case, message, meant)
 
     return detect
 
@@ -91,8 +91,8 @@ def layer_ranks(case: EngineCase) -> Iterator[Found]:
             ranks.setdefault(last_name(module), set()).add(pair.rank)
     mixed = [leaf for leaf, found in ranks.items() if len(found) > 1]
     if mixed:
-        said = f"the ranks of {names(mixed)} differ from layer to layer"
-        yield Found(said, case.in_weights(mixed[0]))
+        message = f"the ranks of {names(mixed)} differ from layer to layer"
+        yield Found(message, case.in_weights(mixed[0]))
 
 
 def embedding_rows(case: EngineCase) -> Iterator[Found]:
@@ -100,8 +100,8 @@ def embedding_rows(case: EngineCase) -> Iterator[Found]:
     base = case.base
     for module, pair in case.adapter.pairs.items():
         if pair.embedding and pair.a and base and base.vocab_size and pair.a.shape[-1:] != (base.vocab_size,):
-            said = f"lora_embedding_A is {shape(pair.a.shape)}, but the base has {base.vocab_size} tokens"
-            yield Found(said, case.in_weights(module))
+            message = f"lora_embedding_A is {shape(pair.a.shape)}, but the base has {base.vocab_size} tokens"
+            yield Found(message, case.in_weights(module))
 
 
 def _compared(case: EngineCase, is_meant: Callable[[int, int], bool]) -> Iterator[str]:
@@ -216,13 +216,13 @@ def padded_rank(case: EngineCase) -> Iterator[Found]:
         return
     if config.r < least or (config.r > least and config.r % 16):
         to = least if config.r < least else -(-config.r // 16) * 16
-        said = f"r is {config.r}, which is padded to {to} with a tensor-parallel size of {case.deployment.tp}"
-        yield Found(said, Location(config.file, "r"))
+        message = f"r is {config.r}, which is padded to {to} with a tensor-parallel size of {case.deployment.tp}"
+        yield Found(message, Location(config.file, "r"))
 
 
-def _with_names(case: EngineCase, said: str, modules: Sequence[str], **fields: str) -> Iterator[Found]:
+def _with_names(case: EngineCase, message: str, modules: Sequence[str], **fields: str) -> Iterator[Found]:
     if modules:
-        yield Found(f"{said}: {names(modules)}", case.in_weights(modules[0]), fields)
+        yield Found(f"{message}: {names(modules)}", case.in_weights(modules[0]), fields)
 
 
 def names_outside_grammar(case: EngineCase) -> Iterator[Found]:
@@ -283,8 +283,8 @@ def left_out(case: EngineCase) -> list[str]:
     def whole(module: str) -> str:
         return packed_in(last_name(module)) or last_name(module)
 
-    told = {whole(target) for target in targets}
-    others = [module for module in case.adapter.pairs if whole(module) not in told]
+    wanted = {whole(target) for target in targets}
+    others = [module for module in case.adapter.pairs if whole(module) not in wanted]
     return [module for module in others if not any(_under(module, target) for target in targets)]
 
 
@@ -320,5 +320,5 @@ def pinned_beyond_slots(case: EngineCase) -> Iterator[Found]:
     """As many adapters are pinned as one batch may hold."""
     pinned, slots = case.deployment.pinned, case.deployment.max_loras
     if slots is not None and pinned >= slots:
-        said = f"{counted(pinned, 'adapter is', 'adapters are')} pinned, but max_loras is {slots}"
-        yield Found(said, case.in_weights(), {"slots": str(pinned + 1)})
+        message = f"{counted(pinned, 'adapter is', 'adapters are')} pinned, but max_loras is {slots}"
+        yield Found(message, case.in_weights(), {"slots": str(pinned + 1)})

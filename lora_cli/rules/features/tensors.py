@@ -18,8 +18,8 @@ def has_tensors(noun: str, is_meant: Callable[[Key], bool]) -> Detect:
     def detect(case: EngineCase) -> Iterator[Found]:
         found = [key.name for key in case.other_keys if is_meant(key)]
         if found:
-            said = f"there {'is' if len(found) == 1 else 'are'} {counted(len(found), noun)}: {names(found, 2)}"
-            yield Found(said, case.in_weights(found[0]))
+            message = f"there {'is' if len(found) == 1 else 'are'} {counted(len(found), noun)}: {names(found, 2)}"
+            yield Found(message, case.in_weights(found[0]))
 
     return detect
 
@@ -77,8 +77,8 @@ def stray_weights(case: EngineCase) -> Iterator[Found]:
     paths = [file.path for file in case.adapter.files]
     stray = [path for path in paths if path.endswith(".safetensors") and "/" not in path and path not in weights]
     if stray and weights and not case.adapter.pickled:
-        said = f"{names(stray)} {'is' if len(stray) == 1 else 'are'} next to {weights[0]}"
-        yield Found(said, Location(cut(stray[0])))
+        message = f"{names(stray)} {'is' if len(stray) == 1 else 'are'} next to {weights[0]}"
+        yield Found(message, Location(cut(stray[0])))
 
 
 def rank_not_r(case: EngineCase) -> Iterator[Found]:
