@@ -1,4 +1,4 @@
-"""How an adapter meets a base: which modules PEFT would put where, and which nowhere; and its highest rank."""
+"""Which modules of a base PEFT would apply the modules of an adapter to; and the highest rank of an adapter."""
 
 import math
 import re
@@ -26,26 +26,28 @@ from lora_cli.core.text import counted, cut
 from lora_cli.errors import FormatError
 
 DEFAULT_NAME = "default"
-"""The name that PEFT gives an adapter in memory when it is given none; it looks tensors up under it."""
+"""The name that PEFT gives an adapter in memory by default, and looks its tensors up under."""
 
 _FIRST_INDEX = re.compile(r"(?:^|(?<=\.))\d+(?=\.|$)")
 SCALE_FIELDS = frozenset({"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora"})
-"""Without the right types in these there are no ranks."""
+"""Fields without which ranks are unknown if they have the wrong type."""
 
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """An adapter's modules, sorted by what PEFT would do with them. Every module with a tensor is in one of these.
+    """The modules of an adapter, sorted by what PEFT would do with them. Each module with a tensor is in one of these.
 
-    ``adapter`` is the one that the modules are of: as PEFT has it on the base, which for experts one by one on a base
-    with fused ones is not quite as it is written; ``refused`` and ``unfit`` are as in ``core.experts.Loaded``.
-    ``found`` exist in the base (without a base: all); ``beyond`` would, if it had more layers; ``absent`` do not. Of
-    the found, ``misnamed`` are dropped because of the form of their names and ``untargeted`` because the config does
-    not target them; ``matched`` is what remains. ``missing`` are modules of the base that the config targets and that
-    have no tensors. ``ranks`` is what the config wants of the tensors of each found module, ``expected`` what the base
-    has in its place (nothing without a base; a fused parameter may be read in either of two orientations). ``errors``
-    are why patterns of the config could not be matched; what depends on them is then empty. ``scales`` has rank, alpha
-    and scale of the adapter's modules as it is written; ``scales_error`` says why that is unknown.
+    ``adapter`` is the adapter as PEFT loads it on the base: separate experts are stacked if the base has fused ones;
+    ``refused`` and ``unfit`` are as in ``core.experts.Loaded``.
+
+    ``found`` exist in the base (without a base: all), ``beyond`` would if it had more layers, ``absent`` do not. Of the
+    found, ``misnamed`` are dropped because of the form of their names, and ``untargeted`` because the config does not
+    target them; ``matched`` are the rest. ``missing`` are modules of the base that the config targets and that have no
+    tensors. ``ranks`` maps found modules to the rank in the config, ``expected`` to the module of the base (empty
+    without a base; a fused parameter may have either of two orientations).
+
+    ``errors`` are patterns of the config that could not be matched; what depends on them is empty. ``scales`` has rank,
+    alpha and scale of the modules of the adapter as it is stored; ``scales_error`` says why they are unknown.
     """
 
     adapter: Adapter
@@ -66,11 +68,11 @@ class Application:
 
     @property
     def applied(self) -> Applied:
-        """``matched`` of all."""
+        """How many modules are matched, of how many."""
         return Applied(len(self.matched), len(self.found) + len(self.beyond) + len(self.absent))
 
     def reasons(self) -> str:
-        """Why modules do not apply, in words, with counts."""
+        """Why modules do not apply, with counts, as a text."""
         counts = (
             (len(self.absent), "the base has no module of that name"),
             (len(self.beyond), "the base has no such layer"),
@@ -81,7 +83,7 @@ class Application:
 
 
 def apply(adapter: Adapter, base: BaseModel | None) -> Application:
-    """Sort the modules of ``adapter`` as PEFT would, next to ``base`` or, without one, by the config alone."""
+    """Sort the modules of ``adapter`` as PEFT would on ``base``, or without one by the config alone."""
     written, (by_module, error) = adapter.config, _scales(adapter.config, adapter.pairs)
     # No base without parameters has experts.
     loaded = as_loaded(adapter, base) if base is not None and base.parameters else Loaded(adapter)
@@ -120,7 +122,7 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
 
 
 Scaled = tuple[Mapping[str, Scale], FormatError | None]
-"""Rank, alpha and scale of modules as a config has them, none without one; or why that is unknown."""
+"""Rank, alpha and scale of modules by the config (empty without one), and why they are unknown."""
 
 
 def _scales(config: LoraConfig | None, modules: Iterable[str]) -> Scaled:
@@ -131,7 +133,7 @@ def _scales(config: LoraConfig | None, modules: Iterable[str]) -> Scaled:
 
 
 def _wrapped(config: LoraConfig | None, base: BaseModel | None, modules: tuple[str, ...]) -> Mapping[str, str]:
-    """Where A and B of targeted parameters are: wrapper to parameter, which is empty if no base is known."""
+    """The modules that wrap targeted parameters, to the parameter (empty if no base is known)."""
     if config is None or not config.target_parameters:
         return {}
     if base is None:
@@ -141,7 +143,7 @@ def _wrapped(config: LoraConfig | None, base: BaseModel | None, modules: tuple[s
 
 
 def _with_weights(config: LoraConfig, base: BaseModel) -> BaseModel:
-    """``base`` with the modules' own weights among its parameters, where ``target_parameters`` may name them."""
+    """``base`` with the weights of its modules among its parameters, if the config targets parameters."""
     if not config.target_parameters:
         return base
     weights = {
@@ -152,7 +154,7 @@ def _with_weights(config: LoraConfig, base: BaseModel) -> BaseModel:
 
 
 def _beyond(modules: Sequence[str], base: BaseModel) -> frozenset[str]:
-    """Those of ``modules`` that the base would have if it had more layers."""
+    """The modules that the base would have if it had more layers."""
     if not modules:
         return frozenset()
     ours = {(path[: index.start()], path[index.end() :]) for path, index in _numbered(base.modules)}
@@ -165,14 +167,14 @@ def _beyond(modules: Sequence[str], base: BaseModel) -> frozenset[str]:
 
 
 def _numbered(modules: Iterable[str]) -> Iterator[tuple[str, re.Match[str]]]:
-    """Each of ``modules`` that has a numbered component, with the first of them."""
+    """The modules with a numbered component, each with the match of the first one."""
     return ((module, index) for module in modules if (index := _FIRST_INDEX.search(module)))
 
 
 def _chosen(
     config: LoraConfig | None, base: BaseModel | None, found: tuple[str, ...], errors: list[FormatError]
 ) -> frozenset[str] | None:
-    """The modules that the config targets: of the base, or without one of the adapter's own; None when unknowable."""
+    """The modules of the base, or without one of the adapter, that the config targets; None if unknown."""
     if config is None:
         return None
     try:
@@ -188,7 +190,7 @@ def _chosen(
 
 
 def dropped_for(key: Key) -> str:
-    """Why PEFT would not find a tensor of this name in its model; empty when it would."""
+    """Why PEFT would not find a tensor of this name in its model; empty if it would."""
     if key.infixes:
         wrappers = " and ".join(f"{infix}." for infix in key.infixes)
         return f"the name contains {cut(wrappers)}, added by a wrapper"
@@ -212,7 +214,7 @@ def _missing(
 ) -> tuple[str, ...]:
     if config is None or base is None or chosen is None:
         return ()
-    # PEFT writes a tied pair of factors once, and which of the two modules they stand under is not told.
+    # PEFT stores the factors of tied modules once, under either of their names.
     tied = EMBEDDING_NAMES | OUTPUT_NAMES if config.ensure_weight_tying else frozenset()
     wanted = [*(module for module in base.modules if module in chosen), *sorted(chosen - base.modules.keys()), *wrapped]
     return tuple(m for m in wanted if m not in adapter.pairs and last_name(m) not in tied)
@@ -226,7 +228,7 @@ def _ranks(
     errors: list[FormatError],
     known: Scaled | None,
 ) -> dict[str, int]:
-    """The rank that the config wants the tensors of each module to have; nothing if its fields are broken."""
+    """The rank of each module by the config; empty if its fields are invalid."""
     if config is None or config.mistyped.keys() & SCALE_FIELDS:
         return {}
     if config.r <= 0 or any(rank <= 0 for rank in config.rank_pattern.values()):
@@ -238,14 +240,14 @@ def _ranks(
         if named:
             errors.append(error)
         return {}
-    # A fused parameter [experts, …] has its experts' factors side by side, so r rows for each.
+    # A fused parameter [experts, …] has the factors of all experts side by side: r rows for each.
     shapes = base.parameters if base is not None else {}
     experts = {path: shapes[path][0] if len(shapes[path]) == 3 else 1 for path in wrapped.values() if path}
     return {module: by_place[place].r * experts.get(place, 1) for module, place in places.items() if place}
 
 
 def _expected(module: str, base: BaseModel, wrapped: Mapping[str, str]) -> tuple[BaseModule, ...]:
-    """What the base has at ``module``: one thing, or for experts fused in a parameter either of two orientations."""
+    """The module of the base, or for a parameter of fused experts its two possible orientations."""
     if module not in wrapped:
         return (base.modules[module],)
     d_in, d_out = base.parameters[wrapped[module]][-2:]
@@ -253,7 +255,7 @@ def _expected(module: str, base: BaseModel, wrapped: Mapping[str, str]) -> tuple
 
 
 def highest_rank(adapter: Adapter) -> tuple[str, int, Location] | None:
-    """What has the highest rank, that rank, and where it says so; None if neither config nor tensors have any."""
+    """The highest rank: (field or module, rank, location); None if neither config nor tensors have a rank."""
     config = adapter.config
     ranks: list[tuple[int, str, Location]] = []
     if config is not None:
@@ -274,7 +276,7 @@ def highest_rank(adapter: Adapter) -> tuple[str, int, Location] | None:
 
 
 def is_fused(adapter: Adapter, module: str) -> bool:
-    """Whether these are the factors of experts in one tensor, which have ``r`` rows for each."""
+    """Whether the factors of all experts are in one tensor, with ``r`` rows for each."""
     config = adapter.config
     if config is None or not config.target_parameters:
         return False

@@ -1,4 +1,4 @@
-"""Features of modules: pairs, packed sets, shapes, experts, where they go, and how the engine is deployed for them."""
+"""Features of modules: pairs, packed sets, shapes, experts, name resolution, and the engine's deployment."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import gt, lt
@@ -17,13 +17,13 @@ from lora_cli.rules.target_module_matching import highest_rank, is_fused
 
 QKV, GATE_UP = frozenset(PACKED["qkv_proj"]), frozenset(PACKED["gate_up_proj"])
 NO_FACTORS = frozenset({"magnitude", "diag", "variant"})
-"""Parts of LoRA's variants: by no other name would an engine take them for factors."""
+"""Parts of LoRA variants, which are not factors under any name."""
 
 Siblings = Mapping[str, LoraPair]
 
 
 def _with_count(case: EngineCase, message: str, modules: Iterable[str]) -> Iterator[Found]:
-    """One finding for all the modules that it is true of."""
+    """One finding for all ``modules``, with the first one and their number."""
     all_of = list(modules)
     if all_of:
         more = f" ({counted(len(all_of), 'module')})" if len(all_of) > 1 else ""
@@ -31,16 +31,16 @@ def _with_count(case: EngineCase, message: str, modules: Iterable[str]) -> Itera
 
 
 def has_modules(message: str, is_meant: Callable[[str, LoraPair], bool]) -> Detect:
-    """The detector of modules that are meant, each given by its path and its factors."""
+    """The detector of modules for which ``is_meant``, called with path and factors, is true."""
     return lambda case: _with_count(
         case, message, (module for module, pair in case.adapter.pairs.items() if is_meant(module, pair))
     )
 
 
 def has_packed(message: str, members: frozenset[str], is_meant: Callable[[Siblings], bool]) -> Detect:
-    """The detector of packed sets that are meant, each given by the modules that the adapter has of it.
+    """The detector of packed sets for which ``is_meant``, called with the adapter's modules of the set, is true.
 
-    It looks only where the base has all ``members`` of the set by themselves.
+    Nothing is found if the base does not have all ``members`` of the set as separate modules.
     """
 
     def detect(case: EngineCase) -> Iterator[Found]:
@@ -53,7 +53,7 @@ def has_packed(message: str, members: frozenset[str], is_meant: Callable[[Siblin
 
 
 def _packed(case: EngineCase, members: frozenset[str]) -> Iterator[tuple[str, Siblings]]:
-    """The first module, and all modules, that the adapter has of each packed set."""
+    """The packed sets of the adapter: (first module, all modules by last name)."""
     sets: dict[str, dict[str, LoraPair]] = {}
     for module, pair in case.adapter.pairs.items():
         parent, _, leaf = module.rpartition(".")
@@ -63,7 +63,7 @@ def _packed(case: EngineCase, members: frozenset[str]) -> Iterator[tuple[str, Si
 
 
 def _is_packed(module: str) -> bool:
-    """Whether engines keep this module in one with its siblings."""
+    """Whether engines pack this module with its siblings."""
     return bool(packed_in(last_name(module)))
 
 
@@ -105,7 +105,7 @@ def embedding_rows(case: EngineCase) -> Iterator[Found]:
 
 
 def _compared(case: EngineCase, is_meant: Callable[[int, int], bool]) -> Iterator[str]:
-    """Linear modules one of whose widths compares so with the base's."""
+    """Linear modules with a width for which ``is_meant(width, width in the base)`` is true."""
     modules = case.base.modules if case.base is not None else {}
     for module in case.resolution.applied:
         pair, wanted = case.adapter.pairs[module], modules.get(module)
@@ -122,7 +122,7 @@ def factor_flat(case: EngineCase) -> Iterator[Found]:
 
 
 def shape_larger(case: EngineCase) -> Iterator[Found]:
-    """A factor is wider than the module, or B has more columns than any rank that the engine's slots hold."""
+    """A factor is wider than the module, or B has more columns than the maximum rank of the engine's slots."""
     yield from _with_count(case, "a factor is wider than the base's module", _compared(case, gt))
     limit = case.deployment.max_lora_rank or case.profile.engine.default_rank
     beyond = (m for m, pair in case.adapter.pairs.items() if pair.b and len(pair.b.shape) == 2 and not pair.embedding
@@ -136,7 +136,7 @@ def shape_smaller(case: EngineCase) -> Iterator[Found]:
 
 
 def rows_reordered(case: EngineCase) -> Iterator[Found]:
-    """Factors of modules of which the engine's class keeps the outputs in another order than the base."""
+    """Factors of modules whose outputs the engine's class keeps in another order than the base."""
     base, unseen = case.base, set(left_out(case))
     leaves = case.profile.engine.reordered.get(base.model_type, frozenset()) if base else frozenset()
     meant = (module for module in case.resolution.applied if last_name(module) in leaves and module not in unseen)
@@ -144,9 +144,9 @@ def rows_reordered(case: EngineCase) -> Iterator[Found]:
 
 
 def _fused(case: EngineCase, *, by_engine: bool) -> list[str]:
-    """The modules with factors of all experts in one, where the engine's model has them so or, else, keeps them apart.
+    """The modules with fused experts, if the engine's model fuses experts too (``by_engine``) or does not (else).
 
-    Nothing is fused by the engine where no base is known, and what has no place or no LoRA there is not looked at.
+    Without a base the engine's model counts as not fused. Modules that the deployment leaves out are ignored.
     """
     base, engine = case.base, case.profile.engine
     is_fused_there = base is not None and base.model_type in engine.fused_experts
@@ -157,19 +157,19 @@ def _fused(case: EngineCase, *, by_engine: bool) -> list[str]:
 
 
 def experts_fused(case: EngineCase) -> Iterator[Found]:
-    """Factors of all experts in one, for an engine whose model keeps them apart."""
+    """Fused factors of all experts, for an engine with separate experts."""
     yield from _with_count(case, "the experts' factors are fused", _fused(case, by_engine=False))
 
 
 def experts_alone(case: EngineCase) -> Iterator[Found]:
-    """Of an expert's two fused parameters only one has factors."""
+    """Only one of the two fused parameters of the experts has factors."""
     fused = set(_fused(case, by_engine=True))
     alone = [one for one in sorted(fused) if fused.isdisjoint({one.removesuffix(WRAPPER), f"{one}{WRAPPER}"} - {one})]
     yield from _with_count(case, "one of the experts' two parameters has no factors", alone)
 
 
 def experts_incomplete(case: EngineCase) -> Iterator[Found]:
-    """Experts one by one, and not all of them, or not all of an expert's projections, or not of one rank."""
+    """Separate experts, but not all of them, not all of an expert's projections, or different ranks."""
     base = case.base
     blocks: dict[str, dict[str, set[tuple[str, int | None]]]] = {}
     unseen = set(left_out(case))
@@ -190,7 +190,7 @@ def experts_incomplete(case: EngineCase) -> Iterator[Found]:
 
 
 def rank_above_max(case: EngineCase) -> Iterator[Found]:
-    """The highest rank, of the config or of a tensor, is above what the engine's slots have."""
+    """The highest rank, of the config or of a tensor, is above the maximum of the engine's slots."""
     engine, given = case.profile.engine, case.deployment.max_lora_rank
     limit = given if given is not None else engine.default_rank
     if limit is None or (known := highest_rank(case.adapter)) is None:
@@ -210,7 +210,7 @@ def rank_above_max(case: EngineCase) -> Iterator[Found]:
 
 
 def padded_rank(case: EngineCase) -> Iterator[Found]:
-    """A rank that the engine's kernels pad: below 8 for each shard, or no multiple of 16 above that."""
+    """A rank that the engine's kernels pad: below 8 for each shard, or above it and not a multiple of 16."""
     config, least = case.config, 8 * case.deployment.tp
     if config is None or len({last_name(module) for module in case.adapter.pairs}) < 2:
         return
@@ -226,7 +226,7 @@ def _with_names(case: EngineCase, message: str, modules: Sequence[str], **fields
 
 
 def names_outside_grammar(case: EngineCase) -> Iterator[Found]:
-    """Names of tensors that a strict engine does not parse."""
+    """Names of tensors that a strict engine cannot parse."""
     by_reason = by_key((why, name) for name, why in case.resolution.outside.items())
     reasons = list(by_reason)
     kept = {key.name for key in case.other_keys if key.part in NO_FACTORS}
@@ -238,14 +238,14 @@ def names_outside_grammar(case: EngineCase) -> Iterator[Found]:
 
 
 def unexpected_modules(case: EngineCase) -> Iterator[Found]:
-    """Modules whose last name the engine's model has nowhere."""
+    """Modules with a last name that no module of the engine's model has."""
     found = case.resolution.unexpected
     leaves = sorted({last_name(module) for module in found})
     yield from _with_names(case, f"{counted(len(found), 'module')} called {names(leaves)}", found)
 
 
 def nothing_lands(case: EngineCase) -> Iterator[Found]:
-    """Not one module has a place, although the engine takes all of their names."""
+    """No module is in the engine's model, although it accepts all of their names."""
     resolution = case.resolution
     if not resolution.applied:
         missed, total = [*resolution.nowhere, *resolution.partial], resolution.applied_count.total
@@ -254,7 +254,7 @@ def nothing_lands(case: EngineCase) -> Iterator[Found]:
 
 
 def partly_lands(case: EngineCase) -> Iterator[Found]:
-    """Some modules have a place and others have none."""
+    """Some modules are in the engine's model, and others are not."""
     resolution = case.resolution
     if resolution.applied:
         why = next(iter(resolution.nowhere.values()), "their kind is not in every layer")
@@ -264,18 +264,18 @@ def partly_lands(case: EngineCase) -> Iterator[Found]:
 
 
 def two_into_one(case: EngineCase) -> Iterator[Found]:
-    """Two modules are one where only the layer's number and the last name count."""
+    """Two modules have the same layer number and last name."""
     return _with_names(case, "two modules have one layer and last name", case.resolution.collisions)
 
 
 def tower(case: EngineCase) -> Iterator[Found]:
-    """Modules of a part that LoRA does not reach by the engine's default."""
+    """Modules of a tower, to which the engine does not apply LoRA by default."""
     found = case.resolution.towers
     return _with_names(case, f"{counted(len(found), 'module is', 'modules are')} in a tower", found)
 
 
 def left_out(case: EngineCase) -> list[str]:
-    """The modules that the deployment puts no LoRA on. Of a packed set all have it where one has."""
+    """The modules without LoRA in this deployment. A packed set has LoRA if one of its modules has."""
     targets = case.deployment.lora_target_modules
     if targets is None or "all" in targets:
         return []
@@ -289,19 +289,19 @@ def left_out(case: EngineCase) -> list[str]:
 
 
 def filtered(case: EngineCase) -> Iterator[Found]:
-    """Modules that the deployment puts no LoRA on."""
+    """Modules without LoRA in this deployment."""
     targets = case.deployment.lora_target_modules or ()
     wanted = sorted({last_name(module) for module in case.adapter.pairs} | set(targets))
     yield from _with_names(case, f"only {names(targets)} has LoRA", left_out(case), wanted=" ".join(wanted))
 
 
 def _under(module: str, target: str) -> bool:
-    """Whether ``target`` names the module; ``experts`` names each projection of each expert."""
+    """Whether ``target`` matches the module; ``experts`` matches all projections of all experts."""
     return module == target or module.endswith(f".{target}") or (target == "experts" and ".experts." in module)
 
 
 def base_without_lora(case: EngineCase) -> Iterator[Found]:
-    """The base is of a family or a class for which the engine has no LoRA."""
+    """The base is of a family or a class on which the engine does not support LoRA."""
     base = case.base
     if base is not None and not case.profile.has_lora(base):
         yield Found(
@@ -317,7 +317,7 @@ def named_like_base(case: EngineCase) -> Iterator[Found]:
 
 
 def pinned_beyond_slots(case: EngineCase) -> Iterator[Found]:
-    """As many adapters are pinned as one batch may hold."""
+    """At least as many adapters are pinned as there are slots."""
     pinned, slots = case.deployment.pinned, case.deployment.max_loras
     if slots is not None and pinned >= slots:
         message = f"{counted(pinned, 'adapter is', 'adapters are')} pinned, but max_loras is {slots}"
