@@ -32,10 +32,10 @@ def ignore_stage(_stage: str, _snapshot: Snapshot | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Admission(Checked):
-    """One adapter, fetched into the cache and validated there. ``stage`` names where ``error`` happened.
+    """One adapter, fetched into the cache and validated there. ``stage`` is the stage in which ``error`` happened.
 
-    ``stage_ms`` maps resolve, fetch and validate to milliseconds, as far as it came. ``cached`` says that all of it was
-    in the cache before. ``copied_to`` is where else it is. ``ref`` is what was asked for, as far as it could be read.
+    ``stage_ms`` maps the finished stages (resolve, fetch, validate) to milliseconds. ``cached`` says that all of it was
+    in the cache before. ``copied_to`` is another folder that it is in. ``ref`` is the requested reference.
     """
 
     snapshot: Snapshot | None = None
@@ -46,7 +46,7 @@ class Admission(Checked):
 
     @property
     def refusal(self) -> LoraCliError | None:
-        """Why it was not accepted, None if it was: its error, or the first that the rules found and how many more."""
+        """Why it was not accepted (None if it was): its error, or the first finding and the number of others."""
         errors = [one for one in self.findings if one.severity is Severity.ERROR and one.accepted is None]
         if self.error is not None or not errors:
             return self.error
