@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 from lora_cli.core.base_model import HALF_BYTES, BaseModel, BaseModule
 from lora_cli.core.json_schema import Count, PositiveCount
-from lora_cli.core.module_facts import leaf_of
 from lora_cli.core.tensor_keys import last_name
 from lora_cli.engines.name_resolution import FUSED, TOWERS
 from lora_cli.engines.profile import VOCABULARY, Profile, SlotLayout
@@ -105,7 +104,7 @@ class Slots:
         self.profile, self.base, self.layout = profile, base, layout
         self.widths = _widths(base, profile, layout, tp) if base is not None else {}
         paths = base.modules if base is not None else {}
-        self._order = {leaf: i for i, leaf in enumerate(dict.fromkeys(map(leaf_of, paths)))}
+        self._order = {leaf: i for i, leaf in enumerate(dict.fromkeys(map(last_name, paths)))}
 
     def rank(self, needed: int) -> int:
         """The smallest rank that the engine's slots may have and that is enough."""

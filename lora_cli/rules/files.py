@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator
 
+from lora_cli.core.adapter_files import CONFIG, PICKLED, WEIGHTS
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.foreign_formats import SHARDED
 from lora_cli.core.text import cut, names
 from lora_cli.errors import FormatError, UnsafePickle
-from lora_cli.rules.rule import CONFIG_FILE, WEIGHTS_FILE, Case, NotChecked, grouped, rule
-
-PICKLED_FILES = ("adapter_model.bin", "adapter_model.pt")
-
+from lora_cli.rules.rule import Case, NotChecked, grouped, rule
 
 TRAINERS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler", "random_states", "sampler")
 """How the names of files begin that a trainer writes for itself: its arguments and states, and no weights."""
@@ -41,21 +39,21 @@ def weights_missing(case: Case) -> Iterator[Problem]:
     if case.adapter.weight_files or case.adapter.unread or _foreign(case):
         return
     ends = (".safetensors", ".bin", ".pt", ".npz", ".gguf", ".npy", ".tensors", ".ckpt", ".nemo")
-    found = [file.path for file in case.adapter.files if file.path.endswith(ends) and file.path not in PICKLED_FILES]
+    found = [file.path for file in case.adapter.files if file.path.endswith(ends) and file.path not in PICKLED]
     others = [path for path in found if not path.rpartition("/")[2].startswith(TRAINERS)]
     hint = "use the folder that contains the weights, or save the adapter again with save_pretrained()"
     if others:
-        message = f"there is no {WEIGHTS_FILE}, only {names(others)}, which PEFT and engines do not look for"
-        nested = [path.rpartition("/")[0] for path in others if path.endswith("/" + WEIGHTS_FILE)]
-        hint = f"rename the file to {WEIGHTS_FILE} if it contains the LoRA weights"
+        message = f"there is no {WEIGHTS}, only {names(others)}, which PEFT and engines do not look for"
+        nested = [path.rpartition("/")[0] for path in others if path.endswith("/" + WEIGHTS)]
+        hint = f"rename the file to {WEIGHTS} if it contains the LoRA weights"
         hint = f"use the folder that contains them: {cut(nested[0])}" if nested else hint
         if len(nested) > 1:
             hint += f"; `lora-cli init` creates a manifest for these {len(nested)} adapters"
     elif found:
-        message = f"there is no {WEIGHTS_FILE}; {names(found)} are files of a trainer, not weights"
+        message = f"there is no {WEIGHTS}; {names(found)} are files of a trainer, not weights"
     else:
-        message = f"there is no {WEIGHTS_FILE}, and no other file with weights"
-    yield Problem(message, Location(WEIGHTS_FILE), hint)
+        message = f"there is no {WEIGHTS}, and no other file with weights"
+    yield Problem(message, Location(WEIGHTS), hint)
 
 
 @rule("LC102", "weights-corrupt", Severity.ERROR)
@@ -135,10 +133,10 @@ def config_missing(case: Case) -> Iterator[Problem]:
     """
     if _foreign(case) and _foreign(case) != SHARDED.name:
         return
-    if case.adapter.config is None and case.adapter.config_error is None and case.file(CONFIG_FILE) is None:
-        nested = [file.path for file in case.adapter.files if file.path.endswith("/" + CONFIG_FILE)]
+    if case.adapter.config is None and case.adapter.config_error is None and case.file(CONFIG) is None:
+        nested = [file.path for file in case.adapter.files if file.path.endswith("/" + CONFIG)]
         hint = f"there is one in {names(nested)}: use that folder" if nested else "add the file that PEFT wrote"
-        yield Problem(f"there is no {CONFIG_FILE}", Location(CONFIG_FILE), hint)
+        yield Problem(f"there is no {CONFIG}", Location(CONFIG), hint)
 
 
 @rule("LC107", "config-unreadable", Severity.ERROR)
@@ -149,7 +147,7 @@ def config_unreadable(case: Case) -> Iterator[Problem]:
 
     *Fix*: restore the file that ``save_pretrained()`` wrote.
     """
-    yield from _unreadable(case, case.adapter.config_error, CONFIG_FILE, "restore the file that PEFT wrote")
+    yield from _unreadable(case, case.adapter.config_error, CONFIG, "restore the file that PEFT wrote")
 
 
 @rule("LC108", "unsafe-pickle", Severity.ERROR, needs=("companions",))
@@ -188,7 +186,7 @@ def foreign_format(case: Case) -> Iterator[Problem]:
     *Fix*: see the finding.
     """
     foreign = case.adapter.foreign
-    if foreign is None or foreign.format is SHARDED or foreign.file == CONFIG_FILE:
+    if foreign is None or foreign.format is SHARDED or foreign.file == CONFIG:
         return
     yield Problem(
         f"this is {foreign.format.title}, not a LoRA adapter in PEFT's format",

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Literal
 
 from lora_cli.core.adapter import Adapter
+from lora_cli.core.adapter_files import CONFIG, WEIGHTS
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Companions
 from lora_cli.core.engine_outcome import Deployment, EngineOutcome
@@ -24,8 +25,6 @@ from lora_cli.core.text import LONGEST_NAME, beginning, counted, cut, names
 from lora_cli.errors import FormatError
 from lora_cli.rules.target_module_matching import Application
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
 NO_BASE = "no base model was given"
 LONGEST_MESSAGE = 2000
 MOST_PROBLEMS = 20
@@ -70,7 +69,7 @@ class Case:
         """Why ``need`` (config, weights, base, values or companions) is missing; empty if it is not."""
         foreign = f"it is {self.adapter.foreign.format.title}" if self.adapter.foreign is not None else ""
         weights = "" if self.has_weights else foreign or self.adapter.unread or "the weights could not be read"
-        config = "" if self.adapter.config is not None else f"{CONFIG_FILE} could not be read"
+        config = "" if self.adapter.config is not None else f"{CONFIG} could not be read"
         config = config if self.is_lora else foreign or config
         reasons = {
             "config": config,
@@ -109,7 +108,7 @@ class Case:
     @property
     def weights_file(self) -> str:
         """The file that is named in findings about tensors."""
-        return self.adapter.weight_files[0] if self.adapter.weight_files else WEIGHTS_FILE
+        return self.adapter.weight_files[0] if self.adapter.weight_files else WEIGHTS
 
     def factor_divisors(self) -> Mapping[str, tuple[int, int]]:
         """The divisors of A's and B's columns by module, if the config changes LoRA's shapes (``core.factors``)."""

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice, pairwise
 
+from lora_cli.core.adapter_files import CONFIG
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.reference import cached_repository
 from lora_cli.core.text import cut, names
-from lora_cli.rules.rule import CONFIG_FILE, MOST_PROBLEMS, Case, NotChecked, grouped, rule
+from lora_cli.rules.rule import MOST_PROBLEMS, Case, NotChecked, grouped, rule
 
 LIBRARIES = frozenset({"transformers", "diffusers", "sentence_transformers", "peft", "torch", "timm"})
 """Where PEFT's ``auto_mapping`` may have the class of a base model from."""
@@ -58,18 +59,18 @@ def names_code(case: Case) -> Iterator[Problem]:
     for where, named in list(companions.code.items())[:MOST_PROBLEMS]:
         yield Problem(f"it lists classes to import: {named}", Location(where), hint)
     if config is not None and config.unknown.get("auto_map"):
-        yield Problem("it lists classes to import", Location(CONFIG_FILE, "auto_map"), hint)
+        yield Problem("it lists classes to import", Location(CONFIG, "auto_map"), hint)
     if config is not None and config.megatron_config and config.megatron_core not in {None, "megatron.core"}:
         yield Problem(
             f"PEFT would import {cut(repr(config.megatron_core))} to load it",
-            Location(CONFIG_FILE, "megatron_core"),
+            Location(CONFIG, "megatron_core"),
             "Megatron uses megatron.core: remove megatron_core and megatron_config",
         )
     library = (config.auto_mapping or {}).get("parent_library") if config is not None else None
     if library is not None and (not isinstance(library, str) or library.partition(".")[0] not in LIBRARIES):
         yield Problem(
             f"AutoPeftModel would import {cut(repr(library))} to load it",
-            Location(CONFIG_FILE, "auto_mapping"),
+            Location(CONFIG, "auto_mapping"),
             f"the class of a base model is from one of {', '.join(sorted(LIBRARIES))}",
         )
 
@@ -259,7 +260,7 @@ def unpinned_base(case: Case) -> Iterator[Problem]:
             f"the base's revision {cut(config.revision)} is not pinned to a commit"
             if config.revision
             else "the base has no pinned revision",
-            Location(CONFIG_FILE, "revision"),
+            Location(CONFIG, "revision"),
             "set revision to the commit that it was trained on",
         )
 
@@ -291,7 +292,7 @@ def base_unclear(case: Case) -> Iterator[Problem]:
         message = f"the base is {cut(base)}, a quantised copy: the served base has a different name"
     else:
         return
-    yield Problem(message, Location(CONFIG_FILE, "base_model_name_or_path"), hint)
+    yield Problem(message, Location(CONFIG, "base_model_name_or_path"), hint)
 
 
 def _is_repository(name: str) -> bool:

@@ -90,18 +90,18 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
     adapter, config = loaded.adapter, loaded.adapter.config
     if base is not None and config is not None:
         base = _with_weights(config, replicated(config, base))
-    errors: list[FormatError] = []
     modules = tuple(adapter.pairs)
     known: Container[str] = adapter.pairs if base is None else base.modules
     wrapped = _wrapped(config, base, modules)
     found = tuple(module for module in modules if module in known or module in wrapped)
     others = [module for module in modules if module not in known and module not in wrapped]
     beyond = frozenset() if base is None else _beyond(others, base)
-    chosen = _chosen(config, base, found, errors)
+    chosen, target_error = _chosen(config, base, found)
     untargeted = () if chosen is None else tuple(m for m in found if m not in chosen and m not in wrapped)
     keys, pairs = adapter.keys, adapter.pairs
     misnamed = tuple(m for m in found if any(dropped_for(keys[factor.name]) for factor in pairs[m].factors))
     left_out = {*untargeted, *misnamed}
+    ranks, rank_error = _ranks(config, found, wrapped, base, (by_module, error) if config is written else None)
     return Application(
         adapter=adapter,
         found=found,
@@ -111,9 +111,9 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
         untargeted=untargeted,
         matched=tuple(module for module in found if module not in left_out),
         missing=_missing(config, base, chosen, wrapped, adapter),
-        ranks=_ranks(config, found, wrapped, base, errors, (by_module, error) if config is written else None),
+        ranks=ranks,
         expected={} if base is None else {module: _expected(module, base, wrapped) for module in found},
-        errors=tuple(errors),
+        errors=tuple(one for one in (target_error, rank_error) if one is not None),
         refused=loaded.refused,
         unfit=loaded.unfit,
         scales=by_module,
@@ -172,21 +172,20 @@ def _numbered(modules: Iterable[str]) -> Iterator[tuple[str, re.Match[str]]]:
 
 
 def _chosen(
-    config: LoraConfig | None, base: BaseModel | None, found: tuple[str, ...], errors: list[FormatError]
-) -> frozenset[str] | None:
-    """The modules of the base, or without one of the adapter, that the config targets; None if unknown."""
+    config: LoraConfig | None, base: BaseModel | None, found: tuple[str, ...]
+) -> tuple[frozenset[str] | None, FormatError | None]:
+    """The modules of the base, or without one of the adapter, that the config targets; None if unknown, and why."""
     if config is None:
-        return None
+        return None, None
     try:
         if base is not None:
-            return targeted_in(config, base)
+            return targeted_in(config, base), None
         if config.target_modules is None and "target_modules" not in config.mistyped:
-            return None
-        return targeted(config, found, linear=found)
+            return None, None
+        return targeted(config, found, linear=found), None
     except FormatError as error:
-        if "target_modules" not in config.mistyped and config.target_modules is not None:
-            errors.append(error)
-        return None
+        is_error = "target_modules" not in config.mistyped and config.target_modules is not None
+        return None, error if is_error else None
 
 
 def dropped_for(key: Key) -> str:
@@ -225,25 +224,23 @@ def _ranks(
     found: tuple[str, ...],
     wrapped: Mapping[str, str],
     base: BaseModel | None,
-    errors: list[FormatError],
     known: Scaled | None,
-) -> dict[str, int]:
-    """The rank of each module by the config; empty if its fields are invalid."""
+) -> tuple[Mapping[str, int], FormatError | None]:
+    """The rank of each module by the config; empty if its fields are invalid, and why its patterns are."""
     if config is None or config.mistyped.keys() & SCALE_FIELDS:
-        return {}
+        return {}, None
     if config.r <= 0 or any(rank <= 0 for rank in config.rank_pattern.values()):
-        return {}
+        return {}, None
     places = {module: wrapped.get(module, module) for module in found}
     named = [place for place in places.values() if place]
     by_place, error = known if known is not None and not wrapped else _scales(config, named)
     if error is not None:
-        if named:
-            errors.append(error)
-        return {}
+        return {}, error if named else None
     # A fused parameter [experts, …] has the factors of all experts side by side: r rows for each.
     shapes = base.parameters if base is not None else {}
     experts = {path: shapes[path][0] if len(shapes[path]) == 3 else 1 for path in wrapped.values() if path}
-    return {module: by_place[place].r * experts.get(place, 1) for module, place in places.items() if place}
+    ranks = {module: by_place[place].r * experts.get(place, 1) for module, place in places.items() if place}
+    return ranks, None
 
 
 def _expected(module: str, base: BaseModel, wrapped: Mapping[str, str]) -> tuple[BaseModule, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter import Adapter
+from lora_cli.core.adapter_files import CONFIG
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Card, Companions
 from lora_cli.core.engine_outcome import Deployment
@@ -21,7 +22,7 @@ from lora_cli.reading.companions import read_companions
 from lora_cli.rules import RULES
 from lora_cli.rules.base_model import misshapen
 from lora_cli.rules.config import not_lora, pattern_invalid
-from lora_cli.rules.rule import CONFIG_FILE, Case, Evidence, Rule, run
+from lora_cli.rules.rule import Case, Evidence, Rule, run
 from lora_cli.rules.target_module_matching import apply
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_near
@@ -171,7 +172,7 @@ def _with_timeout_finding(verdict: Verdict, budget: Budget) -> Verdict:
     rule = pattern_invalid
     if any(finding.code == rule.code for finding in verdict.findings):
         return verdict
-    problem = Problem(f"matching takes longer than {budget.limit_s:g} s", Location(CONFIG_FILE), TOO_SLOW)
+    problem = Problem(f"matching takes longer than {budget.limit_s:g} s", Location(CONFIG), TOO_SLOW)
     return replace(verdict, findings=(*verdict.findings, Finding(rule.code, rule.name, rule.severity, problem, None)))
 
 

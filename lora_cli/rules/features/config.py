@@ -11,7 +11,7 @@ from lora_cli.core.target_modules import ALL_LINEAR, targeted_in
 from lora_cli.core.text import cut, names
 from lora_cli.engines.name_resolution import HEADS
 from lora_cli.errors import FormatError
-from lora_cli.rules.config import LEAST
+from lora_cli.rules.config import LEAST, PATTERNS
 from lora_cli.rules.features.feature import Detect, EngineCase, Found
 from lora_cli.rules.rule import shown
 
@@ -21,7 +21,6 @@ KNOWN = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
 """The initialisations that vLLM has in its list, and that leave the base as it was."""
 
 INIT = "init_lora_weights"
-PATTERNS = ("rank_pattern", "alpha_pattern")
 ALPHAS = ("lora_alpha", "alpha_pattern")
 
 IsMeant = Callable[[Any], bool]
