@@ -1,4 +1,4 @@
-"""LC31x: the adapter next to the base model that it is to be put on."""
+"""LC31x: the adapter compared with the base model."""
 
 import re
 from collections.abc import Container, Iterator
@@ -17,13 +17,13 @@ LONGEST_ENDING = 8
 COPY = re.compile(
     r"-(?:unsloth|bnb|[48]bit|awq|gptq|gguf|u?int[48]|n?v?fp[48]|dynamic|hf|quantized\.w\d{1,2}a\d{1,2})$"
 )
-"""How the names of quantised and converted copies of a model end, in lower case."""
+"""Ends of the names of quantised and converted copies of a model, in lower case."""
 
 LONGEST_NAME = 96
 """Characters of a repository's name on the Hub, without its organisation."""
 
 FAMILY = re.compile(r"llama|(?<![a-z])(?:qwen|mistral|mixtral|gemma|falcon|bloom)(?![a-z])")
-"""Families whose models are called like their ``model_type``."""
+"""Families whose models have their ``model_type`` in the name."""
 
 NOT_STACKED = "its experts do not fit the base's fused experts, see LC317"
 
@@ -42,24 +42,26 @@ def nothing_applies(case: Case) -> Iterator[Problem]:
     if total and not application.matched:
         assert case.base is not None
         first = next(iter(case.application.adapter.pairs))
+        modules = f"this one has modules like {names(list(case.base.modules), 2)}"
         yield Problem(
             f"0 of {counted(total, 'module')} apply to {cut(case.base.name)}: {application.reasons()}",
             case.in_weights(first),
-            NOT_STACKED if _of_experts(case) else f"{OTHER_BASE}; {_namesake(first, case.base)}",
+            NOT_STACKED if _all_are_experts(case) else _hint(first, case.base) or f"{OTHER_BASE}; {modules}",
         )
 
 
-def _namesake(module: str, base: BaseModel, taken: Container[str] = ()) -> str:
-    """What the base calls the module that ends like ``module`` and is not ``taken``, or a few of its names."""
+def _hint(module: str, base: BaseModel, taken: Container[str] = ()) -> str:
+    """A hint that names the base's module with the longest common ending; empty if it is ``taken`` or there is none."""
     parts = module.split(".")[-LONGEST_ENDING:]
     for length in range(len(parts) - 1, 1, -1):
         ending = "." + ".".join(parts[-length:])
         similar = next((name for name in base.modules if name.endswith(ending)), None)
         if similar in taken:
-            break
+            return ""
         if similar is not None:
-            return f"this one calls it {similar}: if it is the same model, `lora-cli repair --base` corrects the names"
-    return f"this one has modules like {names(list(base.modules), 2)}"
+            fix = "if it is the same model, `lora-cli repair --base` corrects the names"
+            return f"{OTHER_BASE}; this one calls it {similar}: {fix}"
+    return ""
 
 
 @rule("LC312", "partly-applied", Severity.ERROR, needs=("weights", "base"))
@@ -72,22 +74,18 @@ def partly_applied(case: Case) -> Iterator[Problem]:
     """
     application = case.application
     if application.matched and application.absent:
+        assert case.base is not None
+        hint = _hint(application.absent[0], case.base, application.adapter.pairs) or OTHER_BASE
         yield Problem(
             f"only {application.applied.matched} of {counted(application.applied.total, 'module')} apply: the base has "
             f"no {names(application.absent)}",
             case.in_weights(application.absent[0]),
-            NOT_STACKED if _of_experts(case) else _other_names(application.absent[0], case),
+            NOT_STACKED if _all_are_experts(case) else hint,
         )
 
 
-def _other_names(module: str, case: Case) -> str:
-    assert case.base is not None
-    called = _namesake(module, case.base, case.application.adapter.pairs)
-    return f"{OTHER_BASE}; {called}" if called.startswith("this one calls") else OTHER_BASE
-
-
-def _of_experts(case: Case) -> bool:
-    """Whether all that the base lacks are experts that PEFT cannot put on its fused ones."""
+def _all_are_experts(case: Case) -> bool:
+    """Whether all absent modules are experts that PEFT cannot stack for the base's fused experts."""
     application = case.application
     if application.refused is not None:
         return all(".experts." in module for module in application.absent)
@@ -141,7 +139,7 @@ def shape_mismatch(case: Case) -> Iterator[Problem]:
 
 
 def misshapen(case: Case) -> dict[str, list[str]]:
-    """What is wrong with the shapes of each module that the base has, and whose factors do not fit on it."""
+    """The modules of the base whose factors have other shapes, each with the differences."""
     narrowed, found = case.factor_divisors(), dict[str, list[str]]()
     for module, wanted in case.application.expected.items():
         pair = case.application.adapter.pairs[module]
@@ -232,7 +230,7 @@ def other_base(case: Case) -> Iterator[Problem]:
 
 
 def _model_name(repository: str) -> str:
-    """A model's name without its organisation, and without what marks a copy of it: Llama 3 has been called twice."""
+    """A model's name without its organisation and marks of a copy; Llama 3 models have two names."""
     name = repository.rpartition("/")[2].lower()[:LONGEST_NAME]
     while (shorter := COPY.sub("", name)) != name:
         name = shorter

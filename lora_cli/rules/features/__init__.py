@@ -1,6 +1,6 @@
-"""Features of adapters that engines treat differently: one detector each, which finds it and says where.
+"""Features of adapters that engines treat differently, with a detector for each.
 
-A profile's rows name them. Adding one is a detector here and a line in ``FEATURES``.
+The rows of profiles name them. Adding one is a detector and a line in ``FEATURES``.
 """
 
 from collections.abc import Mapping
@@ -100,4 +100,4 @@ FEATURES: Mapping[str, Feature] = {
     "base-without-lora": Feature("a base whose class has no LoRA", modules.base_without_lora),
     "named-like-base": Feature("an adapter named like the served base", modules.named_like_base),
 }
-"""Every feature by the name that rows call it."""
+"""All features by the name in rows."""
