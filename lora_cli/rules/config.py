@@ -1,4 +1,4 @@
-"""LC2xx: what ``adapter_config.json`` says, by itself and next to the modules that its patterns are to match."""
+"""LC2xx: ``adapter_config.json`` alone, and the modules that its patterns match."""
 
 import math
 import re
@@ -15,7 +15,7 @@ from lora_cli.errors import FormatError
 from lora_cli.rules.rule import Case, NotChecked, grouped, rule, shown
 
 OLD_FIELDS = frozenset({"enable_lora", "merge_weights"})
-"""Fields of PEFT 0.2, which say nothing if they are null or false."""
+"""Fields of PEFT 0.2, which have no effect if they are null or false."""
 
 RANK_AND_ALPHA = ("r", "lora_alpha", "rank_pattern", "alpha_pattern")
 TARGETS = ("target_modules", "target_parameters")
@@ -33,20 +33,20 @@ VARIANTS = (
     "monteclora_config",
     "kasa_config",
 )
-"""What makes another layer of LoRA's; a layer is one of these (``resolve_lora_variant``)."""
+"""Fields that select a variant of LoRA; only one can be set (``resolve_lora_variant``)."""
 
 ONLY_ON_MODULES = ("lora_dropout", "lora_bias", "use_dora", "velora_config", "kasa_config")
-"""What PEFT refuses on a bare parameter (``ParamWrapper``)."""
+"""Fields that PEFT refuses on a bare parameter (``ParamWrapper``)."""
 
 LEAST = 1e-9
-"""Ranks and alphas below it are as good as 0."""
+"""Ranks and alphas below it count as 0."""
 
 AS_SAVED = "restore the field as save_pretrained() wrote it"
 
 PATTERNS = ("rank_pattern", "alpha_pattern")
 
 MOST_PARAMETERS = 16
-"""Last names of ``target_parameters`` up to which patterns are matched with each on each module: experts have four."""
+"""The number of last names of ``target_parameters`` up to which patterns are matched; experts have four."""
 
 TOO_MANY = f"target_parameters has more than {MOST_PARAMETERS} last names, which are not compared with patterns"
 
@@ -120,9 +120,9 @@ def _effect(_: str, alpha: float) -> str:
 def _number_problems(
     case: Case, fields: tuple[str, str, str], hint: str, effect: Callable[[str, float], str]
 ) -> Iterator[Problem]:
-    """A number that is of another type, missing or not above 0, and those of its pattern.
+    """Numbers of a field and its pattern that have the wrong type, are missing, or are not above 0.
 
-    ``fields`` are the field, that of the pattern, and what one is called; ``effect`` gets that too, and the number.
+    ``fields`` are the field, its pattern, and a noun for a value; ``effect`` gets the subject and the number.
     """
     config, (name, pattern, noun) = case.config, fields
     for field in (name, pattern):
@@ -291,7 +291,7 @@ def _single_field_errors(config: LoraConfig) -> FieldErrors:
 
 
 def _initialisation_errors(config: LoraConfig, ranks: Collection[int]) -> FieldErrors:
-    """``init_lora_weights``: PEFT initialises a layer before it loads the weights, and may fail there already."""
+    """``init_lora_weights``: PEFT initialises a layer before it loads the weights, which may fail."""
     field, method = "init_lora_weights", config.init_lora_weights
     if isinstance(method, bool):
         return
@@ -347,7 +347,7 @@ def _variant_errors(case: Case, config: LoraConfig) -> FieldErrors:
 
 
 def _parameter_problems(case: Case, config: LoraConfig) -> Iterator[Problem]:
-    """By the config as PEFT has it on the base, where experts may have become parameters."""
+    """Fields that PEFT refuses on parameters, by the config as PEFT loads it on the base."""
     loaded = case.application.adapter.config or config
     if not loaded.target_parameters:
         return
@@ -371,10 +371,7 @@ def _parameter_problems(case: Case, config: LoraConfig) -> Iterator[Problem]:
 
 
 def _pattern_paths(case: Case) -> list[str] | None:
-    """What PEFT matches the keys of patterns against: the adapter's modules, and the parameters that it is put on.
-
-    None if these are too many.
-    """
+    """The paths that PEFT matches keys of patterns with: the adapter's modules and its parameters; None if too many."""
     config = case.config
     leaves = {last_name(name) for name in config.target_parameters or ()}
     if len(leaves) > MOST_PARAMETERS:
@@ -405,12 +402,12 @@ def dead_pattern(case: Case) -> Iterator[Problem | NotChecked]:
 
 
 def _dead_names(case: Case) -> Iterator[tuple[str, str]]:
-    """Names in lists that no module of the base has, and layers beyond its last: (field, name)."""
-    # As PEFT has it on the base: it rewrites the names of experts that the base has fused.
+    """Names in lists that match no module of the base, and layers beyond its last: (field, name)."""
+    # The config as PEFT loads it: it rewrites the names of experts that the base has fused.
     config, base = case.application.adapter.config, case.base
     assert config is not None
     if base is None or case.application.absent or case.application.beyond:
-        # Without a base there is nothing to name, and of another base's modules other rules tell.
+        # Other rules report that the base is another one.
         return
     heads = HEADS.get(config.task_type or "", ())
     called = {ending for module in base.modules for ending in endings(module)}

@@ -1,4 +1,4 @@
-"""LC4xx: what the engines that will serve the adapter do with it. Their behaviour is data, in ``lora_cli.engines``."""
+"""LC4xx: what engines do with the adapter. Their behaviour is data, in ``lora_cli.engines``."""
 
 from collections.abc import Iterator
 
@@ -33,7 +33,7 @@ def rank_above_max(case: Case) -> Iterator[Problem]:
 
 
 def _findings_of(case: Case, code: str) -> Iterator[Problem]:
-    """What the named engines do that is under ``code``."""
+    """The reasons of the named engines' outcomes that rule ``code`` reports."""
     for engine in case.outcomes:
         for reason in engine.reasons:
             if reason.code == code:

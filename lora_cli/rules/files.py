@@ -10,16 +10,16 @@ from lora_cli.errors import FormatError, UnsafePickle
 from lora_cli.rules.rule import Case, NotChecked, grouped, rule
 
 TRAINERS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler", "random_states", "sampler")
-"""How the names of files begin that a trainer writes for itself: its arguments and states, and no weights."""
+"""Beginnings of the names of files with a trainer's arguments and states, which contain no weights."""
 
 
 def _foreign(case: Case) -> str:
-    """The name of the other format that this is, or nothing."""
+    """The name of the foreign format of the adapter, empty if it is PEFT's."""
     return case.adapter.foreign.format.name if case.adapter.foreign is not None else ""
 
 
 def _unreadable(case: Case, error: FormatError | None, file: str, hint: str) -> Iterator[Problem]:
-    """What is wrong with a file that can be read as plain bytes: it is the subject of a sentence that has none."""
+    """The error of a file that can be read as plain bytes, with the file as the subject of its message."""
     listed = case.file(file)
     if error is not None and (listed is None or not listed.defect):
         message = f"{file} {error.reason}" if error.reason.startswith("is ") else error.reason

@@ -1,4 +1,4 @@
-"""LC6xx: the supply chain. What comes along with an adapter, and how firmly it is tied to what it claims to be."""
+"""LC6xx: the supply chain. Code and templates next to the weights, names of files, and pinned revisions."""
 
 import re
 import unicodedata
@@ -13,22 +13,22 @@ from lora_cli.core.text import cut, names
 from lora_cli.rules.rule import MOST_PROBLEMS, Case, NotChecked, grouped, rule
 
 LIBRARIES = frozenset({"transformers", "diffusers", "sentence_transformers", "peft", "torch", "timm"})
-"""Where PEFT's ``auto_mapping`` may have the class of a base model from."""
+"""Libraries that the class of a base model in PEFT's ``auto_mapping`` may be from."""
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 QUANTISED = re.compile(r"-(bnb-[48]bit|AWQ|GPTQ(-Int[48])?|GGUF)$", re.IGNORECASE)
 
 FOLDERS = frozenset({"model", "models", "ckpt", "ckpts", "checkpoint", "checkpoints", "output", "outputs"})
-"""What people call a folder of models; no organisation of the Hub that publishes any."""
+"""Usual names of folders with models; none is an organisation on the Hub with models."""
 
 LONGEST_TEMPLATES = 1 << 20
-"""Characters of all chat templates of one adapter together: a long one has twenty thousand."""
+"""The maximum number of characters of all chat templates of one adapter; a long one has twenty thousand."""
 
 BEYOND = "there are more bytes or files next to the weights than the limit, so templates may be unread"
 
 LEAST_COUNTED = 1024
-"""How many characters a shorter one counts for, so that there are not many of them."""
+"""The number of characters that a shorter template counts for, which limits their number."""
 
 WINDOWS_DEVICES = frozenset(
     {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³")}
@@ -105,7 +105,7 @@ def hostile_template(case: Case) -> Iterator[Problem | NotChecked]:
 
 
 CLOSING = {"{{": "}}", "{%": "%}", "{#": "#}"}
-"""How a tag of a template begins and ends; all else is text."""
+"""The delimiters of tags in a template; everything else is text."""
 
 _OPENING = re.compile(r"\{[{%#]")
 _CALL = re.compile(r"range\s*+\(([^()]*+)")
@@ -113,7 +113,7 @@ _LARGE = re.compile(r"(?:^|,)\s*+\d{6}")
 _LONG_LOOP = re.compile(r"range\s*+\(\s*+\d{4}")
 
 Find = Callable[[str], str]
-"""What of a template's code is hostile, or nothing."""
+"""Finds a hostile part of a template's code; empty if there is none."""
 
 
 def _search(pattern: str, code: str) -> str:
@@ -122,7 +122,7 @@ def _search(pattern: str, code: str) -> str:
 
 
 def _spelt_out(code: str) -> str:
-    """A text of ``%c`` that is formatted: characters by their numbers."""
+    """A string with ``%c`` that is formatted: characters by their numbers."""
     for text, after in pairwise(re.split("['\"]", code)):
         at = text.lower().find("%c")
         if at >= 0 and after.lstrip().startswith(("|", "%")):
@@ -162,14 +162,14 @@ HOSTILE: tuple[tuple[Find, str], ...] = (
     (partial(_search, r"\*\s*+\d{6}|\*\*\s*+\d"), "creates an object of millions of elements"),
     (_nested_loops, "loops over millions of elements"),
 )
-"""What no template for chat needs. Sources: known ways out of Jinja's sandbox; CVE-2024-34359, CVE-2025-61620.
+"""Constructs that no chat template needs. Sources: known escapes from Jinja's sandbox; CVE-2024-34359, CVE-2025-61620.
 
-A pattern repeats nothing that its own next part could begin with, so that it never goes back.
+The patterns never backtrack: no repetition can match what the next part begins with.
 """
 
 
 def hostile_in(template: str) -> Iterator[tuple[str, str]]:
-    """What of ``template`` is hostile: in words, and as it is there."""
+    """The hostile constructs in ``template``: (description, code)."""
     code = "\n".join(_tags(template))
     for find, what in HOSTILE:
         if found := find(code):
@@ -177,7 +177,7 @@ def hostile_in(template: str) -> Iterator[tuple[str, str]]:
 
 
 def _tags(template: str) -> Iterator[str]:
-    """What of a template is code, in one pass; what is never closed is taken for code to its end."""
+    """The tags of a template, in one pass; one that is never closed extends to the end."""
     at = 0
     while opening := _OPENING.search(template, at):
         closing = CLOSING[opening.group()]
@@ -296,5 +296,5 @@ def base_unclear(case: Case) -> Iterator[Problem]:
 
 
 def _is_repository(name: str) -> bool:
-    """Whether it is a repository of the Hub, and no path."""
+    """Whether ``name`` is a repository on the Hub and not a path."""
     return name.count("/") == 1 and name[0] not in "/.~" and name[-1] != "/" and name.partition("/")[0] not in FOLDERS

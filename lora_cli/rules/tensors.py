@@ -1,4 +1,4 @@
-"""LC30x: the tensors by themselves and next to the config, without a base."""
+"""LC30x: the tensors alone and compared with the config, without a base."""
 
 from collections.abc import Callable, Iterator
 
@@ -17,10 +17,10 @@ VARIANTS = (
     ("lora_bias", "lora_bias", "bias"),
     ("kasa_config", "diag", "lora_diag"),
 )
-"""What gives every module a tensor more: the field, the part, and what it is called on disk."""
-TRAINED_BESIDE = frozenset({"saved", "base_layer", "bias", "lora_bias", "magnitude", "diag", "trainable_tokens"})
-SAVED_AGAIN = "`lora-cli repair` rewrites the names; or save the adapter again with PEFT, from the unwrapped model"
-NAMED = "`lora-cli repair` adds them to target_modules, if they were trained"
+"""Variants that give every module another tensor: the field, the part, and the tensor's name on disk."""
+OTHER_TRAINED_PARTS = frozenset({"saved", "base_layer", "bias", "lora_bias", "magnitude", "diag", "trainable_tokens"})
+REWRITE_NAMES = "`lora-cli repair` rewrites the names; or save the adapter again with PEFT, from the unwrapped model"
+ADD_TARGETS = "`lora-cli repair` adds them to target_modules, if they were trained"
 
 
 def _factors(pair: LoraPair) -> Iterator[tuple[str, TensorInfo]]:
@@ -88,7 +88,7 @@ def name_form(case: Case) -> Iterator[Problem]:
         for reason, key in reasons
         if not reason and not key.canonical and key.part in PAIR_PARTS and (key.module, key.part) in once
     ]
-    yield from grouped(messages, case.weights_file, "tensor", SAVED_AGAIN)
+    yield from grouped(messages, case.weights_file, "tensor", REWRITE_NAMES)
 
 
 @rule("LC304", "adapter-name-infix", Severity.WARNING, needs=("weights",))
@@ -106,7 +106,7 @@ def adapter_name_infix(case: Case) -> Iterator[Problem]:
         for key in case.application.adapter.keys.values()
         if key.adapter_name == DEFAULT_NAME and not dropped_for(key)
     ]
-    yield from grouped(messages, case.weights_file, "tensor", SAVED_AGAIN)
+    yield from grouped(messages, case.weights_file, "tensor", REWRITE_NAMES)
 
 
 @rule("LC305", "name-unknown", Severity.ERROR, needs=("weights",))
@@ -163,7 +163,7 @@ def untargeted_tensors(case: Case) -> Iterator[Problem]:
     messages = [
         ("the config does not target the module; PEFT drops its tensors", name) for name in case.application.untargeted
     ]
-    yield from grouped(messages, config.file, "module", NAMED)
+    yield from grouped(messages, config.file, "module", ADD_TARGETS)
 
 
 @rule("LC308", "no-lora-tensors", Severity.ERROR, needs=("weights",))
@@ -194,10 +194,10 @@ def factor_dtype(case: Case) -> Iterator[Problem]:
 
     *Fix*: save the factors as bf16, f16 or f32.
     """
-    yield from _stored(case, lambda dtype: dtype in WHOLE)
+    yield from _dtype_problems(case, lambda dtype: dtype in WHOLE)
 
 
-def _stored(case: Case, is_meant: Callable[[str], bool]) -> Iterator[Problem]:
+def _dtype_problems(case: Case, is_meant: Callable[[str], bool]) -> Iterator[Problem]:
     messages = [
         (f"{part} is stored as {one.dtype}", pair.module)
         for pair in case.adapter.pairs.values()
@@ -206,7 +206,7 @@ def _stored(case: Case, is_meant: Callable[[str], bool]) -> Iterator[Problem]:
     ]
     for name, key in case.adapter.keys.items():
         if (
-            key.part in TRAINED_BESIDE
+            key.part in OTHER_TRAINED_PARTS
             and key.param in {"", "weight", "bias"}
             and is_meant(case.adapter.tensors[name].dtype)
         ):
@@ -223,7 +223,7 @@ def narrow_factor(case: Case) -> Iterator[Problem]:
 
     *Fix*: save the factors as bf16, f16 or f32.
     """
-    yield from _stored(case, lambda dtype: dtype not in FLOATS | WHOLE)
+    yield from _dtype_problems(case, lambda dtype: dtype not in FLOATS | WHOLE)
 
 
 @rule("LC310", "variant-incomplete", Severity.ERROR, needs=("config", "weights"))
