@@ -9,6 +9,7 @@ from lora_cli.engines.profile import (
     FACTORS,
     GENERIC_OUTCOMES,
     OWN_NAME_RULES,
+    RARELY_KNOWN,
     Engine,
     Grammar,
     Row,
@@ -34,7 +35,7 @@ IGNORED = {
     "trained-tokens": "trained tokens are not read",
     "init-changes-base": "the base's weights are not the ones that it was trained on",
 }
-"""What neither of the two reads, by feature: an adapter is served as if it had none of it."""
+"""Features that neither engine reads: an adapter is served as if it did not have them."""
 
 
 def _rows(engine: str) -> tuple[Row, ...]:
@@ -94,14 +95,7 @@ GENERIC = {
     "LC208": Outcome.OK,
     **dict.fromkeys(("LC202", "LC301", "LC306", "LC314", "LC316", "LC321", "LC322"), Outcome.SERVES_WRONG),
 }
-"""Its kernels are handed bare pointers: no check of shapes was found."""
-
-UNREAD = frozenset(
-    (
-        *("sharded", "experts-alone", "experts-incomplete", "rows-reordered", "base-without-lora", "tower"),
-        "named-like-base",
-    )
-)
+"""Their kernels get bare pointers: no check of shapes was found."""
 
 LEAVES = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj"})
 
@@ -114,7 +108,7 @@ LORAX = Engine(
         "0.12": Grammar(prefix="required", parts=FACTORS, leaves=LEAVES | {"lm_head", "gate_up_proj"}, whole_types=True)
     },
     generic=GENERIC,
-    unread=UNREAD,
+    unknown=RARELY_KNOWN | {"sharded"},
 )
 
 TGI = Engine(
@@ -132,5 +126,5 @@ TGI = Engine(
     ),
     grammars={"3.3.7": Grammar(prefix="required", parts=FACTORS, leaves=LEAVES | {"c_proj", "c_fc"}, whole_types=True)},
     generic=GENERIC,
-    unread=UNREAD,
+    unknown=RARELY_KNOWN | {"sharded"},
 )

@@ -176,7 +176,7 @@ class Engine:
     of class names to the first version that loads their trained head. ``with_lora`` are other families that support
     LoRA, without a table in ``core.architectures``. ``fused_experts`` are families whose class has its experts in one
     tensor. ``block_names`` is the class's and transformers' name of the block with the experts, ``reordered`` the
-    modules whose outputs the class keeps in another order. ``unread`` are features whose effect is unknown. ``slots``
+    modules whose outputs the class keeps in another order. ``unknown`` are features whose effect is unknown. ``slots``
     is None if the layout of the slots is unknown.
     """
 
@@ -196,7 +196,7 @@ class Engine:
     fused_experts: frozenset[str] = frozenset()
     block_names: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     reordered: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    unread: frozenset[str] = frozenset()
+    unknown: frozenset[str] = frozenset()
     slots: SlotLayout | None = None
 
     def is_known(self, base: BaseModel) -> bool:
@@ -290,3 +290,8 @@ NAME_RULES = frozenset({"LC303", "LC307", "LC311", "LC312"})
 
 OWN_NAME_RULES: Mapping[str, Outcome] = dict.fromkeys(sorted(NAME_RULES), Outcome.OK)
 """For an engine whose own rows check names: what PEFT finds says nothing about it."""
+
+RARELY_KNOWN = frozenset(
+    ("experts-alone", "experts-incomplete", "rows-reordered", "base-without-lora", "tower", "named-like-base")
+)
+"""Features whose effect is only known for vLLM and PEFT."""

@@ -10,6 +10,7 @@ from lora_cli.engines.profile import (
     GENERIC_OUTCOMES,
     OWN_NAME_RULES,
     PACKED,
+    RARELY_KNOWN,
     Engine,
     Flags,
     Grammar,
@@ -162,10 +163,5 @@ ENGINE = Engine(
     },
     rank_flag="--max-lora-rank",
     slots=SLOTS,
-    unread=frozenset(
-        (
-            *("sharded", "experts-alone", "experts-incomplete", "rows-reordered", "base-without-lora", "tower"),
-            "named-like-base",
-        )
-    ),
+    unknown=RARELY_KNOWN | {"sharded"},
 )

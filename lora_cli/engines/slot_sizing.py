@@ -192,7 +192,7 @@ def _widths(base: BaseModel, profile: Profile, layout: SlotLayout, tp: int) -> M
 
 
 def _sharded(path: str, module: BaseModule, base: BaseModel, tp: int) -> int:
-    """What one GPU of ``tp`` has of the two factors of a linear module."""
+    """The elements for each rank that one GPU of ``tp`` has of a linear module."""
     leaf = last_name(path)
     if tp == 1 or leaf in REPLICATED:
         return module.d_in + module.d_out
@@ -209,7 +209,7 @@ def _sharded(path: str, module: BaseModule, base: BaseModel, tp: int) -> int:
 
 
 def _heads(width: int, base: BaseModel, tp: int, path: str) -> int:
-    """Keys' or values' part of one GPU: where there are fewer heads than GPUs, each GPU has one of them whole."""
+    """The width of keys or values on one GPU, which has at least one whole head."""
     return _divided(width, min(tp, base.kv_heads or tp), path)
 
 
@@ -220,7 +220,7 @@ def _divided(number: int, tp: int, path: str) -> int:
 
 
 def _unfilled(leaf: str, module: BaseModule, layout: SlotLayout, present: Collection[str]) -> int:
-    """The A's that a packed whole has beyond those of the parts that this base has, counted with its first part."""
+    """The elements of A's of a packed module without a part in this base, counted with its first part."""
     names = layout.group(leaf)
     whole = next((name for name in names if name in layout.stacked), None)
     parts = sorted(names & set(present))
@@ -230,7 +230,7 @@ def _unfilled(leaf: str, module: BaseModule, layout: SlotLayout, present: Collec
 def _of_parameters(
     base: BaseModel, profile: Profile, layout: SlotLayout, tp: int
 ) -> Iterable[tuple[frozenset[str], int]]:
-    """Fused experts and routers, which transformers holds as bare parameters."""
+    """Fused experts and routers, which are bare parameters in transformers."""
     fused = base.model_type in profile.engine.fused_experts
     seen: set[str] = set()
     for path, shape in base.parameters.items():

@@ -7,6 +7,7 @@ from lora_cli.engines.profile import (
     GENERIC_OUTCOMES,
     OWN_NAME_RULES,
     PACKED,
+    RARELY_KNOWN,
     Engine,
     Grammar,
     rejects,
@@ -83,10 +84,5 @@ ENGINE = Engine(
     },
     default_rank=64,
     rank_flag="max_lora_rank",
-    unread=frozenset(
-        (
-            *("dora", "experts-alone", "experts-incomplete", "rows-reordered", "base-without-lora", "tower"),
-            *("named-like-base", "two-into-one"),
-        )
-    ),
+    unknown=RARELY_KNOWN | {"dora", "two-into-one"},
 )

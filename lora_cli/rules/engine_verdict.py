@@ -64,20 +64,20 @@ def engine_outcome(
     other_keys = tuple(key for key in rule_case.adapter.keys.values() if key.part not in PAIR_PARTS)
     case = EngineCase(rule_case, profile, deployment, resolution, other_keys)
     reasons = (*_row_reasons(case), *_rule_reasons(case, findings))
-    unread = [
+    unknown = [
         feature.title
         for name, feature in FEATURES.items()
-        if name in profile.engine.unread and any(feature.detect(case))
+        if name in profile.engine.unknown and any(feature.detect(case))
     ]
-    unread_note = f"its behaviour with {', '.join(unread)} is unknown" if unread else ""
+    feature_note = f"its behaviour with {', '.join(unknown)} is unknown" if unknown else ""
     model_note = _why_base_unknown(rule_case, profile) if profile.engine.name != PEFT else ""
     return EngineOutcome(
         engine=profile.engine.name,
         title=profile.engine.title,
         version=profile.requested or None,
         profile=profile.version,
-        proven=profile.proven and not unread and not model_note,
-        note="; ".join(filter(None, (profile.note, unread_note, model_note))),
+        proven=profile.proven and not unknown and not model_note,
+        note="; ".join(filter(None, (profile.note, feature_note, model_note))),
         outcome=max((reason.outcome for reason in reasons), default=Outcome.OK),
         applied=applied,
         reasons=reasons,
@@ -151,7 +151,7 @@ def _generic_outcome(code: str, case: EngineCase) -> Outcome:
     LoRA factors with another ``peft_type`` are another method to PEFT alone. For features whose effect is unknown
     nothing is claimed: the error stays, since the engine is not known to ignore it.
     """
-    if code in {FEATURES[name].rule for name in case.profile.engine.unread}:
+    if code in {FEATURES[name].rule for name in case.profile.engine.unknown}:
         return Outcome.OK
     by_name = case.profile.engine.name == PEFT or not case.adapter.pairs
     if case.adapter.foreign is not None and code in FOREIGN and by_name:

@@ -67,7 +67,7 @@ def test_each_row_names_a_feature_and_its_evidence() -> None:
         versions = list(map(as_version, engine.versions))
         assert versions == sorted(versions)
         assert all(as_version(since) in versions for since in engine.grammars)
-        assert engine.unread <= FEATURES.keys()
+        assert engine.unknown <= FEATURES.keys()
         for row in engine.rows:
             assert row.feature in FEATURES
             assert row.outcome is not Outcome.OK
@@ -84,7 +84,7 @@ def test_no_profile_has_two_rows_for_a_feature() -> None:
 
 def test_each_feature_is_in_some_row() -> None:
     known = {row.feature for engine in ENGINES.values() for row in engine.rows}
-    assert known | {name for engine in ENGINES.values() for name in engine.unread} == FEATURES.keys()
+    assert known | {name for engine in ENGINES.values() for name in engine.unknown} == FEATURES.keys()
     assert {name for feature in FEATURES.values() for name in feature.along} <= FEATURES.keys()
 
 

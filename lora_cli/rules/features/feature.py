@@ -82,7 +82,7 @@ class Feature:
 
     def outcome(self, name: str, profile: Profile) -> Outcome | None:
         """What the engine does with an adapter that has only this feature, called ``name``; None if unknown."""
-        if name in profile.engine.unread:
+        if name in profile.engine.unknown:
             return None
         own = [row.outcome for row in profile.rows if row.feature == name]
         rows = [row.outcome for row in profile.rows if row.feature in self.along]
