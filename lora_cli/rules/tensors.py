@@ -176,10 +176,10 @@ def no_lora_tensors(case: Case) -> Iterator[Problem]:
     """
     if case.adapter.pairs:
         return
-    held = list(case.adapter.tensors)
-    what = f", but no lora_A or lora_B: {names(held)}" if held else ""
+    found = list(case.adapter.tensors)
+    what = f", but no lora_A or lora_B: {names(found)}" if found else ""
     yield Problem(
-        f"the file contains {counted(len(held), 'tensor')}{what}",
+        f"the file contains {counted(len(found), 'tensor')}{what}",
         case.in_weights(),
         "use the adapter's own weights; serve a merged model as a model, not as an adapter",
     )

@@ -1,7 +1,7 @@
-"""An adapter is validated for an engine, rewritten for it, validated again, and its updates are verified.
+"""Repair: validate an adapter for an engine, rewrite it, validate it again, and verify that its updates are the same.
 
-The proof takes the scales from the config that was written, as PEFT reads it, and the factors from the file, and knows
-nothing of the recipes of tensors but which rows of which old module are where.
+The verification reads scales and factors from the files that were written, as PEFT does. Of the recipes it only uses
+which rows of an original module are where.
 """
 
 import filecmp
@@ -61,27 +61,27 @@ from lora_cli.validation.validate import ref_of, resolve_allowed
 from lora_cli.validation.verdict import ENGINE_RULES, Terms, gather_evidence, judge
 
 BY_FLAG = frozenset({"rank-above-max", "filtered", "pinned-beyond-slots", "named-like-base", "tower"})
-"""What is fixed by how the engine is started, and not in the adapter."""
+"""Features that are fixed by the flags of the engine, not in the adapter."""
 
 OF_VALUES = "LC5"
-"""Rules about values: what is wrong with them stays so, however they are written."""
+"""Rules about values, which a repair cannot fix."""
 
 Read = Callable[[str], Bits]
-"""What gives the bits of the tensor of a name. Raises as ``reading.tensor_values.load``."""
+"""Returns the bits of a tensor by name. Raises as ``reading.tensor_values.load``."""
 
 ROUNDING = {"F64": 2.0**-53, "F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-9}
-"""Half the distance from 1 to the next number of each dtype: what one rounding changes at most."""
+"""Half the distance from 1 to the next number of each dtype: the largest relative error of one rounding."""
 
 FLOAT64_ERROR = 1e-12
-"""What sums in float64 leave."""
+"""The relative error of sums in float64."""
 
 
 @dataclass(frozen=True, slots=True)
 class RepairOptions:
-    """What an adapter is to be repaired for, and how it is to be written.
+    """The engine to repair an adapter for, and how to write it.
 
-    ``dtype`` (``bfloat16``) and ``base_name`` are None to leave them. ``to`` is the folder to write, None to write
-    nothing. ``base_ref`` is where the base is: its weights, where they are on this disk, show what is a copy of them.
+    ``dtype`` (``bfloat16``) and ``base_name`` are None for no change. ``to`` is the folder to write, None to write
+    nothing. ``base_ref`` is the base's reference: with its weights on this disk, saved tensors are compared.
     """
 
     profile: Profile
@@ -144,7 +144,7 @@ def repair_adapter(item: Item, options: RepairOptions, settings: Settings) -> Re
 def _context(
     one: Opened, options: RepairOptions, copies: Mapping[str, bool]
 ) -> tuple[RepairContext, tuple[Change, ...]]:
-    """What the steps of the repair work with, and which fields of the config were fixed first."""
+    """The context of the steps, and the changes to fields of the config that come before them."""
     assert one.adapter.config is not None
     file = one.revision.file(CONFIG)
     assert file is not None
@@ -165,7 +165,7 @@ def _context(
 
 
 def _copies(one: Opened, options: RepairOptions, settings: Settings) -> Mapping[str, bool]:
-    """Which of its tensors are the base's own weights; empty if these are not on this disk."""
+    """Whether saved tensors equal the base's own weights; empty if these are not on this disk."""
     saved = saved_weights(one.adapter)
     if options.base is None or options.base_ref is None or not saved:
         return {}
@@ -174,7 +174,7 @@ def _copies(one: Opened, options: RepairOptions, settings: Settings) -> Mapping[
 
 
 def _remaining_problems(before: EngineOutcome, planned: Verdict) -> Iterator[Refusal]:
-    """What is still wrong: with the values, for the engine, and whatever else is an error."""
+    """The problems that the repair does not fix: of values, for the engine, and other errors."""
     after = planned.engines[0]
     of_values = [reason for reason in before.reasons if reason.code.startswith(OF_VALUES)]
     reasons = [*of_values, *(reason for reason in after.reasons if reason.feature not in BY_FLAG)]
@@ -191,15 +191,15 @@ def _remaining_problems(before: EngineOutcome, planned: Verdict) -> Iterator[Ref
 
 
 def _beyond_repair(hint: str) -> str:
-    """A hint; merging in place of one to ``repair``, which has done what it can."""
+    """The hint, or one to merge instead of one to use ``repair``."""
     return MERGE if "lora-cli repair" in hint else hint
 
 
 def _open(item: Item, ref: AdapterRef, options: RepairOptions, settings: Settings) -> Opened:
-    """The adapter with all its tensors, on this disk: where it is, or fetched into the cache.
+    """The adapter with all its tensors on this disk: in place, or fetched into the cache.
 
     Raises:
-        FormatError, Refused: it cannot be read, or is no adapter of LoRA.
+        FormatError, Refused: it cannot be read, or is not a LoRA adapter.
         LoraCliError: it cannot be fetched.
     """
     source, revision = _local_source(item, ref, options, settings)
@@ -314,10 +314,10 @@ def tensor_reader(one: Opened) -> Read:
 
 
 def tensor_bits(recipe: TensorRecipe, read: Read) -> Bits:
-    """The bits of a tensor by its recipe; what is only moved is not rounded.
+    """The bits of a tensor by its recipe; values that are only moved are not rounded.
 
     Raises:
-        FormatError: a tensor holds no floats that are to be scaled or rounded.
+        FormatError: a tensor that is to be scaled or rounded has no floats.
         LoraCliError: what reading raises.
     """
     if recipe.untouched is not None:
@@ -334,10 +334,10 @@ def tensor_bits(recipe: TensorRecipe, read: Read) -> Bits:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, TensorRecipe], metadata: Mapping[str, str], read: Read) -> None:
-    """Writes the tensors as a safetensors file, durably, with one at a time in memory; ``read`` gives the originals.
+    """Write the tensors to a safetensors file, with one at a time in memory; ``read`` reads the original ones.
 
     Raises:
-        OSError: as it comes.
+        OSError: the file cannot be written.
         LoraCliError: what reading raises.
     """
     placed = _laid_out(tensors)
@@ -345,7 +345,7 @@ def write_tensors(path: Path, tensors: Mapping[str, TensorRecipe], metadata: Map
 
 
 def _laid_out(tensors: Mapping[str, TensorRecipe]) -> dict[str, TensorInfo]:
-    """Each tensor in the order of their names, with its first byte and its last counted from the end of the header."""
+    """The tensors sorted by name, with their first and last byte after the header."""
     placed, start = {}, 0
     for name in sorted(tensors):
         recipe = tensors[name]
@@ -355,7 +355,7 @@ def _laid_out(tensors: Mapping[str, TensorRecipe]) -> dict[str, TensorInfo]:
 
 
 def as_adapter(name: str, new: Draft, old: Adapter) -> Adapter:
-    """The adapter that ``new`` will be, before it is written: what the rules say of it can be asked first."""
+    """The adapter of the draft ``new`` before it is written, so that rules can be applied to it."""
     tensors = _laid_out(new.tensors)
     keys = {name: old.keys.get(name) or parse_key(name) for name in tensors}
     beside = tuple(file for file in old.files if file.path in BESIDE)
@@ -372,7 +372,7 @@ def as_adapter(name: str, new: Draft, old: Adapter) -> Adapter:
 
 
 def sameness(new: Draft, config: LoraConfig, originals: Read, rewritten: Read) -> Sameness:
-    """Compares each update of ``new`` as it was and as it was written, with its ``config``.
+    """Compare each update of ``new`` with the original one, by the tensors and the ``config`` that were written.
 
     Raises:
         LoraCliError: what reading raises.
@@ -399,7 +399,7 @@ def _is_untouched(one: Factors, before: Factors | None, scaling: float) -> bool:
 
 
 def _changes(now: Update, one: Factors, new: Draft, originals: Read) -> Iterator[tuple[float, float]]:
-    """For each old module whose rows are in this one: how much they changed, and what rounding explains."""
+    """For each original module with rows in this one: (relative change, change that rounding explains)."""
     if not one.b.blocks:
         yield norm(now), 0.0
         return
