@@ -38,6 +38,12 @@ IGNORED = {
 """Features that neither engine reads: an adapter is served as if it did not have them."""
 
 
+def kernel_rank(rank: int, tp: int) -> int:
+    """The rank that their kernels pad ``rank`` to: at least 8 for each shard, and above that a multiple of 16."""
+    least = 8 * tp
+    return least if rank <= least else -(-rank // 16) * 16
+
+
 def _rows(engine: str) -> tuple[Row, ...]:
     """The rows of LoRAX and of TGI, which began as one code; ``engine`` is the target of a repair."""
     return (

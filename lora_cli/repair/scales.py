@@ -15,14 +15,13 @@ from lora_cli.core.lora_config import parse_config
 from lora_cli.core.patterns import PatternKeys
 from lora_cli.core.target_modules import scales
 from lora_cli.core.tensor_keys import last_name
-from lora_cli.engines.fixes import MERGE
+from lora_cli.engines.fixes import MERGE, SAVE_AGAIN
+from lora_cli.engines.lorax_tgi import kernel_rank
 from lora_cli.errors import FormatError
 from lora_cli.repair.draft import Draft, Factors, RepairContext, scaled
 
 ONE_RANK = ("packed-ranks", "rank-not-r", "layer-ranks")
 """Rows of engines whose modules must have one rank."""
-
-MULTIPLE = 16
 
 
 def set_ranks_and_scales(draft: Draft, context: RepairContext) -> Draft:
@@ -39,7 +38,7 @@ def set_ranks_and_scales(draft: Draft, context: RepairContext) -> Draft:
     padded = _pad(draft, context, rank, grown)
     highest = max(one.r for one in padded.factors.values())
     if not all(math.isfinite(one.scaling * highest) for one in plain.values()):
-        return draft.refused("an alpha for the same scale would be too large for a float", "save the adapter again")
+        return draft.refused("an alpha for the same scale would be too large for a float", SAVE_AGAIN)
     return _write_config(padded, context)
 
 
@@ -69,8 +68,7 @@ def _rank(plain: Mapping[str, Factors], context: RepairContext) -> int:
     ranks = {one.r for one in plain.values()}
     highest = max(ranks)
     if context.has_row("padded-rank") and len({last_name(module) for module in plain}) > 1:
-        least = 8 * context.tp
-        return least if highest <= least else -(-highest // MULTIPLE) * MULTIPLE
+        return kernel_rank(highest, context.tp)
     return highest if context.has_row(*ONE_RANK) and len(ranks) > 1 else 0
 
 

@@ -9,6 +9,7 @@ from lora_cli.core.grouping import by_key
 from lora_cli.core.tensor_keys import WRAPPER, last_name
 from lora_cli.core.text import counted, cut, names
 from lora_cli.engines.fixes import MERGE
+from lora_cli.engines.lorax_tgi import kernel_rank
 from lora_cli.engines.name_resolution import LAYER
 from lora_cli.engines.profile import PACKED, VOCABULARY, packed_in
 from lora_cli.rules.features.feature import Detect, EngineCase, Found
@@ -210,12 +211,11 @@ def rank_above_max(case: EngineCase) -> Iterator[Found]:
 
 
 def padded_rank(case: EngineCase) -> Iterator[Found]:
-    """A rank that the engine's kernels pad: below 8 for each shard, or above it and not a multiple of 16."""
-    config, least = case.config, 8 * case.deployment.tp
+    """A rank that the engine's kernels pad."""
+    config = case.config
     if config is None or len({last_name(module) for module in case.adapter.pairs}) < 2:
         return
-    if config.r < least or (config.r > least and config.r % 16):
-        to = least if config.r < least else -(-config.r // 16) * 16
+    if (to := kernel_rank(config.r, case.deployment.tp)) != config.r:
         message = f"r is {config.r}, which is padded to {to} with a tensor-parallel size of {case.deployment.tp}"
         yield Found(message, Location(config.file, "r"))
 
