@@ -43,7 +43,7 @@ def packed_in(leaf: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one feature of an adapter leads to.
+    """The outcome for one feature of an adapter.
 
     ``reason`` says what the engine does with it, ``mend`` what fixes it; both may contain fields of the detection in
     braces (``{rank}``). ``evidence`` is the engine's source file. ``since`` and ``until`` are the first and the last
@@ -68,7 +68,7 @@ serves_wrong = partial(Row, Outcome.SERVES_WRONG)
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """How an engine reads the names of tensors, and which module a name means.
+    """An engine's rules for names of tensors.
 
     ``prefix``: ``base_model.model.`` is "optional" or "required", or everything before the layer is "ignored" (a module
     is found by the number of its layer and its last name). ``adapter_name`` and ``infixes``: whether names with

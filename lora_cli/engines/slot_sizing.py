@@ -30,7 +30,7 @@ WHOLE_QKV = "qkv_proj"
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What one adapter needs of an engine's slots.
+    """The requirements of one adapter for an engine's slots.
 
     ``targets`` are the names under which the engine puts LoRA on its modules, ``modules`` the modules themselves:
     path to (d_in, d_out).
@@ -44,7 +44,7 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many slots there may be, and how many adapters in the memory of the machine; None for no limit.
+    """The maximum number of slots, and of adapters in the memory of the machine; None for no limit.
 
     ``pinned`` are those adapters that never leave their slot.
     """

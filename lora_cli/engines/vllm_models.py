@@ -43,7 +43,7 @@ LORA_SINCE = {
 ``bert.py`` and ``roberta.py`` of 0.31 to 0.33; those of BERT and RoBERTa were run in 0.32 (``test_pooling.py``)."""
 
 HEADS_SINCE = {"ForSequenceClassification": "0", "ForTokenClassification": "0.33"}
-"""How classes end whose head, saved whole as ``score`` or ``classifier``, is taken from an adapter. 0.32 was run: it
+"""Ends of class names whose head, saved as ``score`` or ``classifier``, is loaded from an adapter. 0.32 was run: it
 answers as PEFT does with the one for sequences, and refuses the one for tokens."""
 
 FUSED_EXPERTS = frozenset({"gpt_oss", "qwen3_5_moe", "qwen3_omni_moe", "qwen3_vl_moe"})

@@ -23,7 +23,7 @@ from lora_cli.repair.draft import Draft, Factors, Refusal, RepairContext, Tensor
 from lora_cli.repair.initial_draft import canonical
 
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-"""What tensors may be rounded to, by PyTorch's name and by that in the file."""
+"""The dtypes that tensors can be rounded to: PyTorch's name and the one in safetensors."""
 
 _FLOATING = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 

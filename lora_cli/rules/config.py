@@ -22,7 +22,7 @@ TARGETS = ("target_modules", "target_parameters")
 BIASES = ("none", "all", "lora_only")
 TASKS = ("SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
 INITIALISATION = r"(?as)pissa(?:_niter_\d+)?|corda.*|(?i:olora|mica|gaussian)|loftq|eva|orthogonal|lora_ga|"
-"""What ``init_lora_weights`` may say besides true and false (PEFT 0.21 ``tuners/lora/layer.py``)."""
+"""The values of ``init_lora_weights`` other than true and false (PEFT 0.21 ``tuners/lora/layer.py``)."""
 
 VARIANTS = (
     "use_dora",

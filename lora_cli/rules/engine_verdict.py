@@ -50,7 +50,7 @@ def as_lora(case: Case, profiles: Iterable[Profile]) -> Case:
 def engine_outcome(
     rule_case: Case, profile: Profile, deployment: Deployment, findings: Sequence[Finding]
 ) -> EngineOutcome:
-    """What the engine of a profile does with the adapter in a deployment; pure.
+    """The outcome for the adapter on the engine of a profile in a deployment; pure.
 
     ``findings`` are those of all rules that apply without an engine: the profile says which of them are harmless to it.
     """
@@ -85,7 +85,7 @@ def engine_outcome(
 
 
 def _why_base_unknown(case: Case, profile: Profile) -> str:
-    """Why it is not known whether the engine serves such a base with LoRA at all; empty if nothing says so."""
+    """Why it is unknown whether the engine supports LoRA on the base; empty if it is known."""
     base = case.base
     if base is not None and base.model_type != UNKNOWN_FAMILY:
         if profile.engine.is_known(base):
@@ -97,7 +97,7 @@ def _why_base_unknown(case: Case, profile: Profile) -> str:
 
 
 def _why_not_language_model(adapter: Adapter) -> str:
-    """Why the adapter may not be one of a language model that engines serve with LoRA; empty if nothing says so."""
+    """Why the adapter may not be for a language model that engines serve; empty if there is no sign of that."""
     config = adapter.config
     named = (config.auto_mapping or {}).get("base_model_class") if config is not None else None
     if isinstance(named, str) and not GENERATORS.search(named):
@@ -146,7 +146,7 @@ def _rule_reasons(case: EngineCase, findings: Iterable[Finding]) -> Iterator[Rea
 
 
 def _generic_outcome(code: str, case: EngineCase) -> Outcome:
-    """What an engine does with an adapter for which the rule of ``code`` has an error.
+    """The outcome for an adapter for which the rule of ``code`` has an error.
 
     LoRA factors with another ``peft_type`` are another method to PEFT alone. For features whose effect is unknown
     nothing is claimed: the error stays, since the engine is not known to ignore it.

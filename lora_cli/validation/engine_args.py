@@ -22,7 +22,7 @@ EXPERTS = "experts"
 
 @dataclass(frozen=True, slots=True)
 class LaunchConfig:
-    """How the engine of ``profile`` is to be started, and with which limits.
+    """The configuration with which the engine of ``profile`` is to be started.
 
     ``model`` is the base for its command line (empty: unknown). ``folders`` maps names of adapters to the folders that
     the engine can load them from; ``named`` says whether the names are those of a manifest, which requests will use.
@@ -190,7 +190,7 @@ def _notes(slots: Slots, fit: Fit, config: LaunchConfig) -> Iterable[str]:
 
 
 def slot_need(checked: Checked, profile: Profile, name: str) -> Need | Remark:
-    """What adapter ``name`` needs of the engine's slots, or why the engine does not serve it as trained."""
+    """The slot that adapter ``name`` needs, or why the engine does not serve it as trained."""
     if checked.error is not None:
         return Remark(name, checked.error.message, checked.error.hint, checked.error.exit_code)
     adapter = checked.adapter

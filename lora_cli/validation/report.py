@@ -27,7 +27,7 @@ ONCE = frozenset({"LC605"})
 """Notes that nearly every adapter has: in code scanning and annotations one for each adapter would hide the others."""
 
 F = TypeVar("F")
-"""What is reported of a finding."""
+"""The type of the findings: with or without a fingerprint."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ ENGINE_RULES = "LC4"
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What adapters are validated against, the same for all of one run.
+    """The terms of validation, the same for all adapters of one run.
 
     ``base`` is the base model, None for no base. Without ``values`` the tensors' values are not read.
     ``max_lora_rank`` is the limit of the engine that will serve them, None for no limit. ``engines`` are the engines

@@ -81,7 +81,7 @@ class Feature:
     along: tuple[str, ...] = ()
 
     def outcome(self, name: str, profile: Profile) -> Outcome | None:
-        """What the engine does with an adapter that has only this feature, called ``name``; None if unknown."""
+        """The engine's outcome for an adapter that has only this feature, called ``name``; None if unknown."""
         if name in profile.engine.unknown:
             return None
         own = [row.outcome for row in profile.rows if row.feature == name]
