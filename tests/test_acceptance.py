@@ -2,7 +2,7 @@
 
 from lora_cli.core.finding import Accepted
 from lora_cli.documents.baseline import Baseline, load_baseline, render_baseline
-from lora_cli.validation.baseline import entry_of, known, stale
+from lora_cli.validation.baseline import apply_baseline, entry_of, stale_entries
 from tests.render.reports import checked, finding
 
 HALF = finding("LC302", "half", "w", "q_proj")
@@ -12,19 +12,21 @@ def test_what_is_known_once_does_not_cover_it_a_second_time() -> None:
     one = checked("a", "file:///a", HALF, HALF, finding("LC302", "half", "w", "k_proj"))
     baseline = load_baseline(render_baseline([entry_of("a", HALF)]), "known.json")
 
-    verdict = known(one, "a", baseline, "known.json").verdict
+    verdict = apply_baseline(one, "a", baseline, "known.json").verdict
     assert verdict is not None
     assert [bool(found.accepted) for found in verdict.findings] == [True, False, False]
-    assert known(one, "b", baseline, "known.json") == one
-    assert list(stale([("a", one), ("b", one)], baseline, ["LC302"])) == []
+    assert apply_baseline(one, "b", baseline, "known.json") == one
+    assert list(stale_entries([("a", one), ("b", one)], baseline, ["LC302"])) == []
     twice = Baseline("known.json", {"a": {entry_of("a", HALF): 3}})
-    assert list(stale([("a", one)], twice, ["LC302"])) == ["known.json: LC302 is no longer found in a (w: q_proj)"]
+    assert list(stale_entries([("a", one)], twice, ["LC302"])) == [
+        "known.json: LC302 is no longer found in a (w: q_proj)"
+    ]
 
 
 def test_a_note_is_never_known_and_what_is_suppressed_stays_so() -> None:
     suppressed = finding("LC504", "large", accepted=Accepted("policy", "p.yaml:3", "meant so"))
     one = checked("a", "file:///a", HALF, suppressed, finding("LC605", "main"))
-    verdict = known(one, "a", None, "known.json").verdict
+    verdict = apply_baseline(one, "a", None, "known.json").verdict
 
     assert verdict is not None
     assert [found.accepted and found.accepted.by for found in verdict.findings] == ["baseline", "policy", None]

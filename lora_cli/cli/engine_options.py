@@ -18,7 +18,7 @@ from lora_cli.validation import Checked, ref_of
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import AdapterSet
     from lora_cli.engines import Profile
-    from lora_cli.validation.engine_args import Deployed
+    from lora_cli.validation.engine_args import LaunchConfig
 
 Tp = Annotated[int, option("--tp", "The engine's tensor-parallel size.", ..., ENGINE, min=1, max=4096)]
 
@@ -77,7 +77,7 @@ def deployment_of(
 
 def engine_launch(
     text: str, inputs: Inputs, max_loras: int | None, max_cpu_loras: int | None, tp: int
-) -> "Deployed | None":
+) -> "LaunchConfig | None":
     """The launch options of ``--engine-args`` that are known before the adapters are read; None without an engine.
 
     Version and limits default to those of a manifest for the same engine.
@@ -89,7 +89,7 @@ def engine_launch(
         return None
     from lora_cli.engines import ENGINES, choose_engine
     from lora_cli.engines.slot_sizing import Limits
-    from lora_cli.validation.engine_args import Deployed
+    from lora_cli.validation.engine_args import LaunchConfig
 
     name, at, _ = text.strip().partition("@")
     spec = inputs.engine if inputs.engine is not None and inputs.engine.name == name.lower() else None
@@ -102,7 +102,7 @@ def engine_launch(
     check_max_cpu_loras(max_cpu_loras, slots)
     pinned = frozenset(item.name for item in inputs.items if item.pinned)
     model, revision = _model_argument(inputs.base)
-    return Deployed(
+    return LaunchConfig(
         profile,
         model,
         revision,

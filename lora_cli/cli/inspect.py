@@ -26,9 +26,9 @@ from lora_cli.sources.registry import endpoint_of
 from lora_cli.store import Store
 from lora_cli.store.resolution_records import read_record
 from lora_cli.validation import Checked, Terms, check_all
-from lora_cli.validation.engine_args import Deployed
+from lora_cli.validation.engine_args import LaunchConfig
 from lora_cli.validation.engine_args import engine_args as smallest_args
-from lora_cli.validation.tensor_facts import Weights, open_other, open_weights
+from lora_cli.validation.tensor_facts import Weights, open_base_weights, open_compared_adapter
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -100,7 +100,7 @@ def command(
     raise typer.Exit(max(codes) if args is None else max(*codes, args.exit_code))
 
 
-def _validation_terms(base: BaseModel | None, deployed: Deployed | None) -> Terms:
+def _validation_terms(base: BaseModel | None, deployed: LaunchConfig | None) -> Terms:
     """Validation by PEFT's rules, or by those of the engine in --engine-args at its highest rank."""
     terms = Terms(base, values=False, rules=choose(ignore=[VALUE_RULES]), card=True)
     if deployed is None:
@@ -125,10 +125,10 @@ def _with_tensor_values(terms: Terms, inputs: Inputs, settings: Settings, *, spe
                 f"--diff compares one adapter with another, but there are {number} REFs",
                 hint="lora-cli inspect A --diff B",
             )
-        terms = replace(terms, other=open_other(diff, settings))
+        terms = replace(terms, other=open_compared_adapter(diff, settings))
     if spectrum:
         base, model = inputs.base, terms.base
-        terms = replace(terms, spectrum=open_weights(base, model, settings) if base and model else Weights())
+        terms = replace(terms, spectrum=open_base_weights(base, model, settings) if base and model else Weights())
     return terms
 
 

@@ -16,7 +16,7 @@ from lora_cli.errors import LoraCliError, NotFound, Refused, UsageError
 from lora_cli.render.terminal_repair import repair_parts, repair_set_parts
 from lora_cli.repair import DTYPES
 from lora_cli.settings import Settings
-from lora_cli.validation.repair import Wish, repair_adapter
+from lora_cli.validation.repair import RepairOptions, repair_adapter
 from lora_cli.validation.repair_report import RepairedAdapter, RepairReport, RepairSetReport
 
 REPAIR = "Repair"
@@ -70,7 +70,7 @@ def command(
     settings: Settings = apply_policies(ctx.obj, inputs.manifest, policy)
     deployment = engine_options.deployment_of(profiles, inputs, tp=tp, max_lora_rank=inputs.max_lora_rank)
     inputs, model = _with_base(inputs, settings)
-    wish = Wish(
+    wish = RepairOptions(
         profiles[0],
         base=model,
         base_ref=inputs.base or None,
@@ -105,7 +105,7 @@ def _with_base(inputs: Inputs, settings: Settings) -> tuple[Inputs, BaseModel | 
     return found, model
 
 
-def _repair_all(inputs: Inputs, wish: Wish, settings: Settings) -> tuple[RepairedAdapter, ...]:
+def _repair_all(inputs: Inputs, wish: RepairOptions, settings: Settings) -> tuple[RepairedAdapter, ...]:
     """Repairs each adapter of a set into a folder of its name; an error does not stop the others."""
     done = []
     for item in inputs.items:

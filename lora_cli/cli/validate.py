@@ -196,7 +196,7 @@ def accept_known(judged: Iterable[Checked], known: "Baseline | None", where: str
     from lora_cli.validation import baseline
 
     for one in judged:
-        yield baseline.known(one, naming.identity(one), known, where)
+        yield baseline.apply_baseline(one, naming.identity(one), known, where)
 
 
 def baseline_notices(
@@ -217,16 +217,16 @@ def baseline_notices(
     from lora_cli.validation import baseline
 
     named = [(naming.identity(one), one) for one in checked]
-    notices = list(baseline.idle(named, settings.suppressions, rules))
+    notices = list(baseline.unused_suppressions(named, settings.suppressions, rules))
     if known is not None:
-        notices += baseline.stale(named, known, [rule.code for rule in rules])
+        notices += baseline.stale_entries(named, known, [rule.code for rule in rules])
     if new is not None:
         from lora_cli.documents.baseline import render_baseline
 
         found = ((name, finding, finding.accepted) for name, one in named for finding in one.findings)
         entries = (baseline.entry_of(name, one) for name, one, by in found if by is not None and by.by == "baseline")
         write(render_baseline(entries), new)
-        notices += baseline.left_out(named, str(new))
+        notices += baseline.unread_notices(named, str(new))
     return notices
 
 

@@ -34,7 +34,7 @@ from lora_cli.store.in_use import Hold
 from lora_cli.store.tmpfs_tier import OPTION, MemoryFolder
 from lora_cli.tiers.eviction.registry import PolicyName
 from lora_cli.validation import Terms, ref_of
-from lora_cli.validation.fetch_and_validate import Admission, fetch_in, judge_in, unheard
+from lora_cli.validation.fetch_and_validate import Admission, fetch_adapter, ignore_stage, validate_fetched
 
 STAGE = "tier"
 KIND = "tmpfs:"
@@ -118,10 +118,10 @@ def admission_function(
     run, turns = FetchContext(Store(settings.cache_dir), settings, progress, hold=hold), count()
 
     def admit(item: Item) -> Admission:
-        hear, turn = unheard if on_stage is None else partial(on_stage, item.name), next(turns)
+        hear, turn = ignore_stage if on_stage is None else partial(on_stage, item.name), next(turns)
         with run.beside() as context:
-            fetched = fetch_in(item, context, hear=hear, turn=turn)
-        return judge_in(fetched, terms, settings, hear=hear)
+            fetched = fetch_adapter(item, context, on_stage=hear, turn=turn)
+        return validate_fetched(fetched, terms, settings, on_stage=hear)
 
     return admit
 

@@ -1,4 +1,4 @@
-"""Serving engines, one file each: versioned profiles, as data.
+"""Serving engines: versioned profiles, as data.
 
 A profile says for each feature of an adapter what it leads to, how the engine reads names, and which ranks it takes.
 To add an engine, write its file and add it to ``ENGINES``; to add a row, add it to the engine's table.
@@ -7,14 +7,17 @@ To add an engine, write its file and add it to ``ENGINES``; to add a row, add it
 from collections.abc import Iterable, Mapping
 
 from lora_cli.core.did_you_mean import did_you_mean
-from lora_cli.engines import lorax, peft, sglang, tgi, trtllm, vllm
+from lora_cli.engines import peft, sglang, trtllm, vllm
+from lora_cli.engines.lorax_tgi import LORAX, TGI
 from lora_cli.engines.profile import Engine, Grammar, Profile, Row, as_version
 from lora_cli.errors import UsageError
 
 __all__ = ["ENGINES", "Engine", "Grammar", "Profile", "Row", "all_profiles", "choose_engine", "profiles_of"]
 
-ENGINES: Mapping[str, Engine] = {one.ENGINE.name: one.ENGINE for one in (vllm, sglang, lorax, tgi, trtllm, peft)}
-"""Every engine that is known, by name."""
+ENGINES: Mapping[str, Engine] = {
+    engine.name: engine for engine in (vllm.ENGINE, sglang.ENGINE, LORAX, TGI, trtllm.ENGINE, peft.ENGINE)
+}
+"""All engines by name."""
 
 
 def profiles_of(engine: Engine) -> tuple[Profile, ...]:
@@ -30,40 +33,40 @@ def all_profiles() -> tuple[Profile, ...]:
 def choose_engine(text: str) -> Profile:
     """The profile that ``NAME`` or ``NAME@VERSION`` means.
 
-    A version between two profiles is validated by the older one, a newer one by the newest, and one that is older than
-    all of them by the oldest, unproven; ``note`` says which.
+    A version between two profiles gets the older one, a newer version the newest, and a version that is older than all
+    profiles the oldest, unproven; ``note`` says which.
 
     Raises:
-        UsageError: no engine has that name, or it is not a version.
+        UsageError: there is no engine of that name, or the version is not one.
     """
-    name, at, asked = text.strip().partition("@")
+    name, at, requested = text.strip().partition("@")
     engine = ENGINES.get(name.lower())
     if engine is None:
         called = text if "/" in name else name
         raise UsageError(f"no engine is called {called!r}", hint=did_you_mean(name, ENGINES))
     if not at:
         return Profile(engine, engine.versions[-1])
-    wanted = as_version(asked)
+    wanted = as_version(requested)
     if not wanted:
         raise UsageError(
-            f"{asked!r} is not a version of {engine.title}",
+            f"{requested!r} is not a version of {engine.title}",
             hint=f"write {engine.name}@{engine.versions[-1]}, for example",
         )
     older = [version for version in engine.versions if as_version(version) <= wanted]
     if not older:
         oldest = engine.versions[0]
         note = f"older than the oldest profile ({oldest}), which is used instead and may differ"
-        return Profile(engine, oldest, asked, note, proven=False)
+        return Profile(engine, oldest, requested, note, proven=False)
     found = older[-1]
     if wanted[: len(as_version(found))] == as_version(found):
-        return Profile(engine, found, asked)
+        return Profile(engine, found, requested)
     newest = found == engine.versions[-1]
     which = "newer than the newest profile" if newest else "between two profiles"
-    return Profile(engine, found, asked, f"{which}: validated as {found}")
+    return Profile(engine, found, requested, f"{which}: validated as {found}")
 
 
 def check_max_lora_rank(profiles: Iterable[Profile], max_lora_rank: int | None) -> None:
-    """Whether each engine starts with that ``max_lora_rank``.
+    """Check that each engine starts with that ``max_lora_rank``.
 
     Raises:
         UsageError: one does not.

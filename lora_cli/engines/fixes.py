@@ -1,4 +1,4 @@
-"""Fixes for what an engine does not serve as it was trained, in the words that engines have in common."""
+"""Texts of fixes that several engines have in common."""
 
 MERGE = "merge it into the base (merge_and_unload of PEFT) and serve that as a model, or train without it"
 OTHER_BASE = "validate against the base that it was trained on"
@@ -11,5 +11,5 @@ ALONE = "publish the adapter without them: `lora-cli fetch --publish`"
 
 
 def repair(engine: str, what: str, *, by_base: bool = False) -> str:
-    """That ``lora-cli repair`` does ``what`` to an adapter for the engine of that name; ``by_base``: not without it."""
+    """The fix that ``lora-cli repair`` does ``what`` for ``engine``; ``by_base``: only with ``--base``."""
     return f"`lora-cli repair --engine {engine}{' --base BASE' if by_base else ''}` {what}"

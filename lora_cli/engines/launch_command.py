@@ -1,11 +1,12 @@
-"""An engine's command line: the flags that serve some adapters, as words for a shell."""
+"""An engine's command line with the flags that serve some adapters, as words for a shell."""
 
 import json
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from lora_cli.engines.profile import Flags
 from lora_cli.engines.slot_sizing import Fit
-from lora_cli.engines.slots import Flags
 
 MODEL = "$MODEL"
 """The placeholder for the base in a command if its name is not known."""
@@ -22,7 +23,7 @@ class Located:
 
 
 def options_of(flags: Flags, fit: Fit, tp: int, adapters: Sequence[Located]) -> tuple[tuple[str, ...], ...]:
-    """Each option with its values, in the order in which they are best read."""
+    """Each option with its values, in the order for the command line."""
     options: list[tuple[str, ...]] = [
         (flags.enable,),
         (flags.rank, str(fit.max_lora_rank)),
@@ -41,7 +42,7 @@ def options_of(flags: Flags, fit: Fit, tp: int, adapters: Sequence[Located]) -> 
 
 
 def _located(flags: Flags, one: Located) -> str:
-    """``NAME=PATH``; as JSON where a comma in the path would be taken for that, and if it has more fields."""
+    """``NAME=PATH``, or JSON if the path has a comma or the adapter is pinned."""
     if "," not in one.path and not one.pinned:
         return f"{one.name}={one.path}"
     name, path = flags.keys
@@ -55,7 +56,7 @@ def launch_words(flags: Flags, model: str, revision: str) -> tuple[str, ...]:
 
 
 def command_lines(flags: Flags, launch: Sequence[str], options: Iterable[Sequence[str]]) -> Iterator[str]:
-    """The command with an option on each line; pasted whole, the lines are one command. None is ever wrapped."""
+    """The lines of the command, with one option on each; together they are one command for a shell."""
     lines = [for_shell(launch)]
     for flag, *values in options:
         if flag == flags.adapters:
@@ -67,7 +68,5 @@ def command_lines(flags: Flags, launch: Sequence[str], options: Iterable[Sequenc
 
 
 def for_shell(words: Sequence[str]) -> str:
-    """``words`` as a shell takes them; the stand-in for the base is a variable that the shell fills in."""
-    import shlex
-
+    """``words`` quoted for a shell, with the placeholder for the base as a variable."""
     return " ".join(f'"{MODEL}"' if word == MODEL else shlex.quote(word) for word in words)

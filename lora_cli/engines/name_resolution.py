@@ -1,4 +1,4 @@
-"""Where the modules of an adapter land in an engine's model, by that engine's own rules of names."""
+"""Which modules of an engine's model the modules of an adapter mean, by the engine's own rules for names."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from lora_cli.core.tensor_keys import PEFT_PREFIX, Key, last_name
 from lora_cli.engines.profile import FACTORS, VOCABULARY, Grammar, Profile
 
 LAYER = re.compile(r"(?:^|\.)(?P<stack>layers|h|blocks|block)\.(?P<idx>\d{1,9})\.", re.ASCII)
-"""The number of a layer, wherever it is, and what the layers are called."""
+"""The number of a layer anywhere in a path, and the name of the list of layers."""
 
 EXPERTS = r"(?P<block>.+)\.(?:mlp|block_sparse_moe|feed_forward|ffn)\.experts\."
 EXPERT = re.compile(EXPERTS + r"(?P<idx>\d{1,9})\.[^.]+", re.ASCII)
@@ -24,13 +24,14 @@ HEADS = frozenset({"score", "classifier"})
 
 
 @dataclass(frozen=True, slots=True)
-class Landing:
-    """Each module of the adapter is in exactly one of the first five; ``outside`` are names of tensors.
+class NameResolution:
+    """The modules of an adapter by what an engine does with them: each is in exactly one of the first five.
 
-    ``applied`` have a place. ``unexpected`` have a last name that the engine's model has nowhere (an engine that has a
-    list of last names drops the others instead), ``towers`` are in a part that LoRA does not reach, ``partial`` are of
-    a kind that is not in all layers, ``nowhere`` maps each other module to why it has no place. ``outside`` maps
-    tensors that the engine does not parse to why. ``collisions`` are modules that another one overwrites.
+    ``applied`` are in the engine's model. ``unexpected`` have a last name that no module of the model has (an engine
+    with a list of last names drops others instead). ``towers`` are in a tower without LoRA. ``partial`` are of a kind
+    that is not in all layers. ``nowhere`` maps the other modules to the reason why they are not in the model.
+    ``outside`` maps names of tensors that the engine cannot parse to the reason. ``collisions`` are modules that
+    another one overwrites.
     """
 
     applied: tuple[str, ...] = ()
@@ -42,17 +43,19 @@ class Landing:
     collisions: tuple[str, ...] = ()
 
     @property
-    def counted(self) -> Applied:
-        """``applied`` of all."""
+    def applied_count(self) -> Applied:
+        """How many modules are applied, of how many."""
         missed = (self.unexpected, self.towers, self.partial, self.nowhere)
         return Applied(len(self.applied), len(self.applied) + sum(map(len, missed)))
 
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """What the names of an engine's model are compared with; ``own`` are the last names in its layers.
+    """The names in an engine's model of ``base``.
 
-    ``above`` are the paths above the base's parameters, ``block_names`` the engine's and transformers' name of a part.
+    ``leaves`` are the last names of its modules, ``own`` those in its layers, ``in_layers`` the same with the number of
+    the layer. ``experts`` maps blocks to their number of experts, ``above`` are the paths above the base's parameters,
+    ``block_names`` the engine's and transformers' name of the block with the experts.
     """
 
     base: BaseModel
@@ -66,32 +69,32 @@ class _Model:
     block_names: tuple[str, str] | None
 
 
-def land(adapter: Adapter, base: BaseModel, profile: Profile) -> Landing:
-    """Sort the modules of ``adapter`` by where an engine puts them; pure."""
+def resolve_names(adapter: Adapter, base: BaseModel, profile: Profile) -> NameResolution:
+    """Sort the modules of ``adapter`` by what the engine does with them; pure."""
     grammar = profile.grammar
     model = _model(base, profile)
     others = (key for key in adapter.keys.values() if key.part not in FACTORS or not key.canonical)
-    outside = {key.name: why for key in others if (why := _outside(key, grammar))} if grammar.strict else {}
+    outside = {key.name: why for key in others if (why := _why_unparsed(key, grammar))} if grammar.strict else {}
     applied: list[str] = []
     unexpected: list[str] = []
     towers: list[str] = []
     nowhere: dict[str, str] = {}
     for module, pair in adapter.pairs.items():
         keys = [adapter.keys[factor.name] for factor in pair.factors]
-        why = _misnamed(keys, grammar)
-        # What a wrapper left as the last component is taken for the module's name.
+        why = _why_misnamed(keys, grammar)
+        # The engine takes a wrapper's component at the end for the module's name.
         ends_in_wrapper = any(key.infixes and f".{key.infixes[-1]}.lora_" in key.name for key in keys)
-        is_known = last_name(module) in model.leaves or _expert(module, model)
+        is_known = last_name(module) in model.leaves or _is_expert(module, model)
         if (grammar.strict and ends_in_wrapper) or (not why and not is_known and grammar.leaves is None):
             unexpected.append(module)
         elif not why and not grammar.towers and TOWERS.search(module):
             towers.append(module)
         elif why or not is_known or not _has_place(module, pair, model):
-            nowhere[module] = why or _absence(module, model)
+            nowhere[module] = why or _why_absent(module, model)
         else:
             applied.append(module)
-    partial = _partial(applied, base) if grammar.whole_types else frozenset()
-    return Landing(
+    partial = _not_in_every_layer(applied, base) if grammar.whole_types else frozenset()
+    return NameResolution(
         applied=tuple(module for module in applied if module not in partial),
         unexpected=tuple(unexpected),
         towers=tuple(towers),
@@ -122,8 +125,8 @@ def _model(base: BaseModel, profile: Profile) -> _Model:
     return _Model(base, grammar, leaves, in_layers, own, experts, above, fused, block_names)
 
 
-def _outside(key: Key, grammar: Grammar) -> str:
-    """Why a strict engine does not parse this name."""
+def _why_unparsed(key: Key, grammar: Grammar) -> str:
+    """Why a strict engine cannot parse this name; empty if it can."""
     if key.part == "base_layer" and last_name(key.module) in VOCABULARY:
         return ""
     if grammar.skips_vocabulary and last_name(key.module) in VOCABULARY:
@@ -137,8 +140,8 @@ def _outside(key: Key, grammar: Grammar) -> str:
     return "the name is not that of a LoRA weight (lora_A/lora_B)"
 
 
-def _misnamed(keys: Sequence[Key], grammar: Grammar) -> str:
-    """Why the names of a module's factors lead nowhere, whatever the module."""
+def _why_misnamed(keys: Sequence[Key], grammar: Grammar) -> str:
+    """Why the engine ignores factors with such names, whatever the module; empty if it does not."""
     if not {key.part for key in keys} <= grammar.parts:
         return "it does not support LoRA on an embedding"
     if not grammar.adapter_name and any(key.adapter_name for key in keys):
@@ -162,21 +165,21 @@ def _has_place(module: str, pair: LoraPair, model: _Model) -> bool:
         if found is None:
             return leaf in VOCABULARY and leaf in model.leaves
         names = model.grammar.packed.get(leaf, (leaf,)) if leaf not in model.own else (leaf,)
-        return all((int(found["idx"]), name) in model.in_layers for name in names) or _expert(module, model)
+        return all((int(found["idx"]), name) in model.in_layers for name in names) or _is_expert(module, model)
     paths = (module, *_text_paths(module, model))
     has = any(path in model.base.modules for path in paths) or f"{module}.weight" in model.base.parameters
     is_fused = model.fused_experts and module.removesuffix(".base_layer") in model.above
-    return has or is_fused or _expert(module, model)
+    return has or is_fused or _is_expert(module, model)
 
 
 def _layer(module: str, grammar: Grammar) -> re.Match[str] | None:
-    """The layer that is in the name, where the engine knows what layers are called there."""
+    """The layer in the path, if the engine knows that name of the list of layers."""
     found = LAYER.search(module)
     return found if found is not None and (not grammar.stacks or found["stack"] in grammar.stacks) else None
 
 
 def _text_paths(module: str, model: _Model) -> Iterator[str]:
-    """What a multimodal wrapper calls the module that the text model alone calls ``module``."""
+    """The paths in a multimodal wrapper of ``module`` in the text model alone."""
     allowed = model.grammar.text_names
     if (allowed is None or model.base.model_type in allowed) and module.startswith("model."):
         yield "model.language_model." + module.removeprefix("model.")
@@ -185,23 +188,23 @@ def _text_paths(module: str, model: _Model) -> Iterator[str]:
         yield "model.language_model." + module.removeprefix("language_model.model.")
 
 
-def _expert(module: str, model: _Model) -> bool:
-    """Whether this is one expert's projection, of an engine that keeps them apart, and there is such an expert."""
+def _is_expert(module: str, model: _Model) -> bool:
+    """Whether this is the projection of an existing expert, for an engine with separate experts."""
     if not model.grammar.experts_apart or model.fused_experts or last_name(module) not in EXPERT_NAMES:
         return False
     found = EXPERT.fullmatch(module)
     return found is not None and int(found["idx"]) < model.experts.get(found["block"], 0)
 
 
-def _absence(module: str, model: _Model) -> str:
+def _why_absent(module: str, model: _Model) -> str:
     found = LAYER.search(module)
     if found is not None and int(found["idx"]) >= model.base.num_layers:
         return "the base has no such layer"
     return "the engine's model has no module of that name"
 
 
-def _partial(modules: Iterable[str], base: BaseModel) -> frozenset[str]:
-    """Those whose kind is not there in every layer that the base has it in."""
+def _not_in_every_layer(modules: Iterable[str], base: BaseModel) -> frozenset[str]:
+    """The modules of a kind that the adapter does not have in every layer in which the base has it."""
     numbered = [module for module in modules if LAYER.search(module)]
     has, wanted = _layers_by_kind(numbered), _layers_by_kind(base.modules)
     return frozenset(
@@ -218,7 +221,7 @@ def _layers_by_kind(modules: Iterable[str]) -> dict[str, set[int]]:
 
 
 def _collisions(modules: Iterable[str]) -> Iterator[str]:
-    """Modules that are one, where only the layer's number and the last name count."""
+    """Modules with the layer number and last name of another one."""
     seen: set[tuple[str, str, str]] = set()
     for module in modules:
         if found := LAYER.search(module):

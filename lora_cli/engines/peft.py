@@ -2,7 +2,7 @@
 
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.engines.fixes import BASE_CHANGED, NUMBER, repair
-from lora_cli.engines.profile import EVERYWHERE, Engine, Grammar, rejects, serves_wrong
+from lora_cli.engines.profile import GENERIC_OUTCOMES, Engine, Grammar, rejects, serves_wrong
 
 MODEL = "peft/tuners/lora/model.py"
 LAYER = "peft/tuners/lora/layer.py"
@@ -47,5 +47,5 @@ ENGINE = Engine(
     versions=("0.21",),
     rows=ROWS,
     grammars={"0.21": Grammar(prefix="required")},
-    generic={**EVERYWHERE, "LC202": Outcome.OK},
+    generic={**GENERIC_OUTCOMES, "LC202": Outcome.OK},
 )

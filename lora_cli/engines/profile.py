@@ -1,6 +1,6 @@
-"""What a profile of an engine is made of: rows that say what a feature of an adapter leads to, and how names are read.
+"""Profiles of engines: rows that say what a feature of an adapter leads to, how names are read, and what slots are.
 
-A row names its feature by the key of a detector in ``lora_cli.rules.features``; a test holds each to that list.
+A row names its feature by the key of a detector in ``lora_cli.rules.features``; a test checks each against that list.
 """
 
 import re
@@ -14,10 +14,9 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.core.tensor_keys import PAIR_PARTS, Part
 from lora_cli.engines.fixes import MERGE
-from lora_cli.engines.slots import SlotLayout
 
 Proof = Literal["run", "read", "reasoned"]
-"""How a row is known: the engine's own code was run on such an adapter, its code was read, or it follows from both."""
+"""The evidence for a row: the engine was run on such an adapter, its code was read, or it follows from both."""
 
 Version = tuple[int, ...]
 
@@ -25,31 +24,30 @@ NEVER = "999"
 """A version that is newer than any."""
 
 FACTORS: frozenset[Part] = frozenset({"lora_A", "lora_B"})
-"""The factors of a linear layer: those of an embedding are taken by fewer engines."""
+"""The factors of a linear layer; fewer engines support those of an embedding."""
 
 VOCABULARY = frozenset({"embed_tokens", "wte", "embed_in", "word_embeddings", "lm_head", "embed_out"})
-"""What embeddings of tokens and heads over them are called."""
+"""Names of token embeddings and of output heads."""
 
 PACKED: Mapping[str, tuple[str, ...]] = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
     "gate_up_proj": ("gate_proj", "up_proj"),
 }
-"""Modules that engines keep in one, by what they call that."""
+"""Modules that engines pack into one, by the name of the packed module."""
 
 
 def packed_in(leaf: str) -> str:
-    """What engines call the module that one of this last name is a part of; empty if it is none's."""
+    """The name of the packed module that contains a module with this last name; empty if there is none."""
     return next((whole for whole, parts in PACKED.items() if leaf in parts), "")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one feature of an adapter leads to.
+    """The outcome for one feature of an adapter.
 
-    ``reason`` says what the engine does with it, ``mend`` what fixes it; both may hold fields of what was found in
-    braces (``{rank}``). ``evidence`` is the engine's file. ``since`` and ``until`` are the first and the last of the
-    engine's versions that the row holds for, empty for all before or after. ``ran`` is the only version that was run;
-    of the others the source was read.
+    ``reason`` says what the engine does with it, ``mend`` what fixes it; both may contain fields of the detection in
+    braces (``{rank}``). ``evidence`` is the engine's source file. ``since`` and ``until`` are the first and the last
+    version that the row applies to, empty for no limit. ``ran`` is the only version that was run, empty if all were.
     """
 
     outcome: Outcome
@@ -70,19 +68,18 @@ serves_wrong = partial(Row, Outcome.SERVES_WRONG)
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """How an engine reads the names of tensors, and where a name leads.
+    """An engine's rules for names of tensors.
 
-    ``prefix``: ``base_model.model.`` may be missing ("optional"), must be there ("required"), or nothing before the
-    layer counts ("ignored": a module is found by its layer's number and its last name). ``adapter_name`` and
-    ``infixes``: whether ``lora_A.<name>.weight`` and wrappers' components are read over. ``parts`` are those of a
-    module that it takes; of the others it refuses the whole adapter (``strict``) or drops the tensor. ``leaves`` are
-    the only last names that it knows, None for those that the base has. ``packed`` are the names that it also takes for
-    the modules that it packs. ``text_names`` are the families whose multimodal wrapper takes the names of the text
-    model alone (None: all); ``towers`` whether LoRA reaches towers of other senses. ``embeddings`` are the embeddings
-    and heads that take LoRA, by family (None: all). ``skips_vocabulary``: of these whatever it does not take is
-    skipped. ``experts_apart``: its models have each expert's projections by themselves. ``stacks`` is what it knows
-    layers to be called (empty: anything). ``whole_types``: of a kind of module that is not there in every layer, none
-    is applied.
+    ``prefix``: ``base_model.model.`` is "optional" or "required", or everything before the layer is "ignored" (a module
+    is found by the number of its layer and its last name). ``adapter_name`` and ``infixes``: whether names with
+    ``lora_A.<name>.weight`` and with components of wrappers are accepted. ``parts`` are the parts of a module that it
+    supports; for others it refuses the whole adapter (``strict``) or drops the tensor. ``leaves`` are the only last
+    names that it supports, None for those of the base. ``packed`` are names of packed modules that it also accepts.
+    ``text_names`` are the families whose multimodal wrapper accepts the names of the text model alone (None: all).
+    ``towers``: whether LoRA applies to vision and audio towers. ``embeddings`` are the embeddings and heads that
+    support LoRA, by family (None: all). ``skips_vocabulary``: others are skipped. ``experts_apart``: its models have
+    separate projections for each expert. ``stacks`` are the names of layers that it knows (empty: all).
+    ``whole_types``: a kind of module is only applied if every layer has it.
     """
 
     prefix: Literal["optional", "required", "ignored"]
@@ -101,26 +98,86 @@ class Grammar:
     whole_types: bool = False
 
     def vocabulary(self, base: BaseModel) -> frozenset[str]:
-        """The embeddings and heads of a base that take LoRA."""
+        """The embeddings and heads of a base that support LoRA."""
         return VOCABULARY if self.embeddings is None else self.embeddings.get(base.model_type, frozenset())
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
-    """One engine: all that its versions do, as data.
+class Flags:
+    """The names of the engine's LoRA options, and the command that starts it.
 
-    ``versions`` are those that were read, oldest first. ``grammars`` maps the first version of each grammar to it.
-    ``generic`` maps the rules that hold without an engine to what it makes of what they find: OK where it serves that
-    correctly, or where its own rows check it in their place. ``ranks`` are the values that ``max_lora_rank`` may have
-    (empty: any), ``default_rank`` what it has by default, None for no limit; ``rank_flag`` how it is set. ``no_lora``
-    are families whose class has no LoRA, ``lora_since`` classes of ``architectures`` to the first version in which they
-    have it (``NEVER``: none that was read), whatever their family says, ``heads_since`` how the names of classes end
-    whose trained head is taken, to the first version that does. ``with_lora`` are families without a table in
-    ``core.architectures`` that are known to have it, ``fused_experts`` those whose class has its experts in one tensor.
-    ``block_names`` is what a family's class calls the part with the experts, beside transformers' word for it,
-    ``reordered`` the modules of which a family's class keeps the outputs in another order. ``unread`` are features
-    whose effect is not established. ``slots`` is what its slots are made of and how that is configured, None if that is
-    not known.
+    ``launch`` is the command before its options, with ``{base}`` for the model. ``rank`` limits the rank, ``slots`` the
+    adapters in one batch, ``memory`` the adapters in the machine's memory. ``targets`` lists the modules with LoRA,
+    ``adapters`` those that are loaded at start-up, as ``NAME=PATH`` or as JSON with ``keys`` for the two; with ``pins``
+    one can be pinned to its slot there. ``strict`` makes the engine refuse an adapter instead of dropping tensors.
+    """
+
+    launch: str
+    enable: str
+    rank: str
+    slots: str
+    memory: str
+    targets: str
+    adapters: str
+    keys: tuple[str, str]
+    tp: str
+    revision: str
+    pins: bool = False
+    strict: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotLayout:
+    """The buffers of an engine's slots. All are allocated when it starts, for ``rank`` rows in each module.
+
+    ``packed`` are modules whose buffers are allocated together, by the name of the packed module; ``stacked`` is how
+    many A's it has, if that differs from its number of parts. ``experts`` maps the parameter of fused experts to the
+    name that targets them. ``everywhere``: every layer has buffers for experts, and dense ones only next to shared
+    experts. ``routers``: routers have LoRA too. ``head_sharded``: tensor parallelism shards the head's B. ``twice`` are
+    names whose buffers are allocated twice if all of them are targeted. ``needs_targets``: the engine does not start
+    without a list of target modules; ``choices`` are the only names in it (empty: any). ``base_slots`` are the slots
+    that the base takes. ``compared`` are the families whose buffers were compared with the engine's, ``evidence`` is
+    the engine's source file.
+    """
+
+    flags: Flags
+    packed: Mapping[str, tuple[str, ...]]
+    experts: Mapping[str, str]
+    stacked: Mapping[str, int] = field(default_factory=dict)
+    everywhere: bool = False
+    routers: bool = False
+    head_sharded: bool = False
+    twice: frozenset[str] = frozenset()
+    needs_targets: bool = False
+    choices: frozenset[str] = frozenset()
+    base_slots: int = 0
+    compared: frozenset[str] = frozenset()
+    evidence: str = ""
+
+    def group(self, name: str) -> frozenset[str]:
+        """The names that target the same buffers as ``name``."""
+        for whole, parts in self.packed.items():
+            if name == whole or name in parts:
+                return frozenset({whole, *parts})
+        return frozenset({name})
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One engine: the behaviour of all its versions, as data.
+
+    ``versions`` are those with a profile, oldest first. ``grammars`` maps the first version of each grammar to it.
+    ``generic`` maps rules that apply without an engine to the outcome of their errors: OK if the engine serves such an
+    adapter correctly, or if its own rows check it instead. ``ranks`` are the possible values of ``max_lora_rank``
+    (empty: any), ``default_rank`` its default (None: no limit), ``rank_flag`` its option.
+
+    ``no_lora`` are families whose class does not support LoRA. ``lora_since`` maps classes of ``architectures`` to the
+    first version in which they do (``NEVER``: none of the profiles), whatever their family. ``heads_since`` maps ends
+    of class names to the first version that loads their trained head. ``with_lora`` are other families that support
+    LoRA, without a table in ``core.architectures``. ``fused_experts`` are families whose class has its experts in one
+    tensor. ``block_names`` is the class's and transformers' name of the block with the experts, ``reordered`` the
+    modules whose outputs the class keeps in another order. ``unknown`` are features whose effect is unknown. ``slots``
+    is None if the layout of the slots is unknown.
     """
 
     name: str
@@ -139,60 +196,59 @@ class Engine:
     fused_experts: frozenset[str] = frozenset()
     block_names: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     reordered: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    unread: frozenset[str] = frozenset()
+    unknown: frozenset[str] = frozenset()
     slots: SlotLayout | None = None
 
-    def looked_at(self, base: BaseModel) -> bool:
-        """Whether it is known if the engine serves such a base with LoRA."""
+    def is_known(self, base: BaseModel) -> bool:
+        """Whether it is known if the engine supports LoRA on such a base."""
         family = base.model_type
         return family in FAMILIES or family in self.with_lora or base.architecture in self.lora_since
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """An engine at a version: ``version`` is the profile's, ``asked`` what the user wrote (empty: the newest).
+    """An engine at a version: ``version`` is the profile's, ``requested`` the user's (empty: the newest).
 
-    ``note`` says why the two differ; ``proven`` is False for a version older than all that were read.
+    ``note`` says why the two differ; ``proven`` is False for a version older than all profiles.
     """
 
     engine: Engine
     version: str
-    asked: str = ""
+    requested: str = ""
     note: str = ""
     proven: bool = True
 
     @property
     def title(self) -> str:
-        """``vLLM 0.33``, with the version that was asked for."""
-        return f"{self.engine.title} {self.asked or self.version}"
+        """``vLLM 0.33``, with the requested version."""
+        return f"{self.engine.title} {self.requested or self.version}"
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """The engine's rows that hold for this version."""
-        mine, rows = as_version(self.version), self.engine.rows
-        begun = (row for row in rows if as_version(row.since) <= mine)
-        held = (row for row in begun if not row.until or mine <= as_version(row.until))
-        return tuple(replace(row, proof="read") if row.ran not in {"", self.version} else row for row in held)
+        """The engine's rows that apply to this version."""
+        version, rows = as_version(self.version), self.engine.rows
+        begun = (row for row in rows if as_version(row.since) <= version)
+        current = (row for row in begun if not row.until or version <= as_version(row.until))
+        return tuple(replace(row, proof="read") if row.ran not in {"", self.version} else row for row in current)
 
     def has_lora(self, base: BaseModel) -> bool:
-        """Whether the engine's class of the base takes LoRA, as far as is known."""
+        """Whether the engine's class of the base supports LoRA, as far as is known."""
         since = self.engine.lora_since.get(base.architecture)
-        return base.model_type not in self.engine.no_lora if since is None else self.reaches(since)
+        return base.model_type not in self.engine.no_lora if since is None else self.is_at_least(since)
 
     def takes_head(self, base: BaseModel) -> bool:
-        """Whether the base is of a class whose trained head the engine takes from an adapter."""
+        """Whether the engine loads a trained head from an adapter for the class of the base."""
         heads = self.engine.heads_since.items()
-        return any(base.architecture.endswith(end) and self.reaches(since) for end, since in heads)
+        return any(base.architecture.endswith(end) and self.is_at_least(since) for end, since in heads)
 
-    def reaches(self, since: str) -> bool:
+    def is_at_least(self, since: str) -> bool:
         """Whether this version is that one or newer."""
         return as_version(since) <= as_version(self.version)
 
     @property
     def grammar(self) -> Grammar:
         """The grammar of this version."""
-        mine = as_version(self.version)
-        return [one for since, one in self.engine.grammars.items() if as_version(since) <= mine][-1]
+        return [grammar for since, grammar in self.engine.grammars.items() if self.is_at_least(since)][-1]
 
     @property
     def allowed(self) -> str:
@@ -207,12 +263,12 @@ class Profile:
 
 
 def as_version(text: str) -> Version:
-    """``0.5.23`` as numbers, without what follows them (``rc1``, ``+cu129``); empty when it does not begin with any."""
+    """``0.5.23`` as numbers, without a suffix (``rc1``, ``+cu129``); empty if it does not start with a number."""
     found = re.match(r"v?([0-9]{1,6}(?:\.[0-9]{1,6}){0,5})", text, re.ASCII)
     return tuple(map(int, found[1].split("."))) if found else ()
 
 
-EVERYWHERE: Mapping[str, Outcome] = {
+GENERIC_OUTCOMES: Mapping[str, Outcome] = {
     **dict.fromkeys(("LC101", "LC102", "LC104", "LC105", "LC106", "LC107", "LC108", "LC109"), Outcome.REJECTS),
     **dict.fromkeys(("LC201", "LC202", "LC208", "LC209"), Outcome.REJECTS),
     **dict.fromkeys(("LC203", "LC204", "LC205"), Outcome.SERVES_WRONG),
@@ -221,16 +277,21 @@ EVERYWHERE: Mapping[str, Outcome] = {
     **dict.fromkeys(("LC311", "LC312", "LC313", "LC315", "LC317"), Outcome.SERVES_WRONG),
     **dict.fromkeys(("LC501", "LC502", "LC503"), Outcome.SERVES_WRONG),
 }
-"""What happens to errors of the rules without an engine, unless an engine's own table says otherwise."""
+"""The outcome of errors of the rules that apply without an engine, unless an engine's table has another one."""
 
-APART = frozenset({"LC206", "LC505", "LC602"})
-"""Errors that no engine notices, and that stay errors: what they are about is not how the adapter is served.
+ENGINE_INDEPENDENT = frozenset({"LC206", "LC505", "LC602"})
+"""Errors that stay errors whatever the engine: they are not about how the adapter is served.
 
-An update that is too small (LC505) is served as small as it was trained.
+An update that is too small (LC505), for example, is served as small as it was trained.
 """
 
-BY_NAMES = frozenset({"LC303", "LC307", "LC311", "LC312"})
-"""Rules about where names lead, which every engine but PEFT has its own rows for: none survives them in general."""
+NAME_RULES = frozenset({"LC303", "LC307", "LC311", "LC312"})
+"""Rules about which modules names mean. Every engine but PEFT has its own rows for this."""
 
-BY_OWN_NAMES: Mapping[str, Outcome] = dict.fromkeys(sorted(BY_NAMES), Outcome.OK)
-"""For an engine whose own rows check where names lead: what PEFT would find there says nothing about it."""
+OWN_NAME_RULES: Mapping[str, Outcome] = dict.fromkeys(sorted(NAME_RULES), Outcome.OK)
+"""For an engine whose own rows check names: what PEFT finds says nothing about it."""
+
+RARELY_KNOWN = frozenset(
+    ("experts-alone", "experts-incomplete", "rows-reordered", "base-without-lora", "tower", "named-like-base")
+)
+"""Features whose effect is only known for vLLM and PEFT."""

@@ -6,8 +6,19 @@ that needs it, and nothing between there and the scheduler's process catches tha
 
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.engines.fixes import ALONE, NUMBER_WRITTEN, OTHER_BASE, repair
-from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, PACKED, Engine, Grammar, crashes, rejects, serves_wrong
-from lora_cli.engines.slots import Flags, SlotLayout
+from lora_cli.engines.profile import (
+    GENERIC_OUTCOMES,
+    OWN_NAME_RULES,
+    PACKED,
+    RARELY_KNOWN,
+    Engine,
+    Flags,
+    Grammar,
+    SlotLayout,
+    crashes,
+    rejects,
+    serves_wrong,
+)
 
 CONFIG = "sglang/srt/lora/lora_config.py"
 LORA = "sglang/srt/lora/lora.py"
@@ -142,8 +153,8 @@ ENGINE = Engine(
         )
     },
     generic={
-        **EVERYWHERE,
-        **BY_OWN_NAMES,
+        **GENERIC_OUTCOMES,
+        **OWN_NAME_RULES,
         "LC205": Outcome.REJECTS,
         "LC209": Outcome.OK,
         **dict.fromkeys(("LC301", "LC302", "LC306", "LC307", "LC314"), Outcome.CRASHES),
@@ -152,10 +163,5 @@ ENGINE = Engine(
     },
     rank_flag="--max-lora-rank",
     slots=SLOTS,
-    unread=frozenset(
-        (
-            *("sharded", "experts-alone", "experts-incomplete", "rows-reordered", "base-without-lora", "tower"),
-            "named-like-base",
-        )
-    ),
+    unknown=RARELY_KNOWN | {"sharded"},
 )

@@ -1,18 +1,36 @@
-"""The least with which an engine serves a set of adapters: rank, modules and slots, and which adapters drive them."""
+"""The smallest limits with which an engine serves a set of adapters: rank, modules and slots, and the bytes they take.
 
-from collections.abc import Mapping, Sequence
+Every engine allocates, for each module that can have LoRA, ``slots × rank × (d_in + d_out)`` elements when it starts,
+whatever adapters are loaded later. ``SlotLayout`` says which modules those are, and what is packed or sharded. The
+formulas were compared with the buffers of vLLM 0.32 (``lora/layers``) and SGLang 0.5.23 (``lora/mem_pool.py``).
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lora_cli.core.base_model import BaseModel
+from lora_cli.core.base_model import HALF_BYTES, BaseModel, BaseModule
 from lora_cli.core.json_schema import Count, PositiveCount
-from lora_cli.core.module_facts import leaf_of
-from lora_cli.engines.profile import Profile
-from lora_cli.engines.slot_memory import Group, groups_of, own_width, slot_bytes, width_of
+from lora_cli.core.tensor_keys import last_name
+from lora_cli.engines.name_resolution import FUSED, TOWERS
+from lora_cli.engines.profile import VOCABULARY, Profile, SlotLayout
+from lora_cli.errors import UsageError
+
+ROW_PARALLEL = frozenset({"o_proj", "out_proj", "dense", "down_proj", "fc2", "c_proj"})
+"""Modules whose input, and so A, is sharded by tensor parallelism; of the others the output, and so B, is."""
+
+REPLICATED = frozenset(
+    {"gate", "router", "shared_expert_gate", "q_a_proj", "kv_a_proj_with_mqa", "project_in", "project_out"}
+)
+"""Modules that every GPU has whole."""
+
+KV = ("k_proj", "v_proj")
+WHOLE_QKV = "qkv_proj"
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What one adapter asks of an engine's slots.
+    """The requirements of one adapter for an engine's slots.
 
     ``targets`` are the names under which the engine puts LoRA on its modules, ``modules`` the modules themselves:
     path to (d_in, d_out).
@@ -26,7 +44,7 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many slots there may be, and how many adapters in the memory of the machine; None for no limit.
+    """The maximum number of slots, and of adapters in the memory of the machine; None for no limit.
 
     ``pinned`` are those adapters that never leave their slot.
     """
@@ -71,24 +89,35 @@ class Driver:
 
 
 class Slots:
-    """An engine's slots on a base, or on none that is known: what fits are computed for, with the base looked at once.
+    """An engine's slots on a base, or on an unknown one; the widths of the base's modules are computed once.
+
+    ``widths`` maps names of modules whose buffers are made together (targeting one of them makes all) to the elements
+    that they have for each rank, in one slot on one GPU, in the order of the base's modules.
 
     Raises:
-        UsageError: ``tp`` does not divide what it has to.
+        UsageError: ``tp`` does not divide a width that is sharded.
     """
 
     def __init__(self, profile: Profile, base: BaseModel | None, tp: int = 1) -> None:
         layout = profile.engine.slots
         assert layout is not None
         self.profile, self.base, self.layout = profile, base, layout
-        self.groups: tuple[Group, ...] = groups_of(base, profile, tp) if base is not None else ()
+        self.widths = _widths(base, profile, layout, tp) if base is not None else {}
         paths = base.modules if base is not None else {}
-        self._order = {leaf: i for i, leaf in enumerate(dict.fromkeys(map(leaf_of, paths)))}
+        self._order = {leaf: i for i, leaf in enumerate(dict.fromkeys(map(last_name, paths)))}
 
     def rank(self, needed: int) -> int:
         """The smallest rank that the engine's slots may have and that is enough."""
         ranks = self.profile.engine.ranks
         return next(rank for rank in ranks if rank >= needed) if ranks else needed
+
+    def bytes_of_one(self, rank: int, targets: Collection[str] | None = None) -> int:
+        """The bytes of one slot, in the half precision that engines keep LoRA in; None targets all modules."""
+        if targets is None:
+            return sum(self.widths.values()) * rank * HALF_BYTES
+        twice = self.layout.twice if self.layout.twice and self.layout.twice <= set(targets) else frozenset()
+        chosen = ((names, width) for names, width in self.widths.items() if not names.isdisjoint(targets))
+        return sum(width * (1 if names.isdisjoint(twice) else 2) for names, width in chosen) * rank * HALF_BYTES
 
     def fit(self, needs: Sequence[Need], limits: Limits) -> Fit:
         """The smallest that serves all of ``needs``, of which there is at least one."""
@@ -100,22 +129,19 @@ class Slots:
         memory = max(slots, min(len(needs), limits.memory or len(needs)))
         names = tuple(sorted(wanted, key=lambda name: (self._order.get(name, len(self._order)), name)))
         if self.base is None:
-            width = own_width(need.modules for need in needs)
             targets = names if self.layout.needs_targets else None
-            own = slot_bytes(width, rank)
+            own = _own_width(needs) * rank * HALF_BYTES
             return Fit(rank, targets, slots, memory, own, slots * own, own, lower_bound=True)
-        narrow, whole = (width_of(self.groups, chosen, self.layout) for chosen in (wanted, None))
+        narrow, whole = self.bytes_of_one(rank, wanted), self.bytes_of_one(rank)
         narrower = self.layout.needs_targets or narrow < whole
-        width = narrow if narrower else whole
-        targets = names if narrower else None
-        each, every = slot_bytes(width, rank), slot_bytes(whole, rank)
-        return Fit(rank, targets, slots, memory, each, slots * each, every, lower_bound=False)
+        each, targets = (narrow, names) if narrower else (whole, None)
+        return Fit(rank, targets, slots, memory, each, slots * each, whole, lower_bound=False)
 
     def drivers(self, needs: Sequence[Need], limits: Limits) -> tuple[Driver, ...]:
         """The adapters that make a slot larger than the others need, alone or together; what saves most is first."""
         fit = self.fit(needs, limits)
         found = []
-        for names in self._suspects(needs, fit.max_lora_rank):
+        for names in self._candidates(needs, fit.max_lora_rank):
             others = [need for need in needs if need.name not in names]
             if others and len(others) < len(needs):
                 without = self.fit(others, limits)
@@ -125,11 +151,97 @@ class Slots:
                     found.append(Driver(adapters, without, *saved))
         return tuple(sorted(found, key=lambda driver: driver.without.slot_bytes))
 
-    def _suspects(self, needs: Sequence[Need], rank: int) -> list[frozenset[str]]:
-        """Those with the highest rank, and those that have modules which most have not; each set once."""
+    def _candidates(self, needs: Sequence[Need], rank: int) -> list[frozenset[str]]:
+        """The adapters with the highest rank, and those with modules that at most half of them have; each set once."""
         highest = frozenset(need.name for need in needs if self.rank(need.rank) == rank)
-        sets = [frozenset(n.name for n in needs if not n.targets.isdisjoint(group.names)) for group in self.groups]
+        sets = [frozenset(n.name for n in needs if not n.targets.isdisjoint(names)) for names in self.widths]
         if self.base is None:
             modules = dict.fromkeys(path for need in needs for path in need.modules)
             sets = [frozenset(need.name for need in needs if path in need.modules) for path in modules]
         return list(dict.fromkeys([highest, *(names for names in sets if 0 < 2 * len(names) <= len(needs))]))
+
+
+def _own_width(needs: Iterable[Need]) -> int:
+    """Elements for each rank of the modules that adapters themselves have: what a slot takes at least."""
+    widest: dict[str, int] = {}
+    for need in needs:
+        for path, (d_in, d_out) in need.modules.items():
+            widest[path] = max(widest.get(path, 0), d_in + d_out)
+    return sum(widest.values())
+
+
+def _widths(base: BaseModel, profile: Profile, layout: SlotLayout, tp: int) -> Mapping[frozenset[str], int]:
+    """All that can have LoRA in the engine's model of ``base``, as ``Slots.widths``."""
+    widths: Counter[frozenset[str]] = Counter()
+    present = {last_name(path) for path in base.modules}
+    sparse = any(FUSED.fullmatch(path) for path in base.parameters)
+    shared = any("shared_expert" in path for path in base.modules)
+    dense = {"gate_proj", "up_proj", "down_proj"} if layout.everywhere and sparse and not shared else set()
+    for path, module in base.modules.items():
+        leaf = last_name(path)
+        if module.kind == "embedding" or leaf in VOCABULARY:
+            if leaf in profile.grammar.vocabulary(base):
+                # Whole on every GPU, but for a head whose B is sharded with the vocabulary.
+                shards = tp if layout.head_sharded and leaf == "lm_head" else 1
+                widths[frozenset({leaf})] += module.d_in + -(-module.d_out // shards)
+        elif not TOWERS.search(path) and leaf not in dense:
+            widths[layout.group(leaf)] += _sharded(path, module, base, tp) + _unfilled(leaf, module, layout, present)
+    for names, width in _of_parameters(base, profile, layout, tp):
+        widths[names] += width
+    return {names: width for names, width in widths.items() if width}
+
+
+def _sharded(path: str, module: BaseModule, base: BaseModel, tp: int) -> int:
+    """The elements for each rank that one GPU of ``tp`` has of a linear module."""
+    leaf = last_name(path)
+    if tp == 1 or leaf in REPLICATED:
+        return module.d_in + module.d_out
+    if leaf in ROW_PARALLEL:
+        return _divided(module.d_in, tp, path) + module.d_out
+    if leaf in KV:
+        return module.d_in + _heads(module.d_out, base, tp, path)
+    if leaf == WHOLE_QKV:
+        out = base.modules.get(path.removesuffix(WHOLE_QKV) + "o_proj")
+        queries = out.d_in if out is not None else module.d_out
+        rest = module.d_out - queries
+        return module.d_in + _divided(queries, tp, path) + (_heads(rest, base, tp, path) if rest else 0)
+    return module.d_in + _divided(module.d_out, tp, path)
+
+
+def _heads(width: int, base: BaseModel, tp: int, path: str) -> int:
+    """The width of keys or values on one GPU, which has at least one whole head."""
+    return _divided(width, min(tp, base.kv_heads or tp), path)
+
+
+def _divided(number: int, tp: int, path: str) -> int:
+    if number % tp:
+        raise UsageError(f"--tp {tp} does not divide {number}, the width of {path}", hint="the engine would not start")
+    return number // tp
+
+
+def _unfilled(leaf: str, module: BaseModule, layout: SlotLayout, present: Collection[str]) -> int:
+    """The elements of A's of a packed module without a part in this base, counted with its first part."""
+    names = layout.group(leaf)
+    whole = next((name for name in names if name in layout.stacked), None)
+    parts = sorted(names & set(present))
+    return module.d_in * (layout.stacked[whole] - len(parts)) if whole is not None and parts[0] == leaf else 0
+
+
+def _of_parameters(
+    base: BaseModel, profile: Profile, layout: SlotLayout, tp: int
+) -> Iterable[tuple[frozenset[str], int]]:
+    """Fused experts and routers, which are bare parameters in transformers."""
+    fused = base.model_type in profile.engine.fused_experts
+    seen: set[str] = set()
+    for path, shape in base.parameters.items():
+        leaf = last_name(path)
+        if layout.routers and path.endswith((".gate.weight", ".router.weight")) and len(shape) == 2:
+            yield layout.group(path.split(".")[-2]), sum(shape)
+        elif leaf in layout.experts and FUSED.fullmatch(path) and len(shape) == 3:
+            if layout.everywhere and leaf in seen:
+                continue
+            seen.add(leaf)
+            inner = _divided(shape[1] * shape[2] // base.hidden_size, tp, path)
+            factors = 1 if fused or leaf == "down_proj" else 2
+            times = shape[0] * (base.num_layers if layout.everywhere else 1)
+            yield layout.group(layout.experts[leaf]), times * (factors * base.hidden_size + inner)

@@ -2,7 +2,17 @@
 
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.engines.fixes import NAMES, NUMBER_WRITTEN, OTHER_BASE, SAVE_AGAIN, repair
-from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, FACTORS, PACKED, Engine, Grammar, rejects, serves_wrong
+from lora_cli.engines.profile import (
+    FACTORS,
+    GENERIC_OUTCOMES,
+    OWN_NAME_RULES,
+    PACKED,
+    RARELY_KNOWN,
+    Engine,
+    Grammar,
+    rejects,
+    serves_wrong,
+)
 
 LORA = "tensorrt_llm/lora_manager.py"
 HELPER = "tensorrt_llm/lora_helper.py"
@@ -66,18 +76,13 @@ ENGINE = Engine(
         )
     },
     generic={
-        **EVERYWHERE,
-        **BY_OWN_NAMES,
+        **GENERIC_OUTCOMES,
+        **OWN_NAME_RULES,
         # It takes the rank of the tensors, and reads neither peft_type nor target_modules.
         **dict.fromkeys(("LC201", "LC205", "LC208", "LC209", "LC305", "LC301", "LC302"), Outcome.OK),
         **dict.fromkeys(("LC306", "LC314", "LC316", "LC321", "LC322"), Outcome.SERVES_WRONG),
     },
     default_rank=64,
     rank_flag="max_lora_rank",
-    unread=frozenset(
-        (
-            *("dora", "experts-alone", "experts-incomplete", "rows-reordered", "base-without-lora", "tower"),
-            *("named-like-base", "two-into-one"),
-        )
-    ),
+    unknown=RARELY_KNOWN | {"dora", "two-into-one"},
 )

@@ -9,7 +9,7 @@ from dataclasses import replace
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.core.tensor_keys import PAIR_PARTS
 from lora_cli.engines.fixes import BASE_CHANGED, NAMES, NUMBER, OTHER_BASE, SAVE_AGAIN, repair
-from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, Engine, Grammar, rejects, serves_wrong
+from lora_cli.engines.profile import GENERIC_OUTCOMES, OWN_NAME_RULES, Engine, Grammar, rejects, serves_wrong
 from lora_cli.engines.vllm_models import (
     BLOCK_NAMES,
     EMBEDDINGS,
@@ -225,8 +225,8 @@ ENGINE = Engine(
     rows=ROWS,
     grammars={"0.31": UNTIL_0_31, "0.32": SINCE_0_32, "0.33": SINCE_0_33},
     generic={
-        **EVERYWHERE,
-        **BY_OWN_NAMES,
+        **GENERIC_OUTCOMES,
+        **OWN_NAME_RULES,
         # Judged by its own rows: it reads neither peft_type nor target_modules, and compares shapes by itself.
         **dict.fromkeys(
             (*("LC201", "LC202", "LC203", "LC205", "LC208", "LC209", "LC302", "LC305", "LC310", "LC314"), "LC317"),

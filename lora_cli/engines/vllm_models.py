@@ -1,11 +1,10 @@
-"""vLLM's model classes, by the ``model_type`` of the base: which take LoRA where. Read in its classes of 0.33.
+"""vLLM's model classes by the ``model_type`` of the base: which modules support LoRA. Read in the classes of 0.33.
 
-What the slots of each class are made of was compared with the buffers that 0.32 makes for tiny models of all families
-with a table here.
+The slots of each class were compared with the buffers that 0.32 allocates for tiny models of all families with a table
+here.
 """
 
-from lora_cli.engines.profile import NEVER, PACKED
-from lora_cli.engines.slots import Flags, SlotLayout
+from lora_cli.engines.profile import NEVER, PACKED, Flags, SlotLayout
 
 BOTH = frozenset({"embed_tokens", "lm_head"})
 
@@ -21,7 +20,7 @@ EMBEDDINGS = {
     # The last three are served through transformers' own classes, which vLLM wraps.
     **dict.fromkeys(("cohere", "olmo2", "phi", "starcoder2"), frozenset({"embed_tokens"})),
 }
-"""Families whose class has ``embedding_modules``; the others take no LoRA on the embedding or the head."""
+"""Families whose class has ``embedding_modules``; others do not support LoRA on the embedding or the head."""
 
 NO_LORA = frozenset({"bert", "bloom", "falcon", "gpt2", "gptj", "stablelm"})
 """Families whose class has no LoRA: with it the engine does not start. 0.32 was run with tiny models: each ends
@@ -44,18 +43,18 @@ LORA_SINCE = {
 ``bert.py`` and ``roberta.py`` of 0.31 to 0.33; those of BERT and RoBERTa were run in 0.32 (``test_pooling.py``)."""
 
 HEADS_SINCE = {"ForSequenceClassification": "0", "ForTokenClassification": "0.33"}
-"""How classes end whose head, saved whole as ``score`` or ``classifier``, is taken from an adapter. 0.32 was run: it
+"""Ends of class names whose head, saved as ``score`` or ``classifier``, is loaded from an adapter. 0.32 was run: it
 answers as PEFT does with the one for sequences, and refuses the one for tokens."""
 
 FUSED_EXPERTS = frozenset({"gpt_oss", "qwen3_5_moe", "qwen3_omni_moe", "qwen3_vl_moe"})
 """Families whose class holds its experts in one tensor (``is_3d_moe_weight``)."""
 
 BLOCK_NAMES = {"mixtral": (".block_sparse_moe.", ".mlp.")}
-"""What a class calls the part with the router and the experts, beside transformers' name for it. 0.32 was run: what
-PEFT writes over transformers 5, with the second name, is loaded and never looked at."""
+"""The name of the block with the router and the experts in a class, and in transformers. 0.32 was run: factors that
+PEFT saves under the second name (transformers 5) are loaded and ignored."""
 
 REORDERED = dict.fromkeys(("llama4", "llama4_text"), frozenset({"q_proj", "k_proj"}))
-"""Modules whose weights a class puts into another order as it reads them (``permute_qk_weight_for_rotary``)."""
+"""Modules whose weights a class reorders when it loads them (``permute_qk_weight_for_rotary``)."""
 
 LISTED = frozenset(
     {
@@ -76,8 +75,7 @@ LISTED = frozenset(
         *("molmo", "phi4mm", "ultravox"),
     }
 )
-"""Families without a table here that vLLM's list of supported models (``docs/models/supported_models.md``) has with
-LoRA."""
+"""Families without a table here that support LoRA by vLLM's list of models (``docs/models/supported_models.md``)."""
 
 WITH_LORA = LISTED | EMBEDDINGS.keys() | FUSED_EXPERTS | {"whisper"}
 """Families without a table here that take LoRA. Whisper's class does, although the list does not say so.
@@ -87,7 +85,7 @@ are neither there nor among what it runs through transformers' classes.
 """
 
 TEXT_NAMES = frozenset({"qwen2_vl", "qwen2_5_vl"})
-"""Multimodal wrappers that take the names of the text model alone, until 0.33, since when all do."""
+"""Multimodal wrappers that accept the names of the text model alone; since 0.33 all do."""
 
 SLOTS = SlotLayout(
     flags=Flags(

@@ -99,7 +99,7 @@ def _engine(profile: Profile) -> EngineEntry:
         name=engine.name,
         title=engine.title,
         version=profile.version,
-        asked=profile.asked or None,
+        asked=profile.requested or None,
         note=profile.note,
         proven=profile.proven,
         ranks=engine.ranks or None,

@@ -2,8 +2,8 @@
 
 from lora_cli.core.text import counted, names, safe, size
 from lora_cli.engines import ENGINES
+from lora_cli.engines.profile import SlotLayout
 from lora_cli.engines.slot_sizing import Driver, Fit
-from lora_cli.engines.slots import SlotLayout
 from lora_cli.validation.engine_args import EngineArgs
 from lora_cli.validation.report import BaseModelSummary
 

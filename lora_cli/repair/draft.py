@@ -1,11 +1,11 @@
-"""An adapter while it is rewritten: what its modules' updates are, and what config says so.
+"""An adapter while it is rewritten: the updates of its modules, and its config.
 
-The one thing that holds from the first step to the last: a module's ``scaling · B @ A`` is what it was trained to.
+No step changes ``scaling · B @ A`` of a module.
 
-A tensor that is to be written is a recipe over those that are there: nothing is read or computed here. Every repair of
-a factor is a matter of where blocks of old matrices are in a new one, and times which number: a rank is padded, a
-packed module split, three modules packed into one, a scale moved into B. A rank is padded by another ``shape``, and a
-tensor is rounded by another ``dtype``.
+A tensor that is to be written is a recipe over the original tensors: nothing is read or computed here. Every repair of
+a factor places blocks of old matrices in a new one and multiplies them by a number: a packed module is split, three
+modules are packed into one, a scale is moved into B. A rank is padded by another ``shape``, and a tensor is rounded by
+another ``dtype``.
 """
 
 import math
@@ -26,7 +26,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """``factor`` times the ``rows`` and ``columns`` (half-open) of a tensor, to be ``at`` a row and a column."""
+    """``factor`` times the ``rows`` and ``columns`` (half-open) of ``tensor``, placed ``at`` a row and a column."""
 
     tensor: str
     rows: Span
@@ -36,8 +36,8 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """A tensor of ``dtype`` and ``shape``: ``blocks`` on zeros. Anything but a matrix is taken for one.
+class TensorRecipe:
+    """A tensor of ``dtype`` and ``shape``: ``blocks`` on zeros. A tensor that is not a matrix is treated as one.
 
     ``source`` is the dtype that the blocks' tensors have.
     """
@@ -54,20 +54,20 @@ class Made:
 
     @property
     def untouched(self) -> str | None:
-        """The name of the tensor that it is, bit by bit; None when it is not any."""
+        """The name of the original tensor that it equals bit by bit; None if there is none."""
         if self.dtype != self.source or len(self.blocks) != 1:
             return None
         block = self.blocks[0]
         return block.tensor if block == _all(block.tensor, self.shape) else None
 
     @property
-    def reckoned(self) -> bool:
-        """Whether its values are others than those that are there: scaled, or rounded to another dtype."""
+    def is_computed(self) -> bool:
+        """Whether its values differ from the original ones: they are scaled, or rounded to another dtype."""
         return self.dtype != self.source or any(block.factor != 1 for block in self.blocks)
 
 
 def as_matrix(shape: tuple[int, ...]) -> Span:
-    """Rows and columns of a tensor as recipes count them: of one with other dimensions, the first and all the rest."""
+    """Rows and columns of a tensor in recipes: its first dimension, and the product of the others."""
     return math.prod(shape[:1]), math.prod(shape[1:])
 
 
@@ -76,37 +76,37 @@ def _all(tensor: str, shape: tuple[int, ...]) -> Block:
     return Block(tensor, (0, rows), (0, columns))
 
 
-def copy_of(tensor: TensorInfo) -> Made:
+def copy_of(tensor: TensorInfo) -> TensorRecipe:
     """The tensor as it is."""
-    return Made(tensor.dtype, tensor.shape, (_all(tensor.name, tensor.shape),), tensor.dtype)
+    return TensorRecipe(tensor.dtype, tensor.shape, (_all(tensor.name, tensor.shape),), tensor.dtype)
 
 
-def zeros(dtype: str, shape: Span) -> Made:
+def zeros(dtype: str, shape: Span) -> TensorRecipe:
     """A matrix of zeros."""
-    return Made(dtype, shape, (), dtype)
+    return TensorRecipe(dtype, shape, (), dtype)
 
 
-def scaled(made: Made, factor: float) -> Made:
+def scaled(recipe: TensorRecipe, factor: float) -> TensorRecipe:
     """``factor`` times a matrix."""
     if factor == 1:
-        return made
-    return replace(made, blocks=tuple(replace(block, factor=block.factor * factor) for block in made.blocks))
+        return recipe
+    return replace(recipe, blocks=tuple(replace(block, factor=block.factor * factor) for block in recipe.blocks))
 
 
-def rows_of(made: Made, start: int, stop: int) -> Made:
+def rows_of(recipe: TensorRecipe, start: int, stop: int) -> TensorRecipe:
     """Rows ``start`` to ``stop`` of a matrix."""
     kept = []
-    for block in made.blocks:
+    for block in recipe.blocks:
         top = block.at[0]
         first, last = max(start, top), min(stop, top + block.rows[1] - block.rows[0])
         if first < last:
             rows = (block.rows[0] + first - top, block.rows[0] + last - top)
             kept.append(replace(block, rows=rows, at=(first - start, block.at[1])))
-    return replace(made, shape=(stop - start, made.shape[1]), blocks=tuple(kept))
+    return replace(recipe, shape=(stop - start, recipe.shape[1]), blocks=tuple(kept))
 
 
-def together(parts: Sequence[Made], places: Sequence[Span], shape: Span) -> Made:
-    """Matrices in one of ``shape``, each with its first element at a row and a column of it, and zeros elsewhere."""
+def assembled(parts: Sequence[TensorRecipe], places: Sequence[Span], shape: Span) -> TensorRecipe:
+    """One matrix of ``shape``, with each of ``parts`` at its place (row, column), and zeros elsewhere."""
     blocks = tuple(
         replace(block, at=(block.at[0] + top, block.at[1] + left))
         for part, (top, left) in zip(parts, places, strict=True)
@@ -123,8 +123,8 @@ class Factors:
     or in blocks. They are written as they are.
     """
 
-    a: Made
-    b: Made
+    a: TensorRecipe
+    b: TensorRecipe
     scaling: float
     embedding: bool = False
     plain: bool = True
@@ -134,7 +134,7 @@ class Factors:
         """Its rank."""
         return self.a.shape[0]
 
-    def named(self, module: str) -> dict[str, Made]:
+    def named(self, module: str) -> dict[str, TensorRecipe]:
         """A and B by the names that PEFT gives those of ``module`` on disk: A first."""
         a, b = ("lora_embedding_A", "lora_embedding_B") if self.embedding else ("lora_A.weight", "lora_B.weight")
         return {f"{PEFT_PREFIX}{module}.{a}": self.a, f"{PEFT_PREFIX}{module}.{b}": self.b}
@@ -165,27 +165,27 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What will be written, so far.
+    """The adapter to be written, after some of the steps.
 
-    ``config`` is the JSON object, ``factors`` are the modules' updates by their path, ``before`` these as they were
-    read, ``others`` all other tensors by the name under which they will be written. With ``refusals`` nothing is.
+    ``config`` is the JSON object, ``factors`` are the modules' updates by path, ``before`` the same as they were read.
+    ``others`` are all other tensors by the name that is written. If there are ``refusals``, nothing is written.
     """
 
     config: Mapping[str, Any]
     factors: Mapping[str, Factors]
-    others: Mapping[str, Made] = field(default_factory=dict)
+    others: Mapping[str, TensorRecipe] = field(default_factory=dict)
     changes: tuple[Change, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     before: Mapping[str, Factors] = field(default_factory=dict)
 
     @property
-    def tensors(self) -> dict[str, Made]:
-        """Every tensor by the name under which it will be written."""
+    def tensors(self) -> dict[str, TensorRecipe]:
+        """Every tensor by the name that is written."""
         named = (one.named(module) for module, one in self.factors.items())
-        return {**{name: made for pair in named for name, made in pair.items()}, **self.others}
+        return {**{name: recipe for pair in named for name, recipe in pair.items()}, **self.others}
 
     def changed(self, step: Step, what: str, why: str, modules: int = 0, **fields: Any) -> "Draft":
-        """The draft with other ``fields``, and a note of what changed."""
+        """The draft with other ``fields`` and one more change."""
         return replace(self, changes=(*self.changes, Change(step, what, why, modules)), **fields)
 
     def refused(self, what: str, hint: str) -> "Draft":
@@ -194,15 +194,16 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
-class Aim:
-    """What a repair is for: the engine, how it is deployed, and the base that it serves (None: unknown).
+class RepairContext:
+    """The adapter to repair, the engine and its deployment, and the base that it serves (None: unknown).
 
-    ``adapter`` is as it was read, ``parsed`` its config. ``dtype`` and ``base_name`` are what the user asked for, None
-    to leave them. ``copies`` maps tensors that stand for a weight of the base to whether they equal it; what is not
-    in it was not compared.
+    ``adapter`` is as it was read. ``config`` is its config as JSON, with fields of the right types, and ``parsed`` the
+    same as values. ``dtype`` and ``base_name`` are as the user asked, None for no change. ``copies`` maps the saved
+    weights that were compared with the base's to whether they are equal.
     """
 
     adapter: Adapter
+    config: Mapping[str, Any]
     parsed: LoraConfig
     profile: Profile
     base: BaseModel | None = None
@@ -211,12 +212,12 @@ class Aim:
     base_name: str | None = None
     copies: Mapping[str, bool] = field(default_factory=dict)
 
-    def has(self, *features: str) -> bool:
+    def has_row(self, *features: str) -> bool:
         """Whether the engine's profile has a row for one of these features."""
         named = {row.feature for row in self.profile.rows}
         return any(feature in named for feature in features)
 
     @property
     def engine(self) -> str:
-        """How the engine writes itself."""
+        """The engine's title, with its version."""
         return self.profile.title

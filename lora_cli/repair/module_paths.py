@@ -1,7 +1,7 @@
-"""Modules that the base has under another path: another nesting, or packed into one where they were apart.
+"""Modules that the base has under another path: nested differently, packed into one module, or split.
 
-A module is found by its layers' name, its number and what follows (``layers.3.self_attn.q_proj``), where the base has
-that once and with the shapes of the factors: by names alone an adapter of another model would fit too.
+A module is matched by the name of its layers, its number and what follows (``layers.3.self_attn.q_proj``), if the base
+has that once and with the shapes of the factors: by names alone an adapter of another model would match too.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,12 +14,12 @@ from lora_cli.core.tensor_keys import PEFT_PREFIX, last_name
 from lora_cli.engines.fixes import OTHER_BASE
 from lora_cli.engines.name_resolution import LAYER
 from lora_cli.engines.profile import PACKED, packed_in
-from lora_cli.repair.draft import Aim, Draft, Factors, rows_of, scaled, together
+from lora_cli.repair.draft import Draft, Factors, RepairContext, assembled, rows_of, scaled
 
 
-def put_in_place(draft: Draft, aim: Aim) -> Draft:
-    """The modules under the paths that the base has; those of which it has nothing stay as they are."""
-    base = aim.base
+def match_base_paths(draft: Draft, context: RepairContext) -> Draft:
+    """The draft with the modules under the base's paths; those that match none stay as they are."""
+    base = context.base
     if base is None:
         return draft
     known = frozenset(base.modules) | {path.removesuffix(".weight") for path in base.parameters}
@@ -28,15 +28,15 @@ def put_in_place(draft: Draft, aim: Aim) -> Draft:
     moved: dict[str, str] = {}
     for module in lost:
         parent, _, leaf = module.rpartition(".")
-        home = _home(parent, leaf, parents, base, draft.factors[module])
+        home = _new_parent(parent, leaf, parents, base, draft.factors[module])
         if home is not None and home != parent:
             moved[module] = f"{home}.{leaf}" if home else leaf
-    draft = _renamed(draft, moved)
-    return _fused(_split(draft, base), base)
+    draft = _rename(draft, moved)
+    return _pack(_split(draft, base), base)
 
 
 def _parents(base: BaseModel) -> Mapping[str, list[str]]:
-    """What follows the name of the layers → the paths of the base that end so: ``layers.0.mlp`` → all of that."""
+    """The base's parents of modules by their end from the name of the layers on (``layers.0.mlp``)."""
     return by_key((_tail(path), path) for path in dict.fromkeys(name.rpartition(".")[0] for name in base.modules))
 
 
@@ -45,14 +45,16 @@ def _tail(parent: str) -> str:
     return parent[layer.start("stack") :] if layer is not None else ""
 
 
-def _home(parent: str, leaf: str, parents: Mapping[str, list[str]], base: BaseModel, factors: Factors) -> str | None:
-    """The one path of the base below which this module fits; None when there is none, or several."""
+def _new_parent(
+    parent: str, leaf: str, parents: Mapping[str, list[str]], base: BaseModel, factors: Factors
+) -> str | None:
+    """The path of the base under which this module fits; None if there is none, or more than one."""
     fitting = [home for home in parents.get(_tail(parent), ()) if _fits(home, leaf, base, factors)]
     return fitting[0] if len(fitting) == 1 else None
 
 
 def _fits(home: str, leaf: str, base: BaseModel, factors: Factors) -> bool:
-    """Whether the base has that module there, or its parts, or what it is a part of, as wide as the factors are."""
+    """Whether the base has that module there, its parts, or the whole that it is a part of, as wide as the factors."""
     wide = factors.a.shape[1], factors.b.shape[0]
     under = f"{home}." if home else ""
     if (own := base.modules.get(under + leaf)) is not None:
@@ -63,14 +65,14 @@ def _fits(home: str, leaf: str, base: BaseModel, factors: Factors) -> bool:
     return whole is not None and whole.d_in == wide[0] and wide[1] <= whole.d_out
 
 
-def _renamed(draft: Draft, moved: Mapping[str, str]) -> Draft:
+def _rename(draft: Draft, moved: Mapping[str, str]) -> Draft:
     if not moved:
         return draft
     names = [moved.get(module, module) for module in draft.factors]
     if len(set(names)) < len(names):
         return draft.refused("two modules would have one name on this base", OTHER_BASE)
     factors = {moved.get(module, module): one for module, one in draft.factors.items()}
-    others = {_moved(name, moved): made for name, made in draft.others.items()}
+    others = {_new_name(name, moved): recipe for name, recipe in draft.others.items()}
     old, new = next(iter(moved.items()))
     what = f"modules renamed as in the base: {old} → {new}"
     return draft.changed(
@@ -78,7 +80,7 @@ def _renamed(draft: Draft, moved: Mapping[str, str]) -> Draft:
     )
 
 
-def _moved(name: str, moved: Mapping[str, str]) -> str:
+def _new_name(name: str, moved: Mapping[str, str]) -> str:
     path = name.removeprefix(PEFT_PREFIX)
     old = path
     while dot := old.rfind(".") + 1:
@@ -89,7 +91,7 @@ def _moved(name: str, moved: Mapping[str, str]) -> str:
 
 
 def _split(draft: Draft, base: BaseModel) -> Draft:
-    """Packed modules as those that the base has in their place: each gets A, and its rows of B."""
+    """Packed modules split into those that the base has instead: each gets A, and its rows of B."""
     factors: dict[str, Factors] = {}
     split = []
     for module, one in draft.factors.items():
@@ -111,31 +113,33 @@ def _split(draft: Draft, base: BaseModel) -> Draft:
 
 
 def _are_its_parts(parts: Sequence[str], one: Factors, base: BaseModel) -> bool:
-    """Whether the base has these modules, and they are together as wide as the factors of the packed one."""
+    """Whether the base has all these modules, and their widths add up to those of the packed factors."""
     found = [base.modules[part] for part in parts if part in base.modules]
     wide = {part.d_in for part in found} == {one.a.shape[1]} and sum(part.d_out for part in found) == one.b.shape[0]
     return one.plain and bool(parts) and len(found) == len(parts) and wide
 
 
-def _fused(draft: Draft, base: BaseModel) -> Draft:
-    """Modules that the base has in one, as that: A's below each other, B's on the diagonal, scales alike."""
+def _pack(draft: Draft, base: BaseModel) -> Draft:
+    """Modules packed as in the base: A's stacked, B's on the diagonal, with one scale."""
     groups: dict[str, dict[str, Factors]] = {}
     for module, one in draft.factors.items():
         parent, dot, leaf = module.rpartition(".")
         whole = f"{parent}{dot}{packed_in(leaf)}"
         if module not in base.modules and whole in base.modules and one.plain:
             groups.setdefault(whole, {})[leaf] = one
-    packed = {whole: _packed(whole, found, base) for whole, found in groups.items() if whole not in draft.factors}
-    made = {whole: one for whole, one in packed.items() if one is not None}
-    if not made:
+    packed = {
+        whole: _packed_factors(whole, found, base) for whole, found in groups.items() if whole not in draft.factors
+    }
+    built = {whole: one for whole, one in packed.items() if one is not None}
+    if not built:
         return draft
-    gone = {f"{whole.rpartition('.')[0]}.{leaf}" for whole in made for leaf in groups[whole]}
-    factors = {module: one for module, one in draft.factors.items() if module not in gone} | made
-    what = f"modules packed as in the base: {next(iter(made))}, whose rank is the sum of its parts"
+    gone = {f"{whole.rpartition('.')[0]}.{leaf}" for whole in built for leaf in groups[whole]}
+    factors = {module: one for module, one in draft.factors.items() if module not in gone} | built
+    what = f"modules packed as in the base: {next(iter(built))}, whose rank is the sum of its parts"
     return draft.changed("places", what, "the base has them as one module", len(gone), factors=factors)
 
 
-def _packed(whole: str, found: Mapping[str, Factors], base: BaseModel) -> Factors | None:
+def _packed_factors(whole: str, found: Mapping[str, Factors], base: BaseModel) -> Factors | None:
     """The update of a packed module; None if the widths of its parts are unknown."""
     names = PACKED[last_name(whole)]
     heights = dict(_heights(names, found, base.modules[whole].d_out))
@@ -145,14 +149,14 @@ def _packed(whole: str, found: Mapping[str, Factors], base: BaseModel) -> Factor
     tops = [sum(heights[name] for name in names[:n]) for n in range(len(names)) if names[n] in found]
     *starts, rank = accumulate((one.r for one in parts), initial=0)
     width, scaling = max(one.a.shape[1] for one in parts), parts[0].scaling
-    a = together([one.a for one in parts], [(start, 0) for start in starts], (rank, width))
+    a = assembled([one.a for one in parts], [(start, 0) for start in starts], (rank, width))
     scaled_b = [scaled(one.b, one.scaling / scaling) for one in parts]
-    b = together(scaled_b, list(zip(tops, starts, strict=True)), (base.modules[whole].d_out, rank))
+    b = assembled(scaled_b, list(zip(tops, starts, strict=True)), (base.modules[whole].d_out, rank))
     return Factors(a, b, scaling)
 
 
 def _heights(names: Sequence[str], found: Mapping[str, Factors], total: int) -> Iterator[tuple[str, int]]:
-    """How many rows each part has: as its factors say; k and v are alike, as gate and up are."""
+    """How many rows each part has: those of its factors, or those of its pair (k and v, gate and up)."""
     known = {name: one.b.shape[0] for name, one in found.items()}
     for one, other in (("k_proj", "v_proj"), ("gate_proj", "up_proj")):
         if (one in known) != (other in known) and one in names:

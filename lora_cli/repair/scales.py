@@ -1,7 +1,7 @@
-"""Ranks and scales, written so that the engine uses those that were trained.
+"""Ranks and scales, written so that the engine uses the trained ones.
 
-What an engine reads of ``r``, ``lora_alpha``, ``use_rslora`` and the patterns follows from the rows of its profile.
-What it does not read is folded: a scale that all modules have into ``lora_alpha``, another one into its module's B.
+The rows of the engine's profile say which of ``r``, ``lora_alpha``, ``use_rslora`` and the patterns it reads. What it
+does not read is folded: the common scale into ``lora_alpha``, and the scale of a single module into its B.
 """
 
 import math
@@ -15,65 +15,65 @@ from lora_cli.core.lora_config import parse_config
 from lora_cli.core.patterns import PatternKeys
 from lora_cli.core.target_modules import scales
 from lora_cli.core.tensor_keys import last_name
-from lora_cli.engines.fixes import MERGE
+from lora_cli.engines.fixes import MERGE, SAVE_AGAIN
+from lora_cli.engines.lorax_tgi import kernel_rank
 from lora_cli.errors import FormatError
-from lora_cli.repair.draft import Aim, Draft, Factors, scaled
+from lora_cli.repair.draft import Draft, Factors, RepairContext, scaled
 
 ONE_RANK = ("packed-ranks", "rank-not-r", "layer-ranks")
 """Rows of engines whose modules must have one rank."""
 
-MULTIPLE = 16
 
-
-def settled(draft: Draft, aim: Aim) -> Draft:
-    """The draft with ranks and scales that the engine reads right. Where it does already, nothing changes."""
+def set_ranks_and_scales(draft: Draft, context: RepairContext) -> Draft:
+    """The draft with ranks and scales that the engine reads correctly; unchanged if it already does."""
     plain = {module: one for module, one in draft.factors.items() if one.plain}
     if draft.refusals or not plain:
         return draft
-    rank = _rank(plain, aim)
+    rank = _rank(plain, context)
     grown = [module for module, one in plain.items() if rank not in {0, one.r}]
-    if not grown and not _misread(aim) and _said(draft.config, plain):
+    if not grown and not _engine_misreads(context) and _config_matches(draft.config, plain):
         return draft
     if len(plain) < len(draft.factors):
         return draft.refused("fused experts and block factors keep their rank and scale", MERGE)
-    padded = _padded(draft, aim, rank, grown)
+    padded = _pad(draft, context, rank, grown)
     highest = max(one.r for one in padded.factors.values())
     if not all(math.isfinite(one.scaling * highest) for one in plain.values()):
-        return draft.refused("an alpha for the same scale would be too large for a float", "save the adapter again")
-    return _written(padded, aim)
+        return draft.refused("an alpha for the same scale would be too large for a float", SAVE_AGAIN)
+    return _write_config(padded, context)
 
 
-def _misread(aim: Aim) -> bool:
+def _engine_misreads(context: RepairContext) -> bool:
     """Whether the engine would scale a module differently from how it was trained."""
-    parsed = aim.parsed
-    rslora = aim.has("rslora") and parsed.use_rslora
-    return rslora or (bool(parsed.rank_pattern or parsed.alpha_pattern) and aim.has("module-scales", "module-alphas"))
+    parsed = context.parsed
+    rslora = context.has_row("rslora") and parsed.use_rslora
+    return rslora or (
+        bool(parsed.rank_pattern or parsed.alpha_pattern) and context.has_row("module-scales", "module-alphas")
+    )
 
 
-def _said(config: Mapping[str, Any], plain: Mapping[str, Factors]) -> bool:
-    """Whether the config, as PEFT reads it, says the rank and the scale of each of these modules."""
+def _config_matches(config: Mapping[str, Any], plain: Mapping[str, Factors]) -> bool:
+    """Whether PEFT reads the rank and the scale of each of these modules from the config."""
     try:
-        said = scales(parse_config(config), plain)
+        read = scales(parse_config(config), plain)
     except FormatError:
         return False
     return all(
-        said[module].r == one.r and math.isclose(said[module].scaling, one.scaling, rel_tol=1e-9)
+        read[module].r == one.r and math.isclose(read[module].scaling, one.scaling, rel_tol=1e-9)
         for module, one in plain.items()
     )
 
 
-def _rank(plain: Mapping[str, Factors], aim: Aim) -> int:
-    """The one rank that all modules must have for this engine; 0 if each may have its own."""
+def _rank(plain: Mapping[str, Factors], context: RepairContext) -> int:
+    """The rank that all modules must have for this engine; 0 if each may have its own."""
     ranks = {one.r for one in plain.values()}
     highest = max(ranks)
-    if aim.has("padded-rank") and len({last_name(module) for module in plain}) > 1:
-        least = 8 * aim.tp
-        return least if highest <= least else -(-highest // MULTIPLE) * MULTIPLE
-    return highest if aim.has(*ONE_RANK) and len(ranks) > 1 else 0
+    if context.has_row("padded-rank") and len({last_name(module) for module in plain}) > 1:
+        return kernel_rank(highest, context.tp)
+    return highest if context.has_row(*ONE_RANK) and len(ranks) > 1 else 0
 
 
-def _padded(draft: Draft, aim: Aim, rank: int, grown: list[str]) -> Draft:
-    """Every module of ``grown`` with its new rank: rows of zeros in A, columns of zeros in B, and the same update."""
+def _pad(draft: Draft, context: RepairContext, rank: int, grown: list[str]) -> Draft:
+    """Each module of ``grown`` with the new rank: rows of zeros in A and columns of zeros in B, for the same update."""
     if not grown:
         return draft
     factors = dict(draft.factors)
@@ -81,38 +81,43 @@ def _padded(draft: Draft, aim: Aim, rank: int, grown: list[str]) -> Draft:
         one = factors[module]
         a, b = replace(one.a, shape=(rank, one.a.shape[1])), replace(one.b, shape=(one.b.shape[0], rank))
         factors[module] = replace(one, a=a, b=b)
-    why = f"{aim.engine} pads or refuses other ranks"
+    why = f"{context.engine} pads or refuses other ranks"
     return draft.changed("scales", f"ranks padded with zeros to {rank}", why, len(grown), factors=factors)
 
 
-def _written(draft: Draft, aim: Aim) -> Draft:
-    """The config that says these ranks and scales, in the fields that the engine reads."""
-    old, r = draft.config, _most(one.r for one in draft.factors.values())
-    by_own_rank = aim.has("module-alphas") and not aim.has("module-scales")
+def _write_config(draft: Draft, context: RepairContext) -> Draft:
+    """The draft with a config that has these ranks and scales in the fields that the engine reads."""
+    old, r = draft.config, _most_common(one.r for one in draft.factors.values())
+    by_own_rank = context.has_row("module-alphas") and not context.has_row("module-scales")
     alphas = [one.scaling * (one.r if by_own_rank else r) for one in draft.factors.values()]
-    # What does nothing can be folded into any scale, and no scale into nothing.
-    alpha = _most([alpha for alpha in alphas if alpha] or alphas)
+    # A scale of 0 fits any alpha, and an alpha of 0 fits no other scale.
+    alpha = _most_common([alpha for alpha in alphas if alpha] or alphas)
     factors = draft.factors
-    if aim.has("module-scales", "module-alphas"):
-        factors = {module: _folded(one, alpha / (one.r if by_own_rank else r)) for module, one in factors.items()}
-    config = {**old, "r": r, "lora_alpha": _number(alpha), **({"use_rslora": False} if old.get("use_rslora") else {})}
+    if context.has_row("module-scales", "module-alphas"):
+        factors = {module: _fold(one, alpha / (one.r if by_own_rank else r)) for module, one in factors.items()}
+    config = {
+        **old,
+        "r": r,
+        "lora_alpha": _as_integer(alpha),
+        **({"use_rslora": False} if old.get("use_rslora") else {}),
+    }
     config = _with_patterns(config, factors, r, alpha)
-    return _told(replace(draft, factors=factors, config=config), draft, aim)
+    return _note_changes(replace(draft, factors=factors, config=config), draft, context)
 
 
 def _with_patterns(config: dict[str, Any], factors: Mapping[str, Factors], r: int, alpha: float) -> dict[str, Any]:
-    """The config with patterns that PEFT reads right: in the words of the old ones where these still fit."""
+    """The config with patterns that PEFT reads correctly; with the keys of the old ones where these still fit."""
     old = dict.fromkeys([*(config.get("rank_pattern") or ()), *(config.get("alpha_pattern") or ())])
     for keys in (_keys(factors, old), {module: module for module in factors}):
         patterns = _patterns(factors, r, alpha, keys)
-        config = config | {name: said for name, said in patterns.items() if said or config.get(name)}
-        if _said(config, {module: one for module, one in factors.items() if one.plain}):
+        config = config | {name: pattern for name, pattern in patterns.items() if pattern or config.get(name)}
+        if _config_matches(config, {module: one for module, one in factors.items() if one.plain}):
             break
     return config
 
 
-def _folded(one: Factors, scaling: float) -> Factors:
-    """The module with that ``scaling``, and what is left of its own in B."""
+def _fold(one: Factors, scaling: float) -> Factors:
+    """The module with that ``scaling``, and the rest of its own folded into B."""
     if not scaling or math.isclose(one.scaling, scaling, rel_tol=1e-12):
         return one
     return replace(one, b=scaled(one.b, one.scaling / scaling), scaling=scaling)
@@ -125,7 +130,7 @@ def _patterns(
     ranks: dict[str, int | float] = {}
     alphas: dict[str, int | float] = {}
     for module, one in factors.items():
-        own = _number(one.scaling * one.r)
+        own = _as_integer(one.scaling * one.r)
         if one.r != r:
             ranks[keys[module]] = one.r
         if not math.isclose(own, alpha, rel_tol=1e-12):
@@ -134,9 +139,9 @@ def _patterns(
 
 
 def _keys(factors: Mapping[str, Factors], old: Iterable[str]) -> dict[str, str]:
-    """What each module is called in patterns: by a key that was there before, else by its last name, else by itself.
+    """The key of each module in patterns: an old key that matches it, else its last name, else its whole path.
 
-    A key is good for modules that all have one rank and one scale.
+    All modules of one key have one rank and one scale.
     """
     keys = PatternKeys(old, "patterns")
     first = {module: keys.first(module) for module in factors}
@@ -145,16 +150,16 @@ def _keys(factors: Mapping[str, Factors], old: Iterable[str]) -> dict[str, str]:
     return {module: key if alike[key] else module for key, modules in groups.items() for module in modules}
 
 
-def _told(draft: Draft, before: Draft, aim: Aim) -> Draft:
-    """The draft with what changed in the config and in B."""
+def _note_changes(draft: Draft, before: Draft, context: RepairContext) -> Draft:
+    """The draft with a note of each change in the config and in B."""
     new, old = draft.config, before.config
     fields = [name for name in ("use_rslora", "r", "lora_alpha") if new.get(name) != old.get(name)]
     if fields:
-        told = ", ".join(f"{name}: {_shown(old.get(name))} → {_shown(new.get(name))}" for name in fields)
-        draft = draft.changed("scales", told, f"{aim.engine} uses these fields; effective scales are unchanged")
+        what = ", ".join(f"{name}: {_shown(old.get(name))} → {_shown(new.get(name))}" for name in fields)
+        draft = draft.changed("scales", what, f"{context.engine} uses these fields; effective scales are unchanged")
     folded = [module for module, one in draft.factors.items() if one.b != before.factors[module].b]
     if folded:
-        why = f"{aim.engine} does not read patterns and uses one scale for all modules"
+        why = f"{context.engine} does not read patterns and uses one scale for all modules"
         draft = draft.changed("scales", "module scales folded into lora_B", why, len(folded))
     patterns = [name for name in ("rank_pattern", "alpha_pattern") if (new.get(name) or {}) != (old.get(name) or {})]
     if patterns:
@@ -165,12 +170,12 @@ def _told(draft: Draft, before: Draft, aim: Aim) -> Draft:
     return draft
 
 
-def _most(values: Any) -> Any:
+def _most_common(values: Any) -> Any:
     return Counter(values).most_common(1)[0][0]
 
 
-def _number(value: float) -> int | float:
-    """A whole number without its point; nearly whole is whole, where a root was taken and squared again."""
+def _as_integer(value: float) -> int | float:
+    """An integer where the value is one up to rounding: a square root that is squared again is not exact."""
     near = round(value)
     return near if math.isclose(value, near, rel_tol=1e-12) else value
 

@@ -19,28 +19,26 @@ RULES: tuple[Rule, ...] = tuple(
         key=lambda rule: rule.code,
     )
 )
-"""Every rule of these modules, in the order in which they are run and listed: by code."""
-
+"""All rules, in the order in which they are run and listed: by code."""
 
 UNREAD = frozenset({"LC101", "LC102", "LC104", "LC105", "LC106", "LC107", "LC108", "LC109"})
-"""The rules that report why a config or weights were not read. All others are skipped then, which must not look clean.
-"""
+"""Rules that report why a config or weights were not read. They always run: others are skipped, which is not ok."""
 
 
 def find(selector: str) -> tuple[Rule, ...]:
-    """The rules that a selector means: a code, the beginning of one (``LC3``), or a name.
+    """The rules that a selector matches: a code, a prefix of codes (``LC3``), or a name.
 
     Raises:
-        UsageError: it means none.
+        UsageError: it matches none.
     """
     found = tuple(rule for rule in RULES if selector and rule.matches(selector))
     if not found:
-        raise UsageError(f"no rule is called {selector!r}", hint=_instead_of(selector))
+        raise UsageError(f"no rule is called {selector!r}", hint=_selector_hint(selector))
     return found
 
 
-def _instead_of(selector: str) -> str:
-    """What else may have been meant. Of two numbers none is misspelt: a code leads to those of its hundred."""
+def _selector_hint(selector: str) -> str:
+    """A hint for a selector that matches nothing: the range of codes with its first digit, or the nearest name."""
     if group := re.match(r"LC\d", selector.strip().upper()):
         codes = [rule.code for rule in RULES if rule.code.startswith(group[0])]
         return f"{group[0]}xx are {codes[0]} to {codes[-1]}" if codes else "lora-cli rules lists them all"
@@ -49,18 +47,18 @@ def _instead_of(selector: str) -> str:
 
 
 def choose(select: Sequence[str] = (), ignore: Sequence[str] = ()) -> tuple[Rule, ...]:
-    """The rules of ``select`` and ``UNREAD`` (without ``select`` all) but those of ``ignore``, in their own order.
+    """The rules of ``select`` and ``UNREAD`` (all without ``select``) without those of ``ignore``, in order of code.
 
-    Each entry may hold several selectors with commas between them.
+    Each entry may contain several selectors, separated by commas.
 
     Raises:
-        UsageError: a selector means no rule.
+        UsageError: a selector matches no rule.
     """
-    chosen = _all_of(select) | {rule for rule in RULES if rule.code in UNREAD} if select else set(RULES)
-    left_out = _all_of(ignore)
+    chosen = _matching(select) | {rule for rule in RULES if rule.code in UNREAD} if select else set(RULES)
+    left_out = _matching(ignore)
     return tuple(rule for rule in RULES if rule in chosen and rule not in left_out)
 
 
-def _all_of(selectors: Sequence[str]) -> set[Rule]:
+def _matching(selectors: Sequence[str]) -> set[Rule]:
     words = [word.strip() for selector in selectors for word in selector.split(",")]
     return {rule for word in words if word for rule in find(word)}

@@ -1,4 +1,4 @@
-"""LC31x: the adapter next to the base model that it is to be put on."""
+"""LC31x: the adapter compared with the base model."""
 
 import re
 from collections.abc import Container, Iterator
@@ -7,7 +7,7 @@ from itertools import accumulate
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.addresses import hub_words
 from lora_cli.core.base_model import BaseModel, BaseModule
-from lora_cli.core.finding import Location, Problem, Severity
+from lora_cli.core.finding import Problem, Severity
 from lora_cli.core.reference import cached_repository
 from lora_cli.core.text import counted, cut, names
 from lora_cli.rules.rule import Case, grouped, rule, shape
@@ -17,13 +17,13 @@ OTHER_BASE = "validate against the base that it was trained on"
 COPY = re.compile(
     r"-(?:unsloth|bnb|[48]bit|awq|gptq|gguf|u?int[48]|n?v?fp[48]|dynamic|hf|quantized\.w\d{1,2}a\d{1,2})$"
 )
-"""How the names of quantised and converted copies of a model end, in lower case."""
+"""Ends of the names of quantised and converted copies of a model, in lower case."""
 
 LONGEST_NAME = 96
 """Characters of a repository's name on the Hub, without its organisation."""
 
 FAMILY = re.compile(r"llama|(?<![a-z])(?:qwen|mistral|mixtral|gemma|falcon|bloom)(?![a-z])")
-"""Families whose models are called like their ``model_type``."""
+"""Families whose models have their ``model_type`` in the name."""
 
 NOT_STACKED = "its experts do not fit the base's fused experts, see LC317"
 
@@ -42,24 +42,26 @@ def nothing_applies(case: Case) -> Iterator[Problem]:
     if total and not application.matched:
         assert case.base is not None
         first = next(iter(case.application.adapter.pairs))
+        modules = f"this one has modules like {names(list(case.base.modules), 2)}"
         yield Problem(
             f"0 of {counted(total, 'module')} apply to {cut(case.base.name)}: {application.reasons()}",
-            Location(case.weights_file, cut(first)),
-            NOT_STACKED if _of_experts(case) else f"{OTHER_BASE}; {_namesake(first, case.base)}",
+            case.in_weights(first),
+            NOT_STACKED if _all_are_experts(case) else _hint(first, case.base) or f"{OTHER_BASE}; {modules}",
         )
 
 
-def _namesake(module: str, base: BaseModel, taken: Container[str] = ()) -> str:
-    """What the base calls the module that ends like ``module`` and is not ``taken``, or a few of its names."""
+def _hint(module: str, base: BaseModel, taken: Container[str] = ()) -> str:
+    """A hint that names the base's module with the longest common ending; empty if it is ``taken`` or there is none."""
     parts = module.split(".")[-LONGEST_ENDING:]
     for length in range(len(parts) - 1, 1, -1):
         ending = "." + ".".join(parts[-length:])
         similar = next((name for name in base.modules if name.endswith(ending)), None)
         if similar in taken:
-            break
+            return ""
         if similar is not None:
-            return f"this one calls it {similar}: if it is the same model, `lora-cli repair --base` corrects the names"
-    return f"this one has modules like {names(list(base.modules), 2)}"
+            fix = "if it is the same model, `lora-cli repair --base` corrects the names"
+            return f"{OTHER_BASE}; this one calls it {similar}: {fix}"
+    return ""
 
 
 @rule("LC312", "partly-applied", Severity.ERROR, needs=("weights", "base"))
@@ -72,22 +74,18 @@ def partly_applied(case: Case) -> Iterator[Problem]:
     """
     application = case.application
     if application.matched and application.absent:
+        assert case.base is not None
+        hint = _hint(application.absent[0], case.base, application.adapter.pairs) or OTHER_BASE
         yield Problem(
             f"only {application.applied.matched} of {counted(application.applied.total, 'module')} apply: the base has "
             f"no {names(application.absent)}",
-            Location(case.weights_file, cut(application.absent[0])),
-            NOT_STACKED if _of_experts(case) else _other_names(application.absent[0], case),
+            case.in_weights(application.absent[0]),
+            NOT_STACKED if _all_are_experts(case) else hint,
         )
 
 
-def _other_names(module: str, case: Case) -> str:
-    assert case.base is not None
-    called = _namesake(module, case.base, case.application.adapter.pairs)
-    return f"{OTHER_BASE}; {called}" if called.startswith("this one calls") else OTHER_BASE
-
-
-def _of_experts(case: Case) -> bool:
-    """Whether all that the base lacks are experts that PEFT cannot put on its fused ones."""
+def _all_are_experts(case: Case) -> bool:
+    """Whether all absent modules are experts that PEFT cannot stack for the base's fused experts."""
     application = case.application
     if application.refused is not None:
         return all(".experts." in module for module in application.absent)
@@ -113,7 +111,7 @@ def layer_out_of_range(case: Case) -> Iterator[Problem]:
         yield Problem(
             f"{counted(len(application.beyond), 'module is', 'modules are')} in layers that the base does not have "
             f"(it has {has}): {names(application.beyond)}",
-            Location(case.weights_file, cut(application.beyond[0])),
+            case.in_weights(application.beyond[0]),
             OTHER_BASE,
         )
 
@@ -129,25 +127,25 @@ def shape_mismatch(case: Case) -> Iterator[Problem]:
     """
     found = misshapen(case)
     if 1 < len(found) == len(case.application.expected):
-        first, told = next(iter(found.items()))
+        first, differences = next(iter(found.items()))
         yield Problem(
-            f"none of the {len(found)} modules has the base's widths: of {cut(first)} {'; '.join(told)}",
-            Location(case.weights_file, cut(first)),
+            f"none of the {len(found)} modules has the base's widths: of {cut(first)} {'; '.join(differences)}",
+            case.in_weights(first),
             OTHER_BASE,
         )
         return
-    said = [(message, module) for module, told in found.items() for message in told]
-    yield from grouped(said, case.weights_file, "module", OTHER_BASE)
+    messages = [(message, module) for module, differences in found.items() for message in differences]
+    yield from grouped(messages, case.weights_file, "module", OTHER_BASE)
 
 
 def misshapen(case: Case) -> dict[str, list[str]]:
-    """What is wrong with the shapes of each module that the base has, and whose factors do not fit on it."""
-    narrowed, found = case.narrowed(), dict[str, list[str]]()
+    """The modules of the base whose factors have other shapes, each with the differences."""
+    narrowed, found = case.factor_divisors(), dict[str, list[str]]()
     for module, wanted in case.application.expected.items():
         pair = case.application.adapter.pairs[module]
-        told = [list(_differences(pair, one, narrowed.get(module, (1, 1)))) for one in wanted]
-        if all(told) and told:
-            found[module] = told[0]
+        by_layout = [list(_differences(pair, one, narrowed.get(module, (1, 1)))) for one in wanted]
+        if by_layout and all(by_layout):
+            found[module] = by_layout[0]
     return found
 
 
@@ -180,7 +178,7 @@ def targets_without_tensors(case: Case) -> Iterator[Problem]:
     if missing and case.application.matched:
         yield Problem(
             f"the config targets {counted(len(missing), 'module')} of the base without tensors: {names(missing)}",
-            Location(case.config.file, "target_modules"),
+            case.in_config("target_modules"),
             "if only these layers were trained, list them in layers_to_transform; otherwise save the adapter again",
         )
 
@@ -194,11 +192,10 @@ def experts_not_fused(case: Case) -> Iterator[Problem]:
 
     *Fix*: train the projections of all experts, with one rank; or load the adapter with transformers 4.
     """
-    config = case.config
     hint = "target all projections of all experts with one rank, or load it with transformers 4"
     refused, unfit = case.application.refused, case.application.unfit
     if refused is not None:
-        yield Problem(cut(refused.reason), Location(config.file, "target_modules"), hint)
+        yield Problem(cut(refused.reason), case.in_config("target_modules"), hint)
     yield from grouped(unfit, case.weights_file, "module", hint)
 
 
@@ -227,13 +224,13 @@ def other_base(case: Case) -> Iterator[Problem]:
         yield Problem(
             f"the config has the base {cut(trained)}, but it is validated against {cut(base.repository or base.name)}"
             + ("" if base.repository else f", a {base.model_type}"),
-            Location(config.file, "base_model_name_or_path"),
+            case.in_config("base_model_name_or_path"),
             OTHER_BASE,
         )
 
 
 def _model_name(repository: str) -> str:
-    """A model's name without its organisation, and without what marks a copy of it: Llama 3 has been called twice."""
+    """A model's name without its organisation and marks of a copy; Llama 3 models have two names."""
     name = repository.rpartition("/")[2].lower()[:LONGEST_NAME]
     while (shorter := COPY.sub("", name)) != name:
         name = shorter

@@ -1,11 +1,11 @@
-"""LC2xx: what ``adapter_config.json`` says, by itself and next to the modules that its patterns are to match."""
+"""LC2xx: ``adapter_config.json`` alone, and the modules that its patterns match."""
 
 import math
 import re
 from collections.abc import Callable, Collection, Iterator
 
 from lora_cli.core.factors import divisors
-from lora_cli.core.finding import Location, Problem, Severity
+from lora_cli.core.finding import Problem, Severity
 from lora_cli.core.lora_config import LoraConfig, type_error
 from lora_cli.core.patterns import Endings, PatternKeys, endings
 from lora_cli.core.target_modules import HEADS, targeted_parameters
@@ -15,14 +15,14 @@ from lora_cli.errors import FormatError
 from lora_cli.rules.rule import Case, NotChecked, grouped, rule, shown
 
 OLD_FIELDS = frozenset({"enable_lora", "merge_weights"})
-"""Fields of PEFT 0.2, which say nothing if they are null or false."""
+"""Fields of PEFT 0.2, which have no effect if they are null or false."""
 
 RANK_AND_ALPHA = ("r", "lora_alpha", "rank_pattern", "alpha_pattern")
 TARGETS = ("target_modules", "target_parameters")
 BIASES = ("none", "all", "lora_only")
 TASKS = ("SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
 INITIALISATION = r"(?as)pissa(?:_niter_\d+)?|corda.*|(?i:olora|mica|gaussian)|loftq|eva|orthogonal|lora_ga|"
-"""What ``init_lora_weights`` may say besides true and false (PEFT 0.21 ``tuners/lora/layer.py``)."""
+"""The values of ``init_lora_weights`` other than true and false (PEFT 0.21 ``tuners/lora/layer.py``)."""
 
 VARIANTS = (
     "use_dora",
@@ -33,26 +33,22 @@ VARIANTS = (
     "monteclora_config",
     "kasa_config",
 )
-"""What makes another layer of LoRA's; a layer is one of these (``resolve_lora_variant``)."""
+"""Fields that select a variant of LoRA; only one can be set (``resolve_lora_variant``)."""
 
 ONLY_ON_MODULES = ("lora_dropout", "lora_bias", "use_dora", "velora_config", "kasa_config")
-"""What PEFT refuses on a bare parameter (``ParamWrapper``)."""
+"""Fields that PEFT refuses on a bare parameter (``ParamWrapper``)."""
 
 LEAST = 1e-9
-"""Ranks and alphas below it are as good as 0."""
+"""Ranks and alphas below it count as 0."""
 
 AS_SAVED = "restore the field as save_pretrained() wrote it"
 
 PATTERNS = ("rank_pattern", "alpha_pattern")
 
 MOST_PARAMETERS = 16
-"""Last names of ``target_parameters`` up to which patterns are matched with each on each module: experts have four."""
+"""The number of last names of ``target_parameters`` up to which patterns are matched; experts have four."""
 
 TOO_MANY = f"target_parameters has more than {MOST_PARAMETERS} last names, which are not compared with patterns"
-
-
-def _at(config: LoraConfig, field: str) -> Location:
-    return Location(config.file, field)
 
 
 @rule("LC201", "not-lora", Severity.ERROR)
@@ -72,19 +68,19 @@ def not_lora(case: Case) -> Iterator[Problem]:
             message = f"peft_type is {shown(config.peft_type)}: this is {foreign.format.title}, not of LoRA"
             if config.peft_type is None:
                 message = f"peft_type is missing: this is {foreign.format.title}, not a PEFT config"
-            yield Problem(message, _at(config, "peft_type"), foreign.format.advice)
+            yield Problem(message, case.in_config("peft_type"), foreign.format.advice)
         return
     if config.peft_type is None:
         yield Problem(
             "peft_type is missing: PEFT refuses it, and the method is unknown",
-            _at(config, "peft_type"),
+            case.in_config("peft_type"),
             'add "peft_type": "LORA" if it is one',
         )
         return
     close = config.peft_type.strip().upper() == "LORA"
     yield Problem(
         f'peft_type is {shown(config.peft_type)}, not "LORA"',
-        _at(config, "peft_type"),
+        case.in_config("peft_type"),
         'write it in capitals: "LORA"' if close else "this is another PEFT method; only LoRA adapters can be served",
     )
 
@@ -99,7 +95,9 @@ def rank_invalid(case: Case) -> Iterator[Problem]:
     *Fix*: write the rank that the tensors have.
     """
     hint = "write the rank that the tensors have, as a number"
-    yield from _numbers(case.config, ("r", "rank_pattern", "a rank"), hint, lambda whose, _: f"; {whose} is at least 1")
+    yield from _number_problems(
+        case, ("r", "rank_pattern", "a rank"), hint, lambda whose, _: f"; {whose} is at least 1"
+    )
 
 
 @rule("LC203", "alpha-invalid", Severity.ERROR, needs=("config",))
@@ -112,35 +110,35 @@ def alpha_invalid(case: Case) -> Iterator[Problem]:
     *Fix*: write the ``lora_alpha`` that the adapter was trained with.
     """
     hint = "write the lora_alpha that the adapter was trained with, as a number"
-    yield from _numbers(case.config, ("lora_alpha", "alpha_pattern", "an alpha"), hint, _effect)
+    yield from _number_problems(case, ("lora_alpha", "alpha_pattern", "an alpha"), hint, _effect)
 
 
 def _effect(_: str, alpha: float) -> str:
     return ": the adapter is inverted" if alpha < 0 else ": the adapter does nothing"
 
 
-def _numbers(
-    config: LoraConfig, fields: tuple[str, str, str], hint: str, effect: Callable[[str, float], str]
+def _number_problems(
+    case: Case, fields: tuple[str, str, str], hint: str, effect: Callable[[str, float], str]
 ) -> Iterator[Problem]:
-    """A number that is of another type, missing or not above 0, and those of its pattern.
+    """Numbers of a field and its pattern that have the wrong type, are missing, or are not above 0.
 
-    ``fields`` are the field, that of the pattern, and what one is called; ``effect`` gets that too, and the number.
+    ``fields`` are the field, its pattern, and a noun for a value; ``effect`` gets the subject and the number.
     """
-    name, pattern, noun = fields
+    config, (name, pattern, noun) = case.config, fields
     for field in (name, pattern):
         if field in config.mistyped:
-            yield Problem(f"{field} {_typed(field, config)}", _at(config, field), hint)
+            yield Problem(f"{field} {_type_message(field, config)}", case.in_config(field), hint)
     value = getattr(config, name)
     if name not in config.given:
-        yield Problem(f"{name} is missing: PEFT silently uses 8, vLLM refuses the adapter", _at(config, name), hint)
+        yield Problem(f"{name} is missing: PEFT silently uses 8, vLLM refuses the adapter", case.in_config(name), hint)
     elif value < LEAST:
-        yield Problem(f"{name} is {value}{effect(noun, value)}", _at(config, name), hint)
+        yield Problem(f"{name} is {value}{effect(noun, value)}", case.in_config(name), hint)
     low = ((key, one) for key, one in getattr(config, pattern).items() if one < LEAST)
-    said = ((f"{noun} in {pattern} is {one}{effect('it', one)}", key) for key, one in low)
-    yield from grouped(said, config.file, "key", hint)
+    messages = ((f"{noun} in {pattern} is {one}{effect('it', one)}", key) for key, one in low)
+    yield from grouped(messages, config.file, "key", hint)
 
 
-def _typed(field: str, config: LoraConfig) -> str:
+def _type_message(field: str, config: LoraConfig) -> str:
     error = type_error(config, field)
     value = config.mistyped[field]
     if isinstance(value, float) and not math.isfinite(value):
@@ -161,7 +159,9 @@ def field_type(case: Case) -> Iterator[Problem]:
     for field in config.mistyped:
         if field in RANK_AND_ALPHA:
             continue
-        yield Problem(f"{field} {_typed(field, config)}", _at(config, field), _type_hint(config.mistyped[field]))
+        yield Problem(
+            f"{field} {_type_message(field, config)}", case.in_config(field), _type_hint(config.mistyped[field])
+        )
 
 
 def _type_hint(value: object) -> str:
@@ -186,10 +186,10 @@ def targets_missing(case: Case) -> Iterator[Problem]:
         return
     modules = sorted({last_name(pair.module) for pair in case.adapter.pairs.values()})
     value = "null" if config.target_modules is None else "empty"
-    said = f"is {value}" if "target_modules" in config.given else "is missing"
+    state = f"is {value}" if "target_modules" in config.given else "is missing"
     yield Problem(
-        f"target_modules {said}: PEFT guesses the modules from the base's family, engines refuse it",
-        _at(config, "target_modules"),
+        f"target_modules {state}: PEFT guesses the modules from the base's family, engines refuse it",
+        case.in_config("target_modules"),
         f"the tensors are for {names(modules, 8)}: list these" if modules else "list the modules that were trained",
     )
 
@@ -203,8 +203,8 @@ def duplicate_field(case: Case) -> Iterator[Problem]:
     *Fix*: keep the intended one.
     """
     config = case.config
-    said = (("a key appears twice; the one used depends on the parser", key) for key in config.duplicates)
-    yield from grouped(said, config.file, "key", "keep the intended one")
+    messages = (("a key appears twice; the one used depends on the parser", key) for key in config.duplicates)
+    yield from grouped(messages, config.file, "key", "keep the intended one")
 
 
 @rule("LC207", "unknown-field", Severity.WARNING, needs=("config",))
@@ -221,7 +221,7 @@ def unknown_field(case: Case) -> Iterator[Problem]:
         yield Problem(
             f"enable_lora is {shown(config.unknown['enable_lora'])}: only PEFT 0.2 put LoRA on some parts of a fused "
             "layer, no later version does",
-            _at(config, "enable_lora"),
+            case.in_config("enable_lora"),
             "load it with PEFT 0.2 and merge it into the base, or train it again",
         )
     fields = sorted(name for name, value in config.unknown.items() if name not in OLD_FIELDS or value)
@@ -231,7 +231,7 @@ def unknown_field(case: Case) -> Iterator[Problem]:
             f"PEFT does not know {counted(len(fields), 'field')} and ignores it: {names(fields, 5)}"
             if len(fields) == 1
             else f"PEFT does not know {counted(len(fields), 'field')} and ignores them: {names(fields, 5)}",
-            _at(config, cut(fields[0])),
+            case.in_config(cut(fields[0])),
             "correct a misspelt name; if another version of PEFT wrote it, check what it changes",
         )
 
@@ -247,7 +247,7 @@ def pattern_invalid(case: Case) -> Iterator[Problem]:
     config = case.config
     for error in dict.fromkeys(case.application.errors):
         field = error.where.removeprefix(f"{config.file}: ")
-        yield Problem(cut(error.reason), _at(config, cut(field)), error.hint or "list the modules by name")
+        yield Problem(cut(error.reason), case.in_config(cut(field)), error.hint or "list the modules by name")
 
 
 @rule("LC209", "field-value", Severity.ERROR, needs=("config",))
@@ -260,22 +260,22 @@ def field_value(case: Case) -> Iterator[Problem]:
     *Fix*: restore the config that ``save_pretrained()`` wrote.
     """
     config = case.config
-    said = (
-        *_alone(config),
-        *_initialisation(config, case.application.ranks.values()),
-        *_beside(config),
-        *_variants(case, config),
+    errors = (
+        *_single_field_errors(config),
+        *_initialisation_errors(config, case.application.ranks.values()),
+        *_field_combination_errors(config),
+        *_variant_errors(case, config),
     )
-    for field, message, hint in said:
-        yield Problem(message, Location(config.file, field), hint)
-    yield from _on_parameters(case, config)
+    for field, message, hint in errors:
+        yield Problem(message, case.in_config(field), hint)
+    yield from _parameter_problems(case, config)
 
 
-Said = Iterator[tuple[str, str, str]]
+FieldErrors = Iterator[tuple[str, str, str]]
 """Field, message and hint."""
 
 
-def _alone(config: LoraConfig) -> Said:
+def _single_field_errors(config: LoraConfig) -> FieldErrors:
     if config.lora_dropout > 1:
         yield "lora_dropout", f"lora_dropout is {config.lora_dropout}, but must be at most 1", AS_SAVED
     if config.bias not in BIASES:
@@ -290,25 +290,25 @@ def _alone(config: LoraConfig) -> Said:
             yield "trainable_token_indices", message, AS_SAVED
 
 
-def _initialisation(config: LoraConfig, ranks: Collection[int]) -> Said:
-    """``init_lora_weights``: PEFT initialises a layer before it loads the weights, and may fail there already."""
-    field, said = "init_lora_weights", config.init_lora_weights
-    if isinstance(said, bool):
+def _initialisation_errors(config: LoraConfig, ranks: Collection[int]) -> FieldErrors:
+    """``init_lora_weights``: PEFT initialises a layer before it loads the weights, which may fail."""
+    field, method = "init_lora_weights", config.init_lora_weights
+    if isinstance(method, bool):
         return
-    if not re.fullmatch(INITIALISATION, said):
-        yield field, f"init_lora_weights is {shown(said)}, which PEFT does not know", AS_SAVED
-    elif said.startswith("corda"):
-        asks = f"init_lora_weights is {shown(said)}: PEFT needs the results of preprocess_corda to load it"
+    if not re.fullmatch(INITIALISATION, method):
+        yield field, f"init_lora_weights is {shown(method)}, which PEFT does not know", AS_SAVED
+    elif method.startswith("corda"):
+        asks = f"init_lora_weights is {shown(method)}: PEFT needs the results of preprocess_corda to load it"
         yield field, asks, "save it with path_initial_model_for_weight_conversion, as plain LoRA"
-    elif said == "loftq" and not {"loftq_bits", "loftq_iter"} <= (config.loftq_config or {}).keys():
+    elif method == "loftq" and not {"loftq_bits", "loftq_iter"} <= (config.loftq_config or {}).keys():
         yield field, 'init_lora_weights is "loftq", but loftq_config has no loftq_bits and loftq_iter', AS_SAVED
-    elif said == "orthogonal" and any(rank % 2 for rank in ranks):
+    elif method == "orthogonal" and any(rank % 2 for rank in ranks):
         yield field, 'init_lora_weights is "orthogonal": PEFT refuses an odd rank with it', "set it to true"
-    if said and config.lora_bias:
-        yield "lora_bias", f"lora_bias is true, and init_lora_weights {shown(said)}: PEFT refuses both", AS_SAVED
+    if method and config.lora_bias:
+        yield "lora_bias", f"lora_bias is true, and init_lora_weights {shown(method)}: PEFT refuses both", AS_SAVED
 
 
-def _beside(config: LoraConfig) -> Said:
+def _field_combination_errors(config: LoraConfig) -> FieldErrors:
     for field in ("layers_to_transform", "layers_pattern"):
         if isinstance(config.target_modules, str) and getattr(config, field) is not None:
             message = f"{field} is set, and target_modules is a string: PEFT accepts only one of them"
@@ -322,7 +322,7 @@ def _beside(config: LoraConfig) -> Said:
         yield "megatron_config", "use_dora is true, and there is a megatron_config: PEFT refuses both", AS_SAVED
 
 
-def _variants(case: Case, config: LoraConfig) -> Said:
+def _variant_errors(case: Case, config: LoraConfig) -> FieldErrors:
     # An empty object counts, but for the empty list of aLoRA's.
     chosen = [field for field in VARIANTS if getattr(config, field) not in (None, False, ())]
     if len(chosen) > 1:
@@ -346,8 +346,8 @@ def _variants(case: Case, config: LoraConfig) -> Said:
             yield "use_bdlora", "use_bdlora is set, and the base has Conv1D there: PEFT fails on it", AS_SAVED
 
 
-def _on_parameters(case: Case, config: LoraConfig) -> Iterator[Problem]:
-    """By the config as PEFT has it on the base, where experts may have become parameters."""
+def _parameter_problems(case: Case, config: LoraConfig) -> Iterator[Problem]:
+    """Fields that PEFT refuses on parameters, by the config as PEFT loads it on the base."""
     loaded = case.application.adapter.config or config
     if not loaded.target_parameters:
         return
@@ -356,7 +356,7 @@ def _on_parameters(case: Case, config: LoraConfig) -> Iterator[Problem]:
         if getattr(config, field) not in (None, 0, False):  # an empty object counts
             hint = f"the weights do not depend on it: set {field} to 0" if field == "lora_dropout" else "remove it"
             message = f"{field} is {shown(getattr(config, field))}: PEFT refuses it on {what}"
-            yield Problem(message, Location(config.file, field), hint)
+            yield Problem(message, case.in_config(field), hint)
     if case.base is None or not isinstance(loaded.target_modules, tuple):
         return
     own = [
@@ -367,14 +367,11 @@ def _on_parameters(case: Case, config: LoraConfig) -> Iterator[Problem]:
     both = [path for path in own if path in named]
     if both:
         message = f"target_modules and target_parameters both list {names(both)}: PEFT refuses it"
-        yield Problem(message, Location(config.file, "target_parameters"), "list it in only one of them")
+        yield Problem(message, case.in_config("target_parameters"), "list it in only one of them")
 
 
-def _places(case: Case) -> list[str] | None:
-    """What PEFT matches the keys of patterns against: the adapter's modules, and the parameters that it is put on.
-
-    None if these are too many.
-    """
+def _pattern_paths(case: Case) -> list[str] | None:
+    """The paths that PEFT matches keys of patterns with: the adapter's modules and its parameters; None if too many."""
     config = case.config
     leaves = {last_name(name) for name in config.target_parameters or ()}
     if len(leaves) > MOST_PARAMETERS:
@@ -393,24 +390,24 @@ def dead_pattern(case: Case) -> Iterator[Problem | NotChecked]:
     *Fix*: correct it or remove it.
     """
     config = case.config
-    places, said = _places(case), []
-    if places is None:
+    paths, messages = _pattern_paths(case), []
+    if paths is None:
         yield NotChecked(TOO_MANY)
     else:
         for field in (field for field in PATTERNS if field not in config.mistyped):
-            dead = PatternKeys(getattr(config, field), f"{config.file}: {field}").dead(places)
-            said += [(f"{field} matches no module of the adapter", key) for key in dead]
-    said += [(f"{field} matches no module of the base", name) for field, name in _dead_names(case)]
-    yield from grouped(said, config.file, "name", "correct the name or remove it")
+            dead = PatternKeys(getattr(config, field), f"{config.file}: {field}").dead(paths)
+            messages += [(f"{field} matches no module of the adapter", key) for key in dead]
+    messages += [(f"{field} matches no module of the base", name) for field, name in _dead_names(case)]
+    yield from grouped(messages, config.file, "name", "correct the name or remove it")
 
 
 def _dead_names(case: Case) -> Iterator[tuple[str, str]]:
-    """Names in lists that no module of the base has, and layers beyond its last: (field, name)."""
-    # As PEFT has it on the base: it rewrites the names of experts that the base has fused.
+    """Names in lists that match no module of the base, and layers beyond its last: (field, name)."""
+    # The config as PEFT loads it: it rewrites the names of experts that the base has fused.
     config, base = case.application.adapter.config, case.base
     assert config is not None
     if base is None or case.application.absent or case.application.beyond:
-        # Without a base there is nothing to name, and of another base's modules other rules tell.
+        # Other rules report that the base is another one.
         return
     heads = HEADS.get(config.task_type or "", ())
     called = {ending for module in base.modules for ending in endings(module)}
@@ -439,18 +436,18 @@ def alpha_order(case: Case) -> Iterator[Problem | NotChecked]:
     config = case.config
     pattern = config.alpha_pattern if "alpha_pattern" not in config.mistyped else {}
     alphas = PatternKeys(pattern, f"{config.file}: alpha_pattern")
-    places, said = _places(case) if len(set(pattern.values())) > 1 else [], []
-    if places is None:
+    paths, messages = _pattern_paths(case) if len(set(pattern.values())) > 1 else [], []
+    if paths is None:
         yield NotChecked(TOO_MANY)
-    for place in places or ():
+    for path in paths or ():
         try:
-            matched = list(alphas.matching(place))
+            matched = list(alphas.matching(path))
         except FormatError:
             return
         if len({pattern[key] for key in matched}) > 1:
             few = names([f"{cut(key)} ({shown(pattern[key])})" for key in matched])
-            said.append((f"{len(matched)} keys of alpha_pattern match, and PEFT uses the first: {few}", place))
+            messages.append((f"{len(matched)} keys of alpha_pattern match, and PEFT uses the first: {few}", path))
     yield from (
-        Problem(problem.message, Location(config.file, "alpha_pattern"), problem.hint)
-        for problem in grouped(said, config.file, "module", "write keys that do not overlap")
+        Problem(problem.message, case.in_config("alpha_pattern"), problem.hint)
+        for problem in grouped(messages, config.file, "module", "write keys that do not overlap")
     )

@@ -1,8 +1,8 @@
-"""LC4xx: what the engines that will serve the adapter do with it. Their behaviour is data, in ``lora_cli.engines``."""
+"""LC4xx: what engines do with the adapter. Their behaviour is data, in ``lora_cli.engines``."""
 
 from collections.abc import Iterator
 
-from lora_cli.core.finding import Location, Problem, Severity
+from lora_cli.core.finding import Problem, Severity
 from lora_cli.core.text import cut
 from lora_cli.rules.rule import Case, rule
 from lora_cli.rules.target_module_matching import highest_rank
@@ -17,8 +17,8 @@ def rank_above_max(case: Case) -> Iterator[Problem]:
 
     *Fix*: start the engine with a larger ``max_lora_rank``, or train with a smaller rank.
     """
-    if case.served:
-        yield from _said_of(case, "LC401")
+    if case.outcomes:
+        yield from _findings_of(case, "LC401")
         return
     limit = case.max_lora_rank
     if limit is None or (known := highest_rank(case.adapter)) is None:
@@ -32,13 +32,13 @@ def rank_above_max(case: Case) -> Iterator[Problem]:
         )
 
 
-def _said_of(case: Case, code: str) -> Iterator[Problem]:
-    """What the named engines do that is under ``code``."""
-    for engine in case.served:
+def _findings_of(case: Case, code: str) -> Iterator[Problem]:
+    """The reasons of the named engines' outcomes that rule ``code`` reports."""
+    for engine in case.outcomes:
         for reason in engine.reasons:
             if reason.code == code:
-                said = f"{engine} {reason.outcome.phrase}: {reason.message}"
-                yield Problem(said, reason.at, reason.mend, engine.engine)
+                message = f"{engine} {reason.outcome.phrase}: {reason.message}"
+                yield Problem(message, reason.at, reason.mend, engine.engine)
 
 
 @rule("LC402", "engine-rejects", Severity.ERROR)
@@ -49,7 +49,7 @@ def engine_rejects(case: Case) -> Iterator[Problem]:
 
     *Fix*: see the finding. ``lora-cli engines NAME`` lists what each version of an engine refuses.
     """
-    yield from _said_of(case, "LC402")
+    yield from _findings_of(case, "LC402")
 
 
 @rule("LC403", "engine-crashes", Severity.ERROR)
@@ -60,7 +60,7 @@ def engine_crashes(case: Case) -> Iterator[Problem]:
 
     *Fix*: see the finding. ``lora-cli engines NAME`` lists what each version of an engine crashes on.
     """
-    yield from _said_of(case, "LC403")
+    yield from _findings_of(case, "LC403")
 
 
 @rule("LC404", "engine-serves-wrong", Severity.ERROR)
@@ -71,7 +71,7 @@ def engine_serves_wrong(case: Case) -> Iterator[Problem]:
 
     *Fix*: see the finding. ``lora-cli engines NAME`` lists what each version of an engine does not read.
     """
-    yield from _said_of(case, "LC404")
+    yield from _findings_of(case, "LC404")
 
 
 @rule("LC405", "engine-unproven", Severity.WARNING)
@@ -85,11 +85,11 @@ def engine_unproven(case: Case) -> Iterator[Problem]:
     *Fix*: set the version that you use, or use one that ``lora-cli engines NAME`` lists; test an
     adapter with unknown features on the engine itself.
     """
-    for engine in case.served:
+    for engine in case.outcomes:
         if not engine.proven:
             yield Problem(
                 f"{engine}: {engine.note}",
-                Location(case.weights_file),
+                case.in_weights(),
                 f"see `lora-cli engines {engine.engine}` for what is known; test the adapter on the engine itself",
             )
 
@@ -105,12 +105,12 @@ def served_base_name(case: Case) -> Iterator[Problem]:
     """
     config, deployment = case.adapter.config, case.deployment
     served = deployment.served_model_name if deployment is not None else None
-    if config is None or served is None or all(engine.engine != "vllm" for engine in case.served):
+    if config is None or served is None or all(engine.engine != "vllm" for engine in case.outcomes):
         return
     if config.base_model_name_or_path != served:
         yield Problem(
             f"base_model_name_or_path is {cut(str(config.base_model_name_or_path))}, but the base is served as "
             f"{cut(served)}: vLLM's filesystem resolver does not accept the adapter",
-            Location(config.file, "base_model_name_or_path"),
+            case.in_config("base_model_name_or_path"),
             "`lora-cli fetch --publish DIR --fix-base NAME` writes the name into the published copy",
         )

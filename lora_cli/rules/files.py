@@ -2,31 +2,29 @@
 
 from collections.abc import Iterator
 
+from lora_cli.core.adapter_files import CONFIG, PICKLED, WEIGHTS
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.foreign_formats import SHARDED
 from lora_cli.core.text import cut, names
 from lora_cli.errors import FormatError, UnsafePickle
-from lora_cli.rules.rule import CONFIG_FILE, WEIGHTS_FILE, Case, NotChecked, grouped, rule
-
-PICKLED_FILES = ("adapter_model.bin", "adapter_model.pt")
-
+from lora_cli.rules.rule import Case, NotChecked, grouped, rule
 
 TRAINERS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler", "random_states", "sampler")
-"""How the names of files begin that a trainer writes for itself: its arguments and states, and no weights."""
+"""Beginnings of the names of files with a trainer's arguments and states, which contain no weights."""
 
 
 def _foreign(case: Case) -> str:
-    """The name of the other format that this is, or nothing."""
+    """The name of the foreign format of the adapter, empty if it is PEFT's."""
     return case.adapter.foreign.format.name if case.adapter.foreign is not None else ""
 
 
 def _unreadable(case: Case, error: FormatError | None, file: str, hint: str) -> Iterator[Problem]:
-    """What is wrong with a file that can be read as plain bytes: it is the subject of a sentence that has none."""
+    """The error of a file that can be read as plain bytes, with the file as the subject of its message."""
     listed = case.file(file)
     if error is not None and (listed is None or not listed.defect):
-        said = f"{file} {error.reason}" if error.reason.startswith("is ") else error.reason
+        message = f"{file} {error.reason}" if error.reason.startswith("is ") else error.reason
         where, _, field = error.where.partition(": ")
-        yield Problem(cut(said), Location(cut(where) or file, cut(field)), error.hint or hint)
+        yield Problem(cut(message), Location(cut(where) or file, cut(field)), error.hint or hint)
 
 
 @rule("LC101", "weights-missing", Severity.ERROR)
@@ -41,21 +39,21 @@ def weights_missing(case: Case) -> Iterator[Problem]:
     if case.adapter.weight_files or case.adapter.unread or _foreign(case):
         return
     ends = (".safetensors", ".bin", ".pt", ".npz", ".gguf", ".npy", ".tensors", ".ckpt", ".nemo")
-    found = [file.path for file in case.adapter.files if file.path.endswith(ends) and file.path not in PICKLED_FILES]
+    found = [file.path for file in case.adapter.files if file.path.endswith(ends) and file.path not in PICKLED]
     others = [path for path in found if not path.rpartition("/")[2].startswith(TRAINERS)]
     hint = "use the folder that contains the weights, or save the adapter again with save_pretrained()"
     if others:
-        message = f"there is no {WEIGHTS_FILE}, only {names(others)}, which PEFT and engines do not look for"
-        nested = [path.rpartition("/")[0] for path in others if path.endswith("/" + WEIGHTS_FILE)]
-        hint = f"rename the file to {WEIGHTS_FILE} if it contains the LoRA weights"
+        message = f"there is no {WEIGHTS}, only {names(others)}, which PEFT and engines do not look for"
+        nested = [path.rpartition("/")[0] for path in others if path.endswith("/" + WEIGHTS)]
+        hint = f"rename the file to {WEIGHTS} if it contains the LoRA weights"
         hint = f"use the folder that contains them: {cut(nested[0])}" if nested else hint
         if len(nested) > 1:
             hint += f"; `lora-cli init` creates a manifest for these {len(nested)} adapters"
     elif found:
-        message = f"there is no {WEIGHTS_FILE}; {names(found)} are files of a trainer, not weights"
+        message = f"there is no {WEIGHTS}; {names(found)} are files of a trainer, not weights"
     else:
-        message = f"there is no {WEIGHTS_FILE}, and no other file with weights"
-    yield Problem(message, Location(WEIGHTS_FILE), hint)
+        message = f"there is no {WEIGHTS}, and no other file with weights"
+    yield Problem(message, Location(WEIGHTS), hint)
 
 
 @rule("LC102", "weights-corrupt", Severity.ERROR)
@@ -87,7 +85,7 @@ def weights_pickled(case: Case) -> Iterator[Problem | NotChecked]:
     if case.adapter.pickled and case.adapter.weights_error is None:
         yield Problem(
             "the weights are a Python pickle; it contains only tensors",
-            Location(case.weights_file),
+            case.in_weights(),
             "`lora-cli repair` converts it to safetensors without running it",
         )
 
@@ -119,9 +117,9 @@ def unreadable_file(case: Case) -> Iterator[Problem]:
 
     *Fix*: replace it with a regular file.
     """
-    said = ((f"a file {cut(file.defect)}", file.path) for file in case.adapter.files if file.defect)
+    messages = ((f"a file {cut(file.defect)}", file.path) for file in case.adapter.files if file.defect)
     hint = "replace it with a regular file inside the adapter's folder"
-    yield from grouped(said, "", "file", hint)
+    yield from grouped(messages, "", "file", hint)
 
 
 @rule("LC106", "config-missing", Severity.ERROR)
@@ -135,10 +133,10 @@ def config_missing(case: Case) -> Iterator[Problem]:
     """
     if _foreign(case) and _foreign(case) != SHARDED.name:
         return
-    if case.adapter.config is None and case.adapter.config_error is None and case.file(CONFIG_FILE) is None:
-        nested = [file.path for file in case.adapter.files if file.path.endswith("/" + CONFIG_FILE)]
+    if case.adapter.config is None and case.adapter.config_error is None and case.file(CONFIG) is None:
+        nested = [file.path for file in case.adapter.files if file.path.endswith("/" + CONFIG)]
         hint = f"there is one in {names(nested)}: use that folder" if nested else "add the file that PEFT wrote"
-        yield Problem(f"there is no {CONFIG_FILE}", Location(CONFIG_FILE), hint)
+        yield Problem(f"there is no {CONFIG}", Location(CONFIG), hint)
 
 
 @rule("LC107", "config-unreadable", Severity.ERROR)
@@ -149,7 +147,7 @@ def config_unreadable(case: Case) -> Iterator[Problem]:
 
     *Fix*: restore the file that ``save_pretrained()`` wrote.
     """
-    yield from _unreadable(case, case.adapter.config_error, CONFIG_FILE, "restore the file that PEFT wrote")
+    yield from _unreadable(case, case.adapter.config_error, CONFIG, "restore the file that PEFT wrote")
 
 
 @rule("LC108", "unsafe-pickle", Severity.ERROR, needs=("companions",))
@@ -170,7 +168,7 @@ def unsafe_pickle(case: Case) -> Iterator[Problem | NotChecked]:
     hint = "do not load it; get the adapter from where it was trained, as safetensors"
     error = case.adapter.weights_error
     if isinstance(error, UnsafePickle):
-        yield Problem(cut(error.reason), Location(case.weights_file, cut(error.global_name)), hint)
+        yield Problem(cut(error.reason), case.in_weights(error.global_name), hint)
     assert case.evidence.companions is not None
     for path, reason in case.evidence.companions.pickles.items():
         if reason:
@@ -188,7 +186,7 @@ def foreign_format(case: Case) -> Iterator[Problem]:
     *Fix*: see the finding.
     """
     foreign = case.adapter.foreign
-    if foreign is None or foreign.format is SHARDED or foreign.file == CONFIG_FILE:
+    if foreign is None or foreign.format is SHARDED or foreign.file == CONFIG:
         return
     yield Problem(
         f"this is {foreign.format.title}, not a LoRA adapter in PEFT's format",

@@ -1,4 +1,4 @@
-"""LC316 and LC32x: tensors that are no factors, and the vocabulary, next to the base model."""
+"""LC316 and LC32x: tensors that are not factors, and the vocabulary, compared with the base model."""
 
 from collections.abc import Iterator
 
@@ -15,14 +15,14 @@ from lora_cli.rules.base_model import OTHER_BASE
 from lora_cli.rules.rule import Case, NotChecked, grouped, rule, shape, shown
 
 VECTORS = frozenset({"bias", "lora_bias", "magnitude"})
-"""Parts with one number for each output of their module."""
+"""Parts with one value for each output of their module."""
 
 
 OWN_HEADS = ("Classification", "QuestionAnswering", "MultipleChoice", "Segmentation", "ObjectDetection")
-"""How classes of transformers end whose head is created again for each task."""
+"""Ends of the names of transformers' classes with a new head for each task."""
 
 HEAD_NAMES = frozenset(name for names in HEADS.values() for name in names) | {"decode_head"}
-"""What the heads of such classes are called."""
+"""Names of the heads of such classes."""
 
 
 @rule("LC316", "saved-module-missing", Severity.ERROR, needs=("config", "weights", "base"))
@@ -36,7 +36,7 @@ def saved_module_missing(case: Case) -> Iterator[Problem | NotChecked]:
     """
     config = case.config
     try:
-        missing = _lacking(case, config)
+        missing = _missing_modules(case, config)
     except FormatError as error:
         yield NotChecked(f"modules_to_save: {error.reason}")
         missing = []
@@ -44,7 +44,7 @@ def saved_module_missing(case: Case) -> Iterator[Problem | NotChecked]:
         yield Problem(
             f"{names(missing)} of modules_to_save {'is' if len(missing) == 1 else 'are'} in the base, but the weights "
             f"contain {'nothing' if len(missing) == 1 else 'not all'} of it",
-            Location(config.file, "modules_to_save"),
+            case.in_config("modules_to_save"),
             "save the adapter again, or remove what was not trained",
         )
     heads = HEADS.get(config.task_type or "", ())
@@ -52,7 +52,7 @@ def saved_module_missing(case: Case) -> Iterator[Problem | NotChecked]:
     if heads and not any(part in heads for part in trained):
         yield Problem(
             f"task_type is {shown(config.task_type)}, but the weights contain no trained {' or '.join(heads)}",
-            Location(config.file, "task_type"),
+            case.in_config("task_type"),
             "save the adapter again with its head, or correct task_type",
         )
     tokens = config.trainable_token_indices
@@ -60,7 +60,7 @@ def saved_module_missing(case: Case) -> Iterator[Problem | NotChecked]:
     if not none and not any(key.part == "trainable_tokens" for key in case.adapter.keys.values()):
         yield Problem(
             "trainable_token_indices lists tokens, but the weights do not contain them",
-            Location(config.file, "trainable_token_indices"),
+            case.in_config("trainable_token_indices"),
             "save the adapter again, or remove the field",
         )
 
@@ -79,20 +79,20 @@ def head_not_saved(case: Case) -> Iterator[Problem]:
     has_head = isinstance(named, str) and "For" in named and named.endswith(OWN_HEADS)
     if not has_head or config.task_type in HEADS or config.modules_to_save:
         return
-    is_saved = any(key.part == "saved" for key in case.beside_factors())
+    is_saved = any(key.part == "saved" for key in case.other_tensors())
     if not is_saved and not any(HEAD_NAMES & {*module.split(".")} for module in case.adapter.pairs):
         yield Problem(
             f"it was trained on {shown(named)}, but the weights contain no head: a new, random one would be used",
-            Location(config.file, "auto_mapping"),
+            case.in_config("auto_mapping"),
             "train with task_type set, or with the head in modules_to_save",
         )
 
 
-def _lacking(case: Case, config: LoraConfig) -> list[str]:
-    """The names of ``modules_to_save`` that mean a module of the base without a tensor.
+def _missing_modules(case: Case, config: LoraConfig) -> list[str]:
+    """The names of ``modules_to_save`` that match a module of the base without a saved tensor.
 
     Raises:
-        FormatError: there are more names than can be compared in time.
+        FormatError: there are too many names to compare.
     """
     assert case.base is not None
     base, matcher = case.base, Matcher(f"{config.file}: modules_to_save")
@@ -104,7 +104,7 @@ def _lacking(case: Case, config: LoraConfig) -> list[str]:
     def lacks(name: str) -> bool:
         matcher.charge((len(named) + len(saved)) // QUICK)
         is_there = f"{name}\n" in text or f"{name}." in text
-        # Ends, not patterns, of the module or one around it: so PEFT chooses what to save.
+        # PEFT matches the end of the path of the module or of one around it, not a pattern.
         meant = [path for path in named if path.endswith(name) or f"{name}." in path] if is_there else []
         if meant or any(path.endswith(name) for path in saved):
             return any(path not in saved for path in meant)
@@ -116,8 +116,8 @@ def _lacking(case: Case, config: LoraConfig) -> list[str]:
     return [name for name in dict.fromkeys(config.modules_to_save or ()) if lacks(name)]
 
 
-def _others(case: Case) -> Iterator[tuple[Key, TensorInfo, BaseModule]]:
-    """The tensors that are no factors, of modules that the base has."""
+def _other_tensors(case: Case) -> Iterator[tuple[Key, TensorInfo, BaseModule]]:
+    """The tensors that are not factors, of modules in the base: (key, tensor, module)."""
     assert case.base is not None
     for name, key in case.application.adapter.keys.items():
         module = None if key.part in PAIR_PARTS else case.base.modules.get(key.module)
@@ -125,8 +125,8 @@ def _others(case: Case) -> Iterator[tuple[Key, TensorInfo, BaseModule]]:
             yield key, case.adapter.tensors[name], module
 
 
-def _of_vocabulary(key: Key, base: BaseModel) -> bool:
-    """Whether the module has a row for each token: the embedding of tokens, or the head."""
+def _has_vocabulary_rows(key: Key, base: BaseModel) -> bool:
+    """Whether the module has a row for each token: the token embedding, or the head."""
     module, last = base.modules[key.module], last_name(key.module)
     tokens = module.d_in if module.kind == "embedding" else module.d_out
     return tokens == base.vocab_size and (module.kind == "embedding" or last in OUTPUT_NAMES)
@@ -142,34 +142,34 @@ def saved_shape(case: Case) -> Iterator[Problem | NotChecked]:
     *Fix*: validate against the base that it was trained on.
     """
     assert case.base is not None
-    said = []
+    messages = []
     tokens = Matcher("trainable_token_indices")
-    for key, tensor, module in _others(case):
-        wanted = _wanted(key, module)
+    for key, tensor, module in _other_tensors(case):
+        wanted = _base_shape(key, module)
         if key.part == "trainable_tokens":
             try:
-                wanted = _of_tokens(case, key, module, tokens)
+                wanted = _trained_tokens_shape(case, key, module, tokens)
             except FormatError as error:
                 yield NotChecked(f"trainable_token_indices: {error.reason}")
                 break
-        elif wanted is not None and _resized(tensor, wanted) and _of_vocabulary(key, case.base):
+        elif wanted is not None and _resized(tensor, wanted) and _has_vocabulary_rows(key, case.base):
             continue
         if wanted is None or tensor.shape == wanted:
             continue
-        said.append((f"{_noun(key)} has the shape {shape(tensor.shape)}, the base needs {shape(wanted)}", key.name))
-    yield from grouped(said, case.weights_file, "tensor", OTHER_BASE)
+        messages.append((f"{_noun(key)} has the shape {shape(tensor.shape)}, the base needs {shape(wanted)}", key.name))
+    yield from grouped(messages, case.weights_file, "tensor", OTHER_BASE)
 
 
 def _resized(tensor: TensorInfo, wanted: tuple[int, ...]) -> bool:
-    """Whether only the number of rows differs, which for a vocabulary is another rule's."""
+    """Whether only the number of rows differs; for a vocabulary another rule reports that."""
     return len(tensor.shape) == 2 and tensor.shape[1:] == wanted[1:]
 
 
-def _of_tokens(case: Case, key: Key, module: BaseModule, matcher: Matcher) -> tuple[int, ...] | None:
-    """A row for each trained token of the module, as wide as the model.
+def _trained_tokens_shape(case: Case, key: Key, module: BaseModule, matcher: Matcher) -> tuple[int, ...] | None:
+    """The shape of the trained tokens of the module: a row for each, as wide as the model; None if it has none.
 
     Raises:
-        FormatError: there are more names than can be compared in time.
+        FormatError: there are too many names to compare.
     """
     chosen = case.adapter.config.trainable_token_indices if case.adapter.config is not None else None
     if chosen is not None and not isinstance(chosen, tuple):
@@ -189,8 +189,8 @@ def _noun(key: Key) -> str:
     return nouns.get(key.part, "a bias")
 
 
-def _wanted(key: Key, module: BaseModule) -> tuple[int, ...] | None:
-    """The shape that the base has there; None if it is not known."""
+def _base_shape(key: Key, module: BaseModule) -> tuple[int, ...] | None:
+    """The shape that the base needs; None if it is unknown."""
     if key.part in {"saved", "base_layer"} and key.param == "weight":
         return (module.d_in, module.d_out) if module.kind != "linear" else (module.d_out, module.d_in)
     if (key.part == "saved" and key.param == "bias") or (key.part in VECTORS and module.kind != "embedding"):
@@ -212,20 +212,20 @@ def vocabulary(case: Case) -> Iterator[Problem | NotChecked]:
     if base.vocab_size is None:
         yield NotChecked("the base's vocabulary is unknown")
         return
-    said = []
-    for key, tensor, module in _others(case):
-        wanted = _wanted(key, module) if key.part in {"saved", "base_layer"} else None
-        if wanted and tensor.shape != wanted and _resized(tensor, wanted) and _of_vocabulary(key, base):
+    messages = []
+    for key, tensor, module in _other_tensors(case):
+        wanted = _base_shape(key, module) if key.part in {"saved", "base_layer"} else None
+        if wanted and tensor.shape != wanted and _resized(tensor, wanted) and _has_vocabulary_rows(key, base):
             has = f"it has {tensor.shape[0]} rows, but the base's vocabulary has {base.vocab_size}"
-            said.append((has, key.name))
+            messages.append((has, key.name))
     hint = "serve a base whose embeddings were resized, or train without new tokens"
-    yield from grouped(said, case.weights_file, "tensor", hint)
-    if not said and (beyond := case.added_beyond_vocabulary()) is not None:
+    yield from grouped(messages, case.weights_file, "tensor", hint)
+    if not messages and (beyond := case.tokens_beyond_vocabulary()) is not None:
         yield Problem(*beyond, hint)
-    yield from _trained_tokens(case, base.vocab_size)
+    yield from _tokens_beyond(case, base.vocab_size)
 
 
-def _trained_tokens(case: Case, tokens: int) -> Iterator[Problem]:
+def _tokens_beyond(case: Case, tokens: int) -> Iterator[Problem]:
     """``trainable_token_indices`` beyond the vocabulary."""
     config = case.adapter.config
     chosen = config.trainable_token_indices if config is not None else None
@@ -234,7 +234,7 @@ def _trained_tokens(case: Case, tokens: int) -> Iterator[Problem]:
     if config is not None and beyond:
         yield Problem(
             f"token {beyond[0]} is trained, but the base's vocabulary has {tokens}",
-            Location(config.file, "trainable_token_indices"),
+            case.in_config("trainable_token_indices"),
             OTHER_BASE,
         )
 

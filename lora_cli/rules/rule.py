@@ -1,12 +1,15 @@
-"""What a rule is, the ``Case`` that it looks at, and how it words what it found."""
+"""A rule, the ``Case`` that it checks, and how rules are run and their messages are formatted."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from inspect import getdoc
 from itertools import islice
 from typing import Literal
 
 from lora_cli.core.adapter import Adapter
+from lora_cli.core.adapter_files import CONFIG, WEIGHTS
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Companions
 from lora_cli.core.engine_outcome import Deployment, EngineOutcome
@@ -22,8 +25,6 @@ from lora_cli.core.text import LONGEST_NAME, beginning, counted, cut, names
 from lora_cli.errors import FormatError
 from lora_cli.rules.target_module_matching import Application
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
 NO_BASE = "no base model was given"
 LONGEST_MESSAGE = 2000
 MOST_PROBLEMS = 20
@@ -33,11 +34,11 @@ Need = Literal["config", "weights", "base", "values", "companions"]
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What was read of one adapter beyond its config and header.
+    """Data of one adapter beyond its config and header.
 
-    ``stats`` maps tensor names to what the scan of their values found; ``stats_reason`` says why there is none, and is
-    empty if they were scanned. ``companions`` is what the files next to the weights say, None if no rule asks. ``ref``
-    is what was asked for, and ``commit`` what that meant where it is a repository.
+    ``stats`` maps tensor names to statistics of their values; ``stats_reason`` says why there are none, empty if the
+    values were scanned. ``companions`` are the files next to the weights, None if no rule needs them. ``ref`` is the
+    requested reference, ``commit`` its revision if it is a Hub repository.
     """
 
     stats: Mapping[str, TensorStats] = field(default_factory=dict)
@@ -49,11 +50,11 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One adapter before the rules.
+    """One adapter, with everything that rules check.
 
     ``base`` is None if none was given. ``application`` sorts the adapter's modules by what PEFT would do with them.
-    ``max_lora_rank`` is the limit of the engine that will serve it, None for no limit. ``served`` is what each engine
-    that was named does with it, in which ``deployment`` counted.
+    ``max_lora_rank`` is the limit of the engine that will serve it, None for no limit. ``outcomes`` are those of the
+    named engines, in that ``deployment``.
     """
 
     adapter: Adapter
@@ -61,14 +62,14 @@ class Case:
     evidence: Evidence = Evidence()
     base: BaseModel | None = None
     max_lora_rank: int | None = None
-    served: tuple[EngineOutcome, ...] = ()
+    outcomes: tuple[EngineOutcome, ...] = ()
     deployment: Deployment | None = None
 
-    def lacks(self, need: str) -> str:
-        """Why ``need`` (config, weights, base, values or companions) is not there, or nothing when it is."""
+    def why_missing(self, need: str) -> str:
+        """Why ``need`` (config, weights, base, values or companions) is missing; empty if it is not."""
         foreign = f"it is {self.adapter.foreign.format.title}" if self.adapter.foreign is not None else ""
         weights = "" if self.has_weights else foreign or self.adapter.unread or "the weights could not be read"
-        config = "" if self.adapter.config is not None else f"{CONFIG_FILE} could not be read"
+        config = "" if self.adapter.config is not None else f"{CONFIG} could not be read"
         config = config if self.is_lora else foreign or config
         reasons = {
             "config": config,
@@ -92,17 +93,25 @@ class Case:
 
     @property
     def has_weights(self) -> bool:
-        """Whether the names and shapes of the adapter's tensors are known, and those of a LoRA."""
+        """Whether the names and shapes of the tensors are known, and are in PEFT's format."""
         adapter = self.adapter
         return adapter.foreign is None and adapter.weights_error is None and bool(adapter.weight_files)
 
+    def in_weights(self, name: str = "") -> Location:
+        """The location of a tensor or a module in the weights."""
+        return Location(self.weights_file, cut(name))
+
+    def in_config(self, field: str = "") -> Location:
+        """The location of a field in the config, for a rule that needs it."""
+        return Location(self.config.file, field)
+
     @property
     def weights_file(self) -> str:
-        """The file to point at when something is wrong with a tensor."""
-        return self.adapter.weight_files[0] if self.adapter.weight_files else WEIGHTS_FILE
+        """The file that is named in findings about tensors."""
+        return self.adapter.weight_files[0] if self.adapter.weight_files else WEIGHTS
 
-    def narrowed(self) -> Mapping[str, tuple[int, int]]:
-        """By what A's and B's columns are divided, where it is not LoRA's own shape: see ``core.factors``."""
+    def factor_divisors(self) -> Mapping[str, tuple[int, int]]:
+        """The divisors of A's and B's columns by module, if the config changes LoRA's shapes (``core.factors``)."""
         config = self.adapter.config
         if config is None or (config.use_bdlora is None and not config.use_qalora):
             return {}
@@ -113,21 +122,21 @@ class Case:
         except FormatError:  # PEFT refuses the config, which LC209 says
             return {}
 
-    def beside_factors(self) -> Iterator[Key]:
-        """The tensors that are no factor of any module: saved modules, trained tokens, biases."""
+    def other_tensors(self) -> Iterator[Key]:
+        """The tensors that are not factors: saved modules, trained tokens, biases."""
         factors = {factor.name for pair in self.adapter.pairs.values() for factor in pair.factors}
         return (key for name, key in self.adapter.keys.items() if name not in factors)
 
-    def added_beyond_vocabulary(self) -> tuple[str, Location] | None:
-        """The message if ``added_tokens.json`` has ids beyond the base's vocabulary."""
+    def tokens_beyond_vocabulary(self) -> tuple[str, Location] | None:
+        """The message and location if ``added_tokens.json`` has ids beyond the base's vocabulary."""
         size = self.base.vocab_size if self.base is not None else None
         companions = self.evidence.companions
         added = (companions.added_tokens or {}) if companions is not None else {}
         beyond = sorted(token for token, index in added.items() if size is not None and index >= size)
         if not beyond:
             return None
-        said = f"{counted(len(beyond), 'added token has', 'added tokens have')} an id beyond the base's {size}"
-        return f"{said}: {names(beyond)}", Location("added_tokens.json", cut(beyond[0]))
+        message = f"{counted(len(beyond), 'added token has', 'added tokens have')} an id beyond the base's {size}"
+        return f"{message}: {names(beyond)}", Location("added_tokens.json", cut(beyond[0]))
 
     def file(self, path: str) -> RemoteFile | None:
         """The adapter's file at ``path``, or None."""
@@ -136,7 +145,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class NotChecked:
-    """What a check yields when it cannot decide."""
+    """A check could not decide."""
 
     reason: str
 
@@ -146,9 +155,9 @@ Check = Callable[[Case], Iterator[Problem | NotChecked]]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One check. ``code`` is ``LC`` and three digits and never changes its meaning; ``name`` is the same in words.
+    """One check. ``code`` is ``LC`` and three digits and never changes its meaning; ``name`` is a name for it.
 
-    ``needs`` are the things the check reads: without them it is skipped, with the reason, and never passes.
+    ``needs`` are the inputs of the check: if one is missing, the check is skipped with the reason, and never passes.
     """
 
     code: str
@@ -168,66 +177,60 @@ class Rule:
         return self.documentation.partition("\n")[0]
 
     def matches(self, selector: str) -> bool:
-        """Whether ``selector`` means this rule: its name, or its code or the beginning of it (``LC3``)."""
+        """Whether ``selector`` is the name of this rule, its code, or a prefix of its code (``LC3``)."""
         return selector.lower() == self.name or self.code.startswith(selector.upper())
 
 
 def rule(code: str, name: str, severity: Severity, needs: tuple[Need, ...] = ()) -> Callable[[Check], Rule]:
-    """Make a rule of the function below; it runs once it is in ``lora_cli.rules.RULES``."""
-
-    def made(check: Check) -> Rule:
-        return Rule(code, name, severity, needs, check)
-
-    return made
+    """The decorator that makes a function a rule; ``lora_cli.rules.RULES`` collects them."""
+    return partial(Rule, code, name, severity, needs)
 
 
 MOST_OUTCOMES = 200
-"""Findings of one rule about one adapter that are reported one by one; of the rest there is a count."""
+"""How many findings of one rule about one adapter are reported; the rest is counted."""
 
 
 def run(rule: Rule, case: Case) -> Iterator[Finding | Skipped]:
-    """What ``rule`` says about ``case``: its findings, or one ``Skipped`` when it cannot see what it needs."""
+    """The findings of ``rule``, or one ``Skipped`` if an input is missing."""
     for need in rule.needs:
-        reason = case.lacks(need)
+        reason = case.why_missing(need)
         if reason:
             yield Skipped(rule.code, rule.name, reason)
             return
-    said = rule.check(case)
-    for outcome in islice(said, MOST_OUTCOMES):
+    outcomes = rule.check(case)
+    for outcome in islice(outcomes, MOST_OUTCOMES):
         yield _outcome(rule, outcome)
-    yield from (_outcome(rule, outcome) for outcome in _counted(said))
+    yield from (_outcome(rule, outcome) for outcome in _counts_of_rest(outcomes))
 
 
-def _outcome(rule: Rule, said: Problem | NotChecked) -> Finding | Skipped:
-    if isinstance(said, NotChecked):
-        return Skipped(rule.code, rule.name, cut(said.reason, LONGEST_MESSAGE))
-    return Finding(rule.code, rule.name, rule.severity, clipped(said), None)
+def _outcome(rule: Rule, outcome: Problem | NotChecked) -> Finding | Skipped:
+    if isinstance(outcome, NotChecked):
+        return Skipped(rule.code, rule.name, cut(outcome.reason, LONGEST_MESSAGE))
+    return Finding(rule.code, rule.name, rule.severity, clipped(outcome), None)
 
 
-def _counted(rest: Iterator[Problem | NotChecked]) -> Iterator[Problem | NotChecked]:
-    """How many are left of each."""
-    unseen = problems = 0
-    for said in rest:
-        unseen, problems = unseen + isinstance(said, NotChecked), problems + isinstance(said, Problem)
-    if problems:
+def _counts_of_rest(rest: Iterator[Problem | NotChecked]) -> Iterator[Problem | NotChecked]:
+    """One entry with the number of the remaining problems, and one for those that were not checked."""
+    counts = Counter(map(type, rest))
+    if problems := counts[Problem]:
         yield Problem(f"there are {problems} more findings of this rule")
-    if unseen:
-        yield NotChecked(f"there are {unseen} more of these")
+    if not_checked := counts[NotChecked]:
+        yield NotChecked(f"there are {not_checked} more of these")
 
 
 def clipped(problem: Problem) -> Problem:
-    """``problem``, with no text in it longer than ``LONGEST_MESSAGE``."""
+    """``problem`` with all texts cut to ``LONGEST_MESSAGE``."""
     at = Location(cut(problem.at.file, LONGEST_MESSAGE), cut(problem.at.field, LONGEST_MESSAGE))
     return Problem(cut(problem.message, LONGEST_MESSAGE), at, cut(problem.hint, LONGEST_MESSAGE), problem.by)
 
 
 def shown(value: object) -> str:
-    """A config value as JSON wrote it, near enough: short, with strings in quotes."""
+    """A config value roughly as in JSON, shortened: strings are quoted."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, str):
         return cut(f'"{value}"')
-    # Only what is short is written as Python has it: a config holds lists of a hundred thousand names.
+    # A long value is not formatted as a whole: a config may have lists of a hundred thousand names.
     begun = beginning(value, 2 * LONGEST_NAME)
     return cut(repr(value)) if len(begun) <= 2 * LONGEST_NAME else f"{begun[: LONGEST_NAME - 1]}…"
 
@@ -237,23 +240,17 @@ def shape(dims: Iterable[int]) -> str:
     return f"[{', '.join(str(dim) for dim in dims)}]"
 
 
-def grouped(said: Iterable[tuple[str, str]], file: str, noun: str, hint: str) -> Iterator[Problem]:
+def grouped(messages: Iterable[tuple[str, str]], file: str, noun: str, hint: str) -> Iterator[Problem]:
     """One problem per message instead of one per module.
 
-    ``said`` are (message, name) pairs; a message that holds for many names is reported once, with the first names. At
-    most ``MOST_PROBLEMS`` are given, the last of which counts the rest. Without a ``file`` the names are those of
-    files.
+    ``messages`` are (message, name) pairs; a message for many names is reported once, with the first names. At most
+    ``MOST_PROBLEMS`` are reported, and one more counts the rest. Without a ``file`` the names are those of files.
     """
-    by_message = by_key(said)
-    messages = list(by_message)
-    for message in messages[:MOST_PROBLEMS]:
-        found = by_message[message]
-        whose = f" ({counted(len(found), noun)}: {names(found)})" if len(found) > 1 else f" ({cut(found[0])})"
-        yield Problem(message + whose, Location(file, cut(found[0])) if file else Location(cut(found[0])), hint)
-    if len(messages) > MOST_PROBLEMS:
-        rest = sum(len(by_message[message]) for message in messages[MOST_PROBLEMS:])
-        yield Problem(
-            f"the same for {counted(rest, 'more ' + noun)}",
-            Location(file or cut(by_message[messages[-1]][0])),
-            hint,
-        )
+    groups = list(by_key(messages).items())
+    for message, found in groups[:MOST_PROBLEMS]:
+        where = f" ({counted(len(found), noun)}: {names(found)})" if len(found) > 1 else f" ({cut(found[0])})"
+        yield Problem(message + where, Location(file, cut(found[0])) if file else Location(cut(found[0])), hint)
+    if len(groups) > MOST_PROBLEMS:
+        rest = sum(len(found) for _, found in groups[MOST_PROBLEMS:])
+        at = Location(file or cut(groups[-1][1][0]))
+        yield Problem(f"the same for {counted(rest, 'more ' + noun)}", at, hint)

@@ -1,4 +1,4 @@
-"""LC6xx: the supply chain. What comes along with an adapter, and how firmly it is tied to what it claims to be."""
+"""LC6xx: the supply chain. Code and templates next to the weights, names of files, and pinned revisions."""
 
 import re
 import unicodedata
@@ -6,28 +6,29 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice, pairwise
 
+from lora_cli.core.adapter_files import CONFIG
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.reference import cached_repository
 from lora_cli.core.text import cut, names
-from lora_cli.rules.rule import CONFIG_FILE, MOST_PROBLEMS, Case, NotChecked, grouped, rule
+from lora_cli.rules.rule import MOST_PROBLEMS, Case, NotChecked, grouped, rule
 
 LIBRARIES = frozenset({"transformers", "diffusers", "sentence_transformers", "peft", "torch", "timm"})
-"""Where PEFT's ``auto_mapping`` may have the class of a base model from."""
+"""Libraries that the class of a base model in PEFT's ``auto_mapping`` may be from."""
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 QUANTISED = re.compile(r"-(bnb-[48]bit|AWQ|GPTQ(-Int[48])?|GGUF)$", re.IGNORECASE)
 
 FOLDERS = frozenset({"model", "models", "ckpt", "ckpts", "checkpoint", "checkpoints", "output", "outputs"})
-"""What people call a folder of models; no organisation of the Hub that publishes any."""
+"""Usual names of folders with models; none is an organisation on the Hub with models."""
 
 LONGEST_TEMPLATES = 1 << 20
-"""Characters of all chat templates of one adapter together: a long one has twenty thousand."""
+"""The maximum number of characters of all chat templates of one adapter; a long one has twenty thousand."""
 
 BEYOND = "there are more bytes or files next to the weights than the limit, so templates may be unread"
 
 LEAST_COUNTED = 1024
-"""How many characters a shorter one counts for, so that there are not many of them."""
+"""The number of characters that a shorter template counts for, which limits their number."""
 
 WINDOWS_DEVICES = frozenset(
     {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³")}
@@ -58,18 +59,18 @@ def names_code(case: Case) -> Iterator[Problem]:
     for where, named in list(companions.code.items())[:MOST_PROBLEMS]:
         yield Problem(f"it lists classes to import: {named}", Location(where), hint)
     if config is not None and config.unknown.get("auto_map"):
-        yield Problem("it lists classes to import", Location(CONFIG_FILE, "auto_map"), hint)
+        yield Problem("it lists classes to import", Location(CONFIG, "auto_map"), hint)
     if config is not None and config.megatron_config and config.megatron_core not in {None, "megatron.core"}:
         yield Problem(
             f"PEFT would import {cut(repr(config.megatron_core))} to load it",
-            Location(CONFIG_FILE, "megatron_core"),
+            Location(CONFIG, "megatron_core"),
             "Megatron uses megatron.core: remove megatron_core and megatron_config",
         )
     library = (config.auto_mapping or {}).get("parent_library") if config is not None else None
     if library is not None and (not isinstance(library, str) or library.partition(".")[0] not in LIBRARIES):
         yield Problem(
             f"AutoPeftModel would import {cut(repr(library))} to load it",
-            Location(CONFIG_FILE, "auto_mapping"),
+            Location(CONFIG, "auto_mapping"),
             f"the class of a base model is from one of {', '.join(sorted(LIBRARIES))}",
         )
 
@@ -91,20 +92,20 @@ def hostile_template(case: Case) -> Iterator[Problem | NotChecked]:
         if path in companions.beyond:
             continue
         yield NotChecked(f"{cut(path)} {cut(reason)}: it is unknown whether its chat template is safe")
-    said, left = [(BEYOND, path) for path in companions.beyond], LONGEST_TEMPLATES
+    messages, left = [(BEYOND, path) for path in companions.beyond], LONGEST_TEMPLATES
     for where, template in companions.templates.items():
         if len(template) > left:
-            told = f"the chat templates have over {LONGEST_TEMPLATES} characters, and the rest is not searched"
-            said.append((told, where))
+            message = f"the chat templates have over {LONGEST_TEMPLATES} characters, and the rest is not searched"
+            messages.append((message, where))
             continue
         left -= max(len(template), LEAST_COUNTED)
-        said += [(f"a chat template {what}: {cut(found)!r}", where) for what, found in hostile_in(template)]
+        messages += [(f"a chat template {what}: {cut(found)!r}", where) for what, found in hostile_in(template)]
     hint = "serve with the base model's own template (--chat-template), and report this one"
-    yield from grouped(said, "", "template", hint)
+    yield from grouped(messages, "", "template", hint)
 
 
 CLOSING = {"{{": "}}", "{%": "%}", "{#": "#}"}
-"""How a tag of a template begins and ends; all else is text."""
+"""The delimiters of tags in a template; everything else is text."""
 
 _OPENING = re.compile(r"\{[{%#]")
 _CALL = re.compile(r"range\s*+\(([^()]*+)")
@@ -112,7 +113,7 @@ _LARGE = re.compile(r"(?:^|,)\s*+\d{6}")
 _LONG_LOOP = re.compile(r"range\s*+\(\s*+\d{4}")
 
 Find = Callable[[str], str]
-"""What of a template's code is hostile, or nothing."""
+"""Finds a hostile part of a template's code; empty if there is none."""
 
 
 def _search(pattern: str, code: str) -> str:
@@ -121,7 +122,7 @@ def _search(pattern: str, code: str) -> str:
 
 
 def _spelt_out(code: str) -> str:
-    """A text of ``%c`` that is formatted: characters by their numbers."""
+    """A string with ``%c`` that is formatted: characters by their numbers."""
     for text, after in pairwise(re.split("['\"]", code)):
         at = text.lower().find("%c")
         if at >= 0 and after.lstrip().startswith(("|", "%")):
@@ -161,14 +162,14 @@ HOSTILE: tuple[tuple[Find, str], ...] = (
     (partial(_search, r"\*\s*+\d{6}|\*\*\s*+\d"), "creates an object of millions of elements"),
     (_nested_loops, "loops over millions of elements"),
 )
-"""What no template for chat needs. Sources: known ways out of Jinja's sandbox; CVE-2024-34359, CVE-2025-61620.
+"""Constructs that no chat template needs. Sources: known escapes from Jinja's sandbox; CVE-2024-34359, CVE-2025-61620.
 
-A pattern repeats nothing that its own next part could begin with, so that it never goes back.
+The patterns never backtrack: no repetition can match what the next part begins with.
 """
 
 
 def hostile_in(template: str) -> Iterator[tuple[str, str]]:
-    """What of ``template`` is hostile: in words, and as it is there."""
+    """The hostile constructs in ``template``: (description, code)."""
     code = "\n".join(_tags(template))
     for find, what in HOSTILE:
         if found := find(code):
@@ -176,7 +177,7 @@ def hostile_in(template: str) -> Iterator[tuple[str, str]]:
 
 
 def _tags(template: str) -> Iterator[str]:
-    """What of a template is code, in one pass; what is never closed is taken for code to its end."""
+    """The tags of a template, in one pass; one that is never closed extends to the end."""
     at = 0
     while opening := _OPENING.search(template, at):
         closing = CLOSING[opening.group()]
@@ -194,15 +195,15 @@ def unsafe_name(case: Case) -> Iterator[Problem]:
 
     *Fix*: rename the file.
     """
-    said = [(reason, file.path) for file in case.adapter.files if (reason := _unsafe(file.path))]
+    reasons = [(reason, file.path) for file in case.adapter.files if (reason := _unsafe(file.path))]
     seen: dict[str, str] = {}
     for file in case.adapter.files:
         folded = unicodedata.normalize("NFC", file.path).casefold()
         if folded in seen:
-            said.append((f"is the same as {cut(seen[folded])} if case or accents are ignored", file.path))
+            reasons.append((f"is the same as {cut(seen[folded])} if case or accents are ignored", file.path))
         seen.setdefault(folded, file.path)
     yield from grouped(
-        ((f"a file's name {reason}", path) for reason, path in said),
+        ((f"a file's name {reason}", path) for reason, path in reasons),
         "",
         "file",
         "rename it, or exclude it with --exclude",
@@ -259,7 +260,7 @@ def unpinned_base(case: Case) -> Iterator[Problem]:
             f"the base's revision {cut(config.revision)} is not pinned to a commit"
             if config.revision
             else "the base has no pinned revision",
-            Location(CONFIG_FILE, "revision"),
+            Location(CONFIG, "revision"),
             "set revision to the commit that it was trained on",
         )
 
@@ -279,19 +280,21 @@ def base_unclear(case: Case) -> Iterator[Problem]:
     hint = "`lora-cli repair --base-name ORG/NAME` writes the base's name into a copy"
     if not base:
         wrapped = (config.auto_mapping or {}).get("base_model_class") == "PeftModel"
-        said = "no base is set" + (", and it was put on a PeftModel: the adapter is wrapped twice" if wrapped else "")
+        message = "no base is set" + (
+            ", and it was put on a PeftModel: the adapter is wrapped twice" if wrapped else ""
+        )
     elif cached:
-        said = f"the base is in a Hub cache of the machine that it was trained on: {cut(base)}"
+        message = f"the base is in a Hub cache of the machine that it was trained on: {cut(base)}"
         hint = f"it is {cached[0]} at commit {cached[1]}: write both instead"
     elif base[0] in "/.~" or "\\" in base or base.partition("/")[0] in FOLDERS:
-        said = f"the base is a folder of the machine that it was trained on: {cut(base)}"
+        message = f"the base is a folder of the machine that it was trained on: {cut(base)}"
     elif QUANTISED.search(base):
-        said = f"the base is {cut(base)}, a quantised copy: the served base has a different name"
+        message = f"the base is {cut(base)}, a quantised copy: the served base has a different name"
     else:
         return
-    yield Problem(said, Location(CONFIG_FILE, "base_model_name_or_path"), hint)
+    yield Problem(message, Location(CONFIG, "base_model_name_or_path"), hint)
 
 
 def _is_repository(name: str) -> bool:
-    """Whether it is a repository of the Hub, and no path."""
+    """Whether ``name`` is a repository on the Hub and not a path."""
     return name.count("/") == 1 and name[0] not in "/.~" and name[-1] != "/" and name.partition("/")[0] not in FOLDERS

@@ -1,4 +1,4 @@
-"""How an adapter meets a base: which modules PEFT would put where, and which nowhere; and its highest rank."""
+"""Which modules of a base PEFT would apply the modules of an adapter to; and the highest rank of an adapter."""
 
 import math
 import re
@@ -26,26 +26,28 @@ from lora_cli.core.text import counted, cut
 from lora_cli.errors import FormatError
 
 DEFAULT_NAME = "default"
-"""The name that PEFT gives an adapter in memory when it is given none; it looks tensors up under it."""
+"""The name that PEFT gives an adapter in memory by default, and looks its tensors up under."""
 
 _FIRST_INDEX = re.compile(r"(?:^|(?<=\.))\d+(?=\.|$)")
 SCALE_FIELDS = frozenset({"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora"})
-"""Without the right types in these there are no ranks."""
+"""Fields without which ranks are unknown if they have the wrong type."""
 
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """An adapter's modules, sorted by what PEFT would do with them. Every module with a tensor is in one of these.
+    """The modules of an adapter, sorted by what PEFT would do with them. Each module with a tensor is in one of these.
 
-    ``adapter`` is the one that the modules are of: as PEFT has it on the base, which for experts one by one on a base
-    with fused ones is not quite as it is written; ``refused`` and ``unfit`` are as in ``core.experts.Loaded``.
-    ``found`` exist in the base (without a base: all); ``beyond`` would, if it had more layers; ``absent`` do not. Of
-    the found, ``misnamed`` are dropped because of the form of their names and ``untargeted`` because the config does
-    not target them; ``matched`` is what remains. ``missing`` are modules of the base that the config targets and that
-    have no tensors. ``ranks`` is what the config wants of the tensors of each found module, ``expected`` what the base
-    has in its place (nothing without a base; a fused parameter may be read in either of two orientations). ``errors``
-    are why patterns of the config could not be matched; what depends on them is then empty. ``scales`` has rank, alpha
-    and scale of the adapter's modules as it is written; ``scales_error`` says why that is unknown.
+    ``adapter`` is the adapter as PEFT loads it on the base: separate experts are stacked if the base has fused ones;
+    ``refused`` and ``unfit`` are as in ``core.experts.Loaded``.
+
+    ``found`` exist in the base (without a base: all), ``beyond`` would if it had more layers, ``absent`` do not. Of the
+    found, ``misnamed`` are dropped because of the form of their names, and ``untargeted`` because the config does not
+    target them; ``matched`` are the rest. ``missing`` are modules of the base that the config targets and that have no
+    tensors. ``ranks`` maps found modules to the rank in the config, ``expected`` to the module of the base (empty
+    without a base; a fused parameter may have either of two orientations).
+
+    ``errors`` are patterns of the config that could not be matched; what depends on them is empty. ``scales`` has rank,
+    alpha and scale of the modules of the adapter as it is stored; ``scales_error`` says why they are unknown.
     """
 
     adapter: Adapter
@@ -66,40 +68,40 @@ class Application:
 
     @property
     def applied(self) -> Applied:
-        """``matched`` of all."""
+        """How many modules are matched, of how many."""
         return Applied(len(self.matched), len(self.found) + len(self.beyond) + len(self.absent))
 
     def reasons(self) -> str:
-        """Why modules do not apply, in words, with counts."""
-        said = (
+        """Why modules do not apply, with counts, as a text."""
+        counts = (
             (len(self.absent), "the base has no module of that name"),
             (len(self.beyond), "the base has no such layer"),
             (len(self.misnamed), "the name is not in PEFT's form"),
             (len(set(self.untargeted) - set(self.misnamed)), "the config does not target it"),
         )
-        return "; ".join(f"{reason} ({counted(number, 'module')})" for number, reason in said if number)
+        return "; ".join(f"{reason} ({counted(number, 'module')})" for number, reason in counts if number)
 
 
 def apply(adapter: Adapter, base: BaseModel | None) -> Application:
-    """Sort the modules of ``adapter`` as PEFT would, next to ``base`` or, without one, by the config alone."""
+    """Sort the modules of ``adapter`` as PEFT would on ``base``, or without one by the config alone."""
     written, (by_module, error) = adapter.config, _scales(adapter.config, adapter.pairs)
     # No base without parameters has experts.
     loaded = as_loaded(adapter, base) if base is not None and base.parameters else Loaded(adapter)
     adapter, config = loaded.adapter, loaded.adapter.config
     if base is not None and config is not None:
         base = _with_weights(config, replicated(config, base))
-    errors: list[FormatError] = []
     modules = tuple(adapter.pairs)
     known: Container[str] = adapter.pairs if base is None else base.modules
     wrapped = _wrapped(config, base, modules)
     found = tuple(module for module in modules if module in known or module in wrapped)
     others = [module for module in modules if module not in known and module not in wrapped]
     beyond = frozenset() if base is None else _beyond(others, base)
-    chosen = _chosen(config, base, found, errors)
+    chosen, target_error = _chosen(config, base, found)
     untargeted = () if chosen is None else tuple(m for m in found if m not in chosen and m not in wrapped)
     keys, pairs = adapter.keys, adapter.pairs
     misnamed = tuple(m for m in found if any(dropped_for(keys[factor.name]) for factor in pairs[m].factors))
     left_out = {*untargeted, *misnamed}
+    ranks, rank_error = _ranks(config, found, wrapped, base, (by_module, error) if config is written else None)
     return Application(
         adapter=adapter,
         found=found,
@@ -109,9 +111,9 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
         untargeted=untargeted,
         matched=tuple(module for module in found if module not in left_out),
         missing=_missing(config, base, chosen, wrapped, adapter),
-        ranks=_ranks(config, found, wrapped, base, errors, (by_module, error) if config is written else None),
+        ranks=ranks,
         expected={} if base is None else {module: _expected(module, base, wrapped) for module in found},
-        errors=tuple(errors),
+        errors=tuple(one for one in (target_error, rank_error) if one is not None),
         refused=loaded.refused,
         unfit=loaded.unfit,
         scales=by_module,
@@ -120,7 +122,7 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
 
 
 Scaled = tuple[Mapping[str, Scale], FormatError | None]
-"""Rank, alpha and scale of modules as a config has them, none without one; or why that is unknown."""
+"""Rank, alpha and scale of modules by the config (empty without one), and why they are unknown."""
 
 
 def _scales(config: LoraConfig | None, modules: Iterable[str]) -> Scaled:
@@ -131,7 +133,7 @@ def _scales(config: LoraConfig | None, modules: Iterable[str]) -> Scaled:
 
 
 def _wrapped(config: LoraConfig | None, base: BaseModel | None, modules: tuple[str, ...]) -> Mapping[str, str]:
-    """Where A and B of targeted parameters are: wrapper to parameter, which is empty if no base is known."""
+    """The modules that wrap targeted parameters, to the parameter (empty if no base is known)."""
     if config is None or not config.target_parameters:
         return {}
     if base is None:
@@ -141,7 +143,7 @@ def _wrapped(config: LoraConfig | None, base: BaseModel | None, modules: tuple[s
 
 
 def _with_weights(config: LoraConfig, base: BaseModel) -> BaseModel:
-    """``base`` with the modules' own weights among its parameters, where ``target_parameters`` may name them."""
+    """``base`` with the weights of its modules among its parameters, if the config targets parameters."""
     if not config.target_parameters:
         return base
     weights = {
@@ -152,7 +154,7 @@ def _with_weights(config: LoraConfig, base: BaseModel) -> BaseModel:
 
 
 def _beyond(modules: Sequence[str], base: BaseModel) -> frozenset[str]:
-    """Those of ``modules`` that the base would have if it had more layers."""
+    """The modules that the base would have if it had more layers."""
     if not modules:
         return frozenset()
     ours = {(path[: index.start()], path[index.end() :]) for path, index in _numbered(base.modules)}
@@ -165,30 +167,29 @@ def _beyond(modules: Sequence[str], base: BaseModel) -> frozenset[str]:
 
 
 def _numbered(modules: Iterable[str]) -> Iterator[tuple[str, re.Match[str]]]:
-    """Each of ``modules`` that has a numbered component, with the first of them."""
+    """The modules with a numbered component, each with the match of the first one."""
     return ((module, index) for module in modules if (index := _FIRST_INDEX.search(module)))
 
 
 def _chosen(
-    config: LoraConfig | None, base: BaseModel | None, found: tuple[str, ...], errors: list[FormatError]
-) -> frozenset[str] | None:
-    """The modules that the config targets: of the base, or without one of the adapter's own; None when unknowable."""
+    config: LoraConfig | None, base: BaseModel | None, found: tuple[str, ...]
+) -> tuple[frozenset[str] | None, FormatError | None]:
+    """The modules of the base, or without one of the adapter, that the config targets; None if unknown, and why."""
     if config is None:
-        return None
+        return None, None
     try:
         if base is not None:
-            return targeted_in(config, base)
+            return targeted_in(config, base), None
         if config.target_modules is None and "target_modules" not in config.mistyped:
-            return None
-        return targeted(config, found, linear=found)
+            return None, None
+        return targeted(config, found, linear=found), None
     except FormatError as error:
-        if "target_modules" not in config.mistyped and config.target_modules is not None:
-            errors.append(error)
-        return None
+        is_error = "target_modules" not in config.mistyped and config.target_modules is not None
+        return None, error if is_error else None
 
 
 def dropped_for(key: Key) -> str:
-    """Why PEFT would not find a tensor of this name in its model; empty when it would."""
+    """Why PEFT would not find a tensor of this name in its model; empty if it would."""
     if key.infixes:
         wrappers = " and ".join(f"{infix}." for infix in key.infixes)
         return f"the name contains {cut(wrappers)}, added by a wrapper"
@@ -212,7 +213,7 @@ def _missing(
 ) -> tuple[str, ...]:
     if config is None or base is None or chosen is None:
         return ()
-    # PEFT writes a tied pair of factors once, and which of the two modules they stand under is not told.
+    # PEFT stores the factors of tied modules once, under either of their names.
     tied = EMBEDDING_NAMES | OUTPUT_NAMES if config.ensure_weight_tying else frozenset()
     wanted = [*(module for module in base.modules if module in chosen), *sorted(chosen - base.modules.keys()), *wrapped]
     return tuple(m for m in wanted if m not in adapter.pairs and last_name(m) not in tied)
@@ -223,29 +224,27 @@ def _ranks(
     found: tuple[str, ...],
     wrapped: Mapping[str, str],
     base: BaseModel | None,
-    errors: list[FormatError],
     known: Scaled | None,
-) -> dict[str, int]:
-    """The rank that the config wants the tensors of each module to have; nothing if its fields are broken."""
+) -> tuple[Mapping[str, int], FormatError | None]:
+    """The rank of each module by the config; empty if its fields are invalid, and why its patterns are."""
     if config is None or config.mistyped.keys() & SCALE_FIELDS:
-        return {}
+        return {}, None
     if config.r <= 0 or any(rank <= 0 for rank in config.rank_pattern.values()):
-        return {}
+        return {}, None
     places = {module: wrapped.get(module, module) for module in found}
     named = [place for place in places.values() if place]
     by_place, error = known if known is not None and not wrapped else _scales(config, named)
     if error is not None:
-        if named:
-            errors.append(error)
-        return {}
-    # A fused parameter [experts, …] has its experts' factors side by side, so r rows for each.
+        return {}, error if named else None
+    # A fused parameter [experts, …] has the factors of all experts side by side: r rows for each.
     shapes = base.parameters if base is not None else {}
     experts = {path: shapes[path][0] if len(shapes[path]) == 3 else 1 for path in wrapped.values() if path}
-    return {module: by_place[place].r * experts.get(place, 1) for module, place in places.items() if place}
+    ranks = {module: by_place[place].r * experts.get(place, 1) for module, place in places.items() if place}
+    return ranks, None
 
 
 def _expected(module: str, base: BaseModel, wrapped: Mapping[str, str]) -> tuple[BaseModule, ...]:
-    """What the base has at ``module``: one thing, or for experts fused in a parameter either of two orientations."""
+    """The module of the base, or for a parameter of fused experts its two possible orientations."""
     if module not in wrapped:
         return (base.modules[module],)
     d_in, d_out = base.parameters[wrapped[module]][-2:]
@@ -253,28 +252,28 @@ def _expected(module: str, base: BaseModel, wrapped: Mapping[str, str]) -> tuple
 
 
 def highest_rank(adapter: Adapter) -> tuple[str, int, Location] | None:
-    """What has the highest rank, that rank, and where it says so; None if neither config nor tensors have any."""
+    """The highest rank: (field or module, rank, location); None if neither config nor tensors have a rank."""
     config = adapter.config
-    said: list[tuple[int, str, Location]] = []
+    ranks: list[tuple[int, str, Location]] = []
     if config is not None:
         pattern = max(config.rank_pattern, key=lambda key: config.rank_pattern[key], default=None)
         if pattern is not None:
-            said.append((config.rank_pattern[pattern], f"rank_pattern {cut(pattern)}", Location(config.file, "r")))
+            ranks.append((config.rank_pattern[pattern], f"rank_pattern {cut(pattern)}", Location(config.file, "r")))
         r = config.mistyped.get("r")  # engines also compare a fraction
         r = int(r) if isinstance(r, float) and math.isfinite(r) else config.r
-        said.append((r, "r", Location(config.file, "r")))
+        ranks.append((r, "r", Location(config.file, "r")))
     plain = (module for module in adapter.pairs if not is_fused(adapter, module))
     module = max(plain, key=lambda module: adapter.pairs[module].rank or 0, default=None)
     if module is not None:
-        said.append((adapter.pairs[module].rank or 0, module, Location(adapter.weight_files[0], cut(module))))
-    if not said:
+        ranks.append((adapter.pairs[module].rank or 0, module, Location(adapter.weight_files[0], cut(module))))
+    if not ranks:
         return None
-    rank, where, at = max(said, key=lambda one: one[0])
+    rank, where, at = max(ranks, key=lambda one: one[0])
     return where, rank, at
 
 
 def is_fused(adapter: Adapter, module: str) -> bool:
-    """Whether these are the factors of experts in one tensor, which have ``r`` rows for each."""
+    """Whether the factors of all experts are in one tensor, with ``r`` rows for each."""
     config = adapter.config
     if config is None or not config.target_parameters:
         return False

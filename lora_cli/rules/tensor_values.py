@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 
-from lora_cli.core.finding import Location, Problem, Severity
+from lora_cli.core.finding import Problem, Severity
 from lora_cli.core.safetensors import Magnitude, TensorInfo
 from lora_cli.core.text import counted, cut, names
 from lora_cli.rules.rule import NO_BASE, Case, NotChecked, rule
@@ -13,16 +13,16 @@ LARGEST: Mapping[str, float] = {"float16": 65504.0, "bfloat16": 3.3895e38, "floa
 """The largest finite value of each dtype that a model is served in."""
 
 HUGE = 10.0
-"""Root mean square of an update from which it drowns the base, whose own weights have 0.01 to 0.05."""
+"""Root mean square from which an update dominates the base, whose weights have 0.01 to 0.05."""
 
 NEGLIGIBLE = 1e-5
-"""Root mean square below which an update is of no use: of 26 published sets of adapters the weakest has 5.7e-5."""
+"""Root mean square below which an update has no effect: of 26 published sets of adapters the weakest has 5.7e-5."""
 
 OUTLIER = 1000.0
-"""A multiple of the median of all modules that training does not produce."""
+"""The multiple of the median of all modules from which an update is an outlier."""
 
 FEWEST = 8
-"""Modules from which a median means something."""
+"""The number of modules from which a median is used."""
 
 
 @rule("LC501", "nonfinite-values", Severity.ERROR, needs=("weights", "values"))
@@ -38,7 +38,7 @@ def nonfinite_values(case: Case) -> Iterator[Problem]:
     if bad:
         yield Problem(
             f"{counted(len(bad), 'tensor contains', 'tensors contain')} NaN or infinity: {names(bad)}",
-            Location(case.weights_file, cut(bad[0])),
+            case.in_weights(bad[0]),
             "the training diverged: use an earlier checkpoint",
         )
 
@@ -59,20 +59,20 @@ def zero_update(case: Case) -> Iterator[Problem]:
         for pair in case.adapter.pairs.values()
     ]
     zeros = [next((name for name in reversed(factors) if stats[name].zero), "") for factors in scanned if factors]
-    if zeros and all(zeros) and not _trained_beside(case):
+    if zeros and all(zeros) and not _has_other_tensors(case):
         factor = (
             "B" if all(name.rpartition("lora_")[2].startswith(("B", "embedding_B")) for name in zeros) else "A or B"
         )
         yield Problem(
             f"{factor} is zero in {'the only module' if len(zeros) == 1 else f'all {len(zeros)} modules'}: "
             "the adapter changes nothing",
-            Location(case.weights_file, cut(zeros[0])),
+            case.in_weights(zeros[0]),
             "it looks untrained: save it after training, and check that its parameters were in the optimiser",
         )
-    yield from _emptied(case)
+    yield from _zero_weights(case)
 
 
-def _emptied(case: Case) -> Iterator[Problem]:
+def _zero_weights(case: Case) -> Iterator[Problem]:
     matrices = {name for name, one in case.adapter.tensors.items() if len(one.shape) == 2 and one.nbytes}
     emptied = [
         name
@@ -83,14 +83,14 @@ def _emptied(case: Case) -> Iterator[Problem]:
     if emptied:
         yield Problem(
             f"{counted(len(emptied), 'tensor')} of zeros would replace the base's: {names(emptied)}",
-            Location(case.weights_file, cut(emptied[0])),
+            case.in_weights(emptied[0]),
             "save the adapter again; with ZeRO-3 and FSDP gather the parameters first",
         )
 
 
-def _trained_beside(case: Case) -> bool:
-    """Whether other tensors than factors may change the model."""
-    return any(key.part != "unknown" for key in case.beside_factors())
+def _has_other_tensors(case: Case) -> bool:
+    """Whether tensors other than factors may change the model."""
+    return any(key.part != "unknown" for key in case.other_tensors())
 
 
 @rule("LC503", "overflow", Severity.ERROR, needs=("config", "weights", "values"))
@@ -102,7 +102,7 @@ def overflow(case: Case) -> Iterator[Problem | NotChecked]:
 
     *Fix*: serve it in bfloat16, or use an earlier checkpoint: values of this size also mean that training failed.
     """
-    beyond = list(_beyond(case, LARGEST["float16"]))
+    beyond = list(_values_above(case, LARGEST["float16"]))
     if not beyond:
         return
     dtype = case.base.dtype if case.base is not None else ""
@@ -110,19 +110,19 @@ def overflow(case: Case) -> Iterator[Problem | NotChecked]:
         why = NO_BASE if case.base is None else "the base's config has no known dtype"
         yield NotChecked(f"{cut(beyond[0][0])} exceeds float16, and the dtype in which it is served is unknown: {why}")
         return
-    too_large = list(_beyond(case, LARGEST[dtype]))
+    too_large = list(_values_above(case, LARGEST[dtype]))
     if too_large:
         name, value = too_large[0]
         yield Problem(
             f"{counted(len(too_large), 'tensor has', 'tensors have')} values up to {value:.3g} once scaled, but "
             f"{dtype} ends at {LARGEST[dtype]:.5g}: {names([one for one, _ in too_large])}",
-            Location(case.weights_file, cut(name)),
+            case.in_weights(name),
             "serve it in bfloat16, or use an earlier checkpoint",
         )
 
 
-def _beyond(case: Case, most: float) -> Iterator[tuple[str, float]]:
-    """The factors with a value above ``most`` as an engine holds them, B times its scaling: (tensor, that value)."""
+def _values_above(case: Case, most: float) -> Iterator[tuple[str, float]]:
+    """The factors with a value above ``most`` as engines store them, B times its scaling: (tensor, value)."""
     by_module = case.application.scales
     for pair in case.adapter.pairs.values():
         scale = by_module.get(pair.module)
@@ -133,7 +133,7 @@ def _beyond(case: Case, most: float) -> Iterator[tuple[str, float]]:
 
 
 def _magnitude(case: Case, factor: TensorInfo | None) -> Magnitude | None:
-    """What was measured of a factor."""
+    """The magnitude of a factor, None if it was not measured."""
     stats = case.evidence.stats.get(factor.name) if factor is not None else None
     return stats.magnitude if stats is not None else None
 
@@ -159,7 +159,7 @@ def huge_update(case: Case) -> Iterator[Problem]:
         yield Problem(
             f"the update of {counted(len(huge), 'module')} may have a root mean square of {huge[first]:.3g}"
             f"{beside}: {names(sorted(huge, key=lambda module: -huge[module]))}",
-            Location(case.weights_file, cut(first)),
+            case.in_weights(first),
             "check lora_alpha, use_rslora and how it was trained; use an earlier checkpoint",
         )
 
@@ -173,12 +173,12 @@ def negligible_update(case: Case) -> Iterator[Problem]:
     *Fix*: check ``lora_alpha`` and the learning rate; save the adapter after training.
     """
     updates = dict(_updates(case))
-    if updates and 0 < max(updates.values()) < NEGLIGIBLE and not _trained_beside(case):
+    if updates and 0 < max(updates.values()) < NEGLIGIBLE and not _has_other_tensors(case):
         first = max(updates, key=lambda module: updates[module])
         yield Problem(
             f"the largest update has a root mean square of at most {updates[first]:.3g}, but trained adapters have "
             "more than 5e-05",
-            Location(case.weights_file, cut(first)),
+            case.in_weights(first),
             "check lora_alpha and the learning rate; save it after training",
         )
 
@@ -200,17 +200,17 @@ def untrained_part(case: Case) -> Iterator[Problem]:
     }
     untrained = [module for module, is_zero in zero.items() if is_zero]
     if untrained and len(untrained) < len(zero):
-        whole = _whole_part(untrained, [module for module in zero if not zero[module]])
+        whole = _common_part(untrained, [module for module in zero if not zero[module]])
         yield Problem(
             f"B is zero in {len(untrained)} of {counted(len(zero), 'module')}: "
             + (f"all of {cut(whole)}" if whole else names(untrained)),
-            Location(case.weights_file, cut(untrained[0])),
+            case.in_weights(untrained[0]),
             "remove them from target_modules, or train them",
         )
 
 
-def _whole_part(untrained: Sequence[str], trained: Sequence[str]) -> str:
-    """The shortest path that all of ``untrained`` are within and none of ``trained`` is; empty if there is none."""
+def _common_part(untrained: Sequence[str], trained: Sequence[str]) -> str:
+    """The shortest path that contains all of ``untrained`` and none of ``trained``; empty if there is none."""
     components = zip(*(module.split(".") for module in untrained), strict=False)
     shared = [same[0] for same in takewhile(lambda some: len({*some}) == 1, components)]
     for length in range(1, len(shared) + 1):
@@ -221,7 +221,7 @@ def _whole_part(untrained: Sequence[str], trained: Sequence[str]) -> str:
 
 
 def _updates(case: Case) -> Iterator[tuple[str, float]]:
-    """The most that the root mean square of each module's update can be, where both factors were measured."""
+    """An upper bound of the root mean square of each module's update, if both factors were measured."""
     scales = case.application.scales
     for module, pair in case.adapter.pairs.items():
         first, second = _magnitude(case, pair.a), _magnitude(case, pair.b)

@@ -1,9 +1,9 @@
-"""LC30x: the tensors by themselves and next to the config, without a base."""
+"""LC30x: the tensors alone and compared with the config, without a base."""
 
 from collections.abc import Callable, Iterator
 
 from lora_cli.core.adapter import LoraPair
-from lora_cli.core.finding import Location, Problem, Severity
+from lora_cli.core.finding import Problem, Severity
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.tensor_keys import PAIR_PARTS, last_name
 from lora_cli.core.text import counted, cut, names
@@ -17,10 +17,10 @@ VARIANTS = (
     ("lora_bias", "lora_bias", "bias"),
     ("kasa_config", "diag", "lora_diag"),
 )
-"""What gives every module a tensor more: the field, the part, and what it is called on disk."""
-TRAINED_BESIDE = frozenset({"saved", "base_layer", "bias", "lora_bias", "magnitude", "diag", "trainable_tokens"})
-SAVED_AGAIN = "`lora-cli repair` rewrites the names; or save the adapter again with PEFT, from the unwrapped model"
-NAMED = "`lora-cli repair` adds them to target_modules, if they were trained"
+"""Variants that give every module another tensor: the field, the part, and the tensor's name on disk."""
+OTHER_TRAINED_PARTS = frozenset({"saved", "base_layer", "bias", "lora_bias", "magnitude", "diag", "trainable_tokens"})
+REWRITE_NAMES = "`lora-cli repair` rewrites the names; or save the adapter again with PEFT, from the unwrapped model"
+ADD_TARGETS = "`lora-cli repair` adds them to target_modules, if they were trained"
 
 
 def _factors(pair: LoraPair) -> Iterator[tuple[str, TensorInfo]]:
@@ -40,13 +40,13 @@ def rank_mismatch(case: Case) -> Iterator[Problem]:
 
     *Fix*: write the tensors' rank into ``r`` (or ``rank_pattern``), unless the file belongs to another adapter.
     """
-    said = []
+    messages = []
     for module, wanted in case.application.ranks.items():
         rank = case.application.adapter.pairs[module].rank
         if rank is not None and rank != wanted:
-            said.append((f"the config says rank {wanted}, the tensors have rank {rank}", module))
+            messages.append((f"the config says rank {wanted}, the tensors have rank {rank}", module))
     yield from grouped(
-        said, case.weights_file, "module", "write the tensors' rank into r or rank_pattern of the config"
+        messages, case.weights_file, "module", "write the tensors' rank into r or rank_pattern of the config"
     )
 
 
@@ -59,12 +59,14 @@ def pair_incomplete(case: Case) -> Iterator[Problem]:
 
     *Fix*: save the adapter again; if it was sharded or converted, a part is missing.
     """
-    said = []
+    messages = []
     for pair in case.adapter.pairs.values():
         if pair.a is None or pair.b is None:
             has, lacks = ("A", "B") if pair.b is None else ("B", "A")
-            said.append((f"there is lora_{has} without its lora_{lacks}", pair.module))
-    yield from grouped(said, case.weights_file, "module", "a part of the adapter is missing: save or convert it again")
+            messages.append((f"there is lora_{has} without its lora_{lacks}", pair.module))
+    yield from grouped(
+        messages, case.weights_file, "module", "a part of the adapter is missing: save or convert it again"
+    )
 
 
 @rule("LC303", "name-form", Severity.ERROR, needs=("weights",))
@@ -79,14 +81,14 @@ def name_form(case: Case) -> Iterator[Problem]:
     (``model.module``, ``model._orig_mod``).
     """
     reasons = [(dropped_for(key), key) for key in case.application.adapter.keys.values() if key.part != "unknown"]
-    said = [(f"{reason}; PEFT drops the tensor", key.name) for reason, key in reasons if reason]
+    messages = [(f"{reason}; PEFT drops the tensor", key.name) for reason, key in reasons if reason]
     once = {(key.module, key.part) for reason, key in reasons if key.canonical}
-    said += [
+    messages += [
         ("another tensor is the same factor under PEFT's own name; only one of them is used", key.name)
         for reason, key in reasons
         if not reason and not key.canonical and key.part in PAIR_PARTS and (key.module, key.part) in once
     ]
-    yield from grouped(said, case.weights_file, "tensor", SAVED_AGAIN)
+    yield from grouped(messages, case.weights_file, "tensor", REWRITE_NAMES)
 
 
 @rule("LC304", "adapter-name-infix", Severity.WARNING, needs=("weights",))
@@ -99,12 +101,12 @@ def adapter_name_infix(case: Case) -> Iterator[Problem]:
     *Fix*: ``lora-cli repair`` rewrites the names; or save with ``save_pretrained()``, not ``state_dict()``, which
     keeps these names.
     """
-    said = [
+    messages = [
         (f"the name contains .{DEFAULT_NAME}.; PEFT accepts it, vLLM refuses it", key.name)
         for key in case.application.adapter.keys.values()
         if key.adapter_name == DEFAULT_NAME and not dropped_for(key)
     ]
-    yield from grouped(said, case.weights_file, "tensor", SAVED_AGAIN)
+    yield from grouped(messages, case.weights_file, "tensor", REWRITE_NAMES)
 
 
 @rule("LC305", "name-unknown", Severity.ERROR, needs=("weights",))
@@ -115,12 +117,12 @@ def name_unknown(case: Case) -> Iterator[Problem]:
 
     *Fix*: save the adapter again with PEFT; other trainers' formats must be converted.
     """
-    said = [
+    messages = [
         ("the name is not one that PEFT writes for LoRA", key.name)
         for key in case.adapter.keys.values()
         if key.part == "unknown"
     ]
-    yield from grouped(said, case.weights_file, "tensor", "save it with PEFT, or convert it to PEFT's names")
+    yield from grouped(messages, case.weights_file, "tensor", "save it with PEFT, or convert it to PEFT's names")
 
 
 @rule("LC306", "factor-shape", Severity.ERROR, needs=("weights",))
@@ -132,17 +134,19 @@ def factor_shape(case: Case) -> Iterator[Problem]:
 
     *Fix*: gather the parameters before saving; take both factors from the same checkpoint.
     """
-    narrowed = case.narrowed()
-    said = []
+    narrowed = case.factor_divisors()
+    messages = []
     for pair in case.adapter.pairs.values():
         flat = [(part, one) for part, one in _factors(pair) if len(one.shape) != 2 or 0 in one.shape]
-        said += [(f"{part} has the shape {shape(one.shape)}, but must be a matrix", pair.module) for part, one in flat]
+        messages += [
+            (f"{part} has the shape {shape(one.shape)}, but must be a matrix", pair.module) for part, one in flat
+        ]
         if pair.a is None or pair.b is None or flat:
             continue
         if pair.a.shape[0] != pair.b.shape[1] * narrowed.get(pair.module, (1, 1))[1]:
-            told = f"lora_A {shape(pair.a.shape)} and lora_B {shape(pair.b.shape)} do not have the same rank"
-            said.append((told, pair.module))
-    yield from grouped(said, case.weights_file, "module", "gather the parameters before saving (ZeRO-3, FSDP)")
+            message = f"lora_A {shape(pair.a.shape)} and lora_B {shape(pair.b.shape)} do not have the same rank"
+            messages.append((message, pair.module))
+    yield from grouped(messages, case.weights_file, "module", "gather the parameters before saving (ZeRO-3, FSDP)")
 
 
 @rule("LC307", "untargeted-tensors", Severity.ERROR, needs=("config", "weights"))
@@ -156,10 +160,10 @@ def untargeted_tensors(case: Case) -> Iterator[Problem]:
     ``lora-cli repair`` does.
     """
     config = case.config
-    said = [
+    messages = [
         ("the config does not target the module; PEFT drops its tensors", name) for name in case.application.untargeted
     ]
-    yield from grouped(said, config.file, "module", NAMED)
+    yield from grouped(messages, config.file, "module", ADD_TARGETS)
 
 
 @rule("LC308", "no-lora-tensors", Severity.ERROR, needs=("weights",))
@@ -172,11 +176,11 @@ def no_lora_tensors(case: Case) -> Iterator[Problem]:
     """
     if case.adapter.pairs:
         return
-    held = list(case.adapter.tensors)
-    what = f", but no lora_A or lora_B: {names(held)}" if held else ""
+    found = list(case.adapter.tensors)
+    what = f", but no lora_A or lora_B: {names(found)}" if found else ""
     yield Problem(
-        f"the file contains {counted(len(held), 'tensor')}{what}",
-        Location(case.weights_file),
+        f"the file contains {counted(len(found), 'tensor')}{what}",
+        case.in_weights(),
         "use the adapter's own weights; serve a merged model as a model, not as an adapter",
     )
 
@@ -190,11 +194,11 @@ def factor_dtype(case: Case) -> Iterator[Problem]:
 
     *Fix*: save the factors as bf16, f16 or f32.
     """
-    yield from _stored(case, lambda dtype: dtype in WHOLE)
+    yield from _dtype_problems(case, lambda dtype: dtype in WHOLE)
 
 
-def _stored(case: Case, is_meant: Callable[[str], bool]) -> Iterator[Problem]:
-    said = [
+def _dtype_problems(case: Case, is_meant: Callable[[str], bool]) -> Iterator[Problem]:
+    messages = [
         (f"{part} is stored as {one.dtype}", pair.module)
         for pair in case.adapter.pairs.values()
         for part, one in _factors(pair)
@@ -202,12 +206,12 @@ def _stored(case: Case, is_meant: Callable[[str], bool]) -> Iterator[Problem]:
     ]
     for name, key in case.adapter.keys.items():
         if (
-            key.part in TRAINED_BESIDE
+            key.part in OTHER_TRAINED_PARTS
             and key.param in {"", "weight", "bias"}
             and is_meant(case.adapter.tensors[name].dtype)
         ):
-            said.append((f"{key.param or key.part} is stored as {case.adapter.tensors[name].dtype}", key.module))
-    yield from grouped(said, case.weights_file, "module", "save the factors as bf16, f16 or f32")
+            messages.append((f"{key.param or key.part} is stored as {case.adapter.tensors[name].dtype}", key.module))
+    yield from grouped(messages, case.weights_file, "module", "save the factors as bf16, f16 or f32")
 
 
 @rule("LC318", "narrow-factor", Severity.WARNING, needs=("weights",))
@@ -219,7 +223,7 @@ def narrow_factor(case: Case) -> Iterator[Problem]:
 
     *Fix*: save the factors as bf16, f16 or f32.
     """
-    yield from _stored(case, lambda dtype: dtype not in FLOATS | WHOLE)
+    yield from _dtype_problems(case, lambda dtype: dtype not in FLOATS | WHOLE)
 
 
 @rule("LC310", "variant-incomplete", Severity.ERROR, needs=("config", "weights"))
@@ -233,22 +237,22 @@ def variant_incomplete(case: Case) -> Iterator[Problem]:
     missing.
     """
     config = case.config
-    said = []
+    messages = []
     for field, part, tensor in VARIANTS:
         if field in config.mistyped:
             continue
         having = {key.module for key in case.adapter.keys.values() if key.part == part}
         if getattr(config, field) not in (None, False):  # an empty object counts
             without = f"{field} is set, but there is no {tensor}"
-            said += [(without, module) for module in case.adapter.pairs if module not in having]
+            messages += [(without, module) for module in case.adapter.pairs if module not in having]
         else:
-            said += [(f"there is a {tensor}, but {field} is not set: PEFT drops it", module) for module in having]
+            messages += [(f"there is a {tensor}, but {field} is not set: PEFT drops it", module) for module in having]
     tokens = {key.module for key in case.adapter.keys.values() if key.part == "trainable_tokens"}
     if tokens and config.trainable_token_indices is None and "trainable_token_indices" not in config.mistyped:
         dropped = "there are trained tokens, but trainable_token_indices lists none: PEFT drops them"
-        said += [(dropped, module) for module in tokens]
+        messages += [(dropped, module) for module in tokens]
     yield from grouped(
-        sorted(said), case.weights_file, "module", "set the field as in training, or save the adapter again"
+        sorted(messages), case.weights_file, "module", "set the field as in training, or save the adapter again"
     )
 
 
@@ -269,11 +273,13 @@ def tower_collision(case: Case) -> Iterator[Problem]:
     if len(stacks) < 2 or {last_name(stack) for stack in stacks} == {"encoder", "decoder"}:
         return
     owner: dict[str, str] = {}
-    said = []
+    messages = []
     for module in case.application.adapter.pairs:
         stack, _, within = module.partition(".layers.")
         if within and owner.setdefault(within, stack) != stack:
-            said.append((f"layers of {cut(owner[within])} and of {cut(stack)} have modules of the same names", within))
+            messages.append(
+                (f"layers of {cut(owner[within])} and of {cut(stack)} have modules of the same names", within)
+            )
     yield from grouped(
-        said, case.weights_file, "module", "train the language model alone, or use engines that use full names"
+        messages, case.weights_file, "module", "train the language model alone, or use engines that use full names"
     )

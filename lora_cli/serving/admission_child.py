@@ -32,7 +32,7 @@ from lora_cli.serving.path_allowlist import allowed
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from lora_cli.store.in_use import Hold, holding
-from lora_cli.validation.fetch_and_validate import Admission, Hear, fetch_in, judge_in
+from lora_cli.validation.fetch_and_validate import Admission, OnStage, fetch_adapter, validate_fetched
 from lora_cli.validation.verdict import Terms
 
 LONGEST_TEXT = 2000
@@ -54,13 +54,13 @@ class AdmissionWorker:
         self._run = FetchContext(store, setup.settings, hold=hold)
         self._below_roots = Sources(setup.settings, roots=setup.roots)
 
-    def answer(self, step: Step, hear: Hear) -> Admitted:
+    def answer(self, step: Step, hear: OnStage) -> Admitted:
         """What there is of an adapter after ``step``."""
         if step.admission is None:
             return self._fetch(step.item, hear, by_client=step.by_client)
         return (self._validate if step.stage == "validate" else self._copy)(step.item, step.admission, hear)
 
-    def _fetch(self, item: Item, hear: Hear, *, by_client: bool) -> Admitted:
+    def _fetch(self, item: Item, hear: OnStage, *, by_client: bool) -> Admitted:
         """Bring it into the cache. What a client named must be allowed at each fetch: a link may lead elsewhere now."""
         settings, sources = self._setup.settings, self._run.sources
         if by_client:
@@ -69,7 +69,7 @@ class AdmissionWorker:
                 self._below_roots,
             )
         with self._run.beside(sources) as context:
-            admission = fetch_in(item, context, hear=hear)
+            admission = fetch_adapter(item, context, on_stage=hear)
         report = LoadReport(item.name, stage_ms=admission.stage_ms)
         if admission.error is not None:
             return Admitted(report.failed(admission.stage, admission.error))
@@ -78,9 +78,9 @@ class AdmissionWorker:
         kept = cast("Admission", Sealed(pickle.dumps(admission), hops=2))
         return Admitted(report, size=admission.snapshot.size, cached=admission.cached, admission=kept)
 
-    def _validate(self, item: Item, fetched: Admission, hear: Hear) -> Admitted:
+    def _validate(self, item: Item, fetched: Admission, hear: OnStage) -> Admitted:
         """Validate it where it is in the cache."""
-        report, job = reported(item, judge_in(fetched, self._terms, self._setup.settings, hear=hear))
+        report, job = reported(item, validate_fetched(fetched, self._terms, self._setup.settings, on_stage=hear))
         if job is None:
             return Admitted(report)
         adapter = cast("Adapter", Sealed(_pickled(job.adapter), hops=2))
@@ -88,7 +88,7 @@ class AdmissionWorker:
         needs = needs_of(job.adapter, base) if base is not None else None
         return Admitted(report, replace(job, adapter=adapter), needs)
 
-    def _copy(self, _item: Item, accepted: Admission, hear: Hear) -> Admitted:
+    def _copy(self, _item: Item, accepted: Admission, hear: OnStage) -> Admitted:
         """Copy it to the configured folder."""
         assert self._setup.copy is not None
         hear("tier", None)

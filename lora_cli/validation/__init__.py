@@ -1,6 +1,6 @@
-"""The only place where fetch, read and rules meet: references × a base model → verdicts.
+"""References × a base model → verdicts: the only package that uses fetching, reading and rules together.
 
-What is to be loaded is admitted by ``validation.fetch_and_validate``.
+``validation.fetch_and_validate`` validates adapters that are to be loaded.
 """
 
 from lora_cli.validation.base_model import Fallback, open_base, open_config

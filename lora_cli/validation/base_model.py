@@ -1,4 +1,4 @@
-"""The base model that adapters are validated against, and its weights where these are on this disk."""
+"""The base model that adapters are validated against, and its weights if they are on this disk."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -13,7 +13,7 @@ from lora_cli.errors import NotFound, Offline
 from lora_cli.fetching.file_selection import BASE
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
-from lora_cli.validation.validate import in_place, ref_of
+from lora_cli.validation.validate import cached_or_origin, ref_of
 
 if TYPE_CHECKING:
     from lora_cli.reading.base_weights import Checkpoint
@@ -24,10 +24,10 @@ Fallback = Callable[[Mapping[str, Any]], BaseModel]
 def open_base(base: str | AdapterRef, settings: Settings, *, fallback: Fallback | None = None) -> BaseModel:
     """The base model that ``base`` names: a directory, a ``config.json``, a Hub id or any reference.
 
-    Only its config and header ranges are read, never weights. ``fallback`` makes a model of an unknown family.
+    Only its config and header ranges are read, never weights. ``fallback`` builds a model of an unknown family.
 
     Raises:
-        NotFound, AccessDenied, Unreachable, FormatError: as its source and its files give reason to.
+        NotFound, AccessDenied, Unreachable, FormatError: it cannot be found or read.
     """
     from lora_cli.reading.base_model import read_base_file
 
@@ -44,14 +44,14 @@ def open_base(base: str | AdapterRef, settings: Settings, *, fallback: Fallback 
 
 
 def _read(ref: AdapterRef, name: str, settings: Settings, fallback: Fallback | None) -> BaseModel:
-    """The base by the config in the cache, where that is its revision's, else by what its origin has."""
+    """The base by the config in the cache, if it is of the same revision, else from its origin."""
     from lora_cli.reading.base_model import read_base
 
     origin = Sources(settings).of(ref)
-    source = in_place(ref, settings, origin, BASE)
+    source = cached_or_origin(ref, settings, origin, BASE)
     revision = source.resolve(ref)
     if ref.pinned and source is not origin and not settings.offline:
-        # The cache has no headers, which tell of a family without a table: its origin is asked for those.
+        # A family without a table is read from headers, which the cache does not have: they are read from the origin.
         with suppress(UnknownArchitecture):
             return read_base(source, revision, name)
         revision = (source := origin).resolve(ref)
@@ -59,10 +59,10 @@ def _read(ref: AdapterRef, name: str, settings: Settings, fallback: Fallback | N
 
 
 def open_config(base: str | AdapterRef, settings: Settings) -> dict[str, Any]:
-    """The ``config.json`` of a base, as it is.
+    """The ``config.json`` of a base, as JSON.
 
     Raises:
-        NotFound: it has none, as a checkpoint alone.
+        NotFound: there is none, as next to a single checkpoint file.
         LoraCliError: as ``open_base``.
     """
     from lora_cli.reading.base_model import read_config, read_config_file
@@ -71,7 +71,7 @@ def open_config(base: str | AdapterRef, settings: Settings) -> dict[str, Any]:
     if ref.scheme == "file" and Path(ref.location).is_file():
         config = None if ref.location.endswith(".safetensors") else read_config_file(Path(ref.location))
     else:
-        source = in_place(ref, settings, Sources(settings).of(ref), BASE)
+        source = cached_or_origin(ref, settings, Sources(settings).of(ref), BASE)
         config = read_config(source, source.resolve(ref))
     if config is None:
         raise NotFound(f"{base} has no config.json to build a model from", hint="--forward modules")
@@ -79,12 +79,12 @@ def open_config(base: str | AdapterRef, settings: Settings) -> dict[str, Any]:
 
 
 def open_checkpoint(ref: AdapterRef, model: BaseModel, settings: Settings) -> "Checkpoint | None":
-    """The weights of the base ``model`` that ``ref`` names; None if they are not all on this disk as safetensors.
+    """The weights of the base ``model``; None if they are not all on this disk as safetensors.
 
-    They are in a folder, in a safetensors file, or of a Hub repository in the cache of the Hub's own client.
+    They are in a folder, in a safetensors file, or, of a Hub repository, in the cache of huggingface_hub.
 
     Raises:
-        LoraCliError: they are there and cannot be read.
+        LoraCliError: they cannot be read.
     """
     from lora_cli.reading.base_weights import checkpoint_at, checkpoint_of
 
@@ -92,14 +92,14 @@ def open_checkpoint(ref: AdapterRef, model: BaseModel, settings: Settings) -> "C
     if ref.scheme == "file":
         found = checkpoint_of(Path(ref.location))
     elif ref.scheme == "hf":
-        with suppress(Offline):  # so that only the cache of the Hub's own client is read
+        with suppress(Offline):  # offline, only the cache of huggingface_hub is read
             cache = Sources(replace(settings, offline=True)).of(ref)
             found = checkpoint_at(cache, cache.resolve(ref))
     return None if found is None else replace(found, tied=_tied(model))
 
 
 def _tied(model: BaseModel) -> dict[str, str]:
-    """The output layers that are stored as the embedding that they are tied to."""
+    """The weights of output layers, to those of the embedding that they are tied to."""
     if not model.tied_embeddings:
         return {}
     embeddings = {(one.d_in, one.d_out): path for path, one in model.modules.items() if one.kind == "embedding"}

@@ -1,4 +1,4 @@
-"""Which findings a baseline knows, and which of their entries no longer apply."""
+"""Findings that a baseline accepts, and entries of baselines and policies that no longer apply."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,11 +10,11 @@ from lora_cli.documents.policy import Suppression
 from lora_cli.errors import UsageError
 from lora_cli.rules import UNREAD, find
 from lora_cli.rules.rule import Rule
-from lora_cli.validation.verdict import Checked, accepting, today
+from lora_cli.validation.verdict import Checked, today, with_accepted
 
 
 def check_rules(suppressions: Iterable[Suppression]) -> None:
-    """Checks that each names an existing rule.
+    """Check that each suppression names an existing rule.
 
     Raises:
         UsageError: with file, line and the nearest rule.
@@ -26,11 +26,11 @@ def check_rules(suppressions: Iterable[Suppression]) -> None:
             raise UsageError(f"{one.at}: {error.message}", hint=error.hint) from error
 
 
-def known(one: Checked, adapter: str, baseline: Baseline | None, where: str) -> Checked:
-    """``one`` with the findings of the baseline accepted, each as often as it is there. A note is never in it.
+def apply_baseline(one: Checked, adapter: str, baseline: Baseline | None, where: str) -> Checked:
+    """``one`` with the findings of the baseline accepted, each as often as the baseline has it. Notes are never in it.
 
-    Without a baseline all that counts is accepted: it is what is about to be the baseline ``where``. An adapter that
-    could not be read is not: its other findings are not known yet.
+    Without a baseline all findings that count are accepted: they are about to become the baseline ``where``. Those of
+    an adapter that could not be read are not: its other findings are unknown.
     """
     if baseline is None and unread(one):
         return one
@@ -42,16 +42,16 @@ def known(one: Checked, adapter: str, baseline: Baseline | None, where: str) -> 
         is_known = left is None or left[entry_of(adapter, finding)] >= 0
         return Accepted("baseline", where) if is_known else None
 
-    return one if one.verdict is None else replace(one, verdict=accepting(one.verdict, accepted))
+    return one if one.verdict is None else replace(one, verdict=with_accepted(one.verdict, accepted))
 
 
 def unread(one: Checked) -> list[str]:
-    """The rules by which files of an adapter could not be read, where no policy accepts that."""
+    """The rules that report unreadable files of an adapter, without those that a policy accepts."""
     return sorted({finding.code for finding in one.findings if finding.code in UNREAD and finding.accepted is None})
 
 
-def left_out(checked: Iterable[tuple[str, Checked]], where: str) -> Iterator[str]:
-    """A sentence for each adapter that a new baseline does not have, because it could not be read."""
+def unread_notices(checked: Iterable[tuple[str, Checked]], where: str) -> Iterator[str]:
+    """A notice for each adapter that is not in a new baseline because it could not be read."""
     for adapter, one in checked:
         codes = unread(one)
         if one.error is not None or codes:
@@ -64,8 +64,8 @@ def entry_of(adapter: str, finding: Finding) -> Entry:
     return Entry(adapter, finding.code, finding.problem.at.file, finding.problem.at.field)
 
 
-def stale(checked: Sequence[tuple[str, Checked]], baseline: Baseline, codes: Iterable[str]) -> Iterator[str]:
-    """A sentence for each entry that is no longer found, in an adapter that was validated by its rule."""
+def stale_entries(checked: Sequence[tuple[str, Checked]], baseline: Baseline, codes: Iterable[str]) -> Iterator[str]:
+    """A notice for each entry that is no longer found, if its rule was run on the adapter."""
     judged = set(codes)
     for adapter, one in checked:
         if one.verdict is None:
@@ -78,10 +78,10 @@ def stale(checked: Sequence[tuple[str, Checked]], baseline: Baseline, codes: Ite
                 yield f"{baseline.where}: {entry.code} is no longer found in {adapter}{place and f' ({place})'}"
 
 
-def idle(
+def unused_suppressions(
     checked: Sequence[tuple[str, Checked]], suppressions: Iterable[Suppression], rules: Sequence[Rule]
 ) -> Iterator[str]:
-    """A sentence for each suppression that has ended, that suppresses nothing, or that is for another digest."""
+    """A notice for each suppression that has expired, suppresses nothing, or is for another digest."""
     used = {finding.accepted.at for _, one in checked for finding in one.findings if finding.accepted is not None}
     for one in suppressions:
         if one.expired(today()):
@@ -91,12 +91,12 @@ def idle(
 
 
 def _unused(one: Suppression, checked: Sequence[tuple[str, Checked]]) -> Iterator[str]:
-    """About the adapter that has the digest, where it was looked at; else about those in which the rule finds some."""
+    """A notice about the adapter with the digest; without one, about those in which the rule finds something."""
     holder = next(((adapter, that) for adapter, that in checked if that.digest == one.digest), None)
     if holder is not None:
         adapter, that = holder
         skipped = that.verdict.skipped if that.verdict is not None else ()
-        # What another suppression accepts already is found all the same.
+        # A finding that another suppression accepts counts as well.
         left = [(rule.code, rule.name) for rule in skipped] + [(rule.code, rule.name) for rule in that.findings]
         if not any(one.covers(code, name) for code, name in left):
             yield f"{one.at}: unused suppression: {one.rule} finds nothing in {adapter}"

@@ -11,9 +11,8 @@ from lora_cli.core.module_facts import leaf_of
 from lora_cli.core.tensor_keys import last_name
 from lora_cli.engines.launch_command import Located, command_lines, for_shell, launch_words, options_of
 from lora_cli.engines.name_resolution import TOWERS
-from lora_cli.engines.profile import Profile
+from lora_cli.engines.profile import Profile, SlotLayout
 from lora_cli.engines.slot_sizing import Driver, Fit, Limits, Need, Slots
-from lora_cli.engines.slots import SlotLayout
 from lora_cli.errors import UsageError
 from lora_cli.rules.target_module_matching import highest_rank
 from lora_cli.validation.verdict import Checked
@@ -22,13 +21,12 @@ EXPERTS = "experts"
 
 
 @dataclass(frozen=True, slots=True)
-class Deployed:
-    """How the engine of ``profile`` is to be started, and with which limits.
+class LaunchConfig:
+    """The configuration with which the engine of ``profile`` is to be started.
 
-    ``model`` is what the base is called for it (empty: unknown). ``folders`` maps the adapters' names to the folders
-    that an engine can load them from; ``named`` says whether their names are those of a manifest, and so those that
-    requests will use. ``pinned`` never leave their slot. ``rank`` is what the manifest says that ``max_lora_rank`` is,
-    None if it says nothing.
+    ``model`` is the base for its command line (empty: unknown). ``folders`` maps names of adapters to the folders that
+    the engine can load them from; ``named`` says whether the names are those of a manifest, which requests will use.
+    ``pinned`` adapters never leave their slot. ``rank`` is the manifest's ``max_lora_rank``, None if it has none.
     """
 
     profile: Profile
@@ -98,94 +96,92 @@ class EngineArgs:
 
     @property
     def exit_code(self) -> int:
-        """The worst of what is left out, or would be served wrong."""
+        """The largest exit code of adapters that are left out or would be served wrong."""
         return max((remark.exit_code for remark in (*self.left_out, *self.served_wrong)), default=0)
 
 
-def engine_args(judged: Iterable[tuple[str, Checked]], base: BaseModel | None, deployed: Deployed) -> EngineArgs:
-    """The smallest flags with which an engine serves the adapters, each validated by that engine.
+def engine_args(judged: Iterable[tuple[str, Checked]], base: BaseModel | None, config: LaunchConfig) -> EngineArgs:
+    """The smallest flags with which an engine serves the adapters, each validated for that engine.
 
     Raises:
-        UsageError: limits that cannot be kept, or a tensor parallelism that the base does not have.
+        UsageError: the limits are too small, or the tensor-parallel size does not divide the base's widths.
     """
-    profile = deployed.profile
-    slots = Slots(profile, base, deployed.tp)
-    found = [need_of(checked, profile, name) for name, checked in judged]
+    profile = config.profile
+    slots = Slots(profile, base, config.tp)
+    found = [slot_need(checked, profile, name) for name, checked in judged]
     needs = [one for one in found if isinstance(one, Need)]
     remarks = [one for one in found if isinstance(one, Remark)]
     args = EngineArgs(
         engine=profile.engine.name,
-        version=profile.asked or None,
+        version=profile.requested or None,
         profile=profile.version,
         proven=profile.proven,
-        tp=deployed.tp,
+        tp=config.tp,
         served=tuple(need.name for need in needs),
         left_out=tuple(one for one in remarks if not one.is_served),
         served_wrong=tuple(one for one in remarks if one.is_served),
         fit=None,
         dtype=base.served_dtype if base is not None else None,
         base_slots=slots.layout.base_slots,
-        named=deployed.named,
+        named=config.named,
     )
-    return _fitted(args, needs, slots, deployed) if needs else args
+    return _with_flags(args, needs, slots, config) if needs else args
 
 
-def _fitted(args: EngineArgs, needs: Sequence[Need], slots: Slots, deployed: Deployed) -> EngineArgs:
-    """``args`` with the flags for ``needs``, of which there is at least one."""
-    _check_pinned(slots, deployed)
-    fit = slots.fit(needs, deployed.limits)
-    located, absent = _located(needs, fit, slots, deployed)
+def _with_flags(args: EngineArgs, needs: Sequence[Need], slots: Slots, config: LaunchConfig) -> EngineArgs:
+    """``args`` with the flags for ``needs`` (at least one)."""
+    _check_pinned(slots, config)
+    fit = slots.fit(needs, config.limits)
+    located, absent = _located(needs, fit, slots, config)
     flags = slots.layout.flags
-    launch, options = launch_words(flags, deployed.model, deployed.revision), options_of(flags, fit, args.tp, located)
+    launch, options = launch_words(flags, config.model, config.revision), options_of(flags, fit, args.tp, located)
     words = tuple(word for option in options for word in option)
     return replace(
         args,
         flags=words,
         command=for_shell([*launch, *words]),
         fit=fit,
-        drivers=slots.drivers(needs, deployed.limits),
+        drivers=slots.drivers(needs, config.limits),
         located=located,
         absent=absent,
-        notes=tuple(_notes(slots, fit, deployed)),
+        notes=tuple(_notes(slots, fit, config)),
         lines=tuple(command_lines(flags, launch, options)),
     )
 
 
-def _check_pinned(slots: Slots, deployed: Deployed) -> None:
-    limit, least = deployed.limits.slots, deployed.limits.pinned + slots.layout.base_slots
+def _check_pinned(slots: Slots, config: LaunchConfig) -> None:
+    limit, least = config.limits.slots, config.limits.pinned + slots.layout.base_slots
     if limit is not None and limit < least:
         base = ", and the base uses one" if slots.layout.base_slots else ""
         raise UsageError(
-            f"{limit} slots are too few: {deployed.limits.pinned} adapters are pinned{base}",
+            f"{limit} slots are too few: {config.limits.pinned} adapters are pinned{base}",
             hint=f"set --max-loras {least}, or pin fewer",
         )
 
 
 def _located(
-    needs: Sequence[Need], fit: Fit, slots: Slots, deployed: Deployed
+    needs: Sequence[Need], fit: Fit, slots: Slots, config: LaunchConfig
 ) -> tuple[tuple[Located, ...], tuple[str, ...]]:
-    """The adapters that the engine can load when it starts, and those that it cannot find yet."""
-    if not deployed.named:
+    """The adapters that the engine can load at start-up, and the names of those that are not on this machine."""
+    if not config.named:
         return (), ()
     pins = slots.layout.flags.pins
     names = [need.name for need in needs]
     found = [
-        Located(name, deployed.folders[name], pins and name in deployed.pinned)
-        for name in names
-        if name in deployed.folders
+        Located(name, config.folders[name], pins and name in config.pinned) for name in names if name in config.folders
     ]
-    absent = tuple(name for name in names if name not in deployed.folders)
-    # SGLang does not start with more of them than it may hold; vLLM lets the oldest go.
+    absent = tuple(name for name in names if name not in config.folders)
+    # SGLang does not start with more adapters than max_loaded_loras; vLLM evicts the oldest.
     return (() if pins and len(found) > fit.max_cpu_loras else tuple(found)), absent
 
 
-def _notes(slots: Slots, fit: Fit, deployed: Deployed) -> Iterable[str]:
+def _notes(slots: Slots, fit: Fit, config: LaunchConfig) -> Iterable[str]:
     engine, base = slots.profile.engine, slots.base
     if slots.profile.note:
         yield slots.profile.note
-    if deployed.rank is not None and deployed.rank != fit.max_lora_rank:
-        enough = "is needed" if deployed.rank < fit.max_lora_rank else "is enough"
-        yield f"the manifest's max_lora_rank is {deployed.rank}, and {fit.max_lora_rank} {enough}"
+    if config.rank is not None and config.rank != fit.max_lora_rank:
+        enough = "is needed" if config.rank < fit.max_lora_rank else "is enough"
+        yield f"the manifest's max_lora_rank is {config.rank}, and {fit.max_lora_rank} {enough}"
     if base is not None and base.model_type not in slots.layout.compared:
         yield (
             f"the sizes follow {engine.title}'s general formula, which was not compared with its buffers for "
@@ -193,8 +189,8 @@ def _notes(slots: Slots, fit: Fit, deployed: Deployed) -> Iterable[str]:
         )
 
 
-def need_of(checked: Checked, profile: Profile, name: str) -> Need | Remark:
-    """What the adapter called ``name`` needs of the engine's slots, or why the engine does not serve it as trained."""
+def slot_need(checked: Checked, profile: Profile, name: str) -> Need | Remark:
+    """The slot that adapter ``name`` needs, or why the engine does not serve it as trained."""
     if checked.error is not None:
         return Remark(name, checked.error.message, checked.error.hint, checked.error.exit_code)
     adapter = checked.adapter
@@ -210,7 +206,7 @@ def need_of(checked: Checked, profile: Profile, name: str) -> Need | Remark:
     assert layout is not None
     modules = _modules(adapter)
     targets = frozenset(target_of(module, layout) for module in modules)
-    if layout.choices:  # what the engine was started with is held against the config, too
+    if layout.choices:  # the engine also compares the config with its flags
         listed = adapter.config.target_modules if isinstance(adapter.config.target_modules, tuple) else ()
         configured = frozenset(map(last_name, listed))
         if unknown := sorted((targets | configured) - layout.choices):
@@ -223,7 +219,7 @@ def need_of(checked: Checked, profile: Profile, name: str) -> Need | Remark:
 
 
 def _unreadable(checked: Checked, adapter: Adapter | None) -> str:
-    """Why nothing is known of its modules: what the rules say first, since they say it with a hint elsewhere."""
+    """Why its modules are unknown: the worst finding of the rules if there is one."""
     worst = max(checked.findings, key=lambda finding: finding.severity, default=None)
     if worst is not None:
         return f"{worst.code}: {worst.problem.message}"
@@ -231,7 +227,7 @@ def _unreadable(checked: Checked, adapter: Adapter | None) -> str:
 
 
 def _modules(adapter: Adapter) -> Mapping[str, tuple[int, int]]:
-    """The modules with both factors, outside towers of other senses, which these engines leave out."""
+    """The modules with both factors, without those of towers, which these engines ignore."""
     found = {}
     for module, pair in adapter.pairs.items():
         d_in, d_out = pair.widths
@@ -241,7 +237,7 @@ def _modules(adapter: Adapter) -> Mapping[str, tuple[int, int]]:
 
 
 def target_of(module: str, layout: SlotLayout) -> str:
-    """The name under which the engine targets an adapter's ``module``: its last one, or that of all experts."""
+    """The name under which the engine targets ``module``: its last name, or that of all experts."""
     leaf = leaf_of(module)
     if EXPERTS in layout.experts.values() and (f".{EXPERTS}." in module or leaf == EXPERTS):
         return EXPERTS

@@ -1,4 +1,4 @@
-"""Adapters that are to be loaded: fetched into the cache, and validated there."""
+"""Fetch adapters into the cache and validate them there, before they are loaded."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -20,22 +20,22 @@ from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.local import snapshot_at
 from lora_cli.validation.validate import ref_of
-from lora_cli.validation.verdict import Checked, Stopwatch, Terms, gather, judge, suppressed
+from lora_cli.validation.verdict import Checked, Stopwatch, Terms, apply_suppressions, gather_evidence, judge
 
-Hear = Callable[[str, Snapshot | None], None]
-"""Hears each stage as it begins, and the snapshot as soon as it is on this disk, before anything of it is read."""
+OnStage = Callable[[str, Snapshot | None], None]
+"""Called as each stage begins, with the snapshot as soon as it is on this disk, before anything of it is read."""
 
 
-def unheard(_stage: str, _snapshot: Snapshot | None) -> None:
-    """The default: ignores them."""
+def ignore_stage(_stage: str, _snapshot: Snapshot | None) -> None:
+    """Do nothing: the default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Admission(Checked):
-    """One adapter, fetched into the cache and validated there. ``stage`` names where ``error`` happened.
+    """One adapter, fetched into the cache and validated there. ``stage`` is the stage in which ``error`` happened.
 
-    ``stage_ms`` maps resolve, fetch and validate to milliseconds, as far as it came. ``cached`` says that all of it was
-    in the cache before. ``copied_to`` is where else it is. ``ref`` is what was asked for, as far as it could be read.
+    ``stage_ms`` maps the finished stages (resolve, fetch, validate) to milliseconds. ``cached`` says that all of it was
+    in the cache before. ``copied_to`` is another folder that it is in. ``ref`` is the requested reference.
     """
 
     snapshot: Snapshot | None = None
@@ -46,7 +46,7 @@ class Admission(Checked):
 
     @property
     def refusal(self) -> LoraCliError | None:
-        """Why it was not accepted, None if it was: its error, or the first that the rules found and how many more."""
+        """Why it was not accepted (None if it was): its error, or the first finding and the number of others."""
         errors = [one for one in self.findings if one.severity is Severity.ERROR and one.accepted is None]
         if self.error is not None or not errors:
             return self.error
@@ -56,38 +56,35 @@ class Admission(Checked):
         return Refused(f"{first.code} {first.name}: {where}{problem.message}{more}", hint=problem.hint)
 
 
-class _Watched:
-    """A source that books the time of ``resolve`` apart from the time of the bytes."""
+class _TimedSource:
+    """A source that records the time of ``resolve`` separately from the time of the download."""
 
-    def __init__(self, source: Source, watch: Stopwatch, hear: Hear) -> None:
-        self._source, self._watch, self._hear = source, watch, hear
+    def __init__(self, source: Source, watch: Stopwatch, on_stage: OnStage) -> None:
+        self._source, self._watch, self._on_stage = source, watch, on_stage
 
     def resolve(self, ref: AdapterRef) -> Revision:
         revision = self._source.resolve(ref)
         self._watch.lap("resolve")
-        self._hear("fetch", None)
+        self._on_stage("fetch", None)
         return revision
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         return self._source.read(revision, file, start, stop)
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever else the source can do, such as open its files where they are."""
+        """Any other attribute of the source, such as ``opened``."""
         return getattr(self._source, name)
 
 
-def fetch_in(item: Item, context: FetchContext, *, hear: Hear = unheard, turn: int = 0) -> Admission:
-    """Resolve and fetch one adapter, with each stage's time; or the error that kept it from that.
-
-    ``hear`` is called for each stage.
-    """
+def fetch_adapter(item: Item, context: FetchContext, *, on_stage: OnStage = ignore_stage, turn: int = 0) -> Admission:
+    """Resolve and fetch one adapter, with the time of each stage; an error is part of the result."""
     watch, ref = Stopwatch(), None
     source_text = without_secrets(str(item.source))
-    hear("resolve", None)
+    on_stage("resolve", None)
     try:
         ref = ref_of(item.source)
         source_text = str(ref)
-        source = _Watched(context.sources.of(ref), watch, hear)
+        source = _TimedSource(context.sources.of(ref), watch, on_stage)
         demand = Demand(item.sha256, item.locked)
         request = AdapterRequest(ref, item.name, Selection(latest=item.latest), demand, turn=turn)
         fetched = bring(request, context, source)
@@ -104,20 +101,22 @@ def fetch_in(item: Item, context: FetchContext, *, hear: Hear = unheard, turn: i
     )
 
 
-def judge_in(fetched: Admission, terms: Terms, settings: Settings, *, hear: Hear = unheard) -> Admission:
-    """What the rules say about an adapter that is in the cache; what could not be fetched stays as it is."""
+def validate_fetched(
+    fetched: Admission, terms: Terms, settings: Settings, *, on_stage: OnStage = ignore_stage
+) -> Admission:
+    """Validate an adapter that was fetched; one that could not be fetched is returned unchanged."""
     if fetched.error is not None:
         return fetched
     assert fetched.snapshot is not None
     assert fetched.ref is not None
     watch, judged = Stopwatch(), fetched
-    hear("validate", fetched.snapshot)
+    on_stage("validate", fetched.snapshot)
     try:
         local, revision = snapshot_at(fetched.snapshot.directory)
         adapter = read_adapter(local, revision, fetched.name, settings.max_header_bytes)
         judged = replace(judged, adapter=adapter)
-        evidence = gather(Opened(local, revision, adapter), terms, fetched.ref)
-        verdict = suppressed(judge(adapter, terms, evidence), fetched.snapshot.digest, settings)
+        evidence = gather_evidence(Opened(local, revision, adapter), terms, fetched.ref)
+        verdict = apply_suppressions(judge(adapter, terms, evidence), fetched.snapshot.digest, settings)
         judged = replace(judged, verdict=verdict, stage="validate" if verdict.refused() else "")
     except LoraCliError as error:
         judged = replace(judged, error=error, stage="validate")

@@ -1,6 +1,6 @@
-"""Whether an adapter that is validated in place matches its digest and lock, and policies allow it.
+"""Check digest, lock and policies of an adapter that is validated in place.
 
-The snapshot digest is the one that it would have once it is fetched.
+Its snapshot digest is the one that it would have after a fetch.
 """
 
 import hashlib
@@ -21,44 +21,40 @@ from lora_cli.store import Store
 EVERYTHING = Selection(allow_pickle=True)
 
 
-def permitted(item: Item, ref: AdapterRef, source: Source, origin: Source, settings: Settings) -> Revision:
-    """What ``ref`` means in ``source``, where digest and lock of ``item`` hold and policies allow it.
+def resolve_permitted(item: Item, ref: AdapterRef, source: Source, origin: Source, settings: Settings) -> Revision:
+    """The revision of ``ref`` in ``source``, if digest and lock of ``item`` match and policies allow it.
 
-    They may ask whether ``origin`` still grants it. What is locked is compared with a folder's bytes, and with what any
-    other origin lists.
-
-    Without a policy a digest that is unknown before the adapter is fetched is not asked for; neither is one where a
-    lock has its digests.
+    Policies may require that ``origin`` still grants access. A lock is compared with the bytes of a folder, and with
+    the listing of any other origin. A digest that is unknown before a fetch is only an error if a policy needs it.
 
     Raises:
-        Refused: a policy says no, or asks for a digest that is unknown before the adapter is fetched; or the origin has
-            something else than is locked.
-        Corrupt: it has another digest than the manifest says.
-        AccessDenied, NotFound, Offline, Unreachable: the origin must be asked, and does not let the caller have it.
+        Refused: a policy denies it, or needs a digest that is unknown before a fetch; or it differs from the lock.
+        Corrupt: its digest differs from the manifest's.
+        AccessDenied, NotFound, Offline, Unreachable: the origin must be asked, and does not grant access.
         LoraCliError: what the source raises.
     """
     demand = Demand(item.sha256, item.locked)
     check_reference(demand, ref, settings)
     revision = source.resolve(ref)
     if settings.policies:
-        _check_found(demand, revision, source, origin, settings)
+        _check_policies(demand, revision, source, origin, settings)
     elif item.locked is None and (files := _planned(revision)) is not None:
         digest = digest_of(revision, files, source)
         if digest is not None:
             check_digest(demand, revision.ref, digest)
     if item.locked is not None and revision.ref.scheme == "file":
-        check_folder(Store(settings.cache_dir), revision, wanted(revision), item.locked, source)
+        check_folder(Store(settings.cache_dir), revision, files_to_fetch(revision), item.locked, source)
     elif item.locked is not None:
-        at_lock(revision, item.locked, USUAL, wanted(revision))
+        at_lock(revision, item.locked, USUAL, files_to_fetch(revision))
     return revision
 
 
-def _check_found(demand: Demand, revision: Revision, source: Source, origin: Source, settings: Settings) -> None:
-    ref, files = revision.ref, wanted(revision)
+def _check_policies(demand: Demand, revision: Revision, source: Source, origin: Source, settings: Settings) -> None:
+    ref, files = revision.ref, files_to_fetch(revision)
     check_allowed(demand, ref, settings, files=files)
     if is_on_disk(source, revision) and files and asks_again(ref, revision.access, settings):
         check_kept(ref, revision.id, [file.path for file in files], origin, settings)
-    rules = [key for policy in settings.policies for key in _about_digests(policy)]
+    rules = [key for policy in settings.policies for key in _digest_keys(policy)]
     if rules or demand.sha256 is not None:
         digest = digest_of(revision, files, source)
         if digest is None:
@@ -69,14 +65,14 @@ def _check_found(demand: Demand, revision: Revision, source: Source, origin: Sou
         check_allowed(demand, ref, settings, digest=digest)
 
 
-def _about_digests(policy: Policy) -> list[str]:
-    """The keys that say something of snapshot digests; an empty list of those allowed says that none is."""
+def _digest_keys(policy: Policy) -> list[str]:
+    """The keys of the policy about snapshot digests; an empty ``allow_sha256`` allows none."""
     allow, deny = policy.allow_sha256 is not None, bool(policy.deny_sha256)
     return ["allow_sha256"] * allow + ["deny_sha256"] * deny
 
 
-def wanted(revision: Revision) -> tuple[RemoteFile, ...]:
-    """What a fetch would take; if it is not an adapter, everything that looks like weights."""
+def files_to_fetch(revision: Revision) -> tuple[RemoteFile, ...]:
+    """The files that a fetch would download; if it is not an adapter, all files with weights."""
     files = _planned(revision)
     if files is None:
         return tuple(file for file in revision.files if format_of(file.path) and not file.defect)
@@ -84,26 +80,23 @@ def wanted(revision: Revision) -> tuple[RemoteFile, ...]:
 
 
 def _planned(revision: Revision) -> tuple[RemoteFile, ...] | None:
-    """What a fetch would take, None if that is no adapter."""
+    """The files that a fetch would download, None if it is not an adapter."""
     try:
         return plan(revision, EVERYTHING)
     except LoraCliError:
         return None
 
 
-def known_digest(item: Item, revision: Revision, source: Source) -> str | None:
-    """The snapshot digest of ``item``, if it is known.
-
-    Of a commit that is locked the lock does; without either it is unknown.
-    """
-    digest, locked = digest_of(revision, wanted(revision), source), item.locked
+def digest_if_known(item: Item, revision: Revision, source: Source) -> str | None:
+    """The snapshot digest of ``item`` from the listing, the files on this disk or the lock; None if unknown."""
+    digest, locked = digest_of(revision, files_to_fetch(revision), source), item.locked
     if digest is None and locked is not None and revision.ref.pinned and locked.revision == revision.id:
         return locked.digest
     return digest
 
 
 def digest_of(revision: Revision, files: tuple[RemoteFile, ...], source: Source) -> str | None:
-    """The snapshot digest that ``files`` make: as listed, else read where they are on this disk; else None."""
+    """The snapshot digest of ``files``, as listed or read from this disk; None if it is unknown."""
     blobs = {}
     for file in files:
         if file.sha256 is not None and file.size is not None:

@@ -1,7 +1,7 @@
-"""An adapter is validated for an engine, rewritten for it, validated again, and its updates are verified.
+"""Repair: validate an adapter for an engine, rewrite it, validate it again, and verify that its updates are the same.
 
-The proof takes the scales from the config that was written, as PEFT reads it, and the factors from the file, and knows
-nothing of the recipes of tensors but which rows of which old module are where.
+The verification reads scales and factors from the files that were written, as PEFT does. Of the recipes it only uses
+which rows of an original module are where.
 """
 
 import filecmp
@@ -43,10 +43,10 @@ from lora_cli.reading.byte_ranges import read_range
 from lora_cli.reading.deltas import Update, distance, norm
 from lora_cli.reading.safetensors_writer import write_file
 from lora_cli.reading.tensor_values import Bits, decode, encode, load
-from lora_cli.repair import Aim, Change, Draft, Factors, Made, Refusal, as_it_is, rewrite
-from lora_cli.repair.base_copies import kept, weights
+from lora_cli.repair import Change, Draft, Factors, Refusal, RepairContext, TensorRecipe, rewrite, unchanged
 from lora_cli.repair.draft import as_matrix
-from lora_cli.repair.fields import sound_fields
+from lora_cli.repair.edits import copy_refusals, saved_weights
+from lora_cli.repair.initial_draft import fix_field_types
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.local import snapshot_at
@@ -58,30 +58,30 @@ from lora_cli.store.writer_ids import new_writer
 from lora_cli.validation.base_model import open_checkpoint
 from lora_cli.validation.repair_report import EngineFlag, RepairReport, Sameness, TargetEngine, outcome_report
 from lora_cli.validation.validate import ref_of, resolve_allowed
-from lora_cli.validation.verdict import ENGINE_RULES, Terms, gather, judge
+from lora_cli.validation.verdict import ENGINE_RULES, Terms, gather_evidence, judge
 
 BY_FLAG = frozenset({"rank-above-max", "filtered", "pinned-beyond-slots", "named-like-base", "tower"})
-"""What is fixed by how the engine is started, and not in the adapter."""
+"""Features that are fixed by the flags of the engine, not in the adapter."""
 
 OF_VALUES = "LC5"
-"""Rules about values: what is wrong with them stays so, however they are written."""
+"""Rules about values, which a repair cannot fix."""
 
 Read = Callable[[str], Bits]
-"""What gives the bits of the tensor of a name. Raises as ``reading.tensor_values.load``."""
+"""Returns the bits of a tensor by name. Raises as ``reading.tensor_values.load``."""
 
 ROUNDING = {"F64": 2.0**-53, "F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-9}
-"""Half the distance from 1 to the next number of each dtype: what one rounding changes at most."""
+"""Half the distance from 1 to the next number of each dtype: the largest relative error of one rounding."""
 
-RECKONING = 1e-12
-"""What sums in float64 leave."""
+FLOAT64_ERROR = 1e-12
+"""The relative error of sums in float64."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What an adapter is to be repaired for, and how it is to be written.
+class RepairOptions:
+    """The engine to repair an adapter for, and how to write it.
 
-    ``dtype`` (``bfloat16``) and ``base_name`` are None to leave them. ``to`` is the folder to write, None to write
-    nothing. ``base_ref`` is where the base is: its weights, where they are on this disk, show what is a copy of them.
+    ``dtype`` (``bfloat16``) and ``base_name`` are None for no change. ``to`` is the folder to write, None to write
+    nothing. ``base_ref`` is the base's reference: with its weights on this disk, saved tensors are compared.
     """
 
     profile: Profile
@@ -95,7 +95,7 @@ class Wish:
 
 
 @one_budget()
-def repair_adapter(item: Item, wish: Wish, settings: Settings) -> RepairReport:
+def repair_adapter(item: Item, options: RepairOptions, settings: Settings) -> RepairReport:
     """Repair one adapter: a local one is read in place, a remote one is fetched first. Neither is changed.
 
     Its digest, its lock and ``settings.policies`` must hold.
@@ -104,93 +104,105 @@ def repair_adapter(item: Item, wish: Wish, settings: Settings) -> RepairReport:
         LoraCliError: it cannot be fetched or read, it is not a LoRA adapter, or the folder cannot be written.
     """
     ref, text = ref_of(item.source), str(item.source)
-    if wish.to is not None:
-        _check_free(wish.to)
-    one = _open(item, ref, wish, settings)
-    adapter = one.adapter
-    assert adapter.config is not None
-    terms = Terms(wish.base, engines=(wish.profile,), deployment=wish.deployment)
-    evidence = gather(one, terms, ref)
-    verdict = judge(adapter, terms, evidence)
+    if options.to is not None:
+        _check_unused(options.to)
+    one = _open(item, ref, options, settings)
+    terms = Terms(options.base, engines=(options.profile,), deployment=options.deployment)
+    evidence = gather_evidence(one, terms, ref)
+    verdict = judge(one.adapter, terms, evidence)
     before = verdict.engines[0]
-    config, changes = sound_fields(_json(one), adapter.config)
-    copies = _copies(one, wish, settings) if before.outcome is not Outcome.OK else {}
-    aim = Aim(
-        adapter, parse_config(config), wish.profile, wish.base, wish.deployment.tp, wish.dtype, wish.base_name, copies
-    )
-    new = rewrite(aim, config)
-    if new.refusals and before.outcome is Outcome.OK:
-        new = as_it_is(aim, config)
-    changed = (*_files_changed(adapter), *changes, *new.changes)
+    context, fixed = _context(one, options, {} if before.outcome is Outcome.OK else _copies(one, options, settings))
+    draft = rewrite(context)
+    if draft.refusals and before.outcome is Outcome.OK:
+        draft = unchanged(context)
+    changes = (*_file_changes(one.adapter), *fixed, *draft.changes)
     planned = verdict
-    if changed or not new.refusals:
-        written = as_adapter(adapter.name, new, adapter)
+    if changes or not draft.refusals:
+        written = as_adapter(one.adapter.name, draft, one.adapter)
         planned = judge(written, terms, replace(evidence, stats={}, stats_reason="they are unchanged"))
-    after, refusals = planned.engines[0], _refusals(new, aim, before, planned)
-    found = RepairReport(
+    after = planned.engines[0]
+    refusals = draft.refusals or tuple(_remaining_problems(before, planned))
+    if refusals and after.outcome is not Outcome.OK:
+        refusals = (*refusals, *copy_refusals(context))
+    report = RepairReport(
         name=text,
         source=str(ref),
         engine=TargetEngine(after.engine, after.version or after.profile),
         before=outcome_report(before),
         after=outcome_report(after),
         repairable=not refusals,
-        changes=changed,
+        changes=changes,
         refusals=refusals,
         flags=tuple(EngineFlag(reason.message, reason.mend) for reason in after.reasons if reason.feature in BY_FLAG),
         skipped=verdict.skipped,
         proof=None,
         directory=None,
     )
-    if found.refusals or wish.to is None:
-        return found
-    return _written(found, new, one, wish.to)
+    return report if refusals or options.to is None else _write(report, draft, one, options.to)
 
 
-def _refusals(new: Draft, aim: Aim, before: EngineOutcome, planned: Verdict) -> tuple[Refusal, ...]:
-    """What keeps it from being written; where that may be whole weights, what is known of them too."""
-    found = new.refusals or tuple(_left(before, planned))
-    return (*found, *kept(aim)) if found and planned.engines[0].outcome is not Outcome.OK else found
+def _context(
+    one: Opened, options: RepairOptions, copies: Mapping[str, bool]
+) -> tuple[RepairContext, tuple[Change, ...]]:
+    """The context of the steps, and the changes to fields of the config that come before them."""
+    assert one.adapter.config is not None
+    file = one.revision.file(CONFIG)
+    assert file is not None
+    as_read = json_object(read_range(one.source, one.revision, file, 0, CONFIG_CAP), CONFIG)
+    config, fixed = fix_field_types(as_read, one.adapter.config)
+    context = RepairContext(
+        one.adapter,
+        config,
+        parse_config(config),
+        options.profile,
+        options.base,
+        options.deployment.tp,
+        options.dtype,
+        options.base_name,
+        copies,
+    )
+    return context, fixed
 
 
-def _copies(one: Opened, wish: Wish, settings: Settings) -> Mapping[str, bool]:
-    """Which of its tensors are the base's own weights; empty if these are not on this disk."""
-    own = weights(one.adapter)
-    if wish.base is None or wish.base_ref is None or not own:
+def _copies(one: Opened, options: RepairOptions, settings: Settings) -> Mapping[str, bool]:
+    """Whether saved tensors equal the base's own weights; empty if these are not on this disk."""
+    saved = saved_weights(one.adapter)
+    if options.base is None or options.base_ref is None or not saved:
         return {}
-    checkpoint = open_checkpoint(ref_of(wish.base_ref), wish.base, settings)
-    return {} if checkpoint is None else copies(one.source, one.revision, own, checkpoint)
+    checkpoint = open_checkpoint(ref_of(options.base_ref), options.base, settings)
+    return {} if checkpoint is None else copies(one.source, one.revision, saved, checkpoint)
 
 
-def _left(before: EngineOutcome, planned: Verdict) -> Iterator[Refusal]:
-    """What is still wrong: with the values, for the engine, and whatever else is an error."""
+def _remaining_problems(before: EngineOutcome, planned: Verdict) -> Iterator[Refusal]:
+    """The problems that the repair does not fix: of values, for the engine, and other errors."""
     after = planned.engines[0]
     of_values = [reason for reason in before.reasons if reason.code.startswith(OF_VALUES)]
     reasons = [*of_values, *(reason for reason in after.reasons if reason.feature not in BY_FLAG)]
     yield from (Refusal(reason.message, _beyond_repair(reason.mend)) for reason in reasons)
-    told = {reason.code for reason in after.reasons}
+    engine_codes = {reason.code for reason in after.reasons}
     for finding in planned.findings:
         if (
             finding.severity is Severity.ERROR
             and not finding.code.startswith(ENGINE_RULES)
-            and finding.code not in told
+            and finding.code not in engine_codes
         ):
             problem = finding.problem
             yield Refusal(f"{finding.code} {finding.name}: {problem.message}", _beyond_repair(problem.hint))
 
 
 def _beyond_repair(hint: str) -> str:
-    """A hint; merging in place of one to ``repair``, which has done what it can."""
+    """The hint, or one to merge instead of one to use ``repair``."""
     return MERGE if "lora-cli repair" in hint else hint
 
 
-def _open(item: Item, ref: AdapterRef, wish: Wish, settings: Settings) -> Opened:
-    """The adapter with all its tensors, on this disk: where it is, or fetched into the cache.
+def _open(item: Item, ref: AdapterRef, options: RepairOptions, settings: Settings) -> Opened:
+    """The adapter with all its tensors on this disk: in place, or fetched into the cache.
 
     Raises:
-        FormatError, Refused: it cannot be read, or is no adapter of LoRA.
+        FormatError, Refused: it cannot be read, or is not a LoRA adapter.
         LoraCliError: it cannot be fetched.
     """
-    source, revision = _here(item, ref, wish, settings)
+    source, revision = _local_source(item, ref, options, settings)
     name, most = str(item.source), settings.max_header_bytes
     adapter = joined(source, revision, read_adapter(source, revision, name, most), most)
     if adapter.config is None:
@@ -204,22 +216,16 @@ def _open(item: Item, ref: AdapterRef, wish: Wish, settings: Settings) -> Opened
     return Opened(source, revision, adapter)
 
 
-def _here(item: Item, ref: AdapterRef, wish: Wish, settings: Settings) -> tuple[Source, Revision]:
+def _local_source(item: Item, ref: AdapterRef, options: RepairOptions, settings: Settings) -> tuple[Source, Revision]:
     if ref.scheme == "file":
         return resolve_allowed(item, ref, settings, Sources(settings))
-    selection = Selection(allow_pickle=wish.allow_pickle, latest=item.latest)
+    selection = Selection(allow_pickle=options.allow_pickle, latest=item.latest)
     request = AdapterRequest(ref, item.name, selection, Demand(item.sha256, item.locked))
     with FetchContext(Store(settings.cache_dir), settings) as context:
         return snapshot_at(bring(request, context).snapshot.directory)
 
 
-def _json(one: Opened) -> Mapping[str, Any]:
-    file = one.revision.file(CONFIG)
-    assert file is not None
-    return json_object(read_range(one.source, one.revision, file, 0, CONFIG_CAP), CONFIG)
-
-
-def _files_changed(adapter: Adapter) -> tuple[Change, ...]:
+def _file_changes(adapter: Adapter) -> tuple[Change, ...]:
     changes = []
     if any(SHARD.fullmatch(path) for path in adapter.weight_files):
         what = f"{len(adapter.weight_files)} shards joined in {WEIGHTS}"
@@ -230,19 +236,19 @@ def _files_changed(adapter: Adapter) -> tuple[Change, ...]:
     return tuple(changes)
 
 
-def _check_free(to: Path) -> None:
-    """Whether a new folder can be made there, or one is that an earlier repair may have written."""
+def _check_unused(to: Path) -> None:
+    """Check that ``to`` does not exist, is an empty folder, or is one that an earlier repair may have written."""
     if os.path.lexists(to) and not (to / WEIGHTS).is_file() and (not to.is_dir() or any(to.iterdir())):
-        raise _taken(to)
+        raise _different_content(to)
 
 
-def _taken(to: Path) -> UsageError:
+def _different_content(to: Path) -> UsageError:
     hint = "remove it, or use a new folder with --to: nothing is repaired in place"
     return UsageError(f"{to} already exists with different content", hint=hint)
 
 
-def _put(building: Path, to: Path) -> None:
-    """Gives the folder its name; one that has the same files, byte for byte, stays instead.
+def _publish(building: Path, to: Path) -> None:
+    """Rename the folder to ``to``; a folder there with the same files, byte for byte, stays instead.
 
     Raises:
         UsageError: something else is there.
@@ -252,39 +258,39 @@ def _put(building: Path, to: Path) -> None:
         return
     names, there = (sorted(path.name for path in folder.iterdir()) for folder in (building, to))
     if names != there or filecmp.cmpfiles(building, to, names, shallow=False)[0] != names:
-        raise _taken(to)
+        raise _different_content(to)
     clear(building)
 
 
-def _written(found: RepairReport, new: Draft, one: Opened, to: Path) -> RepairReport:
-    """Writes it next to ``to``, proves it there, and gives it its name in one step; what is the same already stays.
+def _write(report: RepairReport, new: Draft, one: Opened, to: Path) -> RepairReport:
+    """Write the adapter next to ``to``, verify it there, and rename it; an equal folder that is there already stays.
 
     Raises:
         UsageError: something else is there.
     """
     building = to.with_name(f".{to.name[:100]}.{new_writer()}")
-    originals = tensors_of(one)
+    originals = tensor_reader(one)
     with on_disk("writing", to, "--to"):
         to.parent.mkdir(parents=True, exist_ok=True)
         try:
             building.mkdir()
-            metadata = {**one.adapter.metadata, "format": "pt", "lora-cli": f"repaired for {found.after.judged}"}
+            metadata = {**one.adapter.metadata, "format": "pt", "lora-cli": f"repaired for {report.after.judged}"}
             write_tensors(building / WEIGHTS, new.tensors, metadata, originals)
             (building / CONFIG).write_text(json.dumps(new.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             for file in one.revision.files:
                 if file.path in BESIDE and not file.defect:
                     with (building / file.path).open("wb") as stream:
                         stream.writelines(one.source.read(one.revision, file, 0, None))
-            same = _proved(new, originals, building)
-            _put(building, to)
+            same = _prove(new, originals, building)
+            _publish(building, to)
         except BaseException:
             clear(building)
             raise
-    return replace(found, proof=same, directory=str(to.absolute()))
+    return replace(report, proof=same, directory=str(to.absolute()))
 
 
-def _proved(new: Draft, originals: Read, building: Path) -> Sameness:
-    """That what is there has the updates that were read.
+def _prove(new: Draft, originals: Read, building: Path) -> Sameness:
+    """Verify that the written adapter has the updates of the original.
 
     Raises:
         Refused: a value left the range of its dtype, or was rounded further than that explains.
@@ -292,7 +298,7 @@ def _proved(new: Draft, originals: Read, building: Path) -> Sameness:
     local, revision = snapshot_at(building)
     written = read_adapter(local, revision, building.name)
     assert written.config is not None
-    same = sameness(new, written.config, originals, tensors_of(Opened(local, revision, written)))
+    same = sameness(new, written.config, originals, tensor_reader(Opened(local, revision, written)))
     if not same.holds:
         raise Refused(
             f"{same.worst_module} would change by {same.worst_change:.2g} of its size, "
@@ -302,55 +308,55 @@ def _proved(new: Draft, originals: Read, building: Path) -> Sameness:
     return same
 
 
-def tensors_of(one: Opened) -> Read:
-    """What reads the tensors of an adapter as they are asked for; the last two are held, to be asked for again."""
+def tensor_reader(one: Opened) -> Read:
+    """A function that reads a tensor of the adapter by name; the last two are cached."""
     return lru_cache(maxsize=2)(lambda name: load(one.source, one.revision, one.adapter.tensors[name]))
 
 
-def made_bits(made: Made, read: Read) -> Bits:
-    """The bits of a tensor by its recipe; what is only moved is not rounded.
+def tensor_bits(recipe: TensorRecipe, read: Read) -> Bits:
+    """The bits of a tensor by its recipe; values that are only moved are not rounded.
 
     Raises:
-        FormatError: a tensor holds no floats that are to be scaled or rounded.
+        FormatError: a tensor that is to be scaled or rounded has no floats.
         LoraCliError: what reading raises.
     """
-    if made.untouched is not None:
-        return read(made.untouched)
-    reckoned = made.reckoned
-    target: Any = np.zeros(as_matrix(made.shape), "<f8" if reckoned else f"<u{DTYPE_BITS[made.dtype] // 8}")
-    for block in made.blocks:
+    if recipe.untouched is not None:
+        return read(recipe.untouched)
+    is_computed = recipe.is_computed
+    target: Any = np.zeros(as_matrix(recipe.shape), "<f8" if is_computed else f"<u{DTYPE_BITS[recipe.dtype] // 8}")
+    for block in recipe.blocks:
         old = read(block.tensor)
         part: Any = old.reshape(as_matrix(old.shape))[slice(*block.rows), slice(*block.columns)]
         top, left = block.at
         place = (slice(top, top + part.shape[0]), slice(left, left + part.shape[1]))
-        target[place] = decode(part, made.source).astype("f8") * block.factor if reckoned else part
-    return (encode(target, made.dtype) if reckoned else target).reshape(made.shape)
+        target[place] = decode(part, recipe.source).astype("f8") * block.factor if is_computed else part
+    return (encode(target, recipe.dtype) if is_computed else target).reshape(recipe.shape)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Made], metadata: Mapping[str, str], read: Read) -> None:
-    """Writes the tensors as a safetensors file, durably, with one at a time in memory; ``read`` gives the originals.
+def write_tensors(path: Path, tensors: Mapping[str, TensorRecipe], metadata: Mapping[str, str], read: Read) -> None:
+    """Write the tensors to a safetensors file, with one at a time in memory; ``read`` reads the original ones.
 
     Raises:
-        OSError: as it comes.
+        OSError: the file cannot be written.
         LoraCliError: what reading raises.
     """
-    placed = _placed(tensors)
-    write_file(path, placed.values(), (made_bits(tensors[name], read).tobytes() for name in placed), metadata)
+    placed = _laid_out(tensors)
+    write_file(path, placed.values(), (tensor_bits(tensors[name], read).tobytes() for name in placed), metadata)
 
 
-def _placed(tensors: Mapping[str, Made]) -> dict[str, TensorInfo]:
-    """Each tensor in the order of their names, with its first byte and its last counted from the end of the header."""
+def _laid_out(tensors: Mapping[str, TensorRecipe]) -> dict[str, TensorInfo]:
+    """The tensors sorted by name, with their first and last byte after the header."""
     placed, start = {}, 0
     for name in sorted(tensors):
-        made = tensors[name]
-        placed[name] = TensorInfo(name, made.dtype, made.shape, start, start + made.nbytes, WEIGHTS)
-        start += made.nbytes
+        recipe = tensors[name]
+        placed[name] = TensorInfo(name, recipe.dtype, recipe.shape, start, start + recipe.nbytes, WEIGHTS)
+        start += recipe.nbytes
     return placed
 
 
 def as_adapter(name: str, new: Draft, old: Adapter) -> Adapter:
-    """The adapter that ``new`` will be, before it is written: what the rules say of it can be asked first."""
-    tensors = _placed(new.tensors)
+    """The adapter of the draft ``new`` before it is written, so that rules can be applied to it."""
+    tensors = _laid_out(new.tensors)
     keys = {name: old.keys.get(name) or parse_key(name) for name in tensors}
     beside = tuple(file for file in old.files if file.path in BESIDE)
     return replace(
@@ -366,7 +372,7 @@ def as_adapter(name: str, new: Draft, old: Adapter) -> Adapter:
 
 
 def sameness(new: Draft, config: LoraConfig, originals: Read, rewritten: Read) -> Sameness:
-    """Compares each update of ``new`` as it was and as it was written, with its ``config``.
+    """Compare each update of ``new`` with the original one, by the tensors and the ``config`` that were written.
 
     Raises:
         LoraCliError: what reading raises.
@@ -378,7 +384,7 @@ def sameness(new: Draft, config: LoraConfig, originals: Read, rewritten: Read) -
         if _is_untouched(one, new.before.get(module), scale.scaling):
             continue
         moved += 1
-        a, b = (decode(rewritten(name), made.dtype) for name, made in one.named(module).items())
+        a, b = (decode(rewritten(name), recipe.dtype) for name, recipe in one.named(module).items())
         for change, allowed in _changes(Update(a, b, scale.scaling), one, new, originals):
             holds = change <= allowed
             if (not holds, change) > (not worst.holds, worst.worst_change):
@@ -389,11 +395,11 @@ def sameness(new: Draft, config: LoraConfig, originals: Read, rewritten: Read) -
 def _is_untouched(one: Factors, before: Factors | None, scaling: float) -> bool:
     if before is None or one.a.untouched is None or one.b.untouched is None:
         return False
-    return (one.a, one.b) == (before.a, before.b) and math.isclose(before.scaling, scaling, rel_tol=RECKONING)
+    return (one.a, one.b) == (before.a, before.b) and math.isclose(before.scaling, scaling, rel_tol=FLOAT64_ERROR)
 
 
 def _changes(now: Update, one: Factors, new: Draft, originals: Read) -> Iterator[tuple[float, float]]:
-    """For each old module whose rows are in this one: how much they changed, and what rounding explains."""
+    """For each original module with rows in this one: (relative change, change that rounding explains)."""
     if not one.b.blocks:
         yield norm(now), 0.0
         return
@@ -416,5 +422,5 @@ def _relative(was: Update, now: Update, one: Factors) -> tuple[float, float]:
     if size == 0:
         return norm(now), 0.0
     lengths = abs(was.scaling) * float(np.linalg.norm(was.a.astype("f8")) * np.linalg.norm(was.b.astype("f8")))
-    rounding = sum(ROUNDING[made.dtype] for made in (one.a, one.b) if made.reckoned) + RECKONING
+    rounding = sum(ROUNDING[recipe.dtype] for recipe in (one.a, one.b) if recipe.is_computed) + FLOAT64_ERROR
     return distance(was, now) / size, rounding * lengths / size

@@ -41,7 +41,7 @@ class OutcomeReport:
 
 
 def outcome_report(one: EngineOutcome) -> OutcomeReport:
-    """What one engine does with the adapter, and why."""
+    """The part of the report about one engine."""
     reasons = tuple(OutcomeReason(reason.feature, reason.message) for reason in one.reasons)
     return OutcomeReport(one.outcome, one.applied, reasons, one)
 

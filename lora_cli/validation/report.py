@@ -27,7 +27,7 @@ ONCE = frozenset({"LC605"})
 """Notes that nearly every adapter has: in code scanning and annotations one for each adapter would hide the others."""
 
 F = TypeVar("F")
-"""What is reported of a finding."""
+"""The type of the findings: with or without a fingerprint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +132,9 @@ class ValidateReport:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a finding is, for tools that open files: ``below`` the report's folder, ``elsewhere`` here, or remote.
+    """The location of a finding for tools that open files: ``below`` the report's folder, ``elsewhere``, or remote.
 
-    A remote ``path`` is the reference with its scheme as the first folder. ``line`` is 0 if no line is known.
+    A remote ``path`` is the reference with its scheme as the first folder. ``line`` is 0 if it is unknown.
     """
 
     path: str
@@ -144,11 +144,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """What an adapter is called on every machine, and where its files are.
+    """Names of adapters that are the same on every machine, and the places of their files.
 
-    ``directory`` is the folder that names are relative to, ``root`` the one that places are: they are opened from the
-    root of a repository (None: ``directory``, too). ``manifest`` maps the names that a manifest gives to where it does
-    (``set.yaml:12``).
+    ``directory`` is the folder that names are relative to; ``root`` is the one for places, the root of a repository
+    (None: ``directory``). ``manifest`` maps the names in a manifest to their lines (``set.yaml:12``).
     """
 
     directory: Path = Path()
@@ -166,13 +165,13 @@ class Naming:
         return inside if inside is not None else _unpinned(one.source)
 
     def fingerprint(self, one: Checked, finding: Finding) -> str:
-        """32 hexadecimal digits that stay the same as long as the rule finds something there: no message is in it."""
+        """32 hexadecimal digits that identify rule and location, independent of the message."""
         at, by = finding.problem.at, finding.problem.by
         parts = (self.identity(one), finding.code, at.file, at.field, *([by] if by else ()))
         return hashlib.sha256("\0".join(parts).encode(errors="backslashreplace")).hexdigest()[:32]
 
     def place(self, one: Checked | CheckedAdapter[Any], at: Location) -> Place:
-        """Where ``at`` of an adapter is: its file where it is below ``root``, else the manifest's line."""
+        """The place of ``at`` of an adapter: its file if it is below ``root``, else the manifest's line."""
         root = self.root or self.directory
         inside, file = _inside(one.source, root), at.file
         if inside is not None:
@@ -189,7 +188,7 @@ class Naming:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report(ValidateReport):
-    """The report of one run, with what other formats than JSON need besides.
+    """The report of one run, with what formats other than JSON need.
 
     ``rules`` are those that ran. ``baseline`` is the file of known findings, if there is one.
     """
@@ -206,12 +205,12 @@ class Report(ValidateReport):
 
     def found_once(self) -> Iterator[tuple[Validated, FingerprintedFinding]]:
         """As ``found``, but each rule of ``ONCE`` only for its first adapter, with the names of the others."""
-        whose = by_key((said.finding.code, self.naming.identity(one)) for one, said in self.found())
+        whose = by_key((found.finding.code, self.naming.identity(one)) for one, found in self.found())
         reported: set[str] = set()
-        for one, said in self.found():
-            finding = said.finding
+        for one, found in self.found():
+            finding = found.finding
             if finding.code not in ONCE:
-                yield one, said
+                yield one, found
             elif finding.code not in reported:
                 reported.add(finding.code)
                 others = [name for name in whose[finding.code] if name != self.naming.identity(one)]
@@ -221,7 +220,7 @@ class Report(ValidateReport):
                     )
                     problem = replace(finding.problem, message=more)
                     finding = replace(finding, problem=problem)
-                yield one, replace(said, finding=finding)
+                yield one, replace(found, finding=finding)
 
 
 def validate_report(
@@ -234,9 +233,9 @@ def validate_report(
     baseline: str = "",
     notices: Sequence[str] = (),
 ) -> Report:
-    """The report of one run of ``validate`` over ``checked``, in the order asked for.
+    """The report of one run of ``validate`` over ``checked``, in that order.
 
-    ``notices`` are sentences about the run itself: what baseline or policy say that is no longer so.
+    ``notices`` are about the run itself, such as outdated entries of the baseline or a policy.
     """
     adapters = [
         checked_adapter(
@@ -282,12 +281,12 @@ def checked_adapter(one: Checked, exit_code: int, findings: Sequence[F]) -> Chec
 
 
 def findings_of(one: Validated) -> list[Finding]:
-    """What was found, the worst first."""
+    """The findings, the worst first."""
     return sorted((found.finding for found in one.findings), key=lambda finding: -finding.severity)
 
 
 def outcome_of(one: Validated, fail_on: Severity) -> Literal["ok", "accepted", "refused", "failed"]:
-    """How one adapter came out; ``accepted`` would be refused without what baseline or policy accept."""
+    """The outcome for one adapter; an ``accepted`` one would be refused without the baseline or a policy."""
     if one.error is not None:
         return "failed"
     if one.exit_code != 0:
@@ -296,7 +295,7 @@ def outcome_of(one: Validated, fail_on: Severity) -> Literal["ok", "accepted", "
 
 
 def engine_counts(one: Validated, engine: EngineOutcome) -> bool:
-    """Whether a reason for what ``engine`` does is a finding that counts: asked for, and not accepted."""
+    """Whether a reason for the outcome of ``engine`` is a finding that counts: its rule ran, and it is not accepted."""
     counting = [found.finding for found in one.findings if found.finding.accepted is None]
     codes = {finding.code for finding in counting if finding.problem.by in {"", engine.engine}}
     return not codes.isdisjoint(reason.code for reason in engine.reasons)
@@ -326,7 +325,7 @@ def summarize(adapters: Sequence[Validated], fail_on: Severity) -> ValidateSumma
 
 
 def _line_of(path: Path, field: str) -> int:
-    """The line of a JSON file that a field begins at, by its first name; 1 where that is not found."""
+    """The line of a JSON file with the first name of ``field`` as a key; 1 if there is none."""
     key = re.match(r"\w*", field)
     try:
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
@@ -338,14 +337,14 @@ def _line_of(path: Path, field: str) -> int:
 
 
 def _inside(source: str, directory: Path) -> str | None:
-    """A local adapter's folder from ``directory``, with slashes; None for one that is not below it."""
+    """A local adapter's folder relative to ``directory``, with slashes; None if it is not below it."""
     if not source.startswith(LOCAL):
         return None
     return _below(unquote(source.removeprefix(LOCAL), errors="surrogateescape"), directory)
 
 
 def _below(path: str, directory: Path) -> str | None:
-    """``path``, which is relative to ``directory`` or absolute, from there; None for one that is not below it."""
+    """``path`` (absolute or relative to ``directory``) as a path below ``directory``; None if it is not below it."""
     whole = posixpath.normpath(posixpath.join(directory, path))
     root = str(directory).rstrip("/") + "/"
     if whole + "/" == root:
@@ -354,7 +353,7 @@ def _below(path: str, directory: Path) -> str | None:
 
 
 def _joined(folder: str, file: str) -> str:
-    """A file's path; one that would lead out of its folder is the folder."""
+    """A file's path; for one that leads out of its folder, the folder."""
     inner = posixpath.normpath(posixpath.join("/", file)).lstrip("/")
     return folder if inner != posixpath.normpath(file) else posixpath.normpath(posixpath.join(folder, inner))
 

@@ -1,4 +1,4 @@
-"""The requested facts of an adapter's values, if these are on this disk: its spectrum, and how another one differs."""
+"""The spectrum of an adapter and its comparison with another one, if their values are on this disk."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from lora_cli.settings import Settings
 from lora_cli.sources import is_on_disk
 from lora_cli.sources.registry import Sources
 from lora_cli.validation.base_model import open_checkpoint
-from lora_cli.validation.validate import in_place, ref_of
+from lora_cli.validation.validate import cached_or_origin, ref_of
 from lora_cli.validation.verdict import Checked, Stopwatch, Terms
 
 if TYPE_CHECKING:
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 log = logger(__name__)
 
 LONG = 4 << 30
-"""The size of a base's weights from which reading them is reported: that takes seconds."""
+"""The size in bytes of a base's weights from which a warning says that reading them takes seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """The base's weights to compare updates with: ``norms``, or ``reason`` why there are none if there is a base."""
+    """The norms of the base's weights to compare updates with, or the ``reason`` why a base has none."""
 
     norms: "BaseNorms | None" = None
     reason: str = ""
 
 
-def open_weights(base: str | AdapterRef, model: BaseModel, settings: Settings) -> Weights:
-    """The weights of the base that ``base`` names, where they are on this disk."""
+def open_base_weights(base: str | AdapterRef, model: BaseModel, settings: Settings) -> Weights:
+    """The weights of the base, if they are on this disk."""
     ref = ref_of(base)
     try:
         checkpoint = open_checkpoint(ref, model, settings)
@@ -46,24 +46,24 @@ def open_weights(base: str | AdapterRef, model: BaseModel, settings: Settings) -
         where = "are not all on this disk" if ref.scheme != "file" else f"are not in {ref.location} as safetensors"
         return Weights(reason=f"the base's weights {where}; set --base to a folder that has them")
     if checkpoint.nbytes > LONG:
-        told = (
+        warning = (
             "up to %.1f GiB of the base's weights are read for their norms; use its config.json as --base to avoid this"
         )
-        log.warning(told, checkpoint.nbytes / 2**30)
+        log.warning(warning, checkpoint.nbytes / 2**30)
     from lora_cli.reading.base_weights import BaseNorms
 
     return Weights(BaseNorms(checkpoint))
 
 
-def open_other(text: str, settings: Settings) -> Opened:
-    """The adapter that ``text`` names, from here or from its header alone.
+def open_compared_adapter(text: str, settings: Settings) -> Opened:
+    """The adapter to compare with; of a remote one only the header is read.
 
     Raises:
-        Refused: it is there, and its config or its weights cannot be read.
-        LoraCliError: what its source gives reason to.
+        Refused: its config or its weights cannot be read.
+        LoraCliError: what its source raises.
     """
     ref = ref_of(text)
-    source = in_place(ref, settings, Sources(settings).of(ref))
+    source = cached_or_origin(ref, settings, Sources(settings).of(ref))
     revision = source.resolve(ref)
     name = without_secrets(text)
     adapter = read_adapter(source, revision, name, settings.max_header_bytes)
@@ -75,8 +75,8 @@ def open_other(text: str, settings: Settings) -> Opened:
     return Opened(source, revision, adapter)
 
 
-def with_values(checked: Checked, one: Opened, terms: Terms, watch: Stopwatch) -> Checked:
-    """``checked`` with what ``terms`` ask for of the adapter's values.
+def add_tensor_facts(checked: Checked, one: Opened, terms: Terms, watch: Stopwatch) -> Checked:
+    """``checked`` with the spectrum and the comparison that ``terms`` request.
 
     Raises:
         LoraCliError: what the sources raise.
@@ -91,7 +91,7 @@ def with_values(checked: Checked, one: Opened, terms: Terms, watch: Stopwatch) -
 
 
 def spectrum_of(one: Opened, base: BaseModel | None, weights: Weights) -> Spectrum:
-    """The spectrum of an adapter, or one that says why it is ``unread``. Raises what the source raises."""
+    """The spectrum of an adapter, or one with the reason why it is ``unread``. Raises what the source raises."""
     unread, hint = unreadable(one)
     if unread:
         return Spectrum(None, None, unread=unread, hint=hint)
@@ -102,7 +102,7 @@ def spectrum_of(one: Opened, base: BaseModel | None, weights: Weights) -> Spectr
 
 
 def comparison_of(one: Opened, other: Opened, base: BaseModel | None) -> Comparison:
-    """How ``other`` differs from ``one``; of what is not on this disk config and header. Raises as the sources do."""
+    """How ``other`` differs from ``one``: without values on this disk, by config and header. Raises what sources do."""
     from lora_cli.reading.comparison import compare
 
     of_one, of_other = unreadable(one), unreadable(other)
@@ -111,7 +111,7 @@ def comparison_of(one: Opened, other: Opened, base: BaseModel | None) -> Compari
 
 
 def unreadable(one: Opened) -> tuple[str, str]:
-    """Why no values of an adapter can be read, empty if they can; and what to do."""
+    """Why the values of an adapter cannot be read (empty if they can), and a hint."""
     adapter, revision = one.adapter, one.revision
     if adapter.weights_error is not None:
         return "the weights cannot be read", adapter.weights_error.message

@@ -1,9 +1,10 @@
-"""Adapters are validated without a copy: a local one in place, a remote one by its header. Nothing is written.
+"""Validate adapters without a copy: a local one in place, a remote one by its header. Nothing is written.
 
-Of many, remote ones are validated in threads, many local ones in processes, always in their order.
+Remote adapters are validated in threads, many local ones in processes; results come in the order of the items.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from lora_cli.core.adapter_request import Item
@@ -25,28 +26,36 @@ from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_on_disk
 from lora_cli.sources.local import is_path
 from lora_cli.sources.registry import Sources
-from lora_cli.validation.verdict import Checked, Stopwatch, Terms, companions_of, gather, judge, suppressed
+from lora_cli.validation.verdict import (
+    Checked,
+    Stopwatch,
+    Terms,
+    apply_suppressions,
+    companions_of,
+    gather_evidence,
+    judge,
+)
 
 log = logger(__name__)
 
 WORTH_PROCESSES = 24
-"""How many local adapters keep a second processor busy for longer than it takes to start there."""
+"""The number of local adapters from which a second process saves more time than it takes to start."""
 
 TOGETHER = 8
-"""How many adapters at least are handed to a process at once: few, for all processes to end at about the same time."""
+"""The smallest batch of adapters for a process: small, so that all processes end at about the same time."""
 
 AT_ONCE = 4
-"""How many files of one remote adapter are asked for at once, where there are not as many adapters to be read."""
+"""How many files of one remote adapter are read at once, if there are fewer adapters than that."""
 
 MOST_TOGETHER = 64
-"""At most so many: what verdicts share is sent, and kept, once per batch."""
+"""The largest batch: what its verdicts share is sent and kept once per batch."""
 
 
 def ref_of(source: str | AdapterRef) -> AdapterRef:
-    """The reference that ``source`` is, or that it is written as, seen from the working directory.
+    """The reference that ``source`` is, or that its text means in the working directory.
 
     Raises:
-        UsageError: it is none.
+        UsageError: the text is not a reference.
     """
     return parse(source, is_path=is_path) if isinstance(source, str) else source
 
@@ -54,72 +63,69 @@ def ref_of(source: str | AdapterRef) -> AdapterRef:
 def validate(item: Item, terms: Terms, settings: Settings, sources: Sources | None = None, threads: int = 1) -> Checked:
     """Validate one adapter: a local one in place, a remote one by its header. Nothing is written.
 
-    What the cache has of the same revision of a remote one is read from there, values too. One whose name is empty is
-    called what its source is. Its digest and its lock must hold, and ``settings.policies``. ``sources`` are shared with
-    other adapters. Of a remote one up to ``threads`` files are read at once: each is a round trip.
+    If the cache has the same revision of a remote adapter, it is read from there, values too. An item without a name
+    gets its source as its name. Its digest, its lock and ``settings.policies`` must hold. ``sources`` are shared with
+    other adapters. Up to ``threads`` files of a remote adapter are read at once: each is a round trip.
 
-    Never raises for what one adapter does wrong: a ``LoraCliError`` is kept in the result, one with exit code 70 where
-    a bug shows with this adapter.
+    Never raises for what one adapter does wrong: a ``LoraCliError`` is part of the result, one with exit code 70 for
+    a bug that shows with this adapter.
     """
     watch = Stopwatch()
     source_text = without_secrets(str(item.source))
-    name, revision, adapter = item.name or source_text, None, None
+    checked = Checked(item.name or source_text, source_text, stage_ms=watch.stage_ms)
     try:
         ref = ref_of(item.source)
-        source_text = str(ref)
+        checked = replace(checked, source=str(ref))
         source, revision = resolve_allowed(item, ref, settings, sources or Sources(settings))
-        ref = revision.ref
-        source_text = str(ref)
+        checked = replace(checked, source=str(revision.ref), revision=revision)
         watch.lap("resolve")
-        one, companions, card = _read(source, revision, name, terms, settings, threads)
-        adapter = one.adapter
+        one, companions, card = _read(source, revision, checked.name, terms, settings, threads)
+        checked = replace(checked, adapter=one.adapter)
         watch.lap("read")
-        evidence = gather(one, terms, ref, companions)
+        evidence = gather_evidence(one, terms, revision.ref, companions)
         watch.lap("values")
         with one_budget():
             digest = _digest(item, one, settings)
-            verdict = suppressed(judge(adapter, terms, evidence), digest, settings)
+            verdict = apply_suppressions(judge(one.adapter, terms, evidence), digest, settings)
             watch.lap("rules")
-            checked = Checked(name, source_text, revision, adapter, verdict, watch.stage_ms, digest=digest, card=card)
+            judged = replace(checked, verdict=verdict, digest=digest, card=card)
             if terms.spectrum is None and terms.other is None:
-                return checked
-            from lora_cli.validation.tensor_facts import with_values
+                return judged
+            from lora_cli.validation.tensor_facts import add_tensor_facts
 
-            return with_values(checked, one, terms, watch)
+            return add_tensor_facts(judged, one, terms, watch)
     except LoraCliError as error:
-        return Checked(name, source_text, revision, adapter, None, watch.stage_ms, error)
+        return replace(checked, error=error)
     except (MemoryError, OSError):
         raise
     except Exception as error:  # noqa: BLE001 - the boundary of one adapter: a bug fails it alone
         log_bug(log, error)
-        unexpected = LoraCliError(
-            f"{type(error).__name__}: {error}", hint="this is a bug in lora-cli; please report it"
-        )
-        return Checked(name, source_text, revision, adapter, None, watch.stage_ms, unexpected)
+        unexpected = f"{type(error).__name__}: {error}"
+        return replace(checked, error=LoraCliError(unexpected, hint="this is a bug in lora-cli; please report it"))
 
 
 def resolve_allowed(item: Item, ref: AdapterRef, settings: Settings, sources: Sources) -> tuple[Source, Revision]:
-    """What ``ref`` means and where it is read, where policies, digest and lock allow it.
+    """The revision of ``ref`` and the source to read it from, if policies, digest and lock allow it.
 
-    Policies are asked before anything is asked for, and before a file is read.
+    Policies are checked before any request, and before a file is read.
     """
     origin = LatestOf(sources.of(ref)) if item.latest else sources.of(ref)
-    source = in_place(ref, settings, origin, Selection(latest=item.latest), item.locked)
+    source = cached_or_origin(ref, settings, origin, Selection(latest=item.latest), item.locked)
     if not settings.policies and item.sha256 is None and item.locked is None:
         return source, source.resolve(ref)
-    from lora_cli.validation.policy_check import permitted
+    from lora_cli.validation.policy_check import resolve_permitted
 
-    return source, permitted(item, ref, source, origin, settings)
+    return source, resolve_permitted(item, ref, source, origin, settings)
 
 
-def in_place(
+def cached_or_origin(
     ref: AdapterRef,
     settings: Settings,
     origin: Source,
     selection: Selection = USUAL,
     locked: LockedAdapter | None = None,
 ) -> Source:
-    """Where ``ref`` is read without downloading it: what the cache holds of it as ``selection``, or its origin."""
+    """The source to read ``ref`` from without a download: the cache for what it has of ``selection``, or the origin."""
     if ref.scheme == "file" or not settings.cache_dir.is_dir():
         return origin
     return HereFirst(origin, settings, selection, locked)
@@ -128,25 +134,24 @@ def in_place(
 def _read(
     source: Source, revision: Revision, name: str, terms: Terms, settings: Settings, threads: int
 ) -> tuple[Opened, Companions | None, Card | None]:
-    """Config and header, what is next to them, and the model card where the terms ask for it."""
+    """The config and the header, the companion files, and the model card if the terms ask for it."""
     here = is_on_disk(source, revision)
     threads = 1 if here else threads
-
-    adapter, companions, found = read_at_once(
+    adapter, companions, card = read_at_once(
         threads,
         lambda: read_adapter(source, revision, name, settings.max_header_bytes, threads=threads, weights=terms.weights),
         lambda: companions_of(source, revision, terms, threads),
         lambda: read_card(source, revision, here=here) if terms.card else None,
     )
-    return Opened(source, revision, adapter), companions, found
+    return Opened(source, revision, adapter), companions, card
 
 
 def _digest(item: Item, one: Opened, settings: Settings) -> str | None:
-    """The snapshot digest where the cache or the lock has it; files are hashed only for policies with suppressions."""
+    """The snapshot digest if the cache or the lock has it; files are hashed only for policies with suppressions."""
     if settings.suppressions:
-        from lora_cli.validation.policy_check import known_digest
+        from lora_cli.validation.policy_check import digest_if_known
 
-        return known_digest(item, one.revision, one.source)
+        return digest_if_known(item, one.revision, one.source)
     if isinstance(one.source, HereFirst) and (digest := one.source.digest(one.revision)) is not None:
         return digest
     locked, ref = item.locked, one.revision.ref
@@ -155,10 +160,9 @@ def _digest(item: Item, one: Opened, settings: Settings) -> str | None:
 
 
 def check_all(items: Sequence[Item], terms: Terms, settings: Settings, *, contents: bool = True) -> Iterator[Checked]:
-    """Validate many adapters and give each verdict in their order; at most ``settings.jobs`` are read at once.
+    """Validate many adapters as ``validate`` does, in their order; at most ``settings.jobs`` are read at once.
 
-    One whose name is empty is called what its source is. A digest and a lock that an item has must hold, as policies.
-    Without ``contents`` only the verdicts are kept, so that memory does not grow with what the adapters hold.
+    Without ``contents`` only the verdicts are kept, so that memory does not grow with the adapters.
 
     Raises:
         MachineError: a process that validated some of them was killed.
@@ -179,13 +183,13 @@ def check_all(items: Sequence[Item], terms: Terms, settings: Settings, *, conten
         with ThreadPoolExecutor(min(settings.jobs, len(items))) as pool:
             yield from pool.map(one, items)
     elif len(items) >= WORTH_PROCESSES and (workers := min(processors(), settings.jobs)) > 1:
-        yield from in_processes(one, items, workers)
+        yield from check_in_processes(one, items, workers)
     else:
         yield from map(one, items)
 
 
-def in_processes(one: Callable[[Item], Checked], items: Sequence[Item], workers: int) -> Iterator[Checked]:
-    """Copies of this process, each of which validates every ``workers``-th batch and sends it through its own pipe."""
+def check_in_processes(one: Callable[[Item], Checked], items: Sequence[Item], workers: int) -> Iterator[Checked]:
+    """Forks of this process, each of which validates every ``workers``-th batch and sends it through its own pipe."""
     together = min(MOST_TOGETHER, max(TOGETHER, len(items) // (workers * 16)))
     batches = [items[first : first + together] for first in range(0, len(items), together)]
 
@@ -205,8 +209,5 @@ def in_processes(one: Callable[[Item], Checked], items: Sequence[Item], workers:
 
 
 def read_all(items: Sequence[Item], settings: Settings, *, weights: bool = True) -> Iterator[Checked]:
-    """Many adapters as they are, by config and header; no rule validates them. Otherwise as ``check_all``.
-
-    Without ``weights`` by their configs alone.
-    """
+    """Read many adapters by config and header, without rules; without ``weights`` only their configs."""
     return check_all(items, Terms(values=False, rules=(), weights=weights), settings)

@@ -1,4 +1,4 @@
-"""A parsed adapter × the terms of validation → its verdict; and the result for one adapter."""
+"""A parsed adapter × the terms of validation → its verdict, and the result for one adapter."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter import Adapter
+from lora_cli.core.adapter_files import CONFIG
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Card, Companions
 from lora_cli.core.engine_outcome import Deployment
@@ -21,7 +22,7 @@ from lora_cli.reading.companions import read_companions
 from lora_cli.rules import RULES
 from lora_cli.rules.base_model import misshapen
 from lora_cli.rules.config import not_lora, pattern_invalid
-from lora_cli.rules.rule import CONFIG_FILE, Case, Evidence, Rule, run
+from lora_cli.rules.rule import Case, Evidence, Rule, run
 from lora_cli.rules.target_module_matching import apply
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_on_disk
@@ -37,13 +38,13 @@ ENGINE_RULES = "LC4"
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What adapters are validated against, the same for all of one run.
+    """The terms of validation, the same for all adapters of one run.
 
-    ``base`` is None if there is none. ``values`` False leaves the tensors' values unread. ``max_lora_rank`` is the
-    limit of the engine that will serve them, None for no limit. ``engines`` are those that will, started as
-    ``deployment`` says; without any PEFT's behaviour counts. ``spectrum`` asks for the spectrum, next to those weights
-    of the base; ``other`` is an adapter that each is compared with. With ``card`` the model card is read. Without
-    ``weights`` the weights' header is not read, which leaves the config.
+    ``base`` is the base model, None for no base. Without ``values`` the tensors' values are not read.
+    ``max_lora_rank`` is the limit of the engine that will serve them, None for no limit. ``engines`` are the engines
+    that will, started as ``deployment`` says; without engines PEFT's behaviour counts. ``spectrum`` requests the
+    spectrum, compared with those weights of the base; ``other`` is an adapter to compare each with. With ``card`` the
+    model card is read. Without ``weights`` only the config is read.
     """
 
     base: BaseModel | None = None
@@ -60,12 +61,11 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One adapter, validated in place; or the ``error`` why it could not be read.
+    """The result for one adapter: its verdict, or the ``error`` why it could not be read.
 
     ``source`` is the canonical reference (or the text as given, if it is invalid); ``stage_ms`` maps resolve, read,
-    values and rules to milliseconds. ``digest`` is the snapshot digest, where the cache, the lock or a policy has it.
-    ``spectrum`` and ``comparison`` (with another adapter) are there where they were asked for. ``card`` is the model
-    card, where it was asked for and there is one.
+    values and rules to milliseconds. ``digest`` is the snapshot digest, if the cache, the lock or a policy has it.
+    ``spectrum``, ``comparison`` (with another adapter) and ``card`` (the model card) are None unless requested.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Checked:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What was found, nothing if it was not validated."""
+        """The findings; empty if it was not validated."""
         return self.verdict.findings if self.verdict is not None else ()
 
     def exit_code(self, fail_on: Severity = Severity.ERROR) -> int:
@@ -100,7 +100,7 @@ class Checked:
     def read_code(self) -> int:
         """The exit code of a command that only reads it.
 
-        1 where config or weights are not read, 3 where values were asked for that are not on this disk.
+        1 if config or weights could not be read, 3 if requested values are not on this disk.
         """
         if self.error is not None:
             return self.error.exit_code
@@ -120,16 +120,16 @@ class Stopwatch:
         self._since = time.perf_counter()
 
     def lap(self, stage: str) -> None:
-        """End ``stage``: it took the time since the last lap, less what was booked inside it."""
+        """End ``stage``: its time is the time since the last lap."""
         now = time.perf_counter()
         self.stage_ms[stage] = self.stage_ms.get(stage, 0.0) + (now - self._since) * 1000
         self._since = now
 
 
-def gather(one: Opened, terms: Terms, ref: AdapterRef, companions: Companions | None = None) -> Evidence:
-    """Read what the rules look at beyond config and header. ``ref`` is what the user asked for.
+def gather_evidence(one: Opened, terms: Terms, ref: AdapterRef, companions: Companions | None = None) -> Evidence:
+    """Read what the rules need beyond config and header. ``ref`` is the requested reference.
 
-    ``companions`` are what is next to the weights, if that was already read.
+    ``companions`` are the files next to the weights, if they were already read.
 
     Raises:
         LoraCliError: what the source raises.
@@ -140,7 +140,7 @@ def gather(one: Opened, terms: Terms, ref: AdapterRef, companions: Companions | 
 
 
 def companions_of(source: Source, revision: Revision, terms: Terms, threads: int = 1) -> Companions | None:
-    """What is next to the weights, read by up to ``threads`` at once; None if no rule of ``terms`` asks for it.
+    """The files next to the weights, read by up to ``threads`` threads; None if no rule of ``terms`` needs them.
 
     Raises:
         LoraCliError: what the source raises.
@@ -161,18 +161,18 @@ def _stats(one: Opened, terms: Terms) -> tuple[Mapping[str, TensorStats], str]:
 
 
 def judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
-    """What the rules of ``terms`` say about ``adapter``; pure. All matching for it shares one budget."""
+    """Apply the rules of ``terms`` to ``adapter``; pure. All pattern matching for it shares one time budget."""
     with one_budget() as budget:
         verdict = _judge(adapter, terms, evidence)
-    return _told_of_time(verdict, budget) if budget.spent and pattern_invalid in terms.rules else verdict
+    return _with_timeout_finding(verdict, budget) if budget.spent and pattern_invalid in terms.rules else verdict
 
 
-def _told_of_time(verdict: Verdict, budget: Budget) -> Verdict:
-    """The verdict, which says that matching took too long: some question has no answer then."""
+def _with_timeout_finding(verdict: Verdict, budget: Budget) -> Verdict:
+    """The verdict with a finding that pattern matching took too long, so that some checks are incomplete."""
     rule = pattern_invalid
     if any(finding.code == rule.code for finding in verdict.findings):
         return verdict
-    problem = Problem(f"matching takes longer than {budget.limit_s:g} s", Location(CONFIG_FILE), TOO_SLOW)
+    problem = Problem(f"matching takes longer than {budget.limit_s:g} s", Location(CONFIG), TOO_SLOW)
     return replace(verdict, findings=(*verdict.findings, Finding(rule.code, rule.name, rule.severity, problem, None)))
 
 
@@ -184,68 +184,71 @@ def _judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
     application = apply(adapter, base)
     case = Case(adapter, application, evidence, base, terms.max_lora_rank)
     if terms.engines:
-        case, said = _on_engines(case, terms)
+        case, results = _judge_on_engines(case, terms)
     else:
-        said = [one for rule in terms.rules for one in run(rule, case)]
+        results = [one for rule in terms.rules for one in run(rule, case)]
     return Verdict(
         adapter=adapter.name,
-        findings=tuple(outcome for outcome in said if isinstance(outcome, Finding)),
-        skipped=tuple(outcome for outcome in said if isinstance(outcome, Skipped)),
+        findings=tuple(outcome for outcome in results if isinstance(outcome, Finding)),
+        skipped=tuple(outcome for outcome in results if isinstance(outcome, Skipped)),
         applied=_applied(case) if terms.base is not None and case.has_weights else None,
-        engines=case.served,
+        engines=case.outcomes,
     )
 
 
 def _applied(case: Case) -> Applied:
-    """How many modules the base has, in the shapes that the factors need."""
+    """How many modules apply to the base, with the right shapes."""
     named = case.application.applied
     return replace(named, matched=named.matched - len(misshapen(case).keys() & set(case.application.matched)))
 
 
-def _on_engines(case: Case, terms: Terms) -> tuple[Case, list[Finding | Skipped]]:
-    """The case with what each named engine does, and what the chosen rules say in the light of that.
+def _judge_on_engines(case: Case, terms: Terms) -> tuple[Case, list[Finding | Skipped]]:
+    """The case with the outcome of each named engine, and the results of the selected rules given these outcomes.
 
-    All rules are asked, chosen or not: an engine is not said to serve what another rule would have found broken.
+    All rules are run, selected or not: an outcome must not be ok because a rule with an error was not selected.
     """
-    from lora_cli.rules.engine_verdict import as_lora, serve, softened, takes_for_lora
+    from lora_cli.rules.engine_verdict import as_lora, downgraded, engine_outcome, ignores_peft_type
 
     deployment, chosen = terms.deployment or Deployment(), {rule.code for rule in terms.rules}
     generic = [rule for rule in RULES if not rule.code.startswith(ENGINE_RULES)]
-    said = [one for rule in generic for one in run(rule, case)]
+    results = [one for rule in generic for one in run(rule, case)]
     as_named, case = case, as_lora(case, terms.engines)
     if case is not as_named:
-        said = [one for one in said if one.code == not_lora.code]
-        said += [one for rule in generic for one in run(rule, case)]
-    found = [one for one in said if isinstance(one, Finding)]
-    served = tuple(
-        serve(case if takes_for_lora(profile) else as_named, profile, deployment, found) for profile in terms.engines
+        results = [one for one in results if one.code == not_lora.code]
+        results += [one for rule in generic for one in run(rule, case)]
+    found = [one for one in results if isinstance(one, Finding)]
+    outcomes = tuple(
+        engine_outcome(case if ignores_peft_type(profile) else as_named, profile, deployment, found)
+        for profile in terms.engines
     )
-    case = replace(case, served=served, deployment=deployment)
+    case = replace(case, outcomes=outcomes, deployment=deployment)
     own = [one for rule in terms.rules if rule not in generic for one in run(rule, case)]
     kept = (
-        softened(one, terms.engines, served) if isinstance(one, Finding) else one for one in said if one.code in chosen
+        downgraded(one, terms.engines, outcomes) if isinstance(one, Finding) else one
+        for one in results
+        if one.code in chosen
     )
     return case, [*kept, *own]
 
 
-def suppressed(verdict: Verdict, digest: str | None, settings: Settings) -> Verdict:
-    """``verdict`` with what the policies suppress today for ``digest`` accepted; None is an unknown digest."""
-    holding = [one for one in settings.suppressions if one.digest == digest and not one.expired(today())]
+def apply_suppressions(verdict: Verdict, digest: str | None, settings: Settings) -> Verdict:
+    """``verdict`` with the findings accepted that policies suppress today for ``digest`` (None: unknown)."""
+    active = [one for one in settings.suppressions if one.digest == digest and not one.expired(today())]
 
     def accepted(finding: Finding) -> Accepted | None:
-        one = next((one for one in holding if one.covers(finding.code, finding.name)), None)
+        one = next((one for one in active if one.covers(finding.code, finding.name)), None)
         return None if one is None else Accepted("policy", one.at, one.reason)
 
-    return accepting(verdict, accepted) if holding else verdict
+    return with_accepted(verdict, accepted) if active else verdict
 
 
 def today() -> str:
-    """The day, in UTC, as ``until`` of a suppression is written."""
+    """The current day in UTC, in the format of a suppression's ``until``."""
     return time.strftime("%Y-%m-%d", time.gmtime())
 
 
-def accepting(verdict: Verdict, accepted: Callable[[Finding], Accepted | None]) -> Verdict:
-    """``verdict`` with ``accepted`` applied to the findings that count; what it accepts no longer counts."""
+def with_accepted(verdict: Verdict, accepted: Callable[[Finding], Accepted | None]) -> Verdict:
+    """``verdict`` with ``accepted`` applied to the findings that count; accepted ones no longer count."""
     findings = tuple(
         finding
         if finding.accepted is not None or finding.severity is Severity.NOTE

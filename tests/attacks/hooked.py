@@ -8,9 +8,9 @@ from tests.conftest import ROOT
 HOOK = """import sys
 if any("admission_child" in word for word in sys.orig_argv):
     import re, time
-    from lora_cli.validation import admission
+    from lora_cli.validation import fetch_and_validate as admission
 
-    fetch_in, judge_in = admission.fetch_in, admission.judge_in
+    fetch_adapter, validate_fetched = admission.fetch_adapter, admission.validate_fetched
 
     def busy(name):
         if "stuck" in name:  # one call into C, which gives the interpreter to nobody
@@ -30,14 +30,14 @@ if any("admission_child" in word for word in sys.orig_argv):
     def fetch(item, *args, **more):
         if item.name.startswith("fetch-"):
             busy(item.name)
-        return fetch_in(item, *args, **more)
+        return fetch_adapter(item, *args, **more)
 
     def judge(fetched, *args, **more):
         if not fetched.name.startswith("fetch-"):
             busy(fetched.name)
-        return judge_in(fetched, *args, **more)
+        return validate_fetched(fetched, *args, **more)
 
-    admission.fetch_in, admission.judge_in = fetch, judge
+    admission.fetch_adapter, admission.validate_fetched = fetch, judge
 """
 
 

@@ -5,7 +5,7 @@ import pytest
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.core.finding import Severity
 from lora_cli.engines import ENGINES, all_profiles, choose_engine
-from lora_cli.engines.profile import APART, BY_NAMES, EVERYWHERE, as_version
+from lora_cli.engines.profile import ENGINE_INDEPENDENT, GENERIC_OUTCOMES, NAME_RULES, as_version
 from lora_cli.errors import UsageError
 from lora_cli.rules import RULES
 from lora_cli.rules.features import FEATURES
@@ -67,7 +67,7 @@ def test_each_row_names_a_feature_and_its_evidence() -> None:
         versions = list(map(as_version, engine.versions))
         assert versions == sorted(versions)
         assert all(as_version(since) in versions for since in engine.grammars)
-        assert engine.unread <= FEATURES.keys()
+        assert engine.unknown <= FEATURES.keys()
         for row in engine.rows:
             assert row.feature in FEATURES
             assert row.outcome is not Outcome.OK
@@ -84,13 +84,13 @@ def test_no_profile_has_two_rows_for_a_feature() -> None:
 
 def test_each_feature_is_in_some_row() -> None:
     known = {row.feature for engine in ENGINES.values() for row in engine.rows}
-    assert known | {name for engine in ENGINES.values() for name in engine.unread} == FEATURES.keys()
+    assert known | {name for engine in ENGINES.values() for name in engine.unknown} == FEATURES.keys()
     assert {name for feature in FEATURES.values() for name in feature.along} <= FEATURES.keys()
 
 
 def test_each_error_without_an_engine_leads_to_an_outcome_on_every_engine() -> None:
     errors = {rule.code for rule in RULES if rule.severity is Severity.ERROR and not rule.code.startswith("LC4")}
 
-    assert errors == EVERYWHERE.keys() | APART
-    assert EVERYWHERE.keys() >= BY_NAMES
-    assert all(engine.generic.keys() == EVERYWHERE.keys() for engine in ENGINES.values())
+    assert errors == GENERIC_OUTCOMES.keys() | ENGINE_INDEPENDENT
+    assert GENERIC_OUTCOMES.keys() >= NAME_RULES
+    assert all(engine.generic.keys() == GENERIC_OUTCOMES.keys() for engine in ENGINES.values())

@@ -1,16 +1,23 @@
-"""The least with which an engine serves some adapters, and which of them make it more."""
+"""The smallest limits with which an engine serves some adapters; the bytes of a slot are those of its own buffers."""
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lora_cli.core.architectures import base_from_config
-from lora_cli.engines import choose_engine
+from lora_cli.engines import ENGINES, choose_engine
 from lora_cli.engines.launch_command import Located, for_shell, options_of
 from lora_cli.engines.slot_sizing import Limits, Need, Slots
+from lora_cli.errors import UsageError
 from tests.making import base_config, llama_modules
 
 BASE = base_from_config(base_config("llama", torch_dtype="bfloat16"), "tiny")
+SLOTS = Path(__file__).parent / "slots"
+RECORDED: dict[str, Any] = {name: json.loads((SLOTS / f"{name}.json").read_text()) for name in ("vllm", "sglang")}
+
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
@@ -46,7 +53,7 @@ def test_all_adapters_stay_on_the_gpu_unless_that_is_limited() -> None:
 
 def test_targets_are_named_where_that_makes_slots_smaller() -> None:
     some = slots().fit([need("a", 8)], Limits())
-    everything = [name for group in slots().groups for name in group.names]
+    everything = [name for names in slots().widths for name in names]
     whole = slots().fit([need("a", 8, everything)], Limits())
 
     assert some.lora_target_modules == ("q_proj", "v_proj")
@@ -99,3 +106,42 @@ def test_a_path_that_is_no_plain_word_reaches_the_engine_whole() -> None:
         '{"lora_name": "c", "lora_path": "/srv/c", "pinned": true}',
     ]
     assert for_shell(words[:1]) == "'a=/srv/my adapters/a'"
+
+
+def bytes_of(config: dict[str, Any], engine: str, targets: list[str] | None, tp: int, rank: int = 16) -> int:
+    return Slots(choose_engine(engine), base_from_config(config, "tiny"), tp).bytes_of_one(rank, targets)
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_slot_takes_what_the_engines_own_buffers_take(name: str) -> None:
+    recorded = RECORDED[name]
+    ours = [
+        recorded["slots"]
+        * bytes_of(
+            recorded["configs"][case["config"]], recorded["engine"], case["targets"], case["tp"], recorded["rank"]
+        )
+        for case in recorded["cases"]
+    ]
+
+    assert ours == [case["bytes"] for case in recorded["cases"]]
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_family_is_said_to_be_compared_where_it_is_recorded(name: str) -> None:
+    layout = ENGINES[name].slots
+    assert layout is not None
+
+    assert layout.compared == {config["model_type"] for config in RECORDED[name]["configs"].values()}
+
+
+def test_a_part_of_a_packed_module_costs_all_of_it() -> None:
+    config = base_config("llama")
+    whole = bytes_of(config, "vllm", ["q_proj", "k_proj", "v_proj"], 1)
+
+    assert bytes_of(config, "vllm", ["v_proj"], 1) == bytes_of(config, "vllm", ["qkv_proj"], 1) == whole
+    assert bytes_of(config, "sglang", ["v_proj"], 1) == whole
+
+
+def test_tensor_parallelism_that_does_not_divide_is_said() -> None:
+    with pytest.raises(UsageError, match="--tp 3 does not divide 64"):
+        bytes_of(base_config("llama"), "vllm", None, 3)

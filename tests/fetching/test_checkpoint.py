@@ -20,7 +20,7 @@ from lora_cli.fetching.file_selection import Selection, plan
 from lora_cli.settings import load_settings
 from lora_cli.store import Store
 from lora_cli.validation import Terms
-from lora_cli.validation.fetch_and_validate import fetch_in, judge_in
+from lora_cli.validation.fetch_and_validate import fetch_adapter, validate_fetched
 from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base
 
@@ -239,8 +239,8 @@ def test_warm_admits_the_checkpoint_of_a_flag_or_a_manifest(run: Run, tmp_path: 
     settings = load_settings({}, os.environ)
     for item, rank in ((flagged, 10), (named, 10), (numbered, 9)):
         with FetchContext(Store(settings.cache_dir), settings) as context:
-            fetched = fetch_in(item, context)
-        admission = judge_in(fetched, Terms(), settings)
+            fetched = fetch_adapter(item, context)
+        admission = validate_fetched(fetched, Terms(), settings)
         assert admission.refusal is None
         assert admission.adapter is not None
         assert admission.adapter.config is not None

@@ -11,7 +11,7 @@ from lora_cli.engines import choose_engine
 from lora_cli.errors import LoraCliError
 from lora_cli.settings import Settings
 from lora_cli.validation import open_base
-from lora_cli.validation.repair import Wish, repair_adapter
+from lora_cli.validation.repair import RepairOptions, repair_adapter
 from tests.real_engines import vllm_oracle
 from tests.real_engines.bases import SERVED, save
 from tests.real_engines.cases import MAX_LORA_RANK, Case, Cases, possible
@@ -44,7 +44,7 @@ def repaired(family: str, base: Path, folder: Path) -> list[Case]:
             to = folder / "repaired" / engine / name
             try:
                 made = repair_adapter(
-                    Item("", str(cases[name].directory)), Wish(profile, model, deployment, to), settings
+                    Item("", str(cases[name].directory)), RepairOptions(profile, model, deployment, to), settings
                 )
             except LoraCliError:
                 continue

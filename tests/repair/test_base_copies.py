@@ -13,7 +13,7 @@ from lora_cli.core.adapter_request import Item
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
 from lora_cli.validation import open_base
-from lora_cli.validation.repair import Wish, repair_adapter
+from lora_cli.validation.repair import RepairOptions, repair_adapter
 from lora_cli.validation.repair_report import RepairReport
 
 TOKENS = torch.arange(1, 12).reshape(1, -1)
@@ -42,7 +42,7 @@ def trained(base: Path, to: Path, dtype: torch.dtype = torch.float32, **config: 
 
 def repaired(adapter: Path, base: Path, to: Path | None = None, engine: str = "vllm") -> RepairReport:
     settings = Settings(cache_dir=base.parent / "cache")
-    wish = Wish(choose_engine(engine), open_base(str(base), settings), to=to, base_ref=str(base))
+    wish = RepairOptions(choose_engine(engine), open_base(str(base), settings), to=to, base_ref=str(base))
     return repair_adapter(Item("", str(adapter)), wish, settings)
 
 

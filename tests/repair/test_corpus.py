@@ -20,7 +20,7 @@ from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import LoraCliError
 from lora_cli.settings import Settings
 from lora_cli.validation import Checked, Terms, open_base, validate
-from lora_cli.validation.repair import Wish, repair_adapter
+from lora_cli.validation.repair import RepairOptions, repair_adapter
 from lora_cli.validation.repair_report import RepairReport
 from tests.corpus.bases import Base
 from tests.corpus.peft_judge import answers, logits, quiet
@@ -110,7 +110,7 @@ class Bench:
 
     def repaired(self, case: Case, engine: str) -> RepairReport | LoraCliError:
         profile, self.to = choose_engine(engine), self.folder / "repaired" / str(next(self.tries))
-        wish = Wish(profile, self.base, self.deployment(profile), self.to)
+        wish = RepairOptions(profile, self.base, self.deployment(profile), self.to)
         try:
             return repair_adapter(Item("", str(case.directory)), wish, self.settings)
         except LoraCliError as error:

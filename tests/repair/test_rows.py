@@ -11,7 +11,7 @@ from lora_cli.core.engine_outcome import Deployment, Reason
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
 from lora_cli.validation import open_base
-from lora_cli.validation.repair import Wish, repair_adapter
+from lora_cli.validation.repair import RepairOptions, repair_adapter
 from tests.engines.test_cases import PROFILES, all_cases, by_profile
 from tests.rules.test_cases import base_directory, judged
 
@@ -34,7 +34,9 @@ def left(case: Mapping[str, Any], engine: str, folder: Path) -> set[str]:
     settings = Settings(cache_dir=folder / "cache")
     base = None if case.get("base") == "none" else open_base(str(base_directory(case, folder / "base")), settings)
     deployment = Deployment(**{k: v for k, v in case.get("deployment", {}).items() if k in {"tp", "max_lora_rank"}})
-    found = repair_adapter(Item("", str(folder / "adapter")), Wish(choose_engine(engine), base, deployment), settings)
+    found = repair_adapter(
+        Item("", str(folder / "adapter")), RepairOptions(choose_engine(engine), base, deployment), settings
+    )
     return {reason.feature for reason in found.after.reasons}
 
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.reading.tensor_values import decode, encode
-from lora_cli.repair.draft import Made, copy_of, rows_of, scaled, together, zeros
-from lora_cli.validation.repair import made_bits
+from lora_cli.repair.draft import TensorRecipe, assembled, copy_of, rows_of, scaled, zeros
+from lora_cli.validation.repair import tensor_bits
 
-Pair = tuple[Made, Any]
+Pair = tuple[TensorRecipe, Any]
 
 
 def tensor(name: str, shape: tuple[int, ...], dtype: str = "F32") -> TensorInfo:
@@ -33,8 +33,8 @@ class Arrays:
         self.bits[name] = encode(self.random.normal(size=(rows, columns)).astype("f4"), self.dtype)
         return copy_of(tensor(name, (rows, columns), self.dtype)), decode(self.bits[name], self.dtype).astype("f8")
 
-    def value(self, made: Made) -> Any:
-        return decode(made_bits(made, self.bits.__getitem__), made.dtype).astype("f8")
+    def value(self, made: TensorRecipe) -> Any:
+        return decode(tensor_bits(made, self.bits.__getitem__), made.dtype).astype("f8")
 
 
 def test_what_is_only_copied_is_so_bit_by_bit_whatever_it_holds() -> None:
@@ -42,9 +42,9 @@ def test_what_is_only_copied_is_so_bit_by_bit_whatever_it_holds() -> None:
     for name, dtype in (("nan", "BF16"), ("flat", "I64")):
         made = copy_of(tensor(name, bits[name].shape, dtype))
         assert made.untouched == name
-        assert made_bits(made, bits.__getitem__) is bits[name]
+        assert tensor_bits(made, bits.__getitem__) is bits[name]
     moved = replace(copy_of(tensor("nan", (1, 2), "BF16")), shape=(2, 3))
-    assert made_bits(moved, bits.__getitem__).tolist() == [[0x7FC1, 0xFFFF, 0], [0, 0, 0]]
+    assert tensor_bits(moved, bits.__getitem__).tolist() == [[0x7FC1, 0xFFFF, 0], [0, 0, 0]]
 
 
 Step = Callable[[Arrays, Pair, Any], Pair]
@@ -71,7 +71,7 @@ def cut(arrays: Arrays, one: Pair, draw: Any) -> Pair:
 def below(arrays: Arrays, one: Pair, draw: Any) -> Pair:
     other = arrays.matrix(draw(st.integers(1, 4)), one[0].shape[1])
     height = one[0].shape[0]
-    made = together([one[0], other[0]], [(0, 0), (height, 0)], (height + other[0].shape[0], one[0].shape[1]))
+    made = assembled([one[0], other[0]], [(0, 0), (height, 0)], (height + other[0].shape[0], one[0].shape[1]))
     return made, np.concatenate((one[1], other[1]))
 
 
@@ -81,7 +81,7 @@ def beside(arrays: Arrays, one: Pair, draw: Any) -> Pair:
     value = np.zeros((height, one[0].shape[1] + other[0].shape[1]))
     value[: one[0].shape[0], : one[0].shape[1]] = one[1]
     value[one[0].shape[0] : -1, one[0].shape[1] :] = other[1]
-    return together([one[0], other[0]], [(0, 0), (one[0].shape[0], one[0].shape[1])], value.shape), value
+    return assembled([one[0], other[0]], [(0, 0), (one[0].shape[0], one[0].shape[1])], value.shape), value
 
 
 STEPS: list[Step] = [pad, times, cut, below, beside]
@@ -111,7 +111,7 @@ def test_another_dtype_is_the_nearest_number_of_it() -> None:
     arrays = Arrays(2)
     made, value = arrays.matrix(4, 4)
     np.testing.assert_array_equal(
-        made_bits(replace(made, dtype="BF16"), arrays.bits.__getitem__), encode(value.astype("f4"), "BF16")
+        tensor_bits(replace(made, dtype="BF16"), arrays.bits.__getitem__), encode(value.astype("f4"), "BF16")
     )
     flat = copy_of(tensor("flat", (3,)))
     arrays.bits["flat"] = encode(np.array([1.0, 1e-8, 3.3], "f4"), "F32")
@@ -119,4 +119,4 @@ def test_another_dtype_is_the_nearest_number_of_it() -> None:
 
 
 def test_zeros_are_zeros() -> None:
-    assert made_bits(zeros("BF16", (2, 3)), Arrays(3).bits.__getitem__).tolist() == [[0, 0, 0], [0, 0, 0]]
+    assert tensor_bits(zeros("BF16", (2, 3)), Arrays(3).bits.__getitem__).tolist() == [[0, 0, 0], [0, 0, 0]]

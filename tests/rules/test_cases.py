@@ -22,7 +22,7 @@ from lora_cli.rules import RULES
 from lora_cli.settings import Settings
 from lora_cli.sources.local import LocalSource
 from lora_cli.validation import Checked, Terms, judge, open_base, validate
-from lora_cli.validation.verdict import gather
+from lora_cli.validation.verdict import gather_evidence
 from tests.making import (
     NAMES,
     Q_PROJ,
@@ -111,7 +111,7 @@ def asked_for(ref: str, checked: Checked, terms: Terms) -> Checked:
     assert checked.revision is not None
     assert checked.adapter is not None
     meant = parse(ref, is_path=lambda _: False)
-    evidence = gather(Opened(LocalSource(), checked.revision, checked.adapter), terms, meant)
+    evidence = gather_evidence(Opened(LocalSource(), checked.revision, checked.adapter), terms, meant)
     return replace(checked, verdict=judge(checked.adapter, terms, evidence))
 
 

@@ -19,7 +19,7 @@ from lora_cli.store.garbage_collection import Limits, collect
 from lora_cli.store.in_use import Hold, held, holding
 from lora_cli.store.usage import clock
 from lora_cli.validation import Terms
-from lora_cli.validation.fetch_and_validate import Admission, fetch_in, judge_in
+from lora_cli.validation.fetch_and_validate import Admission, fetch_adapter, validate_fetched
 from tests.making import llama_modules, write_adapter
 
 
@@ -27,7 +27,7 @@ def admit(
     ref: AdapterRef, name: str, terms: Terms, store: Store, settings: Settings, hold: Hold | None = None
 ) -> Admission:
     with FetchContext(store, settings, hold=hold) as context:
-        return judge_in(fetch_in(Item(name, ref), context), terms, settings)
+        return validate_fetched(fetch_adapter(Item(name, ref), context), terms, settings)
 
 
 def test_an_admitted_adapter_is_on_this_disk_with_each_stage_timed(

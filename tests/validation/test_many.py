@@ -16,7 +16,7 @@ from lora_cli.errors import MachineError
 from lora_cli.settings import Settings
 from lora_cli.sources.local import is_path
 from lora_cli.validation import Checked, Terms, check_all, open_base, validate
-from lora_cli.validation.validate import TOGETHER, WORTH_PROCESSES, in_processes
+from lora_cli.validation.validate import TOGETHER, WORTH_PROCESSES, check_in_processes
 from tests.making import llama_modules, write_adapter, write_base_config
 
 MANY = WORTH_PROCESSES + TOGETHER + 3
@@ -84,7 +84,7 @@ def killed_at(number: int) -> Sequence[Checked]:
 
     got: list[Checked] = []
     with pytest.raises(MachineError, match="killed"):
-        got.extend(in_processes(one, [Item(str(index), "x") for index in range(100)], 2))
+        got.extend(check_in_processes(one, [Item(str(index), "x") for index in range(100)], 2))
     return got
 
 
@@ -99,7 +99,7 @@ def test_what_nobody_takes_yet_is_bounded(tmp_path: Path) -> None:
             log.write("x")
         return Checked(item.name, "y" * 100_000)
 
-    verdicts = in_processes(one, [Item(str(index), "x") for index in range(400)], 2)
+    verdicts = check_in_processes(one, [Item(str(index), "x") for index in range(400)], 2)
     next(verdicts)
     time.sleep(0.5)
     begun = (tmp_path / "begun").stat().st_size
@@ -115,7 +115,7 @@ def test_processes_end_when_the_one_that_asked_is_killed(tmp_path: Path) -> None
         return Checked(item.name, "y" * 100_000)
 
     def ask() -> None:
-        for _ in in_processes(one, [Item(str(index), "x") for index in range(400)], 2):
+        for _ in check_in_processes(one, [Item(str(index), "x") for index in range(400)], 2):
             os.kill(os.getpid(), signal.SIGKILL)
 
     asking = multiprocessing.get_context("fork").Process(target=ask)

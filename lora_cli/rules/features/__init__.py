@@ -1,15 +1,15 @@
-"""Features of adapters that engines treat differently: one detector each, which finds it and says where.
+"""Features of adapters that engines treat differently, with a detector for each.
 
-A profile's rows name them. Adding one is a detector here and a line in ``FEATURES``.
+The rows of profiles name them. Adding one is a detector and a line in ``FEATURES``.
 """
 
 from collections.abc import Mapping
 
 from lora_cli.rules.features import config, modules, tensors
 from lora_cli.rules.features.config import is_set
-from lora_cli.rules.features.feature import Feature, Found, Served
+from lora_cli.rules.features.feature import EngineCase, Feature, Found
 
-__all__ = ["FEATURES", "Feature", "Found", "Served"]
+__all__ = ["FEATURES", "EngineCase", "Feature", "Found"]
 
 FEATURES: Mapping[str, Feature] = {
     "required-field-missing": Feature(
@@ -100,4 +100,4 @@ FEATURES: Mapping[str, Feature] = {
     "base-without-lora": Feature("a base whose class has no LoRA", modules.base_without_lora),
     "named-like-base": Feature("an adapter named like the served base", modules.named_like_base),
 }
-"""Every feature by the name that rows call it."""
+"""All features by the name in rows."""

@@ -5,15 +5,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from lora_cli.core.finding import Location
-from lora_cli.core.lora_config import raw_value
+from lora_cli.core.lora_config import LoraConfig, raw_value
 from lora_cli.core.parse import LARGEST
 from lora_cli.core.target_modules import ALL_LINEAR, targeted_in
 from lora_cli.core.text import cut, names
 from lora_cli.engines.name_resolution import HEADS
 from lora_cli.errors import FormatError
-from lora_cli.rules.config import LEAST
-from lora_cli.rules.features.feature import Detect, Found, Served
+from lora_cli.rules.config import LEAST, PATTERNS
+from lora_cli.rules.features.feature import Detect, EngineCase, Found
 from lora_cli.rules.rule import shown
 
 REQUIRED = ("r", "lora_alpha", "target_modules")
@@ -22,45 +21,53 @@ KNOWN = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
 """The initialisations that vLLM has in its list, and that leave the base as it was."""
 
 INIT = "init_lora_weights"
-PATTERNS = ("rank_pattern", "alpha_pattern")
 ALPHAS = ("lora_alpha", "alpha_pattern")
 
-Is = Callable[[Any], bool]
+IsMeant = Callable[[Any], bool]
 
 
-def has_value(is_meant: Is, *fields: str) -> Detect:
+def of_config(detect: Callable[[EngineCase, LoraConfig], Iterator[Found]]) -> Detect:
+    """The detector of something in the config: nothing is found if the config cannot be read."""
+
+    def guarded(case: EngineCase) -> Iterator[Found]:
+        if case.config is not None:
+            yield from detect(case, case.config)
+
+    return guarded
+
+
+def has_value(is_meant: IsMeant, *fields: str) -> Detect:
     """The detector of fields with a value that ``is_meant``."""
 
-    def detect(served: Served) -> Iterator[Found]:
-        if (config := served.config) is not None:
-            for name in fields:
-                if is_meant(value := raw_value(config, name)):
-                    yield Found(f"{name} is {shown(value)}", Location(config.file, name))
+    @of_config
+    def detect(case: EngineCase, config: LoraConfig) -> Iterator[Found]:
+        for name in fields:
+            if is_meant(value := raw_value(config, name)):
+                yield Found(f"{name} is {shown(value)}", case.in_config(name))
 
     return detect
 
 
-def has_number(is_meant: Is, common: str, pattern: str, is_meant_there: Is | None = None) -> Detect:
-    """The detector of a number that ``is_meant``: of the ``common`` field where it is given, and of each ``pattern``.
+def has_number(is_meant: IsMeant, common: str, pattern: str, is_meant_there: IsMeant | None = None) -> Detect:
+    """The detector of a number that ``is_meant``: the ``common`` field if it is given, and each value of ``pattern``.
 
-    ``is_meant_there`` is asked about those of the pattern, where other numbers are meant.
+    ``is_meant_there`` is the condition for those of the pattern, if it is another one.
     """
 
-    def detect(served: Served) -> Iterator[Found]:
-        if (config := served.config) is None:
-            return
+    @of_config
+    def detect(case: EngineCase, config: LoraConfig) -> Iterator[Found]:
         if common in config.given and is_meant(value := raw_value(config, common)):
-            yield Found(f"{common} is {shown(value)}", Location(config.file, common))
+            yield Found(f"{common} is {shown(value)}", case.in_config(common))
         by_key = raw_value(config, pattern)
         for key, value in by_key.items() if isinstance(by_key, Mapping) else ():
             if (is_meant_there or is_meant)(value):
-                yield Found(f"{pattern} {cut(key)} is {shown(value)}", Location(config.file, pattern))
+                yield Found(f"{pattern} {cut(key)} is {shown(value)}", case.in_config(pattern))
 
     return detect
 
 
 def is_set(*fields: str) -> Detect:
-    """The detector of fields that are switched on; an empty object says that they are not."""
+    """The detector of fields that are enabled; an empty object does not enable one."""
     return has_value(lambda value: value not in (None, False, (), 0, "", {}), *fields)
 
 
@@ -97,68 +104,68 @@ init_not_known = has_value(
 init_iterated = has_value(lambda value: isinstance(value, str) and value.startswith("pissa_niter_"), INIT)
 
 
-def lora_bias(served: Served) -> Iterator[Found]:
+def lora_bias(case: EngineCase) -> Iterator[Found]:
     """``lora_bias``, or a tensor ``lora_B.bias``."""
-    yield from is_set("lora_bias")(served)
-    if served.config is None or not served.config.lora_bias:
-        held = [key.name for key in served.beside if key.part == "lora_bias"]
-        if held:
-            yield Found(f"there is {names(held)}", Location(served.case.weights_file, cut(held[0])))
+    yield from is_set("lora_bias")(case)
+    if case.config is None or not case.config.lora_bias:
+        biases = [key.name for key in case.other_keys if key.part == "lora_bias"]
+        if biases:
+            yield Found(f"there is {names(biases)}", case.in_weights(biases[0]))
 
 
-def not_lora(served: Served) -> Iterator[Found]:
+@of_config
+def not_lora(case: EngineCase, config: LoraConfig) -> Iterator[Found]:
     """A ``peft_type`` that is missing or another one."""
-    config = served.config
-    if config is not None and config.peft_type != "LORA":
-        said = "missing" if "peft_type" not in config.given else shown(config.peft_type)
-        yield Found(f"peft_type is {said}", Location(config.file, "peft_type"))
+    if config.peft_type != "LORA":
+        value = "missing" if "peft_type" not in config.given else shown(config.peft_type)
+        yield Found(f"peft_type is {value}", case.in_config("peft_type"))
 
 
-def required_field_missing(served: Served) -> Iterator[Found]:
+@of_config
+def required_field_missing(case: EngineCase, config: LoraConfig) -> Iterator[Found]:
     """``r``, ``lora_alpha`` or ``target_modules`` is not in the file."""
-    config = served.config
-    missing = [name for name in REQUIRED if config is not None and name not in config.given]
-    if config is not None and missing:
-        yield Found(f"{names(missing)} {'is' if len(missing) == 1 else 'are'} missing", Location(config.file))
+    missing = [name for name in REQUIRED if name not in config.given]
+    if missing:
+        yield Found(f"{names(missing)} {'is' if len(missing) == 1 else 'are'} missing", case.in_config())
 
 
-def modules_to_save(served: Served) -> Iterator[Found]:
+@of_config
+def modules_to_save(case: EngineCase, config: LoraConfig) -> Iterator[Found]:
     """``modules_to_save`` that names more than a classification head."""
-    config = served.config
-    others = [name for name in (config.modules_to_save or ()) if name not in HEADS] if config is not None else []
-    if config is not None and others:
-        yield Found(f"modules_to_save has {names(others)}", Location(config.file, "modules_to_save"))
+    others = [name for name in config.modules_to_save or () if name not in HEADS]
+    if others:
+        yield Found(f"modules_to_save has {names(others)}", case.in_config("modules_to_save"))
 
 
-def targets_pattern(served: Served) -> Iterator[Found]:
+@of_config
+def targets_pattern(case: EngineCase, config: LoraConfig) -> Iterator[Found]:
     """``target_modules`` as one string that is not ``all`` or ``all-linear``."""
-    config = served.config
-    targets = config.target_modules if config is not None else None
-    if config is not None and isinstance(targets, str) and targets not in {"all", ALL_LINEAR}:
-        yield Found(f"target_modules is the string {shown(targets)}", Location(config.file, "target_modules"))
+    targets = config.target_modules
+    if isinstance(targets, str) and targets not in {"all", ALL_LINEAR}:
+        yield Found(f"target_modules is the string {shown(targets)}", case.in_config("target_modules"))
 
 
-def targets_null(served: Served) -> Iterator[Found]:
+@of_config
+def targets_null(case: EngineCase, config: LoraConfig) -> Iterator[Found]:
     """``target_modules`` is null."""
-    if served.config is not None and "target_modules" in served.config.given:
-        yield from has_value(lambda value: value is None, "target_modules")(served)
+    if "target_modules" in config.given:
+        yield from has_value(lambda value: value is None, "target_modules")(case)
 
 
-def rslora(served: Served) -> Iterator[Found]:
-    """rsLoRA, where it changes a scale: with rank 1 it does not."""
-    config = served.config
-    if config is not None and config.use_rslora and config.r > 1:
+@of_config
+def rslora(case: EngineCase, config: LoraConfig) -> Iterator[Found]:
+    """rsLoRA, if it changes a scale: with rank 1 it does not."""
+    if config.use_rslora and config.r > 1:
         right, wrong = config.lora_alpha / config.r**0.5, config.lora_alpha / config.r
-        yield Found(
-            f"use_rslora is true: the scale is {right:.4g}, but {wrong:.4g} without it",
-            Location(config.file, "use_rslora"),
-        )
+        message = f"use_rslora is true: the scale is {right:.4g}, but {wrong:.4g} without it"
+        yield Found(message, case.in_config("use_rslora"))
 
 
-def module_scales(served: Served) -> Iterator[Found]:
+@of_config
+def module_scales(case: EngineCase, config: LoraConfig) -> Iterator[Found]:
     """A module with another scale than the config's, because of ``rank_pattern`` or ``alpha_pattern``."""
-    config, by_module = served.config, served.case.application.scales
-    if config is None or not by_module:  # with a rank of 0 there is no scale
+    by_module = case.rule_case.application.scales
+    if not by_module:  # with a rank of 0 there is no scale
         return
     common = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
     other = [module for module, scale in by_module.items() if abs(scale.scaling - common) > 1e-9 * abs(common)]
@@ -166,36 +173,35 @@ def module_scales(served: Served) -> Iterator[Found]:
         yield Found(
             f"the scale of {cut(other[0])} is {by_module[other[0]].scaling:.4g}, and {common:.4g} without the "
             f"patterns ({len(other)} of {len(by_module)} modules)",
-            Location(config.file, "alpha_pattern" if config.alpha_pattern else "rank_pattern"),
+            case.in_config("alpha_pattern" if config.alpha_pattern else "rank_pattern"),
         )
 
 
-def module_alphas(served: Served) -> Iterator[Found]:
+@of_config
+def module_alphas(case: EngineCase, config: LoraConfig) -> Iterator[Found]:
     """A module with another alpha than the config's."""
-    if (config := served.config) is None:
-        return
-    alphas = {module: scale.lora_alpha for module, scale in served.case.application.scales.items()}
+    alphas = {module: scale.lora_alpha for module, scale in case.rule_case.application.scales.items()}
     other = next((module for module, alpha in alphas.items() if alpha != config.lora_alpha), None)
     if other is not None:
-        said = f"the alpha of {cut(other)} is {alphas[other]:.4g}, but lora_alpha is {config.lora_alpha:.4g}"
-        yield Found(said, Location(config.file, "alpha_pattern"))
+        message = f"the alpha of {cut(other)} is {alphas[other]:.4g}, but lora_alpha is {config.lora_alpha:.4g}"
+        yield Found(message, case.in_config("alpha_pattern"))
 
 
-def pattern_broken(served: Served) -> Iterator[Found]:
-    """A key of ``rank_pattern`` or ``alpha_pattern`` that is no regular expression."""
-    config, error = served.config, served.case.application.scales_error
-    patterned = config is not None and (config.rank_pattern or config.alpha_pattern) and config.r > 0
-    if config is not None and patterned and error is not None:
-        field = "rank_pattern" if config.rank_pattern else "alpha_pattern"
-        yield Found(cut(error.reason), Location(config.file, field))
+@of_config
+def pattern_broken(case: EngineCase, config: LoraConfig) -> Iterator[Found]:
+    """A key of ``rank_pattern`` or ``alpha_pattern`` that is not a valid regular expression."""
+    error = case.rule_case.application.scales_error
+    if error is not None and (config.rank_pattern or config.alpha_pattern) and config.r > 0:
+        yield Found(cut(error.reason), case.in_config("rank_pattern" if config.rank_pattern else "alpha_pattern"))
 
 
-def targets_nothing(served: Served) -> Iterator[Found]:
-    """The config targets not one module of the base, or leaves it to PEFT, which has no default for the family."""
-    config, base = served.case.application.adapter.config, served.case.base
+@of_config
+def targets_nothing(case: EngineCase, _: LoraConfig) -> Iterator[Found]:
+    """The config targets no module of the base, or leaves it to PEFT, which has no default for the family."""
+    config, base = case.rule_case.application.adapter.config, case.base
     if config is None or base is None or config.target_parameters or config.trainable_token_indices:
         return
-    at = Location(config.file, "target_modules")
+    at = case.in_config("target_modules")
     try:
         chosen = targeted_in(config, base)
     except FormatError:

@@ -1,48 +1,62 @@
-"""What a feature is: a detector over what is served, and what it finds."""
+"""A feature: a detector over one adapter on one engine, and what it finds."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from lora_cli.core.adapter import Adapter
+from lora_cli.core.base_model import BaseModel
 from lora_cli.core.engine_outcome import Deployment, Outcome
 from lora_cli.core.finding import Location
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.tensor_keys import Key
-from lora_cli.engines.name_resolution import Landing
+from lora_cli.engines.name_resolution import NameResolution
 from lora_cli.engines.profile import Profile
 from lora_cli.rules.rule import Case
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class EngineCase:
     """One adapter on one engine.
 
-    ``landing`` is where its modules go there, empty without a base or without weights. ``beside`` are the names of its
-    tensors that are no factors.
+    ``resolution`` is where the engine puts its modules, empty without a base or without weights. ``other_keys`` are the
+    names of its tensors that are not factors.
     """
 
-    case: Case
+    rule_case: Case
     profile: Profile
     deployment: Deployment
-    landing: Landing
-    beside: tuple[Key, ...]
+    resolution: NameResolution
+    other_keys: tuple[Key, ...]
 
     @property
     def adapter(self) -> Adapter:
-        """The adapter as it is written: with experts one by one, where PEFT would stack them."""
-        return self.case.adapter
+        """The adapter as it is stored: with separate experts, where PEFT would stack them."""
+        return self.rule_case.adapter
 
     @property
     def config(self) -> LoraConfig | None:
-        """Its config, None if that cannot be read."""
-        return self.case.adapter.config
+        """The adapter's config, None if it cannot be read."""
+        return self.rule_case.adapter.config
+
+    @property
+    def base(self) -> BaseModel | None:
+        """The base model, None if none was given."""
+        return self.rule_case.base
+
+    def in_weights(self, name: str = "") -> Location:
+        """The location of a tensor or a module in the weights."""
+        return self.rule_case.in_weights(name)
+
+    def in_config(self, field: str = "") -> Location:
+        """The location of a field in the config, which must be readable."""
+        return self.rule_case.in_config(field)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """That an adapter has a feature: what is so, where, and the ``fields`` that a row's texts may name.
+    """A feature of an adapter: a message, a location, and the ``fields`` for placeholders in a row's texts.
 
-    A field ``mend`` stands in for the fix of a row that names no field: here, that would not help.
+    A field ``mend`` replaces the fix of a row without placeholders, where that fix would not help.
     """
 
     message: str
@@ -50,15 +64,15 @@ class Found:
     fields: Mapping[str, str] = field(default_factory=dict)
 
 
-Detect = Callable[[Served], Iterator[Found]]
+Detect = Callable[[EngineCase], Iterator[Found]]
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """Something that an adapter may have, in words, and what finds it.
+    """A feature that an adapter may have: a title, and the function that detects it.
 
-    ``rule`` is the code of the rule that finds the same without an engine, ``along`` are features that an adapter with
-    this one has too; both empty if there are none.
+    ``rule`` is the code of the rule that finds the same without an engine. ``along`` are features that an adapter with
+    this one always has too. Both are empty if there are none.
     """
 
     title: str
@@ -67,8 +81,8 @@ class Feature:
     along: tuple[str, ...] = ()
 
     def outcome(self, name: str, profile: Profile) -> Outcome | None:
-        """What the engine does with an adapter that has this feature, called ``name``, and no other; None: unknown."""
-        if name in profile.engine.unread:
+        """The engine's outcome for an adapter that has only this feature, called ``name``; None if unknown."""
+        if name in profile.engine.unknown:
             return None
         own = [row.outcome for row in profile.rows if row.feature == name]
         rows = [row.outcome for row in profile.rows if row.feature in self.along]

@@ -1,4 +1,4 @@
-"""Features of modules: pairs, packed sets, shapes, experts, where they go, and how the engine is deployed for them."""
+"""Features of modules: pairs, packed sets, shapes, experts, name resolution, and the engine's deployment."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import gt, lt
@@ -9,53 +9,54 @@ from lora_cli.core.grouping import by_key
 from lora_cli.core.tensor_keys import WRAPPER, last_name
 from lora_cli.core.text import counted, cut, names
 from lora_cli.engines.fixes import MERGE
+from lora_cli.engines.lorax_tgi import kernel_rank
 from lora_cli.engines.name_resolution import LAYER
 from lora_cli.engines.profile import PACKED, VOCABULARY, packed_in
-from lora_cli.rules.features.feature import Detect, Found, Served
+from lora_cli.rules.features.feature import Detect, EngineCase, Found
 from lora_cli.rules.rule import MOST_PROBLEMS, shape
 from lora_cli.rules.target_module_matching import highest_rank, is_fused
 
 QKV, GATE_UP = frozenset(PACKED["qkv_proj"]), frozenset(PACKED["gate_up_proj"])
 NO_FACTORS = frozenset({"magnitude", "diag", "variant"})
-"""Parts of LoRA's variants: by no other name would an engine take them for factors."""
+"""Parts of LoRA variants, which are not factors under any name."""
 
 Siblings = Mapping[str, LoraPair]
 
 
-def _found(served: Served, said: str, modules: Iterable[str]) -> Iterator[Found]:
-    """One finding for all the modules that it is true of."""
+def _with_count(case: EngineCase, message: str, modules: Iterable[str]) -> Iterator[Found]:
+    """One finding for all ``modules``, with the first one and their number."""
     all_of = list(modules)
     if all_of:
         more = f" ({counted(len(all_of), 'module')})" if len(all_of) > 1 else ""
-        yield Found(f"{said}: {cut(all_of[0])}{more}", Location(served.case.weights_file, cut(all_of[0])))
+        yield Found(f"{message}: {cut(all_of[0])}{more}", case.in_weights(all_of[0]))
 
 
-def has_modules(said: str, is_meant: Callable[[str, LoraPair], bool]) -> Detect:
-    """The detector of modules that are meant, each given by its path and its factors."""
-    return lambda served: _found(
-        served, said, (module for module, pair in served.adapter.pairs.items() if is_meant(module, pair))
+def has_modules(message: str, is_meant: Callable[[str, LoraPair], bool]) -> Detect:
+    """The detector of modules for which ``is_meant``, called with path and factors, is true."""
+    return lambda case: _with_count(
+        case, message, (module for module, pair in case.adapter.pairs.items() if is_meant(module, pair))
     )
 
 
-def has_packed(said: str, members: frozenset[str], is_meant: Callable[[Siblings], bool]) -> Detect:
-    """The detector of packed sets that are meant, each given by the modules that the adapter has of it.
+def has_packed(message: str, members: frozenset[str], is_meant: Callable[[Siblings], bool]) -> Detect:
+    """The detector of packed sets for which ``is_meant``, called with the adapter's modules of the set, is true.
 
-    It looks only where the base has all ``members`` of the set by themselves.
+    Nothing is found if the base does not have all ``members`` of the set as separate modules.
     """
 
-    def detect(served: Served) -> Iterator[Found]:
-        base = served.case.base
+    def detect(case: EngineCase) -> Iterator[Found]:
+        base = case.base
         if base is not None and members <= {last_name(path) for path in base.modules}:
-            meant = (first for first, siblings in _packed(served, members) if is_meant(siblings))
-            yield from _found(served, said, meant)
+            meant = (first for first, siblings in _packed(case, members) if is_meant(siblings))
+            yield from _with_count(case, message, meant)
 
     return detect
 
 
-def _packed(served: Served, members: frozenset[str]) -> Iterator[tuple[str, Siblings]]:
-    """The first module, and all modules, that the adapter has of each packed set."""
+def _packed(case: EngineCase, members: frozenset[str]) -> Iterator[tuple[str, Siblings]]:
+    """The packed sets of the adapter: (first module, all modules by last name)."""
     sets: dict[str, dict[str, LoraPair]] = {}
-    for module, pair in served.adapter.pairs.items():
+    for module, pair in case.adapter.pairs.items():
         parent, _, leaf = module.rpartition(".")
         if leaf in members:
             sets.setdefault(parent, {})[leaf] = pair
@@ -63,7 +64,7 @@ def _packed(served: Served, members: frozenset[str]) -> Iterator[tuple[str, Sibl
 
 
 def _is_packed(module: str) -> bool:
-    """Whether engines keep this module in one with its siblings."""
+    """Whether engines pack this module with its siblings."""
     return bool(packed_in(last_name(module)))
 
 
@@ -76,104 +77,104 @@ up_without_gate = has_packed("there is up_proj without gate_proj", GATE_UP, lamb
 embedding = has_modules("there is LoRA on the vocabulary", lambda module, _: last_name(module) in VOCABULARY)
 
 
-def packed_ranks(served: Served) -> Iterator[Found]:
+def packed_ranks(case: EngineCase) -> Iterator[Found]:
     """Two ranks in one packed set."""
-    sets = (one for members in (QKV, GATE_UP) for one in _packed(served, members))
+    sets = (one for members in (QKV, GATE_UP) for one in _packed(case, members))
     mixed = [first for first, siblings in sets if len({pair.rank for pair in siblings.values()} - {None}) > 1]
-    yield from _found(served, "the ranks of a packed set differ", mixed)
+    yield from _with_count(case, "the ranks of a packed set differ", mixed)
 
 
-def layer_ranks(served: Served) -> Iterator[Found]:
+def layer_ranks(case: EngineCase) -> Iterator[Found]:
     """One kind of module with different ranks in different layers."""
     ranks: dict[str, set[int]] = {}
-    for module, pair in served.adapter.pairs.items():
+    for module, pair in case.adapter.pairs.items():
         if pair.rank is not None and LAYER.search(module):
             ranks.setdefault(last_name(module), set()).add(pair.rank)
     mixed = [leaf for leaf, found in ranks.items() if len(found) > 1]
     if mixed:
-        said = f"the ranks of {names(mixed)} differ from layer to layer"
-        yield Found(said, Location(served.case.weights_file, mixed[0]))
+        message = f"the ranks of {names(mixed)} differ from layer to layer"
+        yield Found(message, case.in_weights(mixed[0]))
 
 
-def embedding_rows(served: Served) -> Iterator[Found]:
+def embedding_rows(case: EngineCase) -> Iterator[Found]:
     """``lora_embedding_A`` with another number of columns than the base has tokens."""
-    base = served.case.base
-    for module, pair in served.adapter.pairs.items():
+    base = case.base
+    for module, pair in case.adapter.pairs.items():
         if pair.embedding and pair.a and base and base.vocab_size and pair.a.shape[-1:] != (base.vocab_size,):
-            said = f"lora_embedding_A is {shape(pair.a.shape)}, but the base has {base.vocab_size} tokens"
-            yield Found(said, Location(served.case.weights_file, cut(module)))
+            message = f"lora_embedding_A is {shape(pair.a.shape)}, but the base has {base.vocab_size} tokens"
+            yield Found(message, case.in_weights(module))
 
 
-def _compared(served: Served, is_meant: Callable[[int, int], bool]) -> Iterator[str]:
-    """Linear modules one of whose widths compares so with the base's."""
-    modules = served.case.base.modules if served.case.base is not None else {}
-    for module in served.landing.applied:
-        pair, wanted = served.adapter.pairs[module], modules.get(module)
+def _compared(case: EngineCase, is_meant: Callable[[int, int], bool]) -> Iterator[str]:
+    """Linear modules with a width for which ``is_meant(width, width in the base)`` is true."""
+    modules = case.base.modules if case.base is not None else {}
+    for module in case.resolution.applied:
+        pair, wanted = case.adapter.pairs[module], modules.get(module)
         if wanted is not None and not pair.embedding:
             both = zip(pair.widths, (wanted.d_in, wanted.d_out), strict=True)
             if any(has is not None and is_meant(has, needs) for has, needs in both):
                 yield module
 
 
-def factor_flat(served: Served) -> Iterator[Found]:
+def factor_flat(case: EngineCase) -> Iterator[Found]:
     """A factor that does not have two dimensions."""
-    factors = ((module, one) for module, pair in served.adapter.pairs.items() for one in pair.factors)
-    yield from _found(served, "a factor is not a matrix", (module for module, one in factors if len(one.shape) != 2))
+    factors = ((module, one) for module, pair in case.adapter.pairs.items() for one in pair.factors)
+    yield from _with_count(case, "a factor is not a matrix", (module for module, one in factors if len(one.shape) != 2))
 
 
-def shape_larger(served: Served) -> Iterator[Found]:
-    """A factor is wider than the module, or B has more columns than any rank that the engine's slots hold."""
-    yield from _found(served, "a factor is wider than the base's module", _compared(served, gt))
-    limit = served.deployment.max_lora_rank or served.profile.engine.default_rank
-    beyond = (m for m, pair in served.adapter.pairs.items() if pair.b and len(pair.b.shape) == 2 and not pair.embedding
+def shape_larger(case: EngineCase) -> Iterator[Found]:
+    """A factor is wider than the module, or B has more columns than the maximum rank of the engine's slots."""
+    yield from _with_count(case, "a factor is wider than the base's module", _compared(case, gt))
+    limit = case.deployment.max_lora_rank or case.profile.engine.default_rank
+    beyond = (m for m, pair in case.adapter.pairs.items() if pair.b and len(pair.b.shape) == 2 and not pair.embedding
               and limit and pair.rank != pair.b.shape[1] > limit)  # fmt: skip
-    yield from _found(served, f"lora_B has more than the {limit} columns of a slot", beyond)
+    yield from _with_count(case, f"lora_B has more than the {limit} columns of a slot", beyond)
 
 
-def shape_smaller(served: Served) -> Iterator[Found]:
+def shape_smaller(case: EngineCase) -> Iterator[Found]:
     """A factor is narrower than the module."""
-    yield from _found(served, "a factor is narrower than the base's module", _compared(served, lt))
+    yield from _with_count(case, "a factor is narrower than the base's module", _compared(case, lt))
 
 
-def rows_reordered(served: Served) -> Iterator[Found]:
-    """Factors of modules of which the engine's class keeps the outputs in another order than the base."""
-    base, unseen = served.case.base, set(left_out(served))
-    leaves = served.profile.engine.reordered.get(base.model_type, frozenset()) if base else frozenset()
-    meant = (module for module in served.landing.applied if last_name(module) in leaves and module not in unseen)
-    yield from _found(served, "the engine's model has these rows in another order", meant)
+def rows_reordered(case: EngineCase) -> Iterator[Found]:
+    """Factors of modules whose outputs the engine's class keeps in another order than the base."""
+    base, unseen = case.base, set(left_out(case))
+    leaves = case.profile.engine.reordered.get(base.model_type, frozenset()) if base else frozenset()
+    meant = (module for module in case.resolution.applied if last_name(module) in leaves and module not in unseen)
+    yield from _with_count(case, "the engine's model has these rows in another order", meant)
 
 
-def _fused(served: Served, *, by_engine: bool) -> list[str]:
-    """The modules with factors of all experts in one, where the engine's model has them so or, else, keeps them apart.
+def _fused(case: EngineCase, *, by_engine: bool) -> list[str]:
+    """The modules with fused experts, if the engine's model fuses experts too (``by_engine``) or does not (else).
 
-    Nothing is fused by the engine where no base is known, and what has no place or no LoRA there is not looked at.
+    Without a base the engine's model counts as not fused. Modules that the deployment leaves out are ignored.
     """
-    base, engine = served.case.base, served.profile.engine
+    base, engine = case.base, case.profile.engine
     is_fused_there = base is not None and base.model_type in engine.fused_experts
     _, other = engine.block_names.get(base.model_type if base else "", ("", ""))
-    unseen = {*left_out(served), *(module for module in served.adapter.pairs if other and other in module)}
-    fused = (module for module in served.adapter.pairs if module not in unseen and is_fused(served.adapter, module))
+    unseen = {*left_out(case), *(module for module in case.adapter.pairs if other and other in module)}
+    fused = (module for module in case.adapter.pairs if module not in unseen and is_fused(case.adapter, module))
     return list(fused) if is_fused_there == by_engine else []
 
 
-def experts_fused(served: Served) -> Iterator[Found]:
-    """Factors of all experts in one, for an engine whose model keeps them apart."""
-    yield from _found(served, "the experts' factors are fused", _fused(served, by_engine=False))
+def experts_fused(case: EngineCase) -> Iterator[Found]:
+    """Fused factors of all experts, for an engine with separate experts."""
+    yield from _with_count(case, "the experts' factors are fused", _fused(case, by_engine=False))
 
 
-def experts_alone(served: Served) -> Iterator[Found]:
-    """Of an expert's two fused parameters only one has factors."""
-    fused = set(_fused(served, by_engine=True))
+def experts_alone(case: EngineCase) -> Iterator[Found]:
+    """Only one of the two fused parameters of the experts has factors."""
+    fused = set(_fused(case, by_engine=True))
     alone = [one for one in sorted(fused) if fused.isdisjoint({one.removesuffix(WRAPPER), f"{one}{WRAPPER}"} - {one})]
-    yield from _found(served, "one of the experts' two parameters has no factors", alone)
+    yield from _with_count(case, "one of the experts' two parameters has no factors", alone)
 
 
-def experts_incomplete(served: Served) -> Iterator[Found]:
-    """Experts one by one, and not all of them, or not all of an expert's projections, or not of one rank."""
-    base = served.case.base
+def experts_incomplete(case: EngineCase) -> Iterator[Found]:
+    """Separate experts, but not all of them, not all of an expert's projections, or different ranks."""
+    base = case.base
     blocks: dict[str, dict[str, set[tuple[str, int | None]]]] = {}
-    unseen = set(left_out(served))
-    for module, pair in served.adapter.pairs.items():
+    unseen = set(left_out(case))
+    for module, pair in case.adapter.pairs.items():
         head, dot, tail = module.partition(".experts.")
         index, _, leaf = tail.partition(".")
         if dot and index.isdecimal() and module not in unseen:
@@ -186,14 +187,14 @@ def experts_incomplete(served: Served) -> Iterator[Found]:
         for head, experts in blocks.items()
         if len(experts) < wanted or len(set(map(frozenset, experts.values()))) > 1 or len(min(experts.values())) != 3
     ]
-    yield from _found(served, f"some of the {wanted} experts have no factors, or different ones", short)
+    yield from _with_count(case, f"some of the {wanted} experts have no factors, or different ones", short)
 
 
-def rank_above_max(served: Served) -> Iterator[Found]:
-    """The highest rank, of the config or of a tensor, is above what the engine's slots have."""
-    engine, given = served.profile.engine, served.deployment.max_lora_rank
+def rank_above_max(case: EngineCase) -> Iterator[Found]:
+    """The highest rank, of the config or of a tensor, is above the maximum of the engine's slots."""
+    engine, given = case.profile.engine, case.deployment.max_lora_rank
     limit = given if given is not None else engine.default_rank
-    if limit is None or (known := highest_rank(served.adapter)) is None:
+    if limit is None or (known := highest_rank(case.adapter)) is None:
         return
     where, highest, at = known
     if highest <= limit:
@@ -209,116 +210,115 @@ def rank_above_max(served: Served) -> Iterator[Found]:
     )
 
 
-def padded_rank(served: Served) -> Iterator[Found]:
-    """A rank that the engine's kernels pad: below 8 for each shard, or no multiple of 16 above that."""
-    config, least = served.config, 8 * served.deployment.tp
-    if config is None or len({last_name(module) for module in served.adapter.pairs}) < 2:
+def padded_rank(case: EngineCase) -> Iterator[Found]:
+    """A rank that the engine's kernels pad."""
+    config = case.config
+    if config is None or len({last_name(module) for module in case.adapter.pairs}) < 2:
         return
-    if config.r < least or (config.r > least and config.r % 16):
-        to = least if config.r < least else -(-config.r // 16) * 16
-        said = f"r is {config.r}, which is padded to {to} with a tensor-parallel size of {served.deployment.tp}"
-        yield Found(said, Location(config.file, "r"))
+    if (to := kernel_rank(config.r, case.deployment.tp)) != config.r:
+        message = f"r is {config.r}, which is padded to {to} with a tensor-parallel size of {case.deployment.tp}"
+        yield Found(message, Location(config.file, "r"))
 
 
-def _of(served: Served, said: str, modules: Sequence[str], **fields: str) -> Iterator[Found]:
+def _with_names(case: EngineCase, message: str, modules: Sequence[str], **fields: str) -> Iterator[Found]:
     if modules:
-        yield Found(f"{said}: {names(modules)}", Location(served.case.weights_file, cut(modules[0])), fields)
+        yield Found(f"{message}: {names(modules)}", case.in_weights(modules[0]), fields)
 
 
-def names_outside_grammar(served: Served) -> Iterator[Found]:
-    """Names of tensors that a strict engine does not parse."""
-    by_reason = by_key((why, name) for name, why in served.landing.outside.items())
+def names_outside_grammar(case: EngineCase) -> Iterator[Found]:
+    """Names of tensors that a strict engine cannot parse."""
+    by_reason = by_key((why, name) for name, why in case.resolution.outside.items())
     reasons = list(by_reason)
-    kept = {key.name for key in served.beside if key.part in NO_FACTORS}
+    kept = {key.name for key in case.other_keys if key.part in NO_FACTORS}
     for why in reasons[:MOST_PROBLEMS]:
         fields = {"mend": MERGE} if kept.issuperset(by_reason[why]) else {}
-        yield from _of(served, f"{counted(len(by_reason[why]), 'tensor')}, {why}", by_reason[why], **fields)
+        yield from _with_names(case, f"{counted(len(by_reason[why]), 'tensor')}, {why}", by_reason[why], **fields)
     rest = [name for why in reasons[MOST_PROBLEMS:] for name in by_reason[why]]
-    yield from _of(served, f"{counted(len(rest), 'more tensor')}, for other reasons", rest)
+    yield from _with_names(case, f"{counted(len(rest), 'more tensor')}, for other reasons", rest)
 
 
-def unexpected_modules(served: Served) -> Iterator[Found]:
-    """Modules whose last name the engine's model has nowhere."""
-    found = served.landing.unexpected
+def unexpected_modules(case: EngineCase) -> Iterator[Found]:
+    """Modules with a last name that no module of the engine's model has."""
+    found = case.resolution.unexpected
     leaves = sorted({last_name(module) for module in found})
-    yield from _of(served, f"{counted(len(found), 'module')} called {names(leaves)}", found)
+    yield from _with_names(case, f"{counted(len(found), 'module')} called {names(leaves)}", found)
 
 
-def nothing_lands(served: Served) -> Iterator[Found]:
-    """Not one module has a place, although the engine takes all of their names."""
-    landing = served.landing
-    if not landing.applied:
-        missed, total = [*landing.nowhere, *landing.partial], landing.counted.total
-        why = next(iter(landing.nowhere.values()), "its kind is not in every layer")
-        yield from _of(served, f"0 of {counted(total, 'module')} apply, {why}", missed)
+def nothing_lands(case: EngineCase) -> Iterator[Found]:
+    """No module is in the engine's model, although it accepts all of their names."""
+    resolution = case.resolution
+    if not resolution.applied:
+        missed, total = [*resolution.nowhere, *resolution.partial], resolution.applied_count.total
+        why = next(iter(resolution.nowhere.values()), "its kind is not in every layer")
+        yield from _with_names(case, f"0 of {counted(total, 'module')} apply, {why}", missed)
 
 
-def partly_lands(served: Served) -> Iterator[Found]:
-    """Some modules have a place and others have none."""
-    landing = served.landing
-    if landing.applied:
-        why = next(iter(landing.nowhere.values()), "their kind is not in every layer")
-        yield from _of(served, f"{landing.counted} modules apply, {why}", [*landing.nowhere, *landing.partial])
+def partly_lands(case: EngineCase) -> Iterator[Found]:
+    """Some modules are in the engine's model, and others are not."""
+    resolution = case.resolution
+    if resolution.applied:
+        why = next(iter(resolution.nowhere.values()), "their kind is not in every layer")
+        yield from _with_names(
+            case, f"{resolution.applied_count} modules apply, {why}", [*resolution.nowhere, *resolution.partial]
+        )
 
 
-def two_into_one(served: Served) -> Iterator[Found]:
-    """Two modules are one where only the layer's number and the last name count."""
-    return _of(served, "two modules have one layer and last name", served.landing.collisions)
+def two_into_one(case: EngineCase) -> Iterator[Found]:
+    """Two modules have the same layer number and last name."""
+    return _with_names(case, "two modules have one layer and last name", case.resolution.collisions)
 
 
-def tower(served: Served) -> Iterator[Found]:
-    """Modules of a part that LoRA does not reach by the engine's default."""
-    found = served.landing.towers
-    return _of(served, f"{counted(len(found), 'module is', 'modules are')} in a tower", found)
+def tower(case: EngineCase) -> Iterator[Found]:
+    """Modules of a tower, to which the engine does not apply LoRA by default."""
+    found = case.resolution.towers
+    return _with_names(case, f"{counted(len(found), 'module is', 'modules are')} in a tower", found)
 
 
-def left_out(served: Served) -> list[str]:
-    """The modules that the deployment puts no LoRA on. Of a packed set all have it where one has."""
-    targets = served.deployment.lora_target_modules
+def left_out(case: EngineCase) -> list[str]:
+    """The modules without LoRA in this deployment. A packed set has LoRA if one of its modules has."""
+    targets = case.deployment.lora_target_modules
     if targets is None or "all" in targets:
         return []
 
     def whole(module: str) -> str:
         return packed_in(last_name(module)) or last_name(module)
 
-    told = {whole(target) for target in targets}
-    others = [module for module in served.adapter.pairs if whole(module) not in told]
+    wanted = {whole(target) for target in targets}
+    others = [module for module in case.adapter.pairs if whole(module) not in wanted]
     return [module for module in others if not any(_under(module, target) for target in targets)]
 
 
-def filtered(served: Served) -> Iterator[Found]:
-    """Modules that the deployment puts no LoRA on."""
-    targets = served.deployment.lora_target_modules or ()
-    wanted = sorted({last_name(module) for module in served.adapter.pairs} | set(targets))
-    yield from _of(served, f"only {names(targets)} has LoRA", left_out(served), wanted=" ".join(wanted))
+def filtered(case: EngineCase) -> Iterator[Found]:
+    """Modules without LoRA in this deployment."""
+    targets = case.deployment.lora_target_modules or ()
+    wanted = sorted({last_name(module) for module in case.adapter.pairs} | set(targets))
+    yield from _with_names(case, f"only {names(targets)} has LoRA", left_out(case), wanted=" ".join(wanted))
 
 
 def _under(module: str, target: str) -> bool:
-    """Whether ``target`` names the module; ``experts`` names each projection of each expert."""
+    """Whether ``target`` matches the module; ``experts`` matches all projections of all experts."""
     return module == target or module.endswith(f".{target}") or (target == "experts" and ".experts." in module)
 
 
-def base_without_lora(served: Served) -> Iterator[Found]:
-    """The base is of a family or a class for which the engine has no LoRA."""
-    base = served.case.base
-    if base is not None and not served.profile.has_lora(base):
+def base_without_lora(case: EngineCase) -> Iterator[Found]:
+    """The base is of a family or a class on which the engine does not support LoRA."""
+    base = case.base
+    if base is not None and not case.profile.has_lora(base):
         yield Found(
             f"the base is {cut(base.name)} ({cut(base.architecture or base.model_type)})",
-            Location(served.case.weights_file),
+            case.in_weights(),
         )
 
 
-def named_like_base(served: Served) -> Iterator[Found]:
-    """The adapter's name is the one under which the base is served."""
-    if served.deployment.served_model_name and served.adapter.name == served.deployment.served_model_name:
-        yield Found(
-            f"the adapter is called {cut(served.adapter.name)}, like the base", Location(served.case.weights_file)
-        )
+def named_like_base(case: EngineCase) -> Iterator[Found]:
+    """The adapter's name is the one under which the base is case."""
+    if case.deployment.served_model_name and case.adapter.name == case.deployment.served_model_name:
+        yield Found(f"the adapter is called {cut(case.adapter.name)}, like the base", case.in_weights())
 
 
-def pinned_beyond_slots(served: Served) -> Iterator[Found]:
-    """As many adapters are pinned as one batch may hold."""
-    pinned, slots = served.deployment.pinned, served.deployment.max_loras
+def pinned_beyond_slots(case: EngineCase) -> Iterator[Found]:
+    """At least as many adapters are pinned as there are slots."""
+    pinned, slots = case.deployment.pinned, case.deployment.max_loras
     if slots is not None and pinned >= slots:
-        said = f"{counted(pinned, 'adapter is', 'adapters are')} pinned, but max_loras is {slots}"
-        yield Found(said, Location(served.case.weights_file), {"slots": str(pinned + 1)})
+        message = f"{counted(pinned, 'adapter is', 'adapters are')} pinned, but max_loras is {slots}"
+        yield Found(message, case.in_weights(), {"slots": str(pinned + 1)})

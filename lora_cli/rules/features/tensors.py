@@ -8,18 +8,18 @@ from lora_cli.core.tensor_keys import Key, last_name
 from lora_cli.core.text import counted, cut, names
 from lora_cli.engines.name_resolution import HEADS
 from lora_cli.engines.profile import VOCABULARY
-from lora_cli.rules.features.feature import Detect, Found, Served
+from lora_cli.rules.features.feature import Detect, EngineCase, Found
 from lora_cli.rules.target_module_matching import is_fused
 
 
 def has_tensors(noun: str, is_meant: Callable[[Key], bool]) -> Detect:
     """A detector of tensors that are not factors, by their names."""
 
-    def detect(served: Served) -> Iterator[Found]:
-        found = [key.name for key in served.beside if is_meant(key)]
+    def detect(case: EngineCase) -> Iterator[Found]:
+        found = [key.name for key in case.other_keys if is_meant(key)]
         if found:
-            said = f"there {'is' if len(found) == 1 else 'are'} {counted(len(found), noun)}: {names(found, 2)}"
-            yield Found(said, Location(served.case.weights_file, cut(found[0])))
+            message = f"there {'is' if len(found) == 1 else 'are'} {counted(len(found), noun)}: {names(found, 2)}"
+            yield Found(message, case.in_weights(found[0]))
 
     return detect
 
@@ -38,55 +38,55 @@ _saved_heads = has_tensors("saved weight", lambda key: _is_saved(key) and last_n
 trained_tokens = has_tensors("tensor of trained tokens", lambda key: key.part == "trainable_tokens")
 
 
-def saved_head(served: Served) -> Iterator[Found]:
+def saved_head(case: EngineCase) -> Iterator[Found]:
     """A whole classification head, unless the engine takes the head of the base's class from adapters."""
-    base = served.case.base
-    if base is None or not served.profile.takes_head(base):
-        yield from _saved_heads(served)
+    base = case.base
+    if base is None or not case.profile.takes_head(base):
+        yield from _saved_heads(case)
 
 
-def added_tokens(served: Served) -> Iterator[Found]:
+def added_tokens(case: EngineCase) -> Iterator[Found]:
     """Tokens of ``added_tokens.json`` with ids beyond the base's vocabulary."""
-    if found := served.case.added_beyond_vocabulary():
+    if found := case.rule_case.tokens_beyond_vocabulary():
         yield Found(*found)
 
 
-def pickled(served: Served) -> Iterator[Found]:
+def pickled(case: EngineCase) -> Iterator[Found]:
     """Weights that are a pickle."""
-    if served.adapter.pickled:
-        yield Found("the weights are a pickle", Location(served.case.weights_file))
+    if case.adapter.pickled:
+        yield Found("the weights are a pickle", case.in_weights())
 
 
-def pt_alone(served: Served) -> Iterator[Found]:
+def pt_alone(case: EngineCase) -> Iterator[Found]:
     """Weights in ``adapter_model.pt``, without one of the two files that PEFT writes."""
-    weights = served.adapter.weight_files
+    weights = case.adapter.weight_files
     if weights and all(path.endswith(".pt") for path in weights):
         yield Found(f"the weights are in {cut(weights[0])}", Location(cut(weights[0])))
 
 
-def sharded(served: Served) -> Iterator[Found]:
+def sharded(case: EngineCase) -> Iterator[Found]:
     """Weights split over several files."""
-    foreign = served.adapter.foreign
+    foreign = case.adapter.foreign
     if foreign is not None and foreign.format is SHARDED:
         yield Found("the weights are sharded", Location(cut(foreign.file)))
 
 
-def stray_weights(served: Served) -> Iterator[Found]:
+def stray_weights(case: EngineCase) -> Iterator[Found]:
     """Other safetensors files in the adapter's own folder."""
-    weights = served.adapter.weight_files
-    paths = [file.path for file in served.adapter.files]
+    weights = case.adapter.weight_files
+    paths = [file.path for file in case.adapter.files]
     stray = [path for path in paths if path.endswith(".safetensors") and "/" not in path and path not in weights]
-    if stray and weights and not served.adapter.pickled:
-        said = f"{names(stray)} {'is' if len(stray) == 1 else 'are'} next to {weights[0]}"
-        yield Found(said, Location(cut(stray[0])))
+    if stray and weights and not case.adapter.pickled:
+        message = f"{names(stray)} {'is' if len(stray) == 1 else 'are'} next to {weights[0]}"
+        yield Found(message, Location(cut(stray[0])))
 
 
-def rank_not_r(served: Served) -> Iterator[Found]:
+def rank_not_r(case: EngineCase) -> Iterator[Found]:
     """Factors of another rank than ``r``."""
-    config = served.config
+    config = case.config
     if config is None or "r" not in config.given or "r" in config.mistyped:
         return
-    pairs = [(m, pair.rank) for m, pair in served.adapter.pairs.items() if not is_fused(served.adapter, m)]
+    pairs = [(m, pair.rank) for m, pair in case.adapter.pairs.items() if not is_fused(case.adapter, m)]
     other = [(module, rank) for module, rank in pairs if rank not in {None, config.r}]
     if other:
         module, rank = other[0]

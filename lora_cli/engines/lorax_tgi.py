@@ -1,12 +1,26 @@
-"""LoRAX at a7394ba (after 0.12): what it makes of an adapter. Read in ``server/lorax_server``; its loader was run."""
+"""LoRAX at a7394ba (after 0.12) and TGI 3.3.7 (db931fcf), whose LoRA began as LoRAX's: what they make of an adapter.
+
+Read in ``server/lorax_server`` and ``server/text_generation_server``; the loader of LoRAX was run.
+"""
 
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.engines.fixes import ALONE, NUMBER_WRITTEN, repair
-from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, FACTORS, Engine, Grammar, Row, rejects, serves_wrong
+from lora_cli.engines.profile import (
+    FACTORS,
+    GENERIC_OUTCOMES,
+    OWN_NAME_RULES,
+    RARELY_KNOWN,
+    Engine,
+    Grammar,
+    Row,
+    rejects,
+    serves_wrong,
+)
 
 LORA = "server/lorax_server/adapters/lora.py"
 SGMV = "server/lorax_server/utils/sgmv.py"
 HUB = "server/lorax_server/utils/sources/hub.py"
+TGI_WEIGHTS = "server/text_generation_server/utils/peft.py"
 
 IGNORED = {
     "dora": "DoRA's magnitudes are not read",
@@ -21,10 +35,16 @@ IGNORED = {
     "trained-tokens": "trained tokens are not read",
     "init-changes-base": "the base's weights are not the ones that it was trained on",
 }
-"""What neither of the two reads, by feature: an adapter is served as if it had none of it."""
+"""Features that neither engine reads: an adapter is served as if it did not have them."""
 
 
-def rows(engine: str) -> tuple[Row, ...]:
+def kernel_rank(rank: int, tp: int) -> int:
+    """The rank that their kernels pad ``rank`` to: at least 8 for each shard, and above that a multiple of 16."""
+    least = 8 * tp
+    return least if rank <= least else -(-rank // 16) * 16
+
+
+def _rows(engine: str) -> tuple[Row, ...]:
     """The rows of LoRAX and of TGI, which began as one code; ``engine`` is the target of a repair."""
     return (
         *(serves_wrong(feature, reason, LORA) for feature, reason in IGNORED.items()),
@@ -74,34 +94,43 @@ def rows(engine: str) -> tuple[Row, ...]:
 
 
 GENERIC = {
-    **EVERYWHERE,
-    **BY_OWN_NAMES,
+    **GENERIC_OUTCOMES,
+    **OWN_NAME_RULES,
     "LC205": Outcome.OK,
     "LC209": Outcome.OK,
     "LC208": Outcome.OK,
     **dict.fromkeys(("LC202", "LC301", "LC306", "LC314", "LC316", "LC321", "LC322"), Outcome.SERVES_WRONG),
 }
-"""Its kernels are handed bare pointers: no check of shapes was found."""
+"""Their kernels get bare pointers: no check of shapes was found."""
 
-UNREAD = frozenset(
-    (
-        *("sharded", "experts-alone", "experts-incomplete", "rows-reordered", "base-without-lora", "tower"),
-        "named-like-base",
-    )
-)
+LEAVES = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj"})
 
-LEAVES = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"})
-
-ENGINE = Engine(
+LORAX = Engine(
     name="lorax",
     title="LoRAX",
     versions=("0.12",),
-    rows=rows("lorax"),
+    rows=_rows("lorax"),
     grammars={
-        "0.12": Grammar(
-            prefix="required", parts=FACTORS, leaves=LEAVES | {"qkv_proj", "gate_up_proj"}, whole_types=True
-        )
+        "0.12": Grammar(prefix="required", parts=FACTORS, leaves=LEAVES | {"lm_head", "gate_up_proj"}, whole_types=True)
     },
     generic=GENERIC,
-    unread=UNREAD,
+    unknown=RARELY_KNOWN | {"sharded"},
+)
+
+TGI = Engine(
+    name="tgi",
+    title="TGI",
+    versions=("3.3.7",),
+    rows=(
+        *_rows("tgi"),
+        rejects(
+            "pickled",
+            "it only reads safetensors",
+            TGI_WEIGHTS,
+            mend=repair("tgi", "converts it to safetensors without running it"),
+        ),
+    ),
+    grammars={"3.3.7": Grammar(prefix="required", parts=FACTORS, leaves=LEAVES | {"c_proj", "c_fc"}, whole_types=True)},
+    generic=GENERIC,
+    unknown=RARELY_KNOWN | {"sharded"},
 )
