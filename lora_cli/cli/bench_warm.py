@@ -37,11 +37,11 @@ from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.text import safe, size
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import ERRORS, INTERRUPTED, LoraCliError, MachineError, UsageError
-from lora_cli.runtime.child_process import ChildProcess, Died, Program
+from lora_cli.runtime.child_process import ChildProcess, ProcessDied, Program
 from lora_cli.runtime.composable import scalings
-from lora_cli.runtime.load_jobs import reported
-from lora_cli.runtime.messages import Job
-from lora_cli.runtime.plan import Device, Limits, lay_out, needs_of
+from lora_cli.runtime.load_jobs import report_of_admission
+from lora_cli.runtime.messages import LoraRequest
+from lora_cli.runtime.plan import Device, Limits, plan_slots, slot_requirements
 from lora_cli.runtime.warm_process import WarmProcess
 from lora_cli.settings import Settings
 from lora_cli.store import Store
@@ -56,7 +56,7 @@ COPIES = 3
 """Each synthetic adapter is on the disk as it was written, as the cache has it, and packed."""
 
 STARTED_S = 0.02
-SERVER = Program(module="lora_cli.cli.bench_warm", title="the server", stop_deadline_s=15.0, shown=True)
+SERVER = Program(module="lora_cli.cli.bench_warm", title="the server", stop_deadline_s=15.0, inherit_stderr=True)
 LOAD_TIMEOUT = "10m"
 
 
@@ -183,14 +183,14 @@ def measured_lineup(settings: Settings, options: BenchOptions, workload: Workloa
 
 def servable(
     asked: Lineup, base: BaseModel, most: Limits, settings: Settings, hold: Hold, failures: Failures
-) -> dict[str, Job]:
+) -> dict[str, LoraRequest]:
     """The adapters that can be served, by name, held in the cache; the others are noted in ``failures``."""
     admit = admitting(Terms(base, max_lora_rank=most.max_lora_rank or None), settings, hold)
-    found: dict[str, Job] = {}
+    found: dict[str, LoraRequest] = {}
     for item in asked.items:
         try:
             admission = admit(item)
-            _, job = reported(item, admission)
+            _, job = report_of_admission(item, admission)
             if job is None:
                 assert admission.refusal is not None
                 raise admission.refusal
@@ -216,8 +216,8 @@ def _measure(
         replay = partial(run_trace, trace.keys(), max_loras=slots, max_cpu_loras=places, failed=broken)
         if not jobs:
             return replay(serve=lambda _name: Served("", 0.0)), {}  # none is asked: all are broken
-        needs = [needs_of(job.adapter, base) for job in jobs.values()]
-        plan = lay_out(replace(planned(asked, run, base, settings), seed=seed, base_directory=None), needs)
+        needs = [slot_requirements(job.adapter, base) for job in jobs.values()]
+        plan = plan_slots(replace(planned(asked, run, base, settings), seed=seed, base_directory=None), needs)
         with WarmProcess(plan) as process:
             ready = process.start()
             serve = partial(_serve, process, jobs, failures)
@@ -225,7 +225,7 @@ def _measure(
             return found, {"device": ready.device, "dtype": ready.dtype}
 
 
-def _serve(process: WarmProcess, jobs: Mapping[str, Job], failures: Failures, name: str) -> Served:
+def _serve(process: WarmProcess, jobs: Mapping[str, LoraRequest], failures: Failures, name: str) -> Served:
     """What a trace is run against: the adapter into its slot, and a small batch through it."""
     job = jobs[name]
     try:
@@ -252,9 +252,9 @@ def own_server(asked: Lineup, run: Run, settings: Settings) -> Iterator[str]:
         child = ChildProcess(SERVER, (asked, run, serve, replace(settings, quiet=not settings.verbose)))
         try:
             while not (folder / "ready").exists():
-                if child.stands.future.done():
-                    with suppress(Died):
-                        child.stands.answer(object)
+                if child.started.future.done():
+                    with suppress(ProcessDied):
+                        child.started.answer(object)
                     raise MachineError("the server exited before it was ready", hint="--verbose shows its progress")
                 time.sleep(STARTED_S)
             yield str(serve.address)

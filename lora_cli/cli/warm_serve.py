@@ -17,9 +17,9 @@ from lora_cli.core.target_modules import all_linear
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import NotFound, UsageError
 from lora_cli.reading.base_model import WEIGHTS_FILE
-from lora_cli.runtime.child_process import Died
-from lora_cli.runtime.plan import Needs, Plan, lay_out
-from lora_cli.runtime.warm_process import WarmProcess, require
+from lora_cli.runtime.child_process import ProcessDied
+from lora_cli.runtime.plan import Plan, SlotRequirements, plan_slots
+from lora_cli.runtime.warm_process import WarmProcess, require_packages_for
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.in_use import holding
@@ -48,7 +48,7 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
     Raises:
         LoraCliError: why it cannot, or could not go on.
     """
-    require(run.forward)
+    require_packages_for(run.forward)
     require_packages("warm --serve", "warm", "starlette", "uvicorn")
     if run.forward == "model" and run.dummy is None and not has_base_weights(asked.base):
         # The child would say it later: that there is no model to answer with.
@@ -66,40 +66,45 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
     items, roots = uniquely_named(asked.items), _folders(serve.roots)
     # What is in the server's own cache was admitted by it, or by one that it trusts: clients may name it.
     roots.append(Store(settings.cache_dir).snapshots)
-    from lora_cli.serving.adapter_manager import Host
-    from lora_cli.serving.admissions import Admissions, Setup
+    from lora_cli.serving.adapter_manager import AdapterManager
+    from lora_cli.serving.admissions import Admissions, AdmissionSettings
     from lora_cli.serving.api import Api
-    from lora_cli.serving.request_rates import read_past
-    from lora_cli.serving.server import Files
+    from lora_cli.serving.request_rates import read_rates
+    from lora_cli.serving.server import OutputFiles
     from lora_cli.serving.server import serve as listen
 
     base = base_model(asked.base, settings)
     kept = settings.cache_dir / "history" / f"{hashlib.sha256(str(asked.base).encode()).hexdigest()[:32]}.json"
-    past = read_past(kept)
+    past = read_rates(kept)
     plan = replace(planned(asked, run, base, settings), history=past.tiers)
     told = partial(tell_stage, settings)
     process = partial(
-        WarmProcess, deadline_s=timeout_s, stop_deadline_s=STOP_S, tell=told, died=_log_death, revived=_log_return
+        WarmProcess,
+        deadline_s=timeout_s,
+        stop_deadline_s=STOP_S,
+        on_stage=told,
+        on_death=_log_death,
+        on_restart=_log_return,
     )
     open_process = partial(_open_process, plan, process)
     copy = run.copies.admitted if run.copies is not None else None
     level = logging.getLogger("lora_cli").getEffectiveLevel()
-    setup = Setup(settings, base, run.limits.max_lora_rank or None, tuple(roots), copy, level)
+    setup = AdmissionSettings(settings, base, run.limits.max_lora_rank or None, tuple(roots), copy, level)
     with holding(Store(settings.cache_dir)) as hold, closing(Admissions(setup, hold, timeout_s)) as admissions:
         admissions.start()
         slots, memory = run.limits.max_loras, run.limits.max_cpu_loras
-        host = Host(items, admissions, open_process, slots=slots, memory=memory, past=past)
+        host = AdapterManager(items, admissions, open_process, max_loras=slots, max_cpu_loras=memory, rates=past)
         hosts = None if token or address.uds is not None else address.hosts
         api = Api(host, settings, _base_name(asked), roots, run.forward == "model", token, hosts)
-        listen(api, address, Files(serve.ready_file, serve.metrics_file, kept), lambda note: say(note, settings))
+        listen(api, address, OutputFiles(serve.ready_file, serve.metrics_file, kept), lambda note: say(note, settings))
 
 
-def _open_process(plan: Plan, process: Callable[[Plan], WarmProcess], needs: Sequence[Needs]) -> WarmProcess:
+def _open_process(plan: Plan, process: Callable[[Plan], WarmProcess], needs: Sequence[SlotRequirements]) -> WarmProcess:
     """Slots for all adapters that are known so far, and for the modules that most adapters are on."""
-    return process(lay_out(plan, needs, all_linear(plan.base)))
+    return process(plan_slots(plan, needs, all_linear(plan.base)))
 
 
-def _log_death(why: Died) -> None:
+def _log_death(why: ProcessDied) -> None:
     hint = f" ({why.hint})" if why.hint else ""
     log.warning("%s%s; it is started again", why.message, hint)
 

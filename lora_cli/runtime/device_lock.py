@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Turns:
+class DeviceLock:
     """One at a time. No background step begins while a request waits, so that one waits for a single step."""
 
     def __init__(self) -> None:

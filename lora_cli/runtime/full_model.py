@@ -36,7 +36,7 @@ def dummy_model(config: Mapping[str, Any], *, dtype: torch.dtype, device: torch.
     return through_onednn(model.eval())
 
 
-class Chat:
+class ChatTokenizer:
     """The tokenizer of the base in ``directory``, through transformers: no network, no code of its own.
 
     Raises:
@@ -66,7 +66,7 @@ class Chat:
         """
         return self.turn_ids((("user", prompt),)) if self._tokenizer.chat_template else self.plain_ids(prompt)
 
-    def turn_ids(self, turns: Sequence[tuple[str, str]]) -> list[int]:
+    def turn_ids(self, device_lock: Sequence[tuple[str, str]]) -> list[int]:
         """Token ids of a chat, each turn a role and its text, in the tokenizer's chat template, up to the next answer.
 
         Raises:
@@ -74,9 +74,9 @@ class Chat:
         """
         if not self._tokenizer.chat_template:
             raise UsageError("the base has no chat template", hint="use /v1/completions")
-        for _, text in turns:
+        for _, text in device_lock:
             _check_text(text)
-        messages = [{"role": role, "content": text} for role, text in turns]
+        messages = [{"role": role, "content": text} for role, text in device_lock]
         try:
             text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         except Exception as error:
@@ -117,7 +117,7 @@ def stops(generation_config: Any) -> frozenset[int]:
 CHECK_TOKENS = 16
 
 
-class WholeModel:
+class FullModel:
     """Holds the composed model, its tokenizer (loaded with the first prompt), and what the base says.
 
     Raises:
@@ -137,14 +137,14 @@ class WholeModel:
         self._ids = torch.randint(vocabulary, (1, CHECK_TOKENS), generator=generator).to(device)
         self._base_logits: torch.Tensor | None = None
         self._base_answers: dict[tuple[str, int], tuple[list[int], torch.Tensor]] = {}
-        self._chat: Chat | None = None
+        self._chat: ChatTokenizer | None = None
 
     @property
-    def chat(self) -> Chat:
+    def chat(self) -> ChatTokenizer:
         """The tokenizer. Raises ``FormatError`` when there is none."""
         if self._directory is None:
             raise FormatError("has no tokenizer: it is not a directory on this disk", where="--base")
-        self._chat = self._chat or Chat(self._directory)
+        self._chat = self._chat or ChatTokenizer(self._directory)
         return self._chat
 
     @property

@@ -14,7 +14,7 @@ TierName = Literal["gpu", "cpu", "disk"]
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class LoraRequest:
     """One adapter, checked and on this disk. ``digest`` is its snapshot's; ``pinned`` keeps it on the device."""
 
     name: str
@@ -30,14 +30,14 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
+class OpaquePickle:
     """A value, pickled, in a process that must not open it. Sent on ``hops`` times, it is the value there."""
 
     data: bytes
     hops: int = 1
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Sealed, (self.data, self.hops - 1)) if self.hops > 1 else (pickle.loads, (self.data,))
+        return (OpaquePickle, (self.data, self.hops - 1)) if self.hops > 1 else (pickle.loads, (self.data,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ProbeResult:
     """One request's adapter, in its slot: where it was found, and what it took in milliseconds.
 
     ``evicted`` counts what had to leave, by tier. ``forward_ms`` is a small batch through every module of the adapter.
@@ -67,21 +67,21 @@ class Served:
 class Load:
     """Read, put and prove; answered with a ``LoadReport``."""
 
-    job: Job
+    lora: LoraRequest
 
 
 @dataclass(frozen=True, slots=True)
-class ServeOnce:
-    """Have it in a slot and run a small batch; answered with ``Served``."""
+class Probe:
+    """Have it in a slot and run a small batch; answered with ``ProbeResult``."""
 
-    job: Job
+    lora: LoraRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Prefetch:
     """Have it in memory, and in a slot if one is free, ahead of its requests; answered with whether it was read."""
 
-    job: Job
+    lora: LoraRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +92,8 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """Say what the tiers hold, ``with_history`` also what they know of the past; answered by ``Holdings``."""
+class QueryTiers:
+    """Say what the tiers hold, ``with_history`` also what they know of the past; answered by ``TierContents``."""
 
     with_history: bool = False
 
@@ -112,7 +112,7 @@ class TierStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Holdings:
+class TierContents:
     """What the tiers hold now: keys, in the order in which they came, and the numbers; ``history`` as in ``Plan``."""
 
     gpu: tuple[str, ...]
@@ -122,10 +122,10 @@ class Holdings:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CompareGreedy:
     """Answer a prompt without and with it, at most ``max_tokens`` tokens; answered with ``Answers``."""
 
-    job: Job
+    lora: LoraRequest
     prompt: str
     max_tokens: int
 
@@ -150,18 +150,18 @@ class Logged:
 class Conversation:
     """The turns of a chat, each a role and its text: a prompt by the base's own chat template."""
 
-    turns: tuple[tuple[str, str], ...]
+    device_lock: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One prompt, text, a chat or token ids, for one adapter (``job`` None: the base), answered greedily.
+    """One prompt, text, a chat or token ids, for one adapter (``lora`` None: the base), answered greedily.
 
     ``logprobs`` is how many alternatives are returned for each token (None: no log-probabilities at all). An answer
     ends after ``max_tokens``, before one of the texts ``stop``, and, unless ``ignore_eos``, at the model's own end.
     """
 
-    job: Job | None
+    lora: LoraRequest | None
     prompt: str | Conversation | tuple[int, ...]
     max_tokens: int
     logprobs: int | None = None
@@ -170,14 +170,14 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Complete:
-    """Answer a static batch of rows: with ``Placed``, ``Piece`` and ``Unanswered``, then their number."""
+class Generate:
+    """Answer a static batch of rows: with ``RowScheduled``, ``OutputDelta`` and ``RowFailed``, then their number."""
 
     rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class RowScheduled:
     """A row's adapter is in its slot: found in ``tier`` ("" for the base), after ``load_ms``."""
 
     row: int
@@ -196,7 +196,7 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class OutputDelta:
     """An answer has grown: by ``ids`` and by ``text``, which may come later than its tokens.
 
     ``finish`` is "" while more comes, else ``stop`` or ``length``.
@@ -210,11 +210,11 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Unanswered:
+class RowFailed:
     """A row gets no answer, or no more of it; the others do."""
 
     row: int
     error: LoraCliError
 
 
-Heard = Placed | Piece | Unanswered
+RowEvent = RowScheduled | OutputDelta | RowFailed

@@ -42,7 +42,7 @@ def _watch(descriptor: int) -> None:
 Send = Callable[[object], None]
 
 
-class Parent:
+class ParentConnection:
     """Holds the connection. This process ends at once when it finds that the parent is gone.
 
     Signals of a terminal are for the parent: it closes the connection when it ends.

@@ -7,9 +7,9 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 from lora_cli.errors import LoraCliError
-from lora_cli.runtime.generation import complete
-from lora_cli.runtime.messages import Answer, Complete, Drop, Load, Look, Prefetch, ServeOnce, Stage
-from lora_cli.runtime.parent_connection import Parent, Send
+from lora_cli.runtime.generation import generate
+from lora_cli.runtime.messages import CompareGreedy, Drop, Generate, Load, Prefetch, Probe, QueryTiers, Stage
+from lora_cli.runtime.parent_connection import ParentConnection, Send
 from lora_cli.runtime.worker import Worker
 
 LOADERS = 2
@@ -24,7 +24,7 @@ def main(descriptor: int) -> None:
     sys.setswitchinterval(SWITCH_S)
     faulthandler.enable()
     os.environ["HF_HUB_OFFLINE"] = "1"
-    requests = Parent(descriptor).requests()
+    requests = ParentConnection(descriptor).requests()
     plan, send = next(requests)
     try:
         worker = Worker(plan)
@@ -39,11 +39,11 @@ def main(descriptor: int) -> None:
         ThreadPoolExecutor(1, "complete") as completes,
     ):
         for request, send in requests:
-            if isinstance(request, Look | Drop):
+            if isinstance(request, QueryTiers | Drop):
                 pool = looks
-            elif isinstance(request, Complete):
+            elif isinstance(request, Generate):
                 pool = completes
-            elif isinstance(request, ServeOnce | Answer) and worker.at_hand(request.job):
+            elif isinstance(request, Probe | CompareGreedy) and worker.is_resident(request.lora):
                 pool = serves
             else:
                 pool = loads
@@ -63,25 +63,25 @@ def _handle(worker: Worker, request: object, send: Send) -> None:
 
 
 def _answer(worker: Worker, request: object, send: Send) -> object:
-    def tell(stage: str) -> None:
+    def on_stage(stage: str) -> None:
         send(Stage(stage))
 
     answer: object
     match request:
-        case Load(job):
-            answer = worker.load(job, tell)
-        case ServeOnce(job):
-            answer = worker.serve(job, tell)
-        case Prefetch(job):
-            answer = worker.prefetch(job, tell)
+        case Load(lora):
+            answer = worker.load(lora, on_stage)
+        case Probe(lora):
+            answer = worker.serve(lora, on_stage)
+        case Prefetch(lora):
+            answer = worker.prefetch(lora, on_stage)
         case Drop(key):
             answer = worker.drop(key)
-        case Look(with_history):
-            answer = worker.look(with_history=with_history)
-        case Answer():
-            answer = worker.answer(request, tell)
-        case Complete():
-            answer = complete(worker, request, send)
+        case QueryTiers(with_history):
+            answer = worker.tier_contents(with_history=with_history)
+        case CompareGreedy():
+            answer = worker.answer(request, on_stage)
+        case Generate():
+            answer = generate(worker, request, send)
         case _:
             raise AssertionError(request)
     return answer

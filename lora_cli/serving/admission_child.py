@@ -23,12 +23,12 @@ from lora_cli.core.results import LoadReport
 from lora_cli.engines import choose_engine
 from lora_cli.errors import ERRORS, LoraCliError, MachineError, Refused
 from lora_cli.fetching.context import FetchContext
-from lora_cli.runtime.load_jobs import reported
-from lora_cli.runtime.messages import Logged, Sealed, Stage
-from lora_cli.runtime.parent_connection import Parent, Send
-from lora_cli.runtime.plan import needs_of
-from lora_cli.serving.admissions import Admitted, Setup, Step
-from lora_cli.serving.path_allowlist import allowed
+from lora_cli.runtime.load_jobs import report_of_admission
+from lora_cli.runtime.messages import Logged, OpaquePickle, Stage
+from lora_cli.runtime.parent_connection import ParentConnection, Send
+from lora_cli.runtime.plan import slot_requirements
+from lora_cli.serving.admissions import AdmissionSettings, AdmissionStep, Admitted
+from lora_cli.serving.path_allowlist import allowed_reference
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from lora_cli.store.in_use import Hold, holding
@@ -47,14 +47,14 @@ log = logger(__name__)
 class AdmissionWorker:
     """Does what is asked, in several threads; nothing it raises but ``LoraCliError`` is foreseen."""
 
-    def __init__(self, setup: Setup, store: Store, hold: Hold) -> None:
+    def __init__(self, setup: AdmissionSettings, store: Store, hold: Hold) -> None:
         self._setup, self._store = setup, store
         engines = (choose_engine(setup.engine),) if setup.engine else ()
         self._terms = Terms(setup.base, max_lora_rank=setup.max_lora_rank, engines=engines, deployment=setup.deployment)
         self._run = FetchContext(store, setup.settings, hold=hold)
         self._below_roots = Sources(setup.settings, roots=setup.roots)
 
-    def answer(self, step: Step, hear: Hear) -> Admitted:
+    def answer(self, step: AdmissionStep, hear: Hear) -> Admitted:
         """What there is of an adapter after ``step``."""
         if step.admission is None:
             return self._fetch(step.item, hear, by_client=step.by_client)
@@ -65,7 +65,7 @@ class AdmissionWorker:
         settings, sources = self._setup.settings, self._run.sources
         if by_client:
             item, sources = (
-                replace(item, source=allowed(str(item.source), self._setup.roots, settings)),
+                replace(item, source=allowed_reference(str(item.source), self._setup.roots, settings)),
                 self._below_roots,
             )
         with self._run.beside(sources) as context:
@@ -75,18 +75,18 @@ class AdmissionWorker:
             return Admitted(report.failed(admission.stage, admission.error))
         assert admission.snapshot is not None
         report = replace(report, digest=admission.snapshot.digest)
-        kept = cast("Admission", Sealed(pickle.dumps(admission), hops=2))
+        kept = cast("Admission", OpaquePickle(pickle.dumps(admission), hops=2))
         return Admitted(report, size=admission.snapshot.size, cached=admission.cached, admission=kept)
 
     def _validate(self, item: Item, fetched: Admission, hear: Hear) -> Admitted:
         """Validate it where it is in the cache."""
-        report, job = reported(item, judge_in(fetched, self._terms, self._setup.settings, hear=hear))
-        if job is None:
+        report, lora = report_of_admission(item, judge_in(fetched, self._terms, self._setup.settings, hear=hear))
+        if lora is None:
             return Admitted(report)
-        adapter = cast("Adapter", Sealed(_pickled(job.adapter), hops=2))
+        adapter = cast("Adapter", OpaquePickle(_pickled(lora.adapter), hops=2))
         base = self._setup.base
-        needs = needs_of(job.adapter, base) if base is not None else None
-        return Admitted(report, replace(job, adapter=adapter), needs)
+        needs = slot_requirements(lora.adapter, base) if base is not None else None
+        return Admitted(report, replace(lora, adapter=adapter), needs)
 
     def _copy(self, _item: Item, accepted: Admission, hear: Hear) -> Admitted:
         """Copy it to the configured folder."""
@@ -110,7 +110,7 @@ def _pickled(adapter: Adapter) -> bytes:
 
 def main(descriptor: int) -> None:
     """The whole life of such a process: read its settings, then answer requests until the parent is gone."""
-    parent = Parent(descriptor)
+    parent = ParentConnection(descriptor)
     with contextlib.suppress(OSError):
         # Where memory runs out, the kernel ends this process rather than the server.
         Path("/proc/self/oom_score_adj").write_text("1000")
@@ -137,7 +137,7 @@ def _live(send: Send) -> None:
         send(None)
 
 
-def _answered(worker: AdmissionWorker, step: Step, send: Send) -> None:
+def _answered(worker: AdmissionWorker, step: AdmissionStep, send: Send) -> None:
     """Handle one request. A process that ran out of memory ends: the next request gets a new one."""
     try:
         send(_handled(worker, step, send))
@@ -146,7 +146,7 @@ def _answered(worker: AdmissionWorker, step: Step, send: Send) -> None:
         os._exit(1)
 
 
-def _handled(worker: AdmissionWorker, step: Step, send: Send) -> object:
+def _handled(worker: AdmissionWorker, step: AdmissionStep, send: Send) -> object:
     try:
         answer = worker.answer(step, lambda stage, _snapshot: send(Stage(stage)))
     except LoraCliError as error:

@@ -1,6 +1,6 @@
 """Adapters fetched and validated for a server, in processes of their own, within bounds of time and memory.
 
-One process fetches, for all adapters at once. Up to ``JUDGES`` others validate, one adapter at a time each.
+One process fetches, for all adapters at once. Up to ``VALIDATORS`` others validate, one adapter at a time each.
 """
 
 import threading
@@ -14,21 +14,28 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.engine_outcome import Deployment
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import LoraCliError, Refused, Unreachable
-from lora_cli.runtime.child_process import Asked, ChildProcess, Died, Program, TookTooLong, TookTooMuch
-from lora_cli.runtime.messages import Job
-from lora_cli.runtime.plan import Needs
+from lora_cli.runtime.child_process import (
+    ChildProcess,
+    PendingRequest,
+    ProcessDied,
+    ProcessOutOfMemory,
+    ProcessTimedOut,
+    Program,
+)
+from lora_cli.runtime.messages import LoraRequest
+from lora_cli.runtime.plan import SlotRequirements
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.in_use import Hold
 from lora_cli.validation.fetch_and_validate import Admission
 
-JUDGES = 2
+VALIDATORS = 2
 """Adapters that are validated at once."""
 
-JUDGE_S, JUDGE_BYTES_PER_S = 60.0, 16 << 20
+VALIDATION_S, VALIDATION_BYTES_PER_S = 60.0, 16 << 20
 """How long one may take to be validated: some seconds, and as its bytes can be read from a slow disk."""
 
-JUDGE_BYTES, FETCH_BYTES = 1 << 30, 4 << 30
+VALIDATOR_BYTES, FETCH_BYTES = 1 << 30, 4 << 30
 """Memory of each of the processes that validate, and of the one that fetches."""
 
 KEPT_BYTES = 256 << 20
@@ -40,16 +47,16 @@ FETCH_AT_ONCE, FETCH_AGAIN = 64, 4
 START_S, SILENT_S, STOP_S = 60.0, 30.0, 0.5
 """How long one may take to start, may say nothing while it fetches, and may take to end."""
 
-JUDGE = Program(
+VALIDATOR = Program(
     module="lora_cli.serving.admission_child",
     title="the process that validates adapters",
     stop_deadline_s=STOP_S,
     # numpy would start a thread for each processor, with memory for each.
     environ={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-    max_bytes=JUDGE_BYTES,
+    max_bytes=VALIDATOR_BYTES,
     killed_hint="the kernel kills processes that use too much memory",
 )
-FETCHER = replace(JUDGE, title="the process that fetches adapters", max_bytes=FETCH_BYTES, silent_s=SILENT_S)
+FETCHER = replace(VALIDATOR, title="the process that fetches adapters", max_bytes=FETCH_BYTES, silent_s=SILENT_S)
 
 HINT = "see lora-cli validate for its findings"
 
@@ -58,7 +65,7 @@ Copy = Callable[[Store, Admission], Admission]
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
+class AdmissionSettings:
     """The first message to such a process: its settings.
 
     ``roots`` are the folders that clients may name adapters in. ``copy`` is None if nothing is copied. ``log_level`` is
@@ -78,7 +85,7 @@ class Setup:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class AdmissionStep:
     """What such a process is asked, by its first ``stage``; its answer is ``Admitted``, as far as that has come.
 
     An adapter is fetched into the cache; with ``by_client`` it must be in the roots. What is known of it then is its
@@ -100,8 +107,8 @@ class Admitted:
     """
 
     report: LoadReport
-    job: Job | None = None
-    needs: Needs | None = None
+    lora: LoraRequest | None = None
+    needs: SlotRequirements | None = None
     size: int = 0
     cached: bool = False
     admission: Admission | None = None
@@ -113,11 +120,11 @@ class Admissions:
     ``copies`` says that what is admitted is copied to memory (``--tier``).
     """
 
-    def __init__(self, setup: Setup, hold: Hold, limit_s: float) -> None:
+    def __init__(self, setup: AdmissionSettings, hold: Hold, limit_s: float) -> None:
         self._hold, self._limit_s, self.copies = hold, limit_s, setup.copy is not None
-        self._fetching = _Pool(replace(setup, threads=FETCH_AT_ONCE), FETCHER, 1, FETCH_BYTES)
-        self._again = _Pool(setup, FETCHER, FETCH_AGAIN, kept_bytes=0)
-        self._judging = _Pool(setup, JUDGE, JUDGES, KEPT_BYTES)
+        self._fetching = _ProcessPool(replace(setup, threads=FETCH_AT_ONCE), FETCHER, 1, FETCH_BYTES)
+        self._again = _ProcessPool(setup, FETCHER, FETCH_AGAIN, kept_bytes=0)
+        self._judging = _ProcessPool(setup, VALIDATOR, VALIDATORS, KEPT_BYTES)
         self._closed = False
 
     def start(self, judges: int = 1) -> None:
@@ -127,17 +134,17 @@ class Admissions:
 
     def admit(self, item: Item, *, by_client: bool) -> Admitted:
         """Fetch and validate one adapter. Never raises for what happens to it: that is in its report."""
-        step, report = Step("resolve", item, by_client), LoadReport(item.name)
+        step, report = AdmissionStep("resolve", item, by_client), LoadReport(item.name)
         # What died together with others is fetched again in a process of its own: it may be what killed them.
-        fetched = self._done(step, report, self._fetching, self._again)
+        fetched = self._run_step(step, report, self._fetching, self._again)
         if fetched.report.error:
             return fetched
         self._hold.add(fetched.report.digest)
-        limit_s = min(self._limit_s, JUDGE_S + fetched.size / JUDGE_BYTES_PER_S)
+        limit_s = min(self._limit_s, VALIDATION_S + fetched.size / VALIDATION_BYTES_PER_S)
         step = replace(step, stage="validate", admission=fetched.admission)
-        judged = self._done(step, fetched.report, self._judging, limit_s=limit_s)
-        if judged.job is not None and self.copies:
-            copied = self._done(replace(step, stage="tier"), judged.report, self._fetching).report
+        judged = self._run_step(step, fetched.report, self._judging, limit_s=limit_s)
+        if judged.lora is not None and self.copies:
+            copied = self._run_step(replace(step, stage="tier"), judged.report, self._fetching).report
             stage_ms = {**judged.report.stage_ms, **copied.stage_ms}
             report = replace(copied, digest=judged.report.digest, applied=judged.report.applied, stage_ms=stage_ms)
             judged = Admitted(report) if report.error else replace(judged, report=report)
@@ -149,32 +156,34 @@ class Admissions:
         for processes in (self._fetching, self._again, self._judging):
             processes.close()
 
-    def _done(self, step: Step, report: LoadReport, *pools: "_Pool", limit_s: float | None = None) -> Admitted:
-        """What a process says of ``step``, or ``report``, failed. In the next pool is done what died of others."""
+    def _run_step(
+        self, step: AdmissionStep, report: LoadReport, *pools: "_ProcessPool", limit_s: float | None = None
+    ) -> Admitted:
+        """Run ``step`` in a process. If the process died of another step, try the next pool; else report the error."""
         for pool in pools:
-            asked = Asked(step.item.name, limit_s, step.stage)
+            asked = PendingRequest(step.item.name, limit_s, step.stage)
             try:
                 return pool.ask(asked, step)
             except LoraCliError as caught:
                 error = caught
-            if not isinstance(error, Died) or error.alone:
+            if not isinstance(error, ProcessDied) or error.only_request:
                 break
         if self._closed:
             error = Unreachable("the server is stopping")
-        elif isinstance(error, TookTooLong) and limit_s is not None:
+        elif isinstance(error, ProcessTimedOut) and limit_s is not None:
             error = Refused(f"validating it takes longer than {limit_s:g} s", hint=HINT)
-        elif isinstance(error, TookTooMuch) and error.alone:
+        elif isinstance(error, ProcessOutOfMemory) and error.only_request:
             error = Refused("it needs more memory than the server allows for one adapter", hint=HINT)
         return Admitted(report.failed(asked.stage, error))
 
 
-class _Pool:
+class _ProcessPool:
     """Up to ``most`` processes that work on ``setup.threads`` adapters each.
 
     One that died, or has grown beyond ``kept_bytes``, is replaced.
     """
 
-    def __init__(self, setup: Setup, program: Program, most: int, kept_bytes: int) -> None:
+    def __init__(self, setup: AdmissionSettings, program: Program, most: int, kept_bytes: int) -> None:
         self._setup, self._program, self._kept_bytes = setup, program, kept_bytes
         self._turns = threading.BoundedSemaphore(most * setup.threads)
         self._busy: dict[ChildProcess, int] = {}
@@ -186,12 +195,12 @@ class _Pool:
         for child in [self._taken(alone=True) for _ in range(number)]:
             self._give_back(child)
 
-    def ask(self, asked: Asked, step: Step) -> Admitted:
+    def ask(self, asked: PendingRequest, step: AdmissionStep) -> Admitted:
         """Its answer, as soon as one of them is free. Raises why there is none; ``Unreachable`` after ``close``."""
         with self._turns:
             child = self._taken()
             try:
-                child.stands.answer(bool)
+                child.started.answer(bool)
                 return child.ask(asked, step).answer(Admitted)
             finally:
                 self._give_back(child)
@@ -214,7 +223,7 @@ class _Pool:
             if self._closed:
                 raise Unreachable("the server is stopping")
             most = 0 if alone else self._setup.threads - 1
-            free = (one for one, busy in self._busy.items() if one.open and busy <= most)
+            free = (one for one, busy in self._busy.items() if one.is_open and busy <= most)
             child = next(free, None) or ChildProcess(self._program, self._setup, START_S)
             self._busy[child] = self._busy.get(child, 0) + 1
             return child
@@ -222,7 +231,7 @@ class _Pool:
     def _give_back(self, child: ChildProcess) -> None:
         with self._lock:
             self._busy[child] -= 1
-            kept = not self._closed and child.open and (child.memory_bytes() or 0) <= self._kept_bytes
+            kept = not self._closed and child.is_open and (child.memory_bytes() or 0) <= self._kept_bytes
             if kept or self._busy[child]:
                 return
             del self._busy[child]

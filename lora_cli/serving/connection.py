@@ -1,7 +1,8 @@
 """Connections of clients: how long each may be silent, and how many there are.
 
-A connection *waits* while the server has no whole request of it. There are at most ``Room.most`` connections: one more
-takes the place of the one that has waited longest, so that silent ones do not block others.
+A connection is *waiting* while the server has no complete request from it. There are at most
+``ConnectionLimits.most`` connections. A new one closes the one that has waited longest, so that silent clients do not
+block others.
 """
 
 import asyncio
@@ -38,7 +39,7 @@ SMALL_BODY, MOST_BODIES = 1 << 14, 32 << 20
 """Bytes of a body that each connection may keep here, and of all bodies that are larger than that."""
 
 
-class Room:
+class ConnectionLimits:
     """What the connections of one server share: ``most`` of them, and ``requests`` that are answered at once."""
 
     def __init__(self, most: int = MOST_CONNECTIONS, requests: int = MOST_REQUESTS) -> None:
@@ -63,7 +64,7 @@ class Room:
             oldest.drop()
 
 
-def room_for_files() -> Room:
+def connection_limits() -> ConnectionLimits:
     """As many connections as this process may open files, up to the usual number."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_CONNECTIONS + OTHER_FILES
@@ -71,13 +72,13 @@ def room_for_files() -> Room:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     most = max(64, min(MOST_CONNECTIONS, soft - OTHER_FILES))
-    return Room(most, most // 2)
+    return ConnectionLimits(most, most // 2)
 
 
 class Connection(H11Protocol):
     """One client's connection, which is closed when it is silent for too long."""
 
-    room: ClassVar[Room]
+    room: ClassVar[ConnectionLimits]
 
     def __init__(
         self,
@@ -190,6 +191,6 @@ class Connection(H11Protocol):
             self._timer.cancel()
 
 
-def protocol(room: Room) -> type[Connection]:
+def protocol(room: ConnectionLimits) -> type[Connection]:
     """The class of the connections that share ``room``: uvicorn's ``http``."""
     return type("Connection", (Connection,), {"room": room})

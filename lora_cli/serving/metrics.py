@@ -4,32 +4,32 @@ from collections.abc import Callable
 
 from lora_cli.render.prometheus_metrics import Metric, render_metrics
 from lora_cli.runtime.messages import TierStatus
-from lora_cli.serving.adapter_manager import Host
+from lora_cli.serving.adapter_manager import AdapterManager
 
 
-def metrics_text(host: Host) -> str:
+def metrics_text(manager: AdapterManager) -> str:
     """All metrics of a server, now. What the warm process knows is left out while it is not ready.
 
     Of one that does not answer it is what it said last (``lora_cli_tiers_age_seconds``).
     """
-    return render_metrics([*_server(host), *_tiers(host)])
+    return render_metrics([*_server(manager), *_tiers(manager)])
 
 
-def _server(host: Host) -> list[Metric]:
-    counters, starts = host.counters, host.process.starts if host.process is not None else 0
-    failing = sum(entry.failure is not None for entry in host.entries)
+def _server(manager: AdapterManager) -> list[Metric]:
+    counters, starts = manager.counters, manager.process.starts if manager.process is not None else 0
+    failing = sum(adapter.failure is not None for adapter in manager.adapters)
     requests, stage_s, failures = (
         dict(sorted(one.items())) for one in (counters.requests, counters.stage_s, counters.failures)
     )
     return [
-        Metric("lora_cli_ready", "Whether loading the initial adapters was attempted.", host.ready),
-        Metric("lora_cli_adapters", "Adapters registered in the server.", len(host.entries)),
+        Metric("lora_cli_ready", "Whether loading the initial adapters was attempted.", manager.ready),
+        Metric("lora_cli_adapters", "Adapters registered in the server.", len(manager.adapters)),
         Metric(
             "lora_cli_failing_adapters",
             "Adapters whose last load failed.",
             failing,
         ),
-        Metric("lora_cli_queue", "Adapters waiting to be loaded or being loaded.", host.queued),
+        Metric("lora_cli_queue", "Adapters waiting to be loaded or being loaded.", manager.queued),
         Metric("lora_cli_starts_total", "Starts of the process that owns the device.", starts),
         Metric("lora_cli_requests_total", "Requests by the tier where their adapter was found.", requests, "tier"),
         Metric("lora_cli_loads_total", "Adapters loaded and proved.", counters.loads),
@@ -39,13 +39,13 @@ def _server(host: Host) -> list[Metric]:
     ]
 
 
-def _tiers(host: Host) -> list[Metric]:
-    holdings, age_s = host.looking.last()
-    if holdings is None or age_s is None:
+def _tiers(manager: AdapterManager) -> list[Metric]:
+    contents, age_s = manager.tier_status.latest()
+    if contents is None or age_s is None:
         return []
 
     def by_tier(name: str, told: str, value: Callable[[TierStatus], float]) -> Metric:
-        return Metric(name, told, {tier: value(status) for tier, status in holdings.tiers.items()}, "tier")
+        return Metric(name, told, {tier: value(status) for tier, status in contents.tiers.items()}, "tier")
 
     return [
         Metric("lora_cli_tiers_age_seconds", "Seconds since the last state of the tiers.", round(age_s, 3)),

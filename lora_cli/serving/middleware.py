@@ -13,9 +13,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lora_cli.errors import LoraCliError, UsageError
-from lora_cli.serving.adapter_state import STATUS
 from lora_cli.serving.connection import SMALL_BODY, Connection
-from lora_cli.serving.responses import Json, error_body
+from lora_cli.serving.responses import Json, error_body, error_response
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """What is answered without a token: probes have none, and learn nothing but yes or no."""
@@ -27,7 +26,7 @@ PARSERS = ThreadPoolExecutor(2, "parser")
 T = TypeVar("T")
 
 
-async def parsed(request: Request, parse: Callable[[bytes], T]) -> T:
+async def parse_body(request: Request, parse: Callable[[bytes], T]) -> T:
     """What ``parse`` makes of the body; a large one is parsed by another thread. Raises what it raises."""
     body: bytes = request.state.body
     if len(body) <= SMALL_BODY:
@@ -47,9 +46,8 @@ def _parsed(parse: Callable[[bytes], T], body: bytes) -> T:
 async def failed(_request: Request, error: Exception) -> Response:
     """An error, as vLLM and OpenAI answer it."""
     assert isinstance(error, LoraCliError)
-    status, kind = STATUS.get(error.exit_code, (500, "InternalServerError"))
-    headers = {"retry-after": "1"} if status == 503 else {}
-    return Json(error_body(error.message, status, kind, error.hint), status, headers)
+    status, body = error_response(error)
+    return Json(body, status, {"retry-after": "1"} if status == 503 else {})
 
 
 async def http_error(_request: Request, error: Exception) -> Response:
@@ -64,7 +62,7 @@ PROBES = frozenset({"/health", "/ready", "/metrics"})
 """What is answered also where too much is asked at once."""
 
 
-class Front:
+class RequestGuard:
     """An ASGI application around ``app``, for the connections of ``connection.protocol``.
 
     ``app`` is called with requests whose bodies are here, as ``body`` of their state; until then a request counts for

@@ -20,9 +20,9 @@ from lora_cli.core.log import logger
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import LoraCliError, MachineError
 from lora_cli.serving.api import Api
-from lora_cli.serving.connection import IDLE_S, protocol, room_for_files
+from lora_cli.serving.connection import IDLE_S, connection_limits, protocol
 from lora_cli.serving.metrics import metrics_text
-from lora_cli.serving.request_rates import save_past
+from lora_cli.serving.request_rates import save_rates
 from lora_cli.serving.signals import ending_signals
 from lora_cli.store.disk import replace_file
 
@@ -46,7 +46,7 @@ log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
+class OutputFiles:
     """What a server writes: ``ready`` while it is ready, ``metrics`` now and then, ``history`` for its next life."""
 
     ready: Path | None = None
@@ -54,7 +54,7 @@ class Files:
     history: Path | None = None
 
 
-def serve(api: Api, address: Address, files: Files, say: Callable[[str], None]) -> None:
+def serve(api: Api, address: Address, files: OutputFiles, say: Callable[[str], None]) -> None:
     """Listen at ``address`` until a signal (``ending_signals``) or a client says stop.
 
     Raises:
@@ -62,23 +62,23 @@ def serve(api: Api, address: Address, files: Files, say: Callable[[str], None]) 
     """
     sys.setswitchinterval(SWITCH_S)
     with listening(address) as listener:
-        life = _Life(api, files, say)
+        life = _ServerRun(api, files, say)
         say(f"listening on {address}")
         asyncio.run(life.run(listener))
     if life.error is not None:
         raise life.error
 
 
-class _Life:
+class _ServerRun:
     """One run of the server."""
 
-    def __init__(self, api: Api, files: Files, say: Callable[[str], None]) -> None:
-        self.host, self.files, self._say = api.host, files, say
+    def __init__(self, api: Api, files: OutputFiles, say: Callable[[str], None]) -> None:
+        self.manager, self.files, self._say = api.manager, files, say
         self.error: LoraCliError | None = None
         self._unwritten: set[Path] = set()
         config = uvicorn.Config(
             api.app(),
-            http=protocol(room_for_files()),
+            http=protocol(connection_limits()),
             ws="none",
             backlog=ACCEPTED_AT_ONCE,
             log_config=None,
@@ -94,11 +94,11 @@ class _Life:
         """Serve, and end in order whatever happens."""
         loop, ends = asyncio.get_running_loop(), ending_signals()
         for number in ends:
-            loop.add_signal_handler(number, self.host.stop)
+            loop.add_signal_handler(number, self.manager.stop)
         chores = [
             asyncio.create_task(self._exit_when_told()),
             asyncio.create_task(self._start()),
-            asyncio.create_task(repeat("supervise", SUPERVISED_S, self.host.supervise)),
+            asyncio.create_task(repeat("supervise", SUPERVISED_S, self.manager.supervise)),
             asyncio.create_task(repeat("ready file", READY_S, self._keep_ready_file)),
             asyncio.create_task(repeat("metrics", METRICS_S, self._write_metrics)),
             asyncio.create_task(repeat("history", HISTORY_S, self._keep_history)),
@@ -115,36 +115,36 @@ class _Life:
             await self._end()
 
     async def _exit_when_told(self) -> None:
-        await self.host.stopping.wait()
+        await self.manager.stopping.wait()
         self._server.should_exit = True
 
     async def _start(self) -> None:
         try:
-            ready = await self.host.start()
+            ready = await self.manager.start()
             for note in ready.notes:
                 self._say(note)
-            await self.host.wait_for_first()
+            await self.manager.wait_for_first()
             self._told_ready()
             await self._keep_ready_file()
         except LoraCliError as error:
-            if not self.host.stopping.is_set():
+            if not self.manager.stopping.is_set():
                 self.error = error
-                self.host.stop()
+                self.manager.stop()
 
     def _told_ready(self) -> None:
-        proved = sum(map(self.host.is_proved, self.host.entries))
-        self._say(f"ready: {proved} of {len(self.host.entries)} adapters loaded and proved")
-        for entry in self.host.entries:
-            if entry.failure is not None:
-                self._say(f"{entry.item.name}: failed at {entry.failure.stage}: {entry.failure.error}")
+        proved = sum(map(self.manager.is_proved, self.manager.adapters))
+        self._say(f"ready: {proved} of {len(self.manager.adapters)} adapters loaded and proved")
+        for adapter in self.manager.adapters:
+            if adapter.failure is not None:
+                self._say(f"{adapter.item.name}: failed at {adapter.failure.stage}: {adapter.failure.error}")
 
     async def _keep_ready_file(self) -> None:
         """Have the ready file there while the server is ready: not while the child is gone, or starts again."""
-        file, is_ready = self.files.ready, self.host.ready
+        file, is_ready = self.files.ready, self.manager.ready
         if file is None or _is_there(file) == is_ready:
             return
         if is_ready:
-            proved = sum(map(self.host.is_proved, self.host.entries))
+            proved = sum(map(self.manager.is_proved, self.manager.adapters))
             self._write(file, json.dumps({"pid": os.getpid(), "proved": proved}) + "\n")
         else:
             _withdraw(file)
@@ -154,19 +154,19 @@ class _Life:
             _withdraw(self.files.ready)
         await self._keep_history()
         await self._write_metrics()
-        await self.host.close()
+        await self.manager.close()
         self._say("stopped")
 
     async def _write_metrics(self) -> None:
-        if self.files.metrics is not None and self.host.process is not None:
-            await asyncio.to_thread(self._write, self.files.metrics, metrics_text(self.host))
+        if self.files.metrics is not None and self.manager.process is not None:
+            await asyncio.to_thread(self._write, self.files.metrics, metrics_text(self.manager))
 
     async def _keep_history(self) -> None:
         """Request rates to disk, and to the child that would take this one's place."""
-        past = await self.host.remember()
-        if past is not None and self.files.history is not None:
+        rates = await self.manager.latest_rates()
+        if rates is not None and self.files.history is not None:
             try:
-                await asyncio.to_thread(save_past, self.files.history, past)
+                await asyncio.to_thread(save_rates, self.files.history, rates)
             except OSError as error:
                 log.info("request rates are not kept: %s", error)
 
