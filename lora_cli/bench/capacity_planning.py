@@ -5,14 +5,14 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from lora_cli.bench.process_pool import spread
+from lora_cli.bench.process_pool import parallel_map
 from lora_cli.bench.report import LoadsReport, Plan, PlanAnswer, PlanReport, PolicyPlan
-from lora_cli.bench.simulator import Fleet, outcome, simulate, stalls_ms
+from lora_cli.bench.simulator import Fleet, run_report, simulate, stalls_ms
 from lora_cli.bench.thresholds import Condition, policy_metrics
 from lora_cli.bench.trace import Trace
 from lora_cli.tiers.budget import Budget, Objective
 
-OF_SLOTS_ALONE = frozenset({"hit_ratio"})
+SLOT_ONLY_METRICS = frozenset({"hit_ratio"})
 """Metrics that memory changes nothing about."""
 
 DEFINITIONS = {
@@ -24,11 +24,11 @@ DEFINITIONS = {
 """What the numbers of a plan mean."""
 
 SIZES = ("slots", "places")
-MORE_SLOTS = (1, 2, 4)
+SLOT_MULTIPLES = (1, 2, 4)
 """What is tried besides the fewest slots: with more of them less memory may do."""
 
 
-def size_all(
+def plan_capacity(
     trace: Trace, fleet: Fleet, policies: Sequence[str], goals: Sequence[Condition], objective: Objective
 ) -> PlanReport:
     """What each policy needs to meet all goals at once; limits in bytes are not looked at.
@@ -38,7 +38,7 @@ def size_all(
     tasks = [(trace, fleet, policy, tuple(goals), objective) for policy in policies]
     found: dict[str, PolicyPlan] = {}
     with suppress(KeyboardInterrupt):
-        found.update(spread(_size, tasks, worth=len(trace) >= 5_000))
+        found.update(parallel_map(_plan_policy, tasks, parallel=len(trace) >= 5_000))
     loads = LoadsReport(fleet.adapter_bytes(), fleet.links.gpu, fleet.links.disk)
     ordered = {policy: found[policy] for policy in policies if policy in found}
     return PlanReport(objective, loads, Plan(tuple(map(str, goals)), ordered))
@@ -53,12 +53,12 @@ def plan_metrics(policies: Mapping[str, PolicyPlan]) -> dict[str, float | None]:
     }
 
 
-def planned_names(policies: Sequence[str]) -> set[str]:
+def plan_metric_names(policies: Sequence[str]) -> set[str]:
     """The names of these metrics."""
     return {f"{policy}.{what}" for policy in policies for what in SIZES}
 
 
-def fewest(low: int, high: int, meets: Callable[[int], bool]) -> int:
+def smallest_that_meets(low: int, high: int, meets: Callable[[int], bool]) -> int:
     """The least number from ``low`` on that meets the goal, where ``high`` does and more is never worse."""
     while low < high:
         middle = (low + high) // 2
@@ -66,7 +66,7 @@ def fewest(low: int, high: int, meets: Callable[[int], bool]) -> int:
     return high
 
 
-def _size(task: tuple[Trace, Fleet, str, tuple[Condition, ...], Objective]) -> tuple[str, PolicyPlan]:
+def _plan_policy(task: tuple[Trace, Fleet, str, tuple[Condition, ...], Objective]) -> tuple[str, PolicyPlan]:
     trace, fleet, policy, goals, objective = task
     keys, everybody = trace.keys(), len(fleet.sizes)
     largest, total = max(fleet.sizes.values()), sum(fleet.sizes.values())
@@ -75,7 +75,7 @@ def _size(task: tuple[Trace, Fleet, str, tuple[Condition, ...], Objective]) -> t
     def with_places(slots: int, places: int) -> PlanAnswer:
         if (slots, places) not in tried:
             course = simulate(keys, replace(fleet, gpu=Budget(slots), cpu=Budget(places)), policy, objective)
-            metrics = policy_metrics(outcome("online", course, stalls_ms(trace, course)))
+            metrics = policy_metrics(run_report("online", course, stalls_ms(trace, course)))
             tried[slots, places] = PlanAnswer(slots, places, slots * largest, places * total // everybody, metrics)
         return tried[slots, places]
 
@@ -86,15 +86,15 @@ def _size(task: tuple[Trace, Fleet, str, tuple[Condition, ...], Objective]) -> t
     most = with_places(everybody, everybody)
     if not meets(everybody, everybody):
         return policy, PolicyPlan((), most)
-    least = fewest(1, everybody, lambda slots: meets(slots, everybody))
-    if all(goal.metric in OF_SLOTS_ALONE for goal in goals):
+    least = smallest_that_meets(1, everybody, lambda slots: meets(slots, everybody))
+    if all(goal.metric in SLOT_ONLY_METRICS for goal in goals):
         return policy, PolicyPlan((with_places(least, least),), most)
     answers: list[PlanAnswer] = []
-    for slots in dict.fromkeys(min(least * times, everybody) for times in MORE_SLOTS):
+    for slots in dict.fromkeys(min(least * times, everybody) for times in SLOT_MULTIPLES):
         most_places = answers[-1].places if answers else everybody
         if slots > most_places or not meets(slots, most_places):
             break
-        places = fewest(slots, most_places, partial(meets, slots))
+        places = smallest_that_meets(slots, most_places, partial(meets, slots))
         if not answers or places < most_places:
             answers.append(with_places(slots, places))
     return policy, PolicyPlan(tuple(answers), most)

@@ -67,7 +67,7 @@ def parse_link(text: str, flag: str) -> Link:
     return Link(float(ms), float(rate) if isfinite(float(rate)) else None, "given")
 
 
-KINDS = {"warm": "cpu", "cold": "disk"}
+TIER_OF_KIND = {"warm": "cpu", "cold": "disk"}
 """The tiers of a live result, as they are called in process."""
 
 HINT = "the result of serve-bench REF... --base BASE --save-result, with --forward modules or without"
@@ -114,6 +114,6 @@ def _loads(document: Mapping[str, Any], where: str) -> Mapping[str, Sequence[flo
         tiers = parse.list_of(parse.text)(run.get("tiers"), f"{at}: tiers")
         loads = parse.list_of(parse.optional(_MS))(run.get("load_ms"), f"{at}: load_ms")
         for tier, load_ms in zip(tiers, loads, strict=False):
-            if tier in KINDS and load_ms is not None:
-                found[KINDS[tier]].append(load_ms)
+            if tier in TIER_OF_KIND and load_ms is not None:
+                found[TIER_OF_KIND[tier]].append(load_ms)
     return found

@@ -41,7 +41,7 @@ SMALLEST = 2.0**-54
 """Half of the least step of a draw: what 0 is taken for where its logarithm is wanted."""
 
 
-class Draws:
+class RandomStream:
     """Holds a seeded sequence. ``seed`` is at least 0.
 
     Only ``random.Random(seed).random()`` is used, a sequence that Python's documentation promises to keep; all else is
@@ -52,7 +52,7 @@ class Draws:
         self._draw = random.Random(seed).random  # noqa: S311 - a workload, not a secret
 
     @classmethod
-    def apart(cls, purpose: str, seed: int) -> Self:
+    def derive(cls, purpose: str, seed: int) -> Self:
         """Another sequence of the same seed, so that what is drawn for one purpose moves nothing of another."""
         from hashlib import sha256
 
@@ -62,9 +62,9 @@ class Draws:
         """A whole number from 0 to ``bound - 1``."""
         return int(self._draw() * (1 << 53)) * bound >> 53
 
-    def of(self, upto: Sequence[int]) -> int:
-        """An index, by weights that were added up: ``upto[i]`` is the sum of the first ``i + 1``."""
-        return bisect_right(upto, self.below(upto[-1]))
+    def index_by_weight(self, cumulative_weights: Sequence[int]) -> int:
+        """An index, by weights that were added up: ``cumulative_weights[i]`` is the sum of the first ``i + 1``."""
+        return bisect_right(cumulative_weights, self.below(cumulative_weights[-1]))
 
     def shuffled(self, items: Sequence[T]) -> list[T]:
         """The same items in another order, each order as likely as every other."""

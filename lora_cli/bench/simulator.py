@@ -15,7 +15,7 @@ from math import fsum
 
 from lora_cli.bench.link_model import BYTES_PER_RANK, Links
 from lora_cli.bench.quantiles import nearest_rank, summary
-from lora_cli.bench.random_streams import Draws
+from lora_cli.bench.random_streams import RandomStream
 from lora_cli.bench.report import AdapterBytes, PolicyKind, PolicyReport
 from lora_cli.bench.trace import Trace
 from lora_cli.core.did_you_mean import did_you_mean
@@ -30,18 +30,21 @@ SHARE_SCALE = 10**12
 
 
 @dataclass(frozen=True, slots=True)
-class Ranks:
+class RankDistribution:
     """Each rank with its part of all adapters; the parts need not add up to 1."""
 
     shares: tuple[tuple[int, Decimal], ...]
 
     def of(self, names: Sequence[str], seed: int) -> dict[str, int]:
         """Each adapter's rank: chance, by its name and the seed alone, so that a trace replayed finds it again."""
-        upto = list(accumulate(int(share * SHARE_SCALE) for _, share in self.shares))
-        return {name: self.shares[Draws.apart(f"rank {name}", seed).of(upto)][0] for name in names}
+        cumulative_weights = list(accumulate(int(share * SHARE_SCALE) for _, share in self.shares))
+        return {
+            name: self.shares[RandomStream.derive(f"rank {name}", seed).index_by_weight(cumulative_weights)][0]
+            for name in names
+        }
 
 
-def parse_ranks(text: str) -> Ranks:
+def parse_ranks(text: str) -> RankDistribution:
     """``8:.4,16:.4,64:.2``; a share that is left out is 1.
 
     Raises:
@@ -60,7 +63,7 @@ def parse_ranks(text: str) -> Ranks:
         found.append((int(rank), part))
     if len(found) > MOST_RANKS:
         raise _wrong(text)
-    return Ranks(tuple(found))
+    return RankDistribution(tuple(found))
 
 
 def _wrong(text: str) -> UsageError:
@@ -90,7 +93,9 @@ class Fleet:
         return AdapterBytes(sum(sizes), max(sizes, default=0), min(sizes, default=0))
 
 
-def sized(names: Sequence[str], ranks: Ranks, seed: int, bytes_per_rank: int = BYTES_PER_RANK) -> dict[str, int]:
+def adapter_sizes(
+    names: Sequence[str], ranks: RankDistribution, seed: int, bytes_per_rank: int = BYTES_PER_RANK
+) -> dict[str, int]:
     """Bytes of each adapter: its rank times ``bytes_per_rank``."""
     return {name: rank * bytes_per_rank for name, rank in ranks.of(names, seed).items()}
 
@@ -99,7 +104,7 @@ OPT = "opt"
 """Belady's, who knows the whole trace."""
 
 ONLINE = ("lru", "fifo", "lfu", "gdsf", "adaptive")
-NAMES = (*ONLINE, OPT)
+POLICY_NAMES = (*ONLINE, OPT)
 
 
 class Fifo(Lru):
@@ -109,7 +114,7 @@ class Fifo(Lru):
         """``key`` stays where it is."""
 
 
-MAKERS: Mapping[str, Callable[[View], Eviction]] = {
+ONLINE_POLICIES: Mapping[str, Callable[[View], Eviction]] = {
     **{str(name): make for name, make in POLICIES.items()},
     "fifo": lambda _view: Fifo(),
 }
@@ -124,8 +129,10 @@ def parse_policies(text: str) -> tuple[str, ...]:
     """
     found = tuple(dict.fromkeys(word.strip().lower() for word in text.split(",")))
     for word in found:
-        if word not in NAMES:
-            raise UsageError(f"--eviction {text[:60]}: there is no policy {word[:30]}", hint=did_you_mean(word, NAMES))
+        if word not in POLICY_NAMES:
+            raise UsageError(
+                f"--eviction {text[:60]}: there is no policy {word[:30]}", hint=did_you_mean(word, POLICY_NAMES)
+            )
     return found
 
 
@@ -138,7 +145,7 @@ GPU, CPU, DISK = range(3)
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class SimulatedRun:
     """What became of each request: the tier that it found its adapter in, and the milliseconds of its loads.
 
     ``evictions`` counts those who left slots and memory.
@@ -149,14 +156,14 @@ class Course:
     evictions: tuple[int, int] = (0, 0)
 
 
-def simulate(keys: Sequence[str], fleet: Fleet, policy: str, objective: Objective = "stall") -> Course:
+def simulate(keys: Sequence[str], fleet: Fleet, policy: str, objective: Objective = "stall") -> SimulatedRun:
     """One request after the other through empty tiers.
 
     Raises:
         MachineError: an adapter is larger than a tier.
     """
     gpu, cpu = (
-        new_ledger(MAKERS[policy], name, budget, objective=objective)
+        new_ledger(ONLINE_POLICIES[policy], name, budget, objective=objective)
         for name, budget in (("gpu", fleet.gpu), ("cpu", fleet.cpu))
     )
     sizes = fleet.sizes
@@ -174,10 +181,10 @@ def simulate(keys: Sequence[str], fleet: Fleet, policy: str, objective: Objectiv
             cost += read_ms[key]
         load_ms[number] = cost
         gpu.ask(key, size, cost)
-    return Course(found, load_ms, (gpu.counts().evictions, cpu.counts().evictions))
+    return SimulatedRun(found, load_ms, (gpu.counts().evictions, cpu.counts().evictions))
 
 
-def stalls_ms(trace: Trace, course: Course) -> "array[float]":
+def stalls_ms(trace: Trace, course: SimulatedRun) -> "array[float]":
     """Milliseconds of each request, from its arrival until its adapter is in a slot; 0 if it is there.
 
     Loads are made one after the other in the order in which they are asked for, and requests for an adapter that is on
@@ -206,7 +213,7 @@ SHARES = (*(number / 100 for number in range(100)), 0.995, 0.999, 1.0)
 """Where the distribution of stalls is reported."""
 
 
-def outcome(kind: PolicyKind, course: Course, stalls: Sequence[float]) -> PolicyReport:
+def run_report(kind: PolicyKind, course: SimulatedRun, stalls: Sequence[float]) -> PolicyReport:
     """The numbers of a course."""
     counts = dict(zip(("gpu", "cpu", "disk"), (course.found.count(place) for place in range(3)), strict=True))
     evictions = dict(zip(("gpu", "cpu"), course.evictions, strict=True))

@@ -61,7 +61,7 @@ class Trace:
         return bool(self.times_s) and self.times_s[-1] > 0
 
 
-def trace_of(requests: Iterable[Request]) -> Trace:
+def build_trace(requests: Iterable[Request]) -> Trace:
     """The trace of these requests; adapters are named in the order in which they are first asked for."""
     places: dict[str, int] = {}
     which, times_s, prompt_tokens, output_tokens = array("I"), array("d"), array("I"), array("I")
@@ -105,7 +105,7 @@ def read_trace(file: Path) -> Trace:
     """
     try:
         with file.open("rb") as lines:
-            trace = trace_of(_requests(lines, str(file)))
+            trace = build_trace(_requests(lines, str(file)))
     except FileNotFoundError as error:
         raise NotFound(f"{file}: there is no such trace", hint="--save-trace writes one") from error
     except OSError as error:

@@ -6,13 +6,19 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from lora_cli.bench.capacity_planning import DEFINITIONS as PLAN_DEFINITIONS
-from lora_cli.bench.capacity_planning import plan_metrics, planned_names, size_all
+from lora_cli.bench.capacity_planning import plan_capacity, plan_metric_names, plan_metrics
 from lora_cli.bench.link_model import BYTES_PER_RANK, DISK_LINK, GPU_LINK, Links, parse_link, read_links
-from lora_cli.bench.measured_run import environment
+from lora_cli.bench.measured_run import run_environment
 from lora_cli.bench.policy_comparison import DEFINITIONS, simulate_all
-from lora_cli.bench.report import BenchSetting, VllmRun, bench_report, run_of
-from lora_cli.bench.simulator import OPT, Fleet, parse_policies, parse_ranks, sized
-from lora_cli.bench.thresholds import Condition, of_waiting, parse_goals, simulated_names, simulation_metrics
+from lora_cli.bench.report import BenchSetting, VllmRun, bench_report, describe_run
+from lora_cli.bench.simulator import OPT, Fleet, adapter_sizes, parse_policies, parse_ranks
+from lora_cli.bench.thresholds import (
+    Condition,
+    has_stall_goal,
+    parse_goals,
+    simulation_metric_names,
+    simulation_metrics,
+)
 from lora_cli.bench.trace import Trace
 from lora_cli.cli.adapter_selection import MAX_CPU_LORAS, MAX_LORAS, Lineup, check_max_cpu_loras, lineup, reaching
 from lora_cli.cli.bench_options import RANKS, BenchOptions, adapter_names, save_trace, workload_of
@@ -49,19 +55,19 @@ def simulation(settings: Settings, options: BenchOptions) -> int:
         raise UsageError(
             "--plan needs a real policy, and opt needs future requests", hint=f"--eviction {PLAN_POLICIES}"
         )
-    conclude = concluding(options, planned_names(policies) if goals else simulated_names(policies))
+    conclude = concluding(options, plan_metric_names(policies) if goals else simulation_metric_names(policies))
     trace, fleet, run = _scene(settings, options)
-    if of_waiting(goals) and not trace.timed and not settings.quiet:
+    if has_stall_goal(goals) and not trace.timed and not settings.quiet:
         to_stderr(f"warning: {NO_QUEUE}")
     save_trace(trace, options.save_trace)
     objective, missed = options.objective or "stall", False
     done: Collection[str]
     if goals:
-        sized = size_all(trace, fleet, policies, goals, objective)
+        sized = plan_capacity(trace, fleet, policies, goals, objective)
         done, missed = sized.plan.policies, not all(one.answers for one in sized.plan.policies.values())
         report = bench_report(*run, sized, PLAN_DEFINITIONS, plan_metrics(sized.plan.policies))
     else:
-        found = simulate_all(trace, fleet, policies, objective, told=_teller(trace, policies))
+        found = simulate_all(trace, fleet, policies, objective, on_done=_teller(trace, policies))
         done = found.policies
         report = bench_report(*run, found, DEFINITIONS, simulation_metrics(found.policies))
     code = conclude(report, {options.seed: trace}) if done else 0
@@ -100,14 +106,18 @@ def _scene(settings: Settings, options: BenchOptions) -> tuple[Trace, Fleet, tup
     else:
         names = adapter_names(workload.names, options.num_adapters, ADAPTERS)
         per_rank = size_of(options.bytes_per_rank, "--bytes-per-rank") or BYTES_PER_RANK
-        sizes = sized(names, parse_ranks(options.ranks or RANKS), options.seed, per_rank)
+        sizes = adapter_sizes(names, parse_ranks(options.ranks or RANKS), options.seed, per_rank)
         words, engine = workload.words() | {"ranks": options.ranks or RANKS}, None
     trace = workload.over(list(sizes), REQUESTS, options.seed)
     fleet = _fleet(sizes, engine, options)
     traffic = workload.traffic
     # Else the times of the requests tell their rate.
     rate = traffic.request_rate if options.trace is None and traffic.ramp is None else None
-    return trace, fleet, run_of("simulate", trace, options.seed, words, environment(), rate, traffic.burstiness)
+    return (
+        trace,
+        fleet,
+        describe_run("simulate", trace, options.seed, words, run_environment(), rate, traffic.burstiness),
+    )
 
 
 def _named(settings: Settings, options: BenchOptions) -> tuple[Lineup, dict[str, int]]:

@@ -18,9 +18,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from lora_cli.bench.live.result import live_names
-from lora_cli.bench.measured_run import MEASURED, Served, environment, measured_report, run_trace
-from lora_cli.bench.report import MeasurementReport, run_of
+from lora_cli.bench.live.result import live_metric_names
+from lora_cli.bench.measured_run import MEASURED_METRICS, ServedRequest, measured_report, run_environment, run_trace
+from lora_cli.bench.report import MeasurementReport, describe_run
 from lora_cli.bench.simulator import parse_ranks
 from lora_cli.bench.synthetic_adapters import total_bytes, write_synthetic
 from lora_cli.bench.trace import Trace
@@ -70,7 +70,7 @@ def measurement(settings: Settings, options: BenchOptions) -> int:
     rates = {"--request-rate": options.request_rate != "inf", "--ramp-up-strategy": options.ramp_up_strategy}
     for flag in (flag for flag, given in rates.items() if given):
         raise UsageError(f"{flag} is not for --forward modules", hint="it sends the warm process one request at a time")
-    conclude, workload = concluding(options, MEASURED), workload_of(options)
+    conclude, workload = concluding(options, MEASURED_METRICS), workload_of(options)
     failures: Failures = {}
     with measured_lineup(settings, options, workload) as (asked, own):
         trace = workload.over([item.name for item in asked.items], REQUESTS, options.seed)
@@ -80,8 +80,8 @@ def measurement(settings: Settings, options: BenchOptions) -> int:
         save_trace(trace, options.save_trace)
         result, where = _measure(asked, run, trace, options.seed, own, failures)
         words = workload.words()
-        where = environment(base=str(asked.base), **words, eviction=eviction, **where)
-        report = measured_report(*run_of("in-process", trace, options.seed, words, where), result)
+        where = run_environment(base=str(asked.base), **words, eviction=eviction, **where)
+        report = measured_report(*describe_run("in-process", trace, options.seed, words, where), result)
         code = max([conclude(report, {options.seed: trace}), *(one.exit_code for one in failures.values())])
     if result.requests < len(trace):
         to_stderr(f"interrupted after {result.requests} of {len(trace)} requests")
@@ -97,7 +97,7 @@ def own_server_measured(settings: Settings, options: BenchOptions) -> int:
     """
     require_packages("serve-bench without --forward modules", "models", "torch", "transformers")
     options.refuse(("lora_modules",), "for --url", "set the adapters with REFs or a manifest")
-    concluding(options, live_names())
+    concluding(options, live_metric_names())
     device, eviction = chosen(options)
     with ExitStack() as stack:
         asked, own = stack.enter_context(measured_lineup(settings, options, workload_of(options)))
@@ -215,7 +215,7 @@ def _measure(
         slots, places = most.max_loras, most.max_cpu_loras
         replay = partial(run_trace, trace.keys(), max_loras=slots, max_cpu_loras=places, failed=broken)
         if not jobs:
-            return replay(serve=lambda _name: Served("", 0.0)), {}  # none is asked: all are broken
+            return replay(serve=lambda _name: ServedRequest("", 0.0)), {}  # none is asked: all are broken
         needs = [slot_requirements(job.adapter, base) for job in jobs.values()]
         plan = plan_slots(replace(planned(asked, run, base, settings), seed=seed, base_directory=None), needs)
         with WarmProcess(plan) as process:
@@ -225,7 +225,7 @@ def _measure(
             return found, {"device": ready.device, "dtype": ready.dtype}
 
 
-def _serve(process: WarmProcess, jobs: Mapping[str, LoraRequest], failures: Failures, name: str) -> Served:
+def _serve(process: WarmProcess, jobs: Mapping[str, LoraRequest], failures: Failures, name: str) -> ServedRequest:
     """What a trace is run against: the adapter into its slot, and a small batch through it."""
     job = jobs[name]
     try:
@@ -236,7 +236,7 @@ def _serve(process: WarmProcess, jobs: Mapping[str, LoraRequest], failures: Fail
         failures[name] = error
         raise
     evicted = {str(tier): count for tier, count in served.evicted.items()}
-    return Served(served.tier, served.load_ms + served.forward_ms, evicted)
+    return ServedRequest(served.tier, served.load_ms + served.forward_ms, evicted)
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def admitting(
     """Three seconds for each, and little memory."""
     monkeypatch.syspath_prepend(hook(tmp_path / "hook"))
     judge, fetcher = admissions.VALIDATOR, admissions.FETCHER
-    monkeypatch.setattr(admissions, "JUDGE", replace(judge, max_bytes=200_000_000))
+    monkeypatch.setattr(admissions, "VALIDATOR", replace(judge, max_bytes=200_000_000))
     monkeypatch.setattr(admissions, "FETCHER", replace(fetcher, max_bytes=200_000_000, silent_s=2.5))
     made = Admitting(folder, 3.0, tmp_path / "cache")
     for opened in made.open():

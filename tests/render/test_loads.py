@@ -8,8 +8,8 @@ import pytest
 
 from lora_cli.bench.measured_run import measured_report
 from lora_cli.bench.quantiles import nearest_rank
-from lora_cli.bench.report import MeasurementReport, run_of
-from lora_cli.bench.trace import Request, trace_of
+from lora_cli.bench.report import MeasurementReport, describe_run
+from lora_cli.bench.trace import Request, build_trace
 from lora_cli.core.results import Answers, LoadReport, ModuleProof, Moved, PageCache, Proof
 from lora_cli.core.text import safe
 from lora_cli.endpoint.canary import Effect
@@ -256,8 +256,8 @@ MEASURED = MeasurementReport(
     evictions={"gpu": 2, "cpu": 1},
     failures={"broken": "no such module"},
 )
-TRACE = trace_of([Request(0.0, name, 8, 2) for name in ("a", "b", "broken", "a", "a")])
-BENCH = measured_report(*run_of("in-process", TRACE, 7, {}, {"device": "cpu"}), MEASURED)
+TRACE = build_trace([Request(0.0, name, 8, 2) for name in ("a", "b", "broken", "a", "a")])
+BENCH = measured_report(*describe_run("in-process", TRACE, 7, {}, {"device": "cpu"}), MEASURED)
 
 
 def test_the_table_of_serve_bench() -> None:

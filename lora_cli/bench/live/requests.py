@@ -19,7 +19,7 @@ FIRST_ID = 3
 PROMPTS = ("ids", "text")
 
 
-class Ask(NamedTuple):
+class PreparedRequest(NamedTuple):
     """A request for the adapter ``name`` at ``time_s`` seconds from the start; ``body`` is JSON."""
 
     time_s: float
@@ -27,16 +27,21 @@ class Ask(NamedTuple):
     body: bytes
 
 
-def asks(trace: Trace, models: Mapping[str, str], seed: int, vocabulary: int, prompts: str = "ids") -> list[Ask]:
+def prepare_requests(
+    trace: Trace, models: Mapping[str, str], seed: int, vocabulary: int, prompts: str = "ids"
+) -> list[PreparedRequest]:
     """The requests of ``trace`` with prompts that are unique to this run: no two share what a server could keep.
 
     ``models`` says what the server calls each adapter.
     """
     draw = random.Random(seed)  # noqa: S311 - prompts, not secrets
-    return [Ask(one.time_s, one.adapter, _body(one, models[one.adapter], draw, vocabulary, prompts)) for one in trace]
+    return [
+        PreparedRequest(one.time_s, one.adapter, _body(one, models[one.adapter], draw, vocabulary, prompts))
+        for one in trace
+    ]
 
 
-def body_of(model: str, prompt: str | list[int], output_tokens: int) -> bytes:
+def completion_body(model: str, prompt: str | list[int], output_tokens: int) -> bytes:
     """A streamed greedy completion of exactly so many tokens, whose usage is in its last event."""
     value = {
         "model": model,
@@ -59,11 +64,11 @@ def _body(one: Request, model: str, draw: random.Random, vocabulary: int, prompt
     tokens = max(one.prompt_tokens, 1)
     ids = token_ids(draw, tokens, vocabulary)
     prompt = ids if prompts == "ids" else " ".join(WORDS[number % len(WORDS)] for number in ids)
-    return body_of(model, prompt, max(one.output_tokens, 1))
+    return completion_body(model, prompt, max(one.output_tokens, 1))
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class RequestResult:
     """One request to the end. Times are seconds from the start of the run.
 
     It was to be sent at ``scheduled_s``; the generator was awake for it at ``woke_s`` and sent it at ``sent_s`` (later
@@ -119,8 +124,8 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
-    """What came of a load so far: filled while it runs, so that an interrupt leaves what there is."""
+class LoadResults:
+    """The results of a load test, filled while it runs, so that an interrupt leaves what there is."""
 
-    answers: list[Answer] = field(default_factory=list)
-    probes: list[Answer] = field(default_factory=list)
+    requests: list[RequestResult] = field(default_factory=list)
+    probes: list[RequestResult] = field(default_factory=list)

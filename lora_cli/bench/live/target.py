@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lora_cli.bench.live.load_generator import SILENCE_S
+from lora_cli.bench.live.load_generator import READ_TIMEOUT_S
 from lora_cli.bench.live.requests import token_ids
 from lora_cli.bench.trace import Request
 from lora_cli.core import parse
@@ -18,10 +18,10 @@ from lora_cli.errors import EndpointError
 VOCABULARIES = (1000, 100, 16)
 """Token ids are below one of these: the first that the server takes."""
 
-REFUSED = (400, 422, 500)
+INVALID_TOKEN_STATUSES = (400, 422, 500)
 """What servers answer to a token id that they do not have."""
 
-TOLD = ("device", "dtype")
+FACT_KEYS = ("device", "dtype")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def find_target(address: Address, token: str, names: Sequence[str]) -> Target:
         return Target(address, token, engine, base, models, _facts(server, engine))
 
 
-def slots_of(target: Target) -> int | None:
+def max_loras_of(target: Target) -> int | None:
     """Adapters that its device holds at once, by its metrics (vLLM's ``vllm:lora_requests_info``), if known.
 
     vLLM reports it once it has answered for an adapter.
@@ -68,8 +68,8 @@ def slots_of(target: Target) -> int | None:
             text = endpoint.request("GET", "/metrics").decode("utf-8", "replace")
         except EndpointError:
             return None
-    told = re.findall(r'^vllm:lora_requests_info\{[^}\n]*\bmax_lora="(\d{1,6})"', text, re.MULTILINE)
-    return int(told[-1]) or None if told else None
+    facts = re.findall(r'^vllm:lora_requests_info\{[^}\n]*\bmax_lora="(\d{1,6})"', text, re.MULTILINE)
+    return int(facts[-1]) or None if facts else None
 
 
 def _engine(endpoint: Endpoint) -> str:
@@ -108,14 +108,14 @@ def find_vocabulary(target: Target, first: Request) -> int:
     if not target.base:
         return VOCABULARIES[0]
     draw = random.Random(0)  # noqa: S311 - a prompt, not a secret
-    with Endpoint(target.address, target.token, SILENCE_S) as endpoint:
+    with Endpoint(target.address, target.token, READ_TIMEOUT_S) as endpoint:
         server = open_server(target.engine or "vllm", endpoint)
         for vocabulary in VOCABULARIES:
             prompt = (*token_ids(draw, max(first.prompt_tokens, 1) - 1, vocabulary), vocabulary - 1)
             try:
                 server.complete(target.base, prompt, max(first.output_tokens, 1))
             except Refusal as error:
-                if error.status not in REFUSED or vocabulary == VOCABULARIES[-1]:
+                if error.status not in INVALID_TOKEN_STATUSES or vocabulary == VOCABULARIES[-1]:
                     raise
             else:
                 return vocabulary
@@ -124,9 +124,9 @@ def find_vocabulary(target: Target, first: Request) -> int:
 
 def _facts(server: Server, engine: str) -> dict[str, str]:
     """Its version if it reports one; of our own, where its slots are."""
-    told: dict[str, str] = {"engine": engine or "unknown"}
+    facts: dict[str, str] = {"engine": engine or "unknown"}
     if engine == "lora-cli":
         fields = parse.mapping(server.endpoint.get("/v1/status"), "/v1/status")
-        return told | {key: fields[key] for key in TOLD if isinstance(fields.get(key), str) and fields[key]}
+        return facts | {key: fields[key] for key in FACT_KEYS if isinstance(fields.get(key), str) and fields[key]}
     version = server.version()
-    return told | ({"engine_version": version} if version else {})
+    return facts | ({"engine_version": version} if version else {})
