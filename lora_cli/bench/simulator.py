@@ -20,8 +20,8 @@ from lora_cli.bench.report import AdapterBytes, PolicyKind, PolicyReport
 from lora_cli.bench.trace import Trace
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.errors import UsageError
-from lora_cli.tiers.budget import Budget, Objective, View
-from lora_cli.tiers.eviction import Eviction
+from lora_cli.tiers.budget import Budget, Objective, PolicyContext
+from lora_cli.tiers.eviction import EvictionPolicy
 from lora_cli.tiers.eviction.policies import Lru
 from lora_cli.tiers.eviction.registry import POLICIES, new_ledger
 
@@ -114,7 +114,7 @@ class Fifo(Lru):
         """``key`` stays where it is."""
 
 
-ONLINE_POLICIES: Mapping[str, Callable[[View], Eviction]] = {
+ONLINE_POLICIES: Mapping[str, Callable[[PolicyContext], EvictionPolicy]] = {
     **{str(name): make for name, make in POLICIES.items()},
     "fifo": lambda _view: Fifo(),
 }
@@ -174,13 +174,13 @@ def simulate(keys: Sequence[str], fleet: Fleet, policy: str, objective: Objectiv
             gpu.hit(key)
             continue
         size, cost = sizes[key], put_ms[key]
-        if cpu.ask(key, size, read_ms[key]) is None:
+        if cpu.request(key, size, read_ms[key]) is None:
             found[number] = CPU
         else:
             found[number] = DISK
             cost += read_ms[key]
         load_ms[number] = cost
-        gpu.ask(key, size, cost)
+        gpu.request(key, size, cost)
     return SimulatedRun(found, load_ms, (gpu.counts().evictions, cpu.counts().evictions))
 
 

@@ -24,7 +24,7 @@ from lora_cli.core.adapter_request import Item
 from lora_cli.daemon_threads import map_in_threads
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
-from lora_cli.endpoint.reconcile import Changes, Done, Replica, Wanted, reconcile, wait_ready
+from lora_cli.endpoint.reconcile import AdapterOutcome, DesiredAdapter, ReconcileOptions, Replica, reconcile, wait_ready
 from lora_cli.endpoint.servers import Server, open_server
 from lora_cli.engines import ENGINES, Profile, choose_engine
 from lora_cli.errors import LoraCliError, UsageError
@@ -176,8 +176,8 @@ def warm_endpoints(
         terms = Terms(base, max_lora_rank=rank, engines=profiles, deployment=deployment)
         admit = admitting(terms, settings, hold)
         wanted, refused = _admitted(items, map_in_threads(admit, items, AT_ONCE) if ready else (), mapped)
-        changes = Changes(options.prune, options.prove, options.allow_unload)
-        serve = partial(reconcile, wanted=wanted, changes=changes)
+        changes = ReconcileOptions(options.prune, options.prove, options.allow_unload)
+        serve = partial(reconcile, wanted=wanted, options=changes)
         done = dict(zip(ready, map_in_threads(serve, ready, len(ready)), strict=True))
     replicas = []
     for server in servers:
@@ -221,17 +221,19 @@ def _profiles(engine: str, kind: str, versions: Iterable[str]) -> tuple[Profile,
 
 def _admitted(
     items: Sequence[Item], admissions: Iterable[Admission], mapped: Callable[[Path], str]
-) -> tuple[list[Wanted], list[Done]]:
+) -> tuple[list[DesiredAdapter], list[AdapterOutcome]]:
     """What the servers are to serve, and what none of them is asked for."""
-    wanted: list[Wanted] = []
-    refused: list[Done] = []
+    wanted: list[DesiredAdapter] = []
+    refused: list[AdapterOutcome] = []
     for item, admission in zip(items, admissions, strict=False):
         if admission.refusal is not None:
-            refused.append(Done(item.name, "failed", sum(admission.stage_ms.values()), None, admission.refusal))
+            refused.append(
+                AdapterOutcome(item.name, "failed", sum(admission.stage_ms.values()), None, admission.refusal)
+            )
         else:
             assert admission.snapshot is not None
             snapshot = admission.snapshot
-            wanted.append(Wanted(item.name, snapshot.digest, mapped(snapshot.directory)))
+            wanted.append(DesiredAdapter(item.name, snapshot.digest, mapped(snapshot.directory)))
     return wanted, refused
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from lora_cli.endpoint.servers import Ours, Prompt, Said, Server
+from lora_cli.endpoint.servers import Completion, LoraCliServer, Prompt, Server
 
 CANARIES: tuple[Prompt, ...] = (
     tuple(range(3, 19)),  # token ids: a tokenizer that knows none of the words makes one and the same of all of them
@@ -34,12 +34,12 @@ class Effect:
     noise: float = 0.0
 
 
-class Proof:
+class CanaryProof:
     """Proves the effect of adapters on one server. Holds what its base says to each canary, twice; threads share it."""
 
     def __init__(self, server: Server, base: str, prompts: Sequence[Prompt] = CANARIES) -> None:
         self._server, self._base_name, self._prompts = server, base, prompts
-        self._known: dict[Prompt, tuple[Said, float]] = {}
+        self._known: dict[Prompt, tuple[Completion, float]] = {}
         self._lock = threading.Lock()
 
     def effect(self, name: str) -> Effect:
@@ -48,7 +48,7 @@ class Proof:
         Raises:
             EndpointError: the server does not answer.
         """
-        if isinstance(self._server, Ours):
+        if isinstance(self._server, LoraCliServer):
             worst = self._server.proof(name)
             if worst is None:
                 return Effect(None, "the server has not proved it")
@@ -59,7 +59,7 @@ class Proof:
             base, noise = self._base(prompt)
             if noise == inf:
                 continue
-            shift = _shift(base, self._server.complete(name, prompt, TOKENS))
+            shift = _logprob_difference(base, self._server.complete(name, prompt, TOKENS))
             shifts.append(shift)
             noises.append(noise)
             if shift > max(LEAST, NOISE * noise):
@@ -69,16 +69,16 @@ class Proof:
             return Effect(None, "the base's own answers differ between requests", noise=inf)
         return Effect(False, "answers as the base does", max(shifts), max(noises))
 
-    def _base(self, prompt: Prompt) -> tuple[Said, float]:
+    def _base(self, prompt: Prompt) -> tuple[Completion, float]:
         """What the base says, and how far it is from itself."""
         with self._lock:
             if prompt not in self._known:
-                said, again = (self._server.complete(self._base_name, prompt, TOKENS) for _ in range(2))
-                self._known[prompt] = said, _shift(said, again)
+                first, second = (self._server.complete(self._base_name, prompt, TOKENS) for _ in range(2))
+                self._known[prompt] = first, _logprob_difference(first, second)
             return self._known[prompt]
 
 
-def _shift(one: Said, other: Said) -> float:
+def _logprob_difference(one: Completion, other: Completion) -> float:
     """How far two answers are apart: inf for other tokens, else the largest difference of their log-probabilities."""
     if (one.text, one.tokens) != (other.text, other.tokens):
         return inf

@@ -12,14 +12,14 @@ from lora_cli.errors import EndpointError, FormatError
 from lora_cli.redaction import remember
 
 LARGEST_ANSWER = 64 << 20
-LONGEST_WORDS = 1000
+LONGEST_MESSAGE = 1000
 TIMEOUT_S = 30.0
-PAGE = "a web page"
-WRONG = "check the address: is this an engine?"
+HTML_PAGE = "a web page"
+NOT_AN_ENGINE_HINT = "check the address: is this an engine?"
 """What to try where something else than an engine answers."""
 
 
-def trust_in(address: Address) -> ssl.SSLContext | bool:
+def ssl_context(address: Address) -> ssl.SSLContext | bool:
     """Which certificates a server may have: the system's own, or SSL_CERT_FILE's, as openssl finds them."""
     return ssl.create_default_context() if address.tls else False
 
@@ -27,9 +27,9 @@ def trust_in(address: Address) -> ssl.SSLContext | bool:
 class Refusal(EndpointError):
     """A running server answers and says no: its HTTP status, and its own words."""
 
-    def __init__(self, status: int, message: str, words: str, *, hint: str = "") -> None:
+    def __init__(self, status: int, message: str, server_message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
-        self.status, self.words = status, words
+        self.status, self.server_message = status, server_message
 
 
 class Endpoint:
@@ -47,7 +47,7 @@ class Endpoint:
         import httpx2
 
         uds = None if self.address.uds is None else str(self.address.uds)
-        transport = httpx2.HTTPTransport(verify=trust_in(self.address), uds=uds)
+        transport = httpx2.HTTPTransport(verify=ssl_context(self.address), uds=uds)
         self._client = httpx2.Client(transport=transport, timeout=self.timeout_s, trust_env=False)
         return self
 
@@ -60,7 +60,7 @@ class Endpoint:
         """The JSON value at ``path``. Raises ``EndpointError``."""
         return self._json(self.request("GET", path), path)
 
-    def ask(self, path: str, value: Mapping[str, Any]) -> Any:
+    def post(self, path: str, value: Mapping[str, Any]) -> Any:
         """The JSON value that the server answers to ``value``. Raises ``EndpointError``."""
         return self._json(self.request("POST", path, value), path)
 
@@ -117,12 +117,12 @@ class Endpoint:
             ) from error
 
     def _refusal(self, status: int, body: bytes) -> Refusal:
-        words = words_of_body(body)
+        server_message = body_message(body)
         hint = "set LORA_CLI_API_KEY to the server's token" if status in {401, 403} else ""
         if hint and self.token:
             hint = "the server does not accept the token that was sent: that of --api-key, else of LORA_CLI_API_KEY"
-        hint = hint or (WRONG if words == PAGE else "")
-        return Refusal(status, f"{self.address} responded with {status}: {words}", words, hint=hint)
+        hint = hint or (NOT_AN_ENGINE_HINT if server_message == HTML_PAGE else "")
+        return Refusal(status, f"{self.address} responded with {status}: {server_message}", server_message, hint=hint)
 
     def _json(self, body: bytes, path: str) -> Any:
         try:
@@ -131,22 +131,22 @@ class Endpoint:
             raise EndpointError(error.message, hint="check that this is the right server") from error
 
 
-def words_of_body(body: bytes) -> str:
+def body_message(body: bytes) -> str:
     """The message of an error object, else the beginning of what was said; of markup, that it is so."""
     if body.lstrip().startswith(b"<"):
-        return PAGE
+        return HTML_PAGE
     try:
-        said = words_of(parse.json_value(body, ""))
+        said = error_message(parse.json_value(body, ""))
     except FormatError:
         said = ""
     return said or " ".join(body[:500].decode("utf-8", "replace").split()) or "nothing more"
 
 
-def words_of(value: Any) -> str:
+def error_message(value: Any) -> str:
     """The message of an error object, however deep vLLM, SGLang, OpenAI and FastAPI put it; "" where it has none."""
     if isinstance(value, str):
-        return " ".join(value.split())[:LONGEST_WORDS]
+        return " ".join(value.split())[:LONGEST_MESSAGE]
     if not isinstance(value, dict):
         return ""
     keys = ("error", "message", "error_message", "detail")
-    return next((said for key in keys if (said := words_of(value.get(key)))), "")
+    return next((said for key in keys if (said := error_message(value.get(key)))), "")

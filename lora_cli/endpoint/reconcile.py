@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lora_cli.daemon_threads import map_in_threads
-from lora_cli.endpoint.canary import Effect, Proof
-from lora_cli.endpoint.client import WRONG, Refusal
-from lora_cli.endpoint.servers import Served, Server
+from lora_cli.endpoint.canary import CanaryProof, Effect
+from lora_cli.endpoint.client import NOT_AN_ENGINE_HINT, Refusal
+from lora_cli.endpoint.servers import ServedModel, Server
 from lora_cli.errors import EndpointError, LoraCliError, Refused
 
 Action = Literal["kept", "loaded", "replaced", "pruned", "failed"]
@@ -22,7 +22,7 @@ CANDIDATE = "lora-cli-candidate-"
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DesiredAdapter:
     """An adapter that is to be served as ``name``: its snapshot's digest, and the path at which the server sees it."""
 
     name: str
@@ -31,7 +31,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class ReconcileOptions:
     """How a server may be changed.
 
     ``prune`` unloads what is not wanted; ``prove`` asks for the effect of each adapter; ``unload`` allows to unload
@@ -44,7 +44,7 @@ class Changes:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class AdapterOutcome:
     """What was done about one adapter on one server. ``error`` says why it is not served as it should be."""
 
     name: str
@@ -67,17 +67,17 @@ class Replica:
     kind: str
     version: str
     error: LoraCliError | None
-    adapters: tuple[Done, ...]
+    adapters: tuple[AdapterOutcome, ...]
     note: str = ""
     """What stays in the server of what it no longer serves."""
 
 
 def wait_ready(
-    server: Server, patience_s: float, is_over: Callable[[], bool], tell: Callable[[str], None]
+    server: Server, patience_s: float, is_over: Callable[[], bool], on_wait: Callable[[str], None]
 ) -> LoraCliError | None:
     """Wait until the server is ready; why it is not when the patience is over, or at once where it has no such path.
 
-    ``tell`` is called with the server that it waits for, the reason and the time left: at once, and again after
+    ``on_wait`` is called with the server that it waits for, the reason and the time left: at once, and again after
     ``TELL_S`` seconds.
     """
     until = time.monotonic() + patience_s
@@ -87,7 +87,7 @@ def wait_ready(
             server.check_ready()
         except EndpointError as error:
             if isinstance(error, Refusal) and error.status == 404:
-                return EndpointError(error.message, hint=WRONG)
+                return EndpointError(error.message, hint=NOT_AN_ENGINE_HINT)
             if is_over():
                 return EndpointError(f"{server.endpoint.address} was not ready yet when the run was stopped")
             if time.monotonic() >= until:
@@ -96,7 +96,7 @@ def wait_ready(
                     hint="check its log; --wait waits longer",
                 )
             if time.monotonic() >= tell_at:
-                tell(
+                on_wait(
                     f"waiting for {server.endpoint.address} for up to {until - time.monotonic():.0f} s: {error.message}"
                 )
                 tell_at = time.monotonic() + TELL_S
@@ -107,51 +107,67 @@ def wait_ready(
         time.sleep(POLL_S)
 
 
-def reconcile(server: Server, wanted: Sequence[Wanted], changes: Changes) -> tuple[list[Done], LoraCliError | None]:
+def reconcile(
+    server: Server, wanted: Sequence[DesiredAdapter], options: ReconcileOptions
+) -> tuple[list[AdapterOutcome], LoraCliError | None]:
     """Load, replace and prove, a few adapters at a time; what else the server serves goes with ``prune``.
 
     What is served from the right path already stays as it is. One adapter that fails stops no other. Gives what was
     done, and why there is no more.
     """
-    done: list[Done] = []
+    done: list[AdapterOutcome] = []
     try:
         server.check_reach()
         models = server.models()
         base = next((one.name for one in models if not one.parent), "")
         served = {one.name: one for one in models if one.parent}
-        proof = Proof(server, base) if changes.prove else None
-        done += map_in_threads(lambda one: _done(server, one, served.get(one.name), proof, changes), wanted, AT_ONCE)
-        if changes.prune:
-            done.extend(_prune(server, served, {one.name for one in wanted}, changes))
+        proof = CanaryProof(server, base) if options.prove else None
+        done += map_in_threads(
+            lambda one: _reconcile_one(server, one, served.get(one.name), proof, options), wanted, AT_ONCE
+        )
+        if options.prune:
+            done.extend(_prune(server, served, {one.name for one in wanted}, options))
     except LoraCliError as error:
         return done, error
     return done, None
 
 
-def _done(server: Server, one: Wanted, served: Served | None, proof: Proof | None, changes: Changes) -> Done:
+def _reconcile_one(
+    server: Server,
+    one: DesiredAdapter,
+    served: ServedModel | None,
+    proof: CanaryProof | None,
+    options: ReconcileOptions,
+) -> AdapterOutcome:
     began = time.perf_counter()
     effect: Effect | None = None
     action: Action = "failed"
     error: LoraCliError | None = None
     try:
-        action = _have(server, one, served, proof, changes)
+        action = _ensure_served(server, one, served, proof, options)
         if proof is not None:
             effect = proof.effect(one.name)
             if effect.proved is not True:
                 raise _no_effect(one.name, effect)
     except LoraCliError as failure:
-        error = _explained(failure, one)
-    return Done(one.name, action, (time.perf_counter() - began) * 1e3, effect, error)
+        error = _with_path_hint(failure, one)
+    return AdapterOutcome(one.name, action, (time.perf_counter() - began) * 1e3, effect, error)
 
 
-def _have(server: Server, one: Wanted, served: Served | None, proof: Proof | None, changes: Changes) -> Action:
+def _ensure_served(
+    server: Server,
+    one: DesiredAdapter,
+    served: ServedModel | None,
+    proof: CanaryProof | None,
+    options: ReconcileOptions,
+) -> Action:
     """Have it served from its path; what is to be replaced goes on serving until the new one has proved itself."""
     if served is None:
         server.load(one.name, one.path)
         return "loaded"
     if served.is_from(one.path, one.digest):
         return "kept"
-    if server.replaces_by_unload and (bug := _unload_bug(server, changes)):
+    if server.replaces_by_unload and (bug := _unload_bug(server, options)):
         hint = "give the changed adapter a new name, or use --allow-unload"
         raise Refused(f"{one.name} is still served from {served.root}: {bug}", hint=hint)
     if proof is not None:
@@ -170,24 +186,26 @@ def _have(server: Server, one: Wanted, served: Served | None, proof: Proof | Non
     return "replaced"
 
 
-def _unload_bug(server: Server, changes: Changes) -> str:
-    return "" if changes.unload else server.unload_bug
+def _unload_bug(server: Server, options: ReconcileOptions) -> str:
+    return "" if options.unload else server.unload_bug
 
 
-def _prune(server: Server, served: dict[str, Served], wanted: set[str], changes: Changes) -> Iterator[Done]:
+def _prune(
+    server: Server, served: dict[str, ServedModel], wanted: set[str], options: ReconcileOptions
+) -> Iterator[AdapterOutcome]:
     for name in served:
         if name in wanted:
             continue
         began = time.perf_counter()
         error: LoraCliError | None = None
         try:
-            if bug := _unload_bug(server, changes):
+            if bug := _unload_bug(server, options):
                 raise Refused(f"{name} is still served: {bug}", hint="restart the server, or use --allow-unload")
             server.unload(name)
         except LoraCliError as failure:
             error = failure
         action: Action = "failed" if error is not None else "pruned"
-        yield Done(name, action, (time.perf_counter() - began) * 1e3, None, error)
+        yield AdapterOutcome(name, action, (time.perf_counter() - began) * 1e3, None, error)
 
 
 def _no_effect(name: str, effect: Effect) -> Refused:
@@ -204,9 +222,9 @@ def _no_effect(name: str, effect: Effect) -> Refused:
     )
 
 
-def _explained(error: LoraCliError, one: Wanted) -> LoraCliError:
+def _with_path_hint(error: LoraCliError, one: DesiredAdapter) -> LoraCliError:
     """A path that the server does not see is the usual reason of a 404, and its words do not say so."""
-    if isinstance(error, Refusal) and not error.hint and (error.status == 404 or one.path in error.words):
+    if isinstance(error, Refusal) and not error.hint and (error.status == 404 or one.path in error.server_message):
         hint = f"check that it can read {one.path}; mount the cache there, or map it: --engine-path FROM=TO"
-        return Refusal(error.status, error.message, error.words, hint=hint)
+        return Refusal(error.status, error.message, error.server_message, hint=hint)
     return error

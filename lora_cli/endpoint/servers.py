@@ -13,14 +13,14 @@ from lora_cli.errors import EndpointError, FormatError, UsageError
 
 MOST_MODELS = 1_000_000
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
-SWITCH = "start vLLM with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, --enable-lora and one API server"
+RUNTIME_UPDATING_HINT = "start vLLM with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, --enable-lora and one API server"
 
 Prompt = str | tuple[int, ...]
 """Text, or token ids."""
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedModel:
     """One model of a server; ``root`` is where an adapter was loaded from, ``parent`` its base ("" for a base)."""
 
     name: str
@@ -34,7 +34,7 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Completion:
     """A greedy answer: its tokens as text, and their natural log-probabilities (empty if they are not reported)."""
 
     text: str
@@ -55,7 +55,7 @@ class Server(ABC):
     replaces_by_unload = False
     """Whether an adapter that takes the name of another one makes the server unload that."""
 
-    single: Mapping[str, str] = {}
+    single_process_flags: Mapping[str, str] = {}
     """Flags in ``/server_info``, each with a source: above 1 a load does not reach all that answers requests."""
 
     leftover = ""
@@ -78,8 +78,8 @@ class Server(ABC):
 
     def check_reach(self) -> None:
         """Raises ``EndpointError`` where a load would not reach all that answers requests."""
-        flags = self.flags() if self.single else {}
-        for flag, source in self.single.items():
+        flags = self.flags() if self.single_process_flags else {}
+        for flag, source in self.single_process_flags.items():
             number = flags.get(flag)
             if isinstance(number, int) and number > 1:
                 option = f"--{flag.replace('_', '-')}"
@@ -88,12 +88,12 @@ class Server(ABC):
                     hint=f"start it with {option} 1, or with all adapters: lora-cli inspect --engine-args",
                 )
 
-    def models(self) -> tuple[Served, ...]:
+    def models(self) -> tuple[ServedModel, ...]:
         """The bases and adapters that it serves, by ``/v1/models``: adapters have a parent."""
         answer = self.endpoint.get("/v1/models")
         try:
             listed = parse.sequence(parse.mapping(answer, "/v1/models").get("data"), "/v1/models: data")
-            return tuple(_served(one) for one in listed[:MOST_MODELS])
+            return tuple(_served_model(one) for one in listed[:MOST_MODELS])
         except FormatError as error:
             raise EndpointError(
                 f"{self.endpoint.address}: {error.message}", hint="check that it is a server of this kind"
@@ -111,13 +111,13 @@ class Server(ABC):
     def unload(self, name: str) -> None:
         """Serve it no longer."""
 
-    def complete(self, name: str, prompt: Prompt, max_tokens: int) -> Said:
+    def complete(self, name: str, prompt: Prompt, max_tokens: int) -> Completion:
         """A greedy answer by an adapter, or by the base of that name, with its tokens' log-probabilities."""
         body = {"model": name, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "logprobs": 1}
-        answer = self.endpoint.ask("/v1/completions", body)
+        answer = self.endpoint.post("/v1/completions", body)
         try:
             choices = parse.sequence(parse.mapping(answer, "the response").get("choices"), "choices")
-            return _said(parse.mapping(choices[0] if choices else None, "choices[0]"))
+            return _completion(parse.mapping(choices[0] if choices else None, "choices[0]"))
         except FormatError as error:
             raise EndpointError(f"{self.endpoint.address}: /v1/completions: {error.message}") from error
 
@@ -154,8 +154,10 @@ class Vllm(Server):
         try:
             self.endpoint.request("POST", path, body)
         except Refusal as error:
-            if error.status == 404 and error.words in {"Not Found", "nothing more"}:
-                raise Refusal(error.status, f"{self.endpoint.address} has no {path}", "", hint=SWITCH) from error
+            if error.status == 404 and error.server_message in {"Not Found", "nothing more"}:
+                raise Refusal(
+                    error.status, f"{self.endpoint.address} has no {path}", "", hint=RUNTIME_UPDATING_HINT
+                ) from error
             raise
 
 
@@ -169,7 +171,7 @@ class Sglang(Server):
 
     unload_bug = "SGLang can hang for good when it unloads an adapter (sglang#36894)"
     replaces_by_unload = True
-    single = {"tokenizer_worker_num": "sglang#31084", "dp_size": "it asserts that"}  # noqa: RUF012
+    single_process_flags = {"tokenizer_worker_num": "sglang#31084", "dp_size": "it asserts that"}  # noqa: RUF012
 
     def version(self) -> str:
         """By its flags."""
@@ -199,19 +201,19 @@ class Sglang(Server):
         """Take it away, after the requests that use it."""
         self._post("/unload_lora_adapter", {"lora_name": name})
 
-    def complete(self, name: str, prompt: Prompt, max_tokens: int) -> Said:
+    def complete(self, name: str, prompt: Prompt, max_tokens: int) -> Completion:
         """A greedy answer; an adapter is asked for as ``base:adapter``."""
         parent = next((one.parent for one in self.models() if one.name == name), "")
         return super().complete(f"{parent}:{name}" if parent else name, prompt, max_tokens)
 
     def _post(self, path: str, body: dict[str, str]) -> None:
-        answer = self.endpoint.ask(path, body)
+        answer = self.endpoint.post(path, body)
         if isinstance(answer, dict) and answer.get("success") is False:
             words = " ".join(str(answer.get("error_message") or "nothing more").split())[:1000]
             raise Refusal(400, f"{self.endpoint.address} refused: {words}", words)
 
 
-class Ours(Vllm):
+class LoraCliServer(Vllm):
     """``lora-cli warm --serve``: vLLM's paths, and its own proof of each adapter."""
 
     leftover = ""
@@ -243,7 +245,7 @@ class Ours(Vllm):
         return None
 
 
-SERVERS: Mapping[str, type[Server]] = {"vllm": Vllm, "sglang": Sglang, "lora-cli": Ours}
+SERVERS: Mapping[str, type[Server]] = {"vllm": Vllm, "sglang": Sglang, "lora-cli": LoraCliServer}
 
 
 def open_server(kind: str, endpoint: Endpoint) -> Server:
@@ -259,14 +261,14 @@ def _printable_version(answer: Any) -> str:
     return value if isinstance(value, str) and re.fullmatch(r"[0-9A-Za-z.+_-]{1,64}", value) else ""
 
 
-def _served(value: Any) -> Served:
+def _served_model(value: Any) -> ServedModel:
     fields = parse.mapping(value, "data")
     name = parse.text(fields.get("id"), "id")
     root, parent = fields.get("root"), fields.get("parent")
-    return Served(name, root if isinstance(root, str) else name, parent if isinstance(parent, str) else "")
+    return ServedModel(name, root if isinstance(root, str) else name, parent if isinstance(parent, str) else "")
 
 
-def _said(choice: dict[str, Any]) -> Said:
+def _completion(choice: dict[str, Any]) -> Completion:
     logs = choice.get("logprobs")
     told = logs if isinstance(logs, dict) else {}
     tokens = tuple(str(token) for token in told.get("tokens") or ())
@@ -275,4 +277,4 @@ def _said(choice: dict[str, Any]) -> Said:
         for value in told.get("token_logprobs") or ()
         if isinstance(value, int | float) and not isinstance(value, bool)
     )
-    return Said(parse.text(choice.get("text"), "text"), tokens, values)
+    return Completion(parse.text(choice.get("text"), "text"), tokens, values)

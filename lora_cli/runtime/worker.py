@@ -67,7 +67,7 @@ CURRENT_REQUEST: ContextVar[StageTimer] = ContextVar("current_request")
 SERVED_TOKENS = 8
 """Tokens of the small batch that ``serve`` sends through an adapter."""
 
-PATIENCE_S = 60.0
+LEASE_TIMEOUT_S = 60.0
 """How long a request waits for room that others use or are being loaded into."""
 
 
@@ -97,14 +97,14 @@ class Worker:
             new_ledger(policy, "cpu", Budget(places, most_bytes), self._history("cpu")),
             weigh=lambda _key: self.host_weights.weigh(CURRENT_REQUEST.get().lora),
             load=self._read_to_host,
-            called=lambda _key: CURRENT_REQUEST.get().lora.name,
+            name_of=lambda _key: CURRENT_REQUEST.get().lora.name,
             drop=lambda _key, place: self.host_weights.let_go(place),
         )
         self.gpu_tier: Tier[int] = Tier(
             new_ledger(policy, "gpu", Budget(plan.limits.max_loras), self._history("gpu")),
             weigh=lambda _key: self.slots.slot_bytes,
             load=self._copy_to_slot,
-            called=lambda _key: CURRENT_REQUEST.get().lora.name,
+            name_of=lambda _key: CURRENT_REQUEST.get().lora.name,
             drop=self._evict_slot,
         )
 
@@ -115,13 +115,16 @@ class Worker:
 
     def is_resident(self, lora: LoraRequest) -> bool:
         """Whether it is on the device now."""
-        return self.gpu_tier.holds(lora.key)
+        return self.gpu_tier.is_loaded(lora.key)
 
     def load(self, lora: LoraRequest, on_stage: Callable[[str], None] = ignore_stage) -> LoadReport:
         """Read, put into a slot and prove one adapter. What fails is in the report and leaves the tiers."""
         report = LoadReport(lora.name, lora.digest, tier=self._tier_of(lora))
         try:
-            with self._request(lora, on_stage) as timer, self.gpu_tier.lease(lora.key, patience_s=PATIENCE_S) as slot:
+            with (
+                self._request(lora, on_stage) as timer,
+                self.gpu_tier.lease(lora.key, timeout_s=LEASE_TIMEOUT_S) as slot,
+            ):
                 rank = largest_rank(lora.adapter, self.plan.base)
                 report = replace(report, slot=slot, rank=rank, bytes=weight_bytes(lora.adapter))
                 with timer.at("proof"):
@@ -154,7 +157,7 @@ class Worker:
         tier = self._tier_of(lora)
         before = self.gpu_tier.counts().evictions, self.cpu_tier.counts().evictions
         began = time.perf_counter()
-        with self._request(lora, on_stage), self.gpu_tier.lease(lora.key, patience_s=PATIENCE_S) as slot:
+        with self._request(lora, on_stage), self.gpu_tier.lease(lora.key, timeout_s=LEASE_TIMEOUT_S) as slot:
             self._wait_for_device()
             loaded = time.perf_counter()
             with self.device_lock.request():
@@ -195,7 +198,7 @@ class Worker:
     def drop(self, key: str) -> bool:
         """Release an adapter, unless it is in use; whether it is gone."""
         self._discard(key)
-        return not self.gpu_tier.holds(key) and not self.cpu_tier.holds(key)
+        return not self.gpu_tier.is_loaded(key) and not self.cpu_tier.is_loaded(key)
 
     def tier_contents(self, *, with_history: bool) -> TierContents:
         """What the tiers hold now."""
@@ -227,7 +230,7 @@ class Worker:
         """An adapter's slot, for as long as ``leases``, and where it was found. Raises ``LoraCliError``."""
         tier = self._tier_of(lora)
         with self._request(lora, ignore_stage):
-            return leases.enter_context(self.gpu_tier.lease(lora.key, patience_s=PATIENCE_S)), tier
+            return leases.enter_context(self.gpu_tier.lease(lora.key, timeout_s=LEASE_TIMEOUT_S)), tier
 
     def _read_to_host(self, key: str) -> int:
         """Read what is at hand into a place in memory."""
@@ -265,9 +268,9 @@ class Worker:
 
     def _tier_of(self, lora: LoraRequest) -> TierName:
         """Where it is now."""
-        if self.gpu_tier.holds(lora.key):
+        if self.gpu_tier.is_loaded(lora.key):
             return "gpu"
-        return "cpu" if self.cpu_tier.holds(lora.key) else "disk"
+        return "cpu" if self.cpu_tier.is_loaded(lora.key) else "disk"
 
     def _history(self, tier: str) -> History:
         """What an earlier process knew of this tier's adapters, if anything."""

@@ -27,12 +27,12 @@ class Budget:
 
 Objective = Literal["stall", "hits", "bytes"]
 
-LEAST_MS = 1e-3
+MIN_LOAD_MS = 1e-3
 """A load that was too fast to be timed still costs something: with 0 its adapter would be worth nothing at all."""
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class PolicyContext:
     """The tier's budget, the history of its adapters, and what is to be small: time lost to loads, misses, or bytes."""
 
     budget: Budget
@@ -42,7 +42,7 @@ class View:
     def loss(self, key: str) -> float:
         """What a miss of ``key`` costs, by the objective: milliseconds, 1, or bytes."""
         if self.objective == "stall":
-            return self.history.cost_ms(key) or LEAST_MS
+            return self.history.cost_ms(key) or MIN_LOAD_MS
         return 1.0 if self.objective == "hits" else float(self.history.weight(key) or 1)
 
     def share(self, key: str) -> float:

@@ -7,7 +7,7 @@ from time import monotonic, perf_counter
 from typing import Generic, TypeVar
 
 from lora_cli.errors import MachineError
-from lora_cli.tiers.memory_accounting import Busy, Counts, Ledger
+from lora_cli.tiers.memory_accounting import Counts, Ledger, TierBusy
 
 T = TypeVar("T")
 
@@ -16,7 +16,7 @@ class Tier(Generic[T]):
     """Holds values by key, loads what is missing, and lets go of what the eviction policy names.
 
     ``weigh`` gives a key's bytes without loading it; ``load`` makes the value; ``drop`` takes back what a value holds
-    and must be quick, because it runs while the tier is locked. ``called`` gives a key's name in errors, and ``clock``
+    and must be quick, because it runs while the tier is locked. ``name_of`` gives a key's name in errors, and ``clock``
     seconds, to time loads. Safe to use from several threads: a key asked for by many at once is loaded once, and a load
     does not delay hits on other keys.
     """
@@ -28,25 +28,25 @@ class Tier(Generic[T]):
         weigh: Callable[[str], int],
         load: Callable[[str], T],
         drop: Callable[[str, T], None] = lambda _key, _value: None,
-        called: Callable[[str], str] = str,
+        name_of: Callable[[str], str] = str,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
         self.budget = ledger.budget
         self._ledger = ledger
-        self._weigh, self._load, self._drop, self._called, self._clock = weigh, load, drop, called, clock
+        self._weigh, self._load, self._drop, self._name_of, self._clock = weigh, load, drop, name_of, clock
         self._values: dict[str, T] = {}
         self._changed = Condition()
 
     @contextmanager
-    def lease(self, key: str, *, patience_s: float = 0.0) -> Iterator[T]:
+    def lease(self, key: str, *, timeout_s: float = 0.0) -> Iterator[T]:
         """The value of ``key``, loaded if it is not here, and not evicted before the block ends.
 
-        Where all that is in its way is leased or being loaded, it waits for room, up to ``patience_s``.
+        Where all that is in its way is leased or being loaded, it waits for room, up to ``timeout_s``.
 
         Raises:
-            MachineError: it can never fit, which is reported at once; ``Busy`` when the patience is over.
+            MachineError: it can never fit, which is reported at once; ``TierBusy`` when the patience is over.
         """
-        self._enter(key, patience_s)
+        self._acquire_lease(key, timeout_s)
         try:
             yield self._values[key]
         finally:
@@ -67,12 +67,12 @@ class Tier(Generic[T]):
                 self._admit(key, weight)
             except MachineError:
                 return False
-        self._fill(key, ahead=True)
+        self._load_value(key, ahead=True)
         return True
 
-    def holds(self, key: str) -> bool:
+    def is_loaded(self, key: str) -> bool:
         """Whether ``key`` is here, loaded."""
-        return self._ledger.holds(key)
+        return self._ledger.is_loaded(key)
 
     def keys(self) -> tuple[str, ...]:
         """What is here, loaded, in the order in which it came."""
@@ -99,18 +99,18 @@ class Tier(Generic[T]):
                 self._drop(key, self._values.pop(key))
                 self._changed.notify_all()
 
-    def _enter(self, key: str, patience_s: float) -> None:
+    def _acquire_lease(self, key: str, timeout_s: float) -> None:
         """A lease on ``key``. A waiting caller has no leases on this tier."""
         weight = self._weigh(key)
-        until = monotonic() + patience_s
+        until = monotonic() + timeout_s
         with self._changed:
-            while not self._ledger.holds(key):
-                if self._ledger.coming(key):
+            while not self._ledger.is_loaded(key):
+                if self._ledger.is_loading(key):
                     self._changed.wait()
                     continue
                 try:
                     self._admit(key, weight)
-                except Busy:
+                except TierBusy:
                     if not self._changed.wait(until - monotonic()):
                         raise
                 else:
@@ -119,26 +119,26 @@ class Tier(Generic[T]):
                 self._ledger.hit(key)
                 self._ledger.lease(key)
                 return
-        self._fill(key, ahead=False)
+        self._load_value(key, ahead=False)
 
     def _admit(self, key: str, weight: int) -> None:
         """Have ``key`` coming, and drop who leaves for it."""
-        evicted = self._ledger.admit(key, weight, self._called(key))
+        evicted = self._ledger.admit(key, weight, self._name_of(key))
         try:
             for one in evicted:
                 self._drop(one, self._values.pop(one))
         except BaseException:
-            self._give_up(key)
+            self._load_failed(key)
             raise
 
-    def _fill(self, key: str, *, ahead: bool) -> None:
+    def _load_value(self, key: str, *, ahead: bool) -> None:
         """Load ``key``, which is coming; for a request, with a lease on it."""
         began = self._clock()
         try:
             value = self._load(key)
         except BaseException:
             with self._changed:
-                self._give_up(key)
+                self._load_failed(key)
             raise
         cost_ms = (self._clock() - began) * 1e3
         with self._changed:
@@ -148,6 +148,6 @@ class Tier(Generic[T]):
                 self._ledger.lease(key)
             self._changed.notify_all()
 
-    def _give_up(self, key: str) -> None:
+    def _load_failed(self, key: str) -> None:
         self._ledger.failed(key)
         self._changed.notify_all()

@@ -8,9 +8,9 @@ from tests.conftest import ROOT
 HOOK = """import sys
 if any("admission_child" in word for word in sys.orig_argv):
     import re, time
-    from lora_cli.validation import admission
+    from lora_cli.validation import fetch_and_validate
 
-    fetch_in, judge_in = admission.fetch_in, admission.judge_in
+    fetch_in, judge_in = fetch_and_validate.fetch_in, fetch_and_validate.judge_in
 
     def busy(name):
         if "stuck" in name:  # one call into C, which gives the interpreter to nobody
@@ -37,7 +37,7 @@ if any("admission_child" in word for word in sys.orig_argv):
             busy(fetched.name)
         return judge_in(fetched, *args, **more)
 
-    admission.fetch_in, admission.judge_in = fetch, judge
+    fetch_and_validate.fetch_in, fetch_and_validate.judge_in = fetch, judge
 """
 
 

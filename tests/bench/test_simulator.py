@@ -86,7 +86,7 @@ def test_it_is_the_life_of_two_real_tiers_where_loads_take_what_they_cost(policy
     )
     found = []
     for key in TRACE:
-        found.append(GPU if slots.holds(key) else CPU if memory.holds(key) else DISK)
+        found.append(GPU if slots.is_loaded(key) else CPU if memory.is_loaded(key) else DISK)
         with slots.lease(key):
             pass
     course = simulate(TRACE, FLEET, policy)

@@ -93,7 +93,7 @@ def test_a_chore_that_fails_is_tried_again_later_and_does_not_end_the_others() -
 def test_request_rates_survive_and_nonsense_in_their_file_is_none(tmp_path: Path) -> None:
     history = History()
     for key in ("cold", "hot", "hot"):
-        history.asked(key)
+        history.record_request(key)
     file = tmp_path / "history" / "one.json"
     save_rates(file, RequestRates({"gpu": history.state(), "cpu": History().state()}, {"sql": "cold", "chat": "hot"}))
     assert read_rates(file).hottest() == ["chat", "sql"]

@@ -17,7 +17,7 @@ import httpx2
 from lora_cli.bench.live.requests import LoadResults, PreparedRequest, RequestResult
 from lora_cli.core import parse
 from lora_cli.endpoint.address import Address
-from lora_cli.endpoint.client import trust_in, words_of, words_of_body
+from lora_cli.endpoint.client import body_message, error_message, ssl_context
 from lora_cli.errors import FormatError
 
 READ_TIMEOUT_S = 300.0
@@ -59,7 +59,7 @@ class Stream:
             return
         fields = parse.mapping(parse.json_value(data, "an event"), "an event")
         if fields.get("error"):
-            self.error = self.error or words_of(fields)[:LONGEST_ERROR] or "nothing more"
+            self.error = self.error or error_message(fields)[:LONGEST_ERROR] or "nothing more"
         if fields.get("choices"):
             self.chunks_s.append(now_s)
         usage = fields.get("usage")
@@ -74,7 +74,7 @@ def _client(load: "LoadTest") -> httpx2.AsyncClient:
     uds = str(load.address.uds) if load.address.uds is not None else None
     headers = {"content-type": "application/json", "accept-encoding": "identity"}
     headers |= {"authorization": f"Bearer {load.token}"} if load.token else {}
-    transport = httpx2.AsyncHTTPTransport(verify=trust_in(load.address), uds=uds, limits=limits, trust_env=False)
+    transport = httpx2.AsyncHTTPTransport(verify=ssl_context(load.address), uds=uds, limits=limits, trust_env=False)
     return httpx2.AsyncClient(transport=transport, headers=headers, timeout=READ_TIMEOUT_S, trust_env=False)
 
 
@@ -88,7 +88,7 @@ async def _send(
         async with client.stream("POST", url, content=request.body) as response:
             headers = response.headers
             if response.status_code != 200:
-                stream.error = f"{response.status_code}: {words_of_body(await response.aread())[:LONGEST_ERROR]}"
+                stream.error = f"{response.status_code}: {body_message(await response.aread())[:LONGEST_ERROR]}"
             else:
                 async for data in response.aiter_raw():
                     stream.feed(data, clock())

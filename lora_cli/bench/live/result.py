@@ -60,15 +60,15 @@ def classify_tiers(
 
 def _by_recency(results: Sequence[RequestResult], found: Sequence[LiveTier], slots: int) -> list[LiveTier]:
     """The same, with each ``later`` classified: whether its adapter is among the last ``slots`` that were asked for."""
-    metrics = list(found)
+    kinds = list(found)
     recent: dict[str, None] = {}
     for number in sorted(range(len(results)), key=lambda number: results[number].sent_s):
         name = results[number].name
-        if metrics[number] == "later":
-            metrics[number] = "hot" if name in list(recent)[-slots:] else "warm"
+        if kinds[number] == "later":
+            kinds[number] = "hot" if name in list(recent)[-slots:] else "warm"
         recent.pop(name, None)
         recent[name] = None
-    return metrics
+    return kinds
 
 
 Slo = Mapping[str, float]

@@ -11,8 +11,8 @@ from lora_cli.bench.trace import Request
 from lora_cli.core import parse
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.endpoint.address import Address
-from lora_cli.endpoint.client import WRONG, Endpoint, Refusal
-from lora_cli.endpoint.servers import SERVERS, Served, Server, open_server
+from lora_cli.endpoint.client import NOT_AN_ENGINE_HINT, Endpoint, Refusal
+from lora_cli.endpoint.servers import SERVERS, ServedModel, Server, open_server
 from lora_cli.errors import EndpointError
 
 VOCABULARIES = (1000, 100, 16)
@@ -78,12 +78,12 @@ def _engine(endpoint: Endpoint) -> str:
         listed = parse.objects(endpoint.get("/v1/models"), "data")
     except Refusal as error:
         if error.status == 404:
-            raise EndpointError(error.message, hint=WRONG) from error
+            raise EndpointError(error.message, hint=NOT_AN_ENGINE_HINT) from error
         raise
     return next((owner for one in listed if (owner := str(one.get("owned_by"))) in SERVERS), "")
 
 
-def _chosen(served: Sequence[Served], names: Sequence[str], where: str) -> list[Served]:
+def _chosen(served: Sequence[ServedModel], names: Sequence[str], where: str) -> list[ServedModel]:
     adapters = {one.name: one for one in served if one.parent}
     if not names:
         if not adapters:

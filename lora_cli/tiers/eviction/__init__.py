@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 
-class Eviction(Protocol):
+class EvictionPolicy(Protocol):
     """A policy gets the events of a tier, and says in which order its adapters should leave.
 
     It learns of a request when it is answered, so it never sees one whose load failed. What it may know of a key
@@ -23,11 +23,11 @@ class Eviction(Protocol):
         """``key`` was not here and is now: for the request that it was loaded for, or ``ahead`` of one."""
         ...
 
-    def left(self, key: str, *, evicted: bool) -> None:
+    def removed(self, key: str, *, evicted: bool) -> None:
         """``key`` is gone: to make room, or (not ``evicted``) because it was discarded."""
         ...
 
-    def leaving(self) -> Iterator[str]:
+    def eviction_order(self) -> Iterator[str]:
         """Every key that is here, once, the first to leave first.
 
         The ledger takes the first ones that may leave (leased and pinned ones may not), and passes over keys that are
