@@ -264,7 +264,7 @@ class Resolver:
             deployment=deployment,
         )
         admissions = Admissions(setup, self._hold, VALIDATE_S)
-        admissions.start(judges=VALIDATORS)
+        admissions.start(validators=VALIDATORS)
         return admissions
 
     def _retire(self, reading: _Reading) -> None:

@@ -1,4 +1,4 @@
-"""The adapters of a server by name: each one is fetched, loaded and tested once, at its first request."""
+"""The adapters of a server: each is fetched, validated, loaded and proved once, at its first request or ahead of it."""
 
 import asyncio
 import time
@@ -28,7 +28,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MOST_AT_ONCE = 64
-"""Adapters that are brought and loaded at once for requests that wait for them."""
+"""Adapters that are fetched and loaded at once for waiting requests."""
 
 OpenProcess = Callable[[Sequence[SlotRequirements]], WarmProcess]
 
@@ -61,7 +61,7 @@ class AdapterManager:
         self.stopping = asyncio.Event()
         self.tier_status = TierStatusCache(lambda: self.process)
         self.request_threads, self.disk_threads, self._load_threads = (
-            ThreadPoolExecutor(MOST_AT_ONCE, name) for name in ("ask", "aside", "adapter")
+            ThreadPoolExecutor(MOST_AT_ONCE, name) for name in ("request", "disk", "load")
         )
         self._admissions, self._open, self._rates = admissions, open_process, rates
         self.max_loras, self._max_cpu_loras = max_loras, max_cpu_loras
@@ -74,21 +74,21 @@ class AdapterManager:
 
     @property
     def ready(self) -> bool:
-        """Whether it is ready, and all that was to be loaded first was tried."""
+        """Whether the warm process runs and the initial loads have ended."""
         return self._first_tried and self.process is not None and self.process.is_started
 
     @property
     def queued(self) -> int:
-        """How many adapters wait to be loaded ahead, or are on their way for a request."""
+        """The number of adapters waiting to be prefetched or being loaded for a request."""
         return len(self._prefetcher) + sum(one.loading is not None and not one.loading.done() for one in self.adapters)
 
     async def start(self) -> Ready:
-        """Bring what is to be loaded first, lay out the warm process for it, and load it ahead of its requests.
+        """Fetch and validate the first adapters, start the warm process with slots for them, and prefetch them.
 
         Raises:
-            LoraCliError: what keeps the warm process from standing.
+            LoraCliError: the warm process cannot start.
         """
-        # An engine that reads the copies never asks this server for the others.
+        # With copies all are admitted: an engine that reads the copies never requests them here.
         most = None if self._admissions.copies else self._max_cpu_loras
         await asyncio.gather(*map(self._admit_ahead, self._by_request_rate()[:most]))
         try:
@@ -104,21 +104,21 @@ class AdapterManager:
         return ready
 
     def load_first(self) -> None:
-        """Have the pinned and the hottest loaded ahead of their requests: at the start, and when the child died."""
+        """Prefetch the pinned adapters and those with the highest rates: at the start, and after a restart."""
         self._loaded_for = self.process.starts if self.process is not None else 0
         for place, adapter in enumerate(self._by_request_rate()[: self._max_cpu_loras]):
             self._prefetcher.add(adapter.item.name, place)
 
     async def wait_for_first(self) -> None:
-        """Wait until all that was to be loaded first was tried."""
+        """Wait until the initial loads have ended."""
         await self._prefetcher.wait()
         self._first_tried = True
 
     async def wait(self, awaited: Awaitable[T]) -> T:
-        """Its result. A client that goes away does not cancel what others may wait for.
+        """Wait for a result that others may share: a client that disconnects does not cancel it.
 
         Raises:
-            Unreachable: the server is asked to stop meanwhile.
+            Unreachable: the server is stopping.
         """
         waited, stopping = asyncio.ensure_future(awaited), asyncio.ensure_future(self.stopping.wait())
         waited.add_done_callback(_retrieve_exception)
@@ -131,11 +131,11 @@ class AdapterManager:
         return waited.result()
 
     async def in_thread(self, call: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
-        """What a call gives that may look at this machine's disks. Raises as ``wait``."""
+        """Run a call that may access this machine's disks in a thread. Raises as ``wait``."""
         return await self.wait(_run_in(self.disk_threads, call, *args, **named))
 
     async def ensure_loaded(self, adapter: AdapterState) -> LoadReport:
-        """Have an adapter on this disk, loaded and proved; those who ask meanwhile wait for the same load.
+        """Fetch, validate, load and prove an adapter; concurrent callers share one load.
 
         Raises:
             LoraCliError: it cannot be loaded.
@@ -143,7 +143,7 @@ class AdapterManager:
         return _raise_if_failed(await self.wait(self._load_once(adapter)))
 
     async def replace(self, item: Item) -> None:
-        """Have one that a client named under a name that may be known: it takes that once it is proved, not before.
+        """Load an adapter for a client; it takes over its name once it is proved, not before.
 
         Raises:
             LoraCliError: it cannot be loaded.
@@ -151,20 +151,20 @@ class AdapterManager:
         _raise_if_failed(await self.wait(self._replace(AdapterState(item, by_client=True))))
 
     def is_proved(self, adapter: AdapterState) -> bool:
-        """Whether the warm process that lives now has proved it; an eviction since then changes nothing of that."""
+        """Whether the running warm process has proved it, evicted since or not."""
         process = self.process
         return process is not None and adapter.proved_by == process.starts and process.pid is not None
 
     async def with_adapter(
         self, adapter: AdapterState, use: Callable[[LoraRequest], Awaitable[T]], *, died_of_others: bool = False
     ) -> tuple[T, str, float]:
-        """What ``use`` gives of an adapter that is proved, where it came from, and in how many milliseconds.
+        """The result of ``use`` with a proved adapter, the tier it was loaded from, and the milliseconds of that load.
 
-        "" and 0 when it was proved before. It is tried once more where its files went from this disk since (``cache
-        rm`` takes what is in use, too), and with ``died_of_others`` where the warm process died of something else.
+        "" and 0 if it was proved before. ``use`` is retried once if the adapter's files were removed since (``cache
+        rm`` removes files in use, too), and with ``died_of_others`` if the warm process died of another request.
 
         Raises:
-            LoraCliError: it cannot be loaded, or what ``use`` raises.
+            LoraCliError: it cannot be loaded, or the error of ``use``.
         """
         for last in (False, True):
             found, load_ms = await self._ensure_proved(adapter)
@@ -181,7 +181,7 @@ class AdapterManager:
     async def ask(
         self, name: str, message: object, on_event: Callable[[RowEvent], None] = lambda _said: None
     ) -> object:
-        """The warm process's answer to a message about the adapter ``name``; a process that died is started first.
+        """Send a message about the adapter ``name`` to the warm process, restarted if it died; returns its answer.
 
         ``on_event`` is called with the events before the answer.
 
@@ -193,23 +193,23 @@ class AdapterManager:
         return await asyncio.wrap_future(asked.future)
 
     async def remove(self, name: str) -> None:
-        """Forget an adapter, and let go of it wherever it is. Raises ``NotFound``."""
+        """Remove an adapter, also from the tiers. Raises ``NotFound``."""
         adapter = self.adapters.remove(name)
         await self.in_thread(self._unload, adapter)
 
     def prefetch(self, names: Iterable[str], priority: int) -> None:
-        """Have these loaded some time ahead of their requests. Raises ``NotFound``."""
+        """Queue adapters to be loaded ahead of their requests. Raises ``NotFound``."""
         for name in names:
             self._prefetcher.add(self.adapters.of(name).item.name, priority)
 
     def record_request(self, adapter: AdapterState, tier: str) -> None:
-        """Book one request, whose adapter was found in ``tier``."""
+        """Count one request whose adapter was found in ``tier``."""
         adapter.requests += 1
         adapter.last_used = time.time()
         self.counters.requests[tier] += 1
 
     async def latest_rates(self) -> RequestRates | None:
-        """What a server after this one, and a child after this child, should know; None while nothing is ready."""
+        """The request rates for the next server, and for the next child; None while the process is not ready."""
         contents, process = await self.tier_status.refresh(with_history=True), self.process
         if contents is None or process is None:
             return None
@@ -219,9 +219,10 @@ class AdapterManager:
         return self._rates
 
     async def supervise(self) -> None:
-        """Start the child again when it is gone, and load what was hot into each, also one that a request started.
+        """Restart a child that died, and prefetch into every new child, also one that a request started.
 
-        Raises what keeps it from standing.
+        Raises:
+            LoraCliError: it cannot start.
         """
         process = self.process
         if process is None or self.stopping.is_set():
@@ -232,7 +233,7 @@ class AdapterManager:
             self.load_first()
 
     async def close(self) -> None:
-        """End the warm process, also one that is still starting; waiting callers get an error."""
+        """Close the warm process, also one that is still starting; waiting callers get an error."""
         self._prefetcher.close()
         await asyncio.to_thread(self._admissions.close)
         self._failure = self._failure or Unreachable("the server is stopping")
@@ -241,20 +242,20 @@ class AdapterManager:
             await asyncio.to_thread(self._new_process.close)
 
     def stop(self) -> None:
-        """Bring and validate nothing more, at once; waiting callers get an error."""
+        """Stop fetching and validating at once; waiting callers get an error."""
         self.stopping.set()
         self.disk_threads.submit(self._admissions.close)
 
     def _load_once(self, adapter: AdapterState) -> "asyncio.Task[LoadReport]":
-        """Its load: the one that is under way, or a new one."""
+        """The load under way, or a new one."""
         if adapter.loading is None or adapter.loading.done():
             adapter.loading = asyncio.create_task(self._load(adapter))
         return adapter.loading
 
     async def _load(self, adapter: AdapterState) -> LoadReport:
-        """Bring, load and prove one adapter; its report says what went wrong. What failed recently is not tried.
+        """Load one adapter, unless it is proved or its backoff has not ended. Errors are in the report.
 
-        What a client named and never worked is forgotten: vLLM registers nothing when a load fails.
+        A client's adapter that never loaded is removed: vLLM registers nothing when a load fails.
         """
         if adapter.report is not None and self.is_proved(adapter):
             return adapter.report
@@ -267,7 +268,7 @@ class AdapterManager:
         return report
 
     async def _try_to_load(self, adapter: AdapterState) -> LoadReport:
-        """The same, whatever failed before, and without remembering what fails now; it waits for the warm process."""
+        """Fetch, validate, load and prove one adapter, whatever failed before. Waits for the warm process."""
         report, lora = await self._admit(adapter)
         if lora is not None:
             try:
@@ -278,13 +279,13 @@ class AdapterManager:
                 loaded = LoadReport(lora.name, lora.digest).failed("start", error)
             report = merge_reports(report, loaded)
         if report.error:
-            adapter.lora = None  # the next try begins at its origin: this snapshot may be gone
+            adapter.lora = None  # the next attempt fetches it again: this snapshot may be gone
         adapter.report, adapter.ever_loaded = report, adapter.ever_loaded or not report.error
         self.counters.load(report)
         return report
 
     async def _wait_for_process(self) -> WarmProcess:
-        """The warm process, as soon as it is ready. Raises what keeps it from standing."""
+        """The warm process, as soon as it is ready. Raises why it cannot start."""
         await self._start_ended.wait()
         if self.process is None:
             assert self._failure is not None
@@ -292,7 +293,7 @@ class AdapterManager:
         return self.process
 
     async def _admit(self, adapter: AdapterState) -> tuple[LoadReport, LoraRequest | None]:
-        """It on this disk, and validated there. What was validated before is not read again."""
+        """Fetch and validate an adapter, unless that was done before."""
         if adapter.lora is not None:
             before = adapter.report or LoadReport(adapter.item.name, adapter.lora.digest)
             digest, applied, copied_to = adapter.lora.digest, before.applied, before.copied_to
@@ -302,7 +303,7 @@ class AdapterManager:
         return admitted.report, admitted.lora
 
     async def _admit_ahead(self, adapter: AdapterState) -> None:
-        """Have it on this disk, ahead of its load; what kept it from that is remembered."""
+        """Fetch and validate an adapter ahead of its load; a failure is recorded."""
         report, lora = await self._admit(adapter)
         adapter.report = report
         if lora is None:
@@ -318,7 +319,7 @@ class AdapterManager:
         return report
 
     async def _ensure_proved(self, adapter: AdapterState) -> tuple[str, float]:
-        """Have it proved. Where it came from, and in how many milliseconds; "" and 0 when it was proved before."""
+        """Load it unless it is proved. The tier it came from and the milliseconds; "" and 0 if it was proved before."""
         if self.is_proved(adapter):
             return "", 0.0
         began = time.perf_counter()
@@ -327,7 +328,7 @@ class AdapterManager:
         return "remote" if is_new and adapter.remote else report.tier, (time.perf_counter() - began) * 1e3
 
     async def _files_removed(self, adapter: AdapterState, lora: LoraRequest) -> bool:
-        """Whether ``lora``'s files went from this disk since it was proved; its next load begins at its origin then."""
+        """Whether the adapter's files were removed since it was proved; its next load then fetches it again."""
         if await self.in_thread(lora.directory.is_dir):
             return False
         if adapter.lora is lora:
@@ -335,7 +336,7 @@ class AdapterManager:
         return True
 
     async def _load_ahead(self, name: str) -> None:
-        """Load and prove while slots are free, else only read into memory."""
+        """Load and prove if a slot is free, else only read into memory."""
         with suppress(LoraCliError):
             adapter = self.adapters.of(name)
             contents = await self.tier_status.refresh()
@@ -347,14 +348,14 @@ class AdapterManager:
                     await self.ask(name, Prefetch(adapter.lora))
 
     def _by_request_rate(self) -> list[AdapterState]:
-        """Pinned adapters first, then those with known rates, then the others as the manifest has them."""
+        """Pinned adapters first, then those with known rates, then the others in the manifest's order."""
         place = {name: number for number, name in enumerate(self._rates.hottest())}
         return sorted(
             self.adapters, key=lambda adapter: (not adapter.item.pinned, place.get(adapter.item.name, len(place)))
         )
 
     def _unload(self, adapter: AdapterState) -> None:
-        """Drop it from the tiers, unless another name has the same bytes."""
+        """Drop it from the tiers, unless another name shares its snapshot."""
         lora, process = adapter.lora, self.process
         if lora is None or process is None or process.pid is None:
             return
@@ -373,6 +374,6 @@ def _raise_if_failed(report: LoadReport) -> LoadReport:
 
 
 def _retrieve_exception(future: "asyncio.Future[T]") -> None:
-    """If no caller is left, its error is not logged."""
+    """Mark an error as retrieved: asyncio logs it otherwise when no caller is left."""
     if not future.cancelled():
         future.exception()

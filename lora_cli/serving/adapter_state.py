@@ -29,14 +29,14 @@ FIRST_S, LONGEST_S = 1.0, 300.0
 
 @dataclass(slots=True, kw_only=True)
 class Backoff:
-    """Why an adapter could not be had ``failures`` times in a row, and when (``time.monotonic``) it is tried again."""
+    """The last failure of ``failures`` in a row, and the time (``time.monotonic``) of the next attempt."""
 
     failure: LoadReport | None = None
     failures: int = 0
     retry_at: float = 0.0
 
     def record_result(self, report: LoadReport) -> None:
-        """Remember whether a try failed."""
+        """Record the result of an attempt."""
         if not report.error:
             self.failure, self.failures, self.retry_at = None, 0, 0.0
             return
@@ -45,7 +45,7 @@ class Backoff:
 
     @property
     def retry_in_s(self) -> float:
-        """Seconds until it may be tried again; 0 when it may be now."""
+        """Seconds until the next attempt is allowed; 0 if it is now."""
         return max(0.0, self.retry_at - monotonic())
 
 
@@ -74,35 +74,35 @@ class AdapterState(Backoff):
 
 
 LONGEST_NAME = 100
-"""Characters of a name that a client made up, in what it is answered."""
+"""Characters of a client's unknown name that a response repeats."""
 
 MOST = 100_000
 
 MOST_SUGGESTED, LONGEST_SUGGESTED = 200, 64
-"""Among more names, or longer ones, none is suggested for an unknown one: comparing takes time for each of them."""
+"""With more names, or for longer ones, no similar name is suggested: comparing them takes too long."""
 
 
 def shorten_name(name: str) -> str:
-    """A name that a client made up, as it is shown to it."""
+    """A client's unknown name, truncated for a response."""
     return name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME] + "…"
 
 
 class AdapterRegistry:
-    """Holds an entry for each name, in the order in which they became known."""
+    """The adapters by name, in the order of their registration."""
 
     def __init__(self, items: Iterable[Item]) -> None:
         self._adapters = {item.name: AdapterState(item) for item in items}
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of adapters."""
         return len(self._adapters)
 
     def __iter__(self) -> Iterator[AdapterState]:
-        """All of them, as they are now."""
+        """A snapshot of all adapters."""
         return iter(list(self._adapters.values()))
 
     def of(self, name: str) -> AdapterState:
-        """What is known of one. Raises ``NotFound``."""
+        """The adapter ``name``. Raises ``NotFound``."""
         adapter = self._adapters.get(name)
         if adapter is None:
             close = nearest(name, self._suggested())
@@ -110,7 +110,7 @@ class AdapterRegistry:
         return adapter
 
     def add(self, item: Item) -> AdapterState:
-        """One that a client named. One of that name and source stays as it is.
+        """Register an adapter for a client. One of the same name and source is kept.
 
         Raises:
             UsageError: there is another one of that name; or there are too many.
@@ -125,17 +125,17 @@ class AdapterRegistry:
         return self._adapters.setdefault(item.name, AdapterState(item, by_client=True))
 
     def put(self, adapter: AdapterState) -> AdapterState | None:
-        """Have ``adapter`` under its name; gives the one that had it before."""
+        """Register ``adapter`` under its name; returns the one that it replaces."""
         before = self._adapters.get(adapter.item.name)
         self._adapters[adapter.item.name] = adapter
         return before
 
     def remove(self, name: str) -> AdapterState:
-        """Forget one, and give it. Raises ``NotFound``."""
+        """Remove an adapter and return it. Raises ``NotFound``."""
         return self._adapters.pop(self.of(name).item.name)
 
     def drop(self, adapter: AdapterState) -> None:
-        """Forget ``adapter``, unless another one has its name by now."""
+        """Remove ``adapter``, unless its name was taken over."""
         if self._adapters.get(adapter.item.name) is adapter:
             del self._adapters[adapter.item.name]
 
@@ -155,7 +155,7 @@ class Counters:
     failures: Counter[str] = field(default_factory=Counter)
 
     def load(self, report: LoadReport) -> None:
-        """One load, with the seconds of each stage; or the stage where it failed."""
+        """Count one load: the seconds of each stage, or the stage that failed."""
         for stage, ms in report.stage_ms.items():
             self.stage_s[stage] += ms / 1e3
         if report.error:

@@ -1,7 +1,7 @@
-"""The processes that fetch and validate adapters for a server: an adapter that breaks one affects no other.
+"""The child processes that fetch and validate adapters for a server.
 
-The server's own process neither reads nor parses anything of an adapter. What kills one of these, or takes it too long
-or too much memory, fails alone (``serving.admissions``).
+The server's own process neither reads nor parses an adapter. An adapter that kills one of these processes, or takes too
+much time or memory, fails alone (``serving.admissions``).
 """
 
 import contextlib
@@ -45,7 +45,7 @@ log = logger(__name__)
 
 
 class AdmissionWorker:
-    """Does what is asked, in several threads; nothing it raises but ``LoraCliError`` is foreseen."""
+    """Runs admission steps, in several threads. Any exception but ``LoraCliError`` is a bug."""
 
     def __init__(self, setup: AdmissionSettings, store: Store, hold: Hold) -> None:
         self._setup, self._store = setup, store
@@ -55,13 +55,13 @@ class AdmissionWorker:
         self._below_roots = Sources(setup.settings, roots=setup.roots)
 
     def answer(self, step: AdmissionStep, hear: Hear) -> Admitted:
-        """What there is of an adapter after ``step``."""
+        """Run one step."""
         if step.admission is None:
             return self._fetch(step.item, hear, by_client=step.by_client)
         return (self._validate if step.stage == "validate" else self._copy)(step.item, step.admission, hear)
 
     def _fetch(self, item: Item, hear: Hear, *, by_client: bool) -> Admitted:
-        """Bring it into the cache. What a client named must be allowed at each fetch: a link may lead elsewhere now."""
+        """Fetch it into the cache. A source that a client named is checked at each fetch: a link may have changed."""
         settings, sources = self._setup.settings, self._run.sources
         if by_client:
             item, sources = (
@@ -79,7 +79,7 @@ class AdmissionWorker:
         return Admitted(report, size=admission.snapshot.size, cached=admission.cached, admission=kept)
 
     def _validate(self, item: Item, fetched: Admission, hear: Hear) -> Admitted:
-        """Validate it where it is in the cache."""
+        """Validate the cached snapshot."""
         report, lora = report_of_admission(item, judge_in(fetched, self._terms, self._setup.settings, hear=hear))
         if lora is None:
             return Admitted(report)
@@ -98,7 +98,7 @@ class AdmissionWorker:
 
 
 def _pickled(adapter: Adapter) -> bytes:
-    """What the runtime reads of it, pickled. Raises ``Refused`` where that is too much to keep."""
+    """The adapter's description for the runtime, pickled. Raises ``Refused`` if it is too large to keep."""
     data = pickle.dumps(replace(adapter, files=(), metadata={}))
     if len(data) > LARGEST_ADAPTER:
         raise Refused(
@@ -109,69 +109,69 @@ def _pickled(adapter: Adapter) -> bytes:
 
 
 def main(descriptor: int) -> None:
-    """The whole life of such a process: read its settings, then answer requests until the parent is gone."""
+    """The process: reads its settings, then handles requests until the parent closes the connection."""
     parent = ParentConnection(descriptor)
     with contextlib.suppress(OSError):
         # Where memory runs out, the kernel ends this process rather than the server.
         Path("/proc/self/oom_score_adj").write_text("1000")
     requests = parent.requests()
     setup, send = next(requests)
-    logging.getLogger().handlers = [_Passing(partial(parent.send, 0))]
+    logging.getLogger().handlers = [_LogToParent(partial(parent.send, 0))]
     logging.getLogger("lora_cli").setLevel(setup.log_level)
     store = Store(setup.settings.cache_dir)
     with holding(store) as hold, ThreadPoolExecutor(setup.threads, "adapter") as threads:
         worker = AdmissionWorker(setup, store, hold)
         send(True)
-        threading.Thread(target=_live, args=(partial(parent.send, 0),), name="alive", daemon=True).start()
+        threading.Thread(target=_send_heartbeats, args=(partial(parent.send, 0),), name="alive", daemon=True).start()
         for step, send in requests:
-            threads.submit(_answered, worker, step, send)
-        # What is under way is for nobody any more.
+            threads.submit(_run_step, worker, step, send)
+        # Nobody waits for the steps under way any more.
         hold.end()
         os._exit(0)
 
 
-def _live(send: Send) -> None:
-    """Say each second that this process lives: one whose interpreter is held by one call cannot."""
+def _send_heartbeats(send: Send) -> None:
+    """Send a sign of life each second; a process whose interpreter is blocked by one call sends none."""
     while True:
         time.sleep(1)
         send(None)
 
 
-def _answered(worker: AdmissionWorker, step: AdmissionStep, send: Send) -> None:
+def _run_step(worker: AdmissionWorker, step: AdmissionStep, send: Send) -> None:
     """Handle one request. A process that ran out of memory ends: the next request gets a new one."""
     try:
-        send(_handled(worker, step, send))
+        send(_result_or_error(worker, step, send))
     except MemoryError:
         send(MachineError("the machine ran out of memory while reading it", hint="load fewer adapters at once"))
         os._exit(1)
 
 
-def _handled(worker: AdmissionWorker, step: AdmissionStep, send: Send) -> object:
+def _result_or_error(worker: AdmissionWorker, step: AdmissionStep, send: Send) -> object:
     try:
         answer = worker.answer(step, lambda stage, _snapshot: send(Stage(stage)))
     except LoraCliError as error:
         kind = ERRORS.get(error.exit_code, LoraCliError)
-        return kind(_clipped(error.message), hint=_clipped(error.hint))
+        return kind(_truncated(error.message), hint=_truncated(error.hint))
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - the boundary of the process: a bug fails one adapter alone
         log_bug(log, error)
         kind = MachineError if isinstance(error, OSError) else LoraCliError
-        return kind(f"{type(error).__name__}: {_clipped(str(error))}", hint="please report this")
+        return kind(f"{type(error).__name__}: {_truncated(str(error))}", hint="please report this")
     report = answer.report
-    return replace(answer, report=replace(report, error=_clipped(report.error), hint=_clipped(report.hint)))
+    return replace(answer, report=replace(report, error=_truncated(report.error), hint=_truncated(report.hint)))
 
 
-def _clipped(text: str) -> str:
+def _truncated(text: str) -> str:
     return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + "…"
 
 
-class _Passing(logging.Handler):
-    """Hands what is logged to the parent, which has the handlers that people see."""
+class _LogToParent(logging.Handler):
+    """Sends log records to the parent, which has the log handlers."""
 
     def __init__(self, send: Send) -> None:
         super().__init__()
         self._send = send
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._send(Logged(record.name, record.levelno, _clipped(record.getMessage())))
+        self._send(Logged(record.name, record.levelno, _truncated(record.getMessage())))

@@ -1,4 +1,4 @@
-"""Adapters fetched and validated for a server, in processes of their own, within bounds of time and memory.
+"""Adapters are fetched and validated in child processes, with limits of time and memory.
 
 One process fetches, for all adapters at once. Up to ``VALIDATORS`` others validate, one adapter at a time each.
 """
@@ -33,19 +33,19 @@ VALIDATORS = 2
 """Adapters that are validated at once."""
 
 VALIDATION_S, VALIDATION_BYTES_PER_S = 60.0, 16 << 20
-"""How long one may take to be validated: some seconds, and as its bytes can be read from a slow disk."""
+"""Time limit of a validation: these seconds, plus the time to read its bytes from a slow disk."""
 
 VALIDATOR_BYTES, FETCH_BYTES = 1 << 30, 4 << 30
 """Memory of each of the processes that validate, and of the one that fetches."""
 
 KEPT_BYTES = 256 << 20
-"""A process that validates and has grown beyond this is replaced after its adapter."""
+"""A process that validates is replaced when it has grown beyond this."""
 
 FETCH_AT_ONCE, FETCH_AGAIN = 64, 4
-"""Adapters that one process fetches at once, and those that are fetched again, each by a process of its own."""
+"""Adapters that the shared process fetches at once, and processes for retries, of one adapter each."""
 
 START_S, SILENT_S, STOP_S = 60.0, 30.0, 0.5
-"""How long one may take to start, may say nothing while it fetches, and may take to end."""
+"""Time limits of such a process: to start, between signs of life while fetching, and to stop."""
 
 VALIDATOR = Program(
     module="lora_cli.serving.admission_child",
@@ -61,7 +61,7 @@ FETCHER = replace(VALIDATOR, title="the process that fetches adapters", max_byte
 HINT = "see lora-cli validate for its findings"
 
 Copy = Callable[[Store, Admission], Admission]
-"""Copies an accepted adapter elsewhere; an error of it is the admission's."""
+"""Copies an admitted adapter to memory; its error is in the admission that it returns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +86,10 @@ class AdmissionSettings:
 
 @dataclass(frozen=True, slots=True)
 class AdmissionStep:
-    """What such a process is asked, by its first ``stage``; its answer is ``Admitted``, as far as that has come.
+    """One step of an admission; the answer is ``Admitted``.
 
-    An adapter is fetched into the cache; with ``by_client`` it must be in the roots. What is known of it then is its
-    ``admission``: with that it is validated where it is, and copied.
+    ``resolve`` fetches the adapter into the cache; with ``by_client`` its source must be allowed. ``validate`` and
+    ``tier`` (copy it to memory) continue the ``admission`` that ``resolve`` returned.
     """
 
     stage: Literal["resolve", "validate", "tier"]
@@ -100,10 +100,10 @@ class AdmissionStep:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """One adapter's report as far as it came, and its job when nothing kept it out, with what that needs.
+    """One adapter's report so far, and if it was admitted its ``lora`` request and slot requirements.
 
-    ``size`` is in bytes. ``cached`` says that all of it was in the cache before. ``admission`` and the job's adapter
-    are ``Sealed`` in the server's own process, which does not open them.
+    ``size`` is in bytes. ``cached`` says that nothing was downloaded. ``admission`` and ``lora.adapter`` are
+    ``OpaquePickle`` in the server's own process, which does not unpickle them.
     """
 
     report: LoadReport
@@ -115,45 +115,47 @@ class Admitted:
 
 
 class Admissions:
-    """Admits adapters; any thread may ask, and waits. ``limit_s`` is the longest that validating one may take.
+    """Admits adapters; thread-safe. ``limit_s`` limits the time of one validation.
 
-    ``copies`` says that what is admitted is copied to memory (``--tier``).
+    ``copies`` says that admitted adapters are copied to memory (``--tier``).
     """
 
     def __init__(self, setup: AdmissionSettings, hold: Hold, limit_s: float) -> None:
         self._hold, self._limit_s, self.copies = hold, limit_s, setup.copy is not None
         self._fetching = _ProcessPool(replace(setup, threads=FETCH_AT_ONCE), FETCHER, 1, FETCH_BYTES)
-        self._again = _ProcessPool(setup, FETCHER, FETCH_AGAIN, kept_bytes=0)
-        self._judging = _ProcessPool(setup, VALIDATOR, VALIDATORS, KEPT_BYTES)
+        self._fetching_alone = _ProcessPool(setup, FETCHER, FETCH_AGAIN, kept_bytes=0)
+        self._validating = _ProcessPool(setup, VALIDATOR, VALIDATORS, KEPT_BYTES)
         self._closed = False
 
-    def start(self, judges: int = 1) -> None:
-        """Start the process that fetches and so many that validate: an adapter waits for one that has to start."""
+    def start(self, validators: int = 1) -> None:
+        """Start the process that fetches, and ``validators`` that validate, ahead of the first admission."""
         self._fetching.start(1)
-        self._judging.start(judges)
+        self._validating.start(validators)
 
     def admit(self, item: Item, *, by_client: bool) -> Admitted:
-        """Fetch and validate one adapter. Never raises for what happens to it: that is in its report."""
+        """Fetch and validate one adapter. Never raises: its error is in the report."""
         step, report = AdmissionStep("resolve", item, by_client), LoadReport(item.name)
-        # What died together with others is fetched again in a process of its own: it may be what killed them.
-        fetched = self._run_step(step, report, self._fetching, self._again)
+        # If the shared process died, each of its adapters is fetched again alone: one of them killed it.
+        fetched = self._run_step(step, report, self._fetching, self._fetching_alone)
         if fetched.report.error:
             return fetched
         self._hold.add(fetched.report.digest)
         limit_s = min(self._limit_s, VALIDATION_S + fetched.size / VALIDATION_BYTES_PER_S)
         step = replace(step, stage="validate", admission=fetched.admission)
-        judged = self._run_step(step, fetched.report, self._judging, limit_s=limit_s)
-        if judged.lora is not None and self.copies:
-            copied = self._run_step(replace(step, stage="tier"), judged.report, self._fetching).report
-            stage_ms = {**judged.report.stage_ms, **copied.stage_ms}
-            report = replace(copied, digest=judged.report.digest, applied=judged.report.applied, stage_ms=stage_ms)
-            judged = Admitted(report) if report.error else replace(judged, report=report)
-        return replace(judged, cached=fetched.cached, size=fetched.size)
+        validated = self._run_step(step, fetched.report, self._validating, limit_s=limit_s)
+        if validated.lora is not None and self.copies:
+            copied = self._run_step(replace(step, stage="tier"), validated.report, self._fetching).report
+            stage_ms = {**validated.report.stage_ms, **copied.stage_ms}
+            report = replace(
+                copied, digest=validated.report.digest, applied=validated.report.applied, stage_ms=stage_ms
+            )
+            validated = Admitted(report) if report.error else replace(validated, report=report)
+        return replace(validated, cached=fetched.cached, size=fetched.size)
 
     def close(self) -> None:
-        """End the processes now; waiting callers get the error that the server is stopping."""
+        """Kill the processes; waiting callers get the error that the server is stopping."""
         self._closed = True
-        for processes in (self._fetching, self._again, self._judging):
+        for processes in (self._fetching, self._fetching_alone, self._validating):
             processes.close()
 
     def _run_step(
@@ -180,33 +182,33 @@ class Admissions:
 class _ProcessPool:
     """Up to ``most`` processes that work on ``setup.threads`` adapters each.
 
-    One that died, or has grown beyond ``kept_bytes``, is replaced.
+    A process that died or grew beyond ``kept_bytes`` is replaced.
     """
 
     def __init__(self, setup: AdmissionSettings, program: Program, most: int, kept_bytes: int) -> None:
         self._setup, self._program, self._kept_bytes = setup, program, kept_bytes
-        self._turns = threading.BoundedSemaphore(most * setup.threads)
+        self._free = threading.BoundedSemaphore(most * setup.threads)
         self._busy: dict[ChildProcess, int] = {}
         self._lock = threading.Lock()
         self._closed = False
 
     def start(self, number: int) -> None:
-        """Have so many ready."""
-        for child in [self._taken(alone=True) for _ in range(number)]:
-            self._give_back(child)
+        """Start ``number`` processes."""
+        for child in [self._acquire(alone=True) for _ in range(number)]:
+            self._release(child)
 
     def ask(self, asked: PendingRequest, step: AdmissionStep) -> Admitted:
-        """Its answer, as soon as one of them is free. Raises why there is none; ``Unreachable`` after ``close``."""
-        with self._turns:
-            child = self._taken()
+        """Run a step as soon as a process is free. Raises its error; ``Unreachable`` after ``close``."""
+        with self._free:
+            child = self._acquire()
             try:
                 child.started.answer(bool)
                 return child.ask(asked, step).answer(Admitted)
             finally:
-                self._give_back(child)
+                self._release(child)
 
     def close(self) -> None:
-        """End them, for good."""
+        """Kill all processes; no new one starts."""
         with self._lock:
             self._closed = True
             for child in self._busy:
@@ -217,8 +219,8 @@ class _ProcessPool:
         for child in idle:
             child.close()
 
-    def _taken(self, *, alone: bool = False) -> ChildProcess:
-        """One with a free thread, or a new one; ``alone`` takes none that has other work."""
+    def _acquire(self, *, alone: bool = False) -> ChildProcess:
+        """A process with a free thread, or a new one; with ``alone`` one without other work."""
         with self._lock:
             if self._closed:
                 raise Unreachable("the server is stopping")
@@ -228,7 +230,7 @@ class _ProcessPool:
             self._busy[child] = self._busy.get(child, 0) + 1
             return child
 
-    def _give_back(self, child: ChildProcess) -> None:
+    def _release(self, child: ChildProcess) -> None:
         with self._lock:
             self._busy[child] -= 1
             kept = not self._closed and child.is_open and (child.memory_bytes() or 0) <= self._kept_bytes

@@ -46,7 +46,7 @@ async def complete(asked: GreedyRequest, base: str, scheduler: Scheduler) -> Res
 
 
 def _find_adapter(manager: AdapterManager, model: str) -> AdapterState:
-    """The adapter that is meant. Raises ``NotFound``."""
+    """The adapter called ``model``. Raises ``NotFound``."""
     try:
         return manager.adapters.of(model)
     except NotFound as error:
@@ -54,7 +54,7 @@ def _find_adapter(manager: AdapterManager, model: str) -> AdapterState:
 
 
 async def _whole(asked: GreedyRequest, prompts: PromptGroup, placed: Sequence[RowScheduled]) -> dict[str, Any]:
-    """Each prompt's whole answer, and the usage. Raises ``LoraCliError``: one of them breaks off."""
+    """The complete output of every prompt, and the usage. Raises the ``LoraCliError`` of a prompt that failed."""
     pieces: list[list[OutputDelta]] = [[] for _ in placed]
     async for index, piece in prompts.pieces():
         if isinstance(piece, LoraCliError):
@@ -80,7 +80,7 @@ async def _whole(asked: GreedyRequest, prompts: PromptGroup, placed: Sequence[Ro
 async def _events(
     asked: GreedyRequest, head: Mapping[str, Any], prompts: PromptGroup, placed: Sequence[RowScheduled]
 ) -> AsyncIterator[bytes]:
-    """Server-sent events: each piece of each answer as it comes, the usage if asked for, and the end."""
+    """Server-sent events: each delta as it comes, the usage if requested, and ``[DONE]``."""
     completed, lengths = 0, [0] * len(placed)
     if not isinstance(asked, CompletionRequest):  # the first piece says whose turn it is
         first = {"index": 0, "delta": {"role": ASSISTANT, "content": ""}, "logprobs": None, "finish_reason": None}
@@ -102,27 +102,27 @@ async def _events(
 
 
 def _choice(asked: CompletionRequest, index: int, piece: OutputDelta, offset: int = 0) -> dict[str, Any]:
-    """What ``piece`` adds to an answer of ``offset`` characters so far."""
+    """One choice of a completion, or of a chunk that follows ``offset`` characters of text."""
     told = _logprobs(piece.logprobs, offset) if asked.logprobs is not None else None
     choice = {"index": index, "text": piece.text, "logprobs": told, "finish_reason": piece.finish or None}
     return {**choice, "token_ids": piece.ids} if asked.return_token_ids else choice
 
 
 def _turn(asked: GreedyRequest, piece: OutputDelta, key: str) -> dict[str, Any]:
-    """The assistant's turn, or what ``piece`` adds to it, under ``key``: ``message`` or ``delta``."""
+    """One choice of a chat completion; ``key`` is ``message``, or ``delta`` for a chunk."""
     said = {"role": ASSISTANT, "content": piece.text} if key == "message" else {"content": piece.text}
     told = None if asked.alternatives is None else {"content": [_of_token(one) for one in piece.logprobs]}
     return {"index": 0, key: said, "logprobs": told, "finish_reason": piece.finish or None}
 
 
 def _of_token(one: TokenLogprob) -> dict[str, Any]:
-    """As OpenAI's chats have it: a token with its bytes, and the most likely ones at its place."""
+    """A token in the format of OpenAI's chat completions, with the most likely alternatives."""
     top = [{"token": token, "logprob": log, "bytes": list(token.encode())} for token, log in one.top.items()]
     return {"token": one.token, "logprob": one.logprob, "bytes": list(one.token.encode()), "top_logprobs": top}
 
 
 def _logprobs(logprobs: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
-    """As OpenAI's completions have them: one list for each fact."""
+    """The format of OpenAI's completions: one list for each property."""
     offsets = []
     for one in logprobs:
         offsets.append(offset)

@@ -1,4 +1,4 @@
-"""What a server measures, as Prometheus reads it."""
+"""The server's metrics in Prometheus' text format."""
 
 from collections.abc import Callable
 
@@ -8,9 +8,9 @@ from lora_cli.serving.adapter_manager import AdapterManager
 
 
 def metrics_text(manager: AdapterManager) -> str:
-    """All metrics of a server, now. What the warm process knows is left out while it is not ready.
+    """All metrics of a server. Those of the tiers are left out until the warm process is ready.
 
-    Of one that does not answer it is what it said last (``lora_cli_tiers_age_seconds``).
+    If it does not answer, they are the latest known (``lora_cli_tiers_age_seconds``).
     """
     return render_metrics([*_server(manager), *_tiers(manager)])
 
@@ -44,8 +44,8 @@ def _tiers(manager: AdapterManager) -> list[Metric]:
     if contents is None or age_s is None:
         return []
 
-    def by_tier(name: str, told: str, value: Callable[[TierStatus], float]) -> Metric:
-        return Metric(name, told, {tier: value(status) for tier, status in contents.tiers.items()}, "tier")
+    def by_tier(name: str, text: str, value: Callable[[TierStatus], float]) -> Metric:
+        return Metric(name, text, {tier: value(status) for tier, status in contents.tiers.items()}, "tier")
 
     return [
         Metric("lora_cli_tiers_age_seconds", "Seconds since the last state of the tiers.", round(age_s, 3)),

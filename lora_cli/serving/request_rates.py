@@ -21,15 +21,15 @@ log = logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RequestRates:
-    """What a server knew: ``tiers`` is ``Holdings.history``, ``keys`` what the tiers call each adapter, by name."""
+    """Saved rates: ``tiers`` is ``TierContents.history``, ``keys`` has the tiers' key of each adapter by name."""
 
     tiers: Mapping[str, object] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)
 
     def hottest(self) -> Sequence[str]:
-        """Names by how often they are asked for recently, the hottest first.
+        """Names by their recent request rate, the highest first.
 
-        Only what misses a slot asks for memory, so the rates of the slots come first.
+        The CPU tier sees only requests that miss the GPU tier, so the GPU tier's rates come first.
         """
         ranked: dict[str, None] = {}
         for tier in TIERS:
@@ -46,7 +46,7 @@ NO_RATES = RequestRates()
 
 
 def read_rates(file: Path) -> RequestRates:
-    """What an earlier server kept; nothing when there is no such file, or none that can be believed."""
+    """The rates that an earlier server saved; ``NO_RATES`` if the file is missing or invalid."""
     data = read_small(file, LARGEST)
     if data is None:
         return NO_RATES
@@ -68,7 +68,7 @@ def _read(data: bytes, where: str) -> RequestRates:
 
 
 def save_rates(file: Path, rates: RequestRates) -> None:
-    """Keeps it for the next server. Raises ``OSError`` where it cannot be written."""
+    """Save the rates for the next server. Raises ``OSError`` if the file cannot be written."""
     file.parent.mkdir(parents=True, exist_ok=True)
     value = {"schema": SCHEMA, "tiers": dict(rates.tiers), "keys": dict(rates.keys)}
     replace_file(file, json.dumps(value, separators=(",", ":")).encode())

@@ -102,7 +102,7 @@ def test_the_time_grows_with_the_bytes(
         raise Refused("enough")
 
     monkeypatch.setattr(opened, "_limit_s", most_s)
-    monkeypatch.setattr(opened._judging, "ask", ask)
+    monkeypatch.setattr(opened._validating, "ask", ask)
     monkeypatch.setattr(opened._fetching, "ask", lambda _asked, _step: Admitted(LoadReport("x"), size=size))
     assert opened.admit(Item("x", "x"), by_client=False).report.error == "enough"
     assert limits == [limit_s]
