@@ -48,11 +48,11 @@ def read_baseline(file: Path) -> Baseline:
 
 
 SAME_SHARE = 0.02
-"""A change by less than this part of the older value counts as none."""
+"""A relative change below this counts as none."""
 
 
 def compare_metrics(before: Mapping[str, float], now: Mapping[str, float | None]) -> tuple[MetricChange, ...]:
-    """What both results have, in the order of this one."""
+    """The change of every metric that both results have, in the order of the new one."""
     pairs = ((metric, before.get(metric), value) for metric, value in now.items())
     return tuple(metric_change(metric, old, new) for metric, old, new in pairs if old is not None and new is not None)
 
@@ -66,16 +66,16 @@ def metric_change(metric: str, before: float, now: float) -> MetricChange:
 
 
 OF_A_RUN = ("mode", "num_prompts", "adapters", "burstiness", "max_concurrency")
-"""Keys at the top of a result that say what was asked of the server."""
+"""Top-level keys of a result that describe its workload."""
 ELSEWHERE = ("request_rate", "burstiness", "max_concurrency", "ramp_up", "trace")
-"""Words of a workload that are compared as other keys, or by the numbers of their requests."""
+"""Keys of the workload that are compared elsewhere."""
 UNSET = "not set"
 
 
 def workload_differences(before: Mapping[str, Any], report: BenchReport) -> tuple[WorkloadDifference, ...]:
-    """What both results say of their workloads, and not the same; ``before`` is the older document, untrusted.
+    """The differences between the workloads of two results; ``before`` is the older, untrusted document.
 
-    A trace that is replayed may be what another run made: only the numbers of its requests are compared then.
+    A replayed trace may be the saved trace of the other run: only the numbers of requests are compared then.
     """
     pairs = [*_pairs(before, _document(report))]
     return tuple(WorkloadDifference(key, old, new) for key, old, new in pairs if old != new)
@@ -109,12 +109,12 @@ def _pairs(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[
 
 
 def _file(value: object) -> str:
-    """The name of a trace: its folder says nothing of it."""
+    """The file name of a trace, without its folder."""
     return _as_text(value).rpartition("/")[2]
 
 
 def _as_text(value: object) -> str:
-    """A value for people; numbers are the same whatever they are written like."""
+    """A value as text; equal numbers give the same text."""
     if isinstance(value, list | tuple):
         return cut(", ".join(map(_as_text, value[:100])))
     if value is None:

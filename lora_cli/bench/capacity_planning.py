@@ -13,7 +13,7 @@ from lora_cli.bench.trace import Trace
 from lora_cli.tiers.budget import Budget, Objective
 
 SLOT_ONLY_METRICS = frozenset({"hit_ratio"})
-"""Metrics that memory changes nothing about."""
+"""Metrics that do not depend on the places in memory."""
 
 DEFINITIONS = {
     "slots": "the smallest number of slots that reaches all goals, found by bisection: more slots are not worse",
@@ -21,17 +21,17 @@ DEFINITIONS = {
     "hits": "share of requests that find their adapter in a slot; the first request of each adapter is a miss",
     "p99 ms": "how long a request waits for its adapter, one load at a time; by nearest rank",
 }
-"""What the numbers of a plan mean."""
+"""The definitions of a plan's numbers."""
 
 SIZES = ("slots", "places")
 SLOT_MULTIPLES = (1, 2, 4)
-"""What is tried besides the fewest slots: with more of them less memory may do."""
+"""Multiples of the fewest slots to try: with more slots less memory may suffice."""
 
 
 def plan_capacity(
     trace: Trace, fleet: Fleet, policies: Sequence[str], goals: Sequence[Condition], objective: Objective
 ) -> PlanReport:
-    """What each policy needs to meet all goals at once; limits in bytes are not looked at.
+    """The slots and places that each policy needs to meet all goals; limits in bytes are ignored.
 
     Ctrl-C leaves out the policies that are not done.
     """

@@ -1,4 +1,4 @@
-"""What a load costs: a latency in milliseconds and a bandwidth in GB/s; given, or measured on a machine."""
+"""The cost of a load: a latency in milliseconds and a bandwidth in GB/s; given, or measured on a machine."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ _MS = parse.number_within(0, 1e9, "ms")
 
 
 def read_links(file: Path, flag: str) -> Links:
-    """The loads of a run in process, or of one at lora-cli's own server, which says what each load took.
+    """The load costs of a run in process, or of a run with lora-cli's server, which reports each load's time.
 
     In process they are by how much warm requests took longer than hot ones, and cold than warm ones. All are
     differences of medians, for an adapter of the size that was measured.
@@ -105,7 +105,7 @@ def read_links(file: Path, flag: str) -> Links:
 
 
 def _loads(document: Mapping[str, Any], where: str) -> Mapping[str, Sequence[float]]:
-    """What the loads of warm and of cold requests took, as the server said. Raises ``FormatError``."""
+    """The load times of warm and cold requests that the server reported. Raises ``FormatError``."""
     found: dict[str, list[float]] = {"gpu": [0.0], "cpu": [], "disk": []}
     if document.get("tiers_from") != "server":
         raise FormatError("the server did not report its load times", where=where)

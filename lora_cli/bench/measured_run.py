@@ -86,7 +86,7 @@ KIND_OF_TIER: Mapping[str, Literal["hot", "warm", "cold"]] = {
     "disk": "cold",
     "remote": "cold",
 }
-"""What a request is called by the tier in which its adapter was."""
+"""The kind of a request by the tier that its adapter was found in."""
 
 KINDS = ("hot", "warm", "cold")
 
@@ -98,7 +98,7 @@ DEFINITIONS = {
     "duration": "seconds of all requests, one at a time, without the time between them",
     "percentiles": "nearest rank: the smallest value that this share does not exceed, without interpolation",
 }
-"""What the numbers mean, printed next to them."""
+"""The definitions of the numbers, printed next to them."""
 
 
 def measured_report(run: VllmRun, setting: BenchSetting, result: MeasurementReport) -> BenchReport:

@@ -31,14 +31,14 @@ DEFINITIONS = {
     "opt": "Belady's policy, which knows the whole trace: exact if slots are equal, otherwise an upper bound",
     "percentiles": "nearest rank: the smallest value that this share does not exceed, without interpolation",
 }
-"""What the numbers mean, printed next to them."""
+"""The definitions of the numbers, printed next to them."""
 
 PARALLEL_FROM = 200_000
-"""How many requests, over all policies, take longer than a process does to start."""
+"""With so many simulated requests in all, processes are faster."""
 
 
 ROUNDING = 1e-9
-"""Costs are sums of fractions, added up in several orders: a smaller distance counts as zero."""
+"""Rounding error of costs, which are sums of fractions: a smaller relative distance counts as zero."""
 
 
 def simulate_all(

@@ -1,4 +1,4 @@
-"""How unequally adapters are requested: the literature's distributions, each under its own name, or weights of a file.
+"""The popularity of adapters: the distributions of the literature under their own names, or the weights of a file.
 
 Three families are called "alpha" somewhere and mean different things: Zipf's exponent (weight ``i^-s``), the geometric
 ratio of Punica and SGLang (``a^-i``), and the power of S-LoRA (``((i+1)/n)^a - (i/n)^a``). A file has measured counts:

@@ -16,7 +16,7 @@ Done = TypeVar("Done")
 
 
 def parallel_map(one: Callable[[Task], Done], tasks: Sequence[Task], *, parallel: bool) -> Iterator[Done]:
-    """What ``one`` makes of each task, as it is done: in no certain order, each in a copy of this process.
+    """The results of ``one`` for each task, in the order of completion, each computed in a fork of this process.
 
     What it gives back, or raises, can be pickled.
 

@@ -3,6 +3,7 @@
 import random
 from bisect import bisect_right
 from collections.abc import Sequence
+from hashlib import sha256
 from math import frexp, ldexp, sqrt
 from typing import Self, TypeVar
 
@@ -38,7 +39,7 @@ def exp(x: float) -> float:
 T = TypeVar("T")
 
 SMALLEST = 2.0**-54
-"""Half of the least step of a draw: what 0 is taken for where its logarithm is wanted."""
+"""Half of the smallest step of a draw, used for 0 in logarithms."""
 
 
 class RandomStream:
@@ -53,9 +54,7 @@ class RandomStream:
 
     @classmethod
     def derive(cls, purpose: str, seed: int) -> Self:
-        """Another sequence of the same seed, so that what is drawn for one purpose moves nothing of another."""
-        from hashlib import sha256
-
+        """A separate stream of the same seed, so that the draws for one purpose do not shift those for another."""
         return cls(int.from_bytes(sha256(f"{purpose} {seed}".encode(errors="surrogatepass")).digest()[:8], "big"))
 
     def below(self, bound: int) -> int:
@@ -63,7 +62,7 @@ class RandomStream:
         return int(self._draw() * (1 << 53)) * bound >> 53
 
     def index_by_weight(self, cumulative_weights: Sequence[int]) -> int:
-        """An index, by weights that were added up: ``cumulative_weights[i]`` is the sum of the first ``i + 1``."""
+        """A random index by weights: ``cumulative_weights[i]`` is the sum of the first ``i + 1`` weights."""
         return bisect_right(cumulative_weights, self.below(cumulative_weights[-1]))
 
     def shuffled(self, items: Sequence[T]) -> list[T]:

@@ -36,7 +36,7 @@ class RankDistribution:
     shares: tuple[tuple[int, Decimal], ...]
 
     def of(self, names: Sequence[str], seed: int) -> dict[str, int]:
-        """Each adapter's rank: chance, by its name and the seed alone, so that a trace replayed finds it again."""
+        """Each adapter's random rank, by its name and the seed alone, so that a replayed trace gets the same."""
         cumulative_weights = list(accumulate(int(share * SHARE_SCALE) for _, share in self.shares))
         return {
             name: self.shares[RandomStream.derive(f"rank {name}", seed).index_by_weight(cumulative_weights)][0]
@@ -88,7 +88,7 @@ class Fleet:
         return self.links.disk.load_ms(self.sizes[name])
 
     def adapter_bytes(self) -> AdapterBytes:
-        """How large the adapters are."""
+        """The total, largest and smallest size."""
         sizes = self.sizes.values()
         return AdapterBytes(sum(sizes), max(sizes, default=0), min(sizes, default=0))
 
@@ -101,7 +101,7 @@ def adapter_sizes(
 
 
 OPT = "opt"
-"""Belady's, who knows the whole trace."""
+"""Belady's policy, which knows the whole trace."""
 
 ONLINE = ("lru", "fifo", "lfu", "gdsf", "adaptive")
 POLICY_NAMES = (*ONLINE, OPT)
@@ -118,7 +118,7 @@ ONLINE_POLICIES: Mapping[str, Callable[[PolicyContext], EvictionPolicy]] = {
     **{str(name): make for name, make in POLICIES.items()},
     "fifo": lambda _view: Fifo(),
 }
-"""What makes each online policy, for one tier."""
+"""The constructor of each online policy, for one tier."""
 
 
 def parse_policies(text: str) -> tuple[str, ...]:
@@ -137,7 +137,7 @@ def parse_policies(text: str) -> tuple[str, ...]:
 
 
 def slowest_first(policies: Sequence[str]) -> list[str]:
-    """In the order to start them in, so that all end at about the same time."""
+    """The slowest policies first, so that parallel simulations end at about the same time."""
     return sorted(policies, key=lambda name: name != "adaptive")
 
 
@@ -146,9 +146,9 @@ GPU, CPU, DISK = range(3)
 
 @dataclass(frozen=True, slots=True)
 class SimulatedRun:
-    """What became of each request: the tier that it found its adapter in, and the milliseconds of its loads.
+    """A simulation: the tier that each request found its adapter in, and the milliseconds of its loads.
 
-    ``evictions`` counts those who left slots and memory.
+    ``evictions`` counts evictions from slots and from memory.
     """
 
     found: bytearray
@@ -157,7 +157,7 @@ class SimulatedRun:
 
 
 def simulate(keys: Sequence[str], fleet: Fleet, policy: str, objective: Objective = "stall") -> SimulatedRun:
-    """One request after the other through empty tiers.
+    """Replay the requests over initially empty tiers.
 
     Raises:
         MachineError: an adapter is larger than a tier.
@@ -187,9 +187,9 @@ def simulate(keys: Sequence[str], fleet: Fleet, policy: str, objective: Objectiv
 def stalls_ms(trace: Trace, course: SimulatedRun) -> "array[float]":
     """Milliseconds of each request, from its arrival until its adapter is in a slot; 0 if it is there.
 
-    Loads are made one after the other in the order in which they are asked for, and requests for an adapter that is on
-    its way wait for the same load. Where the trace has no times, each request comes when the one before is done, and
-    waits for its own load alone.
+    Loads run one after the other, in the order of the requests; requests for an adapter that is being loaded share the
+    load. If the trace has no times, each request arrives when the previous one is done, and waits for its own load
+    alone.
     """
     if not trace.timed:
         return course.load_ms
@@ -214,7 +214,7 @@ SHARES = (*(number / 100 for number in range(100)), 0.995, 0.999, 1.0)
 
 
 def run_report(kind: PolicyKind, course: SimulatedRun, stalls: Sequence[float]) -> PolicyReport:
-    """The numbers of a course."""
+    """The report of a simulation."""
     counts = dict(zip(("gpu", "cpu", "disk"), (course.found.count(place) for place in range(3)), strict=True))
     evictions = dict(zip(("gpu", "cpu"), course.evictions, strict=True))
     cost_ms, ordered = fsum(course.load_ms), sorted(stalls)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK = 4_096
-"""Values that are drawn; every tensor is made of them, from another one on."""
+"""Random values; every tensor repeats them from another offset."""
 
 BYTES = 2
 LEAST = 0x3C00

@@ -13,10 +13,10 @@ from lora_cli.errors import UsageError
 POLICY_METRICS = (*(one.name for one in fields(PolicyMetrics)), "gap_closed", "cost_gap_closed")
 
 GOOD_SHARES = ("hit_ratio", "gap_closed", "attainment")
-"""What such a name ends in is at most 1, and should be large."""
+"""Suffixes of metrics that are at most 1, and better when larger."""
 SHARES = (*GOOD_SHARES, "stalled_ratio")
 MORE_IS_BETTER = (*GOOD_SHARES, "throughput", "goodput", "completed")
-"""What such a name ends in should be large; everything else should be small."""
+"""Suffixes of metrics that are better when larger; all others are better when smaller."""
 
 
 def is_share(metric: str) -> bool:
@@ -30,7 +30,7 @@ def more_is_better(metric: str) -> bool:
 
 
 def policy_metrics(one: PolicyReport) -> PolicyMetrics:
-    """The metrics of one policy by itself; None is what is not known of it.
+    """The metrics of one policy; None if unknown.
 
     ``memory_hit_ratio`` counts the requests that need no disk: their adapter is in a slot or in memory.
     """
@@ -134,13 +134,13 @@ def parse_goals(texts: Sequence[str]) -> tuple[Condition, ...]:
 
 
 def has_stall_goal(goals: Sequence[Condition]) -> bool:
-    """Whether a goal is about how long requests wait, in which those that queue behind other loads matter."""
+    """Whether a goal is about stalls, which depend on the arrival times of requests."""
     return any(goal.metric.startswith("stall_") for goal in goals)
 
 
 def evaluate_conditions(
     conditions: Sequence[Condition], metrics: Mapping[str, float | None]
 ) -> tuple[ConditionResult, ...]:
-    """Each condition of ``--fail-if``: a run fails for what is true, and for what was not measured."""
+    """Evaluate the conditions of ``--fail-if``: one that is true, or was not measured, fails the run."""
     values = ((one, metrics.get(one.metric)) for one in conditions)
     return tuple(ConditionResult(str(one), value, value is None or one.holds(value)) for one, value in values)

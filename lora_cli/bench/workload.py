@@ -36,14 +36,14 @@ def drift(stream: RandomStream, cumulative_weights: Sequence[int], percent: int,
 
 
 def scan(stream: RandomStream, cumulative_weights: Sequence[int], percent: int) -> Iterator[int]:
-    """``percent`` of the requests ask for all in turn (a check of all adapters), the others by popularity."""
+    """``percent`` of the requests cycle through all adapters, the others are drawn by popularity."""
     turn = cycle(range(len(cumulative_weights)))
     while True:
         yield next(turn) if stream.below(100) < percent else stream.index_by_weight(cumulative_weights)
 
 
 def sessions(stream: RandomStream, cumulative_weights: Sequence[int], users: int, turns: int) -> Iterator[int]:
-    """``users`` at once, each with one adapter for ``turns`` requests, then another; who asks is chance."""
+    """``users`` at once, each with one adapter for ``turns`` requests, then another; users are drawn at random."""
     chosen = [stream.index_by_weight(cumulative_weights) for _ in range(users)]
     left = [1 + stream.below(turns) for _ in range(users)]
     while True:
@@ -104,7 +104,7 @@ class Ramp:
 
 
 def ramp_of(strategy: str | None, start: int | None, end: int | None) -> Ramp | None:
-    """The ramp that is asked for, or none.
+    """The ramp of the options, if any.
 
     Raises:
         UsageError: a part of it is missing or wrong.
@@ -163,7 +163,7 @@ class AccessPattern:
 
 @dataclass(frozen=True, slots=True)
 class _PatternKind:
-    """What draws requests of a shape; what its numbers are called, their defaults and the largest that each may be."""
+    """An access pattern: its generator, and the names, defaults and maxima of its numbers."""
 
     places: Callable[..., Iterator[int]]
     names: tuple[str, ...] = ()
@@ -181,7 +181,7 @@ ACCESS_PATTERNS: Mapping[str, _PatternKind] = {
 
 @dataclass(frozen=True, slots=True)
 class SyntheticWorkload:
-    """A workload in words: with the same ones the same trace is made, on every machine."""
+    """The parameters of a workload; the same ones give the same trace on every machine."""
 
     popularity: Popularity | MeasuredPopularity
     requests: int
@@ -238,7 +238,7 @@ def make_requests(names: Sequence[str], traffic: SyntheticWorkload) -> Trace:
 
 
 def chosen_pattern(drift: str | None, scan: str | None, sessions: str | None) -> AccessPattern:
-    """The one shape that is asked for, or independent requests.
+    """The access pattern of the options, or independent requests.
 
     Raises:
         UsageError: there are several, or one is wrong.

@@ -1,4 +1,4 @@
-"""Requests to one running server: bounded in time and bytes, with its errors in its own words."""
+"""HTTP requests to one running server, with limits of time and bytes; errors carry the server's message."""
 
 import socket
 import ssl
@@ -16,16 +16,16 @@ LONGEST_MESSAGE = 1000
 TIMEOUT_S = 30.0
 HTML_PAGE = "a web page"
 NOT_AN_ENGINE_HINT = "check the address: is this an engine?"
-"""What to try where something else than an engine answers."""
+"""The hint if something other than an engine responds."""
 
 
 def ssl_context(address: Address) -> ssl.SSLContext | bool:
-    """Which certificates a server may have: the system's own, or SSL_CERT_FILE's, as openssl finds them."""
+    """The TLS context: the system's certificates, or those of SSL_CERT_FILE, as openssl finds them."""
     return ssl.create_default_context() if address.tls else False
 
 
 class Refusal(EndpointError):
-    """A running server answers and says no: its HTTP status, and its own words."""
+    """An HTTP error response of a running server: its status and message."""
 
     def __init__(self, status: int, message: str, server_message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -35,7 +35,7 @@ class Refusal(EndpointError):
 class Endpoint:
     """A running server at ``address``; ``token`` goes to it and nowhere else. A context manager; threads share it.
 
-    One answer may take ``timeout_s``; connections are kept for the next request.
+    A response may take ``timeout_s``; connections are reused.
     """
 
     def __init__(self, address: Address, token: str = "", timeout_s: float = TIMEOUT_S) -> None:
@@ -61,15 +61,15 @@ class Endpoint:
         return self._json(self.request("GET", path), path)
 
     def post(self, path: str, value: Mapping[str, Any]) -> Any:
-        """The JSON value that the server answers to ``value``. Raises ``EndpointError``."""
+        """POST ``value``; the JSON value of the response. Raises ``EndpointError``."""
         return self._json(self.request("POST", path, value), path)
 
     def request(self, method: str, path: str, value: Mapping[str, Any] | None = None) -> bytes:
-        """The body of an answer below 400.
+        """The body of a response with a status below 400.
 
         Raises:
-            Refusal: the server says no.
-            EndpointError: it is not there, or takes too long.
+            Refusal: the response has an error status.
+            EndpointError: the server cannot be reached, or takes too long.
         """
         import httpx2
 
@@ -93,7 +93,7 @@ class Endpoint:
             raise EndpointError(f"{self.address}: {str(error) or type(error).__name__}") from error
 
     def listens(self) -> bool:
-        """Whether anybody is there."""
+        """Whether a connection succeeds."""
         try:
             self._check_listens()
         except EndpointError:
@@ -101,7 +101,7 @@ class Endpoint:
         return True
 
     def _check_listens(self) -> None:
-        """Raises ``EndpointError`` when there is no answer: the first request says it in these words."""
+        """Raises ``EndpointError`` if no connection succeeds."""
         try:
             if self.address.uds is not None:
                 with socket.socket(socket.AF_UNIX) as ours:
@@ -132,7 +132,7 @@ class Endpoint:
 
 
 def body_message(body: bytes) -> str:
-    """The message of an error object, else the beginning of what was said; of markup, that it is so."""
+    """The message of an error object, else the beginning of the body; ``HTML_PAGE`` for markup."""
     if body.lstrip().startswith(b"<"):
         return HTML_PAGE
     try:
@@ -143,7 +143,7 @@ def body_message(body: bytes) -> str:
 
 
 def error_message(value: Any) -> str:
-    """The message of an error object, however deep vLLM, SGLang, OpenAI and FastAPI put it; "" where it has none."""
+    """The message of an error object, nested as vLLM, SGLang, OpenAI and FastAPI do; "" without one."""
     if isinstance(value, str):
         return " ".join(value.split())[:LONGEST_MESSAGE]
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""One running server, made to serve exactly what is wanted: load what is missing, replace what changed, prove it."""
+"""Make a running server serve the desired adapters: load missing ones, replace changed ones, prove each."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,15 +15,15 @@ Action = Literal["kept", "loaded", "replaced", "pruned", "failed"]
 POLL_S = 0.25
 TELL_S = 15.0
 AT_ONCE = 4
-"""Adapters that one server is asked to load and to prove at once."""
+"""Adapters that are loaded and proved at once on one server."""
 
 CANDIDATE = "lora-cli-candidate-"
-"""An adapter that takes another one's name is loaded under this prefix and its digest first, and proved there."""
+"""A replacement is first loaded and proved under this prefix and its digest."""
 
 
 @dataclass(frozen=True, slots=True)
 class DesiredAdapter:
-    """An adapter that is to be served as ``name``: its snapshot's digest, and the path at which the server sees it."""
+    """An adapter to be served as ``name``: its snapshot's digest, and its path on the server."""
 
     name: str
     digest: str
@@ -32,10 +32,10 @@ class DesiredAdapter:
 
 @dataclass(frozen=True, slots=True)
 class ReconcileOptions:
-    """How a server may be changed.
+    """Options of ``reconcile``.
 
-    ``prune`` unloads what is not wanted; ``prove`` asks for the effect of each adapter; ``unload`` allows to unload
-    where the engine has a bug in that.
+    ``prune`` unloads other adapters; ``prove`` checks the effect of each adapter; ``unload`` allows to unload although
+    the engine has a bug in that.
     """
 
     prune: bool
@@ -45,7 +45,7 @@ class ReconcileOptions:
 
 @dataclass(frozen=True, slots=True)
 class AdapterOutcome:
-    """What was done about one adapter on one server. ``error`` says why it is not served as it should be."""
+    """The outcome for one adapter on one server. ``error`` says why it is not served as desired."""
 
     name: str
     action: Action
@@ -55,13 +55,13 @@ class AdapterOutcome:
 
     @property
     def exit_code(self) -> int:
-        """What this alone would end the command with."""
+        """The exit code for this adapter."""
         return self.error.exit_code if self.error is not None else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One server: its kind and version, what was done on it, and why that was not all."""
+    """The outcome for one server: its kind and version, its adapters, and the error that ended the run."""
 
     address: str
     kind: str
@@ -69,13 +69,13 @@ class Replica:
     error: LoraCliError | None
     adapters: tuple[AdapterOutcome, ...]
     note: str = ""
-    """What stays in the server of what it no longer serves."""
+    """Memory that unloaded adapters still take on the server."""
 
 
 def wait_ready(
     server: Server, patience_s: float, is_over: Callable[[], bool], on_wait: Callable[[str], None]
 ) -> LoraCliError | None:
-    """Wait until the server is ready; why it is not when the patience is over, or at once where it has no such path.
+    """Wait until the server is ready; returns the error after ``patience_s``, or at once if it has no such path.
 
     ``on_wait`` is called with the server that it waits for, the reason and the time left: at once, and again after
     ``TELL_S`` seconds.
@@ -110,10 +110,10 @@ def wait_ready(
 def reconcile(
     server: Server, wanted: Sequence[DesiredAdapter], options: ReconcileOptions
 ) -> tuple[list[AdapterOutcome], LoraCliError | None]:
-    """Load, replace and prove, a few adapters at a time; what else the server serves goes with ``prune``.
+    """Load, replace and prove adapters, a few at a time; ``prune`` unloads the others.
 
-    What is served from the right path already stays as it is. One adapter that fails stops no other. Gives what was
-    done, and why there is no more.
+    Adapters served from the right path are kept. A failure does not stop the others. Returns the outcomes, and the
+    error that ended the run early.
     """
     done: list[AdapterOutcome] = []
     try:
@@ -161,7 +161,7 @@ def _ensure_served(
     proof: CanaryProof | None,
     options: ReconcileOptions,
 ) -> Action:
-    """Have it served from its path; what is to be replaced goes on serving until the new one has proved itself."""
+    """Load or replace one adapter; a replaced one keeps serving until the new one is proved."""
     if served is None:
         server.load(one.name, one.path)
         return "loaded"
@@ -223,7 +223,7 @@ def _no_effect(name: str, effect: Effect) -> Refused:
 
 
 def _with_path_hint(error: LoraCliError, one: DesiredAdapter) -> LoraCliError:
-    """A path that the server does not see is the usual reason of a 404, and its words do not say so."""
+    """Add a hint to a 404, whose usual cause is a path that the server does not see."""
     if isinstance(error, Refusal) and not error.hint and (error.status == 404 or one.path in error.server_message):
         hint = f"check that it can read {one.path}; mount the cache there, or map it: --engine-path FROM=TO"
         return Refusal(error.status, error.message, error.server_message, hint=hint)

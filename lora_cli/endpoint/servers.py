@@ -1,4 +1,4 @@
-"""Running servers, whichever kind they are: vLLM, SGLang and our own, all with OpenAI's paths. Each is a class here."""
+"""Running servers: a class each for vLLM, SGLang and ``warm --serve``, all with OpenAI's paths."""
 
 import re
 from abc import ABC, abstractmethod
@@ -43,29 +43,29 @@ class Completion:
 
 
 class Server(ABC):
-    """A running server. Every method raises ``EndpointError``, with the server's own words.
+    """A running server. Every method raises ``EndpointError``, with the server's message.
 
-    The bugs of engines that changing a running one meets are attributes, each with its issue; "" means that there is
-    none. They are open in the newest version that was read, so that no version is taken to be without them.
+    Known bugs of an engine are attributes, each with its issue; "" means none. They are open in the newest version
+    read, so they apply to every version.
     """
 
     unload_bug = ""
-    """Why an adapter is not to be unloaded while the server runs."""
+    """Why unloading an adapter is unsafe while the server runs."""
 
     replaces_by_unload = False
-    """Whether an adapter that takes the name of another one makes the server unload that."""
+    """Whether replacing an adapter unloads the old one."""
 
     single_process_flags: Mapping[str, str] = {}
-    """Flags in ``/server_info``, each with a source: above 1 a load does not reach all that answers requests."""
+    """Flags in ``/server_info``, each with a source: with a value above 1 a load does not reach every process."""
 
     leftover = ""
-    """What stays in the server of an adapter that was unloaded."""
+    """A note on memory that unloaded adapters still take."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
 
     def check_ready(self) -> None:
-        """``/health``: raises ``EndpointError`` while it does not answer requests, with why."""
+        """``/health``: raises ``EndpointError`` with the reason while the server is not ready."""
         self.endpoint.request("GET", "/health")
 
     @abstractmethod
@@ -73,11 +73,11 @@ class Server(ABC):
         """Its version, "" where it does not report it."""
 
     def flags(self) -> dict[str, Any]:
-        """What it was started with, as far as it reports that."""
+        """The flags that it was started with, if it reports them."""
         return {}
 
     def check_reach(self) -> None:
-        """Raises ``EndpointError`` where a load would not reach all that answers requests."""
+        """Raises ``EndpointError`` if a load would not reach all of the server's processes."""
         flags = self.flags() if self.single_process_flags else {}
         for flag, source in self.single_process_flags.items():
             number = flags.get(flag)
@@ -109,7 +109,7 @@ class Server(ABC):
 
     @abstractmethod
     def unload(self, name: str) -> None:
-        """Serve it no longer."""
+        """Unload an adapter."""
 
     def complete(self, name: str, prompt: Prompt, max_tokens: int) -> Completion:
         """A greedy answer by an adapter, or by the base of that name, with its tokens' log-probabilities."""
@@ -143,11 +143,11 @@ class Vllm(Server):
         self._post(LOAD, {"lora_name": name, "lora_path": path})
 
     def replace(self, name: str, path: str) -> None:
-        """In place: no request in between finds nothing. What vLLM caches of prompts is kept by name and path."""
+        """In place, so no request fails in between. vLLM's prefix cache is keyed by name and path."""
         self._post(LOAD, {"lora_name": name, "lora_path": path, "load_inplace": True})
 
     def unload(self, name: str) -> None:
-        """Take the name away."""
+        """Unload an adapter."""
         self._post(UNLOAD, {"lora_name": name})
 
     def _post(self, path: str, body: dict[str, Any]) -> None:
@@ -193,12 +193,12 @@ class Sglang(Server):
         self._post("/load_lora_adapter", {"lora_name": name, "lora_path": path})
 
     def replace(self, name: str, path: str) -> None:
-        """Unload and load: it has nothing in place. A request in between is refused."""
+        """Unload and load: SGLang cannot replace in place. A request in between is refused."""
         self.unload(name)
         self.load(name, path)
 
     def unload(self, name: str) -> None:
-        """Take it away, after the requests that use it."""
+        """Unload an adapter, after the requests that use it."""
         self._post("/unload_lora_adapter", {"lora_name": name})
 
     def complete(self, name: str, prompt: Prompt, max_tokens: int) -> Completion:
@@ -219,7 +219,7 @@ class LoraCliServer(Vllm):
     leftover = ""
 
     def check_ready(self) -> None:
-        """``/ready``: what it was started with was tried."""
+        """``/ready``: the initial loads have ended."""
         self.endpoint.request("GET", "/ready")
 
     def version(self) -> str:
@@ -227,9 +227,9 @@ class LoraCliServer(Vllm):
         return ""
 
     def proof(self, name: str) -> float | None:
-        """The worst error of the forward that it composed, module by module; None when it has not proved it.
+        """The largest error of the server's own proof, over all modules; None if it has not proved the adapter.
 
-        An adapter that it has not loaded yet is asked for once, which loads and proves it.
+        An adapter that is not loaded yet is probed once, which loads and proves it.
         """
         worst = self._proof(name)
         if worst is None:
@@ -249,7 +249,7 @@ SERVERS: Mapping[str, type[Server]] = {"vllm": Vllm, "sglang": Sglang, "lora-cli
 
 
 def open_server(kind: str, endpoint: Endpoint) -> Server:
-    """The server of that kind. Raises ``UsageError``: no server is called so."""
+    """The server of that kind. Raises ``UsageError`` for an unknown kind."""
     if kind not in SERVERS:
         raise UsageError(f"no supported server is called {kind!r}", hint=did_you_mean(kind, SERVERS))
     return SERVERS[kind](endpoint)

@@ -1,4 +1,4 @@
-"""One child process: started, asked many things at a time, watched, ended; and why it died. Torch-free."""
+"""A child process: its start, concurrent requests, limits, end, and cause of death. Torch-free."""
 
 import os
 import signal
@@ -23,10 +23,10 @@ from lora_cli.runtime.messages import Logged, OutputDelta, RowEvent, RowFailed, 
 T = TypeVar("T")
 
 POLL_S = 0.1
-"""So often deadlines, memory and silence are looked at while a request is on its way."""
+"""The interval of checking deadlines, memory and silence while a request is pending."""
 
 STDERR_TAIL_BYTES = 16384
-"""How much of the end of the child's stderr is read to say why it died."""
+"""Bytes of the end of the child's stderr that are searched for its last line."""
 
 BOOTSTRAP = """import sys
 from lora_cli.runtime.parent_connection import end_when_orphaned, end_with_pipe
@@ -35,7 +35,7 @@ end_when_orphaned(int(sys.argv[2]))
 from importlib import import_module
 import_module(sys.argv[1]).main(int(sys.argv[2]))
 """
-"""The import of torch alone takes seconds."""
+"""The watchdogs start before the module: importing torch takes seconds."""
 
 
 class ProcessDied(MachineError):
@@ -47,22 +47,22 @@ class ProcessDied(MachineError):
 
 
 class ProcessCrashed(ProcessDied):
-    """It ended by an error of its own: a bug in lora-cli."""
+    """It ended by an unexpected error: a bug in lora-cli."""
 
     exit_code = 70
 
 
 class ProcessTimedOut(ProcessDied):
-    """It was killed because this request took longer than it may."""
+    """It was killed because this request exceeded its time limit."""
 
 
 class ProcessOutOfMemory(ProcessDied):
-    """It was killed because it took more memory than it may."""
+    """It was killed because it exceeded its memory limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """What a child process runs, ``main`` of ``module``, and its limits.
+    """A program for a child process, ``main`` of ``module``, and its limits.
 
     ``title`` is what messages call it, ``killed_hint`` what to try when the kernel killed it. Where it takes more than
     ``max_bytes`` of memory while it is asked something, it is killed; None is no limit. Memory is measured ten times a
@@ -146,7 +146,7 @@ class ChildProcess:
         self.started = self.ask(PendingRequest("", limit_s, "start", on_stage), setup)
 
     def _start(self) -> socket.socket:
-        """Start it; gives our end of the socket to it."""
+        """Start the process; returns our end of the socket."""
         with ExitStack() as opened:
             self._stderr = opened.enter_context(tempfile.TemporaryFile())
             ours, theirs = map(opened.enter_context, socket.socketpair())
@@ -168,7 +168,7 @@ class ChildProcess:
         return ours
 
     def ask(self, pending: PendingRequest, message: object) -> PendingRequest:
-        """Send ``message``; the answer is that of ``pending``. Never raises: what went wrong is the answer."""
+        """Send ``message``; its answer is the result of ``pending``. Never raises: an error is the result."""
         pending.deadline = None if pending.limit_s is None else monotonic() + pending.limit_s
         with self._lock:
             self._last += 1
@@ -178,18 +178,18 @@ class ChildProcess:
         if not is_open:
             pending.future.set_exception(self._error_for(pending))
             return pending
-        # What cannot be sent is found out by the thread that listens, and why.
+        # A failure to send is noticed by the reader thread, which knows the cause.
         with suppress(OSError), self._sending:
             self._connection.send((number, message))
         return pending
 
     def kill(self) -> None:
-        """End it at once; callers that wait for an answer get the error."""
+        """Kill the process; pending requests fail."""
         self._ended = True
         self.process.kill()
 
     def close(self) -> None:
-        """End it: it goes by itself when nothing more can come, else it is made to. All that was asked is answered."""
+        """Close the connection, at which the process ends; else terminate and kill it. No request stays pending."""
         self._ended = True
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
@@ -208,7 +208,7 @@ class ChildProcess:
         self._stderr.close()
 
     def memory_bytes(self) -> int | None:
-        """The memory that is its own now (not of files); None if that is not known."""
+        """Its resident memory without file pages; None if unknown."""
         try:
             pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()
         except (OSError, UnicodeDecodeError):
@@ -248,7 +248,7 @@ class ChildProcess:
                 pending.future.set_result(said)
 
     def _check_limits(self) -> None:
-        """Kill it if a request is over its deadline, or if it takes too much, or is stuck."""
+        """Kill the process if a request is over its deadline, or the process over its memory limit or silent."""
         now, most, silent_s = monotonic(), self.program.max_bytes, self.program.silent_s
         with self._lock:
             late = [
@@ -282,7 +282,7 @@ class ChildProcess:
             self._on_death(kind(message, hint=hint, only_request=only_request))
 
     def _error_for(self, pending: PendingRequest) -> LoraCliError:
-        """Why there is no answer; an error of its own for each request."""
+        """The error of one pending request; each gets its own instance."""
         title, (kind, message, hint, only_request) = self.program.title, self._death
         if pending in self._timed_out:
             return ProcessTimedOut(f"{title} took longer than {pending.limit_s:g} s and was killed")
@@ -309,7 +309,7 @@ class ChildProcess:
         return ProcessCrashed, f"{title} died: {said or f'exit status {status}'}", "please report this", only_request
 
     def _last_stderr_line(self) -> str:
-        """The last line that the child wrote."""
+        """The last line of the child's stderr."""
         end = self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, end - STDERR_TAIL_BYTES))
         lines = self._stderr.read().decode(errors="replace").split("\n")
@@ -317,5 +317,5 @@ class ChildProcess:
 
 
 def _import_path() -> str:
-    """Where the child imports from: as we do, but never from the directory that we happen to be in."""
+    """The child's import path: ours, without the current directory."""
     return os.pathsep.join([*(entry for entry in sys.path if entry), str(Path(__file__).parents[2])])

@@ -1,4 +1,4 @@
-"""What of an adapter the runtime can compose onto a base. The rest is refused by name, never skipped. Torch-free."""
+"""The parts of an adapter that the runtime can compose onto a base; others are refused by name. Torch-free."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -31,7 +31,7 @@ FEATURES: Mapping[str, tuple[Callable[[LoraConfig], bool], str]] = {
 """Variants whose forward is more than ``W + s*B*A``: whether a config has one, and the field that says so."""
 
 NEEDS_FULL_MODEL = frozenset({"use_dora", "bias", "lora_bias", "modules_to_save", "target_parameters"})
-"""Fields of those that are composed onto the whole model, where its own weights are at hand."""
+"""Fields of variants that need the full model, with its own weights."""
 
 FULL_MODEL_PARTS = frozenset({"magnitude", "lora_bias"})
 """Parts that go with them; biases and saved modules do where the config says so."""
@@ -59,7 +59,7 @@ FULL_MODEL_HINT = "use --forward model, which supports it"
 
 @dataclass(frozen=True, slots=True)
 class ExtraTensorNames:
-    """Where in an adapter is what one module has next to factors in a slot: names of tensors.
+    """The tensor names of one module's extra weights.
 
     ``params`` and ``updates`` are by the parameter's name; an update is the path of its pair and its scaling.
     """
@@ -90,7 +90,7 @@ def scalings(adapter: Adapter, base: BaseModel, *, full_model: bool = False) -> 
 
 
 def extra_tensor_names(adapter: Adapter, base: BaseModel) -> dict[str, ExtraTensorNames]:
-    """What ``adapter``, which can be composed onto a whole model, has next to factors in a slot, by module path."""
+    """The tensor names of an adapter's extra weights, by module path."""
     config = rewritten(_readable(adapter), base)
     replaces = _replacing(config)
     found: dict[str, ExtraTensorNames] = {}

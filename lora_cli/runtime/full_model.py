@@ -66,7 +66,7 @@ class ChatTokenizer:
         """
         return self.turn_ids((("user", prompt),)) if self._tokenizer.chat_template else self.plain_ids(prompt)
 
-    def turn_ids(self, device_lock: Sequence[tuple[str, str]]) -> list[int]:
+    def turn_ids(self, turns: Sequence[tuple[str, str]]) -> list[int]:
         """Token ids of a chat, each turn a role and its text, in the tokenizer's chat template, up to the next answer.
 
         Raises:
@@ -74,9 +74,9 @@ class ChatTokenizer:
         """
         if not self._tokenizer.chat_template:
             raise UsageError("the base has no chat template", hint="use /v1/completions")
-        for _, text in device_lock:
+        for _, text in turns:
             _check_text(text)
-        messages = [{"role": role, "content": text} for role, text in device_lock]
+        messages = [{"role": role, "content": text} for role, text in turns]
         try:
             text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         except Exception as error:

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from lora_cli.runtime.worker import Worker
 
 INCOMPLETE = "\ufffd"
-"""What is at the end of a text while its last character has not all of its bytes yet."""
+"""The end of a text whose last character is incomplete."""
 
 
 class GeneratingRow:
-    """Holds one row between steps: the ids of its prompt, and the slot that its adapter is leased in.
+    """A row between steps: its prompt ids, its slot, and its output.
 
     ``decode`` is None if there is no tokenizer: its text is empty then.
 
@@ -51,7 +51,7 @@ class GeneratingRow:
         self._longest = max(map(len, row.stop), default=1) - 1
 
     def append_token(self, token: int, logits: torch.Tensor) -> OutputDelta:
-        """The next token, with the logits ``[vocabulary]`` that it is of."""
+        """Append the next token, chosen from ``logits`` ``[vocabulary]``; returns the new output."""
         ids: tuple[int, ...] = ()
         if token in self._ends:
             self.finish = "stop"
@@ -64,7 +64,7 @@ class GeneratingRow:
         return OutputDelta(self.number, ids, text, self._logprobs(token, logits) if ids else (), self.finish)
 
     def _new_text(self) -> str:
-        """The part of the text that can be sent now: not what ``stop`` cuts off, nor what may begin it."""
+        """The text that can be sent now: without a stop string, and without a possible beginning of one."""
         self._pending_text += self._decode_new(everything=bool(self.finish))
         found = [place for place in (self._pending_text.find(stop) for stop in self.row.stop) if place >= 0]
         if found:
@@ -74,7 +74,7 @@ class GeneratingRow:
         return text
 
     def _decode_new(self, *, everything: bool) -> str:
-        """New text of the tokens so far; with ``everything`` what is incomplete too."""
+        """The new decoded text; with ``everything`` an incomplete end too."""
         if self._decode is None:
             return ""
         before = self._decode(self._output_ids[self._before : self._read])
@@ -102,7 +102,7 @@ class GeneratingRow:
 
 
 class GenerationBatch:
-    """Holds one batch between its steps: ids, mask and cache.
+    """A batch between steps: ids, mask and key-value cache.
 
     Rows of unequal length are padded on their left, and masked there. The model sees them sorted by slot, so that each
     adapter's tokens are neighbours; who uses this sees its own order.
@@ -139,7 +139,7 @@ class GenerationBatch:
         self._position = self._position[:, -1:] + 1
 
     def _model_inputs(self) -> dict[str, Any]:
-        """The model's inputs besides ids, as far as its family takes them."""
+        """The model's inputs besides ids that its forward accepts."""
         inputs: dict[str, Any] = {self._cache_name: self._cache}
         if self._is_padded:
             inputs["attention_mask"] = self._mask
@@ -175,7 +175,7 @@ NOT_FINITE = Refused("the model's logits are NaN with this adapter", hint="run l
 
 
 def generate(worker: "Worker", request: Generate, send: Send) -> int:
-    """Answer all rows, and give their number; what is wrong with one is said of that one.
+    """Complete all rows, and return their number; a failure of one row is an event of that row.
 
     Raises:
         UsageError: the warm process has no whole model.
@@ -204,17 +204,17 @@ def generate(worker: "Worker", request: Generate, send: Send) -> int:
 def _start(
     worker: "Worker", full_model: "FullModel", number: int, row: Row, leases: ExitStack, send: Send
 ) -> GeneratingRow | None:
-    """The row with its prompt as ids and its adapter in a slot for as long as ``leases``; None when that is refused."""
+    """Tokenize the row's prompt and lease its adapter's slot; None if that fails."""
     try:
         ids = _ids(full_model, row)
         began, slot, tier = perf_counter(), BASE_SLOT, ""
         if row.lora is not None:
             slot, tier = worker.lease_slot(row.lora, leases)
-        inputs: RowEvent = RowScheduled(number, tier, (perf_counter() - began) * 1e3, ids)
+        scheduled: RowEvent = RowScheduled(number, tier, (perf_counter() - began) * 1e3, ids)
     except LoraCliError as error:
         send(RowFailed(number, error))
         return None
-    send(inputs)
+    send(scheduled)
     return GeneratingRow(number, row, ids, slot, full_model)
 
 
@@ -226,7 +226,7 @@ def _ids(full_model: "FullModel", row: Row) -> tuple[int, ...]:
         FormatError: it is text, and there is no tokenizer.
     """
     if isinstance(row.prompt, Conversation):
-        ids = tuple(full_model.chat.turn_ids(row.prompt.device_lock))
+        ids = tuple(full_model.chat.turn_ids(row.prompt.turns))
     else:
         ids = tuple(full_model.chat.plain_ids(row.prompt)) if isinstance(row.prompt, str) else row.prompt
     if not ids:
@@ -244,7 +244,7 @@ def _ids(full_model: "FullModel", row: Row) -> tuple[int, ...]:
 
 
 def _decode_until_done(worker: "Worker", full_model: "FullModel", started: Sequence[GeneratingRow], send: Send) -> None:
-    """Step by step, until all rows have ended. Between steps others may use the device."""
+    """Decode step by step until all rows have ended. The device is released between steps."""
     if not started:
         return
     batch = GenerationBatch(full_model.composed, [one.ids for one in started], [one.slot for one in started])

@@ -1,4 +1,4 @@
-"""The CPU tier's places: adapters read from the cache's packed file, or from their own, to where they stay."""
+"""The CPU tier's storage: adapters are read from the cache's packed file, or from their own, into host slots."""
 
 import threading
 from collections import Counter
@@ -131,12 +131,12 @@ class HostWeights:
         return self._extra[place]
 
     def keep(self, place: int) -> None:
-        """Somebody more needs what is there."""
+        """Add a user of the slot."""
         with self._lock:
             self._keepers[place] += 1
 
     def let_go(self, place: int) -> None:
-        """One of those does not any more; after the last of them the place is free."""
+        """Remove a user; after the last one the slot is free."""
         with self._lock:
             self._keepers[place] -= 1
             if not self._keepers[place]:

@@ -1,4 +1,4 @@
-"""From validation to the warm process: what was admitted, as a report and a job."""
+"""From validation to the warm process: an admission as a report and a ``LoraRequest``."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""How a warm process is laid out: its tiers, its slots, and the base under them. It imports no torch."""
+"""The plan of a warm process: its tiers, its slots, and the base. Torch-free."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -57,14 +57,14 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class SlotRequirements:
-    """What an adapter needs of the slots: its largest rank, and the modules of the base that it is on."""
+    """The slot requirements of an adapter: its largest rank, and its modules."""
 
     rank: int
     modules: frozenset[str]
 
 
 def slot_requirements(adapter: Adapter, base: BaseModel) -> SlotRequirements:
-    """What ``adapter`` needs on ``base``, by its header."""
+    """The slot requirements of ``adapter`` on ``base``, by its header."""
     return SlotRequirements(largest_rank(adapter, base), frozenset(adapter.pairs).intersection(base.modules))
 
 

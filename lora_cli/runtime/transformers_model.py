@@ -75,7 +75,7 @@ class ComposedModel:
 
     @contextmanager
     def with_extra_weights(self, slot: int, extra: Mapping[str, ExtraWeights]) -> Iterator[None]:
-        """Within the block rows of ``slot`` also have what its adapter has ``extra`` its factors, by module path.
+        """Within the block rows of ``slot`` also use its adapter's extra weights, by module path.
 
         Raises:
             Refused: the model has no such module or parameter.
@@ -227,7 +227,7 @@ def _mixed(path: str) -> Refused:
 
 
 def moved(model: ComposedModel, ids: torch.Tensor, slot: int, base_logits: torch.Tensor) -> Moved:
-    """What changes when ``slot`` is composed. ``base_logits`` are those of the same ``ids``.
+    """The effect of composing ``slot``. ``base_logits`` are those of the same ``ids``.
 
     Raises:
         Refused: a logit is not finite, or none changed.
@@ -245,7 +245,7 @@ def moved(model: ComposedModel, ids: torch.Tensor, slot: int, base_logits: torch
 
 
 def cache_name(model: nn.Module) -> str:
-    """What the model calls its key-value cache: transformers 5.24 renamed ``past_key_values`` to ``cache``."""
+    """The model's name of its key-value cache: transformers 5.24 renamed ``past_key_values`` to ``cache``."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 

@@ -1,4 +1,4 @@
-"""What an adapter has next to factors in its slot, and how a module answers with it: DoRA, biases, modules, experts.
+"""Extra weights of an adapter besides factors in a slot, and their forward: DoRA, biases, modules, experts.
 
 PEFT 0.21 is the source: ``tuners/lora/dora.py`` (``y = m / |W + s*B*A| * (W + s*B*A) x + bias``, the norm by rows),
 ``tuners/lora/layer.py`` (``ParamWrapper``: a 3-D parameter is updated expert by expert, and B's rank runs faster than
@@ -36,7 +36,7 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class ExtraWeights:
-    """One module's share, by PEFT's words.
+    """One module's extra weights, in PEFT's terms.
 
     ``params`` are in place of the module's own, by name; ``updates`` are added to them. ``magnitude`` is DoRA's,
     ``[d_out]``, and ``shift`` the bias on lora_B times the scaling, ``[d_out]``.
@@ -51,7 +51,7 @@ class ExtraWeights:
 def read_extra_weights(
     directory: Path, adapter: Adapter, base: BaseModel, dtype: torch.dtype
 ) -> dict[str, ExtraWeights]:
-    """What there is next to the factors, by module path, in the slots' dtype; empty for plain LoRA.
+    """The extra weights by module path, in the slots' dtype; empty for plain LoRA.
 
     Raises:
         Refused: a value is NaN or Inf.
@@ -65,7 +65,7 @@ def read_extra_weights(
 
 
 def extra_weight_bytes(adapter: Adapter, base: BaseModel, dtype: torch.dtype) -> int:
-    """What ``read_extra_weights`` will take, from the header alone."""
+    """The bytes that ``read_extra_weights`` will take, from the header alone."""
     names = [name for one in extra_tensor_names(adapter, base).values() for name in _names(one, adapter)]
     elements = sum(torch.Size(adapter.tensors[name].shape).numel() for name in names)
     return elements * dtype.itemsize
@@ -163,7 +163,7 @@ class Variant:
         _map_tree(lambda mine, new: part(mine).copy_(new), output, renewed)
 
     def finish(self, output: torch.Tensor, span: slice) -> None:
-        """What is to be done to a span of the output after LoRA was added, in place."""
+        """Apply ``gain`` and ``shift`` to a span of the output after LoRA was added, in place."""
         if self.gain is not None:
             bias = 0 if self.bias is None else self.bias
             output[span].sub_(bias).mul_(self.gain).add_(bias)
@@ -185,7 +185,7 @@ class _Bare(nn.Module):
 def variant(
     name: str, module: nn.Module | None, extra: ExtraWeights, merged: torch.Tensor | None, device: torch.device
 ) -> Variant:
-    """What ``extra`` makes of ``module``; ``merged`` is its ``W + s*B*A`` ``[d_out, d_in]`` where DoRA needs it.
+    """The variant of ``module`` with ``extra``; ``merged`` is its ``W + s*B*A`` ``[d_out, d_in]`` where DoRA needs it.
 
     Raises:
         Refused: the module is not there, or has other parameters; ``name`` says whose, of which adapter.

@@ -1,4 +1,4 @@
-"""The parent's side of the warm process: starts it, asks it, and survives its death. Torch-free."""
+"""The parent's side of the warm process: it starts the child, sends requests and restarts it. Torch-free."""
 
 import threading
 from collections.abc import Callable
@@ -33,9 +33,9 @@ class WarmProcess:
     """Holds one child process that owns the device. A context manager: the child ends with the block.
 
     The child is started cleanly (a new interpreter, no fork) with the first request, or with ``start``. Any number of
-    requests may be on their way, from any thread. When the child dies, all of them fail with the reason, and the next
-    one starts another child, whose tiers are empty. ``deadline_s`` is how long one request may take (None: as long as
-    it wants); a child over it is killed. ``stop_deadline_s`` is how long a child may take to end after its connection
+    requests may be pending, from any thread. When the child dies, all of them fail with the reason, and the next one
+    starts another child, whose tiers are empty. ``deadline_s`` is how long one request may take (None: no
+    limit); a child over it is killed. ``stop_deadline_s`` is how long a child may take to end after its connection
     closed, and again after SIGTERM, before it is killed. ``on_stage`` is called with ``(adapter, stage)`` when a stage
     begins, ``on_death`` with the reason when a child that was ready died and was not closed, and ``on_restart`` when
     another child is ready.
@@ -76,15 +76,15 @@ class WarmProcess:
 
     @property
     def is_started(self) -> bool:
-        """Whether there is a child that is done with its start."""
+        """Whether there is a child that has started."""
         child = self._child
         return child is not None and child.is_open and child.started.future.done()
 
     def start(self) -> Ready:
-        """Start a child, in place of the one that there is, and wait until it is ready.
+        """Start a child, replacing any other, and wait until it is ready.
 
         Raises:
-            LoraCliError: what kept it from standing (no such device, the slots do not fit, the base cannot be loaded).
+            LoraCliError: it cannot start (no such device, the slots do not fit, the base cannot be loaded).
         """
         with self._starting:
             self.close_child()
@@ -96,7 +96,7 @@ class WarmProcess:
                     child.kill()
                 self.ready = child.started.answer(Ready)
             except BaseException:
-                # Also an interrupt: what does not stand yet has nothing under way that is worth waiting for.
+                # Also an interrupt: a child that has not started has no work worth waiting for.
                 child.kill()
                 self.close_child()
                 raise
@@ -113,7 +113,7 @@ class WarmProcess:
     def submit(
         self, name: str, message: object, on_event: Callable[[RowEvent], None] = lambda _said: None
     ) -> PendingRequest:
-        """Ask the child, which is started if there is none. Only that may raise; all else is the request's answer."""
+        """Send a request to the child, which is started if there is none. Only the start may raise."""
         child = self._child
         while child is None or not child.is_open:
             self.ensure_running()
@@ -121,9 +121,9 @@ class WarmProcess:
         return child.ask(PendingRequest(name, self.deadline_s, on_stage=self.on_stage, on_event=on_event), message)
 
     def load(self, lora: LoraRequest) -> LoadReport:
-        """Read, put into a slot and prove one adapter. Never raises for what happens to it: that is in the report.
+        """Read, put into a slot and prove one adapter. Never raises: its error is in the report.
 
-        What died of another adapter's load is tried once more.
+        If the child died of another request, the load is tried once more.
         """
         for last in (False, True):
             pending: PendingRequest | None = None
@@ -137,7 +137,7 @@ class WarmProcess:
         raise AssertionError
 
     def serve(self, lora: LoraRequest) -> ProbeResult:
-        """Have an adapter in its slot and send a small batch through it. Raises ``LoraCliError`` when it cannot be."""
+        """Put an adapter into a slot and send a small batch through it. Raises ``LoraCliError``."""
         return self.submit(lora.name, Probe(lora)).answer(ProbeResult)
 
     def answer(self, lora: LoraRequest, prompt: str, max_tokens: int) -> Answers:
@@ -145,7 +145,7 @@ class WarmProcess:
         return self.submit(lora.name, CompareGreedy(lora, prompt, max_tokens)).answer(Answers)
 
     def close(self) -> None:
-        """End the child, for good; one that is still starting has nothing under way, and is killed."""
+        """Close the child permanently; one that is still starting is killed."""
         self._closed = True
         child = self._child
         if child is not None and not child.started.future.done():
@@ -154,7 +154,7 @@ class WarmProcess:
             self.close_child()
 
     def close_child(self) -> None:
-        """End the child if there is one: it ends by itself when its connection closes, else it is made to."""
+        """Close the child, if there is one."""
         with self._starting:
             child, self._child = self._child, None
             if child is not None:

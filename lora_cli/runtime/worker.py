@@ -1,6 +1,6 @@
-"""The warm process itself: it owns the device, keeps adapters in memory and in slots, and proves them.
+"""The worker of the warm process: it owns the device, keeps adapters in memory and in slots, and proves them.
 
-``child`` asks it, from several threads. What is wrong with an adapter comes back as a report, or as its error.
+``worker_process`` calls it from several threads. An adapter's failure is in its report, or raised.
 """
 
 import time
@@ -35,7 +35,7 @@ from lora_cli.tiers.tier import Tier
 
 
 def ignore_stage(_stage: str) -> None:
-    """Report nothing."""
+    """The default of ``on_stage``."""
 
 
 class StageTimer:
@@ -68,7 +68,7 @@ SERVED_TOKENS = 8
 """Tokens of the small batch that ``serve`` sends through an adapter."""
 
 LEASE_TIMEOUT_S = 60.0
-"""How long a request waits for room that others use or are being loaded into."""
+"""How long a request waits for a slot."""
 
 
 class Worker:
@@ -109,16 +109,16 @@ class Worker:
         )
 
     def ready(self) -> Ready:
-        """What the parent should know before the first request."""
+        """The answer to the start."""
         dtype = str(self.dtype).removeprefix("torch.")
         return Ready(str(self.device), dtype, self.base.origin, self.notes)
 
     def is_resident(self, lora: LoraRequest) -> bool:
-        """Whether it is on the device now."""
+        """Whether it is in a slot."""
         return self.gpu_tier.is_loaded(lora.key)
 
     def load(self, lora: LoraRequest, on_stage: Callable[[str], None] = ignore_stage) -> LoadReport:
-        """Read, put into a slot and prove one adapter. What fails is in the report and leaves the tiers."""
+        """Read, put into a slot and prove one adapter. A failure is in the report, and the adapter is dropped."""
         report = LoadReport(lora.name, lora.digest, tier=self._tier_of(lora))
         try:
             with (
@@ -149,7 +149,7 @@ class Worker:
         return replace(report, stage_ms=dict(CURRENT_REQUEST.get().ms))
 
     def serve(self, lora: LoraRequest, on_stage: Callable[[str], None] = ignore_stage) -> ProbeResult:
-        """Have an adapter in its slot and send a small batch through its modules.
+        """Put an adapter into a slot and send a small batch through its modules.
 
         Raises:
             LoraCliError: it cannot be loaded.
@@ -196,19 +196,19 @@ class Worker:
             return read
 
     def drop(self, key: str) -> bool:
-        """Release an adapter, unless it is in use; whether it is gone."""
+        """Remove an adapter from the tiers, unless it is in use; whether it is gone."""
         self._discard(key)
         return not self.gpu_tier.is_loaded(key) and not self.cpu_tier.is_loaded(key)
 
     def tier_contents(self, *, with_history: bool) -> TierContents:
-        """What the tiers hold now."""
+        """The contents of the tiers."""
         history = {name: known.state() for name, known in self._histories.items()} if with_history else {}
         tiers = {"gpu": _status(self.gpu_tier), "cpu": _status(self.cpu_tier)}
         return TierContents(self.gpu_tier.keys(), self.cpu_tier.keys(), tiers, history)
 
     @contextmanager
     def _request(self, lora: LoraRequest, on_stage: Callable[[str], None]) -> Iterator[StageTimer]:
-        """Have ``lora`` at hand; what the device or the machine has no room for is its error."""
+        """Make ``lora`` the current request; out of memory becomes its error."""
         timer = StageTimer(lora, on_stage)
         CURRENT_REQUEST.set(timer)
         with out_of_memory():
@@ -221,7 +221,7 @@ class Worker:
             yield timer
 
     def _check(self, lora: LoraRequest) -> None:
-        """Raises what refuses it by its header: nothing is evicted for what could not be loaded."""
+        """Check it by its header, before anything is evicted for it."""
         scalings = self.host_weights.check(lora, self.base)
         if self.full_model is not None:
             self.full_model.composed.refuse(lora.name, scalings)
@@ -233,7 +233,7 @@ class Worker:
             return leases.enter_context(self.gpu_tier.lease(lora.key, timeout_s=LEASE_TIMEOUT_S)), tier
 
     def _read_to_host(self, key: str) -> int:
-        """Read what is at hand into a place in memory."""
+        """Read the current request's adapter into a host slot."""
         timer = CURRENT_REQUEST.get()
         with timer.at("read"):
             return self.host_weights.put(timer.lora)
@@ -244,9 +244,9 @@ class Worker:
             self.host_weights.pack(lora, weights)
 
     def _copy_to_slot(self, key: str) -> int:
-        """From its place in memory to a slot: one copy; where memory is the device, the place is the slot.
+        """Copy an adapter from its host slot to a device slot; on a CPU both are the same slot.
 
-        What undoes it is kept.
+        The clean-up for its eviction is kept in ``_undo``.
         """
         with self.cpu_tier.lease(key) as place, CURRENT_REQUEST.get().at("slot"), ExitStack() as kept:
             slot = place
@@ -267,13 +267,13 @@ class Worker:
         self._undo.pop(slot).close()
 
     def _tier_of(self, lora: LoraRequest) -> TierName:
-        """Where it is now."""
+        """The tier where it is now."""
         if self.gpu_tier.is_loaded(lora.key):
             return "gpu"
         return "cpu" if self.cpu_tier.is_loaded(lora.key) else "disk"
 
     def _history(self, tier: str) -> History:
-        """What an earlier process knew of this tier's adapters, if anything."""
+        """The history of this tier, from the plan if it has one."""
         state = self.plan.history.get(tier)
         self._histories[tier] = History() if state is None else History.restored(state, f"the history of {tier}")
         return self._histories[tier]
@@ -297,7 +297,7 @@ class Worker:
             torch.cuda.synchronize(self.device)
 
     def _base_weights(self) -> tuple[BaseWeights, tuple[str, ...]]:
-        """The model's, else the checkpoint's own, else synthetic ones, and why."""
+        """The weights of the full model, else of the checkpoint, else synthetic ones, with a note."""
         if self.full_model is not None:
             return self.full_model.composed, ()
         plan = self.plan

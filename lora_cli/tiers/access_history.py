@@ -1,7 +1,6 @@
-"""The history of every requested adapter: how often, its size, and its load time.
+"""The history of every requested adapter: its request rates, size and load time.
 
-Bytes for each of thousands of adapters are a few dozen, so nothing is forgotten when an adapter leaves its tier: an
-advantage that a cache of arbitrary keys does not have.
+An adapter's history takes a few dozen bytes, so it is kept when the adapter is evicted.
 """
 
 import heapq
@@ -18,7 +17,7 @@ HALF_LIVES = (300, 1_000, 5_000, 20_000)
 """
 
 LONG_TERM = 5_000
-"""The half-life by which adapters are compared where there is one answer: who is hottest, who leaves first."""
+"""The half-life for comparing adapters by one rate."""
 
 SCHEMA = "lora_cli/history/1"
 MOST = 16_384
@@ -50,8 +49,8 @@ NO_STATS = _AdapterStats()
 class History:
     """Holds request rates, bytes and load cost of up to ``most`` adapters, whether they are in a tier or not.
 
-    Its clock counts requests. Where more than ``most`` (and an eighth) are known, those with the lowest long-term
-    rates are forgotten. What is not known has no rate, no bytes and a cost of 1 ms.
+    Its clock counts requests. Beyond ``most`` and an eighth more, those with the lowest long-term
+    rates are removed. An unknown key has no rate, no bytes and a cost of 1 ms.
     """
 
     def __init__(self, most: int = MOST) -> None:
@@ -63,7 +62,7 @@ class History:
         return len(self._stats)
 
     def record_request(self, key: str) -> None:
-        """One request for ``key``, now."""
+        """Record one request for ``key``."""
         self.clock += 1
         rates = (self._stats.get(key) or self._add(key)).rates
         for which, half_life in enumerate(HALF_LIVES):
@@ -101,7 +100,7 @@ class History:
         return 1.0 if cost_ms is None else cost_ms
 
     def hottest(self, count: int) -> tuple[str, ...]:
-        """The ``count`` adapters that are asked for most recently, the first first; equals by name."""
+        """The ``count`` adapters with the highest rates, the highest first; equals by name."""
         rate = self.rate(LONG_TERM)
         return tuple(heapq.nsmallest(count, self._stats, key=lambda key: (-rate(key), key)))
 
@@ -119,7 +118,7 @@ class History:
 
     @classmethod
     def restored(cls, value: Any, where: str, most: int = MOST) -> Self:
-        """What ``state`` gave, read back from ``where``: a file that anybody may have written.
+        """A history from its ``state``, read from the untrusted file ``where``.
 
         Raises:
             FormatError: it is no such value, or has more adapters than a history keeps.

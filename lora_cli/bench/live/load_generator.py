@@ -1,6 +1,6 @@
-"""An open loop: each request goes out at its time, whatever the state of earlier ones. Or a closed one, of clients.
+"""The load generator: in an open loop each request is sent at its scheduled time; in a closed loop by a free client.
 
-An answer is streamed, with the time of each of its pieces.
+Responses are streamed, with the time of each chunk.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from lora_cli.endpoint.client import body_message, error_message, ssl_context
 from lora_cli.errors import FormatError
 
 READ_TIMEOUT_S = 300.0
-"""How long a server may say nothing before a request has failed."""
+"""The read timeout of a response."""
 
 KEPT_S = 2.0
 """A connection unused for longer is not used again: uvicorn closes its own after 5 s, perhaps just then."""
@@ -31,11 +31,11 @@ LONGEST_ERROR = 300
 
 
 Clock = Callable[[], float]
-"""Says the seconds since the start of the run."""
+"""Seconds since the start of the run."""
 
 
 class Stream:
-    """Holds what came of a stream so far: when each piece came, the tokens by the server's count, and how it ended."""
+    """A parser of a completion's event stream: the chunks' times, the server's token counts, and the error."""
 
     def __init__(self) -> None:
         self.chunks_s: list[float] = []
@@ -44,16 +44,16 @@ class Stream:
         self._rest = b""
 
     def feed(self, data: bytes, now_s: float) -> None:
-        """Some bytes of server-sent events, which came at ``now_s``. Raises ``FormatError``."""
+        """Parse server-sent events received at ``now_s``. Raises ``FormatError``."""
         *whole, self._rest = (self._rest + data).replace(b"\r\n", b"\n").split(b"\n\n")
         if len(self._rest) > LARGEST_EVENT:
             raise FormatError(f"an event has more than {LARGEST_EVENT} bytes")
         for event in whole:
             for line in event.split(b"\n"):
                 if line.startswith(b"data:"):
-                    self._take(line[5:].strip(), now_s)
+                    self._parse_event(line[5:].strip(), now_s)
 
-    def _take(self, data: bytes, now_s: float) -> None:
+    def _parse_event(self, data: bytes, now_s: float) -> None:
         if data == b"[DONE]":
             self.done = True
             return
@@ -69,7 +69,7 @@ class Stream:
 
 
 def _client(load: "LoadTest") -> httpx2.AsyncClient:
-    """A client with as many connections as there are requests at once."""
+    """An HTTP client without a limit of connections."""
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEPT_S)
     uds = str(load.address.uds) if load.address.uds is not None else None
     headers = {"content-type": "application/json", "accept-encoding": "identity"}
@@ -81,7 +81,7 @@ def _client(load: "LoadTest") -> httpx2.AsyncClient:
 async def _send(
     client: httpx2.AsyncClient, url: httpx2.URL, clock: Clock, request: PreparedRequest, woke_s: float
 ) -> RequestResult:
-    """What comes of a completion; whatever goes wrong is the answer's error."""
+    """Send a completion; a failure is the result's error."""
     stream, sent_s = Stream(), clock()
     headers: Mapping[str, str] = {}
     try:
@@ -129,7 +129,7 @@ def _milliseconds(text: str | None) -> float | None:
 
 
 LEAD_S = 0.01
-"""The first request may come at 0, and is not late for that."""
+"""A delay before time 0, so that the first request is not late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ async def _run(load: LoadTest, results: LoadResults, on_done: Callable[[int], No
         return time.perf_counter() - begin
 
     async with _client(load) as client, asyncio.TaskGroup() as group:
-        # One small request first: what is imported and set up only once makes no request of the load late.
+        # A warm-up request: one-time imports and set-up must not delay the load.
         with suppress(httpx2.HTTPError):
             await client.get(f"{load.address.url}/v1/models")
         send = partial(_send, client, httpx2.URL(f"{load.address.url}/v1/completions"), clock)
@@ -182,15 +182,15 @@ async def _run(load: LoadTest, results: LoadResults, on_done: Callable[[int], No
                 results.requests.append(await send(request, woke_s))
             on_done(len(results.requests))
 
-        beside = group.create_task(_probe(send, clock, load, results))
+        probes = group.create_task(_probe(send, clock, load, results))
         await asyncio.gather(*[await _start_at(request, clock, group, one) for request in load.requests])
-        beside.cancel()
+        probes.cancel()
 
 
 async def _start_at(
     request: PreparedRequest, clock: Clock, group: asyncio.TaskGroup, one: Callable[[PreparedRequest], object]
 ) -> "asyncio.Task[None]":
-    """Begin it at its time."""
+    """Start a request at its time."""
     if (left := request.time_s - clock()) > 0:
         await asyncio.sleep(left)
     return group.create_task(one(request))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The numbers of live runs by name, each next to what it means; where requests found their adapters; goodput.
+"""The metrics of live runs with their definitions; the tiers of requests; goodput.
 
 The report has them over all seeds, each with its interval, and by adapter.
 """
@@ -28,7 +28,7 @@ from lora_cli.core.grouping import by_key
 from lora_cli.errors import UsageError
 
 KINDS: tuple[LiveTier, ...] = ("hot", "warm", "cold", "later")
-"""``later`` is where no more is known: the server does not say, and the adapter was asked for before."""
+"""``later``: the server reports no tier, and the adapter was requested before."""
 
 INFERRED: Final = "inferred"
 SERVER: Final = "server"
@@ -37,7 +37,7 @@ SERVER: Final = "server"
 def classify_tiers(
     results: Sequence[RequestResult], used: set[str], slots: int | None = None
 ) -> tuple[list[LiveTier], TiersFrom]:
-    """The kind of each answer ("" where there is none), and who says so.
+    """The kind of each request ("" if unknown), and its origin.
 
     A server that names tiers in ``x-lora-tier`` is believed. Elsewhere a request is ``cold`` when it was sent before
     its adapter had answered any; ``used`` are the adapters that had, before this run, and grows by those that do now.
@@ -72,7 +72,7 @@ def _by_recency(results: Sequence[RequestResult], found: Sequence[LiveTier], slo
 
 
 Slo = Mapping[str, float]
-"""Milliseconds that a measure may take, by its name."""
+"""The maximum milliseconds of each measure."""
 
 
 def parse_goodput(texts: Sequence[str]) -> Slo:
@@ -98,7 +98,7 @@ def parse_goodput(texts: Sequence[str]) -> Slo:
 
 
 def measure_ms(result: RequestResult, measure: str) -> float:
-    """What an answer took of a measure; no token after the first is no time for one (as in vLLM), a failure is inf."""
+    """The milliseconds of a measure; tpot is 0 without a second token (as in vLLM), and a failure is infinite."""
     if result.error:
         return inf
     if measure == "tpot":
@@ -107,12 +107,12 @@ def measure_ms(result: RequestResult, measure: str) -> float:
 
 
 def meets_slo(result: RequestResult, slo: Slo) -> bool:
-    """Whether it keeps all of ``slo``; a failure keeps none."""
+    """Whether a request meets all of ``slo``; a failure meets none."""
     return not result.error and all(measure_ms(result, name) <= most for name, most in slo.items())
 
 
 def adapter_meets_slo(results: Sequence[RequestResult], slo: Slo) -> bool:
-    """Whether 99 % of an adapter's requests keep each part of ``slo``."""
+    """Whether 99 % of an adapter's requests meet each part of ``slo``."""
     return all(
         nearest_rank(sorted(measure_ms(one, name) for one in results), 0.99) <= most for name, most in slo.items()
     )
@@ -121,12 +121,12 @@ def adapter_meets_slo(results: Sequence[RequestResult], slo: Slo) -> bool:
 MEASURES = ("ttft", "tpot", "itl", "e2el")
 VLLM_MEASURES = (*MEASURES, "client_queue_time", "e2el_including_client_queue")
 COMPARED = ("ttft", "tpot", "e2el")
-"""What --goodput is about, and what an adapter's run and the base's are compared by."""
+"""The measures of --goodput, and of the comparison with the base (--control)."""
 
 COUNTS = frozenset({"completed", "failed", "total_input_tokens", "total_output_tokens", "duration"}).union(
     f"{kind}_requests" for kind in KINDS
 )
-"""What several runs add up to."""
+"""Metrics that are summed over runs."""
 
 LATE_MS = 5.0
 
@@ -152,12 +152,12 @@ DEFINITIONS = {
     "percentiles": "nearest rank: the smallest value that so many do not exceed, without interpolation",
     "95 %": "half the width of the interval for the mean of the seeds' values, by Student's t",
 }
-"""What the numbers mean, printed next to them."""
+"""The definitions of the metrics, printed next to them."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeedRun:
-    """What came of the requests of one seed; ``classify_tiers`` are of its answers, as ``tiers_from`` says.
+    """The results of one seed; ``kinds`` are those of its requests, from ``tiers_from``.
 
     ``timed`` is whether its requests had times of their own. ``control`` are the base's answers to the same requests.
     """
@@ -171,7 +171,7 @@ class SeedRun:
 
 
 def run_metrics(run: SeedRun, slo: Slo) -> dict[str, float | None]:
-    """Every metric of ``live_metric_names``, of one run; None is what is not known."""
+    """Every metric of ``live_metric_names`` for one run; None if unknown."""
     results = run.load.requests
     metrics = _latencies(results, "")
     for kind in KINDS:
@@ -218,7 +218,7 @@ def _latencies(results: Sequence[RequestResult], prefix: str) -> dict[str, float
 
 
 def _as_vllm(results: Sequence[RequestResult]) -> dict[str, float | None]:
-    """The keys of vLLM: of what completed, and from when it was sent."""
+    """VLLM's keys: of completed requests, from the time that they were sent."""
     whole = [one for one in results if not one.error]
     values: Mapping[str, list[float]] = {
         "ttft": [one.first_s - one.sent_s for one in whole],
@@ -279,7 +279,7 @@ def _max_concurrency(results: Sequence[RequestResult]) -> float | None:
 
 
 def _loads(run: SeedRun) -> dict[str, float | None]:
-    """What the server says of loads, hits by its tiers, and what it costs to be cold."""
+    """Load times and hit ratios that the server reported, and the penalty of cold requests."""
     by_kind = Counter(run.kinds)
     known = by_kind["hot"] + by_kind["warm"] + by_kind["cold"] if run.tiers_from != INFERRED else 0
     loads = [one.load_ms for one in run.load.requests if one.load_ms]

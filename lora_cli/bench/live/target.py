@@ -1,4 +1,4 @@
-"""The server that is measured: what it serves, under which name, and whether it completes requests."""
+"""The server under test: its adapters and their names, and whether it completes requests."""
 
 import random
 import re
@@ -19,14 +19,14 @@ VOCABULARIES = (1000, 100, 16)
 """Token ids are below one of these: the first that the server takes."""
 
 INVALID_TOKEN_STATUSES = (400, 422, 500)
-"""What servers answer to a token id that they do not have."""
+"""Statuses of servers' responses to an unknown token id."""
 
 FACT_KEYS = ("device", "dtype")
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server: ``models`` says what it calls each adapter, ``base`` is its base ("" where it lists none).
+    """A server: ``models`` has its name of each adapter, ``base`` is its base ("" if it lists none).
 
     ``engine`` is ``vllm``, ``sglang`` or ``lora-cli``, "" where it does not say; ``facts`` are the other facts that it
     reports.
@@ -73,7 +73,7 @@ def max_loras_of(target: Target) -> int | None:
 
 
 def _engine(endpoint: Endpoint) -> str:
-    """Whose ``/v1/models`` it is: they sign it."""
+    """The kind of server, by ``owned_by`` in its ``/v1/models``."""
     try:
         listed = parse.objects(endpoint.get("/v1/models"), "data")
     except Refusal as error:

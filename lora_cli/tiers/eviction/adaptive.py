@@ -53,9 +53,9 @@ def experts(view: PolicyContext) -> Mapping[str, EvictionPolicy]:
 class Adaptive:
     """Follows the expert whose shadow, a ledger without values, lost least to misses recently.
 
-    Every request is put to every shadow. What a miss costs is what its load took, or what the objective says, so that
-    experts are scored by what is to be small and not by hits. The tier lets go of who is not in the leader's shadow,
-    then of who would leave there. Shadows know nothing of leases and pins: those bind the tier, whatever is chosen.
+    Every shadow simulates every request. A miss costs its load time, or what the objective says, so experts are scored
+    by the objective and not by hits. The tier evicts keys that are not in the leader's shadow, then in the leader's
+    order. Shadows ignore leases and pins; those bind the tier whatever is chosen.
     """
 
     def __init__(self, view: PolicyContext) -> None:
@@ -68,21 +68,21 @@ class Adaptive:
         self.leader = next(iter(self._shadows))
 
     def hit(self, key: str) -> None:
-        """Put the request to every shadow."""
+        """Simulate the request in every shadow."""
         self._simulate_request(key)
 
     def loaded(self, key: str, *, ahead: bool) -> None:
-        """Put the request to every shadow, when there was one."""
+        """Simulate the request, if there was one, in every shadow."""
         self._present.add(key)
         if not ahead:
             self._simulate_request(key)
 
     def removed(self, key: str, *, evicted: bool) -> None:
-        """``key`` is gone from the tier; shadows go on as they were."""
+        """``key`` left the tier; the shadows do not change."""
         self._present.discard(key)
 
     def eviction_order(self) -> Iterator[str]:
-        """Who is here and not in the leader's shadow, the lowest rate first; then the leader's own order."""
+        """Keys that are not in the leader's shadow, the lowest rate first; then the leader's own order."""
         shadow = self._shadows[self.leader]
         surplus = [key for key in self._present if key not in shadow]
         yield from sorted(surplus, key=lambda key: (self._rate(key), key))
