@@ -270,11 +270,11 @@ def _served_model(value: Any) -> ServedModel:
 
 def _completion(choice: dict[str, Any]) -> Completion:
     logs = choice.get("logprobs")
-    told = logs if isinstance(logs, dict) else {}
-    tokens = tuple(str(token) for token in told.get("tokens") or ())
+    fields = logs if isinstance(logs, dict) else {}
+    tokens = tuple(str(token) for token in fields.get("tokens") or ())
     values = tuple(
         float(value)
-        for value in told.get("token_logprobs") or ()
+        for value in fields.get("token_logprobs") or ()
         if isinstance(value, int | float) and not isinstance(value, bool)
     )
     return Completion(parse.text(choice.get("text"), "text"), tokens, values)

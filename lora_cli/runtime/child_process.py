@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import monotonic
@@ -223,39 +224,35 @@ class ChildProcess:
                 elif self._pending:
                     self._check_limits()
         except (EOFError, OSError):
-            # OSError: it died in the middle of what it said.
+            # OSError: it died in the middle of a message.
             self._exited()
 
-    def _dispatch(self, number: int, said: object) -> None:
+    def _dispatch(self, number: int, message: object) -> None:
         self._last_message_at = monotonic()
         with self._lock:
             pending = self._pending.get(number)
-        if isinstance(said, Logged):
-            logger(said.logger).log(said.level, "%s", said.text)
+        if isinstance(message, Logged):
+            logger(message.logger).log(message.level, "%s", message.text)
         elif pending is None:
             return
-        elif isinstance(said, Stage):
-            pending.stage = said.name
-            pending.on_stage(pending.name, said.name)
-        elif isinstance(said, RowScheduled | OutputDelta | RowFailed):
-            pending.on_event(said)
+        elif isinstance(message, Stage):
+            pending.stage = message.name
+            pending.on_stage(pending.name, message.name)
+        elif isinstance(message, RowScheduled | OutputDelta | RowFailed):
+            pending.on_event(message)
         else:
             with self._lock:
                 del self._pending[number]
-            if isinstance(said, LoraCliError):
-                pending.future.set_exception(said)
+            if isinstance(message, LoraCliError):
+                pending.future.set_exception(message)
             else:
-                pending.future.set_result(said)
+                pending.future.set_result(message)
 
     def _check_limits(self) -> None:
         """Kill the process if a request is over its deadline, or the process over its memory limit or silent."""
         now, most, silent_s = monotonic(), self.program.max_bytes, self.program.silent_s
         with self._lock:
-            late = [
-                pending
-                for pending in self._pending.values()
-                if pending.deadline is not None and pending.deadline <= now
-            ]
+            late = [one for one in self._pending.values() if one.deadline is not None and one.deadline <= now]
         for pending in late:
             pending.deadline = None
         self._timed_out += late
@@ -274,39 +271,39 @@ class ChildProcess:
             self._pending.clear()
         with self._sending:
             self._connection.close()
-        stood = self.started.future.done() and self.started.future.exception() is None
+        had_started = self.started.future.done() and self.started.future.exception() is None
         for pending in left:
             pending.future.set_exception(self._error_for(pending))
-        if stood and not self._ended:
-            kind, message, hint, only_request = self._death
-            self._on_death(kind(message, hint=hint, only_request=only_request))
+        if had_started and not self._ended:
+            self._on_death(self._death())
 
     def _error_for(self, pending: PendingRequest) -> LoraCliError:
         """The error of one pending request; each gets its own instance."""
-        title, (kind, message, hint, only_request) = self.program.title, self._death
         if pending in self._timed_out:
-            return ProcessTimedOut(f"{title} took longer than {pending.limit_s:g} s and was killed")
-        return kind(message, hint=hint, only_request=only_request)
+            return ProcessTimedOut(f"{self.program.title} took longer than {pending.limit_s:g} s and was killed")
+        return self._death()
 
-    def _cause_of_death(self, *, only_request: bool) -> tuple[type[ProcessDied], str, str, bool]:
-        """Why it died, from its exit status and the end of its stderr. An error of its own is a bug in lora-cli."""
-        status, said, title = self.process.poll(), self._last_stderr_line(), self.program.title
+    def _cause_of_death(self, *, only_request: bool) -> Callable[[], ProcessDied]:
+        """Creates the error that says why it died, from its exit status and the end of its stderr."""
+        program, status, line = self.program, self.process.poll(), self._last_stderr_line()
+        title = program.title
         if self._timed_out:
-            return ProcessDied, f"{title} was killed: {self._timed_out[0].name or 'its start'} took too long", "", False
+            late = self._timed_out[0].name or "its start"
+            return partial(ProcessDied, f"{title} was killed: {late} took too long", only_request=False)
+        kind: type[ProcessDied] = ProcessDied
+        hint = ""
         if self._over_memory:
-            most = self.program.max_bytes
-            return ProcessOutOfMemory, f"{title} took more than {most} bytes of memory and was killed", "", only_request
-        if self._unresponsive:
-            return (
-                ProcessDied,
-                f"{title} did not respond for {self.program.silent_s:g} s and was killed",
-                "",
-                only_request,
-            )
-        if status is not None and status < 0:
-            hint = self.program.killed_hint if -status == signal.SIGKILL else said
-            return ProcessDied, f"{title} was killed by {signal.Signals(-status).name}", hint, only_request
-        return ProcessCrashed, f"{title} died: {said or f'exit status {status}'}", "please report this", only_request
+            kind = ProcessOutOfMemory
+            message = f"{title} took more than {program.max_bytes} bytes of memory and was killed"
+        elif self._unresponsive:
+            message = f"{title} did not respond for {program.silent_s:g} s and was killed"
+        elif status is not None and status < 0:
+            message = f"{title} was killed by {signal.Signals(-status).name}"
+            hint = program.killed_hint if -status == signal.SIGKILL else line
+        else:
+            kind, hint = ProcessCrashed, "please report this"
+            message = f"{title} died: {line or f'exit status {status}'}"
+        return partial(kind, message, hint=hint, only_request=only_request)
 
     def _last_stderr_line(self) -> str:
         """The last line of the child's stderr."""

@@ -1,4 +1,4 @@
-"""The whole model of a plan: its base answers are made once, and every adapter is held against them."""
+"""The full model of a plan. The base's outputs are computed once, and every adapter is compared with them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

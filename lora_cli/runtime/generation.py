@@ -69,8 +69,8 @@ class GeneratingRow:
         found = [place for place in (self._pending_text.find(stop) for stop in self.row.stop) if place >= 0]
         if found:
             self.finish, self._pending_text = "stop", self._pending_text[: min(found)]
-        told = len(self._pending_text) if self.finish else max(0, len(self._pending_text) - self._longest)
-        text, self._pending_text = self._pending_text[:told], self._pending_text[told:]
+        sent = len(self._pending_text) if self.finish else max(0, len(self._pending_text) - self._longest)
+        text, self._pending_text = self._pending_text[:sent], self._pending_text[sent:]
         return text
 
     def _decode_new(self, *, everything: bool) -> str:

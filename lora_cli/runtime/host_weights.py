@@ -144,7 +144,7 @@ class HostWeights:
                 self.host_slots.clear(place)
 
     def weights(self, lora: LoraRequest) -> LoraWeights:
-        """The adapter's factors as its files have them, read on their own: what a slot is held against."""
+        """The adapter's factors, read from its files independently of any slot, for the proof."""
         scaling = self.scalings(lora)
         return self._from_files(lora, scaling, lambda folder, at: read_weights(folder, lora.adapter, scaling, at))
 
@@ -163,7 +163,7 @@ class HostWeights:
         if self._store is not None and lora.digest:
             packed = packed_infos(self._store, lora.digest, lora.adapter, modules)
             if packed is not None:
-                with suppress(Corrupt, MachineError):  # somebody took it away meanwhile
+                with suppress(Corrupt, MachineError):  # another process removed it meanwhile
                     return read(packed_file(self._store, lora.digest).parent, packed)
             self._unpacked.add(lora.key)
         return read(lora.directory, None)

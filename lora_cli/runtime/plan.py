@@ -36,7 +36,7 @@ class Plan:
     ``modules`` are the base's modules that get storage in every slot; ``plan_slots`` adds them, and a rank where
     ``limits`` has none. ``base_directory`` holds the base's checkpoint, or is None when there is none on this disk.
     ``forward="model"`` loads that checkpoint with transformers. ``cache_dir`` is the cache that keeps packed weights;
-    without one, factors are read from the snapshots alone. ``eviction`` says who leaves a tier that is full.
+    without one, factors are read from the snapshots alone. ``eviction`` is the policy of a full tier.
     ``history`` is what the tiers of an earlier process knew of their adapters, by tier (``History.state``). ``dummy``
     is the ``config.json`` of a whole model that gets random weights, as engines have it with ``--load-format dummy``:
     to be timed, not believed.

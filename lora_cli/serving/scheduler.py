@@ -35,21 +35,21 @@ class PromptGroup:
         """Add an event of one of the prompts."""
         self._events.put_nowait((index, event))
 
-    async def placed(self) -> list[RowScheduled]:
+    async def scheduled(self) -> list[RowScheduled]:
         """Wait until every prompt has its adapter in a slot. Raises ``LoraCliError`` if one of them failed."""
-        placed: dict[int, RowScheduled] = {}
-        while len(placed) < len(self.rows):
+        scheduled: dict[int, RowScheduled] = {}
+        while len(scheduled) < len(self.rows):
             index, event = await self._events.get()
             if isinstance(event, RowScheduled):
-                placed[index] = event
-            elif index not in placed and isinstance(event, LoraCliError):
+                scheduled[index] = event
+            elif index not in scheduled and isinstance(event, LoraCliError):
                 raise event
             else:
                 self._early.append((index, event))
-        return [placed[index] for index in range(len(placed))]
+        return [scheduled[index] for index in range(len(scheduled))]
 
-    async def pieces(self) -> AsyncIterator[tuple[int, OutputDelta | LoraCliError]]:
-        """The output of each prompt after ``placed``, as it grows, with the prompt's index; an error ends it."""
+    async def deltas(self) -> AsyncIterator[tuple[int, OutputDelta | LoraCliError]]:
+        """The output of each prompt after ``scheduled``, as it grows, with the prompt's index; an error ends it."""
         running = set(range(len(self.rows)))
         while running:
             index, event = self._early.popleft() if self._early else await self._events.get()

@@ -73,7 +73,7 @@ class RequestResult:
 
     It was to be sent at ``scheduled_s``; the generator was awake for it at ``woke_s`` and sent it at ``sent_s`` (later
     only where ``--max-concurrency`` held it back). ``chunks_s`` are when each piece of the answer came. ``tier`` and
-    ``load_ms`` are what the server says of the adapter, "" and None where it does not. ``error`` is "" for a whole
+    ``load_ms`` are those that the server reports, else "" and None. ``error`` is "" for a whole
     answer.
     """
 
