@@ -19,13 +19,13 @@ from fetching.servers import ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from lora_cli.bench.live.load_generator import Load, run_load
-from lora_cli.bench.live.requests import Course, asks
+from lora_cli.bench.live.load_generator import LoadTest, run_load
+from lora_cli.bench.live.requests import LoadResults, prepare_requests
 from lora_cli.bench.live.target import find_target
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.bench.trace import Trace
-from lora_cli.bench.workload import Lengths, Traffic, make_requests
+from lora_cli.bench.workload import Lengths, SyntheticWorkload, make_requests
 from lora_cli.endpoint.address import parse_address
 from tests.bench.null_server import NullServer
 
@@ -56,25 +56,25 @@ def main() -> None:
 def _trace(asked: argparse.Namespace, seed: int, names: Sequence[str]) -> Trace:
     length = Lengths(asked.output_len, asked.output_len)
     number = int(asked.rate * asked.seconds)
-    traffic = Traffic(parse_popularity("zipf:1.0"), number, seed, request_rate=asked.rate, output_len=length)
+    traffic = SyntheticWorkload(parse_popularity("zipf:1.0"), number, seed, request_rate=asked.rate, output_len=length)
     return make_requests(names, traffic)
 
 
 def _one(asked: argparse.Namespace, seed: int, server: NullServer) -> bool:
     """One seed; whether the goal is missed."""
     target = find_target(parse_address(server.url), "", [])
-    load = asks(_trace(asked, seed, list(target.models)), target.models, seed, 1000)
-    course = Course()
+    load = prepare_requests(_trace(asked, seed, list(target.models)), target.models, seed, 1000)
+    course = LoadResults()
     command = [sys.executable, __file__, "--sleep", str(seed), "--rate", str(asked.rate), "--seconds"]
     with subprocess.Popen([*command, str(asked.seconds)], stdout=subprocess.PIPE, text=True) as sleeper:
         before = _processor_s()
-        run_load(Load(target.address, "", load), course)
+        run_load(LoadTest(target.address, "", load), course)
         each_ms = (_processor_s() - before) / len(load) * 1e3
         assert sleeper.stdout is not None
         slept = [float(word) for word in sleeper.stdout.read().split()]
-    late = sorted((one.woke_s - one.scheduled_s) * 1e3 for one in course.answers)
+    late = sorted((one.woke_s - one.scheduled_s) * 1e3 for one in course.requests)
     ours = [nearest_rank(late, share) for share in SHARES]
-    failed = sum(bool(one.error) for one in course.answers)
+    failed = sum(bool(one.error) for one in course.requests)
     told = [", ".join(f"{one:.2f}" for one in values) for values in (ours, slept)]
     print(
         f"seed {seed}: {len(late)} requests, {failed} failed, {each_ms:.2f} ms of a processor each; late"

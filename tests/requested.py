@@ -2,14 +2,18 @@
 
 from collections.abc import Sequence
 
-from lora_cli.bench.popularity import Counted, Popularity
-from lora_cli.bench.workload import Shape, Traffic, make_requests
+from lora_cli.bench.popularity import MeasuredPopularity, Popularity
+from lora_cli.bench.workload import AccessPattern, SyntheticWorkload, make_requests
 
-INDEPENDENT = Shape()
+INDEPENDENT = AccessPattern()
 
 
 def requested(
-    names: Sequence[str], popularity: Popularity | Counted, requests: int, seed: int, shape: Shape = INDEPENDENT
+    names: Sequence[str],
+    popularity: Popularity | MeasuredPopularity,
+    requests: int,
+    seed: int,
+    shape: AccessPattern = INDEPENDENT,
 ) -> tuple[str, ...]:
     """The adapter of each request."""
-    return tuple(make_requests(names, Traffic(popularity, requests, seed, shape)).keys())
+    return tuple(make_requests(names, SyntheticWorkload(popularity, requests, seed, shape)).keys())

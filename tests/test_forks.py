@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.bench.process_pool import spread
+from lora_cli.bench.process_pool import parallel_map
 from lora_cli.errors import MachineError
 from lora_cli.forks import processors
 
@@ -129,15 +129,15 @@ def test_policies_that_are_done_are_told_when_a_plan_is_interrupted() -> None:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # pytest-xdist's threads
 def test_what_a_copy_cannot_do_is_raised_here_and_one_that_is_killed_is_told() -> None:
     with pytest.raises(MachineError, match="too large"):
-        list(spread(refuse, [1, 2, 3], worth=True))
+        list(parallel_map(refuse, [1, 2, 3], parallel=True))
     if processors() > 1:
         with pytest.raises(MachineError, match="was killed"):
-            list(spread(die, [1, 2, 3], worth=True))
+            list(parallel_map(die, [1, 2, 3], parallel=True))
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # pytest-xdist's threads
 def test_more_tasks_than_processors_are_all_done() -> None:
-    assert sorted(spread(square, range(20), worth=True)) == [number**2 for number in range(20)]
+    assert sorted(parallel_map(square, range(20), parallel=True)) == [number**2 for number in range(20)]
 
 
 def square(number: int) -> int:

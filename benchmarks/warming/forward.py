@@ -147,7 +147,7 @@ class Batch:
 
     def _with_rows(self, run: Work, rows: Sequence[int]) -> Work:
         def within() -> None:
-            with self.composed.using(rows):
+            with self.composed.with_slots(rows):
                 run()
 
         return within

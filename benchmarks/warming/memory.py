@@ -20,8 +20,8 @@ from warming.forward import base_of, hush
 from lora_cli.core.reference import AdapterRef
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.runtime.onednn_linear import PackedLinear
-from lora_cli.runtime.messages import Job
-from lora_cli.runtime.plan import Limits, Plan, lay_out, needs_of
+from lora_cli.runtime.messages import LoraRequest
+from lora_cli.runtime.plan import Limits, Plan, plan_slots, slot_requirements
 from lora_cli.runtime.worker import Worker
 from lora_cli.sources.local import LocalSource
 
@@ -29,23 +29,23 @@ hush()
 model, cycles, folders = Path(sys.argv[1]), int(sys.argv[2]), [Path(one) for one in sys.argv[3:]]
 source, base = LocalSource(), base_of(model)
 refs = {one: source.resolve(AdapterRef("file", str(one))) for one in folders}
-jobs = [Job(one.name, one, read_adapter(source, ref, one.name)) for one, ref in refs.items()]
+jobs = [LoraRequest(one.name, one, read_adapter(source, ref, one.name)) for one, ref in refs.items()]
 imported = rss()
 plan = Plan(base, (), Limits(2, 4), base_directory=model, device="cpu", forward="model")
-worker = Worker(lay_out(plan, [needs_of(job.adapter, plan.base) for job in jobs]))
+worker = Worker(plan_slots(plan, [slot_requirements(job.adapter, plan.base) for job in jobs]))
 for job in jobs:
     assert not worker.load(job).error
-model = worker.whole.composed.model
+model = worker.full_model.composed.model
 packed = [module.packed for module in model.modules() if isinstance(module, PackedLinear)]
 weights = [*model.parameters(), *packed]
-must = worker.slab.storage.nbytes + sum(one.numel() * one.element_size() for one in weights)
+must = worker.host_slots.storage.nbytes + sum(one.numel() * one.element_size() for one in weights)
 loaded = rss()
 seen = []
 for cycle in range(cycles):
     worker.serve(jobs[cycle % len(jobs)])
     if cycle * 10 % cycles == 0:
         seen.append(rss())
-assert worker.memory.counts().evictions >= cycles - 10
+assert worker.cpu_tier.counts().evictions >= cycles - 10
 print(json.dumps({"must": must, "took": loaded - imported, "seen": seen}))
 """
 

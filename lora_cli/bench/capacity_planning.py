@@ -5,15 +5,15 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from lora_cli.bench.process_pool import spread
+from lora_cli.bench.process_pool import parallel_map
 from lora_cli.bench.report import LoadsReport, Plan, PlanAnswer, PlanReport, PolicyPlan
-from lora_cli.bench.simulator import Fleet, outcome, simulate, stalls_ms
+from lora_cli.bench.simulator import Fleet, run_report, simulate, stalls_ms
 from lora_cli.bench.thresholds import Condition, policy_metrics
 from lora_cli.bench.trace import Trace
 from lora_cli.tiers.budget import Budget, Objective
 
-OF_SLOTS_ALONE = frozenset({"hit_ratio"})
-"""Metrics that memory changes next to nothing about."""
+SLOT_ONLY_METRICS = frozenset({"hit_ratio"})
+"""Metrics that depend on the places in memory only a little."""
 
 DEFINITIONS = {
     "slots": "the smallest number of slots that reaches all goals, found by bisection: more slots are not worse",
@@ -21,24 +21,24 @@ DEFINITIONS = {
     "hits": "share of requests that find their adapter in a slot; the first request of each adapter is a miss",
     "p99 ms": "how long a request waits for its adapter, one load at a time; by nearest rank",
 }
-"""What the numbers of a plan mean."""
+"""The definitions of a plan's numbers."""
 
 SIZES = ("slots", "places")
-MORE_SLOTS = (1, 2, 4)
-"""What is tried besides the fewest slots: with more of them less memory may do."""
+SLOT_MULTIPLES = (1, 2, 4)
+"""Multiples of the fewest slots to try: with more slots less memory may suffice."""
 
 
-def size_all(
+def plan_capacity(
     trace: Trace, fleet: Fleet, policies: Sequence[str], goals: Sequence[Condition], objective: Objective
 ) -> PlanReport:
-    """What each policy needs to meet all goals at once; limits in bytes are not looked at.
+    """The slots and places that each policy needs to meet all goals; limits in bytes are ignored.
 
     Ctrl-C leaves out the policies that are not done.
     """
     tasks = [(trace, fleet, policy, tuple(goals), objective) for policy in policies]
     found: dict[str, PolicyPlan] = {}
     with suppress(KeyboardInterrupt):
-        found.update(spread(_size, tasks, worth=len(trace) >= 5_000))
+        found.update(parallel_map(_plan_policy, tasks, parallel=len(trace) >= 5_000))
     loads = LoadsReport(fleet.adapter_bytes(), fleet.links.gpu, fleet.links.disk)
     ordered = {policy: found[policy] for policy in policies if policy in found}
     return PlanReport(objective, loads, Plan(tuple(map(str, goals)), ordered))
@@ -53,12 +53,12 @@ def plan_metrics(policies: Mapping[str, PolicyPlan]) -> dict[str, float | None]:
     }
 
 
-def planned_names(policies: Sequence[str]) -> set[str]:
+def plan_metric_names(policies: Sequence[str]) -> set[str]:
     """The names of these metrics."""
     return {f"{policy}.{what}" for policy in policies for what in SIZES}
 
 
-def fewest(low: int, high: int, meets: Callable[[int], bool]) -> int:
+def smallest_that_meets(low: int, high: int, meets: Callable[[int], bool]) -> int:
     """The least number from ``low`` on that meets the goal, where ``high`` does and more is never worse."""
     while low < high:
         middle = (low + high) // 2
@@ -66,7 +66,7 @@ def fewest(low: int, high: int, meets: Callable[[int], bool]) -> int:
     return high
 
 
-def _size(task: tuple[Trace, Fleet, str, tuple[Condition, ...], Objective]) -> tuple[str, PolicyPlan]:
+def _plan_policy(task: tuple[Trace, Fleet, str, tuple[Condition, ...], Objective]) -> tuple[str, PolicyPlan]:
     trace, fleet, policy, goals, objective = task
     keys, everybody = trace.keys(), len(fleet.sizes)
     largest, total = max(fleet.sizes.values()), sum(fleet.sizes.values())
@@ -75,7 +75,7 @@ def _size(task: tuple[Trace, Fleet, str, tuple[Condition, ...], Objective]) -> t
     def with_places(slots: int, places: int) -> PlanAnswer:
         if (slots, places) not in tried:
             course = simulate(keys, replace(fleet, gpu=Budget(slots), cpu=Budget(places)), policy, objective)
-            metrics = policy_metrics(outcome("online", course, stalls_ms(trace, course)))
+            metrics = policy_metrics(run_report("online", course, stalls_ms(trace, course)))
             tried[slots, places] = PlanAnswer(slots, places, slots * largest, places * total // everybody, metrics)
         return tried[slots, places]
 
@@ -86,17 +86,17 @@ def _size(task: tuple[Trace, Fleet, str, tuple[Condition, ...], Objective]) -> t
     most = with_places(everybody, everybody)
     if not meets(everybody, everybody):
         return policy, PolicyPlan((), most)
-    least = fewest(1, everybody, lambda slots: meets(slots, everybody))
-    if all(goal.metric in OF_SLOTS_ALONE for goal in goals):
+    least = smallest_that_meets(1, everybody, lambda slots: meets(slots, everybody))
+    if all(goal.metric in SLOT_ONLY_METRICS for goal in goals):
         # What a policy knows of loads depends a little on memory, too: the answer itself has to meet the goals.
         least = next(slots for slots in range(least, everybody + 1) if meets(slots, slots))
         return policy, PolicyPlan((with_places(least, least),), most)
     answers: list[PlanAnswer] = []
-    for slots in dict.fromkeys(min(least * times, everybody) for times in MORE_SLOTS):
+    for slots in dict.fromkeys(min(least * times, everybody) for times in SLOT_MULTIPLES):
         most_places = answers[-1].places if answers else everybody
         if slots > most_places or not meets(slots, most_places):
             break
-        places = fewest(slots, most_places, partial(meets, slots))
+        places = smallest_that_meets(slots, most_places, partial(meets, slots))
         if not answers or places < most_places:
             answers.append(with_places(slots, places))
     return policy, PolicyPlan(tuple(answers), most)

@@ -1,4 +1,4 @@
-"""What a load costs: a latency in milliseconds and a bandwidth in GB/s; given, or measured on a machine."""
+"""The cost of a load: a latency in milliseconds and a bandwidth in GB/s; given, or measured on a machine."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ def parse_link(text: str, flag: str) -> Link:
     return Link(float(ms), float(rate) if isfinite(float(rate)) else None, "given")
 
 
-KINDS = {"warm": "cpu", "cold": "disk"}
+TIER_OF_KIND = {"warm": "cpu", "cold": "disk"}
 """The tiers of a live result, as they are called in process."""
 
 HINT = "the result of serve-bench REF... --base BASE --save-result, with --forward modules or without"
@@ -76,7 +76,7 @@ _MS = parse.number_within(0, 1e9, "ms")
 
 
 def read_links(file: Path, flag: str) -> Links:
-    """The loads of a run in process, or of one at lora-cli's own server, which says what each load took.
+    """The load costs of a run in process, or of a run with lora-cli's server, which reports each load's time.
 
     In process they are by how much warm requests took longer than hot ones, and cold than warm ones. All are
     differences of medians, for an adapter of the size that was measured.
@@ -105,7 +105,7 @@ def read_links(file: Path, flag: str) -> Links:
 
 
 def _loads(document: Mapping[str, Any], where: str) -> Mapping[str, Sequence[float]]:
-    """What the loads of warm and of cold requests took, as the server said. Raises ``FormatError``."""
+    """The load times of warm and cold requests that the server reported. Raises ``FormatError``."""
     found: dict[str, list[float]] = {"gpu": [0.0], "cpu": [], "disk": []}
     if document.get("tiers_from") != "server":
         raise FormatError("the server did not report its load times", where=where)
@@ -114,6 +114,6 @@ def _loads(document: Mapping[str, Any], where: str) -> Mapping[str, Sequence[flo
         tiers = parse.list_of(parse.text)(run.get("tiers"), f"{at}: tiers")
         loads = parse.list_of(parse.optional(_MS))(run.get("load_ms"), f"{at}: load_ms")
         for tier, load_ms in zip(tiers, loads, strict=False):
-            if tier in KINDS and load_ms is not None:
-                found[KINDS[tier]].append(load_ms)
+            if tier in TIER_OF_KIND and load_ms is not None:
+                found[TIER_OF_KIND[tier]].append(load_ms)
     return found

@@ -16,7 +16,7 @@ TIERS = ("gpu", "cpu", "disk")
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedRequest:
     """One request: the tier where its adapter was found, milliseconds from asked to answered, evictions by tier."""
 
     tier: str
@@ -26,7 +26,7 @@ class Served:
 
 def run_trace(
     trace: Sequence[str],
-    serve: Callable[[str], Served],
+    serve: Callable[[str], ServedRequest],
     max_loras: int,
     max_cpu_loras: int,
     *,
@@ -68,7 +68,7 @@ def run_trace(
     )
 
 
-def environment(**more: str) -> dict[str, str]:
+def run_environment(**more: str) -> dict[str, str]:
     """Where a run was made: versions, processor, cores; ``more`` is added (device, popularity, …)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
@@ -80,8 +80,13 @@ def environment(**more: str) -> dict[str, str]:
     }
 
 
-WORDS: Mapping[str, Literal["hot", "warm", "cold"]] = {"gpu": "hot", "cpu": "warm", "disk": "cold", "remote": "cold"}
-"""What a request is called by the tier in which its adapter was."""
+KIND_OF_TIER: Mapping[str, Literal["hot", "warm", "cold"]] = {
+    "gpu": "hot",
+    "cpu": "warm",
+    "disk": "cold",
+    "remote": "cold",
+}
+"""The kind of a request by the tier that its adapter was found in."""
 
 KINDS = ("hot", "warm", "cold")
 
@@ -93,7 +98,7 @@ DEFINITIONS = {
     "duration": "seconds of all requests, one at a time, without the time between them",
     "percentiles": "nearest rank: the smallest value that this share does not exceed, without interpolation",
 }
-"""What the numbers mean, printed next to them."""
+"""The definitions of the numbers, printed next to them."""
 
 
 def measured_report(run: VllmRun, setting: BenchSetting, result: MeasurementReport) -> BenchReport:
@@ -109,12 +114,12 @@ def by_kind(result: MeasurementReport) -> dict[str, list[float]]:
     """Milliseconds of requests that were hot, warm and cold, the least first."""
     found: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for tier, values in result.latency_ms.items():
-        found[WORDS.get(tier, tier)].extend(values)
+        found[KIND_OF_TIER.get(tier, tier)].extend(values)
     return {kind: sorted(values) for kind, values in found.items()}
 
 
 def measured_metrics(result: MeasurementReport) -> dict[str, float | None]:
-    """Every metric of ``MEASURED``; None if there was no such request."""
+    """Every metric of ``MEASURED_METRICS``; None if there was no such request."""
     kinds = by_kind(result)
     found = {
         f"{kind}_ttft_{name}_ms": value for kind, values in kinds.items() for name, value in summary(values).items()
@@ -134,5 +139,5 @@ def measured_metrics(result: MeasurementReport) -> dict[str, float | None]:
     }
 
 
-MEASURED = frozenset(measured_metrics(MeasurementReport(0, 0, 0, {}, {}, {}, {})))
+MEASURED_METRICS = frozenset(measured_metrics(MeasurementReport(0, 0, 0, {}, {}, {}, {})))
 """The names of all metrics that a measured run has."""

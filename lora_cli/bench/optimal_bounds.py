@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from math import fsum
 
-from lora_cli.bench.simulator import CPU, DISK, Course, Fleet
+from lora_cli.bench.simulator import CPU, DISK, Fleet, SimulatedRun
 from lora_cli.tiers.budget import Budget
 
 
@@ -27,39 +27,38 @@ def next_requests(keys: Sequence[str]) -> list[int]:
 
 
 def belady(keys: Sequence[str], places: int) -> tuple[bytearray, int]:
-    """Which requests hit (1) in a tier of so many equal places, and how many adapters are evicted.
+    """The hits (1 for each request that hits) of Belady's policy with ``places`` equal places, and the evictions.
 
     The one that is requested last is evicted (Belady, "A study of replacement algorithms for a virtual-storage
     computer", IBM Systems Journal 1966); a new one is always admitted. No policy that lets newcomers in has more hits.
     """
     hits, evictions = bytearray(len(keys)), 0
-    here: dict[str, int] = {}
+    present: dict[str, int] = {}
     farthest: list[tuple[int, str]] = []
     for number, (key, then) in enumerate(zip(keys, next_requests(keys), strict=True)):
-        if key in here:
+        if key in present:
             hits[number] = 1
-        elif len(here) >= places:
-            _leave(here, farthest)
+        elif len(present) >= places:
+            _evict_farthest(present, farthest)
             evictions += 1
-        here[key] = then
+        present[key] = then
         heapq.heappush(farthest, (-then, key))
     return hits, evictions
 
 
-def _leave(here: dict[str, int], farthest: list[tuple[int, str]]) -> None:
-    """Drop the key that is asked for latest; what was pushed for an earlier request of a key is passed over."""
+def _evict_farthest(present: dict[str, int], farthest: list[tuple[int, str]]) -> None:
+    """Evict the key whose next request is latest; outdated heap entries are skipped."""
     while True:
         then, key = heapq.heappop(farthest)
-        if here.get(key) == -then:
-            del here[key]
+        if present.get(key) == -then:
+            del present[key]
             return
 
 
-def best_course(keys: Sequence[str], fleet: Fleet) -> Course:
-    """Belady's in slots of equal places, and in memory on what the slots miss: no policy has more hits in slots.
+def belady_run(keys: Sequence[str], fleet: Fleet) -> SimulatedRun:
+    """Belady's policy for the slots, and for memory on the misses of the slots: no policy has more hits in slots.
 
-    Bytes are not counted. Its cost is that of this course, and not the least possible; ``least_cost_ms`` has what that
-    is.
+    Bytes are ignored. Its cost is not the least possible; see ``least_cost_ms``.
     """
     hits, out_of_slots = belady(keys, fleet.gpu.items)
     missed = [number for number, hit in enumerate(hits) if not hit]
@@ -70,12 +69,12 @@ def best_course(keys: Sequence[str], fleet: Fleet) -> Course:
         key = keys[number]
         found[number] = CPU if hit else DISK
         load_ms[number] = put_ms[key] if hit else put_ms[key] + read_ms[key]
-    return Course(found, load_ms, (out_of_slots, out_of_memory))
+    return SimulatedRun(found, load_ms, (out_of_slots, out_of_memory))
 
 
-def most_hits(keys: Sequence[str], fleet: Fleet) -> float:
+def max_hits(keys: Sequence[str], fleet: Fleet) -> float:
     """The most requests that can find their adapter in a slot."""
-    return _saved(keys, fleet, fleet.gpu, lambda _name: 1.0)
+    return _max_savings(keys, fleet, fleet.gpu, lambda _name: 1.0)
 
 
 def least_cost_ms(keys: Sequence[str], fleet: Fleet) -> float:
@@ -90,21 +89,23 @@ def least_cost_ms(keys: Sequence[str], fleet: Fleet) -> float:
         fleet.gpu.items + fleet.cpu.items,
         None if both[0] is None or both[1] is None else both[0] + both[1],
     )
-    return cost - _saved(keys, fleet, fleet.gpu, fleet.put_ms) - _saved(keys, fleet, together, fleet.read_ms)
+    return (
+        cost - _max_savings(keys, fleet, fleet.gpu, fleet.put_ms) - _max_savings(keys, fleet, together, fleet.read_ms)
+    )
 
 
-def _saved(keys: Sequence[str], fleet: Fleet, budget: Budget, value: Callable[[str], float]) -> float:
-    """The most that hits can save, each of them the ``value`` of its adapter: the tightest bound that holds."""
+def _max_savings(keys: Sequence[str], fleet: Fleet, budget: Budget, value: Callable[[str], float]) -> float:
+    """An upper bound of the savings of all hits, each worth its adapter's ``value``: the tightest that applies."""
     values = {name: value(name) for name in fleet.sizes}
-    found = [_relaxed(keys, budget.items, dict.fromkeys(values, 1), values)]
+    found = [_relaxed_bound(keys, budget.items, dict.fromkeys(values, 1), values)]
     if budget.max_bytes is not None:
-        found.append(_relaxed(keys, budget.max_bytes, fleet.sizes, values))
+        found.append(_relaxed_bound(keys, budget.max_bytes, fleet.sizes, values))
     if len(set(values.values())) == 1:
         found.append(sum(belady(keys, budget.items)[0]) * next(iter(values.values())))
     return min(found)
 
 
-def _relaxed(keys: Sequence[str], capacity: int, sizes: Mapping[str, int], values: Mapping[str, float]) -> float:
+def _relaxed_bound(keys: Sequence[str], capacity: int, sizes: Mapping[str, int], values: Mapping[str, float]) -> float:
     room, saved = 0, 0.0
     stays: list[tuple[float, float, int]] = []
     for number, (key, then) in enumerate(zip(keys, next_requests(keys), strict=True)):

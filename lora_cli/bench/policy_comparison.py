@@ -4,10 +4,20 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from lora_cli.bench.optimal_bounds import best_course, least_cost_ms, most_hits
-from lora_cli.bench.process_pool import spread
+from lora_cli.bench.optimal_bounds import belady_run, least_cost_ms, max_hits
+from lora_cli.bench.process_pool import parallel_map
 from lora_cli.bench.report import Bounds, PolicyReport, SimulationReport, TierReport, TiersReport
-from lora_cli.bench.simulator import GPU, OPT, SHARES, Fleet, outcome, policy_report, simulate, slowest_first, stalls_ms
+from lora_cli.bench.simulator import (
+    GPU,
+    OPT,
+    SHARES,
+    Fleet,
+    policy_report,
+    run_report,
+    simulate,
+    slowest_first,
+    stalls_ms,
+)
 from lora_cli.bench.trace import Trace
 from lora_cli.tiers.budget import Objective
 
@@ -21,14 +31,14 @@ DEFINITIONS = {
     "opt": "Belady's policy, which knows the whole trace: exact if slots are equal, otherwise an upper bound",
     "percentiles": "nearest rank: the smallest value that this share does not exceed, without interpolation",
 }
-"""What the numbers mean, printed next to them."""
+"""The definitions of the numbers, printed next to them."""
 
-WORTH_PROCESSES = 200_000
-"""How many requests, over all policies, take longer than a process does to start."""
+PARALLEL_FROM = 200_000
+"""With so many simulated requests in all, processes are faster."""
 
 
 ROUNDING = 1e-9
-"""Costs are sums of fractions, added up in several orders: a smaller distance counts as zero."""
+"""Rounding error of costs, which are sums of fractions: a smaller relative distance counts as zero."""
 
 
 def simulate_all(
@@ -37,22 +47,24 @@ def simulate_all(
     policies: Sequence[str],
     objective: Objective = "stall",
     *,
-    told: Callable[[str], None] = lambda _policy: None,
+    on_done: Callable[[str], None] = lambda _policy: None,
 ) -> SimulationReport:
-    """Every policy over the same trace. ``told`` is called for each that is done. Ctrl-C leaves out those that are not.
+    """Simulate every policy on the same trace. ``on_done`` is called with each policy that is done.
+
+    Ctrl-C leaves out the others.
 
     Raises:
         MachineError: an adapter is larger than a tier, or a process was killed.
     """
     tasks = [(trace, fleet, policy, objective) for policy in slowest_first(policies)]
-    worth = len(trace) * len(tasks) >= WORTH_PROCESSES
+    parallel = len(trace) * len(tasks) >= PARALLEL_FROM
     found: dict[str, PolicyReport] = {}
     least: float | None = None
     with suppress(KeyboardInterrupt):
-        for policy, one, cost in spread(_one, tasks, worth=worth):
+        for policy, one, cost in parallel_map(_simulate_policy, tasks, parallel=parallel):
             found[policy] = one
             least = cost if cost is not None else least
-            told(policy)
+            on_done(policy)
     gpu = TierReport(fleet.gpu.items, fleet.gpu.max_bytes, fleet.links.gpu)
     cpu = TierReport(fleet.cpu.items, fleet.cpu.max_bytes, fleet.links.disk)
     return SimulationReport(
@@ -88,16 +100,16 @@ def _with_gaps(found: Mapping[str, PolicyReport], least_ms: float | None) -> Map
 _Task = tuple[Trace, Fleet, str, Objective]
 
 
-def _one(task: _Task) -> tuple[str, PolicyReport, float | None]:
+def _simulate_policy(task: _Task) -> tuple[str, PolicyReport, float | None]:
     trace, fleet, policy, objective = task
     keys = trace.keys()
     if policy != OPT:
         course = simulate(keys, fleet, policy, objective)
-        return policy, outcome("online", course, stalls_ms(trace, course)), None
+        return policy, run_report("online", course, stalls_ms(trace, course)), None
     least = least_cost_ms(keys, fleet)
     if fleet.gpu.max_bytes is not None:
-        return OPT, policy_report("bound", len(trace), {"gpu": int(most_hits(keys, fleet))}, least, {}), least
-    course = best_course(keys, fleet)
+        return OPT, policy_report("bound", len(trace), {"gpu": int(max_hits(keys, fleet))}, least, {}), least
+    course = belady_run(keys, fleet)
     if fleet.cpu.max_bytes is not None:
         return OPT, policy_report("exact", len(trace), {"gpu": course.found.count(GPU)}, least, {}), least
-    return OPT, outcome("exact", course, stalls_ms(trace, course)), least
+    return OPT, run_report("exact", course, stalls_ms(trace, course)), least

@@ -1,4 +1,4 @@
-"""How unequally adapters are requested: the literature's distributions, each under its own name, or weights of a file.
+"""The popularity of adapters: the distributions of the literature under their own names, or the weights of a file.
 
 Three families are called "alpha" somewhere and mean different things: Zipf's exponent (weight ``i^-s``), the geometric
 ratio of Punica and SGLang (``a^-i``), and the power of S-LoRA (``((i+1)/n)^a - (i/n)^a``). A file has measured counts:
@@ -59,7 +59,7 @@ FAMILIES: Mapping[str, _Family] = {
 }
 
 
-TURNS = ("round-robin", "distinct")
+ROUND_ROBIN_FAMILIES = ("round-robin", "distinct")
 """Families that take the adapters in turn. ``distinct`` is Punica's and SGLang's word: no adapter again before all."""
 
 
@@ -74,9 +74,9 @@ class Popularity:
         return self.family if self.parameter is None else f"{self.family}:{self.parameter}"
 
     def weights(self, names: Sequence[str]) -> tuple[int, ...]:
-        """A weight for each of the adapters, the most popular first, as ``scaled`` makes them."""
+        """A weight for each of the adapters, the most popular first, as ``integer_weights`` makes them."""
         weight, parameter = FAMILIES[self.family].weight, self.parameter or Decimal(0)
-        return scaled([weight(rank, len(names), parameter) for rank in range(1, len(names) + 1)])
+        return integer_weights([weight(rank, len(names), parameter) for rank in range(1, len(names) + 1)])
 
 
 def parse_popularity(text: str) -> Popularity:
@@ -108,7 +108,7 @@ def parse_popularity(text: str) -> Popularity:
     return Popularity(name, parameter)
 
 
-def scaled(raw: Sequence[Decimal]) -> tuple[int, ...]:
+def integer_weights(raw: Sequence[Decimal]) -> tuple[int, ...]:
     """Weights as whole numbers, the largest of them ``SCALE`` and none 0, so that every adapter can come."""
     largest = max(raw, default=Decimal(1))
     return tuple(max(1, int(_EXACT.divide(_EXACT.multiply(one, SCALE), largest))) for one in raw)
@@ -121,7 +121,7 @@ _WEIGHT = parse.number_within(0, 1e18)
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class MeasuredPopularity:
     """Names (none if the file has a list) and their weights, the largest first where they have names."""
 
     file: str
@@ -137,15 +137,15 @@ class Counted:
         if not self.names:
             if len(names) != len(self.counts):
                 raise UsageError(f"{self.file} has {len(self.counts)} weights, but there are {len(names)} adapters")
-            return scaled(self.counts)
+            return integer_weights(self.counts)
         by_name = dict(zip(self.names, self.counts, strict=True))
         missing = [name for name in names if name not in by_name]
         if missing:
             raise UsageError(f"{self.file} has no weight for {shown(missing[0])}", hint="add it, at least as 0")
-        return scaled([by_name[name] for name in names])
+        return integer_weights([by_name[name] for name in names])
 
 
-def read_popularity(text: str) -> Popularity | Counted:
+def read_popularity(text: str) -> Popularity | MeasuredPopularity:
     """A family of ``popularity``, or the weights of a file: whatever ends in ``.json``.
 
     Raises:
@@ -157,12 +157,12 @@ def read_popularity(text: str) -> Popularity | Counted:
         return parse_popularity(text)
     data = read_bounded(Path(text), "--popularity", LARGEST_FILE)
     try:
-        return _counted(parse.json_value(data, text), text)
+        return _measured(parse.json_value(data, text), text)
     except FormatError as error:
         raise UsageError(error.message, hint='{"sql": 120, "chat": 3.5}') from error
 
 
-def _counted(value: Any, where: str) -> Counted:
+def _measured(value: Any, where: str) -> MeasuredPopularity:
     if isinstance(value, list):
         names: tuple[str, ...] = ()
         weights = parse.list_of(_weight)(value, where)
@@ -172,7 +172,7 @@ def _counted(value: Any, where: str) -> Counted:
         weights = tuple(by_name[name] for name in names)
     if not any(weights) or len(weights) > MOST_ADAPTERS:
         raise FormatError(f"must have 1 to {MOST_ADAPTERS} weights, and not only zeros", where=where)
-    return Counted(where, names, weights)
+    return MeasuredPopularity(where, names, weights)
 
 
 def _weight(value: Any, where: str) -> Decimal:

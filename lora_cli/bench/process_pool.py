@@ -15,8 +15,8 @@ Task = TypeVar("Task")
 Done = TypeVar("Done")
 
 
-def spread(one: Callable[[Task], Done], tasks: Sequence[Task], *, worth: bool) -> Iterator[Done]:
-    """What ``one`` makes of each task, as it is done: in no certain order, each in a copy of this process.
+def parallel_map(one: Callable[[Task], Done], tasks: Sequence[Task], *, parallel: bool) -> Iterator[Done]:
+    """The results of ``one`` for each task, in the order of completion, each computed in a fork of this process.
 
     What it gives back, or raises, can be pickled.
 
@@ -24,7 +24,7 @@ def spread(one: Callable[[Task], Done], tasks: Sequence[Task], *, worth: bool) -
         MachineError: a process was killed.
     """
     workers = min(len(tasks), processors())
-    if not worth or workers < 2:
+    if not parallel or workers < 2:
         yield from map(one, tasks)
         return
     from multiprocessing.connection import wait

@@ -3,6 +3,7 @@
 import random
 from bisect import bisect_right
 from collections.abc import Sequence
+from hashlib import sha256
 from math import frexp, ldexp, sqrt
 from typing import Self, TypeVar
 
@@ -38,10 +39,10 @@ def exp(x: float) -> float:
 T = TypeVar("T")
 
 SMALLEST = 2.0**-54
-"""Half of the least step of a draw: what 0 is taken for where its logarithm is wanted."""
+"""Half of the smallest step of a draw, used for 0 in logarithms."""
 
 
-class Draws:
+class RandomStream:
     """Holds a seeded sequence. ``seed`` is at least 0.
 
     Only ``random.Random(seed).random()`` is used, a sequence that Python's documentation promises to keep; all else is
@@ -52,19 +53,17 @@ class Draws:
         self._draw = random.Random(seed).random  # noqa: S311 - a workload, not a secret
 
     @classmethod
-    def apart(cls, purpose: str, seed: int) -> Self:
-        """Another sequence of the same seed, so that what is drawn for one purpose moves nothing of another."""
-        from hashlib import sha256
-
+    def derive(cls, purpose: str, seed: int) -> Self:
+        """A separate stream of the same seed, so that the draws for one purpose do not shift those for another."""
         return cls(int.from_bytes(sha256(f"{purpose} {seed}".encode(errors="surrogatepass")).digest()[:8], "big"))
 
     def below(self, bound: int) -> int:
         """A whole number from 0 to ``bound - 1``."""
         return int(self._draw() * (1 << 53)) * bound >> 53
 
-    def of(self, upto: Sequence[int]) -> int:
-        """An index, by weights that were added up: ``upto[i]`` is the sum of the first ``i + 1``."""
-        return bisect_right(upto, self.below(upto[-1]))
+    def index_by_weight(self, cumulative_weights: Sequence[int]) -> int:
+        """A random index by weights: ``cumulative_weights[i]`` is the sum of the first ``i + 1`` weights."""
+        return bisect_right(cumulative_weights, self.below(cumulative_weights[-1]))
 
     def shuffled(self, items: Sequence[T]) -> list[T]:
         """The same items in another order, each order as likely as every other."""

@@ -369,7 +369,7 @@ WHOLE_NUMBERS = ("completed", "failed", "total_input_tokens", "total_output_toke
 """The keys of ``VllmRun`` that are counts; among the metrics, which may be means over seeds, they are floats."""
 
 
-def run_of(
+def describe_run(
     mode: Mode,
     trace: Trace,
     seed: int,

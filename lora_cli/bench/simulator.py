@@ -15,13 +15,13 @@ from math import fsum
 
 from lora_cli.bench.link_model import BYTES_PER_RANK, Links
 from lora_cli.bench.quantiles import nearest_rank, summary
-from lora_cli.bench.random_streams import Draws
+from lora_cli.bench.random_streams import RandomStream
 from lora_cli.bench.report import AdapterBytes, PolicyKind, PolicyReport
 from lora_cli.bench.trace import Trace
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.errors import UsageError
-from lora_cli.tiers.budget import Budget, Objective, View
-from lora_cli.tiers.eviction import Eviction
+from lora_cli.tiers.budget import Budget, Objective, PolicyContext
+from lora_cli.tiers.eviction import EvictionPolicy
 from lora_cli.tiers.eviction.policies import Lru
 from lora_cli.tiers.eviction.registry import POLICIES, new_ledger
 
@@ -30,18 +30,21 @@ SHARE_SCALE = 10**12
 
 
 @dataclass(frozen=True, slots=True)
-class Ranks:
+class RankDistribution:
     """Each rank with its part of all adapters; the parts need not add up to 1."""
 
     shares: tuple[tuple[int, Decimal], ...]
 
     def of(self, names: Sequence[str], seed: int) -> dict[str, int]:
-        """Each adapter's rank: chance, by its name and the seed alone, so that a trace replayed finds it again."""
-        upto = list(accumulate(int(share * SHARE_SCALE) for _, share in self.shares))
-        return {name: self.shares[Draws.apart(f"rank {name}", seed).of(upto)][0] for name in names}
+        """Each adapter's random rank, by its name and the seed alone, so that a replayed trace gets the same."""
+        cumulative_weights = list(accumulate(int(share * SHARE_SCALE) for _, share in self.shares))
+        return {
+            name: self.shares[RandomStream.derive(f"rank {name}", seed).index_by_weight(cumulative_weights)][0]
+            for name in names
+        }
 
 
-def parse_ranks(text: str) -> Ranks:
+def parse_ranks(text: str) -> RankDistribution:
     """``8:.4,16:.4,64:.2``; a share that is left out is 1.
 
     Raises:
@@ -60,7 +63,7 @@ def parse_ranks(text: str) -> Ranks:
         found.append((int(rank), part))
     if len(found) > MOST_RANKS:
         raise _wrong(text)
-    return Ranks(tuple(found))
+    return RankDistribution(tuple(found))
 
 
 def _wrong(text: str) -> UsageError:
@@ -85,21 +88,23 @@ class Fleet:
         return self.links.disk.load_ms(self.sizes[name])
 
     def adapter_bytes(self) -> AdapterBytes:
-        """How large the adapters are."""
+        """The total, largest and smallest size."""
         sizes = self.sizes.values()
         return AdapterBytes(sum(sizes), max(sizes, default=0), min(sizes, default=0))
 
 
-def sized(names: Sequence[str], ranks: Ranks, seed: int, bytes_per_rank: int = BYTES_PER_RANK) -> dict[str, int]:
+def adapter_sizes(
+    names: Sequence[str], ranks: RankDistribution, seed: int, bytes_per_rank: int = BYTES_PER_RANK
+) -> dict[str, int]:
     """Bytes of each adapter: its rank times ``bytes_per_rank``."""
     return {name: rank * bytes_per_rank for name, rank in ranks.of(names, seed).items()}
 
 
 OPT = "opt"
-"""Belady's, who knows the whole trace."""
+"""Belady's policy, which knows the whole trace."""
 
 ONLINE = ("lru", "fifo", "lfu", "gdsf", "adaptive")
-NAMES = (*ONLINE, OPT)
+POLICY_NAMES = (*ONLINE, OPT)
 
 
 class Fifo(Lru):
@@ -109,11 +114,11 @@ class Fifo(Lru):
         """``key`` stays where it is."""
 
 
-MAKERS: Mapping[str, Callable[[View], Eviction]] = {
+ONLINE_POLICIES: Mapping[str, Callable[[PolicyContext], EvictionPolicy]] = {
     **{str(name): make for name, make in POLICIES.items()},
     "fifo": lambda _view: Fifo(),
 }
-"""What makes each online policy, for one tier."""
+"""The constructor of each online policy, for one tier."""
 
 
 def parse_policies(text: str) -> tuple[str, ...]:
@@ -124,13 +129,15 @@ def parse_policies(text: str) -> tuple[str, ...]:
     """
     found = tuple(dict.fromkeys(word.strip().lower() for word in text.split(",")))
     for word in found:
-        if word not in NAMES:
-            raise UsageError(f"--eviction {text[:60]}: there is no policy {word[:30]}", hint=did_you_mean(word, NAMES))
+        if word not in POLICY_NAMES:
+            raise UsageError(
+                f"--eviction {text[:60]}: there is no policy {word[:30]}", hint=did_you_mean(word, POLICY_NAMES)
+            )
     return found
 
 
 def slowest_first(policies: Sequence[str]) -> list[str]:
-    """In the order to start them in, so that all end at about the same time."""
+    """The slowest policies first, so that parallel simulations end at about the same time."""
     return sorted(policies, key=lambda name: name != "adaptive")
 
 
@@ -138,10 +145,10 @@ GPU, CPU, DISK = range(3)
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
-    """What became of each request: the tier that it found its adapter in, and the milliseconds of its loads.
+class SimulatedRun:
+    """A simulation: the tier that each request found its adapter in, and the milliseconds of its loads.
 
-    ``evictions`` counts those who left slots and memory.
+    ``evictions`` counts evictions from slots and from memory.
     """
 
     found: bytearray
@@ -149,14 +156,14 @@ class Course:
     evictions: tuple[int, int] = (0, 0)
 
 
-def simulate(keys: Sequence[str], fleet: Fleet, policy: str, objective: Objective = "stall") -> Course:
-    """One request after the other through empty tiers.
+def simulate(keys: Sequence[str], fleet: Fleet, policy: str, objective: Objective = "stall") -> SimulatedRun:
+    """Replay the requests over initially empty tiers.
 
     Raises:
         MachineError: an adapter is larger than a tier.
     """
     gpu, cpu = (
-        new_ledger(MAKERS[policy], name, budget, objective=objective)
+        new_ledger(ONLINE_POLICIES[policy], name, budget, objective=objective)
         for name, budget in (("gpu", fleet.gpu), ("cpu", fleet.cpu))
     )
     sizes = fleet.sizes
@@ -167,22 +174,22 @@ def simulate(keys: Sequence[str], fleet: Fleet, policy: str, objective: Objectiv
             gpu.hit(key)
             continue
         size, cost = sizes[key], put_ms[key]
-        if cpu.ask(key, size, read_ms[key]) is None:
+        if cpu.request(key, size, read_ms[key]) is None:
             found[number] = CPU
         else:
             found[number] = DISK
             cost += read_ms[key]
         load_ms[number] = cost
-        gpu.ask(key, size, cost)
-    return Course(found, load_ms, (gpu.counts().evictions, cpu.counts().evictions))
+        gpu.request(key, size, cost)
+    return SimulatedRun(found, load_ms, (gpu.counts().evictions, cpu.counts().evictions))
 
 
-def stalls_ms(trace: Trace, course: Course) -> "array[float]":
+def stalls_ms(trace: Trace, course: SimulatedRun) -> "array[float]":
     """Milliseconds of each request, from its arrival until its adapter is in a slot; 0 if it is there.
 
-    Loads are made one after the other in the order in which they are asked for, and requests for an adapter that is on
-    its way wait for the same load. Where the trace has no times, each request comes when the one before is done, and
-    waits for its own load alone.
+    Loads run one after the other, in the order of the requests; requests for an adapter that is being loaded share the
+    load. If the trace has no times, each request arrives when the previous one is done, and waits for its own load
+    alone.
     """
     if not trace.timed:
         return course.load_ms
@@ -206,8 +213,8 @@ SHARES = (*(number / 100 for number in range(100)), 0.995, 0.999, 1.0)
 """Where the distribution of stalls is reported."""
 
 
-def outcome(kind: PolicyKind, course: Course, stalls: Sequence[float]) -> PolicyReport:
-    """The numbers of a course."""
+def run_report(kind: PolicyKind, course: SimulatedRun, stalls: Sequence[float]) -> PolicyReport:
+    """The report of a simulation."""
     counts = dict(zip(("gpu", "cpu", "disk"), (course.found.count(place) for place in range(3)), strict=True))
     evictions = dict(zip(("gpu", "cpu"), course.evictions, strict=True))
     cost_ms, ordered = fsum(course.load_ms), sorted(stalls)

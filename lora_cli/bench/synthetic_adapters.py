@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_cli.bench.random_streams import Draws
+from lora_cli.bench.random_streams import RandomStream
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.target_modules import all_linear
 from lora_cli.errors import MachineError
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK = 4_096
-"""Values that are drawn; every tensor is made of them, from another one on."""
+"""Random values; every tensor repeats them from another offset."""
 
 BYTES = 2
 LEAST = 0x3C00
@@ -73,8 +73,8 @@ def _shapes(base: BaseModel, rank: int) -> Iterator[tuple[str, tuple[int, int]]]
 def _block(name: str, seed: int) -> "NDArray[np.uint16]":
     import numpy as np
 
-    draws = Draws.apart(f"weights {name}", seed)
-    return np.fromiter((LEAST | draws.below(128) | draws.below(2) << 15 for _ in range(BLOCK)), "<u2", BLOCK)
+    stream = RandomStream.derive(f"weights {name}", seed)
+    return np.fromiter((LEAST | stream.below(128) | stream.below(2) << 15 for _ in range(BLOCK)), "<u2", BLOCK)
 
 
 def total_bytes(base: BaseModel, ranks: Mapping[str, int]) -> int:

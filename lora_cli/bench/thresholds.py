@@ -1,27 +1,22 @@
-"""Conditions on the metrics of a result, failure conditions, and changes since an older result."""
+"""Conditions on the metrics of a result: of ``--fail-if``, and the goals of ``--plan``."""
 
 import operator
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from math import isfinite
-from pathlib import Path
-from typing import Any
 
 from lora_cli.bench.quantiles import SUMMARIES
-from lora_cli.bench.report import ChangeVerdict, ConditionResult, MetricChange, PolicyMetrics, PolicyReport
-from lora_cli.bench.result_file import HINT, read_result
-from lora_cli.core import parse
+from lora_cli.bench.report import ConditionResult, PolicyMetrics, PolicyReport
 from lora_cli.core.did_you_mean import did_you_mean
-from lora_cli.errors import FormatError, UsageError
+from lora_cli.errors import UsageError
 
-OF_A_POLICY = (*(one.name for one in fields(PolicyMetrics)), "gap_closed", "cost_gap_closed")
+POLICY_METRICS = (*(one.name for one in fields(PolicyMetrics)), "gap_closed", "cost_gap_closed")
 
 GOOD_SHARES = ("hit_ratio", "gap_closed", "attainment")
-"""What such a name ends in is at most 1, and should be large."""
+"""Suffixes of metrics that are at most 1, and better when larger."""
 SHARES = (*GOOD_SHARES, "stalled_ratio")
 MORE_IS_BETTER = (*GOOD_SHARES, "throughput", "goodput", "completed")
-"""What such a name ends in should be large; everything else should be small."""
+"""Suffixes of metrics that are better when larger; all others are better when smaller."""
 
 
 def is_share(metric: str) -> bool:
@@ -35,7 +30,7 @@ def more_is_better(metric: str) -> bool:
 
 
 def policy_metrics(one: PolicyReport) -> PolicyMetrics:
-    """The metrics of one policy by itself; None is what is not known of it.
+    """The metrics of one policy; None if unknown.
 
     ``memory_hit_ratio`` counts the requests that need no disk: their adapter is in a slot or in memory.
     """
@@ -60,10 +55,10 @@ def simulation_metrics(policies: Mapping[str, PolicyReport]) -> dict[str, float 
     return found
 
 
-def simulated_names(policies: Mapping[str, object] | tuple[str, ...]) -> set[str]:
+def simulation_metric_names(policies: Mapping[str, object] | tuple[str, ...]) -> set[str]:
     """The names of all metrics that a simulation of these policies has."""
-    own = {f"{policy}.{metric}" for policy in policies for metric in OF_A_POLICY}
-    return own | set(OF_A_POLICY if len(policies) == 1 else ())
+    own = {f"{policy}.{metric}" for policy in policies for metric in POLICY_METRICS}
+    return own | set(POLICY_METRICS if len(policies) == 1 else ())
 
 
 COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
@@ -119,7 +114,7 @@ def parse_condition(text: str, flag: str, known: Collection[str]) -> Condition:
     raise UsageError(f"{flag} {text[:80]}: must be a metric, < or >, and a number", hint=f'{flag} "{example}>500"')
 
 
-PLANNED = tuple(one.name for one in fields(PolicyMetrics))
+PLAN_METRICS = tuple(one.name for one in fields(PolicyMetrics))
 
 
 def parse_goals(texts: Sequence[str]) -> tuple[Condition, ...]:
@@ -128,7 +123,7 @@ def parse_goals(texts: Sequence[str]) -> tuple[Condition, ...]:
     Raises:
         UsageError: one is no condition, asks for what more slots make false, or for a share above 1.
     """
-    goals = tuple(parse_condition(word, "--plan", PLANNED) for text in texts for word in text.split(","))
+    goals = tuple(parse_condition(word, "--plan", PLAN_METRICS) for text in texts for word in text.split(","))
     for goal in goals:
         if goal.comparison.startswith(">") != more_is_better(goal.metric):
             other = ">=" if more_is_better(goal.metric) else "<"
@@ -138,63 +133,14 @@ def parse_goals(texts: Sequence[str]) -> tuple[Condition, ...]:
     return goals
 
 
-def of_waiting(goals: Sequence[Condition]) -> bool:
-    """Whether a goal is about how long requests wait, in which those that queue behind other loads matter."""
+def has_stall_goal(goals: Sequence[Condition]) -> bool:
+    """Whether a goal is about stalls, which depend on the arrival times of requests."""
     return any(goal.metric.startswith("stall_") for goal in goals)
 
 
-SAME = 0.02
-"""A change by less than this part of the older value counts as none."""
-
-
-def changes(before: Mapping[str, float], now: Mapping[str, float | None]) -> tuple[MetricChange, ...]:
-    """What both results have, in the order of this one."""
-    pairs = ((metric, before.get(metric), value) for metric, value in now.items())
-    return tuple(metric_change(metric, old, new) for metric, old, new in pairs if old is not None and new is not None)
-
-
-def metric_change(metric: str, before: float, now: float) -> MetricChange:
-    """One metric before and now."""
-    verdict: ChangeVerdict = "better" if (now > before) == more_is_better(metric) else "worse"
-    if abs(now - before) <= SAME * abs(before):
-        verdict = "same"
-    return MetricChange(metric, before, now, (now - before) / abs(before) if before else None, verdict)
-
-
-def judged(conditions: Sequence[Condition], metrics: Mapping[str, float | None]) -> tuple[ConditionResult, ...]:
-    """Each condition of ``--fail-if``: a run fails for what is true, and for what was not measured."""
+def evaluate_conditions(
+    conditions: Sequence[Condition], metrics: Mapping[str, float | None]
+) -> tuple[ConditionResult, ...]:
+    """Evaluate the conditions of ``--fail-if``: one that is true, or was not measured, fails the run."""
     values = ((one, metrics.get(one.metric)) for one in conditions)
     return tuple(ConditionResult(str(one), value, value is None or one.holds(value)) for one, value in values)
-
-
-@dataclass(frozen=True, slots=True)
-class Older:
-    """An older result: its document, and its ``metrics`` or (of another tool's result) every number at its top."""
-
-    file: Path
-    document: Mapping[str, Any]
-    metrics: Mapping[str, float]
-
-
-def read_baseline(file: Path) -> Older:
-    """The older result that is in ``file``.
-
-    Raises:
-        NotFound: there is no such file.
-        UsageError: it is no result.
-        MachineError: it cannot be read.
-    """
-    document = read_result(file, "--baseline")
-    schema = document.get("schema")
-    command = re.match("lora_cli/([a-z-]{1,40})/", schema) if isinstance(schema, str) else None
-    if command is not None and command[1] != "serve-bench":
-        kind = "a baseline of validate" if command[1] == "baseline" else f"a JSON report of {command[1]}"
-        raise UsageError(f"--baseline {file}: this is {kind}, but must be a result of serve-bench", hint=HINT)
-    try:
-        found = parse.mapping(document.get("metrics", document), f"{file}: metrics")
-    except FormatError as error:
-        raise UsageError(f"--baseline {error.message}", hint=HINT) from error
-    numbers = {name: float(value) for name, value in found.items() if type(value) in (int, float)}
-    if not numbers:
-        raise UsageError(f"--baseline {file}: it has no numbers", hint=HINT)
-    return Older(file, document, numbers)

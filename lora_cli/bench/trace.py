@@ -57,11 +57,11 @@ class Trace:
 
     @property
     def timed(self) -> bool:
-        """Whether it says when requests come: one whose requests all come at 0 does not."""
+        """Whether requests have times; if all are 0 they have none."""
         return bool(self.times_s) and self.times_s[-1] > 0
 
 
-def trace_of(requests: Iterable[Request]) -> Trace:
+def build_trace(requests: Iterable[Request]) -> Trace:
     """The trace of these requests; adapters are named in the order in which they are first asked for."""
     places: dict[str, int] = {}
     which, times_s, prompt_tokens, output_tokens = array("I"), array("d"), array("I"), array("I")
@@ -78,10 +78,10 @@ MOST_TOKENS = 10_000_000
 LONGEST_LINE = 65_536
 LONGEST_NAME = 4_096
 LATEST_S = 1e8
-"""Three years: what is later is a time of day, or milliseconds."""
+"""Three years: a larger value is a time of day, or milliseconds."""
 
 PROMPT_TOKENS, OUTPUT_TOKENS = 128, 16
-"""What a request has of each where its line says nothing."""
+"""The defaults of a line without token counts."""
 
 
 def trace_lines(trace: Trace) -> Iterator[str]:
@@ -105,7 +105,7 @@ def read_trace(file: Path) -> Trace:
     """
     try:
         with file.open("rb") as lines:
-            trace = trace_of(_requests(lines, str(file)))
+            trace = build_trace(_requests(lines, str(file)))
     except FileNotFoundError as error:
         raise NotFound(f"{file}: there is no such trace", hint="--save-trace writes one") from error
     except OSError as error:

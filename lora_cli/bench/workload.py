@@ -1,7 +1,8 @@
-"""Everything that a made trace is made of: who is asked for, in which order, when, and how long; seeded.
+"""Synthetic workloads: which adapters are requested, in which order, when, and with how many tokens; seeded.
 
-It is the same on every machine. Sequences of requests are drawn independently, drift, are scanned, or come in sessions:
-each is endless and gives the adapters' places by popularity, whose weights are added up in ``upto`` (``Draws.of``).
+A seed gives the same trace on every machine. An access pattern (independent, drift, scan, sessions) is an endless
+iterator over indices of adapters, drawn by popularity: from ``cumulative_weights``, as ``RandomStream.index_by_weight``
+takes them.
 """
 
 from array import array
@@ -10,45 +11,45 @@ from dataclasses import dataclass
 from itertools import accumulate, count, cycle, islice
 from math import inf
 
-from lora_cli.bench.popularity import TURNS, Counted, Popularity
-from lora_cli.bench.random_streams import Draws, exp, log
+from lora_cli.bench.popularity import ROUND_ROBIN_FAMILIES, MeasuredPopularity, Popularity
+from lora_cli.bench.random_streams import RandomStream, exp, log
 from lora_cli.bench.trace import MOST_TOKENS, Trace
 from lora_cli.errors import UsageError
 
 
-def independent(draws: Draws, upto: Sequence[int]) -> Iterator[int]:
+def independent(stream: RandomStream, cumulative_weights: Sequence[int]) -> Iterator[int]:
     """Each request is drawn by popularity, whatever came before it."""
     while True:
-        yield draws.of(upto)
+        yield stream.index_by_weight(cumulative_weights)
 
 
-def drift(draws: Draws, upto: Sequence[int], percent: int, every: int) -> Iterator[int]:
+def drift(stream: RandomStream, cumulative_weights: Sequence[int], percent: int, every: int) -> Iterator[int]:
     """After each ``every`` requests, ``percent`` of the adapters change places in popularity (100: all of them)."""
-    order = list(range(len(upto)))
+    order = list(range(len(cumulative_weights)))
     moved = len(order) * percent // 100
     for number in count():
         if number and number % every == 0:
-            places = draws.shuffled(range(len(order)))[:moved]
-            for place, one in zip(places, draws.shuffled([order[place] for place in places]), strict=True):
+            places = stream.shuffled(range(len(order)))[:moved]
+            for place, one in zip(places, stream.shuffled([order[place] for place in places]), strict=True):
                 order[place] = one
-        yield order[draws.of(upto)]
+        yield order[stream.index_by_weight(cumulative_weights)]
 
 
-def scan(draws: Draws, upto: Sequence[int], percent: int) -> Iterator[int]:
-    """``percent`` of the requests ask for all in turn (a check of all adapters), the others by popularity."""
-    turn = cycle(range(len(upto)))
+def scan(stream: RandomStream, cumulative_weights: Sequence[int], percent: int) -> Iterator[int]:
+    """``percent`` of the requests cycle through all adapters, the others are drawn by popularity."""
+    turn = cycle(range(len(cumulative_weights)))
     while True:
-        yield next(turn) if draws.below(100) < percent else draws.of(upto)
+        yield next(turn) if stream.below(100) < percent else stream.index_by_weight(cumulative_weights)
 
 
-def sessions(draws: Draws, upto: Sequence[int], users: int, turns: int) -> Iterator[int]:
-    """``users`` at once, each with one adapter for ``turns`` requests, then another; who asks is chance."""
-    chosen = [draws.of(upto) for _ in range(users)]
-    left = [1 + draws.below(turns) for _ in range(users)]
+def sessions(stream: RandomStream, cumulative_weights: Sequence[int], users: int, turns: int) -> Iterator[int]:
+    """``users`` at once, each with one adapter for ``turns`` requests, then another; users are drawn at random."""
+    chosen = [stream.index_by_weight(cumulative_weights) for _ in range(users)]
+    left = [1 + stream.below(turns) for _ in range(users)]
     while True:
-        user = draws.below(users)
+        user = stream.below(users)
         if not left[user]:
-            chosen[user], left[user] = draws.of(upto), turns
+            chosen[user], left[user] = stream.index_by_weight(cumulative_weights), turns
         left[user] -= 1
         yield chosen[user]
 
@@ -60,9 +61,9 @@ class Lengths:
     least: int
     most: int
 
-    def drawn(self, draws: Draws) -> int:
+    def draw(self, stream: RandomStream) -> int:
         """One of them."""
-        return self.least if self.least == self.most else self.least + draws.below(self.most - self.least + 1)
+        return self.least if self.least == self.most else self.least + stream.below(self.most - self.least + 1)
 
 
 def parse_lengths(text: str, flag: str) -> Lengths:
@@ -103,7 +104,7 @@ class Ramp:
 
 
 def ramp_of(strategy: str | None, start: int | None, end: int | None) -> Ramp | None:
-    """The ramp that is asked for, or none.
+    """The ramp of the options, if any.
 
     Raises:
         UsageError: a part of it is missing or wrong.
@@ -133,17 +134,17 @@ def arrival_times(requests: int, request_rate: float, burstiness: float, seed: i
         return array("d", bytes(8 * requests))
     if burstiness == inf:
         return array("d", (round(number / request_rate, MICROSECONDS) for number in range(1, requests + 1)))
-    draws = Draws.apart("arrivals", seed)
-    times = list(accumulate(draws.gamma(burstiness) for _ in range(requests)))
+    stream = RandomStream.derive("arrivals", seed)
+    times = list(accumulate(stream.gamma(burstiness) for _ in range(requests)))
     stretch = requests / request_rate / times[-1] if times and times[-1] > 0 else 0.0
     return array("d", (round(time * stretch, MICROSECONDS) for time in times))
 
 
 def ramped_times(requests: int, ramp: Ramp, burstiness: float, seed: int) -> "array[float]":
     """The same at a rate that rises: each gap is of the rate at its request, and nothing is stretched, as in vLLM."""
-    draws = Draws.apart("arrivals", seed)
+    stream = RandomStream.derive("arrivals", seed)
     gaps = (
-        (1.0 if burstiness == inf else draws.gamma(burstiness) / burstiness) / ramp.rate(number, requests)
+        (1.0 if burstiness == inf else stream.gamma(burstiness) / burstiness) / ramp.rate(number, requests)
         for number in range(requests)
     )
     return array("d", (round(time, MICROSECONDS) for time in accumulate(gaps)))
@@ -153,7 +154,7 @@ MOST = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class AccessPattern:
     """How requests follow each other: ``independent``, ``drift``, ``scan`` or ``sessions``, and its two numbers."""
 
     kind: str = "independent"
@@ -161,31 +162,31 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
-    """What draws requests of a shape; what its numbers are called, their defaults and the largest that each may be."""
+class _PatternKind:
+    """An access pattern: its generator, and the names, defaults and maxima of its numbers."""
 
     places: Callable[..., Iterator[int]]
     names: tuple[str, ...] = ()
-    usual: tuple[int, ...] = ()
+    defaults: tuple[int, ...] = ()
     most: tuple[int, ...] = ()
 
 
-KINDS: Mapping[str, _Kind] = {
-    "independent": _Kind(independent),
-    "drift": _Kind(drift, ("percent", "every"), (20, 5_000), (100, MOST)),
-    "scan": _Kind(scan, ("percent",), (10,), (100,)),
-    "sessions": _Kind(sessions, ("users", "turns"), (64, 5), (100_000, MOST)),
+ACCESS_PATTERNS: Mapping[str, _PatternKind] = {
+    "independent": _PatternKind(independent),
+    "drift": _PatternKind(drift, ("percent", "every"), (20, 5_000), (100, MOST)),
+    "scan": _PatternKind(scan, ("percent",), (10,), (100,)),
+    "sessions": _PatternKind(sessions, ("users", "turns"), (64, 5), (100_000, MOST)),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
-    """A workload in words: with the same ones the same trace is made, on every machine."""
+class SyntheticWorkload:
+    """The parameters of a workload; the same ones give the same trace on every machine."""
 
-    popularity: Popularity | Counted
+    popularity: Popularity | MeasuredPopularity
     requests: int
     seed: int = 0
-    shape: Shape = Shape()
+    pattern: AccessPattern = AccessPattern()
     request_rate: float = inf
     burstiness: float = 1.0
     input_len: Lengths = Lengths(128, 128)
@@ -193,7 +194,7 @@ class Traffic:
     ramp: Ramp | None = None
 
 
-def parse_shape(kind: str, text: str) -> Shape:
+def parse_pattern(kind: str, text: str) -> AccessPattern:
     """``--drift 20,5000`` (percent, every), ``--scan 10`` (percent), ``--sessions 64,5`` (users, turns).
 
     Numbers may be left out from the end on.
@@ -201,28 +202,28 @@ def parse_shape(kind: str, text: str) -> Shape:
     Raises:
         UsageError: there are too many numbers, or one is not a number or out of bounds.
     """
-    known = KINDS[kind]
+    known = ACCESS_PATTERNS[kind]
     words = text.split(",")
-    numbers = list(known.usual)
+    numbers = list(known.defaults)
     if len(words) <= len(numbers) and all(one.isascii() and one.isdecimal() and len(one) < 10 for one in words):
         numbers[: len(words)] = map(int, words)
         if all(1 <= one <= most for one, most in zip(numbers, known.most, strict=True)):
-            return Shape(kind, tuple(numbers))
+            return AccessPattern(kind, tuple(numbers))
     wanted = ", ".join(f"{name} from 1 to {most}" for name, most in zip(known.names, known.most, strict=True))
-    hint = f"--{kind} {','.join(map(str, known.usual))}"
+    hint = f"--{kind} {','.join(map(str, known.defaults))}"
     raise UsageError(f"--{kind} {text[:60]}: must be {wanted}", hint=hint)
 
 
-def make_requests(names: Sequence[str], traffic: Traffic) -> Trace:
+def make_requests(names: Sequence[str], traffic: SyntheticWorkload) -> Trace:
     """The trace of ``traffic`` over these adapters, the most popular first; more requests begin with the same names."""
-    popularity, shape, number, seed = traffic.popularity, traffic.shape, traffic.requests, traffic.seed
-    if str(popularity) in TURNS and shape.kind == "independent":
+    popularity, shape, number, seed = traffic.popularity, traffic.pattern, traffic.requests, traffic.seed
+    if str(popularity) in ROUND_ROBIN_FAMILIES and shape.kind == "independent":
         places: Iterator[int] = cycle(range(len(names)))
     else:
-        upto = list(accumulate(popularity.weights(names)))
-        places = KINDS[shape.kind].places(Draws(seed), upto, *shape.numbers)
-    lengths = Draws.apart("lengths", seed)
-    tokens = [(traffic.input_len.drawn(lengths), traffic.output_len.drawn(lengths)) for _ in range(number)]
+        cumulative_weights = list(accumulate(popularity.weights(names)))
+        places = ACCESS_PATTERNS[shape.kind].places(RandomStream(seed), cumulative_weights, *shape.numbers)
+    lengths = RandomStream.derive("lengths", seed)
+    tokens = [(traffic.input_len.draw(lengths), traffic.output_len.draw(lengths)) for _ in range(number)]
     if traffic.ramp is not None:
         times_s = ramped_times(number, traffic.ramp, traffic.burstiness, seed)
     else:
@@ -236,8 +237,8 @@ def make_requests(names: Sequence[str], traffic: Traffic) -> Trace:
     )
 
 
-def shape_of(drift: str | None, scan: str | None, sessions: str | None) -> Shape:
-    """The one shape that is asked for, or independent requests.
+def chosen_pattern(drift: str | None, scan: str | None, sessions: str | None) -> AccessPattern:
+    """The access pattern of the options, or independent requests.
 
     Raises:
         UsageError: there are several, or one is wrong.
@@ -247,7 +248,7 @@ def shape_of(drift: str | None, scan: str | None, sessions: str | None) -> Shape
         raise UsageError(
             f"{' and '.join(f'--{kind}' for kind in asked)} cannot be used together", hint="use only one of them"
         )
-    return next((parse_shape(kind, text) for kind, text in asked.items()), Shape())
+    return next((parse_pattern(kind, text) for kind, text in asked.items()), AccessPattern())
 
 
 def parse_rate(text: str, flag: str) -> float:

@@ -4,12 +4,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from lora_cli.bench.live.load_generator import Load, run_load
-from lora_cli.bench.live.requests import PROMPTS, Ask, Course, asks, body_of
-from lora_cli.bench.live.result import Run, Slo, errors, kinds, live_names, live_report, parse_goodput
-from lora_cli.bench.live.target import Target, find_target, find_vocabulary, slots_of
-from lora_cli.bench.measured_run import environment
-from lora_cli.bench.report import BenchReport, LiveReport, run_of
+from lora_cli.bench.live.load_generator import LoadTest, run_load
+from lora_cli.bench.live.requests import PROMPTS, LoadResults, PreparedRequest, completion_body, prepare_requests
+from lora_cli.bench.live.result import (
+    SeedRun,
+    Slo,
+    classify_tiers,
+    failures_by_model,
+    live_metric_names,
+    live_report,
+    parse_goodput,
+)
+from lora_cli.bench.live.target import Target, find_target, find_vocabulary, max_loras_of
+from lora_cli.bench.measured_run import run_environment
+from lora_cli.bench.report import BenchReport, LiveReport, describe_run
 from lora_cli.bench.trace import Trace
 from lora_cli.bench.workload import parse_rate
 from lora_cli.cli.bench_options import BenchOptions, Workload, parse_workload, save_trace
@@ -58,7 +66,7 @@ def measure_server(
         EndpointError: the server does not respond, or does not serve the adapters.
     """
     failures = failures or {}
-    conclude, workload = report_writer(options, live_names()), parse_workload(options)
+    conclude, workload = report_writer(options, live_metric_names()), parse_workload(options)
     plan = _parse_plan(options, workload, ours=facts is not None)
     save_trace(plan.traces[options.seed], options.save_trace)
     inform(_announcement(plan), settings)
@@ -67,7 +75,7 @@ def measure_server(
     codes = [conclude(report, plan.traces), *(one.exit_code for one in failures.values())]
     for name, error in failures.items():
         to_stderr(f"error: {name}: {error.message}")
-    if failed := errors(runs, plan.target.base):
+    if failed := failures_by_model(runs, plan.target.base):
         name, (_, why) = next(iter(failed.items()))
         more = f", of {len(failed)} models" if len(failed) > 1 else ""
         to_stderr(
@@ -124,43 +132,43 @@ def _announcement(plan: LivePlan) -> str:
     return f"sending {len(plan.traces)} x {counted(len(first), 'request')}, {pace}{limit}{base}"
 
 
-def _run_all_seeds(plan: LivePlan, settings: Settings) -> tuple[list[Run], bool]:
+def _run_all_seeds(plan: LivePlan, settings: Settings) -> tuple[list[SeedRun], bool]:
     """The run of each seed, and whether the user interrupted; the requests until then are a run, too."""
-    runs: list[Run] = []
+    runs: list[SeedRun] = []
     used: set[str] = set()
     slots: int | None = None
     tell = request_counter(sum(map(len, plan.traces.values())) * (2 if plan.options.control else 1), settings)
     done = 0
     for seed, trace in plan.traces.items():
-        course, control = Course(), Course()
+        course, control = LoadResults(), LoadResults()
         interrupted = False
         try:
             _run_seed(plan, seed, course, control, tell, done)
         except KeyboardInterrupt:
             interrupted = True
-        slots = slots_of(plan.target) if slots is None else slots
-        found, tiers_from = kinds(course.answers, used, slots)
-        done += len(course.answers) + len(control.answers)
-        of_base = control.answers if plan.options.control else None
-        runs.append(Run(seed, course, found, tiers_from, trace.timed, of_base))
+        slots = max_loras_of(plan.target) if slots is None else slots
+        found, tiers_from = classify_tiers(course.requests, used, slots)
+        done += len(course.requests) + len(control.requests)
+        of_base = control.requests if plan.options.control else None
+        runs.append(SeedRun(seed, course, found, tiers_from, trace.timed, of_base))
         if interrupted:
             return runs, True
     return runs, False
 
 
 def _run_seed(
-    plan: LivePlan, seed: int, course: Course, control: Course, tell: Callable[[int], None], before: int
+    plan: LivePlan, seed: int, course: LoadResults, control: LoadResults, tell: Callable[[int], None], before: int
 ) -> None:
     """Sends the requests of one seed, then with --control to the base; ``before``: requests of earlier seeds."""
     target, trace, most = plan.target, plan.traces[seed], plan.options.max_concurrency
-    requests_of = partial(asks, trace, seed=seed, vocabulary=plan.vocabulary, prompts=plan.options.prompts)
-    load = partial(Load, target.address, target.token, max_concurrency=most, closed=plan.closed)
+    requests_of = partial(prepare_requests, trace, seed=seed, vocabulary=plan.vocabulary, prompts=plan.options.prompts)
+    load = partial(LoadTest, target.address, target.token, max_concurrency=most, closed=plan.closed)
     probed = load
     if plan.probes_a_second is not None:
         name = plan.options.probe_adapter or trace.names[0]
-        probe = Ask(0.0, name, body_of(target.models[name], list(PROBE), 1))
+        probe = PreparedRequest(0.0, name, completion_body(target.models[name], list(PROBE), 1))
         # The adapter of the probes is loaded before the measurement, so that its load does not delay requests.
-        run_load(load([probe]), Course())
+        run_load(load([probe]), LoadResults())
         probed = partial(load, probe=probe, probe_every_s=1 / plan.probes_a_second)
     run_load(probed(requests_of(target.models)), course, lambda done: tell(before + done))
     if plan.options.control:
@@ -169,7 +177,7 @@ def _run_seed(
 
 
 def _report(
-    plan: LivePlan, runs: Sequence[Run], own: Mapping[str, str] | None, refused: Mapping[str, str]
+    plan: LivePlan, runs: Sequence[SeedRun], own: Mapping[str, str] | None, refused: Mapping[str, str]
 ) -> BenchReport:
     target, options, workload = plan.target, plan.options, plan.workload
     words = workload.summary() | {"prompts": options.prompts}
@@ -177,8 +185,10 @@ def _report(
     words |= {"max_concurrency": str(options.max_concurrency)} if options.max_concurrency else {}
     words |= {"loop": "closed loop"} if plan.closed else {}
     url = str(target.address) if own is None else OWN_SERVER_URL
-    facts = environment(url=url, base=target.base, **target.facts, **(own or {}))
+    facts = run_environment(url=url, base=target.base, **target.facts, **(own or {}))
     trace = plan.traces[options.seed]
-    run, setting = run_of("live", trace, options.seed, words, facts, workload.request_rate, workload.traffic.burstiness)
+    run, setting = describe_run(
+        "live", trace, options.seed, words, facts, workload.request_rate, workload.traffic.burstiness
+    )
     run = replace(run, max_concurrency=options.max_concurrency)
     return live_report(run, setting, target.base, plan.slo, runs, refused)

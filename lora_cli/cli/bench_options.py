@@ -9,7 +9,7 @@ import typer
 
 from lora_cli.bench.popularity import read_popularity
 from lora_cli.bench.trace import Trace, read_trace, trace_lines
-from lora_cli.bench.workload import Traffic, make_requests, parse_lengths, parse_rate, ramp_of, shape_of
+from lora_cli.bench.workload import SyntheticWorkload, chosen_pattern, make_requests, parse_lengths, parse_rate, ramp_of
 from lora_cli.cli import options
 from lora_cli.cli.options import option, result
 from lora_cli.cli.output import ReportFormat, write
@@ -172,7 +172,7 @@ class Workload:
     """The parsed workload: a ``replayed`` trace, or ``traffic`` to generate one from when the adapters are known."""
 
     options: BenchOptions
-    traffic: Traffic
+    traffic: SyntheticWorkload
     replayed: Trace | None
 
     @property
@@ -189,7 +189,7 @@ class Workload:
 
     def summary(self) -> dict[str, str]:
         """The workload's parameters, for the report."""
-        options, shape, ramp = self.options, self.traffic.shape, self.traffic.ramp
+        options, shape, ramp = self.options, self.traffic.pattern, self.traffic.ramp
         if options.trace is not None:
             return {"trace": safe(options.trace)}
         found = {"popularity": safe(options.popularity)}
@@ -229,7 +229,7 @@ def parse_workload(options: BenchOptions) -> Workload:
     Raises:
         LoraCliError: a value is invalid, or a file cannot be read.
     """
-    shape = shape_of(options.drift, options.scan, options.sessions)
+    shape = chosen_pattern(options.drift, options.scan, options.sessions)
     popularity = read_popularity(options.popularity)
     rate = parse_rate(options.request_rate, "--request-rate")
     burstiness = parse_rate(options.burstiness, "--burstiness")
@@ -243,7 +243,7 @@ def parse_workload(options: BenchOptions) -> Workload:
     for flag in (flag for flag, given in generated.items() if given and options.trace is not None):
         raise UsageError(f"{flag} and --trace cannot be used together", hint="a trace has its own adapters and times")
     replayed = read_trace(options.trace) if options.trace is not None else None
-    traffic = Traffic(popularity, 0, shape=shape, request_rate=rate, burstiness=burstiness, ramp=ramp)
+    traffic = SyntheticWorkload(popularity, 0, pattern=shape, request_rate=rate, burstiness=burstiness, ramp=ramp)
     return Workload(options, traffic, replayed)
 
 

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_cli.bench.baseline import Baseline, compare_metrics, read_baseline, workload_differences
 from lora_cli.bench.report import KEYS, BenchReport
-from lora_cli.bench.same_workload import differences
-from lora_cli.bench.thresholds import Condition, Older, changes, judged, parse_condition, read_baseline
+from lora_cli.bench.thresholds import Condition, evaluate_conditions, parse_condition
 from lora_cli.bench.trace import Trace
 from lora_cli.cli.bench_options import BenchOptions, save_trace
 from lora_cli.cli.output import check_writable, inform, to_stderr, width, write, write_report
@@ -50,7 +50,7 @@ def report_writer(options: BenchOptions, known: Collection[str]) -> Callable[[Be
 def _conclude(
     options: BenchOptions,
     conditions: Sequence[Condition],
-    before: Older | None,
+    before: Baseline | None,
     metadata: Mapping[str, str],
     report: BenchReport,
     traces: Mapping[int, Trace],
@@ -60,14 +60,14 @@ def _conclude(
     Raises:
         MachineError: a file cannot be written.
     """
-    differing = differences(before.document, report) if before is not None else ()
+    differing = workload_differences(before.document, report) if before is not None else ()
     if before is not None and differing:
         inform(f"warning: {before.file} has another workload: {'; '.join(map(str, differing))}", options.ctx.obj)
     report = replace(
         report,
-        baseline=changes(before.metrics, report.metrics) if before is not None else None,
+        baseline=compare_metrics(before.metrics, report.metrics) if before is not None else None,
         baseline_differs=differing or None,
-        fail_if=judged(conditions, report.metrics) or None,
+        fail_if=evaluate_conditions(conditions, report.metrics) or None,
         metadata=metadata,
     )
     if options.save_result:

@@ -6,13 +6,19 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from lora_cli.bench.capacity_planning import DEFINITIONS as PLAN_DEFINITIONS
-from lora_cli.bench.capacity_planning import plan_metrics, planned_names, size_all
+from lora_cli.bench.capacity_planning import plan_capacity, plan_metric_names, plan_metrics
 from lora_cli.bench.link_model import BYTES_PER_RANK, DISK_LINK, GPU_LINK, Links, parse_link, read_links
-from lora_cli.bench.measured_run import environment
+from lora_cli.bench.measured_run import run_environment
 from lora_cli.bench.policy_comparison import DEFINITIONS, simulate_all
-from lora_cli.bench.report import BenchSetting, VllmRun, bench_report, run_of
-from lora_cli.bench.simulator import OPT, Fleet, parse_policies, parse_ranks, sized
-from lora_cli.bench.thresholds import Condition, of_waiting, parse_goals, simulated_names, simulation_metrics
+from lora_cli.bench.report import BenchSetting, VllmRun, bench_report, describe_run
+from lora_cli.bench.simulator import OPT, Fleet, adapter_sizes, parse_policies, parse_ranks
+from lora_cli.bench.thresholds import (
+    Condition,
+    has_stall_goal,
+    parse_goals,
+    simulation_metric_names,
+    simulation_metrics,
+)
 from lora_cli.bench.trace import Trace
 from lora_cli.cli.adapter_selection import (
     MAX_CPU_LORAS,
@@ -56,19 +62,19 @@ def simulate(settings: Settings, options: BenchOptions) -> int:
         raise UsageError(
             "--plan needs a real policy, and opt needs future requests", hint=f"--eviction {PLAN_POLICIES}"
         )
-    conclude = report_writer(options, planned_names(policies) if goals else simulated_names(policies))
+    conclude = report_writer(options, plan_metric_names(policies) if goals else simulation_metric_names(policies))
     trace, fleet, run = _simulated_run(settings, options)
-    if of_waiting(goals) and not trace.timed:
+    if has_stall_goal(goals) and not trace.timed:
         inform(f"warning: {NO_QUEUE}", settings)
     save_trace(trace, options.save_trace)
     objective, missed = options.objective or "stall", False
     done: Collection[str]
     if goals:
-        sized = size_all(trace, fleet, policies, goals, objective)
-        done, missed = sized.plan.policies, not all(one.answers for one in sized.plan.policies.values())
-        report = bench_report(*run, sized, PLAN_DEFINITIONS, plan_metrics(sized.plan.policies))
+        adapter_sizes = plan_capacity(trace, fleet, policies, goals, objective)
+        done, missed = adapter_sizes.plan.policies, not all(one.answers for one in adapter_sizes.plan.policies.values())
+        report = bench_report(*run, adapter_sizes, PLAN_DEFINITIONS, plan_metrics(adapter_sizes.plan.policies))
     else:
-        found = simulate_all(trace, fleet, policies, objective, told=_policy_progress(trace, policies))
+        found = simulate_all(trace, fleet, policies, objective, on_done=_policy_progress(trace, policies))
         done = found.policies
         report = bench_report(*run, found, DEFINITIONS, simulation_metrics(found.policies))
     code = conclude(report, {options.seed: trace}) if done else 0
@@ -107,12 +113,12 @@ def _simulated_run(settings: Settings, options: BenchOptions) -> tuple[Trace, Fl
     else:
         names = adapter_names(workload.names, options.num_adapters, ADAPTERS)
         per_rank = parse_size_option(options.bytes_per_rank, "--bytes-per-rank") or BYTES_PER_RANK
-        sizes = sized(names, parse_ranks(options.ranks or RANKS), options.seed, per_rank)
+        sizes = adapter_sizes(names, parse_ranks(options.ranks or RANKS), options.seed, per_rank)
         words, engine = workload.summary() | {"ranks": options.ranks or RANKS}, None
     trace = workload.trace_for(list(sizes), REQUESTS, options.seed)
     fleet = _fleet(sizes, engine, options)
     rate, burstiness = workload.request_rate, workload.traffic.burstiness
-    return trace, fleet, run_of("simulate", trace, options.seed, words, environment(), rate, burstiness)
+    return trace, fleet, describe_run("simulate", trace, options.seed, words, run_environment(), rate, burstiness)
 
 
 def _named_adapters(settings: Settings, options: BenchOptions) -> tuple[Inputs, dict[str, int]]:

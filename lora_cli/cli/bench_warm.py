@@ -18,9 +18,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from lora_cli.bench.live.result import live_names
-from lora_cli.bench.measured_run import MEASURED, Served, environment, measured_report, run_trace
-from lora_cli.bench.report import MeasurementReport, run_of
+from lora_cli.bench.live.result import live_metric_names
+from lora_cli.bench.measured_run import MEASURED_METRICS, ServedRequest, measured_report, run_environment, run_trace
+from lora_cli.bench.report import MeasurementReport, describe_run
 from lora_cli.bench.simulator import parse_ranks
 from lora_cli.bench.synthetic_adapters import total_bytes, write_synthetic
 from lora_cli.bench.trace import Trace
@@ -37,11 +37,11 @@ from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.text import safe, size
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import ERRORS, INTERRUPTED, LoraCliError, MachineError, UsageError
-from lora_cli.runtime.child_process import ChildProcess, Died, Program
+from lora_cli.runtime.child_process import ChildProcess, ProcessDied, Program
 from lora_cli.runtime.composable import scalings
-from lora_cli.runtime.load_jobs import reported
-from lora_cli.runtime.messages import Job
-from lora_cli.runtime.plan import Device, Limits, lay_out, needs_of
+from lora_cli.runtime.load_jobs import report_of_admission
+from lora_cli.runtime.messages import LoraRequest
+from lora_cli.runtime.plan import Device, Limits, plan_slots, slot_requirements
 from lora_cli.runtime.warm_process import WarmProcess
 from lora_cli.settings import Settings
 from lora_cli.store import Store
@@ -56,7 +56,7 @@ COPIES_PER_ADAPTER = 3
 """Copies of a synthetic adapter on the disk: its folder, its blobs in the cache, and its packed weights."""
 
 READY_POLL_S = 0.02
-SERVER = Program(module="lora_cli.cli.bench_warm", title="the server", stop_deadline_s=15.0, shown=True)
+SERVER = Program(module="lora_cli.cli.bench_warm", title="the server", stop_deadline_s=15.0, inherit_stderr=True)
 LOAD_TIMEOUT = "10m"
 
 
@@ -70,7 +70,7 @@ def measure_modules(settings: Settings, options: BenchOptions) -> int:
     rates = {"--request-rate": options.request_rate != "inf", "--ramp-up-strategy": options.ramp_up_strategy}
     for flag in (flag for flag, given in rates.items() if given):
         raise UsageError(f"{flag} is not for --forward modules", hint="it sends the warm process one request at a time")
-    conclude, workload = report_writer(options, MEASURED), parse_workload(options)
+    conclude, workload = report_writer(options, MEASURED_METRICS), parse_workload(options)
     failures: Failures = {}
     with benchmark_adapters(settings, options, workload) as (inputs, own):
         trace = workload.trace_for([item.name for item in inputs.items], REQUESTS, options.seed)
@@ -80,8 +80,8 @@ def measure_modules(settings: Settings, options: BenchOptions) -> int:
         save_trace(trace, options.save_trace)
         result, where = _measure(inputs, run, trace, options.seed, own, failures)
         words = workload.summary()
-        where = environment(base=str(inputs.base), **words, eviction=eviction, **where)
-        report = measured_report(*run_of("in-process", trace, options.seed, words, where), result)
+        where = run_environment(base=str(inputs.base), **words, eviction=eviction, **where)
+        report = measured_report(*describe_run("in-process", trace, options.seed, words, where), result)
         code = max([conclude(report, {options.seed: trace}), *(one.exit_code for one in failures.values())])
     if result.requests < len(trace):
         to_stderr(f"interrupted after {result.requests} of {len(trace)} requests")
@@ -97,7 +97,7 @@ def measure_own_server(settings: Settings, options: BenchOptions) -> int:
     """
     require_packages("serve-bench without --forward modules", "models", "torch", "transformers")
     options.refuse(("lora_modules",), "for --url", "set the adapters with REFs or a manifest")
-    report_writer(options, live_names())
+    report_writer(options, live_metric_names())
     device, eviction = device_and_eviction(options)
     with ExitStack() as stack:
         inputs, own = stack.enter_context(benchmark_adapters(settings, options, parse_workload(options)))
@@ -185,14 +185,14 @@ def benchmark_adapters(
 
 def admit_adapters(
     inputs: Inputs, base: BaseModel, most: Limits, settings: Settings, hold: Hold, failures: Failures
-) -> dict[str, Job]:
+) -> dict[str, LoraRequest]:
     """The adapters that can be served, by name; ``hold`` keeps them in the cache. Errors go into ``failures``."""
     admit = admission_function(Terms(base, max_lora_rank=most.max_lora_rank or None), settings, hold)
-    found: dict[str, Job] = {}
+    found: dict[str, LoraRequest] = {}
     for item in inputs.items:
         try:
             admission = admit(item)
-            _, job = reported(item, admission)
+            _, job = report_of_admission(item, admission)
             if job is None:
                 assert admission.refusal is not None
                 raise admission.refusal
@@ -217,9 +217,9 @@ def _measure(
         slots, places = most.max_loras, most.max_cpu_loras
         replay = partial(run_trace, trace.keys(), max_loras=slots, max_cpu_loras=places, failed=broken)
         if not jobs:
-            return replay(serve=lambda _name: Served("", 0.0)), {}  # every request fails
-        needs = [needs_of(job.adapter, base) for job in jobs.values()]
-        plan = lay_out(replace(process_plan(inputs, run, base, settings), seed=seed, base_directory=None), needs)
+            return replay(serve=lambda _name: ServedRequest("", 0.0)), {}  # every request fails
+        needs = [slot_requirements(job.adapter, base) for job in jobs.values()]
+        plan = plan_slots(replace(process_plan(inputs, run, base, settings), seed=seed, base_directory=None), needs)
         with WarmProcess(plan) as process:
             ready = process.start()
             serve = partial(_serve, process, jobs, failures)
@@ -227,7 +227,7 @@ def _measure(
             return found, {"device": ready.device, "dtype": ready.dtype}
 
 
-def _serve(process: WarmProcess, jobs: Mapping[str, Job], failures: Failures, name: str) -> Served:
+def _serve(process: WarmProcess, jobs: Mapping[str, LoraRequest], failures: Failures, name: str) -> ServedRequest:
     """Serves one request of a trace: loads the adapter into a slot, and runs a small batch through it."""
     job = jobs[name]
     try:
@@ -238,7 +238,7 @@ def _serve(process: WarmProcess, jobs: Mapping[str, Job], failures: Failures, na
         failures[name] = error
         raise
     evicted = {str(tier): count for tier, count in served.evicted.items()}
-    return Served(served.tier, served.load_ms + served.forward_ms, evicted)
+    return ServedRequest(served.tier, served.load_ms + served.forward_ms, evicted)
 
 
 @contextmanager
@@ -254,9 +254,9 @@ def started_server(inputs: Inputs, run: WarmRun, settings: Settings) -> Iterator
         child = ChildProcess(SERVER, (inputs, run, serve, replace(settings, quiet=not settings.verbose)))
         try:
             while not (folder / "ready").exists():
-                if child.stands.future.done():
-                    with suppress(Died):
-                        child.stands.answer(object)
+                if child.started.future.done():
+                    with suppress(ProcessDied):
+                        child.started.answer(object)
                     raise MachineError("the server exited before it was ready", hint="--verbose shows its progress")
                 time.sleep(READY_POLL_S)
             yield str(serve.address)

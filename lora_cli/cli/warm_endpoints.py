@@ -25,7 +25,7 @@ from lora_cli.core.snapshot import Snapshot
 from lora_cli.daemon_threads import map_in_threads
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
-from lora_cli.endpoint.reconcile import Changes, Done, Replica, Wanted, reconcile, wait_ready
+from lora_cli.endpoint.reconcile import AdapterOutcome, DesiredAdapter, ReconcileOptions, Replica, reconcile, wait_ready
 from lora_cli.endpoint.servers import Server, open_server
 from lora_cli.engines import ENGINES, Profile, choose_engine
 from lora_cli.errors import LoraCliError, UsageError
@@ -182,8 +182,8 @@ def warm_endpoints(
         wanted, refused = _admitted(items, admissions, mapped)
         snapshots = {one.name: one.snapshot for one in admissions if one.refusal is None and one.snapshot is not None}
         named = frozenset(one.name for one in (inputs.manifest.adapters if inputs.manifest is not None else items))
-        changes = Changes(named if options.prune else None, options.prove, options.allow_unload)
-        serve = partial(reconcile, wanted=wanted, changes=changes)
+        changes = ReconcileOptions(named if options.prune else None, options.prove, options.allow_unload)
+        serve = partial(reconcile, wanted=wanted, options=changes)
         done = dict(zip(ready, map_in_threads(serve, ready, len(ready)), strict=True))
         if inputs.manifest is not None:
             every = [one for told, _ in done.values() for one in told]
@@ -205,7 +205,9 @@ def warm_endpoints(
     return EndpointsReport(servers=replicas, refused=refused)
 
 
-def _keep_views(store: Store, snapshots: Mapping[str, Snapshot], done: Sequence[Done], *, reached: bool) -> None:
+def _keep_views(
+    store: Store, snapshots: Mapping[str, Snapshot], done: Sequence[AdapterOutcome], *, reached: bool
+) -> None:
     """Name in the cache what servers now load from there, so that ``cache gc`` and a budget leave it alone.
 
     A name stays with the old version while a server still has that. What was unloaded from every server gives its name
@@ -249,17 +251,19 @@ def _profiles(engine: str, kind: str, versions: Iterable[str]) -> tuple[Profile,
 
 def _admitted(
     items: Sequence[Item], admissions: Iterable[Admission], mapped: Callable[[Path], str]
-) -> tuple[list[Wanted], list[Done]]:
+) -> tuple[list[DesiredAdapter], list[AdapterOutcome]]:
     """The adapters to serve, and the refused ones, which no server loads."""
-    wanted: list[Wanted] = []
-    refused: list[Done] = []
+    wanted: list[DesiredAdapter] = []
+    refused: list[AdapterOutcome] = []
     for item, admission in zip(items, admissions, strict=False):
         if admission.refusal is not None:
-            refused.append(Done(item.name, "failed", sum(admission.stage_ms.values()), None, admission.refusal))
+            refused.append(
+                AdapterOutcome(item.name, "failed", sum(admission.stage_ms.values()), None, admission.refusal)
+            )
         else:
             assert admission.snapshot is not None
             snapshot = admission.snapshot
-            wanted.append(Wanted(item.name, snapshot.digest, mapped(snapshot.directory)))
+            wanted.append(DesiredAdapter(item.name, snapshot.digest, mapped(snapshot.directory)))
     return wanted, refused
 
 

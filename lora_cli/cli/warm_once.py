@@ -18,17 +18,17 @@ from lora_cli.render.prometheus_metrics import render_load_metrics
 from lora_cli.render.terminal import separated
 from lora_cli.render.terminal_warm import answer_parts, load_parts
 from lora_cli.render.warm_report import WarmReport
-from lora_cli.runtime.load_jobs import continued, reported
-from lora_cli.runtime.messages import Job
-from lora_cli.runtime.plan import Plan, lay_out, needs_of
-from lora_cli.runtime.warm_process import WarmProcess, require
+from lora_cli.runtime.load_jobs import merge_reports, report_of_admission
+from lora_cli.runtime.messages import LoraRequest
+from lora_cli.runtime.plan import Plan, plan_slots, slot_requirements
+from lora_cli.runtime.warm_process import WarmProcess, require_packages_for
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.in_use import holding
 from lora_cli.store.page_cache import Resident, folder_residency
 from lora_cli.validation import Terms
 
-Accepted = tuple[int, LoadReport, Job, Snapshot]
+Accepted = tuple[int, LoadReport, LoraRequest, Snapshot]
 """The index of an adapter, its report so far, its job, and its snapshot."""
 
 
@@ -58,9 +58,9 @@ def warm_once(
 ) -> tuple[list[LoadReport], list[Answers]]:
     """The reports of all adapters in the given order, and the answers of those that were proved.
 
-    After an interrupt the remaining adapters are reported as not done.
+    After an interrupt the remaining adapters are report_of_admission as not done.
     """
-    require(run.forward)
+    require_packages_for(run.forward)
     base, store = base_model(inputs.base, settings), Store(settings.cache_dir)
     terms = Terms(base, max_lora_rank=run.limits.max_lora_rank or None)
     recorder = ResidencyRecorder(store, run.copies) if once.residency else None
@@ -78,15 +78,15 @@ def warm_once(
             accepted: list[Accepted] = []
             for place, item in enumerate(inputs.items):
                 admission = admit(item)
-                report, job = reported(item, admission)
+                report, job = report_of_admission(item, admission)
                 if job is None or admission.snapshot is None:
                     reports[place] = report
                 else:
                     accepted.append((place, report, job, admission.snapshot))
                 shown.count_adapter(failed=job is None)
             if accepted:
-                needs = [needs_of(job.adapter, base) for _, _, job, _ in accepted]
-                plan = lay_out(process_plan(inputs, run, base, settings), needs)
+                needs = [slot_requirements(job.adapter, base) for _, _, job, _ in accepted]
+                plan = plan_slots(process_plan(inputs, run, base, settings), needs)
                 for place, report, snapshot in _loaded(accepted, plan, once, answers, shown, settings):
                     reports[place] = report
                     if run.copies is not None and not report.error:
@@ -113,12 +113,12 @@ def _loaded(
         log_stage(settings, name, stage)
 
     shown.begin_part("proved", len(accepted))
-    with WarmProcess(plan, tell=tell) as process:
+    with WarmProcess(plan, on_stage=tell) as process:
         shown.set_stage("warm process", "start")
         for note in process.start().notes:
             inform(note, settings)
         for place, report, job, snapshot in accepted:
-            loaded = continued(report, process.load(job))
+            loaded = merge_reports(report, process.load(job))
             if once.prompt and not loaded.error:
                 try:
                     answers.append(process.answer(job, once.prompt, once.max_tokens))

@@ -18,9 +18,9 @@ from lora_cli.core.target_modules import all_linear
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import NotFound, UsageError
 from lora_cli.reading.base_model import WEIGHTS_FILE
-from lora_cli.runtime.child_process import Died
-from lora_cli.runtime.plan import Needs, Plan, lay_out
-from lora_cli.runtime.warm_process import WarmProcess, require
+from lora_cli.runtime.child_process import ProcessDied
+from lora_cli.runtime.plan import Plan, SlotRequirements, plan_slots
+from lora_cli.runtime.warm_process import WarmProcess, require_packages_for
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.in_use import holding
@@ -49,7 +49,7 @@ def warm_serve(inputs: Inputs, run: WarmRun, serve: ServerOptions, settings: Set
     Raises:
         LoraCliError: the server cannot start, or failed.
     """
-    require(run.forward)
+    require_packages_for(run.forward)
     require_packages("warm --serve", "warm", "starlette", "uvicorn")
     if run.forward == "model" and run.dummy is None and not has_base_weights(inputs.base):
         # Without this check the process that owns the device would fail later.
@@ -67,46 +67,49 @@ def warm_serve(inputs: Inputs, run: WarmRun, serve: ServerOptions, settings: Set
     items, roots = uniquely_named(inputs.items), _folders(serve.roots)
     # Snapshots in the server's own cache were admitted by it, or by a trusted process: clients may load them.
     roots.append(Store(settings.cache_dir).snapshots)
-    from lora_cli.serving.adapter_manager import Host
-    from lora_cli.serving.admissions import Admissions, Setup
+    from lora_cli.serving.adapter_manager import AdapterManager
+    from lora_cli.serving.admissions import Admissions, AdmissionSettings
     from lora_cli.serving.api import Api
-    from lora_cli.serving.request_rates import read_past
-    from lora_cli.serving.server import Files
+    from lora_cli.serving.request_rates import read_rates
+    from lora_cli.serving.server import OutputFiles
     from lora_cli.serving.server import serve as listen
 
     base = base_model(inputs.base, settings)
     history_file = settings.cache_dir / "history" / f"{hashlib.sha256(str(inputs.base).encode()).hexdigest()[:32]}.json"
-    past = read_past(history_file)
+    past = read_rates(history_file)
     plan = replace(process_plan(inputs, run, base, settings), history=past.tiers)
     process = partial(
         WarmProcess,
         deadline_s=timeout_s,
         stop_deadline_s=STOP_S,
-        tell=partial(log_stage, settings),
-        died=_log_death,
-        revived=_log_return,
+        on_stage=partial(log_stage, settings),
+        on_death=_log_death,
+        on_restart=_log_return,
     )
     open_process = partial(_open_process, plan, process)
     copy = run.copies.admitted if run.copies is not None else None
     level = logging.getLogger("lora_cli").getEffectiveLevel()
-    setup = Setup(settings, base, run.limits.max_lora_rank or None, tuple(roots), copy, level)
+    setup = AdmissionSettings(settings, base, run.limits.max_lora_rank or None, tuple(roots), copy, level)
     with holding(Store(settings.cache_dir)) as hold, closing(Admissions(setup, hold, timeout_s)) as admissions:
         admissions.start()
         slots, memory = run.limits.max_loras, run.limits.max_cpu_loras
-        host = Host(items, admissions, open_process, slots=slots, memory=memory, past=past)
+        host = AdapterManager(items, admissions, open_process, max_loras=slots, max_cpu_loras=memory, rates=past)
         hosts = None if token or address.uds is not None else address.hosts
         api = Api(host, settings, _base_name(inputs), roots, run.forward == "model", token, hosts)
         listen(
-            api, address, Files(serve.ready_file, serve.metrics_file, history_file), lambda note: inform(note, settings)
+            api,
+            address,
+            OutputFiles(serve.ready_file, serve.metrics_file, history_file),
+            lambda note: inform(note, settings),
         )
 
 
-def _open_process(plan: Plan, process: Callable[[Plan], WarmProcess], needs: Sequence[Needs]) -> WarmProcess:
+def _open_process(plan: Plan, process: Callable[[Plan], WarmProcess], needs: Sequence[SlotRequirements]) -> WarmProcess:
     """Starts the process with slots for the known adapters, and for the modules that most adapters have."""
-    return process(lay_out(plan, needs, all_linear(plan.base)))
+    return process(plan_slots(plan, needs, all_linear(plan.base)))
 
 
-def _log_death(why: Died) -> None:
+def _log_death(why: ProcessDied) -> None:
     hint = f" ({why.hint})" if why.hint else ""
     log.warning("%s%s; it is started again", why.message, hint)
 

@@ -1,5 +1,5 @@
-"""Running servers over HTTP: vLLM, SGLang and our own; which adapters they serve, and having them serve others.
+"""Running servers over HTTP: vLLM, SGLang and ``warm --serve``; the adapters that they serve, and changing them.
 
-``servers`` has a class for each kind. ``effect``
-proves that an adapter changes what a server says, and ``reconcile`` makes one server serve what is wanted. Torch-free.
+``servers`` has a class for each kind of server. ``canary`` proves that an adapter changes a server's output, and
+``reconcile`` makes a server serve the desired adapters. Torch-free.
 """

@@ -25,7 +25,7 @@ class Address:
 
     @property
     def url(self) -> str:
-        """What requests go to; over a Unix socket the host says nothing."""
+        """The base URL of requests; over a Unix socket its host has no meaning."""
         if self.uds is not None:
             return "http://localhost"
         scheme = "https" if self.tls else "http"
@@ -43,7 +43,7 @@ class Address:
 
     @property
     def hosts(self) -> frozenset[str]:
-        """What a Host header may say of an address on this machine: nothing that a name server made up."""
+        """Accepted values of the Host header for an address on this machine: no DNS names."""
         names = {"localhost", "127.0.0.1", "[::1]", f"[{self.host}]" if ":" in self.host else self.host}
         return frozenset(names | {f"{name}:{self.port}" for name in names})
 
@@ -74,7 +74,7 @@ def parse_address(text: str) -> Address:
 
 
 def is_host(text: str) -> bool:
-    """Whether a name server could know it: the standard library fails at a name that no DNS message can hold."""
+    """Whether it is a valid DNS name: the standard library fails at others."""
     try:
         return bool(text.encode("idna"))
     except UnicodeError:

@@ -1,31 +1,31 @@
-"""Whether an adapter changes what a server says: a load that was answered with 200 proves nothing of that."""
+"""Canary prompts show whether an adapter changes a server's output: a load answered with 200 does not prove it."""
 
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from lora_cli.endpoint.servers import Ours, Prompt, Said, Server
+from lora_cli.endpoint.servers import Completion, LoraCliServer, Prompt, Server
 
 CANARIES: tuple[Prompt, ...] = (
-    tuple(range(3, 19)),  # token ids: a tokenizer that knows none of the words makes one and the same of all of them
+    tuple(range(3, 19)),  # token ids: a tokenizer without these words maps all of them to one token
     "The quick brown fox",
     "Q: What is the capital of France?\nA:",
 )
 TOKENS = 8
 LEAST = 1e-5
-"""Log-probabilities that differ by less are the same: float32 keeps seven digits of a logit."""
+"""Smaller differences of log-probabilities are rounding: float32 keeps seven digits of a logit."""
 
 NOISE = 4.0
-"""Up to this multiple of the base's own difference between two requests there is no effect."""
+"""The effect must exceed this multiple of the base's own difference between two requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What an adapter changes: ``shift`` is the largest change of a log-probability; inf: other tokens.
+    """An adapter's effect: ``shift`` is the largest change of a log-probability; inf: other tokens.
 
-    ``noise`` is the same of the base, asked twice. ``proved`` is True where the adapter's effect is more than that,
-    None if it is not known.
+    ``noise`` is the same between two requests to the base. ``proved`` says whether ``shift`` exceeds it; None if that
+    is not known.
     """
 
     proved: bool | None
@@ -34,21 +34,21 @@ class Effect:
     noise: float = 0.0
 
 
-class Proof:
-    """Proves the effect of adapters on one server. Holds what its base says to each canary, twice; threads share it."""
+class CanaryProof:
+    """Proves the effect of adapters on one server. Caches the base's two responses to each canary; thread-safe."""
 
     def __init__(self, server: Server, base: str, prompts: Sequence[Prompt] = CANARIES) -> None:
         self._server, self._base_name, self._prompts = server, base, prompts
-        self._known: dict[Prompt, tuple[Said, float]] = {}
+        self._known: dict[Prompt, tuple[Completion, float]] = {}
         self._lock = threading.Lock()
 
     def effect(self, name: str) -> Effect:
-        """What the adapter changes, by the first canary that shows it; our own server proved it module by module.
+        """The effect, by the first canary that shows one; ``warm --serve`` reports its own proof of all modules.
 
         Raises:
-            EndpointError: the server does not answer.
+            EndpointError: a request failed.
         """
-        if isinstance(self._server, Ours):
+        if isinstance(self._server, LoraCliServer):
             worst = self._server.proof(name)
             if worst is None:
                 return Effect(None, "the server has not proved it")
@@ -59,7 +59,7 @@ class Proof:
             base, noise = self._base(prompt)
             if noise == inf:
                 continue
-            shift = _shift(base, self._server.complete(name, prompt, TOKENS))
+            shift = _logprob_difference(base, self._server.complete(name, prompt, TOKENS))
             shifts.append(shift)
             noises.append(noise)
             if shift > max(LEAST, NOISE * noise):
@@ -69,17 +69,17 @@ class Proof:
             return Effect(None, "the base's own answers differ between requests", noise=inf)
         return Effect(False, "answers as the base does", max(shifts), max(noises))
 
-    def _base(self, prompt: Prompt) -> tuple[Said, float]:
-        """What the base says, and how far it is from itself."""
+    def _base(self, prompt: Prompt) -> tuple[Completion, float]:
+        """The base's completion, and its difference from a second one."""
         with self._lock:
             if prompt not in self._known:
-                said, again = (self._server.complete(self._base_name, prompt, TOKENS) for _ in range(2))
-                self._known[prompt] = said, _shift(said, again)
+                first, second = (self._server.complete(self._base_name, prompt, TOKENS) for _ in range(2))
+                self._known[prompt] = first, _logprob_difference(first, second)
             return self._known[prompt]
 
 
-def _shift(one: Said, other: Said) -> float:
-    """How far two answers are apart: inf for other tokens, else the largest difference of their log-probabilities."""
+def _logprob_difference(one: Completion, other: Completion) -> float:
+    """The distance of two completions: inf for other tokens, else the largest difference of log-probabilities."""
     if (one.text, one.tokens) != (other.text, other.tokens):
         return inf
     pairs = zip(one.logprobs, other.logprobs, strict=False)

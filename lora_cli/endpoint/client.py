@@ -1,4 +1,4 @@
-"""Requests to one running server: bounded in time and bytes, with its errors in its own words."""
+"""HTTP requests to one running server, with limits of time and bytes; errors carry the server's message."""
 
 import socket
 import ssl
@@ -12,30 +12,30 @@ from lora_cli.errors import EndpointError, FormatError
 from lora_cli.redaction import remember
 
 LARGEST_ANSWER = 64 << 20
-LONGEST_WORDS = 1000
+LONGEST_MESSAGE = 1000
 TIMEOUT_S = 30.0
-PAGE = "a web page"
-WRONG = "check the address: is this an engine?"
-"""What to try where something else than an engine answers."""
+HTML_PAGE = "a web page"
+NOT_AN_ENGINE_HINT = "check the address: is this an engine?"
+"""The hint if something other than an engine responds."""
 
 
-def trust_in(address: Address) -> ssl.SSLContext | bool:
-    """Which certificates a server may have: the system's own, or SSL_CERT_FILE's, as openssl finds them."""
+def ssl_context(address: Address) -> ssl.SSLContext | bool:
+    """The TLS context: the system's certificates, or those of SSL_CERT_FILE, as openssl finds them."""
     return ssl.create_default_context() if address.tls else False
 
 
 class Refusal(EndpointError):
-    """A running server answers and says no: its HTTP status, and its own words."""
+    """An HTTP error response of a running server: its status and message."""
 
-    def __init__(self, status: int, message: str, words: str, *, hint: str = "") -> None:
+    def __init__(self, status: int, message: str, server_message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
-        self.status, self.words = status, words
+        self.status, self.server_message = status, server_message
 
 
 class Endpoint:
     """A running server at ``address``; ``token`` goes to it and nowhere else. A context manager; threads share it.
 
-    One answer may take ``timeout_s``; connections are kept for the next request.
+    A response may take ``timeout_s``; connections are reused.
     """
 
     def __init__(self, address: Address, token: str = "", timeout_s: float = TIMEOUT_S) -> None:
@@ -47,7 +47,7 @@ class Endpoint:
         import httpx2
 
         uds = None if self.address.uds is None else str(self.address.uds)
-        transport = httpx2.HTTPTransport(verify=trust_in(self.address), uds=uds)
+        transport = httpx2.HTTPTransport(verify=ssl_context(self.address), uds=uds)
         self._client = httpx2.Client(transport=transport, timeout=self.timeout_s, trust_env=False)
         return self
 
@@ -60,16 +60,16 @@ class Endpoint:
         """The JSON value at ``path``. Raises ``EndpointError``."""
         return self._json(self.request("GET", path), path)
 
-    def ask(self, path: str, value: Mapping[str, Any]) -> Any:
-        """The JSON value that the server answers to ``value``. Raises ``EndpointError``."""
+    def post(self, path: str, value: Mapping[str, Any]) -> Any:
+        """POST ``value``; the JSON value of the response. Raises ``EndpointError``."""
         return self._json(self.request("POST", path, value), path)
 
     def request(self, method: str, path: str, value: Mapping[str, Any] | None = None) -> bytes:
-        """The body of an answer below 400.
+        """The body of a response with a status below 400.
 
         Raises:
-            Refusal: the server says no.
-            EndpointError: it is not there, or takes too long.
+            Refusal: the response has an error status.
+            EndpointError: the server cannot be reached, or takes too long.
         """
         import httpx2
 
@@ -93,7 +93,7 @@ class Endpoint:
             raise EndpointError(f"{self.address}: {str(error) or type(error).__name__}") from error
 
     def listens(self) -> bool:
-        """Whether anybody is there."""
+        """Whether a connection succeeds."""
         try:
             self._check_listens()
         except EndpointError:
@@ -101,7 +101,7 @@ class Endpoint:
         return True
 
     def _check_listens(self) -> None:
-        """Raises ``EndpointError`` when there is no answer: the first request says it in these words."""
+        """Raises ``EndpointError`` if no connection succeeds."""
         try:
             if self.address.uds is not None:
                 with socket.socket(socket.AF_UNIX) as ours:
@@ -117,12 +117,12 @@ class Endpoint:
             ) from error
 
     def _refusal(self, status: int, body: bytes) -> Refusal:
-        words = words_of_body(body)
+        server_message = body_message(body)
         hint = "set LORA_CLI_API_KEY to the server's token" if status in {401, 403} else ""
         if hint and self.token:
             hint = "the server does not accept the token that was sent: that of --api-key, else of LORA_CLI_API_KEY"
-        hint = hint or (WRONG if words == PAGE else "")
-        return Refusal(status, f"{self.address} responded with {status}: {words}", words, hint=hint)
+        hint = hint or (NOT_AN_ENGINE_HINT if server_message == HTML_PAGE else "")
+        return Refusal(status, f"{self.address} responded with {status}: {server_message}", server_message, hint=hint)
 
     def _json(self, body: bytes, path: str) -> Any:
         try:
@@ -131,22 +131,22 @@ class Endpoint:
             raise EndpointError(error.message, hint="check that this is the right server") from error
 
 
-def words_of_body(body: bytes) -> str:
-    """The message of an error object, else the beginning of what was said; of markup, that it is so."""
+def body_message(body: bytes) -> str:
+    """The message of an error object, else the beginning of the body; ``HTML_PAGE`` for markup."""
     if body.lstrip().startswith(b"<"):
-        return PAGE
+        return HTML_PAGE
     try:
-        said = words_of(parse.json_value(body, ""))
+        said = error_message(parse.json_value(body, ""))
     except FormatError:
         said = ""
     return said or " ".join(body[:500].decode("utf-8", "replace").split()) or "nothing more"
 
 
-def words_of(value: Any) -> str:
-    """The message of an error object, however deep vLLM, SGLang, OpenAI and FastAPI put it; "" where it has none."""
+def error_message(value: Any) -> str:
+    """The message of an error object, nested as vLLM, SGLang, OpenAI and FastAPI do; "" without one."""
     if isinstance(value, str):
-        return " ".join(value.split())[:LONGEST_WORDS]
+        return " ".join(value.split())[:LONGEST_MESSAGE]
     if not isinstance(value, dict):
         return ""
     keys = ("error", "message", "error_message", "detail")
-    return next((said for key in keys if (said := words_of(value.get(key)))), "")
+    return next((said for key in keys if (said := error_message(value.get(key)))), "")

@@ -1,4 +1,4 @@
-"""One running server, made to serve exactly what is wanted: load what is missing, replace what changed, prove it."""
+"""Make a running server serve the desired adapters: load missing ones, replace changed ones, prove each."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -6,24 +6,24 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lora_cli.daemon_threads import map_in_threads
-from lora_cli.endpoint.canary import Effect, Proof
-from lora_cli.endpoint.client import WRONG, Refusal
-from lora_cli.endpoint.servers import Served, Server
+from lora_cli.endpoint.canary import CanaryProof, Effect
+from lora_cli.endpoint.client import NOT_AN_ENGINE_HINT, Refusal
+from lora_cli.endpoint.servers import ServedModel, Server
 from lora_cli.errors import EndpointError, LoraCliError, Refused
 
 Action = Literal["kept", "loaded", "replaced", "pruned", "failed"]
 POLL_S = 0.25
 TELL_S = 15.0
 AT_ONCE = 4
-"""Adapters that one server is asked to load and to prove at once."""
+"""Adapters that are loaded and proved at once on one server."""
 
 CANDIDATE = "lora-cli-candidate-"
-"""An adapter that takes another one's name is loaded under this prefix and its digest first, and proved there."""
+"""A replacement is first loaded and proved under this prefix and its digest."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """An adapter that is to be served as ``name``: its snapshot's digest, and the path at which the server sees it."""
+class DesiredAdapter:
+    """An adapter to be served as ``name``: its snapshot's digest, and its path on the server."""
 
     name: str
     digest: str
@@ -31,12 +31,12 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
-    """How a server may be changed.
+class ReconcileOptions:
+    """Options of ``reconcile``.
 
     ``prune`` unloads what is neither wanted nor has one of these names (None: nothing is unloaded): an adapter that
-    could not be fetched or was refused goes on being served as it is. ``prove`` asks for the effect of each adapter;
-    ``unload`` allows to unload where the engine has a bug in that.
+    could not be fetched or was refused stays served as it is. ``prove`` checks the effect of each adapter; ``unload``
+    allows to unload although the engine has a bug in that.
     """
 
     prune: frozenset[str] | None
@@ -45,8 +45,8 @@ class Changes:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """What was done about one adapter on one server. ``error`` says why it is not served as it should be."""
+class AdapterOutcome:
+    """The outcome for one adapter on one server. ``error`` says why it is not served as desired."""
 
     name: str
     action: Action
@@ -56,29 +56,29 @@ class Done:
 
     @property
     def exit_code(self) -> int:
-        """What this alone would end the command with."""
+        """The exit code for this adapter."""
         return self.error.exit_code if self.error is not None else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One server: its kind and version, what was done on it, and why that was not all."""
+    """The outcome for one server: its kind and version, its adapters, and the error that ended the run."""
 
     address: str
     kind: str
     version: str
     error: LoraCliError | None
-    adapters: tuple[Done, ...]
+    adapters: tuple[AdapterOutcome, ...]
     note: str = ""
-    """What stays in the server of what it no longer serves."""
+    """Memory that unloaded adapters still take on the server."""
 
 
 def wait_ready(
-    server: Server, patience_s: float, is_over: Callable[[], bool], tell: Callable[[str], None]
+    server: Server, patience_s: float, is_over: Callable[[], bool], on_wait: Callable[[str], None]
 ) -> LoraCliError | None:
-    """Wait until the server is ready; why it is not when the patience is over, or at once where it has no such path.
+    """Wait until the server is ready; returns the error after ``patience_s``, or at once if it has no such path.
 
-    ``tell`` is called with the server that it waits for, the reason and the time left: at once, and again after
+    ``on_wait`` is called with the server that it waits for, the reason and the time left: at once, and again after
     ``TELL_S`` seconds.
     """
     until = time.monotonic() + patience_s
@@ -88,7 +88,7 @@ def wait_ready(
             server.check_ready()
         except EndpointError as error:
             if isinstance(error, Refusal) and error.status == 404:
-                return EndpointError(error.message, hint=WRONG)
+                return EndpointError(error.message, hint=NOT_AN_ENGINE_HINT)
             if is_over():
                 return EndpointError(f"{server.endpoint.address} was not ready yet when the run was stopped")
             if time.monotonic() >= until:
@@ -97,7 +97,7 @@ def wait_ready(
                     hint="check its log; --wait waits longer",
                 )
             if time.monotonic() >= tell_at:
-                tell(
+                on_wait(
                     f"waiting for {server.endpoint.address} for up to {until - time.monotonic():.0f} s: {error.message}"
                 )
                 tell_at = time.monotonic() + TELL_S
@@ -108,51 +108,67 @@ def wait_ready(
         time.sleep(POLL_S)
 
 
-def reconcile(server: Server, wanted: Sequence[Wanted], changes: Changes) -> tuple[list[Done], LoraCliError | None]:
-    """Load, replace and prove, a few adapters at a time; what else the server serves goes with ``prune``.
+def reconcile(
+    server: Server, wanted: Sequence[DesiredAdapter], options: ReconcileOptions
+) -> tuple[list[AdapterOutcome], LoraCliError | None]:
+    """Load, replace and prove adapters, a few at a time; ``prune`` unloads the others.
 
-    What is served from the right path already stays as it is. One adapter that fails stops no other. Gives what was
-    done, and why there is no more.
+    Adapters served from the right path are kept. A failure does not stop the others. Returns the outcomes, and the
+    error that ended the run early.
     """
-    done: list[Done] = []
+    done: list[AdapterOutcome] = []
     try:
         server.check_reach()
         models = server.models()
         base = next((one.name for one in models if not one.parent), "")
         served = {one.name: one for one in models if one.parent}
-        proof = Proof(server, base) if changes.prove else None
-        done += map_in_threads(lambda one: _done(server, one, served.get(one.name), proof, changes), wanted, AT_ONCE)
-        if changes.prune is not None:
-            done.extend(_prune(server, served, changes.prune.union(one.name for one in wanted), changes))
+        proof = CanaryProof(server, base) if options.prove else None
+        done += map_in_threads(
+            lambda one: _reconcile_one(server, one, served.get(one.name), proof, options), wanted, AT_ONCE
+        )
+        if options.prune is not None:
+            done.extend(_prune(server, served, options.prune.union(one.name for one in wanted), options))
     except LoraCliError as error:
         return done, error
     return done, None
 
 
-def _done(server: Server, one: Wanted, served: Served | None, proof: Proof | None, changes: Changes) -> Done:
+def _reconcile_one(
+    server: Server,
+    one: DesiredAdapter,
+    served: ServedModel | None,
+    proof: CanaryProof | None,
+    options: ReconcileOptions,
+) -> AdapterOutcome:
     began = time.perf_counter()
     effect: Effect | None = None
     action: Action = "failed"
     error: LoraCliError | None = None
     try:
-        action = _have(server, one, served, proof, changes)
+        action = _ensure_served(server, one, served, proof, options)
         if proof is not None:
             effect = proof.effect(one.name)
             if effect.proved is not True:
                 raise _no_effect(one.name, effect)
     except LoraCliError as failure:
-        error = _explained(failure, one)
-    return Done(one.name, action, (time.perf_counter() - began) * 1e3, effect, error)
+        error = _with_path_hint(failure, one)
+    return AdapterOutcome(one.name, action, (time.perf_counter() - began) * 1e3, effect, error)
 
 
-def _have(server: Server, one: Wanted, served: Served | None, proof: Proof | None, changes: Changes) -> Action:
-    """Have it served from its path; what is to be replaced goes on serving until the new one has proved itself."""
+def _ensure_served(
+    server: Server,
+    one: DesiredAdapter,
+    served: ServedModel | None,
+    proof: CanaryProof | None,
+    options: ReconcileOptions,
+) -> Action:
+    """Load or replace one adapter; a replaced one keeps serving until the new one is proved."""
     if served is None:
         server.load(one.name, one.path)
         return "loaded"
     if served.is_from(one.path, one.digest):
         return "kept"
-    if server.replaces_by_unload and (bug := _unload_bug(server, changes)):
+    if server.replaces_by_unload and (bug := _unload_bug(server, options)):
         hint = "give the changed adapter a new name, or use --allow-unload"
         raise Refused(f"{one.name} is still served from {served.root}: {bug}", hint=hint)
     if proof is not None:
@@ -171,24 +187,26 @@ def _have(server: Server, one: Wanted, served: Served | None, proof: Proof | Non
     return "replaced"
 
 
-def _unload_bug(server: Server, changes: Changes) -> str:
-    return "" if changes.unload else server.unload_bug
+def _unload_bug(server: Server, options: ReconcileOptions) -> str:
+    return "" if options.unload else server.unload_bug
 
 
-def _prune(server: Server, served: dict[str, Served], kept: frozenset[str], changes: Changes) -> Iterator[Done]:
+def _prune(
+    server: Server, served: dict[str, ServedModel], kept: frozenset[str], options: ReconcileOptions
+) -> Iterator[AdapterOutcome]:
     for name in served:
         if name in kept:
             continue
         began = time.perf_counter()
         error: LoraCliError | None = None
         try:
-            if bug := _unload_bug(server, changes):
+            if bug := _unload_bug(server, options):
                 raise Refused(f"{name} is still served: {bug}", hint="restart the server, or use --allow-unload")
             server.unload(name)
         except LoraCliError as failure:
             error = failure
         action: Action = "failed" if error is not None else "pruned"
-        yield Done(name, action, (time.perf_counter() - began) * 1e3, None, error)
+        yield AdapterOutcome(name, action, (time.perf_counter() - began) * 1e3, None, error)
 
 
 def _no_effect(name: str, effect: Effect) -> Refused:
@@ -205,9 +223,9 @@ def _no_effect(name: str, effect: Effect) -> Refused:
     )
 
 
-def _explained(error: LoraCliError, one: Wanted) -> LoraCliError:
-    """A path that the server does not see is the usual reason of a 404, and its words do not say so."""
-    if isinstance(error, Refusal) and not error.hint and (error.status == 404 or one.path in error.words):
+def _with_path_hint(error: LoraCliError, one: DesiredAdapter) -> LoraCliError:
+    """Add a hint to a 404, whose usual cause is a path that the server does not see."""
+    if isinstance(error, Refusal) and not error.hint and (error.status == 404 or one.path in error.server_message):
         hint = f"check that it can read {one.path}; mount the cache there, or map it: --engine-path FROM=TO"
-        return Refusal(error.status, error.message, error.words, hint=hint)
+        return Refusal(error.status, error.message, error.server_message, hint=hint)
     return error

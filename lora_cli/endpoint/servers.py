@@ -1,4 +1,4 @@
-"""Running servers, whichever kind they are: vLLM, SGLang and our own, all with OpenAI's paths. Each is a class here."""
+"""Running servers: a class each for vLLM, SGLang and ``warm --serve``, all with OpenAI's paths."""
 
 import re
 from abc import ABC, abstractmethod
@@ -13,14 +13,14 @@ from lora_cli.errors import EndpointError, FormatError, UsageError
 
 MOST_MODELS = 1_000_000
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
-SWITCH = "start vLLM with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, --enable-lora and one API server"
+RUNTIME_UPDATING_HINT = "start vLLM with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, --enable-lora and one API server"
 
 Prompt = str | tuple[int, ...]
 """Text, or token ids."""
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedModel:
     """One model of a server; ``root`` is where an adapter was loaded from, ``parent`` its base ("" for a base)."""
 
     name: str
@@ -34,7 +34,7 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Completion:
     """A greedy answer: its tokens as text, and their natural log-probabilities (empty if they are not reported)."""
 
     text: str
@@ -43,29 +43,29 @@ class Said:
 
 
 class Server(ABC):
-    """A running server. Every method raises ``EndpointError``, with the server's own words.
+    """A running server. Every method raises ``EndpointError``, with the server's message.
 
-    The bugs of engines that changing a running one meets are attributes, each with its issue; "" means that there is
-    none. They are open in the newest version that was read, so that no version is taken to be without them.
+    Known bugs of an engine are attributes, each with its issue; "" means none. They are open in the newest version
+    read, so they apply to every version.
     """
 
     unload_bug = ""
-    """Why an adapter is not to be unloaded while the server runs."""
+    """Why unloading an adapter is unsafe while the server runs."""
 
     replaces_by_unload = False
-    """Whether an adapter that takes the name of another one makes the server unload that."""
+    """Whether replacing an adapter unloads the old one."""
 
-    single: Mapping[str, str] = {}
-    """Flags in ``/server_info``, each with a source: above 1 a load does not reach all that answers requests."""
+    single_process_flags: Mapping[str, str] = {}
+    """Flags in ``/server_info``, each with a source: with a value above 1 a load does not reach every process."""
 
     leftover = ""
-    """What stays in the server of an adapter that was unloaded."""
+    """A note on memory that unloaded adapters still take."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
 
     def check_ready(self) -> None:
-        """``/health``: raises ``EndpointError`` while it does not answer requests, with why."""
+        """``/health``: raises ``EndpointError`` with the reason while the server is not ready."""
         self.endpoint.request("GET", "/health")
 
     @abstractmethod
@@ -73,13 +73,13 @@ class Server(ABC):
         """Its version, "" where it does not report it."""
 
     def flags(self) -> dict[str, Any]:
-        """What it was started with, as far as it reports that."""
+        """The flags that it was started with, if it reports them."""
         return {}
 
     def check_reach(self) -> None:
-        """Raises ``EndpointError`` where a load would not reach all that answers requests."""
-        flags = self.flags() if self.single else {}
-        for flag, source in self.single.items():
+        """Raises ``EndpointError`` if a load would not reach all of the server's processes."""
+        flags = self.flags() if self.single_process_flags else {}
+        for flag, source in self.single_process_flags.items():
             number = flags.get(flag)
             if isinstance(number, int) and number > 1:
                 option = f"--{flag.replace('_', '-')}"
@@ -88,12 +88,12 @@ class Server(ABC):
                     hint=f"start it with {option} 1, or with all adapters: lora-cli inspect --engine-args",
                 )
 
-    def models(self) -> tuple[Served, ...]:
+    def models(self) -> tuple[ServedModel, ...]:
         """The bases and adapters that it serves, by ``/v1/models``: adapters have a parent."""
         answer = self.endpoint.get("/v1/models")
         try:
             listed = parse.sequence(parse.mapping(answer, "/v1/models").get("data"), "/v1/models: data")
-            return tuple(_served(one) for one in listed[:MOST_MODELS])
+            return tuple(_served_model(one) for one in listed[:MOST_MODELS])
         except FormatError as error:
             raise EndpointError(
                 f"{self.endpoint.address}: {error.message}", hint="check that it is a server of this kind"
@@ -109,15 +109,15 @@ class Server(ABC):
 
     @abstractmethod
     def unload(self, name: str) -> None:
-        """Serve it no longer."""
+        """Unload an adapter."""
 
-    def complete(self, name: str, prompt: Prompt, max_tokens: int) -> Said:
+    def complete(self, name: str, prompt: Prompt, max_tokens: int) -> Completion:
         """A greedy answer by an adapter, or by the base of that name, with its tokens' log-probabilities."""
         body = {"model": name, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "logprobs": 1}
-        answer = self.endpoint.ask("/v1/completions", body)
+        answer = self.endpoint.post("/v1/completions", body)
         try:
             choices = parse.sequence(parse.mapping(answer, "the response").get("choices"), "choices")
-            return _said(parse.mapping(choices[0] if choices else None, "choices[0]"))
+            return _completion(parse.mapping(choices[0] if choices else None, "choices[0]"))
         except FormatError as error:
             raise EndpointError(f"{self.endpoint.address}: /v1/completions: {error.message}") from error
 
@@ -143,19 +143,21 @@ class Vllm(Server):
         self._post(LOAD, {"lora_name": name, "lora_path": path})
 
     def replace(self, name: str, path: str) -> None:
-        """In place: no request in between finds nothing. What vLLM caches of prompts is kept by name and path."""
+        """In place, so no request fails in between. vLLM's prefix cache is keyed by name and path."""
         self._post(LOAD, {"lora_name": name, "lora_path": path, "load_inplace": True})
 
     def unload(self, name: str) -> None:
-        """Take the name away."""
+        """Unload an adapter."""
         self._post(UNLOAD, {"lora_name": name})
 
     def _post(self, path: str, body: dict[str, Any]) -> None:
         try:
             self.endpoint.request("POST", path, body)
         except Refusal as error:
-            if error.status == 404 and error.words in {"Not Found", "nothing more"}:
-                raise Refusal(error.status, f"{self.endpoint.address} has no {path}", "", hint=SWITCH) from error
+            if error.status == 404 and error.server_message in {"Not Found", "nothing more"}:
+                raise Refusal(
+                    error.status, f"{self.endpoint.address} has no {path}", "", hint=RUNTIME_UPDATING_HINT
+                ) from error
             raise
 
 
@@ -169,7 +171,7 @@ class Sglang(Server):
 
     unload_bug = "SGLang can hang for good when it unloads an adapter (sglang#36894)"
     replaces_by_unload = True
-    single = {"tokenizer_worker_num": "sglang#31084", "dp_size": "it asserts that"}  # noqa: RUF012
+    single_process_flags = {"tokenizer_worker_num": "sglang#31084", "dp_size": "it asserts that"}  # noqa: RUF012
 
     def version(self) -> str:
         """By its flags."""
@@ -191,33 +193,33 @@ class Sglang(Server):
         self._post("/load_lora_adapter", {"lora_name": name, "lora_path": path})
 
     def replace(self, name: str, path: str) -> None:
-        """Unload and load: it has nothing in place. A request in between is refused."""
+        """Unload and load: SGLang cannot replace in place. A request in between is refused."""
         self.unload(name)
         self.load(name, path)
 
     def unload(self, name: str) -> None:
-        """Take it away, after the requests that use it."""
+        """Unload an adapter, after the requests that use it."""
         self._post("/unload_lora_adapter", {"lora_name": name})
 
-    def complete(self, name: str, prompt: Prompt, max_tokens: int) -> Said:
+    def complete(self, name: str, prompt: Prompt, max_tokens: int) -> Completion:
         """A greedy answer; an adapter is asked for as ``base:adapter``."""
         parent = next((one.parent for one in self.models() if one.name == name), "")
         return super().complete(f"{parent}:{name}" if parent else name, prompt, max_tokens)
 
     def _post(self, path: str, body: dict[str, str]) -> None:
-        answer = self.endpoint.ask(path, body)
+        answer = self.endpoint.post(path, body)
         if isinstance(answer, dict) and answer.get("success") is False:
             words = " ".join(str(answer.get("error_message") or "nothing more").split())[:1000]
             raise Refusal(400, f"{self.endpoint.address} refused: {words}", words)
 
 
-class Ours(Vllm):
+class LoraCliServer(Vllm):
     """``lora-cli warm --serve``: vLLM's paths, and its own proof of each adapter."""
 
     leftover = ""
 
     def check_ready(self) -> None:
-        """``/ready``: what it was started with was tried."""
+        """``/ready``: the initial loads have ended."""
         self.endpoint.request("GET", "/ready")
 
     def version(self) -> str:
@@ -225,9 +227,9 @@ class Ours(Vllm):
         return ""
 
     def proof(self, name: str) -> float | None:
-        """The worst error of the forward that it composed, module by module; None when it has not proved it.
+        """The largest error of the server's own proof, over all modules; None if it has not proved the adapter.
 
-        An adapter that it has not loaded yet is asked for once, which loads and proves it.
+        An adapter that is not loaded yet is probed once, which loads and proves it.
         """
         worst = self._proof(name)
         if worst is None:
@@ -243,11 +245,11 @@ class Ours(Vllm):
         return None
 
 
-SERVERS: Mapping[str, type[Server]] = {"vllm": Vllm, "sglang": Sglang, "lora-cli": Ours}
+SERVERS: Mapping[str, type[Server]] = {"vllm": Vllm, "sglang": Sglang, "lora-cli": LoraCliServer}
 
 
 def open_server(kind: str, endpoint: Endpoint) -> Server:
-    """The server of that kind. Raises ``UsageError``: no server is called so."""
+    """The server of that kind. Raises ``UsageError`` for an unknown kind."""
     if kind not in SERVERS:
         raise UsageError(f"no supported server is called {kind!r}", hint=did_you_mean(kind, SERVERS))
     return SERVERS[kind](endpoint)
@@ -259,20 +261,20 @@ def _printable_version(answer: Any) -> str:
     return value if isinstance(value, str) and re.fullmatch(r"[0-9A-Za-z.+_-]{1,64}", value) else ""
 
 
-def _served(value: Any) -> Served:
+def _served_model(value: Any) -> ServedModel:
     fields = parse.mapping(value, "data")
     name = parse.text(fields.get("id"), "id")
     root, parent = fields.get("root"), fields.get("parent")
-    return Served(name, root if isinstance(root, str) else name, parent if isinstance(parent, str) else "")
+    return ServedModel(name, root if isinstance(root, str) else name, parent if isinstance(parent, str) else "")
 
 
-def _said(choice: dict[str, Any]) -> Said:
+def _completion(choice: dict[str, Any]) -> Completion:
     logs = choice.get("logprobs")
-    told = logs if isinstance(logs, dict) else {}
-    tokens = tuple(str(token) for token in told.get("tokens") or ())
+    fields = logs if isinstance(logs, dict) else {}
+    tokens = tuple(str(token) for token in fields.get("tokens") or ())
     values = tuple(
         float(value)
-        for value in told.get("token_logprobs") or ()
+        for value in fields.get("token_logprobs") or ()
         if isinstance(value, int | float) and not isinstance(value, bool)
     )
-    return Said(parse.text(choice.get("text"), "text"), tokens, values)
+    return Completion(parse.text(choice.get("text"), "text"), tokens, values)

@@ -26,8 +26,8 @@ from lora_cli.engines import choose_engine
 from lora_cli.errors import LoraCliError, NotFound
 from lora_cli.plugins.names import Fingerprint, Known, Names
 from lora_cli.runtime.module_tree import base_from_transformers
-from lora_cli.serving.adapter_state import STATUS, Backoff, shortened
-from lora_cli.serving.admissions import JUDGES, Admissions, Setup
+from lora_cli.serving.adapter_state import STATUS, Backoff, shorten_name
+from lora_cli.serving.admissions import VALIDATORS, Admissions, AdmissionSettings
 from lora_cli.settings import RESOLVE_TIMEOUT, Settings, parse_duration
 from lora_cli.store import Store
 from lora_cli.store.in_use import Hold
@@ -197,9 +197,9 @@ class Resolver:
                 report = admitted.report
                 if not report.error or report.exit_code != NotFound.exit_code:
                     break
-            if admitted.job is not None:
-                asked.resolved = Resolved(report.name, admitted.job.directory, report.digest)
-            asked.tried(report)
+            if admitted.lora is not None:
+                asked.resolved = Resolved(report.name, admitted.lora.directory, report.digest)
+            asked.record_result(report)
             if report.error:
                 log.warning("%s is not served: %s", report.name, _told(report))
             self._observe(report, 0 if admitted.cached else admitted.size)
@@ -255,7 +255,7 @@ class Resolver:
             # No limit is known: the engine itself refuses what is above it.
             ranks = choose_engine(running.engine).engine.ranks
             deployment = Deployment(max_lora_rank=known.max_lora_rank or (max(ranks) if ranks else None))
-        setup = Setup(
+        setup = AdmissionSettings(
             settings,
             self._base,
             deployment.max_lora_rank,
@@ -264,7 +264,7 @@ class Resolver:
             deployment=deployment,
         )
         admissions = Admissions(setup, self._hold, VALIDATE_S)
-        admissions.start(judges=JUDGES)
+        admissions.start(validators=VALIDATORS)
         return admissions
 
     def _retire(self, reading: _Reading) -> None:
@@ -311,4 +311,4 @@ def _unresolved(asked: _Lookup, report: LoadReport) -> Unresolved:
     """A failed attempt as a client hears of it."""
     status, _kind = STATUS.get(report.exit_code, (500, ""))
     again = f"; retry in {max(1, round(asked.retry_in_s))} s" if status >= 500 else ""
-    return Unresolved(status, f"{shortened(report.name)}: {_told(report)}{again}")
+    return Unresolved(status, f"{shorten_name(report.name)}: {_told(report)}{again}")

@@ -12,7 +12,7 @@ from lora_cli.core import parse
 from lora_cli.core.grouping import by_key
 from lora_cli.core.results import Answers, LoadReport
 from lora_cli.core.text import counted, duration, milliseconds, safe, share, size
-from lora_cli.endpoint.reconcile import Done, Replica
+from lora_cli.endpoint.reconcile import AdapterOutcome, Replica
 from lora_cli.errors import INTERRUPTED
 from lora_cli.render.terminal import Paragraph, hints, separated, table_or_blocks, text
 from lora_cli.render.warm_report import EndpointsReport
@@ -221,6 +221,6 @@ def _replica(replica: Replica, *, quiet: bool) -> Iterator[RenderableType]:
         yield from _error_lines(replica.error.message, replica.error.hint)
 
 
-def _failure(one: Done, note: str = "") -> list[RenderableType]:
+def _failure(one: AdapterOutcome, note: str = "") -> list[RenderableType]:
     message, hint = ("", "") if one.error is None else (one.error.message, one.error.hint)
     return _failed(one.name, "failed", message, hint, note)

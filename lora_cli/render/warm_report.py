@@ -8,7 +8,7 @@ from lora_cli import __version__
 from lora_cli.core.json_schema import Version
 from lora_cli.core.results import Answers, LoadReport
 from lora_cli.endpoint.client import Refusal
-from lora_cli.endpoint.reconcile import Done, Replica
+from lora_cli.endpoint.reconcile import AdapterOutcome, Replica
 from lora_cli.errors import EndpointError
 
 
@@ -30,11 +30,11 @@ class EndpointsReport:
     schema: Literal["lora_cli/endpoints/1"] = "lora_cli/endpoints/1"
     version: Version = __version__
     servers: Sequence[Replica]
-    refused: Sequence[Done]
+    refused: Sequence[AdapterOutcome]
     """Adapters that no server was asked to load."""
 
     @property
-    def done(self) -> Sequence[Done]:
+    def done(self) -> Sequence[AdapterOutcome]:
         """The results of each adapter on each server, and the refused adapters."""
         return [*(one for server in self.servers for one in server.adapters), *self.refused]
 
@@ -42,7 +42,7 @@ class EndpointsReport:
     def reached(self) -> bool:
         """Whether each server responded for at least one adapter: a single one may hang."""
 
-        def silent(one: Done) -> bool:
+        def silent(one: AdapterOutcome) -> bool:
             return isinstance(one.error, EndpointError) and not isinstance(one.error, Refusal)
 
         return all(one.error is None and not (one.adapters and all(map(silent, one.adapters))) for one in self.servers)

@@ -144,7 +144,7 @@ def _halves(parts: Sequence[Part]) -> list[Sequence[Part]]:
 
 
 class Reader:
-    """Reads parts of an open file in order; holds the views of the next read, and what it will have brought."""
+    """Reads parts of an open file in order: the views of the next read, and the parts that it completes."""
 
     def __init__(self, descriptor: int, file: str, file_end: int, storage: torch.Tensor, name: str) -> None:
         self._descriptor, self._file, self._file_end, self._name = descriptor, file, file_end, name

@@ -118,8 +118,8 @@ def _tensors(directory: Path) -> dict[str, TensorInfo]:
     shard_of = _index(directory)
     tensors: dict[str, TensorInfo] = {}
     for file in sorted(set(shard_of.values())) or [WEIGHTS_FILE]:
-        held = _header(directory / file)
-        tensors |= {name: info for name, info in held.items() if shard_of.get(name, file) == file}
+        found = _header(directory / file)
+        tensors |= {name: info for name, info in found.items() if shard_of.get(name, file) == file}
     return tensors
 
 

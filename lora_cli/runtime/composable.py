@@ -1,4 +1,4 @@
-"""What of an adapter the runtime can compose onto a base. The rest is refused by name, never skipped. Torch-free."""
+"""The parts of an adapter that the runtime can compose onto a base; others are refused by name. Torch-free."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -30,10 +30,10 @@ FEATURES: Mapping[str, tuple[Callable[[LoraConfig], bool], str]] = {
 }
 """Variants whose forward is more than ``W + s*B*A``: whether a config has one, and the field that says so."""
 
-OF_THE_WHOLE = frozenset({"use_dora", "bias", "lora_bias", "modules_to_save", "target_parameters"})
-"""Fields of those that are composed onto the whole model, where its own weights are at hand."""
+NEEDS_FULL_MODEL = frozenset({"use_dora", "bias", "lora_bias", "modules_to_save", "target_parameters"})
+"""Fields of variants that need the full model, with its own weights."""
 
-WHOLE_PARTS = frozenset({"magnitude", "lora_bias"})
+FULL_MODEL_PARTS = frozenset({"magnitude", "lora_bias"})
 """Parts that go with them; biases and saved modules do where the config says so."""
 
 CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -54,12 +54,12 @@ PART_NAMES = {
 COPY_PARTS = ("base_layer", "saved")
 
 HINT = "lora-cli validate checks if an engine can serve it; this supports plain LoRA on linear and embedding layers"
-WHOLE_HINT = "use --forward model, which supports it"
+FULL_MODEL_HINT = "use --forward model, which supports it"
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
-    """Where in an adapter is what one module has next to factors in a slot: names of tensors.
+class ExtraTensorNames:
+    """The tensor names of one module's extra weights.
 
     ``params`` and ``updates`` are by the parameter's name; an update is the path of its pair and its scaling.
     """
@@ -70,17 +70,17 @@ class Named:
     shift: str = ""
 
 
-def scalings(adapter: Adapter, base: BaseModel, *, whole: bool = False) -> dict[str, float]:
+def scalings(adapter: Adapter, base: BaseModel, *, full_model: bool = False) -> dict[str, float]:
     """PEFT's scaling of every module of ``adapter`` with factors for a slot, by path, in the file's order.
 
-    All of it can be composed, with ``whole`` onto a whole model.
+    All of it can be composed, with ``full_model`` onto a whole model.
 
     Raises:
         Refused: it uses a feature, holds a tensor, or names a module that the runtime does not compose.
         FormatError: its config or header cannot be read, or it holds no LoRA at all.
     """
     config = rewrite_config(_readable(adapter), base)
-    for reason, hint in _obstacles(adapter, config, base, whole=whole):
+    for reason, hint in _obstacles(adapter, config, base, full_model=full_model):
         raise Refused(f"{adapter.name}: {reason}", hint=hint)
     if not adapter.pairs:
         raise FormatError("has no LoRA weights", where=adapter.name)
@@ -89,24 +89,24 @@ def scalings(adapter: Adapter, base: BaseModel, *, whole: bool = False) -> dict[
     return {module: scale.scaling for module, scale in scales(config, modules).items()}
 
 
-def named_beside(adapter: Adapter, base: BaseModel) -> dict[str, Named]:
-    """What ``adapter``, which can be composed onto a whole model, has next to factors in a slot, by module path."""
+def extra_tensor_names(adapter: Adapter, base: BaseModel) -> dict[str, ExtraTensorNames]:
+    """The tensor names of an adapter's extra weights, by module path."""
     config = rewrite_config(_readable(adapter), base)
     replaces = _replacing(config)
-    found: dict[str, Named] = {}
+    found: dict[str, ExtraTensorNames] = {}
     for name, key in adapter.keys.items():
         if key.part == "magnitude":
-            found[key.module] = replace(found.get(key.module, Named()), magnitude=name)
+            found[key.module] = replace(found.get(key.module, ExtraTensorNames()), magnitude=name)
         elif key.part == "lora_bias":
-            found[key.module] = replace(found.get(key.module, Named()), shift=name)
+            found[key.module] = replace(found.get(key.module, ExtraTensorNames()), shift=name)
         elif replaces(key):
-            found.setdefault(key.module, Named()).params[key.param] = name
+            found.setdefault(key.module, ExtraTensorNames()).params[key.param] = name
     wrapped = wrapped_parameters(config, base.parameters)
     scaling = scales(config, wrapped.values())
     for wrapper, parameter in wrapped.items():
         module, _, param = parameter.rpartition(".")
         if wrapper in adapter.pairs:
-            found.setdefault(module, Named()).updates[param] = (wrapper, scaling[parameter].scaling)
+            found.setdefault(module, ExtraTensorNames()).updates[param] = (wrapper, scaling[parameter].scaling)
     return found
 
 
@@ -159,30 +159,34 @@ def _readable(adapter: Adapter) -> LoraConfig:
     return adapter.config
 
 
-def _obstacles(adapter: Adapter, config: LoraConfig, base: BaseModel, *, whole: bool) -> Iterator[tuple[str, str]]:
+def _obstacles(adapter: Adapter, config: LoraConfig, base: BaseModel, *, full_model: bool) -> Iterator[tuple[str, str]]:
     """Each reason why not, as "…" after the adapter's name, and what to do about it."""
     for feature, (present, field_name) in FEATURES.items():
-        if present(config) and not (whole and field_name in OF_THE_WHOLE):
-            how, hint = ("module by module", WHOLE_HINT) if field_name in OF_THE_WHOLE else ("by the runtime yet", HINT)
+        if present(config) and not (full_model and field_name in NEEDS_FULL_MODEL):
+            how, hint = (
+                ("module by module", FULL_MODEL_HINT)
+                if field_name in NEEDS_FULL_MODEL
+                else ("by the runtime yet", HINT)
+            )
             yield f"{feature} cannot be composed {how} ({field_name} in its config)", hint
-    for reason in _tensor_obstacles(adapter, config, base, whole=whole):
+    for reason in _tensor_obstacles(adapter, config, base, full_model=full_model):
         yield reason, HINT
 
 
-def _tensor_obstacles(adapter: Adapter, config: LoraConfig, base: BaseModel, *, whole: bool) -> Iterator[str]:
+def _tensor_obstacles(adapter: Adapter, config: LoraConfig, base: BaseModel, *, full_model: bool) -> Iterator[str]:
     init = config.init_lora_weights
     if isinstance(init, str) and init.lower().startswith(CHANGES_THE_BASE):
         yield f"it was trained on base weights changed by its initialisation (init_lora_weights {init!r})"
     copies, replaces = copied_modules(adapter, base), _replacing(config)
     for name, key in adapter.keys.items():
-        beside = whole and (key.part in WHOLE_PARTS or replaces(key))
-        if key.part not in PAIR_PARTS and name not in copies and not beside:
+        extra = full_model and (key.part in FULL_MODEL_PARTS or replaces(key))
+        if key.part not in PAIR_PARTS and name not in copies and not extra:
             yield f"{name} is {PART_NAMES[key.part]}, which cannot be composed by the runtime yet"
     used = {info.name for pair in adapter.pairs.values() for info in (pair.a, pair.b) if info is not None}
     for name in adapter.tensors:
         if name not in used and name not in copies and adapter.keys[name].part in PAIR_PARTS:
             yield f"{name} is a factor that another tensor also provides"
-    wrapped = wrapped_parameters(config, base.parameters) if whole else {}
+    wrapped = wrapped_parameters(config, base.parameters) if full_model else {}
     for module, pair in adapter.pairs.items():
         yield from _pair_obstacles(module, pair) if module in wrapped else _module_obstacles(module, pair, base)
     yield from _target_obstacles(adapter, config, base, wrapped)

@@ -1,12 +1,12 @@
-"""Whose turn it is on the device: requests before what is done in the background, such as a proof."""
+"""The priority queue before the device: requests go before background work, such as a proof."""
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Turns:
-    """One at a time. No background step begins while a request waits, so that one waits for a single step."""
+class DeviceLock:
+    """One holder at a time. No background step begins while a request waits, so it waits for one step at most."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -15,7 +15,7 @@ class Turns:
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """A turn for work that a request waits for."""
+        """Hold the device for a request."""
         with self._changed:
             self._requests += 1
             try:
@@ -28,7 +28,7 @@ class Turns:
 
     @contextmanager
     def background(self) -> Iterator[None]:
-        """A turn for one step of background work: keep it short."""
+        """Hold the device for one short step of background work."""
         with self._changed:
             while self._busy or self._requests:
                 self._changed.wait()

@@ -1,4 +1,4 @@
-"""The whole model of a plan: its base answers are made once, and every adapter is held against them."""
+"""The full model of a plan. The base's outputs are computed once, and every adapter is compared with them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -36,7 +36,7 @@ def dummy_model(config: Mapping[str, Any], *, dtype: torch.dtype, device: torch.
     return through_onednn(model.eval())
 
 
-class Chat:
+class ChatTokenizer:
     """The tokenizer of the base in ``directory``, through transformers: no network, no code of its own.
 
     Raises:
@@ -117,7 +117,7 @@ def stops(generation_config: Any) -> frozenset[int]:
 CHECK_TOKENS = 16
 
 
-class WholeModel:
+class FullModel:
     """Holds the composed model, its tokenizer (loaded with the first prompt), and what the base says.
 
     Raises:
@@ -137,14 +137,14 @@ class WholeModel:
         self._ids = torch.randint(vocabulary, (1, CHECK_TOKENS), generator=generator).to(device)
         self._base_logits: torch.Tensor | None = None
         self._base_answers: dict[tuple[str, int], tuple[list[int], torch.Tensor]] = {}
-        self._chat: Chat | None = None
+        self._chat: ChatTokenizer | None = None
 
     @property
-    def chat(self) -> Chat:
+    def chat(self) -> ChatTokenizer:
         """The tokenizer. Raises ``FormatError`` when there is none."""
         if self._directory is None:
             raise FormatError("has no tokenizer: it is not a directory on this disk", where="--base")
-        self._chat = self._chat or Chat(self._directory)
+        self._chat = self._chat or ChatTokenizer(self._directory)
         return self._chat
 
     @property

@@ -11,19 +11,28 @@ import torch
 from lora_cli.errors import FormatError, LoraCliError, Refused, UsageError
 from lora_cli.runtime.lora_slots import BASE_SLOT
 from lora_cli.runtime.memory_check import out_of_memory
-from lora_cli.runtime.messages import Complete, Conversation, Heard, Piece, Placed, Row, TokenLogprob, Unanswered
+from lora_cli.runtime.messages import (
+    Conversation,
+    Generate,
+    OutputDelta,
+    Row,
+    RowEvent,
+    RowFailed,
+    RowScheduled,
+    TokenLogprob,
+)
 from lora_cli.runtime.transformers_model import ComposedModel, cache_name
 
 if TYPE_CHECKING:
-    from lora_cli.runtime.full_model import WholeModel
+    from lora_cli.runtime.full_model import FullModel
     from lora_cli.runtime.worker import Worker
 
 INCOMPLETE = "\ufffd"
-"""What is at the end of a text while its last character has not all of its bytes yet."""
+"""The end of a text whose last character is incomplete."""
 
 
-class Answering:
-    """Holds one row between steps: the ids of its prompt, and the slot that its adapter is leased in.
+class GeneratingRow:
+    """A row between steps: its prompt ids, its slot, and its output.
 
     ``decode`` is None if there is no tokenizer: its text is empty then.
 
@@ -31,48 +40,48 @@ class Answering:
     what ``stop`` says. Tokens are decoded with those just before them, because some begin with a space only there.
     """
 
-    def __init__(self, number: int, row: Row, ids: tuple[int, ...], slot: int, whole: "WholeModel") -> None:
+    def __init__(self, number: int, row: Row, ids: tuple[int, ...], slot: int, full_model: "FullModel") -> None:
         self.number, self.row, self.finish = number, row, ""
         self.ids, self.slot = ids, slot
-        self._decode = whole.decode
-        self._ends = frozenset() if row.ignore_eos else whole.ends
-        self._answer: list[int] = []
+        self._decode = full_model.decode
+        self._ends = frozenset() if row.ignore_eos else full_model.ends
+        self._output_ids: list[int] = []
         self._before = self._read = 0
-        self._held = ""
+        self._pending_text = ""
         self._longest = max(map(len, row.stop), default=1) - 1
 
-    def take(self, token: int, logits: torch.Tensor) -> Piece:
-        """The next token, with the logits ``[vocabulary]`` that it is of."""
+    def append_token(self, token: int, logits: torch.Tensor) -> OutputDelta:
+        """Append the next token, chosen from ``logits`` ``[vocabulary]``; returns the new output."""
         ids: tuple[int, ...] = ()
         if token in self._ends:
             self.finish = "stop"
         else:
             ids = (token,)
-            self._answer.append(token)
-            if len(self._answer) >= self.row.max_tokens:
+            self._output_ids.append(token)
+            if len(self._output_ids) >= self.row.max_tokens:
                 self.finish = "length"
-        text = self._told()
-        return Piece(self.number, ids, text, self._logprobs(token, logits) if ids else (), self.finish)
+        text = self._new_text()
+        return OutputDelta(self.number, ids, text, self._logprobs(token, logits) if ids else (), self.finish)
 
-    def _told(self) -> str:
-        """The part of the text that can be sent now: not what ``stop`` cuts off, nor what may begin it."""
-        self._held += self._grown(everything=bool(self.finish))
-        found = [place for place in (self._held.find(stop) for stop in self.row.stop) if place >= 0]
+    def _new_text(self) -> str:
+        """The text that can be sent now: without a stop string, and without a possible beginning of one."""
+        self._pending_text += self._decode_new(everything=bool(self.finish))
+        found = [place for place in (self._pending_text.find(stop) for stop in self.row.stop) if place >= 0]
         if found:
-            self.finish, self._held = "stop", self._held[: min(found)]
-        told = len(self._held) if self.finish else max(0, len(self._held) - self._longest)
-        text, self._held = self._held[:told], self._held[told:]
+            self.finish, self._pending_text = "stop", self._pending_text[: min(found)]
+        sent = len(self._pending_text) if self.finish else max(0, len(self._pending_text) - self._longest)
+        text, self._pending_text = self._pending_text[:sent], self._pending_text[sent:]
         return text
 
-    def _grown(self, *, everything: bool) -> str:
-        """New text of the tokens so far; with ``everything`` what is incomplete too."""
+    def _decode_new(self, *, everything: bool) -> str:
+        """The new decoded text; with ``everything`` an incomplete end too."""
         if self._decode is None:
             return ""
-        before = self._decode(self._answer[self._before : self._read])
-        text = self._decode(self._answer[self._before :])
+        before = self._decode(self._output_ids[self._before : self._read])
+        text = self._decode(self._output_ids[self._before :])
         if not everything and (len(text) <= len(before) or text.endswith(INCOMPLETE)):
             return ""
-        self._before, self._read = self._read, len(self._answer)
+        self._before, self._read = self._read, len(self._output_ids)
         return text[len(before) :]
 
     def _logprobs(self, token: int, logits: torch.Tensor) -> tuple[TokenLogprob, ...]:
@@ -81,15 +90,19 @@ class Answering:
         logs = torch.log_softmax(logits, dim=-1)
         top = torch.topk(logs, self.row.logprobs) if self.row.logprobs else None
         pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True) if top is not None else ()
-        return (TokenLogprob(self._named(token), float(logs[token]), {self._named(one): log for one, log in pairs}),)
+        return (
+            TokenLogprob(
+                self._token_text(token), float(logs[token]), {self._token_text(one): log for one, log in pairs}
+            ),
+        )
 
-    def _named(self, token: int) -> str:
+    def _token_text(self, token: int) -> str:
         text = self._decode([token]) if self._decode is not None else ""
         return text if text and INCOMPLETE not in text else f"token_id:{token}"
 
 
-class Generation:
-    """Holds one batch between its steps: ids, mask and cache.
+class GenerationBatch:
+    """A batch between steps: ids, mask and key-value cache.
 
     Rows of unequal length are padded on their left, and masked there. The model sees them sorted by slot, so that each
     adapter's tokens are neighbours; who uses this sees its own order.
@@ -113,8 +126,8 @@ class Generation:
 
     def logits(self) -> torch.Tensor:
         """Of each row's next token: ``[rows, vocabulary]`` in float32."""
-        with torch.inference_mode(), self._model.using(self._slots):
-            output = self._model.model(input_ids=self._ids, use_cache=True, **self._said())
+        with torch.inference_mode(), self._model.with_slots(self._slots):
+            output = self._model.model(input_ids=self._ids, use_cache=True, **self._model_inputs())
         self._cache = output[self._cache_name]
         logits: torch.Tensor = output.logits[self._back, -1].float()
         return logits
@@ -125,16 +138,16 @@ class Generation:
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
         self._position = self._position[:, -1:] + 1
 
-    def _said(self) -> dict[str, Any]:
-        """The model's inputs besides ids, as far as its family takes them."""
-        said: dict[str, Any] = {self._cache_name: self._cache}
+    def _model_inputs(self) -> dict[str, Any]:
+        """The model's inputs besides ids that its forward accepts."""
+        inputs: dict[str, Any] = {self._cache_name: self._cache}
         if self._is_padded:
-            said["attention_mask"] = self._mask
+            inputs["attention_mask"] = self._mask
             if "position_ids" in self._parameters:
-                said["position_ids"] = self._position
+                inputs["position_ids"] = self._position
         if "logits_to_keep" in self._parameters:
-            said["logits_to_keep"] = 1
-        return said
+            inputs["logits_to_keep"] = 1
+        return inputs
 
 
 def greedy(
@@ -144,7 +157,7 @@ def greedy(
 
     Ends before a token of ``stop``.
     """
-    batch, answer, first = Generation(model, [prompt], [slot]), list[int](), torch.empty(0)
+    batch, answer, first = GenerationBatch(model, [prompt], [slot]), list[int](), torch.empty(0)
     for step in range(max_tokens):
         logits = batch.logits()[0]
         first = first if step else logits
@@ -156,54 +169,56 @@ def greedy(
     return answer, first
 
 
-Say = Callable[[object], None]
+Send = Callable[[object], None]
 
 NOT_FINITE = Refused("the model's logits are NaN with this adapter", hint="run lora-cli validate on it")
 
 
-def complete(worker: "Worker", request: Complete, say: Say) -> int:
-    """Answer all rows, and give their number; what is wrong with one is said of that one.
+def generate(worker: "Worker", request: Generate, send: Send) -> int:
+    """Complete all rows, and return their number; a failure of one row is an event of that row.
 
     Raises:
         UsageError: the warm process has no whole model.
         MachineError: out of memory.
     """
-    whole = worker.whole
-    if whole is None:
+    full_model = worker.full_model
+    if full_model is None:
         raise UsageError("there is no whole model to generate with", hint="start it with --forward model")
     with ExitStack() as leases, out_of_memory():
         started = [
             one
-            for one in (_start(worker, whole, number, row, leases, say) for number, row in enumerate(request.rows))
+            for one in (
+                _start(worker, full_model, number, row, leases, send) for number, row in enumerate(request.rows)
+            )
             if one is not None
         ]
         try:
-            _generate(worker, whole, started, say)
+            _decode_until_done(worker, full_model, started, send)
         except Refused:
             # The model flattens the rows of a batch somewhere: each adapter has a batch of its own.
             for slot in dict.fromkeys(one.slot for one in started):
-                _generate(worker, whole, [one for one in started if one.slot == slot], say)
+                _decode_until_done(worker, full_model, [one for one in started if one.slot == slot], send)
     return len(request.rows)
 
 
 def _start(
-    worker: "Worker", whole: "WholeModel", number: int, row: Row, leases: ExitStack, say: Say
-) -> Answering | None:
-    """The row with its prompt as ids and its adapter in a slot for as long as ``leases``; None when that is refused."""
+    worker: "Worker", full_model: "FullModel", number: int, row: Row, leases: ExitStack, send: Send
+) -> GeneratingRow | None:
+    """Tokenize the row's prompt and lease its adapter's slot; None if that fails."""
     try:
-        ids = _ids(whole, row)
+        ids = _ids(full_model, row)
         began, slot, tier = perf_counter(), BASE_SLOT, ""
-        if row.job is not None:
-            slot, tier = worker.leased(row.job, leases)
-        said: Heard = Placed(number, tier, (perf_counter() - began) * 1e3, ids)
+        if row.lora is not None:
+            slot, tier = worker.lease_slot(row.lora, leases)
+        scheduled: RowEvent = RowScheduled(number, tier, (perf_counter() - began) * 1e3, ids)
     except LoraCliError as error:
-        say(Unanswered(number, error))
+        send(RowFailed(number, error))
         return None
-    say(said)
-    return Answering(number, row, ids, slot, whole)
+    send(scheduled)
+    return GeneratingRow(number, row, ids, slot, full_model)
 
 
-def _ids(whole: "WholeModel", row: Row) -> tuple[int, ...]:
+def _ids(full_model: "FullModel", row: Row) -> tuple[int, ...]:
     """The prompt as token ids that the model has, with room for the answer.
 
     Raises:
@@ -211,30 +226,30 @@ def _ids(whole: "WholeModel", row: Row) -> tuple[int, ...]:
         FormatError: it is text, and there is no tokenizer.
     """
     if isinstance(row.prompt, Conversation):
-        ids = tuple(whole.chat.turn_ids(row.prompt.turns))
+        ids = tuple(full_model.chat.turn_ids(row.prompt.turns))
     else:
-        ids = tuple(whole.chat.plain_ids(row.prompt)) if isinstance(row.prompt, str) else row.prompt
+        ids = tuple(full_model.chat.plain_ids(row.prompt)) if isinstance(row.prompt, str) else row.prompt
     if not ids:
         raise UsageError("the prompt is empty")
-    if max(ids) >= whole.vocabulary or min(ids) < 0:
-        raise UsageError(f"the prompt has token ids beyond the vocabulary of {whole.vocabulary}")
-    most = whole.max_model_len
+    if max(ids) >= full_model.vocabulary or min(ids) < 0:
+        raise UsageError(f"the prompt has token ids beyond the vocabulary of {full_model.vocabulary}")
+    most = full_model.max_model_len
     if most is not None and len(ids) + row.max_tokens > most:
         raise UsageError(
             f"the prompt has {len(ids)} tokens and max_tokens is {row.max_tokens}: the model's context has {most}"
         )
-    if row.stop and whole.decode is None:
+    if row.stop and full_model.decode is None:
         raise FormatError("stop needs a tokenizer, but the base has no tokenizer", where="stop")
     return ids
 
 
-def _generate(worker: "Worker", whole: "WholeModel", started: Sequence[Answering], say: Say) -> None:
-    """Step by step, until all rows have ended. Between steps others may use the device."""
+def _decode_until_done(worker: "Worker", full_model: "FullModel", started: Sequence[GeneratingRow], send: Send) -> None:
+    """Decode step by step until all rows have ended. The device is released between steps."""
     if not started:
         return
-    batch = Generation(whole.composed, [one.ids for one in started], [one.slot for one in started])
+    batch = GenerationBatch(full_model.composed, [one.ids for one in started], [one.slot for one in started])
     while True:
-        with worker.turns.request():
+        with worker.device_lock.request():
             logits = batch.logits()
         tokens = logits.argmax(-1).tolist()
         for number, one in enumerate(started):
@@ -242,9 +257,9 @@ def _generate(worker: "Worker", whole: "WholeModel", started: Sequence[Answering
                 continue
             if bool(torch.isnan(logits[number]).any()):
                 one.finish = "stop"
-                say(Unanswered(one.number, NOT_FINITE))
+                send(RowFailed(one.number, NOT_FINITE))
             else:
-                say(one.take(tokens[number], logits[number]))
+                send(one.append_token(tokens[number], logits[number]))
         if all(one.finish for one in started):
             return
         batch.feed(tokens)

@@ -1,4 +1,4 @@
-"""The CPU tier's places: adapters read from the cache's packed file, or from their own, to where they stay."""
+"""The CPU tier's storage: adapters are read from the cache's packed file, or from their own, into host slots."""
 
 import threading
 from collections import Counter
@@ -20,8 +20,8 @@ from lora_cli.runtime.adapter_weights import LoraWeights, factors, read_tensors,
 from lora_cli.runtime.base_weights import BaseWeights
 from lora_cli.runtime.composable import copied_modules, scalings
 from lora_cli.runtime.lora_slots import Slots
-from lora_cli.runtime.messages import Job
-from lora_cli.runtime.variants import Beside, beside_bytes, read_beside
+from lora_cli.runtime.messages import LoraRequest
+from lora_cli.runtime.variants import ExtraWeights, extra_weight_bytes, read_extra_weights
 from lora_cli.store import Store
 from lora_cli.store.packed_weights import find_packed, packed_file, publish_packed
 
@@ -81,85 +81,89 @@ def pack(store: Store, digest: str, adapter: Adapter, weights: LoraWeights) -> N
     publish_packed(store, digest, infos, write)
 
 
-class Shelf:
-    """Holds ``slab``, whose slots are the places, and by place what an adapter has next to its factors there.
+class HostWeights:
+    """The CPU tier's storage: a slot of ``host_slots`` for each adapter's factors, and its extra weights next to it.
 
-    With ``whole`` there is a whole model to compose that onto; without one it is refused. Where memory is the device,
-    a place can be a slot as well: it is free when neither tier keeps it.
+    Without a ``full_model`` to compose them onto, adapters with extra weights are refused. If the device is the CPU, a
+    host slot can be a device slot as well: it is free when neither tier uses it.
     """
 
-    def __init__(self, slab: Slots, base: BaseModel, store: Store | None, *, whole: bool) -> None:
-        self.slab, self._base, self._store, self._whole = slab, base, store, whole
-        self._beside: dict[int, dict[str, Beside]] = {}
+    def __init__(self, host_slots: Slots, base: BaseModel, store: Store | None, *, full_model: bool) -> None:
+        self.host_slots, self._base, self._store, self._full_model = host_slots, base, store, full_model
+        self._extra: dict[int, dict[str, ExtraWeights]] = {}
         self._keepers: Counter[int] = Counter()
         self._lock = threading.Lock()
         self._unpacked: set[str] = set()
 
-    def weigh(self, job: Job) -> int:
+    def weigh(self, lora: LoraRequest) -> int:
         """What it will take, in bytes, from its header alone: a place, and what there is beside."""
-        extra = beside_bytes(job.adapter, self._base, self.slab.dtype) if self._whole else 0
-        return self.slab.slot_bytes + extra
+        extra = extra_weight_bytes(lora.adapter, self._base, self.host_slots.dtype) if self._full_model else 0
+        return self.host_slots.slot_bytes + extra
 
-    def scalings(self, job: Job) -> dict[str, float]:
+    def scalings(self, lora: LoraRequest) -> dict[str, float]:
         """The modules that will have factors, with their scaling. Raises ``Refused`` for what cannot be composed."""
-        return scalings(job.adapter, self._base, whole=self._whole)
+        return scalings(lora.adapter, self._base, full_model=self._full_model)
 
-    def check(self, job: Job, weights: BaseWeights) -> dict[str, float]:
+    def check(self, lora: LoraRequest, weights: BaseWeights) -> dict[str, float]:
         """Its ``scalings``; raises, before anything makes room for it, what is known without reading its factors."""
-        scaling = self.scalings(job)
-        self.slab.check(job.adapter.name, shapes_of(job.adapter, scaling))
-        refuse_changed_copies(job.directory, job.adapter, self._base, weights)
+        scaling = self.scalings(lora)
+        self.host_slots.check(lora.adapter.name, shapes_of(lora.adapter, scaling))
+        refuse_changed_copies(lora.directory, lora.adapter, self._base, weights)
         return scaling
 
-    def put(self, job: Job) -> int:
+    def put(self, lora: LoraRequest) -> int:
         """Read an adapter, which passed ``check``, into a free place and give its number; raises as ``load_into``."""
-        scaling = self.scalings(job)
-        beside = read_beside(job.directory, job.adapter, self._base, self.slab.dtype) if self._whole else {}
-        place = self._from_files(
-            job, scaling, lambda folder, at: load_into(self.slab, folder, job.adapter, scaling, at)
+        scaling = self.scalings(lora)
+        extra = (
+            read_extra_weights(lora.directory, lora.adapter, self._base, self.host_slots.dtype)
+            if self._full_model
+            else {}
         )
-        self._beside[place] = beside
+        place = self._from_files(
+            lora, scaling, lambda folder, at: load_into(self.host_slots, folder, lora.adapter, scaling, at)
+        )
+        self._extra[place] = extra
         self.keep(place)
         return place
 
-    def beside(self, place: int) -> dict[str, Beside]:
+    def extra_weights(self, place: int) -> dict[str, ExtraWeights]:
         """What the adapter there has next to its factors, by module path."""
-        return self._beside[place]
+        return self._extra[place]
 
     def keep(self, place: int) -> None:
-        """Somebody more needs what is there."""
+        """Add a user of the slot."""
         with self._lock:
             self._keepers[place] += 1
 
     def let_go(self, place: int) -> None:
-        """One of those does not any more; after the last of them the place is free."""
+        """Remove a user; after the last one the slot is free."""
         with self._lock:
             self._keepers[place] -= 1
             if not self._keepers[place]:
-                del self._keepers[place], self._beside[place]
-                self.slab.clear(place)
+                del self._keepers[place], self._extra[place]
+                self.host_slots.clear(place)
 
-    def weights(self, job: Job) -> LoraWeights:
-        """The adapter's factors as its files have them, read on their own: what a slot is held against."""
-        scaling = self.scalings(job)
-        return self._from_files(job, scaling, lambda folder, at: read_weights(folder, job.adapter, scaling, at))
+    def weights(self, lora: LoraRequest) -> LoraWeights:
+        """The adapter's factors, read from its files independently of any slot, for the proof."""
+        scaling = self.scalings(lora)
+        return self._from_files(lora, scaling, lambda folder, at: read_weights(folder, lora.adapter, scaling, at))
 
-    def is_unpacked(self, job: Job) -> bool:
+    def is_unpacked(self, lora: LoraRequest) -> bool:
         """Whether it was read from its own files, and is worth packing."""
-        return self._store is not None and job.key in self._unpacked
+        return self._store is not None and lora.key in self._unpacked
 
-    def pack(self, job: Job, weights: LoraWeights | None = None) -> None:
+    def pack(self, lora: LoraRequest, weights: LoraWeights | None = None) -> None:
         """Pack what was read from its snapshot. It is for the next time, so no load waits for it."""
-        self._unpacked.discard(job.key)
+        self._unpacked.discard(lora.key)
         assert self._store is not None
-        pack(self._store, job.digest, job.adapter, weights or self.weights(job))
+        pack(self._store, lora.digest, lora.adapter, weights or self.weights(lora))
 
-    def _from_files(self, job: Job, modules: Iterable[str], read: Callable[[Path, Placed | None], T]) -> T:
+    def _from_files(self, lora: LoraRequest, modules: Iterable[str], read: Callable[[Path, Placed | None], T]) -> T:
         """What ``read`` makes of the folder of the packed file, where there is one, else of the adapter's own."""
-        if self._store is not None and job.digest:
-            packed = packed_infos(self._store, job.digest, job.adapter, modules)
+        if self._store is not None and lora.digest:
+            packed = packed_infos(self._store, lora.digest, lora.adapter, modules)
             if packed is not None:
-                with suppress(Corrupt, MachineError):  # somebody took it away meanwhile
-                    return read(packed_file(self._store, job.digest).parent, packed)
-            self._unpacked.add(job.key)
-        return read(job.directory, None)
+                with suppress(Corrupt, MachineError):  # another process removed it meanwhile
+                    return read(packed_file(self._store, lora.digest).parent, packed)
+            self._unpacked.add(lora.key)
+        return read(lora.directory, None)

@@ -1,14 +1,14 @@
-"""From validation to the warm process: what was admitted, as a report and a job."""
+"""From validation to the warm process: an admission as a report and a ``LoraRequest``."""
 
 from dataclasses import replace
 
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.results import LoadReport
-from lora_cli.runtime.messages import Job
+from lora_cli.runtime.messages import LoraRequest
 from lora_cli.validation.fetch_and_validate import Admission
 
 
-def reported(item: Item, admission: Admission) -> tuple[LoadReport, Job | None]:
+def report_of_admission(item: Item, admission: Admission) -> tuple[LoadReport, LoraRequest | None]:
     """One adapter's report as far as it came, and its job when nothing kept it out."""
     snapshot, verdict = admission.snapshot, admission.verdict
     report = LoadReport(
@@ -23,10 +23,10 @@ def reported(item: Item, admission: Admission) -> tuple[LoadReport, Job | None]:
         return report.failed(admission.stage, refusal), None
     assert snapshot is not None
     assert admission.adapter is not None
-    return report, Job(item.name, snapshot.directory, admission.adapter, snapshot.digest, item.pinned)
+    return report, LoraRequest(item.name, snapshot.directory, admission.adapter, snapshot.digest, item.pinned)
 
 
-def continued(report: LoadReport, loaded: LoadReport) -> LoadReport:
+def merge_reports(report: LoadReport, loaded: LoadReport) -> LoadReport:
     """The report of an admission, and that of the load which followed it, in one."""
     stage_ms = {**report.stage_ms, **loaded.stage_ms}
     return replace(loaded, applied=report.applied, copied_to=report.copied_to, stage_ms=stage_ms)

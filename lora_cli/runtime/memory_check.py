@@ -64,8 +64,8 @@ def storage(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[Slots
         both = Slots(modules, places + loras, rank, dtype=dtype)
         return both, both, places
     refuse_if_short(slots, loras * one, available_bytes(device), HINT)
-    slab = Slots(modules, places, rank, dtype=dtype, one_piece=True)
-    return Slots(modules, loras, rank, dtype=dtype, device=device, one_piece=True), slab, places
+    host_slots = Slots(modules, places, rank, dtype=dtype, one_piece=True)
+    return Slots(modules, loras, rank, dtype=dtype, device=device, one_piece=True), host_slots, places
 
 
 def _places(limits: Limits, one: int, free: int | None) -> int:

@@ -1,4 +1,4 @@
-"""Messages between the parent and its child processes: requests and answers. It imports no torch."""
+"""Messages between the parent and its child processes: requests, events and answers. Torch-free."""
 
 import pickle
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ TierName = Literal["gpu", "cpu", "disk"]
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One adapter, checked and on this disk. ``digest`` is its snapshot's; ``pinned`` keeps it on the device."""
+class LoraRequest:
+    """A validated adapter on this disk. ``digest`` is its snapshot's; ``pinned`` protects it from eviction."""
 
     name: str
     directory: Path
@@ -25,24 +25,24 @@ class Job:
 
     @property
     def key(self) -> str:
-        """What the tiers know it by: two names for the same bytes share a place."""
+        """Its key in the tiers: two names of one snapshot share a slot."""
         return self.digest or str(self.directory)
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
-    """A value, pickled, in a process that must not open it. Sent on ``hops`` times, it is the value there."""
+class OpaquePickle:
+    """A pickled value in a process that must not unpickle it; after ``hops`` messages it is the value again."""
 
     data: bytes
     hops: int = 1
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Sealed, (self.data, self.hops - 1)) if self.hops > 1 else (pickle.loads, (self.data,))
+        return (OpaquePickle, (self.data, self.hops - 1)) if self.hops > 1 else (pickle.loads, (self.data,))
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The warm process is ready. ``notes`` are what a user should know (why weights are synthetic, say)."""
+    """The warm process is ready. ``notes`` are messages for the user."""
 
     device: str
     dtype: str
@@ -51,10 +51,10 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """One request's adapter, in its slot: where it was found, and what it took in milliseconds.
+class ProbeResult:
+    """The result of ``Probe``: the tier where the adapter was found, and milliseconds.
 
-    ``evicted`` counts what had to leave, by tier. ``forward_ms`` is a small batch through every module of the adapter.
+    ``evicted`` counts evictions by tier. ``forward_ms`` is a small batch through every module of the adapter.
     """
 
     tier: TierName
@@ -65,35 +65,35 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Read, put and prove; answered with a ``LoadReport``."""
+    """Read an adapter, put it into a slot and prove it; answered with a ``LoadReport``."""
 
-    job: Job
+    lora: LoraRequest
 
 
 @dataclass(frozen=True, slots=True)
-class ServeOnce:
-    """Have it in a slot and run a small batch; answered with ``Served``."""
+class Probe:
+    """Put an adapter into a slot and run a small batch; answered with ``ProbeResult``."""
 
-    job: Job
+    lora: LoraRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Prefetch:
-    """Have it in memory, and in a slot if one is free, ahead of its requests; answered with whether it was read."""
+    """Read an adapter into memory, and into a slot if one is free; answered with whether it was read."""
 
-    job: Job
+    lora: LoraRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Release what the tiers hold under this key, unless it is in use; answered with whether it is gone."""
+    """Remove a key from the tiers, unless it is in use; answered with whether it is gone."""
 
     key: str
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """Say what the tiers hold, ``with_history`` also what they know of the past; answered by ``Holdings``."""
+class QueryTiers:
+    """The contents of the tiers, ``with_history`` also their request rates; answered with ``TierContents``."""
 
     with_history: bool = False
 
@@ -112,8 +112,8 @@ class TierStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Holdings:
-    """What the tiers hold now: keys, in the order in which they came, and the numbers; ``history`` as in ``Plan``."""
+class TierContents:
+    """The contents of the tiers: keys, in the order of their loads, and counters; ``history`` as in ``Plan``."""
 
     gpu: tuple[str, ...]
     cpu: tuple[str, ...]
@@ -122,24 +122,24 @@ class Holdings:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """Answer a prompt without and with it, at most ``max_tokens`` tokens; answered with ``Answers``."""
+class CompareGreedy:
+    """Complete a prompt with the base and with the adapter; answered with ``Answers``."""
 
-    job: Job
+    lora: LoraRequest
     prompt: str
     max_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The child began a stage of the request at hand."""
+    """A stage of the request has begun."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """What the child says through ``logging``, for the parent's own handlers."""
+    """A log record of the child, for the parent's handlers."""
 
     logger: str
     level: int
@@ -148,20 +148,20 @@ class Logged:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """The turns of a chat, each a role and its text: a prompt by the base's own chat template."""
+    """A chat as the prompt: turns of a role and its text, for the base's chat template."""
 
     turns: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One prompt, text, a chat or token ids, for one adapter (``job`` None: the base), answered greedily.
+    """One prompt (text, a chat or token ids) for one adapter (``lora`` None: the base), completed greedily.
 
-    ``logprobs`` is how many alternatives are returned for each token (None: no log-probabilities at all). An answer
-    ends after ``max_tokens``, before one of the texts ``stop``, and, unless ``ignore_eos``, at the model's own end.
+    ``logprobs`` is the number of alternatives returned for each token (None: no log-probabilities at all). The output
+    ends after ``max_tokens``, before one of the ``stop`` strings, and, unless ``ignore_eos``, at an end token.
     """
 
-    job: Job | None
+    lora: LoraRequest | None
     prompt: str | Conversation | tuple[int, ...]
     max_tokens: int
     logprobs: int | None = None
@@ -170,15 +170,15 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Complete:
-    """Answer a static batch of rows: with ``Placed``, ``Piece`` and ``Unanswered``, then their number."""
+class Generate:
+    """Complete a static batch of rows; a ``RowEvent`` at each step, then answered with the number of rows."""
 
     rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
-    """A row's adapter is in its slot: found in ``tier`` ("" for the base), after ``load_ms``."""
+class RowScheduled:
+    """A row's adapter is in a slot: found in ``tier`` ("" for the base), after ``load_ms``."""
 
     row: int
     tier: str
@@ -196,8 +196,8 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """An answer has grown: by ``ids`` and by ``text``, which may come later than its tokens.
+class OutputDelta:
+    """New output of a row: ``ids``, and ``text``, which may lag behind its tokens.
 
     ``finish`` is "" while more comes, else ``stop`` or ``length``.
     """
@@ -210,11 +210,11 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Unanswered:
-    """A row gets no answer, or no more of it; the others do."""
+class RowFailed:
+    """A row has failed; the others continue."""
 
     row: int
     error: LoraCliError
 
 
-Heard = Placed | Piece | Unanswered
+RowEvent = RowScheduled | OutputDelta | RowFailed

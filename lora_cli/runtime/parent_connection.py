@@ -1,4 +1,4 @@
-"""The end of the connection that a child process has to its parent, with which it ends. Torch-free."""
+"""The child's end of the connection to its parent; the child ends with it. Torch-free."""
 
 import fcntl
 import os
@@ -14,16 +14,16 @@ from typing import Any
 
 
 def end_when_orphaned(descriptor: int) -> None:
-    """Ends this process, whatever it is at, when the other end of this socket is gone.
+    """Exit this process as soon as the other end of this socket is closed.
 
-    One that is only shut for writing is not gone: nothing more will come, and what is under way is waited for.
+    A half-closed socket is no end: no more requests come, and those under way are completed.
     The thread that watches it needs the interpreter, which a long import or one long match keeps to itself.
     """
     threading.Thread(target=_watch, args=(descriptor,), name="orphan", daemon=True).start()
 
 
 def end_with_pipe(lifeline: int) -> None:
-    """Ends this process at once when the other end of this pipe, which is never written to, is closed.
+    """Exit this process at once when the other end of this pipe is closed. Nothing is ever written to it.
 
     The kernel sends SIGIO then, which needs no thread. Only Linux does so.
     """
@@ -42,8 +42,8 @@ def _watch(descriptor: int) -> None:
 Send = Callable[[object], None]
 
 
-class Parent:
-    """Holds the connection. This process ends at once when it finds that the parent is gone.
+class ParentConnection:
+    """The connection to the parent; one reader. The process exits when the parent is gone.
 
     Signals of a terminal are for the parent: it closes the connection when it ends.
     """
@@ -55,7 +55,7 @@ class Parent:
         self._sending = threading.Lock()
 
     def requests(self) -> Iterator[tuple[Any, Send]]:
-        """Each request, and what sends answers to it, until no more will come."""
+        """Each request with the function that sends its answer, until the parent closes its side."""
         with suppress(EOFError):
             while True:
                 try:
@@ -65,7 +65,7 @@ class Parent:
                 yield request, partial(self.send, number)
 
     def send(self, number: int, answer: object) -> None:
-        """Answer request ``number``; 0 is none of them."""
+        """Send an answer of request ``number``; 0 is for messages without a request."""
         try:
             with self._sending:
                 self._connection.send((number, answer))

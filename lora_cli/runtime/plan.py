@@ -1,4 +1,4 @@
-"""How a warm process is laid out: its tiers, its slots, and the base under them. It imports no torch."""
+"""The plan of a warm process: its tiers, its slots, and the base. Torch-free."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -33,10 +33,10 @@ class Limits:
 class Plan:
     """How one warm process is laid out, for its whole life.
 
-    ``modules`` are the base's modules that get storage in every slot; ``lay_out`` adds them, and a rank where
+    ``modules`` are the base's modules that get storage in every slot; ``plan_slots`` adds them, and a rank where
     ``limits`` has none. ``base_directory`` holds the base's checkpoint, or is None when there is none on this disk.
     ``forward="model"`` loads that checkpoint with transformers. ``cache_dir`` is the cache that keeps packed weights;
-    without one, factors are read from the snapshots alone. ``eviction`` says who leaves a tier that is full.
+    without one, factors are read from the snapshots alone. ``eviction`` is the policy of a full tier.
     ``history`` is what the tiers of an earlier process knew of their adapters, by tier (``History.state``). ``dummy``
     is the ``config.json`` of a whole model that gets random weights, as engines have it with ``--load-format dummy``:
     to be timed, not believed.
@@ -56,23 +56,23 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
-    """What an adapter needs of the slots: its largest rank, and the modules of the base that it is on."""
+class SlotRequirements:
+    """The slot requirements of an adapter: its largest rank, and its modules."""
 
     rank: int
     modules: frozenset[str]
 
 
-def needs_of(adapter: Adapter, base: BaseModel) -> Needs:
-    """What ``adapter`` needs on ``base``, by its header."""
-    return Needs(largest_rank(adapter, base), frozenset(adapter.pairs).intersection(base.modules))
+def slot_requirements(adapter: Adapter, base: BaseModel) -> SlotRequirements:
+    """The slot requirements of ``adapter`` on ``base``, by its header."""
+    return SlotRequirements(largest_rank(adapter, base), frozenset(adapter.pairs).intersection(base.modules))
 
 
 DEFAULT_RANK = 16
 """The largest rank that a slot takes when neither anybody nor an adapter says one; vLLM's ``--max-lora-rank``."""
 
 
-def lay_out(plan: Plan, needs: Collection[Needs], more: Collection[str] = ()) -> Plan:
+def plan_slots(plan: Plan, needs: Collection[SlotRequirements], more: Collection[str] = ()) -> Plan:
     """``plan`` with slots for every module that is needed, and for the largest rank unless it has one.
 
     ``more`` are modules that get storage besides, for adapters that are not known yet, or not here to be looked at.

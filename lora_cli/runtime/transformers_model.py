@@ -14,7 +14,7 @@ from lora_cli.errors import FormatError, Refused
 from lora_cli.runtime.lora_forward import Bound, Segment, add_lora, bind, route
 from lora_cli.runtime.lora_slots import Slots, Stack
 from lora_cli.runtime.onednn_linear import OneDnnLinear, PackedLinear, through_onednn
-from lora_cli.runtime.variants import Beside, Variant, variant
+from lora_cli.runtime.variants import ExtraWeights, Variant, variant
 
 
 def load_model(directory: Path, *, dtype: torch.dtype, device: str) -> nn.Module:
@@ -74,15 +74,15 @@ class ComposedModel:
                 self._hook_on(path)
 
     @contextmanager
-    def dressed(self, slot: int, beside: Mapping[str, Beside]) -> Iterator[None]:
-        """Within the block rows of ``slot`` also have what its adapter has ``beside`` its factors, by module path.
+    def with_extra_weights(self, slot: int, extra: Mapping[str, ExtraWeights]) -> Iterator[None]:
+        """Within the block rows of ``slot`` also use its adapter's extra weights, by module path.
 
         Raises:
             Refused: the model has no such module or parameter.
         """
         made = {
             path: variant(path, self._found.get(path), one, self._merged(slot, path, one), self.device)
-            for path, one in beside.items()
+            for path, one in extra.items()
         }
         for path, one in made.items():
             self._hook_on(path)
@@ -114,7 +114,7 @@ class ComposedModel:
         Rows are sorted by slot on their way in and put back on their way out: so each module sees neighbours together.
         """
         order = sorted(range(len(rows)), key=lambda row: rows[row])
-        with torch.inference_mode(), self.using([rows[row] for row in order]):
+        with torch.inference_mode(), self.with_slots([rows[row] for row in order]):
             output: torch.Tensor = self.model(input_ids=ids[order], use_cache=False).logits
         back = torch.empty(len(order), dtype=torch.long)
         back[order] = torch.arange(len(order))
@@ -127,7 +127,7 @@ class ComposedModel:
         return next(self.model.parameters()).device
 
     @contextmanager
-    def using(self, rows: Sequence[int]) -> Iterator[None]:
+    def with_slots(self, rows: Sequence[int]) -> Iterator[None]:
         """Within the block the model's batches have these slots, row by row.
 
         What is worked out for them is kept for the next step, until other rows come or a slot changes.
@@ -195,10 +195,10 @@ class ComposedModel:
         else:
             raise _mixed(path)
 
-    def _merged(self, slot: int, path: str, beside: Beside) -> torch.Tensor | None:
+    def _merged(self, slot: int, path: str, extra: ExtraWeights) -> torch.Tensor | None:
         """``W + s*B*A`` ``[d_out, d_in]`` of a module with a DoRA magnitude and factors in ``slot``."""
         stack = self._slots.stacks.get(path)
-        if beside.magnitude is None or stack is None or path not in self._slots.on(slot):
+        if extra.magnitude is None or stack is None or path not in self._slots.on(slot):
             return None
         a, b = self._slots.at(slot, path)
         weight = self.weight(path).t() if stack.embedding else self.weight(path)
@@ -227,7 +227,7 @@ def _mixed(path: str) -> Refused:
 
 
 def moved(model: ComposedModel, ids: torch.Tensor, slot: int, base_logits: torch.Tensor) -> Moved:
-    """What changes when ``slot`` is composed. ``base_logits`` are those of the same ``ids``.
+    """The effect of composing ``slot``. ``base_logits`` are those of the same ``ids``.
 
     Raises:
         Refused: a logit is not finite, or none changed.
@@ -245,7 +245,7 @@ def moved(model: ComposedModel, ids: torch.Tensor, slot: int, base_logits: torch
 
 
 def cache_name(model: nn.Module) -> str:
-    """What the model calls its key-value cache: transformers 5.24 renamed ``past_key_values`` to ``cache``."""
+    """The model's name of its key-value cache: transformers 5.24 renamed ``past_key_values`` to ``cache``."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 

@@ -1,4 +1,4 @@
-"""What an adapter has next to factors in its slot, and how a module answers with it: DoRA, biases, modules, experts.
+"""Extra weights of an adapter besides factors in a slot, and their forward: DoRA, biases, modules, experts.
 
 PEFT 0.21 is the source: ``tuners/lora/dora.py`` (``y = m / |W + s*B*A| * (W + s*B*A) x + bias``, the norm by rows),
 ``tuners/lora/layer.py`` (``ParamWrapper``: a 3-D parameter is updated expert by expert, and B's rank runs faster than
@@ -18,7 +18,7 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.grouping import by_key
 from lora_cli.errors import Refused
 from lora_cli.runtime.adapter_weights import factors, read_tensors
-from lora_cli.runtime.composable import Named, named_beside, scalings
+from lora_cli.runtime.composable import ExtraTensorNames, extra_tensor_names, scalings
 from lora_cli.runtime.onednn_linear import unpack
 
 
@@ -35,8 +35,8 @@ class Update:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
-    """One module's share, by PEFT's words.
+class ExtraWeights:
+    """One module's extra weights, in PEFT's terms.
 
     ``params`` are in place of the module's own, by name; ``updates`` are added to them. ``magnitude`` is DoRA's,
     ``[d_out]``, and ``shift`` the bias on lora_B times the scaling, ``[d_out]``.
@@ -48,64 +48,68 @@ class Beside:
     shift: torch.Tensor | None = None
 
 
-def read_beside(directory: Path, adapter: Adapter, base: BaseModel, dtype: torch.dtype) -> dict[str, Beside]:
-    """What there is next to the factors, by module path, in the slots' dtype; empty for plain LoRA.
+def read_extra_weights(
+    directory: Path, adapter: Adapter, base: BaseModel, dtype: torch.dtype
+) -> dict[str, ExtraWeights]:
+    """The extra weights by module path, in the slots' dtype; empty for plain LoRA.
 
     Raises:
         Refused: a value is NaN or Inf.
         FormatError, Corrupt, MachineError: as ``read_weights``.
     """
-    named = named_beside(adapter, base)
+    named = extra_tensor_names(adapter, base)
     names = [name for one in named.values() for name in _names(one, adapter)]
-    held = _read(directory, adapter, names, dtype)
-    scaling = scalings(adapter, base, whole=True)
-    return {path: _beside(one, held, adapter, scaling.get(path, 1.0)) for path, one in named.items()}
+    tensors = _read(directory, adapter, names, dtype)
+    scaling = scalings(adapter, base, full_model=True)
+    return {path: _extra(one, tensors, adapter, scaling.get(path, 1.0)) for path, one in named.items()}
 
 
-def beside_bytes(adapter: Adapter, base: BaseModel, dtype: torch.dtype) -> int:
-    """What ``read_beside`` will take, from the header alone."""
-    names = [name for one in named_beside(adapter, base).values() for name in _names(one, adapter)]
+def extra_weight_bytes(adapter: Adapter, base: BaseModel, dtype: torch.dtype) -> int:
+    """The bytes that ``read_extra_weights`` will take, from the header alone."""
+    names = [name for one in extra_tensor_names(adapter, base).values() for name in _names(one, adapter)]
     elements = sum(torch.Size(adapter.tensors[name].shape).numel() for name in names)
     return elements * dtype.itemsize
 
 
-def _names(named: Named, adapter: Adapter) -> list[str]:
+def _names(named: ExtraTensorNames, adapter: Adapter) -> list[str]:
     experts = [info.name for wrapper, _ in named.updates.values() for info in factors(adapter, wrapper)]
     single = [name for name in (named.magnitude, named.shift) if name]
     return [*named.params.values(), *experts, *single]
 
 
 def _read(directory: Path, adapter: Adapter, names: list[str], dtype: torch.dtype) -> Mapping[str, torch.Tensor]:
-    held: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for file, members in by_key((adapter.tensors[name].file, name) for name in names).items():
         read = read_tensors(directory / file, [adapter.tensors[name] for name in members])
-        held |= {name: read[name].to(dtype, copy=True) for name in members}
-    for name, tensor in held.items():
+        tensors |= {name: read[name].to(dtype, copy=True) for name in members}
+    for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise Refused(f"{adapter.name}: {name} contains NaN or Inf", hint="its training diverged")
-    return held
+    return tensors
 
 
-def _beside(named: Named, held: Mapping[str, torch.Tensor], adapter: Adapter, scaling: float) -> Beside:
+def _extra(
+    named: ExtraTensorNames, tensors: Mapping[str, torch.Tensor], adapter: Adapter, scaling: float
+) -> ExtraWeights:
     updates = {}
     for param, (wrapper, expert_scaling) in named.updates.items():
-        a, b = (held[info.name] for info in factors(adapter, wrapper))
+        a, b = (tensors[info.name] for info in factors(adapter, wrapper))
         updates[param] = Update(a, b, expert_scaling)
-    found = Beside({param: held[name] for param, name in named.params.items()}, updates)
+    found = ExtraWeights({param: tensors[name] for param, name in named.params.items()}, updates)
     if named.magnitude:
-        found = replace(found, magnitude=held[named.magnitude].flatten())
+        found = replace(found, magnitude=tensors[named.magnitude].flatten())
     if named.shift:
-        found = replace(found, shift=held[named.shift] * scaling)
+        found = replace(found, shift=tensors[named.shift] * scaling)
     return found
 
 
-def _mapped(function: Callable[..., Any], *trees: Any) -> Any:
+def _map_tree(function: Callable[..., Any], *trees: Any) -> Any:
     """``function`` of what is at each place of ``trees``, which are alike: mappings and sequences of tensors."""
     first = trees[0]
     if isinstance(first, Mapping):
-        return {name: _mapped(function, *(tree[name] for tree in trees)) for name in first}
+        return {name: _map_tree(function, *(tree[name] for tree in trees)) for name in first}
     if isinstance(first, tuple | list):
-        return tuple(_mapped(function, *parts) for parts in zip(*trees, strict=True))
+        return tuple(_map_tree(function, *parts) for parts in zip(*trees, strict=True))
     return function(*trees)
 
 
@@ -153,13 +157,13 @@ class Variant:
         renewed = torch.func.functional_call(
             _Bare(module),
             {f"module.{name}": one for name, one in params.items()},
-            _mapped(part, args),
-            _mapped(part, dict(kwargs)),
+            _map_tree(part, args),
+            _map_tree(part, dict(kwargs)),
         )
-        _mapped(lambda mine, new: part(mine).copy_(new), output, renewed)
+        _map_tree(lambda mine, new: part(mine).copy_(new), output, renewed)
 
     def finish(self, output: torch.Tensor, span: slice) -> None:
-        """What is to be done to a span of the output after LoRA was added, in place."""
+        """Apply ``gain`` and ``shift`` to a span of the output after LoRA was added, in place."""
         if self.gain is not None:
             bias = 0 if self.bias is None else self.bias
             output[span].sub_(bias).mul_(self.gain).add_(bias)
@@ -179,42 +183,42 @@ class _Bare(nn.Module):
 
 
 def variant(
-    name: str, module: nn.Module | None, beside: Beside, merged: torch.Tensor | None, device: torch.device
+    name: str, module: nn.Module | None, extra: ExtraWeights, merged: torch.Tensor | None, device: torch.device
 ) -> Variant:
-    """What ``beside`` makes of ``module``; ``merged`` is its ``W + s*B*A`` ``[d_out, d_in]`` where DoRA needs it.
+    """The variant of ``module`` with ``extra``; ``merged`` is its ``W + s*B*A`` ``[d_out, d_in]`` where DoRA needs it.
 
     Raises:
         Refused: the module is not there, or has other parameters; ``name`` says whose, of which adapter.
     """
     if module is None:
         raise Refused(f"{name} is not a module of the model that transformers builds")
-    if beside.params or beside.updates:
+    if extra.params or extra.updates:
         unpack(module)
     own = dict(module.named_parameters(recurse=False))
-    for param, shape in _shapes(beside, own, module):
+    for param, shape in _shapes(extra, own, module):
         if param not in own:
             raise Refused(f"{name}.{param} is not a parameter of the model that transformers builds")
         if own[param].shape != shape:
             raise Refused(f"{name}.{param} is {list(shape)}, but the model's is {list(own[param].shape)}")
-    params = {param: tensor.to(device) for param, tensor in beside.params.items()}
-    updates = {param: _factored(one, own[param], module, device) for param, one in beside.updates.items()}
+    params = {param: tensor.to(device) for param, tensor in extra.params.items()}
+    updates = {param: _factored(one, own[param], module, device) for param, one in extra.updates.items()}
     gain = None
-    if beside.magnitude is not None:
-        if merged is None or hasattr(module, "embed_scale") or len(beside.magnitude) != len(merged):
+    if extra.magnitude is not None:
+        if merged is None or hasattr(module, "embed_scale") or len(extra.magnitude) != len(merged):
             raise Refused(f"{name} has a DoRA magnitude that does not belong to its factors, or a scaled embedding")
         norm = torch.linalg.norm(merged, dim=1)
-        gain = (beside.magnitude.to(device, norm.dtype) / norm).to(beside.magnitude.dtype)
-    shift = None if beside.shift is None else beside.shift.to(device)
+        gain = (extra.magnitude.to(device, norm.dtype) / norm).to(extra.magnitude.dtype)
+    shift = None if extra.shift is None else extra.shift.to(device)
     return Variant(params, updates, gain, shift, params.get("bias", own.get("bias")))
 
 
 def _shapes(
-    beside: Beside, own: Mapping[str, torch.Tensor], module: nn.Module
+    extra: ExtraWeights, own: Mapping[str, torch.Tensor], module: nn.Module
 ) -> Iterable[tuple[str, tuple[int, ...]]]:
     """The parameters that it is for, and the shape that each must have there."""
-    for param, tensor in beside.params.items():
+    for param, tensor in extra.params.items():
         yield param, tuple(tensor.shape)
-    for param, update in beside.updates.items():
+    for param, update in extra.updates.items():
         width, depth = update.b.shape[0], update.a.shape[1]
         if param in own and own[param].dim() == 3:
             matrix = (depth, width) if getattr(module, "is_transposed", False) else (width, depth)

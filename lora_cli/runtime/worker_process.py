@@ -1,4 +1,4 @@
-"""The warm process's own life: it reads requests, and answers each when it is done, loads next to what is loaded."""
+"""The warm process: it reads requests, and answers each when it is done. Loads run next to requests."""
 
 import faulthandler
 import os
@@ -7,24 +7,27 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 from lora_cli.errors import LoraCliError
-from lora_cli.runtime.generation import complete
-from lora_cli.runtime.messages import Answer, Complete, Drop, Load, Look, Prefetch, ServeOnce, Stage
-from lora_cli.runtime.parent_connection import Parent, Send
+from lora_cli.runtime.generation import generate
+from lora_cli.runtime.messages import CompareGreedy, Drop, Generate, Load, Prefetch, Probe, QueryTiers, Stage
+from lora_cli.runtime.parent_connection import ParentConnection, Send
 from lora_cli.runtime.worker import Worker
 
 LOADERS = 2
-"""Adapters that are read at once; what is loaded already never waits for them."""
+"""Adapters loaded at once; requests for loaded adapters do not wait for them."""
 
 SWITCH_S = 0.0005
-"""A thread that has Python to itself gives it up after so long (5 ms else): a request is a chain of such waits."""
+"""The interpreter's switch interval (5 ms by default): a request is a chain of such waits."""
 
 
 def main(descriptor: int) -> None:
-    """The child's whole life: build a worker for the plan that comes first, then answer until the parent hangs up."""
+    """Build a worker for the plan, the first message; then handle requests until the parent closes its side.
+
+    Each kind of request has its own threads; ``DeviceLock`` is the one queue before the device.
+    """
     sys.setswitchinterval(SWITCH_S)
     faulthandler.enable()
     os.environ["HF_HUB_OFFLINE"] = "1"
-    requests = Parent(descriptor).requests()
+    requests = ParentConnection(descriptor).requests()
     plan, send = next(requests)
     try:
         worker = Worker(plan)
@@ -33,25 +36,25 @@ def main(descriptor: int) -> None:
         return
     send(worker.ready())
     with (
-        ThreadPoolExecutor(LOADERS, "load") as loads,
-        ThreadPoolExecutor(1, "serve") as serves,
-        ThreadPoolExecutor(1, "look") as looks,
-        ThreadPoolExecutor(1, "complete") as completes,
+        ThreadPoolExecutor(LOADERS, "load") as load_threads,
+        ThreadPoolExecutor(1, "probe") as probe_thread,
+        ThreadPoolExecutor(1, "query") as query_thread,
+        ThreadPoolExecutor(1, "generate") as generate_thread,
     ):
         for request, send in requests:
-            if isinstance(request, Look | Drop):
-                pool = looks
-            elif isinstance(request, Complete):
-                pool = completes
-            elif isinstance(request, ServeOnce | Answer) and worker.at_hand(request.job):
-                pool = serves
+            if isinstance(request, QueryTiers | Drop):
+                pool = query_thread
+            elif isinstance(request, Generate):
+                pool = generate_thread
+            elif isinstance(request, Probe | CompareGreedy) and worker.is_resident(request.lora):
+                pool = probe_thread
             else:
-                pool = loads
+                pool = load_threads
             pool.submit(_handle, worker, request, send)
 
 
 def _handle(worker: Worker, request: object, send: Send) -> None:
-    """Answer one request. What no one foresaw ends this process, and the parent says why and starts another."""
+    """Handle one request. An unexpected exception ends this process; the parent reports it and starts another."""
     try:
         send(_answer(worker, request, send))
     except LoraCliError as error:
@@ -63,25 +66,25 @@ def _handle(worker: Worker, request: object, send: Send) -> None:
 
 
 def _answer(worker: Worker, request: object, send: Send) -> object:
-    def tell(stage: str) -> None:
+    def on_stage(stage: str) -> None:
         send(Stage(stage))
 
     answer: object
     match request:
-        case Load(job):
-            answer = worker.load(job, tell)
-        case ServeOnce(job):
-            answer = worker.serve(job, tell)
-        case Prefetch(job):
-            answer = worker.prefetch(job, tell)
+        case Load(lora):
+            answer = worker.load(lora, on_stage)
+        case Probe(lora):
+            answer = worker.serve(lora, on_stage)
+        case Prefetch(lora):
+            answer = worker.prefetch(lora, on_stage)
         case Drop(key):
             answer = worker.drop(key)
-        case Look(with_history):
-            answer = worker.look(with_history=with_history)
-        case Answer():
-            answer = worker.answer(request, tell)
-        case Complete():
-            answer = complete(worker, request, send)
+        case QueryTiers(with_history):
+            answer = worker.tier_contents(with_history=with_history)
+        case CompareGreedy():
+            answer = worker.answer(request, on_stage)
+        case Generate():
+            answer = generate(worker, request, send)
         case _:
             raise AssertionError(request)
     return answer

@@ -1,5 +1,6 @@
 """``warm --serve``: the warm process behind an HTTP API.
 
-A request goes api → host → warm process: ``api`` reads and bounds what a client says, ``host`` knows each adapter by
-its name and sees that it is on this disk and loaded, and the warm process (``runtime``) holds it on the device.
+A completion goes ``api`` → ``adapter_manager`` (fetch, validate, load and prove the adapter) → ``scheduler`` (a queue,
+static batches) → ``WarmProcess.submit(Generate)`` → the child process (``runtime.worker_process``). Its output comes
+back as ``RowEvent`` messages.
 """

@@ -1,4 +1,4 @@
-"""The adapters of a server by name: each one is fetched, loaded and tested once, at its first request."""
+"""The adapters of a server: each is fetched, validated, loaded and proved once, at its first request or ahead of it."""
 
 import asyncio
 import time
@@ -12,116 +12,116 @@ from typing import ParamSpec, TypeVar
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import LoraCliError, Unreachable
-from lora_cli.runtime.child_process import Asked, Died
-from lora_cli.runtime.load_jobs import continued
-from lora_cli.runtime.messages import Drop, Heard, Job, Prefetch, Ready
-from lora_cli.runtime.plan import Needs
+from lora_cli.runtime.child_process import ProcessDied
+from lora_cli.runtime.load_jobs import merge_reports
+from lora_cli.runtime.messages import Drop, LoraRequest, Prefetch, Ready, RowEvent
+from lora_cli.runtime.plan import SlotRequirements
 from lora_cli.runtime.warm_process import WarmProcess
-from lora_cli.serving.adapter_state import Counters, Entries, Entry
+from lora_cli.serving.adapter_state import AdapterRegistry, AdapterState, Counters
 from lora_cli.serving.admissions import Admissions
-from lora_cli.serving.cached_status import Looking
+from lora_cli.serving.cached_status import TierStatusCache
 from lora_cli.serving.prefetch import Prefetcher
-from lora_cli.serving.request_rates import NOTHING, Past
-from lora_cli.serving.responses import error_of
+from lora_cli.serving.request_rates import NO_RATES, RequestRates
+from lora_cli.serving.responses import load_error
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 MOST_AT_ONCE = 64
-"""Adapters that are brought and loaded at once for requests that wait for them."""
+"""Adapters that are fetched and loaded at once for waiting requests."""
 
-Open = Callable[[Sequence[Needs]], WarmProcess]
+OpenProcess = Callable[[Sequence[SlotRequirements]], WarmProcess]
 
 
-class Host:
-    """Holds what is known of each adapter, and the warm process once ``start`` has laid it out.
+class AdapterManager:
+    """The state of each adapter, and the warm process, which ``start`` starts.
 
-    All of it lives in the server's event loop. What may take long has threads: ``_loads`` bring and load adapters,
-    ``asking`` asks the warm process, and ``aside`` looks at this machine's disks.
+    Everything runs in the server's event loop, except blocking calls: ``_load_threads`` fetch and load adapters,
+    ``request_threads`` send messages to the warm process, and ``disk_threads`` access this machine's disks.
 
-    ``admissions`` bring adapters to this disk and validate them there. ``open_process`` makes the warm process for
-    those that are there first. ``slots`` adapters are loaded and proved before anybody asks, the pinned ones first,
-    then by what ``past`` says was asked for most; ``memory`` in all are read into memory, and the others wait for their
-    first request. ``process`` is the warm process, once it was ready. ``stopping`` is set when the server is asked to
-    stop.
+    ``admissions`` fetches and validates adapters. ``open_process`` creates the warm process from the requirements of
+    the adapters that are on this disk by then. At the start ``max_loras`` adapters are loaded and proved: the pinned
+    ones first, then those with the highest ``rates``. ``max_cpu_loras`` in all are read into memory; the others are
+    loaded at their first request. ``process`` is None until the warm process is ready. ``stopping`` is set when the
+    server is asked to stop.
     """
 
     def __init__(
         self,
         items: Iterable[Item],
         admissions: Admissions,
-        open_process: Open,
+        open_process: OpenProcess,
         *,
-        slots: int,
-        memory: int,
-        past: Past = NOTHING,
+        max_loras: int,
+        max_cpu_loras: int,
+        rates: RequestRates = NO_RATES,
     ) -> None:
-        self.entries, self.counters = Entries(items), Counters()
+        self.adapters, self.counters = AdapterRegistry(items), Counters()
         self.process: WarmProcess | None = None
         self.stopping = asyncio.Event()
-        self.looking = Looking(lambda: self.process)
-        self.asking, self.aside, self._loads = (
-            ThreadPoolExecutor(MOST_AT_ONCE, name) for name in ("ask", "aside", "adapter")
+        self.tier_status = TierStatusCache(lambda: self.process)
+        self.request_threads, self.disk_threads, self._load_threads = (
+            ThreadPoolExecutor(MOST_AT_ONCE, name) for name in ("request", "disk", "load")
         )
-        self._admissions, self._open, self._past = admissions, open_process, past
-        self.slots, self._memory = slots, memory
-        self._laid_out: WarmProcess | None = None
+        self._admissions, self._open, self._rates = admissions, open_process, rates
+        self.max_loras, self._max_cpu_loras = max_loras, max_cpu_loras
+        self._new_process: WarmProcess | None = None
         self._failure: LoraCliError | None = None
-        self._settled = asyncio.Event()
-        self._ahead = Prefetcher(self._load_ahead)
+        self._start_ended = asyncio.Event()
+        self._prefetcher = Prefetcher(self._load_ahead)
         self._first_tried = False
         self._loaded_for = 0
 
     @property
     def ready(self) -> bool:
-        """Whether it is ready, and all that was to be loaded first was tried."""
-        return self._first_tried and self.process is not None and self.process.stands
+        """Whether the warm process runs and the initial loads have ended."""
+        return self._first_tried and self.process is not None and self.process.is_started
 
     @property
     def queued(self) -> int:
-        """How many adapters wait to be loaded ahead, or are on their way for a request."""
-        return len(self._ahead) + sum(one.loading is not None and not one.loading.done() for one in self.entries)
+        """The number of adapters waiting to be prefetched or being loaded for a request."""
+        return len(self._prefetcher) + sum(one.loading is not None and not one.loading.done() for one in self.adapters)
 
     async def start(self) -> Ready:
-        """Bring what is to be loaded first, lay out the warm process for it, and load it ahead of its requests.
+        """Fetch and validate the first adapters, start the warm process with slots for them, and prefetch them.
 
         Raises:
-            LoraCliError: what keeps the warm process from standing.
+            LoraCliError: the warm process cannot start.
         """
-        # An engine that reads the copies never asks this server for the others.
-        most = None if self._admissions.copies else self._memory
-        await asyncio.gather(*map(self._bring, self._by_heat()[:most]))
+        # With copies all are admitted: an engine that reads the copies never requests them here.
+        most = None if self._admissions.copies else self._max_cpu_loras
+        await asyncio.gather(*map(self._admit_ahead, self._by_request_rate()[:most]))
         try:
-            process = self._laid_out = self._open([one.needs for one in self.entries if one.needs is not None])
-            ready = await _in(self.asking, process.start)
+            process = self._new_process = self._open([one.needs for one in self.adapters if one.needs is not None])
+            ready = await _run_in(self.request_threads, process.start)
         except LoraCliError as error:
             self._failure = error
-            self._settled.set()
+            self._start_ended.set()
             raise
         self.process = process
-        self._settled.set()
+        self._start_ended.set()
         self.load_first()
         return ready
 
     def load_first(self) -> None:
-        """Have the pinned and the hottest loaded ahead of their requests: at the start, and when the child died."""
+        """Prefetch the pinned adapters and those with the highest rates: at the start, and after a restart."""
         self._loaded_for = self.process.starts if self.process is not None else 0
-        for place, entry in enumerate(self._by_heat()[: self._memory]):
-            self._ahead.add(entry.item.name, place)
+        for place, adapter in enumerate(self._by_request_rate()[: self._max_cpu_loras]):
+            self._prefetcher.add(adapter.item.name, place)
 
     async def wait_for_first(self) -> None:
-        """Wait until all that was to be loaded first was tried."""
-        await self._ahead.wait()
+        """Wait until the initial loads have ended."""
+        await self._prefetcher.wait()
         self._first_tried = True
 
     async def wait(self, awaited: Awaitable[T]) -> T:
-        """Its result. A client that goes away does not cancel what others may wait for.
+        """Wait for a result that others may share: a client that disconnects does not cancel it.
 
         Raises:
-            Unreachable: the server is asked to stop meanwhile.
+            Unreachable: the server is stopping.
         """
         waited, stopping = asyncio.ensure_future(awaited), asyncio.ensure_future(self.stopping.wait())
-        waited.add_done_callback(_seen)
+        waited.add_done_callback(_retrieve_exception)
         try:
             await asyncio.wait((waited, stopping), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -131,240 +131,249 @@ class Host:
         return waited.result()
 
     async def in_thread(self, call: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
-        """What a call gives that may look at this machine's disks. Raises as ``wait``."""
-        return await self.wait(_in(self.aside, call, *args, **named))
+        """Run a call that may access this machine's disks in a thread. Raises as ``wait``."""
+        return await self.wait(_run_in(self.disk_threads, call, *args, **named))
 
-    async def have(self, entry: Entry) -> LoadReport:
-        """Have an adapter on this disk, loaded and proved; those who ask meanwhile wait for the same load.
+    async def ensure_loaded(self, adapter: AdapterState) -> LoadReport:
+        """Fetch, validate, load and prove an adapter; concurrent callers share one load.
 
         Raises:
             LoraCliError: it cannot be loaded.
         """
-        return _loaded(await self.wait(self._load_once(entry)))
+        return _raise_if_failed(await self.wait(self._load_once(adapter)))
 
     async def replace(self, item: Item) -> None:
-        """Have one that a client named under a name that may be known: it takes that once it is proved, not before.
+        """Load an adapter for a client; it takes over its name once it is proved, not before.
 
         Raises:
             LoraCliError: it cannot be loaded.
         """
-        _loaded(await self.wait(self._replace(Entry(item, by_client=True))))
+        _raise_if_failed(await self.wait(self._replace(AdapterState(item, by_client=True))))
 
-    def is_proved(self, entry: Entry) -> bool:
-        """Whether the warm process that lives now has proved it; an eviction since then changes nothing of that."""
+    def is_proved(self, adapter: AdapterState) -> bool:
+        """Whether the running warm process has proved it, evicted since or not."""
         process = self.process
-        return process is not None and entry.proved_by == process.starts and process.pid is not None
+        return process is not None and adapter.proved_by == process.starts and process.pid is not None
 
-    async def served(
-        self, entry: Entry, use: Callable[[Job], Awaitable[T]], *, died_of_others: bool = False
+    async def with_adapter(
+        self, adapter: AdapterState, use: Callable[[LoraRequest], Awaitable[T]], *, died_of_others: bool = False
     ) -> tuple[T, str, float]:
-        """What ``use`` gives of an adapter that is proved, where it came from, and in how many milliseconds.
+        """The result of ``use`` with a proved adapter, the tier it was loaded from, and the milliseconds of that load.
 
-        "" and 0 when it was proved before. It is tried once more where its files went from this disk since (``cache
-        rm`` takes what is in use, too), and with ``died_of_others`` where the warm process died of something else.
+        "" and 0 if it was proved before. ``use`` is retried once if the adapter's files were removed since (``cache
+        rm`` removes files in use, too), and with ``died_of_others`` if the warm process died of another request.
 
         Raises:
-            LoraCliError: it cannot be loaded, or what ``use`` raises.
+            LoraCliError: it cannot be loaded, or the error of ``use``.
         """
         for last in (False, True):
-            found, load_ms = await self._had(entry)
-            job = entry.job
-            assert job is not None
+            found, load_ms = await self._ensure_proved(adapter)
+            lora = adapter.lora
+            assert lora is not None
             try:
-                return await use(job), found, load_ms
+                return await use(lora), found, load_ms
             except LoraCliError as error:
-                again = died_of_others and not error.alone if isinstance(error, Died) else False
-                if last or not (again or await self._taken_away(entry, job)):
+                again = died_of_others and not error.only_request if isinstance(error, ProcessDied) else False
+                if last or not (again or await self._files_removed(adapter, lora)):
                     raise
         raise AssertionError
 
-    async def ask(self, name: str, message: object, heard: Callable[[Heard], None] = lambda _said: None) -> Asked:
-        """Ask the warm process for something about an adapter that it has proved; its answer may be ``Died``.
+    async def ask(
+        self, name: str, message: object, on_event: Callable[[RowEvent], None] = lambda _said: None
+    ) -> object:
+        """Send a message about the adapter ``name`` to the warm process, restarted if it died; returns its answer.
 
-        ``heard`` is called with what it reports before it ends. Asking starts a child that died, which takes seconds.
+        ``on_event`` is called with the events before the answer.
+
+        Raises:
+            LoraCliError: the process's error, ``ProcessDied``, or why it cannot be started.
         """
-        return await _in(self.asking, (await self._standing()).submit, name, message, heard)
+        process = await self._wait_for_process()
+        asked = await _run_in(self.request_threads, process.submit, name, message, on_event)
+        return await asyncio.wrap_future(asked.future)
 
     async def remove(self, name: str) -> None:
-        """Forget an adapter, and let go of it wherever it is. Raises ``NotFound``."""
-        entry = self.entries.remove(name)
-        await self.in_thread(self._let_go, entry)
+        """Remove an adapter, also from the tiers. Raises ``NotFound``."""
+        adapter = self.adapters.remove(name)
+        await self.in_thread(self._unload, adapter)
 
     def prefetch(self, names: Iterable[str], priority: int) -> None:
-        """Have these loaded some time ahead of their requests. Raises ``NotFound``."""
+        """Queue adapters to be loaded ahead of their requests. Raises ``NotFound``."""
         for name in names:
-            self._ahead.add(self.entries.of(name).item.name, priority)
+            self._prefetcher.add(self.adapters.of(name).item.name, priority)
 
-    def used(self, entry: Entry, tier: str) -> None:
-        """Book one request, whose adapter was found in ``tier``."""
-        entry.requests += 1
-        entry.last_used = time.time()
+    def record_request(self, adapter: AdapterState, tier: str) -> None:
+        """Count one request whose adapter was found in ``tier``."""
+        adapter.requests += 1
+        adapter.last_used = time.time()
         self.counters.requests[tier] += 1
 
-    async def remember(self) -> Past | None:
-        """What a server after this one, and a child after this child, should know; None while nothing is ready."""
-        holdings, process = await self.looking.ask(with_history=True), self.process
-        if holdings is None or process is None:
+    async def latest_rates(self) -> RequestRates | None:
+        """The request rates for the next server, and for the next child; None while the process is not ready."""
+        contents, process = await self.tier_status.refresh(with_history=True), self.process
+        if contents is None or process is None:
             return None
-        keys = {entry.item.name: entry.job.key for entry in self.entries if entry.job is not None}
-        self._past = Past(holdings.history, keys)
-        process.plan = replace(process.plan, history=holdings.history)
-        return self._past
+        keys = {adapter.item.name: adapter.lora.key for adapter in self.adapters if adapter.lora is not None}
+        self._rates = RequestRates(contents.history, keys)
+        process.plan = replace(process.plan, history=contents.history)
+        return self._rates
 
     async def supervise(self) -> None:
-        """Start the child again when it is gone, and load what was hot into each, also one that a request started.
+        """Restart a child that died, and prefetch into every new child, also one that a request started.
 
-        Raises what keeps it from standing.
+        Raises:
+            LoraCliError: it cannot start.
         """
         process = self.process
         if process is None or self.stopping.is_set():
             return
         if process.pid is None:
-            await _in(self.asking, process.revive)
+            await _run_in(self.request_threads, process.ensure_running)
         if process.starts != self._loaded_for:
             self.load_first()
 
     async def close(self) -> None:
-        """End the warm process, also one that is still starting; waiting callers get an error."""
-        self._ahead.close()
+        """Close the warm process, also one that is still starting; waiting callers get an error."""
+        self._prefetcher.close()
         await asyncio.to_thread(self._admissions.close)
         self._failure = self._failure or Unreachable("the server is stopping")
-        self._settled.set()
-        if self._laid_out is not None:
-            await asyncio.to_thread(self._laid_out.close)
+        self._start_ended.set()
+        if self._new_process is not None:
+            await asyncio.to_thread(self._new_process.close)
 
     def stop(self) -> None:
-        """Bring and validate nothing more, at once; waiting callers get an error."""
+        """Stop fetching and validating at once; waiting callers get an error."""
         self.stopping.set()
-        self.aside.submit(self._admissions.close)
+        self.disk_threads.submit(self._admissions.close)
 
-    def _load_once(self, entry: Entry) -> "asyncio.Task[LoadReport]":
-        """Its load: the one that is under way, or a new one."""
-        if entry.loading is None or entry.loading.done():
-            entry.loading = asyncio.create_task(self._load(entry))
-        return entry.loading
+    def _load_once(self, adapter: AdapterState) -> "asyncio.Task[LoadReport]":
+        """The load under way, or a new one."""
+        if adapter.loading is None or adapter.loading.done():
+            adapter.loading = asyncio.create_task(self._load(adapter))
+        return adapter.loading
 
-    async def _load(self, entry: Entry) -> LoadReport:
-        """Bring, load and prove one adapter; its report says what went wrong. What failed recently is not tried.
+    async def _load(self, adapter: AdapterState) -> LoadReport:
+        """Load one adapter, unless it is proved or its backoff has not ended. Errors are in the report.
 
-        What a client named and never worked is forgotten: vLLM registers nothing when a load fails.
+        A client's adapter that never loaded is removed: vLLM registers nothing when a load fails.
         """
-        if entry.report is not None and self.is_proved(entry):
-            return entry.report
-        if entry.failure is not None and entry.retry_in_s > 0:
-            return entry.failure
-        report = await self._try_to_load(entry)
-        entry.tried(report)
-        if report.error and entry.by_client and not entry.worked:
-            self.entries.drop(entry)
+        if adapter.report is not None and self.is_proved(adapter):
+            return adapter.report
+        if adapter.failure is not None and adapter.retry_in_s > 0:
+            return adapter.failure
+        report = await self._try_to_load(adapter)
+        adapter.record_result(report)
+        if report.error and adapter.by_client and not adapter.ever_loaded:
+            self.adapters.drop(adapter)
         return report
 
-    async def _try_to_load(self, entry: Entry) -> LoadReport:
-        """The same, whatever failed before, and without remembering what fails now; it waits for the warm process."""
-        report, job = await self._brought(entry)
-        if job is not None:
+    async def _try_to_load(self, adapter: AdapterState) -> LoadReport:
+        """Fetch, validate, load and prove one adapter, whatever failed before. Waits for the warm process."""
+        report, lora = await self._admit(adapter)
+        if lora is not None:
             try:
-                process = await self._standing()
-                loaded = await _in(self._loads, process.load, job)
-                entry.proved_by = 0 if loaded.error else process.starts
+                process = await self._wait_for_process()
+                loaded = await _run_in(self._load_threads, process.load, lora)
+                adapter.proved_by = 0 if loaded.error else process.starts
             except LoraCliError as error:
-                loaded = LoadReport(job.name, job.digest).failed("start", error)
-            report = continued(report, loaded)
+                loaded = LoadReport(lora.name, lora.digest).failed("start", error)
+            report = merge_reports(report, loaded)
         if report.error:
-            entry.job = None  # the next try begins at its origin: this snapshot may be gone
-        entry.report, entry.worked = report, entry.worked or not report.error
+            adapter.lora = None  # the next attempt fetches it again: this snapshot may be gone
+        adapter.report, adapter.ever_loaded = report, adapter.ever_loaded or not report.error
         self.counters.load(report)
         return report
 
-    async def _standing(self) -> WarmProcess:
-        """The warm process, as soon as it is ready. Raises what keeps it from standing."""
-        await self._settled.wait()
+    async def _wait_for_process(self) -> WarmProcess:
+        """The warm process, as soon as it is ready. Raises why it cannot start."""
+        await self._start_ended.wait()
         if self.process is None:
             assert self._failure is not None
             raise self._failure
         return self.process
 
-    async def _brought(self, entry: Entry) -> tuple[LoadReport, Job | None]:
-        """It on this disk, and validated there. What was validated before is not read again."""
-        if entry.job is not None:
-            before = entry.report or LoadReport(entry.item.name, entry.job.digest)
-            digest, applied, copied_to = entry.job.digest, before.applied, before.copied_to
-            return LoadReport(entry.item.name, digest, applied=applied, copied_to=copied_to), entry.job
-        admitted = await _in(self._loads, self._admissions.admit, entry.item, by_client=entry.by_client)
-        entry.job, entry.needs, entry.remote = admitted.job, admitted.needs, not admitted.cached
-        return admitted.report, admitted.job
+    async def _admit(self, adapter: AdapterState) -> tuple[LoadReport, LoraRequest | None]:
+        """Fetch and validate an adapter, unless that was done before."""
+        if adapter.lora is not None:
+            before = adapter.report or LoadReport(adapter.item.name, adapter.lora.digest)
+            digest, applied, copied_to = adapter.lora.digest, before.applied, before.copied_to
+            return LoadReport(adapter.item.name, digest, applied=applied, copied_to=copied_to), adapter.lora
+        admitted = await _run_in(self._load_threads, self._admissions.admit, adapter.item, by_client=adapter.by_client)
+        adapter.lora, adapter.needs, adapter.remote = admitted.lora, admitted.needs, not admitted.cached
+        return admitted.report, admitted.lora
 
-    async def _bring(self, entry: Entry) -> None:
-        """Have it on this disk, ahead of its load; what kept it from that is remembered."""
-        report, job = await self._brought(entry)
-        entry.report = report
-        if job is None:
+    async def _admit_ahead(self, adapter: AdapterState) -> None:
+        """Fetch and validate an adapter ahead of its load; a failure is recorded."""
+        report, lora = await self._admit(adapter)
+        adapter.report = report
+        if lora is None:
             self.counters.load(report)
-            entry.tried(report)
+            adapter.record_result(report)
 
-    async def _replace(self, entry: Entry) -> LoadReport:
-        report = await self._try_to_load(entry)
+    async def _replace(self, adapter: AdapterState) -> LoadReport:
+        report = await self._try_to_load(adapter)
         if not report.error:
-            known = self.entries.put(entry)
+            known = self.adapters.put(adapter)
             if known is not None:
-                await _in(self.aside, self._let_go, known)
+                await _run_in(self.disk_threads, self._unload, known)
         return report
 
-    async def _had(self, entry: Entry) -> tuple[str, float]:
-        """Have it proved. Where it came from, and in how many milliseconds; "" and 0 when it was proved before."""
-        if self.is_proved(entry):
+    async def _ensure_proved(self, adapter: AdapterState) -> tuple[str, float]:
+        """Load it unless it is proved. The tier it came from and the milliseconds; "" and 0 if it was proved before."""
+        if self.is_proved(adapter):
             return "", 0.0
         began = time.perf_counter()
-        is_new = entry.job is None
-        report = await self.have(entry)
-        return "remote" if is_new and entry.remote else report.tier, (time.perf_counter() - began) * 1e3
+        is_new = adapter.lora is None
+        report = await self.ensure_loaded(adapter)
+        return "remote" if is_new and adapter.remote else report.tier, (time.perf_counter() - began) * 1e3
 
-    async def _taken_away(self, entry: Entry, job: Job) -> bool:
-        """Whether ``job``'s files went from this disk since it was proved; its next load begins at its origin then."""
-        if await self.in_thread(job.directory.is_dir):
+    async def _files_removed(self, adapter: AdapterState, lora: LoraRequest) -> bool:
+        """Whether the adapter's files were removed since it was proved; its next load then fetches it again."""
+        if await self.in_thread(lora.directory.is_dir):
             return False
-        if entry.job is job:
-            entry.job, entry.proved_by = None, 0
+        if adapter.lora is lora:
+            adapter.lora, adapter.proved_by = None, 0
         return True
 
     async def _load_ahead(self, name: str) -> None:
-        """Load and prove while slots are free, else only read into memory."""
+        """Load and prove if a slot is free, else only read into memory."""
         with suppress(LoraCliError):
-            entry = self.entries.of(name)
-            holdings = await self.looking.ask()
-            if holdings is None or len(holdings.gpu) < self.slots or entry.item.pinned:
-                await self._load_once(entry)
-            elif entry.retry_in_s == 0 and not self.is_proved(entry):
-                await self._bring(entry)
-                if entry.job is not None:
-                    asked = await self.ask(name, Prefetch(entry.job))
-                    await asyncio.wrap_future(asked.future)
+            adapter = self.adapters.of(name)
+            contents = await self.tier_status.refresh()
+            if contents is None or len(contents.gpu) < self.max_loras or adapter.item.pinned:
+                await self._load_once(adapter)
+            elif adapter.retry_in_s == 0 and not self.is_proved(adapter):
+                await self._admit_ahead(adapter)
+                if adapter.lora is not None:
+                    await self.ask(name, Prefetch(adapter.lora))
 
-    def _by_heat(self) -> list[Entry]:
-        """Pinned adapters first, then those with known rates, then the others as the manifest has them."""
-        place = {name: number for number, name in enumerate(self._past.hottest())}
-        return sorted(self.entries, key=lambda entry: (not entry.item.pinned, place.get(entry.item.name, len(place))))
+    def _by_request_rate(self) -> list[AdapterState]:
+        """Pinned adapters first, then those with known rates, then the others in the manifest's order."""
+        place = {name: number for number, name in enumerate(self._rates.hottest())}
+        return sorted(
+            self.adapters, key=lambda adapter: (not adapter.item.pinned, place.get(adapter.item.name, len(place)))
+        )
 
-    def _let_go(self, entry: Entry) -> None:
-        """Drop it from the tiers, unless another name has the same bytes."""
-        job, process = entry.job, self.process
-        if job is None or process is None or process.pid is None:
+    def _unload(self, adapter: AdapterState) -> None:
+        """Drop it from the tiers, unless another name shares its snapshot."""
+        lora, process = adapter.lora, self.process
+        if lora is None or process is None or process.pid is None:
             return
-        if not any(other.job is not None and other.job.key == job.key for other in self.entries):
-            process.submit(job.name, Drop(job.key))
+        if not any(other.lora is not None and other.lora.key == lora.key for other in self.adapters):
+            process.submit(lora.name, Drop(lora.key))
 
 
-def _in(threads: Executor, call: Callable[P, T], *args: P.args, **named: P.kwargs) -> "asyncio.Future[T]":
+def _run_in(threads: Executor, call: Callable[P, T], *args: P.args, **named: P.kwargs) -> "asyncio.Future[T]":
     return asyncio.get_running_loop().run_in_executor(threads, partial(call, *args, **named))
 
 
-def _loaded(report: LoadReport) -> LoadReport:
+def _raise_if_failed(report: LoadReport) -> LoadReport:
     if report.error:
-        raise error_of(report)
+        raise load_error(report)
     return report
 
 
-def _seen(future: "asyncio.Future[T]") -> None:
-    """If no caller is left, its error is not logged."""
+def _retrieve_exception(future: "asyncio.Future[T]") -> None:
+    """Mark an error as retrieved: asyncio logs it otherwise when no caller is left."""
     if not future.cancelled():
         future.exception()

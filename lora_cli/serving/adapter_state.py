@@ -10,8 +10,8 @@ from lora_cli.core.adapter_request import Item
 from lora_cli.core.did_you_mean import nearest
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import NotFound, UsageError
-from lora_cli.runtime.messages import Job
-from lora_cli.runtime.plan import Needs
+from lora_cli.runtime.messages import LoraRequest
+from lora_cli.runtime.plan import SlotRequirements
 
 STATUS: Mapping[int, tuple[int, str]] = {
     1: (422, "UnprocessableEntityError"),
@@ -29,14 +29,14 @@ FIRST_S, LONGEST_S = 1.0, 300.0
 
 @dataclass(slots=True, kw_only=True)
 class Backoff:
-    """Why an adapter could not be had ``failures`` times in a row, and when (``time.monotonic``) it is tried again."""
+    """The last failure of ``failures`` in a row, and the time (``time.monotonic``) of the next attempt."""
 
     failure: LoadReport | None = None
     failures: int = 0
     retry_at: float = 0.0
 
-    def tried(self, report: LoadReport) -> None:
-        """Remember whether a try failed."""
+    def record_result(self, report: LoadReport) -> None:
+        """Record the result of an attempt."""
         if not report.error:
             self.failure, self.failures, self.retry_at = None, 0, 0.0
             return
@@ -45,28 +45,28 @@ class Backoff:
 
     @property
     def retry_in_s(self) -> float:
-        """Seconds until it may be tried again; 0 when it may be now."""
+        """Seconds until the next attempt is allowed; 0 if it is now."""
         return max(0.0, self.retry_at - monotonic())
 
 
 @dataclass(slots=True)
-class Entry(Backoff):
-    """One adapter: what was asked for, and what came of it.
+class AdapterState(Backoff):
+    """One adapter of the server: its request, and its state.
 
-    ``by_client`` says that a client named it: then each fetch checks that it may. ``job`` is it on this disk,
-    validated, and ``needs`` what it needs of the slots. ``report`` is its last load's, ``proved_by`` the number of the
-    child that proved it (``WarmProcess.starts``; 0: none), ``worked`` whether any ever did. ``remote`` says that its
-    bytes came from their origin when it was brought. ``last_used`` is in seconds since 1970. ``loading`` is its last
-    load for a request.
+    ``by_client`` says that a client registered it: each fetch then checks that its source is allowed. ``lora`` is the
+    validated adapter on this disk, and ``needs`` its slot requirements. ``report`` is that of the last load,
+    ``proved_by`` the number of the child process that proved it (``WarmProcess.starts``; 0: none), ``ever_loaded``
+    whether any load succeeded. ``remote`` says that it was downloaded, not cached. ``last_used`` is in seconds since
+    1970. ``loading`` is the last load for a request.
     """
 
     item: Item
     by_client: bool = False
-    job: Job | None = None
-    needs: Needs | None = None
+    lora: LoraRequest | None = None
+    needs: SlotRequirements | None = None
     report: LoadReport | None = None
     proved_by: int = 0
-    worked: bool = False
+    ever_loaded: bool = False
     remote: bool = False
     requests: int = 0
     last_used: float | None = None
@@ -74,73 +74,73 @@ class Entry(Backoff):
 
 
 LONGEST_NAME = 100
-"""Characters of a name that a client made up, in what it is answered."""
+"""Characters of a client's unknown name that a response repeats."""
 
 MOST = 100_000
 
 MOST_SUGGESTED, LONGEST_SUGGESTED = 200, 64
-"""Among more names, or longer ones, none is suggested for an unknown one: comparing takes time for each of them."""
+"""With more names, or for longer ones, no similar name is suggested: comparing them takes too long."""
 
 
-def shortened(name: str) -> str:
-    """A name that a client made up, as it is shown to it."""
+def shorten_name(name: str) -> str:
+    """A client's unknown name, truncated for a response."""
     return name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME] + "…"
 
 
-class Entries:
-    """Holds an entry for each name, in the order in which they became known."""
+class AdapterRegistry:
+    """The adapters by name, in the order of their registration."""
 
     def __init__(self, items: Iterable[Item]) -> None:
-        self._entries = {item.name: Entry(item) for item in items}
+        self._adapters = {item.name: AdapterState(item) for item in items}
 
     def __len__(self) -> int:
-        """How many there are."""
-        return len(self._entries)
+        """The number of adapters."""
+        return len(self._adapters)
 
-    def __iter__(self) -> Iterator[Entry]:
-        """All of them, as they are now."""
-        return iter(list(self._entries.values()))
+    def __iter__(self) -> Iterator[AdapterState]:
+        """A snapshot of all adapters."""
+        return iter(list(self._adapters.values()))
 
-    def of(self, name: str) -> Entry:
-        """What is known of one. Raises ``NotFound``."""
-        entry = self._entries.get(name)
-        if entry is None:
+    def of(self, name: str) -> AdapterState:
+        """The adapter ``name``. Raises ``NotFound``."""
+        adapter = self._adapters.get(name)
+        if adapter is None:
             close = nearest(name, self._suggested())
-            raise NotFound(f"there is no adapter {shortened(name)}", hint=f"did you mean {close}?" if close else "")
-        return entry
+            raise NotFound(f"there is no adapter {shorten_name(name)}", hint=f"did you mean {close}?" if close else "")
+        return adapter
 
-    def add(self, item: Item) -> Entry:
-        """One that a client named. One of that name and source stays as it is.
+    def add(self, item: Item) -> AdapterState:
+        """Register an adapter for a client. One of the same name and source is kept.
 
         Raises:
             UsageError: there is another one of that name; or there are too many.
         """
-        known = self._entries.get(item.name)
-        if known is None and len(self._entries) >= MOST:
+        known = self._adapters.get(item.name)
+        if known is None and len(self._adapters) >= MOST:
             raise UsageError(f"there are already {MOST} adapters", hint="unload some")
         if known is not None and str(known.item.source) != str(item.source):
             raise UsageError(
                 f"there is already an adapter {item.name} from elsewhere", hint='"load_inplace": true replaces it'
             )
-        return self._entries.setdefault(item.name, Entry(item, by_client=True))
+        return self._adapters.setdefault(item.name, AdapterState(item, by_client=True))
 
-    def put(self, entry: Entry) -> Entry | None:
-        """Have ``entry`` under its name; gives the one that had it before."""
-        before = self._entries.get(entry.item.name)
-        self._entries[entry.item.name] = entry
+    def put(self, adapter: AdapterState) -> AdapterState | None:
+        """Register ``adapter`` under its name; returns the one that it replaces."""
+        before = self._adapters.get(adapter.item.name)
+        self._adapters[adapter.item.name] = adapter
         return before
 
-    def remove(self, name: str) -> Entry:
-        """Forget one, and give it. Raises ``NotFound``."""
-        return self._entries.pop(self.of(name).item.name)
+    def remove(self, name: str) -> AdapterState:
+        """Remove an adapter and return it. Raises ``NotFound``."""
+        return self._adapters.pop(self.of(name).item.name)
 
-    def drop(self, entry: Entry) -> None:
-        """Forget ``entry``, unless another one has its name by now."""
-        if self._entries.get(entry.item.name) is entry:
-            del self._entries[entry.item.name]
+    def drop(self, adapter: AdapterState) -> None:
+        """Remove ``adapter``, unless its name was taken over."""
+        if self._adapters.get(adapter.item.name) is adapter:
+            del self._adapters[adapter.item.name]
 
     def _suggested(self) -> list[str]:
-        few = self._entries if len(self._entries) <= MOST_SUGGESTED else ()
+        few = self._adapters if len(self._adapters) <= MOST_SUGGESTED else ()
         return [name for name in few if len(name) <= LONGEST_SUGGESTED]
 
 
@@ -155,7 +155,7 @@ class Counters:
     failures: Counter[str] = field(default_factory=Counter)
 
     def load(self, report: LoadReport) -> None:
-        """One load, with the seconds of each stage; or the stage where it failed."""
+        """Count one load: the seconds of each stage, or the stage that failed."""
         for stage, ms in report.stage_ms.items():
             self.stage_s[stage] += ms / 1e3
         if report.error:

@@ -1,7 +1,7 @@
-"""The processes that fetch and validate adapters for a server: an adapter that breaks one affects no other.
+"""The child processes that fetch and validate adapters for a server.
 
-The server's own process neither reads nor parses anything of an adapter. What kills one of these, or takes it too long
-or too much memory, fails alone (``serving.admissions``).
+The server's own process neither reads nor parses an adapter. An adapter that kills one of these processes, or takes too
+much time or memory, fails alone (``serving.admissions``).
 """
 
 import contextlib
@@ -23,12 +23,12 @@ from lora_cli.core.results import LoadReport
 from lora_cli.engines import choose_engine
 from lora_cli.errors import ERRORS, LoraCliError, MachineError, Refused
 from lora_cli.fetching.context import FetchContext
-from lora_cli.runtime.load_jobs import reported
-from lora_cli.runtime.messages import Logged, Sealed, Stage
-from lora_cli.runtime.parent_connection import Parent, Send
-from lora_cli.runtime.plan import needs_of
-from lora_cli.serving.admissions import Admitted, Setup, Step
-from lora_cli.serving.path_allowlist import allowed
+from lora_cli.runtime.load_jobs import report_of_admission
+from lora_cli.runtime.messages import Logged, OpaquePickle, Stage
+from lora_cli.runtime.parent_connection import ParentConnection, Send
+from lora_cli.runtime.plan import slot_requirements
+from lora_cli.serving.admissions import AdmissionSettings, AdmissionStep, Admitted
+from lora_cli.serving.path_allowlist import allowed_reference
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from lora_cli.store.in_use import Hold, holding
@@ -45,60 +45,61 @@ log = logger(__name__)
 
 
 class AdmissionWorker:
-    """Does what is asked, in several threads; nothing it raises but ``LoraCliError`` is foreseen."""
+    """Runs admission steps, in several threads. Any exception but ``LoraCliError`` is a bug."""
 
-    def __init__(self, setup: Setup, store: Store, hold: Hold) -> None:
+    def __init__(self, setup: AdmissionSettings, store: Store, hold: Hold) -> None:
         self._setup, self._store = setup, store
         engines = (choose_engine(setup.engine),) if setup.engine else ()
         self._terms = Terms(setup.base, max_lora_rank=setup.max_lora_rank, engines=engines, deployment=setup.deployment)
         self._run = FetchContext(store, setup.settings, hold=hold)
         self._below_roots = Sources(setup.settings, roots=setup.roots)
 
-    def answer(self, step: Step, hear: OnStage) -> Admitted:
-        """What there is of an adapter after ``step``."""
+    def answer(self, step: AdmissionStep, on_stage: OnStage) -> Admitted:
+        """Run one step."""
         if step.admission is None:
-            return self._fetch(step.item, hear, by_client=step.by_client)
-        return (self._validate if step.stage == "validate" else self._copy)(step.item, step.admission, hear)
+            return self._fetch(step.item, on_stage, by_client=step.by_client)
+        return (self._validate if step.stage == "validate" else self._copy)(step.item, step.admission, on_stage)
 
-    def _fetch(self, item: Item, hear: OnStage, *, by_client: bool) -> Admitted:
-        """Bring it into the cache. What a client named must be allowed at each fetch: a link may lead elsewhere now."""
+    def _fetch(self, item: Item, on_stage: OnStage, *, by_client: bool) -> Admitted:
+        """Fetch it into the cache. A source that a client named is checked at each fetch: a link may have changed."""
         settings, sources = self._setup.settings, self._run.sources
         if by_client:
             item, sources = (
-                replace(item, source=allowed(str(item.source), self._setup.roots, settings)),
+                replace(item, source=allowed_reference(str(item.source), self._setup.roots, settings)),
                 self._below_roots,
             )
         with self._run.beside(sources) as context:
-            admission = fetch_adapter(item, context, on_stage=hear)
+            admission = fetch_adapter(item, context, on_stage=on_stage)
         report = LoadReport(item.name, stage_ms=admission.stage_ms)
         if admission.error is not None:
             return Admitted(report.failed(admission.stage, admission.error))
         assert admission.snapshot is not None
         report = replace(report, digest=admission.snapshot.digest)
-        kept = cast("Admission", Sealed(pickle.dumps(admission), hops=2))
+        kept = cast("Admission", OpaquePickle(pickle.dumps(admission), hops=2))
         return Admitted(report, size=admission.snapshot.size, cached=admission.cached, admission=kept)
 
-    def _validate(self, item: Item, fetched: Admission, hear: OnStage) -> Admitted:
-        """Validate it where it is in the cache."""
-        report, job = reported(item, validate_fetched(fetched, self._terms, self._setup.settings, on_stage=hear))
-        if job is None:
+    def _validate(self, item: Item, fetched: Admission, on_stage: OnStage) -> Admitted:
+        """Validate the cached snapshot."""
+        validated = validate_fetched(fetched, self._terms, self._setup.settings, on_stage=on_stage)
+        report, lora = report_of_admission(item, validated)
+        if lora is None:
             return Admitted(report)
-        adapter = cast("Adapter", Sealed(_pickled(job.adapter), hops=2))
+        adapter = cast("Adapter", OpaquePickle(_pickled(lora.adapter), hops=2))
         base = self._setup.base
-        needs = needs_of(job.adapter, base) if base is not None else None
-        return Admitted(report, replace(job, adapter=adapter), needs)
+        needs = slot_requirements(lora.adapter, base) if base is not None else None
+        return Admitted(report, replace(lora, adapter=adapter), needs)
 
-    def _copy(self, _item: Item, accepted: Admission, hear: OnStage) -> Admitted:
+    def _copy(self, _item: Item, accepted: Admission, on_stage: OnStage) -> Admitted:
         """Copy it to the configured folder."""
         assert self._setup.copy is not None
-        hear("tier", None)
+        on_stage("tier", None)
         admission = self._setup.copy(self._store, accepted)
         report = LoadReport(admission.name, stage_ms=admission.stage_ms, copied_to=str(admission.copied_to or ""))
         return Admitted(report if admission.error is None else report.failed(admission.stage, admission.error))
 
 
 def _pickled(adapter: Adapter) -> bytes:
-    """What the runtime reads of it, pickled. Raises ``Refused`` where that is too much to keep."""
+    """The adapter's description for the runtime, pickled. Raises ``Refused`` if it is too large to keep."""
     data = pickle.dumps(replace(adapter, files=(), metadata={}))
     if len(data) > LARGEST_ADAPTER:
         raise Refused(
@@ -109,69 +110,69 @@ def _pickled(adapter: Adapter) -> bytes:
 
 
 def main(descriptor: int) -> None:
-    """The whole life of such a process: read its settings, then answer requests until the parent is gone."""
-    parent = Parent(descriptor)
+    """The process: reads its settings, then handles requests until the parent closes the connection."""
+    parent = ParentConnection(descriptor)
     with contextlib.suppress(OSError):
         # Where memory runs out, the kernel ends this process rather than the server.
         Path("/proc/self/oom_score_adj").write_text("1000")
     requests = parent.requests()
     setup, send = next(requests)
-    logging.getLogger().handlers = [_Passing(partial(parent.send, 0))]
+    logging.getLogger().handlers = [_LogToParent(partial(parent.send, 0))]
     logging.getLogger("lora_cli").setLevel(setup.log_level)
     store = Store(setup.settings.cache_dir)
     with holding(store) as hold, ThreadPoolExecutor(setup.threads, "adapter") as threads:
         worker = AdmissionWorker(setup, store, hold)
         send(True)
-        threading.Thread(target=_live, args=(partial(parent.send, 0),), name="alive", daemon=True).start()
+        threading.Thread(target=_send_heartbeats, args=(partial(parent.send, 0),), name="alive", daemon=True).start()
         for step, send in requests:
-            threads.submit(_answered, worker, step, send)
-        # What is under way is for nobody any more.
+            threads.submit(_run_step, worker, step, send)
+        # Nobody waits for the steps under way any more.
         hold.end()
         os._exit(0)
 
 
-def _live(send: Send) -> None:
-    """Say each second that this process lives: one whose interpreter is held by one call cannot."""
+def _send_heartbeats(send: Send) -> None:
+    """Send a sign of life each second; a process whose interpreter is blocked by one call sends none."""
     while True:
         time.sleep(1)
         send(None)
 
 
-def _answered(worker: AdmissionWorker, step: Step, send: Send) -> None:
+def _run_step(worker: AdmissionWorker, step: AdmissionStep, send: Send) -> None:
     """Handle one request. A process that ran out of memory ends: the next request gets a new one."""
     try:
-        send(_handled(worker, step, send))
+        send(_result_or_error(worker, step, send))
     except MemoryError:
         send(MachineError("the machine ran out of memory while reading it", hint="load fewer adapters at once"))
         os._exit(1)
 
 
-def _handled(worker: AdmissionWorker, step: Step, send: Send) -> object:
+def _result_or_error(worker: AdmissionWorker, step: AdmissionStep, send: Send) -> object:
     try:
         answer = worker.answer(step, lambda stage, _snapshot: send(Stage(stage)))
     except LoraCliError as error:
         kind = ERRORS.get(error.exit_code, LoraCliError)
-        return kind(_clipped(error.message), hint=_clipped(error.hint))
+        return kind(_truncated(error.message), hint=_truncated(error.hint))
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - the boundary of the process: a bug fails one adapter alone
         log_bug(log, error)
         kind = MachineError if isinstance(error, OSError) else LoraCliError
-        return kind(f"{type(error).__name__}: {_clipped(str(error))}", hint="please report this")
+        return kind(f"{type(error).__name__}: {_truncated(str(error))}", hint="please report this")
     report = answer.report
-    return replace(answer, report=replace(report, error=_clipped(report.error), hint=_clipped(report.hint)))
+    return replace(answer, report=replace(report, error=_truncated(report.error), hint=_truncated(report.hint)))
 
 
-def _clipped(text: str) -> str:
+def _truncated(text: str) -> str:
     return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + "…"
 
 
-class _Passing(logging.Handler):
-    """Hands what is logged to the parent, which has the handlers that people see."""
+class _LogToParent(logging.Handler):
+    """Sends log records to the parent, which has the log handlers."""
 
     def __init__(self, send: Send) -> None:
         super().__init__()
         self._send = send
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._send(Logged(record.name, record.levelno, _clipped(record.getMessage())))
+        self._send(Logged(record.name, record.levelno, _truncated(record.getMessage())))

@@ -1,6 +1,5 @@
 """The server's HTTP API: vLLM's paths for adapters and models, and our own for what vLLM has no path for."""
 
-import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,12 +14,12 @@ from starlette.routing import Route
 
 from lora_cli.core.adapter_request import Item
 from lora_cli.errors import LoraCliError, UsageError
-from lora_cli.runtime.messages import Job, Served, ServeOnce
-from lora_cli.serving.adapter_manager import Host
-from lora_cli.serving.completions import Batcher, complete
+from lora_cli.runtime.messages import LoraRequest, Probe, ProbeResult
+from lora_cli.serving.adapter_manager import AdapterManager
+from lora_cli.serving.completions import complete
 from lora_cli.serving.metrics import metrics_text
-from lora_cli.serving.middleware import Front, failed, http_error, parsed
-from lora_cli.serving.path_allowlist import allowed
+from lora_cli.serving.middleware import RequestGuard, failed, http_error, parse_body
+from lora_cli.serving.path_allowlist import allowed_reference
 from lora_cli.serving.requests import (
     ChatRequest,
     CompletionRequest,
@@ -30,7 +29,8 @@ from lora_cli.serving.requests import (
     PrefetchRequest,
     UnloadRequest,
 )
-from lora_cli.serving.responses import MODEL_FIELDS, Json, described, listed, tiers_of
+from lora_cli.serving.responses import MODEL_FIELDS, Json, adapter_status, streamed_list, tiers_of
+from lora_cli.serving.scheduler import Scheduler
 from lora_cli.serving.status_report import AdapterStatus, StatusReport
 from lora_cli.settings import Settings
 
@@ -39,10 +39,10 @@ from lora_cli.settings import Settings
 class Api:
     """The handlers.
 
-    ``has_model`` says that there is a model to answer with; ``token`` and ``hosts`` are as in ``Front``.
+    ``has_model`` says that there is a model to answer with; ``token`` and ``hosts`` are as in ``RequestGuard``.
     """
 
-    host: Host
+    manager: AdapterManager
     settings: Settings
     base: str
     roots: Sequence[Path]
@@ -52,9 +52,9 @@ class Api:
     began: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
-        self._batcher = Batcher(self.host)
+        self._scheduler = Scheduler(self.manager)
 
-    def app(self) -> Front:
+    def app(self) -> RequestGuard:
         """The ASGI application."""
         routes = [
             Route("/health", self.health),
@@ -72,7 +72,7 @@ class Api:
             Route("/v1/stop", self.stop, methods=["POST"]),
         ]
         app = Starlette(routes=routes, exception_handlers={HTTPException: http_error, LoraCliError: failed})
-        return Front(app, self.token, self.hosts)
+        return RequestGuard(app, self.token, self.hosts)
 
     async def health(self, _request: Request) -> Response:
         """Whether this process lives."""
@@ -80,121 +80,122 @@ class Api:
 
     async def ready(self, _request: Request) -> Response:
         """Whether what was to be loaded first is loaded, or was tried."""
-        ready = self.host.ready
+        ready = self.manager.ready
         return Json({"ready": ready}, 200 if ready else 503)
 
     async def metrics(self, _request: Request) -> Response:
         """Prometheus' text."""
-        await self.host.looking.ask(or_last=True)
+        await self.manager.tier_status.refresh(or_last=True)
         return PlainTextResponse(self.metrics_text(), media_type="text/plain; version=0.0.4")
 
     def metrics_text(self) -> str:
         """All metrics, as the warm process reported them last."""
-        return metrics_text(self.host, self._batcher.activity)
+        return metrics_text(self.manager, self._scheduler.activity)
 
     async def models(self, _request: Request) -> Response:
         """The base and each adapter that does not fail, as OpenAI and vLLM list them."""
-        return listed({"object": "list"}, "data", self._models())
+        return streamed_list({"object": "list"}, "data", self._models())
 
     async def adapters(self, _request: Request) -> Response:
         """Every adapter: its tier, bytes, rank, copy in memory, last use, proof or failure."""
-        await self.host.looking.ask(or_last=True)
-        return listed({"schema": "lora_cli/adapters/1"}, "adapters", self._described())
+        await self.manager.tier_status.refresh(or_last=True)
+        return streamed_list({"schema": "lora_cli/adapters/1"}, "adapters", self._described())
 
     async def status(self, _request: Request) -> Response:
         """All of it: the process, its tiers and its adapters."""
-        await self.host.looking.ask(or_last=True)
-        return listed(asdict(self._status()), "adapters", self._described())
+        await self.manager.tier_status.refresh(or_last=True)
+        return streamed_list(asdict(self._status()), "adapters", self._described())
 
     async def load(self, request: Request) -> Response:
         """As vLLM does at ``/v1/load_lora_adapter``: load and prove, then answer."""
-        asked = await parsed(request, LoadRequest.read)
+        asked = await parse_body(request, LoadRequest.read)
         if asked.lora_name == self.base:
             raise UsageError(f"{asked.lora_name} is the base's name")
-        source = await self.host.in_thread(allowed, asked.lora_path, self.roots, self.settings)
+        source = await self.manager.in_thread(allowed_reference, asked.lora_path, self.roots, self.settings)
         item = Item(asked.lora_name, source)
         if asked.load_inplace:
-            await self.host.replace(item)
+            await self.manager.replace(item)
         else:
-            await self.host.have(self.host.entries.add(item))
+            await self.manager.ensure_loaded(self.manager.adapters.add(item))
         return PlainTextResponse(f"Success: LoRA adapter '{asked.lora_name}' added successfully.")
 
     async def unload(self, request: Request) -> Response:
         """As vLLM does at ``/v1/unload_lora_adapter``."""
-        name = (await parsed(request, UnloadRequest.read)).lora_name
-        await self.host.remove(name)
+        name = (await parse_body(request, UnloadRequest.read)).lora_name
+        await self.manager.remove(name)
         return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
 
     async def prefetch(self, request: Request) -> Response:
         """Have adapters loaded ahead of their requests, by priority; answers before they are."""
-        asked = await parsed(request, PrefetchRequest.read)
-        self.host.prefetch(asked.lora_names, asked.priority)
+        asked = await parse_body(request, PrefetchRequest.read)
+        self.manager.prefetch(asked.lora_names, asked.priority)
         return Json({"queued": asked.lora_names}, 202)
 
     async def probe(self, request: Request) -> Response:
         """One small request through an adapter: where it was found, and what it took."""
-        name = (await parsed(request, NameRequest.read)).lora_name
-        entry = self.host.entries.of(name)
+        name = (await parse_body(request, NameRequest.read)).lora_name
+        adapter = self.manager.adapters.of(name)
 
-        async def serve(job: Job) -> Served:
-            asked = await self.host.wait(self.host.ask(name, ServeOnce(job)))
-            served = await self.host.wait(asyncio.wrap_future(asked.future))
-            assert isinstance(served, Served)
+        async def serve(lora: LoraRequest) -> ProbeResult:
+            served = await self.manager.wait(self.manager.ask(name, Probe(lora)))
+            assert isinstance(served, ProbeResult)
             return served
 
-        served, found, load_ms = await self.host.served(entry, serve, died_of_others=True)
+        served, found, load_ms = await self.manager.with_adapter(adapter, serve, died_of_others=True)
         tier, load_ms = found or served.tier, load_ms + served.load_ms
-        self.host.used(entry, tier)
+        self.manager.record_request(adapter, tier)
         headers = {"x-lora-tier": tier, "x-lora-load-ms": f"{load_ms:.3f}"}
         body = {"lora_name": name, "tier": tier, "load_ms": load_ms, "forward_ms": served.forward_ms}
         return Json(body, headers=headers)
 
     async def completions(self, request: Request) -> Response:
         """OpenAI's completions, by the base or by an adapter on it."""
-        return await self._answered(await parsed(request, CompletionRequest.read))
+        return await self._answered(await parse_body(request, CompletionRequest.read))
 
     async def chat(self, request: Request) -> Response:
         """OpenAI's chat completions, in the chat template of the base."""
-        return await self._answered(await parsed(request, ChatRequest.read))
+        return await self._answered(await parse_body(request, ChatRequest.read))
 
     async def _answered(self, asked: GreedyRequest) -> Response:
         if not self.has_model:
             raise UsageError("this server has no whole model to answer with", hint="start it with --forward model")
-        return await complete(asked, self.base, self._batcher)
+        return await complete(asked, self.base, self._scheduler)
 
     async def stop(self, _request: Request) -> Response:
         """End the server, as SIGTERM does."""
-        self.host.stop()
+        self.manager.stop()
         return Json({"stopping": True}, 202)
 
     def _models(self) -> Iterator[dict[str, Any]]:
         """The base and each adapter that does not fail, as OpenAI and vLLM list them."""
         base, created = self.base, int(self.began)
         yield {**MODEL_FIELDS, "id": base, "created": created, "root": base, "parent": None}
-        for entry in self.host.entries:
-            if entry.failure is None:
-                root = str(entry.job.directory if entry.job is not None else entry.item.source)
-                yield {**MODEL_FIELDS, "id": entry.item.name, "created": created, "root": root, "parent": base}
+        for adapter in self.manager.adapters:
+            if adapter.failure is None:
+                root = str(adapter.lora.directory if adapter.lora is not None else adapter.item.source)
+                yield {**MODEL_FIELDS, "id": adapter.item.name, "created": created, "root": root, "parent": base}
 
     def _described(self) -> Iterator[AdapterStatus]:
-        tiers = tiers_of(self.host.looking.last()[0])
-        return (described(entry, tiers, proved=self.host.is_proved(entry)) for entry in self.host.entries)
+        tiers = tiers_of(self.manager.tier_status.latest()[0])
+        return (
+            adapter_status(adapter, tiers, proved=self.manager.is_proved(adapter)) for adapter in self.manager.adapters
+        )
 
     def _status(self) -> StatusReport:
-        process = self.host.process
-        holdings, age_s = self.host.looking.last()
+        process = self.manager.process
+        contents, age_s = self.manager.tier_status.latest()
         ready = process.ready if process is not None else None
         return StatusReport(
             base=self.base,
-            ready=self.host.ready,
+            ready=self.manager.ready,
             up_s=round(time.time() - self.began, 3),
             device=ready.device if ready is not None else "",
             dtype=ready.dtype if ready is not None else "",
             weights=ready.weights if ready is not None else "",
             child_pid=process.pid if process is not None else None,
             child_starts=process.starts if process is not None else 0,
-            queued=self.host.queued,
+            queued=self.manager.queued,
             tiers_age_s=None if age_s is None else round(age_s, 3),
-            tiers=holdings.tiers if holdings is not None else {},
+            tiers=contents.tiers if contents is not None else {},
             adapters=(),  # they are written one by one
         )

@@ -9,64 +9,64 @@ from functools import partial
 from time import monotonic
 
 from lora_cli.errors import LoraCliError
-from lora_cli.runtime.messages import Holdings, Look
+from lora_cli.runtime.messages import QueryTiers, TierContents
 from lora_cli.runtime.warm_process import WarmProcess
 
 PATIENCE_S, FIRST_PATIENCE_S = 0.5, 0.8
-"""How long an answer is waited for where there is one before it, which has to do then; and so long the first one is."""
+"""How long to wait for an answer if there is an earlier one to fall back on, and for the first one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What child number ``by`` said at ``at`` (``time.monotonic``)."""
+class CachedTiers:
+    """The answer of child number ``process`` at ``received_at`` (``time.monotonic``)."""
 
-    holdings: Holdings
-    by: int
-    at: float
+    contents: TierContents
+    process: int
+    received_at: float
 
 
-class Looking:
-    """Asks the warm process for its holdings, once at a time for all who want to know."""
+class TierStatusCache:
+    """Queries the warm process for the contents of its tiers; all callers share one query at a time."""
 
     def __init__(self, process: Callable[[], WarmProcess | None]) -> None:
         self._process = process
-        self._threads = ThreadPoolExecutor(2, "look")
-        self._under_way: dict[bool, asyncio.Future[Holdings | None]] = {}
-        self._asked_at = 0.0
-        self._seen: Seen | None = None
+        self._threads = ThreadPoolExecutor(2, "query")
+        self._pending: dict[bool, asyncio.Future[TierContents | None]] = {}
+        self._queried_at = 0.0
+        self._seen: CachedTiers | None = None
 
-    async def ask(self, *, with_history: bool = False, or_last: bool = False) -> Holdings | None:
-        """What it says now; None while nothing is ready, or when it takes too long.
+    async def refresh(self, *, with_history: bool = False, or_last: bool = False) -> TierContents | None:
+        """Query the tiers. None while the process is not ready, or if its answer takes too long.
 
-        One question that is under way is not asked again. With ``or_last`` what it said last will do, if it said
-        anything; then an answer that is due for some time is not waited for.
+        A query under way is shared. With ``or_last`` the caller is content with ``latest``: it then waits less, counted
+        from when the query was sent.
         """
-        asked = self._under_way.get(with_history)
+        asked = self._pending.get(with_history)
         if asked is None or asked.done():
-            self._asked_at = self._asked_at if with_history else monotonic()
-            look = partial(self._look, with_history=with_history)
-            asked = asyncio.get_running_loop().run_in_executor(self._threads, look)
-            self._under_way[with_history] = asked
+            self._queried_at = self._queried_at if with_history else monotonic()
+            query = partial(self._query, with_history=with_history)
+            asked = asyncio.get_running_loop().run_in_executor(self._threads, query)
+            self._pending[with_history] = asked
         patience_s = FIRST_PATIENCE_S
         if or_last:
-            patience_s = self._asked_at + (FIRST_PATIENCE_S if self.last()[0] is None else PATIENCE_S) - monotonic()
+            patience_s = self._queried_at + (FIRST_PATIENCE_S if self.latest()[0] is None else PATIENCE_S) - monotonic()
         await asyncio.wait([asked], timeout=max(0.0, patience_s))
         return asked.result() if asked.done() else None
 
-    def last(self) -> tuple[Holdings | None, float | None]:
-        """What the child that there is said last, and how many seconds ago; None while it has said nothing."""
+    def latest(self) -> tuple[TierContents | None, float | None]:
+        """The latest answer of the running child, and its age in seconds; None before its first answer."""
         process, seen = self._process(), self._seen
-        if process is None or seen is None or process.pid is None or process.starts != seen.by:
+        if process is None or seen is None or process.pid is None or process.starts != seen.process:
             return None, None
-        return seen.holdings, monotonic() - seen.at
+        return seen.contents, monotonic() - seen.received_at
 
-    def _look(self, *, with_history: bool) -> Holdings | None:
+    def _query(self, *, with_history: bool) -> TierContents | None:
         process = self._process()
-        if process is None or not process.stands:
+        if process is None or not process.is_started:
             return None
-        by = process.starts
+        starts = process.starts
         with suppress(LoraCliError):
-            holdings = process.submit("", Look(with_history)).answer(Holdings)
-            self._seen = Seen(replace(holdings, history={}), by, monotonic())
-            return holdings
+            contents = process.submit("", QueryTiers(with_history)).answer(TierContents)
+            self._seen = CachedTiers(replace(contents, history={}), starts, monotonic())
+            return contents
         return None

@@ -1,7 +1,8 @@
 """Connections of clients: how long each may be silent, and how many there are.
 
-A connection *waits* while the server has no whole request of it. There are at most ``Room.most`` connections: one more
-takes the place of the one that has waited longest, so that silent ones do not block others.
+A connection is *waiting* while the server has no complete request from it. There are at most
+``ConnectionLimits.most`` connections. A new one closes the one that has waited longest, so that silent clients do not
+block others.
 """
 
 import asyncio
@@ -28,56 +29,56 @@ UNREAD_S = 30.0
 """How long a client may leave its answer unread."""
 
 SPREAD = 0.2
-"""Up to so much longer: what came at once is not closed at once, while others wait."""
+"""A random share added to each timeout, so that connections opened together are not closed together."""
 
 MOST_CONNECTIONS, MOST_REQUESTS = 2048, 1024
 OTHER_FILES = 256
-"""Files that the server needs besides its connections."""
+"""Open files that the server needs besides its connections."""
 
 SMALL_BODY, MOST_BODIES = 1 << 14, 32 << 20
-"""Bytes of a body that each connection may keep here, and of all bodies that are larger than that."""
+"""Bytes of a body that each connection may buffer, and the total of all larger bodies."""
 
 
-class Room:
-    """What the connections of one server share: ``most`` of them, and ``requests`` that are answered at once."""
+class ConnectionLimits:
+    """The shared limits of a server: ``most`` connections, and ``requests`` answered at once."""
 
     def __init__(self, most: int = MOST_CONNECTIONS, requests: int = MOST_REQUESTS) -> None:
         self.most, self.requests = most, requests
         self.answering = self.bodies = 0
         self._waiting: dict[Connection, None] = {}
 
-    def waits(self, one: "Connection") -> None:
-        """It waits from now on."""
+    def add_waiting(self, one: "Connection") -> None:
+        """The connection waits for a request from now on."""
         self._waiting.pop(one, None)
         self._waiting[one] = None
 
-    def waits_no_more(self, one: "Connection") -> None:
-        """It is being answered, or gone."""
+    def remove_waiting(self, one: "Connection") -> None:
+        """The connection is being answered, or closed."""
         self._waiting.pop(one, None)
 
-    def make_place(self) -> None:
+    def drop_oldest(self) -> None:
         """Close the connection that has waited longest."""
         oldest = next(iter(self._waiting), None)
         if oldest is not None:
-            self.waits_no_more(oldest)
+            self.remove_waiting(oldest)
             oldest.drop()
 
 
-def room_for_files() -> Room:
-    """As many connections as this process may open files, up to the usual number."""
+def connection_limits() -> ConnectionLimits:
+    """The limits that the number of open files allows, up to ``MOST_CONNECTIONS``."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_CONNECTIONS + OTHER_FILES
     if soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     most = max(64, min(MOST_CONNECTIONS, soft - OTHER_FILES))
-    return Room(most, most // 2)
+    return ConnectionLimits(most, most // 2)
 
 
 class Connection(H11Protocol):
-    """One client's connection, which is closed when it is silent for too long."""
+    """One client's connection, with timeouts."""
 
-    room: ClassVar[Room]
+    limits: ClassVar[ConnectionLimits]
 
     def __init__(
         self,
@@ -94,102 +95,102 @@ class Connection(H11Protocol):
         self._needs_body = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """It may take ``HEAD_S`` to ask for something."""
+        """Start the timeout of the first request."""
         super().connection_made(transport)
-        if len(self.connections) > self.room.most:
-            self.room.make_place()
-        self.room.waits(self)
-        self._wait(HEAD_S)
+        if len(self.connections) > self.limits.most:
+            self.limits.drop_oldest()
+        self.limits.add_waiting(self)
+        self._start_timer(HEAD_S)
 
     def data_received(self, data: bytes) -> None:
-        """The head of the next request may take ``HEAD_S`` from its first byte."""
+        """Start the timeout of a request's head at its first byte."""
         if not self._answering and not self._in_head:
             self._in_head = True
-            self._wait(HEAD_S)
+            self._start_timer(HEAD_S)
         super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nobody waits for it any more."""
-        self._cancel()
-        self._reads()
-        self.room.waits_no_more(self)
+        """Stop the timers."""
+        self._cancel_timer()
+        self._cancel_unread_timer()
+        self.limits.remove_waiting(self)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The client does not read: for some time that is its own affair."""
+        """The client does not read: close the connection after ``UNREAD_S``."""
         super().pause_writing()
         self._unread = self.loop.call_later(UNREAD_S, self.drop)
 
     def resume_writing(self) -> None:
-        """It does."""
+        """The client reads again."""
         super().resume_writing()
-        self._reads()
+        self._cancel_unread_timer()
 
     def shutdown(self) -> None:
-        """The server ends: a request that has not come in whole is not waited for."""
+        """Shut down; a request whose body is incomplete is dropped."""
         if self._needs_body:
             self.drop()
         else:
             super().shutdown()
 
     def drop(self) -> None:
-        """End it, now."""
+        """Close it at once."""
         self.transport.abort()
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Within the block a request of it is answered."""
+        """Within the block a request is being answered."""
         self._answering += 1
-        self.room.answering += 1
-        self.room.waits_no_more(self)
-        self._cancel()
+        self.limits.answering += 1
+        self.limits.remove_waiting(self)
+        self._cancel_timer()
         try:
             yield
         finally:
             self._answering -= 1
-            self.room.answering -= 1
+            self.limits.answering -= 1
             if not self._answering and not self.transport.is_closing():
                 self._in_head = False
-                self.room.waits(self)
-                self._wait(IDLE_S)
+                self.limits.add_waiting(self)
+                self._start_timer(IDLE_S)
             if not self._answering:
-                self.room.bodies, self._body = self.room.bodies - self._body, 0
+                self.limits.bodies, self._body = self.limits.bodies - self._body, 0
 
-    def keeps(self, size: int) -> bool:
-        """Count so many more bytes of a body until its request is answered; whether there is room for them."""
+    def reserve_body(self, size: int) -> bool:
+        """Count ``size`` more bytes of a body until its request is answered; whether they are within the limit."""
         self._body += size
-        self.room.bodies += size
-        return self.room.bodies <= MOST_BODIES
+        self.limits.bodies += size
+        return self.limits.bodies <= MOST_BODIES
 
     @contextmanager
     def waiting_for_body(self) -> Iterator[None]:
-        """Within the block, and within ``answering``, the client is to send the body of its request."""
+        """Within the block, inside ``answering``, the body of the request is being received."""
         self._needs_body = True
-        self.room.answering -= 1
-        self.room.waits(self)
-        self._wait(BODY_S)
+        self.limits.answering -= 1
+        self.limits.add_waiting(self)
+        self._start_timer(BODY_S)
         try:
             yield
         finally:
             self._needs_body = False
-            self.room.answering += 1
-            self.room.waits_no_more(self)
-            self._cancel()
+            self.limits.answering += 1
+            self.limits.remove_waiting(self)
+            self._cancel_timer()
 
-    def _reads(self) -> None:
+    def _cancel_unread_timer(self) -> None:
         if self._unread is not None:
             self._unread.cancel()
 
-    def _wait(self, seconds: float) -> None:
-        self._cancel()
+    def _start_timer(self, seconds: float) -> None:
+        self._cancel_timer()
         spread = 1 + SPREAD * random()  # noqa: S311 - no secret
         self._timer = self.loop.call_later(seconds * spread, self.drop)
 
-    def _cancel(self) -> None:
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
 
 
-def protocol(room: Room) -> type[Connection]:
-    """The class of the connections that share ``room``: uvicorn's ``http``."""
-    return type("Connection", (Connection,), {"room": room})
+def protocol(limits: ConnectionLimits) -> type[Connection]:
+    """The class of the connections that share ``limits``: uvicorn's ``http``."""
+    return type("Connection", (Connection,), {"limits": limits})

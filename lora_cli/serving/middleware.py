@@ -1,4 +1,4 @@
-"""What every request goes through first: authentication, the limit of concurrent requests, and the bounded body."""
+"""Checks on every request before its handler: authentication, the limit of concurrent requests, and the body's size."""
 
 import asyncio
 import hmac
@@ -13,12 +13,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lora_cli.errors import LoraCliError, UsageError
-from lora_cli.serving.adapter_state import STATUS
 from lora_cli.serving.connection import SMALL_BODY, Connection
-from lora_cli.serving.responses import Json, error_body
+from lora_cli.serving.responses import Json, error_body, error_response
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
-"""What is answered without a token: probes have none, and learn nothing but yes or no."""
+"""Paths that need no token: probes have none, and the responses are only yes or no."""
 
 JSON_ONLY = "send it as JSON, with the header content-type: application/json"
 
@@ -27,8 +26,8 @@ PARSERS = ThreadPoolExecutor(2, "parser")
 T = TypeVar("T")
 
 
-async def parsed(request: Request, parse: Callable[[bytes], T]) -> T:
-    """What ``parse`` makes of the body; a large one is parsed by another thread. Raises what it raises."""
+async def parse_body(request: Request, parse: Callable[[bytes], T]) -> T:
+    """The parsed body; a large one is parsed in another thread. Raises as ``parse`` does."""
     body: bytes = request.state.body
     if len(body) <= SMALL_BODY:
         return parse(body)
@@ -40,20 +39,19 @@ def _parsed(parse: Callable[[bytes], T], body: bytes) -> T:
         return parse(body)
     except UsageError as error:
         message, hint = error.message, error.hint
-    # A new one: the frames of the old one hold what was parsed, which is many times as large as the body.
+    # A new exception: the frames of the old one keep the parsed value alive, many times as large as the body.
     raise UsageError(message, hint=hint)
 
 
 async def failed(_request: Request, error: Exception) -> Response:
-    """An error, as vLLM and OpenAI answer it."""
+    """The response to an error, in the format of vLLM and OpenAI."""
     assert isinstance(error, LoraCliError)
-    status, kind = STATUS.get(error.exit_code, (500, "InternalServerError"))
-    headers = {"retry-after": "1"} if status == 503 else {}
-    return Json(error_body(error.message, status, kind, error.hint), status, headers)
+    status, body = error_response(error)
+    return Json(body, status, {"retry-after": "1"} if status == 503 else {})
 
 
 async def http_error(_request: Request, error: Exception) -> Response:
-    """What the framework refuses by itself, as the other errors."""
+    """The response to an error of the framework, in the same format."""
     assert isinstance(error, HTTPException)
     return Json(error_body(error.detail, error.status_code, "BadRequestError"), error.status_code)
 
@@ -61,15 +59,15 @@ async def http_error(_request: Request, error: Exception) -> Response:
 LARGEST_BODY = 1 << 20
 
 PROBES = frozenset({"/health", "/ready", "/metrics"})
-"""What is answered also where too much is asked at once."""
+"""Paths that are answered also when there are too many requests."""
 
 
-class Front:
+class RequestGuard:
     """An ASGI application around ``app``, for the connections of ``connection.protocol``.
 
-    ``app`` is called with requests whose bodies are here, as ``body`` of their state; until then a request counts for
-    nothing but its connection. ``token`` is "" where none is asked for. ``hosts`` are the values of a Host header that
-    are answered (None: all): a page in a browser can reach a server on this machine by a name of its own.
+    ``app`` is called once the whole body was received; it is ``body`` of the request's state. Until then a request only
+    counts as a connection. ``token`` is "" if none is required. ``hosts`` are the accepted values of the Host header
+    (None: all): a web page can reach a server on this machine under a name of its own (DNS rebinding).
     """
 
     def __init__(self, app: ASGIApp, token: str, hosts: Collection[str] | None) -> None:
@@ -78,10 +76,10 @@ class Front:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         connection: Connection = scope["state"]["connection"]
-        room = connection.room
+        limits = connection.limits
         with connection.answering():
             refusal = self._refusal(scope)
-            if refusal is None and room.answering > room.requests and scope["path"] not in PROBES:
+            if refusal is None and limits.answering > limits.requests and scope["path"] not in PROBES:
                 refusal = _busy("too many requests at once")
             if refusal is None and scope["method"] not in {"GET", "HEAD"}:
                 with connection.waiting_for_body():
@@ -89,7 +87,7 @@ class Front:
             await (refusal or self._app)(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> Response | None:
-        """Why this request is not answered, if it is not."""
+        """The error response to a request that is refused by its head, or None."""
         path, headers = scope["path"], Headers(scope=scope)
         if self._hosts is not None and headers.get("host", "").lower() not in self._hosts:
             return Json(error_body("this is not that host", 421, "MisdirectedRequestError"), 421)
@@ -102,11 +100,11 @@ class Front:
         if scope["method"] != "POST":
             return None
         if path == "/v1/stop":
-            # It has no body, so a page in a browser could send it; but then it says where that page is from.
+            # It has no body, so a web page could send it; a browser then adds the page's origin.
             if "origin" in headers:
                 return Json(error_body("browsers cannot stop this server", 403, "ForbiddenError"), 403)
         else:
-            # What a page in a browser can send elsewhere without being asked for permission has another type.
+            # A web page can send no JSON to another origin without a preflight request.
             kind = headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind != "application/json":
                 return Json(error_body(JSON_ONLY, 415, "UnsupportedMediaTypeError"), 415)
@@ -114,25 +112,25 @@ class Front:
 
 
 async def _read(connection: Connection, scope: Scope, receive: Receive) -> Response | None:
-    """Read all that the client sends; the answer that it gets where that is too much, or does not come."""
+    """Read the whole body into the request's state; the error response if it is too large."""
     data, counted, more = bytearray(), 0, True
     while more:
         message = await receive()
         if message["type"] != "http.request":
-            return Response(status_code=400)  # it went away, so nobody reads this
+            return Response(status_code=400)  # the client disconnected
         data += message.get("body", b"")
         more = message.get("more_body", False)
         if len(data) > LARGEST_BODY:
             error = error_body(f"the request has more than {LARGEST_BODY} bytes", 413, "BadRequestError")
             return Json(error, 413, {"connection": "close"})
         if len(data) > SMALL_BODY:
-            if not connection.keeps(len(data) - counted):
+            if not connection.reserve_body(len(data) - counted):
                 return _busy("too many large requests at once")
             counted = len(data)
     scope["state"]["body"] = bytes(data)
     return None
 
 
-def _busy(why: str) -> Json:
-    body = error_body(why, 503, "ServiceUnavailableError", "try again later")
+def _busy(reason: str) -> Json:
+    body = error_body(reason, 503, "ServiceUnavailableError", "try again later")
     return Json(body, 503, {"retry-after": "1", "connection": "close"})

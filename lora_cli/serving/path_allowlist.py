@@ -10,7 +10,7 @@ from lora_cli.errors import NotFound, Refused
 from lora_cli.settings import Settings
 
 
-def allowed(lora_path: str, roots: Sequence[Path], settings: Settings) -> AdapterRef:
+def allowed_reference(lora_path: str, roots: Sequence[Path], settings: Settings) -> AdapterRef:
     """The reference that a client's ``lora_path`` is.
 
     A folder must be under one of ``roots``, links followed; what is elsewhere needs a policy that allows its source by

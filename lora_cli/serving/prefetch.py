@@ -1,17 +1,17 @@
-"""What is loaded ahead of its requests: a queue with priorities, processed by a few tasks."""
+"""Prefetching: a priority queue of adapter names, processed by a few tasks."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from itertools import count
 
 AT_ONCE = 2
-"""Adapters fetched ahead at once, next to those that a request waits for."""
+"""Concurrent prefetches, besides the loads that a request waits for."""
 
 
 class Prefetcher:
-    """Calls ``load`` with each name that was added, the lowest priority first; what it raises is its own business.
+    """Calls ``load``, which must not raise, with each name that was added, the lowest priority first.
 
-    A name that waits already is worked off once, by the better of its priorities.
+    A name that is added again while it waits is loaded once, at the better priority.
     """
 
     def __init__(self, load: Callable[[str], Awaitable[object]], at_once: int = AT_ONCE) -> None:
@@ -22,22 +22,22 @@ class Prefetcher:
         self._tasks: list[asyncio.Task[None]] = []
 
     def __len__(self) -> int:
-        """How many wait."""
+        """The number of waiting names."""
         return len(self._waiting)
 
     def add(self, name: str, priority: int) -> None:
-        """Have ``name`` loaded some time."""
+        """Queue ``name``."""
         if not self._tasks:
             self._tasks = [asyncio.create_task(self._work()) for _ in range(self._at_once)]
         self._waiting.add(name)
         self._queue.put_nowait((priority, next(self._order), name))
 
     async def wait(self) -> None:
-        """Wait until nothing waits and nothing is under way."""
+        """Wait until the queue is empty and every load has ended."""
         await self._queue.join()
 
     def close(self) -> None:
-        """Begin nothing more."""
+        """Cancel the tasks."""
         for task in self._tasks:
             task.cancel()
 

@@ -20,16 +20,16 @@ log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
-    """What a server knew: ``tiers`` is ``Holdings.history``, ``keys`` what the tiers call each adapter, by name."""
+class RequestRates:
+    """Saved rates: ``tiers`` is ``TierContents.history``, ``keys`` has the tiers' key of each adapter by name."""
 
     tiers: Mapping[str, object] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)
 
     def hottest(self) -> Sequence[str]:
-        """Names by how often they are asked for recently, the hottest first.
+        """Names by their recent request rate, the highest first.
 
-        Only what misses a slot asks for memory, so the rates of the slots come first.
+        The CPU tier sees only requests that miss the GPU tier, so the GPU tier's rates come first.
         """
         ranked: dict[str, None] = {}
         for tier in TIERS:
@@ -42,33 +42,33 @@ class Past:
         )
 
 
-NOTHING = Past()
+NO_RATES = RequestRates()
 
 
-def read_past(file: Path) -> Past:
-    """What an earlier server kept; nothing when there is no such file, or none that can be believed."""
+def read_rates(file: Path) -> RequestRates:
+    """The rates that an earlier server saved; ``NO_RATES`` if the file is missing or invalid."""
     data = read_small(file, LARGEST)
     if data is None:
-        return NOTHING
+        return NO_RATES
     try:
         return _read(data, str(file))
     except FormatError as error:
         log.warning("the request rates of the last run cannot be read: %s", error.message)
-        return NOTHING
+        return NO_RATES
 
 
-def _read(data: bytes, where: str) -> Past:
+def _read(data: bytes, where: str) -> RequestRates:
     fields = parse.json_object(data, where)
     parse.one_of([SCHEMA])(fields.get("schema"), f"{where}: schema")
     tiers: dict[str, Any] = parse.mapping(fields.get("tiers"), f"{where}: tiers")
     known = {tier: tiers[tier] for tier in TIERS if tier in tiers}
     for tier, state in known.items():
         History.restored(state, f"{where}: {tier}")
-    return Past(known, parse.map_of(parse.text)(fields.get("keys"), f"{where}: keys"))
+    return RequestRates(known, parse.map_of(parse.text)(fields.get("keys"), f"{where}: keys"))
 
 
-def save_past(file: Path, past: Past) -> None:
-    """Keeps it for the next server. Raises ``OSError`` where it cannot be written."""
+def save_rates(file: Path, rates: RequestRates) -> None:
+    """Save the rates for the next server. Raises ``OSError`` if the file cannot be written."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    value = {"schema": SCHEMA, "tiers": dict(past.tiers), "keys": dict(past.keys)}
+    value = {"schema": SCHEMA, "tiers": dict(rates.tiers), "keys": dict(rates.keys)}
     replace_file(file, json.dumps(value, separators=(",", ":")).encode())

@@ -42,7 +42,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "top_k": (0, -1, 1, None),
     "use_beam_search": (False, None),
 }
-"""Values that change nothing about a greedy answer; any other value would, so it is refused."""
+"""Parameters that greedy decoding supports only with these values; any other value is refused."""
 
 CHAT_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "tools": ([], None),
@@ -54,10 +54,10 @@ CHAT_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "chat_template": (None,),
     "chat_template_kwargs": ({}, None),
 }
-"""The same of chats: there is no answer but text, by the base's own chat template."""
+"""The same for chats: only text is generated, with the base's own chat template."""
 
 UNHEEDED = frozenset({"top_p", "min_p", "seed", "user", "skip_special_tokens", "request_id", "priority", "metadata"})
-"""What has no effect on a greedy answer, whatever it is."""
+"""Parameters without effect on greedy decoding; any value is accepted."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./@:+-]*", re.ASCII)
 
@@ -174,9 +174,9 @@ class StreamOptions(BaseModel):
 
 
 class GreedyRequest(ClientRequest):
-    """What requests for answers have in common, with OpenAI's and vLLM's field names. A null is as good as no value.
+    """The common parameters of completions and chats, with OpenAI's and vLLM's names. Null means not given.
 
-    ``neutral`` are the values that change nothing about a greedy answer, by their keys.
+    ``neutral`` has the parameters that greedy decoding supports with some values only, and these values.
     """
 
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = NEUTRAL
@@ -206,12 +206,12 @@ class GreedyRequest(ClientRequest):
     @property
     @abstractmethod
     def prompts(self) -> tuple[str | tuple[int, ...] | Conversation, ...]:
-        """What is to be answered."""
+        """The prompts to complete."""
 
     @property
     @abstractmethod
     def alternatives(self) -> int | None:
-        """How many log-probabilities are returned at each place besides that of the token; None: not even that."""
+        """How many alternatives get log-probabilities at each position; None: no log-probabilities at all."""
 
 
 class CompletionRequest(GreedyRequest):
@@ -284,7 +284,7 @@ class ChatRequest(GreedyRequest):
 
 
 def _usage_error(error: ValidationError, model: type[ClientRequest]) -> UsageError:
-    """What is wrong with a request: the first few fields, each once."""
+    """The validation errors of a request as one ``UsageError``: the first few fields, each once."""
     by_field = {one["loc"][:1]: one for one in reversed(error.errors(include_url=False, include_input=False))}
     first = list(reversed(by_field.values()))[:MOST_MISTAKES]
     return UsageError("; ".join(_said(one["type"], one["loc"], one.get("ctx", {}), model) for one in first))

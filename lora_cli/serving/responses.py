@@ -11,8 +11,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import ERRORS, LoraCliError
-from lora_cli.runtime.messages import Holdings
-from lora_cli.serving.adapter_state import Entry
+from lora_cli.runtime.messages import TierContents
+from lora_cli.serving.adapter_state import STATUS, AdapterState
 from lora_cli.serving.status_report import AdapterStatus
 
 MODEL_FIELDS = {"object": "model", "owned_by": "lora-cli"}
@@ -23,10 +23,10 @@ class Json(JSONResponse):
 
     def render(self, content: Any) -> bytes:
         """Its bytes."""
-        return encoded(content)
+        return json_bytes(content)
 
 
-def encoded(value: object) -> bytes:
+def json_bytes(value: object) -> bytes:
     """``value`` as JSON; a dataclass is its fields."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_fields)
     return text.encode("utf-8", "replace")
@@ -42,7 +42,13 @@ def error_body(message: str, status: int, kind: str, hint: str = "") -> dict[str
     return {"error": {"message": text, "type": kind, "param": None, "code": status}}
 
 
-def error_of(report: LoadReport) -> LoraCliError:
+def error_response(error: LoraCliError) -> tuple[int, dict[str, Any]]:
+    """The HTTP status of an error, and its body."""
+    status, kind = STATUS.get(error.exit_code, (500, "InternalServerError"))
+    return status, error_body(error.message, status, kind, error.hint)
+
+
+def load_error(report: LoadReport) -> LoraCliError:
     """The error of a failed report, with the stage in front."""
     kind = ERRORS.get(report.exit_code, LoraCliError)
     where = f" at {report.stage}" if report.stage else ""
@@ -53,36 +59,36 @@ Tiers = Mapping[str, Literal["gpu", "cpu"]]
 """Where adapters are now, by key."""
 
 
-def tiers_of(holdings: Holdings | None) -> Tiers:
+def tiers_of(contents: TierContents | None) -> Tiers:
     """Made once for all that are described."""
-    return {} if holdings is None else {**dict.fromkeys(holdings.cpu, "cpu"), **dict.fromkeys(holdings.gpu, "gpu")}
+    return {} if contents is None else {**dict.fromkeys(contents.cpu, "cpu"), **dict.fromkeys(contents.gpu, "gpu")}
 
 
-def described(entry: Entry, tiers: Tiers, *, proved: bool) -> AdapterStatus:
+def adapter_status(adapter: AdapterState, tiers: Tiers, *, proved: bool) -> AdapterStatus:
     """One adapter, as ``GET /v1/adapters`` lists it."""
-    name, job = entry.item.name, entry.job
-    report, failed = entry.report or LoadReport(name), entry.failure or LoadReport(name)
+    name, lora = adapter.item.name, adapter.lora
+    report, failed = adapter.report or LoadReport(name), adapter.failure or LoadReport(name)
     worst = report.proof.worst.error if report.proof is not None and report.proof.worst is not None else None
     return AdapterStatus(
         name=name,
-        source=str(entry.item.source),
-        digest=job.digest if job is not None else "",
-        tier=tiers.get(job.key, "disk") if job is not None else "remote",
-        pinned=entry.item.pinned,
+        source=str(adapter.item.source),
+        digest=lora.digest if lora is not None else "",
+        tier=tiers.get(lora.key, "disk") if lora is not None else "remote",
+        pinned=adapter.item.pinned,
         rank=report.rank,
         bytes=report.bytes,
         applied=report.applied,
         copied_to=report.copied_to,
-        requests=entry.requests,
-        last_used=entry.last_used,
+        requests=adapter.requests,
+        last_used=adapter.last_used,
         proved=proved,
         worst_error=worst if worst is not None and math.isfinite(worst) else None,
         stage_ms=dict(report.stage_ms),
         error=failed.error,
         hint=failed.hint,
         stage=failed.stage,
-        failures=entry.failures,
-        retry_in_s=round(entry.retry_in_s, 3),
+        failures=adapter.failures,
+        retry_in_s=round(adapter.retry_in_s, 3),
     )
 
 
@@ -90,15 +96,15 @@ PIECE_BYTES = 1 << 15
 """How much is written at once: about a millisecond of work."""
 
 
-def listed(head: Mapping[str, Any], key: str, values: Iterable[object]) -> Response:
+def streamed_list(head: Mapping[str, Any], key: str, values: Iterable[object]) -> Response:
     """A JSON object: what ``head`` says, and under ``key`` the list of ``values``, which are made as they are sent."""
     return StreamingResponse(_pieces(head, key, values), media_type="application/json")
 
 
 async def _pieces(head: Mapping[str, Any], key: str, values: Iterable[object]) -> AsyncIterator[bytes]:
-    piece = bytearray(encoded({**head, key: []})[:-2])
+    piece = bytearray(json_bytes({**head, key: []})[:-2])
     for number, value in enumerate(values):
-        piece += b"," * bool(number) + encoded(value)
+        piece += b"," * bool(number) + json_bytes(value)
         if len(piece) >= PIECE_BYTES:
             yield bytes(piece)
             piece.clear()

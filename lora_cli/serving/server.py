@@ -22,8 +22,8 @@ from lora_cli.core.log import logger
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import LoraCliError, MachineError
 from lora_cli.serving.api import Api
-from lora_cli.serving.connection import IDLE_S, protocol, room_for_files
-from lora_cli.serving.request_rates import save_past
+from lora_cli.serving.connection import IDLE_S, connection_limits, protocol
+from lora_cli.serving.request_rates import save_rates
 from lora_cli.serving.signals import ending_signals
 from lora_cli.store.disk import replace_file
 
@@ -31,59 +31,59 @@ BACKLOG = 4096
 """Connections that the kernel keeps until they are accepted."""
 
 ACCEPTED_AT_ONCE = 128
-"""How many are accepted before those that were are looked at: a flood of them does not hide who asks something."""
+"""Connections accepted before the accepted ones are served: a flood does not block requests."""
 
 GRACE_S = 5
-"""How long completions under way may take when the server is asked to stop."""
+"""Seconds that completions under way may take after a stop."""
 
 SWITCH_S = 0.0005
-"""A thread that validates an adapter gives Python up after so long (5 ms else) for the requests."""
+"""The interpreter's switch interval (5 ms by default), so that other threads do not delay requests."""
 
 SUPERVISED_S, READY_S, METRICS_S, HISTORY_S = 1.0, 0.2, 10.0, 30.0
 PROBES = ("/health", "/ready", "/metrics")
 
 LONGEST_S = 60.0
-"""How long something that fails is not tried again at most."""
+"""The longest wait between attempts of a periodic task that fails."""
 
 log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
-    """What a server writes: ``ready`` while it is ready, ``metrics`` now and then, ``history`` for its next life."""
+class OutputFiles:
+    """Files that a server writes: ``ready`` while it is ready, ``metrics``, and ``history`` for the next run."""
 
     ready: Path | None = None
     metrics: Path | None = None
     history: Path | None = None
 
 
-def serve(api: Api, address: Address, files: Files, say: Callable[[str], None]) -> None:
-    """Listen at ``address`` until a signal (``ending_signals``) or a client says stop.
+def serve(api: Api, address: Address, files: OutputFiles, say: Callable[[str], None]) -> None:
+    """Serve at ``address`` until a signal (``ending_signals``) or ``/v1/stop``.
 
     Raises:
-        LoraCliError: what keeps the warm process from standing, or the address from being listened at.
+        LoraCliError: the warm process cannot start, or the server cannot listen at the address.
     """
     sys.setswitchinterval(SWITCH_S)
     with listening(address) as listener:
-        life = _Life(api, files, say)
+        life = _ServerRun(api, files, say)
         say(f"listening on {address}")
         asyncio.run(life.run(listener))
     if life.error is not None:
         raise life.error
 
 
-class _Life:
+class _ServerRun:
     """One run of the server."""
 
-    def __init__(self, api: Api, files: Files, say: Callable[[str], None]) -> None:
-        self.host, self.files, self._say = api.host, files, say
+    def __init__(self, api: Api, files: OutputFiles, say: Callable[[str], None]) -> None:
+        self.manager, self.files, self._say = api.manager, files, say
         self._metrics_text = api.metrics_text
         self.error: LoraCliError | None = None
         self._unwritten: set[Path] = set()
         access = access_log()
         config = uvicorn.Config(
             api.app(),
-            http=protocol(room_for_files()),
+            http=protocol(connection_limits()),
             ws="none",
             backlog=ACCEPTED_AT_ONCE,
             log_config=None,
@@ -96,82 +96,82 @@ class _Life:
         self._server = _Server(config)
 
     async def run(self, listener: socket.socket) -> None:
-        """Serve, and end in order whatever happens."""
+        """Serve, and shut down in order."""
         loop, ends = asyncio.get_running_loop(), ending_signals()
         for number in ends:
-            loop.add_signal_handler(number, self.host.stop)
-        chores = [
-            asyncio.create_task(self._exit_when_told()),
+            loop.add_signal_handler(number, self.manager.stop)
+        tasks = [
+            asyncio.create_task(self._exit_on_stop()),
             asyncio.create_task(self._start()),
-            asyncio.create_task(repeat("supervise", SUPERVISED_S, self.host.supervise)),
-            asyncio.create_task(repeat("ready file", READY_S, self._keep_ready_file)),
+            asyncio.create_task(repeat("supervise", SUPERVISED_S, self.manager.supervise)),
+            asyncio.create_task(repeat("ready file", READY_S, self._update_ready_file)),
             asyncio.create_task(repeat("metrics", METRICS_S, self._write_metrics)),
-            asyncio.create_task(repeat("history", HISTORY_S, self._keep_history)),
+            asyncio.create_task(repeat("history", HISTORY_S, self._save_history)),
         ]
         try:
             await self._server.serve(sockets=[listener])
         finally:
-            # A second signal, which loop.close() would let through, does not cut the end short.
+            # A second signal must not interrupt the shutdown; loop.close() would restore its handler.
             for number in ends:
                 loop.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_IGN)
-            for chore in chores:
-                chore.cancel()
+            for task in tasks:
+                task.cancel()
             await self._end()
 
-    async def _exit_when_told(self) -> None:
-        await self.host.stopping.wait()
+    async def _exit_on_stop(self) -> None:
+        await self.manager.stopping.wait()
         self._server.should_exit = True
 
     async def _start(self) -> None:
         try:
-            ready = await self.host.start()
+            ready = await self.manager.start()
             for note in ready.notes:
                 self._say(note)
-            await self.host.wait_for_first()
-            self._told_ready()
-            await self._keep_ready_file()
+            await self.manager.wait_for_first()
+            self._report_ready()
+            await self._update_ready_file()
         except LoraCliError as error:
-            if not self.host.stopping.is_set():
+            if not self.manager.stopping.is_set():
                 self.error = error
-                self.host.stop()
+                self.manager.stop()
 
-    def _told_ready(self) -> None:
-        proved = sum(map(self.host.is_proved, self.host.entries))
-        self._say(f"ready: {proved} of {len(self.host.entries)} adapters loaded and proved")
-        for entry in self.host.entries:
-            if entry.failure is not None:
-                self._say(f"{entry.item.name}: failed at {entry.failure.stage}: {entry.failure.error}")
+    def _report_ready(self) -> None:
+        proved = sum(map(self.manager.is_proved, self.manager.adapters))
+        self._say(f"ready: {proved} of {len(self.manager.adapters)} adapters loaded and proved")
+        for adapter in self.manager.adapters:
+            if adapter.failure is not None:
+                self._say(f"{adapter.item.name}: failed at {adapter.failure.stage}: {adapter.failure.error}")
 
-    async def _keep_ready_file(self) -> None:
-        """Have the ready file there while the server is ready: not while the child is gone, or starts again."""
-        file, is_ready = self.files.ready, self.host.ready
-        if file is None or _is_there(file) == is_ready:
+    async def _update_ready_file(self) -> None:
+        """Create or remove the ready file: it exists while the server is ready, not while the child restarts."""
+        file, is_ready = self.files.ready, self.manager.ready
+        if file is None or _exists(file) == is_ready:
             return
         if is_ready:
-            proved = sum(map(self.host.is_proved, self.host.entries))
+            proved = sum(map(self.manager.is_proved, self.manager.adapters))
             self._write(file, json.dumps({"pid": os.getpid(), "proved": proved}) + "\n")
         else:
-            _withdraw(file)
+            _remove_file(file)
 
     async def _end(self) -> None:
         if self.files.ready is not None:
-            _withdraw(self.files.ready)
-        await self._keep_history()
+            _remove_file(self.files.ready)
+        await self._save_history()
         await self._write_metrics()
-        await self.host.close()
+        await self.manager.close()
         self._say("stopped")
 
     async def _write_metrics(self) -> None:
-        if self.files.metrics is not None and self.host.process is not None:
+        if self.files.metrics is not None and self.manager.process is not None:
             await asyncio.to_thread(self._write, self.files.metrics, self._metrics_text())
 
-    async def _keep_history(self) -> None:
-        """Request rates to disk, and to the child that would take this one's place."""
-        past = await self.host.remember()
-        if past is not None and self.files.history is not None:
+    async def _save_history(self) -> None:
+        """Save the request rates to disk, and in the plan of the next child."""
+        rates = await self.manager.latest_rates()
+        if rates is not None and self.files.history is not None:
             try:
-                await asyncio.to_thread(save_past, self.files.history, past)
+                await asyncio.to_thread(save_rates, self.files.history, rates)
             except OSError as error:
                 log.info("request rates are not kept: %s", error)
 
@@ -186,7 +186,7 @@ class _Life:
 
 
 async def repeat(name: str, every_s: float, do: Callable[[], Awaitable[None]]) -> None:
-    """Do something every ``every_s`` seconds; after each failure in a row it waits twice as long."""
+    """Call ``do`` every ``every_s`` seconds; each failure in a row doubles the wait."""
     failures = 0
     while True:
         await asyncio.sleep(max(every_s, min(every_s * 2.0 ** min(failures, 10), LONGEST_S)))
@@ -215,23 +215,23 @@ def _is_no_probe(record: logging.LogRecord) -> bool:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without signal handlers of its own: it would raise what it caught once more at its end."""
+    """uvicorn without its own signal handlers: it would raise a caught signal again at its end."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen. asyncio gives the kernel its own number as the length of the queue: that is set right."""
+        """Listen with ``BACKLOG``: asyncio sets a shorter accept queue."""
         await super().startup(sockets)
         for one in sockets or []:
             one.listen(BACKLOG)
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Capture none."""
+        """Do nothing."""
         yield
 
 
 @contextmanager
 def listening(address: Address) -> Iterator[socket.socket]:
-    """A socket that listens at ``address``; a Unix one is for this user alone, and gone at the end.
+    """A socket that listens at ``address``; a Unix socket is for this user alone, and removed at the end.
 
     Raises:
         MachineError: the address is in use, or not allowed.
@@ -258,7 +258,7 @@ def listening(address: Address) -> Iterator[socket.socket]:
 
 
 def _socket(address: Address) -> tuple[socket.socket, Any]:
-    """One for ``address``, and what to bind it to; a Unix one that a dead server left there is removed."""
+    """A socket for ``address``, and the address to bind; the Unix socket of a dead server is removed."""
     path = address.uds
     if path is not None:
         if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and not _answers(path):
@@ -271,14 +271,14 @@ def _socket(address: Address) -> tuple[socket.socket, Any]:
     return listener, place
 
 
-def _is_there(file: Path) -> bool:
+def _exists(file: Path) -> bool:
     try:
         return file.exists()
     except OSError:
         return False
 
 
-def _withdraw(ready: Path) -> None:
+def _remove_file(ready: Path) -> None:
     with suppress(OSError):
         if ready.is_file():
             ready.unlink()

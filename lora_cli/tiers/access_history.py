@@ -1,7 +1,6 @@
-"""The history of every requested adapter: how often, its size, and its load time.
+"""The history of every requested adapter: its request rates, size and load time.
 
-Bytes for each of thousands of adapters are a few dozen, so nothing is forgotten when an adapter leaves its tier: an
-advantage that a cache of arbitrary keys does not have.
+An adapter's history takes a few dozen bytes, so it is kept when the adapter is evicted.
 """
 
 import heapq
@@ -17,8 +16,8 @@ HALF_LIVES = (300, 1_000, 5_000, 20_000)
 """After so many requests a request counts half: short-term rates find what is new, long-term ones distinguish equals.
 """
 
-LASTING = 5_000
-"""The half-life by which adapters are compared where there is one answer: who is hottest, who leaves first."""
+LONG_TERM = 5_000
+"""The half-life for comparing adapters by one rate."""
 
 SCHEMA = "lora_cli/history/1"
 MOST = 16_384
@@ -36,7 +35,7 @@ _RATE = parse.number_within(LOWEST_RATE, HIGHEST_RATE)
 
 
 @dataclass(slots=True)
-class _Known:
+class _AdapterStats:
     """One adapter: log2 of its discounted requests by half-life (see ``History.rate``), bytes, milliseconds."""
 
     rates: list[float] = field(default_factory=lambda: [-inf] * len(HALF_LIVES))
@@ -44,38 +43,38 @@ class _Known:
     cost_ms: float | None = None
 
 
-UNKNOWN = _Known()
+NO_STATS = _AdapterStats()
 
 
 class History:
     """Holds request rates, bytes and load cost of up to ``most`` adapters, whether they are in a tier or not.
 
-    Its clock counts requests. Where more than ``most`` (and an eighth) are known, those with the lowest long-term
-    rates are forgotten. What is not known has no rate, no bytes and a cost of 1 ms.
+    Its clock counts requests. Beyond ``most`` and an eighth more, those with the lowest long-term
+    rates are removed. An unknown key has no rate, no bytes and a cost of 1 ms.
     """
 
     def __init__(self, most: int = MOST) -> None:
         self.clock = 0
         self._most = most
-        self._known: dict[str, _Known] = {}
+        self._stats: dict[str, _AdapterStats] = {}
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._stats)
 
-    def asked(self, key: str) -> None:
-        """One request for ``key``, now."""
+    def record_request(self, key: str) -> None:
+        """Record one request for ``key``."""
         self.clock += 1
-        rates = (self._known.get(key) or self._learn(key)).rates
+        rates = (self._stats.get(key) or self._add(key)).rates
         for which, half_life in enumerate(HALF_LIVES):
             now = self.clock / half_life
             gap = now - rates[which]
             rates[which] = now if gap > LARGEST_GAP else rates[which] + log2(1 + 2.0**gap)
 
-    def loaded(self, key: str, weight: int, cost_ms: float) -> None:
+    def record_load(self, key: str, weight: int, cost_ms: float) -> None:
         """``key`` has ``weight`` bytes, and its load took ``cost_ms``; the cost kept is half this one, half before."""
-        known = self._known.get(key) or self._learn(key)
-        known.weight = weight
-        known.cost_ms = cost_ms if known.cost_ms is None else (known.cost_ms + cost_ms) / 2
+        stats = self._stats.get(key) or self._add(key)
+        stats.weight = weight
+        stats.cost_ms = cost_ms if stats.cost_ms is None else (stats.cost_ms + cost_ms) / 2
 
     def rate(self, half_life: int) -> Callable[[str], float]:
         """A function from a key to its rate by one of ``HALF_LIVES``, to be compared with other keys' only.
@@ -84,26 +83,26 @@ class History:
         requests, times a growth that is the same for all. So only a request changes it, and it rises.
         """
         which = HALF_LIVES.index(half_life)
-        known = self._known
+        stats = self._stats
 
         def rate(key: str) -> float:
-            return known.get(key, UNKNOWN).rates[which]
+            return stats.get(key, NO_STATS).rates[which]
 
         return rate
 
     def weight(self, key: str) -> int:
         """Bytes, as of the last load."""
-        return self._known.get(key, UNKNOWN).weight
+        return self._stats.get(key, NO_STATS).weight
 
     def cost_ms(self, key: str) -> float:
         """Milliseconds that a load takes."""
-        cost_ms = self._known.get(key, UNKNOWN).cost_ms
+        cost_ms = self._stats.get(key, NO_STATS).cost_ms
         return 1.0 if cost_ms is None else cost_ms
 
     def hottest(self, count: int) -> tuple[str, ...]:
-        """The ``count`` adapters that are asked for most recently, the first first; equals by name."""
-        rate = self.rate(LASTING)
-        return tuple(heapq.nsmallest(count, self._known, key=lambda key: (-rate(key), key)))
+        """The ``count`` adapters with the highest rates, the highest first; equals by name."""
+        rate = self.rate(LONG_TERM)
+        return tuple(heapq.nsmallest(count, self._stats, key=lambda key: (-rate(key), key)))
 
     def state(self) -> dict[str, Any]:
         """All that is known, as a JSON value: ``adapters`` are lists of key, bytes, cost (or null) and rates.
@@ -112,14 +111,14 @@ class History:
         """
         now = [self.clock / half_life for half_life in HALF_LIVES]
         rows = [
-            [key, known.weight, known.cost_ms, [_since(*pair) for pair in zip(known.rates, now, strict=True)]]
-            for key, known in self._known.items()
+            [key, stats.weight, stats.cost_ms, [_relative_rate(*pair) for pair in zip(stats.rates, now, strict=True)]]
+            for key, stats in self._stats.items()
         ]
         return {"schema": SCHEMA, "half_lives": list(HALF_LIVES), "adapters": rows}
 
     @classmethod
     def restored(cls, value: Any, where: str, most: int = MOST) -> Self:
-        """What ``state`` gave, read back from ``where``: a file that anybody may have written.
+        """A history from its ``state``, read from the untrusted file ``where``.
 
         Raises:
             FormatError: it is no such value, or has more adapters than a history keeps.
@@ -133,39 +132,39 @@ class History:
         if len(rows) > history._limit:
             raise FormatError(f"has {len(rows)} adapters, more than {history._limit}", where=f"{where}: adapters")
         for number, row in enumerate(rows):
-            key, known = _read(row, f"{where}: adapters[{number}]")
-            history._known[key] = known
+            key, stats = _parse_row(row, f"{where}: adapters[{number}]")
+            history._stats[key] = stats
         return history
 
     @property
     def _limit(self) -> int:
         return self._most + self._most // 8
 
-    def _learn(self, key: str) -> _Known:
-        if len(self._known) >= self._limit:
-            excess = len(self._known) - self._most
-            for one in heapq.nsmallest(excess, self._known, key=self.rate(HALF_LIVES[-1])):
-                del self._known[one]
-        known = self._known[key] = _Known()
-        return known
+    def _add(self, key: str) -> _AdapterStats:
+        if len(self._stats) >= self._limit:
+            excess = len(self._stats) - self._most
+            for one in heapq.nsmallest(excess, self._stats, key=self.rate(HALF_LIVES[-1])):
+                del self._stats[one]
+        stats = self._stats[key] = _AdapterStats()
+        return stats
 
 
-def _since(rate: float, now: float) -> float | None:
+def _relative_rate(rate: float, now: float) -> float | None:
     return None if rate == -inf else max(rate - now, LOWEST_RATE)
 
 
-def _read(row: Any, where: str) -> tuple[str, _Known]:
+def _parse_row(row: Any, where: str) -> tuple[str, _AdapterStats]:
     """One adapter of a state, every value within its bounds."""
     values = parse.sequence(row, where)
     if len(values) != 4:
         raise FormatError(f"must have 4 values, not {len(values)}", where=where)
-    key, known = parse.text(values[0], where), _Known()
+    key, stats = parse.text(values[0], where), _AdapterStats()
     if not 0 < len(key) <= LONGEST_KEY:
         raise FormatError(f"the key must have 1 to {LONGEST_KEY} characters, not {len(key)}", where=where)
-    known.weight = parse.integer(values[1], where, minimum=0, maximum=LARGEST_WEIGHT)
-    known.cost_ms = parse.optional(_COST_MS)(values[2], where)
+    stats.weight = parse.integer(values[1], where, minimum=0, maximum=LARGEST_WEIGHT)
+    stats.cost_ms = parse.optional(_COST_MS)(values[2], where)
     rates = parse.sequence(values[3], where)
     if len(rates) != len(HALF_LIVES):
         raise FormatError(f"must have {len(HALF_LIVES)} rates, not {len(rates)}", where=where)
-    known.rates = [-inf if rate is None else _RATE(rate, where) for rate in rates]
-    return key, known
+    stats.rates = [-inf if rate is None else _RATE(rate, where) for rate in rates]
+    return key, stats

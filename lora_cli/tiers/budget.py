@@ -8,13 +8,13 @@ from lora_cli.tiers.access_history import History
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a tier may hold at once: ``items`` values, and ``max_bytes`` together (None: only ``items`` counts)."""
+    """The capacity of a tier: ``items`` values, with ``max_bytes`` in all (None: only ``items`` counts)."""
 
     items: int
     max_bytes: int | None = None
 
     def fits(self, items: int, used_bytes: int, weight: int) -> bool:
-        """Whether there is room for ``weight`` bytes more beside so many items of so many bytes."""
+        """Whether one more item of ``weight`` bytes fits next to ``items`` items of ``used_bytes``."""
         return items < self.items and (self.max_bytes is None or used_bytes + weight <= self.max_bytes)
 
     def share(self, weight: int) -> float:
@@ -27,22 +27,22 @@ class Budget:
 
 Objective = Literal["stall", "hits", "bytes"]
 
-LEAST_MS = 1e-3
-"""A load that was too fast to be timed still costs something: with 0 its adapter would be worth nothing at all."""
+MIN_LOAD_MS = 1e-3
+"""The least cost of a load: with 0 the adapter would have no worth."""
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """The tier's budget, the history of its adapters, and what is to be small: time lost to loads, misses, or bytes."""
+class PolicyContext:
+    """The inputs of a policy: the tier's budget and history, and what to minimise: load time, misses, or bytes."""
 
     budget: Budget
     history: History
     objective: Objective = "stall"
 
     def loss(self, key: str) -> float:
-        """What a miss of ``key`` costs, by the objective: milliseconds, 1, or bytes."""
+        """The cost of a miss of ``key``, by the objective: milliseconds, 1, or bytes."""
         if self.objective == "stall":
-            return self.history.cost_ms(key) or LEAST_MS
+            return self.history.cost_ms(key) or MIN_LOAD_MS
         return 1.0 if self.objective == "hits" else float(self.history.weight(key) or 1)
 
     def share(self, key: str) -> float:
@@ -50,5 +50,5 @@ class View:
         return self.budget.share(self.history.weight(key))
 
     def worth(self, key: str) -> float:
-        """What one request for ``key`` saves when it is here, by the room that it takes."""
+        """The savings of a hit on ``key`` per share of the tier that it takes."""
         return self.loss(key) / self.budget.share(self.history.weight(key))

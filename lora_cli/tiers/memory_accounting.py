@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from lora_cli.errors import MachineError
 from lora_cli.tiers.access_history import History
 from lora_cli.tiers.budget import Budget
-from lora_cli.tiers.eviction import Eviction
+from lora_cli.tiers.eviction import EvictionPolicy
 
 
-class Busy(MachineError):
-    """There is no room now; there may be when leases or loads end."""
+class TierBusy(MachineError):
+    """There is no room until leases or loads end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What a tier did since it began. ``loads`` counts successful ones only."""
+    """The counters of a tier. ``loads`` counts successful ones only."""
 
     hits: int = 0
     loads: int = 0
@@ -23,24 +23,26 @@ class Counts:
 
 
 class Ledger:
-    """Keeps the books of one tier; the tier itself, a replay of a trace and a policy's shadows all use this one.
+    """The accounting of one tier; also used by simulations, and by the shadows of the adaptive policy.
 
-    A key is absent, coming (its bytes are counted, its load is under way) or here. Who leaves is chosen before anybody
-    does: an ``admit`` that fails changes nothing. ``history``, if given, records requests and loads.
+    A key is absent, loading (its bytes are counted) or loaded. Evictions are chosen before any is done: an ``admit``
+    that fails changes nothing. ``history``, if given, records requests and loads.
     """
 
-    def __init__(self, budget: Budget, eviction: Eviction, history: History | None = None, name: str = "") -> None:
+    def __init__(
+        self, budget: Budget, eviction: EvictionPolicy, history: History | None = None, name: str = ""
+    ) -> None:
         self.budget, self.eviction, self.name = budget, eviction, name
         self.used_bytes = 0
         self._history = history
         self._weights: dict[str, int] = {}
-        self._coming: set[str] = set()
+        self._loading: set[str] = set()
         self._leases: dict[str, int] = {}
         self._pinned: set[str] = set()
         self._hits = self._loads = self._evictions = 0
 
-    def ask(self, key: str, weight: int, cost_ms: float) -> tuple[str, ...] | None:
-        """A whole request at once: None for a hit; else an admission and a load that succeeds, and who left for it.
+    def request(self, key: str, weight: int, cost_ms: float) -> tuple[str, ...] | None:
+        """A complete request: None for a hit; else it is admitted and loaded, and the evicted keys are returned.
 
         Raises as ``admit`` does.
         """
@@ -52,55 +54,55 @@ class Ledger:
         return evicted
 
     def hit(self, key: str) -> None:
-        """``key``, which is here, was asked for."""
+        """Count a request for ``key``, which is loaded."""
         self._hits += 1
         if self._history is not None:
-            self._history.asked(key)
+            self._history.record_request(key)
         self.eviction.hit(key)
 
-    def admit(self, key: str, weight: int, called: str = "") -> tuple[str, ...]:
-        """Make room for ``key``, which is absent, and have it coming; gives back who left, in that order.
+    def admit(self, key: str, weight: int, name: str = "") -> tuple[str, ...]:
+        """Make room for ``key``, which is absent, and mark it as loading; returns the evicted keys in order.
 
-        ``called`` is its name in errors, where that is another one.
+        ``name`` is its name in errors, if it differs.
 
         Raises:
-            Busy: what is in the way is leased or coming.
-            MachineError: it can never fit, alone or next to what is pinned.
+            TierBusy: the keys to evict are leased or loading.
+            MachineError: it can never fit, alone or next to pinned keys.
         """
         fits = self.budget.fits(len(self._weights), self.used_bytes, weight)
-        evicted = () if fits else tuple(self._make_room(called or key, weight))
+        evicted = () if fits else tuple(self._make_room(name or key, weight))
         for one in evicted:
-            self._go(one, evicted=True)
+            self._remove(one, evicted=True)
         self._evictions += len(evicted)
         self._weights[key] = weight
         self.used_bytes += weight
-        self._coming.add(key)
+        self._loading.add(key)
         return evicted
 
     def loaded(self, key: str, cost_ms: float, *, ahead: bool = False) -> None:
-        """``key``, which was coming, is here: for a request that is answered now, or ``ahead`` of one."""
-        self._coming.remove(key)
+        """``key`` was loaded, for a request or ``ahead`` of one."""
+        self._loading.remove(key)
         self._loads += 1
         if self._history is not None:
-            self._history.loaded(key, self._weights[key], cost_ms)
+            self._history.record_load(key, self._weights[key], cost_ms)
             if not ahead:
-                self._history.asked(key)
+                self._history.record_request(key)
         self.eviction.loaded(key, ahead=ahead)
 
     def failed(self, key: str) -> None:
-        """``key``, which was coming, will not come."""
-        self._coming.remove(key)
+        """The load of ``key`` failed."""
+        self._loading.remove(key)
         self.used_bytes -= self._weights.pop(key)
 
     def discard(self, key: str) -> bool:
-        """Let go of ``key`` if it is here and not leased, pinned or not; whether it was."""
-        if not self.holds(key) or key in self._leases:
+        """Remove ``key`` if it is loaded and not leased, even if pinned; whether it was removed."""
+        if not self.is_loaded(key) or key in self._leases:
             return False
-        self._go(key, evicted=False)
+        self._remove(key, evicted=False)
         return True
 
     def lease(self, key: str) -> None:
-        """Keep ``key`` from leaving until ``release``; as often as it is leased."""
+        """Protect ``key`` from eviction until its ``release``; leases are counted."""
         self._leases[key] = self._leases.get(key, 0) + 1
 
     def release(self, key: str) -> None:
@@ -110,48 +112,48 @@ class Ledger:
             del self._leases[key]
 
     def pin(self, key: str) -> None:
-        """Never evict ``key``, whether it is here yet or not."""
+        """Never evict ``key``, loaded already or later."""
         self._pinned.add(key)
 
-    def holds(self, key: str) -> bool:
-        """Whether ``key`` is here."""
-        return key in self._weights and key not in self._coming
+    def is_loaded(self, key: str) -> bool:
+        """Whether ``key`` is loaded."""
+        return key in self._weights and key not in self._loading
 
-    def coming(self, key: str) -> bool:
-        """Whether ``key`` is on its way."""
-        return key in self._coming
+    def is_loading(self, key: str) -> bool:
+        """Whether ``key`` is being loaded."""
+        return key in self._loading
 
     def __contains__(self, key: str) -> bool:
         return key in self._weights
 
     def keys(self) -> tuple[str, ...]:
-        """Who is here, in the order in which they came."""
-        return tuple(key for key in self._weights if key not in self._coming)
+        """The loaded keys, in the order of their loads."""
+        return tuple(key for key in self._weights if key not in self._loading)
 
     def counts(self) -> Counts:
         """Hits, loads and evictions so far."""
         return Counts(self._hits, self._loads, self._evictions)
 
     def _make_room(self, name: str, weight: int) -> Iterator[str]:
-        """Who has to leave, found without a change; all of them are asked for before the first one goes."""
+        """The keys to evict; nothing is changed until all are known."""
         items, used = len(self._weights), self.used_bytes
-        for one in filter(self._may_leave, self.eviction.leaving()):
+        for one in filter(self._is_evictable, self.eviction.eviction_order()):
             yield one
             items -= 1
             used -= self._weights[one]
             if self.budget.fits(items, used, weight):
                 return
-        raise self._no_room(name, weight)
+        raise self._full_error(name, weight)
 
-    def _may_leave(self, key: str) -> bool:
-        return key in self._weights and key not in self._coming and key not in self._leases and key not in self._pinned
+    def _is_evictable(self, key: str) -> bool:
+        return key in self._weights and key not in self._loading and key not in self._leases and key not in self._pinned
 
-    def _go(self, key: str, *, evicted: bool) -> None:
+    def _remove(self, key: str, *, evicted: bool) -> None:
         self.used_bytes -= self._weights.pop(key)
-        self.eviction.left(key, evicted=evicted)
+        self.eviction.removed(key, evicted=evicted)
 
-    def _no_room(self, name: str, weight: int) -> MachineError:
-        """Why the adapter of that name cannot come: never, or not now."""
+    def _full_error(self, name: str, weight: int) -> MachineError:
+        """The error if ``name`` does not fit: permanently, or now."""
         place, limit = f"no room for {name} in the {self.name} tier", self.budget.max_bytes
         pinned = [self._weights[one] for one in self._pinned if one in self._weights]
         if self.budget.items < 1:
@@ -169,7 +171,7 @@ class Ledger:
                 hint="raise the tier's size, or pin fewer adapters",
             )
         kept = "in use or pinned" if pinned else "in use"
-        return Busy(
+        return TierBusy(
             f"{place}: all {len(self._weights)} adapters there are {kept}",
             hint="raise the tier's size" + (", or pin fewer adapters" if pinned else ""),
         )

@@ -1,4 +1,4 @@
-"""One tier: named values within a budget. It weighs before it loads, makes room first, and leases pin."""
+"""One tier: values by key within a budget. Room is made before a load, and a leased value is not evicted."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,18 +7,17 @@ from time import monotonic, perf_counter
 from typing import Generic, TypeVar
 
 from lora_cli.errors import MachineError
-from lora_cli.tiers.memory_accounting import Busy, Counts, Ledger
+from lora_cli.tiers.memory_accounting import Counts, Ledger, TierBusy
 
 T = TypeVar("T")
 
 
 class Tier(Generic[T]):
-    """Holds values by key, loads what is missing, and lets go of what the eviction policy names.
+    """A cache of values by key, which loads missing ones and evicts by the policy of its ledger.
 
-    ``weigh`` gives a key's bytes without loading it; ``load`` makes the value; ``drop`` takes back what a value holds
-    and must be quick, because it runs while the tier is locked. ``called`` gives a key's name in errors, and ``clock``
-    seconds, to time loads. Safe to use from several threads: a key asked for by many at once is loaded once, and a load
-    does not delay hits on other keys.
+    ``weigh`` gives the bytes of a key without loading it, and ``load`` its value. ``drop`` frees a value; it must be
+    quick, because the tier is locked meanwhile. ``name_of`` gives a key's name in errors, and ``clock`` seconds, to
+    time loads. Thread-safe: concurrent requests for a key share one load, and a load does not delay hits on other keys.
     """
 
     def __init__(
@@ -28,25 +27,25 @@ class Tier(Generic[T]):
         weigh: Callable[[str], int],
         load: Callable[[str], T],
         drop: Callable[[str, T], None] = lambda _key, _value: None,
-        called: Callable[[str], str] = str,
+        name_of: Callable[[str], str] = str,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
         self.budget = ledger.budget
         self._ledger = ledger
-        self._weigh, self._load, self._drop, self._called, self._clock = weigh, load, drop, called, clock
+        self._weigh, self._load, self._drop, self._name_of, self._clock = weigh, load, drop, name_of, clock
         self._values: dict[str, T] = {}
         self._changed = Condition()
 
     @contextmanager
-    def lease(self, key: str, *, patience_s: float = 0.0) -> Iterator[T]:
-        """The value of ``key``, loaded if it is not here, and not evicted before the block ends.
+    def lease(self, key: str, *, timeout_s: float = 0.0) -> Iterator[T]:
+        """The value of ``key``, loaded if it is missing, and not evicted before the block ends.
 
-        Where all that is in its way is leased or being loaded, it waits for room, up to ``patience_s``.
+        If everything that could be evicted is leased or being loaded, it waits for room, up to ``timeout_s``.
 
         Raises:
-            MachineError: it can never fit, which is reported at once; ``Busy`` when the patience is over.
+            MachineError: it can never fit; ``TierBusy`` after ``timeout_s``.
         """
-        self._enter(key, patience_s)
+        self._acquire_lease(key, timeout_s)
         try:
             yield self._values[key]
         finally:
@@ -55,10 +54,7 @@ class Tier(Generic[T]):
                 self._changed.notify_all()
 
     def prefetch(self, key: str) -> bool:
-        """Load ``key`` ahead of a request that waits for it, where there is room now; whether it was loaded.
-
-        It counts as no request. What ``load`` raises is raised.
-        """
+        """Load ``key`` if there is room now; whether it was loaded. Not counted as a request. Raises as ``load``."""
         weight = self._weigh(key)
         with self._changed:
             if key in self._ledger:
@@ -67,20 +63,20 @@ class Tier(Generic[T]):
                 self._admit(key, weight)
             except MachineError:
                 return False
-        self._fill(key, ahead=True)
+        self._load_value(key, ahead=True)
         return True
 
-    def holds(self, key: str) -> bool:
-        """Whether ``key`` is here, loaded."""
-        return self._ledger.holds(key)
+    def is_loaded(self, key: str) -> bool:
+        """Whether ``key`` is loaded."""
+        return self._ledger.is_loaded(key)
 
     def keys(self) -> tuple[str, ...]:
-        """What is here, loaded, in the order in which it came."""
+        """The loaded keys, in the order of their loads."""
         with self._changed:
             return self._ledger.keys()
 
     def used_bytes(self) -> int:
-        """Bytes of all that is here or on its way."""
+        """Bytes of all values, loaded or being loaded."""
         return self._ledger.used_bytes
 
     def counts(self) -> Counts:
@@ -88,29 +84,29 @@ class Tier(Generic[T]):
         return self._ledger.counts()
 
     def pin(self, key: str) -> None:
-        """Never evict ``key``, whether it is here yet or not."""
+        """Never evict ``key``, loaded already or later."""
         with self._changed:
             self._ledger.pin(key)
 
     def discard(self, key: str) -> None:
-        """Let go of ``key`` if it is here and there is no lease on it."""
+        """Drop ``key`` if it is loaded and not leased."""
         with self._changed:
             if self._ledger.discard(key):
                 self._drop(key, self._values.pop(key))
                 self._changed.notify_all()
 
-    def _enter(self, key: str, patience_s: float) -> None:
+    def _acquire_lease(self, key: str, timeout_s: float) -> None:
         """A lease on ``key``. A waiting caller has no leases on this tier."""
         weight = self._weigh(key)
-        until = monotonic() + patience_s
+        until = monotonic() + timeout_s
         with self._changed:
-            while not self._ledger.holds(key):
-                if self._ledger.coming(key):
+            while not self._ledger.is_loaded(key):
+                if self._ledger.is_loading(key):
                     self._changed.wait()
                     continue
                 try:
                     self._admit(key, weight)
-                except Busy:
+                except TierBusy:
                     if not self._changed.wait(until - monotonic()):
                         raise
                 else:
@@ -119,26 +115,26 @@ class Tier(Generic[T]):
                 self._ledger.hit(key)
                 self._ledger.lease(key)
                 return
-        self._fill(key, ahead=False)
+        self._load_value(key, ahead=False)
 
     def _admit(self, key: str, weight: int) -> None:
-        """Have ``key`` coming, and drop who leaves for it."""
-        evicted = self._ledger.admit(key, weight, self._called(key))
+        """Make room for ``key``, and mark it as loading."""
+        evicted = self._ledger.admit(key, weight, self._name_of(key))
         try:
             for one in evicted:
                 self._drop(one, self._values.pop(one))
         except BaseException:
-            self._give_up(key)
+            self._load_failed(key)
             raise
 
-    def _fill(self, key: str, *, ahead: bool) -> None:
-        """Load ``key``, which is coming; for a request, with a lease on it."""
+    def _load_value(self, key: str, *, ahead: bool) -> None:
+        """Load ``key``, which was admitted; unless ``ahead``, with a lease on it."""
         began = self._clock()
         try:
             value = self._load(key)
         except BaseException:
             with self._changed:
-                self._give_up(key)
+                self._load_failed(key)
             raise
         cost_ms = (self._clock() - began) * 1e3
         with self._changed:
@@ -148,6 +144,6 @@ class Tier(Generic[T]):
                 self._ledger.lease(key)
             self._changed.notify_all()
 
-    def _give_up(self, key: str) -> None:
+    def _load_failed(self, key: str) -> None:
         self._ledger.failed(key)
         self._changed.notify_all()

@@ -8,9 +8,9 @@ from tests.conftest import ROOT
 HOOK = """import sys
 if any("admission_child" in word for word in sys.orig_argv):
     import re, time
-    from lora_cli.validation import fetch_and_validate as admission
+    from lora_cli.validation import fetch_and_validate
 
-    fetch_adapter, validate_fetched = admission.fetch_adapter, admission.validate_fetched
+    fetch_adapter, validate_fetched = fetch_and_validate.fetch_adapter, fetch_and_validate.validate_fetched
 
     def busy(name):
         if "stuck" in name:  # one call into C, which gives the interpreter to nobody
@@ -37,7 +37,7 @@ if any("admission_child" in word for word in sys.orig_argv):
             busy(fetched.name)
         return validate_fetched(fetched, *args, **more)
 
-    admission.fetch_adapter, admission.validate_fetched = fetch, judge
+    fetch_and_validate.fetch_adapter, fetch_and_validate.validate_fetched = fetch, judge
 """
 
 

@@ -17,10 +17,10 @@ from lora_cli.core.results import LoadReport
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.tensor_keys import parse_key
 from lora_cli.errors import Refused
-from lora_cli.runtime.child_process import Asked
+from lora_cli.runtime.child_process import PendingRequest
 from lora_cli.serving import adapter_state, admission_child, admissions, cached_status, connection, middleware
-from lora_cli.serving.admissions import Admissions, Admitted, Setup, Step
-from lora_cli.serving.connection import room_for_files
+from lora_cli.serving.admissions import Admissions, AdmissionSettings, AdmissionStep, Admitted
+from lora_cli.serving.connection import connection_limits
 from lora_cli.settings import load_settings
 from lora_cli.store import Store
 from lora_cli.store.in_use import holding
@@ -31,10 +31,10 @@ from tests.making import llama_modules, write_adapter, write_base
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 ROWS = [
-    ("adapters that are validated at once", "2,", admissions.JUDGES == 2),
-    ("time to validate one adapter", "60 s", admissions.JUDGE_S == 60),
-    ("time to validate one adapter", "each 16 MiB", admissions.JUDGE_BYTES_PER_S == 16 * MIB),
-    ("memory of a process that validates", "1 GiB", admissions.JUDGE_BYTES == GIB),
+    ("adapters that are validated at once", "2,", admissions.VALIDATORS == 2),
+    ("time to validate one adapter", "60 s", admissions.VALIDATION_S == 60),
+    ("time to validate one adapter", "each 16 MiB", admissions.VALIDATION_BYTES_PER_S == 16 * MIB),
+    ("memory of a process that validates", "1 GiB", admissions.VALIDATOR_BYTES == GIB),
     ("memory of a process that validates", "256 MiB", admissions.KEPT_BYTES == 256 * MIB),
     ("adapters that are fetched at once", "64,", admissions.FETCH_AT_ONCE == 64),
     ("memory of the process that fetches", "4 GiB", admissions.FETCH_BYTES == 4 * GIB),
@@ -67,14 +67,14 @@ def test_what_the_document_says(row: str, says: str, holds: bool) -> None:
 
 
 @pytest.fixture
-def setup(tmp_path: Path) -> Setup:
+def setup(tmp_path: Path) -> AdmissionSettings:
     write_base(tmp_path / "base")
     settings = load_settings({"cache_dir": tmp_path / "cache"}, {"HOME": str(tmp_path)})
-    return Setup(settings, base_model(str(tmp_path / "base"), settings))
+    return AdmissionSettings(settings, base_model(str(tmp_path / "base"), settings))
 
 
 @pytest.fixture
-def opened(setup: Setup) -> Iterator[Admissions]:
+def opened(setup: AdmissionSettings) -> Iterator[Admissions]:
     with holding(Store(setup.settings.cache_dir)) as hold:
         made = Admissions(setup, hold, 600)
         yield made
@@ -84,7 +84,7 @@ def opened(setup: Setup) -> Iterator[Admissions]:
 def test_the_kernel_ends_these_processes_before_the_server(opened: Admissions, tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "good", modules=llama_modules(["q_proj"]))
     others = children_of(os.getpid())
-    assert opened.admit(Item("good", str(folder)), by_client=False).job is not None
+    assert opened.admit(Item("good", str(folder)), by_client=False).lora is not None
     found = [Path(f"/proc/{pid}/oom_score_adj").read_text().strip() for pid in children_of(os.getpid()) - others]
     assert found == ["1000", "1000"]
 
@@ -97,12 +97,12 @@ def test_the_time_grows_with_the_bytes(
 ) -> None:
     limits: list[float | None] = []
 
-    def ask(asked: Asked, _step: Step) -> Admitted:
+    def ask(asked: PendingRequest, _step: AdmissionStep) -> Admitted:
         limits.append(asked.limit_s)
         raise Refused("enough")
 
     monkeypatch.setattr(opened, "_limit_s", most_s)
-    monkeypatch.setattr(opened._judging, "ask", ask)
+    monkeypatch.setattr(opened._validating, "ask", ask)
     monkeypatch.setattr(opened._fetching, "ask", lambda _asked, _step: Admitted(LoadReport("x"), size=size))
     assert opened.admit(Item("x", "x"), by_client=False).report.error == "enough"
     assert limits == [limit_s]
@@ -147,7 +147,7 @@ def test_connections_are_as_many_as_files_may_be_open(
     limits = [(soft, hard)]
     monkeypatch.setattr(resource, "getrlimit", lambda _which: limits[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda _which, new: limits.append(new))
-    room = room_for_files()
+    room = connection_limits()
     assert (room.most, room.requests, limits[-1][0]) == (most, most // 2, raised)
 
 

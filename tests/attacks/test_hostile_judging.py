@@ -13,7 +13,7 @@ import pytest
 from lora_cli.cli.adapter_selection import base_model
 from lora_cli.core.adapter_request import Item
 from lora_cli.serving import admissions
-from lora_cli.serving.admissions import Admissions, Admitted, Setup
+from lora_cli.serving.admissions import Admissions, AdmissionSettings, Admitted
 from lora_cli.settings import load_settings
 from lora_cli.store import Store
 from lora_cli.store.in_use import holding
@@ -38,7 +38,7 @@ class Admitting:
 
     def __init__(self, folder: Path, limit_s: float, cache: Path) -> None:
         self.settings = load_settings({"cache_dir": cache}, {"HOME": str(cache)})
-        self.setup = Setup(self.settings, base_model(str(folder / "base"), self.settings))
+        self.setup = AdmissionSettings(self.settings, base_model(str(folder / "base"), self.settings))
         self.source, self.limit_s = str(folder / "root" / "good"), limit_s
 
     def open(self) -> Iterator[Admissions]:
@@ -63,18 +63,18 @@ def admitting(
 ) -> Iterator[tuple[Admissions, "Admitting"]]:
     """Three seconds for each, and little memory."""
     monkeypatch.syspath_prepend(hook(tmp_path / "hook"))
-    judge, fetcher = admissions.JUDGE, admissions.FETCHER
-    monkeypatch.setattr(admissions, "JUDGE", replace(judge, max_bytes=200_000_000))
+    judge, fetcher = admissions.VALIDATOR, admissions.FETCHER
+    monkeypatch.setattr(admissions, "VALIDATOR", replace(judge, max_bytes=200_000_000))
     monkeypatch.setattr(admissions, "FETCHER", replace(fetcher, max_bytes=200_000_000, silent_s=2.5))
     made = Admitting(folder, 3.0, tmp_path / "cache")
     for opened in made.open():
-        assert made.admit(opened, "good").job is not None
+        assert made.admit(opened, "good").lora is not None
         yield opened, made
 
 
 def outcome(admitted: Admitted) -> tuple[int, str, str]:
     report = admitted.report
-    assert admitted.job is None
+    assert admitted.lora is None
     return report.exit_code, report.stage, report.error
 
 
@@ -100,7 +100,7 @@ def test_what_one_adapter_does_is_its_own_failure(
     assert found[:2] == (code, stage)
     assert said in found[2]
     assert time.monotonic() - began < 12
-    assert made.admit(opened, "good").job is not None, "in a new process where the old one died"
+    assert made.admit(opened, "good").lora is not None, "in a new process where the old one died"
 
 
 def test_those_beside_a_process_that_dies_are_fetched_by_the_next_one(
@@ -112,7 +112,7 @@ def test_those_beside_a_process_that_dies_are_fetched_by_the_next_one(
         time.sleep(0.3)
         dies = pool.submit(made.admit, opened, "fetch-dies")
         assert outcome(dies.result())[0] == 6
-        assert all(one.result().job is not None for one in slow)
+        assert all(one.result().lora is not None for one in slow)
 
 
 def test_more_are_validated_one_after_the_other(others: set[int], admitting: tuple[Admissions, Admitting]) -> None:
@@ -124,7 +124,7 @@ def test_more_are_validated_one_after_the_other(others: set[int], admitting: tup
             most = max(most, len(children_of(os.getpid()) - others))
             time.sleep(0.02)
         assert all("takes longer" in outcome(one.result())[2] for one in waiting)
-    assert most <= 1 + admissions.JUDGES + 1, "the one that fetches, and one that is being replaced"
+    assert most <= 1 + admissions.VALIDATORS + 1, "the one that fetches, and one that is being replaced"
 
 
 @pytest.fixture

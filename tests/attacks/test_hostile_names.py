@@ -16,7 +16,7 @@ from lora_cli.cli.output import write
 from lora_cli.core.results import Answers, LoadReport, ModuleProof, Proof
 from lora_cli.core.text import safe
 from lora_cli.endpoint.canary import Effect
-from lora_cli.endpoint.reconcile import Done, Replica
+from lora_cli.endpoint.reconcile import AdapterOutcome, Replica
 from lora_cli.errors import EndpointError
 from lora_cli.render.json import to_json
 from lora_cli.render.prometheus_metrics import render_load_metrics
@@ -257,7 +257,10 @@ def status(name: str) -> dict[str, Any]:
 
 def replica(name: str) -> Replica:
     error = EndpointError(name, hint=name)
-    done = (Done(name, "loaded", 1.0, Effect(True, name, 0.5, 0.1), None), Done(name, "failed", 1.0, None, error))
+    done = (
+        AdapterOutcome(name, "loaded", 1.0, Effect(True, name, 0.5, 0.1), None),
+        AdapterOutcome(name, "failed", 1.0, None, error),
+    )
     return Replica(name, name, name, error, done)
 
 

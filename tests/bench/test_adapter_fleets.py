@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from lora_cli.bench.link_model import Link, Links, parse_link
-from lora_cli.bench.simulator import Fleet, parse_ranks, sized
+from lora_cli.bench.simulator import Fleet, adapter_sizes, parse_ranks
 from lora_cli.errors import UsageError
 from lora_cli.tiers.budget import Budget
 
@@ -27,7 +27,7 @@ def test_a_rank_is_the_adapters_own_whoever_else_is_there() -> None:
 
 
 def test_a_load_takes_its_milliseconds_and_the_time_of_its_bytes() -> None:
-    sizes = sized(["a"], parse_ranks("16"), 0)
+    sizes = adapter_sizes(["a"], parse_ranks("16"), 0)
     assert sizes == {"a": 83_886_080}
     fleet = Fleet(sizes, Budget(1), Budget(1), Links(parse_link("2,7", "--disk-link"), parse_link("5", "--gpu-link")))
     assert fleet.read_ms("a") == pytest.approx(2 + 11.98, abs=0.01)

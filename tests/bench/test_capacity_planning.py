@@ -8,27 +8,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.bench.capacity_planning import fewest, size_all
+from lora_cli.bench.capacity_planning import plan_capacity, smallest_that_meets
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.report import PolicyPlan
-from lora_cli.bench.simulator import Fleet, outcome, parse_ranks, simulate, sized, stalls_ms
+from lora_cli.bench.simulator import Fleet, adapter_sizes, parse_ranks, run_report, simulate, stalls_ms
 from lora_cli.bench.thresholds import parse_goals, policy_metrics
-from lora_cli.bench.workload import Shape, Traffic, make_requests
+from lora_cli.bench.workload import AccessPattern, SyntheticWorkload, make_requests
 from lora_cli.tiers.budget import Budget
 
 NAMES = [f"a{i}" for i in range(60)]
-FLEET = Fleet(sized(NAMES, parse_ranks("8:.4,64:.2"), 3), Budget(1), Budget(1))
-TRACE = make_requests(NAMES, Traffic(parse_popularity("zipf:1.0"), 3_000, 1, Shape(), 30.0))
+FLEET = Fleet(adapter_sizes(NAMES, parse_ranks("8:.4,64:.2"), 3), Budget(1), Budget(1))
+TRACE = make_requests(NAMES, SyntheticWorkload(parse_popularity("zipf:1.0"), 3_000, 1, AccessPattern(), 30.0))
 
 
 def holds(policy: str, goal: str, slots: int, places: int) -> bool:
     course = simulate(TRACE.keys(), replace(FLEET, gpu=Budget(slots), cpu=Budget(places)), policy)
-    told = policy_metrics(outcome("online", course, stalls_ms(TRACE, course)))
+    told = policy_metrics(run_report("online", course, stalls_ms(TRACE, course)))
     return all(one.holds(getattr(told, one.metric) or 0) for one in parse_goals([goal]))
 
 
 def sizing(goals: Sequence[str], policies: Sequence[str] = ("lru",)) -> Mapping[str, PolicyPlan]:
-    return size_all(TRACE, FLEET, policies, parse_goals(goals), "stall").plan.policies
+    return plan_capacity(TRACE, FLEET, policies, parse_goals(goals), "stall").plan.policies
 
 
 @pytest.mark.parametrize("policy", ["lru", "lfu"])
@@ -64,4 +64,4 @@ def test_several_goals_hold_at_once() -> None:
 
 @given(st.integers(1, 50), st.integers(0, 50))
 def test_halving_finds_the_least(low: int, more: int) -> None:
-    assert fewest(low, low + more, partial(int.__le__, low + more // 2)) == low + more // 2
+    assert smallest_that_meets(low, low + more, partial(int.__le__, low + more // 2)) == low + more // 2

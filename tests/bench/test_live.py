@@ -9,29 +9,29 @@ from statistics import median
 import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
-from lora_cli.bench.live.load_generator import Load, Stream, run_load
-from lora_cli.bench.live.requests import Answer, Course, asks
+from lora_cli.bench.live.load_generator import LoadTest, Stream, run_load
+from lora_cli.bench.live.requests import LoadResults, RequestResult, prepare_requests
 from lora_cli.bench.live.result import (
     INFERRED,
-    Run,
-    errors,
-    intervals,
-    is_good,
-    keeps,
-    kinds,
-    live_names,
+    SeedRun,
+    adapter_meets_slo,
+    classify_tiers,
+    combine_runs,
+    confidence_intervals,
+    failures_by_model,
+    live_metric_names,
     live_report,
-    numbers,
+    meets_slo,
     parse_goodput,
+    run_metrics,
     t_quantile,
-    together,
 )
 from lora_cli.bench.live.target import find_target
 from lora_cli.bench.popularity import parse_popularity
-from lora_cli.bench.report import LiveReport, run_of
+from lora_cli.bench.report import LiveReport, describe_run
 from lora_cli.bench.thresholds import more_is_better
-from lora_cli.bench.trace import Request, trace_of
-from lora_cli.bench.workload import Lengths, Traffic, make_requests
+from lora_cli.bench.trace import Request, build_trace
+from lora_cli.bench.workload import Lengths, SyntheticWorkload, make_requests
 from lora_cli.endpoint.address import parse_address
 from lora_cli.errors import FormatError, UsageError
 from tests.bench.null_server import NullServer
@@ -46,27 +46,27 @@ def answer(
     tier: str = "",
     load_ms: float | None = None,
     error: str = "",
-) -> Answer:
+) -> RequestResult:
     """Scheduled at ``at``, its pieces so many seconds after that."""
     sent_s = at if sent is None else sent
     whole = tuple(at + one for one in chunks)
-    return Answer(name, at, at, sent_s, whole, 8, len(chunks), tier, load_ms, error)
+    return RequestResult(name, at, at, sent_s, whole, 8, len(chunks), tier, load_ms, error)
 
 
-def run(*answers: Answer, used: set[str] | None = None, **more: object) -> Run:
-    found, said_by = kinds(answers, set() if used is None else used)
-    return Run(0, Course(list(answers)), found, said_by, **more)  # type: ignore[arg-type]
+def run(*answers: RequestResult, used: set[str] | None = None, **more: object) -> SeedRun:
+    found, said_by = classify_tiers(answers, set() if used is None else used)
+    return SeedRun(0, LoadResults(list(answers)), found, said_by, **more)  # type: ignore[arg-type]
 
 
-def reported(*runs: Run) -> LiveReport:
-    report = live_report(*run_of("live", trace_of([Request(0.0, "a", 8, 3)]), 0, {}, {}), "tiny", {}, runs)
+def reported(*runs: SeedRun) -> LiveReport:
+    report = live_report(*describe_run("live", build_trace([Request(0.0, "a", 8, 3)]), 0, {}, {}), "tiny", {}, runs)
     assert isinstance(report.result, LiveReport)
     return report.result
 
 
 def test_latency_counts_from_the_time_that_a_request_was_to_be_sent() -> None:
     """What the client holds back is part of it; vLLM's own keys leave it out, and say it beside."""
-    found = numbers(run(answer(at=1.0, sent=1.05)), {})
+    found = run_metrics(run(answer(at=1.0, sent=1.05)), {})
     assert found["ttft_p50_ms"] == pytest.approx(100)
     assert found["e2el_p50_ms"] == pytest.approx(400)
     assert found["tpot_p50_ms"] == pytest.approx(150)
@@ -75,11 +75,11 @@ def test_latency_counts_from_the_time_that_a_request_was_to_be_sent() -> None:
     assert found["median_e2el_ms"] == pytest.approx(350)
     assert found["median_client_queue_time_ms"] == pytest.approx(50)
     assert found["median_e2el_including_client_queue_ms"] == pytest.approx(400)
-    assert set(found) == live_names()
+    assert set(found) == live_metric_names()
 
 
 def test_a_failure_is_infinitely_slow_and_missed_and_in_no_mean() -> None:
-    found = numbers(run(answer(), answer(), answer(chunks=(), error="500: it broke")), {"ttft": 500.0})
+    found = run_metrics(run(answer(), answer(), answer(chunks=(), error="500: it broke")), {"ttft": 500.0})
     assert (found["completed"], found["failed"]) == (2, 1)
     assert found["ttft_p50_ms"] == pytest.approx(100)
     assert found["ttft_p99_ms"] == found["e2el_max_ms"] == math.inf
@@ -91,7 +91,7 @@ def test_a_failure_is_infinitely_slow_and_missed_and_in_no_mean() -> None:
 def test_where_the_server_says_tiers_it_is_believed() -> None:
     told = run(answer(tier="disk", load_ms=40.0), answer(tier="cpu", load_ms=2.0), answer(tier="gpu"), answer())
     assert (list(told.kinds), told.tiers_from) == (["cold", "warm", "hot", ""], "server")
-    found = numbers(told, {})
+    found = run_metrics(told, {})
     assert [found["hit_ratio"], found["memory_hit_ratio"]] == pytest.approx([1 / 3, 2 / 3])
     assert (found["load_p50_ms"], found["load_max_ms"]) == (2, 40)
 
@@ -102,11 +102,11 @@ def test_elsewhere_cold_is_who_is_asked_before_an_adapter_has_answered_anything(
     assert (list(told.kinds), told.tiers_from) == (["cold", "cold", "later", "cold"], "inferred")
     assert used == {"a"}
     assert list(run(answer("a"), answer("b"), used=used).kinds) == ["later", "cold"]
-    assert numbers(told, {})["hit_ratio"] is None
+    assert run_metrics(told, {})["hit_ratio"] is None
 
 
 def test_what_being_cold_costs_is_the_distance_of_the_medians() -> None:
-    found = numbers(run(answer(tier="disk", chunks=(0.5,)), answer(tier="gpu"), answer(tier="gpu")), {})
+    found = run_metrics(run(answer(tier="disk", chunks=(0.5,)), answer(tier="gpu"), answer(tier="gpu")), {})
     assert found["cold_penalty_ms"] == pytest.approx(400)
     assert found["cold_ttft_p99_ms"] == pytest.approx(500)
     assert found["warm_ttft_p99_ms"] is None
@@ -115,15 +115,15 @@ def test_what_being_cold_costs_is_the_distance_of_the_medians() -> None:
 
 def test_probes_beside_the_load_of_another_are_told_from_the_rest() -> None:
     told = run(answer("b", at=1.0, tier="disk", chunks=(0.5,)), answer("a", at=0.45, tier="gpu"))
-    told.course.probes.extend([answer(at=0.5, chunks=(0.01,)), answer(at=1.2, chunks=(0.3,)), answer(error="x")])
-    found = numbers(told, {})
+    told.load.probes.extend([answer(at=0.5, chunks=(0.01,)), answer(at=1.2, chunks=(0.3,)), answer(error="x")])
+    found = run_metrics(told, {})
     assert found["probe_quiet_p50_ms"] == pytest.approx(10)
     assert found["probe_loading_p50_ms"] == pytest.approx(300)
     assert found["stalled_others_ms"] == pytest.approx(290)
 
 
 def test_the_base_alone_is_what_adapters_are_compared_with() -> None:
-    found = numbers(run(answer(), control=[answer(chunks=(0.05, 0.1, 0.2))]), {})
+    found = run_metrics(run(answer(), control=[answer(chunks=(0.05, 0.1, 0.2))]), {})
     assert found["control_ttft_p50_ms"] == pytest.approx(50)
     assert [found[f"control_ratio_{what}_p50"] for what in ("ttft", "tpot", "e2el")] == pytest.approx([2, 2, 2])
 
@@ -132,7 +132,7 @@ def test_what_failed_is_told_by_the_model_that_was_asked() -> None:
     broken = [answer("a", error="500: first"), answer("a", error="500: second"), answer("b")]
     told = run(*broken, control=[answer("a", error="503: busy")])
     found = reported(told)
-    assert errors([told], "tiny") == {"a": (2, "500: first"), "tiny": (1, "503: busy")}
+    assert failures_by_model([told], "tiny") == {"a": (2, "500: first"), "tiny": (1, "503: busy")}
     assert found.failures == {
         "a": "2 of its requests failed: 500: first", "tiny": "1 of its requests failed: 503: busy",
     }  # fmt: skip
@@ -142,7 +142,7 @@ def test_what_failed_is_told_by_the_model_that_was_asked() -> None:
 
 
 def test_a_late_generator_marks_the_run_unless_all_come_at_once() -> None:
-    late = Answer("a", 0.0, 0.006, 0.006, (0.1,), 8, 1)
+    late = RequestResult("a", 0.0, 0.006, 0.006, (0.1,), 8, 1)
     for timed in (True, False):
         assert reported(run(late, timed=timed)).late is timed
 
@@ -150,11 +150,11 @@ def test_a_late_generator_marks_the_run_unless_all_come_at_once() -> None:
 def test_a_request_is_good_when_it_keeps_everything() -> None:
     slo = parse_goodput(["ttft:100", "tpot:150,e2el:400"])
     assert slo == {"ttft": 100, "tpot": 150, "e2el": 400}
-    assert is_good(answer(), {"ttft": 101, "tpot": 151, "e2el": 401})
-    assert not is_good(answer(), {"ttft": 99})
-    assert is_good(answer(chunks=(0.05,)), {"tpot": 0})  # one token: no time for another, as in vLLM
-    assert keeps([answer()] * 99 + [answer(chunks=(9.0,))], {"ttft": 101})
-    assert not keeps([answer()] * 98 + [answer(chunks=(9.0,))] * 2, {"ttft": 101})
+    assert meets_slo(answer(), {"ttft": 101, "tpot": 151, "e2el": 401})
+    assert not meets_slo(answer(), {"ttft": 99})
+    assert meets_slo(answer(chunks=(0.05,)), {"tpot": 0})  # one token: no time for another, as in vLLM
+    assert adapter_meets_slo([answer()] * 99 + [answer(chunks=(9.0,))], {"ttft": 101})
+    assert not adapter_meets_slo([answer()] * 98 + [answer(chunks=(9.0,))] * 2, {"ttft": 101})
 
 
 @pytest.mark.parametrize("word", ["ttft", "ttft:", "ttft:-1", "itl:5", "ttft:inf", "ttft:nan"])
@@ -172,17 +172,17 @@ def test_seeds_add_up_or_are_a_mean_with_its_interval() -> None:
     """The interval is scipy's own."""
     values = [10.0, 12.0, 17.0]
     each = [
-        numbers(run(answer(chunks=(value / 1e3,)), answer(at=1.0, tier="gpu", chunks=(value / 1e3,))), {})
+        run_metrics(run(answer(chunks=(value / 1e3,)), answer(at=1.0, tier="gpu", chunks=(value / 1e3,))), {})
         for value in values
     ]
-    found, half = together(each), intervals(each)
+    found, half = combine_runs(each), confidence_intervals(each)
     assert [found["completed"], found["ttft_p50_ms"]] == pytest.approx([6, 13])
     assert found["request_throughput"] == pytest.approx(6 / 3.039)
     low, high = stats.t.interval(0.95, 2, loc=13, scale=stats.sem(values))
     assert [13 - half["ttft_p50_ms"], 13 + half["ttft_p50_ms"]] == pytest.approx([low, high])
     assert "completed" not in half
     assert "cold_ttft_p50_ms" not in half
-    assert intervals(each[:1]) == {}
+    assert confidence_intervals(each[:1]) == {}
 
 
 def test_a_stream_is_read_however_it_is_cut() -> None:
@@ -209,8 +209,8 @@ def test_an_error_within_a_stream_is_the_requests_own() -> None:
 
 
 def test_prompts_have_the_lengths_of_the_trace_and_no_two_are_the_same() -> None:
-    trace = trace_of([Request(0.5, "a", 7, 3), Request(0.5, "b", 7, 0), Request(0.6, "a", 0, 5)])
-    made = asks(trace, {"a": "base:a", "b": "b"}, 1, 100)
+    trace = build_trace([Request(0.5, "a", 7, 3), Request(0.5, "b", 7, 0), Request(0.6, "a", 0, 5)])
+    made = prepare_requests(trace, {"a": "base:a", "b": "b"}, 1, 100)
     bodies = [json.loads(one.body) for one in made]
     assert [(body["model"], len(body["prompt"]), body["max_tokens"]) for body in bodies] == [
         ("base:a", 7, 3),
@@ -219,8 +219,12 @@ def test_prompts_have_the_lengths_of_the_trace_and_no_two_are_the_same() -> None
     ]
     assert all(3 <= one < 100 for body in bodies for one in body["prompt"])
     assert bodies[0]["prompt"] != bodies[1]["prompt"]
-    assert asks(trace, {"a": "base:a", "b": "b"}, 1, 100) == made != asks(trace, {"a": "base:a", "b": "b"}, 2, 100)
-    text = json.loads(asks(trace, {"a": "a", "b": "b"}, 1, 100, "text")[0].body)["prompt"]
+    assert (
+        prepare_requests(trace, {"a": "base:a", "b": "b"}, 1, 100)
+        == made
+        != prepare_requests(trace, {"a": "base:a", "b": "b"}, 2, 100)
+    )
+    text = json.loads(prepare_requests(trace, {"a": "a", "b": "b"}, 1, 100, "text")[0].body)["prompt"]
     assert len(text.split()) == 7
 
 
@@ -235,19 +239,19 @@ def test_two_hundred_requests_a_second_are_sent_at_their_times() -> None:
 
     In one of four tries: others use this machine too.
     """
-    traffic = Traffic(parse_popularity("zipf:1.0"), 400, 0, request_rate=200.0, output_len=Lengths(4, 4))
+    traffic = SyntheticWorkload(parse_popularity("zipf:1.0"), 400, 0, request_rate=200.0, output_len=Lengths(4, 4))
     tries = []
     with NullServer("--adapters", 50) as server:
         target = find_target(parse_address(server.url), "", [])
-        load = asks(make_requests(list(target.models), traffic), target.models, 0, 1000)
+        load = prepare_requests(make_requests(list(target.models), traffic), target.models, 0, 1000)
         for _ in range(4):
-            course, before = Course(), time.process_time()
-            run_load(Load(target.address, "", load), course)
+            course, before = LoadResults(), time.process_time()
+            run_load(LoadTest(target.address, "", load), course)
             spent = time.process_time() - before
-            assert [one.error for one in course.answers] == [""] * 400
-            assert all(one.woke_s >= one.scheduled_s - 0.001 for one in course.answers)
-            assert all(one.sent_s >= one.woke_s for one in course.answers)
-            late_s = median(one.woke_s - one.scheduled_s for one in course.answers)
+            assert [one.error for one in course.requests] == [""] * 400
+            assert all(one.woke_s >= one.scheduled_s - 0.001 for one in course.requests)
+            assert all(one.sent_s >= one.woke_s for one in course.requests)
+            late_s = median(one.woke_s - one.scheduled_s for one in course.requests)
             if late_s <= 0.005 and spent < 2.0:
                 return
             tries.append((late_s, spent))
@@ -257,5 +261,5 @@ def test_two_hundred_requests_a_second_are_sent_at_their_times() -> None:
 def test_where_metrics_tell_the_slots_a_later_request_is_hot_by_recency() -> None:
     names = ["a", "b", "a", "c", "a", "b", "c"]
     answers = [answer(name, at=float(number)) for number, name in enumerate(names)]
-    assert kinds(answers, set(), 2) == (["cold", "cold", "hot", "cold", "hot", "warm", "warm"], INFERRED)
-    assert kinds(answers, set())[0] == ["cold", "cold", "later", "cold", "later", "later", "later"]
+    assert classify_tiers(answers, set(), 2) == (["cold", "cold", "hot", "cold", "hot", "warm", "warm"], INFERRED)
+    assert classify_tiers(answers, set())[0] == ["cold", "cold", "later", "cold", "later", "later", "later"]

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.bench.popularity import SCALE, Counted, parse_popularity, read_popularity
+from lora_cli.bench.popularity import SCALE, MeasuredPopularity, parse_popularity, read_popularity
 from lora_cli.errors import NotFound, UsageError
 from tests.requested import requested
 
 
-def counted(file: Path, text: str) -> Counted:
+def counted(file: Path, text: str) -> MeasuredPopularity:
     file.write_text(text)
     found = read_popularity(str(file))
-    assert isinstance(found, Counted)
+    assert isinstance(found, MeasuredPopularity)
     return found
 
 

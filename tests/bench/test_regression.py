@@ -5,18 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.bench.live.result import live_names
-from lora_cli.bench.measured_run import MEASURED
+from lora_cli.bench.baseline import compare_metrics, metric_change, read_baseline
+from lora_cli.bench.live.result import live_metric_names
+from lora_cli.bench.measured_run import MEASURED_METRICS
 from lora_cli.bench.thresholds import (
-    OF_A_POLICY,
+    POLICY_METRICS,
     Condition,
-    changes,
+    evaluate_conditions,
     is_share,
-    judged,
-    metric_change,
     parse_condition,
     parse_goals,
-    read_baseline,
 )
 from lora_cli.errors import MachineError, NotFound, UsageError
 
@@ -48,7 +46,7 @@ def test_a_wrong_condition_is_refused_with_what_was_meant(text: str, message: st
 
 
 def test_only_parts_of_a_whole_are_at_most_1() -> None:
-    shares = {name for name in {*OF_A_POLICY, *MEASURED, *live_names()} if is_share(name)}
+    shares = {name for name in {*POLICY_METRICS, *MEASURED_METRICS, *live_metric_names()} if is_share(name)}
     assert shares == {
         "hit_ratio",
         "memory_hit_ratio",
@@ -62,14 +60,14 @@ def test_only_parts_of_a_whole_are_at_most_1() -> None:
 
 def test_a_run_fails_for_what_is_true_and_for_what_is_not_known() -> None:
     conditions = [Condition("a", ">", 1), Condition("b", ">", 1), Condition("c", ">", 1)]
-    found = judged(conditions, {"a": 2.0, "b": 1.0, "c": None})
+    found = evaluate_conditions(conditions, {"a": 2.0, "b": 1.0, "c": None})
     assert [one.failed for one in found] == [True, False, True]
     assert [str(one) for one in found] == [
         "a > 1 is true: the value is 2",
         "b > 1 is not true: the value is 1",
         "c > 1: there is no value",
     ]
-    assert judged(conditions[:1], {})[0].failed
+    assert evaluate_conditions(conditions[:1], {})[0].failed
 
 
 @pytest.mark.parametrize(
@@ -92,7 +90,7 @@ def test_a_change_is_better_or_worse_by_what_the_metric_is(
 
 
 def test_only_what_both_have_is_compared() -> None:
-    found = changes({"a": 1.0, "gone": 2.0}, {"b": 1.0, "a": 3.0, "none": None})
+    found = compare_metrics({"a": 1.0, "gone": 2.0}, {"b": 1.0, "a": 3.0, "none": None})
     assert [(one.metric, one.change) for one in found] == [("a", 2.0)]
     assert metric_change("a", 0, 1).change is None
 

@@ -1,6 +1,6 @@
 from collections import OrderedDict
 
-from lora_cli.bench.measured_run import Served, environment, run_trace
+from lora_cli.bench.measured_run import ServedRequest, run_environment, run_trace
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.report import MeasurementReport
 from lora_cli.errors import FormatError, MachineError
@@ -15,7 +15,7 @@ class TwoTiers:
         self.places = {"gpu": max_loras, "cpu": max_cpu_loras}
         self.asked: list[str] = []
 
-    def __call__(self, adapter: str) -> Served:
+    def __call__(self, adapter: str) -> ServedRequest:
         self.asked.append(adapter)
         tier = next((name for name, held in self.tiers.items() if adapter in held), "disk")
         evicted = {}
@@ -25,7 +25,7 @@ class TwoTiers:
             if len(held) > self.places[name]:
                 held.popitem(last=False)
                 evicted[name] = 1
-        return Served(tier, {"gpu": 1.0, "cpu": 5.0, "disk": 50.0}[tier], evicted)
+        return ServedRequest(tier, {"gpu": 1.0, "cpu": 5.0, "disk": 50.0}[tier], evicted)
 
 
 def test_each_request_counts_where_its_adapter_was_found() -> None:
@@ -44,7 +44,7 @@ def test_each_request_counts_where_its_adapter_was_found() -> None:
 def test_one_bad_adapter_stops_nothing_and_is_asked_once() -> None:
     inner = TwoTiers(2, 2)
 
-    def serve(adapter: str) -> Served:
+    def serve(adapter: str) -> ServedRequest:
         if adapter == "bad":
             inner.asked.append(adapter)
             raise FormatError("header is truncated", where="adapter_model.safetensors")
@@ -63,7 +63,7 @@ def test_an_adapter_known_to_be_broken_is_never_asked() -> None:
 
 
 def test_when_all_fail_there_is_still_a_result() -> None:
-    def serve(adapter: str) -> Served:
+    def serve(adapter: str) -> ServedRequest:
         raise MachineError(f"no room for {adapter}")
 
     result = run_trace(["a", "b"], serve, 1, 2)
@@ -88,7 +88,7 @@ def test_more_slots_never_hit_less_on_the_same_trace() -> None:
 
 
 def test_the_environment_says_where_the_run_was_made() -> None:
-    found = environment(device="cpu")
+    found = run_environment(device="cpu")
     assert found["device"] == "cpu"
     assert {"lora_cli", "python", "machine", "cores"} < set(found)
 
@@ -96,7 +96,7 @@ def test_the_environment_says_where_the_run_was_made() -> None:
 def test_an_interrupt_ends_the_run_and_what_was_done_is_its_result() -> None:
     server = TwoTiers(2, 2)
 
-    def serve(adapter: str) -> Served:
+    def serve(adapter: str) -> ServedRequest:
         if len(server.asked) == 2:
             raise KeyboardInterrupt
         return server(adapter)

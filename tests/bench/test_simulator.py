@@ -10,26 +10,26 @@ from hypothesis import strategies as st
 
 from lora_cli.bench import policy_comparison
 from lora_cli.bench.link_model import Link, Links
-from lora_cli.bench.optimal_bounds import best_course, least_cost_ms, most_hits
+from lora_cli.bench.optimal_bounds import belady_run, least_cost_ms, max_hits
 from lora_cli.bench.policy_comparison import simulate_all
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.simulator import (
     CPU,
     DISK,
     GPU,
-    MAKERS,
     ONLINE,
-    Course,
+    ONLINE_POLICIES,
     Fleet,
-    outcome,
+    SimulatedRun,
+    adapter_sizes,
     parse_policies,
     parse_ranks,
+    run_report,
     simulate,
-    sized,
     stalls_ms,
 )
-from lora_cli.bench.trace import Request, trace_of
-from lora_cli.bench.workload import Shape, Traffic, make_requests
+from lora_cli.bench.trace import Request, build_trace
+from lora_cli.bench.workload import AccessPattern, SyntheticWorkload, make_requests
 from lora_cli.errors import UsageError
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.registry import POLICIES, PolicyName, new_ledger
@@ -40,9 +40,9 @@ NAMES = [f"a{i}" for i in range(60)]
 BYTES = 9_765_625
 """A rank takes 1/1024 s on a link of 10 GB/s: a clock that adds up such loads is exact, and equals stay equal."""
 
-SIZES = sized(NAMES, parse_ranks("8:.4,16:.4,64:.2"), 3, BYTES)
+SIZES = adapter_sizes(NAMES, parse_ranks("8:.4,16:.4,64:.2"), 3, BYTES)
 FLEET = Fleet(SIZES, Budget(6), Budget(20), Links(Link(0, 5, "given"), Link(0, 10, "given")))
-TRACE = requested(NAMES, parse_popularity("zipf:0.9"), 3_000, 5, Shape("sessions", (12, 6)))
+TRACE = requested(NAMES, parse_popularity("zipf:0.9"), 3_000, 5, AccessPattern("sessions", (12, 6)))
 LETTERS = Fleet(dict.fromkeys("abcdef", 10), Budget(2), Budget(3), Links(Link(5, 1, "given"), Link(1, 1, "given")))
 
 
@@ -78,11 +78,15 @@ def test_it_is_the_life_of_two_real_tiers_where_loads_take_what_they_cost(policy
             clock.now_s += FLEET.put_ms(key) / 1e3
         return key
 
-    memory = Tier(new_ledger(MAKERS[policy], "cpu", FLEET.cpu), weigh=FLEET.sizes.__getitem__, load=read, clock=clock)
-    slots = Tier(new_ledger(MAKERS[policy], "gpu", FLEET.gpu), weigh=FLEET.sizes.__getitem__, load=put, clock=clock)
+    memory = Tier(
+        new_ledger(ONLINE_POLICIES[policy], "cpu", FLEET.cpu), weigh=FLEET.sizes.__getitem__, load=read, clock=clock
+    )
+    slots = Tier(
+        new_ledger(ONLINE_POLICIES[policy], "gpu", FLEET.gpu), weigh=FLEET.sizes.__getitem__, load=put, clock=clock
+    )
     found = []
     for key in TRACE:
-        found.append(GPU if slots.holds(key) else CPU if memory.holds(key) else DISK)
+        found.append(GPU if slots.is_loaded(key) else CPU if memory.is_loaded(key) else DISK)
         with slots.lease(key):
             pass
     course = simulate(TRACE, FLEET, policy)
@@ -109,7 +113,7 @@ def test_lru_is_what_che_reckons(zipf: str, slots: int) -> None:
 
 
 def test_the_best_course_has_the_most_hits_and_costs_at_least_the_bound() -> None:
-    best, least = best_course(TRACE, FLEET), least_cost_ms(TRACE, FLEET)
+    best, least = belady_run(TRACE, FLEET), least_cost_ms(TRACE, FLEET)
     for policy in ONLINE:
         course = simulate(TRACE, FLEET, policy)
         assert course.found.count(GPU) <= best.found.count(GPU)
@@ -139,7 +143,7 @@ def test_no_choice_of_who_leaves_beats_the_bound(trace: list[str], slots: int, s
         fits = [one for one in kept if len(one) <= slots and sum(map(by_name.__getitem__, one)) <= room]
         return max(most(number + 1, one) for one in fits)
 
-    assert most_hits(trace, fleet) >= most(0, frozenset()) - 1e-9
+    assert max_hits(trace, fleet) >= most(0, frozenset()) - 1e-9
 
 
 @given(TINY, st.integers(1, 2), st.integers(0, 2), st.lists(st.integers(1, 4), min_size=5, max_size=5))
@@ -149,7 +153,7 @@ def test_no_policy_costs_less_than_the_least(trace: list[str], slots: int, more:
     least = least_cost_ms(trace, fleet)
     for policy in ONLINE:
         assert sum(simulate(trace, fleet, policy).load_ms) >= least - 1e-6
-    assert sum(best_course(trace, fleet).load_ms) >= least - 1e-6
+    assert sum(belady_run(trace, fleet).load_ms) >= least - 1e-6
 
 
 def test_the_least_cost_counts_on_slots_that_hold_what_has_left_memory() -> None:
@@ -161,11 +165,11 @@ def test_the_least_cost_counts_on_slots_that_hold_what_has_left_memory() -> None
 
 
 def test_an_outcome_is_what_became_of_the_requests_in_numbers() -> None:
-    course = Course(
+    course = SimulatedRun(
         bytearray([DISK] * 40 + [GPU, GPU, GPU, CPU] * 10), simulate("a" * 80, LETTERS, "lru").load_ms, (3, 1)
     )
     waits = [float(number) for number in range(80)]
-    found = outcome("online", course, waits)
+    found = run_report("online", course, waits)
     assert (found.hits_by_tier, found.evictions) == ({"gpu": 30, "cpu": 10, "disk": 40}, {"gpu": 3, "cpu": 1})
     assert found.hit_ratio_over_time == (0.0,) * 20 + (1.0, 0.5) * 10
     assert (found.stall_ms["p50"], found.stall_ms["p99"], found.stall_ms["mean"]) == (39, 79, 39.5)
@@ -174,23 +178,25 @@ def test_an_outcome_is_what_became_of_the_requests_in_numbers() -> None:
 
 def test_loads_wait_for_each_other_and_requests_for_the_load_of_their_adapter() -> None:
     requests = [Request(time_s, name, 1, 1) for time_s, name in ((0.0, "a"), (0.01, "b"), (0.02, "a"), (0.5, "a"))]
-    trace = trace_of(requests)
-    course = Course(bytearray((DISK, DISK, GPU, GPU)), simulate("ab", LETTERS, "lru").load_ms)
+    trace = build_trace(requests)
+    course = SimulatedRun(bytearray((DISK, DISK, GPU, GPU)), simulate("ab", LETTERS, "lru").load_ms)
     course.load_ms[:] = type(course.load_ms)("d", [40.0, 30.0, 0.0, 0.0])
     # a is here at 40 ms; b comes at 10 ms, and its load goes from 40 to 70.
     assert list(stalls_ms(trace, course)) == pytest.approx([40, 60, 20, 0])
 
 
 def test_without_times_a_request_waits_for_its_own_load_alone() -> None:
-    trace = trace_of([Request(0.0, name, 1, 1) for name in "aab"])
+    trace = build_trace([Request(0.0, name, 1, 1) for name in "aab"])
     course = simulate("aab", LETTERS, "lru")
     assert stalls_ms(trace, course) == course.load_ms
 
 
 def test_all_policies_over_one_trace_in_processes_are_what_they_are_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    trace = make_requests(NAMES, Traffic(parse_popularity("zipf:0.9"), 6_000, 2, Shape("scan", (10,)), 50.0, 0.5))
+    trace = make_requests(
+        NAMES, SyntheticWorkload(parse_popularity("zipf:0.9"), 6_000, 2, AccessPattern("scan", (10,)), 50.0, 0.5)
+    )
     policies = ("opt", "lru", "fifo", "lfu", "gdsf", "adaptive")
-    monkeypatch.setattr(policy_comparison, "WORTH_PROCESSES", 6 * 6_000)
+    monkeypatch.setattr(policy_comparison, "PARALLEL_FROM", 6 * 6_000)
     together = simulate_all(trace, FLEET, policies)
     assert tuple(together.policies) == policies
     alone = [simulate_all(trace, FLEET, [policy]).policies[policy] for policy in policies]
@@ -203,13 +209,13 @@ def test_all_policies_over_one_trace_in_processes_are_what_they_are_one_by_one(m
 
 
 def test_without_lru_or_the_best_there_is_no_gap() -> None:
-    trace = make_requests(NAMES, Traffic(parse_popularity("uniform"), 200))
+    trace = make_requests(NAMES, SyntheticWorkload(parse_popularity("uniform"), 200))
     assert simulate_all(trace, FLEET, ["opt", "lfu"]).policies["lfu"].gap_closed is None
     assert simulate_all(trace, FLEET, ["lru", "lfu"]).policies["lfu"].cost_gap_closed is None
 
 
 def test_where_lru_is_the_best_there_is_no_gap() -> None:
-    trace = make_requests(["a"], Traffic(parse_popularity("uniform"), 300))
+    trace = make_requests(["a"], SyntheticWorkload(parse_popularity("uniform"), 300))
     fleet = Fleet(
         {"a": 83_886_080}, Budget(1), Budget(1), Links(Link(2, 7, "given"), Link(1, 25, "given"))
     )  # costs are not exact

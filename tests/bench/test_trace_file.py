@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.bench.trace import LONGEST_LINE, Request, Trace, read_trace, trace_lines, trace_of
+from lora_cli.bench.trace import LONGEST_LINE, Request, Trace, build_trace, read_trace, trace_lines
 from lora_cli.errors import MachineError, NotFound, UsageError
 
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
@@ -28,7 +28,7 @@ def test_what_is_written_is_read_back(drawn: list[tuple[float, str, int, int]]) 
     for gap, name, prompt, output in drawn:
         now = round(now + gap, 6)
         requests.append(Request(now, name, prompt, output))
-    assert list(read("".join(trace_lines(trace_of(requests))).encode())) == requests
+    assert list(read("".join(trace_lines(build_trace(requests))).encode())) == requests
 
 
 def test_times_tokens_and_empty_lines_may_be_left_out_and_other_keys_may_stand_there() -> None:
@@ -77,6 +77,6 @@ def test_bytes_that_are_no_text_are_refused() -> None:
 
 
 def test_a_name_keeps_its_quotes() -> None:
-    (line,) = trace_lines(trace_of([Request(0.25, 'a"\n\u2028', 1, 2)]))
+    (line,) = trace_lines(build_trace([Request(0.25, 'a"\n\u2028', 1, 2)]))
     assert json.loads(line) == {"t": 0.25, "adapter": 'a"\n\u2028', "prompt_tokens": 1, "output_tokens": 2}
     assert line.count("\n") == 1

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_cli.bench.popularity import FAMILIES, SCALE, parse_popularity
-from lora_cli.bench.workload import Shape
+from lora_cli.bench.workload import AccessPattern
 from lora_cli.errors import UsageError
 from tests.requested import requested
 
@@ -136,10 +136,10 @@ ZIPF = parse_popularity("zipf:0.9")
 
 def test_a_seed_gives_the_same_traffic_of_every_kind_on_every_machine() -> None:
     traces = [
-        requested(NAMES, ZIPF, 5_000, 7, Shape("drift", (20, 1_000))),
-        requested(NAMES, ZIPF, 5_000, 7, Shape("drift", (100, 2_000))),
-        requested(NAMES, ZIPF, 5_000, 7, Shape("scan", (10,))),
-        requested(NAMES, ZIPF, 5_000, 7, Shape("sessions", (64, 5))),
+        requested(NAMES, ZIPF, 5_000, 7, AccessPattern("drift", (20, 1_000))),
+        requested(NAMES, ZIPF, 5_000, 7, AccessPattern("drift", (100, 2_000))),
+        requested(NAMES, ZIPF, 5_000, 7, AccessPattern("scan", (10,))),
+        requested(NAMES, ZIPF, 5_000, 7, AccessPattern("sessions", (64, 5))),
     ]
     digests = [hashlib.sha256(" ".join(trace).encode()).hexdigest()[:12] for trace in traces]
     assert digests == ["ef7b25bbe06c", "b7e942a86f51", "cf8278558883", "21bbbd09dd2b"]
@@ -152,20 +152,20 @@ def test_drift_moves_some_and_a_reshuffle_moves_nearly_all() -> None:
     for percent, left in ((0, range(5)), (20, range(4, 18)), (100, range(40, 51))):
         gone = 0
         for seed in range(5):
-            trace = requested(NAMES, ZIPF, 20_000, seed, Shape("drift", (percent, 10_000)))
+            trace = requested(NAMES, ZIPF, 20_000, seed, AccessPattern("drift", (percent, 10_000)))
             gone += len(popular(trace[:10_000]) - popular(trace[10_000:]))
         assert gone in left
 
 
 def test_a_scan_passes_by_everybody_in_turn() -> None:
-    assert requested(["a", "b", "c"], ZIPF, 5, 0, Shape("scan", (100,))) == ("a", "b", "c", "a", "b")
-    trace = requested(NAMES, parse_popularity("geometric:900"), 10_000, 3, Shape("scan", (10,)))
+    assert requested(["a", "b", "c"], ZIPF, 5, 0, AccessPattern("scan", (100,))) == ("a", "b", "c", "a", "b")
+    trace = requested(NAMES, parse_popularity("geometric:900"), 10_000, 3, AccessPattern("scan", (10,)))
     assert Counter(trace)["a50"] == pytest.approx(10, abs=2)
     assert Counter(trace)["a0"] == pytest.approx(9_000, rel=0.02)
 
 
 def test_a_user_stays_with_an_adapter_for_its_turns() -> None:
-    trace = requested(NAMES, parse_popularity("uniform"), 101, 0, Shape("sessions", (1, 5)))
+    trace = requested(NAMES, parse_popularity("uniform"), 101, 0, AccessPattern("sessions", (1, 5)))
     changes = [at for at in range(1, 101) if trace[at] != trace[at - 1]]
     assert len(changes) >= 18
     assert len({at % 5 for at in changes}) == 1

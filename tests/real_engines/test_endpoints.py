@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from lora_cli.cli.main import main
 from lora_cli.endpoint.address import Address
 from lora_cli.endpoint.client import Endpoint
-from lora_cli.endpoint.reconcile import Changes, Wanted, reconcile
+from lora_cli.endpoint.reconcile import DesiredAdapter, ReconcileOptions, reconcile
 from lora_cli.endpoint.servers import Vllm
 from tests.corpus.goods import options
 from tests.corpus.peft_judge import write_adapter
@@ -93,8 +93,8 @@ def test_an_adapter_that_does_nothing_is_caught_though_vllm_answered_200(folder:
     weights = folder / "nothing" / "adapter_model.safetensors"
     save_file({name: one * ("lora_B" not in name) for name, one in load_file(weights).items()}, weights)
     with Endpoint(Address(port=server.port)) as endpoint:
-        wanted = [Wanted("nothing", "", str(folder / "nothing"))]
-        done, _ = reconcile(Vllm(endpoint), wanted, Changes(prune=None, prove=True, unload=False))
+        wanted = [DesiredAdapter("nothing", "", str(folder / "nothing"))]
+        done, _ = reconcile(Vllm(endpoint), wanted, ReconcileOptions(prune=None, prove=True, unload=False))
     assert server.unload("nothing").status == 200, "vLLM had loaded it"
     assert (done[0].action, done[0].exit_code) == ("loaded", 1)
     assert done[0].error is not None
@@ -105,8 +105,8 @@ def test_what_vllm_refuses_is_told_in_its_own_words(
     folder: Path, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Endpoint(Address(port=server.port)) as endpoint:
-        wanted = [Wanted("gone", "", str(folder / "gone"))]
-        done, _ = reconcile(Vllm(endpoint), wanted, Changes(prune=None, prove=True, unload=False))
+        wanted = [DesiredAdapter("gone", "", str(folder / "gone"))]
+        done, _ = reconcile(Vllm(endpoint), wanted, ReconcileOptions(prune=None, prove=True, unload=False))
     assert done[0].exit_code == 7
     assert done[0].error is not None
     assert "--engine-path" in done[0].error.hint

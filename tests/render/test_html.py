@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.bench.live.requests import Answer, Course
-from lora_cli.bench.live.result import Run, kinds, live_report
-from lora_cli.bench.report import BenchReport, run_of
-from lora_cli.bench.trace import Request, trace_of
+from lora_cli.bench.live.requests import LoadResults, RequestResult
+from lora_cli.bench.live.result import SeedRun, classify_tiers, live_report
+from lora_cli.bench.report import BenchReport, describe_run
+from lora_cli.bench.trace import Request, build_trace
 from lora_cli.cli.main import main
 from lora_cli.core.spectrum import Spectrum
 from lora_cli.render.bench_summary import SIMULATION_HEADER
@@ -96,14 +96,16 @@ def live(name: str, said: str) -> BenchReport:
     runs = []
     for seed in (0, 1):
         answers = [
-            Answer("a", at / 10, at / 10, at / 10, (at / 10 + 0.05 + seed / 100, at / 10 + 0.08), 8, 2, tier, 1.0)
+            RequestResult(
+                "a", at / 10, at / 10, at / 10, (at / 10 + 0.05 + seed / 100, at / 10 + 0.08), 8, 2, tier, 1.0
+            )
             for at, tier in enumerate(["disk", "cpu", "gpu", "gpu"])
         ]
-        answers.append(Answer(name, 0.5, 0.5, 0.5, error=said))
-        found, said_by = kinds(answers, set())
-        runs.append(Run(seed, Course(answers, [answers[0]]), found, said_by, control=answers[:2]))
-    trace = trace_of([Request(0.5, name, 8, 2), Request(0.5, "a", 8, 2)])
-    return live_report(*run_of("live", trace, 0, {"x": said}, {"y": said}), name, {"ttft": 9.0}, runs)
+        answers.append(RequestResult(name, 0.5, 0.5, 0.5, error=said))
+        found, said_by = classify_tiers(answers, set())
+        runs.append(SeedRun(seed, LoadResults(answers, [answers[0]]), found, said_by, control=answers[:2]))
+    trace = build_trace([Request(0.5, name, 8, 2), Request(0.5, "a", 8, 2)])
+    return live_report(*describe_run("live", trace, 0, {"x": said}, {"y": said}), name, {"ttft": 9.0}, runs)
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ import pytest
 
 from lora_cli.bench.measured_run import measured_report
 from lora_cli.bench.quantiles import nearest_rank
-from lora_cli.bench.report import MeasurementReport, run_of
-from lora_cli.bench.trace import Request, trace_of
+from lora_cli.bench.report import MeasurementReport, describe_run
+from lora_cli.bench.trace import Request, build_trace
 from lora_cli.core.results import Answers, LoadReport, ModuleProof, Moved, PageCache, Proof
 from lora_cli.core.text import safe
 from lora_cli.endpoint.canary import Effect
-from lora_cli.endpoint.reconcile import Done, Replica
+from lora_cli.endpoint.reconcile import AdapterOutcome, Replica
 from lora_cli.errors import EndpointError
 from lora_cli.render.json import to_json
 from lora_cli.render.terminal import rendered
@@ -227,12 +227,12 @@ def test_the_status_of_another_version_lacks_what_it_does_not_tell() -> None:
 def test_what_was_done_on_running_servers(width: int) -> None:
     error = EndpointError("no such module", hint="look at its log")
     effect = Effect(proved=True, how="other tokens", shift=1.0, noise=0.0)
-    done = (Done("sql", "loaded", 41.7, effect, None), Done("chat", "kept", 1.0, None, error))
+    done = (AdapterOutcome("sql", "loaded", 41.7, effect, None), AdapterOutcome("chat", "kept", 1.0, None, error))
     replicas = [
         Replica("http://pod-0:8000", "vllm", "0.32.0", None, done),
         Replica("http://pod-1", "vllm", "", error, ()),
     ]
-    refused = [Done("bad", "failed", 0.0, None, EndpointError("not an adapter"))]
+    refused = [AdapterOutcome("bad", "failed", 0.0, None, EndpointError("not an adapter"))]
     text = rendered(endpoint_parts(EndpointsReport(servers=replicas, refused=refused)), width)
     assert text.startswith("http://pod-0:8000 (vllm 0.32.0)\n  adapter")
     told = " ".join(text.split())
@@ -256,8 +256,8 @@ MEASURED = MeasurementReport(
     evictions={"gpu": 2, "cpu": 1},
     failures={"broken": "no such module"},
 )
-TRACE = trace_of([Request(0.0, name, 8, 2) for name in ("a", "b", "broken", "a", "a")])
-BENCH = measured_report(*run_of("in-process", TRACE, 7, {}, {"device": "cpu"}), MEASURED)
+TRACE = build_trace([Request(0.0, name, 8, 2) for name in ("a", "b", "broken", "a", "a")])
+BENCH = measured_report(*describe_run("in-process", TRACE, 7, {}, {"device": "cpu"}), MEASURED)
 
 
 def test_the_table_of_serve_bench() -> None:

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from lora_cli.runtime.messages import Job
+from lora_cli.runtime.messages import LoraRequest
 from tests.making import (
     write_adapter,
 )
 from tests.runtime.reading import read
 
 
-def job(directory: Path, name: str = "", **making: object) -> Job:
+def job(directory: Path, name: str = "", **making: object) -> LoraRequest:
     name = name or directory.name
-    return Job(name, directory, read(write_adapter(directory, **making), name))  # type: ignore[arg-type]
+    return LoraRequest(name, directory, read(write_adapter(directory, **making), name))  # type: ignore[arg-type]

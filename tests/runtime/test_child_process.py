@@ -8,15 +8,22 @@ from pathlib import Path
 import pytest
 
 from lora_cli.errors import Refused
-from lora_cli.runtime.child_process import Asked, Broken, ChildProcess, Died, Program, TookTooLong
+from lora_cli.runtime.child_process import (
+    ChildProcess,
+    PendingRequest,
+    ProcessCrashed,
+    ProcessDied,
+    ProcessTimedOut,
+    Program,
+)
 from lora_cli.runtime.messages import Stage
 
 SAYS_WHAT_IT_IS_TOLD = """
 import os, struct
-from lora_cli.runtime.parent_connection import Parent
+from lora_cli.runtime.parent_connection import ParentConnection
 
 def main(descriptor):
-    parent = Parent(descriptor)
+    parent = ParentConnection(descriptor)
     for message, send in parent.requests():
         if message == "break off":
             os.write(descriptor, struct.pack("!i", 1000) + b"the beginning")
@@ -37,16 +44,16 @@ def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ChildProc
     started = ChildProcess(
         Program(module="says_what_it_is_told", title="the child", stop_deadline_s=1), [(1, "it stands")]
     )
-    assert started.stands.answer(str) == "it stands"
+    assert started.started.answer(str) == "it stands"
     yield started
     started.kill()
     started.close()
 
 
 def test_answers_may_come_in_any_order(child: ChildProcess) -> None:
-    first = child.ask(Asked("first"), [])
-    assert child.ask(Asked("second"), [(3, "to the second")]).answer(str) == "to the second"
-    child.ask(Asked("third"), [(2, Stage("read")), (2, Refused("no"))])
+    first = child.ask(PendingRequest("first"), [])
+    assert child.ask(PendingRequest("second"), [(3, "to the second")]).answer(str) == "to the second"
+    child.ask(PendingRequest("third"), [(2, Stage("read")), (2, Refused("no"))])
     with pytest.raises(Refused, match="no"):
         first.answer(str)
     assert first.stage == "read"
@@ -54,34 +61,34 @@ def test_answers_may_come_in_any_order(child: ChildProcess) -> None:
 
 def test_an_answer_that_nobody_asked_for_is_none(child: ChildProcess) -> None:
     said = [(7, "to whom?"), (7, Stage("read")), (2, "yours")]
-    assert child.ask(Asked("mine"), said).answer(str) == "yours"
+    assert child.ask(PendingRequest("mine"), said).answer(str) == "yours"
 
 
 def test_a_line_that_ends_in_the_middle_of_a_word_fails_all_that_is_open_and_all_that_comes(
     child: ChildProcess,
 ) -> None:
-    asked = [child.ask(Asked("one"), []), child.ask(Asked("other"), "break off")]
+    asked = [child.ask(PendingRequest("one"), []), child.ask(PendingRequest("other"), "break off")]
     for one in asked:
-        with pytest.raises(Broken, match="the child died: exit status 3") as error:
+        with pytest.raises(ProcessCrashed, match="the child died: exit status 3") as error:
             one.answer(str)
-        assert not error.value.alone
-    assert not child.open
-    with pytest.raises(Broken):
-        child.ask(Asked("late"), "text").answer(str)
+        assert not error.value.only_request
+    assert not child.is_open
+    with pytest.raises(ProcessCrashed):
+        child.ask(PendingRequest("late"), "text").answer(str)
 
 
 def test_a_deadline_is_kept_also_when_it_is_asked_while_nothing_is(child: ChildProcess) -> None:
-    patient = child.ask(Asked("patient"), [])
+    patient = child.ask(PendingRequest("patient"), [])
     time.sleep(0.05)
     began = time.monotonic()
-    with pytest.raises(TookTooLong, match=r"longer than 0\.2 s"):
-        child.ask(Asked("hasty", 0.2), []).answer(str)
+    with pytest.raises(ProcessTimedOut, match=r"longer than 0\.2 s"):
+        child.ask(PendingRequest("hasty", 0.2), []).answer(str)
     assert 0.2 <= time.monotonic() - began < 2
-    with pytest.raises(Died, match="hasty took too long"):
+    with pytest.raises(ProcessDied, match="hasty took too long"):
         patient.answer(str)
 
 
 def test_many_threads_ask_at_once_and_each_gets_its_own_answer(child: ChildProcess) -> None:
     with ThreadPoolExecutor(9) as threads:
-        asked = threads.map(lambda i: (i, child.ask(Asked(f"{i}"), f"{i}" * 5000)), range(200))
+        asked = threads.map(lambda i: (i, child.ask(PendingRequest(f"{i}"), f"{i}" * 5000)), range(200))
         assert all(one.answer(str) == f"{i}" * 5000 for i, one in asked)

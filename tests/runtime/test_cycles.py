@@ -11,7 +11,7 @@ SCRIPT = """if True:
     import os, sys, threading
     from pathlib import Path
     import torch
-    from lora_cli.runtime.messages import Job
+    from lora_cli.runtime.messages import LoraRequest
     from lora_cli.runtime.plan import Limits, Plan
     from lora_cli.runtime.worker import Worker
     from tests.making import llama_modules, write_adapter
@@ -21,7 +21,7 @@ SCRIPT = """if True:
     jobs = []
     for seed, r in enumerate((4, 8, 16, 32)):
         at = write_adapter(folder / str(seed), modules=llama_modules(), r=r, seed=seed)
-        jobs.append(Job(str(seed), at, read(at)))
+        jobs.append(LoraRequest(str(seed), at, read(at)))
     worker = Worker(Plan(LLAMA, tuple(llama_modules()), Limits(1, 2, 32), device="cpu"))
 
     def taken():
@@ -29,8 +29,8 @@ SCRIPT = """if True:
         return int(status["RssAnon"].split()[0]), len(os.listdir("/proc/self/fd")), threading.active_count()
 
     def bits(job):
-        with worker.memory.lease(job.key) as place:
-            return [part.clone() for path in llama_modules() for part in worker.slab.at(place, path)]
+        with worker.cpu_tier.lease(job.key) as place:
+            return [part.clone() for path in llama_modules() for part in worker.host_slots.at(place, path)]
 
     worker.serve(jobs[0])
     first = bits(jobs[0])
@@ -40,7 +40,7 @@ SCRIPT = """if True:
             before = taken()
     after = taken()
     worker.serve(jobs[0])
-    assert worker.memory.counts().loads >= cycles
+    assert worker.cpu_tier.counts().loads >= cycles
     assert all(map(torch.equal, bits(jobs[0]), first))
     print(before[0], after[0], before[1:] == after[1:])
 """

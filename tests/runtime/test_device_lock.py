@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 
-from lora_cli.runtime.device_lock import Turns
+from lora_cli.runtime.device_lock import DeviceLock
 
 
 def test_a_request_waits_for_one_step_of_the_background_and_not_for_all_of_them() -> None:
-    turns, steps, ended = Turns(), [], threading.Event()
+    turns, steps, ended = DeviceLock(), [], threading.Event()
 
     def background() -> None:
         while not ended.is_set():
@@ -34,7 +34,7 @@ def test_a_request_waits_for_one_step_of_the_background_and_not_for_all_of_them(
 
 
 def test_nobody_has_the_device_at_the_same_time_and_an_error_gives_it_back() -> None:
-    turns, inside, most = Turns(), [0], [0]
+    turns, inside, most = DeviceLock(), [0], [0]
 
     def use(turn: Callable[[], AbstractContextManager[None]]) -> None:
         for _ in range(200):

@@ -9,7 +9,7 @@ import torch
 from lora_cli.errors import MachineError
 from lora_cli.runtime import memory_check
 from lora_cli.runtime.lora_slots import storage_bytes
-from lora_cli.runtime.messages import Job
+from lora_cli.runtime.messages import LoraRequest
 from lora_cli.runtime.plan import Limits, Plan
 from lora_cli.runtime.worker import Worker
 from lora_cli.store import tmpfs_tier
@@ -68,8 +68,8 @@ def free(container: Path, size: int) -> None:
 
 def test_memory_has_places_for_what_its_bytes_hold(container: Path) -> None:
     for max_cpu_bytes, places in ((None, 5), (3 * ONE + 1, 3), (50 * ONE, 5)):
-        slots, slab, found = memory_check.storage(plan(max_cpu_bytes=max_cpu_bytes), torch.float32, CPU)
-        assert (slots is slab, found, slab.storage.nbytes) == (True, places, (places + 2) * ONE)
+        slots, host_slots, found = memory_check.storage(plan(max_cpu_bytes=max_cpu_bytes), torch.float32, CPU)
+        assert (slots is host_slots, found, host_slots.storage.nbytes) == (True, places, (places + 2) * ONE)
     with pytest.raises(MachineError, match=f"a place of rank 32 in memory need {ONE} bytes, but 7 are free"):
         memory_check.storage(plan(max_cpu_bytes=7), torch.float32, CPU)
 
@@ -104,13 +104,13 @@ def test_a_tier_lets_go_of_what_the_other_one_keeps(container: Path, max_cpu_lor
     jobs = []
     for seed in range(7):
         directory = write_adapter(tmp_path / str(seed), modules=llama_modules(), r=4 + 4 * seed, seed=seed)
-        jobs.append(Job(str(seed), directory, read(directory)))
+        jobs.append(LoraRequest(str(seed), directory, read(directory)))
     for number in (0, 1, 2, 0, 3, 4, 4, 1, 5, 6, 0, 2, 2, 6):
         worker.serve(jobs[number])
-        both = {*worker.memory.keys(), *worker.resident.keys()}
+        both = {*worker.cpu_tier.keys(), *worker.gpu_tier.keys()}
         assert len(worker.slots.used()) == len(both) <= 2 + max_cpu_loras
     worker.serve(jobs[3])
-    with worker.resident.lease(jobs[3].key) as lease:
+    with worker.gpu_tier.lease(jobs[3].key) as lease:
         a, _ = worker.slots.at(lease, Q_PROJ)
         assert torch.equal(a[:16], load(jobs[3].directory).modules[Q_PROJ].a)
     for job in jobs:

@@ -13,7 +13,7 @@ from safetensors.torch import load as load_bytes
 from lora_cli.runtime.adapter_weights import LoraWeights, read_weights
 from lora_cli.runtime.composable import scalings
 from lora_cli.runtime.host_weights import pack, packed_infos
-from lora_cli.runtime.messages import Job
+from lora_cli.runtime.messages import LoraRequest
 from lora_cli.runtime.plan import Limits, Plan
 from lora_cli.runtime.worker import Worker
 from lora_cli.store import Store
@@ -22,7 +22,7 @@ from tests.making import llama_modules, write_adapter
 from tests.runtime.reading import LLAMA, read
 from tests.store.keeping import edit_in_place, put_snapshot
 
-Make = Callable[..., Job]
+Make = Callable[..., LoraRequest]
 
 
 @pytest.fixture
@@ -32,10 +32,10 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def make(store: Store, tmp_path: Path) -> Make:
-    def kept(**making: object) -> Job:
+    def kept(**making: object) -> LoraRequest:
         folder = write_adapter(tmp_path / "made", **{"modules": llama_modules(), **making})  # type: ignore[arg-type]
         snapshot = put_snapshot(store, {path.name: path.read_bytes() for path in folder.iterdir()}, f"file://{folder}")
-        return Job("one", snapshot.directory, read(snapshot.directory), snapshot.digest)
+        return LoraRequest("one", snapshot.directory, read(snapshot.directory), snapshot.digest)
 
     return kept
 
@@ -45,11 +45,11 @@ def worker(store: Store) -> Worker:
     return Worker(plan)
 
 
-def held(process: Worker, job: Job) -> torch.Tensor:
+def held(process: Worker, job: LoraRequest) -> torch.Tensor:
     """All that lies in the adapter's place in memory."""
-    with process.memory.lease(job.key) as place:
-        slab = process.slab
-        return torch.cat([factor.flatten() for path in slab.stacks for factor in slab.at(place, path)])
+    with process.cpu_tier.lease(job.key) as place:
+        host_slots = process.host_slots
+        return torch.cat([factor.flatten() for path in host_slots.stacks for factor in host_slots.at(place, path)])
 
 
 def same(one: LoraWeights, other: LoraWeights) -> bool:

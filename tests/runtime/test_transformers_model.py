@@ -12,7 +12,7 @@ from torch import nn
 from lora_cli.core.base_model import BaseModule
 from lora_cli.errors import FormatError, Refused, UsageError
 from lora_cli.runtime.adapter_weights import LoraWeights
-from lora_cli.runtime.full_model import Chat
+from lora_cli.runtime.full_model import ChatTokenizer
 from lora_cli.runtime.lora_slots import Slots
 from lora_cli.runtime.plan import Limits, Plan
 from lora_cli.runtime.transformers_model import ComposedModel, load_model, moved
@@ -161,7 +161,7 @@ def test_a_prompt_goes_through_the_tokenizers_own_template_when_it_has_one(
     tmp_path: Path, template: str | None, ids: list[int]
 ) -> None:
     write_tokenizer(tmp_path, template)
-    chat = Chat(tmp_path)
+    chat = ChatTokenizer(tmp_path)
     assert chat.ids("hello world") == ids
     assert chat.decode([3, 2, 4]).strip() == "hello world"
     assert chat.stops(None) == {2}
@@ -172,11 +172,11 @@ def test_a_prompt_goes_through_the_tokenizers_own_template_when_it_has_one(
 def test_a_base_without_a_tokenizer_says_what_is_missing(tmp_path: Path) -> None:
     save_model(tmp_path, "llama")
     with pytest.raises(FormatError, match="has no tokenizer that transformers can load"):
-        Chat(tmp_path)
+        ChatTokenizer(tmp_path)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmProcess]:
+def full_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmProcess]:
     """The tiny llama with a tokenizer, in one warm process with two slots."""
     base = save_model(tmp_path_factory.mktemp("base"), "llama")
     write_tokenizer(base, TEMPLATE)
@@ -188,32 +188,32 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmProcess]:
 
 
 def test_the_whole_model_is_run_with_the_adapter_and_answers_beside_the_base(
-    whole: WarmProcess, tmp_path: Path
+    full_model: WarmProcess, tmp_path: Path
 ) -> None:
     one, other = job(tmp_path / "one", modules=llama_modules()), job(tmp_path / "other", seed=5)
-    report = whole.load(one)
+    report = full_model.load(one)
     assert report.error == ""
     assert list(report.stage_ms) == ["read", "slot", "proof", "model"]
     assert report.moved is not None
     assert report.moved.kl > 0
-    assert whole.load(other).error == ""
-    first, second = (whole.answer(each, "what is the capital", 6) for each in (one, other))
+    assert full_model.load(other).error == ""
+    first, second = (full_model.answer(each, "what is the capital", 6) for each in (one, other))
     assert (first.adapter, first.prompt, first.base) == ("one", "what is the capital", second.base)
     assert len(first.adapted.split()) <= 6
     assert first.adapted != first.base
     assert first.max_abs_logit_delta > second.max_abs_logit_delta > 0
 
 
-def test_a_broken_adapter_does_not_change_what_the_model_says_next(whole: WarmProcess, tmp_path: Path) -> None:
+def test_a_broken_adapter_does_not_change_what_the_model_says_next(full_model: WarmProcess, tmp_path: Path) -> None:
     sound = job(tmp_path / "sound", modules=llama_modules(), seed=3)
-    before = whole.answer(sound, "hello world", 4)
+    before = full_model.answer(sound, "hello world", 4)
     poisoned = job(tmp_path / "poisoned", modules=llama_modules())
     weights_file = tmp_path / "poisoned" / "adapter_model.safetensors"
     data = bytearray(weights_file.read_bytes())
     data[-4:] = b"\x00\x00\xc0\x7f"
     weights_file.write_bytes(data)
-    assert "NaN or Inf" in whole.load(poisoned).error
-    assert whole.answer(sound, "hello world", 4) == before
+    assert "NaN or Inf" in full_model.load(poisoned).error
+    assert full_model.answer(sound, "hello world", 4) == before
 
 
 def test_a_whole_model_needs_its_checkpoint_on_this_disk(tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ from lora_cli.runtime.adapter_loader import load_into
 from lora_cli.runtime.composable import largest_rank, scalings
 from lora_cli.runtime.generation import greedy
 from lora_cli.runtime.lora_slots import Slots
-from lora_cli.runtime.messages import Job
-from lora_cli.runtime.plan import Limits, Plan, lay_out, needs_of
+from lora_cli.runtime.messages import LoraRequest
+from lora_cli.runtime.plan import Limits, Plan, plan_slots, slot_requirements
 from lora_cli.runtime.transformers_model import ComposedModel, load_model
-from lora_cli.runtime.variants import beside_bytes, read_beside
+from lora_cli.runtime.variants import extra_weight_bytes, read_extra_weights
 from lora_cli.runtime.worker import Worker
 from lora_cli.sources.local import LocalSource
 from tests.making import VOCAB
@@ -92,7 +92,7 @@ class Pair:
         revision = source.resolve(AdapterRef("file", str(self.base_directory)))
         self.base: BaseModel = read_base(source, revision, family)
         self.adapter = read(self.directory)
-        self.scaling = scalings(self.adapter, self.base, whole=True)
+        self.scaling = scalings(self.adapter, self.base, full_model=True)
         attention = "c_attn" if family == "gpt2" else "k_proj"
         _, plain = with_peft(directory / "plain", self.base_directory, seed=1, r=4, target_modules=[attention])
         on = {path for path in self.base.modules if path.endswith(attention)} | set(self.scaling)
@@ -100,8 +100,8 @@ class Pair:
         self.ours = ComposedModel(load_model(self.base_directory, dtype=torch.float32, device="cpu"), self.slots)
         self.plain = load_into(self.slots, plain, read(plain), scalings(read(plain), self.base))
         self.slot = load_into(self.slots, self.directory, self.adapter, self.scaling)
-        self.beside = read_beside(self.directory, self.adapter, self.base, torch.float32)
-        undo.enter_context(self.ours.dressed(self.slot, self.beside))
+        self.beside = read_extra_weights(self.directory, self.adapter, self.base, torch.float32)
+        undo.enter_context(self.ours.with_extra_weights(self.slot, self.beside))
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -122,7 +122,7 @@ def test_our_logits_are_pefts(pair: Pair) -> None:
     assert off(ours, theirs) <= TOLERANCE
     assert torch.equal(ours.argmax(-1), theirs.argmax(-1))
     assert off(pair.ours.logits(ids, [0] * len(ids)), theirs) > 100 * TOLERANCE
-    with pair.ours.using([pair.slot] * len(ids)):  # what is beside the factors counts: without it, it is another model
+    with pair.ours.with_slots([pair.slot] * len(ids)):  # without its extra weights it is another model
         variants, pair.ours._variants = pair.ours._variants, {}
         with torch.inference_mode():
             without = pair.ours.model(input_ids=ids).logits
@@ -160,7 +160,9 @@ def test_its_bytes_are_known_before_it_is_read(pair: Pair) -> None:
         *(one for each in pair.beside.values() for one in (*each.params.values(), each.magnitude, each.shift)),
         *(one for each in pair.beside.values() for update in each.updates.values() for one in (update.a, update.b)),
     ]
-    assert beside_bytes(pair.adapter, pair.base, torch.float32) == sum(one.nbytes for one in held if one is not None)
+    assert extra_weight_bytes(pair.adapter, pair.base, torch.float32) == sum(
+        one.nbytes for one in held if one is not None
+    )
     assert largest_rank(pair.adapter, pair.base) <= 16
 
 
@@ -174,9 +176,9 @@ def test_when_it_leaves_the_slot_nothing_of_it_stays(tmp_path: Path) -> None:
     with ExitStack() as undo:
         pair = Pair(tmp_path, "DoRA and trained biases", undo)
         ids = tokens()
-        dressed = pair.ours.logits(ids, [pair.slot] * 2)
+        varied = pair.ours.logits(ids, [pair.slot] * 2)
     plain = pair.ours.logits(ids, [pair.slot] * 2)
-    assert off(plain, dressed) > 100 * TOLERANCE
+    assert off(plain, varied) > 100 * TOLERANCE
     pair.slots.clear(pair.slot)
     base = load_model(pair.base_directory, dtype=torch.float32, device="cpu")
     with torch.inference_mode():
@@ -198,7 +200,7 @@ def test_a_saved_module_that_the_model_does_not_have_so_is_refused_by_name(tmp_p
         pair = Pair(tmp_path, "a whole head", undo)
         pair.beside["lm_head"].params["weight"].resize_(VOCAB + 1, 64)
         with pytest.raises(LoraCliError, match=r"lm_head.weight is \[257, 64\], but the model's is \[256, 64\]"):
-            undo.enter_context(pair.ours.dressed(pair.plain, pair.beside))
+            undo.enter_context(pair.ours.with_extra_weights(pair.plain, pair.beside))
 
 
 @pytest.mark.parametrize("case", ["DoRA", "a whole head", "biases on lora_B", "fused experts", "fused experts alone"])
@@ -210,15 +212,15 @@ def test_the_warm_process_proves_it_over_the_whole_model_and_again_after_an_evic
     jobs = []
     for seed in range(3):
         _, directory = with_peft(tmp_path / str(seed), base_directory, seed=seed, r=4, **config)
-        jobs.append(Job(str(seed), directory, read(directory)))
+        jobs.append(LoraRequest(str(seed), directory, read(directory)))
     plan = Plan(base, (), Limits(1, 2), base_directory, forward="model")
-    plan = lay_out(plan, [needs_of(job.adapter, plan.base) for job in jobs])
+    plan = plan_slots(plan, [slot_requirements(job.adapter, plan.base) for job in jobs])
     worker = Worker(plan)
     for job in (*jobs, *jobs):
         report = worker.load(job)
         assert (report.error, report.tier) == ("", "disk")
-    assert worker.memory.used_bytes() == 2 * (
-        worker.slab.slot_bytes + beside_bytes(jobs[0].adapter, base, torch.float32)
+    assert worker.cpu_tier.used_bytes() == 2 * (
+        worker.host_slots.slot_bytes + extra_weight_bytes(jobs[0].adapter, base, torch.float32)
     )
     assert worker.load(jobs[1]).tier == "cpu"
     modules = Worker(replace(plan, forward="modules"))

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from lora_cli.errors import MachineError, Refused
-from lora_cli.runtime.child_process import Died
-from lora_cli.runtime.messages import Holdings, Look, Prefetch, Served, ServeOnce
+from lora_cli.runtime.child_process import ProcessDied
+from lora_cli.runtime.messages import Prefetch, Probe, ProbeResult, QueryTiers, TierContents
 from lora_cli.runtime.plan import Limits, Plan
 from lora_cli.runtime.warm_process import WarmProcess
 from tests.making import (
@@ -41,7 +41,7 @@ def test_an_adapter_is_read_put_and_proved_in_the_child(warm: WarmProcess, tmp_p
 
 def test_stages_are_told_while_they_run(warm: WarmProcess, tmp_path: Path) -> None:
     told: list[tuple[str, str]] = []
-    warm.tell = lambda name, stage: told.append((name, stage))
+    warm.on_stage = lambda name, stage: told.append((name, stage))
     warm.load(job(tmp_path / "one"))
     assert told == [("one", "read"), ("one", "slot"), ("one", "proof")]
 
@@ -113,13 +113,13 @@ def test_what_is_wrong_with_one_adapter_is_its_report_and_the_next_one_is_proved
 def test_what_its_header_rules_out_evicts_nobody(warm: WarmProcess, tmp_path: Path) -> None:
     good = [job(tmp_path / f"good{number}", seed=number) for number in range(3)]
     assert [warm.load(one).error for one in good] == ["", "", ""]
-    before = warm.submit("", Look()).answer(Holdings)
+    before = warm.submit("", QueryTiers()).answer(TierContents)
     assert (len(before.gpu), len(before.cpu)) == (2, 3)
     for one in (job(tmp_path / "rank", r=16), job(tmp_path / "dora", config={"use_dora": True})):
         assert warm.load(one).stage == "read"
         with pytest.raises(Refused):
             warm.submit(one.name, Prefetch(one)).answer(bool)
-        now = warm.submit("", Look()).answer(Holdings)
+        now = warm.submit("", QueryTiers()).answer(TierContents)
         assert (now.gpu, now.cpu) == (before.gpu, before.cpu)
 
 
@@ -213,11 +213,11 @@ def test_many_who_ask_for_one_adapter_at_once_load_it_once(warm: WarmProcess, tm
         tiers = list(asking.map(lambda _: warm.serve(one).tier, range(16)))
     assert tiers.count("gpu") >= 14
     told: list[tuple[str, str]] = []
-    warm.tell = lambda name, stage: told.append((name, stage))
+    warm.on_stage = lambda name, stage: told.append((name, stage))
     other = job(tmp_path / "other")
     with ThreadPoolExecutor(16) as asking:
         list(asking.map(lambda _: warm.serve(other), range(16)))
-    warm.tell = lambda _name, _stage: None
+    warm.on_stage = lambda _name, _stage: None
     assert told.count(("other", "read")) == 1
 
 
@@ -226,14 +226,14 @@ def test_a_death_fails_all_that_were_asked_and_says_whether_it_was_one_alone(war
     assert warm.load(jobs[0]).error == ""
     assert warm.pid is not None
     os.kill(warm.pid, signal.SIGSTOP)
-    asked = [warm.submit(one.name, ServeOnce(one)) for one in jobs]
+    asked = [warm.submit(one.name, Probe(one)) for one in jobs]
     os.kill(warm.pid, signal.SIGKILL)
     deaths = []
     for one in asked:
-        with pytest.raises(Died, match="SIGKILL") as death:
-            one.answer(Served)
+        with pytest.raises(ProcessDied, match="SIGKILL") as death:
+            one.answer(ProbeResult)
         deaths.append(death.value)
-    assert [death.alone for death in deaths] == [False] * 3
+    assert [death.only_request for death in deaths] == [False] * 3
     assert warm.serve(jobs[1]).tier == "disk"
 
 

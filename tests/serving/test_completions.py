@@ -13,7 +13,7 @@ import torch
 
 from lora_cli.cli.main import main
 from lora_cli.errors import UsageError
-from lora_cli.runtime.full_model import Chat
+from lora_cli.runtime.full_model import ChatTokenizer
 from lora_cli.runtime.transformers_model import load_model
 from tests.making import llama_modules, write_adapter, write_base_config
 from tests.runtime.families import save_model
@@ -240,7 +240,7 @@ def test_a_chat_that_cannot_be_answered_is_refused_with_its_reason(
 def test_a_base_without_a_chat_template_says_so(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     with pytest.raises(UsageError, match="no chat template"):
-        Chat(tmp_path).turn_ids((("user", "hello"),))
+        ChatTokenizer(tmp_path).turn_ids((("user", "hello"),))
 
 
 def test_the_openai_client_works_on_it_unchanged(server: Running) -> None:

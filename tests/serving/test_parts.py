@@ -15,12 +15,12 @@ from lora_cli.core.results import LoadReport
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import NotFound, Refused
 from lora_cli.render.prometheus_metrics import labelled, metric, render_metrics
-from lora_cli.serving.adapter_state import Entry
+from lora_cli.serving.adapter_state import AdapterState
 from lora_cli.serving.admission_child import AdmissionWorker
-from lora_cli.serving.admissions import Setup, Step
-from lora_cli.serving.path_allowlist import allowed
+from lora_cli.serving.admissions import AdmissionSettings, AdmissionStep
+from lora_cli.serving.path_allowlist import allowed_reference
 from lora_cli.serving.prefetch import Prefetcher
-from lora_cli.serving.request_rates import NOTHING, Past, read_past, save_past
+from lora_cli.serving.request_rates import NO_RATES, RequestRates, read_rates, save_rates
 from lora_cli.serving.server import repeat
 from lora_cli.settings import load_settings
 from lora_cli.store import Store
@@ -31,14 +31,14 @@ from tests.hub_server import Hub
 
 
 def test_a_failure_is_remembered_for_longer_each_time() -> None:
-    entry, waits = Entry(Item("sql", "sql")), []
+    entry, waits = AdapterState(Item("sql", "sql")), []
     for _ in range(12):
-        entry.tried(LoadReport("sql", error="broken"))
+        entry.record_result(LoadReport("sql", error="broken"))
         waits.append(round(entry.retry_in_s))
     assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
     entry.retry_at = time.monotonic()
     assert (entry.failures, entry.retry_in_s) == (12, 0)
-    entry.tried(LoadReport("sql"))
+    entry.record_result(LoadReport("sql"))
     assert (entry.failure, entry.failures, entry.retry_in_s) == (None, 0, 0)
 
 
@@ -94,14 +94,14 @@ def test_a_chore_that_fails_is_tried_again_later_and_does_not_end_the_others() -
 def test_request_rates_survive_and_nonsense_in_their_file_is_none(tmp_path: Path) -> None:
     history = History()
     for key in ("cold", "hot", "hot"):
-        history.asked(key)
+        history.record_request(key)
     file = tmp_path / "history" / "one.json"
-    save_past(file, Past({"gpu": history.state(), "cpu": History().state()}, {"sql": "cold", "chat": "hot"}))
-    assert read_past(file).hottest() == ["chat", "sql"]
-    assert read_past(tmp_path / "nothing.json") == NOTHING
+    save_rates(file, RequestRates({"gpu": history.state(), "cpu": History().state()}, {"sql": "cold", "chat": "hot"}))
+    assert read_rates(file).hottest() == ["chat", "sql"]
+    assert read_rates(tmp_path / "nothing.json") == NO_RATES
     for nonsense in (b"", b"[]", b'{"gpu": 1}', b'{"gpu": {"schema": "lora_cli/history/1"}}', b"\xff" * 99):
         file.write_bytes(nonsense)
-        assert read_past(file) == NOTHING
+        assert read_rates(file) == NO_RATES
 
 
 def test_roots_hold_whatever_a_path_says(tmp_path: Path) -> None:
@@ -110,15 +110,15 @@ def test_roots_hold_whatever_a_path_says(tmp_path: Path) -> None:
     for folder in (root / "sql", other / "x"):
         folder.mkdir(parents=True)
     (root / "out").symlink_to(other)
-    assert allowed("sql", [root], settings).location == str(root / "sql")
-    assert allowed(str(root / "sql"), [root], settings).location == str(root / "sql")
+    assert allowed_reference("sql", [root], settings).location == str(root / "sql")
+    assert allowed_reference(str(root / "sql"), [root], settings).location == str(root / "sql")
     for path in (str(other / "x"), "../root-other/x", "out/x", str(root), "sql/../../root-other/x"):
         with pytest.raises(Refused):
-            allowed(path, [root], settings)
+            allowed_reference(path, [root], settings)
     with pytest.raises(NotFound):
-        allowed("nothing", [root], settings)
+        allowed_reference("nothing", [root], settings)
     with pytest.raises(Refused) as refused:
-        allowed(str(root / "sql"), [], settings)
+        allowed_reference(str(root / "sql"), [], settings)
     assert "--root" in refused.value.hint
 
 
@@ -172,8 +172,8 @@ def test_adapters_that_are_fetched_at_once_share_the_budget_of_the_cache(
         hub.faults.append(Fault("/resolve/.*safetensors", times=-1, delay_s=0.5))
         settings = load_settings({"cache_dir": tmp_path / "cache"}, {**os.environ, "LORA_CLI_CACHE_BUDGET": "2500000"})
         with holding(store := Store(settings.cache_dir)) as hold, ThreadPoolExecutor(3) as threads:
-            worker = AdmissionWorker(Setup(settings, None, threads=3), store, hold)
-            steps = [Step("resolve", Item(name, f"hf://acme/{name}")) for name in names]
+            worker = AdmissionWorker(AdmissionSettings(settings, None, threads=3), store, hold)
+            steps = [AdmissionStep("resolve", Item(name, f"hf://acme/{name}")) for name in names]
             answers = list(threads.map(lambda step: worker.answer(step, lambda *_: None), steps))
     refused = [one.report.error for one in answers if one.report.error]
     assert len(refused) == 1

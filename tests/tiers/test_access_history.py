@@ -16,8 +16,8 @@ from lora_cli.tiers.access_history import HALF_LIVES, History
 def history_of(*keys: str, most: int = 16_384) -> History:
     history = History(most)
     for key in keys:
-        history.loaded(key, len(key), 2.0)
-        history.asked(key)
+        history.record_load(key, len(key), 2.0)
+        history.record_request(key)
     return history
 
 
@@ -36,7 +36,7 @@ def test_a_rate_is_the_logarithm_of_discounted_requests(requests: list[str], hal
 def test_a_rate_stays_finite_for_ever() -> None:
     history = history_of("a", "b")
     history.clock += 10**12
-    history.asked("b")
+    history.record_request("b")
     rates = [history.rate(HALF_LIVES[0])(key) for key in "ab"]
     assert rates[1] - rates[0] == pytest.approx(10**12 / HALF_LIVES[0])
 
@@ -44,16 +44,16 @@ def test_a_rate_stays_finite_for_ever() -> None:
 def test_a_cost_is_half_the_last_load_and_half_those_before() -> None:
     history = History()
     assert (history.cost_ms("a"), history.weight("a")) == (1.0, 0)
-    history.asked("a")
-    history.loaded("a", 10, 8.0)
+    history.record_request("a")
+    history.record_load("a", 10, 8.0)
     assert (history.cost_ms("a"), history.weight("a")) == (8.0, 10)
-    history.loaded("a", 12, 4.0)
+    history.record_load("a", 12, 4.0)
     assert (history.cost_ms("a"), history.weight("a")) == (6.0, 12)
 
 
 def test_the_hottest_come_first_and_equals_by_name() -> None:
     history = history_of("b", "c", "c", "a", "c", "b", "never asked")
-    history.loaded("only loaded", 1, 1.0)
+    history.record_load("only loaded", 1, 1.0)
     assert history.hottest(3) == ("c", "b", "never asked")
     assert history.hottest(9)[-1] == "only loaded"
 
@@ -68,14 +68,14 @@ def test_what_is_asked_for_least_is_forgotten_when_there_are_too_many() -> None:
 @given(st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=1, max_size=60))
 def test_a_restart_changes_nothing(requests: list[str]) -> None:
     before = history_of(*requests)
-    before.loaded("ahead", 9, 1.5)
+    before.record_load("ahead", 9, 1.5)
     after = through_a_file(before)
     assert after.hottest(9) == before.hottest(9)
     for key in [*requests, "ahead"]:
         assert (after.weight(key), after.cost_ms(key)) == (before.weight(key), before.cost_ms(key))
     for history in (before, after):
         for key in ("b", "d", "new"):
-            history.asked(key)
+            history.record_request(key)
     assert after.hottest(9) == before.hottest(9)
 
 

@@ -10,7 +10,7 @@ from lora_cli.errors import MachineError
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.policies import Lru
 from lora_cli.tiers.eviction.registry import POLICIES, PolicyName, new_ledger
-from lora_cli.tiers.memory_accounting import Busy, Counts, Ledger
+from lora_cli.tiers.memory_accounting import Counts, Ledger, TierBusy
 from lora_cli.tiers.tier import Tier
 
 KEYS = "abcdefgh"
@@ -38,7 +38,7 @@ class Kept:
         self.pinned: set[str] = set()
 
     def step(self, what: str, key: str) -> None:
-        if what == "lease" and self.ledger.holds(key):
+        if what == "lease" and self.ledger.is_loaded(key):
             self.ledger.lease(key)
             self.leased.append(key)
         elif what == "release" and key in self.leased:
@@ -48,7 +48,7 @@ class Kept:
             self.ledger.pin(key)
             self.pinned.add(key)
         elif what == "discard":
-            goes = self.ledger.holds(key) and key not in self.leased
+            goes = self.ledger.is_loaded(key) and key not in self.leased
             assert self.ledger.discard(key) == goes
         elif what in {"ask", "ahead"}:
             self.come(key, ahead=what == "ahead")
@@ -60,7 +60,7 @@ class Kept:
                 evicted = self.ledger.admit(key, WEIGHTS[key])
                 self.ledger.loaded(key, COSTS_MS[key], ahead=True)
             else:
-                evicted = self.ledger.ask(key, WEIGHTS[key], COSTS_MS[key]) or ()
+                evicted = self.ledger.request(key, WEIGHTS[key], COSTS_MS[key]) or ()
         except MachineError:
             assert self.ledger.keys() == before
             spared = set(self.leased) | self.pinned
@@ -84,7 +84,7 @@ def test_nothing_breaks_the_budget_and_nobody_who_is_kept_leaves(
         assert len(here) <= items
         assert ledger.used_bytes == sum(WEIGHTS[one] for one in here)
         assert max_bytes is None or ledger.used_bytes <= max_bytes
-        assert sorted(one for one in ledger.eviction.leaving() if one in ledger) == sorted(here)
+        assert sorted(one for one in ledger.eviction.eviction_order() if one in ledger) == sorted(here)
 
 
 @given(policies, st.lists(keys, max_size=120), st.integers(1, 5), st.integers(4, 12))
@@ -104,7 +104,7 @@ def test_a_tier_does_what_a_replay_of_its_requests_says(
     for key in requests:
         before = tier.counts().hits
         with tier.lease(key):
-            assert (tier.counts().hits > before) == (ledger.ask(key, WEIGHTS[key], COSTS_MS[key]) is None)
+            assert (tier.counts().hits > before) == (ledger.request(key, WEIGHTS[key], COSTS_MS[key]) is None)
     assert tier.counts() == ledger.counts()
     assert tier.keys() == ledger.keys()
 
@@ -112,17 +112,17 @@ def test_a_tier_does_what_a_replay_of_its_requests_says(
 def test_who_comes_is_counted_and_cannot_leave() -> None:
     ledger = ledger_of("lru", Budget(2))
     assert ledger.admit("a", 1) == ()
-    assert (ledger.holds("a"), ledger.coming("a"), ledger.keys(), ledger.used_bytes) == (False, True, (), 1)
-    ledger.ask("b", 1, 1.0)
-    assert ledger.ask("c", 1, 1.0) == ("b",)
+    assert (ledger.is_loaded("a"), ledger.is_loading("a"), ledger.keys(), ledger.used_bytes) == (False, True, (), 1)
+    ledger.request("b", 1, 1.0)
+    assert ledger.request("c", 1, 1.0) == ("b",)
     ledger.failed("a")
-    assert (ledger.coming("a"), ledger.used_bytes) == (False, 1)
+    assert (ledger.is_loading("a"), ledger.used_bytes) == (False, 1)
     assert ledger.counts() == Counts(hits=0, loads=2, evictions=1)
 
 
 def leased() -> Ledger:
     ledger = ledger_of("lru", Budget(1))
-    ledger.ask("a", 1, 1.0)
+    ledger.request("a", 1, 1.0)
     ledger.lease("a")
     return ledger
 
@@ -130,13 +130,13 @@ def leased() -> Ledger:
 def pinned(max_bytes: int | None = None) -> Ledger:
     ledger = ledger_of("lru", Budget(2, max_bytes))
     for key in "ab":
-        ledger.ask(key, 3, 1.0)
+        ledger.request(key, 3, 1.0)
         ledger.pin(key)
     return ledger
 
 
 def cases() -> Iterator[tuple[Ledger, int, type[MachineError], str]]:
-    yield leased(), 1, Busy, "no room for x in the cpu tier: all 1 adapters there are in use"
+    yield leased(), 1, TierBusy, "no room for x in the cpu tier: all 1 adapters there are in use"
     yield pinned(), 1, MachineError, "no room for x in the cpu tier: all 2 adapters there are pinned"
     few = "no room for x in the cpu tier: it needs 5 bytes and the tier has 10, of which 6 are pinned, 1 too few"
     yield pinned(10), 5, MachineError, few
@@ -156,4 +156,4 @@ def test_who_cannot_come_hears_why(ledger: Ledger, weight: int, kind: type[Machi
 
 def test_a_ledger_needs_no_history() -> None:
     ledger = Ledger(Budget(1), Lru())
-    assert [ledger.ask(key, 1, 1.0) is None for key in "aab"] == [False, True, False]
+    assert [ledger.request(key, 1, 1.0) is None for key in "aab"] == [False, True, False]

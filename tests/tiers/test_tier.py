@@ -154,10 +154,10 @@ def test_a_slow_load_does_not_delay_a_hit_on_another_adapter() -> None:
     thread.start()
     assert started.wait(10)
     assert ask(cpu, "a") == [True]
-    assert not cpu.holds("slow")
+    assert not cpu.is_loaded("slow")
     go_on.set()
     thread.join()
-    assert cpu.holds("slow")
+    assert cpu.is_loaded("slow")
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), max_size=60), st.integers(1, 5), st.integers(4, 12))

@@ -10,7 +10,7 @@ from lora_cli.errors import MachineError
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.policies import Lru
 from lora_cli.tiers.eviction.registry import POLICIES, PolicyName, new_ledger
-from lora_cli.tiers.memory_accounting import Busy, Ledger
+from lora_cli.tiers.memory_accounting import Ledger, TierBusy
 from lora_cli.tiers.tier import Tier
 from tests.tiers.asking import ask, tier
 
@@ -29,7 +29,7 @@ def test_a_lease_waits_for_room_as_long_as_it_has_patience() -> None:
 
     def ask_for_b() -> None:
         asked.set()
-        with cpu.lease("b", patience_s=10) as lease:
+        with cpu.lease("b", timeout_s=10) as lease:
             found.append(lease)
 
     with cpu.lease("a"):
@@ -56,7 +56,7 @@ def test_a_lease_waits_for_a_load_that_is_in_its_way() -> None:
     with pytest.raises(MachineError, match="in use"):
         ask(cpu, "b")
     threading.Timer(0.05, go_on.set).start()
-    with cpu.lease("b", patience_s=10) as lease:
+    with cpu.lease("b", timeout_s=10) as lease:
         assert lease == "B"
     slow.join()
 
@@ -65,8 +65,8 @@ def test_patience_has_an_end() -> None:
     cpu = tier(1)
     with (
         cpu.lease("a"),
-        pytest.raises(Busy, match="no room for b in the cpu tier: all 1 adapters there are in use"),
-        cpu.lease("b", patience_s=0.05),
+        pytest.raises(TierBusy, match="no room for b in the cpu tier: all 1 adapters there are in use"),
+        cpu.lease("b", timeout_s=0.05),
     ):
         pass
 
@@ -75,7 +75,7 @@ def test_patience_has_an_end() -> None:
 def test_what_never_fits_is_refused_at_once_however_patient(weight: int) -> None:
     cpu = tier(1, 10, weigh=lambda key: weight if key == "b" else 1)
     cpu.pin("a")
-    with cpu.lease("a"), pytest.raises(MachineError, match="pinned"), cpu.lease("b", patience_s=1e6):
+    with cpu.lease("a"), pytest.raises(MachineError, match="pinned"), cpu.lease("b", timeout_s=1e6):
         pass
 
 
@@ -88,9 +88,9 @@ def test_two_who_wait_for_each_other_do_not_wait_for_ever() -> None:
         with cpu.lease(mine):
             both_hold.wait(10)
             try:
-                with cpu.lease(other, patience_s=0.1):
+                with cpu.lease(other, timeout_s=0.1):
                     pass
-            except Busy:
+            except TierBusy:
                 refused.append(other)
 
     for thread in in_threads(
@@ -119,7 +119,7 @@ def test_a_load_that_fails_lets_the_next_one_in_who_waits() -> None:
     (thread,) = in_threads(ask_for_broken)
     assert started.wait(10)
     threading.Timer(0.05, go_on.set).start()
-    with cpu.lease("b", patience_s=10):
+    with cpu.lease("b", timeout_s=10):
         assert cpu.counts().hits == 0
     thread.join()
 
@@ -157,7 +157,7 @@ def test_many_threads_leave_books_that_add_up(policy: PolicyName) -> None:
             key = "abcdefgh"[(seed + number * number * (seed + 2)) % 8]
             if number % 9 == seed:
                 cpu.prefetch("abcdefgh"[number % 8])
-            with cpu.lease(key, patience_s=10):
+            with cpu.lease(key, timeout_s=10):
                 assert held[key] == 1
             if number % 11 == seed:
                 cpu.discard(key)
@@ -182,7 +182,7 @@ def test_many_threads_in_a_small_tier_all_have_their_turn() -> None:
     def work(seed: int) -> None:
         for number in range(60):
             key = "abcdefgh"[(seed * 7 + number * (seed + 1)) % 8]
-            with cpu.lease(key, patience_s=10) as lease:
+            with cpu.lease(key, timeout_s=10) as lease:
                 assert lease == key.upper()
                 assert cpu.used_bytes() <= 12
         here.append("done")

@@ -1,6 +1,6 @@
-"""An open loop: each request goes out at its time, whatever the state of earlier ones. Or a closed one, of clients.
+"""The load generator: in an open loop each request is sent at its scheduled time; in a closed loop by a free client.
 
-An answer is streamed, with the time of each of its pieces.
+Responses are streamed, with the time of each chunk.
 """
 
 import asyncio
@@ -14,28 +14,28 @@ from itertools import count
 
 import httpx2
 
-from lora_cli.bench.live.requests import Answer, Ask, Course
+from lora_cli.bench.live.requests import LoadResults, PreparedRequest, RequestResult
 from lora_cli.core import parse
 from lora_cli.endpoint.address import Address
-from lora_cli.endpoint.client import trust_in, words_of, words_of_body
+from lora_cli.endpoint.client import body_message, error_message, ssl_context
 from lora_cli.errors import FormatError
 
-SILENCE_S = 300.0
-"""How long a server may say nothing before a request has failed."""
+READ_TIMEOUT_S = 300.0
+"""The read timeout of a response."""
 
 KEPT_S = 2.0
 """A connection unused for longer is not used again: uvicorn closes its own after 5 s, perhaps just then."""
 
 LARGEST_EVENT = 1 << 20
-LONGEST_WORDS = 300
+LONGEST_ERROR = 300
 
 
 Clock = Callable[[], float]
-"""Says the seconds since the start of the run."""
+"""Seconds since the start of the run."""
 
 
 class Stream:
-    """Holds what came of a stream so far: when each piece came, the tokens by the server's count, and how it ended."""
+    """A parser of a completion's event stream: the chunks' times, the server's token counts, and the error."""
 
     def __init__(self) -> None:
         self.chunks_s: list[float] = []
@@ -44,22 +44,22 @@ class Stream:
         self._rest = b""
 
     def feed(self, data: bytes, now_s: float) -> None:
-        """Some bytes of server-sent events, which came at ``now_s``. Raises ``FormatError``."""
+        """Parse server-sent events received at ``now_s``. Raises ``FormatError``."""
         *whole, self._rest = (self._rest + data).replace(b"\r\n", b"\n").split(b"\n\n")
         if len(self._rest) > LARGEST_EVENT:
             raise FormatError(f"an event has more than {LARGEST_EVENT} bytes")
         for event in whole:
             for line in event.split(b"\n"):
                 if line.startswith(b"data:"):
-                    self._take(line[5:].strip(), now_s)
+                    self._parse_event(line[5:].strip(), now_s)
 
-    def _take(self, data: bytes, now_s: float) -> None:
+    def _parse_event(self, data: bytes, now_s: float) -> None:
         if data == b"[DONE]":
             self.done = True
             return
         fields = parse.mapping(parse.json_value(data, "an event"), "an event")
         if fields.get("error"):
-            self.error = self.error or words_of(fields)[:LONGEST_WORDS] or "nothing more"
+            self.error = self.error or error_message(fields)[:LONGEST_ERROR] or "nothing more"
         if fields.get("choices"):
             self.chunks_s.append(now_s)
         usage = fields.get("usage")
@@ -68,43 +68,47 @@ class Stream:
             self.output_tokens = parse.integer(usage.get("completion_tokens", 0), "usage", minimum=0)
 
 
-def _client(load: "Load") -> httpx2.AsyncClient:
-    """A client with as many connections as there are requests at once."""
+def _client(load: "LoadTest") -> httpx2.AsyncClient:
+    """An HTTP client without a limit of connections."""
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEPT_S)
     uds = str(load.address.uds) if load.address.uds is not None else None
     headers = {"content-type": "application/json", "accept-encoding": "identity"}
     headers |= {"authorization": f"Bearer {load.token}"} if load.token else {}
-    transport = httpx2.AsyncHTTPTransport(verify=trust_in(load.address), uds=uds, limits=limits, trust_env=False)
-    return httpx2.AsyncClient(transport=transport, headers=headers, timeout=SILENCE_S, trust_env=False)
+    transport = httpx2.AsyncHTTPTransport(verify=ssl_context(load.address), uds=uds, limits=limits, trust_env=False)
+    return httpx2.AsyncClient(transport=transport, headers=headers, timeout=READ_TIMEOUT_S, trust_env=False)
 
 
-async def _send(client: httpx2.AsyncClient, url: httpx2.URL, clock: Clock, ask: Ask, woke_s: float) -> Answer:
-    """What comes of a completion; whatever goes wrong is the answer's error."""
+async def _send(
+    client: httpx2.AsyncClient, url: httpx2.URL, clock: Clock, request: PreparedRequest, woke_s: float
+) -> RequestResult:
+    """Send a completion; a failure is the result's error."""
     stream, sent_s = Stream(), clock()
     headers: Mapping[str, str] = {}
     try:
-        async with client.stream("POST", url, content=ask.body) as response:
+        async with client.stream("POST", url, content=request.body) as response:
             headers = response.headers
             if response.status_code != 200:
-                stream.error = f"{response.status_code}: {words_of_body(await response.aread())[:LONGEST_WORDS]}"
+                stream.error = f"{response.status_code}: {body_message(await response.aread())[:LONGEST_ERROR]}"
             else:
                 async for data in response.aiter_raw():
                     stream.feed(data, clock())
     except httpx2.TimeoutException:
-        stream.error = f"no data for {SILENCE_S:g} s"
+        stream.error = f"no data for {READ_TIMEOUT_S:g} s"
     except httpx2.HTTPError as error:
         stream.error = str(error) or type(error).__name__
     except FormatError as error:
         stream.error = error.message
     if not stream.error and not (stream.done and stream.chunks_s):
         stream.error = "the response has no end" if stream.chunks_s else "the response has no tokens"
-    return _answer(ask, woke_s, sent_s, stream, headers)
+    return _result(request, woke_s, sent_s, stream, headers)
 
 
-def _answer(ask: Ask, woke_s: float, sent_s: float, stream: Stream, headers: Mapping[str, str]) -> Answer:
-    return Answer(
-        ask.name,
-        ask.time_s,
+def _result(
+    request: PreparedRequest, woke_s: float, sent_s: float, stream: Stream, headers: Mapping[str, str]
+) -> RequestResult:
+    return RequestResult(
+        request.name,
+        request.time_s,
         woke_s,
         sent_s,
         tuple(stream.chunks_s),
@@ -125,11 +129,11 @@ def _milliseconds(text: str | None) -> float | None:
 
 
 LEAD_S = 0.01
-"""The first request may come at 0, and is not late for that."""
+"""A delay before time 0, so that the first request is not late."""
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LoadTest:
     """Requests to the server at ``address``, at most ``max_concurrency`` at once (None: as many as there are).
 
     Where the loop is ``closed``, a request's time is when the one before it leaves it a place. ``probe`` is one small
@@ -138,66 +142,73 @@ class Load:
 
     address: Address
     token: str
-    asks: Sequence[Ask]
+    requests: Sequence[PreparedRequest]
     max_concurrency: int | None = None
     closed: bool = False
-    probe: Ask | None = None
+    probe: PreparedRequest | None = None
     probe_every_s: float = 1.0
 
 
-def run_load(load: Load, course: Course, told: Callable[[int], None] = lambda _done: None) -> None:
-    """Send every request at its time, and wait for all of them; ``told`` is called with how many are done.
+def run_load(load: LoadTest, results: LoadResults, on_done: Callable[[int], None] = lambda _done: None) -> None:
+    """Send every request at its time, and wait for all of them; ``on_done`` is called with how many are done.
 
-    A ``KeyboardInterrupt`` lets go of what is under way. The garbage collector passes over all that is there by now,
-    from here on: to go through it would stop everything for long.
+    A ``KeyboardInterrupt`` cancels the requests under way. From here on the garbage collector ignores every object that
+    exists by now: collecting them would pause the generator for too long.
     """
     gc.collect()
     gc.freeze()
-    asyncio.run(_run(load, course, told))
+    asyncio.run(_run(load, results, on_done))
 
 
-async def _run(load: Load, course: Course, told: Callable[[int], None]) -> None:
-    places = asyncio.Semaphore(load.max_concurrency or len(load.asks) or 1)
+async def _run(load: LoadTest, results: LoadResults, on_done: Callable[[int], None]) -> None:
+    places = asyncio.Semaphore(load.max_concurrency or len(load.requests) or 1)
 
     def clock() -> float:
         return time.perf_counter() - begin
 
     async with _client(load) as client, asyncio.TaskGroup() as group:
-        # One small request first: what is imported and set up only once makes no request of the load late.
+        # A warm-up request: one-time imports and set-up must not delay the load.
         with suppress(httpx2.HTTPError):
             await client.get(f"{load.address.url}/v1/models")
         send = partial(_send, client, httpx2.URL(f"{load.address.url}/v1/completions"), clock)
         begin = time.perf_counter() + LEAD_S
 
-        async def one(ask: Ask) -> None:
+        async def one(request: PreparedRequest) -> None:
             woke_s = clock()
             async with places:
                 if load.closed:
                     woke_s = clock()
-                    ask = ask._replace(time_s=woke_s)
-                course.answers.append(await send(ask, woke_s))
-            told(len(course.answers))
+                    request = request._replace(time_s=woke_s)
+                results.requests.append(await send(request, woke_s))
+            on_done(len(results.requests))
 
-        beside = group.create_task(_probe(send, clock, load, course))
-        await asyncio.gather(*[await _at(ask, clock, group, one) for ask in load.asks])
-        beside.cancel()
+        probes = group.create_task(_probe(send, clock, load, results))
+        await asyncio.gather(*[await _start_at(request, clock, group, one) for request in load.requests])
+        probes.cancel()
 
 
-async def _at(ask: Ask, clock: Clock, group: asyncio.TaskGroup, one: Callable[[Ask], object]) -> "asyncio.Task[None]":
-    """Begin it at its time."""
-    if (left := ask.time_s - clock()) > 0:
+async def _start_at(
+    request: PreparedRequest, clock: Clock, group: asyncio.TaskGroup, one: Callable[[PreparedRequest], object]
+) -> "asyncio.Task[None]":
+    """Start a request at its time."""
+    if (left := request.time_s - clock()) > 0:
         await asyncio.sleep(left)
-    return group.create_task(one(ask))  # type: ignore[arg-type]
+    return group.create_task(one(request))  # type: ignore[arg-type]
 
 
-async def _probe(send: Callable[[Ask, float], Awaitable[Answer]], clock: Clock, load: Load, course: Course) -> None:
-    """Probes, if there are any, until it is cancelled; those under way then are let go."""
+async def _probe(
+    send: Callable[[PreparedRequest, float], Awaitable[RequestResult]],
+    clock: Clock,
+    load: LoadTest,
+    results: LoadResults,
+) -> None:
+    """Send the probes, if there are any, until cancelled."""
     if (probe := load.probe) is None:
         return
 
-    async def one(ask: Ask) -> None:
-        course.probes.append(await send(ask, clock()))
+    async def one(request: PreparedRequest) -> None:
+        results.probes.append(await send(request, clock()))
 
     async with asyncio.TaskGroup() as group:
         for number in count():
-            await _at(probe._replace(time_s=number * load.probe_every_s), clock, group, one)
+            await _start_at(probe._replace(time_s=number * load.probe_every_s), clock, group, one)

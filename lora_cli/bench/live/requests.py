@@ -1,4 +1,4 @@
-"""One request as it goes over the wire, with its body prepared before the clock starts; and its result."""
+"""Requests, prepared before the clock starts, and their results."""
 
 import json
 import random
@@ -14,12 +14,12 @@ WORDS = ("the", "of", "and", "to", "in", "is", "that", "it", "was", "for", "on",
 """Words that are one token for nearly every tokenizer."""
 
 FIRST_ID = 3
-"""What is below is the begin or the end of a text for many models."""
+"""Smaller ids are special tokens of many models."""
 
 PROMPTS = ("ids", "text")
 
 
-class Ask(NamedTuple):
+class PreparedRequest(NamedTuple):
     """A request for the adapter ``name`` at ``time_s`` seconds from the start; ``body`` is JSON."""
 
     time_s: float
@@ -27,16 +27,21 @@ class Ask(NamedTuple):
     body: bytes
 
 
-def asks(trace: Trace, models: Mapping[str, str], seed: int, vocabulary: int, prompts: str = "ids") -> list[Ask]:
-    """The requests of ``trace`` with prompts that are unique to this run: no two share what a server could keep.
+def prepare_requests(
+    trace: Trace, models: Mapping[str, str], seed: int, vocabulary: int, prompts: str = "ids"
+) -> list[PreparedRequest]:
+    """The requests of ``trace`` with unique random prompts, so that a prefix cache does not help.
 
-    ``models`` says what the server calls each adapter.
+    ``models`` has the server's name of each adapter.
     """
     draw = random.Random(seed)  # noqa: S311 - prompts, not secrets
-    return [Ask(one.time_s, one.adapter, _body(one, models[one.adapter], draw, vocabulary, prompts)) for one in trace]
+    return [
+        PreparedRequest(one.time_s, one.adapter, _body(one, models[one.adapter], draw, vocabulary, prompts))
+        for one in trace
+    ]
 
 
-def body_of(model: str, prompt: str | list[int], output_tokens: int) -> bytes:
+def completion_body(model: str, prompt: str | list[int], output_tokens: int) -> bytes:
     """A streamed greedy completion of exactly so many tokens, whose usage is in its last event."""
     value = {
         "model": model,
@@ -59,16 +64,16 @@ def _body(one: Request, model: str, draw: random.Random, vocabulary: int, prompt
     tokens = max(one.prompt_tokens, 1)
     ids = token_ids(draw, tokens, vocabulary)
     prompt = ids if prompts == "ids" else " ".join(WORDS[number % len(WORDS)] for number in ids)
-    return body_of(model, prompt, max(one.output_tokens, 1))
+    return completion_body(model, prompt, max(one.output_tokens, 1))
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """One request to the end. Times are seconds from the start of the run.
+class RequestResult:
+    """The result of one request. Times are seconds from the start of the run.
 
     It was to be sent at ``scheduled_s``; the generator was awake for it at ``woke_s`` and sent it at ``sent_s`` (later
     only where ``--max-concurrency`` held it back). ``chunks_s`` are when each piece of the answer came. ``tier`` and
-    ``load_ms`` are what the server says of the adapter, "" and None where it does not. ``error`` is "" for a whole
+    ``load_ms`` are those that the server reports, else "" and None. ``error`` is "" for a whole
     answer.
     """
 
@@ -85,22 +90,22 @@ class Answer:
 
     @property
     def first_s(self) -> float:
-        """When its first piece came; never: infinite."""
+        """The time of its first chunk; infinite without one."""
         return self.chunks_s[0] if self.chunks_s else inf
 
     @property
     def last_s(self) -> float:
-        """When its last piece came, or it was given up (as far as is known)."""
+        """The time of its last chunk, or when it was sent."""
         return self.chunks_s[-1] if self.chunks_s else self.sent_s
 
     @property
     def ttft_s(self) -> float:
-        """From its scheduled time to its first piece; infinite for a failure."""
+        """From its scheduled time to its first chunk; infinite for a failure."""
         return inf if self.error else self.first_s - self.scheduled_s
 
     @property
     def e2el_s(self) -> float:
-        """From its scheduled time to its last piece; infinite for a failure."""
+        """From its scheduled time to its last chunk; infinite for a failure."""
         return inf if self.error else self.last_s - self.scheduled_s
 
     @property
@@ -112,15 +117,15 @@ class Answer:
 
     @property
     def itl_s(self) -> list[float]:
-        """The gaps between its pieces; none for a failure."""
+        """The gaps between its chunks; none for a failure."""
         if self.error:
             return []
         return [later - earlier for earlier, later in zip(self.chunks_s, self.chunks_s[1:], strict=False)]
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
-    """What came of a load so far: filled while it runs, so that an interrupt leaves what there is."""
+class LoadResults:
+    """The results of a load test, filled while it runs, so that an interrupt leaves what there is."""
 
-    answers: list[Answer] = field(default_factory=list)
-    probes: list[Answer] = field(default_factory=list)
+    requests: list[RequestResult] = field(default_factory=list)
+    probes: list[RequestResult] = field(default_factory=list)

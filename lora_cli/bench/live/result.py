@@ -1,4 +1,4 @@
-"""The numbers of live runs by name, each next to what it means; where requests found their adapters; goodput.
+"""The metrics of live runs with their definitions; the tiers of requests; goodput.
 
 The report has them over all seeds, each with its interval, and by adapter.
 """
@@ -11,8 +11,8 @@ from math import inf, isfinite, isinf, sqrt
 from statistics import fmean, stdev
 from typing import Final
 
-from lora_cli.bench.live.requests import Answer, Course
-from lora_cli.bench.measured_run import WORDS
+from lora_cli.bench.live.requests import LoadResults, RequestResult
+from lora_cli.bench.measured_run import KIND_OF_TIER
 from lora_cli.bench.quantiles import VLLM_SUMMARIES, nearest_rank, summary, vllm_summary
 from lora_cli.bench.report import (
     BenchReport,
@@ -28,14 +28,16 @@ from lora_cli.core.grouping import by_key
 from lora_cli.errors import UsageError
 
 KINDS: tuple[LiveTier, ...] = ("hot", "warm", "cold", "later")
-"""``later`` is where no more is known: the server does not say, and the adapter was asked for before."""
+"""``later``: the server reports no tier, and the adapter was requested before."""
 
 INFERRED: Final = "inferred"
 SERVER: Final = "server"
 
 
-def kinds(answers: Sequence[Answer], used: set[str], slots: int | None = None) -> tuple[list[LiveTier], TiersFrom]:
-    """The kind of each answer ("" where there is none), and who says so.
+def classify_tiers(
+    results: Sequence[RequestResult], used: set[str], slots: int | None = None
+) -> tuple[list[LiveTier], TiersFrom]:
+    """The kind of each request ("" if unknown), and its origin.
 
     A server that names tiers in ``x-lora-tier`` is believed. Elsewhere a request is ``cold`` when it was sent before
     its adapter had answered any; ``used`` are the adapters that had, before this run, and grows by those that do now.
@@ -43,34 +45,34 @@ def kinds(answers: Sequence[Answer], used: set[str], slots: int | None = None) -
     so many that were asked for, which an engine that evicts the least recently used still has there, else ``warm``.
     """
     first_s: dict[str, float] = {}
-    for one in answers:
+    for one in results:
         if not one.error:
             first_s[one.name] = min(first_s.get(one.name, inf), one.first_s)
     before = frozenset(used)
     used.update(first_s)
-    if any(one.tier for one in answers):
-        return [WORDS.get(one.tier, "") for one in answers], SERVER
+    if any(one.tier for one in results):
+        return [KIND_OF_TIER.get(one.tier, "") for one in results], SERVER
     found: list[LiveTier] = [
-        "cold" if one.name not in before and one.sent_s <= first_s.get(one.name, inf) else "later" for one in answers
+        "cold" if one.name not in before and one.sent_s <= first_s.get(one.name, inf) else "later" for one in results
     ]
-    return (found if slots is None else _by_recency(answers, found, slots)), INFERRED
+    return (found if slots is None else _by_recency(results, found, slots)), INFERRED
 
 
-def _by_recency(answers: Sequence[Answer], found: Sequence[LiveTier], slots: int) -> list[LiveTier]:
+def _by_recency(results: Sequence[RequestResult], found: Sequence[LiveTier], slots: int) -> list[LiveTier]:
     """The same, with each ``later`` classified: whether its adapter is among the last ``slots`` that were asked for."""
-    told = list(found)
+    kinds = list(found)
     recent: dict[str, None] = {}
-    for number in sorted(range(len(answers)), key=lambda number: answers[number].sent_s):
-        name = answers[number].name
-        if told[number] == "later":
-            told[number] = "hot" if name in list(recent)[-slots:] else "warm"
+    for number in sorted(range(len(results)), key=lambda number: results[number].sent_s):
+        name = results[number].name
+        if kinds[number] == "later":
+            kinds[number] = "hot" if name in list(recent)[-slots:] else "warm"
         recent.pop(name, None)
         recent[name] = None
-    return told
+    return kinds
 
 
 Slo = Mapping[str, float]
-"""Milliseconds that a measure may take, by its name."""
+"""The maximum milliseconds of each measure."""
 
 
 def parse_goodput(texts: Sequence[str]) -> Slo:
@@ -95,36 +97,36 @@ def parse_goodput(texts: Sequence[str]) -> Slo:
     return found
 
 
-def milliseconds(answer: Answer, measure: str) -> float:
-    """What an answer took of a measure; no token after the first is no time for one (as in vLLM), a failure is inf."""
-    if answer.error:
+def measure_ms(result: RequestResult, measure: str) -> float:
+    """The milliseconds of a measure; tpot is 0 without a second token (as in vLLM), and a failure is infinite."""
+    if result.error:
         return inf
     if measure == "tpot":
-        return (answer.tpot_s or 0.0) * 1e3
-    return (answer.ttft_s if measure == "ttft" else answer.e2el_s) * 1e3
+        return (result.tpot_s or 0.0) * 1e3
+    return (result.ttft_s if measure == "ttft" else result.e2el_s) * 1e3
 
 
-def is_good(answer: Answer, slo: Slo) -> bool:
-    """Whether it keeps all of ``slo``; a failure keeps none."""
-    return not answer.error and all(milliseconds(answer, name) <= most for name, most in slo.items())
+def meets_slo(result: RequestResult, slo: Slo) -> bool:
+    """Whether a request meets all of ``slo``; a failure meets none."""
+    return not result.error and all(measure_ms(result, name) <= most for name, most in slo.items())
 
 
-def keeps(answers: Sequence[Answer], slo: Slo) -> bool:
-    """Whether 99 % of an adapter's requests keep each part of ``slo``."""
+def adapter_meets_slo(results: Sequence[RequestResult], slo: Slo) -> bool:
+    """Whether 99 % of an adapter's requests meet each part of ``slo``."""
     return all(
-        nearest_rank(sorted(milliseconds(one, name) for one in answers), 0.99) <= most for name, most in slo.items()
+        nearest_rank(sorted(measure_ms(one, name) for one in results), 0.99) <= most for name, most in slo.items()
     )
 
 
 MEASURES = ("ttft", "tpot", "itl", "e2el")
 VLLM_MEASURES = (*MEASURES, "client_queue_time", "e2el_including_client_queue")
 COMPARED = ("ttft", "tpot", "e2el")
-"""What --goodput is about, and what an adapter's run and the base's are compared by."""
+"""The measures of --goodput, and of the comparison with the base (--control)."""
 
 COUNTS = frozenset({"completed", "failed", "total_input_tokens", "total_output_tokens", "duration"}).union(
     f"{kind}_requests" for kind in KINDS
 )
-"""What several runs add up to."""
+"""Metrics that are summed over runs."""
 
 LATE_MS = 5.0
 
@@ -150,58 +152,58 @@ DEFINITIONS = {
     "percentiles": "nearest rank: the smallest value that so many do not exceed, without interpolation",
     "95 %": "half the width of the interval for the mean of the seeds' values, by Student's t",
 }
-"""What the numbers mean, printed next to them."""
+"""The definitions of the metrics, printed next to them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """What came of the requests of one seed; ``kinds`` are of its answers, as ``tiers_from`` says.
+class SeedRun:
+    """The results of one seed; ``kinds`` are those of its requests, from ``tiers_from``.
 
     ``timed`` is whether its requests had times of their own. ``control`` are the base's answers to the same requests.
     """
 
     seed: int
-    course: Course
+    load: LoadResults
     kinds: Sequence[LiveTier]
     tiers_from: TiersFrom = INFERRED
     timed: bool = True
-    control: Sequence[Answer] | None = None
+    control: Sequence[RequestResult] | None = None
 
 
-def numbers(run: Run, slo: Slo) -> dict[str, float | None]:
-    """Every metric of ``live_names``, of one run; None is what is not known."""
-    answers = run.course.answers
-    told = _latencies(answers, "")
+def run_metrics(run: SeedRun, slo: Slo) -> dict[str, float | None]:
+    """Every metric of ``live_metric_names`` for one run; None if unknown."""
+    results = run.load.requests
+    metrics = _latencies(results, "")
     for kind in KINDS:
-        own = [one for one, found in zip(answers, run.kinds, strict=True) if found == kind]
-        told |= {f"{kind}_requests": len(own)} | _latencies(own, f"{kind}_")
-    told |= _as_vllm(answers) | _throughput(answers, slo) | _loads(run) | _lateness(answers) | _probes(run)
-    return told | _control(run, told)
+        own = [one for one, found in zip(results, run.kinds, strict=True) if found == kind]
+        metrics |= {f"{kind}_requests": len(own)} | _latencies(own, f"{kind}_")
+    metrics |= _as_vllm(results) | _throughput(results, slo) | _loads(run) | _lateness(results) | _probes(run)
+    return metrics | _control(run, metrics)
 
 
-def live_names() -> set[str]:
+def live_metric_names() -> set[str]:
     """The names of all metrics that a live run has."""
-    return set(numbers(Run(0, Course(), ()), {}))
+    return set(run_metrics(SeedRun(0, LoadResults(), ()), {}))
 
 
-def by_adapter(runs: Iterable[Run], slo: Slo) -> dict[str, dict[str, float | None]]:
+def by_adapter(runs: Iterable[SeedRun], slo: Slo) -> dict[str, dict[str, float | None]]:
     """Requests, failures and slowest of each adapter over all runs, by its name."""
-    found = by_key((one.name, one) for run in runs for one in run.course.answers)
-    return {name: _of_one(answers, slo) for name, answers in sorted(found.items())}
+    found = by_key((one.name, one) for run in runs for one in run.load.requests)
+    return {name: _of_one(results, slo) for name, results in sorted(found.items())}
 
 
-def _of_one(answers: Sequence[Answer], slo: Slo) -> dict[str, float | None]:
-    failed = sum(bool(one.error) for one in answers)
-    told: dict[str, float | None] = {"requests": len(answers), "failed": failed}
+def _of_one(results: Sequence[RequestResult], slo: Slo) -> dict[str, float | None]:
+    failed = sum(bool(one.error) for one in results)
+    metrics: dict[str, float | None] = {"requests": len(results), "failed": failed}
     for measure in ("ttft", "e2el"):
-        values = summary((getattr(one, f"{measure}_s") * 1e3 for one in answers if not one.error), failed)
-        told |= {f"{measure}_{share}_ms": values[share] for share in ("p50", "p99")}
-    return told | ({"meets_slo": float(keeps(answers, slo))} if slo else {})
+        values = summary((getattr(one, f"{measure}_s") * 1e3 for one in results if not one.error), failed)
+        metrics |= {f"{measure}_{share}_ms": values[share] for share in ("p50", "p99")}
+    return metrics | ({"meets_slo": float(adapter_meets_slo(results, slo))} if slo else {})
 
 
-def _latencies(answers: Sequence[Answer], prefix: str) -> dict[str, float | None]:
-    whole = [one for one in answers if not one.error]
-    failed = len(answers) - len(whole)
+def _latencies(results: Sequence[RequestResult], prefix: str) -> dict[str, float | None]:
+    whole = [one for one in results if not one.error]
+    failed = len(results) - len(whole)
     values: Mapping[str, tuple[list[float], int]] = {
         "ttft": ([one.ttft_s for one in whole], failed),
         "tpot": ([one.tpot_s for one in whole if one.tpot_s is not None], 0),
@@ -215,9 +217,9 @@ def _latencies(answers: Sequence[Answer], prefix: str) -> dict[str, float | None
     }
 
 
-def _as_vllm(answers: Sequence[Answer]) -> dict[str, float | None]:
-    """The keys of vLLM: of what completed, and from when it was sent."""
-    whole = [one for one in answers if not one.error]
+def _as_vllm(results: Sequence[RequestResult]) -> dict[str, float | None]:
+    """VLLM's keys: of completed requests, from the time that they were sent."""
+    whole = [one for one in results if not one.error]
     values: Mapping[str, list[float]] = {
         "ttft": [one.first_s - one.sent_s for one in whole],
         "tpot": [one.tpot_s for one in whole if one.tpot_s is not None],
@@ -233,20 +235,20 @@ def _as_vllm(answers: Sequence[Answer]) -> dict[str, float | None]:
     }
 
 
-def _throughput(answers: Sequence[Answer], slo: Slo) -> dict[str, float | None]:
-    whole = [one for one in answers if not one.error]
-    duration = max((one.last_s for one in answers), default=0.0)
+def _throughput(results: Sequence[RequestResult], slo: Slo) -> dict[str, float | None]:
+    whole = [one for one in results if not one.error]
+    duration = max((one.last_s for one in results), default=0.0)
     tokens_in, tokens_out = sum(one.prompt_tokens for one in whole), sum(one.output_tokens for one in whole)
-    good = sum(is_good(one, slo) for one in answers) if slo else None
-    own = by_key((one.name, one) for one in answers)
-    met = sum(keeps(each, slo) for each in own.values()) if slo else None
+    good = sum(meets_slo(one, slo) for one in results) if slo else None
+    own = by_key((one.name, one) for one in results)
+    met = sum(adapter_meets_slo(each, slo) for each in own.values()) if slo else None
 
     def rate(number: float | None) -> float | None:
         return number / duration if number is not None and duration > 0 else None
 
     return {
         "completed": len(whole),
-        "failed": len(answers) - len(whole),
+        "failed": len(results) - len(whole),
         "duration": duration,
         "total_input_tokens": tokens_in,
         "total_output_tokens": tokens_out,
@@ -254,14 +256,14 @@ def _throughput(answers: Sequence[Answer], slo: Slo) -> dict[str, float | None]:
         "request_goodput": rate(good),
         "output_throughput": rate(tokens_out),
         "total_token_throughput": rate(tokens_in + tokens_out),
-        "slo_attainment": good / len(answers) if good is not None and answers else None,
+        "slo_attainment": good / len(results) if good is not None and results else None,
         "adapters_slo_attainment": met / len(own) if met is not None and own else None,
-        "max_output_tokens_per_s": _most_tokens(whole),
-        "max_concurrent_requests": _most_at_once(answers),
+        "max_output_tokens_per_s": _max_tokens_per_s(whole),
+        "max_concurrent_requests": _max_concurrency(results),
     }
 
 
-def _most_tokens(whole: Sequence[Answer]) -> float | None:
+def _max_tokens_per_s(whole: Sequence[RequestResult]) -> float | None:
     """The most tokens within one second of the clock; the pieces of an answer share its tokens evenly."""
     seconds: Counter[int] = Counter()
     for one in whole:
@@ -271,71 +273,71 @@ def _most_tokens(whole: Sequence[Answer]) -> float | None:
     return max(seconds.values(), default=None)
 
 
-def _most_at_once(answers: Sequence[Answer]) -> float | None:
-    steps = sorted([(one.sent_s, 1) for one in answers] + [(one.last_s, -1) for one in answers])
+def _max_concurrency(results: Sequence[RequestResult]) -> float | None:
+    steps = sorted([(one.sent_s, 1) for one in results] + [(one.last_s, -1) for one in results])
     return max(accumulate(step for _, step in steps), default=0) or None
 
 
-def _loads(run: Run) -> dict[str, float | None]:
-    """What the server says of loads, hits by its tiers, and what it costs to be cold."""
-    told = Counter(run.kinds)
-    known = told["hot"] + told["warm"] + told["cold"] if run.tiers_from != INFERRED else 0
-    loads = [one.load_ms for one in run.course.answers if one.load_ms]
-    waits = by_key((kind, one) for one, kind in zip(run.course.answers, run.kinds, strict=True) if not one.error)
+def _loads(run: SeedRun) -> dict[str, float | None]:
+    """Load times and hit ratios that the server reported, and the penalty of cold requests."""
+    by_kind = Counter(run.kinds)
+    known = by_kind["hot"] + by_kind["warm"] + by_kind["cold"] if run.tiers_from != INFERRED else 0
+    loads = [one.load_ms for one in run.load.requests if one.load_ms]
+    waits = by_key((kind, one) for one, kind in zip(run.load.requests, run.kinds, strict=True) if not one.error)
     medians = {kind: nearest_rank(sorted(one.ttft_s * 1e3 for one in own), 0.5) for kind, own in waits.items()}
     usual = next((medians[kind] for kind in ("hot", "warm", "later") if kind in medians), None)
     cold = medians.get("cold")
     return {
-        "hit_ratio": told["hot"] / known if known else None,
-        "memory_hit_ratio": 1 - told["cold"] / known if known else None,
+        "hit_ratio": by_kind["hot"] / known if known else None,
+        "memory_hit_ratio": 1 - by_kind["cold"] / known if known else None,
         "cold_penalty_ms": cold - usual if cold is not None and usual is not None else None,
         **{f"load_{name}_ms": value for name, value in summary(loads).items()},
     }
 
 
-def _lateness(answers: Sequence[Answer]) -> dict[str, float | None]:
+def _lateness(results: Sequence[RequestResult]) -> dict[str, float | None]:
     return {
         f"lateness_{name}_ms": value
-        for name, value in summary((one.woke_s - one.scheduled_s) * 1e3 for one in answers).items()
+        for name, value in summary((one.woke_s - one.scheduled_s) * 1e3 for one in results).items()
     }
 
 
-def _probes(run: Run) -> dict[str, float | None]:
+def _probes(run: SeedRun) -> dict[str, float | None]:
     """Probes next to the loads of other adapters, and all others."""
     loading = [
         (one.sent_s, one.first_s)
-        for one, kind in zip(run.course.answers, run.kinds, strict=True)
+        for one, kind in zip(run.load.requests, run.kinds, strict=True)
         if kind == "cold" and not one.error
     ]
     beside: list[float] = []
     apart: list[float] = []
-    for probe in run.course.probes:
+    for probe in run.load.probes:
         if not probe.error:
             stalled = any(start < probe.first_s and probe.sent_s < end for start, end in loading)
             (beside if stalled else apart).append(probe.ttft_s * 1e3)
-    told = {f"probe_loading_{name}_ms": value for name, value in summary(beside).items()}
-    told |= {f"probe_quiet_{name}_ms": value for name, value in summary(apart).items()}
-    one, other = told["probe_loading_p50_ms"], told["probe_quiet_p50_ms"]
-    return told | {"stalled_others_ms": one - other if one is not None and other is not None else None}
+    metrics = {f"probe_loading_{name}_ms": value for name, value in summary(beside).items()}
+    metrics |= {f"probe_quiet_{name}_ms": value for name, value in summary(apart).items()}
+    one, other = metrics["probe_loading_p50_ms"], metrics["probe_quiet_p50_ms"]
+    return metrics | {"stalled_others_ms": one - other if one is not None and other is not None else None}
 
 
-def _control(run: Run, told: Mapping[str, float | None]) -> dict[str, float | None]:
+def _control(run: SeedRun, metrics: Mapping[str, float | None]) -> dict[str, float | None]:
     base = _latencies(run.control or (), "")
     found: dict[str, float | None] = {}
     for measure in COMPARED:
         for share in ("p50", "p99"):
             name = f"{measure}_{share}_ms"
-            ours, theirs = told[name], base[name]
+            ours, theirs = metrics[name], base[name]
             fine = ours is not None and theirs is not None and theirs > 0 and not isinf(ours) and not isinf(theirs)
             found[f"control_{name}"] = theirs
             found[f"control_ratio_{measure}_{share}"] = ours / theirs if fine else None  # type: ignore[operator]
     return found
 
 
-Z = 1.959963984540054
+NORMAL_975 = 1.959963984540054
 """The normal distribution's quantile at 0.975."""
 
-T = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157, 2.228139)
+STUDENT_T_975 = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157, 2.228139)
 """Student's t at 0.975 for 1 to 10 degrees of freedom."""
 
 RATES = {
@@ -343,7 +345,7 @@ RATES = {
     "output_throughput": ("total_output_tokens",),
     "total_token_throughput": ("total_input_tokens", "total_output_tokens"),
 }
-MOST = ("max_output_tokens_per_s", "max_concurrent_requests")
+MAXIMA = ("max_output_tokens_per_s", "max_concurrent_requests")
 
 Numbers = Mapping[str, float | None]
 
@@ -353,26 +355,26 @@ def t_quantile(freedom: int) -> float:
 
     Beyond 10 degrees of freedom by the expansion of Abramowitz and Stegun, 26.7.5, to four digits.
     """
-    if freedom <= len(T):
-        return T[freedom - 1]
+    if freedom <= len(STUDENT_T_975):
+        return STUDENT_T_975[freedom - 1]
     return (
-        Z
-        + (Z**3 + Z) / (4 * freedom)
-        + (5 * Z**5 + 16 * Z**3 + 3 * Z) / (96 * freedom**2)
-        + (3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z) / (384 * freedom**3)
+        NORMAL_975
+        + (NORMAL_975**3 + NORMAL_975) / (4 * freedom)
+        + (5 * NORMAL_975**5 + 16 * NORMAL_975**3 + 3 * NORMAL_975) / (96 * freedom**2)
+        + (3 * NORMAL_975**7 + 19 * NORMAL_975**5 + 17 * NORMAL_975**3 - 15 * NORMAL_975) / (384 * freedom**3)
     )
 
 
-def together(runs: Sequence[Numbers]) -> dict[str, float | None]:
+def combine_runs(runs: Sequence[Numbers]) -> dict[str, float | None]:
     """Every metric over all runs: counts and seconds added up, rates by these, and means of all else."""
-    found = {name: _one(name, [run[name] for run in runs]) for name in runs[0]} if runs else {}
+    found = {name: _combine(name, [run[name] for run in runs]) for name in runs[0]} if runs else {}
     for name, counts in RATES.items():
         if duration := found.get("duration"):
             found[name] = sum(found[count] or 0 for count in counts) / duration
     return found
 
 
-def intervals(runs: Sequence[Numbers]) -> dict[str, float]:
+def confidence_intervals(runs: Sequence[Numbers]) -> dict[str, float]:
     """Half the width of the 95 % interval of each metric that at least two runs know, and none as infinite."""
     found = {}
     for name in runs[0] if runs else ():
@@ -382,13 +384,13 @@ def intervals(runs: Sequence[Numbers]) -> dict[str, float]:
     return found
 
 
-def _one(name: str, values: Sequence[float | None]) -> float | None:
+def _combine(name: str, values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     if not known:
         return None
     if name in COUNTS:
         return sum(known)
-    return max(known) if name in MOST else fmean(known)
+    return max(known) if name in MAXIMA else fmean(known)
 
 
 def live_report(
@@ -396,38 +398,40 @@ def live_report(
     setting: BenchSetting,
     base: str,
     slo: Slo,
-    runs: Sequence[Run],
+    runs: Sequence[SeedRun],
     refused: Mapping[str, str] | None = None,
 ) -> BenchReport:
     """The report of these runs; ``refused`` are adapters that cannot be served and were not asked for, and why."""
-    each = [numbers(one, slo) for one in runs]
-    metrics = together(each)
+    each = [run_metrics(one, slo) for one in runs]
+    metrics = combine_runs(each)
     late_ms = metrics.get("lateness_p99_ms")
     failures = {name: f"cannot be served: {why}" for name, why in (refused or {}).items()}
-    failures |= {name: f"{count} of its requests failed: {why}" for name, (count, why) in errors(runs, base).items()}
+    failures |= {
+        name: f"{count} of its requests failed: {why}" for name, (count, why) in failures_by_model(runs, base).items()
+    }
     result = LiveReport(
         slo_ms=slo,
         tiers_from=SERVER if any(one.tiers_from == SERVER for one in runs) else INFERRED,
         hits={kind: sum(one.kinds.count(kind) for one in runs) for kind in KINDS},
         late=late_ms is not None and late_ms > LATE_MS and any(one.timed for one in runs),
-        interval_95=intervals(each),
+        interval_95=confidence_intervals(each),
         seeds=tuple(one.seed for one in runs),
-        runs=tuple(map(_seed, runs, each)),
+        runs=tuple(map(_seed_report, runs, each)),
         per_adapter=by_adapter(runs, slo),
         failures=failures,
     )
     names = [f"{name}_{what}_ms" for what in VLLM_MEASURES for name in VLLM_SUMMARIES]
     summaries = {name: metrics.get(name) for name in names}
-    sent = sum(len(one.course.answers) for one in runs)
+    sent = sum(len(one.load.requests) for one in runs)
     run = replace(run, num_prompts=sent, model_id=base or None, endpoint_type="openai")
     return bench_report(run, setting, result, DEFINITIONS, metrics, summaries)
 
 
-def errors(runs: Sequence[Run], base: str) -> dict[str, tuple[int, str]]:
+def failures_by_model(runs: Sequence[SeedRun], base: str) -> dict[str, tuple[int, str]]:
     """How many requests of each model failed, and what the server said to the first of them."""
     found: dict[str, tuple[int, str]] = {}
     for run in runs:
-        asked = [(one.name, one) for one in (*run.course.answers, *run.course.probes)]
+        asked = [(one.name, one) for one in (*run.load.requests, *run.load.probes)]
         for name, one in [*asked, *((base, one) for one in run.control or ())]:
             if one.error:
                 count, first = found.get(name, (0, one.error))
@@ -435,23 +439,23 @@ def errors(runs: Sequence[Run], base: str) -> dict[str, tuple[int, str]]:
     return found
 
 
-def _seed(run: Run, metrics: Mapping[str, float | None]) -> SeedReport:
-    answers, control = run.course.answers, run.control
+def _seed_report(run: SeedRun, metrics: Mapping[str, float | None]) -> SeedReport:
+    results, control = run.load.requests, run.control
     return SeedReport(
         seed=run.seed,
         tiers_from=run.tiers_from,
         metrics=metrics,
-        adapters=tuple(one.name for one in answers),
+        adapters=tuple(one.name for one in results),
         tiers=tuple(run.kinds),
-        load_ms=tuple(one.load_ms for one in answers),
-        scheduled_times=tuple(one.scheduled_s for one in answers),
-        start_times=tuple(one.sent_s for one in answers),
-        ttfts=tuple(None if one.error else one.first_s - one.sent_s for one in answers),
-        itls=tuple(tuple(round(gap, 6) for gap in one.itl_s) for one in answers),
-        latencies=tuple(None if one.error else one.last_s - one.sent_s for one in answers),
-        input_lens=tuple(one.prompt_tokens for one in answers),
-        output_lens=tuple(one.output_tokens for one in answers),
-        errors=tuple(one.error for one in answers),
-        probes=tuple((one.sent_s, None if one.error else one.ttft_s * 1e3) for one in run.course.probes),
+        load_ms=tuple(one.load_ms for one in results),
+        scheduled_times=tuple(one.scheduled_s for one in results),
+        start_times=tuple(one.sent_s for one in results),
+        ttfts=tuple(None if one.error else one.first_s - one.sent_s for one in results),
+        itls=tuple(tuple(round(gap, 6) for gap in one.itl_s) for one in results),
+        latencies=tuple(None if one.error else one.last_s - one.sent_s for one in results),
+        input_lens=tuple(one.prompt_tokens for one in results),
+        output_lens=tuple(one.output_tokens for one in results),
+        errors=tuple(one.error for one in results),
+        probes=tuple((one.sent_s, None if one.error else one.ttft_s * 1e3) for one in run.load.probes),
         control_ttft_ms=None if control is None else tuple(None if one.error else one.ttft_s * 1e3 for one in control),
     )

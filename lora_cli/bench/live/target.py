@@ -1,32 +1,32 @@
-"""The server that is measured: what it serves, under which name, and whether it completes requests."""
+"""The server under test: its adapters and their names, and whether it completes requests."""
 
 import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lora_cli.bench.live.load_generator import SILENCE_S
+from lora_cli.bench.live.load_generator import READ_TIMEOUT_S
 from lora_cli.bench.live.requests import token_ids
 from lora_cli.bench.trace import Request
 from lora_cli.core import parse
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.endpoint.address import Address
-from lora_cli.endpoint.client import WRONG, Endpoint, Refusal
-from lora_cli.endpoint.servers import SERVERS, Served, Server, open_server
+from lora_cli.endpoint.client import NOT_AN_ENGINE_HINT, Endpoint, Refusal
+from lora_cli.endpoint.servers import SERVERS, ServedModel, Server, open_server
 from lora_cli.errors import EndpointError
 
 VOCABULARIES = (1000, 100, 16)
 """Token ids are below one of these: the first that the server takes."""
 
-REFUSED = (400, 422, 500)
-"""What servers answer to a token id that they do not have."""
+INVALID_TOKEN_STATUSES = (400, 422, 500)
+"""Statuses of servers' responses to an unknown token id."""
 
-TOLD = ("device", "dtype")
+FACT_KEYS = ("device", "dtype")
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server: ``models`` says what it calls each adapter, ``base`` is its base ("" where it lists none).
+    """A server: ``models`` has its name of each adapter, ``base`` is its base ("" if it lists none).
 
     ``engine`` is ``vllm``, ``sglang`` or ``lora-cli``, "" where it does not say; ``facts`` are the other facts that it
     reports.
@@ -56,7 +56,7 @@ def find_target(address: Address, token: str, names: Sequence[str]) -> Target:
         return Target(address, token, engine, base, models, _facts(server, engine))
 
 
-def slots_of(target: Target) -> int | None:
+def max_loras_of(target: Target) -> int | None:
     """Adapters that its device holds at once, by its metrics (vLLM's ``vllm:lora_requests_info``), if known.
 
     vLLM reports it once it has answered for an adapter.
@@ -68,22 +68,22 @@ def slots_of(target: Target) -> int | None:
             text = endpoint.request("GET", "/metrics").decode("utf-8", "replace")
         except EndpointError:
             return None
-    told = re.findall(r'^vllm:lora_requests_info\{[^}\n]*\bmax_lora="(\d{1,6})"', text, re.MULTILINE)
-    return int(told[-1]) or None if told else None
+    facts = re.findall(r'^vllm:lora_requests_info\{[^}\n]*\bmax_lora="(\d{1,6})"', text, re.MULTILINE)
+    return int(facts[-1]) or None if facts else None
 
 
 def _engine(endpoint: Endpoint) -> str:
-    """Whose ``/v1/models`` it is: they sign it."""
+    """The kind of server, by ``owned_by`` in its ``/v1/models``."""
     try:
         listed = parse.objects(endpoint.get("/v1/models"), "data")
     except Refusal as error:
         if error.status == 404:
-            raise EndpointError(error.message, hint=WRONG) from error
+            raise EndpointError(error.message, hint=NOT_AN_ENGINE_HINT) from error
         raise
     return next((owner for one in listed if (owner := str(one.get("owned_by"))) in SERVERS), "")
 
 
-def _chosen(served: Sequence[Served], names: Sequence[str], where: str) -> list[Served]:
+def _chosen(served: Sequence[ServedModel], names: Sequence[str], where: str) -> list[ServedModel]:
     adapters = {one.name: one for one in served if one.parent}
     if not names:
         if not adapters:
@@ -108,14 +108,14 @@ def find_vocabulary(target: Target, first: Request) -> int:
     if not target.base:
         return VOCABULARIES[0]
     draw = random.Random(0)  # noqa: S311 - a prompt, not a secret
-    with Endpoint(target.address, target.token, SILENCE_S) as endpoint:
+    with Endpoint(target.address, target.token, READ_TIMEOUT_S) as endpoint:
         server = open_server(target.engine or "vllm", endpoint)
         for vocabulary in VOCABULARIES:
             prompt = (*token_ids(draw, max(first.prompt_tokens, 1) - 1, vocabulary), vocabulary - 1)
             try:
                 server.complete(target.base, prompt, max(first.output_tokens, 1))
             except Refusal as error:
-                if error.status not in REFUSED or vocabulary == VOCABULARIES[-1]:
+                if error.status not in INVALID_TOKEN_STATUSES or vocabulary == VOCABULARIES[-1]:
                     raise
             else:
                 return vocabulary
@@ -124,9 +124,9 @@ def find_vocabulary(target: Target, first: Request) -> int:
 
 def _facts(server: Server, engine: str) -> dict[str, str]:
     """Its version if it reports one; of our own, where its slots are."""
-    told: dict[str, str] = {"engine": engine or "unknown"}
+    facts: dict[str, str] = {"engine": engine or "unknown"}
     if engine == "lora-cli":
         fields = parse.mapping(server.endpoint.get("/v1/status"), "/v1/status")
-        return told | {key: fields[key] for key in TOLD if isinstance(fields.get(key), str) and fields[key]}
+        return facts | {key: fields[key] for key in FACT_KEYS if isinstance(fields.get(key), str) and fields[key]}
     version = server.version()
-    return told | ({"engine_version": version} if version else {})
+    return facts | ({"engine_version": version} if version else {})

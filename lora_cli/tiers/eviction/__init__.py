@@ -1,4 +1,4 @@
-"""Eviction policies of a full tier, which are pure and import no torch; ``registry`` names them.
+"""Eviction policies; pure, without torch. ``registry`` has them by name.
 
 Time is logical: a policy that needs a clock counts requests, so that a replay of a trace and the life that it was
 recorded from are the same, and both can be repeated.
@@ -8,29 +8,28 @@ from collections.abc import Iterator
 from typing import Protocol
 
 
-class Eviction(Protocol):
-    """A policy gets the events of a tier, and says in which order its adapters should leave.
+class EvictionPolicy(Protocol):
+    """A policy gets the events of a tier, and gives the order of evictions.
 
-    It learns of a request when it is answered, so it never sees one whose load failed. What it may know of a key
-    besides (request rates, bytes, load cost) is in the ``View`` that it is made with.
+    It is told of a request once it is answered, so never of one whose load failed. Request rates, bytes and load costs
+    are in the ``PolicyContext`` that it is created with.
     """
 
     def hit(self, key: str) -> None:
-        """``key`` was asked for, and is here."""
+        """``key`` was requested, and is loaded."""
         ...
 
     def loaded(self, key: str, *, ahead: bool) -> None:
-        """``key`` was not here and is now: for the request that it was loaded for, or ``ahead`` of one."""
+        """``key`` was loaded, for a request or ``ahead`` of one."""
         ...
 
-    def left(self, key: str, *, evicted: bool) -> None:
-        """``key`` is gone: to make room, or (not ``evicted``) because it was discarded."""
+    def removed(self, key: str, *, evicted: bool) -> None:
+        """``key`` was removed: ``evicted``, or discarded."""
         ...
 
-    def leaving(self) -> Iterator[str]:
-        """Every key that is here, once, the first to leave first.
+    def eviction_order(self) -> Iterator[str]:
+        """Every loaded key once, the first to evict first.
 
-        The ledger takes the first ones that may leave (leased and pinned ones may not), and passes over keys that are
-        not here. It looks before it acts: nothing else is reported to it while it iterates.
+        The ledger skips leased, pinned and absent keys. It reports no events while it iterates.
         """
         ...

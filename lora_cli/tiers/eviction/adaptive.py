@@ -3,20 +3,20 @@
 from collections.abc import Callable, Iterator, Mapping
 from math import log2
 
-from lora_cli.tiers.access_history import HALF_LIVES, LASTING
-from lora_cli.tiers.budget import View
-from lora_cli.tiers.eviction import Eviction
+from lora_cli.tiers.access_history import HALF_LIVES, LONG_TERM
+from lora_cli.tiers.budget import PolicyContext
+from lora_cli.tiers.eviction import EvictionPolicy
 from lora_cli.tiers.eviction.policies import Gdsf, Lru, Ranked, Windowed
 from lora_cli.tiers.memory_accounting import Ledger
 
 WINDOWS = (0.75, 0.5)
 """Parts of the tier that go by recency, for sessions over a popularity that lasts: without, up to 9 % more misses."""
 
-MEMORY = 1_500
+LOSS_HALF_LIFE = 1_500
 """After so many requests the loss of a miss counts half. It matters little: with 500 there are 0.2 % fewer misses over
 all families that it was chosen by, with 5,000 0.2 % more, and in none of them 1.2 % more or less."""
 
-GROWTH = 2 ** (1 / MEMORY)
+GROWTH = 2 ** (1 / LOSS_HALF_LIFE)
 
 MARGIN = 0.98
 """Another expert leads when it lost less than this part of what the leader lost: equals do not take turns. With 0.95 up
@@ -26,7 +26,7 @@ to 3 % more misses, with 0.999 0.4 % fewer over all.
 LARGEST_UNIT = 1e100
 
 
-def experts(view: View) -> Mapping[str, Eviction]:
+def experts(view: PolicyContext) -> Mapping[str, EvictionPolicy]:
     """The policies that ``Adaptive`` chooses from, by name; the first one leads until another does better.
 
     ``lru`` for sessions, ``gdsf`` for sizes far apart, rates by each half-life times worth, for a popularity that
@@ -45,7 +45,7 @@ def experts(view: View) -> Mapping[str, Eviction]:
     return {
         "lru": Lru(),
         "gdsf": Gdsf(view.worth),
-        **{f"window-{window:g}": Windowed(dense(LASTING), view.share, window) for window in WINDOWS},
+        **{f"window-{window:g}": Windowed(dense(LONG_TERM), view.share, window) for window in WINDOWS},
         **{f"rate-{half_life}": Ranked(dense(half_life)) for half_life in HALF_LIVES},
     }
 
@@ -53,58 +53,58 @@ def experts(view: View) -> Mapping[str, Eviction]:
 class Adaptive:
     """Follows the expert whose shadow, a ledger without values, lost least to misses recently.
 
-    Every request is put to every shadow. What a miss costs is what its load took, or what the objective says, so that
-    experts are scored by what is to be small and not by hits. The tier lets go of who is not in the leader's shadow,
-    then of who would leave there. Shadows know nothing of leases and pins: those bind the tier, whatever is chosen.
+    Every shadow simulates every request. A miss costs its load time, or what the objective says, so experts are scored
+    by the objective and not by hits. The tier evicts keys that are not in the leader's shadow, then in the leader's
+    order. Shadows ignore leases and pins; those bind the tier whatever is chosen.
     """
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: PolicyContext) -> None:
         self._view = view
-        self._here: set[str] = set()
+        self._present: set[str] = set()
         self._shadows = {name: Ledger(view.budget, expert) for name, expert in experts(view).items()}
-        self._lost = dict.fromkeys(self._shadows, 0.0)
+        self._losses = dict.fromkeys(self._shadows, 0.0)
         self._unit = 1.0
-        self._rate = view.history.rate(LASTING)
+        self._rate = view.history.rate(LONG_TERM)
         self.leader = next(iter(self._shadows))
 
     def hit(self, key: str) -> None:
-        """Put the request to every shadow."""
-        self._asked(key)
+        """Simulate the request in every shadow."""
+        self._simulate_request(key)
 
     def loaded(self, key: str, *, ahead: bool) -> None:
-        """Put the request to every shadow, when there was one."""
-        self._here.add(key)
+        """Simulate the request, if there was one, in every shadow."""
+        self._present.add(key)
         if not ahead:
-            self._asked(key)
+            self._simulate_request(key)
 
-    def left(self, key: str, *, evicted: bool) -> None:
-        """``key`` is gone from the tier; shadows go on as they were."""
-        self._here.discard(key)
+    def removed(self, key: str, *, evicted: bool) -> None:
+        """``key`` left the tier; the shadows do not change."""
+        self._present.discard(key)
 
-    def leaving(self) -> Iterator[str]:
-        """Who is here and not in the leader's shadow, the lowest rate first; then the leader's own order."""
+    def eviction_order(self) -> Iterator[str]:
+        """Keys that are not in the leader's shadow, the lowest rate first; then the leader's own order."""
         shadow = self._shadows[self.leader]
-        surplus = [key for key in self._here if key not in shadow]
+        surplus = [key for key in self._present if key not in shadow]
         yield from sorted(surplus, key=lambda key: (self._rate(key), key))
-        yield from shadow.eviction.leaving()
+        yield from shadow.eviction.eviction_order()
 
-    def _asked(self, key: str) -> None:
+    def _simulate_request(self, key: str) -> None:
         weight, loss = self._view.history.weight(key), self._view.loss(key)
         # Losses grow instead of all others being discounted: one product a request, not one for each expert.
         self._unit *= GROWTH
         if self._unit > LARGEST_UNIT:
-            self._lost = {name: value / self._unit for name, value in self._lost.items()}
+            self._losses = {name: value / self._unit for name, value in self._losses.items()}
             self._unit = 1.0
         missed = False
         for name, shadow in self._shadows.items():
-            if shadow.ask(key, weight, loss) is not None:
-                self._lost[name] += self._unit * loss
+            if shadow.request(key, weight, loss) is not None:
+                self._losses[name] += self._unit * loss
                 missed = True
         if missed:
-            self._follow()
+            self._choose_leader()
 
-    def _follow(self) -> None:
+    def _choose_leader(self) -> None:
         """Choose the leader again."""
-        best = min(self._lost, key=self._lost.__getitem__)
-        if self._lost[best] < MARGIN * self._lost[self.leader]:
+        best = min(self._losses, key=self._losses.__getitem__)
+        if self._losses[best] < MARGIN * self._losses[self.leader]:
             self.leader = best

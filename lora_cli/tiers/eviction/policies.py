@@ -25,11 +25,11 @@ class Ranked:
         """Rank ``key``."""
         self._place(key, self._score(key), 0)
 
-    def left(self, key: str, *, evicted: bool) -> None:
+    def removed(self, key: str, *, evicted: bool) -> None:
         """Forget ``key``."""
         del self._order[bisect_left(self._order, (self._placed.pop(key), key))]
 
-    def leaving(self) -> Iterator[str]:
+    def eviction_order(self) -> Iterator[str]:
         """The lowest score first."""
         at = 0
         while at < len(self._order):
@@ -61,11 +61,11 @@ class Lru:
         """``key`` is the latest; one that is loaded ahead has its request soon."""
         self._order[key] = None
 
-    def left(self, key: str, *, evicted: bool) -> None:
+    def removed(self, key: str, *, evicted: bool) -> None:
         """Forget ``key``."""
         del self._order[key]
 
-    def leaving(self) -> Iterator[str]:
+    def eviction_order(self) -> Iterator[str]:
         """The one whose last request is the oldest first."""
         return iter(self._order)
 
@@ -95,9 +95,9 @@ class Gdsf(Ranked):
         self.hit(key)
         super().loaded(key, ahead=ahead)
 
-    def left(self, key: str, *, evicted: bool) -> None:
+    def removed(self, key: str, *, evicted: bool) -> None:
         """Forget ``key``; when it was evicted, what it was worth is the age."""
-        super().left(key, evicted=evicted)
+        super().removed(key, evicted=evicted)
         value = self._value.pop(key)
         del self._times[key]
         if evicted:
@@ -125,23 +125,23 @@ class Windowed:
         if key in self._latest:
             self._latest.move_to_end(key)
         else:
-            self._rest.left(key, evicted=False)
+            self._rest.removed(key, evicted=False)
             self._enter(key)
 
     def loaded(self, key: str, *, ahead: bool) -> None:
         """``key`` is the latest."""
         self._enter(key)
 
-    def left(self, key: str, *, evicted: bool) -> None:
+    def removed(self, key: str, *, evicted: bool) -> None:
         """Forget ``key``."""
         if key in self._latest:
             self._free += self._latest.pop(key)
         else:
-            self._rest.left(key, evicted=evicted)
+            self._rest.removed(key, evicted=evicted)
 
-    def leaving(self) -> Iterator[str]:
+    def eviction_order(self) -> Iterator[str]:
         """The rest, the lowest score first; then the window, the oldest first."""
-        yield from self._rest.leaving()
+        yield from self._rest.eviction_order()
         yield from self._latest
 
     def _enter(self, key: str) -> None:

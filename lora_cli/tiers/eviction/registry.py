@@ -3,18 +3,18 @@
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from lora_cli.tiers.access_history import LASTING, History
-from lora_cli.tiers.budget import Budget, Objective, View
-from lora_cli.tiers.eviction import Eviction
+from lora_cli.tiers.access_history import LONG_TERM, History
+from lora_cli.tiers.budget import Budget, Objective, PolicyContext
+from lora_cli.tiers.eviction import EvictionPolicy
 from lora_cli.tiers.eviction.adaptive import Adaptive
 from lora_cli.tiers.eviction.policies import Gdsf, Lru, Ranked
 from lora_cli.tiers.memory_accounting import Ledger
 
 PolicyName = Literal["lru", "lfu", "gdsf", "adaptive"]
 
-POLICIES: Mapping[PolicyName, Callable[[View], Eviction]] = {
+POLICIES: Mapping[PolicyName, Callable[[PolicyContext], EvictionPolicy]] = {
     "lru": lambda _view: Lru(),
-    "lfu": lambda view: Ranked(view.history.rate(LASTING)),
+    "lfu": lambda view: Ranked(view.history.rate(LONG_TERM)),
     "gdsf": lambda view: Gdsf(view.worth),
     "adaptive": Adaptive,
 }
@@ -22,7 +22,7 @@ POLICIES: Mapping[PolicyName, Callable[[View], Eviction]] = {
 
 
 def new_ledger(
-    make: Callable[[View], Eviction],
+    make: Callable[[PolicyContext], EvictionPolicy],
     name: str,
     budget: Budget,
     history: History | None = None,
@@ -32,5 +32,5 @@ def new_ledger(
 
     A history belongs to one tier: requests that one answers are not asked of the next.
     """
-    view = View(budget, history if history is not None else History(), objective)
+    view = PolicyContext(budget, history if history is not None else History(), objective)
     return Ledger(budget, make(view), view.history, name)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 
 from lora_cli.bench.popularity import parse_popularity
-from lora_cli.bench.random_streams import Draws
-from lora_cli.bench.workload import Shape
+from lora_cli.bench.random_streams import RandomStream
+from lora_cli.bench.workload import AccessPattern
 from tests.requested import requested
 
 Family = Callable[[int, int], tuple[str, ...]]
@@ -27,19 +27,19 @@ def drawn(popularity: str) -> Family:
 
 
 def drift(requests: int, seed: int) -> tuple[str, ...]:
-    return requested(NAMES, BY_RANK, requests, seed, Shape("drift", (20, 5_000)))
+    return requested(NAMES, BY_RANK, requests, seed, AccessPattern("drift", (20, 5_000)))
 
 
 def reshuffle(requests: int, seed: int) -> tuple[str, ...]:
-    return requested(NAMES, BY_RANK, requests, seed, Shape("drift", (100, 10_000)))
+    return requested(NAMES, BY_RANK, requests, seed, AccessPattern("drift", (100, 10_000)))
 
 
 def scan(requests: int, seed: int) -> tuple[str, ...]:
-    return requested(NAMES, BY_RANK, requests, seed, Shape("scan", (10,)))
+    return requested(NAMES, BY_RANK, requests, seed, AccessPattern("scan", (10,)))
 
 
 def sessions(users: int, turns: int) -> Family:
-    return lambda requests, seed: requested(NAMES, BY_RANK, requests, seed, Shape("sessions", (users, turns)))
+    return lambda requests, seed: requested(NAMES, BY_RANK, requests, seed, AccessPattern("sessions", (users, turns)))
 
 
 def merged(requests: int, streams: list[Iterator[tuple[float, str]]]) -> tuple[str, ...]:
@@ -116,7 +116,7 @@ def by_recency(requests: int, seed: int) -> tuple[str, ...]:
 
 def tenants(requests: int, seed: int) -> tuple[str, ...]:
     """Twenty tenants of 25 adapters each: one has the floor for some 700 requests, then another."""
-    draws = Draws(seed)
+    draws = RandomStream(seed)
     inner = iter(requested(places(25), parse_popularity("zipf:0.7"), requests, seed))
     found, tenant = [], 0
     for _ in range(requests):
@@ -128,8 +128,8 @@ def tenants(requests: int, seed: int) -> tuple[str, ...]:
 
 def chats_over_traffic(requests: int, seed: int) -> tuple[str, ...]:
     """A third of the requests by 24 users of 8 turns each, the others drawn by another order of popularity."""
-    draws = Draws(seed)
-    chats = iter(requested(NAMES, BY_RANK, requests, seed, Shape("sessions", (24, 8))))
+    draws = RandomStream(seed)
+    chats = iter(requested(NAMES, BY_RANK, requests, seed, AccessPattern("sessions", (24, 8))))
     rest = iter(requested(NAMES[::-1], parse_popularity("slora-power:0.4"), requests, seed + 1))
     return tuple(next(chats) if draws.below(3) == 0 else next(rest) for _ in range(requests))
 

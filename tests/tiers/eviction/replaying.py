@@ -29,6 +29,6 @@ def replay(
     ledger, lost = new_ledger(POLICIES[policy], "replayed", budget, objective=objective), 0.0
     for key in trace:
         cost = cost_ms(key)
-        if ledger.ask(key, weigh(key), cost) is not None:
+        if ledger.request(key, weigh(key), cost) is not None:
             lost += cost
     return Replayed(ledger.counts().hits, ledger.counts().evictions, lost)

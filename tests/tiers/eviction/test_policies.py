@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from lora_cli.tiers.access_history import History
-from lora_cli.tiers.budget import Budget, View
+from lora_cli.tiers.budget import Budget, PolicyContext
 from lora_cli.tiers.eviction import adaptive
 from lora_cli.tiers.eviction.adaptive import Adaptive, experts
 from lora_cli.tiers.eviction.policies import Gdsf, Lru, Ranked, Windowed
@@ -15,12 +15,12 @@ from lora_cli.tiers.memory_accounting import Ledger
 
 def ledger_of(policy: PolicyName, slots: int = 2) -> tuple[Ledger, History]:
     history, budget = History(), Budget(slots)
-    return Ledger(budget, POLICIES[policy](View(budget, history)), history), history
+    return Ledger(budget, POLICIES[policy](PolicyContext(budget, history)), history), history
 
 
 def ask(ledger: Ledger, *keys: str, weight: int = 1, cost_ms: float = 1.0) -> list[str]:
     """Who left, in order."""
-    return [one for key in keys for one in ledger.ask(key, weight, cost_ms) or ()]
+    return [one for key in keys for one in ledger.request(key, weight, cost_ms) or ()]
 
 
 def test_the_policies_are_known_by_name() -> None:
@@ -71,7 +71,7 @@ def test_a_window_keeps_the_latest_and_ranks_the_rest() -> None:
     ledger = Ledger(Budget(4), policy)
     ask(ledger, "a", "b", "c", "d")
     # c and d are the latest two; of a and b, b has the lower score.
-    assert list(policy.leaving()) == ["b", "a", "c", "d"]
+    assert list(policy.eviction_order()) == ["b", "a", "c", "d"]
     assert ask(ledger, "e") == ["b"]
     # a hit brings a back into the window; d leaves it, and the tier.
     assert ask(ledger, "a", "b") == ["d"]
@@ -81,8 +81,8 @@ def test_a_window_keeps_the_latest_and_ranks_the_rest() -> None:
 
 def test_one_larger_than_the_window_goes_straight_to_the_rest() -> None:
     policy = Windowed(lambda key: 0.0, lambda key: 0.75, 0.5)
-    Ledger(Budget(1), policy).ask("large", 3, 1.0)
-    assert list(policy.leaving()) == ["large"]
+    Ledger(Budget(1), policy).request("large", 3, 1.0)
+    assert list(policy.eviction_order()) == ["large"]
 
 
 def test_what_is_ranked_is_in_order_however_scores_rise() -> None:
@@ -90,11 +90,11 @@ def test_what_is_ranked_is_in_order_however_scores_rise() -> None:
     ranked = Ranked(score.__getitem__)
     for key in "cab":
         ranked.loaded(key, ahead=False)
-    assert list(ranked.leaving()) == ["a", "b", "c"]
+    assert list(ranked.eviction_order()) == ["a", "b", "c"]
     score["a"] = 2.5
-    assert list(ranked.leaving()) == ["b", "a", "c"]
-    ranked.left("a", evicted=False)
-    assert list(ranked.leaving()) == ["b", "c"]
+    assert list(ranked.eviction_order()) == ["b", "a", "c"]
+    ranked.removed("a", evicted=False)
+    assert list(ranked.eviction_order()) == ["b", "c"]
 
 
 def test_adaptive_begins_as_lru() -> None:
@@ -106,10 +106,10 @@ def test_adaptive_begins_as_lru() -> None:
 
 def leader_after(requests: Sequence[str], slots: int = 4, cost: Callable[[str], float] = lambda key: 1.0) -> str:
     history, budget = History(), Budget(slots)
-    policy = Adaptive(View(budget, history))
+    policy = Adaptive(PolicyContext(budget, history))
     ledger = Ledger(budget, policy, history)
     for key in requests:
-        ledger.ask(key, 1, cost(key))
+        ledger.request(key, 1, cost(key))
     return policy.leader
 
 
@@ -131,7 +131,7 @@ def test_adaptive_judges_by_what_a_miss_costs() -> None:
 
     def missed_of_dear(policy: PolicyName) -> int:
         ledger, _ = ledger_of(policy, 4)
-        hits = [ledger.ask(key, 1, 500.0 if key.startswith("dear") else 1.0) is None for key in requests]
+        hits = [ledger.request(key, 1, 500.0 if key.startswith("dear") else 1.0) is None for key in requests]
         return sum(not hit for hit, key in zip(hits, requests, strict=True) if key.startswith("dear"))
 
     assert missed_of_dear("lru") == 600
@@ -147,18 +147,18 @@ def test_adaptive_still_learns_after_millions_of_hits(monkeypatch: pytest.Monkey
 
 def test_adaptive_lets_go_first_of_who_is_not_in_the_leaders_shadow() -> None:
     history, budget = History(), Budget(3)
-    policy = Adaptive(View(budget, history))
+    policy = Adaptive(PolicyContext(budget, history))
     ledger = Ledger(budget, policy, history)
     ask(ledger, "a", "b")
     ledger.admit("ahead", 1)
     ledger.loaded("ahead", 1.0, ahead=True)
-    assert list(policy.leaving()) == ["ahead", "a", "b"]
+    assert list(policy.eviction_order()) == ["ahead", "a", "b"]
     ledger.pin("ahead")
     assert ask(ledger, "c") == ["a"]
 
 
 def test_experts_have_names_that_say_what_they_are() -> None:
-    assert list(experts(View(Budget(2), History()))) == [
+    assert list(experts(PolicyContext(Budget(2), History()))) == [
         "lru", "gdsf", "window-0.75", "window-0.5", "rate-300", "rate-1000", "rate-5000", "rate-20000",
     ]  # fmt: skip
 
@@ -166,8 +166,8 @@ def test_experts_have_names_that_say_what_they_are() -> None:
 @pytest.mark.parametrize(("objective", "loss"), [("stall", 7.0), ("hits", 1.0), ("bytes", 10.0)])
 def test_the_objective_says_what_a_miss_costs(objective: str, loss: float) -> None:
     history = History()
-    history.loaded("a", 10, 7.0)
-    view = View(Budget(4, 40), history, objective)  # type: ignore[arg-type]
+    history.record_load("a", 10, 7.0)
+    view = PolicyContext(Budget(4, 40), history, objective)  # type: ignore[arg-type]
     assert view.loss("a") == loss
     assert view.worth("a") == loss / 0.25
 
@@ -177,4 +177,4 @@ def test_a_policy_hears_of_an_lru_order_only_what_happened() -> None:
     ledger = Ledger(Budget(2), policy)
     ledger.admit("a", 1)
     ledger.failed("a")
-    assert list(policy.leaving()) == []
+    assert list(policy.eviction_order()) == []
