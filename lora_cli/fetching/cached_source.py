@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.fetching.file_selection import Selection
 from lora_cli.fetching.resolution_history import access_of, recorded_blob, remembered
 from lora_cli.settings import Settings
@@ -32,8 +32,8 @@ class HereFirst:
         # A policy is held against the folder that the latest checkpoint is, and only a listing says which.
         self._asks = selection.latest and bool(settings.policies)
         self._settings, self._locked = settings, None if self._asks else locked
-        self._held: dict[AdapterRef, tuple[LocalSource, Revision]] = {}
-        self._digests: dict[AdapterRef, str] = {}
+        self._cached: dict[AdapterRef, tuple[str, LocalSource, Revision]] = {}
+        """Reference of a resolved revision → digest and folder of the snapshot that it is read from."""
 
     def resolve(self, ref: AdapterRef) -> Revision:
         """What ``ref`` means: as its origin says, unless what is here need not be asked for.
@@ -42,37 +42,36 @@ class HereFirst:
             LoraCliError: what the origin raises.
         """
         if self._locked is not None and (found := find_snapshot(self._store, self._locked.files)) is not None:
-            self._held[ref] = here = snapshot_at(found.directory)
-            self._digests[ref] = found.digest
             access = access_of(self._store, ref, self._selection, self._settings)
-            return Revision(ref, self._locked.revision, here[1].files, access)
+            return self._from_cache(ref, found, self._locked.revision, access)
         known = remembered(self._store, ref, self._selection, self._settings)
         if known is None:
             return self._origin.resolve(ref)
         record, snapshot = known
-        here = snapshot_at(snapshot.directory)
         if (self._settings.offline or ref.pinned) and not self._asks:
-            revision = Revision(ref, record.revision, here[1].files, record.access)
-            self._held[revision.ref], self._digests[revision.ref] = here, snapshot.digest
-            return revision
+            return self._from_cache(ref, snapshot, record.revision, record.access)
         revision = self._origin.resolve(ref)
         listed = [file for path in record.files if (file := revision.file(path)) is not None]
         if revision.id == record.revision and all(recorded_blob(record, revision, file) is not None for file in listed):
-            self._held[revision.ref], self._digests[revision.ref] = here, snapshot.digest
+            self._cached[revision.ref] = (snapshot.digest, *snapshot_at(snapshot.directory))
         return revision
+
+    def _from_cache(self, ref: AdapterRef, snapshot: Snapshot, revision: str, access: str) -> Revision:
+        _, _, folder = self._cached[ref] = (snapshot.digest, *snapshot_at(snapshot.directory))
+        return Revision(ref, revision, folder.files, access)
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         """Bytes of ``file``, from this disk where it has them."""
-        if revision.ref in self._held:
-            local, here = self._held[revision.ref]
-            if (held := here.file(file.path)) is not None:
-                return local.read(here, held, start, stop)
+        if revision.ref in self._cached:
+            _, local, folder = self._cached[revision.ref]
+            if (cached := folder.file(file.path)) is not None:
+                return local.read(folder, cached, start, stop)
         return self._origin.read(revision, file, start, stop)
 
     def holds(self, revision: Revision) -> bool:
         """Whether the bytes of an adapter at ``revision`` are on this disk."""
-        return revision.ref in self._held
+        return revision.ref in self._cached
 
     def digest(self, revision: Revision) -> str | None:
         """The digest of the snapshot in the cache that ``revision`` is read from; None if it is not here."""
-        return self._digests.get(revision.ref)
+        return self._cached[revision.ref][0] if revision.ref in self._cached else None

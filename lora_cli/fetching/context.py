@@ -4,6 +4,7 @@ import threading
 from dataclasses import dataclass
 from typing import Self
 
+from lora_cli.core.lock import ref_at
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import Refused, UsageError
 from lora_cli.fetching.disk_space import Room
@@ -39,6 +40,16 @@ class AdapterRequest:
         if isinstance(self.asked, UsageError):
             raise self.asked
         return self.asked
+
+    @property
+    def locked_ref(self) -> AdapterRef:
+        """The reference at the revision that the lock has for it.
+
+        Raises:
+            UsageError: there is no reference, or the locked revision is not a commit.
+        """
+        locked = self.demand.locked
+        return self.ref if locked is None else ref_at(self.ref, locked)
 
     @property
     def label(self) -> str:

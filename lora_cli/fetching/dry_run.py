@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lora_cli.core.lock import ref_at
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import LoraCliError
@@ -52,7 +51,7 @@ def _planned(request: AdapterRequest, sources: Sources, store: Store, settings: 
     here = HereFirst(origin, settings, Selection(latest=selection.latest), locked)
     # What is in the cache tells nothing of other files than an adapter needs.
     source = origin if selection.chosen else here
-    revision = source.resolve(ref if locked is None else ref_at(ref, locked))
+    revision = source.resolve(request.locked_ref)
     files = plan(revision, selection)
     missing: tuple[RemoteFile, ...] = ()
     if source is origin or not here.holds(revision):
@@ -62,10 +61,10 @@ def _planned(request: AdapterRequest, sources: Sources, store: Store, settings: 
         known = known_blobs(asked, recorded(store, asked))
         digests = {file.path: known[file.path].sha256 if file.path in known else file.sha256 for file in files}
         missing = tuple(file for file in files if not _is_here(store, digests[file.path]))
-    check_allowed(request.demand, revision.ref, settings, files=tuple(files))
+    check_allowed(request.demand, revision.ref, settings, files=files)
     check_count(request.label, len(files), settings.max_files)
     check_size(request.label, sum(file.size or 0 for file in files), settings.max_bytes)
-    return Planned(request, revision.id, tuple(files), missing)
+    return Planned(request, revision.id, files, missing)
 
 
 def _is_here(store: Store, sha256: str | None) -> bool:

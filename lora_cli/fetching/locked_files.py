@@ -126,9 +126,9 @@ def check_bytes(
 ) -> None:
     """The second half of ``check_folder``: whether the files have the locked bytes. Raises ``Refused``."""
     # As the folder has them: what the lock tells more of a file is what is to be proved.
-    own = [file for file in map(asked.revision.file, (file.path for file in asked.files)) if file is not None]
-    listed = replace(asked, files=own)
-    known = known_blobs(listed, recorded(store, listed))
+    own = tuple(file for listed in asked.files if (file := asked.revision.file(listed.path)) is not None)
+    asked = replace(asked, files=own)
+    known = known_blobs(asked, recorded(store, asked))
     for file in own:
         blob = locked.files.get(file.path)
         if blob is None or file.path in read_later:

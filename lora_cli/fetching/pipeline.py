@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from lora_cli.core.lock import LockedAdapter, ref_at
+from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.log import logger
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision, Snapshot, snapshot_digest
@@ -114,11 +114,10 @@ def _kept(request: AdapterRequest, context: FetchContext) -> Fetched | None:
         Offline: it must be, and the network is switched off.
         Refused, Corrupt, MachineError: see ``bring``.
     """
-    ref, demand, store, settings = request.ref, request.demand, context.store, context.settings
+    demand, store, settings = request.demand, context.store, context.settings
     cachedir_tag.check_folder(store)
-    check_reference(demand, ref, settings)
-    if demand.locked is not None:
-        ref = ref_at(ref, demand.locked)
+    check_reference(demand, request.ref, settings)
+    ref = request.locked_ref
     fetched = _remembered(ref, store, settings, request.selection, demand.locked)
     if fetched is not None:
         check_size(request.label, fetched.snapshot.size, settings.max_bytes)
@@ -157,20 +156,18 @@ def _remembered(
 
 def _from_origin(request: AdapterRequest, source: Source, context: FetchContext, kept: Fetched | None) -> Fetched:
     """What ``bring`` gives when its origin must be asked, if only for access to what is ``kept`` here."""
-    ref, name, demand, settings = request.ref, request.label, request.demand, context.settings
+    ref, name, demand, settings = request.locked_ref, request.label, request.demand, context.settings
     deadline = Deadline.of(name, settings)
-    if demand.locked is not None:
-        ref = ref_at(ref, demand.locked)
     # Which folder the latest checkpoint is, only its origin's listing says.
     if kept is not None and not request.selection.latest:
         check_kept(ref, kept.revision, kept.snapshot.files, source, settings)
         return kept
-    asked = _asked(ref, request, source, context)
+    asked = _asked(request, source, context)
     # A policy may say more of that folder.
     ref = asked.revision.ref
-    check_allowed(demand, ref, settings, files=tuple(asked.files))
+    check_allowed(demand, ref, settings, files=asked.files)
     if asks_again(ref, asked.revision.access, settings):
-        check_access(replace(asked.revision, files=tuple(asked.files)), source, settings)
+        check_access(replace(asked.revision, files=asked.files), source, settings)
     check_count(name, len(asked.files), settings.max_files)
     context.total.spend(request.turn, name, sum(file.size or 0 for file in asked.files))
     with _explained(demand.locked, asked, source, context.store):
@@ -180,9 +177,9 @@ def _from_origin(request: AdapterRequest, source: Source, context: FetchContext,
     return fetched
 
 
-def _asked(ref: AdapterRef, request: AdapterRequest, source: Source, context: FetchContext) -> Asked:
-    """The revision that ``ref`` means now, and what is wanted of it."""
-    selection, locked = request.selection, request.demand.locked
+def _asked(request: AdapterRequest, source: Source, context: FetchContext) -> Asked:
+    """The revision that the reference means now, and the files that are requested of it."""
+    ref, selection, locked = request.locked_ref, request.selection, request.demand.locked
     revision = _resolved(ref, LatestOf(source) if selection.latest else source, selection, context)
     files = plan(revision, selection)
     if locked is not None:

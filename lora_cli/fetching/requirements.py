@@ -5,6 +5,7 @@ Whether the caller may still read what a shared cache has is decided by the orig
 
 import os
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -292,14 +293,11 @@ def check_kept(ref: AdapterRef, revision: str, paths: Collection[str], source: S
 
     A commit of the Hub needs no listing: that is one request. Any other origin lists what it has first.
     """
-    _check_online(ref, settings)
     if ref.scheme == "hf":
         listed = Revision(ref, revision, tuple(RemoteFile(path, None) for path in sorted(paths)))
     else:
-        try:
+        with _access_check(ref, settings):
             listed = source.resolve(ref)
-        except (AccessDenied, NotFound) as error:
-            raise type(error)(f"{RULE}: {error.message}", hint=error.hint) from error
     check_access(listed, source, settings)
 
 
@@ -311,21 +309,24 @@ def check_access(revision: Revision, source: Source, settings: Settings) -> None
         Offline: the network is switched off, so that no origin can be asked.
         Unreachable: the origin does not answer, or with nothing.
     """
-    _check_online(revision.ref, settings)
     first = (revision.file(CONFIG), *revision.files)
     file = next((file for file in first if file is not None and file.size != 0), None)
-    try:
+    with _access_check(revision.ref, settings):
         byte = next(iter(source.read(revision, file, 0, 1)), b"") if file is not None else b""
-    except (AccessDenied, NotFound) as error:
-        raise type(error)(f"{RULE}: {error.message}", hint=error.hint) from error
     if not byte:
         hint = "its source must have a file that is not empty"
         raise Unreachable(f"{revision.ref}: {RULE}: its source sent no data", hint=hint)
 
 
-def _check_online(ref: AdapterRef, settings: Settings) -> None:
+@contextmanager
+def _access_check(ref: AdapterRef, settings: Settings) -> Iterator[None]:
+    """Around a request for access: offline mode forbids it, and a refusal names the policy rule."""
     if settings.offline:
         raise Offline(
             f"{ref}: {RULE}: its source must be asked for access, but offline mode is on",
             hint="remove --offline, or remove this requirement from the policy for this source",
         )
+    try:
+        yield
+    except (AccessDenied, NotFound) as error:
+        raise type(error)(f"{RULE}: {error.message}", hint=error.hint) from error

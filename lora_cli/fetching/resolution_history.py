@@ -34,7 +34,7 @@ class Asked:
 
     ref: AdapterRef
     revision: Revision
-    files: Sequence[RemoteFile]
+    files: tuple[RemoteFile, ...]
     selection: Selection
     endpoint: str = ""
 

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,12 @@ from lora_cli.store.blobs import drop_mark
 from lora_cli.store.cachedir_tag import check_cache
 from lora_cli.store.disk import on_disk, read_small
 from lora_cli.store.in_use import PREFIX, held
-from lora_cli.store.inventory import Item, entries, packed, tree_bytes
+from lora_cli.store.inventory import Inode, Item, entries, packed, tree_bytes
 from lora_cli.store.leases import lease
 from lora_cli.store.quarantine import moved_s, quarantined
-from lora_cli.store.resolution_records import Record, all_records, forget_record, read_record
+from lora_cli.store.resolution_records import all_records, forget_record, read_record
 from lora_cli.store.snapshots import is_digest
-from lora_cli.store.usage import BlobFile, Inode, Usage, cache_bytes, survey
+from lora_cli.store.usage import BlobFile, Usage, cache_bytes, survey
 from lora_cli.store.writer_ids import parse_writer, state
 
 GRACE_S = 3600.0
@@ -89,22 +89,18 @@ def collect(store: Store, limits: Limits, *, dry_run: bool = False) -> list[Remo
         left = [*_leftovers(store, usage.now_s)]
         total = cache_bytes(store) - sum(tree_bytes(path) for _, path in left)
         meant = {blob.sha256 for record in all_records(store) for blob in record.files.values()}
-        total -= sum(blob.size for blob in going_blobs(usage, (), meant, usage.now_s - limits.grace_s))
+        total -= sum(blob.size for blob in _removable_blobs(usage, (), meant, usage.now_s - limits.grace_s))
         if limits.max_bytes is not None and total > limits.max_bytes:
             rotten = [("quarantine", path) for _, path in quarantined(store) if ("quarantine", path) not in left]
             total -= sum(tree_bytes(path) for _, path in rotten)
             left += rotten
         away = _packed_beyond(store, usage, limits, total)
         total -= sum(tree_bytes(path) for path in away)
-        ages_s = {item.digest: _age(item.directory, usage.now_s) for item in usage.items}
-        items = going(usage, limits, total, ages_s)
+        items = _removable_snapshots(usage, limits, total)
         left += [("packed", path) for path in away if path.name not in {item.digest for item in items}]
-        removed = [Removed("reference", record.ref, 0) for record in _lost(store, usage, limits.grace_s, dry_run)]
+        removed = _remove_dangling_references(store, usage, limits.grace_s, dry_run=dry_run)
         removed += _sweep(store, usage, items, usage.now_s - limits.grace_s, dry_run=dry_run)
-        for kind, path in left:
-            removed.append(_left_over(store, kind, path))
-            if not dry_run:
-                take_away(store, path) if kind == "packed" else _delete(path)
+        removed += _remove_leftovers(store, left, dry_run=dry_run)
         if not dry_run:
             _tidy(store, usage.now_s)
     return removed
@@ -134,19 +130,13 @@ def remove(store: Store, items: Sequence[Item], *, everything: bool = False, dry
         before_s = math.inf if everything else 0.0
         removed += _sweep(store, usage, items, before_s, dry_run=dry_run, forced=True, views=views)
         if everything:
-            removed += [Removed("reference", record.ref, 0) for record in _lost(store, usage, -1.0, dry_run)]
+            removed += _remove_dangling_references(store, usage, -1.0, dry_run=dry_run)
         gone = named.union(*({item.digest} | _blob_names(item) for item in items))
-        for name, path in quarantined(store):
-            if everything or name in gone:
-                removed.append(_left_over(store, "quarantine", path))
-                if not dry_run:
-                    _delete(path)
-        # Of another machine's nobody knows whether its process lives, unless they are old.
-        for kind, path in _leftovers(store, usage.now_s + LEFT_S) if everything else ():
-            if kind == "partial":
-                removed.append(_left_over(store, kind, path))
-                if not dry_run:
-                    _delete(path)
+        left = [("quarantine", path) for name, path in quarantined(store) if everything or name in gone]
+        if everything:
+            # Nobody knows whether a process of another machine lives, unless its files are old.
+            left += [(kind, path) for kind, path in _leftovers(store, usage.now_s + LEFT_S) if kind == "partial"]
+        removed += _remove_leftovers(store, left, dry_run=dry_run)
     return removed
 
 
@@ -154,8 +144,14 @@ def _blob_names(item: Item) -> set[str]:
     return {blob.sha256 for record in item.records for blob in record.files.values()}
 
 
-def _left_over(store: Store, kind: str, path: Path) -> Removed:
-    return Removed(kind, path.relative_to(store.root).as_posix(), tree_bytes(path))
+def _remove_leftovers(store: Store, left: Sequence[tuple[str, Path]], *, dry_run: bool) -> list[Removed]:
+    """Removes each of these paths, given with its kind."""
+    removed = []
+    for kind, path in left:
+        removed.append(Removed(kind, path.relative_to(store.root).as_posix(), tree_bytes(path)))
+        if not dry_run:
+            take_away(store, path) if kind == "packed" else _delete(path)
+    return removed
 
 
 def _sweep(
@@ -183,7 +179,7 @@ def _sweep(
         blob.sha256 for record in all_records(store) if record.key not in forgotten for blob in record.files.values()
     }
     folders = [store.adapters / name for name in views]
-    blobs = going_blobs(usage, gone, staying, before_s, forced=forced, views=folders)
+    blobs = _removable_blobs(usage, gone, staying, before_s, forced=forced, views=folders)
     shared = {blob.inode for blob in usage.blobs} - {blob.inode for blob in blobs}
     for item in gone:
         kept = shared & usage.inodes.get(item.directory, {}).keys()
@@ -267,10 +263,10 @@ def _packed_beyond(store: Store, usage: Usage, limits: Limits, total: int) -> li
     return away
 
 
-def _lost(store: Store, usage: Usage, grace_s: float, dry_run: bool) -> list[Record]:
-    """The references to snapshots that are nowhere any more, and were not used for longer than the grace.
+def _remove_dangling_references(store: Store, usage: Usage, grace_s: float, *, dry_run: bool) -> list[Removed]:
+    """Removes references whose snapshot no longer exists and that were not used for longer than the grace.
 
-    Those in the quarantine can be fetched again by what the references say.
+    Those of snapshots in the quarantine stay: they say where to fetch these again.
     """
     there = {item.digest for item in usage.items}.union(name for name, _ in quarantined(store))
     found = [
@@ -280,7 +276,7 @@ def _lost(store: Store, usage: Usage, grace_s: float, dry_run: bool) -> list[Rec
     ]
     for record in found if not dry_run else ():
         forget_record(store, record)
-    return found
+    return [Removed("reference", record.ref, 0) for record in found]
 
 
 def _tidy(store: Store, now_s: float) -> None:
@@ -345,38 +341,38 @@ def _delete(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def going(usage: Usage, limits: Limits, total: int, ages_s: Mapping[str, float]) -> list[Item]:
-    """The snapshots that go, least recently used first; what is in use stays, whatever the limits are.
+def _removable_snapshots(usage: Usage, limits: Limits, total: int) -> list[Item]:
+    """The snapshots to remove, least recently used first; those in use stay, whatever the limits are.
 
-    ``total`` is the bytes of the whole cache without what goes in any case, ``ages_s`` for each digest the seconds
-    since it was published. A snapshot that no reference means goes when it is older than the grace.
+    ``total`` is the bytes of the whole cache without what is removed in any case. A snapshot without references is
+    removed when it was published longer ago than the grace.
     """
     in_use = usage.in_use()
     free = [item for item in usage.items if item.digest not in in_use]
     free.sort(key=lambda item: (item.used_s, item.digest))
-    chosen = [item for item in free if _is_done_with(item, usage, limits, ages_s[item.digest])]
+    chosen = [item for item in free if _is_expired(item, usage, limits)]
     if limits.max_bytes is None:
         return chosen
     counts = Counter(inode for item in usage.items for inode in usage.inodes[item.directory])
-    total -= sum(_leave(usage, item, counts) for item in chosen)
+    total -= sum(_freed_bytes(usage, item, counts) for item in chosen)
     for item in free:
         if total <= limits.max_bytes:
             break
         # What was published this moment, and has no reference yet, is not old: it was never used.
         if item not in chosen and item.records:
             chosen.append(item)
-            total -= _leave(usage, item, counts)
+            total -= _freed_bytes(usage, item, counts)
     return chosen
 
 
-def _is_done_with(item: Item, usage: Usage, limits: Limits, age_s: float) -> bool:
+def _is_expired(item: Item, usage: Usage, limits: Limits) -> bool:
     if not item.records:
-        return age_s > limits.grace_s
+        return _age(item.directory, usage.now_s) > limits.grace_s
     return limits.unused_for_s is not None and usage.now_s - item.used_s > limits.unused_for_s
 
 
-def _leave(usage: Usage, item: Item, counts: Counter[Inode]) -> int:
-    """Takes a snapshot out of ``counts`` (how many have each file), and returns the bytes that no other one has."""
+def _freed_bytes(usage: Usage, item: Item, counts: Counter[Inode]) -> int:
+    """Takes a snapshot out of ``counts`` (how many have each file), and returns the bytes of files only it has."""
     freed = 0
     for inode in usage.inodes[item.directory]:
         counts[inode] -= 1
@@ -385,7 +381,7 @@ def _leave(usage: Usage, item: Item, counts: Counter[Inode]) -> int:
     return freed
 
 
-def going_blobs(
+def _removable_blobs(
     usage: Usage,
     items: Collection[Item],
     staying_names: Collection[str],

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from lora_cli.store.page_cache import Resident
 
 
+Inode = tuple[int, int]
+"""Device and inode number of a file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One snapshot on this disk: path → size of its files, the records that mean it, and the names of its views.
@@ -88,7 +92,7 @@ def views(store: Store) -> dict[str, str]:
     paths = list(entries(store.adapters))
     if not paths:
         return {}
-    names: dict[tuple[int, int], str] = {}
+    names: dict[Inode, str] = {}
     twice = set()
     for path in blobs(store):
         with suppress(OSError):
@@ -105,7 +109,7 @@ def views(store: Store) -> dict[str, str]:
     return found
 
 
-def digest_of(directory: Path, known: Mapping[tuple[int, int], str | None]) -> str:
+def digest_of(directory: Path, known: Mapping[Inode, str | None]) -> str:
     """The snapshot digest of the files below a directory; those whose device and inode are ``known`` are not read.
 
     Raises:

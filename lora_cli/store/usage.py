@@ -14,9 +14,7 @@ from lora_cli.store import Store
 from lora_cli.store.blobs import read_mark
 from lora_cli.store.cachedir_tag import TAG
 from lora_cli.store.in_use import held
-from lora_cli.store.inventory import Item, blobs, entries, files_in, inventory
-
-Inode = tuple[int, int]
+from lora_cli.store.inventory import Inode, Item, blobs, entries, files_in, inventory
 
 
 @dataclass(frozen=True, slots=True)

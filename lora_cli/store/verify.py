@@ -16,13 +16,12 @@ from lora_cli.core.json_schema import EXCLUDED, FilePath
 from lora_cli.store import Store
 from lora_cli.store.blobs import isolate, put_back, sha256_of
 from lora_cli.store.cachedir_tag import check_cache
-from lora_cli.store.inventory import blobs, digest_of, entries, packed, tree_bytes
+from lora_cli.store.inventory import Inode, blobs, digest_of, entries, packed, tree_bytes
 from lora_cli.store.leases import STALE_S, lease
 from lora_cli.store.resolution_records import all_records, contradictions, record_path
 from lora_cli.store.snapshots import is_digest
 
 THREADS = 4
-Inode = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
