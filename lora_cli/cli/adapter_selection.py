@@ -198,10 +198,10 @@ def _no_adapter(one: "Checked") -> LoraCliError | None:
     if adapter.foreign is not None:
         said, hint = f"this is {adapter.foreign.format.title}, and no adapter", adapter.foreign.format.advice
     else:
-        from lora_cli.fetching.file_selection import elsewhere
+        from lora_cli.fetching.file_selection import adapter_folders_hint
 
         said = f"neither {CONFIG} nor adapter_model.safetensors is here"
-        hint = elsewhere(file.path for file in adapter.files)
+        hint = adapter_folders_hint(file.path for file in adapter.files)
     return FormatError(said, where=one.name, hint=hint)
 
 
@@ -318,8 +318,8 @@ class Order:
 
     def key(self, request: AdapterRequest) -> str:
         """What distinguishes an adapter from the others: its name in the manifest, else its reference."""
-        named = self.manifest is not None or isinstance(request.asked, UsageError)
-        return request.name if named else str(request.asked)
+        named = self.manifest is not None or isinstance(request.parsed, UsageError)
+        return request.name if named else str(request.parsed)
 
 
 @dataclass(frozen=True, slots=True)

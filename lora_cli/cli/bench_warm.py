@@ -45,7 +45,7 @@ from lora_cli.runtime.plan import Device, Limits, lay_out, needs_of
 from lora_cli.runtime.warm_process import WarmProcess
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.in_use import Hold, holding
+from lora_cli.store.in_use import InUseMarker
 from lora_cli.tiers.eviction.registry import PolicyName
 from lora_cli.validation import Terms, open_config
 
@@ -109,7 +109,7 @@ def own_server_measured(settings: Settings, options: BenchOptions) -> int:
         # The config of a base whose weights are not on this disk; what they are is the same to the clock.
         dummy = None if has_base_weights(asked.base) else open_config(asked.base, settings)
         failures: Failures = {}
-        hold = stack.enter_context(holding(Store(own.cache_dir)))
+        hold = stack.enter_context(InUseMarker(Store(own.cache_dir)))
         jobs = servable(asked, base_model(asked.base, own), most, own, hold, failures)
         if not jobs:
             raise _none_servable(failures)
@@ -182,7 +182,7 @@ def measured_lineup(settings: Settings, options: BenchOptions, workload: Workloa
 
 
 def servable(
-    asked: Lineup, base: BaseModel, most: Limits, settings: Settings, hold: Hold, failures: Failures
+    asked: Lineup, base: BaseModel, most: Limits, settings: Settings, hold: InUseMarker, failures: Failures
 ) -> dict[str, Job]:
     """The adapters that can be served, by name, held in the cache; the others are noted in ``failures``."""
     admit = admitting(Terms(base, max_lora_rank=most.max_lora_rank or None), settings, hold)
@@ -209,7 +209,7 @@ def _measure(
     Gives what was measured, and on what device.
     """
     base, most = base_model(asked.base, settings), run.limits
-    with holding(Store(settings.cache_dir)) as hold:
+    with InUseMarker(Store(settings.cache_dir)) as hold:
         jobs = servable(asked, base, most, settings, hold, failures)
         broken = {name: one.message for name, one in failures.items()}
         slots, places = most.max_loras, most.max_cpu_loras

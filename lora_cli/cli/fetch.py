@@ -23,15 +23,15 @@ from lora_cli.core.shard import in_shard
 from lora_cli.core.text import names, safe
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, Refused, UsageError
-from lora_cli.fetching.batch import Outcome, bring_all
+from lora_cli.fetching.batch import Outcome, fetch_all
 from lora_cli.fetching.file_selection import Selection
 from lora_cli.render.fetch_report import fetch_report, fetched_adapter, plan_report
 from lora_cli.render.terminal_fetch import fetched_parts, render_line, render_not_pruned
 from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob
-from lora_cli.store.export import drop_views, hand_out, keep_view
-from lora_cli.store.published import Pruning, Served, prune_published, publish_adapter, to_prune
+from lora_cli.store.export import export_snapshot, remove_views, write_view
+from lora_cli.store.published import Pruning, ServedBase, prune_published, publish_adapter, to_prune
 
 PIN = "Version"
 BASE_TIMEOUT_S = 10.0
@@ -140,7 +140,7 @@ def command(
     if file is not None and not flags.locked:
         changes = lockfile.write_lock(asked, file, flags, everything, store, settings)
         before = changes.before.by_name
-        drop_views(store, {name: before[name].digest for name in changes.removed})
+        remove_views(store, {name: before[name].digest for name in changes.removed})
     if output_format == "json":
         from lora_cli.render.json import encoded
 
@@ -161,7 +161,7 @@ def _base_config(asked: Order, store: Store, settings: Settings) -> Outcome | No
         return None
     within_s = min(settings.adapter_timeout_s or BASE_TIMEOUT_S, BASE_TIMEOUT_S)
     own = replace(settings, policies=(), max_bytes=BASE_CONFIG_CAP, max_total_bytes=None, adapter_timeout_s=within_s)
-    outcome = next(bring_all([asked.base], store, own))
+    outcome = next(fetch_all([asked.base], store, own))
     if outcome.error is None:
         return outcome
     if isinstance(outcome.error, Corrupt | Refused):
@@ -211,7 +211,7 @@ def _prune(asked: Order, folder: str, store: Store, settings: Settings, *, faile
         to_stderr("nothing is pruned: not all adapters were fetched and published")
         return Pruning()
     pruning = prune_published(Path(folder).expanduser(), _staying(asked))
-    drop_views(store, pruning.removed)
+    remove_views(store, pruning.removed)
     _tell_pruned(folder, pruning, settings, "pruned")
     return pruning
 
@@ -227,7 +227,7 @@ class Handing:
     store: Store
     targets: Sequence[Path] | None
     views: bool = False
-    served: Served | None = None
+    served: ServedBase | None = None
 
     def handed(self, outcome: Outcome, number: int) -> Outcome:
         """The outcome with its directory; if it cannot be written there, it has failed."""
@@ -236,11 +236,11 @@ class Handing:
         snapshot, target = outcome.fetched.snapshot, self.targets[number] if self.targets else None
         try:
             if self.views:
-                keep_view(self.store, outcome.request.name, snapshot)
+                write_view(self.store, outcome.request.name, snapshot)
             if target is None:
                 return replace(outcome, directory=snapshot.directory.absolute())
             if self.served is None:
-                return replace(outcome, directory=hand_out(self.store, snapshot, target))
+                return replace(outcome, directory=export_snapshot(self.store, snapshot, target))
             published = publish_adapter(self.store, snapshot, target, self.served)
             return replace(outcome, directory=target, published=published)
         except LostBlob:
@@ -268,7 +268,7 @@ def handing(
         raise UsageError("--fix-base needs --publish", hint="--publish DIRECTORY")
     if publish is not None:
         published = folders("--publish", publish, order, by_name=True)
-        served = Served(fix_base, fix=True) if fix_base else Served(base or _repository(order))
+        served = ServedBase(fix_base, fix=True) if fix_base else ServedBase(base or _repository(order))
         return Handing(store, published, order.manifest is not None, served)
     targets = None if to is None else folders("--to", to, order, by_name=not order.alone)
     return Handing(store, targets, order.manifest is not None)
@@ -302,7 +302,7 @@ def folders(option: str, folder: str, order: Order, *, by_name: bool) -> list[Pa
     if not by_name:
         return [root] * len(order.adapters)
     names = [item.name for item in order.adapters]
-    for name in (one.name for one in order.adapters if not isinstance(one.asked, UsageError)):
+    for name in (one.name for one in order.adapters if not isinstance(one.parsed, UsageError)):
         if not re.fullmatch(NAME, name, re.ASCII) or names.count(name) > 1:
             hint = "give each a name in a manifest, with -f"
             raise UsageError(f"{name!r} cannot be the folder of one adapter in {root}", hint=hint)
@@ -341,10 +341,10 @@ def _bring(
 
                 outcomes = bring_fleet(ray, asked.adapters, settings, link=link)
             else:
-                outcomes = bring_all(asked.adapters, place.store, settings, progress=progress, link=link)
+                outcomes = fetch_all(asked.adapters, place.store, settings, progress=progress, link=link)
             for number, fetched in enumerate(outcomes):
                 done.append(outcome := place.handed(fetched, number))
-                progress.through(outcome.request.name)
+                progress.adapter_ended(outcome.request.name)
                 # Of what a table will have only the error is written meanwhile.
                 if outcome.error is not None or not (settings.quiet or tabular):
                     to_stderr(render_line(fetched_adapter(outcome)))

@@ -16,7 +16,7 @@ from lora_cli.documents.manifest import AdapterSet
 from lora_cli.errors import MachineError, NotFound, Refused, UsageError
 from lora_cli.fetching.batch import Outcome
 from lora_cli.fetching.context import AdapterRequest
-from lora_cli.fetching.lock_drift import Drift, look
+from lora_cli.fetching.lock_drift import Drift, find_drift
 from lora_cli.fetching.requirements import Demand
 from lora_cli.reading.adapter_set import locked_adapters
 from lora_cli.reading.manifest import STDIN, lock_path, read_lock, read_text
@@ -134,7 +134,7 @@ def _check_writable(order: Order, file: LockFile) -> None:
     Raises:
         MachineError: its folder does not take a file.
     """
-    new = [request.asked for request in order.adapters if request.demand.locked is None]
+    new = [request.parsed for request in order.adapters if request.demand.locked is None]
     if file.lock is not None and all(isinstance(ref, AdapterRef) and ref.scheme == "file" for ref in new):
         return
     folder = Path(os.path.realpath(file.path)).parent
@@ -218,7 +218,7 @@ def _drifts(order: Order, lock: Lock, settings: Settings, *, base: bool) -> Iter
     """Each adapter in order, after them the ``base``; an origin is asked only where lock and manifest agree."""
     assert order.manifest is not None
     entries = {entry.name: entry for entry in order.manifest.adapters}
-    looked = look([one for one in order.adapters if one.demand.locked is not None], settings)
+    looked = find_drift([one for one in order.adapters if one.demand.locked is not None], settings)
     for request in order.adapters:
         if request.demand.locked is not None:
             yield next(looked)
@@ -227,6 +227,6 @@ def _drifts(order: Order, lock: Lock, settings: Settings, *, base: bool) -> Iter
             yield Drift(request, (said.removeprefix(f"{request.name} "),))
     if base and order.base is not None and order.base.demand.locked is not None:
         # What policies say of adapters does not apply to it.
-        yield from look([order.base], replace(settings, policies=()))
+        yield from find_drift([order.base], replace(settings, policies=()))
     elif base and order.base is not None and lock.base is not None:
         yield Drift(order.base, (base_mismatch(order.manifest, lock.base).removeprefix(f"{THE_BASE} "),))

@@ -68,7 +68,7 @@ class FetchProgress(Lines):
         if file in self._ids:
             self._tasks.update(self._ids[file], visible=False)
 
-    def through(self, adapter: str) -> None:
+    def adapter_ended(self, adapter: str) -> None:
         """The adapter is finished. One that was here already counts as one with a file of no bytes."""
         self.began(f"{adapter}: ", 0, 0)
         self.ended(f"{adapter}: ")

@@ -24,7 +24,7 @@ from lora_cli.runtime.plan import Plan, lay_out, needs_of
 from lora_cli.runtime.warm_process import WarmProcess, require
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.in_use import holding
+from lora_cli.store.in_use import InUseMarker
 from lora_cli.store.page_cache import Resident, folder_residency
 from lora_cli.validation import Terms
 
@@ -65,7 +65,7 @@ def warm_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) ->
     watched = Watched(store, run.copies) if once.residency else None
     undone = LoadReport("", error="not done: interrupted", exit_code=INTERRUPTED)
     reports, answers = [replace(undone, name=item.name) for item in asked.items], list[Answers]()
-    with holding(store) as hold, shown_stages(settings, len(asked.items)) as shown:
+    with InUseMarker(store) as hold, shown_stages(settings, len(asked.items)) as shown:
 
         def hear(name: str, stage: str, snapshot: Snapshot | None) -> None:
             shown.hear(name, stage)

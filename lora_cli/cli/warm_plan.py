@@ -32,7 +32,7 @@ from lora_cli.reading.base_model import has_weights
 from lora_cli.runtime.plan import Device, Forward, Limits, Plan
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.in_use import Hold
+from lora_cli.store.in_use import InUseMarker
 from lora_cli.store.tmpfs_tier import OPTION, MemoryFolder
 from lora_cli.tiers.eviction.registry import PolicyName
 from lora_cli.validation import Terms, ref_of
@@ -114,14 +114,14 @@ Heard = Callable[[str, str, Snapshot | None], None]
 
 
 def admitting(
-    terms: Terms, settings: Settings, hold: Hold, *, hear: Heard | None = None, progress: Progress = SILENT
+    terms: Terms, settings: Settings, hold: InUseMarker, *, hear: Heard | None = None, progress: Progress = SILENT
 ) -> Callable[[Item], Admission]:
     """What brings one adapter into the cache and validates it there; ``hear`` and ``progress`` get each step."""
-    run, turns = FetchContext(Store(settings.cache_dir), settings, progress, hold=hold), count()
+    run, turns = FetchContext(Store(settings.cache_dir), settings, progress, in_use=hold), count()
 
     def admitted(item: Item) -> Admission:
         heard, turn = unheard if hear is None else partial(hear, item.name), next(turns)
-        with run.beside() as context:
+        with run.with_own_threads() as context:
             fetched = fetch_in(item, context, hear=heard, turn=turn)
         return judge_in(fetched, terms, settings, hear=heard)
 

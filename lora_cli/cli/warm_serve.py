@@ -22,7 +22,7 @@ from lora_cli.runtime.plan import Needs, Plan, lay_out
 from lora_cli.runtime.warm_process import WarmProcess, require
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.in_use import holding
+from lora_cli.store.in_use import InUseMarker
 
 STOP_S = 0.5
 """How long the process that owns the device may take to end by itself, and again after SIGTERM."""
@@ -85,7 +85,7 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
     copy = run.copies.admitted if run.copies is not None else None
     level = logging.getLogger("lora_cli").getEffectiveLevel()
     setup = Setup(settings, base, run.limits.max_lora_rank or None, tuple(roots), copy, level)
-    with holding(Store(settings.cache_dir)) as hold, closing(Admissions(setup, hold, timeout_s)) as admissions:
+    with InUseMarker(Store(settings.cache_dir)) as hold, closing(Admissions(setup, hold, timeout_s)) as admissions:
         admissions.start()
         slots, memory = run.limits.max_loras, run.limits.max_cpu_loras
         host = Host(items, admissions, open_process, slots=slots, memory=memory, past=past)

@@ -19,7 +19,7 @@ from lora_cli.runtime.messages import Job
 from lora_cli.runtime.plan import Needs
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.in_use import Hold
+from lora_cli.store.in_use import InUseMarker
 from lora_cli.validation.fetch_and_validate import Admission
 
 JUDGES = 2
@@ -113,7 +113,7 @@ class Admissions:
     ``copies`` says that what is admitted is copied to memory (``--tier``).
     """
 
-    def __init__(self, setup: Setup, hold: Hold, limit_s: float) -> None:
+    def __init__(self, setup: Setup, hold: InUseMarker, limit_s: float) -> None:
         self._hold, self._limit_s, self.copies = hold, limit_s, setup.copy is not None
         self._fetching = _Pool(replace(setup, threads=FETCH_AT_ONCE), FETCHER, 1, FETCH_BYTES)
         self._again = _Pool(setup, FETCHER, FETCH_AGAIN, kept_bytes=0)

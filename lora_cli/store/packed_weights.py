@@ -15,10 +15,10 @@ from typing import Any
 from lora_cli.core.safetensors import Header, TensorInfo, header_length, parse_header
 from lora_cli.errors import FormatError
 from lora_cli.store import Store
-from lora_cli.store.atomic_swap import clear, discard, put
-from lora_cli.store.blobs import MODE, STAMP_NS
+from lora_cli.store.atomic_swap import remove_path, remove_unfinished, replace_folder
+from lora_cli.store.blobs import BLOB_MODE, BLOB_MTIME_NS
 from lora_cli.store.disk import make_folder, opened
-from lora_cli.store.inventory import entries
+from lora_cli.store.inventory import list_folder
 from lora_cli.store.writer_ids import new_writer
 
 FILE = "factors.safetensors"
@@ -63,12 +63,12 @@ def publish_packed(store: Store, digest: str, factors: Iterable[TensorInfo], wri
         write(building / FILE, {"format": FORMAT, "snapshot": digest, "sources": json.dumps(sources)})
         _finish(building / FILE)
         store.packed.mkdir(parents=True, exist_ok=True)
-        if (old := put(building, store.packed / digest)) is not None:
-            clear(old)
+        if (old := replace_folder(building, store.packed / digest)) is not None:
+            remove_path(old)
     except OSError:
         return False
     finally:
-        discard(building)
+        remove_unfinished(building)
     return True
 
 
@@ -77,7 +77,7 @@ def packed_problem(store: Store, digest: str, directory: Path) -> str:
 
     They are in ``directory``, which may have another name by now.
     """
-    if directory.is_symlink() or [path.name for path in entries(directory)] != [FILE]:
+    if directory.is_symlink() or [path.name for path in list_folder(directory)] != [FILE]:
         return f"is not a folder with one {FILE}"
     header = _read_header(directory / FILE, digest, touched=True)
     if header is None:
@@ -97,7 +97,7 @@ def _read_header(path: Path, digest: str, *, touched: bool = False) -> Header | 
     try:
         with opened(path) as descriptor:
             status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or (status.st_mtime_ns != STAMP_NS and not touched):
+            if not stat.S_ISREG(status.st_mode) or (status.st_mtime_ns != BLOB_MTIME_NS and not touched):
                 return None
             length = header_length(os.pread(descriptor, 8, 0), status.st_size, FILE)
             header = parse_header(os.pread(descriptor, length, 8), status.st_size, FILE)
@@ -110,8 +110,8 @@ def _read_header(path: Path, digest: str, *, touched: bool = False) -> Header | 
 def _finish(path: Path) -> None:
     """Mode and time as everything in the cache has them, on the disk."""
     with opened(path) as descriptor:
-        os.fchmod(descriptor, MODE)
-        os.utime(descriptor, ns=(STAMP_NS, STAMP_NS))
+        os.fchmod(descriptor, BLOB_MODE)
+        os.utime(descriptor, ns=(BLOB_MTIME_NS, BLOB_MTIME_NS))
         os.fsync(descriptor)
 
 

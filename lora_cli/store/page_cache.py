@@ -45,7 +45,7 @@ def residency(paths: Iterable[Path]) -> Resident:
     total, resident = 0, 0
     known = True
     for path in paths:
-        size, there = _of_file(path)
+        size, there = _file_residency(path)
         total += size
         known = known and there is not None
         resident += there or 0
@@ -57,7 +57,7 @@ def folder_residency(directory: Path) -> Resident:
     return residency(Path(folder, name) for folder, _, names in os.walk(directory) for name in names)
 
 
-def _of_file(path: Path) -> tuple[int, int | None]:
+def _file_residency(path: Path) -> tuple[int, int | None]:
     """Its size, and how much of it is in memory."""
     with suppress(OSError), opened(path) as descriptor:
         status = os.fstat(descriptor)
@@ -75,7 +75,7 @@ def resident_bytes(descriptor: int, status: os.stat_result) -> int | None:
         return 0
     try:
         pages = by_cachestat(descriptor)
-        if pages is None and is_told(descriptor, status):
+        if pages is None and is_mincore_reliable(descriptor, status):
             pages = by_mincore(descriptor, status.st_size)
     except (OSError, ValueError):  # a file system that cannot be mapped, one that went away, or a file that shrank
         return None
@@ -117,17 +117,17 @@ def _in_core(mapped: mmap.mmap) -> int:
         return sum(page & 1 for page in pages)
 
 
-def is_told(descriptor: int, status: os.stat_result) -> bool:
+def is_mincore_reliable(descriptor: int, status: os.stat_result) -> bool:
     """Whether ``mincore`` is reliable for an open file in this process: ``can_do_mincore`` in ``mm/mincore.c``."""
-    if not _mincore_looks():
+    if not _mincore_works():
         return False
-    if status.st_uid == os.geteuid() or (status.st_uid != _NOBODY and _owns_all()):
+    if status.st_uid == os.geteuid() or (status.st_uid != _NOBODY and _has_cap_fowner()):
         return True
     return os.access(f"/proc/self/fd/{descriptor}", os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 @functools.cache
-def _mincore_looks() -> bool:
+def _mincore_works() -> bool:
     """Whether ``mincore`` looks at all: memory that nobody has touched yet is not resident."""
     with suppress(OSError):
         return _in_core(mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ)) == 0
@@ -135,7 +135,7 @@ def _mincore_looks() -> bool:
 
 
 @functools.cache
-def _owns_all() -> bool:
+def _has_cap_fowner() -> bool:
     """Whether this process may do what the owner of a file may."""
     with suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()

@@ -13,7 +13,7 @@ from lora_cli.core.snapshot import Blob
 from lora_cli.store import Store
 from lora_cli.store.blobs import sha256_of
 from lora_cli.store.export import is_weights
-from lora_cli.store.inventory import Item, entries, files_in
+from lora_cli.store.inventory import StoredSnapshot, files_in, list_folder
 from lora_cli.store.resolution_records import all_records
 from lora_cli.store.snapshots import is_digest
 
@@ -22,8 +22,8 @@ _ENTRY = re.compile(r"(.+)\.[0-9a-f]{12}")
 
 def quarantined(store: Store) -> list[tuple[str, Path]]:
     """The name that each entry had in the cache and where it is now, the last moved first."""
-    found = [(match[1], path) for path in entries(store.quarantine) if (match := _ENTRY.fullmatch(path.name))]
-    return sorted(found, key=lambda entry: -moved_s(entry[1]))
+    found = [(match[1], path) for path in list_folder(store.quarantine) if (match := _ENTRY.fullmatch(path.name))]
+    return sorted(found, key=lambda entry: -moved_at_s(entry[1]))
 
 
 def is_linked_outside(store: Store) -> bool:
@@ -46,7 +46,7 @@ def quarantined_views(store: Store) -> dict[str, set[str]]:
     }
 
 
-def quarantined_items(store: Store) -> list[Item]:
+def quarantined_items(store: Store) -> list[StoredSnapshot]:
     """The snapshots that references mean and that are only in the quarantine, with the names of their views there."""
     names, views = {name for name, _ in quarantined(store)}, quarantined_views(store)
     missing = by_key(
@@ -55,7 +55,7 @@ def quarantined_items(store: Store) -> list[Item]:
         if record.snapshot in names and not os.path.lexists(store.snapshot(record.snapshot))
     )
     return [
-        Item(
+        StoredSnapshot(
             digest,
             store.snapshot(digest),
             {path: blob.size for path, blob in records[0].files.items()},
@@ -91,7 +91,7 @@ def _snapshots_of(
     }
 
 
-def moved_s(path: Path) -> float:
+def moved_at_s(path: Path) -> float:
     """When an entry was moved to the quarantine, in seconds since 1970: renaming keeps the time of the last change."""
     with suppress(FileNotFoundError):
         return path.stat(follow_symlinks=False).st_ctime

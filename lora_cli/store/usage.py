@@ -13,8 +13,8 @@ from lora_cli.core.adapter_files import BASE_CONFIG
 from lora_cli.store import Store
 from lora_cli.store.blobs import read_mark
 from lora_cli.store.cachedir_tag import TAG
-from lora_cli.store.in_use import held
-from lora_cli.store.inventory import Inode, Item, blobs, entries, files_in, inventory
+from lora_cli.store.in_use import names_in_use
+from lora_cli.store.inventory import Inode, StoredSnapshot, blob_files, files_in, inventory, list_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +33,16 @@ class Usage:
     """A cache at ``now_s``, by the file system's own clock.
 
     ``inodes`` has the files of each snapshot and view by directory, and how many names each has there; ``sizes`` are
-    bytes. ``held`` is what living processes hold. ``foreign`` are the inodes that also belong to files outside the
-    cache (``fetch --link``): they cost the cache nothing.
+    bytes. ``names_in_use`` are the digests that living processes use. ``foreign`` are the inodes that also belong to
+    files outside the cache (``fetch --link``): they cost the cache nothing.
     """
 
     now_s: float
-    items: tuple[Item, ...]
+    items: tuple[StoredSnapshot, ...]
     blobs: tuple[BlobFile, ...]
     inodes: Mapping[Path, Mapping[Inode, int]]
     sizes: Mapping[Inode, int]
-    held: frozenset[str]
+    names_in_use: frozenset[str]
     foreign: frozenset[Inode]
 
     def linked_elsewhere(self) -> frozenset[Inode]:
@@ -65,7 +65,7 @@ class Usage:
         handed = self.handed_out()
         found = {}
         for item in self.items:
-            if item.digest in self.held:
+            if item.digest in self.names_in_use:
                 found[item.digest] = "a process uses it"
             elif item.names:
                 found[item.digest] = f"it has the view {item.names[0]}"
@@ -76,24 +76,24 @@ class Usage:
         return found
 
 
-def survey(store: Store) -> Usage:
+def scan_usage(store: Store) -> Usage:
     """Looks at every blob, snapshot and view.
 
     Raises:
         OSError: as it comes.
     """
-    now_s = clock(store)
+    now_s = file_system_time(store)
     items = tuple(inventory(store))
     # What a process holds is read last: what it holds since is younger than all that was seen before.
     files = tuple(_blob_files(store))
     foreign = frozenset(file.inode for file in files if read_mark(store, file.path.name) is not None)
-    folders = [*(item.directory for item in items), *entries(store.adapters)]
+    folders = [*(item.directory for item in items), *list_folder(store.adapters)]
     sizes = {file.inode: file.size for file in files}
     inodes = {folder: _inodes(folder, sizes) for folder in folders}
-    return Usage(now_s, items, files, inodes, sizes, held(store, now_s), foreign)
+    return Usage(now_s, items, files, inodes, sizes, names_in_use(store, now_s), foreign)
 
 
-def clock(store: Store) -> float:
+def file_system_time(store: Store) -> float:
     """Seconds since 1970 by the clock that the cache's files get their times from, which may be a file server's.
 
     If nothing can be written, this machine's clock is used.
@@ -126,7 +126,7 @@ def cache_bytes(store: Store, *, partials: bool = True) -> int:
 
 
 def _blob_files(store: Store) -> Iterator[BlobFile]:
-    for path in blobs(store):
+    for path in blob_files(store):
         with suppress(FileNotFoundError):
             status = path.stat(follow_symlinks=False)
             yield BlobFile(path, (status.st_dev, status.st_ino), status.st_size, status.st_nlink, status.st_ctime)

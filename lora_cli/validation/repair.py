@@ -35,7 +35,7 @@ from lora_cli.engines.fixes import MERGE
 from lora_cli.errors import FormatError, Refused, UsageError
 from lora_cli.fetching.context import AdapterRequest, FetchContext
 from lora_cli.fetching.file_selection import Selection
-from lora_cli.fetching.pipeline import bring
+from lora_cli.fetching.pipeline import fetch
 from lora_cli.fetching.requirements import Demand
 from lora_cli.reading.adapter import SHARD, Opened, joined, read_adapter
 from lora_cli.reading.base_weights import copies
@@ -52,7 +52,7 @@ from lora_cli.sources import Source
 from lora_cli.sources.local import snapshot_at
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
-from lora_cli.store.atomic_swap import clear
+from lora_cli.store.atomic_swap import remove_path
 from lora_cli.store.disk import on_disk
 from lora_cli.store.writer_ids import new_writer
 from lora_cli.validation.base_model import open_checkpoint
@@ -210,7 +210,7 @@ def _here(item: Item, ref: AdapterRef, wish: Wish, settings: Settings) -> tuple[
     selection = Selection(allow_pickle=wish.allow_pickle, latest=item.latest)
     request = AdapterRequest(ref, item.name, selection, Demand(item.sha256, item.locked))
     with FetchContext(Store(settings.cache_dir), settings) as context:
-        return snapshot_at(bring(request, context).snapshot.directory)
+        return snapshot_at(fetch(request, context).snapshot.directory)
 
 
 def _json(one: Opened) -> Mapping[str, Any]:
@@ -253,7 +253,7 @@ def _put(building: Path, to: Path) -> None:
     names, there = (sorted(path.name for path in folder.iterdir()) for folder in (building, to))
     if names != there or filecmp.cmpfiles(building, to, names, shallow=False)[0] != names:
         raise _taken(to)
-    clear(building)
+    remove_path(building)
 
 
 def _written(found: RepairReport, new: Draft, one: Opened, to: Path) -> RepairReport:
@@ -278,7 +278,7 @@ def _written(found: RepairReport, new: Draft, one: Opened, to: Path) -> RepairRe
             same = _proved(new, originals, building)
             _put(building, to)
         except BaseException:
-            clear(building)
+            remove_path(building)
             raise
     return replace(found, proof=same, directory=str(to.absolute()))
 

@@ -17,8 +17,8 @@ from lora_cli.core.patterns import one_budget
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import Revision
 from lora_cli.errors import LoraCliError, MachineError
-from lora_cli.fetching.cached_source import HereFirst
-from lora_cli.fetching.checkpoint import LatestOf
+from lora_cli.fetching.cached_source import CacheFirstSource
+from lora_cli.fetching.checkpoint import LatestCheckpoint
 from lora_cli.fetching.file_selection import USUAL, Selection
 from lora_cli.forks import forks, processors
 from lora_cli.reading.adapter import Opened, read_adapter, read_at_once
@@ -109,7 +109,7 @@ def resolve_allowed(item: Item, ref: AdapterRef, settings: Settings, sources: So
 
     Policies are asked before anything is asked for, and before a file is read.
     """
-    origin = LatestOf(sources.of(ref)) if item.latest else sources.of(ref)
+    origin = LatestCheckpoint(sources.of(ref)) if item.latest else sources.of(ref)
     source = in_place(ref, settings, origin, Selection(latest=item.latest), item.locked)
     if not settings.policies and item.sha256 is None and item.locked is None:
         return source, source.resolve(ref)
@@ -128,7 +128,7 @@ def in_place(
     """Where ``ref`` is read without downloading it: what the cache holds of it as ``selection``, or its origin."""
     if ref.scheme == "file" or not settings.cache_dir.is_dir():
         return origin
-    return HereFirst(origin, settings, selection, locked)
+    return CacheFirstSource(origin, settings, selection, locked)
 
 
 def _read(
@@ -153,7 +153,7 @@ def _digest(item: Item, one: Opened, settings: Settings) -> str | None:
         from lora_cli.validation.policy_check import known_digest
 
         return known_digest(item, one.revision, one.source)
-    if isinstance(one.source, HereFirst) and (digest := one.source.digest(one.revision)) is not None:
+    if isinstance(one.source, CacheFirstSource) and (digest := one.source.digest(one.revision)) is not None:
         return digest
     locked, ref = item.locked, one.revision.ref
     compared = locked is not None and (ref.scheme == "file" or (ref.pinned and locked.revision == one.revision.id))

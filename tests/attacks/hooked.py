@@ -8,7 +8,7 @@ from tests.conftest import ROOT
 HOOK = """import sys
 if any("admission_child" in word for word in sys.orig_argv):
     import re, time
-    from lora_cli.validation import admission
+    from lora_cli.validation import fetch_and_validate as admission
 
     fetch_in, judge_in = admission.fetch_in, admission.judge_in
 

@@ -23,7 +23,7 @@ from lora_cli.serving.admissions import Admissions, Admitted, Setup, Step
 from lora_cli.serving.connection import room_for_files
 from lora_cli.settings import load_settings
 from lora_cli.store import Store
-from lora_cli.store.in_use import holding
+from lora_cli.store.in_use import InUseMarker
 from tests.attacks.besieged import children_of
 from tests.conftest import ROOT
 from tests.making import llama_modules, write_adapter, write_base
@@ -75,7 +75,7 @@ def setup(tmp_path: Path) -> Setup:
 
 @pytest.fixture
 def opened(setup: Setup) -> Iterator[Admissions]:
-    with holding(Store(setup.settings.cache_dir)) as hold:
+    with InUseMarker(Store(setup.settings.cache_dir)) as hold:
         made = Admissions(setup, hold, 600)
         yield made
         made.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.store import Store
-from lora_cli.store.blobs import STAMP_NS
+from lora_cli.store.blobs import BLOB_MTIME_NS
 from lora_cli.store.garbage_collection import Limits, Removed, collect, remove
 from lora_cli.store.inventory import find_items, inventory
 from lora_cli.store.partial_downloads import open_partial
@@ -44,7 +44,7 @@ def test_an_edit_that_hides_its_time_is_found_and_fetched_anew(store: Store) -> 
     other = put_snapshot(store, CHAT)
     weights = snapshot.directory / "adapter_model.safetensors"
     edit_in_place(weights)
-    os.utime(weights, ns=(STAMP_NS, STAMP_NS))
+    os.utime(weights, ns=(BLOB_MTIME_NS, BLOB_MTIME_NS))
     assert find_snapshot(store, snapshot.files) == snapshot
     rotten = [one for one in verify(store) if one.problem]
     assert [one.kind for one in rotten] == ["blob", "snapshot"]
