@@ -110,7 +110,7 @@ def lineup(
         raise UsageError("--checkpoint is for REFs", hint="write it into the manifest: checkpoint: latest")
     from lora_cli.cli.lockfile import open_lock
     from lora_cli.documents.lockfile import base_mismatch
-    from lora_cli.reading.adapter_set import items_of, locked_adapters
+    from lora_cli.reading.manifest import items_of, locked_adapters
 
     assert file is not None
     lock_file = open_lock(file, LockFlags())
@@ -242,7 +242,7 @@ def reaching(settings: Settings, manifest: "AdapterSet | None", policy: Path | N
         UsageError: what is wrong in the policy file, with line and key.
     """
     if manifest is not None or policy is not None:
-        from lora_cli.reading.adapter_set import with_policies
+        from lora_cli.reading.manifest import with_policies
 
         settings = with_policies(settings, manifest, policy)
     if settings.suppressions:

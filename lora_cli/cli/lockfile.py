@@ -18,8 +18,7 @@ from lora_cli.fetching.batch import Outcome
 from lora_cli.fetching.context import AdapterRequest
 from lora_cli.fetching.lock_drift import Drift, find_drift
 from lora_cli.fetching.requirements import Demand
-from lora_cli.reading.adapter_set import locked_adapters
-from lora_cli.reading.manifest import STDIN, lock_path, read_lock, read_text
+from lora_cli.reading.manifest import STDIN, lock_path, locked_adapters, read_lock, read_text
 from lora_cli.render.fetch_report import CheckedAdapter, CheckReport, checked_adapter
 from lora_cli.render.json import encoded
 from lora_cli.render.terminal_fetch import drift_parts, render_changes, render_drift, render_drift_error

@@ -76,8 +76,8 @@ def download(job: DownloadJob) -> Mapping[str, Blob]:
     check_size(job.name, sum(file.size or 0 for file in files), byte_limit(context.settings))
     blobs = {file.path: blob for file in files if (blob := _cached_blob(job, file)) is not None}
     if context.link:
-        there = [file for file in files if file.path not in blobs]
-        blobs |= link_weights(job.name, job.source, job.revision, job.store, there)
+        missing = [file for file in files if file.path not in blobs]
+        blobs |= link_weights(job.name, job.source, job.revision, job.store, missing)
     missing = [file for file in files if file.path not in blobs]
     left = sum(leftover_bytes(job.store, job.key(file), file.size or 0) for file in missing)
     size, tries = sum(file.size or 0 for file in missing), 0

@@ -48,13 +48,13 @@ def _plan(request: AdapterRequest, sources: Sources, store: Store, settings: Set
     ref, selection, locked = request.ref, request.selection, request.demand.locked
     check_reference(request.demand, ref, settings)
     origin = LatestCheckpoint(sources.of(ref)) if selection.latest else sources.of(ref)
-    here = CacheFirstSource(origin, settings, Selection(latest=selection.latest), locked)
+    cache_first = CacheFirstSource(origin, settings, Selection(latest=selection.latest), locked)
     # A cached snapshot does not show which other files the origin has.
-    source = origin if selection.chosen else here
+    source = origin if selection.chosen else cache_first
     revision = source.resolve(request.locked_ref)
     files = select_files(revision, selection)
     missing: tuple[RemoteFile, ...] = ()
-    if source is origin or not here.holds(revision):
+    if source is origin or not cache_first.holds(revision):
         if locked is not None:
             files, selection = select_locked(revision, locked, selection, files)
         plan = FetchPlan(ref, revision, files, selection, endpoints_of(ref, settings)[-1])

@@ -157,10 +157,10 @@ def _is_weights(path: str) -> bool:
     return bool(_WEIGHTS.fullmatch(path) or _PICKLED.fullmatch(path)) and not path.endswith(".json")
 
 
-def _check_excluded(there: Set[str], files: Iterable[RemoteFile], selection: Selection, what: str) -> None:
+def _check_excluded(paths: Set[str], files: Iterable[RemoteFile], selection: Selection, what: str) -> None:
     """Checks that ``--exclude`` leaves one of the files that are there and that an adapter cannot do without."""
-    if there and not there & {file.path for file in files}:
-        globs = [glob for glob in selection.exclude if any(fnmatchcase(path, glob) for path in there)]
+    if paths and not paths & {file.path for file in files}:
+        globs = [glob for glob in selection.exclude if any(fnmatchcase(path, glob) for path in paths)]
         raise UsageError(
             f"--exclude {' '.join(map(repr, globs))} leaves no {what}", hint="an adapter needs its config and weights"
         )

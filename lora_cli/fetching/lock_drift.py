@@ -90,8 +90,8 @@ def _changes(locked: "LockedAdapter", revision: Revision, source: Source, select
             yield f"{path} is missing"
         elif blob is None:
             yield f"{path} is new"
-        elif said := _change(file, blob, revision, source):
-            yield f"{path} {said}"
+        elif change := _change(file, blob, revision, source):
+            yield f"{path} {change}"
 
 
 def _change(file: RemoteFile, blob: Blob, revision: Revision, source: Source) -> str:

@@ -59,17 +59,17 @@ def replace_folder(building: Path, target: Path, prefix: str = "") -> Path | Non
 
 
 def _in_two_steps(building: Path, target: Path, prefix: str) -> Path:
-    trash_path = building.with_name(f"{prefix}{new_writer()}")
-    target.rename(trash_path)
+    old = building.with_name(f"{prefix}{new_writer()}")
+    target.rename(old)
     try:
         building.rename(target)
     except OSError:
         try:
-            trash_path.rename(target)
+            old.rename(target)
         except OSError:
-            remove_path(trash_path)
+            remove_path(old)
         raise
-    return trash_path
+    return old
 
 
 def remove_path(path: Path) -> None:
@@ -104,7 +104,7 @@ def remove_folder(store: Store, folder: Path) -> None:
     Raises:
         OSError: as it comes.
     """
-    there = trash_path(store)
+    trash = trash_path(store)
     with suppress(FileNotFoundError):
-        folder.rename(there)
-    remove_path(there)
+        folder.rename(trash)
+    remove_path(trash)

@@ -90,9 +90,9 @@ def collect(store: Store, limits: Limits, *, dry_run: bool = False) -> list[Remo
         meant = {blob.sha256 for record in all_records(store) for blob in record.files.values()}
         total -= sum(blob.size for blob in _removable_blobs(usage, (), meant, usage.now_s - limits.grace_s))
         if limits.max_bytes is not None and total > limits.max_bytes:
-            rotten = [("quarantine", path) for _, path in quarantined(store) if ("quarantine", path) not in left]
-            total -= sum(tree_bytes(path) for _, path in rotten)
-            left += rotten
+            corrupt = [("quarantine", path) for _, path in quarantined(store) if ("quarantine", path) not in left]
+            total -= sum(tree_bytes(path) for _, path in corrupt)
+            left += corrupt
         away = _removable_packed(store, usage, limits, total)
         total -= sum(tree_bytes(path) for path in away)
         items = _removable_snapshots(usage, limits, total)
@@ -198,7 +198,7 @@ def _remove_snapshots(
             )
         )
     removed += [Removed("packed", item.digest, item.packed_bytes) for item in gone if item.packed_bytes]
-    linked = usage.linked_elsewhere()
+    linked = usage.linked_outside()
     for blob in blobs:
         is_linked = blob.inode in linked
         removed.append(Removed("blob", blob.path.name, 0 if is_linked else blob.size, blob.size if is_linked else None))
@@ -230,23 +230,23 @@ def _remove_snapshot(store: Store, item: StoredSnapshot, now_s: float | None) ->
     def is_used() -> bool:
         return now_s is not None and (item.digest in names_in_use(store, now_s) or _used_since(store, item))
 
-    there = trash_path(store)
+    trash = trash_path(store)
     try:
         with lease(store, item.digest, LEASE_S) as ours:
             if is_used() or (now_s is not None and not ours and os.path.lexists(store.leases / item.digest)):
                 return False
             for record in item.records:
                 forget_record(store, record)
-            item.directory.rename(there)
+            item.directory.rename(trash)
             # Without a lease (a full disk, or one lost in a long pause) another process may use it by now.
             if is_used():
                 with suppress(OSError):
-                    there.rename(item.directory)
+                    trash.rename(item.directory)
                     return False
     except FileNotFoundError:
         pass
     finally:
-        remove_path(there)
+        remove_path(trash)
     remove_folder(store, store.packed / item.digest)
     return True
 
@@ -405,7 +405,7 @@ def _removable_blobs(
     used = {inode for folder, files in usage.inodes.items() if folder not in gone for inode in files}
     freed = {inode for folder in gone for inode in usage.inodes.get(folder, ())}
     freed_names = {blob.sha256 for item in items for record in item.records for blob in record.files.values()}
-    kept = used if forced else used | usage.handed_out()
+    kept = used if forced else used | usage.exported()
     return [
         blob
         for blob in usage.blobs

@@ -73,8 +73,8 @@ def with_residency(store: Store, item: StoredSnapshot) -> StoredSnapshot:
     """The snapshot with its residency in the page cache."""
     from lora_cli.store.page_cache import folder_residency
 
-    packed_folders = folder_residency(store.packed / item.digest)
-    return replace(item, resident=folder_residency(item.directory), packed_resident=packed_folders)
+    packed = folder_residency(store.packed / item.digest)
+    return replace(item, resident=folder_residency(item.directory), packed_resident=packed)
 
 
 def find_items(items: Sequence[StoredSnapshot], text: str, ref: str) -> list[StoredSnapshot]:

@@ -1,8 +1,8 @@
-"""Packed weights: an adapter's factors once more, in one safetensors file and apart from all else that it has.
+"""Packed weights: a copy of an adapter's factors alone, in one safetensors file.
 
-``packed/<snapshot digest>/factors.safetensors``, published by one rename. Never the only copy: what is missing, or is
-not as it was published, is created again from the snapshot. Its modification time is that of blobs; with another one it
-was touched, and is not served.
+``packed/<snapshot digest>/factors.safetensors``, published by one rename. It is never the only copy: a missing or
+changed file is created again from the snapshot. Its modification time is that of blobs; a file with another one was
+touched, and is not used.
 """
 
 import json
@@ -30,15 +30,12 @@ Write = Callable[[Path, Mapping[str, str]], None]
 
 
 def packed_file(store: Store, digest: str) -> Path:
-    """Where the packed weights of that snapshot are, if they are here."""
+    """The path of a snapshot's packed weights, whether they exist or not."""
     return store.packed / digest / FILE
 
 
 def find_packed(store: Store, digest: str, wanted: Iterable[TensorInfo]) -> dict[str, TensorInfo] | None:
-    """Where in the packed file each of ``wanted``, as it is in the snapshot, is, by name.
-
-    None when it is not here as it was published.
-    """
+    """The ``wanted`` tensors of a snapshot in its packed file, by name; None if that is missing or was changed."""
     header = _read_header(packed_file(store, digest), digest)
     if header is None:
         return None
@@ -52,9 +49,9 @@ def find_packed(store: Store, digest: str, wanted: Iterable[TensorInfo]) -> dict
 
 
 def publish_packed(store: Store, digest: str, factors: Iterable[TensorInfo], write: Write) -> bool:
-    """Packs ``factors``, as they are in the snapshot, by ``write``; what is there already is replaced whole.
+    """Packs the ``factors`` of a snapshot by ``write``, in place of an earlier packed file.
 
-    False where this user may not write, or the disk is full: nothing needs it.
+    False where this user may not write, or the disk is full: packed weights are optional.
     """
     building = store.partials / digest / str(new_writer())
     try:
@@ -73,10 +70,7 @@ def publish_packed(store: Store, digest: str, factors: Iterable[TensorInfo], wri
 
 
 def packed_problem(store: Store, digest: str, directory: Path) -> str:
-    """What is wrong with the packed weights of ``digest``, each byte held against the snapshot; empty when all is well.
-
-    They are in ``directory``, which may have another name by now.
-    """
+    """Compares packed weights in ``directory`` with the snapshot, byte by byte; the problem in words, or ""."""
     if directory.is_symlink() or [path.name for path in list_folder(directory)] != [FILE]:
         return f"is not a folder with one {FILE}"
     header = _read_header(directory / FILE, digest, touched=True)
@@ -108,7 +102,7 @@ def _read_header(path: Path, digest: str, *, touched: bool = False) -> Header | 
 
 
 def _finish(path: Path) -> None:
-    """Mode and time as everything in the cache has them, on the disk."""
+    """Sets mode and time of blobs, and flushes the file."""
     with opened(path) as descriptor:
         os.fchmod(descriptor, BLOB_MODE)
         os.utime(descriptor, ns=(BLOB_MTIME_NS, BLOB_MTIME_NS))
@@ -116,10 +110,10 @@ def _finish(path: Path) -> None:
 
 
 def _same(snapshot: Path, directory: Path, info: TensorInfo, source: Any) -> bool:
-    """Whether a tensor has the bytes that its ``source`` says it is from: a file of the snapshot, start and stop there.
+    """Whether a tensor has the bytes of its ``source``: a file of the snapshot, with start and stop there.
 
     Raises:
-        ValueError, TypeError: that is no such thing.
+        ValueError, TypeError: the source is malformed.
     """
     file, start, stop = source
     if not (isinstance(file, str) and isinstance(start, int) and isinstance(stop, int)):

@@ -1,6 +1,6 @@
-"""Folders by name outside the cache, for an engine's resolver: replaced as a whole, and only if lora-cli wrote them.
+"""Published folders outside the cache, for an engine's resolver: replaced as a whole, and only if lora-cli wrote them.
 
-What a resolver takes must be LoRA, and for the base that is served.
+A resolver only accepts LoRA adapters for the base that it serves.
 """
 
 import hashlib
@@ -35,30 +35,30 @@ SCHEMA = "lora_cli/published/1"
 LARGEST = 8_000_000
 BASE_FIELD = "base_model_name_or_path"
 LEFTOVER_S = 86_400.0
-"""How long what another machine makes there may take."""
+"""How long an unfinished folder of another machine stays."""
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """A snapshot to be published, some of its small files with other bytes: ``edited`` maps their paths to those."""
+    """A snapshot to be published; ``edited`` maps the paths of changed small files to their new bytes."""
 
     snapshot: Snapshot
     edited: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def files(self) -> Mapping[str, Blob]:
-        """Path → blob as they are published."""
+        """Path → blob of the published files."""
         edited = {path: Blob(hashlib.sha256(data).hexdigest(), len(data)) for path, data in self.edited.items()}
         return {**self.snapshot.files, **edited}
 
     @property
     def digest(self) -> str:
-        """What the published files make: the snapshot's own digest where none is edited."""
+        """The snapshot digest of the published files."""
         return snapshot_digest(self.files.items())
 
     @property
     def mark(self) -> bytes:
-        """What ``MARK_FILE`` holds, the same for the same files."""
+        """The content of ``MARK_FILE``, the same for the same files."""
         files = {path: {"sha256": blob.sha256, "bytes": blob.size} for path, blob in sorted(self.files.items())}
         value = {"schema": SCHEMA, "snapshot": self.snapshot.digest, "sha256": self.digest, "files": files}
         return json.dumps(value, indent=1).encode() + b"\n"
@@ -66,9 +66,9 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class ServedBase:
-    """Under which name an engine serves the base: ``name`` (None: unknown), and whether configs are made to say it.
+    """The ``name`` under which an engine serves the base (None: unknown), and whether to write it into configs.
 
-    vLLM's filesystem resolver takes an adapter only when its config names the base exactly as ``--model`` does.
+    vLLM's filesystem resolver accepts an adapter only when its config names the base exactly as ``--model`` does.
     """
 
     name: str | None = None
@@ -89,12 +89,12 @@ class Published:
 
 
 def publish_adapter(store: Store, snapshot: Snapshot, target: Path, served: ServedBase) -> Published:
-    """Publishes a snapshot as ``target``; with ``served.fix`` the base's name is corrected in the copy of its config.
+    """Publishes a snapshot as ``target``; with ``served.fix`` the published config gets the name of the base.
 
-    The cache is left as it is. See ``publish`` for what may be replaced, and how.
+    See ``publish`` for what may be replaced, and how.
 
     Raises:
-        Refused: a resolver would not take it: it is no LoRA, or for another base.
+        Refused: a resolver would not accept it: it is no LoRA adapter, or for another base.
         FormatError: its config cannot be read.
         UsageError, LostBlob, MachineError: see ``publish``.
     """
@@ -127,7 +127,7 @@ def publish_adapter(store: Store, snapshot: Snapshot, target: Path, served: Serv
 
 @dataclass(frozen=True, slots=True)
 class NotPruned:
-    """A published folder that no manifest has any more and that stays, because of the ``unlisted`` files in it."""
+    """A published folder that is no longer in the manifest and stays because of the ``unlisted`` files in it."""
 
     name: str
     unlisted: Sequence[str]
@@ -136,17 +136,17 @@ class NotPruned:
 
 @dataclass(frozen=True, slots=True)
 class Pruning:
-    """What leaves a folder of published adapters, as names with snapshot digests, and what stays there."""
+    """The published adapters that ``--prune`` removes (name → snapshot digest), and those that stay."""
 
     removed: Mapping[str, str] = field(default_factory=dict)
     kept: Sequence[NotPruned] = ()
 
 
 def to_prune(folder: Path, staying: Collection[str]) -> Pruning:
-    """What was published in ``folder`` and has none of the names that are ``staying``; nothing is removed.
+    """The published adapters in ``folder`` whose names are not ``staying``; nothing is removed.
 
     Raises:
-        MachineError: this machine does not let us.
+        MachineError: a disk error.
     """
     removed, kept = {}, []
     with on_disk("reading", folder, "--publish"):
@@ -161,10 +161,10 @@ def to_prune(folder: Path, staying: Collection[str]) -> Pruning:
 
 
 def prune_published(folder: Path, staying: Collection[str]) -> Pruning:
-    """Removes what ``to_prune`` names as such, and gives that.
+    """Removes what ``to_prune`` returns, and returns it.
 
     Raises:
-        MachineError: this machine does not let us.
+        MachineError: a disk error.
     """
     pruning = to_prune(folder, staying)
     with on_disk("cleaning", folder, "--publish"):
@@ -181,18 +181,19 @@ def publish(
     target: Path,
     *,
     option: str = "--publish",
-    weigh: Callable[[int], None] | None = None,
+    check_space: Callable[[int], None] | None = None,
 ) -> None:
-    """Makes ``target`` hold the publication, in one step, replacing an earlier one; what is right is left alone.
+    """Publishes the folder ``target`` in one step, replacing an earlier one; an identical one stays.
 
-    Weights are hard links to the cache where the file system lets them, else copies; the rest is copies. What a dead
-    process left next to ``target`` is removed. With ``weigh`` all files are copies, read-only; it hears how many bytes
-    they take before the first of them is written, and raises where there is no room. ``option`` is what set the path.
+    Weights are hard links to the cache where the file system supports them, else copies; all other files are copies.
+    Leftovers of dead processes next to ``target`` are removed. With ``check_space`` all files are read-only copies; it
+    is called with their bytes before the first is written, and raises if there is no space. ``option`` is the
+    command-line option of the path.
 
     Raises:
-        UsageError: something is there that lora-cli did not publish; it stays. Or a file has the name of our mark.
-        LostBlob: a blob is not in the cache any more.
-        MachineError: this machine does not let us.
+        UsageError: something is there that lora-cli did not publish; it stays. Or a file has the name of the mark.
+        LostBlob: a blob is no longer in the cache.
+        MachineError: a disk error.
     """
     if MARK_FILE in publication.files:
         raise UsageError(f"{target.name} has a file {MARK_FILE}, which is reserved", hint=f"--exclude {MARK_FILE}")
@@ -202,12 +203,12 @@ def publish(
         _check_replaceable(target, option)
         prefix = f".{target.name[:100]}."
         _remove_leftovers(target.parent, prefix)
-        if weigh is not None:
+        if check_space is not None:
             sizes = (len(publication.mark), *(blob.size for blob in publication.files.values()))
-            weigh(sum(map(_blocks, sizes)))
+            check_space(sum(map(_blocks, sizes)))
         building = target.with_name(f"{prefix}{new_writer()}")
         try:
-            _build(store, publication, building, copied=weigh is not None)
+            _build(store, publication, building, copied=check_space is not None)
             old = replace_folder(building, target, prefix)
         except BaseException:
             remove_path(building)
@@ -217,7 +218,7 @@ def publish(
 
 
 def _blocks(size: int) -> int:
-    """Bytes in whole pages, which is what a file takes."""
+    """The size in whole pages, which a file takes on a tmpfs."""
     return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
@@ -232,7 +233,7 @@ def _build(store: Store, publication: Publication, directory: Path, *, copied: b
 
 
 def _remove_replaced(old: Path, target: Path, option: str) -> None:
-    """Removes what was there before. What another process put there since the check: it goes back.
+    """Removes the replaced folder. If another process has put it there since the check, it is moved back.
 
     Raises:
         UsageError: it was not published by lora-cli.
@@ -261,7 +262,7 @@ def _check_replaceable(target: Path, option: str) -> None:
 
 
 def _is_replaceable(path: Path) -> bool:
-    """Whether what is there may be replaced: an empty folder, or nothing but files that were published in it."""
+    """Whether it may be replaced: an empty folder, or one with only files that were published there."""
     if not path.is_dir() or path.is_symlink():
         return False
     found = _paths(path)
@@ -269,7 +270,7 @@ def _is_replaceable(path: Path) -> bool:
 
 
 def _unlisted(folder: Path) -> list[str]:
-    """The files in a published folder that its mark does not list."""
+    """The files in a published folder that are not in its mark."""
     return sorted(_paths(folder) - _read_mark(folder).get("files", {}).keys() - {MARK_FILE})
 
 
@@ -278,7 +279,7 @@ def _paths(folder: Path) -> set[str]:
 
 
 def _read_mark(folder: Path) -> Mapping[str, Any]:
-    """What the mark of a folder says that was published, empty if there is none."""
+    """The content of a folder's mark; empty if there is none."""
     try:
         value = json.loads(read_small(folder / MARK_FILE, LARGEST) or b"")
         known = {"files": dict(value["files"]), "sha256": value["sha256"], "snapshot": value["snapshot"]}
@@ -288,7 +289,7 @@ def _read_mark(folder: Path) -> Mapping[str, Any]:
 
 
 def _is_published(store: Store, publication: Publication, target: Path) -> bool:
-    """Whether ``target`` is this publication already. Copied weights are known by their time, as blobs are."""
+    """Whether ``target`` is this publication already. Copied weights are recognised by their time, as blobs are."""
     files = publication.files
     if target.is_symlink() or read_small(target / MARK_FILE, LARGEST) != publication.mark:
         return False
@@ -304,7 +305,7 @@ def _is_unchanged(store: Store, path: Path, blob: Blob) -> bool:
 
 
 def _remove_leftovers(folder: Path, prefix: str) -> None:
-    """Removes what was left half done under this name: by the dead of this machine, or elsewhere and long ago."""
+    """Removes unfinished folders of this name: of dead processes of this machine, and old ones of other machines."""
     if not folder.is_dir():
         return
     for path in folder.iterdir():

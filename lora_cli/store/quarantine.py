@@ -21,7 +21,7 @@ _ENTRY = re.compile(r"(.+)\.[0-9a-f]{12}")
 
 
 def quarantined(store: Store) -> list[tuple[str, Path]]:
-    """The name that each entry had in the cache and where it is now, the last moved first."""
+    """The name that each entry had in the cache, and its path; the last moved first."""
     found = [(match[1], path) for path in list_folder(store.quarantine) if (match := _ENTRY.fullmatch(path.name))]
     return sorted(found, key=lambda entry: -moved_at_s(entry[1]))
 
@@ -36,7 +36,7 @@ def is_linked_outside(store: Store) -> bool:
 
 
 def quarantined_views(store: Store) -> dict[str, set[str]]:
-    """The views that are only in the quarantine, each with the digests of the snapshots that it can have been."""
+    """The views that are only in the quarantine, each with the digests of the snapshots that it may have been."""
     isolated = quarantined(store)
     files = {record.snapshot: record.files for record in all_records(store)}
     return {
@@ -47,7 +47,7 @@ def quarantined_views(store: Store) -> dict[str, set[str]]:
 
 
 def quarantined_items(store: Store) -> list[StoredSnapshot]:
-    """The snapshots that references mean and that are only in the quarantine, with the names of their views there."""
+    """The referenced snapshots that are only in the quarantine, with the names of their views there."""
     names, views = {name for name, _ in quarantined(store)}, quarantined_views(store)
     missing = by_key(
         (record.snapshot, record)
@@ -69,9 +69,9 @@ def quarantined_items(store: Store) -> list[StoredSnapshot]:
 def _snapshots_of(
     view: Path, files: Mapping[str, Mapping[str, Blob]], isolated: Sequence[tuple[str, Path]]
 ) -> set[str]:
-    """The snapshots that a view can have been: of the same paths, and with the weights that it links.
+    """The snapshots that a view may have been: those with the same paths and the weights that it links.
 
-    A corrupt file among them is recognised by its name in the quarantine: it is the same inode.
+    Corrupt weights are identified by the blob in the quarantine with the same inode.
     """
     names = {}
     for name, entry in isolated:
@@ -92,7 +92,7 @@ def _snapshots_of(
 
 
 def moved_at_s(path: Path) -> float:
-    """When an entry was moved to the quarantine, in seconds since 1970: renaming keeps the time of the last change."""
+    """When an entry was moved to the quarantine, in seconds since 1970, by its ctime."""
     with suppress(FileNotFoundError):
         return path.stat(follow_symlinks=False).st_ctime
     return math.inf

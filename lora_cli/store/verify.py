@@ -1,4 +1,4 @@
-"""Every byte in a cache, hashed again."""
+"""``cache verify``: every byte in a cache is hashed again."""
 
 import os
 import re
@@ -26,9 +26,9 @@ THREADS = 4
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """One blob, snapshot, view, packed weights or record; ``problem`` is empty when all is well.
+    """One blob, snapshot, view, packed weights or record; ``problem`` is empty when it is intact.
 
-    ``moved_to`` is in the quarantine. Of records there are only those that contradict others, and they stay.
+    ``moved_to`` is its path in the quarantine. Of records, only those that conflict with others are listed; they stay.
     """
 
     kind: str
@@ -39,13 +39,12 @@ class Verified:
 
 
 def verify(store: Store, only: Collection[str] | None = None) -> Iterator[Verified]:
-    """Each blob, each snapshot, each view, all packed weights, and the records that contradict each other.
+    """Verifies each blob, snapshot and view, all packed weights, and the records that conflict with each other.
 
-    What is corrupt goes to the quarantine, unless this user may not move it.
-
-    A corrupt snapshot is fetched again when it is asked for the next time. A view must hold a snapshot that is sound,
-    and packed weights what their snapshot has. Files with other names are left alone. ``only`` has the names of what is
-    verified: sha256 of blobs, digests of snapshots, names of views (None: all).
+    Corrupt files are moved to the quarantine, unless this user may not move them; the next fetch restores them. A view
+    must have the files of an intact snapshot, and packed weights those of their snapshot. Files with other names
+    are ignored. ``only`` has the names of what is verified: sha256 of blobs, digests of snapshots, names of views
+    (None: all).
 
     Raises:
         UsageError: this is no cache.
@@ -80,9 +79,9 @@ def verify(store: Store, only: Collection[str] | None = None) -> Iterator[Verifi
 
 
 def _verify_snapshot(store: Store, directory: Path, known: Mapping[Inode, str | None]) -> list[Verified]:
-    """What is so with one snapshot. One that seems corrupt is hashed itself, while no other process removes it.
+    """Verifies one snapshot. One that seems corrupt is hashed again under its lease, so that nobody removes it.
 
-    An inode's number may be another file's since it was hashed, and the whole folder may be a new one that is used.
+    Since its blobs were hashed, an inode number may be another file's, or the folder may be a new one.
     """
     name, size = directory.name, tree_bytes(directory)
     if _snapshot_problem(name, known, directory):
@@ -92,10 +91,10 @@ def _verify_snapshot(store: Store, directory: Path, known: Mapping[Inode, str | 
 
 
 def _verify_one(store: Store, kind: str, path: Path, problem_of: Callable[[Path], str]) -> Iterator[Verified]:
-    """What is so with one thing; nothing when it is gone by now.
+    """The result for one path; none if it no longer exists.
 
-    Others publish, replace and clean meanwhile: what was taken away is looked at once more, and put back when it is
-    well.
+    Other processes may replace it meanwhile: what was moved to the quarantine is checked again, and restored if it is
+    intact.
     """
     if not os.path.lexists(path):
         return
@@ -109,7 +108,7 @@ def _verify_one(store: Store, kind: str, path: Path, problem_of: Callable[[Path]
 
 
 def _stat_and_hash(path: Path) -> tuple[os.stat_result | None, str | None]:
-    """Status and sha256; no status when it is gone, no sha256 when it is no plain file or cannot be read."""
+    """Status and sha256; no status if it is missing, no sha256 if it is no regular file or cannot be read."""
     try:
         status = path.stat(follow_symlinks=False)
     except FileNotFoundError:
@@ -118,7 +117,7 @@ def _stat_and_hash(path: Path) -> tuple[os.stat_result | None, str | None]:
 
 
 def _blob_problem(path: Path, digest: str | None, there: Path) -> str:
-    """What is wrong with the blob ``path`` of that ``digest``, or, when it was moved, with what is ``there`` now."""
+    """The problem of the blob ``path`` with that ``digest``; after it was moved, of the file ``there``."""
     digest = digest if there == path else _stat_and_hash(there)[1]
     if digest is None:
         return "is not a readable file"
@@ -130,14 +129,14 @@ def _blob_problem(path: Path, digest: str | None, there: Path) -> str:
 def _view_problem(store: Store, sound: Collection[str], known: Mapping[Inode, str | None], directory: Path) -> str:
     with suppress(ValueError):
         digest = folder_digest(directory, known if directory.parent == store.adapters else {})
-        # One may have been published since the snapshots were looked at.
+        # It may have been published since the snapshots were verified.
         if digest in sound or store.snapshot(digest).is_dir():
             return ""
     return "it does not match any valid snapshot"
 
 
 def _packed_problem(store: Store, digest: str, directory: Path) -> str:
-    """What is wrong with packed weights; nothing can be held against those whose snapshot went meanwhile."""
+    """The problem of packed weights; none if their snapshot was removed meanwhile, as they cannot be compared."""
     from lora_cli.store.packed_weights import packed_problem
 
     problem = packed_problem(store, digest, directory)

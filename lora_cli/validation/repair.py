@@ -37,8 +37,8 @@ from lora_cli.fetching.context import AdapterRequest, FetchContext
 from lora_cli.fetching.file_selection import Selection
 from lora_cli.fetching.pipeline import fetch
 from lora_cli.fetching.requirements import Demand
-from lora_cli.reading.adapter import SHARD, Opened, joined, read_adapter
-from lora_cli.reading.base_weights import copies
+from lora_cli.reading.adapter import SHARD, Opened, join_shards, read_adapter
+from lora_cli.reading.base_weights import base_copies
 from lora_cli.reading.byte_ranges import read_range
 from lora_cli.reading.deltas import Update, distance, norm
 from lora_cli.reading.safetensors_writer import write_file
@@ -158,7 +158,7 @@ def _copies(one: Opened, wish: Wish, settings: Settings) -> Mapping[str, bool]:
     if wish.base is None or wish.base_ref is None or not own:
         return {}
     checkpoint = open_checkpoint(ref_of(wish.base_ref), wish.base, settings)
-    return {} if checkpoint is None else copies(one.source, one.revision, own, checkpoint)
+    return {} if checkpoint is None else base_copies(one.source, one.revision, own, checkpoint)
 
 
 def _left(before: EngineOutcome, planned: Verdict) -> Iterator[Refusal]:
@@ -192,7 +192,7 @@ def _open(item: Item, ref: AdapterRef, wish: Wish, settings: Settings) -> Opened
     """
     source, revision = _here(item, ref, wish, settings)
     name, most = str(item.source), settings.max_header_bytes
-    adapter = joined(source, revision, read_adapter(source, revision, name, most), most)
+    adapter = join_shards(source, revision, read_adapter(source, revision, name, most), most)
     if adapter.config is None:
         raise adapter.config_error or FormatError("it is missing", where=f"{name}: {CONFIG}")
     if adapter.weights_error is not None:

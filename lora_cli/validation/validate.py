@@ -21,7 +21,7 @@ from lora_cli.fetching.cached_source import CacheFirstSource
 from lora_cli.fetching.checkpoint import LatestCheckpoint
 from lora_cli.fetching.file_selection import USUAL, Selection
 from lora_cli.forks import forks, processors
-from lora_cli.reading.adapter import Opened, read_adapter, read_at_once
+from lora_cli.reading.adapter import Opened, call_in_threads, read_adapter
 from lora_cli.reading.companions import read_card
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_near
@@ -138,11 +138,11 @@ def _read(
     here = is_near(source, revision)
     threads = 1 if here else threads
 
-    adapter, companions, found = read_at_once(
+    adapter, companions, found = call_in_threads(
         threads,
         lambda: read_adapter(source, revision, name, settings.max_header_bytes, threads=threads, weights=terms.weights),
         lambda: companions_of(source, revision, terms, threads),
-        lambda: read_card(source, revision, here=here) if terms.card else None,
+        lambda: read_card(source, revision, local=here) if terms.card else None,
     )
     return Opened(source, revision, adapter), companions, found
 
