@@ -33,10 +33,10 @@ class Partial:
     size: int
 
 
-def open_partial(store: Store, key: str, longest: int | None, *, digest_known: bool = True) -> Partial:
+def open_partial(store: Store, key: str, longest: int, *, digest_known: bool = True) -> Partial:
     """A file for the bytes of ``key``: the longest one of a dead writer, else a new one.
 
-    Files of over ``longest`` bytes (None: no limit) are not resumed. The caller verifies the bytes; ``digest_known``
+    Files of over ``longest`` bytes are not resumed. The caller verifies the bytes; ``digest_known``
     says whether it can.
 
     Raises:
@@ -48,13 +48,13 @@ def open_partial(store: Store, key: str, longest: int | None, *, digest_known: b
         return in_folder(folder, lambda: _claim(folder, longest) or _create(folder, longest if digest_known else 0))
 
 
-def leftover_bytes(store: Store, key: str, longest: int | None) -> int:
+def leftover_bytes(store: Store, key: str, longest: int) -> int:
     """Length of the partial file of ``key`` that the next writer resumes."""
     try:
         found = _leftovers(store.partials / key)
     except OSError:
         return 0
-    usable = (size for size, _, writer in found if (longest is None or size <= longest) and state(writer) == "dead")
+    usable = (size for size, _, writer in found if size <= longest and state(writer) == "dead")
     return max(usable, default=0)
 
 
@@ -82,7 +82,7 @@ def _leftovers(folder: Path) -> list[tuple[int, Path, Writer]]:
     return sorted(found, key=lambda entry: entry[0], reverse=True)
 
 
-def _claim(folder: Path, longest: int | None) -> Partial | None:
+def _claim(folder: Path, longest: int) -> Partial | None:
     """Claims the longest file of a dead writer; the shorter ones are removed."""
     claimed: Partial | None = None
     for size, path, writer in _leftovers(folder):
@@ -90,7 +90,7 @@ def _claim(folder: Path, longest: int | None) -> Partial | None:
             continue
         # Another user's files may be protected.
         with suppress(PermissionError):
-            if claimed is not None or size == 0 or (longest is not None and size > longest):
+            if claimed is not None or size == 0 or size > longest:
                 path.unlink(missing_ok=True)
             else:
                 claimed = _claim_file(path)
@@ -117,7 +117,7 @@ def _claim_file(path: Path) -> Partial | None:
     return None
 
 
-def _create(folder: Path, longest: int | None) -> Partial:
+def _create(folder: Path, longest: int) -> Partial:
     writer = new_writer()
     path = folder / str(writer)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -130,14 +130,14 @@ def _create(folder: Path, longest: int | None) -> Partial:
     return Partial(path, writer, descriptor, size)
 
 
-def _copy_from_elsewhere(folder: Path, descriptor: int, longest: int | None) -> int:
+def _copy_from_elsewhere(folder: Path, descriptor: int, longest: int) -> int:
     """Copies an abandoned file of another machine into a new file, and returns the number of bytes."""
     # The time of the new file is by the clock of the file server.
     now = os.fstat(descriptor).st_mtime
     for size, path, writer in _leftovers(folder):
         with suppress(FileNotFoundError, PermissionError):
             stale = state(writer) == "elsewhere" and now - path.stat().st_mtime > ELSEWHERE_S
-            if stale and size > 0 and (longest is None or size <= longest):
+            if stale and 0 < size <= longest:
                 copied = _copy(path, descriptor, size)
                 path.unlink(missing_ok=True)
                 return copied

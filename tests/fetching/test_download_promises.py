@@ -40,7 +40,7 @@ def test_wrong_bytes_that_come_right_are_taken(tmp_path: Path) -> None:
 def test_a_partial_with_wrong_bytes_is_thrown_away_and_costs_no_try(tmp_path: Path) -> None:
     source = Scripted({WEIGHTS: b"promised"})
     file = source.resolve(REF).files[0]
-    partial = open_partial(Store(tmp_path), partial_key(source.resolve(REF), file), None)
+    partial = open_partial(Store(tmp_path), partial_key(source.resolve(REF), file), 1 << 30)
     os.pwrite(partial.descriptor, b"PROM", 0)
     release_partial(partial)
     assert downloaded(source, tmp_path, retries=0) == {WEIGHTS: b"promised"}
@@ -49,7 +49,7 @@ def test_a_partial_with_wrong_bytes_is_thrown_away_and_costs_no_try(tmp_path: Pa
 
 def test_a_complete_partial_costs_no_read(tmp_path: Path) -> None:
     source = Scripted({WEIGHTS: b"promised"})
-    partial = open_partial(Store(tmp_path), partial_key(source.resolve(REF), source.resolve(REF).files[0]), None)
+    partial = open_partial(Store(tmp_path), partial_key(source.resolve(REF), source.resolve(REF).files[0]), 1 << 30)
     os.pwrite(partial.descriptor, b"promised", 0)
     release_partial(partial)
     assert downloaded(source, tmp_path) == {WEIGHTS: b"promised"}

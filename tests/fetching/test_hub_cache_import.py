@@ -161,7 +161,7 @@ def test_what_a_killed_process_left_is_gone_on_with_from_there(desk: Desk) -> No
     (weights,) = (file for file in open_source("hf", desk.settings).resolve(REF).files if file.path == WEIGHTS)
     for begun in (BYTES[:1_500_000], bytes(1_500_000)):
         shutil.rmtree(desk.settings.cache_dir, ignore_errors=True)
-        partial = open_partial(Store(desk.settings.cache_dir), weights.sha256 or "", None)
+        partial = open_partial(Store(desk.settings.cache_dir), weights.sha256 or "", 1 << 30)
         os.write(partial.descriptor, begun)
         release_partial(partial)
         desk.hub.requests.clear()

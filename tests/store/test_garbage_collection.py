@@ -136,7 +136,7 @@ def test_a_size_keeps_the_last_used_and_counts_shared_bytes_once(store: Store) -
 
 
 def test_what_the_dead_left_long_ago_goes_and_what_the_living_write_stays(store: Store) -> None:
-    mine = open_partial(store, KEY, None)
+    mine = open_partial(store, KEY, 1 << 30)
     for age_s, key in ((100, YOUNG), (100_000, OLD)):
         path = store.partials / key / str(let_go(new_writer()))
         path.parent.mkdir(parents=True)

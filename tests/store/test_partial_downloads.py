@@ -22,7 +22,7 @@ import os, sys
 from pathlib import Path
 from lora_cli.store import Store
 from lora_cli.store.partial_downloads import open_partial
-partial = open_partial(Store(Path(sys.argv[1])), sys.argv[2], None)
+partial = open_partial(Store(Path(sys.argv[1])), sys.argv[2], 1 << 30)
 os.pwrite(partial.descriptor, sys.argv[3].encode(), 0)
 print("ready", flush=True)
 sys.stdin.read()
@@ -152,14 +152,14 @@ def test_what_another_machine_left_is_not_gone_on_with_where_no_digest_would_tel
 ) -> None:
     """Its power may have gone before all bytes were on the disk: then there are zeros where they should be."""
     left_by(store, Writer("0" * 12, 1, 1, "0" * 12), b"half", age_s=10_000)
-    partial = open_partial(store, KEY, None, digest_known=False)
+    partial = open_partial(store, KEY, 1 << 30, digest_known=False)
     assert content(partial) == b""
     remove_partial(partial)
 
 
 def test_what_a_dead_process_of_this_boot_left_is_gone_on_with_without_a_digest(store: Store) -> None:
     left_by(store, let_go(new_writer()), b"half")
-    partial = open_partial(store, KEY, None, digest_known=False)
+    partial = open_partial(store, KEY, 1 << 30, digest_known=False)
     assert content(partial) == b"half"
     remove_partial(partial)
 
@@ -172,7 +172,7 @@ def test_what_another_user_left_and_keeps_to_himself_stands_in_nobodys_way() -> 
         let_everybody_write(store.root)
         imports = "from pathlib import Path\nfrom lora_cli.store import Store\n"
         imports += "from lora_cli.store.partial_downloads import *\n"
-        opens = "print(open_partial(Store(Path(sys.argv[1])), sys.argv[2], None).size)"
+        opens = "print(open_partial(Store(Path(sys.argv[1])), sys.argv[2], 1 << 30).size)"
         assert as_another_user(imports, opens, str(store.root), KEY) == "0\n"
 
 
