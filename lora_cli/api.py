@@ -46,7 +46,7 @@ def fetch(
         LoraCliError: there is no such adapter, a limit or policy refuses it, or this machine cannot store it.
     """
     from lora_cli.core.reference import override, parse
-    from lora_cli.fetching.batch import bring_all
+    from lora_cli.fetching.batch import fetch_all
     from lora_cli.fetching.context import AdapterRequest
     from lora_cli.fetching.file_selection import Selection
     from lora_cli.sources.local import is_path
@@ -55,7 +55,7 @@ def fetch(
     settings = _settings(cache_dir, offline=offline)
     asked = override(parse(os.fspath(ref), is_path=is_path), revision=revision, subfolder=subfolder)
     request = AdapterRequest(asked, asked.name, Selection(allow_pickle=allow_pickle))
-    (outcome,) = bring_all([request], Store(settings.cache_dir), settings)
+    (outcome,) = fetch_all([request], Store(settings.cache_dir), settings)
     if outcome.error is not None:
         raise outcome.error
     assert outcome.fetched is not None

@@ -5,7 +5,7 @@ from lora_cli.core.snapshot import Snapshot
 from lora_cli.fetching.context import AdapterRequest, FetchContext
 from lora_cli.fetching.file_selection import USUAL, Selection
 from lora_cli.fetching.pipeline import Fetched
-from lora_cli.fetching.pipeline import bring as bring_request
+from lora_cli.fetching.pipeline import fetch as fetch_request
 from lora_cli.fetching.requirements import ANYTHING, Demand
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
@@ -23,7 +23,7 @@ def bring(
     link: bool = False,
 ) -> Fetched:
     with FetchContext(store, settings, link=link) as context:
-        return bring_request(AdapterRequest(ref, selection=selection, demand=demand), context, source)
+        return fetch_request(AdapterRequest(ref, selection=selection, demand=demand), context, source)
 
 
 def fetch(

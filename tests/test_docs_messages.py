@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from lora_cli import failures_by_model
+from lora_cli import errors
 from lora_cli.cli.app import COMMANDS, Command, build_app, load_command
 from lora_cli.rules import RULES
 from tests.conftest import ROOT
@@ -35,9 +35,7 @@ def text_of(node: ast.AST) -> str | None:
 def exit_code(node: ast.AST) -> int | None:
     """What a command ends with for the error that this call makes; None where it makes none of ours."""
     kind = (
-        getattr(failures_by_model, node.func.id, None)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-        else None
+        getattr(errors, node.func.id, None) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else None
     )
     code = getattr(kind, "exit_code", None)
     return code if isinstance(code, int) else None

@@ -109,7 +109,7 @@ def read_inputs(
         raise UsageError("--checkpoint is for REFs", hint="write it into the manifest: checkpoint: latest")
     from lora_cli.cli.lockfile import open_lock
     from lora_cli.documents.lockfile import base_mismatch
-    from lora_cli.reading.adapter_set import items_of, locked_adapters
+    from lora_cli.reading.manifest import items_of, locked_adapters
 
     assert file is not None
     lock_file = open_lock(file, manifest, LockFlags())
@@ -197,10 +197,10 @@ def _not_an_adapter(one: "Checked") -> LoraCliError | None:
     if adapter.foreign is not None:
         message, hint = f"this is {adapter.foreign.format.title}, and no adapter", adapter.foreign.format.advice
     else:
-        from lora_cli.fetching.file_selection import elsewhere
+        from lora_cli.fetching.file_selection import adapter_folders_hint
 
         message = f"neither {CONFIG} nor adapter_model.safetensors is here"
-        hint = elsewhere(file.path for file in adapter.files)
+        hint = adapter_folders_hint(file.path for file in adapter.files)
     return FormatError(message, where=one.name, hint=hint)
 
 
@@ -260,7 +260,7 @@ def apply_policies(settings: Settings, manifest: "AdapterSet | None", policy: Pa
         UsageError: an error in the policy file, with line and key.
     """
     if manifest is not None or policy is not None:
-        from lora_cli.reading.adapter_set import with_policies
+        from lora_cli.reading.manifest import with_policies
 
         settings = with_policies(settings, manifest, policy)
     if settings.suppressions:
@@ -337,8 +337,8 @@ class FetchRequests:
 
     def key(self, request: AdapterRequest) -> str:
         """The sort key for shards: the name in the manifest, else the reference."""
-        named = self.manifest is not None or isinstance(request.asked, UsageError)
-        return request.name if named else str(request.asked)
+        named = self.manifest is not None or isinstance(request.parsed, UsageError)
+        return request.name if named else str(request.parsed)
 
 
 @dataclass(frozen=True, slots=True)

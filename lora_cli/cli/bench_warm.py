@@ -45,7 +45,7 @@ from lora_cli.runtime.plan import Device, Limits, plan_slots, slot_requirements
 from lora_cli.runtime.warm_process import WarmProcess
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.in_use import Hold, holding
+from lora_cli.store.in_use import InUseMarker
 from lora_cli.tiers.eviction.registry import PolicyName
 from lora_cli.validation import Terms, open_config
 
@@ -109,7 +109,7 @@ def measure_own_server(settings: Settings, options: BenchOptions) -> int:
         # A base without weights on this disk gets random ones: latencies do not depend on their values.
         dummy = None if has_base_weights(inputs.base) else open_config(inputs.base, settings)
         failures: Failures = {}
-        hold = stack.enter_context(holding(Store(own.cache_dir)))
+        hold = stack.enter_context(InUseMarker(Store(own.cache_dir)))
         jobs = admit_adapters(inputs, base_model(inputs.base, own), most, own, hold, failures)
         if not jobs:
             raise _no_adapter_error(failures)
@@ -184,7 +184,7 @@ def benchmark_adapters(
 
 
 def admit_adapters(
-    inputs: Inputs, base: BaseModel, most: Limits, settings: Settings, hold: Hold, failures: Failures
+    inputs: Inputs, base: BaseModel, most: Limits, settings: Settings, hold: InUseMarker, failures: Failures
 ) -> dict[str, LoraRequest]:
     """The adapters that can be served, by name; ``hold`` keeps them in the cache. Errors go into ``failures``."""
     admit = admission_function(Terms(base, max_lora_rank=most.max_lora_rank or None), settings, hold)
@@ -211,7 +211,7 @@ def _measure(
     Returns the measurement and the facts of the device.
     """
     base, most = base_model(inputs.base, settings), run.limits
-    with holding(Store(settings.cache_dir)) as hold:
+    with InUseMarker(Store(settings.cache_dir)) as hold:
         jobs = admit_adapters(inputs, base, most, settings, hold, failures)
         broken = {name: one.message for name, one in failures.items()}
         slots, places = most.max_loras, most.max_cpu_loras

@@ -18,14 +18,22 @@ from lora_cli.core.did_you_mean import nearest
 from lora_cli.core.reference import parse
 from lora_cli.core.text import counted, safe, size
 from lora_cli.errors import Corrupt, NotFound, UsageError
-from lora_cli.fetching.cache_repair import mend
+from lora_cli.fetching.cache_repair import repair_cache
 from lora_cli.render.cache_report import cache_report, removed_report, verify_report
 from lora_cli.settings import with_flags
 from lora_cli.store import Store
 from lora_cli.store.cachedir_tag import check_cache
 from lora_cli.store.disk import on_disk
 from lora_cli.store.garbage_collection import Limits, collect, remove
-from lora_cli.store.inventory import Item, blobs, entries, find_items, inventory, tree_bytes, with_residency
+from lora_cli.store.inventory import (
+    StoredSnapshot,
+    blob_files,
+    find_items,
+    inventory,
+    list_folder,
+    tree_bytes,
+    with_residency,
+)
 from lora_cli.store.quarantine import is_linked_outside, quarantined, quarantined_items
 from lora_cli.store.usage import cache_bytes
 from lora_cli.store.verify import verify
@@ -90,7 +98,7 @@ def verify_all(
     found = list(verify(store, only))
     corrupt = [one for one in found if one.problem]
     outside = is_linked_outside(store)
-    repaired = list(mend(store, settings, corrupt, only)) if repair else None
+    repaired = list(repair_cache(store, settings, corrupt, only)) if repair else None
     broken = [one for one in repaired or () if one.error is not None]
     in_quarantine = [item for item in quarantined_items(store) if only is None or item.digest in only]
     report = verify_report(found, repaired, in_quarantine)
@@ -119,7 +127,7 @@ def _verified_names(store: Store, names: Sequence[str], manifest: Path | None) -
     if manifest is not None:
         items = read_inputs(manifest, (), "", "verify").items
         meant = {item.name: item.locked.digest if item.locked else str(item.source) for item in items}
-    views = {path.name for path in entries(store.adapters)}.union(name for name, _ in quarantined(store))
+    views = {path.name for path in list_folder(store.adapters)}.union(name for name, _ in quarantined(store))
     known = views.intersection(names)
     found = _find_snapshots(store, [meant.get(name, name) for name in names], {meant.get(name, name) for name in known})
     blob_names = {blob.sha256 for item in found for record in item.records for blob in record.files.values()}
@@ -223,18 +231,18 @@ def show_path(
     write(f"{_find_one(store, name).directory if name else store.root}\n")
 
 
-def _inventory(store: Store) -> list[Item]:
+def _inventory(store: Store) -> list[StoredSnapshot]:
     with on_disk("reading", store.root):
         return inventory(store)
 
 
-def _find_snapshots(store: Store, names: Sequence[str], known: Collection[str] | None = None) -> list[Item]:
+def _find_snapshots(store: Store, names: Sequence[str], known: Collection[str] | None = None) -> list[StoredSnapshot]:
     """The snapshots of these names, each once.
 
     With ``known``, snapshots in the quarantine count too, and a name in ``known`` may have no snapshot.
     """
     items = [*_inventory(store), *(quarantined_items(store) if known is not None else ())]
-    found: dict[str, Item] = {}
+    found: dict[str, StoredSnapshot] = {}
     for name in names:
         matching = find_items(items, name, _reference(name))
         if not matching and name not in (known or ()):
@@ -243,7 +251,7 @@ def _find_snapshots(store: Store, names: Sequence[str], known: Collection[str] |
     return list(found.values())
 
 
-def _suggestion(name: str, items: Sequence[Item]) -> str:
+def _suggestion(name: str, items: Sequence[StoredSnapshot]) -> str:
     """A did-you-mean hint from the names of views and the last parts of references."""
     known = {word: word for item in items for word in item.names}
     for ref in (record.ref for item in items for record in item.records):
@@ -253,7 +261,7 @@ def _suggestion(name: str, items: Sequence[Item]) -> str:
     return f"did you mean {known[close]}? {shows}" if close is not None else shows
 
 
-def _find_one(store: Store, name: str) -> Item:
+def _find_one(store: Store, name: str) -> StoredSnapshot:
     """The snapshot of a name; of a reference with several file selections the default one, else the last used."""
     items, ref = _find_snapshots(store, [name]), _reference(name)
     if len(items) > 1 and not any(name in item.names or _uses_of(item, ref) for item in items):
@@ -261,7 +269,7 @@ def _find_one(store: Store, name: str) -> Item:
     return max(items, key=lambda item: (name in item.names, *max(_uses_of(item, ref), default=(False, 0.0))))
 
 
-def _uses_of(item: Item, ref: str) -> list[tuple[bool, float]]:
+def _uses_of(item: StoredSnapshot, ref: str) -> list[tuple[bool, float]]:
     """For each file selection of ``ref`` in this snapshot: whether it is the default one, and when it was last used."""
     return [(not record.selection, record.used_s) for record in item.records if record.ref == ref]
 
@@ -273,8 +281,10 @@ def _reference(name: str) -> str:
         return ""
 
 
-def _show(store: Store, items: Sequence[Item], output_format: Format, *, details: bool, residency: bool) -> None:
-    blob_bytes = sum(tree_bytes(path) for path in blobs(store))
+def _show(
+    store: Store, items: Sequence[StoredSnapshot], output_format: Format, *, details: bool, residency: bool
+) -> None:
+    blob_bytes = sum(tree_bytes(path) for path in blob_files(store))
     if residency:
         items = [with_residency(store, item) for item in items]
     report = cache_report(store, items, blob_bytes)

@@ -12,7 +12,7 @@ from lora_cli.core.units import words_of
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.inventory import views
+from lora_cli.store.inventory import view_digests
 from lora_cli.validation import Checked, ref_of
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def adapter_folders(judged: Iterable[tuple[str, Checked, str]], settings: Settin
     used if it has that digest, else the snapshot.
     """
     store = Store(settings.cache_dir.absolute())
-    cached_views, found = views(store), {}
+    cached_views, found = view_digests(store), {}
     for name, checked, digest in judged:
         ref = checked.revision.ref if checked.revision is not None else None
         if ref is not None and ref.scheme == "file":

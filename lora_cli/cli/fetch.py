@@ -33,15 +33,15 @@ from lora_cli.core.shard import in_shard
 from lora_cli.core.text import names, safe
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, Refused, UsageError
-from lora_cli.fetching.batch import Outcome, bring_all
+from lora_cli.fetching.batch import Outcome, fetch_all
 from lora_cli.fetching.file_selection import Selection
 from lora_cli.render.fetch_report import fetch_report, fetched_adapter, plan_report
 from lora_cli.render.terminal_fetch import fetched_parts, render_line, render_not_pruned
 from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob
-from lora_cli.store.export import drop_views, hand_out, keep_view
-from lora_cli.store.published import Pruning, Served, prune_published, publish_adapter, to_prune
+from lora_cli.store.export import export_snapshot, remove_views, write_view
+from lora_cli.store.published import Pruning, ServedBase, prune_published, publish_adapter, to_prune
 
 PIN = "Version"
 BASE_TIMEOUT_S = 10.0
@@ -148,7 +148,7 @@ def command(
     if file is not None and not flags.locked:
         changes = lockfile.write_lock(file, flags, everything, store, settings)
         before = changes.before.by_name
-        drop_views(store, {name: before[name].digest for name in changes.removed})
+        remove_views(store, {name: before[name].digest for name in changes.removed})
     if output_format == "json":
         from lora_cli.render.json import to_json
 
@@ -168,7 +168,7 @@ def _base_config(requests: FetchRequests, store: Store, settings: Settings) -> O
         return None
     within_s = min(settings.adapter_timeout_s or BASE_TIMEOUT_S, BASE_TIMEOUT_S)
     own = replace(settings, policies=(), max_bytes=BASE_CONFIG_CAP, max_total_bytes=None, adapter_timeout_s=within_s)
-    outcome = next(bring_all([requests.base], store, own))
+    outcome = next(fetch_all([requests.base], store, own))
     if outcome.error is None:
         return outcome
     if isinstance(outcome.error, Corrupt | Refused):
@@ -218,7 +218,7 @@ def _prune(requests: FetchRequests, folder: str, store: Store, settings: Setting
         to_stderr("nothing is pruned: not all adapters were fetched and published")
         return Pruning()
     pruning = prune_published(Path(folder).expanduser(), _manifest_names(requests))
-    drop_views(store, pruning.removed)
+    remove_views(store, pruning.removed)
     _tell_pruned(folder, pruning, settings, "pruned")
     return pruning
 
@@ -234,7 +234,7 @@ class Destination:
     store: Store
     targets: Sequence[Path] | None
     views: bool = False
-    served: Served | None = None
+    served: ServedBase | None = None
 
     def deliver(self, outcome: Outcome, number: int) -> Outcome:
         """The outcome with its directory, or with the error of writing it."""
@@ -243,11 +243,11 @@ class Destination:
         snapshot, target = outcome.fetched.snapshot, self.targets[number] if self.targets else None
         try:
             if self.views:
-                keep_view(self.store, outcome.request.name, snapshot)
+                write_view(self.store, outcome.request.name, snapshot)
             if target is None:
                 return replace(outcome, directory=snapshot.directory.absolute())
             if self.served is None:
-                return replace(outcome, directory=hand_out(self.store, snapshot, target))
+                return replace(outcome, directory=export_snapshot(self.store, snapshot, target))
             published = publish_adapter(self.store, snapshot, target, self.served)
             return replace(outcome, directory=target, published=published)
         except LostBlob:
@@ -275,7 +275,7 @@ def destination_of(
         raise UsageError("--fix-base needs --publish", hint="--publish DIRECTORY")
     if publish is not None:
         published = folders("--publish", publish, requests, by_name=True)
-        served = Served(fix_base, fix=True) if fix_base else Served(base or _repository(requests))
+        served = ServedBase(fix_base, fix=True) if fix_base else ServedBase(base or _repository(requests))
         return Destination(store, published, requests.manifest is not None, served)
     targets = None if to is None else folders("--to", to, requests, by_name=not requests.alone)
     return Destination(store, targets, requests.manifest is not None)
@@ -309,7 +309,7 @@ def folders(option: str, folder: str, requests: FetchRequests, *, by_name: bool)
     if not by_name:
         return [root] * len(requests.adapters)
     names = [item.name for item in requests.adapters]
-    for name in (one.name for one in requests.adapters if not isinstance(one.asked, UsageError)):
+    for name in (one.name for one in requests.adapters if not isinstance(one.parsed, UsageError)):
         if not re.fullmatch(NAME, name, re.ASCII) or names.count(name) > 1:
             hint = "give each a name in a manifest, with -f"
             raise UsageError(f"{name!r} cannot be the folder of one adapter in {root}", hint=hint)
@@ -348,10 +348,10 @@ def _fetch_all(
 
                 outcomes = bring_fleet(ray, requests.adapters, settings, link=link)
             else:
-                outcomes = bring_all(requests.adapters, destination.store, settings, progress=progress, link=link)
+                outcomes = fetch_all(requests.adapters, destination.store, settings, progress=progress, link=link)
             for number, fetched in enumerate(outcomes):
                 done.append(outcome := destination.deliver(fetched, number))
-                progress.through(outcome.request.name)
+                progress.adapter_ended(outcome.request.name)
                 # The table at the end has everything except errors.
                 if outcome.error is not None or not (settings.quiet or tabular):
                     to_stderr(render_line(fetched_adapter(outcome)))

@@ -16,10 +16,9 @@ from lora_cli.documents.manifest import AdapterSet
 from lora_cli.errors import MachineError, NotFound, Refused, UsageError
 from lora_cli.fetching.batch import Outcome
 from lora_cli.fetching.context import AdapterRequest
-from lora_cli.fetching.lock_drift import Drift, look
+from lora_cli.fetching.lock_drift import Drift, find_drift
 from lora_cli.fetching.requirements import Demand
-from lora_cli.reading.adapter_set import locked_adapters
-from lora_cli.reading.manifest import STDIN, lock_path, read_lock, read_text
+from lora_cli.reading.manifest import STDIN, lock_path, locked_adapters, read_lock, read_text
 from lora_cli.render.fetch_report import CheckedAdapter, CheckReport, checked_adapter
 from lora_cli.render.json import to_json
 from lora_cli.render.terminal_fetch import drift_parts, render_changes, render_drift, render_drift_error
@@ -90,7 +89,9 @@ def apply_lock(requests: FetchRequests, file: LockFile, flags: LockFlags) -> Fet
     adapters = (
         replace(
             one,
-            asked=ref_at(one.ref, known[one.name]) if one.name in known and not known[one.name].revision else one.asked,
+            parsed=ref_at(one.ref, known[one.name])
+            if one.name in known and not known[one.name].revision
+            else one.parsed,
             demand=replace(one.demand, locked=locked.get(one.name)),
         )
         for one in requests.adapters
@@ -140,7 +141,7 @@ def _check_writable(requests: FetchRequests, file: LockFile) -> None:
     Raises:
         MachineError: its folder is not writable.
     """
-    new = [request.asked for request in requests.adapters if request.demand.locked is None]
+    new = [request.parsed for request in requests.adapters if request.demand.locked is None]
     if file.lock is not None and all(isinstance(ref, AdapterRef) and ref.scheme == "file" for ref in new):
         return
     folder = Path(os.path.realpath(file.path)).parent
@@ -227,7 +228,7 @@ def _drifts(
 ) -> Iterator[Drift]:
     """The drift of each adapter in order, then of the ``base``; no origin is asked where lock and manifest differ."""
     entries = {entry.name: entry for entry in adapter_set.adapters}
-    looked = look([one for one in requests.adapters if one.demand.locked is not None], settings)
+    looked = find_drift([one for one in requests.adapters if one.demand.locked is not None], settings)
     for request in requests.adapters:
         if request.demand.locked is not None:
             yield next(looked)
@@ -236,7 +237,7 @@ def _drifts(
             yield Drift(request, (difference.removeprefix(f"{request.name} "),))
     if base and requests.base is not None and requests.base.demand.locked is not None:
         # Policies about adapters do not apply to the base.
-        yield from look([requests.base], replace(settings, policies=()))
+        yield from find_drift([requests.base], replace(settings, policies=()))
     elif base and requests.base is not None and lock.base is not None:
         difference = base_mismatch(adapter_set, lock.base)
         yield Drift(requests.base, (difference.removeprefix(f"{THE_BASE} "),))

@@ -68,7 +68,7 @@ class FetchProgress(LineProgress):
         if file in self._ids:
             self._tasks.update(self._ids[file], visible=False)
 
-    def through(self, adapter: str) -> None:
+    def adapter_ended(self, adapter: str) -> None:
         """An adapter is complete. A cached one, without downloads, counts as one with an empty file."""
         self.began(f"{adapter}: ", 0, 0)
         self.ended(f"{adapter}: ")

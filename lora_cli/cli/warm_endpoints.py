@@ -34,9 +34,9 @@ from lora_cli.render.warm_report import EndpointsReport
 from lora_cli.serving.signals import ending_signals
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.export import drop_views, keep_view
-from lora_cli.store.in_use import holding
-from lora_cli.store.inventory import views
+from lora_cli.store.export import remove_views, write_view
+from lora_cli.store.in_use import InUseMarker
+from lora_cli.store.inventory import view_digests
 from lora_cli.validation import Terms
 from lora_cli.validation.fetch_and_validate import Admission
 
@@ -161,7 +161,7 @@ def warm_endpoints(
     kind = engine.partition("@")[0]
     mapped, patience_s = _path_mapping(options.engine_path or ()), parse_duration_option(options.wait, "--wait")
     items = uniquely_named(inputs.items)
-    with ExitStack() as stack, holding(Store(settings.cache_dir)) as hold:
+    with ExitStack() as stack, InUseMarker(Store(settings.cache_dir)) as hold:
         addresses = dict.fromkeys(map(parse_address, options.endpoint or ()))
         endpoints = [stack.enter_context(Endpoint(one, options.api_key.strip(), LOAD_TIMEOUT_S)) for one in addresses]
         servers = [open_server(kind, one) for one in endpoints]
@@ -216,14 +216,14 @@ def _keep_views(
     Raises:
         MachineError: the cache cannot be written.
     """
-    known = views(store)
+    known = view_digests(store)
     failed = {one.name for one in done if one.error is not None}
     for name, snapshot in snapshots.items():
         if name not in failed or name not in known:
-            keep_view(store, name, snapshot)
+            write_view(store, name, snapshot)
     pruned = {one.name for one in done if one.action == "pruned"} - failed
     if reached:
-        drop_views(store, {name: digest for name, digest in known.items() if name in pruned})
+        remove_views(store, {name: digest for name, digest in known.items() if name in pruned})
 
 
 def endpoint_engine(engine: str, inputs: Inputs) -> str:

@@ -24,7 +24,7 @@ from lora_cli.runtime.plan import Plan, plan_slots, slot_requirements
 from lora_cli.runtime.warm_process import WarmProcess, require_packages_for
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.in_use import holding
+from lora_cli.store.in_use import InUseMarker
 from lora_cli.store.page_cache import Resident, folder_residency
 from lora_cli.validation import Terms
 
@@ -66,7 +66,7 @@ def warm_once(
     recorder = ResidencyRecorder(store, run.copies) if once.residency else None
     undone = LoadReport("", error="not done: interrupted", exit_code=INTERRUPTED)
     reports, answers = [replace(undone, name=item.name) for item in inputs.items], list[Answers]()
-    with holding(store) as hold, stage_progress(settings, len(inputs.items)) as shown:
+    with InUseMarker(store) as hold, stage_progress(settings, len(inputs.items)) as shown:
 
         def on_stage(name: str, stage: str, snapshot: Snapshot | None) -> None:
             shown.set_stage(name, stage)

@@ -30,7 +30,7 @@ from lora_cli.reading.base_model import has_weights
 from lora_cli.runtime.plan import Device, Forward, Limits, Plan
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.in_use import Hold
+from lora_cli.store.in_use import InUseMarker
 from lora_cli.store.tmpfs_tier import OPTION, MemoryFolder
 from lora_cli.tiers.eviction.registry import PolicyName
 from lora_cli.validation import Terms, ref_of
@@ -112,14 +112,14 @@ OnStage = Callable[[str, str, Snapshot | None], None]
 
 
 def admission_function(
-    terms: Terms, settings: Settings, hold: Hold, *, on_stage: OnStage | None = None, progress: Progress = SILENT
+    terms: Terms, settings: Settings, hold: InUseMarker, *, on_stage: OnStage | None = None, progress: Progress = SILENT
 ) -> Callable[[Item], Admission]:
     """The function that fetches one adapter into the cache and validates it there."""
-    run, turns = FetchContext(Store(settings.cache_dir), settings, progress, hold=hold), count()
+    run, turns = FetchContext(Store(settings.cache_dir), settings, progress, in_use=hold), count()
 
     def admit(item: Item) -> Admission:
         hear, turn = ignore_stage if on_stage is None else partial(on_stage, item.name), next(turns)
-        with run.beside() as context:
+        with run.with_own_threads() as context:
             fetched = fetch_adapter(item, context, on_stage=hear, turn=turn)
         return validate_fetched(fetched, terms, settings, on_stage=hear)
 

@@ -23,7 +23,7 @@ from lora_cli.runtime.plan import Plan, SlotRequirements, plan_slots
 from lora_cli.runtime.warm_process import WarmProcess, require_packages_for
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.in_use import holding
+from lora_cli.store.in_use import InUseMarker
 
 STOP_S = 0.5
 """Time that the process that owns the device has to exit by itself, and again after SIGTERM."""
@@ -90,7 +90,7 @@ def warm_serve(inputs: Inputs, run: WarmRun, serve: ServerOptions, settings: Set
     copy = run.copies.admitted if run.copies is not None else None
     level = logging.getLogger("lora_cli").getEffectiveLevel()
     setup = AdmissionSettings(settings, base, run.limits.max_lora_rank or None, tuple(roots), copy, level)
-    with holding(Store(settings.cache_dir)) as hold, closing(Admissions(setup, hold, timeout_s)) as admissions:
+    with InUseMarker(Store(settings.cache_dir)) as hold, closing(Admissions(setup, hold, timeout_s)) as admissions:
         admissions.start()
         slots, memory = run.limits.max_loras, run.limits.max_cpu_loras
         host = AdapterManager(items, admissions, open_process, max_loras=slots, max_cpu_loras=memory, rates=past)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import LoraCliError
 from lora_cli.fetching.context import AdapterRequest, FetchContext
-from lora_cli.fetching.pipeline import Fetched, bring
+from lora_cli.fetching.pipeline import Fetched, fetch
 from lora_cli.fetching.progress import SILENT, Progress
 from lora_cli.fetching.scheduler import Deadline
 from lora_cli.settings import Settings
@@ -20,10 +20,10 @@ from lora_cli.store import Store
 if TYPE_CHECKING:
     from lora_cli.store.published import Published
 
-AT_ONCE = 32
-LOOK_S = 0.1
-SLACK_S = 2.0
-"""How long after its time an adapter is waited for, to leave its files well; then nobody waits for it any more."""
+MAX_THREADS = 32
+POLL_S = 0.1
+GRACE_S = 2.0
+"""How long after its deadline an adapter is waited for, to leave its files in order; then it is given up."""
 
 
 S = TypeVar("S")
@@ -32,9 +32,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How it went: ``fetched`` or ``error``, after ``ms`` milliseconds.
+    """The result for one request: ``fetched`` or ``error``, after ``ms`` milliseconds.
 
-    ``directory`` is where it can be used, and ``published`` what was published there, once it was put there.
+    ``directory`` is where the caller has written it, and ``published`` what was published there.
     """
 
     request: AdapterRequest
@@ -46,11 +46,11 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """What this adapter alone would end the command with."""
+        """The exit code for this adapter alone."""
         return self.error.exit_code if self.error is not None else 0
 
 
-def bring_all(
+def fetch_all(
     requests: Sequence[AdapterRequest],
     store: Store,
     settings: Settings,
@@ -58,11 +58,11 @@ def bring_all(
     progress: Progress = SILENT,
     link: bool = False,
 ) -> Iterator[Outcome]:
-    """Fetches all, and gives each outcome in their order, as soon as it is known.
+    """Fetches all adapters and yields their outcomes in order, each as soon as it and those before it are known.
 
-    ``settings.jobs`` ranges are in flight over all of them. An error that is no ``LoraCliError`` is raised here.
+    ``settings.jobs`` ranges are in flight over all of them. Errors other than ``LoraCliError`` are raised here.
     """
-    sources = Sources(settings, [one.asked for one in requests if isinstance(one.asked, AdapterRef)])
+    sources = Sources(settings, [one.parsed for one in requests if isinstance(one.parsed, AdapterRef)])
     with FetchContext(store, settings, progress, link=link, sources=sources) as context:
 
         def one(request: AdapterRequest) -> Outcome:
@@ -70,44 +70,43 @@ def bring_all(
             fetched: Fetched | None = None
             failure: LoraCliError | None = None
             try:
-                fetched = bring(request, context)
-                context.total.spend(request.turn, request.name, fetched.snapshot.size)
+                fetched = fetch(request, context)
+                context.total.check(request.turn, request.name, fetched.snapshot.size)
             except LoraCliError as error:
                 failure = error
             finally:
-                context.total.end(request.turn)
+                context.total.finish(request.turn)
             return Outcome(request, fetched, failure, (time.perf_counter() - began) * 1000)
 
-        def late(request: AdapterRequest) -> Outcome:
-            """The error of an adapter whose thread hangs beyond its deadline."""
-            context.total.end(request.turn)
+        def timed_out(request: AdapterRequest) -> Outcome:
+            context.total.finish(request.turn)
             return Outcome(request, None, Deadline.of(request.name, settings).error(), (limit_s or 0.0) * 1000)
 
-        limit_s = None if settings.adapter_timeout_s is None else settings.adapter_timeout_s + SLACK_S
+        limit_s = None if settings.adapter_timeout_s is None else settings.adapter_timeout_s + GRACE_S
         turns = [replace(request, turn=turn) for turn, request in enumerate(requests)]
-        yield from side_by_side(one, turns, settings.jobs, limit_s, late)
+        yield from ordered_parallel_map(one, turns, settings.jobs, limit_s, timed_out)
 
 
-def side_by_side(
-    one: Callable[[S], T],
-    wanted: Sequence[S],
+def ordered_parallel_map(
+    call: Callable[[S], T],
+    items: Sequence[S],
     jobs: int,
     limit_s: float | None = None,
-    instead: Callable[[S], T] | None = None,
+    timed_out: Callable[[S], T] | None = None,
 ) -> Iterator[T]:
-    """What ``one`` gives for each, in their order, as soon as it is known; up to ``jobs`` are under way at once.
+    """The results of ``call`` in the order of ``items``, each as soon as it is known; up to ``jobs`` run at once.
 
-    What ``one`` raises is raised here.
-    After ``limit_s`` seconds ``instead`` says what came of one, whose thread is left to itself.
+    An exception of ``call`` is raised here. The result of a call that takes over ``limit_s`` seconds is that of
+    ``timed_out``; its daemon thread is abandoned.
     """
-    most = min(jobs, AT_ONCE, len(wanted))
-    if most < 2 and limit_s is None:
-        yield from map(one, wanted)
+    threads = min(jobs, MAX_THREADS, len(items))
+    if threads < 2 and limit_s is None:
+        yield from map(call, items)
         return
     done: dict[int, T | BaseException] = {}
     began_s: dict[int, float] = {}
     changed = threading.Condition()
-    left = iter(range(len(wanted)))
+    left = iter(range(len(items)))
 
     def work() -> None:
         while True:
@@ -118,30 +117,30 @@ def side_by_side(
                 began_s[index] = time.monotonic()
             outcome: T | BaseException
             try:
-                outcome = one(wanted[index])
-            except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that asked
+                outcome = call(items[index])
+            except BaseException as error:  # noqa: BLE001 - it is raised again in the caller's thread
                 outcome = error
             with changed:
                 if began_s.pop(index, None) is None:
-                    return  # It was overdue, and another thread has its place.
+                    return  # It timed out, and another thread has replaced this one.
                 done[index] = outcome
                 changed.notify_all()
 
-    def give_up() -> None:
-        """Answers for those that are overdue, and puts another thread in place of each one's."""
+    def replace_overdue() -> None:
+        """Sets the results of the calls that are overdue, and starts another thread in place of each."""
         for index, since_s in list(began_s.items()):
-            if limit_s is not None and instead is not None and time.monotonic() - since_s > limit_s:
+            if limit_s is not None and timed_out is not None and time.monotonic() - since_s > limit_s:
                 del began_s[index]
-                done[index] = instead(wanted[index])
-                threading.Thread(target=work, name=f"instead-{index}", daemon=True).start()
+                done[index] = timed_out(items[index])
+                threading.Thread(target=work, name=f"replacement-{index}", daemon=True).start()
 
-    for number in range(most):
+    for number in range(threads):
         threading.Thread(target=work, name=f"fetch-{number}", daemon=True).start()
-    for index in range(len(wanted)):
+    for index in range(len(items)):
         with changed:
             while index not in done:
-                changed.wait(LOOK_S)
-                give_up()
+                changed.wait(POLL_S)
+                replace_overdue()
             outcome = done.pop(index)
         if isinstance(outcome, BaseException):
             raise outcome

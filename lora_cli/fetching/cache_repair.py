@@ -1,4 +1,4 @@
-"""What ``cache verify`` found corrupt, fetched again from where its records say it is from: the same bytes or none."""
+"""``cache verify --repair``: corrupt files are fetched again from the origin in their records, by their digests."""
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
@@ -10,15 +10,15 @@ from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.reference import parse
 from lora_cli.core.snapshot import Blob, Snapshot
 from lora_cli.errors import LoraCliError, NotFound, Offline
-from lora_cli.fetching.batch import bring_all
+from lora_cli.fetching.batch import fetch_all
 from lora_cli.fetching.context import AdapterRequest
 from lora_cli.fetching.file_selection import Selection
 from lora_cli.fetching.requirements import Demand
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.atomic_swap import clear
+from lora_cli.store.atomic_swap import remove_path
 from lora_cli.store.blobs import LostBlob, has_blob
-from lora_cli.store.export import keep_view
+from lora_cli.store.export import write_view
 from lora_cli.store.quarantine import quarantined, quarantined_views
 from lora_cli.store.resolution_records import Record, all_records
 from lora_cli.store.snapshots import find_snapshot, is_digest
@@ -26,8 +26,8 @@ from lora_cli.store.verify import Verified
 
 
 @dataclass(frozen=True, slots=True)
-class Mended:
-    """One snapshot or view that is sound again, or why it is not; ``ref`` is where it was fetched from, if at all."""
+class Repaired:
+    """One snapshot or view that is intact again, or why not; ``ref`` is where it was fetched from, if at all."""
 
     kind: str
     name: str
@@ -35,35 +35,35 @@ class Mended:
     error: ErrorReport | None = field(default_factory=NoneType)
 
 
-def mend(
-    store: Store, settings: Settings, rotten: Sequence[Verified], only: Set[str] | None = None
-) -> Iterator[Mended]:
-    """Fetches again every snapshot that a record means and that is corrupt or in the quarantine, then makes the views.
+def repair_cache(
+    store: Store, settings: Settings, corrupt: Sequence[Verified], only: Set[str] | None = None
+) -> Iterator[Repaired]:
+    """Fetches again every recorded snapshot that is corrupt or in the quarantine, then recreates the views.
 
-    Each of a snapshot's records is tried, until one's origin still has these very bytes. Tokens and endpoints are those
-    of this run, never what is in the cache. What is whole again is removed from the quarantine. ``only`` has the names
-    of what is repaired: digests, views and blobs (None: all).
+    The records of a snapshot are tried until one origin still has the same bytes. Tokens and endpoints are those of
+    this run, never from the cache. What is intact again is removed from the quarantine. ``only`` has the names of what
+    is repaired: digests, views and blobs (None: all).
     """
     records = list(all_records(store))
     files = {record.snapshot: dict(record.files) for record in records}
-    isolated, views, corrupt = quarantined(store), quarantined_views(store), {one.path.name for one in rotten}
-    lost = corrupt.union(name for name, _ in isolated)
+    isolated, views, corrupt_names = quarantined(store), quarantined_views(store), {one.path.name for one in corrupt}
+    lost = corrupt_names.union(name for name, _ in isolated)
     for digest in sorted(files if only is None else files.keys() & only):
-        is_lost = digest in lost and (digest in corrupt or find_snapshot(store, files[digest]) is None)
+        is_lost = digest in lost and (digest in corrupt_names or find_snapshot(store, files[digest]) is None)
         if is_lost or any(one.sha256 in lost and not has_blob(store, one) for one in files[digest].values()):
-            yield _fetched_again(store, settings, digest, [record for record in records if record.snapshot == digest])
+            yield _fetch_again(store, settings, digest, [record for record in records if record.snapshot == digest])
     for name, digests in views.items():
         if only is not None and digests.intersection(only):
             only = only | {name}
-        if (only is None or name in only) and (digests or name in corrupt):
-            yield _view_again(store, name, digests, files)
+        if (only is None or name in only) and (digests or name in corrupt_names):
+            yield _recreate_view(store, name, digests, files)
     for name, path in isolated:
-        if (only is None or name in only) and _is_whole(store, name, files):
-            clear(path)
+        if (only is None or name in only) and _is_intact(store, name, files):
+            remove_path(path)
 
 
-def _is_whole(store: Store, name: str, files: Mapping[str, Mapping[str, Blob]]) -> bool:
-    """Whether the snapshot, blob or view of that name is in the cache and sound."""
+def _is_intact(store: Store, name: str, files: Mapping[str, Mapping[str, Blob]]) -> bool:
+    """Whether the snapshot, blob or view of that name is in the cache and intact."""
     if not is_digest(name):
         return (store.adapters / name).is_dir()
     if name in files:
@@ -71,7 +71,7 @@ def _is_whole(store: Store, name: str, files: Mapping[str, Mapping[str, Blob]]) 
     return any(has_blob(store, blob) for blobs in files.values() for blob in blobs.values() if blob.sha256 == name)
 
 
-def _fetched_again(store: Store, settings: Settings, digest: str, records: Sequence[Record]) -> Mended:
+def _fetch_again(store: Store, settings: Settings, digest: str, records: Sequence[Record]) -> Repaired:
     error: LoraCliError | None = None
     ref = ""
     # Other selections of the same reference have the same origin.
@@ -79,28 +79,28 @@ def _fetched_again(store: Store, settings: Settings, digest: str, records: Seque
         ref = record.ref
         locked = LockedAdapter(ref, ref, record.revision, record.files)
         with suppress(LoraCliError):
-            # They were fetched once, so somebody has allowed them.
+            # Pickles that were fetched before were allowed then.
             selection, demand = Selection(allow_pickle=True), Demand(digest, locked)
             request = AdapterRequest(parse(ref, is_path=lambda _: False), ref, selection, demand)
-            (outcome,) = bring_all([request], store, settings)
+            (outcome,) = fetch_all([request], store, settings)
             error = outcome.error
             if error is None:
-                return Mended("snapshot", digest, ref)
+                return Repaired("snapshot", digest, ref)
     if settings.offline and isinstance(error, Offline):
         hint = "--repair fetches files again: run it without --offline, LORA_CLI_OFFLINE and HF_HUB_OFFLINE"
         error = Offline(error.message, hint=hint)
-    return Mended("snapshot", digest, ref, error_report(error or NotFound(f"{ref} is not a reference")))
+    return Repaired("snapshot", digest, ref, error_report(error or NotFound(f"{ref} is not a reference")))
 
 
-def _view_again(store: Store, name: str, digests: set[str], files: dict[str, dict[str, Blob]]) -> Mended:
+def _recreate_view(store: Store, name: str, digests: set[str], files: dict[str, dict[str, Blob]]) -> Repaired:
     if len(digests) == 1:
         snapshot: Snapshot | None = find_snapshot(store, files[next(iter(digests))])
         with suppress(LostBlob):
             if snapshot is not None:
                 try:
-                    keep_view(store, name, snapshot)
+                    write_view(store, name, snapshot)
                 except LoraCliError as error:
-                    return Mended("view", name, error=error_report(error))
-                return Mended("view", name)
+                    return Repaired("view", name, error=error_report(error))
+                return Repaired("view", name)
     hint = "run fetch -f with its manifest to recreate it"
-    return Mended("view", name, error=ErrorReport(f"the snapshot of the view {name} is unknown", hint))
+    return Repaired("view", name, error=ErrorReport(f"the snapshot of the view {name} is unknown", hint))

@@ -1,12 +1,12 @@
-"""A source that reads what the cache already has of a revision from there, and everything else from its origin."""
+"""A source that reads files of a revision from the cache where it has them, and all others from the origin."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.fetching.file_selection import Selection
-from lora_cli.fetching.resolution_history import access_of, recorded_blob, remembered
+from lora_cli.fetching.resolution_history import last_snapshot, recorded_access, recorded_blob
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.local import LocalSource, snapshot_at
@@ -17,62 +17,61 @@ if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
 
 
-class HereFirst:
-    """``origin``, with the snapshots of the cache in front of it. It writes nothing, not even when a snapshot was used.
+class CacheFirstSource:
+    """``origin`` behind the snapshots of the cache. It writes nothing, not even when a snapshot was last used.
 
-    A pinned reference whose snapshot is here costs no request, and with ``settings.offline`` no reference does; neither
-    does what is ``locked``, for an origin whose references cannot name a revision. ``selection`` is what was fetched
-    then; with ``latest`` in it the origin gives the latest checkpoint.
+    Cached pinned references cost no request, and with ``settings.offline`` no reference does; neither does what is
+    ``locked``, also from an origin whose references cannot name a revision. ``selection`` is that of the cached fetch;
+    with ``latest`` in it ``origin`` gives the latest checkpoint.
     """
 
     def __init__(
         self, origin: Source, settings: Settings, selection: Selection, locked: "LockedAdapter | None" = None
     ) -> None:
         self._origin, self._store, self._selection = origin, Store(settings.cache_dir), selection
-        # A policy is held against the folder that the latest checkpoint is, and only a listing says which.
-        self._asks = selection.latest and bool(settings.policies)
-        self._settings, self._locked = settings, None if self._asks else locked
-        self._held: dict[AdapterRef, tuple[LocalSource, Revision]] = {}
-        self._digests: dict[AdapterRef, str] = {}
+        # Policies are checked against the folder of the latest checkpoint, which only a listing shows.
+        self._must_list = selection.latest and bool(settings.policies)
+        self._settings, self._locked = settings, None if self._must_list else locked
+        self._cached: dict[AdapterRef, tuple[str, LocalSource, Revision]] = {}
+        """Reference of a resolved revision → digest and folder of the snapshot that it is read from."""
 
     def resolve(self, ref: AdapterRef) -> Revision:
-        """What ``ref`` means: as its origin says, unless what is here need not be asked for.
+        """The revision that ``ref`` means: the cached one where the origin need not be asked, else the origin's.
 
         Raises:
             LoraCliError: what the origin raises.
         """
         if self._locked is not None and (found := find_snapshot(self._store, self._locked.files)) is not None:
-            self._held[ref] = here = snapshot_at(found.directory)
-            self._digests[ref] = found.digest
-            access = access_of(self._store, ref, self._selection, self._settings)
-            return Revision(ref, self._locked.revision, here[1].files, access)
-        known = remembered(self._store, ref, self._selection, self._settings)
+            access = recorded_access(self._store, ref, self._selection, self._settings)
+            return self._from_cache(ref, found, self._locked.revision, access)
+        known = last_snapshot(self._store, ref, self._selection, self._settings)
         if known is None:
             return self._origin.resolve(ref)
         record, snapshot = known
-        here = snapshot_at(snapshot.directory)
-        if (self._settings.offline or ref.pinned) and not self._asks:
-            revision = Revision(ref, record.revision, here[1].files, record.access)
-            self._held[revision.ref], self._digests[revision.ref] = here, snapshot.digest
-            return revision
+        if (self._settings.offline or ref.pinned) and not self._must_list:
+            return self._from_cache(ref, snapshot, record.revision, record.access)
         revision = self._origin.resolve(ref)
         listed = [file for path in record.files if (file := revision.file(path)) is not None]
         if revision.id == record.revision and all(recorded_blob(record, revision, file) is not None for file in listed):
-            self._held[revision.ref], self._digests[revision.ref] = here, snapshot.digest
+            self._cached[revision.ref] = (snapshot.digest, *snapshot_at(snapshot.directory))
         return revision
 
+    def _from_cache(self, ref: AdapterRef, snapshot: Snapshot, revision: str, access: str) -> Revision:
+        _, _, folder = self._cached[ref] = (snapshot.digest, *snapshot_at(snapshot.directory))
+        return Revision(ref, revision, folder.files, access)
+
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        """Bytes of ``file``, from this disk where it has them."""
-        if revision.ref in self._held:
-            local, here = self._held[revision.ref]
-            if (held := here.file(file.path)) is not None:
-                return local.read(here, held, start, stop)
+        """Bytes of ``file``, from the cache where it has them."""
+        if revision.ref in self._cached:
+            _, local, folder = self._cached[revision.ref]
+            if (cached := folder.file(file.path)) is not None:
+                return local.read(folder, cached, start, stop)
         return self._origin.read(revision, file, start, stop)
 
     def holds(self, revision: Revision) -> bool:
         """Whether the bytes of an adapter at ``revision`` are on this disk."""
-        return revision.ref in self._held
+        return revision.ref in self._cached
 
     def digest(self, revision: Revision) -> str | None:
-        """The digest of the snapshot in the cache that ``revision`` is read from; None if it is not here."""
-        return self._digests.get(revision.ref)
+        """The digest of the cached snapshot that ``revision`` is read from; None if it is not cached."""
+        return self._cached[revision.ref][0] if revision.ref in self._cached else None

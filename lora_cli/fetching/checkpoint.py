@@ -8,45 +8,47 @@ from lora_cli.core.log import logger
 from lora_cli.core.reference import CHECKPOINT, AdapterRef, override
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, UsageError
-from lora_cli.fetching.file_selection import elsewhere, is_adapter
+from lora_cli.fetching.file_selection import adapter_folders_hint, is_adapter
 from lora_cli.sources import Source
 
 log = logger(__name__)
 
 
-class LatestOf:
-    """A source of which a reference means its latest checkpoint, whatever that is at the moment."""
+class LatestCheckpoint:
+    """A source whose references mean the latest checkpoint in their folder."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
 
     def resolve(self, ref: AdapterRef) -> Revision:
-        """The revision of the latest checkpoint's folder; raises as ``latest``, and what the source raises.
+        """The revision of the latest checkpoint's folder.
 
         Raises:
-            UsageError: it is on a web server, which is asked for names and never for what there is.
+            UsageError: it is on a web server, which does not list its folders.
+            FormatError: see ``latest_checkpoint``.
+            LoraCliError: what the source raises.
         """
         if ref.scheme in {"https", "http"}:
             raise UsageError(
                 f"{ref}: a web server does not list its folders, so the latest checkpoint is unknown",
                 hint="set it: --checkpoint N",
             )
-        return latest(self._source.resolve(ref))
+        return latest_checkpoint(self._source.resolve(ref))
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         """Bytes of a file in that folder."""
         return self._source.read(revision, file, start, stop)
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever else the source can do."""
+        """The optional methods of the source."""
         return getattr(self._source, name)
 
 
-def latest(revision: Revision) -> Revision:
-    """``revision`` as the folder of its checkpoint with the highest number, as if that had been asked for.
+def latest_checkpoint(revision: Revision) -> Revision:
+    """``revision`` with the folder of its highest-numbered checkpoint as its root.
 
-    A checkpoint without a config or weights, such as one that is being written, is passed over. Where there is none, it
-    is the adapter next to them.
+    A checkpoint without a config or weights, such as one that is being written, is skipped. Without any checkpoint it
+    is the adapter at the root.
 
     Raises:
         FormatError: there is no adapter either.
@@ -61,7 +63,7 @@ def latest(revision: Revision) -> Revision:
         log.warning("%s: %s is skipped: it has no config or weights", revision.ref, folder)
     paths = [file.path for file in revision.files]
     if not is_adapter(paths):
-        raise FormatError("there are no checkpoints here", where=str(revision.ref), hint=elsewhere(paths))
+        raise FormatError("there are no checkpoints here", where=str(revision.ref), hint=adapter_folders_hint(paths))
     log.warning("%s: there are no checkpoints, the adapter itself is used", revision.ref)
     return revision
 

@@ -1,12 +1,13 @@
-"""What one fetch is about, and what the fetches of one run share: cache, settings, threads, room, and a limit."""
+"""The request for one fetch, and what the fetches of one run share: cache, settings, threads and limits."""
 
 import threading
 from dataclasses import dataclass
 from typing import Self
 
+from lora_cli.core.lock import ref_at
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import Refused, UsageError
-from lora_cli.fetching.disk_space import Room
+from lora_cli.fetching.disk_space import DiskSpace
 from lora_cli.fetching.file_selection import USUAL, Selection
 from lora_cli.fetching.progress import SILENT, Progress
 from lora_cli.fetching.requirements import ANYTHING, Demand
@@ -14,19 +15,19 @@ from lora_cli.fetching.scheduler import RangeScheduler
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
-from lora_cli.store.in_use import Hold
+from lora_cli.store.in_use import InUseMarker
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterRequest:
-    """One adapter that is asked for: which files of it, and what must hold for it whatever its origin gives.
+    """One adapter to fetch: its reference, which files of it, and what is demanded of them.
 
-    ``asked`` is the error if the request is not a reference. ``name`` is what progress and messages call it, "" for the
-    reference itself. ``typed`` is the reference as the user typed it, where that is what the adapter is known by: two
-    may have one name. ``turn`` is its number in the run.
+    ``parsed`` is the reference, or the error if the text is none. ``name`` is for progress and messages, "" for the
+    reference itself. ``typed`` is the reference as the user typed it, where that identifies the adapter: two may have
+    one name. ``turn`` is its number in the run.
     """
 
-    asked: AdapterRef | UsageError
+    parsed: AdapterRef | UsageError
     name: str = ""
     selection: Selection = USUAL
     demand: Demand = ANYTHING
@@ -35,61 +36,75 @@ class AdapterRequest:
 
     @property
     def ref(self) -> AdapterRef:
-        """The reference; raises ``UsageError`` when there is none."""
-        if isinstance(self.asked, UsageError):
-            raise self.asked
-        return self.asked
+        """The reference.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if isinstance(self.parsed, UsageError):
+            raise self.parsed
+        return self.parsed
+
+    @property
+    def locked_ref(self) -> AdapterRef:
+        """The reference at the revision that the lock has for it.
+
+        Raises:
+            UsageError: there is no reference, or the locked revision is not a commit.
+        """
+        locked = self.demand.locked
+        return self.ref if locked is None else ref_at(self.ref, locked)
 
     @property
     def label(self) -> str:
-        """What it is called."""
+        """The name, else the reference."""
         return self.name or str(self.ref)
 
 
-class Total:
-    """``--max-total-bytes``: what the adapters of one run may have together, whether they are cached or not.
+class TotalBytesLimit:
+    """``--max-total-bytes``: the limit for the adapters of one run together, whether they are cached or not.
 
-    It is spent in the order of the adapters, so that the same ones are refused at every run: each waits until all
-    before it are resolved or have failed.
+    It is applied in the order of the adapters, so that every run refuses the same ones: each waits until all before it
+    are resolved or have failed.
     """
 
-    def __init__(self, most: int | None) -> None:
-        self._most = most
-        self._spent: dict[int, int] = {}
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._sizes: dict[int, int] = {}
         self._changed = threading.Condition()
 
-    def spend(self, turn: int, name: str, count: int) -> None:
-        """How many bytes are the adapter's, which is number ``turn`` from 0. Asked again, the last word counts.
+    def check(self, turn: int, name: str, size: int) -> None:
+        """Counts the ``size`` in bytes of adapter number ``turn`` (from 0); a second call replaces the first size.
 
         Raises:
-            Refused: they are more than is left.
+            Refused: it is more than is left.
         """
-        if self._most is None:
+        if self._limit is None:
             return
         with self._changed:
-            self._changed.wait_for(lambda: all(number in self._spent for number in range(turn)))
-            before = sum(spent for number, spent in self._spent.items() if number != turn)
-            fits = before + count <= self._most
-            self._spent[turn] = count if fits else 0
+            self._changed.wait_for(lambda: all(number in self._sizes for number in range(turn)))
+            others = sum(other for number, other in self._sizes.items() if number != turn)
+            fits = others + size <= self._limit
+            self._sizes[turn] = size if fits else 0
             self._changed.notify_all()
         if not fits:
             raise Refused(
-                f"{name} has {count} bytes: with the {before} of the others over the limit of {self._most} for a run",
+                f"{name} has {size} bytes: with the {others} of the others over the limit of {self._limit} for a run",
                 hint="raise --max-total-bytes, or fetch fewer adapters at once",
             )
 
-    def end(self, turn: int) -> None:
+    def finish(self, turn: int) -> None:
         """The adapter is done or has failed: those after it need not wait for it."""
         with self._changed:
-            self._spent.setdefault(turn, 0)
+            self._sizes.setdefault(turn, 0)
             self._changed.notify_all()
 
 
 class FetchContext:
     """What the adapters of one run share; closed when the run is over.
 
-    With ``link`` the weights of a folder become hard links in the cache, where the file system lets them. ``hold``
-    keeps what is fetched from being cleaned away; without one, the context does as long as it lasts.
+    With ``link`` the weights of local folders become hard links in the cache, where the file system supports it.
+    ``in_use`` keeps what is fetched from being garbage-collected; by default, until the context is closed.
     """
 
     def __init__(
@@ -99,28 +114,29 @@ class FetchContext:
         progress: Progress = SILENT,
         *,
         link: bool = False,
-        hold: Hold | None = None,
+        in_use: InUseMarker | None = None,
         sources: Sources | None = None,
     ) -> None:
         self.store, self.settings, self.progress, self.link = store, settings, progress, link
-        self.hold, self._own_hold = hold or Hold(store), hold is None
+        self.in_use, self._owns_marker = in_use or InUseMarker(store), in_use is None
         self.sources = sources or Sources(settings)
         self.scheduler = RangeScheduler(settings.jobs)
-        self.room = Room(store, settings.keep_free, settings.cache_budget)
-        self.total = Total(settings.max_total_bytes)
+        self.disk_space = DiskSpace(store, settings.keep_free, settings.cache_budget)
+        self.total = TotalBytesLimit(settings.max_total_bytes)
 
-    def beside(self, sources: Sources | None = None) -> "FetchContext":
-        """A context for another adapter of this run: with threads of its own, within this one's room and limit."""
-        made = FetchContext(
-            self.store, self.settings, self.progress, link=self.link, hold=self.hold, sources=sources or self.sources
+    def with_own_threads(self, sources: Sources | None = None) -> "FetchContext":
+        """A context for another adapter of this run, within the same limits, with download threads of its own."""
+        sources = sources or self.sources
+        other = FetchContext(
+            self.store, self.settings, self.progress, link=self.link, in_use=self.in_use, sources=sources
         )
-        made.room, made.total = self.room, self.total
-        return made
+        other.disk_space, other.total = self.disk_space, self.total
+        return other
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.scheduler.close()
-        if self._own_hold:
-            self.hold.end()
+        if self._owns_marker:
+            self.in_use.close()

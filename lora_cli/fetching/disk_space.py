@@ -1,4 +1,4 @@
-"""Room on the disk and in the cache, for all adapters of one run together: asked for before a byte of one is read."""
+"""Space on the disk and in the cache budget: reserved for each adapter of a run before its first byte is read."""
 
 import errno
 import os
@@ -16,26 +16,24 @@ from lora_cli.store.disk import nearest_folder
 
 LARGEST_RESERVE = 1 << 30
 RESERVED_PART = 20
-"""Unless ``--keep-free`` says otherwise, a twentieth of the disk stays free, and at most 1 GiB: a node whose disk is
-full evicts what runs on it."""
-
+"""Without ``--keep-free``, 1/20 of the disk stays free, at most 1 GiB: nodes with a full disk evict their pods."""
 
 AHEAD = 2 << 20
-"""Of a file of unknown size this many bytes more than have arrived are reserved; it is looked again at half of them."""
+"""For a file of unknown size this many bytes beyond those received are reserved; more when half of them are used."""
 
 
 class _Reservation:
-    """What one adapter still has to write, in bytes, and all that it was given."""
+    """The bytes that one adapter still has to write, and its whole reservation."""
 
     def __init__(self, size: int) -> None:
         self.left = self.size = size
 
 
-class Room:
-    """What is free on the cache's disk beyond the reserve, and in the cache's budget.
+class DiskSpace:
+    """The free space on the cache's disk beyond the reserve, and in the cache budget.
 
-    ``keep_free`` is the reserve in bytes (None: a part of the disk), ``budget`` what the cache may have (None: all).
-    Threads share it: each adapter reserves what it is going to write.
+    ``keep_free`` is the reserve in bytes (None: a part of the disk), ``budget`` the limit for the cache (None: no
+    limit). Threads share it: each adapter reserves what it is going to write.
     """
 
     def __init__(self, store: Store, keep_free: int | None = None, budget: int | None = None) -> None:
@@ -45,40 +43,40 @@ class Room:
         self._lock = threading.Lock()
 
     @contextmanager
-    def reserved(self, name: str, size: int, here: int, progress: Progress) -> Iterator[Progress]:
-        """Room for ``size`` bytes of the adapter ``name``, of which ``here`` are in partial files to go on with.
+    def reserve(self, name: str, size: int, resumed: int, progress: Progress) -> Iterator[Progress]:
+        """Reserves ``size`` bytes for the adapter ``name``, of which ``resumed`` are in partial files already.
 
-        Gives ``progress`` back, watched: what is written needs no room any more, and a file of unknown size is given
-        more as it comes. Where the budget is used up, what was not used for longest goes.
+        Yields a ``progress`` that releases what is written, and reserves more for files of unknown size as they grow.
+        Where the budget is exceeded, the least recently used snapshots are removed.
 
         Raises:
             MachineError: the disk is too small.
-            Refused: the budget is, and everything in the cache is in use.
+            Refused: the budget is too small, and everything in the cache is in use.
         """
         with self._lock:
-            self._check_disk(max(0, size - here))
-            self._make_room(name, size)
+            self._check_disk(max(0, size - resumed))
+            self._check_budget(name, size)
             reservation = _Reservation(size)
             self._reservations.append(reservation)
         try:
-            yield _Watched(progress, reservation, partial(self._grow, name, reservation))
+            yield _ReservingProgress(progress, reservation, partial(self._grow, name, reservation))
         finally:
             with self._lock:
                 self._reservations.remove(reservation)
                 if not self._reservations:
-                    self._in_cache = None  # others may write before the next one comes
+                    self._in_cache = None  # other processes may write before the next reservation
                 elif self._in_cache is not None:
                     self._in_cache += reservation.size
 
     def _grow(self, name: str, reservation: _Reservation, count: int) -> None:
-        """Gives an adapter room for ``count`` bytes more; raises as ``reserved``."""
+        """Reserves ``count`` more bytes for an adapter; raises as ``reserve``."""
         with self._lock:
             self._check_disk(count)
-            self._make_room(name, reservation.size + count, besides=reservation)
+            self._check_budget(name, reservation.size + count, besides=reservation)
             reservation.left += count
             reservation.size += count
 
-    def _promised(self, besides: _Reservation | None = None) -> int:
+    def _reserved_bytes(self, besides: _Reservation | None = None) -> int:
         return sum(max(0, one.left) for one in self._reservations if one is not besides)
 
     def _check_disk(self, needed: int) -> None:
@@ -90,22 +88,22 @@ class Room:
         reserve = self._keep_free
         if reserve is None:
             reserve = min(LARGEST_RESERVE, status.f_blocks * status.f_frsize // RESERVED_PART)
-        free, promised = status.f_bavail * status.f_frsize, self._promised()
-        if needed and needed + promised + reserve > free:
-            others = f" and {size(promised)} reserved for other adapters of this run" if promised else ""
+        free, reserved = status.f_bavail * status.f_frsize, self._reserved_bytes()
+        if needed and needed + reserved + reserve > free:
+            others = f" and {size(reserved)} reserved for other adapters of this run" if reserved else ""
             raise MachineError(
                 f"{root}: {size(needed)} needed, {size(free)} free, with {size(reserve)} to be kept free{others}",
                 hint="free some space (lora-cli cache gc), lower --keep-free, or set --cache-dir to a larger disk",
             ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _make_room(self, name: str, needed: int, besides: _Reservation | None = None) -> None:
+    def _check_budget(self, name: str, needed: int, besides: _Reservation | None = None) -> None:
         if self._budget is None or not needed:
             return
         from lora_cli.store.garbage_collection import Limits, collect
         from lora_cli.store.usage import cache_bytes
 
-        promised = self._promised(besides)
-        most = self._budget - needed - promised
+        reserved = self._reserved_bytes(besides)
+        most = self._budget - needed - reserved
         if self._in_cache is None or self._in_cache > most:
             self._in_cache = cache_bytes(self._store, partials=False)
         if self._in_cache > most >= 0:
@@ -113,7 +111,7 @@ class Room:
             collect(self._store, Limits(max_bytes=most + partials))
             self._in_cache = cache_bytes(self._store, partials=False)
         if self._in_cache > most:
-            others = f", {size(promised)} reserved for other adapters of this run" if promised else ""
+            others = f", {size(reserved)} reserved for other adapters of this run" if reserved else ""
             raise Refused(
                 f"{name}: {size(needed)} needed, the cache budget is {size(self._budget)}, "
                 f"with {size(self._in_cache)} in use{others}",
@@ -122,8 +120,8 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True)
-class _Watched(Progress):
-    """``progress``, and what is written leaves the reservation; ``ahead`` is what files of unknown size still have."""
+class _ReservingProgress(Progress):
+    """Releases from the reservation what is written; ``ahead`` is what files of unknown size still have reserved."""
 
     progress: Progress
     reservation: _Reservation
@@ -133,14 +131,14 @@ class _Watched(Progress):
     def began(self, file: str, size: int | None, have: int) -> None:
         if size is None:
             self.ahead[file] = 0
-        self._took(file, have)
+        self._count(file, have)
         self.progress.began(file, size, have)
 
     def advanced(self, file: str, count: int) -> None:
-        self._took(file, count)
+        self._count(file, count)
         self.progress.advanced(file, count)
 
-    def _took(self, file: str, count: int) -> None:
+    def _count(self, file: str, count: int) -> None:
         if file in self.ahead and (left := self.ahead[file] - count) < AHEAD // 2:
             self.grow(AHEAD - left)
             self.ahead[file] = AHEAD

@@ -11,33 +11,33 @@ from lora_cli.errors import Corrupt, Refused
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.file_download import Transfer
 from lora_cli.fetching.file_selection import identity
-from lora_cli.fetching.local_reuse import adopt, clone, link_weights
+from lora_cli.fetching.local_reuse import copy_from_hub_cache, link_weights, reflink_local_file
 from lora_cli.fetching.progress import SILENT, Progress
-from lora_cli.fetching.requirements import check_size, most_bytes
-from lora_cli.fetching.resolution_history import Asked
+from lora_cli.fetching.requirements import byte_limit, check_size
+from lora_cli.fetching.resolution_history import FetchPlan
 from lora_cli.fetching.scheduler import Deadline
 from lora_cli.sources import DigestSource, Source, XetHashSource
 from lora_cli.store import Store
-from lora_cli.store.blobs import has_blob, keep_blob
+from lora_cli.store.blobs import has_blob, store_blob
 from lora_cli.store.disk import FULL
-from lora_cli.store.partial_downloads import drop_partial, leave_partial, leftover_bytes, open_partial
+from lora_cli.store.partial_downloads import leftover_bytes, open_partial, release_partial, remove_partial
 
-TOGETHER = 64
-"""How many files are open at once."""
+MAX_OPEN_FILES = 64
+"""Files of one adapter that are downloaded at once."""
 
-WRONG_TRIES = 2
-"""So often a file is fetched again when other bytes came than were promised."""
+MISMATCH_RETRIES = 2
+"""How often a file is downloaded again when its bytes are not the listed ones."""
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class DownloadJob:
     """The files of one adapter, to be downloaded from ``source`` by the ``deadline``, within the limits of the run.
 
-    Of ``known`` (path → blob) it is known that they are the same.
+    ``known`` maps paths to the blobs of files that are unchanged since an earlier fetch.
     """
 
     name: str
-    asked: Asked
+    plan: FetchPlan
     source: Source
     context: FetchContext
     deadline: Deadline
@@ -46,101 +46,103 @@ class Job:
 
     @property
     def store(self) -> Store:
-        """Where they go."""
+        """The cache."""
         return self.context.store
 
     @property
     def revision(self) -> Revision:
-        """What they are of."""
-        return self.asked.revision
+        """The revision that the files are of."""
+        return self.plan.revision
 
     def key(self, file: RemoteFile) -> str:
-        """The name of a file's partial bytes; what another server sent of it is never resumed without a digest."""
-        return partial_key(self.revision, file, self.asked.endpoint)
+        """The key of a file's partials; without a digest, bytes from another server are never resumed."""
+        return partial_key(self.revision, file, self.plan.endpoint)
 
 
-def download(job: Job) -> Mapping[str, Blob]:
-    """Path → blob, when all files are here and what was promised.
+def download(job: DownloadJob) -> Mapping[str, Blob]:
+    """Path → blob of all files, each verified and in the store.
 
-    A file whose blob is here already is not fetched. What is left behind by an error or a kill is gone on with by the
-    next call, in this process or another; when the disk is full it is removed.
+    A file whose blob is cached is not downloaded. After an error or a kill the next call resumes the partial files, in
+    this process or another; when the disk is full they are removed.
 
     Raises:
-        Refused: they are more than they may be together.
-        Corrupt: other bytes came than were promised, again and again; or they changed meanwhile.
+        Refused: the files are larger than the limit.
+        Corrupt: the bytes are not the listed ones, also after the retries; or they changed meanwhile.
         Unreachable: the origin does not answer any more, or not in time.
-        MachineError: this machine does not let us.
+        MachineError: a disk error.
         LostBlob: another process cleaned up. Try again.
     """
-    files, context = job.asked.files, job.context
-    check_size(job.name, sum(file.size or 0 for file in files), most_bytes(context.settings))
-    blobs = {file.path: blob for file in files if (blob := _present(job, file)) is not None}
+    files, context = job.plan.files, job.context
+    check_size(job.name, sum(file.size or 0 for file in files), byte_limit(context.settings))
+    blobs = {file.path: blob for file in files if (blob := _cached_blob(job, file)) is not None}
     if context.link:
-        there = [file for file in files if file.path not in blobs]
-        blobs |= link_weights(job.name, job.source, job.revision, job.store, there)
+        missing = [file for file in files if file.path not in blobs]
+        blobs |= link_weights(job.name, job.source, job.revision, job.store, missing)
     missing = [file for file in files if file.path not in blobs]
     left = sum(leftover_bytes(job.store, job.key(file), file.size or 0) for file in missing)
     size, tries = sum(file.size or 0 for file in missing), 0
-    with context.room.reserved(job.name, size, left, context.progress) as progress:
+    with context.disk_space.reserve(job.name, size, left, context.progress) as progress:
         job = replace(job, progress=progress)
         while missing:
             wrong: list[RemoteFile] = []
-            for first in range(0, len(missing), TOGETHER):
-                blobs |= _batch(job, missing[first : first + TOGETHER], wrong, tries)
+            for first in range(0, len(missing), MAX_OPEN_FILES):
+                blobs |= _download_batch(job, missing[first : first + MAX_OPEN_FILES], wrong, tries)
             missing, tries = wrong, tries + 1
     return blobs
 
 
-def _present(job: Job, file: RemoteFile) -> Blob | None:
+def _cached_blob(job: DownloadJob, file: RemoteFile) -> Blob | None:
     blob = Blob(file.sha256, file.size) if file.sha256 and file.size is not None else job.known.get(file.path)
     if blob is not None:
-        job.context.hold.add(blob.sha256)
+        job.context.in_use.add(blob.sha256)
     return blob if blob is not None and has_blob(job.store, blob) else None
 
 
-def _batch(job: Job, files: Sequence[RemoteFile], wrong: list[RemoteFile], tries: int) -> dict[str, Blob]:
-    """Fetches some files together. Those that had other bytes than promised are added to ``wrong``."""
+def _download_batch(
+    job: DownloadJob, files: Sequence[RemoteFile], wrong: list[RemoteFile], tries: int
+) -> dict[str, Blob]:
+    """Downloads some files combined. Those whose bytes are not the listed ones are added to ``wrong``."""
     blobs: dict[str, Blob] = {}
-    with _opened(job, files) as transfers:
+    with _open_transfers(job, files) as transfers:
         for transfer in transfers:
-            clone(job.source, job.revision, transfer)
+            reflink_local_file(job.source, job.revision, transfer)
             if tries == 0:
-                adopt(job.source, job.revision, transfer)
+                copy_from_hub_cache(job.source, job.revision, transfer)
             transfer.rehash()
             job.progress.began(transfer.label, transfer.file.size, transfer.frontier)
         job.context.scheduler.run(transfers, job.deadline)
         while transfers:
             transfer = transfers[-1]
-            blob = _kept(job, transfer, tries)
+            blob = _verify_and_store(job, transfer, tries)
             if blob is not None:
                 blobs[transfer.file.path] = blob
             else:
                 wrong.append(transfer.file)
             transfers.pop()
-            drop_partial(transfer.partial)
+            remove_partial(transfer.partial)
             job.progress.ended(transfer.label)
     return blobs
 
 
-def _kept(job: Job, transfer: Transfer, tries: int) -> Blob | None:
-    """The file's blob, now in the store; None when its bytes are wrong and another try is worth it."""
+def _verify_and_store(job: DownloadJob, transfer: Transfer, tries: int) -> Blob | None:
+    """The file's blob, now in the store; None when its bytes are wrong and retries are left."""
     try:
         blob = transfer.verified()
-        _check_told(job, transfer, blob)
+        _check_metadata_digests(job, transfer, blob)
         _check_xet_hash(job, transfer)
     except Corrupt:
-        # What somebody else began may be wrong without the origin being so.
-        if tries >= min(WRONG_TRIES, job.context.settings.retries) + transfer.resumed:
+        # A resumed partial may be wrong although the origin is not: it gets one more try.
+        if tries >= min(MISMATCH_RETRIES, job.context.settings.retries) + transfer.resumed:
             raise
         job.progress.advanced(transfer.label, -transfer.frontier)
         return None
-    job.context.hold.add(blob.sha256)
-    keep_blob(job.store, transfer.partial.path, transfer.partial.descriptor, blob)
+    job.context.in_use.add(blob.sha256)
+    store_blob(job.store, transfer.partial.path, transfer.partial.descriptor, blob)
     return blob
 
 
-def _check_told(job: Job, transfer: Transfer, blob: Blob) -> None:
-    """Compares with what the origin said next to its listing; raises Corrupt when that is something else."""
+def _check_metadata_digests(job: DownloadJob, transfer: Transfer, blob: Blob) -> None:
+    """Compares with the digests in the origin's metadata; raises Corrupt when one differs."""
     if isinstance(job.source, DigestSource):
         for place, sha256 in job.source.reported_digests(job.revision, transfer.file).items():
             if sha256 != blob.sha256:
@@ -148,8 +150,8 @@ def _check_told(job: Job, transfer: Transfer, blob: Blob) -> None:
                 raise Corrupt(f"{transfer.label}: its {place} is {sha256}, but {blob.sha256} was received", hint=hint)
 
 
-def _check_xet_hash(job: Job, transfer: Transfer) -> None:
-    """Compares with the Xet hash that was listed, where no sha256 was; raises Corrupt when it is another one."""
+def _check_xet_hash(job: DownloadJob, transfer: Transfer) -> None:
+    """Compares with the listed Xet hash, where no sha256 was listed; raises Corrupt when it differs."""
     file = transfer.file
     if file.sha256 is not None or file.xet_hash is None or not isinstance(job.source, XetHashSource):
         return
@@ -159,42 +161,42 @@ def _check_xet_hash(job: Job, transfer: Transfer) -> None:
 
 
 @contextmanager
-def _opened(job: Job, files: Sequence[RemoteFile]) -> Iterator[list[Transfer]]:
-    """The files' transfers, each with its partial; the one that takes a file out closes it.
+def _open_transfers(job: DownloadJob, files: Sequence[RemoteFile]) -> Iterator[list[Transfer]]:
+    """The transfers of these files, each with its partial file; who takes one out of the list closes it.
 
-    After an error the rest is left to be gone on with, but not when the disk is full, the bytes are wrong or it is
-    larger than it may be. After an interrupt a thread may still write: nothing is closed, and the files are left to be
-    taken from the dead.
+    After an error the partial files of the rest stay, to be resumed; not when the disk is full, the bytes are wrong, or
+    the file exceeds the limit. After an interrupt a thread may still write: nothing is closed, and the next process
+    claims the files of this dead one.
     """
     transfers: list[Transfer] = []
     try:
         for file in files:
-            transfers.append(_transfer(job, file))  # noqa: PERF401 - those before one that fails are left well
+            transfers.append(_open_transfer(job, file))  # noqa: PERF401 - after an error the earlier ones are closed
         yield transfers
     except Exception as error:
         full = isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL
         for transfer in transfers:
             if transfer.in_flight:
-                # A thread that hangs in a connection may still write to it: it is left to be taken from the dead.
+                # A thread that hangs in a connection may still write to it.
                 continue
-            wanted = transfer.frontier and not full and not isinstance(error, (Corrupt, Refused))
-            (leave_partial if wanted else drop_partial)(transfer.partial)
+            resumable = transfer.frontier and not full and not isinstance(error, (Corrupt, Refused))
+            (release_partial if resumable else remove_partial)(transfer.partial)
             job.progress.ended(transfer.label)
         raise
 
 
-def _transfer(job: Job, file: RemoteFile) -> Transfer:
+def _open_transfer(job: DownloadJob, file: RemoteFile) -> Transfer:
     label = f"{job.name}: {file.path}"
-    # Where no size is known, nobody can say whether what is here is all of it.
+    # Without a known size nothing is resumed: a partial may be longer than the file.
     digest_known = any(digest is not None for digest in (file.sha256, file.git_sha1, file.xet_hash))
     partial = open_partial(job.store, job.key(file), file.size or 0, digest_known=digest_known)
     read = bound(job.source.read, job.revision, file)
-    advanced, limit = bound(job.progress.advanced, label), most_bytes(job.context.settings)
+    advanced, limit = bound(job.progress.advanced, label), byte_limit(job.context.settings)
     return Transfer(label, file, partial, read, advanced, limit)
 
 
 def partial_key(revision: Revision, file: RemoteFile, endpoint: str = "") -> str:
-    """The name under which partial bytes of a file are kept: its sha256, else a hash of where exactly it is from."""
+    """The key of a file's partials: its sha256, else a hash of its origin, version and path."""
     if file.sha256 is not None:
         return file.sha256
     ref = revision.ref

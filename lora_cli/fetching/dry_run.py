@@ -1,21 +1,20 @@
-"""What a fetch would download. Nothing is written, not even in the cache."""
+"""``fetch --dry-run``: what a fetch would download. Nothing is written, not even in the cache."""
 
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lora_cli.core.lock import ref_at
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import LoraCliError
-from lora_cli.fetching.batch import side_by_side
-from lora_cli.fetching.cached_source import HereFirst
-from lora_cli.fetching.checkpoint import LatestOf
+from lora_cli.fetching.batch import ordered_parallel_map
+from lora_cli.fetching.cached_source import CacheFirstSource
+from lora_cli.fetching.checkpoint import LatestCheckpoint
 from lora_cli.fetching.context import AdapterRequest
-from lora_cli.fetching.file_selection import Selection, plan
-from lora_cli.fetching.locked_files import at_lock
+from lora_cli.fetching.file_selection import Selection, select_files
+from lora_cli.fetching.locked_files import select_locked
 from lora_cli.fetching.requirements import check_allowed, check_count, check_reference, check_size
-from lora_cli.fetching.resolution_history import Asked, known_blobs, recorded
+from lora_cli.fetching.resolution_history import FetchPlan, known_blobs, read_records
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources, endpoints_of
 from lora_cli.store import Store
@@ -33,40 +32,40 @@ class Planned:
 
 
 def plan_all(requests: Sequence[AdapterRequest], store: Store, settings: Settings) -> Iterator[Planned]:
-    """What each needs, in their order: origins are asked for listings, and no file is downloaded."""
-    sources = Sources(settings, [one.asked for one in requests if isinstance(one.asked, AdapterRef)])
+    """The plan for each request, in their order: origins are asked for listings, and no file is downloaded."""
+    sources = Sources(settings, [one.parsed for one in requests if isinstance(one.parsed, AdapterRef)])
 
     def one(request: AdapterRequest) -> Planned:
         try:
-            return _planned(request, sources, store, settings)
+            return _plan(request, sources, store, settings)
         except LoraCliError as error:
             return Planned(request, error=error)
 
-    yield from side_by_side(one, requests, settings.jobs)
+    yield from ordered_parallel_map(one, requests, settings.jobs)
 
 
-def _planned(request: AdapterRequest, sources: Sources, store: Store, settings: Settings) -> Planned:
+def _plan(request: AdapterRequest, sources: Sources, store: Store, settings: Settings) -> Planned:
     ref, selection, locked = request.ref, request.selection, request.demand.locked
     check_reference(request.demand, ref, settings)
-    origin = LatestOf(sources.of(ref)) if selection.latest else sources.of(ref)
-    here = HereFirst(origin, settings, Selection(latest=selection.latest), locked)
-    # What is in the cache tells nothing of other files than an adapter needs.
-    source = origin if selection.chosen else here
-    revision = source.resolve(ref if locked is None else ref_at(ref, locked))
-    files = plan(revision, selection)
+    origin = LatestCheckpoint(sources.of(ref)) if selection.latest else sources.of(ref)
+    cache_first = CacheFirstSource(origin, settings, Selection(latest=selection.latest), locked)
+    # A cached snapshot does not show which other files the origin has.
+    source = origin if selection.chosen else cache_first
+    revision = source.resolve(request.locked_ref)
+    files = select_files(revision, selection)
     missing: tuple[RemoteFile, ...] = ()
-    if source is origin or not here.holds(revision):
+    if source is origin or not cache_first.holds(revision):
         if locked is not None:
-            files, selection = at_lock(revision, locked, selection, files)
-        asked = Asked(ref, revision, files, selection, endpoints_of(ref, settings)[-1])
-        known = known_blobs(asked, recorded(store, asked))
+            files, selection = select_locked(revision, locked, selection, files)
+        plan = FetchPlan(ref, revision, files, selection, endpoints_of(ref, settings)[-1])
+        known = known_blobs(plan, read_records(store, plan))
         digests = {file.path: known[file.path].sha256 if file.path in known else file.sha256 for file in files}
-        missing = tuple(file for file in files if not _is_here(store, digests[file.path]))
-    check_allowed(request.demand, revision.ref, settings, files=tuple(files))
+        missing = tuple(file for file in files if not _is_cached(store, digests[file.path]))
+    check_allowed(request.demand, revision.ref, settings, files=files)
     check_count(request.label, len(files), settings.max_files)
     check_size(request.label, sum(file.size or 0 for file in files), settings.max_bytes)
-    return Planned(request, revision.id, tuple(files), missing)
+    return Planned(request, revision.id, files, missing)
 
 
-def _is_here(store: Store, sha256: str | None) -> bool:
+def _is_cached(store: Store, sha256: str | None) -> bool:
     return sha256 is not None and os.path.lexists(store.blob(sha256))

@@ -1,6 +1,6 @@
-"""One file on its way: ranges arrive in any order, bytes are written and hashed in order, as they become next.
+"""The download of one file: ranges arrive in any order; their bytes are written and hashed in order.
 
-Any thread that brings some does it, for all that wait: one at a time.
+The thread that receives the next bytes also writes those that wait behind them; one thread writes at a time.
 """
 
 import hashlib
@@ -17,10 +17,10 @@ from lora_cli.store.partial_downloads import Partial
 
 CHUNK = 1 << 20
 FLUSHED_BYTES = 64 << 20
-"""How many bytes are written before the disk is given them, so that little is left to be waited for at the end."""
+"""Bytes that are written between two flushes, so that the last one is short."""
 
 EMPTY_READS = 3
-"""So often a stream may end before its promised end, without a byte and without an error."""
+"""How often a stream may end early without a byte and without an error."""
 
 Read = Callable[[int, int | None], Iterator[bytes]]
 
@@ -29,9 +29,9 @@ Read = Callable[[int, int | None], Iterator[bytes]]
 class Transfer:
     """The state of one file between its origin and its partial file.
 
-    ``frontier`` bytes are written and hashed. What is beyond waits in memory. ``handed`` bytes were assigned as
-    ranges (-1: all of an unknown size), of which ``in_flight`` are being read. ``resumed`` says that the first bytes
-    are an earlier writer's. ``advanced`` is called with how many bytes are done.
+    ``frontier`` bytes are written and hashed; later ones wait in memory. ``assigned`` bytes were given out as ranges
+    (-1: the whole file of unknown size), of which ``in_flight`` ranges are being read. ``resumed``: the first bytes are
+    from an earlier writer. ``advanced`` is called with the number of bytes that were written.
     """
 
     label: str
@@ -42,30 +42,30 @@ class Transfer:
     limit: int | None = None
     error: BaseException | None = None
     frontier: int = 0
-    handed: int = 0
+    assigned: int = 0
     in_flight: int = 0
     resumed: bool = False
     _waiting: dict[int, bytes] = field(default_factory=dict)
     _writing: bool = False
     _flushed: int = 0
     _flushing: threading.Thread | None = None
-    _whole: bool = False
+    _single_stream: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _sha256: "hashlib._Hash" = field(default_factory=hashlib.sha256)
 
     def rehash(self) -> None:
-        """Hashes what an earlier writer left, so that the rest can follow it.
+        """Hashes what an earlier writer left, so that the download can continue behind it.
 
         Raises:
             MachineError: it cannot be read.
         """
-        for chunk in self._pieces():
+        for chunk in self._chunks():
             self._hash(chunk)
-        self.handed = self.frontier
+        self.assigned = self.frontier
         self.resumed = self.frontier > 0
 
-    def _pieces(self) -> Iterator[bytes]:
-        """All that is here of it, in order."""
+    def _chunks(self) -> Iterator[bytes]:
+        """The bytes of the partial file, in order."""
         at = 0
         with on_disk("reading", self.partial.path):
             while chunk := os.pread(self.partial.descriptor, CHUNK, at):
@@ -73,44 +73,44 @@ class Transfer:
                 at += len(chunk)
 
     def take(self, step: int) -> tuple[int, int | None] | None:
-        """The next range to read, of at most ``step`` bytes, or None. A file of unknown size is one range."""
-        size, start = self.file.size, self.handed
-        if not self.has_more or (self._whole and self.in_flight):
+        """Assigns the next range of at most ``step`` bytes, if there is one. A file of unknown size is one range."""
+        size, start = self.file.size, self.assigned
+        if not self.has_more or (self._single_stream and self.in_flight):
             return None
-        if self._whole:
-            # What waits for bytes before it comes once more, with all that is not written yet.
+        if self._single_stream:
+            # The one stream has all bytes that are not written yet.
             self._waiting.clear()
             start = self.frontier
-        if self._whole or size is None:
-            self.handed = -1
+        if self._single_stream or size is None:
+            self.assigned = -1
             return start, None
-        self.handed = min(size, start + step)
-        return start, self.handed
+        self.assigned = min(size, start + step)
+        return start, self.assigned
 
     @property
     def ahead(self) -> int:
-        """Bytes that were assigned and are not written yet: those that arrive early wait in memory."""
-        return max(0, self.handed - self.frontier)
+        """Bytes that are assigned and not written yet: those that arrive early wait in memory."""
+        return max(0, self.assigned - self.frontier)
 
     @property
     def has_more(self) -> bool:
         """Whether a part of it is still to be assigned."""
-        size, handed = self.file.size, self.frontier if self._whole else self.handed
-        return self.error is None and self.handed >= 0 and (size is None or handed < size)
+        size, assigned = self.file.size, self.frontier if self._single_stream else self.assigned
+        return self.error is None and self.assigned >= 0 and (size is None or assigned < size)
 
     @property
     def finished(self) -> bool:
-        """Whether nothing of it is read or will be."""
+        """Whether no range is being read, and none will be."""
         return self.in_flight == 0 and not self.has_more
 
     def run(self, start: int, stop: int | None) -> None:
-        """Reads a range to its end. A stream that broke after it gave something is gone on with; the source has waited.
+        """Reads a range to its end. A stream that breaks after some bytes is continued; the source has waited.
 
-        Of an origin that knows no ranges the rest of the file is one stream, when those that are read now have ended.
+        From an origin without ranges the rest of the file is read as one stream, once the ranges in flight have ended.
 
         Raises:
-            Unreachable: it broke without giving anything.
-            Corrupt: it gave more than was asked for.
+            Unreachable: the stream broke without any bytes.
+            Corrupt: the stream has more bytes than the range.
             MachineError: the bytes cannot be written.
         """
         empty = 0
@@ -122,14 +122,14 @@ class Transfer:
                         return
                     if stop is not None and start + len(chunk) > stop:
                         raise Corrupt(f"{self.label}: the server sent more bytes than its size")
-                    self._arrived(start, chunk)
+                    self._receive(start, chunk)
                     start += len(chunk)
                 if stop is None:
                     return
             except NoRanges:
                 if stop is None:
                     raise
-                self._whole = True
+                self._single_stream = True
                 return
             except Unreachable as error:
                 if start == before or isinstance(error, TooSlow):
@@ -138,8 +138,8 @@ class Transfer:
             if empty >= EMPTY_READS:
                 raise Unreachable(f"{self.label}: the stream ends at byte {start}", hint="try again later")
 
-    def _arrived(self, offset: int, chunk: bytes) -> None:
-        """Keeps a chunk until it is next; writes and hashes those that are, unless another thread does."""
+    def _receive(self, offset: int, chunk: bytes) -> None:
+        """Queues a chunk, then writes and hashes all chunks that are next, unless another thread does."""
         with self._lock:
             self._waiting[offset] = chunk
             if self._writing:
@@ -166,12 +166,12 @@ class Transfer:
             if self._flushing is not None and self._flushing.is_alive():
                 return
             self._flushed = self.frontier
-            given = (os.dup(self.partial.descriptor),)
-            self._flushing = threading.Thread(target=self._flush, args=given, name="flush", daemon=True)
+            arguments = (os.dup(self.partial.descriptor),)
+            self._flushing = threading.Thread(target=self._flush, args=arguments, name="flush", daemon=True)
         self._flushing.start()
 
     def _flush(self, descriptor: int) -> None:
-        """Flushes what is written in another thread, so that the writers need not wait for it."""
+        """Flushes the file in a thread of its own, so that the writers need not wait."""
         try:
             with on_disk("writing", self.partial.path):
                 flush(descriptor)
@@ -183,7 +183,7 @@ class Transfer:
     def _write(self, chunk: bytes) -> None:
         if self.limit is not None and self.frontier + len(chunk) > self.limit:
             raise Refused(f"{self.label} has more than {self.limit} bytes", hint="raise --max-bytes to allow it")
-        # What the partial file is called says nothing to anybody; that it is in the cache does.
+        # The name of the partial file means nothing to users; that of the cache does.
         with on_disk(f"writing {self.label} to", self.partial.path.parents[2]):
             write_all(self.partial.descriptor, chunk, self.frontier)
         self._hash(chunk)
@@ -193,11 +193,11 @@ class Transfer:
         self.frontier += len(chunk)
 
     def verified(self) -> Blob:
-        """What arrived, when it is what was promised: sha256, else git blob id, and always the size where known.
+        """The blob, after its sha256 (else its git blob id) and its size, where known, were verified.
 
         Raises:
-            Corrupt: it is not.
-            MachineError: the disk did not take it.
+            Corrupt: they differ from the listed ones.
+            MachineError: the bytes could not be flushed.
         """
         if self._flushing is not None:
             self._flushing.join()
@@ -214,7 +214,7 @@ class Transfer:
 
     def _git_blob_id(self) -> str:
         hasher = hashlib.sha1(b"blob %d\0" % self.frontier, usedforsecurity=False)
-        for chunk in self._pieces():
+        for chunk in self._chunks():
             hasher.update(chunk)
         return hasher.hexdigest()
 

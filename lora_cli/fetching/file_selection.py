@@ -1,4 +1,4 @@
-"""What an adapter needs of what its origin has."""
+"""Which files of an origin are fetched: those that an adapter needs, and those that globs select."""
 
 import re
 from collections.abc import Iterable, Sequence, Set
@@ -17,12 +17,12 @@ _PICKLED = re.compile(r"adapter_model(-\d{5}-of-\d{5})?\.(bin|pt)(\.index\.json)
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which files are wanted: those that an adapter needs, more by ``include``, less by ``exclude``.
+    """Which files to fetch: those that an adapter needs, plus those of ``include``, minus those of ``exclude``.
 
-    Both are globs over the path, in which ``*`` stands for slashes too. Pickled weights are wanted only with
-    ``allow_pickle``, and only where there are no safetensors. ``locked`` is the digest of a lock's files where those
-    are others than these would be. ``latest`` takes them from the latest checkpoint (``fetching.checkpoint``).
-    ``base`` asks for the config of a base model, and nothing else.
+    Both are globs over the path, in which ``*`` also matches slashes. Pickled weights are fetched only with
+    ``allow_pickle``, and only where there are no safetensors. ``locked`` is the digest of a lock's files where these
+    differ from this selection. ``latest`` selects from the latest checkpoint (``fetching.checkpoint``). ``base`` is
+    the config of a base model, and nothing else.
     """
 
     include: tuple[str, ...] = ()
@@ -34,11 +34,11 @@ class Selection:
 
     @property
     def chosen(self) -> bool:
-        """Whether other files than an adapter needs were requested."""
+        """Whether globs change the selection."""
         return bool(self.include or self.exclude)
 
     def __str__(self) -> str:
-        """Empty for the usual files; else what distinguishes one selection from another."""
+        """Empty for the usual files; else a text that is the same for equal selections only."""
         if self.locked:
             return f"locked {self.locked}"
         parts = [f"+{glob}" for glob in sorted(self.include)] + [f"-{glob}" for glob in sorted(self.exclude)]
@@ -52,27 +52,27 @@ BASE = Selection(base=True)
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """What an origin has and an adapter does not need: how many files, and their bytes as far as they are known."""
+    """The files of an origin that are not fetched: how many, and their bytes as far as they are known."""
 
     files: int
     bytes: int
 
 
 def left_out(revision: Revision, files: Iterable[RemoteFile]) -> LeftOut | None:
-    """What is not fetched when ``files`` are; None if the revision's files are not all known."""
+    """The revision's files other than ``files``; None if not all of its files are known."""
     taken = {file.path for file in files}
     others = [file for file in revision.files if file.path not in taken]
     return LeftOut(len(others), sum(file.size or 0 for file in others)) if revision.whole else None
 
 
-def plan(revision: Revision, selection: Selection) -> tuple[RemoteFile, ...]:
+def select_files(revision: Revision, selection: Selection) -> tuple[RemoteFile, ...]:
     """The files of ``revision`` to fetch, in the order of their paths.
 
     Raises:
-        FormatError: there is no adapter, or a file that is needed can never be read.
-        UsageError: the selection leaves no config, or no weights, of an origin that has them.
+        FormatError: there is no adapter, or a needed file can never be read.
+        UsageError: the selection excludes the config or the weights.
         Refused: the weights are pickled and that is not allowed, or a path would leave the snapshot.
-        Offline: the files are only some of the revision's, and not enough of an adapter.
+        Offline: only some of the revision's files are known, and they are not a complete adapter.
     """
     if selection.base:
         return _base_config(revision)
@@ -82,19 +82,23 @@ def plan(revision: Revision, selection: Selection) -> tuple[RemoteFile, ...]:
     refuse_pickled(str(revision.ref), paths, selection)
     if not weights and not pickled and CONFIG not in paths:
         several = revision.ref.scheme == "file" and sum(path.endswith(f"/{CONFIG}") for path in paths) > 1
-        hint = elsewhere(paths) + ("; `lora-cli init` creates a manifest for a folder of adapters" if several else "")
+        hint = adapter_folders_hint(paths) + (
+            "; `lora-cli init` creates a manifest for a folder of adapters" if several else ""
+        )
         raise FormatError(
             f"neither {CONFIG} nor adapter_model.safetensors was found", where=str(revision.ref), hint=hint
         )
     needed = {CONFIG, *weights, *(pickled if not weights else ()), *BESIDE}
     if not revision.whole:
-        _check_enough(revision, paths, weights or pickled)
+        _check_complete(revision, paths, weights or pickled)
     files = tuple(
-        file for file in sorted(revision.files, key=lambda file: file.path) if _wanted(file.path, needed, selection)
+        file
+        for file in sorted(revision.files, key=lambda file: file.path)
+        if _is_selected(file.path, needed, selection)
     )
-    _check_left({CONFIG} & set(paths), files, selection, CONFIG)
-    _check_left({path for path in needed & set(paths) if _is_heavy(path)}, files, selection, "weights")
-    check_sound(revision, files)
+    _check_excluded({CONFIG} & set(paths), files, selection, CONFIG)
+    _check_excluded({path for path in needed & set(paths) if _is_weights(path)}, files, selection, "weights")
+    check_readable(revision, files)
     return files
 
 
@@ -102,15 +106,15 @@ def _base_config(revision: Revision) -> tuple[RemoteFile, ...]:
     config = revision.file(BASE_CONFIG)
     if config is None:
         raise FormatError(f"has no {BASE_CONFIG}", where=str(revision.ref), hint="use a transformers model")
-    check_sound(revision, (config,))
+    check_readable(revision, (config,))
     return (config,)
 
 
 def refuse_pickled(where: str, paths: Iterable[str], selection: Selection) -> None:
-    """Whether these files have weights that may be fetched.
+    """Checks that pickled weights are allowed where there are no others.
 
     Raises:
-        Refused: they are all pickled, and that is not allowed.
+        Refused: all weights are pickled, and that is not allowed.
     """
     paths = list(paths)
     pickled = next((path for path in paths if _PICKLED.fullmatch(path)), None)
@@ -122,8 +126,8 @@ def refuse_pickled(where: str, paths: Iterable[str], selection: Selection) -> No
         )
 
 
-def check_sound(revision: Revision, files: Iterable[RemoteFile]) -> None:
-    """Whether these files can be read, and lie together in one folder.
+def check_readable(revision: Revision, files: Iterable[RemoteFile]) -> None:
+    """Checks that these files can be read and stored in one folder.
 
     Raises:
         FormatError: one can never be read.
@@ -135,9 +139,9 @@ def check_sound(revision: Revision, files: Iterable[RemoteFile]) -> None:
             raise FormatError(file.defect, where=f"{revision.ref}: {file.path}", hint="replace it with a regular file")
 
 
-def _check_enough(revision: Revision, paths: Sequence[str], weights: Sequence[str]) -> None:
-    """Whether what is known of a revision, without its listing, is a config and all shards of the weights."""
-    files = [path for path in weights if _is_heavy(path)]
+def _check_complete(revision: Revision, paths: Sequence[str], weights: Sequence[str]) -> None:
+    """Checks that the known files of an incompletely listed revision include the config and all shards."""
+    files = [path for path in weights if _is_weights(path)]
     shards = [found for path in files if (found := re.search(r"-\d{5}-of-(\d{5})\.", path))]
     missing = [] if CONFIG in paths else [CONFIG]
     if not files or any(len(shards) < int(shard[1]) for shard in shards):
@@ -149,20 +153,20 @@ def _check_enough(revision: Revision, paths: Sequence[str], weights: Sequence[st
         )
 
 
-def _is_heavy(path: str) -> bool:
+def _is_weights(path: str) -> bool:
     return bool(_WEIGHTS.fullmatch(path) or _PICKLED.fullmatch(path)) and not path.endswith(".json")
 
 
-def _check_left(there: Set[str], files: Iterable[RemoteFile], selection: Selection, what: str) -> None:
-    """Whether a selection leaves something of what the origin has and an adapter cannot be without."""
-    if there and not there & {file.path for file in files}:
-        globs = [glob for glob in selection.exclude if any(fnmatchcase(path, glob) for path in there)]
+def _check_excluded(paths: Set[str], files: Iterable[RemoteFile], selection: Selection, what: str) -> None:
+    """Checks that ``--exclude`` leaves one of the files that are there and that an adapter cannot do without."""
+    if paths and not paths & {file.path for file in files}:
+        globs = [glob for glob in selection.exclude if any(fnmatchcase(path, glob) for path in paths)]
         raise UsageError(
             f"--exclude {' '.join(map(repr, globs))} leaves no {what}", hint="an adapter needs its config and weights"
         )
 
 
-def _wanted(path: str, needed: set[str], selection: Selection) -> bool:
+def _is_selected(path: str, needed: set[str], selection: Selection) -> bool:
     if any(fnmatchcase(path, glob) for glob in selection.exclude):
         return False
     return path in needed or any(fnmatchcase(path, glob) for glob in selection.include)
@@ -171,25 +175,25 @@ def _wanted(path: str, needed: set[str], selection: Selection) -> bool:
 def is_adapter(paths: Iterable[str]) -> bool:
     """Whether there is a config, and weights of either kind."""
     found = set(paths)
-    return CONFIG in found and any(_is_heavy(path) for path in found)
+    return CONFIG in found and any(_is_weights(path) for path in found)
 
 
-def elsewhere(paths: Iterable[str]) -> str:
-    """What to ask for instead: the folders there that do hold an adapter."""
-    folders = sorted({path.rpartition("/")[0] for path in paths if path.endswith(f"/{CONFIG}")}, key=_by_number)
+def adapter_folders_hint(paths: Iterable[str]) -> str:
+    """A hint for a folder that is no adapter: its subfolders that are."""
+    folders = sorted({path.rpartition("/")[0] for path in paths if path.endswith(f"/{CONFIG}")}, key=_natural_order)
     if not folders:
         return "it does not look like a PEFT adapter"
     ways = "--subfolder, or --checkpoint latest" if all("checkpoint-" in name for name in folders) else "--subfolder"
     return f"set its folder with {ways}: there are adapters in {names(folders, 5, width=1024)}"
 
 
-def _by_number(folder: str) -> list[tuple[int, str]]:
-    """So that checkpoint-9 comes before checkpoint-10."""
+def _natural_order(folder: str) -> list[tuple[int, str]]:
+    """A sort key that puts checkpoint-9 before checkpoint-10."""
     return [(int(digits or 0), text) for text, digits in re.findall(r"(\D*)(\d*)", folder)]
 
 
 def identity(revision: Revision, file: RemoteFile) -> str:
-    """What the origin says that distinguishes one version of the file from another, or "" when it says nothing."""
+    """The digest or fingerprint that the origin lists for this version of the file, "" for none."""
     if file.sha256:
         return f"sha256:{file.sha256}"
     if file.git_sha1:
@@ -197,6 +201,6 @@ def identity(revision: Revision, file: RemoteFile) -> str:
     if file.xet_hash:
         return f"xet:{file.xet_hash}"
     if file.version:
-        # The size is part of it: a version is no digest.
+        # With the size, since a version is no digest.
         return f"version:{file.size}:{file.version}"
     return f"stat:{file.locator}" if revision.ref.scheme == "file" and file.locator else ""

@@ -1,4 +1,4 @@
-"""What a lock says next to what the origins say now; nothing is written, not even in the cache."""
+"""``fetch --check``: a lock compared with what the origins have now. Nothing is written, not even in the cache."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,30 +8,28 @@ from lora_cli.core.grouping import by_key
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import LoraCliError, Offline
-from lora_cli.fetching.batch import side_by_side
-from lora_cli.fetching.checkpoint import LatestOf
+from lora_cli.fetching.batch import ordered_parallel_map
+from lora_cli.fetching.checkpoint import LatestCheckpoint
 from lora_cli.fetching.context import AdapterRequest
-from lora_cli.fetching.file_selection import Selection, plan
+from lora_cli.fetching.file_selection import Selection, select_files
 from lora_cli.fetching.locked_files import sha256_from
 from lora_cli.fetching.requirements import check_reference
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
-from lora_cli.store.resolution_records import Record, all_records, commit_of, contradicting
+from lora_cli.store.resolution_records import Record, all_records, commit_of, conflicting
 
 if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
 
-LOOK_BYTES = 16 << 20
-"""A remote file whose origin has no sha256 is read up to this size; of a larger one it is said that it may have
-changed.
-"""
+MAX_HASHED_BYTES = 16 << 20
+"""Remote files whose origin has no sha256 are read and hashed up to this size; larger ones may have changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """One adapter: ``changes`` in one sentence each, the revision that its origin has ``now`` ("" when not asked)."""
+    """The ``changes`` of one adapter, a sentence each; ``now`` is the origin's revision ("" if it was not asked)."""
 
     request: AdapterRequest
     changes: tuple[str, ...] = ()
@@ -40,14 +38,14 @@ class Drift:
 
     @property
     def exit_code(self) -> int:
-        """What this adapter alone would end the command with: 1 for drift."""
+        """The exit code for this adapter alone: 1 for drift."""
         return self.error.exit_code if self.error is not None else int(bool(self.changes))
 
 
-def look(requests: Sequence[AdapterRequest], settings: Settings) -> Iterator[Drift]:
-    """What changed at each origin since it was locked, in the order of ``requests``; all of them have ``locked``.
+def find_drift(requests: Sequence[AdapterRequest], settings: Settings) -> Iterator[Drift]:
+    """The changes at each origin since it was locked, in the order of ``requests``; those without a lock have none.
 
-    What the cache has of a locked commit is compared too: other bytes there are a server's lie.
+    Cached files of a locked commit are compared, too: a server that sent other bytes for it sent wrong ones.
     """
     sources = Sources(settings)
     cached = by_key((commit_of(record), record) for record in all_records(Store(settings.cache_dir)))
@@ -59,24 +57,24 @@ def look(requests: Sequence[AdapterRequest], settings: Settings) -> Iterator[Dri
         try:
             ref = request.ref
             check_reference(request.demand, ref, settings)
-            planted = tuple(_planted(ref, locked, cached))
+            conflicts = tuple(_cache_conflicts(ref, locked, cached))
             if ref.pinned and ref.revision == locked.revision:
-                return Drift(request, planted, locked.revision)
+                return Drift(request, conflicts, locked.revision)
             if settings.offline and ref.scheme != "file":
                 raise Offline(f"{ref} cannot be checked, offline mode is on", hint="remove --offline")
-            source = LatestOf(sources.of(ref)) if request.selection.latest else sources.of(ref)
+            source = LatestCheckpoint(sources.of(ref)) if request.selection.latest else sources.of(ref)
             revision = source.resolve(ref)
-            return Drift(request, (*planted, *_changes(locked, revision, source, request.selection)), revision.id)
+            return Drift(request, (*conflicts, *_changes(locked, revision, source, request.selection)), revision.id)
         except LoraCliError as error:
             return Drift(request, error=error)
 
-    yield from side_by_side(one, requests, settings.jobs)
+    yield from ordered_parallel_map(one, requests, settings.jobs)
 
 
-def _planted(ref: AdapterRef, locked: "LockedAdapter", cached: Mapping[str, Sequence[Record]]) -> Iterator[str]:
-    """What the cache holds of the locked commit that cannot be of it."""
+def _cache_conflicts(ref: AdapterRef, locked: "LockedAdapter", cached: Mapping[str, Sequence[Record]]) -> Iterator[str]:
+    """Cached files that were fetched as the locked commit and differ from the lock."""
     commit = commit_of(Record(str(ref), "", locked.revision, locked.digest, locked.files))
-    for record, path in contradicting(locked.files, cached.get(commit, ()) if commit else ()):
+    for record, path in conflicting(locked.files, cached.get(commit, ()) if commit else ()):
         yield f"{path} of the locked commit has other bytes in the cache, which {record.server} sent"
 
 
@@ -85,15 +83,15 @@ def _changes(locked: "LockedAdapter", revision: Revision, source: Source, select
         return
     if revision.ref.scheme == "hf":
         yield f"{revision.ref.revision or 'main'} moved from {locked.revision[:12]} to {revision.id[:12]}"
-    planned = {file.path for file in plan(revision, selection)}
+    planned = {file.path for file in select_files(revision, selection)}
     for path in sorted(planned | locked.files.keys()):
         file, blob = revision.file(path), locked.files.get(path)
         if file is None:
             yield f"{path} is missing"
         elif blob is None:
             yield f"{path} is new"
-        elif said := _change(file, blob, revision, source):
-            yield f"{path} {said}"
+        elif change := _change(file, blob, revision, source):
+            yield f"{path} {change}"
 
 
 def _change(file: RemoteFile, blob: Blob, revision: Revision, source: Source) -> str:
@@ -101,6 +99,6 @@ def _change(file: RemoteFile, blob: Blob, revision: Revision, source: Source) ->
         return f"changed from {blob.size} to {file.size} bytes"
     if file.sha256 is not None:
         return "" if file.sha256 == blob.sha256 else "has different bytes"
-    if revision.ref.scheme != "file" and blob.size > LOOK_BYTES:
+    if revision.ref.scheme != "file" and blob.size > MAX_HASHED_BYTES:
         return f"may have changed: the source has no sha256, and {blob.size} bytes are too many to read and compare"
     return "" if sha256_from(source, revision, file, blob.size) == blob.sha256 else "has different bytes"

@@ -1,4 +1,4 @@
-"""From a reference to a snapshot on this disk: look what is here, ask its origin, plan, download, publish, remember.
+"""From a reference to a snapshot on this disk: look in the cache, resolve, plan, download, publish, record.
 
 Bytes are checked here, never their meaning.
 """
@@ -8,36 +8,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from lora_cli.core.lock import LockedAdapter, ref_at
+from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.log import logger
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision, Snapshot, snapshot_digest
 from lora_cli.errors import Changed, Corrupt, MachineError, Offline, Unreachable
-from lora_cli.fetching.checkpoint import LatestOf
+from lora_cli.fetching.checkpoint import LatestCheckpoint
 from lora_cli.fetching.context import AdapterRequest, FetchContext
-from lora_cli.fetching.download import Job, download
-from lora_cli.fetching.file_selection import LeftOut, Selection, left_out, plan, refuse_pickled
-from lora_cli.fetching.local_reuse import settled
-from lora_cli.fetching.locked_files import at_lock, check_bytes, check_folder, held, upgrade_hint
+from lora_cli.fetching.download import DownloadJob, download
+from lora_cli.fetching.file_selection import LeftOut, Selection, left_out, refuse_pickled, select_files
+from lora_cli.fetching.local_reuse import relist_after_linking
+from lora_cli.fetching.locked_files import (
+    check_bytes,
+    check_folder,
+    locked_snapshot,
+    select_locked,
+    upgrade_hint,
+)
 from lora_cli.fetching.requirements import (
-    asks_again,
     check_access,
     check_allowed,
+    check_cached_access,
     check_count,
-    check_kept,
     check_reference,
     check_size,
     check_snapshot,
+    needs_access_check,
 )
 from lora_cli.fetching.resolution_history import (
-    Asked,
-    access_of,
+    FetchPlan,
     known_blobs,
-    not_cached,
-    recall,
-    recorded,
-    remember,
-    remembered,
+    last_snapshot,
+    not_cached_error,
+    read_records,
+    recorded_access,
+    recorded_snapshot,
+    write_records,
 )
 from lora_cli.fetching.scheduler import Deadline
 from lora_cli.settings import Settings
@@ -50,50 +56,49 @@ from lora_cli.store.resolution_records import mark_used
 from lora_cli.store.snapshots import publish_snapshot
 
 TRIES = 3
-"""So often is fetched again what others clean away meanwhile, or whose origin changed while it was read."""
+"""Attempts to fetch what others remove from the cache meanwhile, or whose origin changes while it is read."""
 
 log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A snapshot, the id of the revision it is of, and whether all of it was here before.
+    """A snapshot, the id of its revision, and whether all of it was ``cached`` before.
 
-    ``left_out`` is what else its origin has; None when that was not asked for. With ``asks_again`` it may be written to
-    a folder only after its origin was asked.
+    ``left_out`` is what else the origin has; None if the origin was not asked. With ``needs_access_check`` the snapshot
+    may be written to a folder only after its origin was asked for access.
     """
 
     snapshot: Snapshot
     revision: str
     cached: bool
     left_out: LeftOut | None = None
-    asks_again: bool = False
+    needs_access_check: bool = False
 
 
-def bring(request: AdapterRequest, context: FetchContext, source: Source | None = None) -> Fetched:
-    """The snapshot of what ``request.ref`` means now, fetched from ``source`` as far as it is not here.
+def fetch(request: AdapterRequest, context: FetchContext, source: Source | None = None) -> Fetched:
+    """The snapshot of what ``request.ref`` means now; what is not cached is downloaded from ``source``.
 
-    Without ``source`` it is the run's for that reference. ``context.hold`` keeps the snapshot from then on. A pinned
-    reference that is here costs no request, and with ``settings.offline`` nothing costs one: then the cache of the
-    Hub's own client is asked instead, whose files are never downloaded again. ``request.demand`` and
-    ``settings.policies`` are checked as early as they can be: before a request, before a byte, and before anybody is
-    given the result. What it has locked is taken at the locked revision, costs no request when it is here, and is those
-    bytes or nothing.
+    ``source`` defaults to the run's source for that reference. From then on ``context.in_use`` marks the snapshot as in
+    use. A cached pinned reference costs no request, and with ``settings.offline`` none does: files then come from the
+    cache of huggingface_hub, and are not downloaded. ``request.demand`` and ``settings.policies`` are checked as early
+    as possible: before a request, before a download, and before the result is returned. A locked adapter is fetched at
+    its locked revision, costs no request when it is cached, and must have the locked bytes.
 
     Raises:
         NotFound, AccessDenied, Unreachable, Offline: the origin does not give it.
-        FormatError: there is no adapter, or a file of it can never be read.
-        Refused: pickled weights only, too many bytes, a path that leads out of it, what the policy forbids, or an
-            origin that has something else than is locked.
-        Corrupt: other bytes came than were promised, or the snapshot has another digest than is demanded.
-        MachineError: this machine does not let us, or others take it away each time.
+        FormatError: there is no adapter, or one of its files can never be read.
+        Refused: pickled weights only, too many bytes, a path outside of its folder, a policy, or an origin that differs
+            from the lock.
+        Corrupt: the received bytes are not the listed ones, or the snapshot has another digest than is demanded.
+        MachineError: a disk error, or other processes remove the files each time.
     """
     for left in reversed(range(TRIES)):
         try:
-            fetched = _kept(request, context)
-            if fetched is None or fetched.asks_again:
+            fetched = _from_cache(request, context)
+            if fetched is None or fetched.needs_access_check:
                 fetched = _from_origin(request, source or context.sources.of(request.ref), context, fetched)
-            if context.hold.keeps(fetched.snapshot.digest):
+            if context.in_use.add_snapshot(fetched.snapshot.digest):
                 return fetched
         except LostBlob:
             continue
@@ -107,142 +112,132 @@ def bring(request: AdapterRequest, context: FetchContext, source: Source | None 
     )
 
 
-def _kept(request: AdapterRequest, context: FetchContext) -> Fetched | None:
-    """What needs no request, as far as it is here; see ``bring``. None when the origin must be asked.
+def _from_cache(request: AdapterRequest, context: FetchContext) -> Fetched | None:
+    """The cached snapshot that needs no request, within all limits and policies; None if the origin must be asked.
 
     Raises:
-        Offline: it must be, and the network is switched off.
-        Refused, Corrupt, MachineError: see ``bring``.
+        Offline: the origin must be asked, but offline mode is on.
+        Refused, Corrupt, MachineError: see ``fetch``.
     """
-    ref, demand, store, settings = request.ref, request.demand, context.store, context.settings
+    demand, store, settings = request.demand, context.store, context.settings
     cachedir_tag.check_folder(store)
-    check_reference(demand, ref, settings)
-    if demand.locked is not None:
-        ref = ref_at(ref, demand.locked)
-    fetched = _remembered(ref, store, settings, request.selection, demand.locked)
+    check_reference(demand, request.ref, settings)
+    ref = request.locked_ref
+    fetched = _lookup(request, store, settings)
     if fetched is not None:
         check_size(request.label, fetched.snapshot.size, settings.max_bytes)
         check_snapshot(demand, ref, fetched.snapshot, settings, request.selection)
         if settings.policies:
-            access = access_of(store, ref, request.selection, settings)
-            fetched = replace(fetched, asks_again=asks_again(ref, access, settings))
+            access = recorded_access(store, ref, request.selection, settings)
+            fetched = replace(fetched, needs_access_check=needs_access_check(ref, access, settings))
     return fetched
 
 
-def _remembered(
-    ref: AdapterRef, store: Store, settings: Settings, selection: Selection, locked: LockedAdapter | None
-) -> Fetched | None:
-    """What needs no request: what is locked or pinned and here, and everything when the network is switched off."""
+def _lookup(request: AdapterRequest, store: Store, settings: Settings) -> Fetched | None:
+    """The cached snapshot of a locked or pinned reference; in offline mode, of any reference."""
+    ref, selection, locked = request.locked_ref, request.selection, request.demand.locked
     offline = settings.offline and ref.scheme != "file"
     if locked is not None and not selection.chosen:
-        # A folder is compared; of one that is gone the cache may still have what is locked.
+        # A local folder is compared with the lock. If it no longer exists, the cache may have the locked files.
         if ref.scheme == "file" and os.path.lexists(ref.location):
             return None
         refuse_pickled(locked.name, locked.files, selection)
-        if (snapshot := held(store, ref, endpoint_of(ref, settings), locked, selection)) is not None:
+        if (snapshot := locked_snapshot(store, ref, endpoint_of(ref, settings), locked, selection)) is not None:
             return Fetched(snapshot, locked.revision, cached=True)
-    # A policy is held against the folder that the latest checkpoint is, and only a listing says which.
+    # Policies are checked against the folder of the latest checkpoint, which only a listing shows.
     elif (
         (offline or ref.pinned)
         and not (selection.latest and settings.policies)
-        and (found := remembered(store, ref, selection, settings)) is not None
+        and (found := last_snapshot(store, ref, selection, settings)) is not None
     ):
         record, snapshot = found
         mark_used(store, record)
         return Fetched(snapshot, record.revision, cached=True)
     if offline and ref.scheme != "hf":
-        raise not_cached(store, ref, settings)
+        raise not_cached_error(store, ref, settings)
     return None
 
 
-def _from_origin(request: AdapterRequest, source: Source, context: FetchContext, kept: Fetched | None) -> Fetched:
-    """What ``bring`` gives when its origin must be asked, if only for access to what is ``kept`` here."""
-    ref, name, demand, settings = request.ref, request.label, request.demand, context.settings
+def _from_origin(request: AdapterRequest, source: Source, context: FetchContext, cached: Fetched | None) -> Fetched:
+    """The result of ``fetch`` when the origin must be asked, if only for access to the ``cached`` snapshot."""
+    ref, name, demand, settings = request.locked_ref, request.label, request.demand, context.settings
     deadline = Deadline.of(name, settings)
-    if demand.locked is not None:
-        ref = ref_at(ref, demand.locked)
-    # Which folder the latest checkpoint is, only its origin's listing says.
-    if kept is not None and not request.selection.latest:
-        check_kept(ref, kept.revision, kept.snapshot.files, source, settings)
-        return kept
-    asked = _asked(ref, request, source, context)
-    # A policy may say more of that folder.
-    ref = asked.revision.ref
-    check_allowed(demand, ref, settings, files=tuple(asked.files))
-    if asks_again(ref, asked.revision.access, settings):
-        check_access(replace(asked.revision, files=tuple(asked.files)), source, settings)
-    check_count(name, len(asked.files), settings.max_files)
-    context.total.spend(request.turn, name, sum(file.size or 0 for file in asked.files))
-    with _explained(demand.locked, asked, source, context.store):
-        fetched = _fetched(Job(name, asked, source, context, deadline))
+    # Only a listing shows which folder is the latest checkpoint.
+    if cached is not None and not request.selection.latest:
+        check_cached_access(ref, cached.revision, cached.snapshot.files, source, settings)
+        return cached
+    plan = _plan_fetch(request, source, context)
+    # Policies may have rules for the folder of the checkpoint.
+    ref = plan.revision.ref
+    check_allowed(demand, ref, settings, files=plan.files)
+    if needs_access_check(ref, plan.revision.access, settings):
+        check_access(replace(plan.revision, files=plan.files), source, settings)
+    check_count(name, len(plan.files), settings.max_files)
+    context.total.check(request.turn, name, sum(file.size or 0 for file in plan.files))
+    with _lock_hints(demand.locked, plan, source, context.store):
+        fetched = _cached_or_downloaded(DownloadJob(name, plan, source, context, deadline))
     check_size(name, fetched.snapshot.size, settings.max_bytes)
     check_snapshot(demand, ref, fetched.snapshot, settings, request.selection)
     return fetched
 
 
-def _asked(ref: AdapterRef, request: AdapterRequest, source: Source, context: FetchContext) -> Asked:
-    """The revision that ``ref`` means now, and what is wanted of it."""
-    selection, locked = request.selection, request.demand.locked
-    revision = _resolved(ref, LatestOf(source) if selection.latest else source, selection, context)
-    files = plan(revision, selection)
+def _plan_fetch(request: AdapterRequest, source: Source, context: FetchContext) -> FetchPlan:
+    """The revision that the reference means now, and the files that are requested of it."""
+    ref, selection, locked = request.locked_ref, request.selection, request.demand.locked
+    revision = _resolve(ref, LatestCheckpoint(source) if selection.latest else source, selection, context)
+    files = select_files(revision, selection)
     if locked is not None:
         if revision.ref.scheme == "file":
             missing = [path for path, blob in locked.files.items() if not has_blob(context.store, blob)]
             check_folder(context.store, revision, files, locked, source, selection, read_later=missing)
-        files, selection = at_lock(revision, locked, selection, files)
-    return Asked(ref, revision, files, selection, endpoints_of(ref, context.settings)[-1])
+        files, selection = select_locked(revision, locked, selection, files)
+    return FetchPlan(ref, revision, files, selection, endpoints_of(ref, context.settings)[-1])
 
 
 @contextmanager
-def _explained(locked: LockedAdapter | None, asked: Asked, source: Source, store: Store) -> Iterator[None]:
-    """An origin that sends other bytes than are locked has most likely been written to since; a folder surely."""
+def _lock_hints(locked: LockedAdapter | None, plan: FetchPlan, source: Source, store: Store) -> Iterator[None]:
+    """Adds to ``Corrupt`` that the origin probably changed since it was locked; a local folder is compared."""
     try:
         yield
     except Corrupt as error:
         if locked is None:
             raise
-        if asked.revision.ref.scheme == "file":
-            check_bytes(store, asked, locked, source)
+        if plan.revision.ref.scheme == "file":
+            check_bytes(store, plan, locked, source)
         raise Corrupt(error.message, hint=upgrade_hint(locked)) from error
 
 
-def _fetched(job: Job) -> Fetched:
-    """The snapshot as it is here, else downloaded by this process or, while it waits, by another one."""
-    store, asked, context = job.store, job.asked, job.context
-    records = recorded(store, asked)
-    snapshot, cached = recall(store, asked, records), True
+def _cached_or_downloaded(job: DownloadJob) -> Fetched:
+    """The cached snapshot, else downloaded by this process or, while it waits for the lease, by another one."""
+    store, plan, context = job.store, job.plan, job.context
+    records = read_records(store, plan)
+    snapshot, cached = recorded_snapshot(store, plan, records), True
     if snapshot is None:
         wait_s = job.deadline.left_s(context.settings.lease_s)
-        with lease(store, asked.key, wait_s, lambda: context.progress.waiting(job.name)):
-            records = recorded(store, asked)
-            snapshot = recall(store, asked, records)
+        with lease(store, plan.key, wait_s, lambda: context.progress.waiting(job.name)):
+            records = read_records(store, plan)
+            snapshot = recorded_snapshot(store, plan, records)
             if snapshot is None and job.deadline.passed:
                 raise job.deadline.error()
             if snapshot is None:
-                snapshot, cached = _published(replace(job, known=known_blobs(asked, records))), False
-                if context.link and asked.revision.ref.scheme == "file":
-                    asked = replace(asked, revision=settled(job.source, asked.revision))
-                    files = tuple(asked.revision.file(file.path) or file for file in asked.files)
-                    asked = replace(asked, files=files)
-                remember(store, asked, snapshot, records)
+                blobs = download(replace(job, known=known_blobs(plan, records)))
+                context.in_use.add(snapshot_digest(blobs.items()))
+                snapshot, cached = publish_snapshot(store, blobs), False
+                if context.link and plan.revision.ref.scheme == "file":
+                    plan = relist_after_linking(job.source, plan)
+                write_records(store, plan, snapshot, records)
     if cached:
-        remember(store, asked, snapshot, records)
-    return Fetched(snapshot, asked.revision.id, cached, left_out(asked.revision, asked.files))
+        write_records(store, plan, snapshot, records)
+    return Fetched(snapshot, plan.revision.id, cached, left_out(plan.revision, plan.files))
 
 
-def _resolved(ref: AdapterRef, source: Source, selection: Selection, context: FetchContext) -> Revision:
+def _resolve(ref: AdapterRef, source: Source, selection: Selection, context: FetchContext) -> Revision:
     try:
         return source.resolve(ref)
     except Offline as error:
-        raise not_cached(context.store, ref, context.settings, error.hint) from error
+        raise not_cached_error(context.store, ref, context.settings, error.hint) from error
     except Unreachable as error:
-        if (found := remembered(context.store, ref, selection, context.settings)) is not None:
+        if (found := last_snapshot(context.store, ref, selection, context.settings)) is not None:
             hint = f"--offline uses the version of the last fetch: revision {found[0].revision}"
             raise Unreachable(error.message, hint=hint) from error
         raise
-
-
-def _published(job: Job) -> Snapshot:
-    blobs = download(job)
-    job.context.hold.add(snapshot_digest(blobs.items()))
-    return publish_snapshot(job.store, blobs)

@@ -2,25 +2,25 @@
 
 
 class Progress:
-    """Shows nothing; what shows something overrides this. Called from many threads.
+    """Shows nothing; progress bars override this. Called from many threads.
 
     ``file`` is the adapter's name and the path in it.
     """
 
     def began(self, file: str, size: int | None, have: int) -> None:
-        """A file of ``size`` bytes is fetched, of which ``have`` were here from an earlier try."""
+        """The download of a file of ``size`` bytes begins, of which ``have`` are from an earlier attempt."""
 
     def advanced(self, file: str, count: int) -> None:
-        """So many more bytes of it are here; a negative ``count`` takes wrong ones back."""
+        """``count`` more bytes were received; a negative ``count`` takes wrong ones back."""
 
     def ended(self, file: str) -> None:
-        """It is complete, or given up."""
+        """The file is complete, or was given up."""
 
     def waiting(self, adapter: str) -> None:
-        """Another process fetches the same adapter: this one waits for it."""
+        """This process waits for another one that downloads the same adapter."""
 
-    def through(self, adapter: str) -> None:
-        """Nothing more comes of that adapter."""
+    def adapter_ended(self, adapter: str) -> None:
+        """The adapter is done or has failed."""
 
 
 SILENT = Progress()

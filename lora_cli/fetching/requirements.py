@@ -1,10 +1,11 @@
-"""What must hold for an adapter, whatever its origin gives: a digest, and the operators' policies.
+"""Checks of an adapter: the demanded digest, the lock, the limits, the policies, and access at its origin.
 
 Whether the caller may still read what a shared cache has is decided by the origin, not by the cache.
 """
 
 import os
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -27,33 +28,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """The snapshot digest that a manifest demands (None: any), and what its lock says (None: nothing)."""
+    """The snapshot digest that a manifest demands (None: any), and the adapter's entry in its lock (None: no lock)."""
 
     sha256: str | None = None
     locked: "LockedAdapter | None" = None
 
     @property
     def known_sha256(self) -> str | None:
-        """The snapshot digest as it is known before a byte is fetched."""
+        """The snapshot digest as far as it is known before the download."""
         return self.sha256 or (self.locked.digest if self.locked is not None else None)
 
 
 ANYTHING = Demand()
-RULE = "policy require_access_check"
+ACCESS_RULE = "policy require_access_check"
 
 
 def check_reference(demand: Demand, ref: AdapterRef, settings: Settings) -> None:
-    """Before anything is asked for: may this be fetched at all?
+    """Checks the policies on the reference itself, before any request.
 
     Raises:
-        Refused: a policy says no.
+        Refused: a policy forbids it.
     """
     if settings.policies:
         check_allowed(demand, ref, settings, host=_host_of(ref, settings))
 
 
 def check_size(name: str, total: int, most: int | None) -> None:
-    """Whether an adapter is within ``--max-bytes``, wherever its bytes are.
+    """Checks ``--max-bytes``, for cached adapters too.
 
     Raises:
         Refused: it is larger than ``most`` bytes (None: no limit).
@@ -63,7 +64,7 @@ def check_size(name: str, total: int, most: int | None) -> None:
 
 
 def check_count(name: str, count: int, most: int) -> None:
-    """Whether an adapter is within ``--max-files``.
+    """Checks ``--max-files``.
 
     Raises:
         Refused: it has more than ``most`` files.
@@ -75,8 +76,8 @@ def check_count(name: str, count: int, most: int) -> None:
         )
 
 
-def most_bytes(settings: Settings) -> int | None:
-    """The strictest limit that one adapter is under, None for no limit."""
+def byte_limit(settings: Settings) -> int | None:
+    """The lowest limit on the bytes of one adapter, of the settings and policies; None for no limit."""
     limits = (settings.max_bytes, *(policy.max_bytes for policy in settings.policies))
     return min((limit for limit in limits if limit is not None), default=None)
 
@@ -84,11 +85,11 @@ def most_bytes(settings: Settings) -> int | None:
 def check_snapshot(
     demand: Demand, ref: AdapterRef, snapshot: Snapshot, settings: Settings, selection: Selection
 ) -> None:
-    """Before anybody is given it: is it what it must be?
+    """Checks a complete snapshot before it is used: digest, lock, size of headers, and policies.
 
     Raises:
-        Refused: a policy says no, or the header of its weights is too large.
-        Corrupt: it has another digest than the manifest says, or other files than its lock.
+        Refused: a policy forbids it, or the header of its weights is too large.
+        Corrupt: its digest differs from the manifest's, or its files from the lock's.
     """
     check_digest(demand, ref, snapshot.digest)
     if demand.locked is not None:
@@ -100,7 +101,7 @@ def check_snapshot(
 
 
 def _check_locked(locked: "LockedAdapter", snapshot: Snapshot, selection: Selection) -> None:
-    """Whether a snapshot is what is locked, whatever way it came; of chosen files, those that the lock knows."""
+    """Compares the files of a snapshot with the lock; with globs, only those that the lock has."""
     wrong = sorted(path for path, blob in snapshot.files.items() if locked.files.get(path, blob) != blob)
     if wrong or (not selection.chosen and snapshot.digest != locked.digest):
         what = f"{wrong[0]} is {snapshot.files[wrong[0]].sha256}" if wrong else f"the snapshot is {snapshot.digest}"
@@ -111,9 +112,9 @@ def _check_locked(locked: "LockedAdapter", snapshot: Snapshot, selection: Select
 
 
 def _check_headers(ref: AdapterRef, snapshot: Snapshot, most: int) -> None:
-    """What a header claims is in its first 8 bytes; whether it is one is for ``validate`` to check.
+    """Checks the length of safetensors headers, which is in the first 8 bytes; ``validate`` checks the headers.
 
-    A header that is longer than its file is invalid, and is not read.
+    A header that is longer than its file is invalid and never read, so it is not refused here.
     """
     for path, blob in snapshot.files.items():
         if path.endswith(".safetensors") and blob.size > most:
@@ -127,7 +128,7 @@ def _check_headers(ref: AdapterRef, snapshot: Snapshot, most: int) -> None:
 
 
 def check_digest(demand: Demand, ref: AdapterRef, digest: str) -> None:
-    """Whether it is the snapshot that the manifest demands, if it does.
+    """Checks the snapshot digest that the manifest demands, if it demands one.
 
     Raises:
         Corrupt: it is another one.
@@ -148,10 +149,10 @@ def check_allowed(
     files: tuple[RemoteFile, ...] | None = None,
     digest: str | None = None,
 ) -> None:
-    """Whether every policy allows the reference by each of its names, and what is known of what it means.
+    """Checks every policy on the reference, under each of its names, and on its host, files and digest as given.
 
     Raises:
-        Refused: one of them does not.
+        Refused: a policy forbids one of them.
     """
     if not settings.policies:
         return
@@ -159,8 +160,8 @@ def check_allowed(
 
     found: list[Violation] = []
     for policy in settings.policies:
-        known = _where_links_lead(policy) if ref.scheme == "file" else policy
-        for name in _names(ref, settings):
+        known = _with_resolved_links(policy) if ref.scheme == "file" else policy
+        for name in _aliases(ref, settings):
             found += violations(known, name, sha256=demand.known_sha256, host=host, files=files, digest=digest)
         for name in (*_repositories(ref, settings), *_containers(ref)) if policy.deny_sources else ():
             found += denials(known, name)
@@ -171,10 +172,10 @@ def check_allowed(
 
 
 def _host_of(ref: AdapterRef, settings: Settings) -> str | None:
-    """The host that is asked for ``ref``, None for this machine's disks and where no policy speaks of hosts.
+    """The host that serves ``ref``; None for local paths, and where no policy has rules for hosts.
 
     Raises:
-        Refused: it is ambiguous, or a resolver and a reader of the policy would take it for two different ones.
+        Refused: it is ambiguous: a resolver and a reader of the policy could take it for two different hosts.
     """
     from lora_cli.core.globs import host_in
     from lora_cli.core.web_address import canonical_host
@@ -191,8 +192,8 @@ def _host_of(ref: AdapterRef, settings: Settings) -> str | None:
         raise Refused(f"{ref}: policy {about[0]}: its host is unknown: {error}") from error
 
 
-def _names(ref: AdapterRef, settings: Settings) -> Iterator[AdapterRef]:
-    """What the reference is also called: a path where its links lead, a page at the Hub's endpoint its repository."""
+def _aliases(ref: AdapterRef, settings: Settings) -> Iterator[AdapterRef]:
+    """The reference and its other names: a path without links, the repository of a page at the Hub's endpoint."""
     yield ref
     if ref.scheme == "file":
         real = os.path.realpath(ref.location)
@@ -202,7 +203,7 @@ def _names(ref: AdapterRef, settings: Settings) -> Iterator[AdapterRef]:
         from lora_cli.core.addresses import hub_page
         from lora_cli.errors import UsageError
 
-        path = _at_hub(ref, settings)
+        path = _hub_path(ref, settings)
         if path is not None:
             try:
                 page = hub_page(f"hub/{path}", str(ref))
@@ -211,8 +212,8 @@ def _names(ref: AdapterRef, settings: Settings) -> Iterator[AdapterRef]:
             yield AdapterRef("hf", *page)
 
 
-def _at_hub(ref: AdapterRef, settings: Settings) -> str | None:
-    """The path below the Hub's endpoint that an address means; this machine is the same by each of its names."""
+def _hub_path(ref: AdapterRef, settings: Settings) -> str | None:
+    """The path of an address below the Hub's endpoint; all names of the loopback interface are the same host."""
     from lora_cli.core.web_address import is_loopback
 
     endpoint = settings.hub_endpoint.partition("://")[2].lower()
@@ -229,8 +230,8 @@ def _port(host: str) -> str:
 
 
 def _repositories(ref: AdapterRef, settings: Settings) -> Iterator[AdapterRef]:
-    """The repository of the Hub whose files an address at its endpoint may give, however that is written."""
-    path = (_at_hub(ref, settings) if ref.scheme in {"https", "http"} else None) or ""
+    """The Hub repositories that an address at its endpoint may mean, however its path is encoded."""
+    path = (_hub_path(ref, settings) if ref.scheme in {"https", "http"} else None) or ""
     for _ in range(DEEPEST_ENCODING):
         parts = [part for part in path.replace("\\", "/").split("/") if part]
         parts = parts[parts.index("models") + 1 :] if "models" in parts[:3] else parts
@@ -244,7 +245,7 @@ def _repositories(ref: AdapterRef, settings: Settings) -> Iterator[AdapterRef]:
 
 
 def _containers(ref: AdapterRef) -> Iterator[AdapterRef]:
-    """A container of Azure with its storage account named, and without, where that is the environment's own."""
+    """An Azure container with its storage account, and without if that is the account of the environment."""
     if ref.scheme != "az":
         return
     from lora_cli.sources.credentials import azure_account
@@ -257,8 +258,8 @@ def _containers(ref: AdapterRef) -> Iterator[AdapterRef]:
             yield replace(ref, location=f"{container}{slash}{path}")
 
 
-def _where_links_lead(policy: "Policy") -> "Policy":
-    """``policy`` with each folder that it names named a second time, without links."""
+def _with_resolved_links(policy: "Policy") -> "Policy":
+    """``policy`` with each local folder in its globs also given with links resolved."""
 
     def both(globs: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for glob in globs for name in (glob, _real_glob(glob))))
@@ -268,7 +269,7 @@ def _where_links_lead(policy: "Policy") -> "Policy":
 
 
 def _real_glob(glob: str) -> str:
-    """A glob over paths whose part before the first wildcard is named without links."""
+    """A glob over local paths with the links before its first wildcard resolved."""
     if not glob.startswith("file:///"):
         return glob
     path = glob.removeprefix("file://")
@@ -277,29 +278,28 @@ def _real_glob(glob: str) -> str:
     return "file://" + os.path.realpath(stem or "/").rstrip("/") + path[len(stem) :]
 
 
-def asks_again(ref: AdapterRef, access: str, settings: Settings) -> bool:
-    """Whether a policy wants the origin of ``ref`` to be asked; not where the adapter is known to be public.
+def needs_access_check(ref: AdapterRef, access: str, settings: Settings) -> bool:
+    """Whether a policy requires that the origin of ``ref`` is asked for access; public adapters need no check.
 
-    ``access`` is what is known of who may have it, as ``Revision.access``; "" is not public.
+    ``access`` is as ``Revision.access``; "" (unknown) is not public.
     """
     if ref.scheme == "file" or access == "public":
         return False
     return any(policy.require_access_check for policy in settings.policies)
 
 
-def check_kept(ref: AdapterRef, revision: str, paths: Collection[str], source: Source, settings: Settings) -> None:
-    """As ``check_access``, for cached files that were not listed now.
+def check_cached_access(
+    ref: AdapterRef, revision: str, paths: Collection[str], source: Source, settings: Settings
+) -> None:
+    """As ``check_access``, for cached files.
 
-    A commit of the Hub needs no listing: that is one request. Any other origin lists what it has first.
+    A commit of the Hub is not listed again: this takes one request. Any other origin is listed first.
     """
-    _check_online(ref, settings)
     if ref.scheme == "hf":
         listed = Revision(ref, revision, tuple(RemoteFile(path, None) for path in sorted(paths)))
     else:
-        try:
+        with _access_check(ref, settings):
             listed = source.resolve(ref)
-        except (AccessDenied, NotFound) as error:
-            raise type(error)(f"{RULE}: {error.message}", hint=error.hint) from error
     check_access(listed, source, settings)
 
 
@@ -307,25 +307,28 @@ def check_access(revision: Revision, source: Source, settings: Settings) -> None
     """Reads one byte of the adapter from its origin, with the caller's credentials.
 
     Raises:
-        AccessDenied, NotFound: the origin does not let them, or does not have it any more.
-        Offline: the network is switched off, so that no origin can be asked.
-        Unreachable: the origin does not answer, or with nothing.
+        AccessDenied, NotFound: the caller has no access, or the origin no longer has it.
+        Offline: offline mode is on.
+        Unreachable: the origin does not answer, or with no data.
     """
-    _check_online(revision.ref, settings)
     first = (revision.file(CONFIG), *revision.files)
     file = next((file for file in first if file is not None and file.size != 0), None)
-    try:
+    with _access_check(revision.ref, settings):
         byte = next(iter(source.read(revision, file, 0, 1)), b"") if file is not None else b""
-    except (AccessDenied, NotFound) as error:
-        raise type(error)(f"{RULE}: {error.message}", hint=error.hint) from error
     if not byte:
         hint = "its source must have a file that is not empty"
-        raise Unreachable(f"{revision.ref}: {RULE}: its source sent no data", hint=hint)
+        raise Unreachable(f"{revision.ref}: {ACCESS_RULE}: its source sent no data", hint=hint)
 
 
-def _check_online(ref: AdapterRef, settings: Settings) -> None:
+@contextmanager
+def _access_check(ref: AdapterRef, settings: Settings) -> Iterator[None]:
+    """Around a request for access: offline mode forbids it, and a refusal names the policy rule."""
     if settings.offline:
         raise Offline(
-            f"{ref}: {RULE}: its source must be asked for access, but offline mode is on",
+            f"{ref}: {ACCESS_RULE}: its source must be asked for access, but offline mode is on",
             hint="remove --offline, or remove this requirement from the policy for this source",
         )
+    try:
+        yield
+    except (AccessDenied, NotFound) as error:
+        raise type(error)(f"{ACCESS_RULE}: {error.message}", hint=error.hint) from error

@@ -1,4 +1,4 @@
-"""What is remembered of earlier fetches, so that the same bytes are not fetched again."""
+"""Records of earlier fetches, by which unchanged files are recognised and not fetched again."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -26,36 +26,36 @@ _OTHER_ENDPOINT = {
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One resolved reference with the files that are wanted of it; ``endpoint`` is the server that was asked, if any.
+class FetchPlan:
+    """One resolved reference with its selected files; ``endpoint`` is the server that was asked, "" for none.
 
-    ``ref`` is what was asked for; the revision's own is another one where that is a folder in it.
+    ``ref`` is the requested reference; that of ``revision`` differs where it is the folder of a checkpoint.
     """
 
     ref: AdapterRef
     revision: Revision
-    files: Sequence[RemoteFile]
+    files: tuple[RemoteFile, ...]
     selection: Selection
     endpoint: str = ""
 
     @property
     def key(self) -> str:
-        """The same for everybody who wants the same files of the same revision at the same endpoint."""
+        """The lease key: the same for all who fetch the same files of the same revision at the same endpoint."""
         ref = self.revision.ref
-        what = f"{ref.scheme}\n{ref.location}\n{ref.subfolder}\n{self.revision.id}\n{self.selection}"
-        text = f"{what}\n{self.endpoint}"
+        parts = (ref.scheme, ref.location, ref.subfolder, self.revision.id, str(self.selection), self.endpoint)
+        text = "\n".join(parts)
         return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
     @cached_property
     def names(self) -> tuple[tuple[str, str], ...]:
-        """Reference and selection, in each way that means this: as it was asked for, as the folder, at the commit."""
-        itself = replace(self.selection, latest=False)
-        means = ((self.ref, self.selection), (self.revision.ref, itself))
-        names = ((name, str(selection)) for ref, selection in means for name in (str(ref), str(self._pinned(ref))))
+        """Reference and selection of each record: as requested and as the folder, each as it is and at the commit."""
+        folder = (self.revision.ref, replace(self.selection, latest=False))
+        pairs = ((self.ref, self.selection), folder)
+        names = ((name, str(selection)) for ref, selection in pairs for name in (str(ref), str(self._pinned(ref))))
         return tuple(dict.fromkeys(names))
 
     def blobs_of(self, record: Record, files: Sequence[RemoteFile]) -> dict[str, Blob]:
-        """Path → blob of those ``files`` that a record still has as they are now."""
+        """Path → blob of those ``files`` that are unchanged since the record."""
         found = ((file.path, recorded_blob(record, self.revision, file)) for file in files)
         return {path: blob for path, blob in found if blob is not None}
 
@@ -63,67 +63,67 @@ class Asked:
         return replace(ref, revision=self.revision.id) if ref.scheme == "hf" else ref
 
 
-def recorded(store: Store, asked: Asked) -> tuple[Record, ...]:
-    """What was noted under its names, when its endpoint was asked before."""
-    found = (read_record(store, name, selection, asked.endpoint) for name, selection in asked.names)
+def read_records(store: Store, plan: FetchPlan) -> tuple[Record, ...]:
+    """The records of earlier fetches under each name of the plan."""
+    found = (read_record(store, name, selection, plan.endpoint) for name, selection in plan.names)
     return tuple(record for record in found if record is not None)
 
 
-def recall(store: Store, asked: Asked, records: Sequence[Record]) -> Snapshot | None:
-    """The snapshot that these files make, when it is here: as a record says, or as their digests do.
+def recorded_snapshot(store: Store, plan: FetchPlan, records: Sequence[Record]) -> Snapshot | None:
+    """The cached snapshot of the plan's files, by a record or by their listed digests.
 
-    A digest that the listing or a lock has for a file always counts more than what a record remembers.
+    A digest in the listing or the lock always takes precedence over a record.
     """
     for record in records:
-        blobs = asked.blobs_of(record, asked.files)
-        if len(blobs) == len(asked.files) == len(record.files):
+        blobs = plan.blobs_of(record, plan.files)
+        if len(blobs) == len(plan.files) == len(record.files):
             found = find_snapshot(store, blobs)
             if found is not None:
                 return found
-    blobs = {file.path: Blob(file.sha256, file.size) for file in asked.files if file.sha256 and file.size is not None}
-    return find_snapshot(store, blobs) if len(blobs) == len(asked.files) else None
+    blobs = {file.path: Blob(file.sha256, file.size) for file in plan.files if file.sha256 and file.size is not None}
+    return find_snapshot(store, blobs) if len(blobs) == len(plan.files) else None
 
 
-def known_blobs(asked: Asked, records: Sequence[Record]) -> Mapping[str, Blob]:
-    """Path → blob of the files that are the same as when they were fetched before, wherever their bytes are now."""
+def known_blobs(plan: FetchPlan, records: Sequence[Record]) -> Mapping[str, Blob]:
+    """Path → blob of the files that are unchanged since an earlier fetch, whether they are cached or not."""
     blobs: dict[str, Blob] = {}
     for record in records:
-        blobs |= asked.blobs_of(record, [file for file in asked.files if identity(asked.revision, file)])
+        blobs |= plan.blobs_of(record, [file for file in plan.files if identity(plan.revision, file)])
     return blobs
 
 
-def remember(store: Store, asked: Asked, snapshot: Snapshot, records: Sequence[Record]) -> None:
-    """Notes under each of its names that the revision is this snapshot. A read-only cache stays as it is.
+def write_records(store: Store, plan: FetchPlan, snapshot: Snapshot, records: Sequence[Record]) -> None:
+    """Records under each name of the plan that the revision is this snapshot. A read-only cache stays as it is.
 
-    ``records`` are what was noted before.
+    ``records`` are the earlier ones.
 
     Raises:
-        MachineError: the disk is full, or the like.
+        MachineError: the disk is full, or another disk error.
     """
-    # What the origin itself says: a lock may have told more of a file.
-    files = (asked.revision.file(file.path) or file for file in asked.files)
-    identities = {file.path: identity(asked.revision, file) for file in files}
-    noted = {(record.ref, record.selection): record for record in records}
-    for name, selection in asked.names:
-        before = noted.get((name, selection))
+    # The identities as the origin lists them: a lock may have added digests.
+    files = (plan.revision.file(file.path) or file for file in plan.files)
+    identities = {file.path: identity(plan.revision, file) for file in files}
+    earlier = {(record.ref, record.selection): record for record in records}
+    for name, selection in plan.names:
+        before = earlier.get((name, selection))
         record = Record(
             name,
             selection,
-            asked.revision.id,
+            plan.revision.id,
             snapshot.digest,
             snapshot.files,
             identities,
-            endpoint=asked.endpoint,
-            # A commit is asked for without a word about access: what was known of it stays known.
-            access=asked.revision.access or (before.access if before is not None else ""),
+            endpoint=plan.endpoint,
+            # The listing of a commit does not show the access: the recorded one stays.
+            access=plan.revision.access or (before.access if before is not None else ""),
         )
         write_record(store, record)
 
 
-def remembered(
+def last_snapshot(
     store: Store, ref: AdapterRef, selection: Selection, settings: Settings
 ) -> tuple[Record, Snapshot] | None:
-    """What ``ref`` meant when it was last fetched from where ``settings`` has it, when all of it is still here."""
+    """Record and snapshot of the last fetch of ``ref`` from the endpoint in ``settings``, if it is still cached."""
     for endpoint in endpoints_of(ref, settings):
         record = read_record(store, str(ref), str(selection), endpoint)
         if record is not None and (found := find_snapshot(store, record.files)) is not None:
@@ -131,10 +131,10 @@ def remembered(
     return None
 
 
-def not_cached(store: Store, ref: AdapterRef, settings: Settings, hint: str = "fetch it online first") -> Offline:
-    """The error for what is not in the cache while the network is off; it names other servers that it was fetched from.
+def not_cached_error(store: Store, ref: AdapterRef, settings: Settings, hint: str = "fetch it online first") -> Offline:
+    """The error in offline mode for what is not cached; it names other servers from which ``ref`` was fetched.
 
-    What they said of it is not used: two servers may mean two things by one reference.
+    Those snapshots are not used: two servers may mean different things by one reference.
     """
     endpoint = endpoint_of(ref, settings)
     known = [record for record in all_records(store) if record.ref == str(ref)]
@@ -151,23 +151,23 @@ def not_cached(store: Store, ref: AdapterRef, settings: Settings, hint: str = "f
     )
 
 
-def access_of(store: Store, ref: AdapterRef, selection: Selection, settings: Settings) -> str:
-    """Who may have what ``ref`` means, as its endpoint said when it was last fetched; "" when that is not known."""
+def recorded_access(store: Store, ref: AdapterRef, selection: Selection, settings: Settings) -> str:
+    """The access to ``ref`` (as ``Revision.access``) as recorded at the last fetch; "" if unknown."""
     record = read_record(store, str(ref), str(selection), endpoint_of(ref, settings))
     return record.access if record is not None else ""
 
 
 def recorded_blob(record: Record, revision: Revision, file: RemoteFile) -> Blob | None:
-    """The blob that a record has for a file, when that is still what is asked for.
+    """The blob that a record has for a file, if the file is unchanged.
 
-    It is, in this order: when it has the sha256 that the listing or a lock says; when it had the same identity (a git
-    blob id, an ETag with its size); and where the listing says nothing of the file, when the revision is the same.
+    It is unchanged if it has the sha256 of the listing or lock; else if it has the same identity (a git blob id, an
+    ETag with the size); else, where the listing has no identity, if the revision is the same.
     """
     blob = record.files.get(file.path)
     if blob is None or file.size not in {None, blob.size}:
         return None
     if file.sha256:
         return blob if blob.sha256 == file.sha256 else None
-    if said := identity(revision, file):
-        return blob if record.identities.get(file.path) == said else None
+    if listed := identity(revision, file):
+        return blob if record.identities.get(file.path) == listed else None
     return blob if record.revision == revision.id else None

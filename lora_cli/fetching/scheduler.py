@@ -1,7 +1,6 @@
-"""The range scheduler: so many ranges in flight at once, across the files of all adapters.
+"""The range scheduler: a fixed number of ranges in flight at once, across the files of all adapters.
 
-One connection carries little where an answer takes its time, or where the network gives each one its share; many carry
-much.
+Parallel connections hide the latency of each request, and get more of a network that limits each connection.
 """
 
 import threading
@@ -17,10 +16,10 @@ if TYPE_CHECKING:
     from lora_cli.fetching.file_download import Transfer
 
 RANGE = 4 << 20
-"""Bytes that are read at once, of a file that has so many."""
+"""Bytes of one range."""
 
 WINDOW = 80 << 20
-"""Bytes that may be in flight or wait in memory for those before them, of all files together."""
+"""Bytes of all files that may be in flight, or in memory because earlier ones are missing."""
 
 STOP_S = 1.0
 WAKE_S = 60.0
@@ -28,7 +27,7 @@ WAKE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """``--adapter-timeout``: when the adapter ``name`` must be complete, by the monotonic clock (None: whenever)."""
+    """``--adapter-timeout``: when the adapter ``name`` must be complete, by the monotonic clock (None: no limit)."""
 
     name: str
     timeout_s: float | None
@@ -36,21 +35,21 @@ class Deadline:
 
     @classmethod
     def of(cls, name: str, settings: Settings) -> "Deadline":
-        """That of an adapter which is begun now."""
+        """The deadline of an adapter that starts now."""
         timeout_s = settings.adapter_timeout_s
         return cls(name, timeout_s, None if timeout_s is None else time.monotonic() + timeout_s)
 
     def left_s(self, most_s: float) -> float:
-        """Seconds that something may still take, of at most ``most_s``."""
+        """Seconds until the deadline, at most ``most_s``."""
         return most_s if self.at_s is None else max(0.0, min(most_s, self.at_s - time.monotonic()))
 
     @property
     def passed(self) -> bool:
-        """Whether it is too late."""
+        """Whether the deadline has passed."""
         return self.at_s is not None and time.monotonic() >= self.at_s
 
     def error(self) -> Unreachable:
-        """The error then."""
+        """The error for a passed deadline."""
         return Unreachable(
             f"{self.name} is not complete after {self.timeout_s:g} s",
             hint="downloaded data is kept: run it again to continue, or raise --adapter-timeout",
@@ -61,22 +60,22 @@ Work = tuple["Transfer", int, int | None]
 
 
 class RangeScheduler:
-    """Threads that read ranges, ``jobs`` at once at most. Each takes the next range of the file with the fewest.
+    """Threads that read ranges, at most ``jobs`` at once. Each takes the next range of the file with the fewest.
 
-    They are daemons: an interrupt must not wait for a silent network. They start with the first file.
+    They are daemon threads, since an interrupt must not wait for a silent network. The first file starts them.
     """
 
     def __init__(self, jobs: int) -> None:
         self._jobs = jobs
         self._stopped = False
-        # Who waits for a file is woken when something of it is done; a thread, when there may be something to read.
+        # The waiting caller is notified when a range of its files is done; threads, when there may be a range to read.
         self._lock = threading.Lock()
         self._more = threading.Condition(self._lock)
         self._waiting: dict[Transfer, threading.Condition] = {}
         self._threads: list[threading.Thread] = []
 
     def close(self) -> None:
-        """Stops the threads; what they are reading is given up, and one that hangs ends with the process."""
+        """Stops the threads and what they are reading; one that hangs ends with the process."""
         with self._lock:
             self._stopped = True
             self._stop_all(self._waiting, KeyboardInterrupt())
@@ -87,12 +86,12 @@ class RangeScheduler:
             thread.join(max(0.0, until - time.monotonic()))
 
     def run(self, transfers: "Sequence[Transfer]", deadline: Deadline) -> None:
-        """Reads these files to their end. When one fails, or the deadline passes, the others stop where they are.
+        """Reads these files to their end. When one fails, or the deadline passes, the others stop, too.
 
-        After a deadline a thread that hangs in a connection is not waited for: its transfer stays ``in_flight``.
+        After the deadline a thread that hangs in a connection is not waited for: its transfer stays ``in_flight``.
 
         Raises:
-            LoraCliError: the first that went wrong.
+            LoraCliError: the error of the first file that failed.
             KeyboardInterrupt: the scheduler was closed meanwhile.
         """
         done = threading.Condition(self._lock)
@@ -118,7 +117,7 @@ class RangeScheduler:
             raise error
 
     def _wait(self, transfers: "Sequence[Transfer]", done: threading.Condition, deadline: Deadline) -> None:
-        """Until nothing of these files is read any more, or the scheduler is closed."""
+        """Waits until no range of these files is being read, or the scheduler is closed."""
         while not self._stopped:
             self._stop_all(transfers, next((t.error for t in transfers if t.error is not None), None))
             if all(transfer.finished for transfer in transfers):
@@ -150,7 +149,7 @@ class RangeScheduler:
                 transfer.in_flight -= 1
                 self._more.notify()
                 if (done := self._waiting.get(transfer)) is not None:
-                    # Before another thread takes more of them.
+                    # Before another thread takes a range of the other files.
                     self._stop_all([other for other in self._waiting if self._waiting[other] is done], transfer.error)
                     done.notify_all()
 
@@ -159,7 +158,7 @@ class RangeScheduler:
         with self._lock:
             while not self._stopped:
                 if (work := self._take()) is not None:
-                    # There may be more for another thread.
+                    # There may be another range for another thread.
                     self._more.notify()
                     return work
                 self._more.wait()
@@ -169,7 +168,7 @@ class RangeScheduler:
         """A range of one of the files, if one more may be in flight."""
         ahead = sum(transfer.ahead for transfer in self._waiting)
         for transfer in sorted(self._waiting, key=lambda transfer: transfer.in_flight):
-            # Only a range that is next in its file makes room.
+            # Beyond the window, only a range that is next in its file may start: its bytes need not wait in memory.
             if transfer.in_flight and ahead + RANGE > WINDOW:
                 break
             if (taken := transfer.take(RANGE)) is not None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from lora_cli.errors import MachineError
-from lora_cli.fetching.batch import Outcome, bring_all
+from lora_cli.fetching.batch import Outcome, fetch_all
 from lora_cli.fetching.context import AdapterRequest
 from lora_cli.fleet.ray_cluster import joined, spread
 from lora_cli.settings import Settings
@@ -13,13 +13,13 @@ from lora_cli.store import Store
 def bring_fleet(
     address: str, requests: Sequence[AdapterRequest], settings: Settings, *, link: bool
 ) -> Iterator[Outcome]:
-    """As ``bring_all``, on the cluster at ``address``. Raises as ``joined``."""
+    """As ``fetch_all``, on the cluster at ``address``. Raises as ``joined``."""
     with joined(address, "fetch") as processors:
         yield from spread(_bring, requests, processors, settings, link, lost=_lost)
 
 
 def _bring(batch: Sequence[AdapterRequest], settings: Settings, link: bool) -> list[Outcome]:
-    return list(bring_all(batch, Store(settings.cache_dir), settings, link=link))
+    return list(fetch_all(batch, Store(settings.cache_dir), settings, link=link))
 
 
 def _lost(request: AdapterRequest, reason: str) -> Outcome:

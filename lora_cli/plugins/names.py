@@ -10,8 +10,7 @@ from lora_cli.core.adapter_request import NAME, Item
 from lora_cli.core.lock import of_manifest
 from lora_cli.core.reference import parse
 from lora_cli.errors import LoraCliError, NotFound, UsageError
-from lora_cli.reading.adapter_set import items_of, locked_adapters, with_policies
-from lora_cli.reading.manifest import lock_path, read_lock, read_manifest
+from lora_cli.reading.manifest import items_of, lock_path, locked_adapters, read_lock, read_manifest, with_policies
 from lora_cli.settings import RESOLVE, Settings, load_settings
 from lora_cli.validation.baseline import check_rules
 

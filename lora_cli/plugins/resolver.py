@@ -30,7 +30,7 @@ from lora_cli.serving.adapter_state import STATUS, Backoff, shorten_name
 from lora_cli.serving.admissions import VALIDATORS, Admissions, AdmissionSettings
 from lora_cli.settings import RESOLVE_TIMEOUT, Settings, parse_duration
 from lora_cli.store import Store
-from lora_cli.store.in_use import Hold
+from lora_cli.store.in_use import InUseMarker
 from lora_cli.validation import open_base
 
 T = TypeVar("T")
@@ -130,7 +130,7 @@ class Resolver:
         self._look: asyncio.Task[None] | None = None
         self._look_at = 0.0
         self._base: BaseModel | None = None
-        self._hold: Hold | None = None
+        self._hold: InUseMarker | None = None
         self._broken = ""
         self._waiting = 0
 
@@ -172,7 +172,7 @@ class Resolver:
         if self._reading is not None:
             await self._in_thread(self._reading.admissions.close)
         if self._hold is not None:
-            self._hold.end()
+            self._hold.close()
         self._threads.shutdown(wait=False)
 
     def _remembered(self, name: str, items: tuple[Item, ...], reading: _Reading) -> _Lookup:
@@ -248,7 +248,7 @@ class Resolver:
         """The processes that fetch and validate adapters for the running engine."""
         settings = known.settings
         if self._hold is None:
-            self._hold = Hold(Store(settings.cache_dir))
+            self._hold = InUseMarker(Store(settings.cache_dir))
             self._base = _base_of(running.base, settings)
         deployment = running.deployment
         if deployment is None:

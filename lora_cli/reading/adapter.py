@@ -1,7 +1,7 @@
-"""An adapter, read from wherever its source has it: the config and the header's byte ranges, never the weights.
+"""An adapter, read from its source: the config and the header by byte ranges, never the weights.
 
-Its weights may be in shards, which no engine but SGLang reads, and which can be joined again. What a folder holds where
-it holds no LoRA adapter in PEFT's format is recognised by its config, its names, its first bytes.
+Its weights may be in shards, which only SGLang reads, and which can be joined. Other formats than PEFT's are recognised
+by their config, tensor names, file names and first bytes.
 """
 
 import re
@@ -21,16 +21,16 @@ from lora_cli.errors import FormatError
 from lora_cli.reading.byte_ranges import FIRST_READ, check_stand_in, read_beginning, read_header
 from lora_cli.sources import Source
 
-_kept_config = lru_cache(maxsize=16)(parse_config)
+_cached_config = lru_cache(maxsize=16)(parse_config)
 SHARD = re.compile(r"adapter_model-(\d{5})-of-(\d{5})\.(safetensors|bin)", re.ASCII)
 MOST_SHARDS = 100
 """Shards of one adapter: transformers begins a new one every 5 GB."""
 
 START = 1 << 16
-"""Bytes of a file that are read to know it: GGUF has its metadata in front."""
+"""Bytes that are read to recognise a file: GGUF starts with its metadata."""
 
 MOST_HEADERS = 4
-"""Headers of other safetensors files that are read to know what they are."""
+"""Headers of other safetensors files that are read to recognise their format."""
 
 LONGEST_HEADER = 2 << 20
 """Bytes of such a header: a LoRA for images with its training log has some hundred thousand."""
@@ -38,15 +38,15 @@ LONGEST_HEADER = 2 << 20
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An adapter, read, and where its bytes are."""
+    """An adapter and its source."""
 
     source: Source
     revision: Revision
     adapter: Adapter
 
 
-def read_at_once(threads: int, *parts: Callable[[], Any]) -> list[Any]:
-    """What each of ``parts`` gives, in their order, called in up to ``threads`` of them at once."""
+def call_in_threads(threads: int, *parts: Callable[[], Any]) -> list[Any]:
+    """The results of ``parts`` in order, of which up to ``threads`` are called at once."""
     if threads == 1:
         return [part() for part in parts]
     from lora_cli.daemon_threads import map_in_threads
@@ -63,21 +63,19 @@ def read_adapter(
     threads: int = 1,
     weights: bool = True,
 ) -> Adapter:
-    """Read config and header of the adapter at ``revision``. ``name`` is how the user called it.
+    """Read config and header of the adapter at ``revision``. ``name`` is the user's name for it.
 
     A header of over ``most_header`` bytes is not read, and none without ``weights``. With several ``threads`` both are
-    read at once.
-
-    What is wrong inside the adapter raises nothing: it is in ``config_error`` and ``weights_error``.
+    read at once. Errors inside the adapter are not raised: they are in ``config_error`` and ``weights_error``.
 
     Raises:
         LoraCliError: what the source raises (no access, network, the file changed while it was read).
     """
-    file, unread = weights_of(revision), ""
+    file, unread = weights_file(revision), ""
     if file is not None and file.path != WEIGHTS and file.size is None and not file.defect:
         unread = f"{file.path}: its source does not report its size, so it cannot be read by ranges"
     read = None if unread else file
-    (config, config_error), (header, weights_error) = read_at_once(
+    (config, config_error), (header, weights_error) = call_in_threads(
         threads,
         lambda: _read_config(source, revision),
         lambda: _read_weights(source, revision, read if weights else None, most_header),
@@ -95,7 +93,7 @@ def read_adapter(
         keys=keys,
         pairs=pairs,
         metadata=header.metadata,
-        foreign=recognise(source, revision, config, file, keys, pairs) if weights or file is None else None,
+        foreign=_foreign_format(source, revision, config, file, keys, pairs) if weights or file is None else None,
         unread=unread,
     )
 
@@ -107,20 +105,20 @@ def _read_config(source: Source, revision: Revision) -> tuple[LoraConfig | None,
     try:
         data = read_beginning(source, revision, file, CONFIG_CAP + 1)  # so that parse_config sees that there is more
         check_stand_in(data, file)
-        return (_kept_config if len(data) <= FIRST_READ else parse_config)(data, file.path), None
+        return (_cached_config if len(data) <= FIRST_READ else parse_config)(data, file.path), None
     except FormatError as error:
         return None, error
 
 
-def weights_of(revision: Revision) -> RemoteFile | None:
-    """The file that PEFT would load the weights from."""
+def weights_file(revision: Revision) -> RemoteFile | None:
+    """The file from which PEFT would load the weights."""
     return next((file for file in map(revision.file, (WEIGHTS, *PICKLED)) if file is not None), None)
 
 
 def _read_weights(
     source: Source, revision: Revision, file: RemoteFile | None, most_header: int
 ) -> tuple[Header, FormatError | None]:
-    """What the file of the weights holds, nothing if there is none; or what is wrong with it."""
+    """The header of the weights, empty without a file; or the error in it."""
     try:
         return Header({}, {}) if file is None else _header(source, revision, file, most_header), None
     except FormatError as error:
@@ -136,11 +134,11 @@ def _header(source: Source, revision: Revision, file: RemoteFile, most_header: i
     return Header(read_pickled(source, revision, file), {})
 
 
-def shards_of(revision: Revision) -> list[RemoteFile]:
-    """The shards of the weights in their order, those of safetensors where there are both kinds; else none.
+def _shards(revision: Revision) -> list[RemoteFile]:
+    """The shards of the weights in order, the safetensors ones where there are both kinds; empty without shards.
 
     Raises:
-        FormatError: some are missing, or they are of two sets.
+        FormatError: some are missing, or there are two sets.
     """
     found = [(match, file) for file in revision.files if (match := SHARD.fullmatch(file.path))]
     kind = "safetensors" if any(match[3] == "safetensors" for match, _ in found) else "bin"
@@ -156,16 +154,16 @@ def shards_of(revision: Revision) -> list[RemoteFile]:
     return [file for _, file in found]
 
 
-def joined(source: Source, revision: Revision, adapter: Adapter, most_header: int = MOST_HEADER) -> Adapter:
-    """``adapter`` with the tensors of all its shards, where its weights are in shards; else as it is.
+def join_shards(source: Source, revision: Revision, adapter: Adapter, most_header: int = MOST_HEADER) -> Adapter:
+    """``adapter`` with the tensors of all its shards, or unchanged without shards.
 
-    The header of each has at most ``most_header`` bytes.
+    The header of each shard may have at most ``most_header`` bytes.
 
     Raises:
         FormatError: a shard is missing or malformed, or two hold one tensor.
         LoraCliError: what the source raises.
     """
-    files = shards_of(revision) if not adapter.weight_files else []
+    files = _shards(revision) if not adapter.weight_files else []
     if not files:
         return adapter
     tensors: dict[str, TensorInfo] = {}
@@ -181,7 +179,7 @@ def joined(source: Source, revision: Revision, adapter: Adapter, most_header: in
     return replace(adapter, weight_files=paths, tensors=tensors, keys=keys, pairs=pairs, foreign=None, unread="")
 
 
-def recognise(
+def _foreign_format(
     source: Source,
     revision: Revision,
     config: LoraConfig | None,
@@ -189,7 +187,7 @@ def recognise(
     keys: Mapping[str, Key],
     pairs: Mapping[str, LoraPair],
 ) -> Found | None:
-    """What this is instead of a LoRA adapter of PEFT; None if it is one, or nothing that is known.
+    """The format that this is instead of PEFT's LoRA; None if it is LoRA, or unknown.
 
     Raises:
         LoraCliError: what the source raises.
@@ -202,7 +200,7 @@ def recognise(
             yield from _by_headers(source, revision)
             yield from _by_files(source, revision)
         elif keys:
-            # A name with PEFT's prefix and a factor of LoRA is none of another format's.
+            # With PEFT's prefix and LoRA factors it is no other format.
             if not pairs or not any(key.prefix for key in keys.values()):
                 yield by_keys(keys), weights.path
         elif not weights.defect:
@@ -214,7 +212,7 @@ def recognise(
 
 
 def _by_headers(source: Source, revision: Revision) -> Iterator[tuple[Format | None, str]]:
-    """By the names in safetensors files that are not called as PEFT calls them."""
+    """By the tensor names in safetensors files with other names than PEFT's."""
     others = [file for file in revision.files if file.path.endswith(".safetensors") and not file.defect]
     for file in others[:MOST_HEADERS]:
         try:
@@ -226,7 +224,7 @@ def _by_headers(source: Source, revision: Revision) -> Iterator[tuple[Format | N
 
 
 def _by_files(source: Source, revision: Revision) -> Iterator[tuple[Format | None, str]]:
-    """By the names of files, and by their first bytes where a format has some of its own."""
+    """By the names of files, and by their first bytes where the format has a signature."""
     for file in revision.files:
         named = [one for one in FORMATS if by_path(file.path, (one,)) is not None]
         if named and not file.defect:

@@ -1,4 +1,4 @@
-"""What is within archives and compressed files, as far as it may be read: nothing is written anywhere."""
+"""The contents of archives and compressed files, within limits, in memory only."""
 
 import io
 import tarfile
@@ -12,16 +12,16 @@ from typing import Any
 from zipfile import ZipFile, ZipInfo
 
 from lora_cli.errors import FormatError, LoraCliError, TooLarge
-from lora_cli.reading.byte_ranges import HEAD, Readable
+from lora_cli.reading.byte_ranges import HEAD, RangeReader
 
 MOST_MEMBERS = 1000
-"""Members of one archive that are looked at."""
+"""Members of one archive that are checked."""
 
 MOST_DIRECTORY = 1 << 20
-"""Bytes of a zip's directory: that of so many members has a tenth of it."""
+"""Bytes of a zip's directory: ten times that of ``MOST_MEMBERS``."""
 
 MOST_UNPACKED = 1 << 25
-"""Bytes of a member or a compressed file that are unpacked where its beginning is that of a pickle."""
+"""Bytes of a member or a compressed file that are unpacked if it starts as a pickle does."""
 
 STEP = 1 << 16
 """Bytes that are unpacked at once."""
@@ -38,19 +38,19 @@ COMPRESSED: dict[bytes, str] = {
     b"\x5d\x00\x00": "lzma",
     **{bytes((0x78, level)): "zlib" for level in (0x01, 0x5E, 0x9C, 0xDA)},
 }
-"""How what is compressed begins, and the module that unpacks it."""
+"""First bytes of compressed files, and the module that unpacks them."""
 
 UNREAD: dict[bytes, str] = {b"\x04\x22\x4d\x18": "lz4", b"\x28\xb5\x2f\xfd": "zstd"}
-"""The same of what no module of Python's own unpacks."""
+"""The same for formats that no module of the standard library unpacks."""
 
 _OLD_JOBLIB, _OLD_JOBLIB_AT = b"ZF0x", (20, 21)
-"""joblib before 0.10: a length in hexadecimal digits, and then zlib's bytes."""
+"""joblib before 0.10: a length in hexadecimal digits, then a zlib stream."""
 
 
 class _Stream(io.RawIOBase):
-    """A ``Readable`` as Python's own modules want a file."""
+    """A ``RangeReader`` as a file object, for modules of the standard library."""
 
-    def __init__(self, whole: Readable) -> None:
+    def __init__(self, whole: RangeReader) -> None:
         self._whole, self._at = whole, 0
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -69,8 +69,8 @@ class _Stream(io.RawIOBase):
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Whatever Python's own modules raise over hostile bytes says that these are no ``what``."""
+def _format_errors(what: str) -> Iterator[None]:
+    """Turns any exception of the standard library over hostile bytes into a ``FormatError``."""
     try:
         yield
     except LoraCliError:
@@ -79,45 +79,45 @@ def _told(what: str) -> Iterator[None]:
         raise FormatError(f"is not a readable {what}") from error
 
 
-def zip_members(whole: Readable) -> Iterator[Readable]:
+def zip_members(whole: RangeReader) -> Iterator[RangeReader]:
     """The files in a zip.
 
     Raises:
-        TooLarge: there are more, or larger ones, than are looked at.
+        TooLarge: there are more, or larger ones, than are checked.
         FormatError: it is not an archive, or encrypted.
     """
     tail = whole.read(max(0, whole.size - TAIL), whole.size)
     at = tail.rfind(END)
     if at >= 0 and int.from_bytes(tail[at + 12 : at + 16], "little") > MOST_DIRECTORY:
         raise TooLarge("has a zip directory over the size limit")
-    with _told("zip"), ZipFile(_Stream(whole)) as archive:
+    with _format_errors("zip"), ZipFile(_Stream(whole)) as archive:
         members = [info for info in archive.infolist() if not info.is_dir()]
         for info in members[:MOST_MEMBERS]:
-            yield _of_zip(whole, archive, info)
+            yield _zip_member(whole, archive, info)
         if len(members) > MOST_MEMBERS:
             raise TooLarge(f"has {len(members)} members, over the limit of {MOST_MEMBERS}")
 
 
-def _of_zip(whole: Readable, archive: ZipFile, info: ZipInfo) -> Readable:
+def _zip_member(whole: RangeReader, archive: ZipFile, info: ZipInfo) -> RangeReader:
     def fetch(start: int, stop: int) -> bytes:
         if stop > MOST_UNPACKED:
             raise TooLarge(f"unpacks to more than the limit of {MOST_UNPACKED} bytes")
-        with _told("zip"), archive.open(info) as stream:
+        with _format_errors("zip"), archive.open(info) as stream:
             return stream.read(stop)[start:]
 
     path = f"{whole.path}: {info.filename}"
-    return Readable(path, info.file_size, fetch(0, min(HEAD, info.file_size)), fetch, whole.budget)
+    return RangeReader(path, info.file_size, fetch(0, min(HEAD, info.file_size)), fetch, whole.budget)
 
 
-def tar_members(whole: Readable) -> Iterator[Readable]:
+def tar_members(whole: RangeReader) -> Iterator[RangeReader]:
     """The files in a tar file that is not compressed. Raises as ``zip_members``."""
 
     def next_of(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
-        with _told("tar file"):
+        with _format_errors("tar file"):
             whole.budget.step(1)
             return archive.next()
 
-    with _told("tar file"):
+    with _format_errors("tar file"):
         archive = tarfile.open(fileobj=_Stream(whole), mode="r:")  # noqa: SIM115 - it is read below
     for info in islice(iter(lambda: next_of(archive), None), MOST_MEMBERS):
         if info.isreg():
@@ -127,28 +127,28 @@ def tar_members(whole: Readable) -> Iterator[Readable]:
 
 
 def how_compressed(head: bytes) -> str:
-    """The module that unpacks what begins so, ``lz4`` or ``zstd`` for what none does, or nothing."""
+    """The module that unpacks a file with these first bytes, ``lz4`` or ``zstd`` (no module), or ""."""
     if head.startswith(_OLD_JOBLIB):
         return "joblib"
     return next((how for magic, how in (COMPRESSED | UNREAD).items() if head.startswith(magic)), "")
 
 
-def unpack(whole: Readable, how: str, most: int) -> tuple[Readable, bool]:
-    """At most ``most`` bytes of what is compressed, and whether these are all.
+def unpack(whole: RangeReader, how: str, most: int) -> tuple[RangeReader, bool]:
+    """At most ``most`` unpacked bytes, and whether these are all.
 
     Raises:
-        TooLarge: no more is to be read.
+        TooLarge: the limit on bytes to read is reached.
         FormatError: it cannot be unpacked.
     """
-    with _told(f"{how} file"):
+    with _format_errors(f"{how} file"):
         data, is_all = _unpack(whole, how, most)
     whole.budget.read(len(data))
-    return Readable(whole.path, len(data), data[:HEAD], lambda start, stop: data[start:stop], whole.budget), is_all
+    return RangeReader(whole.path, len(data), data[:HEAD], lambda start, stop: data[start:stop], whole.budget), is_all
 
 
-def _unpack(whole: Readable, how: str, most: int) -> tuple[bytes, bool]:
+def _unpack(whole: RangeReader, how: str, most: int) -> tuple[bytes, bool]:
     start = next((at for at in _OLD_JOBLIB_AT if whole.head[at : at + 1] == b"\x78"), 20) if how == "joblib" else 0
-    machine, data = _machine(how), bytearray()
+    machine, data = _decompressor(how), bytearray()
     while not machine.eof and len(data) <= most:
         packed = getattr(machine, "unconsumed_tail", b"")
         if not packed and getattr(machine, "needs_input", True):
@@ -159,7 +159,7 @@ def _unpack(whole: Readable, how: str, most: int) -> tuple[bytes, bool]:
     return bytes(data[:most]), len(data) <= most
 
 
-def _machine(how: str) -> Any:
+def _decompressor(how: str) -> Any:
     if how == "bz2":
         return BZ2Decompressor()
     if how == "lzma":

@@ -1,4 +1,4 @@
-"""A base model, read from wherever its source has it: its config, else the headers of its checkpoint. Never weights."""
+"""A base model, read from its source: its config, else the headers of its checkpoint. Never weights."""
 
 import os
 import stat
@@ -27,20 +27,20 @@ MAX_TENSORS = 1_000_000
 HEADERS_AT_ONCE = 8
 
 Fallback = Callable[[Mapping[str, Any]], BaseModel]
-"""Makes a base model of a config whose family has no table here."""
+"""Builds a base model from a config whose family has no table here."""
 
 
 def read_base(source: Source, revision: Revision, name: str, *, fallback: Fallback | None = None) -> BaseModel:
     """The base model at ``revision``: from ``config.json``, else from the headers of ``model.safetensors``.
 
-    Headers (of a single file, or of the shards that its index lists) are read only when there is no config or its
-    family has no table. ``fallback`` is the last resort: it is given the config when headers do not show it either.
-    Nothing but the config, the index and header ranges is read, in bounded memory.
+    Headers (of a single file, or of the shards in its index) are read only when there is no config or its family has no
+    table. ``fallback`` is called with the config when the headers are not enough, either. Only the config, the index
+    and header ranges are read, in bounded memory.
 
     Raises:
-        NotFound: there is neither a config nor a checkpoint that can be read.
+        NotFound: there is neither a config nor a readable checkpoint.
         UnknownArchitecture: there is a config of an unknown family, no checkpoint, and no ``fallback``.
-        FormatError: config, index or header is malformed, or hides the dimensions (some quantised checkpoints).
+        FormatError: config, index or header is malformed, or does not show the dimensions (some quantised ones).
         LoraCliError: what the source raises.
     """
     config = read_config(source, revision)
@@ -49,7 +49,7 @@ def read_base(source: Source, revision: Revision, name: str, *, fallback: Fallba
         try:
             return base_from_config(config, name)
         except UnknownArchitecture as unknown:
-            error = _with_a_way_out(unknown)
+            error = _with_hint(unknown)
     try:
         tensors = read_checkpoint(source, revision)
         if tensors:
@@ -70,7 +70,7 @@ def read_base_file(path: Path, *, fallback: Fallback | None = None) -> BaseModel
         NotFound: there is no such file.
         UnknownArchitecture: the config is of an unknown family, and there is no ``fallback``.
         FormatError: it is no regular file, or malformed.
-        MachineError: it may not be read.
+        MachineError: it cannot be read.
     """
     if path.suffix == ".safetensors":
         from lora_cli.core.architectures.checkpoint import base_from_tensors
@@ -85,14 +85,14 @@ def read_base_file(path: Path, *, fallback: Fallback | None = None) -> BaseModel
     except UnknownArchitecture as unknown:
         if fallback is not None:
             return fallback(config)
-        raise _with_a_way_out(unknown) from None
+        raise _with_hint(unknown) from None
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """A ``config.json`` as it is.
+    """The fields of a ``config.json``.
 
     Raises:
-        NotFound, MachineError: it is not there, or may not be read.
+        NotFound, MachineError: it does not exist, or cannot be read.
         FormatError: it is no regular file, no JSON object, or too large.
     """
     stream, _ = _open(path)
@@ -100,7 +100,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
         return _config(stream.read(BASE_CONFIG_CAP + 1), str(path))
 
 
-def _with_a_way_out(unknown: UnknownArchitecture) -> UnknownArchitecture:
+def _with_hint(unknown: UnknownArchitecture) -> UnknownArchitecture:
     way = "use a folder with the model's checkpoint, or pip install 'lora-cli[models]' for all of its architectures"
     hint = f"{unknown.hint} or {way}" if unknown.hint else way
     return UnknownArchitecture(unknown.reason, where=unknown.where, hint=hint)
@@ -109,7 +109,7 @@ def _with_a_way_out(unknown: UnknownArchitecture) -> UnknownArchitecture:
 def _open(path: Path) -> tuple[BinaryIO, int]:
     """A regular file, open, and its size in bytes."""
     try:
-        # O_NONBLOCK: opening a FIFO that nobody writes to would wait for ever.
+        # O_NONBLOCK: opening a FIFO without a writer would block forever.
         opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound(f"there is no file {path}", hint="check the path of the base model") from error
@@ -123,7 +123,7 @@ def _open(path: Path) -> tuple[BinaryIO, int]:
 
 
 def read_config(source: Source, revision: Revision) -> dict[str, Any] | None:
-    """The ``config.json`` at ``revision`` as it is; None if there is none.
+    """The fields of the ``config.json`` at ``revision``; None if there is none.
 
     Raises:
         FormatError: it is no JSON object, or too large.
@@ -153,7 +153,7 @@ def has_weights(directory: Path) -> bool:
 
 
 def read_checkpoint(source: Source, revision: Revision) -> dict[str, TensorInfo]:
-    """Every tensor of the checkpoint, by its headers; empty when there is no safetensors checkpoint.
+    """Every tensor of the checkpoint, from its headers; empty without a safetensors checkpoint.
 
     Raises:
         FormatError: index or header is malformed, or a shard is missing.
@@ -169,7 +169,7 @@ def read_checkpoint(source: Source, revision: Revision) -> dict[str, TensorInfo]
     shards = _shards(revision, shard_of)
     tensors: dict[str, TensorInfo] = {}
     for header in _headers(source, revision, shards):
-        # Where two shards have the same name, the one counts that the index names, as when transformers loads them.
+        # If two shards have a tensor of the same name, that of the index counts, as in transformers.
         tensors |= {
             name: tensor for name, tensor in header.tensors.items() if shard_of.get(name, tensor.file) == tensor.file
         }
@@ -184,10 +184,10 @@ def read_checkpoint(source: Source, revision: Revision) -> dict[str, TensorInfo]
 
 
 def weight_map(data: bytes) -> dict[str, str]:
-    """Tensor name to shard, from the bytes of an index.
+    """Tensor name → shard, from the bytes of an index.
 
     Raises:
-        FormatError: it is no index, or lists more shards than any model has.
+        FormatError: it is no index, or lists more than ``MAX_SHARDS``.
     """
     entries = parse.required(parse.json_object(data, INDEX_FILE), "weight_map", INDEX_FILE)
     shard_of = parse.map_of(parse.text)(entries, f"{INDEX_FILE}: weight_map")
@@ -197,7 +197,7 @@ def weight_map(data: bytes) -> dict[str, str]:
 
 
 def _shards(revision: Revision, shard_of: Mapping[str, str]) -> list[RemoteFile]:
-    """The shards, each once. A name is only ever looked up among the revision's own files: no path leads out."""
+    """The shards, each once. Names are only looked up among the revision's files, so no path leads outside."""
     names = sorted(set(shard_of.values()))
     files = {file.path: file for file in revision.files}
     for name in names:
@@ -209,7 +209,7 @@ def _shards(revision: Revision, shard_of: Mapping[str, str]) -> list[RemoteFile]
 
 
 def _headers(source: Source, revision: Revision, shards: Sequence[RemoteFile]) -> Iterator[Header]:
-    """The shards' headers in order. First bytes come several at once; only an uncommonly long header is read again."""
+    """The shards' headers in order. Their first bytes are read concurrently; long headers one at a time."""
     from concurrent.futures import ThreadPoolExecutor
 
     def first_bytes(file: RemoteFile) -> bytes:

@@ -1,4 +1,4 @@
-"""A base's weights where they are on this disk: as streams, their norms, and which tensors of an adapter copy them."""
+"""A base model's weights on this disk: as streams, their norms, and which tensors of an adapter are copies of them."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,19 +15,19 @@ from lora_cli.core.snapshot import Revision
 from lora_cli.errors import FormatError
 from lora_cli.reading.base_model import read_checkpoint
 from lora_cli.reading.byte_ranges import read_header
-from lora_cli.reading.tensor_values import MEASURED, Bits, decode, encode, file_of, load, measure, pieces
+from lora_cli.reading.tensor_values import MEASURED, Bits, decode, encode, file_of, load, measure, read_pieces
 from lora_cli.sources import Source
 from lora_cli.sources.local import LocalSource
 
-PIECE = 1 << 18
+ELEMENTS_PER_READ = 1 << 18
 """Elements that are read at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The tensors of a base by the names that they have on disk, and where their bytes are.
+    """The tensors of a base model by their names on disk, and their source.
 
-    ``tied`` names the parameter that another one, not stored, is.
+    ``tied`` maps parameters that are not stored to those that they are tied to.
     """
 
     source: Source
@@ -37,18 +37,18 @@ class Checkpoint:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors: what is read of it is at most that."""
+        """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def in_memory(self) -> dict[str, tuple[TensorInfo, ...]]:
-        """What each parameter of the loaded model is made of: several tensors for experts that it fuses."""
+        """Parameter of the loaded model → its tensors: several for fused experts."""
         names = names_in_memory(self.tensors)
         names = {**{name: names[other] for name, other in self.tied.items() if other in names}, **names}
         return {name: tuple(self.tensors[one] for one in made_of) for name, made_of in names.items()}
 
 
 def checkpoint_at(source: Source, revision: Revision) -> Checkpoint | None:
-    """The checkpoint at ``revision``, by its headers; None if there is none as safetensors.
+    """The checkpoint at ``revision``, from its headers; None if there is no safetensors checkpoint.
 
     Raises:
         FormatError: index or header is malformed, or a shard is missing.
@@ -58,8 +58,8 @@ def checkpoint_at(source: Source, revision: Revision) -> Checkpoint | None:
     return Checkpoint(source, revision, tensors) if tensors else None
 
 
-def checkpoint_of(path: Path) -> Checkpoint | None:
-    """The same of a folder of this machine, or of one safetensors file. Raises as ``checkpoint_at``."""
+def local_checkpoint(path: Path) -> Checkpoint | None:
+    """The checkpoint of a local folder or safetensors file; raises as ``checkpoint_at``."""
     source = LocalSource()
     if not path.is_file():
         return checkpoint_at(source, source.resolve(AdapterRef("file", str(path))))
@@ -68,11 +68,11 @@ def checkpoint_of(path: Path) -> Checkpoint | None:
     return None if file is None else Checkpoint(source, revision, read_header(source, revision, file).tensors)
 
 
-def slices(source: Source, revision: Revision, tensor: TensorInfo) -> Iterator[Bits]:
-    """The elements of ``tensor`` in order, some at a time; of one whose elements are apart, all.
+def read_elements(source: Source, revision: Revision, tensor: TensorInfo) -> Iterator[Bits]:
+    """The elements of ``tensor`` in order, ``ELEMENTS_PER_READ`` at a time.
 
     Raises:
-        FormatError: they are apart, and are too many.
+        FormatError: its elements are not contiguous, and too many to be read at once.
         LoraCliError: what the source raises.
     """
     count, bits = math.prod(tensor.shape), DTYPE_BITS.get(tensor.dtype, 0)
@@ -80,17 +80,17 @@ def slices(source: Source, revision: Revision, tensor: TensorInfo) -> Iterator[B
         if count > MOST_ELEMENTS:
             raise FormatError(f"its elements are not contiguous, and over {MOST_ELEMENTS}")
         flat = load(source, revision, tensor).reshape(-1)
-        yield from (flat[start : start + PIECE] for start in range(0, count, PIECE))
+        yield from (flat[start : start + ELEMENTS_PER_READ] for start in range(0, count, ELEMENTS_PER_READ))
         return
-    for start in range(0, count, PIECE):
-        part = min(PIECE, count - start)
+    for start in range(0, count, ELEMENTS_PER_READ):
+        part = min(ELEMENTS_PER_READ, count - start)
         first = tensor.start + start * bits // 8
         piece = replace(tensor, shape=(part,), start=first, stop=first + part * bits // 8)
         yield load(source, revision, piece)
 
 
 class BaseNorms:
-    """A checkpoint's weights and the norms of those that were asked for; safe to be asked by several threads."""
+    """A checkpoint and the norms of its weights, computed on demand; safe for several threads."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
@@ -98,13 +98,13 @@ class BaseNorms:
         self._norms: dict[str, float] = {}
 
     def of(self, factors: Factors) -> tuple[float | None, str]:
-        """The norm of the weight that ``factors`` update; or None, and why.
+        """The norm of the weight that ``factors`` update; or None and the reason.
 
         Raises:
             LoraCliError: what the source raises.
         """
         tensors = self._made_of.get(factors.parameter or f"{factors.module}.weight", ())
-        if reason := _unfit(tensors, factors):
+        if reason := _mismatch(tensors, factors):
             return None, reason
         for tensor in tensors:
             if tensor.name not in self._norms:
@@ -114,12 +114,12 @@ class BaseNorms:
 
     def _norm(self, tensor: TensorInfo) -> float:
         source, revision, total = self.checkpoint.source, self.checkpoint.revision, 0.0
-        for _, piece in pieces(source, revision, file_of(revision, tensor), [tensor]):
+        for _, piece in read_pieces(source, revision, file_of(revision, tensor), [tensor]):
             total += measure(tensor.dtype, piece).norm ** 2
         return math.sqrt(total)
 
 
-def _unfit(tensors: Sequence[TensorInfo], factors: Factors) -> str:
+def _mismatch(tensors: Sequence[TensorInfo], factors: Factors) -> str:
     if not tensors:
         return "the base's checkpoint does not have this weight"
     if any(tensor.dtype not in MEASURED for tensor in tensors):
@@ -129,12 +129,14 @@ def _unfit(tensors: Sequence[TensorInfo], factors: Factors) -> str:
     return ""
 
 
-def copies(source: Source, revision: Revision, weights: Mapping[str, TensorInfo], base: Checkpoint) -> dict[str, bool]:
-    """Whether each of the adapter's ``weights``, given by the base's parameter that it stands for, equals it; by name.
+def base_copies(
+    source: Source, revision: Revision, weights: Mapping[str, TensorInfo], base: Checkpoint
+) -> dict[str, bool]:
+    """Tensor name → whether it equals the base's weight, for the adapter's ``weights`` by parameter of the base.
 
-    PEFT saves an embedding whole wherever one is targeted (``save_embedding_layers="auto"``), in the dtype that the
-    model had in memory; a copy is what the base's weight is in that dtype. What the base does not have, or has
-    quantised or in parts, was not compared, and is not in it.
+    PEFT saves whole embeddings that are targeted (``save_embedding_layers="auto"``), in the dtype that the model had in
+    memory; a copy equals the base's weight in that dtype. Weights that the base does not have, or has quantised or in
+    parts, are not compared and not in the result.
 
     Raises:
         LoraCliError: what the sources raise.
@@ -154,8 +156,8 @@ def copies(source: Source, revision: Revision, weights: Mapping[str, TensorInfo]
 def _is_copy(source: Source, revision: Revision, tensor: TensorInfo, base: Checkpoint, own: TensorInfo) -> bool:
     if tensor.shape != own.shape:
         return False
-    theirs = slices(base.source, base.revision, own)
-    for ours, one in zip(slices(source, revision, tensor), theirs, strict=True):
+    theirs = read_elements(base.source, base.revision, own)
+    for ours, one in zip(read_elements(source, revision, tensor), theirs, strict=True):
         same = one if own.dtype == tensor.dtype else encode(decode(one, own.dtype), tensor.dtype)
         if not np.array_equal(ours, same):
             return False

@@ -1,4 +1,4 @@
-"""A file by ranges: its bytes, the header of a safetensors file, and what was put in a file's place."""
+"""Byte ranges of files, headers of safetensors files, and detection of placeholders such as Git LFS pointers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ FIRST_READ = 1 << 17
 """Bytes of the first range of a weights file: the whole header of nearly every adapter, in one request."""
 
 HEAD = 1 << 12
-"""Bytes of a file's beginning that are read to know it."""
+"""Bytes at the start of a file that are read to recognise it."""
 
 
 def read_range(source: Source, revision: Revision, file: RemoteFile, start: int, stop: int) -> bytes:
-    """Bytes ``start`` to ``stop``, or as many of them as the file has."""
+    """Bytes ``start`` to ``stop``, fewer if the file is shorter."""
     read = bytearray()
     if stop <= start:
         return b""
     for chunk in source.read(revision, file, start, stop):
         if not read and len(chunk) == stop - start:
-            return bytes(chunk)  # which copies nothing where it is bytes already
+            return bytes(chunk)  # no copy if it is bytes already
         read += chunk
         if len(read) >= stop - start:
             break
@@ -32,7 +32,7 @@ def read_range(source: Source, revision: Revision, file: RemoteFile, start: int,
 
 
 def read_beginning(source: Source, revision: Revision, file: RemoteFile, most: int) -> bytes:
-    """The first ``most`` bytes, or all where there are fewer.
+    """The first ``most`` bytes, fewer if the file is shorter.
 
     Raises:
         FormatError: the file cannot be read as plain bytes (``defect``).
@@ -44,12 +44,10 @@ def read_beginning(source: Source, revision: Revision, file: RemoteFile, most: i
 
 
 def read_header(source: Source, revision: Revision, file: RemoteFile, most: int = MOST_HEADER) -> Header:
-    """The header of one safetensors file, in one range for a usual one and two for a large one.
-
-    Of over ``most`` bytes it is not read.
+    """The header of a safetensors file, by one range, or two for a large one; at most ``most`` bytes.
 
     Raises:
-        FormatError: the file cannot be read as plain bytes (``defect``), or its header is malformed.
+        FormatError: the file cannot be read as plain bytes (``defect``), or its header is malformed or too large.
         LoraCliError: what the source raises.
     """
     first = read_beginning(source, revision, file, FIRST_READ)
@@ -72,10 +70,10 @@ def read_header(source: Source, revision: Revision, file: RemoteFile, most: int 
 
 
 def check_stand_in(first: bytes, file: RemoteFile, formats: tuple[Format, ...] = STAND_INS) -> None:
-    """Whether something else was put in the file's place: a pointer, a web page, a server's message.
+    """Checks that the file is no placeholder: a Git LFS pointer, a web page, or a server's message.
 
     Raises:
-        FormatError: so it is; what it is, and what to do.
+        FormatError: it is one.
     """
     found = by_start(first, formats)
     if found is not None:
@@ -83,10 +81,10 @@ def check_stand_in(first: bytes, file: RemoteFile, formats: tuple[Format, ...] =
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Readable:
-    """``size`` bytes, whose ``head`` is here; what else is read of them is taken off ``budget``.
+class RangeReader:
+    """``size`` bytes that are read by ranges; ``head`` is in memory. Other reads count against ``budget``.
 
-    ``path`` names them in errors. ``near`` says that a range costs no round trip.
+    ``path`` names them in errors. ``near``: a range costs no round trip.
     """
 
     path: str
@@ -100,7 +98,7 @@ class Readable:
         """Bytes ``start`` to ``stop``.
 
         Raises:
-            TooLarge: no more is to be read.
+            TooLarge: the limit of ``budget`` is reached.
             LoraCliError: what the source raises.
         """
         if stop <= len(self.head):
@@ -108,7 +106,7 @@ class Readable:
         self.budget.read(stop - start)
         return self.fetch(start, stop)
 
-    def part(self, path: str, start: int, size: int) -> "Readable":
-        """What is within it from ``start`` on, under a name of its own."""
+    def part(self, path: str, start: int, size: int) -> "RangeReader":
+        """A part of it, with a path of its own."""
         head = self.read(start, start + min(HEAD, size))
-        return Readable(path, size, head, lambda a, b: self.read(start + a, start + b), self.budget, self.near)
+        return RangeReader(path, size, head, lambda a, b: self.read(start + a, start + b), self.budget, self.near)

@@ -1,4 +1,4 @@
-"""The small files next to an adapter's weights → ``Companions`` and ``Card``, within bounds; nothing of them is run."""
+"""The small files next to an adapter's weights → ``Companions`` and ``Card``, within limits; no code is run."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -9,22 +9,22 @@ from lora_cli.core.companions import CARD_FILE, Card, Companions
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.text import shown
 from lora_cli.errors import FormatError, TooLarge
-from lora_cli.reading.adapter import read_at_once, weights_of
+from lora_cli.reading.adapter import call_in_threads, weights_file
 from lora_cli.reading.byte_ranges import check_stand_in, read_beginning
-from lora_cli.reading.pickle_files import look_through
+from lora_cli.reading.pickle_files import scan_pickles
 from lora_cli.sources import Source
 
-HERE_CAP = 8 << 20
-"""Bytes of all such files on this disk: the added tokens of large vocabularies take some megabytes."""
+LOCAL_CAP = 8 << 20
+"""Bytes of all such local files: the added tokens of large vocabularies have some megabytes."""
 
-AFAR_CAP = 32 << 10
-"""Bytes of one remote file: an adapter is checked from afar within a few kilobytes."""
+REMOTE_CAP = 32 << 10
+"""Bytes of one remote file: remote adapters are checked with a few kilobytes."""
 
-CARD_AFAR_CAP, CARD_HERE_CAP = 8 << 10, 64 << 10
-"""Bytes of a model card: the front matter of nearly every one, and what tools write behind it."""
+CARD_REMOTE_CAP, CARD_LOCAL_CAP = 8 << 10, 64 << 10
+"""Bytes of a model card: enough for the front matter of nearly all, and for what tools write behind it."""
 
 MOST_FILES = 64
-"""Such files that are read: a tokenizer has five, and a template or two more."""
+"""Such files that are read: a tokenizer has five, and one or two templates."""
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 ADDED_TOKENS = "added_tokens.json"
@@ -35,12 +35,10 @@ CODE_FIELDS = ("auto_map", "custom_pipelines", "custom_generate")
 MORE_TEMPLATES = "additional_chat_templates/"
 
 
-def read_companions(source: Source, revision: Revision, *, here: bool, threads: int = 1) -> Companions:
-    """What is next to the weights of ``revision``; with ``here`` its files are on this disk.
+def read_companions(source: Source, revision: Revision, *, local: bool, threads: int = 1) -> Companions:
+    """The files next to the weights of ``revision``; with ``local`` they are on this disk.
 
-    Of a remote one ``threads`` files are read at once.
-
-    What is wrong with one of the files raises nothing: it is in ``unread``.
+    Of a remote revision ``threads`` files are read at once. Errors in a file are not raised: they are in ``unread``.
 
     Raises:
         LoraCliError: what the source raises.
@@ -49,9 +47,9 @@ def read_companions(source: Source, revision: Revision, *, here: bool, threads: 
     code: dict[str, str] = {}
     unread: dict[str, str] = {}
     added_tokens: Mapping[str, int] | None = None
-    files, beyond = _within(revision, here=here)
-    unread |= dict.fromkeys(beyond, f"is over the limit of {HERE_CAP} bytes in {MOST_FILES} files")
-    for file, text in zip(files, _texts(source, revision, files, here=here, threads=threads), strict=True):
+    files, beyond = _within(revision, local=local)
+    unread |= dict.fromkeys(beyond, f"is over the limit of {LOCAL_CAP} bytes in {MOST_FILES} files")
+    for file, text in zip(files, _texts(source, revision, files, local=local, threads=threads), strict=True):
         try:
             if isinstance(text, FormatError):
                 raise text
@@ -70,19 +68,19 @@ def read_companions(source: Source, revision: Revision, *, here: bool, threads: 
         except FormatError as error:
             unread[file.path] = error.reason
             beyond += [file.path] if isinstance(error, TooLarge) else []
-    weights = weights_of(revision)
+    weights = weights_file(revision)
     others = (file for file in revision.files if file != weights and not file.defect)
-    pickles, left = look_through(source, revision, others, here=here)
+    pickles, left = scan_pickles(source, revision, others, local=local)
     return Companions(templates, code, added_tokens, unread, beyond, pickles, left)
 
 
-def _within(revision: Revision, *, here: bool) -> tuple[list[RemoteFile], list[str]]:
-    """The files to read, and the paths of those for which there are too many bytes, or too many files, before them."""
+def _within(revision: Revision, *, local: bool) -> tuple[list[RemoteFile], list[str]]:
+    """The files to read, and the paths of those beyond the limits of bytes and files."""
     files: list[RemoteFile] = []
     beyond: list[str] = []
-    left = HERE_CAP
+    left = LOCAL_CAP
     for file in (file for file in revision.files if _wanted(file)):
-        size = file.size or 0 if here and not file.defect else 0
+        size = file.size or 0 if local and not file.defect else 0
         if len(files) == MOST_FILES or size > left:
             beyond.append(file.path)
         else:
@@ -92,17 +90,17 @@ def _within(revision: Revision, *, here: bool) -> tuple[list[RemoteFile], list[s
 
 
 def _texts(
-    source: Source, revision: Revision, files: Sequence[RemoteFile], *, here: bool, threads: int
+    source: Source, revision: Revision, files: Sequence[RemoteFile], *, local: bool, threads: int
 ) -> Iterable[bytes | FormatError]:
-    """Each file's text, or what is wrong with it; of files on this disk one is in memory at a time."""
+    """Each file's text or error; of local files, one at a time is in memory."""
 
     def text(file: RemoteFile) -> bytes | FormatError:
         try:
-            return _text(source, revision, file, HERE_CAP if here else AFAR_CAP)
+            return _text(source, revision, file, LOCAL_CAP if local else REMOTE_CAP)
         except FormatError as error:
             return error
 
-    return map(text, files) if here else read_at_once(threads, *(partial(text, file) for file in files))
+    return map(text, files) if local else call_in_threads(threads, *(partial(text, file) for file in files))
 
 
 def _wanted(file: RemoteFile) -> bool:
@@ -121,7 +119,7 @@ def _text(source: Source, revision: Revision, file: RemoteFile, most: int) -> by
 
 
 def _templates(value: Any, where: str) -> Iterator[tuple[str, str]]:
-    """A template, or a list of named ones, as tokenizers of transformers have it."""
+    """Location and text of each chat template: a string, or a list or mapping of named ones (transformers)."""
     if isinstance(value, str):
         yield where, value
     elif isinstance(value, list):
@@ -134,10 +132,10 @@ def _templates(value: Any, where: str) -> Iterator[tuple[str, str]]:
                 yield f"{where}.{name}", item
 
 
-def read_card(source: Source, revision: Revision, *, here: bool) -> Card | None:
-    """The card of the adapter at ``revision``, None if there is none; with ``here`` its files are on this disk.
+def read_card(source: Source, revision: Revision, *, local: bool) -> Card | None:
+    """The model card at ``revision``, None if there is none; with ``local`` its files are on this disk.
 
-    What is wrong with it raises nothing: it is in ``error``.
+    Errors in it are not raised: they are in ``error``.
 
     Raises:
         LoraCliError: what the source raises.
@@ -149,7 +147,7 @@ def read_card(source: Source, revision: Revision, *, here: bool) -> Card | None:
         return None
     if file.defect:
         return Card(error=f"{file.path}: {file.defect}")
-    cap = CARD_HERE_CAP if here else CARD_AFAR_CAP
+    cap = CARD_LOCAL_CAP if local else CARD_REMOTE_CAP
     data = read_beginning(source, revision, file, cap)
     try:
         check_stand_in(data, file)

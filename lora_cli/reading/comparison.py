@@ -1,4 +1,4 @@
-"""Two adapters compared: configs and headers always, values where the bytes of both are on this disk."""
+"""Two adapters compared: always by configs and headers, by values where the bytes of both are on this disk."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -30,27 +30,28 @@ from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.tensor_keys import PAIR_PARTS
 from lora_cli.errors import FormatError
 from lora_cli.reading.adapter import Opened
-from lora_cli.reading.base_weights import slices
+from lora_cli.reading.base_weights import read_elements
 from lora_cli.reading.deltas import (
     AT_ONCE,
     OVERFLOW,
-    Loaded,
+    LoadedFactors,
     Update,
+    compare_updates,
     load_factors,
     norm,
-    not_finite,
-    relation,
     updates_of,
+    why_not_finite,
 )
 from lora_cli.reading.tensor_values import decode
 
-IN_FACTORS = PAIR_PARTS | {"diag"}
+FACTOR_PARTS = PAIR_PARTS | {"diag"}
 
 
 def compare(a: Opened, b: Opened, base: BaseModel | None, unread: str, hint: str = "") -> Comparison:
     """How ``b`` differs from ``a``.
 
-    ``base`` shows what the factors of experts are for. Where ``unread`` says why, no values are looked at.
+    ``base`` shows which modules the factors of experts belong to. ``unread`` is the reason why no values are compared,
+    "" to compare them.
 
     Raises:
         LoraCliError: what the sources raise.
@@ -63,12 +64,12 @@ def compare(a: Opened, b: Opened, base: BaseModel | None, unread: str, hint: str
             reasons = (f"{side}: {why}" for side, why in (("A", one), ("B", other)) if isinstance(why, str))
             found: Distance | str = "; ".join(reasons)
         else:
-            found = unread or distance_of(a, b, one, other)
+            found = unread or _module_distance(a, b, one, other)
         path = module if isinstance(one, str) else one.path
         return compare_module(module, path, _side(a.adapter, module, one), _side(b.adapter, module, other), found)
 
     def alone(opened: Opened, factors: Factors | str) -> float | None:
-        return None if isinstance(factors, str) or unread else norm_of(opened, factors)
+        return None if isinstance(factors, str) or unread else _module_norm(opened, factors)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         modules = tuple(pool.map(in_both, [module for module in a.adapter.pairs if module in theirs]))
@@ -86,7 +87,7 @@ def compare(a: Opened, b: Opened, base: BaseModel | None, unread: str, hint: str
             only_a=only_a,
             only_b=only_b,
             modules=modules,
-            tensors=compare_beside(a, b, values=not unread),
+            tensors=_compare_other_tensors(a, b, values=not unread),
             unread=unread,
             hint=hint,
         )
@@ -94,7 +95,7 @@ def compare(a: Opened, b: Opened, base: BaseModel | None, unread: str, hint: str
 
 
 def _factors(adapter: Adapter, base: BaseModel | None) -> dict[str, Factors | str]:
-    """Each module's factors, or why it has none that can be used."""
+    """Each module's factors, or the reason why they cannot be used."""
     factors, unreadable = factors_of(adapter, base)
     return {**{one.module: one for one in factors}, **{one.module: one.reason for one in unreadable}}
 
@@ -110,8 +111,8 @@ def _side(adapter: Adapter, module: str, factors: Factors | str) -> Side:
     )
 
 
-def distance_of(a: Opened, b: Opened, one: Factors, other: Factors) -> Distance | str:
-    """How the update of ``other``, a module of ``b``, compares with ``one``'s, of ``a``; or why that is unknown.
+def _module_distance(a: Opened, b: Opened, one: Factors, other: Factors) -> Distance | str:
+    """How the update ``other`` of a module of ``b`` differs from ``one`` of ``a``; or the reason why it is unknown.
 
     Raises:
         LoraCliError: what the sources raise.
@@ -121,25 +122,25 @@ def distance_of(a: Opened, b: Opened, one: Factors, other: Factors) -> Distance 
     try:
         first, second = load_factors(a, one), load_factors(b, other)
         if _same_bits(one, first, other, second):
-            return _multiple(one, first, other.scaling)
+            return _scaled_distance(one, first, other.scaling)
         found = [
             _distance(one, other, *pair) for pair in zip(updates_of(one, first), updates_of(other, second), strict=True)
         ]
         if all(math.isfinite(part.distance) for part in found):
             return combined(found)
-        sides = {"A": not_finite(one, first), "B": not_finite(other, second)}
+        sides = {"A": why_not_finite(one, first), "B": why_not_finite(other, second)}
         return "; ".join(f"{side}: {why}" for side, why in sides.items() if why != OVERFLOW) or OVERFLOW
     except FormatError as error:
         return error.reason
 
 
 def _distance(one: Factors, other: Factors, x: Update, y: Update) -> Distance:
-    found, spread, other_spread = relation(x, y)
+    found, spread, other_spread = compare_updates(x, y)
     return replace(found, rounding=_rounding(one, x, spread), other_rounding=_rounding(other, y, other_spread))
 
 
-def norm_of(a: Opened, one: Factors) -> float | None:
-    """The norm of an update; None if it is not known. Raises as ``distance_of``."""
+def _module_norm(a: Opened, one: Factors) -> float | None:
+    """The norm of an update; None if it is unknown. Raises as ``_module_distance``."""
     try:
         found = math.hypot(*(norm(update) for update in updates_of(one, load_factors(a, one))))
     except FormatError:
@@ -151,7 +152,7 @@ def _shape(one: Factors) -> str:
     return f"{f'{one.experts} x ' if one.experts > 1 else ''}[{one.d_out}, {one.d_in}]"
 
 
-def _same_bits(one: Factors, first: Loaded, other: Factors, second: Loaded) -> bool:
+def _same_bits(one: Factors, first: LoadedFactors, other: Factors, second: LoadedFactors) -> bool:
     if (one.a.dtype, one.b.dtype, one.a_blocks, one.b_blocks) != (
         other.a.dtype, other.b.dtype, other.a_blocks, other.b_blocks,
     ) or (one.diagonal is None) != (other.diagonal is None):  # fmt: skip
@@ -160,11 +161,11 @@ def _same_bits(one: Factors, first: Loaded, other: Factors, second: Loaded) -> b
     return all(x is None or y is None or np.array_equal(x, y) for x, y in parts)
 
 
-def _multiple(one: Factors, loaded: Loaded, other_scaling: float) -> Distance | str:
-    """Of the same factors with two scales; where the scales are one too, the values may be what they like."""
+def _scaled_distance(one: Factors, loaded: LoadedFactors, other_scaling: float) -> Distance | str:
+    """The distance of the same factors with two scalings; with equal ones it is 0, even if values are not finite."""
     size = math.hypot(*(norm(Update(update.a, update.b, 1.0)) for update in updates_of(one, loaded)))
     if not math.isfinite(size) and one.scaling != other_scaling:
-        return not_finite(one, loaded)
+        return why_not_finite(one, loaded)
     first, second = (scaling * size for scaling in (one.scaling, other_scaling))
     apart = abs(second - first) if one.scaling != other_scaling else 0.0
     factor = other_scaling / one.scaling if one.scaling else 0.0
@@ -174,7 +175,7 @@ def _multiple(one: Factors, loaded: Loaded, other_scaling: float) -> Distance | 
 
 
 def _rounding(factors: Factors, update: Update, spread: float) -> float:
-    """What the rounding of the factors to their dtypes may change the update by (``core.comparison`` says how)."""
+    """The norm by which rounding the factors to their dtypes may change the update (see ``core.comparison``)."""
     total = spread * math.hypot(*(ROUNDOFF.get(tensor.dtype, 0.0) for tensor in (factors.a, factors.b)), ARITHMETIC)
     for tensor, dimension, beside in ((factors.a, factors.d_in, update.b), (factors.b, factors.d_out, update.a)):
         if least := SMALLEST.get(tensor.dtype):
@@ -183,11 +184,11 @@ def _rounding(factors: Factors, update: Update, spread: float) -> float:
     return total
 
 
-def _named(adapter: Adapter) -> dict[tuple[str, str, str], TensorInfo]:
-    """The tensors next to the factors by module, part and parameter, however their names are prefixed."""
+def _other_tensors(adapter: Adapter) -> dict[tuple[str, str, str], TensorInfo]:
+    """The tensors other than factors by module, part and parameter, without the prefix of their names."""
     found: dict[tuple[str, str, str], TensorInfo] = {}
     for name, key in adapter.keys.items():
-        if key.part not in IN_FACTORS:
+        if key.part not in FACTOR_PARTS:
             known = (
                 (key.module, key.part, key.param) if key.part not in {"unknown", "variant"} else (name, key.part, "")
             )
@@ -195,13 +196,13 @@ def _named(adapter: Adapter) -> dict[tuple[str, str, str], TensorInfo]:
     return found
 
 
-def compare_beside(a: Opened, b: Opened, *, values: bool) -> tuple[TensorComparison, ...]:
-    """Each tensor next to the factors of either; without ``values`` those that are in one alone.
+def _compare_other_tensors(a: Opened, b: Opened, *, values: bool) -> tuple[TensorComparison, ...]:
+    """Comparisons of the tensors other than factors; without ``values``, only of those in one of the adapters.
 
     Raises:
         LoraCliError: what the sources raise.
     """
-    ours, theirs = _named(a.adapter), _named(b.adapter)
+    ours, theirs = _other_tensors(a.adapter), _other_tensors(b.adapter)
     made = []
     for key in dict.fromkeys((*ours, *theirs)):
         one, other = ours.get(key), theirs.get(key)
@@ -221,7 +222,7 @@ def _compared(a: Opened, b: Opened, one: TensorInfo, other: TensorInfo, part: st
     if one.shape != other.shape:
         return unknown(f"it is {list(one.shape)} in A and {list(other.shape)} in B")
     try:
-        same, apart, size = _streamed(a, b, one, other)
+        same, apart, size = _difference(a, b, one, other)
     except FormatError as error:
         return unknown(error.reason)
     if same:
@@ -232,10 +233,12 @@ def _compared(a: Opened, b: Opened, one: TensorInfo, other: TensorInfo, part: st
     return TensorComparison(one.name, part, "both", equal=apart <= explained, difference=apart / size if size else None)
 
 
-def _streamed(a: Opened, b: Opened, one: TensorInfo, other: TensorInfo) -> tuple[bool, float, float]:
-    """Whether all bits are the same, the norm of the difference, and that of A's."""
+def _difference(a: Opened, b: Opened, one: TensorInfo, other: TensorInfo) -> tuple[bool, float, float]:
+    """Whether all bits are equal, the norm of the difference, and the norm of A's tensor."""
     same, apart, size = one.dtype == other.dtype, 0.0, 0.0
-    for first, second in zip(slices(a.source, a.revision, one), slices(b.source, b.revision, other), strict=True):
+    for first, second in zip(
+        read_elements(a.source, a.revision, one), read_elements(b.source, b.revision, other), strict=True
+    ):
         if same and np.array_equal(first, second):
             if one.dtype in ROUNDOFF:
                 size += float(np.linalg.norm(decode(first, one.dtype).astype("f8"))) ** 2

@@ -1,11 +1,11 @@
-"""What a module's update ``s · B @ A`` is, in numbers, without ever making it: ``[d_out, d_in]`` stays two factors.
+"""Norms, singular values and distances of updates ``s · B @ A``, without computing the ``[d_out, d_in]`` product.
 
-With ``B = Q_B M_B`` and ``Aᵀ = Q_A M_A``, Q with orthonormal columns, it is ``Q_B (s M_B M_Aᵀ) Q_Aᵀ``: its singular
-values, and so its norm, are those of the small matrix in the middle, ``[r, r]``. M comes from the Gram matrix of the
-columns in float64, by its eigenvectors, so that factors of any rank need no other way; and where that is badly
-conditioned once more from that of the columns which the first pass has made orthonormal, as in CholeskyQR2 (Yamamoto,
-Nakatsukasa, Yanagisawa and Fukaya, ETNA 44, 2015). What is wrong in M is at most some 1e-12 of its largest singular
-value. Two updates are compared in one basis of both.
+With ``B = Q_B M_B`` and ``Aᵀ = Q_A M_A``, Q with orthonormal columns, the update is ``Q_B (s M_B M_Aᵀ) Q_Aᵀ``: its
+singular values, and so its norm, are those of the small matrix in the middle, ``[r, r]``. M is computed from the Gram
+matrix of the columns in float64, by its eigenvectors, which works for factors of any rank. Where it is badly
+conditioned, a second pass uses the columns that the first has made orthonormal, as in CholeskyQR2 (Yamamoto,
+Nakatsukasa, Yanagisawa and Fukaya, ETNA 44, 2015). The error of M is at most about 1e-12 of its largest singular value.
+Two updates are compared in a common basis.
 """
 
 import math
@@ -29,13 +29,13 @@ from lora_cli.reading.base_weights import BaseNorms
 from lora_cli.reading.tensor_values import Bits, Floats, decode, load
 
 SOUND = 1e-8
-"""An eigenvalue of the columns' Gram matrix (their lengths being 1) from which one pass is exact to some 1e-12."""
+"""The least eigenvalue of the Gram matrix of normalised columns for which one pass is exact to about 1e-12."""
 
 AT_ONCE = min(os.cpu_count() or 1, 4)
-"""Modules that are read and computed at once: their factors are in memory."""
+"""Modules that are processed at once: their factors are in memory."""
 
 OVERFLOW = "its values overflow"
-"""Why an update is not finite whose factors are."""
+"""The reason why an update of finite factors is not finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +52,22 @@ class Update:
         return self.b.shape[0], self.a.shape[1]
 
 
-def core(update: Update) -> Floats:
-    """A matrix ``[r, r]`` in float64 whose singular values are those of the update that may be above zero.
-
-    It is not finite where a factor is not.
-    """
+def _core(update: Update) -> Floats:
+    """A matrix ``[r, r]`` in float64 with the nonzero singular values of the update; not finite if a factor is not."""
     with np.errstate(all="ignore"):
         middle: Floats = update.scaling * (_root(update.b.T) @ _root(update.a).T)
     return middle
 
 
 def _root(x: Floats) -> Floats:
-    """M ``[r, r]`` of ``xᵀ = Q M`` for ``x`` ``[r, n]``, in whichever order its elements are; ``[n, r]`` if n < r."""
+    """M ``[r, r]`` of ``xᵀ = Q M`` for ``x`` ``[r, n]`` in any memory order; ``[n, r]`` if n < r."""
     r, n = x.shape
     rows = x.astype("f8")
     if n <= r:
         return rows.T
     with np.errstate(all="ignore"):
         peak = float(np.abs(x).max(initial=0.0)) or 1.0 if x.dtype == np.float64 else 1.0
-        if peak != 1.0:  # the squares of what is stored as float64 may leave its range
+        if peak != 1.0:  # squares of float64 values may overflow
             rows /= peak
         gram = rows @ rows.T
         if not np.isfinite(gram).all():
@@ -78,7 +75,7 @@ def _root(x: Floats) -> Floats:
         sizes = np.sqrt(np.diag(gram))
         inverse = np.divide(1.0, sizes, out=np.zeros(r), where=sizes > 0)
         gram *= np.outer(inverse, inverse)
-        gram[sizes == 0, sizes == 0] = 1.0  # what is zero, as padding is, makes nothing worse
+        gram[sizes == 0, sizes == 0] = 1.0  # zero columns, as of padding, must not affect the condition
         root, whiten, least = _halves(gram)
         if least < SOUND:
             again = (whiten * inverse) @ rows
@@ -87,9 +84,9 @@ def _root(x: Floats) -> Floats:
 
 
 def _halves(gram: Floats) -> tuple[Floats, Floats, float]:
-    """H with ``Hᵀ H = gram``, what turns those columns into orthonormal ones, and the least eigenvalue.
+    """H with ``Hᵀ H = gram``, the matrix that makes the columns orthonormal, and the least eigenvalue.
 
-    What is below the rounding of the largest eigenvalue is noise: it is kept, and not blown up.
+    Eigenvalues below the rounding error of the largest are noise: they are raised to it, so that it is not amplified.
     """
     values, vectors = np.linalg.eigh(gram)
     roots = np.sqrt(np.maximum(values, np.finfo("f8").eps * max(values[-1], np.finfo("f8").tiny)))
@@ -97,11 +94,8 @@ def _halves(gram: Floats) -> tuple[Floats, Floats, float]:
 
 
 def singular_values(update: Update) -> Floats:
-    """The singular values of the update that may be above zero, the largest first: ``r``, or fewer dimensions.
-
-    They are NaN where a factor holds what is not finite.
-    """
-    middle = core(update)
+    """The nonzero singular values of the update, largest first, at most ``r``; NaN if a factor is not finite."""
+    middle = _core(update)
     if not np.isfinite(middle).all():
         return np.full(1, np.nan)
     values: Floats = np.linalg.svd(middle, compute_uv=False)
@@ -111,21 +105,21 @@ def singular_values(update: Update) -> Floats:
 def norm(update: Update) -> float:
     """The Frobenius norm of the update."""
     with np.errstate(all="ignore"):
-        return float(np.linalg.norm(core(update)))
+        return float(np.linalg.norm(_core(update)))
 
 
 def distance(one: Update, other: Update) -> float:
-    """The Frobenius norm of ``one - other``, by that of their difference's own factors: nothing cancels."""
+    """The Frobenius norm of ``one - other``, from the factors of the difference: without cancellation."""
     b = np.concatenate((one.b.astype("f8") * one.scaling, other.b.astype("f8") * -other.scaling), axis=1)
     return norm(Update(np.concatenate((one.a, other.a), axis=0, dtype="f8"), b, 1.0))
 
 
-def relation(one: Update, other: Update) -> tuple[Distance, float, float]:
-    """How ``other`` compares with ``one``, which has its shape and perhaps another rank. Nothing cancels, however near.
+def compare_updates(one: Update, other: Update) -> tuple[Distance, float, float]:
+    """The distance of ``other`` from ``one`` of the same shape, perhaps of another rank, without cancellation.
 
-    Beside the distance, of which no rounding is known here, are the spreads of both: the roots of
-    ``Σ_j s² ‖b_j‖² ‖a_j‖²`` over the ranks, what the norm would be if the ranks were orthogonal, and what rounding
-    errors are in proportion to. All is NaN where a factor holds what is not finite.
+    Its rounding errors are not filled in. The other two values are the spreads of both updates: the roots of
+    ``Σ_j s² ‖b_j‖² ‖a_j‖²`` over the ranks, which are the norms for orthogonal ranks, and to which rounding errors are
+    proportional. All values are NaN if a factor is not finite.
     """
     r = one.a.shape[0]
     root_a, root_b = _root(_together(one.a, other.a)), _root(_together(one.b.T, other.b.T))
@@ -143,22 +137,22 @@ def relation(one: Update, other: Update) -> tuple[Distance, float, float]:
 
 
 def _together(one: Floats, other: Floats) -> Floats:
-    """Both below each other, in the order in which the elements of the first are."""
+    """Both matrices concatenated by rows, in the memory order of the first."""
     if one.flags.c_contiguous:
         return np.concatenate((one, other), axis=0)
     return np.concatenate((one.T, other.T), axis=1).T
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Loaded:
-    """The factors' elements as they are stored, and KaSA's diagonal where there is one."""
+class LoadedFactors:
+    """The elements of the factors as they are stored, and KaSA's diagonal if there is one."""
 
     a: Bits
     b: Bits
     diagonal: Bits | None = None
 
 
-def load_factors(one: Opened, factors: Factors) -> Loaded:
+def load_factors(one: Opened, factors: Factors) -> LoadedFactors:
     """The tensors of ``factors``, in memory.
 
     Raises:
@@ -167,28 +161,28 @@ def load_factors(one: Opened, factors: Factors) -> Loaded:
         LoraCliError: what the source raises.
     """
     parts = (factors.a, factors.b, *(() if factors.diagonal is None else (factors.diagonal,)))
-    return Loaded(*(load(one.source, one.revision, tensor) for tensor in parts))
+    return LoadedFactors(*(load(one.source, one.revision, tensor) for tensor in parts))
 
 
-def updates_of(factors: Factors, loaded: Loaded) -> Iterator[Update]:
-    """What ``factors`` stand for: an update, or of fused experts that of each, in their order.
+def updates_of(factors: Factors, loaded: LoadedFactors) -> Iterator[Update]:
+    """The update of ``factors``, or those of fused experts in their order.
 
     Raises:
         FormatError: they are no floats.
     """
     if factors.experts > 1:
-        yield from _of_experts(factors, loaded)
+        yield from _expert_updates(factors, loaded)
         return
     a, b = _decode(loaded.a, factors.a), _decode(loaded.b, factors.b)
     a, b = a.reshape(len(a), -1), b.reshape(b.shape[:2])
     if factors.diagonal is not None and loaded.diagonal is not None:
         with np.errstate(all="ignore"):
             a = _decode(loaded.diagonal, factors.diagonal).reshape(-1, 1) * a
-    yield Update(in_blocks(a, factors.a_blocks), in_blocks(b, factors.b_blocks), factors.scaling)
+    yield Update(_block_diagonal(a, factors.a_blocks), _block_diagonal(b, factors.b_blocks), factors.scaling)
 
 
-def _of_experts(factors: Factors, loaded: Loaded) -> Iterator[Update]:
-    """One expert after the other: of all of them only the bits are in memory."""
+def _expert_updates(factors: Factors, loaded: LoadedFactors) -> Iterator[Update]:
+    """The updates one expert at a time: only the bits of all are in memory."""
     rows = loaded.a.reshape(factors.experts, factors.r, -1)
     columns = loaded.b.reshape(factors.d_out, factors.r, factors.experts)
     columns = np.ascontiguousarray(columns.transpose(2, 0, 1))
@@ -198,27 +192,27 @@ def _of_experts(factors: Factors, loaded: Loaded) -> Iterator[Update]:
 
 
 def _decode(bits: Bits, tensor: TensorInfo) -> Floats:
-    with np.errstate(all="ignore"):  # which a NaN's conversion may speak of
+    with np.errstate(all="ignore"):  # converting NaN may warn
         return decode(bits, tensor.dtype)
 
 
-def not_finite(factors: Factors, loaded: Loaded) -> str:
+def why_not_finite(factors: Factors, loaded: LoadedFactors) -> str:
     """Why the update of ``factors`` is not finite, in words."""
-    told = (
+    parts = (
         ("lora_A", loaded.a, factors.a),
         ("lora_B", loaded.b, factors.b),
         ("lora_diag", loaded.diagonal, factors.diagonal),
     )
     bad = [
         name
-        for name, bits, tensor in told
+        for name, bits, tensor in parts
         if bits is not None and tensor is not None and not np.isfinite(_decode(bits, tensor)).all()
     ]
     return f"{' and '.join(bad)} contain{'s' * (len(bad) == 1)} NaN or infinity" if bad else OVERFLOW
 
 
-def in_blocks(x: Floats, blocks: int) -> Floats:
-    """BD-LoRA's factor as the whole matrix: the blocks that are below each other in ``x`` on a diagonal."""
+def _block_diagonal(x: Floats, blocks: int) -> Floats:
+    """The block-diagonal matrix of a BD-LoRA factor, whose blocks are stacked in ``x``."""
     if blocks == 1:
         return x
     rows, columns = len(x) // blocks, x.shape[1]
@@ -229,14 +223,14 @@ def in_blocks(x: Floats, blocks: int) -> Floats:
 
 
 def read_spectrum(one: Opened, base: BaseModel | None = None, norms: BaseNorms | None = None) -> Spectrum:
-    """The spectrum of an adapter. With ``norms`` each module's base weight is read too, as a stream.
+    """The spectrum of an adapter. With ``norms`` the base weight of each module is streamed, too.
 
     Raises:
         LoraCliError: what the sources raise.
     """
     factors, unreadable = factors_of(one.adapter, base)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = list(pool.map(lambda module: _of_one(one, module, norms), factors))
+        found = list(pool.map(lambda module: _one_spectrum(one, module, norms), factors))
     without = {
         told.module: told for told in (*unreadable, *(told for told, _ in found if isinstance(told, Unreadable)))
     }
@@ -249,13 +243,13 @@ def read_spectrum(one: Opened, base: BaseModel | None = None, norms: BaseNorms |
     )
 
 
-def _of_one(one: Opened, factors: Factors, norms: BaseNorms | None) -> tuple[ModuleSpectrum | Unreadable, str]:
+def _one_spectrum(one: Opened, factors: Factors, norms: BaseNorms | None) -> tuple[ModuleSpectrum | Unreadable, str]:
     try:
         loaded = load_factors(one, factors)
         values = [tuple(map(float, singular_values(update))) for update in updates_of(factors, loaded)]
     except FormatError as error:
         return Unreadable(factors.module, error.reason), ""
     if not all(math.isfinite(math.hypot(*found)) for found in values):
-        return Unreadable(factors.module, not_finite(factors, loaded)), ""
+        return Unreadable(factors.module, why_not_finite(factors, loaded)), ""
     base_norm, reason = norms.of(factors) if norms is not None else (None, "")
     return module_spectrum(factors, values, base_norm), reason

@@ -1,27 +1,32 @@
-"""Manifest, lock and policy files on this disk → their values; bounded, and relative to where they are."""
+"""Manifest, lock and policy files → their values, and the adapters of a manifest as its lock pins them."""
 
 import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from lora_cli.core.lock import Lock
-from lora_cli.documents.lockfile import load_lock
-from lora_cli.documents.manifest import AdapterSet, load_manifest
+from lora_cli.core.adapter_request import Item
+from lora_cli.core.lock import Lock, LockedAdapter, ref_at
+from lora_cli.core.reference import LATEST
+from lora_cli.documents.lockfile import load_lock, mismatch
+from lora_cli.documents.manifest import AdapterEntry, AdapterSet, load_manifest
 from lora_cli.documents.policy import Policy, load_policy
 from lora_cli.documents.yaml_nodes import SPLIT, TEXT_CAP
 from lora_cli.errors import MachineError, NotFound, UsageError
+from lora_cli.settings import Settings
 from lora_cli.sources.local import is_path
 
 STDIN = "-"
 
 
 def read_manifest(path: Path) -> AdapterSet:
-    """The adapter set in a file, or on standard input for ``-``; then relative paths are from the working directory.
+    """The adapter set in a file; for ``-`` on standard input, with paths relative to the working directory.
 
     Raises:
         NotFound: there is no such file.
-        UsageError: what is wrong in it, with line and key.
-        MachineError: it may not be read.
+        UsageError: an error in it, with line and key.
+        MachineError: it cannot be read.
     """
     base_dir = Path.cwd() if str(path) == STDIN else path.absolute().parent
     where = "<stdin>" if str(path) == STDIN else str(path)
@@ -40,7 +45,7 @@ def read_policy(path: Path) -> Policy:
 
 
 def lock_path(manifest: Path) -> Path:
-    """Where a manifest's lock is by itself: ``set.yaml`` → ``set.lock.yaml`` next to it."""
+    """The default path of a manifest's lock: ``set.yaml`` → ``set.lock.yaml`` next to it."""
     stem = (
         manifest.name.removesuffix(manifest.suffix) if manifest.suffix in {".yaml", ".yml", ".json"} else manifest.name
     )
@@ -48,12 +53,12 @@ def lock_path(manifest: Path) -> Path:
 
 
 def read_text(path: Path, what: str) -> str:
-    """A small UTF-8 text file that the operator named, be it a pipe (``<(…)``). ``what`` names it in errors.
+    """A small UTF-8 text file or pipe (``<(…)``); ``what`` it is for errors.
 
     Raises:
         NotFound: there is no such file.
-        UsageError: it is a folder, is too long, or is not UTF-8.
-        MachineError: it may not be read.
+        UsageError: it is a folder, too long, or not UTF-8.
+        MachineError: it cannot be read.
     """
     try:
         if str(path) == STDIN:
@@ -75,3 +80,42 @@ def read_text(path: Path, what: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: the {what} is not UTF-8 at byte {error.start}", hint="save it as UTF-8") from error
+
+
+def locked_adapters(adapter_set: AdapterSet, lock: Lock) -> Mapping[str, LockedAdapter]:
+    """The lock's entries that match the manifest, by adapter name.
+
+    Raises:
+        UsageError: a locked revision is not a valid one.
+    """
+    found = {}
+    for entry in adapter_set.adapters:
+        locked = lock.adapter(entry.name)
+        if locked is not None and not mismatch(entry, locked):
+            ref_at(entry.source, locked)
+            found[entry.name] = locked
+    return found
+
+
+def items_of(entries: Iterable[AdapterEntry], locked: Mapping[str, LockedAdapter]) -> tuple[Item, ...]:
+    """Adapters at their locked revision; those without a lock at the revision of their source."""
+    items = []
+    for entry in entries:
+        at = locked.get(entry.name)
+        source = entry.source if at is None else ref_at(entry.source, at)
+        items.append(Item(entry.name, source, entry.sha256, entry.pinned, at, latest=entry.checkpoint == LATEST))
+    return tuple(items)
+
+
+def with_policies(settings: Settings, adapter_set: AdapterSet | None, policy: Path | None = None) -> Settings:
+    """``settings`` with the sources and policy of a manifest, and with the policy file.
+
+    Raises:
+        UsageError: an error in the policy file, with line and key.
+    """
+    if adapter_set is not None:
+        policies = (adapter_set.policy,) if adapter_set.policy is not None else ()
+        settings = replace(settings, sources=adapter_set.sources, policies=policies, from_manifest=True)
+    if policy is not None:
+        settings = replace(settings, policies=(*settings.policies, read_policy(policy)))
+    return settings

@@ -1,4 +1,4 @@
-"""Whether a file is a pickle or holds one, and what is wrong with it: archives and compressed files are looked into."""
+"""Detects and checks pickles in a file: by itself, in an archive, or compressed."""
 
 import re
 from collections.abc import Iterator
@@ -7,9 +7,9 @@ from lora_cli.core.pickles.machine import Op, Truncated, can_begin, opcodes
 from lora_cli.core.pickles.torch_archive import MAGIC as ZIP
 from lora_cli.errors import FormatError, TooLarge, UnsafePickle
 from lora_cli.reading.archives import MOST_UNPACKED, UNREAD, how_compressed, tar_members, unpack, zip_members
-from lora_cli.reading.byte_ranges import HEAD, Readable
+from lora_cli.reading.byte_ranges import HEAD, RangeReader
 from lora_cli.reading.pickle_files import is_tar
-from lora_cli.reading.torch_pickle import examine, examine_first
+from lora_cli.reading.torch_pickle import check_first_pickle, check_pickle
 
 PROTO, NUMPY = re.compile(rb"\x80[\x02-\x05]"), b"\x93NUMPY"
 OBJECTS = re.compile(rb"['\"][|<>=]?O\d*['\"]")
@@ -20,41 +20,41 @@ PLAIN_NAME = re.compile(r"[A-Za-z_][\w.]{0,200}", re.ASCII)
 
 
 def is_container(head: bytes) -> bool:
-    """Whether a file that begins so is an archive, or compressed."""
+    """Whether a file with these first bytes is an archive, or compressed."""
     return head.startswith(ZIP) or is_tar(head) or bool(how_compressed(head))
 
 
-def look(readable: Readable, *, named: bool) -> bool:
-    """Whether it is a pickle, or holds one; ``named`` says that it is called so.
+def contains_pickle(readable: RangeReader, *, named: bool) -> bool:
+    """Whether a file is or contains a pickle, after it was checked; ``named``: its name is that of a pickle.
 
     Raises:
-        UnsafePickle: one that does something else than to describe data.
-        TooLarge: there is more than is looked at.
+        UnsafePickle: a pickle does more than describe data.
+        TooLarge: the file exceeds the limits.
         FormatError: it is malformed.
     """
     head = readable.head
     if head.startswith(ZIP):
         return _zip(readable, named=named)
     if is_tar(head):
-        return _any(tar_members(readable))
+        return _any_member(tar_members(readable))
     how = how_compressed(head)
-    return _compressed(readable, how, named=named) if how else _plain(readable, named=named)
+    return _compressed(readable, how, named=named) if how else _plain_file(readable, named=named)
 
 
-def _plain(readable: Readable, *, named: bool) -> bool:
-    """As ``look``, of what is no archive and not compressed."""
+def _plain_file(readable: RangeReader, *, named: bool) -> bool:
+    """``contains_pickle`` for a file that is neither an archive nor compressed."""
     if readable.head.startswith(NUMPY):
         return _array(readable)
-    if not (can_begin(readable.head[:1]) if named else _begins(readable.head)):
+    if not (can_begin(readable.head[:1]) if named else _begins_as_pickle(readable.head)):
         return False
-    examine(readable)
+    check_pickle(readable)
     return True
 
 
-def _begins(head: bytes) -> bool:
-    """Whether a file that is not called so begins as a pickle does: with opcodes, as far as they can be seen.
+def _begins_as_pickle(head: bytes) -> bool:
+    """Whether a file without a pickle's name starts with opcodes of a pickle.
 
-    Text can look like the opcodes of protocol 0: it is one only where it runs something.
+    Text can look like opcodes of protocol 0: it only counts if it executes something.
     """
     if not can_begin(head[:1]):
         return False
@@ -71,51 +71,51 @@ def _begins(head: bytes) -> bool:
     return any(op.name in EXECUTING for op in seen) and all(map(PLAIN_NAME.fullmatch, names))
 
 
-def _array(readable: Readable) -> bool:
-    """An array of numpy: one of objects is a pickle behind its header."""
+def _array(readable: RangeReader) -> bool:
+    """A numpy array: an array of objects has a pickle after its header."""
     wide = 2 if readable.head[6:7] == b"\x01" else 4
     start = 8 + wide + int.from_bytes(readable.head[8 : 8 + wide], "little")
     if start > min(LONGEST_HEADER, readable.size):
         raise FormatError("is an array with a header that numpy does not write")
     if not OBJECTS.search(readable.read(0, start)):
         return False
-    examine_first(readable, start)
+    check_first_pickle(readable, start)
     return True
 
 
-def _zip(readable: Readable, *, named: bool) -> bool:
-    """A torch file, torch files in a row, or an archive of others."""
+def _zip(readable: RangeReader, *, named: bool) -> bool:
+    """A torch file, concatenated torch files, or any other zip archive."""
     end = readable.path.lower().rpartition(".")[2]
     if end == "distcp":
-        examine_first(readable, _first_pickle(readable.head))
+        check_first_pickle(readable, _first_pickle(readable.head))
         return True
     if (named and end not in {"npz", "nemo"}) or _is_torch(readable):
-        examine(readable)
+        check_pickle(readable)
         return True
-    return _any(zip_members(readable))
+    return _any_member(zip_members(readable))
 
 
-def _is_torch(readable: Readable) -> bool:
+def _is_torch(readable: RangeReader) -> bool:
     return b"/data.pkl" in readable.head
 
 
 def _first_pickle(head: bytes) -> int:
-    """Where the first entry's data begin, which is the pickle in what torch writes."""
+    """The offset of the first entry's data, which is the pickle in files of torch."""
     name, extra = (int.from_bytes(head[at : at + 2], "little") for at in (26, 28))
     if not head[30 : 30 + name].endswith(b"/data.pkl"):
         raise FormatError("is not a shard of a torch checkpoint")
     return 30 + name + extra
 
 
-def _any(members: Iterator[Readable]) -> bool:
-    """Whether a member of an archive is a pickle, or a torch file; archives in archives are let be."""
+def _any_member(members: Iterator[RangeReader]) -> bool:
+    """Whether a member of an archive is a pickle or a torch file; nested archives are not opened."""
     found = False
     for member in members:
         try:
             if not member.head.startswith(ZIP):
-                found |= _plain(member, named=False)
+                found |= _plain_file(member, named=False)
             elif _is_torch(member):
-                examine(member)
+                check_pickle(member)
                 found = True
         except UnsafePickle as error:
             error.reason = f"{member.path.rpartition(': ')[2]}: {error.reason}"
@@ -127,8 +127,8 @@ def _any(members: Iterator[Readable]) -> bool:
     return found
 
 
-def _compressed(readable: Readable, how: str, *, named: bool) -> bool:
-    """What is compressed, as far as it is unpacked: all of it only where it begins as something to be looked at."""
+def _compressed(readable: RangeReader, how: str, *, named: bool) -> bool:
+    """A compressed file: its head is unpacked, and all of it only if the head is a tar, an array or a pickle."""
     if how in UNREAD.values():
         if named:
             raise TooLarge(f"is compressed with {how}, so its contents are unknown")
@@ -137,7 +137,7 @@ def _compressed(readable: Readable, how: str, *, named: bool) -> bool:
     if not is_all and _is_worth_unpacking(inner.head, named=named):
         inner, is_all = unpack(readable, how, MOST_UNPACKED)
     try:
-        return _any(tar_members(inner)) if is_tar(inner.head) else _plain(inner, named=named)
+        return _any_member(tar_members(inner)) if is_tar(inner.head) else _plain_file(inner, named=named)
     except UnsafePickle:
         raise
     except FormatError as error:
@@ -147,4 +147,4 @@ def _compressed(readable: Readable, how: str, *, named: bool) -> bool:
 
 
 def _is_worth_unpacking(head: bytes, *, named: bool) -> bool:
-    return is_tar(head) or head.startswith(NUMPY) or (can_begin(head[:1]) if named else _begins(head))
+    return is_tar(head) or head.startswith(NUMPY) or (can_begin(head[:1]) if named else _begins_as_pickle(head))

@@ -1,7 +1,7 @@
-"""Pickles among the files next to an adapter's weights: known by their first bytes, and by their names in any case.
+"""Pickles among the files next to an adapter's weights, recognised by their first bytes or their names.
 
-A file that is called as pickles are must be one that a trainer writes, or none. In any other file, and in archives and
-compressed files, only what runs something is wrong: an archive of photographs is ignored.
+A file with a pickle's name must be one that a trainer writes. In other files, archives and compressed files, only
+pickles that execute something are errors: an archive of photographs is ignored.
 """
 
 from collections.abc import Iterable
@@ -19,47 +19,46 @@ NAMES = frozenset(
         *("npy", "npz", "nemo"),
     )
 )
-"""How the names of pickles, and of what holds some, end: what is given to ``torch.load``, ``pickle.load`` and kin."""
+"""File extensions of pickles and their containers: files for ``torch.load``, ``pickle.load`` and the like."""
 
 COMPRESSED = frozenset(("gz", "z", "bz2", "xz", "lzma", "lz4", "zst"))
-"""How names go on where such a file is compressed."""
+"""Extensions that are added when such a file is compressed."""
 
 MOST_PICKLES = 64
-"""Files so called that are read: a trainer's checkpoint has five, and one more for each process."""
+"""Files with such names that are read: a trainer's checkpoint has five, and one more for each process."""
 
 MOST_OTHERS = 2000
-"""Files of other names whose first bytes are read."""
+"""Files with other names whose first bytes are read."""
 
 HOLDERS = b"P\x1f\x5d\x78BZ\xfd\x93"
-"""First bytes of what may hold one: zip, gzip, lzma, zlib, bzip2, joblib's old form, xz, arrays of numpy."""
+"""First bytes of possible containers: zip, gzip, lzma, zlib, bzip2, joblib's old form, xz, numpy arrays."""
 
 TAR, TAR_AT = b"ustar", 257
-"""How a tar file is known, and where."""
+"""The signature of a tar file, and its offset."""
 
 START = TAR_AT + len(TAR)
 
 
 def is_tar(head: bytes) -> bool:
-    """Whether a file that begins so is a tar file."""
+    """Whether a file with these first bytes is a tar file."""
     return head.startswith(TAR, TAR_AT)
 
 
-def is_called_pickle(path: str) -> bool:
-    """Whether a file is called as pickles are, in capitals or small letters, compressed or not."""
+def has_pickle_name(path: str) -> bool:
+    """Whether a file has the extension of a pickle in any case, compressed or not."""
     ends = path.rpartition("/")[2].lower().split(".")[1:]
     while ends and ends[-1] in COMPRESSED:
         ends.pop()
     return bool(ends) and ends[-1] in NAMES
 
 
-def look_through(
-    source: Source, revision: Revision, files: Iterable[RemoteFile], *, here: bool
+def scan_pickles(
+    source: Source, revision: Revision, files: Iterable[RemoteFile], *, local: bool
 ) -> tuple[dict[str, str], str]:
-    """What is wrong with each pickle among ``files``, or nothing; and what was not looked at, in words.
+    """Path → error, or "", of each pickle among ``files``; and what was not checked, in words.
 
-    ``here`` says that these are on this disk, so that any of them can be looked at.
-
-    All of them share one ``ReadBudget``. What it does not reach is wrong where it is called a pickle, or begins as one.
+    ``local``: the files are on this disk, so that those with other names are checked, too. All files share one
+    ``ReadBudget``. Files beyond its limit are errors if they have a pickle's name, or start as one.
 
     Raises:
         LoraCliError: what the source raises.
@@ -69,9 +68,9 @@ def look_through(
     left: list[str] = []
     pickles = others = 0
     for file in files:
-        named = is_called_pickle(file.path)
+        named = has_pickle_name(file.path)
         pickles, others = pickles + named, others + (not named)
-        if not named and not here:
+        if not named and not local:
             continue
         too_many = pickles > MOST_PICKLES if named else others > MOST_OTHERS
         if file.size is None or too_many:
@@ -80,15 +79,15 @@ def look_through(
         start = read_range(source, revision, file, 0, START) if not named else b""
         if not named and not _is_suspect(start):
             continue
-        from lora_cli.reading.pickle_contents import is_container, look
-        from lora_cli.reading.torch_pickle import opened
+        from lora_cli.reading.pickle_contents import contains_pickle, is_container
+        from lora_cli.reading.torch_pickle import open_ranges
 
         try:
-            with opened(source, revision, file, budget) as readable:
-                if look(readable, named=named):
+            with open_ranges(source, revision, file, budget) as readable:
+                if contains_pickle(readable, named=named):
                     found[file.path] = ""
         except FormatError as error:
-            # What is not called a pickle is wrong where it runs something, or begins as one and is too large for one.
+            # Without a pickle's name it is an error only if it executes something, or is a pickle over the limit.
             is_too_large = isinstance(error, TooLarge)
             if named or isinstance(error, UnsafePickle) or (is_too_large and not is_container(start)):
                 found[file.path] = error.reason
@@ -99,5 +98,5 @@ def look_through(
 
 
 def _is_suspect(start: bytes) -> bool:
-    """Whether a file of any other name begins as a pickle may, or as what may hold one."""
+    """Whether the first bytes may be those of a pickle or of a container."""
     return bool(start) and (can_begin(start[:1]) or start[:1] in HOLDERS or is_tar(start))

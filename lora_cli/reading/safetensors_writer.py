@@ -1,4 +1,4 @@
-"""A safetensors file, written by the safetensors library: the same tensors and metadata are always the same bytes."""
+"""Reproducible safetensors files, written by the safetensors library."""
 
 import json
 import os
@@ -17,10 +17,10 @@ from lora_cli.core.safetensors import TORCH_NAMES, TensorInfo
 
 @contextmanager
 def write_errors() -> Iterator[None]:
-    """Around ``serialize_file`` and ``save_file``: a disk that is full, or a folder that is read-only, keeps its errno.
+    """Around ``serialize_file`` and ``save_file``: restores the errno of a failed write from the library's message.
 
     Raises:
-        OSError: what the library says of a write that failed.
+        OSError: the write failed.
     """
     try:
         yield
@@ -30,10 +30,10 @@ def write_errors() -> Iterator[None]:
 
 
 def write_file(path: Path, infos: Iterable[TensorInfo], data: Iterable[bytes], metadata: Mapping[str, str]) -> None:
-    """Writes tensors with the ``data`` of each, durably; their ``start`` counts from the first byte of all data.
+    """Writes tensors with their ``data``, durably; ``start`` of each counts from the first byte of all data.
 
-    The library takes all tensors at once: their bytes alone are written first, one tensor in memory at a time, and
-    mapped. It puts its own file in place of that one, readable by its owner only.
+    The library takes all tensors at once. To have one in memory at a time, their bytes are written to the file first,
+    which is then mapped. The library replaces it by its own file, which only its owner can read.
 
     Raises:
         OSError: as it comes.
@@ -59,10 +59,10 @@ def write_file(path: Path, infos: Iterable[TensorInfo], data: Iterable[bytes], m
 
 
 def _sort_metadata(path: Path) -> None:
-    """Puts the metadata of a safetensors file in the order of its keys, durably; it has some.
+    """Sorts the metadata of a safetensors file by its keys, durably.
 
-    The library writes it in another order each time (https://github.com/huggingface/safetensors/issues/584), and what
-    is repaired is pinned by its digest.
+    The library writes it in another order each time (https://github.com/huggingface/safetensors/issues/584), and
+    repaired adapters are pinned by their digest.
     """
     with path.open("r+b") as stream:
         length = int.from_bytes(stream.read(8), "little")

@@ -1,7 +1,7 @@
-"""The values of tensors: loaded as bits or piece by piece, decoded, encoded, and scanned for NaN, infinities and zeros.
+"""The values of tensors: loaded whole or in pieces, decoded, encoded, and scanned for NaN, infinities and zeros.
 
-numpy knows no bfloat16 and no float of 8 bits: importing ml_dtypes registers them with it by name. The names in
-``NUMPY`` are safetensors' dtypes and numpy's.
+numpy has no bfloat16 and no 8-bit floats: importing ml_dtypes registers them by name. ``NUMPY`` maps safetensors'
+dtypes to numpy's.
 """
 
 import math
@@ -24,7 +24,7 @@ Bits = NDArray[np.unsignedinteger[Any]]
 """A tensor's elements as they are stored: unsigned integers of their width."""
 
 Floats = NDArray[np.floating[Any]]
-"""A tensor's values: float64 where it is stored so, otherwise float32, which holds every narrower float exactly."""
+"""A tensor's values: float64 if it is stored so, else float32, which represents every narrower float exactly."""
 
 NUMPY: Mapping[str, str] = {
     "F64": "<f8",
@@ -42,7 +42,7 @@ SCANNED: Mapping[str, str] = {**NUMPY, "F8_E8M0": "float8_e8m0fnu", "C64": "<f4"
 """The dtypes that can hold NaN; a complex number is two floats."""
 
 MEASURED = frozenset({"F64", "F32", "F16", "BF16"})
-"""The dtypes whose elements are the values themselves; in narrower ones they mean something only with their scales."""
+"""The dtypes whose elements are the values themselves; narrower ones need their scales."""
 
 FOUR_BITS = 0x77
 """The bits of two 4-bit floats (F4) without their signs."""
@@ -51,11 +51,11 @@ PIECE = 1 << 18
 """Bytes that are yielded at once."""
 
 GATHERED = 1 << 22
-"""Bytes that are read at once where the elements of a tensor are apart."""
+"""Bytes that are read at once of a tensor whose elements are not contiguous."""
 
 
 def load(source: Source, revision: Revision, tensor: TensorInfo) -> Bits:
-    """The elements of ``tensor`` as they are stored, in its shape and in the order of its rows.
+    """The elements of ``tensor`` as they are stored, in its shape, contiguous by rows.
 
     Raises:
         FormatError: its elements do not fill whole bytes.
@@ -69,7 +69,7 @@ def load(source: Source, revision: Revision, tensor: TensorInfo) -> Bits:
         )
     data = read_range(source, revision, file, tensor.start, tensor.stop)
     if len(data) < tensor.nbytes:
-        raise _ended(tensor, tensor.nbytes - len(data), file.path)
+        raise _truncated(tensor, tensor.nbytes - len(data), file.path)
     elements = np.frombuffer(data, dtype=f"<u{bits // 8}")
     if not tensor.strides:
         return elements.reshape(tensor.shape)
@@ -81,7 +81,7 @@ def file_of(revision: Revision, tensor: TensorInfo) -> RemoteFile:
     """The file that ``tensor`` is in.
 
     Raises:
-        Corrupt: the revision has no such file any more.
+        Corrupt: the revision no longer has this file.
     """
     file = revision.file(tensor.file)
     if file is None:
@@ -113,15 +113,15 @@ def _floats(bits: NDArray[Any], dtype: str) -> Floats:
 
 @cache
 def _eight_bits(dtype: str) -> Floats:
-    """All 256 values of a float of 8 bits, by their bits: looked up, they are decoded many times as fast."""
+    """All 256 values of an 8-bit float, by their bits: a look-up is many times as fast as decoding."""
     values: Floats = np.arange(256, dtype="u1").view(dtype).astype("<f4")
     return values
 
 
 def scan_values(source: Source, revision: Revision, adapter: Adapter) -> dict[str, TensorStats]:
-    """Read every tensor of the adapter once and say what is wrong with its values, by full tensor name.
+    """Statistics of every tensor of the adapter, by full tensor name; each is read once.
 
-    Takes memory for a few chunks, whatever the size of the file.
+    Memory is that of a few chunks, whatever the size of the file.
 
     Raises:
         Corrupt: the bytes end before the header says.
@@ -136,13 +136,13 @@ def scan_values(source: Source, revision: Revision, adapter: Adapter) -> dict[st
         for tensor in tensors:
             stats[tensor.name] = stats_of(tensor.dtype, b"")
         tensors.sort(key=lambda tensor: (tensor.start, tensor.stop))
-        for tensor, piece in pieces(source, revision, file, tensors):
-            stats[tensor.name] = _together(stats[tensor.name], stats_of(tensor.dtype, piece))
+        for tensor, piece in read_pieces(source, revision, file, tensors):
+            stats[tensor.name] = _merge_stats(stats[tensor.name], stats_of(tensor.dtype, piece))
     return stats
 
 
-def _together(one: TensorStats, other: TensorStats) -> TensorStats:
-    """What is known of two pieces of one tensor."""
+def _merge_stats(one: TensorStats, other: TensorStats) -> TensorStats:
+    """The statistics of two pieces of one tensor."""
     magnitude = None
     if one.magnitude is not None and other.magnitude is not None:
         largest = max(one.magnitude.largest, other.magnitude.largest)
@@ -151,7 +151,7 @@ def _together(one: TensorStats, other: TensorStats) -> TensorStats:
 
 
 def stats_of(dtype: str, piece: bytes | memoryview) -> TensorStats:
-    """What is known of whole elements of ``dtype`` in a row."""
+    """The statistics of contiguous whole elements of ``dtype``."""
     if dtype not in SCANNED or not piece:
         data = np.frombuffer(piece, "u1")
         zero = not (data & FOUR_BITS if dtype == "F4" else data).any()
@@ -164,7 +164,7 @@ def stats_of(dtype: str, piece: bytes | memoryview) -> TensorStats:
 
 @np.errstate(all="ignore")
 def measure(dtype: str, piece: bytes | memoryview) -> Magnitude:
-    """The magnitude of whole elements, at least one, of a dtype of ``SCANNED``; not finite where one of them is not."""
+    """The magnitude of one or more whole elements of a dtype of ``SCANNED``; not finite if one of them is not."""
     size = np.dtype(SCANNED[dtype]).itemsize
     values = _floats(np.frombuffer(piece, f"<u{size}"), SCANNED[dtype])
     largest = float(max(-np.min(values), np.max(values)))
@@ -173,14 +173,13 @@ def measure(dtype: str, piece: bytes | memoryview) -> Magnitude:
     return Magnitude(largest, unit * math.sqrt(scaled @ scaled))
 
 
-def pieces(
+def read_pieces(
     source: Source, revision: Revision, file: RemoteFile, tensors: list[TensorInfo]
 ) -> Iterator[tuple[TensorInfo, memoryview]]:
-    """Every element of ``tensors``, which are in the order of their first bytes: whole ones, never an empty piece.
+    """Every element of ``tensors`` (sorted by their first bytes), in pieces of whole elements, none of them empty.
 
-    A piece has at most ``PIECE`` bytes, or where the elements of a tensor are apart at most ``GATHERED``.
-
-    Where the strides of a tensor make it shorter than its shape (it repeats itself), each element comes once.
+    A piece has at most ``PIECE`` bytes, or ``GATHERED`` of a tensor that is not contiguous. Where strides make a tensor
+    repeat elements, each of these comes once.
 
     Raises:
         Corrupt: the bytes end before the header says.
@@ -189,15 +188,15 @@ def pieces(
     for run in _runs(tensors):
         first = run[0]
         if _scattered(first):
-            yield from ((first, piece) for piece in _gathered(source, revision, file, first))
+            yield from ((first, piece) for piece in _read_strided(source, revision, file, first))
             continue
         start, stop = first.start, run[-1].stop
         chunks = source.read(revision, file, start, stop) if stop > start else iter(())
-        yield from split(run, chunks, file.path)
+        yield from split_pieces(run, chunks, file.path)
 
 
 def _runs(tensors: list[TensorInfo]) -> Iterator[list[TensorInfo]]:
-    """Tensors that are one after the other without a gap are read together; one that is scattered, alone."""
+    """Groups of adjacent tensors, which are read together; a scattered tensor is a group of its own."""
     run: list[TensorInfo] = []
     for tensor in tensors:
         if run and (tensor.start != run[-1].stop or _scattered(tensor) or _scattered(run[-1])):
@@ -209,25 +208,25 @@ def _runs(tensors: list[TensorInfo]) -> Iterator[list[TensorInfo]]:
 
 
 def _scattered(tensor: TensorInfo) -> bool:
-    """Whether bytes that are not the tensor's own are between its elements; their order does not matter here."""
-    return bool(tensor.strides) and math.prod(tensor.shape) * _item(tensor) < tensor.nbytes
+    """Whether there are other bytes between the tensor's elements, in whatever order these are."""
+    return bool(tensor.strides) and math.prod(tensor.shape) * _item_bytes(tensor) < tensor.nbytes
 
 
-def _item(tensor: TensorInfo) -> int:
+def _item_bytes(tensor: TensorInfo) -> int:
     """Bytes of one element, from its span."""
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
     return tensor.nbytes // (1 + last)
 
 
-def _gathered(source: Source, revision: Revision, file: RemoteFile, tensor: TensorInfo) -> Iterator[memoryview]:
-    item = _item(tensor)
+def _read_strided(source: Source, revision: Revision, file: RemoteFile, tensor: TensorInfo) -> Iterator[memoryview]:
+    item = _item_bytes(tensor)
     parts = [(tensor.start, tensor.shape)]
     while parts:
         start, shape = parts.pop()
         reach = [(size - 1) * stride for size, stride in zip(shape, tensor.strides, strict=True)]
         nbytes = (1 + sum(reach)) * item
         if nbytes > GATHERED:
-            # Halved where it reaches farthest.
+            # Split in half along the axis with the largest span.
             axis = reach.index(max(reach))
             half = shape[axis] // 2
             upper = (*shape[:axis], shape[axis] - half, *shape[axis + 1 :])
@@ -236,18 +235,18 @@ def _gathered(source: Source, revision: Revision, file: RemoteFile, tensor: Tens
             continue
         raw = read_range(source, revision, file, start, start + nbytes)
         if len(raw) < nbytes:
-            raise _ended(tensor, nbytes - len(raw), file.path)
+            raise _truncated(tensor, nbytes - len(raw), file.path)
         lanes = np.frombuffer(raw, dtype=f"V{item}")
         strides = [stride * item for stride in tensor.strides]
         yield memoryview(np.lib.stride_tricks.as_strided(lanes, shape, strides, writeable=False).tobytes())
 
 
-def split(
+def split_pieces(
     tensors: Iterable[TensorInfo], chunks: Iterator[bytes], where: str
 ) -> Iterator[tuple[TensorInfo, memoryview]]:
-    """Cut a stream of bytes at the tensors' borders, and into pieces of ``PIECE`` bytes: whole lanes, never empty.
+    """Split a stream of bytes at the borders of tensors, and into pieces of at most ``PIECE`` bytes, none empty.
 
-    ``tensors`` are in the order of their bytes and without gaps; the stream begins with the first.
+    ``tensors`` are in the order of their bytes and without gaps; the stream starts with the first.
     """
     buffer = bytearray()
     for tensor in tensors:
@@ -256,14 +255,14 @@ def split(
             while len(buffer) < wanted:
                 chunk = next(chunks, b"")
                 if not chunk:
-                    raise _ended(tensor, left - len(buffer), where)
+                    raise _truncated(tensor, left - len(buffer), where)
                 buffer += chunk
             yield tensor, memoryview(bytes(buffer[:wanted]))
             del buffer[:wanted]
 
 
-def _ended(tensor: TensorInfo, missing: int, where: str) -> Corrupt:
-    """The error of bytes that end too early."""
+def _truncated(tensor: TensorInfo, missing: int, where: str) -> Corrupt:
+    """The error for data that ends too early."""
     return Corrupt(
         f"{where}: the data ends {missing} bytes before the end of {tensor.name}",
         hint="fetch it again; the file is shorter than its header requires",

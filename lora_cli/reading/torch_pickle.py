@@ -1,4 +1,4 @@
-"""A torch file, read by ranges from wherever its source has it: the directory and the pickle, never a tensor."""
+"""Torch files, read by ranges: the zip directory and the pickle, never the tensors."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,11 +8,11 @@ from typing import TypeVar
 from lora_cli.core.pickles import torch_archive
 from lora_cli.core.pickles.allowlist import TRAINER, WEIGHTS, Allowed, Storage, Value, item_bytes
 from lora_cli.core.pickles.machine import ReadBudget, Truncated, read_pickle
-from lora_cli.core.pickles.torch_archive import Entry, Legacy, state_dict, storages_of, tensor_infos
+from lora_cli.core.pickles.torch_archive import Entry, state_dict, storages_of, tensor_infos
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, TooLarge
-from lora_cli.reading.byte_ranges import HEAD, Readable, check_stand_in, read_range
+from lora_cli.reading.byte_ranges import HEAD, RangeReader, check_stand_in, read_range
 from lora_cli.reading.pickle_files import is_tar
 from lora_cli.sources import Source, is_on_disk
 
@@ -22,44 +22,44 @@ MOST_PICKLE = 1 << 25
 """Bytes of one pickle: that of 36 864 tensors has 6 MiB."""
 
 FIRST_PICKLE = 1 << 18
-"""Bytes that are read first where nothing says how long a pickle is."""
+"""Bytes that are read first of a pickle of unknown length."""
 
 APART = 1 << 16
-"""Bytes between two entries up to which they are read together."""
+"""Entries with at most so many bytes between them are read combined."""
 
 
 def read_pickled(source: Source, revision: Revision, file: RemoteFile) -> dict[str, TensorInfo]:
     """The tensors of pickled weights, by name, in the order of their bytes. Nothing is unpickled.
 
     Raises:
-        UnsafePickle: the file holds something else than tensors.
-        FormatError: it is malformed, something else was put in its place, or its ``defect``.
+        UnsafePickle: the file contains more than tensors.
+        FormatError: it is malformed, a placeholder, or has a ``defect``.
         LoraCliError: what the source raises.
     """
-    with opened(source, revision, file, ReadBudget()) as ranges:
+    with open_ranges(source, revision, file, ReadBudget()) as ranges:
         check_stand_in(ranges.head, file)
-        return _zipped(ranges) if ranges.head.startswith(torch_archive.MAGIC) else _legacy(ranges)
+        return _zip_tensors(ranges) if ranges.head.startswith(torch_archive.MAGIC) else _legacy_tensors(ranges)
 
 
-def examine(ranges: Readable) -> None:
-    """Read a pickle that is next to the weights against all that a trainer writes.
+def check_pickle(ranges: RangeReader) -> None:
+    """Check that a pickle next to the weights has only what a trainer writes.
 
     Raises: as ``read_pickled``.
     """
     if ranges.head.startswith(torch_archive.MAGIC):
-        _value(ranges, _archive(ranges), TRAINER)
+        _read_data_pickle(ranges, _read_directory(ranges), TRAINER)
     else:
-        _of_enough(ranges, lambda data: _read_all(data, ranges.size, ranges.budget))
+        _read_until_complete(ranges, lambda data: _read_all(data, ranges.size, ranges.budget))
 
 
-def examine_first(ranges: Readable, start: int) -> None:
-    """The same of one pickle that begins at ``start``, whatever follows it."""
-    _of_enough(ranges, lambda data: read_pickle(data, TRAINER, start, ranges.budget))
+def check_first_pickle(ranges: RangeReader, start: int) -> None:
+    """The same for one pickle at ``start``, whatever follows it."""
+    _read_until_complete(ranges, lambda data: read_pickle(data, TRAINER, start, ranges.budget))
 
 
 @contextmanager
-def opened(source: Source, revision: Revision, file: RemoteFile, budget: ReadBudget) -> Iterator[Readable]:
-    """The file by ranges; whatever is wrong with its format says in which file it is."""
+def open_ranges(source: Source, revision: Revision, file: RemoteFile, budget: ReadBudget) -> Iterator[RangeReader]:
+    """The file by ranges; a ``FormatError`` inside gets the path of the file."""
     if file.defect:
         raise FormatError(file.defect, where=file.path)
     if file.size is None:
@@ -67,19 +67,19 @@ def opened(source: Source, revision: Revision, file: RemoteFile, budget: ReadBud
     try:
         head = read_range(source, revision, file, 0, min(HEAD, file.size))
         fetch = partial(read_range, source, revision, file)
-        yield Readable(file.path, file.size, head, fetch, budget, is_on_disk(source, revision))
+        yield RangeReader(file.path, file.size, head, fetch, budget, is_on_disk(source, revision))
     except FormatError as error:
         raise error.within(file.path) from error.__cause__
 
 
-def _zipped(ranges: Readable) -> dict[str, TensorInfo]:
-    directory = _archive(ranges)
-    tensors = state_dict(_value(ranges, directory, WEIGHTS))
+def _zip_tensors(ranges: RangeReader) -> dict[str, TensorInfo]:
+    directory = _read_directory(ranges)
+    tensors = state_dict(_read_data_pickle(ranges, directory, WEIGHTS))
     starts = {key: _storage_start(ranges, directory, storage) for key, storage in storages_of(tensors).items()}
     return tensor_infos(tensors, starts, ranges.path)
 
 
-def _archive(ranges: Readable) -> Mapping[str, Entry]:
+def _read_directory(ranges: RangeReader) -> Mapping[str, Entry]:
     size, file = ranges.size, ranges.path
     tail_at = max(0, size - torch_archive.TAIL)
     tail = ranges.read(tail_at, size)
@@ -88,12 +88,12 @@ def _archive(ranges: Readable) -> Mapping[str, Entry]:
     return torch_archive.parse_directory(rest + tail[max(0, start - tail_at) : max(0, stop - tail_at)], start, file)
 
 
-def _value(ranges: Readable, directory: Mapping[str, Entry], allowed: Allowed) -> Value:
+def _read_data_pickle(ranges: RangeReader, directory: Mapping[str, Entry], allowed: Allowed) -> Value:
     """What ``data.pkl`` describes."""
     entries = [directory[name] for name in ("data.pkl", "byteorder") if name in directory]
     if not entries or not entries[0].name.endswith("/data.pkl"):
         raise FormatError("the zip contains no data.pkl")
-    data, *order = _contents(ranges, entries)
+    data, *order = _read_entries(ranges, entries)
     if order and order[0] != b"little":
         raise FormatError("was written by a big-endian machine", hint=torch_archive.BIG_ENDIAN_HINT)
     value, stop = read_pickle(data, allowed, 0, ranges.budget)
@@ -102,14 +102,14 @@ def _value(ranges: Readable, directory: Mapping[str, Entry], allowed: Allowed) -
     return value
 
 
-def _contents(ranges: Readable, entries: list[Entry]) -> list[bytes]:
-    """The data of small entries, each found by its own header; those that are side by side come in one range."""
+def _read_entries(ranges: RangeReader, entries: list[Entry]) -> list[bytes]:
+    """The data of small entries, located by their local headers; neighbours are read in one range."""
     for entry in entries:
         if entry.stop - entry.at > MOST_PICKLE:
             raise FormatError(f"{entry.name} takes {entry.stop - entry.at} bytes, more than any weights need")
     start, stop = min(entry.at for entry in entries), max(entry.stop for entry in entries)
     if stop - start > sum(entry.stop - entry.at for entry in entries) + APART:
-        return [_contents(ranges, [entry])[0] for entry in entries]
+        return [_read_entries(ranges, [entry])[0] for entry in entries]
     window = ranges.read(start, stop)
     found = []
     for entry in entries:
@@ -118,8 +118,8 @@ def _contents(ranges: Readable, entries: list[Entry]) -> list[bytes]:
     return found
 
 
-def _storage_start(ranges: Readable, directory: Mapping[str, Entry], storage: Storage) -> int:
-    """Where a storage begins: by its entry's own header where the file is near, else as torch aligns it."""
+def _storage_start(ranges: RangeReader, directory: Mapping[str, Entry], storage: Storage) -> int:
+    """The offset of a storage: by its local header if the file is near, else by torch's alignment."""
     entry = directory.get(f"data/{storage.key}")
     if entry is None:
         raise FormatError(f"has no storage {storage.key[:40]!a}")
@@ -131,14 +131,14 @@ def _storage_start(ranges: Readable, directory: Mapping[str, Entry], storage: St
     return torch_archive.data_start(local, entry, ranges.path)
 
 
-def _legacy(ranges: Readable) -> dict[str, TensorInfo]:
-    def read(data: bytes) -> Legacy:
+def _legacy_tensors(ranges: RangeReader) -> dict[str, TensorInfo]:
+    def read(data: bytes) -> torch_archive.Legacy:
         found = torch_archive.read_legacy(data, WEIGHTS, ranges.budget)
         if found is None:
             raise FormatError("is a pickle, but not one written by torch.save")
         return found
 
-    found = _of_enough(ranges, read)
+    found = _read_until_complete(ranges, read)
     tensors = state_dict(found.value)
     starts, stop = torch_archive.legacy_starts(found.keys, found.stop, storages_of(tensors))
     if stop != ranges.size:
@@ -146,11 +146,11 @@ def _legacy(ranges: Readable) -> dict[str, TensorInfo]:
     return tensor_infos(tensors, starts, ranges.path)
 
 
-def _of_enough(ranges: Readable, read: Callable[[bytes], T]) -> T:
-    """What ``read`` gives of the beginning of a file: of a longer one where it is truncated, to the whole of it.
+def _read_until_complete(ranges: RangeReader, read: Callable[[bytes], T]) -> T:
+    """The result of ``read`` for the start of a file, which grows while ``read`` raises ``Truncated``.
 
     Raises:
-        FormatError: as ``read``; more than a pickle may have is asked for, or it is a tar file.
+        FormatError: as ``read``; or the pickle exceeds the limit, or it is a tar file.
     """
     data, stop = ranges.head, min(ranges.size, FIRST_PICKLE)
     if is_tar(data):
@@ -168,7 +168,7 @@ def _of_enough(ranges: Readable, read: Callable[[bytes], T]) -> T:
 
 
 def _read_all(data: bytes, size: int, budget: ReadBudget) -> None:
-    """A legacy torch file, or one pickle after the other, to the end of a file of ``size`` bytes."""
+    """Reads a legacy torch file, or consecutive pickles, to the end of a file of ``size`` bytes."""
     if torch_archive.read_legacy(data, TRAINER, budget) is not None:
         return
     at = 0

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 from lora_cli import __version__
 from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, Keyword, NonNegative, Sha256, Version
-from lora_cli.fetching.cache_repair import Mended
+from lora_cli.fetching.cache_repair import Repaired
 from lora_cli.render.fetch_report import SnapshotFile
 from lora_cli.store import Store
 from lora_cli.store.garbage_collection import Removed
-from lora_cli.store.inventory import Item, tree_bytes
+from lora_cli.store.inventory import StoredSnapshot, tree_bytes
 from lora_cli.store.verify import Verified
 
 Time = Annotated[
@@ -78,14 +78,14 @@ class CacheReport:
     """What unfinished downloads take."""
 
 
-def cache_report(store: Store, items: Sequence[Item], blob_bytes: int) -> CacheReport:
+def cache_report(store: Store, items: Sequence[StoredSnapshot], blob_bytes: int) -> CacheReport:
     """The report of ``ls`` and ``show``; ``blob_bytes`` are those of all blobs."""
     total = blob_bytes + sum(item.packed_bytes for item in items)
     snapshots, partial_bytes = [_snapshot(item) for item in items], tree_bytes(store.partials)
     return CacheReport(cache=str(store.root), bytes=total, snapshots=snapshots, partial_bytes=partial_bytes)
 
 
-def _snapshot(item: Item) -> CachedSnapshot:
+def _snapshot(item: StoredSnapshot) -> CachedSnapshot:
     digests = {path: blob.sha256 for record in item.records for path, blob in record.files.items()}
     residency = None
     if item.resident is not None and item.packed_resident is not None:
@@ -135,14 +135,14 @@ class VerifyReport:
     bytes: Count
     """Those of all blobs."""
     rotten: Sequence[Verified]
-    repaired: Sequence[Mended] | None
+    repaired: Sequence[Repaired] | None
     """Null without --repair."""
     quarantined: Sequence[QuarantinedSnapshot]
     """What --repair can restore, or could not."""
 
 
 def verify_report(
-    found: Sequence[Verified], mended: Sequence[Mended] | None, isolated: Sequence[Item] = ()
+    found: Sequence[Verified], mended: Sequence[Repaired] | None, isolated: Sequence[StoredSnapshot] = ()
 ) -> VerifyReport:
     """The report of ``verify``; ``mended`` is None if nothing was repaired, ``isolated`` is in the quarantine."""
     kinds = Counter(one.kind for one in found)

@@ -132,7 +132,7 @@ def fetched_adapter(outcome: Outcome) -> FetchedAdapter:
 
 
 def _ref(request: AdapterRequest) -> str | None:
-    return None if isinstance(request.asked, UsageError) else str(request.asked)
+    return None if isinstance(request.parsed, UsageError) else str(request.parsed)
 
 
 def _snapshot(outcome: Outcome) -> FetchedSnapshot | None:

@@ -31,7 +31,7 @@ from lora_cli.serving.admissions import AdmissionSettings, AdmissionStep, Admitt
 from lora_cli.serving.path_allowlist import allowed_reference
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
-from lora_cli.store.in_use import Hold, holding
+from lora_cli.store.in_use import InUseMarker
 from lora_cli.validation.fetch_and_validate import Admission, OnStage, fetch_adapter, validate_fetched
 from lora_cli.validation.verdict import Terms
 
@@ -47,11 +47,11 @@ log = logger(__name__)
 class AdmissionWorker:
     """Runs admission steps, in several threads. Any exception but ``LoraCliError`` is a bug."""
 
-    def __init__(self, setup: AdmissionSettings, store: Store, hold: Hold) -> None:
+    def __init__(self, setup: AdmissionSettings, store: Store, hold: InUseMarker) -> None:
         self._setup, self._store = setup, store
         engines = (choose_engine(setup.engine),) if setup.engine else ()
         self._terms = Terms(setup.base, max_lora_rank=setup.max_lora_rank, engines=engines, deployment=setup.deployment)
-        self._run = FetchContext(store, setup.settings, hold=hold)
+        self._run = FetchContext(store, setup.settings, in_use=hold)
         self._below_roots = Sources(setup.settings, roots=setup.roots)
 
     def answer(self, step: AdmissionStep, on_stage: OnStage) -> Admitted:
@@ -68,7 +68,7 @@ class AdmissionWorker:
                 replace(item, source=allowed_reference(str(item.source), self._setup.roots, settings)),
                 self._below_roots,
             )
-        with self._run.beside(sources) as context:
+        with self._run.with_own_threads(sources) as context:
             admission = fetch_adapter(item, context, on_stage=on_stage)
         report = LoadReport(item.name, stage_ms=admission.stage_ms)
         if admission.error is not None:
@@ -120,14 +120,14 @@ def main(descriptor: int) -> None:
     logging.getLogger().handlers = [_LogToParent(partial(parent.send, 0))]
     logging.getLogger("lora_cli").setLevel(setup.log_level)
     store = Store(setup.settings.cache_dir)
-    with holding(store) as hold, ThreadPoolExecutor(setup.threads, "adapter") as threads:
+    with InUseMarker(store) as hold, ThreadPoolExecutor(setup.threads, "adapter") as threads:
         worker = AdmissionWorker(setup, store, hold)
         send(True)
         threading.Thread(target=_send_heartbeats, args=(partial(parent.send, 0),), name="alive", daemon=True).start()
         for step, send in requests:
             threads.submit(_run_step, worker, step, send)
         # Nobody waits for the steps under way any more.
-        hold.end()
+        hold.close()
         os._exit(0)
 
 

@@ -26,7 +26,7 @@ from lora_cli.runtime.messages import LoraRequest
 from lora_cli.runtime.plan import SlotRequirements
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.in_use import Hold
+from lora_cli.store.in_use import InUseMarker
 from lora_cli.validation.fetch_and_validate import Admission
 
 VALIDATORS = 2
@@ -120,7 +120,7 @@ class Admissions:
     ``copies`` says that admitted adapters are copied to memory (``--tier``).
     """
 
-    def __init__(self, setup: AdmissionSettings, hold: Hold, limit_s: float) -> None:
+    def __init__(self, setup: AdmissionSettings, hold: InUseMarker, limit_s: float) -> None:
         self._hold, self._limit_s, self.copies = hold, limit_s, setup.copy is not None
         self._fetching = _ProcessPool(replace(setup, threads=FETCH_AT_ONCE), FETCHER, 1, FETCH_BYTES)
         self._fetching_alone = _ProcessPool(setup, FETCHER, FETCH_AGAIN, kept_bytes=0)

@@ -1,6 +1,6 @@
-"""The disk cache: content-addressed blobs, snapshots that an engine can load, and the revisions of references.
+"""The disk cache: content-addressed blobs, snapshots that an engine can load, and records of resolved references.
 
-Nothing in it is correct because of a lock: what has a final name was complete before it got it.
+Correctness never depends on a lock: files and folders are complete before they get their final name.
 """
 
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Store:
-    """Where everything in a cache is. Making one touches nothing; folders come with the first file in them."""
+    """The paths in a cache. Constructing it touches nothing; folders are created with their first file."""
 
     root: Path
 
     @cached_property
     def blobs(self) -> Path:
-        """Folder of the bytes, by the first two digits of their sha256."""
+        """Folder of the blobs, in subfolders by the first two digits of their sha256."""
         return self.root.joinpath("blobs", "sha256")
 
     @cached_property
@@ -26,12 +26,12 @@ class Store:
 
     @cached_property
     def refs(self) -> Path:
-        """Folder of the records of what references meant."""
+        """Folder of the records of resolved references."""
         return self.root / "refs"
 
     @cached_property
     def adapters(self) -> Path:
-        """Folder of the views by name: what an engine's resolver is given."""
+        """Folder of the views by name, for an engine's resolver."""
         return self.root / "adapters"
 
     @cached_property
@@ -46,23 +46,23 @@ class Store:
 
     @cached_property
     def partials(self) -> Path:
-        """Folder of what is being written: ``<key>/<writer>``."""
+        """Folder of unfinished files and folders: ``<key>/<writer>``."""
         return self.root / "tmp"
 
     @cached_property
     def leases(self) -> Path:
-        """Folder of the leases: who downloads what now."""
+        """Folder of the leases of running downloads, and of in-use markers."""
         return self.root / "leases"
 
     @cached_property
     def quarantine(self) -> Path:
-        """Folder of what was found corrupt."""
+        """Folder of corrupt files and folders."""
         return self.root / "quarantine"
 
     def blob(self, sha256: str) -> Path:
-        """Where the bytes of that sha256 are, if they are here."""
+        """The path of the blob with that sha256, whether it exists or not."""
         return self.blobs.joinpath(sha256[:2], sha256)
 
     def snapshot(self, digest: str) -> Path:
-        """Where the snapshot of that digest is, if it is here."""
+        """The path of the snapshot with that digest, whether it exists or not."""
         return self.snapshots / digest

@@ -1,4 +1,4 @@
-"""Folders that are added, exchanged and removed in one step, as far as the system can, for concurrent readers."""
+"""Folders are added, exchanged and removed in one step, as far as the system can, for concurrent readers."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ _CANNOT = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM})
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Swaps what two paths name, so that a reader meets the one or the other; False where the system cannot.
+    """Swaps two paths atomically; False where the system cannot.
 
     Raises:
         OSError: as it comes.
@@ -36,11 +36,11 @@ def exchange(one: Path, other: Path) -> bool:
     raise OSError(number, os.strerror(number), str(other))
 
 
-def put(building: Path, target: Path, prefix: str = "") -> Path | None:
-    """Gives the folder ``building`` the name ``target``, whatever had it before; where that is now, None for nothing.
+def replace_folder(building: Path, target: Path, prefix: str = "") -> Path | None:
+    """Renames the folder ``building`` to ``target``, in place of what is there; returns where that is now, if any.
 
-    Where names cannot be swapped, for a moment there is nothing of that name, never a mixture; the old folder then is
-    next to ``building``, under a new writer's name after ``prefix``.
+    Where names cannot be swapped, there is nothing of that name for a moment, never a mixture; the old folder is then
+    next to ``building``, named by ``prefix`` and a new writer.
 
     Raises:
         OSError: as it comes.
@@ -52,27 +52,27 @@ def put(building: Path, target: Path, prefix: str = "") -> Path | None:
                 return None
             return building if exchange(building, target) else _in_two_steps(building, target, prefix)
         except OSError as error:
-            # Another process put its own there, or took it away, since we looked.
+            # Another process created or removed the target since it was checked.
             if is_read_only(error) or attempt + 1 == TRIES:
                 raise
     raise AssertionError
 
 
 def _in_two_steps(building: Path, target: Path, prefix: str) -> Path:
-    aside = building.with_name(f"{prefix}{new_writer()}")
-    target.rename(aside)
+    old = building.with_name(f"{prefix}{new_writer()}")
+    target.rename(old)
     try:
         building.rename(target)
     except OSError:
         try:
-            aside.rename(target)
+            old.rename(target)
         except OSError:
-            clear(aside)
+            remove_path(old)
         raise
-    return aside
+    return old
 
 
-def clear(path: Path) -> None:
+def remove_path(path: Path) -> None:
     """Removes a folder, file or link as far as this user may."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
@@ -81,15 +81,15 @@ def clear(path: Path) -> None:
             path.unlink()
 
 
-def discard(building: Path) -> None:
-    """Removes what was in the making, and its folder when that is empty then."""
-    clear(building)
+def remove_unfinished(building: Path) -> None:
+    """Removes an unfinished file or folder, and its parent if that is empty then."""
+    remove_path(building)
     with suppress(OSError):
         building.parent.rmdir()
 
 
-def aside(store: Store) -> Path:
-    """A new name for what is to go, in a folder that is there: a full disk has no room for another one.
+def trash_path(store: Store) -> Path:
+    """A new path for what is to be removed, in an existing folder: a full disk has no space for another one.
 
     Raises:
         OSError: as it comes.
@@ -98,13 +98,13 @@ def aside(store: Store) -> Path:
     return store.snapshots / str(new_writer())
 
 
-def take_away(store: Store, folder: Path) -> None:
-    """Removes ``folder``; nothing happens when it is gone already.
+def remove_folder(store: Store, folder: Path) -> None:
+    """Removes ``folder`` in one step, if it exists.
 
     Raises:
         OSError: as it comes.
     """
-    there = aside(store)
+    trash = trash_path(store)
     with suppress(FileNotFoundError):
-        folder.rename(there)
-    clear(there)
+        folder.rename(trash)
+    remove_path(trash)

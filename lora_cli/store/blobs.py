@@ -1,11 +1,10 @@
-"""Blobs: bytes that are named by their sha256 and never change.
+"""Blobs: files that are named by their sha256 and never change.
 
-Their modification time is always the same. One that has another was touched: it is hashed before it is used again.
+All have the same modification time. A blob with another one was touched: it is hashed before it is used again.
 
-One that is a hard link to a file outside the cache has a mark. Such an inode does not belong to the cache: its mode and
-its times stay as they are, so its own times are noted instead. Its owner can set the modification time back, but not
-the time of the inode's own change (ctime). That one also changes when a hard link comes or goes: then the file is
-hashed once more.
+A blob that is a hard link to a file outside the cache has a mark. Its inode does not belong to the cache, so mode and
+times stay as they are, and the mark records the times. The owner can reset the modification time, but not the ctime of
+the inode. The ctime also changes when a hard link is added or removed: then the file is hashed once more.
 """
 
 import hashlib
@@ -23,41 +22,41 @@ from lora_cli.store import Store
 from lora_cli.store.disk import EXHAUSTED, on_disk, opened, read_small, replace_file
 from lora_cli.store.writer_ids import new_writer
 
-MODE = 0o444
-STAMP_NS = 946_684_800 * 10**9
-"""2000-01-01: archives that know no earlier year than 1980 take it, and no real file has that time."""
+BLOB_MODE = 0o444
+BLOB_MTIME_NS = 946_684_800 * 10**9
+"""2000-01-01: valid in archives that start in 1980, and no real file has that time."""
 
 SETTLED_NS = 1_000_000_000
-"""Two changes within a tick of the clock look alike: a file that changed a moment ago is not known by its ctime yet."""
+"""Two changes within a clock tick have one ctime: a file that changed a moment ago is not identified by it."""
 
 log = logger(__name__)
 
 
 class LostBlob(Exception):
-    """What was written vanished before it was used: another process removed it, or took it over. Fetch it again."""
+    """A file was removed or taken over by another process before it was used. Fetch it again."""
 
 
-def keep_blob(
+def store_blob(
     store: Store, written: Path, descriptor: int, blob: Blob, *, foreign: os.stat_result | None = None
-) -> Path:
-    """Gives the bytes that were written to ``written`` (open as ``descriptor``) their final name, durably.
+) -> None:
+    """Renames the file ``written`` (open as ``descriptor``) to its blob, durably.
 
-    Where they are already, the file of old stays, and the new one is left to be removed. With ``foreign`` the file is
-    outside the cache, and that is its status before it was hashed: neither its mode nor its times are touched.
+    An existing blob stays; the caller removes ``written`` then. ``foreign`` is the status, before it was hashed, of a
+    file that also belongs to others: its mode and times stay.
 
     Raises:
-        LostBlob: ``written`` is not that file any more.
-        MachineError: this machine does not let us.
+        LostBlob: ``written`` is no longer that file.
+        MachineError: a disk error.
     """
     target = store.blob(blob.sha256)
     with on_disk("writing", target):
-        if not _is_same(written, descriptor):
+        if not _is_same_inode(written, descriptor):
             raise LostBlob(str(written))
         if has_blob(store, blob):
-            return target
+            return
         if foreign is None:
-            os.fchmod(descriptor, MODE)
-            os.utime(descriptor, ns=(STAMP_NS, STAMP_NS))
+            os.fchmod(descriptor, BLOB_MODE)
+            os.utime(descriptor, ns=(BLOB_MTIME_NS, BLOB_MTIME_NS))
         else:
             write_mark(store, blob.sha256, foreign)
         os.fsync(descriptor)
@@ -66,10 +65,9 @@ def keep_blob(
             written.replace(target)
         except FileNotFoundError as error:
             raise LostBlob(str(written)) from error
-    return target
 
 
-def _is_same(path: Path, descriptor: int) -> bool:
+def _is_same_inode(path: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(path.stat(follow_symlinks=False), os.fstat(descriptor))
     except FileNotFoundError:
@@ -77,18 +75,18 @@ def _is_same(path: Path, descriptor: int) -> bool:
 
 
 def has_blob(store: Store, blob: Blob) -> bool:
-    """Whether those bytes are here and what they were. One that is not any more goes to the quarantine."""
+    """Whether the blob is cached and intact. A corrupt one is moved to the quarantine."""
     path = store.blob(blob.sha256)
     if not os.path.lexists(path):
         return False
-    return is_sound(store, path, blob) or isolate_rotten(store, path, lambda there: is_sound(store, there, blob))
+    return is_sound(store, path, blob) or quarantine_if_corrupt(store, path, lambda there: is_sound(store, there, blob))
 
 
 def is_sound(store: Store, path: Path, blob: Blob) -> bool:
-    """Whether ``path`` holds ``blob``. Its bytes are read only when its times say that it was touched.
+    """Whether ``path`` has the bytes of ``blob``. They are hashed only if its times show that it was touched.
 
     Raises:
-        OSError: this process has no descriptor or memory left to look.
+        OSError: this process has no descriptor or memory left to check.
     """
     try:
         status = path.stat(follow_symlinks=False)
@@ -97,7 +95,7 @@ def is_sound(store: Store, path: Path, blob: Blob) -> bool:
     if not stat.S_ISREG(status.st_mode) or status.st_size != blob.size:
         return False
     mark = read_mark(store, blob.sha256)
-    if status.st_mtime_ns == STAMP_NS if mark is None else mark == mark_of(status):
+    if status.st_mtime_ns == BLOB_MTIME_NS if mark is None else mark == link_mark(status):
         return True
     with _opened(path) as descriptor:
         if descriptor is None:
@@ -105,11 +103,11 @@ def is_sound(store: Store, path: Path, blob: Blob) -> bool:
         seen = os.fstat(descriptor)
         if sha256_of(descriptor) != blob.sha256:
             return False
-        # A copy of a cache has new times, and so has a foreign file that somebody touched. Where that may be written,
-        # it is set right, once; what is not ours is only noted.
+        # A copied cache has new times, and so has a foreign file that was touched. They are reset where this user may
+        # write; those of a foreign file are recorded in its mark.
         with suppress(OSError):
             if mark is None:
-                os.utime(descriptor, ns=(STAMP_NS, STAMP_NS))
+                os.utime(descriptor, ns=(BLOB_MTIME_NS, BLOB_MTIME_NS))
             else:
                 write_mark(store, blob.sha256, seen)
     return True
@@ -126,19 +124,19 @@ def sha256_of(file: int | Path) -> str | None:
     return None
 
 
-def mark_of(status: os.stat_result) -> str:
-    """What changes with every edit in place."""
+def link_mark(status: os.stat_result) -> str:
+    """The text of a mark, which every edit in place changes."""
     return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 
 def write_mark(store: Store, sha256: str, status: os.stat_result) -> None:
-    """Notes what the foreign file of that blob was like just before it was hashed.
+    """Records the ``status`` that the foreign file of a blob had before it was hashed.
 
     Raises:
         OSError: as it comes.
     """
     settled = time.time_ns() - status.st_ctime_ns > SETTLED_NS
-    replace_file(store.links / sha256, (mark_of(status) if settled else "changed a moment ago").encode())
+    replace_file(store.links / sha256, (link_mark(status) if settled else "changed a moment ago").encode())
 
 
 def read_mark(store: Store, sha256: str) -> str | None:
@@ -148,14 +146,14 @@ def read_mark(store: Store, sha256: str) -> str | None:
 
 
 def drop_mark(store: Store, sha256: str) -> None:
-    """Forgets a blob that is gone, if this user may."""
+    """Removes the mark of a blob that no longer exists, if this user may."""
     with suppress(OSError):
         (store.links / sha256).unlink(missing_ok=True)
         store.links.rmdir()
 
 
-def isolate(store: Store, path: Path) -> Path | None:
-    """Moves what is corrupt out of the way, and says where to; None when this user may not."""
+def move_to_quarantine(store: Store, path: Path) -> Path | None:
+    """Moves a corrupt file or folder to the quarantine and returns its path there; None when this user may not."""
     target = store.quarantine / f"{path.name}.{new_writer().token}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -165,24 +163,24 @@ def isolate(store: Store, path: Path) -> Path | None:
     return target
 
 
-def isolate_rotten(store: Store, path: Path, is_good: Callable[[Path], bool]) -> bool:
-    """Moves what is there and seemed corrupt out of the way, unless it ``is_good`` after all; whether it is.
+def quarantine_if_corrupt(store: Store, path: Path, is_good: Callable[[Path], bool]) -> bool:
+    """Moves what seemed corrupt to the quarantine, unless it ``is_good`` after all; returns whether it is.
 
-    Another process may put a good one there at any moment: what was taken away is looked at once more, and put back.
+    Another process may replace it by a good one at any moment: what was moved is checked again, and restored.
     """
     if is_good(path):
         return True
-    taken = isolate(store, path)
+    taken = move_to_quarantine(store, path)
     if taken is None or not is_good(taken):
         if taken is not None:
             log.warning("the cached file was corrupt and was moved to the quarantine: %s", taken)
         return False
-    put_back(taken, path)
+    restore(taken, path)
     return True
 
 
-def put_back(taken: Path, path: Path) -> None:
-    """Gives back its name to what was isolated, unless another process put the same there meanwhile."""
+def restore(taken: Path, path: Path) -> None:
+    """Moves an entry back from the quarantine, unless another process has created the same meanwhile."""
     try:
         taken.rename(path)
     except OSError:

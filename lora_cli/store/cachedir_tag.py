@@ -1,6 +1,6 @@
-"""What distinguishes a cache from any other folder: ``CACHEDIR.TAG`` (https://bford.info/cachedir/).
+"""``CACHEDIR.TAG`` (https://bford.info/cachedir/), which identifies a cache and excludes it from backups.
 
-It also keeps backups away. What has none is never cleaned.
+A folder without it is never cleaned.
 """
 
 import os
@@ -18,15 +18,15 @@ LARGEST = 4096
 
 
 def is_cache(store: Store) -> bool:
-    """Whether the folder is marked as a cache of lora-cli: other programs tag theirs too."""
+    """Whether the tag is lora-cli's: other programs tag their caches, too."""
     data = read_small(store.root / TAG, LARGEST) or b""
     return data.startswith(TEXT.split(b"\n", 1)[0]) and b"lora-cli" in data
 
 
 def tag_cache(store: Store) -> None:
-    """Tags a folder that is missing or empty, before the first file is written to it.
+    """Tags a missing or empty folder before the first file is written to it.
 
-    One that holds anything else stays untagged: no backup may miss other files.
+    A folder with other files stays untagged, since backups must not skip these.
 
     Raises:
         OSError: as it comes.
@@ -36,20 +36,20 @@ def tag_cache(store: Store) -> None:
 
 
 def check_folder(store: Store) -> None:
-    """Whether a cache can be there.
+    """Checks that the cache is a folder, or missing.
 
     Raises:
-        MachineError: there is something else than a folder.
+        MachineError: it is something else.
     """
-    # As os.path says it: what this user may not look at is no file, and whoever needs it says so. In this order: one
-    # that is not there yet may be made by another thread meanwhile.
+    # os.path.isdir raises nothing where this user has no access: who needs the folder reports that. lexists comes
+    # first, since another thread may create the folder meanwhile.
     if os.path.lexists(store.root) and not os.path.isdir(store.root):  # noqa: PTH112
         what = "a file" if store.root.exists() else "a dangling link"
         raise MachineError(f"{store.root}: the cache is {what}", hint="set --cache-dir to a folder")
 
 
 def check_cache(store: Store) -> None:
-    """Whether anything there may be moved or removed: it is tagged, or empty, or not there.
+    """Checks that files there may be moved or removed: the folder is tagged, empty or missing.
 
     Raises:
         UsageError: it is another program's folder.
@@ -66,6 +66,6 @@ def check_cache(store: Store) -> None:
 
 
 def _is_empty(store: Store) -> bool:
-    """Whether there is nothing, or only what a file system or a writer of the tag that died put there."""
+    """Whether there are no files, except those of a file system or of a dead writer of the tag."""
     names = [path.name for path in store.root.iterdir()] if store.root.is_dir() else []
     return all(name == "lost+found" or name.startswith(f".{TAG}.") for name in names)

@@ -1,4 +1,4 @@
-"""Writing to this machine's disks: atomically, durably, and with errors that say what to do."""
+"""Atomic and durable writes to local disks, and their errors with hints."""
 
 import errno
 import os
@@ -14,13 +14,13 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""The process or the machine is at an end, which says nothing about a file."""
+"""The process or the machine has no more descriptors or memory: no error of the file itself."""
 
 NO_LINK = frozenset({errno.EPERM, errno.EMLINK, errno.EXDEV, errno.ENOTSUP, errno.ENOSYS, errno.EACCES})
-"""A file system without hard links, another one, an inode with no room for one more, or a file of another user."""
+"""No hard links on this file system, another file system, too many links, or another user's file."""
 
 ATTEMPTS = 50
-"""So often something is made in a folder that others remove when they leave it empty."""
+"""Attempts to create something in a folder that other processes remove when it is empty."""
 
 _FICLONE = 0x40049409
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -30,9 +30,9 @@ Made = TypeVar("Made")
 
 @contextmanager
 def on_disk(doing: str, path: Path, option: str = "--cache-dir") -> Iterator[None]:
-    """Turns what the operating system says inside into one message: ``doing`` (``"writing"``) and ``path``.
+    """Translates an ``OSError`` into one with a hint; its message names what it was ``doing`` (``"writing"``).
 
-    ``option`` is what set the path.
+    ``option`` is the command-line option of the path.
 
     Raises:
         MachineError: disk full, read-only, no permission, or another fault of this machine.
@@ -53,7 +53,7 @@ def _explained(error: OSError, doing: str, path: Path, option: str) -> MachineEr
 
 
 def _who_may(path: Path) -> str:
-    """Who runs, and who owns the nearest folder that exists."""
+    """The user of this process, and the owner of the nearest existing folder."""
     runs = f"this process runs as uid {os.geteuid()}, gid {os.getegid()}"
     for folder in (path, *path.parents):
         with suppress(OSError):
@@ -68,12 +68,12 @@ def nearest_folder(path: Path) -> Path:
 
 
 def is_read_only(error: OSError) -> bool:
-    """Whether ``error`` says that this user or this file system does not write here."""
+    """Whether ``error`` means that this user may not write here, or that the file system is read-only."""
     return error.errno in FORBIDDEN
 
 
 def make_folder(path: Path) -> Path:
-    """Makes a new folder, and those above it as far as they are missing.
+    """Creates a new folder and its missing parents.
 
     Raises:
         OSError: as it comes.
@@ -83,7 +83,7 @@ def make_folder(path: Path) -> Path:
 
 
 def in_folder(folder: Path, make: Callable[[], Made]) -> Made:
-    """What ``make`` makes in ``folder``, which comes first. Another process may remove that, empty, at any moment.
+    """Calls ``make`` after ``folder`` was created; again if another process removes the empty folder meanwhile.
 
     Raises:
         OSError: as it comes.
@@ -91,7 +91,7 @@ def in_folder(folder: Path, make: Callable[[], Made]) -> Made:
     for _ in range(ATTEMPTS):
         with suppress(FileNotFoundError):
             return make()
-        # Either error can mean that a folder went between two looks at it.
+        # Either error can mean that a folder was removed between two checks.
         with suppress(FileNotFoundError, FileExistsError):
             folder.mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,9 +99,9 @@ def in_folder(folder: Path, make: Callable[[], Made]) -> Made:
 
 
 def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Writes a small file so that every reader sees all of the old or all of the new one.
+    """Replaces a small file atomically: every reader sees all of the old or all of the new one.
 
-    One that is not ``durable`` may be empty after the power failed, for a reader who takes that as none.
+    If it is not ``durable``, it may be empty after a power failure.
 
     Raises:
         OSError: as it comes.
@@ -110,10 +110,10 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 def write_file(path: Path, data: str | bytes) -> None:
-    """Writes what a person names: the file that a link leads to as ``replace_file``, a device or a pipe as it is.
+    """Writes a file that the user named: regular files atomically, through links; devices and pipes in place.
 
     Raises:
-        OSError: as it comes; its folder is not made.
+        OSError: as it comes; its folder is not created.
     """
     data = data.encode() if isinstance(data, str) else data
     if path.exists() and not path.is_file():
@@ -142,9 +142,9 @@ def _replace(path: Path, data: bytes, mode: int, *, durable: bool) -> None:
 
 
 def reflink(source: int, target: int) -> bool:
-    """Makes ``target`` (open for writing, empty) share the bytes of ``source``, until one of them is changed.
+    """Clones ``source`` into the empty ``target`` (open for writing): they share their blocks until one changes.
 
-    False where that cannot be done: another system than Linux, a file system that cannot, or two different ones.
+    False where that is not supported: not Linux, the file system has no reflinks, or there are two file systems.
     """
     if sys.platform != "linux":
         return False
@@ -171,7 +171,7 @@ def write_all(descriptor: int, data: bytes | memoryview, at: int) -> None:
 
 
 def flush(descriptor: int) -> None:
-    """Waits until what was written is on the disk. Others may write on meanwhile.
+    """Waits until the written bytes are on the disk. Other threads may write meanwhile.
 
     Raises:
         OSError: as it comes.
@@ -181,7 +181,7 @@ def flush(descriptor: int) -> None:
 
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """A file, open for reading. No link is followed, and no pipe is waited for: others may have put one there.
+    """A file, open for reading. Links are not followed, and opening a pipe does not block.
 
     Raises:
         OSError: as it comes.
@@ -194,7 +194,7 @@ def opened(path: Path) -> Iterator[int]:
 
 
 def read_small(path: Path, limit: int) -> bytes | None:
-    """The bytes of a plain file of at most ``limit`` bytes; None when there is none such or it cannot be read."""
+    """The bytes of a file; None if it is missing, cannot be read, or has more than ``limit`` bytes."""
     try:
         with opened(path) as descriptor:
             data = os.read(descriptor, limit + 1)

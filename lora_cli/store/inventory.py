@@ -1,4 +1,4 @@
-"""What is in a cache: snapshots, with the references that mean them, and the bytes next to them."""
+"""The contents of a cache: snapshots with their references, views and packed weights."""
 
 import os
 import re
@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     from lora_cli.store.page_cache import Resident
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One snapshot on this disk: path → size of its files, the records that mean it, and the names of its views.
+Inode = tuple[int, int]
+"""Device and inode number of a file."""
 
-    ``packed_bytes`` is what its packed weights take next to it. ``resident`` and ``packed_resident`` are what of both
-    is in the page cache, None if not requested.
+
+@dataclass(frozen=True, slots=True)
+class StoredSnapshot:
+    """One snapshot in the cache: path → size of its files, its records, and the names of its views.
+
+    ``packed_bytes`` is the size of its packed weights. ``resident`` and ``packed_resident`` are the parts of both in
+    the page cache, None if not requested.
     """
 
     digest: str
@@ -38,20 +42,20 @@ class Item:
 
     @property
     def size(self) -> int:
-        """Bytes of all files together; those that are shared with other snapshots count here too."""
+        """Bytes of all files, including those that are shared with other snapshots."""
         return sum(self.files.values())
 
     @property
     def used_s(self) -> float:
-        """Seconds since 1970; 0 when no reference means it."""
+        """When it was last used, in seconds since 1970; 0 without a reference."""
         return max((record.used_s for record in self.records), default=0.0)
 
 
-def inventory(store: Store) -> list[Item]:
+def inventory(store: Store) -> list[StoredSnapshot]:
     """Every snapshot, the last used one first."""
-    records, named = by_key((record.snapshot, record) for record in all_records(store)), views(store)
+    records, named = by_key((record.snapshot, record) for record in all_records(store)), view_digests(store)
     items = [
-        Item(
+        StoredSnapshot(
             path.name,
             path,
             {file: status.st_size for file, status in files_in(path)},
@@ -59,53 +63,50 @@ def inventory(store: Store) -> list[Item]:
             tuple(name for name, digest in named.items() if digest == path.name),
             tree_bytes(store.packed / path.name),
         )
-        for path in entries(store.snapshots)
+        for path in list_folder(store.snapshots)
         if is_digest(path.name)
     ]
     return sorted(items, key=lambda item: (-item.used_s, item.digest))
 
 
-def with_residency(store: Store, item: Item) -> Item:
-    """The snapshot with what of it is in memory now."""
+def with_residency(store: Store, item: StoredSnapshot) -> StoredSnapshot:
+    """The snapshot with its residency in the page cache."""
     from lora_cli.store.page_cache import folder_residency
 
     packed = folder_residency(store.packed / item.digest)
     return replace(item, resident=folder_residency(item.directory), packed_resident=packed)
 
 
-def find_items(items: Sequence[Item], text: str, ref: str) -> list[Item]:
-    """The snapshots of a digest, or of eight or more digits of its beginning; else those that ``ref`` means.
-
-    A name means what its view holds.
-    """
+def find_items(items: Sequence[StoredSnapshot], text: str, ref: str) -> list[StoredSnapshot]:
+    """The snapshots whose digest starts with ``text`` (8 digits or more), else of the view ``text`` or ``ref``."""
     if re.fullmatch(r"[0-9a-f]{8,64}", text) and (found := [item for item in items if item.digest.startswith(text)]):
         return found
     return [item for item in items if text in item.names or any(record.ref == ref for record in item.records)]
 
 
-def views(store: Store) -> dict[str, str]:
-    """Name → digest of what is there now, for each view that can be read."""
-    paths = list(entries(store.adapters))
+def view_digests(store: Store) -> dict[str, str]:
+    """Name → snapshot digest of its files, for each view that can be read."""
+    paths = list(list_folder(store.adapters))
     if not paths:
         return {}
-    names: dict[tuple[int, int], str] = {}
+    names: dict[Inode, str] = {}
     twice = set()
-    for path in blobs(store):
+    for path in blob_files(store):
         with suppress(OSError):
             status = path.stat(follow_symlinks=False)
             key = status.st_dev, status.st_ino
             if names.setdefault(key, path.name) != path.name:
-                # Somebody's file, linked before and after an edit: only its bytes tell which it is.
+                # A foreign file that was linked before and after an edit: it has to be hashed.
                 twice.add(key)
     known = {key: name for key, name in names.items() if key not in twice}
     found = {}
     for path in paths:
         with suppress(ValueError):
-            found[path.name] = digest_of(path, known)
+            found[path.name] = folder_digest(path, known)
     return found
 
 
-def digest_of(directory: Path, known: Mapping[tuple[int, int], str | None]) -> str:
+def folder_digest(directory: Path, known: Mapping[Inode, str | None]) -> str:
     """The snapshot digest of the files below a directory; those whose device and inode are ``known`` are not read.
 
     Raises:
@@ -126,8 +127,8 @@ def digest_of(directory: Path, known: Mapping[tuple[int, int], str | None]) -> s
         raise ValueError("contains a file whose name is not UTF-8") from error
 
 
-def entries(folder: Path) -> Iterator[Path]:
-    """What is directly in a folder, in order; nothing when it is not there."""
+def list_folder(folder: Path) -> Iterator[Path]:
+    """The paths in a folder, sorted; none if it does not exist."""
     try:
         paths = sorted(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -135,16 +136,16 @@ def entries(folder: Path) -> Iterator[Path]:
     yield from paths
 
 
-def blobs(store: Store) -> Iterator[Path]:
-    """Every file among the blobs that has the name of one."""
-    for folder in entries(store.blobs):
+def blob_files(store: Store) -> Iterator[Path]:
+    """Every blob, by its name."""
+    for folder in list_folder(store.blobs):
         if re.fullmatch(r"[0-9a-f]{2}", folder.name):
-            yield from (path for path in entries(folder) if is_digest(path.name))
+            yield from (path for path in list_folder(folder) if is_digest(path.name))
 
 
-def packed(store: Store) -> Iterator[Path]:
-    """Every folder among the packed weights that has the name of one."""
-    yield from (path for path in entries(store.packed) if is_digest(path.name))
+def packed_folders(store: Store) -> Iterator[Path]:
+    """Every folder of packed weights, by its name."""
+    yield from (path for path in list_folder(store.packed) if is_digest(path.name))
 
 
 def files_in(directory: Path) -> Iterator[tuple[str, os.stat_result]]:

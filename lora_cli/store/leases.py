@@ -1,7 +1,6 @@
-"""Leases: one process downloads, the others wait for it. Nothing is wrong without one; it is only done twice.
+"""Leases: one process downloads while the others wait. Without a lease the result is the same, downloaded twice.
 
-Who takes a snapshot away has the lease of its digest meanwhile: its holder then waits, and checks the holds
-(``holds``).
+Who removes a snapshot holds the lease of its digest meanwhile (``garbage_collection``, ``in_use``).
 """
 
 import os
@@ -18,9 +17,8 @@ from lora_cli.store.writer_ids import new_writer, parse_writer, state
 
 HEARTBEAT_S = 5.0
 STALE_S = 60.0
-"""A lease whose owner gave no sign of life for so long is taken over. The waiter measures that by its own monotonic
-clock; of the file's time only whether it changed counts, because the clocks of the file server and of this machine may
-differ.
+"""A lease without a heartbeat for so long is taken over. The waiter measures this by its own monotonic clock, and only
+checks whether the time of the file changes: the clock of a file server may differ.
 """
 
 SHORTEST_S, LONGEST_S = 0.01, 0.5
@@ -28,9 +26,9 @@ SHORTEST_S, LONGEST_S = 0.01, 0.5
 
 @contextmanager
 def lease(store: Store, key: str, wait_s: float, on_wait: Callable[[], None] = lambda: None) -> Iterator[bool]:
-    """Holds the lease of ``key`` inside, after waiting for a living owner for at most ``wait_s``.
+    """Holds the lease of ``key`` inside, after waiting at most ``wait_s`` for a living owner.
 
-    Gives False when it is not held: the owner is slow, or this user cannot write there. Then go on all the same.
+    Yields False if it is not held: the owner is slow, or this user cannot write there. The caller continues without it.
     ``on_wait`` is called once if another process has it.
     """
     path = store.leases / key
@@ -42,7 +40,7 @@ def lease(store: Store, key: str, wait_s: float, on_wait: Callable[[], None] = l
         yield False
         return
     over = threading.Event()
-    heart = threading.Thread(target=_beat, args=(descriptor, over), name="lease", daemon=True)
+    heart = threading.Thread(target=_heartbeat, args=(descriptor, over), name="lease", daemon=True)
     heart.start()
     try:
         yield True
@@ -56,21 +54,21 @@ def lease(store: Store, key: str, wait_s: float, on_wait: Callable[[], None] = l
 
 
 def _acquire(path: Path, name: str, wait_s: float, on_wait: Callable[[], None]) -> int | None:
-    """The lease, open; None if it is still taken after ``wait_s``, or cannot be made here."""
+    """The lease, open; None if it is still taken after ``wait_s``, or cannot be created."""
     deadline = time.monotonic() + wait_s
-    pause, told = SHORTEST_S, False
+    pause, waited = SHORTEST_S, False
     seen, since = 0, time.monotonic()
     try:
         while (descriptor := in_folder(path.parent, lambda: _create(path, name))) is None:
-            owner, beat = _owner(path)
+            owner, beat = _read_owner(path)
             if beat != seen:
                 seen, since = beat, time.monotonic()
             writer = parse_writer(owner.decode("ascii", "replace"))
             if (writer is not None and state(writer) == "dead") or time.monotonic() - since > STALE_S:
                 _remove(path, owner)
-            elif not told:
+            elif not waited:
                 on_wait()
-                told = True
+                waited = True
             if time.monotonic() >= deadline:
                 return None
             time.sleep(pause)
@@ -89,22 +87,22 @@ def _create(path: Path, name: str) -> int | None:
     try:
         os.write(descriptor, name.encode())
     except OSError:
-        # Without a name in it the others would wait for nobody.
+        # Without a name in it the others would wait for nothing.
         os.close(descriptor)
         path.unlink(missing_ok=True)
         raise
     return descriptor
 
 
-def _owner(path: Path) -> tuple[bytes, int]:
-    """What is in the lease, and the time of its heartbeat; nothing when it is gone."""
+def _read_owner(path: Path) -> tuple[bytes, int]:
+    """The content of the lease, and the time of its heartbeat; b"" and 0 if it is gone."""
     with suppress(OSError):
         return read_small(path, 200) or b"", path.stat().st_mtime_ns
     return b"", 0
 
 
 def _remove(path: Path, owner: bytes) -> None:
-    """Removes a dead owner's lease, and puts it back when it turns out to be a new one."""
+    """Removes a dead owner's lease; if it turns out to be a new one, it is restored."""
     aside = path.with_name(f".{new_writer().token}")
     try:
         path.rename(aside)
@@ -117,8 +115,8 @@ def _remove(path: Path, owner: bytes) -> None:
             aside.unlink()
 
 
-def _beat(descriptor: int, over: threading.Event) -> None:
-    """Touches the file that we made; one that took its place is another owner's, and is left alone."""
+def _heartbeat(descriptor: int, over: threading.Event) -> None:
+    """Touches the open file; a file that replaced it is another owner's, and stays as it is."""
     while not over.wait(HEARTBEAT_S):
         with suppress(OSError):
             os.utime(descriptor)

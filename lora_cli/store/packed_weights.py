@@ -1,8 +1,8 @@
-"""Packed weights: an adapter's factors once more, in one safetensors file and apart from all else that it has.
+"""Packed weights: a copy of an adapter's factors alone, in one safetensors file.
 
-``packed/<snapshot digest>/factors.safetensors``, published by one rename. Never the only copy: what is missing, or is
-not as it was published, is created again from the snapshot. Its modification time is that of blobs; with another one it
-was touched, and is not served.
+``packed/<snapshot digest>/factors.safetensors``, published by one rename. It is never the only copy: a missing or
+changed file is created again from the snapshot. Its modification time is that of blobs; a file with another one was
+touched, and is not used.
 """
 
 import json
@@ -15,10 +15,10 @@ from typing import Any
 from lora_cli.core.safetensors import Header, TensorInfo, header_length, parse_header
 from lora_cli.errors import FormatError
 from lora_cli.store import Store
-from lora_cli.store.atomic_swap import clear, discard, put
-from lora_cli.store.blobs import MODE, STAMP_NS
+from lora_cli.store.atomic_swap import remove_path, remove_unfinished, replace_folder
+from lora_cli.store.blobs import BLOB_MODE, BLOB_MTIME_NS
 from lora_cli.store.disk import make_folder, opened
-from lora_cli.store.inventory import entries
+from lora_cli.store.inventory import list_folder
 from lora_cli.store.writer_ids import new_writer
 
 FILE = "factors.safetensors"
@@ -30,15 +30,12 @@ Write = Callable[[Path, Mapping[str, str]], None]
 
 
 def packed_file(store: Store, digest: str) -> Path:
-    """Where the packed weights of that snapshot are, if they are here."""
+    """The path of a snapshot's packed weights, whether they exist or not."""
     return store.packed / digest / FILE
 
 
 def find_packed(store: Store, digest: str, wanted: Iterable[TensorInfo]) -> dict[str, TensorInfo] | None:
-    """Where in the packed file each of ``wanted``, as it is in the snapshot, is, by name.
-
-    None when it is not here as it was published.
-    """
+    """The ``wanted`` tensors of a snapshot in its packed file, by name; None if that is missing or was changed."""
     header = _read_header(packed_file(store, digest), digest)
     if header is None:
         return None
@@ -52,9 +49,9 @@ def find_packed(store: Store, digest: str, wanted: Iterable[TensorInfo]) -> dict
 
 
 def publish_packed(store: Store, digest: str, factors: Iterable[TensorInfo], write: Write) -> bool:
-    """Packs ``factors``, as they are in the snapshot, by ``write``; what is there already is replaced whole.
+    """Packs the ``factors`` of a snapshot by ``write``, in place of an earlier packed file.
 
-    False where this user may not write, or the disk is full: nothing needs it.
+    False where this user may not write, or the disk is full: packed weights are optional.
     """
     building = store.partials / digest / str(new_writer())
     try:
@@ -63,21 +60,18 @@ def publish_packed(store: Store, digest: str, factors: Iterable[TensorInfo], wri
         write(building / FILE, {"format": FORMAT, "snapshot": digest, "sources": json.dumps(sources)})
         _finish(building / FILE)
         store.packed.mkdir(parents=True, exist_ok=True)
-        if (old := put(building, store.packed / digest)) is not None:
-            clear(old)
+        if (old := replace_folder(building, store.packed / digest)) is not None:
+            remove_path(old)
     except OSError:
         return False
     finally:
-        discard(building)
+        remove_unfinished(building)
     return True
 
 
 def packed_problem(store: Store, digest: str, directory: Path) -> str:
-    """What is wrong with the packed weights of ``digest``, each byte held against the snapshot; empty when all is well.
-
-    They are in ``directory``, which may have another name by now.
-    """
-    if directory.is_symlink() or [path.name for path in entries(directory)] != [FILE]:
+    """Compares packed weights in ``directory`` with the snapshot, byte by byte; the problem in words, or ""."""
+    if directory.is_symlink() or [path.name for path in list_folder(directory)] != [FILE]:
         return f"is not a folder with one {FILE}"
     header = _read_header(directory / FILE, digest, touched=True)
     if header is None:
@@ -97,7 +91,7 @@ def _read_header(path: Path, digest: str, *, touched: bool = False) -> Header | 
     try:
         with opened(path) as descriptor:
             status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or (status.st_mtime_ns != STAMP_NS and not touched):
+            if not stat.S_ISREG(status.st_mode) or (status.st_mtime_ns != BLOB_MTIME_NS and not touched):
                 return None
             length = header_length(os.pread(descriptor, 8, 0), status.st_size, FILE)
             header = parse_header(os.pread(descriptor, length, 8), status.st_size, FILE)
@@ -108,18 +102,18 @@ def _read_header(path: Path, digest: str, *, touched: bool = False) -> Header | 
 
 
 def _finish(path: Path) -> None:
-    """Mode and time as everything in the cache has them, on the disk."""
+    """Sets mode and time of blobs, and flushes the file."""
     with opened(path) as descriptor:
-        os.fchmod(descriptor, MODE)
-        os.utime(descriptor, ns=(STAMP_NS, STAMP_NS))
+        os.fchmod(descriptor, BLOB_MODE)
+        os.utime(descriptor, ns=(BLOB_MTIME_NS, BLOB_MTIME_NS))
         os.fsync(descriptor)
 
 
 def _same(snapshot: Path, directory: Path, info: TensorInfo, source: Any) -> bool:
-    """Whether a tensor has the bytes that its ``source`` says it is from: a file of the snapshot, start and stop there.
+    """Whether a tensor has the bytes of its ``source``: a file of the snapshot, with start and stop there.
 
     Raises:
-        ValueError, TypeError: that is no such thing.
+        ValueError, TypeError: the source is malformed.
     """
     file, start, stop = source
     if not (isinstance(file, str) and isinstance(start, int) and isinstance(stop, int)):

@@ -1,9 +1,8 @@
-"""How much of a file is in memory: the pages of it that the kernel's page cache holds at this moment.
+"""Residency of files in the kernel's page cache.
 
-``cachestat(2)`` reports it where the kernel has it (Linux 6.5), else ``mincore(2)``. Since Linux 5.2 ``mincore`` calls
-every page of a file resident for users who neither own the file nor may write to it, and gVisor does so for every page
-there is: what cannot be known is None here, never a guess. On a tmpfs the same numbers say what has not been swapped
-out.
+It is read by ``cachestat(2)`` where the kernel has it (Linux 6.5), else by ``mincore(2)``. Since Linux 5.2 ``mincore``
+reports every page as resident to users who neither own the file nor may write to it, and gVisor always does: what
+cannot be known is None here. On a tmpfs the numbers show what has not been swapped out.
 """
 
 import errno
@@ -26,7 +25,7 @@ _CACHESTAT = 451
 _MACHINES = frozenset({"x86_64", "aarch64", "riscv64", "ppc64le", "s390x", "loongarch64"})
 _CAP_FOWNER = 3
 _NOBODY = 65534
-"""The owner of a file whose own one a user namespace does not know: no capability reaches it."""
+"""The owner of a file that has none in this user namespace: no capability applies to it."""
 
 _WINDOW = 1 << 30
 """Bytes that are mapped at once."""
@@ -34,31 +33,31 @@ _WINDOW = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """Files together: ``resident_bytes`` of their ``bytes`` are in the page cache, None if the system hides it."""
+    """Of the ``bytes`` of some files, ``resident_bytes`` are in the page cache; None if the system hides it."""
 
     bytes: int
     resident_bytes: int | None
 
 
 def residency(paths: Iterable[Path]) -> Resident:
-    """How much of these plain files is in memory; unknown if one is not a plain file, is gone or cannot be opened."""
+    """The residency of these files; unknown if one is no regular file, missing, or cannot be opened."""
     total, resident = 0, 0
     known = True
     for path in paths:
-        size, there = _of_file(path)
+        size, cached = _file_residency(path)
         total += size
-        known = known and there is not None
-        resident += there or 0
+        known = known and cached is not None
+        resident += cached or 0
     return Resident(total, resident if known else None)
 
 
 def folder_residency(directory: Path) -> Resident:
-    """How much of all files below a directory is in memory; without a directory that is nothing of nothing."""
+    """The residency of all files below a directory; 0 of 0 bytes if it does not exist."""
     return residency(Path(folder, name) for folder, _, names in os.walk(directory) for name in names)
 
 
-def _of_file(path: Path) -> tuple[int, int | None]:
-    """Its size, and how much of it is in memory."""
+def _file_residency(path: Path) -> tuple[int, int | None]:
+    """Its size and its resident bytes."""
     with suppress(OSError), opened(path) as descriptor:
         status = os.fstat(descriptor)
         return status.st_size, resident_bytes(descriptor, status) if stat.S_ISREG(status.st_mode) else None
@@ -68,14 +67,14 @@ def _of_file(path: Path) -> tuple[int, int | None]:
 
 
 def resident_bytes(descriptor: int, status: os.stat_result) -> int | None:
-    """How many bytes of an open plain file are in memory, in whole pages; None if the system does not report it."""
+    """Resident bytes of an open regular file, in whole pages; None if the system does not report them."""
     if sys.platform != "linux":
         return None
     if status.st_size == 0:
         return 0
     try:
         pages = by_cachestat(descriptor)
-        if pages is None and is_told(descriptor, status):
+        if pages is None and is_mincore_reliable(descriptor, status):
             pages = by_mincore(descriptor, status.st_size)
     except (OSError, ValueError):  # a file system that cannot be mapped, one that went away, or a file that shrank
         return None
@@ -83,19 +82,19 @@ def resident_bytes(descriptor: int, status: os.stat_result) -> int | None:
 
 
 def by_cachestat(descriptor: int) -> int | None:
-    """Pages of an open file in the page cache; None if this kernel, this file or a sandbox does not say."""
+    """Resident pages of an open file by ``cachestat``; None where kernel, file or sandbox does not support it."""
     if os.uname().machine not in _MACHINES or sys.maxsize < 2**32:
         return None
     import ctypes
 
     everything = (ctypes.c_uint64 * 2)(0, 0)
     counts = (ctypes.c_uint64 * 5)()
-    told = _libc().syscall(_CACHESTAT, descriptor, ctypes.byref(everything), ctypes.byref(counts), 0)
-    return int(counts[0]) if told == 0 else None
+    failed = _libc().syscall(_CACHESTAT, descriptor, ctypes.byref(everything), ctypes.byref(counts), 0)
+    return int(counts[0]) if failed == 0 else None
 
 
 def by_mincore(descriptor: int, size: int) -> int:
-    """Pages of an open file of ``size`` bytes in the page cache, as ``mincore`` has them.
+    """Resident pages of an open file of ``size`` bytes by ``mincore``.
 
     Raises:
         OSError, ValueError: it cannot be mapped, or became shorter.
@@ -117,30 +116,30 @@ def _in_core(mapped: mmap.mmap) -> int:
         return sum(page & 1 for page in pages)
 
 
-def is_told(descriptor: int, status: os.stat_result) -> bool:
+def is_mincore_reliable(descriptor: int, status: os.stat_result) -> bool:
     """Whether ``mincore`` is reliable for an open file in this process: ``can_do_mincore`` in ``mm/mincore.c``."""
-    if not _mincore_looks():
+    if not _mincore_works():
         return False
-    if status.st_uid == os.geteuid() or (status.st_uid != _NOBODY and _owns_all()):
+    if status.st_uid == os.geteuid() or (status.st_uid != _NOBODY and _has_cap_fowner()):
         return True
     return os.access(f"/proc/self/fd/{descriptor}", os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 @functools.cache
-def _mincore_looks() -> bool:
-    """Whether ``mincore`` looks at all: memory that nobody has touched yet is not resident."""
+def _mincore_works() -> bool:
+    """Whether ``mincore`` reports real values: untouched memory must not be resident."""
     with suppress(OSError):
         return _in_core(mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ)) == 0
     return False
 
 
 @functools.cache
-def _owns_all() -> bool:
-    """Whether this process may do what the owner of a file may."""
+def _has_cap_fowner() -> bool:
+    """Whether this process has CAP_FOWNER, and so the rights of each file's owner."""
     with suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
-        held = next(line for line in lines if line.startswith("CapEff:")).split()[1]
-        return bool(int(held, 16) >> _CAP_FOWNER & 1)
+        capabilities = next(line for line in lines if line.startswith("CapEff:")).split()[1]
+        return bool(int(capabilities, 16) >> _CAP_FOWNER & 1)
     return False
 
 

@@ -1,8 +1,8 @@
-"""Partial downloads: files that only ever grow, so that their length is what was written in order.
+"""Partial downloads: files that are written in order, so that their length is what has been downloaded.
 
-A writer that died leaves its file; the next one renames it to its own name, and goes on. A file of another machine, or
-of this one before it was restarted, is never taken over, because its writer may be alive: its bytes are copied, and
-only where a digest will show whether the power went before they were on the disk.
+The next writer renames the file of a dead one to its own name and resumes it. A file of another machine, or from before
+a restart of this one, is never claimed, because its writer may be alive: its bytes are copied, and only where a digest
+will show whether a power failure lost some of them.
 """
 
 import os
@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_cli.store import Store
-from lora_cli.store.atomic_swap import discard
+from lora_cli.store.atomic_swap import remove_unfinished
 from lora_cli.store.cachedir_tag import tag_cache
 from lora_cli.store.disk import in_folder, on_disk, opened, write_all
 from lora_cli.store.writer_ids import Writer, let_go, new_writer, parse_writer, state
 
 ELSEWHERE_S = 600.0
-"""A file of another machine that has not grown for so long is left over."""
+"""A file of another machine that has not grown for so long counts as abandoned."""
 
 CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """A file that this process alone writes, open for reading and writing; ``size`` is what it had in it."""
+    """A file that only this process writes, open for reading and writing; ``size`` is its length when it was opened."""
 
     path: Path
     writer: Writer
@@ -33,46 +33,46 @@ class Partial:
     size: int
 
 
-def open_partial(store: Store, key: str, longest: int | None, *, digest_known: bool = True) -> Partial:
-    """A file to write the bytes of ``key`` to: the longest one that a dead writer left, else a new one.
+def open_partial(store: Store, key: str, longest: int, *, digest_known: bool = True) -> Partial:
+    """A file for the bytes of ``key``: the longest one of a dead writer, else a new one.
 
-    One of over ``longest`` bytes (None: no limit) is not gone on with. Whether its bytes are right is for the caller,
-    who says with ``digest_known`` whether that is known.
+    Files of over ``longest`` bytes are not resumed. The caller verifies the bytes; ``digest_known``
+    says whether it can.
 
     Raises:
-        MachineError: this machine does not let us.
+        MachineError: a disk error.
     """
     folder = store.partials / key
     with on_disk("writing", folder):
         tag_cache(store)
-        return in_folder(folder, lambda: _claim(folder, longest) or _fresh(folder, longest if digest_known else 0))
+        return in_folder(folder, lambda: _claim(folder, longest) or _create(folder, longest if digest_known else 0))
 
 
-def leftover_bytes(store: Store, key: str, longest: int | None) -> int:
-    """Bytes of what a dead writer left of ``key``, and the next one goes on with."""
+def leftover_bytes(store: Store, key: str, longest: int) -> int:
+    """Length of the partial file of ``key`` that the next writer resumes."""
     try:
         found = _leftovers(store.partials / key)
     except OSError:
         return 0
-    usable = (size for size, _, writer in found if (longest is None or size <= longest) and state(writer) == "dead")
+    usable = (size for size, _, writer in found if size <= longest and state(writer) == "dead")
     return max(usable, default=0)
 
 
-def leave_partial(partial: Partial) -> None:
-    """Closes the file and leaves it so that any process can continue it, this one too."""
+def release_partial(partial: Partial) -> None:
+    """Closes the file and releases it, so that any process can resume it, including this one."""
     os.close(partial.descriptor)
     with suppress(OSError):
         partial.path.rename(partial.path.with_name(str(let_go(partial.writer))))
 
 
-def drop_partial(partial: Partial) -> None:
-    """Closes the file and removes it, if it is still here."""
+def remove_partial(partial: Partial) -> None:
+    """Closes the file and removes it."""
     os.close(partial.descriptor)
-    discard(partial.path)
+    remove_unfinished(partial.path)
 
 
 def _leftovers(folder: Path) -> list[tuple[int, Path, Writer]]:
-    """Size, path and writer of each file there that has a writer, the longest first."""
+    """Size, path and writer of each partial file, the longest first."""
     found = []
     for path in folder.iterdir():
         writer = parse_writer(path.name)
@@ -82,23 +82,23 @@ def _leftovers(folder: Path) -> list[tuple[int, Path, Writer]]:
     return sorted(found, key=lambda entry: entry[0], reverse=True)
 
 
-def _claim(folder: Path, longest: int | None) -> Partial | None:
-    """The longest file of a dead writer, taken over; the shorter ones are removed."""
+def _claim(folder: Path, longest: int) -> Partial | None:
+    """Claims the longest file of a dead writer; the shorter ones are removed."""
     claimed: Partial | None = None
     for size, path, writer in _leftovers(folder):
         if state(writer) != "dead":
             continue
-        # What another user left may be kept from us.
+        # Another user's files may be protected.
         with suppress(PermissionError):
-            if claimed is not None or size == 0 or (longest is not None and size > longest):
+            if claimed is not None or size == 0 or size > longest:
                 path.unlink(missing_ok=True)
             else:
-                claimed = _take_over(path)
+                claimed = _claim_file(path)
     return claimed
 
 
-def _take_over(path: Path) -> Partial | None:
-    """None when another process was faster, or when it is no file of its own."""
+def _claim_file(path: Path) -> Partial | None:
+    """Claims a file by a rename; None if another process was faster, or if it is not a plain file with one name."""
     writer = new_writer()
     ours = path.with_name(str(writer))
     try:
@@ -112,12 +112,12 @@ def _take_over(path: Path) -> Partial | None:
             return Partial(ours, writer, descriptor, status.st_size)
         os.close(descriptor)
     except PermissionError:
-        pass  # Another user's: it is of no use to anybody now.
+        pass  # Another user's: nobody can resume it now.
     ours.unlink()
     return None
 
 
-def _fresh(folder: Path, longest: int | None) -> Partial:
+def _create(folder: Path, longest: int) -> Partial:
     writer = new_writer()
     path = folder / str(writer)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -130,14 +130,14 @@ def _fresh(folder: Path, longest: int | None) -> Partial:
     return Partial(path, writer, descriptor, size)
 
 
-def _copy_from_elsewhere(folder: Path, descriptor: int, longest: int | None) -> int:
-    """Copies what a writer on another machine left long ago into a new file, and returns the number of bytes."""
-    # The new file's time is the file server's clock, not ours.
+def _copy_from_elsewhere(folder: Path, descriptor: int, longest: int) -> int:
+    """Copies an abandoned file of another machine into a new file, and returns the number of bytes."""
+    # The time of the new file is by the clock of the file server.
     now = os.fstat(descriptor).st_mtime
     for size, path, writer in _leftovers(folder):
         with suppress(FileNotFoundError, PermissionError):
             stale = state(writer) == "elsewhere" and now - path.stat().st_mtime > ELSEWHERE_S
-            if stale and size > 0 and (longest is None or size <= longest):
+            if stale and 0 < size <= longest:
                 copied = _copy(path, descriptor, size)
                 path.unlink(missing_ok=True)
                 return copied

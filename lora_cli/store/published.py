@@ -1,6 +1,6 @@
-"""Folders by name outside the cache, for an engine's resolver: replaced as a whole, and only if lora-cli wrote them.
+"""Published folders outside the cache, for an engine's resolver: replaced as a whole, and only if lora-cli wrote them.
 
-What a resolver takes must be LoRA, and for the base that is served.
+A resolver only accepts LoRA adapters for the base that it serves.
 """
 
 import hashlib
@@ -21,54 +21,54 @@ from lora_cli.core.snapshot import Blob, Snapshot, snapshot_digest
 from lora_cli.core.text import names, shown
 from lora_cli.errors import FormatError, Refused, UsageError
 from lora_cli.store import Store
-from lora_cli.store.atomic_swap import clear, exchange, put
-from lora_cli.store.blobs import MODE, is_sound, sha256_of
+from lora_cli.store.atomic_swap import exchange, remove_path, replace_folder
+from lora_cli.store.blobs import BLOB_MODE, is_sound, sha256_of
 from lora_cli.store.disk import on_disk, read_small, replace_file
 from lora_cli.store.export import is_weights
 from lora_cli.store.snapshots import build_directory, is_digest
 from lora_cli.store.writer_ids import new_writer, parse_writer, state
 
-MARK = ".lora-cli.json"
+MARK_FILE = ".lora-cli.json"
 """The file that marks a published folder, with its contents."""
 
 SCHEMA = "lora_cli/published/1"
 LARGEST = 8_000_000
-BASE = "base_model_name_or_path"
-LEFT_S = 86_400.0
-"""How long what another machine makes there may take."""
+BASE_FIELD = "base_model_name_or_path"
+LEFTOVER_S = 86_400.0
+"""How long an unfinished folder of another machine stays."""
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """A snapshot to be published, some of its small files with other bytes: ``edited`` maps their paths to those."""
+    """A snapshot to be published; ``edited`` maps the paths of changed small files to their new bytes."""
 
     snapshot: Snapshot
     edited: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def files(self) -> Mapping[str, Blob]:
-        """Path → blob as they are published."""
+        """Path → blob of the published files."""
         edited = {path: Blob(hashlib.sha256(data).hexdigest(), len(data)) for path, data in self.edited.items()}
         return {**self.snapshot.files, **edited}
 
     @property
     def digest(self) -> str:
-        """What the published files make: the snapshot's own digest where none is edited."""
+        """The snapshot digest of the published files."""
         return snapshot_digest(self.files.items())
 
     @property
     def mark(self) -> bytes:
-        """What ``MARK`` holds, the same for the same files."""
+        """The content of ``MARK_FILE``, the same for the same files."""
         files = {path: {"sha256": blob.sha256, "bytes": blob.size} for path, blob in sorted(self.files.items())}
         value = {"schema": SCHEMA, "snapshot": self.snapshot.digest, "sha256": self.digest, "files": files}
         return json.dumps(value, indent=1).encode() + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """Under which name an engine serves the base: ``name`` (None: unknown), and whether configs are made to say it.
+class ServedBase:
+    """The ``name`` under which an engine serves the base (None: unknown), and whether to write it into configs.
 
-    vLLM's filesystem resolver takes an adapter only when its config names the base exactly as ``--model`` does.
+    vLLM's filesystem resolver accepts an adapter only when its config names the base exactly as ``--model`` does.
     """
 
     name: str | None = None
@@ -88,13 +88,13 @@ class Published:
     replaced: Sha256 | None = None
 
 
-def publish_adapter(store: Store, snapshot: Snapshot, target: Path, served: Served) -> Published:
-    """Publishes a snapshot as ``target``; with ``served.fix`` the base's name is corrected in the copy of its config.
+def publish_adapter(store: Store, snapshot: Snapshot, target: Path, served: ServedBase) -> Published:
+    """Publishes a snapshot as ``target``; with ``served.fix`` the published config gets the name of the base.
 
-    The cache is left as it is. See ``publish`` for what may be replaced, and how.
+    See ``publish`` for what may be replaced, and how.
 
     Raises:
-        Refused: a resolver would not take it: it is no LoRA, or for another base.
+        Refused: a resolver would not accept it: it is no LoRA adapter, or for another base.
         FormatError: its config cannot be read.
         UsageError, LostBlob, MachineError: see ``publish``.
     """
@@ -108,18 +108,18 @@ def publish_adapter(store: Store, snapshot: Snapshot, target: Path, served: Serv
             f"{where}: peft_type is {shown(config.get('peft_type'))}",
             hint="a resolver only accepts LORA, and returns 404 for anything else",
         )
-    was = config.get(BASE)
+    was = config.get(BASE_FIELD)
     if served.name is None and not isinstance(was, str):
-        raise Refused(f"{where}: {BASE} is {shown(was)}", hint="--fix-base NAME sets it in the published copy")
+        raise Refused(f"{where}: {BASE_FIELD} is {shown(was)}", hint="--fix-base NAME sets it in the published copy")
     name = served.name if served.name is not None else str(was)
     if name != was and not served.fix:
         raise Refused(
-            f"{where}: {BASE} is {shown(was)}, but {shown(name)} is served: a resolver compares them exactly",
+            f"{where}: {BASE_FIELD} is {shown(was)}, but {shown(name)} is served: a resolver compares them exactly",
             hint=f"if it is the same model, --fix-base {name} corrects the published copy",
         )
-    edited = {} if name == was else {CONFIG: json.dumps({**config, BASE: name}, indent=2).encode() + b"\n"}
+    edited = {} if name == was else {CONFIG: json.dumps({**config, BASE_FIELD: name}, indent=2).encode() + b"\n"}
     publication = Publication(snapshot, edited)
-    before = str(_mark(target).get("sha256", ""))
+    before = str(_read_mark(target).get("sha256", ""))
     publish(store, publication, target)
     replaced = before if is_digest(before) and before != publication.digest else None
     return Published(name, was if isinstance(was, str) else "", publication.digest, replaced)
@@ -127,7 +127,7 @@ def publish_adapter(store: Store, snapshot: Snapshot, target: Path, served: Serv
 
 @dataclass(frozen=True, slots=True)
 class NotPruned:
-    """A published folder that no manifest has any more and that stays, because of the ``unlisted`` files in it."""
+    """A published folder that is no longer in the manifest and stays because of the ``unlisted`` files in it."""
 
     name: str
     unlisted: Sequence[str]
@@ -136,22 +136,22 @@ class NotPruned:
 
 @dataclass(frozen=True, slots=True)
 class Pruning:
-    """What leaves a folder of published adapters, as names with snapshot digests, and what stays there."""
+    """The published adapters that ``--prune`` removes (name → snapshot digest), and those that stay."""
 
     removed: Mapping[str, str] = field(default_factory=dict)
     kept: Sequence[NotPruned] = ()
 
 
 def to_prune(folder: Path, staying: Collection[str]) -> Pruning:
-    """What was published in ``folder`` and has none of the names that are ``staying``; nothing is removed.
+    """The published adapters in ``folder`` whose names are not ``staying``; nothing is removed.
 
     Raises:
-        MachineError: this machine does not let us.
+        MachineError: a disk error.
     """
     removed, kept = {}, []
     with on_disk("reading", folder, "--publish"):
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if path.name in staying or path.name.startswith(".") or path.is_symlink() or not (mark := _mark(path)):
+            if path.name in staying or path.name.startswith(".") or path.is_symlink() or not (mark := _read_mark(path)):
                 continue
             if unlisted := _unlisted(path):
                 kept.append(NotPruned(path.name, unlisted))
@@ -161,17 +161,17 @@ def to_prune(folder: Path, staying: Collection[str]) -> Pruning:
 
 
 def prune_published(folder: Path, staying: Collection[str]) -> Pruning:
-    """Removes what ``to_prune`` names as such, and gives that.
+    """Removes what ``to_prune`` returns, and returns it.
 
     Raises:
-        MachineError: this machine does not let us.
+        MachineError: a disk error.
     """
     pruning = to_prune(folder, staying)
     with on_disk("cleaning", folder, "--publish"):
         for path in map(folder.joinpath, pruning.removed):
             hidden = path.with_name(f".{path.name[:100]}.{new_writer()}")
             path.rename(hidden)
-            _retire(hidden, path, "--publish")
+            _remove_replaced(hidden, path, "--publish")
     return pruning
 
 
@@ -181,43 +181,44 @@ def publish(
     target: Path,
     *,
     option: str = "--publish",
-    weigh: Callable[[int], None] | None = None,
+    check_space: Callable[[int], None] | None = None,
 ) -> None:
-    """Makes ``target`` hold the publication, in one step, replacing an earlier one; what is right is left alone.
+    """Publishes the folder ``target`` in one step, replacing an earlier one; an identical one stays.
 
-    Weights are hard links to the cache where the file system lets them, else copies; the rest is copies. What a dead
-    process left next to ``target`` is removed. With ``weigh`` all files are copies, read-only; it hears how many bytes
-    they take before the first of them is written, and raises where there is no room. ``option`` is what set the path.
+    Weights are hard links to the cache where the file system supports them, else copies; all other files are copies.
+    Leftovers of dead processes next to ``target`` are removed. With ``check_space`` all files are read-only copies; it
+    is called with their bytes before the first is written, and raises if there is no space. ``option`` is the
+    command-line option of the path.
 
     Raises:
-        UsageError: something is there that lora-cli did not publish; it stays. Or a file has the name of our mark.
-        LostBlob: a blob is not in the cache any more.
-        MachineError: this machine does not let us.
+        UsageError: something is there that lora-cli did not publish; it stays. Or a file has the name of the mark.
+        LostBlob: a blob is no longer in the cache.
+        MachineError: a disk error.
     """
-    if MARK in publication.files:
-        raise UsageError(f"{target.name} has a file {MARK}, which is reserved", hint=f"--exclude {MARK}")
+    if MARK_FILE in publication.files:
+        raise UsageError(f"{target.name} has a file {MARK_FILE}, which is reserved", hint=f"--exclude {MARK_FILE}")
     with on_disk("writing", target, option):
-        if _holds(store, publication, target):
+        if _is_published(store, publication, target):
             return
-        _check_ours(target, option)
+        _check_replaceable(target, option)
         prefix = f".{target.name[:100]}."
-        _sweep(target.parent, prefix)
-        if weigh is not None:
+        _remove_leftovers(target.parent, prefix)
+        if check_space is not None:
             sizes = (len(publication.mark), *(blob.size for blob in publication.files.values()))
-            weigh(sum(map(_blocks, sizes)))
+            check_space(sum(map(_blocks, sizes)))
         building = target.with_name(f"{prefix}{new_writer()}")
         try:
-            _build(store, publication, building, copied=weigh is not None)
-            old = put(building, target, prefix)
+            _build(store, publication, building, copied=check_space is not None)
+            old = replace_folder(building, target, prefix)
         except BaseException:
-            clear(building)
+            remove_path(building)
             raise
         if old is not None:
-            _retire(old, target, option)
+            _remove_replaced(old, target, option)
 
 
 def _blocks(size: int) -> int:
-    """Bytes in whole pages, which is what a file takes."""
+    """The size in whole pages, which a file takes on a tmpfs."""
     return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
@@ -226,29 +227,29 @@ def _build(store: Store, publication: Publication, directory: Path, *, copied: b
     build_directory(store, publication.snapshot.files, directory, linked, copied=copied)
     for path, data in publication.edited.items():
         replace_file(directory / path, data)
-    replace_file(directory / MARK, publication.mark)
+    replace_file(directory / MARK_FILE, publication.mark)
     if copied:
-        (directory / MARK).chmod(MODE)
+        (directory / MARK_FILE).chmod(BLOB_MODE)
 
 
-def _retire(old: Path, target: Path, option: str) -> None:
-    """Removes what was there before. What another process put there since the check: it goes back.
+def _remove_replaced(old: Path, target: Path, option: str) -> None:
+    """Removes the replaced folder. If another process has put it there since the check, it is moved back.
 
     Raises:
         UsageError: it was not published by lora-cli.
     """
-    if not _is_ours(old):
+    if not _is_replaceable(old):
         if not exchange(old, target):
             raise UsageError(f"{target} was not published by lora-cli: it was moved to {old}")
-        clear(old)
-        _check_ours(target, option)
-    clear(old)
+        remove_path(old)
+        _check_replaceable(target, option)
+    remove_path(old)
 
 
-def _check_ours(target: Path, option: str) -> None:
-    if not os.path.lexists(target) or _is_ours(target):
+def _check_replaceable(target: Path, option: str) -> None:
+    if not os.path.lexists(target) or _is_replaceable(target):
         return
-    ours = target.is_dir() and not target.is_symlink() and _mark(target)
+    ours = target.is_dir() and not target.is_symlink() and _read_mark(target)
     if ours and (unlisted := _unlisted(target)):
         raise UsageError(
             f"{target} was published by lora-cli, but has other files by now: {names(unlisted)}",
@@ -260,60 +261,60 @@ def _check_ours(target: Path, option: str) -> None:
     )
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether what is there may be replaced: an empty folder, or nothing but files that were published in it."""
+def _is_replaceable(path: Path) -> bool:
+    """Whether it may be replaced: an empty folder, or one with only files that were published there."""
     if not path.is_dir() or path.is_symlink():
         return False
     found = _paths(path)
-    return not found or (MARK in found and not _unlisted(path))
+    return not found or (MARK_FILE in found and not _unlisted(path))
 
 
 def _unlisted(folder: Path) -> list[str]:
-    """The files in a published folder that its mark does not list."""
-    return sorted(_paths(folder) - _mark(folder).get("files", {}).keys() - {MARK})
+    """The files in a published folder that are not in its mark."""
+    return sorted(_paths(folder) - _read_mark(folder).get("files", {}).keys() - {MARK_FILE})
 
 
 def _paths(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()}
 
 
-def _mark(folder: Path) -> Mapping[str, Any]:
-    """What the mark of a folder says that was published, empty if there is none."""
+def _read_mark(folder: Path) -> Mapping[str, Any]:
+    """The content of a folder's mark; empty if there is none."""
     try:
-        value = json.loads(read_small(folder / MARK, LARGEST) or b"")
+        value = json.loads(read_small(folder / MARK_FILE, LARGEST) or b"")
         known = {"files": dict(value["files"]), "sha256": value["sha256"], "snapshot": value["snapshot"]}
         return known if value["schema"] == SCHEMA else {}
     except (ValueError, TypeError, KeyError, RecursionError):
         return {}
 
 
-def _holds(store: Store, publication: Publication, target: Path) -> bool:
-    """Whether ``target`` is this publication already. Copied weights are known by their time, as blobs are."""
+def _is_published(store: Store, publication: Publication, target: Path) -> bool:
+    """Whether ``target`` is this publication already. Copied weights are recognised by their time, as blobs are."""
     files = publication.files
-    if target.is_symlink() or read_small(target / MARK, LARGEST) != publication.mark:
+    if target.is_symlink() or read_small(target / MARK_FILE, LARGEST) != publication.mark:
         return False
-    return _paths(target) == files.keys() | {MARK} and all(
-        _is(store, target / path, blob) for path, blob in files.items()
+    return _paths(target) == files.keys() | {MARK_FILE} and all(
+        _is_unchanged(store, target / path, blob) for path, blob in files.items()
     )
 
 
-def _is(store: Store, path: Path, blob: Blob) -> bool:
+def _is_unchanged(store: Store, path: Path, blob: Blob) -> bool:
     if is_weights(path.name):
         return is_sound(store, path, blob)
     return not path.is_symlink() and sha256_of(path) == blob.sha256
 
 
-def _sweep(folder: Path, prefix: str) -> None:
-    """Removes what was left half done under this name: by the dead of this machine, or elsewhere and long ago."""
+def _remove_leftovers(folder: Path, prefix: str) -> None:
+    """Removes unfinished folders of this name: of dead processes of this machine, and old ones of other machines."""
     if not folder.is_dir():
         return
     for path in folder.iterdir():
         writer = parse_writer(path.name.removeprefix(prefix)) if path.name.startswith(prefix) else None
         if writer is not None and (state(writer) == "dead" or (state(writer) == "elsewhere" and _is_old(path))):
-            clear(path)
+            remove_path(path)
 
 
 def _is_old(path: Path) -> bool:
     with suppress(OSError):
-        return time.time() - path.stat(follow_symlinks=False).st_mtime > LEFT_S
+        return time.time() - path.stat(follow_symlinks=False).st_mtime > LEFTOVER_S
     return False

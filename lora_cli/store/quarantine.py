@@ -13,7 +13,7 @@ from lora_cli.core.snapshot import Blob
 from lora_cli.store import Store
 from lora_cli.store.blobs import sha256_of
 from lora_cli.store.export import is_weights
-from lora_cli.store.inventory import Item, entries, files_in
+from lora_cli.store.inventory import StoredSnapshot, files_in, list_folder
 from lora_cli.store.resolution_records import all_records
 from lora_cli.store.snapshots import is_digest
 
@@ -21,9 +21,9 @@ _ENTRY = re.compile(r"(.+)\.[0-9a-f]{12}")
 
 
 def quarantined(store: Store) -> list[tuple[str, Path]]:
-    """The name that each entry had in the cache and where it is now, the last moved first."""
-    found = [(match[1], path) for path in entries(store.quarantine) if (match := _ENTRY.fullmatch(path.name))]
-    return sorted(found, key=lambda entry: -moved_s(entry[1]))
+    """The name that each entry had in the cache, and its path; the last moved first."""
+    found = [(match[1], path) for path in list_folder(store.quarantine) if (match := _ENTRY.fullmatch(path.name))]
+    return sorted(found, key=lambda entry: -moved_at_s(entry[1]))
 
 
 def is_linked_outside(store: Store) -> bool:
@@ -36,7 +36,7 @@ def is_linked_outside(store: Store) -> bool:
 
 
 def quarantined_views(store: Store) -> dict[str, set[str]]:
-    """The views that are only in the quarantine, each with the digests of the snapshots that it can have been."""
+    """The views that are only in the quarantine, each with the digests of the snapshots that it may have been."""
     isolated = quarantined(store)
     files = {record.snapshot: record.files for record in all_records(store)}
     return {
@@ -46,8 +46,8 @@ def quarantined_views(store: Store) -> dict[str, set[str]]:
     }
 
 
-def quarantined_items(store: Store) -> list[Item]:
-    """The snapshots that references mean and that are only in the quarantine, with the names of their views there."""
+def quarantined_items(store: Store) -> list[StoredSnapshot]:
+    """The referenced snapshots that are only in the quarantine, with the names of their views there."""
     names, views = {name for name, _ in quarantined(store)}, quarantined_views(store)
     missing = by_key(
         (record.snapshot, record)
@@ -55,7 +55,7 @@ def quarantined_items(store: Store) -> list[Item]:
         if record.snapshot in names and not os.path.lexists(store.snapshot(record.snapshot))
     )
     return [
-        Item(
+        StoredSnapshot(
             digest,
             store.snapshot(digest),
             {path: blob.size for path, blob in records[0].files.items()},
@@ -69,9 +69,9 @@ def quarantined_items(store: Store) -> list[Item]:
 def _snapshots_of(
     view: Path, files: Mapping[str, Mapping[str, Blob]], isolated: Sequence[tuple[str, Path]]
 ) -> set[str]:
-    """The snapshots that a view can have been: of the same paths, and with the weights that it links.
+    """The snapshots that a view may have been: those with the same paths and the weights that it links.
 
-    A corrupt file among them is recognised by its name in the quarantine: it is the same inode.
+    Corrupt weights are identified by the blob in the quarantine with the same inode.
     """
     names = {}
     for name, entry in isolated:
@@ -91,8 +91,8 @@ def _snapshots_of(
     }
 
 
-def moved_s(path: Path) -> float:
-    """When an entry was moved to the quarantine, in seconds since 1970: renaming keeps the time of the last change."""
+def moved_at_s(path: Path) -> float:
+    """When an entry was moved to the quarantine, in seconds since 1970, by its ctime."""
     with suppress(FileNotFoundError):
         return path.stat(follow_symlinks=False).st_ctime
     return math.inf

@@ -1,4 +1,4 @@
-"""What references meant at an endpoint: one small file each under ``refs/``, replaced atomically."""
+"""Records of resolved references: one small file each under ``refs/``, replaced atomically."""
 
 import hashlib
 import json
@@ -26,11 +26,11 @@ TEXTS = ("ref", "selection", "revision", "snapshot", "endpoint", "access")
 class Record:
     """What one canonical reference meant when it was last fetched from ``endpoint``.
 
-    ``endpoint`` is the address of the server that was asked, "" for this machine (a folder, the Hub's own cache). What
-    one server said of a reference says nothing of another one's. ``selection`` says which files were wanted, empty for
-    the usual ones. ``identities`` has for each path what the origin said that distinguishes its versions (a digest, a
-    fingerprint), or "". ``access`` is the revision's: ``"public"``, ``"gated"``, ``"private"``, ``"local"`` or "" (not
-    known). ``used_s`` is when it was last used, in seconds since 1970.
+    ``endpoint`` is the address of the server, "" for this machine (a folder, the cache of huggingface_hub): the same
+    reference may mean something else at another server. ``selection`` is that of the files, "" for the usual ones.
+    ``identities`` has for each path the digest or fingerprint that the origin listed, or "". ``access`` is the
+    revision's: ``"public"``, ``"gated"``, ``"private"``, ``"local"`` or "" (unknown). ``used_s`` is when it was last
+    used, in seconds since 1970.
     """
 
     ref: str
@@ -45,12 +45,12 @@ class Record:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What it is found by: reference, selection, endpoint."""
+        """Reference, selection, endpoint."""
         return self.ref, self.selection, self.endpoint
 
     @property
     def server(self) -> str:
-        """Where it is from, for messages."""
+        """The origin, for messages."""
         return self.endpoint or "the cache of the Hub's own client"
 
 
@@ -61,7 +61,7 @@ def record_path(store: Store, ref: str, selection: str = "", endpoint: str = "")
 
 
 def read_record(store: Store, ref: str, selection: str = "", endpoint: str = "") -> Record | None:
-    """What ``ref`` meant at ``endpoint``, or None if unknown. A record that cannot be read counts as missing."""
+    """The record of ``ref`` at ``endpoint``; None if it is missing or cannot be read."""
     record = _read(record_path(store, ref, selection, endpoint))
     return record if record is not None and record.key == (ref, selection, endpoint) else None
 
@@ -77,12 +77,10 @@ def all_records(store: Store) -> Iterator[Record]:
 
 
 def write_record(store: Store, record: Record) -> None:
-    """Notes what a reference meant. In a cache that may only be read, nothing is noted.
-
-    What is there already, word for word, is only touched.
+    """Writes the record of a reference; an identical one is only touched. A read-only cache stays as it is.
 
     Raises:
-        MachineError: this machine does not let us, for another reason.
+        MachineError: another disk error.
     """
     path = record_path(store, *record.key)
     files = {
@@ -94,8 +92,8 @@ def write_record(store: Store, record: Record) -> None:
     with on_disk("writing", path):
         try:
             tag_cache(store)
-            if read_small(path, LARGEST) != data or not _touched(path):
-                # What it speaks of is on the disk; when the power takes the record, its origin is asked again.
+            if read_small(path, LARGEST) != data or not _touch(path):
+                # Not durable: if a power failure loses the record, the origin is asked again.
                 replace_file(path, data, durable=False)
         except OSError as error:
             if not is_read_only(error):
@@ -113,20 +111,20 @@ def forget_record(store: Store, record: Record) -> None:
 
 
 def mark_used(store: Store, record: Record) -> None:
-    """Sets when a record was last used to now, by the clock of the file system that all users share, if this user may.
+    """Sets when a record was last used to now, by the clock of the file system, if this user may.
 
-    A record that somebody removed meanwhile is written again: it is used, and so it stays.
+    A record that was removed meanwhile is written again, since it is in use.
     """
     with suppress(MachineError, OSError):
-        if not _touched(record_path(store, *record.key)):
+        if not _touch(record_path(store, *record.key)):
             write_record(store, record)
 
 
-def _touched(path: Path) -> bool:
-    """Whether the file is there and has the time of now; another user's file has to be replaced for that.
+def _touch(path: Path) -> bool:
+    """Sets the time of a file to now; False if it is missing or another user's, and so has to be replaced.
 
     Raises:
-        OSError: the file system is read-only, or another fault of this machine.
+        OSError: the file system is read-only, or another disk error.
     """
     try:
         os.utime(path)
@@ -159,9 +157,9 @@ def _parsed(value: Any, used_s: float) -> Record | None:
 
 
 def commit_of(record: Record) -> str:
-    """The commit that a server's word is about, with repository and folder; "" where there is none.
+    """Repository, folder and commit of a record; "" where there is no commit.
 
-    What was taken by a lock's digests alone is no server's word.
+    A record of locked files has none: their digests are from the lock, not from a server.
     """
     if not record.ref.startswith("hf://") or record.selection.startswith("locked "):
         return ""
@@ -172,10 +170,10 @@ def commit_of(record: Record) -> str:
     return f"{ref.location}/{ref.subfolder}@{record.revision}"
 
 
-def contradicting(files: Mapping[str, Blob], records: Iterable[Record]) -> Iterator[tuple[Record, str]]:
-    """The records that have other bytes than ``files``, which a lock or a record has for the same commit, and of what.
+def conflicting(files: Mapping[str, Blob], records: Iterable[Record]) -> Iterator[tuple[Record, str]]:
+    """The ``records`` of a commit whose files differ from ``files`` of the same commit, each with the first such path.
 
-    A commit of the Hub is made of its files: of two that differ in one, each with the first such path, one is false.
+    A commit of the Hub determines its files: if two records differ, one of the servers sent wrong bytes.
     """
     for record in records:
         path = next((path for path, blob in sorted(record.files.items()) if files.get(path, blob) != blob), None)
@@ -183,13 +181,13 @@ def contradicting(files: Mapping[str, Blob], records: Iterable[Record]) -> Itera
             yield record, path
 
 
-def contradictions(records: Iterable[Record]) -> Iterator[tuple[Record, Record, str]]:
-    """Each record that contradicts an earlier one of its commit, after that one, and in which path."""
+def conflicts(records: Iterable[Record]) -> Iterator[tuple[Record, Record, str]]:
+    """Each record that conflicts with an earlier one of its commit: the earlier one, the record, and the path."""
     seen: dict[str, list[Record]] = {}
     for record in records:
         commit = commit_of(record)
         earlier = seen.get(commit, []) if commit else []
-        found = next(((one, path) for one in earlier for _, path in contradicting(one.files, [record])), None)
+        found = next(((one, path) for one in earlier for _, path in conflicting(one.files, [record])), None)
         if found is not None:
             yield found[0], record, found[1]
         seen.setdefault(commit, []).append(record)

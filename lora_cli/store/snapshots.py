@@ -1,4 +1,4 @@
-"""Snapshots: directories that an engine can be given. Plain files, hard links to blobs, published by one rename."""
+"""Snapshots: directories that an engine can load, with hard links to blobs, published by one rename."""
 
 import errno
 import os
@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 from lora_cli.core.snapshot import Blob, Snapshot, snapshot_digest
 from lora_cli.errors import Corrupt, Refused
 from lora_cli.store import Store
-from lora_cli.store.blobs import MODE, STAMP_NS, LostBlob, has_blob, is_sound, isolate_rotten
+from lora_cli.store.blobs import BLOB_MODE, BLOB_MTIME_NS, LostBlob, has_blob, is_sound, quarantine_if_corrupt
 from lora_cli.store.disk import NO_LINK, in_folder, make_folder, on_disk
+from lora_cli.store.leases import STALE_S, lease
 from lora_cli.store.writer_ids import new_writer
 
 MOST_FILES = 10_000
@@ -20,7 +21,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def check_paths(paths: Mapping[str, object]) -> None:
-    """Refuses paths that would leave a snapshot, or that no directory can hold together.
+    """Refuses paths that would leave a snapshot, or that cannot be in one directory.
 
     Raises:
         Refused: one is absolute or empty, has ``.``, ``..``, a control character or bytes that are not UTF-8, is too
@@ -55,43 +56,41 @@ def is_digest(text: object) -> bool:
 
 
 def find_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot | None:
-    """The snapshot of exactly these files, when it is here and sound. One that is not goes to the quarantine."""
+    """The snapshot of exactly these files, if it is cached and intact. A corrupt one is moved to the quarantine."""
     digest = snapshot_digest(files.items())
     directory = store.snapshot(digest)
     if not files or not os.path.lexists(directory):
         return None
-    if not _all_sound(store, directory, files) and not _is_sound_after_all(store, directory, files):
+    if not _is_sound_snapshot(store, directory, files) and not _quarantine_unless_sound(store, directory, files):
         for blob in files.values():
             has_blob(store, blob)
         return None
     return Snapshot(digest, directory, dict(sorted(files.items())))
 
 
-def _is_sound_after_all(store: Store, directory: Path, files: Mapping[str, Blob]) -> bool:
-    """Moves a snapshot that seemed corrupt out of the way, unless it is sound, or only went; whether it is sound.
+def _quarantine_unless_sound(store: Store, directory: Path, files: Mapping[str, Blob]) -> bool:
+    """Moves a snapshot that seemed corrupt to the quarantine, unless it is intact or gone; whether it is intact.
 
-    Only the holder of its lease may remove it: so what is checked is what is moved.
+    Only the holder of its lease may remove it, so what is moved is what was checked.
     """
-    from lora_cli.store.leases import STALE_S, lease
-
     with lease(store, directory.name, STALE_S):
-        return os.path.lexists(directory) and isolate_rotten(
-            store, directory, lambda there: _all_sound(store, there, files)
+        return os.path.lexists(directory) and quarantine_if_corrupt(
+            store, directory, lambda there: _is_sound_snapshot(store, there, files)
         )
 
 
-def _all_sound(store: Store, directory: Path, files: Mapping[str, Blob]) -> bool:
+def _is_sound_snapshot(store: Store, directory: Path, files: Mapping[str, Blob]) -> bool:
     return all(is_sound(store, directory / path, blob) for path, blob in files.items())
 
 
 def publish_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot:
-    """Makes the snapshot of these files, whose blobs are all here, visible by one rename.
+    """Publishes the snapshot of these files by one rename; all of their blobs are in the store.
 
     Raises:
         Refused: a path would leave it.
-        LostBlob: a blob is not here any more.
+        LostBlob: a blob is no longer in the store.
         Corrupt: a corrupt directory is in its place and cannot be moved away.
-        MachineError: this machine does not let us.
+        MachineError: a disk error.
     """
     check_paths(files)
     if (present := find_snapshot(store, files)) is not None:
@@ -102,10 +101,10 @@ def publish_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot:
     try:
         with on_disk("writing", target):
             build_directory(store, files, building)
-            ours = in_folder(target.parent, lambda: _rename_into_place(building, target))
+            renamed = in_folder(target.parent, lambda: _rename_into_place(building, target))
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    if not ours and not _all_sound(store, target, files):
+    if not renamed and not _is_sound_snapshot(store, target, files):
         raise Corrupt(f"{target} is corrupt and cannot be replaced", hint="remove it by hand")
     return Snapshot(digest, target, dict(sorted(files.items())))
 
@@ -120,11 +119,11 @@ def build_directory(
 ) -> None:
     """Fills a new directory: hard links to blobs for the paths that are ``linked``, writable copies for the others.
 
-    With ``copied`` all are copies, of which those that would be links are read-only, as blobs are. Where a blob is
-    damaged or gone, the file of the snapshot of these files is taken.
+    With ``copied`` all are copies; those that would be links are read-only, as blobs are. Where a blob is missing or
+    corrupt, the file of the cached snapshot is used.
 
     Raises:
-        LostBlob: a blob is not here, or not what it was.
+        LostBlob: a file is neither among the blobs nor in the snapshot.
         OSError: as it comes.
     """
     make_folder(directory)
@@ -141,7 +140,7 @@ def build_directory(
 
 
 def _sound_file(store: Store, files: Mapping[str, Blob], path: str) -> Path:
-    """Where the bytes of a file are: among the blobs, or in the snapshot of these files that has them still.
+    """The path of an intact copy of a file: its blob, or the file in the snapshot of these files.
 
     Raises:
         FileNotFoundError: neither has them.
@@ -156,7 +155,7 @@ def _sound_file(store: Store, files: Mapping[str, Blob], path: str) -> Path:
 
 
 def _link(blob: Path, target: Path) -> bool:
-    """Whether the file system takes a hard link."""
+    """Creates a hard link; False where it is not possible."""
     try:
         target.hardlink_to(blob)
     except OSError as error:
@@ -170,14 +169,14 @@ def _copy(blob: Path, target: Path, *, writable: bool) -> None:
     with blob.open("rb") as source, target.open("xb") as written:
         shutil.copyfileobj(source, written, 1 << 20)
         written.flush()
-        os.fchmod(written.fileno(), 0o644 if writable else MODE)
+        os.fchmod(written.fileno(), 0o644 if writable else BLOB_MODE)
         if not writable:
-            os.utime(written.fileno(), ns=(STAMP_NS, STAMP_NS))
+            os.utime(written.fileno(), ns=(BLOB_MTIME_NS, BLOB_MTIME_NS))
         os.fsync(written.fileno())
 
 
 def _rename_into_place(building: Path, target: Path) -> bool:
-    """Whether this process has it now. What is there under this name already should be the same, complete."""
+    """Renames a folder; False if the target exists already, which should then be the same snapshot."""
     try:
         building.rename(target)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""A folder of memory (tmpfs, ramfs) with a copy of each adapter by name, as an engine's resolver takes them.
+"""A folder in memory (tmpfs, ramfs) with a copy of each adapter by name, for an engine's resolver.
 
-The page cache of a disk can be dropped at any moment; what is on a tmpfs cannot. Copies are weighed before they are
-made, appear in one step, and are left alone while they are right (``store.published``).
+The page cache of a disk can be dropped at any moment; files on a tmpfs cannot. The space is checked before a copy is
+written, a copy appears in one step, and an identical one stays (``store.published``).
 """
 
 import os
@@ -18,7 +18,7 @@ from lora_cli.store.published import Publication, publish
 
 OPTION = "--tier"
 MEMORY = frozenset({"tmpfs", "ramfs"})
-"""File systems that are memory and nothing else."""
+"""File systems that are only in memory."""
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
@@ -26,17 +26,17 @@ CGROUP_FILES = (
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
 )
-"""Limit, use, kinds of use, and the kind that can be dropped: of cgroup v2, and of v1."""
+"""Files for limit, usage and statistics, and the statistic of droppable memory: of cgroup v2, and of v1."""
 NO_LIMIT = 1 << 60
-"""What v1 says without a limit is nearly 2^63."""
+"""Without a limit v1 reports nearly 2^63."""
 
 
 class MemoryFolder:
-    """Holds the folder ``root``, which is made where it is missing. One copy at a time: what is weighed has its room.
+    """The folder ``root``, created if it is missing. It writes one copy at a time, so that the checked space is free.
 
     Raises:
-        UsageError: ``root`` is not on a file system that is memory.
-        MachineError: it cannot be made.
+        UsageError: ``root`` is not on a file system in memory.
+        MachineError: it cannot be created.
     """
 
     def __init__(self, root: Path) -> None:
@@ -49,28 +49,28 @@ class MemoryFolder:
         with on_disk("making", root, OPTION):
             root.mkdir(parents=True, exist_ok=True)
         self.root = root
-        self._pen = threading.Lock()
+        self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type["MemoryFolder"], tuple[Path]]:
-        """In another process: the same folder."""
+        """Unpickles as the same folder, with a lock of its own."""
         return MemoryFolder, (self.root,)
 
     def keep(self, store: Store, snapshot: Snapshot, name: str) -> Path:
-        """Has a copy of that snapshot in ``root/name``, in place of another one that was copied there.
+        """Copies a snapshot to ``root/name``, in place of an earlier copy.
 
         Raises:
             UsageError: something else is there.
-            MachineError: there is no room for it, and how many bytes are missing; or this machine does not let us.
+            MachineError: there is not enough space, or another disk error.
         """
         target = self.root / name
         try:
-            with self._pen:
-                publish(store, Publication(snapshot), target, option=OPTION, weigh=self._weigh)
+            with self._lock:
+                publish(store, Publication(snapshot), target, option=OPTION, check_space=self._check_space)
         except LostBlob as error:
             raise MachineError(f"{store.root} is being cleaned up at the same time", hint="try again") from error
         return target
 
-    def _weigh(self, needed: int) -> None:
+    def _check_space(self, needed: int) -> None:
         free = free_bytes(self.root)
         if free is not None and needed > free:
             raise MachineError(
@@ -80,9 +80,9 @@ class MemoryFolder:
 
 
 def free_bytes(folder: Path) -> int | None:
-    """What a folder of memory still takes: of its own size, and of the memory that it is; None: not known.
+    """Free bytes of a folder in memory, within its own size and the free memory; None if unknown.
 
-    What is written there counts against the limit of the container that writes it.
+    Files there count against the memory limit of the container that writes them.
 
     Raises:
         OSError: as it comes.
@@ -108,12 +108,12 @@ def file_system(path: Path) -> str:
 
 
 def free_memory() -> int | None:
-    """Bytes that can be taken now; None if the machine does not say."""
+    """Bytes of memory that are available now; None if unknown."""
     return min((limit for limit in (_machine(), container_memory()) if limit is not None), default=None)
 
 
 def container_memory() -> int | None:
-    """What the container's limit leaves; None without one. Files that were read and can be dropped are not in use."""
+    """Free bytes within the container's limit; None without one. Droppable page cache counts as free."""
     for limit_file, used_file, kinds_file, droppable in CGROUP_FILES:
         try:
             limit, used, kinds = ((CGROUP / file).read_text() for file in (limit_file, used_file, kinds_file))

@@ -1,4 +1,4 @@
-"""What a cache consists of and what of it is in use, read once: the input of ``sweep``."""
+"""The files of a cache and which of them are in use, read once: the input of garbage collection."""
 
 import os
 import secrets
@@ -13,15 +13,13 @@ from lora_cli.core.adapter_files import BASE_CONFIG
 from lora_cli.store import Store
 from lora_cli.store.blobs import read_mark
 from lora_cli.store.cachedir_tag import TAG
-from lora_cli.store.in_use import held
-from lora_cli.store.inventory import Item, blobs, entries, files_in, inventory
-
-Inode = tuple[int, int]
+from lora_cli.store.in_use import names_in_use
+from lora_cli.store.inventory import Inode, StoredSnapshot, blob_files, files_in, inventory, list_folder
 
 
 @dataclass(frozen=True, slots=True)
 class BlobFile:
-    """One file among the blobs: ``links`` is how many names it has, in the cache or not, ``changed_s`` its ctime."""
+    """One blob: ``links`` is the number of its hard links, in the cache or not, ``changed_s`` its ctime."""
 
     path: Path
     inode: Inode
@@ -35,70 +33,70 @@ class Usage:
     """A cache at ``now_s``, by the file system's own clock.
 
     ``inodes`` has the files of each snapshot and view by directory, and how many names each has there; ``sizes`` are
-    bytes. ``held`` is what living processes hold. ``foreign`` are the inodes that also belong to files outside the
-    cache (``fetch --link``): they cost the cache nothing.
+    bytes. ``names_in_use`` are the digests that living processes use. ``foreign`` are the inodes that also belong to
+    files outside the cache (``fetch --link``): they cost the cache nothing.
     """
 
     now_s: float
-    items: tuple[Item, ...]
+    items: tuple[StoredSnapshot, ...]
     blobs: tuple[BlobFile, ...]
     inodes: Mapping[Path, Mapping[Inode, int]]
     sizes: Mapping[Inode, int]
-    held: frozenset[str]
+    names_in_use: frozenset[str]
     foreign: frozenset[Inode]
 
-    def linked_elsewhere(self) -> frozenset[Inode]:
-        """The blobs that have a name outside of the cache: removing the cache's link would free nothing."""
+    def linked_outside(self) -> frozenset[Inode]:
+        """The blobs with hard links outside the cache: removing the cache's link would free nothing."""
         known = Counter[Inode]()
         for files in self.inodes.values():
             known.update(files)
         return frozenset(blob.inode for blob in self.blobs if blob.links > known[blob.inode] + 1)
 
     def copied_bytes(self, folder: Path) -> int:
-        """Bytes of the files of a snapshot or view that are no hard links to blobs."""
+        """Bytes of those files of a snapshot or view that are not hard links to blobs."""
         return sum(self.sizes[inode] for inode in self.inodes[folder].keys() - {blob.inode for blob in self.blobs})
 
-    def handed_out(self) -> frozenset[Inode]:
-        """The cache's own blobs that have a name outside of it (``fetch --to``, ``--publish``)."""
-        return self.linked_elsewhere() - self.foreign
+    def exported(self) -> frozenset[Inode]:
+        """The cache's own blobs with hard links outside of it (``fetch --to``, ``--publish``)."""
+        return self.linked_outside() - self.foreign
 
     def in_use(self) -> dict[str, str]:
-        """Digest → why that snapshot stays whatever the limits are."""
-        handed = self.handed_out()
+        """Digest → why that snapshot stays, whatever the limits are."""
+        exported = self.exported()
         found = {}
         for item in self.items:
-            if item.digest in self.held:
+            if item.digest in self.names_in_use:
                 found[item.digest] = "a process uses it"
             elif item.names:
                 found[item.digest] = f"it has the view {item.names[0]}"
             elif item.files.keys() == {BASE_CONFIG}:
                 found[item.digest] = "it is the config of a base, which frees nothing"
-            elif handed & self.inodes[item.directory].keys():
+            elif exported & self.inodes[item.directory].keys():
                 found[item.digest] = "it is linked to a folder outside the cache"
         return found
 
 
-def survey(store: Store) -> Usage:
-    """Looks at every blob, snapshot and view.
+def scan_usage(store: Store) -> Usage:
+    """Reads every blob, snapshot and view.
 
     Raises:
         OSError: as it comes.
     """
-    now_s = clock(store)
+    now_s = file_system_time(store)
     items = tuple(inventory(store))
-    # What a process holds is read last: what it holds since is younger than all that was seen before.
+    # The in-use markers are read last: what is marked later is newer than everything that was read before.
     files = tuple(_blob_files(store))
     foreign = frozenset(file.inode for file in files if read_mark(store, file.path.name) is not None)
-    folders = [*(item.directory for item in items), *entries(store.adapters)]
+    folders = [*(item.directory for item in items), *list_folder(store.adapters)]
     sizes = {file.inode: file.size for file in files}
     inodes = {folder: _inodes(folder, sizes) for folder in folders}
-    return Usage(now_s, items, files, inodes, sizes, held(store, now_s), foreign)
+    return Usage(now_s, items, files, inodes, sizes, names_in_use(store, now_s), foreign)
 
 
-def clock(store: Store) -> float:
-    """Seconds since 1970 by the clock that the cache's files get their times from, which may be a file server's.
+def file_system_time(store: Store) -> float:
+    """Seconds since 1970 by the clock of the cache's file system, which may be a file server's.
 
-    If nothing can be written, this machine's clock is used.
+    If nothing can be written there, the clock of this machine is used.
     """
     path = store.root / f".{TAG}.{secrets.token_hex(6)}"
     try:
@@ -112,9 +110,9 @@ def clock(store: Store) -> float:
 
 
 def cache_bytes(store: Store, *, partials: bool = True) -> int:
-    """Bytes of all weights and files in the cache, each once however many names it has; without other people's files.
+    """Bytes of all weights and files in the cache, each inode once; without records and without foreign files.
 
-    ``partials``: with what is being written now. What the cache notes about them does not count.
+    With ``partials``, unfinished downloads count, too.
 
     Raises:
         OSError: as it comes.
@@ -128,14 +126,14 @@ def cache_bytes(store: Store, *, partials: bool = True) -> int:
 
 
 def _blob_files(store: Store) -> Iterator[BlobFile]:
-    for path in blobs(store):
+    for path in blob_files(store):
         with suppress(FileNotFoundError):
             status = path.stat(follow_symlinks=False)
             yield BlobFile(path, (status.st_dev, status.st_ino), status.st_size, status.st_nlink, status.st_ctime)
 
 
 def _inodes(directory: Path, sizes: dict[Inode, int]) -> Counter[Inode]:
-    """How many names each file has below a directory; its bytes go to ``sizes``."""
+    """The number of hard links of each inode below a directory; their sizes are added to ``sizes``."""
     found = Counter[Inode]()
     for _, status in files_in(directory):
         inode = status.st_dev, status.st_ino

@@ -1,4 +1,4 @@
-"""Every byte in a cache, hashed again."""
+"""``cache verify``: every byte in a cache is hashed again."""
 
 import os
 import re
@@ -14,22 +14,21 @@ from types import NoneType
 from lora_cli.core.adapter_request import NAME
 from lora_cli.core.json_schema import EXCLUDED, FilePath
 from lora_cli.store import Store
-from lora_cli.store.blobs import isolate, put_back, sha256_of
+from lora_cli.store.blobs import move_to_quarantine, restore, sha256_of
 from lora_cli.store.cachedir_tag import check_cache
-from lora_cli.store.inventory import blobs, digest_of, entries, packed, tree_bytes
+from lora_cli.store.inventory import Inode, blob_files, folder_digest, list_folder, packed_folders, tree_bytes
 from lora_cli.store.leases import STALE_S, lease
-from lora_cli.store.resolution_records import all_records, contradictions, record_path
+from lora_cli.store.resolution_records import all_records, conflicts, record_path
 from lora_cli.store.snapshots import is_digest
 
 THREADS = 4
-Inode = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """One blob, snapshot, view, packed weights or record; ``problem`` is empty when all is well.
+    """One blob, snapshot, view, packed weights or record; ``problem`` is empty when it is intact.
 
-    ``moved_to`` is in the quarantine. Of records there are only those that contradict others, and they stay.
+    ``moved_to`` is its path in the quarantine. Of records, only those that conflict with others are listed; they stay.
     """
 
     kind: str
@@ -40,13 +39,12 @@ class Verified:
 
 
 def verify(store: Store, only: Collection[str] | None = None) -> Iterator[Verified]:
-    """Each blob, each snapshot, each view, all packed weights, and the records that contradict each other.
+    """Verifies each blob, snapshot and view, all packed weights, and the records that conflict with each other.
 
-    What is corrupt goes to the quarantine, unless this user may not move it.
-
-    A corrupt snapshot is fetched again when it is asked for the next time. A view must hold a snapshot that is sound,
-    and packed weights what their snapshot has. Files with other names are left alone. ``only`` has the names of what is
-    verified: sha256 of blobs, digests of snapshots, names of views (None: all).
+    Corrupt files are moved to the quarantine, unless this user may not move them; the next fetch restores them. A view
+    must have the files of an intact snapshot, and packed weights those of their snapshot. Files with other names
+    are ignored. ``only`` has the names of what is verified: sha256 of blobs, digests of snapshots, names of views
+    (None: all).
 
     Raises:
         UsageError: this is no cache.
@@ -59,58 +57,58 @@ def verify(store: Store, only: Collection[str] | None = None) -> Iterator[Verifi
         return [path for path in paths if only is None or path.name in only]
 
     with ThreadPoolExecutor(THREADS) as pool:
-        paths = chosen(blobs(store))
-        for path, (status, digest) in zip(paths, pool.map(_hashed, paths), strict=True):
+        paths = chosen(blob_files(store))
+        for path, (status, digest) in zip(paths, pool.map(_stat_and_hash, paths), strict=True):
             if status is not None:
                 known[status.st_dev, status.st_ino] = digest
-                yield from _said(store, "blob", path, partial(_blob_problem, path, digest))
+                yield from _verify_one(store, "blob", path, partial(_blob_problem, path, digest))
     sound = set()
-    for directory in (path for path in chosen(entries(store.snapshots)) if is_digest(path.name)):
-        for one in _snapshot_said(store, directory, known):
+    for directory in (path for path in chosen(list_folder(store.snapshots)) if is_digest(path.name)):
+        for one in _verify_snapshot(store, directory, known):
             sound.update([] if one.problem else [directory.name])
             yield one
-    for directory in (path for path in chosen(entries(store.adapters)) if re.fullmatch(NAME, path.name, re.ASCII)):
-        yield from _said(store, "view", directory, partial(_view_problem, store, sound, known))
-    for directory in (path for path in packed(store) if path.name in sound):
-        yield from _said(store, "packed", directory, partial(_packed_problem, store, directory.name))
-    for earlier, record, file in contradictions(all_records(store)):
+    for directory in (path for path in chosen(list_folder(store.adapters)) if re.fullmatch(NAME, path.name, re.ASCII)):
+        yield from _verify_one(store, "view", directory, partial(_view_problem, store, sound, known))
+    for directory in (path for path in packed_folders(store) if path.name in sound):
+        yield from _verify_one(store, "packed", directory, partial(_packed_problem, store, directory.name))
+    for earlier, record, file in conflicts(all_records(store)):
         if only is None or not {earlier.snapshot, record.snapshot}.isdisjoint(only):
             servers = f"{record.server} and {earlier.server}"
             problem = f"{servers} sent different bytes of {file} in commit {record.revision} of {record.ref}"
             yield Verified("record", record_path(store, *record.key), 0, problem)
 
 
-def _snapshot_said(store: Store, directory: Path, known: Mapping[Inode, str | None]) -> list[Verified]:
-    """What is so with one snapshot. One that seems corrupt is hashed itself, while no other process removes it.
+def _verify_snapshot(store: Store, directory: Path, known: Mapping[Inode, str | None]) -> list[Verified]:
+    """Verifies one snapshot. One that seems corrupt is hashed again under its lease, so that nobody removes it.
 
-    An inode's number may be another file's since it was hashed, and the whole folder may be a new one that is used.
+    Since its blobs were hashed, an inode number may be another file's, or the folder may be a new one.
     """
     name, size = directory.name, tree_bytes(directory)
     if _snapshot_problem(name, known, directory):
         with lease(store, name, STALE_S):
-            return list(_said(store, "snapshot", directory, partial(_snapshot_problem, name, {})))
+            return list(_verify_one(store, "snapshot", directory, partial(_snapshot_problem, name, {})))
     return [Verified("snapshot", directory, size)] if os.path.lexists(directory) else []
 
 
-def _said(store: Store, kind: str, path: Path, problem_of: Callable[[Path], str]) -> Iterator[Verified]:
-    """What is so with one thing; nothing when it is gone by now.
+def _verify_one(store: Store, kind: str, path: Path, problem_of: Callable[[Path], str]) -> Iterator[Verified]:
+    """The result for one path; none if it no longer exists.
 
-    Others publish, replace and clean meanwhile: what was taken away is looked at once more, and put back when it is
-    well.
+    Other processes may replace it meanwhile: what was moved to the quarantine is checked again, and restored if it is
+    intact.
     """
     if not os.path.lexists(path):
         return
     problem, size = problem_of(path), tree_bytes(path)
-    moved_to = isolate(store, path) if problem else None
+    moved_to = move_to_quarantine(store, path) if problem else None
     if moved_to is not None and not problem_of(moved_to):
-        put_back(moved_to, path)
+        restore(moved_to, path)
         problem, moved_to = "", None
     if moved_to is not None or os.path.lexists(path):
         yield Verified(kind, path, size, problem, moved_to)
 
 
-def _hashed(path: Path) -> tuple[os.stat_result | None, str | None]:
-    """Status and sha256; no status when it is gone, no sha256 when it is no plain file or cannot be read."""
+def _stat_and_hash(path: Path) -> tuple[os.stat_result | None, str | None]:
+    """Status and sha256; no status if it is missing, no sha256 if it is no regular file or cannot be read."""
     try:
         status = path.stat(follow_symlinks=False)
     except FileNotFoundError:
@@ -119,8 +117,8 @@ def _hashed(path: Path) -> tuple[os.stat_result | None, str | None]:
 
 
 def _blob_problem(path: Path, digest: str | None, there: Path) -> str:
-    """What is wrong with the blob ``path`` of that ``digest``, or, when it was moved, with what is ``there`` now."""
-    digest = digest if there == path else _hashed(there)[1]
+    """The problem of the blob ``path`` with that ``digest``; after it was moved, of the file ``there``."""
+    digest = digest if there == path else _stat_and_hash(there)[1]
     if digest is None:
         return "is not a readable file"
     if path.name != digest:
@@ -130,15 +128,15 @@ def _blob_problem(path: Path, digest: str | None, there: Path) -> str:
 
 def _view_problem(store: Store, sound: Collection[str], known: Mapping[Inode, str | None], directory: Path) -> str:
     with suppress(ValueError):
-        digest = digest_of(directory, known if directory.parent == store.adapters else {})
-        # One may have been published since the snapshots were looked at.
+        digest = folder_digest(directory, known if directory.parent == store.adapters else {})
+        # It may have been published since the snapshots were verified.
         if digest in sound or store.snapshot(digest).is_dir():
             return ""
     return "it does not match any valid snapshot"
 
 
 def _packed_problem(store: Store, digest: str, directory: Path) -> str:
-    """What is wrong with packed weights; nothing can be held against those whose snapshot went meanwhile."""
+    """The problem of packed weights; none if their snapshot was removed meanwhile, as they cannot be compared."""
     from lora_cli.store.packed_weights import packed_problem
 
     problem = packed_problem(store, digest, directory)
@@ -147,7 +145,7 @@ def _packed_problem(store: Store, digest: str, directory: Path) -> str:
 
 def _snapshot_problem(name: str, known: Mapping[Inode, str | None], directory: Path) -> str:
     try:
-        digest = digest_of(directory, known)
+        digest = folder_digest(directory, known)
     except ValueError as error:
         return str(error)
     return "" if digest == name else f"its files have the digest {digest}"

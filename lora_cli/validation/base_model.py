@@ -86,11 +86,11 @@ def open_checkpoint(ref: AdapterRef, model: BaseModel, settings: Settings) -> "C
     Raises:
         LoraCliError: they cannot be read.
     """
-    from lora_cli.reading.base_weights import checkpoint_at, checkpoint_of
+    from lora_cli.reading.base_weights import checkpoint_at, local_checkpoint
 
     found = None
     if ref.scheme == "file":
-        found = checkpoint_of(Path(ref.location))
+        found = local_checkpoint(Path(ref.location))
     elif ref.scheme == "hf":
         with suppress(Offline):  # offline, only the cache of huggingface_hub is read
             cache = Sources(replace(settings, offline=True)).of(ref)

@@ -13,7 +13,7 @@ from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.errors import LoraCliError, Refused
 from lora_cli.fetching.context import AdapterRequest, FetchContext
 from lora_cli.fetching.file_selection import Selection
-from lora_cli.fetching.pipeline import bring
+from lora_cli.fetching.pipeline import fetch
 from lora_cli.fetching.requirements import Demand
 from lora_cli.reading.adapter import Opened, read_adapter
 from lora_cli.settings import Settings
@@ -87,14 +87,14 @@ def fetch_adapter(item: Item, context: FetchContext, *, on_stage: OnStage = igno
         source = _TimedSource(context.sources.of(ref), watch, on_stage)
         demand = Demand(item.sha256, item.locked)
         request = AdapterRequest(ref, item.name, Selection(latest=item.latest), demand, turn=turn)
-        fetched = bring(request, context, source)
-        context.total.spend(turn, item.name, fetched.snapshot.size)
+        fetched = fetch(request, context, source)
+        context.total.check(turn, item.name, fetched.snapshot.size)
     except LoraCliError as error:
         stage = "fetch" if "resolve" in watch.stage_ms else "resolve"
         watch.lap(stage)
         return Admission(item.name, source_text, stage_ms=watch.stage_ms, error=error, stage=stage)
     finally:
-        context.total.end(turn)
+        context.total.finish(turn)
     watch.lap("fetch")
     return Admission(
         item.name, source_text, stage_ms=watch.stage_ms, snapshot=fetched.snapshot, cached=fetched.cached, ref=ref

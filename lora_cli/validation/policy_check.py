@@ -11,9 +11,16 @@ from lora_cli.core.snapshot import Blob, RemoteFile, Revision, snapshot_digest
 from lora_cli.documents.policy import Policy
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import LoraCliError, Refused
-from lora_cli.fetching.file_selection import USUAL, Selection, plan
-from lora_cli.fetching.locked_files import at_lock, check_folder
-from lora_cli.fetching.requirements import Demand, asks_again, check_allowed, check_digest, check_kept, check_reference
+from lora_cli.fetching.file_selection import USUAL, Selection, select_files
+from lora_cli.fetching.locked_files import check_folder, select_locked
+from lora_cli.fetching.requirements import (
+    Demand,
+    check_allowed,
+    check_cached_access,
+    check_digest,
+    check_reference,
+    needs_access_check,
+)
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_on_disk
 from lora_cli.store import Store
@@ -45,15 +52,15 @@ def resolve_permitted(item: Item, ref: AdapterRef, source: Source, origin: Sourc
     if item.locked is not None and revision.ref.scheme == "file":
         check_folder(Store(settings.cache_dir), revision, files_to_fetch(revision), item.locked, source)
     elif item.locked is not None:
-        at_lock(revision, item.locked, USUAL, files_to_fetch(revision))
+        select_locked(revision, item.locked, USUAL, files_to_fetch(revision))
     return revision
 
 
 def _check_policies(demand: Demand, revision: Revision, source: Source, origin: Source, settings: Settings) -> None:
     ref, files = revision.ref, files_to_fetch(revision)
     check_allowed(demand, ref, settings, files=files)
-    if is_on_disk(source, revision) and files and asks_again(ref, revision.access, settings):
-        check_kept(ref, revision.id, [file.path for file in files], origin, settings)
+    if is_on_disk(source, revision) and files and needs_access_check(ref, revision.access, settings):
+        check_cached_access(ref, revision.id, [file.path for file in files], origin, settings)
     rules = [key for policy in settings.policies for key in _digest_keys(policy)]
     if rules or demand.sha256 is not None:
         digest = digest_of(revision, files, source)
@@ -82,7 +89,7 @@ def files_to_fetch(revision: Revision) -> tuple[RemoteFile, ...]:
 def _planned(revision: Revision) -> tuple[RemoteFile, ...] | None:
     """The files that a fetch would download, None if it is not an adapter."""
     try:
-        return plan(revision, EVERYTHING)
+        return select_files(revision, EVERYTHING)
     except LoraCliError:
         return None
 

@@ -35,10 +35,10 @@ from lora_cli.engines.fixes import MERGE
 from lora_cli.errors import FormatError, Refused, UsageError
 from lora_cli.fetching.context import AdapterRequest, FetchContext
 from lora_cli.fetching.file_selection import Selection
-from lora_cli.fetching.pipeline import bring
+from lora_cli.fetching.pipeline import fetch
 from lora_cli.fetching.requirements import Demand
-from lora_cli.reading.adapter import SHARD, Opened, joined, read_adapter
-from lora_cli.reading.base_weights import copies
+from lora_cli.reading.adapter import SHARD, Opened, join_shards, read_adapter
+from lora_cli.reading.base_weights import base_copies
 from lora_cli.reading.byte_ranges import read_range
 from lora_cli.reading.deltas import Update, distance, norm
 from lora_cli.reading.safetensors_writer import write_file
@@ -52,7 +52,7 @@ from lora_cli.sources import Source
 from lora_cli.sources.local import snapshot_at
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
-from lora_cli.store.atomic_swap import clear
+from lora_cli.store.atomic_swap import remove_path
 from lora_cli.store.disk import on_disk
 from lora_cli.store.writer_ids import new_writer
 from lora_cli.validation.base_model import open_checkpoint
@@ -170,7 +170,7 @@ def _copies(one: Opened, options: RepairOptions, settings: Settings) -> Mapping[
     if options.base is None or options.base_ref is None or not saved:
         return {}
     checkpoint = open_checkpoint(ref_of(options.base_ref), options.base, settings)
-    return {} if checkpoint is None else copies(one.source, one.revision, saved, checkpoint)
+    return {} if checkpoint is None else base_copies(one.source, one.revision, saved, checkpoint)
 
 
 def _remaining_problems(before: EngineOutcome, planned: Verdict) -> Iterator[Refusal]:
@@ -204,7 +204,7 @@ def _open(item: Item, ref: AdapterRef, options: RepairOptions, settings: Setting
     """
     source, revision = _local_source(item, ref, options, settings)
     name, most = str(item.source), settings.max_header_bytes
-    adapter = joined(source, revision, read_adapter(source, revision, name, most), most)
+    adapter = join_shards(source, revision, read_adapter(source, revision, name, most), most)
     if adapter.config is None:
         raise adapter.config_error or FormatError("it is missing", where=f"{name}: {CONFIG}")
     if adapter.weights_error is not None:
@@ -222,7 +222,7 @@ def _local_source(item: Item, ref: AdapterRef, options: RepairOptions, settings:
     selection = Selection(allow_pickle=options.allow_pickle, latest=item.latest)
     request = AdapterRequest(ref, item.name, selection, Demand(item.sha256, item.locked))
     with FetchContext(Store(settings.cache_dir), settings) as context:
-        return snapshot_at(bring(request, context).snapshot.directory)
+        return snapshot_at(fetch(request, context).snapshot.directory)
 
 
 def _file_changes(adapter: Adapter) -> tuple[Change, ...]:
@@ -259,7 +259,7 @@ def _publish(building: Path, to: Path) -> None:
     names, there = (sorted(path.name for path in folder.iterdir()) for folder in (building, to))
     if names != there or filecmp.cmpfiles(building, to, names, shallow=False)[0] != names:
         raise _different_content(to)
-    clear(building)
+    remove_path(building)
 
 
 def _write(report: RepairReport, new: Draft, one: Opened, to: Path) -> RepairReport:
@@ -284,7 +284,7 @@ def _write(report: RepairReport, new: Draft, one: Opened, to: Path) -> RepairRep
             same = _prove(new, originals, building)
             _publish(building, to)
         except BaseException:
-            clear(building)
+            remove_path(building)
             raise
     return replace(report, proof=same, directory=str(to.absolute()))
 

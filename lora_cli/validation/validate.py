@@ -16,11 +16,11 @@ from lora_cli.core.patterns import one_budget
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import Revision
 from lora_cli.errors import LoraCliError, MachineError
-from lora_cli.fetching.cached_source import HereFirst
-from lora_cli.fetching.checkpoint import LatestOf
+from lora_cli.fetching.cached_source import CacheFirstSource
+from lora_cli.fetching.checkpoint import LatestCheckpoint
 from lora_cli.fetching.file_selection import USUAL, Selection
 from lora_cli.forks import forks, processors
-from lora_cli.reading.adapter import Opened, read_adapter, read_at_once
+from lora_cli.reading.adapter import Opened, call_in_threads, read_adapter
 from lora_cli.reading.companions import read_card
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_on_disk
@@ -109,7 +109,7 @@ def resolve_allowed(item: Item, ref: AdapterRef, settings: Settings, sources: So
 
     Policies are checked before any request, and before a file is read.
     """
-    origin = LatestOf(sources.of(ref)) if item.latest else sources.of(ref)
+    origin = LatestCheckpoint(sources.of(ref)) if item.latest else sources.of(ref)
     source = cached_or_origin(ref, settings, origin, Selection(latest=item.latest), item.locked)
     if not settings.policies and item.sha256 is None and item.locked is None:
         return source, source.resolve(ref)
@@ -128,7 +128,7 @@ def cached_or_origin(
     """The source to read ``ref`` from without a download: the cache for what it has of ``selection``, or the origin."""
     if ref.scheme == "file" or not settings.cache_dir.is_dir():
         return origin
-    return HereFirst(origin, settings, selection, locked)
+    return CacheFirstSource(origin, settings, selection, locked)
 
 
 def _read(
@@ -137,11 +137,11 @@ def _read(
     """The config and the header, the companion files, and the model card if the terms ask for it."""
     here = is_on_disk(source, revision)
     threads = 1 if here else threads
-    adapter, companions, card = read_at_once(
+    adapter, companions, card = call_in_threads(
         threads,
         lambda: read_adapter(source, revision, name, settings.max_header_bytes, threads=threads, weights=terms.weights),
         lambda: companions_of(source, revision, terms, threads),
-        lambda: read_card(source, revision, here=here) if terms.card else None,
+        lambda: read_card(source, revision, local=here) if terms.card else None,
     )
     return Opened(source, revision, adapter), companions, card
 
@@ -152,7 +152,7 @@ def _digest(item: Item, one: Opened, settings: Settings) -> str | None:
         from lora_cli.validation.policy_check import digest_if_known
 
         return digest_if_known(item, one.revision, one.source)
-    if isinstance(one.source, HereFirst) and (digest := one.source.digest(one.revision)) is not None:
+    if isinstance(one.source, CacheFirstSource) and (digest := one.source.digest(one.revision)) is not None:
         return digest
     locked, ref = item.locked, one.revision.ref
     compared = locked is not None and (ref.scheme == "file" or (ref.pinned and locked.revision == one.revision.id))

@@ -147,7 +147,7 @@ def companions_of(source: Source, revision: Revision, terms: Terms, threads: int
     """
     if not any("companions" in rule.needs for rule in terms.rules):
         return None
-    return read_companions(source, revision, here=is_on_disk(source, revision), threads=threads)
+    return read_companions(source, revision, local=is_on_disk(source, revision), threads=threads)
 
 
 def _stats(one: Opened, terms: Terms) -> tuple[Mapping[str, TensorStats], str]:

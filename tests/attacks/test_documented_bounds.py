@@ -23,7 +23,7 @@ from lora_cli.serving.admissions import Admissions, AdmissionSettings, Admission
 from lora_cli.serving.connection import connection_limits
 from lora_cli.settings import load_settings
 from lora_cli.store import Store
-from lora_cli.store.in_use import holding
+from lora_cli.store.in_use import InUseMarker
 from tests.attacks.besieged import children_of
 from tests.conftest import ROOT
 from tests.making import llama_modules, write_adapter, write_base
@@ -75,7 +75,7 @@ def setup(tmp_path: Path) -> AdmissionSettings:
 
 @pytest.fixture
 def opened(setup: AdmissionSettings) -> Iterator[Admissions]:
-    with holding(Store(setup.settings.cache_dir)) as hold:
+    with InUseMarker(Store(setup.settings.cache_dir)) as hold:
         made = Admissions(setup, hold, 600)
         yield made
         made.close()

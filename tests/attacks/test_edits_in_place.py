@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.store.blobs import STAMP_NS
+from lora_cli.store.blobs import BLOB_MTIME_NS
 from tests.making import lora_config, lora_tensors, safetensors_bytes
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -36,7 +36,7 @@ def keeps_its_time(status: os.stat_result) -> int:
 
 
 def has_the_time_of_blobs(_: os.stat_result) -> int:
-    return STAMP_NS
+    return BLOB_MTIME_NS
 
 
 def edit(path: Path, mtime: Callable[[os.stat_result], int]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.store.published import MARK
+from lora_cli.store.published import MARK_FILE
 from tests.making import write_adapter
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -30,5 +30,5 @@ def publish(*argv: str) -> int:
 
 
 def mark(name: str = "sql") -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(Path("served", name, MARK).read_text())
+    value: dict[str, Any] = json.loads(Path("served", name, MARK_FILE).read_text())
     return value

@@ -19,7 +19,7 @@ from lora_cli.render.cache_report import cache_report
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_cache import snapshots_parts
 from lora_cli.store import Store
-from lora_cli.store.inventory import Item
+from lora_cli.store.inventory import StoredSnapshot
 from lora_cli.store.resolution_records import Record
 from lora_cli.store.tmpfs_tier import MEMORY, file_system
 from tests.making import write_adapter
@@ -287,7 +287,7 @@ def test_ls_tells_how_long_ago_each_was_used(
     seconds: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = Record("hf://org/sql", "", "", "ab" * 32, {}, used_s=1e9)
-    item = Item("ab" * 32, tmp_path, {}, (record,))
+    item = StoredSnapshot("ab" * 32, tmp_path, {}, (record,))
     monkeypatch.setattr("time.time", lambda: 1e9 + (seconds or 86400 * 400))
     for shown, expected in ((item, f" {told}\n"), (replace(item, records=()), " unreferenced ")):
         report = cache_report(Store(tmp_path), [shown], 0)

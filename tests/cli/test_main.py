@@ -9,35 +9,33 @@ from typing import Any
 
 import pytest
 
-from lora_cli import __version__, failures_by_model
+from lora_cli import __version__, errors
 from lora_cli.cli import app
 from lora_cli.cli.app import COMMANDS
 from lora_cli.cli.main import main
 
 EXIT_TABLE = [
-    (failures_by_model.FormatError("not JSON", where="adapter_config.json"), 1),
-    (failures_by_model.TooLarge("over 400000 values", where="adapter_config.json"), 1),
-    (failures_by_model.UnsafePickle("calls os.system", opcode="REDUCE", position=3, global_name="os.system"), 1),
-    (failures_by_model.Refused("a policy says no"), 1),
-    (failures_by_model.UsageError("unknown key"), 2),
+    (errors.FormatError("not JSON", where="adapter_config.json"), 1),
+    (errors.TooLarge("over 400000 values", where="adapter_config.json"), 1),
+    (errors.UnsafePickle("calls os.system", opcode="REDUCE", position=3, global_name="os.system"), 1),
+    (errors.Refused("a policy says no"), 1),
+    (errors.UsageError("unknown key"), 2),
     (
-        failures_by_model.DocumentError(
-            [failures_by_model.UsageError("unknown key"), failures_by_model.UsageError("not a name")]
-        ),
+        errors.DocumentError([errors.UsageError("unknown key"), errors.UsageError("not a name")]),
         2,
     ),
-    (failures_by_model.MissingExtra("warm", "warm", "torch"), 2),
-    (failures_by_model.NotFound("no such repository"), 3),
-    (failures_by_model.AccessDenied("gated"), 3),
-    (failures_by_model.Offline("not cached"), 3),
-    (failures_by_model.Unreachable("timed out"), 4),
-    (failures_by_model.TooSlow("it trickles"), 4),
-    (failures_by_model.Corrupt("digest differs"), 5),
-    (failures_by_model.Changed("overwritten meanwhile"), 5),
-    (failures_by_model.MachineError("disk full"), 6),
+    (errors.MissingExtra("warm", "warm", "torch"), 2),
+    (errors.NotFound("no such repository"), 3),
+    (errors.AccessDenied("gated"), 3),
+    (errors.Offline("not cached"), 3),
+    (errors.Unreachable("timed out"), 4),
+    (errors.TooSlow("it trickles"), 4),
+    (errors.Corrupt("digest differs"), 5),
+    (errors.Changed("overwritten meanwhile"), 5),
+    (errors.MachineError("disk full"), 6),
     (OSError(28, "No space left on device", "/cache/tmp/x"), 6),
     (MemoryError(), 6),
-    (failures_by_model.EndpointError("not ready"), 7),
+    (errors.EndpointError("not ready"), 7),
     (RuntimeError("nobody foresaw this"), 70),
 ]
 
@@ -69,17 +67,15 @@ def test_every_error_class_is_in_the_table() -> None:
     def leaves(parent: type[Exception]) -> set[type[Exception]]:
         return {parent} | {leaf for child in parent.__subclasses__() for leaf in leaves(child)}
 
-    ours = {cls for cls in leaves(failures_by_model.LoraCliError) if cls.__module__ == "lora_cli.errors"}
+    ours = {cls for cls in leaves(errors.LoraCliError) if cls.__module__ == "lora_cli.errors"}
 
-    assert ours - {failures_by_model.LoraCliError} == {type(error) for error, _ in EXIT_TABLE if type(error) in ours}
+    assert ours - {errors.LoraCliError} == {type(error) for error, _ in EXIT_TABLE if type(error) in ours}
 
 
 def test_an_error_is_one_message_and_a_hint(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    a_command_that_raises(
-        failures_by_model.NotFound("sql: no such path: /srv/sql", hint="check the spelling"), monkeypatch
-    )
+    a_command_that_raises(errors.NotFound("sql: no such path: /srv/sql", hint="check the spelling"), monkeypatch)
 
     main(["fail"])
 
@@ -89,7 +85,7 @@ def test_an_error_is_one_message_and_a_hint(
 def test_a_missing_extra_names_the_install_that_mends_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    a_command_that_raises(failures_by_model.MissingExtra("warm", "warm", "torch"), monkeypatch)
+    a_command_that_raises(errors.MissingExtra("warm", "warm", "torch"), monkeypatch)
 
     main(["fail"])
 

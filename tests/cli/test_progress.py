@@ -39,7 +39,7 @@ def fetching() -> FetchProgress:
     """Twelve of 200 adapters are here, and three come; after a second."""
     fetch = FetchProgress(200, clock := Clock())
     for number in range(12):
-        fetch.through(str(number))
+        fetch.adapter_ended(str(number))
     fetch.began("sql: x", 84 * MIB, 0)
     fetch.began("chat: x", None, 40 * MIB)
     fetch.began(f"{LONG}: x", 84 * MIB, 82 * MIB)
@@ -135,7 +135,7 @@ def test_files_are_summed_to_adapters_and_what_is_not_known_yet_is_estimated() -
     fetch.advanced("a: adapter_model.safetensors", 600)
     fetch.ended("a: adapter_model.safetensors")
     for name in "abcd":
-        fetch.through(name)
+        fetch.adapter_ended(name)
     assert drawn(fetch, 48) == ["4 of 4 adapters 1000 B of 1000 B"]
 
 

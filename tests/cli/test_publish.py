@@ -10,7 +10,7 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.core.snapshot import Blob, snapshot_digest
-from lora_cli.store.published import MARK
+from lora_cli.store.published import MARK_FILE
 from tests.cli.publishing import BASE, CONFIG, WEIGHTS, Capture, adapter, mark, publish, resolves
 from tests.hub_server import Hub
 from tests.schemas import check_schema
@@ -38,7 +38,7 @@ def test_each_adapter_is_a_folder_by_name_even_when_it_is_alone(capsys: Capture)
     out, err = capsys.readouterr()
     assert out == f"{Path.cwd()}/served/sql\n"
     assert f"published for {BASE}" in err
-    assert tree(Path("served")) == {f"sql/{name}" for name in (CONFIG, WEIGHTS, MARK)}
+    assert tree(Path("served")) == {f"sql/{name}" for name in (CONFIG, WEIGHTS, MARK_FILE)}
     assert resolves(Path("served"), "sql", BASE)
     blob = Path("cache/blobs/sha256")
     digest = hashlib.sha256(Path("sql", WEIGHTS).read_bytes()).hexdigest()
@@ -207,7 +207,7 @@ def test_fix_base_corrects_the_copy_and_the_cache_stays_as_it_is(capsys: Capture
     blobs = {
         path.name: Blob(hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
         for path in Path("served/sql").iterdir()
-        if path.name != MARK
+        if path.name != MARK_FILE
     }
     assert found["published"]["sha256"] == mark()["sha256"] == snapshot_digest(blobs.items()) != found["sha256"]
     assert mark()["snapshot"] == found["sha256"]
@@ -249,7 +249,7 @@ def foreign(kind: str) -> Path:
         target.mkdir()
         (target / "mine.txt").write_text("mine")
     if kind == "forged mark":
-        (target / MARK).write_text('{"schema": "lora_cli/published/1", "files": {"other": 1}}')
+        (target / MARK_FILE).write_text('{"schema": "lora_cli/published/1", "files": {"other": 1}}')
     return target
 
 
@@ -287,10 +287,10 @@ def test_what_was_edited_or_lost_is_published_again(harm: str) -> None:
     elif harm == "weights":
         Path("served/sql", WEIGHTS).unlink()
     else:
-        Path("served/sql", MARK).write_text(json.dumps(mark()))
+        Path("served/sql", MARK_FILE).write_text(json.dumps(mark()))
     assert publish("./sql") == 0
     assert resolves(Path("served"), "sql", BASE)
-    assert tree(Path("served/sql")) == {CONFIG, WEIGHTS, MARK}
+    assert tree(Path("served/sql")) == {CONFIG, WEIGHTS, MARK_FILE}
     assert Path("served/sql", WEIGHTS).read_bytes() == Path("sql", WEIGHTS).read_bytes()
 
 

@@ -18,7 +18,7 @@ from lora_cli.cli.main import main
 from lora_cli.core.snapshot import Blob, Snapshot
 from lora_cli.errors import MachineError
 from lora_cli.store import Store, tmpfs_tier
-from lora_cli.store.published import MARK
+from lora_cli.store.published import MARK_FILE
 from lora_cli.store.tmpfs_tier import MEMORY, MemoryFolder, file_system, free_bytes
 from tests.making import HIDDEN, Q_PROJ, llama_modules, write_adapter, write_base, write_base_config
 from tests.serving.running import Running
@@ -67,7 +67,7 @@ def test_each_adapter_lies_in_memory_by_name_read_only_and_is_no_link(shm: Path,
     assert [report["copied_to"] for report in reports] == [f"{shm}/adapters/{name}" for name in ("one", "two")]
     assert [list(report["stage_ms"])[-2:] for report in reports] == [["proof", "tier"]] * 2
     copies = seen(shm / "adapters")
-    assert copies.keys() == {f"{name}/{file}" for name in ("one", "two") for file in (CONFIG, WEIGHTS, MARK)}
+    assert copies.keys() == {f"{name}/{file}" for name in ("one", "two") for file in (CONFIG, WEIGHTS, MARK_FILE)}
     assert {value[1:] for value in copies.values()} == {(0o444, 1)}
     for name in ("one", "two"):
         for file in (CONFIG, WEIGHTS):
@@ -84,7 +84,7 @@ def test_each_adapter_lies_in_memory_by_name_read_only_and_is_no_link(shm: Path,
     assert warm(capsys, "./one", "./two", "--tier", f"tmpfs:{shm}/adapters")[0] == 0
     assert (shm / "adapters/one" / WEIGHTS).read_bytes() == Path("one", WEIGHTS).read_bytes()
     changed = {name for name, value in seen(shm / "adapters").items() if value != copies[name]}
-    assert changed == {f"one/{file}" for file in (CONFIG, WEIGHTS, MARK)}
+    assert changed == {f"one/{file}" for file in (CONFIG, WEIGHTS, MARK_FILE)}
     assert {path.name for path in (shm / "adapters").iterdir()} == {"one", "two"}
 
 
@@ -156,7 +156,7 @@ def test_a_tmpfs_of_its_own_size_is_weighed_and_never_filled_by_half_an_adapter(
         with pytest.raises(MachineError, match=f"{200_704 + 4096 - (free or 0)} bytes short"):
             folder.keep(store, large, "sql")
         assert (mounted / "sql" / WEIGHTS).stat().st_size == 100_000
-        assert tree(mounted) == {f"sql/{WEIGHTS}", f"sql/{MARK}"}
+        assert tree(mounted) == {f"sql/{WEIGHTS}", f"sql/{MARK_FILE}"}
     finally:
         subprocess.run(["umount", str(mounted)], check=True)
 
@@ -182,7 +182,7 @@ def test_a_copy_counts_against_the_containers_own_limit(
     folder.keep(store, small, "small")
     with pytest.raises(MachineError, match="60000 free"):
         folder.keep(store, large, "large")
-    assert tree(shm) == {f"small/{WEIGHTS}", f"small/{MARK}"}
+    assert tree(shm) == {f"small/{WEIGHTS}", f"small/{MARK_FILE}"}
 
 
 def test_somebody_elses_folder_stays_and_fails_that_adapter_alone(shm: Path, capsys: Captured) -> None:
@@ -222,7 +222,7 @@ def test_a_server_copies_what_it_admits_and_takes_no_name_that_leads_elsewhere(s
     argv = (folder / "one", "--base", folder / "base", "--root", folder, "--tier", f"tmpfs:{shm}/served")
     with Running(folder, *argv) as running:
         running.until_ready()
-        assert tree(shm / "served") == {f"one/{file}" for file in (CONFIG, WEIGHTS, MARK)}
+        assert tree(shm / "served") == {f"one/{file}" for file in (CONFIG, WEIGHTS, MARK_FILE)}
         load = {"lora_name": "later", "lora_path": str(folder / "two")}
         assert running.ask("POST", "/v1/load_lora_adapter", load).status_code == 200
         assert (shm / "served/later" / WEIGHTS).read_bytes() == Path("two", WEIGHTS).read_bytes()
@@ -274,4 +274,4 @@ def test_a_process_that_is_killed_leaves_one_whole_adapter(shm: Path, tmp_path: 
                     assert byte in {1, 2}
             process.kill()
     MemoryFolder(shm).keep(Store(Path(cache)), put_snapshot(Store(Path(cache)), {WEIGHTS: b"x"}), "sql")
-    assert tree(shm) == {f"sql/{WEIGHTS}", f"sql/{MARK}"}
+    assert tree(shm) == {f"sql/{WEIGHTS}", f"sql/{MARK_FILE}"}

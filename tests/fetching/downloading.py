@@ -5,10 +5,10 @@ from pathlib import Path
 
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.fetching.context import FetchContext
-from lora_cli.fetching.download import Job, download
+from lora_cli.fetching.download import DownloadJob, download
 from lora_cli.fetching.file_selection import USUAL
 from lora_cli.fetching.progress import SILENT, Progress
-from lora_cli.fetching.resolution_history import Asked
+from lora_cli.fetching.resolution_history import FetchPlan
 from lora_cli.fetching.scheduler import Deadline
 from lora_cli.settings import Settings
 from lora_cli.store import Store
@@ -52,11 +52,11 @@ def context_of(
     return FetchContext(Store(root), Settings(root, jobs=jobs, retries=retries, max_bytes=max_bytes), progress)
 
 
-def job_of(source: Scripted, context: FetchContext, *files: RemoteFile) -> Job:
+def job_of(source: Scripted, context: FetchContext, *files: RemoteFile) -> DownloadJob:
     """All of ``source``, or what it is to have of ``files``."""
     revision = Revision(REF, "r", files) if files else source.resolve(REF)
-    asked = Asked(REF, revision, revision.files, USUAL)
-    return Job("org/name", asked, source, context, Deadline.of("org/name", context.settings))
+    plan = FetchPlan(REF, revision, revision.files, USUAL)
+    return DownloadJob("org/name", plan, source, context, Deadline.of("org/name", context.settings))
 
 
 def partials(root: Path) -> list[Path]:

@@ -12,7 +12,7 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.store import Store
-from lora_cli.store.blobs import STAMP_NS
+from lora_cli.store.blobs import BLOB_MTIME_NS
 from lora_cli.store.verify import verify
 from tests.hub_server import Hub
 from tests.making import write_adapter
@@ -48,7 +48,7 @@ def directory(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
 def rot(path: Path) -> None:
     """Changes a byte where no time tells of it."""
     edit_in_place(path, at=500)
-    os.utime(path, ns=(STAMP_NS, STAMP_NS))
+    os.utime(path, ns=(BLOB_MTIME_NS, BLOB_MTIME_NS))
 
 
 def view_of(directory: Path) -> Path:

@@ -14,9 +14,9 @@ from lora_cli.cli.main import main
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
-from lora_cli.fetching.checkpoint import latest
+from lora_cli.fetching.checkpoint import latest_checkpoint
 from lora_cli.fetching.context import FetchContext
-from lora_cli.fetching.file_selection import Selection, plan
+from lora_cli.fetching.file_selection import Selection, select_files
 from lora_cli.settings import load_settings
 from lora_cli.store import Store
 from lora_cli.validation import Terms
@@ -37,15 +37,15 @@ def complete(*folders: str) -> list[str]:
 
 
 def test_the_highest_number_is_the_latest_and_not_the_last_in_the_alphabet() -> None:
-    found = latest(listing(*complete("checkpoint-9", "checkpoint-100", "checkpoint-20"), CONFIG, WEIGHTS))
+    found = latest_checkpoint(listing(*complete("checkpoint-9", "checkpoint-100", "checkpoint-20"), CONFIG, WEIGHTS))
     assert str(found.ref) == "hf://org/run/checkpoint-100@main"
-    assert [file.path for file in plan(found, Selection())] == [CONFIG, WEIGHTS]
+    assert [file.path for file in select_files(found, Selection())] == [CONFIG, WEIGHTS]
     assert found.files[0].locator == f"checkpoint-100/{CONFIG}"
 
 
 def test_one_that_is_being_written_is_passed_over(caplog: pytest.LogCaptureFixture) -> None:
     run = listing(*complete("checkpoint-5"), f"checkpoint-7/{CONFIG}", f"checkpoint-8/{WEIGHTS}", "checkpoint-9/x")
-    assert latest(run).ref.subfolder == "checkpoint-5"
+    assert latest_checkpoint(run).ref.subfolder == "checkpoint-5"
     assert [record.message.partition(": ")[2] for record in caplog.records] == [
         "checkpoint-9 is skipped: it has no config or weights",
         "checkpoint-8 is skipped: it has no config or weights",
@@ -57,19 +57,19 @@ def test_one_that_is_being_written_is_passed_over(caplog: pytest.LogCaptureFixtu
 def test_only_folders_of_that_name_right_there_are_checkpoints(caplog: pytest.LogCaptureFixture) -> None:
     odd = ("checkpoint-", "checkpoint-x", "Checkpoint-3", "checkpoint-3.old", "a/checkpoint-4", "checkpoint-٣")
     run = listing(*complete(*odd), CONFIG, WEIGHTS, "checkpoint-99999999999999999999/x", "checkpoint-8")
-    assert latest(run) == run
+    assert latest_checkpoint(run) == run
     assert "there are no checkpoints, the adapter itself is used" in caplog.text
 
 
 def test_where_there_is_nothing_the_error_says_what_there_is() -> None:
     with pytest.raises(FormatError, match="there are no checkpoints here") as caught:
-        latest(listing(*complete("run/checkpoint-10", "run/checkpoint-9", "best")))
+        latest_checkpoint(listing(*complete("run/checkpoint-10", "run/checkpoint-9", "best")))
     assert caught.value.hint.endswith("there are adapters in best, run/checkpoint-9, run/checkpoint-10")
 
 
 def test_a_run_without_an_adapter_beside_its_checkpoints_says_how_to_ask() -> None:
     with pytest.raises(FormatError) as caught:
-        plan(listing(*complete("checkpoint-10", "checkpoint-9")), Selection())
+        select_files(listing(*complete("checkpoint-10", "checkpoint-9")), Selection())
     assert "--checkpoint latest" in caught.value.hint
     assert "checkpoint-9, checkpoint-10" in caught.value.hint
 

@@ -138,12 +138,13 @@ def test_gc_all_the_while_takes_nothing_that_a_fetch_gave_out(hub: Hub, tmp_path
 CLEAN = """
 import sys, time
 from pathlib import Path
-from lora_cli.store import Store, sweep
+from lora_cli.store import Store, garbage_collection
 from lora_cli.store.garbage_collection import Limits, collect
 def slow(function):
     return lambda *words: time.sleep(0.005) or function(*words)
 # Time for the others after all was looked at, and around the last look at who holds what.
-sweep.aside, sweep.held = slow(sweep.aside), slow(sweep.held)
+garbage_collection.trash_path = slow(garbage_collection.trash_path)
+garbage_collection.names_in_use = slow(garbage_collection.names_in_use)
 while True:
     for one in collect(Store(Path(sys.argv[1])), Limits(unused_for_s=0, grace_s=0)):
         if one.kind == "snapshot":
@@ -155,7 +156,7 @@ import random, sys, time
 from pathlib import Path
 from lora_cli.core.reference import parse
 from lora_cli.fetching.context import AdapterRequest
-from lora_cli.fetching.batch import bring_all
+from lora_cli.fetching.batch import fetch_all
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 cache, endpoint, removed, *words = sys.argv[1:]
@@ -166,7 +167,7 @@ while rounds < 12 or Path(removed).read_bytes().count(b"\\n") < 12:
     assert time.monotonic() < began + 60, "the cleaner was not at work"
     rounds += 1
     wanted = [AdapterRequest(parse(word, is_path=lambda _: False), word) for word in random.sample(words, 2)]
-    for outcome in bring_all(wanted, Store(Path(cache)), settings):
+    for outcome in fetch_all(wanted, Store(Path(cache)), settings):
         assert outcome.fetched is not None, (outcome.error.message, outcome.error.hint)
         snapshot = outcome.fetched.snapshot
         handed = time.monotonic()

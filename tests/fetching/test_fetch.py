@@ -10,7 +10,7 @@ import pytest
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.documents.policy import Policy
 from lora_cli.errors import AccessDenied, Corrupt, FormatError, NotFound, Offline, Refused, Unreachable
-from lora_cli.fetching.batch import bring_all
+from lora_cli.fetching.batch import fetch_all
 from lora_cli.fetching.context import AdapterRequest
 from lora_cli.fetching.file_selection import Selection
 from lora_cli.fetching.requirements import Demand
@@ -195,7 +195,7 @@ def test_many_go_on_when_one_fails_and_come_in_their_order(desk: Desk, adapter: 
     broken.mkdir()
     refs = ["org/sql", "org/none", str(adapter), str(broken), str(tmp_path / "nowhere"), "oci://registry.acme/sql"]
     wanted = [AdapterRequest(parse(text, is_path=os.path.lexists), text) for text in refs]
-    outcomes = list(bring_all(wanted, desk.store, desk.settings))
+    outcomes = list(fetch_all(wanted, desk.store, desk.settings))
     assert [outcome.request.name for outcome in outcomes] == refs
     assert [outcome.exit_code for outcome in outcomes] == [0, 3, 0, 1, 3, 2]
     assert all((outcome.fetched is None) == (outcome.error is not None) for outcome in outcomes)
@@ -204,7 +204,7 @@ def test_many_go_on_when_one_fails_and_come_in_their_order(desk: Desk, adapter: 
 def test_the_same_adapter_many_times_in_one_process_is_fetched_once(desk: Desk) -> None:
     desk.hub.fault("GET cdn", delay_s=0.2, times=-1)
     wanted = [AdapterRequest(AdapterRef("hf", "org/sql"), f"sql-{number}") for number in range(8)]
-    outcomes = list(bring_all(wanted, desk.store, desk.settings))
+    outcomes = list(fetch_all(wanted, desk.store, desk.settings))
     assert {outcome.exit_code for outcome in outcomes} == {0}
     assert len({outcome.fetched.snapshot.digest for outcome in outcomes if outcome.fetched}) == 1
     assert sum(not outcome.fetched.cached for outcome in outcomes if outcome.fetched) == 1
@@ -213,7 +213,7 @@ def test_the_same_adapter_many_times_in_one_process_is_fetched_once(desk: Desk) 
 
 def test_no_thread_is_left_after_many(desk: Desk) -> None:
     before = threading.active_count()
-    list(bring_all([AdapterRequest(AdapterRef("hf", "org/sql"), "a")], desk.store, desk.settings))
+    list(fetch_all([AdapterRequest(AdapterRef("hf", "org/sql"), "a")], desk.store, desk.settings))
     ours = [thread for thread in threading.enumerate() if thread.name.startswith(("lane", "lease"))]
     for thread in ours:
         thread.join(2)

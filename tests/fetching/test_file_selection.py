@@ -5,7 +5,7 @@ import pytest
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, Refused
-from lora_cli.fetching.file_selection import Selection, identity, plan
+from lora_cli.fetching.file_selection import Selection, identity, select_files
 
 REF = AdapterRef("hf", "org/name")
 USUAL = ("adapter_config.json", "adapter_model.safetensors")
@@ -13,7 +13,7 @@ USUAL = ("adapter_config.json", "adapter_model.safetensors")
 
 def chosen(*paths: str, selection: Selection | None = None) -> list[str]:
     revision = Revision(REF, "r1", tuple(RemoteFile(path, 1) for path in paths))
-    return [file.path for file in plan(revision, selection or Selection())]
+    return [file.path for file in select_files(revision, selection or Selection())]
 
 
 def test_only_what_an_adapter_needs_is_taken() -> None:
@@ -65,7 +65,7 @@ def test_no_adapter_is_an_error_that_says_where_there_are_some() -> None:
 def test_a_file_that_can_never_be_read_is_said_to_be_so() -> None:
     files = (RemoteFile("adapter_config.json", None, defect="is a FIFO, not a regular file"), RemoteFile(USUAL[1], 1))
     with pytest.raises(FormatError, match=r"adapter_config\.json: is a FIFO"):
-        plan(Revision(REF, "r1", files), Selection())
+        select_files(Revision(REF, "r1", files), Selection())
 
 
 def test_a_path_that_leads_out_is_refused_even_when_it_is_asked_for() -> None:

@@ -11,14 +11,14 @@ import pytest
 from lora_cli.cli.main import main
 from lora_cli.core.reference import parse
 from lora_cli.errors import MachineError, Refused
-from lora_cli.fetching.batch import Outcome, bring_all
+from lora_cli.fetching.batch import Outcome, fetch_all
 from lora_cli.fetching.context import AdapterRequest
-from lora_cli.fetching.disk_space import LARGEST_RESERVE, RESERVED_PART, Room
+from lora_cli.fetching.disk_space import LARGEST_RESERVE, RESERVED_PART, DiskSpace
 from lora_cli.fetching.progress import Progress
 from lora_cli.fetching.scheduler import RANGE
 from lora_cli.settings import Settings
 from lora_cli.store import Store, garbage_collection, usage
-from lora_cli.store.export import hand_out, keep_view
+from lora_cli.store.export import export_snapshot, write_view
 from lora_cli.store.inventory import inventory
 from lora_cli.store.resolution_records import record_path
 from lora_cli.store.usage import cache_bytes
@@ -42,7 +42,7 @@ class Desk:
 
     def ask(self, *names: str, **settings: object) -> list[Outcome]:
         wanted = [AdapterRequest(parse(f"org/{name}", is_path=lambda _: False), name) for name in names]
-        return list(bring_all(wanted, self.store, replace(self.settings, **settings)))  # type: ignore[arg-type]
+        return list(fetch_all(wanted, self.store, replace(self.settings, **settings)))  # type: ignore[arg-type]
 
     def codes(self, *names: str, **settings: object) -> list[int]:
         return [outcome.exit_code for outcome in self.ask(*names, **settings)]
@@ -133,10 +133,10 @@ def test_without_a_word_a_part_of_the_disk_stays_free(tmp_path: Path) -> None:
     status = os.statvfs(tmp_path)
     reserve = min(LARGEST_RESERVE, status.f_blocks * status.f_frsize // RESERVED_PART)
     free = status.f_bavail * status.f_frsize
-    room = Room(Store(tmp_path))
-    with pytest.raises(MachineError), room.reserved("a", free - reserve // 2, 0, Progress()):
+    room = DiskSpace(Store(tmp_path))
+    with pytest.raises(MachineError), room.reserve("a", free - reserve // 2, 0, Progress()):
         pass
-    with room.reserved("a", free - 2 * reserve, 0, Progress()):
+    with room.reserve("a", free - 2 * reserve, 0, Progress()):
         pass
 
 
@@ -146,11 +146,11 @@ def test_what_others_wrote_while_nothing_was_fetched_counts_in_the_budget(
     in_cache = [0]
     monkeypatch.setattr(garbage_collection, "collect", lambda *_args: None)
     monkeypatch.setattr(usage, "cache_bytes", lambda *_args, **_named: in_cache[0])
-    room = Room(Store(tmp_path), keep_free=0, budget=1000)
-    with room.reserved("a", 100, 0, Progress()):
+    room = DiskSpace(Store(tmp_path), keep_free=0, budget=1000)
+    with room.reserve("a", 100, 0, Progress()):
         pass
     in_cache[0] = 950
-    with pytest.raises(Refused, match="b: 100 B needed, the cache budget is"), room.reserved("b", 100, 0, Progress()):
+    with pytest.raises(Refused, match="b: 100 B needed, the cache budget is"), room.reserve("b", 100, 0, Progress()):
         pass
 
 
@@ -158,17 +158,17 @@ def test_the_adapters_of_a_run_share_the_disk_and_what_is_written_or_here_counts
     status = os.statvfs(tmp_path)
     free = status.f_bavail * status.f_frsize
     most = free * 6 // 10
-    room = Room(Store(tmp_path), keep_free=0)
-    with room.reserved("a", most, 0, Progress()) as progress:
-        with pytest.raises(MachineError, match="for other adapters"), room.reserved("b", most, 0, Progress()):
+    room = DiskSpace(Store(tmp_path), keep_free=0)
+    with room.reserve("a", most, 0, Progress()) as progress:
+        with pytest.raises(MachineError, match="for other adapters"), room.reserve("b", most, 0, Progress()):
             pass
-        with room.reserved("b", most, most, Progress()):
+        with room.reserve("b", most, most, Progress()):
             pass
         progress.began("a: weights", most, most // 2)
         progress.advanced("a: weights", most - most // 2)
-        with room.reserved("b", most, 0, Progress()):
+        with room.reserve("b", most, 0, Progress()):
             pass
-    with room.reserved("b", most, 0, Progress()):
+    with room.reserve("b", most, 0, Progress()):
         pass
 
 
@@ -186,8 +186,8 @@ def test_a_budget_makes_room_by_what_was_not_used_for_longest(desk: Desk) -> Non
 def test_a_budget_takes_nothing_that_is_in_use(desk: Desk, tmp_path: Path) -> None:
     outcomes = desk.ask("a", "b", "c")
     found = {outcome.request.name: outcome.fetched.snapshot for outcome in outcomes if outcome.fetched is not None}
-    keep_view(desk.store, "a", found["a"])
-    hand_out(desk.store, found["b"], tmp_path / "out")
+    write_view(desk.store, "a", found["a"])
+    export_snapshot(desk.store, found["b"], tmp_path / "out")
     for number, name in enumerate("abc"):
         desk.used(name, 1000 + number)
     assert desk.codes("d", cache_budget=3 * MIB + MIB // 2) == [0]
@@ -254,10 +254,10 @@ def test_whoever_waits_for_another_process_waits_no_longer_than_an_adapter_may_t
 
 
 def test_what_is_refused_leaves_nothing_reserved(desk: Desk) -> None:
-    room = Room(desk.store, keep_free=0, budget=10)
-    with pytest.raises(Refused), room.reserved("a", 11, 0, Progress()):
+    room = DiskSpace(desk.store, keep_free=0, budget=10)
+    with pytest.raises(Refused), room.reserve("a", 11, 0, Progress()):
         pass
-    with room.reserved("a", 10, 0, Progress()):
+    with room.reserve("a", 10, 0, Progress()):
         pass
 
 

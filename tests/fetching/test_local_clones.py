@@ -21,11 +21,11 @@ from lora_cli.settings import Settings
 from lora_cli.sources import LocalFileSource
 from lora_cli.sources.local import LocalSource
 from lora_cli.store import Store
-from lora_cli.store.blobs import STAMP_NS
+from lora_cli.store.blobs import BLOB_MTIME_NS
 from lora_cli.store.disk import reflink
-from lora_cli.store.export import keep_view
+from lora_cli.store.export import write_view
 from lora_cli.store.garbage_collection import Limits, collect, remove
-from lora_cli.store.inventory import inventory, views
+from lora_cli.store.inventory import inventory, view_digests
 from lora_cli.store.verify import verify
 from tests.bringing import bring
 from tests.making import write_adapter
@@ -172,7 +172,7 @@ def test_with_link_weights_are_the_very_inode_and_it_stays_as_it_was(adapter: Pa
     assert not (found.directory / CONFIG).samefile(adapter / CONFIG)
     assert not any(one.problem for one in verify(store))
     assert state(adapter / WEIGHTS) == before
-    assert before[4] != STAMP_NS
+    assert before[4] != BLOB_MTIME_NS
     assert not list(store.partials.iterdir())
 
 
@@ -186,7 +186,7 @@ def test_a_linked_folder_is_cached_the_next_time_and_under_the_same_revision(ada
 @pytest.mark.parametrize("times", [False, True])
 def test_an_edit_of_a_linked_file_is_noticed_and_verify_puts_it_aside(adapter: Path, store: Store, times: bool) -> None:
     snapshot = brought(adapter, store.root, link=True).snapshot
-    view = keep_view(store, "sql", snapshot)
+    view = write_view(store, "sql", snapshot)
     edit(adapter / WEIGHTS, times=times)
     rotten = [one for one in verify(store) if one.problem]
     assert [one.kind for one in rotten] == ["blob", "snapshot", "view"]
@@ -202,8 +202,8 @@ def test_an_edit_of_a_linked_file_is_noticed_and_verify_puts_it_aside(adapter: P
 def test_a_view_of_a_linked_file_is_known_by_its_bytes_through_edits(adapter: Path, store: Store) -> None:
     for _ in range(3):
         snapshot = brought(adapter, store.root, link=True).snapshot
-        keep_view(store, "sql", snapshot)
-        assert views(store) == {"sql": snapshot.digest}
+        write_view(store, "sql", snapshot)
+        assert view_digests(store) == {"sql": snapshot.digest}
         edit(adapter / WEIGHTS)
 
 

@@ -14,7 +14,7 @@ from lora_cli.core.safetensors import TensorInfo, TensorStats
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.reading import tensor_values as reading
 from lora_cli.reading.adapter import read_adapter
-from lora_cli.reading.tensor_values import pieces, scan_values
+from lora_cli.reading.tensor_values import read_pieces, scan_values
 from lora_cli.sources.local import LocalSource
 from tests.making import Q_PROJ, lora_config
 
@@ -102,7 +102,7 @@ def test_each_element_of_a_view_comes_once(data: st.DataObject) -> None:
     source = Bytes(whole.numpy().tobytes())
     revision = source.resolve(AdapterRef("file", "/x"))
 
-    found = b"".join(piece for _, piece in pieces(source, revision, revision.files[0], [info]))
+    found = b"".join(piece for _, piece in read_pieces(source, revision, revision.files[0], [info]))
 
     numbers = torch.frombuffer(bytearray(found), dtype=torch.int32)
     assert sorted(numbers.tolist()) == sorted(view.reshape(-1).tolist())

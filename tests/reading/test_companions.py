@@ -13,13 +13,13 @@ from lora_cli.core.companions import Companions
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.reading import companions
-from lora_cli.reading.companions import AFAR_CAP, read_companions
+from lora_cli.reading.companions import REMOTE_CAP, read_companions
 from lora_cli.sources.local import LocalSource
 
 
 def read(directory: Path, *, here: bool = True) -> Companions:
     source = LocalSource()
-    return read_companions(source, source.resolve(AdapterRef("file", str(directory))), here=here)
+    return read_companions(source, source.resolve(AdapterRef("file", str(directory))), local=here)
 
 
 def test_templates_classes_and_tokens_are_found_wherever_they_stand(tmp_path: Path) -> None:
@@ -73,13 +73,13 @@ def test_a_pointer_in_a_files_place_is_called_so(tmp_path: Path) -> None:
 def test_a_large_file_is_not_read_from_afar_nor_a_huge_one_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "chat_template.jinja").write_text("x" * (AFAR_CAP + 1))
+    (tmp_path / "chat_template.jinja").write_text("x" * (REMOTE_CAP + 1))
 
     assert read(tmp_path).unread == {}
     assert read(tmp_path, here=False).unread == {
-        "chat_template.jinja": f"has {AFAR_CAP + 1} bytes, over the limit of {AFAR_CAP}"
+        "chat_template.jinja": f"has {REMOTE_CAP + 1} bytes, over the limit of {REMOTE_CAP}"
     }
-    monkeypatch.setattr(companions, "HERE_CAP", AFAR_CAP)
+    monkeypatch.setattr(companions, "LOCAL_CAP", REMOTE_CAP)
     assert read(tmp_path).unread.keys() == {"chat_template.jinja"}
 
 
@@ -97,9 +97,9 @@ class Endless:
 def test_a_file_without_an_end_is_left_where_the_bound_is() -> None:
     ref = AdapterRef("hf", "tiny/adapter")
 
-    found = read_companions(Endless(), Endless().resolve(ref), here=False)
+    found = read_companions(Endless(), Endless().resolve(ref), local=False)
 
-    assert found.unread == {"chat_template.jinja": f"is over the limit of {AFAR_CAP} bytes"}
+    assert found.unread == {"chat_template.jinja": f"is over the limit of {REMOTE_CAP} bytes"}
 
 
 @given(

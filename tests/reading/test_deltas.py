@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.reading.deltas import Update, distance, norm, relation, singular_values
+from lora_cli.reading.deltas import Update, compare_updates, distance, norm, singular_values
 
 
 def update(seed: int, shape: tuple[int, int, int], scaling: float, kind: str = "f4") -> Update:
@@ -36,7 +36,9 @@ def test_norm_and_singular_values_are_those_of_the_product(seed: int, shape: Any
 @given(st.integers(0, 2**32 - 2), SHAPES, st.integers(1, 48), st.floats(0.1, 4))
 def test_inner_product_and_distance_are_those_of_the_products(seed: int, shape: Any, r: int, scaling: float) -> None:
     one, other = update(seed, shape, 1.5), update(seed + 1, (shape[0], shape[1], r), scaling)
-    assert relation(one, other)[0].inner == pytest.approx(float((dense(one) * dense(other)).sum()), rel=1e-4, abs=1e-3)
+    assert compare_updates(one, other)[0].inner == pytest.approx(
+        float((dense(one) * dense(other)).sum()), rel=1e-4, abs=1e-3
+    )
     assert distance(one, other) == pytest.approx(float(np.linalg.norm(dense(one) - dense(other))), rel=1e-5)
 
 
@@ -52,7 +54,7 @@ def test_another_basis_of_the_same_update_is_the_same_update() -> None:
     turn = np.linalg.qr(np.random.default_rng(5).normal(size=(8, 8)))[0]
     turned = Update(turn.T @ one.a, 4 * one.b @ turn, one.scaling / 4)
     assert distance(one, turned) <= 1e-12 * norm(one)
-    assert relation(one, turned)[0].inner == pytest.approx(norm(one) ** 2)
+    assert compare_updates(one, turned)[0].inner == pytest.approx(norm(one) ** 2)
 
 
 @pytest.mark.parametrize("spoil", ["a zero column", "two alike", "nearly alike", "tiny columns", "of rank 1"])
@@ -82,7 +84,7 @@ def test_an_update_of_zeros_has_no_size() -> None:
 @given(st.integers(0, 2**32 - 2), SHAPES, st.integers(1, 48), st.floats(0.1, 4))
 def test_two_updates_lie_to_each_other_as_the_products_do(seed: int, shape: Any, r: int, scaling: float) -> None:
     one, other = update(seed, shape, 1.5), update(seed + 1, (shape[0], shape[1], r), -scaling)
-    x, y, (found, found_spread, _) = dense(one), dense(other), relation(one, other)
+    x, y, (found, found_spread, _) = dense(one), dense(other), compare_updates(one, other)
     size = float(np.linalg.norm(x))
     assert found.norm == pytest.approx(size, rel=1e-6)
     assert found.other_norm == pytest.approx(float(np.linalg.norm(y)), rel=1e-6)
@@ -98,10 +100,10 @@ def test_two_updates_lie_to_each_other_as_the_products_do(seed: int, shape: Any,
 def test_a_difference_far_below_the_updates_is_exact(order: Any) -> None:
     one = update(3, (500, 700, 16), 2.0, "f8")
     nudged = Update(np.asarray(one.a, order=order), np.asarray(one.b * (1 + 1e-9), order=order), one.scaling)
-    found, _, _ = relation(one, nudged)
+    found, _, _ = compare_updates(one, nudged)
     assert found.distance == pytest.approx(1e-9 * found.norm, rel=1e-3)
     assert found.residual <= 1e-12 * found.norm
-    assert relation(one, one)[0].distance <= 1e-12 * found.norm
+    assert compare_updates(one, one)[0].distance <= 1e-12 * found.norm
     assert distance(one, one) <= 1e-12 * found.norm
 
 
@@ -110,9 +112,9 @@ def test_what_is_not_finite_has_no_values_and_warns_of_nothing() -> None:
     one.a[0, 0] = np.inf
     assert np.isnan(singular_values(one)).all()
     assert np.isnan(norm(one))
-    assert np.isnan(relation(one, other)[0].distance)
+    assert np.isnan(compare_updates(one, other)[0].distance)
     assert np.isnan(distance(one, other))
-    assert np.isnan(relation(other, one)[0].norm) or np.isnan(relation(other, one)[0].other_norm)
+    assert np.isnan(compare_updates(other, one)[0].norm) or np.isnan(compare_updates(other, one)[0].other_norm)
 
 
 def test_a_rank_far_above_the_dimensions_takes_no_square_of_it() -> None:

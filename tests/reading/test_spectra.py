@@ -12,7 +12,7 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, effective_rank, spread_of
 from lora_cli.reading.adapter import Opened, read_adapter
 from lora_cli.reading.base_model import read_base_file
-from lora_cli.reading.base_weights import BaseNorms, checkpoint_of
+from lora_cli.reading.base_weights import BaseNorms, local_checkpoint
 from lora_cli.reading.deltas import read_spectrum
 from lora_cli.sources.local import LocalSource
 from tests.core.peft_cases import CASES
@@ -52,7 +52,7 @@ def spectrum_of(directory: Path, base: Path | None = None, norms: BaseNorms | No
 
 
 def norms_of(directory: Path) -> BaseNorms:
-    checkpoint = checkpoint_of(directory)
+    checkpoint = local_checkpoint(directory)
     assert checkpoint is not None
     return BaseNorms(checkpoint)
 

@@ -34,7 +34,7 @@ from lora_cli.reading.tensor_values import (
     encode,
     load,
     scan_values,
-    split,
+    split_pieces,
     stats_of,
 )
 from lora_cli.sources.local import LocalSource
@@ -297,7 +297,7 @@ def test_a_stream_is_cut_at_the_tensors_borders_whatever_its_chunks(sizes: list[
             at += size
 
     read = dict.fromkeys(map(str, range(len(sizes))), b"")
-    for tensor, piece in split(tensors_of(*sizes), stream(), "f"):
+    for tensor, piece in split_pieces(tensors_of(*sizes), stream(), "f"):
         assert len(piece) > 0
         read[tensor.name] += bytes(piece)
     assert [len(part) for part in read.values()] == sizes
@@ -306,7 +306,7 @@ def test_a_stream_is_cut_at_the_tensors_borders_whatever_its_chunks(sizes: list[
 
 def test_a_stream_that_ends_early_is_corrupt() -> None:
     with pytest.raises(Corrupt, match="f: the data ends 3 bytes before the end of 1"):
-        list(split(tensors_of(4, 5), iter([b"123456"]), "f"))
+        list(split_pieces(tensors_of(4, 5), iter([b"123456"]), "f"))
 
 
 class FillSource:

@@ -21,8 +21,8 @@ from lora_cli.core.pickles.machine import OPCODES, ReadBudget, can_begin, read_p
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
-from lora_cli.reading.pickle_contents import look as look_at
-from lora_cli.reading.torch_pickle import opened, read_pickled
+from lora_cli.reading.pickle_contents import contains_pickle as look_at
+from lora_cli.reading.torch_pickle import open_ranges, read_pickled
 
 EVIL = b"cposix\nsystem\n(S'id'\ntR."
 
@@ -49,7 +49,7 @@ def read(data: bytes, *, scheme: Literal["file", "hf"] = "file") -> None:
 def look(data: bytes) -> None:
     source = Bytes(data)
     revision = source.resolve(AdapterRef("file", "/x"))
-    with opened(source, revision, revision.files[0], ReadBudget()) as readable:
+    with open_ranges(source, revision, revision.files[0], ReadBudget()) as readable:
         look_at(readable, named=True)
 
 

@@ -17,8 +17,8 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, UnsafePickle
-from lora_cli.reading.pickle_files import look_through
-from lora_cli.reading.torch_pickle import examine, opened, read_pickled
+from lora_cli.reading.pickle_files import scan_pickles
+from lora_cli.reading.torch_pickle import check_pickle, open_ranges, read_pickled
 from lora_cli.sources.local import LocalSource
 
 TYPED = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
@@ -167,8 +167,8 @@ def test_a_protocol_that_weights_only_does_not_read_is_an_error(tmp_path: Path) 
         torch.load(path, weights_only=True)
     with pytest.raises(FormatError, match="not an opcode that torch"):
         read_pickled(*near(path))
-    with opened(*near(path), ReadBudget()) as readable:
-        examine(readable)
+    with open_ranges(*near(path), ReadBudget()) as readable:
+        check_pickle(readable)
 
 
 def resave(path: Path, change: Callable[[zipfile.ZipFile, zipfile.ZipFile], None], **how: Any) -> None:
@@ -229,7 +229,7 @@ def test_what_a_trainer_leaves_is_no_alarm(tmp_path: Path) -> None:
     revision = source.resolve(AdapterRef("file", str(tmp_path)))
     assert len(revision.files) == 16
     sound = dict.fromkeys([file.path for file in revision.files], "")
-    assert look_through(source, revision, revision.files, here=True) == (sound, "")
+    assert scan_pickles(source, revision, revision.files, local=True) == (sound, "")
 
 
 def _backward(model: torch.nn.Linear) -> float:

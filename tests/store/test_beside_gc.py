@@ -13,7 +13,7 @@ import pytest
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.store import Store, garbage_collection
 from lora_cli.store.garbage_collection import Limits, collect
-from lora_cli.store.in_use import holding
+from lora_cli.store.in_use import InUseMarker
 from lora_cli.store.leases import lease
 from lora_cli.store.resolution_records import read_record
 from lora_cli.store.snapshots import find_snapshot
@@ -29,11 +29,11 @@ ALL = Limits(unused_for_s=-1, grace_s=-1)
 WAITS_S = 0.005
 """So long a step waits for the user, who may have to wait for that step."""
 
-TAKING = {"_taken_away", "take_away", "_delete", "clear", "rmtree", "_rmtree_safe_fd"}
-PACKED = {"_said", "_packed_problem", "packed_problem", "_read_header", "_same", "isolate", "put_back"}
-SWEEPING = {"_sweep", "_meant_by_others", "_taken_away", "is_used", "_used_since", "held"}
-FINDING = {"find_snapshot", "_is_sound_after_all", "isolate_rotten", "isolate", "put_back"}
-VERIFYING = {"_snapshot_said", "_said", "isolate", "put_back"}
+TAKING = {"_remove_snapshot", "remove_folder", "_delete", "remove_path", "rmtree", "_rmtree_safe_fd"}
+PACKED = {"_verify_one", "_packed_problem", "packed_problem", "_read_header", "_same", "move_to_quarantine", "restore"}
+SWEEPING = {"_remove_snapshots", "_newly_referenced", "_remove_snapshot", "is_used", "_used_since", "names_in_use"}
+FINDING = {"find_snapshot", "_quarantine_unless_sound", "quarantine_if_corrupt", "move_to_quarantine", "restore"}
+VERIFYING = {"_verify_snapshot", "_verify_one", "move_to_quarantine", "restore"}
 
 
 @contextmanager
@@ -80,8 +80,8 @@ class User:
     def _use(self) -> None:
         if self._goes:
             put_snapshot(self._store, FILES)
-        with holding(self._store) as hold:
-            self.has = hold.keeps(self._snapshot.digest)
+        with InUseMarker(self._store) as hold:
+            self.has = hold.add_snapshot(self._snapshot.digest)
             self._told.set()
             self._done.wait(10)
 

@@ -10,9 +10,9 @@ import pytest
 from lora_cli.core.snapshot import Blob
 from lora_cli.errors import MachineError
 from lora_cli.store import Store
-from lora_cli.store.blobs import STAMP_NS, LostBlob, has_blob, keep_blob
+from lora_cli.store.blobs import BLOB_MTIME_NS, LostBlob, has_blob, store_blob
 from lora_cli.store.disk import on_disk, replace_file, write_file
-from lora_cli.store.partial_downloads import drop_partial, open_partial
+from lora_cli.store.partial_downloads import open_partial, remove_partial
 from tests.store.keeping import edit_in_place, put_blob, tree
 
 
@@ -49,7 +49,7 @@ def test_a_blob_of_another_size_is_never_hashed_to_be_refused(store: Store) -> N
     blob = put_blob(store, b"hello")
     store.blob(blob.sha256).chmod(0o644)
     store.blob(blob.sha256).write_bytes(b"hell")
-    os.utime(store.blob(blob.sha256), ns=(STAMP_NS, STAMP_NS))
+    os.utime(store.blob(blob.sha256), ns=(BLOB_MTIME_NS, BLOB_MTIME_NS))
     assert not has_blob(store, blob)
 
 
@@ -57,7 +57,7 @@ def test_a_copied_cache_with_new_times_is_hashed_once_and_then_trusted(store: St
     blob = put_blob(store, b"hello")
     os.utime(store.blob(blob.sha256))
     assert has_blob(store, blob)
-    assert store.blob(blob.sha256).stat().st_mtime_ns == STAMP_NS
+    assert store.blob(blob.sha256).stat().st_mtime_ns == BLOB_MTIME_NS
 
 
 def test_a_link_or_a_fifo_is_no_blob(store: Store, tmp_path: Path) -> None:
@@ -76,12 +76,12 @@ def test_a_partial_that_somebody_took_away_is_not_kept(store: Store) -> None:
     partial = open_partial(store, blob.sha256, 5)
     partial.path.rename(partial.path.with_name("taken"))
     with pytest.raises(LostBlob):
-        keep_blob(store, partial.path, partial.descriptor, blob)
+        store_blob(store, partial.path, partial.descriptor, blob)
     partial.path.write_bytes(b"other")
     with pytest.raises(LostBlob):
-        keep_blob(store, partial.path, partial.descriptor, blob)
+        store_blob(store, partial.path, partial.descriptor, blob)
     assert not store.blobs.exists()
-    drop_partial(partial)
+    remove_partial(partial)
 
 
 def test_an_error_of_the_disk_says_what_to_do(tmp_path: Path) -> None:

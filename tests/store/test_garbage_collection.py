@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.store import Store
-from lora_cli.store.blobs import STAMP_NS
+from lora_cli.store.blobs import BLOB_MTIME_NS
 from lora_cli.store.garbage_collection import Limits, Removed, collect, remove
 from lora_cli.store.inventory import find_items, inventory
 from lora_cli.store.partial_downloads import open_partial
@@ -44,7 +44,7 @@ def test_an_edit_that_hides_its_time_is_found_and_fetched_anew(store: Store) -> 
     other = put_snapshot(store, CHAT)
     weights = snapshot.directory / "adapter_model.safetensors"
     edit_in_place(weights)
-    os.utime(weights, ns=(STAMP_NS, STAMP_NS))
+    os.utime(weights, ns=(BLOB_MTIME_NS, BLOB_MTIME_NS))
     assert find_snapshot(store, snapshot.files) == snapshot
     rotten = [one for one in verify(store) if one.problem]
     assert [one.kind for one in rotten] == ["blob", "snapshot"]
@@ -136,7 +136,7 @@ def test_a_size_keeps_the_last_used_and_counts_shared_bytes_once(store: Store) -
 
 
 def test_what_the_dead_left_long_ago_goes_and_what_the_living_write_stays(store: Store) -> None:
-    mine = open_partial(store, KEY, None)
+    mine = open_partial(store, KEY, 1 << 30)
     for age_s, key in ((100, YOUNG), (100_000, OLD)):
         path = store.partials / key / str(let_go(new_writer()))
         path.parent.mkdir(parents=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.store import page_cache as module
-from lora_cli.store.page_cache import by_cachestat, by_mincore, folder_residency, is_told, residency
+from lora_cli.store.page_cache import by_cachestat, by_mincore, folder_residency, is_mincore_reliable, residency
 from lora_cli.store.tmpfs_tier import MEMORY, file_system
 from tests.store.another_user import as_another_user, public_folder
 from tests.store.keeping import drop
@@ -98,7 +98,7 @@ ASKS = """
 from pathlib import Path
 path = Path(sys.argv[1])
 with path.open("rb") as stream:
-    told = is_told(stream.fileno(), os.fstat(stream.fileno()))
+    told = is_mincore_reliable(stream.fileno(), os.fstat(stream.fileno()))
     print(told, by_mincore(stream.fileno(), path.stat().st_size))
 asked.by_cachestat = lambda _: None
 print(asked.residency([path]).resident_bytes)
@@ -121,7 +121,7 @@ def test_what_the_kernel_hides_from_this_user_is_not_known() -> None:
         path.chmod(0o666)
         assert as_another_user(imports, ASKS, str(path)).split() == ["True", "0", "0"]
         with path.open("rb") as stream:
-            assert is_told(stream.fileno(), os.fstat(stream.fileno()))
+            assert is_mincore_reliable(stream.fileno(), os.fstat(stream.fileno()))
 
 
 def test_a_path_that_is_not_there_yet_is_on_the_file_system_above_it(tmp_path: Path) -> None:

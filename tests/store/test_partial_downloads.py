@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.store import Store
-from lora_cli.store.partial_downloads import Partial, drop_partial, leave_partial, open_partial
+from lora_cli.store.partial_downloads import Partial, open_partial, release_partial, remove_partial
 from lora_cli.store.writer_ids import Writer, let_go, new_writer, parse_writer, state
 from tests.store.another_user import as_another_user, let_everybody_write, public_folder
 
@@ -22,7 +22,7 @@ import os, sys
 from pathlib import Path
 from lora_cli.store import Store
 from lora_cli.store.partial_downloads import open_partial
-partial = open_partial(Store(Path(sys.argv[1])), sys.argv[2], None)
+partial = open_partial(Store(Path(sys.argv[1])), sys.argv[2], 1 << 30)
 os.pwrite(partial.descriptor, sys.argv[3].encode(), 0)
 print("ready", flush=True)
 sys.stdin.read()
@@ -68,7 +68,7 @@ def test_what_a_killed_process_left_is_taken_over_in_place(store: Store) -> None
     assert (content(partial), partial.size) == (b"half of it", 10)
     assert os.fstat(partial.descriptor).st_ino == inode
     assert list((store.partials / KEY).iterdir()) == [partial.path]
-    drop_partial(partial)
+    remove_partial(partial)
     assert not list(store.partials.iterdir())
 
 
@@ -78,7 +78,7 @@ def test_a_zombie_is_dead(store: Store) -> None:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         partial = open_partial(store, KEY, 100)
     assert content(partial) == b"half"
-    drop_partial(partial)
+    remove_partial(partial)
 
 
 def test_what_a_living_process_writes_is_left_alone(store: Store) -> None:
@@ -86,7 +86,7 @@ def test_what_a_living_process_writes_is_left_alone(store: Store) -> None:
         partial = open_partial(store, KEY, 100)
         assert partial.size == 0
         assert len(list((store.partials / KEY).iterdir())) == 2
-        drop_partial(partial)
+        remove_partial(partial)
 
 
 def test_what_a_living_process_writes_is_left_alone_however_long_it_is_silent(store: Store) -> None:
@@ -96,7 +96,7 @@ def test_what_a_living_process_writes_is_left_alone_however_long_it_is_silent(st
         partial = open_partial(store, KEY, 100)
         assert partial.size == 0
         assert path.exists()
-        drop_partial(partial)
+        remove_partial(partial)
 
 
 def test_the_longest_one_is_taken_and_the_others_are_removed(store: Store) -> None:
@@ -105,7 +105,7 @@ def test_the_longest_one_is_taken_and_the_others_are_removed(store: Store) -> No
     partial = open_partial(store, KEY, 100)
     assert partial.size == 9
     assert len(list((store.partials / KEY).iterdir())) == 1
-    drop_partial(partial)
+    remove_partial(partial)
 
 
 def test_one_that_is_longer_than_the_file_is_not_gone_on_with(store: Store) -> None:
@@ -113,16 +113,16 @@ def test_one_that_is_longer_than_the_file_is_not_gone_on_with(store: Store) -> N
     partial = open_partial(store, KEY, 100)
     assert partial.size == 0
     assert len(list((store.partials / KEY).iterdir())) == 1
-    drop_partial(partial)
+    remove_partial(partial)
 
 
 def test_what_is_left_on_purpose_is_taken_by_the_same_process(store: Store) -> None:
     partial = open_partial(store, KEY, 100)
     os.pwrite(partial.descriptor, b"half", 0)
-    leave_partial(partial)
+    release_partial(partial)
     again = open_partial(store, KEY, 100)
     assert content(again) == b"half"
-    drop_partial(again)
+    remove_partial(again)
 
 
 ELSEWHERE = Writer("0123456789ab", 1, 1, "0" * 12)
@@ -132,7 +132,7 @@ def test_a_file_of_another_machine_that_still_grows_is_left_alone(store: Store) 
     left_by(store, ELSEWHERE, b"half", age_s=60)
     partial = open_partial(store, KEY, 100)
     assert partial.size == 0
-    drop_partial(partial)
+    remove_partial(partial)
 
 
 def test_a_file_of_another_machine_is_copied_because_its_writer_may_wake_up(store: Store) -> None:
@@ -144,7 +144,7 @@ def test_a_file_of_another_machine_is_copied_because_its_writer_may_wake_up(stor
         sleeper.flush()
         assert content(partial) == b"half"
     assert not path.exists()
-    drop_partial(partial)
+    remove_partial(partial)
 
 
 def test_what_another_machine_left_is_not_gone_on_with_where_no_digest_would_tell_that_it_is_wrong(
@@ -152,16 +152,16 @@ def test_what_another_machine_left_is_not_gone_on_with_where_no_digest_would_tel
 ) -> None:
     """Its power may have gone before all bytes were on the disk: then there are zeros where they should be."""
     left_by(store, Writer("0" * 12, 1, 1, "0" * 12), b"half", age_s=10_000)
-    partial = open_partial(store, KEY, None, digest_known=False)
+    partial = open_partial(store, KEY, 1 << 30, digest_known=False)
     assert content(partial) == b""
-    drop_partial(partial)
+    remove_partial(partial)
 
 
 def test_what_a_dead_process_of_this_boot_left_is_gone_on_with_without_a_digest(store: Store) -> None:
     left_by(store, let_go(new_writer()), b"half")
-    partial = open_partial(store, KEY, None, digest_known=False)
+    partial = open_partial(store, KEY, 1 << 30, digest_known=False)
     assert content(partial) == b"half"
-    drop_partial(partial)
+    remove_partial(partial)
 
 
 def test_what_another_user_left_and_keeps_to_himself_stands_in_nobodys_way() -> None:
@@ -172,7 +172,7 @@ def test_what_another_user_left_and_keeps_to_himself_stands_in_nobodys_way() -> 
         let_everybody_write(store.root)
         imports = "from pathlib import Path\nfrom lora_cli.store import Store\n"
         imports += "from lora_cli.store.partial_downloads import *\n"
-        opens = "print(open_partial(Store(Path(sys.argv[1])), sys.argv[2], None).size)"
+        opens = "print(open_partial(Store(Path(sys.argv[1])), sys.argv[2], 1 << 30).size)"
         assert as_another_user(imports, opens, str(store.root), KEY) == "0\n"
 
 
@@ -188,7 +188,7 @@ def test_links_fifos_and_strange_names_are_never_taken(store: Store, tmp_path: P
     assert content(partial) == b""
     os.pwrite(partial.descriptor, b"overwritten", 0)
     assert (tmp_path / "secret").read_bytes() == b"secret"
-    drop_partial(partial)
+    remove_partial(partial)
 
 
 def test_a_name_says_who_writes() -> None:

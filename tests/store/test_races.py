@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from lora_cli.store import Store
-from lora_cli.store.atomic_swap import take_away
+from lora_cli.store.atomic_swap import remove_folder
 from lora_cli.store.blobs import has_blob
 from lora_cli.store.disk import make_folder
-from lora_cli.store.export import keep_view
+from lora_cli.store.export import write_view
 from lora_cli.store.garbage_collection import remove
 from lora_cli.store.inventory import inventory
 from lora_cli.store.snapshots import find_snapshot
@@ -82,9 +82,9 @@ def test_views_of_one_snapshot_come_and_go_at_once(store: Store) -> None:
 
     def work(name: str) -> Callable[[], None]:
         def keep_and_drop() -> None:
-            keep_view(store, name, snapshot)
+            write_view(store, name, snapshot)
             assert (store.adapters / name).is_dir()
-            take_away(store, store.adapters / name)
+            remove_folder(store, store.adapters / name)
             assert not (store.adapters / name).exists()
 
         return keep_and_drop
@@ -115,7 +115,7 @@ def test_verify_takes_nothing_for_rotten_that_is_published_replaced_or_cleaned_m
 
     def replace_the_view() -> None:
         for snapshot in (sql, chat):
-            keep_view(store, "nightly", snapshot)
+            write_view(store, "nightly", snapshot)
 
     def publish_and_clean() -> None:
         other = put_snapshot(store, {**SQL, "README.md": str(time.perf_counter_ns()).encode()})

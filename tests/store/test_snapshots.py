@@ -15,7 +15,7 @@ from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.errors import Corrupt, Refused, UsageError
 from lora_cli.store import Store, snapshots
 from lora_cli.store.blobs import LostBlob
-from lora_cli.store.export import hand_out
+from lora_cli.store.export import export_snapshot
 from lora_cli.store.snapshots import check_paths, find_snapshot, publish_snapshot
 from tests.store.keeping import edit_in_place, put_blob, put_snapshot, tree
 
@@ -153,7 +153,7 @@ def test_the_digest_does_not_depend_on_the_order(files: dict[str, bytes]) -> Non
 
 def test_what_is_handed_out_has_linked_weights_and_copied_json(store: Store, tmp_path: Path) -> None:
     snapshot = put_snapshot(store, FILES)
-    target = hand_out(store, snapshot, tmp_path / "out" / "sql")
+    target = export_snapshot(store, snapshot, tmp_path / "out" / "sql")
     weights, config = target / "adapter_model.safetensors", target / "adapter_config.json"
     assert weights.samefile(snapshot.directory / "adapter_model.safetensors")
     assert not config.samefile(snapshot.directory / "adapter_config.json")
@@ -164,22 +164,22 @@ def test_what_is_handed_out_has_linked_weights_and_copied_json(store: Store, tmp
 
 def test_handing_out_again_changes_nothing_and_never_overwrites(store: Store, tmp_path: Path) -> None:
     snapshot = put_snapshot(store, FILES)
-    target = hand_out(store, snapshot, tmp_path / "sql")
+    target = export_snapshot(store, snapshot, tmp_path / "sql")
     inode = target.stat().st_ino
-    assert hand_out(store, snapshot, target).stat().st_ino == inode
+    assert export_snapshot(store, snapshot, target).stat().st_ino == inode
     (target / "mine").write_bytes(b"mine")
     with pytest.raises(UsageError, match="exists and is not empty"):
-        hand_out(store, snapshot, target)
+        export_snapshot(store, snapshot, target)
     assert (target / "mine").read_bytes() == b"mine"
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UsageError):
-        hand_out(store, snapshot, tmp_path / "file")
+        export_snapshot(store, snapshot, tmp_path / "file")
     assert {path.name for path in tmp_path.iterdir()} == {"cache", "sql", "file"}
 
 
 def test_an_empty_folder_may_be_handed_out_to(store: Store, tmp_path: Path) -> None:
     (tmp_path / "sql").mkdir()
-    hand_out(store, put_snapshot(store, FILES), tmp_path / "sql")
+    export_snapshot(store, put_snapshot(store, FILES), tmp_path / "sql")
     assert tree(tmp_path / "sql") == FILES.keys()
 
 
@@ -213,7 +213,7 @@ def test_processes_that_publish_the_same_at_once_all_succeed(store: Store) -> No
 
 
 def test_other_weights_of_the_same_size_are_something_else(store: Store, tmp_path: Path) -> None:
-    target = hand_out(store, put_snapshot(store, {"adapter_model.safetensors": b"one"}), tmp_path / "sql")
+    target = export_snapshot(store, put_snapshot(store, {"adapter_model.safetensors": b"one"}), tmp_path / "sql")
     with pytest.raises(UsageError, match="exists and is not empty"):
-        hand_out(store, put_snapshot(store, {"adapter_model.safetensors": b"two"}), target)
+        export_snapshot(store, put_snapshot(store, {"adapter_model.safetensors": b"two"}), target)
     assert (target / "adapter_model.safetensors").read_bytes() == b"one"
