@@ -194,3 +194,28 @@ def test_a_hostile_file_next_to_a_good_adapter_is_not_committed(repository: Path
 def test_changed_files_are_no_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", "--changed-files", "-f", str(tmp_path / "set.yaml")]) == 2
     assert "--changed-files is for REFs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["--help", "--ignore=LC1,LC5", "--write-baseline=x"])
+def test_the_name_of_a_file_is_never_an_option_of_the_hook(repository: Path, name: str) -> None:
+    (repository / name).touch()
+    for args in (["--base", "adapters/smollm2-135m"], ["--base", "adapters/smollm2-135m", "--"]):
+        done = commit(repository, args=args)
+        assert done.returncode == 1, done.stdout
+        assert ("is an option and the name of a file" in done.stdout) != ("LC311" in done.stdout)
+
+
+def test_a_folder_stands_for_the_adapters_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Git names a submodule and a link so."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("sub/a", "sub/b/c", "store"):
+        Path(name).mkdir(parents=True)
+        (Path(name) / "adapter_config.json").touch()
+    Path("current").symlink_to("store")
+    assert changed_adapters(["sub"]) == ["sub/a", "sub/b/c"]
+    assert changed_adapters(["current"]) == ["current"]
+
+
+def test_changed_files_that_are_all_elsewhere_are_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "--changed-files", "--no-base", "no/such/file.json"]) == 0
+    assert "none of the changed files is here" in capsys.readouterr().err

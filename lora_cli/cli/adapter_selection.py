@@ -1,5 +1,6 @@
 """The inputs of a command: adapters, base and limits, from the command line and the manifest."""
 
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -222,14 +223,26 @@ def from_refs(refs: Sequence[str], checkpoint: str = "") -> tuple[Item, ...]:
 def changed_adapters(files: Sequence[str]) -> list[str]:
     """The folders of the adapters that these files belong to, each once; a file may be gone, or belong to none.
 
-    A file's adapter is the nearest folder above it that has an adapter's config or weights.
+    A file's adapter is the nearest folder above it that has an adapter's config or weights. A folder (git names a
+    submodule and a link so) stands for all adapters in it.
     """
     folders = dict[str, None]()
     for file in map(Path, files):
         above = [one for one in file.parents if one.is_dir()]
-        found = above[:1] if _is_part(file) and file.is_file() else [one for one in above if _has_adapter(one)][:1]
-        folders |= dict.fromkeys(map(str, found))
+        nearest = [one for one in above if _has_adapter(one)][:1]
+        if _is_part(file) and file.is_file():
+            nearest = above[:1]
+        elif file.is_dir():
+            inside = [one for one in (file, *sorted(file.rglob("*/"))) if one.is_dir() and _has_adapter(one)]
+            nearest = inside or nearest
+        folders |= dict.fromkeys(map(str, nearest))
     return list(folders)
+
+
+def is_here(file: str) -> bool:
+    """Whether a changed file, or the folder that it was in, exists."""
+    path = Path(file)
+    return os.path.lexists(path) or (bool(path.parent.name) and path.parent.is_dir())
 
 
 def _has_adapter(folder: Path) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from lora_cli.cli.adapter_selection import Inputs, check_max_cpu_loras
 from lora_cli.cli.options import ENGINE, option
+from lora_cli.core.base_model import BaseModel
 from lora_cli.core.engine_outcome import Deployment
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.units import words_of
@@ -73,6 +74,18 @@ def deployment_of(
         max_loras=max_loras if max_loras is not None or inputs.engine is None else inputs.engine.max_loras,
         pinned=sum(item.pinned for item in inputs.items),
     )
+
+
+def check_tp(base: BaseModel | None, tp: int) -> None:
+    """Engines give each GPU whole attention heads.
+
+    Raises:
+        UsageError: ``tp`` does not divide the heads of ``base``.
+    """
+    if base is not None and base.heads is not None and base.heads % tp:
+        raise UsageError(
+            f"--tp {tp} does not divide the {base.heads} attention heads of {base.name}", hint="no engine starts so"
+        )
 
 
 def engine_launch(

@@ -11,7 +11,7 @@ import typer
 
 from lora_cli.cli import completion, options
 from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, read_inputs, warn_of_unlocked
-from lora_cli.cli.engine_options import adapter_folders, engine_launch
+from lora_cli.cli.engine_options import adapter_folders, check_tp, engine_launch
 from lora_cli.cli.options import ADAPTERS, for_engine, option, result
 from lora_cli.cli.output import ReportFormat, check_writable, to_stderr, width, write, write_report
 from lora_cli.core.base_model import BaseModel
@@ -83,6 +83,7 @@ def command(
     warn_of_unlocked(inputs, settings)
     deployed = engine_launch(engine_args, inputs, max_loras, max_cpu_loras, tp)
     model = base_model(inputs.base, settings) if inputs.base else None
+    check_tp(model, tp)
     terms = _validation_terms(model, deployed)
     if spectrum or diff is not None:
         terms = _with_tensor_values(terms, inputs, settings, spectrum=spectrum, diff=diff)

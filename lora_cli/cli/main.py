@@ -20,6 +20,8 @@ from lora_cli.errors import INTERRUPTED, DocumentError, LoraCliError, MachineErr
 # Errors of the operating system that are caused by the machine, not by a bug.
 MACHINE_ERRNOS = {ENOSPC, EDQUOT, EROFS, EACCES, EPERM, EMFILE, ENFILE, ENOMEM, EIO, EFBIG}
 
+CHANGED_FILES = "--changed-files"
+
 SIGPIPE_EXIT_CODE = 141
 """The exit code that a shell reports for a program that writes into a closed pipe: 128 + SIGPIPE."""
 
@@ -54,8 +56,22 @@ def _run(argv: Sequence[str]) -> int:
     app.remove_service_variables()
     if set_up_bash(argv):
         return 0
+    _check_file_names(argv)
     code = app.build_app().main(args=list(argv), prog_name="lora-cli", standalone_mode=False)
     return code if isinstance(code, int) else 0
+
+
+def _check_file_names(argv: Sequence[str]) -> None:
+    """Refuses a name of a file in place of an option where changed files are passed: it could switch checks off.
+
+    Raises:
+        UsageError: an argument begins with "-" and is the path of a file.
+    """
+    options = argv[: argv.index("--")] if "--" in argv else argv
+    if CHANGED_FILES in options:
+        for word in options:
+            if word.startswith("-") and os.path.lexists(word):
+                raise UsageError(f"{safe(word)} is an option and the name of a file", hint="write -- before the files")
 
 
 def _usage_error(error: typer.TyperException, argv: Sequence[str]) -> UsageError:

@@ -70,6 +70,7 @@ def command(
     settings: Settings = apply_policies(ctx.obj, inputs.manifest, policy)
     deployment = engine_options.deployment_of(profiles, inputs, tp=tp, max_lora_rank=inputs.max_lora_rank)
     inputs, model = _with_base(inputs, settings)
+    engine_options.check_tp(model, tp)
     wish = RepairOptions(
         profiles[0],
         base=model,

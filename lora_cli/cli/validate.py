@@ -16,11 +16,12 @@ from lora_cli.cli.adapter_selection import (
     base_model,
     changed_adapters,
     infer_base,
+    is_here,
     read_inputs,
     warn_of_unlocked,
 )
 from lora_cli.cli.options import ADAPTERS, for_engine, option, result
-from lora_cli.cli.output import check_writable, render_parts, to_stderr, write
+from lora_cli.cli.output import check_writable, inform, render_parts, to_stderr, write
 from lora_cli.cli.progress import count_progress
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.finding import Severity
@@ -127,6 +128,8 @@ def command(
     if changed_files:
         if manifest is not None:
             raise UsageError("--changed-files is for REFs", hint="remove -f or --changed-files")
+        if refs and not any(map(is_here, refs)):
+            inform("warning: none of the changed files is here; their paths are from the working directory", ctx.obj)
         refs = changed_adapters(refs or [])
     chosen, outputs = choose(select or (), ignore or ()), parse_outputs(formats or (), output, os.environ)
     known, where = known_findings(baseline, write_baseline)
@@ -143,6 +146,7 @@ def command(
     if not inputs.items:
         no_base = no_base or not base
     model = None if no_base else base_model(infer_base(inputs, "validate", settings).base, settings)
+    engine_options.check_tp(model, tp)
     terms = Terms(
         model, values=values, max_lora_rank=max_lora_rank, rules=chosen, engines=engines, deployment=deployment
     )
@@ -292,7 +296,7 @@ def write_outputs(report: Report, outputs: Sequence[Output], *, quiet: bool, sta
     annotated = any(output.format == GITHUB and output.file == STDOUT for output in outputs)
     for notice in () if quiet or annotated else report.notices:
         to_stderr(safe(f"warning: {notice}"))
-    for output in outputs:
+    for output in sorted(outputs, key=lambda output: output.file == STDOUT):  # a closed pipe costs no report file
         if output.format == HUMAN:
             from lora_cli.render.terminal_validate import report_parts, statistics_parts
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from lora_cli.cli.adapter_selection import Inputs, base_model
-from lora_cli.cli.engine_options import deployment_of
+from lora_cli.cli.engine_options import check_tp, deployment_of
 from lora_cli.cli.options import parse_duration_option
 from lora_cli.cli.output import Format, inform, remove_ready_file, write, write_result
 from lora_cli.cli.warm_options import WarmOptions
@@ -176,13 +176,20 @@ def warm_endpoints(
         rank = options.max_lora_rank or inputs.max_lora_rank
         deployment = deployment_of(profiles, inputs, tp=options.tp, max_lora_rank=rank)
         base = base_model(inputs.base, settings)
+        check_tp(base, options.tp)
         terms = Terms(base, max_lora_rank=rank, engines=profiles, deployment=deployment)
         admit = admission_function(terms, settings, hold)
         admissions = map_in_threads(admit, items, PARALLEL_ADMISSIONS) if ready else []
         wanted, refused = _admitted(items, admissions, mapped)
         snapshots = {one.name: one.snapshot for one in admissions if one.refusal is None and one.snapshot is not None}
         named = frozenset(one.name for one in (inputs.manifest.adapters if inputs.manifest is not None else items))
-        changes = ReconcileOptions(named if options.prune else None, options.prove, options.allow_unload)
+        changes = ReconcileOptions(
+            prune=named if options.prune else None,
+            prove=options.prove,
+            unload=options.allow_unload,
+            refused=frozenset(one.name for one in refused),
+            denied=frozenset(digest for policy in settings.policies for digest in policy.deny_sha256),
+        )
         serve = partial(reconcile, wanted=wanted, options=changes)
         done = dict(zip(ready, map_in_threads(serve, ready, len(ready)), strict=True))
         if inputs.manifest is not None:

@@ -76,6 +76,14 @@ class Adapter:
         """Whether the weights that were read are a pickle."""
         return any(not path.endswith(".safetensors") for path in self.weight_files)
 
+    @property
+    def stray_weights(self) -> list[str]:
+        """Safetensors files in the adapter's own folder next to its weights, which some engines load, too."""
+        if self.pickled or not self.weight_files:
+            return []
+        paths = [file.path for file in self.files if file.path.endswith(".safetensors") and "/" not in file.path]
+        return [path for path in paths if path not in self.weight_files]
+
 
 def pair_up(tensors: Mapping[str, TensorInfo], keys: Mapping[str, Key]) -> dict[str, LoraPair]:
     """The A/B pairs by module path, in the order of their first tensor.

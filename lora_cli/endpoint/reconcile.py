@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from lora_cli.daemon_threads import map_in_threads
@@ -39,9 +40,13 @@ class ReconcileOptions:
     allows to unload although the engine has a bug in that.
     """
 
-    prune: frozenset[str] | None
-    prove: bool
-    unload: bool
+    prune: frozenset[str] | None = None
+    prove: bool = True
+    unload: bool = False
+    refused: frozenset[str] = frozenset()
+    """Names whose version could not be fetched or was refused: what is served under them is reported."""
+    denied: frozenset[str] = frozenset()
+    """Snapshot digests that a policy denies: adapters of these bytes are pruned whatever their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +132,11 @@ def reconcile(
             lambda one: _reconcile_one(server, one, served.get(one.name), proof, options), wanted, AT_ONCE
         )
         if options.prune is not None:
-            done.extend(_prune(server, served, options.prune.union(one.name for one in wanted), options))
+            kept = options.prune.union(one.name for one in wanted)
+            kept -= {name for name, one in served.items() if Path(one.root).name in options.denied}
+            done.extend(_prune(server, served, kept, options))
+        unloaded = {one.name for one in done if one.action == "pruned"}
+        done.extend(_still_served(one) for name, one in served.items() if name in options.refused - unloaded)
     except LoraCliError as error:
         return done, error
     return done, None
@@ -185,6 +194,13 @@ def _ensure_served(
     if now is None or not now.is_from(one.path, one.digest):
         raise EndpointError(f"{server.endpoint.address} still serves {one.name} from {now.root if now else 'nowhere'}")
     return "replaced"
+
+
+def _still_served(one: ServedModel) -> AdapterOutcome:
+    """The outcome of an adapter whose new version was refused or could not be fetched, while an earlier one serves."""
+    hint = "remove it from the manifest and use --prune to unload it"
+    error = Refused(f"{one.name} is still served from {one.root}: its version here was not accepted", hint=hint)
+    return AdapterOutcome(one.name, "kept", 0.0, None, error)
 
 
 def _unload_bug(server: Server, options: ReconcileOptions) -> str:

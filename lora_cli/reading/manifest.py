@@ -110,6 +110,8 @@ def items_of(entries: Iterable[AdapterEntry], locked: Mapping[str, LockedAdapter
 def with_policies(settings: Settings, adapter_set: AdapterSet | None, policy: Path | None = None) -> Settings:
     """``settings`` with the sources and policy of a manifest, and with the policy file.
 
+    With a policy file, the manifest's own suppressions do not count: its author cannot waive the operator's rules.
+
     Raises:
         UsageError: an error in the policy file, with line and key.
     """
@@ -117,5 +119,6 @@ def with_policies(settings: Settings, adapter_set: AdapterSet | None, policy: Pa
         policies = (adapter_set.policy,) if adapter_set.policy is not None else ()
         settings = replace(settings, sources=adapter_set.sources, policies=policies, from_manifest=True)
     if policy is not None:
-        settings = replace(settings, policies=(*settings.policies, read_policy(policy)))
+        stricter = (one.model_copy(update={"suppressions": ()}) for one in settings.policies)
+        settings = replace(settings, policies=(*stricter, read_policy(policy)))
     return settings

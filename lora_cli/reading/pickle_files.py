@@ -72,8 +72,10 @@ def scan_pickles(
         pickles, others = pickles + named, others + (not named)
         if not named and not local:
             continue
-        too_many = pickles > MOST_PICKLES if named else others > MOST_OTHERS
-        if file.size is None or too_many:
+        if named and pickles > MOST_PICKLES:
+            found[file.path] = f"is not checked: the folder has over {MOST_PICKLES} files with a pickle's name"
+            continue
+        if file.size is None or others > MOST_OTHERS:
             left.append(file.path)
             continue
         start = read_range(source, revision, file, 0, START) if not named else b""

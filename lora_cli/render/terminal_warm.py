@@ -201,7 +201,7 @@ def endpoint_parts(report: EndpointsReport, *, quiet: bool = False) -> Iterator[
     done = Paragraph(f"{servers}{f' ({down} failed)' * bool(down)}: {counts}" if counts else f"0 of {servers} updated")
     return separated(
         *(_replica(one, quiet=quiet) for one in report.servers),
-        *(_failure(one, ", not loaded into any server") for one in report.refused),
+        *(_failure(one, ", this version is not loaded into any server") for one in report.refused),
         [] if quiet else [done],
     )
 

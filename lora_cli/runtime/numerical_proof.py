@@ -30,7 +30,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -43,6 +43,8 @@ from lora_cli.runtime.lora_slots import BASE_SLOT, Slots
 
 TOKENS = 8
 """Tokens that use the adapter; as many base tokens are between them."""
+
+NO_EFFECT = "changes nothing: its output is identical to the base's"
 
 LAMBDA = 4.0
 BLOCK_ELEMENTS = 1 << 22
@@ -77,6 +79,9 @@ def prove(
 ) -> Proof:
     """Check every module of ``weights`` in ``slot``. Inputs are seeded; the same call gives the same proof.
 
+    A module whose update is zero in the file (it was not trained, or a repair added it) must leave the base's output
+    unchanged. An adapter of which no module changes anything fails.
+
     Each module is checked within a ``turn`` of its own: between two of them others may use the device.
     """
     modules = []
@@ -84,6 +89,8 @@ def prove(
         for path, module in weights.modules.items():
             with turn():
                 modules.append(_prove_module(path, slots, slot, module, base, seed))
+    if not any(module.moved for module in modules):
+        modules = [replace(module, reason=module.reason or NO_EFFECT) for module in modules]
     holds = bool(modules) and all(not module.reason for module in modules)
     return Proof(tuple(modules), base.origin, str(slots.dtype).removeprefix("torch."), holds)
 
@@ -208,8 +215,8 @@ def why_wrong(proof: ModuleProof, outputs: Outputs) -> str:
     off = _largest(outputs.delta - outputs.want)
     if off > outputs.path:
         return f"the LoRA path differs by {off:.1e} at a size of {size:.1e}; tolerance {outputs.path:.1e}"
-    if not proof.moved:
-        return "changes nothing: its output is identical to the base's"
+    if size and not proof.moved:
+        return NO_EFFECT
     return "" if outputs.base_kept else "the output of a token without an adapter differs from the base's"
 
 

@@ -30,6 +30,7 @@ from lora_cli.core.safetensors import DTYPE_BITS, TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.target_modules import scales
 from lora_cli.core.tensor_keys import parse_key
+from lora_cli.core.text import names
 from lora_cli.engines import Profile
 from lora_cli.engines.fixes import MERGE
 from lora_cli.errors import FormatError, Refused, UsageError
@@ -233,6 +234,8 @@ def _file_changes(adapter: Adapter) -> tuple[Change, ...]:
     if adapter.pickled:
         what = f"{adapter.weight_files[0]} written as {WEIGHTS}"
         changes.append(Change("files", what, "loading a pickle can run code; this one was read without running it"))
+    if stray := adapter.stray_weights:
+        changes.append(Change("files", f"{names(stray)} left out", "some engines load every such file of a folder"))
     return tuple(changes)
 
 

@@ -85,8 +85,8 @@ def validate(item: Item, terms: Terms, settings: Settings, sources: Sources | No
         evidence = gather_evidence(one, terms, revision.ref, companions)
         watch.lap("values")
         with one_budget():
-            digest = _digest(item, one, settings)
-            verdict = apply_suppressions(judge(one.adapter, terms, evidence), digest, settings)
+            digest, files = _digest(item, one, settings), _files_of_digest(one, settings)
+            verdict = apply_suppressions(judge(one.adapter, terms, evidence), digest, settings, files)
             watch.lap("rules")
             judged = replace(checked, verdict=verdict, digest=digest, card=card)
             if terms.spectrum is None and terms.other is None:
@@ -157,6 +157,15 @@ def _digest(item: Item, one: Opened, settings: Settings) -> str | None:
     locked, ref = item.locked, one.revision.ref
     compared = locked is not None and (ref.scheme == "file" or (ref.pinned and locked.revision == one.revision.id))
     return locked.digest if locked is not None and compared else None
+
+
+def _files_of_digest(one: Opened, settings: Settings) -> frozenset[str]:
+    """The paths of the files that the snapshot digest is of, if there are suppressions."""
+    if not settings.suppressions:
+        return frozenset()
+    from lora_cli.validation.policy_check import files_to_fetch
+
+    return frozenset(file.path for file in files_to_fetch(one.revision))
 
 
 def check_all(items: Sequence[Item], terms: Terms, settings: Settings, *, contents: bool = True) -> Iterator[Checked]:

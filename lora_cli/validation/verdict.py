@@ -1,7 +1,7 @@
 """A parsed adapter × the terms of validation → its verdict, and the result for one adapter."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -231,11 +231,20 @@ def _judge_on_engines(case: Case, terms: Terms) -> tuple[Case, list[Finding | Sk
     return case, [*kept, *own]
 
 
-def apply_suppressions(verdict: Verdict, digest: str | None, settings: Settings) -> Verdict:
-    """``verdict`` with the findings accepted that policies suppress today for ``digest`` (None: unknown)."""
+def apply_suppressions(
+    verdict: Verdict, digest: str | None, settings: Settings, files: Container[str] | None = None
+) -> Verdict:
+    """``verdict`` with the findings accepted that policies suppress today for ``digest`` (None: unknown).
+
+    The digest is that of ``files`` (None: of all files): what is found in another file is not accepted, since that file
+    can change while the digest stays.
+    """
     active = [one for one in settings.suppressions if one.digest == digest and not one.expired(today())]
 
     def accepted(finding: Finding) -> Accepted | None:
+        file = finding.problem.at.file
+        if file and files is not None and file not in files:
+            return None
         one = next((one for one in active if one.covers(finding.code, finding.name)), None)
         return None if one is None else Accepted("policy", one.at, one.reason)
 

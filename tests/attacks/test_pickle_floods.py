@@ -66,12 +66,14 @@ def test_a_gadget_behind_long_ones_is_not_called_ok(tmp_path: Path) -> None:
     assert "z.bin" in run.out
 
 
-def test_a_gadget_among_more_files_than_are_read_is_told(tmp_path: Path) -> None:
+def test_a_gadget_among_more_files_than_are_read_is_refused(tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter")
     for number in range(64):
         (adapter / f"a_{number}.bin").write_bytes(b"\x80\x02N.")
     (adapter / "z.bin").write_bytes(GADGET)
-    assert "z.bin may contain pickles and were not fully checked" in " ".join(judge(adapter).out.split())
+    run = judge(adapter)
+    assert run.code == 1
+    assert "is not checked: the folder has over 64 files with a pickle's name" in " ".join(run.out.split())
 
 
 def zip_of(members: Iterator[tuple[str, bytes]], how: int = zipfile.ZIP_DEFLATED) -> bytes:

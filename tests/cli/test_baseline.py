@@ -201,3 +201,25 @@ def test_a_rule_that_is_not_there_ends_with_2(here: Path, capsys: Capture) -> No
 def test_what_nothing_suppresses_costs_no_digest(here: Path, capsys: Capture) -> None:
     assert validate("loud", *policy(), "--format", "json") == 1
     assert json.loads(capsys.readouterr().out)["adapters"][0]["digest"] is None
+
+
+def test_a_suppression_is_not_for_files_that_its_digest_is_not_of(here: Path, capsys: Capture) -> None:
+    """``fetch`` takes no training_args.bin: it can change while the digest stays."""
+    digest = digest_of("./loud", capsys)
+    Path("loud/training_args.bin").write_bytes(b"cos\nsystem\n(S'id'\ntR.")
+    assert validate(
+        "loud", *policy(*({"digest": digest, "rule": rule, "reason": "seen"} for rule in ("LC504", "LC108")))
+    )
+    assert "LC108" in capsys.readouterr().out
+
+
+def test_a_manifest_cannot_waive_the_rules_of_an_operators_policy(here: Path, capsys: Capture) -> None:
+    waived = {"suppressions": [{"digest": digest_of("./loud", capsys), "rule": "LC504", "reason": "fine"}]}
+    entries = "adapters: [{name: loud, source: ./loud}]"
+    Path("set.yaml").write_text(
+        f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\npolicy: {json.dumps(waived)}\n{entries}\n"
+    )
+    argv = ["validate", "-f", "set.yaml", "--fail-on", "warning"]
+    assert main(argv) == 0
+    Path("operator.yaml").write_text("apiVersion: lora-cli/v1\nkind: Policy\nallow_formats: [safetensors]\n")
+    assert main([*argv, "--policy", "operator.yaml"]) == 1

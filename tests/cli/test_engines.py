@@ -1,6 +1,7 @@
 """``--engine`` of validate and ``lora-cli engines`` as operators and CI see them."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -310,3 +311,30 @@ def test_without_an_engine_no_profile_is_imported() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["validate", "--engine", "vllm"],
+        ["inspect", "--engine-args", "vllm"],
+        ["repair", "--engine", "vllm", "--check"],
+    ],
+)
+def test_a_tensor_parallel_size_that_does_not_divide_the_heads_is_refused(argv: list[str], capsys: Capture) -> None:
+    """SmolLM2-135M has nine: no engine starts with two GPUs."""
+    where = [str(QUICKSTART / "pirate"), "--base", str(QUICKSTART / "smollm2-135m"), "--tp"]
+    assert main([*argv, *where, "2"]) == 2
+    assert "--tp 2 does not divide the 9 attention heads" in capsys.readouterr().err
+    assert main([*argv, *where, "3"]) == 0
+
+
+def test_a_stray_weights_file_is_a_change_of_the_repair(tmp_path: Path, capsys: Capture) -> None:
+    """What is left behind is what fixes it, so that ``--check`` does not say that there is nothing to do."""
+    shutil.copytree(QUICKSTART / "pirate", tmp_path / "dup")
+    shutil.copy(QUICKSTART / "zubrowka" / "adapter_model.safetensors", tmp_path / "dup" / "model.safetensors")
+    words = ["repair", str(tmp_path / "dup"), "--base", str(QUICKSTART / "smollm2-135m"), "--engine", "sglang"]
+    assert main([*words, "--check"]) == 1
+    assert "model.safetensors left out" in " ".join(capsys.readouterr().out.split())
+    assert main([*words, "--to", str(tmp_path / "out")]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}

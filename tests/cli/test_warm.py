@@ -62,15 +62,22 @@ def test_every_adapter_is_reported_in_order_and_a_broken_one_stops_no_other(tmp_
     broken = write_adapter(tmp_path / "broken", modules=llama_modules(), drop=lambda name: "lora_B" in name)
     sizes = {f"base_model.model.{module}.lora_magnitude_vector": np.ones(HIDDEN, np.float32) for module in QUERIES}
     dora = write_adapter(tmp_path / "dora", modules=QUERIES, config={"use_dora": True}, tensors=sizes)
-    zeros = {f"base_model.model.{Q_PROJ}.lora_B.weight": np.zeros((HIDDEN, 4), np.float32)}
-    idle = write_adapter(tmp_path / "idle", modules=QUERIES, tensors=zeros)
+    huge = {f"base_model.model.{Q_PROJ}.lora_B.weight": np.full((HIDDEN, 4), 1e38, np.float32)}
+    overflows = write_adapter(tmp_path / "overflows", modules=QUERIES, tensors=huge)
     last = write_adapter(tmp_path / "last", modules=QUERIES, seed=2)
     file = tmp_path / "lora.prom"
-    asked = (first, broken, dora, tmp_path / "nowhere", idle, last)
+    asked = (first, broken, dora, tmp_path / "nowhere", overflows, last)
     code, document = warm(*asked, "--base", tmp_path / "base", "--metrics-file", file)
     reports = document["adapters"]
     assert document["schema"] == "lora_cli/warm/1"
-    assert [Path(report["name"]).name for report in reports] == ["first", "broken", "dora", "nowhere", "idle", "last"]
+    assert [Path(report["name"]).name for report in reports] == [
+        "first",
+        "broken",
+        "dora",
+        "nowhere",
+        "overflows",
+        "last",
+    ]
     assert [report["exit_code"] for report in reports] == [0, 1, 1, 3, 1, 0]
     assert [report["stage"] for report in reports] == ["", "validate", "read", "resolve", "proof", ""]
     assert code == 3
@@ -85,7 +92,7 @@ def test_every_adapter_is_reported_in_order_and_a_broken_one_stops_no_other(tmp_
     assert "DoRA" in reports[2]["error"]
     assert all(report["hint"] for report in reports[1:4])
     # Values that validation cannot foresee fail the proof.
-    assert reports[4]["error"] == f"the proof failed: {Q_PROJ}: changes nothing: its output is identical to the base's"
+    assert reports[4]["error"] == f"the proof failed: {Q_PROJ}: the composed output is not finite"
     assert_counted(file, broken)
 
 

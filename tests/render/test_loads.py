@@ -238,7 +238,7 @@ def test_what_was_done_on_running_servers(width: int) -> None:
     told = " ".join(text.split())
     assert "chat: failed no such module hint: look at its log" in told
     assert "http://pod-1 (vllm) no such module hint: look at its log" in told
-    assert "bad: failed, not loaded into any server not an adapter" in told
+    assert "bad: failed, this version is not loaded into any server not an adapter" in told
     assert told.endswith("2 servers (1 failed): 1 loaded, 2 failed")
     if width == 80:
         assert "  sql      loaded  41.7  other tokens\n" in text

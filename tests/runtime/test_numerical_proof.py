@@ -156,6 +156,20 @@ def test_an_adapter_that_changes_nothing_does_not_hold() -> None:
     assert {module.reason for module in proof.modules} == {"changes nothing: its output is identical to the base's"}
 
 
+def test_a_module_without_an_update_must_equal_the_base_and_the_others_are_proved() -> None:
+    """Encoders that were not trained, and the zeros that a repair adds for an engine."""
+    adapter = weights()
+    path = next(iter(adapter.modules))
+    one = adapter.modules[path]
+    part = replace(adapter, modules={**adapter.modules, path: replace(one, b=torch.zeros_like(one.b))})
+    held = slots()
+    proof = proved(held, put(held, part), part)
+    assert proof.holds
+    assert {module.module for module in proof.modules if not module.moved} == {path}
+    wrong = proved(held, put(held, adapter), part)
+    assert [module.module for module in wrong.modules if module.reason] == [path]
+
+
 def test_an_embedding_trained_on_three_tokens_only_still_differs_from_the_base() -> None:
     held, adapter = slots(), weights()
     a = adapter.modules[EMBEDDING].a

@@ -92,7 +92,11 @@ def test_what_is_wrong_with_one_adapter_is_its_report_and_the_next_one_is_proved
         "rank": (job(tmp_path / "rank", r=16), "read", "has rank 16, above the maximum", 1),
         "nan": (job(tmp_path / "nan", tensors={A: nan}), "read", "contains NaN or Inf", 1),
         "zero": (
-            job(tmp_path / "zero", tensors={A.replace("lora_A", "lora_B"): np.zeros((HIDDEN, 4), np.float32)}),
+            job(
+                tmp_path / "zero",
+                modules={Q_PROJ: (HIDDEN, HIDDEN)},
+                tensors={A.replace("lora_A", "lora_B"): np.zeros((HIDDEN, 4), np.float32)},
+            ),
             "proof",
             "changes nothing",
             1,

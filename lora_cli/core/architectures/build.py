@@ -98,6 +98,7 @@ def _build(family: Family, config: Mapping[str, Any], name: str, source: str) ->
         source=source,
         dtype=dtype_of(config),
         kv_heads=text.get("num_key_value_heads"),
+        heads=text.get("num_attention_heads"),
         architecture=architecture_of(config),
     )
 

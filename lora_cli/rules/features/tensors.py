@@ -73,10 +73,8 @@ def sharded(case: EngineCase) -> Iterator[Found]:
 
 def stray_weights(case: EngineCase) -> Iterator[Found]:
     """Other safetensors files in the adapter's own folder."""
-    weights = case.adapter.weight_files
-    paths = [file.path for file in case.adapter.files]
-    stray = [path for path in paths if path.endswith(".safetensors") and "/" not in path and path not in weights]
-    if stray and weights and not case.adapter.pickled:
+    weights, stray = case.adapter.weight_files, case.adapter.stray_weights
+    if stray:
         message = f"{names(stray)} {'is' if len(stray) == 1 else 'are'} next to {weights[0]}"
         yield Found(message, Location(cut(stray[0])))
 
