@@ -88,7 +88,7 @@ def command(**given: Any) -> None:
             inputs, options.max_loras, options.max_cpu_loras, options.max_lora_rank, more_may_come=options.serve,
             max_cpu_bytes=parse_size_option(options.max_cpu_bytes, "--max-cpu-bytes"),
         )  # fmt: skip
-        copies = TmpfsCopies(options.tier, inputs.items) if options.tier else None
+        copies = TmpfsCopies(options.tier, inputs.items, inputs.base) if options.tier else None
         run = WarmRun(most, options.device, options.forward, options.eviction, copies)
         if not options.serve:
             raise typer.Exit(prove_once(inputs, run, options, reached))

@@ -20,9 +20,11 @@ from lora_cli.cli.output import inform
 from lora_cli.core.adapter_files import BASE_CONFIG
 from lora_cli.core.adapter_request import NAME, Item
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.log import logger
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.results import LoadReport
 from lora_cli.core.snapshot import Snapshot
+from lora_cli.core.text import shown
 from lora_cli.errors import LoraCliError, MissingExtra, UsageError
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.progress import SILENT, Progress
@@ -31,23 +33,30 @@ from lora_cli.runtime.plan import Device, Forward, Limits, Plan
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.in_use import InUseMarker
+from lora_cli.store.published import base_in_config
 from lora_cli.store.tmpfs_tier import OPTION, MemoryFolder
 from lora_cli.tiers.eviction.registry import PolicyName
 from lora_cli.validation import Terms, ref_of
 from lora_cli.validation.fetch_and_validate import Admission, fetch_adapter, ignore_stage, validate_fetched
 
 STAGE = "tier"
+log = logger(__name__)
+
 KIND = "tmpfs:"
 
 
 class TmpfsCopies:
     """The copies in the folder of ``--tier``, by the name in the manifest, or the last part of the REF.
 
+    ``base`` is the manifest's; of a copy whose config names another one a warning is logged.
+
     Raises:
         UsageError: ``text`` is not ``tmpfs:DIRECTORY``, or a name cannot be the folder of one adapter.
     """
 
-    def __init__(self, text: str, items: Iterable[Item]) -> None:
+    def __init__(self, text: str, items: Iterable[Item], base: str | AdapterRef = "") -> None:
+        is_on_hub = isinstance(base, AdapterRef) and base.scheme == "hf" and not base.subfolder
+        self._base = base.location if isinstance(base, AdapterRef) and is_on_hub else ""
         kind, directory = text[: len(KIND)], text[len(KIND) :]
         if kind != KIND or not directory:
             raise UsageError(f"{OPTION} is {text!r}", hint=f"{OPTION} {KIND}DIRECTORY")
@@ -87,6 +96,9 @@ class TmpfsCopies:
             if place is None:
                 raise UsageError(f"{name!r} cannot be the name of a folder", hint="use another name")
             self._folder.keep(store, snapshot, place.name)
+            if self._base and (named := base_in_config(snapshot)) != self._base:
+                hint = "fetch --publish DIR --fix-base NAME corrects it"
+                log.warning("%s: its base is %s, and vLLM's resolver answers 404; %s", name, shown(named), hint)
         except LoraCliError as refused:
             error = refused
         return place, error, (time.perf_counter() - began) * 1e3

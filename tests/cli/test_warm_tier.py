@@ -20,6 +20,7 @@ from lora_cli.errors import MachineError
 from lora_cli.store import Store, tmpfs_tier
 from lora_cli.store.published import MARK_FILE
 from lora_cli.store.tmpfs_tier import MEMORY, MemoryFolder, file_system, free_bytes
+from tests.hub_server import Hub
 from tests.making import HIDDEN, Q_PROJ, llama_modules, write_adapter, write_base, write_base_config
 from tests.serving.running import Running
 from tests.store.keeping import put_snapshot, tree
@@ -110,8 +111,8 @@ def test_what_is_refused_is_not_copied_and_the_table_says_where_the_others_are(s
 def test_a_version_whose_proof_fails_leaves_the_copy_that_was_proved(shm: Path, capsys: Captured) -> None:
     assert warm(capsys, "./one", "--tier", f"tmpfs:{shm}")[0] == 0
     before = (shm / "one" / WEIGHTS).read_bytes()
-    zeros = {f"base_model.model.{Q_PROJ}.lora_B.weight": np.zeros((HIDDEN, 4), np.float32)}
-    write_adapter(Path("one"), modules=QUERIES, tensors=zeros)
+    huge = {f"base_model.model.{Q_PROJ}.lora_B.weight": np.full((HIDDEN, 4), 1e38, np.float32)}
+    write_adapter(Path("one"), modules=QUERIES, tensors=huge)
     code, (report,) = warm(capsys, "./one", "--tier", f"tmpfs:{shm}")
     assert (code, report["stage"], report["copied_to"]) == (1, "proof", "")
     assert (shm / "one" / WEIGHTS).read_bytes() == before
@@ -275,3 +276,19 @@ def test_a_process_that_is_killed_leaves_one_whole_adapter(shm: Path, tmp_path: 
             process.kill()
     MemoryFolder(shm).keep(Store(Path(cache)), put_snapshot(Store(Path(cache)), {WEIGHTS: b"x"}), "sql")
     assert tree(shm) == {f"sql/{WEIGHTS}", f"sql/{MARK_FILE}"}
+
+
+def test_a_copy_that_vllms_resolver_would_answer_404_for_is_a_warning(
+    shm: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It accepts an adapter only where its config names the base exactly as ``--model`` does."""
+    config = json.loads((folder / "one" / CONFIG).read_text())
+    (folder / "one" / CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": "acme/base"}))
+    entries = "[{name: one, source: ./one}, {name: two, source: ./two}]"
+    Path("set.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: acme/base\nadapters: {entries}\n")
+    with Hub() as hub:
+        hub.add("acme/base", {path.name: path.read_bytes() for path in (folder / "base").iterdir()})
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        assert main(["warm", "-f", "set.yaml", "--once", "--device", "cpu", "--tier", f"tmpfs:{shm}/adapters"]) == 0
+    (warning,) = [one for one in caplog.messages if "answers 404" in one]
+    assert warning.startswith("two: its base is ")
