@@ -182,14 +182,7 @@ def warm_endpoints(
         admissions = map_in_threads(admit, items, PARALLEL_ADMISSIONS) if ready else []
         wanted, refused = _admitted(items, admissions, mapped)
         snapshots = {one.name: one.snapshot for one in admissions if one.refusal is None and one.snapshot is not None}
-        named = frozenset(one.name for one in (inputs.manifest.adapters if inputs.manifest is not None else items))
-        changes = ReconcileOptions(
-            prune=named if options.prune else None,
-            prove=options.prove,
-            unload=options.allow_unload,
-            refused=frozenset(one.name for one in refused),
-            denied=frozenset(digest for policy in settings.policies for digest in policy.deny_sha256),
-        )
+        changes = _reconcile_options(inputs, items, refused, options, settings)
         serve = partial(reconcile, wanted=wanted, options=changes)
         done = dict(zip(ready, map_in_threads(serve, ready, len(ready)), strict=True))
         if inputs.manifest is not None:
@@ -210,6 +203,20 @@ def warm_endpoints(
             )
         )
     return EndpointsReport(servers=replicas, refused=refused)
+
+
+def _reconcile_options(
+    inputs: Inputs, items: Sequence[Item], refused: Sequence[AdapterOutcome], options: WarmOptions, settings: Settings
+) -> ReconcileOptions:
+    """How servers may be changed: with --prune, what neither the manifest nor a REF names goes."""
+    named = frozenset(one.name for one in (inputs.manifest.adapters if inputs.manifest is not None else items))
+    return ReconcileOptions(
+        prune=named if options.prune else None,
+        prove=options.prove,
+        unload=options.allow_unload,
+        refused=frozenset(one.name for one in refused),
+        denied=frozenset(digest for policy in settings.policies for digest in policy.deny_sha256),
+    )
 
 
 def _keep_views(

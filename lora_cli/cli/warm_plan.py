@@ -55,8 +55,9 @@ class TmpfsCopies:
     """
 
     def __init__(self, text: str, items: Iterable[Item], base: str | AdapterRef = "") -> None:
-        is_on_hub = isinstance(base, AdapterRef) and base.scheme == "hf" and not base.subfolder
-        self._base = base.location if isinstance(base, AdapterRef) and is_on_hub else ""
+        self._base = ""
+        if isinstance(base, AdapterRef) and base.scheme == "hf" and not base.subfolder:
+            self._base = base.location
         kind, directory = text[: len(KIND)], text[len(KIND) :]
         if kind != KIND or not directory:
             raise UsageError(f"{OPTION} is {text!r}", hint=f"{OPTION} {KIND}DIRECTORY")
