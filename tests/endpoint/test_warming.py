@@ -8,60 +8,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lora_cli.cli.main import main
 from tests.endpoint.engine import BASE, Engine
+from tests.endpoint.sets import NAMES, QUERIES, Warm, actions, write_set
 from tests.faulty_proxy import FaultyProxy
-from tests.making import llama_modules, write_adapter, write_base_config
+from tests.making import write_adapter
 from tests.serving.running import Running
 from tests.sources.certificates import localhost_certificate
-
-QUERIES = llama_modules(["q_proj", "k_proj", "v_proj"])
-NAMES = ("sql", "chat")
-
-Warm = Callable[..., tuple[int, dict[str, Any]]]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_base_config(tmp_path / "base")
-    for number, name in enumerate(NAMES):
-        write_adapter(tmp_path / name, modules=QUERIES, r=4, lora_alpha=8 + number, seed=number)
-    write_set(tmp_path, *NAMES)
-    return tmp_path
-
-
-def write_set(folder: Path, *names: str, sources: Sequence[str] = ()) -> None:
-    asked = zip(names, sources or [f"./{name}" for name in names], strict=True)
-    entries = "".join(f"  - {{name: {name}, source: {source}}}\n" for name, source in asked)
-    text = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\nadapters:\n{entries or '  []'}"
-    temporary = folder / "set.tmp"
-    temporary.write_text(text)
-    temporary.replace(folder / "set.yaml")
-
-
-@pytest.fixture
-def warm(folder: Path, capsys: pytest.CaptureFixture[str]) -> Warm:
-    """Run ``warm --endpoint`` on the manifest; gives the exit code and the document."""
-
-    def run(engine: Engine | list[Engine], *argv: object, kind: str = "") -> tuple[int, dict[str, Any]]:
-        engines = engine if isinstance(engine, list) else [engine]
-        at = [word for one in engines for word in ("--endpoint", one.url)]
-        words = ["--cache-dir", str(folder / "cache"), "warm", "-f", str(folder / "set.yaml"), *at]
-        code = main([*words, "--engine", kind or engines[0].kind, "--format", "json", *map(str, argv)])
-        return code, json.loads(capsys.readouterr().out)
-
-    return run
-
-
-def actions(document: dict[str, Any], server: int = 0) -> dict[str, str]:
-    return {one["name"]: one["action"] for one in document["servers"][server]["adapters"]}
 
 
 @pytest.mark.parametrize("kind", ["vllm", "sglang"])
@@ -193,83 +152,6 @@ def test_a_base_that_does_not_repeat_itself_proves_nothing(warm: Warm) -> None:
         code, document = warm(engine)
         assert code == 1
         assert {one["effect"]["proved"] for one in document["servers"][0]["adapters"]} <= {False, None}
-
-
-def test_prune_unloads_what_is_not_named_and_only_then(folder: Path, warm: Warm) -> None:
-    with Engine() as engine:
-        warm(engine)
-        write_set(folder, "chat")
-        assert actions(warm(engine)[1]) == {"chat": "kept"}
-        assert set(engine.adapters) == {"sql", "chat"}
-        assert actions(warm(engine, "--prune")[1]) == {"chat": "kept", "sql": "pruned"}
-        assert set(engine.adapters) == {"chat"}
-
-
-@pytest.mark.parametrize("why", ["refused", "unreachable", "gone"])
-def test_prune_leaves_what_the_manifest_has_though_this_machine_cannot_have_it(
-    folder: Path, warm: Warm, monkeypatch: pytest.MonkeyPatch, why: str
-) -> None:
-    monkeypatch.setenv("LORA_CLI_RETRIES", "0")
-    with Engine() as engine:
-        warm(engine)
-        if why == "unreachable":
-            write_set(folder, *NAMES, sources=["http://127.0.0.1:9/sql/", "./chat"])
-        elif why == "gone":
-            write_set(folder, *NAMES, sources=["./nowhere", "./chat"])
-        else:
-            (folder / "sql" / "adapter_model.safetensors").write_bytes(b"broken")
-        code, document = warm(engine, "--prune")
-        assert code == {"refused": 1, "unreachable": 4, "gone": 3}[why]
-        assert actions(document) == {"chat": "kept", "sql": "kept"}
-        assert [one["name"] for one in document["refused"]] == ["sql"]
-        (still,) = [one for one in document["servers"][0]["adapters"] if one["name"] == "sql"]
-        assert "sql is still served from" in still["error"]["message"]
-        assert set(engine.adapters) == {"sql", "chat"}
-
-
-def test_what_a_policy_calls_back_is_unloaded_with_prune_and_told_without(folder: Path, warm: Warm) -> None:
-    with Engine() as engine:
-        warm(engine)
-        digest = Path(engine.adapters["sql"][0]).name
-        (folder / "policy.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: Policy\ndeny_sha256: [{digest}]\n")
-        policy = ("--policy", folder / "policy.yaml")
-        code, document = warm(engine, *policy)
-        assert (code, actions(document)) == (1, {"chat": "kept", "sql": "kept"})
-        assert set(engine.adapters) == {"sql", "chat"}
-        assert actions(warm(engine, *policy, "--prune")[1]) == {"chat": "kept", "sql": "pruned"}
-        assert set(engine.adapters) == {"chat"}
-
-
-@pytest.mark.parametrize("argv", [("--shard", "0/2"), ("--shard", "1/2"), ("sql",)])
-def test_prune_is_by_the_whole_manifest_for_a_part_of_it_too(warm: Warm, argv: tuple[str, ...]) -> None:
-    with Engine() as engine:
-        warm(engine)
-        engine.adapters["other"] = engine.adapters["sql"]
-        assert warm(engine, "--prune", *argv)[0] == 0
-        assert set(engine.adapters) == {"sql", "chat"}
-
-
-def test_prune_of_a_shard_of_refs_would_unload_the_others(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["warm", str(folder / "sql"), "--shard", "0/2", "--endpoint", "http://127.0.0.1:9", "--engine", "vllm"]
-    assert main([*argv, "--prune"]) == 2
-    assert "--prune would unload the adapters of other shards" in capsys.readouterr().err
-
-
-def test_the_cache_keeps_what_an_engine_loads_from_it_until_it_was_pruned(
-    folder: Path, warm: Warm, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def collected() -> set[str]:
-        assert main(["--cache-dir", str(folder / "cache"), "cache", "gc", "--max-bytes", "0"]) == 0
-        capsys.readouterr()
-        return {name for name, path in roots.items() if not Path(path).is_dir()}
-
-    with Engine() as engine:
-        warm(engine)
-        roots = {name: root for name, (root, _) in engine.adapters.items()}
-        assert collected() == set()
-        write_set(folder, "chat")
-        warm(engine, "--prune")
-        assert collected() == {"sql"}
 
 
 def test_a_replica_that_refuses_is_told_in_its_own_words_and_the_others_are_warmed(warm: Warm) -> None:
