@@ -219,3 +219,19 @@ def test_a_folder_stands_for_the_adapters_in_it(tmp_path: Path, monkeypatch: pyt
 def test_changed_files_that_are_all_elsewhere_are_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", "--changed-files", "--no-base", "no/such/file.json"]) == 0
     assert "none of the changed files is here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", ["/nowhere", "../../elsewhere.bin"])
+def test_weights_that_become_a_link_are_seen(repository: Path, target: str) -> None:
+    commit(repository)
+    who = ["-c", "user.name=x", "-c", "user.email=x@example.com"]
+    assert run("git", *who, "commit", "--quiet", "--no-verify", "-m", "all", cwd=repository).returncode == 0
+    weights = repository / "adapters" / "pirate" / "adapter_model.safetensors"
+    (repository / "elsewhere.bin").write_bytes(weights.read_bytes())
+    weights.unlink()
+    weights.symlink_to(target)
+
+    done = commit(repository)
+
+    assert done.returncode == 1, done.stdout
+    assert "1 adapter (1 refused)" in " ".join(done.stdout.split())

@@ -124,6 +124,10 @@ def _check_flags(options: WarmOptions, modes: list[str]) -> None:
         if getattr(options, flag) and not fits:
             name = f"--{flag.replace('_', '-')}"
             raise UsageError(f"{name} is {where}", hint=f"remove {name}")
+    for flag in ("engine", "prune"):  # a variable may be for other commands, too
+        source = options.ctx.get_parameter_source(flag)
+        if not options.endpoint and source is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"--{flag} is for --endpoint", hint=f"remove --{flag}; lora-cli validate checks an engine")
     if options.endpoint and options.prune and options.shard is not None and options.manifest is None:
         raise UsageError("--prune would unload the adapters of other shards", hint="use a manifest: -f FILE")
 

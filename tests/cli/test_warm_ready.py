@@ -47,3 +47,14 @@ def test_a_file_that_nothing_would_be_written_to_ends_with_2(
 ) -> None:
     assert main(["warm", *mode, option, str(tmp_path / "file")]) == 2
     assert f"{option} is for --once" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [["--engine", "vllm"], ["--prune"]])
+def test_an_option_of_running_engines_is_refused_without_one(
+    option: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such a run would look as if the engine had been checked. A variable may be there for other commands."""
+    assert main(["warm", "a", "--base", "b", "--once", *option]) == 2
+    assert f"{option[0]} is for --endpoint" in capsys.readouterr().err
+    monkeypatch.setenv("LORA_CLI_ENGINE", "vllm")
+    assert main(["warm", "./nowhere", "--base", "./b", "--once"]) == 3
