@@ -99,15 +99,19 @@ def _watch(file: Path, load_inputs: Callable[[], tuple[Inputs, Settings]], optio
     for number in ending_signals():
         signal.signal(number, lambda *_: ended.set())
     reported: object = None
+    inputs: Inputs | None = None
     settings: Settings | None = None
     while not ended.is_set():
         seen = _file_versions(file)
         try:
             inputs, settings = load_inputs()
+        except LoraCliError as error:
+            if inputs is None or settings is None:
+                raise
+            inform(f"error: {error.message}; the last valid version stays in force", settings)
+        try:
             report = warm_endpoints(inputs, options, engine, settings, ended.is_set)
         except LoraCliError as error:
-            if settings is None:
-                raise
             inform(f"error: {error.message}; the served adapters are unchanged", settings)
         else:
             _update_ready_file(options.ready_file, report, os.getpid())
