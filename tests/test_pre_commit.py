@@ -235,3 +235,14 @@ def test_weights_that_become_a_link_are_seen(repository: Path, target: str) -> N
 
     assert done.returncode == 1, done.stdout
     assert "1 adapter (1 refused)" in " ".join(done.stdout.split())
+
+
+def test_an_adapter_that_is_all_dangling_links_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x").mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        Path("x", name).symlink_to("/nowhere")
+    assert changed_adapters(["x/adapter_model.safetensors"]) == ["x"]
+    assert changed_adapters(["x/README.md"]) == ["x"]
+    Path("up").symlink_to("..")
+    assert changed_adapters(["up"]) == []

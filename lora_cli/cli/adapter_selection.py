@@ -180,7 +180,7 @@ def infer_base(inputs: Inputs, command: str, settings: Settings) -> Inputs:
     if not named:
         raise errors[0] if errors else UsageError(f"{command} needs a base model, but no config has one", hint=hint)
     base = next(iter(named))
-    if not (hub_words(base) or Path(base).is_dir()):
+    if not (hub_words(base) or os.path.isdir(base)):  # noqa: PTH112 - a name that no system takes is no folder
         raise UsageError(
             f"{command} needs a base model: {safe(cut(base))} of the config is not on this machine", hint=hint
         )
@@ -230,11 +230,12 @@ def changed_adapters(files: Sequence[str]) -> list[str]:
     for file in map(Path, files):
         above = [one for one in file.parents if one.is_dir()]
         nearest = [one for one in above if _has_adapter(one)][:1]
-        if _is_part(file) and file.is_file():
+        if _is_part(file) and (file.is_file() or file.is_symlink()):
             nearest = above[:1]
         elif file.is_dir():
-            inside = [one for one in (file, *sorted(file.rglob("*/"))) if one.is_dir() and _has_adapter(one)]
-            nearest = inside or nearest
+            is_inside = file.resolve().is_relative_to(Path.cwd().resolve())
+            folders_in = (file, *sorted(file.rglob("*/"))) if is_inside else (file,)
+            nearest = [one for one in folders_in if one.is_dir() and _has_adapter(one)] or nearest
         folders |= dict.fromkeys(map(str, nearest))
     return list(folders)
 
@@ -246,7 +247,8 @@ def is_here(file: str) -> bool:
 
 
 def _has_adapter(folder: Path) -> bool:
-    return (folder / CONFIG).is_file() or any(one.is_file() for one in folder.glob(f"{WEIGHTS_STEM}*"))
+    parts = (folder / CONFIG, *folder.glob(f"{WEIGHTS_STEM}*"))
+    return any(one.is_file() or one.is_symlink() for one in parts)
 
 
 def _adapter_folder(text: str) -> str:

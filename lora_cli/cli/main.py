@@ -12,6 +12,7 @@ import typer
 
 from lora_cli.cli import app
 from lora_cli.cli.completion import set_up_bash
+from lora_cli.cli.options import variable_of
 from lora_cli.cli.output import to_stderr
 from lora_cli.core.did_you_mean import nearest
 from lora_cli.core.text import safe
@@ -68,7 +69,7 @@ def _check_file_names(argv: Sequence[str]) -> None:
         UsageError: an argument begins with "-" and is the path of a file.
     """
     options = argv[: argv.index("--")] if "--" in argv else argv
-    if CHANGED_FILES in options:
+    if CHANGED_FILES in options or os.environ.get(variable_of(CHANGED_FILES)):
         for word in options:
             if word.startswith("-") and os.path.lexists(word):
                 raise UsageError(f"{safe(word)} is an option and the name of a file", hint="write -- before the files")

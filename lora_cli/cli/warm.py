@@ -110,6 +110,12 @@ def _check_flags(options: WarmOptions, modes: list[str]) -> None:
     if len(modes) > 1:
         both = " and ".join(f"--{mode}" for mode in modes)
         raise UsageError(f"{both} cannot be used together", hint="use only one of them")
+
+    def is_given(flag: str) -> bool:
+        """Whether it is on the command line: a variable may be for other commands, too."""
+        source = options.ctx.get_parameter_source(flag)
+        return source is not None and source.name == "COMMANDLINE"
+
     once, left = options.once, options.once or options.serve
     for flag, fits, where in (
         ("prompt", once, "for --once"),
@@ -121,13 +127,13 @@ def _check_flags(options: WarmOptions, modes: list[str]) -> None:
         ("watch", options.endpoint and options.manifest, "for --endpoint with a manifest (-f)"),
         ("allow_unload", options.endpoint, "for --endpoint"),
     ):
-        if getattr(options, flag) and not fits:
+        if getattr(options, flag) and not fits and is_given(flag):
             name = f"--{flag.replace('_', '-')}"
             raise UsageError(f"{name} is {where}", hint=f"remove {name}")
-    for flag in ("engine", "prune"):  # a variable may be for other commands, too
-        source = options.ctx.get_parameter_source(flag)
-        if not options.endpoint and source is not None and source.name == "COMMANDLINE":
-            raise UsageError(f"--{flag} is for --endpoint", hint=f"remove --{flag}; lora-cli validate checks an engine")
+    for flag in ("engine", "engine_path", "prove", "prune", "wait"):
+        if not options.endpoint and is_given(flag):
+            name = f"--{flag.replace('_', '-')}"
+            raise UsageError(f"{name} is for --endpoint", hint=f"remove {name}; lora-cli validate checks for an engine")
     if options.endpoint and options.prune and options.shard is not None and options.manifest is None:
         raise UsageError("--prune would unload the adapters of other shards", hint="use a manifest: -f FILE")
 

@@ -191,7 +191,8 @@ def warm_endpoints(
         done = dict(zip(ready, map_in_threads(serve, ready, len(ready)), strict=True))
         if inputs.manifest is not None:
             every = [one for told, _ in done.values() for one in told]
-            _keep_views(Store(settings.cache_dir), snapshots, every, reached=len(done) == len(servers))
+            reached = len(done) == len(servers) and all(error is None for _, error in done.values())
+            _keep_views(Store(settings.cache_dir), snapshots, every, reached=reached)
     replicas = []
     for server in servers:
         results, error = done.get(server, ([], waited[server]))
@@ -237,7 +238,7 @@ def _keep_views(
     known = view_digests(store)
     failed = {one.name for one in done if one.error is not None}
     for name, snapshot in snapshots.items():
-        if name not in failed or name not in known:
+        if name not in known or (reached and name not in failed):
             write_view(store, name, snapshot)
     pruned = {one.name for one in done if one.action == "pruned"} - failed
     if reached:

@@ -46,7 +46,7 @@ class ReconcileOptions:
     refused: frozenset[str] = frozenset()
     """Names whose version could not be fetched or was refused: what is served under them is reported."""
     denied: frozenset[str] = frozenset()
-    """Snapshot digests that a policy denies: adapters of these bytes are pruned whatever their names."""
+    """Snapshot digests that a policy denies: an adapter from a folder of that name is pruned, unless it is wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +132,8 @@ def reconcile(
             lambda one: _reconcile_one(server, one, served.get(one.name), proof, options), wanted, AT_ONCE
         )
         if options.prune is not None:
-            kept = options.prune.union(one.name for one in wanted)
-            kept -= {name for name, one in served.items() if Path(one.root).name in options.denied}
+            denied = {name for name, one in served.items() if Path(one.root).name in options.denied}
+            kept = (options.prune - denied).union(one.name for one in wanted)
             done.extend(_prune(server, served, kept, options))
         unloaded = {one.name for one in done if one.action == "pruned"}
         done.extend(_still_served(one) for name, one in served.items() if name in options.refused - unloaded)

@@ -103,8 +103,10 @@ class Scheduler:
         while self._waiting:
             await asyncio.sleep(0)  # requests that arrived in the same moment share a batch
             self._running = self._schedule()
-            await self._run_batch(self._running)
-            self._running = ()
+            try:
+                await self._run_batch(self._running)
+            finally:
+                self._running = ()
 
     async def _run_batch(self, batch: Sequence[tuple[PromptGroup, int]]) -> None:
         """Run one batch to its end. If it fails, every prompt that has not ended gets its error."""

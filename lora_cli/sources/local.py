@@ -327,8 +327,9 @@ def is_path(text: str, base_dir: Path | None = None) -> bool:
     """
     if "\0" in text:
         return False
-    path = (base_dir or Path()) / Path(text).expanduser()
-    return os.path.lexists(path) or (text.count("/") == 1 and "@" not in text and path.parent.is_dir())
+    path = (base_dir or Path()) / text
+    in_folder = text.count("/") == 1 and "@" not in text and os.path.isdir(path.parent)  # noqa: PTH112 - never raises
+    return os.path.lexists(path) or in_folder
 
 
 def _missing(path: Path) -> NotFound:

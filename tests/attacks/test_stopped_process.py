@@ -88,7 +88,7 @@ def test_what_is_known_is_told_with_its_age(lasting: Running, capsys: pytest.Cap
         assert lasting.adapter("a0")["tier"] in {"gpu", "cpu"}
         lines = lasting.ask("GET", "/metrics").text.splitlines()
         metrics = dict(line.split() for line in lines if line and line[0] != "#")
-        assert metrics['lora_cli_resident_adapters{tier="gpu"}'] == "1"
+        assert float(metrics['lora_cli_resident_adapters{tier="gpu"}']) == 1
         assert float(metrics["lora_cli_tiers_age_seconds"]) > 3
         began = time.monotonic()
         assert main(words) == 0

@@ -91,7 +91,7 @@ def test_limits_come_from_the_environment_too(
 def test_the_termination_log_has_each_name_once(sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sql.is_dir()
     noted: list[str] = []
-    monkeypatch.setattr("lora_cli.cli.fetch.note", noted.append)
+    monkeypatch.setattr("lora_cli.cli.output.write_termination_log", noted.append)
     Path("set.yaml").write_text(SET)
     assert main(["fetch", "-f", "set.yaml", "a", "--keep-free", "1000000TB"]) == 6
     assert noted[0].startswith("a: ")

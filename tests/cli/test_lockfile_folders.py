@@ -156,3 +156,22 @@ def test_a_folder_that_is_misspelt_next_to_others_is_not_looked_for_on_the_hub(
     said = "".join(capsys.readouterr())
     assert said.count("there is no folder") == 3
     assert "127.0.0.1" not in said
+
+
+def test_paths_of_a_home_folder_and_of_no_folder_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("LORA_CLI_RETRIES", "0")
+    set_of("mine=~/mine")
+    assert fetch() == 0
+    assert main(["validate", "~/mine", "--base", "base"]) == 0
+    assert main(["validate", "~nobody-of-that-name/x", "--no-base"]) == 2
+    assert main(["validate", f"{'a' * 300}/b", "./mine", "--no-base"]) in {2, 3, 4}
+    config = Path("mine", CONFIG)
+    config.write_text(
+        config.read_text().replace('"peft_type"', f'"base_model_name_or_path": "{"a" * 300}/b", "peft_type"')
+    )
+    assert main(["validate", "./mine"]) == 2
+    assert "Traceback" not in capsys.readouterr().err

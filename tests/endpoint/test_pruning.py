@@ -6,7 +6,8 @@ import pytest
 
 from lora_cli.cli.main import main
 from tests.endpoint.engine import Engine
-from tests.endpoint.sets import NAMES, Warm, actions, write_set
+from tests.endpoint.sets import NAMES, QUERIES, Warm, actions, write_set
+from tests.making import write_adapter
 
 
 def test_prune_unloads_what_is_not_named_and_only_then(folder: Path, warm: Warm) -> None:
@@ -84,3 +85,27 @@ def test_the_cache_keeps_what_an_engine_loads_from_it_until_it_was_pruned(
         write_set(folder, "chat")
         warm(engine, "--prune")
         assert collected() == {"sql"}
+
+
+def test_the_replacement_of_what_a_policy_calls_back_stays(folder: Path, warm: Warm) -> None:
+    with Engine() as engine:
+        warm(engine)
+        digest = Path(engine.adapters["sql"][0]).name
+        write_adapter(folder / "sql", modules=QUERIES, r=4, lora_alpha=32, seed=9)
+        (folder / "policy.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: Policy\ndeny_sha256: [{digest}]\n")
+        code, document = warm(engine, "--policy", folder / "policy.yaml", "--prune")
+        assert (code, actions(document)) == (0, {"chat": "kept", "sql": "replaced"})
+        assert set(engine.adapters) == {"sql", "chat"}
+        assert Path(engine.adapters["sql"][0]).name != digest
+
+
+def test_a_name_in_the_cache_stays_with_the_old_version_while_a_server_is_away(folder: Path, warm: Warm) -> None:
+    with Engine() as one:
+        with Engine() as other:
+            warm([one, other])
+            old = Path(other.adapters["sql"][0])
+            write_adapter(folder / "sql", modules=QUERIES, r=4, lora_alpha=32, seed=9)
+        assert warm([one, other], "--wait", "1s")[0] == 7
+        assert Path(one.adapters["sql"][0]) != old
+        assert main(["--cache-dir", str(folder / "cache"), "cache", "gc", "--max-bytes", "0"]) == 0
+        assert old.is_dir()

@@ -32,6 +32,10 @@ class UnknownArchitecture(FormatError):
     """A config whose ``model_type`` has no table here, or that has none."""
 
 
+HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+"""The names of the number of attention heads in the configs of transformers' families."""
+
+
 def family_of(model_type: str) -> Family:
     """The table of one ``model_type``.
 
@@ -98,7 +102,7 @@ def _build(family: Family, config: Mapping[str, Any], name: str, source: str) ->
         source=source,
         dtype=dtype_of(config),
         kv_heads=text.get("num_key_value_heads"),
-        heads=text.get("num_attention_heads"),
+        heads=heads_of(config, family.text.section),
         architecture=architecture_of(config),
     )
 
@@ -108,6 +112,15 @@ def architecture_of(config: Mapping[str, Any]) -> str:
     named = config.get("architectures")
     first = named[0] if isinstance(named, list) and named else None
     return first[:128] if isinstance(first, str) else ""
+
+
+def heads_of(config: Mapping[str, Any], section: str) -> int | None:
+    """How many attention heads a layer of the text model has, by any of the names for it; None if it says nothing."""
+    fields = config.get(section) if section else config
+    if not isinstance(fields, Mapping):
+        return None
+    found = (fields.get(name) for name in HEADS)
+    return next((heads for heads in found if type(heads) is int and heads > 0), None)
 
 
 def dtype_of(config: Mapping[str, Any]) -> str:
