@@ -125,11 +125,13 @@ def _as_in_the_command_line() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_as_in_the_command_line")
 def test_a_lock_of_5000_adapters_is_read_within_a_second() -> None:
+    """On a machine that does ``known_work`` in ``KNOWN_WORK_S``; as much later on one that is slower just then."""
     text, least = many(5000), 9.0
     for _ in range(5):  # the least counts: a neighbour on the same processor makes a run dearer, never cheaper
         start = time.process_time()
         assert len(load_lock(text, "l").adapters) == 5000
-        least = min(least, time.process_time() - start)
+        took_s = time.process_time() - start
+        least = min(least, took_s * min(1.0, KNOWN_WORK_S / known_work()) if took_s > 1 else took_s)
         if least <= 1:
             break
     assert least <= 1
