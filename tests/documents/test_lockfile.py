@@ -12,6 +12,7 @@ from lora_cli.core.snapshot import Blob
 from lora_cli.documents.lockfile import drift, dump_lock, load_lock
 from lora_cli.documents.manifest import load_manifest
 from lora_cli.errors import UsageError
+from tests.attacks.measured import KNOWN_WORK_S, known_work
 
 COMMIT = "9f2c" * 10
 SQL = LockedAdapter(

@@ -20,7 +20,7 @@ base: ./base/config.json
 policy: {allow_sources: [./adapters]}
 adapters:
   - {name: local, source: adapters/local}
-  - {name: hub, source: adapters/elsewhere}
+  - {name: hub, source: acme/elsewhere}
 """
 
 
@@ -43,7 +43,12 @@ def test_paths_are_relative_to_the_manifest_and_not_to_the_working_directory(
         assert found.policy == Policy(allow_sources=(f"file://{manifest.parent}/adapters",))
         local, hub = found.adapters
         assert local.source == AdapterRef("file", str(manifest.parent / "adapters/local"))
-        assert hub.source == AdapterRef("hf", "adapters/elsewhere")
+        assert hub.source == AdapterRef("hf", "acme/elsewhere")
+
+
+def test_a_folder_that_is_not_there_is_a_path_where_its_parent_is(manifest: Path) -> None:
+    manifest.write_text(MANIFEST.replace("acme/elsewhere", "adapters/gone"))
+    assert read_manifest(manifest).adapters[1].source == AdapterRef("file", str(manifest.parent / "adapters/gone"))
 
 
 def test_a_manifest_can_come_on_standard_input(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
