@@ -14,8 +14,6 @@ from torch import nn
 NOTHING_FUSED: tuple[Any, ...] = ("none", [], "")
 """What ``mkldnn::_linear_pointwise`` takes behind input, weight and bias."""
 
-DTYPES = frozenset({torch.float32, torch.bfloat16})
-
 
 class OneDnnLinear(nn.Linear):
     """``x @ weight.T + bias`` for inference, with a weight that other modules may share."""
@@ -53,8 +51,9 @@ def through_onednn(model: nn.Module) -> nn.Module:
     if not has_onednn():
         return model
     users = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
+    dtypes = onednn_dtypes()
     for module in model.modules():
-        if type(module) is not nn.Linear or module.weight.device.type != "cpu" or module.weight.dtype not in DTYPES:
+        if type(module) is not nn.Linear or module.weight.device.type != "cpu" or module.weight.dtype not in dtypes:
             continue
         if users[id(module.weight)] == 1:
             _pack(module)
@@ -78,6 +77,12 @@ def has_onednn() -> bool:
     there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     has = all(hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight"))
     return there and has and "AVX" in torch.backends.cpu.get_cpu_capability()
+
+
+def onednn_dtypes() -> frozenset[torch.dtype]:
+    """The dtypes of weights that oneDNN can reorder on this processor: bfloat16 needs AVX-512 (BW, VL and DQ)."""
+    has_bfloat16 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return frozenset({torch.float32, torch.bfloat16} if has_bfloat16 else {torch.float32})
 
 
 def _pack(module: nn.Linear) -> None:
