@@ -60,7 +60,7 @@ def test_unknown_names_keep_nobody_waiting(server: Running) -> None:
 
 
 def test_long_lists_keep_nobody_waiting_and_are_whole(server: Running) -> None:
-    known = float(server.ask("GET", "/metrics").text.partition("\nlora_cli_adapters ")[2].split()[0])
+    known = int(float(server.ask("GET", "/metrics").text.partition("\nlora_cli_adapters ")[2].split()[0]))
     before = resident_mb(server.process.pid)
     with probed(server), ThreadPoolExecutor(8) as clients:
         paths = ["/v1/models", "/v1/adapters", "/v1/status"] * 3
