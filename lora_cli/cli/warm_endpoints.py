@@ -192,7 +192,10 @@ def warm_endpoints(
         if inputs.manifest is not None:
             every = [one for told, _ in done.values() for one in told]
             reached = len(done) == len(servers) and all(error is None for _, error in done.values())
-            _keep_views(Store(settings.cache_dir), snapshots, every, reached=reached)
+            try:
+                _keep_views(Store(settings.cache_dir), snapshots, every, reached=reached)
+            except LoraCliError as failure:  # what the servers did is reported all the same
+                inform(f"warning: {failure.message}; cache gc may remove what servers load from the cache", settings)
     replicas = []
     for server in servers:
         results, error = done.get(server, ([], waited[server]))

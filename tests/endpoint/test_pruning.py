@@ -109,3 +109,16 @@ def test_a_name_in_the_cache_stays_with_the_old_version_while_a_server_is_away(f
         assert Path(one.adapters["sql"][0]) != old
         assert main(["--cache-dir", str(folder / "cache"), "cache", "gc", "--max-bytes", "0"]) == 0
         assert old.is_dir()
+
+
+def test_what_servers_did_is_reported_though_the_cache_cannot_name_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "cache").mkdir()
+    (folder / "cache" / "adapters").write_text("in the way")
+    with Engine() as engine:
+        words = ["--cache-dir", str(folder / "cache"), "warm", "-f", str(folder / "set.yaml")]
+        assert main([*words, "--endpoint", engine.url, "--engine", "vllm"]) == 0
+        out, err = capsys.readouterr()
+        assert "1 server: 2 loaded" in out
+        assert "cache gc may remove what servers load" in err
