@@ -77,7 +77,9 @@ def test_with_bars_on_a_terminal_standard_output_still_has_only_the_directory(sq
 
 
 def lines_of(shown: str) -> list[str]:
-    return re.sub(r"\x1b\[[?\d]*[A-Za-z]", "", shown).replace("\r", "").splitlines()
+    """The lines without their styles, each as it stands after the terminal last cleared it (``ESC [2K``)."""
+    lines = (line.rpartition("\x1b[2K")[2] for line in shown.replace("\r", "").splitlines())
+    return [re.sub(r"\x1b\[[?\d]*[A-Za-z]", "", line) for line in lines]
 
 
 def test_on_a_terminal_a_table_tells_what_came_of_each_and_where_it_is(sql: Path, chat: Path, tmp_path: Path) -> None:
