@@ -46,6 +46,8 @@ class Problem:
     """What fixes it; may be empty."""
     by: str = field(default="", metadata=EXCLUDED)
     """The engine for which it is a problem, where it is for one: for another engine it is another problem."""
+    causes: tuple[str, ...] = field(default=(), metadata=EXCLUDED)
+    """Rules that report the cause of this problem: it is not reported beside a finding of the first that has one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ def inspect_report(
     return InspectReport(
         base=base_summary(base),
         adapters=tuple(
-            InspectedAdapter(checked_adapter(one, one.read_code, one.findings), found, one.spectrum, one.comparison)
+            InspectedAdapter(checked_adapter(one, one.read_code, one.reported), found, one.spectrum, one.comparison)
             for one, found in inspected
         ),
         engine_args=args,

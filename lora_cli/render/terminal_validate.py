@@ -80,14 +80,16 @@ def _outcomes(checked: Sequence[Validated], fail_on: Severity) -> RenderableType
     rows = []
     for one in checked:
         word = outcome_of(one, fail_on)
-        on = {
-            str(engine): Text.assemble((engine.label, _style(engine)), f" {engine.applied or ''}".rstrip())
-            for engine in one.engines
-        }
+        on = {str(engine): _cell(one, engine) for engine in one.engines}
         cells = (one.name, Text(word, OUTCOMES[word]), one.applied)
         rows.append((*cells, *map(on.get, engines)))
     blocks = [part for one in checked for part in _outcome(one, fail_on)]
     return FittedTable(("adapter", "result", "modules", *engines), rows, blocks, left=3 + len(engines))
+
+
+def _cell(checked: Validated, engine: EngineOutcome) -> Text:
+    tail = "" if not engine.outcome or engine_counts(checked, engine) else " (not counted)"
+    return Text.assemble((engine.label, _style(engine)), f" {engine.applied or ''}".rstrip(), tail)
 
 
 def _style(engine: EngineOutcome) -> str:

@@ -1,13 +1,14 @@
 """LC31x: the adapter compared with the base model."""
 
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import replace
 from itertools import accumulate
 
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.addresses import hub_words
-from lora_cli.core.base_model import BaseModel, BaseModule
-from lora_cli.core.finding import Problem, Severity
+from lora_cli.core.base_model import BaseModule
+from lora_cli.core.finding import Applied, Problem, Severity
 from lora_cli.core.reference import cached_repository
 from lora_cli.core.text import counted, cut, names
 from lora_cli.rules.rule import Case, grouped, rule, shape
@@ -46,21 +47,28 @@ def nothing_applies(case: Case) -> Iterator[Problem]:
         yield Problem(
             f"0 of {counted(total, 'module')} apply to {cut(case.base.name)}: {application.reasons()}",
             case.in_weights(first),
-            NOT_STACKED if _all_are_experts(case) else _hint(first, case.base) or f"{OTHER_BASE}; {modules}",
+            NOT_STACKED if _all_are_experts(case) else _hint(case, first) or f"{_fix(case)}; {modules}",
         )
 
 
-def _hint(module: str, base: BaseModel, taken: Container[str] = ()) -> str:
+def _fix(case: Case) -> str:
+    """The hint to use the right base, with its name if the config has another one."""
+    trained = _other_base(case)
+    return f"{OTHER_BASE}, {cut(trained)}" if trained else OTHER_BASE
+
+
+def _hint(case: Case, module: str, taken: Container[str] = ()) -> str:
     """A hint that names the base's module with the longest common ending; empty if it is ``taken`` or there is none."""
+    assert case.base is not None
     parts = module.split(".")[-LONGEST_ENDING:]
     for length in range(len(parts) - 1, 1, -1):
         ending = "." + ".".join(parts[-length:])
-        similar = next((name for name in base.modules if name.endswith(ending)), None)
+        similar = next((name for name in case.base.modules if name.endswith(ending)), None)
         if similar in taken:
             return ""
         if similar is not None:
             fix = "if it is the same model, `lora-cli repair --base` corrects the names"
-            return f"{OTHER_BASE}; this one calls it {similar}: {fix}"
+            return f"{_fix(case)}; this one calls it {similar}: {fix}"
     return ""
 
 
@@ -75,7 +83,7 @@ def partly_applied(case: Case) -> Iterator[Problem]:
     application = case.application
     if application.matched and application.absent:
         assert case.base is not None
-        hint = _hint(application.absent[0], case.base, application.adapter.pairs) or OTHER_BASE
+        hint = _hint(case, application.absent[0], application.adapter.pairs) or _fix(case)
         yield Problem(
             f"only {application.applied.matched} of {counted(application.applied.total, 'module')} apply: the base has "
             f"no {names(application.absent)}",
@@ -112,7 +120,8 @@ def layer_out_of_range(case: Case) -> Iterator[Problem]:
             f"{counted(len(application.beyond), 'module is', 'modules are')} in layers that the base does not have "
             f"(it has {has}): {names(application.beyond)}",
             case.in_weights(application.beyond[0]),
-            OTHER_BASE,
+            _fix(case),
+            causes=_if_nothing_fits(case),
         )
 
 
@@ -131,11 +140,11 @@ def shape_mismatch(case: Case) -> Iterator[Problem]:
         yield Problem(
             f"none of the {len(found)} modules has the base's widths: of {cut(first)} {'; '.join(differences)}",
             case.in_weights(first),
-            OTHER_BASE,
+            _fix(case),
         )
         return
     messages = [(message, module) for module, differences in found.items() for message in differences]
-    yield from grouped(messages, case.weights_file, "module", OTHER_BASE)
+    yield from grouped(messages, case.weights_file, "module", _fix(case))
 
 
 def misshapen(case: Case) -> dict[str, list[str]]:
@@ -147,6 +156,17 @@ def misshapen(case: Case) -> dict[str, list[str]]:
         if by_layout and all(by_layout):
             found[module] = by_layout[0]
     return found
+
+
+def fitting(case: Case, named: Applied, modules: Iterable[str]) -> Applied:
+    """``named``, the count of ``modules`` that apply by their names, without those that have other widths."""
+    return replace(named, matched=named.matched - len(misshapen(case).keys() & {*modules}))
+
+
+def _if_nothing_fits(case: Case) -> tuple[str, ...]:
+    """The rules that report that no module fits the base, if none does: other differences follow from that."""
+    fits = set(case.application.matched) - misshapen(case).keys()
+    return () if fits else ("LC311", "LC314")
 
 
 def _differences(pair: LoraPair, wanted: BaseModule, narrowed: tuple[int, int]) -> Iterator[str]:
@@ -180,6 +200,7 @@ def targets_without_tensors(case: Case) -> Iterator[Problem]:
             f"the config targets {counted(len(missing), 'module')} of the base without tensors: {names(missing)}",
             case.in_config("target_modules"),
             "if only these layers were trained, list them in layers_to_transform; otherwise save the adapter again",
+            causes=_if_nothing_fits(case),
         )
 
 
@@ -210,23 +231,30 @@ def other_base(case: Case) -> Iterator[Problem]:
     the right one into a copy. Mirrors and quantised copies of one model count as the same. For a base in a folder
     only the family is compared.
     """
-    config, base = case.config, case.base
+    base = case.base
     assert base is not None
-    trained = config.base_model_name_or_path or ""
-    cached = cached_repository(trained)
-    name = _model_name(trained if cached is None else cached[0])
-    families, family = set(FAMILY.findall(name)), set(FAMILY.findall(base.model_type))
-    if base.repository and (cached or hub_words(trained)):
-        is_other = name != _model_name(base.repository)
-    else:
-        is_other = bool(families and family and not families & family)
-    if is_other:
+    if trained := _other_base(case):
         yield Problem(
             f"the config has the base {cut(trained)}, but it is validated against {cut(base.repository or base.name)}"
             + ("" if base.repository else f", a {base.model_type}"),
             case.in_config("base_model_name_or_path"),
             OTHER_BASE,
+            causes=("LC311", "LC312", "LC313", "LC314"),
         )
+
+
+def _other_base(case: Case) -> str:
+    """The base in the config if it is another one than that of the case; empty if it is not known to be."""
+    config, base = case.adapter.config, case.base
+    trained = (config.base_model_name_or_path if config is not None else None) or ""
+    if not trained or base is None:
+        return ""
+    cached = cached_repository(trained)
+    name = _model_name(trained if cached is None else cached[0])
+    if base.repository and (cached or hub_words(trained)):
+        return trained if name != _model_name(base.repository) else ""
+    families, family = set(FAMILY.findall(name)), set(FAMILY.findall(base.model_type))
+    return trained if families and family and not families & family else ""
 
 
 def _model_name(repository: str) -> str:

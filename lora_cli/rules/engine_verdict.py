@@ -13,6 +13,7 @@ from lora_cli.core.tensor_keys import PAIR_PARTS
 from lora_cli.core.text import counted, cut
 from lora_cli.engines.name_resolution import NameResolution, resolve_names
 from lora_cli.engines.profile import ENGINE_INDEPENDENT, NAME_RULES, Profile, Row
+from lora_cli.rules.base_model import fitting
 from lora_cli.rules.features import FEATURES, EngineCase, Found
 from lora_cli.rules.rule import LONGEST_MESSAGE, MOST_PROBLEMS, Case
 from lora_cli.rules.target_module_matching import apply
@@ -57,10 +58,10 @@ def engine_outcome(
     resolution, applied = NameResolution(), None
     if rule_case.base is not None and rule_case.has_weights:
         if profile.engine.name == PEFT:
-            applied = rule_case.application.applied
+            applied = fitting(rule_case, rule_case.application.applied, rule_case.application.matched)
         else:
             resolution = resolve_names(rule_case.adapter, rule_case.base, profile)
-            applied = resolution.applied_count
+            applied = fitting(rule_case, resolution.applied_count, resolution.applied)
     other_keys = tuple(key for key in rule_case.adapter.keys.values() if key.part not in PAIR_PARTS)
     case = EngineCase(rule_case, profile, deployment, resolution, other_keys)
     reasons = (*_row_reasons(case), *_rule_reasons(case, findings))

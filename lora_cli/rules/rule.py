@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from inspect import getdoc
 from itertools import islice
@@ -221,7 +221,9 @@ def _counts_of_rest(rest: Iterator[Problem | NotChecked]) -> Iterator[Problem | 
 def clipped(problem: Problem) -> Problem:
     """``problem`` with all texts cut to ``LONGEST_MESSAGE``."""
     at = Location(cut(problem.at.file, LONGEST_MESSAGE), cut(problem.at.field, LONGEST_MESSAGE))
-    return Problem(cut(problem.message, LONGEST_MESSAGE), at, cut(problem.hint, LONGEST_MESSAGE), problem.by)
+    return replace(
+        problem, message=cut(problem.message, LONGEST_MESSAGE), at=at, hint=cut(problem.hint, LONGEST_MESSAGE)
+    )
 
 
 def shown(value: object) -> str:

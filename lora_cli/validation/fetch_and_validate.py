@@ -47,7 +47,7 @@ class Admission(Checked):
     @property
     def refusal(self) -> LoraCliError | None:
         """Why it was not accepted (None if it was): its error, or the first finding and the number of others."""
-        errors = [one for one in self.findings if one.severity is Severity.ERROR and one.accepted is None]
+        errors = [one for one in self.reported if one.severity is Severity.ERROR and one.accepted is None]
         if self.error is not None or not errors:
             return self.error
         first, problem = errors[0], errors[0].problem

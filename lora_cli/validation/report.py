@@ -20,6 +20,7 @@ from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, Fingerprint, Keyw
 from lora_cli.core.lora_config import CONFIG_CAP
 from lora_cli.core.text import counted, names
 from lora_cli.rules.rule import Rule
+from lora_cli.validation.consequences import Cause
 from lora_cli.validation.verdict import Checked
 
 LOCAL = "file://"
@@ -241,7 +242,7 @@ def validate_report(
         checked_adapter(
             one,
             one.exit_code(fail_on),
-            [FingerprintedFinding(found, naming.fingerprint(one, found)) for found in one.findings],
+            [FingerprintedFinding(found, naming.fingerprint(one, found)) for found in one.reported],
         )
         for one in checked
     ]
@@ -297,7 +298,10 @@ def outcome_of(one: Validated, fail_on: Severity) -> Literal["ok", "accepted", "
 def engine_counts(one: Validated, engine: EngineOutcome) -> bool:
     """Whether a reason for the outcome of ``engine`` is a finding that counts: its rule ran, and it is not accepted."""
     counting = [found.finding for found in one.findings if found.finding.accepted is None]
-    codes = {finding.code for finding in counting if finding.problem.by in {"", engine.engine}}
+    every = [
+        one for finding in counting for one in (finding, *(finding.consequences if isinstance(finding, Cause) else ()))
+    ]
+    codes = {finding.code for finding in every if finding.problem.by in {"", engine.engine}}
     return not codes.isdisjoint(reason.code for reason in engine.reasons)
 
 

@@ -10,7 +10,7 @@ from lora_cli.core.adapter_files import CONFIG
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Card, Companions
 from lora_cli.core.engine_outcome import Deployment
-from lora_cli.core.finding import Accepted, Applied, Finding, Location, Problem, Severity, Skipped, Verdict
+from lora_cli.core.finding import Accepted, Finding, Location, Problem, Severity, Skipped, Verdict
 from lora_cli.core.patterns import TOO_SLOW, Budget, one_budget
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.safetensors import TensorStats
@@ -20,12 +20,13 @@ from lora_cli.errors import LoraCliError, NotFound
 from lora_cli.reading.adapter import Opened
 from lora_cli.reading.companions import read_companions
 from lora_cli.rules import RULES
-from lora_cli.rules.base_model import misshapen
+from lora_cli.rules.base_model import fitting
 from lora_cli.rules.config import not_lora, pattern_invalid
 from lora_cli.rules.rule import Case, Evidence, Rule, run
 from lora_cli.rules.target_module_matching import apply
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_on_disk
+from lora_cli.validation.consequences import fold
 
 if TYPE_CHECKING:
     from lora_cli.core.comparison import Comparison
@@ -89,6 +90,11 @@ class Checked:
     def findings(self) -> tuple[Finding, ...]:
         """The findings; empty if it was not validated."""
         return self.verdict.findings if self.verdict is not None else ()
+
+    @property
+    def reported(self) -> tuple[Finding, ...]:
+        """The findings as they are reported: one for each cause."""
+        return tuple(fold(self.findings, self.verdict.engines)) if self.verdict is not None else ()
 
     def exit_code(self, fail_on: Severity = Severity.ERROR) -> int:
         """The exit code of the command for this adapter alone."""
@@ -181,25 +187,19 @@ def _judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
     if base is not None and adapter.config is not None:
         bare = trained_bare(base, adapter.config)
         base = for_task(base, adapter.config.task_type, adapter.pairs, bare=bare)
-    application = apply(adapter, base)
-    case = Case(adapter, application, evidence, base, terms.max_lora_rank)
+    case = Case(adapter, apply(adapter, base), evidence, base, terms.max_lora_rank)
     if terms.engines:
         case, results = _judge_on_engines(case, terms)
     else:
         results = [one for rule in terms.rules for one in run(rule, case)]
+    application, compared = case.application, terms.base is not None and case.has_weights
     return Verdict(
         adapter=adapter.name,
         findings=tuple(outcome for outcome in results if isinstance(outcome, Finding)),
         skipped=tuple(outcome for outcome in results if isinstance(outcome, Skipped)),
-        applied=_applied(case) if terms.base is not None and case.has_weights else None,
+        applied=fitting(case, application.applied, application.matched) if compared else None,
         engines=case.outcomes,
     )
-
-
-def _applied(case: Case) -> Applied:
-    """How many modules apply to the base, with the right shapes."""
-    named = case.application.applied
-    return replace(named, matched=named.matched - len(misshapen(case).keys() & set(case.application.matched)))
 
 
 def _judge_on_engines(case: Case, terms: Terms) -> tuple[Case, list[Finding | Skipped]]:

@@ -212,7 +212,7 @@ def test_only_the_selected_rules_count_and_the_outcome_stays_true(
 
 
 def test_an_outcome_that_refuses_nothing_is_said_not_to_count(
-    made: Callable[..., str], base: str, capsys: Capture
+    made: Callable[..., str], base: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = ["validate", made("rslora", use_rslora=True), "--base", base, "--engine", "sglang", "--engine", "vllm"]
     uncounted = "  serves wrong  14/14\n    not counted: all findings are ignored, baselined or suppressed\n  vLLM"
@@ -225,6 +225,9 @@ def test_an_outcome_that_refuses_nothing_is_said_not_to_count(
     assert "does not count" not in capsys.readouterr().out
     assert main([*line, "--write-baseline", str(Path(base).with_name("known.json"))]) == 0
     assert uncounted in capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "300")
+    assert main([*line, made("plain"), "--ignore", "LC404"]) == 0
+    assert "serves wrong 14/14 (not counted)  ok 14/14" in capsys.readouterr().out
 
 
 def test_a_finding_names_the_engine_and_the_last_line_counts(

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.architectures import base_from_config
@@ -20,13 +21,14 @@ def test_names_are_corrected_by_a_base_and_the_hint_asks_for_it() -> None:
     assert all("--base BASE" in mend for mend in mends)
 
 
-def test_no_hint_of_a_dora_adapter_promises_that_repair_helps(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("said", "reason"), [(True, "dora"), (False, "names-outside-grammar")])
+def test_no_hint_of_a_dora_adapter_promises_that_repair_helps(tmp_path: Path, said: bool, reason: str) -> None:
     magnitude = {f"base_model.model.{Q_PROJ}.lora_magnitude_vector": np.ones(HIDDEN, "f4")}
-    adapter = write_adapter(tmp_path / "dora", config={"use_dora": True}, tensors=magnitude)
+    adapter = write_adapter(tmp_path / "dora", config={"use_dora": said}, tensors=magnitude)
     terms = Terms(base_from_config(base_config(), "base"), engines=(choose_engine("vllm"),))
 
     verdict = validate(Item("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache")).verdict
 
     assert verdict is not None
-    mends = {reason.feature: reason.mend for reason in verdict.engines[0].reasons}
-    assert mends["dora"] == mends["names-outside-grammar"] == MERGE
+    mends = {one.feature: one.mend for one in verdict.engines[0].reasons if one.code == "LC402"}
+    assert mends == {reason: MERGE}

@@ -1,17 +1,20 @@
 """Features of modules: pairs, packed sets, shapes, experts, name resolution, and the engine's deployment."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from operator import gt, lt
 
 from lora_cli.core.adapter import LoraPair
+from lora_cli.core.engine_outcome import Outcome
 from lora_cli.core.finding import Location
 from lora_cli.core.grouping import by_key
-from lora_cli.core.tensor_keys import WRAPPER, last_name
+from lora_cli.core.tensor_keys import WRAPPER, Key, Part, last_name
 from lora_cli.core.text import counted, cut, names
 from lora_cli.engines.fixes import MERGE
 from lora_cli.engines.lorax_tgi import kernel_rank
 from lora_cli.engines.name_resolution import LAYER
 from lora_cli.engines.profile import PACKED, VOCABULARY, packed_in
+from lora_cli.rules.features import config, tensors
+from lora_cli.rules.features.config import is_set
 from lora_cli.rules.features.feature import Detect, EngineCase, Found
 from lora_cli.rules.rule import MOST_PROBLEMS, shape
 from lora_cli.rules.target_module_matching import highest_rank, is_fused
@@ -19,6 +22,17 @@ from lora_cli.rules.target_module_matching import highest_rank, is_fused
 QKV, GATE_UP = frozenset(PACKED["qkv_proj"]), frozenset(PACKED["gate_up_proj"])
 NO_FACTORS = frozenset({"magnitude", "diag", "variant"})
 """Parts of LoRA variants, which are not factors under any name."""
+
+PARTS_OF: Mapping[Part, tuple[str, Detect]] = {
+    "magnitude": ("dora", is_set("use_dora")),
+    "lora_bias": ("lora-bias", config.lora_bias),
+    "bias": ("bias", config.bias),
+    "trainable_tokens": ("trained-tokens", tensors.trained_tokens),
+    "diag": ("kasa", tensors.kasa),
+    "variant": ("kasa", tensors.kasa),
+    "saved": ("modules-to-save", config.modules_to_save),
+}
+"""The feature that tensors of these parts belong to, and its detector."""
 
 Siblings = Mapping[str, LoraPair]
 
@@ -226,8 +240,10 @@ def _with_names(case: EngineCase, message: str, modules: Sequence[str], **fields
 
 
 def names_outside_grammar(case: EngineCase) -> Iterator[Found]:
-    """Names of tensors that a strict engine cannot parse."""
-    by_reason = by_key((why, name) for name, why in case.resolution.outside.items())
+    """Names of tensors that a strict engine cannot parse, without those for which it has another row."""
+    rejecting = {row.feature for row in case.profile.rows if row.outcome is Outcome.REJECTS}
+    reported = {key.name for key in case.other_keys if _is_reported(case, key, rejecting)}
+    by_reason = by_key((why, name) for name, why in case.resolution.outside.items() if name not in reported)
     reasons = list(by_reason)
     kept = {key.name for key in case.other_keys if key.part in NO_FACTORS}
     for why in reasons[:MOST_PROBLEMS]:
@@ -235,6 +251,19 @@ def names_outside_grammar(case: EngineCase) -> Iterator[Found]:
         yield from _with_names(case, f"{counted(len(by_reason[why]), 'tensor')}, {why}", by_reason[why], **fields)
     rest = [name for why in reasons[MOST_PROBLEMS:] for name in by_reason[why]]
     yield from _with_names(case, f"{counted(len(rest), 'more tensor')}, for other reasons", rest)
+
+
+def _is_reported(case: EngineCase, key: Key, rejecting: Container[str]) -> bool:
+    """Whether the engine rejects the adapter for a feature that this tensor is a part of."""
+    name, detect = PARTS_OF.get(key.part, ("", lambda _: iter(())))
+    if key.part == "saved" and key.param == "bias" and not tensors.is_saved(key):
+        name, detect = PARTS_OF["bias"]
+    elif key.part == "saved" and "saved-other" in rejecting:
+        return tensors.is_saved(key)
+    elif key.part == "saved":
+        saved = (case.config.modules_to_save if case.config is not None else None) or ()
+        return name in rejecting and any(f"{one}." in f"{key.module}." for one in saved)
+    return name in rejecting and any(detect(case))
 
 
 def unexpected_modules(case: EngineCase) -> Iterator[Found]:

@@ -24,17 +24,15 @@ def has_tensors(noun: str, is_meant: Callable[[Key], bool]) -> Detect:
     return detect
 
 
-def _is_saved(key: Key) -> bool:
+def is_saved(key: Key) -> bool:
     """Whether it is a whole parameter of the base; the biases of ``bias="all"`` are ``bias``'s."""
     return key.part == "saved" and (key.param != "bias" or last_name(key.module) in VOCABULARY | HEADS)
 
 
 kasa = has_tensors("tensor of a variant", lambda key: key.part in {"diag", "variant"})
-saved_vocabulary = has_tensors("saved weight", lambda key: _is_saved(key) and last_name(key.module) in VOCABULARY)
-saved_other = has_tensors(
-    "saved weight", lambda key: _is_saved(key) and last_name(key.module) not in VOCABULARY | HEADS
-)
-_saved_heads = has_tensors("saved weight", lambda key: _is_saved(key) and last_name(key.module) in HEADS)
+saved_vocabulary = has_tensors("saved weight", lambda key: is_saved(key) and last_name(key.module) in VOCABULARY)
+saved_other = has_tensors("saved weight", lambda key: is_saved(key) and last_name(key.module) not in VOCABULARY | HEADS)
+_saved_heads = has_tensors("saved weight", lambda key: is_saved(key) and last_name(key.module) in HEADS)
 trained_tokens = has_tensors("tensor of trained tokens", lambda key: key.part == "trainable_tokens")
 
 

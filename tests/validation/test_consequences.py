@@ -1,0 +1,117 @@
+"""One finding for one cause: what follows from it is a part of it, unless the cause is accepted."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lora_cli.core.adapter_request import Item
+from lora_cli.core.architectures import base_from_config
+from lora_cli.core.finding import Accepted, Finding, Severity
+from lora_cli.engines import choose_engine
+from lora_cli.settings import Settings
+from lora_cli.validation.consequences import Cause, fold
+from lora_cli.validation.validate import validate
+from lora_cli.validation.verdict import Checked, Terms
+from tests.making import base_config, llama_modules, write_adapter
+
+NARROWER = {path: (d_in // 2, d_out // 2) for path, (d_in, d_out) in llama_modules(["q_proj", "v_proj"]).items()}
+DEEPER = llama_modules(["q_proj", "v_proj"], layers=4)
+OF_GPT2 = {f"transformer.h.{layer}.attn.c_attn": (64, 192) for layer in range(2)}
+
+
+def checked(tmp_path: Path, modules: dict[str, tuple[int, int]], *engines: str, **config: object) -> Checked:
+    adapter = write_adapter(tmp_path / "adapter", modules=modules, config=config)
+    base = base_from_config(base_config(), "base")
+    return validate(
+        Item("", str(adapter)),
+        Terms(base, engines=tuple(map(choose_engine, engines))),
+        Settings(cache_dir=tmp_path / "cache"),
+    )
+
+
+def counting(findings: tuple[Finding, ...]) -> list[Finding]:
+    return [one for one in findings if one.severity is not Severity.NOTE]
+
+
+@pytest.mark.parametrize(
+    ("modules", "code", "folded"),
+    [
+        (OF_GPT2, "LC311", {"LC402"}),
+        (NARROWER, "LC314", {"LC404"}),
+        (DEEPER, "LC313", {"LC404"}),
+        ({path: (2 * d_in, 2 * d_out) for path, (d_in, d_out) in NARROWER.items()} | OF_GPT2, "LC312", {"LC402"}),
+        ({path: (d_in // 4, d_out) for path, (d_in, d_out) in DEEPER.items()}, "LC314", {"LC313", "LC404"}),
+    ],
+    ids=["other names", "narrower", "deeper", "some other names", "narrower and deeper"],
+)
+def test_a_wrong_base_is_one_finding_with_what_the_engine_does(
+    modules: dict[str, tuple[int, int]], code: str, folded: set[str], tmp_path: Path
+) -> None:
+    one = checked(tmp_path, modules, "vllm")
+
+    (finding,) = counting(one.reported)
+
+    assert one.verdict is not None
+    (engine,) = one.verdict.engines
+    assert (finding.code, finding.severity) == (code, Severity.ERROR)
+    assert isinstance(finding, Cause)
+    assert {each.code for each in finding.consequences} == folded
+    assert finding.problem.message.endswith(f"; {engine} {engine.outcome.phrase}")
+    assert {code, *folded} == {each.code for each in counting(one.findings)}
+
+
+def test_another_base_in_the_config_is_the_hint_of_that_finding(tmp_path: Path) -> None:
+    one = checked(tmp_path, NARROWER, base_model_name_or_path="google/gemma-3-270m-it")
+
+    (finding,) = counting(one.reported)
+
+    assert finding.code == "LC314"
+    assert finding.problem.hint == "validate against the base that it was trained on, google/gemma-3-270m-it"
+    assert isinstance(finding, Cause)
+    assert [each.code for each in finding.consequences] == ["LC324"]
+
+
+def test_every_engine_that_does_something_is_named_and_no_other(tmp_path: Path) -> None:
+    (finding,) = counting(checked(tmp_path, NARROWER, "vllm", "sglang", "vllm@0.31").reported)
+
+    said = [part for part in finding.problem.message.split("; ") if part.startswith(("vLLM", "SGLang"))]
+    assert said == [
+        "vLLM 0.33 serves it incorrectly",
+        "SGLang 0.5.23 crashes on it at first use",
+        "vLLM 0.31 serves it incorrectly",
+    ]
+
+
+def test_an_engine_applies_no_module_whose_width_is_wrong(tmp_path: Path) -> None:
+    verdict = checked(tmp_path, NARROWER, "vllm", "peft").verdict
+
+    assert verdict is not None
+    assert {str(verdict.applied), *(str(one.applied) for one in verdict.engines)} == {"0/4"}
+
+
+def test_what_follows_from_an_accepted_finding_is_reported(tmp_path: Path) -> None:
+    one = checked(tmp_path, NARROWER, "vllm")
+    assert one.verdict is not None
+
+    accepted = [
+        replace(finding, accepted=Accepted("policy", "policy.yaml:3")) if finding.code == "LC314" else finding
+        for finding in one.findings
+    ]
+
+    left = [each for each in fold(accepted, one.verdict.engines) if each.severity is not Severity.NOTE]
+    assert [(each.code, each.accepted is None) for each in left] == [("LC314", False), ("LC404", True)]
+    assert not any(isinstance(each, Cause) for each in left)
+
+
+def test_an_accepted_consequence_stays_beside_its_cause(tmp_path: Path) -> None:
+    one = checked(tmp_path, NARROWER, "vllm")
+    assert one.verdict is not None
+
+    accepted = [
+        replace(finding, accepted=Accepted("policy", "policy.yaml:3")) if finding.code == "LC404" else finding
+        for finding in one.findings
+    ]
+
+    left = [each for each in fold(accepted, one.verdict.engines) if each.severity is not Severity.NOTE]
+    assert {(each.code, each.severity) for each in left} == {("LC314", Severity.WARNING), ("LC404", Severity.ERROR)}
