@@ -11,7 +11,7 @@ from torch import nn
 from lora_cli.core.results import Answers, Moved
 from lora_cli.errors import FormatError, UsageError
 from lora_cli.runtime.base_weights import check_checkpoint
-from lora_cli.runtime.generation import greedy
+from lora_cli.runtime.generation_batch import greedy
 from lora_cli.runtime.lora_slots import BASE_SLOT, Slots
 from lora_cli.runtime.memory_check import available_bytes, refuse_if_short
 from lora_cli.runtime.module_tree import causal_model, outline

@@ -1,14 +1,19 @@
-"""Greedy generation of a static batch, each row with its own slot, over transformers' own key-value cache."""
+"""Greedy generation of rows in one batch, each with its own slot. Rows join and leave between two steps."""
 
-import inspect
-from collections.abc import Callable, Collection, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from itertools import groupby
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from lora_cli.core.grouping import by_key
 from lora_cli.errors import FormatError, LoraCliError, Refused, UsageError
+from lora_cli.runtime.device_lock import DeviceLock
+from lora_cli.runtime.generation_batch import GenerationBatch
 from lora_cli.runtime.lora_slots import BASE_SLOT
 from lora_cli.runtime.memory_check import out_of_memory
 from lora_cli.runtime.messages import (
@@ -16,12 +21,11 @@ from lora_cli.runtime.messages import (
     Generate,
     OutputDelta,
     Row,
-    RowEvent,
     RowFailed,
     RowScheduled,
     TokenLogprob,
 )
-from lora_cli.runtime.transformers_model import ComposedModel, cache_name
+from lora_cli.runtime.transformers_model import ComposedModel
 
 if TYPE_CHECKING:
     from lora_cli.runtime.full_model import FullModel
@@ -32,7 +36,9 @@ INCOMPLETE = "\ufffd"
 
 
 class GeneratingRow:
-    """A row between steps: its prompt ids, its slot, and its output.
+    """A row between steps: its prompt ids, its slot, and its output, whose events go to ``send``.
+
+    ``release`` ends the lease of its slot.
 
     ``decode`` is None if there is no tokenizer: its text is empty then.
 
@@ -40,15 +46,29 @@ class GeneratingRow:
     what ``stop`` says. Tokens are decoded with those just before them, because some begin with a space only there.
     """
 
-    def __init__(self, number: int, row: Row, ids: tuple[int, ...], slot: int, full_model: "FullModel") -> None:
+    def __init__(
+        self,
+        number: int,
+        row: Row,
+        ids: tuple[int, ...],
+        slot: int,
+        full_model: "FullModel",
+        send: "Send",
+        release: Callable[[], None],
+    ) -> None:
         self.number, self.row, self.finish = number, row, ""
-        self.ids, self.slot = ids, slot
+        self.ids, self.slot, self.send, self.release = ids, slot, send, release
         self._decode = full_model.decode
         self._ends = frozenset() if row.ignore_eos else full_model.ends
         self._output_ids: list[int] = []
         self._before = self._read = 0
         self._pending_text = ""
         self._longest = max(map(len, row.stop), default=1) - 1
+
+    @property
+    def all_ids(self) -> tuple[int, ...]:
+        """The ids of its prompt and of its output until now."""
+        return (*self.ids, *self._output_ids)
 
     def append_token(self, token: int, logits: torch.Tensor) -> OutputDelta:
         """Append the next token, chosen from ``logits`` ``[vocabulary]``; returns the new output."""
@@ -101,121 +121,150 @@ class GeneratingRow:
         return text if text and INCOMPLETE not in text else f"token_id:{token}"
 
 
-class GenerationBatch:
-    """A batch between steps: ids, mask and key-value cache.
-
-    Rows of unequal length are padded on their left, and masked there. The model sees them sorted by slot, so that each
-    adapter's tokens are neighbours; who uses this sees its own order.
-    """
-
-    def __init__(self, model: ComposedModel, prompts: Sequence[Sequence[int]], slots: Sequence[int]) -> None:
-        self._model = model
-        self._order = sorted(range(len(slots)), key=lambda row: slots[row])
-        self._back = sorted(range(len(slots)), key=lambda place: self._order[place])
-        self._slots = [slots[row] for row in self._order]
-        longest = max(map(len, prompts))
-        padded = [[0] * (longest - len(prompts[row])) + list(prompts[row]) for row in self._order]
-        real = [[0] * (longest - len(prompts[row])) + [1] * len(prompts[row]) for row in self._order]
-        self._ids = torch.tensor(padded, device=model.device)
-        self._mask = torch.tensor(real, device=model.device)
-        self._position = (self._mask.cumsum(-1) - 1).clamp_(min=0)
-        self._is_padded = any(0 in row for row in real)
-        self._parameters = frozenset(inspect.signature(model.model.forward).parameters)
-        self._cache_name = cache_name(model.model)
-        self._cache: Any = None
-
-    def logits(self) -> torch.Tensor:
-        """Of each row's next token: ``[rows, vocabulary]`` in float32."""
-        with torch.inference_mode(), self._model.with_slots(self._slots):
-            output = self._model.model(input_ids=self._ids, use_cache=True, **self._model_inputs())
-        self._cache = output[self._cache_name]
-        logits: torch.Tensor = output.logits[self._back, -1].float()
-        return logits
-
-    def feed(self, tokens: Sequence[int]) -> None:
-        """Each row's next token."""
-        self._ids = torch.tensor([[tokens[row]] for row in self._order], device=self._ids.device)
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
-        self._position = self._position[:, -1:] + 1
-
-    def _model_inputs(self) -> dict[str, Any]:
-        """The model's inputs besides ids that its forward accepts."""
-        inputs: dict[str, Any] = {self._cache_name: self._cache}
-        if self._is_padded:
-            inputs["attention_mask"] = self._mask
-            if "position_ids" in self._parameters:
-                inputs["position_ids"] = self._position
-        if "logits_to_keep" in self._parameters:
-            inputs["logits_to_keep"] = 1
-        return inputs
-
-
-def greedy(
-    model: ComposedModel, prompt: Sequence[int], slot: int, max_tokens: int, stop: Collection[int]
-) -> tuple[list[int], torch.Tensor]:
-    """The most likely next tokens after ``prompt``, and the logits ``[vocabulary]`` of the first of them.
-
-    Ends before a token of ``stop``.
-    """
-    batch, answer, first = GenerationBatch(model, [prompt], [slot]), list[int](), torch.empty(0)
-    for step in range(max_tokens):
-        logits = batch.logits()[0]
-        first = first if step else logits
-        token = int(logits.argmax())
-        if token in stop:
-            break
-        answer.append(token)
-        batch.feed([token])
-    return answer, first
-
-
 Send = Callable[[object], None]
 
 NOT_FINITE = Refused("the model's logits are NaN with this adapter", hint="run lora-cli validate on it")
 
 
 def generate(worker: "Worker", request: Generate, send: Send) -> int:
-    """Complete all rows, and return their number; a failure of one row is an event of that row.
+    """Complete all rows, beside those of other threads, and return their number; a failure is an event of its row.
 
     Raises:
         UsageError: the warm process has no whole model.
         MachineError: out of memory.
     """
-    full_model = worker.full_model
-    if full_model is None:
+    full_model, loop = worker.full_model, worker.generation
+    if full_model is None or loop is None:
         raise UsageError("there is no whole model to generate with", hint="start it with --forward model")
-    with ExitStack() as leases, out_of_memory():
-        started = [
-            one
-            for one in (
-                _start(worker, full_model, number, row, leases, send) for number, row in enumerate(request.rows)
-            )
-            if one is not None
-        ]
-        try:
-            _decode_until_done(worker, full_model, started, send)
-        except Refused:
-            # The model flattens the rows of a batch somewhere: each adapter has a batch of its own.
-            for slot in dict.fromkeys(one.slot for one in started):
-                _decode_until_done(worker, full_model, [one for one in started if one.slot == slot], send)
+    rows: list[GeneratingRow] = []
+    try:
+        with out_of_memory():
+            for number, row in enumerate(request.rows):
+                rows += _start(worker, full_model, number, row, send)
+            loop.complete(rows)
+    finally:
+        for one in rows:
+            one.release()
     return len(request.rows)
 
 
-def _start(
-    worker: "Worker", full_model: "FullModel", number: int, row: Row, leases: ExitStack, send: Send
-) -> GeneratingRow | None:
-    """Tokenize the row's prompt and lease its adapter's slot; None if that fails."""
+class GenerationLoop:
+    """The rows that are generated at once: new ones join between two steps, and ended ones leave.
+
+    Any thread with rows that have not ended takes a step for all rows; the device is released between steps. Batches
+    that cannot change (``GenerationBatch.can_change``) take their steps one after the other.
+    """
+
+    def __init__(self, model: ComposedModel, device_lock: DeviceLock) -> None:
+        self._model, self._device_lock = model, device_lock
+        self._turn = threading.Lock()
+        self._new: deque[list[GeneratingRow]] = deque()
+        self._batches: list[tuple[GenerationBatch, list[GeneratingRow]]] = []
+        self._mixes_slots = True
+
+    def complete(self, rows: list[GeneratingRow]) -> None:
+        """Generate ``rows`` to their ends."""
+        self._new.append(rows)
+        while not all(one.finish for one in rows):
+            with self._turn:
+                if not all(one.finish for one in rows):
+                    self._step()
+
+    def _step(self) -> None:
+        """The next token of every row."""
+        while self._new:
+            self._add(self._new.popleft())
+        steps, self._batches = self._batches, []
+        for batch, rows in steps:
+            try:
+                self._advance(batch, rows)
+            except LoraCliError as error:
+                if isinstance(error, Refused) and len({one.slot for one in rows}) > 1:
+                    # The model flattens the rows of a batch somewhere: each adapter has a batch of its own.
+                    self._mixes_slots = False
+                    self._add([one for one in rows if not one.finish])
+                else:
+                    _fail(rows, error)
+        try:
+            with out_of_memory():
+                self._join()
+        except LoraCliError as error:
+            _fail([one for _, rows in self._batches for one in rows], error)
+            self._batches = []
+
+    def _add(self, rows: Iterable[GeneratingRow]) -> None:
+        """Add a batch of these rows, each after its prompt and the output that it has."""
+        rows = sorted(rows, key=lambda one: one.slot)
+        for _, same in groupby(rows, key=self._kind):
+            some = list(same)
+            batch = GenerationBatch(self._model, [one.all_ids for one in some], [one.slot for one in some])
+            self._batches.append((batch, some))
+
+    def _kind(self, row: GeneratingRow) -> int:
+        """The same for rows that can be in one batch."""
+        return 0 if self._mixes_slots else row.slot
+
+    def _advance(self, batch: GenerationBatch, rows: list[GeneratingRow]) -> None:
+        """The next token of every row of a batch, which stays unless all of its rows have ended."""
+        with self._device_lock.request(), out_of_memory():
+            logits = batch.logits()
+        tokens = logits.argmax(-1).tolist()
+        for number, one in enumerate(rows):
+            if one.finish:
+                continue
+            if bool(torch.isnan(logits[number]).any()):
+                _fail([one], NOT_FINITE)
+            else:
+                delta = one.append_token(tokens[number], logits[number])
+                if delta.finish:
+                    one.release()
+                one.send(delta)
+        left = [number for number, one in enumerate(rows) if not one.finish]
+        if left:
+            batch.feed(tokens)
+            if len(left) < len(rows) and batch.can_change:
+                batch.select(left)
+                rows = [rows[number] for number in left]
+            self._batches.append((batch, rows))
+
+    def _join(self) -> None:
+        """Join the batches that can change, the rows of each sorted by slot."""
+        changing = [one for one in self._batches if one[0].can_change]
+        self._batches = [one for one in self._batches if not one[0].can_change]
+        for group in by_key((self._kind(one[1][0]), one) for one in changing).values():
+            batch, rows = group[0]
+            if len(group) > 1:
+                for other, more in group[1:]:
+                    batch.join(other)
+                    rows = [*rows, *more]
+                order = sorted(range(len(rows)), key=lambda number: rows[number].slot)
+                batch.select(order)
+                rows = [rows[number] for number in order]
+            self._batches.append((batch, rows))
+
+
+def _fail(rows: Iterable[GeneratingRow], error: LoraCliError) -> None:
+    for one in rows:
+        if not one.finish:
+            one.finish = "error"
+            one.release()
+            one.send(RowFailed(one.number, error))
+
+
+def _start(worker: "Worker", full_model: "FullModel", number: int, row: Row, send: Send) -> Iterator[GeneratingRow]:
+    """Tokenize the row's prompt and lease its adapter's slot until the row ends; nothing if that fails."""
+    lease = ExitStack()
     try:
         ids = _ids(full_model, row)
         began, slot, tier = perf_counter(), BASE_SLOT, ""
         if row.lora is not None:
-            slot, tier = worker.lease_slot(row.lora, leases)
-        scheduled: RowEvent = RowScheduled(number, tier, (perf_counter() - began) * 1e3, ids)
+            slot, tier = worker.lease_slot(row.lora, lease)
+        load_ms = (perf_counter() - began) * 1e3
     except LoraCliError as error:
         send(RowFailed(number, error))
-        return None
-    send(scheduled)
-    return GeneratingRow(number, row, ids, slot, full_model)
+        return
+    send(RowScheduled(number, tier, load_ms, ids))
+    yield GeneratingRow(number, row, ids, slot, full_model, send, lease.close)
 
 
 def _ids(full_model: "FullModel", row: Row) -> tuple[int, ...]:
@@ -241,25 +290,3 @@ def _ids(full_model: "FullModel", row: Row) -> tuple[int, ...]:
     if row.stop and full_model.decode is None:
         raise FormatError("stop needs a tokenizer, but the base has no tokenizer", where="stop")
     return ids
-
-
-def _decode_until_done(worker: "Worker", full_model: "FullModel", started: Sequence[GeneratingRow], send: Send) -> None:
-    """Decode step by step until all rows have ended. The device is released between steps."""
-    if not started:
-        return
-    batch = GenerationBatch(full_model.composed, [one.ids for one in started], [one.slot for one in started])
-    while True:
-        with worker.device_lock.request():
-            logits = batch.logits()
-        tokens = logits.argmax(-1).tolist()
-        for number, one in enumerate(started):
-            if one.finish:
-                continue
-            if bool(torch.isnan(logits[number]).any()):
-                one.finish = "stop"
-                send(RowFailed(one.number, NOT_FINITE))
-            else:
-                send(one.append_token(tokens[number], logits[number]))
-        if all(one.finish for one in started):
-            return
-        batch.feed(tokens)

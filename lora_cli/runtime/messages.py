@@ -10,6 +10,9 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.json_schema import Count
 from lora_cli.errors import LoraCliError
 
+MAX_BATCH_SIZE = 8
+"""How many rows are generated at once."""
+
 TierName = Literal["gpu", "cpu", "disk"]
 
 
@@ -171,7 +174,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Complete a static batch of rows; a ``RowEvent`` at each step, then answered with the number of rows."""
+    """Complete rows beside those of other requests; a ``RowEvent`` at each step, then answered with their number."""
 
     rows: tuple[Row, ...]
 

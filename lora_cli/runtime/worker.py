@@ -20,6 +20,7 @@ from lora_cli.runtime.base_weights import BaseWeights, CheckpointWeights, Synthe
 from lora_cli.runtime.composable import largest_rank
 from lora_cli.runtime.device_lock import DeviceLock
 from lora_cli.runtime.full_model import FullModel
+from lora_cli.runtime.generation import GenerationLoop
 from lora_cli.runtime.host_weights import HostWeights
 from lora_cli.runtime.lora_forward import lora_delta, route
 from lora_cli.runtime.lora_slots import BASE_SLOT
@@ -89,6 +90,7 @@ class Worker:
         self._histories: dict[str, History] = {}
         self.full_model = FullModel(plan, self.slots, self.dtype, self.device) if plan.forward == "model" else None
         self.base, self.notes = self._base_weights()
+        self.generation = GenerationLoop(self.full_model.composed, self.device_lock) if self.full_model else None
         policy = POLICIES[plan.eviction]
         wanted, most_bytes = plan.limits.max_cpu_loras, plan.limits.max_cpu_bytes
         if places < wanted and most_bytes is None:

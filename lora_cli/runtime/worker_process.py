@@ -8,7 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 from lora_cli.errors import LoraCliError
 from lora_cli.runtime.generation import generate
-from lora_cli.runtime.messages import CompareGreedy, Drop, Generate, Load, Prefetch, Probe, QueryTiers, Stage
+from lora_cli.runtime.messages import (
+    MAX_BATCH_SIZE,
+    CompareGreedy,
+    Drop,
+    Generate,
+    Load,
+    Prefetch,
+    Probe,
+    QueryTiers,
+    Stage,
+)
 from lora_cli.runtime.parent_connection import ParentConnection, Send
 from lora_cli.runtime.worker import Worker
 
@@ -39,13 +49,13 @@ def main(descriptor: int) -> None:
         ThreadPoolExecutor(LOADERS, "load") as load_threads,
         ThreadPoolExecutor(1, "probe") as probe_thread,
         ThreadPoolExecutor(1, "query") as query_thread,
-        ThreadPoolExecutor(1, "generate") as generate_thread,
+        ThreadPoolExecutor(MAX_BATCH_SIZE, "generate") as generate_threads,
     ):
         for request, send in requests:
             if isinstance(request, QueryTiers | Drop):
                 pool = query_thread
             elif isinstance(request, Generate):
-                pool = generate_thread
+                pool = generate_threads
             elif isinstance(request, Probe | CompareGreedy) and worker.is_resident(request.lora):
                 pool = probe_thread
             else:

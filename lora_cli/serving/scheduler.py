@@ -1,4 +1,4 @@
-"""The scheduler: prompts wait in one queue, and are generated greedily in static batches of mixed adapters."""
+"""The scheduler: prompts wait in one queue until there is room among those that are generated, of any adapters."""
 
 import asyncio
 from collections import deque
@@ -6,11 +6,19 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 
 from lora_cli.errors import LoraCliError, MachineError
-from lora_cli.runtime.messages import Generate, LoraRequest, OutputDelta, Row, RowEvent, RowFailed, RowScheduled
+from lora_cli.runtime.messages import (
+    MAX_BATCH_SIZE,
+    Generate,
+    LoraRequest,
+    OutputDelta,
+    Row,
+    RowEvent,
+    RowFailed,
+    RowScheduled,
+)
 from lora_cli.serving.adapter_manager import AdapterManager
 from lora_cli.serving.requests import GreedyRequest
 
-MAX_BATCH_SIZE = 8
 MAX_WAITING = 4096
 
 Event = RowScheduled | OutputDelta | LoraCliError | None
@@ -62,26 +70,31 @@ class PromptGroup:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """The adapters by name that the running batch has, and those that wait for a load or for the next batch."""
+    """The adapters by name of the prompts that are generated, and of those that wait for a load or for room."""
 
     running: Sequence[str] = ()
     waiting: Sequence[str] = ()
 
 
-class Scheduler:
-    """The queue of waiting prompts. One batch runs at a time, with at most ``MAX_BATCH_SIZE`` prompts.
+Prompt = tuple[PromptGroup, int]
+"""One prompt of a group."""
 
-    The adapters of a batch all fit into the slots at once. Lives in the server's event loop.
+
+class Scheduler:
+    """The queue of waiting prompts. Up to ``MAX_BATCH_SIZE`` are generated at once; when one ends, the next one starts.
+
+    Their adapters all fit into the slots at once. Lives in the server's event loop.
     """
 
     def __init__(self, manager: AdapterManager) -> None:
         self.manager = manager
-        self._waiting: deque[tuple[PromptGroup, int]] = deque()
-        self._running: Sequence[tuple[PromptGroup, int]] = ()
-        self._task: asyncio.Task[None] | None = None
+        self._waiting: deque[Prompt] = deque()
+        self._running: list[Prompt] = []
+        self._overtaken = 0
+        self._tasks = set[asyncio.Task[None]]()
 
     def add(self, group: PromptGroup) -> None:
-        """Queue prompts for the next batches.
+        """Queue prompts, to start as soon as there is room.
 
         Raises:
             MachineError: the queue is full.
@@ -89,8 +102,7 @@ class Scheduler:
         if len(self._waiting) + len(group.rows) > MAX_WAITING:
             raise MachineError(f"{MAX_WAITING} prompts are already waiting", hint="try again later")
         self._waiting.extend((group, index) for index in range(len(group.rows)))
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run())
+        self._start_next()
 
     @property
     def activity(self) -> Activity:
@@ -99,48 +111,72 @@ class Scheduler:
         loading = [one.item.name for one in states if one.loading is not None and not one.loading.done()]
         return Activity(sorted(_names(self._running)), sorted({*_names(self._waiting), *loading}))
 
-    async def _run(self) -> None:
-        while self._waiting:
-            await asyncio.sleep(0)  # requests that arrived in the same moment share a batch
-            self._running = self._schedule()
-            try:
-                await self._run_batch(self._running)
-            finally:
-                self._running = ()
+    def _start_next(self) -> None:
+        task = asyncio.create_task(self._run_next())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _run_batch(self, batch: Sequence[tuple[PromptGroup, int]]) -> None:
-        """Run one batch to its end. If it fails, every prompt that has not ended gets its error."""
+    async def _run_next(self) -> None:
+        """Generate the prompts that there is room for. If that fails, each that has not ended gets the error."""
+        await asyncio.sleep(0)  # requests that arrived in the same moment start together
+        prompts = self._schedule()
+        if not prompts:
+            return
         loop = asyncio.get_running_loop()
 
         def on_event(event: RowEvent) -> None:
-            group, index = batch[event.row]
-            loop.call_soon_threadsafe(group.put, index, event.error if isinstance(event, RowFailed) else event)
+            loop.call_soon_threadsafe(self._deliver, prompts[event.row], event)
 
+        self._running += prompts
         end: LoraCliError | None = None
         try:
-            await self.manager.ask("", Generate(tuple(group.rows[index] for group, index in batch)), on_event)
+            await self.manager.ask("", Generate(tuple(group.rows[index] for group, index in prompts)), on_event)
         except LoraCliError as error:
             end = error
-        for group, index in batch:
+        for group, index in prompts:
+            self._end((group, index))
             group.put(index, end)
 
-    def _schedule(self) -> list[tuple[PromptGroup, int]]:
-        """Take the next batch from the queue, first come, first served; the order of each adapter's prompts is kept."""
-        batch: list[tuple[PromptGroup, int]] = []
-        keys: set[str] = set()
-        later: deque[tuple[PromptGroup, int]] = deque()
-        for group, index in self._waiting:
-            lora = group.rows[index].lora
-            key = lora.key if lora is not None else ""
-            if group.abandoned:
+    def _deliver(self, prompt: Prompt, event: RowEvent) -> None:
+        group, index = prompt
+        group.put(index, event.error if isinstance(event, RowFailed) else event)
+        if isinstance(event, RowFailed) or (isinstance(event, OutputDelta) and event.finish):
+            self._end(prompt)
+
+    def _end(self, prompt: Prompt) -> None:
+        """A prompt has ended: there is room for another."""
+        if prompt in self._running:
+            self._running.remove(prompt)
+            self._start_next()
+
+    def _schedule(self) -> list[Prompt]:
+        """Take the prompts that there is room for, first come, first served, also among the prompts of one adapter.
+
+        If there is no slot for the first one's adapter, at most ``MAX_BATCH_SIZE`` others start before it.
+        """
+        taken: list[Prompt] = []
+        later: deque[Prompt] = deque()
+        keys = {_key(one) for one in self._running} - {""}
+        room = MAX_BATCH_SIZE - len(self._running)
+        while self._waiting and len(taken) < room and (not later or self._overtaken < MAX_BATCH_SIZE):
+            prompt = self._waiting.popleft()
+            key = _key(prompt)
+            if prompt[0].abandoned:
                 continue
-            if len(batch) < MAX_BATCH_SIZE and (not key or key in keys or len(keys) < self.manager.max_loras):
-                batch.append((group, index))
-                keys |= {key} if key else set()
-            else:
-                later.append((group, index))
-        self._waiting = later
-        return batch
+            if key and key not in keys and len(keys) >= self.manager.max_loras:
+                later.append(prompt)
+                continue
+            taken.append(prompt)
+            keys |= {key} - {""}
+            self._overtaken = self._overtaken + 1 if later else 0
+        self._waiting = later + self._waiting
+        return taken
+
+
+def _key(prompt: Prompt) -> str:
+    """The key of its adapter in the tiers; empty for the base."""
+    lora = prompt[0].rows[prompt[1]].lora
+    return lora.key if lora is not None else ""
 
 
 def _names(prompts: Iterable[tuple[PromptGroup, int]]) -> set[str]:

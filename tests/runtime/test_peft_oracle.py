@@ -10,7 +10,7 @@ import torch
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.reference import AdapterRef
 from lora_cli.reading.base_model import read_base
-from lora_cli.runtime.generation import greedy
+from lora_cli.runtime.generation_batch import greedy
 from lora_cli.runtime.lora_slots import Slots
 from lora_cli.runtime.numerical_proof import prove
 from lora_cli.runtime.transformers_model import ComposedModel, load_model

@@ -15,7 +15,7 @@ from lora_cli.errors import LoraCliError, Refused
 from lora_cli.reading.base_model import read_base
 from lora_cli.runtime.adapter_loader import load_into
 from lora_cli.runtime.composable import largest_rank, scalings
-from lora_cli.runtime.generation import greedy
+from lora_cli.runtime.generation_batch import greedy
 from lora_cli.runtime.lora_slots import Slots
 from lora_cli.runtime.messages import LoraRequest
 from lora_cli.runtime.plan import Limits, Plan, plan_slots, slot_requirements

@@ -99,6 +99,19 @@ def test_a_mixed_batch_of_unequal_prompts_says_what_each_says_alone(server: Runn
     assert several["usage"] == {"prompt_tokens": 22, "completion_tokens": 24, "total_tokens": 46}
 
 
+def test_a_short_answer_does_not_wait_for_a_long_one(server: Running) -> None:
+    with ThreadPoolExecutor(1) as clients:
+        for _ in range(5):  # a machine that is busy may end the long one first
+            long = clients.submit(ids, server, "a0", [[3, 4]] * 4, max_tokens=60)
+            time.sleep(0.05)
+            short = ids(server, "a1", [5, 6, 7], max_tokens=2)
+            was_first = not long.done()
+            assert (short, len(long.result())) == (ids(server, "a1", [5, 6, 7], max_tokens=2), 60)
+            if was_first:
+                return
+    pytest.fail("it waited each time")
+
+
 def test_half_a_surrogate_pair_is_refused_and_the_process_lives_on(server: Running) -> None:
     before = server.status()["child_starts"]
     for prompt in ("\ud800", ["hello", "world \udcff"]):
