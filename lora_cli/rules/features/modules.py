@@ -1,6 +1,6 @@
 """Features of modules: pairs, packed sets, shapes, experts, name resolution, and the engine's deployment."""
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import gt, lt
 
 from lora_cli.core.adapter import LoraPair
@@ -33,6 +33,9 @@ PARTS_OF: Mapping[Part, tuple[str, Detect]] = {
     "saved": ("modules-to-save", config.modules_to_save),
 }
 """The feature that tensors of these parts belong to, and its detector."""
+
+MOST_SAVED = 64
+"""Names of ``modules_to_save`` that are looked for among the tensors."""
 
 Siblings = Mapping[str, LoraPair]
 
@@ -241,8 +244,7 @@ def _with_names(case: EngineCase, message: str, modules: Sequence[str], **fields
 
 def names_outside_grammar(case: EngineCase) -> Iterator[Found]:
     """Names of tensors that a strict engine cannot parse, without those for which it has another row."""
-    rejecting = {row.feature for row in case.profile.rows if row.outcome is Outcome.REJECTS}
-    reported = {key.name for key in case.other_keys if _is_reported(case, key, rejecting)}
+    reported = _reported(case)
     by_reason = by_key((why, name) for name, why in case.resolution.outside.items() if name not in reported)
     reasons = list(by_reason)
     kept = {key.name for key in case.other_keys if key.part in NO_FACTORS}
@@ -253,17 +255,22 @@ def names_outside_grammar(case: EngineCase) -> Iterator[Found]:
     yield from _with_names(case, f"{counted(len(rest), 'more tensor')}, for other reasons", rest)
 
 
-def _is_reported(case: EngineCase, key: Key, rejecting: Container[str]) -> bool:
-    """Whether the engine rejects the adapter for a feature that this tensor is a part of."""
-    name, detect = PARTS_OF.get(key.part, ("", lambda _: iter(())))
-    if key.part == "saved" and key.param == "bias" and not tensors.is_saved(key):
-        name, detect = PARTS_OF["bias"]
-    elif key.part == "saved" and "saved-other" in rejecting:
-        return tensors.is_saved(key)
-    elif key.part == "saved":
-        saved = (case.config.modules_to_save if case.config is not None else None) or ()
-        return name in rejecting and any(f"{one}." in f"{key.module}." for one in saved)
-    return name in rejecting and any(detect(case))
+def _reported(case: EngineCase) -> set[str]:
+    """The names of the tensors for whose feature the engine rejects the adapter, which it reports."""
+    rejecting = {row.feature for row in case.profile.rows if row.outcome is Outcome.REJECTS}
+    parts = {part for part, (name, detect) in PARTS_OF.items() if name in rejecting and any(detect(case))}
+    saved = ((case.config.modules_to_save if case.config is not None else None) or ())[:MOST_SAVED]
+
+    def is_reported(key: Key) -> bool:
+        if key.part != "saved":
+            return key.part in parts
+        if key.param == "bias" and not tensors.is_saved(key):
+            return "bias" in parts
+        if "saved-other" in rejecting:
+            return tensors.is_saved(key)
+        return "saved" in parts and any(f"{name}." in f"{key.module}." for name in saved)
+
+    return {key.name for key in case.other_keys if is_reported(key)}
 
 
 def unexpected_modules(case: EngineCase) -> Iterator[Found]:
