@@ -20,6 +20,9 @@ COPY = re.compile(
 )
 """Ends of the names of quantised and converted copies of a model, in lower case."""
 
+VARIANT = re.compile(r"-(?:base|pt|instruct|it|chat)$")
+"""Ends of the names of a model's pretrained and tuned versions, in lower case."""
+
 LONGEST_NAME = 96
 """Characters of a repository's name on the Hub, without its organisation."""
 
@@ -228,8 +231,8 @@ def other_base(case: Case) -> Iterator[Problem]:
     loads on either, and changes a model that it was not trained on.
 
     *Fix*: use the base of the config. If the config is wrong, ``lora-cli repair --base-name ORG/NAME`` writes
-    the right one into a copy. Mirrors and quantised copies of one model count as the same. For a base in a folder
-    only the family is compared.
+    the right one into a copy. Mirrors and quantised copies of one model count as the same. A base in a folder
+    is compared by its family, and by the folder's name if it differs in ``-instruct``, ``-chat``, ``-it`` or ``-base``.
     """
     base = case.base
     assert base is not None
@@ -253,6 +256,9 @@ def _other_base(case: Case) -> str:
     name = _model_name(trained if cached is None else cached[0])
     if base.repository and (cached or hub_words(trained)):
         return trained if name != _model_name(base.repository) else ""
+    folder = _model_name(base.name.rstrip("/").removesuffix("/config.json"))
+    if name != folder and VARIANT.sub("", name) == VARIANT.sub("", folder):
+        return trained
     families, family = set(FAMILY.findall(name)), set(FAMILY.findall(base.model_type))
     return trained if families and family and not families & family else ""
 

@@ -72,6 +72,29 @@ def test_another_base_in_the_config_is_the_hint_of_that_finding(tmp_path: Path) 
     assert [each.code for each in finding.consequences] == ["LC324"]
 
 
+@pytest.mark.parametrize(
+    ("folder", "trained", "differs"),
+    [
+        ("models/tiny-llama-instruct", "acme/tiny-llama", True),
+        ("models/tiny-llama", "acme/Tiny-Llama-Instruct", True),
+        ("models/gemma-3-270m/config.json", "google/gemma-3-270m-it", True),
+        ("models/Tiny-Llama/", "acme/tiny-llama", False),
+        ("models/tiny-llama-instruct-awq", "acme/tiny-llama-instruct", False),
+        ("models/base", "acme/tiny-llama-chat", False),
+        ("models/tiny-llama-chat", "someone/else-chat", False),
+    ],
+)
+def test_a_folder_named_like_another_version_of_the_base_is_another_base(
+    folder: str, trained: str, differs: bool, tmp_path: Path
+) -> None:
+    config = {"base_model_name_or_path": trained}
+    adapter = write_adapter(tmp_path / "adapter", modules=llama_modules(["q_proj"]), config=config)
+    terms = Terms(base_from_config(base_config("gemma2" if "gemma" in folder else "llama"), folder))
+    one = validate(Item("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
+
+    assert ("LC324" in {each.code for each in one.findings}) == differs
+
+
 def test_every_engine_that_does_something_is_named_and_no_other(tmp_path: Path) -> None:
     (finding,) = counting(checked(tmp_path, NARROWER, "vllm", "sglang", "vllm@0.31").reported)
 
