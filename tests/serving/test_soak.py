@@ -1,0 +1,147 @@
+"""Fifty clients load, use and unload adapters, broken ones too: no wrong answer, and memory that does not grow."""
+
+import json
+import random
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import pytest
+
+from tests.attacks.besieged import alive, children_of, resident_mb
+from tests.making import Q_PROJ, llama_modules, raw, write_adapter
+from tests.runtime.families import save_model
+from tests.serving.running import Running
+
+CLIENTS, PATIENCE_S = 50, 120
+GOOD = {f"good{number}": {"r": 2 + 2 * number, "seed": number, "lora_alpha": 64} for number in range(6)}
+PROMPTS = tuple(tuple(range(3, 4 + 5 * number)) for number in range(5))
+MOST_GROWTH_MB = 50
+"""Between the second and the last quarter of the run: allocators keep some, a leak of each request is more."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("soak")
+    save_model(folder / "base", "llama")
+    for name, options in GOOD.items():
+        write_adapter(folder / name, modules=llama_modules(), **options)  # type: ignore[arg-type]
+    nan = {f"base_model.model.{Q_PROJ}.lora_B.weight": raw(np.full((64, 4), np.nan, "f4"))}
+    write_adapter(folder / "not-a-number", tensors=nan)
+    write_adapter(folder / "narrow", modules={Q_PROJ: (32, 32)})
+    weights = write_adapter(folder / "truncated", modules=llama_modules()) / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    (write_adapter(folder / "no-config") / "adapter_config.json").unlink()
+    return folder
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[Running]:
+    limits = ["--max-loras", 4, "--max-cpu-loras", 5, "--forward", "model", "--root", folder]
+    with Running(folder, folder / "good0", "--base", folder / "base", *limits) as running:
+        yield running.until_ready()
+
+
+class Client:
+    """One client with a connection of its own; ``known`` has the right answers."""
+
+    def __init__(self, number: int, server: Running, known: dict[tuple[str, int], list[int]]) -> None:
+        self.random = random.Random(number)
+        self.number, self.server, self.known = number, server, known
+        self.done: Counter[str] = Counter()
+        self.wrong: list[str] = []
+
+    def run(self, until: float) -> None:
+        actions: tuple[Callable[[httpx2.Client], None], ...] = (self.complete, self.complete, self.stream, self.own)
+        with httpx2.Client(base_url=f"http://127.0.0.1:{self.server.port}", timeout=PATIENCE_S) as http:
+            while time.monotonic() < until and not self.wrong:
+                action = self.random.choice((*actions, self.broken, self.unknown, self.leave))
+                action(http)
+                self.done[action.__name__] += 1
+
+    def expect(self, said: httpx2.Response, *status: int) -> bool:
+        if said.status_code not in status:
+            self.wrong.append(f"{said.request.url.path}: {said.status_code} {said.text[:300]}")
+        return not self.wrong
+
+    def check(self, ids: list[int], adapter: str, prompt: int) -> None:
+        if ids != self.known[adapter, prompt]:
+            self.wrong.append(f"{adapter}: {ids} for prompt {prompt}, not {self.known[adapter, prompt]}")
+
+    def complete(self, http: httpx2.Client, model: str = "good0", adapter: str = "good0") -> None:
+        prompt = self.random.randrange(len(PROMPTS))
+        said = http.post("/v1/completions", json=body(model, prompt))
+        if self.expect(said, 200):
+            self.check(said.json()["choices"][0]["token_ids"], adapter, prompt)
+
+    def stream(self, http: httpx2.Client) -> None:
+        prompt = self.random.randrange(len(PROMPTS))
+        said = http.post("/v1/completions", json={**body("good0", prompt), "stream": True})
+        if self.expect(said, 200):
+            events = [json.loads(line[6:]) for line in said.text.splitlines() if line.startswith("data: {")]
+            ids = [one for event in events for one in event["choices"][0].get("token_ids") or ()]
+            self.check(ids, "good0", prompt)
+
+    def own(self, http: httpx2.Client) -> None:
+        """An adapter under a name of its own: loaded, used, unloaded, and gone."""
+        adapter, name = self.random.choice(sorted(GOOD)), f"own{self.number}"
+        path = str(self.server.folder / adapter)
+        if not self.expect(http.post("/v1/load_lora_adapter", json={"lora_name": name, "lora_path": path}), 200):
+            return
+        self.complete(http, name, adapter)
+        if self.expect(http.post("/v1/unload_lora_adapter", json={"lora_name": name}), 200):
+            self.expect(http.post("/v1/completions", json=body(name, 0)), 404)
+
+    def broken(self, http: httpx2.Client) -> None:
+        path = str(self.server.folder / self.random.choice(("not-a-number", "narrow", "truncated", "no-config")))
+        name = f"broken{self.number}"
+        self.expect(http.post("/v1/load_lora_adapter", json={"lora_name": name, "lora_path": path}), 400, 404, 422, 503)
+
+    def unknown(self, http: httpx2.Client) -> None:
+        self.expect(http.post("/v1/completions", json=body("nobody", 0)), 404)
+
+    def leave(self, http: httpx2.Client) -> None:
+        """A stream whose client goes away after its beginning."""
+        with http.stream("POST", "/v1/completions", json={**body("good0", 4), "stream": True}) as said:
+            next(said.iter_lines(), None)
+
+
+def body(model: str, prompt: int) -> dict[str, object]:
+    tokens = {"max_tokens": 2 + 7 * (prompt % 3), "return_token_ids": True, "ignore_eos": True}
+    return {"model": model, "prompt": PROMPTS[prompt], **tokens}
+
+
+@pytest.mark.parametrize("seconds", [10, pytest.param(600, marks=pytest.mark.long)])
+def test_fifty_clients_get_no_wrong_answer_and_memory_stays(seconds: int, server: Running, folder: Path) -> None:
+    known: dict[tuple[str, int], list[int]] = {}
+    for adapter in GOOD:
+        assert adapter == "good0" or server.load(adapter, folder / adapter).status_code == 200
+        for prompt in range(len(PROMPTS)):
+            said = server.post("/v1/completions", **body(adapter, prompt)).json()
+            known[adapter, prompt] = said["choices"][0]["token_ids"]
+    assert len({tuple(ids) for ids in known.values()}) > len(GOOD), "adapters answer differently"
+    starts, until = server.status()["child_starts"], time.monotonic() + seconds
+    clients = [Client(number, server, known) for number in range(CLIENTS)]
+    sizes = []
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        running = [pool.submit(one.run, until) for one in clients]
+        while time.monotonic() < until:
+            pid = server.process.pid
+            sizes.append(sum(resident_mb(one) for one in (pid, *children_of(pid)) if alive(one)))
+            time.sleep(seconds / 100)
+        for one in running:
+            one.result()
+
+    done = sum((one.done for one in clients), Counter[str]())
+    assert [wrong for one in clients for wrong in one.wrong] == []
+    assert set(done) == {"complete", "stream", "own", "broken", "unknown", "leave"}, done
+    quarter = len(sizes) // 4
+    growth = statistics.median(sizes[-quarter:]) - statistics.median(sizes[quarter : 2 * quarter])
+    assert growth < MOST_GROWTH_MB, (growth, done)
+    assert server.status()["child_starts"] == starts
+    assert server.ask("GET", "/health").status_code == 200
