@@ -172,8 +172,8 @@ class GenerationLoop:
 
     def _step(self) -> None:
         """The next token of every row."""
-        while self._new:
-            self._add(self._new.popleft())
+        new = [self._new.popleft() for _ in range(len(self._new))]
+        self._add(one for rows in new for one in rows)
         steps, self._batches = self._batches, []
         for batch, rows in steps:
             try:

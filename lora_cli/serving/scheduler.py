@@ -2,9 +2,10 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 
+from lora_cli.core.grouping import by_key
 from lora_cli.errors import LoraCliError, MachineError
 from lora_cli.runtime.messages import (
     MAX_BATCH_SIZE,
@@ -112,22 +113,28 @@ class Scheduler:
         return Activity(sorted(_names(self._running)), sorted({*_names(self._waiting), *loading}))
 
     def _start_next(self) -> None:
-        task = asyncio.create_task(self._run_next())
+        self._start(self._run_next())
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _run_next(self) -> None:
-        """Generate the prompts that there is room for. If that fails, each that has not ended gets the error."""
+        """Generate the prompts that there is room for, those of each adapter as one request: none waits for a load."""
         await asyncio.sleep(0)  # requests that arrived in the same moment start together
         prompts = self._schedule()
-        if not prompts:
-            return
+        self._running += prompts
+        for same in by_key((_key(one), one) for one in prompts).values():
+            self._start(self._generate(same))
+
+    async def _generate(self, prompts: Sequence[Prompt]) -> None:
+        """Generate prompts of one adapter. If that fails, each that has not ended gets the error."""
         loop = asyncio.get_running_loop()
 
         def on_event(event: RowEvent) -> None:
             loop.call_soon_threadsafe(self._deliver, prompts[event.row], event)
 
-        self._running += prompts
         end: LoraCliError | None = None
         try:
             await self.manager.ask("", Generate(tuple(group.rows[index] for group, index in prompts)), on_event)

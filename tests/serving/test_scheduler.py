@@ -88,6 +88,16 @@ def test_a_prompt_starts_at_once_beside_those_that_run() -> None:
     run(test)
 
 
+def test_prompts_of_two_adapters_at_once_are_two_requests_so_that_neither_waits_for_the_others_load() -> None:
+    async def test(queue: Queue) -> None:
+        for name in ("a", "b", "a"):
+            queue.scheduler.add(PromptGroup(cast(GreedyRequest, many(2)), lora(name)))
+        await settled()
+        assert queue.manager.requests == [4, 2]
+
+    run(test)
+
+
 def test_a_prompt_that_ends_makes_room_for_the_next_one_only() -> None:
     async def test(queue: Queue) -> None:
         await queue.add(*(f"a.{number}" for number in range(MAX_BATCH_SIZE + 2)))
