@@ -1,7 +1,7 @@
 """What a command line did, beside what was recorded and the changes since that somebody entered.
 
-``python -m tests.recorded.compare`` runs all cases and prints the entries that ``changes.yaml`` lacks, each to be given
-a reason.
+``python -m tests.recorded.compare`` runs all cases, or those whose names begin with its arguments, and prints the
+entries that ``changes.yaml`` lacks, each to be given a reason.
 """
 
 import json
@@ -58,6 +58,8 @@ def differences(old: Any, new: Any, field: str = "") -> Iterator[Difference]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted((old.keys() | new.keys()) - _chosen_by_rounding(old, new)):
             yield from differences(old.get(key, ABSENT), new.get(key, ABSENT), f"{field}.{key}".lstrip("."))
+    elif field == "stdout.engines" and isinstance(old, list) and isinstance(new, list) and len(old) < len(new):
+        yield from _profiles(old, new, field)
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new) and field not in {"files", "rules"}:
         for number, (one, other) in enumerate(zip(old, new, strict=True)):
             yield from differences(one, other, f"{field}.{number}")
@@ -70,6 +72,14 @@ def differences(old: Any, new: Any, field: str = "") -> Iterator[Difference]:
         yield from ((field, ABSENT, one) for one in come)
     elif field not in MACHINE and not _same(field, old, new):
         yield field, old, new
+
+
+def _profiles(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], field: str) -> Iterator[Difference]:
+    """Engines by name and version: one that is new changes the numbers of no other."""
+    there = {(one["name"], one["version"]): one for one in new}
+    for number, one in enumerate(old):
+        yield from differences(one, there.pop((one["name"], one["version"]), ABSENT), f"{field}.{number}")
+    yield from ((field, ABSENT, one) for one in there.values())
 
 
 def _same(field: str, old: Any, new: Any) -> bool:
@@ -108,9 +118,11 @@ def _shown(difference: Difference) -> str:
 def main() -> int:
     """Prints entries for what differs and stands nowhere; 1 when something does."""
     entries: dict[str, dict[str, Any]] = {}
-    known = changes()
+    known, asked = changes(), tuple(sys.argv[1:])
     with tempfile.TemporaryDirectory() as folder, seaweed(Path(folder)) as s3:
         for id, (case, old) in recorded().items():
+            if not id.startswith(asked or ""):
+                continue
             explained = [(entry["field"], entry["old"], entry["new"]) for entry in known if id in entry["cases"]]
             for one in differences(old, observe(case, s3)):
                 if not _among(one, explained):

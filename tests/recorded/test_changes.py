@@ -31,5 +31,12 @@ def test_a_difference_needs_its_entry_and_an_entry_its_difference() -> None:
     assert len(unexplained("two", found, entries)) == 4
 
 
+def test_a_new_profile_of_an_engine_is_one_difference_wherever_it_stands() -> None:
+    profiles = [{"name": "vllm", "version": version, "features": ["dora"]} for version in ("0.31", "0.32", "0.33")]
+    found = list(differences({"stdout": {"engines": profiles[::2]}}, {"stdout": {"engines": profiles}}))
+
+    assert found == [("stdout.engines", "<absent>", profiles[1])]
+
+
 def test_there_are_as_many_cases_as_there_were() -> None:
     assert len(recorded()) >= 400
