@@ -104,7 +104,7 @@ def test_the_manifests_engine_bounds_it(folder: Path, capsys: Captured) -> None:
 
     assert (found["version"], found["profile"]) == ("0.31", "0.31")
     assert (found["fit"]["max_loras"], found["fit"]["max_cpu_loras"]) == (1, 2)
-    assert found["notes"] == ["the manifest's max_lora_rank is 8, and 16 is needed"]
+    assert found["notes"] == ["the manifest's max_lora_rank is 8, but 16 is needed"]
     other = asked(capsys, "-f", file, "--engine-args", "sglang")
     assert (other["version"], other["fit"]["max_loras"]) == (None, 3)
     wide = asked(capsys, "-f", file, "--engine-args", "vllm", "--max-loras", "2")

@@ -191,7 +191,7 @@ def test_the_policy_and_digest_of_a_manifest_are_held_to(
             ["--base", "b"],
             "there is nothing to measure\nhint: add adapters, or an adapter set with -f; --url measures",
         ),
-        (["./a", "--base", "b", "--popularity", "zipp:1"], "there is no such family"),
+        (["./a", "--base", "b", "--popularity", "zipp:1"], "unknown family"),
         (["./a", "--base", "b", "--device", "tpu"], "--device must be auto, cpu or cuda, not tpu"),
         (
             ["./a", "--base", "b", "--max-loras", "4", "--max-cpu-loras", "2"],
