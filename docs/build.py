@@ -29,13 +29,13 @@ MANIFEST = (
     "[production.yaml](../manifests/production.yaml) is a commented example."
 )
 POLICY = (
-    "`--policy policy.yaml`, `LORA_CLI_POLICY`, or the block `policy:` of a manifest; where there are both, both must "
-    "hold. What it forbids ends with 1 and names the rule. [policy.yaml](../manifests/policy.yaml) is an example. "
-    "`trusted_endpoints`, `allow_token_env` and `allow_profiles` forbid nothing: they let manifests use credentials of "
-    "yours. Only a file that you name has them, and the settings; a manifest's own block cannot."
+    "Set a policy with `--policy policy.yaml`, `LORA_CLI_POLICY`, or the block `policy:` of a manifest; if there are "
+    "both, both apply. A violation exits with 1 and names the rule. [policy.yaml](../manifests/policy.yaml) is an "
+    "example. `trusted_endpoints`, `allow_token_env` and `allow_profiles` forbid nothing: they allow manifests to use "
+    "your credentials. They can be in a policy file or in the settings, but not in a manifest."
 )
 ABOUT_SETTINGS = (
-    "Each can be set in three places; the later one wins: the settings file (`$XDG_CONFIG_HOME/lora-cli/config.toml`, "
+    "Each can be set in three places; the last one wins: the settings file (`$XDG_CONFIG_HOME/lora-cli/config.toml`, "
     "or `--config FILE`), the variable `LORA_CLI_<KEY>`, and, where a command has it, the flag. In a variable a list "
     "has commas: `LORA_CLI_ALLOW_PROFILES=adapters,models`. A path in the file is relative to it; `~` is your home.",
     "A size is a number of bytes, `2GiB` (powers of 1024) or `500MB` (powers of 1000); a time is a number of seconds, "
@@ -43,7 +43,7 @@ ABOUT_SETTINGS = (
 )
 ABOUT_COMMANDS = (
     "`lora-cli COMMAND --help` shows the same. Each option can also be set by the environment variable next to it; "
-    "a flag wins over the variable, and the variable over the [settings file](settings.md).",
+    "a flag takes precedence over the variable, and the variable over the [settings file](settings.md).",
     *UNITS.values(),
 )
 
@@ -184,7 +184,7 @@ def engines_page() -> Iterator[str]:
     for name, feature in FEATURES.items():
         yield f"| {feature.title} | " + " | ".join(_plain(letter(name, profile)) for profile in profiles) + " |"
     yield from ("", f"{_plain(LEGEND)}.", "")
-    yield "Of damaged files, broken configs and values that are not finite the rules without an engine say what is so."
+    yield "Damaged files, broken configs and non-finite values are covered by the rules that need no engine."
     for engine in ENGINES.values():
         for profile in reversed(profiles_of(engine)):
             if profile.rows:

@@ -205,7 +205,7 @@ def test_the_action_installs_itself_writes_its_reports_annotates_and_then_fails(
 
     (repository / "LC311").touch()  # what a pattern in the arguments would find, were it one
     ran = run_action(ACTION, {"args": "--engine vllm@0.33 --select LC*"}, repository, own, skip=INSTALL)
-    assert (ran.code, ran.outputs["verdict"]) == (2, {"exit-code": "2"}), ran.out  # no rule is called LC*
+    assert (ran.code, ran.outputs["verdict"]) == (2, {"exit-code": "2"}), ran.out  # LC* is an unknown rule
     assert not (repository / "lora.sarif").exists()
 
     ran = run_action(ACTION, {"args": "--engine vllm@0.33"}, repository, own)

@@ -202,7 +202,7 @@ def test_the_name_of_a_file_is_never_an_option_of_the_hook(repository: Path, nam
     for args in (["--base", "adapters/smollm2-135m"], ["--base", "adapters/smollm2-135m", "--"]):
         done = commit(repository, args=args)
         assert done.returncode == 1, done.stdout
-        assert ("is an option and the name of a file" in done.stdout) != ("LC311" in done.stdout)
+        assert ("is both an option and a file name" in done.stdout) != ("LC311" in done.stdout)
 
 
 def test_a_folder_stands_for_the_adapters_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +218,7 @@ def test_a_folder_stands_for_the_adapters_in_it(tmp_path: Path, monkeypatch: pyt
 
 def test_changed_files_that_are_all_elsewhere_are_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", "--changed-files", "--no-base", "no/such/file.json"]) == 0
-    assert "none of the changed files is here" in capsys.readouterr().err
+    assert "no changed file was found" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("target", ["/nowhere", "../../elsewhere.bin"])

@@ -96,7 +96,7 @@ DEFINITIONS = {
     "cold_penalty_ms": "the median of cold requests minus that of hot ones",
     "hit_ratio": "share of requests that find their adapter in a slot; memory_hit_ratio: or in memory",
     "duration": "seconds of all requests, one at a time, without the time between them",
-    "percentiles": "nearest rank: the smallest value that this share does not exceed, without interpolation",
+    "percentiles": "nearest rank (no interpolation): the smallest value that this share of values does not exceed",
 }
 """The definitions of the numbers, printed next to them."""
 

@@ -29,7 +29,7 @@ DEFINITIONS = {
     "gap_closed": "(hits - LRU's) / (the maximum - LRU's)",
     "cost_gap_closed": "(LRU's - miss_cost_ms) / (LRU's - the minimum cost)",
     "opt": "Belady's policy, which knows the whole trace: exact if slots are equal, otherwise an upper bound",
-    "percentiles": "nearest rank: the smallest value that this share does not exceed, without interpolation",
+    "percentiles": "nearest rank (no interpolation): the smallest value that this share of values does not exceed",
 }
 """The definitions of the numbers, printed next to them."""
 

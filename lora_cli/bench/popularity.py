@@ -90,7 +90,7 @@ def parse_popularity(text: str) -> Popularity:
     name, colon, number = text.partition(":")
     family = FAMILIES.get(name)
     if family is None:
-        raise UsageError(f"--popularity {text[:60]}: there is no such family", hint=did_you_mean(name, FAMILIES))
+        raise UsageError(f"--popularity {text[:60]}: unknown family", hint=did_you_mean(name, FAMILIES))
     if family.default is None:
         if colon:
             raise UsageError(f"--popularity {text[:60]}: {name} has no parameter", hint=f"write {name}")

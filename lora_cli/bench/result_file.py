@@ -31,7 +31,7 @@ def read_bounded(file: Path, flag: str, most: int, hint: str = "") -> bytes:
         with file.open("rb") as opened:
             data = opened.read(most + 1)
     except FileNotFoundError as error:
-        raise NotFound(f"{flag} {file}: there is no such file", hint=hint) from error
+        raise NotFound(f"{flag} {file}: not found", hint=hint) from error
     except OSError as error:
         raise MachineError(f"{file} cannot be read: {error.strerror or error}") from error
     if len(data) > most:

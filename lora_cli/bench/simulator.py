@@ -131,7 +131,7 @@ def parse_policies(text: str) -> tuple[str, ...]:
     for word in found:
         if word not in POLICY_NAMES:
             raise UsageError(
-                f"--eviction {text[:60]}: there is no policy {word[:30]}", hint=did_you_mean(word, POLICY_NAMES)
+                f"--eviction {text[:60]}: unknown policy {word[:30]}", hint=did_you_mean(word, POLICY_NAMES)
             )
     return found
 

@@ -99,7 +99,7 @@ def parse_condition(text: str, flag: str, known: Collection[str]) -> Condition:
             hint = did_you_mean(metric, known)
             if not hint.startswith("did you mean"):
                 hint += "; all are listed under metrics in the output of --format json"
-            raise UsageError(f"{flag} {text[:80]}: there is no metric {metric[:60]}", hint=hint)
+            raise UsageError(f"{flag} {text[:80]}: unknown metric {metric[:60]}", hint=hint)
         try:
             value = float(number)
         except ValueError:

@@ -107,7 +107,7 @@ def read_trace(file: Path) -> Trace:
         with file.open("rb") as lines:
             trace = build_trace(_requests(lines, str(file)))
     except FileNotFoundError as error:
-        raise NotFound(f"{file}: there is no such trace", hint="--save-trace writes one") from error
+        raise NotFound(f"{file}: trace not found", hint="--save-trace writes one") from error
     except OSError as error:
         raise MachineError(f"{file} cannot be read: {error.strerror or error}") from error
     if not len(trace):

@@ -178,7 +178,7 @@ def infer_base(inputs: Inputs, command: str, settings: Settings) -> Inputs:
         several = " and ".join(f"{safe(cut(base))} ({safe(name)})" for base, name in list(named.items())[:2])
         raise UsageError(f"the adapters are for several bases: {several}", hint=f"select some of them, or set {hint}")
     if not named:
-        raise errors[0] if errors else UsageError(f"{command} needs a base model, but no config has one", hint=hint)
+        raise errors[0] if errors else UsageError(f"{command} needs a base model, but no config names one", hint=hint)
     base = next(iter(named))
     if not (hub_words(base) or os.path.isdir(base)):  # noqa: PTH112 - a name that no system takes is no folder
         raise UsageError(
@@ -196,11 +196,11 @@ def _not_an_adapter(one: "Checked") -> LoraCliError | None:
     if adapter is None or adapter.config is not None or adapter.config_error is not None or adapter.weight_files:
         return None
     if adapter.foreign is not None:
-        message, hint = f"this is {adapter.foreign.format.title}, and no adapter", adapter.foreign.format.advice
+        message, hint = f"this is {adapter.foreign.format.title}, not an adapter", adapter.foreign.format.advice
     else:
         from lora_cli.fetching.file_selection import adapter_folders_hint
 
-        message = f"neither {CONFIG} nor adapter_model.safetensors is here"
+        message = f"neither {CONFIG} nor adapter_model.safetensors was found"
         hint = adapter_folders_hint(file.path for file in adapter.files)
     return FormatError(message, where=one.name, hint=hint)
 

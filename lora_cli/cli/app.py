@@ -292,9 +292,7 @@ def warn_of_unknown_variables(root_command: Any) -> None:
         known |= variables(load_command(command))
     for name in sorted(given - known):
         close = nearest(name.removeprefix(PREFIX), (word.removeprefix(PREFIX) for word in known))
-        to_stderr(
-            f"warning: {name} is set, but there is no such option{f'; did you mean {PREFIX}{close}?' if close else ''}"
-        )
+        to_stderr(f"warning: {name} is set, but matches no option{f'; did you mean {PREFIX}{close}?' if close else ''}")
 
 
 def variables(command: Any) -> set[str]:

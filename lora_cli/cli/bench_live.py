@@ -93,13 +93,13 @@ def measure_server(
 def _parse_plan(options: BenchOptions, workload: Workload, *, ours: bool) -> LivePlan:
     assert options.url is not None
     if options.prompts not in PROMPTS:
-        raise UsageError(f"--prompts is ids or text, not {options.prompts[:60]}")
+        raise UsageError(f"--prompts must be ids or text, not {options.prompts[:60]}")
     slo, probe = parse_goodput(options.goodput or []), options.probe_adapter
     rate = parse_rate(options.probe_request_rate, "--probe-request-rate") if options.probe_request_rate else None
     if rate is None:
         options.refuse(("probe_adapter",), "only for --probe-request-rate", "--probe-request-rate 5")
     elif rate > 1000:
-        raise UsageError("--probe-request-rate is at most 1000", hint="--probe-request-rate 5")
+        raise UsageError("--probe-request-rate must be at most 1000", hint="--probe-request-rate 5")
     names = [name for text in options.lora_modules or () for name in text.split(",") if name] or list(workload.names)
     more = [probe] if probe is not None and names else []
     target = find_target(parse_address(options.url), options.api_key.strip(), [*names, *more])

@@ -23,7 +23,7 @@ workload = partial(option, default=None, panel="Workload")
 tier = partial(option, default=None, panel="Tiers")
 simulation = partial(option, default=None, panel="Simulation (--simulate)")
 synthetic = partial(option, default=None, panel="Synthetic adapters")
-server = partial(option, default=None, panel="Server (--url, or the one that is started)")
+server = partial(option, default=None, panel="Server (--url, or started by serve-bench)")
 """``option`` for the panels of ``serve-bench``; the default is None."""
 
 
@@ -40,7 +40,7 @@ class BenchOptions:
     url: str | None = mode("--url URL", "Measure this server: http://HOST:PORT or unix:PATH.")
     forward: Forward | None = mode(
         "--forward",
-        "Without --url: the whole model behind a server that is started, or modules without a server.",
+        "Without --url: start a server with the whole model, or use modules without a server.",
         show_default="model",
     )
     num_prompts: int | None = workload(
@@ -72,7 +72,7 @@ class BenchOptions:
     ramp_up_end_rps: int | None = workload("--ramp-up-end-rps", "Request rate at the end.", min=1)
     input_len: str = workload("--input-len N|LOW-HIGH", "Prompt tokens.", default="128")
     output_len: str = workload("--output-len N|LOW-HIGH", "Output tokens.", default="16")
-    seed: int = workload("--seed", "The same seed draws the same workload on every machine.", default=0, min=0)
+    seed: int = workload("--seed", "Random seed; it draws the same workload on every machine.", default=0, min=0)
     trace: Path | None = workload("--trace FILE", "Replay the requests of this JSON lines file.")
     api_key: str = server("--api-key TOKEN", "With --url: bearer token of the server.", default="")
     lora_modules: list[str] | None = server(
@@ -81,7 +81,7 @@ class BenchOptions:
     max_concurrency: int | None = server(
         "--max-concurrency", "Maximum number of concurrent requests.", min=1, max=100_000
     )
-    prompts: str = server("--prompts ids|text", "Prompts are token ids, or the same number of words.", default="ids")
+    prompts: str = server("--prompts ids|text", "Send token ids, or text of as many words.", default="ids")
     goodput: list[str] | None = server(
         "--goodput MEASURE:MS...", "SLOs of a good request, for example ttft:500 tpot:50 e2el:9000."
     )

@@ -59,9 +59,7 @@ def simulate(settings: Settings, options: BenchOptions) -> int:
     goals = _goals(options)
     policies = parse_policies(options.eviction or (PLAN_POLICIES if goals else POLICIES))
     if goals and OPT in policies:
-        raise UsageError(
-            "--plan needs a real policy, and opt needs future requests", hint=f"--eviction {PLAN_POLICIES}"
-        )
+        raise UsageError("--plan cannot use opt: it needs to know future requests", hint=f"--eviction {PLAN_POLICIES}")
     conclude = report_writer(options, plan_metric_names(policies) if goals else simulation_metric_names(policies))
     trace, fleet, run = _simulated_run(settings, options)
     if has_stall_goal(goals) and not trace.timed:

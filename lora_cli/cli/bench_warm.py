@@ -69,7 +69,7 @@ def measure_modules(settings: Settings, options: BenchOptions) -> int:
     require_packages("serve-bench", "warm", "torch")
     rates = {"--request-rate": options.request_rate != "inf", "--ramp-up-strategy": options.ramp_up_strategy}
     for flag in (flag for flag, given in rates.items() if given):
-        raise UsageError(f"{flag} is not for --forward modules", hint="it sends the warm process one request at a time")
+        raise UsageError(f"{flag} cannot be used with --forward modules", hint="requests are sent one at a time")
     conclude, workload = report_writer(options, MEASURED_METRICS), parse_workload(options)
     failures: Failures = {}
     with benchmark_adapters(settings, options, workload) as (inputs, own):
@@ -123,7 +123,7 @@ def measure_own_server(settings: Settings, options: BenchOptions) -> int:
 def _no_adapter_error(failures: Failures) -> LoraCliError:
     """The error of the first adapter, with the number of the others."""
     (name, error), *more = failures.items()
-    hint = "; ".join(filter(None, (error.hint, f"and {len(more)} more cannot either" if more else "")))
+    hint = "; ".join(filter(None, (error.hint, f"{len(more)} more cannot be served either" if more else "")))
     code = max(one.exit_code for one in failures.values())
     return ERRORS[code](f"{name} cannot be served: {error.message}", hint=hint)
 
@@ -132,7 +132,7 @@ def device_and_eviction(options: BenchOptions) -> tuple[Device, PolicyName]:
     """The values of ``--device`` and ``--eviction`` for one process. Raises ``UsageError``."""
     device, eviction, known = options.device or "auto", options.eviction or "adaptive", get_args(PolicyName)
     if device not in get_args(Device):
-        raise UsageError(f"--device is auto, cpu or cuda, not {safe(device)}")
+        raise UsageError(f"--device must be auto, cpu or cuda, not {safe(device)}")
     if eviction not in known:
         several = "," in eviction or eviction == "opt"
         raise UsageError(

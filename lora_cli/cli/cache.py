@@ -51,7 +51,7 @@ AnyNames = Annotated[list[str] | None, NAMES]
 
 def list_snapshots(
     ctx: typer.Context,
-    residency: bool = option("--residency", "Show how much of each is in the page cache.", False, OUTPUT),
+    residency: bool = option("--residency", "Show how much of each snapshot is in the page cache.", False, OUTPUT),
     output_format: options.OutputFormat = "human",
 ) -> None:
     """List the snapshots, most recently used first."""
@@ -104,7 +104,7 @@ def verify_all(
     report = verify_report(found, repaired, in_quarantine)
     write_result(report, output_format, verified_parts(report), columns=table_width())
     if manifest is None and broken and not settings.offline:
-        inform("hint: --repair -f MANIFEST uses the sources of a manifest", settings)
+        inform("hint: --repair -f MANIFEST uses the endpoints and credentials of a manifest", settings)
     if not repair and (in_quarantine or any(one.kind != "record" for one in corrupt)):
         inform("hint: lora-cli cache verify --repair fetches corrupt and quarantined files again", settings)
     if outside:
@@ -156,7 +156,7 @@ def collect_garbage(
     """
     settings = with_flags(ctx.obj, {"cache_budget": cache_budget})
     if unused_for is not None and re.fullmatch("0*[1-9][0-9]*", unused_for):
-        raise UsageError(f"--unused-for {unused_for} has no unit", hint=f"--unused-for {unused_for}d is days")
+        raise UsageError(f"--unused-for {unused_for} has no unit", hint=f"for days: --unused-for {unused_for}d")
     unused_for_s = None if unused_for is None else parse_duration_option(unused_for, "--unused-for", "")
     limits = Limits(unused_for_s, settings.cache_budget, parse_duration_option(grace, "--grace", ""))
     store = Store(ctx.obj.cache_dir)
@@ -164,12 +164,10 @@ def collect_garbage(
 
     removed = collect(store, limits, dry_run=dry_run)
     if not removed and limits.unused_for_s is not None:
-        inform(
-            "nothing to remove: what is cached is in use (it has a name, or hard links), or was used since", settings
-        )
+        inform("nothing to remove: all snapshots are in use (by name or hard link) or were used in this time", settings)
     left = cache_bytes(store) - (sum(one.bytes for one in removed) if dry_run else 0)
     if limits.max_bytes is not None and left > limits.max_bytes:
-        inform(f"{size(left)} are left, over {size(limits.max_bytes)}: they are in use or new", settings)
+        inform(f"{size(left)} are left, over {size(limits.max_bytes)}: the snapshots are in use or new", settings)
     report = removed_report(removed, dry_run=dry_run)
     write_result(report, output_format, removed_parts(report, verbose=settings.verbose), columns=table_width())
 

@@ -84,7 +84,7 @@ def check_tp(base: BaseModel | None, tp: int) -> None:
     """
     if base is not None and base.heads is not None and base.heads % tp:
         raise UsageError(
-            f"--tp {tp} does not divide the {base.heads} attention heads of {base.name}", hint="no engine starts so"
+            f"--tp {tp} does not divide the {base.heads} attention heads of {base.name}", hint="no engine would start"
         )
 
 

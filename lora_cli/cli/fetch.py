@@ -83,7 +83,7 @@ def command(
     prune: bool = into(
         "--prune", "With --publish: remove published adapters that are not in the manifest.", default=False
     ),
-    base: str = into("--base NAME", "With --publish: the base model's name as the engine serves it.", default=""),
+    base: str = into("--base NAME", "With --publish: the base model's name in the engine.", default=""),
     fix_base: str = into("--fix-base NAME", "With --publish: write this base name into each config.", default=""),
     link: bool = into("--link", "Hard-link the weights of local folders into the cache.", default=False),
     include: list[str] | None = files("--include GLOB", "Also fetch matching files; may be repeated."),
@@ -304,7 +304,7 @@ def folders(option: str, folder: str, requests: FetchRequests, *, by_name: bool)
         UsageError: it is empty, or a name cannot be the folder of one adapter.
     """
     if not folder:
-        raise UsageError(f"{option} has no folder", hint=f"{option} DIRECTORY")
+        raise UsageError(f"{option} needs a folder", hint=f"{option} DIRECTORY")
     root = Path(os.path.abspath(Path(folder).expanduser()))  # noqa: PTH100 - links stay links
     if not by_name:
         return [root] * len(requests.adapters)
@@ -325,8 +325,8 @@ def _publish_warnings(outcome: Outcome) -> Iterator[str]:
         yield f"{name} replaces other content: an engine may mix both; publish under a new name"
     if pickled := [path for path in outcome.fetched.snapshot.files if format_of(path) == "pickle"]:
         yield (
-            f"{name} is published with pickled weights ({safe(names(pickled))}), which run code in what unpickles "
-            "them; fetch does not check them: lora-cli validate does"
+            f"{name} is published with pickled weights ({safe(names(pickled))}): unpickling can run code; "
+            "fetch does not check them, lora-cli validate does"
         )
 
 

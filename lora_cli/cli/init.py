@@ -55,7 +55,7 @@ def command(
     settings: Settings = ctx.obj
     check_writable(output)
     if output.is_file():
-        raise UsageError(f"{output} already exists", hint="use --output FILE for another")
+        raise UsageError(f"{output} already exists", hint="use another file: --output FILE")
     inside = [_adapters_in(word) for word in refs]
     items = _items([text for adapters, _ in inside for text in adapters])
     adapters = list(read_all(items, settings))

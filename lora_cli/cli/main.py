@@ -72,7 +72,7 @@ def _check_file_names(argv: Sequence[str]) -> None:
     if CHANGED_FILES in options or os.environ.get(variable_of(CHANGED_FILES)):
         for word in options:
             if word.startswith("-") and os.path.lexists(word):
-                raise UsageError(f"{safe(word)} is an option and the name of a file", hint="write -- before the files")
+                raise UsageError(f"{safe(word)} is both an option and a file name", hint="write -- before the files")
 
 
 def _usage_error(error: typer.TyperException, argv: Sequence[str]) -> UsageError:

@@ -159,7 +159,7 @@ def check_writable(file: Path | None) -> None:
         raise _unwritable(file, "it is a folder")
     folder = Path(os.path.realpath(file)).parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise _unwritable(file, "there is no such folder" if not folder.is_dir() else "its folder is read-only")
+        raise _unwritable(file, "the folder does not exist" if not folder.is_dir() else "its folder is read-only")
 
 
 def remove_ready_file(file: Path | None) -> None:

@@ -41,7 +41,7 @@ def command(
     check: bool = option("--check", "Only show the changes; exit with 1 if there are any.", False, REPAIR),
     base: str = option(
         "--base",
-        "The base model; else what the config names, where that is on this machine.",
+        "The base model (default: the one in the config, if it is on this machine).",
         "",
         REPAIR,
         **completion.REF,
@@ -57,9 +57,9 @@ def command(
 ) -> None:
     """Write copies of adapters that an engine serves correctly, and show what was changed and why."""
     if check == (to is not None):
-        raise UsageError("repair writes a copy with --to, or only reports with --check", hint="use one of them")
+        raise UsageError("repair needs --to, or --check to only report", hint="use one of them")
     if dtype and dtype not in DTYPES:
-        raise UsageError(f"--dtype is one of {', '.join(DTYPES)}")
+        raise UsageError(f"--dtype must be one of {', '.join(DTYPES)}")
     check_writable(output)
     inputs = read_inputs(manifest, refs or [], base, "repair", checkpoint)
     if inputs.manifest is None and len(inputs.items) > 1:

@@ -70,7 +70,7 @@ def command(
     manifest: options.Manifest = None,
     checkpoint: options.Checkpoint = "",
     changed_files: bool = option(
-        "--changed-files", "REFs are changed files; validate the adapters that have them, if any.", False, ADAPTERS
+        "--changed-files", "REFs are changed files: validate the adapters that contain them.", False, ADAPTERS
     ),
     base: options.Base = "",
     no_base: bool = option(
@@ -122,14 +122,14 @@ def command(
 ) -> None:
     """Check adapters: format, config, tensors and values, against a base model and inference engines."""
     if fail_on not in FAIL_ON:
-        raise UsageError(f"--fail-on is error or warning, not {safe(fail_on)}")
+        raise UsageError(f"--fail-on must be error or warning, not {safe(fail_on)}")
     if base and no_base:
         raise UsageError("--base and --no-base cannot be used together", hint="remove one of them")
     if changed_files:
         if manifest is not None:
             raise UsageError("--changed-files is for REFs", hint="remove -f or --changed-files")
         if refs and not any(map(is_here, refs)):
-            inform("warning: none of the changed files is here; their paths are from the working directory", ctx.obj)
+            inform("warning: no changed file was found; paths are relative to the working directory", ctx.obj)
         refs = changed_adapters(refs or [])
     chosen, outputs = choose(select or (), ignore or ()), parse_outputs(formats or (), output, os.environ)
     known, where = known_findings(baseline, write_baseline)

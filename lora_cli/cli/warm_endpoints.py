@@ -108,7 +108,7 @@ def _watch(file: Path, load_inputs: Callable[[], tuple[Inputs, Settings]], optio
         except LoraCliError as error:
             if inputs is None or settings is None:
                 raise
-            inform(f"error: {error.message}; the last valid version stays in force", settings)
+            inform(f"error: {error.message}; the last valid version is still used", settings)
         try:
             report = warm_endpoints(inputs, options, engine, settings, ended.is_set)
         except LoraCliError as error:

@@ -54,10 +54,10 @@ class WarmOptions:
         "--prune", "Unload adapters that are not in the manifest, or not among the REFs.", False, ENGINES
     )
     allow_unload: bool = option(
-        "--allow-unload", "Also unload and replace adapters where the engine is known to fail in that.", False, ENGINES
+        "--allow-unload", "Also unload and replace adapters in engines with known unloading bugs.", False, ENGINES
     )
     prove: bool = option("--prove/--no-prove", "Check that each adapter changes the engine's output.", True, ENGINES)
-    wait: str = option("--wait TIME", "Maximum time to wait until it is ready.", "5m", ENGINES)
+    wait: str = option("--wait TIME", "Maximum time to wait until the engine is ready.", "5m", ENGINES)
     watch: bool = option(
         "--watch", "Keep running, and load again when the manifest changes or the engine restarts.", False, ENGINES
     )
@@ -76,7 +76,7 @@ class WarmOptions:
     max_loras: int | None = option("--max-loras", "Slots: number of adapters on the device.", None, MEMORY, min=1)
     max_cpu_loras: int | None = option(
         "--max-cpu-loras",
-        "Number of adapters in memory. Memory for all of them is taken at the start.",
+        "Number of adapters in memory. Memory for all of them is allocated at the start.",
         None,
         MEMORY,
         min=1,

@@ -60,7 +60,7 @@ class TmpfsCopies:
             self._base = base.location
         kind, directory = text[: len(KIND)], text[len(KIND) :]
         if kind != KIND or not directory:
-            raise UsageError(f"{OPTION} is {text!r}", hint=f"{OPTION} {KIND}DIRECTORY")
+            raise UsageError(f"{OPTION}: invalid value {text!r}", hint=f"{OPTION} {KIND}DIRECTORY")
         self._names = {item.name: item.name.rstrip("/").rpartition("/")[2] for item in items}
         folders = list(self._names.values())
         for name, folder in self._names.items():
@@ -99,7 +99,7 @@ class TmpfsCopies:
             self._folder.keep(store, snapshot, place.name)
             if self._base and (named := base_in_config(snapshot)) != self._base:
                 hint = "fetch --publish DIR --fix-base NAME corrects it"
-                log.warning("%s: its base is %s, and vLLM's resolver answers 404; %s", name, shown(named), hint)
+                log.warning("%s: its base is %s, so vLLM's resolver returns 404; %s", name, shown(named), hint)
         except LoraCliError as refused:
             error = refused
         return place, error, (time.perf_counter() - began) * 1e3

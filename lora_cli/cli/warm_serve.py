@@ -111,7 +111,7 @@ def _open_process(plan: Plan, process: Callable[[Plan], WarmProcess], needs: Seq
 
 def _log_death(why: ProcessDied) -> None:
     hint = f" ({why.hint})" if why.hint else ""
-    log.warning("%s%s; it is started again", why.message, hint)
+    log.warning("%s%s; restarting it", why.message, hint)
 
 
 def _log_return() -> None:

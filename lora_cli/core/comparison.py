@@ -294,7 +294,7 @@ def _elsewhere(one: Comparison) -> str:
     stacks = [next((p.stack for p in placed.values() if (p.layer, p.kind) in same), "") for placed in (ours, theirs)]
     if not all(stacks):
         return ""
-    return f": A has its layers in {stacks[0][:80]}, B in {stacks[1][:80]}; with the same name they would be compared"
+    return f": A has its layers in {stacks[0][:80]}, B in {stacks[1][:80]}; only equal names are compared"
 
 
 def _word(one: Comparison, total: Distance) -> tuple[Relation, str]:

@@ -210,7 +210,7 @@ def _obstacle(sources: list[str], members: Mapping[str, Mapping[int, LoraPair]],
     """Why PEFT cannot stack the experts of one parameter; empty when it can. ``count`` is 0 if no base is known."""
     if missing := [old for old in sources if old not in members]:
         return (
-            f"there are factors of {' and '.join(members)} and none of {' and '.join(missing)}, which are one parameter"
+            f"there are factors of {' and '.join(members)} but not of {' and '.join(missing)}, which are one parameter"
         )
     for old, experts in members.items():
         wanted = count or max(max(one) for one in members.values()) + 1
@@ -218,7 +218,7 @@ def _obstacle(sources: list[str], members: Mapping[str, Mapping[int, LoraPair]],
             return f"there are factors of {old} for {len(experts)} of {wanted} experts, and PEFT stacks all of them"
         shapes = {(_shape(pair.a), _shape(pair.b)) for pair in experts.values()}
         if len(shapes) > 1 or any(len(one) != 2 for pair in shapes for one in pair):
-            return f"the factors of {old} are not of one shape for all experts, and PEFT stacks them"
+            return f"the factors of {old} do not have the same shape for all experts, and PEFT stacks them"
     return ""
 
 

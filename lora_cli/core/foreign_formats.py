@@ -246,7 +246,7 @@ DIALECTS: Mapping[str, str] = {
     r"\.experts(\.base_layer)?\.lora_": "fused experts",
     r"_orig_mod\.": "names of torch.compile",
     r"_fsdp_wrapped_module\.": "names of FSDP",
-    r"\.lora_(A|B|embedding_A|embedding_B)\.\w+\.weight$": "the adapter's name in its names",
+    r"\.lora_(A|B|embedding_A|embedding_B)\.\w+\.weight$": "the adapter's name in tensor names",
 }
 """How names can differ among LoRA adapters of PEFT: a pattern, and what it is called."""
 

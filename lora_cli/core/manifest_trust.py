@@ -28,9 +28,7 @@ def variable(text: str) -> str:
     if not re.fullmatch(VARIABLE, text, re.ASCII):
         raise ValueError("this is not the name of a variable: write ACME_TOKEN, not its value")
     if text.startswith("LORA_CLI_") and not is_for_manifests(text):
-        raise ValueError(
-            f"{text} cannot be used as a token by a manifest: use {TOKEN_PREFIX}NAME, or a variable of your own"
-        )
+        raise ValueError(f"{text} cannot be the token of a manifest: use {TOKEN_PREFIX}NAME, or a variable of your own")
     return text
 
 

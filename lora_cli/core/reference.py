@@ -210,7 +210,7 @@ def _home(text: str) -> str:
     try:
         return str(Path(text).expanduser())
     except RuntimeError as error:
-        raise UsageError(f"{text}: no such home folder", hint=f"write ./{text} for a file here") from error
+        raise UsageError(f"{text}: the home folder does not exist", hint=f"write ./{text} for a file here") from error
 
 
 def checked_checkpoint(checkpoint: str) -> str:

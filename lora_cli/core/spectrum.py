@@ -205,13 +205,13 @@ def left_out(adapter: Adapter) -> tuple[str, ...]:
         return tuple(excluded)
     start = config.init_lora_weights
     if isinstance(start, str) and start.lower().startswith(ALTERING):
-        excluded.append(f"that PEFT changes the base's weights when it loads it (init_lora_weights is {start[:40]})")
+        excluded.append(f"PEFT's change of the base's weights on loading (init_lora_weights is {start[:40]})")
     if config.kasa_config is not None:
-        excluded.append("that KaSA removes the smallest singular values from the base's weights")
+        excluded.append("KaSA's removal of the smallest singular values of the base's weights")
     if config.use_qalora:
         excluded.append("QALoRA's input groups, which scale all singular values of a module equally")
     if config.ensure_weight_tying:
-        excluded.append("that tied modules share one update")
+        excluded.append("the tying of modules, which share one update")
     return tuple(excluded)
 
 

@@ -42,7 +42,7 @@ class Head(Model):
     apiVersion: Literal["lora-cli/v1"]  # noqa: N815 - as it is written
     """The version of this format."""
     kind: str
-    """What this file is."""
+    """The kind of this file."""
 
 
 M = TypeVar("M", bound=Model)

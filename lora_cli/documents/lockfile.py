@@ -84,7 +84,7 @@ class LockFile(Head):
     """What an AdapterSet meant at one moment, file by file."""
 
     kind: Literal["AdapterSetLock"]
-    """What this file is."""
+    """The kind of this file."""
     base: Maybe[LockedBase] = None
     """The AdapterSet's base, where that is not a path and could be read."""
     adapters: Several[LockEntry]

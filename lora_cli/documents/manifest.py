@@ -51,13 +51,13 @@ class EngineSpec(Model):
     name: Annotated[str, choice(ENGINE_NAMES, "the name of an engine")]
     """The name of the engine, as in lora-cli engines."""
     version: Maybe[Version] = None
-    """The version that adapters are validated for; without one the newest that is known."""
+    """The version that adapters are validated for (default: the newest known version)."""
     max_lora_rank: Maybe[Count] = None
     """The engine's --max-lora-rank."""
     max_loras: Maybe[Count] = None
-    """Adapters that one batch may hold: the slots of warm."""
+    """Maximum number of adapters in one batch: the slots of warm."""
     max_cpu_loras: Maybe[Count] = None
-    """Adapters that memory may hold."""
+    """Maximum number of adapters in memory."""
 
     @field_validator("max_cpu_loras")
     @classmethod
@@ -130,7 +130,7 @@ StorageOptions = Annotated[
 class SourceRule(Model):
     """How to reach the sources that ``match`` covers. Names of secrets, never values.
 
-    ``profile`` and ``token_env`` may be named as far as the operator lets a manifest (``sources.operator_trust``).
+    The operator decides which ``profile`` and ``token_env`` a manifest may use (``sources.operator_trust``).
     """
 
     model_config = ConfigDict(
@@ -143,22 +143,22 @@ class SourceRule(Model):
     match: Glob
     """A glob over references, as in allow_sources; the first rule that matches counts."""
     endpoint_url: Maybe[_EndpointUrl] = None
-    """Where that store is, when it is not at its usual address. The operator's own credentials go there only if
-    trusted_endpoints says so.
+    """The address of the store, if it is not the provider's own. The operator's own credentials are sent there only
+    if trusted_endpoints lists it.
     """
     region: Maybe[_Region] = None
     """The region of a bucket."""
     profile: Maybe[_Profile] = None
     """A profile of the cloud's own credentials file, one of the operator's allow_profiles."""
     token_env: Maybe[_TokenEnv] = None
-    """The environment variable that has the token: LORA_CLI_TOKEN_<NAME>, or one of the operator's allow_token_env."""
+    """The environment variable with the token: LORA_CLI_TOKEN_<NAME>, or one of the operator's allow_token_env."""
     anonymous: bool = False
-    """Requests carry no credentials."""
+    """Send requests without credentials."""
     requester_pays: bool = False
-    """Requester pays (S3)."""
+    """Pay for the requests (S3 requester pays)."""
     storage_options: StorageOptions = Field(default={})
-    """Options of the file system, for what fsspec reads (fsspec+s3://, sftp://). NAME_env names the variable that has
-    the value of NAME. The operator's trusted_endpoints must have the place, and each address among the options.
+    """Options of the file system, for sources read by fsspec (fsspec+s3://, sftp://). NAME_env is the variable with the
+    value of NAME. The operator's trusted_endpoints must list the server, and each address in the options.
     """
 
     @model_validator(mode="after")
@@ -201,7 +201,7 @@ class AdapterSet:
 
 
 class ManifestAdapter(Model):
-    """One adapter of the set, as it is written."""
+    """One adapter of the set, as written in the file."""
 
     instead: ClassVar = {
         "revision": "put it in the source: hf://ORG/NAME@REVISION",
@@ -210,12 +210,12 @@ class ManifestAdapter(Model):
     }
 
     name: Name
-    """What engines and people call it; safe as the name of a folder."""
+    """The name of the adapter, also in requests to an engine; valid as the name of a folder."""
     source: Reference
     checkpoint: Checkpoint = ""
     """The folder checkpoint-N in the source, or the one with the highest number."""
     sha256: Maybe[Sha256] = None
-    """The snapshot digest that it must have."""
+    """The required snapshot digest."""
     pinned: bool = False
     """Never evicted from the GPU tier."""
 
@@ -234,12 +234,12 @@ class ManifestFile(Head):
     """Which LoRA adapters, for which base, under which policy."""
 
     kind: Literal["AdapterSet"]
-    """What this file is."""
+    """The kind of this file."""
     base: Maybe[Reference] = None
     engine: Maybe[EngineSpec] = None
     """The engine that the set is for, and its limits."""
     policy: Maybe[ManifestPolicy] = None
-    """What is allowed."""
+    """The rules that adapters must pass, in addition to the operator's policy."""
     sources: Annotated[Several[SourceRule], Field(max_length=MOST_GLOBS)] = ()
     """How to reach sources: names of secrets, never values."""
     adapters: Annotated[Several[ManifestAdapter], Field(min_length=1)]

@@ -41,7 +41,7 @@ class Suppression(Model):
             "see lora-cli fetch --format json or lora-cli cache show",
         ),
     ]
-    """The snapshot digest that it is about."""
+    """The snapshot digest of the adapter."""
     rule: Annotated[str, text("(LC[0-9]{3}|[a-z][a-z0-9-]{0,99})", "a rule: LC504, or its name", "see lora-cli rules")]
     """A rule's code or name."""
     reason: Annotated[
@@ -49,7 +49,7 @@ class Suppression(Model):
         text(r"[\s\S]*\S[\s\S]*", "a reason in words", "write who checked it, and why it is correct"),
         AfterValidator(lambda reason: " ".join(reason.split())),
     ]
-    """Why it is accepted, in words."""
+    """Why the finding is accepted."""
     until: Annotated[
         str,
         text(
@@ -58,7 +58,7 @@ class Suppression(Model):
             "until: 2027-03-31, the last day on which it applies",
         ),
     ] = ""
-    """The last day, in UTC, on which that holds. Missing: for ever."""
+    """The last day, in UTC, on which the suppression applies (default: no end)."""
     _at: str = PrivateAttr("")
 
     @property
@@ -106,46 +106,46 @@ def _operators(value: bool) -> bool:
 
 
 class ManifestPolicy(Model):
-    """What is allowed, as a manifest may say it: it narrows what the operator allows."""
+    """The rules of a manifest; they can only narrow the operator's policy."""
 
     instead: ClassVar = dict.fromkeys(("trusted_endpoints", "allow_token_env", "allow_profiles"), _OPERATORS_HINT)
 
     allow_sources: Maybe[Globs] = None
-    """Globs over references without their revision (with it when the glob has an @). * crosses /. Missing: all;
-    empty: none.
+    """Globs for references without their revision (with it if the glob has an @). * also matches /. Missing: all are
+    allowed; empty: none.
     """
     deny_sources: Globs = ()
-    """As allow_sources; wins over it."""
+    """Like allow_sources, and takes precedence over it."""
     allow_hosts: Maybe[Hosts] = None
-    """Globs over the names of the hosts that bytes may come from."""
+    """Globs for the names of hosts from which files may be downloaded."""
     deny_hosts: Hosts = ()
-    """As allow_hosts; wins over it."""
+    """Like allow_hosts, and takes precedence over it."""
     allow_formats: Maybe[Several[Annotated[str, choice(FORMATS)]]] = None
-    """Formats that weights may have. Missing: all but pickle. A pickle also needs --allow-pickle, and where no policy
-    applies, only that.
+    """Allowed formats of weights. Missing: all but pickle. A pickle also needs --allow-pickle; without a policy, only
+    --allow-pickle.
     """
     max_bytes: Maybe[Size] = None
     """Largest size of one adapter. Bytes: a number, 2GiB (powers of 1024) or 500MB (powers of 1000)."""
     max_file_bytes: Maybe[Size] = None
     """Largest size of one file. Bytes: a number, 2GiB (powers of 1024) or 500MB (powers of 1000)."""
     require_pinned: bool = False
-    """Only a commit, an OCI digest or a known sha256; never a branch."""
+    """Allow only a commit, an OCI digest or a known sha256, and no branch."""
     require_sha256: bool = False
-    """Only what a manifest or lock names a snapshot digest for."""
+    """Allow only adapters whose snapshot digest is in a manifest or a lock."""
     allow_sha256: Maybe[Digests] = None
-    """Snapshot digests. Missing: all; empty: none."""
+    """Allowed snapshot digests. Missing: all; empty: none."""
     deny_sha256: Digests = ()
-    """Snapshot digests; wins over allow_sha256."""
+    """Denied snapshot digests; takes precedence over allow_sha256."""
     require_access_check: bool = False
-    """What is not known to be public leaves a cache only after its origin let the caller read it."""
+    """Use a cached adapter that may not be public only after its source allowed the caller to read it."""
     allow_private_redirects: Annotated[Maybe[bool], AfterValidator(_operators), WithJsonSchema({"const": False})] = None
     """Only --policy and the settings can allow that."""
     suppressions: Several[Suppression] = ()
-    """Findings that do not count: of one rule, in exactly these bytes."""
+    """Findings that do not count, each of one rule for one snapshot digest."""
 
 
 class Policy(ManifestPolicy):
-    """What an operator allows.
+    """The rules that an operator sets for adapters.
 
     An ``allow_*`` of None allows everything, an empty one nothing; a ``deny_*`` wins over it. Globs are canonical.
     ``allow_private_redirects`` of None says nothing. The last three let manifests use an operator's credentials.
@@ -154,7 +154,7 @@ class Policy(ManifestPolicy):
     instead: ClassVar = {}
 
     allow_private_redirects: Maybe[bool] = None
-    """A server may send us on to an address of a private network."""
+    """Follow redirects to private network addresses, but never to link-local ones."""
     trusted_endpoints: Annotated[
         Several[
             Annotated[
@@ -165,7 +165,7 @@ class Policy(ManifestPolicy):
         ],
         WithJsonSchema(dict(SERVERS.schema)),
     ] = ()
-    """Servers that a manifest may have your own credentials sent to: https://minio.acme.internal,
+    """Servers that your own credentials may be sent to for a manifest: https://minio.acme.internal,
     https://*.acme.internal, smb://files.acme.internal; http:// on this machine only.
     """
     allow_token_env: Annotated[
@@ -178,7 +178,7 @@ class Policy(ManifestPolicy):
         ],
         WithJsonSchema(dict(VARIABLES.schema)),
     ] = ()
-    """Variables that a manifest's token_env may name, beside LORA_CLI_TOKEN_<NAME>, which any may."""
+    """Variables that a manifest's token_env may use in addition to LORA_CLI_TOKEN_<NAME>, which is always allowed."""
     allow_profiles: Annotated[
         Several[
             Annotated[
@@ -189,14 +189,14 @@ class Policy(ManifestPolicy):
         ],
         WithJsonSchema(dict(PROFILES.schema)),
     ] = ()
-    """Profiles of the cloud's own credentials file that a manifest may name."""
+    """Profiles of the cloud's own credentials file that a manifest may use."""
 
 
 class PolicyFile(Policy, Head):
-    """What an operator allows."""
+    """The rules that an operator sets for adapters."""
 
     kind: Literal["Policy"]
-    """What this file is."""
+    """The kind of this file."""
 
 
 def load_policy(text: str, where: str, *, base_dir: Path | None = None) -> Policy:

@@ -33,7 +33,7 @@ class Violation:
 
     rule: str
     message: str
-    hint: str = "ask the owner of the policy, or use what it allows"
+    hint: str = "ask the owner of the policy, or use an adapter that it allows"
 
     def __str__(self) -> str:
         return f"policy {self.rule}: {self.message}"

@@ -51,7 +51,7 @@ class CanaryProof:
         if isinstance(self._server, LoraCliServer):
             worst = self._server.proof(name)
             if worst is None:
-                return Effect(None, "the server has not proved it")
+                return Effect(None, "the server has not proved the adapter")
             return Effect(True, f"all modules proved, max error {worst:.1e}")
         shifts: list[float] = []
         noises: list[float] = []
@@ -66,8 +66,8 @@ class CanaryProof:
                 how = "other tokens" if shift == inf else f"log-probabilities by {shift:.2g}"
                 return Effect(True, how, shift, noise)
         if not shifts:
-            return Effect(None, "the base's own answers differ between requests", noise=inf)
-        return Effect(False, "answers as the base does", max(shifts), max(noises))
+            return Effect(None, "the base's own output differs between requests", noise=inf)
+        return Effect(False, "gives the same output as the base", max(shifts), max(noises))
 
     def _base(self, prompt: Prompt) -> tuple[Completion, float]:
         """The base's completion, and its difference from a second one."""

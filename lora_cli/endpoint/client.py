@@ -113,14 +113,14 @@ class Endpoint:
         except OSError as error:
             raise EndpointError(
                 f"cannot connect to {self.address}: {error.strerror or error}",
-                hint="check that it is running and that this is its address",
+                hint="check that the server is running at this address",
             ) from error
 
     def _refusal(self, status: int, body: bytes) -> Refusal:
         server_message = body_message(body)
         hint = "set LORA_CLI_API_KEY to the server's token" if status in {401, 403} else ""
         if hint and self.token:
-            hint = "the server does not accept the token that was sent: that of --api-key, else of LORA_CLI_API_KEY"
+            hint = "the server rejects the token: check --api-key, or LORA_CLI_API_KEY"
         hint = hint or (NOT_AN_ENGINE_HINT if server_message == HTML_PAGE else "")
         return Refusal(status, f"{self.address} responded with {status}: {server_message}", server_message, hint=hint)
 

@@ -188,7 +188,7 @@ def _ensure_served(
         finally:
             server.unload(candidate)
         if effect.proved is not True:
-            raise _no_effect(f"{one.name} is still served from {served.root}: the new one", effect)
+            raise _no_effect(f"{one.name} is still served from {served.root}: the new version", effect)
     server.replace(one.name, one.path)
     now = next((model for model in server.models() if model.name == one.name), None)
     if now is None or not now.is_from(one.path, one.digest):
@@ -199,7 +199,7 @@ def _ensure_served(
 def _still_served(one: ServedModel) -> AdapterOutcome:
     """The outcome of an adapter whose new version was refused or could not be fetched, while an earlier one serves."""
     hint = "remove it from the manifest and use --prune to unload it"
-    error = Refused(f"{one.name} is still served from {one.root}: its version here was not accepted", hint=hint)
+    error = Refused(f"{one.name} is still served from {one.root}: its new version was not accepted", hint=hint)
     return AdapterOutcome(one.name, "kept", 0.0, None, error)
 
 
@@ -230,7 +230,7 @@ def _no_effect(name: str, effect: Effect) -> Refused:
         hint = (
             "this needs a server with deterministic greedy decoding"
             if effect.noise
-            else "GET /v1/adapters says what is so"
+            else "see GET /v1/adapters for its state"
         )
         return Refused(f"{name}: its effect is unknown: {effect.how}", hint=hint)
     return Refused(
@@ -242,6 +242,6 @@ def _no_effect(name: str, effect: Effect) -> Refused:
 def _with_path_hint(error: LoraCliError, one: DesiredAdapter) -> LoraCliError:
     """Add a hint to a 404, whose usual cause is a path that the server does not see."""
     if isinstance(error, Refusal) and not error.hint and (error.status == 404 or one.path in error.server_message):
-        hint = f"check that it can read {one.path}; mount the cache there, or map it: --engine-path FROM=TO"
+        hint = f"check that the engine can read {one.path}; mount the cache there, or map it: --engine-path FROM=TO"
         return Refusal(error.status, error.message, error.server_message, hint=hint)
     return error

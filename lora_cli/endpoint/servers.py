@@ -84,7 +84,7 @@ class Server(ABC):
             if isinstance(number, int) and number > 1:
                 option = f"--{flag.replace('_', '-')}"
                 raise EndpointError(
-                    f"{self.endpoint.address} runs with {option} {number}: a load reaches one of them only ({source})",
+                    f"{self.endpoint.address} runs with {option} {number}: a load reaches only one of them ({source})",
                     hint=f"start it with {option} 1, or with all adapters: lora-cli inspect --engine-args",
                 )
 
@@ -96,7 +96,7 @@ class Server(ABC):
             return tuple(_served_model(one) for one in listed[:MOST_MODELS])
         except FormatError as error:
             raise EndpointError(
-                f"{self.endpoint.address}: {error.message}", hint="check that it is a server of this kind"
+                f"{self.endpoint.address}: {error.message}", hint="check that this is a server of this kind"
             ) from error
 
     @abstractmethod
@@ -128,7 +128,7 @@ class Vllm(Server):
     Source: ``vllm/entrypoints/serve/lora/api_router.py`` and ``entrypoints/openai/models/serving.py`` (0.32, run).
     """
 
-    leftover = "vLLM keeps what is unloaded in memory until others need its place (vllm#54839)"
+    leftover = "vLLM keeps unloaded adapters in memory until others need the space (vllm#54839)"
 
     def version(self) -> str:
         """``/version``."""
@@ -169,9 +169,9 @@ class Sglang(Server):
     adapter as ``base:adapter``.
     """
 
-    unload_bug = "SGLang can hang for good when it unloads an adapter (sglang#36894)"
+    unload_bug = "SGLang can hang permanently when it unloads an adapter (sglang#36894)"
     replaces_by_unload = True
-    single_process_flags = {"tokenizer_worker_num": "sglang#31084", "dp_size": "it asserts that"}  # noqa: RUF012
+    single_process_flags = {"tokenizer_worker_num": "sglang#31084", "dp_size": "SGLang asserts this"}  # noqa: RUF012
 
     def version(self) -> str:
         """By its flags."""
@@ -251,7 +251,7 @@ SERVERS: Mapping[str, type[Server]] = {"vllm": Vllm, "sglang": Sglang, "lora-cli
 def open_server(kind: str, endpoint: Endpoint) -> Server:
     """The server of that kind. Raises ``UsageError`` for an unknown kind."""
     if kind not in SERVERS:
-        raise UsageError(f"no supported server is called {kind!r}", hint=did_you_mean(kind, SERVERS))
+        raise UsageError(f"unknown server {kind!r}", hint=did_you_mean(kind, SERVERS))
     return SERVERS[kind](endpoint)
 
 

@@ -43,14 +43,14 @@ def choose_engine(text: str) -> Profile:
     engine = ENGINES.get(name.lower())
     if engine is None:
         called = text if "/" in name else name
-        raise UsageError(f"no engine is called {called!r}", hint=did_you_mean(name, ENGINES))
+        raise UsageError(f"unknown engine {called!r}", hint=did_you_mean(name, ENGINES))
     if not at:
         return Profile(engine, engine.versions[-1])
     wanted = as_version(requested)
     if not wanted:
         raise UsageError(
             f"{requested!r} is not a version of {engine.title}",
-            hint=f"write {engine.name}@{engine.versions[-1]}, for example",
+            hint=f"for example {engine.name}@{engine.versions[-1]}",
         )
     older = [version for version in engine.versions if as_version(version) <= wanted]
     if not older:

@@ -24,8 +24,8 @@ TGI_WEIGHTS = "server/text_generation_server/utils/peft.py"
 
 IGNORED = {
     "dora": "DoRA's magnitudes are not read",
-    "alora": "it is not read: the adapter is always active",
-    "layer-replication": "it is not read",
+    "alora": "the field is not read: the adapter is always active",
+    "layer-replication": "the field is not read",
     "bias": "biases are not read",
     "lora-bias": "a bias on lora_B is not read",
     "kasa": "lora_diag is not read",
@@ -51,8 +51,8 @@ def _rows(engine: str) -> tuple[Row, ...]:
         serves_wrong("bdlora", "its blocks are treated as factors", LORA, "reasoned"),
         serves_wrong("qalora", "its groups are treated as inputs", LORA, "reasoned"),
         serves_wrong("arrow", "Arrow's routing is not read", LORA, "reasoned"),
-        rejects("number-mistyped", "division by it fails", LORA, "reasoned", repair(engine, NUMBER_WRITTEN)),
-        rejects("not-lora", "PEFT reads the config", LORA, mend='write "peft_type": "LORA"'),
+        rejects("number-mistyped", "the division fails", LORA, "reasoned", repair(engine, NUMBER_WRITTEN)),
+        rejects("not-lora", "the config is read by PEFT", LORA, mend='write "peft_type": "LORA"'),
         serves_wrong(
             "module-scales",
             "rank_pattern and alpha_pattern are not read, and all modules have the same scale",
@@ -125,7 +125,7 @@ TGI = Engine(
         *_rows("tgi"),
         rejects(
             "pickled",
-            "it only reads safetensors",
+            "TGI only reads safetensors",
             TGI_WEIGHTS,
             mend=repair("tgi", "converts it to safetensors without running it"),
         ),

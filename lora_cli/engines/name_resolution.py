@@ -143,7 +143,7 @@ def _why_unparsed(key: Key, grammar: Grammar) -> str:
 def _why_misnamed(keys: Sequence[Key], grammar: Grammar) -> str:
     """Why the engine ignores factors with such names, whatever the module; empty if it does not."""
     if not {key.part for key in keys} <= grammar.parts:
-        return "it does not support LoRA on an embedding"
+        return "the engine does not support LoRA on an embedding"
     if not grammar.adapter_name and any(key.adapter_name for key in keys):
         return "the name contains the in-memory adapter name"
     if not grammar.infixes and any(key.infixes for key in keys):

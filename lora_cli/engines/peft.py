@@ -11,22 +11,22 @@ SAVE_AND_LOAD = "peft/utils/save_and_load.py"
 
 
 ROWS = (
-    serves_wrong("required-field-missing", "it uses its default", "peft/config.py", "run", "write the field"),
-    rejects("rank-unusable", "it does not support such factors", LAYER, "run", NUMBER),
-    rejects("rank-fraction", "it does not support such factors", LAYER, "run", NUMBER),
-    rejects("alpha-unusable", "division fails if it is not a number, or too large for a float", LAYER, "run", NUMBER),
-    rejects("pattern-empty", "it reads its keys, which fails", TUNERS, "run", repair("peft", "writes an empty object")),
-    rejects("pattern-untyped", "it reads its keys, which fails", TUNERS, "run", "write an object"),
+    serves_wrong("required-field-missing", "PEFT uses its default", "peft/config.py", "run", "write the field"),
+    rejects("rank-unusable", "PEFT does not support such a rank", LAYER, "run", NUMBER),
+    rejects("rank-fraction", "PEFT does not support such a rank", LAYER, "run", NUMBER),
+    rejects("alpha-unusable", "the division fails unless alpha fits a float", LAYER, "run", NUMBER),
+    rejects("pattern-empty", "reading the keys fails", TUNERS, "run", repair("peft", "writes an empty object")),
+    rejects("pattern-untyped", "reading the keys fails", TUNERS, "run", "write an object"),
     rejects(
         "bias-untyped",
-        "it checks how the string ends, which fails",
+        "PEFT compares the end of the string, which fails",
         TUNERS,
         "run",
         repair("peft", 'writes "none" for null'),
     ),
     serves_wrong(
         "init-iterated",
-        "it decomposes the base again when it loads, randomly and differently from training",
+        "PEFT decomposes the base again on loading, randomly and differently from training",
         LAYER,
         "run",
         BASE_CHANGED,
@@ -34,7 +34,7 @@ ROWS = (
     rejects("targets-nothing", "the base does not have them", MODEL, "run", "list the trained modules"),
     rejects(
         "pt-alone",
-        "it looks for adapter_model.safetensors and adapter_model.bin",
+        "PEFT looks for adapter_model.safetensors and adapter_model.bin",
         SAVE_AND_LOAD,
         "run",
         repair("peft", "writes adapter_model.safetensors"),

@@ -19,13 +19,13 @@ HELPER = "tensorrt_llm/lora_helper.py"
 
 ROWS = (
     rejects("required-field-missing", "the field is required", LORA, mend="write the field"),
-    rejects("number-mistyped", "division by it fails", LORA, "reasoned", repair("trtllm", NUMBER_WRITTEN)),
+    rejects("number-mistyped", "the division fails", LORA, "reasoned", repair("trtllm", NUMBER_WRITTEN)),
     serves_wrong(
         "module-alphas", "alpha_pattern is not read", LORA, mend=repair("trtllm", "folds the scales into lora_B")
     ),
     serves_wrong("init-changes-base", "the base's weights are not the ones that it was trained on", LORA),
-    serves_wrong("alora", "it is not read: the adapter is always active", LORA),
-    serves_wrong("layer-replication", "it is not read", LORA, "reasoned"),
+    serves_wrong("alora", "the field is not read: the adapter is always active", LORA),
+    serves_wrong("layer-replication", "the field is not read", LORA, "reasoned"),
     serves_wrong("bdlora", "its blocks are treated as factors", LORA, "reasoned"),
     serves_wrong("qalora", "its groups are treated as inputs", LORA, "reasoned"),
     serves_wrong("arrow", "Arrow's routing is not read", LORA, "reasoned"),
@@ -43,14 +43,14 @@ ROWS = (
     rejects("missing-a-packed", "a module without lora_A fails", LORA, mend=SAVE_AGAIN),
     rejects(
         "names-outside-grammar",
-        "it refuses the whole adapter if a tensor name is unknown",
+        "TensorRT-LLM refuses an adapter with an unknown tensor name",
         LORA,
         mend=repair("trtllm", NAMES),
     ),
-    rejects("unexpected-modules", "it does not support such a module", LORA),
+    rejects("unexpected-modules", "TensorRT-LLM does not support such a module", LORA),
     serves_wrong("nothing-lands", "it loads, but the base is served", LORA, "reasoned", OTHER_BASE),
     serves_wrong("partly-lands", "the others do not belong to a layer", LORA, "reasoned", OTHER_BASE),
-    rejects("experts-fused", "it only supports separate experts", LORA),
+    rejects("experts-fused", "TensorRT-LLM only supports separate experts", LORA),
     serves_wrong(
         "filtered",
         "the engine is configured for LoRA on other modules, and skips these with a warning",

@@ -325,7 +325,7 @@ def _access_check(ref: AdapterRef, settings: Settings) -> Iterator[None]:
     """Around a request for access: offline mode forbids it, and a refusal names the policy rule."""
     if settings.offline:
         raise Offline(
-            f"{ref}: {ACCESS_RULE}: its source must be asked for access, but offline mode is on",
+            f"{ref}: {ACCESS_RULE}: access must be checked at the source, but offline mode is on",
             hint="remove --offline, or remove this requirement from the policy for this source",
         )
     try:

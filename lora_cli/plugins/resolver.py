@@ -216,7 +216,7 @@ class Resolver:
         if self._look is not None:
             await asyncio.wait((self._look,), timeout=LOOK_LIMIT_S if self._reading is not None else None)
         if self._reading is None:
-            raise Unresolved(503, "the adapters of this server cannot be read; its log says why")
+            raise Unresolved(503, "the adapters of this server cannot be read; see its log")
         return self._reading
 
     async def _looked(self, running: Running) -> None:

@@ -258,7 +258,7 @@ def spectrum_facts(spectrum: Spectrum, far: Sequence[tuple[ModuleSpectrum, float
     if spectrum.base_reason:
         rows.append(("base", f"not compared: {spectrum.base_reason}"))
     if spectrum.left_out:
-        rows.append(("left out", f"the spectrum is of s * B @ A alone, and not of {'; '.join(spectrum.left_out)}"))
+        rows.append(("left out", f"the spectrum is of s * B @ A only; not included: {'; '.join(spectrum.left_out)}"))
     return rows
 
 

@@ -29,7 +29,7 @@ INFERRED = {
 }
 CURVES: Mapping[type, str] = {
     SimulationReport: "CDF of the wait for an adapter (% of requests)",
-    MeasurementReport: "CDF of the time to the answer (% of requests)",
+    MeasurementReport: "CDF of the time to the response (% of requests)",
     LiveReport: "CDF of the time to first token (% of requests)",
 }
 STYLES = {"better": "green", "worse": "red"}
@@ -84,8 +84,8 @@ def _run_parts(report: BenchReport, width: int, *, plain: bool) -> Iterator[Rend
 def _live_terms(report: BenchReport, result: LiveReport) -> Iterator[tuple[str, object]]:
     """Definitions of the terms above; the JSON document defines all metrics."""
     metrics = report.metrics
-    yield "ttft, e2el", "from when a request was to be sent to the first and to the last piece of its answer"
-    yield "tpot", "from the first piece to the last, by the tokens after the first"
+    yield "ttft, e2el", "from the scheduled time of a request to the first and to the last chunk of its response"
+    yield "tpot", "from the first chunk to the last, divided by the tokens after the first"
     if result.tiers_from == SERVER:
         kinds = [kind for kind in PLACES if metrics.get(f"{kind}_requests")]
         yield ", ".join(kinds), f"its adapter was {', '.join(PLACES[kind] for kind in kinds)}"
@@ -94,11 +94,11 @@ def _live_terms(report: BenchReport, result: LiveReport) -> Iterator[tuple[str, 
     if metrics.get("failed"):
         yield "failures", "infinitely slow in percentiles, and missed in goodput"
     if result.slo_ms:
-        yield "adapters do", "99 % of an adapter's requests keep it"
+        yield "adapters do", "99 % of an adapter's requests meet the SLOs"
     if metrics.get("stalled_others_ms") is not None:
-        yield "interference", "the median probe while another adapter was loaded, less that of all others"
+        yield "interference", "the median of probes during the load of another adapter, minus that of all other probes"
     if result.late:
-        yield "lateness", "by how much the generator was late to wake up for a request"
+        yield "lateness", "how late the load generator was in starting a request"
 
 
 def _failure_parts(report: BenchReport) -> Iterator[RenderableType]:

@@ -93,7 +93,7 @@ def render_not_pruned(folder: str, one: NotPruned) -> str:
     where, files = safe(f"{folder}/{one.name}"), safe(names(one.unlisted))
     return (
         f"warning: {where} is not pruned, although it is not in the manifest: lora-cli did not publish {files} in it; "
-        "remove that and prune again"
+        "remove these files and prune again"
     )
 
 

@@ -70,7 +70,7 @@ def _rename(draft: Draft, moved: Mapping[str, str]) -> Draft:
         return draft
     names = [moved.get(module, module) for module in draft.factors]
     if len(set(names)) < len(names):
-        return draft.refused("two modules would have one name on this base", OTHER_BASE)
+        return draft.refused("two modules would have the same name on this base", OTHER_BASE)
     factors = {moved.get(module, module): one for module, one in draft.factors.items()}
     others = {_new_name(name, moved): recipe for name, recipe in draft.others.items()}
     old, new = next(iter(moved.items()))

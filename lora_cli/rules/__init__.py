@@ -33,7 +33,7 @@ def find(selector: str) -> tuple[Rule, ...]:
     """
     found = tuple(rule for rule in RULES if selector and rule.matches(selector))
     if not found:
-        raise UsageError(f"no rule is called {selector!r}", hint=_selector_hint(selector))
+        raise UsageError(f"unknown rule {selector!r}", hint=_selector_hint(selector))
     return found
 
 

@@ -46,7 +46,7 @@ def nothing_applies(case: Case) -> Iterator[Problem]:
     if total and not application.matched:
         assert case.base is not None
         first = next(iter(case.application.adapter.pairs))
-        modules = f"this one has modules like {names(list(case.base.modules), 2)}"
+        modules = f"the base has modules like {names(list(case.base.modules), 2)}"
         yield Problem(
             f"0 of {counted(total, 'module')} apply to {cut(case.base.name)}: {application.reasons()}",
             case.in_weights(first),
@@ -71,7 +71,7 @@ def _hint(case: Case, module: str, taken: Container[str] = ()) -> str:
             return ""
         if similar is not None:
             fix = "if it is the same model, `lora-cli repair --base` corrects the names"
-            return f"{_fix(case)}; this one calls it {similar}: {fix}"
+            return f"{_fix(case)}; this base calls the module {similar}: {fix}"
     return ""
 
 
@@ -141,7 +141,7 @@ def shape_mismatch(case: Case) -> Iterator[Problem]:
     if 1 < len(found) == len(case.application.expected):
         first, differences = next(iter(found.items()))
         yield Problem(
-            f"none of the {len(found)} modules has the base's widths: of {cut(first)} {'; '.join(differences)}",
+            f"none of the {len(found)} modules has the base's widths: in {cut(first)} {'; '.join(differences)}",
             case.in_weights(first),
             _fix(case),
         )
@@ -175,11 +175,11 @@ def _if_nothing_fits(case: Case) -> tuple[str, ...]:
 def _differences(pair: LoraPair, wanted: BaseModule, narrowed: tuple[int, int]) -> Iterator[str]:
     if pair.embedding != (wanted.kind == "embedding"):
         mine, its = ("an embedding", "a linear layer") if pair.embedding else ("a linear layer", "an embedding")
-        yield f"the tensors are those of {mine}, the base has {its} there"
+        yield f"the tensors are those of {mine}, but the module of the base is {its}"
         return
     infix = "embedding_" if pair.embedding else ""
     if wanted.d_in % narrowed[0] or wanted.d_out % narrowed[1]:
-        yield f"the base's {wanted.d_in} inputs and {wanted.d_out} outputs cannot be divided as the config requires"
+        yield f"the base's {wanted.d_in} inputs and {wanted.d_out} outputs do not divide into the config's blocks"
         return
     d_in = wanted.d_in // narrowed[0]
     if pair.a is not None and len(pair.a.shape) == 2 and pair.a.shape[1] != d_in:
@@ -216,7 +216,7 @@ def experts_not_fused(case: Case) -> Iterator[Problem]:
 
     *Fix*: train the projections of all experts, with one rank; or load the adapter with transformers 4.
     """
-    hint = "target all projections of all experts with one rank, or load it with transformers 4"
+    hint = "target all projections of all experts with one rank, or load the adapter with transformers 4"
     refused, unfit = case.application.refused, case.application.unfit
     if refused is not None:
         yield Problem(cut(refused.reason), case.in_config("target_modules"), hint)
@@ -238,7 +238,7 @@ def other_base(case: Case) -> Iterator[Problem]:
     assert base is not None
     if trained := _other_base(case):
         yield Problem(
-            f"the config has the base {cut(trained)}, but it is validated against {cut(base.repository or base.name)}"
+            f"it was trained on {cut(trained)}, but is validated against {cut(base.repository or base.name)}"
             + ("" if base.repository else f", a {base.model_type}"),
             case.in_config("base_model_name_or_path"),
             OTHER_BASE,

@@ -48,7 +48,7 @@ PATTERNS = ("rank_pattern", "alpha_pattern")
 MOST_PARAMETERS = 16
 """The number of last names of ``target_parameters`` up to which patterns are matched; experts have four."""
 
-TOO_MANY = f"target_parameters has more than {MOST_PARAMETERS} last names, which are not compared with patterns"
+TOO_MANY = f"target_parameters has more than {MOST_PARAMETERS} last names: patterns are not checked on them"
 
 
 @rule("LC201", "not-lora", Severity.ERROR)
@@ -72,9 +72,9 @@ def not_lora(case: Case) -> Iterator[Problem]:
         return
     if config.peft_type is None:
         yield Problem(
-            "peft_type is missing: PEFT refuses it, and the method is unknown",
+            "peft_type is missing: PEFT refuses the config, and the method is unknown",
             case.in_config("peft_type"),
-            'add "peft_type": "LORA" if it is one',
+            'add "peft_type": "LORA" if this is a LoRA adapter',
         )
         return
     close = config.peft_type.strip().upper() == "LORA"
@@ -94,7 +94,7 @@ def rank_invalid(case: Case) -> Iterator[Problem]:
 
     *Fix*: write the rank that the tensors have.
     """
-    hint = "write the rank that the tensors have, as a number"
+    hint = "write the rank of the tensors as a number"
     yield from _number_problems(
         case, ("r", "rank_pattern", "a rank"), hint, lambda whose, _: f"; {whose} is at least 1"
     )
@@ -203,8 +203,8 @@ def duplicate_field(case: Case) -> Iterator[Problem]:
     *Fix*: keep the intended one.
     """
     config = case.config
-    messages = (("a key appears twice; the one used depends on the parser", key) for key in config.duplicates)
-    yield from grouped(messages, config.file, "key", "keep the intended one")
+    messages = (("a key appears twice; which value is used depends on the parser", key) for key in config.duplicates)
+    yield from grouped(messages, config.file, "key", "keep the intended value")
 
 
 @rule("LC207", "unknown-field", Severity.WARNING, needs=("config",))
@@ -219,8 +219,8 @@ def unknown_field(case: Case) -> Iterator[Problem]:
     config = case.config
     if config.unknown.get("enable_lora"):
         yield Problem(
-            f"enable_lora is {shown(config.unknown['enable_lora'])}: only PEFT 0.2 put LoRA on some parts of a fused "
-            "layer, no later version does",
+            f"enable_lora is {shown(config.unknown['enable_lora'])}: only PEFT 0.2 supports LoRA on parts of a fused "
+            "layer",
             case.in_config("enable_lora"),
             "load it with PEFT 0.2 and merge it into the base, or train it again",
         )
@@ -228,9 +228,7 @@ def unknown_field(case: Case) -> Iterator[Problem]:
     fields = [name for name in fields if name != "enable_lora"]
     if fields:
         yield Problem(
-            f"PEFT does not know {counted(len(fields), 'field')} and ignores it: {names(fields, 5)}"
-            if len(fields) == 1
-            else f"PEFT does not know {counted(len(fields), 'field')} and ignores them: {names(fields, 5)}",
+            f"PEFT ignores {counted(len(fields), 'unknown field')}: {names(fields, 5)}",
             case.in_config(cut(fields[0])),
             "correct a misspelt name; if another version of PEFT wrote it, check what it changes",
         )
@@ -296,7 +294,7 @@ def _initialisation_errors(config: LoraConfig, ranks: Collection[int]) -> FieldE
     if isinstance(method, bool):
         return
     if not re.fullmatch(INITIALISATION, method):
-        yield field, f"init_lora_weights is {shown(method)}, which PEFT does not know", AS_SAVED
+        yield field, f"init_lora_weights is {shown(method)}, which is unknown to PEFT", AS_SAVED
     elif method.startswith("corda"):
         asks = f"init_lora_weights is {shown(method)}: PEFT needs the results of preprocess_corda to load it"
         yield field, asks, "save it with path_initial_model_for_weight_conversion, as plain LoRA"
@@ -312,7 +310,7 @@ def _field_combination_errors(config: LoraConfig) -> FieldErrors:
     for field in ("layers_to_transform", "layers_pattern"):
         if isinstance(config.target_modules, str) and getattr(config, field) is not None:
             message = f"{field} is set, and target_modules is a string: PEFT accepts only one of them"
-            yield field, message, "choose the layers in the regular expression"
+            yield field, message, "select the layers in the regular expression"
     if config.layers_pattern and config.layers_to_transform is None and "layers_to_transform" not in config.mistyped:
         message = "layers_pattern is set without layers_to_transform: PEFT refuses it"
         yield "layers_pattern", message, "list the layers, or remove the pattern"
@@ -328,8 +326,8 @@ def _variant_errors(case: Case, config: LoraConfig) -> FieldErrors:
     if len(chosen) > 1:
         yield chosen[1], f"{names(chosen)} are set: PEFT refuses them together", AS_SAVED
     if "arrow_config" in chosen:
-        alone = "there is an arrow_config: PEFT loads such a router only with create_arrow_model() and its adapters"
-        yield "arrow_config", alone, "serve the adapters that it chooses from"
+        alone = "arrow_config is set: PEFT loads this router only with create_arrow_model() and its adapters"
+        yield "arrow_config", alone, "serve the adapters that it routes to"
     embeddings = [pair.module for pair in case.adapter.pairs.values() if pair.embedding]
     for field in (*chosen, *(["lora_bias"] if config.lora_bias else [])):
         if embeddings and field != "use_dora":
@@ -343,7 +341,7 @@ def _variant_errors(case: Case, config: LoraConfig) -> FieldErrors:
             yield "use_bdlora", f"use_bdlora {cut(error.reason)}", AS_SAVED
         modules = case.base.modules if case.base is not None else {}
         if any(modules[module].kind == "conv1d" for module in case.application.found if module in modules):
-            yield "use_bdlora", "use_bdlora is set, and the base has Conv1D there: PEFT fails on it", AS_SAVED
+            yield "use_bdlora", "use_bdlora is set, but a target is a Conv1D in the base: PEFT fails on it", AS_SAVED
 
 
 def _parameter_problems(case: Case, config: LoraConfig) -> Iterator[Problem]:
@@ -351,7 +349,7 @@ def _parameter_problems(case: Case, config: LoraConfig) -> Iterator[Problem]:
     loaded = case.application.adapter.config or config
     if not loaded.target_parameters:
         return
-    what = "target_parameters" if config.target_parameters else "experts that the base has fused"
+    what = "target_parameters" if config.target_parameters else "the base's fused experts"
     for field in ONLY_ON_MODULES:
         if getattr(config, field) not in (None, 0, False):  # an empty object counts
             hint = f"the weights do not depend on it: set {field} to 0" if field == "lora_dropout" else "remove it"

@@ -100,7 +100,7 @@ def engine_unproven(case: Case) -> Iterator[Problem]:
             yield Problem(
                 f"{engine}: {engine.note}",
                 case.in_weights(),
-                f"see `lora-cli engines {engine.engine}` for what is known; test the adapter on the engine itself",
+                f"see `lora-cli engines {engine.engine}` for known behaviour; test the adapter on the engine itself",
             )
 
 

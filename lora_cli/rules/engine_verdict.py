@@ -91,10 +91,10 @@ def _why_base_unknown(case: Case, profile: Profile) -> str:
     if base is not None and base.model_type != UNKNOWN_FAMILY:
         if profile.engine.is_known(base):
             return ""
-        return f"it is not known whether it serves a base of the family {cut(base.model_type)} with LoRA"
+        return f"its LoRA support for bases of the family {cut(base.model_type)} is unknown"
     other_model = _why_not_language_model(case.adapter)
     lacking = "a base" if base is None else "the base's family"
-    return f"without {lacking} it is not known whether it serves the adapter: {other_model}" if other_model else ""
+    return f"without {lacking} it is unknown whether it serves the adapter: {other_model}" if other_model else ""
 
 
 def _why_not_language_model(adapter: Adapter) -> str:
@@ -117,7 +117,7 @@ def _row_reasons(case: EngineCase) -> Iterator[Reason]:
         few = list(islice(detected, MOST_PROBLEMS))
         yield from (_reason(row, found, case.profile) for found in few)
         if left := sum(1 for _ in detected):
-            rest = replace(few[-1], message=f"the same holds in {counted(left, 'more place')}")
+            rest = replace(few[-1], message=f"the same in {counted(left, 'more place')}")
             yield _reason(row, rest, case.profile)
 
 

@@ -102,7 +102,7 @@ def weights_sharded(case: Case) -> Iterator[Problem]:
     if _foreign(case) == SHARDED.name:
         assert case.adapter.foreign is not None
         yield Problem(
-            "the weights are sharded: PEFT and vLLM read one file and find none",
+            "the weights are sharded: PEFT and vLLM only load a single file",
             Location(cut(case.adapter.foreign.file)),
             SHARDED.advice,
         )

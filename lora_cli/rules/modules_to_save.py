@@ -43,7 +43,7 @@ def saved_module_missing(case: Case) -> Iterator[Problem | NotChecked]:
     if missing:
         yield Problem(
             f"{names(missing)} of modules_to_save {'is' if len(missing) == 1 else 'are'} in the base, but the weights "
-            f"contain {'nothing' if len(missing) == 1 else 'not all'} of it",
+            f"contain {'nothing of it' if len(missing) == 1 else 'not all of them'}",
             case.in_config("modules_to_save"),
             "save the adapter again, or remove what was not trained",
         )

@@ -215,7 +215,7 @@ def _counts_of_rest(rest: Iterator[Problem | NotChecked]) -> Iterator[Problem | 
     if problems := counts[Problem]:
         yield Problem(f"there are {problems} more findings of this rule")
     if not_checked := counts[NotChecked]:
-        yield NotChecked(f"there are {not_checked} more of these")
+        yield NotChecked(f"{not_checked} more of these")
 
 
 def clipped(problem: Problem) -> Problem:

@@ -25,7 +25,7 @@ FOLDERS = frozenset({"model", "models", "ckpt", "ckpts", "checkpoint", "checkpoi
 LONGEST_TEMPLATES = 1 << 20
 """The maximum number of characters of all chat templates of one adapter; a long one has twenty thousand."""
 
-BEYOND = "there are more bytes or files next to the weights than the limit, so templates may be unread"
+BEYOND = "the files next to the weights exceed the limit in bytes or number: some templates may be unread"
 
 LEAST_COUNTED = 1024
 """The number of characters that a shorter template counts for, which limits their number."""
@@ -51,7 +51,7 @@ def names_code(case: Case) -> Iterator[Problem]:
     shipped = [file.path for file in case.adapter.files if file.path.endswith((".py", ".pyc", ".so", ".dll"))]
     if shipped:
         yield Problem(
-            f"it comes with code: {names(shipped)}",
+            f"the adapter contains code: {names(shipped)}",
             Location(cut(shipped[0])),
             "LoRA serving does not need it: exclude it with --exclude, and never set trust_remote_code",
         )
@@ -71,7 +71,7 @@ def names_code(case: Case) -> Iterator[Problem]:
         yield Problem(
             f"AutoPeftModel would import {cut(repr(library))} to load it",
             Location(CONFIG, "auto_mapping"),
-            f"the class of a base model is from one of {', '.join(sorted(LIBRARIES))}",
+            f"the class of a base model must be from one of {', '.join(sorted(LIBRARIES))}",
         )
 
 
@@ -140,10 +140,10 @@ def _nested_loops(code: str) -> str:
 
 
 HOSTILE: tuple[tuple[Find, str], ...] = (
-    (partial(_search, r"__\w+__"), "reaches for Python's internals"),
+    (partial(_search, r"__\w+__"), "accesses Python's internals"),
     (
         partial(_search, r"['\"]__[A-Za-z]|[A-Za-z]__['\"]|['\"]__['\"]|['\"]_['\"]\s*+\*"),
-        "assembles names of Python's internals",
+        "builds names of Python's internals",
     ),
     (partial(_search, r"(?i)\\(?:x5f|u005f|U0000005f|137|N\{low line\})"), "hides names behind escapes"),
     (_spelt_out, "hides names behind escapes"),
@@ -281,7 +281,7 @@ def base_unclear(case: Case) -> Iterator[Problem]:
     if not base:
         wrapped = (config.auto_mapping or {}).get("base_model_class") == "PeftModel"
         message = "no base is set" + (
-            ", and it was put on a PeftModel: the adapter is wrapped twice" if wrapped else ""
+            ", and the adapter was added to a PeftModel: it is wrapped twice" if wrapped else ""
         )
     elif cached:
         message = f"the base is in a Hub cache of the machine that it was trained on: {cut(base)}"

@@ -67,7 +67,7 @@ def zero_update(case: Case) -> Iterator[Problem]:
             f"{factor} is zero in {'the only module' if len(zeros) == 1 else f'all {len(zeros)} modules'}: "
             "the adapter changes nothing",
             case.in_weights(zeros[0]),
-            "it looks untrained: save it after training, and check that its parameters were in the optimiser",
+            "it seems to be untrained: save it after training, and check that its parameters were in the optimiser",
         )
     yield from _zero_weights(case)
 
@@ -108,14 +108,14 @@ def overflow(case: Case) -> Iterator[Problem | NotChecked]:
     dtype = case.base.dtype if case.base is not None else ""
     if dtype not in LARGEST:
         why = NO_BASE if case.base is None else "the base's config has no known dtype"
-        yield NotChecked(f"{cut(beyond[0][0])} exceeds float16, and the dtype in which it is served is unknown: {why}")
+        yield NotChecked(f"{cut(beyond[0][0])} exceeds float16, and the dtype used for serving is unknown: {why}")
         return
     too_large = list(_values_above(case, LARGEST[dtype]))
     if too_large:
         name, value = too_large[0]
         yield Problem(
             f"{counted(len(too_large), 'tensor has', 'tensors have')} values up to {value:.3g} once scaled, but "
-            f"{dtype} ends at {LARGEST[dtype]:.5g}: {names([one for one, _ in too_large])}",
+            f"the maximum of {dtype} is {LARGEST[dtype]:.5g}: {names([one for one, _ in too_large])}",
             case.in_weights(name),
             "serve it in bfloat16, or use an earlier checkpoint",
         )

@@ -44,7 +44,7 @@ def rank_mismatch(case: Case) -> Iterator[Problem]:
     for module, wanted in case.application.ranks.items():
         rank = case.application.adapter.pairs[module].rank
         if rank is not None and rank != wanted:
-            messages.append((f"the config says rank {wanted}, the tensors have rank {rank}", module))
+            messages.append((f"the rank is {wanted} in the config, but {rank} in the tensors", module))
     yield from grouped(
         messages, case.weights_file, "module", "write the tensors' rank into r or rank_pattern of the config"
     )
@@ -278,8 +278,8 @@ def tower_collision(case: Case) -> Iterator[Problem]:
         stack, _, within = module.partition(".layers.")
         if within and owner.setdefault(within, stack) != stack:
             messages.append(
-                (f"layers of {cut(owner[within])} and of {cut(stack)} have modules of the same names", within)
+                (f"layers of {cut(owner[within])} and of {cut(stack)} have modules with the same names", within)
             )
     yield from grouped(
-        messages, case.weights_file, "module", "train the language model alone, or use engines that use full names"
+        messages, case.weights_file, "module", "train the language model alone, or use an engine that uses full names"
     )

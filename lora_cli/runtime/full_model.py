@@ -80,7 +80,7 @@ class ChatTokenizer:
         try:
             text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         except Exception as error:
-            raise UsageError(f"the base's chat template does not take these messages: {error}") from error
+            raise UsageError(f"the base's chat template rejects these messages: {error}") from error
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def plain_ids(self, text: str) -> list[int]:

@@ -238,7 +238,7 @@ class Slots:
             )
         stack = self.stacks.get(path)
         if stack is None:
-            raise Refused(f"{name}: {path} has no place in the slots of this base", hint="check --base")
+            raise Refused(f"{name}: the slots of this base do not include {path}", hint="check --base")
         want = Shape(shape.rank, stack.d_in, stack.d_out, stack.embedding)
         if shape != want:
             raise Refused(

@@ -58,7 +58,7 @@ def storage(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[Slots
     on_cpu, slots = device.type == "cpu", f"{loras} slots of rank {rank}"
     one, free = storage_bytes(modules, 1, rank, dtype), available_bytes(torch.device("cpu"))
     places = _places(plan.limits, one, None if free is None else free - on_cpu * loras * one)
-    what = f"{places} places in memory{f' and {slots}' * on_cpu}"
+    what = f"{places} adapters in memory{f' and {slots}' * on_cpu}"
     refuse_if_short(what, (places + on_cpu * loras) * one, free, HINT)
     if on_cpu:
         both = Slots(modules, places + loras, rank, dtype=dtype)
@@ -72,7 +72,7 @@ def _places(limits: Limits, one: int, free: int | None) -> int:
     """How many adapters memory has places for; each takes ``one`` bytes, and ``free`` are left next to the slots."""
     places = limits.max_cpu_loras
     if limits.max_cpu_bytes is not None:
-        refuse_if_short(f"a place of rank {limits.max_lora_rank} in memory", one, limits.max_cpu_bytes, HINT)
+        refuse_if_short(f"the factors of an adapter of rank {limits.max_lora_rank}", one, limits.max_cpu_bytes, HINT)
         places = min(places, limits.max_cpu_bytes // max(one, 1))
     if limits.fewer_places and free is not None:
         # The other half is for proofs, the base's weights and copies in memory (--tier).

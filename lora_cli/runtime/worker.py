@@ -94,7 +94,7 @@ class Worker:
         policy = POLICIES[plan.eviction]
         wanted, most_bytes = plan.limits.max_cpu_loras, plan.limits.max_cpu_bytes
         if places < wanted and most_bytes is None:
-            self.notes = (f"there is memory for {places} adapters, not for {wanted}", *self.notes)
+            self.notes = (f"the memory is enough for {places} adapters, not for {wanted}", *self.notes)
         self.cpu_tier: Tier[int] = Tier(
             new_ledger(policy, "cpu", Budget(places, most_bytes), self._history("cpu")),
             weigh=lambda _key: self.host_weights.weigh(CURRENT_REQUEST.get().lora),

@@ -117,10 +117,10 @@ class AdapterRegistry:
         """
         known = self._adapters.get(item.name)
         if known is None and len(self._adapters) >= MOST:
-            raise UsageError(f"there are already {MOST} adapters", hint="unload some")
+            raise UsageError(f"there are already {MOST} adapters, the maximum", hint="unload some")
         if known is not None and str(known.item.source) != str(item.source):
             raise UsageError(
-                f"there is already an adapter {item.name} from elsewhere", hint='"load_inplace": true replaces it'
+                f"an adapter {item.name} from another source already exists", hint='"load_inplace": true replaces it'
             )
         return self._adapters.setdefault(item.name, AdapterState(item, by_client=True))
 

@@ -104,7 +104,7 @@ def _pickled(adapter: Adapter) -> bytes:
     if len(data) > LARGEST_ADAPTER:
         raise Refused(
             f"{adapter.name}: its header describes {len(adapter.tensors)} tensors, too many to serve",
-            hint="max_header_bytes refuses such a file earlier",
+            hint="lower max_header_bytes to refuse such files earlier",
         )
     return data
 

@@ -110,7 +110,7 @@ class Api:
         """As vLLM does at ``/v1/load_lora_adapter``: load and prove, then answer."""
         asked = await parse_body(request, LoadRequest.read)
         if asked.lora_name == self.base:
-            raise UsageError(f"{asked.lora_name} is the base's name")
+            raise UsageError(f"{asked.lora_name} is the base's name", hint="use another name")
         source = await self.manager.in_thread(allowed_reference, asked.lora_path, self.roots, self.settings)
         item = Item(asked.lora_name, source)
         if asked.load_inplace:
@@ -158,7 +158,7 @@ class Api:
 
     async def _answered(self, asked: GreedyRequest) -> Response:
         if not self.has_model:
-            raise UsageError("this server has no whole model to answer with", hint="start it with --forward model")
+            raise UsageError("this server has no whole model to generate with", hint="start it with --forward model")
         return await complete(asked, self.base, self._scheduler)
 
     async def stop(self, _request: Request) -> Response:

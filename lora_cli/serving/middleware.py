@@ -19,7 +19,7 @@ from lora_cli.serving.responses import Json, error_body, error_response
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """Paths that need no token: probes have none, and the responses are only yes or no."""
 
-JSON_ONLY = "send it as JSON, with the header content-type: application/json"
+JSON_ONLY = "send the request as JSON, with the header content-type: application/json"
 
 PARSERS = ThreadPoolExecutor(2, "parser")
 
@@ -90,7 +90,7 @@ class RequestGuard:
         """The error response to a request that is refused by its head, or None."""
         path, headers = scope["path"], Headers(scope=scope)
         if self._hosts is not None and headers.get("host", "").lower() not in self._hosts:
-            return Json(error_body("this is not that host", 421, "MisdirectedRequestError"), 421)
+            return Json(error_body("the Host header names another server", 421, "MisdirectedRequestError"), 421)
         if self._token and path not in OPEN_PATHS:
             scheme, _, token = headers.get("authorization", "").partition(" ")
             # Bytes: compare_digest takes no text beyond ASCII.

@@ -45,7 +45,7 @@ def _allowed_source(ref: AdapterRef, settings: Settings) -> AdapterRef:
     if not any(policy.allow_sources for policy in settings.policies):
         raise Refused(
             f"{ref}: this server only loads remote adapters if a policy allows their source",
-            hint="start it with a --policy that has allow_sources",
+            hint="start the server with a --policy that has allow_sources",
         )
     for policy in settings.policies:
         for violation in source_violations(policy, ref):

@@ -199,7 +199,7 @@ class GreedyRequest(ClientRequest):
         """``fields`` without nulls. Raises ``ValueError``: one of them asks for what only sampling gives."""
         for key, neutral in cls.neutral.items():
             if key in fields and fields[key] not in neutral:
-                why = ": answers are greedy" if key in NEUTRAL else ""
+                why = ": decoding is greedy" if key in NEUTRAL else ""
                 raise ValueError(f"{key} {shown(fields[key])} is not supported{why}")
         return {key: value for key, value in fields.items() if value is not None or key not in cls.model_fields}
 

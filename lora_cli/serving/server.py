@@ -173,7 +173,7 @@ class _ServerRun:
             try:
                 await asyncio.to_thread(save_rates, self.files.history, rates)
             except OSError as error:
-                log.info("request rates are not kept: %s", error)
+                log.info("request rates cannot be saved: %s", error)
 
     def _write(self, file: Path, text: str) -> None:
         try:

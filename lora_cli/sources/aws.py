@@ -177,7 +177,7 @@ def translate_error(error: Exception, profile: str | None = None) -> LoraCliErro
             f"the AWS configuration of {named} is invalid", hint="check AWS_CONFIG_FILE and ~/.aws/config"
         )
     if "Connect" in kind or "Timeout" in kind or "HTTPClient" in kind:
-        return Unreachable(f"the credentials service for {named} does not answer ({kind})", hint="check the network")
+        return Unreachable(f"the credentials service for {named} does not respond ({kind})", hint="check the network")
     if "SSO" in kind or "Token" in kind:
         login = f"aws sso login --profile {profile}" if profile else "aws sso login"
         return AccessDenied(f"the SSO session of {named} has expired", hint=f"log in with `{login}`")

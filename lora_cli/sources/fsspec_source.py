@@ -246,7 +246,7 @@ def _within(call: Callable[[], T], timeout_s: float, scheme: str) -> T:
     asked = run_in_thread(call, scheme)
     wait([asked], timeout_s)
     if not asked.done():
-        raise Transient(f"the {scheme} server was silent for {timeout_s:g} s")
+        raise Transient(f"the {scheme} server sent no data for {timeout_s:g} s")
     if (error := asked.exception()) is not None:
         error = _plain(error)
         _raise_transient(error, scheme)
@@ -275,7 +275,7 @@ def _raise_transient(error: BaseException, scheme: str) -> None:
     broke = kinds or (type(error).__name__ == "SSHException" and "authentication" not in str(error))
     if broke or (isinstance(error, OSError | EOFError) and not isinstance(error, answers)):
         hint = "check the network, and the host's name and port"
-        raise Transient(f"no answer from the {scheme} server ({type(error).__name__})", hint=hint) from error
+        raise Transient(f"no response from the {scheme} server ({type(error).__name__})", hint=hint) from error
 
 
 def _refusal(error: Exception, ref: AdapterRef, what: str) -> LoraCliError:

@@ -487,14 +487,14 @@ def _broken(error: Exception, url: str, timeout_s: float) -> Transient:
     server = host(url)
     cause = error.args[-1] if isinstance(error, ProtocolError | SSLError) and error.args else error
     if isinstance(cause, TimeoutError | ReadTimeoutError):
-        return Transient(f"{server} was silent for {timeout_s:g} s")
+        return Transient(f"{server} sent no data for {timeout_s:g} s")
     if isinstance(cause, OSError | SSLError):
         return Transient(f"the connection to {server} was cut")
     if isinstance(cause, HTTPException | InvalidHeader):
         detail = str(cause) if type(cause) is HTTPException else "the response is not HTTP/1.1"
         if isinstance(cause, IncompleteRead):
             detail = f"the body ended {cause.expected} bytes early" if cause.expected else "the body ended early"
-        hint = f"try again later; if it persists, check {ADDRESS}, and for a proxy in between"
+        hint = f"try again later; if it persists, check {ADDRESS}, and whether a proxy is in between"
         return Transient(f"the connection to {server} was cut: {detail}", hint=hint)
     reason = f"communication with {server} failed ({type(cause).__name__})"
     return Transient(reason, hint=f"check {ADDRESS}", final=True)

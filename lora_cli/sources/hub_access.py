@@ -153,7 +153,7 @@ def _other(error: StatusError, ref: AdapterRef, message: str, path: str) -> Lora
         return AccessDenied(f"{ref}: {server} denies access ({error.status}){detail}", hint=hint)
     if error.status in (404, 410):
         hint = "check the spelling, and HF_ENDPOINT"
-        return NotFound(f"{ref}: {server} has no such page ({error.status}){detail}", hint=hint)
+        return NotFound(f"{ref}: not found on {server} ({error.status}){detail}", hint=hint)
     return Unreachable(f"{ref}: {server} answered {error.status}{detail}", hint="check HF_ENDPOINT, or try again later")
 
 

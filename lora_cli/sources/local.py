@@ -306,7 +306,7 @@ def _file(
 
 
 def _outside(path: Path) -> Refused:
-    return Refused(f"{path} is outside of what may be read: it is a link or below one", hint="--root DIRECTORY")
+    return Refused(f"{path} is a link, or below one, to a folder that may not be read", hint="--root DIRECTORY")
 
 
 def _kind(mode: int) -> str:
@@ -359,6 +359,6 @@ def _translated(error: OSError, path: Path, *, listed: bool = False) -> LoraCliE
     if error.errno in NOWHERE:
         return Corrupt(f"{path} was removed while it was read", hint="try again") if listed else _missing(path)
     if error.errno in AWAY:
-        hint = "check the mount, and try again: what was read so far is valid"
+        hint = "check the mount, and try again: files that were already read are valid"
         return Unreachable(f"{path}: its file server does not respond correctly: {error.strerror}", hint=hint)
     return MachineError(f"{path}: {error.strerror}", hint="check the disk or the mount; dmesg may show details")

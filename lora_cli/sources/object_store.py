@@ -127,7 +127,7 @@ def translate_error(error: StoreError, bucket: Bucket, what: str, words: StoreTe
     answer = " ".join(filter(None, (str(error.status), code, error.message)))
     if error.status == 404:
         hint = f"check the spelling, and whether the endpoint ({words.endpoint}) is the right one"
-        return NotFound(f"{what}: {server} does not have it ({answer})", hint=hint)
+        return NotFound(f"{what}: not found on {server} ({answer})", hint=hint)
     hint = f"check the endpoint ({words.endpoint}), or try again later"
     return Unreachable(f"{what}: {server} answered {answer}", hint=hint)
 
@@ -362,7 +362,7 @@ class ObjectSource(ABC, Generic[B]):
         if not bucket.has(key):
             hint = "check the spelling: write the full folder, up to the / before its files"
             if "@" in key:
-                hint += ", and an object store has no revisions: what follows the @ is part of the name"
+                hint += ", and object stores have no revisions: the @ and the text after it are part of the name"
             return NotFound(f"{ref}: there is nothing below {key}/ in the {self.words.bucket} {bucket.name}", hint=hint)
         folder = ref.location.rpartition("/")[0]
         return UsageError(f"{ref} is an object, not a folder", hint=f"write {ref.scheme}://{folder}")

@@ -137,7 +137,7 @@ def _of_the_network(summary: str, cause: str, server: str, timeout_s: float) -> 
         (r"invalid peer certificate|InvalidCertificate", f"the certificate of {server} is not trusted", _TRUST),
         (r"dns error|failed to lookup", f"no connection to {server}: unknown host", NETWORK),
         (r"ConnectionRefused", f"no connection to {server}: it was refused", NETWORK),
-        (r"TimedOut|timed out|kind: Timeout", f"{server} was silent for {timeout_s:g} s", ""),
+        (r"TimedOut|timed out|kind: Timeout", f"{server} sent no data for {timeout_s:g} s", ""),
         (r"kind: Connect", f"no connection to {server}", NETWORK),
         (r"hyper::Error\(\s*Parse\(", f"{server} did not send an HTTP response", NETWORK),
         (r"IncompleteMessage|UnexpectedEof|ConnectionReset|BrokenPipe|kind: Decode|kind: Body|kind: Interrupted",
@@ -385,7 +385,7 @@ class AzureStorage(ObjectStoreSource):
             "InvalidAuthenticationInfo": _AZURE_REFUSED,
             "PublicAccessNotPermitted": _NOT_PUBLIC,
             "NoToken": (
-                "was not asked: the credentials from {} cannot be used",
+                "received no request: the credentials from {} cannot be used",
                 "run `az login`, or check AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
             ),
         },

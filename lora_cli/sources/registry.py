@@ -89,7 +89,7 @@ def _check_rule(scheme: Scheme, rule: "SourceRule | None") -> None:
     for key in ("endpoint_url", "region", "profile", "token_env", "anonymous", "requester_pays", "storage_options"):
         if rule is not None and getattr(rule, key) and key not in RULE_KEYS.get(scheme, ()):
             known = ", ".join(RULE_KEYS.get(scheme, ())) or "no keys"
-            raise UsageError(f"the rule for {rule.match} sets {key}", hint=f"{scheme}:// sources support {known}")
+            raise UsageError(f"sources: {rule.match}: {scheme}:// does not support {key}", hint=f"supported: {known}")
 
 
 def rule_of(ref: AdapterRef, settings: Settings) -> "SourceRule | None":

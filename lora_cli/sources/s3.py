@@ -65,7 +65,7 @@ _NO_SIZE = re.compile(rb"<Size>(?![0-9]{1,19}</Size>)")
 _CODE, _REGION = re.compile(r"[A-Za-z0-9.]{1,64}"), re.compile(r"[a-z0-9-]{1,32}")
 _EXPIRED = ("no longer accepts the session from {}", "renew it: `aws sso login`, or new keys")
 _KEYS = {
-    "InvalidAccessKeyId": ("does not know the access key from {}", "check which account and endpoint it is for"),
+    "InvalidAccessKeyId": ("does not recognise the access key from {}", "check which account and endpoint it is for"),
     "SignatureDoesNotMatch": (
         "does not accept the secret of the key from {}",
         "check AWS_SECRET_ACCESS_KEY, or the profile's",
@@ -379,7 +379,7 @@ class S3Source(ObjectSource[S3Bucket]):
         if account.endpoint:
             # A profile may name another server than the environment does, by which the reference was judged.
             server = urlsplit(account.endpoint).hostname or ""
-            check_host(bounds_of(self._settings), server, f"s3://{name}: {account.found_in} has the server {server}")
+            check_host(bounds_of(self._settings), server, f"s3://{name}: {account.found_in} sets the server {server}")
         return S3Bucket(self._client, name)
 
 

@@ -81,8 +81,8 @@ def check_pin(pin: str, headers: Headers, what: str) -> None:
     found = pin_of(headers)
     if pin and found != pin:
         raise Changed(
-            f"{what}: it is no longer the version that was listed ({found or 'unnamed'}, it was {pin})",
-            hint="it changed at the source, or several servers respond for it: run the command again",
+            f"{what}: it changed after it was listed (version {found or 'unknown'}, was {pin})",
+            hint="it changed at the source, or several servers serve different versions: run the command again",
         )
 
 
@@ -193,7 +193,7 @@ def _denied(one: ProbedFile, what: str, server: str) -> LoraCliError:
     if one.status == 401:
         hint = "set the variable that contains a token: sources: [{match: …, token_env: LORA_CLI_TOKEN_NAME}]"
         return AccessDenied(f"{what}: {server} requires authentication (401, at {one.name})", hint=hint)
-    hint = "check the path and its permissions; some servers also respond so for missing files"
+    hint = "check the path and its permissions; some servers also respond like this for missing files"
     return AccessDenied(f"{what}: {server} denies access to {one.name} ({one.status})", hint=hint)
 
 
@@ -257,7 +257,7 @@ class WebSource:
         except AccessDenied as error:
             if not http.token or self._rule is None:
                 raise
-            hint = f"the server does not accept the token in {self._rule.token_env}, or that may not read this"
+            hint = f"the token in {self._rule.token_env} is invalid or has no read access"
             raise AccessDenied(error.message, hint=hint) from error
         return Revision(ref, _id(files, str(ref)), files, "private" if http.token else "")
 
@@ -283,7 +283,7 @@ class WebSource:
             yield from get_bytes(http, url, piece, what, conditions=conditions_of(pin), accept=accept)
         except StatusError as error:
             if error.status in GONE | {412, 416}:
-                raise Changed(f"{what}: it is no longer what was listed ({error.status})", hint=AGAIN) from error
+                raise Changed(f"{what}: it changed after it was listed ({error.status})", hint=AGAIN) from error
             raise _translate_error(error, what) from error
 
     def _site(self, ref: AdapterRef) -> Http:
@@ -343,7 +343,7 @@ def _translate_error(error: StatusError, what: str) -> LoraCliError:
     if status in {401, 403, 407, 451}:
         return AccessDenied(f"{what}: {server} denies access ({status})", hint="check its permissions")
     if status in GONE:
-        return NotFound(f"{what}: {server} does not have it ({status})", hint="check the address")
+        return NotFound(f"{what}: not found on {server} ({status})", hint="check the address")
     if status in {400, 405, 406}:
         hint = "use the address of a file server"
         return NotFound(f"{what}: {server} does not serve files there ({status})", hint=hint)

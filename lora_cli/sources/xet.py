@@ -117,7 +117,7 @@ class XetStorage:
             process.channel.send_bytes(json.dumps(request).encode())
             while True:
                 if not process.channel.poll(timeout_s):
-                    raise Transient(f"{server} was silent for {timeout_s:g} s")
+                    raise Transient(f"{server} sent no data for {timeout_s:g} s")
                 message = process.channel.recv_bytes(LONGEST + 1)
                 if message[:1] == DATA:
                     yield message[1:]
@@ -201,7 +201,7 @@ def _ask_for_access(http: Http, route: str, what: str) -> XetAccess:
     try:
         addresses = resolve(name, port) if proxy_for(scheme, name, port) is None else (name,)
     except NoConnection as error:
-        raise Transient(f"the name {name} is unknown") from error
+        raise Transient(f"cannot resolve the host name {name}") from error
     for ip in addresses:
         judge(ip)
     return XetAccess(endpoint.rstrip("/"), token, int(expires))

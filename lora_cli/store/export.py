@@ -75,7 +75,7 @@ def write_view(store: Store, name: str, snapshot: Snapshot) -> Path:
         except OSError as error:
             if not is_read_only(error) or os.path.lexists(target):
                 raise
-            log.warning("%s is not writable: there is no view of %s there", store.adapters, name)
+            log.warning("%s is not writable: no view of %s was created there", store.adapters, name)
         finally:
             remove_unfinished(building)
     return target

@@ -28,7 +28,7 @@ def check_paths(paths: Mapping[str, object]) -> None:
             long, or is a file where another one needs a folder; or there are over 10 000.
     """
     if len(paths) > MOST_FILES:
-        raise Refused(f"{len(paths)} files are not an adapter", hint=f"the limit is {MOST_FILES} files")
+        raise Refused(f"{len(paths)} files are too many for an adapter", hint=f"the limit is {MOST_FILES} files")
     for path in paths:
         if not _is_inside(path):
             raise Refused(

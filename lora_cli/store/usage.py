@@ -70,7 +70,7 @@ class Usage:
             elif item.names:
                 found[item.digest] = f"it has the view {item.names[0]}"
             elif item.files.keys() == {BASE_CONFIG}:
-                found[item.digest] = "it is the config of a base, which frees nothing"
+                found[item.digest] = "it is the config of a base; removing it frees no space"
             elif exported & self.inodes[item.directory].keys():
                 found[item.digest] = "it is linked to a folder outside the cache"
         return found

@@ -152,7 +152,7 @@ def _with_flags(args: EngineArgs, needs: Sequence[Need], slots: Slots, config: L
 def _check_pinned(slots: Slots, config: LaunchConfig) -> None:
     limit, least = config.limits.slots, config.limits.pinned + slots.layout.base_slots
     if limit is not None and limit < least:
-        base = ", and the base uses one" if slots.layout.base_slots else ""
+        base = ", and requests to the base use one slot" if slots.layout.base_slots else ""
         raise UsageError(
             f"{limit} slots are too few: {config.limits.pinned} adapters are pinned{base}",
             hint=f"set --max-loras {least}, or pin fewer",
@@ -181,7 +181,7 @@ def _notes(slots: Slots, fit: Fit, config: LaunchConfig) -> Iterable[str]:
         yield slots.profile.note
     if config.rank is not None and config.rank != fit.max_lora_rank:
         enough = "is needed" if config.rank < fit.max_lora_rank else "is enough"
-        yield f"the manifest's max_lora_rank is {config.rank}, and {fit.max_lora_rank} {enough}"
+        yield f"the manifest's max_lora_rank is {config.rank}, but {fit.max_lora_rank} {enough}"
     if base is not None and base.model_type not in slots.layout.compared:
         yield (
             f"the sizes follow {engine.title}'s general formula, which was not compared with its buffers for "

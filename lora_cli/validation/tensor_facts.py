@@ -118,6 +118,6 @@ def unreadable(one: Opened) -> tuple[str, str]:
     if not adapter.weight_files:
         return adapter.unread or "there are no weights", ""
     if adapter.pairs and not is_on_disk(one.source, revision):
-        hint = f"run lora-cli fetch {revision.ref} first; then they are read from the cache"
+        hint = f"run lora-cli fetch {revision.ref} first"
         return "its values are not on this disk: only the header of a remote adapter is read", hint
     return "", ""

@@ -113,7 +113,7 @@ def test_a_thousand_template_files_are_an_error(tmp_path: Path) -> None:
         (adapter / "additional_chat_templates" / f"{number}.jinja").write_text("{{ x }}" * 1000)
     run = within(2, 300, "validate", adapter, "--no-base")
     assert run.code == 1
-    assert "there are more bytes or files next to the weights than the limit" in " ".join(run.out.split())
+    assert "the files next to the weights exceed the limit in bytes or number" in " ".join(run.out.split())
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_a_variable_is_named_with_how_it_is_allowed(machine: Machine) -> None:
     assert "LORA_CLI_TOKEN_NAME" in machine.said[-1]
     assert "allow_token_env" in machine.said[-1]
     assert asked(machine, "match: 'hf://*', token_env: LORA_CLI_API_KEY", "hf://acme/x", LORA_CLI_API_KEY=SECRET) == 1
-    assert "cannot be used as a token by a manifest" in machine.said[-1]
+    assert "cannot be the token of a manifest" in machine.said[-1]
 
 
 @pytest.mark.parametrize("how", ["variable", "policy", "settings"])
@@ -66,7 +66,7 @@ def test_a_variable_for_manifests_is_read_and_warned_about_by_nobody(machine: Ma
         rule = f"match: 'hf://*', endpoint_url: '{server.endpoint}', token_env: LORA_CLI_TOKEN_ACME"
         assert asked(machine, rule, "hf://acme/x", LORA_CLI_TOKEN_ACME=SECRET) == 3
         assert server.credentials == [f"Bearer {SECRET}"]
-    assert "there is no such option" not in machine.said[-1]
+    assert "matches no option" not in machine.said[-1]
     assert machine.leaks() == []
     assert machine.run("cache", "ls", LORA_CLI_TOKEN_ACME=SECRET, LORA_CLI_TOKEN="x") == 0
     assert "LORA_CLI_TOKEN is set" in machine.said[-1]

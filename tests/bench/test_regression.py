@@ -30,7 +30,7 @@ def test_a_condition_is_a_metric_a_comparison_and_a_number() -> None:
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
-        ("stal_p99_ms>5", "there is no metric stal_p99_ms", "did you mean stall_p99_ms?"),
+        ("stal_p99_ms>5", "unknown metric stal_p99_ms", "did you mean stall_p99_ms?"),
         ("lru.hit_ratio < 95", "lru.hit_ratio is at most 1", '--fail-if "lru.hit_ratio<0.95"'),
         ("hit_ratio>1e6", "hit_ratio is at most 1", '--fail-if "hit_ratio>1"'),
         ("hit_ratio", "must be a metric, < or >, and a number", '--fail-if "stall_p99_ms>500"'),
@@ -135,5 +135,5 @@ def test_a_goal_is_what_more_slots_can_make_true() -> None:
     for text in ("hit_ratio<.5", "stall_p99_ms>3"):
         with pytest.raises(UsageError, match="more slots only make it worse"):
             parse_goals([text])
-    with pytest.raises(UsageError, match="there is no metric gap_closed"):
+    with pytest.raises(UsageError, match="unknown metric gap_closed"):
         parse_goals(["gap_closed>0.5"])

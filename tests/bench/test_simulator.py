@@ -226,5 +226,5 @@ def test_where_lru_is_the_best_there_is_no_gap() -> None:
 def test_policies_are_named_once_each() -> None:
     assert parse_policies("LRU, opt,lru") == ("lru", "opt")
     for text in ("", "lru,", "lru,belady"):
-        with pytest.raises(UsageError, match="there is no policy"):
+        with pytest.raises(UsageError, match="unknown policy"):
             parse_policies(text)

@@ -65,7 +65,7 @@ def test_a_trace_of_nothing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n\n")
     with pytest.raises(UsageError, match="it has no requests"):
         read_trace(tmp_path / "empty")
-    with pytest.raises(NotFound, match="there is no such trace"):
+    with pytest.raises(NotFound, match="trace not found"):
         read_trace(tmp_path / "none")
     with pytest.raises(MachineError, match="cannot be read"):
         read_trace(tmp_path)

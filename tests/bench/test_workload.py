@@ -100,8 +100,8 @@ def test_round_robin_takes_turns() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("zip:1", "there is no such family"),
-        ("", "there is no such family"),
+        ("zip:1", "unknown family"),
+        ("", "unknown family"),
         ("uniform:1", "uniform has no parameter"),
         ("zipf:", "the parameter is a number from 0 to 10"),
         ("zipf:x", "the parameter is a number from 0 to 10"),

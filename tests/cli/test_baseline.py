@@ -194,7 +194,7 @@ def test_a_rule_that_is_not_there_ends_with_2(here: Path, capsys: Capture) -> No
     for rule, said in (("LC599", "LC5xx are LC501 to"), ("huge-updates", "did you mean huge-update?")):
         assert validate("loud", *policy({"digest": "ab" * 32, "rule": rule, "reason": "x"})) == 2
         err = capsys.readouterr().err
-        assert "policy.yaml:5: no rule is called" in err
+        assert "policy.yaml:5: unknown rule" in err
         assert said in err
 
 

@@ -312,9 +312,9 @@ def test_an_interrupt_leaves_what_was_measured(capsys: pytest.CaptureFixture[str
         (["--max-loras", "2"], "--max-loras is not for --url"),
         (["--probe-adapter", "a0"], "--probe-adapter is only for --probe-request-rate"),
         (["--goodput", "fast"], "--goodput fast: must be"),
-        (["--prompts", "poems"], "--prompts is ids or text"),
+        (["--prompts", "poems"], "--prompts must be ids or text"),
         (["--request-rate", "5", "--ramp-up-strategy", "linear"], "a ramp is linear or exponential"),
-        (["--fail-if", "cold_ttft_p98_ms>1"], "there is no metric cold_ttft_p98_ms"),
+        (["--fail-if", "cold_ttft_p98_ms>1"], "unknown metric cold_ttft_p98_ms"),
     ],
 )
 def test_what_does_not_go_together_is_2(

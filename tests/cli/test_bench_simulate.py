@@ -152,8 +152,8 @@ def test_the_adapters_of_a_set_have_their_own_sizes_and_the_engine_its_slots(
         (["--base", "b"], "--base is not for --simulate", 2),
         (["--device", "cpu"], "--device is not for --simulate", 2),
         (["--device", ""], "--device is not for --simulate", 2),
-        (["--eviction", "lru,lfuu"], "there is no policy lfuu", 2),
-        (["--trace", "nowhere.jsonl"], "nowhere.jsonl: there is no such trace", 3),
+        (["--eviction", "lru,lfuu"], "unknown policy lfuu", 2),
+        (["--trace", "nowhere.jsonl"], "nowhere.jsonl: trace not found", 3),
         (["--trace", "bad.jsonl"], "bad.jsonl: line 2: adapter: must be a string, not an integer: 7", 2),
         (["--trace", "bad.jsonl", "--num-prompts", "9"], "--num-prompts and --trace cannot be used together", 2),
         (["--trace", "bad.jsonl", "--scan", "9"], "--scan and --trace cannot be used together", 2),
@@ -164,7 +164,7 @@ def test_the_adapters_of_a_set_have_their_own_sizes_and_the_engine_its_slots(
         (["--bytes-per-rank", "0"], "--bytes-per-rank 0: must be above 0", 2),
         (["--request-rate", "0"], "--request-rate 0: must be a number above 0, or inf", 2),
         (["--drift", "20", "--scan", "5"], "--drift and --scan cannot be used together", 2),
-        (["--save-trace", "no/where.jsonl"], "there is no such folder", 6),
+        (["--save-trace", "no/where.jsonl"], "the folder does not exist", 6),
     ],
 )
 def test_what_is_wrong_is_said_once(

@@ -92,7 +92,9 @@ def test_sglang_has_a_slot_for_the_base_and_is_told_who_is_pinned(folder: Path, 
     ]
     assert found["base_slots"] == 1
     assert main(["inspect", "-f", file, "--engine-args", "sglang", "--max-loras", "1"]) == 2
-    assert "1 slots are too few: 1 adapters are pinned, and the base uses one" in capsys.readouterr().err
+    assert (
+        "1 slots are too few: 1 adapters are pinned, and requests to the base use one slot" in capsys.readouterr().err
+    )
 
 
 def test_the_manifests_engine_bounds_it(folder: Path, capsys: Captured) -> None:
@@ -102,7 +104,7 @@ def test_the_manifests_engine_bounds_it(folder: Path, capsys: Captured) -> None:
 
     assert (found["version"], found["profile"]) == ("0.31", "0.31")
     assert (found["fit"]["max_loras"], found["fit"]["max_cpu_loras"]) == (1, 2)
-    assert found["notes"] == ["the manifest's max_lora_rank is 8, and 16 is needed"]
+    assert found["notes"] == ["the manifest's max_lora_rank is 8, but 16 is needed"]
     other = asked(capsys, "-f", file, "--engine-args", "sglang")
     assert (other["version"], other["fit"]["max_loras"]) == (None, 3)
     wide = asked(capsys, "-f", file, "--engine-args", "vllm", "--max-loras", "2")
@@ -237,7 +239,7 @@ def test_an_adapter_of_the_hub_is_named_once_it_is_here(
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--engine-args", "vlm"], "no engine is called 'vlm'"),
+        (["--engine-args", "vlm"], "unknown engine 'vlm'"),
         (["--engine-args", "vllm@x"], "is not a version of vLLM"),
         (["--engine-args", "lorax"], "the flags of LoRAX are unknown"),
         (["--engine-args", "vllm", "--max-loras", "4", "--max-cpu-loras", "2"], "less than max_loras, which is 4"),

@@ -96,7 +96,7 @@ def test_a_rank_above_the_engines_comes_with_its_flag(made: Callable[..., str], 
 
 def test_a_rank_that_no_vllm_takes(made: Callable[..., str], base: str, capsys: Capture) -> None:
     assert main(["validate", made("high", r=600), "--base", base, "--engine", "vllm"]) == 1
-    assert "it supports none above 512" in " ".join(capsys.readouterr().out.split())
+    assert "it supports ranks up to 512" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

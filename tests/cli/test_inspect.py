@@ -98,7 +98,7 @@ def test_a_file_that_cannot_be_written_is_said_before_the_work(
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         assert main(["inspect", "org/name", "-o", str(tmp_path / "no" / "such.txt")]) == 6
         assert hub.requests == []
-    assert "such.txt cannot be written: there is no such folder" in capsys.readouterr().err
+    assert "such.txt cannot be written: the folder does not exist" in capsys.readouterr().err
 
 
 def test_an_adapter_in_the_cache_has_the_digest_of_its_snapshot(

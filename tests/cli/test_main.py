@@ -248,9 +248,9 @@ def test_a_misspelt_variable_is_named_with_the_one_that_was_meant(
         monkeypatch.setenv(right, "3")
     assert main(["rules", "LC101"]) == 0
     assert capsys.readouterr().err.splitlines() == [
-        "warning: LORA_CLI_MAX_LORA is set, but there is no such option; did you mean LORA_CLI_MAX_LORAS?",
-        "warning: LORA_CLI_TIMOUT is set, but there is no such option; did you mean LORA_CLI_TIMEOUT?",
-        "warning: LORA_CLI_ZZZ is set, but there is no such option",
+        "warning: LORA_CLI_MAX_LORA is set, but matches no option; did you mean LORA_CLI_MAX_LORAS?",
+        "warning: LORA_CLI_TIMOUT is set, but matches no option; did you mean LORA_CLI_TIMEOUT?",
+        "warning: LORA_CLI_ZZZ is set, but matches no option",
     ]
     assert main(["-q", "rules", "LC101"]) == 0
     assert capsys.readouterr().err == ""

@@ -110,7 +110,7 @@ def test_a_name_that_leaves_the_set_is_no_longer_in_use() -> None:
 def test_a_pickle_is_published_with_a_warning(capsys: Capture) -> None:
     Path("sql", WEIGHTS).rename("sql/adapter_model.bin")
     assert publish("./sql", "--allow-pickle") == 0
-    said = "warning: sql is published with pickled weights (adapter_model.bin), which run code in what unpickles them"
+    said = "warning: sql is published with pickled weights (adapter_model.bin): unpickling can run code"
     assert said in capsys.readouterr().err
     assert publish("./sql", "--allow-pickle", "--quiet") == 0
     assert main(["fetch", "./sql", "--allow-pickle"]) == 0
@@ -139,7 +139,7 @@ def test_prune_leaves_a_published_folder_to_which_somebody_added_a_file_and_says
     check_schema(document)
     assert (document["pruned"], document["not_pruned"]) == ([], [{"name": "sql", "unlisted": [".DS_Store"]}])
     assert "warning: served/sql is not pruned, although it is not in the manifest" in err
-    assert "lora-cli did not publish .DS_Store in it; remove that and prune again" in err
+    assert "lora-cli did not publish .DS_Store in it; remove these files and prune again" in err
     assert Path("served/sql/.DS_Store").read_text() == "mine"
     Path("served/sql/.DS_Store").unlink()
     assert publish("-f", "set.yaml", "--prune") == 0

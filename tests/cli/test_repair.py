@@ -197,11 +197,11 @@ def test_the_limit_is_that_of_the_manifest(limit: str, said: str, base: str, tmp
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "--to, or only reports with --check"),
-        (["--to", "out", "--check"], "--to, or only reports with --check"),
+        ([], "repair needs --to, or --check to only report"),
+        (["--to", "out", "--check"], "repair needs --to, or --check to only report"),
         (["--to", "full"], "already exists"),
-        (["--check", "--dtype", "int8"], "--dtype is one of float32, float16, bfloat16"),
-        (["--check", "--engine", "vlm"], "no engine is called"),
+        (["--check", "--dtype", "int8"], "--dtype must be one of float32, float16, bfloat16"),
+        (["--check", "--engine", "vlm"], "unknown engine"),
     ],
 )
 def test_a_wrong_line_is_2_and_says_what_is_wrong(

@@ -27,7 +27,7 @@ def test_one_rule_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_unknown_rule_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rules", "LC999"]) == 2
-    assert "no rule is called 'LC999'" in capsys.readouterr().err
+    assert "unknown rule 'LC999'" in capsys.readouterr().err
 
 
 def test_as_json_each_rule_has_its_documentation(capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,7 +67,7 @@ def test_the_base_is_the_one_that_the_configs_name(
     assert main(["validate", one, odd]) == 2
     assert f"the adapters are for several bases: ./base ({one}) and x/y ({odd})" in capsys.readouterr().err
     assert main(["validate", silent]) == 2
-    assert "validate needs a base model, but no config has one" in capsys.readouterr().err
+    assert "validate needs a base model, but no config names one" in capsys.readouterr().err
     assert main(["validate", named("away", "/nowhere/llama")]) == 2
     assert "/nowhere/llama of the config is not on this machine" in capsys.readouterr().err
     assert main(["validate", str(tmp_path / "gone")]) == 3
@@ -86,9 +86,9 @@ def test_a_folder_that_is_no_adapter_is_called_that_and_asked_for_no_base(
     write_adapter(tmp_path / "run" / "checkpoint-1")
     (tmp_path / "quantised").mkdir()
     (tmp_path / "quantised" / "adapter.gguf").write_bytes(b"GGUF" + bytes(20))
-    assert "/empty: neither adapter_config.json nor adapter_model.safetensors is here\n" in said("empty")
+    assert "/empty: neither adapter_config.json nor adapter_model.safetensors was found\n" in said("empty")
     assert "there are adapters in checkpoint-1\n" in said("run")
-    assert "/quantised: this is a GGUF model for llama.cpp, and no adapter\n" in said("quantised")
+    assert "/quantised: this is a GGUF model for llama.cpp, not an adapter\n" in said("quantised")
 
 
 def test_a_base_of_other_widths_is_one_finding_and_no_module_applies(
@@ -99,7 +99,7 @@ def test_a_base_of_other_widths_is_one_finding_and_no_module_applies(
     (one,) = json.loads(capsys.readouterr().out)["adapters"]
     assert one["applied"] == {"matched": 0, "total": 14}
     (found,) = (finding for finding in one["findings"] if finding["code"] == "LC314")
-    assert found["message"].startswith("none of the 14 modules has the base's widths: of model.layers.0.")
+    assert found["message"].startswith("none of the 14 modules has the base's widths: in model.layers.0.")
 
 
 def test_names_choose_from_a_set(
@@ -205,7 +205,7 @@ def test_an_engine_with_a_smaller_rank_refuses(good: str, base: str) -> None:
         (["validate", "{good}", "--base", "{base}", "--no-base"], "cannot be used together"),
         (["validate", "{good}", "--base", "{base}", "--shard", "2/2"], "shards are counted from 0"),
         (["validate", "{good}", "--base", "{base}", "--fail-on", "note"], "--fail-on"),
-        (["validate", "{good}", "--base", "{base}", "--select", "LC9"], "no rule is called"),
+        (["validate", "{good}", "--base", "{base}", "--select", "LC9"], "unknown rule"),
     ],
 )
 def test_a_wrong_command_line_ends_with_2(

@@ -52,7 +52,7 @@ def test_the_help_says_how_many_places_take_memory_at_the_start(
 ) -> None:
     assert main(["warm", "--help"]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "Memory for all of them is taken at the start." in told
+    assert "Memory for all of them is allocated at the start." in told
     assert f"(default: {MAX_CPU_LORAS} with --serve, else one each, at most {MAX_CPU_LORAS})" in told
 
 
@@ -160,7 +160,7 @@ def test_places_that_a_manifest_has_for_its_engine_are_no_more_than_fit_here(
     words = ["--cache-dir", str(tmp_path / "cache"), "warm", "-f", str(tmp_path / "set.yaml"), "--device", "cpu"]
     code, said = refused(capsys, [*words, "--max-cpu-loras", "100000"])
     assert code == 6
-    assert "100000 places in memory" in said
+    assert "100000 adapters in memory" in said
 
 
 def test_residency_says_what_of_each_adapter_is_in_memory_before_and_after(

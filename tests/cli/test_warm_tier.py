@@ -290,5 +290,5 @@ def test_a_copy_that_vllms_resolver_would_answer_404_for_is_a_warning(
         hub.add("acme/base", {path.name: path.read_bytes() for path in (folder / "base").iterdir()})
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         assert main(["warm", "-f", "set.yaml", "--once", "--device", "cpu", "--tier", f"tmpfs:{shm}/adapters"]) == 0
-    (warning,) = [one for one in caplog.messages if "answers 404" in one]
+    (warning,) = [one for one in caplog.messages if "returns 404" in one]
     assert warning.startswith("two: its base is ")

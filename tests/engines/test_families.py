@@ -43,7 +43,7 @@ def test_no_engine_serves_an_encoder_decoder_right(tmp_path: Path) -> None:
     found = said(tmp_path, base, *ENGINES, **queries(base))
 
     assert found["peft"] == ("ok", "")
-    assert found["vllm"] == ("unknown", "it is not known whether it serves a base of the family t5 with LoRA")
+    assert found["vllm"] == ("unknown", "its LoRA support for bases of the family t5 is unknown")
     assert [name for name, (label, _) in found.items() if label == "ok"] == ["peft"]
 
 
@@ -70,7 +70,7 @@ def test_a_checkpoint_alone_is_told_by_its_modules(tmp_path: Path) -> None:
     label, note = said(tmp_path, base, "vllm", **queries(base))["vllm"]
 
     assert label == "unknown"
-    assert note.startswith("without the base's family it is not known whether it serves the adapter: there is a module")
+    assert note.startswith("without the base's family it is unknown whether it serves the adapter: there is a module")
 
 
 def test_no_family_is_listed_twice() -> None:

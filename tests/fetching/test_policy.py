@@ -262,5 +262,5 @@ def test_pickled_weights_must_be_named_by_the_policy(tmp_path: Path) -> None:
     for few in (fetched(Policy(allow_formats=("pickle",)), allow=False), fetched(allow=False)):
         assert isinstance(few, Refused)
         assert "--allow-pickle" in few.hint
-    said = "Missing: all but pickle. A pickle also needs --allow-pickle, and where no policy applies, only that."
+    said = "Missing: all but pickle. A pickle also needs --allow-pickle; without a policy, only --allow-pickle."
     assert said in (ROOT / "docs" / "policy.md").read_text(encoding="utf-8")

@@ -235,7 +235,7 @@ def test_a_view_that_is_missing_is_only_told_where_nothing_may_be_written_and_a_
     directory = fetched(hub, cache, "org/sql")
     done = fetched_without_rights(hub, cache, tmp_path / "rehearsal", "-f", str(manifest))
     assert (done.returncode, done.stdout) == (0, f"{directory}\n")
-    assert "there is no view of sql" in done.stderr
+    assert "no view of sql" in done.stderr
     subprocess.run(["chmod", "-R", "u+w", str(cache)], check=True)
     (cache / "adapters" / "sql").mkdir(parents=True)
     done = fetched_without_rights(hub, cache, tmp_path / "rehearsal", "-f", str(manifest))

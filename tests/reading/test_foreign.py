@@ -195,7 +195,7 @@ def named() -> Iterator[tuple[str, dict[str, Any]]]:
     )
     yield "names of FSDP", {f"_fsdp_wrapped_module.{name}": one for name, one in plain.items()}
     yield (
-        "the adapter's name in its names",
+        "the adapter's name in tensor names",
         {name.replace(".weight", ".default.weight"): one for name, one in plain.items()},
     )
 

@@ -98,7 +98,7 @@ def test_an_adapter_that_does_nothing_is_caught_though_vllm_answered_200(folder:
     assert server.unload("nothing").status == 200, "vLLM had loaded it"
     assert (done[0].action, done[0].exit_code) == ("loaded", 1)
     assert done[0].error is not None
-    assert "answers as the base does" in done[0].error.message
+    assert "gives the same output as the base" in done[0].error.message
 
 
 def test_what_vllm_refuses_is_told_in_its_own_words(

@@ -269,7 +269,7 @@ hot (gpu)           3   2.0   3.0   3.0   3.0
 warm (cpu)          1  10.0  10.0  10.0  10.0
 cold (disk)         1   100   100   100   100
 
-CDF of the time to the answer (% of requests)
+CDF of the time to the response (% of requests)
  100                  h                 w                                 c
 
   75

@@ -155,7 +155,7 @@ def test_a_rank_above_the_largest_is_refused_and_the_hint_says_what_would_take_i
         (LINEAR, BaseModule(25, 40), "maps 25 to 40, but the base's maps 24 to 40"),
         (CONV, BaseModule(16, 47, kind="conv1d"), "maps 16 to 47, but the base's maps 16 to 48"),
         (EMBEDDING, BaseModule(100, 24), r"maps 100 to 24, but the base's maps 100 to 24 \(embedding\)"),
-        ("elsewhere", BaseModule(1, 1), "elsewhere has no place"),
+        ("elsewhere", BaseModule(1, 1), "do not include elsewhere"),
     ],
 )
 def test_what_does_not_fit_the_base_is_refused_before_anything_is_written(

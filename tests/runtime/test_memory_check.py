@@ -70,13 +70,13 @@ def test_memory_has_places_for_what_its_bytes_hold(container: Path) -> None:
     for max_cpu_bytes, places in ((None, 5), (3 * ONE + 1, 3), (50 * ONE, 5)):
         slots, host_slots, found = memory_check.storage(plan(max_cpu_bytes=max_cpu_bytes), torch.float32, CPU)
         assert (slots is host_slots, found, host_slots.storage.nbytes) == (True, places, (places + 2) * ONE)
-    with pytest.raises(MachineError, match=f"a place of rank 32 in memory need {ONE} bytes, but 7 are free"):
+    with pytest.raises(MachineError, match=f"the factors of an adapter of rank 32 need {ONE} bytes, but 7 are free"):
         memory_check.storage(plan(max_cpu_bytes=7), torch.float32, CPU)
 
 
 def test_slots_and_places_are_weighed_together_before_they_are_taken(container: Path) -> None:
     free(container, 7 * ONE - 2048)
-    with pytest.raises(MachineError, match=f"5 places in memory and 2 slots of rank 32 need {7 * ONE} bytes"):
+    with pytest.raises(MachineError, match=f"5 adapters in memory and 2 slots of rank 32 need {7 * ONE} bytes"):
         memory_check.storage(plan(), torch.float32, CPU)
 
 
@@ -94,7 +94,7 @@ def test_places_that_nobody_asked_for_take_half_of_what_the_slots_leave(containe
     free(container, 8 * ONE + 2048)
     assert memory_check.storage(plan(fewer_places=True), torch.float32, CPU)[2] == 3
     free(container, 3 * ONE - 2048)
-    with pytest.raises(MachineError, match="1 places in memory and 2 slots"):
+    with pytest.raises(MachineError, match="1 adapters in memory and 2 slots"):
         memory_check.storage(plan(fewer_places=True), torch.float32, CPU)
 
 

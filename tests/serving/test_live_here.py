@@ -116,7 +116,7 @@ def test_where_no_adapter_can_be_served_it_ends_with_the_largest_code(
     assert main(bench(folder, *refs)) == 3
     out, err = capsys.readouterr()
     assert (out, err.count("error: ")) == ("", 1)
-    assert "and 1 more cannot either" in err
+    assert "1 more cannot be served either" in err
     assert main(bench(folder, str(folder / "gone"), "--base", str(folder / "base"))) == 3
     assert "hint: check the spelling" in capsys.readouterr().err
 

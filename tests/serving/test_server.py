@@ -247,13 +247,13 @@ def test_each_death_of_the_child_is_logged_once_with_its_reason_and_no_end_is(fo
             os.kill(child, signal.SIGKILL)
             until(running, lambda: not running.ready_file.exists())
             running.until_ready()
-            logged = [line for line in running.said().splitlines() if "started again" in line]
+            logged = [line for line in running.said().splitlines() if "restarting it" in line]
             assert len(logged) == deaths
             assert running.said().count("the warm process is ready again\n") == deaths
             assert "the warm process was killed by SIGKILL" in logged[-1]
             assert "lower --max-loras or --max-cpu-loras" in logged[-1]
         assert running.terminate() == 0
-        assert running.said().count("started again") == 2
+        assert running.said().count("restarting it") == 2
 
 
 def until(running: Running, holds: Callable[[], bool]) -> None:

@@ -149,7 +149,7 @@ def test_a_file_that_is_gone_is_named(hub: Hub, settings: Settings) -> None:
         (403, {"X-Error-Message": "Access to this resource is disabled."}, AccessDenied, "disabled it"),
         (403, {"X-Error-Message": "no\x1b[31m way"}, AccessDenied, r"denies access \(403\): no \[31m way"),
         (451, {}, AccessDenied, "denies access"),
-        (404, {}, NotFound, "no such page"),
+        (404, {}, NotFound, "not found on"),
         (400, {"X-Error-Message": "what?"}, Unreachable, r"answered 400: what\?"),
         (304, {}, Unreachable, "answered 304"),
     ],

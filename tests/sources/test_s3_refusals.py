@@ -71,7 +71,7 @@ def _no_profile(patch: pytest.MonkeyPatch) -> None:
     ("change", "kind", "says", "hint"),
     [
         (_wrong_secret, AccessDenied, "does not accept the secret", "AWS_SECRET_ACCESS_KEY"),
-        (_unknown_key, AccessDenied, "does not know the access key", "account"),
+        (_unknown_key, AccessDenied, "does not recognise the access key", "account"),
         (_no_rights, AccessDenied, "denies access", "s3:ListBucket"),
         (_anonymous, AccessDenied, "denies access", "unset AWS_SKIP_SIGNATURE"),
         (_no_credentials, AccessDenied, "no AWS credentials were found", "AWS_PROFILE"),

@@ -99,7 +99,7 @@ async def _send(
     except FormatError as error:
         stream.error = error.message
     if not stream.error and not (stream.done and stream.chunks_s):
-        stream.error = "the response has no end" if stream.chunks_s else "the response has no tokens"
+        stream.error = "the response is incomplete" if stream.chunks_s else "the response has no tokens"
     return _result(request, woke_s, sent_s, stream, headers)
 
 

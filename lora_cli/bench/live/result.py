@@ -142,14 +142,14 @@ DEFINITIONS = {
     "cold, later": "if the server reports no tier (inferred; hot and warm by how recently it was requested, if "
     "metrics show the number of slots): sent before the first response of the adapter, or "
     "after it; a later one may have been unloaded since",
-    "slo_attainment": "requests that keep all of --goodput, of all that were sent; request_goodput: in a second",
-    "adapters_slo_attainment": "adapters of which 99 % of the requests keep --goodput, of all that were asked for",
-    "lateness": f"by how much the generator was late to wake up for a request; above {LATE_MS:g} ms at p99 the run "
-    "says more of it than of the server",
+    "slo_attainment": "share of the sent requests that meet --goodput; request_goodput: their number per second",
+    "adapters_slo_attainment": "share of the requested adapters of which 99 % of the requests meet --goodput",
+    "lateness": f"how late the load generator was in starting a request; above {LATE_MS:g} ms at p99 the run "
+    "is unreliable",
     "stalled_others_ms": "the median of probes that were under way while another adapter was loaded for its request, "
-    "less that of all others",
-    "control_ratio": "the adapters' run by the same requests to the base alone, after it",
-    "percentiles": "nearest rank: the smallest value that so many do not exceed, without interpolation",
+    "minus that of all other probes",
+    "control_ratio": "the adapters' run divided by the same requests to the base alone, sent after it",
+    "percentiles": "nearest rank (no interpolation): the smallest value that this share of values does not exceed",
     "95 %": "half the width of the interval for the mean of the seeds' values, by Student's t",
 }
 """The definitions of the metrics, printed next to them."""

@@ -158,7 +158,7 @@ def rows_reordered(case: EngineCase) -> Iterator[Found]:
     base, unseen = case.base, set(left_out(case))
     leaves = case.profile.engine.reordered.get(base.model_type, frozenset()) if base else frozenset()
     meant = (module for module in case.resolution.applied if last_name(module) in leaves and module not in unseen)
-    yield from _with_count(case, "the engine's model has these rows in another order", meant)
+    yield from _with_count(case, "the engine's model has these rows in a different order", meant)
 
 
 def _fused(case: EngineCase, *, by_engine: bool) -> list[str]:
@@ -218,7 +218,7 @@ def rank_above_max(case: EngineCase) -> Iterator[Found]:
         return
     allowed = next((rank for rank in engine.ranks if rank >= highest), None if engine.ranks else highest)
     how = f"start {engine.title} with `{engine.rank_flag} {allowed}`"
-    mend = how if allowed is not None else f"it supports none above {max(engine.ranks)}: train with a smaller rank"
+    mend = how if allowed is not None else f"it supports ranks up to {max(engine.ranks)}: train with a smaller rank"
     whose = "" if given is not None else f", the default of {engine.title}"
     yield Found(
         f"the rank is {highest} ({cut(where)}), but {engine.rank_flag} is {limit}{whose}",
@@ -277,7 +277,7 @@ def unexpected_modules(case: EngineCase) -> Iterator[Found]:
     """Modules with a last name that no module of the engine's model has."""
     found = case.resolution.unexpected
     leaves = sorted({last_name(module) for module in found})
-    yield from _with_names(case, f"{counted(len(found), 'module')} called {names(leaves)}", found)
+    yield from _with_names(case, f"{counted(len(found), 'module')} named {names(leaves)}", found)
 
 
 def nothing_lands(case: EngineCase) -> Iterator[Found]:
@@ -301,7 +301,7 @@ def partly_lands(case: EngineCase) -> Iterator[Found]:
 
 def two_into_one(case: EngineCase) -> Iterator[Found]:
     """Two modules have the same layer number and last name."""
-    return _with_names(case, "two modules have one layer and last name", case.resolution.collisions)
+    return _with_names(case, "two modules have the same layer and last name", case.resolution.collisions)
 
 
 def tower(case: EngineCase) -> Iterator[Found]:
