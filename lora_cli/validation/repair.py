@@ -206,10 +206,10 @@ def _open(item: Item, ref: AdapterRef, options: RepairOptions, settings: Setting
     source, revision = _local_source(item, ref, options, settings)
     name, most = str(item.source), settings.max_header_bytes
     adapter = join_shards(source, revision, read_adapter(source, revision, name, most), most)
-    if adapter.config is None:
-        raise adapter.config_error or FormatError("it is missing", where=f"{name}: {CONFIG}")
-    if adapter.weights_error is not None:
-        raise adapter.weights_error
+    if adapter.config is None and adapter.config_error is None:
+        raise FormatError("it is missing", where=f"{name}: {CONFIG}")
+    if (error := adapter.config_error or adapter.weights_error) is not None:
+        raise FormatError(error.message, where=name, hint=error.hint)
     if (found := adapter.foreign) is not None:
         raise Refused(f"{name}: {found.file} is {found.format.title}, not a PEFT LoRA", hint=found.format.advice)
     if not adapter.pairs:
