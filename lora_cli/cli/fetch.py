@@ -30,6 +30,7 @@ from lora_cli.core.adapter_files import BASE_CONFIG_CAP
 from lora_cli.core.adapter_request import NAME
 from lora_cli.core.lock import THE_BASE
 from lora_cli.core.shard import in_shard
+from lora_cli.core.snapshot import Snapshot
 from lora_cli.core.text import names, safe
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, Refused, UsageError
@@ -38,6 +39,7 @@ from lora_cli.fetching.file_selection import Selection
 from lora_cli.render.fetch_report import fetch_report, fetched_adapter, plan_report
 from lora_cli.render.terminal_fetch import fetched_parts, render_line, render_not_pruned
 from lora_cli.settings import Settings, with_flags
+from lora_cli.sources.local import snapshot_at
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob
 from lora_cli.store.export import export_snapshot, remove_views, write_view
@@ -246,10 +248,12 @@ class Destination:
                 write_view(self.store, outcome.request.name, snapshot)
             if target is None:
                 return replace(outcome, directory=snapshot.directory.absolute())
+            published = None
             if self.served is None:
-                return replace(outcome, directory=export_snapshot(self.store, snapshot, target))
-            published = publish_adapter(self.store, snapshot, target, self.served)
-            return replace(outcome, directory=target, published=published)
+                export_snapshot(self.store, snapshot, target)
+            else:
+                published = publish_adapter(self.store, snapshot, target, self.served)
+            return replace(outcome, directory=target, published=published, problems=_problems(snapshot))
         except LostBlob:
             error: LoraCliError = MachineError(
                 f"{self.store.root} is being cleaned up at the same time", hint="try again"
@@ -257,6 +261,13 @@ class Destination:
         except LoraCliError as refused:
             error = refused
         return replace(outcome, error=error)
+
+
+def _problems(snapshot: Snapshot) -> tuple[str, ...]:
+    """What is plainly wrong with files of the snapshot."""
+    from lora_cli.reading.byte_ranges import broken_files
+
+    return tuple(error.message for error in broken_files(*snapshot_at(snapshot.directory)))
 
 
 def destination_of(
@@ -316,9 +327,11 @@ def folders(option: str, folder: str, requests: FetchRequests, *, by_name: bool)
     return [root / name for name in names]
 
 
-def _publish_warnings(outcome: Outcome) -> Iterator[str]:
-    """Warnings about a published adapter."""
+def _warnings(outcome: Outcome) -> Iterator[str]:
+    """Warnings about an adapter that was written by --to or --publish."""
     name = safe(outcome.request.name)
+    for problem in outcome.problems:
+        yield f"{name}: {safe(problem)}; lora-cli validate shows all problems"
     if outcome.published is None or outcome.fetched is None:
         return
     if outcome.published.replaced:
@@ -355,7 +368,7 @@ def _fetch_all(
                 # The table at the end has everything except errors.
                 if outcome.error is not None or not (settings.quiet or tabular):
                     to_stderr(render_line(fetched_adapter(outcome)))
-                for warning in _publish_warnings(outcome):
+                for warning in _warnings(outcome):
                     inform(f"warning: {warning}", settings)
                 if form == "human" and outcome.directory is not None and not tabular:
                     write(f"{outcome.directory}\n")
