@@ -35,7 +35,7 @@ from lora_cli.engines import Profile
 from lora_cli.engines.fixes import MERGE
 from lora_cli.errors import FormatError, Refused, UsageError
 from lora_cli.fetching.context import AdapterRequest, FetchContext
-from lora_cli.fetching.file_selection import Selection
+from lora_cli.fetching.file_selection import Selection, adapter_folders_hint
 from lora_cli.fetching.pipeline import fetch
 from lora_cli.fetching.requirements import Demand
 from lora_cli.reading.adapter import SHARD, Opened, join_shards, read_adapter
@@ -207,7 +207,9 @@ def _open(item: Item, ref: AdapterRef, options: RepairOptions, settings: Setting
     name, most = str(item.source), settings.max_header_bytes
     adapter = join_shards(source, revision, read_adapter(source, revision, name, most), most)
     if adapter.config is None and adapter.config_error is None:
-        raise FormatError("it is missing", where=f"{name}: {CONFIG}")
+        paths = [file.path for file in adapter.files]
+        hint = "add the file that PEFT wrote" if adapter.weight_files else adapter_folders_hint(ref, paths)
+        raise FormatError("it is missing", where=f"{name}: {CONFIG}", hint=hint)
     if (error := adapter.config_error or adapter.weights_error) is not None:
         raise FormatError(error.message, where=name, hint=error.hint)
     if (found := adapter.foreign) is not None:
