@@ -43,7 +43,15 @@ from lora_cli.sources.local import snapshot_at
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob
 from lora_cli.store.export import export_snapshot, remove_views, write_view
-from lora_cli.store.published import Pruning, ServedBase, prune_published, publish_adapter, to_prune
+from lora_cli.store.inventory import view_digests
+from lora_cli.store.published import (
+    Pruning,
+    ServedBase,
+    prune_published,
+    publish_adapter,
+    published_digests,
+    to_prune,
+)
 
 PIN = "Version"
 BASE_TIMEOUT_S = 10.0
@@ -151,6 +159,7 @@ def command(
         changes = lockfile.write_lock(file, flags, everything, store, settings)
         before = changes.before.by_name
         remove_views(store, {name: before[name].digest for name in changes.removed})
+    _warn_of_denied(Path(publish).expanduser() if publish is not None else None, store, settings)
     if output_format == "json":
         from lora_cli.render.json import to_json
 
@@ -223,6 +232,21 @@ def _prune(requests: FetchRequests, folder: str, store: Store, settings: Setting
     remove_views(store, pruning.removed)
     _tell_pruned(folder, pruning, settings, "pruned")
     return pruning
+
+
+def _warn_of_denied(published: Path | None, store: Store, settings: Settings) -> None:
+    """Warns of views in the cache and published adapters that a policy denies by now: engines still find them."""
+    denied = {digest for policy in settings.policies for digest in policy.deny_sha256}
+    if not denied:
+        return
+    found = [
+        (store.adapters / name, f"lora-cli cache rm {name}", sha256) for name, sha256 in view_digests(store).items()
+    ]
+    if published is not None:
+        found += [(published / name, "remove it", sha256) for name, sha256 in published_digests(published).items()]
+    for path, advice, sha256 in found:
+        if sha256 in denied:
+            inform(f"warning: {path} is still there, but policy deny_sha256 denies {sha256}: {advice}", settings)
 
 
 @dataclass(frozen=True, slots=True)
