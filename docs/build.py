@@ -43,7 +43,8 @@ ABOUT_SETTINGS = (
 )
 ABOUT_COMMANDS = (
     "`lora-cli COMMAND --help` shows the same. Each option can also be set by the environment variable next to it; "
-    "a flag takes precedence over the variable, and the variable over the [settings file](settings.md).",
+    "blanks separate the values of an option that may be repeated. A flag takes precedence over the variable, and the "
+    "variable over the [settings file](settings.md).",
     *UNITS.values(),
 )
 

@@ -3,10 +3,11 @@
 ``fetch``, ``validate`` and ``inspect`` are the public API (``lora_cli.api``). Their modules are imported on first use.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # as in ``typing``, which takes longer to import than all else here
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from lora_cli.api import fetch, inspect, validate
     from lora_cli.core.adapter import Adapter
     from lora_cli.core.finding import Verdict
@@ -28,9 +29,11 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """What the public API has, imported when it is asked for (PEP 562)."""
     if name in _MODULES:
+        from importlib import import_module
+
         return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

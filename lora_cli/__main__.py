@@ -1,6 +1,15 @@
-"""``python -m lora_cli``."""
+"""``python -m lora_cli``, and the console script: an interrupt ends it without a traceback from its first import on."""
 
-from lora_cli.cli.main import run
+
+def run() -> None:
+    """Runs the command line. Its modules are imported here, where an interrupt of the import is caught."""
+    try:
+        from lora_cli.cli.main import run as run_command_line
+
+        run_command_line()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
 
 if __name__ == "__main__":
     run()

@@ -71,15 +71,22 @@ def inspect(ref: str | os.PathLike[str], *, cache_dir: str | Path | None = None,
         offline: make no network request; without it as ``LORA_CLI_OFFLINE`` says.
 
     Returns:
-        The adapter. What is wrong inside it raises nothing: it is in ``config_error`` and ``weights_error``.
+        The adapter. What is wrong inside it, or missing, raises nothing: it is in ``config_error`` and
+        ``weights_error``.
 
     Raises:
         LoraCliError: there is no such adapter, or it cannot be reached.
     """
+    from lora_cli.core.adapter_files import CONFIG, WEIGHTS
+    from lora_cli.errors import FormatError
     from lora_cli.validation import Terms
 
     adapter = _judged(os.fspath(ref), Terms(values=False, rules=()), _settings(cache_dir, offline=offline)).adapter
     assert adapter is not None
+    if adapter.config is None and adapter.config_error is None:
+        adapter = replace(adapter, config_error=FormatError(f"there is no {CONFIG}"))
+    if not (adapter.weight_files or adapter.unread):
+        adapter = replace(adapter, weights_error=FormatError(f"there is no {WEIGHTS}"))
     return adapter
 
 

@@ -110,3 +110,11 @@ def test_paths_may_be_paths_and_engines_a_string_with_commas(adapter: Path, base
     assert [outcome.engine for outcome in verdict.engines] == ["vllm", "peft"]
     with pytest.raises(UsageError, match="does not start with a max_lora_rank of 7"):
         lora_cli.validate(adapter, base, engines="vllm", max_lora_rank=7)
+
+
+def test_a_file_that_is_missing_is_an_error_of_the_adapter(adapter: Path) -> None:
+    (adapter / "adapter_config.json").unlink()
+    read = lora_cli.inspect(adapter)
+    assert (str(read.config_error), read.weights_error) == ("there is no adapter_config.json", None)
+    (adapter / "adapter_model.safetensors").rename(adapter / "other.safetensors")
+    assert str(lora_cli.inspect(adapter).weights_error) == "there is no adapter_model.safetensors"

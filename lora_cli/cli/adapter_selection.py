@@ -201,7 +201,8 @@ def _not_an_adapter(one: "Checked") -> LoraCliError | None:
         from lora_cli.fetching.file_selection import adapter_folders_hint
 
         message = f"neither {CONFIG} nor adapter_model.safetensors was found"
-        hint = adapter_folders_hint(file.path for file in adapter.files)
+        assert one.revision is not None
+        hint = adapter_folders_hint(one.revision.ref, (file.path for file in adapter.files))
     return FormatError(message, where=one.name, hint=hint)
 
 

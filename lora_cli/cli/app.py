@@ -154,8 +154,8 @@ def root(
 ) -> None:
     """Fetch, validate, inspect, warm and measure LoRA adapters for inference engines.
 
-    Every option can also be set by the variable LORA_CLI_<OPTION>, for example LORA_CLI_CACHE_DIR. Global options may
-    be before or after the command.
+    Every option can also be set by the variable LORA_CLI_<OPTION>, for example LORA_CLI_CACHE_DIR; blanks separate the
+    values of one that may be repeated. Global options may be before or after the command.
     """
 
 

@@ -30,6 +30,7 @@ from lora_cli.core.adapter_files import BASE_CONFIG_CAP
 from lora_cli.core.adapter_request import NAME
 from lora_cli.core.lock import THE_BASE
 from lora_cli.core.shard import in_shard
+from lora_cli.core.snapshot import Snapshot
 from lora_cli.core.text import names, safe
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, Refused, UsageError
@@ -38,10 +39,19 @@ from lora_cli.fetching.file_selection import Selection
 from lora_cli.render.fetch_report import fetch_report, fetched_adapter, plan_report
 from lora_cli.render.terminal_fetch import fetched_parts, render_line, render_not_pruned
 from lora_cli.settings import Settings, with_flags
+from lora_cli.sources.local import snapshot_at
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob
 from lora_cli.store.export import export_snapshot, remove_views, write_view
-from lora_cli.store.published import Pruning, ServedBase, prune_published, publish_adapter, to_prune
+from lora_cli.store.inventory import view_digests
+from lora_cli.store.published import (
+    Pruning,
+    ServedBase,
+    prune_published,
+    publish_adapter,
+    published_digests,
+    to_prune,
+)
 
 PIN = "Version"
 BASE_TIMEOUT_S = 10.0
@@ -149,6 +159,7 @@ def command(
         changes = lockfile.write_lock(file, flags, everything, store, settings)
         before = changes.before.by_name
         remove_views(store, {name: before[name].digest for name in changes.removed})
+    _warn_of_denied(Path(publish).expanduser() if publish is not None else None, store, settings)
     if output_format == "json":
         from lora_cli.render.json import to_json
 
@@ -223,6 +234,21 @@ def _prune(requests: FetchRequests, folder: str, store: Store, settings: Setting
     return pruning
 
 
+def _warn_of_denied(published: Path | None, store: Store, settings: Settings) -> None:
+    """Warns of views in the cache and published adapters that a policy denies by now: engines still find them."""
+    denied = {digest for policy in settings.policies for digest in policy.deny_sha256}
+    if not denied:
+        return
+    found = [
+        (store.adapters / name, f"lora-cli cache rm {name}", sha256) for name, sha256 in view_digests(store).items()
+    ]
+    if published is not None:
+        found += [(published / name, "remove it", sha256) for name, sha256 in published_digests(published).items()]
+    for path, advice, sha256 in found:
+        if sha256 in denied:
+            inform(f"warning: {path} is still there, but policy deny_sha256 denies {sha256}: {advice}", settings)
+
+
 @dataclass(frozen=True, slots=True)
 class Destination:
     """Where the adapters are written: the store, or the folder in ``targets`` for each adapter.
@@ -246,10 +272,12 @@ class Destination:
                 write_view(self.store, outcome.request.name, snapshot)
             if target is None:
                 return replace(outcome, directory=snapshot.directory.absolute())
+            published = None
             if self.served is None:
-                return replace(outcome, directory=export_snapshot(self.store, snapshot, target))
-            published = publish_adapter(self.store, snapshot, target, self.served)
-            return replace(outcome, directory=target, published=published)
+                export_snapshot(self.store, snapshot, target)
+            else:
+                published = publish_adapter(self.store, snapshot, target, self.served)
+            return replace(outcome, directory=target, published=published, problems=_problems(snapshot))
         except LostBlob:
             error: LoraCliError = MachineError(
                 f"{self.store.root} is being cleaned up at the same time", hint="try again"
@@ -257,6 +285,13 @@ class Destination:
         except LoraCliError as refused:
             error = refused
         return replace(outcome, error=error)
+
+
+def _problems(snapshot: Snapshot) -> tuple[str, ...]:
+    """What is plainly wrong with files of the snapshot."""
+    from lora_cli.reading.byte_ranges import broken_files
+
+    return tuple(error.message for error in broken_files(*snapshot_at(snapshot.directory)))
 
 
 def destination_of(
@@ -316,9 +351,11 @@ def folders(option: str, folder: str, requests: FetchRequests, *, by_name: bool)
     return [root / name for name in names]
 
 
-def _publish_warnings(outcome: Outcome) -> Iterator[str]:
-    """Warnings about a published adapter."""
+def _warnings(outcome: Outcome) -> Iterator[str]:
+    """Warnings about an adapter that was written by --to or --publish."""
     name = safe(outcome.request.name)
+    for problem in outcome.problems:
+        yield f"{name}: {safe(problem)}; lora-cli validate shows all problems"
     if outcome.published is None or outcome.fetched is None:
         return
     if outcome.published.replaced:
@@ -355,7 +392,7 @@ def _fetch_all(
                 # The table at the end has everything except errors.
                 if outcome.error is not None or not (settings.quiet or tabular):
                     to_stderr(render_line(fetched_adapter(outcome)))
-                for warning in _publish_warnings(outcome):
+                for warning in _warnings(outcome):
                     inform(f"warning: {warning}", settings)
                 if form == "human" and outcome.directory is not None and not tabular:
                     write(f"{outcome.directory}\n")

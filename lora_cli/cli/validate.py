@@ -20,7 +20,7 @@ from lora_cli.cli.adapter_selection import (
     read_inputs,
     warn_of_unlocked,
 )
-from lora_cli.cli.options import ADAPTERS, for_engine, option, result
+from lora_cli.cli.options import ADAPTERS, for_engine, option, result, variable_of
 from lora_cli.cli.output import check_writable, inform, render_parts, to_stderr, write
 from lora_cli.cli.progress import count_progress
 from lora_cli.core.did_you_mean import did_you_mean
@@ -276,6 +276,9 @@ def parse_outputs(formats: Sequence[str], file: Path | None, environ: Mapping[st
 
 
 def _parse_format(word: str) -> tuple[str, Path | None]:
+    if any(part.partition("=")[0] in FORMATS for part in word.split(",")[1:]):
+        hint = f"repeat --format for each; in {variable_of('--format')} separate them with blanks"
+        raise UsageError(f"--format {safe(word)} has several formats with commas between them", hint=hint)
     name, has_file, file = word.partition("=")
     if name not in FORMATS:
         raise UsageError(f"{safe(name)} is not a format", hint=did_you_mean(name, FORMATS))

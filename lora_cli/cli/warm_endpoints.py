@@ -200,6 +200,7 @@ def warm_endpoints(
     for server in servers:
         results, error = done.get(server, ([], waited[server]))
         left = {one.action for one in results} & {"replaced", "pruned"}
+        notes = (server.leftover if left else "", server.cannot_pin if any(one.pinned for one in wanted) else "")
         replicas.append(
             Replica(
                 address=str(server.endpoint.address),
@@ -207,7 +208,7 @@ def warm_endpoints(
                 version=versions.get(server, ""),
                 error=error,
                 adapters=tuple(results),
-                note=server.leftover if left else "",
+                note="; ".join(filter(None, notes)),
             )
         )
     return EndpointsReport(servers=replicas, refused=refused)
@@ -285,7 +286,7 @@ def _admitted(
         else:
             assert admission.snapshot is not None
             snapshot = admission.snapshot
-            wanted.append(DesiredAdapter(item.name, snapshot.digest, mapped(snapshot.directory)))
+            wanted.append(DesiredAdapter(item.name, snapshot.digest, mapped(snapshot.directory), item.pinned))
     return wanted, refused
 
 

@@ -48,16 +48,15 @@ KIND = "tmpfs:"
 class TmpfsCopies:
     """The copies in the folder of ``--tier``, by the name in the manifest, or the last part of the REF.
 
-    ``base`` is the manifest's; of a copy whose config names another one a warning is logged.
+    ``base`` is the one to serve; of a copy whose config names another one a warning is logged.
 
     Raises:
         UsageError: ``text`` is not ``tmpfs:DIRECTORY``, or a name cannot be the folder of one adapter.
     """
 
     def __init__(self, text: str, items: Iterable[Item], base: str | AdapterRef = "") -> None:
-        self._base = ""
-        if isinstance(base, AdapterRef) and base.scheme == "hf" and not base.subfolder:
-            self._base = base.location
+        ref = ref_of(base) if base else None
+        self._base = ref.location if ref is not None and ref.scheme == "hf" and not ref.subfolder else ""
         kind, directory = text[: len(KIND)], text[len(KIND) :]
         if kind != KIND or not directory:
             raise UsageError(f"{OPTION}: invalid value {text!r}", hint=f"{OPTION} {KIND}DIRECTORY")

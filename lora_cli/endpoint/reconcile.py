@@ -24,11 +24,12 @@ CANDIDATE = "lora-cli-candidate-"
 
 @dataclass(frozen=True, slots=True)
 class DesiredAdapter:
-    """An adapter to be served as ``name``: its snapshot's digest, and its path on the server."""
+    """An adapter to be served as ``name``: its snapshot's digest, its path on the server, and whether it is pinned."""
 
     name: str
     digest: str
     path: str
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class Replica:
     error: LoraCliError | None
     adapters: tuple[AdapterOutcome, ...]
     note: str = ""
-    """Memory that unloaded adapters still take on the server."""
+    """Memory that unloaded adapters still take on the server, and why pinned adapters are not pinned there."""
 
 
 def wait_ready(
@@ -173,7 +174,7 @@ def _ensure_served(
 ) -> Action:
     """Load or replace one adapter; a replaced one keeps serving until the new one is proved."""
     if served is None:
-        server.load(one.name, one.path)
+        server.load(one.name, one.path, pinned=one.pinned)
         return "loaded"
     if served.is_from(one.path, one.digest):
         return "kept"
@@ -189,7 +190,7 @@ def _ensure_served(
             server.unload(candidate)
         if effect.proved is not True:
             raise _no_effect(f"{one.name} is still served from {served.root}: the new version", effect)
-    server.replace(one.name, one.path)
+    server.replace(one.name, one.path, pinned=one.pinned)
     now = next((model for model in server.models() if model.name == one.name), None)
     if now is None or not now.is_from(one.path, one.digest):
         raise EndpointError(f"{server.endpoint.address} still serves {one.name} from {now.root if now else 'nowhere'}")

@@ -61,6 +61,9 @@ class Server(ABC):
     leftover = ""
     """A note on memory that unloaded adapters still take."""
 
+    cannot_pin = ""
+    """Why it does not pin what the manifest pins."""
+
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
 
@@ -100,11 +103,11 @@ class Server(ABC):
             ) from error
 
     @abstractmethod
-    def load(self, name: str, path: str) -> None:
+    def load(self, name: str, path: str, *, pinned: bool = False) -> None:
         """Load an adapter from ``path``, as the server sees it, under a name that it does not serve yet."""
 
     @abstractmethod
-    def replace(self, name: str, path: str) -> None:
+    def replace(self, name: str, path: str, *, pinned: bool = False) -> None:
         """Serve another adapter under a name that it serves, from a path that it has not loaded before."""
 
     @abstractmethod
@@ -129,6 +132,7 @@ class Vllm(Server):
     """
 
     leftover = "vLLM keeps unloaded adapters in memory until others need the space (vllm#54839)"
+    cannot_pin = "pinned has no effect: vLLM has no request that pins an adapter"
 
     def version(self) -> str:
         """``/version``."""
@@ -138,11 +142,11 @@ class Vllm(Server):
             return ""
         return _printable_version(answer)
 
-    def load(self, name: str, path: str) -> None:
+    def load(self, name: str, path: str, *, pinned: bool = False) -> None:
         """Read the adapter onto the device."""
         self._post(LOAD, {"lora_name": name, "lora_path": path})
 
-    def replace(self, name: str, path: str) -> None:
+    def replace(self, name: str, path: str, *, pinned: bool = False) -> None:
         """In place, so no request fails in between. vLLM's prefix cache is keyed by name and path."""
         self._post(LOAD, {"lora_name": name, "lora_path": path, "load_inplace": True})
 
@@ -188,14 +192,15 @@ class Sglang(Server):
                 return found
         return {}
 
-    def load(self, name: str, path: str) -> None:
+    def load(self, name: str, path: str, *, pinned: bool = False) -> None:
         """Read the adapter."""
-        self._post("/load_lora_adapter", {"lora_name": name, "lora_path": path})
+        pin = {"pinned": True} if pinned else {}
+        self._post("/load_lora_adapter", {"lora_name": name, "lora_path": path, **pin})
 
-    def replace(self, name: str, path: str) -> None:
+    def replace(self, name: str, path: str, *, pinned: bool = False) -> None:
         """Unload and load: SGLang cannot replace in place. A request in between is refused."""
         self.unload(name)
-        self.load(name, path)
+        self.load(name, path, pinned=pinned)
 
     def unload(self, name: str) -> None:
         """Unload an adapter, after the requests that use it."""
@@ -206,7 +211,7 @@ class Sglang(Server):
         parent = next((one.parent for one in self.models() if one.name == name), "")
         return super().complete(f"{parent}:{name}" if parent else name, prompt, max_tokens)
 
-    def _post(self, path: str, body: dict[str, str]) -> None:
+    def _post(self, path: str, body: dict[str, Any]) -> None:
         answer = self.endpoint.post(path, body)
         if isinstance(answer, dict) and answer.get("success") is False:
             words = " ".join(str(answer.get("error_message") or "nothing more").split())[:1000]
@@ -217,6 +222,7 @@ class LoraCliServer(Vllm):
     """``lora-cli warm --serve``: vLLM's paths, and its own proof of each adapter."""
 
     leftover = ""
+    cannot_pin = "pinned has no effect: warm --serve pins the adapters of its own manifest"
 
     def check_ready(self) -> None:
         """``/ready``: the initial loads have ended."""

@@ -34,7 +34,8 @@ T = TypeVar("T")
 class Outcome:
     """The result for one request: ``fetched`` or ``error``, after ``ms`` milliseconds.
 
-    ``directory`` is where the caller has written it, and ``published`` what was published there.
+    ``directory`` is where the caller has written it, ``published`` what was published there, and ``problems`` are
+    what is plainly wrong with the written files.
     """
 
     request: AdapterRequest
@@ -43,6 +44,7 @@ class Outcome:
     ms: float
     directory: Path | None = None
     published: "Published | None" = None
+    problems: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:

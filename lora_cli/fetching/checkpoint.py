@@ -63,7 +63,8 @@ def latest_checkpoint(revision: Revision) -> Revision:
         log.warning("%s: %s is skipped: it has no config or weights", revision.ref, folder)
     paths = [file.path for file in revision.files]
     if not is_adapter(paths):
-        raise FormatError("there are no checkpoints here", where=str(revision.ref), hint=adapter_folders_hint(paths))
+        hint = adapter_folders_hint(revision.ref, paths)
+        raise FormatError("there are no checkpoints here", where=str(revision.ref), hint=hint)
     log.warning("%s: there are no checkpoints, the adapter itself is used", revision.ref)
     return revision
 

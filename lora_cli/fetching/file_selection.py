@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from lora_cli.core.adapter_files import BASE_CONFIG, BESIDE, CONFIG
+from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.core.text import names
+from lora_cli.core.text import counted, names
 from lora_cli.errors import FormatError, Offline, Refused, UsageError
 from lora_cli.store.snapshots import check_paths
 
@@ -81,10 +82,7 @@ def select_files(revision: Revision, selection: Selection) -> tuple[RemoteFile, 
     pickled = [path for path in paths if _PICKLED.fullmatch(path)]
     refuse_pickled(str(revision.ref), paths, selection)
     if not weights and not pickled and CONFIG not in paths:
-        several = revision.ref.scheme == "file" and sum(path.endswith(f"/{CONFIG}") for path in paths) > 1
-        hint = adapter_folders_hint(paths) + (
-            "; `lora-cli init` creates a manifest for a folder of adapters" if several else ""
-        )
+        hint = adapter_folders_hint(revision.ref, paths)
         raise FormatError(
             f"neither {CONFIG} nor adapter_model.safetensors was found", where=str(revision.ref), hint=hint
         )
@@ -178,13 +176,20 @@ def is_adapter(paths: Iterable[str]) -> bool:
     return CONFIG in found and any(_is_weights(path) for path in found)
 
 
-def adapter_folders_hint(paths: Iterable[str]) -> str:
-    """A hint for a folder that is no adapter: its subfolders that are."""
+def adapter_folders_hint(ref: AdapterRef, paths: Iterable[str]) -> str:
+    """A hint for a folder that is no adapter: how many of its subfolders are, and how to name them."""
     folders = sorted({path.rpartition("/")[0] for path in paths if path.endswith(f"/{CONFIG}")}, key=_natural_order)
     if not folders:
         return "it does not look like a PEFT adapter"
-    ways = "--subfolder, or --checkpoint latest" if all("checkpoint-" in name for name in folders) else "--subfolder"
-    return f"set its folder with {ways}: there are adapters in {names(folders, 5, width=1024)}"
+    found = f"it has {counted(len(folders), 'adapter')}, in {names(folders, 5, width=1024)}"
+    latest = " or --checkpoint latest" if all("checkpoint-" in name for name in folders) else ""
+    if ref.scheme != "file":
+        return f"{found}: set its folder with --subfolder{latest}"
+    hint = f"{found}: use {ref.location}/{folders[0]}{latest}"
+    if len(folders) > 1:
+        hint += f", {ref.location}/* for all" if not any("/" in name for name in folders) else ""
+        hint += f", or the manifest of `lora-cli init {ref.location}`"
+    return hint
 
 
 def _natural_order(folder: str) -> list[tuple[int, str]]:

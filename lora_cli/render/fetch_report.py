@@ -55,6 +55,8 @@ class FetchedSnapshot:
     directory: str | None
     """Where the adapter can be used; null if it could not be put there."""
     published: Published | None
+    problems: Sequence[str]
+    """What is plainly wrong with files written by --to or --publish: placeholders, and safetensors of another size."""
     files: tuple[SnapshotFile, ...]
 
 
@@ -148,6 +150,7 @@ def _snapshot(outcome: Outcome) -> FetchedSnapshot | None:
         left_out=fetched.left_out,
         directory=None if outcome.directory is None else str(outcome.directory),
         published=outcome.published,
+        problems=outcome.problems,
         files=tuple(SnapshotFile(path, blob.sha256, blob.size) for path, blob in snapshot.files.items()),
     )
 

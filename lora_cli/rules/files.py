@@ -48,7 +48,8 @@ def weights_missing(case: Case) -> Iterator[Problem]:
         hint = f"rename the file to {WEIGHTS} if it contains the LoRA weights"
         hint = f"use the folder that contains them: {cut(nested[0])}" if nested else hint
         if len(nested) > 1:
-            hint += f"; `lora-cli init` creates a manifest for these {len(nested)} adapters"
+            message = f"there is no {WEIGHTS}, but there are {len(nested)} adapters in {names(nested)}"
+            hint = "name each: `lora-cli validate DIR/*`; `lora-cli init DIR` creates a manifest of them"
     elif found:
         message = f"there is no {WEIGHTS}; {names(found)} are files of a trainer, not weights"
     else:
@@ -135,7 +136,8 @@ def config_missing(case: Case) -> Iterator[Problem]:
         return
     if case.adapter.config is None and case.adapter.config_error is None and case.file(CONFIG) is None:
         nested = [file.path for file in case.adapter.files if file.path.endswith("/" + CONFIG)]
-        hint = f"there is one in {names(nested)}: use that folder" if nested else "add the file that PEFT wrote"
+        which = "that folder" if len(nested) == 1 else "one of these folders"
+        hint = f"there is one in {names(nested)}: use {which}" if nested else "add the file that PEFT wrote"
         yield Problem(f"there is no {CONFIG}", Location(CONFIG), hint)
 
 

@@ -11,7 +11,7 @@ from typing import ParamSpec, TypeVar
 
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.results import LoadReport
-from lora_cli.errors import LoraCliError, Unreachable
+from lora_cli.errors import LoraCliError, NotFound, Unreachable
 from lora_cli.runtime.child_process import ProcessDied
 from lora_cli.runtime.load_jobs import merge_reports
 from lora_cli.runtime.messages import Drop, LoraRequest, Prefetch, Ready, RowEvent
@@ -143,11 +143,13 @@ class AdapterManager:
         return _raise_if_failed(await self.wait(self._load_once(adapter)))
 
     async def replace(self, item: Item) -> None:
-        """Load an adapter for a client; it takes over its name once it is proved, not before.
+        """Load an adapter for a client; it takes over its name once it is proved, not before, and is pinned as before.
 
         Raises:
             LoraCliError: it cannot be loaded.
         """
+        with suppress(NotFound):
+            item = replace(item, pinned=self.adapters.of(item.name).item.pinned)
         _raise_if_failed(await self.wait(self._replace(AdapterState(item, by_client=True))))
 
     def is_proved(self, adapter: AdapterState) -> bool:

@@ -35,7 +35,7 @@ from lora_cli.engines import Profile
 from lora_cli.engines.fixes import MERGE
 from lora_cli.errors import FormatError, Refused, UsageError
 from lora_cli.fetching.context import AdapterRequest, FetchContext
-from lora_cli.fetching.file_selection import Selection
+from lora_cli.fetching.file_selection import Selection, adapter_folders_hint
 from lora_cli.fetching.pipeline import fetch
 from lora_cli.fetching.requirements import Demand
 from lora_cli.reading.adapter import SHARD, Opened, join_shards, read_adapter
@@ -206,10 +206,12 @@ def _open(item: Item, ref: AdapterRef, options: RepairOptions, settings: Setting
     source, revision = _local_source(item, ref, options, settings)
     name, most = str(item.source), settings.max_header_bytes
     adapter = join_shards(source, revision, read_adapter(source, revision, name, most), most)
-    if adapter.config is None:
-        raise adapter.config_error or FormatError("it is missing", where=f"{name}: {CONFIG}")
-    if adapter.weights_error is not None:
-        raise adapter.weights_error
+    if adapter.config is None and adapter.config_error is None:
+        paths = [file.path for file in adapter.files]
+        hint = "add the file that PEFT wrote" if adapter.weight_files else adapter_folders_hint(ref, paths)
+        raise FormatError("it is missing", where=f"{name}: {CONFIG}", hint=hint)
+    if (error := adapter.config_error or adapter.weights_error) is not None:
+        raise FormatError(error.message, where=name, hint=error.hint)
     if (found := adapter.foreign) is not None:
         raise Refused(f"{name}: {found.file} is {found.format.title}, not a PEFT LoRA", hint=found.format.advice)
     if not adapter.pairs:

@@ -117,6 +117,49 @@ def test_a_pickle_is_published_with_a_warning(capsys: Capture) -> None:
     assert "pickled" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--to", "--publish"])
+def test_broken_files_are_written_with_a_warning_of_each(option: str, capsys: Capture) -> None:
+    whole = Path("sql", WEIGHTS).read_bytes()
+    Path("sql", WEIGHTS).write_bytes(whole[:-100])
+    Path("sql/tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    Path("sql/README.md").write_text("<!doctype html>")
+    assert main(["fetch", "./sql", option, "out", "--format", "json"]) == 0
+    out, err = capsys.readouterr()
+    cut = f"{WEIGHTS}: truncated: the tensors end at byte {len(whole)}, the file at {len(whole) - 100}"
+    pointer = "tokenizer.json: is a git-lfs pointer, not the file itself"
+    check_schema(json.loads(out))
+    assert json.loads(out)["adapters"][0]["problems"] == [cut, pointer]
+    for problem in (cut, pointer):
+        assert f"warning: sql: {problem}; lora-cli validate shows all problems" in err
+    assert main(["fetch", "./sql", "--format", "json"]) == 0
+    out, err = capsys.readouterr()
+    assert (json.loads(out)["adapters"][0]["problems"], "warning" in err) == ([], False)
+
+
+def test_what_a_policy_denies_later_is_said_to_be_still_there(capsys: Capture) -> None:
+    adapter("chat", seed=2)
+    head = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {BASE}\nadapters: "
+    chat = "{name: chat, source: ./chat}"
+    Path("set.yaml").write_text(f"{head}[{chat}, {{name: sql, source: ./sql}}]")
+    assert publish("-f", "set.yaml") == 0
+    digest = mark()["snapshot"]
+    Path("policy.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: Policy\ndeny_sha256: [{digest}]\n")
+    capsys.readouterr()
+
+    def still_there(*argv: str) -> list[str]:
+        """The folders that the warnings name."""
+        code = publish("-f", "set.yaml", "--policy", "policy.yaml", *argv)
+        err = capsys.readouterr().err
+        assert code == ("error: sql: policy deny_sha256" in err)
+        ending = f" is still there, but policy deny_sha256 denies {digest}: "
+        return [line.partition(ending)[0].removeprefix("warning: ") for line in err.splitlines() if ending in line]
+
+    assert still_there() == [f"{Path.cwd()}/cache/adapters/sql", "served/sql"]
+    Path("set.yaml").write_text(f"{head}[{chat}]")
+    assert still_there() == ["served/sql"]
+    assert still_there("--prune") == []
+
+
 def test_nothing_is_pruned_where_something_failed(capsys: Capture) -> None:
     head = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {BASE}\nadapters: "
     Path("set.yaml").write_text(head + "[{name: sql-v1, source: ./sql}]")

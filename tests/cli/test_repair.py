@@ -388,3 +388,20 @@ def test_a_set_is_repaired_adapter_by_adapter_into_folders_of_their_names(
 def test_what_is_missing_is_said(argv: list[str], said: str, capsys: Capture) -> None:
     assert main(["repair", *argv]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_an_error_inside_an_adapter_names_the_adapter(tmp_path: Path, capsys: Capture) -> None:
+    for name in ("no-config", "no-json", "cut"):
+        write_adapter(tmp_path / name)
+    (tmp_path / "no-config/adapter_config.json").unlink()
+    (tmp_path / "no-json/adapter_config.json").write_text("{")
+    os.truncate(tmp_path / "cut/adapter_model.safetensors", 100)
+    entries = ", ".join(f"{{name: {name}, source: ./{name}}}" for name in ("no-config", "no-json", "cut"))
+    head = "apiVersion: lora-cli/v1\nkind: AdapterSet\nengine: {name: vllm}\n"
+    (tmp_path / "set.yaml").write_text(f"{head}adapters: [{entries}]\n")
+    code, found = document(capsys, "-f", str(tmp_path / "set.yaml"), "--check")
+    assert code == 1
+    for one in found["adapters"]:
+        assert f"{tmp_path}/{one['name']}: adapter_" in one["error"]["message"]
+        assert main(["repair", str(tmp_path / one["name"]), "--engine", "vllm", "--check"]) == 1
+        assert f"error: {tmp_path}/{one['name']}: adapter_" in capsys.readouterr().err

@@ -63,6 +63,8 @@ def test_no_format_changes_the_exit_code(line: list[str], format_: str, capsys: 
         (["--format", "xml"], "xml is not a format"),
         (["--format", "sarf"], "did you mean sarif?"),
         (["--format", "json="], "--format json= has no file"),
+        (["--format", "json,sarif=a"], "repeat --format for each; in LORA_CLI_FORMAT separate them with blanks"),
+        (["--format", "sarif=a,json"], "--format sarif=a,json has several formats with commas between them"),
         (["--format", "json", "--format", "sarif"], "--format sarif=FILE"),
         (["--format", "json=a.json", "-o", "b.json"], "remove -o"),
         (["--format", "json=a.json", "--format", "sarif=a.json"], "json and sarif would be mixed"),
@@ -161,3 +163,15 @@ def test_a_format_that_was_not_asked_for_is_not_imported(line: list[str]) -> Non
     for name in ("json", "sarif", "junit", "github", "markdown"):
         assert f"lora_cli.render.{name}" not in loaded
     assert "xml.etree.ElementTree" not in loaded
+
+
+def test_blanks_separate_the_values_in_the_variable_of_an_option_that_may_be_repeated(
+    line: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LORA_CLI_FORMAT", f"json sarif={tmp_path}/a.sarif")
+    assert main(line) == 1
+    assert json.loads(capsys.readouterr().out)["schema"].startswith("lora_cli/")
+    assert (tmp_path / "a.sarif").is_file()
+    monkeypatch.setenv("LORA_CLI_FORMAT", f"json,sarif={tmp_path}/b.sarif")
+    assert main(line) == 2
+    assert "in LORA_CLI_FORMAT separate them with blanks" in capsys.readouterr().err

@@ -4,10 +4,12 @@ import os
 import resource
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
-from tests.conftest import QUICKSTART
+from tests.conftest import QUICKSTART, ROOT
 
 HEAVY = (
     "torch",
@@ -97,3 +99,33 @@ def test_validating_a_small_adapter_costs_at_most_five_times_that() -> None:
     adapter, base = str(QUICKSTART / "pirate"), str(QUICKSTART / "smollm2-135m")
 
     assert is_within(["-m", "lora_cli", "validate", adapter, "--base", base], 5)
+
+
+def console_script() -> str:
+    """What the installed ``lora-cli`` runs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    module, _, function = project["scripts"]["lora-cli"].partition(":")
+    return f"from {module} import {function}; {function}()"
+
+
+@pytest.mark.parametrize("module", ["lora_cli.errors", "lora_cli.cli.app", "typer", "lora_cli.cli.rules"])
+@pytest.mark.parametrize("start", [["-m", "lora_cli"], ["-c", console_script()]], ids=["module", "script"])
+def test_an_interrupt_while_modules_are_imported_ends_without_a_traceback(
+    start: list[str], module: str, tmp_path: Path
+) -> None:
+    interrupting = f"""
+import os, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, path, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+"""
+    (tmp_path / "sitecustomize.py").write_text(interrupting)
+    done = subprocess.run(
+        [sys.executable, *start, "rules"],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

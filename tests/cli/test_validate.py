@@ -87,8 +87,26 @@ def test_a_folder_that_is_no_adapter_is_called_that_and_asked_for_no_base(
     (tmp_path / "quantised").mkdir()
     (tmp_path / "quantised" / "adapter.gguf").write_bytes(b"GGUF" + bytes(20))
     assert "/empty: neither adapter_config.json nor adapter_model.safetensors was found\n" in said("empty")
-    assert "there are adapters in checkpoint-1\n" in said("run")
+    one = f"it has 1 adapter, in checkpoint-1: use {tmp_path}/run/checkpoint-1 or --checkpoint latest\n"
+    assert said("run").endswith(f"hint: {one}")
     assert "/quantised: this is a GGUF model for llama.cpp, not an adapter\n" in said("quantised")
+
+
+@pytest.mark.parametrize("command", [["validate"], ["warm"], ["fetch"], ["repair", "--engine", "vllm", "--check"]])
+def test_a_folder_of_adapters_says_how_to_name_them(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("b", "a"):
+        write_adapter(tmp_path / "several" / name)
+    folder = str(tmp_path / "several")
+    assert main([*command, folder]) == 1
+    ways = f"use {folder}/a, {folder}/* for all, or the manifest of `lora-cli init {folder}`"
+    assert capsys.readouterr().err.endswith(f"hint: it has 2 adapters, in a, b: {ways}\n")
+    if command == ["validate"]:
+        assert main(["validate", folder, "--no-base"]) == 1
+        said = " ".join(capsys.readouterr().out.split())
+        assert "there is no adapter_model.safetensors, but there are 2 adapters in a, b" in said
+        assert "hint: name each: `lora-cli validate DIR/*`; `lora-cli init DIR` creates a manifest of them" in said
 
 
 def test_a_base_of_other_widths_is_one_finding_and_no_module_applies(

@@ -278,8 +278,9 @@ def test_a_process_that_is_killed_leaves_one_whole_adapter(shm: Path, tmp_path: 
     assert tree(shm) == {f"sql/{WEIGHTS}", f"sql/{MARK_FILE}"}
 
 
+@pytest.mark.parametrize("named", [["-f", "set.yaml"], ["one", "two", "--base", "acme/base"]], ids=["-f", "--base"])
 def test_a_copy_that_vllms_resolver_would_answer_404_for_is_a_warning(
-    shm: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    named: list[str], shm: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It accepts an adapter only where its config names the base exactly as ``--model`` does."""
     config = json.loads((folder / "one" / CONFIG).read_text())
@@ -289,6 +290,6 @@ def test_a_copy_that_vllms_resolver_would_answer_404_for_is_a_warning(
     with Hub() as hub:
         hub.add("acme/base", {path.name: path.read_bytes() for path in (folder / "base").iterdir()})
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        assert main(["warm", "-f", "set.yaml", "--once", "--device", "cpu", "--tier", f"tmpfs:{shm}/adapters"]) == 0
+        assert main(["warm", *named, "--once", "--device", "cpu", "--tier", f"tmpfs:{shm}/adapters"]) == 0
     (warning,) = [one for one in caplog.messages if "returns 404" in one]
     assert warning.startswith("two: its base is ")

@@ -20,6 +20,7 @@ class Engine:
     def __init__(self, kind: str = "vllm", *, version: str = "0.32.0", down_for: int = 0, token: str = "") -> None:
         self.kind, self.version, self.down_for, self.token = kind, version, down_for, token
         self.adapters: dict[str, tuple[str, float]] = {}
+        self.pinned: set[str] = set()
         self.said: list[tuple[str, str]] = []
         self.refuses: dict[str, str] = {}
         self.noisy = False
@@ -90,6 +91,7 @@ class Engine:
         if verb == "unload_lora_adapter":
             if self.adapters.pop(name, None) is None:
                 return self._refused(404, f"The lora adapter '{name}' cannot be found.")
+            self.pinned.discard(name)
             self.said.append(("unload", name))
             return self._done(f"Success: LoRA adapter '{name}' removed successfully.")
         if name in self.refuses:
@@ -106,6 +108,8 @@ class Engine:
             body["lora_path"],
             config["lora_alpha"] * (1 + len(str(sorted(config["target_modules"])))),
         )
+        if self.kind == "sglang" and body.get("pinned", False):
+            self.pinned.add(name)
         self.said.append(("load", name))
         return self._done(f"Success: LoRA adapter '{name}' added successfully.")
 

@@ -55,6 +55,20 @@ def test_a_changed_adapter_is_loaded_from_a_new_path_and_proved_before_it_takes_
         assert engine.said[0][1].startswith("lora-cli-candidate-")
 
 
+def test_what_the_manifest_pins_is_pinned_when_it_is_loaded_and_when_it_is_replaced(folder: Path, warm: Warm) -> None:
+    manifest = folder / "set.yaml"
+    manifest.write_text(manifest.read_text().replace("source: ./sql}", "source: ./sql, pinned: true}"))
+    with Engine("sglang", version="0.5.23") as engine, Engine("vllm") as vllm:
+        code, document = warm(engine)
+        assert (code, engine.pinned, document["servers"][0]["note"]) == (0, {"sql"}, "")
+        assert warm(vllm)[1]["servers"][0]["note"].startswith("pinned has no effect: vLLM has no request")
+        shutil.rmtree(folder / "sql")
+        write_adapter(folder / "sql", modules=QUERIES, r=4, lora_alpha=32, seed=9)
+        code, document = warm(engine, "--allow-unload")
+        assert (code, actions(document)["sql"], engine.pinned) == (0, "replaced", {"sql"})
+        assert re.fullmatch(r"vLLM keeps .*; pinned has no effect.*", warm(vllm)[1]["servers"][0]["note"])
+
+
 def test_sglang_unloads_nothing_unless_it_is_told_to(folder: Path, warm: Warm) -> None:
     with Engine("sglang", version="0.5.23") as engine:
         warm(engine)

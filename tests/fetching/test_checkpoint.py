@@ -64,7 +64,7 @@ def test_only_folders_of_that_name_right_there_are_checkpoints(caplog: pytest.Lo
 def test_where_there_is_nothing_the_error_says_what_there_is() -> None:
     with pytest.raises(FormatError, match="there are no checkpoints here") as caught:
         latest_checkpoint(listing(*complete("run/checkpoint-10", "run/checkpoint-9", "best")))
-    assert caught.value.hint.endswith("there are adapters in best, run/checkpoint-9, run/checkpoint-10")
+    assert caught.value.hint.startswith("it has 3 adapters, in best, run/checkpoint-9, run/checkpoint-10: ")
 
 
 def test_a_run_without_an_adapter_beside_its_checkpoints_says_how_to_ask() -> None:

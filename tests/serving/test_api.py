@@ -72,6 +72,19 @@ def test_an_adapter_is_loaded_listed_and_unloaded_as_vllm_does(server: Running) 
     assert error_of(server.probe("second"))[0] == 404
 
 
+def test_an_adapter_that_is_replaced_in_place_stays_pinned(folder: Path) -> None:
+    alone = folder / "pinning"
+    alone.mkdir()
+    entries = "".join(f"  - {{name: {name}, source: ../adapters/a0, pinned: {name}}}\n" for name in ("true", "false"))
+    head = "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ../base\nadapters:\n"
+    (alone / "set.yaml").write_text(head + entries.replace("name: ", "name: is-"))
+    with Running(alone, "-f", alone / "set.yaml", "--root", folder / "adapters") as server:
+        server.until_ready()
+        for name, pinned in (("is-true", True), ("is-false", False)):
+            assert server.load(name, folder / "adapters" / "a3", load_inplace=True).status_code == 200
+            assert server.adapter(name)["pinned"] is pinned
+
+
 def test_a_path_outside_the_roots_is_refused_however_it_is_written(server: Running, folder: Path) -> None:
     outside = folder / "elsewhere" / "secret"
     paths = [outside, "../elsewhere/secret", f"file://{outside}", "link", folder / "adapters", ".", "/"]
