@@ -83,6 +83,11 @@ class GeneratingRow:
         text = self._new_text()
         return OutputDelta(self.number, ids, text, self._logprobs(token, logits) if ids else (), self.finish)
 
+    def failed(self, error: LoraCliError) -> RowFailed:
+        """End the row with an error."""
+        self.finish = "error"
+        return RowFailed(self.number, error)
+
     def _new_text(self) -> str:
         """The text that can be sent now: without a stop string, and without a possible beginning of one."""
         self._pending_text += self._decode_new(everything=bool(self.finish))
@@ -213,12 +218,13 @@ class GenerationLoop:
             if one.finish:
                 continue
             if bool(torch.isnan(logits[number]).any()):
-                _fail([one], NOT_FINITE)
+                event: RowFailed | OutputDelta = one.failed(NOT_FINITE)
             else:
-                delta = one.append_token(tokens[number], logits[number])
-                if delta.finish:
-                    one.release()
-                one.send(delta)
+                event = one.append_token(tokens[number], logits[number])
+            if isinstance(event, RowFailed) or event.finish:
+                batch.leave_slot(number)
+                one.release()
+            one.send(event)
         left = [number for number, one in enumerate(rows) if not one.finish]
         if left:
             batch.feed(tokens)
@@ -246,9 +252,9 @@ class GenerationLoop:
 def _fail(rows: Iterable[GeneratingRow], error: LoraCliError) -> None:
     for one in rows:
         if not one.finish:
-            one.finish = "error"
+            event = one.failed(error)
             one.release()
-            one.send(RowFailed(one.number, error))
+            one.send(event)
 
 
 def _start(worker: "Worker", full_model: "FullModel", number: int, row: Row, send: Send) -> Iterator[GeneratingRow]:

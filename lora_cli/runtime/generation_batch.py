@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import pad
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from lora_cli.runtime.lora_slots import BASE_SLOT
 from lora_cli.runtime.transformers_model import ComposedModel, cache_name
 
 
@@ -43,6 +44,10 @@ class GenerationBatch:
         self._ids = torch.tensor([[token] for token in tokens], device=self._ids.device)
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
         self._position = self._position[:, -1:] + 1
+
+    def leave_slot(self, row: int) -> None:
+        """An ended row is of the base from now on: its slot may get another adapter while it is still in the batch."""
+        self._slots[row] = BASE_SLOT
 
     @property
     def can_change(self) -> bool:

@@ -122,6 +122,26 @@ def test_ended_rows_are_no_longer_computed_and_new_ones_are_in_the_same_batch(
         assert rows[-1] == 1
 
 
+def test_an_ended_row_leaves_its_slot_before_another_adapter_may_get_it(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots: list[list[int]] = []
+    logits = GenerationBatch.logits
+
+    def recorded(batch: Any) -> torch.Tensor:
+        slots.append(list(batch._slots))
+        return logits(batch)
+
+    monkeypatch.setattr(GenerationBatch, "logits", recorded)
+    client = Client(pair)
+    client.start("one", "other")
+    client.wait()
+
+    assert slots[: TOKENS["other"]] == [[0, pair.slot]] * TOKENS["other"]
+    assert all(pair.slot not in step for step in slots[TOKENS["other"] :])
+    assert client.output == {name: client.alone(name) for name in ("one", "other")}
+
+
 def test_a_model_that_refuses_mixed_batches_has_one_for_each_adapter(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
