@@ -5,6 +5,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -288,10 +289,12 @@ class Destination:
 
 
 def _problems(snapshot: Snapshot) -> tuple[str, ...]:
-    """What is plainly wrong with files of the snapshot."""
+    """What is plainly wrong with files of the snapshot; nothing if it was removed since."""
     from lora_cli.reading.byte_ranges import broken_files
 
-    return tuple(error.message for error in broken_files(*snapshot_at(snapshot.directory)))
+    with suppress(LoraCliError):
+        return tuple(error.message for error in broken_files(*snapshot_at(snapshot.directory)))
+    return ()
 
 
 def destination_of(

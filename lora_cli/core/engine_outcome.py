@@ -50,6 +50,8 @@ class Reason:
     """The flag or the repair that fixes it; may be empty."""
     evidence: str = ""
     """The engine's source file in which this was read; may be empty."""
+    causes: tuple[str, ...] = field(default=(), metadata=EXCLUDED)
+    """Rules that report the same without an engine."""
 
 
 @dataclass(frozen=True, slots=True)

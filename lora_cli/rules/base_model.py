@@ -232,7 +232,7 @@ def other_base(case: Case) -> Iterator[Problem]:
 
     *Fix*: use the base of the config. If the config is wrong, ``lora-cli repair --base-name ORG/NAME`` writes
     the right one into a copy. Mirrors and quantised copies of one model count as the same. A base in a folder
-    is compared by its family, and by the folder's name if it differs in ``-instruct``, ``-chat``, ``-it`` or ``-base``.
+    is compared by its family, and by the folder's name if that ends in ``-instruct``, ``-chat``, ``-it`` or ``-base``.
     """
     base = case.base
     assert base is not None
@@ -257,7 +257,7 @@ def _other_base(case: Case) -> str:
     if base.repository and (cached or hub_words(trained)):
         return trained if name != _model_name(base.repository) else ""
     folder = _model_name(base.name.rstrip("/").removesuffix("/config.json"))
-    if name != folder and VARIANT.sub("", name) == VARIANT.sub("", folder):
+    if name != folder and VARIANT.search(folder) and VARIANT.sub("", name) == VARIANT.sub("", folder):
         return trained
     families, family = set(FAMILY.findall(name)), set(FAMILY.findall(base.model_type))
     return trained if families and family and not families & family else ""

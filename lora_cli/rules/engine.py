@@ -1,21 +1,11 @@
 """LC4xx: what engines do with the adapter. Their behaviour is data, in ``lora_cli.engines``."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from lora_cli.core.finding import Problem, Severity
 from lora_cli.core.text import cut
 from lora_cli.rules.rule import Case, rule
 from lora_cli.rules.target_module_matching import highest_rank
-
-CAUSES: Mapping[str, tuple[str, ...]] = {
-    "unexpected-modules": ("LC311", "LC312"),
-    "nothing-lands": ("LC311",),
-    "partly-lands": ("LC312", "LC313"),
-    "shape-larger": ("LC314",),
-    "shape-smaller": ("LC314",),
-    "embedding-rows": ("LC314",),
-}
-"""Features that compare the adapter with the base: rules that report the same without an engine are their cause."""
 
 
 @rule("LC401", "rank-above-max", Severity.ERROR, needs=("config",))
@@ -48,7 +38,7 @@ def _findings_of(case: Case, code: str) -> Iterator[Problem]:
         for reason in engine.reasons:
             if reason.code == code:
                 message = f"{engine} {reason.outcome.phrase}: {reason.message}"
-                yield Problem(message, reason.at, reason.mend, engine.engine, CAUSES.get(reason.feature, ()))
+                yield Problem(message, reason.at, reason.mend, engine.engine, reason.causes)
 
 
 @rule("LC402", "engine-rejects", Severity.ERROR)

@@ -134,6 +134,7 @@ def _reason(row: Row, found: Found, profile: Profile) -> Reason:
         limit=profile.allowed if is_rank else "",
         mend=cut(mend, LONGEST_MESSAGE),
         evidence=row.evidence,
+        causes=found.causes,
     )
 
 

@@ -2,8 +2,8 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -153,11 +153,15 @@ def generate(worker: "Worker", request: Generate, send: Send) -> int:
     return len(request.rows)
 
 
+MOST_BATCHES = 2
+"""How many batches that cannot change take turns: with more, each would be of few rows."""
+
+
 class GenerationLoop:
     """The rows that are generated at once: new ones join between two steps, and ended ones leave.
 
     Any thread with rows that have not ended takes a step for all rows; the device is released between steps. Batches
-    that cannot change (``GenerationBatch.can_change``) take their steps one after the other.
+    that cannot change (``GenerationBatch.can_change``) take turns, at most ``MOST_BATCHES`` of them.
     """
 
     def __init__(self, model: ComposedModel, device_lock: DeviceLock) -> None:
@@ -177,25 +181,22 @@ class GenerationLoop:
 
     def _step(self) -> None:
         """The next token of every row."""
-        new = [self._new.popleft() for _ in range(len(self._new))]
-        self._add(one for rows in new for one in rows)
+        if sum(not batch.can_change for batch, _ in self._batches) < MOST_BATCHES:
+            new = [row for _ in range(len(self._new)) for row in self._new.popleft()]
+            with _failing(new):
+                self._add(new)
         steps, self._batches = self._batches, []
         for batch, rows in steps:
-            try:
-                self._advance(batch, rows)
-            except LoraCliError as error:
-                if isinstance(error, Refused) and len({one.slot for one in rows}) > 1:
+            with _failing(rows):
+                try:
+                    self._advance(batch, rows)
+                except Refused:
+                    if len({one.slot for one in rows}) == 1:
+                        raise
                     # The model flattens the rows of a batch somewhere: each adapter has a batch of its own.
                     self._mixes_slots = False
-                    self._add([one for one in rows if not one.finish])
-                else:
-                    _fail(rows, error)
-        try:
-            with out_of_memory():
-                self._join()
-        except LoraCliError as error:
-            _fail([one for _, rows in self._batches for one in rows], error)
-            self._batches = []
+                    self._add(one for one in rows if not one.finish)
+        self._join()
 
     def _add(self, rows: Iterable[GeneratingRow]) -> None:
         """Add a batch of these rows, each after its prompt and the output that it has."""
@@ -211,7 +212,7 @@ class GenerationLoop:
 
     def _advance(self, batch: GenerationBatch, rows: list[GeneratingRow]) -> None:
         """The next token of every row of a batch, which stays unless all of its rows have ended."""
-        with self._device_lock.request(), out_of_memory():
+        with self._device_lock.request():
             logits = batch.logits()
         tokens = logits.argmax(-1).tolist()
         for number, one in enumerate(rows):
@@ -238,15 +239,25 @@ class GenerationLoop:
         changing = [one for one in self._batches if one[0].can_change]
         self._batches = [one for one in self._batches if not one[0].can_change]
         for group in by_key((self._kind(one[1][0]), one) for one in changing).values():
-            batch, rows = group[0]
-            if len(group) > 1:
-                for other, more in group[1:]:
-                    batch.join(other)
-                    rows = [*rows, *more]
-                order = sorted(range(len(rows)), key=lambda number: rows[number].slot)
-                batch.select(order)
-                rows = [rows[number] for number in order]
-            self._batches.append((batch, rows))
+            batch, rows = group[0][0], [row for _, some in group for row in some]
+            with _failing(rows):
+                if len(group) > 1:
+                    for other, _ in group[1:]:
+                        batch.join(other)
+                    order = sorted(range(len(rows)), key=lambda number: rows[number].slot)
+                    batch.select(order)
+                    rows = [rows[number] for number in order]
+                self._batches.append((batch, rows))
+
+
+@contextmanager
+def _failing(rows: Sequence[GeneratingRow]) -> Iterator[None]:
+    """An error in the block, also out of memory, is the error of these rows that have not ended."""
+    try:
+        with out_of_memory():
+            yield
+    except LoraCliError as error:
+        _fail(rows, error)
 
 
 def _fail(rows: Iterable[GeneratingRow], error: LoraCliError) -> None:

@@ -53,8 +53,11 @@ class GenerationBatch:
     def can_change(self) -> bool:
         """Whether rows can join and leave: each layer of the cache has the keys and values of all tokens.
 
-        A layer with a sliding window or a recurrent state cannot be padded on its left afterwards.
+        A layer with a sliding window or a recurrent state cannot be padded on its left afterwards, nor a model that
+        takes its positions from the length of the cache.
         """
+        if "position_ids" not in self._parameters:
+            return False
         return type(self._cache) is DynamicCache and all(type(one) is DynamicLayer for one in self._cache.layers)
 
     def select(self, rows: Sequence[int]) -> None:

@@ -43,7 +43,8 @@ class AdapterManager:
     the adapters that are on this disk by then. At the start ``max_loras`` adapters are loaded and proved: the pinned
     ones first, then those with the highest ``rates``. ``max_cpu_loras`` in all are read into memory; the others are
     loaded at their first request. ``process`` is None until the warm process is ready. ``stopping`` is set when the
-    server is asked to stop.
+    server is asked to stop. ``placing`` counts the adapters that are loaded into a slot and proved now; ``on_placed``
+    is called when one has ended.
     """
 
     def __init__(
@@ -71,6 +72,8 @@ class AdapterManager:
         self._prefetcher = Prefetcher(self._load_ahead)
         self._first_tried = False
         self._loaded_for = 0
+        self.placing = 0
+        self.on_placed: Callable[[], None] = lambda: None
 
     @property
     def ready(self) -> bool:
@@ -275,7 +278,7 @@ class AdapterManager:
         if lora is not None:
             try:
                 process = await self._wait_for_process()
-                loaded = await _run_in(self._load_threads, process.load, lora)
+                loaded = await self._place(process, lora)
                 adapter.proved_by = 0 if loaded.error else process.starts
             except LoraCliError as error:
                 loaded = LoadReport(lora.name, lora.digest).failed("start", error)
@@ -336,6 +339,15 @@ class AdapterManager:
         if adapter.lora is lora:
             adapter.lora, adapter.proved_by = None, 0
         return True
+
+    async def _place(self, process: WarmProcess, lora: LoraRequest) -> LoadReport:
+        """Load and prove it in a slot."""
+        self.placing += 1
+        try:
+            return await _run_in(self._load_threads, process.load, lora)
+        finally:
+            self.placing -= 1
+            self.on_placed()
 
     async def _load_ahead(self, name: str) -> None:
         """Load and prove if a slot is free, else only read into memory."""

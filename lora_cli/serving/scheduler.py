@@ -93,6 +93,7 @@ class Scheduler:
         self._running: list[Prompt] = []
         self._overtaken = 0
         self._tasks = set[asyncio.Task[None]]()
+        manager.on_placed = self._start_next
 
     def add(self, group: PromptGroup) -> None:
         """Queue prompts, to start as soon as there is room.
@@ -100,6 +101,8 @@ class Scheduler:
         Raises:
             MachineError: the queue is full.
         """
+        if len(self._waiting) + len(group.rows) > MAX_WAITING:
+            self._waiting = deque(one for one in self._waiting if not one[0].abandoned)
         if len(self._waiting) + len(group.rows) > MAX_WAITING:
             raise MachineError(f"{MAX_WAITING} prompts are already waiting", hint="try again later")
         self._waiting.extend((group, index) for index in range(len(group.rows)))
@@ -110,7 +113,8 @@ class Scheduler:
         """The adapters that have requests."""
         states = self.manager.adapters
         loading = [one.item.name for one in states if one.loading is not None and not one.loading.done()]
-        return Activity(sorted(_names(self._running)), sorted({*_names(self._waiting), *loading}))
+        waiting = [one for one in self._waiting if not one[0].abandoned]
+        return Activity(sorted(_names(self._running)), sorted({*_names(waiting), *loading}))
 
     def _start_next(self) -> None:
         self._start(self._run_next())
@@ -159,18 +163,19 @@ class Scheduler:
     def _schedule(self) -> list[Prompt]:
         """Take the prompts that there is room for, first come, first served, also among the prompts of one adapter.
 
-        If there is no slot for the first one's adapter, at most ``MAX_BATCH_SIZE`` others start before it.
+        If there is no slot for the first one's adapter, at most ``MAX_BATCH_SIZE`` others start before it. While an
+        adapter is loaded for the first time, one slot is left for it.
         """
         taken: list[Prompt] = []
         later: deque[Prompt] = deque()
         keys = {_key(one) for one in self._running} - {""}
-        room = MAX_BATCH_SIZE - len(self._running)
+        room, slots = MAX_BATCH_SIZE - len(self._running), self.manager.max_loras - bool(self.manager.placing)
         while self._waiting and len(taken) < room and (not later or self._overtaken < MAX_BATCH_SIZE):
             prompt = self._waiting.popleft()
             key = _key(prompt)
             if prompt[0].abandoned:
                 continue
-            if key and key not in keys and len(keys) >= self.manager.max_loras:
+            if key and len({*keys, key}) > slots:
                 later.append(prompt)
                 continue
             taken.append(prompt)

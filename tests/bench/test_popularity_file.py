@@ -44,7 +44,7 @@ def test_a_wrong_file_is_refused(text: str, tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_not_found() -> None:
-    with pytest.raises(NotFound, match="there is no such file"):
+    with pytest.raises(NotFound, match="not found"):
         read_popularity("nowhere.json")
 
 

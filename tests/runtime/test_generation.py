@@ -161,6 +161,29 @@ def test_a_model_that_refuses_mixed_batches_has_one_for_each_adapter(
     assert client.errors == {}
 
 
+@pytest.mark.parametrize("step", ["join", "select"])
+def test_out_of_memory_while_rows_join_or_leave_ends_them_and_no_request_waits_for_ever(
+    step: str, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    client = Client(pair)
+    with monkeypatch.context() as patch:
+        patch.setattr(GenerationBatch, step, failing)
+        client.start("long", "short", after=("other",))
+        client.wait()
+    ended = {*client.ended, *client.errors}
+    assert ended == {"long", "short", "other"}
+    assert sorted(client.released) == sorted(ended)
+    assert all(isinstance(error, MachineError) for error in client.errors.values())
+    assert bool(client.errors) == (pair.base.model_type != "gemma2")
+
+    client.start("one")
+    client.wait()
+    assert client.output["one"] == client.alone("one")
+
+
 def test_a_failed_step_is_an_error_of_every_row_in_it_and_of_no_later_one(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:

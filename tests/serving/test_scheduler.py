@@ -20,7 +20,8 @@ class Manager:
     """In place of the warm process: says which prompts it was asked to generate; the test ends them."""
 
     def __init__(self, max_loras: int) -> None:
-        self.max_loras, self.adapters = max_loras, ()
+        self.max_loras, self.adapters, self.placing = max_loras, (), 0
+        self.on_placed: Callable[[], None] = lambda: None
         self.running: dict[str, tuple[int, Callable[[RowEvent], None], asyncio.Future[int]]] = {}
         self.started: list[str] = []
         self.requests: list[int] = []
@@ -131,6 +132,49 @@ def test_an_adapter_without_a_slot_is_not_overtaken_for_ever() -> None:
         while "c.1" not in queue.manager.started:
             await queue.manager.end(next(one for one in queue.manager.running if one.startswith("a.")))
         assert queue.manager.started.index("c.1") == len(("a.run", "b.1")) + MAX_BATCH_SIZE
+
+    run(test)
+
+
+def test_a_slot_is_left_for_an_adapter_that_is_loaded_for_the_first_time() -> None:
+    async def test(queue: Queue) -> None:
+        await queue.add("a.1")
+        await queue.add("b.1")
+        queue.manager.placing = 1
+        await queue.add("a.2")
+        await queue.add("base")
+        assert queue.manager.started == ["a.1", "b.1", "base"], "no prompt keeps a or b in its slot"
+        await queue.manager.end("b.1")
+        assert queue.manager.started[3:] == ["a.2"]
+        queue.manager.placing = 0
+        await queue.add("c.1")
+        assert queue.manager.started[4:] == ["c.1"]
+
+    run(test)
+
+
+def test_what_waited_for_a_load_starts_when_it_has_ended() -> None:
+    async def test(queue: Queue) -> None:
+        queue.manager.placing = 1
+        await queue.add("a.1")
+        assert queue.manager.started == []
+        queue.manager.placing = 0
+        queue.manager.on_placed()
+        await settled()
+        assert queue.manager.started == ["a.1"]
+
+    run(test, max_loras=1)
+
+
+def test_prompts_of_clients_that_are_gone_make_room() -> None:
+    async def test(queue: Queue) -> None:
+        await queue.add(*(f"a.{number}" for number in range(MAX_BATCH_SIZE)))
+        gone = PromptGroup(cast(GreedyRequest, many(MAX_WAITING)), lora("gone"))
+        queue.scheduler.add(gone)
+        gone._task = cast("asyncio.Task[None]", SimpleNamespace(done=lambda: True))
+        assert queue.scheduler.activity.waiting == []
+        await queue.add("b.1")
+        assert queue.scheduler.activity.waiting == ["b"]
 
     run(test)
 

@@ -61,6 +61,19 @@ def test_a_wrong_base_is_one_finding_with_what_the_engine_does(
     assert {code, *folded} == {each.code for each in counting(one.findings)}
 
 
+def test_what_an_engine_does_for_another_reason_is_a_finding_of_its_own(tmp_path: Path) -> None:
+    modules = {
+        **llama_modules(["q_proj"]),
+        "model.layers.0.self_attn.v_proj": (64, 32),
+        "model.layers.0.other": (64, 64),
+    }
+
+    left = counting(checked(tmp_path, modules, "lorax").reported)
+
+    assert {"LC312", "LC404"} <= {each.code for each in left}
+    assert any("v_proj" in each.problem.message for each in left if each.code == "LC404")
+
+
 def test_another_base_in_the_config_is_the_hint_of_that_finding(tmp_path: Path) -> None:
     one = checked(tmp_path, NARROWER, base_model_name_or_path="google/gemma-3-270m-it")
 
@@ -76,11 +89,12 @@ def test_another_base_in_the_config_is_the_hint_of_that_finding(tmp_path: Path) 
     ("folder", "trained", "differs"),
     [
         ("models/tiny-llama-instruct", "acme/tiny-llama", True),
-        ("models/tiny-llama", "acme/Tiny-Llama-Instruct", True),
-        ("models/gemma-3-270m/config.json", "google/gemma-3-270m-it", True),
+        ("models/tiny-llama-base", "acme/Tiny-Llama-Instruct", True),
+        ("models/gemma-3-270m-it/config.json", "google/gemma-3-270m", True),
         ("models/Tiny-Llama/", "acme/tiny-llama", False),
         ("models/tiny-llama-instruct-awq", "acme/tiny-llama-instruct", False),
         ("models/base", "acme/tiny-llama-chat", False),
+        ("models/tiny-llama", "acme/Tiny-Llama-Instruct", False),
         ("models/tiny-llama-chat", "someone/else-chat", False),
     ],
 )

@@ -56,12 +56,14 @@ class EngineCase:
 class Found:
     """A feature of an adapter: a message, a location, and the ``fields`` for placeholders in a row's texts.
 
-    A field ``mend`` replaces the fix of a row without placeholders, where that fix would not help.
+    A field ``mend`` replaces the fix of a row without placeholders, where that fix would not help. ``causes`` are the
+    rules that report the same without an engine.
     """
 
     message: str
     at: Location
     fields: Mapping[str, str] = field(default_factory=dict)
+    causes: tuple[str, ...] = ()
 
 
 Detect = Callable[[EngineCase], Iterator[Found]]

@@ -34,18 +34,23 @@ PARTS_OF: Mapping[Part, tuple[str, Detect]] = {
 }
 """The feature that tensors of these parts belong to, and its detector."""
 
+ABSENT, SHAPES = ("LC311", "LC312", "LC313"), "LC314"
+"""The rules that compare an adapter's names and widths with the base without an engine."""
+
 MOST_SAVED = 64
 """Names of ``modules_to_save`` that are looked for among the tensors."""
 
 Siblings = Mapping[str, LoraPair]
 
 
-def _with_count(case: EngineCase, message: str, modules: Iterable[str]) -> Iterator[Found]:
+def _with_count(
+    case: EngineCase, message: str, modules: Iterable[str], causes: tuple[str, ...] = ()
+) -> Iterator[Found]:
     """One finding for all ``modules``, with the first one and their number."""
     all_of = list(modules)
     if all_of:
         more = f" ({counted(len(all_of), 'module')})" if len(all_of) > 1 else ""
-        yield Found(f"{message}: {cut(all_of[0])}{more}", case.in_weights(all_of[0]))
+        yield Found(f"{message}: {cut(all_of[0])}{more}", case.in_weights(all_of[0]), causes=causes)
 
 
 def has_modules(message: str, is_meant: Callable[[str, LoraPair], bool]) -> Detect:
@@ -119,7 +124,7 @@ def embedding_rows(case: EngineCase) -> Iterator[Found]:
     for module, pair in case.adapter.pairs.items():
         if pair.embedding and pair.a and base and base.vocab_size and pair.a.shape[-1:] != (base.vocab_size,):
             message = f"lora_embedding_A is {shape(pair.a.shape)}, but the base has {base.vocab_size} tokens"
-            yield Found(message, case.in_weights(module))
+            yield Found(message, case.in_weights(module), causes=(SHAPES,))
 
 
 def _compared(case: EngineCase, is_meant: Callable[[int, int], bool]) -> Iterator[str]:
@@ -141,7 +146,7 @@ def factor_flat(case: EngineCase) -> Iterator[Found]:
 
 def shape_larger(case: EngineCase) -> Iterator[Found]:
     """A factor is wider than the module, or B has more columns than the maximum rank of the engine's slots."""
-    yield from _with_count(case, "a factor is wider than the base's module", _compared(case, gt))
+    yield from _with_count(case, "a factor is wider than the base's module", _compared(case, gt), (SHAPES,))
     limit = case.deployment.max_lora_rank or case.profile.engine.default_rank
     beyond = (m for m, pair in case.adapter.pairs.items() if pair.b and len(pair.b.shape) == 2 and not pair.embedding
               and limit and pair.rank != pair.b.shape[1] > limit)  # fmt: skip
@@ -150,7 +155,7 @@ def shape_larger(case: EngineCase) -> Iterator[Found]:
 
 def shape_smaller(case: EngineCase) -> Iterator[Found]:
     """A factor is narrower than the module."""
-    yield from _with_count(case, "a factor is narrower than the base's module", _compared(case, lt))
+    yield from _with_count(case, "a factor is narrower than the base's module", _compared(case, lt), (SHAPES,))
 
 
 def rows_reordered(case: EngineCase) -> Iterator[Found]:
@@ -237,9 +242,17 @@ def padded_rank(case: EngineCase) -> Iterator[Found]:
         yield Found(message, Location(config.file, "r"))
 
 
-def _with_names(case: EngineCase, message: str, modules: Sequence[str], **fields: str) -> Iterator[Found]:
+def _with_names(
+    case: EngineCase, message: str, modules: Sequence[str], causes: tuple[str, ...] = (), **fields: str
+) -> Iterator[Found]:
     if modules:
-        yield Found(f"{message}: {names(modules)}", case.in_weights(modules[0]), fields)
+        yield Found(f"{message}: {names(modules)}", case.in_weights(modules[0]), fields, causes)
+
+
+def _if_absent(case: EngineCase, modules: Iterable[str]) -> tuple[str, ...]:
+    """The rules that report that modules do not exist in the base, if none of these does."""
+    application = case.rule_case.application
+    return ABSENT if {*application.absent, *application.beyond}.issuperset(modules) else ()
 
 
 def names_outside_grammar(case: EngineCase) -> Iterator[Found]:
@@ -250,7 +263,7 @@ def names_outside_grammar(case: EngineCase) -> Iterator[Found]:
     kept = {key.name for key in case.other_keys if key.part in NO_FACTORS}
     for why in reasons[:MOST_PROBLEMS]:
         fields = {"mend": MERGE} if kept.issuperset(by_reason[why]) else {}
-        yield from _with_names(case, f"{counted(len(by_reason[why]), 'tensor')}, {why}", by_reason[why], **fields)
+        yield from _with_names(case, f"{counted(len(by_reason[why]), 'tensor')}, {why}", by_reason[why], (), **fields)
     rest = [name for why in reasons[MOST_PROBLEMS:] for name in by_reason[why]]
     yield from _with_names(case, f"{counted(len(rest), 'more tensor')}, for other reasons", rest)
 
@@ -277,7 +290,9 @@ def unexpected_modules(case: EngineCase) -> Iterator[Found]:
     """Modules with a last name that no module of the engine's model has."""
     found = case.resolution.unexpected
     leaves = sorted({last_name(module) for module in found})
-    yield from _with_names(case, f"{counted(len(found), 'module')} named {names(leaves)}", found)
+    yield from _with_names(
+        case, f"{counted(len(found), 'module')} named {names(leaves)}", found, _if_absent(case, found)
+    )
 
 
 def nothing_lands(case: EngineCase) -> Iterator[Found]:
@@ -286,7 +301,7 @@ def nothing_lands(case: EngineCase) -> Iterator[Found]:
     if not resolution.applied:
         missed, total = [*resolution.nowhere, *resolution.partial], resolution.applied_count.total
         why = next(iter(resolution.nowhere.values()), "its kind is not in every layer")
-        yield from _with_names(case, f"0 of {counted(total, 'module')} apply, {why}", missed)
+        yield from _with_names(case, f"0 of {counted(total, 'module')} apply, {why}", missed, _if_absent(case, missed))
 
 
 def partly_lands(case: EngineCase) -> Iterator[Found]:
@@ -294,8 +309,9 @@ def partly_lands(case: EngineCase) -> Iterator[Found]:
     resolution = case.resolution
     if resolution.applied:
         why = next(iter(resolution.nowhere.values()), "their kind is not in every layer")
+        missed = [*resolution.nowhere, *resolution.partial]
         yield from _with_names(
-            case, f"{resolution.applied_count} modules apply, {why}", [*resolution.nowhere, *resolution.partial]
+            case, f"{resolution.applied_count} modules apply, {why}", missed, _if_absent(case, missed)
         )
 
 
