@@ -234,7 +234,7 @@ def test_a_token_that_the_server_does_not_accept_is_named_by_its_variable(
     rule = SourceRule(match=f"http://{server.place}/*", token_env="LORA_CLI_TOKEN_ACME")
     with pytest.raises(AccessDenied, match="requires authentication") as caught:
         WebSource(settings, rule).resolve(ref(server))
-    assert "does not accept the token in LORA_CLI_TOKEN_ACME" in caught.value.hint
+    assert "the token in LORA_CLI_TOKEN_ACME is invalid" in caught.value.hint
     assert "rotated" not in str(caught.value)
 
 
