@@ -38,26 +38,15 @@ INCOMPLETE = "\ufffd"
 class GeneratingRow:
     """A row between steps: its prompt ids, its slot, and its output, whose events go to ``send``.
 
-    ``release`` ends the lease of its slot.
-
-    ``decode`` is None if there is no tokenizer: its text is empty then.
+    Closing ``lease`` gives its slot back. Without a tokenizer its text is empty.
 
     Text is sent as soon as it can no longer change: a token may be the first byte of a character, or the beginning of
     what ``stop`` says. Tokens are decoded with those just before them, because some begin with a space only there.
     """
 
-    def __init__(
-        self,
-        number: int,
-        row: Row,
-        ids: tuple[int, ...],
-        slot: int,
-        full_model: "FullModel",
-        send: "Send",
-        release: Callable[[], None],
-    ) -> None:
+    def __init__(self, number: int, row: Row, ids: tuple[int, ...], full_model: "FullModel", send: "Send") -> None:
         self.number, self.row, self.finish = number, row, ""
-        self.ids, self.slot, self.send, self.release = ids, slot, send, release
+        self.ids, self.slot, self.send, self.lease = ids, BASE_SLOT, send, ExitStack()
         self._decode = full_model.decode
         self._ends = frozenset() if row.ignore_eos else full_model.ends
         self._output_ids: list[int] = []
@@ -149,7 +138,7 @@ def generate(worker: "Worker", request: Generate, send: Send) -> int:
             loop.complete(rows)
     finally:
         for one in rows:
-            one.release()
+            one.lease.close()
     return len(request.rows)
 
 
@@ -224,7 +213,7 @@ class GenerationLoop:
                 event = one.append_token(tokens[number], logits[number])
             if isinstance(event, RowFailed) or event.finish:
                 batch.leave_slot(number)
-                one.release()
+                one.lease.close()
             one.send(event)
         left = [number for number, one in enumerate(rows) if not one.finish]
         if left:
@@ -264,24 +253,23 @@ def _fail(rows: Iterable[GeneratingRow], error: LoraCliError) -> None:
     for one in rows:
         if not one.finish:
             event = one.failed(error)
-            one.release()
+            one.lease.close()
             one.send(event)
 
 
 def _start(worker: "Worker", full_model: "FullModel", number: int, row: Row, send: Send) -> Iterator[GeneratingRow]:
     """Tokenize the row's prompt and lease its adapter's slot until the row ends; nothing if that fails."""
-    lease = ExitStack()
     try:
         ids = _ids(full_model, row)
-        began, slot, tier = perf_counter(), BASE_SLOT, ""
+        started, began, tier = GeneratingRow(number, row, ids, full_model, send), perf_counter(), ""
         if row.lora is not None:
-            slot, tier = worker.lease_slot(row.lora, lease)
+            started.slot, tier = worker.lease_slot(row.lora, started.lease)
         load_ms = (perf_counter() - began) * 1e3
     except LoraCliError as error:
         send(RowFailed(number, error))
         return
     send(RowScheduled(number, tier, load_ms, ids))
-    yield GeneratingRow(number, row, ids, slot, full_model, send, lease.close)
+    yield started
 
 
 def _ids(full_model: "FullModel", row: Row) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ class Cause(Finding):
 def fold(findings: Iterable[Finding], engines: Sequence[EngineOutcome]) -> Iterator[Finding]:
     """The findings in their order, without those that follow from another one that counts.
 
-    A cause is a ``Cause``, with the highest severity of all, and with what the engines do in its message. An
+    A cause becomes a ``Cause`` with the highest severity of all, and with what the engines do in its message. An
     accepted finding is no cause: what follows from it is reported, since only the finding itself was accepted.
     """
     findings = list(findings)

@@ -62,18 +62,13 @@ class Client:
                     self.start(other)
                 time.sleep(0.05 * bool(after))  # until they wait
 
-        rows = [
-            GeneratingRow(
-                number,
-                Row(None, self.prompt(name), TOKENS[name]),
-                self.prompt(name),
-                self.slot(name),
-                FULL_MODEL,
-                on_event,
-                lambda name=name: self.released.append(name),  # type: ignore[misc]
-            )
-            for number, name in enumerate(names)
-        ]
+        rows = []
+        for number, name in enumerate(names):
+            prompt = self.prompt(name)
+            row = GeneratingRow(number, Row(None, prompt, TOKENS[name]), prompt, FULL_MODEL, on_event)
+            row.slot = self.slot(name)
+            row.lease.callback(self.released.append, name)
+            rows.append(row)
         self.threads.append(threading.Thread(target=self.loop.complete, args=(rows,)))
         self.threads[-1].start()
 

@@ -127,28 +127,23 @@ def test_an_engine_applies_no_module_whose_width_is_wrong(tmp_path: Path) -> Non
     assert {str(verdict.applied), *(str(one.applied) for one in verdict.engines)} == {"0/4"}
 
 
-def test_what_follows_from_an_accepted_finding_is_reported(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("code", "left"),
+    [
+        ("LC314", {("LC314", Severity.WARNING, False), ("LC404", Severity.ERROR, True)}),
+        ("LC404", {("LC314", Severity.WARNING, True), ("LC404", Severity.ERROR, False)}),
+    ],
+    ids=["the cause", "what follows from it"],
+)
+def test_if_one_of_both_is_accepted_each_is_reported_as_it_is(
+    code: str, left: set[tuple[str, Severity, bool]], tmp_path: Path
+) -> None:
     one = checked(tmp_path, NARROWER, "vllm")
     assert one.verdict is not None
+    accepted = Accepted("policy", "policy.yaml:3")
 
-    accepted = [
-        replace(finding, accepted=Accepted("policy", "policy.yaml:3")) if finding.code == "LC314" else finding
-        for finding in one.findings
-    ]
+    findings = [replace(each, accepted=accepted) if each.code == code else each for each in one.findings]
 
-    left = [each for each in fold(accepted, one.verdict.engines) if each.severity is not Severity.NOTE]
-    assert [(each.code, each.accepted is None) for each in left] == [("LC314", False), ("LC404", True)]
-    assert not any(isinstance(each, Cause) for each in left)
-
-
-def test_an_accepted_consequence_stays_beside_its_cause(tmp_path: Path) -> None:
-    one = checked(tmp_path, NARROWER, "vllm")
-    assert one.verdict is not None
-
-    accepted = [
-        replace(finding, accepted=Accepted("policy", "policy.yaml:3")) if finding.code == "LC404" else finding
-        for finding in one.findings
-    ]
-
-    left = [each for each in fold(accepted, one.verdict.engines) if each.severity is not Severity.NOTE]
-    assert {(each.code, each.severity) for each in left} == {("LC314", Severity.WARNING), ("LC404", Severity.ERROR)}
+    found = counting(tuple(fold(findings, one.verdict.engines)))
+    assert {(each.code, each.severity, each.accepted is None) for each in found} == left
+    assert not any(isinstance(each, Cause) for each in found)
