@@ -12,6 +12,11 @@ BASE_CONFIG_CAP = 8 << 20
 INDEX_SUFFIX = ".index.json"
 """After the name of weights: which shards they are in."""
 
+SIGNATURE = "model.sig"
+"""Signs the files of the folder that it is in, in the OpenSSF Model Signing format."""
+LARGEST_SIGNATURE = 8 << 20
+"""Its bytes at most: an entry for a file has about 200."""
+
 BESIDE = frozenset(
     {
         "README.md",

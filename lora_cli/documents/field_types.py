@@ -121,6 +121,11 @@ def reference_of(written: str, context: Context) -> AdapterRef:
     return parse(written, is_path=context.is_path, base_dir=context.base_dir)
 
 
+def _file(value: str, info: ValidationInfo) -> str:
+    """The absolute path of a file, from the document's folder."""
+    return str((info.context or Context()).base_dir.absolute() / Path(value).expanduser())
+
+
 def _glob(value: str, info: ValidationInfo) -> str:
     try:
         return source_glob(value, (info.context or Context()).base_dir)
@@ -163,6 +168,9 @@ Reference = Annotated[
     ),
 ]
 Glob = Annotated[str, text(f".{{1,{LONGEST_GLOB}}}", "a glob of one line", GLOB_HINT), AfterValidator(_glob)]
+File = Annotated[
+    str, text(r"[^\x00-\x1f\x7f]{1,4096}", "the path of a file", "write ./keys/acme.pub"), AfterValidator(_file)
+]
 Size = Annotated[int, BeforeValidator(_size), WithJsonSchema(dict(SIZE.schema))]
 Version = Annotated[
     str,

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, PrivateAttr, WithJsonSchema
+from pydantic import AfterValidator, Field, PrivateAttr, WithJsonSchema, model_validator
 
 from lora_cli.core.globs import host_glob
 from lora_cli.core.manifest_trust import endpoint_glob, profile, variable
@@ -14,6 +14,7 @@ from lora_cli.documents.field_types import (
     MOST_GLOBS,
     SHA256,
     Context,
+    File,
     Glob,
     Maybe,
     Several,
@@ -26,6 +27,9 @@ from lora_cli.documents.policy_checks import FORMATS
 
 MOST_DIGESTS = 100_000
 """Digests of one list."""
+
+MOST_SIGNERS = 100
+"""Keys, certificates or identities of one required signature."""
 
 _OPERATORS_HINT = "only the operator can set it: in --policy FILE, in the settings, or in the environment"
 
@@ -99,6 +103,36 @@ Hosts = Annotated[
 ]
 
 
+class SigstoreIdentity(Model):
+    """Who signed with Sigstore: the identity in the certificate, and who vouches for it."""
+
+    identity: Annotated[str, text(r"\S{1,1024}", "an e-mail address or a URL", "identity: release@acme.com")]
+    """The e-mail address or URL in the certificate."""
+    issuer: Annotated[str, text(r"https://\S{1,1024}", "an https:// URL", "issuer: https://accounts.google.com")]
+    """The OpenID Connect issuer that identified the signer."""
+
+
+class RequiredSignature(Model):
+    """A signature that adapters of some sources must have, by one of these signers."""
+
+    sources: Maybe[Globs] = None
+    """Globs for references, as in deny_sources. Missing: all adapters."""
+    keys: Annotated[Several[File], Field(max_length=MOST_SIGNERS)] = ()
+    """Files with public keys in PEM: ECDSA on P-256, P-384 or P-521. Relative paths are relative to this file."""
+    certificates: Annotated[Several[File], Field(max_length=MOST_SIGNERS)] = ()
+    """Files with root certificates in PEM. The signer's certificate must chain to one; all must be valid today."""
+    identities: Annotated[Several[SigstoreIdentity], Field(max_length=MOST_SIGNERS)] = ()
+    """Signers with Sigstore identities."""
+    trust_config: Maybe[File] = None
+    """A trust configuration of Sigstore. Missing: that of the public instance, which is downloaded."""
+
+    @model_validator(mode="after")
+    def _has_signers(self) -> Self:
+        if not (self.keys or self.certificates or self.identities):
+            raise mistake("there are no signers", "add keys, certificates or identities")
+        return self
+
+
 def _operators(value: bool) -> bool:
     if value:
         raise mistake("a manifest cannot allow that", _OPERATORS_HINT)
@@ -136,6 +170,8 @@ class ManifestPolicy(Model):
     """Allowed snapshot digests. Missing: all; empty: none."""
     deny_sha256: Digests = ()
     """Denied snapshot digests; takes precedence over allow_sha256."""
+    require_signature: Annotated[Several[RequiredSignature], Field(max_length=MOST_GLOBS)] = ()
+    """Allow only adapters with a valid model.sig (OpenSSF Model Signing), for all entries that are for their source."""
     require_access_check: bool = False
     """Use a cached adapter that may not be public only after its source allowed the caller to read it."""
     allow_private_redirects: Annotated[Maybe[bool], AfterValidator(_operators), WithJsonSchema({"const": False})] = None

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from lora_cli.core.adapter_files import BASE_CONFIG, BESIDE, CONFIG
+from lora_cli.core.adapter_files import BASE_CONFIG, BESIDE, CONFIG, SIGNATURE
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.text import counted, names
@@ -86,7 +86,7 @@ def select_files(revision: Revision, selection: Selection) -> tuple[RemoteFile, 
         raise FormatError(
             f"neither {CONFIG} nor adapter_model.safetensors was found", where=str(revision.ref), hint=hint
         )
-    needed = {CONFIG, *weights, *(pickled if not weights else ()), *BESIDE}
+    needed = {CONFIG, SIGNATURE, *weights, *(pickled if not weights else ()), *BESIDE}
     if not revision.whole:
         _check_complete(revision, paths, weights or pickled)
     files = tuple(

@@ -3,22 +3,22 @@
 Whether the caller may still read what a shared cache has is decided by the origin, not by the cache.
 """
 
-import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-from lora_cli.core.adapter_files import CONFIG
+from lora_cli.core.adapter_files import CONFIG, LARGEST_SIGNATURE, SIGNATURE
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
-from lora_cli.core.web_address import DEEPEST_ENCODING
 from lora_cli.errors import AccessDenied, Corrupt, NotFound, Offline, Refused, Unreachable
 from lora_cli.fetching.file_selection import Selection
+from lora_cli.fetching.reference_names import aliases, other_names, real_glob
+from lora_cli.fetching.signatures import Contents, check_signatures
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
-from lora_cli.store.disk import on_disk
+from lora_cli.store.disk import on_disk, read_small
 
 if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
@@ -88,8 +88,9 @@ def check_snapshot(
     """Checks a complete snapshot before it is used: digest, lock, size of headers, and policies.
 
     Raises:
-        Refused: a policy forbids it, or the header of its weights is too large.
+        Refused: a policy forbids it, its signature is missing or wrong, or the header of its weights is too large.
         Corrupt: its digest differs from the manifest's, or its files from the lock's.
+        MissingExtra, UsageError, Offline, Unreachable: see ``check_signatures``.
     """
     check_digest(demand, ref, snapshot.digest)
     if demand.locked is not None:
@@ -98,6 +99,10 @@ def check_snapshot(
     if settings.policies:
         files = tuple(RemoteFile(path, blob.size, blob.sha256) for path, blob in snapshot.files.items())
         check_allowed(demand, ref, settings, files=files, digest=snapshot.digest)
+        if not selection.base:
+            signature = read_small(snapshot.directory / SIGNATURE, LARGEST_SIGNATURE)
+            contents = Contents(snapshot.files, signature, snapshot.directory)
+            check_signatures(ref, contents, settings, selection)
 
 
 def _check_locked(locked: "LockedAdapter", snapshot: Snapshot, selection: Selection) -> None:
@@ -161,9 +166,9 @@ def check_allowed(
     found: list[Violation] = []
     for policy in settings.policies:
         known = _with_resolved_links(policy) if ref.scheme == "file" else policy
-        for name in _aliases(ref, settings):
+        for name in aliases(ref, settings):
             found += violations(known, name, sha256=demand.known_sha256, host=host, files=files, digest=digest)
-        for name in (*_repositories(ref, settings), *_containers(ref)) if policy.deny_sources else ():
+        for name in other_names(ref, settings) if policy.deny_sources else ():
             found += denials(known, name)
     distinct = list(dict.fromkeys(found))
     if distinct:
@@ -192,90 +197,14 @@ def _host_of(ref: AdapterRef, settings: Settings) -> str | None:
         raise Refused(f"{ref}: policy {about[0]}: its host is unknown: {error}") from error
 
 
-def _aliases(ref: AdapterRef, settings: Settings) -> Iterator[AdapterRef]:
-    """The reference and its other names: a path without links, the repository of a page at the Hub's endpoint."""
-    yield ref
-    if ref.scheme == "file":
-        real = os.path.realpath(ref.location)
-        if real != ref.location:
-            yield replace(ref, location=real)
-    elif ref.scheme in {"https", "http"}:
-        from lora_cli.core.addresses import hub_page
-        from lora_cli.errors import UsageError
-
-        path = _hub_path(ref, settings)
-        if path is not None:
-            try:
-                page = hub_page(f"hub/{path}", str(ref))
-            except UsageError:
-                return
-            yield AdapterRef("hf", *page)
-
-
-def _hub_path(ref: AdapterRef, settings: Settings) -> str | None:
-    """The path of an address below the Hub's endpoint; all names of the loopback interface are the same host."""
-    from lora_cli.core.web_address import is_loopback
-
-    endpoint = settings.hub_endpoint.partition("://")[2].lower()
-    location = ref.location
-    ours, theirs = (text.partition("/")[0] for text in (endpoint, location))
-    if is_loopback(ours) and is_loopback(theirs) and _port(ours) == _port(theirs):
-        location = ours + location[len(theirs) :]
-    return location[len(endpoint) :].lstrip("/") if f"{location}/".startswith(f"{endpoint}/") else None
-
-
-def _port(host: str) -> str:
-    name, colon, port = host.rpartition(":")
-    return port if colon and not port.endswith("]") and name else ""
-
-
-def _repositories(ref: AdapterRef, settings: Settings) -> Iterator[AdapterRef]:
-    """The Hub repositories that an address at its endpoint may mean, however its path is encoded."""
-    path = (_hub_path(ref, settings) if ref.scheme in {"https", "http"} else None) or ""
-    for _ in range(DEEPEST_ENCODING):
-        parts = [part for part in path.replace("\\", "/").split("/") if part]
-        parts = parts[parts.index("models") + 1 :] if "models" in parts[:3] else parts
-        if len(parts) > 1:
-            yield AdapterRef("hf", "/".join(parts[:2]))
-            if "buckets" in parts[:2]:
-                yield AdapterRef("hf-bucket", "/".join(parts[parts.index("buckets") + 1 :][:2]))
-        path, before = unquote(path), path
-        if path == before:
-            return
-
-
-def _containers(ref: AdapterRef) -> Iterator[AdapterRef]:
-    """An Azure container with its storage account, and without if that is the account of the environment."""
-    if ref.scheme != "az":
-        return
-    from lora_cli.sources.credentials import azure_account
-
-    authority, slash, path = ref.location.partition("/")
-    container, account = authority.partition("@")[0], azure_account(ref.location, os.environ)
-    if account:
-        yield replace(ref, location=f"{container}@{account}.dfs.core.windows.net{slash}{path}")
-        if account == azure_account("", os.environ):
-            yield replace(ref, location=f"{container}{slash}{path}")
-
-
 def _with_resolved_links(policy: "Policy") -> "Policy":
     """``policy`` with each local folder in its globs also given with links resolved."""
 
     def both(globs: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(name for glob in globs for name in (glob, _real_glob(glob))))
+        return tuple(dict.fromkeys(name for glob in globs for name in (glob, real_glob(glob))))
 
     allowed = None if policy.allow_sources is None else both(policy.allow_sources)
     return policy.model_copy(update={"allow_sources": allowed, "deny_sources": both(policy.deny_sources)})
-
-
-def _real_glob(glob: str) -> str:
-    """A glob over local paths with the links before its first wildcard resolved."""
-    if not glob.startswith("file:///"):
-        return glob
-    path = glob.removeprefix("file://")
-    wild = next((at for at, character in enumerate(path) if character in "*?["), len(path))
-    stem = path if wild == len(path) else path[: path.rfind("/", 0, wild)]
-    return "file://" + os.path.realpath(stem or "/").rstrip("/") + path[len(stem) :]
 
 
 def needs_access_check(ref: AdapterRef, access: str, settings: Settings) -> bool:

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from lora_cli.core.adapter_files import BESIDE, CONFIG, INDEX_SUFFIX, PICKLED, WEIGHTS
+from lora_cli.core.adapter_files import BESIDE, CONFIG, INDEX_SUFFIX, PICKLED, SIGNATURE, WEIGHTS
 from lora_cli.core.log import logger
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
@@ -157,7 +157,7 @@ def list_files(probe: Probe, index: Callable[[str], set[str]], what: str, server
     shards = sorted({shard for name in found if name.endswith(INDEX_SUFFIX) for shard in index(name)})
     if len(shards) > MOST_SHARDS:
         raise Refused(f"{what}: its index lists over {MOST_SHARDS} shards", hint="an adapter has only a few files")
-    seen |= probe((*sorted(BESIDE), *shards))
+    seen |= probe((*sorted(BESIDE), SIGNATURE, *shards))
     _check_server(seen, what, server)
     missing = [RemoteFile(name, None, defect="is listed in the index but missing") for name in shards]
     files = {file.path: file for file in missing} | {one.name: one.file for one in seen.values() if one.file}

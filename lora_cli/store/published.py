@@ -10,11 +10,11 @@ import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lora_cli.core.adapter_files import CONFIG
+from lora_cli.core.adapter_files import CONFIG, SIGNATURE
 from lora_cli.core.json_schema import Sha256
 from lora_cli.core.parse import json_object
 from lora_cli.core.snapshot import Blob, Snapshot, snapshot_digest
@@ -127,6 +127,9 @@ def publish_adapter(store: Store, snapshot: Snapshot, target: Path, served: Serv
             f"{where}: {BASE_FIELD} is {shown(was)}, but {shown(name)} is served: a resolver compares them exactly",
             hint=f"if it is the same model, --fix-base {name} corrects the published copy",
         )
+    if name != was:
+        # The signature is not one of the edited config.
+        snapshot = replace(snapshot, files={path: blob for path, blob in snapshot.files.items() if path != SIGNATURE})
     edited = {} if name == was else {CONFIG: json.dumps({**config, BASE_FIELD: name}, indent=2).encode() + b"\n"}
     publication = Publication(snapshot, edited)
     before = str(_read_mark(target).get("sha256", ""))

@@ -4,7 +4,9 @@ Its snapshot digest is the one that it would have after a fetch.
 """
 
 import hashlib
+from pathlib import Path
 
+from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision, snapshot_digest
@@ -21,6 +23,8 @@ from lora_cli.fetching.requirements import (
     check_reference,
     needs_access_check,
 )
+from lora_cli.fetching.signatures import Contents, check_signatures, required_signatures
+from lora_cli.reading.byte_ranges import read_beginning
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_on_disk
 from lora_cli.store import Store
@@ -62,14 +66,20 @@ def _check_policies(demand: Demand, revision: Revision, source: Source, origin: 
     if is_on_disk(source, revision) and files and needs_access_check(ref, revision.access, settings):
         check_cached_access(ref, revision.id, [file.path for file in files], origin, settings)
     rules = [key for policy in settings.policies for key in _digest_keys(policy)]
+    rules += ["require_signature"] * bool(required_signatures(ref, settings))
     if rules or demand.sha256 is not None:
-        digest = digest_of(revision, files, source)
-        if digest is None:
+        blobs = _blobs(revision, files, source)
+        if blobs is None:
             hint = "fetch it first: lora-cli fetch verifies it, and validate then reads the cached files"
             why = f"policy {rules[0]}: " if rules else ""
             raise Refused(f"{ref}: {why}its digest is unknown before it is fetched", hint=hint)
+        digest = snapshot_digest(blobs.items())
         check_digest(demand, ref, digest)
         check_allowed(demand, ref, settings, digest=digest)
+        file = revision.file(SIGNATURE)
+        signature = read_beginning(source, revision, file, LARGEST_SIGNATURE) if file is not None else None
+        folder = Path(ref.location) if ref.scheme == "file" else None
+        check_signatures(ref, Contents(blobs, signature, folder), settings, EVERYTHING)
 
 
 def _digest_keys(policy: Policy) -> list[str]:
@@ -104,6 +114,12 @@ def digest_if_known(item: Item, revision: Revision, source: Source) -> str | Non
 
 def digest_of(revision: Revision, files: tuple[RemoteFile, ...], source: Source) -> str | None:
     """The snapshot digest of ``files``, as listed or read from this disk; None if it is unknown."""
+    blobs = _blobs(revision, files, source)
+    return snapshot_digest(blobs.items()) if blobs is not None else None
+
+
+def _blobs(revision: Revision, files: tuple[RemoteFile, ...], source: Source) -> dict[str, Blob] | None:
+    """The digest and size of each file, as listed or read from this disk; None if one is unknown."""
     blobs = {}
     for file in files:
         if file.sha256 is not None and file.size is not None:
@@ -112,7 +128,7 @@ def digest_of(revision: Revision, files: tuple[RemoteFile, ...], source: Source)
             blobs[file.path] = _read(revision, file, source)
         else:
             return None
-    return snapshot_digest(blobs.items())
+    return blobs
 
 
 def _read(revision: Revision, file: RemoteFile, source: Source) -> Blob:

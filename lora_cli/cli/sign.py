@@ -1,0 +1,89 @@
+"""``lora-cli sign``: signs the files of an adapter in the OpenSSF Model Signing format."""
+
+from pathlib import Path
+
+import typer
+
+from lora_cli import redaction
+from lora_cli.cli import completion, options
+from lora_cli.cli.adapter_selection import apply_policies
+from lora_cli.cli.options import OUTPUT, option
+from lora_cli.cli.output import check_writable, inform, write
+from lora_cli.core.adapter_files import SIGNATURE
+from lora_cli.errors import MissingExtra, UsageError
+from lora_cli.fetching.context import AdapterRequest, FetchContext
+from lora_cli.fetching.pipeline import fetch
+from lora_cli.settings import Settings
+from lora_cli.store import Store
+from lora_cli.store.disk import on_disk, write_file
+from lora_cli.validation import ref_of
+
+SIGNER = "Signer"
+
+EXAMPLES = (
+    "lora-cli sign ./adapter --key acme.key",
+    "lora-cli sign acme/sql@v2 --key acme.key --output sql.sig",
+    "lora-cli sign ./adapter --key acme.key --certificate acme.pem --chain ca.pem",
+)
+
+
+def command(
+    ctx: typer.Context,
+    ref: str = typer.Argument(
+        metavar="REF", help="A folder, or an adapter that is fetched first.", autocompletion=completion.references
+    ),
+    key: Path | None = option("--key FILE", "Private key in PEM: ECDSA on P-256, P-384 or P-521.", None, SIGNER),
+    key_password: str = option("--key-password TEXT", "Password of the key.", "", SIGNER),
+    certificate: Path | None = option("--certificate FILE", "Certificate of the key, in PEM.", None, SIGNER),
+    chain: list[Path] | None = option(
+        "--chain FILE", "Certificates up to the root, in PEM; may be repeated.", None, SIGNER
+    ),
+    identity: bool = option(
+        "--identity", "Sign with a Sigstore identity: of a CI job, or of a browser.", False, SIGNER
+    ),
+    trust_config: Path | None = option(
+        "--trust-config FILE", "With --identity: a trust configuration of Sigstore.", None, SIGNER
+    ),
+    policy: options.PolicyFile = None,
+    output: Path | None = option(
+        "--output -o FILE",
+        f"Signature to write; - is standard output (default: {SIGNATURE} in the folder).",
+        None,
+        OUTPUT,
+    ),
+) -> None:
+    """Sign all files of an adapter: a policy's require_signature accepts only what the right key signed."""
+    settings: Settings = apply_policies(ctx.obj, None, policy)
+    redaction.remember(key_password)
+    if identity == (key is not None):
+        raise UsageError("sign needs --key, or --identity", hint="lora-cli sign FOLDER --key acme.key")
+    if key is None and (certificate or chain or key_password):
+        raise UsageError("--certificate, --chain and --key-password belong to --key")
+    if chain and certificate is None:
+        raise UsageError("--chain needs --certificate")
+    try:
+        from lora_cli.signing import sign  # model-signing
+    except ImportError as error:
+        raise MissingExtra("sign", "signing", error.name or "model-signing") from error
+    parsed = ref_of(ref)
+    if parsed.scheme == "file":
+        folder = Path(parsed.location)
+        output = output or folder / SIGNATURE
+    elif output is None:
+        raise UsageError(f"{ref} is not a folder: where is its signature to be?", hint=f"--output {SIGNATURE}")
+    check_writable(output)
+    with FetchContext(Store(settings.cache_dir), settings) as context:
+        if parsed.scheme != "file":
+            folder = fetch(AdapterRequest(parsed), context).snapshot.directory
+        if key is None:
+            data = sign.sign_with_identity(folder, output, trust_config)
+        else:
+            signer = sign.SigningKey(key, key_password, certificate, tuple(chain or ()))
+            data = sign.sign_with_key(folder, signer, output)
+    if str(output) == "-":
+        write(data.decode())
+        return
+    with on_disk("writing", output, "--output"):
+        write_file(output, data)
+    inform(f"signed {folder}", settings)
+    write(f"{output}\n")

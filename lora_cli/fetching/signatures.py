@@ -1,0 +1,120 @@
+"""Check the signatures that policies require: who signed, and that exactly the signed files are there."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE
+from lora_cli.core.globs import touches
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import Blob, RemoteFile, Revision
+from lora_cli.core.text import names
+from lora_cli.errors import LoraCliError, MissingExtra, Refused
+from lora_cli.fetching.file_selection import Selection, select_files
+from lora_cli.fetching.reference_names import aliases, other_names, real_glob
+from lora_cli.settings import Settings
+
+if TYPE_CHECKING:
+    from lora_cli.documents.policy import RequiredSignature
+    from lora_cli.signing.verify import SignedFiles
+
+RULE = "policy require_signature"
+GIT_FILES = (".git/", ".gitattributes", ".github/", ".gitignore")
+"""What model-signing leaves out of each signature. Other files that a signature leaves out are not accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The files of an adapter, its ``signature`` (None: it has none), and their folder if they are on this disk."""
+
+    files: Mapping[str, Blob]
+    signature: bytes | None
+    folder: Path | None = None
+
+
+def required_signatures(ref: AdapterRef, settings: Settings) -> "list[RequiredSignature]":
+    """The entries of all policies that apply to ``ref``, under any of its names."""
+    entries = [entry for policy in settings.policies for entry in policy.require_signature]
+    if not entries:
+        return []
+    known = (*aliases(ref, settings), *other_names(ref, settings))
+
+    def applies(glob: str) -> bool:
+        globs = (glob, real_glob(glob)) if ref.scheme == "file" else (glob,)
+        return any(touches(one, name) for one in globs for name in known)
+
+    return [entry for entry in entries if entry.sources is None or any(map(applies, entry.sources))]
+
+
+def check_signatures(ref: AdapterRef, contents: Contents, settings: Settings, selection: Selection) -> None:
+    """Checks every signature that a policy requires of ``ref``; ``selection`` is what was fetched of its files.
+
+    Raises:
+        Refused: it has no signature, none of the allowed signers made it, or its files are not the signed ones.
+        MissingExtra, UsageError: the extra ``signing`` is not installed, or a key cannot be read.
+        Offline, Unreachable: the trust root of Sigstore is needed and cannot be downloaded.
+    """
+    required = required_signatures(ref, settings)
+    if not required:
+        return
+    if contents.signature is None and SIGNATURE in contents.files:
+        raise Refused(f"{ref}: {RULE}: {SIGNATURE} has over {LARGEST_SIGNATURE} bytes", hint="it is no signature")
+    if contents.signature is None:
+        hint = f"ask its publisher for a {SIGNATURE}, or sign a folder yourself: lora-cli sign FOLDER --key KEY"
+        raise Refused(f"{ref}: {RULE}: it has no {SIGNATURE}", hint=hint)
+    try:
+        from lora_cli.signing.verify import verify  # model-signing
+    except ImportError as error:
+        raise MissingExtra(RULE, "signing", error.name or "model-signing") from error
+    for entry in required:
+        try:
+            signed = verify(contents.signature, entry, offline=settings.offline)
+            _check_files(ref, signed, contents, selection)
+        except Refused as error:
+            hint = error.hint or "do not use these files: ask their publisher which ones were signed"
+            raise Refused(f"{ref}: {RULE}: {SIGNATURE}: {error.message}", hint=hint) from error
+
+
+def _check_files(ref: AdapterRef, signed: "SignedFiles", contents: Contents, selection: Selection) -> None:
+    """Checks that the files are those that were signed.
+
+    Raises:
+        Refused: some are not.
+    """
+    paths = [path for path in contents.files if path != SIGNATURE]
+    found = _hashes(signed, contents, paths)
+    theirs = {signed.path_of(resource) for resource in signed.hashes}
+    differing = {
+        signed.path_of(resource)
+        for resource in signed.hashes.keys() | found.keys()
+        if signed.hashes.get(resource) != found.get(resource)
+    }
+    differences = {
+        "changed since": sorted(differing & theirs.intersection(paths)),
+        "signed, but missing": sorted(_selected(ref, theirs, selection) - set(paths)),
+        "not signed": [path for path in paths if path not in theirs and not path.startswith(GIT_FILES)],
+    }
+    if any(differences.values()):
+        raise Refused("; ".join(f"{what}: {names(found)}" for what, found in differences.items() if found))
+
+
+def _hashes(signed: "SignedFiles", contents: Contents, paths: list[str]) -> Mapping[str, str]:
+    """The hashes of ``paths`` as the signature has them; only sha256 of whole files needs no read."""
+    if signed.is_sha256_of_files:
+        return {path: f"sha256:{contents.files[path].sha256}" for path in paths}
+    if contents.folder is None:
+        how = f"{signed.serialization['hash_type']} of {signed.serialization['method']}"
+        raise Refused(f"its hashes are {how}, which need all bytes", hint="fetch the adapter first")
+    from lora_cli.signing.verify import hash_again  # model-signing
+
+    return hash_again(signed, contents.folder, paths)
+
+
+def _selected(ref: AdapterRef, paths: set[str], selection: Selection) -> set[str]:
+    """Those of the signed paths that a fetch would download, so that they must be there."""
+    listed = Revision(ref, "", tuple(RemoteFile(path, None) for path in sorted(paths)))
+    try:
+        return {file.path for file in select_files(listed, selection)} - {SIGNATURE}
+    except LoraCliError:
+        return paths

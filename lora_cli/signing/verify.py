@@ -1,0 +1,281 @@
+"""Verify a signature in the OpenSSF Model Signing format: a Sigstore bundle that signs one hash for each file.
+
+model-signing parses the bundle and checks the signature. Here is what it does not do: bound the input, refuse
+certificates that have expired (it checks them at the date from which the first one is valid), and name the key.
+Format: https://github.com/ossf/model-signing-spec.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from model_signing import hashing, verifying
+from model_signing.manifest import Manifest
+from OpenSSL import crypto
+
+from lora_cli.core.text import cut, safe
+from lora_cli.documents.policy import RequiredSignature, SigstoreIdentity
+from lora_cli.errors import LoraCliError, Offline, Refused, Unreachable, UsageError
+
+LARGEST_KEY = 1 << 20
+"""Bytes of a file with a key or certificates."""
+
+SMALLEST_SHARD = 1 << 20
+"""Bytes of a shard: a hash for each byte would take all memory."""
+
+CURVES = ("secp256r1", "secp384r1", "secp521r1")
+
+
+@dataclass(frozen=True, slots=True)
+class SignedFiles:
+    """The resources that a valid signature signs, and who signed them (``by``).
+
+    ``hashes`` maps the name of a file, or ``path:start:end`` of a shard, to ``algorithm:hex``. ``serialization`` has
+    the parameters with which they were hashed.
+    """
+
+    by: str
+    serialization: Mapping[str, Any]
+    hashes: Mapping[str, str]
+
+    def path_of(self, resource: str) -> str:
+        """The file of a resource."""
+        return resource.rsplit(":", 2)[0] if self.serialization["method"] != "files" else resource
+
+    @property
+    def is_sha256_of_files(self) -> bool:
+        """Whether each file has one sha256, as blobs have."""
+        return bool(self.serialization["method"] == "files" and self.serialization["hash_type"] == "sha256")
+
+
+def verify(data: bytes, required: RequiredSignature, *, offline: bool) -> SignedFiles:
+    """The files in a signature that one of the keys, certificates or identities of ``required`` made.
+
+    Raises:
+        Refused: it is not a signature, or none of them made it.
+        UsageError: a file with a key or certificates cannot be read.
+        Offline, Unreachable: the trust root of Sigstore is needed and cannot be downloaded.
+    """
+    bundle = _parse(data)
+    material = bundle["verificationMaterial"]
+    attempts: list[Callable[[], SignedFiles]] = []
+    if "publicKey" in material:
+        attempts += [lambda key=key: _verify_key(bundle, Path(key)) for key in required.keys]  # type: ignore[misc]
+    else:
+        if "x509CertificateChain" in material and required.certificates:
+            attempts.append(lambda: _verify_certificates(bundle, tuple(map(Path, required.certificates))))
+        attempts += [
+            lambda one=one: _verify_identity(bundle, one, required, offline=offline)  # type: ignore[misc]
+            for one in required.identities
+        ]
+    failures = []
+    for attempt in attempts:
+        try:
+            return attempt()
+        except Refused as error:
+            failures.append(error)
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        reasons = "; ".join(dict.fromkeys(failure.message for failure in failures[:3]))
+        raise Refused(f"none of the {len(failures)} allowed signers made it: {reasons}")
+    kind = "a key" if "publicKey" in material else "a certificate"
+    raise Refused(f"it is signed with {kind}, and the policy allows no such signer")
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    """The bundle; parsed here once, so that all that read it see the same values."""
+    try:
+        bundle = json.loads(data)
+        if isinstance(bundle, dict) and isinstance(bundle["verificationMaterial"], dict) and bundle["dsseEnvelope"]:
+            return bundle
+    except (ValueError, KeyError, RecursionError):
+        pass
+    raise Refused("it is not a signature bundle, or is cut off")
+
+
+class _SignedManifest(hashing.Config):
+    """Keeps the manifest of a valid signature: ``verify`` compares what ``hash`` returns with it."""
+
+    signed: Manifest | None = None
+
+    def hash(self, model_path: Any, *, files_to_hash: Any = None) -> Manifest:
+        """This object, which is compared in place of a folder's manifest."""
+        return self  # type: ignore[return-value]
+
+    def __eq__(self, other: object) -> bool:
+        assert isinstance(other, Manifest)
+        self.signed = other
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _config() -> verifying.Config:
+    return verifying.Config()  # type: ignore[no-untyped-call]
+
+
+def _signed_files(bundle: Mapping[str, Any], config: verifying.Config, by: str) -> SignedFiles:
+    """The files in the bundle, if it verifies with ``config``.
+
+    Raises:
+        Refused: it does not verify.
+    """
+    taken = _SignedManifest()  # type: ignore[no-untyped-call]
+    with tempfile.NamedTemporaryFile("w", suffix=".sig") as file:
+        json.dump(bundle, file)
+        file.flush()
+        with _refusals(by):
+            config.set_hashing_config(taken).verify(file.name, file.name)
+    assert taken.signed is not None
+    hashes = {one.identifier: f"{one.digest.algorithm}:{one.digest.digest_hex}" for one in _resources(taken.signed)}
+    return SignedFiles(by, taken.signed.serialization_type, hashes)
+
+
+def _resources(manifest: Manifest) -> Iterator[Any]:
+    return manifest.resource_descriptors()
+
+
+@contextmanager
+def _refusals(by: str) -> Iterator[None]:
+    """Turns every error of the libraries into ``Refused``: they raise whatever a broken bundle leads to."""
+    try:
+        yield
+    except (LoraCliError, MemoryError, OSError):
+        raise
+    except InvalidSignature as error:
+        raise Refused(f"{by} did not make it") from error
+    except Exception as error:
+        reason = cut(safe(str(error).strip().partition("\n")[0])) or type(error).__name__
+        raise Refused(f"it does not verify with {by}: {reason}") from error
+
+
+def _verify_key(bundle: Mapping[str, Any], path: Path) -> SignedFiles:
+    """Verify with an ECDSA key on P-256, P-384 or P-521."""
+    by = f"the key {path.name}"
+    try:
+        key = load_pem_public_key(read_trusted(path))
+    except ValueError as error:
+        raise UsageError(f"{path} is not a public key in PEM") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in CURVES:
+        raise UsageError(f"{path}: must be an ECDSA key on P-256, P-384 or P-521")
+    own = hashlib.sha256(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+    material = bundle["verificationMaterial"]
+    named = material["publicKey"].get("hint") if isinstance(material["publicKey"], dict) else None
+    if named and named != own:
+        raise Refused(f"{by} did not make it")
+    # model-signing prints a warning on stdout for a bundle that does not name its key.
+    complete = {**bundle, "verificationMaterial": {**material, "publicKey": {"hint": own}}}
+    return _signed_files(complete, _config().use_elliptic_key_verifier(public_key=path), by)
+
+
+def _verify_certificates(bundle: Mapping[str, Any], paths: Collection[Path]) -> SignedFiles:
+    """Verify with a certificate that chains to one of the root certificates in ``paths``; all must be valid now."""
+    by = f"a certificate of {', '.join(path.name for path in paths)}"
+    roots: list[x509.Certificate] = []
+    for path in paths:
+        try:
+            roots += x509.load_pem_x509_certificates(read_trusted(path))
+        except ValueError as error:
+            raise UsageError(f"{path} has no certificate in PEM") from error
+    config = _config().use_certificate_verifier(certificate_chain=paths)
+    found = _signed_files(bundle, config, by)
+    with _refusals(by):
+        chain = bundle["verificationMaterial"]["x509CertificateChain"]["certificates"]
+        leaf = _check_dates([_certificate(one) for one in chain], roots)
+    return SignedFiles(f"{leaf.subject.rfc4514_string()} ({by})", found.serialization, found.hashes)
+
+
+def _certificate(value: Mapping[str, Any]) -> x509.Certificate:
+    return x509.load_der_x509_certificate(base64.b64decode(value["rawBytes"]))
+
+
+def _check_dates(chain: list[x509.Certificate], roots: list[x509.Certificate]) -> x509.Certificate:
+    """Checks that every certificate, from the signer's to the root's, is valid now; returns the signer's.
+
+    Raises:
+        Refused: one has expired, or is not valid yet.
+    """
+    store = crypto.X509Store()
+    for root in roots:
+        store.add_cert(crypto.X509.from_cryptography(root))
+    leaf, *others = (crypto.X509.from_cryptography(one) for one in chain)
+    try:
+        crypto.X509StoreContext(store, leaf, others).verify_certificate()
+    except crypto.X509StoreContextError as error:
+        wrong = error.certificate.to_cryptography()
+        dates = f"{wrong.not_valid_before_utc:%Y-%m-%d} to {wrong.not_valid_after_utc:%Y-%m-%d}"
+        subject = cut(safe(wrong.subject.rfc4514_string()))
+        raise Refused(f"{error}: {subject} is valid from {dates}") from error
+    return chain[0]
+
+
+def _verify_identity(
+    bundle: Mapping[str, Any], one: SigstoreIdentity, required: RequiredSignature, *, offline: bool
+) -> SignedFiles:
+    """Verify with a certificate that Sigstore issued to an identity, and its entry in the transparency log."""
+    from sigstore.errors import NetworkError, TUFError
+
+    if offline and required.trust_config is None:
+        raise Offline(
+            "the trust root of Sigstore must be downloaded, but offline mode is on",
+            hint="set trust_config in the policy to a copy of it",
+        )
+    trust = Path(required.trust_config) if required.trust_config is not None else None
+    if trust is not None:
+        read_trusted(trust)
+    try:
+        config = _config().use_sigstore_verifier(identity=one.identity, oidc_issuer=one.issuer, trust_config=trust)
+    except (NetworkError, TUFError, OSError) as error:
+        raise Unreachable("the trust root of Sigstore could not be downloaded") from error
+    except ValueError as error:
+        raise UsageError(f"{trust} is not a trust configuration of Sigstore") from error
+    return _signed_files(bundle, config, f"{one.identity} ({one.issuer})")
+
+
+def read_trusted(path: Path) -> bytes:
+    """A file with a key or certificates.
+
+    Raises:
+        UsageError: it is no regular file, cannot be read, or is too large.
+    """
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode) and len(data := file.read(LARGEST_KEY + 1)) <= LARGEST_KEY:
+                return data
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    raise UsageError(f"{path} is not a regular file of at most {LARGEST_KEY} bytes")
+
+
+def hash_again(signed: SignedFiles, folder: Path, paths: Collection[str]) -> dict[str, str]:
+    """The resources of files in ``folder``, hashed as the signature has them; as ``SignedFiles.hashes``.
+
+    Raises:
+        Refused: they are hashed in a way that is not supported.
+    """
+    how = signed.serialization
+    algorithm = {"blake2b": "blake2"}.get(how["hash_type"], how["hash_type"])  # model-signing has both names
+    config = hashing.Config()  # type: ignore[no-untyped-call]
+    with _refusals(signed.by):
+        if how["method"] == "files":
+            config.use_file_serialization(hashing_algorithm=algorithm)
+        else:
+            size = int(how["shard_size"])  # protobuf's JSON has all numbers as floats
+            if size < SMALLEST_SHARD:
+                raise Refused(f"its shards of {size} bytes are too small")
+            config.use_shard_serialization(hashing_algorithm=algorithm, shard_size=size)
+        manifest = config.hash(folder, files_to_hash=[folder / path for path in paths])
+        return {one.identifier: f"{one.digest.algorithm}:{one.digest.digest_hex}" for one in _resources(manifest)}
