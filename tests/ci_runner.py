@@ -117,7 +117,7 @@ def _value(name: str, inputs: Mapping[str, str], ran: Ran, cwd: Path) -> str:
             return inputs[key]
         case ["steps", step, "outputs", key]:
             return ran.outputs.get(step, {}).get(key, "")
-        case ["github" | "secrets" | "cancelled()", *_]:
+        case ["env" | "github" | "secrets" | "cancelled()", *_]:
             return ""
     raise AssertionError(f"the runner of the tests does not know {name}")
 

@@ -17,8 +17,10 @@ import pytest
 import yaml
 
 from lora_cli.cli.main import main
+from lora_cli.signing.attestation import verified_statements
 from tests.ci_runner import environment, run_action, run_job, run_workflow
 from tests.conftest import ROOT
+from tests.signing.pki import key_pair
 
 ACTION = ROOT / "action.yml"
 INSTALL = "Install"
@@ -178,6 +180,31 @@ def test_the_commands_of_an_example_gate_a_repository(file: str, repository: Pat
         assert "misnested" in Path("summary.md").read_text()
     else:
         assert json.loads(Path("lora.json").read_text())["summary"]["refused"] == 1
+
+
+@pytest.mark.parametrize("file", SCHEMAS)
+def test_an_example_attests_with_the_key_of_the_repository(file: str, repository: Path) -> None:
+    pair = key_pair(repository, "ci")
+    job = next(iter((yaml.safe_load((CI / file).read_text())).get("jobs", {}).values()), None)
+    if job is None:
+        job = yaml.safe_load((CI / file).read_text())["validate-adapters"]
+        script = next(line for line in job["script"] if "--attest" in line)
+        key = str(pair.private)
+    else:
+        script = next(step["run"] for step in job["steps"] if step.get("name") == "Verdicts")
+        key = pair.private.read_text()
+    script = "\n".join(line for line in script.splitlines() if "pip install" not in line)
+    environ = environment(repository / "bin", LORA_SIGNING_KEY=key, RUNNER_TEMP=str(repository))
+
+    done = subprocess.run(["bash", "-c", script], env=environ, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1, done.stderr
+    results = [statement["predicate"]["result"] for statement in verified(Path("verdicts.intoto.jsonl"), pair.public)]
+    assert sorted(results) == ["FAILED", "PASSED"]
+
+
+def verified(file: Path, key: Path) -> list[Any]:
+    return list(verified_statements(file.read_text().splitlines(), (key,)))
 
 
 @pytest.mark.parametrize("file", SCHEMAS)

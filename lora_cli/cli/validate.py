@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from lora_cli import redaction
 from lora_cli.cli import completion, engine_options, options
 from lora_cli.cli.adapter_selection import (
     apply_policies,
@@ -27,7 +28,7 @@ from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.finding import Severity
 from lora_cli.core.shard import in_shard
 from lora_cli.core.text import safe
-from lora_cli.errors import MachineError, UsageError
+from lora_cli.errors import MachineError, MissingExtra, UsageError
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
 from lora_cli.validation import Checked, Terms, check_all
@@ -36,8 +37,10 @@ from lora_cli.validation.report import Naming, Report, validate_report
 if TYPE_CHECKING:
     from lora_cli.documents.baseline import Baseline
     from lora_cli.rules.rule import Rule
+    from lora_cli.signing.sign import SigningKey
 
 finding = partial(option, default=None, panel="Findings")
+attestation = partial(option, default=None, panel="Attestation")
 
 EXAMPLES = (
     "lora-cli validate acme/sql --base meta-llama/Llama-3.1-8B-Instruct --engine vllm",
@@ -107,6 +110,9 @@ def command(
         "--write-baseline FILE",
         "Write all current findings to this file as the baseline, except of unreadable adapters.",
     ),
+    attest: Path | None = attestation("--attest FILE", "Write the verdicts to this file as signed in-toto statements."),
+    key: Path | None = attestation("--key FILE", "With --attest: private key in PEM."),
+    key_password: str = attestation("--key-password TEXT", "With --attest: password of the key.", default=""),
     ray: options.Ray = None,
     shard: options.Shard = None,
     statistics: bool = result(
@@ -131,6 +137,7 @@ def command(
         if refs and not any(map(is_here, refs)):
             inform("warning: no changed file was found; paths are relative to the working directory", ctx.obj)
         refs = changed_adapters(refs or [])
+    signer = attestation_key(attest, key, key_password)
     chosen, outputs = choose(select or (), ignore or ()), parse_outputs(formats or (), output, os.environ)
     known, where = known_findings(baseline, write_baseline)
     whole = read_inputs(manifest, refs or [], base, "validate", checkpoint, may_be_empty=changed_files)
@@ -145,11 +152,13 @@ def command(
     )  # fmt: skip
     if not inputs.items:
         no_base = no_base or not base
-    model = None if no_base else base_model(infer_base(inputs, "validate", settings).base, settings)
+    named = "" if no_base else infer_base(inputs, "validate", settings).base
+    model = base_model(named, settings) if named else None
     engine_options.check_tp(model, tp)
     terms = Terms(
-        model, values=values, max_lora_rank=max_lora_rank, rules=chosen, engines=engines, deployment=deployment
-    )
+        model, values=values, max_lora_rank=max_lora_rank, rules=chosen, engines=engines, deployment=deployment,
+        digests=attest is not None,
+    )  # fmt: skip
     items = inputs.to_validate(settings, digests=True)
     if ray is None:
         judged = check_all(items, terms, settings, contents=False)
@@ -170,8 +179,37 @@ def command(
     report = validate_report(
         checked, FAIL_ON[fail_on], base=model, rules=chosen, naming=naming, baseline=where, notices=notices
     )
+    if attest is not None and signer is not None:
+        from lora_cli.signing.attestation import sign_statements  # securesystemslib
+        from lora_cli.validation.attestation import describe_base, statements
+
+        about = describe_base(named, settings) if named else None
+        write(sign_statements(statements(report, checked, about, deployment), signer), attest)
     write_outputs(report, outputs, quiet=settings.quiet, statistics=statistics)
     raise typer.Exit(report.summary.exit_code)
+
+
+def attestation_key(attest: Path | None, key: Path | None, password: str) -> "SigningKey | None":
+    """The key that ``--attest`` signs with; None without it.
+
+    Raises:
+        UsageError: one of both options is missing, or the key cannot be used.
+        MissingExtra: the extra ``signing`` is not installed.
+        MachineError: the file cannot be written.
+    """
+    if (attest is None) != (key is None):
+        raise UsageError("--attest and --key belong together", hint="--attest verdicts.intoto.jsonl --key ci.key")
+    if attest is None or key is None:
+        return None
+    check_writable(attest)
+    redaction.remember(password)
+    try:
+        from lora_cli.signing.sign import SigningKey, private_key  # model-signing
+    except ImportError as error:
+        raise MissingExtra("--attest", "signing", error.name or "model-signing") from error
+    signer = SigningKey(key, password)
+    private_key(signer)
+    return signer
 
 
 def known_findings(baseline: Path | None, new: Path | None) -> "tuple[Baseline | None, str]":

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 from urllib.parse import unquote
 
 from lora_cli.core.reference import AdapterRef
@@ -51,6 +52,22 @@ def other_names(ref: AdapterRef, settings: Settings) -> Iterator[AdapterRef]:
     """The Hub repositories and Azure containers that an address may mean, besides its aliases."""
     yield from _repositories(ref, settings)
     yield from _containers(ref)
+
+
+def entries_for(ref: AdapterRef, settings: Settings, key: str) -> list[Any]:
+    """The entries of the list ``key`` in all policies that are for ``ref``, under any of its names."""
+    entries = [entry for policy in settings.policies for entry in getattr(policy, key)]
+    if not entries:
+        return []
+    from lora_cli.core.globs import touches
+
+    known = (*aliases(ref, settings), *other_names(ref, settings))
+
+    def applies(glob: str) -> bool:
+        globs = (glob, real_glob(glob)) if ref.scheme == "file" else (glob,)
+        return any(touches(one, name) for one in globs for name in known)
+
+    return [entry for entry in entries if entry.sources is None or any(map(applies, entry.sources))]
 
 
 def _repositories(ref: AdapterRef, settings: Settings) -> Iterator[AdapterRef]:

@@ -16,6 +16,7 @@ from lora_cli.errors import AccessDenied, Corrupt, NotFound, Offline, Refused, U
 from lora_cli.fetching.file_selection import Selection
 from lora_cli.fetching.reference_names import aliases, other_names, real_glob
 from lora_cli.fetching.signatures import Contents, check_signatures
+from lora_cli.fetching.verdicts import check_verdicts
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.store.disk import on_disk, read_small
@@ -90,7 +91,7 @@ def check_snapshot(
     Raises:
         Refused: a policy forbids it, its signature is missing or wrong, or the header of its weights is too large.
         Corrupt: its digest differs from the manifest's, or its files from the lock's.
-        MissingExtra, UsageError, Offline, Unreachable: see ``check_signatures``.
+        MissingExtra, UsageError, Offline, Unreachable: see ``check_signatures`` and ``check_verdicts``.
     """
     check_digest(demand, ref, snapshot.digest)
     if demand.locked is not None:
@@ -103,6 +104,7 @@ def check_snapshot(
             signature = read_small(snapshot.directory / SIGNATURE, LARGEST_SIGNATURE)
             contents = Contents(snapshot.files, signature, snapshot.directory)
             check_signatures(ref, contents, settings, selection)
+            check_verdicts(ref, snapshot.digest, settings)
 
 
 def _check_locked(locked: "LockedAdapter", snapshot: Snapshot, selection: Selection) -> None:

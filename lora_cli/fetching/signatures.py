@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE
-from lora_cli.core.globs import touches
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.core.text import names
 from lora_cli.errors import LoraCliError, MissingExtra, Refused
 from lora_cli.fetching.file_selection import Selection, select_files
-from lora_cli.fetching.reference_names import aliases, other_names, real_glob
+from lora_cli.fetching.reference_names import entries_for
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,20 +32,6 @@ class Contents:
     folder: Path | None = None
 
 
-def required_signatures(ref: AdapterRef, settings: Settings) -> "list[RequiredSignature]":
-    """The entries of all policies that apply to ``ref``, under any of its names."""
-    entries = [entry for policy in settings.policies for entry in policy.require_signature]
-    if not entries:
-        return []
-    known = (*aliases(ref, settings), *other_names(ref, settings))
-
-    def applies(glob: str) -> bool:
-        globs = (glob, real_glob(glob)) if ref.scheme == "file" else (glob,)
-        return any(touches(one, name) for one in globs for name in known)
-
-    return [entry for entry in entries if entry.sources is None or any(map(applies, entry.sources))]
-
-
 def check_signatures(ref: AdapterRef, contents: Contents, settings: Settings, selection: Selection) -> None:
     """Checks every signature that a policy requires of ``ref``; ``selection`` is what was fetched of its files.
 
@@ -55,7 +40,7 @@ def check_signatures(ref: AdapterRef, contents: Contents, settings: Settings, se
         MissingExtra, UsageError: the extra ``signing`` is not installed, or a key cannot be read.
         Offline, Unreachable: the trust root of Sigstore is needed and cannot be downloaded.
     """
-    required = required_signatures(ref, settings)
+    required: list[RequiredSignature] = entries_for(ref, settings, "require_signature")
     if not required:
         return
     if contents.signature is None and SIGNATURE in contents.files:

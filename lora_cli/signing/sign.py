@@ -38,7 +38,7 @@ def sign_with_key(folder: Path, signer: SigningKey, output: Path) -> bytes:
         UsageError: the key or a certificate cannot be used.
         Refused: a file cannot be signed: it is a link.
     """
-    key = _private_key(signer)
+    key = private_key(signer)
     config = signing.Config()  # type: ignore[no-untyped-call]
     if signer.certificate is None:
         # model-signing passes the password on as it is, and cryptography takes bytes.
@@ -76,7 +76,12 @@ def sign_with_identity(folder: Path, output: Path, trust_config: Path | None = N
         raise Unreachable(f"Sigstore gave no certificate: {cut(safe(str(error)))}") from error
 
 
-def _private_key(signer: SigningKey) -> ec.EllipticCurvePrivateKey:
+def private_key(signer: SigningKey) -> ec.EllipticCurvePrivateKey:
+    """The key of ``signer``.
+
+    Raises:
+        UsageError: it cannot be read or used.
+    """
     try:
         key = load_pem_private_key(read_trusted(signer.key), signer.password.encode() or None)
     except TypeError as error:

@@ -245,19 +245,19 @@ def _verify_identity(
     return _signed_files(bundle, config, f"{one.identity} ({one.issuer})")
 
 
-def read_trusted(path: Path) -> bytes:
-    """A file with a key or certificates.
+def read_trusted(path: Path, limit: int = LARGEST_KEY) -> bytes:
+    """A file that the operator named, with a key, certificates or statements; links are followed.
 
     Raises:
         UsageError: it is no regular file, cannot be read, or is too large.
     """
     try:
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if stat.S_ISREG(os.fstat(file.fileno()).st_mode) and len(data := file.read(LARGEST_KEY + 1)) <= LARGEST_KEY:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode) and len(data := file.read(limit + 1)) <= limit:
                 return data
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    raise UsageError(f"{path} is not a regular file of at most {LARGEST_KEY} bytes")
+    raise UsageError(f"{path} is not a regular file of at most {limit} bytes")
 
 
 def hash_again(signed: SignedFiles, folder: Path, paths: Collection[str]) -> dict[str, str]:

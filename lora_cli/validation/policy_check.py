@@ -15,6 +15,7 @@ from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import LoraCliError, Refused
 from lora_cli.fetching.file_selection import USUAL, Selection, select_files
 from lora_cli.fetching.locked_files import check_folder, select_locked
+from lora_cli.fetching.reference_names import entries_for
 from lora_cli.fetching.requirements import (
     Demand,
     check_allowed,
@@ -23,7 +24,7 @@ from lora_cli.fetching.requirements import (
     check_reference,
     needs_access_check,
 )
-from lora_cli.fetching.signatures import Contents, check_signatures, required_signatures
+from lora_cli.fetching.signatures import Contents, check_signatures
 from lora_cli.reading.byte_ranges import read_beginning
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_on_disk
@@ -66,7 +67,7 @@ def _check_policies(demand: Demand, revision: Revision, source: Source, origin: 
     if is_on_disk(source, revision) and files and needs_access_check(ref, revision.access, settings):
         check_cached_access(ref, revision.id, [file.path for file in files], origin, settings)
     rules = [key for policy in settings.policies for key in _digest_keys(policy)]
-    rules += ["require_signature"] * bool(required_signatures(ref, settings))
+    rules += ["require_signature"] * bool(entries_for(ref, settings, "require_signature"))
     if rules or demand.sha256 is not None:
         blobs = _blobs(revision, files, source)
         if blobs is None:
@@ -102,6 +103,11 @@ def _planned(revision: Revision) -> tuple[RemoteFile, ...] | None:
         return select_files(revision, EVERYTHING)
     except LoraCliError:
         return None
+
+
+def files_if_known(revision: Revision, source: Source) -> dict[str, Blob] | None:
+    """The files that a fetch would download, with their digests from the listing or this disk; None if unknown."""
+    return _blobs(revision, files_to_fetch(revision), source)
 
 
 def digest_if_known(item: Item, revision: Revision, source: Source) -> str | None:

@@ -14,7 +14,7 @@ from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.log import log_bug, logger
 from lora_cli.core.patterns import one_budget
 from lora_cli.core.reference import AdapterRef, parse
-from lora_cli.core.snapshot import Revision
+from lora_cli.core.snapshot import Revision, snapshot_digest
 from lora_cli.errors import LoraCliError, MachineError
 from lora_cli.fetching.cached_source import CacheFirstSource
 from lora_cli.fetching.checkpoint import LatestCheckpoint
@@ -89,6 +89,8 @@ def validate(item: Item, terms: Terms, settings: Settings, sources: Sources | No
             verdict = apply_suppressions(judge(one.adapter, terms, evidence), digest, settings, files)
             watch.lap("rules")
             judged = replace(checked, verdict=verdict, digest=digest, card=card)
+            if terms.digests:
+                judged = _with_files(judged, one)
             if terms.spectrum is None and terms.other is None:
                 return judged
             from lora_cli.validation.tensor_facts import add_tensor_facts
@@ -157,6 +159,14 @@ def _digest(item: Item, one: Opened, settings: Settings) -> str | None:
     locked, ref = item.locked, one.revision.ref
     compared = locked is not None and (ref.scheme == "file" or (ref.pinned and locked.revision == one.revision.id))
     return locked.digest if locked is not None and compared else None
+
+
+def _with_files(checked: Checked, one: Opened) -> Checked:
+    """``checked`` with the files that a fetch would download and their snapshot digest, if all are known."""
+    from lora_cli.validation.policy_check import files_if_known
+
+    files = files_if_known(one.revision, one.source)
+    return replace(checked, files=files, digest=snapshot_digest(files.items())) if files is not None else checked
 
 
 def _files_of_digest(one: Opened, settings: Settings) -> frozenset[str]:

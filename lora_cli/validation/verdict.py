@@ -14,7 +14,7 @@ from lora_cli.core.finding import Accepted, Finding, Location, Problem, Severity
 from lora_cli.core.patterns import TOO_SLOW, Budget, one_budget
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.safetensors import TensorStats
-from lora_cli.core.snapshot import Revision
+from lora_cli.core.snapshot import Blob, Revision
 from lora_cli.core.target_modules import for_task, trained_bare
 from lora_cli.errors import LoraCliError, NotFound
 from lora_cli.reading.adapter import Opened
@@ -45,7 +45,7 @@ class Terms:
     ``max_lora_rank`` is the limit of the engine that will serve them, None for no limit. ``engines`` are the engines
     that will, started as ``deployment`` says; without engines PEFT's behaviour counts. ``spectrum`` requests the
     spectrum, compared with those weights of the base; ``other`` is an adapter to compare each with. With ``card`` the
-    model card is read. Without ``weights`` only the config is read.
+    model card is read. Without ``weights`` only the config is read. With ``digests`` the files on this disk are hashed.
     """
 
     base: BaseModel | None = None
@@ -58,6 +58,7 @@ class Terms:
     other: Opened | None = None
     card: bool = False
     weights: bool = True
+    digests: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,8 @@ class Checked:
 
     ``source`` is the canonical reference (or the text as given, if it is invalid); ``stage_ms`` maps resolve, read,
     values and rules to milliseconds. ``digest`` is the snapshot digest, if the cache, the lock or a policy has it.
-    ``spectrum``, ``comparison`` (with another adapter) and ``card`` (the model card) are None unless requested.
+    ``spectrum``, ``comparison`` (with another adapter), ``card`` (the model card) and ``files`` (those of the digest)
+    are None unless requested.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Checked:
     spectrum: "Spectrum | None" = None
     comparison: "Comparison | None" = None
     card: Card | None = None
+    files: Mapping[str, Blob] | None = None
 
     def without_contents(self) -> "Checked":
         """The verdict without the parsed contents, which need nearly all the memory."""

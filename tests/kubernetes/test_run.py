@@ -14,7 +14,10 @@ from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 import pytest
+import yaml
 
+from lora_cli.signing.attestation import sign_statements
+from lora_cli.signing.sign import SigningKey
 from tests.endpoint.engine import Engine
 from tests.hub_server import Hub
 from tests.kubernetes.pods import FOLDER, container
@@ -22,6 +25,7 @@ from tests.kubernetes.sandbox import Sandbox
 from tests.making import llama_modules, write_adapter, write_base_config
 from tests.sandbox import missing
 from tests.serving.running import free_port
+from tests.signing.pki import key_pair
 
 isolated = pytest.mark.skipif(bool(missing()), reason=missing())
 
@@ -106,6 +110,38 @@ def test_the_init_container_puts_what_is_locked_where_the_resolver_looks(workloa
     assert weights.stat().st_nlink > 1  # a hard link to the cache: no second copy
     again = Sandbox(sandbox.folder, sandbox.volumes, {"HF_ENDPOINT": "http://127.0.0.1:9"})
     assert again.run(init)[0] == 0  # all of it is here: no network is needed
+
+
+def test_the_init_container_takes_only_signed_and_validated_adapters_with_the_policy(
+    sandbox: Sandbox, locked: Locked, tmp_path: Path
+) -> None:
+    pair = key_pair(tmp_path, "ci")
+    folder = sandbox.volumes["set"].resolve() / "..data"
+    (folder / "ci.pub").write_bytes(pair.public.read_bytes())
+    (folder / "verdicts.intoto.jsonl").write_text("")
+    (folder / "policy.yaml").write_text(
+        "apiVersion: lora-cli/v1\nkind: Policy\n"
+        "require_verdict: [{attestations: [verdicts.intoto.jsonl], keys: [ci.pub]}]\n"
+    )
+    for name in ("ci.pub", "verdicts.intoto.jsonl", "policy.yaml"):
+        (sandbox.volumes["set"] / name).symlink_to(f"..data/{name}")
+    init, _ = container("vllm", "adapters")
+    init = {**init, "env": [*init["env"], {"name": "LORA_CLI_POLICY", "value": "/etc/lora/policy.yaml"}]}
+
+    code, out = sandbox.run(init)
+
+    assert (code, published(sandbox)) == (1, set()), out
+    assert "policy require_verdict" in out
+
+    lock = yaml.safe_load((locked(*NAMES) / "set.lock.yaml").read_text())
+    about = [{"snapshot": one["digest"], "time": "2026-01-01T00:00:00Z", "engines": []} for one in lock["adapters"]]
+    statements = [
+        {"_type": "https://in-toto.io/Statement/v1", "predicate": {"result": "PASSED", "lora-cli": one}}
+        for one in about
+    ]
+    (folder / "verdicts.intoto.jsonl").write_text(sign_statements(statements, SigningKey(pair.private)))
+    assert sandbox.run(init)[0] == 0
+    assert published(sandbox) == set(NAMES)
 
 
 def test_a_set_that_its_lock_does_not_fit_keeps_the_pod_from_starting_and_says_so(sandbox: Sandbox) -> None:

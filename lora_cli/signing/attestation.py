@@ -1,0 +1,71 @@
+"""Signed in-toto statements, one DSSE envelope a line (``.intoto.jsonl``), with securesystemslib.
+
+Formats: https://github.com/in-toto/attestation, https://github.com/secure-systems-lab/dsse.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from securesystemslib.dsse import Envelope
+from securesystemslib.signer import CryptoSigner, Key, SSlibKey  # type: ignore[attr-defined]
+
+from lora_cli.core.log import logger
+from lora_cli.errors import UsageError
+from lora_cli.signing.sign import SigningKey, private_key
+from lora_cli.signing.verify import read_trusted
+
+log = logger(__name__)
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+
+
+def sign_statements(statements: Iterable[Mapping[str, Any]], signer: SigningKey) -> str:
+    """Each statement in a signed envelope, a line for each.
+
+    Raises:
+        UsageError: the key cannot be used.
+    """
+    key = CryptoSigner(private_key(signer))
+    lines = []
+    for statement in statements:
+        envelope = Envelope(json.dumps(statement).encode(), PAYLOAD_TYPE, {})
+        envelope.sign(key)
+        lines.append(json.dumps(envelope.to_dict()) + "\n")
+    return "".join(lines)
+
+
+def verified_statements(lines: Sequence[str], keys: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
+    """The statements in those of ``lines`` that one of ``keys`` signed; all other lines are left out.
+
+    Raises:
+        UsageError: a key cannot be used.
+    """
+    allowed: list[Key] = [_public_key(path) for path in keys]
+    for line in lines:
+        try:
+            statement = _statement(line, allowed)
+        except (MemoryError, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 - the library raises whatever a broken line leads to
+            log.info("a line is not a statement by an allowed key: %s", type(error).__name__)
+            continue
+        if isinstance(statement, dict) and statement.get("_type") == STATEMENT_TYPE:
+            yield statement
+
+
+def _statement(line: str, allowed: list[Key]) -> Any:
+    """The payload of an envelope, if one of the keys signed it; the library raises its own errors."""
+    envelope = Envelope.from_dict(json.loads(line))
+    envelope.verify(allowed, 1)
+    return json.loads(envelope.payload) if envelope.payload_type == PAYLOAD_TYPE else None
+
+
+def _public_key(path: Path) -> Key:
+    try:
+        return SSlibKey.from_crypto(load_pem_public_key(read_trusted(path)))
+    except ValueError as error:
+        raise UsageError(f"{path} is not a public key in PEM") from error

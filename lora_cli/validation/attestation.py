@@ -1,0 +1,113 @@
+"""What ``validate`` found as in-toto statements, to be signed: another machine accepts them in place of validating.
+
+The predicate is in-toto's test result (https://in-toto.io/attestation/test-result/v0.1). Its additional field
+``lora-cli`` has what the others cannot say.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lora_cli import __version__
+from lora_cli.core.adapter_files import BASE_CONFIG, BASE_CONFIG_CAP
+from lora_cli.core.engine_outcome import Deployment
+from lora_cli.core.finding import Severity
+from lora_cli.core.reference import AdapterRef
+from lora_cli.errors import Refused
+from lora_cli.fetching.file_selection import BASE
+from lora_cli.reading.byte_ranges import read_beginning
+from lora_cli.settings import Settings
+from lora_cli.sources.registry import Sources
+from lora_cli.validation.report import Report, Validated, findings_of
+from lora_cli.validation.validate import cached_or_origin, ref_of
+from lora_cli.validation.verdict import Checked
+
+TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
+STATEMENT = "https://in-toto.io/Statement/v1"
+
+
+def describe_base(base: str | AdapterRef, settings: Settings) -> dict[str, Any]:
+    """The base model as an in-toto resource: its reference at its revision, and the sha256 of its ``config.json``.
+
+    Raises:
+        LoraCliError: what its source raises.
+    """
+    ref = ref_of(base)
+    source = cached_or_origin(ref, settings, Sources(settings).of(ref), BASE)
+    revision = source.resolve(ref)
+    described: dict[str, Any] = {"name": str(base), "uri": str(revision.ref), "annotations": {"revision": revision.id}}
+    if (config := revision.file(BASE_CONFIG)) is not None:
+        data = read_beginning(source, revision, config, BASE_CONFIG_CAP)
+        described["digest"] = {"sha256": hashlib.sha256(data).hexdigest()}
+    return described
+
+
+def statements(
+    report: Report, checked: Sequence[Checked], base: Mapping[str, Any] | None, deployment: Deployment | None
+) -> Iterator[dict[str, Any]]:
+    """A statement for each adapter that was validated: its files, its snapshot digest, and the result of each rule.
+
+    ``checked`` are the same adapters as in ``report``, validated with ``Terms.digests``.
+
+    Raises:
+        Refused: the digest of an adapter is unknown, as of a remote one that is not in the cache.
+    """
+    for one, found in zip(report.adapters, checked, strict=True):
+        if one.error is not None:
+            continue
+        if found.digest is None or found.files is None:
+            hint = f"lora-cli fetch {one.source}, then validate it again"
+            raise Refused(f"{one.name} cannot be attested: its digest is unknown before it is fetched", hint=hint)
+        yield {
+            "_type": STATEMENT,
+            "subject": [
+                {"name": path, "digest": {"sha256": blob.sha256}} for path, blob in sorted(found.files.items())
+            ],
+            "predicateType": TEST_RESULT,
+            "predicate": {
+                **_test_result(report, one),
+                "configuration": [] if base is None else [base],
+                "lora-cli": {
+                    "version": __version__,
+                    "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                    "snapshot": found.digest,
+                    "source": one.source,
+                    "revision": one.revision,
+                    "deployment": None if deployment is None else _fields(deployment),
+                    "engines": [
+                        {"engine": engine.engine, "version": engine.version or engine.profile, "outcome": engine.label}
+                        for engine in one.engines
+                    ],
+                    "findings": [
+                        {
+                            "code": finding.code,
+                            "severity": str(finding.severity),
+                            "message": finding.problem.message,
+                            "accepted": finding.accepted.reason if finding.accepted is not None else None,
+                        }
+                        for finding in findings_of(one)
+                    ],
+                    "skipped": [skipped.code for skipped in one.skipped],
+                },
+            },
+        }
+
+
+def _test_result(report: Report, one: Validated) -> dict[str, Any]:
+    """The result for the adapter, and for each rule that ran; accepted findings do not count."""
+    counting = [finding for finding in findings_of(one) if finding.accepted is None]
+    failed = {finding.code for finding in counting if finding.severity >= report.fail_on}
+    warned = {finding.code for finding in counting if finding.severity is Severity.WARNING} - failed
+    ran = {rule.code for rule in report.rules} - {skipped.code for skipped in one.skipped}
+    result = "FAILED" if one.exit_code else "WARNED" if warned else "PASSED"
+    return {
+        "result": result,
+        "passedTests": sorted(ran - failed - warned),
+        "warnedTests": sorted(warned),
+        "failedTests": sorted(failed),
+    }
+
+
+def _fields(deployment: Deployment) -> dict[str, Any]:
+    return {name: getattr(deployment, name) for name in deployment.__slots__}
