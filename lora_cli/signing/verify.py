@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +73,11 @@ def verify(data: bytes, required: RequiredSignature, *, offline: bool) -> Signed
     material = bundle["verificationMaterial"]
     attempts: list[Callable[[], SignedFiles]] = []
     if "publicKey" in material:
-        attempts += [lambda key=key: _verify_key(bundle, Path(key)) for key in required.keys]  # type: ignore[misc]
+        attempts += [partial(_verify_key, bundle, Path(key)) for key in required.keys]
     else:
         if "x509CertificateChain" in material and required.certificates:
-            attempts.append(lambda: _verify_certificates(bundle, tuple(map(Path, required.certificates))))
-        attempts += [
-            lambda one=one: _verify_identity(bundle, one, required, offline=offline)  # type: ignore[misc]
-            for one in required.identities
-        ]
+            attempts.append(partial(_verify_certificates, bundle, tuple(map(Path, required.certificates))))
+        attempts += [partial(_verify_identity, bundle, one, required, offline=offline) for one in required.identities]
     failures = []
     for attempt in attempts:
         try:
