@@ -25,7 +25,9 @@ from lora_cli.cli.options import ADAPTERS, for_engine, option, result, variable_
 from lora_cli.cli.output import check_writable, inform, render_parts, to_stderr, write
 from lora_cli.cli.progress import count_progress
 from lora_cli.core.did_you_mean import did_you_mean
+from lora_cli.core.engine_outcome import Deployment
 from lora_cli.core.finding import Severity
+from lora_cli.core.reference import AdapterRef
 from lora_cli.core.shard import in_shard
 from lora_cli.core.text import safe
 from lora_cli.errors import MachineError, MissingExtra, UsageError
@@ -152,8 +154,8 @@ def command(
     )  # fmt: skip
     if not inputs.items:
         no_base = no_base or not base
-    named = "" if no_base else infer_base(inputs, "validate", settings).base
-    model = base_model(named, settings) if named else None
+    named = None if no_base else infer_base(inputs, "validate", settings).base
+    model = None if named is None else base_model(named, settings)
     engine_options.check_tp(model, tp)
     terms = Terms(
         model, values=values, max_lora_rank=max_lora_rank, rules=chosen, engines=engines, deployment=deployment,
@@ -180,11 +182,7 @@ def command(
         checked, FAIL_ON[fail_on], base=model, rules=chosen, naming=naming, baseline=where, notices=notices
     )
     if attest is not None and signer is not None:
-        from lora_cli.signing.attestation import sign_statements  # securesystemslib
-        from lora_cli.validation.attestation import describe_base, statements
-
-        about = describe_base(named, settings) if named else None
-        write(sign_statements(statements(report, checked, about, deployment), signer), attest)
+        write(signed_verdicts(signer, report, checked, named, deployment, settings), attest)
     write_outputs(report, outputs, quiet=settings.quiet, statistics=statistics)
     raise typer.Exit(report.summary.exit_code)
 
@@ -210,6 +208,22 @@ def attestation_key(attest: Path | None, key: Path | None, password: str) -> "Si
     signer = SigningKey(key, password)
     private_key(signer)
     return signer
+
+
+def signed_verdicts(
+    signer: "SigningKey",
+    report: Report,
+    checked: Sequence[Checked],
+    base: str | AdapterRef | None,
+    deployment: Deployment | None,
+    settings: Settings,
+) -> str:
+    """The signed statements about the adapters of a report, against ``base`` (None: without one)."""
+    from lora_cli.signing.attestation import sign_statements  # securesystemslib
+    from lora_cli.validation.attestation import describe_base, statements
+
+    about = None if base is None else describe_base(base, settings)
+    return sign_statements(statements(report, checked, about, deployment), signer)
 
 
 def known_findings(baseline: Path | None, new: Path | None) -> "tuple[Baseline | None, str]":
