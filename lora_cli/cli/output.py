@@ -29,6 +29,9 @@ Format = Literal["human", "json"]
 ReportFormat = Literal["human", "json", "html"]
 """Output formats of commands that can also write an HTML page."""
 
+InspectFormat = Literal["human", "json", "html", "cyclonedx"]
+"""Output formats of ``inspect``."""
+
 
 def width(file: Path | None = None) -> int:
     """Columns of the output: ``COLUMNS``, else the terminal's up to 120, else 80; in a ``file`` 80."""

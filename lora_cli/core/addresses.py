@@ -23,6 +23,8 @@ COMMIT = re.compile(r"[0-9a-f]{40}", re.IGNORECASE | re.ASCII)
 # The Hub's own rule for the parts of a repository id, ASCII only.
 _HUB_PART = re.compile(r"\w(?:[\w.-]{0,94}\w)?", re.ASCII)
 _NO_MODELS = frozenset({"datasets", "spaces", "buckets", "kernels"})
+FOLDERS = frozenset({"model", "models", "ckpt", "ckpts", "checkpoint", "checkpoints", "output", "outputs"})
+"""Usual names of folders with models; none is an organisation on the Hub with models."""
 # What git refuses in the name of a branch or tag.
 _NOT_IN_REVISION = re.compile(r"[\s~^:?*\[\\]|\.\.|//|@\{|^[/-]|[/.]$|\.lock$")
 _PAGE_REVISION = re.compile(r"(refs/(?:pr|convert)/[^/]+|[^/]+)(?:/(.*))?")
@@ -127,6 +129,11 @@ def hub_words(text: str) -> bool:
     parts = place.split("/")
     named = len(parts) == 2 or (len(parts) > 2 and bool(at))
     return named and all(_HUB_PART.fullmatch(part) for part in parts[:2])
+
+
+def is_repository(name: str) -> bool:
+    """Whether the name of a base in a config is a repository on the Hub, and not a path."""
+    return name.count("/") == 1 and name[0] not in "/.~" and name[-1] != "/" and name.partition("/")[0] not in FOLDERS
 
 
 def hub(rest: str, text: str) -> Parts:

@@ -7,6 +7,7 @@ from functools import partial
 from itertools import islice, pairwise
 
 from lora_cli.core.adapter_files import CONFIG
+from lora_cli.core.addresses import FOLDERS, is_repository
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.reference import cached_repository
 from lora_cli.core.text import cut, names
@@ -18,9 +19,6 @@ LIBRARIES = frozenset({"transformers", "diffusers", "sentence_transformers", "pe
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 QUANTISED = re.compile(r"-(bnb-[48]bit|AWQ|GPTQ(-Int[48])?|GGUF)$", re.IGNORECASE)
-
-FOLDERS = frozenset({"model", "models", "ckpt", "ckpts", "checkpoint", "checkpoints", "output", "outputs"})
-"""Usual names of folders with models; none is an organisation on the Hub with models."""
 
 LONGEST_TEMPLATES = 1 << 20
 """The maximum number of characters of all chat templates of one adapter; a long one has twenty thousand."""
@@ -255,7 +253,7 @@ def unpinned_base(case: Case) -> Iterator[Problem]:
     """
     config = case.config
     base = config.base_model_name_or_path
-    if base and _is_repository(base) and not COMMIT.fullmatch(config.revision or ""):
+    if base and is_repository(base) and not COMMIT.fullmatch(config.revision or ""):
         yield Problem(
             f"the base's revision {cut(config.revision)} is not pinned to a commit"
             if config.revision
@@ -293,8 +291,3 @@ def base_unclear(case: Case) -> Iterator[Problem]:
     else:
         return
     yield Problem(message, Location(CONFIG, "base_model_name_or_path"), hint)
-
-
-def _is_repository(name: str) -> bool:
-    """Whether ``name`` is a repository on the Hub and not a path."""
-    return name.count("/") == 1 and name[0] not in "/.~" and name[-1] != "/" and name.partition("/")[0] not in FOLDERS
