@@ -162,10 +162,13 @@ def _digest(item: Item, one: Opened, settings: Settings) -> str | None:
 
 
 def _with_files(checked: Checked, one: Opened) -> Checked:
-    """``checked`` with the files that a fetch would download and their snapshot digest, if all are known."""
+    """``checked`` with the files that a fetch would download and their snapshot digest, if they are on this disk.
+
+    What an origin lists is not enough: the bytes that were validated must be those of the digest.
+    """
     from lora_cli.validation.policy_check import files_if_known
 
-    files = files_if_known(one.revision, one.source)
+    files = files_if_known(one.revision, one.source) if is_on_disk(one.source, one.revision) else None
     return replace(checked, files=files, digest=snapshot_digest(files.items())) if files is not None else checked
 
 
