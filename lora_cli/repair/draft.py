@@ -54,7 +54,7 @@ class TensorRecipe:
 
     @property
     def untouched(self) -> str | None:
-        """The name of the original tensor that it equals bit by bit; None if there is none."""
+        """The name of the original tensor whose first rows, or all, it is bit by bit; None if there is none."""
         if self.dtype != self.source or len(self.blocks) != 1:
             return None
         block = self.blocks[0]

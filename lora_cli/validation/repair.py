@@ -325,8 +325,8 @@ def tensor_bits(recipe: TensorRecipe, read: Read) -> Bits:
         FormatError: a tensor that is to be scaled or rounded has no floats.
         LoraCliError: what reading raises.
     """
-    if recipe.untouched is not None:
-        return read(recipe.untouched)
+    if recipe.untouched is not None and (whole := read(recipe.untouched)).shape == recipe.shape:
+        return whole
     is_computed = recipe.is_computed
     target: Any = np.zeros(as_matrix(recipe.shape), "<f8" if is_computed else f"<u{DTYPE_BITS[recipe.dtype] // 8}")
     for block in recipe.blocks:
@@ -398,9 +398,11 @@ def sameness(new: Draft, config: LoraConfig, originals: Read, rewritten: Read) -
 
 
 def _is_untouched(one: Factors, before: Factors | None, scaling: float) -> bool:
-    if before is None or one.a.untouched is None or one.b.untouched is None:
-        return False
-    return (one.a, one.b) == (before.a, before.b) and math.isclose(before.scaling, scaling, rel_tol=FLOAT64_ERROR)
+    return (
+        before is not None
+        and (one.a, one.b) == (before.a, before.b)
+        and math.isclose(before.scaling, scaling, rel_tol=FLOAT64_ERROR)
+    )
 
 
 def _changes(now: Update, one: Factors, new: Draft, originals: Read) -> Iterator[tuple[float, float]]:

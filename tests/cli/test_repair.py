@@ -19,6 +19,7 @@ from tests.schemas import check_schema
 Capture = pytest.CaptureFixture[str]
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "manifests" / "quickstart"
+WEIGHTS = "adapter_model.safetensors"
 
 
 @pytest.fixture
@@ -246,6 +247,17 @@ def test_what_is_no_adapter_is_told_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_where_the_config_is_missing_the_hint_says_what_to_do(tmp_path: Path, capsys: Capture) -> None:
+    adapter = write_adapter(tmp_path / "set" / "sql")
+
+    assert main(["repair", str(tmp_path / "set"), "--engine", "vllm", "--check"]) == 1
+    assert "adapter_config.json: it is missing\nhint: it has 1 adapter, in sql: use " in capsys.readouterr().err
+
+    (adapter / "adapter_config.json").unlink()
+    assert main(["repair", str(adapter), "--engine", "vllm", "--check"]) == 1
+    assert "adapter_config.json: it is missing\nhint: add the file that PEFT wrote" in capsys.readouterr().err
+
+
 def test_a_pickle_is_written_as_safetensors_and_an_unsafe_one_is_not_even_read(
     base: str, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -292,6 +304,37 @@ def test_shards_are_joined_and_one_that_is_missing_is_named(base: str, tmp_path:
     (folder / "adapter_model-00002-of-00003.safetensors").unlink()
     assert main(["repair", str(folder), "--engine", "vllm", "--base", base, "--to", str(tmp_path / "two")]) == 1
     assert "2 of 3 shards found" in capsys.readouterr().err
+
+
+def updates(folder: Path) -> dict[str, torch.Tensor]:
+    """The update of each module, ``[d_out, d_in]``."""
+    config, tensors = json.loads((folder / "adapter_config.json").read_text()), load_file(folder / WEIGHTS)
+    assert not config.get("rank_pattern")
+    scaling = config["lora_alpha"] / config["r"]
+    return {
+        name.removeprefix("base_model.model.").removesuffix(".lora_A.weight"): scaling
+        * (tensors[name.replace("lora_A", "lora_B")] @ a)
+        for name, a in tensors.items()
+        if "lora_A" in name
+    }
+
+
+def test_a_packed_module_is_split_as_in_the_base_and_a_split_one_is_packed(tmp_path: Path) -> None:
+    heads = {"q_proj": 64, "k_proj": 32, "v_proj": 32}
+    apart = {f"model.layers.{layer}.self_attn.{name}": (64, rows) for layer in (0, 1) for name, rows in heads.items()}
+    together = {f"model.layers.{layer}.self_attn.qkv_proj": (64, 128) for layer in (0, 1)}
+    for modules, family in ((together, "llama"), (apart, "phi3")):
+        made, to = write_adapter(tmp_path / f"for-{family}", modules=modules), tmp_path / f"to-{family}"
+        base = str(write_base_config(tmp_path / family, family))
+
+        assert main(["repair", str(made), "--engine", "peft", "--base", base, "--to", str(to)]) == 0
+
+        before, after = updates(made), updates(to)
+        assert after.keys() == (apart if family == "llama" else together).keys()
+        whole, parts = (before, after) if family == "llama" else (after, before)
+        for layer in (f"model.layers.{number}.self_attn." for number in (0, 1)):
+            expected = torch.cat([parts[layer + name] for name in heads])
+            torch.testing.assert_close(whole[f"{layer}qkv_proj"], expected)
 
 
 def test_a_dtype_that_is_asked_for_is_written_and_one_that_loses_the_values_is_refused(

@@ -47,6 +47,12 @@ def test_what_is_only_copied_is_so_bit_by_bit_whatever_it_holds() -> None:
     assert tensor_bits(moved, bits.__getitem__).tolist() == [[0x7FC1, 0xFFFF, 0], [0, 0, 0]]
 
 
+def test_the_first_rows_of_a_matrix_are_these_rows_alone() -> None:
+    arrays = Arrays(3)
+    made, value = arrays.matrix(5, 3)
+    np.testing.assert_array_equal(arrays.value(rows_of(made, 0, 2)), value[:2])
+
+
 Step = Callable[[Arrays, Pair, Any], Pair]
 
 
