@@ -1,6 +1,7 @@
 """What works beside a command ends with it, however that ends."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from lora_cli.bench.process_pool import parallel_map
 from lora_cli.errors import MachineError
-from lora_cli.forks import processors
+from lora_cli.forks import forks, processors
 
 LONG = ["serve-bench", "--simulate", "--num-prompts", "400000"]
 """Longer by far than any test waits."""
@@ -88,6 +89,18 @@ def test_copies_end_with_the_process_however_that_ends(sent: signal.Signals) -> 
         *_, pids = ended(process, sent)
     assert len(pids) == 3
     wait_until(lambda: all(map(is_gone, pids)), 2)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # pytest-xdist's threads
+def test_copies_that_are_still_at_work_end_with_the_block() -> None:
+    with forks() as start:
+        assert start(send_and_wait).recv() == "begun"
+    assert multiprocessing.active_children() == []
+
+
+def send_and_wait(send: Callable[[str], None]) -> None:
+    send("begun")
+    time.sleep(60)
 
 
 @pytest.mark.skipif(processors() < 2, reason="one processor has no copies")

@@ -118,6 +118,9 @@ def test_the_bytes_of_one_run_are_spent_in_the_order_of_its_adapters(desk: Desk)
 def test_a_limit_of_all_holds_for_what_is_cached_too_and_a_smaller_one_may_follow(desk: Desk) -> None:
     desk.hub.add("org/small", {CONFIG: {}, WEIGHTS: b"x"})
     assert desk.codes("a", "b", "small", max_total_bytes=MIB + 1000) == [0, 1, 0]
+    exactly = sum(item.size for item in inventory(desk.store))
+    assert desk.codes("a", "b", "small", max_total_bytes=exactly) == [0, 1, 0]
+    assert desk.codes("a", "b", "small", max_total_bytes=exactly - 1) == [0, 1, 1]
 
 
 def test_the_reserve_stays_free(desk: Desk) -> None:
