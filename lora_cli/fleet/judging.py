@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from lora_cli.core.adapter_request import Item
+from lora_cli.core.addresses import without_secrets
 from lora_cli.errors import MachineError
 from lora_cli.fleet.ray_cluster import joined, spread
 from lora_cli.settings import Settings
@@ -21,5 +22,5 @@ def _judge(batch: Sequence[Item], terms: Terms, settings: Settings) -> list[Chec
 
 
 def _lost(item: Item, reason: str) -> Checked:
-    source, hint = str(item.source), "validate it alone, and check that node's memory"
-    return Checked(item.name or source, source, error=MachineError(f"{item.name or source}: {reason}", hint=hint))
+    error = MachineError(f"{item.name}: {reason}", hint="validate it alone, and check that node's memory")
+    return Checked(item.name, without_secrets(str(item.source)), error=error)
