@@ -15,3 +15,8 @@ def deadly(batch: list[int]) -> list[int | str]:
     if 7 in batch:
         os._exit(1)
     return list(batch)
+
+
+def refusing(batch: list[int]) -> list[int]:
+    message = f"{len(batch)} refused"
+    raise ValueError(message)

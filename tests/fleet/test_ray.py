@@ -12,7 +12,7 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.fleet.ray_cluster import joined, spread
-from tests.fleet.tasks import deadly, slowly
+from tests.fleet.tasks import deadly, refusing, slowly
 from tests.making import llama_modules, write_adapter, write_base_config
 
 MANY = 120
@@ -99,6 +99,11 @@ def test_one_that_kills_every_worker_is_lost_alone(cluster: Any) -> None:
     assert [one for one in results if not isinstance(one, str)] == [item for item in range(20) if item != 7]
 
 
+def test_what_a_worker_raises_is_raised_here(cluster: Any) -> None:
+    with joined(cluster.address, "validate") as processors, pytest.raises(ValueError, match="2 refused"):
+        list(spread(refusing, range(2), processors, lost=lambda item, _: item))
+
+
 def test_a_fleet_fetches_into_the_cache_that_its_nodes_share(
     cluster: Any, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,11 +116,19 @@ def test_a_fleet_fetches_into_the_cache_that_its_nodes_share(
     assert "a119" in (tmp_path / "lock.yaml").read_text()
 
 
-@pytest.mark.parametrize("address", ["nowhere:x", "127.0.0.1:9", "ray://127.0.0.1:9", "127.0.0.1:99999999"])
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("nowhere:x", "Unable to parse port number from x"),
+        ("127.0.0.1:9", "[Errno 111] Connection refused"),
+        ("ray://127.0.0.1:9", "[Errno 111] Connection refused"),
+        ("127.0.0.1:99999999", "[Errno 111] Connection refused"),
+    ],
+)
 def test_a_cluster_that_is_not_there_is_exit_4_at_once(
-    address: str, folder: Path, capfd: pytest.CaptureFixture[str]
+    address: str, reason: str, folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     began = time.monotonic()
     assert main(["validate", str(folder / "a001"), "--base", str(folder / "base"), "--ray", address]) == 4
     assert time.monotonic() - began < 10
-    assert capfd.readouterr().err.startswith(f"error: there is no Ray cluster at {address}: ")
+    assert capfd.readouterr().err.startswith(f"error: there is no Ray cluster at {address}: {reason}")

@@ -60,6 +60,16 @@ class Attention(nn.Module):
         return Output()
 
 
+class Positions(nn.Embedding):
+    """An embedding of something else than tokens."""
+
+
+def with_positions() -> nn.Module:
+    model = Attention()
+    model.positions = Positions(8, 8)
+    return model
+
+
 @pytest.mark.parametrize(
     ("model", "path", "module", "reason"),
     [
@@ -73,6 +83,7 @@ class Attention(nn.Module):
         ),
         (lambda: tiny_model("llama"), Q_PROJ, BaseModule(HIDDEN, 4), "maps 64 to 64 in the model and 64 to 4"),
         (lambda: tiny_model("llama"), Q_PROJ, BaseModule(HIDDEN, 4, kind="embedding"), "is a Linear"),
+        (with_positions, "positions", BaseModule(8, 8, kind="embedding"), "is a Positions"),
         (Attention, "attn.out_proj", BaseModule(8, 8), "is used by nn.MultiheadAttention without being called"),
     ],
 )

@@ -95,7 +95,7 @@ def test_request_rates_survive_and_nonsense_in_their_file_is_none(tmp_path: Path
     history = History()
     for key in ("cold", "hot", "hot"):
         history.record_request(key)
-    file = tmp_path / "history" / "one.json"
+    file = tmp_path / "cache" / "history" / "one.json"
     save_rates(file, RequestRates({"gpu": history.state(), "cpu": History().state()}, {"sql": "cold", "chat": "hot"}))
     assert read_rates(file).hottest() == ["chat", "sql"]
     assert read_rates(tmp_path / "nothing.json") == NO_RATES
