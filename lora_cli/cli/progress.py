@@ -143,7 +143,7 @@ class RunProgress(FetchProgress):
             line = f"{cut(safe(self._name), max(width // 2, 8))}  {safe(self._stage)}"
             _, under_way = self.files()
             rows = [_bytes(files) for files in under_way.values()][:1] if width >= RATE_FROM else []
-            figures = [cell for row in rows for cell in _cells("", *row, min(width, BAR_FROM - 1))[1:]]
+            figures = [cell for row in rows for cell in _cells("", *row, min(width, LEFT_FROM))[1:]]
             now = Table.grid(padding=(0, 1))
             now.add_row(Text(line, no_wrap=True, overflow="crop"), *figures)
             lines.append(now)
