@@ -283,6 +283,14 @@ def test_one_engine_is_explained(capsys: Capture) -> None:
     assert main(["engines", "tensorrt"]) == 2
 
 
+def test_the_features_of_an_engine_are_below_what_it_does_with_them(capsys: Capture) -> None:
+    assert main(["engines", "sglang"]) == 0
+    told = capsys.readouterr().out
+    for outcome, feature in (("rejects", "DoRA (use_dora)"), ("serves wrong", "rsLoRA (use_rslora)")):
+        (part,) = [part for part in told.split("\n\n") if part.startswith(f"{outcome}\n")]
+        assert feature in part
+
+
 def test_engines_as_json_has_each_feature_once(capsys: Capture) -> None:
     assert main(["engines", "--format", "json"]) == 0
 

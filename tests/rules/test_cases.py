@@ -86,6 +86,22 @@ def test_each_problem_says_what_where_and_what_to_do(verdicts: Mapping[str, Chec
             assert found.problem.hint, case
 
 
+@pytest.mark.parametrize(
+    ("case", "hint"),
+    [
+        ("an adapter of another family", "the base has modules like model.embed_tokens"),
+        ("the bare class's names without the task", "this base calls the module model.layers.0.self_attn.q_proj"),
+        ("an expert's w1 without its w3", "its experts do not fit the base's fused experts, see LC317"),
+    ],
+)
+def test_the_hint_for_an_adapter_that_changes_nothing_is_about_what_it_has(
+    case: str, hint: str, verdicts: Mapping[str, Checked]
+) -> None:
+    verdict = verdicts[case].verdict
+    assert verdict is not None
+    assert hint in next(found.problem.hint for found in verdict.findings if found.code == "LC311")
+
+
 def judged(case: Mapping[str, Any], tmp_path: Path) -> Checked:
     assert case.keys() <= FIELDS, f"{case['case']} has an unknown field"
     directory = tmp_path / "adapter"
