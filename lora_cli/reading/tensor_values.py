@@ -135,7 +135,6 @@ def scan_values(source: Source, revision: Revision, adapter: Adapter) -> dict[st
             continue
         for tensor in tensors:
             stats[tensor.name] = stats_of(tensor.dtype, b"")
-        tensors.sort(key=lambda tensor: (tensor.start, tensor.stop))
         for tensor, piece in read_pieces(source, revision, file, tensors):
             stats[tensor.name] = _merge_stats(stats[tensor.name], stats_of(tensor.dtype, piece))
     return stats

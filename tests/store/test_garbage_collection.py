@@ -2,6 +2,7 @@
 
 import os
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,22 @@ def test_what_the_dead_left_long_ago_goes_and_what_the_living_write_stays(store:
     assert [one.kind for one in collect(store, NOW)] == ["partial", "partial"]
     assert {path.name for path in store.partials.iterdir()} == {KEY, YOUNG, building.name}
     os.close(mine.descriptor)
+
+
+def test_the_leases_of_the_dead_go_and_those_of_the_living_stay(store: Store) -> None:
+    put_snapshot(store, SQL, ref="hf://org/sql")
+    dead = str(let_go(new_writer()))
+    leases = {"living": str(new_writer()), "dead": dead, "young": dead, "empty": "", "foreign": "no writer"}
+    paths = {name: store.leases / sha256(name.encode()).hexdigest() for name in leases}
+    store.leases.mkdir(exist_ok=True)
+    for name, owner in leases.items():
+        paths[name].write_text(owner)
+        if name != "young":
+            os.utime(paths[name], (1, 1))
+    assert sorted(names(collect(store, NOW))) == sorted(
+        ("lease", f"leases/{paths[name].name}") for name in ("dead", "empty")
+    )
+    assert {name for name, path in paths.items() if path.exists()} == {"living", "young", "foreign"}
 
 
 def test_a_reference_to_what_is_lost_goes(store: Store) -> None:
