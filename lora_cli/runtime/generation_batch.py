@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch.nn.functional import pad
-from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from lora_cli.runtime.lora_slots import BASE_SLOT
 from lora_cli.runtime.transformers_model import ComposedModel, cache_name
@@ -56,6 +55,8 @@ class GenerationBatch:
         A layer with a sliding window or a recurrent state cannot be padded on its left afterwards, nor a model that
         takes its positions from the length of the cache.
         """
+        from transformers.cache_utils import DynamicCache, DynamicLayer
+
         if "position_ids" not in self._parameters:
             return False
         return type(self._cache) is DynamicCache and all(type(one) is DynamicLayer for one in self._cache.layers)

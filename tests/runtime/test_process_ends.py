@@ -104,7 +104,8 @@ def test_a_child_that_does_not_end_by_itself_is_made_to(tmp_path: Path) -> None:
     assert not runs(child)
 
 
-def test_a_parent_that_is_killed_takes_its_child_along(tmp_path: Path) -> None:
+def test_without_transformers_it_starts_and_a_parent_that_is_killed_takes_it_along(tmp_path: Path) -> None:
+    (tmp_path / "transformers.py").write_text("raise ImportError('the extra warm does not install it')")
     script = """if True:
         import sys
         from tests.making import Q_PROJ
@@ -117,7 +118,9 @@ def test_a_parent_that_is_killed_takes_its_child_along(tmp_path: Path) -> None:
         print(process.pid, flush=True)
         sys.stdin.read()
     """
-    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"}
+    argv = [sys.executable, "-c", script]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
         parent.kill()
