@@ -1,16 +1,25 @@
 """Secrets planted where a user has them, and the looking for them in all that is left behind."""
 
 import base64
+import contextlib
+import importlib
+import io
 import os
 import re
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 from urllib.parse import quote
+
+from lora_cli import redaction
+from lora_cli.cli.main import main
+from tests.sources.raw_servers import forget_environment
 
 TOKEN = "hf_plantedTokenOfAlice0123456789"
 SECRET = "plantedSecretAccessKey+of/Alice"
@@ -38,12 +47,24 @@ class Machine:
         self.said: list[str] = []
 
     def run(self, *argv: str, program: str = "", **environ: str) -> int:
-        """Runs one command line; its exit code."""
-        start = ["-c", program] if program else ["-m", "lora_cli"]
-        command, seen = [sys.executable, *start, *argv, *ALWAYS], {**self.environ, **environ}
-        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=self.root, env=seen, timeout=60)
-        self.said += [done.stdout, done.stderr]
-        return done.returncode
+        """Runs one command line; its exit code.
+
+        In this process, but for a ``program``, and for variables that fsspec reads when it is imported.
+        """
+        words, seen = [*argv, *ALWAYS], {**self.environ, **environ}
+        if program or any(name.startswith("FSSPEC_") for name in seen):
+            command = [sys.executable, *(["-c", program] if program else ["-m", "lora_cli"]), *words]
+            done = subprocess.run(
+                command, check=False, capture_output=True, text=True, cwd=self.root, env=seen, timeout=60
+            )
+            self.said += [done.stdout, done.stderr]
+            return done.returncode
+        with mock.patch.dict(os.environ, seen, clear=True), contextlib.chdir(self.root), streams() as said:
+            forget()
+            code = main(words)
+        forget()
+        self.said += said
+        return code
 
     def leaks(self, *more: str) -> list[str]:
         """Where a planted secret stands, in any of the forms in which one travels."""
@@ -54,6 +75,38 @@ class Machine:
             if path.is_file() and path.name not in {"set.yaml", "token"}:
                 texts[str(path)] = path.read_bytes()
         return [f"{where}: {form!r}" for where, text in texts.items() for form in forms if form in text]
+
+
+def forget() -> None:
+    """A process knows nothing of an earlier one's secrets and environment."""
+    redaction.forget()
+    forget_environment()
+    if (constants := sys.modules.get("huggingface_hub.constants")) is not None:
+        importlib.reload(constants)
+
+
+@contextmanager
+def streams() -> Iterator[list[str]]:
+    """What is written to stdout and stderr within the block, by libraries in other languages too."""
+    said: list[str] = []
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(2)]
+        kept = [(number, os.dup(number)) for number in (1, 2)]
+        sys.stdout.flush()
+        sys.stderr.flush()
+        out, err = (io.TextIOWrapper(os.fdopen(os.dup(file.fileno()), "wb", 0), write_through=True) for file in files)
+        for (number, _), file in zip(kept, files, strict=True):
+            os.dup2(file.fileno(), number)
+        try:
+            with out, err, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                yield said
+        finally:
+            for number, copy in kept:
+                os.dup2(copy, number)
+                os.close(copy)
+            for file in files:
+                file.seek(0)
+                said.append(file.read().decode(errors="replace"))
 
 
 def forms_of(secret: str) -> Iterator[bytes]:
