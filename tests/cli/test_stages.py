@@ -8,6 +8,7 @@ import pytest
 from lora_cli.cli.progress import RunProgress
 from tests.cli.test_progress import drawn, drawn_in, on_a_terminal, screen
 from tests.hub_server import Hub
+from tests.long import in_long
 from tests.making import llama_modules, write_adapter, write_base_config
 
 QUERIES = llama_modules(["q_proj"])
@@ -68,17 +69,21 @@ def test_a_terminal_shows_each_stage_and_keeps_the_table_alone(warm: list[str]) 
     assert kept[0].startswith("/")
 
 
-@pytest.mark.parametrize("flag", ["--no-progress", "--quiet", "--verbose"])
+@pytest.mark.parametrize("flag", in_long(("--no-progress", "--quiet", "--verbose"), "--quiet", "--verbose"))
 def test_nothing_is_drawn_where_nobody_wants_it(flag: str, warm: list[str]) -> None:
     code, shown = on_a_terminal([flag, *warm], columns=70, rows=24)
     assert code == 1
     assert not counts_in(shown)
     assert "\x1b[2K" not in shown
     assert ("one: proof" in shown) is (flag == "--verbose")
+    if flag == "--quiet":
+        first, *more = screen(shown)
+        assert first.rstrip().endswith("bad: refused at validate")
+        assert all(line.startswith("  ") for line in more if line)
 
 
 def test_bytes_that_come_slowly_are_shown_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    adapter = write_adapter(tmp_path / "sql", modules=QUERIES)
+    adapter = write_adapter(tmp_path / "sql", modules=QUERIES, drop=lambda name: "lora_B" in name)
     write_base_config(tmp_path / "base")
     with Hub() as hub:
         files = {path.name: path.read_bytes() for path in adapter.iterdir()}
@@ -87,7 +92,7 @@ def test_bytes_that_come_slowly_are_shown_as_they_come(tmp_path: Path, monkeypat
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         words = ["warm", "org/sql", "--base", str(tmp_path / "base"), "--once", "--device", "cpu"]
         code, shown = on_a_terminal(["--cache-dir", str(tmp_path / "cache"), *words], columns=80, rows=24)
-    assert code == 0
+    assert code == 1
     assert any(re.search(r"org/sql  fetch .* of \d", line) for line in drawn_in(shown))
     assert "0 of 1 accepted" in shown
 

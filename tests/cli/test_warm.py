@@ -10,13 +10,24 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
 
 from lora_cli.cli.adapter_selection import MAX_CPU_LORAS
 from lora_cli.cli.main import main
+from lora_cli.core.architectures import base_from_config
+from lora_cli.runtime.lora_slots import storage_bytes
 from lora_cli.store.tmpfs_tier import MEMORY, file_system
 from lora_cli.tiers.eviction.registry import POLICIES, PolicyName
 from tests.hf_variables import set_variables
-from tests.making import HIDDEN, Q_PROJ, llama_modules, write_adapter, write_base, write_base_config
+from tests.making import (
+    HIDDEN,
+    Q_PROJ,
+    base_config,
+    llama_modules,
+    write_adapter,
+    write_base,
+    write_base_config,
+)
 from tests.runtime.families import save_model
 from tests.runtime.test_transformers_model import write_tokenizer
 from tests.store.keeping import drop
@@ -64,24 +75,18 @@ def test_every_adapter_is_reported_in_order_and_a_broken_one_stops_no_other(tmp_
     dora = write_adapter(tmp_path / "dora", modules=QUERIES, config={"use_dora": True}, tensors=sizes)
     huge = {f"base_model.model.{Q_PROJ}.lora_B.weight": np.full((HIDDEN, 4), 1e38, np.float32)}
     overflows = write_adapter(tmp_path / "overflows", modules=QUERIES, tensors=huge)
+    large = write_adapter(tmp_path / "large", modules=QUERIES, r=32)
     last = write_adapter(tmp_path / "last", modules=QUERIES, seed=2)
     file = tmp_path / "lora.prom"
-    asked = (first, broken, dora, tmp_path / "nowhere", overflows, last)
-    code, document = warm(*asked, "--base", tmp_path / "base", "--metrics-file", file)
+    asked = (first, broken, dora, tmp_path / "nowhere", overflows, large, last)
+    code, document = warm(*asked, "--base", tmp_path / "base", "--metrics-file", file, "--max-lora-rank", 16)
     reports = document["adapters"]
     assert document["schema"] == "lora_cli/warm/1"
-    assert [Path(report["name"]).name for report in reports] == [
-        "first",
-        "broken",
-        "dora",
-        "nowhere",
-        "overflows",
-        "last",
-    ]
-    assert [report["exit_code"] for report in reports] == [0, 1, 1, 3, 1, 0]
-    assert [report["stage"] for report in reports] == ["", "validate", "read", "resolve", "proof", ""]
+    assert [report["name"] for report in reports] == list(map(str, asked))
+    assert [report["exit_code"] for report in reports] == [0, 1, 1, 3, 1, 1, 0]
+    assert [report["stage"] for report in reports] == ["", "validate", "read", "resolve", "proof", "validate", ""]
     assert code == 3
-    for report in (reports[0], reports[5]):
+    for report in (reports[0], reports[6]):
         assert list(report["stage_ms"]) == STAGES
         assert report["proof"]["holds"] is True
         assert report["proof"]["weights"] == "base"
@@ -100,7 +105,7 @@ def assert_counted(file: Path, broken: Path) -> None:
     """The metrics of that run, as they are written for a collector."""
     lines = dict(line.rpartition(" ")[::2] for line in file.read_text().splitlines() if not line.startswith("#"))
     assert float(lines["lora_cli_loads_total"]) == 2
-    assert float(lines['lora_cli_load_failures_total{stage="validate"}']) == 1
+    assert float(lines['lora_cli_load_failures_total{stage="validate"}']) == 2
     assert float(lines[f'lora_cli_load_exit_code{{adapter="{broken}"}}']) == 1
     assert float(lines['lora_cli_load_seconds_total{stage="proof"}']) > 0
 
@@ -116,7 +121,7 @@ def test_quiet_prints_only_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureF
         return (code, *capsys.readouterr())
 
     assert said("good") == (0, "", "")
-    code, out, err = said("good", "bad")
+    code, out, err = said("bad")  # beside others: tests/cli/test_stages.py
     assert (code, err) == (1, "")
     lines = out.splitlines()
     assert lines[0] == f"{tmp_path / 'bad'}: refused at validate"
@@ -124,7 +129,29 @@ def test_quiet_prints_only_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureF
     assert "LC302" in lines[1]
 
 
-def test_a_manifest_names_base_limits_and_pins_and_relative_paths_are_its_own(tmp_path: Path, warm: Warm) -> None:
+SMALL_CONTAINER = """import sys
+if "lora_cli.runtime.worker_process" in sys.orig_argv:
+    from pathlib import Path
+    from lora_cli.store import tmpfs_tier
+
+    tmpfs_tier.CGROUP = Path(__file__).parent
+"""
+"""Half of the memory of a whole machine takes seconds to be allocated."""
+
+
+def test_a_manifest_names_base_limits_and_pins_and_has_as_many_places_as_fit_here(
+    tmp_path: Path, warm: Warm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its relative paths are its own."""
+    (tmp_path / "container").mkdir()
+    (tmp_path / "container" / "sitecustomize.py").write_text(SMALL_CONTAINER)
+    modules = base_from_config(base_config(), "base").modules
+    one = storage_bytes({path: modules[path] for path in QUERIES}, 1, 512, torch.float32)
+    # Two are in slots, and two fit into half of the rest.
+    limits = {"memory.max": str(7 * one), "memory.current": "0", "memory.stat": "inactive_file 0"}
+    for file, said in limits.items():
+        (tmp_path / "container" / file).write_text(f"{said}\n")
+    monkeypatch.syspath_prepend(tmp_path / "container")
     write_base(tmp_path / "set" / "base")
     for number in range(3):
         write_adapter(tmp_path / "set" / f"a{number}", modules=QUERIES, seed=number)
@@ -133,7 +160,7 @@ def test_a_manifest_names_base_limits_and_pins_and_relative_paths_are_its_own(tm
 apiVersion: lora-cli/v1
 kind: AdapterSet
 base: ./base
-engine: {name: vllm, max_loras: 2, max_cpu_loras: 2, max_lora_rank: 8}
+engine: {name: vllm, max_loras: 2, max_cpu_loras: 100000, max_lora_rank: 512}
 adapters:
   - {name: zero, source: ./a0, pinned: true}
   - {name: one, source: ./a1}
@@ -144,21 +171,8 @@ adapters:
     assert code == 0
     # The pinned adapter keeps slot 1; the others follow each other in slot 2.
     assert {report["name"]: report["slot"] for report in document["adapters"]} == {"zero": 1, "one": 2, "two": 2}
-
-
-def test_places_that_a_manifest_has_for_its_engine_are_no_more_than_fit_here(
-    tmp_path: Path, warm: Warm, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_base(tmp_path / "base")
-    write_adapter(tmp_path / "sql", modules=QUERIES)
-    (tmp_path / "set.yaml").write_text(
-        "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\n"
-        "engine: {name: vllm, max_loras: 2, max_cpu_loras: 100000, max_lora_rank: 512}\n"
-        "adapters: [{name: sql, source: ./sql}]\n"
-    )
-    assert warm("-f", tmp_path / "set.yaml")[0] == 0
-    words = ["--cache-dir", str(tmp_path / "cache"), "warm", "-f", str(tmp_path / "set.yaml"), "--device", "cpu"]
-    code, said = refused(capsys, [*words, "--max-cpu-loras", "100000"])
+    words = ["--cache-dir", str(tmp_path / "cache"), "warm", "-f", str(tmp_path / "set" / "set.yaml")]
+    code, said = refused(capsys, [*words, "--device", "cpu", "--max-cpu-loras", "100000"])
     assert code == 6
     assert "100000 adapters in memory" in said
 
@@ -195,13 +209,14 @@ def test_residency_says_what_of_each_adapter_is_in_memory_before_and_after(
     assert again["snapshot"]["before_bytes"] < 1000
 
 
-def test_who_leaves_a_full_tier_is_an_option(
+def test_who_leaves_a_full_tier_and_the_bytes_of_memory_are_options(
     tmp_path: Path, warm: Warm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = write_base_config(tmp_path / "base")
     adapters = [write_adapter(tmp_path / f"a{number}", modules=QUERIES, seed=number) for number in range(3)]
-    code, document = warm(*adapters, "--base", base, "--max-loras", 2, "--eviction", "lfu")
-    assert (code, len(document["adapters"])) == (0, 3)
+    limits = ("--max-loras", 1, "--max-cpu-loras", 3, "--max-cpu-bytes", "64KiB", "--eviction", "lfu")
+    code, document = warm(*adapters, "--base", base, *limits)
+    assert (code, [one["error"] for one in document["adapters"]]) == (0, ["", "", ""])
     # Without a checkpoint the proof says that its weights are not the base's.
     assert {report["proof"]["weights"] for report in document["adapters"]} == {"synthetic"}
     code, said = refused(capsys, ["warm", str(adapters[0]), "--base", str(base), "--once", "--eviction", "fifo"])
@@ -231,17 +246,6 @@ adapters: [{{name: a, source: ./a, sha256: "{"0" * 64}"}}]
     )
 
 
-def test_a_rank_above_max_lora_rank_is_refused(tmp_path: Path, warm: Warm) -> None:
-    write_base_config(tmp_path / "base")
-    small, large = (
-        write_adapter(tmp_path / "small", modules=QUERIES, r=2),
-        write_adapter(tmp_path / "large", modules=QUERIES, r=32),
-    )
-    code, document = warm(small, large, "--base", tmp_path / "base", "--max-lora-rank", 16)
-    assert code == 1
-    assert [report["exit_code"] for report in document["adapters"]] == [0, 1]
-
-
 def test_a_prompt_is_answered_by_the_base_and_by_each_adapter(tmp_path: Path, warm: Warm) -> None:
     base = save_model(tmp_path / "base", "llama")
     write_tokenizer(base)
@@ -255,7 +259,7 @@ def test_a_prompt_is_answered_by_the_base_and_by_each_adapter(tmp_path: Path, wa
     assert "model" in document["adapters"][0]["stage_ms"]
 
 
-def test_a_base_of_the_hub_has_its_weights_in_the_cache_of_the_hubs_client(
+def test_a_base_of_the_hub_is_read_from_its_clients_cache_and_without_a_tokenizer_the_answer_fails_not_the_proof(
     tmp_path: Path, warm: Warm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository, commit = tmp_path / "hf/hub/models--acme--tiny", "5" * 40
@@ -270,18 +274,10 @@ def test_a_base_of_the_hub_has_its_weights_in_the_cache_of_the_hubs_client(
         (snapshot / file.name).symlink_to(blob)
     set_variables(monkeypatch, HF_HOME=str(tmp_path / "hf"), HF_ENDPOINT="http://127.0.0.1:9")
     adapter = write_adapter(tmp_path / "one", modules=QUERIES, config={"base_model_name_or_path": "acme/tiny"})
-    code, document = warm(adapter, "--forward", "model", "--offline")
-    (report,) = document["adapters"]
-    assert (code, report["error"], report["proof"]["holds"]) == (0, "", True)
-    assert report["moved"] is not None
-
-
-def test_a_base_without_a_tokenizer_fails_the_answer_not_the_proof(tmp_path: Path, warm: Warm) -> None:
-    base = save_model(tmp_path / "base", "llama")
-    flags = ("--base", base, "--forward", "model", "--prompt", "hello")
-    code, document = warm(write_adapter(tmp_path / "one", modules=QUERIES), *flags)
+    code, document = warm(adapter, "--forward", "model", "--offline", "--prompt", "hello")
     (report,) = document["adapters"]
     assert (code, report["stage"], report["proof"]["holds"]) == (1, "answer", True)
+    assert report["moved"] is not None
     assert document["answers"] == []
 
 
@@ -335,15 +331,10 @@ def test_the_table_is_for_people_talk_goes_to_stderr_and_the_parent_needs_no_tor
     assert done.stderr.splitlines() == ["a: read", "a: slot", "a: proof", "a: pack", "0 []"]
 
 
-def test_memory_is_limited_in_bytes_too_and_what_no_place_fits_in_is_refused(
-    tmp_path: Path, warm: Warm, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_base(tmp_path / "base")
-    adapters = [write_adapter(tmp_path / f"a{number}", modules=QUERIES, seed=number) for number in range(3)]
-    limits = ["--max-loras", 1, "--max-cpu-loras", 3, "--max-cpu-bytes"]
-    code, document = warm(*adapters, "--base", tmp_path / "base", *limits, "64KiB")
-    assert (code, [one["error"] for one in document["adapters"]]) == (0, ["", "", ""])
-    words = ["--cache-dir", tmp_path / "cache", "warm", adapters[0], "--base", tmp_path / "base", "--once", *limits]
+def test_bytes_of_memory_that_no_place_fits_in_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = write_base_config(tmp_path / "base")
+    adapter = write_adapter(tmp_path / "a", modules=QUERIES)
+    words = ["--cache-dir", tmp_path / "cache", "warm", adapter, "--base", base, "--once", "--max-cpu-bytes"]
     assert main([*map(str, words), "10"]) == 6
     assert "too few" in capsys.readouterr().err
     assert main([*map(str, words), "much"]) == 2

@@ -79,20 +79,12 @@ def test_each_adapter_lies_in_memory_by_name_read_only_and_is_no_link(shm: Path,
         first["after_bytes"] == first["bytes"] == sum(path.stat().st_size for path in (shm / "adapters/one").iterdir())
     )
     # What is right is left alone, and another adapter of that name takes its place.
-    assert warm(capsys, "./one", "./two", "--tier", f"tmpfs:{shm}/adapters")[0] == 0
-    assert seen(shm / "adapters") == copies
     write_adapter(Path("one"), modules=QUERIES, seed=9)
     assert warm(capsys, "./one", "./two", "--tier", f"tmpfs:{shm}/adapters")[0] == 0
     assert (shm / "adapters/one" / WEIGHTS).read_bytes() == Path("one", WEIGHTS).read_bytes()
     changed = {name for name, value in seen(shm / "adapters").items() if value != copies[name]}
     assert changed == {f"one/{file}" for file in (CONFIG, WEIGHTS, MARK_FILE)}
     assert {path.name for path in (shm / "adapters").iterdir()} == {"one", "two"}
-
-
-def test_a_cache_in_the_same_memory_is_copied_too(shm: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(shm / "cache"))
-    assert warm(capsys, "./one", "--tier", f"tmpfs:{shm}/adapters")[0] == 0
-    assert {value[1:] for value in seen(shm / "adapters").values()} == {(0o444, 1)}
 
 
 def test_what_is_refused_is_not_copied_and_the_table_says_where_the_others_are(shm: Path, capsys: Captured) -> None:
@@ -108,8 +100,13 @@ def test_what_is_refused_is_not_copied_and_the_table_says_where_the_others_are(s
     assert {path.name for path in shm.iterdir()} == {"sql"}
 
 
-def test_a_version_whose_proof_fails_leaves_the_copy_that_was_proved(shm: Path, capsys: Captured) -> None:
+def test_a_version_whose_proof_fails_leaves_the_copy_that_was_proved(
+    shm: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache in the same memory is copied, too."""
+    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(shm / "cache"))
     assert warm(capsys, "./one", "--tier", f"tmpfs:{shm}")[0] == 0
+    assert {value[1:] for value in seen(shm / "one").values()} == {(0o444, 1)}
     before = (shm / "one" / WEIGHTS).read_bytes()
     huge = {f"base_model.model.{Q_PROJ}.lora_B.weight": np.full((HIDDEN, 4), 1e38, np.float32)}
     write_adapter(Path("one"), modules=QUERIES, tensors=huge)
@@ -118,10 +115,13 @@ def test_a_version_whose_proof_fails_leaves_the_copy_that_was_proved(shm: Path, 
     assert (shm / "one" / WEIGHTS).read_bytes() == before
 
 
-def test_one_that_does_not_fit_fails_alone_with_the_bytes_it_is_short_of(
+def test_one_that_does_not_fit_and_somebody_elses_folder_fail_alone(
     shm: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_adapter(Path("large"), modules=QUERIES, r=64)
+    write_adapter(Path("theirs"), modules=QUERIES, seed=2)
+    (shm / "theirs").mkdir()
+    (shm / "theirs" / "mine").write_text("x")
     real, room = os.statvfs, 64 << 10
 
     def small(path: Path) -> os.statvfs_result:
@@ -131,14 +131,16 @@ def test_one_that_does_not_fit_fails_alone_with_the_bytes_it_is_short_of(
         return os.statvfs_result(told)
 
     monkeypatch.setattr(os, "statvfs", lambda path: small(path) if Path(path) == shm else real(path))
-    code, reports = warm(capsys, "./one", "./large", "./two", "--tier", f"tmpfs:{shm}")
-    assert (code, [report["exit_code"] for report in reports]) == (6, [0, 6, 0])
-    assert [(report["stage"], report["copied_to"]) for report in reports][1] == ("tier", "")
+    code, reports = warm(capsys, "./one", "./large", "./theirs", "./two", "--tier", f"tmpfs:{shm}")
+    assert (code, [report["exit_code"] for report in reports]) == (6, [0, 6, 2, 0])
+    assert [(report["stage"], report["copied_to"]) for report in reports][1:3] == [("tier", "")] * 2
     error = reports[1]["error"]
     short, needed, free = (int(word) for word in error.split() if word.isdigit())
     assert short == needed - free > 0
     assert "sizeLimit" in reports[1]["hint"]
-    assert {path.name for path in shm.iterdir()} == {"one", "two"}
+    assert "--tier" in reports[2]["hint"]
+    assert tree(shm / "theirs") == {"mine"}
+    assert {path.name for path in shm.iterdir()} == {"one", "theirs", "two"}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
@@ -186,15 +188,6 @@ def test_a_copy_counts_against_the_containers_own_limit(
     assert tree(shm) == {f"small/{WEIGHTS}", f"small/{MARK_FILE}"}
 
 
-def test_somebody_elses_folder_stays_and_fails_that_adapter_alone(shm: Path, capsys: Captured) -> None:
-    (shm / "one").mkdir()
-    (shm / "one" / "mine").write_text("x")
-    code, reports = warm(capsys, "./one", "./two", "--tier", f"tmpfs:{shm}")
-    assert (code, [report["exit_code"] for report in reports]) == (2, [2, 0])
-    assert "--tier" in reports[0]["hint"]
-    assert tree(shm / "one") == {"mine"}
-
-
 @pytest.mark.parametrize(
     ("tier", "said"),
     [("disk:/x", "--tier tmpfs:DIRECTORY"), ("tmpfs:", "--tier tmpfs:DIRECTORY"), ("tmpfs:{here}/x", "medium: Memory")],
@@ -218,32 +211,27 @@ def test_two_of_one_name_are_said_before_anything_is_fetched(shm: Path, folder: 
     assert not (folder / "cache").exists()
 
 
-def test_a_server_copies_what_it_admits_and_takes_no_name_that_leads_elsewhere(shm: Path, folder: Path) -> None:
+def test_a_server_copies_all_that_it_was_given_before_it_is_ready_and_takes_no_name_that_leads_elsewhere(
+    shm: Path, folder: Path
+) -> None:
+    """However few places it has."""
     write_base(folder / "base")
-    argv = (folder / "one", "--base", folder / "base", "--root", folder, "--tier", f"tmpfs:{shm}/served")
+    write_adapter(folder / "other", modules=QUERIES, seed=2)
+    few = ("--max-loras", 1, "--max-cpu-loras", 1, "--root", folder)
+    argv = (folder / "one", folder / "other", "--base", folder / "base", *few, "--tier", f"tmpfs:{shm}/served")
     with Running(folder, *argv) as running:
         running.until_ready()
-        assert tree(shm / "served") == {f"one/{file}" for file in (CONFIG, WEIGHTS, MARK_FILE)}
+        given = ("one", "other")
+        assert tree(shm / "served") == {f"{name}/{file}" for name in given for file in (CONFIG, WEIGHTS, MARK_FILE)}
         load = {"lora_name": "later", "lora_path": str(folder / "two")}
         assert running.ask("POST", "/v1/load_lora_adapter", load).status_code == 200
         assert (shm / "served/later" / WEIGHTS).read_bytes() == Path("two", WEIGHTS).read_bytes()
         told = {one["name"]: one["copied_to"] for one in running.ask("GET", "/v1/adapters").json()["adapters"]}
-        assert told == {"one": f"{shm}/served/one", "later": f"{shm}/served/later"}
+        assert told == {name: f"{shm}/served/{name}" for name in (*given, "later")}
         for name in ("../out", "a/b"):
             assert running.ask("POST", "/v1/load_lora_adapter", {**load, "lora_name": name}).status_code >= 400
-        assert {path.name for path in (shm / "served").iterdir()} == {"one", "later"}
+        assert {path.name for path in (shm / "served").iterdir()} == {*given, "later"}
         assert {path.name for path in shm.iterdir()} == {"served"}
-
-
-def test_a_server_copies_all_that_it_was_given_before_it_is_ready_however_few_places_it_has(
-    shm: Path, folder: Path
-) -> None:
-    write_base(folder / "base")
-    few = ("--max-loras", 1, "--max-cpu-loras", 1)
-    named = (folder / "one", folder / "two", "--base", folder / "base")
-    with Running(folder, *named, *few, "--tier", f"tmpfs:{shm}") as running:
-        running.until_ready()
-        assert {path.name for path in shm.iterdir()} == {"one", "two"}
 
 
 KILLED = """
