@@ -26,6 +26,8 @@ if any("admission_child" in word for word in sys.orig_argv):
             os.kill(os.getpid(), signal.SIGKILL)
         elif "slow" in name:
             time.sleep(1.5)
+        elif "silent" in name:
+            time.sleep(60)
 
     def fetch(item, *args, **more):
         if item.name.startswith("fetch-"):
@@ -52,7 +54,7 @@ if "--serve" in sys.orig_argv:
 
 
 def hook(folder: Path, code: str = HOOK) -> Path:
-    """A folder that has the hook, for ``sys.path``: ``stuck``, ``greedy``, ``raises``, ``dies`` and ``slow``.
+    """A folder with the hook, for ``sys.path``: ``stuck``, ``greedy``, ``raises``, ``dies``, ``slow``, ``silent``.
 
     An adapter of such a name is validated so, and one that begins with ``fetch-`` is fetched so.
     """

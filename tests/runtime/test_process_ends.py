@@ -14,6 +14,7 @@ import pytest
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, MissingExtra, NotFound
 from lora_cli.runtime.plan import Forward, Limits, Plan
 from lora_cli.runtime.warm_process import WarmProcess
+from lora_cli.runtime.worker import Worker
 from tests.making import (
     Q_PROJ,
     Raw,
@@ -39,11 +40,8 @@ def test_a_device_that_is_not_there_is_said_before_any_adapter() -> None:
 
     if torch.cuda.is_available():
         pytest.skip("this machine has the device")
-    with (
-        WarmProcess(Plan(LLAMA, (Q_PROJ,), Limits(1, 1, 8), device="cuda")) as process,
-        pytest.raises(MachineError, match="CUDA"),
-    ):
-        process.start()
+    with pytest.raises(MachineError, match="CUDA"):
+        Worker(Plan(LLAMA, (Q_PROJ,), Limits(1, 1, 8), device="cuda"))
 
 
 def test_a_checkpoint_that_cannot_be_used_means_synthetic_weights_which_is_said_and_the_child_ends_with_the_block(
@@ -72,15 +70,15 @@ def test_a_damaged_checkpoint_is_never_replaced_by_synthetic_weights(tmp_path: P
     weights = base / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     plan = Plan(LLAMA, (Q_PROJ,), Limits(1, 1, 8), base, device="cpu", forward=forward)
-    with WarmProcess(plan) as process, pytest.raises(Corrupt, match=r"checkpoint is damaged: .*truncated"):
-        process.start()
+    with pytest.raises(Corrupt, match=r"checkpoint is damaged: .*truncated"):
+        Worker(plan)
 
 
 def test_a_whole_model_without_its_weights_is_not_found(tmp_path: Path) -> None:
     base = write_base_config(tmp_path / "base").parent
     plan = Plan(LLAMA, (Q_PROJ,), Limits(1, 1, 8), base, device="cpu", forward="model")
-    with WarmProcess(plan) as process, pytest.raises(NotFound, match=r"model\.safetensors"):
-        process.start()
+    with pytest.raises(NotFound, match=r"model\.safetensors"):
+        Worker(plan)
 
 
 def slow_import(begun: Path) -> str:

@@ -15,6 +15,8 @@ from lora_cli.runtime.child_process import ProcessDied
 from lora_cli.runtime.messages import Prefetch, Probe, ProbeResult, QueryTiers, TierContents
 from lora_cli.runtime.plan import Limits, Plan
 from lora_cli.runtime.warm_process import WarmProcess
+from lora_cli.runtime.worker import Worker
+from tests.long import in_long
 from tests.making import (
     HIDDEN,
     Q_PROJ,
@@ -62,18 +64,18 @@ def test_more_adapters_than_slots_are_all_proved_and_the_tiers_say_where_each_wa
 def test_a_plan_says_who_leaves_the_slots(base_directory: Path, tmp_path: Path) -> None:
     often, once, new = (job(tmp_path / f"a{seed}", seed=seed) for seed in range(3))
     plan = Plan(LLAMA, tuple(llama_modules()), Limits(2, 3, 8), base_directory, device="cpu", eviction="lfu")
-    with WarmProcess(plan, deadline_s=60) as process:
-        for one in (often, often, often, once, new):
-            process.serve(one)
-        assert [process.serve(one).tier for one in (often, new, once)] == ["gpu", "gpu", "cpu"]
+    worker = Worker(plan)
+    for one in (often, often, often, once, new):
+        worker.serve(one)
+    assert [worker.serve(one).tier for one in (often, new, once)] == ["gpu", "gpu", "cpu"]
 
 
 def test_what_has_no_room_is_called_by_its_name(base_directory: Path, tmp_path: Path) -> None:
     plan = Plan(LLAMA, tuple(llama_modules()), Limits(1, 1, 8), base_directory, device="cpu")
     first, second = (replace(job(tmp_path / name), digest=name * 64, pinned=True) for name in "ab")
-    with WarmProcess(plan, deadline_s=60) as process:
-        assert process.load(first).error == ""
-        assert process.load(replace(second, name="sql")).error.startswith("no room for sql in the gpu tier")
+    worker = Worker(plan)
+    assert worker.load(first).error == ""
+    assert worker.load(replace(second, name="sql")).error.startswith("no room for sql in the gpu tier")
 
 
 def test_two_names_for_the_same_bytes_share_a_slot(warm: WarmProcess, tmp_path: Path) -> None:
@@ -147,7 +149,7 @@ def test_an_answer_without_a_whole_model_says_what_to_do(warm: WarmProcess, tmp_
     assert error.value.hint == "--forward model"
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize("number", in_long((signal.SIGKILL, signal.SIGSEGV), signal.SIGSEGV))
 def test_a_child_that_is_killed_fails_the_adapter_at_hand_only(
     warm: WarmProcess, tmp_path: Path, number: signal.Signals
 ) -> None:
