@@ -3,27 +3,10 @@
 import json
 import os
 import statistics
-import subprocess
-import sys
-import tempfile
-import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
-LONGEST_S = 120.0
-MEASURED = """
-import atexit, re, sys
-from pathlib import Path
-
-def tell(file):
-    Path(file).write_text(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
-
-atexit.register(tell, sys.argv.pop(1))
-from lora_cli.cli.main import run
-run()
-"""
-"""``lora-cli``, which tells its peak at its end: the one that the kernel gives is that of its parent, too."""
+from tests import forked
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +24,8 @@ class Run:
 
 def lora_cli(*arguments: object) -> Run:
     """Run ``lora-cli`` with ``arguments``; both of its streams are ``out``."""
-    read, write = os.pipe()
-    told = Path(tempfile.mkdtemp()) / "peak"
-    command = [sys.executable, "-c", MEASURED, str(told), *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=write, stderr=write, env={**os.environ, "NO_COLOR": "1"})
-    os.close(write)
-    timer = threading.Timer(LONGEST_S, process.kill)
-    timer.start()
-    with os.fdopen(read, "rb") as stream:
-        out = stream.read()
-    _, status, used = os.wait4(process.pid, 0)
-    timer.cancel()
-    process.returncode = os.waitstatus_to_exitcode(status)
-    peak_mb = int(told.read_text()) / 1000 if told.exists() else 0.0
-    return Run(process.returncode, out.decode(errors="replace"), used.ru_utime + used.ru_stime, peak_mb)
+    done = forked.run(list(map(str, arguments)), {**os.environ, "NO_COLOR": "1"}, together=True)
+    return Run(done.code, done.out, done.cpu_s, done.peak_kb / 1000)
 
 
 def within(cpu_s: float, peak_mb: float, *arguments: object) -> Run:

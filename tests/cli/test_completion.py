@@ -15,6 +15,7 @@ import pytest
 from lora_cli.cli.main import main
 from lora_cli.engines import ENGINES
 from lora_cli.rules import RULES
+from tests import forked
 from tests.cli.test_startup import HEAVY, modules_after
 from tests.hub_server import Hub
 from tests.making import write_adapter
@@ -22,25 +23,30 @@ from tests.making import write_adapter
 Offered = Callable[[str], list[str]]
 
 
-def run(argv: list[str], **environ: str) -> str:
+def lora_cli(**environ: str) -> str:
+    """What it tells a shell that asks in these variables."""
+    done = forked.run([], {**os.environ, **environ})
+    assert done.err == ""
+    return done.out
+
+
+def run(argv: list[str]) -> str:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        argv, env={**os.environ, "PATH": path, **environ}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(argv, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False)
     assert done.stderr == ""
     return done.stdout
 
 
 def bash(line: str) -> list[str]:
     """What bash would offer at the end of ``line``, by the script that we give it."""
-    script = run(["lora-cli"], _LORA_CLI_COMPLETE="source_bash")
+    script = lora_cli(_LORA_CLI_COMPLETE="source_bash")
     words = line.split(" ")
     said = f"COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; _lora_cli_completion lora-cli"
     return run(["bash", "--norc", "-c", f'{script}\n{said}\nprintf "%s\\n" "${{COMPREPLY[@]}}"']).split()
 
 
 def zsh(line: str) -> list[str]:
-    words = run(["lora-cli"], _LORA_CLI_COMPLETE="complete_zsh", _TYPER_COMPLETE_ARGS=line)
+    words = lora_cli(_LORA_CLI_COMPLETE="complete_zsh", _TYPER_COMPLETE_ARGS=line)
     return (
         [] if words == "_files\n" else [word.split('"')[1] for word in words.split("((")[1].splitlines() if '"' in word]
     )
@@ -48,9 +54,7 @@ def zsh(line: str) -> list[str]:
 
 def fish(line: str) -> list[str]:
     asked = {"_LORA_CLI_COMPLETE": "complete_fish", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
-    return [
-        word.partition("\t")[0] for word in run(["lora-cli"], **asked, _TYPER_COMPLETE_ARGS=line).split("\n") if word
-    ]
+    return [word.partition("\t")[0] for word in lora_cli(**asked, _TYPER_COMPLETE_ARGS=line).split("\n") if word]
 
 
 @pytest.fixture(params=[bash, zsh, fish], ids=lambda shell: shell.__name__)
@@ -117,7 +121,7 @@ def test_zsh_puts_whole_words_into_its_line(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("cached")
 @pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
 def test_fish_offers_words_with_what_they_are() -> None:
-    script = run(["lora-cli"], _LORA_CLI_COMPLETE="source_fish")
+    script = lora_cli(_LORA_CLI_COMPLETE="source_fish")
     for line, word in {
         "lora-cli engines sgl": "sglang",
         "lora-cli validate acme/s": "acme/sql",
@@ -130,7 +134,7 @@ def test_fish_offers_words_with_what_they_are() -> None:
 
 def typed(shell: list[str], script: str, before: str, lines: list[str], folder: Path) -> list[str]:
     """The command lines that a shell at a terminal runs when ``lines`` are typed, TABs included."""
-    (folder / "script").write_text(run(["lora-cli"], _LORA_CLI_COMPLETE=script))
+    (folder / "script").write_text(lora_cli(_LORA_CLI_COMPLETE=script))
     (folder / "inputrc").write_text("set bell-style none\nset enable-bracketed-paste off\n")
     said = f'{before}lora-cli() {{ echo "$*" >> said; }}; source ./script; ' + "\n"
     environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "TERM": "dumb"}

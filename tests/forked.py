@@ -1,0 +1,105 @@
+"""Command lines in processes of their own, each a copy of one that has read the modules: half a second less for each.
+
+What a copy takes of the processor and of memory is what the command line takes, beside what the modules take.
+"""
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+from tests.conftest import QUICKSTART, ROOT
+
+LONGEST_S = 120
+SERVER = """
+import contextlib, gc, io, json, os, re, signal, sys
+from pathlib import Path
+from lora_cli import redaction
+from lora_cli.cli.main import main, run
+
+ours = os.dup(1)
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+with contextlib.redirect_stderr(io.StringIO()):
+    for words in json.loads(sys.argv[1]):
+        main(words)
+redaction.forget()
+gc.collect()
+gc.freeze()
+os.write(ours, b"ready\\n")
+for line in sys.stdin:
+    job = json.loads(line)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(job["longest_s"])
+        for number, file in ((1, job["out"]), (2, job["err"])):
+            os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.chdir(job["folder"])
+        os.environ.clear()
+        os.environ.update(job["environ"])
+        sys.argv[1:] = job["words"]
+        try:
+            run()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            peak = re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]
+            Path(job["peak"]).write_text(peak)
+    _, status, used = os.wait4(pid, 0)
+    said = [os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime]
+    os.write(ours, json.dumps(said).encode() + b"\\n")
+"""
+"""Reads a job from each line, and tells how it ended. Before the first it runs what imports most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """How one command line ended. ``peak_kb`` is 0 where it was killed."""
+
+    code: int
+    out: str
+    err: str
+    cpu_s: float
+    peak_kb: int
+
+
+def run(words: list[str], environ: Mapping[str, str], folder: Path | None = None, *, together: bool = False) -> Forked:
+    """Runs one command line in ``folder``; ``together`` has both of its streams in ``out``."""
+    with tempfile.TemporaryDirectory() as told:
+        out, err, peak = (Path(told, name) for name in ("out", "err", "peak"))
+        for file in (out, err):
+            file.touch()
+        files = {"out": str(out), "err": str(out if together else err), "peak": str(peak)}
+        job = {"words": words, "environ": dict(environ), "folder": str(folder or Path.cwd()), **files}
+        asking, answers = _server()
+        asking.write(json.dumps({**job, "longest_s": LONGEST_S}) + "\n")
+        asking.flush()
+        code, cpu_s = json.loads(answers.readline())
+        said = [file.read_text(errors="replace") for file in (out, err)]
+        return Forked(code, *said, cpu_s, int(peak.read_text()) if peak.exists() else 0)
+
+
+@cache
+def _server() -> tuple[IO[str], IO[str]]:
+    """Where jobs are written to, and answers read from."""
+    adapter, base = str(QUICKSTART / "pirate"), str(QUICKSTART / "smollm2-135m")
+    with tempfile.TemporaryDirectory() as folder:
+        cache = ["--cache-dir", folder]
+        validate = [*cache, "validate", adapter, "--base", base, "--engine", "vllm"]
+        imports = [validate, [*validate, "--format", "sarif"], [*cache, "inspect", adapter], [*cache, "fetch", adapter]]
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVER, json.dumps(imports)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "NO_COLOR": "1"},
+        )  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        atexit.register(process.kill)
+        return process.stdin, process.stdout
