@@ -29,7 +29,11 @@ from tests.making import HIDDEN, Q_PROJ, write_adapter, write_base_config
 from tests.schemas import check_schema
 
 Capture = pytest.CaptureFixture[str]
-LOOKS = [(width, colour) for width in (60, 120) for colour in (False, True)]
+LOOKS = [
+    (60, True),
+    (120, False),
+    *(pytest.param(*look, marks=pytest.mark.long) for look in ((60, False), (120, True))),
+]
 
 
 @dataclass(frozen=True)

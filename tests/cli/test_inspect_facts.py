@@ -28,7 +28,7 @@ It has been trained using [TRL](https://github.com/huggingface/trl).
 
 - TRL: 1.14.0
 """
-WEIGHTS = 84_000_000
+WEIGHTS = 21_000_000
 
 
 def lines(capsys: Captured) -> dict[str, str]:
@@ -162,7 +162,7 @@ def test_a_card_that_is_no_file_is_said(carded: Path, capsys: Captured) -> None:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The files of an adapter of 84 MB, with a card of a megabyte: the largest that a hostile one may bring here."""
+    """The files of an adapter of 21 MB, with a card of a megabyte: the largest that a hostile one may bring here."""
     r = WEIGHTS // (4 * 14 * (64 + 64)) // 8 * 8
     modules = dict.fromkeys(llama_modules(), (64, 64))
     folder = write_adapter(tmp_path_factory.mktemp("large") / "large", modules=modules, r=r)
@@ -235,7 +235,7 @@ def on_the_web(large: dict[str, bytes]) -> Iterator[tuple[str, Traffic]]:
         yield f"http://127.0.0.1:{passing.ports[0]}/large", passing
 
 
-def test_84_mb_anywhere_are_known_within_200_kb(remote: tuple[str, Traffic], capsys: Captured) -> None:
+def test_21_mb_anywhere_are_known_within_200_kb(remote: tuple[str, Traffic], capsys: Captured) -> None:
     ref, passing = remote
     one = document(capsys, ref)["adapters"][0]["inspection"]
 

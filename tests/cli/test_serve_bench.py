@@ -82,7 +82,11 @@ def test_the_warm_process_finds_each_request_where_a_replay_does(
 
 
 @pytest.mark.parametrize(
-    ("policy", "workload"), [("lru", ["--sessions", "3,4"]), ("lfu", ["--popularity", "zipf:0.6"])]
+    ("policy", "workload"),
+    [
+        pytest.param("lru", ["--sessions", "3,4"], marks=pytest.mark.long),
+        ("lfu", ["--popularity", "zipf:0.6"]),
+    ],
 )
 def test_a_simulation_finds_each_request_where_the_warm_process_does(
     policy: str, workload: list[str], folder: Path, capsys: pytest.CaptureFixture[str]

@@ -50,7 +50,8 @@ def _case(line: Mapping[str, Any]) -> Case:
 
 def changes() -> list[dict[str, Any]]:
     """The deliberate changes: cases, field, old, new, reason."""
-    return yaml.safe_load(CHANGES.read_text()) or []
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where that is there: eight times as fast
+    return yaml.load(CHANGES.read_text(), loader) or []
 
 
 def differences(old: Any, new: Any, field: str = "") -> Iterator[Difference]:
