@@ -22,7 +22,7 @@ ANYWHERE = ("search", "sub", "split", "findall", "finditer")
 FROM_THE_START = ("match", "fullmatch")
 USE = re.compile(rf"\b(\w+)\.({'|'.join((*ANYWHERE, *FROM_THE_START))})\b")
 MADE = ("compile", "late", "_search")
-LENGTH = 20_000
+LENGTH = 8_000
 SLOW_S = 0.05
 """What so many characters take at most: a pattern that goes over them once needs a thousandth of it."""
 
