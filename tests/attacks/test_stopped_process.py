@@ -100,17 +100,6 @@ def test_what_is_known_is_told_with_its_age(lasting: Running, capsys: pytest.Cap
     assert "ago" not in capsys.readouterr().out
 
 
-def test_the_server_ends_when_told_and_takes_it_along(server: Running) -> None:
-    with stopped(server) as pid, ThreadPoolExecutor(3) as clients:
-        waiting = [clients.submit(server.probe, "a0"), clients.submit(server.load, "a1", "a1")]
-        time.sleep(1)
-        assert not any(one.done() for one in waiting)
-        assert ends_s(server) < 3
-        for one in waiting:
-            assert error_of(one.result())[0] == 503
-        assert not alive(pid)
-
-
 def test_many_requests_of_a_stopped_one_keep_no_probe_waiting(lasting: Running) -> None:
     with ThreadPoolExecutor(100) as clients:
         with stopped(lasting):
@@ -171,3 +160,15 @@ def test_a_second_start_is_ended_too(server: Running) -> None:
     while json.loads(server.ask("GET", "/v1/status").text)["child_starts"] < 2 and time.monotonic() < until:
         time.sleep(0.02)
     assert ends_s(server) < 2
+
+
+def test_the_server_ends_when_told_and_takes_it_along(lasting: Running) -> None:
+    """The last test of that server."""
+    with stopped(lasting) as pid, ThreadPoolExecutor(3) as clients:
+        waiting = [clients.submit(lasting.probe, "a0"), clients.submit(lasting.load, "a1", "a1")]
+        time.sleep(1)
+        assert not any(one.done() for one in waiting)
+        assert ends_s(lasting) < 3
+        for one in waiting:
+            assert error_of(one.result())[0] == 503
+        assert not alive(pid)

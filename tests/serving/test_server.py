@@ -65,9 +65,22 @@ def test_a_socket_that_a_dead_server_left_is_for_the_next_ones_user_alone_and_st
         assert "lora_cli_ready" in metrics.read_text()
 
 
-def test_with_a_token_only_probes_of_health_are_open(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with Running(folder, folder / "a0", "--base", folder / "base", "--host", "0.0.0.0", token="sesame") as running:
-        running.until_ready()
+def test_with_a_token_only_probes_of_health_are_open_and_they_alone_are_not_logged_from_level_info_on(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = (folder / "a0", "--base", folder / "base", "--host", "0.0.0.0", "--log-level", "info")
+    with Running(folder, *argv, token="sesame") as running:
+        assert running.until_ready().ask("GET", "/health").status_code == 200
+        assert running.ask("GET", "/v1/models").status_code == 200
+        assert running.ask("GET", "/no/such%1b%5b31m%0a").status_code == 404
+        running.token = "another-secret-token"
+        assert running.ask("GET", "/v1/models").status_code == 401
+        requests = requests_in(said := running.said())
+        assert len(requests) == 3, said
+        assert re.match(r"\d{4}-\d\d-\d\d .* INFO 127\.0\.0\.1:\d+ - \"GET /v1/models HTTP/1\.1\" 200$", requests[0])
+        assert "secret-token" not in said
+        assert "\x1b" not in said
+        running.token = "sesame"
         assert running.probe("a0").status_code == 200
         running.token = ""
         for wrong in (b"Bearer wrong", b"Basic sesame", b"Bearer s\xe9same"):
@@ -99,7 +112,18 @@ def test_what_can_be_reached_from_elsewhere_needs_a_token(folder: Path, capsys: 
     assert "LORA_CLI_API_KEY" in capsys.readouterr().err
 
 
-def test_sigterm_ends_it_in_time_and_the_next_one_restores_the_hottest_first(folder: Path) -> None:
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """As if the tests ran in one: whoever runs them with nohup has SIGHUP ignored in all that they start."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("terminal")
+def test_sigterm_ends_it_in_time_as_a_terminal_that_is_closed_does_and_the_next_one_restores_the_hottest_first(
+    folder: Path,
+) -> None:
     known = [folder / f"a{number}" for number in range(3)]
     argv = (*known, "--base", folder / "base", "--max-loras", 1, "--max-cpu-loras", 1)
     with Running(folder, *argv) as running:
@@ -115,20 +139,7 @@ def test_sigterm_ends_it_in_time_and_the_next_one_restores_the_hottest_first(fol
         running.until_ready()
         assert running.adapter("a2")["proved"] is True
         assert running.adapter("a0")["proved"] is False
-
-
-@pytest.fixture
-def terminal() -> Iterator[None]:
-    """As if the tests ran in one: whoever runs them with nohup has SIGHUP ignored in all that they start."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.usefixtures("terminal")
-def test_a_terminal_that_is_closed_ends_it_as_sigterm_does(folder: Path) -> None:
-    with Running(folder, folder / "a0", "--base", folder / "base") as running:
-        child = running.until_ready().status()["child_pid"]
+        child = running.status()["child_pid"]
         os.kill(child, signal.SIGHUP)  # a terminal tells all of its processes
         assert running.probe("a0").status_code == 200
         assert running.status()["child_pid"] == child
@@ -193,6 +204,7 @@ def test_a_hung_source_delays_no_other_adapter(folder: Path) -> None:
         policy = folder / "policy.yaml"
         policy.write_text("apiVersion: lora-cli/v1\nkind: Policy\nallow_sources: ['hf://*', 'file://**', '/*']\n")
         argv = (folder / "a0", "--base", folder / "base", "--policy", policy, "--root", folder)
+        argv = (*argv, "--log-level", "warning")
         with Running(folder, *argv, HF_ENDPOINT=f"http://127.0.0.1:{port}") as running:
             running.until_ready()
             from concurrent.futures import ThreadPoolExecutor
@@ -209,6 +221,7 @@ def test_a_hung_source_delays_no_other_adapter(folder: Path) -> None:
                 for one in hung:
                     with pytest.raises(Exception, match=r".*"):
                         one.result().raise_for_status()
+            assert requests_in(running.said()) == []
 
 
 def test_environment_of_a_kubernetes_service_of_its_name_is_not_its_port(folder: Path) -> None:
@@ -226,27 +239,22 @@ def test_environment_of_a_kubernetes_service_of_its_name_is_not_its_port(folder:
     assert "127.0.0.2:8321" in asked.stderr
 
 
-def test_the_ready_file_is_there_while_the_server_is_ready_and_only_then(folder: Path) -> None:
+def test_the_ready_file_is_there_while_the_server_is_ready_and_each_death_of_the_child_is_logged_once(
+    folder: Path,
+) -> None:
+    """With its reason; an end that was wanted is not logged."""
     (folder / "ready").write_text("of an earlier run that was killed")
     with Running(folder, folder / "a0", "--base", folder / "base") as running:
         until(running, lambda: "listening on" in running.said())
         assert not running.ready_file.exists()
-        child = running.until_ready().status()["child_pid"]
-        os.kill(child, signal.SIGKILL)
-        until(running, lambda: not running.ready_file.exists())
-        assert running.ask("GET", "/ready").status_code == 503
-        running.until_ready()
-        assert running.ask("GET", "/ready").status_code == 200
-        assert running.status()["child_pid"] != child
-
-
-def test_each_death_of_the_child_is_logged_once_with_its_reason_and_no_end_is(folder: Path) -> None:
-    with Running(folder, folder / "a0", "--base", folder / "base") as running:
         for deaths in (1, 2):
             child = running.until_ready().status()["child_pid"]
             os.kill(child, signal.SIGKILL)
             until(running, lambda: not running.ready_file.exists())
+            assert running.ask("GET", "/ready").status_code == 503
             running.until_ready()
+            assert running.ask("GET", "/ready").status_code == 200
+            assert running.status()["child_pid"] != child
             logged = [line for line in running.said().splitlines() if "restarting it" in line]
             assert len(logged) == deaths
             assert running.said().count("the warm process is ready again\n") == deaths
@@ -263,24 +271,9 @@ def until(running: Running, holds: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize(("level", "logged"), [("info", True), ("warning", False)])
-def test_requests_are_logged_from_level_info_on_but_no_probes_and_no_token(
-    folder: Path, level: str, logged: bool
-) -> None:
-    argv = (folder / "a0", "--base", folder / "base", "--log-level", level)
-    with Running(folder, *argv, token="a-secret-token") as running:
-        assert running.until_ready().ask("GET", "/health").status_code == 200
-        assert running.ask("GET", "/v1/models").status_code == 200
-        assert running.ask("GET", "/no/such%1b%5b31m%0a").status_code == 404
-        running.token = "another-secret-token"
-        assert running.ask("GET", "/v1/models").status_code == 401
-        said = running.said()
-    requests = [line for line in said.splitlines() if "HTTP/1.1" in line]
-    assert len(requests) == (3 if logged else 0), said
-    assert "secret-token" not in said
-    assert "\x1b" not in said
-    if logged:
-        assert re.match(r"\d{4}-\d\d-\d\d .* INFO 127\.0\.0\.1:\d+ - \"GET /v1/models HTTP/1\.1\" 200$", requests[0])
+def requests_in(log: str) -> list[str]:
+    """Its lines that are about requests."""
+    return [line for line in log.splitlines() if "HTTP/1.1" in line]
 
 
 def test_the_log_level_is_only_of_a_server(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
