@@ -72,19 +72,6 @@ def test_an_adapter_is_loaded_listed_and_unloaded_as_vllm_does(server: Running) 
     assert error_of(server.probe("second"))[0] == 404
 
 
-def test_an_adapter_that_is_replaced_in_place_stays_pinned(folder: Path) -> None:
-    alone = folder / "pinning"
-    alone.mkdir()
-    entries = "".join(f"  - {{name: {name}, source: ../adapters/a0, pinned: {name}}}\n" for name in ("true", "false"))
-    head = "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ../base\nadapters:\n"
-    (alone / "set.yaml").write_text(head + entries.replace("name: ", "name: is-"))
-    with Running(alone, "-f", alone / "set.yaml", "--root", folder / "adapters") as server:
-        server.until_ready()
-        for name, pinned in (("is-true", True), ("is-false", False)):
-            assert server.load(name, folder / "adapters" / "a3", load_inplace=True).status_code == 200
-            assert server.adapter(name)["pinned"] is pinned
-
-
 def test_a_path_outside_the_roots_is_refused_however_it_is_written(server: Running, folder: Path) -> None:
     outside = folder / "elsewhere" / "secret"
     paths = [outside, "../elsewhere/secret", f"file://{outside}", "link", folder / "adapters", ".", "/"]
@@ -109,11 +96,21 @@ def test_a_broken_adapter_of_a_client_fails_with_its_reason_and_is_not_registere
     assert server.probe("a0").status_code == 200
 
 
-def test_a_broken_adapter_of_the_command_line_stays_and_its_reason_is_remembered(folder: Path) -> None:
-    alone = folder / "alone"
+def test_of_a_set_one_that_is_replaced_in_place_stays_pinned_and_the_reason_of_a_broken_one_is_remembered(
+    folder: Path,
+) -> None:
+    alone = folder / "pinning"
     alone.mkdir()
-    with Running(alone, folder / "adapters" / "broken", "--base", folder / "base") as server:
+    entries = "".join(
+        f"  - {{name: is-{name}, source: ../adapters/a0, pinned: {name}}}\n" for name in ("true", "false")
+    )
+    head = "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ../base\nadapters:\n"
+    (alone / "set.yaml").write_text(f"{head}{entries}  - {{name: broken, source: {folder}/adapters/broken}}\n")
+    with Running(alone, "-f", alone / "set.yaml", "--root", folder / "adapters") as server:
         known = server.until_ready().adapter("broken")
+        for name, pinned in (("is-true", True), ("is-false", False)):
+            assert server.load(name, folder / "adapters" / "a3", load_inplace=True).status_code == 200
+            assert server.adapter(name)["pinned"] is pinned
         assert (known["failures"] > 0, known["stage"], known["proved"]) == (True, "validate", False)
         status, message = error_of(server.probe("broken"))
         assert (status, "LC302" in message) == (422, True)
@@ -264,6 +261,11 @@ def test_other_bodies_paths_and_methods_have_their_own_answers(server: Running) 
 
 def test_a_path_that_no_file_system_has_room_for_is_not_found(server: Running) -> None:
     assert error_of(server.load("x", "a" * 300))[0] == 404
+
+
+def test_without_a_whole_model_there_are_no_completions(server: Running) -> None:
+    status, message = error_of(server.post("/v1/completions", model="a0", prompt="hello"))
+    assert (status, "--forward model" in message) == (400, True)
 
 
 def test_many_clients_slow_ones_and_half_requests_leave_it_healthy(server: Running) -> None:

@@ -325,13 +325,6 @@ def test_what_is_asked_before_the_model_stands_waits_for_it(folder: Path, tmp_pa
         assert both[0].result() != both[1].result()
 
 
-def test_without_a_whole_model_there_are_no_completions(folder: Path, tmp_path: Path) -> None:
-    with Running(tmp_path, folder / "a0", "--base", folder / "base") as running:
-        running.until_ready()
-        status, message = error_of(running.post("/v1/completions", model="a0", prompt="hello"))
-        assert (status, "--forward model" in message) == (400, True)
-
-
 def test_a_base_without_weights_is_said_before_it_listens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base, cache = write_base_config(tmp_path / "base"), tmp_path / "cache"
     adapter = write_adapter(tmp_path / "a", modules=llama_modules())

@@ -62,26 +62,20 @@ def test_a_manifest_is_served_and_measured(folder: Path, capsys: pytest.CaptureF
     assert found["metrics"]["control_ratio_ttft_p50"] > 0
 
 
-def test_adapters_that_nobody_trained_are_served_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("named", in_long(("weightless", "weightless/config.json"), "weightless"))
+def test_adapters_that_nobody_trained_are_served_too_and_a_base_of_a_config_alone_gets_random_weights(
+    named: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Also those of a higher rank than the first, which alone is there when the slots are made."""
+    write_base_config(folder / "weightless")
     names, ranks = [f"a{number}" for number in range(4)], parse_ranks("2,32")
     seed = next(seed for seed in range(100) if list(ranks.of(names, seed).values()) == [2, 2, 32, 32])
-    argv = ["--num-adapters", "4", "--ranks", "2,32", "--base", str(folder / "base"), "--seed", str(seed)]
+    argv = ["--num-adapters", "4", "--ranks", "2,32", "--base", str(folder / named), "--seed", str(seed)]
     argv += ["--max-loras", "1", "--max-cpu-loras", "1", "--num-prompts", "10", "--popularity", "uniform"]
     assert main([*bench(folder, *argv, "--num-seeds", "1"), "--format", "json"]) == 0
     found = valid(capsys.readouterr().out)
     assert (found["completed"], found["adapters"]) == (10, 4)
-
-
-@pytest.mark.parametrize("named", in_long(("weightless", "weightless/config.json"), "weightless"))
-def test_a_base_of_a_config_alone_gets_random_weights_and_says_so(
-    named: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_base_config(folder / "weightless")
-    argv = [str(folder / "a0"), str(folder / "a1"), "--base", str(folder / named), "--num-prompts", "6"]
-    assert main([*bench(folder, *argv, "--num-seeds", "1"), "--format", "json"]) == 0
-    found = valid(capsys.readouterr().out)
-    assert (found["mode"], found["completed"], found["environment"]["weights"]) == ("live", 6, "dummy")
+    assert (found["mode"], found["environment"]["weights"]) == ("live", "dummy")
 
 
 def test_one_bad_adapter_stops_nothing_and_without_times_one_client_asks_when_it_is_answered(
