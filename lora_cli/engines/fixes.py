@@ -7,6 +7,7 @@ BASE_CHANGED = "convert it with PEFT's path_initial_model_for_weight_conversion,
 SAVE_AGAIN = "save the adapter again"
 NAMES = f"rewrites the names of LoRA weights; if they are not LoRA weights, {MERGE}"
 NUMBER_WRITTEN = "writes it as a number, if it is one"
+OTHER_SERVER = "serve it with a server for such models"
 ALONE = "publish the adapter without them: `lora-cli fetch --publish`"
 
 

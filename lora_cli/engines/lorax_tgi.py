@@ -4,7 +4,7 @@ Read in ``server/lorax_server`` and ``server/text_generation_server``; the loade
 """
 
 from lora_cli.core.engine_outcome import Outcome
-from lora_cli.engines.fixes import ALONE, NUMBER_WRITTEN, repair
+from lora_cli.engines.fixes import ALONE, NUMBER_WRITTEN, OTHER_SERVER, repair
 from lora_cli.engines.profile import (
     FACTORS,
     GENERIC_OUTCOMES,
@@ -18,6 +18,7 @@ from lora_cli.engines.profile import (
 )
 
 LORA = "server/lorax_server/adapters/lora.py"
+MODELS = "server/lorax_server/models/__init__.py"
 SGMV = "server/lorax_server/utils/sgmv.py"
 HUB = "server/lorax_server/utils/sources/hub.py"
 TGI_WEIGHTS = "server/text_generation_server/utils/peft.py"
@@ -89,6 +90,7 @@ def _rows(engine: str) -> tuple[Row, ...]:
         ),
         serves_wrong("embedding", "LoRA on an embedding is not read", LORA),
         serves_wrong("experts-fused", "fused experts are not read", LORA),
+        rejects("other-model", "it has no class for such a model", MODELS, "reasoned", OTHER_SERVER),
         serves_wrong("stray-weights", "every *.safetensors of the folder is read as the adapter's", HUB, mend=ALONE),
     )
 

@@ -231,10 +231,10 @@ class Profile:
         current = (row for row in begun if not row.until or version <= as_version(row.until))
         return tuple(replace(row, proof="read") if row.ran not in {"", self.version} else row for row in current)
 
-    def has_lora(self, base: BaseModel) -> bool:
-        """Whether the engine's class of the base supports LoRA, as far as is known."""
-        since = self.engine.lora_since.get(base.architecture)
-        return base.model_type not in self.engine.no_lora if since is None else self.is_at_least(since)
+    def has_lora(self, architecture: str, model_type: str) -> bool:
+        """Whether the engine's class of a base supports LoRA, as far as is known; ``architecture`` may be empty."""
+        since = self.engine.lora_since.get(architecture)
+        return model_type not in self.engine.no_lora if since is None else self.is_at_least(since)
 
     def takes_head(self, base: BaseModel) -> bool:
         """Whether the engine loads a trained head from an adapter for the class of the base."""

@@ -5,7 +5,7 @@ that needs it, and nothing between there and the scheduler's process catches tha
 """
 
 from lora_cli.core.engine_outcome import Outcome
-from lora_cli.engines.fixes import ALONE, NUMBER_WRITTEN, OTHER_BASE, repair
+from lora_cli.engines.fixes import ALONE, NUMBER_WRITTEN, OTHER_BASE, OTHER_SERVER, repair
 from lora_cli.engines.profile import (
     GENERIC_OUTCOMES,
     OWN_NAME_RULES,
@@ -25,6 +25,7 @@ LORA = "sglang/srt/lora/lora.py"
 MANAGER = "sglang/srt/lora/lora_manager.py"
 POOL = "sglang/srt/lora/mem_pool.py"
 UTILS = "sglang/srt/lora/utils.py"
+MODELS = "sglang/srt/models/registry.py"
 LOADER = "sglang/srt/model_loader/loader.py"
 
 ROWS = (
@@ -94,6 +95,7 @@ ROWS = (
         MANAGER,
         mend="start SGLang with `--max-loras-per-batch {slots}`, or pin fewer",
     ),
+    rejects("other-model", "SGLang has no class for such a model", MODELS, "reasoned", OTHER_SERVER),
     rejects(
         "filtered",
         "the engine is configured for LoRA on other modules",

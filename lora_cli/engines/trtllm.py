@@ -1,7 +1,7 @@
 """TensorRT-LLM, newer than 1.0: what the LoRA of its PyTorch flow makes of an adapter. Read only, in stored copies."""
 
 from lora_cli.core.engine_outcome import Outcome
-from lora_cli.engines.fixes import NAMES, NUMBER_WRITTEN, OTHER_BASE, SAVE_AGAIN, repair
+from lora_cli.engines.fixes import NAMES, NUMBER_WRITTEN, OTHER_BASE, OTHER_SERVER, SAVE_AGAIN, repair
 from lora_cli.engines.profile import (
     FACTORS,
     GENERIC_OUTCOMES,
@@ -16,6 +16,7 @@ from lora_cli.engines.profile import (
 
 LORA = "tensorrt_llm/lora_manager.py"
 HELPER = "tensorrt_llm/lora_helper.py"
+MODELS = "tensorrt_llm/_torch/models/modeling_auto.py"
 
 ROWS = (
     rejects("required-field-missing", "the field is required", LORA, mend="write the field"),
@@ -47,6 +48,7 @@ ROWS = (
         LORA,
         mend=repair("trtllm", NAMES),
     ),
+    rejects("other-model", "TensorRT-LLM has no class for such a model", MODELS, "reasoned", OTHER_SERVER),
     rejects("unexpected-modules", "TensorRT-LLM does not support such a module", LORA),
     serves_wrong("nothing-lands", "it loads, but the base is served", LORA, "reasoned", OTHER_BASE),
     serves_wrong("partly-lands", "the others do not belong to a layer", LORA, "reasoned", OTHER_BASE),

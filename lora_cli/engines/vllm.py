@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.core.tensor_keys import PAIR_PARTS
-from lora_cli.engines.fixes import BASE_CHANGED, NAMES, NUMBER, OTHER_BASE, SAVE_AGAIN, repair
+from lora_cli.engines.fixes import BASE_CHANGED, NAMES, NUMBER, OTHER_BASE, OTHER_SERVER, SAVE_AGAIN, repair
 from lora_cli.engines.profile import GENERIC_OUTCOMES, OWN_NAME_RULES, Engine, Grammar, rejects, serves_wrong
 from lora_cli.engines.vllm_models import (
     BLOCK_NAMES,
@@ -201,6 +201,14 @@ ROWS = (
         "run",
         ran="0.32",
         mend="merge the adapter into the base and serve that as a model",
+    ),
+    rejects(
+        "other-model",
+        "vLLM has no class with LoRA for such a model, and refuses the modules on another base",
+        MODELS,
+        "run",
+        OTHER_SERVER,
+        ran="0.32",
     ),
     rejects(
         "named-like-base",

@@ -113,6 +113,13 @@ def alpha_invalid(case: Case) -> Iterator[Problem]:
     yield from _number_problems(case, ("lora_alpha", "alpha_pattern", "an alpha"), hint, _effect)
 
 
+def disabling_keys(case: Case) -> list[str]:
+    """The keys of ``alpha_pattern`` with a 0, if other modules have another alpha: then it was trained with that."""
+    if not any(scale.lora_alpha >= LEAST for scale in case.application.scales.values()):
+        return []
+    return [key for key, alpha in case.config.alpha_pattern.items() if 0 <= alpha < LEAST]
+
+
 def _effect(_: str, alpha: float) -> str:
     return ": the adapter is inverted" if alpha < 0 else ": the adapter does nothing"
 
@@ -133,7 +140,8 @@ def _number_problems(
         yield Problem(f"{name} is missing: PEFT silently uses 8, vLLM refuses the adapter", case.in_config(name), hint)
     elif value < LEAST:
         yield Problem(f"{name} is {value}{effect(noun, value)}", case.in_config(name), hint)
-    low = ((key, one) for key, one in getattr(config, pattern).items() if one < LEAST)
+    kept = disabling_keys(case) if pattern == "alpha_pattern" else ()
+    low = ((key, one) for key, one in getattr(config, pattern).items() if one < LEAST and key not in kept)
     messages = ((f"{noun} in {pattern} is {one}{effect('it', one)}", key) for key, one in low)
     yield from grouped(messages, config.file, "key", hint)
 
@@ -380,10 +388,11 @@ def _pattern_paths(case: Case) -> list[str] | None:
 
 @rule("LC210", "dead-pattern", Severity.WARNING, needs=("config", "weights"))
 def dead_pattern(case: Case) -> Iterator[Problem | NotChecked]:
-    """A name or pattern of the config matches nothing.
+    """A name or pattern of the config matches nothing, or ``alpha_pattern`` has a 0 for some of the modules.
 
-    *Why is this bad?* PEFT ignores it silently: an intended rank, alpha, target or exclusion is missing.
-    Usually it is misspelt or from another base.
+    *Why is this bad?* PEFT ignores a name without a match silently: an intended rank, alpha, target or exclusion is
+    missing. Usually it is misspelt or from another base. Modules with an alpha of 0 change nothing, in training as in
+    every engine that reads the pattern.
 
     *Fix*: correct it or remove it.
     """
@@ -396,6 +405,7 @@ def dead_pattern(case: Case) -> Iterator[Problem | NotChecked]:
             dead = PatternKeys(getattr(config, field), f"{config.file}: {field}").dead(paths)
             messages += [(f"{field} matches no module of the adapter", key) for key in dead]
     messages += [(f"{field} matches no module of the base", name) for field, name in _dead_names(case)]
+    messages += [("an alpha in alpha_pattern is 0: its modules do nothing", key) for key in disabling_keys(case)]
     yield from grouped(messages, config.file, "name", "correct the name or remove it")
 
 

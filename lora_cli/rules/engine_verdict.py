@@ -12,6 +12,7 @@ from lora_cli.core.finding import Finding, Severity
 from lora_cli.core.tensor_keys import PAIR_PARTS
 from lora_cli.core.text import counted, cut
 from lora_cli.engines.name_resolution import NameResolution, resolve_names
+from lora_cli.engines.peft import method_outcome
 from lora_cli.engines.profile import ENGINE_INDEPENDENT, NAME_RULES, Profile, Row
 from lora_cli.rules.base_model import fitting
 from lora_cli.rules.features import FEATURES, EngineCase, Found
@@ -29,6 +30,9 @@ GENERATORS = re.compile(r"(ForCausalLM|LMHeadModel|ForConditionalGeneration|^Pef
 
 ROOTS = frozenset({"model", "language_model", "lm_head", "thinker"})
 """First components of module names in the classes for text generation that engines put LoRA on."""
+
+NOT_SERVED = frozenset({"other-model", "base-without-lora"})
+"""Features that say that the engine does not serve the adapter's base, whichever that is."""
 
 RULES_OF = {Outcome.REJECTS: "LC402", Outcome.CRASHES: "LC403", Outcome.SERVES_WRONG: "LC404"}
 """The rule that reports a row's outcome; a rank above the engine's limit is reported by LC401, as without an engine."""
@@ -72,6 +76,8 @@ def engine_outcome(
     ]
     feature_note = f"its behaviour with {', '.join(unknown)} is unknown" if unknown else ""
     model_note = _why_base_unknown(rule_case, profile) if profile.engine.name != PEFT else ""
+    if any(reason.feature in NOT_SERVED for reason in reasons):
+        model_note = ""
     return EngineOutcome(
         engine=profile.engine.name,
         title=profile.engine.title,
@@ -155,7 +161,12 @@ def _generic_outcome(code: str, case: EngineCase) -> Outcome:
     """
     if code in {FEATURES[name].rule for name in case.profile.engine.unknown}:
         return Outcome.OK
-    by_name = case.profile.engine.name == PEFT or not case.adapter.pairs
+    is_peft = case.profile.engine.name == PEFT
+    if code == "LC201" and is_peft and case.adapter.pairs and case.config is not None:
+        family = case.base.model_type if case.base is not None else ""
+        if (outcome := method_outcome(case.config.peft_type, family)) is not None:
+            return outcome
+    by_name = is_peft or not case.adapter.pairs
     if case.adapter.foreign is not None and code in FOREIGN and by_name:
         has_names = bool(case.adapter.weight_files) and case.config is not None
         reads_it = not case.profile.grammar.strict and (code != "LC201" or case.profile.engine.name == PEFT)

@@ -8,6 +8,7 @@ import pytest
 
 from lora_cli.core.adapter_request import Item
 from lora_cli.engines import choose_engine
+from lora_cli.engines.peft import BUILT, IA3_FAMILIES
 from lora_cli.settings import Settings
 from lora_cli.validation import Terms, open_base, validate
 from tests.corpus.bases import base_of, write_config
@@ -49,3 +50,15 @@ def test_what_each_engine_does_with_what_peft_wrote(option: str, tmp_path: Path)
     letters = "".join(LETTERS[str(one.outcome)] for one in checked.verdict.engines)
     reasons = {name: [reason.feature for reason in one.reasons] for name, one in said.items() if one.reasons}
     assert letters == WANTED[option], reasons
+
+
+def test_ia3_has_defaults_for_the_families_that_peft_has() -> None:
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as DEFAULTS
+
+    assert {family for family in DEFAULTS if family[0].islower()} == IA3_FAMILIES
+
+
+def test_each_peft_type_that_peft_builds_is_one_of_its() -> None:
+    from peft import PeftType
+
+    assert set(PeftType) >= BUILT

@@ -11,7 +11,7 @@ from lora_cli.cli.main import main
 from tests.real_engines.cases import MAX_LORA_RANK, Case
 from tests.real_engines.effects import Observed, Seen
 
-LEAST = 0.97
+LEAST = {"vllm": 0.98, "peft": 0.99}
 """The share of adapters on which ``validate`` and the engine have to agree; known disagreements count against it."""
 
 
@@ -54,6 +54,6 @@ def report(title: str, seen: Sequence[Seen], differ: Mapping[str, str], known: M
     return "\n".join(lines)
 
 
-def holds(seen: Sequence[Seen], differ: Mapping[str, str], known: Mapping[str, str]) -> bool:
+def holds(engine: str, seen: Sequence[Seen], differ: Mapping[str, str], known: Mapping[str, str]) -> bool:
     """Whether enough agree and every difference is explained."""
-    return len(differ) <= (1 - LEAST) * len(seen) and differ.keys() <= known.keys()
+    return len(differ) <= (1 - LEAST[engine]) * len(seen) and differ.keys() <= known.keys()

@@ -25,4 +25,4 @@ def test_validate_says_what_peft_does(family: str, tmp_path: Path, capsys: pytes
     with capsys.disabled():
         print(f"\n{told}")
     assert len(seen) == len(adapters)
-    assert holds(seen, differ, PEFT), told
+    assert holds("peft", seen, differ, PEFT), told

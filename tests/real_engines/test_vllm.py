@@ -25,4 +25,4 @@ def test_validate_says_what_vllm_does(family: str, tmp_path: Path, capsys: pytes
     with capsys.disabled():
         print(f"\n{told}")
     assert len(seen) == len(adapters)
-    assert holds(seen, differ, VLLM), told
+    assert holds("vllm", seen, differ, VLLM), told

@@ -13,7 +13,7 @@ __all__ = ["FEATURES", "EngineCase", "Feature", "Found"]
 
 FEATURES: Mapping[str, Feature] = {
     "required-field-missing": Feature(
-        "r, lora_alpha or target_modules missing", config.required_field_missing, "LC202"
+        "r, lora_alpha or target_modules missing", config.required_field_missing, "LC203"
     ),
     "number-mistyped": Feature("r or lora_alpha that is not a number", config.number_mistyped),
     "not-lora": Feature("peft_type is not LORA", config.not_lora, "LC201"),
@@ -98,6 +98,7 @@ FEATURES: Mapping[str, Feature] = {
     "filtered": Feature("modules excluded by --lora-target-modules", modules.filtered),
     "pinned-beyond-slots": Feature("as many pinned adapters as max_loras", modules.pinned_beyond_slots),
     "base-without-lora": Feature("a base whose class has no LoRA", modules.base_without_lora),
+    "other-model": Feature("another kind of model (diffusion, images, sound)", modules.other_model),
     "named-like-base": Feature("an adapter named like the served base", modules.named_like_base),
 }
 """All features by the name in rows."""

@@ -11,7 +11,7 @@ from lora_cli.core.target_modules import ALL_LINEAR, targeted_in
 from lora_cli.core.text import cut, names
 from lora_cli.engines.name_resolution import HEADS
 from lora_cli.errors import FormatError
-from lora_cli.rules.config import LEAST, PATTERNS
+from lora_cli.rules.config import LEAST, PATTERNS, disabling_keys
 from lora_cli.rules.features.feature import Detect, EngineCase, Found
 from lora_cli.rules.rule import shown
 
@@ -93,7 +93,23 @@ rank_unusable = has_number(
 )
 rank_fraction = has_value(lambda value: isinstance(value, float) and value > 0 and not value.is_integer(), "r")
 alpha_unusable = has_number(lambda value: not _is_number(value), *ALPHAS)
-alpha_harmful = has_number(lambda value: _is_number(value) and not (value >= LEAST and math.isfinite(value)), *ALPHAS)
+
+
+def _is_harmful(value: Any) -> bool:
+    return _is_number(value) and not (value >= LEAST and math.isfinite(value))
+
+
+@of_config
+def alpha_harmful(case: EngineCase, _config: LoraConfig) -> Iterator[Found]:
+    """An alpha that is next to 0, negative or NaN. One of 0 for some modules alone is served as it was trained."""
+    is_disabling = bool(disabling_keys(case.rule_case))
+
+    def is_harmful_there(value: Any) -> bool:
+        return _is_harmful(value) and not (is_disabling and 0 <= value < LEAST)
+
+    yield from has_number(_is_harmful, *ALPHAS, is_harmful_there)(case)
+
+
 bias = has_value(lambda value: isinstance(value, str) and value != "none", "bias")
 bias_untyped = has_value(lambda value: not isinstance(value, str), "bias")
 bdlora = has_value(lambda value: value not in (None, False, (), 0, ""), "use_bdlora")

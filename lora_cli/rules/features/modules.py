@@ -1,9 +1,11 @@
 """Features of modules: pairs, packed sets, shapes, experts, name resolution, and the engine's deployment."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import gt, lt
 
 from lora_cli.core.adapter import LoraPair
+from lora_cli.core.adapter_files import CONFIG
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.core.finding import Location
 from lora_cli.core.grouping import by_key
@@ -36,6 +38,17 @@ PARTS_OF: Mapping[Part, tuple[str, Detect]] = {
 
 ABSENT, SHAPES = ("LC311", "LC312", "LC313"), "LC314"
 """The rules that compare an adapter's names and widths with the base without an engine."""
+
+DIFFUSION = frozenset(
+    {"down_blocks", "mid_block", "up_blocks", "unet", "transformer_blocks", "single_transformer_blocks"}
+)
+"""First components of module names in the models of diffusers."""
+
+NOT_FOR_TEXT = re.compile(
+    r"For(?:(?:Image|Video|Audio)\w*Classification|CTC|(?:Zero\w+)?ObjectDetection|\w*Segmentation|DepthEstimation"
+    r"|MaskedImageModeling|AudioFrameClassification|XVector|QuestionAnswering|MultipleChoice|NextSentencePrediction)$"
+)
+"""Ends of the names of classes in transformers that no engine here has: for images, for sound, and some for text."""
 
 MOST_SAVED = 64
 """Names of ``modules_to_save`` that are looked for among the tensors."""
@@ -353,13 +366,38 @@ def _under(module: str, target: str) -> bool:
 
 
 def base_without_lora(case: EngineCase) -> Iterator[Found]:
-    """The base is of a family or a class on which the engine does not support LoRA."""
+    """The base, or without one the class in ``auto_mapping``, is one on which the engine does not support LoRA."""
     base = case.base
-    if base is not None and not case.profile.has_lora(base):
-        yield Found(
-            f"the base is {cut(base.name)} ({cut(base.architecture or base.model_type)})",
-            case.in_weights(),
-        )
+    if base is not None:
+        if not case.profile.has_lora(base.architecture, base.model_type):
+            architecture = cut(base.architecture or base.model_type)
+            yield Found(f"the base is {cut(base.name)} ({architecture})", case.in_weights())
+        return
+    named, library = _mapped_class(case)
+    family = (
+        library.removeprefix("transformers.models.").partition(".")[0] if library.startswith("transformers.") else ""
+    )
+    if not case.profile.has_lora(named, family):
+        yield Found(f"auto_mapping names {cut(named)}", Location(CONFIG, "auto_mapping"))
+
+
+def _mapped_class(case: EngineCase) -> tuple[str, str]:
+    """The class of the base that ``auto_mapping`` names, and its module; empty where it names none."""
+    mapping = (case.config.auto_mapping if case.config is not None else None) or {}
+    named, library = mapping.get("base_model_class"), mapping.get("parent_library")
+    return named if isinstance(named, str) else "", library if isinstance(library, str) else ""
+
+
+def other_model(case: EngineCase) -> Iterator[Found]:
+    """Without a base: the config or the names are those of a diffusion model, or of a class for images or sound."""
+    if case.base is not None:
+        return
+    named, library = _mapped_class(case)
+    if library.partition(".")[0] == "diffusers" or NOT_FOR_TEXT.search(named):
+        yield Found(f"auto_mapping names {cut(named)}", Location(CONFIG, "auto_mapping"))
+        return
+    of_diffusion = (module for module in case.adapter.pairs if module.partition(".")[0] in DIFFUSION)
+    yield from _with_count(case, "a diffusion model has such modules", of_diffusion)
 
 
 def named_like_base(case: EngineCase) -> Iterator[Found]:
