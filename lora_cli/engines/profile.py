@@ -6,7 +6,7 @@ A row names its feature by the key of a detector in ``lora_cli.rules.features``;
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Literal
 
 from lora_cli.core.architectures import FAMILIES
@@ -262,6 +262,7 @@ class Profile:
         return f"any rank up to {engine.rank_flag}" if has_limit else "any rank"
 
 
+@lru_cache(maxsize=256)
 def as_version(text: str) -> Version:
     """``0.5.23`` as numbers, without a suffix (``rc1``, ``+cu129``); empty if it does not start with a number."""
     found = re.match(r"v?([0-9]{1,6}(?:\.[0-9]{1,6}){0,5})", text, re.ASCII)

@@ -98,6 +98,12 @@ class Transfer:
         size, assigned = self.file.size, self.frontier if self._single_stream else self.assigned
         return self.error is None and self.assigned >= 0 and (size is None or assigned < size)
 
+    def ranges(self, step: int) -> int:
+        """How many ranges of ``step`` bytes are being read or still to be assigned."""
+        size, assigned = self.file.size, max(0, self.assigned)
+        left = 1 if size is None else -(-(size - assigned) // step)
+        return self.in_flight + (left if self.has_more else 0)
+
     @property
     def finished(self) -> bool:
         """Whether no range is being read, and none will be."""

@@ -62,7 +62,7 @@ Work = tuple["Transfer", int, int | None]
 class RangeScheduler:
     """Threads that read ranges, at most ``jobs`` at once. Each takes the next range of the file with the fewest.
 
-    They are daemon threads, since an interrupt must not wait for a silent network. The first file starts them.
+    They are daemon threads, since an interrupt must not wait for a silent network. Files start as many as they need.
     """
 
     def __init__(self, jobs: int) -> None:
@@ -97,7 +97,8 @@ class RangeScheduler:
         done = threading.Condition(self._lock)
         with self._lock:
             self._waiting |= dict.fromkeys(transfers, done)
-            while len(self._threads) < self._jobs:
+            wanted = min(self._jobs, sum(transfer.ranges(RANGE) for transfer in self._waiting))
+            while len(self._threads) < wanted:
                 thread = threading.Thread(target=self._work, name=f"range-{len(self._threads)}", daemon=True)
                 self._threads.append(thread)
                 thread.start()

@@ -84,10 +84,11 @@ class AdmissionWorker:
         report, lora = report_of_admission(item, validated)
         if lora is None:
             return Admitted(report)
-        adapter = cast("Adapter", OpaquePickle(_pickled(lora.adapter), hops=2))
-        base = self._setup.base
+        # An engine reads the directory; only the warm process needs the description.
+        described = pickle.dumps(None) if self._setup.engine else _pickled(lora.adapter)
+        base = self._setup.base if not self._setup.engine else None
         needs = slot_requirements(lora.adapter, base) if base is not None else None
-        return Admitted(report, replace(lora, adapter=adapter), needs)
+        return Admitted(report, replace(lora, adapter=cast("Adapter", OpaquePickle(described, hops=2))), needs)
 
     def _copy(self, _item: Item, accepted: Admission, on_stage: OnStage) -> Admitted:
         """Copy it to the configured folder."""

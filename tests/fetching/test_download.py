@@ -55,6 +55,19 @@ def test_ranges_of_one_file_are_in_flight_together(tmp_path: Path) -> None:
     assert len(source.reads) == 4
 
 
+def test_files_start_as_many_threads_as_they_have_ranges(tmp_path: Path) -> None:
+    others, most = {thread.ident for thread in threading.enumerate()}, 0
+
+    def count(_path: str, _start: int) -> None:
+        nonlocal most
+        new = [one for one in threading.enumerate() if one.name.startswith("range-") and one.ident not in others]
+        most = max(most, len(new))
+
+    source = Scripted({WEIGHTS: os.urandom(9 * MIB), "adapter_config.json": b"{}"}, before=count)
+    assert downloaded(source, tmp_path, jobs=32) == dict(source.files)
+    assert most == 4
+
+
 def test_small_files_do_not_wait_for_a_large_one(tmp_path: Path) -> None:
     small = {f"{number}.json": b"{}" for number in range(4)}
     finished: list[str] = []
