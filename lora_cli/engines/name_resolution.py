@@ -9,7 +9,7 @@ from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Applied
 from lora_cli.core.target_modules import OUTPUT_NAMES
-from lora_cli.core.tensor_keys import PEFT_PREFIX, Key, last_name
+from lora_cli.core.tensor_keys import PAIR_PARTS, PEFT_PREFIX, Key, Part, last_name
 from lora_cli.engines.profile import FACTORS, VOCABULARY, Grammar, Profile
 
 LAYER = re.compile(r"(?:^|\.)(?P<stack>layers|h|blocks|block)\.(?P<idx>\d{1,9})\.", re.ASCII)
@@ -73,8 +73,6 @@ def resolve_names(adapter: Adapter, base: BaseModel, profile: Profile) -> NameRe
     """Sort the modules of ``adapter`` by what the engine does with them; pure."""
     grammar = profile.grammar
     model = _model(base, profile)
-    others = (key for key in adapter.keys.values() if key.part not in FACTORS or not key.canonical)
-    outside = {key.name: why for key in others if (why := _why_unparsed(key, grammar))} if grammar.strict else {}
     applied: list[str] = []
     unexpected: list[str] = []
     towers: list[str] = []
@@ -100,9 +98,29 @@ def resolve_names(adapter: Adapter, base: BaseModel, profile: Profile) -> NameRe
         towers=tuple(towers),
         partial=tuple(module for module in applied if module in partial),
         nowhere=nowhere,
-        outside=outside,
+        outside=unparsed_names(adapter, grammar),
         collisions=tuple(_collisions(applied)) if grammar.prefix == "ignored" else (),
     )
+
+
+def unparsed_names(adapter: Adapter, grammar: Grammar) -> Mapping[str, str]:
+    """The names of tensors that a strict engine cannot parse, whatever the base, with the reason."""
+    if not grammar.strict:
+        return {}
+    others = (key for key in adapter.keys.values() if key.part not in FACTORS or not key.canonical)
+    return {key.name: why for key in others if (why := _why_unparsed(key, grammar))}
+
+
+def named_alike(adapter: Adapter, grammar: Grammar) -> list[str]:
+    """The names of tensors that the engine takes for the factor that an earlier tensor is, too."""
+    factors = [key for key in adapter.keys.values() if key.part in PAIR_PARTS and not _why_misnamed([key], grammar)]
+    seen: set[tuple[str, Part]] = set()
+    alike = []
+    for key in factors:
+        if (key.module, key.part) in seen:
+            alike.append(key.name)
+        seen.add((key.module, key.part))
+    return alike
 
 
 def _model(base: BaseModel, profile: Profile) -> _Model:

@@ -5,7 +5,7 @@ that needs it, and nothing between there and the scheduler's process catches tha
 """
 
 from lora_cli.core.engine_outcome import Outcome
-from lora_cli.engines.fixes import ALONE, NUMBER_WRITTEN, OTHER_BASE, OTHER_SERVER, repair
+from lora_cli.engines.fixes import ALONE, NUMBER_WRITTEN, OTHER_BASE, OTHER_SERVER, SAVE_AGAIN, repair
 from lora_cli.engines.profile import (
     GENERIC_OUTCOMES,
     OWN_NAME_RULES,
@@ -83,6 +83,7 @@ ROWS = (
         "run",
         repair("sglang", "adds zeros for gate"),
     ),
+    serves_wrong("named-twice", "only one of them is used", LORA, "reasoned", SAVE_AGAIN),
     crashes("unexpected-modules", "SGLang has no buffer for them", POOL, "run"),
     serves_wrong("nothing-lands", "it loads, but the base is served", LORA, mend=OTHER_BASE),
     serves_wrong("partly-lands", "modules without a layer number are dropped", LORA, mend=OTHER_BASE),

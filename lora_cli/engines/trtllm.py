@@ -48,6 +48,7 @@ ROWS = (
         LORA,
         mend=repair("trtllm", NAMES),
     ),
+    serves_wrong("named-twice", "only one of them is used", LORA, "reasoned", SAVE_AGAIN),
     rejects("other-model", "TensorRT-LLM has no class for such a model", MODELS, "reasoned", OTHER_SERVER),
     rejects("unexpected-modules", "TensorRT-LLM does not support such a module", LORA),
     serves_wrong("nothing-lands", "it loads, but the base is served", LORA, "reasoned", OTHER_BASE),

@@ -114,6 +114,7 @@ ROWS = (
         "run",
         repair("vllm", NAMES),
     ),
+    serves_wrong("named-twice", "the one that comes last is used", LORA_MODEL, "run", SAVE_AGAIN, ran="0.32"),
     rejects(
         "unexpected-modules",
         "vLLM's model has no module with that last name",
@@ -196,7 +197,7 @@ ROWS = (
     ),
     rejects(
         "base-without-lora",
-        "vLLM's class for this base does not support LoRA: the engine exits at start when `--enable-lora` is set",
+        "vLLM has no class with LoRA for this base: the engine exits at start when `--enable-lora` is set",
         MODELS,
         "run",
         ran="0.32",

@@ -11,7 +11,7 @@ from lora_cli.core.engine_outcome import Deployment, EngineOutcome, Outcome, Rea
 from lora_cli.core.finding import Finding, Severity
 from lora_cli.core.tensor_keys import PAIR_PARTS
 from lora_cli.core.text import counted, cut
-from lora_cli.engines.name_resolution import NameResolution, resolve_names
+from lora_cli.engines.name_resolution import NameResolution, resolve_names, unparsed_names
 from lora_cli.engines.peft import method_outcome
 from lora_cli.engines.profile import ENGINE_INDEPENDENT, NAME_RULES, Profile, Row
 from lora_cli.rules.base_model import fitting
@@ -60,7 +60,9 @@ def engine_outcome(
     ``findings`` are those of all rules that apply without an engine: the profile says which of them are harmless to it.
     """
     resolution, applied = NameResolution(), None
-    if rule_case.base is not None and rule_case.has_weights:
+    if rule_case.base is None:
+        resolution = NameResolution(outside=unparsed_names(rule_case.adapter, profile.grammar))
+    elif rule_case.has_weights:
         if profile.engine.name == PEFT:
             applied = fitting(rule_case, rule_case.application.applied, rule_case.application.matched)
         else:

@@ -43,7 +43,7 @@ def test_no_engine_serves_an_encoder_decoder_right(tmp_path: Path) -> None:
     found = said(tmp_path, base, *ENGINES, **queries(base))
 
     assert found["peft"] == ("ok", "")
-    assert found["vllm"] == ("unknown", "its LoRA support for bases of the family t5 is unknown")
+    assert found["vllm"] == ("rejects", "")
     assert [name for name, (label, _) in found.items() if label == "ok"] == ["peft"]
 
 
@@ -52,7 +52,8 @@ def test_no_engine_serves_an_encoder_decoder_right(tmp_path: Path) -> None:
     [
         ("llama", dict.fromkeys(SERVING, "ok")),
         ("olmo3", {**dict.fromkeys(SERVING, "unknown"), "vllm": "ok"}),
-        ("distilbert", dict.fromkeys(SERVING, "unknown")),
+        ("m2m_100", dict.fromkeys(SERVING, "unknown")),
+        ("distilbert", {**dict.fromkeys(SERVING, "unknown"), "vllm": "rejects"}),
         (UNKNOWN_FAMILY, dict.fromkeys(SERVING, "ok")),
     ],
 )

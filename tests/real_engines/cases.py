@@ -106,6 +106,7 @@ MORE_BREAKS: Mapping[str, Break] = {
         "base_model.model.model.embed_tokens.base_layer.weight", VOCABULARY, HIDDEN
     ),
     "a bias on one B": with_tensor("base_model.model.model.layers.0.self_attn.o_proj.lora_B.bias", HIDDEN),
+    "a factor under two names": with_tensor("model.layers.0.self_attn.o_proj.lora_B.weight", HIDDEN, 8),
     "a module of elsewhere": both(
         with_tensor("base_model.model.model.layers.0.mlp.fc9.lora_A.weight", 8, HIDDEN),
         with_tensor("base_model.model.model.layers.0.mlp.fc9.lora_B.weight", HIDDEN, 8),
@@ -158,6 +159,7 @@ INCOMPLETE = frozenset(
         "a router's config",
         "a tensor that nobody knows",
         "a bias on one B",
+        "a factor under two names",
         "a module of elsewhere",
         "a tower of elsewhere",
     }

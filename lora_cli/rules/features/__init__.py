@@ -81,6 +81,7 @@ FEATURES: Mapping[str, Feature] = {
     "embedding": Feature("LoRA on the embedding or the head", modules.embedding),
     "embedding-rows": Feature("LoRA on an embedding with a different vocabulary", modules.embedding_rows, "LC314"),
     "names-outside-grammar": Feature("tensor names that it cannot parse", modules.names_outside_grammar, "LC305"),
+    "named-twice": Feature("one factor under two names", modules.named_twice, "LC303"),
     "unexpected-modules": Feature(
         "modules that its model does not have", modules.unexpected_modules, "LC312", ("partly-lands",)
     ),

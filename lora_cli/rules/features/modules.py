@@ -13,7 +13,7 @@ from lora_cli.core.tensor_keys import WRAPPER, Key, Part, last_name
 from lora_cli.core.text import counted, cut, names
 from lora_cli.engines.fixes import MERGE
 from lora_cli.engines.lorax_tgi import kernel_rank
-from lora_cli.engines.name_resolution import LAYER
+from lora_cli.engines.name_resolution import LAYER, named_alike
 from lora_cli.engines.profile import PACKED, VOCABULARY, packed_in
 from lora_cli.rules.features import config, tensors
 from lora_cli.rules.features.config import is_set
@@ -279,6 +279,12 @@ def names_outside_grammar(case: EngineCase) -> Iterator[Found]:
         yield from _with_names(case, f"{counted(len(by_reason[why]), 'tensor')}, {why}", by_reason[why], (), **fields)
     rest = [name for why in reasons[MOST_PROBLEMS:] for name in by_reason[why]]
     yield from _with_names(case, f"{counted(len(rest), 'more tensor')}, for other reasons", rest)
+
+
+def named_twice(case: EngineCase) -> Iterator[Found]:
+    """Two tensors whose names the engine takes for the same factor."""
+    found = named_alike(case.adapter, case.profile.grammar)
+    yield from _with_names(case, "another tensor is the same factor", found, ("LC303",))
 
 
 def _reported(case: EngineCase) -> set[str]:
