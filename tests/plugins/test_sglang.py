@@ -1,7 +1,8 @@
-"""The hook of SGLang on a stand-in for its tokenizer manager."""
+"""The hook of SGLang on a stand-in for its tokenizer manager (``real_engines/test_sglang.py`` has the real one)."""
 
 import asyncio
 import sys
+import time
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -30,11 +31,15 @@ class Manager:
             lora_target_modules={"all"},
             tp_size=2,
             max_loras_per_batch=8,
+            max_loaded_loras=4,
         )
         self.lora_ref_cache: dict[str, str] = {}
         self.refusal = refusal
+        self.loads = 0
 
     async def load_lora_adapter(self, obj: Load) -> Any:
+        self.loads += 1
+        await asyncio.sleep(0.05)
         if self.refusal:
             return SimpleNamespace(success=False, error_message=self.refusal)
         self.lora_ref_cache[obj.lora_name] = obj.lora_path
@@ -155,8 +160,53 @@ def test_why_it_cannot_be_served_is_told_with_its_status(hook: Any, monkeypatch:
         assert (raised.value.status_code, said in str(raised.value.detail)) == (422, True)
 
 
-def test_what_another_request_loaded_meanwhile_is_no_error(hook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_loaded_meanwhile_is_no_error(hook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch, sql=SQL)
-    manager = Manager("LoRA with name sql already loaded")
-    with pytest.raises(ValueError, match="never been loaded"):  # of the stand-in, which nobody loaded it into
-        run(hook, manager, "sql")
+    manager = Manager("Failed to load LoRA adapter sql because it is already loaded")
+
+    async def both() -> Any:
+        asked = asyncio.create_task(hook(Manager.resolve, manager, SimpleNamespace(lora_path="sql")))
+        await asyncio.sleep(0.01)
+        manager.lora_ref_cache["sql"] = "/elsewhere"  # by a client of /load_lora_adapter
+        return await asked
+
+    assert asyncio.run(both()) == "resolved"
+
+
+def test_what_sglang_refused_is_not_loaded_again_at_once(hook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = answering(monkeypatch, sql=SQL)
+    manager = Manager("out of slots")
+    for _ in range(3):
+        with pytest.raises(HTTPException, match="out of slots"):
+            run(hook, manager, "sql")
+    assert (len(told), manager.loads) == (3, 1)
+    manager.refusal = ""
+    monkeypatch.setattr("lora_cli.plugins.sglang_hook.time", SimpleNamespace(monotonic=lambda: time.monotonic() + 31))
+    assert run(hook, manager, "sql") == "resolved"
+
+
+def test_requests_at_once_make_one_load_which_goes_on_without_them(hook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, sql=SQL)
+    manager = Manager()
+
+    async def several() -> list[Any]:
+        asked = [
+            asyncio.create_task(hook(Manager.resolve, manager, SimpleNamespace(lora_path="sql"))) for _ in range(5)
+        ]
+        await asyncio.sleep(0.01)
+        asked[0].cancel()
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    first, *others = asyncio.run(several())
+    assert isinstance(first, asyncio.CancelledError)
+    assert others == ["resolved"] * 4
+    assert manager.loads == 1
+
+
+def test_a_request_for_more_than_sglang_holds_loads_nothing(hook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"sql-{number}" for number in range(5)]
+    answering(monkeypatch, **dict.fromkeys(names, SQL))
+    manager = Manager()
+    with pytest.raises(ValueError, match="never been loaded"):
+        run(hook, manager, names)
+    assert manager.loads == 0
