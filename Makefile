@@ -12,6 +12,8 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-r
 export PYTHONDONTWRITEBYTECODE :=
 VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready-0.32.0-plugin
+SGLANG := .venv-sglang
+SGLANG_READY := $(SGLANG)/.ready-0.5.23
 
 .PHONY: demo test test-long test-engines check bench answers model docs dist clean
 
@@ -27,7 +29,7 @@ test: check           ## every check and every test (about 12 minutes on 2 cores
 test-long: check      ## the soak, the full kill runs, the big corpora
 	$(PYTEST) -m "not gpu and not engines" --hypothesis-profile=new
 
-test-engines: $(READY) $(VLLM_READY)  ## what the real vLLM and PEFT do, beside validate --engine (about 25 minutes)
+test-engines: $(READY) $(VLLM_READY) $(SGLANG_READY)  ## what the real vLLM, SGLang and PEFT do (about 30 minutes)
 	$(BIN)/python -m pytest -m engines tests/real_engines
 
 check: $(READY)       ## format, lint, types, floors
@@ -65,5 +67,18 @@ $(VLLM_READY):
 	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
+# SGLang without its packages of CUDA kernels: its server starts on the CPU, and its scheduler does not.
+$(SGLANG_READY):
+	@test -x $(SGLANG)/bin/python || $(PYTHON) -m venv $(SGLANG)
+	@echo "Installing SGLang 0.5.23 without its kernels into $(SGLANG) (6 GB) ..."
+	@$(SGLANG)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps sglang==0.5.23
+	@$(SGLANG)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.14.1 torchvision \
+		transformers==5.19.0 tokenizers==0.23.2 apache-tvm-ffi==0.1.11 compressed-tensors==0.18.0 openai==2.8.0 \
+		xgrammar==0.2.7 sentencepiece==0.2.1 aiohttp dill einops fastapi gguf interegular IPython jsonschema msgspec \
+		orjson partial_json_parser pillow psutil pybase64 python-multipart pyzmq requests setproctitle soundfile \
+		tiktoken "uvicorn>=0.51" uvloop
+	@$(SGLANG)/bin/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(VLLM) dist .assets .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VLLM) $(SGLANG) dist .assets .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

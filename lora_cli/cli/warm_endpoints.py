@@ -18,7 +18,7 @@ from lora_cli.cli.engine_options import check_tp, deployment_of
 from lora_cli.cli.options import parse_duration_option
 from lora_cli.cli.output import Format, inform, remove_ready_file, write, write_result
 from lora_cli.cli.warm_options import WarmOptions
-from lora_cli.cli.warm_plan import admission_function
+from lora_cli.cli.warm_plan import admission_function, require_packages
 from lora_cli.cli.warm_serve import uniquely_named
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.snapshot import Snapshot
@@ -26,6 +26,7 @@ from lora_cli.daemon_threads import map_in_threads
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
 from lora_cli.endpoint.reconcile import AdapterOutcome, DesiredAdapter, ReconcileOptions, Replica, reconcile, wait_ready
+from lora_cli.endpoint.sent_adapter import SentAdapter
 from lora_cli.endpoint.servers import Server, open_server
 from lora_cli.engines import ENGINES, Profile, choose_engine
 from lora_cli.errors import LoraCliError, UsageError
@@ -44,6 +45,10 @@ PARALLEL_ADMISSIONS = 8
 """Adapters that are fetched and validated in parallel."""
 
 LOAD_TIMEOUT_S = 600.0
+KEPT_SENT = (
+    "kept adapters are not compared: SGLang does not say which tensors it has; give a changed adapter a new name"
+)
+
 POLL_S = 1.0
 """Interval at which the manifest and its lock are checked for changes."""
 
@@ -163,6 +168,7 @@ def warm_endpoints(
         UsageError: an invalid address, engine or path.
     """
     kind = engine.partition("@")[0]
+    sent = _sender(kind) if options.send_tensors else None
     mapped, patience_s = _path_mapping(options.engine_path or ()), parse_duration_option(options.wait, "--wait")
     items = uniquely_named(inputs.items)
     with ExitStack() as stack, InUseMarker(Store(settings.cache_dir)) as hold:
@@ -184,7 +190,7 @@ def warm_endpoints(
         terms = Terms(base, max_lora_rank=rank, engines=profiles, deployment=deployment)
         admit = admission_function(terms, settings, hold)
         admissions = map_in_threads(admit, items, PARALLEL_ADMISSIONS) if ready else []
-        wanted, refused = _admitted(items, admissions, mapped)
+        wanted, refused = _admitted(items, admissions, mapped, sent)
         snapshots = {one.name: one.snapshot for one in admissions if one.refusal is None and one.snapshot is not None}
         changes = _reconcile_options(inputs, items, refused, options, settings)
         serve = partial(reconcile, wanted=wanted, options=changes)
@@ -196,11 +202,10 @@ def warm_endpoints(
                 _keep_views(Store(settings.cache_dir), snapshots, every, reached=reached)
             except LoraCliError as failure:  # what the servers did is reported all the same
                 inform(f"warning: {failure.message}; cache gc may remove what servers load from the cache", settings)
+    pinned = any(one.pinned for one in wanted)
     replicas = []
     for server in servers:
         results, error = done.get(server, ([], waited[server]))
-        left = {one.action for one in results} & {"replaced", "pruned"}
-        notes = (server.leftover if left else "", server.cannot_pin if any(one.pinned for one in wanted) else "")
         replicas.append(
             Replica(
                 address=str(server.endpoint.address),
@@ -208,10 +213,21 @@ def warm_endpoints(
                 version=versions.get(server, ""),
                 error=error,
                 adapters=tuple(results),
-                note="; ".join(filter(None, notes)),
+                note=_note(server, results, pinned=pinned, sent=sent is not None),
             )
         )
     return EndpointsReport(servers=replicas, refused=refused)
+
+
+def _note(server: Server, results: Sequence[AdapterOutcome], *, pinned: bool, sent: bool) -> str:
+    """What a server cannot do or say of these adapters."""
+    actions = {one.action for one in results}
+    notes = (
+        server.leftover if actions & {"replaced", "pruned"} else "",
+        server.cannot_pin if pinned else "",
+        KEPT_SENT if sent and "kept" in actions else "",
+    )
+    return "; ".join(filter(None, notes))
 
 
 def _reconcile_options(
@@ -272,8 +288,25 @@ def _profiles(engine: str, kind: str, versions: Iterable[str]) -> tuple[Profile,
     return tuple(choose_engine(one) for one in reported) or (choose_engine(kind),)
 
 
+def _sender(kind: str) -> Callable[[Snapshot], SentAdapter]:
+    """The function that reads the adapter that is sent.
+
+    Raises:
+        UsageError: the engine takes no tensors, or torch is not installed.
+    """
+    if kind != "sglang":
+        raise UsageError("--send-tensors is for SGLang", hint="--engine-path FROM=TO maps the paths of other engines")
+    require_packages("warm --send-tensors", "warm", "torch")
+    from lora_cli.runtime.sent_tensors import sent_adapter
+
+    return sent_adapter
+
+
 def _admitted(
-    items: Sequence[Item], admissions: Iterable[Admission], mapped: Callable[[Path], str]
+    items: Sequence[Item],
+    admissions: Iterable[Admission],
+    mapped: Callable[[Path], str],
+    sent: Callable[[Snapshot], SentAdapter] | None,
 ) -> tuple[list[DesiredAdapter], list[AdapterOutcome]]:
     """The adapters to serve, and the refused ones, which no server loads."""
     wanted: list[DesiredAdapter] = []
@@ -286,7 +319,9 @@ def _admitted(
         else:
             assert admission.snapshot is not None
             snapshot = admission.snapshot
-            wanted.append(DesiredAdapter(item.name, snapshot.digest, mapped(snapshot.directory), item.pinned))
+            path = mapped(snapshot.directory)
+            send = partial(sent, snapshot) if sent is not None else None
+            wanted.append(DesiredAdapter(item.name, snapshot.digest, path, item.pinned, send))
     return wanted, refused
 
 

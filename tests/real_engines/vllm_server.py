@@ -125,7 +125,7 @@ def serving(base: Path, log: Path, *arguments: str, **environment: str) -> Itera
         _wait(server)
         yield server
     finally:
-        _end(process)
+        end(process)
 
 
 def _wait(server: Server) -> None:
@@ -137,7 +137,7 @@ def _wait(server: Server) -> None:
         time.sleep(0.5)
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def end(process: "subprocess.Popen[bytes]") -> None:
     """The server and the engine that it started, which is of the same session."""
     for sent in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):

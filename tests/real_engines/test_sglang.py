@@ -1,0 +1,258 @@
+"""The plugin in SGLang's own server, whose scheduler has no model: each answer names the adapter of its request."""
+
+import concurrent.futures
+import hashlib
+import json
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from lora_cli.cli.main import main
+from lora_cli.core.snapshot import Blob, Snapshot
+from lora_cli.endpoint.address import Address
+from lora_cli.endpoint.client import Endpoint, Refusal
+from lora_cli.endpoint.sent_adapter import SentAdapter
+from lora_cli.endpoint.servers import Sglang
+from lora_cli.errors import EndpointError
+from lora_cli.runtime.sent_tensors import sent_adapter
+from tests.corpus.goods import options
+from tests.corpus.peft_judge import write_adapter
+from tests.hub_faults import Fault
+from tests.hub_server import Hub
+from tests.real_engines.bases import SERVED, save
+from tests.real_engines.sglang_server import MAX_LOADED, MAX_LORA_RANK, SglangServer, serving
+from tests.real_engines.test_resolver import WEIGHTS, changed, files_of, write_set
+from tests.real_engines.vllm_server import Reply
+
+pytestmark = pytest.mark.engines
+
+LLAMA = SERVED["llama"]
+GOOD = ("one", "two", "three", "four", "five", "six", "slow-load", "slow-origin", "streamed", "chatted")
+LOAD, FROM_TENSORS = "load_lora_adapter", "load_lora_adapter_from_tensors"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sglang")
+    save(LLAMA, folder / "base")
+    (folder / "base" / "chat_template.jinja").write_text("{% for one in messages %}{{ one.content }}{% endfor %}")
+    for number, name in enumerate((*GOOD, "refused-by-sglang")):
+        write_adapter(LLAMA, options(LLAMA, {"lora_alpha": 8 + 2 * number}), folder / "made" / name)
+    first = folder / "made" / "one"
+    poisoned = {name: np.full_like(tensor, np.nan) for name, tensor in load_file(first / WEIGHTS).items()}
+    changed(first, folder / "made" / "not-a-number", poisoned)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hub(folder: Path) -> Iterator[Hub]:
+    with Hub() as hub:
+        for directory in (folder / "made").iterdir():
+            hub.add(f"acme/{directory.name}", files_of(directory))
+        hub.faults.append(Fault("acme/slow-origin/resolve", times=-1, delay_s=12))
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, hub: Hub) -> Iterator[SglangServer]:
+    names = [*GOOD, "not-a-number", "refused-by-sglang", "gone"]
+    write_set(folder, {name: f"hf://acme/{name}" for name in names})
+    environment = {
+        "LORA_CLI_MANIFEST": str(folder / "set.yaml"),
+        "LORA_CLI_CACHE_DIR": str(folder / "cache"),
+        "LORA_CLI_RETRIES": "1",
+        "LORA_CLI_TIMEOUT": "30s",
+        "LORA_CLI_RESOLVE_TIMEOUT": "8s",
+        "HF_HUB_OFFLINE": "0",
+        "HF_ENDPOINT": hub.endpoint,
+    }
+    with serving(folder / "base", folder, **environment) as running:
+        yield running
+
+
+def ask(server: SglangServer, name: str, **fields: Any) -> Reply:
+    model = f"base:{name}" if name else "base"
+    return server.post("/v1/completions", {"model": model, "prompt": [1, 2, 3], "max_tokens": 1, **fields})
+
+
+def text(reply: Reply) -> str:
+    assert reply.status == 200, reply
+    return str(json.loads(reply.text)["choices"][0]["text"])
+
+
+def message(reply: Reply) -> str:
+    return str(json.loads(reply.text)["message"])
+
+
+def test_an_unknown_name_is_fetched_validated_and_loaded_by_sglang_itself(folder: Path, server: SglangServer) -> None:
+    while (first := ask(server, "one")).status == 503:  # the processes that fetch and validate are started for it
+        assert "still being fetched" in message(first)
+    path, lora_id = text(first).split()
+    assert Path(path).is_relative_to(folder / "cache" / "snapshots")
+    assert text(ask(server, "one")).split() == [path, lora_id], "the second request finds it loaded"
+    assert server.loaded("one") == [(LOAD, True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "said"),
+    [
+        ("not-a-number", 422, "LC501"),
+        ("gone", 404, "gone"),
+        ("nobody-has-this", 400, "never been loaded"),
+        ("../one", 400, "never been loaded"),
+        ("/etc", 400, "never been loaded"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_cannot_be_served_is_told_by_status_and_message(
+    server: SglangServer, name: str, status: int, said: str, *, stream: bool
+) -> None:
+    reply = ask(server, name, stream=stream)
+    assert (reply.status, said in message(reply)) == (status, True), reply
+    chat = {"model": f"base:{name}", "messages": [{"role": "user", "content": "t1"}], "stream": stream}
+    reply = server.post("/v1/chat/completions", chat)
+    assert (reply.status, said in message(reply)) == (status, True), reply
+    assert text(ask(server, "")) == "base"
+    assert server.loaded(name) == []
+
+
+def test_the_native_api_and_embedded_lists_of_names(server: SglangServer) -> None:
+    asked = {"input_ids": [[1, 2], [3, 4]], "lora_path": ["two", None], "sampling_params": {"max_new_tokens": 1}}
+    first, second = json.loads(server.post("/generate", asked).text)
+    assert ("two" in server.loads.read_text(), second["text"]) == (True, "base")
+    assert "snapshots" in first["text"]
+    reply = server.post("/generate", {**asked, "lora_path": ["not-a-number", None]})
+    assert (reply.status, "LC501" in reply.text) == (422, True)
+    many = {"input_ids": [[1]] * len(GOOD), "lora_path": list(GOOD), "sampling_params": {"max_new_tokens": 1}}
+    before = server.loads.read_text()
+    reply = server.post("/generate", many)
+    assert (reply.status, "unique loras requested" in reply.text) == (400, True), reply
+    assert server.loads.read_text() == before, "a request that SGLang refuses loads nothing"
+
+
+def test_streams_of_an_unknown_name_are_answered(server: SglangServer) -> None:
+    reply = ask(server, "streamed", stream=True)
+    assert (reply.status, "snapshots" in reply.text) == (200, True)
+
+
+def test_what_sglang_itself_refuses_is_told_and_not_read_again_at_once(server: SglangServer) -> None:
+    for _ in range(2):
+        reply = ask(server, "refused-by-sglang")
+        assert (reply.status, "SGLang cannot load it: refused by the test" in message(reply)) == (422, True)
+    assert server.loaded("refused-by-sglang") == [(LOAD, False)]
+
+
+def test_an_evicted_name_is_loaded_again(server: SglangServer) -> None:
+    ids = {name: text(ask(server, name)).split() for name in ("one", "two", "three", "four", "five", "six")}
+    assert len(ids) > MAX_LOADED
+    again = text(ask(server, "one")).split()
+    assert again[0] == ids["one"][0]
+    assert again[1] != ids["one"][1], "SGLang loaded it again under another id"
+    assert ("unload_lora_adapter", True) in server.loaded("one")
+
+
+def test_first_requests_at_once_make_one_load(server: SglangServer) -> None:
+    with concurrent.futures.ThreadPoolExecutor(20) as threads:
+        replies = list(threads.map(lambda _: ask(server, "slow-load"), range(20)))
+    assert len({text(reply) for reply in replies}) == 1
+    assert server.loaded("slow-load") == [(LOAD, True)]
+
+
+def test_a_client_that_goes_away_during_a_load_harms_nobody(server: SglangServer) -> None:
+    """SGLang ends a stream whose client is gone: it would take the answer to that load to the next one."""
+    server.post("/unload_lora_adapter", {"lora_name": "slow-load"})
+    body = json.dumps({"input_ids": [1], "lora_path": "chatted", "stream": True}).encode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{server.port}/generate", body, {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60):
+        pass  # the connection is closed at once
+    assert "snapshots" in text(ask(server, "chatted"))
+    assert server.loaded("chatted") == [(LOAD, True)]
+    assert "snapshots" in text(ask(server, "three"))
+
+
+def test_a_slow_origin_is_told_at_the_deadline_and_served_later(server: SglangServer) -> None:
+    began = time.monotonic()
+    reply = ask(server, "slow-origin")
+    assert (reply.status, "still being fetched" in message(reply)) == (503, True)
+    assert text(ask(server, "")) == "base"
+    while (reply := ask(server, "slow-origin")).status != 200:
+        assert time.monotonic() - began < 120, reply
+        time.sleep(0.5)
+
+
+def test_a_hundred_unknown_names_harm_nobody(server: SglangServer) -> None:
+    with concurrent.futures.ThreadPoolExecutor(20) as threads:
+        replies = list(threads.map(lambda number: ask(server, f"made-up-{number}"), range(100)))
+    assert {reply.status for reply in replies} == {400}
+    assert "snapshots" in text(ask(server, "one"))
+    assert text(ask(server, "")) == "base"
+
+
+def warm(folder: Path, server: SglangServer, capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, Any]:
+    words = ["--cache-dir", str(folder / "own"), "warm", "-f", str(folder / "own.yaml"), "--format", "json"]
+    at = ["--endpoint", f"http://127.0.0.1:{server.port}", "--engine", "sglang", "--no-prove"]
+    code = main([*words, *at, "--max-lora-rank", str(MAX_LORA_RANK), *argv])
+    return code, json.loads(capsys.readouterr().out)["servers"][0]
+
+
+def unload_all(server: SglangServer) -> None:
+    with Endpoint(Address(port=server.port)) as endpoint:
+        for one in Sglang(endpoint).models():
+            if one.parent:
+                Sglang(endpoint).unload(one.name)
+
+
+def write_own(folder: Path, *names: str) -> None:
+    entries = "".join(f"  - {{name: own-{name}, source: ./made/{name}}}\n" for name in names)
+    (folder / "own.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\nadapters:\n{entries}")
+
+
+def test_warm_loads_by_path_and_by_tensors_and_keeps_them(
+    folder: Path, server: SglangServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unload_all(server)
+    write_own(folder, "one")
+    for action in ("loaded", "kept"):
+        code, done = warm(folder, server, capsys)
+        assert (code, done["version"], done["adapters"][0]["action"]) == (0, "0.5.23", action), done
+    write_own(folder, "two", "three")
+    for action in ("loaded", "kept"):
+        code, done = warm(folder, server, capsys, "--send-tensors")
+        assert (code, {one["action"] for one in done["adapters"]}) == (0, {action}), done
+    assert "does not say which tensors" in done["note"]
+    assert server.loaded("own-two") == [(FROM_TENSORS, True)]
+    assert text(ask(server, "own-two")).split()[0] == "__tensor__"
+
+
+def test_nothing_is_sent_where_sglang_would_evict_what_it_cannot_load_again(
+    folder: Path, server: SglangServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unload_all(server)
+    write_own(folder, *GOOD[: MAX_LOADED + 1])
+    code, done = warm(folder, server, capsys, "--send-tensors")
+    assert code == 1
+    assert [one["action"] for one in done["adapters"]].count("loaded") == MAX_LOADED
+    (failed,) = [one["error"]["message"] for one in done["adapters"] if one["action"] == "failed"]
+    assert "--max-loaded-loras" in failed
+    unload_all(server)
+
+
+def test_a_checksum_that_differs_ends_sglang(folder: Path, server: SglangServer) -> None:
+    """Its scheduler does not catch the error: the last test, because nothing serves after it."""
+    made = folder / "made" / "one"
+    blobs = {name: Blob(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files_of(made).items()}
+    good = sent_adapter(Snapshot("", made, blobs))
+    bad = SentAdapter(good.config, good.tensors, dict.fromkeys(good.checksums, "0" * 64))
+    with Endpoint(Address(port=server.port), timeout_s=60) as endpoint, pytest.raises(EndpointError) as raised:
+        Sglang(endpoint).load_sent("bad", bad)
+    assert not isinstance(raised.value, Refusal)
+    assert server.process.wait(timeout=60) != 0
+    assert "[LORA-CHECK] rank0 adapter sync MISMATCH" in server.log.read_text()
