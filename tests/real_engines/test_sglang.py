@@ -2,7 +2,9 @@
 
 import concurrent.futures
 import hashlib
+import http.client
 import json
+import socket
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -33,7 +35,7 @@ from tests.real_engines.vllm_server import Reply
 pytestmark = pytest.mark.engines
 
 LLAMA = SERVED["llama"]
-GOOD = ("one", "two", "three", "four", "five", "six", "slow-load", "slow-origin", "streamed", "chatted")
+GOOD = ("one", "two", "three", "four", "five", "six", "slow-load", "slow-gone", "slow-origin", "streamed", "chatted")
 LOAD, FROM_TENSORS = "load_lora_adapter", "load_lora_adapter_from_tensors"
 
 
@@ -141,6 +143,16 @@ def test_streams_of_an_unknown_name_are_answered(server: SglangServer) -> None:
     assert (reply.status, "snapshots" in reply.text) == (200, True)
 
 
+def test_a_native_stream_of_what_cannot_be_served_breaks_off(server: SglangServer) -> None:
+    """SGLang has sent status 200 by then, and tells only its own errors (``serve_generate_request``)."""
+    body = json.dumps({"input_ids": [1], "lora_path": "not-a-number", "stream": True}).encode()
+    url = f"http://127.0.0.1:{server.port}/generate"
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as response, pytest.raises(http.client.IncompleteRead):
+        response.read()
+    assert text(ask(server, "")) == "base"
+
+
 def test_what_sglang_itself_refuses_is_told_and_not_read_again_at_once(server: SglangServer) -> None:
     for _ in range(2):
         reply = ask(server, "refused-by-sglang")
@@ -166,15 +178,20 @@ def test_first_requests_at_once_make_one_load(server: SglangServer) -> None:
 
 def test_a_client_that_goes_away_during_a_load_harms_nobody(server: SglangServer) -> None:
     """SGLang ends a stream whose client is gone: it would take the answer to that load to the next one."""
-    server.post("/unload_lora_adapter", {"lora_name": "slow-load"})
-    body = json.dumps({"input_ids": [1], "lora_path": "chatted", "stream": True}).encode()
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{server.port}/generate", body, {"Content-Type": "application/json"}
+    body = json.dumps({"input_ids": [1], "lora_path": "slow-gone", "stream": True}).encode()
+    request = (
+        f"POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
     )
-    with urllib.request.urlopen(request, timeout=60):
-        pass  # the connection is closed at once
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(request.encode() + body)
+        deadline = time.monotonic() + 60
+        while "Lora name=slow-gone" not in server.log.read_text(errors="replace"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
     assert "snapshots" in text(ask(server, "chatted"))
-    assert server.loaded("chatted") == [(LOAD, True)]
+    assert "snapshots" in text(ask(server, "slow-gone"))
+    assert server.loaded("chatted") == server.loaded("slow-gone") == [(LOAD, True)]
     assert "snapshots" in text(ask(server, "three"))
 
 
