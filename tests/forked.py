@@ -82,8 +82,8 @@ def run(words: list[str], environ: Mapping[str, str], folder: Path | None = None
         asking.write(json.dumps({**job, "longest_s": LONGEST_S}) + "\n")
         asking.flush()
         code, cpu_s = json.loads(answers.readline())
-        said = [file.read_text(errors="replace") for file in (out, err)]
-        return Forked(code, *said, cpu_s, int(peak.read_text()) if peak.exists() else 0)
+        peak_kb = int(peak.read_text()) if peak.exists() else 0
+        return Forked(code, out.read_text(errors="replace"), err.read_text(errors="replace"), cpu_s, peak_kb)
 
 
 @cache

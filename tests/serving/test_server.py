@@ -204,8 +204,8 @@ def test_a_hung_source_delays_no_other_adapter(folder: Path) -> None:
         policy = folder / "policy.yaml"
         policy.write_text("apiVersion: lora-cli/v1\nkind: Policy\nallow_sources: ['hf://*', 'file://**', '/*']\n")
         argv = (folder / "a0", "--base", folder / "base", "--policy", policy, "--root", folder)
-        argv = (*argv, "--log-level", "warning")
-        with Running(folder, *argv, HF_ENDPOINT=f"http://127.0.0.1:{port}") as running:
+        quiet = ("--log-level", "warning")
+        with Running(folder, *argv, *quiet, HF_ENDPOINT=f"http://127.0.0.1:{port}") as running:
             running.until_ready()
             from concurrent.futures import ThreadPoolExecutor
 
