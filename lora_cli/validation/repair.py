@@ -325,7 +325,7 @@ def tensor_bits(recipe: TensorRecipe, read: Read) -> Bits:
         FormatError: a tensor that is to be scaled or rounded has no floats.
         LoraCliError: what reading raises.
     """
-    if recipe.untouched is not None and (whole := read(recipe.untouched)).shape == recipe.shape:
+    if recipe.untouched is not None and (whole := read(recipe.untouched)).nbytes == recipe.nbytes:
         return whole
     is_computed = recipe.is_computed
     target: Any = np.zeros(as_matrix(recipe.shape), "<f8" if is_computed else f"<u{DTYPE_BITS[recipe.dtype] // 8}")
