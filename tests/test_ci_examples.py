@@ -198,7 +198,7 @@ def test_an_example_attests_with_the_key_of_the_repository(file: str, repository
 
     done = subprocess.run(["bash", "-c", script], env=environ, capture_output=True, text=True, check=False)
 
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == (0 if job.get("script") else 1), done.stderr  # GitLab's job ends with what validate said
     results = [statement["predicate"]["result"] for statement in verified(Path("verdicts.intoto.jsonl"), pair.public)]
     assert sorted(results) == ["FAILED", "PASSED"]
 

@@ -10,7 +10,7 @@ from lora_cli.cli.adapter_selection import apply_policies
 from lora_cli.cli.options import OUTPUT, option
 from lora_cli.cli.output import check_writable, inform, write
 from lora_cli.core.adapter_files import SIGNATURE
-from lora_cli.errors import MissingExtra, UsageError
+from lora_cli.errors import MissingExtra, NotFound, UsageError
 from lora_cli.fetching.context import AdapterRequest, FetchContext
 from lora_cli.fetching.pipeline import fetch
 from lora_cli.settings import Settings
@@ -55,10 +55,8 @@ def command(
     """Sign all files of an adapter: a policy's require_signature accepts only what the right key signed."""
     settings: Settings = apply_policies(ctx.obj, None, policy)
     redaction.remember(key_password)
-    if identity == (key is not None):
-        raise UsageError("sign needs --key, or --identity", hint="lora-cli sign FOLDER --key acme.key")
-    if key is None and (certificate or chain or key_password):
-        raise UsageError("--certificate, --chain and --key-password belong to --key")
+    about_the_key = bool(certificate or chain or key_password)
+    _check_signer(key, identity=identity, about_the_key=about_the_key, trust_config=trust_config)
     if chain and certificate is None:
         raise UsageError("--chain needs --certificate")
     try:
@@ -68,6 +66,8 @@ def command(
     parsed = ref_of(ref)
     if parsed.scheme == "file":
         folder = Path(parsed.location)
+        if not folder.is_dir():
+            raise NotFound(f"{folder} is not a folder", hint="sign signs all files of a folder")
         output = output or folder / SIGNATURE
     elif output is None:
         raise UsageError(f"{ref} is not a folder: where is its signature to be?", hint=f"--output {SIGNATURE}")
@@ -87,3 +87,19 @@ def command(
         write_file(output, data)
     inform(f"signed {folder}", settings)
     write(f"{output}\n")
+
+
+def _check_signer(key: Path | None, *, identity: bool, about_the_key: bool, trust_config: Path | None) -> None:
+    """Checks that there is one signer, and no option of the other kind.
+
+    Raises:
+        UsageError: there is none, there are two, or an option does not belong to it.
+    """
+    if identity and key is not None:
+        raise UsageError("--key and --identity cannot be used together", hint="remove one of them")
+    if not identity and key is None:
+        raise UsageError("sign needs --key, or --identity", hint="lora-cli sign FOLDER --key acme.key")
+    if identity and about_the_key:
+        raise UsageError("--certificate, --chain and --key-password belong to --key")
+    if not identity and trust_config is not None:
+        raise UsageError("--trust-config belongs to --identity")

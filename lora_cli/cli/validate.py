@@ -140,6 +140,9 @@ def command(
             inform("warning: no changed file was found; paths are relative to the working directory", ctx.obj)
         refs = changed_adapters(refs or [])
     signer = attestation_key(attest, key, key_password)
+    if attest is not None and (select or ignore or not values):
+        hint = "remove --select, --ignore and --no-values, or --attest"
+        raise UsageError("a verdict is of all rules", hint=hint)
     chosen, outputs = choose(select or (), ignore or ()), parse_outputs(formats or (), output, os.environ)
     known, where = known_findings(baseline, write_baseline)
     whole = read_inputs(manifest, refs or [], base, "validate", checkpoint, may_be_empty=changed_files)
@@ -182,7 +185,7 @@ def command(
         checked, FAIL_ON[fail_on], base=model, rules=chosen, naming=naming, baseline=where, notices=notices
     )
     if attest is not None and signer is not None:
-        write(signed_verdicts(signer, report, checked, named, deployment, settings), attest)
+        write_verdicts(attest, signed_verdicts(signer, report, checked, named, deployment, settings), settings)
     write_outputs(report, outputs, quiet=settings.quiet, statistics=statistics)
     raise typer.Exit(report.summary.exit_code)
 
@@ -191,14 +194,14 @@ def attestation_key(attest: Path | None, key: Path | None, password: str) -> "Si
     """The key that ``--attest`` signs with; None without it.
 
     Raises:
-        UsageError: one of both options is missing, or the key cannot be used.
+        UsageError: there is no key, or it cannot be used.
         MissingExtra: the extra ``signing`` is not installed.
         MachineError: the file cannot be written.
     """
-    if (attest is None) != (key is None):
-        raise UsageError("--attest and --key belong together", hint="--attest verdicts.intoto.jsonl --key ci.key")
-    if attest is None or key is None:
+    if attest is None:
         return None
+    if key is None:
+        raise UsageError("--attest needs --key", hint="--attest verdicts.intoto.jsonl --key ci.key")
     check_writable(attest)
     redaction.remember(password)
     try:
@@ -224,6 +227,18 @@ def signed_verdicts(
 
     about = None if base is None else describe_base(base, settings)
     return sign_statements(statements(report, checked, about, deployment), signer)
+
+
+def write_verdicts(file: Path, lines: str, settings: Settings) -> None:
+    """Writes the statements; a file of an earlier run stays if there are none.
+
+    Raises:
+        MachineError: it cannot be written.
+    """
+    if lines:
+        write(lines, file)
+    else:
+        inform(f"warning: no adapter was validated: {file} was not written", settings)
 
 
 def known_findings(baseline: Path | None, new: Path | None) -> "tuple[Baseline | None, str]":

@@ -14,7 +14,7 @@ INDEX_SUFFIX = ".index.json"
 
 SIGNATURE = "model.sig"
 """Signs the files of the folder that it is in, in the OpenSSF Model Signing format."""
-LARGEST_SIGNATURE = 8 << 20
+LARGEST_SIGNATURE = 2 << 20
 """Its bytes at most: an entry for a file has about 200."""
 
 BESIDE = frozenset(

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from lora_cli.signing.verify import SignedFiles
 
 RULE = "policy require_signature"
-GIT_FILES = (".git/", ".gitattributes", ".github/", ".gitignore")
+GIT_FILES = frozenset({".gitattributes", ".gitignore"})
+GIT_FOLDERS = (".git/", ".github/")
 """What model-signing leaves out of each signature. Other files that a signature leaves out are not accepted."""
 
 
@@ -46,7 +47,7 @@ def check_signatures(ref: AdapterRef, contents: Contents, settings: Settings, se
     if contents.signature is None and SIGNATURE in contents.files:
         raise Refused(f"{ref}: {RULE}: {SIGNATURE} has over {LARGEST_SIGNATURE} bytes", hint="it is no signature")
     if contents.signature is None:
-        hint = f"ask its publisher for a {SIGNATURE}, or sign a folder yourself: lora-cli sign FOLDER --key KEY"
+        hint = f"ask its publisher for a {SIGNATURE}; if it has one by now: lora-cli cache rm REF, then fetch it again"
         raise Refused(f"{ref}: {RULE}: it has no {SIGNATURE}", hint=hint)
     try:
         from lora_cli.signing.verify import verify  # model-signing
@@ -78,7 +79,7 @@ def _check_files(ref: AdapterRef, signed: "SignedFiles", contents: Contents, sel
     differences = {
         "changed since": sorted(differing & theirs.intersection(paths)),
         "signed, but missing": sorted(_selected(ref, theirs, selection) - set(paths)),
-        "not signed": [path for path in paths if path not in theirs and not path.startswith(GIT_FILES)],
+        "not signed": [path for path in paths if path not in theirs | GIT_FILES and not path.startswith(GIT_FOLDERS)],
     }
     if any(differences.values()):
         raise Refused("; ".join(f"{what}: {names(found)}" for what, found in differences.items() if found))

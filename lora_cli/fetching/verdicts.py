@@ -6,6 +6,7 @@ import time
 from calendar import timegm
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from lora_cli.documents.policy import RequiredVerdict
 
 RULE = "policy require_verdict"
+TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
+PASSED = ("PASSED", "WARNED")
 CLOCK_S = 300.0
 """How much later than this machine's clock a verdict may be dated."""
 
@@ -42,24 +45,23 @@ def _check(ref: AdapterRef, digest: str, entry: "RequiredVerdict") -> None:
     except ImportError as error:
         raise MissingExtra(RULE, "signing", error.name or "securesystemslib") from error
     lines = [line for file in entry.attestations for line in _lines_about(Path(file), digest)]
-    found = [
-        about
-        for statement in verified_statements(lines, tuple(map(Path, entry.keys)))
-        if (about := _about(statement)).get("snapshot") == digest and _is_for_engine(about, entry.engine)
-    ]
-    if not found:
-        engine = f" for {entry.engine}" if entry.engine else ""
+    statements = map(_about, verified_statements(lines, tuple(map(Path, entry.keys))))
+    found = [one for one in statements if one.get("snapshot") == digest]
+    passed = [one for one in found if one["result"] in PASSED and _is_ok_on(one, entry.engine)]
+    newest_s = max((time_s for one in passed if (time_s := _time_of(one)) <= time.time() + CLOCK_S), default=None)
+    failed = [one for one in found if one["result"] not in PASSED and _concerns(one, entry.engine)]
+    if any(newest_s is None or _time_of(one) >= newest_s for one in failed):
+        raise Refused(f"{ref}: {RULE}: the newest verdict is FAILED", hint="lora-cli validate REF says why")
+    if newest_s is None:
+        engine = f" that {entry.engine} serves it" if entry.engine else ""
         raise Refused(
             f"{ref}: {RULE}: there is no verdict{engine} on the snapshot {digest} by an allowed key",
             hint="lora-cli validate REF --engine ENGINE --attest FILE --key KEY writes one",
         )
-    newest = max(found, key=_time_of)
-    if newest["result"] not in {"PASSED", "WARNED"}:
-        raise Refused(f"{ref}: {RULE}: the newest verdict is {newest['result']}", hint="lora-cli validate REF says why")
-    age_s = time.time() - _time_of(newest)
-    if entry.max_age is not None and not -CLOCK_S <= age_s <= entry.max_age:
+    if entry.max_age is not None and time.time() - newest_s > entry.max_age:
+        day = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(newest_s))
         raise Refused(
-            f"{ref}: {RULE}: the newest verdict is of {newest.get('time')}, and max_age is {entry.max_age:g} s",
+            f"{ref}: {RULE}: the newest verdict is of {day}, and max_age is {entry.max_age:g} s",
             hint="validate it again with --attest",
         )
 
@@ -73,7 +75,7 @@ def _lines_about(file: Path, digest: str) -> Sequence[str]:
     return _by_snapshot(file, status.st_mtime_ns, status.st_size).get(digest, ())
 
 
-@lru_cache(maxsize=16)  # for each adapter of a set the same file
+@lru_cache(maxsize=128)  # for each adapter of a set the same file
 def _by_snapshot(file: Path, _mtime_ns: int, _size: int) -> Mapping[str, list[str]]:
     from lora_cli.signing.verify import read_trusted  # model-signing
 
@@ -92,23 +94,34 @@ def _about(statement: Any) -> Mapping[str, Any]:
     """What a statement says, with its ``result``; empty if it is none of ``validate``."""
     try:
         predicate = statement["predicate"]
-        return {**predicate["lora-cli"], "result": predicate["result"]}
+        about = {**predicate["lora-cli"], "result": str(predicate["result"])}
+        is_ours = statement["predicateType"] == TEST_RESULT and all(isinstance(one, dict) for one in about["engines"])
     except (KeyError, TypeError):
         return {}
+    return about if is_ours else {}
 
 
-def _is_for_engine(about: Mapping[str, Any], wanted: str) -> bool:
-    """Whether it is about the engine ``NAME`` or ``NAME@VERSION``; "" is any, and none."""
+def _engines(about: Mapping[str, Any], wanted: str) -> list[Mapping[str, Any]]:
+    """The engines that it names and that are ``NAME`` or ``NAME@VERSION``."""
     name, _, version = wanted.partition("@")
-    engines = about.get("engines", [])
-    return not wanted or any(
-        one.get("engine") == name and (not version or one.get("version") == version) for one in engines
-    )
+    named: Sequence[Mapping[str, Any]] = about["engines"]
+    return [one for one in named if one.get("engine") == name and (not version or one.get("version") == version)]
+
+
+def _is_ok_on(about: Mapping[str, Any], wanted: str) -> bool:
+    """Whether the wanted engine serves it as it was trained; an accepted finding does not change what it does."""
+    engines = _engines(about, wanted)
+    return not wanted or (bool(engines) and all(one.get("outcome") == "ok" for one in engines))
+
+
+def _concerns(about: Mapping[str, Any], wanted: str) -> bool:
+    """Whether a failure counts for the wanted engine: one that names no engine counts for all."""
+    return not wanted or not about["engines"] or bool(_engines(about, wanted))
 
 
 def _time_of(about: Mapping[str, Any]) -> float:
-    """Seconds since 1970; 0 for a time that cannot be read."""
+    """Seconds since 1970; infinite for a time that cannot be read: a failure then counts, and nothing else does."""
     try:
         return timegm(time.strptime(str(about.get("time")), "%Y-%m-%dT%H:%M:%SZ"))
     except ValueError:
-        return 0.0
+        return inf

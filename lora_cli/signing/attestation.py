@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner, Key, SSlibKey  # type: ignore[attr-defined]
@@ -67,5 +68,5 @@ def _statement(line: str, allowed: list[Key]) -> Any:
 def _public_key(path: Path) -> Key:
     try:
         return SSlibKey.from_crypto(load_pem_public_key(read_trusted(path)))
-    except ValueError as error:
-        raise UsageError(f"{path} is not a public key in PEM") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise UsageError(f"{path} is not a public key in PEM, or of no supported kind") from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from model_signing import hashing, signing
@@ -89,7 +90,7 @@ def private_key(signer: SigningKey) -> ec.EllipticCurvePrivateKey:
         raise UsageError(
             f"{signer.key} {state}", hint="set LORA_CLI_KEY_PASSWORD to its password, if it has one"
         ) from error
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise UsageError(f"{signer.key} is not a private key in PEM, or its password is wrong") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in CURVES:
         raise UsageError(

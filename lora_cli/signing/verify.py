@@ -8,6 +8,7 @@ Format: https://github.com/ossf/model-signing-spec.
 import base64
 import hashlib
 import json
+import logging
 import os
 import stat
 import tempfile
@@ -19,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from model_signing import hashing, verifying
 from model_signing.manifest import Manifest
 from OpenSSL import crypto
@@ -30,12 +32,21 @@ from lora_cli.core.text import cut, safe
 from lora_cli.documents.policy import RequiredSignature, SigstoreIdentity
 from lora_cli.errors import LoraCliError, Offline, Refused, Unreachable, UsageError
 
+logging.getLogger("model_signing").addHandler(logging.NullHandler())  # its warnings would be lines on stderr
+
 LARGEST_KEY = 1 << 20
 """Bytes of a file with a key or certificates."""
+
+LONGEST_CHAIN = 16
+"""Certificates of a bundle."""
+
+LARGEST_LOG = 1 << 18
+"""Characters of a certificate of Sigstore with its entries in the log: usually about 6,000."""
 
 SMALLEST_SHARD = 1 << 20
 """Bytes of a shard: a hash for each byte would take all memory."""
 
+SIGNING_USAGES = {ExtendedKeyUsageOID.CODE_SIGNING, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
 
 
@@ -94,14 +105,46 @@ def verify(data: bytes, required: RequiredSignature, *, offline: bool) -> Signed
 
 
 def _parse(data: bytes) -> dict[str, Any]:
-    """The bundle; parsed here once, so that all that read it see the same values."""
+    """The parts of the bundle that are verified, and nothing else: the libraries spend minutes on megabytes of others.
+
+    Raises:
+        Refused: it is no bundle with one signature, or has more parts than any has.
+    """
     try:
         bundle = json.loads(data)
-        if isinstance(bundle, dict) and isinstance(bundle["verificationMaterial"], dict) and bundle["dsseEnvelope"]:
-            return bundle
-    except (ValueError, KeyError, RecursionError):
-        pass
-    raise Refused("it is not a signature bundle, or is cut off")
+        material, envelope = bundle["verificationMaterial"], bundle["dsseEnvelope"]
+        (signature,) = envelope["signatures"]
+        read = {
+            "mediaType": bundle["mediaType"],
+            "verificationMaterial": _material(material),
+            "dsseEnvelope": {
+                "payload": envelope["payload"],
+                "payloadType": envelope["payloadType"],
+                "signatures": [{"sig": signature["sig"], "keyid": signature.get("keyid", "")}],
+            },
+        }
+        json.dumps(read)  # nested so deeply that it cannot be written
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Refused("it is not a signature bundle, or is cut off") from error
+    return read
+
+
+def _material(material: Mapping[str, Any]) -> dict[str, Any]:
+    """The key, the certificates, or the certificate of Sigstore with its entries in the transparency log."""
+    if "publicKey" in material:
+        hint = material["publicKey"].get("hint")
+        return {"publicKey": {"hint": hint if isinstance(hint, str) else None}, "tlogEntries": []}
+    if "x509CertificateChain" in material:
+        chain = [{"rawBytes": str(one["rawBytes"])} for one in material["x509CertificateChain"]["certificates"]]
+        if len(chain) > LONGEST_CHAIN:
+            raise ValueError
+        return {"x509CertificateChain": {"certificates": chain}, "tlogEntries": []}
+    kept = {
+        key: material[key] for key in ("certificate", "tlogEntries", "timestampVerificationData") if key in material
+    }
+    if len(json.dumps(kept)) > LARGEST_LOG:
+        raise ValueError
+    return kept
 
 
 class _SignedManifest(hashing.Config):
@@ -132,11 +175,10 @@ def _signed_files(bundle: Mapping[str, Any], config: verifying.Config, by: str) 
         Refused: it does not verify.
     """
     taken = _SignedManifest()  # type: ignore[no-untyped-call]
-    with tempfile.NamedTemporaryFile("w", suffix=".sig") as file:
+    with tempfile.NamedTemporaryFile("w", suffix=".sig") as file, _refusals(by):
         json.dump(bundle, file)
         file.flush()
-        with _refusals(by):
-            config.set_hashing_config(taken).verify(file.name, file.name)
+        config.set_hashing_config(taken).verify(file.name, file.name)
     assert taken.signed is not None
     hashes = {one.identifier: f"{one.digest.algorithm}:{one.digest.digest_hex}" for one in _resources(taken.signed)}
     return SignedFiles(by, taken.signed.serialization_type, hashes)
@@ -165,14 +207,13 @@ def _verify_key(bundle: Mapping[str, Any], path: Path) -> SignedFiles:
     by = f"the key {path.name}"
     try:
         key = load_pem_public_key(read_trusted(path))
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise UsageError(f"{path} is not a public key in PEM") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in CURVES:
         raise UsageError(f"{path}: must be an ECDSA key on P-256, P-384 or P-521")
     own = hashlib.sha256(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
     material = bundle["verificationMaterial"]
-    named = material["publicKey"].get("hint") if isinstance(material["publicKey"], dict) else None
-    if named and named != own:
+    if (named := material["publicKey"]["hint"]) and named != own:
         raise Refused(f"{by} did not make it")
     # model-signing prints a warning on stdout for a bundle that does not name its key.
     complete = {**bundle, "verificationMaterial": {**material, "publicKey": {"hint": own}}}
@@ -193,6 +234,7 @@ def _verify_certificates(bundle: Mapping[str, Any], paths: Collection[Path]) -> 
     with _refusals(by):
         chain = bundle["verificationMaterial"]["x509CertificateChain"]["certificates"]
         leaf = _check_dates([_certificate(one) for one in chain], roots)
+        _check_usage(leaf)
     return SignedFiles(f"{leaf.subject.rfc4514_string()} ({by})", found.serialization, found.hashes)
 
 
@@ -218,6 +260,19 @@ def _check_dates(chain: list[x509.Certificate], roots: list[x509.Certificate]) -
         subject = cut(safe(wrong.subject.rfc4514_string()))
         raise Refused(f"{error}: {subject} is valid from {dates}") from error
     return chain[0]
+
+
+def _check_usage(leaf: x509.Certificate) -> None:
+    """Checks that a certificate is one for signing: many of a company's root are for its servers and its mail.
+
+    Raises:
+        Refused: it is for something else.
+    """
+    subject = cut(safe(leaf.subject.rfc4514_string()))
+    for extension in leaf.extensions:
+        value = extension.value
+        if isinstance(value, x509.ExtendedKeyUsage) and not {*value} & SIGNING_USAGES:
+            raise Refused(f"the certificate of {subject} is not for signing code")
 
 
 def _verify_identity(
@@ -265,9 +320,9 @@ def hash_again(signed: SignedFiles, folder: Path, paths: Collection[str]) -> dic
         Refused: they are hashed in a way that is not supported.
     """
     how = signed.serialization
-    algorithm = {"blake2b": "blake2"}.get(how["hash_type"], how["hash_type"])  # model-signing has both names
     config = hashing.Config()  # type: ignore[no-untyped-call]
     with _refusals(signed.by):
+        algorithm = {"blake2b": "blake2"}.get(how["hash_type"], how["hash_type"])  # model-signing has both names
         if how["method"] == "files":
             config.use_file_serialization(hashing_algorithm=algorithm)
         else:

@@ -11,11 +11,12 @@ from typing import Any
 
 from lora_cli import __version__
 from lora_cli.core.adapter_files import BASE_CONFIG, BASE_CONFIG_CAP
-from lora_cli.core.engine_outcome import Deployment
+from lora_cli.core.engine_outcome import Deployment, EngineOutcome
 from lora_cli.core.finding import Severity
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import Refused
 from lora_cli.fetching.file_selection import BASE
+from lora_cli.fetching.verdicts import TEST_RESULT
 from lora_cli.reading.byte_ranges import read_beginning
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
@@ -23,7 +24,6 @@ from lora_cli.validation.report import Report, Validated, findings_of
 from lora_cli.validation.validate import cached_or_origin, ref_of
 from lora_cli.validation.verdict import Checked
 
-TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 STATEMENT = "https://in-toto.io/Statement/v1"
 
 
@@ -76,7 +76,11 @@ def statements(
                     "revision": one.revision,
                     "deployment": None if deployment is None else _fields(deployment),
                     "engines": [
-                        {"engine": engine.engine, "version": engine.version or engine.profile, "outcome": engine.label}
+                        {
+                            "engine": engine.engine,
+                            "version": engine.version or engine.profile,
+                            "outcome": _outcome(engine),
+                        }
                         for engine in one.engines
                     ],
                     "findings": [
@@ -107,6 +111,11 @@ def _test_result(report: Report, one: Validated) -> dict[str, Any]:
         "warnedTests": sorted(warned),
         "failedTests": sorted(failed),
     }
+
+
+def _outcome(engine: EngineOutcome) -> str:
+    """As machines read it; what is not established is unknown."""
+    return str(engine.outcome) if engine.proven and engine.known else "unknown"
 
 
 def _fields(deployment: Deployment) -> dict[str, Any]:

@@ -67,9 +67,12 @@ def _check_policies(demand: Demand, revision: Revision, source: Source, origin: 
     if is_on_disk(source, revision) and files and needs_access_check(ref, revision.access, settings):
         check_cached_access(ref, revision.id, [file.path for file in files], origin, settings)
     rules = [key for policy in settings.policies for key in _digest_keys(policy)]
-    rules += ["require_signature"] * bool(entries_for(ref, settings, "require_signature"))
+    must_be_signed = bool(entries_for(ref, settings, "require_signature"))
+    rules += ["require_signature"] * must_be_signed
     if rules or demand.sha256 is not None:
-        blobs = _blobs(revision, files, source)
+        # What an origin lists may be the signed files, and what it sends others.
+        is_known = is_on_disk(source, revision) or not must_be_signed
+        blobs = _blobs(revision, files, source) if is_known else None
         if blobs is None:
             hint = "fetch it first: lora-cli fetch verifies it, and validate then reads the cached files"
             why = f"policy {rules[0]}: " if rules else ""

@@ -56,9 +56,20 @@ def authority(
     return Authority(_write(folder / f"{name}.pem", certificate), certificate, key)
 
 
-def signer(folder: Path, name: str, pair: Pair, parent: Authority, *, starts: int = -10, ends: int = 100) -> Path:
-    """Writes the certificate of somebody who signs with ``pair``."""
-    certificate = _certificate(name, pair.key.public_key(), parent, parent.key, (starts, ends), is_authority=False)
+def signer(
+    folder: Path,
+    name: str,
+    pair: Pair,
+    parent: Authority,
+    *,
+    starts: int = -10,
+    ends: int = 100,
+    usage: x509.ObjectIdentifier | None = None,
+) -> Path:
+    """Writes the certificate of somebody who signs with ``pair``; ``usage`` is its extended key usage, if any."""
+    certificate = _certificate(
+        name, pair.key.public_key(), parent, parent.key, (starts, ends), is_authority=False, extended=usage
+    )
     return _write(folder / f"{name}.pem", certificate)
 
 
@@ -75,6 +86,7 @@ def _certificate(
     days: tuple[int, int],
     *,
     is_authority: bool,
+    extended: x509.ObjectIdentifier | None = None,
 ) -> x509.Certificate:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
@@ -83,7 +95,7 @@ def _certificate(
         content_commitment=False, key_encipherment=False, data_encipherment=False, key_agreement=False,
         encipher_only=False, decipher_only=False,
     )  # fmt: skip
-    return (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(parent.certificate.subject if parent else subject)
@@ -93,5 +105,7 @@ def _certificate(
         .not_valid_after(now + days[1] * DAY)
         .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
         .add_extension(usage, critical=True)
-        .sign(parent.key if parent else own, SHA256())
     )
+    if extended is not None:
+        builder = builder.add_extension(x509.ExtendedKeyUsage([extended]), critical=False)
+    return builder.sign(parent.key if parent else own, SHA256())

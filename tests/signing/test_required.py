@@ -2,10 +2,13 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography.x509 import ObjectIdentifier
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from model_signing import hashing, signing
 
 from lora_cli.cli.main import main
@@ -13,6 +16,7 @@ from tests.hf_variables import set_variables
 from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base_config
 from tests.signing.pki import authority, key_pair, signer
+from tests.web_server import Site, WebServer
 
 HEAD = "apiVersion: lora-cli/v1\nkind: Policy\n"
 WEIGHTS, CONFIG, SIGNATURE = "adapter_model.safetensors", "adapter_config.json", "model.sig"
@@ -139,6 +143,45 @@ def test_every_certificate_of_the_chain_must_be_valid_today(
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("usage", "code"),
+    [
+        (ExtendedKeyUsageOID.CODE_SIGNING, 0),
+        (ExtendedKeyUsageOID.SERVER_AUTH, 1),
+        (ExtendedKeyUsageOID.EMAIL_PROTECTION, 1),
+    ],
+)
+def test_a_certificate_for_something_else_signs_nothing(
+    usage: ObjectIdentifier, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = authority(Path("pki"), "root")
+    signer(Path("pki"), "release", key_pair(Path("pki"), "acme"), root, usage=usage)
+    sign("certificate")
+    assert main(["fetch", "./sql", "--policy", "certificate.yaml"]) == code
+    assert not code or "is not for signing code" in capsys.readouterr().err
+
+
+def test_files_that_are_only_called_like_those_of_git_must_be_signed() -> None:
+    sign("key")
+    for name, code in ((".gitattributes", 0), (".gitignore-evil.py", 1)):
+        Path("sql", name).write_text("x")
+        assert main(["fetch", "./sql", "--policy", "key.yaml", "--include", "*"]) == code
+
+
+@pytest.mark.parametrize("what", ["tlogEntries", "unknown"])
+def test_a_bundle_costs_no_more_than_its_signed_parts(what: str) -> None:
+    sign("key")
+    bundle = json.loads(Path("sql", SIGNATURE).read_text())
+    bundle["verificationMaterial" if what == "tlogEntries" else what] = {
+        **bundle["verificationMaterial"],
+        what: [{}] * 300_000,
+    }
+    Path("sql", SIGNATURE).write_text(json.dumps(bundle))
+    used = time.process_time()
+    assert main(["fetch", "./sql", "--policy", "key.yaml"]) == 0
+    assert time.process_time() - used < 2
+
+
 def test_files_that_a_fetch_leaves_out_may_be_signed_too() -> None:
     Path("sql", "optimizer.pt").write_bytes(b"not needed")
     Path("sql", "checkpoint-1").mkdir()
@@ -231,6 +274,17 @@ def test_a_cached_adapter_is_checked_again_without_a_request(
         assert main(["fetch", f"acme/sql@{commit}", "--policy", "other.yaml"]) == 1
         assert main(["validate", f"acme/sql@{commit}", "--no-base", "--policy", "other.yaml"]) == 1
         assert len(hub.requests) == asked
+
+
+def test_what_a_server_lists_is_not_taken_for_what_it_sends(capsys: pytest.CaptureFixture[str]) -> None:
+    sign("key")
+    with WebServer(Site()) as web:
+        web.site.files.update({f"sql/{path.name}": path.read_bytes() for path in Path("sql").iterdir()})
+        for command in ("validate", "inspect"):
+            argv = [command, f"http://{web.place}/sql", "--policy", "key.yaml"]
+            assert main([*argv, "--no-base"] if command == "validate" else argv) == 1
+            out, err = capsys.readouterr()
+            assert "fetch it first" in " ".join((out + err).split())
 
 
 def test_a_remote_adapter_is_validated_after_its_fetch(

@@ -78,7 +78,8 @@ def test_an_adapter_elsewhere_is_fetched_and_its_files_are_signed(monkeypatch: p
     ("argv", "words"),
     [
         ([], "sign needs --key, or --identity"),
-        (["--key", "acme.key", "--identity"], "sign needs --key, or --identity"),
+        (["--key", "acme.key", "--identity"], "cannot be used together"),
+        (["--key", "acme.key", "--trust-config", "x.json"], "--trust-config belongs to --identity"),
         (["--identity", "--certificate", "acme.pem"], "belong to --key"),
         (["--key", "acme.key", "--chain", "root.pem"], "--chain needs --certificate"),
         (["--key", "none.key"], "none.key cannot be read"),
@@ -100,6 +101,12 @@ def test_a_signer_that_cannot_be_used_is_explained(
     assert main(["sign", "sql", *argv]) == 2
     assert words in capsys.readouterr().err
     assert not Path("sql/model.sig").exists()
+
+
+@pytest.mark.parametrize("missing", ["none", "sql/adapter_config.json"])
+def test_there_must_be_a_folder(missing: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sign", f"./{missing}", "--key", "acme.key"]) == 3
+    assert "is not a folder" in capsys.readouterr().err
 
 
 def test_a_folder_with_links_is_not_signed(capsys: pytest.CaptureFixture[str]) -> None:
