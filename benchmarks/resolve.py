@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fetching.servers import ROOT
+from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(ROOT))
 
@@ -34,6 +35,7 @@ from tests.real_engines.bases import SERVED, save
 from tests.real_engines.vllm_server import Server, serving
 
 WAYS = ("plugin", "hub resolver", "load by API")
+WEIGHTS = "adapter_model.safetensors"
 GOAL = 1.0
 
 
@@ -64,9 +66,12 @@ def _origin(folder: Path, adapters: int) -> Iterator[str]:
     base = save(SERVED["llama"], folder / "base")
     first = folder / "first"
     write_adapter(SERVED["llama"], options(SERVED["llama"], {"r": 8}), first)
+    factors = load_file(first / WEIGHTS)
     for number in range(adapters):
         directory = folder / "hub" / "acme" / _name(number)
         shutil.copytree(first, directory)
+        # Other weights for each: what is cached is not downloaded again.
+        save_file({key: one * (1 + number / 100) for key, one in factors.items()}, directory / WEIGHTS)
         path = directory / "adapter_config.json"
         fields = json.loads(path.read_text())
         # vLLM's own resolvers compare the base with --model.
