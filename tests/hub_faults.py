@@ -13,7 +13,7 @@ class Fault:
     ``times`` requests are hit (-1: all) after the first ``after`` are let through. ``status`` answers at once, with
     ``headers`` and ``body``; ``delay_s`` waits first. Of an answer that goes out: ``cut_at`` closes the connection
     after so many body bytes, ``stall_at`` waits there for ``stall_s``, ``flip_at`` inverts the byte at that offset of
-    the file, ``drip_s`` sends one byte at a time with that pause, ``ignore_range`` answers 200 with everything.
+    the file, ``drip_s`` sends ``drip_bytes`` at a time with that pause, ``ignore_range`` answers 200 with everything.
     """
 
     match: str = ""
@@ -28,6 +28,7 @@ class Fault:
     stall_s: float = 60
     flip_at: int | None = None
     drip_s: float = 0
+    drip_bytes: int = 1
     ignore_range: bool = False
 
 

@@ -236,7 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_badly(self, reply: Reply, fault: Fault) -> None:
         sent, stall_at, cut_at = 0, fault.stall_at, fault.cut_at
         while sent < reply.length and not self.server.hub.stopped.is_set():
-            size = min(1 if fault.drip_s else CHUNK, reply.length - sent)
+            size = min(fault.drip_bytes if fault.drip_s else CHUNK, reply.length - sent)
             if stall_at == sent:
                 self.server.hub.stopped.wait(fault.stall_s)
                 stall_at = None

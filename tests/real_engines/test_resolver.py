@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import statistics
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -245,26 +244,3 @@ def test_a_killed_engine_resumes_the_download(origins: Origins, tmp_path: Path) 
     ranges = [one.range for one in origins.hub.requests[sent:] if one.origin == "cdn"]
     assert ranges
     assert not any(one.startswith("bytes=0-") for one in ranges), ranges
-
-
-def test_streams_go_on_while_a_slow_adapter_is_fetched(origins: Origins, server: Server) -> None:
-    origins.hub.faults.append(Fault("acme/slower/resolve", times=-1, delay_s=6))
-    origins.hub.add("acme/slower", files_of(origins.folder / "made" / "one-1"))
-    text = (origins.folder / "set.yaml").read_text()
-    (origins.folder / "set.yaml").write_text(f"{text}  - {{name: slower, source: 'hf://acme/slower'}}\n")
-    time.sleep(1.1)
-    quiet_s, busy_s = [], []
-    with concurrent.futures.ThreadPoolExecutor(1) as threads:
-        quiet_s += [timed(server) for _ in range(12)]
-        fetched = threads.submit(ask, server, "slower")
-        time.sleep(0.2)
-        busy_s += [timed(server) for _ in range(12)]
-        fetched.result()
-    (origins.folder / "set.yaml").write_text(text)
-    assert statistics.median(busy_s) < 1.5 * statistics.median(quiet_s)
-
-
-def timed(server: Server) -> float:
-    began = time.perf_counter()
-    assert ask(server, "base", tokens=24).status == 200
-    return time.perf_counter() - began
