@@ -415,7 +415,10 @@ def fetch_requests(
     assert adapter_set is not None
     entries = tuple(
         AdapterRequest(
-            entry.source, entry.name, replace(selection, latest=entry.checkpoint == LATEST), Demand(entry.sha256)
+            entry.source,
+            entry.name,
+            replace(selection, latest=entry.checkpoint == LATEST),
+            Demand(entry.sha256, signature=entry.signature),
         )
         for entry in _named_entries(adapter_set, refs)
     )

@@ -1,6 +1,7 @@
 """One adapter that is asked for, and what it may be called."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.core.reference import AdapterRef
@@ -18,7 +19,8 @@ NAME_HINT = "name: sql-v2; it is used as the folder, and as the model name in re
 class Item:
     """One adapter that was asked for: as manifest and lock name it, or as the command line does.
 
-    With ``latest`` it is the latest checkpoint in ``source``.
+    With ``latest`` it is the latest checkpoint in ``source``. ``signature`` is a file with its signature, if the
+    manifest names one.
     """
 
     name: str
@@ -27,3 +29,4 @@ class Item:
     pinned: bool = False
     locked: "LockedAdapter | None" = None
     latest: bool = False
+    signature: Path | None = None

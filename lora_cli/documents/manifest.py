@@ -27,6 +27,7 @@ from lora_cli.documents.field_types import (
     MOST_GLOBS,
     Checkpoint,
     Context,
+    File,
     Glob,
     Maybe,
     Name,
@@ -175,8 +176,8 @@ class AdapterEntry:
 
     ``name`` is unique and safe as a path component. ``source`` is parsed, relative paths from the manifest's folder;
     ``written`` is how the manifest has it. ``checkpoint`` is one of a training run by its number, whose folder
-    ``source`` then has, or ``latest``. ``sha256`` is the snapshot digest that it must have, ``pinned`` keeps it in the
-    GPU tier. ``at`` is ``file:line``, for messages.
+    ``source`` then has, or ``latest``. ``sha256`` is the snapshot digest that it must have, and ``signature`` a file
+    with its signature. ``pinned`` keeps it in the GPU tier. ``at`` is ``file:line``, for messages.
     """
 
     name: str
@@ -186,6 +187,7 @@ class AdapterEntry:
     pinned: bool = False
     at: str = ""
     checkpoint: str = ""
+    signature: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +218,8 @@ class ManifestAdapter(Model):
     """The folder checkpoint-N in the source, or the one with the highest number."""
     sha256: Maybe[Sha256] = None
     """The required snapshot digest."""
+    signature: Maybe[File] = None
+    """A file with its signature (lora-cli sign --output), if the source has no model.sig of its own."""
     pinned: bool = False
     """Never evicted from the GPU tier."""
 
@@ -282,6 +286,7 @@ def _entry(one: ManifestAdapter, at: str, context: Context) -> AdapterEntry:
         pinned=one.pinned,
         at=at,
         checkpoint=one.checkpoint,
+        signature=Path(one.signature) if one.signature is not None else None,
     )
 
 

@@ -6,6 +6,7 @@ Whether the caller may still read what a shared cache has is decided by the orig
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -29,10 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """The snapshot digest that a manifest demands (None: any), and the adapter's entry in its lock (None: no lock)."""
+    """The snapshot digest that a manifest demands (None: any), and the adapter's entry in its lock (None: no lock).
+
+    ``signature`` is a file with its signature, in place of the one among the adapter's files.
+    """
 
     sha256: str | None = None
     locked: "LockedAdapter | None" = None
+    signature: Path | None = None
 
     @property
     def known_sha256(self) -> str | None:
@@ -102,7 +107,7 @@ def check_snapshot(
         check_allowed(demand, ref, settings, files=files, digest=snapshot.digest)
         if not selection.base:
             signature = read_small(snapshot.directory / SIGNATURE, LARGEST_SIGNATURE)
-            contents = Contents(snapshot.files, signature, snapshot.directory)
+            contents = Contents(snapshot.files, signature, snapshot.directory, demand.signature)
             check_signatures(ref, contents, settings, selection)
             check_verdicts(ref, snapshot.digest, settings)
 

@@ -26,11 +26,15 @@ GIT_FOLDERS = (".git/", ".github/")
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The files of an adapter, its ``signature`` (None: it has none), and their folder if they are on this disk."""
+    """The files of an adapter, its ``signature`` (None: it has none), and their folder if they are on this disk.
+
+    ``detached`` is another file with its signature, which counts instead.
+    """
 
     files: Mapping[str, Blob]
     signature: bytes | None
     folder: Path | None = None
+    detached: Path | None = None
 
 
 def check_signatures(ref: AdapterRef, contents: Contents, settings: Settings, selection: Selection) -> None:
@@ -44,22 +48,26 @@ def check_signatures(ref: AdapterRef, contents: Contents, settings: Settings, se
     required: list[RequiredSignature] = entries_for(ref, settings, "require_signature")
     if not required:
         return
-    if contents.signature is None and SIGNATURE in contents.files:
+    data, name = contents.signature, contents.detached.name if contents.detached is not None else SIGNATURE
+    if data is None and contents.detached is None and SIGNATURE in contents.files:
         raise Refused(f"{ref}: {RULE}: {SIGNATURE} has over {LARGEST_SIGNATURE} bytes", hint="it is no signature")
-    if contents.signature is None:
+    if data is None and contents.detached is None:
         hint = f"ask its publisher for a {SIGNATURE}; if it has one by now: lora-cli cache rm REF, then fetch it again"
         raise Refused(f"{ref}: {RULE}: it has no {SIGNATURE}", hint=hint)
     try:
-        from lora_cli.signing.verify import verify  # model-signing
+        from lora_cli.signing.verify import read_trusted, verify  # model-signing
     except ImportError as error:
         raise MissingExtra(RULE, "signing", error.name or "model-signing") from error
+    if contents.detached is not None:
+        data = read_trusted(contents.detached, LARGEST_SIGNATURE)
+    assert data is not None
     for entry in required:
         try:
-            signed = verify(contents.signature, entry, offline=settings.offline)
+            signed = verify(data, entry, offline=settings.offline)
             _check_files(ref, signed, contents, selection)
         except Refused as error:
             hint = error.hint or "do not use these files: ask their publisher which ones were signed"
-            raise Refused(f"{ref}: {RULE}: {SIGNATURE}: {error.message}", hint=hint) from error
+            raise Refused(f"{ref}: {RULE}: {name}: {error.message}", hint=hint) from error
 
 
 def _check_files(ref: AdapterRef, signed: "SignedFiles", contents: Contents, selection: Selection) -> None:

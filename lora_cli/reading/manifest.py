@@ -103,7 +103,8 @@ def items_of(entries: Iterable[AdapterEntry], locked: Mapping[str, LockedAdapter
     for entry in entries:
         at = locked.get(entry.name)
         source = entry.source if at is None else ref_at(entry.source, at)
-        items.append(Item(entry.name, source, entry.sha256, entry.pinned, at, latest=entry.checkpoint == LATEST))
+        latest = entry.checkpoint == LATEST
+        items.append(Item(entry.name, source, entry.sha256, entry.pinned, at, latest=latest, signature=entry.signature))
     return tuple(items)
 
 

@@ -85,7 +85,7 @@ def fetch_adapter(item: Item, context: FetchContext, *, on_stage: OnStage = igno
         ref = ref_of(item.source)
         source_text = str(ref)
         source = _TimedSource(context.sources.of(ref), watch, on_stage)
-        demand = Demand(item.sha256, item.locked)
+        demand = Demand(item.sha256, item.locked, item.signature)
         request = AdapterRequest(ref, item.name, Selection(latest=item.latest), demand, turn=turn)
         fetched = fetch(request, context, source)
         context.total.check(turn, item.name, fetched.snapshot.size)

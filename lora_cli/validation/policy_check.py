@@ -45,7 +45,7 @@ def resolve_permitted(item: Item, ref: AdapterRef, source: Source, origin: Sourc
         AccessDenied, NotFound, Offline, Unreachable: the origin must be asked, and does not grant access.
         LoraCliError: what the source raises.
     """
-    demand = Demand(item.sha256, item.locked)
+    demand = Demand(item.sha256, item.locked, item.signature)
     check_reference(demand, ref, settings)
     revision = source.resolve(ref)
     if settings.policies:
@@ -83,7 +83,7 @@ def _check_policies(demand: Demand, revision: Revision, source: Source, origin: 
         file = revision.file(SIGNATURE)
         signature = read_beginning(source, revision, file, LARGEST_SIGNATURE) if file is not None else None
         folder = Path(ref.location) if ref.scheme == "file" else None
-        check_signatures(ref, Contents(blobs, signature, folder), settings, EVERYTHING)
+        check_signatures(ref, Contents(blobs, signature, folder, demand.signature), settings, EVERYTHING)
 
 
 def _digest_keys(policy: Policy) -> list[str]:

@@ -223,7 +223,7 @@ def _local_source(item: Item, ref: AdapterRef, options: RepairOptions, settings:
     if ref.scheme == "file":
         return resolve_allowed(item, ref, settings, Sources(settings))
     selection = Selection(allow_pickle=options.allow_pickle, latest=item.latest)
-    request = AdapterRequest(ref, item.name, selection, Demand(item.sha256, item.locked))
+    request = AdapterRequest(ref, item.name, selection, Demand(item.sha256, item.locked, item.signature))
     with FetchContext(Store(settings.cache_dir), settings) as context:
         return snapshot_at(fetch(request, context).snapshot.directory)
 

@@ -276,6 +276,32 @@ def test_a_cached_adapter_is_checked_again_without_a_request(
         assert len(hub.requests) == asked
 
 
+def test_a_manifest_names_a_signature_that_is_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Hub() as hub:
+        set_variables(monkeypatch, HF_ENDPOINT=hub.endpoint)
+        hub.add("other/sql", {path.name: path.read_bytes() for path in Path("sql").iterdir()})
+        Path("sigs").mkdir()
+        assert main(["sign", "other/sql", "--key", "pki/acme.key", "--output", "sigs/sql.sig"]) == 0
+        head = "apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n  - {name: sql, source: other/sql"
+        Path("unsigned.yaml").write_text(f"{head}}}\n")
+        Path("set.yaml").write_text(f"{head}, signature: sigs/sql.sig}}\n")
+        fetch = ["fetch", "--policy", "key.yaml", "-f"]
+        assert main([*fetch, "unsigned.yaml"]) == 1
+        assert "it has no model.sig" in capsys.readouterr().err
+        assert main([*fetch, "set.yaml"]) == 0
+        assert main([*fetch, "set.yaml", "--locked"]) == 0
+        assert main(["validate", "-f", "set.yaml", "--no-base", "--policy", "key.yaml"]) == 0
+        Path("other.yaml").write_text(HEAD + "require_signature:\n  - keys: [pki/other.pub]\n")
+        capsys.readouterr()
+        assert main(["fetch", "--policy", "other.yaml", "-f", "set.yaml"]) == 1
+        assert "sql.sig: the key other.pub did not make it" in capsys.readouterr().err
+        Path("sigs/sql.sig").unlink()
+        assert main([*fetch, "set.yaml"]) == 2
+        assert "sql.sig cannot be read" in capsys.readouterr().err
+
+
 def test_what_a_server_lists_is_not_taken_for_what_it_sends(capsys: pytest.CaptureFixture[str]) -> None:
     sign("key")
     with WebServer(Site()) as web:
