@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lora_cli.engines.vllm_models import NO_LORA
-from lora_cli.rules.features.modules import NOT_FOR_TEXT
+from lora_cli.rules.features.modules import is_not_for_text
 from tests.corpus.peft_judge import quiet
 from tests.real_engines.bases import HIDDEN, VOCABULARY, write_words
 from tests.real_engines.family_oracle import Worker, working
@@ -52,4 +52,4 @@ def test_vllm_does_not_start_with_it(architecture: str, worker: Worker, tmp_path
     (told,) = worker.run(tmp_path / "base", {}, {}, tmp_path / "seen.json")
 
     assert told["fails"]
-    assert NOT_FOR_TEXT.search(architecture) or config.model_type in NO_LORA
+    assert is_not_for_text(architecture) or config.model_type in NO_LORA

@@ -45,8 +45,8 @@ DIFFUSION = frozenset(
 """First components of module names in the models of diffusers."""
 
 NOT_FOR_TEXT = re.compile(
-    r"For(?:(?:Image|Video|Audio)\w*Classification|CTC|(?:Zero\w+)?ObjectDetection|\w*Segmentation|DepthEstimation"
-    r"|MaskedImageModeling|AudioFrameClassification|XVector|QuestionAnswering|MultipleChoice|NextSentencePrediction)$"
+    r"(?:Image|Video|Audio)\w*Classification|CTC|(?:Zero\w+)?ObjectDetection|\w*Segmentation|DepthEstimation"
+    r"|MaskedImageModeling|AudioFrameClassification|XVector|QuestionAnswering|MultipleChoice|NextSentencePrediction"
 )
 """Ends of the names of classes in transformers that no engine here has: for images, for sound, and some for text."""
 
@@ -394,12 +394,17 @@ def _mapped_class(case: EngineCase) -> tuple[str, str]:
     return named if isinstance(named, str) else "", library if isinstance(library, str) else ""
 
 
+def is_not_for_text(architecture: str) -> bool:
+    """Whether a class of transformers is for images or sound, or has a head that no engine generates text with."""
+    return NOT_FOR_TEXT.fullmatch(architecture.rpartition("For")[2]) is not None
+
+
 def other_model(case: EngineCase) -> Iterator[Found]:
     """Without a base: the config or the names are those of a diffusion model, or of a class for images or sound."""
     if case.base is not None:
         return
     named, library = _mapped_class(case)
-    if library.partition(".")[0] == "diffusers" or NOT_FOR_TEXT.search(named):
+    if library.partition(".")[0] == "diffusers" or is_not_for_text(named):
         yield Found(f"auto_mapping names {cut(named)}", Location(CONFIG, "auto_mapping"))
         return
     of_diffusion = (module for module in case.adapter.pairs if module.partition(".")[0] in DIFFUSION)
