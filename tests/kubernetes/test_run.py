@@ -16,6 +16,7 @@ from urllib.request import Request, urlopen
 import pytest
 import yaml
 
+from lora_cli.fetching.verdicts import TEST_RESULT
 from lora_cli.signing.attestation import sign_statements
 from lora_cli.signing.sign import SigningKey
 from tests.endpoint.engine import Engine
@@ -136,7 +137,11 @@ def test_the_init_container_takes_only_signed_and_validated_adapters_with_the_po
     lock = yaml.safe_load((locked(*NAMES) / "set.lock.yaml").read_text())
     about = [{"snapshot": one["digest"], "time": "2026-01-01T00:00:00Z", "engines": []} for one in lock["adapters"]]
     statements = [
-        {"_type": "https://in-toto.io/Statement/v1", "predicate": {"result": "PASSED", "lora-cli": one}}
+        {
+            "_type": "https://in-toto.io/Statement/v1",
+            "predicateType": TEST_RESULT,
+            "predicate": {"result": "PASSED", "lora-cli": one},
+        }
         for one in about
     ]
     (folder / "verdicts.intoto.jsonl").write_text(sign_statements(statements, SigningKey(pair.private)))
