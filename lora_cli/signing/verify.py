@@ -28,11 +28,12 @@ from model_signing import hashing, verifying
 from model_signing.manifest import Manifest
 from OpenSSL import crypto
 
+from lora_cli.core.log import logger
 from lora_cli.core.text import cut, safe
 from lora_cli.documents.policy import RequiredSignature, SigstoreIdentity
 from lora_cli.errors import LoraCliError, Offline, Refused, Unreachable, UsageError
 
-logging.getLogger("model_signing").addHandler(logging.NullHandler())  # its warnings would be lines on stderr
+logger("model_signing").addHandler(logging.NullHandler())  # its warnings would be lines on stderr
 
 LARGEST_KEY = 1 << 20
 """Bytes of a file with a key or certificates."""
