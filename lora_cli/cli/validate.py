@@ -139,11 +139,12 @@ def command(
         if refs and not any(map(is_here, refs)):
             inform("warning: no changed file was found; paths are relative to the working directory", ctx.obj)
         refs = changed_adapters(refs or [])
-    signer = attestation_key(attest, key, key_password)
-    if attest is not None and (select or ignore or not values):
-        hint = "remove --select, --ignore and --no-values, or --attest"
-        raise UsageError("a verdict is of all rules", hint=hint)
+    signer = attestation_key(attest, key, key_password, complete=values and not (select or ignore))
     chosen, outputs = choose(select or (), ignore or ()), parse_outputs(formats or (), output, os.environ)
+    if any(one.file == attest for one in outputs):
+        raise UsageError(
+            f"{attest} cannot have both the verdicts and a report", hint="set another file for one of them"
+        )
     known, where = known_findings(baseline, write_baseline)
     whole = read_inputs(manifest, refs or [], base, "validate", checkpoint, may_be_empty=changed_files)
     inputs = replace(whole, items=tuple(in_shard(whole.items, shard, lambda item: item.name)))
@@ -190,11 +191,11 @@ def command(
     raise typer.Exit(report.summary.exit_code)
 
 
-def attestation_key(attest: Path | None, key: Path | None, password: str) -> "SigningKey | None":
-    """The key that ``--attest`` signs with; None without it.
+def attestation_key(attest: Path | None, key: Path | None, password: str, *, complete: bool) -> "SigningKey | None":
+    """The key that ``--attest`` signs with; None without it. ``complete``: whether all rules run.
 
     Raises:
-        UsageError: there is no key, or it cannot be used.
+        UsageError: there is no key, or it cannot be used, or some rules do not run.
         MissingExtra: the extra ``signing`` is not installed.
         MachineError: the file cannot be written.
     """
@@ -202,6 +203,9 @@ def attestation_key(attest: Path | None, key: Path | None, password: str) -> "Si
         return None
     if key is None:
         raise UsageError("--attest needs --key", hint="--attest verdicts.intoto.jsonl --key ci.key")
+    if not complete:
+        hint = "remove --select, --ignore and --no-values, or --attest"
+        raise UsageError("a verdict is of all rules", hint=hint)
     check_writable(attest)
     redaction.remember(password)
     try:

@@ -181,12 +181,14 @@ def _signed_files(bundle: Mapping[str, Any], config: verifying.Config, by: str) 
         file.flush()
         config.set_hashing_config(taken).verify(file.name, file.name)
     assert taken.signed is not None
-    hashes = {one.identifier: f"{one.digest.algorithm}:{one.digest.digest_hex}" for one in _resources(taken.signed)}
-    return SignedFiles(by, taken.signed.serialization_type, hashes)
+    return SignedFiles(by, taken.signed.serialization_type, _hashes(taken.signed))
 
 
-def _resources(manifest: Manifest) -> Iterator[Any]:
-    return manifest.resource_descriptors()
+def _hashes(manifest: Manifest) -> dict[str, str]:
+    """The hash of each resource, as ``SignedFiles.hashes``."""
+    return {
+        one.identifier: f"{one.digest.algorithm}:{one.digest.digest_hex}" for one in manifest.resource_descriptors()
+    }
 
 
 @contextmanager
@@ -331,5 +333,4 @@ def hash_again(signed: SignedFiles, folder: Path, paths: Collection[str]) -> dic
             if size < SMALLEST_SHARD:
                 raise Refused(f"its shards of {size} bytes are too small")
             config.use_shard_serialization(hashing_algorithm=algorithm, shard_size=size)
-        manifest = config.hash(folder, files_to_hash=[folder / path for path in paths])
-        return {one.identifier: f"{one.digest.algorithm}:{one.digest.digest_hex}" for one in _resources(manifest)}
+        return _hashes(config.hash(folder, files_to_hash=[folder / path for path in paths]))

@@ -19,12 +19,11 @@ from lora_cli.fetching.file_selection import BASE
 from lora_cli.fetching.verdicts import TEST_RESULT
 from lora_cli.reading.byte_ranges import read_beginning
 from lora_cli.settings import Settings
+from lora_cli.signing.attestation import STATEMENT_TYPE
 from lora_cli.sources.registry import Sources
 from lora_cli.validation.report import Report, Validated, findings_of
 from lora_cli.validation.validate import cached_or_origin, ref_of
 from lora_cli.validation.verdict import Checked
-
-STATEMENT = "https://in-toto.io/Statement/v1"
 
 
 def describe_base(base: str | AdapterRef, settings: Settings) -> dict[str, Any]:
@@ -60,7 +59,7 @@ def statements(
             hint = f"lora-cli fetch {one.source}, then validate it again"
             raise Refused(f"{one.name} cannot be attested: its digest is unknown before it is fetched", hint=hint)
         yield {
-            "_type": STATEMENT,
+            "_type": STATEMENT_TYPE,
             "subject": [
                 {"name": path, "digest": {"sha256": blob.sha256}} for path, blob in sorted(found.files.items())
             ],
