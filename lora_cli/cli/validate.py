@@ -139,12 +139,8 @@ def command(
         if refs and not any(map(is_here, refs)):
             inform("warning: no changed file was found; paths are relative to the working directory", ctx.obj)
         refs = changed_adapters(refs or [])
-    signer = attestation_key(attest, key, key_password, complete=values and not (select or ignore))
     chosen, outputs = choose(select or (), ignore or ()), parse_outputs(formats or (), output, os.environ)
-    if any(one.file == attest for one in outputs):
-        raise UsageError(
-            f"{attest} cannot have both the verdicts and a report", hint="set another file for one of them"
-        )
+    signer = attestation_key(attest, key, key_password, outputs, complete=values and not (select or ignore))
     known, where = known_findings(baseline, write_baseline)
     whole = read_inputs(manifest, refs or [], base, "validate", checkpoint, may_be_empty=changed_files)
     inputs = replace(whole, items=tuple(in_shard(whole.items, shard, lambda item: item.name)))
@@ -191,11 +187,13 @@ def command(
     raise typer.Exit(report.summary.exit_code)
 
 
-def attestation_key(attest: Path | None, key: Path | None, password: str, *, complete: bool) -> "SigningKey | None":
+def attestation_key(
+    attest: Path | None, key: Path | None, password: str, outputs: "Sequence[Output]", *, complete: bool
+) -> "SigningKey | None":
     """The key that ``--attest`` signs with; None without it. ``complete``: whether all rules run.
 
     Raises:
-        UsageError: there is no key, or it cannot be used, or some rules do not run.
+        UsageError: there is no key, or it cannot be used; some rules do not run; or a report has the same file.
         MissingExtra: the extra ``signing`` is not installed.
         MachineError: the file cannot be written.
     """
@@ -206,6 +204,8 @@ def attestation_key(attest: Path | None, key: Path | None, password: str, *, com
     if not complete:
         hint = "remove --select, --ignore and --no-values, or --attest"
         raise UsageError("a verdict is of all rules", hint=hint)
+    if any(one.file == attest for one in outputs):
+        raise UsageError(f"{attest} cannot have both verdicts and a report", hint="set another file for one of them")
     check_writable(attest)
     redaction.remember(password)
     try:

@@ -312,7 +312,7 @@ def read_trusted(path: Path, limit: int = LARGEST_KEY) -> bytes:
             if stat.S_ISREG(os.fstat(file.fileno()).st_mode) and len(data := file.read(limit + 1)) <= limit:
                 return data
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{path} cannot be read: {error.strerror}", hint="check the path of the file") from error
     raise UsageError(f"{path} is not a regular file of at most {limit} bytes")
 
 

@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from lora_cli.cli.main import main
+from lora_cli.signing.attestation import sign_statements
+from lora_cli.signing.sign import SigningKey
 from tests.hf_variables import set_variables
 from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base_config
@@ -198,6 +200,71 @@ def test_a_remote_adapter_is_attested_once_it_is_in_the_cache(
         assert main(["fetch", f"acme/sql@{commit}"]) == 0
         assert validate(adapter=f"acme/sql@{commit}") == 0
         assert fetch(f"acme/sql@{commit}") == 0
+
+
+def attested(*verdicts: dict[str, Any]) -> None:
+    """Writes statements about the snapshot of ``sql``, each like a passed one for vLLM but for what is given."""
+    assert validate("--engine", "vllm@0.33") == 0
+    (like,) = written()
+    statements = []
+    for given in verdicts:
+        statement = json.loads(json.dumps(like))
+        predicate, ours = statement["predicate"], dict(given)
+        predicate["result"] = ours.pop("result", "PASSED")
+        statement["predicateType"] = ours.pop("predicateType", statement["predicateType"])
+        predicate["lora-cli"] |= ours
+        statements.append(statement)
+    Path("verdicts.jsonl").write_text(sign_statements(statements, SigningKey(Path("ci.key"))))
+
+
+FAILED = {"result": "FAILED"}
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "code"),
+    [
+        ([{}], 0),
+        ([{}, FAILED], 1),
+        ([FAILED, {}], 1),  # in the same second
+        ([FAILED | {"time": "2026-01-01T00:00:00Z"}, {}], 0),
+        ([{}, FAILED | {"time": "2026-01-01T00:00:00+00:00"}], 1),
+        ([{}, FAILED | {"time": None}], 1),
+        ([{}, FAILED | {"engines": []}], 1),
+        ([{}, FAILED | {"engines": [{"engine": "sglang", "version": "0.5", "outcome": "rejects"}]}], 0),
+        ([{"time": "2099-01-01T00:00:00Z"}], 1),
+        ([{"time": None}], 1),
+        ([{"engines": [{"engine": "vllm", "version": "0.33", "outcome": "rejects"}]}], 1),
+        ([{"engines": None}], 1),
+        ([{"engines": "vllm"}], 1),
+        ([{"result": ["PASSED"]}], 1),
+        ([{"predicateType": "https://example.com/other/v1"}], 1),
+    ],
+)
+def test_the_newest_verdict_that_can_be_read_counts_and_a_doubtful_failure_does(
+    verdicts: list[dict[str, Any]], code: int
+) -> None:
+    attested(*verdicts)
+    require(engine="vllm")
+    assert fetch() == code
+
+
+@pytest.mark.parametrize("option", [["--select", "LC1"], ["--ignore", "LC4"], ["--no-values"]])
+def test_a_verdict_is_of_all_rules(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert validate(*option) == 2
+    assert "a verdict is of all rules" in capsys.readouterr().err
+
+
+def test_verdicts_and_a_report_have_files_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert validate("--format", "json=verdicts.jsonl") == 2
+    assert "cannot have both verdicts and a report" in capsys.readouterr().err
+
+
+def test_a_file_of_verdicts_stays_if_nothing_was_validated(capsys: pytest.CaptureFixture[str]) -> None:
+    assert validate() == 0
+    before = Path("verdicts.jsonl").read_bytes()
+    assert validate(adapter="./none") == 3
+    assert Path("verdicts.jsonl").read_bytes() == before
+    assert "was not written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argv", [["--attest", "x.jsonl"], ["--attest", "x.jsonl", "--key", "no.key"]])
