@@ -212,8 +212,10 @@ METHODS: Mapping[str, Format] = {
 }
 """The same, as formats."""
 
+_MLX = next(one for one in FORMATS if one.name == "mlx")
+
 CONFIGS: Mapping[frozenset[str], Format] = {
-    frozenset({"lora_parameters"}): next(one for one in FORMATS if one.name == "mlx"),
+    **{frozenset({field}): _MLX for field in ("lora_parameters", "lora_layers", "fine_tune_type")},
     frozenset({"config", "model_class"}): Format(
         "adapterhub",
         "an adapter of AdapterHub",

@@ -223,6 +223,8 @@ def test_inspect_names_the_dialect(tmp_path: Path) -> None:
         ({"base_model_name_or_path": "acme/base", "adapter_type": "controller", "d_model": 2048}, "other-config"),
         ({"format": "cosmos3-native-lora", "rank": 16, "alpha": 32, "target_modules": ["q_proj"]}, "native"),
         ({"lora_parameters": {"rank": 8}, "num_layers": 16}, "mlx"),
+        ({"lora_layers": 16, "adapter_path": "adapters", "model": "acme/base"}, "mlx"),
+        ({"fine_tune_type": "lora", "num_layers": 4}, "mlx"),
         ({"base_model_name_or_path": "acme/base"}, ""),
         ({"r": 8, "misspelt": 1}, ""),
         ({}, ""),
