@@ -236,10 +236,10 @@ class Profile:
         since = self.engine.lora_since.get(architecture)
         return model_type not in self.engine.no_lora if since is None else self.is_at_least(since)
 
-    def takes_head(self, base: BaseModel) -> bool:
-        """Whether the engine loads a trained head from an adapter for the class of the base."""
+    def takes_head(self, architecture: str) -> bool:
+        """Whether the engine loads a trained head on a base of this class; the end of its name is enough."""
         heads = self.engine.heads_since.items()
-        return any(base.architecture.endswith(end) and self.is_at_least(since) for end, since in heads)
+        return any(architecture.endswith(end) and self.is_at_least(since) for end, since in heads)
 
     def is_at_least(self, since: str) -> bool:
         """Whether this version is that one or newer."""

@@ -9,13 +9,14 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import UNKNOWN_FAMILY
 from lora_cli.core.engine_outcome import Deployment, EngineOutcome, Outcome, Reason
 from lora_cli.core.finding import Finding, Severity
-from lora_cli.core.tensor_keys import PAIR_PARTS
+from lora_cli.core.tensor_keys import PAIR_PARTS, last_name
 from lora_cli.core.text import counted, cut
-from lora_cli.engines.name_resolution import NameResolution, resolve_names, unparsed_names
+from lora_cli.engines.name_resolution import HEADS, NameResolution, resolve_names, unparsed_names
 from lora_cli.engines.peft import method_outcome
 from lora_cli.engines.profile import ENGINE_INDEPENDENT, NAME_RULES, Profile, Row
 from lora_cli.rules.base_model import fitting
 from lora_cli.rules.features import FEATURES, EngineCase, Found
+from lora_cli.rules.features.tensors import is_saved
 from lora_cli.rules.rule import LONGEST_MESSAGE, MOST_PROBLEMS, Case
 from lora_cli.rules.target_module_matching import apply
 
@@ -78,7 +79,7 @@ def engine_outcome(
     ]
     feature_note = f"its behaviour with {', '.join(unknown)} is unknown" if unknown else ""
     model_note = _why_base_unknown(rule_case, profile) if profile.engine.name != PEFT else ""
-    if any(reason.feature in NOT_SERVED for reason in reasons):
+    if any(_is_final(reason) for reason in reasons):
         model_note = ""
     return EngineOutcome(
         engine=profile.engine.name,
@@ -91,6 +92,11 @@ def engine_outcome(
         applied=applied,
         reasons=reasons,
     )
+
+
+def _is_final(reason: Reason) -> bool:
+    """Whether the engine does not serve the adapter, whichever base and flags it is started with."""
+    return reason.feature in NOT_SERVED or (reason.outcome is Outcome.REJECTS and reason.feature != RANK)
 
 
 def _why_base_unknown(case: Case, profile: Profile) -> str:
@@ -114,7 +120,10 @@ def _why_not_language_model(adapter: Adapter) -> str:
     if config is not None and config.task_type not in {None, "CAUSAL_LM"}:
         return f"task_type is {cut(str(config.task_type))}"
     strange = next((one for one in adapter.pairs if one.partition(".")[0] not in ROOTS or ".encoder." in one), "")
-    return f"there is a module {cut(strange)}" if strange else ""
+    if strange:
+        return f"there is a module {cut(strange)}"
+    head = next((key.name for key in adapter.keys.values() if is_saved(key) and last_name(key.module) in HEADS), "")
+    return f"there is a classification head, {cut(head)}" if head else ""
 
 
 def _row_reasons(case: EngineCase) -> Iterator[Reason]:

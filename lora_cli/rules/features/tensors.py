@@ -4,12 +4,20 @@ from collections.abc import Callable, Iterator
 
 from lora_cli.core.finding import Location
 from lora_cli.core.foreign_formats import SHARDED
+from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.tensor_keys import Key, last_name
 from lora_cli.core.text import counted, cut, names
 from lora_cli.engines.name_resolution import HEADS
 from lora_cli.engines.profile import VOCABULARY
 from lora_cli.rules.features.feature import Detect, EngineCase, Found
 from lora_cli.rules.target_module_matching import is_fused
+
+CLASSES_OF = {
+    "SEQ_CLS": "ForSequenceClassification",
+    "TOKEN_CLS": "ForTokenClassification",
+    None: "ForSequenceClassification",
+}
+"""Ends of the names of the classes for PEFT's tasks with a classification head; without a task it may be such a one."""
 
 
 def has_tensors(noun: str, is_meant: Callable[[Key], bool]) -> Detect:
@@ -37,10 +45,23 @@ trained_tokens = has_tensors("tensor of trained tokens", lambda key: key.part ==
 
 
 def saved_head(case: EngineCase) -> Iterator[Found]:
-    """A whole classification head, unless the engine takes the head of the base's class from adapters."""
+    """A whole classification head, unless the engine takes the head of the base's class from adapters.
+
+    Without a base, that class is the one which the config was written for, as far as it tells.
+    """
     base = case.base
-    if base is None or not case.profile.takes_head(base):
+    if not case.profile.takes_head(base.architecture if base is not None else _class_of(case.config)):
         yield from _saved_heads(case)
+
+
+def _class_of(config: LoraConfig | None) -> str:
+    """The class of the base that the config names, or the end of its name that the task has."""
+    if config is None:
+        return ""
+    named = (config.auto_mapping or {}).get("base_model_class")
+    if isinstance(named, str) and not named.startswith("PeftModel"):
+        return named
+    return CLASSES_OF.get(config.task_type, "")
 
 
 def added_tokens(case: EngineCase) -> Iterator[Found]:
