@@ -5,7 +5,7 @@ A local folder has no commit that could be fetched again: its bytes are compared
 
 import hashlib
 import shlex
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -25,11 +25,17 @@ ONLINE = "fetch it once with network access"
 
 
 def locked_snapshot(
-    store: Store, ref: AdapterRef, endpoint: str, locked: LockedAdapter, selection: Selection
+    store: Store,
+    ref: AdapterRef,
+    endpoint: str,
+    locked: LockedAdapter,
+    selection: Selection,
+    check: Callable[[Snapshot], None],
 ) -> Snapshot | None:
     """The snapshot of the locked files when all of their bytes are cached, from whatever reference.
 
-    Its last use is recorded under ``selection`` where that has a record, else under the selection of the lock.
+    ``check`` is called before it is published. Its last use is recorded under ``selection`` where that has a record,
+    else under the selection of the lock.
 
     Raises:
         MachineError: a disk error.
@@ -37,7 +43,7 @@ def locked_snapshot(
     found = find_snapshot(store, locked.files)
     if found is None and all(has_blob(store, blob) for blob in locked.files.values()):
         with suppress(LostBlob):
-            found = publish_snapshot(store, locked.files)
+            found = publish_snapshot(store, locked.files, check)
     if found is None:
         return None
     usual, own = str(selection), str(replace(selection, locked=locked.digest))

@@ -4,9 +4,10 @@ Bytes are checked here, never their meaning.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.log import logger
@@ -123,17 +124,25 @@ def _from_cache(request: AdapterRequest, context: FetchContext) -> Fetched | Non
     cachedir_tag.check_folder(store)
     check_reference(demand, request.ref, settings)
     ref = request.locked_ref
-    fetched = _lookup(request, store, settings)
+    check = partial(_check, request, ref, settings)
+    fetched = _lookup(request, store, settings, check)
     if fetched is not None:
-        check_size(request.label, fetched.snapshot.size, settings.max_bytes)
-        check_snapshot(demand, ref, fetched.snapshot, settings, request.selection)
+        check(fetched.snapshot)
         if settings.policies:
             access = recorded_access(store, ref, request.selection, settings)
             fetched = replace(fetched, needs_access_check=needs_access_check(ref, access, settings))
     return fetched
 
 
-def _lookup(request: AdapterRequest, store: Store, settings: Settings) -> Fetched | None:
+def _check(request: AdapterRequest, ref: AdapterRef, settings: Settings, snapshot: Snapshot) -> None:
+    """Checks limits, digest, lock and policies of a complete snapshot of ``ref``, before or after it is published."""
+    check_size(request.label, snapshot.size, settings.max_bytes)
+    check_snapshot(request.demand, ref, snapshot, settings, request.selection)
+
+
+def _lookup(
+    request: AdapterRequest, store: Store, settings: Settings, check: Callable[[Snapshot], None]
+) -> Fetched | None:
     """The cached snapshot of a locked or pinned reference; in offline mode, of any reference."""
     ref, selection, locked = request.locked_ref, request.selection, request.demand.locked
     offline = settings.offline and ref.scheme != "file"
@@ -142,7 +151,7 @@ def _lookup(request: AdapterRequest, store: Store, settings: Settings) -> Fetche
         if ref.scheme == "file" and os.path.lexists(ref.location):
             return None
         refuse_pickled(locked.name, locked.files, selection)
-        if (snapshot := locked_snapshot(store, ref, endpoint_of(ref, settings), locked, selection)) is not None:
+        if (snapshot := locked_snapshot(store, ref, endpoint_of(ref, settings), locked, selection, check)) is not None:
             return Fetched(snapshot, locked.revision, cached=True)
     # Policies are checked against the folder of the latest checkpoint, which only a listing shows.
     elif (
@@ -174,11 +183,8 @@ def _from_origin(request: AdapterRequest, source: Source, context: FetchContext,
         check_access(replace(plan.revision, files=plan.files), source, settings)
     check_count(name, len(plan.files), settings.max_files)
     context.total.check(request.turn, name, sum(file.size or 0 for file in plan.files))
-    with _lock_hints(demand.locked, plan, source, context.store):
-        fetched = _cached_or_downloaded(DownloadJob(name, plan, source, context, deadline))
-    check_size(name, fetched.snapshot.size, settings.max_bytes)
-    check_snapshot(demand, ref, fetched.snapshot, settings, request.selection)
-    return fetched
+    job = DownloadJob(name, plan, source, context, deadline)
+    return _cached_or_downloaded(job, demand.locked, partial(_check, request, ref, settings))
 
 
 def _plan_fetch(request: AdapterRequest, source: Source, context: FetchContext) -> FetchPlan:
@@ -207,8 +213,11 @@ def _lock_hints(locked: LockedAdapter | None, plan: FetchPlan, source: Source, s
         raise Corrupt(error.message, hint=upgrade_hint(locked)) from error
 
 
-def _cached_or_downloaded(job: DownloadJob) -> Fetched:
-    """The cached snapshot, else downloaded by this process or, while it waits for the lease, by another one."""
+def _cached_or_downloaded(job: DownloadJob, locked: LockedAdapter | None, check: Callable[[Snapshot], None]) -> Fetched:
+    """The cached snapshot, else downloaded by this process or, while it waits for the lease, by another one.
+
+    ``check`` is called before the snapshot is published: what it refuses, no other command can take.
+    """
     store, plan, context = job.store, job.plan, job.context
     records = read_records(store, plan)
     snapshot, cached = recorded_snapshot(store, plan, records), True
@@ -220,13 +229,15 @@ def _cached_or_downloaded(job: DownloadJob) -> Fetched:
             if snapshot is None and job.deadline.passed:
                 raise job.deadline.error()
             if snapshot is None:
-                blobs = download(replace(job, known=known_blobs(plan, records)))
+                with _lock_hints(locked, plan, job.source, store):
+                    blobs = download(replace(job, known=known_blobs(plan, records)))
                 context.in_use.add(snapshot_digest(blobs.items()))
-                snapshot, cached = publish_snapshot(store, blobs), False
+                snapshot, cached = publish_snapshot(store, blobs, check), False
                 if context.link and plan.revision.ref.scheme == "file":
                     plan = relist_after_linking(job.source, plan)
                 write_records(store, plan, snapshot, records)
     if cached:
+        check(snapshot)
         write_records(store, plan, snapshot, records)
     return Fetched(snapshot, plan.revision.id, cached, left_out(plan.revision, plan.files))
 

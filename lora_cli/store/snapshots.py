@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from lora_cli.core.snapshot import Blob, Snapshot, snapshot_digest
@@ -83,8 +84,16 @@ def _is_sound_snapshot(store: Store, directory: Path, files: Mapping[str, Blob])
     return all(is_sound(store, directory / path, blob) for path, blob in files.items())
 
 
-def publish_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot:
+def _accept(_snapshot: Snapshot) -> None:
+    """The default: nothing is checked."""
+
+
+def publish_snapshot(
+    store: Store, files: Mapping[str, Blob], check: Callable[[Snapshot], object] = _accept
+) -> Snapshot:
     """Publishes the snapshot of these files by one rename; all of their blobs are in the store.
+
+    ``check`` gets it before that, in a temporary directory; if it raises, nothing is published.
 
     Raises:
         Refused: a path would leave it.
@@ -94,19 +103,23 @@ def publish_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot:
     """
     check_paths(files)
     if (present := find_snapshot(store, files)) is not None:
+        check(present)
         return present
     digest = snapshot_digest(files.items())
     target = store.snapshot(digest)
     building = store.partials / str(new_writer())
+    snapshot = Snapshot(digest, target, dict(sorted(files.items())))
     try:
         with on_disk("writing", target):
             build_directory(store, files, building)
+        check(replace(snapshot, directory=building))
+        with on_disk("writing", target):
             renamed = in_folder(target.parent, lambda: _rename_into_place(building, target))
     finally:
         shutil.rmtree(building, ignore_errors=True)
     if not renamed and not _is_sound_snapshot(store, target, files):
         raise Corrupt(f"{target} is corrupt and cannot be replaced", hint="remove it by hand")
-    return Snapshot(digest, target, dict(sorted(files.items())))
+    return snapshot
 
 
 def build_directory(

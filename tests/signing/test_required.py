@@ -276,6 +276,50 @@ def test_a_cached_adapter_is_checked_again_without_a_request(
         assert len(hub.requests) == asked
 
 
+def snapshots() -> list[Path]:
+    return list(Path("cache/snapshots/sha256").glob("*"))
+
+
+def test_nothing_of_a_refused_adapter_is_published_and_its_weights_are_not_downloaded_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sign("key", key="other")
+    with Hub() as hub:
+        set_variables(monkeypatch, HF_ENDPOINT=hub.endpoint)
+        files = {path.name: path.read_bytes() for path in Path("sql").iterdir()}
+        refused = hub.add("acme/sql", files)
+        assert main(["fetch", f"acme/sql@{refused}", "--policy", "key.yaml"]) == 1
+        assert not snapshots()
+        assert not list(Path("cache/tmp").glob("*"))
+        capsys.readouterr()
+        assert main(["cache", "ls", "--format", "json"]) == 0
+        assert json.loads(capsys.readouterr().out)["snapshots"] == []
+        assert main(["fetch", f"acme/sql@{refused}", "--offline"]) == 3
+        sign("key")
+        asked = len(hub.requests)
+        commit = hub.add("acme/sql", {**files, SIGNATURE: Path("sql", SIGNATURE).read_bytes()})
+        assert main(["fetch", f"acme/sql@{commit}", "--policy", "key.yaml"]) == 0
+        assert len(snapshots()) == 1
+        assert any(WEIGHTS in str(one) for one in hub.requests[:asked])
+        assert not any(WEIGHTS in str(one) for one in hub.requests[asked:])
+
+
+def test_a_locked_adapter_is_not_published_from_the_files_of_a_refused_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sign("key", key="other")
+    Path("set.yaml").write_text(
+        "apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n  - {name: sql, source: ./sql}\n"
+    )
+    assert main(["fetch", "-f", "set.yaml", "--cache-dir", "elsewhere"]) == 0
+    assert main(["fetch", "-f", "set.yaml", "--policy", "key.yaml"]) == 1
+    shutil.rmtree("sql")
+    for _ in range(2):
+        assert main(["fetch", "-f", "set.yaml", "--locked", "--policy", "key.yaml"]) == 1
+        assert "the key acme.pub did not make it" in capsys.readouterr().err
+        assert not snapshots()
+
+
 def test_a_manifest_names_a_signature_that_is_elsewhere(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
