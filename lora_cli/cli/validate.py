@@ -24,6 +24,7 @@ from lora_cli.cli.adapter_selection import (
 from lora_cli.cli.options import ADAPTERS, for_engine, option, result, variable_of
 from lora_cli.cli.output import check_writable, inform, render_parts, to_stderr, write
 from lora_cli.cli.progress import count_progress
+from lora_cli.core.base_model import BaseModel
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.engine_outcome import Deployment
 from lora_cli.core.finding import Severity
@@ -182,7 +183,8 @@ def command(
         checked, FAIL_ON[fail_on], base=model, rules=chosen, naming=naming, baseline=where, notices=notices
     )
     if attest is not None and signer is not None:
-        write_verdicts(attest, signed_verdicts(signer, report, checked, named, deployment, settings), settings)
+        about = None if named is None or model is None else (named, model)
+        write_verdicts(attest, signed_verdicts(signer, report, checked, about, deployment, settings), settings)
     write_outputs(report, outputs, quiet=settings.quiet, statistics=statistics)
     raise typer.Exit(report.summary.exit_code)
 
@@ -221,7 +223,7 @@ def signed_verdicts(
     signer: "SigningKey",
     report: Report,
     checked: Sequence[Checked],
-    base: str | AdapterRef | None,
+    base: tuple[str | AdapterRef, BaseModel] | None,
     deployment: Deployment | None,
     settings: Settings,
 ) -> str:
@@ -229,7 +231,7 @@ def signed_verdicts(
     from lora_cli.signing.attestation import sign_statements  # securesystemslib
     from lora_cli.validation.attestation import describe_base, statements
 
-    about = None if base is None else describe_base(base, settings)
+    about = None if base is None else describe_base(*base, settings)
     return sign_statements(statements(report, checked, about, deployment), signer)
 
 

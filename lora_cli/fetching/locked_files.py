@@ -30,7 +30,7 @@ def locked_snapshot(
     endpoint: str,
     locked: LockedAdapter,
     selection: Selection,
-    check: Callable[[Snapshot], None],
+    check: Callable[[Snapshot], object],
 ) -> Snapshot | None:
     """The snapshot of the locked files when all of their bytes are cached, from whatever reference.
 

@@ -6,11 +6,12 @@ Bytes are checked here, never their meaning.
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.log import logger
+from lora_cli.core.provenance import Provenance
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision, Snapshot, snapshot_digest
 from lora_cli.errors import Changed, Corrupt, MachineError, Offline, Unreachable
@@ -59,6 +60,9 @@ from lora_cli.store.snapshots import publish_snapshot
 TRIES = 3
 """Attempts to fetch what others remove from the cache meanwhile, or whose origin changes while it is read."""
 
+Check = Callable[[Snapshot], Provenance]
+"""Checks a complete snapshot, and gives what policies required and accepted."""
+
 log = logger(__name__)
 
 
@@ -67,7 +71,8 @@ class Fetched:
     """A snapshot, the id of its revision, and whether all of it was ``cached`` before.
 
     ``left_out`` is what else the origin has; None if the origin was not asked. With ``needs_access_check`` the snapshot
-    may be written to a folder only after its origin was asked for access.
+    may be written to a folder only after its origin was asked for access. ``provenance`` is what policies required and
+    accepted.
     """
 
     snapshot: Snapshot
@@ -75,6 +80,7 @@ class Fetched:
     cached: bool
     left_out: LeftOut | None = None
     needs_access_check: bool = False
+    provenance: Provenance = field(default_factory=Provenance)
 
 
 def fetch(request: AdapterRequest, context: FetchContext, source: Source | None = None) -> Fetched:
@@ -127,22 +133,20 @@ def _from_cache(request: AdapterRequest, context: FetchContext) -> Fetched | Non
     check = partial(_check, request, ref, settings)
     fetched = _lookup(request, store, settings, check)
     if fetched is not None:
-        check(fetched.snapshot)
+        fetched = replace(fetched, provenance=check(fetched.snapshot))
         if settings.policies:
             access = recorded_access(store, ref, request.selection, settings)
             fetched = replace(fetched, needs_access_check=needs_access_check(ref, access, settings))
     return fetched
 
 
-def _check(request: AdapterRequest, ref: AdapterRef, settings: Settings, snapshot: Snapshot) -> None:
+def _check(request: AdapterRequest, ref: AdapterRef, settings: Settings, snapshot: Snapshot) -> Provenance:
     """Checks limits, digest, lock and policies of a complete snapshot of ``ref``, before or after it is published."""
     check_size(request.label, snapshot.size, settings.max_bytes)
-    check_snapshot(request.demand, ref, snapshot, settings, request.selection)
+    return check_snapshot(request.demand, ref, snapshot, settings, request.selection)
 
 
-def _lookup(
-    request: AdapterRequest, store: Store, settings: Settings, check: Callable[[Snapshot], None]
-) -> Fetched | None:
+def _lookup(request: AdapterRequest, store: Store, settings: Settings, check: Check) -> Fetched | None:
     """The cached snapshot of a locked or pinned reference; in offline mode, of any reference."""
     ref, selection, locked = request.locked_ref, request.selection, request.demand.locked
     offline = settings.offline and ref.scheme != "file"
@@ -213,12 +217,13 @@ def _lock_hints(locked: LockedAdapter | None, plan: FetchPlan, source: Source, s
         raise Corrupt(error.message, hint=upgrade_hint(locked)) from error
 
 
-def _cached_or_downloaded(job: DownloadJob, locked: LockedAdapter | None, check: Callable[[Snapshot], None]) -> Fetched:
+def _cached_or_downloaded(job: DownloadJob, locked: LockedAdapter | None, check: Check) -> Fetched:
     """The cached snapshot, else downloaded by this process or, while it waits for the lease, by another one.
 
     ``check`` is called before the snapshot is published: what it refuses, no other command can take.
     """
     store, plan, context = job.store, job.plan, job.context
+    provenance: list[Provenance] = []
     records = read_records(store, plan)
     snapshot, cached = recorded_snapshot(store, plan, records), True
     if snapshot is None:
@@ -232,14 +237,16 @@ def _cached_or_downloaded(job: DownloadJob, locked: LockedAdapter | None, check:
                 with _lock_hints(locked, plan, job.source, store):
                     blobs = download(replace(job, known=known_blobs(plan, records)))
                 context.in_use.add(snapshot_digest(blobs.items()))
-                snapshot, cached = publish_snapshot(store, blobs, check), False
+                snapshot = publish_snapshot(store, blobs, lambda one: provenance.append(check(one)))
+                cached = False
                 if context.link and plan.revision.ref.scheme == "file":
                     plan = relist_after_linking(job.source, plan)
                 write_records(store, plan, snapshot, records)
     if cached:
-        check(snapshot)
+        provenance.append(check(snapshot))
         write_records(store, plan, snapshot, records)
-    return Fetched(snapshot, plan.revision.id, cached, left_out(plan.revision, plan.files))
+    others = left_out(plan.revision, plan.files)
+    return Fetched(snapshot, plan.revision.id, cached, others, provenance=provenance[-1])
 
 
 def _resolve(ref: AdapterRef, source: Source, selection: Selection, context: FetchContext) -> Revision:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from lora_cli.core.adapter_files import CONFIG, LARGEST_SIGNATURE, SIGNATURE
+from lora_cli.core.provenance import Provenance
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.errors import AccessDenied, Corrupt, NotFound, Offline, Refused, Unreachable
@@ -90,8 +91,10 @@ def byte_limit(settings: Settings) -> int | None:
 
 def check_snapshot(
     demand: Demand, ref: AdapterRef, snapshot: Snapshot, settings: Settings, selection: Selection
-) -> None:
+) -> Provenance:
     """Checks a complete snapshot before it is used: digest, lock, size of headers, and policies.
+
+    Gives the signers and verdicts that policies require and accepted.
 
     Raises:
         Refused: a policy forbids it, its signature is missing or wrong, or the header of its weights is too large.
@@ -106,10 +109,22 @@ def check_snapshot(
         files = tuple(RemoteFile(path, blob.size, blob.sha256) for path, blob in snapshot.files.items())
         check_allowed(demand, ref, settings, files=files, digest=snapshot.digest)
         if not selection.base:
-            signature = read_small(snapshot.directory / SIGNATURE, LARGEST_SIGNATURE)
-            contents = Contents(snapshot.files, signature, snapshot.directory, demand.signature)
-            check_signatures(ref, contents, settings, selection)
-            check_verdicts(ref, snapshot.digest, settings)
+            return check_provenance(demand, ref, snapshot, settings, selection)
+    return Provenance()
+
+
+def check_provenance(
+    demand: Demand, ref: AdapterRef, snapshot: Snapshot, settings: Settings, selection: Selection
+) -> Provenance:
+    """The signers and verdicts that policies require of a snapshot and accept.
+
+    Raises:
+        Refused, MissingExtra, UsageError, Offline, Unreachable: see ``check_signatures`` and ``check_verdicts``.
+    """
+    signature = read_small(snapshot.directory / SIGNATURE, LARGEST_SIGNATURE)
+    contents = Contents(snapshot.files, signature, snapshot.directory, demand.signature)
+    signers = check_signatures(ref, contents, settings, selection)
+    return Provenance(signers, check_verdicts(ref, snapshot.digest, settings))
 
 
 def _check_locked(locked: "LockedAdapter", snapshot: Snapshot, selection: Selection) -> None:

@@ -37,8 +37,10 @@ class Contents:
     detached: Path | None = None
 
 
-def check_signatures(ref: AdapterRef, contents: Contents, settings: Settings, selection: Selection) -> None:
-    """Checks every signature that a policy requires of ``ref``; ``selection`` is what was fetched of its files.
+def check_signatures(ref: AdapterRef, contents: Contents, settings: Settings, selection: Selection) -> tuple[str, ...]:
+    """Checks every signature that a policy requires of ``ref``, and gives their signers.
+
+    ``selection`` is what was fetched of its files.
 
     Raises:
         Refused: it has no signature, none of the allowed signers made it, or its files are not the signed ones.
@@ -47,7 +49,7 @@ def check_signatures(ref: AdapterRef, contents: Contents, settings: Settings, se
     """
     required: list[RequiredSignature] = entries_for(ref, settings, "require_signature")
     if not required:
-        return
+        return ()
     data, name = contents.signature, contents.detached.name if contents.detached is not None else SIGNATURE
     if data is None and contents.detached is None and SIGNATURE in contents.files:
         raise Refused(f"{ref}: {RULE}: {SIGNATURE} has over {LARGEST_SIGNATURE} bytes", hint="it is no signature")
@@ -61,13 +63,16 @@ def check_signatures(ref: AdapterRef, contents: Contents, settings: Settings, se
     if contents.detached is not None:
         data = read_trusted(contents.detached, LARGEST_SIGNATURE)
     assert data is not None
+    signers = []
     for entry in required:
         try:
             signed = verify(data, entry, offline=settings.offline)
             _check_files(ref, signed, contents, selection)
+            signers.append(signed.by)
         except Refused as error:
             hint = error.hint or "do not use these files: ask their publisher which ones were signed"
             raise Refused(f"{ref}: {RULE}: {name}: {error.message}", hint=hint) from error
+    return tuple(dict.fromkeys(signers))
 
 
 def _check_files(ref: AdapterRef, signed: "SignedFiles", contents: Contents, selection: Selection) -> None:

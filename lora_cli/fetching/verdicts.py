@@ -10,6 +10,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_cli.core.provenance import JudgedEngine, VerifiedVerdict
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import MissingExtra, Refused, UsageError
 from lora_cli.fetching.reference_names import entries_for
@@ -28,42 +29,52 @@ LARGEST = 64 << 20
 """Bytes of a file with statements; one has a few thousand."""
 
 
-def check_verdicts(ref: AdapterRef, digest: str, settings: Settings) -> None:
-    """Checks that each verdict that a policy requires of ``ref`` is there for the snapshot ``digest``, and passed.
+def check_verdicts(ref: AdapterRef, digest: str, settings: Settings) -> tuple[VerifiedVerdict, ...]:
+    """The verdicts on the snapshot ``digest`` that policies require of ``ref`` and accept, the newest first.
 
     Raises:
         Refused: there is none by one of the keys, the newest one failed, or it is too old.
         MissingExtra, UsageError: the extra ``signing`` is not installed, or a file cannot be read.
     """
-    for entry in entries_for(ref, settings, "require_verdict"):
-        _check(ref, digest, entry)
+    entries: list[RequiredVerdict] = entries_for(ref, settings, "require_verdict")
+    accepted = [one for entry in entries for one in _accepted(ref, digest, entry)]
+    return tuple(sorted(accepted, key=lambda one: one.time, reverse=True))
 
 
-def _check(ref: AdapterRef, digest: str, entry: "RequiredVerdict") -> None:
+def _accepted(ref: AdapterRef, digest: str, entry: "RequiredVerdict") -> list[VerifiedVerdict]:
+    """Those that passed on the required engine, after every failure and within the largest age; at least one."""
     try:
         from lora_cli.signing.attestation import verified_statements  # securesystemslib
     except ImportError as error:
         raise MissingExtra(RULE, "signing", error.name or "securesystemslib") from error
     lines = [line for file in entry.attestations for line in _lines_about(Path(file), digest)]
-    statements = map(_about, verified_statements(lines, tuple(map(Path, entry.keys))))
-    found = [one for one in statements if one.get("snapshot") == digest]
-    passed = [one for one in found if one["result"] in PASSED and _is_ok_on(one, entry.engine)]
-    newest_s = max((time_s for one in passed if (time_s := _time_of(one)) <= time.time() + CLOCK_S), default=None)
-    failed = [one for one in found if one["result"] not in PASSED and _concerns(one, entry.engine)]
-    if any(newest_s is None or _time_of(one) >= newest_s for one in failed):
+    statements = verified_statements(lines, tuple(map(Path, entry.keys)))
+    found = [(about, by) for one, by in statements if (about := _about(one)).get("snapshot") == digest]
+    failed = [one for one, _ in found if one["result"] not in PASSED and _concerns(one, entry.engine)]
+    failed_s = max(map(_time_of, failed), default=-inf)
+    passed = [
+        (_verified(one, by, entry.engine), time_s)
+        for one, by in found
+        if one["result"] in PASSED
+        and _is_ok_on(one, entry.engine)
+        and failed_s < (time_s := _time_of(one)) <= time.time() + CLOCK_S
+    ]
+    if failed and not passed:
         raise Refused(f"{ref}: {RULE}: the newest verdict is FAILED", hint="lora-cli validate REF says why")
-    if newest_s is None:
+    if not passed:
         engine = f" that {entry.engine} serves it" if entry.engine else ""
         raise Refused(
             f"{ref}: {RULE}: there is no verdict{engine} on the snapshot {digest} by an allowed key",
             hint="lora-cli validate REF --engine ENGINE --attest FILE --key KEY writes one",
         )
-    if entry.max_age is not None and time.time() - newest_s > entry.max_age:
-        day = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(newest_s))
-        raise Refused(
-            f"{ref}: {RULE}: the newest verdict is of {day}, and max_age is {entry.max_age:g} s",
-            hint="validate it again with --attest",
-        )
+    oldest_s = -inf if entry.max_age is None else time.time() - entry.max_age
+    if accepted := [one for one, time_s in passed if time_s >= oldest_s]:
+        return accepted
+    raise Refused(
+        f"{ref}: {RULE}: the newest verdict is of {max(one.time for one, _ in passed)}, "
+        f"and max_age is {entry.max_age:g} s",
+        hint="validate it again with --attest",
+    )
 
 
 def _lines_about(file: Path, digest: str) -> Sequence[str]:
@@ -94,11 +105,34 @@ def _about(statement: Any) -> Mapping[str, Any]:
     """What a statement says, with its ``result``; empty if it is none of ``validate``."""
     try:
         predicate = statement["predicate"]
-        about = {**predicate["lora-cli"], "result": str(predicate["result"])}
+        about = {
+            **predicate["lora-cli"],
+            "result": str(predicate["result"]),
+            "configuration": predicate.get("configuration"),
+        }
         is_ours = statement["predicateType"] == TEST_RESULT and all(isinstance(one, dict) for one in about["engines"])
     except (KeyError, TypeError):
         return {}
     return about if is_ours else {}
+
+
+def _verified(about: Mapping[str, Any], by: str, wanted: str) -> VerifiedVerdict:
+    """A verdict by the key ``by``, as far as it is about the ``wanted`` engine ("": all)."""
+    base = next((one for one in about["configuration"] or () if isinstance(one, dict)), {})
+    digest, deployment = base.get("digest"), about.get("deployment")
+    return VerifiedVerdict(
+        by=by,
+        time=str(about.get("time")),
+        result=about["result"],
+        version=str(about.get("version")),
+        base=str(base.get("name", "")),
+        engines=tuple(
+            JudgedEngine(*(str(one.get(key)) for key in ("engine", "version", "outcome")))
+            for one in (_engines(about, wanted) if wanted else about["engines"])
+        ),
+        base_sha256=str(digest.get("sha256", "")) if isinstance(digest, dict) else "",
+        deployment=deployment if isinstance(deployment, dict) else {},
+    )
 
 
 def _engines(about: Mapping[str, Any], wanted: str) -> list[Mapping[str, Any]]:

@@ -202,6 +202,8 @@ class Resolver:
             asked.record_result(report)
             if report.error:
                 log.warning("%s is not served: %s", report.name, _told(report))
+            elif report.provenance is not None:
+                log.info("%s: %s", report.name, report.origin)
             self._observe(report, 0 if admitted.cached else admitted.size)
             return report
         finally:

@@ -1,8 +1,10 @@
 """A base model, read from its source: its config, else the headers of its checkpoint. Never weights."""
 
+import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -43,7 +45,17 @@ def read_base(source: Source, revision: Revision, name: str, *, fallback: Fallba
         FormatError: config, index or header is malformed, or does not show the dimensions (some quantised ones).
         LoraCliError: what the source raises.
     """
-    config = read_config(source, revision)
+    file = revision.file(BASE_CONFIG)
+    if file is None:
+        return _read_base(source, revision, name, None, fallback)
+    data = _read_small(source, revision, file, BASE_CONFIG_CAP)
+    base = _read_base(source, revision, name, _config(data, file.path), fallback)
+    return replace(base, config_sha256=hashlib.sha256(data).hexdigest())
+
+
+def _read_base(
+    source: Source, revision: Revision, name: str, config: dict[str, Any] | None, fallback: Fallback | None
+) -> BaseModel:
     error: FormatError | None = None
     if config is not None:
         try:
@@ -79,13 +91,15 @@ def read_base_file(path: Path, *, fallback: Fallback | None = None) -> BaseModel
         with stream:
             header = stream.read(header_length(stream.read(8), size, str(path)))
         return base_from_tensors(parse_header(header, size, str(path)).tensors, str(path))
-    config = read_config_file(path)
+    data = _read_config_file(path)
+    config = _config(data, str(path))
     try:
-        return base_from_config(config, str(path))
+        base = base_from_config(config, str(path))
     except UnknownArchitecture as unknown:
-        if fallback is not None:
-            return fallback(config)
-        raise _with_hint(unknown) from None
+        if fallback is None:
+            raise _with_hint(unknown) from None
+        base = fallback(config)
+    return replace(base, config_sha256=hashlib.sha256(data).hexdigest())
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -95,9 +109,13 @@ def read_config_file(path: Path) -> dict[str, Any]:
         NotFound, MachineError: it does not exist, or cannot be read.
         FormatError: it is no regular file, no JSON object, or too large.
     """
+    return _config(_read_config_file(path), str(path))
+
+
+def _read_config_file(path: Path) -> bytes:
     stream, _ = _open(path)
     with stream:
-        return _config(stream.read(BASE_CONFIG_CAP + 1), str(path))
+        return stream.read(BASE_CONFIG_CAP + 1)
 
 
 def _with_hint(unknown: UnknownArchitecture) -> UnknownArchitecture:

@@ -24,7 +24,7 @@ STALE_S = 2.0
 
 
 def load_parts(reports: Sequence[LoadReport], *, quiet: bool = False) -> Iterator[RenderableType]:
-    """Tables of outcomes, stage times, next tokens, copies and page cache, then the errors, and a summary.
+    """Tables of outcomes, stage times, next tokens, provenance, copies and page cache, the errors, and a summary.
 
     With ``quiet`` only the errors. Adapters that an interrupt left undone are only counted.
     """
@@ -73,6 +73,7 @@ def _tables(reports: Sequence[LoadReport]) -> Iterator[tuple[Sequence[str], Sequ
         if (to := one.moved) is not None
     ]
     yield ("next token", "max |Δlogit|", "KL (nats)", "top token differs"), moved, 1
+    yield ("provenance", "as policies require"), [(one.name, one.origin) for one in reports if one.origin], 2
     yield ("copied to memory", "folder"), [(one.name, one.copied_to) for one in reports if one.copied_to], 2
     seen = [
         (one.name, kind, size(to.bytes), share(to.before_bytes, to.bytes), share(to.after_bytes, to.bytes))

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from lora_cli.core.adapter_request import Item
+from lora_cli.core.provenance import Provenance
 from lora_cli.core.results import LoadReport
 from lora_cli.runtime.messages import LoraRequest
 from lora_cli.validation.fetch_and_validate import Admission
@@ -17,6 +18,8 @@ def report_of_admission(item: Item, admission: Admission) -> tuple[LoadReport, L
         applied=str(verdict.applied or "") if verdict is not None else "",
         stage_ms=admission.stage_ms,
         copied_to=str(admission.copied_to or ""),
+        provenance=admission.provenance if admission.provenance != Provenance() else None,
+        judged_elsewhere=admission.judged_elsewhere or None,
     )
     refusal = admission.refusal
     if refusal is not None:
@@ -28,5 +31,11 @@ def report_of_admission(item: Item, admission: Admission) -> tuple[LoadReport, L
 
 def merge_reports(report: LoadReport, loaded: LoadReport) -> LoadReport:
     """The report of an admission, and that of the load which followed it, in one."""
-    stage_ms = {**report.stage_ms, **loaded.stage_ms}
-    return replace(loaded, applied=report.applied, copied_to=report.copied_to, stage_ms=stage_ms)
+    return replace(
+        loaded,
+        applied=report.applied,
+        copied_to=report.copied_to,
+        stage_ms={**report.stage_ms, **loaded.stage_ms},
+        provenance=report.provenance,
+        judged_elsewhere=report.judged_elsewhere,
+    )

@@ -39,30 +39,33 @@ def sign_statements(statements: Iterable[Mapping[str, Any]], signer: SigningKey)
     return "".join(lines)
 
 
-def verified_statements(lines: Sequence[str], keys: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
-    """The statements in those of ``lines`` that one of ``keys`` signed; all other lines are left out.
+def verified_statements(lines: Sequence[str], keys: Sequence[Path]) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """The statements in those of ``lines`` that one of ``keys`` signed, and the name of its file.
+
+    All other lines are left out.
 
     Raises:
         UsageError: a key cannot be used.
     """
-    allowed: list[Key] = [_public_key(path) for path in keys]
+    named = {(key := _public_key(path)).keyid: (key, path.name) for path in keys}
+    allowed = [key for key, _ in named.values()]
     for line in lines:
         try:
-            statement = _statement(line, allowed)
+            statement, keyid = _statement(line, allowed)
         except (MemoryError, OSError):
             raise
         except Exception as error:  # noqa: BLE001 - the library raises whatever a broken line leads to
             log.info("a line is not a statement by an allowed key: %s", type(error).__name__)
             continue
         if isinstance(statement, dict) and statement.get("_type") == STATEMENT_TYPE:
-            yield statement
+            yield statement, named[keyid][1]
 
 
-def _statement(line: str, allowed: list[Key]) -> Any:
-    """The payload of an envelope, if one of the keys signed it; the library raises its own errors."""
+def _statement(line: str, allowed: list[Key]) -> tuple[Any, str]:
+    """The payload of an envelope and the id of the key that signed it; the library raises its own errors."""
     envelope = Envelope.from_dict(json.loads(line))
-    envelope.verify(allowed, 1)
-    return json.loads(envelope.payload) if envelope.payload_type == PAYLOAD_TYPE else None
+    keyid = next(iter(envelope.verify(allowed, 1)))
+    return json.loads(envelope.payload) if envelope.payload_type == PAYLOAD_TYPE else None, keyid
 
 
 def _public_key(path: Path) -> Key:

@@ -4,20 +4,20 @@ The predicate is in-toto's test result (https://in-toto.io/attestation/test-resu
 ``lora-cli`` has what the others cannot say.
 """
 
-import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from lora_cli import __version__
-from lora_cli.core.adapter_files import BASE_CONFIG, BASE_CONFIG_CAP
+from lora_cli.core.base_model import BaseModel
 from lora_cli.core.engine_outcome import Deployment, EngineOutcome
 from lora_cli.core.finding import Severity
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import Refused
 from lora_cli.fetching.file_selection import BASE
 from lora_cli.fetching.verdicts import TEST_RESULT
-from lora_cli.reading.byte_ranges import read_beginning
 from lora_cli.settings import Settings
 from lora_cli.signing.attestation import STATEMENT_TYPE
 from lora_cli.sources.registry import Sources
@@ -26,19 +26,19 @@ from lora_cli.validation.validate import cached_or_origin, ref_of
 from lora_cli.validation.verdict import Checked
 
 
-def describe_base(base: str | AdapterRef, settings: Settings) -> dict[str, Any]:
+def describe_base(base: str | AdapterRef, model: BaseModel, settings: Settings) -> dict[str, Any]:
     """The base model as an in-toto resource: its reference at its revision, and the sha256 of its ``config.json``.
 
     Raises:
         LoraCliError: what its source raises.
     """
     ref = ref_of(base)
-    source = cached_or_origin(ref, settings, Sources(settings).of(ref), BASE)
-    revision = source.resolve(ref)
-    described: dict[str, Any] = {"name": str(base), "uri": str(revision.ref), "annotations": {"revision": revision.id}}
-    if (config := revision.file(BASE_CONFIG)) is not None:
-        data = read_beginning(source, revision, config, BASE_CONFIG_CAP)
-        described["digest"] = {"sha256": hashlib.sha256(data).hexdigest()}
+    described: dict[str, Any] = {"name": str(base), "uri": str(ref)}
+    if not (ref.scheme == "file" and Path(ref.location).is_file()):
+        revision = cached_or_origin(ref, settings, Sources(settings).of(ref), BASE).resolve(ref)
+        described |= {"uri": str(revision.ref), "annotations": {"revision": revision.id}}
+    if model.config_sha256:
+        described["digest"] = {"sha256": model.config_sha256}
     return described
 
 
@@ -73,7 +73,7 @@ def statements(
                     "snapshot": found.digest,
                     "source": one.source,
                     "revision": one.revision,
-                    "deployment": None if deployment is None else _fields(deployment),
+                    "deployment": None if deployment is None else asdict(deployment),
                     "engines": [
                         {
                             "engine": engine.engine,
@@ -115,7 +115,3 @@ def _test_result(report: Report, one: Validated) -> dict[str, Any]:
 def _outcome(engine: EngineOutcome) -> str:
     """As machines read it; what is not established is unknown."""
     return str(engine.outcome) if engine.proven and engine.known else "unknown"
-
-
-def _fields(deployment: Deployment) -> dict[str, Any]:
-    return {name: getattr(deployment, name) for name in deployment.__slots__}

@@ -1,13 +1,14 @@
 """Fetch adapters into the cache and validate them there, before they are loaded."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.addresses import without_secrets
 from lora_cli.core.finding import Severity
+from lora_cli.core.provenance import Provenance
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.errors import LoraCliError, Refused
@@ -16,9 +17,11 @@ from lora_cli.fetching.file_selection import Selection
 from lora_cli.fetching.pipeline import fetch
 from lora_cli.fetching.requirements import Demand
 from lora_cli.reading.adapter import Opened, read_adapter
+from lora_cli.rules.engine import rank_above_max
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.local import snapshot_at
+from lora_cli.validation.accepted_verdicts import is_judged
 from lora_cli.validation.validate import ref_of
 from lora_cli.validation.verdict import Checked, Stopwatch, Terms, apply_suppressions, gather_evidence, judge
 
@@ -36,6 +39,7 @@ class Admission(Checked):
 
     ``stage_ms`` maps the finished stages (resolve, fetch, validate) to milliseconds. ``cached`` says that all of it was
     in the cache before. ``copied_to`` is another folder that it is in. ``ref`` is the requested reference.
+    ``provenance`` has its signers and verdicts; with ``judged_elsewhere`` these were accepted in place of validating.
     """
 
     snapshot: Snapshot | None = None
@@ -43,6 +47,8 @@ class Admission(Checked):
     cached: bool = False
     copied_to: Path | None = None
     ref: AdapterRef | None = None
+    provenance: Provenance = field(default_factory=Provenance)
+    judged_elsewhere: bool = False
 
     @property
     def refusal(self) -> LoraCliError | None:
@@ -97,14 +103,23 @@ def fetch_adapter(item: Item, context: FetchContext, *, on_stage: OnStage = igno
         context.total.finish(turn)
     watch.lap("fetch")
     return Admission(
-        item.name, source_text, stage_ms=watch.stage_ms, snapshot=fetched.snapshot, cached=fetched.cached, ref=ref
+        item.name,
+        source_text,
+        stage_ms=watch.stage_ms,
+        snapshot=fetched.snapshot,
+        cached=fetched.cached,
+        ref=ref,
+        provenance=fetched.provenance,
     )
 
 
 def validate_fetched(
     fetched: Admission, terms: Terms, settings: Settings, *, on_stage: OnStage = ignore_stage
 ) -> Admission:
-    """Validate an adapter that was fetched; one that could not be fetched is returned unchanged."""
+    """Validate an adapter that was fetched; one that could not be fetched is returned unchanged.
+
+    Where a policy accepted a verdict that covers ``terms``, only its config and header are read, and its ranks checked.
+    """
     if fetched.error is not None:
         return fetched
     assert fetched.snapshot is not None
@@ -115,6 +130,10 @@ def validate_fetched(
         local, revision = snapshot_at(fetched.snapshot.directory)
         adapter = read_adapter(local, revision, fetched.name, settings.max_header_bytes)
         judged = replace(judged, adapter=adapter)
+        if is_judged(adapter, terms, fetched.provenance.verdicts):
+            judged = replace(judged, judged_elsewhere=True)
+            rank = terms.max_lora_rank if not terms.engines else None
+            terms = Terms(terms.base, values=False, max_lora_rank=rank, rules=(rank_above_max,))
         evidence = gather_evidence(Opened(local, revision, adapter), terms, fetched.ref)
         verdict = apply_suppressions(judge(adapter, terms, evidence), fetched.snapshot.digest, settings)
         judged = replace(judged, verdict=verdict, stage="validate" if verdict.refused() else "")

@@ -95,10 +95,10 @@ def test_the_fallback_is_the_last_resort_and_gets_the_config(tmp_path: Path) -> 
         asked.append(config)
         return LLAMA
 
-    assert read(tmp_path, fallback=fallback) is LLAMA
-    assert read_base_file(tmp_path / "config.json", fallback=fallback) is LLAMA
+    assert read(tmp_path, fallback=fallback) == LLAMA
+    assert read_base_file(tmp_path / "config.json", fallback=fallback) == LLAMA
     write_safetensors(tmp_path / "model.safetensors", {})
-    assert read(tmp_path, fallback=fallback) is LLAMA
+    assert read(tmp_path, fallback=fallback) == LLAMA
     assert asked == [{"model_type": "new_thing", "width": 3}] * 3
 
 

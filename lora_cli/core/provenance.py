@@ -1,0 +1,56 @@
+"""Who signed an adapter and who validated it: what a policy required, and was verified."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lora_cli.core.json_schema import EXCLUDED
+from lora_cli.core.text import safe
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedEngine:
+    """What an engine does with the adapter, as a verdict has it."""
+
+    engine: str
+    version: str
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedVerdict:
+    """A verdict of ``validate --attest`` on exactly these files that a policy accepts."""
+
+    by: str
+    """The file of the key that made it."""
+    time: str
+    """When the adapter was validated, in ISO 8601 and UTC."""
+    result: str
+    """PASSED or WARNED."""
+    version: str
+    """The version of lora-cli that validated it."""
+    base: str
+    """The base model, as it was named there; may be empty."""
+    engines: tuple[JudgedEngine, ...]
+    """The engines that the policy requires a verdict about, or all."""
+    base_sha256: str = field(default="", metadata=EXCLUDED)
+    """The sha256 of the base's config.json."""
+    deployment: Mapping[str, Any] = field(default_factory=dict, metadata=EXCLUDED)
+    """How the engines are started: the fields of ``Deployment``."""
+
+    def __str__(self) -> str:
+        engines = ", ".join(f"{one.engine} {one.version}: {one.outcome}" for one in self.engines)
+        return safe(f"{self.result} by the key {self.by} at {self.time}" + (f" ({engines})" if engines else ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Who signed an adapter, and who validated it; both are empty if no policy requires it."""
+
+    signers: tuple[str, ...] = ()
+    """The key, certificate or identity of each required signature."""
+    verdicts: tuple[VerifiedVerdict, ...] = ()
+    """The required verdicts, the newest first."""
+
+    def __str__(self) -> str:
+        return "; ".join([*(f"signed by {safe(one)}" for one in self.signers), *map(str, self.verdicts)])
