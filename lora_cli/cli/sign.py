@@ -1,6 +1,8 @@
 """``lora-cli sign``: signs the files of an adapter in the OpenSSF Model Signing format."""
 
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import typer
 
@@ -17,6 +19,8 @@ from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk, write_file
 from lora_cli.validation import ref_of
+
+T = TypeVar("T")
 
 SIGNER = "Signer"
 
@@ -55,6 +59,13 @@ def command(
     """Sign all files of an adapter: a policy's require_signature accepts only what the right key signed."""
     settings: Settings = apply_policies(ctx.obj, None, policy)
     redaction.remember(key_password)
+    # An option on the command line wins over the variables of the other kind of signer.
+    typed = partial(_typed, ctx)
+    if typed("identity", identity):
+        key, key_password = typed("key", key), typed("key_password", key_password) or ""
+        certificate, chain = typed("certificate", certificate), typed("chain", chain)
+    elif typed("key", key):
+        identity, trust_config = bool(typed("identity", identity)), typed("trust_config", trust_config)
     about_the_key = bool(certificate or chain or key_password)
     _check_signer(key, identity=identity, about_the_key=about_the_key, trust_config=trust_config)
     if chain and certificate is None:
@@ -87,6 +98,12 @@ def command(
         write_file(output, data)
     inform(f"signed {folder}", settings)
     write(f"{output}\n")
+
+
+def _typed(ctx: typer.Context, name: str, value: T) -> T | None:
+    """The ``value`` of an option; None if a variable has it."""
+    source = ctx.get_parameter_source(name)
+    return None if source is not None and source.name == "ENVIRONMENT" else value
 
 
 def _check_signer(key: Path | None, *, identity: bool, about_the_key: bool, trust_config: Path | None) -> None:

@@ -103,6 +103,24 @@ def test_a_signer_that_cannot_be_used_is_explained(
     assert not Path("sql/model.sig").exists()
 
 
+def test_an_option_wins_over_the_variables_of_the_other_kind_of_signer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"KEY": "acme.key", "KEY_PASSWORD": "x", "CERTIFICATE": "acme.pem"}.items():
+        monkeypatch.setenv(f"LORA_CLI_{name}", value)
+    assert main(["sign", "sql", "--identity", "--trust-config", "none.json"]) == 2
+    assert "none.json cannot be read" in capsys.readouterr().err
+    assert main(["sign", "sql", "--identity", "--certificate", "acme.pem"]) == 2
+    assert "belong to --key" in capsys.readouterr().err
+    monkeypatch.setenv("LORA_CLI_IDENTITY", "true")
+    assert main(["sign", "sql"]) == 2
+    assert "cannot be used together" in capsys.readouterr().err
+    for name in ("LORA_CLI_KEY_PASSWORD", "LORA_CLI_CERTIFICATE"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("LORA_CLI_TRUST_CONFIG", "none.json")
+    assert main(["sign", "sql", "--key", "acme.key"]) == 0
+
+
 @pytest.mark.parametrize("missing", ["none", "sql/adapter_config.json"])
 def test_there_must_be_a_folder(missing: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sign", f"./{missing}", "--key", "acme.key"]) == 3
