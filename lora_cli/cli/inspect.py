@@ -91,7 +91,7 @@ def command(
     deployed = engine_launch(engine_args, inputs, max_loras, max_cpu_loras, tp)
     model = base_model(inputs.base, settings) if inputs.base else None
     check_tp(model, tp)
-    terms = _validation_terms(model, deployed)
+    terms = replace(_validation_terms(model, deployed), digests=output_format == "cyclonedx")
     if spectrum or diff is not None:
         terms = _with_tensor_values(terms, inputs, settings, spectrum=spectrum, diff=diff)
     checks = check_all(inputs.to_validate(settings), terms, settings)

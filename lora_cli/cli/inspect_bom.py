@@ -13,14 +13,14 @@ from lora_cli.core.adapter_request import Item
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.inspection import Inspection
 from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.core.text import shown
-from lora_cli.daemon_threads import map_in_threads
-from lora_cli.errors import LoraCliError, UsageError
+from lora_cli.errors import UsageError
 from lora_cli.render.cyclonedx import Material, render_bom
 from lora_cli.settings import Settings
-from lora_cli.sources.registry import Sources, endpoint_of
+from lora_cli.sources.registry import endpoint_of
 from lora_cli.validation import Checked, ref_of
-from lora_cli.validation.known_files import known_digest, known_files
+from lora_cli.validation.policy_check import files_to_fetch
 
 Judged = tuple[Checked, Inspection | None]
 
@@ -62,13 +62,7 @@ def write_bom(
 
     An adapter that could not be read has only its name there, and its error is on standard error.
     """
-    sources = Sources(settings)
-
-    def material(pair: tuple[Item, Judged]) -> Material:
-        item, one = pair
-        return _material(item, one, settings, sources)
-
-    materials = map_in_threads(material, zip(inputs.items, judged, strict=True), settings.jobs)
+    materials = [_material(item, one, settings) for item, one in zip(inputs.items, judged, strict=True)]
     for one in materials:
         if (error := one.checked.error) is not None:
             to_stderr(f"error: {with_adapter_name(one.checked.name, error.message)}")
@@ -79,19 +73,23 @@ def write_bom(
     return max(one.checked.read_code for one in materials)
 
 
-def _material(item: Item, judged: Judged, settings: Settings, sources: Sources) -> Material:
+def _material(item: Item, judged: Judged, settings: Settings) -> Material:
+    """An adapter with the files that a fetch would download: their sha256 are of this disk, the lock or the listing."""
     checked, inspection = judged
     if checked.error is not None or checked.revision is None:
         return Material(checked, inspection)
-    try:
-        files = known_files(item, checked.revision, settings, sources)
-    except LoraCliError as error:
-        return Material(replace(checked, error=error), inspection)
+    known = checked.files or (item.locked.files if item.locked is not None else {})
+    listed = sorted(files_to_fetch(checked.revision), key=lambda file: file.path)
+    files = tuple(
+        file if (blob := known.get(file.path)) is None else replace(file, sha256=blob.sha256, size=blob.size)
+        for file in listed
+    )
+    blobs = [(file.path, Blob(file.sha256, file.size)) for file in files if file.sha256 and file.size is not None]
     return Material(
         checked,
         inspection,
         files=files,
-        snapshot=known_digest(files),
+        snapshot=snapshot_digest(blobs) if blobs and len(blobs) == len(files) else "",
         endpoint=endpoint_of(checked.revision.ref, settings),
     )
 

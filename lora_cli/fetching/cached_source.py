@@ -32,8 +32,8 @@ class CacheFirstSource:
         # Policies are checked against the folder of the latest checkpoint, which only a listing shows.
         self._must_list = selection.latest and bool(settings.policies)
         self._settings, self._locked = settings, None if self._must_list else locked
-        self._cached: dict[AdapterRef, tuple[str, LocalSource, Revision]] = {}
-        """Reference of a resolved revision → digest and folder of the snapshot that it is read from."""
+        self._cached: dict[AdapterRef, tuple[Snapshot, LocalSource, Revision]] = {}
+        """Reference of a resolved revision → the snapshot that it is read from, and its folder."""
 
     def resolve(self, ref: AdapterRef) -> Revision:
         """The revision that ``ref`` means: the cached one where the origin need not be asked, else the origin's.
@@ -53,11 +53,11 @@ class CacheFirstSource:
         revision = self._origin.resolve(ref)
         listed = [file for path in record.files if (file := revision.file(path)) is not None]
         if revision.id == record.revision and all(recorded_blob(record, revision, file) is not None for file in listed):
-            self._cached[revision.ref] = (snapshot.digest, *snapshot_at(snapshot.directory))
+            self._cached[revision.ref] = (snapshot, *snapshot_at(snapshot.directory))
         return revision
 
     def _from_cache(self, ref: AdapterRef, snapshot: Snapshot, revision: str, access: str) -> Revision:
-        _, _, folder = self._cached[ref] = (snapshot.digest, *snapshot_at(snapshot.directory))
+        _, _, folder = self._cached[ref] = (snapshot, *snapshot_at(snapshot.directory))
         return Revision(ref, revision, folder.files, access)
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
@@ -72,6 +72,6 @@ class CacheFirstSource:
         """Whether the bytes of an adapter at ``revision`` are on this disk."""
         return revision.ref in self._cached
 
-    def digest(self, revision: Revision) -> str | None:
-        """The digest of the cached snapshot that ``revision`` is read from; None if it is not cached."""
+    def snapshot(self, revision: Revision) -> Snapshot | None:
+        """The cached snapshot that ``revision`` is read from; None if it is not cached."""
         return self._cached[revision.ref][0] if revision.ref in self._cached else None

@@ -3,7 +3,6 @@
 Its snapshot digest is the one that it would have after a fetch.
 """
 
-import hashlib
 from pathlib import Path
 
 from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE
@@ -13,8 +12,9 @@ from lora_cli.core.snapshot import Blob, RemoteFile, Revision, snapshot_digest
 from lora_cli.documents.policy import Policy
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import LoraCliError, Refused
+from lora_cli.fetching.cached_source import CacheFirstSource
 from lora_cli.fetching.file_selection import USUAL, Selection, select_files
-from lora_cli.fetching.locked_files import check_folder, select_locked
+from lora_cli.fetching.locked_files import check_folder, select_locked, sha256_from
 from lora_cli.fetching.reference_names import entries_for
 from lora_cli.fetching.requirements import (
     Demand,
@@ -128,21 +128,16 @@ def digest_of(revision: Revision, files: tuple[RemoteFile, ...], source: Source)
 
 
 def _blobs(revision: Revision, files: tuple[RemoteFile, ...], source: Source) -> dict[str, Blob] | None:
-    """The digest and size of each file, as listed or read from this disk; None if one is unknown."""
+    """The digest and size of each file, as listed, cached or read from this disk; None if one is unknown."""
+    cached = source.snapshot(revision) if isinstance(source, CacheFirstSource) else None
     blobs = {}
     for file in files:
         if file.sha256 is not None and file.size is not None:
             blobs[file.path] = Blob(file.sha256, file.size)
-        elif is_on_disk(source, revision):
-            blobs[file.path] = _read(revision, file, source)
+        elif cached is not None and file.path in cached.files:
+            blobs[file.path] = cached.files[file.path]
+        elif is_on_disk(source, revision) and file.size is not None:
+            blobs[file.path] = Blob(sha256_from(source, revision, file), file.size)
         else:
             return None
     return blobs
-
-
-def _read(revision: Revision, file: RemoteFile, source: Source) -> Blob:
-    hasher, size = hashlib.sha256(), 0
-    for chunk in source.read(revision, file, 0, None):
-        hasher.update(chunk)
-        size += len(chunk)
-    return Blob(hasher.hexdigest(), size)

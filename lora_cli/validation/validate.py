@@ -154,8 +154,8 @@ def _digest(item: Item, one: Opened, settings: Settings) -> str | None:
         from lora_cli.validation.policy_check import digest_if_known
 
         return digest_if_known(item, one.revision, one.source)
-    if isinstance(one.source, CacheFirstSource) and (digest := one.source.digest(one.revision)) is not None:
-        return digest
+    if isinstance(one.source, CacheFirstSource) and (snapshot := one.source.snapshot(one.revision)) is not None:
+        return snapshot.digest
     locked, ref = item.locked, one.revision.ref
     compared = locked is not None and (ref.scheme == "file" or (ref.pinned and locked.revision == one.revision.id))
     return locked.digest if locked is not None and compared else None

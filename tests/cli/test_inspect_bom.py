@@ -15,7 +15,10 @@ from lora_cli.cli.inspect_bom import write_bom
 from lora_cli.cli.main import main
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.inspection import Inspection, inspection_of
+from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.fetching.locked_files import sha256_from
 from lora_cli.settings import Settings
+from lora_cli.sources import Source
 from lora_cli.validation import Checked, Terms, check_all
 from tests.bill_of_materials import Object, check_bom, properties
 from tests.corpus.breaks import BREAKS
@@ -344,13 +347,15 @@ def test_what_cannot_be_read_is_named_with_the_reason(sql: Path, tmp_path: Path,
     assert "there is no folder" in err
 
 
-def test_a_file_that_goes_meanwhile_is_the_error_of_its_adapter(sql: Path, tmp_path: Path, capsys: Captured) -> None:
-    settings = Settings(cache_dir=tmp_path / "cache")
-    items = tuple(Item("", str(folder)) for folder in (sql, write_adapter(tmp_path / "other")))
-    judged = described(items, settings)
-    (sql / "README.md").unlink()
-    assert write_bom(judged, Inputs(items, ""), None, None, settings) == 5
-    broken, whole = check_bom(capsys.readouterr().out)["components"][:2]
+def test_a_file_that_goes_meanwhile_is_the_error_of_its_adapter(
+    sql: Path, tmp_path: Path, bom: Bom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def after_it_went(source: Source, revision: Revision, file: RemoteFile) -> str:
+        (sql / "README.md").unlink(missing_ok=True)
+        return sha256_from(source, revision, file)
+
+    monkeypatch.setattr("lora_cli.validation.policy_check.sha256_from", after_it_went)
+    broken, whole = bom(sql, write_adapter(tmp_path / "other"), code=5)["components"][:2]
     assert "was removed while it was read" in properties(broken)["error"][0]
     assert "error" not in properties(whole)
 

@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from model_signing import hashing, signing
 
 from lora_cli.cli.main import main
+from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.sources.local import LocalSource
 from tests.hf_variables import set_variables
 from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base_config
@@ -274,6 +276,28 @@ def test_a_cached_adapter_is_checked_again_without_a_request(
         assert main(["fetch", f"acme/sql@{commit}", "--policy", "other.yaml"]) == 1
         assert main(["validate", f"acme/sql@{commit}", "--no-base", "--policy", "other.yaml"]) == 1
         assert len(hub.requests) == asked
+
+
+def test_the_weights_of_a_cached_adapter_are_not_hashed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    sign("key")
+    with Hub() as hub:
+        set_variables(monkeypatch, HF_ENDPOINT=hub.endpoint)
+        commit = hub.add("acme/sql", {path.name: path.read_bytes() for path in Path("sql").iterdir()})
+        assert main(["fetch", f"acme/sql@{commit}", "--policy", "key.yaml"]) == 0
+        asked: list[tuple[str, int, int | None]] = []
+        read = LocalSource.read
+
+        def counted(
+            source: LocalSource, revision: Revision, file: RemoteFile, start: int, stop: int | None
+        ) -> Iterator[bytes]:
+            asked.append((file.path, start, stop))
+            return read(source, revision, file, start, stop)
+
+        monkeypatch.setattr(LocalSource, "read", counted)
+        for command in (["validate", "--no-base", "--no-values"], ["inspect"]):
+            assert main([*command, f"acme/sql@{commit}", "--policy", "key.yaml"]) == 0
+        assert all(stop is not None for path, _, stop in asked if path == WEIGHTS)
+        assert any(path == SIGNATURE for path, _, _ in asked)
 
 
 def snapshots() -> list[Path]:
