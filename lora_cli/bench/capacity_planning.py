@@ -39,7 +39,7 @@ def plan_capacity(
     found: dict[str, PolicyPlan] = {}
     with suppress(KeyboardInterrupt):
         found.update(parallel_map(_plan_policy, tasks, parallel=len(trace) >= 5_000))
-    loads = LoadsReport(fleet.adapter_bytes(), fleet.links.gpu, fleet.links.disk)
+    loads = LoadsReport(fleet.adapter_bytes(), fleet.links.gpu, fleet.links.disk, fleet.links.source)
     ordered = {policy: found[policy] for policy in policies if policy in found}
     return PlanReport(objective, loads, Plan(tuple(map(str, goals)), ordered))
 

@@ -1,21 +1,16 @@
-"""The cost of a load: a latency in milliseconds and a bandwidth in GB/s; given, or measured on a machine."""
+"""The cost of a load: a latency in milliseconds and a bandwidth in GB/s."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from math import isfinite
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from lora_cli.bench.quantiles import nearest_rank
-from lora_cli.bench.result_file import read_result
-from lora_cli.core import parse
-from lora_cli.errors import FormatError, UsageError
+from lora_cli.errors import UsageError
 
 BYTES_PER_RANK = 5_242_880
 """Llama-3-8B with all seven projections of 32 layers adapted, in two bytes: 2,621,440 parameters for each rank."""
 
-LinkOrigin = Literal["default", "given", "measured"]
+LinkOrigin = Literal["default", "given", "measured", "published"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +37,16 @@ GPU_LINK = Link(1.0, 25.0, "default")
 """PCIe Gen4 with 16 lanes, out of pinned memory."""
 
 
+OWN_SOURCE = "lora-cli's warm process: the rates of NVMe and PCIe Gen4, not measured; --links vllm for vLLM"
+
+
 @dataclass(frozen=True, slots=True)
 class Links:
-    """From disk into memory, and from memory into a slot."""
+    """From disk into memory, and from memory into a slot; ``source`` says where the numbers come from."""
 
     disk: Link = DISK_LINK
     gpu: Link = GPU_LINK
+    source: str = OWN_SOURCE
 
 
 def parse_link(text: str, flag: str) -> Link:
@@ -65,55 +64,3 @@ def parse_link(text: str, flag: str) -> Link:
     if not good:
         raise UsageError(f"{flag} {text[:60]}: must be milliseconds and GB/s", hint=f"{flag} 2,7")
     return Link(float(ms), float(rate) if isfinite(float(rate)) else None, "given")
-
-
-TIER_OF_KIND = {"warm": "cpu", "cold": "disk"}
-"""The tiers of a live result, as they are called in process."""
-
-HINT = "the result of serve-bench REF... --base BASE --save-result, with --forward modules or without"
-
-_MS = parse.number_within(0, 1e9, "ms")
-
-
-def read_links(file: Path, flag: str) -> Links:
-    """The load costs of a run in process, or of a run with lora-cli's server, which reports each load's time.
-
-    In process they are by how much warm requests took longer than hot ones, and cold than warm ones. All are
-    differences of medians, for an adapter of the size that was measured.
-
-    Raises:
-        LoraCliError: the file cannot be read, or is no result of a run that had requests of all these kinds.
-    """
-    document = read_result(file, flag)
-    tiers: Mapping[str, Sequence[float]]
-    try:
-        if document.get("mode") == "live":
-            tiers = _loads(document, str(file))
-        else:
-            tiers = parse.map_of(parse.list_of(_MS))(document.get("latency_ms"), f"{file}: latency_ms")
-    except FormatError as error:
-        raise UsageError(f"{flag} {error.message}", hint=HINT) from error
-    medians = {}
-    for tier, kind in (("gpu", "in a slot"), ("cpu", "in memory"), ("disk", "on disk")):
-        if not tiers.get(tier):
-            raise UsageError(
-                f"{flag} {file}: no request found its adapter {kind}", hint="use more requests, or other tiers"
-            )
-        medians[tier] = nearest_rank(sorted(tiers[tier]), 0.5)
-    read_ms, put_ms = medians["disk"] - medians["cpu"], medians["cpu"] - medians["gpu"]
-    return Links(Link(max(read_ms, 0.0), None, "measured"), Link(max(put_ms, 0.0), None, "measured"))
-
-
-def _loads(document: Mapping[str, Any], where: str) -> Mapping[str, Sequence[float]]:
-    """The load times of warm and cold requests that the server reported. Raises ``FormatError``."""
-    found: dict[str, list[float]] = {"gpu": [0.0], "cpu": [], "disk": []}
-    if document.get("tiers_from") != "server":
-        raise FormatError("the server did not report its load times", where=where)
-    for number, run in enumerate(parse.list_of(parse.mapping)(document.get("runs"), f"{where}: runs")):
-        at = f"{where}: runs[{number}]"
-        tiers = parse.list_of(parse.text)(run.get("tiers"), f"{at}: tiers")
-        loads = parse.list_of(parse.optional(_MS))(run.get("load_ms"), f"{at}: load_ms")
-        for tier, load_ms in zip(tiers, loads, strict=False):
-            if tier in TIER_OF_KIND and load_ms is not None:
-                found[TIER_OF_KIND[tier]].append(load_ms)
-    return found

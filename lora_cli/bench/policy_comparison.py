@@ -69,7 +69,7 @@ def simulate_all(
     cpu = TierReport(fleet.cpu.items, fleet.cpu.max_bytes, fleet.links.disk)
     return SimulationReport(
         objective=objective,
-        tiers=TiersReport(fleet.adapter_bytes(), gpu, cpu),
+        tiers=TiersReport(fleet.adapter_bytes(), gpu, cpu, fleet.links.source),
         policies=_with_gaps({policy: found[policy] for policy in policies if policy in found}, least),
         bounds=Bounds(least),
         stall_cdf_shares=SHARES,
@@ -91,7 +91,7 @@ def _with_gaps(found: Mapping[str, PolicyReport], least_ms: float | None) -> Map
         name: replace(
             one,
             gap_closed=(one.hits - lru.hits) / hits if hits > 0 else None,
-            cost_gap_closed=(lru.miss_cost_ms - one.miss_cost_ms) / cost_ms if known else None,
+            cost_gap_closed=min((lru.miss_cost_ms - one.miss_cost_ms) / cost_ms, 1.0) if known else None,
         )
         for name, one in found.items()
     }

@@ -113,6 +113,8 @@ class TiersReport:
     sizes: AdapterBytes = field(metadata=INLINE)
     gpu: TierReport
     cpu: TierReport
+    links: str
+    """Where the costs of loads come from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,8 @@ class LoadsReport:
     sizes: AdapterBytes = field(metadata=INLINE)
     gpu: Link
     cpu: Link
+    links: str
+    """Where they come from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +162,29 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveError:
+    """How far the simulation of a policy is from the live run; null is not known."""
+
+    hit_ratio_error: float | None
+    """The distance of the hit ratios."""
+    stall_p99_error: float | None
+    """The distance of the p99 stalls, as a share of the live one."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveComparison:
+    """A live run of the same requests, and the distance of each simulated policy from it."""
+
+    file: str
+    tiers_from: TiersFrom
+    hit_ratio: float | None
+    """Null if no request is known to be hot, warm or cold."""
+    stall_p99_ms: float | None
+    """Of the load times that the server reported, else of times to first token beyond the median of hot requests."""
+    policies: Mapping[str, LiveError]
+
+
+@dataclass(frozen=True, slots=True)
 class SimulationReport:
     """What only --simulate has."""
 
@@ -166,6 +193,8 @@ class SimulationReport:
     policies: Mapping[str, PolicyReport]
     bounds: Bounds
     stall_cdf_shares: tuple[float, ...]
+    live: LiveComparison | None = None
+    """The live run of --live-result."""
 
 
 @dataclass(frozen=True, slots=True)

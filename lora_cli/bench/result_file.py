@@ -10,19 +10,19 @@ LARGEST_FILE = 256 << 20
 HINT = "--save-result writes one"
 
 
-def read_result(file: Path, flag: str) -> dict[str, Any]:
-    """The document that is in ``file``.
+def read_result(file: Path, flag: str, hint: str = HINT) -> dict[str, Any]:
+    """The document that is in ``file``; ``hint`` is that of the errors.
 
     Raises:
         NotFound: there is no such file.
         UsageError: it is no JSON object, or too large.
         MachineError: it cannot be read.
     """
-    data = read_bounded(file, flag, LARGEST_FILE, HINT)
+    data = read_bounded(file, flag, LARGEST_FILE, hint)
     try:
         return parse.json_object(data, str(file))
     except FormatError as error:
-        raise UsageError(f"{flag} {error.message}", hint=HINT) from error
+        raise UsageError(f"{flag} {error.message}", hint=hint) from error
 
 
 def read_bounded(file: Path, flag: str, most: int, hint: str = "") -> bytes:

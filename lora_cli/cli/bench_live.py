@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
+from lora_cli.bench.links import links_of_run, links_text
 from lora_cli.bench.live.load_generator import LoadTest, run_load
 from lora_cli.bench.live.requests import PROMPTS, LoadResults, PreparedRequest, completion_body, prepare_requests
 from lora_cli.bench.live.result import (
@@ -22,8 +24,8 @@ from lora_cli.bench.trace import Trace
 from lora_cli.bench.workload import parse_rate
 from lora_cli.cli.bench_options import BenchOptions, Workload, parse_workload, save_trace
 from lora_cli.cli.bench_results import Failures, report_writer, request_counter
-from lora_cli.cli.output import inform, to_stderr
-from lora_cli.core.text import counted
+from lora_cli.cli.output import inform, to_stderr, write
+from lora_cli.core.text import counted, safe
 from lora_cli.endpoint.address import parse_address
 from lora_cli.errors import INTERRUPTED, EndpointError, UsageError
 from lora_cli.settings import Settings
@@ -73,6 +75,8 @@ def measure_server(
     runs, interrupted = _run_all_seeds(plan, settings)
     report = _report(plan, runs, facts, {name: one.message for name, one in failures.items()})
     codes = [conclude(report, plan.traces), *(one.exit_code for one in failures.values())]
+    if options.save_links is not None:
+        codes.append(_save_links(options.save_links, report))
     for name, error in failures.items():
         to_stderr(f"error: {name}: {error.message}")
     if failed := failures_by_model(runs, plan.target.base):
@@ -88,6 +92,19 @@ def measure_server(
         to_stderr(f"interrupted after {report.run.num_prompts} of {sum(map(len, plan.traces.values()))} requests")
         return INTERRUPTED
     return max(codes)
+
+
+def _save_links(file: Path, report: BenchReport) -> int:
+    """Saves the load costs of the server; if they are not known, says so and returns 2, since the rest is measured."""
+    assert isinstance(report.result, LiveReport)
+    facts = report.setting.environment
+    server = " ".join(safe(facts[key]) for key in ("url", "engine", "engine_version", "base") if facts.get(key))
+    try:
+        write(links_text(links_of_run(report.result, server)), file)
+    except UsageError as error:
+        to_stderr(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""))
+        return error.exit_code
+    return 0
 
 
 def _parse_plan(options: BenchOptions, workload: Workload, *, ours: bool) -> LivePlan:

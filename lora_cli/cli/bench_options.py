@@ -95,6 +95,7 @@ class BenchOptions:
     num_seeds: int | None = server(
         "--num-seeds", "Number of runs, each with the next seed.", min=1, max=100, show_default="3"
     )
+    save_links: Path | None = server("--save-links FILE", "Save the load costs of the server, for --links.")
     max_loras: int | None = tier("--max-loras", "Slots: number of adapters on the device.", min=1, show_default="8")
     max_cpu_loras: int | None = tier("--max-cpu-loras", "Number of adapters in memory.", min=1, show_default="32")
     max_lora_rank: int | None = tier("--max-lora-rank", "Maximum rank of a slot.", min=1)
@@ -127,7 +128,15 @@ class BenchOptions:
     gpu_link: str | None = simulation(
         "--gpu-link MS,GB/S", "Latency and bandwidth of a load from memory into a slot.", show_default="1,25"
     )
+    links: str | None = simulation(
+        "--links ENGINE|FILE",
+        "Load costs of vllm or lora-cli, or a file of --save-links.",
+        show_default="lora-cli",
+    )
     measured: Path | None = simulation("--measured FILE", "Use the load times of this saved result.")
+    live_result: Path | None = simulation(
+        "--live-result FILE", "Print the error against this saved live result of the same requests."
+    )
     objective: Objective | None = simulation("--objective", "Objective of adaptive and gdsf.", show_default="stall")
     plan: list[str] | None = simulation(
         "--plan GOAL", 'Find the smallest tiers that reach a goal, for example "hit_ratio>=0.95"; may be repeated.'

@@ -31,7 +31,7 @@ def report_writer(options: BenchOptions, known: Collection[str]) -> Callable[[Be
     Raises:
         LoraCliError: a condition is invalid, or a file cannot be read or written.
     """
-    for file in (options.output, options.save_trace):
+    for file in (options.output, options.save_trace, options.save_links):
         check_writable(file)
     conditions = tuple(parse_condition(text, "--fail-if", known) for text in options.fail_if or ())
     before = read_baseline(options.baseline) if options.baseline is not None else None

@@ -2,15 +2,27 @@
 
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
 from lora_cli.bench.capacity_planning import DEFINITIONS as PLAN_DEFINITIONS
 from lora_cli.bench.capacity_planning import plan_capacity, plan_metric_names, plan_metrics
-from lora_cli.bench.link_model import BYTES_PER_RANK, DISK_LINK, GPU_LINK, Links, parse_link, read_links
+from lora_cli.bench.link_model import BYTES_PER_RANK, DISK_LINK, GPU_LINK, OWN_SOURCE, Links, parse_link
+from lora_cli.bench.links import parse_links, read_links
+from lora_cli.bench.live_comparison import DEFINITIONS as LIVE_DEFINITIONS
+from lora_cli.bench.live_comparison import live_error_metrics, live_error_names, live_errors, read_live_run
 from lora_cli.bench.measured_run import run_environment
 from lora_cli.bench.policy_comparison import DEFINITIONS, simulate_all
-from lora_cli.bench.report import BenchSetting, VllmRun, bench_report, describe_run
+from lora_cli.bench.report import (
+    BenchReport,
+    BenchSetting,
+    LiveComparison,
+    SimulationReport,
+    VllmRun,
+    bench_report,
+    describe_run,
+)
 from lora_cli.bench.simulator import OPT, Fleet, adapter_sizes, parse_policies, parse_ranks
 from lora_cli.bench.thresholds import (
     Condition,
@@ -60,8 +72,9 @@ def simulate(settings: Settings, options: BenchOptions) -> int:
     policies = parse_policies(options.eviction or (PLAN_POLICIES if goals else POLICIES))
     if goals and OPT in policies:
         raise UsageError("--plan cannot use opt: it needs to know future requests", hint=f"--eviction {PLAN_POLICIES}")
-    conclude = report_writer(options, plan_metric_names(policies) if goals else simulation_metric_names(policies))
+    conclude = report_writer(options, plan_metric_names(policies) if goals else _metric_names(options, policies))
     trace, fleet, run = _simulated_run(settings, options)
+    live = read_live_run(options.live_result, trace) if options.live_result is not None else None
     if has_stall_goal(goals) and not trace.timed:
         inform(f"warning: {NO_QUEUE}", settings)
     save_trace(trace, options.save_trace)
@@ -74,13 +87,27 @@ def simulate(settings: Settings, options: BenchOptions) -> int:
     else:
         found = simulate_all(trace, fleet, policies, objective, on_done=_policy_progress(trace, policies))
         done = found.policies
-        report = bench_report(*run, found, DEFINITIONS, simulation_metrics(found.policies))
+        report = _report(run, found, live)
     code = conclude(report, {options.seed: trace}) if done else 0
     if len(done) < len(policies):
         names = [", ".join(policy for policy in policies if (policy in done) is it) for it in (True, False)]
         to_stderr(f"interrupted: {names[0] or 'no policy'} finished, {names[1]} not")
         return INTERRUPTED
     return code or int(missed)
+
+
+def _metric_names(options: BenchOptions, policies: Sequence[str]) -> set[str]:
+    return simulation_metric_names(tuple(policies)) | (live_error_names(policies) if options.live_result else set())
+
+
+def _report(run: tuple[VllmRun, BenchSetting], found: SimulationReport, live: LiveComparison | None) -> BenchReport:
+    """The report of the simulated policies, with their distances from the live run."""
+    metrics, definitions = simulation_metrics(found.policies), dict(DEFINITIONS)
+    if live is not None:
+        live = replace(live, policies=live_errors(live, found.policies))
+        metrics |= live_error_metrics(live.policies)
+        definitions |= LIVE_DEFINITIONS
+    return bench_report(*run, replace(found, live=live), definitions, metrics)
 
 
 def _goals(options: BenchOptions) -> tuple[Condition, ...]:
@@ -93,6 +120,7 @@ def _goals(options: BenchOptions) -> tuple[Condition, ...]:
         return ()
     for flag in options.given(("max_loras", "max_cpu_loras", "max_gpu_bytes", "max_cpu_bytes")):
         raise UsageError(f"{flag} and --plan cannot be used together", hint="--plan computes it")
+    options.refuse(("live_result",), "not for --plan", "it has one result for one size of the tiers")
     return parse_goals(options.plan)
 
 
@@ -163,14 +191,21 @@ def _budgets(count: int, engine: "EngineSpec | None", options: BenchOptions) -> 
 
 
 def _links(options: BenchOptions) -> Links:
-    """The load times: measured, given, or the defaults."""
+    """The load times: of an engine, measured, given, or the defaults."""
+    given = list(options.given(("disk_link", "gpu_link")))
+    for flag in options.given(("links", "measured")):
+        if given:
+            raise UsageError(f"{flag} and --disk-link or --gpu-link cannot be used together")
+    if options.links is not None:
+        options.refuse(("measured",), "not for --links", "use one of them")
+        return parse_links(options.links, "--links")
     if options.measured is not None:
-        if options.disk_link or options.gpu_link:
-            raise UsageError("--measured and --disk-link or --gpu-link cannot be used together")
         return read_links(options.measured, "--measured")
+    source = f"{' and '.join(given)} as given"
     return Links(
         parse_link(options.disk_link, "--disk-link") if options.disk_link else DISK_LINK,
         parse_link(options.gpu_link, "--gpu-link") if options.gpu_link else GPU_LINK,
+        OWN_SOURCE if not given else source if len(given) == 2 else f"{source}, the other: {OWN_SOURCE}",
     )
 
 

@@ -20,10 +20,12 @@ ADAPTER_OPTIONS = ("refs", "manifest", "base", "policy")
 TIER_OPTIONS = ("max_loras", "max_cpu_loras", "max_lora_rank", "device", "eviction")
 SYNTHETIC_OPTIONS = ("num_adapters", "ranks")
 SIMULATION_OPTIONS = (
-    "bytes_per_rank", "max_gpu_bytes", "max_cpu_bytes", "disk_link", "gpu_link", "measured", "objective", "plan",
+    "bytes_per_rank", "max_gpu_bytes", "max_cpu_bytes", "disk_link", "gpu_link", "links", "measured",
+    "live_result", "objective", "plan",
 )  # fmt: skip
 SERVER_OPTIONS = (
     "lora_modules", "max_concurrency", "goodput", "control", "probe_request_rate", "probe_adapter", "num_seeds",
+    "save_links",
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.bench.report import (
     AdapterBytes,
     BenchReport,
+    LiveComparison,
     LiveReport,
     MeasurementReport,
     MetricChange,
@@ -74,7 +75,7 @@ def run_facts(report: BenchReport) -> Facts:
             yield from _simulation_facts(report, result)
         case PlanReport() as result:
             yield from _workload_facts(report)
-            yield from _load_facts(result.loads.sizes, result.loads.gpu, result.loads.cpu)
+            yield from _load_facts(result.loads.sizes, result.loads.gpu, result.loads.cpu, result.loads.links)
             yield "objective", result.objective
         case MeasurementReport() as result:
             hits = sum(result.hits.values()) or 1
@@ -248,12 +249,13 @@ def _workload_facts(report: BenchReport) -> Facts:
     yield "on", _environment(report)
 
 
-def _load_facts(sizes: AdapterBytes, gpu: Link, cpu: Link) -> Facts:
+def _load_facts(sizes: AdapterBytes, gpu: Link, cpu: Link, links: str) -> Facts:
     """The sizes of the adapters, and the load times."""
     low, high = size(sizes.smallest_adapter_bytes), size(sizes.largest_adapter_bytes)
     yield "adapters", f"{size(sizes.adapter_bytes)}, {f'{low} each' if low == high else f'from {low} to {high}'}"
     yield "from disk", cpu
     yield "into a slot", gpu
+    yield "load costs", links
 
 
 def _simulation_facts(report: BenchReport, result: SimulationReport) -> Facts:
@@ -262,10 +264,27 @@ def _simulation_facts(report: BenchReport, result: SimulationReport) -> Facts:
     for name, tier in (("slots", tiers.gpu), ("memory", tiers.cpu)):
         limit = f", {size(tier.max_bytes)}" if tier.max_bytes is not None else ""
         yield name, f"{counted(tier.places, 'adapter')}{limit}"
-    yield from _load_facts(tiers.sizes, tiers.gpu.load, tiers.cpu.load)
+    yield from _load_facts(tiers.sizes, tiers.gpu.load, tiers.cpu.load, tiers.links)
     if least_ms is not None:
         yield "lower bound", f"{milliseconds(least_ms / (report.run.num_prompts or 1))} ms/req for any policy"
     yield "objective", result.objective
+    if result.live is not None:
+        yield from _live_error_facts(result, result.live)
+
+
+def _live_error_facts(result: SimulationReport, live: LiveComparison) -> Facts:
+    """The live run, and each policy's distance from it."""
+    how = "as reported by the server" if live.tiers_from == SERVER else "inferred"
+    yield "live run", f"{live.file}: hits {_ratio(live.hit_ratio)}, p99 stall {_ms(live.stall_p99_ms)} ms, {how}"
+    for name, one in live.policies.items():
+        policy = result.policies[name]
+        hits = f"hits {policy.hit_ratio:.3f} (off by {_ratio(one.hit_ratio_error)})"
+        off = "-" if one.stall_p99_error is None else f"{one.stall_p99_error:.1%}"
+        yield f"{name} to live", f"{hits}, p99 stall {_ms(policy.stall_ms['p99'])} ms (off by {off})"
+
+
+def _ratio(number: float | None) -> str:
+    return "-" if number is None else f"{number:.3f}"
 
 
 def _live_facts(report: BenchReport, result: LiveReport) -> Facts:
