@@ -1,7 +1,7 @@
 """The error of a simulation: its distance from a live run of the same requests."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from math import isclose
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,12 +10,13 @@ from lora_cli.bench.live.result import INFERRED, SERVER
 from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.bench.report import LiveComparison, LiveError, PolicyReport
 from lora_cli.bench.result_file import read_result
+from lora_cli.bench.thresholds import metrics_by_policy
 from lora_cli.bench.trace import Trace
 from lora_cli.core import parse
 from lora_cli.core.text import safe
 from lora_cli.errors import FormatError, UsageError
 
-ERRORS = ("hit_ratio_error", "stall_p99_error")
+ERRORS = tuple(one.name for one in fields(LiveError))
 DEFINITIONS = {
     "hit_ratio_error": "the distance between the hit ratios of the simulation and of the live run",
     "stall_p99_error": "the distance between their p99 stalls, divided by that of the live run",
@@ -80,12 +81,7 @@ def live_errors(live: LiveComparison, policies: Mapping[str, PolicyReport]) -> d
 
 def live_error_metrics(errors: Mapping[str, LiveError]) -> dict[str, float | None]:
     """``lru.hit_ratio_error`` and the like."""
-    return {f"{name}.{metric}": value for name, one in errors.items() for metric, value in asdict(one).items()}
-
-
-def live_error_names(policies: Sequence[str]) -> set[str]:
-    """The names of these metrics."""
-    return {f"{name}.{metric}" for name in policies for metric in ERRORS}
+    return metrics_by_policy({name: asdict(one) for name, one in errors.items()})
 
 
 def _requests(run: Mapping[str, Any], where: str) -> list[LiveRequest]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+from lora_cli.bench.engine_steps import StepModel, simulate_steps
 from lora_cli.bench.optimal_bounds import belady_run, least_cost_ms, max_hits
 from lora_cli.bench.process_pool import parallel_map
 from lora_cli.bench.report import Bounds, PolicyReport, SimulationReport, TierReport, TiersReport
@@ -47,16 +48,19 @@ def simulate_all(
     policies: Sequence[str],
     objective: Objective = "stall",
     *,
+    model: StepModel | None = None,
     on_done: Callable[[str], None] = lambda _policy: None,
 ) -> SimulationReport:
-    """Simulate every policy on the same trace. ``on_done`` is called with each policy that is done.
+    """Simulate every policy on the same trace, with a ``model`` through the steps of an engine.
+
+    ``on_done`` is called with each policy that is done.
 
     Ctrl-C leaves out the others.
 
     Raises:
         MachineError: an adapter is larger than a tier, or a process was killed.
     """
-    tasks = [(trace, fleet, policy, objective) for policy in slowest_first(policies)]
+    tasks = [(trace, fleet, policy, objective, model) for policy in slowest_first(policies)]
     parallel = len(trace) * len(tasks) >= PARALLEL_FROM
     found: dict[str, PolicyReport] = {}
     least: float | None = None
@@ -97,11 +101,14 @@ def _with_gaps(found: Mapping[str, PolicyReport], least_ms: float | None) -> Map
     }
 
 
-_Task = tuple[Trace, Fleet, str, Objective]
+_Task = tuple[Trace, Fleet, str, Objective, StepModel | None]
 
 
 def _simulate_policy(task: _Task) -> tuple[str, PolicyReport, float | None]:
-    trace, fleet, policy, objective = task
+    trace, fleet, policy, objective, model = task
+    if model is not None:
+        run = simulate_steps(trace, fleet, policy, objective, model)
+        return policy, replace(run_report("online", run.tiers, run.stalls_ms), engine=run.report), None
     keys = trace.keys()
     if policy != OPT:
         course = simulate(keys, fleet, policy, objective)

@@ -129,6 +129,19 @@ class LoadsReport:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineReport:
+    """What only --simulate --step has: an engine's steps with one eviction policy."""
+
+    ttft_ms: Mapping[str, float]
+    e2el_ms: Mapping[str, float]
+    steps: Count
+    requests_per_step: float
+    adapters_per_step: float
+    load_share: Share
+    """The share of the time of all steps in which the batch waits for loads."""
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyReport:
     """One eviction policy on the trace."""
 
@@ -151,6 +164,8 @@ class PolicyReport:
     hit_ratio_over_time: tuple[float, ...]
     stall_cdf_ms: tuple[float, ...]
     """The stalls at the shares of stall_cdf_shares."""
+    engine: EngineReport | None = None
+    """The steps of --step."""
 
 
 @dataclass(frozen=True, slots=True)

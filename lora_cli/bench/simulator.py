@@ -156,32 +156,50 @@ class SimulatedRun:
     evictions: tuple[int, int] = (0, 0)
 
 
+class SimulatedTiers:
+    """Slots and memory of a fleet with one eviction policy, empty at first."""
+
+    def __init__(self, fleet: Fleet, policy: str, objective: Objective) -> None:
+        self.gpu, self._cpu = (
+            new_ledger(ONLINE_POLICIES[policy], name, budget, objective=objective)
+            for name, budget in (("gpu", fleet.gpu), ("cpu", fleet.cpu))
+        )
+        self._sizes = fleet.sizes
+        self._put_ms, self._read_ms = (
+            {name: cost(name) for name in fleet.sizes} for cost in (fleet.put_ms, fleet.read_ms)
+        )
+
+    def request(self, key: str) -> tuple[int, float]:
+        """The tier that an adapter is found in, and the milliseconds until it is in a slot.
+
+        Raises:
+            MachineError: it is larger than a tier.
+        """
+        if key in self.gpu:
+            self.gpu.hit(key)
+            return GPU, 0.0
+        size, cost, found = self._sizes[key], self._put_ms[key], CPU
+        if self._cpu.request(key, size, self._read_ms[key]) is not None:
+            cost, found = cost + self._read_ms[key], DISK
+        self.gpu.request(key, size, cost)
+        return found, cost
+
+    def evictions(self) -> tuple[int, int]:
+        """Evictions from slots and from memory so far."""
+        return self.gpu.counts().evictions, self._cpu.counts().evictions
+
+
 def simulate(keys: Sequence[str], fleet: Fleet, policy: str, objective: Objective = "stall") -> SimulatedRun:
     """Replay the requests over initially empty tiers.
 
     Raises:
         MachineError: an adapter is larger than a tier.
     """
-    gpu, cpu = (
-        new_ledger(ONLINE_POLICIES[policy], name, budget, objective=objective)
-        for name, budget in (("gpu", fleet.gpu), ("cpu", fleet.cpu))
-    )
-    sizes = fleet.sizes
-    put_ms, read_ms = ({name: cost(name) for name in sizes} for cost in (fleet.put_ms, fleet.read_ms))
+    tiers = SimulatedTiers(fleet, policy, objective)
     found, load_ms = bytearray(len(keys)), array("d", bytes(8 * len(keys)))
     for number, key in enumerate(keys):
-        if key in gpu:
-            gpu.hit(key)
-            continue
-        size, cost = sizes[key], put_ms[key]
-        if cpu.request(key, size, read_ms[key]) is None:
-            found[number] = CPU
-        else:
-            found[number] = DISK
-            cost += read_ms[key]
-        load_ms[number] = cost
-        gpu.request(key, size, cost)
-    return SimulatedRun(found, load_ms, (gpu.counts().evictions, cpu.counts().evictions))
+        found[number], load_ms[number] = tiers.request(key)
+    return SimulatedRun(found, load_ms, tiers.evictions())
 
 
 def stalls_ms(trace: Trace, course: SimulatedRun) -> "array[float]":

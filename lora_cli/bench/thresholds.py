@@ -47,18 +47,24 @@ def policy_metrics(one: PolicyReport) -> PolicyMetrics:
 
 def simulation_metrics(policies: Mapping[str, PolicyReport]) -> dict[str, float | None]:
     """The metrics of all policies, as ``lru.hit_ratio``; where there is one policy, without its name as well."""
-    found: dict[str, float | None] = {}
-    for name, one in policies.items():
-        own = asdict(policy_metrics(one)) | {"gap_closed": one.gap_closed, "cost_gap_closed": one.cost_gap_closed}
-        found |= {f"{name}.{metric}": value for metric, value in own.items()}
-        found |= own if len(policies) == 1 else {}
-    return found
+    return metrics_by_policy(
+        {
+            name: asdict(policy_metrics(one)) | {"gap_closed": one.gap_closed, "cost_gap_closed": one.cost_gap_closed}
+            for name, one in policies.items()
+        }
+    )
 
 
-def simulation_metric_names(policies: Mapping[str, object] | tuple[str, ...]) -> set[str]:
-    """The names of all metrics that a simulation of these policies has."""
-    own = {f"{policy}.{metric}" for policy in policies for metric in POLICY_METRICS}
-    return own | set(POLICY_METRICS if len(policies) == 1 else ())
+def metrics_by_policy(policies: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:
+    """The metrics of each policy with its name before them; where there is one policy, without its name as well."""
+    found = {f"{name}.{metric}": value for name, own in policies.items() for metric, value in own.items()}
+    return found | (dict(*policies.values()) if len(policies) == 1 else {})
+
+
+def simulation_metric_names(policies: Collection[str], metrics: Sequence[str] = POLICY_METRICS) -> set[str]:
+    """The names of these metrics of a simulation of these policies."""
+    own = {f"{policy}.{metric}" for policy in policies for metric in metrics}
+    return own | set(metrics if len(policies) == 1 else ())
 
 
 COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {

@@ -133,6 +133,15 @@ class BenchOptions:
         "Load costs of vllm or lora-cli, or a file of --save-links.",
         show_default="lora-cli",
     )
+    step: str | None = simulation(
+        "--step MS,US", "Model the steps of an engine: milliseconds each, and microseconds per token in it."
+    )
+    max_num_seqs: int | None = simulation(
+        "--max-num-seqs", "With --step: requests in a batch.", min=1, max=100_000, show_default="256"
+    )
+    max_num_batched_tokens: int | None = simulation(
+        "--max-num-batched-tokens", "With --step: tokens in a step.", min=1, max=10_000_000, show_default="2048"
+    )
     measured: Path | None = simulation("--measured FILE", "Use the load times of this saved result.")
     live_result: Path | None = simulation(
         "--live-result FILE", "Print the error against this saved live result of the same requests."

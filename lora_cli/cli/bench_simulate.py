@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 from lora_cli.bench.capacity_planning import DEFINITIONS as PLAN_DEFINITIONS
 from lora_cli.bench.capacity_planning import plan_capacity, plan_metric_names, plan_metrics
+from lora_cli.bench.engine_steps import DEFINITIONS as STEP_DEFINITIONS
+from lora_cli.bench.engine_steps import METRICS as STEP_METRICS
+from lora_cli.bench.engine_steps import StepModel, parse_step, step_metrics
 from lora_cli.bench.link_model import BYTES_PER_RANK, DISK_LINK, GPU_LINK, OWN_SOURCE, Links, parse_link
 from lora_cli.bench.links import parse_links, read_links
 from lora_cli.bench.live_comparison import DEFINITIONS as LIVE_DEFINITIONS
-from lora_cli.bench.live_comparison import live_error_metrics, live_error_names, live_errors, read_live_run
+from lora_cli.bench.live_comparison import ERRORS, live_error_metrics, live_errors, read_live_run
 from lora_cli.bench.measured_run import run_environment
 from lora_cli.bench.policy_comparison import DEFINITIONS, simulate_all
 from lora_cli.bench.report import (
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
 
 REQUESTS, ADAPTERS = 20_000, 500
 POLICIES = "lru,lfu,gdsf,adaptive,opt"
+STEP_POLICIES = "lru,lfu,gdsf,adaptive"
 PLAN_POLICIES = "lru,adaptive"
 NO_QUEUE = "without --request-rate, or times in --trace, requests do not queue: a stall is only the request's own load"
 
@@ -69,9 +73,13 @@ def simulate(settings: Settings, options: BenchOptions) -> int:
     """
     options.refuse(("device", "max_lora_rank"), "not for --simulate", "there is no device")
     goals = _goals(options)
-    policies = parse_policies(options.eviction or (PLAN_POLICIES if goals else POLICIES))
+    model = _step_model(options)
+    usual = PLAN_POLICIES if goals else POLICIES if model is None else STEP_POLICIES
+    policies = parse_policies(options.eviction or usual)
     if goals and OPT in policies:
         raise UsageError("--plan cannot use opt: it needs to know future requests", hint=f"--eviction {PLAN_POLICIES}")
+    if model is not None and OPT in policies:
+        raise UsageError("--step cannot use opt: a batch changes the order of requests", hint=f"--eviction {usual}")
     conclude = report_writer(options, plan_metric_names(policies) if goals else _metric_names(options, policies))
     trace, fleet, run = _simulated_run(settings, options)
     live = read_live_run(options.live_result, trace) if options.live_result is not None else None
@@ -85,7 +93,8 @@ def simulate(settings: Settings, options: BenchOptions) -> int:
         done, missed = adapter_sizes.plan.policies, not all(one.answers for one in adapter_sizes.plan.policies.values())
         report = bench_report(*run, adapter_sizes, PLAN_DEFINITIONS, plan_metrics(adapter_sizes.plan.policies))
     else:
-        found = simulate_all(trace, fleet, policies, objective, on_done=_policy_progress(trace, policies))
+        show = _policy_progress(trace, policies)
+        found = simulate_all(trace, fleet, policies, objective, model=model, on_done=show)
         done = found.policies
         report = _report(run, found, live)
     code = conclude(report, {options.seed: trace}) if done else 0
@@ -96,13 +105,31 @@ def simulate(settings: Settings, options: BenchOptions) -> int:
     return code or int(missed)
 
 
+def _step_model(options: BenchOptions) -> StepModel | None:
+    """The model of ``--step``, if it is given.
+
+    Raises:
+        UsageError: it is invalid, or an option is for it or not for it.
+    """
+    if options.step is None:
+        options.refuse(("max_num_seqs", "max_num_batched_tokens"), "for --step", "add --step 12,50")
+        return None
+    options.refuse(("max_gpu_bytes",), "not for --step", "a batch has as many adapters as --max-loras")
+    return parse_step(options.step, options.max_num_seqs, options.max_num_batched_tokens)
+
+
 def _metric_names(options: BenchOptions, policies: Sequence[str]) -> set[str]:
-    return simulation_metric_names(tuple(policies)) | (live_error_names(policies) if options.live_result else set())
+    names = simulation_metric_names(policies)
+    names |= simulation_metric_names([one for one in policies if one != OPT], ERRORS) if options.live_result else set()
+    return names | (simulation_metric_names(policies, STEP_METRICS) if options.step else set())
 
 
 def _report(run: tuple[VllmRun, BenchSetting], found: SimulationReport, live: LiveComparison | None) -> BenchReport:
     """The report of the simulated policies, with their distances from the live run."""
     metrics, definitions = simulation_metrics(found.policies), dict(DEFINITIONS)
+    if steps := step_metrics(found.policies):
+        metrics |= steps
+        definitions |= STEP_DEFINITIONS
     if live is not None:
         live = replace(live, policies=live_errors(live, found.policies))
         metrics |= live_error_metrics(live.policies)
@@ -120,7 +147,7 @@ def _goals(options: BenchOptions) -> tuple[Condition, ...]:
         return ()
     for flag in options.given(("max_loras", "max_cpu_loras", "max_gpu_bytes", "max_cpu_bytes")):
         raise UsageError(f"{flag} and --plan cannot be used together", hint="--plan computes it")
-    options.refuse(("live_result",), "not for --plan", "it has one result for one size of the tiers")
+    options.refuse(("live_result", "step"), "not for --plan", "it is for one size of the tiers")
     return parse_goals(options.plan)
 
 
@@ -143,6 +170,8 @@ def _simulated_run(settings: Settings, options: BenchOptions) -> tuple[Trace, Fl
         words, engine = workload.summary() | {"ranks": options.ranks or RANKS}, None
     trace = workload.trace_for(list(sizes), REQUESTS, options.seed)
     fleet = _fleet(sizes, engine, options)
+    if options.step is not None:
+        words |= {"step": options.step}
     rate, burstiness = workload.request_rate, workload.traffic.burstiness
     return trace, fleet, describe_run("simulate", trace, options.seed, words, run_environment(), rate, burstiness)
 

@@ -20,7 +20,8 @@ ADAPTER_OPTIONS = ("refs", "manifest", "base", "policy")
 TIER_OPTIONS = ("max_loras", "max_cpu_loras", "max_lora_rank", "device", "eviction")
 SYNTHETIC_OPTIONS = ("num_adapters", "ranks")
 SIMULATION_OPTIONS = (
-    "bytes_per_rank", "max_gpu_bytes", "max_cpu_bytes", "disk_link", "gpu_link", "links", "measured",
+    "bytes_per_rank", "max_gpu_bytes", "max_cpu_bytes", "disk_link", "gpu_link", "links", "step", "max_num_seqs",
+    "max_num_batched_tokens", "measured",
     "live_result", "objective", "plan",
 )  # fmt: skip
 SERVER_OPTIONS = (

@@ -10,6 +10,7 @@ from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.bench.report import (
     AdapterBytes,
     BenchReport,
+    EngineReport,
     LiveComparison,
     LiveReport,
     MeasurementReport,
@@ -135,7 +136,10 @@ def simulation_terms(report: BenchReport, result: SimulationReport) -> Facts:
     if any(one.cost_gap_closed is not None for one in policies.values()):
         yield "ms closed", "the share of the gap between lru's ms/req and the minimum"
     queue = "one load at a time" if report.setting.span_s else "without --request-rate requests do not queue"
-    yield "p99 ms", f"how long a request waits for its adapter; {queue}"
+    if any(one.engine is not None for one in policies.values()):
+        yield "p99 ms", "from the arrival of a request until it is in a batch, with its adapter in a slot"
+    else:
+        yield "p99 ms", f"how long a request waits for its adapter; {queue}"
     for name, one in policies.items():
         if one.kind != "online":
             yield name, "knows all future requests" + ("; an upper bound" if one.kind == "bound" else "")
@@ -268,8 +272,19 @@ def _simulation_facts(report: BenchReport, result: SimulationReport) -> Facts:
     if least_ms is not None:
         yield "lower bound", f"{milliseconds(least_ms / (report.run.num_prompts or 1))} ms/req for any policy"
     yield "objective", result.objective
+    for name, one in result.policies.items():
+        if one.engine is not None:
+            yield f"{name} steps", _steps(one.engine)
     if result.live is not None:
         yield from _live_error_facts(result, result.live)
+
+
+def _steps(engine: EngineReport) -> str:
+    """The latencies and the batches of an engine's steps."""
+    times = (("ttft", engine.ttft_ms), ("e2el", engine.e2el_ms))
+    shown = ", ".join(f"{what} p50 {_ms(one.get('p50'))}, p99 {_ms(one.get('p99'))} ms" for what, one in times)
+    batch = f"{engine.requests_per_step:.1f} requests and {engine.adapters_per_step:.1f} adapters in a step"
+    return f"{shown}; {batch}; loads are {engine.load_share:.1%} of the time"
 
 
 def _live_error_facts(result: SimulationReport, live: LiveComparison) -> Facts:

@@ -59,6 +59,7 @@ def test_one_given_link_leaves_the_source_of_the_other(capsys: pytest.CaptureFix
         (["--links", "none.json"], "--links none.json: not found\nhint: lora-cli, vllm, or a file", 3),
         (["--links", "vllm", "--gpu-link", "1"], "--links and --disk-link or --gpu-link cannot be used together", 2),
         (["--links", "vllm", "--measured", "x.json"], "--measured is not for --links", 2),
+        (["--step", "1,1", "--plan", "hit_ratio>=.5"], "--step is not for --plan", 2),
         (["--save-links", "x.json"], "--save-links is for a server", 2),
         (["--live-result", "x.json", "--plan", "hit_ratio>=.5"], "--live-result is not for --plan", 2),
     ],

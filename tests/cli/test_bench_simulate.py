@@ -191,3 +191,35 @@ def test_the_tiers_of_a_plan_meet_its_goal(goal: float, seed: str, capsys: pytes
     policies = document(capsys, *argv, command=["serve-bench", "--simulate"])["plan"]["policies"]
     assert set(policies) >= {"lru", "adaptive"}
     assert all(answer["hit_ratio"] >= goal for one in policies.values() for answer in one["answers"])
+
+
+def test_the_steps_of_an_engine_have_their_latencies(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--request-rate", "50", "--step", "10,100", "--links", "vllm"]
+    found = document(capsys, *argv)
+    assert list(found["policies"]) == ["lru", "lfu", "gdsf", "adaptive"]
+    assert found["workload"]["step"] == "10,100"
+    lru = found["policies"]["lru"]
+    assert lru["requests"] == sum(lru["hits_by_tier"].values()) == 2_000
+    assert lru["engine"]["adapters_per_step"] <= 8
+    assert 0 < lru["engine"]["load_share"] < 1
+    assert found["metrics"]["lru.ttft_p99_ms"] == lru["engine"]["ttft_ms"]["p99"] < lru["engine"]["e2el_ms"]["p99"]
+    assert "load_share" in found["definitions"]
+    assert main([*SMALL, *argv, "--eviction", "lru", "--fail-if", "ttft_p99_ms>1"]) == 1
+    assert "lru steps" in capsys.readouterr().out
+    wider = document(capsys, *argv, "--max-num-seqs", "1")["policies"]["lru"]["engine"]
+    assert wider["requests_per_step"] == 1.0
+    assert wider["ttft_ms"]["p50"] > lru["engine"]["ttft_ms"]["p50"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--step", "1,1", "--eviction", "lru,opt"], "--step cannot use opt"),
+        (["--step", "1,1", "--max-gpu-bytes", "1GiB"], "--max-gpu-bytes is not for --step"),
+        (["--max-num-seqs", "4"], "--max-num-seqs is for --step"),
+        (["--step", "fast"], "--step fast: must be"),
+    ],
+)
+def test_what_no_engine_has_is_refused(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SMALL, *argv]) == 2
+    assert said in capsys.readouterr().err
