@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_cli.bench.result_file import read_bounded
+from lora_cli.bench.trace import bounded_lines
 from lora_cli.core import parse
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.text import shown
@@ -145,14 +146,76 @@ class MeasuredPopularity:
         return integer_weights([by_name[name] for name in names])
 
 
-def read_popularity(text: str) -> Popularity | MeasuredPopularity:
-    """A family of ``popularity``, or the weights of a file: whatever ends in ``.json``.
+@dataclass(frozen=True, slots=True)
+class FunctionCounts:
+    """The invocations of each function in a trace of Azure Functions; each adapter stands for many functions."""
+
+    file: str
+    counts: tuple[int, ...]
+
+    def weights(self, names: Sequence[str]) -> tuple[int, ...]:
+        """The functions are dealt out to the adapters in turn; the one with the most invocations is the first.
+
+        Raises:
+            UsageError: there are more adapters than functions.
+        """
+        if len(names) > len(self.counts):
+            raise UsageError(f"{self.file} has {len(self.counts)} functions, but there are {len(names)} adapters")
+        dealt = (sum(self.counts[place :: len(names)]) for place in range(len(names)))
+        return integer_weights([Decimal(one) for one in sorted(dealt, reverse=True)])
+
+
+AnyPopularity = Popularity | MeasuredPopularity | FunctionCounts
+
+FUNCTIONS_2019 = ["HashOwner", "HashApp", "HashFunction", "Trigger"]
+FUNCTIONS_2021 = ["app", "func", "end_timestamp", "duration"]
+MOST_FUNCTIONS = 1_000_000
+MOST_INVOCATIONS = 10**15
+
+
+def read_function_counts(file: Path) -> FunctionCounts:
+    """The invocations of each function, in the order in which a public trace of Azure Functions names them.
+
+    The counts of a day (2019: ``invocations_per_function_md.anon.d01.csv``; a line for each function, with a column
+    for each minute), or single invocations (2021; a line for each). Their formats are published with the data, at
+    https://github.com/Azure/AzurePublicDataset (AzureFunctionsDataset2019.md, AzureFunctionsInvocationTrace2021.md).
+
+    Raises:
+        LoraCliError: the file cannot be read, or a line is wrong.
+    """
+    lines, counts = bounded_lines(file), dict[tuple[str, str], int]()
+    header = next(lines, (0, b""))[1].decode(errors="replace").strip().split(",")
+    by_minute = header[:4] == FUNCTIONS_2019 and len(header) > 4
+    if not by_minute and header != FUNCTIONS_2021:
+        wanted = f"{','.join(FUNCTIONS_2019)},1,... or {','.join(FUNCTIONS_2021)}"
+        raise UsageError(f"{file}: must be counts of Azure Functions, with the columns {wanted}")
+    for number, line in lines:
+        fields = line.decode(errors="replace").strip().split(",")
+        try:
+            times = list(map(int, fields[4:])) if by_minute else [1]
+        except ValueError:
+            times = [-1]
+        if len(fields) != len(header) or min(times) < 0 or sum(times) > MOST_INVOCATIONS:
+            raise UsageError(f"{file}: line {number}: must have {len(header)} columns, and counts of invocations")
+        key = (fields[1], fields[2]) if by_minute else (fields[0], fields[1])
+        counts[key] = counts.get(key, 0) + sum(times)
+        if len(counts) > MOST_FUNCTIONS:
+            raise UsageError(f"{file}: line {number}: has more than {MOST_FUNCTIONS} functions")
+    if not any(counts.values()):
+        raise UsageError(f"{file}: it has no invocations")
+    return FunctionCounts(str(file), tuple(counts.values()))
+
+
+def read_popularity(text: str) -> AnyPopularity:
+    """A family of ``popularity``, or a file: weights (``.json``), or counts of Azure Functions (``.csv``).
 
     Raises:
         UsageError: there is no such family, or the file is wrong.
         NotFound: there is no such file.
         MachineError: it cannot be read.
     """
+    if text.endswith(".csv"):
+        return read_function_counts(Path(text))
     if not text.endswith(".json"):
         return parse_popularity(text)
     data = read_bounded(Path(text), "--popularity", LARGEST_FILE)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from lora_cli.core import parse
 from lora_cli.errors import FormatError, MachineError, NotFound, UsageError
@@ -103,26 +103,37 @@ def read_trace(file: Path) -> Trace:
         UsageError: a line is wrong (the message has its number), or there are none or too many.
         MachineError: it cannot be read.
     """
-    try:
-        with file.open("rb") as lines:
-            trace = build_trace(_requests(lines, str(file)))
-    except FileNotFoundError as error:
-        raise NotFound(f"{file}: trace not found", hint="--save-trace writes one") from error
-    except OSError as error:
-        raise MachineError(f"{file} cannot be read: {error.strerror or error}") from error
+    trace = build_trace(_requests(bounded_lines(file), str(file)))
     if not len(trace):
         raise UsageError(f"{file}: it has no requests", hint='{"t": 0.5, "adapter": "sql"}')
     return trace
 
 
-def _requests(lines: BinaryIO, where: str) -> Iterator[Request]:
-    """The requests of all lines; empty ones are ignored."""
+def bounded_lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file that are not empty, with their numbers from 1.
+
+    Raises:
+        NotFound: there is no such file.
+        UsageError: a line is longer than ``LONGEST_LINE``.
+        MachineError: it cannot be read.
+    """
+    try:
+        with file.open("rb") as lines:
+            for number, line in enumerate(iter(partial(lines.readline, LONGEST_LINE + 1), b""), 1):
+                if len(line) > LONGEST_LINE:
+                    raise UsageError(f"{file}: line {number}: is longer than {LONGEST_LINE} bytes")
+                if line.strip():
+                    yield number, line
+    except FileNotFoundError as error:
+        raise NotFound(f"{file}: trace not found", hint="--save-trace writes one") from error
+    except OSError as error:
+        raise MachineError(f"{file} cannot be read: {error.strerror or error}") from error
+
+
+def _requests(lines: Iterable[tuple[int, bytes]], where: str) -> Iterator[Request]:
+    """The requests of all lines."""
     before, found = 0.0, 0
-    for number, line in enumerate(iter(partial(lines.readline, LONGEST_LINE + 1), b""), 1):
-        if len(line) > LONGEST_LINE:
-            raise UsageError(f"{where}: line {number}: is longer than {LONGEST_LINE} bytes")
-        if not line.strip():
-            continue
+    for number, line in lines:
         try:
             one = _request(line, before)
         except FormatError as error:

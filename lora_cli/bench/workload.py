@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate, count, cycle, islice
 from math import inf
 
-from lora_cli.bench.popularity import ROUND_ROBIN_FAMILIES, MeasuredPopularity, Popularity
+from lora_cli.bench.popularity import ROUND_ROBIN_FAMILIES, AnyPopularity
 from lora_cli.bench.random_streams import RandomStream, exp, log
 from lora_cli.bench.trace import MOST_TOKENS, Trace
 from lora_cli.errors import UsageError
@@ -183,7 +183,7 @@ ACCESS_PATTERNS: Mapping[str, _PatternKind] = {
 class SyntheticWorkload:
     """The parameters of a workload; the same ones give the same trace on every machine."""
 
-    popularity: Popularity | MeasuredPopularity
+    popularity: AnyPopularity
     requests: int
     seed: int = 0
     pattern: AccessPattern = AccessPattern()
@@ -214,14 +214,18 @@ def parse_pattern(kind: str, text: str) -> AccessPattern:
     raise UsageError(f"--{kind} {text[:60]}: must be {wanted}", hint=hint)
 
 
+def adapter_places(names: Sequence[str], traffic: SyntheticWorkload) -> Iterator[int]:
+    """The places of the requested adapters in ``names``, without end."""
+    popularity, shape = traffic.popularity, traffic.pattern
+    if str(popularity) in ROUND_ROBIN_FAMILIES and shape.kind == "independent":
+        return cycle(range(len(names)))
+    cumulative_weights = list(accumulate(popularity.weights(names)))
+    return ACCESS_PATTERNS[shape.kind].places(RandomStream(traffic.seed), cumulative_weights, *shape.numbers)
+
+
 def make_requests(names: Sequence[str], traffic: SyntheticWorkload) -> Trace:
     """The trace of ``traffic`` over these adapters, the most popular first; more requests begin with the same names."""
-    popularity, shape, number, seed = traffic.popularity, traffic.pattern, traffic.requests, traffic.seed
-    if str(popularity) in ROUND_ROBIN_FAMILIES and shape.kind == "independent":
-        places: Iterator[int] = cycle(range(len(names)))
-    else:
-        cumulative_weights = list(accumulate(popularity.weights(names)))
-        places = ACCESS_PATTERNS[shape.kind].places(RandomStream(seed), cumulative_weights, *shape.numbers)
+    number, seed = traffic.requests, traffic.seed
     lengths = RandomStream.derive("lengths", seed)
     tokens = [(traffic.input_len.draw(lengths), traffic.output_len.draw(lengths)) for _ in range(number)]
     if traffic.ramp is not None:
@@ -230,7 +234,7 @@ def make_requests(names: Sequence[str], traffic: SyntheticWorkload) -> Trace:
         times_s = arrival_times(number, traffic.request_rate, traffic.burstiness, seed)
     return Trace(
         tuple(names),
-        array("I", islice(places, number)),
+        array("I", islice(adapter_places(names, traffic), number)),
         times_s,
         array("I", (one for one, _ in tokens)),
         array("I", (one for _, one in tokens)),

@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from lora_cli.bench.popularity import read_popularity
+from lora_cli.bench.public_traces import Arrivals, join_adapters, read_arrivals
 from lora_cli.bench.trace import Trace, read_trace, trace_lines
 from lora_cli.bench.workload import SyntheticWorkload, chosen_pattern, make_requests, parse_lengths, parse_rate, ramp_of
 from lora_cli.cli import options
@@ -49,7 +50,7 @@ class BenchOptions:
     popularity: str = workload(
         "--popularity MODEL",
         "How often each adapter is requested: zipf:S, geometric:A, slora-power:A, uniform, distinct, "
-        "round-robin or a file weights.json.",
+        "round-robin, or a file: weights.json, or a CSV of Azure Functions.",
         default="zipf:1.0",
     )
     drift: str | None = workload(
@@ -73,7 +74,9 @@ class BenchOptions:
     input_len: str = workload("--input-len N|LOW-HIGH", "Prompt tokens.", default="128")
     output_len: str = workload("--output-len N|LOW-HIGH", "Output tokens.", default="16")
     seed: int = workload("--seed", "Random seed; it draws the same workload on every machine.", default=0, min=0)
-    trace: Path | None = workload("--trace FILE", "Replay the requests of this JSON lines file.")
+    trace: Path | None = workload(
+        "--trace FILE", "Replay these requests: JSON lines, or a CSV of Azure LLM inference or BurstGPT."
+    )
     api_key: str = server("--api-key TOKEN", "With --url: bearer token of the server.", default="")
     lora_modules: list[str] | None = server(
         "--lora-modules NAME...", "Adapters to request; default: all that the server lists."
@@ -187,11 +190,15 @@ RANKS = "16"
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The parsed workload: a ``replayed`` trace, or ``traffic`` to generate one from when the adapters are known."""
+    """The parsed workload: a ``replayed`` trace, or ``traffic`` to generate one from when the adapters are known.
+
+    ``arrivals`` are the times and tokens of a public trace, whose adapters are those of ``traffic``.
+    """
 
     options: BenchOptions
     traffic: SyntheticWorkload
     replayed: Trace | None
+    arrivals: Arrivals | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -208,10 +215,12 @@ class Workload:
     def summary(self) -> dict[str, str]:
         """The workload's parameters, for the report."""
         options, shape, ramp = self.options, self.traffic.pattern, self.traffic.ramp
-        if options.trace is not None:
+        if self.replayed is not None:
             return {"trace": safe(options.trace)}
         found = {"popularity": safe(options.popularity)}
         found |= {shape.kind: ",".join(map(str, shape.numbers))} if shape.numbers else {}
+        if self.arrivals is not None:
+            return {"trace": safe(options.trace), "arrivals": self.arrivals.title} | found
         if options.request_rate != "inf":
             found |= {"request_rate": options.request_rate, "burstiness": options.burstiness}
         if ramp is not None:
@@ -231,6 +240,8 @@ class Workload:
                     none = f"is not one of the {len(names)} measured adapters"
                     raise UsageError(f"{self.options.trace}: {safe(name)} {none}")
             return self.replayed
+        if self.arrivals is not None:
+            return join_adapters(self.arrivals, names, replace(self.traffic, seed=seed))
         traffic = replace(
             self.traffic,
             requests=self.options.num_prompts or usual,
@@ -256,13 +267,15 @@ def parse_workload(options: BenchOptions) -> Workload:
         raise UsageError(
             "--request-rate and --ramp-up-strategy cannot be used together", hint="a ramp has its own rates"
         )
-    generated: dict[str, object] = {"--num-prompts": options.num_prompts, f"--{shape.kind}": shape.numbers}
+    arrivals = read_arrivals(options.trace) if options.trace is not None else None
+    generated: dict[str, object] = {"--num-prompts": options.num_prompts}
+    generated |= {f"--{shape.kind}": shape.numbers} if arrivals is None else {}
     generated |= {"--request-rate": options.request_rate != "inf", "--ramp-up-strategy": ramp}
     for flag in (flag for flag, given in generated.items() if given and options.trace is not None):
         raise UsageError(f"{flag} and --trace cannot be used together", hint="a trace has its own adapters and times")
-    replayed = read_trace(options.trace) if options.trace is not None else None
+    replayed = read_trace(options.trace) if options.trace is not None and arrivals is None else None
     traffic = SyntheticWorkload(popularity, 0, pattern=shape, request_rate=rate, burstiness=burstiness, ramp=ramp)
-    return Workload(options, traffic, replayed)
+    return Workload(options, traffic, replayed, arrivals)
 
 
 def adapter_names(named: Sequence[str], number: int | None, usual: int = 1) -> Sequence[str]:
