@@ -21,6 +21,7 @@ from hypothesis import settings as hypothesis_settings
 from lora_cli import redaction
 from tests.hf_variables import set_variables
 from tests.object_servers import AzureServer, GcsServer, S3Server, azurite, fake_gcs, rclone, seaweed, sftp, smb
+from tests.oci_server import Registry, registry
 
 if TYPE_CHECKING:
     from tests.core.peft_models import Written
@@ -68,6 +69,8 @@ def a_home_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
     set_variables(monkeypatch, HF_HUB_DISABLE_TELEMETRY="1", HF_HOME=str(home / "huggingface"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+    monkeypatch.setenv("DOCKER_CONFIG", str(home / "docker"))
+    monkeypatch.delenv("REGISTRY_AUTH_FILE", raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(home / "aws-config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(home / "aws-credentials"))
@@ -135,6 +138,15 @@ def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureServ
     if shutil.which("npm") is None:
         pytest.skip("npm, which installs Azurite, is not there")
     with azurite(tmp_path_factory.mktemp("azure")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def oci_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """Debian's docker-registry, to which everybody may push."""
+    if shutil.which("docker-registry") is None:
+        pytest.skip("docker-registry is not there")
+    with registry(tmp_path_factory.mktemp("oci")) as server:
         yield server
 
 

@@ -90,12 +90,13 @@ Check = Callable[[Headers], None]
 class StatusError(Exception):
     """An answer of 300 or more that another try would not change.
 
-    ``code`` and ``message`` are what the server says in ``X-Error-Code`` and ``X-Error-Message``, made printable.
+    ``code`` and ``message`` are what the server says in ``X-Error-Code`` and ``X-Error-Message``, made printable;
+    ``peer`` is the address that it came from.
     """
 
-    def __init__(self, status: int, url: str, headers: Headers) -> None:
+    def __init__(self, status: int, url: str, headers: Headers, peer: str = "") -> None:
         super().__init__(f"{host(url)} answered {status}")
-        self.status, self.url, self.headers = status, url, headers
+        self.status, self.url, self.headers, self.peer = status, url, headers, peer
         self.code = printable(headers.get("X-Error-Code", ""))
         self.message = printable(headers.get("X-Error-Message", ""))
 
@@ -104,8 +105,9 @@ class StatusError(Exception):
 class Http:
     """How requests are made for one endpoint.
 
-    ``token`` is sent to the scheme, host and port of ``endpoint`` and nowhere else. No answer may be silent for longer
-    than ``timeout_s``; ``retries`` says how often an operation is tried again.
+    ``token`` is sent to the scheme, host and port of ``endpoint`` and nowhere else, as a bearer token or as ``basic``
+    credentials. No answer may be silent for longer than ``timeout_s``; ``retries`` says how often an operation is tried
+    again.
     ``links`` remembers for minutes where the endpoint redirected to (and which address did), so that the ranges of one
     file ask it once. ``bounds`` say where redirects may lead.
     """
@@ -116,6 +118,7 @@ class Http:
     token: str = field(default="", repr=False)
     bounds: Bounds = BOUNDS
     links: dict[str, tuple[str, float, str]] = field(default_factory=dict, repr=False, compare=False)
+    basic: bool = False
 
 
 def get_headers(http: Http, url: str, what: str) -> tuple[int, Headers]:
@@ -234,10 +237,12 @@ def _redirect_of(http: Http, url: str, response: "Response", check: Check | None
     stale = status == 403 and origin(url) != origin(http.endpoint)
     if stale or status in (408, 429) or status >= 500 or status < 300:
         raise from_status(host(url), status, response.headers)
-    raise StatusError(status, url, response.headers)
+    raise StatusError(status, url, response.headers, response.peer)
 
 
-def bounded_body(response: "Response", timeout_s: float, what: str, most: int) -> Iterator[bytes]:
+def bounded_body(
+    response: "Response", timeout_s: float, what: str, most: int, hint: str = "use a subfolder of it"
+) -> Iterator[bytes]:
     """The body, of at most ``most`` bytes, which comes within ``timeout_s``.
 
     Raises:
@@ -248,7 +253,7 @@ def bounded_body(response: "Response", timeout_s: float, what: str, most: int) -
     for chunk in response.chunks():
         left -= len(chunk)
         if left < 0:
-            raise Refused(f"{what}: the response is larger than {most} bytes", hint="use a subfolder of it")
+            raise Refused(f"{what}: the response is larger than {most} bytes", hint=hint)
         if time.monotonic() > deadline:
             raise Transient(f"{host(response.url)} did not finish its response in {timeout_s:g} s")
         yield chunk
@@ -276,7 +281,8 @@ def redirect_guard(http: Http, sender: str, url: str, target: str, what: str) ->
 
 
 def _ask(http: Http, url: str, headers: Headers, allowed: Guard | None) -> "Response":
-    own = {"Authorization": f"Bearer {http.token}"} if http.token and origin(url) == origin(http.endpoint) else {}
+    is_own = http.token and origin(url) == origin(http.endpoint)
+    own = {"Authorization": f"{'Basic' if http.basic else 'Bearer'} {http.token}"} if is_own else {}
     from lora_cli.sources.http_transport import send
 
     return send(url, {**headers, **own}, http.timeout_s, allowed)

@@ -13,10 +13,10 @@ import ssl
 import sys
 import time
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from http.client import HTTPException, IncompleteRead
+from dataclasses import dataclass, field, replace
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote, urlsplit
@@ -24,13 +24,14 @@ from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError, InvalidHeader, ProtocolError, ReadTimeoutError, SSLError
+from urllib3.exceptions import HTTPError, ProtocolError
 
 from lora_cli import __version__
 from lora_cli.errors import UsageError
 from lora_cli.redaction import remember
 from lora_cli.sources.http import host, origin
-from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, enforce_min_throughput, printable
+from lora_cli.sources.http_failures import NoConnection, translate_broken, translate_no_connection
+from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, enforce_min_throughput
 
 if TYPE_CHECKING:
     from lora_cli.sources.ssrf_guard import Guard
@@ -47,20 +48,11 @@ DRAIN_S = 0.5
 RESOLVED_S = 30.0
 """How long the addresses of a name are used before it is resolved again."""
 
-ADDRESS = "the address (HF_ENDPOINT for the Hub, AWS_ENDPOINT_URL for S3)"
 OWN_HEADERS = {"User-Agent": f"lora-cli/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _reached: dict[tuple[str, int], str] = {}
 """The address of a server that could be connected to where another could not, which would cost each request time."""
-
-
-class NoConnection(Exception):
-    """There was none to the server; the cause says why. ``by_proxy`` when a proxy did not pass us on."""
-
-    def __init__(self, *, by_proxy: bool = False) -> None:
-        super().__init__()
-        self.by_proxy = by_proxy
 
 
 class _ClosedMeanwhile(ConnectionError):
@@ -242,7 +234,7 @@ class Response:
         try:
             return read(most, decode_content=False)
         except (HTTPError, OSError, ValueError) as error:
-            raise _broken(self._reader.error or error, self.url, self._timeout_s) from error
+            raise translate_broken(self._reader.error or error, self.url, self._timeout_s) from error
 
     def close(self) -> None:
         """Keeps the connection for the next request when the body is read, or as good as read; else closes it."""
@@ -266,6 +258,17 @@ class Proxy:
     authorization: str = field(default="", repr=False)
 
 
+Body = bytes | Iterable[bytes] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: Body = field(repr=False)
+
+
 def send(
     url: str,
     headers: Mapping[str, str],
@@ -273,12 +276,14 @@ def send(
     allowed: "Guard | None" = None,
     *,
     method: str = "GET",
+    body: Body = None,
     tls_context: ssl.SSLContext | None = None,
 ) -> Response:
-    """The answer to a GET (or a HEAD) as far as its headers; redirects are the caller's. The caller closes it.
+    """The answer to a request as far as its headers; redirects are the caller's. The caller closes it.
 
     ``allowed`` checks each address that the server's name stands for, one of which is then connected to; of a server
-    behind a proxy, its name. ``tls_context`` is used instead of the environment's certificates.
+    behind a proxy, its name. ``tls_context`` is used instead of the environment's certificates. A ``body`` in pieces is
+    sent once: the caller starts it again.
 
     Raises:
         Transient: the network failed.
@@ -292,11 +297,11 @@ def send(
         if allowed is not None:
             for address in addresses:
                 allowed(address)
-        return _first_answer(addresses, proxy, method, url, headers, timeout_s, tls_context)
+        return _first_answer(addresses, proxy, _Request(method, url, headers, body), timeout_s, tls_context)
     except NoConnection as error:
-        raise _no_connection(error, url, timeout_s) from error
+        raise translate_no_connection(error, url, timeout_s) from error
     except (HTTPError, OSError, ValueError) as error:
-        raise _broken(error, url, timeout_s) from error
+        raise translate_broken(error, url, timeout_s) from error
 
 
 def resolve(name: str, port: int) -> tuple[str, ...]:
@@ -322,15 +327,14 @@ def _resolved(name: str, port: int, _: int) -> tuple[str, ...]:
 def _first_answer(
     addresses: tuple[str, ...],
     proxy: Proxy | None,
-    method: str,
-    url: str,
-    headers: Mapping[str, str],
+    request: _Request,
     timeout_s: float,
     tls_context: ssl.SSLContext | None,
 ) -> Response:
     """The answer of the first address that can be connected to."""
+    url = request.url
     scheme, name, port = origin(url)
-    sent = {"Host": _authority(scheme, name, port), **OWN_HEADERS, **headers}
+    sent = {"Host": _authority(scheme, name, port), **OWN_HEADERS, **request.headers}
     if re.search(r"[\r\n\0]", "".join(sent.values())):
         raise ValueError("a header contains a control character")
     parts = urlsplit(url)
@@ -347,7 +351,7 @@ def _first_answer(
     for address in addresses:
         pool = manager(proxy, os.getpid()).connection_from_host(address, port, scheme, options)
         try:
-            raw = _answer(pool, method, target, sent, timeout)
+            raw = _answer(pool, replace(request, url=target, headers=sent), timeout)
         except NoConnection as error:
             failures.append(error)
             continue
@@ -357,15 +361,14 @@ def _first_answer(
     raise failures[0]
 
 
-def _answer(
-    pool: urllib3.HTTPConnectionPool, method: str, target: str, headers: Mapping[str, str], timeout: urllib3.Timeout
-) -> urllib3.HTTPResponse:
+def _answer(pool: urllib3.HTTPConnectionPool, request: _Request, timeout: urllib3.Timeout) -> urllib3.HTTPResponse:
     while True:
         try:
             answer = pool.urlopen(
-                method,
-                target,
-                headers=headers,
+                request.method,
+                request.url,
+                request.body,
+                request.headers,
                 timeout=timeout,
                 retries=False,
                 redirect=False,
@@ -374,7 +377,7 @@ def _answer(
                 decode_content=False,
             )
         except ProtocolError as error:
-            if not isinstance(error.args[-1], _ClosedMeanwhile):
+            if not isinstance(error.args[-1], _ClosedMeanwhile) or not isinstance(request.body, bytes | None):
                 raise
         else:
             assert isinstance(answer, urllib3.HTTPResponse)
@@ -463,38 +466,3 @@ def tls() -> ssl.SSLContext:
 
 def _unusable(what: str, hint: str) -> UsageError:
     return UsageError(f"the {what} in the environment cannot be used", hint=hint)
-
-
-def _no_connection(error: NoConnection, url: str, timeout_s: float) -> Transient:
-    """Why there was no connection, in our words: the library's own may hold a proxy's password."""
-    cause = error.__cause__
-    if isinstance(cause, HTTPError) and cause.__cause__ is not None:
-        cause = cause.__cause__
-    server, detail = host(url), printable(str(cause))
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        hint = "set SSL_CERT_FILE to the certificates to trust"
-        return Transient(f"the certificate of {server} is not trusted: {detail}", hint=hint, final=True)
-    if isinstance(cause, TimeoutError):
-        return Transient(f"{server} did not accept a connection in {min(timeout_s, CONNECT_TIMEOUT_S):g} s")
-    if error.by_proxy:
-        hint = "check HTTPS_PROXY and NO_PROXY"
-        return Transient(f"the proxy did not forward the request to {server}", hint=hint)
-    return Transient(f"no connection to {server}: {detail}", hint=f"check {ADDRESS}, the network and HTTPS_PROXY")
-
-
-def _broken(error: Exception, url: str, timeout_s: float) -> Transient:
-    """Translates a failure: the library's own message may contain headers or a signed link."""
-    server = host(url)
-    cause = error.args[-1] if isinstance(error, ProtocolError | SSLError) and error.args else error
-    if isinstance(cause, TimeoutError | ReadTimeoutError):
-        return Transient(f"{server} sent no data for {timeout_s:g} s")
-    if isinstance(cause, OSError | SSLError):
-        return Transient(f"the connection to {server} was cut")
-    if isinstance(cause, HTTPException | InvalidHeader):
-        detail = str(cause) if type(cause) is HTTPException else "the response is not HTTP/1.1"
-        if isinstance(cause, IncompleteRead):
-            detail = f"the body ended {cause.expected} bytes early" if cause.expected else "the body ended early"
-        hint = f"try again later; if it persists, check {ADDRESS}, and whether a proxy is in between"
-        return Transient(f"the connection to {server} was cut: {detail}", hint=hint)
-    reason = f"communication with {server} failed ({type(cause).__name__})"
-    return Transient(reason, hint=f"check {ADDRESS}", final=True)

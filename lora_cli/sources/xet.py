@@ -185,7 +185,8 @@ def _close_all(processes: list[_Process]) -> None:
 
 def _ask_for_access(http: Http, route: str, what: str) -> XetAccess:
     """Access to Xet storage, as the Hub grants it. Its address must pass the rules for redirects."""
-    from lora_cli.sources.http_transport import NoConnection, proxy_for, resolve
+    from lora_cli.sources.http_failures import NoConnection
+    from lora_cli.sources.http_transport import proxy_for, resolve
 
     with closing(open_response(http, http.endpoint + route, {}, what)) as response:
         headers, url, peer = response.headers, response.url, response.peer

@@ -1,0 +1,190 @@
+"""Debian's docker-registry on loopback, and what pushes to it by hand.
+
+In a test::
+
+    with registry(folder) as server:
+        server.push("acme/sql:v1", {"adapter_config.json": b"{}"})
+        ...                                     # oci://{server.place}/acme/sql:v1
+"""
+
+import base64
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+from urllib.request import Request, urlopen
+
+from tests.answering import Asked, Reply, answering
+from tests.processes import listens, numbers, running
+
+USER = ("alice", "wonderland-pass")
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+EMPTY = {"mediaType": "application/vnd.oci.empty.v1+json"}
+TITLE = "org.opencontainers.image.title"
+
+
+def digest_of(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A running registry; everybody may push to it."""
+
+    place: str
+    scheme: str = "http"
+    store: Path | None = None
+
+    def name(self) -> str:
+        """A repository that nobody else has."""
+        return f"acme/sql-{next(numbers)}"
+
+    def blob(self, repository: str, data: bytes) -> str:
+        """Uploads a blob; its digest."""
+        url = f"{self.scheme}://{self.place}/v2/{repository}/blobs/uploads/"
+        with urlopen(Request(url, method="POST", data=b"")) as answer:
+            location = answer.headers["Location"]
+        digest = digest_of(data)
+        ends = f"{location}{'&' if '?' in location else '?'}digest={digest}"
+        kind = {"Content-Type": "application/octet-stream"}
+        urlopen(Request(ends, method="PUT", data=data, headers=kind)).close()
+        return digest
+
+    def layer(self, repository: str, data: bytes, media_type: str, **annotations: str) -> dict[str, Any]:
+        """Uploads a blob; its descriptor."""
+        told = {name.replace("__", "."): value for name, value in annotations.items()}
+        digest = self.blob(repository, data)
+        return {"mediaType": media_type, "digest": digest, "size": len(data), "annotations": told}
+
+    def manifest(self, name: str, manifest: Mapping[str, Any], media_type: str = OCI_MANIFEST) -> str:
+        """Puts a manifest at ``repository:tag``; its digest."""
+        repository, _, tag = name.partition(":")
+        data = json.dumps({"schemaVersion": 2, "mediaType": media_type, **manifest}).encode()
+        url = f"{self.scheme}://{self.place}/v2/{repository}/manifests/{tag or digest_of(data)}"
+        urlopen(Request(url, method="PUT", data=data, headers={"Content-Type": media_type})).close()
+        return digest_of(data)
+
+    def config(self, repository: str, media_type: str = EMPTY["mediaType"], data: bytes = b"{}") -> dict[str, Any]:
+        """Uploads a config; its descriptor."""
+        return {"mediaType": media_type, "digest": self.blob(repository, data), "size": len(data)}
+
+    def push(self, name: str, files: Mapping[str, bytes]) -> str:
+        """Pushes each file as a layer with its title, as ORAS does; the manifest's digest."""
+        repository = name.partition(":")[0]
+        kind = "application/vnd.oci.image.layer.v1.tar"
+        layers = [{**self.layer(repository, data, kind), "annotations": {TITLE: path}} for path, data in files.items()]
+        return self.manifest(name, {"config": self.config(repository), "layers": layers})
+
+
+@contextmanager
+def registry(
+    folder: Path, auth: str = "", certificate: Path | None = None, store: Path | None = None
+) -> Iterator[Registry]:
+    """The registry. ``auth`` is lines of YAML; ``store`` is the folder of another one, whose content it has too."""
+    (store or folder / "store").mkdir(exist_ok=True)
+
+    def command(port: int) -> Sequence[str]:
+        tls = f"\n  tls: {{certificate: '{certificate}', key: '{certificate}'}}" if certificate else ""
+        (folder / "config.yml").write_text(
+            f"version: 0.1\nlog: {{accesslog: {{disabled: true}}, level: error}}\n{auth}\n"
+            f"storage: {{filesystem: {{rootdirectory: '{store or folder / 'store'}'}}, delete: {{enabled: true}}}}\n"
+            f"http:\n  addr: 127.0.0.1:{port}{tls}\n"
+        )
+        return ["docker-registry", "serve", str(folder / "config.yml")]
+
+    with running(command, folder / "registry.log", [0], answers=listens) as endpoint:
+        place = endpoint.removeprefix("http://")
+        place = place.replace("127.0.0.1", "localhost") if certificate else place
+        yield Registry(place, "https" if certificate else "http", store or folder / "store")
+
+
+def htpasswd(folder: Path) -> str:
+    """The configuration of basic authentication, for ``USER``."""
+    import bcrypt
+
+    user, password = USER
+    hashed = bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()
+    (folder / "htpasswd").write_text(f"{user}:{hashed}\n")
+    return f"auth: {{htpasswd: {{realm: test, path: '{folder / 'htpasswd'}'}}}}"
+
+
+@dataclass
+class TokenServer:
+    """A service of bearer tokens that a registry trusts by its certificate; ``asked`` are the requests to it.
+
+    Anybody gets tokens to pull from ``acme/public``; the other repositories are for ``USER``, or for whoever has the
+    identity token ``refresh``. A token is good for ``lifetime_s``.
+    """
+
+    certificate: Path
+    url: str = ""
+    asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    refresh: str = "an-identity-token-of-alice"
+    lifetime_s: float = 300
+
+    def auth(self) -> str:
+        """The configuration of the registry."""
+        return (
+            f"auth: {{token: {{realm: '{self.url}/token', service: test-registry, issuer: test-issuer, "
+            f"rootcertbundle: '{self.certificate}'}}}}"
+        )
+
+    def reply(self, asked: Asked) -> Reply:
+        form = asked.body.decode() if asked.command == "POST" else urlsplit(asked.path).query
+        fields = {name: values[0] for name, values in parse_qs(form).items()}
+        sent = asked.headers.get("Authorization", "")
+        self.asked.append((asked.command, sent, fields))
+        basic = f"Basic {base64.b64encode(':'.join(USER).encode()).decode()}"
+        known = fields.get("refresh_token") == self.refresh if asked.command == "POST" else sent == basic
+        if (sent or asked.command == "POST") and not known:
+            return 401, b"{}", {}
+        _, name, actions = fields["scope"].split(":")
+        granted = actions.split(",") if known else (["pull"] if name == "acme/public" else [])
+        access = [{"type": "repository", "name": name, "actions": granted}]
+        answer = {"token": self._signed(access, fields["service"])}
+        return 200, json.dumps(answer).encode(), {"Content-Type": "application/json"}
+
+    def _signed(self, access: object, service: str) -> str:
+        """A JSON Web Token with the certificate in its head."""
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec, utils
+
+        pem = self.certificate.read_bytes()
+        key = serialization.load_pem_private_key(pem, None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        der = x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER)
+        now = time.time()
+        head = {"typ": "JWT", "alg": "ES256", "x5c": [base64.b64encode(der).decode()]}
+        claims = {
+            "iss": "test-issuer", "sub": "", "aud": service, "exp": int(now + self.lifetime_s), "nbf": int(now) - 60,
+            "iat": int(now), "jti": str(next(numbers)), "access": access,
+        }  # fmt: skip
+        text = ".".join(_base64url(json.dumps(part).encode()) for part in (head, claims))
+        r, s = utils.decode_dss_signature(key.sign(text.encode(), ec.ECDSA(hashes.SHA256())))
+        return f"{text}.{_base64url(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+@contextmanager
+def token_server(certificate: Path) -> Iterator[TokenServer]:
+    """The service of tokens, while the context lasts."""
+    server = TokenServer(certificate)
+    with answering(server.reply) as server.url:
+        yield server
+
+
+def log_in(folder: Path, place: str, **entry: str) -> None:
+    """A ``config.json`` of Docker with one entry, by default that of ``USER``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    auth = {"auth": base64.b64encode(":".join(USER).encode()).decode()}
+    (folder / "config.json").write_text(json.dumps({"auths": {place: entry or auth}}))
