@@ -82,7 +82,7 @@ def resolve_names(adapter: Adapter, base: BaseModel, profile: Profile) -> NameRe
         why = _why_misnamed(keys, grammar)
         # The engine takes a wrapper's component at the end for the module's name.
         ends_in_wrapper = any(key.infixes and f".{key.infixes[-1]}.lora_" in key.name for key in keys)
-        is_known = last_name(module) in model.leaves or _is_expert(module, model)
+        is_known = last_name(module) in model.leaves or _is_expert(module, model) or _is_unchecked(module, grammar)
         if (grammar.strict and ends_in_wrapper) or (not why and not is_known and grammar.leaves is None):
             unexpected.append(module)
         elif not why and not grammar.towers and TOWERS.search(module):
@@ -141,6 +141,11 @@ def _model(base: BaseModel, profile: Profile) -> _Model:
     above = frozenset(parent for path in base.parameters for parent in accumulate(path.split(".")[:-1], "{}.{}".format))
     fused, block_names = base.model_type in engine.fused_experts, engine.block_names.get(base.model_type)
     return _Model(base, grammar, leaves, in_layers, own, experts, above, fused, block_names)
+
+
+def _is_unchecked(module: str, grammar: Grammar) -> bool:
+    """Whether an engine with separate experts does not look the name up, because it may be one of fused experts."""
+    return grammar.experts_apart and "base_layer" in module
 
 
 def _why_unparsed(key: Key, grammar: Grammar) -> str:

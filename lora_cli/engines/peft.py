@@ -29,7 +29,10 @@ IA3_FAMILIES = frozenset(
 ROWS = (
     rejects("rank-unusable", "PEFT does not support such a rank", LAYER, "run", NUMBER),
     rejects("rank-fraction", "PEFT does not support such a rank", LAYER, "run", NUMBER),
+    rejects("module-rank-unusable", "PEFT does not support such a rank", LAYER, "run", NUMBER),
     rejects("alpha-unusable", "the division fails unless alpha fits a float", LAYER, "run", NUMBER),
+    rejects("module-alpha-unusable", "the division fails unless alpha fits a float", LAYER, "run", NUMBER),
+    rejects("module-alpha-null", "null cannot be divided", LAYER, "run", NUMBER),
     rejects("pattern-empty", "reading the keys fails", TUNERS, "run", repair("peft", "writes an empty object")),
     rejects("pattern-untyped", "reading the keys fails", TUNERS, "run", "write an object"),
     rejects(
@@ -63,6 +66,7 @@ ENGINE = Engine(
     rows=ROWS,
     grammars={"0.21": Grammar(prefix="required")},
     generic={**GENERIC_OUTCOMES, "LC202": Outcome.OK},
+    reads_others=False,
 )
 
 

@@ -176,8 +176,9 @@ class Engine:
     of class names to the first version that loads their trained head. ``with_lora`` are other families that support
     LoRA, without a table in ``core.architectures``. ``fused_experts`` are families whose class has its experts in one
     tensor. ``block_names`` is the class's and transformers' name of the block with the experts, ``reordered`` the
-    modules whose outputs the class keeps in another order. ``unknown`` are features whose effect is unknown. ``slots``
-    is None if the layout of the slots is unknown.
+    modules whose outputs the class keeps in another order. ``unknown`` are features whose effect is unknown.
+    ``reads_others``: it may load other files than PEFT's weights. ``slots`` is None if the layout of the slots is
+    unknown.
     """
 
     name: str
@@ -197,6 +198,7 @@ class Engine:
     block_names: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     reordered: Mapping[str, frozenset[str]] = field(default_factory=dict)
     unknown: frozenset[str] = frozenset()
+    reads_others: bool = True
     slots: SlotLayout | None = None
 
     def is_known(self, base: BaseModel) -> bool:

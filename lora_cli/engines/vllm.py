@@ -36,8 +36,19 @@ ROWS = (
     rejects("required-field-missing", "the field is required", PEFT_HELPER, "run", "write the field"),
     rejects("rank-unusable", "division by the rank fails", PEFT_HELPER, "run", NUMBER),
     serves_wrong("rank-fraction", "lora_alpha is divided by r", PEFT_HELPER, "run", NUMBER),
+    rejects("pattern-rank-unusable", "every value is checked", PEFT_HELPER, "run", NUMBER, since="0.32"),
+    serves_wrong("module-rank-true", "it counts as 1", PEFT_HELPER, "run", NUMBER, since="0.32"),
     rejects("alpha-unusable", "the division fails unless alpha fits a float", PEFT_HELPER, "run", NUMBER),
+    rejects(
+        "module-alpha-unusable",
+        "the division fails unless alpha fits a float",
+        PEFT_HELPER,
+        "run",
+        NUMBER,
+        since="0.32",
+    ),
     serves_wrong("alpha-harmful", "alpha scales the whole adapter", PEFT_HELPER, "run", NUMBER),
+    serves_wrong("rslora-worded", "any text counts as true", PEFT_HELPER, "run", "write true or false without quotes"),
     rejects("dora", "DoRA is not supported", PEFT_HELPER, "run"),
     rejects("bias", "biases of an adapter are not supported", PEFT_HELPER, "run"),
     rejects("bias-untyped", 'only "none" is supported', PEFT_HELPER, "run", repair("vllm", 'writes "none" for null')),
@@ -234,9 +245,13 @@ ENGINE = Engine(
     generic={
         **GENERIC_OUTCOMES,
         **OWN_NAME_RULES,
-        # Judged by its own rows: it reads neither peft_type nor target_modules, and compares shapes by itself.
+        # Judged by its own rows: it reads neither peft_type nor target_modules, and compares shapes by itself. Of
+        # fields of another type it asks whether they are empty, zero or false.
         **dict.fromkeys(
-            (*("LC201", "LC202", "LC203", "LC205", "LC208", "LC209", "LC302", "LC305", "LC310", "LC314"), "LC317"),
+            (
+                *("LC201", "LC202", "LC203", "LC204", "LC205", "LC208", "LC209", "LC302", "LC305", "LC310", "LC314"),
+                "LC317",
+            ),
             Outcome.OK,
         ),
         "LC308": Outcome.REJECTS,  # an adapter of which nothing is left fails an assertion
@@ -252,5 +267,6 @@ ENGINE = Engine(
     fused_experts=FUSED_EXPERTS,
     block_names=BLOCK_NAMES,
     reordered=REORDERED,
+    reads_others=False,
     slots=SLOTS,
 )

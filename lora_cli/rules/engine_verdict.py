@@ -22,6 +22,8 @@ from lora_cli.rules.target_module_matching import apply
 
 PEFT = "peft"
 RANK = "rank-above-max"
+PICKLES = "LC108"
+"""The rule about pickles, which is also about files that an engine does not read."""
 
 FOREIGN = frozenset({"LC109", "LC201"})
 """Rules about adapters that are not LoRA adapters of PEFT."""
@@ -158,10 +160,18 @@ def _reason(row: Row, found: Found, profile: Profile) -> Reason:
 def _rule_reasons(case: EngineCase, findings: Iterable[Finding]) -> Iterator[Reason]:
     """The errors of rules that apply without an engine, as far as they matter to this one."""
     for finding in findings:
+        if finding.code == PICKLES and _is_unread(finding.problem.at.file, case):
+            continue
         outcome = _generic_outcome(finding.code, case)
         if finding.severity is Severity.ERROR and finding.code not in ENGINE_INDEPENDENT and outcome is not Outcome.OK:
             problem = finding.problem
             yield Reason(outcome, finding.code, finding.code, problem.message, problem.at, mend=problem.hint)
+
+
+def _is_unread(file: str, case: EngineCase) -> bool:
+    """Whether the engine does not read this file of the adapter's folder, since it loads the weights alone."""
+    weights = case.adapter.weight_files
+    return not case.profile.engine.reads_others and bool(weights) and file not in weights
 
 
 def _generic_outcome(code: str, case: EngineCase) -> Outcome:

@@ -18,6 +18,7 @@ FEATURES: Mapping[str, Feature] = {
     "number-mistyped": Feature("r or lora_alpha that is not a number", config.number_mistyped),
     "not-lora": Feature("peft_type is not LORA", config.not_lora, "LC201"),
     "rslora": Feature("rsLoRA (use_rslora)", config.rslora),
+    "rslora-worded": Feature("a use_rslora that is a word other than true", config.rslora_worded, "LC204"),
     "module-scales": Feature("rank_pattern or alpha_pattern that changes a scale", config.module_scales),
     "module-alphas": Feature("alpha_pattern", config.module_alphas, along=("module-scales",)),
     "pattern-broken": Feature(
@@ -29,10 +30,25 @@ FEATURES: Mapping[str, Feature] = {
     "pattern-untyped": Feature(
         "rank_pattern or alpha_pattern that is a list, a string or a number", config.pattern_untyped, "LC202"
     ),
-    "rank-unusable": Feature("a rank that is not a positive integer", config.rank_unusable, "LC202"),
-    "rank-fraction": Feature("an r that is not an integer", config.rank_fraction, "LC202"),
-    "alpha-unusable": Feature("an alpha that is not a number", config.alpha_unusable, "LC203"),
-    "alpha-harmful": Feature("an alpha that is 0 (or below 1e-9), negative or NaN", config.alpha_harmful, "LC203"),
+    "rank-unusable": Feature("an r that is not a positive number", config.rank_unusable, "LC202"),
+    "rank-fraction": Feature("an r that is a fraction or true", config.rank_fraction, "LC202"),
+    "pattern-rank-unusable": Feature(
+        "a value of rank_pattern that is not a positive integer", config.pattern_rank_unusable, "LC202"
+    ),
+    "module-rank-unusable": Feature(
+        "such a value, for a module of the adapter", config.module_rank_unusable, "LC202", ("pattern-rank-unusable",)
+    ),
+    "module-rank-true": Feature("true in rank_pattern, for a module of the adapter", config.module_rank_true, "LC202"),
+    "alpha-unusable": Feature("a lora_alpha that is not a number", config.alpha_unusable, "LC203"),
+    "module-alpha-unusable": Feature(
+        "no number in alpha_pattern, for a module of the adapter", config.module_alpha_unusable, "LC203"
+    ),
+    "module-alpha-null": Feature(
+        "null in alpha_pattern, for a module of the adapter", config.module_alpha_null, "LC203"
+    ),
+    "alpha-harmful": Feature(
+        "an alpha that is 0 (or below 1e-9), negative, NaN or a boolean", config.alpha_harmful, "LC203"
+    ),
     "dora": Feature("DoRA (use_dora)", is_set("use_dora")),
     "bias": Feature("trained biases (bias)", config.bias),
     "bias-untyped": Feature("a bias that is not a string (e.g. null)", config.bias_untyped, "LC204"),

@@ -7,6 +7,7 @@ from typing import Any
 
 from lora_cli.core.lora_config import LoraConfig, raw_value
 from lora_cli.core.parse import LARGEST
+from lora_cli.core.patterns import PatternKeys
 from lora_cli.core.target_modules import ALL_LINEAR, targeted_in
 from lora_cli.core.text import cut, names
 from lora_cli.engines.name_resolution import HEADS
@@ -21,7 +22,6 @@ KNOWN = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
 """The initialisations that vLLM has in its list, and that leave the base as it was."""
 
 INIT = "init_lora_weights"
-ALPHAS = ("lora_alpha", "alpha_pattern")
 
 IsMeant = Callable[[Any], bool]
 
@@ -48,27 +48,34 @@ def has_value(is_meant: IsMeant, *fields: str) -> Detect:
     return detect
 
 
-def has_number(is_meant: IsMeant, common: str, pattern: str, is_meant_there: IsMeant | None = None) -> Detect:
-    """The detector of a number that ``is_meant``: the ``common`` field if it is given, and each value of ``pattern``.
-
-    ``is_meant_there`` is the condition for those of the pattern, if it is another one.
-    """
+def in_pattern(pattern: str, is_meant: IsMeant, *, used: bool = False) -> Detect:
+    """The detector of keys of a pattern with a value that ``is_meant``; with ``used``, of those that a module has."""
 
     @of_config
     def detect(case: EngineCase, config: LoraConfig) -> Iterator[Found]:
-        if common in config.given and is_meant(value := raw_value(config, common)):
-            yield Found(f"{common} is {shown(value)}", case.in_config(common))
         by_key = raw_value(config, pattern)
-        for key, value in by_key.items() if isinstance(by_key, Mapping) else ():
-            if (is_meant_there or is_meant)(value):
-                yield Found(f"{pattern} {cut(key)} is {shown(value)}", case.in_config(pattern))
+        meant = [key for key, value in by_key.items() if is_meant(value)] if isinstance(by_key, Mapping) else []
+        if meant and used:
+            having = _having(case, config, by_key)
+            meant = [key for key in meant if key in having]
+        for key in meant:
+            yield Found(f"{pattern} {cut(key)} is {shown(by_key[key])}", case.in_config(pattern))
 
     return detect
 
 
+def _having(case: EngineCase, config: LoraConfig, by_key: Mapping[str, Any]) -> set[str]:
+    """The keys of a pattern that are the first to match a module of the adapter; all, if they cannot be matched."""
+    keys = PatternKeys(by_key, config.file)
+    try:
+        return {key for module in case.adapter.pairs if (key := keys.first(module)) is not None}
+    except FormatError:
+        return set(by_key)
+
+
 def is_set(*fields: str) -> Detect:
-    """The detector of fields that are enabled; an empty object does not enable one."""
-    return has_value(lambda value: value not in (None, False, (), 0, "", {}), *fields)
+    """The detector of fields that are enabled; an empty list or object does not enable one."""
+    return has_value(bool, *fields)
 
 
 def _is_number(value: Any) -> bool:
@@ -85,18 +92,29 @@ def _changes_base(value: Any) -> bool:
 number_mistyped = has_value(lambda value: not (_is_number(value) or isinstance(value, bool)), "r", "lora_alpha")
 pattern_empty = has_value(lambda value: not isinstance(value, Mapping) and not value, *PATTERNS)
 pattern_untyped = has_value(lambda value: not isinstance(value, Mapping) and bool(value), *PATTERNS)
-rank_unusable = has_number(
-    lambda value: not (_is_number(value) and 0 < value < math.inf),
-    "r",
-    "rank_pattern",
-    lambda value: not (_is_number(value) and isinstance(value, int) and value > 0),
+rank_unusable = has_value(lambda value: value is not True and not (_is_number(value) and 0 < value < math.inf), "r")
+rank_fraction = has_value(
+    lambda value: value is True or (isinstance(value, float) and value > 0 and not value.is_integer()), "r"
 )
-rank_fraction = has_value(lambda value: isinstance(value, float) and value > 0 and not value.is_integer(), "r")
-alpha_unusable = has_number(lambda value: not _is_number(value), *ALPHAS)
+alpha_unusable = has_value(lambda value: not (_is_number(value) or isinstance(value, bool)), "lora_alpha")
+
+
+def _is_no_rank(value: Any) -> bool:
+    """Whether a value of ``rank_pattern`` is not a positive integer; ``true`` counts as 1."""
+    return value is not True and not (_is_number(value) and isinstance(value, int) and value > 0)
+
+
+pattern_rank_unusable = in_pattern("rank_pattern", _is_no_rank)
+module_rank_unusable = in_pattern("rank_pattern", lambda value: value is True or _is_no_rank(value), used=True)
+module_rank_true = in_pattern("rank_pattern", lambda value: value is True, used=True)
+module_alpha_null = in_pattern("alpha_pattern", lambda value: value is None, used=True)
+module_alpha_unusable = in_pattern(
+    "alpha_pattern", lambda value: not (value is None or _is_number(value) or isinstance(value, bool)), used=True
+)
 
 
 def _is_harmful(value: Any) -> bool:
-    return _is_number(value) and not (value >= LEAST and math.isfinite(value))
+    return isinstance(value, bool) or (_is_number(value) and not (value >= LEAST and math.isfinite(value)))
 
 
 @of_config
@@ -107,12 +125,13 @@ def alpha_harmful(case: EngineCase, _config: LoraConfig) -> Iterator[Found]:
     def is_harmful_there(value: Any) -> bool:
         return _is_harmful(value) and not (is_disabling and 0 <= value < LEAST)
 
-    yield from has_number(_is_harmful, *ALPHAS, is_harmful_there)(case)
+    yield from has_value(_is_harmful, "lora_alpha")(case)
+    yield from in_pattern("alpha_pattern", is_harmful_there, used=True)(case)
 
 
 bias = has_value(lambda value: isinstance(value, str) and value != "none", "bias")
 bias_untyped = has_value(lambda value: not isinstance(value, str), "bias")
-bdlora = has_value(lambda value: value not in (None, False, (), 0, ""), "use_bdlora")
+bdlora = is_set("use_bdlora")
 init_changes_base = has_value(_changes_base, INIT)
 init_not_known = has_value(
     lambda value: isinstance(value, str) and not _changes_base(value) and value.lower() not in KNOWN, INIT
@@ -147,10 +166,23 @@ def required_field_missing(case: EngineCase, config: LoraConfig) -> Iterator[Fou
 
 @of_config
 def modules_to_save(case: EngineCase, config: LoraConfig) -> Iterator[Found]:
-    """``modules_to_save`` that names more than a classification head."""
-    others = [name for name in config.modules_to_save or () if name not in HEADS]
-    if others:
-        yield Found(f"modules_to_save has {names(others)}", case.in_config("modules_to_save"))
+    """``modules_to_save`` that names more than a classification head, or that is no list and not empty."""
+    value, at = raw_value(config, "modules_to_save"), case.in_config("modules_to_save")
+    if isinstance(value, tuple | list | Mapping):
+        others = [name if isinstance(name, str) else shown(name) for name in value]
+        others = [name for name in others if name not in HEADS]
+        if others:
+            yield Found(f"modules_to_save has {names(others)}", at)
+    elif value:
+        yield Found(f"modules_to_save is {shown(value)}", at)
+
+
+@of_config
+def rslora_worded(case: EngineCase, config: LoraConfig) -> Iterator[Found]:
+    """``use_rslora`` that is neither a boolean nor a 1 and counts as true, such as the string ``"false"``."""
+    value = raw_value(config, "use_rslora")
+    if value and value != 1 and not (isinstance(value, str) and value.lower() == "true"):
+        yield Found(f"use_rslora is {shown(value)}", case.in_config("use_rslora"))
 
 
 @of_config
