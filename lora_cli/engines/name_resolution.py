@@ -21,6 +21,8 @@ FUSED = re.compile(EXPERTS + r"[^.]+")
 EXPERT_NAMES = frozenset({"gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
 TOWERS = re.compile(r"(?:^|\.)(?:visual|vision\w*|audio\w*|image\w*|multi_modal\w*)\.")
 HEADS = frozenset({"score", "classifier"})
+COPIED = frozenset({"embed_tokens", "lm_head"})
+"""Modules whose whole weight beside the factors, as ``base_layer``, is passed over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ class _Model:
 
     ``leaves`` are the last names of its modules, ``own`` those in its layers, ``in_layers`` the same with the number of
     the layer. ``experts`` maps blocks to their number of experts, ``above`` are the paths above the base's parameters,
-    ``block_names`` the engine's and transformers' name of the block with the experts.
+    ``block_names`` the engine's and transformers' name of the block with the experts, ``prefixes`` a beginning of names
+    and what the engine makes of it.
     """
 
     base: BaseModel
@@ -67,6 +70,7 @@ class _Model:
     above: frozenset[str]
     fused_experts: bool
     block_names: tuple[str, str] | None
+    prefixes: tuple[str, str] | None
 
 
 def resolve_names(adapter: Adapter, base: BaseModel, profile: Profile) -> NameResolution:
@@ -129,9 +133,9 @@ def _model(base: BaseModel, profile: Profile) -> _Model:
     routers = {last_name(path.removesuffix(".weight")) for path in base.parameters if path.endswith("gate.weight")}
     packed = {name for name, parts in grammar.packed.items() if linear >= set(parts)}
     whole = {"experts", "base_layer"} if any(".experts." in path for path in base.parameters) else set()
-    leaves = frozenset(
-        linear | (routers | whole if grammar.experts_apart else set()) | grammar.vocabulary(base) | packed
-    )
+    vocabulary = grammar.vocabulary(base) | (frozenset() if engine.is_known(base) else engine.unknown_embeddings)
+    leaves = frozenset(linear | (routers | whole if grammar.experts_apart else set()) | vocabulary | packed)
+    leaves -= engine.split.get(base.model_type, frozenset())
     if grammar.leaves is not None:
         leaves = grammar.leaves
     numbered = ((found, path) for path in base.modules if (found := LAYER.search(path)))
@@ -140,7 +144,8 @@ def _model(base: BaseModel, profile: Profile) -> _Model:
     own = frozenset(leaf for _, leaf in in_layers)
     above = frozenset(parent for path in base.parameters for parent in accumulate(path.split(".")[:-1], "{}.{}".format))
     fused, block_names = base.model_type in engine.fused_experts, engine.block_names.get(base.model_type)
-    return _Model(base, grammar, leaves, in_layers, own, experts, above, fused, block_names)
+    prefixes = engine.prefixes.get(base.model_type)
+    return _Model(base, grammar, leaves, in_layers, own, experts, above, fused, block_names, prefixes)
 
 
 def _is_unchecked(module: str, grammar: Grammar) -> bool:
@@ -150,7 +155,7 @@ def _is_unchecked(module: str, grammar: Grammar) -> bool:
 
 def _why_unparsed(key: Key, grammar: Grammar) -> str:
     """Why a strict engine cannot parse this name; empty if it can."""
-    if key.part == "base_layer" and last_name(key.module) in VOCABULARY:
+    if key.part == "base_layer" and last_name(key.module) in COPIED:
         return ""
     if grammar.skips_vocabulary and last_name(key.module) in VOCABULARY:
         return ""
@@ -189,7 +194,7 @@ def _has_place(module: str, pair: LoraPair, model: _Model) -> bool:
             return leaf in VOCABULARY and leaf in model.leaves
         names = model.grammar.packed.get(leaf, (leaf,)) if leaf not in model.own else (leaf,)
         return all((int(found["idx"]), name) in model.in_layers for name in names) or _is_expert(module, model)
-    paths = (module, *_text_paths(module, model))
+    paths = (module, *_other_paths(module, model))
     has = any(path in model.base.modules for path in paths) or f"{module}.weight" in model.base.parameters
     is_fused = model.fused_experts and module.removesuffix(".base_layer") in model.above
     return has or is_fused or _is_expert(module, model)
@@ -201,8 +206,10 @@ def _layer(module: str, grammar: Grammar) -> re.Match[str] | None:
     return found if found is not None and (not grammar.stacks or found["stack"] in grammar.stacks) else None
 
 
-def _text_paths(module: str, model: _Model) -> Iterator[str]:
-    """The paths in a multimodal wrapper of ``module`` in the text model alone."""
+def _other_paths(module: str, model: _Model) -> Iterator[str]:
+    """Other paths of ``module`` to the engine: in a multimodal wrapper, or with a beginning that it rewrites."""
+    if model.prefixes and module.startswith(model.prefixes[0]):
+        yield model.prefixes[1] + module.removeprefix(model.prefixes[0])
     allowed = model.grammar.text_names
     if (allowed is None or model.base.model_type in allowed) and module.startswith("model."):
         yield "model.language_model." + module.removeprefix("model.")

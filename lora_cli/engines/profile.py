@@ -176,7 +176,9 @@ class Engine:
     of class names to the first version that loads their trained head. ``with_lora`` are other families that support
     LoRA, without a table in ``core.architectures``. ``fused_experts`` are families whose class has its experts in one
     tensor. ``block_names`` is the class's and transformers' name of the block with the experts, ``reordered`` the
-    modules whose outputs the class keeps in another order. ``unknown`` are features whose effect is unknown.
+    modules whose outputs the class keeps in another order, ``split`` names of transformers' modules that it does not
+    have, ``prefixes`` a beginning of names that it rewrites, and to what. ``unknown_embeddings`` are the embeddings and
+    heads that support LoRA in families that are not known. ``unknown`` are features whose effect is unknown.
     ``reads_others``: it may load other files than PEFT's weights. ``slots`` is None if the layout of the slots is
     unknown.
     """
@@ -197,6 +199,9 @@ class Engine:
     fused_experts: frozenset[str] = frozenset()
     block_names: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     reordered: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    split: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    prefixes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    unknown_embeddings: frozenset[str] = frozenset()
     unknown: frozenset[str] = frozenset()
     reads_others: bool = True
     slots: SlotLayout | None = None

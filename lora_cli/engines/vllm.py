@@ -13,13 +13,17 @@ from lora_cli.engines.profile import GENERIC_OUTCOMES, OWN_NAME_RULES, Engine, G
 from lora_cli.engines.vllm_models import (
     BLOCK_NAMES,
     EMBEDDINGS,
+    EMBEDDINGS_0_31,
     FUSED_EXPERTS,
     HEADS_SINCE,
     LORA_SINCE,
     NO_LORA,
+    PREFIXES,
     REORDERED,
     SLOTS,
+    SPLIT,
     TEXT_NAMES,
+    UNKNOWN_EMBEDDINGS,
     WITH_LORA,
 )
 
@@ -233,7 +237,7 @@ ROWS = (
 SINCE_0_32 = Grammar(
     prefix="optional", strict=True, embeddings=EMBEDDINGS, text_names=TEXT_NAMES, towers=False, experts_apart=True
 )
-UNTIL_0_31 = replace(SINCE_0_32, parts=PAIR_PARTS | {"lora_bias"})
+UNTIL_0_31 = replace(SINCE_0_32, parts=PAIR_PARTS | {"lora_bias"}, embeddings=EMBEDDINGS_0_31)
 SINCE_0_33 = replace(SINCE_0_32, text_names=None)
 
 ENGINE = Engine(
@@ -267,6 +271,9 @@ ENGINE = Engine(
     fused_experts=FUSED_EXPERTS,
     block_names=BLOCK_NAMES,
     reordered=REORDERED,
+    split=SPLIT,
+    prefixes=PREFIXES,
+    unknown_embeddings=UNKNOWN_EMBEDDINGS,
     reads_others=False,
     slots=SLOTS,
 )

@@ -6,21 +6,60 @@ here.
 
 from lora_cli.engines.profile import NEVER, PACKED, Flags, SlotLayout
 
-BOTH = frozenset({"embed_tokens", "lm_head"})
+INPUT = frozenset({"embed_tokens"})
+BOTH = INPUT | {"lm_head"}
 
 EMBEDDINGS = {
     **dict.fromkeys(
         (
             *("llama", "phi3", "internlm3", "qwen3", "qwen3_moe", "qwen3_5", "mixtral", "granite", "granitemoe"),
             *("exaone", "exaone4", "nemotron", "deci", "minicpm", "solar", "apertus", "falcon_h1", "jamba", "lfm2"),
-            *("phimoe", "hyperclovax", "llama4", "llama4_text"),
+            *("phimoe", "hyperclovax", "llama4", "llama4_text", "ernie4_5", "exaone_moe", "granite_swa"),
+            *("granitemoe_swa", "granitemoehybrid", "granitemoeshared", "iquestcoder", "lfm2_moe", "minicpm3"),
+            *("nemotron_h", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text"),
         ),
         BOTH,
     ),
-    # The last three are served through transformers' own classes, which vLLM wraps.
-    **dict.fromkeys(("cohere", "olmo2", "phi", "starcoder2"), frozenset({"embed_tokens"})),
+    **dict.fromkeys(("cohere", "cohere2"), INPUT),
+    # Served through transformers' own classes, which vLLM wraps.
+    **dict.fromkeys(
+        (
+            *("arcee", "cwm", "emu3", "flex_olmo", "glm", "gpt_bigcode", "gpt_neox", "hunyuan_v1_dense"),
+            *(
+                "hunyuan_v1_moe",
+                "hunyuan_vl",
+                "jais2",
+                "kolibri1",
+                "mellum",
+                "olmo",
+                "olmo2",
+                "olmo3",
+                "phi",
+                "seed_oss",
+                "smollm3",
+                "starcoder2",
+            ),
+            "vibevoice_asr",
+        ),
+        INPUT,
+    ),
 }
-"""Families whose class has ``embedding_modules``; others do not support LoRA on the embedding or the head."""
+"""Families whose class has ``embedding_modules``; others do not support LoRA on the embedding or the head.
+
+``make test-engines`` compares it with the classes of 0.32. VaultGemma's loads it too, and serves another scale.
+"""
+
+EMBEDDINGS_0_31 = {
+    **{family: modules for family, modules in EMBEDDINGS.items() if family not in {"arcee", "phi", "seed_oss"}},
+    **dict.fromkeys(("cwm", "glm", "jais2", "mellum"), BOTH),
+}
+"""The same before more families were served through transformers' classes."""
+
+UNKNOWN_EMBEDDINGS = INPUT
+"""What has LoRA in a family that vLLM has no class for: it wraps transformers' own."""
+
+SPLIT = {"glm4": frozenset({"gate_up_proj"})}
+"""Modules that a class packs by itself, though transformers' model has them in one: it refuses that name."""
 
 NO_LORA = frozenset(
     {
@@ -44,9 +83,35 @@ LORA_SINCE = {
     "XLMRobertaModel": "0.32",
     "XLMRobertaForSequenceClassification": "0",
     "XLMRobertaForTokenClassification": NEVER,
+    **dict.fromkeys(
+        (
+            *("AXK1ForCausalLM", "CohereCompassForConditionalGeneration", "DeepseekV3ForCausalLM"),
+            *("Ernie4_5_VLMoeForConditionalGeneration", "ExaoneMoeForCausalLM", "FlexOlmoForCausalLM"),
+            *("Gemma3ForConditionalGeneration", "Gemma4UnifiedForConditionalGeneration", "Jais2ForCausalLM"),
+            *("LagunaForCausalLM", "LlamaForCausalLM", "MellumForCausalLM", "MiniCPMV4_6ForConditionalGeneration"),
+            *("Ministral3ForCausalLM", "MuseGlimmerForConditionalGeneration", "OlmoeForCausalLM"),
+            *("QianfanOCRForConditionalGeneration", "Qwen3_5ForCausalLM", "Qwen3_5MoeForCausalLM"),
+        ),
+        "0",
+    ),
+    **dict.fromkeys(("GPTNeoXForCausalLM", "MiniCPMV4_7ForConditionalGeneration"), "0.32"),
+    **dict.fromkeys(("Kolibri1ForCausalLM", "MiniCPMOcrForConditionalGeneration"), "0.33"),
+    **dict.fromkeys(
+        (
+            *("AriaForConditionalGeneration", "Cohere2MoeForCausalLM", "Cohere2VisionForConditionalGeneration"),
+            *("CohereAsrForConditionalGeneration", "Cosmos3EdgeForConditionalGeneration", "DbrxForCausalLM"),
+            *("DoryForCausalLM", "FalconMambaForCausalLM", "GPT2LMHeadModel", "Gemma3nForCausalLM"),
+            *("Gemma3nForConditionalGeneration", "HrmTextForCausalLM", "LlavaOnevisionForConditionalGeneration"),
+            *("Mamba2ForCausalLM", "MambaForCausalLM", "MiMoV2FlashForCausalLM"),
+            *("MossTranscribeDiarizeForConditionalGeneration", "PaddleOCRVLForConditionalGeneration"),
+            *("Qwen2AudioForConditionalGeneration", "Step3p7ForConditionalGeneration", "Zamba2ForCausalLM"),
+        ),
+        NEVER,
+    ),
 }
-"""Classes that are served for embeddings or classes, to the first version in which they take LoRA. Read in
-``bert.py`` and ``roberta.py`` of 0.31 to 0.33; those of BERT and RoBERTa were run in 0.32 (``test_pooling.py``)."""
+"""Classes to the first version in which they take LoRA, whatever the family. Read in the classes of 0.31 to 0.33; those
+of BERT and RoBERTa were run in 0.32 (``test_pooling.py``), and the others compared with what its classes say of
+themselves (``test_registry.py``)."""
 
 HEADS_SINCE = {"ForSequenceClassification": "0", "ForTokenClassification": "0.33"}
 """Ends of class names whose head, saved as ``score`` or ``classifier``, is loaded from an adapter. 0.32 was run: it
@@ -64,7 +129,7 @@ REORDERED = dict.fromkeys(("llama4", "llama4_text"), frozenset({"q_proj", "k_pro
 
 LISTED = frozenset(
     {
-        *("afmoe", "apertus", "arcee", "cohere2", "cohere2_moe", "cwm", "deepseek_v32", "ernie4_5", "ernie4_5_moe"),
+        *("afmoe", "apertus", "arcee", "cohere2", "cwm", "deepseek_v32", "ernie4_5", "ernie4_5_moe"),
         *("exaone4", "falcon_h1", "gemma4_text", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "glm_moe_dsa"),
         *("gpt_bigcode", "granite_swa", "granitemoe", "granitemoe_swa", "granitemoehybrid", "granitemoeshared"),
         *("hunyuan_v1_dense", "hunyuan_v1_moe", "hy_v3", "hyperclovax", "jamba", "lfm2", "lfm2_moe", "longcat_flash"),
@@ -90,8 +155,16 @@ What the list has without LoRA is not known: of GPT-NeoX it says so, and 0.32 se
 are neither there nor among what it runs through transformers' classes.
 """
 
-TEXT_NAMES = frozenset({"qwen2_vl", "qwen2_5_vl"})
-"""Multimodal wrappers that accept the names of the text model alone; since 0.33 all do."""
+TEXT_NAMES = frozenset(
+    {"qwen2_vl", "qwen2_5_vl", "exaone4_5", "gemma4", "gemma4_unified", "mistral3", "qwen3_omni_moe_thinker"}
+)
+"""Multimodal wrappers that accept the names of the text model alone; since 0.33 all do. The first two were run."""
+
+PREFIXES = {
+    "opt": ("decoder.", "model.decoder."),
+    **dict.fromkeys(("qwen3_5_text", "qwen3_5_moe_text"), ("model.language_model.", "model.")),
+}
+"""Beginnings of names that a class rewrites (``hf_to_vllm_mapper``), and what they become. That of OPT was run."""
 
 SLOTS = SlotLayout(
     flags=Flags(

@@ -84,7 +84,7 @@ class Application:
 
 def apply(adapter: Adapter, base: BaseModel | None) -> Application:
     """Sort the modules of ``adapter`` as PEFT would on ``base``, or without one by the config alone."""
-    written, (by_module, error) = adapter.config, _scales(adapter.config, adapter.pairs)
+    stored, (by_module, error) = adapter, _scales(adapter.config, adapter.pairs)
     # No base without parameters has experts.
     loaded = as_loaded(adapter, base) if base is not None and base.parameters else Loaded(adapter)
     adapter, config = loaded.adapter, loaded.adapter.config
@@ -101,7 +101,8 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
     keys, pairs = adapter.keys, adapter.pairs
     misnamed = tuple(m for m in found if any(dropped_for(keys[factor.name]) for factor in pairs[m].factors))
     left_out = {*untargeted, *misnamed}
-    ranks, rank_error = _ranks(config, found, wrapped, base, (by_module, error) if config is written else None)
+    is_as_stored = config is stored.config and pairs.keys() == stored.pairs.keys()
+    ranks, rank_error = _ranks(config, found, wrapped, base, (by_module, error) if is_as_stored else None)
     return Application(
         adapter=adapter,
         found=found,

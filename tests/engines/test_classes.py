@@ -1,5 +1,6 @@
 """Bases whose config names a class for embeddings or classification: whether vLLM takes LoRA there, and its head."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,12 @@ import pytest
 
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.architectures import base_from_config
+from lora_cli.core.base_model import BaseModule
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
 from lora_cli.validation import Terms, validate
-from tests.making import HIDDEN, base_config, llama_modules, write_adapter
+from tests.core.architectures.configs import CONFIGS
+from tests.making import HIDDEN, VOCAB, base_config, llama_modules, write_adapter
 
 VERSIONS = ("0.31", "0.32", "0.33")
 QUERIES = {f"encoder.layer.{number}.attention.self.query": (HIDDEN, HIDDEN) for number in (0, 1)}
@@ -77,6 +80,46 @@ def test_a_trained_head_is_taken_by_a_class_with_that_head(
     assert said(tmp_path, architecture, "llama" if "Llama" in architecture else "bert", head=True) == expected
 
 
+def test_a_class_that_rewrites_beginnings_of_names_takes_those_too(tmp_path: Path) -> None:
+    base = base_from_config({"model_type": "opt", **CONFIGS["opt"][0]}, "base")
+    path = "decoder.layers.0.self_attn.q_proj"
+    one = base.modules[f"model.{path}"]
+    adapter = write_adapter(tmp_path / "adapter", modules={path: (one.d_in, one.d_out)})
+    terms = Terms(base, engines=tuple(choose_engine(f"vllm@{one}") for one in VERSIONS))
+
+    checked = validate(Item("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
+
+    assert checked.verdict is not None
+    assert [str(one.applied) for one in checked.verdict.engines] == ["1/1"] * 3
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [
+        ("base_model.model.model.language_model.", ["ok", "ok"]),
+        ("base_model.model.language_model.model.", ["ok", "ok"]),
+        ("language_model.", ["serves wrong", "ok"]),
+    ],
+)
+def test_the_ranks_of_modules_under_older_names_are_known(prefix: str, expected: list[str], tmp_path: Path) -> None:
+    base = base_from_config({"model_type": "gemma3", **CONFIGS["gemma3"][0]}, "base")
+    path = "layers.0.self_attn.q_proj"
+    one = base.modules[f"model.language_model.{path}"]
+    adapter = write_adapter(
+        tmp_path / "adapter",
+        modules={path: (one.d_in, one.d_out)},
+        prefix=prefix,
+        config={"target_modules": rf".*language_model.{path}"},
+    )
+    terms = Terms(base, engines=(choose_engine("vllm@0.32"), choose_engine("peft")))
+
+    checked = validate(Item("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
+
+    assert checked.error is None
+    assert checked.verdict is not None
+    assert [one.label for one in checked.verdict.engines] == expected
+
+
 @pytest.mark.parametrize("named", [[], [7], "BertModel", None, ["LlamaModel"]])
 def test_a_class_without_a_head_excuses_no_names_of_another_model(named: object, tmp_path: Path) -> None:
     base = base_from_config(base_config("llama", architectures=named), "base")
@@ -108,3 +151,58 @@ def test_what_was_run_in_one_version_was_read_in_the_others(version: str, proof:
 
     assert {proofs[one] for one in ("rows-reordered", "base-without-lora", "saved-head")} == {proof}
     assert proofs["dora"] == "run"
+
+
+def said_of(tmp_path: Path, family: str, architecture: str, module: str) -> tuple[str, ...]:
+    """What each version does with an adapter on one module of a base like Llama's, of another family."""
+    llama = base_from_config(base_config("llama"), "base")
+    base = replace(llama, model_type=family, architecture=architecture)
+    if module == "gate_up_proj":
+        path = "model.layers.0.mlp.gate_up_proj"
+        fused = BaseModule(HIDDEN, 2 * HIDDEN)
+        base = replace(base, modules={**base.modules, path: fused})
+        adapter = write_adapter(tmp_path / "adapter", modules={path: (HIDDEN, 2 * HIDDEN)})
+    elif module == "embed_tokens":
+        factors = {"lora_embedding_A": (4, VOCAB), "lora_embedding_B": (HIDDEN, 4)}
+        adapter = write_adapter(
+            tmp_path / "adapter",
+            modules={},
+            config={"target_modules": ["embed_tokens"]},
+            tensors={
+                f"base_model.model.model.embed_tokens.{name}": np.ones(shape, np.float32)
+                for name, shape in factors.items()
+            },
+        )
+    else:
+        shapes = {"lm_head": {"lm_head": (HIDDEN, VOCAB)}, "q_proj": llama_modules(["q_proj"])}
+        adapter = write_adapter(tmp_path / "adapter", modules=shapes[module])
+    terms = Terms(base, engines=tuple(choose_engine(f"vllm@{one}") for one in VERSIONS))
+    checked = validate(Item("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
+    assert checked.verdict is not None
+    return tuple(one.label for one in checked.verdict.engines)
+
+
+@pytest.mark.parametrize(
+    ("family", "architecture", "module", "expected"),
+    [
+        ("olmo3", "Olmo3ForCausalLM", "embed_tokens", ("ok", "ok", "ok")),
+        ("olmo3", "Olmo3ForCausalLM", "lm_head", ("rejects", "rejects", "rejects")),
+        ("phi", "PhiForCausalLM", "embed_tokens", ("rejects", "ok", "ok")),
+        ("glm", "GlmForCausalLM", "lm_head", ("ok", "rejects", "rejects")),
+        ("ernie4_5", "Ernie4_5ForCausalLM", "lm_head", ("ok", "ok", "ok")),
+        ("ernie4_5", "Ernie4_5ForCausalLM", "embed_tokens", ("ok", "ok", "ok")),
+        ("gemma2", "Gemma2ForCausalLM", "embed_tokens", ("rejects", "rejects", "rejects")),
+        ("helium", "HeliumForCausalLM", "embed_tokens", ("unknown", "unknown", "unknown")),
+        ("helium", "HeliumForCausalLM", "lm_head", ("rejects", "rejects", "rejects")),
+        ("gpt_neox", "GPTNeoXForCausalLM", "q_proj", ("rejects", "ok", "ok")),
+        ("dbrx", "DbrxForCausalLM", "q_proj", ("rejects", "rejects", "rejects")),
+        ("iquestcoder", "LlamaForCausalLM", "q_proj", ("ok", "ok", "ok")),
+        ("kolibri1", "Kolibri1ForCausalLM", "q_proj", ("rejects", "rejects", "ok")),
+        ("glm4", "Glm4ForCausalLM", "gate_up_proj", ("rejects", "rejects", "rejects")),
+        ("phi3", "Phi3ForCausalLM", "gate_up_proj", ("ok", "ok", "ok")),
+    ],
+)
+def test_what_a_class_puts_lora_on(
+    family: str, architecture: str, module: str, expected: tuple[str, ...], tmp_path: Path
+) -> None:
+    assert said_of(tmp_path, family, architecture, module) == expected

@@ -60,7 +60,7 @@ def test_no_engine_serves_an_encoder_decoder_right(tmp_path: Path) -> None:
 def test_an_engine_serves_the_families_that_are_known_of_it(
     family: str, expected: dict[str, str], tmp_path: Path
 ) -> None:
-    found = said(tmp_path, replace(llama(tmp_path), model_type=family), *SERVING)
+    found = said(tmp_path, replace(llama(tmp_path), model_type=family, architecture=""), *SERVING)
 
     assert {name: label for name, (label, _) in found.items()} == expected
 
