@@ -15,10 +15,12 @@ from lora_cli.cli.adapter_selection import apply_policies, read_inputs
 from lora_cli.cli.options import ADAPTERS, LIMITS, OUTPUT, option, parse_duration_option
 from lora_cli.cli.output import Format, inform, table_width, width, write, write_result
 from lora_cli.core.did_you_mean import nearest
+from lora_cli.core.provenance import Provenance
 from lora_cli.core.reference import parse
 from lora_cli.core.text import counted, safe, size
 from lora_cli.errors import Corrupt, NotFound, UsageError
 from lora_cli.fetching.cache_repair import repair_cache
+from lora_cli.fetching.requirements import cached_provenance
 from lora_cli.render.cache_report import cache_report, removed_report, verify_report
 from lora_cli.settings import with_flags
 from lora_cli.store import Store
@@ -35,6 +37,7 @@ from lora_cli.store.inventory import (
     with_residency,
 )
 from lora_cli.store.quarantine import is_linked_outside, quarantined, quarantined_items
+from lora_cli.store.resolution_records import Record
 from lora_cli.store.usage import cache_bytes
 from lora_cli.store.verify import verify
 
@@ -56,13 +59,19 @@ def list_snapshots(
 ) -> None:
     """List the snapshots, most recently used first."""
     store = Store(ctx.obj.cache_dir)
-    _show(store, _inventory(store), output_format, details=False, residency=residency)
+    _show(store, _inventory(store), output_format, residency=residency)
 
 
-def show(ctx: typer.Context, names: Names, output_format: options.OutputFormat = "human") -> None:
-    """Show snapshots: their references, each file, and how much is in the page cache."""
-    store = Store(ctx.obj.cache_dir)
-    _show(store, _find_snapshots(store, names), output_format, details=True, residency=True)
+def show(
+    ctx: typer.Context, names: Names, policy: options.PolicyFile = None, output_format: options.OutputFormat = "human"
+) -> None:
+    """Show snapshots: their references, each file, and how much is in the page cache.
+
+    With a policy that requires signatures or verdicts, also who signed and validated them.
+    """
+    store, settings = Store(ctx.obj.cache_dir), apply_policies(ctx.obj, None, policy)
+    items = _find_snapshots(store, names)
+    _show(store, items, output_format, residency=True, provenance=lambda one: cached_provenance(one, store, settings))
 
 
 def verify_all(
@@ -280,12 +289,19 @@ def _reference(name: str) -> str:
 
 
 def _show(
-    store: Store, items: Sequence[StoredSnapshot], output_format: Format, *, details: bool, residency: bool
+    store: Store,
+    items: Sequence[StoredSnapshot],
+    output_format: Format,
+    *,
+    residency: bool,
+    provenance: Callable[[Record], Provenance | None] | None = None,
 ) -> None:
+    """Writes the table of ``ls``, or with ``provenance`` all details."""
+    details = provenance is not None
     blob_bytes = sum(tree_bytes(path) for path in blob_files(store))
     if residency:
         items = [with_residency(store, item) for item in items]
-    report = cache_report(store, items, blob_bytes)
+    report = cache_report(store, items, blob_bytes, provenance or (lambda _: None))
     from lora_cli.render.terminal_cache import snapshots_parts
 
     columns = width() if details else table_width()

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,11 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.engine_outcome import Deployment
 from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.core.patterns import one_budget
-from lora_cli.errors import UsageError
+from lora_cli.core.provenance import Provenance
+from lora_cli.errors import Refused, UsageError
+from lora_cli.fetching.reference_names import entries_for
+from lora_cli.fetching.requirements import told_provenance
+from lora_cli.fetching.verdicts import check_verdicts
 from lora_cli.render.inspect_report import InspectReport, inspect_report
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
@@ -91,7 +96,8 @@ def command(
     deployed = engine_launch(engine_args, inputs, max_loras, max_cpu_loras, tp)
     model = base_model(inputs.base, settings) if inputs.base else None
     check_tp(model, tp)
-    terms = replace(_validation_terms(model, deployed), digests=output_format == "cyclonedx")
+    hashed = output_format == "cyclonedx" or any(policy.require_verdict for policy in settings.policies)
+    terms = replace(_validation_terms(model, deployed), digests=hashed)
     if spectrum or diff is not None:
         terms = _with_tensor_values(terms, inputs, settings, spectrum=spectrum, diff=diff)
     checks = check_all(inputs.to_validate(settings), terms, settings)
@@ -107,7 +113,8 @@ def command(
         cached = [(name, one, _cached(one, settings)) for name, one in named]
         deployed = replace(deployed, folders=adapter_folders(cached, settings))
         args = smallest_args(named, model, deployed)
-    _write(inspect_report(judged, model, args), checked, output_format, output, settings)
+    report = inspect_report(judged, model, args, partial(_provenance, settings=settings))
+    _write(report, checked, output_format, output, settings)
     codes = [one.read_code for one in checked]
     raise typer.Exit(max(codes) if args is None else max(*codes, args.exit_code))
 
@@ -177,6 +184,20 @@ def _inspection(checked: Checked, base: BaseModel | None, settings: Settings) ->
         return None
     with one_budget():
         return inspection_of(checked.adapter, base, checked.card, _cached(checked, settings))
+
+
+def _provenance(checked: Checked, settings: Settings) -> Provenance | None:
+    """Who signed and validated it, as policies require; None if none does, or it could not be read."""
+    if checked.error is not None or checked.revision is None:
+        return None
+    ref, known = checked.revision.ref, Provenance(checked.signers)
+
+    def verify() -> Provenance:
+        if checked.digest is None and entries_for(ref, settings, "require_verdict"):
+            raise Refused("its digest is unknown before it is fetched")
+        return replace(known, verdicts=check_verdicts(ref, checked.digest or "", settings))
+
+    return told_provenance(ref, settings, known, verify)
 
 
 def _cached(checked: Checked, settings: Settings) -> str:

@@ -45,12 +45,20 @@ class VerifiedVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Who signed an adapter, and who validated it; both are empty if no policy requires it."""
+    """Who signed an adapter, and who validated it, as far as policies require it. Everything here was verified."""
 
     signers: tuple[str, ...] = ()
     """The key, certificate or identity of each required signature."""
     verdicts: tuple[VerifiedVerdict, ...] = ()
     """The required verdicts, the newest first."""
+    refusal: str = ""
+    """Why a policy refuses the adapter; empty if none does."""
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """What is known, each with a label."""
+        verdicts = [("validated", str(one)) for one in self.verdicts]
+        return [("signed", safe(", ".join(self.signers))), *verdicts, ("refused", self.refusal)]
 
     def __str__(self) -> str:
         return "; ".join([*(f"signed by {safe(one)}" for one in self.signers), *map(str, self.verdicts)])

@@ -3,25 +3,28 @@
 Whether the caller may still read what a shared cache has is decided by the origin, not by the cache.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from lora_cli.core.adapter_files import CONFIG, LARGEST_SIGNATURE, SIGNATURE
 from lora_cli.core.provenance import Provenance
-from lora_cli.core.reference import AdapterRef
+from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.errors import AccessDenied, Corrupt, NotFound, Offline, Refused, Unreachable
-from lora_cli.fetching.file_selection import Selection
-from lora_cli.fetching.reference_names import aliases, other_names, real_glob
+from lora_cli.fetching.file_selection import BASE, Selection
+from lora_cli.fetching.reference_names import aliases, entries_for, other_names, real_glob
 from lora_cli.fetching.signatures import Contents, check_signatures
 from lora_cli.fetching.verdicts import check_verdicts
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
+from lora_cli.store import Store
 from lora_cli.store.disk import on_disk, read_small
+from lora_cli.store.resolution_records import Record
 
 if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
@@ -125,6 +128,36 @@ def check_provenance(
     contents = Contents(snapshot.files, signature, snapshot.directory, demand.signature)
     signers = check_signatures(ref, contents, settings, selection)
     return Provenance(signers, check_verdicts(ref, snapshot.digest, settings))
+
+
+def told_provenance(
+    ref: AdapterRef, settings: Settings, known: Provenance, verify: Callable[[], Provenance]
+) -> Provenance | None:
+    """What ``verify`` gives, or ``known`` with its refusal; None if no policy requires anything of ``ref``.
+
+    Raises:
+        MissingExtra, UsageError: see ``check_signatures`` and ``check_verdicts``.
+    """
+    if not any(entries_for(ref, settings, key) for key in ("require_signature", "require_verdict")):
+        return None
+    try:
+        return verify()
+    except (Refused, Offline, Unreachable) as error:
+        return replace(known, refusal=error.message)
+
+
+def cached_provenance(record: Record, store: Store, settings: Settings) -> Provenance | None:
+    """What policies require of the snapshot of ``record``, verified; None if nothing, or not all files were selected.
+
+    Raises:
+        MissingExtra, UsageError: see ``told_provenance``.
+    """
+    if record.selection.startswith(("+", "-", str(BASE))):
+        return None
+    ref, selection = parse(record.ref, is_path=lambda _: False), Selection(allow_pickle=True)
+    snapshot = Snapshot(record.snapshot, store.snapshot(record.snapshot), record.files)
+    verify = partial(check_provenance, ANYTHING, ref, snapshot, settings, selection)
+    return told_provenance(ref, settings, Provenance(), verify)
 
 
 def _check_locked(locked: "LockedAdapter", snapshot: Snapshot, selection: Selection) -> None:

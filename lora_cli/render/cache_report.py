@@ -1,18 +1,20 @@
 """The reports of ``cache``, of which JSON is the fields."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from lora_cli import __version__
 from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, Keyword, NonNegative, Sha256, Version
+from lora_cli.core.provenance import Provenance
 from lora_cli.fetching.cache_repair import Repaired
 from lora_cli.render.fetch_report import SnapshotFile
 from lora_cli.store import Store
 from lora_cli.store.garbage_collection import Removed
 from lora_cli.store.inventory import StoredSnapshot, tree_bytes
+from lora_cli.store.resolution_records import Record
 from lora_cli.store.verify import Verified
 
 Time = Annotated[
@@ -35,6 +37,8 @@ class CachedReference:
     used_s: NonNegative
     """When it was last used, in seconds since 1970."""
     used_at: Time | None = None
+    provenance: Provenance | None = None
+    """Who signed and validated it; missing if no policy requires that of the reference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +82,19 @@ class CacheReport:
     """What unfinished downloads take."""
 
 
-def cache_report(store: Store, items: Sequence[StoredSnapshot], blob_bytes: int) -> CacheReport:
+def cache_report(
+    store: Store,
+    items: Sequence[StoredSnapshot],
+    blob_bytes: int,
+    provenance: Callable[[Record], Provenance | None] = lambda _: None,
+) -> CacheReport:
     """The report of ``ls`` and ``show``; ``blob_bytes`` are those of all blobs."""
     total = blob_bytes + sum(item.packed_bytes for item in items)
-    snapshots, partial_bytes = [_snapshot(item) for item in items], tree_bytes(store.partials)
+    snapshots, partial_bytes = [_snapshot(item, provenance) for item in items], tree_bytes(store.partials)
     return CacheReport(cache=str(store.root), bytes=total, snapshots=snapshots, partial_bytes=partial_bytes)
 
 
-def _snapshot(item: StoredSnapshot) -> CachedSnapshot:
+def _snapshot(item: StoredSnapshot, provenance: Callable[[Record], Provenance | None]) -> CachedSnapshot:
     digests = {path: blob.sha256 for record in item.records for path, blob in record.files.items()}
     residency = None
     if item.resident is not None and item.packed_resident is not None:
@@ -101,7 +110,14 @@ def _snapshot(item: StoredSnapshot) -> CachedSnapshot:
         used_at=_time(item.used_s),
         references=[
             CachedReference(
-                one.ref, one.selection, one.revision, one.endpoint, one.access, one.used_s, _time(one.used_s)
+                one.ref,
+                one.selection,
+                one.revision,
+                one.endpoint,
+                one.access,
+                one.used_s,
+                _time(one.used_s),
+                provenance(one),
             )
             for one in item.records
         ],

@@ -1,6 +1,6 @@
 """The report of ``inspect``: what each adapter is. JSON has its fields; a terminal and a page are made from it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,6 +10,7 @@ from lora_cli.core.comparison import Comparison
 from lora_cli.core.finding import Finding
 from lora_cli.core.inspection import Inspection
 from lora_cli.core.json_schema import INLINE, Version
+from lora_cli.core.provenance import Provenance
 from lora_cli.core.spectrum import Spectrum
 from lora_cli.validation import Checked
 from lora_cli.validation.engine_args import EngineArgs
@@ -27,6 +28,8 @@ class InspectedAdapter:
     """The result of --spectrum; null if it was not asked for."""
     diff: Comparison | None
     """The result of --diff; null if it was not asked for."""
+    provenance: Provenance | None = None
+    """Who signed and validated it; missing if no policy requires that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +49,15 @@ def inspect_report(
     inspected: Iterable[tuple[Checked, Inspection | None]],
     base: BaseModel | None = None,
     args: EngineArgs | None = None,
+    provenance: Callable[[Checked], Provenance | None] = lambda _: None,
 ) -> InspectReport:
     """The report of one run of ``inspect``: what each adapter is, or the error that kept it from being read."""
     return InspectReport(
         base=base_summary(base),
         adapters=tuple(
-            InspectedAdapter(checked_adapter(one, one.read_code, one.reported), found, one.spectrum, one.comparison)
+            InspectedAdapter(
+                checked_adapter(one, one.read_code, one.reported), found, one.spectrum, one.comparison, provenance(one)
+            )
             for one, found in inspected
         ),
         engine_args=args,

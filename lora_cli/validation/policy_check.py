@@ -33,9 +33,12 @@ from lora_cli.store import Store
 EVERYTHING = Selection(allow_pickle=True)
 
 
-def resolve_permitted(item: Item, ref: AdapterRef, source: Source, origin: Source, settings: Settings) -> Revision:
+def resolve_permitted(
+    item: Item, ref: AdapterRef, source: Source, origin: Source, settings: Settings
+) -> tuple[Revision, tuple[str, ...]]:
     """The revision of ``ref`` in ``source``, if digest and lock of ``item`` match and policies allow it.
 
+    Also the signers that policies require.
     Policies may require that ``origin`` still grants access. A lock is compared with the bytes of a folder, and with
     the listing of any other origin. A digest that is unknown before a fetch is only an error if a policy needs it.
 
@@ -48,8 +51,9 @@ def resolve_permitted(item: Item, ref: AdapterRef, source: Source, origin: Sourc
     demand = Demand(item.sha256, item.locked, item.signature)
     check_reference(demand, ref, settings)
     revision = source.resolve(ref)
+    signers: tuple[str, ...] = ()
     if settings.policies:
-        _check_policies(demand, revision, source, origin, settings)
+        signers = _check_policies(demand, revision, source, origin, settings)
     elif item.locked is None and (files := _planned(revision)) is not None:
         digest = digest_of(revision, files, source)
         if digest is not None:
@@ -58,10 +62,13 @@ def resolve_permitted(item: Item, ref: AdapterRef, source: Source, origin: Sourc
         check_folder(Store(settings.cache_dir), revision, files_to_fetch(revision), item.locked, source)
     elif item.locked is not None:
         select_locked(revision, item.locked, USUAL, files_to_fetch(revision))
-    return revision
+    return revision, signers
 
 
-def _check_policies(demand: Demand, revision: Revision, source: Source, origin: Source, settings: Settings) -> None:
+def _check_policies(
+    demand: Demand, revision: Revision, source: Source, origin: Source, settings: Settings
+) -> tuple[str, ...]:
+    """Checks what policies say of an adapter; gives the signers that they require."""
     ref, files = revision.ref, files_to_fetch(revision)
     check_allowed(demand, ref, settings, files=files)
     if is_on_disk(source, revision) and files and needs_access_check(ref, revision.access, settings):
@@ -69,21 +76,23 @@ def _check_policies(demand: Demand, revision: Revision, source: Source, origin: 
     rules = [key for policy in settings.policies for key in _digest_keys(policy)]
     must_be_signed = bool(entries_for(ref, settings, "require_signature"))
     rules += ["require_signature"] * must_be_signed
-    if rules or demand.sha256 is not None:
-        # What an origin lists may be the signed files, and what it sends others.
-        is_known = is_on_disk(source, revision) or not must_be_signed
-        blobs = _blobs(revision, files, source) if is_known else None
-        if blobs is None:
-            hint = "fetch it first: lora-cli fetch verifies it, and validate then reads the cached files"
-            why = f"policy {rules[0]}: " if rules else ""
-            raise Refused(f"{ref}: {why}its digest is unknown before it is fetched", hint=hint)
-        digest = snapshot_digest(blobs.items())
-        check_digest(demand, ref, digest)
-        check_allowed(demand, ref, settings, digest=digest)
-        file = revision.file(SIGNATURE)
-        signature = read_beginning(source, revision, file, LARGEST_SIGNATURE) if file is not None else None
-        folder = Path(ref.location) if ref.scheme == "file" else None
-        check_signatures(ref, Contents(blobs, signature, folder, demand.signature), settings, EVERYTHING)
+    if not rules and demand.sha256 is None:
+        return ()
+    # What an origin lists may be the signed files, and what it sends others.
+    is_known = is_on_disk(source, revision) or not must_be_signed
+    blobs = _blobs(revision, files, source) if is_known else None
+    if blobs is None:
+        hint = "fetch it first: lora-cli fetch verifies it, and validate then reads the cached files"
+        why = f"policy {rules[0]}: " if rules else ""
+        raise Refused(f"{ref}: {why}its digest is unknown before it is fetched", hint=hint)
+    digest = snapshot_digest(blobs.items())
+    check_digest(demand, ref, digest)
+    check_allowed(demand, ref, settings, digest=digest)
+    file = revision.file(SIGNATURE)
+    signature = read_beginning(source, revision, file, LARGEST_SIGNATURE) if file is not None else None
+    cached = source.snapshot(revision) if isinstance(source, CacheFirstSource) else None
+    folder = Path(ref.location) if ref.scheme == "file" else cached.directory if cached is not None else None
+    return check_signatures(ref, Contents(blobs, signature, folder, demand.signature), settings, EVERYTHING)
 
 
 def _digest_keys(policy: Policy) -> list[str]:

@@ -221,7 +221,7 @@ def _open(item: Item, ref: AdapterRef, options: RepairOptions, settings: Setting
 
 def _local_source(item: Item, ref: AdapterRef, options: RepairOptions, settings: Settings) -> tuple[Source, Revision]:
     if ref.scheme == "file":
-        return resolve_allowed(item, ref, settings, Sources(settings))
+        return resolve_allowed(item, ref, settings, Sources(settings))[:2]
     selection = Selection(allow_pickle=options.allow_pickle, latest=item.latest)
     request = AdapterRequest(ref, item.name, selection, Demand(item.sha256, item.locked, item.signature))
     with FetchContext(Store(settings.cache_dir), settings) as context:

@@ -76,8 +76,8 @@ def validate(item: Item, terms: Terms, settings: Settings, sources: Sources | No
     try:
         ref = ref_of(item.source)
         checked = replace(checked, source=str(ref))
-        source, revision = resolve_allowed(item, ref, settings, sources or Sources(settings))
-        checked = replace(checked, source=str(revision.ref), revision=revision)
+        source, revision, signers = resolve_allowed(item, ref, settings, sources or Sources(settings))
+        checked = replace(checked, source=str(revision.ref), revision=revision, signers=signers)
         watch.lap("resolve")
         one, companions, card = _read(source, revision, checked.name, terms, settings, threads)
         checked = replace(checked, adapter=one.adapter)
@@ -106,18 +106,20 @@ def validate(item: Item, terms: Terms, settings: Settings, sources: Sources | No
         return replace(checked, error=LoraCliError(unexpected, hint="this is a bug in lora-cli; please report it"))
 
 
-def resolve_allowed(item: Item, ref: AdapterRef, settings: Settings, sources: Sources) -> tuple[Source, Revision]:
-    """The revision of ``ref`` and the source to read it from, if policies, digest and lock allow it.
+def resolve_allowed(
+    item: Item, ref: AdapterRef, settings: Settings, sources: Sources
+) -> tuple[Source, Revision, tuple[str, ...]]:
+    """The source to read ``ref`` from and its revision, if policies, digest and lock allow it; and its signers.
 
-    Policies are checked before any request, and before a file is read.
+    Policies are checked before any request, and before a file is read. Only required signers are known.
     """
     origin = LatestCheckpoint(sources.of(ref)) if item.latest else sources.of(ref)
     source = cached_or_origin(ref, settings, origin, Selection(latest=item.latest), item.locked)
     if not settings.policies and item.sha256 is None and item.locked is None:
-        return source, source.resolve(ref)
+        return source, source.resolve(ref), ()
     from lora_cli.validation.policy_check import resolve_permitted
 
-    return source, resolve_permitted(item, ref, source, origin, settings)
+    return source, *resolve_permitted(item, ref, source, origin, settings)
 
 
 def cached_or_origin(

@@ -68,7 +68,7 @@ class Checked:
     ``source`` is the canonical reference (or the text as given, if it is invalid); ``stage_ms`` maps resolve, read,
     values and rules to milliseconds. ``digest`` is the snapshot digest, if the cache, the lock or a policy has it.
     ``spectrum``, ``comparison`` (with another adapter), ``card`` (the model card) and ``files`` (those of the digest)
-    are None unless requested.
+    are None unless requested. ``signers`` are those whose signatures policies require.
     """
 
     name: str
@@ -83,6 +83,7 @@ class Checked:
     comparison: "Comparison | None" = None
     card: Card | None = None
     files: Mapping[str, Blob] | None = None
+    signers: tuple[str, ...] = ()
 
     def without_contents(self) -> "Checked":
         """The verdict without the parsed contents, which need nearly all the memory."""
