@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -115,6 +115,7 @@ def command(
     ),
     attest: Path | None = attestation("--attest FILE", "Write the verdicts to this file as signed in-toto statements."),
     key: Path | None = attestation("--key FILE", "With --attest: private key in PEM."),
+    proofs: Path | None = attestation("--proofs FILE", "With --attest: report of warm --once (JSON), to attest, too."),
     key_password: str = attestation("--key-password TEXT", "With --attest: password of the key.", default=""),
     ray: options.Ray = None,
     shard: options.Shard = None,
@@ -158,6 +159,7 @@ def command(
     named = None if no_base else infer_base(inputs, "validate", settings).base
     model = None if named is None else base_model(named, settings)
     engine_options.check_tp(model, tp)
+    proven = known_proofs(proofs, model, is_attested=signer is not None)
     terms = Terms(
         model, values=values, max_lora_rank=max_lora_rank, rules=chosen, engines=engines, deployment=deployment,
         digests=attest is not None,
@@ -184,7 +186,7 @@ def command(
     )
     if attest is not None and signer is not None:
         about = None if named is None or model is None else (named, model)
-        write_verdicts(attest, signed_verdicts(signer, report, checked, about, deployment, settings), settings)
+        write_verdicts(attest, signed_verdicts(signer, report, checked, about, deployment, proven, settings), settings)
     write_outputs(report, outputs, quiet=settings.quiet, statistics=statistics)
     raise typer.Exit(report.summary.exit_code)
 
@@ -219,20 +221,36 @@ def attestation_key(
     return signer
 
 
+def known_proofs(file: Path | None, model: BaseModel | None, *, is_attested: bool) -> Mapping[str, Mapping[str, Any]]:
+    """Snapshot digest → its proof, of the file of ``--proofs``; empty without it.
+
+    Raises:
+        UsageError: nothing is attested, or it is no report of ``warm --once`` on the base ``model``.
+    """
+    if file is None:
+        return {}
+    if not is_attested:
+        raise UsageError("--proofs belongs to --attest", hint="remove --proofs, or add --attest FILE and --key FILE")
+    from lora_cli.validation.attestation import read_proofs
+
+    return read_proofs(file, model)
+
+
 def signed_verdicts(
     signer: "SigningKey",
     report: Report,
     checked: Sequence[Checked],
     base: tuple[str | AdapterRef, BaseModel] | None,
     deployment: Deployment | None,
+    proofs: Mapping[str, Mapping[str, Any]],
     settings: Settings,
 ) -> str:
-    """The signed statements about the adapters of a report, against ``base`` (None: without one)."""
+    """The signed statements about the adapters of a report, against ``base`` (None: without one), with ``proofs``."""
     from lora_cli.signing.attestation import sign_statements  # securesystemslib
     from lora_cli.validation.attestation import describe_base, statements
 
     about = None if base is None else describe_base(*base, settings)
-    return sign_statements(statements(report, checked, about, deployment), signer)
+    return sign_statements(statements(report, checked, about, deployment, proofs), signer)
 
 
 def write_verdicts(file: Path, lines: str, settings: Settings) -> None:

@@ -11,6 +11,7 @@ from lora_cli.cli.output import inform, log_failures, write, write_result
 from lora_cli.cli.progress import RunProgress, stage_progress
 from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_plan import TmpfsCopies, WarmRun, admission_function, log_stage, process_plan
+from lora_cli.core.base_model import BaseModel
 from lora_cli.core.results import Answers, LoadReport, PageCache
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import INTERRUPTED, LoraCliError
@@ -38,9 +39,12 @@ def prove_once(inputs: Inputs, run: WarmRun, once: WarmOptions, settings: Settin
     Raises:
         MachineError: a file cannot be written.
     """
-    reports, answers = warm_once(inputs, run, once, settings)
+    require_packages_for(run.forward)
+    base = base_model(inputs.base, settings)
+    reports, answers = warm_once(inputs, base, run, once, settings)
     parts = separated(load_parts(reports, quiet=settings.quiet), answer_parts(() if settings.quiet else answers))
-    write_result(WarmReport(adapters=reports, answers=answers), once.output_format, parts)
+    report = WarmReport(adapters=reports, answers=answers, base_sha256=base.config_sha256 or None)
+    write_result(report, once.output_format, parts)
     if inputs.engine is not None and inputs.manifest is not None and not all(report.error for report in reports):
         check = f"lora-cli validate -f {inputs.manifest.file}"
         inform(f"the proofs follow PEFT; to check the adapters for {inputs.engine.name}: {check}", settings)
@@ -54,14 +58,13 @@ def prove_once(inputs: Inputs, run: WarmRun, once: WarmOptions, settings: Settin
 
 
 def warm_once(
-    inputs: Inputs, run: WarmRun, once: WarmOptions, settings: Settings
+    inputs: Inputs, base: BaseModel, run: WarmRun, once: WarmOptions, settings: Settings
 ) -> tuple[list[LoadReport], list[Answers]]:
     """The reports of all adapters in the given order, and the answers of those that were proved.
 
     After an interrupt the remaining adapters are report_of_admission as not done.
     """
-    require_packages_for(run.forward)
-    base, store = base_model(inputs.base, settings), Store(settings.cache_dir)
+    store = Store(settings.cache_dir)
     terms = Terms(base, max_lora_rank=run.limits.max_lora_rank or None)
     recorder = ResidencyRecorder(store, run.copies) if once.residency else None
     undone = LoadReport("", error="not done: interrupted", exit_code=INTERRUPTED)

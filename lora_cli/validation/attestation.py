@@ -4,9 +4,11 @@ The predicate is in-toto's test result (https://in-toto.io/attestation/test-resu
 ``lora-cli`` has what the others cannot say.
 """
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,21 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.engine_outcome import Deployment, EngineOutcome
 from lora_cli.core.finding import Severity
 from lora_cli.core.reference import AdapterRef
-from lora_cli.errors import Refused
+from lora_cli.errors import Refused, UsageError
 from lora_cli.fetching.file_selection import BASE
 from lora_cli.fetching.verdicts import TEST_RESULT
 from lora_cli.settings import Settings
 from lora_cli.signing.attestation import STATEMENT_TYPE
+from lora_cli.signing.verify import read_trusted
 from lora_cli.sources.registry import Sources
 from lora_cli.validation.report import Report, Validated, findings_of
 from lora_cli.validation.validate import cached_or_origin, ref_of
 from lora_cli.validation.verdict import Checked
+
+LARGEST_REPORT = 64 << 20
+"""Bytes of a report of ``warm --once``."""
+
+WARM_HINT = "lora-cli warm -f set.yaml --once --format json > warm.json, with the same base"
 
 
 def describe_base(base: str | AdapterRef, model: BaseModel, settings: Settings) -> dict[str, Any]:
@@ -42,12 +50,52 @@ def describe_base(base: str | AdapterRef, model: BaseModel, settings: Settings) 
     return described
 
 
+def read_proofs(file: Path, model: BaseModel | None) -> dict[str, dict[str, Any]]:
+    """Snapshot digest → its proof, from a report of ``warm --once --format json`` with the base ``model``.
+
+    Raises:
+        UsageError: it cannot be read, is no such report, or is about another base.
+    """
+    try:
+        report = json.loads(read_trusted(file, LARGEST_REPORT))
+        is_one, base = report["schema"] == "lora_cli/warm/1", report.get("base_sha256")
+        proofs = {one["digest"]: _proof(one) for one in report["adapters"] if one["digest"]}
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise UsageError(f"{file} is not a report of warm --once", hint=WARM_HINT) from error
+    if not is_one or model is None or base != model.config_sha256:
+        raise UsageError(f"{file} is not a report of warm --once on this base", hint=WARM_HINT)
+    return proofs
+
+
+def _proof(one: Mapping[str, Any]) -> dict[str, Any]:
+    """How one adapter was loaded and proved: the worst of its modules, and what it does to the whole model."""
+    proof = one["proof"] or {"holds": False, "modules": []}
+
+    def excess(module: Mapping[str, Any]) -> float:  # JSON has null for NaN
+        return inf if module["error"] is None else module["error"] / module["tolerance"]
+
+    return {
+        "holds": proof["holds"] and not one["error"],
+        "error": one["error"],
+        "weights": proof.get("weights"),
+        "dtype": proof.get("dtype"),
+        "modules": len(proof["modules"]),
+        "worst": max(proof["modules"], key=excess, default=None),
+        "moved": one["moved"],
+    }
+
+
 def statements(
-    report: Report, checked: Sequence[Checked], base: Mapping[str, Any] | None, deployment: Deployment | None
+    report: Report,
+    checked: Sequence[Checked],
+    base: Mapping[str, Any] | None,
+    deployment: Deployment | None,
+    proofs: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[dict[str, Any]]:
     """A statement for each adapter that was validated: its files, its snapshot digest, and the result of each rule.
 
-    ``checked`` are the same adapters as in ``report``, validated with ``Terms.digests``.
+    ``checked`` are the same adapters as in ``report``, validated with ``Terms.digests``. ``proofs`` are those of
+    ``read_proofs``: an adapter whose proof does not hold has failed.
 
     Raises:
         Refused: the digest of an adapter is unknown, as of a remote one that is not in the cache.
@@ -65,7 +113,7 @@ def statements(
             ],
             "predicateType": TEST_RESULT,
             "predicate": {
-                **_test_result(report, one),
+                **_test_result(report, one, proofs.get(found.digest)),
                 "configuration": [] if base is None else [base],
                 "lora-cli": {
                     "version": __version__,
@@ -92,18 +140,20 @@ def statements(
                         for finding in findings_of(one)
                     ],
                     "skipped": [skipped.code for skipped in one.skipped],
+                    "proof": proofs.get(found.digest),
                 },
             },
         }
 
 
-def _test_result(report: Report, one: Validated) -> dict[str, Any]:
-    """The result for the adapter, and for each rule that ran; accepted findings do not count."""
+def _test_result(report: Report, one: Validated, proof: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The result for the adapter with its ``proof``, and for each rule that ran; accepted findings do not count."""
     counting = [finding for finding in findings_of(one) if finding.accepted is None]
     failed = {finding.code for finding in counting if finding.severity >= report.fail_on}
     warned = {finding.code for finding in counting if finding.severity is Severity.WARNING} - failed
     ran = {rule.code for rule in report.rules} - {skipped.code for skipped in one.skipped}
-    result = "FAILED" if one.exit_code else "WARNED" if warned else "PASSED"
+    is_disproved = proof is not None and not proof["holds"]
+    result = "FAILED" if one.exit_code or is_disproved else "WARNED" if warned else "PASSED"
     return {
         "result": result,
         "passedTests": sorted(ran - failed - warned),

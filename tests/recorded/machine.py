@@ -262,7 +262,9 @@ def _damage(cache: Path, kind: str) -> None:
         weights.chmod(0o644)
         weights.write_bytes(bytes(weights.stat().st_size))
     elif kind == "snapshot":
-        file = next(cache.glob("snapshots/sha256/*/adapter_config.json"))
+        file = next(cache.glob("snapshots/sha256/*/adapter_config.json"), None)
+        if file is None:  # it was refused, and is not published
+            return
         file.unlink()
         file.write_bytes(b"{}")
     elif kind == "lost":

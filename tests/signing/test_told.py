@@ -1,4 +1,4 @@
-"""``cache show``, ``inspect`` and ``warm`` say who signed an adapter and who validated it, if a policy requires it."""
+"""It is told who signed an adapter and who validated it, if a policy requires that; a verdict has the proof of warm."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,7 @@ import pytest
 from lora_cli.cli.main import main
 from tests.making import llama_modules, write_adapter, write_base
 from tests.signing.pki import key_pair
+from tests.signing.test_verdicts import written
 
 HEAD = "apiVersion: lora-cli/v1\nkind: Policy\n"
 SHOW, INSPECT = ["cache", "show", "./sql"], ["inspect", "./sql"]
@@ -108,3 +109,74 @@ def test_warm_says_whose_verdict_it_took(capsys: pytest.CaptureFixture[str]) -> 
     words = " ".join(capsys.readouterr().out.split())
     assert "signed by the key acme.pub; " in words
     assert "not validated again" in words
+
+
+def prove(capsys: pytest.CaptureFixture[str], *more: str, code: int = 0) -> dict[str, Any]:
+    capsys.readouterr()
+    warm = ["warm", "./sql", "--base", "base", "--once", "--device", "cpu", "--format", "json"]
+    assert main([*warm, *more]) == code
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    Path("warm.json").write_text(json.dumps(report))
+    return report
+
+
+def attest(*more: str) -> int:
+    argv = ["validate", "./sql", "--base", "base", "--engine", "vllm@0.33", "--attest", "verdicts.jsonl"]
+    return main([*argv, "--key", "ci.key", "--proofs", "warm.json", *more])
+
+
+def test_the_proof_of_warm_is_in_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    proved = prove(capsys, "--forward", "model")["adapters"][0]
+    assert attest() == 0
+    (statement,) = written()
+    proof = statement["predicate"]["lora-cli"]["proof"]
+    assert (proof["holds"], proof["weights"], proof["error"]) == (True, "base", "")
+    assert proof["modules"] == len(proved["proof"]["modules"]) > 1
+    assert proof["worst"] in proved["proof"]["modules"]
+    assert proof["moved"] == proved["moved"] is not None
+    assert main(["fetch", "./sql", "--policy", "policy.yaml"]) == 0
+
+
+@pytest.mark.parametrize("change", [{"proof": None, "error": "out of memory"}, {"error": "no"}, {"proof": "refuted"}])
+def test_an_adapter_whose_proof_does_not_hold_has_failed(
+    change: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = prove(capsys)
+    one = report["adapters"][0]
+    if change.get("proof") == "refuted":
+        one["proof"]["modules"][1]["error"] = None  # NaN
+        change = {"proof": {**one["proof"], "holds": False}}
+    one.update(change)
+    Path("warm.json").write_text(json.dumps(report))
+    assert attest() == 0
+    assert written()[0]["predicate"]["result"] == "FAILED"
+    assert main(["fetch", "./sql", "--policy", "policy.yaml"]) == 1
+    assert "the newest verdict is FAILED" in capsys.readouterr().err
+
+
+def test_an_adapter_that_was_not_proved_has_no_proof(capsys: pytest.CaptureFixture[str]) -> None:
+    report = prove(capsys)
+    report["adapters"][0]["digest"] = "0" * 64
+    Path("warm.json").write_text(json.dumps(report))
+    assert attest() == 0
+    assert written()[0]["predicate"]["lora-cli"]["proof"] is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", "{" * 10_000, '{"schema": "lora_cli/warm/1", "adapters": [7]}', '{"schema": 1, "adapters": []}'],
+)
+def test_any_other_file_is_no_report_of_warm(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("warm.json").write_text(text)
+    assert attest() == 2
+    assert "warm.json is not a report of warm --once" in capsys.readouterr().err
+
+
+def test_a_proof_on_another_base_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    report = prove(capsys)
+    for digest in (None, "0" * 64):
+        Path("warm.json").write_text(json.dumps({**report, "base_sha256": digest}))
+        assert attest() == 2
+        assert "is not a report of warm --once on this base" in capsys.readouterr().err
+    assert main(["validate", "./sql", "--base", "base", "--proofs", "warm.json"]) == 2
+    assert "--proofs belongs to --attest" in capsys.readouterr().err
