@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from lora_cli.core.adapter_files import SIGNATURE
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.log import logger
 from lora_cli.core.provenance import Provenance
@@ -27,6 +28,7 @@ from lora_cli.fetching.locked_files import (
     select_locked,
     upgrade_hint,
 )
+from lora_cli.fetching.reference_names import entries_for
 from lora_cli.fetching.requirements import (
     check_access,
     check_allowed,
@@ -132,12 +134,21 @@ def _from_cache(request: AdapterRequest, context: FetchContext) -> Fetched | Non
     ref = request.locked_ref
     check = partial(_check, request, ref, settings)
     fetched = _lookup(request, store, settings, check)
+    if fetched is not None and _lacks_signature(request, fetched.snapshot, settings):
+        return None  # it may have one by now, or had one before fetch took it
     if fetched is not None:
         fetched = replace(fetched, provenance=check(fetched.snapshot))
         if settings.policies:
             access = recorded_access(store, ref, request.selection, settings)
             fetched = replace(fetched, needs_access_check=needs_access_check(ref, access, settings))
     return fetched
+
+
+def _lacks_signature(request: AdapterRequest, snapshot: Snapshot, settings: Settings) -> bool:
+    """Whether a policy requires a signature that is not cached and may be at the origin."""
+    if settings.offline or SIGNATURE in snapshot.files or request.demand.signature or request.demand.locked:
+        return False
+    return bool(entries_for(request.ref, settings, "require_signature"))
 
 
 def _check(request: AdapterRequest, ref: AdapterRef, settings: Settings, snapshot: Snapshot) -> Provenance:

@@ -54,7 +54,7 @@ def check_signatures(ref: AdapterRef, contents: Contents, settings: Settings, se
     if data is None and contents.detached is None and SIGNATURE in contents.files:
         raise Refused(f"{ref}: {RULE}: {SIGNATURE} has over {LARGEST_SIGNATURE} bytes", hint="it is no signature")
     if data is None and contents.detached is None:
-        hint = f"ask its publisher for a {SIGNATURE}; if it has one by now: lora-cli cache rm REF, then fetch it again"
+        hint = f"ask its publisher for a {SIGNATURE}; a lock has the one that is there by now after fetch --upgrade"
         raise Refused(f"{ref}: {RULE}: it has no {SIGNATURE}", hint=hint)
     try:
         from lora_cli.signing.verify import read_trusted, verify  # model-signing

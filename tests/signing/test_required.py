@@ -278,6 +278,28 @@ def test_a_cached_adapter_is_checked_again_without_a_request(
         assert len(hub.requests) == asked
 
 
+def test_a_signature_that_the_cache_lacks_is_fetched_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sign("key")
+    with Hub() as hub:
+        set_variables(monkeypatch, HF_ENDPOINT=hub.endpoint)
+        commit = hub.add("acme/sql", {path.name: path.read_bytes() for path in Path("sql").iterdir()})
+        # As a version that did not know signatures left it.
+        with monkeypatch.context() as before:
+            before.setattr("lora_cli.fetching.file_selection.SIGNATURE", "none")
+            assert main(["fetch", f"acme/sql@{commit}"]) == 0
+        assert not list(Path("cache/snapshots").glob(f"sha256/*/{SIGNATURE}"))
+        assert main(["fetch", f"acme/sql@{commit}", "--policy", "key.yaml", "--offline"]) == 1
+        asked = len(hub.requests)
+        assert main(["fetch", f"acme/sql@{commit}", "--policy", "key.yaml"]) == 0
+        fetched = {one.target.rpartition("/")[2] for one in hub.requests[asked:] if "/resolve/" in one.target}
+        assert fetched == {SIGNATURE}
+        asked = len(hub.requests)
+        assert main(["fetch", f"acme/sql@{commit}", "--policy", "key.yaml"]) == 0
+        assert len(hub.requests) == asked
+
+
 def test_the_weights_of_a_cached_adapter_are_not_hashed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     sign("key")
     with Hub() as hub:
