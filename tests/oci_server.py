@@ -8,8 +8,11 @@ In a test::
 """
 
 import base64
+import gzip
 import hashlib
+import io
 import json
+import tarfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +21,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from urllib.request import Request, urlopen
+
+from backports import zstd
 
 from tests.answering import Asked, Reply, answering
 from tests.processes import listens, numbers, running
@@ -80,6 +85,21 @@ class Registry:
         kind = "application/vnd.oci.image.layer.v1.tar"
         layers = [{**self.layer(repository, data, kind), "annotations": {TITLE: path}} for path, data in files.items()]
         return self.manifest(name, {"config": self.config(repository), "layers": layers})
+
+
+def tar_of(files: Mapping[str, bytes], kind: str = "tar", members: Sequence[tarfile.TarInfo] = ()) -> bytes:
+    """A tar of files, and of other members without data; compressed as the end of a media type says."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for path, data in files.items():
+            info = tarfile.TarInfo(path)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        for member in members:
+            tar.addfile(member)
+    if kind.endswith("gzip"):
+        return gzip.compress(stream.getvalue(), 1)
+    return zstd.compress(stream.getvalue(), 1) if kind.endswith("zstd") else stream.getvalue()
 
 
 @contextmanager

@@ -32,9 +32,10 @@ _PAGE_WITH_FOLDER = frozenset({"tree", "blob", "resolve"})
 _PAGES = _PAGE_WITH_FOLDER | {"commit", "commits"}
 _NO_DOTS = "write the whole path of the folder"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", re.ASCII)
-_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?", re.ASCII)
 _AZURE_HOST = re.compile(r"([a-z0-9]{3,24})\.(?:dfs|blob)\.core\.windows\.net", re.IGNORECASE | re.ASCII)
-_OCI_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)*(?::[\w.-]{1,128})?", re.ASCII)
+_OCI_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_OCI_NAME = re.compile(rf"{_OCI_PART}(?:/{_OCI_PART})*(?::\w[\w.-]{{0,127}})?", re.ASCII)
+_DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 _FILES = frozenset({CONFIG, WEIGHTS})
 _OCI_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -327,13 +328,24 @@ def hub_page(rest: str, text: str) -> Parts:
 
 
 def oci(rest: str, text: str) -> Parts:
-    """``registry/name[:tag][@sha256:digest]``."""
-    location, at, sha256 = rest.partition("@")
-    host, _, name = location.rstrip("/").partition("/")
-    parts = set(name.split("/"))
-    if not _HOST.fullmatch(host) or not _OCI_NAME.fullmatch(name) or {".", ".."} & parts:
-        raise UsageError(f"{text}: this is not an OCI reference", hint="write oci://REGISTRY/NAME[:TAG][@sha256:…]")
-    return f"{host.lower()}/{name}", "", digest(sha256, text) if at else None
+    """``registry/name[:tag][//folder][@sha256:digest]``; after a tag or a digest, one slash begins a folder too."""
+    shown, hint = without_secrets(text), "write oci://REGISTRY/NAME[:TAG][@sha256:…][//FOLDER], the name in lower case"
+    place, at, tail = rest.partition("@")
+    sha256, _, folder = tail.partition("/")
+    authority, _, name = place.partition("/")
+    name, twice, before = name.partition("//")
+    if not twice and (tagged := re.fullmatch(r"([^:]*:[^/]*)/(.*)", name)):
+        name, before = tagged[1], tagged[2]
+    try:
+        host = canonical_host(authority, "http" if is_loopback(authority.lower()) else "https")
+    except ValueError:
+        host = ""
+    name = name.rstrip("/")
+    if not host or not _OCI_NAME.fullmatch(name) or (folder and before):
+        raise UsageError(f"{shown}: this is not an OCI reference", hint=hint)
+    if host in _DOCKER_HUB:
+        host, name = "docker.io", name if "/" in name else f"library/{name}"
+    return f"{host}/{name}", subfolder(unquote(folder or before), shown), digest(sha256, text) if at else None
 
 
 def digest(sha256: str, text: str) -> str:

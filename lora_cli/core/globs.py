@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import cast
 from urllib.parse import unquote
 
-from lora_cli.core.reference import ALIASES, FSSPEC, REMOTE, AdapterRef, Scheme
+from lora_cli.core.reference import ALIASES, FSSPEC, REMOTE, WITH_REVISIONS, AdapterRef, Scheme
 from lora_cli.core.web_address import DEFAULT_PORTS, is_loopback, unescaped, without_parameters
 
 HUB_PAGES = ("huggingface.co/", "www.huggingface.co/", "hf.co/")
 WITH_HOST = frozenset({"sftp", "ssh", "smb", "hdfs", "webhdfs"})
 """The schemes of other machines' file systems that begin with ``[user@]host``."""
-
-WITH_REVISIONS = frozenset({"hf", "oci"})
-"""The schemes whose references may name a revision behind an ``@``."""
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 """How this machine is mostly called."""
@@ -96,6 +93,9 @@ def _matches(glob: str, ref: AdapterRef) -> Iterator[bool]:
             yield False
             return
     globs = [glob, glob.rstrip("/") + "/*"]
+    if ref.scheme == "oci":
+        yield any(fits(one, glob) for one in _oci_names(ref) for glob in globs)
+        return
     if ref.scheme in {"hf", "hf-bucket"}:
         # The Hub takes ACME/x for acme/x; a policy that did not would be walked around.
         name, globs = name.casefold(), [one.casefold() for one in globs]
@@ -108,6 +108,14 @@ def _matches(glob: str, ref: AdapterRef) -> Iterator[bool]:
         if ";" in read:
             bare = without_parameters(read)
             yield any(fits(bare, one) for glob in globs for one in (glob, without_parameters(glob)))
+
+
+def _oci_names(ref: AdapterRef) -> Iterator[str]:
+    """An artifact without its tag, and with it; a tag beside a digest says nothing."""
+    tag = ref.location.rpartition("/")[2].partition(":")[2]
+    bare = ref.location.removesuffix(f":{tag}")
+    for location in (bare, *([f"{bare}:{tag or 'latest'}"] if ref.revision is None else [])):
+        yield str(replace(ref, location=location, revision=None))
 
 
 def fits(name: str, glob: str) -> bool:

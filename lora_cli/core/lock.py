@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lora_cli.core.reference import AdapterRef
+from lora_cli.core.reference import WITH_REVISIONS, AdapterRef
 from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.errors import UsageError
 
@@ -67,21 +67,22 @@ def of_manifest(lock: Lock, manifest: str) -> Lock:
 
 
 def ref_at(ref: AdapterRef, locked: LockedAdapter) -> AdapterRef:
-    """``ref`` at the locked revision, where its kind has revisions that can be asked for (the Hub).
+    """``ref`` at the locked revision, where its kind has revisions that can be asked for (the Hub, OCI registries).
 
     ORG/NAME that was locked as a folder next to the manifest stays one if it is gone: a lock has no other revision "".
 
     Raises:
-        UsageError: the lock names no commit of a Hub repository.
+        UsageError: the lock names no commit of a Hub repository, or no digest of an artifact.
     """
-    if ref.scheme != "hf":
+    if ref.scheme not in WITH_REVISIONS:
         return ref
-    if not locked.revision:
+    if ref.scheme == "hf" and not locked.revision:
         folder = Path(locked.manifest).absolute().parent / locked.source
         return AdapterRef("file", str(folder))
-    if not re.fullmatch(r"[0-9a-f]{40}", locked.revision):
+    shape, called = (r"[0-9a-f]{40}", "commit") if ref.scheme == "hf" else (r"sha256:[0-9a-f]{64}", "digest")
+    if not re.fullmatch(shape, locked.revision):
         raise UsageError(
-            f"{locked.name} is locked at {locked.revision!r}, which is not a commit",
+            f"{locked.name} is locked at {locked.revision!r}, which is not a {called}",
             hint=f"the lock was edited: run {upgrade_of(locked)}",
         )
     return replace(ref, revision=locked.revision)

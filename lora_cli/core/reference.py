@@ -25,6 +25,9 @@ BY_FSSPEC = frozenset({"s3", "gcs", "gs", "abfs", "az", "adl", "box", "dropbox",
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 ALIASES: Mapping[str, Scheme] = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
 
+WITH_REVISIONS = frozenset({"hf", "oci"})
+"""The schemes whose references may name a revision behind an ``@``, and a folder."""
+
 LATEST = "latest"
 """Selects the checkpoint with the highest number (``fetching.checkpoint`` finds it)."""
 
@@ -40,10 +43,9 @@ class AdapterRef:
     ``location`` is by ``scheme``: an absolute path (``file``), ``org/name`` (``hf``), ``org/bucket/path``
     (``hf-bucket``), ``bucket/key`` (``s3``, ``gs``), ``container[@account.dfs.core.windows.net]/path`` (``az``),
     ``host/path`` as in the URL (``https``, ``http`` and ``REMOTE``), ``registry/name[:tag]`` (``oci``), the URL without
-    ``fsspec+`` (``fsspec``). ``subfolder``
-    (POSIX, relative) is only for ``hf``: elsewhere a folder is part of the location. ``revision`` is a branch, tag or
-    commit for ``hf`` and a digest for ``oci``; None is the origin's default. ``str()`` is canonical:
-    ``parse(str(ref)) == ref``.
+    ``fsspec+`` (``fsspec``). ``subfolder`` (POSIX, relative) is only for ``hf`` and ``oci``: elsewhere a folder is part
+    of the location. ``revision`` is a branch, tag or commit for ``hf`` and a digest for ``oci``; None is the origin's
+    default. ``str()`` is canonical: ``parse(str(ref)) == ref``.
     """
 
     scheme: Scheme
@@ -56,7 +58,7 @@ class AdapterRef:
             return "file://" + quote(self.location, errors="surrogateescape")
         text = f"fsspec+{self.location}" if self.scheme == FSSPEC else f"{self.prefix}{self.location}"
         if self.subfolder:
-            text += "/" + self.subfolder.replace("%", "%25").replace("@", "%40")
+            text += ("//" if self.scheme == "oci" else "/") + self.subfolder.replace("%", "%25").replace("@", "%40")
         return text if self.revision is None else f"{text}@{self.revision.replace('%', '%25')}"
 
     @property
@@ -74,8 +76,9 @@ class AdapterRef:
 
     @property
     def name(self) -> str:
-        """A short name for people: the last part of the subfolder or location."""
-        return (self.subfolder or self.location).rpartition("/")[2] or self.location
+        """A short name for people: the last part of the subfolder or location, without a tag."""
+        last = (self.subfolder or self.location).rpartition("/")[2] or self.location
+        return last.partition(":")[0] if self.scheme == "oci" and not self.subfolder else last
 
 
 _CACHED = re.compile(r"(?:^|[/\\])models--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})(?:[/\\]|$)")
@@ -134,7 +137,7 @@ def override(ref: AdapterRef, *, revision: str | None = None, subfolder: str = "
     for written in (revision or "", subfolder):
         addresses.check_no_token(written, lambda _: False)
     if revision is not None:
-        if ref.scheme not in {"hf", "oci"}:
+        if ref.scheme not in WITH_REVISIONS:
             raise UsageError(f"{ref} has no revisions", hint="remove --revision")
         checked = addresses.revision if ref.scheme == "hf" else addresses.digest
         revision = checked(revision, f"--revision {revision}")
@@ -144,11 +147,10 @@ def override(ref: AdapterRef, *, revision: str | None = None, subfolder: str = "
     folder = addresses.subfolder(subfolder, f"--subfolder {subfolder}")
     if not folder:
         return ref
-    if ref.scheme == "hf":
-        addresses.check_owner(ref.location, folder, str(ref))
+    if ref.scheme in WITH_REVISIONS:
+        if ref.scheme == "hf":
+            addresses.check_owner(ref.location, folder, str(ref))
         return replace(ref, subfolder=f"{ref.subfolder}/{folder}".lstrip("/"))
-    if ref.scheme == "oci":
-        raise UsageError(f"{ref} has no folders", hint="remove --subfolder")
     added = addresses.web_folder(folder) if ref.scheme in {"https", "http"} else folder
     return replace(ref, location=f"{ref.location.rstrip('/')}/{added}")
 

@@ -104,7 +104,9 @@ def _pins(policy: "Policy", ref: AdapterRef, sha256: str | None) -> Iterator[Vio
         yield Violation("require_sha256", f"no sha256 is given for {ref}", _where_to_learn(ref))
     if policy.require_pinned and sha256 is None and not ref.pinned:
         hint = "add @COMMIT, or its sha256 in the manifest"
-        if ref.scheme != "hf":
+        if ref.scheme == "oci":
+            hint = "add @sha256:DIGEST, or its sha256 in the manifest"
+        elif ref.scheme != "hf":
             what = "a folder" if ref.scheme == "file" else ref.prefix
             hint = f"{what} has no commit to add: {_where_to_learn(ref)}"
         yield Violation("require_pinned", f"{ref} is not pinned", hint)

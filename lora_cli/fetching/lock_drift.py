@@ -83,6 +83,9 @@ def _changes(locked: "LockedAdapter", revision: Revision, source: Source, select
         return
     if revision.ref.scheme == "hf":
         yield f"{revision.ref.revision or 'main'} moved from {locked.revision[:12]} to {revision.id[:12]}"
+    elif revision.ref.scheme == "oci":
+        tag = revision.ref.location.rpartition("/")[2].partition(":")[2] or "latest"
+        yield f"{tag} moved from {locked.revision[:19]} to {revision.id[:19]}"
     planned = {file.path for file in select_files(revision, selection)}
     for path in sorted(planned | locked.files.keys()):
         file, blob = revision.file(path), locked.files.get(path)

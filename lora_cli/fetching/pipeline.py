@@ -51,7 +51,7 @@ from lora_cli.fetching.resolution_history import (
 )
 from lora_cli.fetching.scheduler import Deadline
 from lora_cli.settings import Settings
-from lora_cli.sources import Source
+from lora_cli.sources import PinSource, Source
 from lora_cli.sources.registry import endpoint_of, endpoints_of
 from lora_cli.store import Store, cachedir_tag
 from lora_cli.store.blobs import LostBlob, has_blob
@@ -186,6 +186,11 @@ def _from_origin(request: AdapterRequest, source: Source, context: FetchContext,
     """The result of ``fetch`` when the origin must be asked, if only for access to the ``cached`` snapshot."""
     ref, name, demand, settings = request.locked_ref, request.label, request.demand, context.settings
     deadline = Deadline.of(name, settings)
+    if cached is None and isinstance(source, PinSource) and not (ref.pinned or demand.locked):
+        with _resolve_hints(ref, request.selection, context):
+            pinned = source.pin(ref)
+        if (found := _from_cache(replace(request, parsed=pinned, name=name), context)) is not None:
+            return replace(found, needs_access_check=False)
     # Only a listing shows which folder is the latest checkpoint.
     if cached is not None and not request.selection.latest:
         check_cached_access(ref, cached.revision, cached.snapshot.files, source, settings)
@@ -261,8 +266,15 @@ def _cached_or_downloaded(job: DownloadJob, locked: LockedAdapter | None, check:
 
 
 def _resolve(ref: AdapterRef, source: Source, selection: Selection, context: FetchContext) -> Revision:
-    try:
+    with _resolve_hints(ref, selection, context):
         return source.resolve(ref)
+
+
+@contextmanager
+def _resolve_hints(ref: AdapterRef, selection: Selection, context: FetchContext) -> Iterator[None]:
+    """Adds to an origin that cannot be asked what is cached of it."""
+    try:
+        yield
     except Offline as error:
         raise not_cached_error(context.store, ref, context.settings, error.hint) from error
     except Unreachable as error:

@@ -21,7 +21,7 @@ from lora_cli.fetching.reference_names import aliases, entries_for, other_names,
 from lora_cli.fetching.signatures import Contents, check_signatures
 from lora_cli.fetching.verdicts import check_verdicts
 from lora_cli.settings import Settings
-from lora_cli.sources import Source
+from lora_cli.sources import PinSource, Source
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk, read_small
 from lora_cli.store.resolution_records import Record
@@ -277,8 +277,13 @@ def check_cached_access(
 ) -> None:
     """As ``check_access``, for cached files.
 
-    A commit of the Hub is not listed again: this takes one request. Any other origin is listed first.
+    A commit of the Hub is not listed again, nor an artifact in a registry: this takes one request. Any other origin is
+    listed first.
     """
+    if isinstance(source, PinSource):
+        with _access_check(ref, settings):
+            source.pin(ref)
+        return
     if ref.scheme == "hf":
         listed = Revision(ref, revision, tuple(RemoteFile(path, None) for path in sorted(paths)))
     else:

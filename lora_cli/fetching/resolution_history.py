@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from lora_cli.core.reference import AdapterRef
+from lora_cli.core.reference import WITH_REVISIONS, AdapterRef
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision, Snapshot
 from lora_cli.errors import Offline
 from lora_cli.fetching.file_selection import Selection, identity
@@ -60,7 +60,7 @@ class FetchPlan:
         return {path: blob for path, blob in found if blob is not None}
 
     def _pinned(self, ref: AdapterRef) -> AdapterRef:
-        return replace(ref, revision=self.revision.id) if ref.scheme == "hf" else ref
+        return replace(ref, revision=self.revision.id) if ref.scheme in WITH_REVISIONS else ref
 
 
 def read_records(store: Store, plan: FetchPlan) -> tuple[Record, ...]:

@@ -154,6 +154,8 @@ def _identity(one: Material, revision: Revision) -> Object:
             "version": revision.id.lower(),
             "purl": _hub_purl(ref.location, revision.id, one.endpoint, ref.subfolder),
         }
+    if ref.scheme == "oci":
+        return {"name": _text(ref.name), "version": revision.id, "purl": _oci_purl(ref.location, revision.id)}
     digest = f"sha256:{one.snapshot}" if one.snapshot else ""
     return {"name": _text(ref.name), "version": digest if ref.scheme == "file" else _text(revision.id)}
 
@@ -163,6 +165,13 @@ def _hub_purl(repository: str, commit: str, endpoint: str = HUB, subfolder: str 
     version = f"@{commit.lower()}" if COMMIT.fullmatch(commit) else ""
     at = f"?repository_url={quote(endpoint, safe='/:')}" if endpoint not in {"", HUB} else ""
     return f"pkg:huggingface/{quote(repository)}{version}{at}" + (f"#{quote(subfolder)}" if subfolder else "")
+
+
+def _oci_purl(location: str, digest: str) -> str:
+    """The package URL of an artifact (the type ``oci`` of the purl specification)."""
+    repository, _, tag = location.rpartition("/")[2].partition(":")
+    at = f"?repository_url={quote(location.removesuffix(f':{tag}'), safe='/:')}" + (f"&tag={tag}" if tag else "")
+    return f"pkg:oci/{quote(repository)}@{digest}{at}"
 
 
 def _base_component(one: Material, served_on: AdapterRef | None) -> Object:

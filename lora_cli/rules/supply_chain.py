@@ -230,9 +230,14 @@ def unpinned_revision(case: Case) -> Iterator[Problem]:
     *Why is this bad?* An engine may load a different version from the validated one, and anyone who takes over the
     account can choose it.
 
-    *Fix*: add the commit (``org/name@<40 hex digits>``), or pin it in a lock.
+    *Fix*: add the commit (``org/name@<40 hex digits>``) or digest (``oci://…@sha256:<64 hex digits>``), or pin it in a
+    lock.
     """
     ref = case.evidence.ref
+    if ref is not None and ref.scheme == "oci" and not ref.pinned:
+        tag, digest = ref.location.rpartition("/")[2].partition(":")[2] or "latest", case.evidence.commit
+        where = Location(cut(str(ref)))
+        yield Problem(f"not pinned: the tag {tag} can change", where, f"pin it: append @{digest or 'sha256:DIGEST'}")
     if ref is not None and ref.scheme == "hf" and not ref.pinned:
         meant = f"{ref.revision}, which can change" if ref.revision else "the default branch, which can change"
         commit = f"@{case.evidence.commit}" if case.evidence.commit else "@COMMIT"

@@ -84,6 +84,15 @@ class XetHashSource(Source, Protocol):
 
 
 @runtime_checkable
+class PinSource(Source, Protocol):
+    """A source that learns what a reference means now with one small request, where a listing may take a download."""
+
+    def pin(self, ref: AdapterRef) -> AdapterRef:
+        """The reference at its revision of this moment; raises as ``resolve``. Who may ask that may read its files."""
+        ...
+
+
+@runtime_checkable
 class BatchListingSource(Source, Protocol):
     """A source that can list many folders with one request, when it knows which."""
 

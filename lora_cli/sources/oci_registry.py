@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 from lora_cli.core.manifest_trust import is_encrypted
+from lora_cli.core.web_address import is_loopback
 from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Refused, Unreachable
 from lora_cli.redaction import remember
-from lora_cli.sources.docker_config import NOBODY, Credentials
+from lora_cli.sources.docker_config import DOCKER_HUB, NOBODY, Credentials
 from lora_cli.sources.http import (
     LONGEST_LINK,
     Headers,
@@ -49,6 +50,14 @@ _PARAMETER = re.compile(r'(\w{1,32})="([^"]{0,4096})"', re.ASCII)
 _PUSHED_WRONG = "whoever pushed it must push it again"
 
 T = TypeVar("T")
+
+
+def registry_endpoint(location: str) -> str:
+    """The address of the registry in the location of a reference: over https, unless it is this machine itself."""
+    server = location.partition("/")[0]
+    if server in DOCKER_HUB:
+        return "https://registry-1.docker.io"
+    return f"{'http' if is_loopback(server) else 'https'}://{server}"
 
 
 @dataclass(frozen=True, slots=True)

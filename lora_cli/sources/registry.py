@@ -26,6 +26,7 @@ SOURCES: Mapping[Scheme, str] = {
     "http": "lora_cli.sources.web:WebSource",
     "gs": "lora_cli.sources.obstore_client:GoogleStorage",
     "az": "lora_cli.sources.obstore_client:AzureStorage",
+    "oci": "lora_cli.sources.oci:OciSource",
     **dict.fromkeys((*REMOTE, FSSPEC), "lora_cli.sources.fsspec_source:FsspecSource"),
 }
 """Scheme → ``module:Class``. The class takes the settings, and a manifest's rule or None.
@@ -41,6 +42,7 @@ RULE_KEYS: Mapping[Scheme, tuple[str, ...]] = {
     "hf-bucket": ("endpoint_url", "token_env"),
     "https": ("endpoint_url", "token_env"),
     "http": ("endpoint_url", "token_env"),
+    "oci": ("endpoint_url", "token_env", "anonymous"),
     **dict.fromkeys((*REMOTE, FSSPEC), ("storage_options",)),
 }
 """Scheme → the keys of a manifest's rule that its source heeds."""
@@ -70,9 +72,6 @@ def open_source(scheme: Scheme, settings: Settings, rule: "SourceRule | None" = 
     Raises:
         UsageError: no source reads this scheme (yet), or the rule says what does not concern it.
     """
-    if scheme == "oci":
-        hint = "pull it first (oras pull REGISTRY/NAME:TAG -o DIRECTORY) and use that folder, or publish it on hf:// or s3://"
-        raise UsageError("adapters in an OCI registry (oci://) are not supported yet", hint=hint)
     if scheme not in SOURCES:
         known = ", ".join(f"{name}://" for name in SOURCES)
         raise UsageError(f"this version of lora-cli does not support {scheme}://", hint=f"supported: {known}")
@@ -114,6 +113,15 @@ def endpoint_of(ref: AdapterRef, settings: Settings) -> str:
         return settings.hub_endpoint
     if ref.scheme in {"https", "http"}:
         return f"{ref.scheme}://{ref.location.partition('/')[0]}"
+    return _known_endpoint(ref)
+
+
+def _known_endpoint(ref: AdapterRef) -> str:
+    """The address of a provider or registry that ``ref`` itself names, or this user's environment."""
+    if ref.scheme == "oci":
+        from lora_cli.sources.oci_registry import registry_endpoint
+
+        return registry_endpoint(ref.location)
     if ref.scheme in {"gs", "az"}:
         from lora_cli.sources.credentials import azure_endpoint, google_endpoint
 

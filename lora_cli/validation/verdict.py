@@ -12,7 +12,7 @@ from lora_cli.core.companions import Card, Companions
 from lora_cli.core.engine_outcome import Deployment
 from lora_cli.core.finding import Accepted, Finding, Location, Problem, Severity, Skipped, Verdict
 from lora_cli.core.patterns import TOO_SLOW, Budget, one_budget
-from lora_cli.core.reference import AdapterRef
+from lora_cli.core.reference import WITH_REVISIONS, AdapterRef
 from lora_cli.core.safetensors import TensorStats
 from lora_cli.core.snapshot import Blob, Revision
 from lora_cli.core.target_modules import for_task, trained_bare
@@ -146,7 +146,8 @@ def gather_evidence(one: Opened, terms: Terms, ref: AdapterRef, companions: Comp
     """
     stats, reason = _stats(one, terms)
     companions = companions or companions_of(one.source, one.revision, terms)
-    return Evidence(stats, reason, companions, ref, one.revision.id if one.revision.ref.scheme == "hf" else "")
+    commit = one.revision.id if one.revision.ref.scheme in WITH_REVISIONS else ""
+    return Evidence(stats, reason, companions, ref, commit)
 
 
 def companions_of(source: Source, revision: Revision, terms: Terms, threads: int = 1) -> Companions | None:

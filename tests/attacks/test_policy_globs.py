@@ -45,6 +45,13 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
         ("hf://acme/*@" + COMMIT.upper(), AdapterRef("hf", "acme/x", revision=COMMIT), True),
         ("*@v1", AdapterRef("hf", "evil/x", revision="main@v1"), False),
         ("oci://r/*@sha256:a*", AdapterRef("oci", "r/x", revision="sha256:" + "b" * 64), False),
+        ("oci://r/x", AdapterRef("oci", "r/x:v1"), True),
+        ("oci://r/x", AdapterRef("oci", "r/x:v1", "below"), True),
+        ("oci://r/x:v*", AdapterRef("oci", "r/x:v1"), True),
+        ("oci://r/x:latest", AdapterRef("oci", "r/x"), True),
+        ("oci://r/x:v*", AdapterRef("oci", "r/x:v1", revision="sha256:" + "b" * 64), False),
+        ("oci://r/x:v1", AdapterRef("oci", "r/x:v2"), False),
+        ("oci://r/x", AdapterRef("oci", "r/xy:v1"), False),
         ("https://h/*@v1", AdapterRef("https", "h/x@v1"), True),
     ],
 )

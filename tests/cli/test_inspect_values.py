@@ -208,7 +208,7 @@ def test_the_real_adapters_of_the_quickstart_are_unrelated(capsys: pytest.Captur
         (["{sql}", "--diff", "{sql}/../gone"], 3, "there is no folder"),
         (["{sql}", "--diff", ""], 2, ""),
         (["{sql}", "--diff"], 2, "requires an argument"),
-        (["{sql}", "--diff", "oci://registry/name"], 2, ""),
+        (["{sql}", "--diff", "oci://registry"], 2, ""),
         (["{sql}", "--diff", "{sql}/.."], 1, "contains no adapter weights"),
         (["{sql}", "--diff", "{broken}"], 1, "adapter_model.safetensors"),
     ],

@@ -102,6 +102,24 @@ def test_other_origins_and_paths(text: str, scheme: Any, location: str, revision
     assert reference(text) == AdapterRef(scheme, location, "", revision)
 
 
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("oci://ghcr.io/acme/sql:v1/sub/folder", "oci://ghcr.io/acme/sql:v1//sub/folder"),
+        (f"oci://ghcr.io/acme/sql@{DIGEST}/sub", f"oci://ghcr.io/acme/sql//sub@{DIGEST}"),
+        (f"oci://ghcr.io/acme/sql:v1@{DIGEST}//a%40b/", f"oci://ghcr.io/acme/sql:v1//a%40b@{DIGEST}"),
+        (f"oci://ghcr.io/acme/sql//a@{DIGEST}", f"oci://ghcr.io/acme/sql//a@{DIGEST}"),
+        ("oci://GHCR.io.:443/acme/sql/team", "oci://ghcr.io/acme/sql/team"),
+        ("oci://localhost:5000/sql", "oci://localhost:5000/sql"),
+        ("oci://index.docker.io/sql:v1", "oci://docker.io/library/sql:v1"),
+        ("oci://registry-1.docker.io/acme/sql", "oci://docker.io/acme/sql"),
+    ],
+)
+def test_an_artifact_is_named_in_one_form(text: str, canonical: str) -> None:
+    assert str(reference(text)) == canonical
+    assert reference(canonical) == reference(text)
+
+
 def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert reference("~/sql") == AdapterRef("file", "/home/me/sql")
@@ -188,6 +206,11 @@ def test_a_word_that_is_nothing_is_an_error_with_a_hint(word: str) -> None:
         "oci://ghcr.io",
         "oci://ghcr.io/acme/sql@sha256:12",
         "oci://ghcr.io/../sql",
+        "oci://ghcr.io/acme/SQL",
+        "oci://ghcr.io/acme/sql:v1//a/../b",
+        "oci://ghcr.io/acme/sql//a@v1",
+        f"oci://ghcr.io/acme/sql//a@{DIGEST}/b",
+        "oci://1.2/sql",
         "org/name@\udcff",
     ],
 )
@@ -223,12 +246,15 @@ def test_the_name_is_the_last_part() -> None:
     assert reference("org/name").name == "name"
     assert reference("hf://org/name/a/b").name == "b"
     assert reference("/srv/sql").name == "sql"
+    assert reference("oci://ghcr.io/acme/sql:v1").name == "sql"
+    assert reference("oci://ghcr.io/acme/run:v1//checkpoint-500").name == "checkpoint-500"
     assert reference("/").name == "/"
 
 
 def test_flags_say_revision_and_subfolder_instead() -> None:
     assert override(reference("org/name"), revision="v1", subfolder="a/") == AdapterRef("hf", "org/name", "a", "v1")
     assert override(reference("hf://org/name/a@v1"), revision="v1", subfolder="b").subfolder == "a/b"
+    assert override(reference("oci://ghcr.io/acme/sql:v1//a"), subfolder="b/").subfolder == "a/b"
     assert override(reference("/srv"), subfolder="a b").location == "/srv/a b"
     assert override(reference("s3://bucket/k"), subfolder="a b").location == "bucket/k/a b"
     assert override(reference("https://example.com/k"), subfolder="a b").location == "example.com/k/a%20b"
@@ -244,7 +270,8 @@ def test_flags_say_revision_and_subfolder_instead() -> None:
         ("org/name", None, "../other"),
         ("/srv/sql", None, "../other"),
         ("hf://gpt2", None, "a"),
-        ("oci://ghcr.io/acme/sql", None, "a"),
+        ("oci://ghcr.io/acme/sql", None, "../a"),
+        ("oci://ghcr.io/acme/sql", "v1", ""),
     ],
 )
 def test_flags_that_do_not_fit_the_reference_are_refused(text: str, revision: str | None, subfolder: str) -> None:

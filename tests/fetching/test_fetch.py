@@ -193,7 +193,7 @@ def test_somebody_who_cleans_meanwhile_only_costs_another_try(tmp_path: Path) ->
 def test_many_go_on_when_one_fails_and_come_in_their_order(desk: Desk, adapter: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
-    refs = ["org/sql", "org/none", str(adapter), str(broken), str(tmp_path / "nowhere"), "oci://registry.acme/sql"]
+    refs = ["org/sql", "org/none", str(adapter), str(broken), str(tmp_path / "nowhere"), "az://loras/sql"]
     wanted = [AdapterRequest(parse(text, is_path=os.path.lexists), text) for text in refs]
     outcomes = list(fetch_all(wanted, desk.store, desk.settings))
     assert [outcome.request.name for outcome in outcomes] == refs

@@ -5,7 +5,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import fsspec.config
@@ -22,6 +22,7 @@ from lora_cli.sources.registry import SOURCES, open_source
 from tests.hub_content import git_blob_id
 from tests.hub_server import Hub
 from tests.object_servers import ADMIN, AzureServer, GcsServer, S3Server
+from tests.oci_server import Registry, tar_of
 from tests.smb_server import SHARE
 from tests.sources.conftest import trust_host
 from tests.sources.raw_servers import forget_environment
@@ -213,6 +214,37 @@ def on_smb(smb_server: tuple[str, Path], settings: Settings, tmp_path: Path, mon
     return _folder_of_another("smb", f"{place}/{SHARE}/{tmp_path.name}", served / tmp_path.name, settings)
 
 
+def _in_a_registry(server: Registry, settings: Settings) -> Origin:
+    name = server.name()
+
+    def write(files: dict[str, bytes]) -> None:
+        server.push(f"{name}:v1", files)
+
+    here, missing = AdapterRef("oci", f"{server.place}/{name}:v1"), AdapterRef("oci", f"{server.place}/{name}:v2")
+    return Origin(open_source("oci", settings), here, missing, write)
+
+
+@pytest.fixture
+def in_a_registry(oci_registry: Registry, settings: Settings) -> Origin:
+    return _in_a_registry(oci_registry, settings)
+
+
+@pytest.fixture
+def in_tars(oci_registry: Registry, settings: Settings) -> Origin:
+    """Each file in a layer of its own, in all the ways that a tar is compressed."""
+    origin, name = _in_a_registry(oci_registry, settings), oci_registry.name()
+
+    def write(files: dict[str, bytes]) -> None:
+        kinds = itertools.cycle(("tar", "tar+gzip", "tar+zstd"))
+        layers = [
+            oci_registry.layer(name, tar_of({path: data}, kind), f"application/vnd.cncf.model.weight.v1.{kind}")
+            for (path, data), kind in zip(files.items(), kinds, strict=False)
+        ]
+        oci_registry.manifest(f"{name}:v1", {"config": oci_registry.config(name), "layers": layers})
+
+    return replace(origin, ref=AdapterRef("oci", f"{oci_registry.place}/{name}:v1"), write=write)
+
+
 PLACES = (
     "on_disk",
     "on_the_hub",
@@ -226,6 +258,8 @@ PLACES = (
     "on_sftp",
     "on_smb",
     "on_s3fs",
+    "in_a_registry",
+    "in_tars",
 )
 
 
@@ -238,7 +272,7 @@ def origin(request: pytest.FixtureRequest) -> Origin:
 
 
 def test_every_source_is_held_to_the_contract() -> None:
-    assert set(SOURCES) == {"file", "hf", "hf-bucket", "s3", "gs", "az", "http", "https", "fsspec", *REMOTE}
+    assert set(SOURCES) == {"file", "hf", "hf-bucket", "s3", "gs", "az", "http", "https", "oci", "fsspec", *REMOTE}
 
 
 def test_every_file_is_listed_once_in_order_with_its_size(origin: Origin) -> None:

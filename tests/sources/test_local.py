@@ -248,6 +248,3 @@ def test_sources_are_found_by_scheme(tmp_path: Path) -> None:
         source = open_source(scheme, settings)
         assert callable(source.resolve)
         assert callable(source.read)
-    with pytest.raises(UsageError, match="not supported yet") as caught:
-        open_source("oci", settings)
-    assert "oras pull" in caught.value.hint

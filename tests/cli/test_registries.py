@@ -1,0 +1,118 @@
+"""Commands over an adapter in an OCI registry: lock, drift, policy, header-only validation, bill of materials."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lora_cli.cli.main import main
+from tests.bill_of_materials import check_bom
+from tests.making import write_adapter, write_base_config
+from tests.oci_server import Registry, tar_of
+from tests.traffic import counted
+
+WIDE = {f"model.layers.{layer}.mlp.up_proj": (64, 4096) for layer in range(16)}
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def sql(tmp_path: Path) -> Path:
+    return write_adapter(tmp_path / "sql")
+
+
+def ran(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
+    code = main([str(word) for word in argv])
+    return (code, *capsys.readouterr())
+
+
+def test_a_lock_pins_the_digest_and_a_moved_tag_is_drift(
+    oci_registry: Registry, sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = oci_registry.name()
+    first = oci_registry.push(f"{name}:v1", files_of(sql))
+    manifest, cache = tmp_path / "set.yaml", ("--cache-dir", tmp_path / "cache")
+    adapter = {"name": "sql", "source": f"oci://{oci_registry.place}/{name}:v1"}
+    manifest.write_text(json.dumps({"apiVersion": "lora-cli/v1", "kind": "AdapterSet", "adapters": [adapter]}))
+    assert ran(capsys, "fetch", "-f", manifest, *cache)[0] == 0
+    assert first in (tmp_path / "set.lock.yaml").read_text()
+    assert ran(capsys, "fetch", "-f", manifest, "--check", *cache)[0] == 0
+    moved = write_adapter(tmp_path / "moved", seed=1)
+    second = oci_registry.push(f"{name}:v1", files_of(moved))
+    code, out, err = ran(capsys, "fetch", "-f", manifest, "--check", *cache)
+    assert code == 1
+    assert f"v1 moved from {first[:19]} to {second[:19]}" in out + err
+    code, out, _ = ran(capsys, "fetch", "-f", manifest, "--locked", "--cache-dir", tmp_path / "another")
+    assert code == 0
+    assert files_of(Path(out.strip())) == files_of(sql)
+    assert ran(capsys, "fetch", "-f", manifest, "--upgrade", *cache)[0] == 0
+    assert second in (tmp_path / "set.lock.yaml").read_text()
+    broken = (tmp_path / "set.lock.yaml").read_text().replace(second, "0" * 40)
+    (tmp_path / "set.lock.yaml").write_text(broken)
+    code, _, err = ran(capsys, "fetch", "-f", manifest, "--locked", *cache)
+    assert (code, "which is not a digest" in err) == (2, True)
+
+
+def test_a_plain_layer_is_validated_by_its_header(
+    oci_registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = files_of(write_adapter(tmp_path / "wide", modules=WIDE, r=16))
+    name, base = oci_registry.name(), write_base_config(tmp_path / "base")
+    digest = oci_registry.push(f"{name}:v1", files)
+    with counted(f"http://{oci_registry.place}") as passing:
+        ref = f"oci://127.0.0.1:{passing.ports[0]}/{name}:v1"
+        _, out, _ = ran(capsys, "validate", ref, "--base", base, "--format", "json", "--cache-dir", tmp_path / "cache")
+        assert 0 < passing.received < 200_000 < len(files["adapter_model.safetensors"])
+    (found,) = [one for one in json.loads(out)["adapters"][0]["findings"] if one["code"] == "LC604"]
+    assert found["message"] == "not pinned: the tag v1 can change"
+    assert digest in found["hint"]
+
+
+def test_the_bill_of_materials_has_its_package_url(
+    oci_registry: Registry, sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = oci_registry.name()
+    digest = oci_registry.push(f"{name}:v1", files_of(sql))
+    ref = f"oci://{oci_registry.place}/{name}:v1"
+    code, out, _ = ran(capsys, "inspect", ref, "--format", "cyclonedx", "--cache-dir", tmp_path / "cache")
+    assert code == 0
+    component = check_bom(out)["components"][0]
+    repository = name.rpartition("/")[2]
+    at = f"?repository_url={oci_registry.place}/{name}&tag=v1"
+    assert component["purl"] == f"pkg:oci/{repository}@{digest}{at}"
+    assert (component["name"], component["version"]) == (repository, digest)
+
+
+def test_a_policy_speaks_of_registries(
+    oci_registry: Registry, sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = oci_registry.name()
+    digest = oci_registry.push(f"{name}:v1", files_of(sql))
+    ref, policy = f"oci://{oci_registry.place}/{name}", tmp_path / "policy.yaml"
+
+    def code(rules: dict[str, object], *refs: str) -> int:
+        policy.write_text(json.dumps({"apiVersion": "lora-cli/v1", "kind": "Policy", **rules}))
+        return ran(capsys, "fetch", *refs, "--policy", policy, "--cache-dir", tmp_path / "cache")[0]
+
+    assert code({"allow_sources": [f"{ref}"], "allow_hosts": ["127.0.0.1"]}, f"{ref}:v1") == 0
+    assert code({"deny_sources": [f"{ref}"]}, f"{ref}:v1") == 1
+    assert code({"deny_hosts": ["127.0.0.1"]}, f"{ref}:v1") == 1
+    assert code({"require_pinned": True}, f"{ref}:v1") == 1
+    assert code({"require_pinned": True}, f"{ref}@{digest}") == 0
+    assert code({"require_access_check": True}, f"{ref}:v1", f"{ref}@{digest}") == 0
+    assert code({"allow_sources": [f"{ref}@{digest}"]}, f"{ref}@{digest}") == 0
+    assert code({"allow_sources": [f"{ref}@sha256:0*"]}, f"{ref}@{digest}") == (0 if digest[7] == "0" else 1)
+
+
+def test_a_base_is_an_image_too(
+    oci_registry: Registry, sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, config = oci_registry.name(), write_base_config(tmp_path / "base").read_bytes()
+    layer = oci_registry.layer(name, tar_of({"models/config.json": config}), "application/vnd.oci.image.layer.v1.tar")
+    image = oci_registry.config(name, "application/vnd.oci.image.config.v1+json")
+    oci_registry.manifest(f"{name}:v1", {"config": image, "layers": [layer]})
+    base, cache = f"oci://{oci_registry.place}/{name}:v1", ("--cache-dir", tmp_path / "cache")
+    # Only a base says which modules of it have no tensors.
+    assert "targets-without-tensors" in ran(capsys, "validate", sql, "--base", base, *cache)[1]
