@@ -111,10 +111,9 @@ class _Tar:
             _Malformed: it ends before.
             Refused: it is larger than it may be.
         """
+        self.check(size)
         padding = -size % BLOCK
         self.most -= size + padding
-        if self.most < 0:
-            raise Refused(f"{self.what}: a layer unpacks to more than {MOST_RATIO} times its size", hint=_HINT)
         while size:
             piece = self.stream.read(min(size, CHUNK))
             if not piece:
@@ -123,6 +122,11 @@ class _Tar:
             yield piece
         if len(self.stream.read(padding)) < padding:
             raise _Malformed("the tar ends early")
+
+    def check(self, size: int) -> None:
+        """Refuses a member that is larger than what is left."""
+        if size > self.most:
+            raise Refused(f"{self.what}: a layer unpacks to more than {MOST_RATIO} times its size", hint=_HINT)
 
     def short(self, size: int) -> bytes:
         """The next ``size`` bytes, if they are few."""
@@ -241,6 +245,7 @@ class Unpacker:
         if self.settings.max_bytes is not None and self.total > self.settings.max_bytes:
             reason = f"{self.what}: its layers unpack to over {self.settings.max_bytes} bytes (--max-bytes)"
             raise Refused(reason, hint="raise --max-bytes, or push less")
+        tar.check(size)
         _check_space(self._folder, size, self.settings.keep_free)
         offset, digest = into.size, hashlib.sha256()
         for piece in tar.pieces(size):
@@ -315,7 +320,7 @@ def _attributes(data: bytes) -> dict[str, str]:
         space = data.find(b" ", at, at + 8)
         length = int(data[at:space]) if space > at and data[at:space].isdigit() else 0
         key, equals, value = data[space + 1 : at + length].partition(b"=")
-        if not equals or not value.endswith(b"\n"):
+        if not equals or not value.endswith(b"\n") or at + length > len(data):
             raise _Malformed("the attributes of a member")
         found[key.decode(errors="replace")] = value[:-1].decode(errors="surrogateescape")
         at += length

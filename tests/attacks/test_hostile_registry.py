@@ -1,0 +1,384 @@
+"""A registry, or who pushed to it, that lies: each ends with the right exit code, within bounds, and gets no secret."""
+
+import gzip
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_cli.core.reference import parse
+from lora_cli.errors import LoraCliError
+from lora_cli.settings import Settings
+from lora_cli.sources import oci_layers
+from lora_cli.sources.oci import OciSource
+from lora_cli.store import Store
+from tests.answering import Asked, Reply, answering
+from tests.bringing import bring
+from tests.oci_server import OCI_INDEX, OCI_MANIFEST, TITLE, digest_of, log_in, tar_of
+
+FILES = {"adapter_config.json": b'{"peft_type": "LORA"}', "adapter_model.safetensors": os.urandom(100_000)}
+TAR = "application/vnd.kitops.modelkit.model.v1.tar"
+NOWHERE = "http://169.254.169.254"
+
+
+@dataclass
+class Liar:
+    """Answers by path; ``asked`` are the paths and their ``Authorization``."""
+
+    answers: dict[str, Reply] = field(default_factory=dict)
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    place: str = ""
+
+    def reply(self, asked: Asked) -> Reply:
+        self.asked.append((asked.path, asked.headers.get("Authorization", "")))
+        status, body, headers = self.answers.get(asked.path, (404, b"", {}))
+        if status == 200 and (sought := asked.headers.get("Range")):
+            first, _, last = sought.removeprefix("bytes=").partition("-")
+            stop = int(last) + 1 if last else len(body)
+            shown = {"Content-Range": f"bytes {first}-{min(stop, len(body)) - 1}/{len(body)}"}
+            return 206, body[int(first) : stop], {**headers, **shown}
+        return status, body, headers
+
+    def blob(self, data: bytes, digest: str = "") -> tuple[str, int]:
+        digest = digest or digest_of(data)
+        self.answers[f"/v2/acme/sql/blobs/{digest}"] = 200, data, {}
+        return digest, len(data)
+
+    def layer(self, data: bytes, kind: str = "text/plain", title: str = "", digest: str = "") -> dict[str, Any]:
+        digest, size = self.blob(data, digest)
+        return {"mediaType": kind, "digest": digest, "size": size, "annotations": {TITLE: title} if title else {}}
+
+    def manifest(self, manifest: Mapping[str, Any], kind: str = OCI_MANIFEST, *, tag: str = "v1") -> str:
+        config = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": digest_of(b"{}"), "size": 2}
+        told = manifest if kind == OCI_INDEX else {"config": config, **manifest}
+        data = json.dumps({"mediaType": kind, **told}).encode()
+        digest = digest_of(data)
+        self.answers[f"/v2/acme/sql/manifests/{tag}"] = 200, data, {"Content-Type": kind}
+        self.answers[f"/v2/acme/sql/manifests/{digest}"] = 200, data, {"Content-Type": kind}
+        return digest
+
+    def plain(self) -> None:
+        """``FILES``, honestly."""
+        self.manifest({"layers": [self.layer(data, title=path) for path, data in FILES.items()]})
+
+    def tars(self, *tars: bytes, kind: str = TAR) -> None:
+        self.manifest({"layers": [self.layer(data, kind) for data in tars]})
+
+
+@pytest.fixture
+def liar() -> Iterator[Liar]:
+    one = Liar()
+    with answering(one.reply) as url:
+        one.place = url.removeprefix("http://")
+        yield one
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(tmp_path / "cache", timeout_s=5, retries=0, keep_free=0)
+
+
+def error_of(liar: Liar, settings: Settings, tag: str = ":v1") -> LoraCliError:
+    ref = parse(f"oci://{liar.place}/acme/sql{tag}", is_path=lambda _: False)
+    with pytest.raises(LoraCliError) as caught:
+        bring(ref, OciSource(settings), Store(settings.cache_dir), settings)
+    assert not list((settings.cache_dir / "snapshots").rglob("*.safetensors"))
+    assert caught.value.exit_code != 70
+    return caught.value
+
+
+def code(liar: Liar, settings: Settings, tag: str = ":v1") -> int:
+    return error_of(liar, settings, tag).exit_code
+
+
+def test_the_liar_can_be_honest(liar: Liar, settings: Settings) -> None:
+    ref = parse(f"oci://{liar.place}/acme/sql:v1", is_path=lambda _: False)
+    for push in (liar.plain, lambda: liar.tars(tar_of(FILES))):
+        push()
+        got = bring(ref, OciSource(settings), Store(settings.cache_dir), settings)
+        assert {path.name: path.read_bytes() for path in got.snapshot.directory.iterdir()} == FILES
+
+
+def test_a_manifest_that_is_another_than_promised_is_corrupt(liar: Liar, settings: Settings) -> None:
+    liar.plain()
+    status, body, headers = liar.answers["/v2/acme/sql/manifests/v1"]
+    promised = {**headers, "Docker-Content-Digest": digest_of(b"another")}
+    liar.answers["/v2/acme/sql/manifests/v1"] = status, body, promised
+    assert code(liar, settings) == 5
+    liar.answers[f"/v2/acme/sql/manifests/{digest_of(b'pinned')}"] = status, body, headers
+    assert code(liar, settings, f"@{digest_of(b'pinned')}") == 5
+
+
+@pytest.mark.parametrize("kind", ["text/plain", TAR])
+def test_a_layer_that_is_another_than_its_digest_is_corrupt(liar: Liar, settings: Settings, kind: str) -> None:
+    config, weights = (FILES[path] for path in FILES)
+    if kind == TAR:
+        liar.manifest({"layers": [liar.layer(tar_of(FILES), kind, digest=digest_of(b"another"))]})
+    else:
+        wrong = liar.layer(weights, title="adapter_model.safetensors", digest=digest_of(b"another"))
+        liar.manifest({"layers": [liar.layer(config, title="adapter_config.json"), wrong]})
+    assert code(liar, settings) == 5
+
+
+@pytest.mark.parametrize("more", [1, -1, 1000])
+def test_a_layer_of_another_size_is_corrupt(liar: Liar, settings: Settings, more: int) -> None:
+    layers = [liar.layer(data, title=path) for path, data in FILES.items()]
+    layers[1]["size"] += more
+    liar.manifest({"layers": layers})
+    assert code(liar, settings) in {4, 5}
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"{" + b" " * (5 << 20) + b"}", 1),
+        (b'{"a":' + b"[" * 200_000, 1),
+        (b'{"mediaType": "' + OCI_MANIFEST.encode() + b'", "layers": [' + b"{}," * 300_000 + b"{}]}", 1),
+        (b"<html>log in</html>", 4),
+        (b"", 4),
+        (b"{}", 1),
+        (b"[]", 4),
+    ],
+)
+def test_a_manifest_that_is_none(liar: Liar, settings: Settings, body: bytes, expected: int) -> None:
+    liar.answers["/v2/acme/sql/manifests/v1"] = 200, body, {"Content-Type": OCI_MANIFEST}
+    assert code(liar, settings) == expected
+
+
+BLOB = {"mediaType": "text/plain", "digest": digest_of(b""), "size": 0, "annotations": {TITLE: "a"}}
+MALFORMED: Sequence[Mapping[str, Any]] = (
+    {"layers": [BLOB], "manifests": []},
+    {"layers": {}},
+    {"layers": [1]},
+    {"layers": [{**BLOB, "size": -1}]},
+    {"layers": [{**BLOB, "size": True}]},
+    {"layers": [{**BLOB, "size": 1 << 70}]},
+    {"layers": [{**BLOB, "digest": "sha512:" + "0" * 128}]},
+    {"layers": [{**BLOB, "digest": f"{digest_of(b'')}/../../secret"}]},
+    {"layers": [BLOB], "config": None},
+    {"layers": [BLOB], "mediaType": "application/vnd.docker.distribution.manifest.v1+prettyjws"},
+)
+
+
+@pytest.mark.parametrize("manifest", MALFORMED)
+def test_a_malformed_manifest_is_refused(liar: Liar, settings: Settings, manifest: Mapping[str, Any]) -> None:
+    liar.manifest(manifest)
+    assert code(liar, settings) == 1
+
+
+@pytest.mark.parametrize("count", [1001, 10_001])
+def test_ten_thousand_layers_are_refused(liar: Liar, settings: Settings, count: int) -> None:
+    config = liar.layer(FILES["adapter_config.json"], title="adapter_config.json")
+    names = (f"adapter_model-{at:05}-of-{count:05}.safetensors" for at in range(count))
+    layers = [{**config, "annotations": {TITLE: name}} for name in names]
+    liar.manifest({"layers": [config, *layers]})
+    assert code(liar, settings) == 1
+    assert not [path for path, _ in liar.asked if "/blobs/" in path]
+
+
+def test_hundreds_of_tars_are_refused(liar: Liar, settings: Settings) -> None:
+    liar.tars(*[tar_of({"a": b""})] * 129)
+    assert "over 128 tar layers" in str(error_of(liar, settings))
+    assert not [path for path, _ in liar.asked if "/blobs/" in path]
+
+
+def test_indexes_in_indexes_end(liar: Liar, settings: Settings) -> None:
+    liar.plain()
+    digest = digest_of(liar.answers["/v2/acme/sql/manifests/v1"][1])
+    for _ in range(4):
+        digest = liar.manifest({"manifests": [{"mediaType": OCI_INDEX, "digest": digest, "size": 1}]}, OCI_INDEX)
+    assert "an index in over 3 others" in str(error_of(liar, settings))
+
+
+PATHS = ("../evil", "a/../../evil", "/etc/evil", "a\\..\\evil", "a\nb", "adapter_config.json/x", "a" * 2000)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", ["text/plain", TAR])
+def test_a_path_that_leads_out_is_refused(liar: Liar, settings: Settings, path: str, kind: str) -> None:
+    files = {**FILES, path: b"evil"}
+    if kind == TAR:
+        liar.tars(tar_of(files))
+    else:
+        liar.manifest({"layers": [liar.layer(data, title=name) for name, data in files.items()]})
+    assert code(liar, settings) == 1
+    assert not (settings.cache_dir.parent / "evil").exists()
+
+
+def test_one_path_twice_is_refused(liar: Liar, settings: Settings) -> None:
+    liar.tars(tar_of(FILES), tar_of({"adapter_config.json": b"{}"}))
+    assert "is listed twice" in str(error_of(liar, settings))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_weights_that_are_a_link_or_a_device_are_no_weights(liar: Liar, settings: Settings, kind: bytes) -> None:
+    info = tarfile.TarInfo("adapter_model.safetensors")
+    info.type, info.linkname = kind, "/etc/passwd"
+    liar.tars(tar_of({"adapter_config.json": b"{}"}, members=[info]))
+    assert code(liar, settings) == 1
+
+
+def test_an_images_links_lead_nowhere(liar: Liar, settings: Settings) -> None:
+    link = tarfile.TarInfo("models")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+    config = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest_of(b"{}"), "size": 2}
+    layer = liar.layer(tar_of({"models/../../evil": b"", "etc/adapter_config.json": b"{}"}, members=[link]), TAR)
+    liar.manifest({"config": config, "layers": [layer]})
+    assert code(liar, settings) == 1
+    layer = liar.layer(tar_of({"etc/adapter_config.json": b"{}"}, members=[link]), TAR)
+    liar.manifest({"config": config, "layers": [layer]})
+    assert code(liar, settings) == 3
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+def test_a_bomb_is_not_unpacked(liar: Liar, settings: Settings, kind: str) -> None:
+    liar.tars(tar_of({**FILES, "zeros": bytes(90 << 20)}, kind), kind=f"{TAR}+{kind}")
+    assert "more than 20 times its size" in str(error_of(liar, settings))
+
+
+def test_more_than_was_allowed_is_not_unpacked(liar: Liar, settings: Settings) -> None:
+    liar.tars(tar_of(FILES))
+    assert "--max-bytes" in str(error_of(liar, replace(settings, max_bytes=50_000)))
+    assert code(liar, replace(settings, keep_free=1 << 60)) == 6
+
+
+def test_members_without_end_are_refused(liar: Liar, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    liar.tars(tar_of({f"{number}": b"" for number in range(10_001)}))
+    assert "over 10000 entries" in str(error_of(liar, settings))
+    monkeypatch.setattr(oci_layers, "MOST_MEMBERS", 100)
+    assert "over 100 members" in str(error_of(liar, settings))
+
+
+def _long(kind: bytes, size: int) -> bytes:
+    info = tarfile.TarInfo("adapter_config.json")
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
+
+
+def _pax(records: bytes) -> bytes:
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, len(records)
+    padded = records + bytes(-len(records) % 512)
+    return info.tobuf(tarfile.GNU_FORMAT) + padded + tar_of(FILES)
+
+
+ODD = {
+    "no tar": os.urandom(2000),
+    "cut": tar_of(FILES)[:50_000],
+    "no gzip": b"\x1f\x8b" + os.urandom(100),
+    "a sparse file": _long(tarfile.GNUTYPE_SPARSE, 0),
+    "a long name": _long(tarfile.GNUTYPE_LONGNAME, 1 << 20),
+    "long attributes": _long(tarfile.XHDTYPE, 1 << 33),
+    "a huge file": _long(tarfile.REGTYPE, 1 << 40),
+    "a negative size": _long(tarfile.REGTYPE, -512),
+    "records that go back": _pax(b"0 path=a\n"),
+    "records that go on": _pax(b"999 path=a\n"),
+    "records of digits": _pax(b"1" * 60_000),
+    "a sparse map": _pax(b"22 GNU.sparse.major=1\n"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_odd_tar_is_refused(liar: Liar, settings: Settings, name: str) -> None:
+    liar.tars(ODD[name])
+    assert code(liar, settings) == 1
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+def test_a_layer_that_is_not_compressed_so_is_refused(liar: Liar, settings: Settings, kind: str) -> None:
+    for data in (tar_of(FILES), tar_of(FILES, kind)[:5000], gzip.compress(b"no tar" * 1000)):
+        liar.tars(data, kind=f"{TAR}+{kind}")
+        assert "is malformed" in str(error_of(liar, settings))
+
+
+def test_a_thousand_streams_in_one_gzip_are_one(liar: Liar, settings: Settings) -> None:
+    data, stream = tar_of(FILES), io.BytesIO()
+    for at in range(0, len(data), 512):
+        stream.write(gzip.compress(data[at : at + 512], 1))
+    liar.tars(stream.getvalue(), kind=f"{TAR}+gzip")
+    ref = parse(f"oci://{liar.place}/acme/sql:v1", is_path=lambda _: False)
+    assert [file.path for file in OciSource(settings).resolve(ref).files] == [*FILES]
+
+
+def test_a_redirect_to_a_clouds_credentials_is_refused(liar: Liar, settings: Settings) -> None:
+    liar.plain()
+    for path in [path for path in liar.answers if "/blobs/" in path]:
+        liar.answers[path] = 307, b"", {"Location": f"{NOWHERE}/latest/meta-data"}
+    assert code(liar, settings) == 1
+    liar.answers["/v2/acme/sql/manifests/v1"] = 307, b"", {"Location": f"{NOWHERE}/"}
+    assert code(liar, settings) == 1
+
+
+REALMS = {
+    f"{NOWHERE}/token": 1,
+    "https://169.254.169.254/token": 1,
+    "http://user:password@127.0.0.1/token": 4,
+    "file:///etc/passwd": 4,
+    "": 4,
+    "http://127.0.0.1:1/token#x": 4,
+    "http://127.0.0.1:1/" + "a" * 9000: 4,
+}
+
+
+@pytest.mark.parametrize("realm", REALMS)
+def test_a_token_is_not_asked_for_anywhere(liar: Liar, settings: Settings, realm: str) -> None:
+    log_in(Path(os.environ["DOCKER_CONFIG"]), liar.place)
+    challenge = {"WWW-Authenticate": f'Bearer realm="{realm}",service="x"'}
+    liar.answers["/v2/acme/sql/manifests/v1"] = 401, b"", challenge
+    assert code(liar, settings) == REALMS[realm]
+
+
+TOKENS: Mapping[str, tuple[Reply, int]] = {
+    "a redirect": ((302, b"", {"Location": f"{NOWHERE}/"}), 4),
+    "no JSON": ((200, b"<html>", {}), 4),
+    "no token": ((200, b'{"token": 1}', {}), 4),
+    "a header": ((200, b'{"token": "a\\r\\nX-Evil: 1"}', {}), 4),
+    "an endless one": ((200, b'{"token": "' + b"a" * 100_000 + b'"}', {}), 1),
+    "a refusal": ((401, b"", {}), 3),
+    "an outage": ((503, b"", {}), 4),
+}
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_an_odd_answer_of_a_token_service(liar: Liar, settings: Settings, name: str) -> None:
+    reply, expected = TOKENS[name]
+    challenge = {"WWW-Authenticate": f'Bearer realm="http://{liar.place}/token",service="x",scope="a"'}
+    liar.answers["/v2/acme/sql/manifests/v1"] = 401, b"", challenge
+    liar.answers["/token?service=x&scope=a"] = reply
+    assert code(liar, settings) == expected
+
+
+def test_secrets_go_to_the_registry_and_its_token_service_only(liar: Liar, settings: Settings) -> None:
+    log_in(Path(os.environ["DOCKER_CONFIG"]), liar.place)
+    secret = json.loads((Path(os.environ["DOCKER_CONFIG"]) / "config.json").read_text())["auths"][liar.place]["auth"]
+    storage = Liar()
+    with answering(storage.reply) as elsewhere:
+        liar.plain()
+        manifest = liar.answers["/v2/acme/sql/manifests/v1"]
+        for path in [path for path in liar.answers if "/blobs/" in path]:
+            storage.answers[path] = 401, b"", {"WWW-Authenticate": f'Bearer realm="{elsewhere}/token"'}
+            liar.answers[path] = 307, b"", {"Location": elsewhere + path}
+        for challenge, sent in (
+            (f'Bearer realm="http://{liar.place}/token",service="x",scope="a"', ""),
+            ('Basic realm="y"', f"Basic {secret}"),
+        ):
+            liar.answers["/v2/acme/sql/manifests/v1"] = 401, b"", {"WWW-Authenticate": challenge}
+            liar.answers["/token?service=x&scope=a"] = 200, b'{"token": "a-bearer-token"}', {}
+            liar.asked.clear()
+            assert code(liar, settings) == 3
+            path = "/v2/acme/sql/manifests/v1"
+            expected = [(path, ""), (path, sent or "Bearer a-bearer-token")]
+            if not sent:
+                expected.insert(1, ("/token?service=x&scope=a", f"Basic {secret}"))
+            assert liar.asked == expected
+        liar.answers["/v2/acme/sql/manifests/v1"] = manifest
+        assert code(liar, settings) == 3
+        assert storage.asked
+        assert not any(authorization for _, authorization in storage.asked)
+        assert not any("/token" in path for path, _ in storage.asked)
