@@ -23,6 +23,7 @@ from tests.bringing import bring
 from tests.faulty_proxy import Answer, FaultyProxy
 from tests.hub_server import Hub
 from tests.object_servers import AzureServer, GcsServer, S3Server
+from tests.oci_server import Registry, digest_of
 from tests.sources.conftest import trust_host
 from tests.sources.raw_servers import forget_environment
 from tests.web_server import Site, WebServer
@@ -294,6 +295,19 @@ def at_https(patient: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pla
 
 
 @pytest.fixture
+def at_oci(oci_registry: Registry, patient: Settings) -> Iterator[Place]:
+    name = oci_registry.name()
+
+    def write(files: Mapping[str, bytes]) -> None:
+        oci_registry.push(f"{name}:v1", files)
+
+    weights = "|".join(digest_of(files[WEIGHTS]) for files in (FILES, OTHERS))
+    with FaultyProxy(oci_registry.place) as proxy:
+        ref = AdapterRef("oci", f"{proxy.place}/{name}:v1")
+        yield Place(ref, patient, proxy, proxy, write, listing="/manifests/", weights=f"GET .*/blobs/({weights})")
+
+
+@pytest.fixture
 def at_sftp(
     sftp_server: tuple[str, Path], patient: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Place]:
@@ -315,11 +329,11 @@ def at_sftp(
         yield Place(ref, replace(patient, jobs=1), proxy, proxy, write)
 
 
-PLACES = ("at_hub", "at_s3", "at_rclone", "at_gs", "at_az", "at_https", "at_sftp")
+PLACES = ("at_hub", "at_s3", "at_rclone", "at_gs", "at_az", "at_https", "at_oci", "at_sftp")
 """Every remote source; the local one has no network that could break."""
 WEB = PLACES[:-1]
 """Those that speak HTTP."""
-CLIENTS = tuple(place for place in WEB if place not in {"at_rclone", "at_az"})
+CLIENTS = tuple(place for place in WEB if place not in {"at_rclone", "at_az", "at_oci"})
 """One for each client of ours: where the fault is in how it waits, a second server of it says nothing new."""
 
 

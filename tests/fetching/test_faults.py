@@ -153,7 +153,7 @@ def test_a_wish_to_wait_is_obeyed_and_one_that_is_too_long_ends_it(place: Place,
 
 @pytest.mark.parametrize("what", ["listing", "file"])
 def test_what_is_forbidden_is_exit_3_and_not_asked_for_again(web: Place, what: str) -> None:
-    forbidden = web.listing if what == "listing" else "GET .*adapter.{1,3}model"
+    forbidden = web.listing if what == "listing" else "GET .*(adapter.{1,3}model|blobs)"
     web.front.fault(forbidden, status=403, times=-1)
     assert web.code() == 3
     refused = [asked.line for asked in web.front.asked if re.search(forbidden, asked.line)]
