@@ -45,7 +45,7 @@ def answering(
             if keep is not None and len(body) < int(headers.get("Content-Length", 0)):
                 keep.wait(30)
 
-        do_HEAD = do_POST = do_GET
+        do_HEAD = do_POST = do_PUT = do_GET
 
     class Quiet(ThreadingHTTPServer):
         def handle_error(self, request: object, client_address: object) -> None:

@@ -24,10 +24,12 @@ from tests.serving.running import free_port
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
-ELSEWHERE = re.compile(r"^(make|pip|curl|docker|kubectl|git|twine|sha256sum) ")
+ELSEWHERE = re.compile(r"^(make|pip|curl|docker|kubectl|git|twine|sha256sum|oras) ")
 """Commands of others: ``make`` is what runs this, and the other tools are not ours to test."""
 
 NEEDS_MODEL = ".assets/smollm2-135m"
+
+REGISTRY = "registry.example"
 
 SERVED = r"warm .*--(serve|status|stop)|--url"
 
@@ -67,6 +69,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shown")
     (folder / "manifests").symlink_to(ROOT / "manifests")
     (folder / ".assets").symlink_to(ROOT / ".assets")
+    (folder / "adapter").symlink_to(ROOT / "manifests/quickstart/pirate")
+    (folder / "sql.intoto.jsonl").touch()
     names = {"sql": "pirate", "chat": "zubrowka", "law": "pirate"}
     entries = "".join(f"  - {{name: {name}, source: manifests/quickstart/{at}}}\n" for name, at in names.items())
     head = "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: manifests/quickstart/smollm2-135m\n"
@@ -109,7 +113,11 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize(
     ("page", "line"), [(page, line) for line, page in SHOWN.items() if not re.search(SERVED, line)]
 )
-def test_a_shown_command_does_what_it_says(page: str, line: str, folder: Path, engines: dict[str, str]) -> None:
+def test_a_shown_command_does_what_it_says(
+    page: str, line: str, folder: Path, engines: dict[str, str], request: pytest.FixtureRequest
+) -> None:
+    if REGISTRY in line:
+        engines = {**engines, REGISTRY: request.getfixturevalue("oci_registry").place}
     if NEEDS_MODEL in line and not (ROOT / NEEDS_MODEL / "config.json").exists():
         pytest.skip("the model is not built (make model)")
     done = run(folder, line, {**engines, " /adapters": f" {folder}/adapters", "~/.cache/lora-cli": f"{folder}/cache"})

@@ -281,11 +281,16 @@ def redirect_guard(http: Http, sender: str, url: str, target: str, what: str) ->
 
 
 def _ask(http: Http, url: str, headers: Headers, allowed: Guard | None) -> "Response":
-    is_own = http.token and origin(url) == origin(http.endpoint)
-    own = {"Authorization": f"{'Basic' if http.basic else 'Bearer'} {http.token}"} if is_own else {}
     from lora_cli.sources.http_transport import send
 
-    return send(url, {**headers, **own}, http.timeout_s, allowed)
+    return send(url, {**headers, **authorization(http, url)}, http.timeout_s, allowed)
+
+
+def authorization(http: Http, url: str) -> Headers:
+    """The header with the token for a request to ``url``; none for another origin than that of the endpoint."""
+    if not http.token or origin(url) != origin(http.endpoint):
+        return {}
+    return {"Authorization": f"{'Basic' if http.basic else 'Bearer'} {http.token}"}
 
 
 def _remember(http: Http, url: str, target: str, sender: str) -> None:

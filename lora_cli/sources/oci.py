@@ -1,6 +1,7 @@
 """Artifacts and images in OCI registries: a file is a layer, or a member of a layer that is a tar."""
 
 import os
+import platform
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -45,6 +46,12 @@ def split_location(location: str) -> tuple[str, str]:
     """Repository and tag of the location of a reference; without a tag it is ``latest``."""
     repository, _, tag = location.partition("/")[2].partition(":")
     return repository, tag or "latest"
+
+
+def _platform() -> str:
+    """What containers on this machine run as."""
+    machine = platform.machine().lower()
+    return f"linux/{ {'x86_64': 'amd64', 'aarch64': 'arm64'}.get(machine, machine) }"
 
 
 class OciSource:
@@ -153,13 +160,15 @@ class OciSource:
         return kept or self._top(replace(ref, revision=digest))
 
     def _picked(self, ref: AdapterRef, manifest: Manifest) -> Manifest:
-        """The one manifest of an index, or the one of its manifests that is for no platform."""
+        """The one manifest of an index, else the one that is for no platform, else the one for this machine's."""
         for _ in range(MOST_INDEXES + 1):
             if not manifest.is_index:
                 return manifest
             # Attestations of a build are beside its images.
             listed = [one for one in manifest.manifests if one.platform != "unknown/unknown"]
-            found = listed if len(listed) == 1 else [one for one in listed if not one.platform]
+            anywhere = [one for one in listed if not one.platform]
+            here = [one for one in listed if one.platform == _platform()]
+            found = listed if len(listed) == 1 else anywhere or here
             if len(found) != 1:
                 several = ", ".join(f"{one.digest} {one.platform}".rstrip() for one in listed[:5]) or "nothing"
                 registry, repository = ref.location.partition("/")[0], split_location(ref.location)[0]

@@ -215,11 +215,29 @@ def test_an_index_of_one_artifact_is_that_artifact(oci_registry: Registry, setti
     assert files_at(oci_registry, f"{name}:one", settings) == FILES
     oci_registry.manifest(f"{name}:mixed", {"manifests": [amd, adapter, arm]}, OCI_INDEX)
     assert files_at(oci_registry, f"{name}:mixed", settings) == FILES
-    for tag, manifests in (("two", [amd, arm]), ("none", []), ("same", [adapter, other])):
+    s390x = {**other, "platform": {"os": "linux", "architecture": "s390x"}}
+    for tag, manifests in (("two", [s390x, s390x]), ("none", []), ("same", [adapter, other])):
         oci_registry.manifest(f"{name}:{tag}", {"manifests": manifests}, OCI_INDEX)
         with pytest.raises(UsageError, match=f"an index of {len(manifests)} manifests") as caught:
             files_at(oci_registry, f"{name}:{tag}", settings)
         assert "@sha256:" in caught.value.hint
+
+
+@pytest.mark.parametrize(("machine", "taken"), [("x86_64", "amd64"), ("aarch64", "arm64"), ("arm64", "arm64")])
+def test_of_an_index_of_platforms_the_one_of_this_machine_is_taken(
+    oci_registry: Registry, settings: Settings, monkeypatch: pytest.MonkeyPatch, machine: str, taken: str
+) -> None:
+    name, manifests = oci_registry.name(), []
+    for architecture in ("amd64", "arm64"):
+        files = {**FILES, "README.md": architecture.encode()}
+        digest = oci_registry.push(f"{name}:{architecture}", files)
+        manifests.append({
+            "mediaType": "application/vnd.oci.image.manifest.v1+json", "size": 1, "digest": digest,
+            "platform": {"os": "linux", "architecture": architecture},
+        })  # fmt: skip
+    oci_registry.manifest(f"{name}:v1", {"manifests": manifests}, OCI_INDEX)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert files_at(oci_registry, f"{name}:v1", settings)["README.md"] == taken.encode()
 
 
 def fetched(server: Registry, name: str, settings: Settings) -> Fetched:

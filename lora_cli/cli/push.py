@@ -1,0 +1,118 @@
+"""``lora-cli push``: writes an adapter to an OCI registry."""
+
+from pathlib import Path
+from typing import Literal
+
+import typer
+
+from lora_cli.cli import completion, options
+from lora_cli.cli.adapter_selection import apply_policies
+from lora_cli.cli.options import option
+from lora_cli.cli.output import inform, write
+from lora_cli.core.adapter_files import SIGNATURE
+from lora_cli.core.inspection import inspection_of
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import Snapshot
+from lora_cli.core.text import counted, size
+from lora_cli.errors import FormatError, UsageError
+from lora_cli.fetching.context import AdapterRequest, FetchContext
+from lora_cli.fetching.pipeline import fetch
+from lora_cli.fetching.verdicts import LARGEST
+from lora_cli.pushing.artifact import Artifact, image, model_pack
+from lora_cli.pushing.upload import Uploaded, attach, registry_client, upload
+from lora_cli.reading.adapter import read_adapter
+from lora_cli.settings import Settings
+from lora_cli.signing.verify import read_trusted
+from lora_cli.sources.local import snapshot_at
+from lora_cli.sources.oci import split_location
+from lora_cli.store import Store
+from lora_cli.validation import ref_of
+
+SIGNATURES = "application/vnd.dev.sigstore.bundle.v0.3+json"
+"""The type of a ``model.sig``: https://docs.sigstore.dev/about/bundle/"""
+
+VERDICTS = "application/vnd.in-toto.bundle"
+"""The type of signed verdicts: https://github.com/in-toto/attestation/blob/main/spec/v1/bundle.md"""
+
+ARTIFACT = "Artifact"
+
+Layout = Literal["modelpack", "image"]
+
+EXAMPLES = (
+    "lora-cli push ./adapter oci://registry.example/loras/sql:v2",
+    "lora-cli push acme/sql@v2 oci://registry.example/loras/sql:v2 --verdict sql.intoto.jsonl",
+    "lora-cli push ./adapter oci://registry.example/loras/sql:v2 --as image",
+)
+
+
+def command(
+    ctx: typer.Context,
+    ref: str = typer.Argument(
+        metavar="REF", help="A folder, or an adapter that is fetched first.", autocompletion=completion.references
+    ),
+    target: str = typer.Argument(metavar="TARGET", help="oci://REGISTRY/REPOSITORY[:TAG]; the tag is latest if none."),
+    layout: Layout = option(
+        "--as LAYOUT",
+        "modelpack: each file is a layer; image: a container image, with files in /models.",
+        "modelpack",
+        ARTIFACT,
+    ),
+    verdict: list[Path] | None = option(
+        "--verdict FILE", "Verdicts of validate --attest to attach; may be repeated.", None, ARTIFACT
+    ),
+    policy: options.PolicyFile = None,
+) -> None:
+    """Push an adapter to an OCI registry. Prints its reference, with the digest."""
+    settings: Settings = apply_policies(ctx.obj, None, policy)
+    to = _target(target)
+    verdicts = [read_trusted(file, LARGEST) for file in verdict or []]
+    with FetchContext(Store(settings.cache_dir), settings) as context:
+        origin = ref_of(ref)
+        snapshot = fetch(AdapterRequest(origin), context).snapshot
+        main = _artifact(snapshot, layout, to)
+        attached = [(VERDICTS, data) for data in verdicts]
+        if SIGNATURE in snapshot.files:
+            attached.append((SIGNATURES, (snapshot.directory / SIGNATURE).read_bytes()))
+        client, (repository, tag) = registry_client(to, settings), split_location(to.location)
+        mount_from = split_location(origin.location)[0] if _registry(origin) == _registry(to) else ""
+        count = upload(client, main, tag, str(to), mount_from)
+        for media_type, data in attached:
+            attach(client, main.top, media_type, data, str(to))
+    inform(f"pushed {to}: {_counted(count)}", settings)
+    write(f"{AdapterRef('oci', f'{_registry(to)}/{repository}', revision=main.top.digest)}\n")
+
+
+def _target(text: str) -> AdapterRef:
+    """The repository and tag that ``text`` names.
+
+    Raises:
+        UsageError: it is no ``oci://`` reference, or has a digest or a subfolder.
+    """
+    ref = ref_of(text)
+    if ref.scheme != "oci":
+        raise UsageError(f"{ref} is not in an OCI registry", hint="write oci://REGISTRY/REPOSITORY:TAG")
+    if ref.revision is not None or ref.subfolder:
+        raise UsageError(f"{ref}: what is pushed has no digest yet, and no subfolder", hint="write only a tag")
+    return ref
+
+
+def _artifact(snapshot: Snapshot, layout: Layout, to: AdapterRef) -> Artifact:
+    source, revision = snapshot_at(snapshot.directory)
+    adapter = read_adapter(source, revision, str(to))
+    if error := adapter.config_error or adapter.weights_error:
+        raise FormatError(f"it cannot be read, and is not pushed: {error.message}", hint=error.hint)
+    inspection = inspection_of(adapter)
+    if layout == "image":
+        return image(snapshot, inspection)
+    return model_pack(snapshot, inspection, split_location(to.location)[0].rpartition("/")[2])
+
+
+def _registry(ref: AdapterRef) -> str:
+    return ref.location.partition("/")[0] if ref.scheme == "oci" else ""
+
+
+def _counted(count: Uploaded) -> str:
+    parts = [f"{counted(count.sent, 'blob')} uploaded ({size(count.sent_bytes)})"]
+    parts += [f"{count.mounted} from another repository"] if count.mounted else []
+    parts += [f"{count.present} already there"] if count.present else []
+    return ", ".join(parts)

@@ -1,0 +1,1 @@
+"""Pushes adapters to an OCI registry."""

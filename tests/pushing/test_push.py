@@ -1,0 +1,198 @@
+"""``lora-cli push`` to Debian's docker-registry."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+
+from tests import forked
+from tests.answering import Asked, Reply, answering
+from tests.making import write_adapter
+from tests.oci_server import OCI_MANIFEST, USER, Registry, htpasswd, log_in, registry
+
+pytestmark = pytest.mark.skipif(shutil.which("docker-registry") is None, reason="docker-registry is not installed")
+
+
+def push(*arguments: object, **environment: object) -> forked.Forked:
+    environ = {**os.environ, "NO_COLOR": "1", **{name: str(value) for name, value in environment.items()}}
+    return forked.run(["push", *map(str, arguments)], environ)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    return write_adapter(tmp_path / "sql")
+
+
+@pytest.fixture
+def server(oci_registry: Registry) -> Registry:
+    return oci_registry
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def fetched(ref: str, folder: Path) -> dict[str, bytes]:
+    """The files of ``ref``, through a cache of its own."""
+    done = forked.run(
+        ["fetch", ref, "--to", str(folder)], {**os.environ, "LORA_CLI_CACHE_DIR": str(folder.with_suffix(".cache"))}
+    )
+    assert done.code == 0, done.err
+    return {path: data for path, data in files_in(folder).items() if not path.startswith(".")}
+
+
+def get(server: Registry, path: str) -> Any:
+    accept = {"Accept": f"{OCI_MANIFEST}, application/vnd.oci.image.index.v1+json"}
+    with urlopen(Request(f"http://{server.place}/v2/{path}", headers=accept)) as answer:
+        return json.load(answer)
+
+
+@pytest.mark.parametrize("layout", ["modelpack", "image"])
+def test_what_was_pushed_is_fetched_by_the_digest_that_is_printed(
+    server: Registry, adapter: Path, tmp_path: Path, layout: str
+) -> None:
+    name = server.name()
+    done = push(adapter, f"oci://{server.place}/{name}:v1", "--as", layout)
+    assert done.code == 0, done.err
+    ref = done.out.strip()
+    assert ref.startswith(f"oci://{server.place}/{name}@sha256:")
+    assert fetched(ref, tmp_path / "by-digest") == files_in(adapter)
+    assert fetched(f"oci://{server.place}/{name}:v1", tmp_path / "by-tag") == files_in(adapter)
+
+
+def test_twice_uploads_nothing_and_prints_the_same(server: Registry, adapter: Path) -> None:
+    target = f"oci://{server.place}/{server.name()}:v1"
+    first, second = push(adapter, target), push(adapter, target)
+    assert (first.code, second.code) == (0, 0)
+    assert first.out == second.out
+    assert "3 blobs uploaded" in first.err
+    assert "0 blobs uploaded" in second.err.replace("no blobs", "0 blobs")
+    assert "3 already there" in second.err
+
+
+def test_without_a_tag_it_is_latest(server: Registry, adapter: Path) -> None:
+    name = server.name()
+    assert push(adapter, f"oci://{server.place}/{name}").code == 0
+    assert get(server, f"{name}/manifests/latest")["artifactType"] == "application/vnd.cncf.model.manifest.v1+json"
+
+
+def test_blobs_of_another_repository_are_mounted(server: Registry, adapter: Path) -> None:
+    first = push(adapter, f"oci://{server.place}/{server.name()}:v1")
+    again = push(first.out.strip(), f"oci://{server.place}/{server.name()}:v1")
+    assert again.code == 0, again.err
+    assert "from another repository" in again.err
+    assert "no blobs uploaded" in again.err or "1 blob uploaded" in again.err  # the config has the repository's name
+
+
+def test_oras_pulls_it(server: Registry, adapter: Path, tmp_path: Path) -> None:
+    name = server.name()
+    assert push(adapter, f"oci://{server.place}/{name}:v1").code == 0
+    command = ["oras", "pull", "--plain-http", f"{server.place}/{name}:v1", "--output", str(tmp_path / "pulled")]
+    subprocess.run(command, check=True, capture_output=True)
+    assert files_in(tmp_path / "pulled") == files_in(adapter)
+
+
+def test_signature_and_verdicts_refer_to_it(server: Registry, adapter: Path, tmp_path: Path) -> None:
+    name = server.name()
+    (adapter / "model.sig").write_text('{"mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json"}')
+    verdict = tmp_path / "sql.intoto.jsonl"
+    verdict.write_text('{"payload": ""}\n')
+    done = push(adapter, f"oci://{server.place}/{name}:v1", "--verdict", verdict)
+    assert done.code == 0, done.err
+    digest = done.out.strip().partition("@")[2]
+    listed = get(server, f"{name}/manifests/{digest.replace(':', '-')}")["manifests"]
+    held = {}
+    for one in listed:
+        manifest = get(server, f"{name}/manifests/{one['digest']}")
+        assert manifest["subject"]["digest"] == digest
+        with urlopen(f"http://{server.place}/v2/{name}/blobs/{manifest['layers'][0]['digest']}") as answer:
+            held[one["artifactType"]] = answer.read()
+    assert held == {
+        "application/vnd.dev.sigstore.bundle.v0.3+json": (adapter / "model.sig").read_bytes(),
+        "application/vnd.in-toto.bundle": verdict.read_bytes(),
+    }
+    again = push(adapter, f"oci://{server.place}/{name}:v1", "--verdict", verdict)
+    assert again.code == 0
+    assert get(server, f"{name}/manifests/{digest.replace(':', '-')}")["manifests"] == listed
+
+
+def test_credentials_of_docker_are_used(adapter: Path, tmp_path: Path) -> None:
+    with registry(tmp_path, htpasswd(tmp_path)) as private:
+        target = f"oci://{private.place}/acme/sql:v1"
+        refused = push(adapter, target)
+        assert refused.code == 3
+        assert "docker login" in refused.err
+        log_in(tmp_path / "docker", private.place)
+        done = push(adapter, target)
+        assert done.code == 0, done.err
+        assert USER[1] not in done.err
+
+
+def hostile(**answers: Reply) -> Any:
+    """A registry that answers each method so."""
+
+    def reply(asked: Asked) -> Reply:
+        return answers.get(asked.command, (404, b"", {}))
+
+    return answering(reply)
+
+
+@pytest.mark.parametrize(
+    ("answers", "code"),
+    [
+        ({"POST": (202, b"", {"Location": "http://169.254.169.254/latest"})}, 1),
+        ({"POST": (202, b"", {"Location": "/v2/upload"}), "PUT": (201, b"", {"Docker-Content-Digest": "sha256:0"})}, 5),
+        ({"POST": (202, b"", {})}, 4),
+        ({"POST": (403, b"", {})}, 3),
+        ({"HEAD": (200, b"", {}), "PUT": (405, b"", {})}, 4),
+        ({"POST": (201, b"", {}), "PUT": (500, b"", {})}, 4),
+    ],
+)
+def test_a_registry_that_misbehaves_ends_in_an_exit_code(adapter: Path, answers: Mapping[str, Any], code: int) -> None:
+    with hostile(**answers) as url:
+        done = push(adapter, f"oci://{url.removeprefix('http://')}/acme/sql:v1", LORA_CLI_RETRIES="0")
+    assert done.code == code, done.err
+    assert not done.out
+    assert done.err.count("error:") == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("acme/sql", "OCI"),
+        ("oci://registry.example/acme/sql@sha256:" + "0" * 64, "digest"),
+        ("oci://registry.example", "OCI reference"),
+    ],
+)
+def test_a_target_that_is_none_is_a_usage_error(adapter: Path, target: str, words: str) -> None:
+    done = push(adapter, target)
+    assert done.code == 2
+    assert words in done.err
+
+
+def test_what_is_no_adapter_is_not_pushed(server: Registry, tmp_path: Path) -> None:
+    broken = write_adapter(tmp_path / "broken")
+    (broken / "adapter_model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    done = push(broken, f"oci://{server.place}/{server.name()}:v1")
+    assert done.code == 1
+    assert "not pushed" in done.err
+
+
+def test_a_policy_says_what_may_be_pushed(server: Registry, adapter: Path, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("apiVersion: lora-cli/v1\nkind: Policy\nallow_sources: [hf://acme/**]\n")
+    done = push(adapter, f"oci://{server.place}/{server.name()}:v1", "--policy", policy)
+    assert done.code == 1
