@@ -58,7 +58,8 @@ class _Model:
     ``leaves`` are the last names of its modules, ``own`` those in its layers, ``in_layers`` the same with the number of
     the layer. ``experts`` maps blocks to their number of experts, ``above`` are the paths above the base's parameters,
     ``block_names`` the engine's and transformers' name of the block with the experts, ``prefixes`` a beginning of names
-    and what the engine makes of it.
+    and what the engine makes of it. ``wrapped`` is the first component of paths, and the second ones, for a class of
+    transformers that the engine wraps.
     """
 
     base: BaseModel
@@ -71,6 +72,7 @@ class _Model:
     fused_experts: bool
     block_names: tuple[str, str] | None
     prefixes: tuple[str, str] | None
+    wrapped: tuple[str, frozenset[str]] | None
 
 
 def resolve_names(adapter: Adapter, base: BaseModel, profile: Profile) -> NameResolution:
@@ -145,7 +147,8 @@ def _model(base: BaseModel, profile: Profile) -> _Model:
     above = frozenset(parent for path in base.parameters for parent in accumulate(path.split(".")[:-1], "{}.{}".format))
     fused, block_names = base.model_type in engine.fused_experts, engine.block_names.get(base.model_type)
     prefixes = engine.prefixes.get(base.model_type)
-    return _Model(base, grammar, leaves, in_layers, own, experts, above, fused, block_names, prefixes)
+    wrapped = _wrapped(base, grammar)
+    return _Model(base, grammar, leaves, in_layers, own, experts, above, fused, block_names, prefixes, wrapped)
 
 
 def _is_unchecked(module: str, grammar: Grammar) -> bool:
@@ -210,12 +213,39 @@ def _other_paths(module: str, model: _Model) -> Iterator[str]:
     """Other paths of ``module`` to the engine: in a multimodal wrapper, or with a beginning that it rewrites."""
     if model.prefixes and module.startswith(model.prefixes[0]):
         yield model.prefixes[1] + module.removeprefix(model.prefixes[0])
+    if model.wrapped:
+        yield from _unwrapped(module, *model.wrapped)
     allowed = model.grammar.text_names
     if (allowed is None or model.base.model_type in allowed) and module.startswith("model."):
         yield "model.language_model." + module.removeprefix("model.")
         yield "language_model." + module
     if module.startswith("language_model.model."):  # as the classes were before transformers 4.52
         yield "model.language_model." + module.removeprefix("language_model.model.")
+
+
+def _unwrapped(module: str, root: str, children: frozenset[str]) -> Iterator[str]:
+    """The path in the base of a module whose name begins in another way, for an engine that wraps its class.
+
+    vLLM reads a first component other than ``model`` as that, puts it before the names of its children, and takes it
+    off other names once (``_create_hf_to_vllm_mapper`` in ``transformers/base.py``).
+    """
+    name = f"model.{module.removeprefix(root + '.')}" if module.startswith(f"{root}.") else module
+    if name.partition(".")[0] in children:
+        name = f"model.{name}"
+    head, _, rest = name.partition(".")
+    if head == "model" and rest.partition(".")[0] not in children:
+        head, _, rest = rest.partition(".")
+    if head == "model":
+        yield f"{root}.{rest}"
+
+
+def _wrapped(base: BaseModel, grammar: Grammar) -> tuple[str, frozenset[str]] | None:
+    """The first component of the layers' paths and the second ones below it, for a class that the engine wraps."""
+    if base.model_type not in grammar.wrapped:
+        return None
+    paths = [path.split(".", 2) for path in base.modules]
+    root = next((path[0] for path in paths if len(path) > 2), "")
+    return (root, frozenset(path[1] for path in paths if len(path) > 1 and path[0] == root)) if root else None
 
 
 def _is_expert(module: str, model: _Model) -> bool:

@@ -76,10 +76,11 @@ class Grammar:
     supports; for others it refuses the whole adapter (``strict``) or drops the tensor. ``leaves`` are the only last
     names that it supports, None for those of the base. ``packed`` are names of packed modules that it also accepts.
     ``text_names`` are the families whose multimodal wrapper accepts the names of the text model alone (None: all).
-    ``towers``: whether LoRA applies to vision and audio towers. ``embeddings`` are the embeddings and heads that
-    support LoRA, by family (None: all). ``skips_vocabulary``: others are skipped. ``experts_apart``: its models have
-    separate projections for each expert. ``stacks`` are the names of layers that it knows (empty: all).
-    ``whole_types``: a kind of module is only applied if every layer has it.
+    ``wrapped`` are the families that it serves through transformers' classes, whose names may lack their first
+    component, or have ``model.`` twice. ``towers``: whether LoRA applies to vision and audio towers. ``embeddings`` are
+    the embeddings and heads that support LoRA, by family (None: all). ``skips_vocabulary``: others are skipped.
+    ``experts_apart``: its models have separate projections for each expert. ``stacks`` are the names of layers that it
+    knows (empty: all). ``whole_types``: a kind of module is only applied if every layer has it.
     """
 
     prefix: Literal["optional", "required", "ignored"]
@@ -91,6 +92,7 @@ class Grammar:
     packed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     embeddings: Mapping[str, frozenset[str]] | None = None
     text_names: frozenset[str] | None = frozenset()
+    wrapped: frozenset[str] = frozenset()
     towers: bool = True
     skips_vocabulary: bool = False
     experts_apart: bool = False

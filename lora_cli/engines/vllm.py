@@ -18,6 +18,7 @@ from lora_cli.engines.vllm_models import (
     HEADS_SINCE,
     LORA_SINCE,
     NO_LORA,
+    OWN_0_31,
     PREFIXES,
     REORDERED,
     SLOTS,
@@ -25,6 +26,7 @@ from lora_cli.engines.vllm_models import (
     TEXT_NAMES,
     UNKNOWN_EMBEDDINGS,
     WITH_LORA,
+    WRAPPED,
 )
 
 PEFT_HELPER = "vllm/lora/peft_helper.py"
@@ -235,9 +237,17 @@ ROWS = (
 )
 
 SINCE_0_32 = Grammar(
-    prefix="optional", strict=True, embeddings=EMBEDDINGS, text_names=TEXT_NAMES, towers=False, experts_apart=True
+    prefix="optional",
+    strict=True,
+    embeddings=EMBEDDINGS,
+    text_names=TEXT_NAMES,
+    wrapped=WRAPPED,
+    towers=False,
+    experts_apart=True,
 )
-UNTIL_0_31 = replace(SINCE_0_32, parts=PAIR_PARTS | {"lora_bias"}, embeddings=EMBEDDINGS_0_31)
+UNTIL_0_31 = replace(
+    SINCE_0_32, parts=PAIR_PARTS | {"lora_bias"}, embeddings=EMBEDDINGS_0_31, wrapped=WRAPPED - OWN_0_31
+)
 SINCE_0_33 = replace(SINCE_0_32, text_names=None)
 
 ENGINE = Engine(

@@ -9,6 +9,18 @@ from lora_cli.engines.profile import NEVER, PACKED, Flags, SlotLayout
 INPUT = frozenset({"embed_tokens"})
 BOTH = INPUT | {"lm_head"}
 
+WRAPPED = frozenset(
+    {
+        *("arcee", "cwm", "flex_olmo", "glm", "gpt_bigcode", "gpt_neox", "hunyuan_v1_dense", "hunyuan_v1_moe"),
+        *("jais2", "kolibri1", "mellum", "olmo", "olmo2", "olmo3", "phi", "seed_oss", "smollm3", "starcoder2"),
+        "vaultgemma",
+    }
+)
+"""Families that are served through transformers' own classes for text, which vLLM wraps."""
+
+OWN_0_31 = frozenset({"arcee", "cwm", "glm", "gpt_neox", "jais2", "mellum", "phi", "seed_oss"})
+"""Those of which 0.31 still had a class."""
+
 EMBEDDINGS = {
     **dict.fromkeys(
         (
@@ -20,29 +32,8 @@ EMBEDDINGS = {
         ),
         BOTH,
     ),
-    **dict.fromkeys(("cohere", "cohere2"), INPUT),
-    # Served through transformers' own classes, which vLLM wraps.
-    **dict.fromkeys(
-        (
-            *("arcee", "cwm", "emu3", "flex_olmo", "glm", "gpt_bigcode", "gpt_neox", "hunyuan_v1_dense"),
-            *(
-                "hunyuan_v1_moe",
-                "hunyuan_vl",
-                "jais2",
-                "kolibri1",
-                "mellum",
-                "olmo",
-                "olmo2",
-                "olmo3",
-                "phi",
-                "seed_oss",
-                "smollm3",
-                "starcoder2",
-            ),
-            "vibevoice_asr",
-        ),
-        INPUT,
-    ),
+    **dict.fromkeys(("cohere", "cohere2", "emu3", "hunyuan_vl", "vibevoice_asr"), INPUT),
+    **dict.fromkeys(WRAPPED - {"vaultgemma"}, INPUT),
 }
 """Families whose class has ``embedding_modules``; others do not support LoRA on the embedding or the head.
 
@@ -50,10 +41,10 @@ EMBEDDINGS = {
 """
 
 EMBEDDINGS_0_31 = {
-    **{family: modules for family, modules in EMBEDDINGS.items() if family not in {"arcee", "phi", "seed_oss"}},
+    **{family: modules for family, modules in EMBEDDINGS.items() if family not in OWN_0_31},
     **dict.fromkeys(("cwm", "glm", "jais2", "mellum"), BOTH),
 }
-"""The same before more families were served through transformers' classes."""
+"""The same in 0.31."""
 
 UNKNOWN_EMBEDDINGS = INPUT
 """What has LoRA in a family that vLLM has no class for: it wraps transformers' own."""

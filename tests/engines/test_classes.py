@@ -94,6 +94,36 @@ def test_a_class_that_rewrites_beginnings_of_names_takes_those_too(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    ("family", "path", "versions"),
+    [
+        ("starcoder2", "layers.0.self_attn.q_proj", (True, True, True)),
+        ("starcoder2", "model.layers.0.self_attn.q_proj", (True, True, True)),
+        ("starcoder2", "model.model.layers.0.self_attn.q_proj", (True, True, True)),
+        ("starcoder2", "model.model.model.layers.0.self_attn.q_proj", (False, False, False)),
+        ("starcoder2", "transformer.layers.0.self_attn.q_proj", (False, False, False)),
+        ("phi", "layers.0.self_attn.q_proj", (False, True, True)),
+        ("gpt_neox", "gpt_neox.layers.0.attention.query_key_value", (True, True, True)),
+        ("gpt_neox", "model.layers.0.attention.query_key_value", (False, True, True)),
+        ("gpt_neox", "layers.0.attention.query_key_value", (False, True, True)),
+        ("qwen2", "layers.0.self_attn.q_proj", (False, False, False)),
+    ],
+)
+def test_names_of_a_class_that_is_wrapped_may_begin_in_another_way(
+    family: str, path: str, versions: tuple[bool, ...], tmp_path: Path
+) -> None:
+    base = base_from_config({"model_type": family, **CONFIGS[family][0]}, "base")
+    (real,) = (one for one in base.modules if one.endswith(path[path.index("layers.") :]))
+    shape = (base.modules[real].d_in, base.modules[real].d_out)
+    adapter = write_adapter(tmp_path / "adapter", modules={path: shape})
+    terms = Terms(base, engines=tuple(choose_engine(f"vllm@{one}") for one in VERSIONS))
+
+    checked = validate(Item("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
+
+    assert checked.verdict is not None
+    assert tuple(str(one.applied) == "1/1" for one in checked.verdict.engines) == versions
+
+
+@pytest.mark.parametrize(
     ("prefix", "expected"),
     [
         ("base_model.model.model.language_model.", ["ok", "ok"]),
