@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+from lora_cli.core.architectures.build import architecture_of
 from lora_cli.core.architectures.table import MAX_LAYERS
 from lora_cli.core.base_model import UNKNOWN_FAMILY, BaseModel, BaseModule
 from lora_cli.core.safetensors import TensorInfo
@@ -36,7 +37,7 @@ def base_from_tensors(
     """The base model whose checkpoint holds ``tensors`` (those of all shards together).
 
     A model that shares its head with its embedding stores no head: without one, ``lm_head`` is added and tied.
-    ``config``, where there is one, gives the ``model_type``. ``source`` says when the weights are quantised.
+    ``config``, where there is one, gives the ``model_type`` and the class. ``source`` says when weights are quantised.
 
     Raises:
         FormatError: no weight of a linear layer is in it, it is an adapter, or it is quantised in a way that hides
@@ -68,6 +69,7 @@ def base_from_tensors(
         tied_embeddings=tied,
         parameters=parameters,
         source=f"checkpoint header, quantised: {method}" if method else "checkpoint header",
+        architecture=architecture_of(config or {}),
     )
 
 

@@ -53,9 +53,11 @@ ENCODERS = ("bert", "roberta")
 )
 def test_the_header_tells_the_same_model_as_the_config(family: str, config: dict[str, Any], tmp_path: Path) -> None:
     model = transformers_model(config)
-    base = base_from_tensors(saved(model, tmp_path), "base", {"model_type": family})
+    named = {"model_type": family, "architectures": [type(model).__name__]}
+    base = base_from_tensors(saved(model, tmp_path), "base", named)
     assert stated(base) == facts(model)
     assert (base.name, base.model_type, base.source) == ("base", family, "checkpoint header")
+    assert base.architecture == type(model).__name__
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "bloom", "falcon", "opt"])
