@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +16,7 @@ import pytest
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import Revision
 from lora_cli.documents.manifest import SourceRule
-from lora_cli.errors import AccessDenied, NotFound, Refused, UsageError
+from lora_cli.errors import AccessDenied, MissingExtra, NotFound, Refused, UsageError
 from lora_cli.fetching.pipeline import Fetched
 from lora_cli.settings import Settings
 from lora_cli.sources.oci import OciSource
@@ -297,6 +298,38 @@ def test_credentials_are_dockers_or_those_of_a_rule(
         with pytest.raises(AccessDenied):
             OciSource(trusting, rule.model_copy(update={"anonymous": True})).resolve(ref)
     forget_environment()
+
+
+def test_without_the_extra_a_layer_of_zstd_is_an_error(
+    oci_registry: Registry, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("backports.zstd", "compression.zstd"):
+        monkeypatch.setitem(sys.modules, module, None)
+    name = put(oci_registry, layers_of(oci_registry, (tar_of(FILES, "zstd"), f"{KITOPS_TAR}+zstd", {})))
+    with pytest.raises(MissingExtra, match=r"backports\.zstd") as caught:
+        files_at(oci_registry, name, settings)
+    assert "lora-cli[oci]" in caught.value.hint
+
+
+def test_a_wrong_bit_in_a_tar_is_noticed_and_fetched_again(oci_registry: Registry, settings: Settings) -> None:
+    name = put(oci_registry, layers_of(oci_registry, (tar_of(FILES), KITOPS_TAR, {})))
+    with FaultyProxy(oci_registry.place) as proxy:
+        proxy.fault("/blobs/", flip_at=100_000)
+        assert files_at(Registry(proxy.place), name, settings) == FILES
+        proxy.fault("/blobs/", reset_at=100_000)
+        assert files_at(Registry(proxy.place), name, settings) == FILES
+
+
+def test_what_is_not_kept_any_more_is_unpacked_again(oci_registry: Registry, settings: Settings) -> None:
+    names = [
+        put(oci_registry, layers_of(oci_registry, (tar_of({**FILES, "a": b"%d" % n}), KITOPS_TAR, {})))
+        for n in range(2)
+    ]
+    source = OciSource(replace(settings, jobs=1))
+    first, second = (source.resolve(ref_to(oci_registry, name)) for name in names)
+    for _ in range(2):
+        assert read_all(source, first) == {**FILES, "a": b"0"}
+        assert read_all(source, second) == {**FILES, "a": b"1"}
 
 
 def test_links_and_devices_are_no_files(oci_registry: Registry, settings: Settings) -> None:
