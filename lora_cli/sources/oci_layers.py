@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from lora_cli.errors import Corrupt, MachineError, MissingExtra, Refused
 from lora_cli.settings import Settings
-from lora_cli.sources.listed_paths import ListingBudget
+from lora_cli.sources.listed_paths import ListingBudget, check_path
 from lora_cli.sources.oci_registry import Descriptor
 
 CHUNK = 1 << 20
@@ -217,11 +217,12 @@ class Unpacker:
             path = self._path(info.name)
             is_folder = info.isdir() or (info.type == tarfile.AREGTYPE and info.name.endswith("/"))
             is_file = info.type in _REGULAR and not is_folder
-            is_kept = not is_folder and (not self.image or path.startswith(f"{MODELS}/"))
-            if self.image and hidden.add(path, is_folder=is_folder):
-                is_kept = False
-            if is_kept:
+            is_listed = bool(path) and (not self.image or path.startswith(f"{MODELS}/"))
+            if is_listed:
+                check_path(path, self.what)
                 self._budget.take(path)
+            is_whiteout = self.image and hidden.add(path, is_folder=is_folder)
+            if is_listed and not is_folder and not is_whiteout:
                 defect = _KINDS.get(info.type, "is no regular file")
                 found.append(self._kept(path, info.size, tar, into) if is_file else Member(path, 0, defect=defect))
             elif is_file:
@@ -267,7 +268,7 @@ class _Hidden:
     def add(self, path: str, *, is_folder: bool) -> bool:
         """Notes a member; whether it is a whiteout, and no file."""
         above, _, name = path.rpartition("/")
-        if not f"{path}/".startswith((f"{MODELS}/", ".wh.")):
+        if not f"{path}/".startswith(f"{MODELS}/") and path not in {f".wh.{MODELS}", ".wh..wh..opq"}:
             return name.startswith(".wh.")
         if name == ".wh..wh..opq":
             self._opaque.add(above)

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import tarfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -234,6 +235,20 @@ def test_an_images_links_lead_nowhere(liar: Liar, settings: Settings) -> None:
     layer = liar.layer(tar_of({"etc/adapter_config.json": b"{}"}, members=[link]), TAR)
     liar.manifest({"config": config, "layers": [layer]})
     assert code(liar, settings) == 3
+
+
+@pytest.mark.parametrize("name", ["models/" + "a/" * 30_000 + "b", "models/" + "a/" * 30_000 + ".wh.b", "a/" * 30_000])
+def test_a_deep_path_in_an_image_costs_nothing(liar: Liar, settings: Settings, name: str) -> None:
+    config = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest_of(b"{}"), "size": 2}
+    layers = [liar.layer(tar_of({**{f"models/{path}": b"" for path in FILES}, name: b""}), TAR)] * 3
+    liar.manifest({"config": config, "layers": layers})
+    began = time.monotonic()
+    if name.startswith("models"):
+        assert code(liar, settings) == 1
+    else:
+        ref = parse(f"oci://{liar.place}/acme/sql:v1", is_path=lambda _: False)
+        assert [file.path for file in OciSource(settings).resolve(ref).files] == [*FILES]
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
