@@ -58,7 +58,7 @@ class OciSource:
     """OCI registries as a source. A revision is the digest of the manifest, or index, that the tag names.
 
     A layer that is one file is read by range, and its digest is that of the file. Layers that are tars are unpacked
-    when they are first listed, and kept for this run.
+    when they are first listed, and kept until they were read.
     """
 
     def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
@@ -112,7 +112,14 @@ class OciSource:
             return
         manifest = self._picked(ref, self._manifest(ref, revision.id))
         offset = int(file.locator.removeprefix(_UNPACKED))
-        yield from self._unpack(client, manifest, what).read(offset, file.size, start, stop)
+        unpacked = self._unpack(client, manifest, what)
+        for piece in unpacked.read(offset, file.size, start, stop):
+            unpacked.unread -= len(piece)
+            yield piece
+        if unpacked.unread <= 0:
+            # As much as there is was read: a server that runs for long does not keep what it has fetched.
+            with self._lock:
+                self._unpacked.pop(manifest.digest, None)
 
     def _client(self, ref: AdapterRef) -> RegistryClient:
         mirror = self._rule.endpoint_url if self._rule is not None else None

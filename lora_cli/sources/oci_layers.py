@@ -137,11 +137,15 @@ class _Tar:
 
 @dataclass
 class Unpacked:
-    """The files of an artifact's tar layers, one after the other in ``file``, which is closed with this."""
+    """The files of an artifact's tar layers, one after the other in ``file``, which is closed with this.
+
+    ``size`` bytes are in it, of which ``unread`` were not given to a reader yet.
+    """
 
     file: IO[bytes]
     members: list[Member] = field(default_factory=list)
     size: int = 0
+    unread: int = 0
 
     def __post_init__(self) -> None:
         weakref.finalize(self, self.file.close)
@@ -256,6 +260,7 @@ class Unpacker:
         with _on_disk(self._folder):
             into.file.flush()
         into.size += size
+        into.unread += size
         return Member(path, size, digest.hexdigest(), offset)
 
 

@@ -320,6 +320,12 @@ def test_a_wrong_bit_in_a_tar_is_noticed_and_fetched_again(oci_registry: Registr
         assert files_at(Registry(proxy.place), name, settings) == FILES
 
 
+def temporary_files(folder: Path) -> list[str]:
+    """The files without a name in a folder that this process has open."""
+    opened = [str(fd.readlink()) for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
+    return [path for path in opened if path.startswith(str(folder)) and path.endswith("(deleted)")]
+
+
 def test_what_is_not_kept_any_more_is_unpacked_again(oci_registry: Registry, settings: Settings) -> None:
     names = [
         put(oci_registry, layers_of(oci_registry, (tar_of({**FILES, "a": b"%d" % n}), KITOPS_TAR, {})))
@@ -327,9 +333,12 @@ def test_what_is_not_kept_any_more_is_unpacked_again(oci_registry: Registry, set
     ]
     source = OciSource(replace(settings, jobs=1))
     first, second = (source.resolve(ref_to(oci_registry, name)) for name in names)
+    assert len(temporary_files(settings.cache_dir.parent)) == 1
     for _ in range(2):
+        # Nothing is kept of what was read.
         assert read_all(source, first) == {**FILES, "a": b"0"}
         assert read_all(source, second) == {**FILES, "a": b"1"}
+        assert temporary_files(settings.cache_dir.parent) == []
 
 
 def test_links_and_devices_are_no_files(oci_registry: Registry, settings: Settings) -> None:
