@@ -39,6 +39,7 @@ COMMANDS = {
     "push": "Write an adapter to an OCI registry.",
     "warm": "Load adapters into a warm process or running engines and prove that they work.",
     "serve-bench": "Measure cold starts, tier hits, eviction and latency.",
+    "place": "Split an adapter set over servers by rank, traffic and slots.",
     "cache": "Manage the disk cache: ls, show, verify, gc, rm, path.",
     "rules": "List the rules of validate, or explain one.",
     "engines": "List which adapters engines support, or explain one engine.",

@@ -1,0 +1,209 @@
+"""``lora-cli place``: splits an adapter set over servers by rank, traffic and slots."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from lora_cli.bench.placement import (
+    PlacedServer,
+    PlacementReport,
+    ServerEntry,
+    ServerLimits,
+    demands_of,
+    strategies,
+)
+from lora_cli.bench.trace import Trace, read_trace
+from lora_cli.cli import completion, options
+from lora_cli.cli.adapter_selection import MAX_LORAS, Inputs, apply_policies, read_inputs
+from lora_cli.cli.options import OUTPUT, for_engine, option
+from lora_cli.cli.output import check_writable, table_width, to_stderr, width, write, write_result
+from lora_cli.core.did_you_mean import did_you_mean
+from lora_cli.core.text import counted, safe
+from lora_cli.engines import Profile, choose_engine
+from lora_cli.errors import MachineError, UsageError
+from lora_cli.settings import Settings
+
+if TYPE_CHECKING:
+    from lora_cli.documents.manifest import AdapterSet
+
+EXAMPLES = (
+    "lora-cli place -f set.yaml --trace day.jsonl --servers 4 --hit-ratio 0.95",
+    "lora-cli place -f set.yaml --servers 8 --max-loras 16 --to servers",
+)
+
+STDIN = "-"
+PLACEMENT = "Servers"
+
+
+def command(
+    ctx: typer.Context,
+    manifest: Path = options.adapter_option("--manifest -f FILE", "Split the adapters of this manifest.", default=...),
+    servers: int = option("--servers", "Number of servers.", ..., PLACEMENT, min=1, max=10_000),
+    trace: Path | None = option(
+        "--trace FILE", "Requests as JSON lines; default: all adapters have the same traffic.", None, PLACEMENT
+    ),
+    hit_ratio: float | None = option(
+        "--hit-ratio SHARE",
+        "Use the fewest slots that reach this share of requests with their adapter in a slot.",
+        None,
+        PLACEMENT,
+        min=0,
+        max=1,
+    ),
+    max_loras: int | None = option(
+        "--max-loras", "Most slots of a server.", None, PLACEMENT, min=1, show_default="the manifest's, or 8"
+    ),
+    engine: str = for_engine("--engine", "The engine of the servers.", default="", **completion.ENGINE),
+    to: Path | None = option("--to DIR", "Write the manifest of each server here: server-0.yaml, ...", None, OUTPUT),
+    output_format: options.OutputFormat = "human",
+    output: options.OutputFile = None,
+) -> None:
+    """Split an adapter set over servers by rank, traffic and slots, and compare with round robin and hashing.
+
+    Servers get adapters of few ranks and about the same number of tokens; hot adapters are on several servers. Exits
+    with 1 if the slots of a server do not reach --hit-ratio.
+    """
+    settings: Settings = ctx.obj
+    check_writable(output)
+    if str(manifest) == STDIN:
+        raise UsageError("place needs a manifest in a file", hint="-f set.yaml")
+    inputs = read_inputs(manifest, [], "", "place")
+    profile = _profile(engine, inputs)
+    requests = _requests(trace, inputs)
+    spec = inputs.engine
+    limits = ServerLimits(
+        max_loras or (spec and spec.max_loras) or MAX_LORAS,
+        hit_ratio,
+        profile.engine.ranks,
+        frozenset(item.name for item in inputs.items if item.pinned),
+    )
+    demands = demands_of(_ranks(settings, inputs, profile), requests)
+    found = dict(strategies(demands, servers, limits))
+    entries = _entries(manifest, inputs, profile, found["rank"].servers, to or Path())
+    report = PlacementReport(
+        engine=str(profile.engine.name),
+        adapters=len(demands),
+        requests=len(requests) if requests is not None else 0,
+        hit_ratio_goal=hit_ratio,
+        strategies=found,
+        servers=entries,
+    )
+    if to is not None:
+        _write_manifests(to, entries)
+    from lora_cli.render.terminal_place import place_parts
+
+    columns = width(output) if output is not None else table_width()
+    write_result(report, output_format, place_parts(report), output, columns=columns)
+    if misses := found["rank"].misses_goal:
+        to_stderr(f"failed: {counted(misses, 'server')} of {servers} cannot reach --hit-ratio {hit_ratio:g}")
+        raise typer.Exit(1)
+
+
+def _profile(named: str, inputs: Inputs) -> Profile:
+    """The engine of the option, else of the manifest, else vLLM.
+
+    Raises:
+        UsageError: there is no such engine, or its options are unknown.
+    """
+    spec = inputs.engine
+    text = named or (f"{spec.name}@{spec.version}" if spec and spec.version else spec.name if spec else "vllm")
+    profile = choose_engine(text)
+    if profile.engine.slots is None:
+        raise UsageError(f"the options of {profile.engine.title} are unknown", hint="--engine vllm or --engine sglang")
+    return profile
+
+
+def _requests(file: Path | None, inputs: Inputs) -> Trace | None:
+    """The trace, whose adapters are all in the set."""
+    if file is None:
+        return None
+    trace, known = read_trace(file), {item.name for item in inputs.items}
+    for name in trace.names:
+        if name not in known:
+            raise UsageError(f"{file}: {safe(name)} is not in the manifest", hint=did_you_mean(name, sorted(known)))
+    return trace
+
+
+def _ranks(settings: Settings, inputs: Inputs, profile: Profile) -> dict[str, int]:
+    """The highest rank of each adapter, from its config.
+
+    Raises:
+        LoraCliError: one cannot be read, has no rank, or has one that the engine does not support.
+    """
+    from lora_cli.rules.target_module_matching import highest_rank
+    from lora_cli.validation import read_all
+
+    reached = apply_policies(settings, inputs.manifest, None)
+    found, most = {}, max(profile.engine.ranks, default=None)
+    for item, one in zip(inputs.items, read_all(inputs.to_validate(reached), reached, weights=False), strict=True):
+        if one.error is not None:
+            raise one.error
+        highest = highest_rank(one.adapter) if one.adapter is not None else None
+        if highest is None or highest[1] < 1:
+            raise UsageError(f"{item.name} has no rank in its config", hint="lora-cli validate says why")
+        if most is not None and highest[1] > most:
+            raise UsageError(f"{item.name} has rank {highest[1]}, and {profile.engine.title} has at most {most}")
+        found[item.name] = highest[1]
+    return found
+
+
+def _entries(
+    file: Path, inputs: Inputs, profile: Profile, servers: Sequence[PlacedServer], folder: Path
+) -> list[ServerEntry]:
+    """Each server with its options and its manifest, whose paths are relative to ``folder``."""
+    import yaml
+
+    from lora_cli.reading.manifest import read_text
+
+    adapter_set, layout = inputs.manifest, profile.engine.slots
+    assert adapter_set is not None
+    assert layout is not None
+    document = _moved(yaml.safe_load(read_text(file, "manifest")), adapter_set, file.absolute().parent, folder)
+    written = {entry["name"]: entry for entry in document["adapters"]}
+    found, flags, places = [], layout.flags, inputs.engine and inputs.engine.max_cpu_loras
+    for number, one in enumerate(servers):
+        if not one.adapters:
+            found.append(ServerEntry(number, one, 0, (), ""))
+            continue
+        slots = one.max_loras + layout.base_slots
+        memory = max(min(len(one.adapters), places or len(one.adapters)), slots)
+        limits = {"max_lora_rank": one.max_lora_rank, "max_loras": slots, "max_cpu_loras": memory}
+        spec = {"name": profile.engine.name, **({"version": profile.requested} if profile.requested else {}), **limits}
+        text = yaml.safe_dump(
+            {**document, "engine": spec, "adapters": [written[name] for name in one.adapters]},
+            sort_keys=False,
+            allow_unicode=True,
+        )
+        words = (flags.enable, flags.rank, str(one.max_lora_rank), flags.slots, str(slots))
+        words = (*words, flags.memory, str(memory), *((flags.strict,) if flags.strict else ()))
+        found.append(ServerEntry(number, one, memory, words, text))
+    return found
+
+
+def _moved(document: Mapping[str, Any], adapter_set: "AdapterSet", home: Path, folder: Path) -> dict[str, Any]:
+    """A valid manifest with its relative paths from ``home`` as seen from ``folder``."""
+
+    def path(text: str) -> str:
+        moved = Path(os.path.relpath(home / text, folder)).as_posix()
+        return text if Path(text).is_absolute() or text.startswith("~") else moved if moved[0] == "." else f"./{moved}"
+
+    adapters = []
+    for entry, raw in zip(adapter_set.adapters, document["adapters"], strict=True):
+        local = {"source": path(raw["source"])} if entry.source.scheme == "file" and ":" not in raw["source"] else {}
+        adapters.append(raw | local | ({"signature": path(raw["signature"])} if raw.get("signature") else {}))
+    base = adapter_set.base
+    local_base = base is not None and base.scheme == "file" and ":" not in document["base"]
+    return {**document, **({"base": path(document["base"])} if local_base else {}), "adapters": adapters}
+
+
+def _write_manifests(folder: Path, entries: Sequence[ServerEntry]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(f"--to {folder} cannot be created: {error.strerror}") from error
+    for one in entries:
+        if one.manifest:
+            write(one.manifest, folder / f"server-{one.server}.yaml")
