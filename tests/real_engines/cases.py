@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tests.corpus.bases import Base
-from tests.corpus.breaks import BREAKS, CONFIG, WEIGHTS, Break, as_dtype, both, config, names, tensors, without
+from tests.corpus.breaks import BREAKS, CONFIG, WEIGHTS, Break, as_dtype, both, config, names, tensors, text, without
 from tests.corpus.goods import NOT_FOR, OPTIONS, options
 from tests.corpus.peft_judge import answers, write_adapter
 from tests.making import raw
@@ -125,7 +125,15 @@ MORE_BREAKS: Mapping[str, Break] = {
     "rank pattern of strings": config(rank_pattern={"o_proj": "8"}),
     "rank pattern of zero": config(rank_pattern={"o_proj": 0}),
     "rank pattern for nothing": config(rank_pattern={"nothing_proj": 4}),
+    "rank pattern of strings for nothing": config(rank_pattern={"nothing_proj": "8"}),
+    "rank pattern of true": config(rank_pattern={"o_proj": True}),
     "alpha pattern of strings": config(alpha_pattern={"o_proj": "8"}),
+    "alpha pattern of null": config(alpha_pattern={"o_proj": None}),
+    "r true": config(r=True),
+    "alpha true": config(lora_alpha=True),
+    "BD-LoRA of nothing": config(use_bdlora={}),
+    "names below the base layer": names(lambda name: name.replace(".lora_", ".base_layer.lora_")),
+    "a broken pickle beside": text("training_args.bin", b"PK"),
     "a rank claimed above the engine's": config(r=128),
     "a rank claimed above it, alpha too": config(r=128, lora_alpha=192),
     "rsLoRA none": config(use_rslora=None),
