@@ -1,7 +1,6 @@
 """``serve-bench --url`` beside ``vllm bench serve`` on the same real vLLM: their latencies agree within noise."""
 
 import json
-import statistics
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,7 +86,8 @@ def test_latencies_agree_with_vllms_own_benchmark(
     rounds = [(ours(folder, server, number), theirs(folder, server, number)) for number in range(ROUNDS)]
     capsys.readouterr()
     for key in ("median_ttft_ms", "median_tpot_ms"):
-        mine, peer = (statistics.median(round_[side][key] for round_ in rounds) for side in (0, 1))
+        # Whatever else the machine does can only make a round slower.
+        mine, peer = (min(round_[side][key] for round_ in rounds) for side in (0, 1))
         assert abs(mine - peer) <= max(0.35 * peer, 5), (key, mine, peer)
     assert rounds[0][0]["metrics"]["cold_ttft_p50_ms"] is not None
     assert rounds[-1][0]["metrics"]["hot_ttft_p50_ms"] is not None, "vLLM's metrics tell the number of its slots"
