@@ -1,7 +1,7 @@
 """Who signed an adapter and who validated it: what a policy required, and was verified."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lora_cli.core.json_schema import EXCLUDED
@@ -53,6 +53,12 @@ class Provenance:
     """The required verdicts, the newest first."""
     refusal: str = ""
     """Why a policy refuses the adapter; empty if none does."""
+
+    def with_others(self, other: "Provenance") -> "Provenance":
+        """The signers and verdicts of both, each once."""
+        verdicts = [*self.verdicts, *(one for one in other.verdicts if one not in self.verdicts)]
+        newest = sorted(verdicts, key=lambda one: one.time, reverse=True)
+        return replace(self, signers=tuple(dict.fromkeys((*self.signers, *other.signers))), verdicts=tuple(newest))
 
     @property
     def rows(self) -> list[tuple[str, str]]:

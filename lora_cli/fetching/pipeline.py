@@ -34,6 +34,8 @@ from lora_cli.fetching.requirements import (
     check_allowed,
     check_cached_access,
     check_count,
+    check_denied,
+    check_provenance,
     check_reference,
     check_size,
     check_snapshot,
@@ -121,8 +123,10 @@ def fetch(request: AdapterRequest, context: FetchContext, source: Source | None 
     )
 
 
-def _from_cache(request: AdapterRequest, context: FetchContext) -> Fetched | None:
+def _from_cache(request: AdapterRequest, context: FetchContext, pinned: AdapterRef | None = None) -> Fetched | None:
     """The cached snapshot that needs no request, within all limits and policies; None if the origin must be asked.
+
+    ``pinned`` is the requested reference at the revision that its origin named now.
 
     Raises:
         Offline: the origin must be asked, but offline mode is on.
@@ -131,10 +135,10 @@ def _from_cache(request: AdapterRequest, context: FetchContext) -> Fetched | Non
     demand, store, settings = request.demand, context.store, context.settings
     cachedir_tag.check_folder(store)
     check_reference(demand, request.ref, settings)
-    ref = request.locked_ref
+    ref = pinned or request.locked_ref
     check = partial(_check, request, ref, settings)
-    fetched = _lookup(request, store, settings, check)
-    if fetched is not None and _lacks_signature(request, fetched.snapshot, settings):
+    fetched = _lookup(replace(request, parsed=pinned or request.ref), store, settings, check)
+    if fetched is not None and _lacks_signature(request, ref, fetched.snapshot, settings):
         return None  # it may have one by now, or had one before fetch took it
     if fetched is not None:
         fetched = replace(fetched, provenance=check(fetched.snapshot))
@@ -144,17 +148,31 @@ def _from_cache(request: AdapterRequest, context: FetchContext) -> Fetched | Non
     return fetched
 
 
-def _lacks_signature(request: AdapterRequest, snapshot: Snapshot, settings: Settings) -> bool:
+def _lacks_signature(request: AdapterRequest, ref: AdapterRef, snapshot: Snapshot, settings: Settings) -> bool:
     """Whether a policy requires a signature that is not cached and may be at the origin."""
     if settings.offline or SIGNATURE in snapshot.files or request.demand.signature or request.demand.locked:
         return False
-    return bool(entries_for(request.ref, settings, "require_signature"))
+    return any(entries_for(name, settings, "require_signature") for name in _names(request, ref))
+
+
+def _names(request: AdapterRequest, ref: AdapterRef) -> tuple[AdapterRef, ...]:
+    """``ref`` as it was requested, and at the revision of its lock or origin: a policy may be about either."""
+    requested = replace(ref, revision=request.ref.revision) if ref.scheme == request.ref.scheme else ref
+    return (requested,) if requested == ref else (requested, ref)
 
 
 def _check(request: AdapterRequest, ref: AdapterRef, settings: Settings, snapshot: Snapshot) -> Provenance:
     """Checks limits, digest, lock and policies of a complete snapshot of ``ref``, before or after it is published."""
     check_size(request.label, snapshot.size, settings.max_bytes)
-    return check_snapshot(request.demand, ref, snapshot, settings, request.selection)
+    requested, *others = _names(request, ref)
+    provenance = check_snapshot(request.demand, requested, snapshot, settings, request.selection)
+    for name in others:
+        check_denied(name, settings)
+        if settings.policies and not request.selection.base:
+            provenance = provenance.with_others(
+                check_provenance(request.demand, name, snapshot, settings, request.selection)
+            )
+    return provenance
 
 
 def _lookup(request: AdapterRequest, store: Store, settings: Settings, check: Check) -> Fetched | None:
@@ -189,7 +207,7 @@ def _from_origin(request: AdapterRequest, source: Source, context: FetchContext,
     if cached is None and isinstance(source, PinSource) and not (ref.pinned or demand.locked):
         with _resolve_hints(ref, request.selection, context):
             pinned = source.pin(ref)
-        if (found := _from_cache(replace(request, parsed=pinned, name=name), context)) is not None:
+        if (found := _from_cache(request, context, pinned)) is not None:
             return replace(found, needs_access_check=False)
     # Only a listing shows which folder is the latest checkpoint.
     if cached is not None and not request.selection.latest:
@@ -198,7 +216,10 @@ def _from_origin(request: AdapterRequest, source: Source, context: FetchContext,
     plan = _plan_fetch(request, source, context)
     # Policies may have rules for the folder of the checkpoint.
     ref = plan.revision.ref
-    check_allowed(demand, ref, settings, files=plan.files)
+    requested, *others = _names(request, ref)
+    check_allowed(demand, requested, settings, files=plan.files)
+    for one in others:
+        check_denied(one, settings)
     if needs_access_check(ref, plan.revision.access, settings):
         check_access(replace(plan.revision, files=plan.files), source, settings)
     check_count(name, len(plan.files), settings.max_files)

@@ -225,6 +225,22 @@ def check_allowed(
             found += violations(known, name, sha256=demand.known_sha256, host=host, files=files, digest=digest)
         for name in other_names(ref, settings) if policy.deny_sources else ():
             found += denials(known, name)
+    _refuse(ref, found)
+
+
+def check_denied(ref: AdapterRef, settings: Settings) -> None:
+    """Checks only ``deny_sources`` of every policy, on another name of a reference that is allowed.
+
+    Raises:
+        Refused: a policy denies it.
+    """
+    if settings.policies:
+        from lora_cli.documents.policy_checks import denials
+
+        _refuse(ref, [found for policy in settings.policies for found in denials(policy, ref)])
+
+
+def _refuse(ref: AdapterRef, found: "list[Violation]") -> None:
     distinct = list(dict.fromkeys(found))
     if distinct:
         more = f" (and {len(distinct) - 1} more)" if len(distinct) > 1 else ""

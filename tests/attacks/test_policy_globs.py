@@ -9,7 +9,7 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.core.globs import covers, touches
-from lora_cli.core.reference import AdapterRef
+from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.documents.field_types import MOST_GLOBS
 from lora_cli.documents.policy import Policy, load_policy
 from lora_cli.documents.policy_checks import violations
@@ -98,6 +98,42 @@ def test_this_machine_is_denied_by_each_of_its_names_and_allowed_by_the_one_that
         assert [one.rule for one in violations(Policy(deny_sources=(written,)), ref)] == ["deny_sources"]
     found = [one.rule for one in violations(Policy(allow_sources=(glob,)), ref)]
     assert found == ([] if host.removesuffix(":8080").strip("[]") in glob else ["allow_sources"])
+
+
+@pytest.mark.parametrize(
+    ("glob", "ref"),
+    [
+        ("oci://GHCR.io/acme/*", "oci://ghcr.io/acme/x"),
+        ("oci://ghcr.io./acme/*", "oci://ghcr.io/acme/x"),
+        ("oci://ghcr.io:443/acme/*", "oci://ghcr.io/acme/x"),
+        ("oci://index.docker.io/acme/*", "oci://docker.io/acme/x"),
+        ("oci://registry-1.docker.io/*", "oci://docker.io/acme/x"),
+        ("oci://docker.io/x", "oci://docker.io/x:v1"),
+        ("oci://docker.io/x:v1", "oci://index.docker.io/library/x:v1"),
+        ("oci://[::1]:5000/*", "oci://[::1]:5000/x"),
+        ("oci://ghcr.io/acme/x:v1/below", "oci://ghcr.io/acme/x:v1/below"),
+        ("oci://ghcr.io/acme/x:v1/below", "oci://ghcr.io/acme/x:v1//below"),
+    ],
+)
+def test_a_registry_is_denied_and_allowed_however_it_is_written(glob: str, ref: str) -> None:
+    known = parse(ref, is_path=lambda _: False)
+    denied, allowed = (load_policy(f"{HEAD}{key}: ['{glob}']\n", "p.yaml") for key in ("deny_sources", "allow_sources"))
+    assert [one.rule for one in violations(denied, known)] == ["deny_sources"]
+    assert not violations(allowed, known)
+
+
+@pytest.mark.parametrize("host", ["localhost:5000", "127.0.0.1:5000", "[::1]:5000"])
+@pytest.mark.parametrize("glob", ["localhost:5000", "127.0.0.1:5000", "[::1]:5000"])
+def test_a_registry_of_this_machine_is_denied_by_each_of_its_names(host: str, glob: str) -> None:
+    policy = load_policy(f"{HEAD}deny_sources: ['oci://{glob}/*']\n", "p.yaml")
+    assert [one.rule for one in violations(policy, AdapterRef("oci", f"{host}/x"))] == ["deny_sources"]
+    assert not violations(policy, AdapterRef("oci", "localhost:5001/x"))
+
+
+def test_docker_hub_is_a_denied_host_by_each_of_its_names() -> None:
+    for name in ("docker.io", "index.docker.io", "registry-1.docker.io"):
+        found = violations(Policy(deny_hosts=(name,)), AdapterRef("oci", "docker.io/a/b"), host="registry-1.docker.io")
+        assert [one.rule for one in found] == ["deny_hosts"]
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1", "127.9.9.9"])

@@ -116,3 +116,32 @@ def test_a_base_is_an_image_too(
     base, cache = f"oci://{oci_registry.place}/{name}:v1", ("--cache-dir", tmp_path / "cache")
     # Only a base says which modules of it have no tensors.
     assert "targets-without-tensors" in ran(capsys, "validate", sql, "--base", base, *cache)[1]
+
+
+@pytest.mark.parametrize("tag", [":v1", ""])
+def test_what_a_policy_says_of_a_tag_holds_for_what_is_cached_or_locked(
+    oci_registry: Registry, sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], tag: str
+) -> None:
+    name = oci_registry.name()
+    digest = oci_registry.push(f"{name}{tag or ':latest'}", files_of(sql))
+    ref, policy, manifest = f"oci://{oci_registry.place}/{name}", tmp_path / "policy.yaml", tmp_path / "set.yaml"
+    adapter = {"name": "sql", "source": f"{ref}{tag}"}
+    manifest.write_text(json.dumps({"apiVersion": "lora-cli/v1", "kind": "AdapterSet", "adapters": [adapter]}))
+    cache = ("--cache-dir", tmp_path / "cache")
+    assert ran(capsys, "fetch", "-f", manifest, *cache)[0] == 0
+    (tmp_path / "a.pub").write_text("a key")
+
+    def codes(rules: dict[str, object]) -> set[int]:
+        """Of the cached tag, of its lock, and of both in an empty cache."""
+        policy.write_text(json.dumps({"apiVersion": "lora-cli/v1", "kind": "Policy", **rules}))
+        wanted = ((f"{ref}{tag}",), ("-f", manifest))
+        caches = (cache, ("--cache-dir", tmp_path / f"cache-{len(list(tmp_path.iterdir()))}"))
+        return {ran(capsys, "fetch", *what, "--policy", policy, *where)[0] for where in caches for what in wanted}
+
+    tagged = f"{ref}{tag or ':latest'}"
+    assert codes({"allow_sources": [tagged]}) == {0}
+    assert codes({"allow_sources": [f"{ref}:v2"]}) == {1}
+    assert codes({"deny_sources": [tagged]}) == {1}
+    assert codes({"require_signature": [{"sources": [tagged], "keys": ["a.pub"]}]}) == {1}
+    # In an empty cache the digest of a tag is not known before it is resolved, and then only of a lock.
+    assert 1 in codes({"deny_sources": [f"{ref}@{digest}"]})
