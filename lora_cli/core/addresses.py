@@ -35,7 +35,7 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", re.ASCII)
 _AZURE_HOST = re.compile(r"([a-z0-9]{3,24})\.(?:dfs|blob)\.core\.windows\.net", re.IGNORECASE | re.ASCII)
 _OCI_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _OCI_NAME = re.compile(rf"{_OCI_PART}(?:/{_OCI_PART})*(?::\w[\w.-]{{0,127}})?", re.ASCII)
-_DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
+DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 _FILES = frozenset({CONFIG, WEIGHTS})
 _OCI_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -343,7 +343,7 @@ def oci(rest: str, text: str) -> Parts:
     name = name.rstrip("/")
     if not host or not _OCI_NAME.fullmatch(name) or (folder and before):
         raise UsageError(f"{shown}: this is not an OCI reference", hint=hint)
-    if host in _DOCKER_HUB:
+    if host in DOCKER_HUB:
         host, name = "docker.io", name if "/" in name else f"library/{name}"
     return f"{host}/{name}", subfolder(unquote(folder or before), shown), digest(sha256, text) if at else None
 

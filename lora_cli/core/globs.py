@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 from urllib.parse import unquote
 
+from lora_cli.core.addresses import DOCKER_HUB
 from lora_cli.core.reference import ALIASES, FSSPEC, REMOTE, WITH_REVISIONS, AdapterRef, Scheme
 from lora_cli.core.web_address import DEFAULT_PORTS, is_loopback, unescaped, without_parameters
 
@@ -19,9 +20,12 @@ HUB_PAGES = ("huggingface.co/", "www.huggingface.co/", "hf.co/")
 WITH_HOST = frozenset({"sftp", "ssh", "smb", "hdfs", "webhdfs"})
 """The schemes of other machines' file systems that begin with ``[user@]host``."""
 
+_OFFICIAL = "docker.io/library/"
+
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 """How this machine is mostly called."""
 
+_TAGGED_FOLDER = re.compile(r"(?<=:)([^/@]*)(?<!/)/(?!/)")
 _HOST_GLOB = re.compile(r"(?:[a-z0-9*?._-]+|\[[0-9a-f:.*?]+\])(?::[0-9*?]{1,5})?")
 
 
@@ -43,7 +47,8 @@ def source_glob(glob: str, base_dir: Path) -> str:
     if scheme == "az":
         return f"az://{host.lower().replace('.blob.core.windows.net', '.dfs.core.windows.net')}{slash}{path}"
     if scheme not in DEFAULT_PORTS:
-        return f"{scheme}://{rest}"
+        is_oci = scheme == "oci"
+        return f"oci://{_registry_glob(host)}{slash}{_with_folder(path)}" if is_oci else f"{scheme}://{rest}"
     host = host.lower().removesuffix(f":{DEFAULT_PORTS[scheme]}").removesuffix(".").replace("[[]", "[")
     if not _HOST_GLOB.fullmatch(host):
         raise ValueError("this is not a host address or a glob for one, without user and query")
@@ -51,6 +56,22 @@ def source_glob(glob: str, base_dir: Path) -> str:
         return "hf://" + path
     bracketed = host.replace("[", "[[]")  # around the address of IPv6, not around a choice of characters
     return f"{scheme}://{bracketed}{slash}{unescaped(path)}"
+
+
+def _registry_glob(host: str) -> str:
+    """A glob over registries: in lower case, without the default port, Docker Hub by the name that references have."""
+    host = host.lower().replace("[[]", "[")
+    port = DEFAULT_PORTS["http" if is_loopback(host) else "https"]
+    host = host.removesuffix(f":{port}").removesuffix(".")
+    if host in DOCKER_HUB:
+        return "docker.io"
+    # The address of IPv6, which is no choice of characters.
+    return f"[[]{host[1:]}" if re.match(r"\[[0-9a-f]*:[0-9a-f:.*?]*\]", host) else host
+
+
+def _with_folder(path: str) -> str:
+    """The part of a glob behind the registry, with two slashes between a tag and a folder."""
+    return _TAGGED_FOLDER.sub(r"\1//", path, count=1)
 
 
 def covers(glob: str, ref: AdapterRef) -> bool:
@@ -74,7 +95,7 @@ def _also_here(ref: AdapterRef) -> Iterator[AdapterRef]:
     if ref.scheme == FSSPEC:
         protocol, _, location = ref.location.partition("://")
         yield AdapterRef(ALIASES.get(protocol, cast(Scheme, protocol)), location)
-    if ref.scheme in DEFAULT_PORTS:
+    if ref.scheme in DEFAULT_PORTS or ref.scheme == "oci":
         host, slash, path = ref.location.partition("/")
         if is_loopback(host):
             port = host[host.rfind(":") :] if re.search(r":\d+$", host) else ""
@@ -116,6 +137,9 @@ def _oci_names(ref: AdapterRef) -> Iterator[str]:
     bare = ref.location.removesuffix(f":{tag}")
     for location in (bare, *([f"{bare}:{tag or 'latest'}"] if ref.revision is None else [])):
         yield str(replace(ref, location=location, revision=None))
+        if location.startswith(_OFFICIAL):
+            # Docker Hub's alpine is library/alpine.
+            yield str(replace(ref, location=f"docker.io/{location.removeprefix(_OFFICIAL)}", revision=None))
 
 
 def fits(name: str, glob: str) -> bool:

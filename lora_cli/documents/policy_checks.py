@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from lora_cli.core.addresses import DOCKER_HUB
 from lora_cli.core.globs import LOOPBACK, covers, host_matches, touches
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile
@@ -85,7 +86,11 @@ def denials(policy: "Policy", ref: AdapterRef) -> Iterator[Violation]:
 
 def host_violations(policy: "Policy", host: str) -> Iterator[Violation]:
     """The violations of ``policy`` by a host (without a port) that bytes come from."""
-    names = (host, *LOOPBACK) if is_loopback(f"[{host}]" if ":" in host else host) else (host,)
+    names = {host}
+    if is_loopback(f"[{host}]" if ":" in host else host):
+        names |= {*LOOPBACK}
+    if host in DOCKER_HUB:
+        names |= DOCKER_HUB
     for glob in policy.deny_hosts:
         if any(host_matches(glob, name) for name in names):
             yield Violation("deny_hosts", f"{host} matches {_some((glob,))}")
