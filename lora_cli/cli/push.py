@@ -9,7 +9,7 @@ from lora_cli.cli import completion, options
 from lora_cli.cli.adapter_selection import apply_policies
 from lora_cli.cli.options import option
 from lora_cli.cli.output import inform, write
-from lora_cli.core.adapter_files import SIGNATURE
+from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE
 from lora_cli.core.inspection import inspection_of
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Snapshot
@@ -26,6 +26,7 @@ from lora_cli.signing.verify import read_trusted
 from lora_cli.sources.local import snapshot_at
 from lora_cli.sources.oci import split_location
 from lora_cli.store import Store
+from lora_cli.store.disk import read_small
 from lora_cli.validation import ref_of
 
 SIGNATURES = "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -65,15 +66,16 @@ def command(
     """Push an adapter to an OCI registry. Prints its reference, with the digest."""
     settings: Settings = apply_policies(ctx.obj, None, policy)
     to = _target(target)
+    client = registry_client(to, settings)
     verdicts = [read_trusted(file, LARGEST) for file in verdict or []]
     with FetchContext(Store(settings.cache_dir), settings) as context:
         origin = ref_of(ref)
         snapshot = fetch(AdapterRequest(origin), context).snapshot
         main = _artifact(snapshot, layout, to)
         attached = [(VERDICTS, data) for data in verdicts]
-        if SIGNATURE in snapshot.files:
-            attached.append((SIGNATURES, (snapshot.directory / SIGNATURE).read_bytes()))
-        client, (repository, tag) = registry_client(to, settings), split_location(to.location)
+        if (signature := read_small(snapshot.directory / SIGNATURE, LARGEST_SIGNATURE)) is not None:
+            attached.append((SIGNATURES, signature))
+        repository, tag = split_location(to.location)
         mount_from = split_location(origin.location)[0] if _registry(origin) == _registry(to) else ""
         count = upload(client, main, tag, str(to), mount_from)
         for media_type, data in attached:

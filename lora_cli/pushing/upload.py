@@ -3,13 +3,13 @@
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from lora_cli.core.reference import AdapterRef
-from lora_cli.errors import Corrupt, NotFound, Unreachable
+from lora_cli.errors import Corrupt, NotFound, Offline, Refused, Unreachable
 from lora_cli.pushing.artifact import Artifact, Part, index_of, referrer
 from lora_cli.settings import Settings
 from lora_cli.sources.docker_config import find_credentials
@@ -18,7 +18,7 @@ from lora_cli.sources.http_transport import Response, send
 from lora_cli.sources.oci import split_location
 from lora_cli.sources.oci_registry import RegistryClient, registry_endpoint
 from lora_cli.sources.retries import Retries, from_status
-from lora_cli.sources.ssrf_guard import bounds_of
+from lora_cli.sources.ssrf_guard import bounds_of, check_host
 
 STREAM = "application/octet-stream"
 
@@ -34,12 +34,19 @@ class Uploaded:
 
 
 def registry_client(to: AdapterRef, settings: Settings) -> RegistryClient:
-    """A client that may push to the repository of ``to``, with the credentials of Docker or Podman."""
+    """A client that may push to the repository of ``to``, with the credentials of Docker or Podman.
+
+    Raises:
+        Offline: offline mode is on.
+        Refused: a policy denies the host, or allows others only.
+    """
+    if settings.offline:
+        raise Offline(f"{to}: nothing is pushed in offline mode", hint="remove --offline, and unset LORA_CLI_OFFLINE")
     server, repository = to.location.partition("/")[0], split_location(to.location)[0]
+    endpoint, bounds = registry_endpoint(to.location), bounds_of(settings)
+    check_host(bounds, urlsplit(endpoint).hostname or "", str(to))
     credentials = partial(find_credentials, server, repository, os.environ)
-    http = Http(
-        registry_endpoint(to.location), settings.timeout_s, Retries(settings.retries), bounds=bounds_of(settings)
-    )
+    http = Http(endpoint, settings.timeout_s, Retries(settings.retries), bounds=bounds)
     return RegistryClient(http, repository, credentials, actions="pull,push")
 
 
@@ -78,10 +85,12 @@ def attach(client: RegistryClient, subject: Part, media_type: str, data: bytes, 
         if answer.headers.get("OCI-Subject"):
             return
         tag = subject.digest.replace(":", "-")
-        try:
-            listed = json.loads(client.manifest(tag, what).data)["manifests"]
-        except NotFound:
-            listed = []
+        listed = []
+        with suppress(NotFound):
+            found = client.manifest(tag, what)
+            if not found.is_index:
+                raise Refused(f"{what}: its tag {tag} is no list of referrers", hint="remove that tag, and push again")
+            listed = json.loads(found.data)["manifests"]
         if made.top.digest not in [one["digest"] for one in listed]:
             listed.append(made.top.descriptor(artifactType=media_type))
             _put_manifest(client, index_of(listed), tag, what)

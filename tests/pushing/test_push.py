@@ -196,3 +196,31 @@ def test_a_policy_says_what_may_be_pushed(server: Registry, adapter: Path, tmp_p
     policy.write_text("apiVersion: lora-cli/v1\nkind: Policy\nallow_sources: [hf://acme/**]\n")
     done = push(adapter, f"oci://{server.place}/{server.name()}:v1", "--policy", policy)
     assert done.code == 1
+
+
+def test_nothing_is_pushed_offline_or_to_a_host_that_a_policy_denies(adapter: Path, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def reply(request: Asked) -> Reply:
+        asked.append(request.path)
+        return 200, b"", {}
+
+    policy = tmp_path / "policy.yaml"
+    with answering(reply) as url:
+        target = f"oci://{url.removeprefix('http://')}/acme/sql:v1"
+        offline = push(adapter, target, LORA_CLI_OFFLINE="1")
+        assert (offline.code, "offline mode" in offline.err) == (3, True)
+        for rule in ("deny_hosts: [localhost]", "allow_hosts: [registry.example]"):
+            policy.write_text(f"apiVersion: lora-cli/v1\nkind: Policy\n{rule}\n")
+            denied = push(adapter, target, "--policy", policy)
+            assert (denied.code, rule.partition(":")[0] in denied.err) == (1, True)
+    assert not asked
+
+
+def test_a_list_of_referrers_that_is_none_is_refused(adapter: Path, tmp_path: Path) -> None:
+    manifest = {"mediaType": OCI_MANIFEST, "config": {"digest": "sha256:" + "0" * 64, "size": 2}, "layers": []}
+    listed = (200, json.dumps(manifest).encode(), {"Content-Type": OCI_MANIFEST})
+    (tmp_path / "verdicts").write_text("{}\n")
+    with hostile(HEAD=(200, b"", {}), PUT=(201, b"", {}), GET=listed) as url:
+        done = push(adapter, f"oci://{url.removeprefix('http://')}/acme/sql:v1", "--verdict", tmp_path / "verdicts")
+    assert (done.code, "is no list of referrers" in done.err) == (1, True)
