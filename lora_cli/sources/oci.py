@@ -4,7 +4,7 @@ import os
 import platform
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -211,8 +211,8 @@ class OciSource:
         """The unpacked tars of an artifact: once for all that ask at the same time, and kept for a while."""
         layers = [layer for layer in manifest.layers if _is_tar(manifest, layer, what)]
 
-        def blob(layer: Descriptor) -> Iterator[bytes]:
-            return client.read_blob(layer.digest, Piece(0, layer.size, layer.size), what)
+        def blob(layer: Descriptor) -> Generator[bytes, None, None]:
+            yield from client.read_blob(layer.digest, Piece(0, layer.size, layer.size), what)
 
         with self._lock:
             turn = self._unpacking.setdefault(manifest.digest, threading.Lock())

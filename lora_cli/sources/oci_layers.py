@@ -15,8 +15,8 @@ import tarfile
 import tempfile
 import weakref
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -38,7 +38,8 @@ MOST_EXTENDED = 64 * 1024
 """The longest name or set of extended attributes of a member."""
 
 FREE_BYTES, MOST_RATIO = 64 << 20, 20
-"""A layer unpacks to at most 64 MiB and 20 times its size. Weights hardly shrink; those that are all zero do."""
+"""A layer, and any beginning of it, unpacks to at most 64 MiB and 20 times its size. Weights hardly shrink; those that
+are all zero do."""
 
 ZSTD_WINDOW = 27
 """The logarithm of the largest window, of which a reader needs the memory: 128 MiB, as zstd itself."""
@@ -57,7 +58,7 @@ _KINDS = {
 }
 _HINT = "whoever pushed it must push it again"
 
-Blob = Callable[[Descriptor], Iterator[bytes]]
+Blob = Callable[[Descriptor], Generator[bytes, None, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +77,10 @@ class _Malformed(Exception):
 
 
 class _Compressed(io.RawIOBase):
-    """A layer as it comes, hashed."""
+    """A layer as it comes, hashed and counted."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks, self._left, self.hash = chunks, memoryview(b""), hashlib.sha256()
+        self._chunks, self._left, self.hash, self.received = chunks, memoryview(b""), hashlib.sha256(), 0
 
     def readable(self) -> bool:
         """As every stream."""
@@ -90,6 +91,7 @@ class _Compressed(io.RawIOBase):
         if not self._left:
             chunk = next(self._chunks, b"")
             self.hash.update(chunk)
+            self.received += len(chunk)
             self._left = memoryview(chunk)
         count = min(len(buffer), len(self._left))
         buffer[:count], self._left = self._left[:count], self._left[count:]
@@ -98,11 +100,13 @@ class _Compressed(io.RawIOBase):
 
 @dataclass
 class _Tar:
-    """A tar as it is unpacked: at most ``most`` bytes of it."""
+    """A tar as it is unpacked: at most ``most`` bytes of it. ``source`` is the layer, whose size may be a lie."""
 
     stream: IO[bytes]
     most: int
     what: str
+    source: _Compressed
+    taken: int = 0
 
     def pieces(self, size: int) -> Iterator[bytes]:
         """The next ``size`` bytes; the padding after them is skipped.
@@ -119,6 +123,9 @@ class _Tar:
             if not piece:
                 raise _Malformed("the tar ends early")
             size -= len(piece)
+            self.taken += len(piece)
+            if self.taken > FREE_BYTES + MOST_RATIO * self.source.received:
+                self.check(self.most + 1)
             yield piece
         if len(self.stream.read(padding)) < padding:
             raise _Malformed("the tar ends early")
@@ -186,7 +193,8 @@ class Unpacker:
         with _on_disk(self._folder):
             unpacked = Unpacked(tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115 - closed with ``unpacked``
         for layer in layers:
-            found, hidden = self._layer(layer, blob, unpacked)
+            with closing(blob(layer)) as chunks:
+                found, hidden = self._layer(layer, chunks, unpacked)
             if self.image:
                 below = {member.path: member for member in unpacked.members if not hidden.hides(member.path)}
                 unpacked.members = [*(below | {member.path: member for member in found}).values()]
@@ -196,14 +204,14 @@ class Unpacker:
             unpacked.members = [replace(one, path=one.path.removeprefix(f"{MODELS}/")) for one in unpacked.members]
         return unpacked
 
-    def _layer(self, layer: Descriptor, blob: Blob, into: Unpacked) -> tuple[list[Member], "_Hidden"]:
+    def _layer(self, layer: Descriptor, chunks: Iterator[bytes], into: Unpacked) -> tuple[list[Member], "_Hidden"]:
         """The files of one layer, and what they hide of those below."""
-        raw, problem, most = _Compressed(blob(layer)), "", FREE_BYTES + MOST_RATIO * layer.size
+        raw, problem, most = _Compressed(chunks), "", FREE_BYTES + MOST_RATIO * layer.size
         reader: IO[bytes] = io.BufferedReader(raw, CHUNK)
         result: tuple[list[Member], _Hidden] = [], _Hidden()
         try:
             with _decompressed(reader, layer.media_type) as stream:
-                result = self._members(_Tar(stream, most, self.what), into)
+                result = self._members(_Tar(stream, most, self.what, raw), into)
         except (_Malformed, EOFError, ValueError, zlib.error, gzip.BadGzipFile, tarfile.HeaderError) as error:
             problem = str(error) or type(error).__name__
         while reader.read(CHUNK):

@@ -257,6 +257,24 @@ def test_a_bomb_is_not_unpacked(liar: Liar, settings: Settings, kind: str) -> No
     assert "more than 20 times its size" in str(error_of(liar, settings))
 
 
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+def test_a_bomb_is_not_unpacked_whatever_size_its_manifest_claims(liar: Liar, settings: Settings, kind: str) -> None:
+    files = {**FILES, "zeros": bytes(180 << 20), "rest": os.urandom(5 << 20)}
+    layer = liar.layer(tar_of(files, kind), f"{TAR}+{kind}")
+    path = f"/v2/acme/sql/blobs/{layer['digest']}"
+    claimed, honest = 1 << 40, liar.reply
+
+    def reply(asked: Asked) -> Reply:
+        status, body, headers = honest(asked)
+        told = {"Content-Range": f"bytes 0-{claimed - 1}/{claimed}", "Content-Length": str(claimed)}
+        return (206, body, {**headers, **told}) if asked.path == path else (status, body, headers)
+
+    with answering(reply) as url:
+        liar.place = url.removeprefix("http://")
+        liar.manifest({"layers": [{**layer, "size": claimed}]})
+        assert "more than 20 times its size" in str(error_of(liar, settings))
+
+
 def test_more_than_was_allowed_is_not_unpacked(liar: Liar, settings: Settings) -> None:
     liar.tars(tar_of(FILES))
     assert "--max-bytes" in str(error_of(liar, replace(settings, max_bytes=50_000)))
