@@ -53,13 +53,16 @@ def describe_base(base: str | AdapterRef, model: BaseModel, settings: Settings) 
 def read_proofs(file: Path, model: BaseModel | None) -> dict[str, dict[str, Any]]:
     """Snapshot digest → its proof, from a report of ``warm --once --format json`` with the base ``model``.
 
+    Of files that the report has twice, a proof that does not hold counts.
+
     Raises:
         UsageError: it cannot be read, is no such report, or is about another base.
     """
     try:
         report = json.loads(read_trusted(file, LARGEST_REPORT))
         is_one, base = report["schema"] == "lora_cli/warm/1", report.get("base_sha256")
-        proofs = {one["digest"]: _proof(one) for one in report["adapters"] if one["digest"]}
+        found = [(one["digest"], _proof(one)) for one in report["adapters"] if one["digest"]]
+        proofs = dict(sorted(found, key=lambda one: not one[1]["holds"]))
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise UsageError(f"{file} is not a report of warm --once", hint=WARM_HINT) from error
     if not is_one or model is None or base != model.config_sha256:

@@ -154,6 +154,18 @@ def test_an_adapter_whose_proof_does_not_hold_has_failed(
     assert "the newest verdict is FAILED" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("failed", [0, 1])
+def test_of_two_proofs_of_the_same_files_the_one_that_does_not_hold_counts(
+    failed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = prove(capsys)
+    report["adapters"] *= 2
+    report["adapters"][failed] = {**report["adapters"][failed], "error": "no"}
+    Path("warm.json").write_text(json.dumps(report))
+    assert attest() == 0
+    assert written()[0]["predicate"]["result"] == "FAILED"
+
+
 def test_an_adapter_that_was_not_proved_has_no_proof(capsys: pytest.CaptureFixture[str]) -> None:
     report = prove(capsys)
     report["adapters"][0]["digest"] = "0" * 64
