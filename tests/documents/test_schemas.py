@@ -33,6 +33,7 @@ PUBLISHED = (
     "fetch-check",
     "fetch-plan",
     "inspect",
+    "place",
     "policy",
     "repair",
     "repair-set",
