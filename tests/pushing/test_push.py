@@ -97,6 +97,7 @@ def test_blobs_of_another_repository_are_mounted(server: Registry, adapter: Path
     assert "no blobs uploaded" in again.err or "1 blob uploaded" in again.err  # the config has the repository's name
 
 
+@pytest.mark.skipif(shutil.which("oras") is None, reason="oras is not installed")
 def test_oras_pulls_it(server: Registry, adapter: Path, tmp_path: Path) -> None:
     name = server.name()
     assert push(adapter, f"oci://{server.place}/{name}:v1").code == 0
