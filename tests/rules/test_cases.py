@@ -66,6 +66,12 @@ def test_the_rules_say_what_the_case_expects(case: Mapping[str, Any], verdicts: 
     assert set(case.get("skipped", ())) <= {one.code for one in checked.verdict.skipped}
 
 
+def test_a_class_for_images_is_rejected_once(verdicts: Mapping[str, Checked]) -> None:
+    verdict = verdicts["an adapter of a class for images, without a base, is rejected for one reason"].verdict
+    assert verdict is not None
+    assert [one.code for one in verdict.findings].count("LC402") == 1
+
+
 def test_each_rule_fires_in_a_case_and_looks_without_finding_in_another(verdicts: Mapping[str, Checked]) -> None:
     fired, silent = set(), set()
     for checked in verdicts.values():

@@ -372,12 +372,17 @@ def _under(module: str, target: str) -> bool:
 
 
 def base_without_lora(case: EngineCase) -> Iterator[Found]:
-    """The base, or without one the class in ``auto_mapping``, is one on which the engine does not support LoRA."""
+    """The base, or without one the class in ``auto_mapping``, is one on which the engine does not support LoRA.
+
+    A class for images or sound is ``other_model`` then.
+    """
     base = case.base
     if base is not None:
         if not case.profile.has_lora(base.architecture, base.model_type):
             architecture = cut(base.architecture or base.model_type)
             yield Found(f"the base is {cut(base.name)} ({architecture})", case.in_weights())
+        return
+    if any(other_model(case)):
         return
     named, library = _mapped_class(case)
     family = (
