@@ -22,7 +22,7 @@ from lora_cli.pushing.artifact import Artifact, image, model_pack
 from lora_cli.pushing.upload import Uploaded, attach, registry_client, upload
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.settings import Settings
-from lora_cli.signing.verify import read_trusted
+from lora_cli.signing.trusted_files import read_trusted
 from lora_cli.sources.local import snapshot_at
 from lora_cli.sources.oci import split_location
 from lora_cli.store import Store

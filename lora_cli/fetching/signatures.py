@@ -57,7 +57,8 @@ def check_signatures(ref: AdapterRef, contents: Contents, settings: Settings, se
         hint = f"ask its publisher for a {SIGNATURE}; a lock has the one that is there by now after fetch --upgrade"
         raise Refused(f"{ref}: {RULE}: it has no {SIGNATURE}", hint=hint)
     try:
-        from lora_cli.signing.verify import read_trusted, verify  # model-signing
+        from lora_cli.signing.trusted_files import read_trusted
+        from lora_cli.signing.verify import verify  # model-signing
     except ImportError as error:
         raise MissingExtra(RULE, "signing", error.name or "model-signing") from error
     if contents.detached is not None:

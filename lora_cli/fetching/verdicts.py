@@ -15,6 +15,7 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import MissingExtra, Refused, UsageError
 from lora_cli.fetching.reference_names import entries_for
 from lora_cli.settings import Settings
+from lora_cli.signing.trusted_files import read_trusted
 
 if TYPE_CHECKING:
     from lora_cli.documents.policy import RequiredVerdict
@@ -88,8 +89,6 @@ def _lines_about(file: Path, digest: str) -> Sequence[str]:
 
 @lru_cache(maxsize=128)  # for each adapter of a set the same file
 def _by_snapshot(file: Path, _mtime_ns: int, _size: int) -> Mapping[str, list[str]]:
-    from lora_cli.signing.verify import read_trusted  # model-signing
-
     found: dict[str, list[str]] = {}
     for line in read_trusted(file, LARGEST).decode(errors="replace").splitlines():
         try:

@@ -16,7 +16,7 @@ from securesystemslib.signer import CryptoSigner, Key, SSlibKey  # type: ignore[
 from lora_cli.core.log import logger
 from lora_cli.errors import UsageError
 from lora_cli.signing.sign import SigningKey, private_key
-from lora_cli.signing.verify import read_trusted
+from lora_cli.signing.trusted_files import read_trusted
 
 log = logger(__name__)
 

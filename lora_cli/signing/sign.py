@@ -16,7 +16,8 @@ from sigstore.errors import Error as SigstoreError
 from lora_cli.core.adapter_files import SIGNATURE
 from lora_cli.core.text import cut, safe
 from lora_cli.errors import Refused, Unreachable, UsageError
-from lora_cli.signing.verify import CURVES, read_trusted
+from lora_cli.signing.trusted_files import read_trusted
+from lora_cli.signing.verify import CURVES
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,6 @@ import base64
 import hashlib
 import json
 import logging
-import os
-import stat
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,11 +30,10 @@ from lora_cli.core.log import logger
 from lora_cli.core.text import cut, safe
 from lora_cli.documents.policy import RequiredSignature, SigstoreIdentity
 from lora_cli.errors import LoraCliError, Offline, Refused, Unreachable, UsageError
+from lora_cli.signing.trusted_files import read_trusted
 
 logger("model_signing").addHandler(logging.NullHandler())  # its warnings would be lines on stderr
 
-LARGEST_KEY = 1 << 20
-"""Bytes of a file with a key or certificates."""
 
 LONGEST_CHAIN = 16
 """Certificates of a bundle."""
@@ -299,21 +296,6 @@ def _verify_identity(
     except ValueError as error:
         raise UsageError(f"{trust} is not a trust configuration of Sigstore") from error
     return _signed_files(bundle, config, f"{one.identity} ({one.issuer})")
-
-
-def read_trusted(path: Path, limit: int = LARGEST_KEY) -> bytes:
-    """A file that the operator named, with a key, certificates or statements; links are followed.
-
-    Raises:
-        UsageError: it is no regular file, cannot be read, or is too large.
-    """
-    try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if stat.S_ISREG(os.fstat(file.fileno()).st_mode) and len(data := file.read(limit + 1)) <= limit:
-                return data
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}", hint="check the path of the file") from error
-    raise UsageError(f"{path} is not a regular file of at most {limit} bytes")
 
 
 def hash_again(signed: SignedFiles, folder: Path, paths: Collection[str]) -> dict[str, str]:

@@ -22,7 +22,7 @@ from lora_cli.fetching.file_selection import BASE
 from lora_cli.fetching.verdicts import TEST_RESULT
 from lora_cli.settings import Settings
 from lora_cli.signing.attestation import STATEMENT_TYPE
-from lora_cli.signing.verify import read_trusted
+from lora_cli.signing.trusted_files import read_trusted
 from lora_cli.sources.registry import Sources
 from lora_cli.validation.report import Report, Validated, findings_of
 from lora_cli.validation.validate import cached_or_origin, ref_of
