@@ -48,6 +48,8 @@ def answering(
         do_HEAD = do_POST = do_PUT = do_GET
 
     class Quiet(ThreadingHTTPServer):
+        request_queue_size = 128  # of five, a busy machine refuses some that come at once
+
         def handle_error(self, request: object, client_address: object) -> None:
             """Clients go when they have heard enough."""
 
