@@ -1,5 +1,6 @@
 """``lora-cli push``: writes an adapter to an OCI registry."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,12 +18,11 @@ from lora_cli.core.text import counted, size
 from lora_cli.errors import FormatError, UsageError
 from lora_cli.fetching.context import AdapterRequest, FetchContext
 from lora_cli.fetching.pipeline import fetch
-from lora_cli.fetching.verdicts import LARGEST
+from lora_cli.fetching.verdicts import lines_by_snapshot
 from lora_cli.pushing.artifact import Artifact, image, model_pack
 from lora_cli.pushing.upload import Uploaded, attach, registry_client, upload
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.settings import Settings
-from lora_cli.signing.trusted_files import read_trusted
 from lora_cli.sources.local import snapshot_at
 from lora_cli.sources.oci import split_location
 from lora_cli.store import Store
@@ -59,7 +59,10 @@ def command(
         ARTIFACT,
     ),
     verdict: list[Path] | None = option(
-        "--verdict FILE", "Verdicts of validate --attest to attach; may be repeated.", None, ARTIFACT
+        "--verdict FILE",
+        "Attach the verdicts on it in this file of validate --attest; may be repeated.",
+        None,
+        ARTIFACT,
     ),
     policy: options.PolicyFile = None,
 ) -> None:
@@ -67,12 +70,12 @@ def command(
     settings: Settings = apply_policies(ctx.obj, None, policy)
     to = _target(target)
     client = registry_client(to, settings)
-    verdicts = [read_trusted(file, LARGEST) for file in verdict or []]
+    verdicts = {file: lines_by_snapshot(file) for file in verdict or []}
     with FetchContext(Store(settings.cache_dir), settings) as context:
         origin = ref_of(ref)
         snapshot = fetch(AdapterRequest(origin), context).snapshot
-        main = _artifact(snapshot, layout, to)
-        attached = [(VERDICTS, data) for data in verdicts]
+        main = _artifact(snapshot, layout, to, ref)
+        attached = [(VERDICTS, _verdicts_on(snapshot, file, lines)) for file, lines in verdicts.items()]
         if (signature := read_small(snapshot.directory / SIGNATURE, LARGEST_SIGNATURE)) is not None:
             attached.append((SIGNATURES, signature))
         repository, tag = split_location(to.location)
@@ -94,15 +97,29 @@ def _target(text: str) -> AdapterRef:
     if ref.scheme != "oci":
         raise UsageError(f"{ref} is not in an OCI registry", hint="write oci://REGISTRY/REPOSITORY:TAG")
     if ref.revision is not None or ref.subfolder:
-        raise UsageError(f"{ref}: what is pushed has no digest yet, and no subfolder", hint="write only a tag")
+        raise UsageError(
+            f"{ref}: a repository to push to has no digest and no folder", hint="write oci://REGISTRY/REPOSITORY:TAG"
+        )
     return ref
 
 
-def _artifact(snapshot: Snapshot, layout: Layout, to: AdapterRef) -> Artifact:
+def _verdicts_on(snapshot: Snapshot, file: Path, lines: Mapping[str, Sequence[str]]) -> bytes:
+    """The lines of a file with verdicts on exactly these files.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if snapshot.digest not in lines:
+        hint = f"lora-cli validate REF --attest {file} --key KEY writes one"
+        raise UsageError(f"{file} has no verdict on the snapshot {snapshot.digest}", hint=hint)
+    return "".join(f"{line}\n" for line in lines[snapshot.digest]).encode()
+
+
+def _artifact(snapshot: Snapshot, layout: Layout, to: AdapterRef, ref: str) -> Artifact:
     source, revision = snapshot_at(snapshot.directory)
-    adapter = read_adapter(source, revision, str(to))
+    adapter = read_adapter(source, revision, ref)
     if error := adapter.config_error or adapter.weights_error:
-        raise FormatError(f"it cannot be read, and is not pushed: {error.message}", hint=error.hint)
+        raise FormatError(f"{ref} is not pushed, because it cannot be read: {error.message}", hint=error.hint)
     inspection = inspection_of(adapter)
     if layout == "image":
         return image(snapshot, inspection)

@@ -48,7 +48,7 @@ def _accepted(ref: AdapterRef, digest: str, entry: "RequiredVerdict") -> list[Ve
         from lora_cli.signing.attestation import verified_statements  # securesystemslib
     except ImportError as error:
         raise MissingExtra(RULE, "signing", error.name or "securesystemslib") from error
-    lines = [line for file in entry.attestations for line in _lines_about(Path(file), digest)]
+    lines = [line for file in entry.attestations for line in lines_by_snapshot(Path(file)).get(digest, ())]
     statements = verified_statements(lines, tuple(map(Path, entry.keys)))
     found = [(about, by) for one, by in statements if (about := _about(one)).get("snapshot") == digest]
     failed = [one for one, _ in found if one["result"] not in PASSED and _concerns(one, entry.engine)]
@@ -78,17 +78,21 @@ def _accepted(ref: AdapterRef, digest: str, entry: "RequiredVerdict") -> list[Ve
     )
 
 
-def _lines_about(file: Path, digest: str) -> Sequence[str]:
-    """The lines of a file whose statements mention ``digest``; they are not verified."""
+def lines_by_snapshot(file: Path) -> Mapping[str, Sequence[str]]:
+    """For each snapshot's digest the lines of a file whose statements are about it; they are not verified.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
     try:
         status = file.stat()
     except OSError as error:
-        raise UsageError(f"{RULE}: {file} cannot be read: {error.strerror}") from error
-    return _by_snapshot(file, status.st_mtime_ns, status.st_size).get(digest, ())
+        raise UsageError(f"{file} cannot be read: {error.strerror}", hint="check the path of the file") from error
+    return _read_lines(file, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=128)  # for each adapter of a set the same file
-def _by_snapshot(file: Path, _mtime_ns: int, _size: int) -> Mapping[str, list[str]]:
+def _read_lines(file: Path, _mtime_ns: int, _size: int) -> Mapping[str, list[str]]:
     found: dict[str, list[str]] = {}
     for line in read_trusted(file, LARGEST).decode(errors="replace").splitlines():
         try:

@@ -14,6 +14,7 @@ from typing import Any
 
 from lora_cli.core.inspection import Inspection
 from lora_cli.core.snapshot import Snapshot
+from lora_cli.sources.oci import FILEPATH, TITLE
 from lora_cli.sources.oci_registry import OCI_INDEX, OCI_MANIFEST
 
 MODEL = "application/vnd.cncf.model"
@@ -26,8 +27,6 @@ PLATFORMS = ("amd64", "arm64")
 EMPTY = b"{}"
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 
-FILE_PATH = "org.cncf.model.filepath"
-TITLE = "org.opencontainers.image.title"
 ANNOTATIONS = "lora-cli"
 """How the names of annotations of our own begin: ``lora-cli.base-model`` …"""
 
@@ -75,7 +74,7 @@ def model_pack(snapshot: Snapshot, inspection: Inspection, name: str) -> Artifac
             f"sha256:{blob.sha256}",
             blob.size,
             _file(snapshot.directory / path),
-            {FILE_PATH: path, TITLE: path},
+            {FILEPATH: path, TITLE: path},
         )
         for path, blob in sorted(snapshot.files.items())
     ]

@@ -56,7 +56,7 @@ def upload(client: RegistryClient, artifact: Artifact, tag: str, what: str, moun
     ``mount_from`` is a repository of the same registry that may have the blobs already.
 
     Raises:
-        AccessDenied, NotFound, Unreachable: the registry takes it not.
+        AccessDenied, NotFound, Unreachable: the registry does not accept it.
         Corrupt: the registry has another digest for what was sent.
     """
     count = Uploaded()
@@ -69,10 +69,10 @@ def upload(client: RegistryClient, artifact: Artifact, tag: str, what: str, moun
 
 
 def attach(client: RegistryClient, subject: Part, media_type: str, data: bytes, what: str) -> None:
-    """Uploads ``data``, which refers to the manifest ``subject``; what is attached already stays one.
+    """Uploads ``data`` as a referrer of the manifest ``subject``, unless it is one already.
 
-    A registry without the referrers API gets the list of referrers as a manifest with the specification's tag. Two
-    that attach at the same moment may each write that list: the last one counts.
+    A registry without the referrers API gets the list of referrers as a manifest with the specification's tag. Of
+    two processes that write that list at the same moment, the last one wins.
 
     Raises:
         LoraCliError: as ``upload``.
@@ -116,7 +116,10 @@ def _upload_blob(client: RegistryClient, blob: Part, mount_from: str, count: Upl
         if begun.status == 201:
             return False
         if not (location := begun.headers.get("Location", "")):
-            raise Unreachable(f"{what}: {host(begun.url)} names no place for an upload", hint="tell its owner")
+            raise Unreachable(
+                f"{what}: {host(begun.url)} answered an upload without a Location",
+                hint="check that it is an OCI registry",
+            )
         target = redirect_target(begun.url, location, what)
         target += ("&" if "?" in target else "?") + urlencode({"digest": blob.digest})
         headers = {"Content-Type": STREAM, "Content-Length": str(blob.size)}

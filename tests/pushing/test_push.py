@@ -15,6 +15,7 @@ from tests import forked
 from tests.answering import Asked, Reply, answering
 from tests.making import write_adapter
 from tests.oci_server import OCI_MANIFEST, USER, Registry, htpasswd, log_in, registry
+from tests.signing.pki import key_pair
 
 pytestmark = pytest.mark.skipif(shutil.which("docker-registry") is None, reason="docker-registry is not installed")
 
@@ -52,6 +53,15 @@ def fetched(ref: str, folder: Path) -> dict[str, bytes]:
     )
     assert done.code == 0, done.err
     return {path: data for path, data in files_in(folder).items() if not path.startswith(".")}
+
+
+def attested(adapter: Path, folder: Path) -> Path:
+    """The verdict of ``validate`` on an adapter, signed."""
+    file = folder / f"{adapter.name}.intoto.jsonl"
+    key = str(key_pair(folder, "ci").private)
+    done = forked.run(["validate", str(adapter), "--no-base", "--attest", str(file), "--key", key], os.environ)
+    assert done.code == 0, done.err
+    return file
 
 
 def get(server: Registry, path: str) -> Any:
@@ -109,8 +119,9 @@ def test_oras_pulls_it(server: Registry, adapter: Path, tmp_path: Path) -> None:
 def test_signature_and_verdicts_refer_to_it(server: Registry, adapter: Path, tmp_path: Path) -> None:
     name = server.name()
     (adapter / "model.sig").write_text('{"mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json"}')
-    verdict = tmp_path / "sql.intoto.jsonl"
-    verdict.write_text('{"payload": ""}\n')
+    verdict = attested(adapter, tmp_path)
+    told = verdict.read_bytes()
+    verdict.write_bytes(attested(write_adapter(tmp_path / "other", seed=1), tmp_path).read_bytes() + told)
     done = push(adapter, f"oci://{server.place}/{name}:v1", "--verdict", verdict)
     assert done.code == 0, done.err
     digest = done.out.strip().partition("@")[2]
@@ -123,7 +134,7 @@ def test_signature_and_verdicts_refer_to_it(server: Registry, adapter: Path, tmp
             held[one["artifactType"]] = answer.read()
     assert held == {
         "application/vnd.dev.sigstore.bundle.v0.3+json": (adapter / "model.sig").read_bytes(),
-        "application/vnd.in-toto.bundle": verdict.read_bytes(),
+        "application/vnd.in-toto.bundle": told,
     }
     again = push(adapter, f"oci://{server.place}/{name}:v1", "--verdict", verdict)
     assert again.code == 0
@@ -218,10 +229,19 @@ def test_nothing_is_pushed_offline_or_to_a_host_that_a_policy_denies(adapter: Pa
     assert not asked
 
 
+def test_verdicts_on_other_files_are_not_attached(server: Registry, adapter: Path, tmp_path: Path) -> None:
+    target = f"oci://{server.place}/{server.name()}:v1"
+    others = attested(write_adapter(tmp_path / "other", seed=1), tmp_path)
+    done = push(adapter, target, "--verdict", others)
+    assert (done.code, "has no verdict on the snapshot" in done.err, done.out) == (2, True, "")
+    missing = push(adapter, target, "--verdict", tmp_path / "none.jsonl")
+    assert (missing.code, "none.jsonl cannot be read: No such file" in missing.err) == (2, True)
+
+
 def test_a_list_of_referrers_that_is_none_is_refused(adapter: Path, tmp_path: Path) -> None:
     manifest = {"mediaType": OCI_MANIFEST, "config": {"digest": "sha256:" + "0" * 64, "size": 2}, "layers": []}
     listed = (200, json.dumps(manifest).encode(), {"Content-Type": OCI_MANIFEST})
-    (tmp_path / "verdicts").write_text("{}\n")
+    verdict = attested(adapter, tmp_path)
     with hostile(HEAD=(200, b"", {}), PUT=(201, b"", {}), GET=listed) as url:
-        done = push(adapter, f"oci://{url.removeprefix('http://')}/acme/sql:v1", "--verdict", tmp_path / "verdicts")
+        done = push(adapter, f"oci://{url.removeprefix('http://')}/acme/sql:v1", "--verdict", verdict)
     assert (done.code, "is no list of referrers" in done.err) == (1, True)
