@@ -33,6 +33,15 @@ RESOLVE, RESOLVE_TIMEOUT = "LORA_CLI_RESOLVE", "LORA_CLI_RESOLVE_TIMEOUT"
 HUB_ENDPOINT = "https://huggingface.co"
 CONFIG_CAP = 1_000_000
 
+LARGEST_RESERVE = 1 << 30
+RESERVED_PART = 20
+"""Without ``--keep-free``, 1/20 of the disk stays free, at most 1 GiB: nodes with a full disk evict their pods."""
+
+
+def bytes_kept_free(keep_free: int | None, disk_bytes: int) -> int:
+    """How much of a disk of ``disk_bytes`` stays free: ``--keep-free``, or without it a part."""
+    return min(LARGEST_RESERVE, disk_bytes // RESERVED_PART) if keep_free is None else keep_free
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:

@@ -11,12 +11,9 @@ from functools import partial
 from lora_cli.core.text import size
 from lora_cli.errors import MachineError, Refused
 from lora_cli.fetching.progress import Progress
+from lora_cli.settings import bytes_kept_free
 from lora_cli.store import Store
 from lora_cli.store.disk import nearest_folder
-
-LARGEST_RESERVE = 1 << 30
-RESERVED_PART = 20
-"""Without ``--keep-free``, 1/20 of the disk stays free, at most 1 GiB: nodes with a full disk evict their pods."""
 
 AHEAD = 2 << 20
 """For a file of unknown size this many bytes beyond those received are reserved; more when half of them are used."""
@@ -85,9 +82,7 @@ class DiskSpace:
             status = os.statvfs(nearest_folder(root))
         except OSError:
             return
-        reserve = self._keep_free
-        if reserve is None:
-            reserve = min(LARGEST_RESERVE, status.f_blocks * status.f_frsize // RESERVED_PART)
+        reserve = bytes_kept_free(self._keep_free, status.f_blocks * status.f_frsize)
         free, reserved = status.f_bavail * status.f_frsize, self._reserved_bytes()
         if needed and needed + reserved + reserve > free:
             others = f" and {size(reserved)} reserved for other adapters of this run" if reserved else ""

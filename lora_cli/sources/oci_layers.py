@@ -2,7 +2,8 @@
 
 A member of a compressed layer cannot be read by range, and a layer is only verified once all of it has come. So a layer
 is streamed once: its digest is verified, and its regular files are kept in one file, which nobody else can open and
-which is gone with this process. No name of a member is ever used as a path.
+which is gone with this process. No name of a member is ever used as a path. Headers are read here because ``tarfile``
+reads names and attributes of any length, and keeps every member in memory.
 """
 
 import gzip
@@ -21,8 +22,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
+from lora_cli.core.text import size as in_units
 from lora_cli.errors import Corrupt, MachineError, MissingExtra, Refused
-from lora_cli.settings import Settings
+from lora_cli.settings import Settings, bytes_kept_free
 from lora_cli.sources.listed_paths import ListingBudget, check_path
 from lora_cli.sources.oci_registry import Descriptor
 
@@ -44,7 +46,6 @@ are all zero do."""
 ZSTD_WINDOW = 27
 """The logarithm of the largest window, of which a reader needs the memory: 128 MiB, as zstd itself."""
 
-LARGEST_RESERVE, RESERVED_PART = 1 << 30, 20
 MODELS = "models"
 """The folder of an image that has the files."""
 
@@ -394,7 +395,10 @@ def _on_disk(folder: Path) -> Iterator[None]:
 def _check_space(folder: Path, size: int, keep_free: int | None) -> None:
     """As for a download: a part of the disk stays free."""
     usage = shutil.disk_usage(folder)
-    reserve = min(LARGEST_RESERVE, usage.total // RESERVED_PART) if keep_free is None else keep_free
+    reserve = bytes_kept_free(keep_free, usage.total)
     if usage.free - size < reserve:
-        reason = f"{folder}: {usage.free} bytes are free, {size} are needed to unpack a layer and {reserve} stay free"
+        reason = (
+            f"{folder}: {in_units(size)} needed to unpack a layer, {in_units(usage.free)} free, "
+            f"with {in_units(reserve)} to be kept free"
+        )
         raise MachineError(reason, hint="free some space, set --cache-dir to a larger disk, or lower --keep-free")

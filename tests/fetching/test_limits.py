@@ -13,10 +13,10 @@ from lora_cli.core.reference import parse
 from lora_cli.errors import MachineError, Refused
 from lora_cli.fetching.batch import Outcome, fetch_all
 from lora_cli.fetching.context import AdapterRequest
-from lora_cli.fetching.disk_space import LARGEST_RESERVE, RESERVED_PART, DiskSpace
+from lora_cli.fetching.disk_space import DiskSpace
 from lora_cli.fetching.progress import Progress
 from lora_cli.fetching.scheduler import RANGE
-from lora_cli.settings import Settings
+from lora_cli.settings import LARGEST_RESERVE, RESERVED_PART, Settings
 from lora_cli.store import Store, garbage_collection, usage
 from lora_cli.store.export import export_snapshot, write_view
 from lora_cli.store.inventory import inventory
