@@ -203,7 +203,8 @@ def _write_manifests(folder: Path, entries: Sequence[ServerEntry]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MachineError(f"--to {folder} cannot be created: {error.strerror}") from error
+        reason = f"--to {folder} cannot be created: {error.strerror}"
+        raise MachineError(reason, hint="check the path of the folder") from error
     for one in entries:
         if one.manifest:
             write(one.manifest, folder / f"server-{one.server}.yaml")
