@@ -112,6 +112,12 @@ class LoraConfig:
     duplicates: Names = ()
     file: str = CONFIG
 
+    @property
+    def base_class(self) -> str:
+        """The class of the base model that ``auto_mapping`` names, such as ``BertModel``; empty if it names none."""
+        named = (self.auto_mapping or {}).get("base_model_class")
+        return named if isinstance(named, str) else ""
+
 
 Getter = Callable[[Any, str], Any]
 """Gives a value back with its type; raises ``FormatError`` (``core.parse``)."""

@@ -312,9 +312,7 @@ def trained_bare(base: BaseModel, config: LoraConfig) -> bool:
 
     In such a class the names of modules do not begin with the model's own.
     """
-    named = (config.auto_mapping or {}).get("base_model_class")
-    classes = (base.architecture, named if isinstance(named, str) else "")
-    return any(HEADLESS.fullmatch(one) for one in classes)
+    return any(HEADLESS.fullmatch(one) for one in (base.architecture, config.base_class))
 
 
 def for_task(base: BaseModel, task: str | None, named: Collection[str], *, bare: bool = False) -> BaseModel:

@@ -245,16 +245,13 @@ def _file(file: RemoteFile) -> Object:
 def _model_card(inspection: Inspection, config: LoraConfig | None, base: BaseModel | None) -> Object:
     """The parameters of the model, as far as config, card and base tell them."""
     card = inspection.card or Card()
-    mapped = (config.auto_mapping or {}).get("base_model_class") if config is not None else None
     approaches = {APPROACHES[tag.lower()] for tag in card.tags if tag.lower() in APPROACHES}
     parameters = _filled(
         {
             "approach": {"type": approaches.pop()} if len(approaches) == 1 else {},
             "task": _text(inspection.task_type or card.pipeline_tag),
             "architectureFamily": _text(base.model_type) if base is not None else "",
-            "modelArchitecture": _text(
-                (base.architecture if base else "") or (mapped if isinstance(mapped, str) else "")
-            ),
+            "modelArchitecture": _text((base.architecture if base else "") or (config.base_class if config else "")),
             "datasets": [_dataset(name) for name in dict.fromkeys(card.datasets)],
         }
     )

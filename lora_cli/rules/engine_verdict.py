@@ -116,8 +116,8 @@ def _why_base_unknown(case: Case, profile: Profile) -> str:
 def _why_not_language_model(adapter: Adapter) -> str:
     """Why the adapter may not be for a language model that engines serve; empty if there is no sign of that."""
     config = adapter.config
-    named = (config.auto_mapping or {}).get("base_model_class") if config is not None else None
-    if isinstance(named, str) and not GENERATORS.search(named):
+    named = config.base_class if config is not None else ""
+    if named and not GENERATORS.search(named):
         return f"auto_mapping names {cut(named)}"
     if config is not None and config.task_type not in {None, "CAUSAL_LM"}:
         return f"task_type is {cut(str(config.task_type))}"

@@ -75,8 +75,8 @@ def head_not_saved(case: Case) -> Iterator[Problem]:
     *Fix*: train with ``task_type`` set (``SEQ_CLS``), or with the head in ``modules_to_save``.
     """
     config = case.config
-    named = (config.auto_mapping or {}).get("base_model_class")
-    has_head = isinstance(named, str) and "For" in named and named.endswith(OWN_HEADS)
+    named = config.base_class
+    has_head = "For" in named and named.endswith(OWN_HEADS)
     if not has_head or config.task_type in HEADS or config.modules_to_save:
         return
     is_saved = any(key.part == "saved" for key in case.other_tensors())

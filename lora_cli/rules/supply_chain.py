@@ -282,7 +282,7 @@ def base_unclear(case: Case) -> Iterator[Problem]:
     cached = cached_repository(base or "")
     hint = "`lora-cli repair --base-name ORG/NAME` writes the base's name into a copy"
     if not base:
-        wrapped = (config.auto_mapping or {}).get("base_model_class") == "PeftModel"
+        wrapped = config.base_class == "PeftModel"
         message = "no base is set" + (
             ", and the adapter was added to a PeftModel: it is wrapped twice" if wrapped else ""
         )

@@ -394,9 +394,10 @@ def base_without_lora(case: EngineCase) -> Iterator[Found]:
 
 def _mapped_class(case: EngineCase) -> tuple[str, str]:
     """The class of the base that ``auto_mapping`` names, and its module; empty where it names none."""
-    mapping = (case.config.auto_mapping if case.config is not None else None) or {}
-    named, library = mapping.get("base_model_class"), mapping.get("parent_library")
-    return named if isinstance(named, str) else "", library if isinstance(library, str) else ""
+    if case.config is None:
+        return "", ""
+    library = (case.config.auto_mapping or {}).get("parent_library")
+    return case.config.base_class, library if isinstance(library, str) else ""
 
 
 def is_not_for_text(architecture: str) -> bool:

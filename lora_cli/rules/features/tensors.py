@@ -58,9 +58,8 @@ def _class_of(config: LoraConfig | None) -> str:
     """The class of the base that the config names, or the end of its name that the task has."""
     if config is None:
         return ""
-    named = (config.auto_mapping or {}).get("base_model_class")
-    if isinstance(named, str) and not named.startswith("PeftModel"):
-        return named
+    if config.base_class and not config.base_class.startswith("PeftModel"):
+        return config.base_class
     return CLASSES_OF.get(config.task_type, "")
 
 
