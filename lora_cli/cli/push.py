@@ -51,7 +51,7 @@ def command(
     ref: str = typer.Argument(
         metavar="REF", help="A folder, or an adapter that is fetched first.", autocompletion=completion.references
     ),
-    target: str = typer.Argument(metavar="TARGET", help="oci://REGISTRY/REPOSITORY[:TAG]; the tag is latest if none."),
+    target: str = typer.Argument(metavar="TARGET", help="oci://REGISTRY/REPOSITORY[:TAG] (default tag: latest)."),
     layout: Layout = option(
         "--as LAYOUT",
         "modelpack: each file is a layer; image: a container image, with files in /models.",
@@ -60,7 +60,7 @@ def command(
     ),
     verdict: list[Path] | None = option(
         "--verdict FILE",
-        "Attach the verdicts on it in this file of validate --attest; may be repeated.",
+        "File of validate --attest, whose verdicts on the adapter are attached; may be repeated.",
         None,
         ARTIFACT,
     ),
