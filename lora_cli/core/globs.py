@@ -25,7 +25,7 @@ _OFFICIAL = "docker.io/library/"
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 """How this machine is mostly called."""
 
-_TAGGED_FOLDER = re.compile(r"(?<=:)([^/@]*)(?<!/)/(?!/)")
+_TAGGED_FOLDER = re.compile(r"(:[^:/@]*)/(?!/)")
 _HOST_GLOB = re.compile(r"(?:[a-z0-9*?._-]+|\[[0-9a-f:.*?]+\])(?::[0-9*?]{1,5})?")
 
 
