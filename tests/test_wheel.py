@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.app import COMMANDS
+from tests.hub_server import Hub
 from tests.making import write_adapter, write_base_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,9 +29,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Run:
     subprocess.run([*pip, "install", "--quiet", "--no-compile", str(wheel)], check=True, capture_output=True)
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "LORA_CLI_CACHE_DIR": str(home / "cache")}
 
-    def run(*argv: str) -> subprocess.CompletedProcess[str]:
+    def run(*argv: str, **variables: str) -> subprocess.CompletedProcess[str]:
         command = [str(home / "venv/bin/lora-cli"), *argv]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=home, check=False)
+        env = environment | variables
+        return subprocess.run(command, capture_output=True, text=True, env=env, cwd=home, check=False)
 
     return run
 
@@ -74,3 +76,19 @@ def test_a_command_that_needs_torch_names_the_extra(installed: Run, tmp_path: Pa
 
     assert done.returncode == 2, done.stdout + done.stderr
     assert "pip install 'lora-cli[warm]'" in done.stderr
+
+
+def test_the_hub_is_read_beside_the_oldest_client_of_the_hub(installed: Run, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--target", str(old)]
+    subprocess.run([*pip, "huggingface_hub==1.22.0", "httpx<1"], check=True, capture_output=True)
+    with Hub() as hub:
+        hub.add("acme/sql", write_adapter(tmp_path / "sql"), private=True)
+        token = hub.token("hf_" + "a" * 30, "acme/sql")
+        variables = {"PYTHONPATH": str(old), "HF_ENDPOINT": hub.endpoint}
+        refused = installed("fetch", "hf://acme/sql", **variables)
+        fetched = installed("fetch", "hf://acme/sql", **variables, HF_TOKEN=token)
+
+    assert refused.returncode == 3, refused.stderr
+    assert fetched.returncode == 0, fetched.stderr
+    assert (Path(fetched.stdout.strip()) / "adapter_model.safetensors").is_file()

@@ -49,13 +49,14 @@ def find_token() -> Token:
 
 
 def _from_library() -> str:
-    import httpx2
     from huggingface_hub import get_token
     from huggingface_hub.errors import HfHubHTTPError, OIDCError
 
+    # HfHubHTTPError is an error of httpx, since 2.0 of httpx2.
+    failures: tuple[type[Exception], ...] = (OIDCError, *HfHubHTTPError.__bases__, OSError, ValueError)
     try:
         return get_token() or ""
-    except (OIDCError, HfHubHTTPError, httpx2.HTTPError, OSError, ValueError) as error:
+    except failures as error:
         raise AccessDenied(
             f"cannot get a Hub token ({type(error).__name__})",
             hint="check HF_OIDC_RESOURCE and HF_OIDC_ID_TOKEN, or set HF_TOKEN",
