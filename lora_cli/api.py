@@ -117,7 +117,7 @@ def validate(
     Raises:
         LoraCliError: the adapter or the base cannot be read, or there is no such engine.
     """
-    from lora_cli.core.engine_outcome import Deployment
+    from lora_cli.core.finding import Deployment
     from lora_cli.core.units import words_of
     from lora_cli.engines import check_max_lora_rank, choose_engine
     from lora_cli.validation import Terms, open_base

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from lora_cli.cli.adapter_selection import Inputs, check_max_cpu_loras
 from lora_cli.cli.options import ENGINE, option
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.engine_outcome import Deployment
+from lora_cli.core.finding import Deployment
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.units import words_of
 from lora_cli.errors import UsageError

@@ -16,7 +16,7 @@ from lora_cli.cli.engine_options import adapter_folders, check_tp, engine_launch
 from lora_cli.cli.options import ADAPTERS, for_engine, option, result
 from lora_cli.cli.output import InspectFormat, ReportFormat, check_writable, to_stderr, width, write, write_report
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.engine_outcome import Deployment
+from lora_cli.core.finding import Deployment
 from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.core.patterns import one_budget
 from lora_cli.core.provenance import Provenance

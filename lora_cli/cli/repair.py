@@ -10,7 +10,7 @@ from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, i
 from lora_cli.cli.options import ENGINE, option
 from lora_cli.cli.output import check_writable, inform, write_result
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.engine_outcome import Deployment
+from lora_cli.core.finding import Deployment
 from lora_cli.core.json_schema import error_report
 from lora_cli.errors import LoraCliError, NotFound, Refused, UsageError
 from lora_cli.render.terminal_repair import repair_parts, repair_set_parts

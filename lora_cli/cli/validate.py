@@ -26,8 +26,7 @@ from lora_cli.cli.output import check_writable, inform, render_parts, to_stderr,
 from lora_cli.cli.progress import count_progress
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.did_you_mean import did_you_mean
-from lora_cli.core.engine_outcome import Deployment
-from lora_cli.core.finding import Severity
+from lora_cli.core.finding import Deployment, Severity
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.shard import in_shard
 from lora_cli.core.text import safe

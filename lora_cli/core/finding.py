@@ -1,13 +1,13 @@
-"""What a rule says about an adapter: ``Problem`` as it is yielded, ``Finding`` with its rule, ``Verdict`` over all."""
+"""What rules and engines say about an adapter: ``Finding``, ``EngineOutcome``, and ``Verdict`` over all."""
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, RuleCode
 
-if TYPE_CHECKING:
-    from lora_cli.core.engine_outcome import EngineOutcome
+ENGINE_NAMES = ("vllm", "sglang", "lorax", "tgi", "trtllm", "peft")
+"""The engines that have profiles (``lora_cli.engines``)."""
 
 
 class Severity(IntEnum):
@@ -77,6 +77,8 @@ class Finding:
     problem: Problem = field(metadata=INLINE)
     accepted: Accepted | None
     """Why the finding does not count, or null."""
+    consequences: tuple[tuple[str, str], ...] = field(default=(), metadata=EXCLUDED)
+    """Code and engine (may be empty) of the findings that follow from this one, which are reported as a part of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,102 @@ class Applied:
         return f"{self.matched}/{self.total}"
 
 
+class Outcome(IntEnum):
+    """The engine's result for an adapter. Of several the largest counts: what is rejected is never served."""
+
+    OK = 0
+    SERVES_WRONG = 1
+    CRASHES = 2
+    REJECTS = 3
+
+    @property
+    def label(self) -> str:
+        """As people read it: ``serves wrong``, ``crashes on first use``."""
+        return "crashes on first use" if self is Outcome.CRASHES else str(self).replace("-", " ")
+
+    @property
+    def phrase(self) -> str:
+        """What an engine does with "it", to be put behind the engine's name."""
+        return ("serves it correctly", "serves it incorrectly", "crashes on it at first use", "rejects it")[self]
+
+    def __str__(self) -> str:
+        """As machines read it: ``ok``, ``serves-wrong``, ``crashes``, ``rejects``."""
+        return self.name.lower().replace("_", "-")
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One thing about the adapter that the engine does not serve as it was trained."""
+
+    outcome: Outcome
+    feature: str
+    """The row of the engine's profile, or the code of a rule that holds without an engine."""
+    code: RuleCode
+    """The rule under which it is a finding."""
+    message: str
+    at: Location = field(metadata=INLINE)
+    limit: str = ""
+    """The engine's own limit, in words; may be empty."""
+    mend: str = ""
+    """The flag or the repair that fixes it; may be empty."""
+    evidence: str = ""
+    """The engine's source file in which this was read; may be empty."""
+    causes: tuple[str, ...] = field(default=(), metadata=EXCLUDED)
+    """Rules that report the same without an engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOutcome:
+    """What one engine does with the adapter."""
+
+    engine: str
+    """The engine's name, as --engine takes it."""
+    title: str = field(metadata=EXCLUDED)
+    """The name as the engine writes it, vLLM."""
+    version: str | None
+    """The version that was asked for, or null for the newest."""
+    profile: str
+    """The version whose profile was used."""
+    proven: bool
+    """Whether the source of a version as old as that was read."""
+    note: str
+    """Why the profile is that of another version; may be empty."""
+    outcome: Outcome
+    applied: Applied | None
+    """How many modules apply by the engine's own naming rules, or null."""
+    reasons: tuple[Reason, ...]
+
+    @property
+    def known(self) -> bool:
+        """Whether the outcome is sure: without a base, modules that exist nowhere look like any others."""
+        return self.outcome is not Outcome.OK or self.applied is not None
+
+    @property
+    def label(self) -> str:
+        """The outcome as people read it; what is not proven is not called ok."""
+        return self.outcome.label if self.outcome or self.proven else "unknown"
+
+    def __str__(self) -> str:
+        return f"{self.title} {self.version or self.profile}"
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """The flags of the engine that will serve; None is the engine's default.
+
+    ``tp`` is the tensor-parallel size. ``lora_target_modules`` are the only modules that the engine puts LoRA on.
+    ``served_model_name`` is what requests call the base, and ``max_loras`` how many adapters one batch may hold;
+    ``pinned`` are those that are never to leave it.
+    """
+
+    tp: int = 1
+    max_lora_rank: int | None = None
+    lora_target_modules: tuple[str, ...] | None = None
+    served_model_name: str | None = None
+    max_loras: int | None = None
+    pinned: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """All that was found about one adapter. ``applied`` is None when no base model was given.
@@ -110,7 +208,7 @@ class Verdict:
     findings: tuple[Finding, ...]
     skipped: tuple[Skipped, ...]
     applied: Applied | None = None
-    engines: "tuple[EngineOutcome, ...]" = ()
+    engines: tuple[EngineOutcome, ...] = ()
 
     def worst(self) -> Severity | None:
         """The highest severity of what counts, or None for a clean adapter."""

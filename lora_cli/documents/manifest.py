@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
-from lora_cli.core.engine_outcome import ENGINE_NAMES
+from lora_cli.core.finding import ENGINE_NAMES
 from lora_cli.core.globs import covers
 from lora_cli.core.manifest_trust import PROFILE, VARIABLE
 from lora_cli.core.reference import AdapterRef, folder_of, override

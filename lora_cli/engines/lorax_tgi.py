@@ -3,17 +3,20 @@
 Read in ``server/lorax_server`` and ``server/text_generation_server``; the loader of LoRAX was run.
 """
 
-from lora_cli.core.engine_outcome import Outcome
-from lora_cli.engines.fixes import ALONE, NUMBER_WRITTEN, OTHER_SERVER, repair
+from lora_cli.core.finding import Outcome
 from lora_cli.engines.profile import (
+    ALONE,
     FACTORS,
     GENERIC_OUTCOMES,
+    NUMBER_WRITTEN,
+    OTHER_SERVER,
     OWN_NAME_RULES,
     RARELY_KNOWN,
     Engine,
     Grammar,
     Row,
     rejects,
+    repair,
     serves_wrong,
 )
 

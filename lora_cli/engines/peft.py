@@ -1,8 +1,16 @@
 """PEFT 0.21, which owns the format: the rules without an engine are its. Its rows say what it refuses of all that."""
 
-from lora_cli.core.engine_outcome import Outcome
-from lora_cli.engines.fixes import BASE_CHANGED, NUMBER, repair
-from lora_cli.engines.profile import GENERIC_OUTCOMES, Engine, Grammar, rejects, serves_wrong
+from lora_cli.core.finding import Outcome
+from lora_cli.engines.profile import (
+    BASE_CHANGED,
+    GENERIC_OUTCOMES,
+    NUMBER,
+    Engine,
+    Grammar,
+    rejects,
+    repair,
+    serves_wrong,
+)
 
 MODEL = "peft/tuners/lora/model.py"
 LAYER = "peft/tuners/lora/layer.py"

@@ -4,19 +4,24 @@ Read in ``sglang/srt/lora``, and run on adapters that PEFT wrote. Much that it t
 that needs it, and nothing between there and the scheduler's process catches that: the server goes down.
 """
 
-from lora_cli.core.engine_outcome import Outcome
-from lora_cli.engines.fixes import ALONE, NUMBER_WRITTEN, OTHER_BASE, OTHER_SERVER, SAVE_AGAIN, repair
+from lora_cli.core.finding import Outcome
 from lora_cli.engines.profile import (
+    ALONE,
     GENERIC_OUTCOMES,
+    NUMBER_WRITTEN,
+    OTHER_BASE,
+    OTHER_SERVER,
     OWN_NAME_RULES,
     PACKED,
     RARELY_KNOWN,
+    SAVE_AGAIN,
     Engine,
     Flags,
     Grammar,
     SlotLayout,
     crashes,
     rejects,
+    repair,
     serves_wrong,
 )
 

@@ -1,16 +1,21 @@
 """TensorRT-LLM, newer than 1.0: what the LoRA of its PyTorch flow makes of an adapter. Read only, in stored copies."""
 
-from lora_cli.core.engine_outcome import Outcome
-from lora_cli.engines.fixes import NAMES, NUMBER_WRITTEN, OTHER_BASE, OTHER_SERVER, SAVE_AGAIN, repair
+from lora_cli.core.finding import Outcome
 from lora_cli.engines.profile import (
     FACTORS,
     GENERIC_OUTCOMES,
+    NAMES,
+    NUMBER_WRITTEN,
+    OTHER_BASE,
+    OTHER_SERVER,
     OWN_NAME_RULES,
     PACKED,
     RARELY_KNOWN,
+    SAVE_AGAIN,
     Engine,
     Grammar,
     rejects,
+    repair,
     serves_wrong,
 )
 

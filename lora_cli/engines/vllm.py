@@ -6,27 +6,26 @@ At 0.32 it began to honour the patterns of ranks and alphas, and to refuse what 
 
 from dataclasses import replace
 
-from lora_cli.core.engine_outcome import Outcome
+from lora_cli.core.finding import Outcome
 from lora_cli.core.tensor_keys import PAIR_PARTS
-from lora_cli.engines.fixes import BASE_CHANGED, NAMES, NUMBER, OTHER_BASE, OTHER_SERVER, SAVE_AGAIN, repair
-from lora_cli.engines.profile import GENERIC_OUTCOMES, OWN_NAME_RULES, Engine, Grammar, rejects, serves_wrong
-from lora_cli.engines.vllm_models import (
-    BLOCK_NAMES,
-    EMBEDDINGS,
-    EMBEDDINGS_0_31,
-    FUSED_EXPERTS,
-    HEADS_SINCE,
-    LORA_SINCE,
-    NO_LORA,
-    OWN_0_31,
-    PREFIXES,
-    REORDERED,
-    SLOTS,
-    SPLIT,
-    TEXT_NAMES,
-    UNKNOWN_EMBEDDINGS,
-    WITH_LORA,
-    WRAPPED,
+from lora_cli.engines.profile import (
+    BASE_CHANGED,
+    GENERIC_OUTCOMES,
+    NAMES,
+    NEVER,
+    NUMBER,
+    OTHER_BASE,
+    OTHER_SERVER,
+    OWN_NAME_RULES,
+    PACKED,
+    SAVE_AGAIN,
+    Engine,
+    Flags,
+    Grammar,
+    SlotLayout,
+    rejects,
+    repair,
+    serves_wrong,
 )
 
 PEFT_HELPER = "vllm/lora/peft_helper.py"
@@ -235,6 +234,184 @@ ROWS = (
         mend="give the adapter another name",
     ),
 )
+
+INPUT = frozenset({"embed_tokens"})
+BOTH = INPUT | {"lm_head"}
+
+WRAPPED = frozenset(
+    {
+        *("arcee", "cwm", "flex_olmo", "glm", "gpt_bigcode", "gpt_neox", "hunyuan_v1_dense", "hunyuan_v1_moe"),
+        *("jais2", "kolibri1", "mellum", "olmo", "olmo2", "olmo3", "phi", "seed_oss", "smollm3", "starcoder2"),
+        "vaultgemma",
+    }
+)
+"""Families that are served through transformers' own classes for text, which vLLM wraps."""
+
+OWN_0_31 = frozenset({"arcee", "cwm", "glm", "gpt_neox", "jais2", "mellum", "phi", "seed_oss"})
+"""Those of which 0.31 still had a class."""
+
+EMBEDDINGS = {
+    **dict.fromkeys(
+        (
+            *("llama", "phi3", "internlm3", "qwen3", "qwen3_moe", "qwen3_5", "mixtral", "granite", "granitemoe"),
+            *("exaone", "exaone4", "nemotron", "deci", "minicpm", "solar", "apertus", "falcon_h1", "jamba", "lfm2"),
+            *("phimoe", "hyperclovax", "llama4", "llama4_text", "ernie4_5", "exaone_moe", "granite_swa"),
+            *("granitemoe_swa", "granitemoehybrid", "granitemoeshared", "iquestcoder", "lfm2_moe", "minicpm3"),
+            *("nemotron_h", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text"),
+        ),
+        BOTH,
+    ),
+    **dict.fromkeys(("cohere", "cohere2", "emu3", "hunyuan_vl", "vibevoice_asr"), INPUT),
+    **dict.fromkeys(WRAPPED - {"vaultgemma"}, INPUT),
+}
+"""Families whose class has ``embedding_modules``; others do not support LoRA on the embedding or the head.
+
+``make test-engines`` compares it with the classes of 0.32. VaultGemma's loads it too, and serves another scale.
+"""
+
+EMBEDDINGS_0_31 = {
+    **{family: modules for family, modules in EMBEDDINGS.items() if family not in OWN_0_31},
+    **dict.fromkeys(("cwm", "glm", "jais2", "mellum"), BOTH),
+}
+"""The same in 0.31."""
+
+UNKNOWN_EMBEDDINGS = INPUT
+"""What has LoRA in a family that vLLM has no class for: it wraps transformers' own."""
+
+SPLIT = {"glm4": frozenset({"gate_up_proj"})}
+"""Modules that a class packs by itself, though transformers' model has them in one: it refuses that name."""
+
+NO_LORA = frozenset(
+    {
+        *("bert", "bloom", "falcon", "gpt2", "gptj", "stablelm"),
+        *("bart", "distilbert", "segformer", "t5", "vit", "wav2vec2"),
+    }
+)
+"""Families with which the engine does not start if LoRA is enabled. 0.32 was run with tiny models: those in the first
+line end with "does not support LoRA yet" (of BERT that is the class for masked words), for the others it has no class,
+and transformers' own do not fit. docs/engines-run.md has every family with a table here."""
+
+LORA_SINCE = {
+    "BertModel": "0.32",
+    "BertForMaskedLM": NEVER,
+    "BertForSequenceClassification": "0.33",
+    "BertForTokenClassification": "0.33",
+    "RobertaModel": "0.32",
+    "RobertaForMaskedLM": "0.32",
+    "RobertaForSequenceClassification": "0",
+    "RobertaForTokenClassification": NEVER,
+    "XLMRobertaModel": "0.32",
+    "XLMRobertaForSequenceClassification": "0",
+    "XLMRobertaForTokenClassification": NEVER,
+    **dict.fromkeys(
+        (
+            *("AXK1ForCausalLM", "CohereCompassForConditionalGeneration", "DeepseekV3ForCausalLM"),
+            *("Ernie4_5_VLMoeForConditionalGeneration", "ExaoneMoeForCausalLM", "FlexOlmoForCausalLM"),
+            *("Gemma3ForConditionalGeneration", "Gemma4UnifiedForConditionalGeneration", "Jais2ForCausalLM"),
+            *("LagunaForCausalLM", "LlamaForCausalLM", "MellumForCausalLM", "MiniCPMV4_6ForConditionalGeneration"),
+            *("Ministral3ForCausalLM", "MuseGlimmerForConditionalGeneration", "OlmoeForCausalLM"),
+            *("QianfanOCRForConditionalGeneration", "Qwen3_5ForCausalLM", "Qwen3_5MoeForCausalLM"),
+        ),
+        "0",
+    ),
+    **dict.fromkeys(("GPTNeoXForCausalLM", "MiniCPMV4_7ForConditionalGeneration"), "0.32"),
+    **dict.fromkeys(("Kolibri1ForCausalLM", "MiniCPMOcrForConditionalGeneration"), "0.33"),
+    **dict.fromkeys(
+        (
+            *("AriaForConditionalGeneration", "Cohere2MoeForCausalLM", "Cohere2VisionForConditionalGeneration"),
+            *("CohereAsrForConditionalGeneration", "Cosmos3EdgeForConditionalGeneration", "DbrxForCausalLM"),
+            *("DoryForCausalLM", "FalconMambaForCausalLM", "GPT2LMHeadModel", "Gemma3nForCausalLM"),
+            *("Gemma3nForConditionalGeneration", "HrmTextForCausalLM", "LlavaOnevisionForConditionalGeneration"),
+            *("Mamba2ForCausalLM", "MambaForCausalLM", "MiMoV2FlashForCausalLM"),
+            *("MossTranscribeDiarizeForConditionalGeneration", "PaddleOCRVLForConditionalGeneration"),
+            *("Qwen2AudioForConditionalGeneration", "Step3p7ForConditionalGeneration", "Zamba2ForCausalLM"),
+        ),
+        NEVER,
+    ),
+}
+"""Classes to the first version in which they take LoRA, whatever the family. Read in the classes of 0.31 to 0.33; those
+of BERT and RoBERTa were run in 0.32 (``test_pooling.py``), and the others compared with what its classes say of
+themselves (``test_registry.py``)."""
+
+HEADS_SINCE = {"ForSequenceClassification": "0", "ForTokenClassification": "0.33"}
+"""Ends of class names whose head, saved as ``score`` or ``classifier``, is loaded from an adapter. 0.32 was run: it
+answers as PEFT does with the one for sequences, and refuses the one for tokens."""
+
+FUSED_EXPERTS = frozenset({"gpt_oss", "qwen3_5_moe", "qwen3_omni_moe", "qwen3_vl_moe"})
+"""Families whose class holds its experts in one tensor (``is_3d_moe_weight``)."""
+
+BLOCK_NAMES = {"mixtral": (".block_sparse_moe.", ".mlp.")}
+"""The name of the block with the router and the experts in a class, and in transformers. 0.32 was run: factors that
+PEFT saves under the second name (transformers 5) are loaded and ignored."""
+
+REORDERED = dict.fromkeys(("llama4", "llama4_text"), frozenset({"q_proj", "k_proj"}))
+"""Modules whose weights a class reorders when it loads them (``permute_qk_weight_for_rotary``)."""
+
+LISTED = frozenset(
+    {
+        *("afmoe", "apertus", "arcee", "cohere2", "cwm", "deepseek_v32", "ernie4_5", "ernie4_5_moe"),
+        *("exaone4", "falcon_h1", "gemma4_text", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "glm_moe_dsa"),
+        *("gpt_bigcode", "granite_swa", "granitemoe", "granitemoe_swa", "granitemoehybrid", "granitemoeshared"),
+        *("hunyuan_v1_dense", "hunyuan_v1_moe", "hy_v3", "hyperclovax", "jamba", "lfm2", "lfm2_moe", "longcat_flash"),
+        *("minicpm3", "minimax_m2", "nemotron", "nemotron_h", "olmo", "olmo3", "olmo_hybrid", "phimoe", "qwen3_next"),
+        *("sarvam_moe", "seed_oss", "smollm3", "vaultgemma"),
+        # Wrappers for images, video and audio.
+        *("audioflamingo3", "blip-2", "emu3", "exaone4_5", "gemma4", "glm4v", "glm4v_moe", "glm_ocr", "glmasr"),
+        *("granite4_vision", "granite_speech", "granite_speech_plus", "hunyuan_vl", "idefics3", "internvl", "lfm2_vl"),
+        *("lighton_ocr", "llava", "llava_next", "llava_next_video", "mistral3", "molmo2", "paligemma", "qwen2_5_omni"),
+        *("qwen2_5_omni_thinker", "qwen3_5", "qwen3_asr", "qwen3_omni_moe_thinker", "qwen3_vl", "smolvlm"),
+        *("vibevoice_asr", "voxtral"),
+        # Families of which transformers has no class.
+        *("bailing_moe", "chatglm", "deepseek", "exaone", "internlm2", "internvl_chat", "mimo", "minicpmo", "minicpmv"),
+        *("molmo", "phi4mm", "ultravox"),
+    }
+)
+"""Families without a table here that support LoRA by vLLM's list of models (``docs/models/supported_models.md``)."""
+
+WITH_LORA = LISTED | EMBEDDINGS.keys() | FUSED_EXPERTS | {"whisper"}
+"""Families without a table here that take LoRA. Whisper's class does, although the list does not say so.
+
+What the list has without LoRA is not known: of GPT-NeoX it says so, and 0.32 serves it. Encoder-decoders but Whisper
+are neither there nor among what it runs through transformers' classes.
+"""
+
+TEXT_NAMES = frozenset(
+    {"qwen2_vl", "qwen2_5_vl", "exaone4_5", "gemma4", "gemma4_unified", "mistral3", "qwen3_omni_moe_thinker"}
+)
+"""Multimodal wrappers that accept the names of the text model alone; since 0.33 all do. The first two were run."""
+
+PREFIXES = {
+    "opt": ("decoder.", "model.decoder."),
+    **dict.fromkeys(("qwen3_5_text", "qwen3_5_moe_text"), ("model.language_model.", "model.")),
+}
+"""Beginnings of names that a class rewrites (``hf_to_vllm_mapper``), and what they become. That of OPT was run."""
+
+SLOTS = SlotLayout(
+    flags=Flags(
+        launch="vllm serve {base}",
+        enable="--enable-lora",
+        rank="--max-lora-rank",
+        slots="--max-loras",
+        memory="--max-cpu-loras",
+        targets="--lora-target-modules",
+        adapters="--lora-modules",
+        keys=("name", "path"),
+        tp="--tensor-parallel-size",
+        revision="--revision",
+    ),
+    packed={**PACKED, "fused_qkv_a_proj": ("q_a_proj", "kv_a_proj_with_mqa")},
+    experts={"gate_up_proj": "experts", "down_proj": "experts"},
+    routers=True,
+    compared=frozenset(
+        {
+            *("cohere", "deepseek_v2", "deepseek_v3", "gemma", "gemma2", "gemma3", "gemma3_text", "gpt_oss", "granite"),
+            *("llama", "llama4", "llama4_text", "mistral", "mixtral", "olmo2", "opt", "phi", "phi3", "qwen2"),
+            *("qwen2_5_vl", "qwen2_moe", "qwen2_vl", "qwen3", "qwen3_moe", "starcoder2"),
+        }
+    ),
+    evidence="vllm/lora/layers",
+)
+"""Without ``--lora-target-modules`` every linear layer has buffers, and the embedding and the head of some classes."""
 
 SINCE_0_32 = Grammar(
     prefix="optional",

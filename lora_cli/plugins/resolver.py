@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.engine_outcome import Deployment
+from lora_cli.core.finding import Deployment
 from lora_cli.core.log import logger
 from lora_cli.core.results import LoadReport
 from lora_cli.engines import choose_engine

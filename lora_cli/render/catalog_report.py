@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lora_cli import __version__
-from lora_cli.core.engine_outcome import Outcome
-from lora_cli.core.finding import Severity
+from lora_cli.core.finding import Outcome, Severity
 from lora_cli.core.json_schema import PositiveCount, RuleCode, Version
 from lora_cli.engines import Profile
 from lora_cli.rules.features import FEATURES

@@ -7,8 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
-from lora_cli.core.engine_outcome import Outcome
-from lora_cli.core.finding import Finding
+from lora_cli.core.finding import Finding, Outcome
 from lora_cli.core.text import counted, safe
 from lora_cli.render.text import summary
 from lora_cli.validation.report import Report, Validated, engine_counts, findings_of, summarize

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from lora_cli.core.engine_outcome import Outcome
+from lora_cli.core.finding import Outcome
 from lora_cli.core.grouping import by_key
 from lora_cli.engines import Profile
 from lora_cli.engines.profile import Row

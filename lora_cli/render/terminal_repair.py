@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from rich.console import RenderableType
 from rich.text import Text
 
-from lora_cli.core.engine_outcome import EngineOutcome
+from lora_cli.core.finding import EngineOutcome
 from lora_cli.core.text import counted, safe
 from lora_cli.render.terminal import Paragraph, facts, hints, text
 from lora_cli.render.terminal_validate import skipped_checks

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from lora_cli.core.engine_outcome import EngineOutcome
-from lora_cli.core.finding import Finding, Problem, Severity, Skipped
+from lora_cli.core.finding import EngineOutcome, Finding, Problem, Severity, Skipped
 from lora_cli.core.grouping import by_key
 from lora_cli.core.text import counted, safe
 from lora_cli.render.terminal import FittedTable, Paragraph, hints, table, text

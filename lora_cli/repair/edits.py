@@ -15,9 +15,8 @@ from lora_cli.core.patterns import Matcher
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.target_modules import targeted_in
 from lora_cli.core.tensor_keys import last_name
-from lora_cli.engines.fixes import MERGE, SAVE_AGAIN
 from lora_cli.engines.name_resolution import LAYER
-from lora_cli.engines.profile import packed_in
+from lora_cli.engines.profile import MERGE, SAVE_AGAIN, packed_in
 from lora_cli.errors import FormatError
 from lora_cli.repair.draft import Draft, Factors, Refusal, RepairContext, TensorRecipe, zeros
 from lora_cli.repair.initial_draft import canonical

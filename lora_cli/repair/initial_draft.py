@@ -17,7 +17,7 @@ from lora_cli.core.patterns import Endings
 from lora_cli.core.target_modules import scales, wrapped_parameters
 from lora_cli.core.tensor_keys import INFIXES, PAIR_PARTS, PEFT_PREFIX, Key, without_wrappers
 from lora_cli.core.text import counted
-from lora_cli.engines.fixes import SAVE_AGAIN
+from lora_cli.engines.profile import SAVE_AGAIN
 from lora_cli.errors import FormatError
 from lora_cli.repair.draft import Change, Draft, Factors, RepairContext, copy_of
 

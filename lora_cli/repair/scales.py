@@ -15,8 +15,8 @@ from lora_cli.core.lora_config import parse_config
 from lora_cli.core.patterns import PatternKeys
 from lora_cli.core.target_modules import scales
 from lora_cli.core.tensor_keys import last_name
-from lora_cli.engines.fixes import MERGE, SAVE_AGAIN
 from lora_cli.engines.lorax_tgi import kernel_rank
+from lora_cli.engines.profile import MERGE, SAVE_AGAIN
 from lora_cli.errors import FormatError
 from lora_cli.repair.draft import Draft, Factors, RepairContext, scaled
 

@@ -7,8 +7,7 @@ from itertools import islice
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import UNKNOWN_FAMILY
-from lora_cli.core.engine_outcome import Deployment, EngineOutcome, Outcome, Reason
-from lora_cli.core.finding import Finding, Severity
+from lora_cli.core.finding import Deployment, EngineOutcome, Finding, Outcome, Reason, Severity
 from lora_cli.core.tensor_keys import PAIR_PARTS, last_name
 from lora_cli.core.text import counted, cut
 from lora_cli.engines.name_resolution import HEADS, NameResolution, resolve_names, unparsed_names

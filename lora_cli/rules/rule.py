@@ -12,9 +12,8 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.adapter_files import CONFIG, WEIGHTS
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Companions
-from lora_cli.core.engine_outcome import Deployment, EngineOutcome
 from lora_cli.core.factors import divisors
-from lora_cli.core.finding import Finding, Location, Problem, Severity, Skipped
+from lora_cli.core.finding import Deployment, EngineOutcome, Finding, Location, Problem, Severity, Skipped
 from lora_cli.core.grouping import by_key
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.reference import AdapterRef

@@ -11,7 +11,7 @@ from typing import Literal
 
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.engine_outcome import Deployment
+from lora_cli.core.finding import Deployment
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import LoraCliError, Refused, Unreachable
 from lora_cli.runtime.child_process import (

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from lora_cli.core.adapter import Adapter
-from lora_cli.core.engine_outcome import Deployment, Outcome
+from lora_cli.core.finding import Deployment, Outcome
 from lora_cli.core.provenance import JudgedEngine, VerifiedVerdict
 from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import UsageError

@@ -14,8 +14,7 @@ from typing import Any
 
 from lora_cli import __version__
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.engine_outcome import Deployment, EngineOutcome
-from lora_cli.core.finding import Severity
+from lora_cli.core.finding import Deployment, EngineOutcome, Severity
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import Refused, UsageError
 from lora_cli.fetching.file_selection import BASE

@@ -20,8 +20,7 @@ from lora_cli.core.adapter import Adapter, pair_up
 from lora_cli.core.adapter_files import BESIDE, CONFIG, WEIGHTS
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.engine_outcome import Deployment, EngineOutcome, Outcome
-from lora_cli.core.finding import Severity, Verdict
+from lora_cli.core.finding import Deployment, EngineOutcome, Outcome, Severity, Verdict
 from lora_cli.core.lora_config import CONFIG_CAP, LoraConfig, parse_config
 from lora_cli.core.parse import json_object
 from lora_cli.core.patterns import one_budget
@@ -32,7 +31,7 @@ from lora_cli.core.target_modules import scales
 from lora_cli.core.tensor_keys import parse_key
 from lora_cli.core.text import names
 from lora_cli.engines import Profile
-from lora_cli.engines.fixes import MERGE
+from lora_cli.engines.profile import MERGE
 from lora_cli.errors import FormatError, Refused, UsageError
 from lora_cli.fetching.context import AdapterRequest, FetchContext
 from lora_cli.fetching.file_selection import Selection, adapter_folders_hint

@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lora_cli import __version__
-from lora_cli.core.engine_outcome import EngineOutcome, Outcome
-from lora_cli.core.finding import Applied, Skipped
+from lora_cli.core.finding import Applied, EngineOutcome, Outcome, Skipped
 from lora_cli.core.json_schema import EXCLUDED, Count, ErrorReport, NonNegative, Version
 from lora_cli.repair import Change, Refusal
 

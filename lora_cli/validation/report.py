@@ -13,14 +13,12 @@ from urllib.parse import unquote
 
 from lora_cli import __version__
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.engine_outcome import EngineOutcome
-from lora_cli.core.finding import Applied, Finding, Location, Severity, Skipped
+from lora_cli.core.finding import Applied, EngineOutcome, Finding, Location, Severity, Skipped
 from lora_cli.core.grouping import by_key
 from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, Fingerprint, Keyword, PositiveCount, Sha256, Version
 from lora_cli.core.lora_config import CONFIG_CAP
 from lora_cli.core.text import counted, names
 from lora_cli.rules.rule import Rule
-from lora_cli.validation.consequences import Cause
 from lora_cli.validation.verdict import Checked
 
 LOCAL = "file://"
@@ -298,10 +296,8 @@ def outcome_of(one: Validated, fail_on: Severity) -> Literal["ok", "accepted", "
 def engine_counts(one: Validated, engine: EngineOutcome) -> bool:
     """Whether a reason for the outcome of ``engine`` is a finding that counts: its rule ran, and it is not accepted."""
     counting = [found.finding for found in one.findings if found.finding.accepted is None]
-    every = [
-        one for finding in counting for one in (finding, *(finding.consequences if isinstance(finding, Cause) else ()))
-    ]
-    codes = {finding.code for finding in every if finding.problem.by in {"", engine.engine}}
+    every = [pair for finding in counting for pair in ((finding.code, finding.problem.by), *finding.consequences)]
+    codes = {code for code, by in every if by in {"", engine.engine}}
     return not codes.isdisjoint(reason.code for reason in engine.reasons)
 
 

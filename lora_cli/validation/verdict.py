@@ -1,7 +1,7 @@
 """A parsed adapter × the terms of validation → its verdict, and the result for one adapter."""
 
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -9,8 +9,17 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.adapter_files import CONFIG
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Card, Companions
-from lora_cli.core.engine_outcome import Deployment
-from lora_cli.core.finding import Accepted, Finding, Location, Problem, Severity, Skipped, Verdict
+from lora_cli.core.finding import (
+    Accepted,
+    Deployment,
+    EngineOutcome,
+    Finding,
+    Location,
+    Problem,
+    Severity,
+    Skipped,
+    Verdict,
+)
 from lora_cli.core.patterns import TOO_SLOW, Budget, one_budget
 from lora_cli.core.reference import WITH_REVISIONS, AdapterRef
 from lora_cli.core.safetensors import TensorStats
@@ -26,7 +35,6 @@ from lora_cli.rules.rule import Case, Evidence, Rule, run
 from lora_cli.rules.target_module_matching import apply
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_on_disk
-from lora_cli.validation.consequences import fold
 
 if TYPE_CHECKING:
     from lora_cli.core.comparison import Comparison
@@ -270,3 +278,47 @@ def with_accepted(verdict: Verdict, accepted: Callable[[Finding], Accepted | Non
         for finding in verdict.findings
     )
     return replace(verdict, findings=findings)
+
+
+def fold(findings: Iterable[Finding], engines: Sequence[EngineOutcome]) -> Iterator[Finding]:
+    """The findings in their order, without those that follow from another one that counts.
+
+    A cause has the highest severity of all, and what the engines do in its message. An
+    accepted finding is no cause: what follows from it is reported, since only the finding itself was accepted.
+    """
+    findings = list(findings)
+    first: dict[str, Finding] = {}
+    for finding in findings:
+        if finding.accepted is None:
+            first.setdefault(finding.code, finding)
+    following: dict[int, list[Finding]] = {}
+    for finding in findings:
+        if (cause := _root(finding, first)) is not finding:
+            following.setdefault(id(cause), []).append(finding)
+    for finding in findings:
+        if _root(finding, first) is finding:
+            yield _with(finding, following.get(id(finding), ()), engines)
+
+
+def _root(finding: Finding, first: Mapping[str, Finding]) -> Finding:
+    """The cause of the finding that has no cause itself, which may be the finding."""
+    causes = finding.problem.causes if finding.accepted is None else ()
+    cause = next((first[code] for code in causes if code in first), None)
+    return finding if cause is None else _root(cause, first)
+
+
+def _with(cause: Finding, consequences: Sequence[Finding], engines: Iterable[EngineOutcome]) -> Finding:
+    if not consequences:
+        return cause
+    on = [f"{one} {one.outcome.phrase}" for one in engines if any(_is_on(one, each) for each in (cause, *consequences))]
+    severity = max(one.severity for one in (cause, *consequences))
+    problem = replace(cause.problem, message="; ".join((cause.problem.message, *on)))
+    followed = tuple((one.code, one.problem.by) for one in consequences)
+    return replace(cause, severity=severity, problem=problem, consequences=followed)
+
+
+def _is_on(engine: EngineOutcome, finding: Finding) -> bool:
+    """Whether the finding is a reason for the engine's outcome."""
+    if finding.problem.by:
+        return finding.problem.message.startswith(f"{engine} ")
+    return any(reason.code == finding.code for reason in engine.reasons)

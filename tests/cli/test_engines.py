@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from lora_cli.cli.main import main
 from lora_cli.core.architectures.build import heads_of
-from lora_cli.core.engine_outcome import ENGINE_NAMES
+from lora_cli.core.finding import ENGINE_NAMES
 from lora_cli.engines import ENGINES
 from tests.conftest import QUICKSTART
 from tests.making import llama_modules, write_adapter, write_base_config

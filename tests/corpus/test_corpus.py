@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lora_cli.core.adapter_request import Item
-from lora_cli.core.engine_outcome import Outcome as EngineOutcome
+from lora_cli.core.finding import Outcome as EngineOutcome
 from lora_cli.core.finding import Severity, Verdict
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lora_cli.core.engine_outcome import EngineOutcome, Outcome
-from lora_cli.core.finding import Severity
+from lora_cli.core.finding import EngineOutcome, Outcome, Severity
 from lora_cli.engines import ENGINES, profiles_of
 from lora_cli.validation import Checked
 from tests.rules.test_cases import judged

@@ -2,8 +2,7 @@
 
 import pytest
 
-from lora_cli.core.engine_outcome import Outcome
-from lora_cli.core.finding import Severity
+from lora_cli.core.finding import Outcome, Severity
 from lora_cli.engines import ENGINES, all_profiles, choose_engine
 from lora_cli.engines.profile import ENGINE_INDEPENDENT, GENERIC_OUTCOMES, NAME_RULES, as_version
 from lora_cli.errors import UsageError

@@ -9,7 +9,7 @@ from lora_cli.core.adapter_request import Item
 from lora_cli.core.architectures import FAMILIES
 from lora_cli.core.base_model import UNKNOWN_FAMILY, BaseModel
 from lora_cli.engines import ENGINES, choose_engine
-from lora_cli.engines.vllm_models import LISTED, NO_LORA
+from lora_cli.engines.vllm import LISTED, NO_LORA
 from lora_cli.runtime.module_tree import base_from_transformers
 from lora_cli.settings import Settings
 from lora_cli.validation import Terms, open_base, validate

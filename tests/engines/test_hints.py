@@ -8,7 +8,7 @@ import pytest
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.architectures import base_from_config
 from lora_cli.engines import ENGINES, choose_engine
-from lora_cli.engines.fixes import MERGE
+from lora_cli.engines.profile import MERGE
 from lora_cli.settings import Settings
 from lora_cli.validation import Terms, validate
 from tests.making import HIDDEN, Q_PROJ, base_config, write_adapter

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.core.engine_outcome import Deployment
+from lora_cli.core.finding import Deployment
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import UsageError
 from lora_cli.plugins import resolver as module

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lora_cli.engines.vllm_models import NO_LORA
+from lora_cli.engines.vllm import NO_LORA
 from lora_cli.rules.features.modules import is_not_for_text
 from tests.corpus.peft_judge import quiet
 from tests.real_engines.bases import HIDDEN, VOCABULARY, write_words

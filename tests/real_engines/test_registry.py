@@ -10,7 +10,7 @@ import pytest
 
 from lora_cli.core.architectures import FAMILIES
 from lora_cli.engines import choose_engine
-from lora_cli.engines.vllm_models import EMBEDDINGS, FUSED_EXPERTS, LORA_SINCE, NO_LORA, WITH_LORA
+from lora_cli.engines.vllm import EMBEDDINGS, FUSED_EXPERTS, LORA_SINCE, NO_LORA, WITH_LORA
 from tests.real_engines.vllm_server import ENVIRONMENT, PYTHON
 
 pytestmark = pytest.mark.engines

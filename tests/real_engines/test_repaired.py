@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.core.adapter_request import Item
-from lora_cli.core.engine_outcome import Deployment
+from lora_cli.core.finding import Deployment
 from lora_cli.engines import choose_engine
 from lora_cli.errors import LoraCliError
 from lora_cli.settings import Settings

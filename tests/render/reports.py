@@ -4,8 +4,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.engine_outcome import EngineOutcome, Outcome, Reason
-from lora_cli.core.finding import Accepted, Applied, Finding, Location, Problem, Severity, Skipped, Verdict
+from lora_cli.core.finding import (
+    Accepted,
+    Applied,
+    EngineOutcome,
+    Finding,
+    Location,
+    Outcome,
+    Problem,
+    Reason,
+    Severity,
+    Skipped,
+    Verdict,
+)
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision
 from lora_cli.errors import NotFound

@@ -14,14 +14,13 @@ from lora_cli.core.module_facts import ModuleFacts
 from lora_cli.core.spectrum import Spectrum
 from lora_cli.core.training_tools import Writer
 from lora_cli.engines import ENGINES
-from lora_cli.engines.launch_command import Located, command_lines, launch_words, options_of
 from lora_cli.engines.slot_sizing import Driver, Fit
 from lora_cli.render.inspect_report import inspect_report
 from lora_cli.render.json import to_json
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_inspect import engine_args_parts, inspection_parts
 from lora_cli.validation import Checked
-from lora_cli.validation.engine_args import EngineArgs, Remark
+from lora_cli.validation.engine_args import EngineArgs, Located, Remark, command_lines, launch_words, options_of
 from tests.making import base_config
 from tests.render.reports import HOSTILE, all_checked
 from tests.render.test_spectrum import valued

@@ -15,7 +15,7 @@ import pytest
 
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.engine_outcome import Deployment, Outcome
+from lora_cli.core.finding import Deployment, Outcome
 from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import LoraCliError
 from lora_cli.settings import Settings

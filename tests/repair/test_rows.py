@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lora_cli.core.adapter_request import Item
-from lora_cli.core.engine_outcome import Deployment, Reason
+from lora_cli.core.finding import Deployment, Reason
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
 from lora_cli.validation import open_base

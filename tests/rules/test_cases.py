@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 from lora_cli.core.adapter_request import Item
-from lora_cli.core.engine_outcome import Deployment
+from lora_cli.core.finding import Deployment
 from lora_cli.core.reference import parse
 from lora_cli.engines import choose_engine
 from lora_cli.reading.adapter import Opened

@@ -15,7 +15,7 @@ import pytest
 from lora_cli.cli.adapter_selection import apply_policies
 from lora_cli.cli.main import main
 from lora_cli.core.adapter_request import Item
-from lora_cli.core.engine_outcome import Deployment
+from lora_cli.core.finding import Deployment
 from lora_cli.engines import choose_engine
 from lora_cli.fetching.context import FetchContext
 from lora_cli.plugins.resolver import Resolver, Running

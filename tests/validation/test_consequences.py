@@ -10,9 +10,8 @@ from lora_cli.core.architectures import base_from_config
 from lora_cli.core.finding import Accepted, Finding, Severity
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
-from lora_cli.validation.consequences import Cause, fold
 from lora_cli.validation.validate import validate
-from lora_cli.validation.verdict import Checked, Terms
+from lora_cli.validation.verdict import Checked, Terms, fold
 from tests.making import base_config, llama_modules, write_adapter
 
 NARROWER = {path: (d_in // 2, d_out // 2) for path, (d_in, d_out) in llama_modules(["q_proj", "v_proj"]).items()}
@@ -55,8 +54,7 @@ def test_a_wrong_base_is_one_finding_with_what_the_engine_does(
     assert one.verdict is not None
     (engine,) = one.verdict.engines
     assert (finding.code, finding.severity) == (code, Severity.ERROR)
-    assert isinstance(finding, Cause)
-    assert {each.code for each in finding.consequences} == folded
+    assert {each for each, _ in finding.consequences} == folded
     assert finding.problem.message.endswith(f"; {engine} {engine.outcome.phrase}")
     assert {code, *folded} == {each.code for each in counting(one.findings)}
 
@@ -81,8 +79,7 @@ def test_another_base_in_the_config_is_the_hint_of_that_finding(tmp_path: Path) 
 
     assert finding.code == "LC314"
     assert finding.problem.hint == "validate against the base that it was trained on, google/gemma-3-270m-it"
-    assert isinstance(finding, Cause)
-    assert [each.code for each in finding.consequences] == ["LC324"]
+    assert [each for each, _ in finding.consequences] == ["LC324"]
 
 
 @pytest.mark.parametrize(
@@ -146,4 +143,4 @@ def test_if_one_of_both_is_accepted_each_is_reported_as_it_is(
 
     found = counting(tuple(fold(findings, one.verdict.engines)))
     assert {(each.code, each.severity, each.accepted is None) for each in found} == left
-    assert not any(isinstance(each, Cause) for each in found)
+    assert not any(each.consequences for each in found)

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.engine_outcome import Deployment, Outcome
-from lora_cli.core.finding import Location
+from lora_cli.core.finding import Deployment, Location, Outcome
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.tensor_keys import Key
 from lora_cli.engines.name_resolution import NameResolution

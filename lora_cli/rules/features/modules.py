@@ -6,15 +6,13 @@ from operator import gt, lt
 
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.adapter_files import CONFIG
-from lora_cli.core.engine_outcome import Outcome
-from lora_cli.core.finding import Location
+from lora_cli.core.finding import Location, Outcome
 from lora_cli.core.grouping import by_key
 from lora_cli.core.tensor_keys import WRAPPER, Key, Part, last_name
 from lora_cli.core.text import counted, cut, names
-from lora_cli.engines.fixes import MERGE
 from lora_cli.engines.lorax_tgi import kernel_rank
 from lora_cli.engines.name_resolution import LAYER, named_alike
-from lora_cli.engines.profile import PACKED, VOCABULARY, packed_in
+from lora_cli.engines.profile import MERGE, PACKED, VOCABULARY, packed_in
 from lora_cli.rules.features import config, tensors
 from lora_cli.rules.features.config import is_set
 from lora_cli.rules.features.feature import Detect, EngineCase, Found
