@@ -103,8 +103,7 @@ def served_base_name(case: Case) -> Iterator[Problem]:
 
     *Fix*: ``lora-cli fetch --publish DIR --fix-base NAME`` writes the name into the published copy.
     """
-    config, deployment = case.adapter.config, case.deployment
-    served = deployment.served_model_name if deployment is not None else None
+    config, served = case.adapter.config, case.deployment.served_model_name
     if config is None or served is None or all(engine.engine != "vllm" for engine in case.outcomes):
         return
     if config.base_model_name_or_path != served:

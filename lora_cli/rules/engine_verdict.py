@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import islice
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import UNKNOWN_FAMILY
-from lora_cli.core.finding import Deployment, EngineOutcome, Finding, Outcome, Reason, Severity
+from lora_cli.core.finding import EngineOutcome, Finding, Outcome, Reason, Severity
 from lora_cli.core.tensor_keys import PAIR_PARTS, last_name
 from lora_cli.core.text import counted, cut
 from lora_cli.engines.name_resolution import HEADS, NameResolution, resolve_names, unparsed_names
@@ -54,24 +54,26 @@ def as_lora(case: Case, profiles: Iterable[Profile]) -> Case:
     return replace(case, adapter=adapter, application=apply(adapter, case.base))
 
 
-def engine_outcome(
-    rule_case: Case, profile: Profile, deployment: Deployment, findings: Sequence[Finding]
-) -> EngineOutcome:
-    """The outcome for the adapter on the engine of a profile in a deployment; pure.
+def engine_outcome(stored: Case, profile: Profile, findings: Sequence[Finding]) -> EngineOutcome:
+    """The outcome for the adapter on the engine of a profile; pure.
 
     ``findings`` are those of all rules that apply without an engine: the profile says which of them are harmless to it.
     """
     resolution, applied = NameResolution(), None
-    if rule_case.base is None:
-        resolution = NameResolution(outside=unparsed_names(rule_case.adapter, profile.grammar))
-    elif rule_case.has_weights:
+    if stored.base is None:
+        resolution = NameResolution(outside=unparsed_names(stored.adapter, profile.grammar))
+    elif stored.has_weights:
         if profile.engine.name == PEFT:
-            applied = fitting(rule_case, rule_case.application.applied, rule_case.application.matched)
+            applied = fitting(stored, stored.application.applied, stored.application.matched)
         else:
-            resolution = resolve_names(rule_case.adapter, rule_case.base, profile)
-            applied = fitting(rule_case, resolution.applied_count, resolution.applied)
-    other_keys = tuple(key for key in rule_case.adapter.keys.values() if key.part not in PAIR_PARTS)
-    case = EngineCase(rule_case, profile, deployment, resolution, other_keys)
+            resolution = resolve_names(stored.adapter, stored.base, profile)
+            applied = fitting(stored, resolution.applied_count, resolution.applied)
+    case = EngineCase(
+        **{one.name: getattr(stored, one.name) for one in fields(stored)},
+        profile=profile,
+        resolution=resolution,
+        other_keys=tuple(key for key in stored.adapter.keys.values() if key.part not in PAIR_PARTS),
+    )
     reasons = (*_row_reasons(case), *_rule_reasons(case, findings))
     unknown = [
         feature.title
@@ -79,7 +81,7 @@ def engine_outcome(
         if name in profile.engine.unknown and any(feature.detect(case))
     ]
     feature_note = f"its behaviour with {', '.join(unknown)} is unknown" if unknown else ""
-    model_note = _why_base_unknown(rule_case, profile) if profile.engine.name != PEFT else ""
+    model_note = _why_base_unknown(case) if profile.engine.name != PEFT else ""
     if any(_is_final(reason) for reason in reasons):
         model_note = ""
     return EngineOutcome(
@@ -100,11 +102,11 @@ def _is_final(reason: Reason) -> bool:
     return reason.feature in NOT_SERVED or (reason.outcome is Outcome.REJECTS and reason.feature != RANK)
 
 
-def _why_base_unknown(case: Case, profile: Profile) -> str:
+def _why_base_unknown(case: EngineCase) -> str:
     """Why it is unknown whether the engine supports LoRA on the base; empty if it is known."""
     base = case.base
     if base is not None and base.model_type != UNKNOWN_FAMILY:
-        if profile.engine.is_known(base):
+        if case.profile.engine.is_known(base):
             return ""
         return f"its LoRA support for bases of the family {cut(base.model_type)} is unknown"
     other_model = _why_not_language_model(case.adapter)
@@ -182,13 +184,13 @@ def _generic_outcome(code: str, case: EngineCase) -> Outcome:
     if code in {FEATURES[name].rule for name in case.profile.engine.unknown}:
         return Outcome.OK
     is_peft = case.profile.engine.name == PEFT
-    if code == "LC201" and is_peft and case.adapter.pairs and case.config is not None:
+    if code == "LC201" and is_peft and case.adapter.pairs and case.adapter.config is not None:
         family = case.base.model_type if case.base is not None else ""
         if (outcome := method_outcome(case.config.peft_type, family)) is not None:
             return outcome
     by_name = is_peft or not case.adapter.pairs
     if case.adapter.foreign is not None and code in FOREIGN and by_name:
-        has_names = bool(case.adapter.weight_files) and case.config is not None
+        has_names = bool(case.adapter.weight_files) and case.adapter.config is not None
         reads_it = not case.profile.grammar.strict and (code != "LC201" or case.profile.engine.name == PEFT)
         return Outcome.SERVES_WRONG if has_names and reads_it else Outcome.REJECTS
     return case.profile.engine.generic.get(code, Outcome.SERVES_WRONG)

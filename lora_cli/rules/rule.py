@@ -62,7 +62,7 @@ class Case:
     base: BaseModel | None = None
     max_lora_rank: int | None = None
     outcomes: tuple[EngineOutcome, ...] = ()
-    deployment: Deployment | None = None
+    deployment: Deployment = field(default_factory=Deployment)
 
     def why_missing(self, need: str) -> str:
         """Why ``need`` (config, weights, base, values or companions) is missing; empty if it is not."""

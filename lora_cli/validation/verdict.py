@@ -200,7 +200,8 @@ def _judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
     if base is not None and adapter.config is not None:
         bare = trained_bare(base, adapter.config)
         base = for_task(base, adapter.config.task_type, adapter.pairs, bare=bare)
-    case = Case(adapter, apply(adapter, base), evidence, base, terms.max_lora_rank)
+    deployment = terms.deployment or Deployment()
+    case = Case(adapter, apply(adapter, base), evidence, base, terms.max_lora_rank, deployment=deployment)
     if terms.engines:
         case, results = _judge_on_engines(case, terms)
     else:
@@ -222,7 +223,7 @@ def _judge_on_engines(case: Case, terms: Terms) -> tuple[Case, list[Finding | Sk
     """
     from lora_cli.rules.engine_verdict import as_lora, downgraded, engine_outcome, ignores_peft_type
 
-    deployment, chosen = terms.deployment or Deployment(), {rule.code for rule in terms.rules}
+    chosen = {rule.code for rule in terms.rules}
     generic = [rule for rule in RULES if not rule.code.startswith(ENGINE_RULES)]
     results = [one for rule in generic for one in run(rule, case)]
     as_named, case = case, as_lora(case, terms.engines)
@@ -231,10 +232,9 @@ def _judge_on_engines(case: Case, terms: Terms) -> tuple[Case, list[Finding | Sk
         results += [one for rule in generic for one in run(rule, case)]
     found = [one for one in results if isinstance(one, Finding)]
     outcomes = tuple(
-        engine_outcome(case if ignores_peft_type(profile) else as_named, profile, deployment, found)
-        for profile in terms.engines
+        engine_outcome(case if ignores_peft_type(profile) else as_named, profile, found) for profile in terms.engines
     )
-    case = replace(case, outcomes=outcomes, deployment=deployment)
+    case = replace(case, outcomes=outcomes)
     own = [one for rule in terms.rules if rule not in generic for one in run(rule, case)]
     kept = (
         downgraded(one, terms.engines, outcomes) if isinstance(one, Finding) else one

@@ -30,7 +30,7 @@ def of_config(detect: Callable[[EngineCase, LoraConfig], Iterator[Found]]) -> De
     """The detector of something in the config: nothing is found if the config cannot be read."""
 
     def guarded(case: EngineCase) -> Iterator[Found]:
-        if case.config is not None:
+        if case.adapter.config is not None:
             yield from detect(case, case.config)
 
     return guarded
@@ -120,7 +120,7 @@ def _is_harmful(value: Any) -> bool:
 @of_config
 def alpha_harmful(case: EngineCase, _config: LoraConfig) -> Iterator[Found]:
     """An alpha that is next to 0, negative or NaN. One of 0 for some modules alone is served as it was trained."""
-    is_disabling = bool(disabling_keys(case.rule_case))
+    is_disabling = bool(disabling_keys(case))
 
     def is_harmful_there(value: Any) -> bool:
         return _is_harmful(value) and not (is_disabling and 0 <= value < LEAST)
@@ -142,7 +142,7 @@ init_iterated = has_value(lambda value: isinstance(value, str) and value.startsw
 def lora_bias(case: EngineCase) -> Iterator[Found]:
     """``lora_bias``, or a tensor ``lora_B.bias``."""
     yield from is_set("lora_bias")(case)
-    if case.config is None or not case.config.lora_bias:
+    if case.adapter.config is None or not case.config.lora_bias:
         biases = [key.name for key in case.other_keys if key.part == "lora_bias"]
         if biases:
             yield Found(f"there is {names(biases)}", case.in_weights(biases[0]))
@@ -212,7 +212,7 @@ def rslora(case: EngineCase, config: LoraConfig) -> Iterator[Found]:
 @of_config
 def module_scales(case: EngineCase, config: LoraConfig) -> Iterator[Found]:
     """A module with another scale than the config's, because of ``rank_pattern`` or ``alpha_pattern``."""
-    by_module = case.rule_case.application.scales
+    by_module = case.application.scales
     if not by_module:  # with a rank of 0 there is no scale
         return
     common = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
@@ -228,7 +228,7 @@ def module_scales(case: EngineCase, config: LoraConfig) -> Iterator[Found]:
 @of_config
 def module_alphas(case: EngineCase, config: LoraConfig) -> Iterator[Found]:
     """A module with another alpha than the config's."""
-    alphas = {module: scale.lora_alpha for module, scale in case.rule_case.application.scales.items()}
+    alphas = {module: scale.lora_alpha for module, scale in case.application.scales.items()}
     other = next((module for module, alpha in alphas.items() if alpha != config.lora_alpha), None)
     if other is not None:
         message = f"the alpha of {cut(other)} is {alphas[other]:.4g}, but lora_alpha is {config.lora_alpha:.4g}"
@@ -238,7 +238,7 @@ def module_alphas(case: EngineCase, config: LoraConfig) -> Iterator[Found]:
 @of_config
 def pattern_broken(case: EngineCase, config: LoraConfig) -> Iterator[Found]:
     """A key of ``rank_pattern`` or ``alpha_pattern`` that is not a valid regular expression."""
-    error = case.rule_case.application.scales_error
+    error = case.application.scales_error
     if error is not None and (config.rank_pattern or config.alpha_pattern) and config.r > 0:
         yield Found(cut(error.reason), case.in_config("rank_pattern" if config.rank_pattern else "alpha_pattern"))
 
@@ -246,7 +246,7 @@ def pattern_broken(case: EngineCase, config: LoraConfig) -> Iterator[Found]:
 @of_config
 def targets_nothing(case: EngineCase, _: LoraConfig) -> Iterator[Found]:
     """The config targets no module of the base, or leaves it to PEFT, which has no default for the family."""
-    config, base = case.rule_case.application.adapter.config, case.base
+    config, base = case.application.adapter.config, case.base
     if config is None or base is None or config.target_parameters or config.trainable_token_indices:
         return
     at = case.in_config("target_modules")

@@ -3,52 +3,24 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from lora_cli.core.adapter import Adapter
-from lora_cli.core.base_model import BaseModel
-from lora_cli.core.finding import Deployment, Location, Outcome
-from lora_cli.core.lora_config import LoraConfig
+from lora_cli.core.finding import Location, Outcome
 from lora_cli.core.tensor_keys import Key
 from lora_cli.engines.name_resolution import NameResolution
 from lora_cli.engines.profile import Profile
 from lora_cli.rules.rule import Case
 
 
-@dataclass(frozen=True, slots=True)
-class EngineCase:
-    """One adapter on one engine.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineCase(Case):
+    """One adapter, as it is stored, on the engine of a profile.
 
     ``resolution`` is where the engine puts its modules, empty without a base or without weights. ``other_keys`` are the
     names of its tensors that are not factors.
     """
 
-    rule_case: Case
     profile: Profile
-    deployment: Deployment
     resolution: NameResolution
     other_keys: tuple[Key, ...]
-
-    @property
-    def adapter(self) -> Adapter:
-        """The adapter as it is stored: with separate experts, where PEFT would stack them."""
-        return self.rule_case.adapter
-
-    @property
-    def config(self) -> LoraConfig | None:
-        """The adapter's config, None if it cannot be read."""
-        return self.rule_case.adapter.config
-
-    @property
-    def base(self) -> BaseModel | None:
-        """The base model, None if none was given."""
-        return self.rule_case.base
-
-    def in_weights(self, name: str = "") -> Location:
-        """The location of a tensor or a module in the weights."""
-        return self.rule_case.in_weights(name)
-
-    def in_config(self, field: str = "") -> Location:
-        """The location of a field in the config, which must be readable."""
-        return self.rule_case.in_config(field)
 
 
 @dataclass(frozen=True, slots=True)

@@ -245,7 +245,7 @@ def rank_above_max(case: EngineCase) -> Iterator[Found]:
 
 def padded_rank(case: EngineCase) -> Iterator[Found]:
     """A rank that the engine's kernels pad."""
-    config = case.config
+    config = case.adapter.config
     if config is None or len({last_name(module) for module in case.adapter.pairs}) < 2:
         return
     if (to := kernel_rank(config.r, case.deployment.tp)) != config.r:
@@ -262,7 +262,7 @@ def _with_names(
 
 def _if_absent(case: EngineCase, modules: Iterable[str]) -> tuple[str, ...]:
     """The rules that report that modules do not exist in the base, if none of these does."""
-    application = case.rule_case.application
+    application = case.application
     return ABSENT if {*application.absent, *application.beyond}.issuperset(modules) else ()
 
 
@@ -289,7 +289,7 @@ def _reported(case: EngineCase) -> set[str]:
     """The names of the tensors for whose feature the engine rejects the adapter, which it reports."""
     rejecting = {row.feature for row in case.profile.rows if row.outcome is Outcome.REJECTS}
     parts = {part for part, (name, detect) in PARTS_OF.items() if name in rejecting and any(detect(case))}
-    saved = ((case.config.modules_to_save if case.config is not None else None) or ())[:MOST_SAVED]
+    saved = ((case.config.modules_to_save if case.adapter.config is not None else None) or ())[:MOST_SAVED]
 
     def is_reported(key: Key) -> bool:
         if key.part != "saved":
@@ -392,7 +392,7 @@ def base_without_lora(case: EngineCase) -> Iterator[Found]:
 
 def _mapped_class(case: EngineCase) -> tuple[str, str]:
     """The class of the base that ``auto_mapping`` names, and its module; empty where it names none."""
-    if case.config is None:
+    if case.adapter.config is None:
         return "", ""
     library = (case.config.auto_mapping or {}).get("parent_library")
     return case.config.base_class, library if isinstance(library, str) else ""

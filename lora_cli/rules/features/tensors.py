@@ -50,7 +50,7 @@ def saved_head(case: EngineCase) -> Iterator[Found]:
     Without a base, that class is the one which the config was written for, as far as it tells.
     """
     base = case.base
-    if not case.profile.takes_head(base.architecture if base is not None else _class_of(case.config)):
+    if not case.profile.takes_head(base.architecture if base is not None else _class_of(case.adapter.config)):
         yield from _saved_heads(case)
 
 
@@ -65,7 +65,7 @@ def _class_of(config: LoraConfig | None) -> str:
 
 def added_tokens(case: EngineCase) -> Iterator[Found]:
     """Tokens of ``added_tokens.json`` with ids beyond the base's vocabulary."""
-    if found := case.rule_case.tokens_beyond_vocabulary():
+    if found := case.tokens_beyond_vocabulary():
         yield Found(*found)
 
 
@@ -99,7 +99,7 @@ def stray_weights(case: EngineCase) -> Iterator[Found]:
 
 def rank_not_r(case: EngineCase) -> Iterator[Found]:
     """Factors of another rank than ``r``."""
-    config = case.config
+    config = case.adapter.config
     if config is None or "r" not in config.given or "r" in config.mistyped:
         return
     pairs = [(m, pair.rank) for m, pair in case.adapter.pairs.items() if not is_fused(case.adapter, m)]
