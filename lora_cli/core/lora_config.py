@@ -4,7 +4,7 @@ Fields and defaults are those of PEFT 0.21 (``tuners/lora/config.py``, ``config.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from lora_cli.core import parse
@@ -151,53 +151,38 @@ def _rank(value: Any, where: str) -> int:
     return rank
 
 
-_SUB = parse.optional(parse.mapping)
-_TEXT = parse.optional(parse.text)
-_LIST_OF_TEXT = parse.list_of(parse.text)
+_TEXTS = parse.list_of(parse.text)
 _INTEGERS = parse.list_of(parse.integer)
 # As for PEFT, which asks whether it is set.
 _SWITCH = _null_is(False, parse.boolean)
 
+_BY_TYPE: Mapping[Any, Getter] = {
+    bool: _SWITCH,
+    str: parse.text,
+    float: parse.number,
+    str | None: parse.optional(parse.text),
+    Sub | None: parse.optional(parse.mapping),
+    Names | None: parse.optional(_TEXTS),
+    Names | str | None: parse.optional(_either(str, parse.text, _TEXTS)),
+    tuple[int, ...] | None: parse.optional(_INTEGERS),
+    tuple[int, ...] | int | None: parse.optional(_either(int, parse.integer, _INTEGERS)),
+}
+
+OURS = frozenset({"unknown", "mistyped", "given", "duplicates", "file"})
+"""The fields of ``LoraConfig`` that are not PEFT's."""
+
 GETTERS: Mapping[str, Getter] = {
-    **dict.fromkeys(
-        ("task_type", "peft_type", "peft_version", "base_model_name_or_path", "revision", "megatron_core"), _TEXT
-    ),
-    **dict.fromkeys(
-        (
-            *("auto_mapping", "megatron_config", "loftq_config", "eva_config", "corda_config", "lora_ga_config"),
-            *("velora_config", "monteclora_config", "runtime_config", "use_bdlora", "arrow_config", "kasa_config"),
-        ),
-        _SUB,
-    ),
-    **dict.fromkeys(
-        (
-            *("inference_mode", "fan_in_fan_out", "use_rslora", "use_dora", "use_qalora", "lora_bias"),
-            "ensure_weight_tying",
-        ),
-        _SWITCH,
-    ),
-    **dict.fromkeys(("modules_to_save", "target_parameters"), parse.optional(_LIST_OF_TEXT)),
-    **dict.fromkeys(
-        ("target_modules", "exclude_modules", "layers_pattern"),
-        parse.optional(_either(str, parse.text, _LIST_OF_TEXT)),
-    ),
-    **dict.fromkeys(("lora_alpha", "lora_dropout"), parse.number),
+    **{one.name: _BY_TYPE[one.type] for one in fields(LoraConfig) if one.type in _BY_TYPE and one.name not in OURS},
     "r": _rank,
-    "bias": parse.text,
     "init_lora_weights": _either(str, parse.text, _SWITCH),
-    "layers_to_transform": parse.optional(_either(int, parse.integer, _INTEGERS)),
     "rank_pattern": parse.map_of(_rank),
     "alpha_pattern": parse.map_of(parse.number),
     "trainable_token_indices": parse.optional(_either(Mapping, parse.map_of(_INTEGERS), _INTEGERS)),
-    "alora_invocation_tokens": parse.optional(_INTEGERS),
     # PEFT looks at it with QALoRA only.
     "qalora_group_size": _null_is(GROUP_SIZE, parse.integer),
     "layer_replication": parse.optional(_ranges),
 }
-"""The type of each of PEFT's fields."""
-
-OURS = frozenset({"unknown", "mistyped", "given", "duplicates", "file"})
-"""The fields of ``LoraConfig`` that are not PEFT's."""
+"""The getter of each of PEFT's fields, by its type where nothing else is said."""
 
 
 def parse_config(data: bytes | Mapping[str, Any], file: str = CONFIG) -> LoraConfig:
@@ -247,7 +232,7 @@ def type_error(config: LoraConfig, name: str) -> FormatError | None:
 
 def peft_fields() -> tuple[str, ...]:
     """The names of PEFT's fields, in order."""
-    return tuple(name for name in LoraConfig.__match_args__ if name not in OURS)
+    return tuple(one.name for one in fields(LoraConfig) if one.name not in OURS)
 
 
 @dataclass(frozen=True, slots=True)
