@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lora_cli.core.adapter import Adapter
-from lora_cli.core.safetensors import DTYPE_BITS, Magnitude, TensorInfo, TensorStats
+from lora_cli.core.safetensors import DTYPE_BITS, TORCH_NAMES, Magnitude, TensorInfo, TensorStats
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt, FormatError
 from lora_cli.reading.byte_ranges import read_range
@@ -26,19 +26,11 @@ Bits = NDArray[np.unsignedinteger[Any]]
 Floats = NDArray[np.floating[Any]]
 """A tensor's values: float64 if it is stored so, else float32, which represents every narrower float exactly."""
 
-NUMPY: Mapping[str, str] = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "BF16": "bfloat16",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz",
-}
+_DECODED = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
+NUMPY: Mapping[str, str] = {dtype: TORCH_NAMES[dtype] for dtype in _DECODED}
 """The dtypes whose elements can be decoded."""
 
-SCANNED: Mapping[str, str] = {**NUMPY, "F8_E8M0": "float8_e8m0fnu", "C64": "<f4", "C128": "<f8"}
+SCANNED: Mapping[str, str] = {**NUMPY, "F8_E8M0": TORCH_NAMES["F8_E8M0"], "C64": "<f4", "C128": "<f8"}
 """The dtypes that can hold NaN; a complex number is two floats."""
 
 MEASURED = frozenset({"F64", "F32", "F16", "BF16"})

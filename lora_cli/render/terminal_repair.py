@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from rich.console import RenderableType
 from rich.text import Text
 
+from lora_cli.core.comparison import ARITHMETIC
 from lora_cli.core.finding import EngineOutcome
 from lora_cli.core.text import counted, safe
 from lora_cli.render.terminal import Paragraph, facts, hints, text
 from lora_cli.render.terminal_validate import skipped_checks
-from lora_cli.validation.repair import FLOAT64_ERROR
 from lora_cli.validation.repair_report import RepairReport, RepairSetReport, Sameness
 
 NO_BASE = "no base: names and shapes not checked; set --base BASE (its config.json is enough)"
@@ -72,7 +72,7 @@ def _proof(same: Sameness) -> str:
     proved = f"{counted(same.modules, 'update')}: "
     if not same.rewritten:
         return f"{proved}bit-identical"
-    if same.worst_change <= FLOAT64_ERROR:
+    if same.worst_change <= ARITHMETIC:
         return f"{proved}{same.rewritten} stored differently, none changed in effect"
     worst = f"by {same.worst_change:.2g} of its size at most ({safe(same.worst_module)})"
     allowed = f"{same.allowed_change:.2g}"

@@ -20,6 +20,7 @@ from lora_cli.core.adapter import Adapter, pair_up
 from lora_cli.core.adapter_files import BESIDE, CONFIG, WEIGHTS
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.comparison import ARITHMETIC, ROUNDOFF
 from lora_cli.core.finding import Deployment, EngineOutcome, Outcome, Severity, Verdict
 from lora_cli.core.lora_config import CONFIG_CAP, LoraConfig, parse_config
 from lora_cli.core.parse import json_object
@@ -68,12 +69,6 @@ OF_VALUES = "LC5"
 
 Read = Callable[[str], Bits]
 """Returns the bits of a tensor by name. Raises as ``reading.tensor_values.load``."""
-
-ROUNDING = {"F64": 2.0**-53, "F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-9}
-"""Half the distance from 1 to the next number of each dtype: the largest relative error of one rounding."""
-
-FLOAT64_ERROR = 1e-12
-"""The relative error of sums in float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,7 +395,7 @@ def _is_untouched(one: Factors, before: Factors | None, scaling: float) -> bool:
     return (
         before is not None
         and (one.a, one.b) == (before.a, before.b)
-        and math.isclose(before.scaling, scaling, rel_tol=FLOAT64_ERROR)
+        and math.isclose(before.scaling, scaling, rel_tol=ARITHMETIC)
     )
 
 
@@ -428,5 +423,5 @@ def _relative(was: Update, now: Update, one: Factors) -> tuple[float, float]:
     if size == 0:
         return norm(now), 0.0
     lengths = abs(was.scaling) * float(np.linalg.norm(was.a.astype("f8")) * np.linalg.norm(was.b.astype("f8")))
-    rounding = sum(ROUNDING[recipe.dtype] for recipe in (one.a, one.b) if recipe.is_computed) + FLOAT64_ERROR
+    rounding = sum(ROUNDOFF[recipe.dtype] for recipe in (one.a, one.b) if recipe.is_computed) + ARITHMETIC
     return distance(was, now) / size, rounding * lengths / size

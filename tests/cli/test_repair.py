@@ -360,6 +360,18 @@ def test_a_dtype_that_is_asked_for_is_written_and_one_that_loses_the_values_is_r
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".never")]
 
 
+def test_values_as_far_from_a_bfloat16_as_any_are_rounded_to_one(tmp_path: Path, capsys: Capture) -> None:
+    modules = llama_modules()
+    between = {name: raw(np.full(one.shape, 1 + 0.99 * 2.0**-8)) for name, one in lora_tensors(modules, r=1).items()}
+    folder = write_adapter(tmp_path / "between", modules=modules, tensors=between, r=1)
+
+    words = [str(folder), "--engine", "peft", "--dtype", "bfloat16", "--to", str(tmp_path / "half")]
+    code, found = document(capsys, *words)
+
+    assert code == 0
+    assert 2.0**-8 < found["proof"]["worst_change"] <= found["proof"]["allowed_change"] == pytest.approx(2.0**-7)
+
+
 def test_the_bases_name_is_written_where_it_is_asked_for(base: str, tmp_path: Path, capsys: Capture) -> None:
     folder = write_adapter(tmp_path / "good", modules=llama_modules())
     words = [str(folder), "--engine", "vllm", "--base", base, "--base-name", "acme/served", "--to", str(tmp_path / "o")]
