@@ -39,7 +39,7 @@ def _suite(report: Report, one: Validated) -> ET.Element:
             ET.SubElement(properties, "property", name=safe(key), value=safe(value))
     if (error := one.error) is not None:
         case = ET.SubElement(suite, "testcase", classname=name, name="read the adapter")
-        why = ET.SubElement(case, "error", type=error.kind, message=safe(error.message))
+        why = ET.SubElement(case, "error", type=type(error).__name__, message=safe(error.message))
         why.text = problem_lines(error.message, error.hint)
     else:
         found, skipped = findings_of(one), {check.code: check.reason for check in one.skipped}

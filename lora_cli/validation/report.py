@@ -18,6 +18,7 @@ from lora_cli.core.grouping import by_key
 from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, Fingerprint, Keyword, PositiveCount, Sha256, Version
 from lora_cli.core.lora_config import CONFIG_CAP
 from lora_cli.core.text import counted, names
+from lora_cli.errors import LoraCliError
 from lora_cli.rules.rule import Rule
 from lora_cli.validation.verdict import Checked
 
@@ -37,17 +38,6 @@ class BaseModelSummary:
     model_type: str
     source: str
     """Where its facts come from."""
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorReport:
-    """An error that ended the work on one adapter."""
-
-    message: str
-    hint: str
-    exit_code: Count
-    kind: str = field(metadata=EXCLUDED)
-    """The name of its class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +69,7 @@ class CheckedAdapter(Generic[F]):
     skipped: tuple[Skipped, ...]
     engines: tuple[EngineOutcome, ...]
     """What each engine that was named does with it."""
-    error: ErrorReport | None
+    error: LoraCliError | None
     """What prevented the adapter from being read, or null."""
     stage_ms: Mapping[str, float]
     """Milliseconds by stage."""
@@ -263,7 +253,7 @@ def base_summary(base: BaseModel | None) -> BaseModelSummary | None:
 
 def checked_adapter(one: Checked, exit_code: int, findings: Sequence[F]) -> CheckedAdapter[F]:
     """One adapter: its name and source, its ``findings``, and what could not be checked."""
-    verdict, error = one.verdict, one.error
+    verdict = one.verdict
     return CheckedAdapter(
         name=one.name,
         source=one.source,
@@ -274,7 +264,7 @@ def checked_adapter(one: Checked, exit_code: int, findings: Sequence[F]) -> Chec
         findings=tuple(findings),
         skipped=verdict.skipped if verdict is not None else (),
         engines=verdict.engines if verdict is not None else (),
-        error=None if error is None else ErrorReport(error.message, error.hint, error.exit_code, type(error).__name__),
+        error=one.error,
         stage_ms=one.stage_ms,
     )
 
