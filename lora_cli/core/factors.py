@@ -21,7 +21,7 @@ from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.patterns import Matcher, endings
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.target_modules import Scale, scales, targeted, wrapped_parameters
-from lora_cli.core.tensor_keys import WRAPPER, without_wrappers
+from lora_cli.core.tensor_keys import WRAPPER, leaf_of, without_wrappers
 from lora_cli.errors import FormatError
 
 MOST_ELEMENTS = 1 << 26
@@ -157,7 +157,7 @@ def _targeted(config: LoraConfig, modules: tuple[str, ...]) -> frozenset[str]:
         chosen = targeted(config, modules, linear=modules)
     except FormatError:
         return frozenset()
-    return frozenset(module for module in chosen if _unwrapped(module)[0].rpartition(".")[2] != EXPERTS)
+    return frozenset(module for module in chosen if leaf_of(module) != EXPERTS)
 
 
 def _candidates(

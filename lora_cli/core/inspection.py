@@ -6,14 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from lora_cli.core.adapter import Adapter
+from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import HALF_BYTES, BaseModel
 from lora_cli.core.companions import Card
+from lora_cli.core.factors import possible_scales, wrapped_by
 from lora_cli.core.foreign_formats import dialects
 from lora_cli.core.json_schema import Count, PositiveCount, Sha256OrEmpty
 from lora_cli.core.lora_config import LoraConfig
-from lora_cli.core.module_facts import ModuleFacts, facts_of, layer_of, leaf_of
+from lora_cli.core.tensor_keys import layer_of, leaf_of
 from lora_cli.core.training_tools import Writer, writers_of
+from lora_cli.errors import FormatError
 
 T = TypeVar("T", int, float, str)
 
@@ -23,6 +25,58 @@ VARIANTS = (
     "trainable_token_indices", "layer_replication", "alora_invocation_tokens", "use_bdlora", "arrow_config",
     "kasa_config", "monteclora_config", "velora_config", "eva_config", "corda_config",
 )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleFacts:
+    """What the adapter has for one module; null if its tensors or its config do not say."""
+
+    module: str
+    """Its path in the base model."""
+    r: Count | None
+    """The rank that its tensors have."""
+    scaling: float | None
+    """The s in s * B @ A."""
+    d_in: Count | None
+    d_out: Count | None
+    dtype: str
+    """As safetensors names it; both where A and B differ."""
+    parameters: Count
+    """The number of elements of A and B."""
+    bytes: Count
+    """The bytes of A and B, as they are stored."""
+
+
+def facts_of(adapter: Adapter) -> tuple[ModuleFacts, ...]:
+    """Every module with a factor, in the order of its tensors."""
+    scaling = _scaling(adapter)
+    return tuple(_facts(module, pair, scaling.get(module)) for module, pair in adapter.pairs.items())
+
+
+def _facts(module: str, pair: LoraPair, scaling: float | None) -> ModuleFacts:
+    factors = pair.factors
+    d_in, d_out = pair.widths
+    return ModuleFacts(
+        module=module,
+        r=pair.rank,
+        scaling=scaling,
+        d_in=d_in,
+        d_out=d_out,
+        dtype="/".join(dict.fromkeys(factor.dtype for factor in factors)),
+        parameters=sum(math.prod(factor.shape) for factor in factors),
+        bytes=sum(factor.nbytes for factor in factors),
+    )
+
+
+def _scaling(adapter: Adapter) -> Mapping[str, float]:
+    config = adapter.config
+    if config is None:
+        return {}
+    try:
+        found = possible_scales(config, adapter.pairs, wrapped_by(config, adapter.pairs))
+    except FormatError:
+        return {}
+    return {module: scales[0].scaling for module, scales in found.items() if len(scales) == 1}
 
 
 @dataclass(frozen=True, slots=True)

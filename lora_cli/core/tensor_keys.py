@@ -4,6 +4,7 @@ On disk a name is ``<prefix><module>.<part>``, with ``base_model.model.`` as the
 those of PEFT 0.21 (``tuners/lora/layer.py``, ``tuners/lora/variants.py``, ``utils/save_and_load.py``).
 """
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
@@ -107,6 +108,20 @@ def without_wrappers(module: str) -> str:
     while module.endswith(WRAPPER, 0, end):
         end -= len(WRAPPER)
     return module[:end]
+
+
+def leaf_of(module: str) -> str:
+    """The last name of a module, without the wrappers that PEFT nests around fused experts."""
+    return last_name(without_wrappers(module))
+
+
+LAYER = re.compile(r"(?:^|(?<=\.))\d{1,9}(?=\.|$)", re.ASCII)
+
+
+def layer_of(module: str) -> int | None:
+    """The number of the layer that a module is in, None if its name has no number."""
+    found = LAYER.search(module)
+    return int(found.group()) if found else None
 
 
 def parse_key(name: str) -> Key:

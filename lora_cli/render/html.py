@@ -15,7 +15,8 @@ from lora_cli import __version__
 from lora_cli.bench.report import BenchReport, LiveReport, MeasurementReport, PlanReport, SimulationReport
 from lora_cli.core.base_model import HALF_BYTES
 from lora_cli.core.grouping import by_key
-from lora_cli.core.module_facts import ModuleFacts, layer_of, leaf_of
+from lora_cli.core.inspection import ModuleFacts
+from lora_cli.core.tensor_keys import layer_of, leaf_of
 from lora_cli.core.text import between, brief, counted, milliseconds, safe, size
 from lora_cli.render import bench_summary, charts, engine_flags, inspect_facts
 from lora_cli.render.inspect_facts import Layout

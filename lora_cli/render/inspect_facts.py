@@ -16,9 +16,9 @@ from lora_cli.core.finding import Finding
 from lora_cli.core.grouping import by_key
 from lora_cli.core.inspection import Inspection
 from lora_cli.core.lora_config import FieldChange
-from lora_cli.core.module_facts import layer_of, leaf_of
 from lora_cli.core.module_grid import Grid, grids, module_positions, ordered
 from lora_cli.core.spectrum import OUTSTANDING, ModuleSpectrum, Spectrum, find_outliers
+from lora_cli.core.tensor_keys import layer_of, leaf_of
 from lora_cli.core.text import between, brief, counted, cut, names, percent, safe, shown, size, span, times
 from lora_cli.core.training_tools import PEFT
 from lora_cli.validation.report import CheckedAdapter

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.experts import Loaded, as_loaded
+from lora_cli.core.factors import EXPERTS
 from lora_cli.core.finding import Applied, Location
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.patterns import Endings
@@ -21,7 +22,7 @@ from lora_cli.core.target_modules import (
     targeted_in,
     wrapped_parameters,
 )
-from lora_cli.core.tensor_keys import PEFT_PREFIX, Key, last_name, without_wrappers
+from lora_cli.core.tensor_keys import PEFT_PREFIX, Key, last_name, leaf_of, without_wrappers
 from lora_cli.core.text import counted, cut
 from lora_cli.errors import FormatError
 
@@ -275,7 +276,4 @@ def highest_rank(adapter: Adapter) -> tuple[str, int, Location] | None:
 
 def is_fused(adapter: Adapter, module: str) -> bool:
     """Whether the factors of all experts are in one tensor, with ``r`` rows for each."""
-    config = adapter.config
-    if config is None or not config.target_parameters:
-        return False
-    return without_wrappers(module).rpartition(".")[2] == "experts"
+    return adapter.config is not None and bool(adapter.config.target_parameters) and leaf_of(module) == EXPERTS

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.factors import EXPERTS
 from lora_cli.core.finding import Outcome
 from lora_cli.core.json_schema import EXCLUDED, Count, PositiveCount
-from lora_cli.core.module_facts import leaf_of
-from lora_cli.core.tensor_keys import last_name
+from lora_cli.core.tensor_keys import last_name, leaf_of
 from lora_cli.engines.name_resolution import TOWERS
 from lora_cli.engines.profile import Flags, Profile, SlotLayout
 from lora_cli.engines.slot_sizing import Driver, Fit, Limits, Need, Slots
@@ -20,8 +20,6 @@ from lora_cli.validation.verdict import Checked
 
 MODEL = "$MODEL"
 """The placeholder for the base in a command if its name is not known."""
-
-EXPERTS = "experts"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lora_cli.core.inspection import inspection_of
-from lora_cli.core.module_facts import facts_of
+from lora_cli.core.inspection import facts_of, inspection_of
 from lora_cli.core.reference import AdapterRef
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.sources.local import LocalSource

@@ -9,8 +9,7 @@ import pytest
 
 from lora_cli.core.architectures import base_from_config
 from lora_cli.core.companions import Card
-from lora_cli.core.inspection import Inspection
-from lora_cli.core.module_facts import ModuleFacts
+from lora_cli.core.inspection import Inspection, ModuleFacts
 from lora_cli.core.spectrum import Spectrum
 from lora_cli.core.training_tools import Writer
 from lora_cli.engines import ENGINES
