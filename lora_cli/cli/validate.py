@@ -396,9 +396,9 @@ def write_outputs(report: Report, outputs: Sequence[Output], *, quiet: bool, sta
             parts = statistics_parts(report) if statistics else report_parts(report, quiet=quiet)
             write(render_parts(parts, None if output.file == STDOUT else output.file), output.file)
         elif output.format == CONCISE:
-            from lora_cli.render import concise
+            from lora_cli.render.text import render_concise
 
-            write(concise.render_report(report, quiet=quiet), output.file)
+            write(render_concise(report, quiet=quiet), output.file)
         elif output.appended:
             message = _append_to_summary(report, output.file)
             if not quiet:

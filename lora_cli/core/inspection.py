@@ -8,13 +8,12 @@ from typing import TypeVar
 
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import HALF_BYTES, BaseModel
-from lora_cli.core.companions import Card
+from lora_cli.core.companions import Card, Writer, writers_of
 from lora_cli.core.factors import possible_scales, wrapped_by
 from lora_cli.core.foreign_formats import dialects
 from lora_cli.core.json_schema import Count, PositiveCount, Sha256OrEmpty
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.tensor_keys import layer_of, leaf_of
-from lora_cli.core.training_tools import Writer, writers_of
 from lora_cli.errors import FormatError
 
 T = TypeVar("T", int, float, str)

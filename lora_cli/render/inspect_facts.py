@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from statistics import median
 
-from lora_cli.core.companions import Card
+from lora_cli.core.companions import PEFT, Card
 from lora_cli.core.comparison import WORDS, Comparison, ModuleComparison, Side, TensorComparison, shown_cosine
 from lora_cli.core.factors import Unreadable
 from lora_cli.core.finding import Finding
@@ -20,7 +20,6 @@ from lora_cli.core.module_grid import Grid, grids, module_positions, ordered
 from lora_cli.core.spectrum import OUTSTANDING, ModuleSpectrum, Spectrum, find_outliers
 from lora_cli.core.tensor_keys import layer_of, leaf_of
 from lora_cli.core.text import between, brief, counted, cut, names, percent, safe, shown, size, span, times
-from lora_cli.core.training_tools import PEFT
 from lora_cli.validation.report import CheckedAdapter
 
 UNKNOWN = "unknown"

@@ -1,17 +1,20 @@
 """Fetch adapters into the cache and validate them there, before they are loaded."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lora_cli.core.adapter import Adapter
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.addresses import without_secrets
-from lora_cli.core.finding import Severity
-from lora_cli.core.provenance import Provenance
+from lora_cli.core.finding import Deployment, Outcome, Severity
+from lora_cli.core.provenance import JudgedEngine, Provenance, VerifiedVerdict
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
-from lora_cli.errors import LoraCliError, Refused
+from lora_cli.engines import Profile, choose_engine
+from lora_cli.errors import LoraCliError, Refused, UsageError
 from lora_cli.fetching.context import AdapterRequest, FetchContext
 from lora_cli.fetching.file_selection import Selection
 from lora_cli.fetching.pipeline import fetch
@@ -21,7 +24,6 @@ from lora_cli.rules.engine import rank_above_max
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.local import snapshot_at
-from lora_cli.validation.accepted_verdicts import is_judged
 from lora_cli.validation.validate import ref_of
 from lora_cli.validation.verdict import Checked, Stopwatch, Terms, apply_suppressions, gather_evidence, judge
 
@@ -141,3 +143,44 @@ def validate_fetched(
         judged = replace(judged, error=error, stage="validate")
     watch.lap("validate")
     return replace(judged, stage_ms={**fetched.stage_ms, **watch.stage_ms})
+
+
+def is_judged(adapter: Adapter, terms: Terms, verdicts: Sequence[VerifiedVerdict]) -> bool:
+    """Whether ``verdicts`` on the files of ``adapter`` cover ``terms``: the base, the engines, and their flags.
+
+    Without an engine PEFT's behaviour counts, whatever the limits. What cannot be read here is never covered, and
+    neither are pickled weights.
+    """
+    base = terms.base
+    if base is None or not base.config_sha256 or adapter.config is None:
+        return False
+    if adapter.weights_error is not None or adapter.pickled or not adapter.weight_files:
+        return False
+    same = [one for one in verdicts if one.base_sha256 == base.config_sha256]
+    if not terms.engines and any(not one.engines for one in same):
+        return True
+    asked, profiles = terms.deployment or Deployment(), terms.engines or (choose_engine("peft"),)
+    same = [one for one in same if not terms.engines or _is_started_as(one, asked)]
+    engines = [engine for one in same for engine in one.engines]
+    return all(any(_is_served(engine, profile) for engine in engines) for profile in profiles)
+
+
+def _is_started_as(verdict: VerifiedVerdict, asked: Deployment) -> bool:
+    """Whether the flags in the verdict are those ``asked``, as far as they matter to one adapter's files."""
+    here = json.loads(json.dumps(asdict(asked)))
+    flags = ["tp", "max_lora_rank", "lora_target_modules"]
+    flags += ["served_model_name"] * (asked.served_model_name is not None)
+    flags += ["max_loras", "pinned"] * (asked.pinned > 0)
+    return all(flag in verdict.deployment and verdict.deployment[flag] == here[flag] for flag in flags)
+
+
+def _is_served(judged: JudgedEngine, profile: Profile) -> bool:
+    """Whether the verdict is that the engine serves it right, by the same profile; a newer version is another one."""
+    if (judged.engine, judged.outcome) != (profile.engine.name, str(Outcome.OK)):
+        return False
+    try:
+        theirs = choose_engine(f"{judged.engine}@{judged.version}")
+    except UsageError:
+        return False
+    known = not (theirs.note or profile.note)
+    return theirs.version == profile.version and (known or theirs.requested == profile.requested)

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.companions import Card
+from lora_cli.core.companions import Card, Writer, writers_of
 from lora_cli.core.lora_config import parse_config
-from lora_cli.core.training_tools import Writer, writers_of
 from lora_cli.documents.model_card import parse_card
 from tests.core.peft_models import Written
 

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from lora_cli.core.architectures import base_from_config
-from lora_cli.core.companions import Card
+from lora_cli.core.companions import Card, Writer
 from lora_cli.core.inspection import Inspection, ModuleFacts
 from lora_cli.core.spectrum import Spectrum
-from lora_cli.core.training_tools import Writer
 from lora_cli.engines import ENGINES
 from lora_cli.engines.slot_sizing import Driver, Fit
 from lora_cli.render.inspect_report import inspect_report

@@ -17,10 +17,11 @@ from sarif_kit.validate import validation_errors
 
 from lora_cli import __version__
 from lora_cli.core.finding import Severity
-from lora_cli.render import concise, github, gitlab, junit, markdown, sarif
+from lora_cli.render import github, gitlab, junit, markdown, sarif
 from lora_cli.render.json import to_json
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_validate import report_parts, statistics_parts
+from lora_cli.render.text import render_concise
 from lora_cli.validation.report import Report
 from tests.conftest import ROOT
 from tests.render.reports import HOSTILE, all_checked, checked, everything, finding, report
@@ -43,7 +44,7 @@ RENDERERS: dict[str, Callable[[Report], str]] = {
     "report.gitlab.json": gitlab.render_report,
     "report.md": markdown.render_report,
     "report.txt": human,
-    "concise.txt": concise.render_report,
+    "concise.txt": render_concise,
     "statistics.txt": lambda report: rendered(statistics_parts(report), 80),
     "quiet.txt": lambda report: rendered(report_parts(report, quiet=True), 80),
     "several.txt": lambda _: human(report(*all_checked()[:2], *all_checked()[3:])),
