@@ -31,6 +31,13 @@ class LoraPair:
         return tuple(factor for factor in (self.a, self.b) if factor is not None)
 
     @property
+    def named(self) -> dict[str, TensorInfo]:
+        """The same by PEFT's names for them: ``lora_A`` and ``lora_B``, of an embedding ``lora_embedding_A`` and B."""
+        infix = "embedding_" if self.embedding else ""
+        known = {f"lora_{infix}A": self.a, f"lora_{infix}B": self.b}
+        return {name: factor for name, factor in known.items() if factor is not None}
+
+    @property
     def widths(self) -> tuple[int | None, int | None]:
         """``d_in`` from A ``[r, d_in]`` and ``d_out`` from B ``[d_out, r]``; None for one that is missing or flat."""
         d_in = self.a.shape[1] if self.a is not None and len(self.a.shape) == 2 else None

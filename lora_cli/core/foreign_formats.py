@@ -263,11 +263,6 @@ def by_start(start: bytes, formats: Iterable[Format]) -> Format | None:
     return next((one for one in formats if one.start and text.startswith(one.start) and one.within in start), None)
 
 
-def by_path(path: str, formats: Iterable[Format] = FORMATS) -> Format | None:
-    """The format that has files of this name, if any."""
-    return next((one for one in formats if one.files and re.fullmatch(one.files, path, re.ASCII)), None)
-
-
 def by_keys(keys: Iterable[str]) -> Format | None:
     """The first format which one of these names of tensors gives away, if any."""
     names = "\n".join(name for name in islice(keys, MOST_KEYS) if len(name) <= LONGEST_KEY)

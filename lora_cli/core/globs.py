@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import cast
 from urllib.parse import unquote
 
-from lora_cli.core.addresses import DOCKER_HUB
+from lora_cli.core.addresses import DOCKER_HUB, HUB_HOSTS
 from lora_cli.core.reference import ALIASES, FSSPEC, REMOTE, WITH_REVISIONS, AdapterRef, Scheme
 from lora_cli.core.web_address import DEFAULT_PORTS, is_loopback, unescaped, without_parameters
 
-HUB_PAGES = ("huggingface.co/", "www.huggingface.co/", "hf.co/")
 WITH_HOST = frozenset({"sftp", "ssh", "smb", "hdfs", "webhdfs"})
 """The schemes of other machines' file systems that begin with ``[user@]host``."""
 
@@ -52,7 +51,7 @@ def source_glob(glob: str, base_dir: Path) -> str:
     host = host.lower().removesuffix(f":{DEFAULT_PORTS[scheme]}").removesuffix(".").replace("[[]", "[")
     if not _HOST_GLOB.fullmatch(host):
         raise ValueError("this is not a host address or a glob for one, without user and query")
-    if slash and (page := f"{host}/").startswith(HUB_PAGES) and page in HUB_PAGES:
+    if slash and host in HUB_HOSTS:
         return "hf://" + path
     bracketed = host.replace("[", "[[]")  # around the address of IPv6, not around a choice of characters
     return f"{scheme}://{bracketed}{slash}{unescaped(path)}"

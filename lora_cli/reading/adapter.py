@@ -12,7 +12,7 @@ from typing import Any
 
 from lora_cli.core.adapter import Adapter, LoraPair, pair_up
 from lora_cli.core.adapter_files import CONFIG, PICKLED, WEIGHTS
-from lora_cli.core.foreign_formats import FORMATS, METHODS, Format, Found, by_fields, by_keys, by_path, by_start
+from lora_cli.core.foreign_formats import FORMATS, METHODS, Format, Found, by_fields, by_keys, by_start
 from lora_cli.core.lora_config import CONFIG_CAP, LoraConfig, parse_config
 from lora_cli.core.safetensors import MOST_HEADER, MOST_TENSORS, Header, TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision
@@ -226,7 +226,7 @@ def _by_headers(source: Source, revision: Revision) -> Iterator[tuple[Format | N
 def _by_files(source: Source, revision: Revision) -> Iterator[tuple[Format | None, str]]:
     """By the names of files, and by their first bytes where the format has a signature."""
     for file in revision.files:
-        named = [one for one in FORMATS if by_path(file.path, (one,)) is not None]
+        named = [one for one in FORMATS if one.files and re.fullmatch(one.files, file.path, re.ASCII)]
         if named and not file.defect:
             has_start = any(one.start for one in named)
             first = by_start(read_beginning(source, revision, file, START), named) if has_start else named[0]

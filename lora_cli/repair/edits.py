@@ -5,7 +5,6 @@ Each takes a draft and gives the next one.
 
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 from lora_cli.core.adapter import Adapter
@@ -15,6 +14,7 @@ from lora_cli.core.patterns import Matcher
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.target_modules import targeted_in
 from lora_cli.core.tensor_keys import last_name
+from lora_cli.core.text import names
 from lora_cli.engines.name_resolution import LAYER
 from lora_cli.engines.profile import MERGE, SAVE_AGAIN, packed_in
 from lora_cli.errors import FormatError
@@ -58,8 +58,7 @@ def remove_base_copies(draft: Draft, context: RepairContext) -> Draft:
         matcher, texts = Matcher("modules_to_save"), list(others)
         config["modules_to_save"] = [name for name in saved if matcher.stands_in(f".{name}.", texts)] or None
     many = f"{len(gone)} copies" if len(gone) > 1 else "a copy"
-    more = f" and {len(gone) - MOST_NAMES} more" if len(gone) > MOST_NAMES else ""
-    what = f"{many} of the base's own weights left out: {', '.join(islice(gone, MOST_NAMES))}{more}"
+    what = f"{many} of the base's own weights left out: {names(list(gone), MOST_NAMES)}"
     why = "they equal the base's weights, and engines refuse or ignore them"
     return draft.changed("copies", what, why, config=config, others=others)
 
@@ -72,10 +71,10 @@ def saved_weights(adapter: Adapter) -> dict[str, TensorInfo]:
 
 def copy_refusals(context: RepairContext) -> Iterator[Refusal]:
     """Why saved weights that an engine refuses cannot be left out as copies."""
-    names = [tensor.name for tensor in saved_weights(context.adapter).values()]
-    if trained := [name for name in names if context.copies.get(name) is False]:
+    saved = [tensor.name for tensor in saved_weights(context.adapter).values()]
+    if trained := [name for name in saved if context.copies.get(name) is False]:
         yield Refusal(f"{trained[0]} is not the base's own weight: it was trained, or belongs to another base", MERGE)
-    if unknown := [name for name in names if name not in context.copies]:
+    if unknown := [name for name in saved if name not in context.copies]:
         hint = "give --base a folder with the model's safetensors: copies of its own weights can be left out"
         yield Refusal(f"whether {unknown[0]} is the base's own weight is unknown", hint)
 
@@ -146,9 +145,7 @@ def set_target_modules(draft: Draft, context: RepairContext) -> Draft:
     if not wanted or not why:
         return draft
     config = _with_targets(draft.config, wanted | (chosen or frozenset()), context.base)
-    listed: list[str] = config["target_modules"]
-    more = f" and {len(listed) - MOST_NAMES} more" if len(listed) > MOST_NAMES else ""
-    what = f"target_modules is {', '.join(listed[:MOST_NAMES])}{more}"
+    what = f"target_modules is {names(config['target_modules'], MOST_NAMES)}"
     return draft.changed("targets", what, why, config=config)
 
 

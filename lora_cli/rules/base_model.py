@@ -177,15 +177,14 @@ def _differences(pair: LoraPair, wanted: BaseModule, narrowed: tuple[int, int]) 
         mine, its = ("an embedding", "a linear layer") if pair.embedding else ("a linear layer", "an embedding")
         yield f"the tensors are those of {mine}, but the module of the base is {its}"
         return
-    infix = "embedding_" if pair.embedding else ""
     if wanted.d_in % narrowed[0] or wanted.d_out % narrowed[1]:
         yield f"the base's {wanted.d_in} inputs and {wanted.d_out} outputs do not divide into the config's blocks"
         return
-    d_in = wanted.d_in // narrowed[0]
-    if pair.a is not None and len(pair.a.shape) == 2 and pair.a.shape[1] != d_in:
-        yield f"lora_{infix}A is {shape(pair.a.shape)}, the base needs [r, {d_in}]"
-    if pair.b is not None and len(pair.b.shape) == 2 and pair.b.shape[0] != wanted.d_out:
-        yield f"lora_{infix}B is {shape(pair.b.shape)}, the base needs [{wanted.d_out}, r]"
+    needs = {"A": (1, wanted.d_in // narrowed[0], "[r, {}]"), "B": (0, wanted.d_out, "[{}, r]")}
+    for name, factor in pair.named.items():
+        axis, width, form = needs[name[-1]]
+        if len(factor.shape) == 2 and factor.shape[axis] != width:
+            yield f"{name} is {shape(factor.shape)}, the base needs {form.format(width)}"
 
 
 @rule("LC315", "targets-without-tensors", Severity.ERROR, needs=("config", "weights", "base"))

@@ -2,9 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from lora_cli.core.adapter import LoraPair
 from lora_cli.core.finding import Problem, Severity
-from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.tensor_keys import PAIR_PARTS, last_name
 from lora_cli.core.text import counted, cut, names
 from lora_cli.rules.rule import Case, grouped, rule, shape
@@ -21,14 +19,6 @@ VARIANTS = (
 OTHER_TRAINED_PARTS = frozenset({"saved", "base_layer", "bias", "lora_bias", "magnitude", "diag", "trainable_tokens"})
 REWRITE_NAMES = "`lora-cli repair` rewrites the names; or save the adapter again with PEFT, from the unwrapped model"
 ADD_TARGETS = "`lora-cli repair` adds them to target_modules, if they were trained"
-
-
-def _factors(pair: LoraPair) -> Iterator[tuple[str, TensorInfo]]:
-    infix = "embedding_" if pair.embedding else ""
-    if pair.a is not None:
-        yield f"lora_{infix}A", pair.a
-    if pair.b is not None:
-        yield f"lora_{infix}B", pair.b
 
 
 @rule("LC301", "rank-mismatch", Severity.ERROR, needs=("config", "weights"))
@@ -137,7 +127,7 @@ def factor_shape(case: Case) -> Iterator[Problem]:
     narrowed = case.factor_divisors()
     messages = []
     for pair in case.adapter.pairs.values():
-        flat = [(part, one) for part, one in _factors(pair) if len(one.shape) != 2 or 0 in one.shape]
+        flat = [(part, one) for part, one in pair.named.items() if len(one.shape) != 2 or 0 in one.shape]
         messages += [
             (f"{part} has the shape {shape(one.shape)}, but must be a matrix", pair.module) for part, one in flat
         ]
@@ -201,7 +191,7 @@ def _dtype_problems(case: Case, is_meant: Callable[[str], bool]) -> Iterator[Pro
     messages = [
         (f"{part} is stored as {one.dtype}", pair.module)
         for pair in case.adapter.pairs.values()
-        for part, one in _factors(pair)
+        for part, one in pair.named.items()
         if is_meant(one.dtype)
     ]
     for name, key in case.adapter.keys.items():
