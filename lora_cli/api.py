@@ -128,9 +128,8 @@ def validate(
     terms = Terms(
         open_base(os.fspath(base), settings, fallback=_from_transformers) if base is not None else None,
         values=values,
-        max_lora_rank=max_lora_rank,
         engines=profiles,
-        deployment=Deployment(max_lora_rank=max_lora_rank) if profiles else None,
+        deployment=Deployment(max_lora_rank=max_lora_rank),
     )
     verdict = _judged(os.fspath(ref), terms, settings).verdict
     assert verdict is not None

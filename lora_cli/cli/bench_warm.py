@@ -34,6 +34,7 @@ from lora_cli.cli.warm_serve import ServerOptions, warm_serve
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.did_you_mean import did_you_mean
+from lora_cli.core.finding import Deployment
 from lora_cli.core.text import safe, size
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import ERRORS, INTERRUPTED, LoraCliError, MachineError, UsageError
@@ -187,7 +188,8 @@ def admit_adapters(
     inputs: Inputs, base: BaseModel, most: Limits, settings: Settings, hold: InUseMarker, failures: Failures
 ) -> dict[str, LoraRequest]:
     """The adapters that can be served, by name; ``hold`` keeps them in the cache. Errors go into ``failures``."""
-    admit = admission_function(Terms(base, max_lora_rank=most.max_lora_rank or None), settings, hold)
+    terms = Terms(base, deployment=Deployment(max_lora_rank=most.max_lora_rank or None))
+    admit = admission_function(terms, settings, hold)
     found: dict[str, LoraRequest] = {}
     for item in inputs.items:
         try:

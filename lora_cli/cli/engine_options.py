@@ -55,14 +55,12 @@ def deployment_of(
     lora_target_modules: Sequence[str] = (),
     served_model_name: str = "",
     max_loras: int | None = None,
-) -> Deployment | None:
-    """The launch options of the engines, from the flags and the manifest; None if there are no engines.
+) -> Deployment:
+    """The launch options of the engines, from the flags and the manifest.
 
     Raises:
         UsageError: an engine does not start with that ``max_lora_rank``.
     """
-    if not engines:
-        return None
     from lora_cli.engines import check_max_lora_rank
 
     check_max_lora_rank(engines, max_lora_rank)

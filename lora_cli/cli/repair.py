@@ -10,7 +10,6 @@ from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, i
 from lora_cli.cli.options import ENGINE, option
 from lora_cli.cli.output import check_writable, inform, write_result
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.finding import Deployment
 from lora_cli.core.json_schema import error_report
 from lora_cli.errors import LoraCliError, NotFound, Refused, UsageError
 from lora_cli.render.terminal_repair import repair_parts, repair_set_parts
@@ -75,7 +74,7 @@ def command(
         profiles[0],
         base=model,
         base_ref=inputs.base or None,
-        deployment=deployment or Deployment(tp=tp),
+        deployment=deployment,
         to=to,
         dtype=dtype or None,
         base_name=base_name or None,

@@ -160,7 +160,7 @@ def command(
     engine_options.check_tp(model, tp)
     proven = known_proofs(proofs, model, is_attested=signer is not None)
     terms = Terms(
-        model, values=values, max_lora_rank=max_lora_rank, rules=chosen, engines=engines, deployment=deployment,
+        model, values=values, rules=chosen, engines=engines, deployment=deployment,
         digests=attest is not None,
     )  # fmt: skip
     items = inputs.to_validate(settings, digests=True)
@@ -185,7 +185,8 @@ def command(
     )
     if attest is not None and signer is not None:
         about = None if named is None or model is None else (named, model)
-        write_verdicts(attest, signed_verdicts(signer, report, checked, about, deployment, proven, settings), settings)
+        started = deployment if engines else None
+        write_verdicts(attest, signed_verdicts(signer, report, checked, about, started, proven, settings), settings)
     write_outputs(report, outputs, quiet=settings.quiet, statistics=statistics)
     raise typer.Exit(report.summary.exit_code)
 

@@ -187,7 +187,7 @@ def warm_endpoints(
         deployment = deployment_of(profiles, inputs, tp=options.tp, max_lora_rank=rank)
         base = base_model(inputs.base, settings)
         check_tp(base, options.tp)
-        terms = Terms(base, max_lora_rank=rank, engines=profiles, deployment=deployment)
+        terms = Terms(base, engines=profiles, deployment=deployment)
         admit = admission_function(terms, settings, hold)
         admissions = map_in_threads(admit, items, PARALLEL_ADMISSIONS) if ready else []
         wanted, refused = _admitted(items, admissions, mapped, sent)

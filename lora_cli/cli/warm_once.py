@@ -12,6 +12,7 @@ from lora_cli.cli.progress import RunProgress, stage_progress
 from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_plan import TmpfsCopies, WarmRun, admission_function, log_stage, process_plan
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.finding import Deployment
 from lora_cli.core.results import Answers, LoadReport, PageCache
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import INTERRUPTED, LoraCliError
@@ -62,10 +63,10 @@ def warm_once(
 ) -> tuple[list[LoadReport], list[Answers]]:
     """The reports of all adapters in the given order, and the answers of those that were proved.
 
-    After an interrupt the remaining adapters are report_of_admission as not done.
+    After an interrupt the remaining adapters are reported as not done.
     """
     store = Store(settings.cache_dir)
-    terms = Terms(base, max_lora_rank=run.limits.max_lora_rank or None)
+    terms = Terms(base, deployment=Deployment(max_lora_rank=run.limits.max_lora_rank or None))
     recorder = ResidencyRecorder(store, run.copies) if once.residency else None
     undone = LoadReport("", error="not done: interrupted", exit_code=INTERRUPTED)
     reports, answers = [replace(undone, name=item.name) for item in inputs.items], list[Answers]()

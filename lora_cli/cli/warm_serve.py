@@ -13,6 +13,7 @@ from lora_cli.cli.options import parse_duration_option
 from lora_cli.cli.output import inform
 from lora_cli.cli.warm_plan import WarmRun, has_base_weights, log_stage, process_plan, require_packages
 from lora_cli.core.adapter_request import Item
+from lora_cli.core.finding import Deployment
 from lora_cli.core.log import logger
 from lora_cli.core.target_modules import all_linear
 from lora_cli.endpoint.address import Address
@@ -89,7 +90,8 @@ def warm_serve(inputs: Inputs, run: WarmRun, serve: ServerOptions, settings: Set
     open_process = partial(_open_process, plan, process)
     copy = run.copies.admitted if run.copies is not None else None
     level = logging.getLogger("lora_cli").getEffectiveLevel()
-    setup = AdmissionSettings(settings, base, run.limits.max_lora_rank or None, tuple(roots), copy, level)
+    deployment = Deployment(max_lora_rank=run.limits.max_lora_rank or None)
+    setup = AdmissionSettings(settings, base, tuple(roots), copy, level, deployment=deployment)
     with InUseMarker(Store(settings.cache_dir)) as hold, closing(Admissions(setup, hold, timeout_s)) as admissions:
         admissions.start()
         slots, memory = run.limits.max_loras, run.limits.max_cpu_loras

@@ -260,7 +260,6 @@ class Resolver:
         setup = AdmissionSettings(
             settings,
             self._base,
-            deployment.max_lora_rank,
             log_level=logging.getLogger("lora_cli").getEffectiveLevel(),
             engine=running.engine,
             deployment=deployment,

@@ -20,7 +20,7 @@ def rank_above_max(case: Case) -> Iterator[Problem]:
     if case.outcomes:
         yield from _findings_of(case, "LC401")
         return
-    limit = case.max_lora_rank
+    limit = case.deployment.max_lora_rank
     if limit is None or (known := highest_rank(case.adapter)) is None:
         return
     where, highest, at = known

@@ -52,15 +52,13 @@ class Case:
     """One adapter, with everything that rules check.
 
     ``base`` is None if none was given. ``application`` sorts the adapter's modules by what PEFT would do with them.
-    ``max_lora_rank`` is the limit of the engine that will serve it, None for no limit. ``outcomes`` are those of the
-    named engines, in that ``deployment``.
+    ``outcomes`` are those of the named engines, in that ``deployment``.
     """
 
     adapter: Adapter
     application: Application
     evidence: Evidence = Evidence()
     base: BaseModel | None = None
-    max_lora_rank: int | None = None
     outcomes: tuple[EngineOutcome, ...] = ()
     deployment: Deployment = field(default_factory=Deployment)
 

@@ -50,7 +50,7 @@ class AdmissionWorker:
     def __init__(self, setup: AdmissionSettings, store: Store, hold: InUseMarker) -> None:
         self._setup, self._store = setup, store
         engines = (choose_engine(setup.engine),) if setup.engine else ()
-        self._terms = Terms(setup.base, max_lora_rank=setup.max_lora_rank, engines=engines, deployment=setup.deployment)
+        self._terms = Terms(setup.base, engines=engines, deployment=setup.deployment)
         self._run = FetchContext(store, setup.settings, in_use=hold)
         self._below_roots = Sources(setup.settings, roots=setup.roots)
 

@@ -5,7 +5,7 @@ One process fetches, for all adapters at once. Up to ``VALIDATORS`` others valid
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -69,19 +69,18 @@ class AdmissionSettings:
     """The first message to such a process: its settings.
 
     ``roots`` are the folders that clients may name adapters in. ``copy`` is None if nothing is copied. ``log_level`` is
-    the lowest level of log messages that it passes on. ``threads`` requests are worked on at once. ``engine``, started
-    as ``deployment`` says, is NAME@VERSION of who will serve the adapters, if that is not the warm process.
+    the lowest level of log messages that it passes on. ``threads`` requests are worked on at once. ``engine`` is
+    NAME@VERSION of who will serve the adapters, started as ``deployment`` says; empty for the warm process.
     """
 
     settings: Settings
     base: BaseModel | None
-    max_lora_rank: int | None = None
     roots: tuple[Path, ...] = ()
     copy: Copy | None = None
     log_level: int = 30
     threads: int = 1
     engine: str = ""
-    deployment: Deployment | None = None
+    deployment: Deployment = field(default_factory=Deployment)
 
 
 @dataclass(frozen=True, slots=True)

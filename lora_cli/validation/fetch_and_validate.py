@@ -134,8 +134,8 @@ def validate_fetched(
         judged = replace(judged, adapter=adapter)
         if is_judged(adapter, terms, fetched.provenance.verdicts):
             judged = replace(judged, judged_elsewhere=True)
-            rank = terms.max_lora_rank if not terms.engines else None
-            terms = Terms(terms.base, values=False, max_lora_rank=rank, rules=(rank_above_max,))
+            flags = Deployment() if terms.engines else terms.deployment
+            terms = Terms(terms.base, values=False, deployment=flags, rules=(rank_above_max,))
         evidence = gather_evidence(Opened(local, revision, adapter), terms, fetched.ref)
         verdict = apply_suppressions(judge(adapter, terms, evidence), fetched.snapshot.digest, settings)
         judged = replace(judged, verdict=verdict, stage="validate" if verdict.refused() else "")
@@ -159,8 +159,8 @@ def is_judged(adapter: Adapter, terms: Terms, verdicts: Sequence[VerifiedVerdict
     same = [one for one in verdicts if one.base_sha256 == base.config_sha256]
     if not terms.engines and any(not one.engines for one in same):
         return True
-    asked, profiles = terms.deployment or Deployment(), terms.engines or (choose_engine("peft"),)
-    same = [one for one in same if not terms.engines or _is_started_as(one, asked)]
+    profiles = terms.engines or (choose_engine("peft"),)
+    same = [one for one in same if not terms.engines or _is_started_as(one, terms.deployment)]
     engines = [engine for one in same for engine in one.engines]
     return all(any(_is_served(engine, profile) for engine in engines) for profile in profiles)
 

@@ -50,18 +50,17 @@ class Terms:
     """The terms of validation, the same for all adapters of one run.
 
     ``base`` is the base model, None for no base. Without ``values`` the tensors' values are not read.
-    ``max_lora_rank`` is the limit of the engine that will serve them, None for no limit. ``engines`` are the engines
-    that will, started as ``deployment`` says; without engines PEFT's behaviour counts. ``spectrum`` requests the
-    spectrum, compared with those weights of the base; ``other`` is an adapter to compare each with. With ``card`` the
-    model card is read. Without ``weights`` only the config is read. With ``digests`` the files on this disk are hashed.
+    ``engines`` are the engines that will serve them, started as ``deployment`` says; without engines PEFT's behaviour
+    counts, and of the deployment ``max_lora_rank``. ``spectrum`` requests the spectrum, compared with those weights of
+    the base; ``other`` is an adapter to compare each with. With ``card`` the model card is read. Without ``weights``
+    only the config is read. With ``digests`` the files on this disk are hashed.
     """
 
     base: BaseModel | None = None
     values: bool = True
-    max_lora_rank: int | None = None
     rules: tuple[Rule, ...] = RULES
     engines: "tuple[Profile, ...]" = ()
-    deployment: Deployment | None = None
+    deployment: Deployment = field(default_factory=Deployment)
     spectrum: "Weights | None" = None
     other: Opened | None = None
     card: bool = False
@@ -200,8 +199,7 @@ def _judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
     if base is not None and adapter.config is not None:
         bare = trained_bare(base, adapter.config)
         base = for_task(base, adapter.config.task_type, adapter.pairs, bare=bare)
-    deployment = terms.deployment or Deployment()
-    case = Case(adapter, apply(adapter, base), evidence, base, terms.max_lora_rank, deployment=deployment)
+    case = Case(adapter, apply(adapter, base), evidence, base, deployment=terms.deployment)
     if terms.engines:
         case, results = _judge_on_engines(case, terms)
     else:

@@ -116,11 +116,10 @@ def judged(case: Mapping[str, Any], tmp_path: Path) -> Checked:
     settings = Settings(cache_dir=tmp_path / "cache")
     base = None if family == "none" else open_base(str(base_directory(case, tmp_path / "base")), settings)
     engines = tuple(choose_engine(word) for word in case.get("engine", ()))
-    deployment = Deployment(**case.get("deployment", {}))
+    deployment = Deployment(**{"max_lora_rank": case.get("max_lora_rank"), **case.get("deployment", {})})
     terms = Terms(
         base,
         values=case.get("values", True),
-        max_lora_rank=case.get("max_lora_rank"),
         engines=engines,
         deployment=replace(deployment, lora_target_modules=tuple(deployment.lora_target_modules or ()) or None),
     )

@@ -68,8 +68,8 @@ def admit(
     settings = apply_policies(load_settings({}, {"LORA_CLI_CACHE_DIR": "cache"}), None, Path("policy.yaml"))
     settings = settings if policy else replace(settings, policies=())
     engines = (choose_engine(engine),) if engine else ()
-    started = deployment or Deployment(max_lora_rank=16)
-    asked = Terms(open_base("base", settings), engines=engines, deployment=started if engines else None, **terms)
+    started = deployment or Deployment(max_lora_rank=16 if engines else None)
+    asked = Terms(open_base("base", settings), engines=engines, deployment=started, **terms)
     with FetchContext(Store(settings.cache_dir), settings) as context:
         return validate_fetched(fetch_adapter(Item("sql", "./sql"), context), asked, settings)
 
@@ -161,7 +161,7 @@ def test_the_warm_process_takes_verdicts_on_peft_and_still_checks_its_ranks(engi
         one["version"] = choose_engine("peft").version
     attest({"engines": engines, "deployment": None})
     assert not is_validated(admit(""))
-    refusal = admit("", max_lora_rank=1).refusal
+    refusal = admit("", deployment=Deployment(max_lora_rank=1)).refusal
     assert refusal is not None
     assert refusal.message.startswith("LC401")
     attest({"engines": VLLM})
