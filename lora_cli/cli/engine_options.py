@@ -8,6 +8,7 @@ from lora_cli.cli.adapter_selection import Inputs, check_max_cpu_loras
 from lora_cli.cli.options import ENGINE, option
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Deployment
+from lora_cli.core.inspection import Inspection
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.units import words_of
 from lora_cli.errors import UsageError
@@ -137,22 +138,25 @@ def _model_argument(base: str | AdapterRef) -> tuple[str, str]:
     return "", ""
 
 
-def adapter_folders(judged: Iterable[tuple[str, Checked, str]], settings: Settings) -> Mapping[str, str]:
+def adapter_folders(
+    judged: Iterable[tuple[str, tuple[Checked, Inspection | None]]], settings: Settings
+) -> Mapping[str, str]:
     """The folder from which an engine on this machine can load each adapter: a local one, or one in the cache.
 
-    ``judged`` has the name, the adapter and the digest of its cached snapshot ("" for none). The view of that name is
-    used if it has that digest, else the snapshot.
+    ``judged`` are adapters by name. Of a cached one, the view of that name is used if it has its digest, else the
+    snapshot. One that could not be read has no folder.
     """
     store = Store(settings.cache_dir.absolute())
     cached_views, found = view_digests(store), {}
-    for name, checked, digest in judged:
-        ref = checked.revision.ref if checked.revision is not None else None
-        if ref is not None and ref.scheme == "file":
-            folder = Path(ref.location)
-        elif not digest:
+    for name, (checked, inspection) in judged:
+        if checked.revision is None or inspection is None:
             continue
-        else:
+        if checked.revision.ref.scheme == "file":
+            folder = Path(checked.revision.ref.location)
+        elif digest := inspection.snapshot:
             folder = store.adapters / name if cached_views.get(name) == digest else store.snapshot(digest)
+        else:
+            continue
         if folder.is_dir() and str(folder).isprintable():
             found[name] = str(folder)
     return found

@@ -30,7 +30,6 @@ from lora_cli.cli.progress import fetch_progress
 from lora_cli.core.adapter_files import BASE_CONFIG_CAP
 from lora_cli.core.adapter_request import NAME
 from lora_cli.core.lock import THE_BASE
-from lora_cli.core.shard import in_shard
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.core.text import names, safe
 from lora_cli.documents.policy_checks import format_of
@@ -136,7 +135,7 @@ def command(
         assert requests.manifest is not None
         if (file := lockfile.open_lock(manifest, requests.manifest, flags)) is not None:
             requests = lockfile.apply_lock(requests, file, flags)
-    requests = replace(requests, adapters=tuple(in_shard(requests.adapters, shard, requests.key)))
+    requests = replace(requests, adapters=options.in_shard(requests.adapters, shard, requests.key))
     if check and file is not None:
         raise typer.Exit(lockfile.report_drift(requests, file, settings, output_format, some=flags.some))
     if prune and (publish is None or requests.manifest is None):

@@ -109,10 +109,9 @@ def command(
     checked = [one for one, _ in judged]
     args = None
     if deployed is not None:
-        named = [(item.name, one) for item, one in zip(inputs.items, checked, strict=True)]
-        cached = [(name, one, _cached(one, settings)) for name, one in named]
-        deployed = replace(deployed, folders=adapter_folders(cached, settings))
-        args = smallest_args(named, model, deployed)
+        names = [item.name for item in inputs.items]
+        deployed = replace(deployed, folders=adapter_folders(zip(names, judged, strict=True), settings))
+        args = smallest_args(zip(names, checked, strict=True), model, deployed)
     report = inspect_report(judged, model, args, partial(_provenance, settings=settings))
     _write(report, checked, output_format, output, settings)
     codes = [one.read_code for one in checked]

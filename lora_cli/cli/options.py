@@ -1,8 +1,11 @@
 """The options of all commands: their declaration, and those that several commands share."""
 
+import hashlib
+import re
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -13,6 +16,8 @@ from lora_cli.errors import UsageError
 from lora_cli.settings import SETTINGS
 
 PREFIX = "LORA_CLI_"
+MOST_PARTS = 100_000
+T = TypeVar("T")
 
 ADAPTERS = "Which adapters"
 LOCKING = "Locking"
@@ -80,6 +85,33 @@ def parse_duration_option(text: str, flag: str, hint: str = "write 30s, 10m or 1
         return parse_duration(text)
     except ValueError as error:
         raise UsageError(f"{flag}: {error}", hint=hint) from error
+
+
+def in_shard(items: Iterable[T], shard: str | None, name: Callable[[T], str]) -> tuple[T, ...]:
+    """The ``items`` whose ``name`` is in the shard ``"I/N"``: part I of N, from 0; all of them without one.
+
+    I is counted as an indexed Kubernetes Job counts (``JOB_COMPLETION_INDEX``). Every name is in exactly one part,
+    which depends on the name and N alone: workers that know nothing of each other share the items.
+
+    Raises:
+        UsageError: it is no shard.
+    """
+    if shard is None:
+        return tuple(items)
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", shard.strip(), re.ASCII)
+    index, count = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 0 < count <= MOST_PARTS:
+        hint = f"--shard 0/4 is the first of four; at most {MOST_PARTS}"
+        raise UsageError(f"--shard {shard[:60]!r} is not I/N", hint=hint)
+    if index >= count:
+        hint = f"0/{count} to {count - 1}/{count}"
+        raise UsageError(f"--shard {index}/{count}: shards are counted from 0", hint=hint)
+
+    def part_of(named: str) -> int:
+        digest = hashlib.sha256(named.encode(errors="surrogateescape")).digest()
+        return int.from_bytes(digest[:8], "big") % count
+
+    return tuple(item for item in items if part_of(name(item)) == index)
 
 
 Refs = Annotated[

@@ -28,7 +28,6 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.finding import Deployment, Severity
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.shard import in_shard
 from lora_cli.core.text import safe
 from lora_cli.errors import MachineError, MissingExtra, UsageError
 from lora_cli.rules import choose
@@ -144,7 +143,7 @@ def command(
     signer = attestation_key(attest, key, key_password, outputs, complete=values and not (select or ignore))
     known, where = known_findings(baseline, write_baseline)
     whole = read_inputs(manifest, refs or [], base, "validate", checkpoint, may_be_empty=changed_files)
-    inputs = replace(whole, items=tuple(in_shard(whole.items, shard, lambda item: item.name)))
+    inputs = replace(whole, items=options.in_shard(whole.items, shard, lambda item: item.name))
     settings = apply_policies(ctx.obj, inputs.manifest, policy)
     warn_of_unlocked(inputs, settings)
     max_lora_rank = max_lora_rank or inputs.max_lora_rank

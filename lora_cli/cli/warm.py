@@ -15,7 +15,7 @@ from lora_cli.cli.adapter_selection import (
     slot_limits,
     unlocked_warning,
 )
-from lora_cli.cli.options import parse_size_option
+from lora_cli.cli.options import in_shard, parse_size_option
 from lora_cli.cli.output import Format, check_writable, inform, remove_ready_file, termination_log, write, write_result
 from lora_cli.cli.warm_endpoints import endpoint_engine, warm_engines
 from lora_cli.cli.warm_once import prove_once
@@ -24,7 +24,6 @@ from lora_cli.cli.warm_plan import TmpfsCopies, WarmRun
 from lora_cli.cli.warm_serve import ServerOptions, warm_serve
 from lora_cli.core.log import log_to_stderr
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.shard import in_shard
 from lora_cli.endpoint.address import Address, is_host
 from lora_cli.endpoint.client import Endpoint, Refusal
 from lora_cli.errors import EndpointError, UsageError
@@ -68,7 +67,7 @@ def command(**given: Any) -> None:
         inputs = read_inputs(
             options.manifest, options.refs or [], options.base, "warm", options.checkpoint, may_be_empty=may_be_empty
         )
-        inputs = replace(inputs, items=tuple(in_shard(inputs.items, options.shard, lambda item: item.name)))
+        inputs = replace(inputs, items=in_shard(inputs.items, options.shard, lambda item: item.name))
         reached = apply_policies(settings, inputs.manifest, options.policy)
         warning = unlocked_warning(inputs, without_lock=True)
         if warning not in known_warnings:

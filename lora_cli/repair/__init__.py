@@ -4,7 +4,7 @@ Pure: no files are read or written. ``rewrite`` applies the steps, each a functi
 needs follows from the rows of its profile.
 """
 
-from lora_cli.repair.draft import Change, Draft, Factors, Refusal, RepairContext, TensorRecipe, copy_of
+from lora_cli.repair.draft import Change, Draft, Refusal, RepairContext, TensorRecipe, UpdateRecipe, copy_of
 from lora_cli.repair.edits import (
     DTYPES,
     add_zero_updates,
@@ -18,7 +18,17 @@ from lora_cli.repair.initial_draft import initial_draft
 from lora_cli.repair.module_paths import match_base_paths
 from lora_cli.repair.scales import set_ranks_and_scales
 
-__all__ = ["DTYPES", "Change", "Draft", "Factors", "Refusal", "RepairContext", "TensorRecipe", "rewrite", "unchanged"]
+__all__ = [
+    "DTYPES",
+    "Change",
+    "Draft",
+    "Refusal",
+    "RepairContext",
+    "TensorRecipe",
+    "UpdateRecipe",
+    "rewrite",
+    "unchanged",
+]
 
 STEPS = (
     remove_base_copies,

@@ -116,7 +116,7 @@ def assembled(parts: Sequence[TensorRecipe], places: Sequence[Span], shape: Span
 
 
 @dataclass(frozen=True, slots=True)
-class Factors:
+class UpdateRecipe:
     """One module's update ``scaling · b @ a``, as ``LoraPair`` has its shapes.
 
     ``plain`` is False where the factors are no two matrices of one rank: of fused experts, whose ranks are interleaved,
@@ -172,11 +172,11 @@ class Draft:
     """
 
     config: Mapping[str, Any]
-    factors: Mapping[str, Factors]
+    factors: Mapping[str, UpdateRecipe]
     others: Mapping[str, TensorRecipe] = field(default_factory=dict)
     changes: tuple[Change, ...] = ()
     refusals: tuple[Refusal, ...] = ()
-    before: Mapping[str, Factors] = field(default_factory=dict)
+    before: Mapping[str, UpdateRecipe] = field(default_factory=dict)
 
     @property
     def tensors(self) -> dict[str, TensorRecipe]:

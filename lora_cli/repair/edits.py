@@ -18,7 +18,7 @@ from lora_cli.core.text import names
 from lora_cli.engines.name_resolution import LAYER
 from lora_cli.engines.profile import MERGE, SAVE_AGAIN, packed_in
 from lora_cli.errors import FormatError
-from lora_cli.repair.draft import Draft, Factors, Refusal, RepairContext, TensorRecipe, zeros
+from lora_cli.repair.draft import Draft, Refusal, RepairContext, TensorRecipe, UpdateRecipe, zeros
 from lora_cli.repair.initial_draft import canonical
 
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -99,7 +99,7 @@ def add_zero_updates(draft: Draft, context: RepairContext) -> Draft:
     return draft
 
 
-def _missing_partners(draft: Draft, base: BaseModel, has: str, needs: str) -> Iterator[tuple[str, Factors]]:
+def _missing_partners(draft: Draft, base: BaseModel, has: str, needs: str) -> Iterator[tuple[str, UpdateRecipe]]:
     """The modules that are needed next to others: (module, the one next to it)."""
     for module, one in draft.factors.items():
         parent, _, leaf = module.rpartition(".")
@@ -109,9 +109,9 @@ def _missing_partners(draft: Draft, base: BaseModel, has: str, needs: str) -> It
             yield partner, one
 
 
-def _untrained_layers(draft: Draft, base: BaseModel) -> Iterator[tuple[str, Factors]]:
+def _untrained_layers(draft: Draft, base: BaseModel) -> Iterator[tuple[str, UpdateRecipe]]:
     """The layers of the base that lack a kind of module: (module, the same kind in another layer)."""
-    kinds: dict[str, Factors] = {}
+    kinds: dict[str, UpdateRecipe] = {}
     for module, one in draft.factors.items():
         if module in base.modules and LAYER.search(module) and one.plain:
             kinds.setdefault(last_name(module), one)
@@ -122,7 +122,7 @@ def _untrained_layers(draft: Draft, base: BaseModel) -> Iterator[tuple[str, Fact
 
 
 def _with_zeros(
-    draft: Draft, base: BaseModel, lost: Container[str], new: Iterable[tuple[str, Factors]], what: str, why: str
+    draft: Draft, base: BaseModel, lost: Container[str], new: Iterable[tuple[str, UpdateRecipe]], what: str, why: str
 ) -> Draft:
     """The draft with an update of zeros for each of ``new`` that is not ``lost``: (module, one with rank and dtype)."""
     added = {}
@@ -130,7 +130,7 @@ def _with_zeros(
         if module not in lost:
             d_in, d_out = base.modules[module].d_in, base.modules[module].d_out
             a, b = zeros(like.a.dtype, (like.r, d_in)), zeros(like.a.dtype, (d_out, like.r))
-            added[module] = Factors(a, b, like.scaling)
+            added[module] = UpdateRecipe(a, b, like.scaling)
     return draft.changed("zeros", what, why, len(added), factors={**draft.factors, **added}) if added else draft
 
 

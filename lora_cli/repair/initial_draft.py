@@ -19,7 +19,7 @@ from lora_cli.core.tensor_keys import INFIXES, PAIR_PARTS, PEFT_PREFIX, Key, wit
 from lora_cli.core.text import counted
 from lora_cli.engines.profile import SAVE_AGAIN
 from lora_cli.errors import FormatError
-from lora_cli.repair.draft import Change, Draft, Factors, RepairContext, copy_of
+from lora_cli.repair.draft import Change, Draft, RepairContext, UpdateRecipe, copy_of
 
 WHY_TYPES = "its type is not valid, and engines miscalculate with it or refuse it"
 NUMBERS = ("r", "lora_alpha")
@@ -78,7 +78,7 @@ def initial_draft(context: RepairContext) -> Draft:
         return draft.refused(
             f"{error.where}: {error.reason}", error.hint or "write the values that it was trained with"
         )
-    factors: dict[str, Factors] = {}
+    factors: dict[str, UpdateRecipe] = {}
     unsound: dict[str, list[str]] = {}
     for module, pair in context.adapter.pairs.items():
         scale = by_place[places[module]]
@@ -86,7 +86,7 @@ def initial_draft(context: RepairContext) -> Draft:
             unsound.setdefault(wrong, []).append(module)
         elif pair.a is not None and pair.b is not None:
             plain = module not in fused and not _in_blocks(context)
-            factors[module] = Factors(copy_of(pair.a), copy_of(pair.b), scale.scaling, pair.embedding, plain)
+            factors[module] = UpdateRecipe(copy_of(pair.a), copy_of(pair.b), scale.scaling, pair.embedding, plain)
     for wrong, modules in islice(unsound.items(), MOST_REFUSALS):
         also = f", and {counted(len(modules) - 1, 'more module')}" if len(modules) > 1 else ""
         draft = draft.refused(f"{modules[0]}: {wrong}{also}", SAVE_AGAIN)

@@ -13,7 +13,7 @@ from lora_cli.core.grouping import by_key
 from lora_cli.core.tensor_keys import PEFT_PREFIX, last_name
 from lora_cli.engines.name_resolution import LAYER
 from lora_cli.engines.profile import OTHER_BASE, PACKED, packed_in
-from lora_cli.repair.draft import Draft, Factors, RepairContext, assembled, rows_of, scaled
+from lora_cli.repair.draft import Draft, RepairContext, UpdateRecipe, assembled, rows_of, scaled
 
 
 def match_base_paths(draft: Draft, context: RepairContext) -> Draft:
@@ -45,14 +45,14 @@ def _tail(parent: str) -> str:
 
 
 def _new_parent(
-    parent: str, leaf: str, parents: Mapping[str, list[str]], base: BaseModel, factors: Factors
+    parent: str, leaf: str, parents: Mapping[str, list[str]], base: BaseModel, factors: UpdateRecipe
 ) -> str | None:
     """The path of the base under which this module fits; None if there is none, or more than one."""
     fitting = [home for home in parents.get(_tail(parent), ()) if _fits(home, leaf, base, factors)]
     return fitting[0] if len(fitting) == 1 else None
 
 
-def _fits(home: str, leaf: str, base: BaseModel, factors: Factors) -> bool:
+def _fits(home: str, leaf: str, base: BaseModel, factors: UpdateRecipe) -> bool:
     """Whether the base has that module there, its parts, or the whole that it is a part of, as wide as the factors."""
     wide = factors.a.shape[1], factors.b.shape[0]
     under = f"{home}." if home else ""
@@ -91,7 +91,7 @@ def _new_name(name: str, moved: Mapping[str, str]) -> str:
 
 def _split(draft: Draft, base: BaseModel) -> Draft:
     """Packed modules split into those that the base has instead: each gets A, and its rows of B."""
-    factors: dict[str, Factors] = {}
+    factors: dict[str, UpdateRecipe] = {}
     split = []
     for module, one in draft.factors.items():
         parent, dot, leaf = module.rpartition(".")
@@ -111,7 +111,7 @@ def _split(draft: Draft, base: BaseModel) -> Draft:
     return draft.changed("places", what, "the base has no module of that name", len(split), factors=factors)
 
 
-def _are_its_parts(parts: Sequence[str], one: Factors, base: BaseModel) -> bool:
+def _are_its_parts(parts: Sequence[str], one: UpdateRecipe, base: BaseModel) -> bool:
     """Whether the base has all these modules, and their widths add up to those of the packed factors."""
     found = [base.modules[part] for part in parts if part in base.modules]
     wide = {part.d_in for part in found} == {one.a.shape[1]} and sum(part.d_out for part in found) == one.b.shape[0]
@@ -120,7 +120,7 @@ def _are_its_parts(parts: Sequence[str], one: Factors, base: BaseModel) -> bool:
 
 def _pack(draft: Draft, base: BaseModel) -> Draft:
     """Modules packed as in the base: A's stacked, B's on the diagonal, with one scale."""
-    groups: dict[str, dict[str, Factors]] = {}
+    groups: dict[str, dict[str, UpdateRecipe]] = {}
     for module, one in draft.factors.items():
         parent, dot, leaf = module.rpartition(".")
         whole = f"{parent}{dot}{packed_in(leaf)}"
@@ -138,7 +138,7 @@ def _pack(draft: Draft, base: BaseModel) -> Draft:
     return draft.changed("places", what, "the base has them as one module", len(gone), factors=factors)
 
 
-def _packed_factors(whole: str, found: Mapping[str, Factors], base: BaseModel) -> Factors | None:
+def _packed_factors(whole: str, found: Mapping[str, UpdateRecipe], base: BaseModel) -> UpdateRecipe | None:
     """The update of a packed module; None if the widths of its parts are unknown."""
     names = PACKED[last_name(whole)]
     heights = dict(_heights(names, found, base.modules[whole].d_out))
@@ -151,10 +151,10 @@ def _packed_factors(whole: str, found: Mapping[str, Factors], base: BaseModel) -
     a = assembled([one.a for one in parts], [(start, 0) for start in starts], (rank, width))
     scaled_b = [scaled(one.b, one.scaling / scaling) for one in parts]
     b = assembled(scaled_b, list(zip(tops, starts, strict=True)), (base.modules[whole].d_out, rank))
-    return Factors(a, b, scaling)
+    return UpdateRecipe(a, b, scaling)
 
 
-def _heights(names: Sequence[str], found: Mapping[str, Factors], total: int) -> Iterator[tuple[str, int]]:
+def _heights(names: Sequence[str], found: Mapping[str, UpdateRecipe], total: int) -> Iterator[tuple[str, int]]:
     """How many rows each part has: those of its factors, or those of its pair (k and v, gate and up)."""
     known = {name: one.b.shape[0] for name, one in found.items()}
     for one, other in (("k_proj", "v_proj"), ("gate_proj", "up_proj")):

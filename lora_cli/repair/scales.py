@@ -18,7 +18,7 @@ from lora_cli.core.tensor_keys import last_name
 from lora_cli.engines.lorax_tgi import kernel_rank
 from lora_cli.engines.profile import MERGE, SAVE_AGAIN
 from lora_cli.errors import FormatError
-from lora_cli.repair.draft import Draft, Factors, RepairContext, scaled
+from lora_cli.repair.draft import Draft, RepairContext, UpdateRecipe, scaled
 
 ONE_RANK = ("packed-ranks", "rank-not-r", "layer-ranks")
 """Rows of engines whose modules must have one rank."""
@@ -51,7 +51,7 @@ def _engine_misreads(context: RepairContext) -> bool:
     )
 
 
-def _config_matches(config: Mapping[str, Any], plain: Mapping[str, Factors]) -> bool:
+def _config_matches(config: Mapping[str, Any], plain: Mapping[str, UpdateRecipe]) -> bool:
     """Whether PEFT reads the rank and the scale of each of these modules from the config."""
     try:
         read = scales(parse_config(config), plain)
@@ -63,7 +63,7 @@ def _config_matches(config: Mapping[str, Any], plain: Mapping[str, Factors]) -> 
     )
 
 
-def _rank(plain: Mapping[str, Factors], context: RepairContext) -> int:
+def _rank(plain: Mapping[str, UpdateRecipe], context: RepairContext) -> int:
     """The rank that all modules must have for this engine; 0 if each may have its own."""
     ranks = {one.r for one in plain.values()}
     highest = max(ranks)
@@ -105,7 +105,7 @@ def _write_config(draft: Draft, context: RepairContext) -> Draft:
     return _note_changes(replace(draft, factors=factors, config=config), draft, context)
 
 
-def _with_patterns(config: dict[str, Any], factors: Mapping[str, Factors], r: int, alpha: float) -> dict[str, Any]:
+def _with_patterns(config: dict[str, Any], factors: Mapping[str, UpdateRecipe], r: int, alpha: float) -> dict[str, Any]:
     """The config with patterns that PEFT reads correctly; with the keys of the old ones where these still fit."""
     old = dict.fromkeys([*(config.get("rank_pattern") or ()), *(config.get("alpha_pattern") or ())])
     for keys in (_keys(factors, old), {module: module for module in factors}):
@@ -116,7 +116,7 @@ def _with_patterns(config: dict[str, Any], factors: Mapping[str, Factors], r: in
     return config
 
 
-def _fold(one: Factors, scaling: float) -> Factors:
+def _fold(one: UpdateRecipe, scaling: float) -> UpdateRecipe:
     """The module with that ``scaling``, and the rest of its own folded into B."""
     if not scaling or math.isclose(one.scaling, scaling, rel_tol=1e-12):
         return one
@@ -124,7 +124,7 @@ def _fold(one: Factors, scaling: float) -> Factors:
 
 
 def _patterns(
-    factors: Mapping[str, Factors], r: int, alpha: float, keys: Mapping[str, str]
+    factors: Mapping[str, UpdateRecipe], r: int, alpha: float, keys: Mapping[str, str]
 ) -> dict[str, dict[str, int | float]]:
     """The patterns of modules with another rank or alpha: each module under its key of ``keys``."""
     ranks: dict[str, int | float] = {}
@@ -138,7 +138,7 @@ def _patterns(
     return {"rank_pattern": ranks, "alpha_pattern": alphas}
 
 
-def _keys(factors: Mapping[str, Factors], old: Iterable[str]) -> dict[str, str]:
+def _keys(factors: Mapping[str, UpdateRecipe], old: Iterable[str]) -> dict[str, str]:
     """The key of each module in patterns: an old key that matches it, else its last name, else its whole path.
 
     All modules of one key have one rank and one scale.

@@ -44,7 +44,7 @@ from lora_cli.reading.byte_ranges import read_range
 from lora_cli.reading.deltas import Update, distance, norm
 from lora_cli.reading.safetensors_writer import write_file
 from lora_cli.reading.tensor_values import Bits, decode, encode, load
-from lora_cli.repair import Change, Draft, Factors, Refusal, RepairContext, TensorRecipe, rewrite, unchanged
+from lora_cli.repair import Change, Draft, Refusal, RepairContext, TensorRecipe, UpdateRecipe, rewrite, unchanged
 from lora_cli.repair.draft import as_matrix
 from lora_cli.repair.edits import copy_refusals, saved_weights
 from lora_cli.repair.initial_draft import fix_field_types
@@ -391,7 +391,7 @@ def sameness(new: Draft, config: LoraConfig, originals: Read, rewritten: Read) -
     return replace(worst, rewritten=moved)
 
 
-def _is_untouched(one: Factors, before: Factors | None, scaling: float) -> bool:
+def _is_untouched(one: UpdateRecipe, before: UpdateRecipe | None, scaling: float) -> bool:
     return (
         before is not None
         and (one.a, one.b) == (before.a, before.b)
@@ -399,7 +399,7 @@ def _is_untouched(one: Factors, before: Factors | None, scaling: float) -> bool:
     )
 
 
-def _changes(now: Update, one: Factors, new: Draft, originals: Read) -> Iterator[tuple[float, float]]:
+def _changes(now: Update, one: UpdateRecipe, new: Draft, originals: Read) -> Iterator[tuple[float, float]]:
     """For each original module with rows in this one: (relative change, change that rounding explains)."""
     if not one.b.blocks:
         yield norm(now), 0.0
@@ -416,7 +416,7 @@ def _changes(now: Update, one: Factors, new: Draft, originals: Read) -> Iterator
         yield _relative(was, replace(now, b=now.b[top : top + height]), one)
 
 
-def _relative(was: Update, now: Update, one: Factors) -> tuple[float, float]:
+def _relative(was: Update, now: Update, one: UpdateRecipe) -> tuple[float, float]:
     if not (np.isfinite(now.b).all() and np.isfinite(now.a).all()):
         return math.inf, 0.0
     size = norm(was)
