@@ -12,11 +12,13 @@ import gzip
 import hashlib
 import io
 import json
+import ssl
 import tarfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -196,10 +198,17 @@ def _base64url(data: bytes) -> str:
 
 
 @contextmanager
-def token_server(certificate: Path) -> Iterator[TokenServer]:
-    """The service of tokens, while the context lasts."""
+def token_server(certificate: Path, *, tls: bool = False) -> Iterator[TokenServer]:
+    """The service of tokens, while the context lasts; with ``tls`` it has the certificate itself."""
     server = TokenServer(certificate)
-    with answering(server.reply) as server.url:
+
+    def encrypt(running: ThreadingHTTPServer) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        running.socket = context.wrap_socket(running.socket, server_side=True)
+
+    with answering(server.reply, prepare=encrypt if tls else lambda _: None) as url:
+        server.url = url.replace("http://127.0.0.1", "https://localhost") if tls else url
         yield server
 
 

@@ -4,18 +4,22 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
 
+from lora_cli.cli.main import main
 from tests import forked
 from tests.answering import Asked, Reply, answering
 from tests.making import write_adapter
-from tests.oci_server import OCI_MANIFEST, USER, Registry, htpasswd, log_in, registry
+from tests.oci_server import OCI_MANIFEST, USER, Registry, htpasswd, log_in, registry, token_server
 from tests.signing.pki import key_pair
+from tests.sources.raw_servers import forget_environment
+
+CERTIFICATE = Path(__file__).parents[1] / "sources/tls/localhost.pem"
 
 pytestmark = pytest.mark.skipif(shutil.which("docker-registry") is None, reason="docker-registry is not installed")
 
@@ -151,6 +155,50 @@ def test_credentials_of_docker_are_used(adapter: Path, tmp_path: Path) -> None:
         done = push(adapter, target)
         assert done.code == 0, done.err
         assert USER[1] not in done.err
+
+
+@pytest.fixture
+def over_tls(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A registry of this machine is asked over TLS, as one of any other."""
+    for module in ("lora_cli.pushing.upload", "lora_cli.sources.oci"):
+        monkeypatch.setattr(f"{module}.registry_endpoint", lambda location: f"https://{location.partition('/')[0]}")
+    forget_environment()
+    yield
+    forget_environment()
+
+
+@pytest.mark.usefixtures("over_tls")
+@pytest.mark.parametrize("entry", [{}, {"identitytoken": "an-identity-token-of-alice"}])
+def test_a_registry_with_tokens_and_a_certificate_of_its_own_is_pushed_to_and_read_from(
+    adapter: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    entry: dict[str, str],
+) -> None:
+    def told(*words: object) -> tuple[int, str]:
+        code = main([str(word) for word in words])
+        return code, capsys.readouterr().err
+
+    monkeypatch.setenv("LORA_CLI_RETRIES", "0")
+    verdict = attested(adapter, tmp_path)
+    with token_server(CERTIFICATE, tls=True) as tokens, registry(tmp_path, tokens.auth(), CERTIFICATE) as private:
+        ref = f"oci://{private.place}/acme/sql:v1"
+        code, err = told("push", adapter, ref)
+        assert (code, "SSL_CERT_FILE" in err) == (4, True), err
+        monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+        forget_environment()
+        code, err = told("push", adapter, ref)
+        assert (code, "docker login" in err) == (3, True), err
+        log_in(tmp_path / "docker", private.place, **entry)
+        code, err = told("push", adapter, ref, "--verdict", verdict)
+        assert (code, USER[1] in err) == (0, False), err
+        assert "repository:acme/sql:pull,push" in {fields["scope"] for _, _, fields in tokens.asked}
+        assert {method for method, _, _ in tokens.asked} == {"GET", *(["POST"] if entry else [])}
+        assert told("fetch", ref, "--to", tmp_path / "there")[0] == 0
+        assert files_in(tmp_path / "there") == files_in(adapter)
+        tokens.lifetime_s = -120
+        assert told("push", adapter, ref)[0] == 3
 
 
 def hostile(**answers: Reply) -> Any:
