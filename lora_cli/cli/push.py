@@ -10,7 +10,7 @@ from lora_cli.cli import completion, options
 from lora_cli.cli.adapter_selection import apply_policies
 from lora_cli.cli.options import option
 from lora_cli.cli.output import inform, write
-from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE
+from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE, SIGNATURE_TYPE, VERDICT_TYPE
 from lora_cli.core.inspection import inspection_of
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Snapshot
@@ -28,12 +28,6 @@ from lora_cli.sources.oci import split_location
 from lora_cli.store import Store
 from lora_cli.store.disk import read_small
 from lora_cli.validation import ref_of
-
-SIGNATURES = "application/vnd.dev.sigstore.bundle.v0.3+json"
-"""The type of a ``model.sig``: https://docs.sigstore.dev/about/bundle/"""
-
-VERDICTS = "application/vnd.in-toto.bundle"
-"""The type of signed verdicts: https://github.com/in-toto/attestation/blob/main/spec/v1/bundle.md"""
 
 ARTIFACT = "Artifact"
 
@@ -75,9 +69,9 @@ def command(
         origin = ref_of(ref)
         snapshot = fetch(AdapterRequest(origin), context).snapshot
         main = _artifact(snapshot, layout, to, ref)
-        attached = [(VERDICTS, _verdicts_on(snapshot, file, lines)) for file, lines in verdicts.items()]
+        attached = [(VERDICT_TYPE, _verdicts_on(snapshot, file, lines)) for file, lines in verdicts.items()]
         if (signature := read_small(snapshot.directory / SIGNATURE, LARGEST_SIGNATURE)) is not None:
-            attached.append((SIGNATURES, signature))
+            attached.append((SIGNATURE_TYPE, signature))
         repository, tag = split_location(to.location)
         mount_from = split_location(origin.location)[0] if _registry(origin) == _registry(to) else ""
         count = upload(client, main, tag, str(to), mount_from)

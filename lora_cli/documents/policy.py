@@ -146,8 +146,10 @@ class RequiredVerdict(Model):
 
     sources: Maybe[Globs] = None
     """Globs for references, as in deny_sources. Missing: all adapters."""
-    attestations: Annotated[Several[File], Field(min_length=1, max_length=MOST_SIGNERS)]
-    """Files that validate --attest wrote. Relative paths are relative to this file."""
+    attestations: Annotated[Several[File], Field(max_length=MOST_SIGNERS)] = ()
+    """Files that validate --attest wrote. Relative paths are relative to this file. Missing: only verdicts that are
+    attached in an OCI registry.
+    """
     keys: Annotated[Several[File], Field(min_length=1, max_length=MOST_SIGNERS)]
     """Files with public keys in PEM."""
     engine: Annotated[

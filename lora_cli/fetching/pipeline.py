@@ -16,6 +16,7 @@ from lora_cli.core.provenance import Provenance
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision, Snapshot, snapshot_digest
 from lora_cli.errors import Changed, Corrupt, MachineError, Offline, Unreachable
+from lora_cli.fetching.attachments import Attached, attached_to
 from lora_cli.fetching.checkpoint import LatestCheckpoint
 from lora_cli.fetching.context import AdapterRequest, FetchContext
 from lora_cli.fetching.download import DownloadJob, download
@@ -48,6 +49,7 @@ from lora_cli.fetching.resolution_history import (
     not_cached_error,
     read_records,
     recorded_access,
+    recorded_folder,
     recorded_snapshot,
     write_records,
 )
@@ -106,7 +108,7 @@ def fetch(request: AdapterRequest, context: FetchContext, source: Source | None 
     """
     for left in reversed(range(TRIES)):
         try:
-            fetched = _from_cache(request, context)
+            fetched = _from_cache(request, context, source)
             if fetched is None or fetched.needs_access_check:
                 fetched = _from_origin(request, source or context.sources.of(request.ref), context, fetched)
             if context.in_use.add_snapshot(fetched.snapshot.digest):
@@ -123,7 +125,9 @@ def fetch(request: AdapterRequest, context: FetchContext, source: Source | None 
     )
 
 
-def _from_cache(request: AdapterRequest, context: FetchContext, pinned: AdapterRef | None = None) -> Fetched | None:
+def _from_cache(
+    request: AdapterRequest, context: FetchContext, source: Source | None, pinned: AdapterRef | None = None
+) -> Fetched | None:
     """The cached snapshot that needs no request, within all limits and policies; None if the origin must be asked.
 
     ``pinned`` is the requested reference at the revision that its origin named now.
@@ -136,7 +140,9 @@ def _from_cache(request: AdapterRequest, context: FetchContext, pinned: AdapterR
     cachedir_tag.check_folder(store)
     check_reference(demand, request.ref, settings)
     ref = pinned or request.locked_ref
-    check = partial(_check, request, ref, settings)
+    attached = attached_to(ref, ref.revision, lambda: source or context.sources.of(request.ref), settings)
+    ref = replace(ref, subfolder=recorded_folder(store, ref, request.selection, settings))
+    check = partial(_check, request, ref, settings, attached)
     fetched = _lookup(replace(request, parsed=pinned or request.ref), store, settings, check)
     if fetched is not None and _lacks_signature(request, ref, fetched.snapshot, settings):
         return None  # it may have one by now, or had one before fetch took it
@@ -161,16 +167,18 @@ def _names(request: AdapterRequest, ref: AdapterRef) -> tuple[AdapterRef, ...]:
     return (requested,) if requested == ref else (requested, ref)
 
 
-def _check(request: AdapterRequest, ref: AdapterRef, settings: Settings, snapshot: Snapshot) -> Provenance:
+def _check(
+    request: AdapterRequest, ref: AdapterRef, settings: Settings, attached: Attached, snapshot: Snapshot
+) -> Provenance:
     """Checks limits, digest, lock and policies of a complete snapshot of ``ref``, before or after it is published."""
     check_size(request.label, snapshot.size, settings.max_bytes)
     requested, *others = _names(request, ref)
-    provenance = check_snapshot(request.demand, requested, snapshot, settings, request.selection)
+    provenance = check_snapshot(request.demand, requested, snapshot, settings, request.selection, attached)
     for name in others:
         check_denied(name, settings)
         if settings.policies and not request.selection.base:
             provenance = provenance.with_others(
-                check_provenance(request.demand, name, snapshot, settings, request.selection)
+                check_provenance(request.demand, name, snapshot, settings, request.selection, attached)
             )
     return provenance
 
@@ -207,14 +215,14 @@ def _from_origin(request: AdapterRequest, source: Source, context: FetchContext,
     if cached is None and isinstance(source, PinSource) and not (ref.pinned or demand.locked):
         with _resolve_hints(ref, request.selection, context):
             pinned = source.pin(ref)
-        if (found := _from_cache(request, context, pinned)) is not None:
+        if (found := _from_cache(request, context, source, pinned)) is not None:
             return replace(found, needs_access_check=False)
     # Only a listing shows which folder is the latest checkpoint.
     if cached is not None and not request.selection.latest:
         check_cached_access(ref, cached.revision, cached.snapshot.files, source, settings)
         return cached
     plan = _plan_fetch(request, source, context)
-    # Policies may have rules for the folder of the checkpoint.
+    # Policies may have rules for the folder of the checkpoint, or of the only adapter in an artifact.
     ref = plan.revision.ref
     requested, *others = _names(request, ref)
     check_allowed(demand, requested, settings, files=plan.files)
@@ -225,7 +233,8 @@ def _from_origin(request: AdapterRequest, source: Source, context: FetchContext,
     check_count(name, len(plan.files), settings.max_files)
     context.total.check(request.turn, name, sum(file.size or 0 for file in plan.files))
     job = DownloadJob(name, plan, source, context, deadline)
-    return _cached_or_downloaded(job, demand.locked, partial(_check, request, ref, settings))
+    attached = attached_to(ref, plan.revision.id, lambda: source, settings)
+    return _cached_or_downloaded(job, demand.locked, partial(_check, request, ref, settings, attached))
 
 
 def _plan_fetch(request: AdapterRequest, source: Source, context: FetchContext) -> FetchPlan:

@@ -16,6 +16,7 @@ from lora_cli.core.provenance import Provenance
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.errors import AccessDenied, Corrupt, NotFound, Offline, Refused, Unreachable
+from lora_cli.fetching.attachments import Attached, nothing
 from lora_cli.fetching.file_selection import BASE, Selection
 from lora_cli.fetching.reference_names import aliases, entries_for, other_names, real_glob
 from lora_cli.fetching.signatures import Contents, check_signatures
@@ -93,7 +94,12 @@ def byte_limit(settings: Settings) -> int | None:
 
 
 def check_snapshot(
-    demand: Demand, ref: AdapterRef, snapshot: Snapshot, settings: Settings, selection: Selection
+    demand: Demand,
+    ref: AdapterRef,
+    snapshot: Snapshot,
+    settings: Settings,
+    selection: Selection,
+    attached: Attached = nothing,
 ) -> Provenance:
     """Checks a complete snapshot before it is used: digest, lock, size of headers, and policies.
 
@@ -112,22 +118,29 @@ def check_snapshot(
         files = tuple(RemoteFile(path, blob.size, blob.sha256) for path, blob in snapshot.files.items())
         check_allowed(demand, ref, settings, files=files, digest=snapshot.digest)
         if not selection.base:
-            return check_provenance(demand, ref, snapshot, settings, selection)
+            return check_provenance(demand, ref, snapshot, settings, selection, attached)
     return Provenance()
 
 
 def check_provenance(
-    demand: Demand, ref: AdapterRef, snapshot: Snapshot, settings: Settings, selection: Selection
+    demand: Demand,
+    ref: AdapterRef,
+    snapshot: Snapshot,
+    settings: Settings,
+    selection: Selection,
+    attached: Attached = nothing,
 ) -> Provenance:
     """The signers and verdicts that policies require of a snapshot and accept.
+
+    Signatures and verdicts may be ``attached`` at its origin.
 
     Raises:
         Refused, MissingExtra, UsageError, Offline, Unreachable: see ``check_signatures`` and ``check_verdicts``.
     """
     signature = read_small(snapshot.directory / SIGNATURE, LARGEST_SIGNATURE)
-    contents = Contents(snapshot.files, signature, snapshot.directory, demand.signature)
+    contents = Contents(snapshot.files, signature, snapshot.directory, demand.signature, attached)
     signers = check_signatures(ref, contents, settings, selection)
-    return Provenance(signers, check_verdicts(ref, snapshot.digest, settings))
+    return Provenance(signers, check_verdicts(ref, snapshot.digest, settings, attached))
 
 
 def told_provenance(

@@ -116,6 +116,7 @@ def write_records(store: Store, plan: FetchPlan, snapshot: Snapshot, records: Se
             endpoint=plan.endpoint,
             # The listing of a commit does not show the access: the recorded one stays.
             access=plan.revision.access or (before.access if before is not None else ""),
+            folder=plan.revision.ref.subfolder if plan.revision.ref.scheme == "oci" else "",
         )
         write_record(store, record)
 
@@ -155,6 +156,14 @@ def recorded_access(store: Store, ref: AdapterRef, selection: Selection, setting
     """The access to ``ref`` (as ``Revision.access``) as recorded at the last fetch; "" if unknown."""
     record = read_record(store, str(ref), str(selection), endpoint_of(ref, settings))
     return record.access if record is not None else ""
+
+
+def recorded_folder(store: Store, ref: AdapterRef, selection: Selection, settings: Settings) -> str:
+    """The folder of an artifact that ``ref`` meant at the last fetch, by policies; its own if it has one."""
+    if ref.scheme != "oci" or ref.subfolder or not settings.policies:
+        return ref.subfolder
+    record = read_record(store, str(ref), str(selection), endpoint_of(ref, settings))
+    return record.folder if record is not None else ""
 
 
 def recorded_blob(record: Record, revision: Revision, file: RemoteFile) -> Blob | None:

@@ -10,9 +10,11 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_cli.core.adapter_files import VERDICT_TYPE
 from lora_cli.core.provenance import JudgedEngine, VerifiedVerdict
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import MissingExtra, Refused, UsageError
+from lora_cli.fetching.attachments import Attached, nothing
 from lora_cli.fetching.reference_names import entries_for
 from lora_cli.settings import Settings
 from lora_cli.signing.trusted_files import read_trusted
@@ -26,29 +28,49 @@ PASSED = ("PASSED", "WARNED")
 CLOCK_S = 300.0
 """How much later than this machine's clock a verdict may be dated."""
 
+MOST_ATTACHED = 1000
+"""Statements on one snapshot that are attached at its origin: each is verified."""
+
 LARGEST = 64 << 20
 """Bytes of a file with statements; one has a few thousand."""
 
 
-def check_verdicts(ref: AdapterRef, digest: str, settings: Settings) -> tuple[VerifiedVerdict, ...]:
+def check_verdicts(
+    ref: AdapterRef, digest: str, settings: Settings, attached: Attached = nothing
+) -> tuple[VerifiedVerdict, ...]:
     """The verdicts on the snapshot ``digest`` that policies require of ``ref`` and accept, the newest first.
+
+    Those that are ``attached`` at its origin are read if the ones in the policy's files do not do.
 
     Raises:
         Refused: there is none by one of the keys, the newest one failed, or it is too old.
         MissingExtra, UsageError: the extra ``signing`` is not installed, or a file cannot be read.
     """
     entries: list[RequiredVerdict] = entries_for(ref, settings, "require_verdict")
-    accepted = [one for entry in entries for one in _accepted(ref, digest, entry)]
+    accepted = [one for entry in entries for one in _accepted(ref, digest, entry, attached)]
     return tuple(sorted(accepted, key=lambda one: one.time, reverse=True))
 
 
-def _accepted(ref: AdapterRef, digest: str, entry: "RequiredVerdict") -> list[VerifiedVerdict]:
+def _accepted(ref: AdapterRef, digest: str, entry: "RequiredVerdict", attached: Attached) -> list[VerifiedVerdict]:
+    """The accepted verdicts of the policy's files; if these do not do, with those that are attached."""
+    lines = [line for file in entry.attestations for line in lines_by_snapshot(Path(file)).get(digest, ())]
+    try:
+        return _accepted_of(lines, ref, digest, entry)
+    except Refused:
+        more = [line for data in attached(VERDICT_TYPE) for line in _by_snapshot(data).get(digest, ())]
+        if len(more) > MOST_ATTACHED:
+            raise Refused(f"{ref}: {RULE}: over {MOST_ATTACHED} verdicts are attached to it") from None
+        if not more:
+            raise
+    return _accepted_of([*lines, *more], ref, digest, entry)
+
+
+def _accepted_of(lines: Sequence[str], ref: AdapterRef, digest: str, entry: "RequiredVerdict") -> list[VerifiedVerdict]:
     """Those that passed on the required engine, after every failure and within the largest age; at least one."""
     try:
         from lora_cli.signing.attestation import verified_statements  # securesystemslib
     except ImportError as error:
         raise MissingExtra(RULE, "signing", error.name or "securesystemslib") from error
-    lines = [line for file in entry.attestations for line in lines_by_snapshot(Path(file)).get(digest, ())]
     statements = verified_statements(lines, tuple(map(Path, entry.keys)))
     found = [(about, by) for one, by in statements if (about := _about(one)).get("snapshot") == digest]
     failed = [one for one, _ in found if one["result"] not in PASSED and _concerns(one, entry.engine)]
@@ -93,8 +115,12 @@ def lines_by_snapshot(file: Path) -> Mapping[str, Sequence[str]]:
 
 @lru_cache(maxsize=128)  # for each adapter of a set the same file
 def _read_lines(file: Path, _mtime_ns: int, _size: int) -> Mapping[str, list[str]]:
+    return _by_snapshot(read_trusted(file, LARGEST))
+
+
+def _by_snapshot(data: bytes) -> Mapping[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for line in read_trusted(file, LARGEST).decode(errors="replace").splitlines():
+    for line in data.decode(errors="replace").splitlines():
         try:
             snapshot = _about(json.loads(base64.b64decode(json.loads(line)["payload"]))).get("snapshot")
         except (ValueError, KeyError, TypeError, RecursionError):

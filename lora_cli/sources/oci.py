@@ -1,5 +1,6 @@
 """Artifacts and images in OCI registries: a file is a layer, or a member of a layer that is a tar."""
 
+import hashlib
 import os
 import platform
 import threading
@@ -9,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lora_cli.core.adapter_files import CONFIG
+from lora_cli.core.adapter_files import CONFIG, LARGEST_SIGNATURE
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt, NotFound, Refused, UsageError
@@ -31,6 +32,9 @@ MOST_INDEXES = 3
 
 MOST_KEPT = 64
 """So many of the last manifests are kept for the reads that follow."""
+
+MOST_ATTACHED = 32
+"""Documents of one kind that may be attached to an artifact; each is of at most 2 MiB, as a signature in a file is."""
 
 FILEPATH, TITLE = "org.cncf.model.filepath", "org.opencontainers.image.title"
 ORAS_FOLDER = "io.deis.oras.content.unpack"
@@ -86,13 +90,16 @@ class OciSource:
             Unreachable: network or server, after the retries.
         """
         what, top, client = str(ref), self._top(ref), self._client(ref)
-        files = _below(ref.subfolder, self._files(client, self._picked(ref, top), what))
+        folder, files = _below(ref.subfolder, self._files(client, self._picked(ref, top), what))
         if not files:
             where = f"in its folder {ref.subfolder}" if ref.subfolder else "in it, or below /models of an image"
             raise NotFound(f"{what}: there are no files {where}", hint="check what was pushed: oras manifest fetch")
         check_listed((file.path for file in files), what)
         access = "private" if client.known_as is not NOBODY else ""
-        return Revision(ref, top.digest, tuple(sorted(files, key=lambda file: file.path)), access)
+        # Policies may have rules for the folder.
+        return Revision(
+            replace(ref, subfolder=folder), top.digest, tuple(sorted(files, key=lambda file: file.path)), access
+        )
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         """Bytes ``start`` to ``stop`` of a file, in chunks of at most 1 MiB.
@@ -120,6 +127,34 @@ class OciSource:
             # As much as there is was read: a server that runs for long does not keep what it has fetched.
             with self._lock:
                 self._unpacked.pop(manifest.digest, None)
+
+    def attached(self, ref: AdapterRef, revision: str, media_type: str) -> tuple[bytes, ...]:
+        """The documents of a type that refer to the manifest ``revision``; each artifact has one.
+
+        Raises:
+            Refused: there are over ``MOST_ATTACHED``, or one has over 2 MiB.
+            Corrupt: one is not what its digest says.
+            AccessDenied, NotFound, Unreachable: the registry does not give them.
+        """
+        client, what = self._client(ref), f"{ref}: what is attached to it"
+        found = client.referrers(revision, media_type, what)
+        if len(found) > MOST_ATTACHED:
+            hint = "remove those that are not needed: oras discover lists them"
+            raise Refused(f"{what}: {len(found)} artifacts of type {media_type}, over {MOST_ATTACHED}", hint=hint)
+        manifests = [client.manifest(one.digest, what) for one in found]
+        # The list is anybody's who may push; only the manifest itself says what it is about.
+        theirs = [one for one in manifests if (one.subject, len(one.layers)) == (revision, 1)]
+        return tuple(self._document(client, one.layers[0], what) for one in theirs)
+
+    @staticmethod
+    def _document(client: RegistryClient, layer: Descriptor, what: str) -> bytes:
+        if layer.size > LARGEST_SIGNATURE:
+            hint = "no signature or verdict is so large: remove it"
+            raise Refused(f"{what}: {layer.digest} has {layer.size} bytes, over {LARGEST_SIGNATURE}", hint=hint)
+        data = b"".join(client.read_blob(layer.digest, Piece(0, layer.size, layer.size), what))
+        if (digest := f"sha256:{hashlib.sha256(data).hexdigest()}") != layer.digest:
+            raise Corrupt(f"{what}: {layer.digest} was promised, and {digest} was sent")
+        return data
 
     def _client(self, ref: AdapterRef) -> RegistryClient:
         mirror = self._rule.endpoint_url if self._rule is not None else None
@@ -265,10 +300,12 @@ def _unpacked_file(member: Member) -> RemoteFile:
     return RemoteFile(member.path, member.size, member.sha256, locator=f"{_UNPACKED}{member.offset}")
 
 
-def _below(folder: str, files: list[RemoteFile]) -> list[RemoteFile]:
-    """The files below a folder; without one, below the only folder with an adapter, if none is at the root."""
+def _below(folder: str, files: list[RemoteFile]) -> tuple[str, list[RemoteFile]]:
+    """A folder and the files below it; without one, the only folder with an adapter, if none is at the root."""
     if not folder:
         found = [file.path for file in files if file.path.rpartition("/")[2] == CONFIG]
         folder = found[0].rpartition("/")[0] if len(found) == 1 else ""
     inside = f"{folder}/" if folder else ""
-    return [replace(file, path=file.path.removeprefix(inside)) for file in files if file.path.startswith(inside)]
+    return folder, [
+        replace(file, path=file.path.removeprefix(inside)) for file in files if file.path.startswith(inside)
+    ]

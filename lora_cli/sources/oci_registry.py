@@ -84,6 +84,8 @@ class Manifest:
     layers: tuple[Descriptor, ...] = ()
     manifests: tuple[Descriptor, ...] = ()
     annotations: Mapping[str, str] = field(default_factory=dict)
+    subject: str = ""
+    """The digest of the manifest that it refers to."""
 
     @property
     def is_index(self) -> bool:
@@ -188,7 +190,8 @@ class RegistryClient:
 
     def referrers(self, digest: str, artifact_type: str, what: str) -> tuple[Descriptor, ...]:
         """What refers to the manifest ``digest``, by the API or by the tag of older registries; of one type, or ""."""
-        for path in (f"referrers/{digest}", f"manifests/{digest.replace(':', '-')}"):
+        query = f"?{urlencode({'artifactType': artifact_type})}" if artifact_type else ""
+        for path in (f"referrers/{digest}{query}", f"manifests/{digest.replace(':', '-')}"):
             try:
                 found = self._manifest(path, "", what)
             except NotFound:
@@ -313,6 +316,7 @@ def parse_manifest(data: bytes, digest: str, content_type: str, what: str) -> Ma
     media_type = value.get("mediaType") or content_type.partition(";")[0].strip()
     layers, manifests = value.get("layers"), value.get("manifests")
     is_index = media_type in {OCI_INDEX, DOCKER_LIST}
+    subject = value.get("subject")
     # One that is both means different things to different readers (CVE-2021-41190).
     fits = (manifests, layers) if is_index else (layers, manifests)
     if media_type not in ACCEPT.split(", ") or not isinstance(fits[0], list) or fits[1] is not None:
@@ -331,6 +335,7 @@ def parse_manifest(data: bytes, digest: str, content_type: str, what: str) -> Ma
         layers=() if is_index else listed,
         manifests=listed if is_index else (),
         annotations=_texts(value.get("annotations")),
+        subject=_text(subject.get("digest")) if isinstance(subject, dict) else "",
     )
 
 

@@ -30,7 +30,7 @@ class Record:
     reference may mean something else at another server. ``selection`` is that of the files, "" for the usual ones.
     ``identities`` has for each path the digest or fingerprint that the origin listed, or "". ``access`` is the
     revision's: ``"public"``, ``"gated"``, ``"private"``, ``"local"`` or "" (unknown). ``used_s`` is when it was last
-    used, in seconds since 1970.
+    used, in seconds since 1970. ``folder`` is the one in an artifact that was picked.
     """
 
     ref: str
@@ -42,6 +42,7 @@ class Record:
     endpoint: str = ""
     access: str = ""
     used_s: float = 0.0
+    folder: str = ""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -88,6 +89,8 @@ def write_record(store: Store, record: Record) -> None:
         for name, blob in record.files.items()
     }
     value = {"schema": SCHEMA, "files": files, **{name: getattr(record, name) for name in TEXTS}}
+    if record.folder:
+        value["folder"] = record.folder
     data = json.dumps(value, sort_keys=True).encode()
     with on_disk("writing", path):
         try:
@@ -146,7 +149,7 @@ def _read(path: Path) -> Record | None:
 def _parsed(value: Any, used_s: float) -> Record | None:
     files = {name: Blob(entry["sha256"], entry["size"]) for name, entry in value["files"].items()}
     identities = {name: entry["identity"] for name, entry in value["files"].items()}
-    texts = {name: value[name] for name in TEXTS}
+    texts = {**{name: value[name] for name in TEXTS}, "folder": value.get("folder", "")}
     sound = (
         value["schema"] == SCHEMA
         and all(isinstance(text, str) for text in (*texts.values(), *identities.values()))

@@ -7,8 +7,10 @@ import pytest
 
 from lora_cli.cli.main import main
 from tests.bill_of_materials import check_bom
+from tests.faulty_proxy import FaultyProxy
 from tests.making import write_adapter, write_base_config
-from tests.oci_server import Registry, tar_of
+from tests.oci_server import OCI_INDEX, Registry, tar_of
+from tests.processes import numbers
 from tests.traffic import counted
 
 WIDE = {f"model.layers.{layer}.mlp.up_proj": (64, 4096) for layer in range(16)}
@@ -104,6 +106,64 @@ def test_a_policy_speaks_of_registries(
     assert code({"require_access_check": True}, f"{ref}:v1", f"{ref}@{digest}") == 0
     assert code({"allow_sources": [f"{ref}@{digest}"]}, f"{ref}@{digest}") == 0
     assert code({"allow_sources": [f"{ref}@sha256:0*"]}, f"{ref}@{digest}") == (0 if digest[7] == "0" else 1)
+
+
+def test_a_policy_speaks_of_the_folder_that_is_picked(
+    oci_registry: Registry, sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = oci_registry.name()
+    digest = oci_registry.push(f"{name}:v1", {f"run/{path}": data for path, data in files_of(sql).items()})
+    policy = tmp_path / "policy.yaml"
+    with FaultyProxy(oci_registry.place) as proxy:
+        ref = f"oci://{proxy.place}/{name}"
+
+        def codes(rules: dict[str, object], cache: Path) -> list[int]:
+            """Of the tag and of the digest."""
+            policy.write_text(json.dumps({"apiVersion": "lora-cli/v1", "kind": "Policy", **rules}))
+            given = ("--policy", policy, "--cache-dir", cache)
+            return [ran(capsys, "fetch", one, *given)[0] for one in (f"{ref}:v1", f"{ref}@{digest}")]
+
+        denied: dict[str, object] = {"deny_sources": [f"{ref}//run"]}
+        assert codes(denied, tmp_path / "empty") == [1, 1]
+        assert not [asked for asked in proxy.asked if "/blobs/" in asked.line]
+        assert codes({"deny_sources": [f"{ref}//other"]}, tmp_path / "cache") == [0, 0]
+        assert codes(denied, tmp_path / "cache") == [1, 1]
+        assert codes({"allow_sources": [ref]}, tmp_path / "cache") == [0, 0]
+
+
+def test_a_lock_of_an_index_holds_where_the_files_are_the_same(
+    oci_registry: Registry,
+    sql: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name, manifest = oci_registry.name(), tmp_path / "set.yaml"
+
+    def index(**more: dict[str, bytes]) -> None:
+        listed = [
+            {
+                "mediaType": "application/vnd.oci.image.manifest.v1+json", "size": 1,
+                "digest": oci_registry.push(f"{name}:{architecture}", files_of(sql) | files),
+                "annotations": {"for": architecture}, "platform": {"os": "linux", "architecture": architecture},
+            }
+            for architecture, files in more.items()
+        ]  # fmt: skip
+        oci_registry.manifest(f"{name}:v1", {"manifests": listed}, OCI_INDEX)
+
+    def fetch(machine: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("platform.machine", lambda: machine)
+        return ran(capsys, "fetch", "-f", manifest, "--cache-dir", tmp_path / f"{machine}-{next(numbers)}")
+
+    adapter = {"name": "sql", "source": f"oci://{oci_registry.place}/{name}:v1"}
+    manifest.write_text(json.dumps({"apiVersion": "lora-cli/v1", "kind": "AdapterSet", "adapters": [adapter]}))
+    index(amd64={}, arm64={"notes.txt": b"not fetched"})
+    assert fetch("x86_64")[0] == fetch("aarch64")[0] == 0
+    (tmp_path / "set.lock.yaml").unlink()
+    index(amd64={}, arm64=files_of(write_adapter(tmp_path / "other", seed=1)))
+    assert fetch("x86_64")[0] == 0
+    code, _, err = fetch("aarch64")
+    assert (code, "has other files for this machine's platform" in err) == (1, True)
 
 
 def test_a_base_is_an_image_too(
