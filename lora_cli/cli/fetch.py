@@ -56,9 +56,6 @@ from lora_cli.store.published import (
 PIN = "Version"
 BASE_TIMEOUT_S = 10.0
 """Timeout of the base's config: the adapters are already fetched."""
-ALLOCATOR = {-8: 1, -3: 4 << 20, -1: 256 << 20}
-"""Options of ``mallopt(3)``: M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD."""
-
 files = partial(option, default=None, panel=ADAPTERS)
 into = partial(option, default=None, panel="Output")
 
@@ -372,19 +369,6 @@ def _warnings(outcome: Outcome) -> Iterator[str]:
         )
 
 
-def _reuse_buffers() -> None:
-    """Has the allocator (glibc's) use freed buffers again.
-
-    By default each thread has its own and gives them back to the system: a quarter of the processor time of a large
-    download went into new pages.
-    """
-    import ctypes
-
-    set_option = getattr(ctypes.CDLL(None), "mallopt", lambda *_: None)
-    for name, value in ALLOCATOR.items():
-        set_option(name, value)
-
-
 def _fetch_all(
     requests: FetchRequests, destination: Destination, settings: Settings, form: Format, *, link: bool, ray: str | None
 ) -> list[Outcome]:
@@ -403,7 +387,6 @@ def _fetch_all(
 
                 outcomes = bring_fleet(ray, requests.adapters, settings, link=link)
             else:
-                _reuse_buffers()
                 outcomes = fetch_all(requests.adapters, destination.store, settings, progress=progress, link=link)
             for number, fetched in enumerate(outcomes):
                 done.append(outcome := destination.deliver(fetched, number))
