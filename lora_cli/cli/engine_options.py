@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from lora_cli.cli.adapter_selection import Inputs, check_max_cpu_loras
+from lora_cli.cli.adapter_selection import Inputs, apply_policies, check_max_cpu_loras
 from lora_cli.cli.options import ENGINE, option
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Deployment
@@ -15,9 +15,10 @@ from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.inventory import view_digests
-from lora_cli.validation import Checked, ref_of
+from lora_cli.validation import Checked, read_all, ref_of
 
 if TYPE_CHECKING:
+    from lora_cli.core.adapter import Adapter
     from lora_cli.documents.manifest import AdapterSet
     from lora_cli.engines import Profile
     from lora_cli.validation.engine_args import LaunchConfig
@@ -124,6 +125,41 @@ def engine_launch(
         pinned=pinned,
         rank=spec.max_lora_rank if spec is not None else None,
     )
+
+
+def read_configs(inputs: Inputs, settings: Settings) -> "list[tuple[str, Adapter]]":
+    """The adapters of a manifest by name, with their configs only.
+
+    Raises:
+        LoraCliError: one cannot be read, or has no config.
+    """
+    reached, found = apply_policies(settings, inputs.manifest), []
+    for item, one in zip(inputs.items, read_all(inputs.to_validate(reached), reached, weights=False), strict=True):
+        if one.error is not None:
+            raise one.error
+        if one.adapter is None or one.adapter.config is None:
+            raise UsageError(f"{item.name} has no rank in its config", hint="lora-cli validate says why")
+        found.append((item.name, one.adapter))
+    return found
+
+
+def highest_ranks(adapters: "Iterable[tuple[str, Adapter]]", profile: "Profile") -> dict[str, int]:
+    """The highest rank of each adapter, from its config.
+
+    Raises:
+        UsageError: one has no rank, or one that the engine does not support.
+    """
+    from lora_cli.rules.target_module_matching import highest_rank
+
+    found, most = {}, max(profile.engine.ranks, default=None)
+    for name, adapter in adapters:
+        highest = highest_rank(adapter)
+        if highest is None or highest[1] < 1:
+            raise UsageError(f"{name} has no rank in its config", hint="lora-cli validate says why")
+        if most is not None and highest[1] > most:
+            raise UsageError(f"{name} has rank {highest[1]}, and {profile.engine.title} has at most {most}")
+        found[name] = highest[1]
+    return found
 
 
 def _model_argument(base: str | AdapterRef) -> tuple[str, str]:

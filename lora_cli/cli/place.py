@@ -17,7 +17,8 @@ from lora_cli.bench.placement import (
 )
 from lora_cli.bench.trace import Trace, read_trace
 from lora_cli.cli import completion, options
-from lora_cli.cli.adapter_selection import MAX_LORAS, Inputs, apply_policies, read_inputs
+from lora_cli.cli.adapter_selection import MAX_LORAS, Inputs, read_inputs
+from lora_cli.cli.engine_options import highest_ranks, read_configs
 from lora_cli.cli.options import OUTPUT, for_engine, option
 from lora_cli.cli.output import check_writable, table_width, to_stderr, width, write, write_result
 from lora_cli.core.did_you_mean import did_you_mean
@@ -80,7 +81,7 @@ def command(
         profile.engine.ranks,
         frozenset(item.name for item in inputs.items if item.pinned),
     )
-    demands = demands_of(_ranks(settings, inputs, profile), requests)
+    demands = demands_of(highest_ranks(read_configs(inputs, settings), profile), requests)
     found = dict(strategies(demands, servers, limits))
     entries = _entries(manifest, inputs, profile, found["rank"].servers, to or Path())
     report = PlacementReport(
@@ -125,29 +126,6 @@ def _requests(file: Path | None, inputs: Inputs) -> Trace | None:
         if name not in known:
             raise UsageError(f"{file}: {safe(name)} is not in the manifest", hint=did_you_mean(name, sorted(known)))
     return trace
-
-
-def _ranks(settings: Settings, inputs: Inputs, profile: Profile) -> dict[str, int]:
-    """The highest rank of each adapter, from its config.
-
-    Raises:
-        LoraCliError: one cannot be read, has no rank, or has one that the engine does not support.
-    """
-    from lora_cli.rules.target_module_matching import highest_rank
-    from lora_cli.validation import read_all
-
-    reached = apply_policies(settings, inputs.manifest, None)
-    found, most = {}, max(profile.engine.ranks, default=None)
-    for item, one in zip(inputs.items, read_all(inputs.to_validate(reached), reached, weights=False), strict=True):
-        if one.error is not None:
-            raise one.error
-        highest = highest_rank(one.adapter) if one.adapter is not None else None
-        if highest is None or highest[1] < 1:
-            raise UsageError(f"{item.name} has no rank in its config", hint="lora-cli validate says why")
-        if most is not None and highest[1] > most:
-            raise UsageError(f"{item.name} has rank {highest[1]}, and {profile.engine.title} has at most {most}")
-        found[item.name] = highest[1]
-    return found
 
 
 def _entries(

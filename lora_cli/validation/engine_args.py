@@ -142,7 +142,7 @@ def engine_args(judged: Iterable[tuple[str, Checked]], base: BaseModel | None, c
 
 def _with_flags(args: EngineArgs, needs: Sequence[Need], slots: Slots, config: LaunchConfig) -> EngineArgs:
     """``args`` with the flags for ``needs`` (at least one)."""
-    _check_pinned(slots, config)
+    check_pinned(slots, config)
     fit = slots.fit(needs, config.limits)
     located, absent = _located(needs, fit, slots, config)
     flags = slots.layout.flags
@@ -161,7 +161,12 @@ def _with_flags(args: EngineArgs, needs: Sequence[Need], slots: Slots, config: L
     )
 
 
-def _check_pinned(slots: Slots, config: LaunchConfig) -> None:
+def check_pinned(slots: Slots, config: LaunchConfig) -> None:
+    """Checks that the slots are enough for the pinned adapters, and the base.
+
+    Raises:
+        UsageError: they are not.
+    """
     limit, least = config.limits.slots, config.limits.pinned + slots.layout.base_slots
     if limit is not None and limit < least:
         base = ", and requests to the base use one slot" if slots.layout.base_slots else ""
