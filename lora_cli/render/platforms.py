@@ -225,7 +225,9 @@ def _modules(export: Export, located: Sequence[Located]) -> Iterator[str]:
 
 
 def _command(export: Export, located: Sequence[Located]) -> str:
-    options = (*options_of(export.flags, export.fit, 1, ()), (export.flags.adapters, *_modules(export, located)))
+    served = (("--served-model-name", export.served),) if export.served != export.model else ()
+    adapters = (export.flags.adapters, *_modules(export, located))
+    options = (*served, *options_of(export.flags, export.fit, 1, ()), adapters)
     return "".join(f"{line}\n" for line in command_lines(export.flags, export.launch, options))
 
 

@@ -122,6 +122,12 @@ def test_the_limits_of_the_set_are_in_the_fields_of_each_platform() -> None:
     assert "--lora-strict-loading" in sglang[2]
 
 
+@pytest.mark.parametrize("platform", ["vllm-cli", "sglang-cli"])
+def test_the_engine_serves_the_base_by_the_name_that_is_asked_for(platform: PlatformName) -> None:
+    assert "--served-model-name" not in rendered(platform, item("sql"))[2]
+    assert "\n  --served-model-name base \\\n" in rendered(platform, item("sql"), served="base")[2]
+
+
 SQL = f"hf://acme/sql@{COMMIT}"
 DIGEST = "sha256:" + "cd" * 32
 
