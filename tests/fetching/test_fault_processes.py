@@ -53,7 +53,7 @@ def test_a_killed_fetch_is_gone_on_with(place: Place) -> None:
     place.proxy.fault(place.weights, stall_at=MIB * 3 // 2, times=-1)
     process = fetching(place)
     deadline = time.monotonic() + 30
-    while partial_bytes(place.cache) < MIB * 3 // 2 and time.monotonic() < deadline:
+    while partial_bytes(place.cache) < MIB and time.monotonic() < deadline:
         time.sleep(0.02)
     process.kill()
     process.communicate()
