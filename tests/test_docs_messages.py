@@ -4,6 +4,7 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 import yaml
@@ -41,8 +42,10 @@ def exit_code(node: ast.AST) -> int | None:
     return code if isinstance(code, int) else None
 
 
-def strings() -> Iterator[tuple[str, int | None]]:
+@cache
+def strings() -> list[tuple[str, int | None]]:
     """Each string of the package but docstrings, with the exit code of the error that is made of it, if one is."""
+    found = []
     for file in (ROOT / "lora_cli").rglob("*.py"):
         nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
         docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
@@ -52,19 +55,18 @@ def strings() -> Iterator[tuple[str, int | None]]:
             if isinstance(node, ast.Call) and node.args and exit_code(node) is not None
             for inner in ast.walk(node.args[0])
         }
-        for node in nodes:
-            if id(node) not in docstrings and (text := text_of(node)):
-                yield text, codes.get(id(node))
+        told = (node for node in nodes if id(node) not in docstrings)
+        found += [(text, codes.get(id(node))) for node in told if (text := text_of(node))]
+    return found
 
 
-STRINGS = list(strings())
 ENTRIES = re.findall(r"^### `([^`]+)`\n(.+?)(?=^#|\Z)", PAGE, re.MULTILINE | re.DOTALL)
 
 
 def said_with(message: str) -> list[int | None]:
     """The exit code of each string of the package that a quoted message is, None where none is known."""
     pattern = re.compile(".*".join(map(re.escape, filter(None, message.split("…")))), re.DOTALL)
-    return [code for text, code in STRINGS if pattern.search(text)]
+    return [code for text, code in strings() if pattern.search(text)]
 
 
 def test_there_are_entries_for_what_users_meet_most_and_most_have_a_code_that_is_known() -> None:

@@ -40,8 +40,8 @@ def header(size: int, tensors: Iterator[Tensor], most: int = 1 << 62) -> tuple[s
     entries: list[str] = []
     used = end = 0
     for name, dtype, shape, nbytes in itertools.islice(tensors, most):
-        offsets = f"[{end},{end + nbytes}]"
-        entry = f'{json.dumps(name)}:{{"dtype":"{dtype}","shape":{json.dumps(shape)},"data_offsets":{offsets}}}'
+        key = f'"{name}"' if name.isascii() else json.dumps(name)
+        entry = f'{key}:{{"dtype":"{dtype}","shape":{[*shape]},"data_offsets":[{end},{end + nbytes}]}}'
         if used + len(entry) + 16 > size:
             break
         entries.append(entry)

@@ -24,15 +24,15 @@ def judge(adapter: Path) -> Run:
     return within(SECONDS, MB, "validate", adapter, "--no-base")
 
 
-LONG: dict[str, bytes] = {
-    "pickle after pickle": b"N." * (16 * MIB),
-    "one pickle": b"(" + b"N" * (32 * MIB - 3) + b"t.",
-    "dictionaries": b"(" + b"}" * (32 * MIB - 3) + b"t.",
-    "dictionaries in a list": b"]" + b"}a" * (16 * MIB - 1) + b".",
-    "lists in lists": b"]" * (16 * MIB) + b"a" * (16 * MIB - 1) + b".",
-    "marks": b"(" * (32 * MIB),
-    "long texts": (b"X" + struct.pack("<I", MIB) + b"x" * MIB + b"0") * 31 + b"N.",
-    "numbers": b"J\xff\xff\xff\x7f" * (6 * MIB) + b".",
+LONG: dict[str, Callable[[], bytes]] = {
+    "pickle after pickle": lambda: b"N." * (16 * MIB),
+    "one pickle": lambda: b"(" + b"N" * (32 * MIB - 3) + b"t.",
+    "dictionaries": lambda: b"(" + b"}" * (32 * MIB - 3) + b"t.",
+    "dictionaries in a list": lambda: b"]" + b"}a" * (16 * MIB - 1) + b".",
+    "lists in lists": lambda: b"]" * (16 * MIB) + b"a" * (16 * MIB - 1) + b".",
+    "marks": lambda: b"(" * (32 * MIB),
+    "long texts": lambda: (b"X" + struct.pack("<I", MIB) + b"x" * MIB + b"0") * 31 + b"N.",
+    "numbers": lambda: b"J\xff\xff\xff\x7f" * (6 * MIB) + b".",
 }
 
 
@@ -40,7 +40,7 @@ LONG: dict[str, bytes] = {
 @pytest.mark.parametrize("file", ["training_args.bin", "notes.dat"])
 def test_one_long_file_is_read_within_bounds(name: str, file: str, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter")
-    (adapter / file).write_bytes(LONG[name])
+    (adapter / file).write_bytes(LONG[name]())
     run = judge(adapter)
     if file == "training_args.bin" and name != "long texts":
         assert run.code == 1
@@ -130,7 +130,7 @@ def test_thousands_of_files_are_looked_at_quickly(tmp_path: Path) -> None:
 def test_pickled_weights_have_the_same_bounds(tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter")
     (adapter / "adapter_model.safetensors").unlink()
-    (adapter / "adapter_model.bin").write_bytes(LONG["dictionaries"])
+    (adapter / "adapter_model.bin").write_bytes(LONG["dictionaries"]())
     run = judge(adapter)
     assert run.code == 1
     assert "LC102" in run.out

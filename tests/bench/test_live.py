@@ -7,7 +7,6 @@ import time
 from statistics import median
 
 import pytest
-from scipy import stats  # type: ignore[import-untyped]
 
 from lora_cli.bench.live.load_generator import LoadTest, Stream, run_load
 from lora_cli.bench.live.requests import LoadResults, RequestResult, prepare_requests
@@ -165,12 +164,16 @@ def test_a_goodput_that_is_none_is_refused(word: str) -> None:
 
 
 def test_students_t_is_scipys() -> None:
+    from scipy import stats  # type: ignore[import-untyped]
+
     for freedom in (1, 2, 3, 9, 10, 11, 12, 20, 50, 1000):
         assert t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-4)
 
 
 def test_seeds_add_up_or_are_a_mean_with_its_interval() -> None:
     """The interval is scipy's own."""
+    from scipy import stats
+
     values = [10.0, 12.0, 17.0]
     each = [
         run_metrics(run(answer(chunks=(value / 1e3,)), answer(at=1.0, tier="gpu", chunks=(value / 1e3,))), {})

@@ -22,7 +22,7 @@ PROFILES = [f"{engine.name}@{profile.version}" for engine in ENGINES.values() fo
 
 def all_cases() -> Iterator[Mapping[str, Any]]:
     for file in sorted(CASES.glob("*.yaml")):
-        yield from yaml.safe_load(file.read_text())
+        yield from yaml.load(file.read_text(), yaml.CSafeLoader)
 
 
 @pytest.fixture(scope="module")

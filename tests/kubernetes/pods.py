@@ -15,7 +15,7 @@ Fields = dict[str, Any]
 def documents() -> list[tuple[str, Fields]]:
     """Each document, with the name of its file."""
     files = sorted(FOLDER.glob("*.yaml"))
-    return [(file.name, document) for file in files for document in yaml.safe_load_all(file.read_text())]
+    return [(file.name, one) for file in files for one in yaml.load_all(file.read_text(), yaml.CSafeLoader)]
 
 
 def pods() -> Iterator[tuple[str, Fields]]:

@@ -46,7 +46,7 @@ FIELDS = {
 
 def all_cases() -> Iterator[Mapping[str, Any]]:
     for file in sorted(CASES.glob("*.yaml")):
-        yield from yaml.safe_load(file.read_text())
+        yield from yaml.load(file.read_text(), yaml.CSafeLoader)
 
 
 @pytest.fixture(scope="module")
