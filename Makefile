@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Tests run in as many processes; each file stays in one, and with it the servers and adapters that its tests share.
 # A test often waits for a server or a time limit: three processes keep two cores busy.
 WORKERS ?= 3
-# In the order of their names, long files (attacks, cli, fetching) come first: none of them runs alone at the end.
+# In the order of collection (tests/conftest.py) long files come first: none of them runs alone at the end.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Tests start thousands of processes, which read compiled modules also where the environment says to write none.
 export PYTHONDONTWRITEBYTECODE :=
@@ -23,7 +23,7 @@ demo: $(READY)        ## the main job: fetch, validate, load and prove the quick
 answers: $(READY)     ## a real model: the base's answer beside each adapter's
 	@$(BIN)/python manifests/quickstart/answers.py
 
-test: check           ## every check and every test (about 12 minutes on 2 cores)
+test: check           ## every check and every test (about 25 minutes on 2 cores)
 	$(PYTEST)
 
 test-long: check      ## the soak, the full kill runs, the big corpora

@@ -49,6 +49,11 @@ hypothesis_settings.register_profile("new", LENIENT)
 hypothesis_settings.load_profile("same")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of this folder come first, then those below it: some of them are long, and would run alone at the end."""
+    items.sort(key=lambda item: item.path.parent != ROOT / "tests")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def no_search_through_what_stays() -> None:
     """What is imported and collected lives to the end: a search for cycles that goes through it takes most of a second.
