@@ -8,6 +8,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
 from lora_cli.core.snapshot import Blob, RemoteFile
 from lora_cli.errors import Corrupt, MachineError, Refused, TooSlow, Unreachable
@@ -189,10 +191,14 @@ class Transfer:
     def _write(self, chunk: bytes) -> None:
         if self.limit is not None and self.frontier + len(chunk) > self.limit:
             raise Refused(f"{self.label} has more than {self.limit} bytes", hint="raise --max-bytes to allow it")
-        # The name of the partial file means nothing to users; that of the cache does.
-        with on_disk(f"writing {self.label} to", self.partial.path.parents[2]):
+        with on_disk(*self._writing_to):
             write_all(self.partial.descriptor, chunk, self.frontier)
         self._hash(chunk)
+
+    @cached_property
+    def _writing_to(self) -> tuple[str, Path]:
+        """For errors. The name of the partial file means nothing to users; that of the cache does."""
+        return f"writing {self.label} to", self.partial.path.parents[2]
 
     def _hash(self, chunk: bytes) -> None:
         self._sha256.update(chunk)
