@@ -55,10 +55,11 @@ def resolve_permitted(
     signers: tuple[str, ...] = ()
     if settings.policies:
         signers = _check_policies(demand, revision, source, origin, settings)
-    elif item.locked is None and (files := _planned(revision)) is not None:
-        digest = digest_of(revision, files, source)
-        if digest is not None:
-            check_digest(demand, revision.ref, digest)
+    elif item.locked is None:
+        files = _planned(revision)
+        blobs = blobs_of(revision, files, source) if files is not None else None
+        if blobs is not None:
+            check_digest(demand, revision.ref, snapshot_digest(blobs.items()))
     if item.locked is not None and revision.ref.scheme == "file":
         check_folder(Store(settings.cache_dir), revision, files_to_fetch(revision), item.locked, source)
     elif item.locked is not None:
@@ -81,7 +82,7 @@ def _check_policies(
         return ()
     # What an origin lists may be the signed files, and what it sends others.
     is_known = is_on_disk(source, revision) or not must_be_signed
-    blobs = _blobs(revision, files, source) if is_known else None
+    blobs = blobs_of(revision, files, source) if is_known else None
     if blobs is None:
         hint = "fetch it first: lora-cli fetch verifies it, and validate then reads the cached files"
         why = f"policy {rules[0]}: " if rules else ""
@@ -120,27 +121,8 @@ def _planned(revision: Revision) -> tuple[RemoteFile, ...] | None:
         return None
 
 
-def files_if_known(revision: Revision, source: Source) -> dict[str, Blob] | None:
-    """The files that a fetch would download, with their digests from the listing or this disk; None if unknown."""
-    return _blobs(revision, files_to_fetch(revision), source)
-
-
-def digest_if_known(item: Item, revision: Revision, source: Source) -> str | None:
-    """The snapshot digest of ``item`` from the listing, the files on this disk or the lock; None if unknown."""
-    digest, locked = digest_of(revision, files_to_fetch(revision), source), item.locked
-    if digest is None and locked is not None and revision.ref.pinned and locked.revision == revision.id:
-        return locked.digest
-    return digest
-
-
-def digest_of(revision: Revision, files: tuple[RemoteFile, ...], source: Source) -> str | None:
-    """The snapshot digest of ``files``, as listed or read from this disk; None if it is unknown."""
-    blobs = _blobs(revision, files, source)
-    return snapshot_digest(blobs.items()) if blobs is not None else None
-
-
-def _blobs(revision: Revision, files: tuple[RemoteFile, ...], source: Source) -> dict[str, Blob] | None:
-    """The digest and size of each file, as listed, cached or read from this disk; None if one is unknown."""
+def blobs_of(revision: Revision, files: tuple[RemoteFile, ...], source: Source) -> dict[str, Blob] | None:
+    """The digest and size of each of ``files``, as listed, cached or read from this disk; None if one is unknown."""
     cached = source.snapshot(revision) if isinstance(source, CacheFirstSource) else None
     blobs = {}
     for file in files:

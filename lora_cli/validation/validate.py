@@ -3,7 +3,7 @@
 Remote adapters are validated in threads, many local ones in processes; results come in the order of the items.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -14,7 +14,7 @@ from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.log import log_bug, logger
 from lora_cli.core.patterns import one_budget
 from lora_cli.core.reference import AdapterRef, parse
-from lora_cli.core.snapshot import Revision, snapshot_digest
+from lora_cli.core.snapshot import Blob, Revision, snapshot_digest
 from lora_cli.errors import LoraCliError, MachineError
 from lora_cli.fetching.cached_source import CacheFirstSource
 from lora_cli.fetching.checkpoint import LatestCheckpoint
@@ -85,12 +85,13 @@ def validate(item: Item, terms: Terms, settings: Settings, sources: Sources | No
         evidence = gather_evidence(one, terms, revision.ref, companions)
         watch.lap("values")
         with one_budget():
-            digest, files = _digest(item, one, settings), _files_of_digest(one, settings)
+            # What an origin lists is not enough for digests: the bytes that are validated must be those of the files.
+            read = terms.digests and is_on_disk(source, revision)
+            files = _known_files(item, one, hashed=read or bool(settings.suppressions))
+            digest = snapshot_digest(files.items()) if files is not None else None
             verdict = apply_suppressions(judge(one.adapter, terms, evidence), digest, settings, files)
             watch.lap("rules")
-            judged = replace(checked, verdict=verdict, digest=digest, card=card)
-            if terms.digests:
-                judged = _with_files(judged, one)
+            judged = replace(checked, verdict=verdict, digest=digest, card=card, files=files if read else None)
             if terms.spectrum is None and terms.other is None:
                 return judged
             from lora_cli.validation.tensor_facts import add_tensor_facts
@@ -150,37 +151,21 @@ def _read(
     return Opened(source, revision, adapter), companions, card
 
 
-def _digest(item: Item, one: Opened, settings: Settings) -> str | None:
-    """The snapshot digest if the cache or the lock has it; files are hashed only for policies with suppressions."""
-    if settings.suppressions:
-        from lora_cli.validation.policy_check import digest_if_known
+def _known_files(item: Item, one: Opened, *, hashed: bool) -> Mapping[str, Blob] | None:
+    """The files that a fetch would give, as the cache or the lock has them; None if neither does.
 
-        return digest_if_known(item, one.revision, one.source)
+    With ``hashed``, those of the listing or this disk come first, if each file's digest is listed or can be read here.
+    """
+    if hashed:
+        from lora_cli.validation.policy_check import blobs_of, files_to_fetch
+
+        if (files := blobs_of(one.revision, files_to_fetch(one.revision), one.source)) is not None:
+            return files
     if isinstance(one.source, CacheFirstSource) and (snapshot := one.source.snapshot(one.revision)) is not None:
-        return snapshot.digest
+        return snapshot.files
     locked, ref = item.locked, one.revision.ref
     compared = locked is not None and (ref.scheme == "file" or (ref.pinned and locked.revision == one.revision.id))
-    return locked.digest if locked is not None and compared else None
-
-
-def _with_files(checked: Checked, one: Opened) -> Checked:
-    """``checked`` with the files that a fetch would download and their snapshot digest, if they are on this disk.
-
-    What an origin lists is not enough: the bytes that were validated must be those of the digest.
-    """
-    from lora_cli.validation.policy_check import files_if_known
-
-    files = files_if_known(one.revision, one.source) if is_on_disk(one.source, one.revision) else None
-    return replace(checked, files=files, digest=snapshot_digest(files.items())) if files is not None else checked
-
-
-def _files_of_digest(one: Opened, settings: Settings) -> frozenset[str]:
-    """The paths of the files that the snapshot digest is of, if there are suppressions."""
-    if not settings.suppressions:
-        return frozenset()
-    from lora_cli.validation.policy_check import files_to_fetch
-
-    return frozenset(file.path for file in files_to_fetch(one.revision))
+    return locked.files if locked is not None and compared else None
 
 
 def check_all(items: Sequence[Item], terms: Terms, settings: Settings, *, contents: bool = True) -> Iterator[Checked]:
