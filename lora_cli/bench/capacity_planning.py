@@ -1,14 +1,16 @@
-"""The number of slots and places in memory that meet a goal, found by simulation."""
+"""The number of slots and places in memory that meet a goal, found by simulation; or the result of given numbers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
-from lora_cli.bench.process_pool import parallel_map
+from lora_cli.bench.optimal_bounds import belady_run
+from lora_cli.bench.process_pool import Mapper, parallel_map
 from lora_cli.bench.report import LoadsReport, Plan, PlanAnswer, PlanReport, PolicyPlan
-from lora_cli.bench.simulator import Fleet, run_report, simulate, stalls_ms
-from lora_cli.bench.thresholds import Condition, policy_metrics
+from lora_cli.bench.simulator import OPT, Fleet, run_report, simulate, stalls_ms
+from lora_cli.bench.thresholds import PLAN_METRICS, Condition, policy_metrics
 from lora_cli.bench.trace import Trace
 from lora_cli.tiers.budget import Budget, Objective
 
@@ -23,25 +25,82 @@ DEFINITIONS = {
 }
 """The definitions of a plan's numbers."""
 
+SWEEP_DEFINITIONS = {
+    "slots, places": "as given by --sweep: the adapters in slots, and in memory",
+    "hits": DEFINITIONS["hits"],
+    "p99 ms": DEFINITIONS["p99 ms"],
+    "metrics": "lru.8x32.hit_ratio is that of lru with 8 slots and 32 places",
+}
+"""The definitions of a sweep's numbers."""
+
 SIZES = ("slots", "places")
 SLOT_MULTIPLES = (1, 2, 4)
 """Multiples of the fewest slots to try: with more slots less memory may suffice."""
 
 
 def plan_capacity(
-    trace: Trace, fleet: Fleet, policies: Sequence[str], goals: Sequence[Condition], objective: Objective
+    trace: Trace,
+    fleet: Fleet,
+    policies: Sequence[str],
+    goals: Sequence[Condition],
+    objective: Objective,
+    mapper: Mapper = parallel_map,
 ) -> PlanReport:
     """The slots and places that each policy needs to meet all goals; limits in bytes are ignored.
 
     Ctrl-C leaves out the policies that are not done.
     """
-    tasks = [(trace, fleet, policy, tuple(goals), objective) for policy in policies]
     found: dict[str, PolicyPlan] = {}
+    one_policy = partial(_plan_policy, trace, fleet, tuple(goals), objective)
     with suppress(KeyboardInterrupt):
-        found.update(parallel_map(_plan_policy, tasks, parallel=len(trace) >= 5_000))
-    loads = LoadsReport(fleet.adapter_bytes(), fleet.links.gpu, fleet.links.disk, fleet.links.source)
+        found.update(mapper(one_policy, policies, parallel=len(trace) >= 5_000))
     ordered = {policy: found[policy] for policy in policies if policy in found}
-    return PlanReport(objective, loads, Plan(tuple(map(str, goals)), ordered))
+    return PlanReport(objective, _loads(fleet), Plan(tuple(map(str, goals)), ordered))
+
+
+def sweep_sizes(
+    trace: Trace,
+    fleet: Fleet,
+    policies: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    objective: Objective,
+    mapper: Mapper = parallel_map,
+) -> PlanReport:
+    """Each policy with each of these numbers of slots and places in memory; limits in bytes are ignored.
+
+    Ctrl-C leaves out the policies that are not done.
+    """
+    everybody = (len(fleet.sizes), len(fleet.sizes))
+    tasks = [(policy, *one) for policy, one in product(policies, dict.fromkeys([*sizes, everybody]))]
+    found: dict[tuple[str, int, int], PlanAnswer] = {}
+    with suppress(KeyboardInterrupt):
+        found.update(mapper(partial(_with_sizes, trace, fleet, objective), tasks, parallel=len(trace) >= 5_000))
+    plans = {
+        policy: PolicyPlan(tuple(found[policy, *one] for one in sizes), found[policy, *everybody])
+        for policy in policies
+        if all((policy, *one) in found for one in (*sizes, everybody))
+    }
+    return PlanReport(objective, _loads(fleet), Plan((), plans))
+
+
+def _with_sizes(
+    trace: Trace, fleet: Fleet, objective: Objective, task: tuple[str, int, int]
+) -> tuple[tuple[str, int, int], PlanAnswer]:
+    policy, slots, places = task
+    return task, _answer(trace, replace(fleet, gpu=Budget(slots), cpu=Budget(places)), policy, objective)
+
+
+def _answer(trace: Trace, fleet: Fleet, policy: str, objective: Objective) -> PlanAnswer:
+    """What a policy reaches with the slots and places of a fleet."""
+    keys, slots, places = trace.keys(), fleet.gpu.items, fleet.cpu.items
+    course = belady_run(keys, fleet) if policy == OPT else simulate(keys, fleet, policy, objective)
+    metrics = policy_metrics(run_report("exact" if policy == OPT else "online", course, stalls_ms(trace, course)))
+    largest, total = max(fleet.sizes.values()), sum(fleet.sizes.values())
+    return PlanAnswer(slots, places, slots * largest, places * total // len(fleet.sizes), metrics)
+
+
+def _loads(fleet: Fleet) -> LoadsReport:
+    return LoadsReport(fleet.adapter_bytes(), fleet.links.gpu, fleet.links.disk, fleet.links.source)
 
 
 def plan_metrics(policies: Mapping[str, PolicyPlan]) -> dict[str, float | None]:
@@ -58,6 +117,26 @@ def plan_metric_names(policies: Sequence[str]) -> set[str]:
     return {f"{policy}.{what}" for policy in policies for what in SIZES}
 
 
+def sweep_metrics(policies: Mapping[str, PolicyPlan]) -> dict[str, float | None]:
+    """``lru.8x32.hit_ratio`` and the like: the policy, its slots and its places in memory."""
+    answers = ((name, answer) for name, one in policies.items() for answer in one.answers)
+    return {
+        f"{name}.{answer.slots}x{answer.places}.{metric}": getattr(answer.metrics, metric)
+        for name, answer in answers
+        for metric in PLAN_METRICS
+    }
+
+
+def sweep_metric_names(policies: Sequence[str], sizes: Sequence[tuple[int, int]]) -> set[str]:
+    """The names of these metrics."""
+    return {
+        f"{policy}.{slots}x{places}.{metric}"
+        for policy in policies
+        for slots, places in sizes
+        for metric in PLAN_METRICS
+    }
+
+
 def smallest_that_meets(low: int, high: int, meets: Callable[[int], bool]) -> int:
     """The least number from ``low`` on that meets the goal, where ``high`` does and more is never worse."""
     while low < high:
@@ -66,17 +145,16 @@ def smallest_that_meets(low: int, high: int, meets: Callable[[int], bool]) -> in
     return high
 
 
-def _plan_policy(task: tuple[Trace, Fleet, str, tuple[Condition, ...], Objective]) -> tuple[str, PolicyPlan]:
-    trace, fleet, policy, goals, objective = task
-    keys, everybody = trace.keys(), len(fleet.sizes)
-    largest, total = max(fleet.sizes.values()), sum(fleet.sizes.values())
+def _plan_policy(
+    trace: Trace, fleet: Fleet, goals: tuple[Condition, ...], objective: Objective, policy: str
+) -> tuple[str, PolicyPlan]:
+    everybody = len(fleet.sizes)
     tried: dict[tuple[int, int], PlanAnswer] = {}
 
     def with_places(slots: int, places: int) -> PlanAnswer:
         if (slots, places) not in tried:
-            course = simulate(keys, replace(fleet, gpu=Budget(slots), cpu=Budget(places)), policy, objective)
-            metrics = policy_metrics(run_report("online", course, stalls_ms(trace, course)))
-            tried[slots, places] = PlanAnswer(slots, places, slots * largest, places * total // everybody, metrics)
+            sized = replace(fleet, gpu=Budget(slots), cpu=Budget(places))
+            tried[slots, places] = _answer(trace, sized, policy, objective)
         return tried[slots, places]
 
     def meets(slots: int, places: int) -> bool:

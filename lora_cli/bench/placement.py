@@ -10,6 +10,7 @@ requests (Che, Tung and Wang, "Hierarchical Web caching systems: modeling, desig
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from heapq import heapify, heappop, heappush
 from itertools import groupby
@@ -17,6 +18,7 @@ from math import ceil, exp, fsum
 from typing import Literal
 
 from lora_cli import __version__
+from lora_cli.bench.process_pool import Mapper, parallel_map
 from lora_cli.bench.trace import Trace
 from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, PositiveCount, Share, Version
 
@@ -277,7 +279,22 @@ def _solve(rates: Sequence[float], rises: Callable[[float], float], value: float
     return high
 
 
-def strategies(demands: Sequence[Demand], servers: int, limits: ServerLimits) -> Iterator[tuple[str, PlacementSummary]]:
-    """The placement by rank and traffic first, then the ones to compare it with."""
-    for name, assign in (("rank", place), ("round-robin", round_robin), ("hash", by_hash)):
-        yield name, summarize(demands, assign(demands, servers), limits)
+STRATEGIES: Mapping[str, Callable[[Sequence[Demand], int], Assignment]] = {
+    "rank": place,
+    "round-robin": round_robin,
+    "hash": by_hash,
+}
+"""The placement by rank and traffic, and the ones to compare it with."""
+
+
+def strategies(
+    demands: Sequence[Demand], servers: int, limits: ServerLimits, mapper: Mapper = parallel_map
+) -> Iterator[tuple[str, PlacementSummary]]:
+    """The summary of each of ``STRATEGIES``, with its name."""
+    return mapper(partial(_summary_of, demands, servers, limits), tuple(STRATEGIES), parallel=False)
+
+
+def _summary_of(
+    demands: Sequence[Demand], servers: int, limits: ServerLimits, name: str
+) -> tuple[str, PlacementSummary]:
+    return name, summarize(demands, STRATEGIES[name](demands, servers), limits)

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from lora_cli.bench.engine_steps import StepModel, simulate_steps
 from lora_cli.bench.optimal_bounds import belady_run, least_cost_ms, max_hits
-from lora_cli.bench.process_pool import parallel_map
+from lora_cli.bench.process_pool import Mapper, parallel_map
 from lora_cli.bench.report import Bounds, PolicyReport, SimulationReport, TierReport, TiersReport
 from lora_cli.bench.simulator import (
     GPU,
@@ -50,22 +51,23 @@ def simulate_all(
     *,
     model: StepModel | None = None,
     on_done: Callable[[str], None] = lambda _policy: None,
+    mapper: Mapper = parallel_map,
 ) -> SimulationReport:
     """Simulate every policy on the same trace, with a ``model`` through the steps of an engine.
 
-    ``on_done`` is called with each policy that is done.
+    ``on_done`` is called with each policy that is done; ``mapper`` runs the policies.
 
     Ctrl-C leaves out the others.
 
     Raises:
         MachineError: an adapter is larger than a tier, or a process was killed.
     """
-    tasks = [(trace, fleet, policy, objective, model) for policy in slowest_first(policies)]
+    tasks, one_policy = slowest_first(policies), partial(_simulate_policy, trace, fleet, objective, model)
     parallel = len(trace) * len(tasks) >= PARALLEL_FROM
     found: dict[str, PolicyReport] = {}
     least: float | None = None
     with suppress(KeyboardInterrupt):
-        for policy, one, cost in parallel_map(_simulate_policy, tasks, parallel=parallel):
+        for policy, one, cost in mapper(one_policy, tasks, parallel=parallel):
             found[policy] = one
             least = cost if cost is not None else least
             on_done(policy)
@@ -101,11 +103,9 @@ def _with_gaps(found: Mapping[str, PolicyReport], least_ms: float | None) -> Map
     }
 
 
-_Task = tuple[Trace, Fleet, str, Objective, StepModel | None]
-
-
-def _simulate_policy(task: _Task) -> tuple[str, PolicyReport, float | None]:
-    trace, fleet, policy, objective, model = task
+def _simulate_policy(
+    trace: Trace, fleet: Fleet, objective: Objective, model: StepModel | None, policy: str
+) -> tuple[str, PolicyReport, float | None]:
     if model is not None:
         run = simulate_steps(trace, fleet, policy, objective, model)
         return policy, replace(run_report("online", run.tiers, run.stalls_ms), engine=run.report), None

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from lora_cli.errors import MachineError
 from lora_cli.forks import forks, processors
@@ -13,6 +13,13 @@ if TYPE_CHECKING:
 
 Task = TypeVar("Task")
 Done = TypeVar("Done")
+
+
+class Mapper(Protocol):
+    """A function like ``parallel_map``; another one may run the tasks on other machines."""
+
+    def __call__(self, one: Callable[[Task], Done], tasks: Sequence[Task], *, parallel: bool) -> Iterator[Done]:
+        """The results of ``one`` for each task, in any order."""
 
 
 def parallel_map(one: Callable[[Task], Done], tasks: Sequence[Task], *, parallel: bool) -> Iterator[Done]:

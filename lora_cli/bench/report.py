@@ -245,22 +245,23 @@ class PolicyPlan:
     """What one policy needs to meet the goals."""
 
     answers: tuple[PlanAnswer, ...]
-    """The fewest slots first; empty when no number of slots meets the goals."""
+    """The fewest slots first; empty when no number of slots meets the goals. With --sweep all its sizes, as given."""
     with_all: PlanAnswer
     """The result with all adapters in slots at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The goals, and what each policy needs to meet them."""
+    """The goals, and what each policy needs to meet them; or what it reaches with the sizes of --sweep."""
 
     goals: tuple[str, ...]
+    """Empty with --sweep."""
     policies: Mapping[str, PolicyPlan]
 
 
 @dataclass(frozen=True, slots=True)
 class PlanReport:
-    """What only --simulate --plan has."""
+    """What only --simulate with --plan or --sweep has."""
 
     objective: Objective
     loads: LoadsReport

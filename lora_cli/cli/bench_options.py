@@ -153,6 +153,11 @@ class BenchOptions:
     plan: list[str] | None = simulation(
         "--plan GOAL", 'Find the smallest tiers that reach a goal, for example "hit_ratio>=0.95"; may be repeated.'
     )
+    sweep: list[str] | None = simulation(
+        "--sweep NAME=N,...",
+        "Simulate each of these sizes: max-loras=8,16,32 or max-cpu-loras=32,128; may be repeated.",
+    )
+    ray: options.Ray = None
     save_trace: Path | None = result("--save-trace FILE", "Write the requests as JSON lines.")
     save_result: bool = result("--save-result", "Save the result as JSON, and the requests next to it.", default=False)
     result_dir: Path | None = result("--result-dir DIRECTORY", "Directory of the saved result.", show_default=".")

@@ -1,4 +1,7 @@
-"""``serve-bench --simulate``: compares eviction policies; with ``--plan``, finds the tier sizes that a goal needs."""
+"""``serve-bench --simulate``: compares eviction policies; with ``--plan``, finds the tier sizes that a goal needs.
+
+With ``--sweep``, each policy is simulated with each of the given sizes.
+"""
 
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -7,7 +10,15 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from lora_cli.bench.capacity_planning import DEFINITIONS as PLAN_DEFINITIONS
-from lora_cli.bench.capacity_planning import plan_capacity, plan_metric_names, plan_metrics
+from lora_cli.bench.capacity_planning import (
+    SWEEP_DEFINITIONS,
+    plan_capacity,
+    plan_metric_names,
+    plan_metrics,
+    sweep_metric_names,
+    sweep_metrics,
+    sweep_sizes,
+)
 from lora_cli.bench.engine_steps import DEFINITIONS as STEP_DEFINITIONS
 from lora_cli.bench.engine_steps import METRICS as STEP_METRICS
 from lora_cli.bench.engine_steps import StepModel, parse_step, step_metrics
@@ -21,6 +32,7 @@ from lora_cli.bench.report import (
     BenchReport,
     BenchSetting,
     LiveComparison,
+    PlanReport,
     SimulationReport,
     VllmRun,
     bench_report,
@@ -45,6 +57,7 @@ from lora_cli.cli.adapter_selection import (
 )
 from lora_cli.cli.bench_options import RANKS, BenchOptions, adapter_names, parse_workload, save_trace
 from lora_cli.cli.bench_results import report_writer
+from lora_cli.cli.cluster import task_mapper
 from lora_cli.cli.options import parse_size_option
 from lora_cli.cli.output import inform, to_stderr
 from lora_cli.core.base_model import HALF_BYTES
@@ -60,6 +73,8 @@ REQUESTS, ADAPTERS = 20_000, 500
 POLICIES = "lru,lfu,gdsf,adaptive,opt"
 STEP_POLICIES = "lru,lfu,gdsf,adaptive"
 PLAN_POLICIES = "lru,adaptive"
+SWEPT = ("max-loras", "max-cpu-loras")
+MOST_SWEPT = 100
 NO_QUEUE = "without --request-rate, or times in --trace, requests do not queue: a stall is only the request's own load"
 
 
@@ -72,37 +87,106 @@ def simulate(settings: Settings, options: BenchOptions) -> int:
         LoraCliError: an option is invalid or too large, or a file cannot be read or written.
     """
     options.refuse(("device", "max_lora_rank"), "not for --simulate", "there is no device")
-    goals = _goals(options)
-    model = _step_model(options)
-    usual = PLAN_POLICIES if goals else POLICIES if model is None else STEP_POLICIES
-    policies = parse_policies(options.eviction or usual)
-    if goals and OPT in policies:
-        raise UsageError("--plan cannot use opt: it needs to know future requests", hint=f"--eviction {PLAN_POLICIES}")
-    if model is not None and OPT in policies:
-        raise UsageError("--step cannot use opt: a batch changes the order of requests", hint=f"--eviction {usual}")
-    conclude = report_writer(options, plan_metric_names(policies) if goals else _metric_names(options, policies))
+    goals, swept, model = _goals(options), parse_sweep(options), _step_model(options)
+    policies = _policies(options, model, planned=bool(goals))
+    known = plan_metric_names(policies) if goals else _metric_names(options, policies)
+    conclude = report_writer(options, known) if not swept else None
     trace, fleet, run = _simulated_run(settings, options)
+    sizes = _sizes(swept, fleet, given=options.max_cpu_loras is not None)
+    conclude = conclude or report_writer(options, sweep_metric_names(policies, sizes))
     live = read_live_run(options.live_result, trace) if options.live_result is not None else None
     if has_stall_goal(goals) and not trace.timed:
         inform(f"warning: {NO_QUEUE}", settings)
     save_trace(trace, options.save_trace)
-    objective, missed = options.objective or "stall", False
+    objective = options.objective or "stall"
     done: Collection[str]
-    if goals:
-        adapter_sizes = plan_capacity(trace, fleet, policies, goals, objective)
-        done, missed = adapter_sizes.plan.policies, not all(one.answers for one in adapter_sizes.plan.policies.values())
-        report = bench_report(*run, adapter_sizes, PLAN_DEFINITIONS, plan_metrics(adapter_sizes.plan.policies))
-    else:
-        show = _policy_progress(trace, policies)
-        found = simulate_all(trace, fleet, policies, objective, model=model, on_done=show)
-        done = found.policies
-        report = _report(run, found, live)
+    with task_mapper(options.ray, "serve-bench") as mapper:
+        if goals or swept:
+            found = (
+                plan_capacity(trace, fleet, policies, goals, objective, mapper)
+                if goals
+                else sweep_sizes(trace, fleet, policies, sizes, objective, mapper)
+            )
+            done, report = found.plan.policies, _sized_report(run, found)
+        else:
+            show = _policy_progress(trace, policies)
+            one = simulate_all(trace, fleet, policies, objective, model=model, on_done=show, mapper=mapper)
+            done, report = one.policies, _report(run, one, live)
     code = conclude(report, {options.seed: trace}) if done else 0
     if len(done) < len(policies):
         names = [", ".join(policy for policy in policies if (policy in done) is it) for it in (True, False)]
         to_stderr(f"interrupted: {names[0] or 'no policy'} finished, {names[1]} not")
         return INTERRUPTED
-    return code or int(missed)
+    return code or int(_misses_goals(report))
+
+
+def _policies(options: BenchOptions, model: StepModel | None, *, planned: bool) -> tuple[str, ...]:
+    """The policies of ``--eviction``.
+
+    Raises:
+        UsageError: one is unknown, or not for ``--plan`` or ``--step``.
+    """
+    usual = PLAN_POLICIES if planned else POLICIES if model is None else STEP_POLICIES
+    policies = parse_policies(options.eviction or usual)
+    if planned and OPT in policies:
+        raise UsageError("--plan cannot use opt: it needs to know future requests", hint=f"--eviction {PLAN_POLICIES}")
+    if model is not None and OPT in policies:
+        raise UsageError("--step cannot use opt: a batch changes the order of requests", hint=f"--eviction {usual}")
+    return policies
+
+
+def _misses_goals(report: BenchReport) -> bool:
+    found = report.result
+    return isinstance(found, PlanReport) and not all(one.answers for one in found.plan.policies.values())
+
+
+def _sized_report(run: tuple[VllmRun, BenchSetting], found: PlanReport) -> BenchReport:
+    """The report of ``--plan`` or ``--sweep``."""
+    plans = found.plan.policies
+    if found.plan.goals:
+        return bench_report(*run, found, PLAN_DEFINITIONS, plan_metrics(plans))
+    return bench_report(*run, found, SWEEP_DEFINITIONS, sweep_metrics(plans))
+
+
+def parse_sweep(options: BenchOptions) -> dict[str, tuple[int, ...]]:
+    """The numbers of each ``--sweep``, by the name of the option that they replace; empty without it.
+
+    Raises:
+        UsageError: one is invalid, or an option cannot be used with it.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for text in options.sweep or []:
+        name, _, numbers = text.partition("=")
+        words = numbers.split(",")
+        if name not in SWEPT or not all(one.isascii() and one.isdecimal() and len(one) < 7 for one in words):
+            raise UsageError(f"--sweep {text[:60]}: must be a size and its values", hint="--sweep max-loras=8,16,32")
+        if name in found:
+            raise UsageError(f"--sweep {name} is given twice", hint=f"--sweep {name}=8,16,32")
+        for flag in options.given((name.replace("-", "_"),)):
+            raise UsageError(f"{flag} and --sweep {name} cannot be used together", hint="add the number to --sweep")
+        found[name] = tuple(dict.fromkeys(map(int, words)))
+        if len(found[name]) > MOST_SWEPT or 0 in found[name]:
+            raise UsageError(f"--sweep {name} must have 1 to {MOST_SWEPT} numbers above 0")
+    if found:
+        options.refuse(("plan",), "not for --sweep", "it finds the sizes itself")
+        options.refuse(("live_result", "step", "max_gpu_bytes", "max_cpu_bytes"), "not for --sweep")
+    return found
+
+
+def _sizes(swept: Mapping[str, tuple[int, ...]], fleet: Fleet, *, given: bool) -> list[tuple[int, int]]:
+    """The slots and places of each simulation of ``--sweep``; without a value those of the fleet.
+
+    More slots need more places, unless ``--max-cpu-loras`` is ``given``.
+
+    Raises:
+        UsageError: there are fewer places in memory than slots.
+    """
+    sizes = []
+    for slots in swept.get("max-loras", (fleet.gpu.items,)):
+        for places in swept.get("max-cpu-loras", (fleet.cpu.items if given else max(fleet.cpu.items, slots),)):
+            check_max_cpu_loras(places, slots)
+            sizes.append((slots, places))
+    return sizes
 
 
 def _step_model(options: BenchOptions) -> StepModel | None:

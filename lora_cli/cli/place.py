@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from lora_cli.bench.placement import (
+    STRATEGIES,
     PlacedServer,
     PlacementReport,
     ServerEntry,
@@ -18,6 +19,7 @@ from lora_cli.bench.placement import (
 from lora_cli.bench.trace import Trace, read_trace
 from lora_cli.cli import completion, options
 from lora_cli.cli.adapter_selection import MAX_LORAS, Inputs, read_inputs
+from lora_cli.cli.cluster import task_mapper
 from lora_cli.cli.engine_options import highest_ranks, read_configs
 from lora_cli.cli.options import OUTPUT, for_engine, option
 from lora_cli.cli.output import check_writable, table_width, to_stderr, width, write, write_result
@@ -36,6 +38,8 @@ EXAMPLES = (
 )
 
 STDIN = "-"
+READ_TOGETHER = 64
+"""Adapters whose configs one task of a cluster reads."""
 PLACEMENT = "Servers"
 
 
@@ -59,6 +63,7 @@ def command(
     ),
     engine: str = for_engine("--engine", "The engine of the servers.", default="", **completion.ENGINE),
     to: Path | None = option("--to DIR", "Write the manifest of each server here: server-0.yaml, ...", None, OUTPUT),
+    ray: options.Ray = None,
     output_format: options.OutputFormat = "human",
     output: options.OutputFile = None,
 ) -> None:
@@ -81,8 +86,11 @@ def command(
         profile.engine.ranks,
         frozenset(item.name for item in inputs.items if item.pinned),
     )
-    demands = demands_of(highest_ranks(read_configs(inputs, settings), profile), requests)
-    found = dict(strategies(demands, servers, limits))
+    with task_mapper(ray, "place") as mapper:
+        adapters = read_configs(inputs, settings, mapper, together=READ_TOGETHER if ray else 0)
+        demands = demands_of(highest_ranks(adapters, profile), requests)
+        summaries = dict(strategies(demands, servers, limits, mapper))
+    found = {name: summaries[name] for name in STRATEGIES}
     entries = _entries(manifest, inputs, profile, found["rank"].servers, to or Path())
     report = PlacementReport(
         engine=str(profile.engine.name),

@@ -151,6 +151,8 @@ def render_bench(report: BenchReport) -> str:
     values |= {"terms": report.definitions, "costs": (), "adapters": None}
     if isinstance(result, PlanReport):
         values["title"] = f"Slots and memory for {' and '.join(result.plan.goals)}"
+        if not result.plan.goals:
+            values |= {"title": f"{request_count}, simulated", "caption": "Each policy with each size"}
     elif isinstance(result, SimulationReport):
         costs = {name: one.miss_cost_ms_per_request for name, one in result.policies.items()}
         most = max(costs.values(), default=0.0) or 1.0

@@ -13,10 +13,10 @@ from typing import Any, Literal
 from lora_cli.core.adapter_request import Item
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.text import names, safe
-from lora_cli.engines.launch_command import command_lines, for_shell, launch_words, options_of
 from lora_cli.engines.profile import Flags, Profile
 from lora_cli.engines.slot_sizing import Fit
 from lora_cli.errors import UsageError
+from lora_cli.validation.engine_args import command_lines, for_shell, launch_words, options_of
 
 PlatformName = Literal["kserve", "aibrix", "dynamo", "llm-d", "rayserve", "vllm-cli", "sglang-cli"]
 Document = dict[str, Any]

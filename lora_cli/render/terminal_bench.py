@@ -51,9 +51,11 @@ def report_parts(report: BenchReport, width: int, *, plain: bool = False) -> Ite
 def _plan_parts(report: BenchReport, result: PlanReport) -> Iterator[RenderableType]:
     """A table of answers, the policies without any, the workload and the definitions."""
     header, rows = summary.table_of(report)
-    yield Paragraph(f"for {' and '.join(result.plan.goals)}")
+    if result.plan.goals:
+        yield Paragraph(f"for {' and '.join(result.plan.goals)}")
+        yield from [""] if rows else []
     if rows:
-        yield from ("", table_or_blocks(header, rows))
+        yield table_or_blocks(header, rows)
     yield from _failure_parts(report)
     yield from ("", *facts(summary.run_facts(report), 0))
     yield from ["", *facts(report.definitions.items(), 0)] if rows else []

@@ -223,3 +223,51 @@ def test_the_steps_of_an_engine_have_their_latencies(capsys: pytest.CaptureFixtu
 def test_what_no_engine_has_is_refused(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*SMALL, *argv]) == 2
     assert said in capsys.readouterr().err
+
+
+SWEEP = ["serve-bench", "--simulate", "--num-prompts", "2000", "--num-adapters", "50", "--request-rate", "20"]
+
+
+def test_a_sweep_has_what_each_size_alone_has(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--sweep", "max-loras=2,8", "--sweep", "max-cpu-loras=8,16", "--fail-if", "opt.8x16.hit_ratio>0.99"]
+    found = document(capsys, "--eviction", "lru,opt", *sizes, command=SWEEP)
+    assert [(one["slots"], one["places"]) for one in found["plan"]["policies"]["lru"]["answers"]] == [
+        (2, 8), (2, 16), (8, 8), (8, 16),
+    ]  # fmt: skip
+    for slots, places in ((2, 8), (8, 16)):
+        limits = ["--max-loras", str(slots), "--max-cpu-loras", str(places)]
+        alone = document(capsys, "--eviction", "lru,opt", *limits, command=SWEEP)["metrics"]
+        for metric in ("hit_ratio", "miss_cost_ms", "stall_p99_ms"):
+            for policy in ("lru", "opt"):
+                assert found["metrics"][f"{policy}.{slots}x{places}.{metric}"] == alone[f"{policy}.{metric}"]
+
+
+def test_a_sweep_is_a_table_with_a_row_for_each_size(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = [*SWEEP, "--eviction", "lru", "--sweep", "max-loras=2,40"]
+    assert main(words) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:3]]
+    assert [(row[0], row[1], row[3]) for row in rows] == [("lru", "2", "32"), ("lru", "40", "40")]
+    assert main([*words, "--format", "html", "-o", str(tmp_path / "page.html")]) == 0
+    assert "Each policy with each size" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--sweep", "slots=8"], "--sweep slots=8: must be a size and its values"),
+        (["--sweep", "max-loras=8,x"], "--sweep max-loras=8,x: must be a size and its values"),
+        (["--sweep", "max-loras=0"], "must have 1 to 100 numbers above 0"),
+        (["--sweep", "max-loras=8", "--sweep", "max-loras=9"], "--sweep max-loras is given twice"),
+        (["--sweep", "max-loras=8", "--max-loras", "9"], "--max-loras and --sweep max-loras cannot be used together"),
+        (["--sweep", "max-loras=8", "--plan", "hit_ratio>=0.5"], "--plan is not for --sweep"),
+        (["--sweep", "max-loras=8", "--step", "12,50"], "--step is not for --sweep"),
+        (["--sweep", "max-loras=8", "--max-cpu-loras", "4"], "--max-cpu-loras is 4, less than max_loras, which is 8"),
+        (["--sweep", "max-loras=8", "--sweep", "max-cpu-loras=4"], "--max-cpu-loras is 4, less than max_loras"),
+        (["--sweep", "max-loras=8", "--fail-if", "lru.9x32.hit_ratio<0.5"], "unknown metric lru.9x32.hit_ratio"),
+    ],
+)
+def test_a_sweep_that_makes_no_sense_is_exit_2(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*SWEEP, *argv]) == 2
+    assert message in capsys.readouterr().err

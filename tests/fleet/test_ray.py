@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.fleet.ray_cluster import joined, spread
+from lora_cli.errors import MachineError
+from lora_cli.fleet.ray_cluster import cluster_map, joined, spread
 from tests.fleet.tasks import deadly, refusing, slowly
 from tests.making import llama_modules, write_adapter, write_base_config
 
@@ -114,6 +115,51 @@ def test_a_fleet_fetches_into_the_cache_that_its_nodes_share(
     assert len(printed) == MANY
     assert all((Path(place) / "adapter_config.json").is_file() for place in printed)
     assert "a119" in (tmp_path / "lock.yaml").read_text()
+
+
+SIMULATE = ["serve-bench", "--simulate", "--num-prompts", "2000", "--num-adapters", "50", "--request-rate", "20"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--eviction", "lru,adaptive,opt", "--max-loras", "4"],
+        ["--sweep", "max-loras=2,4", "--eviction", "lru,gdsf,opt"],
+        ["--plan", "hit_ratio>=0.5"],
+        ["--step", "12,50", "--max-loras", "4"],
+    ],
+)
+def test_a_fleet_simulates_as_one_machine_does(
+    cluster: Any, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*SIMULATE, *options, "--format", "json"]
+    assert run(capsys, *words, "--ray", cluster.address) == run(capsys, *words)
+
+
+def test_a_fleet_places_as_one_machine_does(
+    cluster: Any, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = "".join(
+        f"  - {{name: a{number:03}, source: {folder}/a{number:03}}}\n" for number in range(MANY) if number != 40
+    )
+    (tmp_path / "set.yaml").write_text(
+        f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {folder}/base\nadapters:\n{entries}"
+    )
+    words = ["place", "-f", tmp_path / "set.yaml", "--servers", "5", "--format", "json"]
+    assert run(capsys, *words, "--ray", cluster.address) == run(capsys, *words)
+    (tmp_path / "set.yaml").write_text(
+        f"apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n{entries}  - {{name: gone, source: ./gone}}\n"
+    )
+    said = []
+    for more in (["--ray", cluster.address], []):
+        assert main([*map(str, words), *more]) == 3
+        said.append([line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")])
+    assert said[0] == said[1] != []
+
+
+def test_a_task_that_kills_every_worker_ends_the_command(cluster: Any) -> None:
+    with cluster_map(cluster.address, "place") as mapper, pytest.raises(MachineError, match="lost"):
+        list(mapper(deadly, [[1], [7]], parallel=True))
 
 
 @pytest.mark.parametrize(
