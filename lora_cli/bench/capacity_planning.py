@@ -94,7 +94,8 @@ def _answer(trace: Trace, fleet: Fleet, policy: str, objective: Objective) -> Pl
     """What a policy reaches with the slots and places of a fleet."""
     keys, slots, places = trace.keys(), fleet.gpu.items, fleet.cpu.items
     course = belady_run(keys, fleet) if policy == OPT else simulate(keys, fleet, policy, objective)
-    metrics = policy_metrics(run_report("exact" if policy == OPT else "online", course, stalls_ms(trace, course)))
+    stalls = stalls_ms(trace, course, side_by_side=fleet.links.side_by_side)
+    metrics = policy_metrics(run_report("exact" if policy == OPT else "online", course, stalls))
     largest, total = max(fleet.sizes.values()), sum(fleet.sizes.values())
     return PlanAnswer(slots, places, slots * largest, places * total // len(fleet.sizes), metrics)
 

@@ -86,12 +86,12 @@ class StepRun:
 
 
 def simulate_steps(trace: Trace, fleet: Fleet, policy: str, objective: Objective, model: StepModel) -> StepRun:
-    """Replay the requests through an engine whose slots and memory are empty at first.
+    """Replay the requests through an engine whose slots and memory begin with ``fleet.start``.
 
     Raises:
         MachineError: an adapter is larger than a tier.
     """
-    engine = _Engine(trace, fleet, SimulatedTiers(fleet, policy, objective), model)
+    engine = _Engine(trace, fleet, SimulatedTiers(fleet, policy, objective, touches_memory=True), model)
     while engine.step():
         pass
     return engine.results()

@@ -1,10 +1,13 @@
 """The cost of a load: a latency in milliseconds and a bandwidth in GB/s."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from math import isfinite
 from typing import Literal
 
+from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.errors import UsageError
 
 BYTES_PER_RANK = 5_242_880
@@ -42,11 +45,40 @@ OWN_SOURCE = "lora-cli's warm process: the rates of NVMe and PCIe Gen4, not meas
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """From disk into memory, and from memory into a slot; ``source`` says where the numbers come from."""
+    """From disk into memory, and from memory into a slot; ``source`` says where the numbers come from.
+
+    ``loads_ms`` has whole loads of each of ``LOADS`` as they were measured, ascending; empty where only medians are
+    known. With ``side_by_side`` loads do not wait for each other.
+    """
 
     disk: Link = DISK_LINK
     gpu: Link = GPU_LINK
     source: str = OWN_SOURCE
+    loads_ms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    side_by_side: bool = False
+
+
+LOADS = ("warm", "cold", "first")
+"""The kinds of measured loads: from memory, from disk, and the first one of an adapter, which is proved in it."""
+
+GOLDEN = 0.6180339887498949
+"""The multiples of this share, less their whole parts, are spread evenly over 0 to 1 however many there are."""
+
+
+class MeasuredLoads:
+    """The times of successive loads: quantiles of those that were measured, spread evenly, the same in every run."""
+
+    def __init__(self, links: Links) -> None:
+        self._loads_ms = links.loads_ms
+        self._drawn: Counter[str] = Counter()
+
+    def next_ms(self, kind: str) -> float | None:
+        """Milliseconds of the next load of that kind; None if none was measured."""
+        loads_ms = self._loads_ms.get(kind)
+        if not loads_ms:
+            return None
+        self._drawn[kind] += 1
+        return nearest_rank(loads_ms, self._drawn[kind] * GOLDEN % 1)
 
 
 def parse_link(text: str, flag: str) -> Link:

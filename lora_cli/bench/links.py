@@ -1,14 +1,15 @@
 """The load costs of engines: published figures, files of ``--save-links``, and measured results."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from lora_cli.bench.link_model import Link, Links
+from lora_cli.bench.link_model import LOADS, Link, Links
 from lora_cli.bench.live.result import SERVER
 from lora_cli.bench.quantiles import nearest_rank
-from lora_cli.bench.report import LiveReport
+from lora_cli.bench.report import LiveReport, LoadedAdapters
 from lora_cli.bench.result_file import read_result
 from lora_cli.core import parse
 from lora_cli.core.text import cut, safe
@@ -30,7 +31,8 @@ UNMEASURED = {"sglang": "SGLang"}
 """Engines whose loads nobody has published: SGLang's figures are times to first token under load."""
 
 SCHEMA = "lora_cli/links/1"
-SAVE_HINT = "serve-bench --url URL --save-links FILE measures a server"
+MOST_QUANTILES = 200
+SAVE_HINT = "serve-bench --url URL --save-links links.json measures a server; then --links links.json"
 TIER_OF_KIND = {"hot": "gpu", "warm": "cpu", "cold": "disk"}
 """The tiers of a live result, as they are called in process."""
 
@@ -56,9 +58,12 @@ def parse_links(text: str, flag: str) -> Links:
     try:
         source = parse.text(parse.required(document, "source", text), f"{text}: source")
         disk, gpu = (_link(document.get(name), f"{text}: {name}") for name in ("disk", "gpu"))
+        loads_ms = parse.map_of(parse.list_of(_MS))(document.get("loads_ms", {}), f"{text}: loads_ms")
+        side_by_side = parse.boolean(document.get("side_by_side", False), f"{text}: side_by_side")
     except FormatError as error:
         raise UsageError(f"{flag} {error.message}", hint=SAVE_HINT) from error
-    return Links(disk, gpu, cut(safe(source), 400))
+    loads_ms = {kind: tuple(sorted(map(float, loads_ms.get(kind, ())))) for kind in LOADS}
+    return Links(disk, gpu, cut(safe(source), 400), loads_ms, side_by_side)
 
 
 def _link(value: Any, where: str) -> Link:
@@ -70,12 +75,28 @@ def _link(value: Any, where: str) -> Link:
 
 
 def links_text(links: Links) -> str:
-    """The contents of a links file."""
+    """The contents of a links file, with at most ``MOST_QUANTILES`` times of each kind of load."""
     document: dict[str, Any] = {"schema": SCHEMA, "source": links.source}
     document |= {
         name: {"ms": one.ms, "gb_per_s": one.gb_per_s} for name, one in (("disk", links.disk), ("gpu", links.gpu))
     }
-    return json.dumps(document, indent=2) + "\n"
+    document["loads_ms"] = {kind: _quantiles(loads_ms) for kind, loads_ms in links.loads_ms.items() if loads_ms}
+    return json.dumps(document | {"side_by_side": links.side_by_side}, indent=2) + "\n"
+
+
+def _quantiles(ordered: Sequence[float]) -> list[float]:
+    steps = min(len(ordered), MOST_QUANTILES)
+    return [round(nearest_rank(ordered, (number + 0.5) / steps), 3) for number in range(steps)]
+
+
+class LoadedRequest(NamedTuple):
+    """A request of a live run: when it was sent, in seconds; its adapter and kind; its load and time to first token."""
+
+    sent_s: float
+    adapter: str
+    kind: str
+    load_ms: float | None
+    ttft_s: float | None = None
 
 
 def links_of_run(result: LiveReport, server: str) -> Links:
@@ -84,15 +105,40 @@ def links_of_run(result: LiveReport, server: str) -> Links:
     Raises:
         UsageError: no request was hot, warm or cold.
     """
-    reported = result.tiers_from == SERVER
-    found: dict[str, list[float]] = {"gpu": [0.0] if reported else [], "cpu": [], "disk": []}
-    for run in result.runs:
-        for kind, load_ms, ttft_s in zip(run.tiers, run.load_ms, run.ttfts, strict=True):
-            value = load_ms if reported else None if ttft_s is None else ttft_s * 1e3
-            if kind in TIER_OF_KIND and value is not None:
-                found[TIER_OF_KIND[kind]].append(value)
-    how = "load times that it reported" if reported else "times to first token, by inferred tiers"
-    return _differences(found, f"measured at {server}: {how}", "--save-links")
+    runs = [
+        list(map(LoadedRequest, run.start_times, run.adapters, run.tiers, run.load_ms, run.ttfts))
+        for run in result.runs
+    ]
+    if result.tiers_from == SERVER:
+        return _reported(runs, result.at_start, f"measured at {server}: load times that it reported", "--save-links")
+    found: dict[str, list[float]] = {"gpu": [], "cpu": [], "disk": []}
+    for one in (one for run in runs for one in run):
+        if one.kind in TIER_OF_KIND and one.ttft_s is not None:
+            found[TIER_OF_KIND[one.kind]].append(one.ttft_s * 1e3)
+    return _differences(found, f"measured at {server}: times to first token, by inferred tiers", "--save-links")
+
+
+def _reported(runs: Iterable[Sequence[LoadedRequest]], start: LoadedAdapters | None, source: str, where: str) -> Links:
+    """The load costs of a server that reports each load's time. Raises ``UsageError``, as ``_differences`` does.
+
+    The first load of each adapter is one of its own kind, if it is known which were loaded before. A request that came
+    while its adapter was being loaded has only the rest of that load, which is not counted.
+    """
+    loads: dict[str, list[float]] = {kind: [] for kind in LOADS}
+    used = set(start.used) if start is not None else None
+    for run in runs:
+        loaded_s: dict[str, float] = {}
+        for one in sorted(run, key=lambda one: one.sent_s):
+            if one.load_ms is None or one.kind not in LOADS:
+                continue
+            if one.sent_s < loaded_s.get(one.adapter, 0.0):
+                continue
+            loaded_s[one.adapter] = one.sent_s + one.load_ms / 1e3
+            loads["first" if used is not None and one.adapter not in used else one.kind].append(one.load_ms)
+            if used is not None:
+                used.add(one.adapter)
+    links = _differences({"gpu": [0.0], "cpu": loads["warm"], "disk": loads["cold"] or loads["first"]}, source, where)
+    return replace(links, loads_ms={kind: tuple(sorted(own)) for kind, own in loads.items()}, side_by_side=True)
 
 
 def read_links(file: Path, flag: str) -> Links:
@@ -108,15 +154,39 @@ def read_links(file: Path, flag: str) -> Links:
 
 
 def _of_result(document: Mapping[str, Any], file: Path, flag: str) -> Links:
-    tiers: Mapping[str, Sequence[float]]
+    source, where = f"measured: {safe(file)}", f"{flag} {file}"
     try:
         if document.get("mode") == "live":
-            tiers = _loads(document, str(file))
-        else:
-            tiers = parse.map_of(parse.list_of(_MS))(document.get("latency_ms"), f"{file}: latency_ms")
+            start = parse.optional(loaded_at_start)(document.get("at_start"), f"{file}: at_start")
+            return _reported(_saved_runs(document, str(file)), start, source, where)
+        tiers = parse.map_of(parse.list_of(_MS))(document.get("latency_ms"), f"{file}: latency_ms")
     except FormatError as error:
         raise UsageError(f"{flag} {error.message}", hint=HINT) from error
-    return _differences(tiers, f"measured: {safe(file)}", f"{flag} {file}")
+    return _differences(tiers, source, where)
+
+
+def loaded_at_start(value: Any, where: str) -> LoadedAdapters:
+    """The adapters that a server had loaded, of a saved result. Raises ``FormatError``."""
+    given = parse.mapping(value, where)
+    names = parse.list_of(parse.text)
+    return LoadedAdapters(*(names(given.get(one, []), f"{where}.{one}") for one in ("slots", "memory", "used")))
+
+
+def _saved_runs(document: Mapping[str, Any], where: str) -> list[list[LoadedRequest]]:
+    """The requests of each seed in a saved live result. Raises ``FormatError``."""
+    if document.get("tiers_from") != SERVER:
+        raise FormatError("the server did not report its load times", where=where)
+    found = []
+    for number, run in enumerate(parse.list_of(parse.mapping)(document.get("runs"), f"{where}: runs")):
+        items = {"start_times": _MS, "adapters": parse.text, "tiers": parse.text, "load_ms": parse.optional(_MS)}
+        places = range(len(run.get("tiers") or ()))
+        usual = {"start_times": list(places), "adapters": list(map(str, places))}
+        columns: list[Any] = [
+            parse.list_of(item)(run.get(name, usual.get(name)), f"{where}: runs[{number}]: {name}")
+            for name, item in items.items()
+        ]
+        found.append([LoadedRequest(*one) for one in zip(*columns, strict=False)])
+    return found
 
 
 def _differences(tiers: Mapping[str, Sequence[float]], source: str, where: str) -> Links:
@@ -128,18 +198,3 @@ def _differences(tiers: Mapping[str, Sequence[float]], source: str, where: str) 
         medians[tier] = nearest_rank(sorted(tiers[tier]), 0.5)
     read_ms, put_ms = medians["disk"] - medians["cpu"], medians["cpu"] - medians["gpu"]
     return Links(Link(max(read_ms, 0.0), None, "measured"), Link(max(put_ms, 0.0), None, "measured"), source)
-
-
-def _loads(document: Mapping[str, Any], where: str) -> Mapping[str, Sequence[float]]:
-    """The load times of warm and cold requests that the server reported. Raises ``FormatError``."""
-    found: dict[str, list[float]] = {"gpu": [0.0], "cpu": [], "disk": []}
-    if document.get("tiers_from") != "server":
-        raise FormatError("the server did not report its load times", where=where)
-    for number, run in enumerate(parse.list_of(parse.mapping)(document.get("runs"), f"{where}: runs")):
-        at = f"{where}: runs[{number}]"
-        tiers = parse.list_of(parse.text)(run.get("tiers"), f"{at}: tiers")
-        loads = parse.list_of(parse.optional(_MS))(run.get("load_ms"), f"{at}: load_ms")
-        for tier, load_ms in zip(tiers, loads, strict=False):
-            if tier != "hot" and tier in TIER_OF_KIND and load_ms is not None:
-                found[TIER_OF_KIND[tier]].append(load_ms)
-    return found

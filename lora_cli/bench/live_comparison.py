@@ -6,6 +6,7 @@ from math import isclose
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lora_cli.bench.links import loaded_at_start
 from lora_cli.bench.live.result import INFERRED, SERVER
 from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.bench.report import LiveComparison, LiveError, PolicyReport
@@ -40,7 +41,7 @@ class LiveRequest(NamedTuple):
 
 
 def read_live_run(file: Path, trace: Trace) -> LiveComparison:
-    """The hit ratio and stall of the first seed in a saved live result; the policies are left empty.
+    """The hit ratio, stall and start of the first seed in a saved live result; the policies are left empty.
 
     A later seed begins with the adapters that the one before it left in the slots.
 
@@ -52,6 +53,7 @@ def read_live_run(file: Path, trace: Trace) -> LiveComparison:
         parse.one_of(("live",))(document.get("mode"), f"{file}: mode")
         runs = parse.list_of(parse.mapping)(document.get("runs"), f"{file}: runs")
         requests = _requests(runs[0] if runs else {}, f"{file}: runs[0]")
+        at_start = parse.optional(loaded_at_start)(document.get("at_start"), f"{file}: at_start")
     except FormatError as error:
         raise UsageError(f"--live-result {error.message}", hint=HINT) from error
     if not _same(trace, requests):
@@ -64,7 +66,7 @@ def read_live_run(file: Path, trace: Trace) -> LiveComparison:
     hit_ratio = kinds.count("hot") / known if known and (reported or "hot" in kinds) else None
     stalls = sorted(_stalls_ms(requests, reported=reported))
     p99 = nearest_rank(stalls, 0.99) if stalls else None
-    return LiveComparison(safe(file), SERVER if reported else INFERRED, hit_ratio, p99, {})
+    return LiveComparison(safe(file), SERVER if reported else INFERRED, hit_ratio, p99, {}, at_start)
 
 
 def live_errors(live: LiveComparison, policies: Mapping[str, PolicyReport]) -> dict[str, LiveError]:

@@ -112,11 +112,15 @@ def _simulate_policy(
     keys = trace.keys()
     if policy != OPT:
         course = simulate(keys, fleet, policy, objective)
-        return policy, run_report("online", course, stalls_ms(trace, course)), None
+        return (
+            policy,
+            run_report("online", course, stalls_ms(trace, course, side_by_side=fleet.links.side_by_side)),
+            None,
+        )
     least = least_cost_ms(keys, fleet)
     if fleet.gpu.max_bytes is not None:
         return OPT, policy_report("bound", len(trace), {"gpu": int(max_hits(keys, fleet))}, least, {}), least
     course = belady_run(keys, fleet)
     if fleet.cpu.max_bytes is not None:
         return OPT, policy_report("exact", len(trace), {"gpu": course.found.count(GPU)}, least, {}), least
-    return OPT, run_report("exact", course, stalls_ms(trace, course)), least
+    return OPT, run_report("exact", course, stalls_ms(trace, course, side_by_side=fleet.links.side_by_side)), least

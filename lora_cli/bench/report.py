@@ -177,6 +177,16 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadedAdapters:
+    """The adapters that a server had loaded before the first request, the first to be evicted first."""
+
+    slots: tuple[str, ...] = ()
+    memory: tuple[str, ...] = ()
+    used: tuple[str, ...] = ()
+    """Those whose first load is over, with its proof, loaded still or not."""
+
+
+@dataclass(frozen=True, slots=True)
 class LiveError:
     """How far the simulation of a policy is from the live run; null is not known."""
 
@@ -197,6 +207,8 @@ class LiveComparison:
     stall_p99_ms: float | None
     """Of the load times that the server reported, else of times to first token beyond the median of hot requests."""
     policies: Mapping[str, LiveError]
+    at_start: LoadedAdapters | None = None
+    """The adapters that the server had loaded, which the simulation begins with; null if it did not report them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +337,8 @@ class LiveReport:
     per_adapter: Mapping[str, Mapping[str, float | None]]
     failures: Mapping[str, str]
     """For each model, how many of its requests failed, and the error of the first."""
+    at_start: LoadedAdapters | None = None
+    """The adapters that were loaded before the first request; null if the server does not report them."""
 
 
 @dataclass(frozen=True, slots=True)

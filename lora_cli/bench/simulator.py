@@ -8,15 +8,15 @@ requests: the adapters' ranks and bytes, the two tiers, and the ways into them.
 
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from itertools import accumulate, pairwise
 from math import fsum
 
-from lora_cli.bench.link_model import BYTES_PER_RANK, Links
+from lora_cli.bench.link_model import BYTES_PER_RANK, Links, MeasuredLoads
 from lora_cli.bench.quantiles import nearest_rank, summary
 from lora_cli.bench.random_streams import RandomStream
-from lora_cli.bench.report import AdapterBytes, PolicyKind, PolicyReport
+from lora_cli.bench.report import AdapterBytes, LoadedAdapters, PolicyKind, PolicyReport
 from lora_cli.bench.trace import Trace
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.errors import UsageError
@@ -72,12 +72,13 @@ def _wrong(text: str) -> UsageError:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """``sizes`` are bytes by adapter; ``gpu`` and ``cpu`` are what slots and memory hold."""
+    """``sizes`` are bytes by adapter; ``gpu`` and ``cpu`` are what slots and memory hold, and ``start`` at first."""
 
     sizes: Mapping[str, int]
     gpu: Budget
     cpu: Budget
     links: Links = Links()
+    start: LoadedAdapters = field(default_factory=LoadedAdapters)
 
     def put_ms(self, name: str) -> float:
         """Milliseconds from memory into a slot."""
@@ -142,6 +143,7 @@ def slowest_first(policies: Sequence[str]) -> list[str]:
 
 
 GPU, CPU, DISK = range(3)
+LOAD_OF_TIER = {CPU: "warm", DISK: "cold"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +159,14 @@ class SimulatedRun:
 
 
 class SimulatedTiers:
-    """Slots and memory of a fleet with one eviction policy, empty at first."""
+    """Slots and memory of a fleet with one eviction policy, which begin with ``fleet.start``.
 
-    def __init__(self, fleet: Fleet, policy: str, objective: Objective) -> None:
+    With ``touches_memory`` a hit in a slot is one in memory too, as in vLLM (``LRUCacheWorkerLoRAManager``); the warm
+    process asks memory only for what is in no slot.
+    """
+
+    def __init__(self, fleet: Fleet, policy: str, objective: Objective, *, touches_memory: bool = False) -> None:
+        self._touches_memory = touches_memory
         self.gpu, self._cpu = (
             new_ledger(ONLINE_POLICIES[policy], name, budget, objective=objective)
             for name, budget in (("gpu", fleet.gpu), ("cpu", fleet.cpu))
@@ -168,6 +175,16 @@ class SimulatedTiers:
         self._put_ms, self._read_ms = (
             {name: cost(name) for name in fleet.sizes} for cost in (fleet.put_ms, fleet.read_ms)
         )
+        self._measured, self._used = MeasuredLoads(fleet.links), set(fleet.start.used)
+        start, largest = fleet.start, max(fleet.sizes.values(), default=1)
+        for tier, names, link in (
+            (self._cpu, start.memory, fleet.links.disk),
+            (self.gpu, start.slots, fleet.links.gpu),
+        ):
+            for name in names:  # also those that nobody requests take room
+                size = fleet.sizes.get(name, largest)
+                tier.admit(name, size)
+                tier.loaded(name, link.load_ms(size), ahead=True)
 
     def request(self, key: str) -> tuple[int, float]:
         """The tier that an adapter is found in, and the milliseconds until it is in a slot.
@@ -177,12 +194,21 @@ class SimulatedTiers:
         """
         if key in self.gpu:
             self.gpu.hit(key)
+            if self._touches_memory and key in self._cpu:
+                self._cpu.hit(key)
             return GPU, 0.0
         size, cost, found = self._sizes[key], self._put_ms[key], CPU
         if self._cpu.request(key, size, self._read_ms[key]) is not None:
             cost, found = cost + self._read_ms[key], DISK
         self.gpu.request(key, size, cost)
-        return found, cost
+        return found, self._load_ms(key, found, cost)
+
+    def _load_ms(self, key: str, found: int, usual_ms: float) -> float:
+        """What this load takes: a measured time, else the usual one. Policies only know the usual one."""
+        first_ms = self._measured.next_ms("first") if key not in self._used else None
+        self._used.add(key)
+        measured_ms = self._measured.next_ms(LOAD_OF_TIER[found]) if first_ms is None else first_ms
+        return usual_ms if measured_ms is None else measured_ms
 
     def evictions(self) -> tuple[int, int]:
         """Evictions from slots and from memory so far."""
@@ -190,7 +216,7 @@ class SimulatedTiers:
 
 
 def simulate(keys: Sequence[str], fleet: Fleet, policy: str, objective: Objective = "stall") -> SimulatedRun:
-    """Replay the requests over initially empty tiers.
+    """Replay the requests over tiers that begin with ``fleet.start``.
 
     Raises:
         MachineError: an adapter is larger than a tier.
@@ -202,26 +228,30 @@ def simulate(keys: Sequence[str], fleet: Fleet, policy: str, objective: Objectiv
     return SimulatedRun(found, load_ms, tiers.evictions())
 
 
-def stalls_ms(trace: Trace, course: SimulatedRun) -> "array[float]":
+def stalls_ms(trace: Trace, course: SimulatedRun, *, side_by_side: bool = False) -> "array[float]":
     """Milliseconds of each request, from its arrival until its adapter is in a slot; 0 if it is there.
 
-    Loads run one after the other, in the order of the requests; requests for an adapter that is being loaded share the
-    load. If the trace has no times, each request arrives when the previous one is done, and waits for its own load
-    alone.
+    Loads run one after the other, in the order of the requests. Requests for an adapter that is being loaded share the
+    load. Loads that run ``side_by_side``, as those of lora-cli's server, do not wait, and requests that share one are
+    not hits: ``course.found`` gets the tier that the adapter was found in, as that server reports it. If the trace
+    has no times, each request arrives when the previous one is done, and waits for its own load alone.
     """
     if not trace.timed:
         return course.load_ms
     free_s = 0.0
-    ready_s: dict[int, float] = {}
-    found = array("d", bytes(8 * len(trace)))
+    loads: dict[int, tuple[float, int]] = {}
+    stalls = array("d", bytes(8 * len(trace)))
     for number, (which, time_s, load_ms) in enumerate(zip(trace.which, trace.times_s, course.load_ms, strict=True)):
+        ready_s, found = loads.get(which, (0.0, GPU))
         if load_ms:
-            free_s = max(free_s, time_s) + load_ms / 1e3
-            ready_s[which] = free_s
-            found[number] = (free_s - time_s) * 1e3
-        elif (ready := ready_s.get(which, 0.0)) > time_s:
-            found[number] = (ready - time_s) * 1e3
-    return found
+            free_s = (time_s if side_by_side else max(free_s, time_s)) + load_ms / 1e3
+            loads[which] = free_s, course.found[number]
+            stalls[number] = (free_s - time_s) * 1e3
+        elif ready_s > time_s:
+            stalls[number] = (ready_s - time_s) * 1e3
+            if side_by_side:
+                course.found[number] = found
+    return stalls
 
 
 WINDOWS = 40

@@ -17,9 +17,9 @@ from lora_cli.bench.live.result import (
     live_report,
     parse_goodput,
 )
-from lora_cli.bench.live.target import Target, find_target, find_vocabulary, max_loras_of
+from lora_cli.bench.live.target import Target, find_target, find_vocabulary, loaded_adapters, max_loras_of
 from lora_cli.bench.measured_run import run_environment
-from lora_cli.bench.report import BenchReport, LiveReport, describe_run
+from lora_cli.bench.report import BenchReport, LiveReport, LoadedAdapters, describe_run
 from lora_cli.bench.trace import Trace
 from lora_cli.bench.workload import parse_rate
 from lora_cli.cli.bench_options import BenchOptions, Workload, parse_workload, save_trace
@@ -72,8 +72,9 @@ def measure_server(
     plan = _parse_plan(options, workload, ours=facts is not None)
     save_trace(plan.traces[options.seed], options.save_trace)
     inform(_announcement(plan), settings)
+    at_start = loaded_adapters(plan.target)
     runs, interrupted = _run_all_seeds(plan, settings)
-    report = _report(plan, runs, facts, {name: one.message for name, one in failures.items()})
+    report = _report(plan, runs, facts, {name: one.message for name, one in failures.items()}, at_start)
     codes = [conclude(report, plan.traces), *(one.exit_code for one in failures.values())]
     if options.save_links is not None:
         codes.append(_save_links(options.save_links, report))
@@ -194,7 +195,11 @@ def _run_seed(
 
 
 def _report(
-    plan: LivePlan, runs: Sequence[SeedRun], own: Mapping[str, str] | None, refused: Mapping[str, str]
+    plan: LivePlan,
+    runs: Sequence[SeedRun],
+    own: Mapping[str, str] | None,
+    refused: Mapping[str, str],
+    at_start: LoadedAdapters | None,
 ) -> BenchReport:
     target, options, workload = plan.target, plan.options, plan.workload
     words = workload.summary() | {"prompts": options.prompts}
@@ -208,4 +213,4 @@ def _report(
         "live", trace, options.seed, words, facts, workload.request_rate, workload.traffic.burstiness
     )
     run = replace(run, max_concurrency=options.max_concurrency)
-    return live_report(run, setting, target.base, plan.slo, runs, refused)
+    return live_report(run, setting, target.base, plan.slo, runs, refused, at_start)

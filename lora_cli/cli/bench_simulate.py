@@ -95,6 +95,8 @@ def simulate(settings: Settings, options: BenchOptions) -> int:
     sizes = _sizes(swept, fleet, given=options.max_cpu_loras is not None)
     conclude = conclude or report_writer(options, sweep_metric_names(policies, sizes))
     live = read_live_run(options.live_result, trace) if options.live_result is not None else None
+    if live is not None and live.at_start is not None:
+        fleet = replace(fleet, start=live.at_start)
     if has_stall_goal(goals) and not trace.timed:
         inform(f"warning: {NO_QUEUE}", settings)
     save_trace(trace, options.save_trace)

@@ -116,7 +116,7 @@ class TierStatus:
 
 @dataclass(frozen=True, slots=True)
 class TierContents:
-    """The contents of the tiers: keys, in the order of their loads, and counters; ``history`` as in ``Plan``."""
+    """The contents of the tiers: keys, the first to be evicted first, and counters; ``history`` as in ``Plan``."""
 
     gpu: tuple[str, ...]
     cpu: tuple[str, ...]

@@ -206,7 +206,7 @@ class Worker:
         """The contents of the tiers."""
         history = {name: known.state() for name, known in self._histories.items()} if with_history else {}
         tiers = {"gpu": _status(self.gpu_tier), "cpu": _status(self.cpu_tier)}
-        return TierContents(self.gpu_tier.keys(), self.cpu_tier.keys(), tiers, history)
+        return TierContents(self.gpu_tier.eviction_order(), self.cpu_tier.eviction_order(), tiers, history)
 
     @contextmanager
     def _request(self, lora: LoraRequest, on_stage: Callable[[str], None]) -> Iterator[StageTimer]:

@@ -181,6 +181,11 @@ class Api:
             adapter_status(adapter, tiers, proved=self.manager.is_proved(adapter)) for adapter in self.manager.adapters
         )
 
+    def _names(self, keys: Sequence[str]) -> list[str]:
+        """The adapters with these keys, in their order."""
+        names = {adapter.lora.key: adapter.item.name for adapter in self.manager.adapters if adapter.lora is not None}
+        return [names[key] for key in keys if key in names]
+
     def _status(self) -> StatusReport:
         process = self.manager.process
         contents, age_s = self.manager.tier_status.latest()
@@ -197,5 +202,8 @@ class Api:
             queued=self.manager.queued,
             tiers_age_s=None if age_s is None else round(age_s, 3),
             tiers=contents.tiers if contents is not None else {},
+            eviction_order={}
+            if contents is None
+            else {"gpu": self._names(contents.gpu), "cpu": self._names(contents.cpu)},
             adapters=(),  # they are written one by one
         )

@@ -57,4 +57,6 @@ class StatusReport:
     tiers_age_s: NonNegative | None
     """How long ago that process said what is in the tiers; null if it never did."""
     tiers: Mapping[str, TierStatus]
+    eviction_order: Mapping[str, Sequence[str]]
+    """The adapters in slots (gpu) and in memory (cpu) by name, the first to be evicted first."""
     adapters: Sequence[AdapterStatus]

@@ -130,6 +130,10 @@ class Ledger:
         """The loaded keys, in the order of their loads."""
         return tuple(key for key in self._weights if key not in self._loading)
 
+    def eviction_order(self) -> tuple[str, ...]:
+        """The loaded keys, the first to be evicted first, leased and pinned ones too."""
+        return tuple(filter(self.is_loaded, self.eviction.eviction_order()))
+
     def counts(self) -> Counts:
         """Hits, loads and evictions so far."""
         return Counts(self._hits, self._loads, self._evictions)

@@ -75,6 +75,11 @@ class Tier(Generic[T]):
         with self._changed:
             return self._ledger.keys()
 
+    def eviction_order(self) -> tuple[str, ...]:
+        """The loaded keys, the first to be evicted first."""
+        with self._changed:
+            return self._ledger.eviction_order()
+
     def used_bytes(self) -> int:
         """Bytes of all values, loaded or being loaded."""
         return self._ledger.used_bytes

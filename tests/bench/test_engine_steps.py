@@ -21,7 +21,7 @@ MODEL = StepModel(16, 0.5, 3, 8)
 
 def token_by_token(requests: list[Request], slots: int, model: StepModel) -> list[tuple[int, float, float, float]]:
     """The tier, stall, ttft and e2el of each request, by a scheduler that looks at every request in every step."""
-    tiers = SimulatedTiers(replace(FLEET, gpu=Budget(slots)), "lru", "stall")
+    tiers = SimulatedTiers(replace(FLEET, gpu=Budget(slots)), "lru", "stall", touches_memory=True)
     found: dict[int, list[float]] = {}
     waiting, running, clock, arrived = list[int](), dict[int, list[int]](), 0.0, 0
     while arrived < len(requests) or waiting or running:

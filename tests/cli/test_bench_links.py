@@ -2,14 +2,19 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lora_cli.bench.link_model import BYTES_PER_RANK
-from lora_cli.bench.links import PRESETS
+from lora_cli.bench.link_model import BYTES_PER_RANK, MeasuredLoads
+from lora_cli.bench.links import PRESETS, links_text, parse_links
+from lora_cli.bench.report import LoadedAdapters
+from lora_cli.bench.simulator import CPU, DISK, GPU, Fleet, simulate, stalls_ms
+from lora_cli.bench.trace import Request, build_trace
 from lora_cli.cli.main import main
+from lora_cli.tiers.budget import Budget
 from tests.bench.null_server import NullServer
 from tests.cli.test_bench_results import valid
 
@@ -55,7 +60,11 @@ def test_one_given_link_leaves_the_source_of_the_other(capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("argv", "said", "code"),
     [
-        (["--links", "sglang"], "SGLang has no published load times\nhint: serve-bench --url URL --save-links FILE", 2),
+        (
+            ["--links", "sglang"],
+            "SGLang has no published load times\nhint: serve-bench --url URL --save-links links.json",
+            2,
+        ),
         (["--links", "none.json"], "--links none.json: not found\nhint: lora-cli, vllm, or a file", 3),
         (["--links", "vllm", "--gpu-link", "1"], "--links and --disk-link or --gpu-link cannot be used together", 2),
         (["--links", "vllm", "--measured", "x.json"], "--measured is not for --links", 2),
@@ -95,6 +104,9 @@ def test_a_links_file_is_used_with_its_source_made_harmless(tmp_path: Path, caps
         ({"gpu": {"ms": -1}}, "gpu.ms: must be from 0 to 1e9 ms"),
         ({"gpu": {"ms": 1, "gb_per_s": 0}}, "gpu.gb_per_s: must be from"),
         ({"source": None}, "source: must be a string"),
+        ({"loads_ms": [1]}, "loads_ms: must be an object"),
+        ({"loads_ms": {"cold": [-1]}}, 'loads_ms["cold"][0]: must be from 0 to 1e9 ms'),
+        ({"side_by_side": 1}, "side_by_side: must be"),
     ],
 )
 def test_a_wrong_links_file_is_one_message_and_2(
@@ -104,6 +116,64 @@ def test_a_wrong_links_file_is_one_message_and_2(
     file.write_text(json.dumps(LINKS | change))
     assert main([*SMALL, "--links", str(file)]) == 2
     assert said in capsys.readouterr().err
+
+
+MEASURED = replace(
+    PRESETS["vllm"], loads_ms={"warm": (1.0, 3.0), "cold": (20.0,), "first": (100.0, 200.0, 300.0)}, side_by_side=True
+)
+
+
+def test_measured_loads_are_kept_and_simulated_as_they_are_spread(tmp_path: Path) -> None:
+    file = tmp_path / "links.json"
+    file.write_text(links_text(MEASURED))
+    links = parse_links(str(file), "--links")
+    assert (links.loads_ms, links.side_by_side) == (MEASURED.loads_ms, True)
+    many = tuple(float(number) for number in range(5_000))
+    file.write_text(links_text(replace(MEASURED, loads_ms={"cold": many})))
+    kept = parse_links(str(file), "--links").loads_ms["cold"]
+    assert (len(kept), kept[0], kept[-1]) == (200, 12, 4987)
+    assert (PRESETS["vllm"].loads_ms, MeasuredLoads(PRESETS["vllm"]).next_ms("cold")) == ({}, None)
+    measured = MeasuredLoads(replace(MEASURED, loads_ms={"cold": many[:100]}))
+    assert len({measured.next_ms("cold") for _ in range(100)}) > 85
+
+
+def test_the_first_load_of_an_adapter_is_one_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A request that came during a load has only the rest of it, and is no load."""
+    live = {
+        "mode": "live",
+        "tiers_from": "server",
+        "at_start": {"slots": ["a"], "memory": ["a"], "used": ["a"]},
+        "runs": [
+            {
+                "adapters": ["a", "b", "b", "a", "b", "a"],
+                "tiers": ["hot", "cold", "cold", "cold", "cold", "warm"],
+                "start_times": [0.0, 1.0, 1.1, 2.0, 3.0, 4.0],
+                "load_ms": [0.1, 300.0, 200.0, 20.0, 30.0, 2.0],
+            }
+        ],
+    }
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(live))
+    links = parse_links(str(file), "--links")
+    assert links.loads_ms == {"warm": (2.0,), "cold": (20.0, 30.0), "first": (300.0,)}
+    assert (links.disk.ms, links.gpu.ms, links.side_by_side) == (18.0, 2.0, True)
+    file.write_text(json.dumps(live | {"at_start": None}))
+    assert parse_links(str(file), "--links").loads_ms["first"] == ()
+    file.write_text(json.dumps(live | {"at_start": {"slots": [1]}}))
+    assert main([*SMALL, "--links", str(file)]) == 2
+    assert "at_start.slots[0]: must be a string" in capsys.readouterr().err
+
+
+def test_a_simulation_begins_with_what_was_loaded_and_proves_the_others() -> None:
+    trace = build_trace([Request(time_s, name, 1, 1) for time_s, name in [(1, "a"), (2, "b"), (2.05, "b"), (3, "a")]])
+    fleet = Fleet(dict.fromkeys("ab", 1), Budget(1), Budget(2), MEASURED, LoadedAdapters(("a",), ("c", "a"), ("a",)))
+    course = simulate(trace.keys(), fleet, "lru")
+    assert list(course.load_ms) == [0, 200, 0, 3]
+    assert list(stalls_ms(trace, course, side_by_side=True)) == pytest.approx([0, 200, 150, 3])
+    assert list(course.found) == [GPU, DISK, DISK, CPU], "who shares a load did not find its adapter in a slot"
+    serial = simulate(trace.keys(), fleet, "lru")
+    assert list(stalls_ms(trace, serial)) == pytest.approx([0, 200, 150, 3])
+    assert list(serial.found) == [GPU, DISK, GPU, CPU]
 
 
 def test_a_server_leaves_its_links_and_the_simulation_its_error(
@@ -126,7 +196,7 @@ def test_a_server_leaves_its_links_and_the_simulation_its_error(
     assert found["metrics"]["lru.stall_p99_error"] == pytest.approx(
         abs(lru["stall_ms"]["p99"] - live["stall_p99_ms"]) / live["stall_p99_ms"]
     )
-    assert main([*command, "--live-result", result]) == 0
+    assert main([*command, "--links", links, "--live-result", result]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert f"live run {result}: hits {live['hit_ratio']:.3f}" in out
     assert f"lru to live hits {lru['hit_ratio']:.3f} (off by " in out

@@ -10,8 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.bench.simulator import parse_ranks
+from lora_cli.bench.link_model import LOADS
+from lora_cli.bench.links import parse_links
+from lora_cli.bench.report import LoadedAdapters
+from lora_cli.bench.simulator import Fleet, parse_ranks, simulate
+from lora_cli.bench.trace import read_trace
 from lora_cli.cli.main import main
+from lora_cli.tiers.budget import Budget
 from tests.cli.test_bench_results import valid
 from tests.long import in_long
 from tests.making import llama_modules, write_adapter, write_base_config
@@ -99,6 +104,33 @@ def test_one_bad_adapter_stops_nothing_and_without_times_one_client_asks_when_it
     assert run["scheduled_times"] == pytest.approx(run["start_times"], abs=0.05)
     latest = [start + took for start, took in zip(run["start_times"], run["latencies"], strict=True)]
     assert all(start >= end for start, end in zip(run["start_times"][1:], latest, strict=False))
+
+
+@pytest.mark.parametrize("eviction", in_long(("lru", "lfu"), "lru"))
+def test_a_simulation_finds_each_adapter_where_the_server_found_it(
+    eviction: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One client, so that nothing depends on time: the server begins with what it loaded ahead, and so does this."""
+    kept = ["--save-result", "--result-dir", str(folder), "--result-filename", f"{eviction}.json"]
+    kept += ["--save-trace", str(folder / "t.jsonl"), "--save-links", str(folder / "links.json")]
+    argv = ["-f", str(folder / "set.yaml"), "--num-prompts", "60", "--num-seeds", "1", "--popularity", "uniform"]
+    assert main([*bench(folder, *argv, *kept), "--eviction", eviction, "--format", "json"]) == 0
+    live = valid(capsys.readouterr().out)
+    start = live["at_start"]
+    assert (len(start["slots"]), set(start["memory"])) == (1, {"first", "second"})
+    links = parse_links(str(folder / "links.json"), "--links")
+    assert len(links.loads_ms["first"]) == 3 - len(start["used"])
+    assert sum(len(links.loads_ms[kind]) for kind in LOADS) == live["hits"]["warm"] + live["hits"]["cold"]
+    trace = read_trace(folder / "t.jsonl")
+    fleet = Fleet(dict.fromkeys(trace.names, 1), Budget(1), Budget(2), links, LoadedAdapters(**start))
+    (run,) = live["runs"]
+    assert [("hot", "warm", "cold")[tier] for tier in simulate(trace.keys(), fleet, eviction).found] == run["tiers"]
+    argv = ["serve-bench", "--simulate", "--trace", str(folder / "t.jsonl"), "--links", str(folder / "links.json")]
+    argv += ["--max-loras", "1", "--max-cpu-loras", "2", "--live-result", str(folder / f"{eviction}.json")]
+    assert main([*argv, "--eviction", eviction, "--format", "json"]) == 0
+    errors = valid(capsys.readouterr().out)["live"]["policies"][eviction]
+    assert errors["hit_ratio_error"] == 0
+    assert errors["stall_p99_error"] is not None
 
 
 def test_where_no_adapter_can_be_served_it_ends_with_the_largest_code(
