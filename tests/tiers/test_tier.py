@@ -27,8 +27,10 @@ def test_the_least_recently_used_leaves_a_full_tier() -> None:
     cpu = tier(2, dropped=dropped)
     ask(cpu, "a", "b", "a", "c")
     assert dropped == ["b"]
-    assert cpu.keys() == ("a", "c")
+    assert cpu.keys() == cpu.eviction_order() == ("a", "c")
     assert cpu.counts().evictions == 1
+    ask(cpu, "a")
+    assert (cpu.keys(), cpu.eviction_order()) == (("a", "c"), ("c", "a"))
 
 
 def test_what_is_leased_stays_even_when_it_is_the_oldest() -> None:
