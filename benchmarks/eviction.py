@@ -21,8 +21,8 @@ from fetching.servers import ROOT
 sys.path.insert(0, str(ROOT))
 
 from lora_cli.bench.optimal_bounds import belady
-from lora_cli.tiers.budget import Budget
-from lora_cli.tiers.eviction.registry import POLICIES, PolicyName
+from lora_cli.tiers.eviction import POLICIES, PolicyName
+from lora_cli.tiers.memory_accounting import Budget
 from tests.tiers.eviction.families import ADAPTERS, CHOSEN, HELD_OUT
 from tests.tiers.eviction.replaying import replay
 

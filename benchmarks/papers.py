@@ -24,7 +24,7 @@ from lora_cli.bench.published_traces import PUBLISHED, generate_arrivals
 from lora_cli.bench.simulator import Fleet, adapter_sizes, parse_ranks
 from lora_cli.bench.trace import Trace
 from lora_cli.bench.workload import Lengths, SyntheticWorkload, make_requests
-from lora_cli.tiers.budget import Budget
+from lora_cli.tiers.memory_accounting import Budget
 
 PCIE = Links(Link(0.0, None, "given"), Link(1.0, 25.0, "default"))
 """Adapters are in memory, as S-LoRA keeps them."""

@@ -31,7 +31,7 @@ from lora_cli.bench.policy_comparison import simulate_all
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.simulator import POLICY_NAMES, Fleet, adapter_sizes, parse_ranks
 from lora_cli.bench.workload import AccessPattern, SyntheticWorkload, make_requests
-from lora_cli.tiers.budget import Budget
+from lora_cli.tiers.memory_accounting import Budget
 from tests.making import write_base_config
 
 GOAL_S, GOAL_REQUESTS = 60.0, 1_000_000

@@ -12,7 +12,8 @@ from lora_cli.bench.report import LoadsReport, Plan, PlanAnswer, PlanReport, Pol
 from lora_cli.bench.simulator import OPT, Fleet, run_report, simulate, stalls_ms
 from lora_cli.bench.thresholds import PLAN_METRICS, Condition, policy_metrics
 from lora_cli.bench.trace import Trace
-from lora_cli.tiers.budget import Budget, Objective
+from lora_cli.tiers.eviction import Objective
+from lora_cli.tiers.memory_accounting import Budget
 
 SLOT_ONLY_METRICS = frozenset({"hit_ratio"})
 """Metrics that depend on the places in memory only a little."""

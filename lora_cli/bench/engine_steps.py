@@ -20,7 +20,7 @@ from lora_cli.bench.simulator import Fleet, SimulatedRun, SimulatedTiers
 from lora_cli.bench.thresholds import metrics_by_policy
 from lora_cli.bench.trace import Trace
 from lora_cli.errors import UsageError
-from lora_cli.tiers.budget import Objective
+from lora_cli.tiers.eviction import Objective
 
 METRICS = (*(f"{what}_{share}_ms" for what in ("ttft", "e2el") for share in SUMMARIES), "load_share")
 DEFINITIONS = {

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import fsum
 
 from lora_cli.bench.simulator import CPU, DISK, Fleet, SimulatedRun
-from lora_cli.tiers.budget import Budget
+from lora_cli.tiers.memory_accounting import Budget
 
 
 def next_requests(keys: Sequence[str]) -> list[int]:

@@ -21,7 +21,7 @@ from lora_cli.bench.simulator import (
     stalls_ms,
 )
 from lora_cli.bench.trace import Trace
-from lora_cli.tiers.budget import Objective
+from lora_cli.tiers.eviction import Objective
 
 DEFINITIONS = {
     "hit_ratio": "share of requests that find their adapter in a slot; the first request of each adapter is a miss",

@@ -9,7 +9,7 @@ from lora_cli import __version__
 from lora_cli.bench.link_model import Link
 from lora_cli.bench.trace import Trace
 from lora_cli.core.json_schema import EXCLUDED, INLINE, AtMostOne, Count, Positive, Share, Version
-from lora_cli.tiers.budget import Objective
+from lora_cli.tiers.eviction import Objective
 
 Mode = Literal["simulate", "in-process", "live"]
 PolicyKind = Literal["online", "exact", "bound"]

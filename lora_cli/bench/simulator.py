@@ -20,10 +20,8 @@ from lora_cli.bench.report import AdapterBytes, LoadedAdapters, PolicyKind, Poli
 from lora_cli.bench.trace import Trace
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.errors import UsageError
-from lora_cli.tiers.budget import Budget, Objective, PolicyContext
-from lora_cli.tiers.eviction import EvictionPolicy
-from lora_cli.tiers.eviction.policies import Lru
-from lora_cli.tiers.eviction.registry import POLICIES, new_ledger
+from lora_cli.tiers.eviction import POLICIES, Lru, Objective, PolicyContext, new_ledger
+from lora_cli.tiers.memory_accounting import Budget, EvictionPolicy
 
 MOST_RANKS, LARGEST_RANK = 100, 100_000
 SHARE_SCALE = 10**12

@@ -18,7 +18,7 @@ from lora_cli.cli.output import ReportFormat, write
 from lora_cli.core.text import safe
 from lora_cli.errors import UsageError
 from lora_cli.runtime.plan import Forward
-from lora_cli.tiers.budget import Objective
+from lora_cli.tiers.eviction import Objective
 
 mode = partial(option, default=None, panel="What to measure")
 workload = partial(option, default=None, panel="Workload")

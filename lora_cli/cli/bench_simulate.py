@@ -63,7 +63,7 @@ from lora_cli.cli.output import inform, to_stderr
 from lora_cli.core.base_model import HALF_BYTES
 from lora_cli.errors import INTERRUPTED, UsageError
 from lora_cli.settings import Settings
-from lora_cli.tiers.budget import Budget
+from lora_cli.tiers.memory_accounting import Budget
 from lora_cli.validation import read_all
 
 if TYPE_CHECKING:

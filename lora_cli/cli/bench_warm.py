@@ -47,7 +47,7 @@ from lora_cli.runtime.warm_process import WarmProcess
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.in_use import InUseMarker
-from lora_cli.tiers.eviction.registry import PolicyName
+from lora_cli.tiers.eviction import PolicyName
 from lora_cli.validation import Terms, open_config
 
 REQUESTS = 200

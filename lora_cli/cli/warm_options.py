@@ -9,7 +9,7 @@ import typer
 from lora_cli.cli import completion, options
 from lora_cli.cli.options import OUTPUT, option
 from lora_cli.runtime.plan import Device, Forward
-from lora_cli.tiers.eviction.registry import PolicyName
+from lora_cli.tiers.eviction import PolicyName
 
 MODE = "Mode"
 SERVER = "Server (--serve, --status, --stop)"

@@ -35,7 +35,7 @@ from lora_cli.store import Store
 from lora_cli.store.in_use import InUseMarker
 from lora_cli.store.published import base_in_config
 from lora_cli.store.tmpfs_tier import OPTION, MemoryFolder
-from lora_cli.tiers.eviction.registry import PolicyName
+from lora_cli.tiers.eviction import PolicyName
 from lora_cli.validation import Terms, ref_of
 from lora_cli.validation.fetch_and_validate import Admission, fetch_adapter, ignore_stage, validate_fetched
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.runtime.composable import largest_rank
-from lora_cli.tiers.eviction.registry import PolicyName
+from lora_cli.tiers.eviction import PolicyName
 
 Device = Literal["auto", "cpu", "cuda"]
 Forward = Literal["modules", "model"]

@@ -30,8 +30,8 @@ from lora_cli.runtime.numerical_proof import prove
 from lora_cli.runtime.plan import Plan
 from lora_cli.store import Store
 from lora_cli.tiers.access_history import History
-from lora_cli.tiers.budget import Budget
-from lora_cli.tiers.eviction.registry import POLICIES, new_ledger
+from lora_cli.tiers.eviction import POLICIES, new_ledger
+from lora_cli.tiers.memory_accounting import Budget
 from lora_cli.tiers.tier import Tier
 
 

@@ -1,12 +1,60 @@
-"""The contents of a tier and what it evicts: budget, leases and pins, without values, loads or threads."""
+"""The contents of a tier and what it evicts: budget, leases and pins, without values, loads or threads.
+
+The order of evictions is that of a policy (``tiers.eviction``).
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from lora_cli.errors import MachineError
 from lora_cli.tiers.access_history import History
-from lora_cli.tiers.budget import Budget
-from lora_cli.tiers.eviction import EvictionPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The capacity of a tier: ``items`` values, with ``max_bytes`` in all (None: only ``items`` counts)."""
+
+    items: int
+    max_bytes: int | None = None
+
+    def fits(self, items: int, used_bytes: int, weight: int) -> bool:
+        """Whether one more item of ``weight`` bytes fits next to ``items`` items of ``used_bytes``."""
+        return items < self.items and (self.max_bytes is None or used_bytes + weight <= self.max_bytes)
+
+    def share(self, weight: int) -> float:
+        """How much of the tier one adapter takes: its part of the items or of the bytes, whichever is larger."""
+        of_items = 1 / (self.items or 1)
+        if self.max_bytes is None or weight <= of_items * self.max_bytes:
+            return of_items
+        return weight / (self.max_bytes or 1)
+
+
+class EvictionPolicy(Protocol):
+    """A policy gets the events of a tier, and gives the order of evictions.
+
+    It is told of a request once it is answered, so never of one whose load failed. Request rates, bytes and load costs
+    are in the ``PolicyContext`` that it is created with.
+    """
+
+    def hit(self, key: str) -> None:
+        """``key`` was requested, and is loaded."""
+        ...
+
+    def loaded(self, key: str, *, ahead: bool) -> None:
+        """``key`` was loaded, for a request or ``ahead`` of one."""
+        ...
+
+    def removed(self, key: str, *, evicted: bool) -> None:
+        """``key`` was removed: ``evicted``, or discarded."""
+        ...
+
+    def eviction_order(self) -> Iterator[str]:
+        """Every loaded key once, the first to evict first.
+
+        The ledger skips leased, pinned and absent keys. It reports no events while it iterates.
+        """
+        ...
 
 
 class TierBusy(MachineError):

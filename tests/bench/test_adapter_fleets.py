@@ -7,7 +7,7 @@ import pytest
 from lora_cli.bench.link_model import Link, Links, parse_link
 from lora_cli.bench.simulator import Fleet, adapter_sizes, parse_ranks
 from lora_cli.errors import UsageError
-from lora_cli.tiers.budget import Budget
+from lora_cli.tiers.memory_accounting import Budget
 
 NAMES = [f"a{i}" for i in range(500)]
 

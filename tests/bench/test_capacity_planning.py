@@ -14,7 +14,7 @@ from lora_cli.bench.report import PolicyPlan
 from lora_cli.bench.simulator import Fleet, adapter_sizes, parse_ranks, run_report, simulate, stalls_ms
 from lora_cli.bench.thresholds import parse_goals, policy_metrics
 from lora_cli.bench.workload import AccessPattern, SyntheticWorkload, make_requests
-from lora_cli.tiers.budget import Budget
+from lora_cli.tiers.memory_accounting import Budget
 
 NAMES = [f"a{i}" for i in range(60)]
 FLEET = Fleet(adapter_sizes(NAMES, parse_ranks("8:.4,64:.2"), 3), Budget(1), Budget(1))

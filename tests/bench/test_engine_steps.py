@@ -11,7 +11,7 @@ from lora_cli.bench.link_model import Link, Links
 from lora_cli.bench.simulator import Fleet, SimulatedTiers
 from lora_cli.bench.trace import Request, build_trace
 from lora_cli.errors import UsageError
-from lora_cli.tiers.budget import Budget
+from lora_cli.tiers.memory_accounting import Budget
 
 SIZES = dict.fromkeys("abcdef", 1)
 FLEET = Fleet(SIZES, Budget(2), Budget(4), Links(Link(64, None, "given"), Link(8, None, "given")))

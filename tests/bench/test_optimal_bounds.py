@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from lora_cli.bench.optimal_bounds import belady
 from lora_cli.bench.popularity import parse_popularity
-from lora_cli.tiers.budget import Budget
-from lora_cli.tiers.eviction.registry import POLICIES, PolicyName
+from lora_cli.tiers.eviction import POLICIES, PolicyName
+from lora_cli.tiers.memory_accounting import Budget
 from tests.requested import requested
 from tests.tiers.eviction.replaying import replay
 

@@ -26,7 +26,7 @@ from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.simulator import Fleet, parse_ranks, simulate
 from lora_cli.bench.trace import Request, build_trace
 from lora_cli.bench.workload import SyntheticWorkload, make_requests
-from lora_cli.tiers.budget import Budget
+from lora_cli.tiers.memory_accounting import Budget
 
 LIMITS = ServerLimits(8)
 

@@ -31,8 +31,8 @@ from lora_cli.bench.simulator import (
 from lora_cli.bench.trace import Request, build_trace
 from lora_cli.bench.workload import AccessPattern, SyntheticWorkload, make_requests
 from lora_cli.errors import UsageError
-from lora_cli.tiers.budget import Budget
-from lora_cli.tiers.eviction.registry import POLICIES, PolicyName, new_ledger
+from lora_cli.tiers.eviction import POLICIES, PolicyName, new_ledger
+from lora_cli.tiers.memory_accounting import Budget
 from lora_cli.tiers.tier import Tier
 from tests.requested import requested
 

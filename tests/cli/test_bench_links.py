@@ -14,7 +14,7 @@ from lora_cli.bench.report import LoadedAdapters
 from lora_cli.bench.simulator import CPU, DISK, GPU, Fleet, simulate, stalls_ms
 from lora_cli.bench.trace import Request, build_trace
 from lora_cli.cli.main import main
-from lora_cli.tiers.budget import Budget
+from lora_cli.tiers.memory_accounting import Budget
 from tests.bench.null_server import NullServer
 from tests.cli.test_bench_results import valid
 

@@ -17,7 +17,7 @@ from lora_cli.cli.main import main
 from lora_cli.core.architectures import base_from_config
 from lora_cli.runtime.lora_slots import storage_bytes
 from lora_cli.store.tmpfs_tier import MEMORY, file_system
-from lora_cli.tiers.eviction.registry import POLICIES, PolicyName
+from lora_cli.tiers.eviction import POLICIES, PolicyName
 from tests.hf_variables import set_variables
 from tests.making import (
     HIDDEN,

@@ -16,7 +16,7 @@ from lora_cli.bench.report import LoadedAdapters
 from lora_cli.bench.simulator import Fleet, parse_ranks, simulate
 from lora_cli.bench.trace import read_trace
 from lora_cli.cli.main import main
-from lora_cli.tiers.budget import Budget
+from lora_cli.tiers.memory_accounting import Budget
 from tests.cli.test_bench_results import valid
 from tests.long import in_long
 from tests.making import llama_modules, write_adapter, write_base_config

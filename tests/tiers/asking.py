@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 
-from lora_cli.tiers.budget import Budget
-from lora_cli.tiers.eviction.policies import Lru
-from lora_cli.tiers.memory_accounting import Ledger
+from lora_cli.tiers.eviction import Lru
+from lora_cli.tiers.memory_accounting import Budget, Ledger
 from lora_cli.tiers.tier import Tier
 
 

@@ -7,10 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_cli.errors import MachineError
-from lora_cli.tiers.budget import Budget
-from lora_cli.tiers.eviction.policies import Lru
-from lora_cli.tiers.eviction.registry import POLICIES, PolicyName, new_ledger
-from lora_cli.tiers.memory_accounting import Counts, Ledger, TierBusy
+from lora_cli.tiers.eviction import POLICIES, Lru, PolicyName, new_ledger
+from lora_cli.tiers.memory_accounting import Budget, Counts, Ledger, TierBusy
 from lora_cli.tiers.tier import Tier
 
 KEYS = "abcdefgh"

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from lora_cli.errors import MachineError
 from lora_cli.tiers.access_history import History
-from lora_cli.tiers.budget import Budget
-from lora_cli.tiers.eviction.policies import Lru
-from lora_cli.tiers.memory_accounting import Counts, Ledger
+from lora_cli.tiers.eviction import Lru
+from lora_cli.tiers.memory_accounting import Budget, Counts, Ledger
 from lora_cli.tiers.tier import Tier
 from tests.tiers.asking import ask, tier
 

@@ -7,10 +7,8 @@ from functools import partial
 import pytest
 
 from lora_cli.errors import MachineError
-from lora_cli.tiers.budget import Budget
-from lora_cli.tiers.eviction.policies import Lru
-from lora_cli.tiers.eviction.registry import POLICIES, PolicyName, new_ledger
-from lora_cli.tiers.memory_accounting import Ledger, TierBusy
+from lora_cli.tiers.eviction import POLICIES, Lru, PolicyName, new_ledger
+from lora_cli.tiers.memory_accounting import Budget, Ledger, TierBusy
 from lora_cli.tiers.tier import Tier
 from tests.tiers.asking import ask, tier
 

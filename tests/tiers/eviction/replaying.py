@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lora_cli.tiers.budget import Budget, Objective
-from lora_cli.tiers.eviction.registry import POLICIES, PolicyName, new_ledger
+from lora_cli.tiers.eviction import POLICIES, Objective, PolicyName, new_ledger
+from lora_cli.tiers.memory_accounting import Budget
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ import pytest
 
 from lora_cli.bench.optimal_bounds import belady
 from lora_cli.bench.popularity import parse_popularity
-from lora_cli.tiers.budget import Budget
-from lora_cli.tiers.eviction.registry import PolicyName
+from lora_cli.tiers.eviction import PolicyName
+from lora_cli.tiers.memory_accounting import Budget
 from tests.long import in_long
 from tests.tiers.eviction.families import ADAPTERS, CHOSEN, HELD_OUT, NAMES, SEEN
 from tests.tiers.eviction.replaying import replay

@@ -4,13 +4,20 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from lora_cli.tiers import eviction
 from lora_cli.tiers.access_history import History
-from lora_cli.tiers.budget import Budget, PolicyContext
-from lora_cli.tiers.eviction import adaptive
-from lora_cli.tiers.eviction.adaptive import Adaptive, experts
-from lora_cli.tiers.eviction.policies import Gdsf, Lru, Ranked, Windowed
-from lora_cli.tiers.eviction.registry import POLICIES, PolicyName
-from lora_cli.tiers.memory_accounting import Ledger
+from lora_cli.tiers.eviction import (
+    POLICIES,
+    Adaptive,
+    Gdsf,
+    Lru,
+    PolicyContext,
+    PolicyName,
+    Ranked,
+    Windowed,
+    experts,
+)
+from lora_cli.tiers.memory_accounting import Budget, Ledger
 
 
 def ledger_of(policy: PolicyName, slots: int = 2) -> tuple[Ledger, History]:
@@ -141,7 +148,7 @@ def test_adaptive_judges_by_what_a_miss_costs() -> None:
 def test_adaptive_still_learns_after_millions_of_hits(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a miss counts doubles with each few requests: numbers must not leave what a float can hold."""
     scan = [key for number in range(600) for key in ("a", "b", "c", f"x{number % 40}", f"y{number % 40}")]
-    monkeypatch.setattr(adaptive, "GROWTH", 2 ** (1 / 20))
+    monkeypatch.setattr(eviction, "GROWTH", 2 ** (1 / 20))
     assert leader_after(["a"] * 30_000 + scan).startswith(("rate-", "gdsf"))
 
 
