@@ -26,8 +26,7 @@ from lora_cli.daemon_threads import map_in_threads
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
 from lora_cli.endpoint.reconcile import AdapterOutcome, DesiredAdapter, ReconcileOptions, Replica, reconcile, wait_ready
-from lora_cli.endpoint.sent_adapter import SentAdapter
-from lora_cli.endpoint.servers import Server, open_server
+from lora_cli.endpoint.servers import SentAdapter, Server, open_server
 from lora_cli.engines import ENGINES, Profile, choose_engine
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.render.terminal_warm import endpoint_parts

@@ -1,4 +1,4 @@
-"""Where a server listens: a port, or a Unix socket."""
+"""The address of a server: host and port, or a Unix socket."""
 
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -49,10 +49,10 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """Where ``http://HOST:PORT``, ``https://HOST`` or ``unix:PATH`` is; ``/v1`` may follow, as in OpenAI's clients.
+    """The address ``http://HOST:PORT``, ``https://HOST`` or ``unix:PATH``; ``/v1`` may follow, as in OpenAI's clients.
 
     Raises:
-        UsageError: it is none of these; another path or a user in it would be left out in silence, and are refused.
+        UsageError: it is none of these, or has another path or a user in it, which would be ignored.
     """
     if text.startswith("unix:") and text.removeprefix("unix:").lstrip("/"):
         return Address(uds=Path(text.removeprefix("unix:").replace("//", "/", 1)))

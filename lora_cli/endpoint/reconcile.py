@@ -9,8 +9,7 @@ from typing import Literal
 from lora_cli.daemon_threads import map_in_threads
 from lora_cli.endpoint.canary import CanaryProof, Effect
 from lora_cli.endpoint.client import NOT_AN_ENGINE_HINT, Refusal
-from lora_cli.endpoint.sent_adapter import SentAdapter
-from lora_cli.endpoint.servers import ServedModel, Server
+from lora_cli.endpoint.servers import SentAdapter, ServedModel, Server
 from lora_cli.errors import EndpointError, LoraCliError, Refused
 
 Action = Literal["kept", "loaded", "replaced", "pruned", "failed"]

@@ -11,7 +11,6 @@ from typing import Any
 from lora_cli.core import parse
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.endpoint.client import Endpoint, Refusal
-from lora_cli.endpoint.sent_adapter import SentAdapter
 from lora_cli.errors import EndpointError, FormatError, Refused, UsageError
 
 MOST_MODELS = 1_000_000
@@ -47,6 +46,20 @@ class Completion:
     text: str
     tokens: tuple[str, ...] = ()
     logprobs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SentAdapter:
+    """An adapter in a request, for an engine that shares no file system with this machine: its config and its tensors.
+
+    ``config`` is its ``adapter_config.json``, and ``tensors`` a pickle of torch's tensors by name. ``checksums`` has
+    the sha256 of each one's bytes, in hex. ``added_tokens`` is its ``added_tokens.json``, if it has one.
+    """
+
+    config: Mapping[str, Any]
+    tensors: bytes
+    checksums: Mapping[str, str]
+    added_tokens: Mapping[str, Any] | None = None
 
 
 class Server(ABC):

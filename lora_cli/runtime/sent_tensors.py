@@ -15,7 +15,7 @@ from safetensors.torch import load
 from lora_cli.core import parse
 from lora_cli.core.adapter_files import CONFIG, WEIGHTS
 from lora_cli.core.snapshot import Snapshot
-from lora_cli.endpoint.sent_adapter import SentAdapter
+from lora_cli.endpoint.servers import SentAdapter
 from lora_cli.errors import Corrupt, FormatError, MachineError, Refused
 
 ADDED_TOKENS = "added_tokens.json"

@@ -19,8 +19,7 @@ from lora_cli.cli.main import main
 from lora_cli.core.snapshot import Blob, Snapshot
 from lora_cli.endpoint.address import Address
 from lora_cli.endpoint.client import Endpoint, Refusal
-from lora_cli.endpoint.sent_adapter import SentAdapter
-from lora_cli.endpoint.servers import Sglang
+from lora_cli.endpoint.servers import SentAdapter, Sglang
 from lora_cli.errors import EndpointError
 from lora_cli.runtime.sent_tensors import sent_adapter
 from tests.corpus.goods import options
