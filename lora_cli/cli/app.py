@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from lora_cli import __version__
 from lora_cli.cli.completion import COMPLETION_FLAGS
-from lora_cli.cli.options import GLOBAL, PREFIX, option, setting, variable_of
+from lora_cli.cli.options import GLOBAL, PREFIX, option, origin_of, setting, variable_of
 from lora_cli.cli.output import DEFAULT_WIDTH, ReportFormat, to_stderr, width
 from lora_cli.core.did_you_mean import nearest
 from lora_cli.core.log import log_to_stderr, logger
@@ -183,7 +183,7 @@ def open_settings(ctx: Any) -> Settings:
 
 def _record_flag(ctx: Any, parameter: Any, value: Any) -> Any:
     """Records a global option on the command line, before or after the command."""
-    if ctx.get_parameter_source(parameter.name).name == "COMMANDLINE":
+    if origin_of(ctx, parameter.name) == "COMMANDLINE":
         ctx.meta[parameter.name] = value
     return value
 

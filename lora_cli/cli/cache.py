@@ -139,8 +139,7 @@ def _verified_names(store: Store, names: Sequence[str], manifest: Path | None) -
     views = {path.name for path in list_folder(store.adapters)}.union(name for name, _ in quarantined(store))
     known = views.intersection(names)
     found = _find_snapshots(store, [meant.get(name, name) for name in names], {meant.get(name, name) for name in known})
-    blob_names = {blob.sha256 for item in found for record in item.records for blob in record.files.values()}
-    return blob_names.union(known, *((item.digest, *item.names) for item in found))
+    return known.union(*(item.blob_names.union((item.digest, *item.names)) for item in found))
 
 
 def collect_garbage(

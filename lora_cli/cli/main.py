@@ -12,7 +12,7 @@ import typer
 
 from lora_cli.cli import app
 from lora_cli.cli.completion import set_up_bash
-from lora_cli.cli.options import variable_of
+from lora_cli.cli.options import origin_of, variable_of
 from lora_cli.cli.output import to_stderr
 from lora_cli.core.did_you_mean import nearest
 from lora_cli.core.text import safe
@@ -116,8 +116,7 @@ def _variable_of(error: typer.TyperException) -> str | None:
     context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
     if context is None or parameter is None:
         return None
-    source = context.get_parameter_source(parameter.name)
-    return str(parameter.envvar) if source is not None and source.name == "ENVIRONMENT" else None
+    return str(parameter.envvar) if origin_of(context, parameter.name) == "ENVIRONMENT" else None
 
 
 def _discard_output() -> None:

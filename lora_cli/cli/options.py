@@ -33,6 +33,12 @@ def variable_of(flag: str) -> str:
     return PREFIX + flag.lstrip("-").replace("-", "_").upper()
 
 
+def origin_of(ctx: Any, name: str) -> str:
+    """Where the value of a parameter is from: ``COMMANDLINE``, ``ENVIRONMENT``, or another of typer's names."""
+    source = ctx.get_parameter_source(name)
+    return source.name if source is not None else ""
+
+
 def option(spec: str, text: str, default: Any, panel: str, **given: Any) -> Any:
     """A ``typer.Option`` with the variable ``LORA_CLI_<OPTION>``, and ``text`` in a panel of the command's help.
 

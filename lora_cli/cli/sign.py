@@ -9,7 +9,7 @@ import typer
 from lora_cli import redaction
 from lora_cli.cli import completion, options
 from lora_cli.cli.adapter_selection import apply_policies
-from lora_cli.cli.options import OUTPUT, option
+from lora_cli.cli.options import OUTPUT, option, origin_of
 from lora_cli.cli.output import check_writable, inform, write
 from lora_cli.core.adapter_files import SIGNATURE
 from lora_cli.errors import MissingExtra, NotFound, UsageError
@@ -102,8 +102,7 @@ def command(
 
 def _typed(ctx: typer.Context, name: str, value: T) -> T | None:
     """The ``value`` of an option; None if a variable has it."""
-    source = ctx.get_parameter_source(name)
-    return None if source is not None and source.name == "ENVIRONMENT" else value
+    return None if origin_of(ctx, name) == "ENVIRONMENT" else value
 
 
 def _check_signer(key: Path | None, *, identity: bool, about_the_key: bool, trust_config: Path | None) -> None:

@@ -15,7 +15,7 @@ from lora_cli.cli.adapter_selection import (
     slot_limits,
     unlocked_warning,
 )
-from lora_cli.cli.options import in_shard, parse_size_option
+from lora_cli.cli.options import in_shard, origin_of, parse_size_option
 from lora_cli.cli.output import Format, check_writable, inform, remove_ready_file, termination_log, write, write_result
 from lora_cli.cli.warm_endpoints import endpoint_engine, warm_engines
 from lora_cli.cli.warm_once import prove_once
@@ -112,8 +112,7 @@ def _check_flags(options: WarmOptions, modes: list[str]) -> None:
 
     def is_given(flag: str) -> bool:
         """Whether it is on the command line: a variable may be for other commands, too."""
-        source = options.ctx.get_parameter_source(flag)
-        return source is not None and source.name == "COMMANDLINE"
+        return origin_of(options.ctx, flag) == "COMMANDLINE"
 
     once, left = options.once, options.once or options.serve
     for flag, fits, where in (

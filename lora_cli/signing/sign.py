@@ -6,7 +6,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -17,7 +16,7 @@ from lora_cli.core.adapter_files import SIGNATURE
 from lora_cli.core.text import cut, safe
 from lora_cli.errors import Refused, Unreachable, UsageError
 from lora_cli.signing.trusted_files import read_trusted
-from lora_cli.signing.verify import CURVES
+from lora_cli.signing.verify import CURVES, read_certificates
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ def sign_with_key(folder: Path, signer: SigningKey, output: Path) -> bytes:
     else:
         if signer.password:
             raise UsageError(f"{signer.key}: a key with a certificate cannot be encrypted")
-        certificates = [_certificates(path)[0] for path in (signer.certificate, *signer.chain)]
+        certificates = [read_certificates(path)[0] for path in (signer.certificate, *signer.chain)]
         if certificates[0].public_key() != key.public_key():
             raise UsageError(f"{signer.certificate} is not the certificate of {signer.key}")
         # model-signing does not take an empty chain.
@@ -99,13 +98,6 @@ def private_key(signer: SigningKey) -> ec.EllipticCurvePrivateKey:
             hint="openssl ecparam -name prime256v1 -genkey -noout -out acme.key",
         )
     return key
-
-
-def _certificates(path: Path) -> list[x509.Certificate]:
-    try:
-        return x509.load_pem_x509_certificates(read_trusted(path))
-    except ValueError as error:
-        raise UsageError(f"{path} has no certificate in PEM") from error
 
 
 def _sign(folder: Path, config: signing.Config, output: Path) -> bytes:

@@ -223,12 +223,7 @@ def _verify_key(bundle: Mapping[str, Any], path: Path) -> SignedFiles:
 def _verify_certificates(bundle: Mapping[str, Any], paths: Collection[Path]) -> SignedFiles:
     """Verify with a certificate that chains to one of the root certificates in ``paths``; all must be valid now."""
     by = f"a certificate of {', '.join(path.name for path in paths)}"
-    roots: list[x509.Certificate] = []
-    for path in paths:
-        try:
-            roots += x509.load_pem_x509_certificates(read_trusted(path))
-        except ValueError as error:
-            raise UsageError(f"{path} has no certificate in PEM") from error
+    roots = [one for path in paths for one in read_certificates(path)]
     config = _config().use_certificate_verifier(certificate_chain=paths)
     found = _signed_files(bundle, config, by)
     with _refusals(by):
@@ -236,6 +231,18 @@ def _verify_certificates(bundle: Mapping[str, Any], paths: Collection[Path]) -> 
         leaf = _check_dates([_certificate(one) for one in chain], roots)
         _check_usage(leaf)
     return SignedFiles(f"{leaf.subject.rfc4514_string()} ({by})", found.serialization, found.hashes)
+
+
+def read_certificates(path: Path) -> list[x509.Certificate]:
+    """The certificates in a file of the operator's.
+
+    Raises:
+        UsageError: it has none, or cannot be read.
+    """
+    try:
+        return x509.load_pem_x509_certificates(read_trusted(path))
+    except ValueError as error:
+        raise UsageError(f"{path} has no certificate in PEM") from error
 
 
 def _certificate(value: Mapping[str, Any]) -> x509.Certificate:

@@ -36,6 +36,16 @@ class LostBlob(Exception):
     """A file was removed or taken over by another process before it was used. Fetch it again."""
 
 
+def seal(descriptor: int) -> None:
+    """Gives a file of the cache the mode and time by which it is known to be unchanged.
+
+    Raises:
+        OSError: as it comes.
+    """
+    os.fchmod(descriptor, BLOB_MODE)
+    os.utime(descriptor, ns=(BLOB_MTIME_NS, BLOB_MTIME_NS))
+
+
 def store_blob(
     store: Store, written: Path, descriptor: int, blob: Blob, *, foreign: os.stat_result | None = None
 ) -> None:
@@ -55,8 +65,7 @@ def store_blob(
         if has_blob(store, blob):
             return
         if foreign is None:
-            os.fchmod(descriptor, BLOB_MODE)
-            os.utime(descriptor, ns=(BLOB_MTIME_NS, BLOB_MTIME_NS))
+            seal(descriptor)
         else:
             write_mark(store, blob.sha256, foreign)
         os.fsync(descriptor)

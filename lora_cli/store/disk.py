@@ -67,6 +67,13 @@ def nearest_folder(path: Path) -> Path:
     return next((folder for folder in (path, *path.parents) if folder.exists()), path)
 
 
+def age_s(path: Path, now_s: float) -> float:
+    """Seconds since the last change of a file or folder; 0 if it is missing."""
+    with suppress(OSError):
+        return now_s - path.stat(follow_symlinks=False).st_mtime
+    return 0.0
+
+
 def is_read_only(error: OSError) -> bool:
     """Whether ``error`` means that this user may not write here, or that the file system is read-only."""
     return error.errno in FORBIDDEN

@@ -16,7 +16,7 @@ from lora_cli.store import Store
 from lora_cli.store.atomic_swap import remove_folder, remove_path, trash_path
 from lora_cli.store.blobs import drop_mark
 from lora_cli.store.cachedir_tag import check_cache
-from lora_cli.store.disk import on_disk, read_small
+from lora_cli.store.disk import age_s, on_disk, read_small
 from lora_cli.store.in_use import MARKER_PREFIX, names_in_use
 from lora_cli.store.inventory import Inode, StoredSnapshot, list_folder, packed_folders, tree_bytes
 from lora_cli.store.leases import lease
@@ -87,7 +87,7 @@ def collect(store: Store, limits: Limits, *, dry_run: bool = False) -> list[Remo
         usage = scan_usage(store)
         left = [*_leftovers(store, usage.now_s)]
         total = cache_bytes(store) - sum(tree_bytes(path) for _, path in left)
-        meant = {blob.sha256 for record in all_records(store) for blob in record.files.values()}
+        meant = set().union(*(record.blob_names for record in all_records(store)))
         total -= sum(blob.size for blob in _removable_blobs(usage, (), meant, usage.now_s - limits.grace_s))
         if limits.max_bytes is not None and total > limits.max_bytes:
             corrupt = [("quarantine", path) for _, path in quarantined(store) if ("quarantine", path) not in left]
@@ -132,17 +132,13 @@ def remove(
         removed += _remove_snapshots(store, usage, items, before_s, dry_run=dry_run, forced=True, views=views)
         if everything:
             removed += _remove_dangling_references(store, usage, -1.0, dry_run=dry_run)
-        gone = named.union(*({item.digest} | _blob_names(item) for item in items))
+        gone = named.union(*({item.digest} | item.blob_names for item in items))
         left = [("quarantine", path) for name, path in quarantined(store) if everything or name in gone]
         if everything:
             # Nobody knows whether a process of another machine lives, unless its files are old.
             left += [(kind, path) for kind, path in _leftovers(store, usage.now_s + LEFTOVER_S) if kind == "partial"]
         removed += _remove_leftovers(store, left, dry_run=dry_run)
     return removed
-
-
-def _blob_names(item: StoredSnapshot) -> set[str]:
-    return {blob.sha256 for record in item.records for blob in record.files.values()}
 
 
 def _remove_leftovers(store: Store, left: Sequence[tuple[str, Path]], *, dry_run: bool) -> list[Removed]:
@@ -176,9 +172,7 @@ def _remove_snapshots(
     removed = [Removed("reference", record.ref, 0) for item in items for record in item.records]
     gone = sorted(items, key=lambda item: item.digest)
     forgotten = {record.key for item in gone for record in item.records}
-    staying = {
-        blob.sha256 for record in all_records(store) if record.key not in forgotten for blob in record.files.values()
-    }
+    staying = set().union(*(record.blob_names for record in all_records(store) if record.key not in forgotten))
     folders = [store.adapters / name for name in views]
     blobs = _removable_blobs(usage, gone, staying, before_s, forced=forced, views=folders)
     shared = {blob.inode for blob in usage.blobs} - {blob.inode for blob in blobs}
@@ -285,7 +279,7 @@ def _remove_dangling_references(store: Store, usage: Usage, grace_s: float, *, d
 def _remove_stale_marks(store: Store, now_s: float) -> None:
     """Removes the marks of missing blobs, and empty folders of partial files."""
     for mark in list_folder(store.links):
-        if is_digest(mark.name) and not os.path.lexists(store.blob(mark.name)) and _age(mark, now_s) > LEFTOVER_S:
+        if is_digest(mark.name) and not os.path.lexists(store.blob(mark.name)) and age_s(mark, now_s) > LEFTOVER_S:
             drop_mark(store, mark.name)
     for folder in list_folder(store.partials):
         if _KEY.fullmatch(folder.name):
@@ -316,7 +310,7 @@ def _leftovers(store: Store, now: float) -> Iterator[tuple[str, Path]]:
         if now - moved_at_s(path) > QUARANTINE_S:
             yield "quarantine", path
     for path in list_folder(store.refs):
-        if _HALF_RECORD.fullmatch(path.name) and _age(path, now) > LEFTOVER_S:
+        if _HALF_RECORD.fullmatch(path.name) and age_s(path, now) > LEFTOVER_S:
             yield "partial", path
 
 
@@ -329,14 +323,7 @@ def _lease_owner(path: Path) -> str | None:
 def _is_abandoned(path: Path, name: str, now: float) -> bool:
     writer = parse_writer(name)
     what = state(writer) if writer is not None else "elsewhere"
-    return what != "alive" and _age(path, now) > LEFTOVER_S * (1 if what == "dead" else 7)
-
-
-def _age(path: Path, now: float) -> float:
-    """Seconds since the last change; 0 for a missing file."""
-    with suppress(OSError):
-        return now - path.stat(follow_symlinks=False).st_mtime
-    return 0.0
+    return what != "alive" and age_s(path, now) > LEFTOVER_S * (1 if what == "dead" else 7)
 
 
 def _delete(path: Path) -> None:
@@ -373,7 +360,7 @@ def _removable_snapshots(usage: Usage, limits: Limits, total: int) -> list[Store
 
 def _is_expired(item: StoredSnapshot, usage: Usage, limits: Limits) -> bool:
     if not item.records:
-        return _age(item.directory, usage.now_s) > limits.grace_s
+        return age_s(item.directory, usage.now_s) > limits.grace_s
     return limits.unused_for_s is not None and usage.now_s - item.used_s > limits.unused_for_s
 
 
@@ -404,7 +391,7 @@ def _removable_blobs(
     gone = {*(item.directory for item in items), *views}
     used = {inode for folder, files in usage.inodes.items() if folder not in gone for inode in files}
     freed = {inode for folder in gone for inode in usage.inodes.get(folder, ())}
-    freed_names = {blob.sha256 for item in items for record in item.records for blob in record.files.values()}
+    freed_names = set().union(*(item.blob_names for item in items))
     kept = used if forced else used | usage.exported()
     return [
         blob

@@ -13,7 +13,7 @@ from typing import Self
 
 from lora_cli.store import Store
 from lora_cli.store.cachedir_tag import tag_cache
-from lora_cli.store.disk import in_folder, read_small
+from lora_cli.store.disk import age_s, in_folder, read_small
 from lora_cli.store.inventory import list_folder
 from lora_cli.store.leases import STALE_S, lease
 from lora_cli.store.snapshots import is_digest
@@ -92,6 +92,4 @@ def _is_alive(path: Path, now_s: float) -> bool:
     writer = parse_writer(path.name.removeprefix(MARKER_PREFIX))
     if writer is None or (what := state(writer)) == "dead":
         return False
-    with suppress(OSError):
-        return what == "alive" or now_s - path.stat(follow_symlinks=False).st_mtime <= ELSEWHERE_S
-    return False
+    return what == "alive" or age_s(path, now_s) <= ELSEWHERE_S

@@ -46,6 +46,11 @@ class StoredSnapshot:
         return sum(self.files.values())
 
     @property
+    def blob_names(self) -> set[str]:
+        """The sha256 of its files."""
+        return set().union(*(record.blob_names for record in self.records))
+
+    @property
     def used_s(self) -> float:
         """When it was last used, in seconds since 1970; 0 without a reference."""
         return max((record.used_s for record in self.records), default=0.0)

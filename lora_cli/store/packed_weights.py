@@ -16,7 +16,7 @@ from lora_cli.core.safetensors import Header, TensorInfo, header_length, parse_h
 from lora_cli.errors import FormatError
 from lora_cli.store import Store
 from lora_cli.store.atomic_swap import remove_path, remove_unfinished, replace_folder
-from lora_cli.store.blobs import BLOB_MODE, BLOB_MTIME_NS
+from lora_cli.store.blobs import BLOB_MTIME_NS, seal
 from lora_cli.store.disk import make_folder, opened
 from lora_cli.store.inventory import list_folder
 from lora_cli.store.writer_ids import new_writer
@@ -58,7 +58,9 @@ def publish_packed(store: Store, digest: str, factors: Iterable[TensorInfo], wri
         make_folder(building)
         sources = {one.name: [one.file, one.start, one.stop] for one in factors}
         write(building / FILE, {"format": FORMAT, "snapshot": digest, "sources": json.dumps(sources)})
-        _finish(building / FILE)
+        with opened(building / FILE) as descriptor:
+            seal(descriptor)
+            os.fsync(descriptor)
         store.packed.mkdir(parents=True, exist_ok=True)
         if (old := replace_folder(building, store.packed / digest)) is not None:
             remove_path(old)
@@ -99,14 +101,6 @@ def _read_header(path: Path, digest: str, *, touched: bool = False) -> Header | 
         return None
     ours = (header.metadata.get("format"), header.metadata.get("snapshot")) == (FORMAT, digest)
     return header if ours else None
-
-
-def _finish(path: Path) -> None:
-    """Sets mode and time of blobs, and flushes the file."""
-    with opened(path) as descriptor:
-        os.fchmod(descriptor, BLOB_MODE)
-        os.utime(descriptor, ns=(BLOB_MTIME_NS, BLOB_MTIME_NS))
-        os.fsync(descriptor)
 
 
 def _same(snapshot: Path, directory: Path, info: TensorInfo, source: Any) -> bool:

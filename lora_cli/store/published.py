@@ -9,7 +9,6 @@ import mmap
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from lora_cli.errors import FormatError, Refused, UsageError
 from lora_cli.store import Store
 from lora_cli.store.atomic_swap import exchange, remove_path, replace_folder
 from lora_cli.store.blobs import BLOB_MODE, is_sound, sha256_of
-from lora_cli.store.disk import on_disk, read_small, replace_file
+from lora_cli.store.disk import age_s, on_disk, read_small, replace_file
 from lora_cli.store.export import is_weights
 from lora_cli.store.snapshots import build_directory, is_digest
 from lora_cli.store.writer_ids import new_writer, parse_writer, state
@@ -335,11 +334,7 @@ def _remove_leftovers(folder: Path, prefix: str) -> None:
         return
     for path in folder.iterdir():
         writer = parse_writer(path.name.removeprefix(prefix)) if path.name.startswith(prefix) else None
-        if writer is not None and (state(writer) == "dead" or (state(writer) == "elsewhere" and _is_old(path))):
+        if writer is not None and (
+            state(writer) == "dead" or (state(writer) == "elsewhere" and age_s(path, time.time()) > LEFTOVER_S)
+        ):
             remove_path(path)
-
-
-def _is_old(path: Path) -> bool:
-    with suppress(OSError):
-        return time.time() - path.stat(follow_symlinks=False).st_mtime > LEFTOVER_S
-    return False

@@ -50,6 +50,11 @@ class Record:
         return self.ref, self.selection, self.endpoint
 
     @property
+    def blob_names(self) -> set[str]:
+        """The sha256 of its files."""
+        return {blob.sha256 for blob in self.files.values()}
+
+    @property
     def server(self) -> str:
         """The origin, for messages."""
         return self.endpoint or "the cache of the Hub's own client"

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from lora_cli.core.snapshot import Blob, Snapshot, snapshot_digest
 from lora_cli.errors import Corrupt, Refused
 from lora_cli.store import Store
-from lora_cli.store.blobs import BLOB_MODE, BLOB_MTIME_NS, LostBlob, has_blob, is_sound, quarantine_if_corrupt
+from lora_cli.store.blobs import LostBlob, has_blob, is_sound, quarantine_if_corrupt, seal
 from lora_cli.store.disk import NO_LINK, in_folder, make_folder, on_disk
 from lora_cli.store.leases import STALE_S, lease
 from lora_cli.store.writer_ids import new_writer
@@ -182,9 +182,7 @@ def _copy(blob: Path, target: Path, *, writable: bool) -> None:
     with blob.open("rb") as source, target.open("xb") as written:
         shutil.copyfileobj(source, written, 1 << 20)
         written.flush()
-        os.fchmod(written.fileno(), 0o644 if writable else BLOB_MODE)
-        if not writable:
-            os.utime(written.fileno(), ns=(BLOB_MTIME_NS, BLOB_MTIME_NS))
+        os.fchmod(written.fileno(), 0o644) if writable else seal(written.fileno())
         os.fsync(written.fileno())
 
 
