@@ -1,4 +1,4 @@
-"""What a resolver did, in the engine's own Prometheus registry."""
+"""Counters of a resolver, in the engine's own Prometheus registry."""
 
 import re
 
@@ -22,7 +22,7 @@ _OUTCOMES = {404: "not-found", 422: "refused", 502: "corrupt", 503: "unavailable
 
 
 def observe(report: LoadReport, downloaded: int) -> None:
-    """Count one attempt, in which so many bytes were downloaded."""
+    """Counts one attempt, and the bytes that it ``downloaded``."""
     status, _ = STATUS.get(report.exit_code, (500, ""))
     RESOLUTIONS.labels(_OUTCOMES.get(status, "failed") if report.error else "resolved").inc()
     VERDICTS.inc(bool(report.judged_elsewhere))

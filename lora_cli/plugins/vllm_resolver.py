@@ -45,7 +45,7 @@ class VllmResolver(LoRAResolver):  # type: ignore[misc]
 
 
 def _limits(frame: FrameType | None) -> Deployment | None:
-    """How the engine was started, from the object that called the resolver; None where that has another shape.
+    """The options of the engine, from the object that called the resolver; None if that has another shape.
 
     vLLM's interface hands a resolver the base model and the name alone. Its caller, ``OpenAIServingModels``, has the
     ``engine_client`` with the ``vllm_config`` (``vllm.engine.protocol.EngineClient``).

@@ -1,9 +1,9 @@
-"""Loading: an adapter's factors from its files straight into a slot in memory.
+"""Reads an adapter's factors from its files directly into a slot in memory.
 
-A factor that is in its file as it will be in the slot is read to its place: one ``preadv`` scatters hundreds of them.
-What must be cast, picked out of a pickle or spread over wider rows (B of a rank below its slot's) is read into a small
-buffer and written from there while it is in the processor's cache. Nothing else is allocated, and half of a file is
-read next to the other.
+A factor with the same layout in its file as in the slot is read into place: one ``preadv`` scatters hundreds of them.
+A factor that must be cast, is in a pickle, or has wider rows in the slot (B of a rank below its slot's) is read into a
+small buffer and copied from there while it is in the processor's cache. Nothing else is allocated. Two threads read the
+halves of a large file.
 """
 
 import os
@@ -24,16 +24,16 @@ from lora_cli.runtime.lora_slots import Shape, Slots
 
 READERS = 2
 WORTH_A_READER = 1 << 22
-"""Bytes: so much must be left for another reader to be worth its start."""
+"""The least bytes of a file for a second reader to be worth its start."""
 
 AT_ONCE = 1 << 21
-"""Bytes of one read, where a factor is not larger: they are still in a cache when they are worked on."""
+"""Bytes of one read, unless a factor is larger: they fit in the processor's cache."""
 
 IOV_MAX = os.sysconf("SC_IOV_MAX")
-"""How many views one call fills."""
+"""The most views that one call fills."""
 
 SKIPPED = 4096
-"""Bytes between two factors that are read and thrown away rather than to begin another read."""
+"""A gap of at most so many bytes between two factors is read too, instead of starting another read."""
 
 Bits = np.ndarray[tuple[int, ...], np.dtype[np.unsignedinteger]]
 INTEGERS, SIGNED = {2: np.uint16, 4: np.uint32, 8: np.uint64}, {2: np.int16, 4: np.int32, 8: np.int64}
@@ -46,13 +46,13 @@ EXPONENTS = {
 """The bits of the exponent, by dtype of the slots."""
 
 largest = partial(np.maximum.reduce, initial=0)
-"""Of an array, or 0; ``max`` comes to the same by way of Python."""
+"""The maximum of an array, or 0; faster than ``max``, which has Python overhead."""
 
 
 class Part(NamedTuple):
-    """One factor: where it is in its file, and at which element of the storage its ``[rows, width]`` go.
+    """One factor in its file, and its place in the storage: ``[rows, width]`` from element ``offset`` on.
 
-    Row by row: ``step`` is how many elements there are from one to the next.
+    ``step`` is the number of elements from one row to the next.
     """
 
     info: TensorInfo
@@ -63,7 +63,7 @@ class Part(NamedTuple):
 
 
 def shapes_of(adapter: Adapter, modules: Iterable[str]) -> dict[str, Shape]:
-    """What each of ``modules`` takes of a slot, by the adapter's header. Raises ``FormatError`` as ``load_into``."""
+    """The shape of each of ``modules`` in a slot, by the adapter's header. Raises ``FormatError`` as ``load_into``."""
     pairs = {module: factors(adapter, module) for module in modules}
     return {
         module: Shape(a.shape[0], a.shape[1], b.shape[0], adapter.pairs[module].embedding)
@@ -78,7 +78,7 @@ def load_into(
     scalings: Mapping[str, float],
     packed: Mapping[str, TensorInfo] | None = None,
 ) -> int:
-    """Load the modules in ``scalings`` into a free slot of ``slots``, which are in memory, and give its number.
+    """Loads the modules in ``scalings`` into a free slot of ``slots``, which are in memory, and returns its number.
 
     ``packed`` says where in ``directory`` each factor is, by name, when that is the packed file.
 
@@ -115,7 +115,7 @@ def _parts(
 
 
 def _read_file(path: Path, parts: list[Part], storage: torch.Tensor, name: str) -> None:
-    """Read ``parts`` of one file to their places, in the file's order; two halves at a time if that is faster."""
+    """Reads ``parts`` of one file into place, in the file's order; a large file in two halves at once."""
     parts.sort(key=lambda part: part.info.start)
     halves, end = _halves(parts), parts[-1].info.stop
     try:
@@ -144,7 +144,7 @@ def _halves(parts: Sequence[Part]) -> list[Sequence[Part]]:
 
 
 class Reader:
-    """Reads parts of an open file in order: the views of the next read, and the parts that it completes."""
+    """Reads parts of an open file in order. It holds the views of the next read, and the parts that it completes."""
 
     def __init__(self, descriptor: int, file: str, file_end: int, storage: torch.Tensor, name: str) -> None:
         self._descriptor, self._file, self._file_end, self._name = descriptor, file, file_end, name
@@ -155,14 +155,14 @@ class Reader:
         self._buffer = torch.empty(0, dtype=torch.uint8)
         self._begin = self._end = self._staged = self._size = 0
         self._views: list[memoryview] = []
-        self._brought: list[tuple[Part, torch.Tensor | None]] = []
+        self._parts_read: list[tuple[Part, torch.Tensor | None]] = []
 
     def read(self, parts: Iterable[Part]) -> None:
-        """Read them to their places."""
+        """Reads them into place."""
         dtype = self._dtype
         for part in parts:
             straight = part.width == part.step and not part.info.strides and DTYPES.get(part.info.dtype) is dtype
-            self._go_to(part.info.start, part.info.nbytes, staged=not straight)
+            self._prepare(part.info.start, part.info.nbytes, staged=not straight)
             raw = None
             if straight:
                 start = part.offset * dtype.itemsize
@@ -171,13 +171,13 @@ class Reader:
                 raw = self._buffer[self._staged : self._staged + part.info.nbytes]
                 self._staged += -(-part.info.nbytes // 8) * 8
                 self._views.append(raw.numpy().data)
-            self._brought.append((part, raw))
+            self._parts_read.append((part, raw))
             self._size += part.info.nbytes
             self._end = part.info.stop
         self._flush()
 
-    def _go_to(self, start: int, size: int, *, staged: bool) -> None:
-        """Place the next view at ``start`` in the file, with room for ``size`` bytes in the buffer if asked."""
+    def _prepare(self, start: int, size: int, *, staged: bool) -> None:
+        """Prepares the next view, at ``start`` in the file; if ``staged``, with ``size`` bytes of the buffer."""
         gap = start - self._end
         full = len(self._views) + 2 > IOV_MAX or self._size + size > AT_ONCE
         if full or not 0 <= gap <= SKIPPED or not self._views:
@@ -189,7 +189,7 @@ class Reader:
             self._buffer = torch.empty(max(AT_ONCE, size), dtype=torch.uint8)
 
     def _flush(self) -> None:
-        """Read what is in the views; write from the buffer what is there; and look at all of it once."""
+        """Fills the views, copies what is in the buffer into place, and checks all of it for NaN and Inf."""
         views, at = self._views, self._begin
         while views:
             count = os.preadv(self._descriptor, views, at)
@@ -199,8 +199,8 @@ class Reader:
                     f"{self._file} ends {short} bytes before the end given in its header", hint="fetch it again"
                 )
             at += count
-            views = _behind(views, count)
-        for part, raw in self._brought:
+            views = _after(views, count)
+        for part, raw in self._parts_read:
             there = self._bits[part.offset : part.offset + part.rows * part.step]
             if raw is None:
                 self.refuse_not_finite(part, there)
@@ -208,12 +208,12 @@ class Reader:
                 bits = _bits(view(raw, part.info).to(self._dtype).contiguous().view(-1))
                 self.refuse_not_finite(part, bits)
                 there.reshape(part.rows, part.step)[:, : part.width] = bits.reshape(part.rows, part.width)
-        self._views, self._brought, self._staged, self._size = [], [], 0, 0
+        self._views, self._parts_read, self._staged, self._size = [], [], 0, 0
 
     def refuse_not_finite(self, part: Part, bits: Bits) -> None:
-        """NaN and Inf have all bits of the exponent set: as integers no other number of their sign is as large.
+        """Raises ``Refused`` for NaN or Inf. As integers these are larger than all other numbers of their sign.
 
-        So two maxima find them, twice as fast as torch's aminmax does, and without waking other threads.
+        So two maxima find them, twice as fast as torch's aminmax, and without other threads.
         """
         positive, negative = self._largest
         if largest(bits.view(SIGNED[bits.itemsize])) >= positive or largest(bits) >= negative:
@@ -223,8 +223,8 @@ class Reader:
             )
 
 
-def _behind(views: Sequence[memoryview], count: int) -> list[memoryview]:
-    """What of ``views`` is behind their first ``count`` bytes."""
+def _after(views: Sequence[memoryview], count: int) -> list[memoryview]:
+    """The parts of ``views`` after their first ``count`` bytes."""
     for number, one in enumerate(views):
         if count < len(one):
             return [one[count:], *views[number + 1 :]]
@@ -233,5 +233,5 @@ def _behind(views: Sequence[memoryview], count: int) -> list[memoryview]:
 
 
 def _bits(flat: torch.Tensor) -> Bits:
-    """As integers: numpy knows no bfloat16, but bits are bits."""
+    """The bits of a tensor as integers, since numpy has no bfloat16."""
     return flat.view(torch.uint8).numpy().view(INTEGERS[flat.itemsize])

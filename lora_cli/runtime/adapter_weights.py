@@ -55,7 +55,7 @@ def read_weights(
 ) -> LoraWeights:
     """Read the factors of the modules in ``scalings`` (module path to ``lora_alpha / r`` or as PEFT scales it).
 
-    ``placed`` says where in ``directory`` each tensor is, by name, where that is not where the adapter's header has it.
+    ``placed`` has the place of each tensor in ``directory``, by name, if it differs from the adapter's header.
 
     Raises:
         FormatError: a factor has a dtype that is not a floating one, or is missing.
@@ -75,7 +75,7 @@ def read_weights(
 
 
 def weight_bytes(adapter: Adapter) -> int:
-    """What ``read_weights`` will take in memory, in bytes, from the header alone."""
+    """The bytes of memory that ``read_weights`` will take, from the header alone."""
     return sum(info.nbytes for pair in adapter.pairs.values() for info in (pair.a, pair.b) if info is not None)
 
 
@@ -92,7 +92,7 @@ def read_tensors(path: Path, infos: Iterable[TensorInfo]) -> dict[str, torch.Ten
 
 
 def factors(adapter: Adapter, module: str) -> tuple[TensorInfo, TensorInfo]:
-    """Where A and B of a module are in the adapter's files. Raises ``FormatError`` when one of them is missing."""
+    """A and B of a module in the adapter's files. Raises ``FormatError`` if one of them is missing."""
     pair = adapter.pairs[module]
     if pair.a is None or pair.b is None:
         raise FormatError("has only one of its two factors", where=module)
@@ -122,7 +122,7 @@ def _read_pickle(path: Path, infos: Sequence[TensorInfo]) -> dict[str, torch.Ten
 
 
 def dtype_of(info: TensorInfo) -> torch.dtype:
-    """The floating dtype of a tensor. Raises ``FormatError`` when it has another."""
+    """The floating-point dtype of a tensor. Raises ``FormatError`` if it has another dtype."""
     dtype = DTYPES.get(info.dtype)
     if dtype is None:
         raise FormatError(
@@ -132,7 +132,7 @@ def dtype_of(info: TensorInfo) -> torch.dtype:
 
 
 def view(raw: torch.Tensor, info: TensorInfo) -> torch.Tensor:
-    """``raw`` (uint8) as the tensor that ``info`` describes; copied only where it is not aligned for its dtype."""
+    """``raw`` (uint8) as the tensor that ``info`` describes; copied only if it is not aligned for its dtype."""
     dtype = dtype_of(info)
     if raw.storage_offset() % dtype.itemsize:
         raw = raw.clone()

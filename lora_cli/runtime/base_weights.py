@@ -26,7 +26,7 @@ RENAMES = (
     ("lm_head.", "language_model.lm_head."),
     ("model.", ""),
 )
-"""Where a checkpoint's name differs from the module's: transformers maps one to the other when it loads."""
+"""Prefixes of modules, and other prefixes in checkpoints: transformers maps one to the other when it loads."""
 
 
 class BaseWeights(Protocol):
@@ -34,7 +34,7 @@ class BaseWeights(Protocol):
 
     @property
     def origin(self) -> str:
-        """Where they come from."""
+        """The origin of the weights."""
         ...
 
     def weight(self, module: str) -> torch.Tensor:
@@ -86,7 +86,7 @@ class CheckpointWeights:
 
 
 def check_checkpoint(directory: Path) -> None:
-    """Whether every file of a base's weights is there and whole, by their headers.
+    """Checks by their headers that all files of a base's weights are there and complete.
 
     Raises:
         NotFound: there are no safetensors weights.
@@ -101,7 +101,7 @@ def check_checkpoint(directory: Path) -> None:
 
 
 def _index(directory: Path) -> Mapping[str, str]:
-    """Tensor name to shard; empty if the one file counts, which transformers too takes of the two."""
+    """Tensor name → shard; empty if there is a single file, which transformers prefers, too."""
     path = directory / INDEX_FILE
     if (directory / WEIGHTS_FILE).is_file() or not path.is_file():
         return {}
@@ -114,7 +114,7 @@ def _index(directory: Path) -> Mapping[str, str]:
 
 
 def _tensors(directory: Path) -> dict[str, TensorInfo]:
-    """Every tensor of the checkpoint. Of two of one name the one counts that the index names."""
+    """Every tensor of the checkpoint. If two have one name, the one in the index is used."""
     shard_of = _index(directory)
     tensors: dict[str, TensorInfo] = {}
     for file in sorted(set(shard_of.values())) or [WEIGHTS_FILE]:
@@ -124,7 +124,7 @@ def _tensors(directory: Path) -> dict[str, TensorInfo]:
 
 
 def _header(path: Path) -> Mapping[str, TensorInfo]:
-    # A FIFO is not opened: that would wait for ever.
+    # Opening a FIFO would block.
     if path.exists() and not path.is_file():
         raise Corrupt(f"the base's checkpoint is damaged: {path}: is not a regular file", hint=DAMAGED)
     try:
@@ -154,7 +154,7 @@ def _find(tensors: Mapping[str, TensorInfo], module: str, base: BaseModel) -> Te
 
 
 def _names(module: str, base: BaseModel) -> Iterator[str]:
-    """Names that a module's weight may have in a checkpoint, likeliest first."""
+    """Names that a module's weight may have in a checkpoint, the most likely first."""
     own = f"{module}.weight"
     yield own
     for prefix, other in RENAMES:

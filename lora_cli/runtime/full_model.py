@@ -84,12 +84,12 @@ class ChatTokenizer:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def plain_ids(self, text: str) -> list[int]:
-        """Token ids of a text as it is, with what the tokenizer puts before any. Raises ``UsageError`` as ``ids``."""
+        """Token ids of a text, with the tokenizer's special tokens before it. Raises ``UsageError`` as ``ids``."""
         _check_text(text)
         return list(self._tokenizer(text)["input_ids"])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """What token ids say, without special tokens and with all its spaces."""
+        """The text of token ids, without special tokens, with all spaces."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def stops(self, generation_config: Any) -> frozenset[int]:
@@ -118,7 +118,7 @@ CHECK_TOKENS = 16
 
 
 class FullModel:
-    """Holds the composed model, its tokenizer (loaded with the first prompt), and what the base says.
+    """The composed model, its tokenizer (loaded with the first prompt), and the base's answers.
 
     Raises:
         UsageError: the plan has no directory with the base's checkpoint, and no config for a dummy of it.
@@ -149,7 +149,7 @@ class FullModel:
 
     @property
     def decode(self) -> Callable[[Sequence[int]], str] | None:
-        """What makes text of token ids, None without a tokenizer."""
+        """The function from token ids to text; None without a tokenizer."""
         try:
             return self.chat.decode
         except FormatError:
@@ -163,19 +163,19 @@ class FullModel:
 
     @property
     def vocabulary(self) -> int:
-        """How many token ids the model knows."""
+        """The number of token ids in the model's vocabulary."""
         embedding: nn.Embedding = self.composed.model.get_input_embeddings()  # type: ignore[operator]
         return embedding.num_embeddings
 
     @property
     def max_model_len(self) -> int | None:
-        """Tokens of prompt and answer together that its config is for; None if that says nothing."""
+        """The most tokens of prompt and output together, from its config; None if that has no limit."""
         config = self.composed.model.config
         most = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
         return most if isinstance(most, int) else None
 
     def check(self, slot: int) -> Moved:
-        """How far it moves the next token, over a few seeded ones. Raises ``Refused`` if not at all, or not finite."""
+        """The effect on the next token, over a few seeded ones. Raises ``Refused`` if there is none, or NaN or Inf."""
         if self._base_logits is None:
             self._base_logits = self.composed.logits(self._ids, [BASE_SLOT])
         return moved(self.composed, self._ids, slot, self._base_logits)

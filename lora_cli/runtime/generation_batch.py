@@ -31,7 +31,7 @@ class GenerationBatch:
         self._cache: Any = None
 
     def logits(self) -> torch.Tensor:
-        """Of each row's next token: ``[rows, vocabulary]`` in float32."""
+        """The logits of each row's next token: ``[rows, vocabulary]`` in float32."""
         with torch.inference_mode(), self._model.with_slots(self._slots):
             output = self._model.model(input_ids=self._ids, use_cache=True, **self._model_inputs())
         self._cache = output[self._cache_name]
@@ -39,13 +39,13 @@ class GenerationBatch:
         return logits
 
     def feed(self, tokens: Sequence[int]) -> None:
-        """Each row's next token."""
+        """Adds each row's next token."""
         self._ids = torch.tensor([[token] for token in tokens], device=self._ids.device)
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
         self._position = self._position[:, -1:] + 1
 
     def leave_slot(self, row: int) -> None:
-        """An ended row is of the base from now on: its slot may get another adapter while it is still in the batch."""
+        """Uses the base for an ended row: its slot may get another adapter while the row is still in the batch."""
         self._slots[row] = BASE_SLOT
 
     @property

@@ -28,7 +28,7 @@ from lora_cli.store.packed_weights import find_packed, packed_file, publish_pack
 T = TypeVar("T")
 
 Placed = Mapping[str, TensorInfo]
-"""Where in a file each factor is, by name."""
+"""The place of each factor in a file, by name."""
 
 
 def refuse_changed_copies(directory: Path, adapter: Adapter, base: BaseModel, weights: BaseWeights) -> None:
@@ -59,7 +59,7 @@ def refuse_changed_copies(directory: Path, adapter: Adapter, base: BaseModel, we
 
 
 def packed_infos(store: Store, digest: str, adapter: Adapter, modules: Iterable[str]) -> Placed | None:
-    """Where in the packed file of that snapshot each factor is, by name; None when it is not packed."""
+    """The place of each factor in the packed file of that snapshot, by name; None if it is not packed."""
     return find_packed(store, digest, (one for module in modules for one in factors(adapter, module)))
 
 
@@ -96,7 +96,7 @@ class HostWeights:
         self._unpacked: set[str] = set()
 
     def weigh(self, lora: LoraRequest) -> int:
-        """What it will take, in bytes, from its header alone: a place, and what there is beside."""
+        """The bytes that it will take, from its header alone: a slot, and its extra weights."""
         extra = extra_weight_bytes(lora.adapter, self._base, self.host_slots.dtype) if self._full_model else 0
         return self.host_slots.slot_bytes + extra
 
@@ -127,7 +127,7 @@ class HostWeights:
         return place
 
     def extra_weights(self, place: int) -> dict[str, ExtraWeights]:
-        """What the adapter there has next to its factors, by module path."""
+        """The extra weights of the adapter there, by module path."""
         return self._extra[place]
 
     def keep(self, place: int) -> None:
@@ -159,7 +159,7 @@ class HostWeights:
         pack(self._store, lora.digest, lora.adapter, weights or self.weights(lora))
 
     def _from_files(self, lora: LoraRequest, modules: Iterable[str], read: Callable[[Path, Placed | None], T]) -> T:
-        """What ``read`` makes of the folder of the packed file, where there is one, else of the adapter's own."""
+        """The result of ``read`` for the folder of the packed file, if there is one, else for the adapter's own."""
         if self._store is not None and lora.digest:
             packed = packed_infos(self._store, lora.digest, lora.adapter, modules)
             if packed is not None:

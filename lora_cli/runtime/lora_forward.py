@@ -72,7 +72,7 @@ def bind(stack: Stack, segments: Iterable[Segment]) -> tuple[Bound, ...]:
         factors = stack.factors[segment.rank_class]
         those = slice(segment.slot - factors.first, segment.slot - factors.first + segment.count)
         scaling = stack.scaling[segment.slot : segment.slot + segment.count, None, None]
-        alpha = _the_one(scaling)
+        alpha = _common_scaling(scaling)
         per_slot, alpha = (scaling, 1.0) if alpha is None else (None, alpha)
         rows, shape = slice(segment.start, segment.stop), (segment.count, segment.tokens, -1)
         bound.append(
@@ -82,7 +82,7 @@ def bind(stack: Stack, segments: Iterable[Segment]) -> tuple[Bound, ...]:
 
 
 def add_lora(output: torch.Tensor, x: torch.Tensor, bound: Iterable[Bound]) -> torch.Tensor:
-    """Add the LoRA path to a module's base ``output`` ``[tokens, d_out]``, in place, and give it.
+    """Adds the LoRA path to a module's base ``output`` ``[tokens, d_out]``, in place, and returns it.
 
     ``x`` is ``[tokens, d_in]``, or ``[tokens]`` token ids for an embedding. Tokens of slot 0 keep their bits.
     """
@@ -98,8 +98,8 @@ def add_lora(output: torch.Tensor, x: torch.Tensor, bound: Iterable[Bound]) -> t
     return output
 
 
-def _the_one(scaling: torch.Tensor) -> float | None:
-    """The scaling that all have, if there is one and it is at hand: a device would be waited for."""
+def _common_scaling(scaling: torch.Tensor) -> float | None:
+    """The common scaling of all slots, if there is one; None on a device, which would have to be waited for."""
     if scaling.device.type != "cpu":
         return None
     first, *others = scaling.flatten().tolist()
@@ -107,7 +107,7 @@ def _the_one(scaling: torch.Tensor) -> float | None:
 
 
 def lora_delta(x: torch.Tensor, stack: Stack, segments: Iterable[Segment]) -> torch.Tensor:
-    """What LoRA adds to every token of ``x``, ``[tokens, d_out]`` in the slots' dtype: zeros for those of the base."""
+    """The LoRA path of every token of ``x``, ``[tokens, d_out]`` in the slots' dtype; zeros for tokens of the base."""
     zeros = torch.zeros(len(x), stack.d_out, dtype=next(iter(stack.factors.values())).b.dtype, device=x.device)
     return add_lora(zeros, x, bind(stack, segments))
 

@@ -1,4 +1,4 @@
-"""Slots: the storage of adapters. Each is at one rank of few, its modules in order. Slot 0 is the base: it has none.
+"""Slots: the storage of adapters. Each slot has one of a few ranks. Slot 0 is the base, without storage.
 
 For each *rank class* there is a pool of slots; an adapter is in the narrowest that takes it, module after module A
 ``[class, d_in]`` and B ``[d_out, class]`` as its file has them, with zeros beyond its own rank. So a factor whose rank
@@ -58,7 +58,7 @@ class Stack:
 
 
 class Shape(NamedTuple):
-    """What one module of an adapter takes: an update of ``rank`` that maps ``d_in`` to ``d_out``."""
+    """One module of an adapter: an update of ``rank`` that maps ``d_in`` to ``d_out``."""
 
     rank: int
     d_in: int
@@ -66,7 +66,7 @@ class Shape(NamedTuple):
     embedding: bool = False
 
     def __str__(self) -> str:
-        """As ``24 to 40``."""
+        """Such as ``24 to 40``."""
         return f"{self.d_in} to {self.d_out}{' (embedding)' * self.embedding}"
 
 
@@ -79,12 +79,12 @@ def rank_classes(max_lora_rank: int) -> tuple[int, ...]:
 
 
 def adapter_bytes(modules: Mapping[str, BaseModule], rank: int, dtype: torch.dtype) -> int:
-    """What an adapter of that rank on all ``modules`` takes."""
+    """The bytes of an adapter of that rank on all ``modules``."""
     return rank * sum(module.d_in + module.d_out for module in modules.values()) * dtype.itemsize
 
 
 def storage_bytes(modules: Mapping[str, BaseModule], max_loras: int, max_lora_rank: int, dtype: torch.dtype) -> int:
-    """What slots take: room for ``max_loras`` adapters in every rank class, whatever ranks they turn out to have."""
+    """The bytes of slots with room for ``max_loras`` adapters in every rank class, whatever their ranks are."""
     return max_loras * adapter_bytes(modules, sum(rank_classes(max_lora_rank)), dtype)
 
 
@@ -152,7 +152,7 @@ class Slots:
             self._check(name, path, shape)
 
     def scale(self, slot: int, scalings: Mapping[str, float]) -> None:
-        """From here on the adapter in ``slot`` adds what its factors say, so many times, by module."""
+        """Sets the scaling of each module of the adapter in ``slot``; from then on it has an effect."""
         # As a tensor, a scaling beyond float32 becomes infinite, which the proof finds; as a number it raises.
         of_modules = [scalings.get(path, 0.0) for path in self.stacks]
         self._scalings[slot] = torch.tensor(of_modules, dtype=torch.float64).to(self._scalings)
@@ -165,7 +165,7 @@ class Slots:
         return slot
 
     def clear(self, slot: int) -> None:
-        """Free a slot: its adapter adds nothing any more, and the next one will see nothing of it."""
+        """Frees a slot: its adapter has no effect any more, and none on the next one there."""
         with self._lock:
             if slot in self._tenants:
                 self._stale[slot] = self._tenants.pop(slot)
@@ -178,7 +178,7 @@ class Slots:
         return factors.a[slot - factors.first], factors.b[slot - factors.first]
 
     def offsets(self, slot: int, path: str) -> tuple[int, int]:
-        """Where in ``storage`` those two begin, in elements."""
+        """The first elements of those two in ``storage``."""
         factors = self.stacks[path].factors[self.rank_class(slot)]
         (a, b), (a_step, b_step), row = factors.at, factors.step, slot - factors.first
         return a + row * a_step, b + row * b_step
@@ -213,7 +213,7 @@ class Slots:
         )
 
     def _piece(self, slot: int) -> torch.Tensor:
-        """All that is in a slot, where that is one piece."""
+        """The storage of a slot, if that is in one piece."""
         number, row = divmod(slot - 1, self.max_loras)
         size = self._width * self.classes[number]
         start = self.max_loras * self._width * sum(self.classes[:number]) + row * size

@@ -1,4 +1,4 @@
-"""How much memory there is for a plan: refused before it is taken, with the bytes that it is short of."""
+"""Memory for a plan: checked before it is allocated; an error has the bytes that are missing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ def refuse_if_short(what: str, needed: int, available: int | None, hint: str) ->
 
 @contextmanager
 def out_of_memory() -> Iterator[None]:
-    """What the device or the machine has no room for within the block is a ``MachineError``."""
+    """Translates errors of a device or machine that is out of memory within the block to ``MachineError``."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -69,7 +69,7 @@ def storage(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[Slots
 
 
 def _places(limits: Limits, one: int, free: int | None) -> int:
-    """How many adapters memory has places for; each takes ``one`` bytes, and ``free`` are left next to the slots."""
+    """The number of adapters that fit in memory; each takes ``one`` bytes, and ``free`` are left beside the slots."""
     places = limits.max_cpu_loras
     if limits.max_cpu_bytes is not None:
         refuse_if_short(f"the factors of an adapter of rank {limits.max_lora_rank}", one, limits.max_cpu_bytes, HINT)

@@ -22,7 +22,7 @@ HEADS = (
     "AutoModelForAudioClassification",
     "AutoModel",
 )
-"""Which class is taken where the config does not say one: the first that transformers has for its family."""
+"""The classes to try if the config names none: the first that transformers has for its family is used."""
 
 
 def causal_model(config: Mapping[str, Any], *, dtype: Any = None) -> Any:
@@ -72,7 +72,7 @@ def _number(value: Any) -> Any:
 
 
 def outline(config: Mapping[str, Any], build: Callable[[Mapping[str, Any]], Any]) -> Any:
-    """What ``build`` makes of ``config``, on the meta device: no weight is allocated.
+    """The result of ``build`` for ``config`` on the meta device: no weight is allocated.
 
     Raises:
         MissingExtra: transformers or torch is not installed.

@@ -96,7 +96,7 @@ def prove(
 
 
 def tolerances(dtype: torch.dtype, d_in: int, r: int) -> tuple[float, float, float]:
-    """What rounding explains, relative: of the base path, of the products over ``d_in``, and of those over ``r``."""
+    """Relative rounding errors: of the base path, of the products over ``d_in``, and of those over ``r``."""
     u = torch.finfo(dtype).eps / 2
     v = torch.finfo(torch.float32 if dtype.itemsize < 4 else dtype).eps / 2
     inner = LAMBDA * v * math.sqrt(d_in)

@@ -30,7 +30,7 @@ class OneDnnLinear(nn.Linear):
 
 
 class PackedLinear(OneDnnLinear):
-    """The same with a weight of its own, ``packed`` as oneDNN reads it; ``weight`` is a copy of what that says."""
+    """The same with a weight of its own, ``packed`` as oneDNN reads it; ``weight`` is an unpacked copy."""
 
     packed: torch.Tensor
 
@@ -59,12 +59,12 @@ def through_onednn(model: nn.Module) -> nn.Module:
             _pack(module)
         elif module.weight.dtype is torch.float32:
             _become(module, OneDnnLinear)
-    _give_back()
+    _release_memory()
     return model
 
 
 def unpack(module: nn.Module) -> None:
-    """Gives a module its weight back as a parameter, which can be replaced, if oneDNN has it."""
+    """Makes the weight of a packed module a parameter again, which can be replaced."""
     if isinstance(module, PackedLinear):
         weight = nn.Parameter(module.weight, requires_grad=False)
         del module.packed
@@ -92,8 +92,8 @@ def _pack(module: nn.Linear) -> None:
     module.packed = packed
 
 
-def _give_back() -> None:
-    """Has the allocator (glibc's) give back the memory of plain weights, of which it would keep much."""
+def _release_memory() -> None:
+    """Makes glibc's allocator release the memory of plain weights, much of which it would keep."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

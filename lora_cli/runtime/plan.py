@@ -31,7 +31,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How one warm process is laid out, for its whole life.
+    """The layout of one warm process, for its whole life.
 
     ``modules`` are the base's modules that get storage in every slot; ``plan_slots`` adds them, and a rank where
     ``limits`` has none. ``base_directory`` holds the base's checkpoint, or is None when there is none on this disk.
@@ -69,7 +69,7 @@ def slot_requirements(adapter: Adapter, base: BaseModel) -> SlotRequirements:
 
 
 DEFAULT_RANK = 16
-"""The largest rank that a slot takes when neither anybody nor an adapter says one; vLLM's ``--max-lora-rank``."""
+"""The largest rank of a slot without an option or a known adapter, as vLLM's ``--max-lora-rank``."""
 
 
 def plan_slots(plan: Plan, needs: Collection[SlotRequirements], more: Collection[str] = ()) -> Plan:

@@ -118,12 +118,12 @@ class ComposedModel:
             output: torch.Tensor = self.model(input_ids=ids[order], use_cache=False).logits
         back = torch.empty(len(order), dtype=torch.long)
         back[order] = torch.arange(len(order))
-        # Whoever flattened the rows says so by the shape, and is one adapter's.
+        # Other shapes mean that the model flattened the rows, which are then of one adapter.
         return (output[back] if len(output) == len(order) else output).float()
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """The device of its weights."""
         return next(self.model.parameters()).device
 
     @contextmanager
@@ -172,7 +172,7 @@ class ComposedModel:
         if (bound := self._bound.get((path, x.shape))) is None:
             bound = self._bind(path, stack, x.shape)
         flat = x.reshape(-1) if stack.embedding else x.reshape(-1, stack.d_in)
-        # Only an embedding is asked: what a module does not have takes it longer to say than a product does.
+        # Only embeddings are asked: the lookup of a missing attribute takes longer than a product.
         scale: torch.Tensor | None = getattr(module, "embed_scale", None) if stack.embedding else None
         if scale is None:
             return add_lora(output.reshape(-1, stack.d_out), flat, bound).view_as(output)

@@ -116,7 +116,7 @@ class Worker:
         return Ready(str(self.device), dtype, self.base.origin, self.notes)
 
     def is_resident(self, lora: LoraRequest) -> bool:
-        """Whether it is in a slot."""
+        """Whether the adapter is in a slot."""
         return self.gpu_tier.is_loaded(lora.key)
 
     def load(self, lora: LoraRequest, on_stage: Callable[[str], None] = ignore_stage) -> LoadReport:

@@ -64,7 +64,7 @@ def _tiers(manager: AdapterManager) -> list[Metric]:
 
 
 def _for_routers(manager: AdapterManager, activity: Activity) -> list[Metric]:
-    """What routers read to find an adapter, under vLLM's names.
+    """The metrics by which routers find an adapter, under vLLM's names.
 
     ``vllm:lora_requests_info`` is as in vLLM 0.33 (``v1/metrics/loggers.py``): its value is the time. The others are
     those that vllm-project/vllm#54830 proposes, and that llm-d's ``lora-load-state-scorer`` reads.

@@ -1,4 +1,4 @@
-"""Where a client may have adapters loaded from: folders that the operator named, and what a policy allows."""
+"""The sources from which clients may load adapters: folders of the operator, and sources that a policy allows."""
 
 import os
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How errors and adapters look to a client: vLLM's error object, our own description of an adapter, and long lists."""
+"""Responses: errors as vLLM's error object, the status of adapters, and long lists."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ class Json(JSONResponse):
     """A JSON answer, of any text: half a surrogate pair, which UTF-8 does not have, becomes ``?``."""
 
     def render(self, content: Any) -> bytes:
-        """Its bytes."""
+        """The encoded body."""
         return json_bytes(content)
 
 
@@ -56,11 +56,11 @@ def load_error(report: LoadReport) -> LoraCliError:
 
 
 Tiers = Mapping[str, Literal["gpu", "cpu"]]
-"""Where adapters are now, by key."""
+"""The tiers of loaded adapters, by key."""
 
 
 def tiers_of(contents: TierContents | None) -> Tiers:
-    """Made once for all that are described."""
+    """The tier of each loaded adapter by its key, computed once for all adapters of a response."""
     return {} if contents is None else {**dict.fromkeys(contents.cpu, "cpu"), **dict.fromkeys(contents.gpu, "gpu")}
 
 
@@ -93,11 +93,11 @@ def adapter_status(adapter: AdapterState, tiers: Tiers, *, proved: bool) -> Adap
 
 
 PIECE_BYTES = 1 << 15
-"""How much is written at once: about a millisecond of work."""
+"""Bytes of one write: about a millisecond of work."""
 
 
 def streamed_list(head: Mapping[str, Any], key: str, values: Iterable[object]) -> Response:
-    """A JSON object: what ``head`` says, and under ``key`` the list of ``values``, which are made as they are sent."""
+    """A JSON object with the fields of ``head``, and the list of ``values`` under ``key``, created as they are sent."""
     return StreamingResponse(_pieces(head, key, values), media_type="application/json")
 
 

@@ -1,4 +1,4 @@
-"""Where bytes come from. A source reads: it never writes, caches or parses."""
+"""Sources of adapters. A source only reads: it never writes, caches or parses."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TRUE = frozenset({"1", "true", "yes", "on", "y", "requester"})
 NOBODY = "nobody"
 _AMAZON = re.compile(r"https://s3(?:-fips)?(?:\.dualstack)?(?:\.[a-z0-9-]{1,32})?\.amazonaws\.com(?:\.cn)?/?", re.ASCII)
-"""Where S3 itself is; what else is below that domain may be anybody's."""
+"""The endpoints of S3 itself; other hosts of that domain may be anybody's."""
 
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _CONFIGURATION = ("AWS_CONFIG_FILE", "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "HOME")
@@ -27,7 +27,7 @@ _CONFIGURATION = ("AWS_CONFIG_FILE", "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "HOME
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Whose requests they are, and where they go.
+    """The account of requests, and their server.
 
     ``client`` is botocore's client of S3, ``found_in`` says where its credentials are from (``NOBODY``: requests are
     anonymous). ``endpoint`` is "" for AWS itself.
@@ -40,7 +40,7 @@ class Account:
 
 
 def find_account(environ: Mapping[str, str], rule: "SourceRule | None" = None, trust: "Trust | None" = None) -> Account:
-    """The account for a source: what ``rule`` says, else the environment's keys, else botocore's whole chain.
+    """The account for a source: that of ``rule``, else the environment's keys, else botocore's whole chain.
 
     ``trust`` is what the operator lets a rule use of all this (None: nothing). The chain has profiles, SSO, processes,
     web identities, containers and instances; botocore waits for an instance's metadata for two seconds at most.
@@ -71,7 +71,7 @@ def find_account(environ: Mapping[str, str], rule: "SourceRule | None" = None, t
 
 
 def _check(rule: "SourceRule", environ: Mapping[str, str], trust: "Trust | None") -> None:
-    """Whether a manifest may have these credentials used, and sent where it says; raises as ``find_account``."""
+    """Checks that a manifest may use these credentials, and its endpoint with them; raises as ``find_account``."""
     from lora_cli.sources.operator_trust import NO_TRUST, check_endpoint, check_profile
 
     if rule.profile is not None:
@@ -138,7 +138,7 @@ def _client(session: Any, region: str, endpoint: str, *, anonymous: bool) -> Any
 
 
 def _found_in(session: Any, environ: Mapping[str, str], profile: str | None) -> str:
-    """Finds the credentials, and says where; raises as botocore does, and ``AccessDenied`` if there are none."""
+    """Finds the credentials, and returns where; raises as botocore does, and ``AccessDenied`` if there are none."""
     key, secret = environ.get("AWS_ACCESS_KEY_ID", ""), environ.get("AWS_SECRET_ACCESS_KEY", "")
     from_environment = profile is None and key and secret
     if from_environment:

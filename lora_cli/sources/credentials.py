@@ -34,7 +34,7 @@ _AZURE_SERVER = "AZURE_STORAGE_ENDPOINT"
 
 @dataclass(frozen=True, slots=True)
 class CloudAccount:
-    """Whose requests they are, and where they go.
+    """The account of requests, and their server.
 
     ``found_in`` is where the credentials are from, ``endpoint`` the address of the server. ``provider`` gives obstore
     the credentials of this moment (None: requests are anonymous).
@@ -53,7 +53,7 @@ class CloudAccount:
 def find_google_account(
     environ: Mapping[str, str], rule: SourceRule | None = None, trust: Trust = NO_TRUST
 ) -> CloudAccount:
-    """The account for Google Cloud Storage: what ``rule`` says, else the application default credentials.
+    """The account for Google Cloud Storage: that of ``rule``, else the application default credentials.
 
     Those are a file (``GOOGLE_APPLICATION_CREDENTIALS``, or gcloud's own), else the metadata server of a machine of
     Google's, which is given two seconds to accept a connection. An emulator (``STORAGE_EMULATOR_HOST``) needs no
@@ -68,8 +68,8 @@ def find_google_account(
     """
     asked = environ.get("GOOGLE_SKIP_SIGNATURE", "").lower() in _TRUE or bool(environ.get("STORAGE_EMULATOR_HOST"))
     endpoint = _endpoint(rule, trust, (google_endpoint(environ), GOOGLE), "gs")
-    if said := _said(rule, environ, trust, endpoint, anonymous=asked):
-        return said
+    if named := _from_rule(rule, environ, trust, endpoint, anonymous=asked):
+        return named
     file, found_in = _google_file(environ)
     if file is None:
         _check_metadata_server(environ)
@@ -91,7 +91,7 @@ def google_endpoint(environ: Mapping[str, str]) -> str:
 def find_azure_account(
     location: str, environ: Mapping[str, str], rule: SourceRule | None = None, trust: Trust = NO_TRUST
 ) -> CloudAccount:
-    """The account for a container of Azure: what ``rule`` says, else the environment's, else Azure's default chain.
+    """The account for a container of Azure: that of ``rule``, else the environment's, else Azure's default chain.
 
     ``location`` is that of a reference. A key and a shared access signature of the environment are for the account that
     it names, and for no other. The chain is azure-identity's ``DefaultAzureCredential``.
@@ -107,8 +107,8 @@ def find_azure_account(
         raise UsageError(f"az://{location}: its storage account is unknown", hint=hint)
     asked = environ.get("AZURE_SKIP_SIGNATURE", "").lower() in _TRUE
     endpoint = _endpoint(rule, trust, (azure_endpoint(location, environ),), "az")
-    if said := _said(rule, environ, trust, endpoint, anonymous=asked):
-        return said
+    if named := _from_rule(rule, environ, trust, endpoint, anonymous=asked):
+        return named
     if account == azure_account("", environ):
         for kind, names in (("access_key", _KEYS), ("sas_token", _SIGNATURES)):
             name, value = _first(environ, names)
@@ -157,7 +157,7 @@ def _endpoint(rule: SourceRule | None, trust: Trust, own: tuple[str, ...], schem
     return (rule.endpoint_url or own[0]).rstrip("/")
 
 
-def _said(
+def _from_rule(
     rule: SourceRule | None, environ: Mapping[str, str], trust: Trust, endpoint: str, *, anonymous: bool
 ) -> CloudAccount | None:
     """The account that ``rule`` names, or none; None if credentials are to be looked for.
@@ -204,7 +204,7 @@ def _google_file(environ: Mapping[str, str]) -> tuple[Path | None, str]:
 
 
 def _check_metadata_server(environ: Mapping[str, str]) -> None:
-    """Whether anybody listens where a machine of Google's has its metadata server: google-auth waits for 14 seconds."""
+    """Checks that a metadata server of Google listens: google-auth would wait for 14 seconds."""
     import socket
 
     named = environ.get("GCE_METADATA_HOST") or environ.get("GCE_METADATA_IP") or "169.254.169.254"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule
 
 CHUNK = 1 << 20
-# What file systems call what tells one version of a file from another: the first that one has counts.
+# Fields that identify a version of a file: the first that a file system has counts.
 _VERSIONS = (
     *("ETag", "etag", "e_tag", "content_md5", "md5", "mtime", "modified", "last_modified", "LastModified"),
     *("updated", "modify", "modificationTime", "last_write_time"),
@@ -41,7 +41,7 @@ _BY_KEY = frozenset({"sftp", "ssh"})
 _BY_ITSELF = frozenset({"hdfs", "smb", FSSPEC})
 """The schemes whose packages find credentials of this machine where none are configured."""
 
-# What Windows calls the absence of a file, a folder or a share, and a refusal: smbprotocol knows only some by number.
+# Windows' codes for a missing file, folder or share, and for a refusal: smbprotocol knows only some by number.
 _NT = dict.fromkeys((0xC000000F, 0xC0000034, 0xC000003A, 0xC00000CC), errno.ENOENT) | {0xC0000022: errno.EACCES}
 T = TypeVar("T")
 
@@ -248,14 +248,14 @@ def _within(call: Callable[[], T], timeout_s: float, scheme: str) -> T:
     if not asked.done():
         raise Transient(f"the {scheme} server sent no data for {timeout_s:g} s")
     if (error := asked.exception()) is not None:
-        error = _plain(error)
+        error = _as_os_error(error)
         _raise_transient(error, scheme)
         raise error
     return asked.result()
 
 
-def _plain(error: BaseException) -> BaseException:
-    """Python's own error, where a library has one of its own that says the same, or hides it behind another one."""
+def _as_os_error(error: BaseException) -> BaseException:
+    """The error of Python that a library's own error stands for, or hides; else ``error``."""
     if isinstance(error.__cause__, ConnectionError) and not isinstance(error, OSError):
         return error.__cause__
     number = _NT.get(getattr(error, "ntstatus", 0), getattr(error, "errno", None))
@@ -268,7 +268,7 @@ def _plain(error: BaseException) -> BaseException:
 
 
 def _raise_transient(error: BaseException, scheme: str) -> None:
-    """Raises what may be gone at the next try; anything else has an answer in it."""
+    """Raises ``Transient`` for errors that may be gone at the next try; others are an answer of the server."""
     answers = FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError | LoraCliError
     # What paramiko and botocore say of a connection that broke is no OSError; of who is let in paramiko says so.
     kinds = {kind.__name__ for kind in type(error).__mro__} & {"HTTPClientError", "ConnectionError"}
@@ -279,7 +279,7 @@ def _raise_transient(error: BaseException, scheme: str) -> None:
 
 
 def _refusal(error: Exception, ref: AdapterRef, what: str) -> LoraCliError:
-    """Why the server, or the library, does not do it. The library's own words may hold options: they are not shown."""
+    """Translates an error of the server or the library. Its message may contain options: it is not shown."""
     kind, hint = type(error).__name__, _SETTINGS.format(_protocol(ref).upper())
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return NotFound(f"{what}: not found", hint="check the spelling and the permissions")
@@ -291,11 +291,11 @@ def _refusal(error: Exception, ref: AdapterRef, what: str) -> LoraCliError:
 
 
 def _known_hosts() -> Any:
-    """A policy that trusts the hosts of ``~/.ssh/known_hosts`` alone: fsspec would trust any."""
+    """A policy that trusts only the hosts of ``~/.ssh/known_hosts``: fsspec would trust any."""
     import paramiko
 
     class UnknownHost(paramiko.SSHException):  # type: ignore[misc]
-        """No one vouches for this host's key."""
+        """The key of a host is unknown."""
 
     class KnownHosts(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
         """Asks the user's own file, as ssh does."""
@@ -313,14 +313,14 @@ def _known_hosts() -> Any:
 def _entries(fs: Any, folder: str) -> Iterable[Mapping[str, Any]]:
     """The entries of ``folder``, lazily where the library can do so: the caller may stop early."""
     if fs.protocol == "smb":
-        return _of_a_share(fs, folder)
+        return _entries_of_share(fs, folder)
     if "sftp" in fs.protocol:
-        return (_stated(found, folder) for found in fs.ftp.listdir_iter(folder))
+        return (_entry_of_sftp(found, folder) for found in fs.ftp.listdir_iter(folder))
     found: Iterable[Mapping[str, Any]] = fs.ls(folder, detail=True)
     return found
 
 
-def _of_a_share(fs: Any, folder: str) -> Iterable[Mapping[str, Any]]:
+def _entries_of_share(fs: Any, folder: str) -> Iterable[Mapping[str, Any]]:
     """The entries of a folder of a share, lazily: the library's own list has no bound."""
     import smbclient
 
@@ -330,7 +330,7 @@ def _of_a_share(fs: Any, folder: str) -> Iterable[Mapping[str, Any]]:
             yield fs.info(f"{folder.rstrip('/')}/{entry.name}")
 
 
-def _stated(found: Any, folder: str) -> Mapping[str, Any]:
+def _entry_of_sftp(found: Any, folder: str) -> Mapping[str, Any]:
     """The attributes of a file from paramiko, in the form of ``fs.info``."""
     kind = {stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}.get(stat.S_IFMT(found.st_mode), "file")
     changed = datetime.fromtimestamp(found.st_mtime, UTC)

@@ -25,14 +25,14 @@ _PORTS = {"http": 80, "https": 443}
 
 @functools.lru_cache(1024)
 def origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port: a token that belongs to one origin is not for any other."""
+    """Scheme, host and port: a token is only for one origin."""
     parts = urlsplit(url)
     return parts.scheme, (parts.hostname or "").lower(), parts.port or _PORTS.get(parts.scheme, 0)
 
 
 @functools.lru_cache(1024)
 def host(url: str) -> str:
-    """The host, with its port if it says one, for messages. The rest of a URL may be a signature."""
+    """The host, with its port if there is one, for messages. The rest of a URL may be a signature."""
     parts = urlsplit(url)
     name = parts.hostname or "?"
     return f"{name}:{parts.port}" if parts.port else name
@@ -55,7 +55,7 @@ def checked_endpoint(endpoint: str, variable: str) -> str:
 
 
 def redirect_target(url: str, location: str, what: str) -> str:
-    """Where a redirect from ``url`` leads; ``what`` begins the message of an error.
+    """The target of a redirect from ``url``; ``what`` begins the message of an error.
 
     Raises:
         Unreachable: to something that is no web address, or that carries a user or password.
@@ -103,7 +103,7 @@ class StatusError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Http:
-    """How requests are made for one endpoint.
+    """The requests to one endpoint: token, timeout, retries.
 
     ``token`` is sent to the scheme, host and port of ``endpoint`` and nowhere else, as a bearer token or as ``basic``
     credentials. No answer may be silent for longer than ``timeout_s``; ``retries`` says how often an operation is tried
@@ -149,7 +149,7 @@ class Piece:
 
     @property
     def end(self) -> int | None:
-        """Where it ends, as far as that is known."""
+        """Its end; None if it is unknown."""
         if self.stop is None or self.size is None:
             return self.size if self.stop is None else self.stop
         return min(self.stop, self.size)
@@ -225,7 +225,7 @@ def open_response(http: Http, url: str, headers: Headers, what: str, check: Chec
 
 
 def _redirect_of(http: Http, url: str, response: "Response", check: Check | None) -> str:
-    """Where the answer sends us, or nothing when it has a body for us; raises when it is neither."""
+    """The target of a redirect; "" for an answer with a body. Raises for any other answer."""
     if check is not None and origin(url) == origin(http.endpoint):
         check(response.headers)
     status = response.status
@@ -339,7 +339,7 @@ def trim(chunks: Iterable[bytes], skip: int, left: int | None, what: str, *, exa
 
 
 def body_offset(response: "Response", position: int, what: str) -> tuple[int, int | None]:
-    """How many bytes of the body come before ``position``, and how long the whole file is (None: not said)."""
+    """The bytes of the body before ``position``, and the size of the whole file (None: unknown)."""
     if response.status == 200:
         length = response.headers.get("Content-Length", "")
         return position, int(length) if length.isdecimal() and len(length) < 20 else None

@@ -12,7 +12,7 @@ ADDRESS = "the address (HF_ENDPOINT for the Hub, AWS_ENDPOINT_URL for S3)"
 
 
 class NoConnection(Exception):
-    """There was none to the server; the cause says why. ``by_proxy`` when a proxy did not pass us on."""
+    """There is no connection to the server; the cause is why. ``by_proxy``: a proxy did not forward the request."""
 
     def __init__(self, *, by_proxy: bool = False) -> None:
         super().__init__()

@@ -79,11 +79,11 @@ class _AnswerReader(io.RawIOBase):
         self._until, self._keeps, self._is_first = self.began_at + timeout_s, keeps, True
 
     def readable(self) -> bool:
-        """As every stream."""
+        """As ``io.RawIOBase``."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """As every stream.
+        """As ``io.RawIOBase``.
 
         Raises:
             OSError: the connection broke or is silent, or the time is over.
@@ -114,7 +114,7 @@ class _AnswerReader(io.RawIOBase):
         raise TimeoutError
 
     def close(self) -> None:
-        """As every stream."""
+        """As ``io.RawIOBase``."""
         self._raw.close()
         super().close()
 
@@ -136,13 +136,13 @@ class _Socket:
 
 
 class _Connection(HTTPConnection):
-    """A connection of urllib3 that says what its failures mean, and whose answers are bounded."""
+    """A connection of urllib3 with translated errors and bounded answers."""
 
     reader: _AnswerReader | None = None
     """Of the last answer that came over it; None before the first one."""
 
     def connect(self) -> None:
-        """As every connection.
+        """As ``HTTPConnection``.
 
         Raises:
             NoConnection: there is none.
@@ -162,7 +162,7 @@ class _Connection(HTTPConnection):
         return super().is_connected and not is_idle
 
     def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3's own
-        """As every connection; the whole head comes within the timeout."""
+        """As ``HTTPConnection``; the whole head comes within the timeout."""
         sock: Any = self.sock
         try:
             response = super().getresponse()
@@ -226,7 +226,7 @@ class Response:
         return enforce_min_throughput(pieces, host(self.url), self._timeout_s, lambda: self._reader.error is not None)
 
     def _read(self, most: int) -> bytes:
-        """At most so many bytes: those that came within the timeout, or before an error. None at the end."""
+        """At most ``most`` bytes: those that came within the timeout, or before an error. Empty at the end."""
         # Where no length is said, the end of the connection is the end of the body: nothing may look like it.
         is_sized = self._raw.length_remaining is not None
         self._reader.begin(self._timeout_s, keeps=is_sized)

@@ -159,7 +159,7 @@ def _other(error: StatusError, ref: AdapterRef, message: str, path: str) -> Lora
 
 
 class HubClient:
-    """The Hub at ``settings.hub_endpoint``, or where a manifest's rule says.
+    """The Hub at ``settings.hub_endpoint``, or at the endpoint of a manifest's rule.
 
     The token is looked up once, when the first request is made, and sent to the endpoint only. At an endpoint that a
     rule names, only the rule's own ``token_env`` is used.
@@ -181,7 +181,7 @@ class HubClient:
 
     @cached_property
     def http(self) -> Http:
-        """How requests are made."""
+        """The HTTP client for its endpoint."""
         return Http(
             self.endpoint,
             self.settings.timeout_s,

@@ -30,7 +30,7 @@ _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}", re.ASCII)
 
 
 def hub_cache_folder() -> Path:
-    """Where ``huggingface_hub`` caches on this machine."""
+    """The cache folder of ``huggingface_hub``."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
@@ -60,7 +60,7 @@ class HubCache:
         entries = listing if listing is not None else _linked(repository / "snapshots" / commit)
         if not entries:
             return None
-        files = files_of(entries, str(ref), ref.subfolder, "")
+        files = files_of(entries, str(ref), ref.subfolder)
         if ref.subfolder and not files:
             raise NotFound(f"{ref}: there is no folder {ref.subfolder} in {commit}", hint="check the spelling")
         return Revision(ref, commit, files, whole=listing is not None)
@@ -74,7 +74,7 @@ class HubCache:
         digest = file.sha256 or file.git_sha1
         path = _plain(self.folder, _repository(self.folder, location) / "blobs" / digest) if digest else None
         try:
-            # Without O_NONBLOCK the open itself would wait for ever where a FIFO lies.
+            # Without O_NONBLOCK opening a FIFO would block.
             descriptor = os.open(path or "", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             yield None
@@ -148,7 +148,7 @@ def _entry(path: str, info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _linked(snapshot: Path) -> list[Any]:
-    """The files of a snapshot that are links to blobs, by what those are called; at most so many as a listing has."""
+    """The files of a snapshot that are links to blobs, by the names of those; at most ``MOST_ENTRIES``."""
     entries: list[Any] = []
     seen = 0
     for parent, _, names in os.walk(snapshot):

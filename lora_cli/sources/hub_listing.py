@@ -76,22 +76,25 @@ def _next_query(headers: Headers) -> str:
     return query if re.fullmatch(r"[!-~]*", query) else ""
 
 
-def files_of(entries: Iterable[Any], what: str, folder: str, locator: str) -> tuple[RemoteFile, ...]:
+def files_of(entries: Iterable[Any], what: str, folder: str) -> tuple[RemoteFile, ...]:
     """The files below ``folder``, their paths relative to it; ``what`` begins the message of an error.
 
-    ``locator`` is the quoted place of the commit at the endpoint. An LFS file has a ``sha256`` and any other file a
-    ``git_sha1``, where the server lists them in their form; a mirror that leaves out sizes or digests gives None.
+    An LFS file has a ``sha256`` and any other file a ``git_sha1``, where the server lists them in their form; a mirror
+    that leaves out sizes or digests gives None.
 
     Raises:
         Refused: a path is absolute, leads out of the adapter, appears twice, is a folder and a file at once, or holds
             what no file system or log should see.
         Unreachable: an entry is malformed.
     """
-    return in_order([file for entry in entries if (file := file_of(entry, what, folder, locator)) is not None], what)
+    return in_order([file for entry in entries if (file := file_of(entry, what, folder)) is not None], what)
 
 
-def file_of(entry: Any, what: str, folder: str, locator: str) -> RemoteFile | None:
-    """The file that an entry is; None for a folder, and for what is elsewhere. Raises as ``files_of``."""
+def file_of(entry: Any, what: str, folder: str, locator: str = "") -> RemoteFile | None:
+    """The file that an entry is; None for a folder, and for what is elsewhere. Raises as ``files_of``.
+
+    ``locator`` is the quoted place of the commit at the endpoint.
+    """
     path = path_in(entry, what, folder)
     if path is None:
         return None

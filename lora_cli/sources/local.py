@@ -6,7 +6,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from itertools import count
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def stat_and_real_path(path: Path) -> tuple[os.stat_result, Path]:
-    """What ``path`` leads to now and where that is, by one descriptor: no link that is changed meanwhile can lie.
+    """The status of ``path`` and its real path, by one descriptor: links that are changed meanwhile have no effect.
 
     Raises:
         OSError: as it comes; also where this machine does not say where a descriptor leads.
@@ -44,7 +44,7 @@ def _path_of(descriptor: int) -> Path:
 
 
 def link_targets(real: Path) -> tuple[Path, ...]:
-    """Where links may lead: inside, and from ``<repository>/snapshots/<commit>`` to the blobs of the Hub's cache."""
+    """Folders that links may lead to: this one, and from ``<repository>/snapshots/<commit>`` the Hub cache's blobs."""
     snapshots = next((parent for parent in (real, *real.parents) if parent.parent.name == "snapshots"), None)
     if snapshots is None:
         return (real,)
@@ -87,14 +87,6 @@ TICK_S = 0.02
 FILE_SUFFIXES = (".json", ".safetensors", ".bin", ".pt")
 
 
-def exists(base_dir: Path | None = None) -> Callable[[str], bool]:
-    """What ``core.reference.parse`` asks: whether a word names something in ``base_dir`` (None: the working directory).
-
-    A link that leads nowhere exists: it is the user's path, and errors in it are reported later.
-    """
-    return lambda text: os.path.lexists((base_dir or Path()) / text)
-
-
 class LocalSource:
     """A folder as a source. Its revision is a fingerprint of names, sizes, inodes and times of change.
 
@@ -135,7 +127,7 @@ class LocalSource:
                 files = tuple(sorted(found, key=lambda file: file.path))
                 break
             except OSError as error:
-                if not _comes_back(error, tries):
+                if not _should_retry(error, tries):
                     raise _translated(error, root) from error
         lines = "".join(f"{file.locator} {file.defect} {file.path}\n" for file in files)
         return Revision(ref, sha256(lines.encode(errors="surrogateescape")).hexdigest(), files, "local")
@@ -156,7 +148,7 @@ class LocalSource:
                         start += len(chunk)
                         yield chunk
                 except OSError as error:
-                    if not _comes_back(error, tries):
+                    if not _should_retry(error, tries):
                         raise _translated(error, path, listed=True) from error
                 else:
                     return
@@ -195,11 +187,11 @@ def _open(path: Path, file: RemoteFile) -> Iterator[int]:
         raise Corrupt(f"{path} {file.defect}")
     for tries in count(1):
         try:
-            # Without O_NONBLOCK the open itself would wait for ever where a FIFO took the file's place.
+            # Without O_NONBLOCK opening a FIFO would block.
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             break
         except OSError as error:
-            if not _comes_back(error, tries):
+            if not _should_retry(error, tries):
                 raise _translated(error, path, listed=True) from error
     try:
         yield descriptor
@@ -238,7 +230,7 @@ def _check_unchanged(descriptor: int, path: Path, file: RemoteFile, *, linked: b
 
 
 def _allowed(root: Path, roots: tuple[Path, ...]) -> tuple[Path, ...]:
-    """Where links in the folder ``root`` may lead; with ``roots`` never out of these, wherever they are by now."""
+    """Folders that links in the folder ``root`` may lead to; with ``roots`` only folders below these."""
     status, real = stat_and_real_path(root) if roots else (root.stat(), root.resolve())
     if not stat.S_ISDIR(status.st_mode):
         raise UsageError(f"{root} is not a folder", hint="use the folder that contains adapter_config.json")
@@ -345,8 +337,8 @@ def _missing(path: Path) -> NotFound:
     return NotFound(f"there is no folder {path}", hint=hint)
 
 
-def _comes_back(error: OSError, tries: int) -> bool:
-    """Whether it is worth another try: a server that exports again, or a file that was replaced. Waits before it."""
+def _should_retry(error: OSError, tries: int) -> bool:
+    """Waits before another try, if that may help: a server that exports again, or a file that was replaced."""
     if error.errno != errno.ESTALE or tries > STALE_TRIES:
         return False
     time.sleep(STALE_PAUSE_S * tries)

@@ -102,7 +102,7 @@ class Bucket(ABC):
 
     @abstractmethod
     def has(self, key: str) -> bool:
-        """Whether there is such an object, as far as the server says."""
+        """Whether there is such an object, according to the server."""
 
     def with_retry_after(self, failure: Transient) -> Transient:
         """``failure`` with the time that the server asks to wait, where that is not known yet."""
@@ -151,12 +151,12 @@ def version_of(etag: str, changed: datetime | None) -> str:
 
 
 SPARED = 4
-"""How many folders a page must list whole, else each is asked for by itself: a bucket may have any number of others."""
+"""The least folders that a page must list completely; else each is listed alone: a bucket may have many others."""
 
 END = Page([], last=True)
 
 FRESH_S = 60.0
-"""How long a folder is as it was listed; what changed since costs another question."""
+"""How long the listing of a folder is used."""
 
 log = logger(__name__)
 
@@ -191,7 +191,7 @@ class BatchListing:
         self._lock = threading.Lock()
 
     def take(self, bucket: Bucket, folder: str) -> list[Entry] | None:
-        """The objects below ``folder`` as of a moment ago; None when it must be asked for by itself."""
+        """The objects below ``folder`` as listed a moment ago; None if it must be listed alone."""
         with self._lock:
             while folder not in self._found and self._is_left(folder):
                 if len(self._left) < SPARED:
@@ -335,7 +335,7 @@ class ObjectSource(ABC, Generic[B]):
             return self._buckets[name]
 
     def _list(self, bucket: B, prefix: str, what: str) -> list[Entry]:
-        """All objects below ``prefix``: listed with those next to it, or by itself; with retries."""
+        """All objects below ``prefix``: listed with other folders, or alone; with retries."""
         batch = self._batches.get(bucket.name)
 
         def attempt() -> list[Entry]:
@@ -367,8 +367,8 @@ class ObjectSource(ABC, Generic[B]):
         folder = ref.location.rpartition("/")[0]
         return UsageError(f"{ref} is an object, not a folder", hint=f"write {ref.scheme}://{folder}")
 
-    def _note(self, revision: Revision, file: RemoteFile, sha256: str) -> None:
-        """Remembers what an object's own metadata says of its sha256."""
+    def _record_digest(self, revision: Revision, file: RemoteFile, sha256: str) -> None:
+        """Records the sha256 in an object's metadata."""
         if SHA256.fullmatch(sha256):
             self._reported[version_key(revision, file)] = {"metadata sha256": sha256.lower()}
 

@@ -123,7 +123,7 @@ def translate_obstore_error(error: Exception, server: str, timeout_s: float) -> 
     if "invalid path" in summary:
         return StoreError(200, "InvalidPath")
     if not status:
-        return _of_the_network(summary, cause, server, timeout_s)
+        return _no_answer(summary, cause, server, timeout_s)
     if status in (408, 429) or status >= 500:
         failure = from_status(server, status, {})
         return Busy(failure, status) if status in BUSY else failure
@@ -131,8 +131,8 @@ def translate_obstore_error(error: Exception, server: str, timeout_s: float) -> 
     return StoreError(status, code[1] if code else "", printable(message[1]) if message else "")
 
 
-def _of_the_network(summary: str, cause: str, server: str, timeout_s: float) -> Transient:
-    """Why there was no answer. obstore says it only in how it prints the chain of its causes."""
+def _no_answer(summary: str, cause: str, server: str, timeout_s: float) -> Transient:
+    """Translates an error without an answer, from the chain of causes that obstore prints."""
     meanings = (
         (r"invalid peer certificate|InvalidCertificate", f"the certificate of {server} is not trusted", _TRUST),
         (r"dns error|failed to lookup", f"no connection to {server}: unknown host", NETWORK),
@@ -177,7 +177,7 @@ class ObstoreBucket(Bucket):
         self._piece_bytes = PIECE
 
     def pages(self, prefix: str) -> Iterator[Page]:
-        """As every bucket."""
+        """As ``Bucket``."""
         import obstore
 
         # The request itself has a limit of nearly the same length: it is told first, if it is the reason.
@@ -192,17 +192,17 @@ class ObstoreBucket(Bucket):
         yield Page([], last=True)
 
     def has(self, key: str) -> bool:
-        """As every bucket."""
+        """As ``Bucket``."""
         import obstore
         from obstore.exceptions import BaseError
 
         try:
             return bool(obstore.head(self._store, key)["e_tag"])
-        except (BaseError, OSError):  # whatever it is, there is none to be had
+        except (BaseError, OSError):
             return False
 
     def with_retry_after(self, failure: Transient) -> Transient:
-        """As every bucket: obstore does not report how long a server asks to wait, so that is asked."""
+        """As ``Bucket``: obstore does not report how long a server asks to wait, so that is asked."""
         return self._retry_after.of(failure)
 
     def get(self, key: str, file: RemoteFile, start: int, end: int, *, rest: bool) -> "GetResult":
@@ -265,7 +265,7 @@ class ObjectStoreSource(ObjectSource[ObstoreBucket]):
 
     @abstractmethod
     def _account(self, name: str) -> CloudAccount:
-        """Who asks for the bucket ``name``, and where; an account is looked for once."""
+        """The account for the bucket ``name``; it is looked for once."""
 
     @abstractmethod
     def _store(self, name: str, account: CloudAccount, **how: Any) -> "ObjectStore":
@@ -280,12 +280,12 @@ class ObjectStoreSource(ObjectSource[ObstoreBucket]):
     def _stream(
         self, bucket: ObstoreBucket, revision: Revision, file: RemoteFile, start: int, end: int, *, rest: bool
     ) -> Iterator[bytes]:
-        """As every object store; a server that trickles, is silent or breaks off is ``Transient``."""
+        """As ``ObjectSource``; a server that is slow, silent or breaks off is ``Transient``."""
         key, what = object_key(revision.ref, file), f"{revision.ref}: {file.path}"
         try:
             answer = bucket.get(key, file, start, end, rest=rest)
             skip = start - _check_version(answer, file, (start, end), what)
-            self._note(revision, file, str(answer.attributes.get("sha256", "")))
+            self._record_digest(revision, file, str(answer.attributes.get("sha256", "")))
             for piece in trim(bucket.body(answer), skip, end - start, what, exact=False):
                 for offset in range(0, len(piece), CHUNK):
                     yield piece[offset : offset + CHUNK]
@@ -416,7 +416,7 @@ def _version(meta: "ObjectMeta") -> str:
 
 
 def _check_version(answer: "GetResult", file: RemoteFile, wanted: tuple[int, int], what: str) -> int:
-    """Where the answer starts, once it is of the version that was listed: some servers ignore the condition.
+    """The start of the answer, if it is of the listed version: some servers ignore the condition.
 
     Raises:
         Corrupt: it is of another version, or of another range than was asked for.

@@ -128,7 +128,7 @@ def check_endpoint(rule: "SourceRule", trust: Trust, own: Iterable[str], whose: 
 
 
 def raise_unless_trusted(address: str, trust: Trust, says: str) -> None:
-    """Refuses a server that no operator trusts, or that is spoken to in clear; ``{}`` in ``says`` is its name.
+    """Refuses a server that no operator trusts, or without encryption; ``{}`` in ``says`` is its name.
 
     Raises:
         Refused: that it is.

@@ -67,7 +67,7 @@ class OfflineSource:
 
 
 def open_source(scheme: Scheme, settings: Settings, rule: "SourceRule | None" = None) -> Source:
-    """The source of ``scheme``, reached as ``rule`` says, if there is one. Opens no connection.
+    """The source of ``scheme``, with the options of ``rule``, if there is one. Opens no connection.
 
     Raises:
         UsageError: no source reads this scheme (yet), or the rule says what does not concern it.

@@ -21,7 +21,7 @@ log = logger(__name__)
 
 
 class Transient(Exception):
-    """A failure that may be gone at the next try: ``wait_s`` is how long the server asks to wait (None: not said).
+    """A failure that may be gone at the next try: ``wait_s`` is how long the server asks to wait (None: unknown).
 
     ``final`` failures are of the network too, but no second try will fix them. ``slow`` ones brought bytes, and so few
     that this is no progress.
@@ -42,7 +42,7 @@ class Transient(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """How often an operation is tried again: ``count`` times without progress. ``pause`` waits between the tries."""
+    """The retries of an operation: up to ``count`` without progress. ``pause`` waits between the tries."""
 
     count: int
     pause: Callable[[float], None] = time.sleep
@@ -84,7 +84,7 @@ class Retries:
             self._wait(what, failure, failures)
 
     def _wait(self, what: str, failure: Transient, failures: int) -> None:
-        """Waits before the next try, or says why there is none."""
+        """Waits before the next try. Raises ``Unreachable`` if there is none."""
         wait_s = backoff_s(failures, failure.wait_s)
         if failures > self.count or failure.final or wait_s is None:
             tries = f" (tried {failures} times)" if failures > 1 else ""

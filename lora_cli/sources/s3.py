@@ -219,7 +219,7 @@ class S3Bucket(Bucket):
         return self._client.ask(operation, Bucket=self.name, **parameters)
 
     def pages(self, prefix: str) -> Iterator[Page]:
-        """As every bucket.
+        """As ``Bucket``.
 
         Raises:
             Transient: also where fewer than ``PAGE`` are listed in the time: pages may be short, and there may be any
@@ -264,7 +264,7 @@ class S3Bucket(Bucket):
                 yield entry
 
     def has(self, key: str) -> bool:
-        """As every bucket."""
+        """As ``Bucket``."""
         try:
             return "ETag" in self.ask("head_object", Key=key)[1].headers
         except (StoreError, Transient):
@@ -331,32 +331,32 @@ class S3Source(ObjectSource[S3Bucket]):
         self._checksum_slots = threading.BoundedSemaphore(MOST_CHECKSUM_REQUESTS)
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        """As every object store; next to the first range of a file that is fetched its checksum is asked for."""
+        """As ``ObjectSource``; next to the first range of a file that is fetched its checksum is asked for."""
         if start == 0 and stop is not None and HEADER_READ <= stop < (file.size or 0):
-            self._asking(revision, file)
+            self._ask_checksum(revision, file)
         return super().read(revision, file, start, stop)
 
     def _stream(
         self, bucket: S3Bucket, revision: Revision, file: RemoteFile, start: int, end: int, *, rest: bool
     ) -> Iterator[bytes]:
-        """As every object store; a checksum comes along with all of an object."""
+        """As ``ObjectSource``; a checksum comes along with all of an object."""
         key, what = object_key(revision.ref, file), f"{revision.ref}: {file.path}"
         with closing(bucket.open(key, file, (start, end), what, rest=rest)) as response:
             skip = _check(response, file, start, what)
-            self._note(revision, file, response.headers.get("x-amz-meta-sha256", ""))
-            if (start, end) == (0, file.size) and _unsaid(file):
+            self._record_digest(revision, file, response.headers.get("x-amz-meta-sha256", ""))
+            if (start, end) == (0, file.size) and _may_have_checksum(file):
                 checksum = self._checksums[version_key(revision, file)] = Future()
                 checksum.set_result(_hexadecimal(response.headers))
             yield from trim(response.encoded_chunks(), skip, end - start, what, exact=response.status == 206)
 
     def reported_digests(self, revision: Revision, file: RemoteFile) -> Mapping[str, str]:
         """The sha256 in the object's metadata, and the checksum that S3 keeps, if it has one of all the bytes."""
-        checksum = self._asking(revision, file)
+        checksum = self._ask_checksum(revision, file)
         return {**super().reported_digests(revision, file), **(checksum.result() if checksum is not None else {})}
 
-    def _asking(self, revision: Revision, file: RemoteFile) -> "Future[Mapping[str, str]] | None":
+    def _ask_checksum(self, revision: Revision, file: RemoteFile) -> "Future[Mapping[str, str]] | None":
         """The checksum, asked for once, in a daemon thread."""
-        if not _unsaid(file):
+        if not _may_have_checksum(file):
             return None
         bucket, retries = self._bucket(revision.ref), Retries(self._settings.retries)
         key, what = object_key(revision.ref, file), f"{revision.ref}: {file.path}"
@@ -383,8 +383,8 @@ class S3Source(ObjectSource[S3Bucket]):
         return S3Bucket(self._client, name)
 
 
-def _unsaid(file: RemoteFile) -> bool:
-    """Whether S3 may have a sha256 that says something new: what a lock promises is compared anyway.
+def _may_have_checksum(file: RemoteFile) -> bool:
+    """Whether S3 may have a sha256 that is not known yet: the digest of a lock is compared anyway.
 
     An object that came in parts (``etag-N``) has none of all its bytes.
     """
@@ -392,7 +392,7 @@ def _unsaid(file: RemoteFile) -> bool:
 
 
 def _check(response: "Response", file: RemoteFile, start: int, what: str) -> int:
-    """How many bytes of the body come before byte ``start`` of this version of the object; raises when it is not."""
+    """The bytes of the body before byte ``start``. Raises ``Changed`` if it is of another version."""
     skip, total = body_offset(response, start, what)
     if _version(response) != file.version or total not in (None, file.size):
         raise Changed(f"{what}: it was overwritten after it was listed", hint=AGAIN)

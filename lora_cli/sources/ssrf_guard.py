@@ -1,4 +1,4 @@
-"""Where a redirect may lead: between public addresses, and never into a private network.
+"""Checks of redirects: they may lead between public addresses, and never into a private network.
 
 A server may send us where we can reach and it cannot: to this machine, its network, or the place where clouds keep
 credentials. What counts is the address that is connected to, not the name, which can be given another one at any time.
@@ -32,7 +32,7 @@ Guard = Callable[[str], None]
 
 
 class Reach(IntEnum):
-    """How near an address is. What is nearer can be led to what is farther; link-local is apart."""
+    """The reach of an address. Redirects may lead from a nearer to a farther one; link-local is separate."""
 
     PUBLIC = 0
     PRIVATE = 1
@@ -48,7 +48,7 @@ _WORDS = {
 
 
 def reach_of(address: str) -> Reach:
-    """How near ``address`` is, whichever way IPv6 wraps an IPv4 one; what is no address is a name, and public."""
+    """The reach of ``address``, also of an IPv4 address wrapped in IPv6; a name counts as public."""
     try:
         ip = _unwrapped(ip_address(address.partition("%")[0]))
     except ValueError:
@@ -80,7 +80,7 @@ class Bounds:
 
 
 def bounds_of(settings: Settings) -> Bounds:
-    """The bounds that an operator set: a policy that speaks of private networks wins, and one that says no over all."""
+    """The bounds that an operator set: a policy overrides the settings, and a policy that forbids overrides all."""
     decisions = {policy.allow_private_redirects for policy in settings.policies}
     private = False not in decisions and (True in decisions or settings.allow_private_redirects)
     return Bounds(private, settings.policies)

@@ -87,7 +87,7 @@ def check_pin(pin: str, headers: Headers, what: str) -> None:
 
 
 def sha256_in(headers: Headers) -> str | None:
-    """The sha256 of the whole file, where the answer says it: ``Repr-Digest`` (RFC 9530), or as repositories do."""
+    """The sha256 of the whole file in an answer: ``Repr-Digest`` (RFC 9530), or a header of repositories."""
     if found := re.search(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/]{43}=):", headers.get("Repr-Digest", "")[:1000]):
         return base64.b64decode(found[1]).hex()
     digests = (headers.get(name, "").strip().lower() for name in _DIGEST_HEADERS)

@@ -80,7 +80,7 @@ class _Adapter(BaseAdapter):
         return response
 
     def close(self) -> None:
-        """As every adapter: connections are the transport's."""
+        """Does nothing: connections are the transport's."""
 
 
 @functools.cache

@@ -34,7 +34,7 @@ HASH_TIMEOUT_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class XetAccess:
-    """Where Xet storage answers, and the token that the Hub gives for it; ``expires`` is in seconds since 1970."""
+    """The endpoint of Xet storage, and the Hub's token for it; ``expires`` is in seconds since 1970."""
 
     endpoint: str
     token: str = field(repr=False)

@@ -13,7 +13,7 @@ from lora_cli.sources.hub_listing import files_of
 
 
 def listed(*entries: Any, folder: str = "") -> tuple[RemoteFile, ...]:
-    return files_of(entries, "hf://acme/sql-lora", folder, "acme/sql-lora/resolve/main")
+    return files_of(entries, "hf://acme/sql-lora", folder)
 
 
 def entry(path: str, **more: Any) -> dict[str, Any]:

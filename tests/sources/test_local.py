@@ -10,7 +10,7 @@ import pytest
 from lora_cli.errors import Corrupt, NotFound, Refused, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources import local
-from lora_cli.sources.local import LocalSource, exists, snapshot_at
+from lora_cli.sources.local import LocalSource, is_path, snapshot_at
 from lora_cli.sources.registry import SOURCES, open_source
 from tests.making import write_adapter
 from tests.sources.folders import content, defect, listed
@@ -238,8 +238,8 @@ def test_a_name_that_is_no_utf_8_is_listed(tmp_path: Path) -> None:
 
 def test_a_dangling_link_is_a_path(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("nowhere")
-    assert exists(tmp_path)("link")
-    assert not exists(tmp_path)("other")
+    assert is_path("link", tmp_path)
+    assert not is_path("other", tmp_path)
 
 
 def test_sources_are_found_by_scheme(tmp_path: Path) -> None:
