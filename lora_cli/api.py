@@ -45,16 +45,15 @@ def fetch(
     Raises:
         LoraCliError: there is no such adapter, a limit or policy refuses it, or this machine cannot store it.
     """
+    from lora_cli.core.adapter_request import AdapterRequest, Selection
     from lora_cli.core.reference import override, parse
     from lora_cli.fetching.batch import fetch_all
-    from lora_cli.fetching.context import AdapterRequest
-    from lora_cli.fetching.file_selection import Selection
     from lora_cli.sources.local import is_path
     from lora_cli.store import Store
 
     settings = _settings(cache_dir, offline=offline)
     asked = override(parse(os.fspath(ref), is_path=is_path), revision=revision, subfolder=subfolder)
-    request = AdapterRequest(asked, asked.name, Selection(allow_pickle=allow_pickle))
+    request = AdapterRequest(asked.name, asked, selection=Selection(allow_pickle=allow_pickle))
     (outcome,) = fetch_all([request], Store(settings.cache_dir), settings)
     if outcome.error is not None:
         raise outcome.error
@@ -137,10 +136,10 @@ def validate(
 
 
 def _judged(ref: str, terms: "Terms", settings: Settings) -> "Checked":
-    from lora_cli.core.adapter_request import Item
+    from lora_cli.core.adapter_request import AdapterRequest
     from lora_cli.validation import validate as validate_one
 
-    checked = validate_one(Item("", ref), terms, settings)
+    checked = validate_one(AdapterRequest("", ref), terms, settings)
     if checked.error is not None:
         raise checked.error
     return checked

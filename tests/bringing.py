@@ -1,12 +1,13 @@
 """One adapter brought into a cache, as a run of its own does it."""
 
+from typing import Any
+
+from lora_cli.core.adapter_request import USUAL, AdapterRequest, Selection
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Snapshot
-from lora_cli.fetching.context import AdapterRequest, FetchContext
-from lora_cli.fetching.file_selection import USUAL, Selection
+from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.pipeline import Fetched
 from lora_cli.fetching.pipeline import fetch as fetch_request
-from lora_cli.fetching.requirements import ANYTHING, Demand
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.store import Store
@@ -19,11 +20,11 @@ def bring(
     settings: Settings,
     *,
     selection: Selection = USUAL,
-    demand: Demand = ANYTHING,
     link: bool = False,
+    **demanded: Any,
 ) -> Fetched:
     with FetchContext(store, settings, link=link) as context:
-        return fetch_request(AdapterRequest(ref, selection=selection, demand=demand), context, source)
+        return fetch_request(AdapterRequest("", ref, selection=selection, **demanded), context, source)
 
 
 def fetch(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lora_cli.cli.output import inform
 from lora_cli.core.adapter_files import CONFIG, WEIGHTS_STEM
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import BASE, USUAL, AdapterRequest, Selection
 from lora_cli.core.addresses import hub_words, without_secrets
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.did_you_mean import did_you_mean
@@ -17,9 +17,6 @@ from lora_cli.core.lock import THE_BASE, ref_at
 from lora_cli.core.reference import LATEST, AdapterRef, checked_checkpoint, folder_of, override, parse
 from lora_cli.core.text import counted, cut, names, safe
 from lora_cli.errors import AccessDenied, FormatError, LoraCliError, NotFound, Unreachable, UsageError
-from lora_cli.fetching.context import AdapterRequest
-from lora_cli.fetching.file_selection import BASE, USUAL, Selection
-from lora_cli.fetching.requirements import Demand
 from lora_cli.settings import Settings
 from lora_cli.sources.local import is_path
 
@@ -39,7 +36,7 @@ class Inputs:
     ``has_lock``: whether the manifest has a lock file; None without a manifest, or for one on standard input.
     """
 
-    items: tuple[Item, ...]
+    items: tuple[AdapterRequest, ...]
     base: str | AdapterRef
     manifest: "AdapterSet | None" = None
     has_lock: bool | None = None
@@ -54,7 +51,7 @@ class Inputs:
         """The ``max_lora_rank`` of the engine in the manifest."""
         return self.engine.max_lora_rank if self.engine is not None else None
 
-    def to_validate(self, settings: Settings, *, digests: bool = False) -> list[Item]:
+    def to_validate(self, settings: Settings, *, digests: bool = False) -> list[AdapterRequest]:
         """The adapters as ``check_all`` takes them: named as in the manifest, with the digests to verify.
 
         Digests in the manifest are verified with a policy, a lock or ``digests`` only: that reads all bytes.
@@ -110,7 +107,7 @@ def read_inputs(
         raise UsageError("--checkpoint is for REFs", hint="write it into the manifest: checkpoint: latest")
     from lora_cli.cli.lockfile import open_lock
     from lora_cli.documents.lockfile import base_mismatch
-    from lora_cli.reading.manifest import items_of, locked_adapters
+    from lora_cli.reading.manifest import locked_adapters, requests_of
 
     assert file is not None
     lock_file = open_lock(file, manifest, LockFlags())
@@ -120,7 +117,7 @@ def read_inputs(
         assert manifest.base is not None
         named = ref_at(manifest.base, lock.base)
     has_lock = lock is not None if lock_file is not None else None
-    return Inputs(items_of(_named_entries(manifest, refs), locked), named, manifest, has_lock)
+    return Inputs(requests_of(_named_entries(manifest, refs), locked), named, manifest, has_lock)
 
 
 def unlocked_warning(inputs: Inputs, *, without_lock: bool = False) -> str:
@@ -163,7 +160,7 @@ def infer_base(inputs: Inputs, command: str, settings: Settings) -> Inputs:
     """
     if inputs.base:
         return inputs
-    from lora_cli.fetching.requirements import ANYTHING, check_reference
+    from lora_cli.fetching.requirements import check_reference
     from lora_cli.validation import read_all, ref_of
 
     hint = "--base DIRECTORY, config.json or ORG/NAME"
@@ -185,7 +182,7 @@ def infer_base(inputs: Inputs, command: str, settings: Settings) -> Inputs:
             f"{command} needs a base model: {safe(cut(base))} of the config is not on this machine", hint=hint
         )
     # The author of the adapter chose it, not the user.
-    check_reference(ANYTHING, ref_of(base), settings)
+    check_reference(AdapterRequest("", ref_of(base)), settings)
     inform(f"base: {base} (from the adapter's config)", settings)
     return replace(inputs, base=base)
 
@@ -206,7 +203,7 @@ def _not_an_adapter(one: "Checked") -> LoraCliError | None:
     return FormatError(message, where=one.name, hint=hint)
 
 
-def from_refs(refs: Sequence[str], checkpoint: str = "") -> tuple[Item, ...]:
+def from_refs(refs: Sequence[str], checkpoint: str = "") -> tuple[AdapterRequest, ...]:
     """Each REF once, or its ``checkpoint``; invalid references are kept, and reported when they are used.
 
     A file of an adapter stands for its folder: pre-commit hooks and shell globs pass files.
@@ -216,9 +213,12 @@ def from_refs(refs: Sequence[str], checkpoint: str = "") -> tuple[Item, ...]:
     """
     named = dict.fromkeys(map(_adapter_folder, refs))
     if not checkpoint:
-        return tuple(Item(without_secrets(ref), ref) for ref in named)
+        return tuple(AdapterRequest(without_secrets(ref), ref) for ref in named)
     folder = checkpoint_folder(checkpoint)
-    return tuple(Item(without_secrets(ref), _in_checkpoint(ref, folder), latest=not folder) for ref in named)
+    selection = Selection(latest=not folder)
+    return tuple(
+        AdapterRequest(without_secrets(ref), _in_checkpoint(ref, folder), selection=selection) for ref in named
+    )
 
 
 def changed_adapters(files: Sequence[str]) -> list[str]:
@@ -353,8 +353,8 @@ class FetchRequests:
 
     def key(self, request: AdapterRequest) -> str:
         """The sort key for shards: the name in the manifest, else the reference."""
-        named = self.manifest is not None or isinstance(request.parsed, UsageError)
-        return request.name if named else str(request.parsed)
+        named = self.manifest is not None or request.invalid is not None
+        return request.name if named else str(request.source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,18 +413,11 @@ def fetch_requests(
         return FetchRequests(tuple(_request(text, revision, folder, selection) for text in refs), alone=len(refs) == 1)
     adapter_set = read_named_manifest(manifest, refs, "fetch")
     assert adapter_set is not None
-    entries = tuple(
-        AdapterRequest(
-            entry.source,
-            entry.name,
-            replace(selection, latest=entry.checkpoint == LATEST),
-            Demand(entry.sha256, signature=entry.signature),
-        )
-        for entry in _named_entries(adapter_set, refs)
-    )
-    base = adapter_set.base
-    request = None if base is None or base.scheme == "file" else AdapterRequest(base, THE_BASE, BASE)
-    return FetchRequests(entries, adapter_set, alone=len(adapter_set.adapters) == 1, base=request)
+    from lora_cli.reading.manifest import requests_of
+
+    base, adapters = adapter_set.base, requests_of(_named_entries(adapter_set, refs), {}, selection)
+    request = None if base is None or base.scheme == "file" else AdapterRequest(THE_BASE, base, selection=BASE)
+    return FetchRequests(adapters, adapter_set, alone=len(adapter_set.adapters) == 1, base=request)
 
 
 def checkpoint_folder(checkpoint: str) -> str:
@@ -445,5 +438,5 @@ def _request(text: str, revision: str | None, subfolder: str, selection: Selecti
     try:
         ref = override(parse(text, is_path=is_path), revision=revision, subfolder=subfolder)
     except UsageError as error:
-        return AdapterRequest(error, typed)
-    return AdapterRequest(ref, ref.name, selection, typed=typed)
+        return AdapterRequest(typed, typed, invalid=error)
+    return AdapterRequest(ref.name, ref, selection=selection, typed=typed)

@@ -31,7 +31,7 @@ from lora_cli.cli.bench_results import Failures, report_writer, request_counter
 from lora_cli.cli.output import to_stderr
 from lora_cli.cli.warm_plan import WarmRun, admission_function, has_base_weights, process_plan, require_packages
 from lora_cli.cli.warm_serve import ServerOptions, warm_serve
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.finding import Deployment
@@ -180,7 +180,7 @@ def benchmark_adapters(
             )
         for number, name in enumerate(names):
             write_synthetic(folder / str(number), base, by_name[name], name, options.seed)
-        items = tuple(Item(name, str(folder / str(number))) for number, name in enumerate(names))
+        items = tuple(AdapterRequest(name, str(folder / str(number))) for number, name in enumerate(names))
         yield Inputs(items, options.base), replace(settings, cache_dir=folder / "cache")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from lora_cli.bench.process_pool import Mapper, parallel_map
 from lora_cli.cli.adapter_selection import Inputs, apply_policies, check_max_cpu_loras
 from lora_cli.cli.options import ENGINE, option
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Deployment
 from lora_cli.core.inspection import Inspection
@@ -153,7 +153,7 @@ def read_configs(
     return found
 
 
-def _configs(settings: Settings, items: Sequence[Item]) -> "list[tuple[str, Adapter | LoraCliError | None]]":
+def _configs(settings: Settings, items: Sequence[AdapterRequest]) -> "list[tuple[str, Adapter | LoraCliError | None]]":
     """Each adapter, or why it cannot be read."""
     return [
         (item.name, one.error or one.adapter)

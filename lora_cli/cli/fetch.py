@@ -28,14 +28,13 @@ from lora_cli.cli.output import (
 )
 from lora_cli.cli.progress import fetch_progress
 from lora_cli.core.adapter_files import BASE_CONFIG_CAP
-from lora_cli.core.adapter_request import NAME
+from lora_cli.core.adapter_request import NAME, Selection
 from lora_cli.core.lock import THE_BASE
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.core.text import names, safe
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, Refused, UsageError
 from lora_cli.fetching.batch import Outcome, fetch_all
-from lora_cli.fetching.file_selection import Selection
 from lora_cli.render.fetch_report import fetch_report, fetched_adapter, plan_report
 from lora_cli.render.terminal_fetch import fetched_parts, render_line, render_not_pruned
 from lora_cli.settings import Settings, with_flags
@@ -185,7 +184,7 @@ def _base_config(requests: FetchRequests, store: Store, settings: Settings) -> O
     if isinstance(outcome.error, Corrupt | Refused):
         to_stderr(render_line(fetched_adapter(outcome)))
         return outcome
-    if requests.base.demand.locked is not None or not settings.offline:
+    if requests.base.locked is not None or not settings.offline:
         inform(f"warning: {THE_BASE} is not cached: {outcome.error.message}", settings)
     return None
 
@@ -346,7 +345,7 @@ def folders(option: str, folder: str, requests: FetchRequests, *, by_name: bool)
     if not by_name:
         return [root] * len(requests.adapters)
     names = [item.name for item in requests.adapters]
-    for name in (one.name for one in requests.adapters if not isinstance(one.parsed, UsageError)):
+    for name in (one.name for one in requests.adapters if one.invalid is None):
         if not re.fullmatch(NAME, name, re.ASCII) or names.count(name) > 1:
             hint = "give each a name in a manifest, with -f"
             raise UsageError(f"{name!r} cannot be the folder of one adapter in {root}", hint=hint)

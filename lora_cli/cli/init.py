@@ -13,7 +13,7 @@ from lora_cli.cli.adapter_selection import MAX_LORAS
 from lora_cli.cli.options import OUTPUT, for_engine, option
 from lora_cli.cli.output import check_writable, inform, write
 from lora_cli.core.adapter_files import CONFIG
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import AdapterRequest, Selection
 from lora_cli.core.addresses import hub_words
 from lora_cli.core.reference import CHECKPOINT, LATEST, AdapterRef
 from lora_cli.core.text import counted, names
@@ -79,14 +79,16 @@ def command(
         inform(f"wrote {output} with {counted(len(entries), 'adapter')}; next: lora-cli fetch -f {output}", settings)
 
 
-def _items(refs: Sequence[str]) -> list[Item]:
+def _items(refs: Sequence[str]) -> list[AdapterRequest]:
     """The adapters with unique names: the folder or repository name, with a number if it is taken."""
-    items = dict[str, Item]()
+    items = dict[str, AdapterRequest]()
     for ref in dict.fromkeys(map(ref_of, refs)):
         plain = re.sub(r"[^A-Za-z0-9._-]+", "-", ref.name).strip("-._")[:100] or "adapter"
         free = (plain, *(f"{plain}-{number}" for number in range(2, len(items) + 3)))
         name = next(name for name in free if name not in items)
-        items[name] = Item(name, ref, latest=ref.scheme == "file" and _is_training_run(Path(ref.location)))
+        items[name] = AdapterRequest(
+            name, ref, selection=Selection(latest=ref.scheme == "file" and _is_training_run(Path(ref.location)))
+        )
     return list(items.values())
 
 
@@ -129,12 +131,12 @@ def _engine_line(profile: Profile | None, adapters: Sequence[Checked]) -> str:
     return _yaml({"engine": {**spec, "max_loras": min(MAX_LORAS, len(adapters))}})
 
 
-def _manifest_entries(items: Sequence[Item], folder: Path) -> Iterator[dict[str, str]]:
+def _manifest_entries(items: Sequence[AdapterRequest], folder: Path) -> Iterator[dict[str, str]]:
     """The entries of the manifest; paths are relative to its ``folder``."""
     for item in items:
         assert isinstance(item.source, AdapterRef)
         entry = {"name": item.name, "source": _source(item.source, folder)}
-        yield entry | ({"checkpoint": LATEST} if item.latest else {})
+        yield entry | ({"checkpoint": LATEST} if item.selection.latest else {})
 
 
 def _source(ref: AdapterRef, folder: Path) -> str:

@@ -22,7 +22,7 @@ from lora_cli.core.patterns import one_budget
 from lora_cli.core.provenance import Provenance
 from lora_cli.errors import Refused, UsageError
 from lora_cli.fetching.reference_names import entries_for
-from lora_cli.fetching.requirements import told_provenance
+from lora_cli.fetching.requirements import provenance_or_refusal
 from lora_cli.fetching.verdicts import check_verdicts
 from lora_cli.render.inspect_report import InspectReport, inspect_report
 from lora_cli.rules import choose
@@ -196,7 +196,7 @@ def _provenance(checked: Checked, settings: Settings) -> Provenance | None:
             raise Refused("its digest is unknown before it is fetched")
         return replace(known, verdicts=check_verdicts(ref, checked.digest or "", settings))
 
-    return told_provenance(ref, settings, known, verify)
+    return provenance_or_refusal(ref, settings, known, verify)
 
 
 def _cached(checked: Checked, settings: Settings) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lora_cli.cli.adapter_selection import Inputs
 from lora_cli.cli.output import inform, to_stderr, with_adapter_name, write
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.inspection import Inspection
 from lora_cli.core.reference import AdapterRef
@@ -73,7 +73,7 @@ def write_bom(
     return max(one.checked.read_code for one in materials)
 
 
-def _material(item: Item, judged: Judged, settings: Settings) -> Material:
+def _material(item: AdapterRequest, judged: Judged, settings: Settings) -> Material:
     """An adapter with the files that a fetch would download: their sha256 are of this disk, the lock or the listing."""
     checked, inspection = judged
     if checked.error is not None or checked.revision is None:

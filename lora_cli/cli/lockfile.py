@@ -9,15 +9,14 @@ from pathlib import Path
 
 from lora_cli.cli.adapter_selection import FetchRequests, LockFlags
 from lora_cli.cli.output import Format, render_parts, to_stderr, write
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.lock import THE_BASE, Changes, Lock, LockedAdapter, of_manifest, ref_at
 from lora_cli.core.reference import AdapterRef
 from lora_cli.documents.lockfile import KIND, base_mismatch, drift, dump_lock, mismatch, relocked
 from lora_cli.documents.manifest import AdapterSet
 from lora_cli.errors import MachineError, NotFound, Refused, UsageError
 from lora_cli.fetching.batch import Outcome
-from lora_cli.fetching.context import AdapterRequest
 from lora_cli.fetching.lock_drift import Drift, find_drift
-from lora_cli.fetching.requirements import Demand
 from lora_cli.reading.manifest import STDIN, lock_path, locked_adapters, read_lock, read_text
 from lora_cli.render.fetch_report import CheckedAdapter, CheckReport, checked_adapter
 from lora_cli.render.json import to_json
@@ -89,10 +88,10 @@ def apply_lock(requests: FetchRequests, file: LockFile, flags: LockFlags) -> Fet
     adapters = (
         replace(
             one,
-            parsed=ref_at(one.ref, known[one.name])
+            source=ref_at(one.ref, known[one.name])
             if one.name in known and not known[one.name].revision
-            else one.parsed,
-            demand=replace(one.demand, locked=locked.get(one.name)),
+            else one.source,
+            locked=locked.get(one.name),
         )
         for one in requests.adapters
     )
@@ -117,7 +116,7 @@ def _locked_base(
     if locked is None or base_mismatch(adapter_set, locked) or (flags.upgrade and not flags.some):
         return None if flags.locked else request
     ref_at(request.ref, locked)
-    return replace(request, demand=Demand(locked=locked))
+    return replace(request, locked=locked)
 
 
 def _locked_versions(adapter_set: AdapterSet, lock: Lock, flags: LockFlags) -> Mapping[str, LockedAdapter]:
@@ -141,7 +140,7 @@ def _check_writable(requests: FetchRequests, file: LockFile) -> None:
     Raises:
         MachineError: its folder is not writable.
     """
-    new = [request.parsed for request in requests.adapters if request.demand.locked is None]
+    new = [request.source for request in requests.adapters if request.locked is None]
     if file.lock is not None and all(isinstance(ref, AdapterRef) and ref.scheme == "file" for ref in new):
         return
     folder = Path(os.path.realpath(file.path)).parent
@@ -188,7 +187,7 @@ def _newly_locked(adapter_set: AdapterSet, outcomes: Iterable[Outcome]) -> Itera
             entry = entries.get(request.name)
             source, checkpoint = (entry.written, entry.checkpoint) if entry is not None else (str(request.ref), "")
             locked = LockedAdapter(request.name, source, revision, fetched.snapshot.files, checkpoint)
-            if locked != request.demand.locked:
+            if locked != request.locked:
                 yield request.name, locked
 
 
@@ -228,14 +227,14 @@ def _drifts(
 ) -> Iterator[Drift]:
     """The drift of each adapter in order, then of the ``base``; no origin is asked where lock and manifest differ."""
     entries = {entry.name: entry for entry in adapter_set.adapters}
-    looked = find_drift([one for one in requests.adapters if one.demand.locked is not None], settings)
+    looked = find_drift([one for one in requests.adapters if one.locked is not None], settings)
     for request in requests.adapters:
-        if request.demand.locked is not None:
+        if request.locked is not None:
             yield next(looked)
         else:
             difference = mismatch(entries[request.name], lock.adapter(request.name))
             yield Drift(request, (difference.removeprefix(f"{request.name} "),))
-    if base and requests.base is not None and requests.base.demand.locked is not None:
+    if base and requests.base is not None and requests.base.locked is not None:
         # Policies about adapters do not apply to the base.
         yield from find_drift([requests.base], replace(settings, policies=()))
     elif base and requests.base is not None and lock.base is not None:

@@ -11,12 +11,13 @@ from lora_cli.cli.adapter_selection import apply_policies
 from lora_cli.cli.options import option
 from lora_cli.cli.output import inform, write
 from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE, SIGNATURE_TYPE, VERDICT_TYPE
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.inspection import inspection_of
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.core.text import counted, size
 from lora_cli.errors import FormatError, UsageError
-from lora_cli.fetching.context import AdapterRequest, FetchContext
+from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.pipeline import fetch
 from lora_cli.fetching.verdicts import lines_by_snapshot
 from lora_cli.pushing.artifact import Artifact, image, model_pack
@@ -67,7 +68,7 @@ def command(
     verdicts = {file: lines_by_snapshot(file) for file in verdict or []}
     with FetchContext(Store(settings.cache_dir), settings) as context:
         origin = ref_of(ref)
-        snapshot = fetch(AdapterRequest(origin), context).snapshot
+        snapshot = fetch(AdapterRequest("", origin), context).snapshot
         main = _artifact(snapshot, layout, to, ref)
         attached = [(VERDICT_TYPE, _verdicts_on(snapshot, file, lines)) for file, lines in verdicts.items()]
         if (signature := read_small(snapshot.directory / SIGNATURE, LARGEST_SIGNATURE)) is not None:

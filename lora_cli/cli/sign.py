@@ -12,8 +12,9 @@ from lora_cli.cli.adapter_selection import apply_policies
 from lora_cli.cli.options import OUTPUT, option, origin_of
 from lora_cli.cli.output import check_writable, inform, write
 from lora_cli.core.adapter_files import SIGNATURE
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.errors import MissingExtra, NotFound, UsageError
-from lora_cli.fetching.context import AdapterRequest, FetchContext
+from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.pipeline import fetch
 from lora_cli.settings import Settings
 from lora_cli.store import Store
@@ -85,7 +86,7 @@ def command(
     check_writable(output)
     with FetchContext(Store(settings.cache_dir), settings) as context:
         if parsed.scheme != "file":
-            folder = fetch(AdapterRequest(parsed), context).snapshot.directory
+            folder = fetch(AdapterRequest("", parsed), context).snapshot.directory
         if key is None:
             data = sign.sign_with_identity(folder, output, trust_config)
         else:

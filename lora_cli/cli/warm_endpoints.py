@@ -20,7 +20,7 @@ from lora_cli.cli.output import Format, inform, remove_ready_file, write, write_
 from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_plan import admission_function, require_packages
 from lora_cli.cli.warm_serve import uniquely_named
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.daemon_threads import map_in_threads
 from lora_cli.endpoint.address import parse_address
@@ -230,7 +230,11 @@ def _note(server: Server, results: Sequence[AdapterOutcome], *, pinned: bool, se
 
 
 def _reconcile_options(
-    inputs: Inputs, items: Sequence[Item], refused: Sequence[AdapterOutcome], options: WarmOptions, settings: Settings
+    inputs: Inputs,
+    items: Sequence[AdapterRequest],
+    refused: Sequence[AdapterOutcome],
+    options: WarmOptions,
+    settings: Settings,
 ) -> ReconcileOptions:
     """How servers may be changed: with --prune, what neither the manifest nor a REF names goes."""
     named = frozenset(one.name for one in (inputs.manifest.adapters if inputs.manifest is not None else items))
@@ -302,7 +306,7 @@ def _sender(kind: str) -> Callable[[Snapshot], SentAdapter]:
 
 
 def _admitted(
-    items: Sequence[Item],
+    items: Sequence[AdapterRequest],
     admissions: Iterable[Admission],
     mapped: Callable[[Path], str],
     sent: Callable[[Snapshot], SentAdapter] | None,

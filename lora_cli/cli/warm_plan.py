@@ -18,7 +18,7 @@ from typing import Any
 from lora_cli.cli.adapter_selection import Inputs
 from lora_cli.cli.output import inform
 from lora_cli.core.adapter_files import BASE_CONFIG
-from lora_cli.core.adapter_request import NAME, Item
+from lora_cli.core.adapter_request import NAME, AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.log import logger
 from lora_cli.core.reference import AdapterRef
@@ -54,7 +54,7 @@ class TmpfsCopies:
         UsageError: ``text`` is not ``tmpfs:DIRECTORY``, or a name cannot be the folder of one adapter.
     """
 
-    def __init__(self, text: str, items: Iterable[Item], base: str | AdapterRef = "") -> None:
+    def __init__(self, text: str, items: Iterable[AdapterRequest], base: str | AdapterRef = "") -> None:
         ref = ref_of(base) if base else None
         self._base = ref.location if ref is not None and ref.scheme == "hf" and not ref.subfolder else ""
         kind, directory = text[: len(KIND)], text[len(KIND) :]
@@ -125,14 +125,15 @@ OnStage = Callable[[str, str, Snapshot | None], None]
 
 def admission_function(
     terms: Terms, settings: Settings, hold: InUseMarker, *, on_stage: OnStage | None = None, progress: Progress = SILENT
-) -> Callable[[Item], Admission]:
+) -> Callable[[AdapterRequest], Admission]:
     """The function that fetches one adapter into the cache and validates it there."""
     run, turns = FetchContext(Store(settings.cache_dir), settings, progress, in_use=hold), count()
 
-    def admit(item: Item) -> Admission:
-        hear, turn = ignore_stage if on_stage is None else partial(on_stage, item.name), next(turns)
+    def admit(item: AdapterRequest) -> Admission:
+        hear = ignore_stage if on_stage is None else partial(on_stage, item.name)
+        item = replace(item, turn=next(turns))
         with run.with_own_threads() as context:
-            fetched = fetch_adapter(item, context, on_stage=hear, turn=turn)
+            fetched = fetch_adapter(item, context, on_stage=hear)
         return validate_fetched(fetched, terms, settings, on_stage=hear)
 
     return admit

@@ -12,7 +12,7 @@ from lora_cli.cli.adapter_selection import Inputs, base_model
 from lora_cli.cli.options import parse_duration_option
 from lora_cli.cli.output import inform
 from lora_cli.cli.warm_plan import WarmRun, has_base_weights, log_stage, process_plan, require_packages
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.finding import Deployment
 from lora_cli.core.log import logger
 from lora_cli.core.target_modules import all_linear
@@ -126,13 +126,13 @@ def _base_name(inputs: Inputs) -> str:
     return Path(text.removeprefix("file://")).name if "://" in text or text.startswith((".", "/", "~")) else text
 
 
-def uniquely_named(items: Sequence[Item]) -> list[Item]:
+def uniquely_named(items: Sequence[AdapterRequest]) -> list[AdapterRequest]:
     """The adapters with the model names of the API: the name in the manifest, or the last part of the REF.
 
     Raises:
         UsageError: two have the same name.
     """
-    named: dict[str, Item] = {}
+    named: dict[str, AdapterRequest] = {}
     for item in items:
         name = item.name.rstrip("/").rpartition("/")[2] or item.name
         if name in named:

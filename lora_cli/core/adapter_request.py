@@ -1,13 +1,11 @@
-"""One adapter that is asked for, and what it may be called."""
+"""One adapter that is asked for: what it may be called, its reference, its files, and what is demanded of them."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from lora_cli.core.lock import LockedAdapter, ref_at
 from lora_cli.core.reference import AdapterRef
-
-if TYPE_CHECKING:
-    from lora_cli.core.lock import LockedAdapter
+from lora_cli.errors import UsageError
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 NAME_IN_WORDS = "a name: at most 128 letters, digits, dots, - and _, starting with a letter or digit"
@@ -16,17 +14,90 @@ NAME_HINT = "name: sql-v2; it is used as the folder, and as the model name in re
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """One adapter that was asked for: as manifest and lock name it, or as the command line does.
+class Selection:
+    """Which files to fetch: those that an adapter needs, plus those of ``include``, minus those of ``exclude``.
 
-    With ``latest`` it is the latest checkpoint in ``source``. ``signature`` is a file with its signature, if the
-    manifest names one.
+    Both are globs over the path, in which ``*`` also matches slashes. Pickled weights are fetched only with
+    ``allow_pickle``, and only where there are no safetensors. ``locked`` is the digest of a lock's files where these
+    differ from this selection. ``latest`` selects from the latest checkpoint (``fetching.checkpoint``). ``base`` is
+    the config of a base model, and nothing else.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    allow_pickle: bool = False
+    locked: str = ""
+    latest: bool = False
+    base: bool = False
+
+    @property
+    def chosen(self) -> bool:
+        """Whether globs change the selection."""
+        return bool(self.include or self.exclude)
+
+    def __str__(self) -> str:
+        """Empty for the usual files; else a text that is the same for equal selections only."""
+        if self.locked:
+            return f"locked {self.locked}"
+        parts = [f"+{glob}" for glob in sorted(self.include)] + [f"-{glob}" for glob in sorted(self.exclude)]
+        flags = {"pickle": self.allow_pickle, "latest": self.latest, "base": self.base}
+        return " ".join([*parts, *(name for name, given in flags.items() if given)])
+
+
+USUAL = Selection()
+BASE = Selection(base=True)
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRequest:
+    """One adapter that was asked for, under its ``name`` in the manifest, or as the command line writes it.
+
+    ``source`` is its reference, or a text that is still to be parsed. ``sha256`` is the snapshot digest that the
+    manifest demands (None: any), ``locked`` the entry in its lock, and ``signature`` a file with its signature, in
+    place of the one among its files. A ``pinned`` adapter is not evicted by a server.
+
+    ``typed`` is the reference as the user typed it, where that identifies the adapter: two may have one name. ``turn``
+    is its number in the run. ``invalid`` is why ``source`` is no reference.
     """
 
     name: str
     source: str | AdapterRef
     sha256: str | None = None
     pinned: bool = False
-    locked: "LockedAdapter | None" = None
-    latest: bool = False
+    locked: LockedAdapter | None = None
+    selection: Selection = USUAL
     signature: Path | None = None
+    typed: str = ""
+    turn: int = 0
+    invalid: UsageError | None = None
+
+    @property
+    def ref(self) -> AdapterRef:
+        """The parsed reference.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if self.invalid is not None:
+            raise self.invalid
+        assert isinstance(self.source, AdapterRef)
+        return self.source
+
+    @property
+    def locked_ref(self) -> AdapterRef:
+        """The reference at the revision that the lock has for it.
+
+        Raises:
+            UsageError: there is no reference, or the locked revision is not a commit.
+        """
+        return self.ref if self.locked is None else ref_at(self.ref, self.locked)
+
+    @property
+    def label(self) -> str:
+        """The name, else the reference."""
+        return self.name or str(self.source)
+
+    @property
+    def known_sha256(self) -> str | None:
+        """The snapshot digest as far as it is known before the download."""
+        return self.sha256 or (self.locked.digest if self.locked is not None else None)

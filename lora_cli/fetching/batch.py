@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import LoraCliError
-from lora_cli.fetching.context import AdapterRequest, FetchContext
+from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.pipeline import Fetched, fetch
 from lora_cli.fetching.progress import SILENT, Progress
 from lora_cli.fetching.scheduler import Deadline
@@ -64,7 +65,7 @@ def fetch_all(
 
     ``settings.jobs`` ranges are in flight over all of them. Errors other than ``LoraCliError`` are raised here.
     """
-    sources = Sources(settings, [one.parsed for one in requests if isinstance(one.parsed, AdapterRef)])
+    sources = Sources(settings, [one.source for one in requests if isinstance(one.source, AdapterRef)])
     with FetchContext(store, settings, progress, link=link, sources=sources) as context:
 
         def one(request: AdapterRequest) -> Outcome:

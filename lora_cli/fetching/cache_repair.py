@@ -5,15 +5,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from types import NoneType
 
+from lora_cli.core.adapter_request import AdapterRequest, Selection
 from lora_cli.core.json_schema import ErrorReport, error_report
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.reference import parse
 from lora_cli.core.snapshot import Blob, Snapshot
 from lora_cli.errors import LoraCliError, NotFound, Offline
 from lora_cli.fetching.batch import fetch_all
-from lora_cli.fetching.context import AdapterRequest
-from lora_cli.fetching.file_selection import Selection
-from lora_cli.fetching.requirements import Demand
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.atomic_swap import remove_path
@@ -80,8 +78,8 @@ def _fetch_again(store: Store, settings: Settings, digest: str, records: Sequenc
         locked = LockedAdapter(ref, ref, record.revision, record.files)
         with suppress(LoraCliError):
             # Pickles that were fetched before were allowed then.
-            selection, demand = Selection(allow_pickle=True), Demand(digest, locked)
-            request = AdapterRequest(parse(ref, is_path=lambda _: False), ref, selection, demand)
+            source, selection = parse(ref, is_path=lambda _: False), Selection(allow_pickle=True)
+            request = AdapterRequest(ref, source, digest, locked=locked, selection=selection)
             (outcome,) = fetch_all([request], store, settings)
             error = outcome.error
             if error is None:

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from lora_cli.core.adapter_request import Selection
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
-from lora_cli.fetching.file_selection import Selection
 from lora_cli.fetching.resolution_history import last_snapshot, recorded_access, recorded_blob
 from lora_cli.settings import Settings
 from lora_cli.sources import Source

@@ -1,64 +1,16 @@
-"""The request for one fetch, and what the fetches of one run share: cache, settings, threads and limits."""
+"""The shared state of the fetches of one run: cache, settings, threads and limits."""
 
 import threading
-from dataclasses import dataclass
 from typing import Self
 
-from lora_cli.core.lock import ref_at
-from lora_cli.core.reference import AdapterRef
-from lora_cli.errors import Refused, UsageError
+from lora_cli.errors import Refused
 from lora_cli.fetching.disk_space import DiskSpace
-from lora_cli.fetching.file_selection import USUAL, Selection
 from lora_cli.fetching.progress import SILENT, Progress
-from lora_cli.fetching.requirements import ANYTHING, Demand
 from lora_cli.fetching.scheduler import RangeScheduler
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from lora_cli.store.in_use import InUseMarker
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterRequest:
-    """One adapter to fetch: its reference, which files of it, and what is demanded of them.
-
-    ``parsed`` is the reference, or the error if the text is none. ``name`` is for progress and messages, "" for the
-    reference itself. ``typed`` is the reference as the user typed it, where that identifies the adapter: two may have
-    one name. ``turn`` is its number in the run.
-    """
-
-    parsed: AdapterRef | UsageError
-    name: str = ""
-    selection: Selection = USUAL
-    demand: Demand = ANYTHING
-    typed: str = ""
-    turn: int = 0
-
-    @property
-    def ref(self) -> AdapterRef:
-        """The reference.
-
-        Raises:
-            UsageError: there is none.
-        """
-        if isinstance(self.parsed, UsageError):
-            raise self.parsed
-        return self.parsed
-
-    @property
-    def locked_ref(self) -> AdapterRef:
-        """The reference at the revision that the lock has for it.
-
-        Raises:
-            UsageError: there is no reference, or the locked revision is not a commit.
-        """
-        locked = self.demand.locked
-        return self.ref if locked is None else ref_at(self.ref, locked)
-
-    @property
-    def label(self) -> str:
-        """The name, else the reference."""
-        return self.name or str(self.ref)
 
 
 class TotalBytesLimit:
@@ -101,7 +53,7 @@ class TotalBytesLimit:
 
 
 class FetchContext:
-    """What the adapters of one run share; closed when the run is over.
+    """The shared state of the fetches of one run; closed when the run is over.
 
     With ``link`` the weights of local folders become hard links in the cache, where the file system supports it.
     ``in_use`` keeps what is fetched from being garbage-collected; by default, until the context is closed.

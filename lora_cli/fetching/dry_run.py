@@ -2,16 +2,16 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from lora_cli.core.adapter_request import AdapterRequest, Selection
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import LoraCliError
 from lora_cli.fetching.batch import ordered_parallel_map
 from lora_cli.fetching.cached_source import CacheFirstSource
 from lora_cli.fetching.checkpoint import LatestCheckpoint
-from lora_cli.fetching.context import AdapterRequest
-from lora_cli.fetching.file_selection import Selection, select_files
+from lora_cli.fetching.file_selection import select_files
 from lora_cli.fetching.locked_files import select_locked
 from lora_cli.fetching.requirements import check_allowed, check_count, check_reference, check_size
 from lora_cli.fetching.resolution_history import FetchPlan, known_blobs, read_records
@@ -33,7 +33,7 @@ class Planned:
 
 def plan_all(requests: Sequence[AdapterRequest], store: Store, settings: Settings) -> Iterator[Planned]:
     """The plan for each request, in their order: origins are asked for listings, and no file is downloaded."""
-    sources = Sources(settings, [one.parsed for one in requests if isinstance(one.parsed, AdapterRef)])
+    sources = Sources(settings, [one.source for one in requests if isinstance(one.source, AdapterRef)])
 
     def one(request: AdapterRequest) -> Planned:
         try:
@@ -45,8 +45,8 @@ def plan_all(requests: Sequence[AdapterRequest], store: Store, settings: Setting
 
 
 def _plan(request: AdapterRequest, sources: Sources, store: Store, settings: Settings) -> Planned:
-    ref, selection, locked = request.ref, request.selection, request.demand.locked
-    check_reference(request.demand, ref, settings)
+    ref, selection, locked = request.ref, request.selection, request.locked
+    check_reference(request, settings)
     origin = LatestCheckpoint(sources.of(ref)) if selection.latest else sources.of(ref)
     cache_first = CacheFirstSource(origin, settings, Selection(latest=selection.latest), locked)
     # A cached snapshot does not show which other files the origin has.
@@ -60,12 +60,10 @@ def _plan(request: AdapterRequest, sources: Sources, store: Store, settings: Set
         plan = FetchPlan(ref, revision, files, selection, endpoints_of(ref, settings)[-1])
         known = known_blobs(plan, read_records(store, plan))
         digests = {file.path: known[file.path].sha256 if file.path in known else file.sha256 for file in files}
-        missing = tuple(file for file in files if not _is_cached(store, digests[file.path]))
-    check_allowed(request.demand, revision.ref, settings, files=files)
+        missing = tuple(
+            file for file in files if not ((sha256 := digests[file.path]) and os.path.lexists(store.blob(sha256)))
+        )
+    check_allowed(replace(request, source=revision.ref), settings, files=files)
     check_count(request.label, len(files), settings.max_files)
     check_size(request.label, sum(file.size or 0 for file in files), settings.max_bytes)
     return Planned(request, revision.id, files, missing)
-
-
-def _is_cached(store: Store, sha256: str | None) -> bool:
-    return sha256 is not None and os.path.lexists(store.blob(sha256))

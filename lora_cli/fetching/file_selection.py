@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from lora_cli.core.adapter_files import BASE_CONFIG, BESIDE, CONFIG, SIGNATURE
+from lora_cli.core.adapter_request import Selection
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.text import counted, names
@@ -14,41 +15,6 @@ from lora_cli.store.snapshots import check_paths
 
 _WEIGHTS = re.compile(r"adapter_model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?", re.ASCII)
 _PICKLED = re.compile(r"adapter_model(-\d{5}-of-\d{5})?\.(bin|pt)(\.index\.json)?", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which files to fetch: those that an adapter needs, plus those of ``include``, minus those of ``exclude``.
-
-    Both are globs over the path, in which ``*`` also matches slashes. Pickled weights are fetched only with
-    ``allow_pickle``, and only where there are no safetensors. ``locked`` is the digest of a lock's files where these
-    differ from this selection. ``latest`` selects from the latest checkpoint (``fetching.checkpoint``). ``base`` is
-    the config of a base model, and nothing else.
-    """
-
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    allow_pickle: bool = False
-    locked: str = ""
-    latest: bool = False
-    base: bool = False
-
-    @property
-    def chosen(self) -> bool:
-        """Whether globs change the selection."""
-        return bool(self.include or self.exclude)
-
-    def __str__(self) -> str:
-        """Empty for the usual files; else a text that is the same for equal selections only."""
-        if self.locked:
-            return f"locked {self.locked}"
-        parts = [f"+{glob}" for glob in sorted(self.include)] + [f"-{glob}" for glob in sorted(self.exclude)]
-        flags = {"pickle": self.allow_pickle, "latest": self.latest, "base": self.base}
-        return " ".join([*parts, *(name for name, given in flags.items() if given)])
-
-
-USUAL = Selection()
-BASE = Selection(base=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lora_cli.core.adapter_request import AdapterRequest, Selection
 from lora_cli.core.grouping import by_key
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import LoraCliError, Offline
 from lora_cli.fetching.batch import ordered_parallel_map
 from lora_cli.fetching.checkpoint import LatestCheckpoint
-from lora_cli.fetching.context import AdapterRequest
-from lora_cli.fetching.file_selection import Selection, select_files
+from lora_cli.fetching.file_selection import select_files
 from lora_cli.fetching.locked_files import sha256_from
 from lora_cli.fetching.requirements import check_reference
 from lora_cli.settings import Settings
@@ -51,12 +51,12 @@ def find_drift(requests: Sequence[AdapterRequest], settings: Settings) -> Iterat
     cached = by_key((commit_of(record), record) for record in all_records(Store(settings.cache_dir)))
 
     def one(request: AdapterRequest) -> Drift:
-        locked = request.demand.locked
+        locked = request.locked
         if locked is None:
             return Drift(request)
         try:
             ref = request.ref
-            check_reference(request.demand, ref, settings)
+            check_reference(request, settings)
             conflicts = tuple(_cache_conflicts(ref, locked, cached))
             if ref.pinned and ref.revision == locked.revision:
                 return Drift(request, conflicts, locked.revision)

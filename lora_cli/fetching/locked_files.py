@@ -9,11 +9,12 @@ from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+from lora_cli.core.adapter_request import USUAL, Selection
 from lora_cli.core.lock import LockedAdapter, upgrade_of
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.errors import Offline, Refused
-from lora_cli.fetching.file_selection import USUAL, Selection, check_readable
+from lora_cli.fetching.file_selection import check_readable
 from lora_cli.fetching.resolution_history import FetchPlan, known_blobs, read_records
 from lora_cli.sources import Source
 from lora_cli.store import Store

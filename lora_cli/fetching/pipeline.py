@@ -10,17 +10,18 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from lora_cli.core.adapter_files import SIGNATURE
+from lora_cli.core.adapter_request import AdapterRequest, Selection
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.log import logger
 from lora_cli.core.provenance import Provenance
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import Revision, Snapshot, snapshot_digest
+from lora_cli.core.snapshot import Snapshot, snapshot_digest
 from lora_cli.errors import Changed, Corrupt, MachineError, Offline, Unreachable
 from lora_cli.fetching.attachments import Attached, attached_to
 from lora_cli.fetching.checkpoint import LatestCheckpoint
-from lora_cli.fetching.context import AdapterRequest, FetchContext
+from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.download import DownloadJob, download
-from lora_cli.fetching.file_selection import LeftOut, Selection, left_out, refuse_pickled, select_files
+from lora_cli.fetching.file_selection import LeftOut, left_out, refuse_pickled, select_files
 from lora_cli.fetching.local_reuse import relist_after_linking
 from lora_cli.fetching.locked_files import (
     check_bytes,
@@ -94,9 +95,9 @@ def fetch(request: AdapterRequest, context: FetchContext, source: Source | None 
 
     ``source`` defaults to the run's source for that reference. From then on ``context.in_use`` marks the snapshot as in
     use. A cached pinned reference costs no request, and with ``settings.offline`` none does: files then come from the
-    cache of huggingface_hub, and are not downloaded. ``request.demand`` and ``settings.policies`` are checked as early
-    as possible: before a request, before a download, and before the result is returned. A locked adapter is fetched at
-    its locked revision, costs no request when it is cached, and must have the locked bytes.
+    cache of huggingface_hub, and are not downloaded. What ``request`` demands is checked as early as possible, and so
+    are ``settings.policies``: before a request, before a download, and before the result is returned. A locked adapter
+    is fetched at its locked revision, costs no request when it is cached, and must have the locked bytes.
 
     Raises:
         NotFound, AccessDenied, Unreachable, Offline: the origin does not give it.
@@ -136,14 +137,14 @@ def _from_cache(
         Offline: the origin must be asked, but offline mode is on.
         Refused, Corrupt, MachineError: see ``fetch``.
     """
-    demand, store, settings = request.demand, context.store, context.settings
+    store, settings = context.store, context.settings
     cachedir_tag.check_folder(store)
-    check_reference(demand, request.ref, settings)
+    check_reference(request, settings)
     ref = pinned or request.locked_ref
     attached = attached_to(ref, ref.revision, lambda: source or context.sources.of(request.ref), settings)
     ref = replace(ref, subfolder=recorded_folder(store, ref, request.selection, settings))
     check = partial(_check, request, ref, settings, attached)
-    fetched = _lookup(replace(request, parsed=pinned or request.ref), store, settings, check)
+    fetched = _lookup(replace(request, source=pinned or request.ref), store, settings, check)
     if fetched is not None and _lacks_signature(request, ref, fetched.snapshot, settings):
         return None  # it may have one by now, or had one before fetch took it
     if fetched is not None:
@@ -156,7 +157,7 @@ def _from_cache(
 
 def _lacks_signature(request: AdapterRequest, ref: AdapterRef, snapshot: Snapshot, settings: Settings) -> bool:
     """Whether a policy requires a signature that is not cached and may be at the origin."""
-    if settings.offline or SIGNATURE in snapshot.files or request.demand.signature or request.demand.locked:
+    if settings.offline or SIGNATURE in snapshot.files or request.signature or request.locked:
         return False
     return any(entries_for(name, settings, "require_signature") for name in _names(request, ref))
 
@@ -173,19 +174,18 @@ def _check(
     """Checks limits, digest, lock and policies of a complete snapshot of ``ref``, before or after it is published."""
     check_size(request.label, snapshot.size, settings.max_bytes)
     requested, *others = _names(request, ref)
-    provenance = check_snapshot(request.demand, requested, snapshot, settings, request.selection, attached)
+    provenance = check_snapshot(replace(request, source=requested), snapshot, settings, attached)
     for name in others:
         check_denied(name, settings)
         if settings.policies and not request.selection.base:
-            provenance = provenance.with_others(
-                check_provenance(request.demand, name, snapshot, settings, request.selection, attached)
-            )
+            others_say = check_provenance(replace(request, source=name), snapshot, settings, attached)
+            provenance = provenance.with_others(others_say)
     return provenance
 
 
 def _lookup(request: AdapterRequest, store: Store, settings: Settings, check: Check) -> Fetched | None:
     """The cached snapshot of a locked or pinned reference; in offline mode, of any reference."""
-    ref, selection, locked = request.locked_ref, request.selection, request.demand.locked
+    ref, selection, locked = request.locked_ref, request.selection, request.locked
     offline = settings.offline and ref.scheme != "file"
     if locked is not None and not selection.chosen:
         # A local folder is compared with the lock. If it no longer exists, the cache may have the locked files.
@@ -210,9 +210,9 @@ def _lookup(request: AdapterRequest, store: Store, settings: Settings, check: Ch
 
 def _from_origin(request: AdapterRequest, source: Source, context: FetchContext, cached: Fetched | None) -> Fetched:
     """The result of ``fetch`` when the origin must be asked, if only for access to the ``cached`` snapshot."""
-    ref, name, demand, settings = request.locked_ref, request.label, request.demand, context.settings
+    ref, name, settings = request.locked_ref, request.label, context.settings
     deadline = Deadline.of(name, settings)
-    if cached is None and isinstance(source, PinSource) and not (ref.pinned or demand.locked):
+    if cached is None and isinstance(source, PinSource) and not (ref.pinned or request.locked):
         with _resolve_hints(ref, request.selection, context):
             pinned = source.pin(ref)
         if (found := _from_cache(request, context, source, pinned)) is not None:
@@ -225,7 +225,7 @@ def _from_origin(request: AdapterRequest, source: Source, context: FetchContext,
     # Policies may have rules for the folder of the checkpoint, or of the only adapter in an artifact.
     ref = plan.revision.ref
     requested, *others = _names(request, ref)
-    check_allowed(demand, requested, settings, files=plan.files)
+    check_allowed(replace(request, source=requested), settings, files=plan.files)
     for one in others:
         check_denied(one, settings)
     if needs_access_check(ref, plan.revision.access, settings):
@@ -234,13 +234,14 @@ def _from_origin(request: AdapterRequest, source: Source, context: FetchContext,
     context.total.check(request.turn, name, sum(file.size or 0 for file in plan.files))
     job = DownloadJob(name, plan, source, context, deadline)
     attached = attached_to(ref, plan.revision.id, lambda: source, settings)
-    return _cached_or_downloaded(job, demand.locked, partial(_check, request, ref, settings, attached))
+    return _cached_or_downloaded(job, request.locked, partial(_check, request, ref, settings, attached))
 
 
 def _plan_fetch(request: AdapterRequest, source: Source, context: FetchContext) -> FetchPlan:
     """The revision that the reference means now, and the files that are requested of it."""
-    ref, selection, locked = request.locked_ref, request.selection, request.demand.locked
-    revision = _resolve(ref, LatestCheckpoint(source) if selection.latest else source, selection, context)
+    ref, selection, locked = request.locked_ref, request.selection, request.locked
+    with _resolve_hints(ref, selection, context):
+        revision = (LatestCheckpoint(source) if selection.latest else source).resolve(ref)
     files = select_files(revision, selection)
     if locked is not None:
         if revision.ref.scheme == "file":
@@ -293,11 +294,6 @@ def _cached_or_downloaded(job: DownloadJob, locked: LockedAdapter | None, check:
         write_records(store, plan, snapshot, records)
     others = left_out(plan.revision, plan.files)
     return Fetched(snapshot, plan.revision.id, cached, others, provenance=provenance[-1])
-
-
-def _resolve(ref: AdapterRef, source: Source, selection: Selection, context: FetchContext) -> Revision:
-    with _resolve_hints(ref, selection, context):
-        return source.resolve(ref)
 
 
 @contextmanager

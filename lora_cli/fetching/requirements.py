@@ -5,19 +5,19 @@ Whether the caller may still read what a shared cache has is decided by the orig
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from lora_cli.core.adapter_files import CONFIG, LARGEST_SIGNATURE, SIGNATURE
+from lora_cli.core.adapter_request import BASE, AdapterRequest, Selection
+from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.provenance import Provenance
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.errors import AccessDenied, Corrupt, NotFound, Offline, Refused, Unreachable
 from lora_cli.fetching.attachments import Attached, nothing
-from lora_cli.fetching.file_selection import BASE, Selection
 from lora_cli.fetching.reference_names import aliases, entries_for, other_names, real_glob
 from lora_cli.fetching.signatures import Contents, check_signatures
 from lora_cli.fetching.verdicts import check_verdicts
@@ -28,40 +28,21 @@ from lora_cli.store.disk import on_disk, read_small
 from lora_cli.store.resolution_records import Record
 
 if TYPE_CHECKING:
-    from lora_cli.core.lock import LockedAdapter
     from lora_cli.documents.policy import Policy
     from lora_cli.documents.policy_checks import Violation
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """The snapshot digest that a manifest demands (None: any), and the adapter's entry in its lock (None: no lock).
-
-    ``signature`` is a file with its signature, in place of the one among the adapter's files.
-    """
-
-    sha256: str | None = None
-    locked: "LockedAdapter | None" = None
-    signature: Path | None = None
-
-    @property
-    def known_sha256(self) -> str | None:
-        """The snapshot digest as far as it is known before the download."""
-        return self.sha256 or (self.locked.digest if self.locked is not None else None)
-
-
-ANYTHING = Demand()
 ACCESS_RULE = "policy require_access_check"
 
 
-def check_reference(demand: Demand, ref: AdapterRef, settings: Settings) -> None:
+def check_reference(request: AdapterRequest, settings: Settings) -> None:
     """Checks the policies on the reference itself, before any request.
 
     Raises:
         Refused: a policy forbids it.
     """
     if settings.policies:
-        check_allowed(demand, ref, settings, host=_host_of(ref, settings))
+        check_allowed(request, settings, host=_host_of(request.ref, settings))
 
 
 def check_size(name: str, total: int, most: int | None) -> None:
@@ -94,12 +75,7 @@ def byte_limit(settings: Settings) -> int | None:
 
 
 def check_snapshot(
-    demand: Demand,
-    ref: AdapterRef,
-    snapshot: Snapshot,
-    settings: Settings,
-    selection: Selection,
-    attached: Attached = nothing,
+    request: AdapterRequest, snapshot: Snapshot, settings: Settings, attached: Attached = nothing
 ) -> Provenance:
     """Checks a complete snapshot before it is used: digest, lock, size of headers, and policies.
 
@@ -110,25 +86,20 @@ def check_snapshot(
         Corrupt: its digest differs from the manifest's, or its files from the lock's.
         MissingExtra, UsageError, Offline, Unreachable: see ``check_signatures`` and ``check_verdicts``.
     """
-    check_digest(demand, ref, snapshot.digest)
-    if demand.locked is not None:
-        _check_locked(demand.locked, snapshot, selection)
-    _check_headers(ref, snapshot, settings.max_header_bytes)
+    check_digest(request, snapshot.digest)
+    if request.locked is not None:
+        _check_locked(request.locked, snapshot, request.selection)
+    _check_headers(request.ref, snapshot, settings.max_header_bytes)
     if settings.policies:
         files = tuple(RemoteFile(path, blob.size, blob.sha256) for path, blob in snapshot.files.items())
-        check_allowed(demand, ref, settings, files=files, digest=snapshot.digest)
-        if not selection.base:
-            return check_provenance(demand, ref, snapshot, settings, selection, attached)
+        check_allowed(request, settings, files=files, digest=snapshot.digest)
+        if not request.selection.base:
+            return check_provenance(request, snapshot, settings, attached)
     return Provenance()
 
 
 def check_provenance(
-    demand: Demand,
-    ref: AdapterRef,
-    snapshot: Snapshot,
-    settings: Settings,
-    selection: Selection,
-    attached: Attached = nothing,
+    request: AdapterRequest, snapshot: Snapshot, settings: Settings, attached: Attached = nothing
 ) -> Provenance:
     """The signers and verdicts that policies require of a snapshot and accept.
 
@@ -138,15 +109,15 @@ def check_provenance(
         Refused, MissingExtra, UsageError, Offline, Unreachable: see ``check_signatures`` and ``check_verdicts``.
     """
     signature = read_small(snapshot.directory / SIGNATURE, LARGEST_SIGNATURE)
-    contents = Contents(snapshot.files, signature, snapshot.directory, demand.signature, attached)
-    signers = check_signatures(ref, contents, settings, selection)
-    return Provenance(signers, check_verdicts(ref, snapshot.digest, settings, attached))
+    contents = Contents(snapshot.files, signature, snapshot.directory, request.signature, attached)
+    signers = check_signatures(request.ref, contents, settings, request.selection)
+    return Provenance(signers, check_verdicts(request.ref, snapshot.digest, settings, attached))
 
 
-def told_provenance(
+def provenance_or_refusal(
     ref: AdapterRef, settings: Settings, known: Provenance, verify: Callable[[], Provenance]
 ) -> Provenance | None:
-    """What ``verify`` gives, or ``known`` with its refusal; None if no policy requires anything of ``ref``.
+    """The result of ``verify``, or ``known`` with the refusal; None if no policy requires anything of ``ref``.
 
     Raises:
         MissingExtra, UsageError: see ``check_signatures`` and ``check_verdicts``.
@@ -160,20 +131,20 @@ def told_provenance(
 
 
 def cached_provenance(record: Record, store: Store, settings: Settings) -> Provenance | None:
-    """What policies require of the snapshot of ``record``, verified; None if nothing, or not all files were selected.
+    """The provenance of a record's snapshot that policies require; None if there is none, or files were left out.
 
     Raises:
-        MissingExtra, UsageError: see ``told_provenance``.
+        MissingExtra, UsageError: see ``provenance_or_refusal``.
     """
     if record.selection.startswith(("+", "-", str(BASE))):
         return None
-    ref, selection = parse(record.ref, is_path=lambda _: False), Selection(allow_pickle=True)
+    ref = parse(record.ref, is_path=lambda _: False)
+    request = AdapterRequest("", ref, selection=Selection(allow_pickle=True))
     snapshot = Snapshot(record.snapshot, store.snapshot(record.snapshot), record.files)
-    verify = partial(check_provenance, ANYTHING, ref, snapshot, settings, selection)
-    return told_provenance(ref, settings, Provenance(), verify)
+    return provenance_or_refusal(ref, settings, Provenance(), partial(check_provenance, request, snapshot, settings))
 
 
-def _check_locked(locked: "LockedAdapter", snapshot: Snapshot, selection: Selection) -> None:
+def _check_locked(locked: LockedAdapter, snapshot: Snapshot, selection: Selection) -> None:
     """Compares the files of a snapshot with the lock; with globs, only those that the lock has."""
     wrong = sorted(path for path, blob in snapshot.files.items() if locked.files.get(path, blob) != blob)
     if wrong or (not selection.chosen and snapshot.digest != locked.digest):
@@ -200,22 +171,21 @@ def _check_headers(ref: AdapterRef, snapshot: Snapshot, most: int) -> None:
                 )
 
 
-def check_digest(demand: Demand, ref: AdapterRef, digest: str) -> None:
+def check_digest(request: AdapterRequest, digest: str) -> None:
     """Checks the snapshot digest that the manifest demands, if it demands one.
 
     Raises:
         Corrupt: it is another one.
     """
-    if demand.sha256 is not None and digest != demand.sha256:
+    if request.sha256 is not None and digest != request.sha256:
         raise Corrupt(
-            f"{ref}: the manifest has sha256 {demand.sha256}, but its files have {digest}",
+            f"{request.ref}: the manifest has sha256 {request.sha256}, but its files have {digest}",
             hint="pin the intended revision, or write the new digest after you checked the changes",
         )
 
 
 def check_allowed(
-    demand: Demand,
-    ref: AdapterRef,
+    request: AdapterRequest,
     settings: Settings,
     *,
     host: str | None = None,
@@ -231,11 +201,12 @@ def check_allowed(
         return
     from lora_cli.documents.policy_checks import denials, violations
 
+    ref = request.ref
     found: list[Violation] = []
     for policy in settings.policies:
         known = _with_resolved_links(policy) if ref.scheme == "file" else policy
         for name in aliases(ref, settings):
-            found += violations(known, name, sha256=demand.known_sha256, host=host, files=files, digest=digest)
+            found += violations(known, name, sha256=request.known_sha256, host=host, files=files, digest=digest)
         for name in other_names(ref, settings) if policy.deny_sources else ():
             found += denials(known, name)
     _refuse(ref, found)

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from lora_cli.core.adapter_request import Selection
 from lora_cli.core.reference import WITH_REVISIONS, AdapterRef
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision, Snapshot
 from lora_cli.errors import Offline
-from lora_cli.fetching.file_selection import Selection, identity
+from lora_cli.fetching.file_selection import identity
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import endpoint_of, endpoints_of
 from lora_cli.store import Store

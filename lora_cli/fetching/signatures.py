@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE, SIGNATURE_TYPE
+from lora_cli.core.adapter_request import Selection
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.core.text import names
 from lora_cli.errors import LoraCliError, MissingExtra, Refused
 from lora_cli.fetching.attachments import Attached, nothing
-from lora_cli.fetching.file_selection import Selection, select_files
+from lora_cli.fetching.file_selection import select_files
 from lora_cli.fetching.reference_names import entries_for
 from lora_cli.settings import Settings
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.errors import MachineError
 from lora_cli.fetching.batch import Outcome, fetch_all
-from lora_cli.fetching.context import AdapterRequest
 from lora_cli.fleet.ray_cluster import joined, spread
 from lora_cli.settings import Settings
 from lora_cli.store import Store

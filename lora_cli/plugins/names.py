@@ -1,4 +1,4 @@
-"""What a client's name of an adapter stands for: an entry of a manifest, or a pattern (``hf://acme/{name}``)."""
+"""The adapters that clients request by name: entries of a manifest, or of a pattern (``hf://acme/{name}``)."""
 
 import os
 import re
@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_cli.core.adapter_request import NAME, Item
+from lora_cli.core.adapter_request import NAME, AdapterRequest
 from lora_cli.core.lock import of_manifest
 from lora_cli.core.reference import parse
 from lora_cli.errors import LoraCliError, NotFound, UsageError
-from lora_cli.reading.manifest import items_of, lock_path, locked_adapters, read_lock, read_manifest, with_policies
+from lora_cli.reading.manifest import lock_path, locked_adapters, read_lock, read_manifest, requests_of, with_policies
 from lora_cli.settings import RESOLVE, Settings, load_settings
 from lora_cli.validation.baseline import check_rules
 
@@ -30,17 +30,18 @@ class Known:
     """
 
     settings: Settings
-    items: Mapping[str, Item]
+    items: Mapping[str, AdapterRequest]
     patterns: tuple[str, ...] = ()
     max_lora_rank: int | None = None
 
-    def find(self, name: str) -> tuple[Item, ...]:
-        """Where the adapter may be, in the order to try; empty for a name that is none of ours."""
+    def find(self, name: str) -> tuple[AdapterRequest, ...]:
+        """The adapters that the name may mean, in the order to try; empty for an unknown name."""
         if (item := self.items.get(name)) is not None:
             return (item,)
         if not re.fullmatch(NAME, name):
             return ()
-        return tuple(Item(name, parse(pattern.replace(PLACE, name), is_path=_never)) for pattern in self.patterns)
+        refs = (parse(pattern.replace(PLACE, name), is_path=_never) for pattern in self.patterns)
+        return tuple(AdapterRequest(name, ref) for ref in refs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Names:
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> "Names | None":
-        """The names that the environment sets up; None where it sets up none."""
+        """The names that the environment configures; None if it configures none."""
         manifest, patterns, policy = (environ.get(name, "") for name in (MANIFEST, RESOLVE, POLICY))
         if not manifest and not patterns.split():
             return None
@@ -69,12 +70,12 @@ class Names:
         )
 
     def fingerprint(self) -> Fingerprint:
-        """Changes when a file was replaced or edited."""
+        """A value that changes when a file is replaced or edited."""
         lock = (lock_path(self.manifest),) if self.manifest is not None else ()
         return tuple(_state(path) for path in (self.manifest, *lock, self.policy) if path is not None)
 
     def read(self) -> Known:
-        """What the files say now.
+        """Reads the files.
 
         Raises:
             LoraCliError: a file cannot be read or has an error; a pattern is not valid, or no policy allows its source.
@@ -90,7 +91,7 @@ class Names:
                 locked = locked_adapters(adapter_set, lock)
             except NotFound:
                 locked = {}
-            items = {item.name: item for item in items_of(adapter_set.adapters, locked)}
+            items = {item.name: item for item in requests_of(adapter_set.adapters, locked)}
             rank = adapter_set.engine.max_lora_rank if adapter_set.engine is not None else None
         if self.patterns:
             _check_patterns(self.patterns, settings)

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Deployment
 from lora_cli.core.log import logger
@@ -36,22 +36,22 @@ from lora_cli.validation import open_base
 T = TypeVar("T")
 
 LOOK_S = 1.0
-"""The manifest is looked at again at most once in so many seconds, when a client asks for a name."""
+"""The least interval between two checks of the manifest for changes, in seconds."""
 
 LOOK_LIMIT_S = 5.0
-"""A request waits so long for that look, which a hung file system may hold up; then what was read before holds."""
+"""The longest that a request waits for that check, for a file system may hang; then the last reading is used."""
 
 MOST_AT_ONCE = 64
-"""Adapters that are fetched at once; the others wait."""
+"""Adapters that are fetched at once."""
 
 MOST_WAITING = 512
-"""Adapters that are fetched or wait for it; of more, a client is told to come again."""
+"""Adapters that are fetched or wait for it; beyond that, clients get 503."""
 
 MOST_NAMES = 10_000
-"""Names that are remembered beside those of a manifest: clients may make up any."""
+"""Names that are remembered besides those of a manifest: clients may request any name."""
 
 WAIT_S = 300.0
-"""How long a request waits for its adapter, unless ``RESOLVE_TIMEOUT`` says otherwise."""
+"""The default of ``RESOLVE_TIMEOUT``: how long a request waits for its adapter."""
 
 VALIDATE_S = 120.0
 """The longest that validating one adapter may take."""
@@ -59,16 +59,16 @@ VALIDATE_S = 120.0
 log = logger(__name__)
 
 Observe = Callable[[LoadReport, int], None]
-"""Hears of each attempt: its report, and the bytes that were downloaded."""
+"""Called after each attempt with its report and the downloaded bytes."""
 
 
 def unobserved(_report: LoadReport, _bytes: int) -> None:
-    """For whoever does not measure."""
+    """Does nothing: the default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """The engine that asks: NAME@VERSION, its base model as it was started with, and its limits (None: not known)."""
+    """The running engine: NAME@VERSION, the base model that it was started with, and its limits (None: unknown)."""
 
     engine: str
     base: str
@@ -85,7 +85,7 @@ class Resolved:
 
 
 class Unresolved(Exception):
-    """Why a client does not get an adapter that is one of ours, with the HTTP ``status`` that says so."""
+    """The reason why a known adapter cannot be served to a client, with the HTTP ``status`` for it."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -94,9 +94,9 @@ class Unresolved(Exception):
 
 @dataclass(slots=True)
 class _Lookup(Backoff):
-    """One name under one reading of the manifest: where its adapter may be, and how it went."""
+    """One name under one reading of the manifest: its possible adapters, and the last result."""
 
-    items: tuple[Item, ...]
+    items: tuple[AdapterRequest, ...]
     reading: "_Reading"
     resolved: Resolved | None = None
     task: "asyncio.Task[LoadReport] | None" = None
@@ -108,7 +108,7 @@ class _Lookup(Backoff):
 
 @dataclass(slots=True, eq=False)
 class _Reading:
-    """What one reading of the manifest gave, and the processes that work by its settings."""
+    """The result of one reading of the manifest, and the processes that use its settings."""
 
     known: Known
     fingerprint: Fingerprint
@@ -135,12 +135,12 @@ class Resolver:
         self._waiting = 0
 
     async def resolve(self, name: str, running: Running) -> Resolved | None:
-        """The adapter of that name, on this disk and validated for the engine; None for a name that is none of ours.
+        """The adapter of that name, on this disk and validated for the engine; None for an unknown name.
 
-        Who asks at the same time waits for the same attempt, which goes on when a client goes away.
+        Concurrent requests share one attempt, which continues when a client disconnects.
 
         Raises:
-            Unresolved: it is ours, and the client cannot have it, or not yet.
+            Unresolved: it is known, but cannot be served, or not yet.
         """
         reading = await self._current(running)
         items = reading.known.find(name)
@@ -166,7 +166,7 @@ class Resolver:
         return asked.resolved
 
     async def close(self) -> None:
-        """End the processes, and let go of the adapters. What is asked after that fails."""
+        """Ends the processes and releases the adapters; later requests fail."""
         if self._look is not None:
             await asyncio.wait((self._look,))
         if self._reading is not None:
@@ -175,8 +175,8 @@ class Resolver:
             self._hold.close()
         self._threads.shutdown(wait=False)
 
-    def _remembered(self, name: str, items: tuple[Item, ...], reading: _Reading) -> _Lookup:
-        """What is known of a name; nothing of what it stood for before, or under other policies."""
+    def _remembered(self, name: str, items: tuple[AdapterRequest, ...], reading: _Reading) -> _Lookup:
+        """The state of a name; a new one if its adapters or the policies changed."""
         asked = self._asked.get(name)
         if asked is None or asked.items != items or asked.reading is not reading:
             asked = self._asked[name] = _Lookup(items, reading)
@@ -188,7 +188,7 @@ class Resolver:
         return asked
 
     async def _attempt(self, asked: _Lookup, reading: _Reading) -> LoadReport:
-        """Fetch and validate one adapter, from the first place that has it. Its report says what went wrong."""
+        """Fetches and validates one adapter, from the first source that has it. An error is in the report."""
         self._waiting += 1
         reading.attempts += 1
         try:
@@ -201,7 +201,7 @@ class Resolver:
                 asked.resolved = Resolved(report.name, admitted.lora.directory, report.digest)
             asked.record_result(report)
             if report.error:
-                log.warning("%s is not served: %s", report.name, _told(report))
+                log.warning("%s is not served: %s", report.name, _with_hint(report))
             elif report.provenance is not None:
                 log.info("%s: %s", report.name, report.origin)
             self._observe(report, 0 if admitted.cached else admitted.size)
@@ -212,17 +212,17 @@ class Resolver:
             self._retire(reading)
 
     async def _current(self, running: Running) -> _Reading:
-        """The last reading of the manifest, which is read again when it changed."""
+        """The last reading of the manifest, which is read again if it changed."""
         if self._look is None and time.monotonic() >= self._look_at:
-            self._look = asyncio.create_task(self._looked(running))
+            self._look = asyncio.create_task(self._reload(running))
         if self._look is not None:
             await asyncio.wait((self._look,), timeout=LOOK_LIMIT_S if self._reading is not None else None)
         if self._reading is None:
             raise Unresolved(503, "the adapters of this server cannot be read; see its log")
         return self._reading
 
-    async def _looked(self, running: Running) -> None:
-        """Read the manifest if it changed. One with an error leaves what was read before, and is logged once."""
+    async def _reload(self, running: Running) -> None:
+        """Reads the manifest again if it changed. If it has an error, the last reading stays; it is logged once."""
         try:
             before = self._reading
             fingerprint = await self._in_thread(self._names.fingerprint)
@@ -269,7 +269,7 @@ class Resolver:
         return admissions
 
     def _retire(self, reading: _Reading) -> None:
-        """End the processes of a reading that is over, once nothing is asked of them."""
+        """Ends the processes of an earlier reading once they have no requests."""
         if reading is not self._reading and not reading.attempts:
             self._threads.submit(reading.admissions.close)
 
@@ -296,7 +296,7 @@ def resolver_for(names: Names, engine: logging.Logger) -> Resolver:
 
 
 def _base_of(base: str, settings: Settings) -> BaseModel | None:
-    """The engine's base model. It has read the config itself: the Hub is asked only where its cache lacks that."""
+    """The engine's base model. The engine has read its config: the Hub is asked only if it is not in its cache."""
     for offline in (True, settings.offline):
         with suppress(LoraCliError):
             return open_base(base, replace(settings, offline=offline, policies=()), fallback=base_from_transformers)
@@ -304,12 +304,12 @@ def _base_of(base: str, settings: Settings) -> BaseModel | None:
     return None
 
 
-def _told(report: LoadReport) -> str:
+def _with_hint(report: LoadReport) -> str:
     return f"{report.error} ({report.hint})" if report.hint else report.error
 
 
 def _unresolved(asked: _Lookup, report: LoadReport) -> Unresolved:
-    """A failed attempt as a client hears of it."""
+    """The error of a failed attempt, for a client."""
     status, _kind = STATUS.get(report.exit_code, (500, ""))
     again = f"; retry in {max(1, round(asked.retry_in_s))} s" if status >= 500 else ""
-    return Unresolved(status, f"{shorten_name(report.name)}: {_told(report)}{again}")
+    return Unresolved(status, f"{shorten_name(report.name)}: {_with_hint(report)}{again}")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import USUAL, AdapterRequest, Selection
 from lora_cli.core.lock import Lock, LockedAdapter, ref_at
 from lora_cli.core.reference import LATEST
 from lora_cli.documents.lockfile import load_lock, mismatch
@@ -97,15 +97,19 @@ def locked_adapters(adapter_set: AdapterSet, lock: Lock) -> Mapping[str, LockedA
     return found
 
 
-def items_of(entries: Iterable[AdapterEntry], locked: Mapping[str, LockedAdapter]) -> tuple[Item, ...]:
+def requests_of(
+    entries: Iterable[AdapterEntry], locked: Mapping[str, LockedAdapter], selection: Selection = USUAL
+) -> tuple[AdapterRequest, ...]:
     """Adapters at their locked revision; those without a lock at the revision of their source."""
-    items = []
+    requests = []
     for entry in entries:
         at = locked.get(entry.name)
         source = entry.source if at is None else ref_at(entry.source, at)
-        latest = entry.checkpoint == LATEST
-        items.append(Item(entry.name, source, entry.sha256, entry.pinned, at, latest=latest, signature=entry.signature))
-    return tuple(items)
+        files = replace(selection, latest=entry.checkpoint == LATEST)
+        requests.append(
+            AdapterRequest(entry.name, source, entry.sha256, entry.pinned, at, files, signature=entry.signature)
+        )
+    return tuple(requests)
 
 
 def with_policies(settings: Settings, adapter_set: AdapterSet | None, policy: Path | None = None) -> Settings:

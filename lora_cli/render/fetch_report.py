@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lora_cli import __version__
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.json_schema import (
     EXCLUDED,
     INLINE,
@@ -18,9 +19,7 @@ from lora_cli.core.json_schema import (
     error_report,
 )
 from lora_cli.core.lock import Changes
-from lora_cli.errors import UsageError
 from lora_cli.fetching.batch import Outcome
-from lora_cli.fetching.context import AdapterRequest
 from lora_cli.fetching.file_selection import LeftOut
 from lora_cli.fetching.lock_drift import Drift
 from lora_cli.store.published import NotPruned, Pruning, Published
@@ -134,7 +133,7 @@ def fetched_adapter(outcome: Outcome) -> FetchedAdapter:
 
 
 def _ref(request: AdapterRequest) -> str | None:
-    return None if isinstance(request.parsed, UsageError) else str(request.parsed)
+    return None if request.invalid is not None else str(request.source)
 
 
 def _snapshot(outcome: Outcome) -> FetchedSnapshot | None:
@@ -190,7 +189,7 @@ class CheckReport:
 
 def checked_adapter(drift: Drift) -> CheckedAdapter:
     """The message for one adapter."""
-    locked = drift.request.demand.locked
+    locked = drift.request.locked
     return CheckedAdapter(
         name=drift.request.name,
         ref=_ref(drift.request),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.text import names, safe
 from lora_cli.engines.profile import Flags, Profile
@@ -47,7 +47,7 @@ class Export:
     """
 
     file: str
-    adapters: Sequence[Item]
+    adapters: Sequence[AdapterRequest]
     profile: Profile
     fit: Fit
     model: str
@@ -76,7 +76,7 @@ class Located:
     ``image`` is an image that has the folder. ``origin``: ``pinned`` or ``newest`` where that is the adapter's source.
     """
 
-    item: Item
+    item: AdapterRequest
     name: str
     location: str
     image: str = ""
@@ -175,7 +175,7 @@ def _located(platform: Platform, export: Export) -> list[Located]:
     return list(found.values())
 
 
-def _at_origin(platform: Platform, export: Export, item: Item, name: str) -> Located | None:
+def _at_origin(platform: Platform, export: Export, item: AdapterRequest, name: str) -> Located | None:
     """The adapter at its source, if that is asked for and the platform reads it."""
     ref = item.source
     if not export.from_origin or not isinstance(ref, AdapterRef) or ref.scheme not in platform.origins:
@@ -191,7 +191,7 @@ def _at_origin(platform: Platform, export: Export, item: Item, name: str) -> Loc
     return Located(item, name, form.format(location=ref.location.rstrip("/"), revision=ref.revision), origin=pinned)
 
 
-def _folder(platform: Platform, export: Export, item: Item) -> str:
+def _folder(platform: Platform, export: Export, item: AdapterRequest) -> str:
     """The adapter's folder in the cache, or the published one."""
     assert item.locked is not None
     at = export.at.rstrip("/")

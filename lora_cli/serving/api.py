@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.runtime.messages import LoraRequest, Probe, ProbeResult
 from lora_cli.serving.adapter_manager import AdapterManager
@@ -112,7 +112,7 @@ class Api:
         if asked.lora_name == self.base:
             raise UsageError(f"{asked.lora_name} is the base's name", hint="use another name")
         source = await self.manager.in_thread(allowed_reference, asked.lora_path, self.roots, self.settings)
-        item = Item(asked.lora_name, source)
+        item = AdapterRequest(asked.lora_name, source)
         if asked.load_inplace:
             await self.manager.replace(item)
         else:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from lora_cli import __version__
+from lora_cli.core.adapter_request import BASE
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Deployment, EngineOutcome, Severity
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import Refused, UsageError
-from lora_cli.fetching.file_selection import BASE
 from lora_cli.fetching.verdicts import TEST_RESULT
 from lora_cli.settings import Settings
 from lora_cli.signing.attestation import STATEMENT_TYPE

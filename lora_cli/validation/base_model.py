@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_cli.core.adapter_request import BASE
 from lora_cli.core.architectures import UnknownArchitecture
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.reference import AdapterRef, repository_of
 from lora_cli.errors import NotFound, Offline
-from lora_cli.fetching.file_selection import BASE
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.validation.validate import cached_or_origin, ref_of

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_cli.core.adapter import Adapter
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.addresses import without_secrets
 from lora_cli.core.finding import Deployment, Outcome, Severity
 from lora_cli.core.provenance import JudgedEngine, Provenance, VerifiedVerdict
@@ -15,10 +15,8 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import LoraCliError, Refused, UsageError
-from lora_cli.fetching.context import AdapterRequest, FetchContext
-from lora_cli.fetching.file_selection import Selection
+from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.pipeline import fetch
-from lora_cli.fetching.requirements import Demand
 from lora_cli.reading.adapter import Opened, read_adapter
 from lora_cli.rules.engine import rank_above_max
 from lora_cli.settings import Settings
@@ -84,7 +82,7 @@ class _TimedSource:
         return getattr(self._source, name)
 
 
-def fetch_adapter(item: Item, context: FetchContext, *, on_stage: OnStage = ignore_stage, turn: int = 0) -> Admission:
+def fetch_adapter(item: AdapterRequest, context: FetchContext, *, on_stage: OnStage = ignore_stage) -> Admission:
     """Resolve and fetch one adapter, with the time of each stage; an error is part of the result."""
     watch, ref = Stopwatch(), None
     source_text = without_secrets(str(item.source))
@@ -93,16 +91,14 @@ def fetch_adapter(item: Item, context: FetchContext, *, on_stage: OnStage = igno
         ref = ref_of(item.source)
         source_text = str(ref)
         source = _TimedSource(context.sources.of(ref), watch, on_stage)
-        demand = Demand(item.sha256, item.locked, item.signature)
-        request = AdapterRequest(ref, item.name, Selection(latest=item.latest), demand, turn=turn)
-        fetched = fetch(request, context, source)
-        context.total.check(turn, item.name, fetched.snapshot.size)
+        fetched = fetch(replace(item, source=ref), context, source)
+        context.total.check(item.turn, item.name, fetched.snapshot.size)
     except LoraCliError as error:
         stage = "fetch" if "resolve" in watch.stage_ms else "resolve"
         watch.lap(stage)
         return Admission(item.name, source_text, stage_ms=watch.stage_ms, error=error, stage=stage)
     finally:
-        context.total.finish(turn)
+        context.total.finish(item.turn)
     watch.lap("fetch")
     return Admission(
         item.name,

@@ -3,22 +3,21 @@
 Its snapshot digest is the one that it would have after a fetch.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE
-from lora_cli.core.adapter_request import Item
-from lora_cli.core.reference import AdapterRef
+from lora_cli.core.adapter_request import USUAL, AdapterRequest, Selection
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision, snapshot_digest
 from lora_cli.documents.policy import Policy
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import LoraCliError, Refused
 from lora_cli.fetching.attachments import attached_to
 from lora_cli.fetching.cached_source import CacheFirstSource
-from lora_cli.fetching.file_selection import USUAL, Selection, select_files
+from lora_cli.fetching.file_selection import select_files
 from lora_cli.fetching.locked_files import check_folder, select_locked, sha256_from
 from lora_cli.fetching.reference_names import entries_for
 from lora_cli.fetching.requirements import (
-    Demand,
     check_allowed,
     check_cached_access,
     check_digest,
@@ -35,9 +34,9 @@ EVERYTHING = Selection(allow_pickle=True)
 
 
 def resolve_permitted(
-    item: Item, ref: AdapterRef, source: Source, origin: Source, settings: Settings
+    item: AdapterRequest, source: Source, origin: Source, settings: Settings
 ) -> tuple[Revision, tuple[str, ...]]:
-    """The revision of ``ref`` in ``source``, if digest and lock of ``item`` match and policies allow it.
+    """The revision of ``item`` in ``source``, if its digest and lock match and policies allow it.
 
     Also the signers that policies require.
     Policies may require that ``origin`` still grants access. A lock is compared with the bytes of a folder, and with
@@ -49,17 +48,17 @@ def resolve_permitted(
         AccessDenied, NotFound, Offline, Unreachable: the origin must be asked, and does not grant access.
         LoraCliError: what the source raises.
     """
-    demand = Demand(item.sha256, item.locked, item.signature)
-    check_reference(demand, ref, settings)
-    revision = source.resolve(ref)
+    check_reference(item, settings)
+    revision = source.resolve(item.ref)
+    item = replace(item, source=revision.ref)
     signers: tuple[str, ...] = ()
     if settings.policies:
-        signers = _check_policies(demand, revision, source, origin, settings)
+        signers = _check_policies(item, revision, source, origin, settings)
     elif item.locked is None:
         files = _planned(revision)
         blobs = blobs_of(revision, files, source) if files is not None else None
         if blobs is not None:
-            check_digest(demand, revision.ref, snapshot_digest(blobs.items()))
+            check_digest(item, snapshot_digest(blobs.items()))
     if item.locked is not None and revision.ref.scheme == "file":
         check_folder(Store(settings.cache_dir), revision, files_to_fetch(revision), item.locked, source)
     elif item.locked is not None:
@@ -68,17 +67,17 @@ def resolve_permitted(
 
 
 def _check_policies(
-    demand: Demand, revision: Revision, source: Source, origin: Source, settings: Settings
+    item: AdapterRequest, revision: Revision, source: Source, origin: Source, settings: Settings
 ) -> tuple[str, ...]:
     """Checks what policies say of an adapter; gives the signers that they require."""
     ref, files = revision.ref, files_to_fetch(revision)
-    check_allowed(demand, ref, settings, files=files)
+    check_allowed(item, settings, files=files)
     if is_on_disk(source, revision) and files and needs_access_check(ref, revision.access, settings):
         check_cached_access(ref, revision.id, [file.path for file in files], origin, settings)
     rules = [key for policy in settings.policies for key in _digest_keys(policy)]
     must_be_signed = bool(entries_for(ref, settings, "require_signature"))
     rules += ["require_signature"] * must_be_signed
-    if not rules and demand.sha256 is None:
+    if not rules and item.sha256 is None:
         return ()
     # What an origin lists may be the signed files, and what it sends others.
     is_known = is_on_disk(source, revision) or not must_be_signed
@@ -88,14 +87,14 @@ def _check_policies(
         why = f"policy {rules[0]}: " if rules else ""
         raise Refused(f"{ref}: {why}its digest is unknown before it is fetched", hint=hint)
     digest = snapshot_digest(blobs.items())
-    check_digest(demand, ref, digest)
-    check_allowed(demand, ref, settings, digest=digest)
+    check_digest(item, digest)
+    check_allowed(item, settings, digest=digest)
     file = revision.file(SIGNATURE)
     signature = read_beginning(source, revision, file, LARGEST_SIGNATURE) if file is not None else None
     cached = source.snapshot(revision) if isinstance(source, CacheFirstSource) else None
     folder = Path(ref.location) if ref.scheme == "file" else cached.directory if cached is not None else None
     attached = attached_to(ref, revision.id, lambda: origin, settings)
-    contents = Contents(blobs, signature, folder, demand.signature, attached)
+    contents = Contents(blobs, signature, folder, item.signature, attached)
     return check_signatures(ref, contents, settings, EVERYTHING)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from lora_cli.core.adapter import Adapter, pair_up
 from lora_cli.core.adapter_files import BESIDE, CONFIG, WEIGHTS
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.comparison import ARITHMETIC, ROUNDOFF
 from lora_cli.core.finding import Deployment, EngineOutcome, Outcome, Severity, Verdict
@@ -34,10 +34,9 @@ from lora_cli.core.text import names
 from lora_cli.engines import Profile
 from lora_cli.engines.profile import MERGE
 from lora_cli.errors import FormatError, Refused, UsageError
-from lora_cli.fetching.context import AdapterRequest, FetchContext
-from lora_cli.fetching.file_selection import Selection, adapter_folders_hint
+from lora_cli.fetching.context import FetchContext
+from lora_cli.fetching.file_selection import adapter_folders_hint
 from lora_cli.fetching.pipeline import fetch
-from lora_cli.fetching.requirements import Demand
 from lora_cli.reading.adapter import SHARD, Opened, join_shards, read_adapter
 from lora_cli.reading.base_weights import base_copies
 from lora_cli.reading.byte_ranges import read_range
@@ -90,7 +89,7 @@ class RepairOptions:
 
 
 @one_budget()
-def repair_adapter(item: Item, options: RepairOptions, settings: Settings) -> RepairReport:
+def repair_adapter(item: AdapterRequest, options: RepairOptions, settings: Settings) -> RepairReport:
     """Repair one adapter: a local one is read in place, a remote one is fetched first. Neither is changed.
 
     Its digest, its lock and ``settings.policies`` must hold.
@@ -98,12 +97,12 @@ def repair_adapter(item: Item, options: RepairOptions, settings: Settings) -> Re
     Raises:
         LoraCliError: it cannot be fetched or read, it is not a LoRA adapter, or the folder cannot be written.
     """
-    ref, text = ref_of(item.source), str(item.source)
+    text, item = str(item.source), replace(item, source=ref_of(item.source))
     if options.to is not None:
         _check_unused(options.to)
-    one = _open(item, ref, options, settings)
+    one = _open(item, text, options, settings)
     terms = Terms(options.base, engines=(options.profile,), deployment=options.deployment)
-    evidence = gather_evidence(one, terms, ref)
+    evidence = gather_evidence(one, terms, item.ref)
     verdict = judge(one.adapter, terms, evidence)
     before = verdict.engines[0]
     context, fixed = _context(one, options, {} if before.outcome is Outcome.OK else _copies(one, options, settings))
@@ -121,7 +120,7 @@ def repair_adapter(item: Item, options: RepairOptions, settings: Settings) -> Re
         refusals = (*refusals, *copy_refusals(context))
     report = RepairReport(
         name=text,
-        source=str(ref),
+        source=str(item.source),
         engine=TargetEngine(after.engine, after.version or after.profile),
         before=outcome_report(before),
         after=outcome_report(after),
@@ -190,19 +189,19 @@ def _beyond_repair(hint: str) -> str:
     return MERGE if "lora-cli repair" in hint else hint
 
 
-def _open(item: Item, ref: AdapterRef, options: RepairOptions, settings: Settings) -> Opened:
+def _open(item: AdapterRequest, name: str, options: RepairOptions, settings: Settings) -> Opened:
     """The adapter with all its tensors on this disk: in place, or fetched into the cache.
 
     Raises:
         FormatError, Refused: it cannot be read, or is not a LoRA adapter.
         LoraCliError: it cannot be fetched.
     """
-    source, revision = _local_source(item, ref, options, settings)
-    name, most = str(item.source), settings.max_header_bytes
+    source, revision = _local_source(item, options, settings)
+    most = settings.max_header_bytes
     adapter = join_shards(source, revision, read_adapter(source, revision, name, most), most)
     if adapter.config is None and adapter.config_error is None:
         paths = [file.path for file in adapter.files]
-        hint = "add the file that PEFT wrote" if adapter.weight_files else adapter_folders_hint(ref, paths)
+        hint = "add the file that PEFT wrote" if adapter.weight_files else adapter_folders_hint(item.ref, paths)
         raise FormatError("it is missing", where=f"{name}: {CONFIG}", hint=hint)
     if (error := adapter.config_error or adapter.weights_error) is not None:
         raise FormatError(error.message, where=name, hint=error.hint)
@@ -213,11 +212,10 @@ def _open(item: Item, ref: AdapterRef, options: RepairOptions, settings: Setting
     return Opened(source, revision, adapter)
 
 
-def _local_source(item: Item, ref: AdapterRef, options: RepairOptions, settings: Settings) -> tuple[Source, Revision]:
-    if ref.scheme == "file":
-        return resolve_allowed(item, ref, settings, Sources(settings))[:2]
-    selection = Selection(allow_pickle=options.allow_pickle, latest=item.latest)
-    request = AdapterRequest(ref, item.name, selection, Demand(item.sha256, item.locked, item.signature))
+def _local_source(item: AdapterRequest, options: RepairOptions, settings: Settings) -> tuple[Source, Revision]:
+    if item.ref.scheme == "file":
+        return resolve_allowed(item, settings, Sources(settings))[:2]
+    request = replace(item, selection=replace(item.selection, allow_pickle=options.allow_pickle))
     with FetchContext(Store(settings.cache_dir), settings) as context:
         return snapshot_at(fetch(request, context).snapshot.directory)
 

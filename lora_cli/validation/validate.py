@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import USUAL, AdapterRequest, Selection
 from lora_cli.core.addresses import without_secrets
 from lora_cli.core.companions import Card, Companions
 from lora_cli.core.lock import LockedAdapter
@@ -18,7 +18,6 @@ from lora_cli.core.snapshot import Blob, Revision, snapshot_digest
 from lora_cli.errors import LoraCliError, MachineError
 from lora_cli.fetching.cached_source import CacheFirstSource
 from lora_cli.fetching.checkpoint import LatestCheckpoint
-from lora_cli.fetching.file_selection import USUAL, Selection
 from lora_cli.forks import forks, processors
 from lora_cli.reading.adapter import Opened, call_in_threads, read_adapter
 from lora_cli.reading.companions import read_card
@@ -60,7 +59,9 @@ def ref_of(source: str | AdapterRef) -> AdapterRef:
     return parse(source, is_path=is_path) if isinstance(source, str) else source
 
 
-def validate(item: Item, terms: Terms, settings: Settings, sources: Sources | None = None, threads: int = 1) -> Checked:
+def validate(
+    item: AdapterRequest, terms: Terms, settings: Settings, sources: Sources | None = None, threads: int = 1
+) -> Checked:
     """Validate one adapter: a local one in place, a remote one by its header. Nothing is written.
 
     If the cache has the same revision of a remote adapter, it is read from there, values too. An item without a name
@@ -74,9 +75,9 @@ def validate(item: Item, terms: Terms, settings: Settings, sources: Sources | No
     source_text = without_secrets(str(item.source))
     checked = Checked(item.name or source_text, source_text, stage_ms=watch.stage_ms)
     try:
-        ref = ref_of(item.source)
-        checked = replace(checked, source=str(ref))
-        source, revision, signers = resolve_allowed(item, ref, settings, sources or Sources(settings))
+        item = replace(item, source=ref_of(item.source))
+        checked = replace(checked, source=str(item.source))
+        source, revision, signers = resolve_allowed(item, settings, sources or Sources(settings))
         checked = replace(checked, source=str(revision.ref), revision=revision, signers=signers)
         watch.lap("resolve")
         one, companions, card = _read(source, revision, checked.name, terms, settings, threads)
@@ -108,19 +109,20 @@ def validate(item: Item, terms: Terms, settings: Settings, sources: Sources | No
 
 
 def resolve_allowed(
-    item: Item, ref: AdapterRef, settings: Settings, sources: Sources
+    item: AdapterRequest, settings: Settings, sources: Sources
 ) -> tuple[Source, Revision, tuple[str, ...]]:
-    """The source to read ``ref`` from and its revision, if policies, digest and lock allow it; and its signers.
+    """The source to read ``item`` from and its revision, if policies, digest and lock allow it; and its signers.
 
     Policies are checked before any request, and before a file is read. Only required signers are known.
     """
-    origin = LatestCheckpoint(sources.of(ref)) if item.latest else sources.of(ref)
-    source = cached_or_origin(ref, settings, origin, Selection(latest=item.latest), item.locked)
+    ref = item.ref
+    origin = LatestCheckpoint(sources.of(ref)) if item.selection.latest else sources.of(ref)
+    source = cached_or_origin(ref, settings, origin, item.selection, item.locked)
     if not settings.policies and item.sha256 is None and item.locked is None:
         return source, source.resolve(ref), ()
     from lora_cli.validation.policy_check import resolve_permitted
 
-    return source, *resolve_permitted(item, ref, source, origin, settings)
+    return source, *resolve_permitted(item, source, origin, settings)
 
 
 def cached_or_origin(
@@ -151,7 +153,7 @@ def _read(
     return Opened(source, revision, adapter), companions, card
 
 
-def _known_files(item: Item, one: Opened, *, hashed: bool) -> Mapping[str, Blob] | None:
+def _known_files(item: AdapterRequest, one: Opened, *, hashed: bool) -> Mapping[str, Blob] | None:
     """The files that a fetch would give, as the cache or the lock has them; None if neither does.
 
     With ``hashed``, those of the listing or this disk come first, if each file's digest is listed or can be read here.
@@ -168,7 +170,9 @@ def _known_files(item: Item, one: Opened, *, hashed: bool) -> Mapping[str, Blob]
     return locked.files if locked is not None and compared else None
 
 
-def check_all(items: Sequence[Item], terms: Terms, settings: Settings, *, contents: bool = True) -> Iterator[Checked]:
+def check_all(
+    items: Sequence[AdapterRequest], terms: Terms, settings: Settings, *, contents: bool = True
+) -> Iterator[Checked]:
     """Validate many adapters as ``validate`` does, in their order; at most ``settings.jobs`` are read at once.
 
     Without ``contents`` only the verdicts are kept, so that memory does not grow with the adapters.
@@ -179,7 +183,7 @@ def check_all(items: Sequence[Item], terms: Terms, settings: Settings, *, conten
     sources = Sources(settings)
     threads = max(1, min(AT_ONCE, settings.jobs // max(1, len(items))))
 
-    def one(item: Item) -> Checked:
+    def one(item: AdapterRequest) -> Checked:
         checked = validate(item, terms, settings, sources, threads)
         return checked if contents else checked.without_contents()
 
@@ -197,7 +201,9 @@ def check_all(items: Sequence[Item], terms: Terms, settings: Settings, *, conten
         yield from map(one, items)
 
 
-def check_in_processes(one: Callable[[Item], Checked], items: Sequence[Item], workers: int) -> Iterator[Checked]:
+def check_in_processes(
+    one: Callable[[AdapterRequest], Checked], items: Sequence[AdapterRequest], workers: int
+) -> Iterator[Checked]:
     """Forks of this process, each of which validates every ``workers``-th batch and sends it through its own pipe."""
     together = min(MOST_TOGETHER, max(TOGETHER, len(items) // (workers * 16)))
     batches = [items[first : first + together] for first in range(0, len(items), together)]
@@ -217,6 +223,6 @@ def check_in_processes(one: Callable[[Item], Checked], items: Sequence[Item], wo
             yield from judged
 
 
-def read_all(items: Sequence[Item], settings: Settings, *, weights: bool = True) -> Iterator[Checked]:
+def read_all(items: Sequence[AdapterRequest], settings: Settings, *, weights: bool = True) -> Iterator[Checked]:
     """Read many adapters by config and header, without rules; without ``weights`` only their configs."""
     return check_all(items, Terms(values=False, rules=(), weights=weights), settings)

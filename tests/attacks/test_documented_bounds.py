@@ -12,7 +12,7 @@ import pytest
 
 from lora_cli.cli.adapter_selection import base_model
 from lora_cli.core.adapter import Adapter
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.results import LoadReport
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.tensor_keys import parse_key
@@ -84,7 +84,7 @@ def opened(setup: AdmissionSettings) -> Iterator[Admissions]:
 def test_the_kernel_ends_these_processes_before_the_server(opened: Admissions, tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "good", modules=llama_modules(["q_proj"]))
     others = children_of(os.getpid())
-    assert opened.admit(Item("good", str(folder)), by_client=False).lora is not None
+    assert opened.admit(AdapterRequest("good", str(folder)), by_client=False).lora is not None
     found = [Path(f"/proc/{pid}/oom_score_adj").read_text().strip() for pid in children_of(os.getpid()) - others]
     assert found == ["1000", "1000"]
 
@@ -104,16 +104,16 @@ def test_the_time_grows_with_the_bytes(
     monkeypatch.setattr(opened, "_limit_s", most_s)
     monkeypatch.setattr(opened._validating, "ask", ask)
     monkeypatch.setattr(opened._fetching, "ask", lambda _asked, _step: Admitted(LoadReport("x"), size=size))
-    assert opened.admit(Item("x", "x"), by_client=False).report.error == "enough"
+    assert opened.admit(AdapterRequest("x", "x"), by_client=False).report.error == "enough"
     assert limits == [limit_s]
 
 
 def test_a_long_message_is_cut(opened: Admissions, tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "long", config={"target_modules": ["x" * 100_000]})
-    report = opened.admit(Item("long", str(folder)), by_client=False).report
+    report = opened.admit(AdapterRequest("long", str(folder)), by_client=False).report
     assert report.error
     assert len(report.error) <= 2001
-    missing = opened.admit(Item("missing", "/" + "x/" * 2000), by_client=False).report
+    missing = opened.admit(AdapterRequest("missing", "/" + "x/" * 2000), by_client=False).report
     assert missing.error.endswith("…")
     assert len(missing.error) == 2001
 

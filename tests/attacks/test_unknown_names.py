@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.errors import NotFound
 from lora_cli.serving.adapter_state import MOST_SUGGESTED, AdapterRegistry
 from tests.attacks.besieged import ends_s, probed, resident_mb
@@ -97,7 +97,7 @@ def test_many_that_are_told_and_taken_away_keep_nobody_waiting(server: Running) 
 def test_names_are_suggested_among_few_and_short_ones() -> None:
     def said(names: list[str], asked: str) -> str:
         with pytest.raises(NotFound) as error:
-            AdapterRegistry(Item(name, "source") for name in names).of(asked)
+            AdapterRegistry(AdapterRequest(name, "source") for name in names).of(asked)
         assert len(error.value.message) < 200
         return error.value.hint
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.reference import AdapterRef
 from lora_cli.fetching.batch import fetch_all
-from lora_cli.fetching.context import AdapterRequest
 from lora_cli.fetching.scheduler import RANGE
 from lora_cli.settings import Settings
 from lora_cli.store import Store
@@ -170,7 +170,7 @@ def _served(folder: Path, most: float) -> Iterator[_Paced]:
 
 def _fetch(server: _Paced, cache: Path, names: list[str], found: dict[Path, tuple[float, Any]]) -> None:
     place = f"127.0.0.1:{server.server_port}"
-    requests = [AdapterRequest(AdapterRef("http", f"{place}/{name}"), name) for name in names]
+    requests = [AdapterRequest(name, AdapterRef("http", f"{place}/{name}")) for name in names]
     settings = Settings(cache, retries=100)
     outcomes = list(fetch_all(requests, Store(cache), settings))
     found[cache] = time.monotonic(), [one.error for one in outcomes]

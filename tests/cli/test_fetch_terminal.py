@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, Snapshot
 from lora_cli.errors import NotFound
 from lora_cli.fetching.batch import Outcome
-from lora_cli.fetching.context import AdapterRequest
 from lora_cli.fetching.file_selection import LeftOut
 from lora_cli.fetching.pipeline import Fetched
 from lora_cli.render.fetch_report import fetched_adapter
@@ -115,8 +115,8 @@ def test_no_directory_is_cut_and_no_name_is_a_command(width: int, tmp_path: Path
     directory = tmp_path / ("d" * 90)
     published = Published("acme/base", "", "ef" * 32)
     ref = AdapterRef("file", str(tmp_path))
-    failed = Outcome(AdapterRequest(ref, "bad"), None, NotFound("bad: gone"), 5.0)
-    done = [Outcome(AdapterRequest(ref, name), fetched, None, 8442.0, directory, published), failed]
+    failed = Outcome(AdapterRequest("bad", ref), None, NotFound("bad: gone"), 5.0)
+    done = [Outcome(AdapterRequest(name, ref), fetched, None, 8442.0, directory, published), failed]
     shown = rendered(fetched_parts(list(map(fetched_adapter, done)), 90.4), width)
     assert all(line.isprintable() for line in shown.splitlines())
     assert str(directory) in shown

@@ -13,7 +13,7 @@ from lora_cli import __version__
 from lora_cli.cli.adapter_selection import Inputs
 from lora_cli.cli.inspect_bom import write_bom
 from lora_cli.cli.main import main
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.fetching.locked_files import sha256_from
@@ -468,14 +468,17 @@ def test_every_broken_adapter_has_a_valid_bill(tmp_path: Path, capsys: Captured)
 
 
 def check_bills(folders: list[Path], tmp_path: Path, capsys: Captured) -> None:
-    settings, items = Settings(cache_dir=tmp_path / "cache"), tuple(Item("", str(folder)) for folder in folders)
+    settings, items = (
+        Settings(cache_dir=tmp_path / "cache"),
+        tuple(AdapterRequest("", str(folder)) for folder in folders),
+    )
     assert write_bom(described(items, settings), Inputs(items, ""), None, None, settings) == 1
     components = check_bom(capsys.readouterr().out)["components"][: len(folders)]
     assert [one["name"] for one in components] == [folder.name for folder in folders]
     assert not [one["name"] for one in components if "error" in properties(one)]
 
 
-def described(items: tuple[Item, ...], settings: Settings) -> list[tuple[Checked, Inspection]]:
+def described(items: tuple[AdapterRequest, ...], settings: Settings) -> list[tuple[Checked, Inspection]]:
     """As ``inspect`` has read them; no rule has looked at them."""
     checks = check_all(items, Terms(values=False, rules=(), card=True), settings)
     return [(one, inspection_of(one.adapter, card=one.card)) for one in checks if one.adapter is not None]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lora_cli.core.adapter import Adapter
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.experts import MIXTRAL, OLD_NAMES, QWEN2_MOE, as_loaded
 from lora_cli.core.finding import Severity, Verdict
@@ -129,7 +129,7 @@ def read(directory: Path) -> Adapter:
 
 
 def verdict_on(directory: Path, base: BaseModel) -> Verdict:
-    verdict = validate(Item("", str(directory)), Terms(base), Settings(cache_dir=directory / "cache")).verdict
+    verdict = validate(AdapterRequest("", str(directory)), Terms(base), Settings(cache_dir=directory / "cache")).verdict
     assert verdict is not None
     return verdict
 

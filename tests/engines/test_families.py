@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.architectures import FAMILIES
 from lora_cli.core.base_model import UNKNOWN_FAMILY, BaseModel
 from lora_cli.engines import ENGINES, choose_engine
@@ -27,7 +27,7 @@ def said(tmp_path: Path, base: BaseModel, *engines: str, **modules: tuple[int, i
     """What each engine does with a good adapter on ``base``, in words, and the note on it."""
     adapter = write_adapter(tmp_path / "adapter", modules=modules or llama_modules(), r=8)
     terms = Terms(base, engines=tuple(map(choose_engine, engines)))
-    checked = validate(Item("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
+    checked = validate(AdapterRequest("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
     assert checked.verdict is not None
     return {one.engine: (one.label, one.note) for one in checked.verdict.engines}
 

@@ -4,14 +4,14 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lora_cli.core.adapter_request import Selection
 from lora_cli.core.reference import parse
 from lora_cli.documents.policy import Policy
-from lora_cli.fetching.file_selection import Selection
 from lora_cli.fetching.pipeline import Fetched
-from lora_cli.fetching.requirements import Demand
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
@@ -32,12 +32,12 @@ class Desk:
         self.store = Store(self.settings.cache_dir)
 
     def bring(
-        self, text: str, selection: Selection | None = None, demand: Demand | None = None, policy: Policy | None = None
+        self, text: str, selection: Selection | None = None, policy: Policy | None = None, **demanded: Any
     ) -> Fetched:
         ref = parse(text, is_path=os.path.lexists)
         settings = self.settings if policy is None else replace(self.settings, policies=(policy,))
         source = open_source(ref.scheme, settings)
-        return bring(ref, source, self.store, settings, selection=selection or Selection(), demand=demand or Demand())
+        return bring(ref, source, self.store, settings, selection=selection or Selection(), **demanded)
 
     def requests_of(self, text: str) -> int:
         before = self.hub.count()

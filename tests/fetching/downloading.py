@@ -3,10 +3,10 @@
 import threading
 from pathlib import Path
 
+from lora_cli.core.adapter_request import USUAL
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.download import DownloadJob, download
-from lora_cli.fetching.file_selection import USUAL
 from lora_cli.fetching.progress import SILENT, Progress
 from lora_cli.fetching.resolution_history import FetchPlan
 from lora_cli.fetching.scheduler import Deadline

@@ -13,7 +13,6 @@ from lora_cli.documents.manifest import SourceRule
 from lora_cli.documents.policy import Policy
 from lora_cli.errors import AccessDenied, NotFound, Offline
 from lora_cli.fetching.pipeline import Fetched
-from lora_cli.fetching.requirements import ANYTHING, Demand
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
@@ -133,14 +132,14 @@ def test_a_bucket_is_asked_with_the_callers_keys(
     settings = Settings(tmp_path / "cache", retries=0, policies=(Policy(require_access_check=True),))
     ref = parse(f"s3://{bucket}/sql", is_path=os.path.lexists)
 
-    def asked(demand: Demand = ANYTHING, **keys: str) -> Fetched:
+    def asked(locked: LockedAdapter | None = None, **keys: str) -> Fetched:
         for name, value in {**seaweed_server.environ, **keys}.items():
             monkeypatch.setenv(name, value)
-        return bring(ref, Sources(settings).of(ref), Store(settings.cache_dir), settings, demand=demand)
+        return bring(ref, Sources(settings).of(ref), Store(settings.cache_dir), settings, locked=locked)
 
     first = asked()
     lock = LockedAdapter("sql", str(ref), first.revision, first.snapshot.files)
-    demand = Demand(locked=lock) if locked else ANYTHING
-    assert asked(demand).cached
+    lock_or_none = lock if locked else None
+    assert asked(lock_or_none).cached
     with pytest.raises(AccessDenied):
-        asked(demand, AWS_SECRET_ACCESS_KEY="bobs")
+        asked(lock_or_none, AWS_SECRET_ACCESS_KEY="bobs")

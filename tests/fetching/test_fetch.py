@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from lora_cli.core.adapter_request import AdapterRequest, Selection
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.documents.policy import Policy
 from lora_cli.errors import AccessDenied, Corrupt, FormatError, NotFound, Offline, Refused, Unreachable
 from lora_cli.fetching.batch import fetch_all
-from lora_cli.fetching.context import AdapterRequest
-from lora_cli.fetching.file_selection import Selection
-from lora_cli.fetching.requirements import Demand
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.verify import verify
@@ -169,9 +167,9 @@ def test_a_policy_over_files_is_judged_before_a_byte_is_read(desk: Desk) -> None
 
 def test_a_demanded_digest_is_judged_whether_it_is_cached_or_not(desk: Desk) -> None:
     digest = desk.bring("org/sql").snapshot.digest
-    assert desk.bring("org/sql", demand=Demand(sha256=digest)).cached
+    assert desk.bring("org/sql", sha256=digest).cached
     with pytest.raises(Corrupt, match="the manifest has sha256"):
-        desk.bring("org/sql", demand=Demand(sha256="0" * 64))
+        desk.bring("org/sql", sha256="0" * 64)
     with pytest.raises(Refused, match="deny_sha256"):
         desk.bring("org/sql", policy=Policy(deny_sha256=(digest,)))
 
@@ -194,7 +192,7 @@ def test_many_go_on_when_one_fails_and_come_in_their_order(desk: Desk, adapter: 
     broken = tmp_path / "broken"
     broken.mkdir()
     refs = ["org/sql", "org/none", str(adapter), str(broken), str(tmp_path / "nowhere"), "az://loras/sql"]
-    wanted = [AdapterRequest(parse(text, is_path=os.path.lexists), text) for text in refs]
+    wanted = [AdapterRequest(text, parse(text, is_path=os.path.lexists)) for text in refs]
     outcomes = list(fetch_all(wanted, desk.store, desk.settings))
     assert [outcome.request.name for outcome in outcomes] == refs
     assert [outcome.exit_code for outcome in outcomes] == [0, 3, 0, 1, 3, 2]
@@ -203,7 +201,7 @@ def test_many_go_on_when_one_fails_and_come_in_their_order(desk: Desk, adapter: 
 
 def test_the_same_adapter_many_times_in_one_process_is_fetched_once(desk: Desk) -> None:
     desk.hub.fault("GET cdn", delay_s=0.2, times=-1)
-    wanted = [AdapterRequest(AdapterRef("hf", "org/sql"), f"sql-{number}") for number in range(8)]
+    wanted = [AdapterRequest(f"sql-{number}", AdapterRef("hf", "org/sql")) for number in range(8)]
     outcomes = list(fetch_all(wanted, desk.store, desk.settings))
     assert {outcome.exit_code for outcome in outcomes} == {0}
     assert len({outcome.fetched.snapshot.digest for outcome in outcomes if outcome.fetched}) == 1
@@ -213,7 +211,7 @@ def test_the_same_adapter_many_times_in_one_process_is_fetched_once(desk: Desk) 
 
 def test_no_thread_is_left_after_many(desk: Desk) -> None:
     before = threading.active_count()
-    list(fetch_all([AdapterRequest(AdapterRef("hf", "org/sql"), "a")], desk.store, desk.settings))
+    list(fetch_all([AdapterRequest("a", AdapterRef("hf", "org/sql"))], desk.store, desk.settings))
     ours = [thread for thread in threading.enumerate() if thread.name.startswith(("lane", "lease"))]
     for thread in ours:
         thread.join(2)

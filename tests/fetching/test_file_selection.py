@@ -2,10 +2,11 @@
 
 import pytest
 
+from lora_cli.core.adapter_request import Selection
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, Refused
-from lora_cli.fetching.file_selection import Selection, identity, select_files
+from lora_cli.fetching.file_selection import identity, select_files
 
 REF = AdapterRef("hf", "org/name")
 USUAL = ("adapter_config.json", "adapter_model.safetensors")

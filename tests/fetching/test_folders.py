@@ -11,7 +11,6 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
 from lora_cli.fetching.locked_files import check_folder
-from lora_cli.fetching.requirements import Demand
 from lora_cli.sources.local import LocalSource
 from lora_cli.store.verify import verify
 from tests.fetching.desk import FILES, WEIGHTS, Desk
@@ -52,7 +51,7 @@ def test_a_folder_that_was_fetched_is_compared_with_its_lock_and_not_read_again(
     with pytest.raises(AssertionError, match=WEIGHTS):
         check_folder(desk.store, revision, revision.files, locked, source)
     # A fetch that finds the same bytes notes their new times.
-    assert desk.bring(str(adapter), demand=Demand(locked=locked)).cached
+    assert desk.bring(str(adapter), locked=locked).cached
     check_folder(desk.store, revision, revision.files, locked, source)
 
 

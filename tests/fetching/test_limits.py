@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.main import main
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.reference import parse
 from lora_cli.errors import MachineError, Refused
 from lora_cli.fetching.batch import Outcome, fetch_all
-from lora_cli.fetching.context import AdapterRequest
 from lora_cli.fetching.disk_space import DiskSpace
 from lora_cli.fetching.progress import Progress
 from lora_cli.fetching.scheduler import RANGE
@@ -41,7 +41,7 @@ class Desk:
             hub.add(f"org/{name}", {CONFIG: {"name": name}, WEIGHTS: os.urandom(MIB)})
 
     def ask(self, *names: str, **settings: object) -> list[Outcome]:
-        wanted = [AdapterRequest(parse(f"org/{name}", is_path=lambda _: False), name) for name in names]
+        wanted = [AdapterRequest(name, parse(f"org/{name}", is_path=lambda _: False)) for name in names]
         return list(fetch_all(wanted, self.store, replace(self.settings, **settings)))  # type: ignore[arg-type]
 
     def codes(self, *names: str, **settings: object) -> list[int]:

@@ -10,12 +10,13 @@ import jsonschema
 import pytest
 import yaml
 
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.reference import parse
 from lora_cli.documents.manifest import SourceRule
 from lora_cli.documents.policy import Policy, load_policy
 from lora_cli.errors import LoraCliError, Refused, UsageError
 from lora_cli.fetching.pipeline import Fetched
-from lora_cli.fetching.requirements import ANYTHING, Demand, check_reference
+from lora_cli.fetching.requirements import check_reference
 from lora_cli.reading.manifest import read_policy
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
@@ -38,7 +39,7 @@ def allowed(text: str, *policies: str, settings: Settings | None = None) -> str:
     read = tuple(load_policy(f"apiVersion: lora-cli/v1\nkind: Policy\n{one}\n", "p.yaml") for one in policies)
     settings = replace(settings or Settings(Path("/nowhere")), policies=read)
     try:
-        check_reference(ANYTHING, parse(text, is_path=os.path.lexists), settings)
+        check_reference(AdapterRequest("", parse(text, is_path=os.path.lexists)), settings)
     except Refused as error:
         return error.message.partition("policy ")[2].partition(":")[0] or error.message
     except UsageError:
@@ -220,26 +221,26 @@ def test_the_production_example_is_what_it_says() -> None:
     jsonschema.validate(yaml.safe_load((MANIFESTS / "policy.yaml").read_text()), schema)
     settings = Settings(Path("/nowhere"), policies=(policy,))
 
-    def rule(text: str, demand: Demand = ANYTHING) -> str:
+    def rule(text: str, sha256: str | None = None) -> str:
         try:
-            check_reference(demand, parse(text, is_path=os.path.lexists), settings)
+            check_reference(AdapterRequest("", parse(text, is_path=os.path.lexists), sha256), settings)
         except Refused as error:
             return error.message.partition("policy ")[2].partition(":")[0]
         return ""
 
     assert rule(f"hf://acme/sql@{COMMIT}") == ""
     assert rule("hf://acme/sql") == "require_pinned"
-    assert rule("hf://acme/sql", Demand(sha256="a" * 64)) == ""
+    assert rule("hf://acme/sql", "a" * 64) == ""
     assert rule(f"hf://acme/playground-x@{COMMIT}") == "deny_sources"
     assert rule(f"hf://other/sql@{COMMIT}") == "allow_sources"
-    assert rule("/srv/adapters/sql", Demand(sha256="a" * 64)) == ""
+    assert rule("/srv/adapters/sql", "a" * 64) == ""
     assert policy.require_access_check
     assert policy.allow_private_redirects is False
     assert policy.max_bytes == 2 << 30
 
 
 def test_pickled_weights_must_be_named_by_the_policy(tmp_path: Path) -> None:
-    from lora_cli.fetching.file_selection import Selection
+    from lora_cli.core.adapter_request import Selection
 
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "adapter_config.json").write_bytes(b"{}")

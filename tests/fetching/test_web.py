@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from lora_cli.core.adapter_request import USUAL, Selection
 from lora_cli.core.reference import parse
 from lora_cli.errors import Changed, Corrupt, Offline, UsageError
 from lora_cli.fetching import scheduler
-from lora_cli.fetching.file_selection import USUAL, Selection
 from lora_cli.fetching.pipeline import Fetched
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources

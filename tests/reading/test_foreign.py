@@ -13,7 +13,7 @@ import torch
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import PeftType
 
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.foreign_formats import DIALECTS, FORMATS, METHODS, STAND_INS, dialects
 from lora_cli.core.inspection import inspection_of
 from lora_cli.settings import Settings
@@ -63,7 +63,7 @@ OTHERS = {"LORA", "XLORA", "ADAMSS"}
 
 
 def judged(directory: Path) -> Checked:
-    checked = validate(Item("", str(directory)), Terms(), Settings(cache_dir=directory / "cache"))
+    checked = validate(AdapterRequest("", str(directory)), Terms(), Settings(cache_dir=directory / "cache"))
     assert checked.error is None
     return checked
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.finding import Deployment
 from lora_cli.engines import choose_engine
 from lora_cli.errors import LoraCliError
@@ -44,7 +44,9 @@ def repaired(family: str, base: Path, folder: Path) -> list[Case]:
             to = folder / "repaired" / engine / name
             try:
                 made = repair_adapter(
-                    Item("", str(cases[name].directory)), RepairOptions(profile, model, deployment, to), settings
+                    AdapterRequest("", str(cases[name].directory)),
+                    RepairOptions(profile, model, deployment, to),
+                    settings,
                 )
             except LoraCliError:
                 continue

@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import Blob
@@ -37,13 +37,13 @@ PLACES: dict[PlatformName, str] = {
 every_platform = pytest.mark.parametrize("platform", list(PLATFORMS))
 
 
-def item(name: str, source: str | AdapterRef = "./sql", *, pinned: bool = False) -> Item:
+def item(name: str, source: str | AdapterRef = "./sql", *, pinned: bool = False) -> AdapterRequest:
     files = {"adapter_config.json": Blob("ab" * 32, len(name))}
     ref = parse(source, is_path=lambda _: False) if isinstance(source, str) else source
-    return Item(name, ref, pinned=pinned, locked=LockedAdapter(name, str(source), "", files))
+    return AdapterRequest(name, ref, pinned=pinned, locked=LockedAdapter(name, str(source), "", files))
 
 
-def export_of(platform: PlatformName, *items: Item, **changes: Any) -> Export:
+def export_of(platform: PlatformName, *items: AdapterRequest, **changes: Any) -> Export:
     export = Export(
         file="set.yaml",
         adapters=items,
@@ -71,7 +71,7 @@ def documents(platform: PlatformName, text: str) -> list[Any]:
     return found
 
 
-def rendered(platform: PlatformName, *items: Item, **changes: Any) -> tuple[list[Any], list[str], str]:
+def rendered(platform: PlatformName, *items: AdapterRequest, **changes: Any) -> tuple[list[Any], list[str], str]:
     """The documents, the comments and the text."""
     text = render_platform(platform, export_of(platform, *items, **changes))
     comments = [line for line in text.splitlines() if line.startswith("#")]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.finding import Deployment, Reason
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
@@ -35,7 +35,7 @@ def left(case: Mapping[str, Any], engine: str, folder: Path) -> set[str]:
     base = None if case.get("base") == "none" else open_base(str(base_directory(case, folder / "base")), settings)
     deployment = Deployment(**{k: v for k, v in case.get("deployment", {}).items() if k in {"tp", "max_lora_rank"}})
     found = repair_adapter(
-        Item("", str(folder / "adapter")), RepairOptions(choose_engine(engine), base, deployment), settings
+        AdapterRequest("", str(folder / "adapter")), RepairOptions(choose_engine(engine), base, deployment), settings
     )
     return {reason.feature for reason in found.after.reasons}
 

@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.finding import Deployment
 from lora_cli.core.reference import parse
 from lora_cli.engines import choose_engine
@@ -123,7 +123,7 @@ def judged(case: Mapping[str, Any], tmp_path: Path) -> Checked:
         engines=engines,
         deployment=replace(deployment, lora_target_modules=tuple(deployment.lora_target_modules or ()) or None),
     )
-    checked = validate(Item(case.get("name", ""), str(directory)), terms, settings)
+    checked = validate(AdapterRequest(case.get("name", ""), str(directory)), terms, settings)
     return asked_for(case["ref"], checked, terms) if "ref" in case else checked
 
 
@@ -223,7 +223,7 @@ def test_an_adapter_like_the_last_one_is_told_the_same_and_one_that_differs_is_n
     texts = []
     for name, config in (("one", {"r": 8}), ("two", {"r": 8}), ("three", {}), ("four", {"r": 8})):
         made({"case": name, "config": config}, tmp_path / name)
-        verdict = validate(Item("", str(tmp_path / name)), terms, settings).verdict
+        verdict = validate(AdapterRequest("", str(tmp_path / name)), terms, settings).verdict
         assert verdict is not None
         texts.append([(one.code, one.problem) for one in verdict.findings])
     assert texts[0] == texts[1] == texts[3] != texts[2]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Severity
 from lora_cli.settings import Settings
@@ -226,7 +226,9 @@ def errors(config: bytes, weights: bytes, folder: Path) -> list[str]:
     directory.mkdir(exist_ok=True)
     (directory / "adapter_config.json").write_bytes(config)
     (directory / "adapter_model.safetensors").write_bytes(weights)
-    checked = validate(Item("", str(directory)), Terms(base(folder / "base")), Settings(cache_dir=folder / "cache"))
+    checked = validate(
+        AdapterRequest("", str(directory)), Terms(base(folder / "base")), Settings(cache_dir=folder / "cache")
+    )
     assert checked.error is None
     assert checked.verdict is not None
     return [one.code for one in checked.verdict.findings if one.severity is Severity.ERROR]

@@ -14,7 +14,7 @@ import pytest
 
 from lora_cli.cli.adapter_selection import apply_policies
 from lora_cli.cli.main import main
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.finding import Deployment
 from lora_cli.engines import choose_engine
 from lora_cli.fetching.context import FetchContext
@@ -71,7 +71,7 @@ def admit(
     started = deployment or Deployment(max_lora_rank=16 if engines else None)
     asked = Terms(open_base("base", settings), engines=engines, deployment=started, **terms)
     with FetchContext(Store(settings.cache_dir), settings) as context:
-        return validate_fetched(fetch_adapter(Item("sql", "./sql"), context), asked, settings)
+        return validate_fetched(fetch_adapter(AdapterRequest("sql", "./sql"), context), asked, settings)
 
 
 def is_validated(admission: Admission) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.architectures import base_from_config
 from lora_cli.core.finding import Accepted, Finding, Severity
 from lora_cli.engines import choose_engine
@@ -23,7 +23,7 @@ def checked(tmp_path: Path, modules: dict[str, tuple[int, int]], *engines: str, 
     adapter = write_adapter(tmp_path / "adapter", modules=modules, config=config)
     base = base_from_config(base_config(), "base")
     return validate(
-        Item("", str(adapter)),
+        AdapterRequest("", str(adapter)),
         Terms(base, engines=tuple(map(choose_engine, engines))),
         Settings(cache_dir=tmp_path / "cache"),
     )
@@ -101,7 +101,7 @@ def test_a_folder_named_like_another_version_of_the_base_is_another_base(
     config = {"base_model_name_or_path": trained}
     adapter = write_adapter(tmp_path / "adapter", modules=llama_modules(["q_proj"]), config=config)
     terms = Terms(base_from_config(base_config("gemma2" if "gemma" in folder else "llama"), folder))
-    one = validate(Item("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
+    one = validate(AdapterRequest("", str(adapter)), terms, Settings(cache_dir=tmp_path / "cache"))
 
     assert ("LC324" in {each.code for each in one.findings}) == differs
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.reference import AdapterRef
 from lora_cli.documents.policy import Policy, Suppression
@@ -27,7 +27,7 @@ def admit(
     ref: AdapterRef, name: str, terms: Terms, store: Store, settings: Settings, hold: InUseMarker | None = None
 ) -> Admission:
     with FetchContext(store, settings, in_use=hold) as context:
-        return validate_fetched(fetch_adapter(Item(name, ref), context), terms, settings)
+        return validate_fetched(fetch_adapter(AdapterRequest(name, ref), context), terms, settings)
 
 
 def test_an_admitted_adapter_is_on_this_disk_with_each_stage_timed(

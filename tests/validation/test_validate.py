@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from lora_cli.core.adapter_request import Item
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Applied, Problem
 from lora_cli.core.lock import LockedAdapter
@@ -34,7 +34,7 @@ def codes(checked: Checked) -> set[str]:
 def test_a_good_adapter_is_judged_by_every_rule(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
     write_adapter(tmp_path / "good", modules=llama_modules())
 
-    checked = validate(Item("", str(tmp_path / "good")), Terms(base), settings)
+    checked = validate(AdapterRequest("", str(tmp_path / "good")), Terms(base), settings)
 
     assert checked.verdict is not None
     assert (checked.verdict.findings, checked.verdict.skipped) == ((), ())
@@ -46,26 +46,26 @@ def test_a_good_adapter_is_judged_by_every_rule(tmp_path: Path, base: BaseModel,
 def test_judging_in_place_writes_nothing(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
     write_adapter(tmp_path / "good", modules=llama_modules())
 
-    validate(Item("", str(tmp_path / "good")), Terms(base), settings)
+    validate(AdapterRequest("", str(tmp_path / "good")), Terms(base), settings)
 
     assert not settings.cache_dir.exists()
 
 
 def test_a_path_that_does_not_exist_is_an_error_of_its_own(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
-    checked = validate(Item("", str(tmp_path / "gone")), Terms(base), settings)
+    checked = validate(AdapterRequest("", str(tmp_path / "gone")), Terms(base), settings)
 
     assert isinstance(checked.error, NotFound)
     assert checked.exit_code() == 3
 
 
 def test_a_word_that_is_no_reference_is_kept_as_an_error(base: BaseModel, settings: Settings) -> None:
-    assert isinstance(validate(Item("", "sql"), Terms(base), settings).error, UsageError)
+    assert isinstance(validate(AdapterRequest("", "sql"), Terms(base), settings).error, UsageError)
 
 
 def test_without_a_base_nothing_is_said_to_apply(tmp_path: Path, settings: Settings) -> None:
     write_adapter(tmp_path / "good", modules=llama_modules())
 
-    verdict = validate(Item("", str(tmp_path / "good")), Terms(), settings).verdict
+    verdict = validate(AdapterRequest("", str(tmp_path / "good")), Terms(), settings).verdict
 
     assert verdict is not None
     assert verdict.applied is None
@@ -77,7 +77,7 @@ def test_many_are_judged_in_their_order(tmp_path: Path, base: BaseModel, setting
     write_adapter(tmp_path / "a", modules=llama_modules())
     write_adapter(tmp_path / "c", modules=llama_modules(), drop=lambda name: "lora_B" in name)
 
-    items = [Item(name, str(tmp_path / name)) for name in ("a", "b", "c")]
+    items = [AdapterRequest(name, str(tmp_path / name)) for name in ("a", "b", "c")]
     done = list(check_all(items, Terms(base), settings))
 
     assert [one.name for one in done] == ["a", "b", "c"]
@@ -96,7 +96,7 @@ def test_a_bug_in_a_rule_fails_the_adapter_that_shows_it(
         yield from ()
 
     terms = Terms(base, rules=(replace(RULES[0], needs=(), check=broken),))
-    items = [Item(folder.name, str(folder)) for folder in sorted(tmp_path.iterdir())]
+    items = [AdapterRequest(folder.name, str(folder)) for folder in sorted(tmp_path.iterdir())]
     checked = list(check_all(items, terms, replace(settings, jobs=2)))
 
     assert [one.name for one in checked if one.exit_code()] == ["adapter-03"]
@@ -123,7 +123,7 @@ def test_a_remote_adapter_of_84_mb_costs_less_than_200_kb(tmp_path: Path, base: 
     with Hub() as hub:
         hub.add("acme/large", files)
         settings = load_settings({"cache_dir": str(tmp_path / "cache")}, {"HF_ENDPOINT": hub.endpoint})
-        checked = validate(Item("", "hf://acme/large"), Terms(base), settings)
+        checked = validate(AdapterRequest("", "hf://acme/large"), Terms(base), settings)
         asked = [request for request in hub.requests if "resolve" in request.target or "/lfs/" in request.target]
 
     assert checked.verdict is not None
@@ -139,7 +139,7 @@ def test_a_remote_adapter_is_judged_by_its_header_alone(tmp_path: Path, base: Ba
     with Hub() as hub:
         hub.add("acme/sql", files)
         settings = load_settings({"cache_dir": str(tmp_path / "cache")}, {"HF_ENDPOINT": hub.endpoint})
-        checked = validate(Item("", "hf://acme/sql"), Terms(base), settings)
+        checked = validate(AdapterRequest("", "hf://acme/sql"), Terms(base), settings)
 
     assert codes(checked) == {"LC314", "LC604"}
     assert checked.verdict is not None
@@ -164,7 +164,7 @@ def test_a_suppression_of_what_is_not_here_holds_where_the_lock_knows_the_digest
         settings = replace(settings, policies=(suppressed,))
 
         def refused(source: str, locked: LockedAdapter | None) -> bool:
-            verdict = validate(Item("", source, locked=locked), Terms(base), settings).verdict
+            verdict = validate(AdapterRequest("", source, locked=locked), Terms(base), settings).verdict
             assert verdict is not None
             return verdict.refused()
 
@@ -181,7 +181,7 @@ def test_remote_pickled_weights_are_judged_from_a_few_ranges(tmp_path: Path, bas
     with Hub() as hub:
         hub.add("acme/sql", files)
         settings = load_settings({"cache_dir": str(tmp_path / "cache")}, {"HF_ENDPOINT": hub.endpoint})
-        checked = validate(Item("", "hf://acme/sql"), Terms(base), settings)
+        checked = validate(AdapterRequest("", "hf://acme/sql"), Terms(base), settings)
         given = [one.range for one in hub.requests if one.origin == "cdn" and one.method == "GET"]
 
     assert codes(checked) == {"LC103", "LC314", "LC604"}
@@ -202,7 +202,7 @@ def test_weights_in_a_folder_below_are_pointed_at(tmp_path: Path, settings: Sett
     (folder / "checkpoint-20").mkdir()
     (folder / "adapter_model.safetensors").rename(folder / "checkpoint-20" / "adapter_model.safetensors")
 
-    checked = validate(Item("", str(folder)), Terms(), settings)
+    checked = validate(AdapterRequest("", str(folder)), Terms(), settings)
 
     assert checked.verdict is not None
     found = next(one for one in checked.verdict.findings if one.code == "LC101")
