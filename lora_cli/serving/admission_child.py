@@ -58,16 +58,16 @@ class AdmissionWorker:
         """Run one step."""
         if step.admission is None:
             return self._fetch(step.item, on_stage, by_client=step.by_client)
-        return (self._validate if step.stage == "validate" else self._copy)(step.item, step.admission, on_stage)
+        if step.stage == "validate":
+            return self._validate(step.item, step.admission, on_stage)
+        return self._copy(step.admission, on_stage)
 
     def _fetch(self, item: AdapterRequest, on_stage: OnStage, *, by_client: bool) -> Admitted:
         """Fetch it into the cache. A source that a client named is checked at each fetch: a link may have changed."""
         settings, sources = self._setup.settings, self._run.sources
         if by_client:
-            item, sources = (
-                replace(item, source=allowed_reference(str(item.source), self._setup.roots, settings)),
-                self._below_roots,
-            )
+            item = replace(item, source=allowed_reference(str(item.source), self._setup.roots, settings))
+            sources = self._below_roots
         with self._run.with_own_threads(sources) as context:
             admission = fetch_adapter(item, context, on_stage=on_stage)
         report = LoadReport(item.name, stage_ms=admission.stage_ms)
@@ -90,7 +90,7 @@ class AdmissionWorker:
         needs = slot_requirements(lora.adapter, base) if base is not None else None
         return Admitted(report, replace(lora, adapter=cast("Adapter", OpaquePickle(described, hops=2))), needs)
 
-    def _copy(self, _item: AdapterRequest, accepted: Admission, on_stage: OnStage) -> Admitted:
+    def _copy(self, accepted: Admission, on_stage: OnStage) -> Admitted:
         """Copy it to the configured folder."""
         assert self._setup.copy is not None
         on_stage("tier", None)
