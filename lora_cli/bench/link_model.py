@@ -1,13 +1,12 @@
 """The cost of a load: a latency in milliseconds and a bandwidth in GB/s."""
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
+from itertools import cycle
 from math import isfinite
 from typing import Literal
 
-from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.errors import UsageError
 
 BYTES_PER_RANK = 5_242_880
@@ -66,19 +65,23 @@ GOLDEN = 0.6180339887498949
 
 
 class MeasuredLoads:
-    """The times of successive loads: quantiles of those that were measured, spread evenly, the same in every run."""
+    """The times of successive loads: those that were measured in turn, small and large ones spread evenly.
+
+    They are the same in every run.
+    """
 
     def __init__(self, links: Links) -> None:
-        self._loads_ms = links.loads_ms
-        self._drawn: Counter[str] = Counter()
+        self._loads_ms = {kind: cycle(_spread(loads_ms)) for kind, loads_ms in links.loads_ms.items()}
 
     def next_ms(self, kind: str) -> float | None:
         """Milliseconds of the next load of that kind; None if none was measured."""
-        loads_ms = self._loads_ms.get(kind)
-        if not loads_ms:
-            return None
-        self._drawn[kind] += 1
-        return nearest_rank(loads_ms, self._drawn[kind] * GOLDEN % 1)
+        return next(self._loads_ms.get(kind, iter(())), None)
+
+
+def _spread(ordered: Sequence[float]) -> list[float]:
+    """Each of these once; every part of the list has small and large ones."""
+    places = sorted(range(len(ordered)), key=lambda place: (place + 1) * GOLDEN % 1)
+    return [value for _, value in sorted(zip(places, ordered, strict=True))]
 
 
 def parse_link(text: str, flag: str) -> Link:
