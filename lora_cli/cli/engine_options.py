@@ -66,9 +66,10 @@ def deployment_of(
     Raises:
         UsageError: an engine does not start with that ``max_lora_rank``.
     """
-    from lora_cli.engines import check_max_lora_rank
+    if engines:
+        from lora_cli.engines import check_max_lora_rank
 
-    check_max_lora_rank(engines, max_lora_rank)
+        check_max_lora_rank(engines, max_lora_rank)
     return Deployment(
         tp=tp,
         max_lora_rank=max_lora_rank,
