@@ -1,12 +1,13 @@
 """A source that reads files of a revision from the cache where it has them, and all others from the origin."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter_request import Selection
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
-from lora_cli.fetching.resolution_history import last_snapshot, recorded_access, recorded_blob
+from lora_cli.fetching.resolution_history import last_snapshot, recorded_access, recorded_blob, recorded_folder
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.local import LocalSource, snapshot_at
@@ -41,15 +42,18 @@ class CacheFirstSource:
         Raises:
             LoraCliError: what the origin raises.
         """
-        if self._locked is not None and (found := find_snapshot(self._store, self._locked.files)) is not None:
+        folder = recorded_folder(self._store, ref, self._selection, self._locked, self._settings)
+        picked = replace(ref, subfolder=folder or "")
+        locked = self._locked if folder is not None else None
+        if locked is not None and (found := find_snapshot(self._store, locked.files)) is not None:
             access = recorded_access(self._store, ref, self._selection, self._settings)
-            return self._from_cache(ref, found, self._locked.revision, access)
+            return self._from_cache(picked, found, locked.revision, access)
         known = last_snapshot(self._store, ref, self._selection, self._settings)
         if known is None:
             return self._origin.resolve(ref)
         record, snapshot = known
         if (self._settings.offline or ref.pinned) and not self._must_list:
-            return self._from_cache(ref, snapshot, record.revision, record.access)
+            return self._from_cache(picked, snapshot, record.revision, record.access)
         revision = self._origin.resolve(ref)
         listed = [file for path in record.files if (file := revision.file(path)) is not None]
         if revision.id == record.revision and all(recorded_blob(record, revision, file) is not None for file in listed):

@@ -53,7 +53,9 @@ def locked_snapshot(
     if record is not None:
         mark_used(store, record)
     else:
-        write_record(store, Record(str(ref), own, locked.revision, found.digest, found.files, endpoint=endpoint))
+        folder = None if ref.scheme == "oci" and not ref.subfolder else ""
+        made = Record(str(ref), own, locked.revision, found.digest, found.files, endpoint=endpoint, folder=folder)
+        write_record(store, made)
     return found
 
 

@@ -142,7 +142,10 @@ def _from_cache(
     check_reference(request, settings)
     ref = pinned or request.locked_ref
     attached = attached_to(ref, ref.revision, lambda: source or context.sources.of(request.ref), settings)
-    ref = replace(ref, subfolder=recorded_folder(store, ref, request.selection, settings))
+    folder = recorded_folder(store, ref, request.selection, request.locked, settings)
+    if folder is None and request.locked:
+        return None  # policies may have rules for it
+    ref = replace(ref, subfolder=folder or "")
     check = partial(_check, request, ref, settings, attached)
     fetched = _lookup(replace(request, source=pinned or request.ref), store, settings, check)
     if fetched is not None and _lacks_signature(request, ref, fetched.snapshot, settings):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from lora_cli.core.adapter_request import Selection
+from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.reference import WITH_REVISIONS, AdapterRef
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision, Snapshot
 from lora_cli.errors import Offline
@@ -159,12 +160,18 @@ def recorded_access(store: Store, ref: AdapterRef, selection: Selection, setting
     return record.access if record is not None else ""
 
 
-def recorded_folder(store: Store, ref: AdapterRef, selection: Selection, settings: Settings) -> str:
-    """The folder of an artifact that ``ref`` meant at the last fetch, by policies; its own if it has one."""
+def recorded_folder(
+    store: Store, ref: AdapterRef, selection: Selection, locked: LockedAdapter | None, settings: Settings
+) -> str | None:
+    """The folder of an artifact that ``ref`` meant at the last fetch, by policies; its own if it has one.
+
+    None if it is unknown: the files of a lock may be cached from another reference.
+    """
     if ref.scheme != "oci" or ref.subfolder or not settings.policies:
         return ref.subfolder
-    record = read_record(store, str(ref), str(selection), endpoint_of(ref, settings))
-    return record.folder if record is not None else ""
+    selections = [selection] if locked is None else [selection, replace(selection, locked=locked.digest)]
+    records = (read_record(store, str(ref), str(one), endpoint_of(ref, settings)) for one in selections)
+    return next((one.folder for one in records if one is not None), None)
 
 
 def recorded_blob(record: Record, revision: Revision, file: RemoteFile) -> Blob | None:

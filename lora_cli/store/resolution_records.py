@@ -30,7 +30,7 @@ class Record:
     reference may mean something else at another server. ``selection`` is that of the files, "" for the usual ones.
     ``identities`` has for each path the digest or fingerprint that the origin listed, or "". ``access`` is the
     revision's: ``"public"``, ``"gated"``, ``"private"``, ``"local"`` or "" (unknown). ``used_s`` is when it was last
-    used, in seconds since 1970. ``folder`` is the one in an artifact that was picked.
+    used, in seconds since 1970. ``folder`` is the one in an artifact that was picked, None if that is unknown.
     """
 
     ref: str
@@ -42,7 +42,7 @@ class Record:
     endpoint: str = ""
     access: str = ""
     used_s: float = 0.0
-    folder: str = ""
+    folder: str | None = ""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -94,7 +94,7 @@ def write_record(store: Store, record: Record) -> None:
         for name, blob in record.files.items()
     }
     value = {"schema": SCHEMA, "files": files, **{name: getattr(record, name) for name in TEXTS}}
-    if record.folder:
+    if record.folder != "":
         value["folder"] = record.folder
     data = json.dumps(value, sort_keys=True).encode()
     with on_disk("writing", path):
@@ -154,14 +154,14 @@ def _read(path: Path) -> Record | None:
 def _parsed(value: Any, used_s: float) -> Record | None:
     files = {name: Blob(entry["sha256"], entry["size"]) for name, entry in value["files"].items()}
     identities = {name: entry["identity"] for name, entry in value["files"].items()}
-    texts = {**{name: value[name] for name in TEXTS}, "folder": value.get("folder", "")}
+    texts, folder = {name: value[name] for name in TEXTS}, value.get("folder", "")
     sound = (
         value["schema"] == SCHEMA
-        and all(isinstance(text, str) for text in (*texts.values(), *identities.values()))
+        and all(isinstance(text, str) for text in (*texts.values(), *identities.values(), folder or ""))
         and is_digest(value["snapshot"])
         and all(is_digest(blob.sha256) and type(blob.size) is int for blob in files.values())
     )
-    return Record(**texts, files=files, identities=identities, used_s=used_s) if sound else None
+    return Record(**texts, files=files, identities=identities, used_s=used_s, folder=folder) if sound else None
 
 
 def commit_of(record: Record) -> str:

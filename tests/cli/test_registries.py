@@ -131,6 +131,34 @@ def test_a_policy_speaks_of_the_folder_that_is_picked(
         assert codes({"allow_sources": [ref]}, tmp_path / "cache") == [0, 0]
 
 
+@pytest.mark.parametrize("verb", ["fetch", "validate"])
+def test_a_policy_speaks_of_the_folder_that_is_picked_whatever_is_cached(
+    verb: str, oci_registry: Registry, sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {f"run/{path}": data for path, data in files_of(sql).items()}
+    names = [oci_registry.name() for _ in range(2)]
+    digest, _ = (oci_registry.push(f"{name}:v1", files) for name in names)
+    ref, copy = (f"oci://{oci_registry.place}/{name}" for name in names)
+    policy, manifest, cache = tmp_path / "policy.yaml", tmp_path / "set.yaml", ("--cache-dir", tmp_path / "cache")
+    policy.write_text(json.dumps({"apiVersion": "lora-cli/v1", "kind": "Policy", "deny_sources": [f"{ref}//run"]}))
+    head = "apiVersion: lora-cli/v1\nkind: AdapterSet\n"
+    manifest.write_text(f"{head}adapters: [{{name: sql, source: '{ref}:v1'}}]\n")
+    more = ("--no-base",) if verb == "validate" else ()
+
+    def denied(*argv: object) -> bool:
+        code, out, err = ran(capsys, verb, *argv, *more, *cache, "--policy", policy)
+        return code == 1 and "policy deny_sources" in out + err
+
+    assert ran(capsys, "fetch", "-f", manifest, "--cache-dir", tmp_path / "other")[0] == 0
+    assert ran(capsys, "fetch", f"{copy}:v1", *cache)[0] == 0
+    assert denied("-f", manifest)
+    assert ran(capsys, "fetch", "-f", manifest, "--locked", *cache)[0] == 0
+    assert denied("-f", manifest)
+    assert ran(capsys, "fetch", f"{ref}@{digest}", *cache)[0] == 0
+    assert denied(f"{ref}@{digest}")
+    assert denied("-f", manifest)
+
+
 def test_a_lock_of_an_index_holds_where_the_files_are_the_same(
     oci_registry: Registry,
     sql: Path,
