@@ -169,7 +169,8 @@ def loaded_at_start(value: Any, where: str) -> LoadedAdapters:
     """The adapters that a server had loaded, of a saved result. Raises ``FormatError``."""
     given = parse.mapping(value, where)
     names = parse.list_of(parse.text)
-    return LoadedAdapters(*(names(given.get(one, []), f"{where}.{one}") for one in ("slots", "memory", "used")))
+    listed = (names(given.get(one, []), f"{where}.{one}") for one in ("slots", "memory", "used"))
+    return LoadedAdapters(*(tuple(dict.fromkeys(one)) for one in listed))
 
 
 def _saved_runs(document: Mapping[str, Any], where: str) -> list[list[LoadedRequest]]:
@@ -179,7 +180,7 @@ def _saved_runs(document: Mapping[str, Any], where: str) -> list[list[LoadedRequ
     found = []
     for number, run in enumerate(parse.list_of(parse.mapping)(document.get("runs"), f"{where}: runs")):
         items = {"start_times": _MS, "adapters": parse.text, "tiers": parse.text, "load_ms": parse.optional(_MS)}
-        places = range(len(run.get("tiers") or ()))
+        places = range(len(parse.list_of(parse.text)(run.get("tiers"), f"{where}: runs[{number}]: tiers")))
         usual = {"start_times": list(places), "adapters": list(map(str, places))}
         columns: list[Any] = [
             parse.list_of(item)(run.get(name, usual.get(name)), f"{where}: runs[{number}]: {name}")

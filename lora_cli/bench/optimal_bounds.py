@@ -26,16 +26,18 @@ def next_requests(keys: Sequence[str]) -> list[int]:
     return following
 
 
-def belady(keys: Sequence[str], places: int) -> tuple[bytearray, int]:
+def belady(keys: Sequence[str], places: int, start: Sequence[str] = ()) -> tuple[bytearray, int]:
     """The hits (1 for each request that hits) of Belady's policy with ``places`` equal places, and the evictions.
 
     The one that is requested last is evicted (Belady, "A study of replacement algorithms for a virtual-storage
     computer", IBM Systems Journal 1966); a new one is always admitted. No policy that lets newcomers in has more hits.
+    The places hold ``start`` at first, as after a request for each.
     """
-    hits, evictions = bytearray(len(keys)), 0
+    requests = [*start, *keys]
+    hits, evictions = bytearray(len(requests)), 0
     present: dict[str, int] = {}
     farthest: list[tuple[int, str]] = []
-    for number, (key, then) in enumerate(zip(keys, next_requests(keys), strict=True)):
+    for number, (key, then) in enumerate(zip(requests, next_requests(requests), strict=True)):
         if key in present:
             hits[number] = 1
         elif len(present) >= places:
@@ -43,7 +45,7 @@ def belady(keys: Sequence[str], places: int) -> tuple[bytearray, int]:
             evictions += 1
         present[key] = then
         heapq.heappush(farthest, (-then, key))
-    return hits, evictions
+    return hits[len(start) :], evictions
 
 
 def _evict_farthest(present: dict[str, int], farthest: list[tuple[int, str]]) -> None:
@@ -60,9 +62,9 @@ def belady_run(keys: Sequence[str], fleet: Fleet) -> SimulatedRun:
 
     Bytes are ignored. Its cost is not the least possible; see ``least_cost_ms``.
     """
-    hits, out_of_slots = belady(keys, fleet.gpu.items)
+    hits, out_of_slots = belady(keys, fleet.gpu.items, fleet.start.slots)
     missed = [number for number, hit in enumerate(hits) if not hit]
-    in_memory, out_of_memory = belady([keys[number] for number in missed], fleet.cpu.items)
+    in_memory, out_of_memory = belady([keys[number] for number in missed], fleet.cpu.items, fleet.start.memory)
     found, load_ms = bytearray(len(keys)), array("d", bytes(8 * len(keys)))
     put_ms, read_ms = ({name: cost(name) for name in fleet.sizes} for cost in (fleet.put_ms, fleet.read_ms))
     for number, hit in zip(missed, in_memory, strict=True):
@@ -74,7 +76,7 @@ def belady_run(keys: Sequence[str], fleet: Fleet) -> SimulatedRun:
 
 def max_hits(keys: Sequence[str], fleet: Fleet) -> float:
     """The most requests that can find their adapter in a slot."""
-    return _max_savings(keys, fleet, fleet.gpu, lambda _name: 1.0)
+    return _max_savings(keys, fleet, fleet.gpu, lambda _name: 1.0, fleet.start.slots)
 
 
 def least_cost_ms(keys: Sequence[str], fleet: Fleet) -> float:
@@ -89,14 +91,18 @@ def least_cost_ms(keys: Sequence[str], fleet: Fleet) -> float:
         fleet.gpu.items + fleet.cpu.items,
         None if both[0] is None or both[1] is None else both[0] + both[1],
     )
-    return (
-        cost - _max_savings(keys, fleet, fleet.gpu, fleet.put_ms) - _max_savings(keys, fleet, together, fleet.read_ms)
-    )
+    start = fleet.start
+    puts = _max_savings(keys, fleet, fleet.gpu, fleet.put_ms, start.slots)
+    reads = _max_savings(keys, fleet, together, fleet.read_ms, tuple(dict.fromkeys([*start.memory, *start.slots])))
+    return cost - puts - reads
 
 
-def _max_savings(keys: Sequence[str], fleet: Fleet, budget: Budget, value: Callable[[str], float]) -> float:
+def _max_savings(
+    keys: Sequence[str], fleet: Fleet, budget: Budget, value: Callable[[str], float], start: Sequence[str]
+) -> float:
     """An upper bound of the savings of all hits, each worth its adapter's ``value``: the tightest that applies."""
     values = {name: value(name) for name in fleet.sizes}
+    keys = [*(name for name in start if name in values), *keys]
     found = [_relaxed_bound(keys, budget.items, dict.fromkeys(values, 1), values)]
     if budget.max_bytes is not None:
         found.append(_relaxed_bound(keys, budget.max_bytes, fleet.sizes, values))

@@ -13,6 +13,7 @@ from lora_cli.bench.link_model import Link, Links
 from lora_cli.bench.optimal_bounds import belady_run, least_cost_ms, max_hits
 from lora_cli.bench.policy_comparison import simulate_all
 from lora_cli.bench.popularity import parse_popularity
+from lora_cli.bench.report import LoadedAdapters
 from lora_cli.bench.simulator import (
     CPU,
     DISK,
@@ -146,14 +147,23 @@ def test_no_choice_of_who_leaves_beats_the_bound(trace: list[str], slots: int, s
     assert max_hits(trace, fleet) >= most(0, frozenset()) - 1e-9
 
 
-@given(TINY, st.integers(1, 2), st.integers(0, 2), st.lists(st.integers(1, 4), min_size=5, max_size=5))
-def test_no_policy_costs_less_than_the_least(trace: list[str], slots: int, more: int, sizes: list[int]) -> None:
+STARTS = st.lists(st.sampled_from("abcdefg"), max_size=4, unique=True).map(tuple)
+
+
+@given(TINY, st.integers(1, 2), st.integers(0, 2), st.lists(st.integers(1, 4), min_size=5, max_size=5), STARTS, STARTS)
+def test_no_policy_costs_less_than_the_least(
+    trace: list[str], slots: int, more: int, sizes: list[int], in_slots: tuple[str, ...], in_memory: tuple[str, ...]
+) -> None:
+    """Whatever is loaded at first, also adapters that nobody requests."""
     links = Links(Link(5, 1e-6, "given"), Link(1, 1e-6, "given"))
-    fleet = Fleet(dict(zip("abcde", sizes, strict=True)), Budget(slots), Budget(slots + more), links)
-    least = least_cost_ms(trace, fleet)
+    start = LoadedAdapters(in_slots, in_memory)
+    fleet = Fleet(dict(zip("abcde", sizes, strict=True)), Budget(slots), Budget(slots + more), links, start)
+    least, best = least_cost_ms(trace, fleet), belady_run(trace, fleet)
     for policy in ONLINE:
-        assert sum(simulate(trace, fleet, policy).load_ms) >= least - 1e-6
-    assert sum(belady_run(trace, fleet).load_ms) >= least - 1e-6
+        course = simulate(trace, fleet, policy)
+        assert sum(course.load_ms) >= least - 1e-6
+        assert course.found.count(GPU) <= best.found.count(GPU) <= max_hits(trace, fleet) + 1e-9
+    assert sum(best.load_ms) >= least - 1e-6
 
 
 def test_the_least_cost_counts_on_slots_that_hold_what_has_left_memory() -> None:

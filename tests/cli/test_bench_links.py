@@ -161,9 +161,13 @@ def test_the_first_load_of_an_adapter_is_one_of_its_own(tmp_path: Path, capsys: 
     assert (links.disk.ms, links.gpu.ms, links.side_by_side) == (18.0, 2.0, True)
     file.write_text(json.dumps(live | {"at_start": None}))
     assert parse_links(str(file), "--links").loads_ms["first"] == ()
-    file.write_text(json.dumps(live | {"at_start": {"slots": [1]}}))
-    assert main([*SMALL, "--links", str(file)]) == 2
-    assert "at_start.slots[0]: must be a string" in capsys.readouterr().err
+    for wrong, said in (
+        ({"at_start": {"slots": [1]}}, "at_start.slots[0]: must be a string"),
+        ({"runs": [{"tiers": 5}]}, "runs[0]: tiers: must be a list"),
+    ):
+        file.write_text(json.dumps(live | wrong))
+        assert main([*SMALL, "--links", str(file)]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_a_simulation_begins_with_what_was_loaded_and_proves_the_others() -> None:
