@@ -169,7 +169,7 @@ def _located(platform: Platform, export: Export) -> list[Located]:
         if name in found:
             both = f"{found[name].item.name} and {item.name}"
             raise UsageError(f"{both} would both be {name} in Kubernetes", hint="rename one of them in the manifest")
-        if name == export.served:
+        if export.served == (name if platform.renames else item.name):
             raise UsageError(f"{item.name} has the name of the base", hint="--served-model-name NAME")
         found[name] = _at_origin(platform, export, item, name) or Located(item, name, _folder(platform, export, item))
     return list(found.values())
@@ -211,8 +211,8 @@ def _folder(platform: Platform, export: Export, item: AdapterRequest) -> str:
 def resource_name(name: str) -> str:
     """The name of an adapter as that of a resource in Kubernetes: a DNS label that begins with a letter (RFC 1035)."""
     label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    label = label if label[:1].isalpha() else f"lora-{label}"
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    label = label if label[:1].isalpha() else f"lora-{label or digest}"
     return label if len(label) <= _LONGEST_NAME else f"{label[: _LONGEST_NAME - 9].rstrip('-')}-{digest}"
 
 
@@ -323,6 +323,8 @@ def _rayserve(export: Export, located: Sequence[Located]) -> str:
     parents = {one.location.rpartition("/")[0] for one in located}
     if len(parents) > 1:
         raise UsageError("Ray Serve reads all adapters of a base from one folder", hint="--at s3://BUCKET/CACHE")
+    if not export.model:
+        raise UsageError("Ray Serve needs a base that it can load", hint="--base ORG/NAME[@COMMIT], or a folder")
     model_id = export.served.replace(":", "-")
     revision = {"revision": export.revision} if export.revision else {}
     config = {

@@ -241,6 +241,17 @@ def test_an_adapter_is_not_called_like_the_base(platform: PlatformName) -> None:
         rendered(platform, item("sql"), served="sql")
 
 
+def test_a_name_in_requests_is_not_that_of_the_base_where_the_resource_has_another_one() -> None:
+    with pytest.raises(UsageError, match="SQL_v2 has the name of the base"):
+        rendered("dynamo", item("SQL_v2"), served="SQL_v2")
+    assert rendered("dynamo", item("SQL_v2"), served="sql-v2")[0][0]["spec"]["baseModelName"] == "sql-v2"
+
+
+def test_a_base_without_a_letter_of_ours_has_a_resource_too() -> None:
+    (found,), _, _ = rendered("kserve", item("sql"), served="模型")
+    assert re.fullmatch("lora-[0-9a-f]{8}", found["metadata"]["name"])
+
+
 @every_platform
 @pytest.mark.parametrize("hostile", NAMES.values(), ids=NAMES)
 def test_no_reference_and_no_file_name_adds_a_line_or_a_field(platform: PlatformName, hostile: str) -> None:
@@ -296,6 +307,11 @@ def test_ray_reads_one_folder() -> None:
     found, comments, _ = rendered("rayserve", items[0], from_origin=True)
     assert "# sql is the model acme/base-8b:sql" in comments
     assert found[0]["applications"][0]["name"] == "base-8b"
+
+
+def test_ray_loads_a_base_that_has_an_address() -> None:
+    with pytest.raises(UsageError, match="needs a base that it can load"):
+        rendered("rayserve", item("sql"), model="", served="base")
 
 
 def test_a_label_of_aibrix_is_one() -> None:
