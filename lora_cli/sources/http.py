@@ -240,6 +240,13 @@ def _redirect_of(http: Http, url: str, response: "Response", check: Check | None
     raise StatusError(status, url, response.headers, response.peer)
 
 
+def next_query(headers: Headers) -> str:
+    """The query of the next page, or nothing. The link's host and path are not used: a mirror may send its origin's."""
+    found = re.search(r"<([^<>]{1,8192})>\s*;[^,<]*\brel=\"?next\"?", headers.get("Link", "")[:16_384])
+    query = found[1].partition("?")[2].partition("#")[0] if found else ""
+    return query if re.fullmatch(r"[!-~]*", query) else ""
+
+
 def bounded_body(
     response: "Response", timeout_s: float, what: str, most: int, hint: str = "use a subfolder of it"
 ) -> Iterator[bytes]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import Refused, Unreachable
-from lora_cli.sources.http import Headers, Http
+from lora_cli.sources.http import Http, next_query
 from lora_cli.sources.http_json import NoList, get_body, iter_array
 from lora_cli.sources.listed_paths import ListingBudget, check_listed, check_path
 
@@ -60,20 +60,13 @@ def listed(
             raise Unreachable(f"{what}: {_NO_LISTING}", hint="check HF_ENDPOINT") from error
         found, budget = answer.value
         files += found
-        query = _next_query(answer.headers)
+        query = next_query(answer.headers)
         if not query:
             return answer.url, files
         if time.monotonic() > until:
             break
     message = f"{what}: its listing has over {MOST_PAGES} pages, or takes over {LISTING_S:.0f} s"
     raise Refused(message, hint=hint)
-
-
-def _next_query(headers: Headers) -> str:
-    """The query of the next page, or nothing. The link's host and path are not used: a mirror may send its origin's."""
-    found = re.search(r"<([^<>]{1,8192})>\s*;[^,<]*\brel=\"?next\"?", headers.get("Link", "")[:16_384])
-    query = found[1].partition("?")[2].partition("#")[0] if found else ""
-    return query if re.fullmatch(r"[!-~]*", query) else ""
 
 
 def files_of(entries: Iterable[Any], what: str, folder: str) -> tuple[RemoteFile, ...]:

@@ -141,9 +141,9 @@ class OciSource:
         if len(found) > MOST_ATTACHED:
             hint = "remove those that are not needed: oras discover lists them"
             raise Refused(f"{what}: {len(found)} artifacts of type {media_type}, over {MOST_ATTACHED}", hint=hint)
-        manifests = [client.manifest(one.digest, what) for one in found]
+        manifests = (client.manifest(one.digest, what) for one in found)
         # The list is anybody's who may push; only the manifest itself says what it is about.
-        theirs = [one for one in manifests if (one.subject, len(one.layers)) == (revision, 1)]
+        theirs = (one for one in manifests if (one.subject, len(one.layers)) == (revision, 1))
         return tuple(self._document(client, one.layers[0], what) for one in theirs)
 
     @staticmethod

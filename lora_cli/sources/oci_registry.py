@@ -26,6 +26,7 @@ from lora_cli.sources.http import (
     bounded_body,
     get_bytes,
     host,
+    next_query,
     open_response,
 )
 from lora_cli.sources.http_json import parse_json
@@ -36,6 +37,7 @@ MANIFEST_CAP = 4 << 20
 """The largest manifest that the specification wants registries to accept."""
 
 MOST_DESCRIPTORS = 10_000
+MOST_PAGES = 20
 TOKEN_CAP = 64 * 1024
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -139,9 +141,9 @@ class RegistryClient:
             Corrupt: it is not what the digest names.
             Refused: it is larger than 4 MiB, or malformed.
         """
-        return self._manifest(f"manifests/{reference}", reference, what)
+        return self._manifest(f"manifests/{reference}", reference, what)[0]
 
-    def _manifest(self, path: str, reference: str, what: str) -> Manifest:
+    def _manifest(self, path: str, reference: str, what: str) -> tuple[Manifest, Headers]:
         url = f"{self.url}/{path}"
 
         def ask(http: Http) -> tuple[bytes, Mapping[str, str]]:
@@ -163,7 +165,7 @@ class RegistryClient:
         promised = reference if DIGEST.fullmatch(reference) else headers.get("Docker-Content-Digest", "")
         if DIGEST.fullmatch(promised) and digest != promised:
             raise Corrupt(f"{what}: {host(url)} promised the manifest {promised}, and sent {digest}")
-        return parse_manifest(data, digest, headers.get("Content-Type", ""), what)
+        return parse_manifest(data, digest, headers.get("Content-Type", ""), what), headers
 
     def read_blob(self, digest: str, piece: Piece, what: str) -> Iterator[bytes]:
         """The bytes of ``piece`` of a blob, in chunks of at most 1 MiB. Its digest is for the caller to verify.
@@ -193,11 +195,20 @@ class RegistryClient:
         query = f"?{urlencode({'artifactType': artifact_type})}" if artifact_type else ""
         for path in (f"referrers/{digest}{query}", f"manifests/{digest.replace(':', '-')}"):
             try:
-                found = self._manifest(path, "", what)
+                return tuple(one for one in self._listed(path, what) if artifact_type in {"", one.artifact_type})
             except NotFound:
                 continue
-            return tuple(one for one in found.manifests if artifact_type in {"", one.artifact_type})
         return ()
+
+    def _listed(self, path: str, what: str) -> Iterator[Descriptor]:
+        """The manifests of an index, from all its pages: whoever may push could move others to a later one."""
+        for _ in range(MOST_PAGES):
+            found, headers = self._manifest(path, "", what)
+            yield from found.manifests
+            if not (query := next_query(headers)):
+                return
+            path = f"{path.partition('?')[0]}?{query}"
+        raise Refused(f"{what}: its list has over {MOST_PAGES} pages", hint="remove those that are not needed")
 
     def translate_error(self, error: StatusError, what: str) -> LoraCliError:
         """The registry's refusal in words, with a hint."""

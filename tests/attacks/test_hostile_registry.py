@@ -393,6 +393,30 @@ def test_referrers_of_a_liar(liar: Liar, settings: Settings, what: str, expected
     assert any("/blobs/" in asked for asked, _ in liar.asked) == (what in {"honest", "another blob"})
 
 
+@pytest.mark.parametrize("pages", [3, 10_000])
+def test_a_list_of_referrers_is_read_to_its_end(liar: Liar, settings: Settings, pages: int) -> None:
+    """Somebody who may push fills the first pages; a list without an end is refused."""
+    source, ref = OciSource(settings), parse(f"oci://{liar.place}/acme/sql:v1", is_path=lambda _: False)
+    layers, subject = [liar.layer(b"a signature", KIND)], {"digest": SUBJECT, "size": 1}
+    digest = liar.manifest({"artifactType": KIND, "layers": layers, "subject": subject}, tag="unused")
+    one = {"mediaType": OCI_MANIFEST, "digest": digest, "size": 1, "artifactType": KIND}
+    others = {**one, "digest": digest_of(b"another"), "artifactType": "text/plain"}
+    query = "artifactType=application%2Fvnd.dev.sigstore.bundle.v0.3%2Bjson"
+    for page in range(1, min(pages, 50) + 1):
+        listed = {"mediaType": OCI_INDEX, "manifests": [others if page < pages else one] * 3}
+        following, headers = f"{query}&page={page + 1}", {"Content-Type": OCI_INDEX}
+        if page < pages:
+            headers["Link"] = f'</v2/acme/sql/referrers/{SUBJECT}?{following}>; rel="next"'
+        liar.answers[f"/v2/acme/sql/referrers/{SUBJECT}?{query}"] = 200, json.dumps(listed).encode(), headers
+        query = following
+    if pages == 3:
+        assert source.attached(ref, SUBJECT, KIND) == (b"a signature",) * 3
+    else:
+        with pytest.raises(Refused, match="over 20 pages"):
+            source.attached(ref, SUBJECT, KIND)
+    assert len(liar.asked) < 22
+
+
 def test_a_redirect_to_a_clouds_credentials_is_refused(liar: Liar, settings: Settings) -> None:
     liar.plain()
     for path in [path for path in liar.answers if "/blobs/" in path]:
