@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from math import fsum
 
-from lora_cli.bench.simulator import CPU, DISK, Fleet, SimulatedRun
+from lora_cli.bench.simulator import CPU, DISK, Fleet, LoadTimes, SimulatedRun
 from lora_cli.tiers.memory_accounting import Budget
 
 
@@ -67,10 +67,11 @@ def belady_run(keys: Sequence[str], fleet: Fleet) -> SimulatedRun:
     in_memory, out_of_memory = belady([keys[number] for number in missed], fleet.cpu.items, fleet.start.memory)
     found, load_ms = bytearray(len(keys)), array("d", bytes(8 * len(keys)))
     put_ms, read_ms = ({name: cost(name) for name in fleet.sizes} for cost in (fleet.put_ms, fleet.read_ms))
+    times = LoadTimes(fleet)
     for number, hit in zip(missed, in_memory, strict=True):
         key = keys[number]
         found[number] = CPU if hit else DISK
-        load_ms[number] = put_ms[key] if hit else put_ms[key] + read_ms[key]
+        load_ms[number] = times.next_ms(key, found[number], put_ms[key] if hit else put_ms[key] + read_ms[key])
     return SimulatedRun(found, load_ms, (out_of_slots, out_of_memory))
 
 

@@ -118,9 +118,10 @@ def _simulate_policy(
             None,
         )
     least = least_cost_ms(keys, fleet)
+    bound = None if any(fleet.links.loads_ms.values()) else least  # a measured load may be a faster one
     if fleet.gpu.max_bytes is not None:
-        return OPT, policy_report("bound", len(trace), {"gpu": int(max_hits(keys, fleet))}, least, {}), least
+        return OPT, policy_report("bound", len(trace), {"gpu": int(max_hits(keys, fleet))}, least, {}), bound
     course = belady_run(keys, fleet)
     if fleet.cpu.max_bytes is not None:
-        return OPT, policy_report("exact", len(trace), {"gpu": course.found.count(GPU)}, least, {}), least
-    return OPT, run_report("exact", course, stalls_ms(trace, course, side_by_side=fleet.links.side_by_side)), least
+        return OPT, policy_report("exact", len(trace), {"gpu": course.found.count(GPU)}, least, {}), bound
+    return OPT, run_report("exact", course, stalls_ms(trace, course, side_by_side=fleet.links.side_by_side)), bound

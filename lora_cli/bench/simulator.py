@@ -156,6 +156,23 @@ class SimulatedRun:
     evictions: tuple[int, int] = (0, 0)
 
 
+class LoadTimes:
+    """The times of the loads of a fleet: measured ones in turn, else the usual ones, which are all that policies know.
+
+    An adapter's first load is of its own kind unless ``fleet.start`` says that it is over.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._measured, self._used = MeasuredLoads(fleet.links), set(fleet.start.used)
+
+    def next_ms(self, key: str, found: int, usual_ms: float) -> float:
+        """Milliseconds of the next load, of an adapter that was ``found`` in that tier."""
+        first_ms = self._measured.next_ms("first") if key not in self._used else None
+        self._used.add(key)
+        measured_ms = self._measured.next_ms(LOAD_OF_TIER[found]) if first_ms is None else first_ms
+        return usual_ms if measured_ms is None else measured_ms
+
+
 class SimulatedTiers:
     """Slots and memory of a fleet with one eviction policy, which begin with ``fleet.start``.
 
@@ -173,7 +190,7 @@ class SimulatedTiers:
         self._put_ms, self._read_ms = (
             {name: cost(name) for name in fleet.sizes} for cost in (fleet.put_ms, fleet.read_ms)
         )
-        self._measured, self._used = MeasuredLoads(fleet.links), set(fleet.start.used)
+        self._times = LoadTimes(fleet)
         start, largest = fleet.start, max(fleet.sizes.values(), default=1)
         for tier, names, link in (
             (self._cpu, start.memory, fleet.links.disk),
@@ -199,14 +216,7 @@ class SimulatedTiers:
         if self._cpu.request(key, size, self._read_ms[key]) is not None:
             cost, found = cost + self._read_ms[key], DISK
         self.gpu.request(key, size, cost)
-        return found, self._load_ms(key, found, cost)
-
-    def _load_ms(self, key: str, found: int, usual_ms: float) -> float:
-        """What this load takes: a measured time, else the usual one. Policies only know the usual one."""
-        first_ms = self._measured.next_ms("first") if key not in self._used else None
-        self._used.add(key)
-        measured_ms = self._measured.next_ms(LOAD_OF_TIER[found]) if first_ms is None else first_ms
-        return usual_ms if measured_ms is None else measured_ms
+        return found, self._times.next_ms(key, found, cost)
 
     def evictions(self) -> tuple[int, int]:
         """Evictions from slots and from memory so far."""

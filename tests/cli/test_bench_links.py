@@ -10,6 +10,7 @@ import pytest
 
 from lora_cli.bench.link_model import BYTES_PER_RANK, MeasuredLoads
 from lora_cli.bench.links import PRESETS, links_text, parse_links
+from lora_cli.bench.policy_comparison import simulate_all
 from lora_cli.bench.report import LoadedAdapters
 from lora_cli.bench.simulator import CPU, DISK, GPU, Fleet, simulate, stalls_ms
 from lora_cli.bench.trace import Request, build_trace
@@ -180,6 +181,20 @@ def test_a_simulation_begins_with_what_was_loaded_and_proves_the_others() -> Non
     serial = simulate(trace.keys(), fleet, "lru")
     assert list(stalls_ms(trace, serial)) == pytest.approx([0, 200, 150, 3])
     assert list(serial.found) == [GPU, DISK, GPU, CPU]
+
+
+def test_the_optimum_takes_measured_loads_too_and_has_no_bound_in_milliseconds() -> None:
+    trace = build_trace([Request(number, name, 1, 1) for number, name in enumerate("aabcab")])
+    for start, opt_ms in (
+        (LoadedAdapters(), 200 + 100 + 300 + 3),
+        (LoadedAdapters(("a",), ("b", "a"), ("a", "b")), 3 + 200 + 1),
+    ):
+        fleet = Fleet(dict.fromkeys("abc", 1), Budget(2), Budget(3), MEASURED, start)
+        found = simulate_all(trace, fleet, ["lru", "opt"])
+        assert found.policies["opt"].miss_cost_ms == pytest.approx(opt_ms)
+        assert found.bounds.miss_cost_ms is found.policies["lru"].cost_gap_closed is None
+    usual = Fleet(dict.fromkeys("abc", 1), Budget(2), Budget(3), PRESETS["vllm"])
+    assert simulate_all(trace, usual, ["lru", "opt"]).bounds.miss_cost_ms is not None
 
 
 def test_a_server_leaves_its_links_and_the_simulation_its_error(
