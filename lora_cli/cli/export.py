@@ -18,6 +18,7 @@ from lora_cli.errors import NotFound, Refused, UsageError
 from lora_cli.reading.manifest import STDIN, lock_path
 from lora_cli.render.platforms import PLATFORMS, Export, PlatformName, render_platform
 from lora_cli.settings import Settings
+from lora_cli.sources.registry import rule_of
 from lora_cli.store import Store
 from lora_cli.validation import ref_of
 from lora_cli.validation.engine_args import LaunchConfig, check_pinned
@@ -85,6 +86,7 @@ def command(
         at=at or to.at or (str(settings.cache_dir.absolute()) if is_here else ""),
         published=published,
         from_origin=from_origin,
+        mirrored=_mirrored(inputs, settings),
     )
     if is_here and not at and not published:
         _check_cached(export, settings)
@@ -108,6 +110,12 @@ def _locked(manifest: Path, base: str) -> Inputs:
     if unlocked := [item.name for item in inputs.items if item.locked is None]:
         raise Refused(f"{lock_path(manifest)} does not match {manifest}: {names(unlocked)}", hint=hint)
     return inputs
+
+
+def _mirrored(inputs: Inputs, settings: Settings) -> frozenset[str]:
+    """The adapters that are at an ``endpoint_url`` of the manifest, which no platform knows."""
+    rules = ((item.name, rule_of(item.ref, settings)) for item in inputs.items)
+    return frozenset(name for name, rule in rules if rule is not None and rule.endpoint_url)
 
 
 def _warn_of_bases(adapters: Sequence[tuple[str, Adapter]], manifest: Path, settings: Settings) -> None:

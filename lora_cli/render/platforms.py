@@ -43,7 +43,8 @@ class Export:
     """The locked adapters of the manifest ``file``, their base, and the limits of the engine that serves them.
 
     ``at`` is the place of the cache, or with ``published`` of the published folders. ``served`` is the name of the base
-    in requests. With ``from_origin`` the platform reads the sources of adapters itself where it can.
+    in requests. With ``from_origin`` the platform reads the sources of adapters itself where it can; it cannot read
+    those that are ``mirrored``: an endpoint of the manifest has them.
     """
 
     file: str
@@ -56,6 +57,7 @@ class Export:
     at: str
     published: bool = False
     from_origin: bool = False
+    mirrored: frozenset[str] = frozenset()
 
     @property
     def flags(self) -> Flags:
@@ -179,6 +181,8 @@ def _at_origin(platform: Platform, export: Export, item: AdapterRequest, name: s
     """The adapter at its source, if that is asked for and the platform reads it."""
     ref = item.source
     if not export.from_origin or not isinstance(ref, AdapterRef) or ref.scheme not in platform.origins:
+        return None
+    if item.name in export.mirrored:
         return None
     form = platform.origins[ref.scheme]
     pinned: Literal["pinned", "newest"] = "pinned" if "{revision}" in form else "newest"

@@ -165,6 +165,22 @@ def test_a_repository_is_read_at_the_commit_of_the_lock(
     ]
 
 
+def test_a_repository_at_an_endpoint_of_the_manifest_is_not_read_from_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    for hub in hub_of_two(tmp_path, monkeypatch):
+        rule = f"sources:\n  - {{match: 'hf://org/chat', endpoint_url: '{hub.endpoint}'}}\n"
+        Path("set.yaml").write_text(Path("set.yaml").read_text() + rule)
+        assert main(["fetch", "-f", "set.yaml"]) == 0
+        capsys.readouterr()
+        export("kserve", "-f", "set.yaml", "--base", BASE, "--from-origin")
+    out = capsys.readouterr().out
+    sql, chat = (one["uri"] for one in yaml.safe_load(out)["spec"]["model"]["lora"]["adapters"])
+    assert sql == f"hf://org/sql:{locked('sql').revision}"
+    assert chat.endswith(f"/snapshots/sha256/{locked('chat').digest}")
+    assert "# Not read from the origin, because KServe cannot: chat" in out
+
+
 def test_a_rank_that_the_engine_does_not_have_is_refused(folder: Path, capsys: Capture) -> None:
     write_adapter(folder / "adapters/sql", r=1024)
     assert main(["fetch", "-f", "set.yaml"]) == 0
