@@ -9,7 +9,7 @@ from lora_cli.core.reference import CHECKPOINT, AdapterRef, override
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, UsageError
 from lora_cli.fetching.file_selection import adapter_folders_hint, is_adapter
-from lora_cli.sources import Source
+from lora_cli.sources import Source, lend_methods
 
 log = logger(__name__)
 
@@ -19,6 +19,7 @@ class LatestCheckpoint:
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        lend_methods(source, self)
 
     def resolve(self, ref: AdapterRef) -> Revision:
         """The revision of the latest checkpoint's folder.
@@ -40,7 +41,7 @@ class LatestCheckpoint:
         return self._source.read(revision, file, start, stop)
 
     def __getattr__(self, name: str) -> Any:
-        """The optional methods of the source."""
+        """The other attributes of the source."""
         return getattr(self._source, name)
 
 

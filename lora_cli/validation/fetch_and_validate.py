@@ -20,7 +20,7 @@ from lora_cli.fetching.pipeline import fetch
 from lora_cli.reading.adapter import Opened, read_adapter
 from lora_cli.rules.engine import rank_above_max
 from lora_cli.settings import Settings
-from lora_cli.sources import Source
+from lora_cli.sources import Source, lend_methods
 from lora_cli.sources.local import snapshot_at
 from lora_cli.validation.validate import ref_of
 from lora_cli.validation.verdict import Checked, Stopwatch, Terms, apply_suppressions, gather_evidence, judge
@@ -67,6 +67,7 @@ class _TimedSource:
 
     def __init__(self, source: Source, watch: Stopwatch, on_stage: OnStage) -> None:
         self._source, self._watch, self._on_stage = source, watch, on_stage
+        lend_methods(source, self)
 
     def resolve(self, ref: AdapterRef) -> Revision:
         revision = self._source.resolve(ref)
