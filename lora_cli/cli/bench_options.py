@@ -20,6 +20,9 @@ from lora_cli.errors import UsageError
 from lora_cli.runtime.plan import Forward
 from lora_cli.tiers.eviction import Objective
 
+SHARED = frozenset({"base", "policy", "ray"})
+"""Options of other commands too: where they have no effect, their variables are not refused."""
+
 mode = partial(option, default=None, panel="What to measure")
 workload = partial(option, default=None, panel="Workload")
 tier = partial(option, default=None, panel="Tiers")
@@ -179,7 +182,7 @@ class BenchOptions:
         for name in names:
             value = getattr(self, name)
             unset = value is None or value is False or value == [] or (value == "" and name in {"base", "api_key"})
-            if not unset:
+            if not unset and not (name in SHARED and options.origin_of(self.ctx, name) == "ENVIRONMENT"):
                 yield {"refs": "REFs", "manifest": "-f"}.get(name, f"--{name.replace('_', '-')}")
 
     def refuse(self, names: Iterable[str], why: str, hint: str = "") -> None:

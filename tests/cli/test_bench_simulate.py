@@ -271,3 +271,14 @@ def test_a_sweep_that_makes_no_sense_is_exit_2(
 ) -> None:
     assert main([*SWEEP, *argv]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_variable_that_is_for_other_commands_is_not_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("BASE", "RAY", "POLICY"):
+        monkeypatch.setenv(f"LORA_CLI_{name}", "none")
+    assert main(["serve-bench", "--url", "http://127.0.0.1:1"]) == 7
+    assert "is not for" not in capsys.readouterr().err
+    monkeypatch.delenv("LORA_CLI_RAY")
+    assert main(["serve-bench", "--simulate", "--num-prompts", "20", "--eviction", "lru"]) == 0
