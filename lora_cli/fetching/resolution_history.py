@@ -1,6 +1,7 @@
 """Records of earlier fetches, by which unchanged files are recognised and not fetched again."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -171,7 +172,12 @@ def recorded_folder(
         return ref.subfolder
     selections = [selection] if locked is None else [selection, replace(selection, locked=locked.digest)]
     records = (read_record(store, str(ref), str(one), endpoint_of(ref, settings)) for one in selections)
-    return next((one.folder for one in records if one is not None), None)
+    folder = next((one.folder for one in records if one is not None), None)
+    if folder is None and locked is not None:
+        # A digest has one such folder, under whatever name and with whatever files it was fetched.
+        known = (one for one in all_records(store) if one.revision == locked.revision and one.folder is not None)
+        return next((one.folder for one in known if re.fullmatch(r"oci://(?:(?!//).)*", one.ref)), None)
+    return folder
 
 
 def recorded_blob(record: Record, revision: Revision, file: RemoteFile) -> Blob | None:

@@ -135,10 +135,12 @@ def test_a_policy_speaks_of_the_folder_that_is_picked(
 def test_a_policy_speaks_of_the_folder_that_is_picked_whatever_is_cached(
     verb: str, oci_registry: Registry, sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    files = {f"run/{path}": data for path, data in files_of(sql).items()}
-    names = [oci_registry.name() for _ in range(2)]
-    digest, _ = (oci_registry.push(f"{name}:v1", files) for name in names)
-    ref, copy = (f"oci://{oci_registry.place}/{name}" for name in names)
+    pushed = []
+    for folder in ("run", "copy"):  # the same files, so that the cache has them before
+        name = oci_registry.name()
+        digest = oci_registry.push(f"{name}:v1", {f"{folder}/{path}": data for path, data in files_of(sql).items()})
+        pushed.append((f"oci://{oci_registry.place}/{name}", digest))
+    (ref, digest), (copy, _) = pushed
     policy, manifest, cache = tmp_path / "policy.yaml", tmp_path / "set.yaml", ("--cache-dir", tmp_path / "cache")
     policy.write_text(json.dumps({"apiVersion": "lora-cli/v1", "kind": "Policy", "deny_sources": [f"{ref}//run"]}))
     head = "apiVersion: lora-cli/v1\nkind: AdapterSet\n"
@@ -154,9 +156,12 @@ def test_a_policy_speaks_of_the_folder_that_is_picked_whatever_is_cached(
     assert denied("-f", manifest)
     assert ran(capsys, "fetch", "-f", manifest, "--locked", *cache)[0] == 0
     assert denied("-f", manifest)
+    assert ran(capsys, verb, "-f", manifest, *more, *cache, "--policy", policy, "--offline")[0] == 3, "unknown"
     assert ran(capsys, "fetch", f"{ref}@{digest}", *cache)[0] == 0
     assert denied(f"{ref}@{digest}")
     assert denied("-f", manifest)
+    policy.write_text(policy.read_text().replace("//run", "//other"))
+    assert ran(capsys, verb, "-f", manifest, *more, *cache, "--policy", policy, "--offline")[0] == 0
 
 
 def test_a_lock_of_an_index_holds_where_the_files_are_the_same(
