@@ -16,11 +16,11 @@ from fetching.servers import ROOT
 sys.path.insert(0, str(ROOT))
 
 from lora_cli.bench.engine_steps import StepModel, StepRun, simulate_steps
+from lora_cli.bench.generated_traces import STATISTICS, generate_arrivals
 from lora_cli.bench.link_model import Link, Links
 from lora_cli.bench.placement import Demand, ServerLimits, strategies
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.public_traces import join_adapters
-from lora_cli.bench.published_traces import PUBLISHED, generate_arrivals
 from lora_cli.bench.simulator import Fleet, adapter_sizes, parse_ranks
 from lora_cli.bench.trace import Trace
 from lora_cli.bench.workload import Lengths, SyntheticWorkload, make_requests
@@ -97,7 +97,7 @@ def print_chameleon() -> None:
     """TTFT where every request loads its adapter, and where none but the first does: the most that a cache can gain."""
     print("Chameleon: P99 TTFT -80.7, -24.6, -14.7 % and P50 -48.1 % at high, medium, low load (cache and scheduler)")
     for load, rate in (("low", 6.0), ("medium", 9.0), ("high", 12.0)):
-        arrivals, found = generate_arrivals(PUBLISHED["azure-conv"], REQUESTS, 0, rate), []
+        arrivals, found = generate_arrivals(STATISTICS["azure-conv"], REQUESTS, 0, rate), []
         for adapters, popularity in ((REQUESTS, "round-robin"), (100, "zipf:1.0")):
             names = [f"a{number}" for number in range(adapters)]
             sizes = adapter_sizes(names, parse_ranks("8,16,32,64,128"), 0, SLORA_BYTES_PER_RANK)

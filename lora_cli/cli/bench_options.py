@@ -7,9 +7,9 @@ from pathlib import Path
 
 import typer
 
+from lora_cli.bench.generated_traces import STATISTICS, TraceStatistics, generate_arrivals
 from lora_cli.bench.popularity import read_popularity
 from lora_cli.bench.public_traces import Arrivals, join_adapters, read_arrivals
-from lora_cli.bench.published_traces import PUBLISHED, PublishedTrace, generate_arrivals
 from lora_cli.bench.trace import Trace, read_trace, trace_lines
 from lora_cli.bench.workload import SyntheticWorkload, chosen_pattern, make_requests, parse_lengths, parse_rate, ramp_of
 from lora_cli.cli import options
@@ -81,7 +81,7 @@ class BenchOptions:
     trace: Path | None = workload(
         "--trace FILE|NAME",
         "Replay these requests: JSON lines, or a CSV of Azure LLM inference or BurstGPT; or generate some with the "
-        f"statistics of {' or '.join(PUBLISHED)}.",
+        f"statistics of {' or '.join(STATISTICS)}.",
     )
     api_key: str = server("--api-key TOKEN", "With --url: bearer token of the server.", default="")
     lora_modules: list[str] | None = server(
@@ -211,7 +211,7 @@ class Workload:
     traffic: SyntheticWorkload
     replayed: Trace | None
     arrivals: Arrivals | None = None
-    published: PublishedTrace | None = None
+    statistics: TraceStatistics | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -234,9 +234,9 @@ class Workload:
         found |= {shape.kind: ",".join(map(str, shape.numbers))} if shape.numbers else {}
         if self.arrivals is not None:
             return {"trace": safe(options.trace), "arrivals": self.arrivals.title} | found
-        if self.published is not None:
+        if self.statistics is not None:
             rate = {"request_rate": options.request_rate} if options.request_rate != "inf" else {}
-            return {"trace": safe(options.trace), "arrivals": self.published.title} | rate | found
+            return {"trace": safe(options.trace), "arrivals": self.statistics.title} | rate | found
         if options.request_rate != "inf":
             found |= {"request_rate": options.request_rate, "burstiness": options.burstiness}
         if ramp is not None:
@@ -258,9 +258,9 @@ class Workload:
             return self.replayed
         if self.arrivals is not None:
             return join_adapters(self.arrivals, names, replace(self.traffic, seed=seed))
-        if self.published is not None:
+        if self.statistics is not None:
             requests = self.options.num_prompts or usual
-            drawn = generate_arrivals(self.published, requests, seed, self.traffic.request_rate)
+            drawn = generate_arrivals(self.statistics, requests, seed, self.traffic.request_rate)
             return join_adapters(drawn, names, replace(self.traffic, seed=seed))
         traffic = replace(
             self.traffic,
@@ -287,18 +287,18 @@ def parse_workload(options: BenchOptions) -> Workload:
         raise UsageError(
             "--request-rate and --ramp-up-strategy cannot be used together", hint="a ramp has its own rates"
         )
-    published = PUBLISHED.get(str(options.trace))
-    arrivals = read_arrivals(options.trace) if options.trace is not None and published is None else None
+    statistics = STATISTICS.get(str(options.trace))
+    arrivals = read_arrivals(options.trace) if options.trace is not None and statistics is None else None
     generated: dict[str, object] = {"--ramp-up-strategy": ramp}
-    if published is None:
+    if statistics is None:
         generated |= {"--num-prompts": options.num_prompts, "--request-rate": options.request_rate != "inf"}
         generated |= {f"--{shape.kind}": shape.numbers} if arrivals is None else {}
     for flag in (flag for flag, given in generated.items() if given and options.trace is not None):
         raise UsageError(f"{flag} and --trace cannot be used together", hint="a trace has its own adapters and times")
-    is_replayed = options.trace is not None and published is None and arrivals is None
+    is_replayed = options.trace is not None and statistics is None and arrivals is None
     replayed = read_trace(options.trace) if is_replayed and options.trace is not None else None
     traffic = SyntheticWorkload(popularity, 0, pattern=shape, request_rate=rate, burstiness=burstiness, ramp=ramp)
-    return Workload(options, traffic, replayed, arrivals, published)
+    return Workload(options, traffic, replayed, arrivals, statistics)
 
 
 def adapter_names(named: Sequence[str], number: int | None, usual: int = 1) -> Sequence[str]:

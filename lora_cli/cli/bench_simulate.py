@@ -87,7 +87,7 @@ def simulate(settings: Settings, options: BenchOptions) -> int:
         LoraCliError: an option is invalid or too large, or a file cannot be read or written.
     """
     options.refuse(("device", "max_lora_rank"), "not for --simulate", "there is no device")
-    goals, swept, model = _goals(options), parse_sweep(options), _step_model(options)
+    goals, swept, model = _goals(options), _parse_sweep(options), _step_model(options)
     policies = _policies(options, model, planned=bool(goals))
     known = plan_metric_names(policies) if goals else _metric_names(options, policies)
     conclude = report_writer(options, known) if not swept else None
@@ -150,7 +150,7 @@ def _sized_report(run: tuple[VllmRun, BenchSetting], found: PlanReport) -> Bench
     return bench_report(*run, found, SWEEP_DEFINITIONS, sweep_metrics(plans))
 
 
-def parse_sweep(options: BenchOptions) -> dict[str, tuple[int, ...]]:
+def _parse_sweep(options: BenchOptions) -> dict[str, tuple[int, ...]]:
     """The numbers of each ``--sweep``, by the name of the option that they replace; empty without it.
 
     Raises:

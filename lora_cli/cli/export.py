@@ -71,9 +71,8 @@ def command(
     _warn_of_bases(adapters, manifest, settings)
     if to.hub and (not config.model or ref_of(inputs.base).scheme != "hf"):
         raise UsageError(f"{to.title} needs a base on the Hub", hint="--base ORG/NAME[@COMMIT]")
-    is_here = to.write is PLATFORMS["vllm-cli"].write
     served = served_model_name or config.model
-    if not served and not is_here:
+    if not served and not to.here:
         raise UsageError("the base has no name", hint="--served-model-name NAME")
     export = Export(
         file=str(manifest),
@@ -83,12 +82,12 @@ def command(
         model=config.model,
         revision=config.revision,
         served=served,
-        at=at or to.at or (str(settings.cache_dir.absolute()) if is_here else ""),
+        at=at or to.at or (str(settings.cache_dir.absolute()) if to.here else ""),
         published=published,
         from_origin=from_origin,
         mirrored=_mirrored(inputs, settings),
     )
-    if is_here and not at and not published:
+    if to.here and not at and not published:
         _check_cached(export, settings)
     write(render_platform(platform, export), output)
     if output is not None and str(output) != STDIN:

@@ -8,9 +8,10 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import UsageError
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+"""The pattern of an adapter's name: safe as the name of a folder."""
+
 NAME_IN_WORDS = "a name: at most 128 letters, digits, dots, - and _, starting with a letter or digit"
 NAME_HINT = "name: sql-v2; it is used as the folder, and as the model name in requests"
-"""The pattern of an adapter's name: safe as the name of a folder."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ class Export:
 
 
 @dataclass(frozen=True, slots=True)
-class Located:
+class ExportedAdapter:
     """An adapter, its ``name`` in the platform, and the folder or address that the platform reads.
 
     ``image`` is an image that has the folder. ``origin``: ``pinned`` or ``newest`` where that is the adapter's source.
@@ -104,11 +104,12 @@ class Platform:
     ``places`` maps the beginnings of ``--at`` to the form of a folder there; ``at`` is its default. ``origins`` maps
     the schemes of sources that the platform reads to their form, which is pinned if it has a revision. ``renames``:
     requests name the resource. ``started``: the engine runs already when adapters are loaded. ``hub``: its base is a
-    repository of the Hub. ``limits`` are what else it does not check.
+    repository of the Hub. ``here``: a shell of this machine starts the engine, by default with this machine's cache.
+    ``limits`` are what else it does not check.
     """
 
     title: str
-    write: Callable[[Export, Sequence[Located]], str | Sequence[Document]]
+    write: Callable[[Export, Sequence[ExportedAdapter]], str | Sequence[Document]]
     places: Mapping[str, str]
     at: str = ""
     origins: Mapping[str, str] = field(default_factory=dict)
@@ -117,6 +118,7 @@ class Platform:
     renames: bool = False
     started: bool = False
     hub: bool = False
+    here: bool = False
     limits: tuple[str, ...] = ()
 
 
@@ -129,7 +131,7 @@ def render_platform(name: PlatformName, export: Export) -> str:
     import yaml
 
     platform = PLATFORMS[name]
-    located = _located(platform, export)
+    located = _exported(platform, export)
     written = platform.write(export, located)
     if not isinstance(written, str):
         written = yaml.safe_dump_all(written, sort_keys=False, width=10_000)
@@ -138,7 +140,7 @@ def render_platform(name: PlatformName, export: Export) -> str:
     return "".join(f"# {safe(line)}\n" for line in lines) + written
 
 
-def _pins(platform: Platform, export: Export, located: Sequence[Located]) -> Iterator[str]:
+def _pins(platform: Platform, export: Export, located: Sequence[ExportedAdapter]) -> Iterator[str]:
     """What pins the adapters, and what does not."""
     title = platform.title.partition(" ")[0]
     folders = [one.item.name for one in located if not one.origin]
@@ -164,8 +166,8 @@ def _pins(platform: Platform, export: Export, located: Sequence[Located]) -> Ite
         yield f"The engine needs: {for_shell([*export.launch, *flags])}"
 
 
-def _located(platform: Platform, export: Export) -> list[Located]:
-    found: dict[str, Located] = {}
+def _exported(platform: Platform, export: Export) -> list[ExportedAdapter]:
+    found: dict[str, ExportedAdapter] = {}
     for item in export.adapters:
         name = resource_name(item.name) if platform.resources else item.name
         if name in found:
@@ -173,11 +175,13 @@ def _located(platform: Platform, export: Export) -> list[Located]:
             raise UsageError(f"{both} would both be {name} in Kubernetes", hint="rename one of them in the manifest")
         if export.served == (name if platform.renames else item.name):
             raise UsageError(f"{item.name} has the name of the base", hint="--served-model-name NAME")
-        found[name] = _at_origin(platform, export, item, name) or Located(item, name, _folder(platform, export, item))
+        found[name] = _at_origin(platform, export, item, name) or ExportedAdapter(
+            item, name, _folder(platform, export, item)
+        )
     return list(found.values())
 
 
-def _at_origin(platform: Platform, export: Export, item: AdapterRequest, name: str) -> Located | None:
+def _at_origin(platform: Platform, export: Export, item: AdapterRequest, name: str) -> ExportedAdapter | None:
     """The adapter at its source, if that is asked for and the platform reads it."""
     ref = item.source
     if not export.from_origin or not isinstance(ref, AdapterRef) or ref.scheme not in platform.origins:
@@ -191,8 +195,10 @@ def _at_origin(platform: Platform, export: Export, item: AdapterRequest, name: s
     if ref.scheme == "oci":
         repository = re.sub(r":[^/]*$", "", ref.location)
         folder = f"{IMAGES}/{item.name}/models/{ref.subfolder}".rstrip("/")
-        return Located(item, name, folder, form.format(location=repository, revision=ref.revision), pinned)
-    return Located(item, name, form.format(location=ref.location.rstrip("/"), revision=ref.revision), origin=pinned)
+        return ExportedAdapter(item, name, folder, form.format(location=repository, revision=ref.revision), pinned)
+    return ExportedAdapter(
+        item, name, form.format(location=ref.location.rstrip("/"), revision=ref.revision), origin=pinned
+    )
 
 
 def _folder(platform: Platform, export: Export, item: AdapterRequest) -> str:
@@ -201,7 +207,7 @@ def _folder(platform: Platform, export: Export, item: AdapterRequest) -> str:
     at = export.at.rstrip("/")
     prefix = next((prefix for prefix in platform.places if at.startswith(prefix)), "")
     # Only a shell quotes what it reads.
-    is_plain = at.isprintable() if platform.write is _command else _PLAIN.fullmatch(at) and ".." not in at.split("/")
+    is_plain = at.isprintable() if platform.here else _PLAIN.fullmatch(at) and ".." not in at.split("/")
     if not prefix or not is_plain:
         known = " or ".join(f"{prefix}…" for prefix in platform.places)
         given = f"--at {safe(export.at)}" if export.at else "--at is needed"
@@ -220,7 +226,7 @@ def resource_name(name: str) -> str:
     return label if len(label) <= _LONGEST_NAME else f"{label[: _LONGEST_NAME - 9].rstrip('-')}-{digest}"
 
 
-def _modules(export: Export, located: Sequence[Located]) -> Iterator[str]:
+def _modules(export: Export, located: Sequence[ExportedAdapter]) -> Iterator[str]:
     """The adapters as values of the engine's option, in JSON."""
     name, path = export.flags.keys
     for one in located:
@@ -228,14 +234,14 @@ def _modules(export: Export, located: Sequence[Located]) -> Iterator[str]:
         yield json.dumps({name: one.name, path: one.location, **pinned})
 
 
-def _command(export: Export, located: Sequence[Located]) -> str:
+def _command(export: Export, located: Sequence[ExportedAdapter]) -> str:
     served = (("--served-model-name", export.served),) if export.served != export.model else ()
     adapters = (export.flags.adapters, *_modules(export, located))
     options = (*served, *options_of(export.flags, export.fit, 1, ()), adapters)
     return "".join(f"{line}\n" for line in command_lines(export.flags, export.launch, options))
 
 
-def _kserve(export: Export, located: Sequence[Located]) -> Sequence[Document]:
+def _kserve(export: Export, located: Sequence[ExportedAdapter]) -> Sequence[Document]:
     lora = {
         "adapters": [{"name": one.name, "uri": one.location} for one in located],
         "maxRank": export.fit.max_lora_rank,
@@ -254,7 +260,7 @@ def _kserve(export: Export, located: Sequence[Located]) -> Sequence[Document]:
     ]
 
 
-def _aibrix(export: Export, located: Sequence[Located]) -> Sequence[Document]:
+def _aibrix(export: Export, located: Sequence[ExportedAdapter]) -> Sequence[Document]:
     base = export.served.rpartition("/")[2]
     if not _LABEL_VALUE.fullmatch(base):
         raise UsageError(f"{safe(base)} cannot be the value of a label", hint="--served-model-name NAME")
@@ -274,7 +280,7 @@ def _aibrix(export: Export, located: Sequence[Located]) -> Sequence[Document]:
     ]
 
 
-def _dynamo(export: Export, located: Sequence[Located]) -> Sequence[Document]:
+def _dynamo(export: Export, located: Sequence[ExportedAdapter]) -> Sequence[Document]:
     return [
         {
             "apiVersion": "nvidia.com/v1alpha1",
@@ -291,7 +297,7 @@ def _dynamo(export: Export, located: Sequence[Located]) -> Sequence[Document]:
     ]
 
 
-def _llm_d(export: Export, located: Sequence[Located]) -> Sequence[Document]:
+def _llm_d(export: Export, located: Sequence[ExportedAdapter]) -> Sequence[Document]:
     claim, _, folder = export.at.removeprefix("pvc://").rstrip("/").partition("/")
     volumes: list[Document] = []
     mounts: list[Document] = []
@@ -321,7 +327,7 @@ def _llm_d(export: Export, located: Sequence[Located]) -> Sequence[Document]:
     ]
 
 
-def _rayserve(export: Export, located: Sequence[Located]) -> str:
+def _rayserve(export: Export, located: Sequence[ExportedAdapter]) -> str:
     import yaml
 
     parents = {one.location.rpartition("/")[0] for one in located}
@@ -411,7 +417,7 @@ PLATFORMS: Mapping[PlatformName, Platform] = {
         places={"s3://": "{}", "gs://": "{}", "abfss://": "{}", "azure://": "{}"},
         origins={"s3": "s3://{location}", "gs": "gs://{location}"},
     ),
-    "vllm-cli": Platform(title="vLLM", write=_command, places={"/": "{}"}),
-    "sglang-cli": Platform(title="SGLang", write=_command, places={"/": "{}"}, engine="sglang"),
+    "vllm-cli": Platform(title="vLLM", write=_command, places={"/": "{}"}, here=True),
+    "sglang-cli": Platform(title="SGLang", write=_command, places={"/": "{}"}, engine="sglang", here=True),
 }
 """The platforms by the name in the command. Versions are the releases whose formats were read."""

@@ -9,7 +9,7 @@ from statistics import fmean, median, pstdev
 import pytest
 
 from lora_cli.bench.engine_steps import StepModel
-from lora_cli.bench.published_traces import PUBLISHED, SHARES, generate_arrivals
+from lora_cli.bench.generated_traces import SHARES, STATISTICS, generate_arrivals
 from lora_cli.cli.main import main
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -20,9 +20,9 @@ MEANS = {"azure-code": (2047.8, 27.88), "azure-conv": (1154.7, 211.1)}
 """Tokens in and out: the means of AzureLLMInferenceTrace_code.csv and AzureLLMInferenceTrace_conv.csv."""
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", STATISTICS)
 def test_means_and_medians_are_those_of_the_trace(name: str) -> None:
-    trace = PUBLISHED[name]
+    trace = STATISTICS[name]
     found = generate_arrivals(trace, 20_000, 0)
     for tokens, quantiles, mean in zip(
         (found.prompt_tokens, found.output_tokens), (trace.prompt_tokens, trace.output_tokens), MEANS[name], strict=True
@@ -37,15 +37,15 @@ def test_means_and_medians_are_those_of_the_trace(name: str) -> None:
 
 def test_arrivals_are_as_bursty_as_those_of_the_trace_at_any_rate() -> None:
     for rate in (5.53, 50.0):
-        times = generate_arrivals(PUBLISHED["azure-conv"], 20_000, 0, rate).times_s
+        times = generate_arrivals(STATISTICS["azure-conv"], 20_000, 0, rate).times_s
         gaps = [later - earlier for earlier, later in pairwise(times)]
         assert 1 / fmean(gaps) == pytest.approx(rate, rel=0.001)
         assert pstdev(gaps) / fmean(gaps) == pytest.approx(1.094, rel=0.05)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", STATISTICS)
 def test_one_request_and_none_have_no_gaps(name: str) -> None:
-    assert list(generate_arrivals(PUBLISHED[name], 1, 0).times_s) == [0.0]
+    assert list(generate_arrivals(STATISTICS[name], 1, 0).times_s) == [0.0]
 
 
 def test_the_result_names_the_trace_and_a_seed_gives_the_same(

@@ -23,7 +23,7 @@ SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.
 
 
 @dataclass(frozen=True, slots=True)
-class PublishedTrace:
+class TraceStatistics:
     """The quantiles of a trace at ``SHARES``, and its requests per second; gaps are in milliseconds."""
 
     title: str
@@ -33,15 +33,15 @@ class PublishedTrace:
     gaps_ms: tuple[float, ...]
 
 
-PUBLISHED: Mapping[str, PublishedTrace] = {
-    "azure-code": PublishedTrace(
+STATISTICS: Mapping[str, TraceStatistics] = {
+    "azure-code": TraceStatistics(
         "generated with the quantiles of Azure LLM inference 2023, code (8,819 requests)",
         2.567,
         (3, 147, 386, 770, 1075, 1469, 1909, 2433, 3192, 5186, 7302, 7436, 7436, 7436, 7437, 7437),
         (6, 7, 8, 9, 11, 13, 16, 20, 29, 55, 90, 172, 252, 361, 824, 1899),
         (0.1, 0.2, 1.2, 3.3, 15.1, 63.8, 95.0, 100.1, 160.1, 272.8, 400.8, 798.8, 2205.2, 10124.4, 78444.1, 217169.0),
     ),
-    "azure-conv": PublishedTrace(
+    "azure-conv": TraceStatistics(
         "generated with the quantiles of Azure LLM inference 2023, conv (19,366 requests)",
         5.530,
         (2, 207, 387, 403, 703, 1020, 1071, 1130, 1315, 2734, 4083, 4098, 4142, 4831, 6212, 14050),
@@ -51,7 +51,7 @@ PUBLISHED: Mapping[str, PublishedTrace] = {
 }  # fmt: skip
 
 
-def generate_arrivals(trace: PublishedTrace, requests: int, seed: int, request_rate: float = inf) -> Arrivals:
+def generate_arrivals(trace: TraceStatistics, requests: int, seed: int, request_rate: float = inf) -> Arrivals:
     """So many requests, at the trace's own rate or, with the same burstiness, at another; the first comes at 0.
 
     The last one comes at ``(requests - 1) / rate``.
