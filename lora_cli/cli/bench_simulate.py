@@ -159,16 +159,16 @@ def _parse_sweep(options: BenchOptions) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     for text in options.sweep or []:
         name, _, numbers = text.partition("=")
-        words = numbers.split(",")
+        words, hint = numbers.split(","), f"--sweep {name if name in SWEPT else SWEPT[0]}=8,16,32"
         if name not in SWEPT or not all(one.isascii() and one.isdecimal() and len(one) < 7 for one in words):
-            raise UsageError(f"--sweep {text[:60]}: must be a size and its values", hint="--sweep max-loras=8,16,32")
+            raise UsageError(f"--sweep {text[:60]}: must be {' or '.join(SWEPT)}, and numbers", hint=hint)
         if name in found:
-            raise UsageError(f"--sweep {name} is given twice", hint=f"--sweep {name}=8,16,32")
+            raise UsageError(f"--sweep {name} is given twice", hint=hint)
         for flag in options.given((name.replace("-", "_"),)):
             raise UsageError(f"{flag} and --sweep {name} cannot be used together", hint="add the number to --sweep")
         found[name] = tuple(dict.fromkeys(map(int, words)))
         if len(found[name]) > MOST_SWEPT or 0 in found[name]:
-            raise UsageError(f"--sweep {name} must have 1 to {MOST_SWEPT} numbers above 0")
+            raise UsageError(f"--sweep {name} must have 1 to {MOST_SWEPT} numbers above 0", hint=hint)
     if found:
         options.refuse(("plan",), "not for --sweep", "it finds the sizes itself")
         options.refuse(("live_result", "step", "max_gpu_bytes", "max_cpu_bytes"), "not for --sweep")

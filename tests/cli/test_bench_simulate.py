@@ -254,8 +254,8 @@ def test_a_sweep_is_a_table_with_a_row_for_each_size(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--sweep", "slots=8"], "--sweep slots=8: must be a size and its values"),
-        (["--sweep", "max-loras=8,x"], "--sweep max-loras=8,x: must be a size and its values"),
+        (["--sweep", "slots=8"], "--sweep slots=8: must be max-loras or max-cpu-loras, and numbers"),
+        (["--sweep", "max-loras=8,x"], "--sweep max-loras=8,x: must be max-loras or max-cpu-loras, and numbers"),
         (["--sweep", "max-loras=0"], "must have 1 to 100 numbers above 0"),
         (["--sweep", "max-loras=8", "--sweep", "max-loras=9"], "--sweep max-loras is given twice"),
         (["--sweep", "max-loras=8", "--max-loras", "9"], "--max-loras and --sweep max-loras cannot be used together"),
