@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from lora_cli.core.log import logger
 from lora_cli.core.reference import CHECKPOINT, AdapterRef, override
@@ -39,10 +38,6 @@ class LatestCheckpoint:
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         """Bytes of a file in that folder."""
         return self._source.read(revision, file, start, stop)
-
-    def __getattr__(self, name: str) -> Any:
-        """The other attributes of the source."""
-        return getattr(self._source, name)
 
 
 def latest_checkpoint(revision: Revision) -> Revision:

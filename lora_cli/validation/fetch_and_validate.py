@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.adapter_request import AdapterRequest
@@ -77,10 +76,6 @@ class _TimedSource:
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         return self._source.read(revision, file, start, stop)
-
-    def __getattr__(self, name: str) -> Any:
-        """Any other attribute of the source, such as ``opened``."""
-        return getattr(self._source, name)
 
 
 def fetch_adapter(item: AdapterRequest, context: FetchContext, *, on_stage: OnStage = ignore_stage) -> Admission:
