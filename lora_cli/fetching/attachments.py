@@ -1,11 +1,13 @@
 """Documents that are attached to an adapter at its origin: signatures and verdicts, as referrers in a registry."""
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.settings import Settings
 from lora_cli.sources import AttachmentSource, Source
+from lora_cli.store import Store
+from lora_cli.store.attached_documents import keep_attached, kept_attached
 
 Attached = Callable[[str], Sequence[bytes]]
 """The documents of a media type. They are read when they are first asked for."""
@@ -16,12 +18,33 @@ def nothing(_: str) -> Sequence[bytes]:
     return ()
 
 
-def attached_to(ref: AdapterRef, revision: str | None, source: Callable[[], Source], settings: Settings) -> Attached:
-    """What is attached to a revision (None: it is not known) at its ``source``; nothing in offline mode."""
+def kept(ref: AdapterRef, revision: str, store: Store) -> Attached:
+    """What was attached to a revision when it was last fetched."""
+    return partial(kept_attached, store, revision) if ref.scheme == "oci" else nothing
+
+
+def attached_to(
+    ref: AdapterRef,
+    revision: str | None,
+    source: Callable[[], Source],
+    settings: Settings,
+    keep_in: Store | None = None,
+) -> Attached:
+    """What is attached to a revision (None: it is not known) at its ``source``.
+
+    A fetch keeps it in the cache, where offline mode finds it.
+    """
+    if not revision or ref.scheme != "oci":
+        return nothing
+    if settings.offline:
+        return kept(ref, revision, Store(settings.cache_dir))
 
     @cache
     def documents(media_type: str) -> Sequence[bytes]:
         origin = source()
-        return origin.attached(ref, revision or "", media_type) if isinstance(origin, AttachmentSource) else ()
+        found = origin.attached(ref, revision, media_type) if isinstance(origin, AttachmentSource) else ()
+        if keep_in is not None:
+            keep_attached(keep_in, revision, media_type, found)
+        return found
 
-    return nothing if settings.offline or not revision or ref.scheme != "oci" else documents
+    return documents

@@ -141,17 +141,20 @@ def _from_cache(
     cachedir_tag.check_folder(store)
     check_reference(request, settings)
     ref = pinned or request.locked_ref
-    attached = attached_to(ref, ref.revision, lambda: source or context.sources.of(request.ref), settings)
     folder = recorded_folder(store, ref, request.selection, request.locked, settings)
     if folder is None and request.locked:
         return None  # policies may have rules for it
     ref = replace(ref, subfolder=folder or "")
-    check = partial(_check, request, ref, settings, attached)
+
+    def check(snapshot: Snapshot, revision: str | None = ref.revision) -> Provenance:
+        attached = attached_to(ref, revision, lambda: source or context.sources.of(request.ref), settings, store)
+        return _check(request, ref, settings, attached, snapshot)
+
     fetched = _lookup(replace(request, source=pinned or request.ref), store, settings, check)
     if fetched is not None and _lacks_signature(request, ref, fetched.snapshot, settings):
         return None  # it may have one by now, or had one before fetch took it
     if fetched is not None:
-        fetched = replace(fetched, provenance=check(fetched.snapshot))
+        fetched = replace(fetched, provenance=check(fetched.snapshot, fetched.revision))
         if settings.policies:
             access = recorded_access(store, ref, request.selection, settings)
             fetched = replace(fetched, needs_access_check=needs_access_check(ref, access, settings))
@@ -236,7 +239,7 @@ def _from_origin(request: AdapterRequest, source: Source, context: FetchContext,
     check_count(name, len(plan.files), settings.max_files)
     context.total.check(request.turn, name, sum(file.size or 0 for file in plan.files))
     job = DownloadJob(name, plan, source, context, deadline)
-    attached = attached_to(ref, plan.revision.id, lambda: source, settings)
+    attached = attached_to(ref, plan.revision.id, lambda: source, settings, context.store)
     return _cached_or_downloaded(job, request.locked, partial(_check, request, ref, settings, attached))
 
 

@@ -30,6 +30,11 @@ class Store:
         return self.root / "refs"
 
     @cached_property
+    def attached(self) -> Path:
+        """Folder of the documents that were attached to artifacts in registries."""
+        return self.root / "attached"
+
+    @cached_property
     def adapters(self) -> Path:
         """Folder of the views by name, for an engine's resolver."""
         return self.root / "adapters"
