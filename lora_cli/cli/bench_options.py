@@ -139,7 +139,7 @@ class BenchOptions:
     )
     links: str | None = simulation(
         "--links ENGINE|FILE",
-        "Load costs of vllm or lora-cli, or a file of --save-links.",
+        "Load costs of vllm, sglang or lora-cli, or a file of --save-links.",
         show_default="lora-cli",
     )
     step: str | None = simulation(

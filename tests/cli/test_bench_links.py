@@ -35,6 +35,21 @@ def test_the_loads_of_vllm_are_near_the_published_ones(rank: int, measured_ms: f
     assert 6.5 <= links.gpu.load_ms(rank * BYTES_PER_RANK) <= 8.7
 
 
+@pytest.mark.parametrize(
+    ("rank", "from_disk_ms", "into_slot_ms"), [(8, 38.2, 17.0), (16, 47.2, 21.9), (32, 41.7, 28.0), (64, 50.9, 42.3)]
+)
+def test_the_loads_of_sglang_are_near_the_measured_ones(rank: int, from_disk_ms: float, into_slot_ms: float) -> None:
+    links = PRESETS["sglang"]
+    assert links.disk.load_ms(rank * BYTES_PER_RANK) == pytest.approx(from_disk_ms, rel=0.2)
+    assert links.gpu.load_ms(rank * BYTES_PER_RANK) == pytest.approx(into_slot_ms, rel=0.1)
+
+
+def test_the_loads_of_sglang_were_measured_without_a_gpu_and_say_so(capsys: pytest.CaptureFixture[str]) -> None:
+    found = simulated(capsys, "--links", "sglang")["tiers"]
+    assert "without a GPU" in found["links"]
+    assert found["gpu"]["load"] == {"ms": 15.0, "gb_per_s": 12.5, "origin": "measured"}
+
+
 @pytest.mark.parametrize("plan", [[], ["--plan", "hit_ratio>=0.1"]])
 def test_the_source_of_a_preset_is_printed(plan: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     command = [*SMALL[:6], *(plan or SMALL[6:]), "--eviction", "lru"]
@@ -61,12 +76,7 @@ def test_one_given_link_leaves_the_source_of_the_other(capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("argv", "said", "code"),
     [
-        (
-            ["--links", "sglang"],
-            "SGLang has no published load times\nhint: serve-bench --url URL --save-links links.json",
-            2,
-        ),
-        (["--links", "none.json"], "--links none.json: not found\nhint: lora-cli, vllm, or a file", 3),
+        (["--links", "none.json"], "--links none.json: not found\nhint: lora-cli, vllm, sglang, or a file", 3),
         (["--links", "vllm", "--gpu-link", "1"], "--links and --disk-link or --gpu-link cannot be used together", 2),
         (["--links", "vllm", "--measured", "x.json"], "--measured is not for --links", 2),
         (["--step", "1,1", "--plan", "hit_ratio>=.5"], "--step is not for --plan", 2),
