@@ -9,7 +9,7 @@ from itertools import product
 from lora_cli.bench.optimal_bounds import belady_run
 from lora_cli.bench.process_pool import Mapper, parallel_map
 from lora_cli.bench.report import LoadsReport, Plan, PlanAnswer, PlanReport, PolicyPlan
-from lora_cli.bench.simulator import OPT, Fleet, run_report, simulate, stalls_ms
+from lora_cli.bench.simulator import OPT, Fleet, run_report, simulate, with_stalls
 from lora_cli.bench.thresholds import PLAN_METRICS, Condition, policy_metrics
 from lora_cli.bench.trace import Trace
 from lora_cli.tiers.eviction import Objective
@@ -95,8 +95,8 @@ def _answer(trace: Trace, fleet: Fleet, policy: str, objective: Objective) -> Pl
     """What a policy reaches with the slots and places of a fleet."""
     keys, slots, places = trace.keys(), fleet.gpu.items, fleet.cpu.items
     course = belady_run(keys, fleet) if policy == OPT else simulate(keys, fleet, policy, objective)
-    stalls = stalls_ms(trace, course, side_by_side=fleet.links.side_by_side)
-    metrics = policy_metrics(run_report("exact" if policy == OPT else "online", course, stalls))
+    timed = with_stalls(trace, course, side_by_side=fleet.links.side_by_side)
+    metrics = policy_metrics(run_report("exact" if policy == OPT else "online", *timed))
     largest, total = max(fleet.sizes.values()), sum(fleet.sizes.values())
     return PlanAnswer(slots, places, slots * largest, places * total // len(fleet.sizes), metrics)
 

@@ -8,7 +8,7 @@ requests: the adapters' ranks and bytes, the two tiers, and the ways into them.
 
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from itertools import accumulate, pairwise
 from math import fsum
@@ -236,30 +236,30 @@ def simulate(keys: Sequence[str], fleet: Fleet, policy: str, objective: Objectiv
     return SimulatedRun(found, load_ms, tiers.evictions())
 
 
-def stalls_ms(trace: Trace, course: SimulatedRun, *, side_by_side: bool = False) -> "array[float]":
-    """Milliseconds of each request, from its arrival until its adapter is in a slot; 0 if it is there.
+def with_stalls(trace: Trace, run: SimulatedRun, *, side_by_side: bool = False) -> tuple[SimulatedRun, "array[float]"]:
+    """The run, and the milliseconds of each request from its arrival until its adapter is in a slot; 0 if it is there.
 
     Loads run one after the other, in the order of the requests. Requests for an adapter that is being loaded share the
     load. Loads that run ``side_by_side``, as those of lora-cli's server, do not wait, and requests that share one are
-    not hits: ``course.found`` gets the tier that the adapter was found in, as that server reports it. If the trace
-    has no times, each request arrives when the previous one is done, and waits for its own load alone.
+    not hits: they find their adapter where the load found it, as that server reports it. If the trace has no times,
+    each request arrives when the previous one is done, and waits for its own load alone.
     """
     if not trace.timed:
-        return course.load_ms
-    free_s = 0.0
+        return run, run.load_ms
+    free_s, found_in = 0.0, bytearray(run.found)
     loads: dict[int, tuple[float, int]] = {}
     stalls = array("d", bytes(8 * len(trace)))
-    for number, (which, time_s, load_ms) in enumerate(zip(trace.which, trace.times_s, course.load_ms, strict=True)):
+    for number, (which, time_s, load_ms) in enumerate(zip(trace.which, trace.times_s, run.load_ms, strict=True)):
         ready_s, found = loads.get(which, (0.0, GPU))
         if load_ms:
             free_s = (time_s if side_by_side else max(free_s, time_s)) + load_ms / 1e3
-            loads[which] = free_s, course.found[number]
+            loads[which] = free_s, run.found[number]
             stalls[number] = (free_s - time_s) * 1e3
         elif ready_s > time_s:
             stalls[number] = (ready_s - time_s) * 1e3
             if side_by_side:
-                course.found[number] = found
-    return stalls
+                found_in[number] = found
+    return replace(run, found=found_in), stalls
 
 
 WINDOWS = 40

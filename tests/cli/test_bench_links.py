@@ -12,7 +12,7 @@ from lora_cli.bench.link_model import BYTES_PER_RANK, MeasuredLoads
 from lora_cli.bench.links import PRESETS, links_text, parse_links
 from lora_cli.bench.policy_comparison import simulate_all
 from lora_cli.bench.report import LoadedAdapters
-from lora_cli.bench.simulator import CPU, DISK, GPU, Fleet, simulate, stalls_ms
+from lora_cli.bench.simulator import CPU, DISK, GPU, Fleet, simulate, with_stalls
 from lora_cli.bench.trace import Request, build_trace
 from lora_cli.cli.main import main
 from lora_cli.tiers.memory_accounting import Budget
@@ -186,11 +186,12 @@ def test_a_simulation_begins_with_what_was_loaded_and_proves_the_others() -> Non
     fleet = Fleet(dict.fromkeys("ab", 1), Budget(1), Budget(2), MEASURED, LoadedAdapters(("a",), ("c", "a"), ("a",)))
     course = simulate(trace.keys(), fleet, "lru")
     assert list(course.load_ms) == [0, 200, 0, 3]
-    assert list(stalls_ms(trace, course, side_by_side=True)) == pytest.approx([0, 200, 150, 3])
-    assert list(course.found) == [GPU, DISK, DISK, CPU], "who shares a load did not find its adapter in a slot"
-    serial = simulate(trace.keys(), fleet, "lru")
-    assert list(stalls_ms(trace, serial)) == pytest.approx([0, 200, 150, 3])
-    assert list(serial.found) == [GPU, DISK, GPU, CPU]
+    shared, stalls_ms = with_stalls(trace, course, side_by_side=True)
+    assert list(stalls_ms) == pytest.approx([0, 200, 150, 3])
+    assert list(shared.found) == [GPU, DISK, DISK, CPU], "who shares a load did not find its adapter in a slot"
+    serial, stalls_ms = with_stalls(trace, course)
+    assert list(stalls_ms) == pytest.approx([0, 200, 150, 3])
+    assert list(serial.found) == list(course.found) == [GPU, DISK, GPU, CPU]
 
 
 def test_the_optimum_takes_measured_loads_too_and_has_no_bound_in_milliseconds() -> None:
