@@ -21,7 +21,7 @@ from lora_cli.runtime.composable import scalings
 from lora_cli.runtime.host_weights import pack, packed_infos
 from lora_cli.runtime.lora_slots import Slots
 from lora_cli.runtime.messages import LoraRequest
-from lora_cli.runtime.plan import Limits, Plan
+from lora_cli.runtime.plan import Plan, TierLimits
 from lora_cli.runtime.worker import Worker
 from lora_cli.sources.local import LocalSource
 from lora_cli.store import Store
@@ -167,7 +167,7 @@ def _hits(loads: Loads, folder: Path, count: int) -> Iterator[str]:
     """What a request waits for an adapter that is in memory and in no slot, in the warm process's own worker."""
     made(write_llama, folder / "other", 1)
     jobs = [LoraRequest(path.name, path, _read(path)) for path in (loads.directory, folder / "other")]
-    worker = Worker(Plan(BASE, tuple(MODULES), Limits(1, 2, RANK), device="cpu"))
+    worker = Worker(Plan(BASE, tuple(MODULES), TierLimits(1, 2, RANK), device="cpu"))
     for job in jobs:
         worker.serve(job)
     served = [worker.serve(job) for _ in range(count) for job in jobs]

@@ -21,7 +21,7 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.runtime.onednn_linear import PackedLinear
 from lora_cli.runtime.messages import LoraRequest
-from lora_cli.runtime.plan import Limits, Plan, plan_slots, slot_requirements
+from lora_cli.runtime.plan import TierLimits, Plan, plan_slots, slot_requirements
 from lora_cli.runtime.worker import Worker
 from lora_cli.sources.local import LocalSource
 
@@ -31,7 +31,7 @@ source, base = LocalSource(), base_of(model)
 refs = {one: source.resolve(AdapterRef("file", str(one))) for one in folders}
 jobs = [LoraRequest(one.name, one, read_adapter(source, ref, one.name)) for one, ref in refs.items()]
 imported = rss()
-plan = Plan(base, (), Limits(2, 4), base_directory=model, device="cpu", forward="model")
+plan = Plan(base, (), TierLimits(2, 4), base_directory=model, device="cpu", forward="model")
 worker = Worker(plan_slots(plan, [slot_requirements(job.adapter, plan.base) for job in jobs]))
 for job in jobs:
     assert not worker.load(job).error

@@ -22,7 +22,7 @@ from lora_cli.sources.local import is_path
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import AdapterEntry, AdapterSet, EngineSpec
-    from lora_cli.runtime.plan import Limits
+    from lora_cli.runtime.plan import TierLimits
     from lora_cli.validation import Checked
 
 MAX_LORAS, MAX_CPU_LORAS = 8, 32
@@ -319,7 +319,7 @@ def slot_limits(
     *,
     more_may_come: bool = False,
     max_cpu_bytes: int | None = None,
-) -> "Limits":
+) -> "TierLimits":
     """The flags, else the limits of the manifest's engine, else the number of adapters up to the defaults.
 
     With ``more_may_come`` memory holds as many as the default. The engine's ``max_cpu_loras`` is for its own machine:
@@ -328,14 +328,14 @@ def slot_limits(
     Raises:
         UsageError: ``max_cpu_loras`` is less than ``max_loras``.
     """
-    from lora_cli.runtime.plan import Limits
+    from lora_cli.runtime.plan import TierLimits
 
     engine, count = inputs.engine, MAX_CPU_LORAS if more_may_come else len(inputs.items)
     loras = max_loras or (engine and engine.max_loras) or min(MAX_LORAS, count)
     check_max_cpu_loras(max_cpu_loras, loras)
     cpu_loras = max_cpu_loras or max(loras, (engine and engine.max_cpu_loras) or min(MAX_CPU_LORAS, count))
     rank = max_lora_rank or inputs.max_lora_rank or 0
-    return Limits(loras, cpu_loras, rank, fewer_places=max_cpu_loras is None, max_cpu_bytes=max_cpu_bytes)
+    return TierLimits(loras, cpu_loras, rank, fewer_places=max_cpu_loras is None, max_cpu_bytes=max_cpu_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ from lora_cli.runtime.child_process import ChildProcess, ProcessDied, Program
 from lora_cli.runtime.composable import scalings
 from lora_cli.runtime.load_jobs import report_of_admission
 from lora_cli.runtime.messages import LoraRequest
-from lora_cli.runtime.plan import Device, Limits, plan_slots, slot_requirements
+from lora_cli.runtime.plan import Device, TierLimits, plan_slots, slot_requirements
 from lora_cli.runtime.warm_process import WarmProcess
 from lora_cli.settings import Settings
 from lora_cli.store import Store
@@ -185,7 +185,7 @@ def benchmark_adapters(
 
 
 def admit_adapters(
-    inputs: Inputs, base: BaseModel, most: Limits, settings: Settings, hold: InUseMarker, failures: Failures
+    inputs: Inputs, base: BaseModel, most: TierLimits, settings: Settings, hold: InUseMarker, failures: Failures
 ) -> dict[str, LoraRequest]:
     """The adapters that can be served, by name; ``hold`` keeps them in the cache. Errors go into ``failures``."""
     terms = Terms(base, deployment=Deployment(max_lora_rank=most.max_lora_rank or None))

@@ -26,7 +26,7 @@ from lora_cli.settings import with_flags
 from lora_cli.store import Store
 from lora_cli.store.cachedir_tag import check_cache
 from lora_cli.store.disk import on_disk
-from lora_cli.store.garbage_collection import Limits, collect, remove
+from lora_cli.store.garbage_collection import Retention, collect, remove
 from lora_cli.store.inventory import (
     StoredSnapshot,
     blob_files,
@@ -166,16 +166,16 @@ def collect_garbage(
     if unused_for is not None and re.fullmatch("0*[1-9][0-9]*", unused_for):
         raise UsageError(f"--unused-for {unused_for} has no unit", hint=f"for days: --unused-for {unused_for}d")
     unused_for_s = None if unused_for is None else parse_duration_option(unused_for, "--unused-for", "")
-    limits = Limits(unused_for_s, settings.cache_budget, parse_duration_option(grace, "--grace", ""))
+    retention = Retention(unused_for_s, settings.cache_budget, parse_duration_option(grace, "--grace", ""))
     store = Store(ctx.obj.cache_dir)
     from lora_cli.render.terminal_cache import removed_parts
 
-    removed = collect(store, limits, dry_run=dry_run)
-    if not removed and limits.unused_for_s is not None:
+    removed = collect(store, retention, dry_run=dry_run)
+    if not removed and retention.unused_for_s is not None:
         inform("nothing to remove: all snapshots are in use (by name or hard link) or were used in this time", settings)
     left = cache_bytes(store) - (sum(one.bytes for one in removed) if dry_run else 0)
-    if limits.max_bytes is not None and left > limits.max_bytes:
-        inform(f"{size(left)} are left, over {size(limits.max_bytes)}: the snapshots are in use or new", settings)
+    if retention.max_bytes is not None and left > retention.max_bytes:
+        inform(f"{size(left)} are left, over {size(retention.max_bytes)}: the snapshots are in use or new", settings)
     report = removed_report(removed, dry_run=dry_run)
     write_result(report, output_format, removed_parts(report, verbose=settings.verbose), columns=table_width())
 

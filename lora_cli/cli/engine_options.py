@@ -105,7 +105,7 @@ def engine_launch(
     if not text:
         return None
     from lora_cli.engines import ENGINES, choose_engine
-    from lora_cli.engines.slot_sizing import Limits
+    from lora_cli.engines.slot_sizing import SlotLimits
     from lora_cli.validation.engine_args import LaunchConfig
 
     name, at, _ = text.strip().partition("@")
@@ -124,7 +124,7 @@ def engine_launch(
         model,
         revision,
         tp,
-        Limits(slots, memory, len(pinned)),
+        SlotLimits(slots, memory, len(pinned)),
         named=inputs.manifest is not None,
         pinned=pinned,
         rank=spec.max_lora_rank if spec is not None else None,

@@ -13,7 +13,7 @@ from lora_cli.cli.options import option
 from lora_cli.cli.output import check_writable, inform, write
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.text import cut, names
-from lora_cli.engines.slot_sizing import Fit, Limits, Need, Slots
+from lora_cli.engines.slot_sizing import Fit, Need, SlotLimits, Slots
 from lora_cli.errors import NotFound, Refused, UsageError
 from lora_cli.reading.manifest import STDIN, lock_path
 from lora_cli.render.platforms import PLATFORMS, Export, PlatformName, render_platform
@@ -141,7 +141,7 @@ def _fit(config: LaunchConfig, ranks: Mapping[str, int]) -> Fit:
     # SGLang does not start with more adapters than max_loaded_loras.
     memory = None if layout.flags.pins else limits.memory
     needs = [Need(name, rank, frozenset()) for name, rank in ranks.items()]
-    return replace(slots.fit(needs, Limits(most, memory, limits.pinned)), lora_target_modules=None)
+    return replace(slots.fit(needs, SlotLimits(most, memory, limits.pinned)), lora_target_modules=None)
 
 
 def _check_cached(export: Export, settings: Settings) -> None:

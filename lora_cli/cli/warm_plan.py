@@ -29,7 +29,7 @@ from lora_cli.errors import LoraCliError, MissingExtra, UsageError
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.progress import SILENT, Progress
 from lora_cli.reading.base_model import has_weights
-from lora_cli.runtime.plan import Device, Forward, Limits, Plan
+from lora_cli.runtime.plan import Device, Forward, Plan, TierLimits
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.in_use import InUseMarker
@@ -111,7 +111,7 @@ class WarmRun:
     ``dummy`` is the config of a base that gets random weights, for benchmarks.
     """
 
-    limits: Limits
+    limits: TierLimits
     device: Device
     forward: Forward
     eviction: PolicyName

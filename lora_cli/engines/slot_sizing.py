@@ -43,7 +43,7 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SlotLimits:
     """The maximum number of slots, and of adapters in the memory of the machine; None for no limit.
 
     ``pinned`` are those adapters that never leave their slot.
@@ -119,7 +119,7 @@ class Slots:
         chosen = ((names, width) for names, width in self.widths.items() if not names.isdisjoint(targets))
         return sum(width * (1 if names.isdisjoint(twice) else 2) for names, width in chosen) * rank * HALF_BYTES
 
-    def fit(self, needs: Sequence[Need], limits: Limits) -> Fit:
+    def fit(self, needs: Sequence[Need], limits: SlotLimits) -> Fit:
         """The smallest that serves all of ``needs``, of which there is at least one."""
         rank = self.rank(max(need.rank for need in needs))
         wanted = frozenset().union(*(need.targets for need in needs))
@@ -137,7 +137,7 @@ class Slots:
         each, targets = (narrow, names) if narrower else (whole, None)
         return Fit(rank, targets, slots, memory, each, slots * each, whole, lower_bound=False)
 
-    def drivers(self, needs: Sequence[Need], limits: Limits) -> tuple[Driver, ...]:
+    def drivers(self, needs: Sequence[Need], limits: SlotLimits) -> tuple[Driver, ...]:
         """The adapters that make a slot larger than the others need, alone or together; what saves most is first."""
         fit = self.fit(needs, limits)
         found = []

@@ -94,7 +94,7 @@ class DiskSpace:
     def _check_budget(self, name: str, needed: int, besides: _Reservation | None = None) -> None:
         if self._budget is None or not needed:
             return
-        from lora_cli.store.garbage_collection import Limits, collect
+        from lora_cli.store.garbage_collection import Retention, collect
         from lora_cli.store.usage import cache_bytes
 
         reserved = self._reserved_bytes(besides)
@@ -103,7 +103,7 @@ class DiskSpace:
             self._in_cache = cache_bytes(self._store, partials=False)
         if self._in_cache > most >= 0:
             partials = cache_bytes(self._store) - self._in_cache
-            collect(self._store, Limits(max_bytes=most + partials))
+            collect(self._store, Retention(max_bytes=most + partials))
             self._in_cache = cache_bytes(self._store, partials=False)
         if self._in_cache > most:
             others = f", {size(reserved)} reserved for other adapters of this run" if reserved else ""

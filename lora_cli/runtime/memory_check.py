@@ -7,7 +7,7 @@ import torch
 
 from lora_cli.errors import MachineError
 from lora_cli.runtime.lora_slots import Slots, storage_bytes
-from lora_cli.runtime.plan import Limits, Plan
+from lora_cli.runtime.plan import Plan, TierLimits
 from lora_cli.store.tmpfs_tier import free_memory
 
 HINT = "lower --max-loras, --max-cpu-loras or --max-lora-rank"
@@ -68,7 +68,7 @@ def storage(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[Slots
     return Slots(modules, loras, rank, dtype=dtype, device=device, one_piece=True), host_slots, places
 
 
-def _places(limits: Limits, one: int, free: int | None) -> int:
+def _places(limits: TierLimits, one: int, free: int | None) -> int:
     """The number of adapters that fit in memory; each takes ``one`` bytes, and ``free`` are left beside the slots."""
     places = limits.max_cpu_loras
     if limits.max_cpu_bytes is not None:

@@ -15,7 +15,7 @@ Forward = Literal["modules", "model"]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class TierLimits:
     """The tiers, in vLLM's words; ``max_lora_rank`` 0 is the largest rank there is.
 
     With ``fewer_places`` ``max_cpu_loras`` is a default, not a request: as many as fit will do. ``max_cpu_bytes``
@@ -44,7 +44,7 @@ class Plan:
 
     base: BaseModel
     modules: tuple[str, ...]
-    limits: Limits
+    limits: TierLimits
     base_directory: Path | None = None
     device: Device = "auto"
     forward: Forward = "modules"

@@ -43,7 +43,7 @@ _HALF_RECORD = re.compile(r"\.[0-9a-f]{64}\.json\.[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Retention:
     """What stays: snapshots used in the last ``unused_for_s``, and the last used ones within ``max_bytes`` of all.
 
     Packed weights are removed before any snapshot, since they can be created again. ``grace_s`` is how long new files
@@ -73,7 +73,7 @@ class Removed:
     """Of a snapshot: the bytes of all its files, also of those that stay; its blobs say what that frees."""
 
 
-def collect(store: Store, limits: Limits, *, dry_run: bool = False) -> list[Removed]:
+def collect(store: Store, retention: Retention, *, dry_run: bool = False) -> list[Removed]:
     """Removes what exceeds the limits, unreferenced files, and leftovers. With ``dry_run`` only reports.
 
     Snapshots in use stay whatever the limits are: those with a view, with hard links outside the cache, or marked by a
@@ -89,21 +89,21 @@ def collect(store: Store, limits: Limits, *, dry_run: bool = False) -> list[Remo
         left = [*_leftovers(store, usage.now_s)]
         total = cache_bytes(store) - sum(tree_bytes(path) for _, path in left)
         meant = set().union(*(record.blob_names for record in all_records(store)))
-        total -= sum(blob.size for blob in _removable_blobs(usage, (), meant, usage.now_s - limits.grace_s))
-        if limits.max_bytes is not None and total > limits.max_bytes:
+        total -= sum(blob.size for blob in _removable_blobs(usage, (), meant, usage.now_s - retention.grace_s))
+        if retention.max_bytes is not None and total > retention.max_bytes:
             corrupt = [("quarantine", path) for _, path in quarantined(store) if ("quarantine", path) not in left]
             total -= sum(tree_bytes(path) for _, path in corrupt)
             left += corrupt
-        away = _removable_packed(store, usage, limits, total)
+        away = _removable_packed(store, usage, retention, total)
         total -= sum(tree_bytes(path) for path in away)
-        items = _removable_snapshots(usage, limits, total)
+        items = _removable_snapshots(usage, retention, total)
         left += [("packed", path) for path in away if path.name not in {item.digest for item in items}]
-        removed = _remove_dangling_references(store, usage, limits.grace_s, dry_run=dry_run)
-        removed += _remove_snapshots(store, usage, items, usage.now_s - limits.grace_s, dry_run=dry_run)
+        removed = _remove_dangling_references(store, usage, retention.grace_s, dry_run=dry_run)
+        removed += _remove_snapshots(store, usage, items, usage.now_s - retention.grace_s, dry_run=dry_run)
         removed += _remove_leftovers(store, left, dry_run=dry_run)
         if not dry_run:
             _remove_stale_marks(store, usage.now_s)
-            for path in unneeded_attached(store, usage.now_s, limits.grace_s):
+            for path in unneeded_attached(store, usage.now_s, retention.grace_s):
                 path.unlink(missing_ok=True)
     return removed
 
@@ -248,7 +248,7 @@ def _remove_snapshot(store: Store, item: StoredSnapshot, now_s: float | None) ->
     return True
 
 
-def _removable_packed(store: Store, usage: Usage, limits: Limits, total: int) -> list[Path]:
+def _removable_packed(store: Store, usage: Usage, retention: Retention, total: int) -> list[Path]:
     """Packed weights without their snapshot, and beyond the limit those that were not used for longest."""
     items = {item.digest: item for item in usage.items}
     paths = sorted(
@@ -256,7 +256,7 @@ def _removable_packed(store: Store, usage: Usage, limits: Limits, total: int) ->
     )
     away = []
     for path in paths:
-        over = limits.max_bytes is not None and total > limits.max_bytes and path.name not in usage.names_in_use
+        over = retention.max_bytes is not None and total > retention.max_bytes and path.name not in usage.names_in_use
         if over or path.name not in items:
             away.append(path)
             total -= tree_bytes(path)
@@ -337,7 +337,7 @@ def _delete(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def _removable_snapshots(usage: Usage, limits: Limits, total: int) -> list[StoredSnapshot]:
+def _removable_snapshots(usage: Usage, retention: Retention, total: int) -> list[StoredSnapshot]:
     """The snapshots to remove, least recently used first; those in use stay, whatever the limits are.
 
     ``total`` is the bytes of the whole cache without what is removed in any case. A snapshot without references is
@@ -346,13 +346,13 @@ def _removable_snapshots(usage: Usage, limits: Limits, total: int) -> list[Store
     in_use = usage.in_use()
     free = [item for item in usage.items if item.digest not in in_use]
     free.sort(key=lambda item: (item.used_s, item.digest))
-    chosen = [item for item in free if _is_expired(item, usage, limits)]
-    if limits.max_bytes is None:
+    chosen = [item for item in free if _is_expired(item, usage, retention)]
+    if retention.max_bytes is None:
         return chosen
     counts = Counter(inode for item in usage.items for inode in usage.inodes[item.directory])
     total -= sum(_freed_bytes(usage, item, counts) for item in chosen)
     for item in free:
-        if total <= limits.max_bytes:
+        if total <= retention.max_bytes:
             break
         # A snapshot without a reference may have been published this moment: it is not old, it was never used.
         if item not in chosen and item.records:
@@ -361,10 +361,10 @@ def _removable_snapshots(usage: Usage, limits: Limits, total: int) -> list[Store
     return chosen
 
 
-def _is_expired(item: StoredSnapshot, usage: Usage, limits: Limits) -> bool:
+def _is_expired(item: StoredSnapshot, usage: Usage, retention: Retention) -> bool:
     if not item.records:
-        return age_s(item.directory, usage.now_s) > limits.grace_s
-    return limits.unused_for_s is not None and usage.now_s - item.used_s > limits.unused_for_s
+        return age_s(item.directory, usage.now_s) > retention.grace_s
+    return retention.unused_for_s is not None and usage.now_s - item.used_s > retention.unused_for_s
 
 
 def _freed_bytes(usage: Usage, item: StoredSnapshot, counts: Counter[Inode]) -> int:

@@ -13,7 +13,7 @@ from lora_cli.core.json_schema import EXCLUDED, Count, PositiveCount
 from lora_cli.core.tensor_keys import last_name, leaf_of
 from lora_cli.engines.name_resolution import TOWERS
 from lora_cli.engines.profile import Flags, Profile, SlotLayout
-from lora_cli.engines.slot_sizing import Driver, Fit, Limits, Need, Slots
+from lora_cli.engines.slot_sizing import Driver, Fit, Need, SlotLimits, Slots
 from lora_cli.errors import UsageError
 from lora_cli.rules.target_module_matching import highest_rank
 from lora_cli.validation.verdict import Checked
@@ -45,7 +45,7 @@ class LaunchConfig:
     model: str = ""
     revision: str = ""
     tp: int = 1
-    limits: Limits = Limits()
+    limits: SlotLimits = SlotLimits()
     folders: Mapping[str, str] = field(default_factory=dict)
     named: bool = False
     pinned: frozenset[str] = frozenset()

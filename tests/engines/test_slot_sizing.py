@@ -9,7 +9,7 @@ import pytest
 
 from lora_cli.core.architectures import base_from_config
 from lora_cli.engines import ENGINES, choose_engine
-from lora_cli.engines.slot_sizing import Limits, Need, Slots
+from lora_cli.engines.slot_sizing import Need, SlotLimits, Slots
 from lora_cli.errors import UsageError
 from lora_cli.validation.engine_args import Located, for_shell, options_of
 from tests.making import base_config, llama_modules
@@ -31,11 +31,11 @@ def slots(engine: str = "vllm", *, base: bool = True, tp: int = 1) -> Slots:
 
 @pytest.mark.parametrize(("needed", "allowed"), [(1, 1), (2, 8), (9, 16), (24, 32), (64, 64), (257, 320), (512, 512)])
 def test_vllm_takes_the_next_rank_that_it_allows(needed: int, allowed: int) -> None:
-    assert slots().fit([need("a", needed)], Limits()).max_lora_rank == allowed
+    assert slots().fit([need("a", needed)], SlotLimits()).max_lora_rank == allowed
 
 
 def test_sglang_takes_the_rank_itself_and_a_slot_for_the_base() -> None:
-    fit = slots("sglang").fit([need("a", 24), need("b", 5)], Limits())
+    fit = slots("sglang").fit([need("a", 24), need("b", 5)], SlotLimits())
 
     assert (fit.max_lora_rank, fit.max_loras, fit.max_cpu_loras) == (24, 3, 3)
     assert fit.lora_target_modules == ("q_proj", "v_proj")
@@ -44,17 +44,17 @@ def test_sglang_takes_the_rank_itself_and_a_slot_for_the_base() -> None:
 def test_all_adapters_stay_on_the_gpu_unless_that_is_limited() -> None:
     needs = [need(name, 8) for name in "abcde"]
 
-    assert slots().fit(needs, Limits()).max_loras == 5
-    bound = slots().fit(needs, Limits(slots=2))
+    assert slots().fit(needs, SlotLimits()).max_loras == 5
+    bound = slots().fit(needs, SlotLimits(slots=2))
     assert (bound.max_loras, bound.max_cpu_loras) == (2, 5)
-    assert slots().fit(needs, Limits(slots=2, memory=3)).max_cpu_loras == 3
-    assert slots().fit(needs, Limits(slots=100)).max_loras == 5
+    assert slots().fit(needs, SlotLimits(slots=2, memory=3)).max_cpu_loras == 3
+    assert slots().fit(needs, SlotLimits(slots=100)).max_loras == 5
 
 
 def test_targets_are_named_where_that_makes_slots_smaller() -> None:
-    some = slots().fit([need("a", 8)], Limits())
+    some = slots().fit([need("a", 8)], SlotLimits())
     everything = [name for names in slots().widths for name in names]
-    whole = slots().fit([need("a", 8, everything)], Limits())
+    whole = slots().fit([need("a", 8, everything)], SlotLimits())
 
     assert some.lora_target_modules == ("q_proj", "v_proj")
     assert some.slot_bytes < some.whole_slot_bytes == whole.slot_bytes == whole.whole_slot_bytes
@@ -62,40 +62,40 @@ def test_targets_are_named_where_that_makes_slots_smaller() -> None:
 
 
 def test_without_a_base_the_adapters_own_modules_are_the_least() -> None:
-    known, unknown = (slots(base=base).fit([need("a", 8)], Limits()) for base in (True, False))
+    known, unknown = (slots(base=base).fit([need("a", 8)], SlotLimits()) for base in (True, False))
 
     assert unknown.lower_bound
     assert unknown.lora_target_modules is None
     assert 0 < unknown.slot_bytes < known.slot_bytes  # which also has k_proj, packed with the two
-    assert slots("sglang", base=False).fit([need("a", 8)], Limits()).lora_target_modules == ("q_proj", "v_proj")
+    assert slots("sglang", base=False).fit([need("a", 8)], SlotLimits()).lora_target_modules == ("q_proj", "v_proj")
 
 
 def test_who_drives_the_rank_or_the_modules_is_told_with_what_the_others_need() -> None:
     needs = [need("tone", 8), need("support", 16), need("sql", 256), need("code", 8, ("gate_proj", "up_proj"))]
 
-    rank, modules = slots().drivers(needs, Limits())
+    rank, modules = slots().drivers(needs, SlotLimits())
     assert (rank.adapters, rank.without.max_lora_rank, rank.without.max_loras) == (("sql",), 16, 3)
     assert (modules.adapters, modules.without.lora_target_modules) == (("code",), ("q_proj", "v_proj"))
-    assert rank.without.slot_bytes < modules.without.slot_bytes < slots().fit(needs, Limits()).slot_bytes
+    assert rank.without.slot_bytes < modules.without.slot_bytes < slots().fit(needs, SlotLimits()).slot_bytes
 
 
 def test_two_that_drive_together_are_told_together() -> None:
     needs = [need("tone", 8), need("sql", 256), need("more", 200)]
 
-    (driver,) = slots().drivers(needs, Limits())
+    (driver,) = slots().drivers(needs, SlotLimits())
     assert driver.adapters == ("sql", "more")
-    assert slots().drivers([need("tone", 8), need("other", 8)], Limits()) == ()
+    assert slots().drivers([need("tone", 8), need("other", 8)], SlotLimits()) == ()
 
 
 def test_what_is_driven_is_told_without_a_base_too() -> None:
-    (driver, *_) = slots(base=False).drivers([need("tone", 8), need("sql", 64)], Limits())
+    (driver, *_) = slots(base=False).drivers([need("tone", 8), need("sql", 64)], SlotLimits())
 
     assert driver.adapters == ("sql",)
 
 
 def test_a_path_that_is_no_plain_word_reaches_the_engine_whole() -> None:
     flags = slots("sglang").layout.flags
-    fit = slots("sglang").fit([need("a", 8)], Limits())
+    fit = slots("sglang").fit([need("a", 8)], SlotLimits())
     located = [Located("a", "/srv/my adapters/a"), Located("b", "/srv/a,b"), Located("c", "/srv/c", pinned=True)]
 
     *_, (flag, *words) = options_of(flags, fit, 1, located)

@@ -139,14 +139,14 @@ CLEAN = """
 import sys, time
 from pathlib import Path
 from lora_cli.store import Store, garbage_collection
-from lora_cli.store.garbage_collection import Limits, collect
+from lora_cli.store.garbage_collection import Retention, collect
 def slow(function):
     return lambda *words: time.sleep(0.005) or function(*words)
 # Time for the others after all was looked at, and around the last look at who holds what.
 garbage_collection.trash_path = slow(garbage_collection.trash_path)
 garbage_collection.names_in_use = slow(garbage_collection.names_in_use)
 while True:
-    for one in collect(Store(Path(sys.argv[1])), Limits(unused_for_s=0, grace_s=0)):
+    for one in collect(Store(Path(sys.argv[1])), Retention(unused_for_s=0, grace_s=0)):
         if one.kind == "snapshot":
             print(one.name, flush=True)
 """

@@ -24,7 +24,7 @@ from lora_cli.store import Store
 from lora_cli.store.blobs import BLOB_MTIME_NS
 from lora_cli.store.disk import reflink
 from lora_cli.store.export import write_view
-from lora_cli.store.garbage_collection import Limits, collect, remove
+from lora_cli.store.garbage_collection import Retention, collect, remove
 from lora_cli.store.inventory import inventory, view_digests
 from lora_cli.store.verify import verify
 from tests.bringing import bring
@@ -248,7 +248,7 @@ def test_bytes_that_are_here_already_are_not_linked_again(adapter: Path, tmp_pat
 def test_removing_leaves_the_file_of_somebody_and_no_mark(adapter: Path, store: Store) -> None:
     brought(adapter, store.root, link=True)
     before = state(adapter / WEIGHTS)
-    assert collect(store, Limits(grace_s=-1)) == []
+    assert collect(store, Retention(grace_s=-1)) == []
     remove(store, inventory(store))
     assert tree(store.root) == set()
     assert state(adapter / WEIGHTS) == before

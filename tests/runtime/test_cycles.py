@@ -12,7 +12,7 @@ SCRIPT = """if True:
     from pathlib import Path
     import torch
     from lora_cli.runtime.messages import LoraRequest
-    from lora_cli.runtime.plan import Limits, Plan
+    from lora_cli.runtime.plan import TierLimits, Plan
     from lora_cli.runtime.worker import Worker
     from tests.making import llama_modules, write_adapter
     from tests.runtime.reading import LLAMA, read
@@ -22,7 +22,7 @@ SCRIPT = """if True:
     for seed, r in enumerate((4, 8, 16, 32)):
         at = write_adapter(folder / str(seed), modules=llama_modules(), r=r, seed=seed)
         jobs.append(LoraRequest(str(seed), at, read(at)))
-    worker = Worker(Plan(LLAMA, tuple(llama_modules()), Limits(1, 2, 32), device="cpu"))
+    worker = Worker(Plan(LLAMA, tuple(llama_modules()), TierLimits(1, 2, 32), device="cpu"))
 
     def taken():
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())

@@ -10,7 +10,7 @@ from lora_cli.errors import MachineError
 from lora_cli.runtime import memory_check
 from lora_cli.runtime.lora_slots import storage_bytes
 from lora_cli.runtime.messages import LoraRequest
-from lora_cli.runtime.plan import Limits, Plan
+from lora_cli.runtime.plan import Plan, TierLimits
 from lora_cli.runtime.worker import Worker
 from lora_cli.store import tmpfs_tier
 from tests.making import Q_PROJ, llama_modules, write_adapter
@@ -55,7 +55,7 @@ def test_what_is_short_is_said_in_bytes() -> None:
 
 
 def plan(max_cpu_loras: int = 5, **more: Any) -> Plan:
-    return Plan(LLAMA, tuple(llama_modules()), Limits(2, max_cpu_loras, 32, **more), device="cpu")
+    return Plan(LLAMA, tuple(llama_modules()), TierLimits(2, max_cpu_loras, 32, **more), device="cpu")
 
 
 ONE = storage_bytes({path: LLAMA.modules[path] for path in llama_modules()}, 1, 32, torch.float32)

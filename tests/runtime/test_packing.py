@@ -14,7 +14,7 @@ from lora_cli.runtime.adapter_weights import LoraWeights, read_weights
 from lora_cli.runtime.composable import scalings
 from lora_cli.runtime.host_weights import pack, packed_infos
 from lora_cli.runtime.messages import LoraRequest
-from lora_cli.runtime.plan import Limits, Plan
+from lora_cli.runtime.plan import Plan, TierLimits
 from lora_cli.runtime.worker import Worker
 from lora_cli.store import Store
 from lora_cli.store.packed_weights import packed_file
@@ -41,7 +41,7 @@ def make(store: Store, tmp_path: Path) -> Make:
 
 
 def worker(store: Store) -> Worker:
-    plan = Plan(LLAMA, tuple(LLAMA.modules), Limits(1, 1, 8), device="cpu", cache_dir=store.root)
+    plan = Plan(LLAMA, tuple(LLAMA.modules), TierLimits(1, 1, 8), device="cpu", cache_dir=store.root)
     return Worker(plan)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, MissingExtra, NotFound
-from lora_cli.runtime.plan import Forward, Limits, Plan
+from lora_cli.runtime.plan import Forward, Plan, TierLimits
 from lora_cli.runtime.warm_process import WarmProcess
 from lora_cli.runtime.worker import Worker
 from tests.making import (
@@ -27,7 +27,7 @@ from tests.runtime.reading import LLAMA
 
 
 def test_slots_that_cannot_fit_are_refused_with_the_bytes_they_are_short_of() -> None:
-    plan = Plan(LLAMA, tuple(LLAMA.modules), Limits(1 << 30, 1, 1 << 12), device="cpu")
+    plan = Plan(LLAMA, tuple(LLAMA.modules), TierLimits(1 << 30, 1, 1 << 12), device="cpu")
     with (
         WarmProcess(plan) as process,
         pytest.raises(MachineError, match=r"need \d+ bytes, but \d+ are free: \d+ too few"),
@@ -41,7 +41,7 @@ def test_a_device_that_is_not_there_is_said_before_any_adapter() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has the device")
     with pytest.raises(MachineError, match="CUDA"):
-        Worker(Plan(LLAMA, (Q_PROJ,), Limits(1, 1, 8), device="cuda"))
+        Worker(Plan(LLAMA, (Q_PROJ,), TierLimits(1, 1, 8), device="cuda"))
 
 
 def test_a_checkpoint_that_cannot_be_used_means_synthetic_weights_which_is_said_and_the_child_ends_with_the_block(
@@ -50,7 +50,7 @@ def test_a_checkpoint_that_cannot_be_used_means_synthetic_weights_which_is_said_
     (tmp_path / "base").mkdir()
     quantised = Raw("U8", (4, 4), bytes(16))
     (tmp_path / "base" / "model.safetensors").write_bytes(safetensors_bytes({f"{Q_PROJ}.weight": quantised}))
-    plan = Plan(LLAMA, (Q_PROJ,), Limits(1, 1, 8), tmp_path / "base", device="cpu")
+    plan = Plan(LLAMA, (Q_PROJ,), TierLimits(1, 1, 8), tmp_path / "base", device="cpu")
     with WarmProcess(plan) as process:
         ready = process.start()
         report = process.load(job(tmp_path / "one"))
@@ -69,14 +69,14 @@ def test_a_damaged_checkpoint_is_never_replaced_by_synthetic_weights(tmp_path: P
     base = write_base(tmp_path / "base")
     weights = base / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    plan = Plan(LLAMA, (Q_PROJ,), Limits(1, 1, 8), base, device="cpu", forward=forward)
+    plan = Plan(LLAMA, (Q_PROJ,), TierLimits(1, 1, 8), base, device="cpu", forward=forward)
     with pytest.raises(Corrupt, match=r"checkpoint is damaged: .*truncated"):
         Worker(plan)
 
 
 def test_a_whole_model_without_its_weights_is_not_found(tmp_path: Path) -> None:
     base = write_base_config(tmp_path / "base").parent
-    plan = Plan(LLAMA, (Q_PROJ,), Limits(1, 1, 8), base, device="cpu", forward="model")
+    plan = Plan(LLAMA, (Q_PROJ,), TierLimits(1, 1, 8), base, device="cpu", forward="model")
     with pytest.raises(NotFound, match=r"model\.safetensors"):
         Worker(plan)
 
@@ -93,7 +93,7 @@ def wait_for(file: Path) -> None:
 
 
 def test_a_child_that_does_not_end_by_itself_is_made_to(tmp_path: Path) -> None:
-    process = WarmProcess(Plan(LLAMA, (Q_PROJ,), Limits(1, 1, 8), device="cpu"), stop_deadline_s=0.1)
+    process = WarmProcess(Plan(LLAMA, (Q_PROJ,), TierLimits(1, 1, 8), device="cpu"), stop_deadline_s=0.1)
     process.start()
     child = process.pid
     assert child is not None
@@ -108,9 +108,9 @@ def test_without_transformers_it_starts_and_a_parent_that_is_killed_takes_it_alo
         import sys
         from tests.making import Q_PROJ
         from tests.runtime.reading import LLAMA
-        from lora_cli.runtime.plan import Limits, Plan
+        from lora_cli.runtime.plan import TierLimits, Plan
         from lora_cli.runtime.warm_process import WarmProcess
-        process = WarmProcess(Plan(LLAMA, (Q_PROJ,), Limits(1, 1, 8), device="cpu"))
+        process = WarmProcess(Plan(LLAMA, (Q_PROJ,), TierLimits(1, 1, 8), device="cpu"))
         process.start()
         assert "torch" not in sys.modules
         print(process.pid, flush=True)
@@ -140,7 +140,7 @@ def test_an_interrupt_does_not_wait_for_a_child_that_is_still_busy_with_its_star
 
     watcher = threading.Thread(target=interrupt)
     watcher.start()
-    process = WarmProcess(Plan(LLAMA, (Q_PROJ,), Limits(1, 1, 8), device="cpu"))
+    process = WarmProcess(Plan(LLAMA, (Q_PROJ,), TierLimits(1, 1, 8), device="cpu"))
     with pytest.raises(KeyboardInterrupt), process:
         process.start()
     watcher.join()
@@ -201,10 +201,10 @@ def test_without_torch_the_extra_that_mends_it_is_named(tmp_path: Path) -> None:
     script = """if True:
         from tests.runtime.reading import LLAMA
         from lora_cli.errors import MissingExtra
-        from lora_cli.runtime.plan import Limits, Plan
+        from lora_cli.runtime.plan import TierLimits, Plan
         from lora_cli.runtime.warm_process import WarmProcess
         try:
-            WarmProcess(Plan(LLAMA, (), Limits(1, 1, 8)))
+            WarmProcess(Plan(LLAMA, (), TierLimits(1, 1, 8)))
         except MissingExtra as error:
             print(error.message, "|", error.hint, "|", error.exit_code)
     """

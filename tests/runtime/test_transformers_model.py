@@ -14,7 +14,7 @@ from lora_cli.errors import FormatError, Refused, UsageError
 from lora_cli.runtime.adapter_weights import LoraWeights
 from lora_cli.runtime.full_model import ChatTokenizer
 from lora_cli.runtime.lora_slots import Slots
-from lora_cli.runtime.plan import Limits, Plan
+from lora_cli.runtime.plan import Plan, TierLimits
 from lora_cli.runtime.transformers_model import ComposedModel, load_model, moved
 from lora_cli.runtime.warm_process import WarmProcess
 from tests.making import HIDDEN, Q_PROJ, VOCAB, llama_modules, write_adapter, write_base_config
@@ -192,7 +192,7 @@ def full_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmProcess
     base = save_model(tmp_path_factory.mktemp("base"), "llama")
     write_tokenizer(base, TEMPLATE)
     with WarmProcess(
-        Plan(LLAMA, tuple(llama_modules()), Limits(2, 2, 8), base, device="cpu", forward="model")
+        Plan(LLAMA, tuple(llama_modules()), TierLimits(2, 2, 8), base, device="cpu", forward="model")
     ) as process:
         assert process.start().weights == "base"
         yield process
@@ -228,7 +228,7 @@ def test_a_broken_adapter_does_not_change_what_the_model_says_next(full_model: W
 
 
 def test_a_whole_model_needs_its_checkpoint_on_this_disk(tmp_path: Path) -> None:
-    with WarmProcess(Plan(LLAMA, (Q_PROJ,), Limits(1, 1, 8), device="cpu", forward="model")) as process:
+    with WarmProcess(Plan(LLAMA, (Q_PROJ,), TierLimits(1, 1, 8), device="cpu", forward="model")) as process:
         with pytest.raises(UsageError, match="--forward model needs the base's weights"):
             process.start()
         report = process.load(job(tmp_path / "one"))

@@ -18,7 +18,7 @@ from lora_cli.runtime.composable import largest_rank, scalings
 from lora_cli.runtime.generation_batch import greedy
 from lora_cli.runtime.lora_slots import Slots
 from lora_cli.runtime.messages import LoraRequest
-from lora_cli.runtime.plan import Limits, Plan, plan_slots, slot_requirements
+from lora_cli.runtime.plan import Plan, TierLimits, plan_slots, slot_requirements
 from lora_cli.runtime.transformers_model import ComposedModel, load_model
 from lora_cli.runtime.variants import extra_weight_bytes, read_extra_weights
 from lora_cli.runtime.worker import Worker
@@ -213,7 +213,7 @@ def test_the_warm_process_proves_it_over_the_whole_model_and_again_after_an_evic
     for seed in range(3):
         _, directory = with_peft(tmp_path / str(seed), base_directory, seed=seed, r=4, **config)
         jobs.append(LoraRequest(str(seed), directory, read(directory)))
-    plan = Plan(base, (), Limits(1, 2), base_directory, forward="model")
+    plan = Plan(base, (), TierLimits(1, 2), base_directory, forward="model")
     plan = plan_slots(plan, [slot_requirements(job.adapter, plan.base) for job in jobs])
     worker = Worker(plan)
     for job in (*jobs, *jobs):

@@ -13,7 +13,7 @@ import pytest
 from lora_cli.errors import MachineError, Refused
 from lora_cli.runtime.child_process import ProcessDied
 from lora_cli.runtime.messages import Prefetch, Probe, ProbeResult, QueryTiers, TierContents
-from lora_cli.runtime.plan import Limits, Plan
+from lora_cli.runtime.plan import Plan, TierLimits
 from lora_cli.runtime.warm_process import WarmProcess
 from lora_cli.runtime.worker import Worker
 from tests.long import in_long
@@ -63,7 +63,7 @@ def test_more_adapters_than_slots_are_all_proved_and_the_tiers_say_where_each_wa
 
 def test_a_plan_says_who_leaves_the_slots(base_directory: Path, tmp_path: Path) -> None:
     often, once, new = (job(tmp_path / f"a{seed}", seed=seed) for seed in range(3))
-    plan = Plan(LLAMA, tuple(llama_modules()), Limits(2, 3, 8), base_directory, device="cpu", eviction="lfu")
+    plan = Plan(LLAMA, tuple(llama_modules()), TierLimits(2, 3, 8), base_directory, device="cpu", eviction="lfu")
     worker = Worker(plan)
     for one in (often, often, often, once, new):
         worker.serve(one)
@@ -71,7 +71,7 @@ def test_a_plan_says_who_leaves_the_slots(base_directory: Path, tmp_path: Path) 
 
 
 def test_what_has_no_room_is_called_by_its_name(base_directory: Path, tmp_path: Path) -> None:
-    plan = Plan(LLAMA, tuple(llama_modules()), Limits(1, 1, 8), base_directory, device="cpu")
+    plan = Plan(LLAMA, tuple(llama_modules()), TierLimits(1, 1, 8), base_directory, device="cpu")
     first, second = (replace(job(tmp_path / name), digest=name * 64, pinned=True) for name in "ab")
     worker = Worker(plan)
     assert worker.load(first).error == ""
@@ -244,7 +244,7 @@ def test_a_death_fails_all_that_were_asked_and_says_whether_it_was_one_alone(war
 
 
 def test_an_error_that_no_one_foresaw_ends_the_child_and_its_last_words_are_the_reason(tmp_path: Path) -> None:
-    plan = Plan(LLAMA, ("no.such.module",), Limits(1, 1, 8), device="cpu")
+    plan = Plan(LLAMA, ("no.such.module",), TierLimits(1, 1, 8), device="cpu")
     with WarmProcess(plan) as process:
         report = process.load(job(tmp_path / "one"))
     assert (report.exit_code, report.hint) == (70, "please report this")

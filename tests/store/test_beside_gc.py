@@ -12,7 +12,7 @@ import pytest
 
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.store import Store, garbage_collection
-from lora_cli.store.garbage_collection import Limits, collect
+from lora_cli.store.garbage_collection import Retention, collect
 from lora_cli.store.in_use import InUseMarker
 from lora_cli.store.leases import lease
 from lora_cli.store.resolution_records import read_record
@@ -23,7 +23,7 @@ from tests.store.test_packed_weights import WEIGHTS, publish
 
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
 PACKABLE = {"adapter_model.safetensors": WEIGHTS}
-ALL = Limits(unused_for_s=-1, grace_s=-1)
+ALL = Retention(unused_for_s=-1, grace_s=-1)
 """Everything is old."""
 
 WAITS_S = 0.005
@@ -70,7 +70,7 @@ class User:
     def next(self) -> None:
         self.step += 1
         if self.step == self._goes:
-            collect(self._store, Limits(unused_for_s=-1))
+            collect(self._store, Retention(unused_for_s=-1))
         if self.step == self._comes:
             self._thread.start()
             self._told.wait(WAITS_S)
@@ -142,10 +142,10 @@ def test_what_went_while_it_was_looked_at_and_came_again_is_not_taken_for_rotten
     assert not store.quarantine.exists() or list(store.quarantine.iterdir()) == []
 
 
-@pytest.mark.parametrize("limits", [ALL, Limits(max_bytes=len(WEIGHTS))], ids=["all", "packed weights alone"])
+@pytest.mark.parametrize("limits", [ALL, Retention(max_bytes=len(WEIGHTS))], ids=["all", "packed weights alone"])
 @pytest.mark.parametrize("looks", [True, False], ids=["verify beside gc", "gc beside verify"])
 def test_packed_weights_that_go_while_they_are_looked_at_are_not_rotten(
-    tmp_path: Path, limits: Limits, looks: bool
+    tmp_path: Path, limits: Retention, looks: bool
 ) -> None:
     store, at, step = Store(tmp_path), 1, 1
     found: list[tuple[int, str]] = []

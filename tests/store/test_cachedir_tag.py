@@ -8,7 +8,7 @@ import pytest
 from lora_cli.errors import MachineError, UsageError
 from lora_cli.store import Store
 from lora_cli.store.cachedir_tag import TAG, check_folder, is_cache
-from lora_cli.store.garbage_collection import Limits, collect, remove
+from lora_cli.store.garbage_collection import Retention, collect, remove
 from lora_cli.store.inventory import inventory
 from lora_cli.store.verify import verify
 from tests.store.keeping import put_blob, put_snapshot, tree
@@ -52,7 +52,11 @@ def test_the_first_thing_that_is_written_tags_the_cache_as_the_specification_say
 def test_a_folder_that_holds_something_else_is_never_tagged_nor_cleaned(store: Store) -> None:
     lay(store.root)
     before = tree(store.root)
-    for clean in (lambda: collect(store, Limits(grace_s=-1)), lambda: list(verify(store)), lambda: remove(store, [])):
+    for clean in (
+        lambda: collect(store, Retention(grace_s=-1)),
+        lambda: list(verify(store)),
+        lambda: remove(store, []),
+    ):
         with pytest.raises(UsageError, match="not a cache of lora-cli") as refused:
             clean()
         assert "--cache-dir" in refused.value.hint
@@ -74,7 +78,7 @@ def test_in_a_cache_what_is_not_ours_stays(store: Store) -> None:
     lay(store.root)
     assert not any(one.problem for one in verify(store))
     assert remove(store, inventory(store))[0].name == snapshot.digest
-    collect(store, Limits(grace_s=-1))
+    collect(store, Retention(grace_s=-1))
     assert set(FOREIGN) <= tree(store.root)
     assert not store.snapshot(snapshot.digest).exists()
 
@@ -83,11 +87,11 @@ def test_a_cache_that_lost_its_tag_is_cleaned_again_with_another_ones(store: Sto
     put_blob(store, b"x")
     (store.root / TAG).unlink()
     with pytest.raises(UsageError) as refused:
-        collect(store, Limits())
+        collect(store, Retention())
     assert TAG in refused.value.hint
     put_blob(Store(tmp_path / "other"), b"x")
     (tmp_path / "other" / TAG).rename(store.root / TAG)
-    assert collect(store, Limits()) == []
+    assert collect(store, Retention()) == []
 
 
 def test_a_new_volume_is_empty_although_the_file_system_put_a_folder_there(store: Store) -> None:

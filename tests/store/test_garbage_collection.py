@@ -9,7 +9,7 @@ import pytest
 
 from lora_cli.store import Store
 from lora_cli.store.blobs import BLOB_MTIME_NS
-from lora_cli.store.garbage_collection import Limits, Removed, collect, remove
+from lora_cli.store.garbage_collection import Removed, Retention, collect, remove
 from lora_cli.store.inventory import find_items, inventory
 from lora_cli.store.partial_downloads import open_partial
 from lora_cli.store.resolution_records import read_record, record_path
@@ -18,7 +18,7 @@ from lora_cli.store.verify import verify
 from lora_cli.store.writer_ids import let_go, new_writer
 from tests.store.keeping import edit_in_place, put_blob, put_snapshot, tree
 
-NOW = Limits(grace_s=-1)
+NOW = Retention(grace_s=-1)
 SQL = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"sql weights"}
 KEY, YOUNG, OLD = "0" * 64, "1" * 64, "2" * 64
 CHAT = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"chat weights"}
@@ -102,7 +102,7 @@ def test_what_is_new_stays_because_somebody_is_about_to_name_it(store: Store) ->
     put_snapshot(store, CHAT)
     put_blob(store, b"orphan")
     before = tree(store.root)
-    assert collect(store, Limits()) == []
+    assert collect(store, Retention()) == []
     assert tree(store.root) == before
 
 
@@ -110,16 +110,16 @@ def test_a_dry_run_says_the_same_and_removes_nothing(store: Store) -> None:
     put_snapshot(store, SQL, ref="hf://org/sql", used_s=1)
     put_snapshot(store, CHAT)
     before = tree(store.root)
-    said = collect(store, Limits(unused_for_s=60, grace_s=-1), dry_run=True)
+    said = collect(store, Retention(unused_for_s=60, grace_s=-1), dry_run=True)
     assert tree(store.root) == before
-    assert collect(store, Limits(unused_for_s=60, grace_s=-1)) == said
+    assert collect(store, Retention(unused_for_s=60, grace_s=-1)) == said
     assert tree(store.root) == set()
 
 
 def test_what_was_not_used_for_long_goes_even_when_it_is_named(store: Store) -> None:
     old = put_snapshot(store, SQL, ref="hf://org/sql", used_s=time.time() - 1000)
     new = put_snapshot(store, CHAT, ref="hf://org/chat")
-    removed = collect(store, Limits(unused_for_s=500))
+    removed = collect(store, Retention(unused_for_s=500))
     assert ("reference", "hf://org/sql") in names(removed)
     assert ("snapshot", old.digest) in names(removed)
     assert read_record(store, "hf://org/sql") is None
@@ -130,8 +130,8 @@ def test_a_size_keeps_the_last_used_and_counts_shared_bytes_once(store: Store) -
     put_snapshot(store, SQL, ref="hf://org/sql", used_s=1000)
     put_snapshot(store, CHAT, ref="hf://org/chat", used_s=2000)
     put_snapshot(store, {"adapter_config.json": b"{}"}, ref="hf://org/config", used_s=3000)
-    assert collect(store, Limits(max_bytes=len(b"{}chat weightssql weights"))) == []
-    removed = collect(store, Limits(max_bytes=len(b"{}chat weights")))
+    assert collect(store, Retention(max_bytes=len(b"{}chat weightssql weights"))) == []
+    removed = collect(store, Retention(max_bytes=len(b"{}chat weights")))
     assert [one.name for one in removed if one.kind == "reference"] == ["hf://org/sql"]
     assert [one.kind for one in removed] == ["reference", "snapshot", "blob"]
 

@@ -17,7 +17,7 @@ from safetensors.numpy import load, save_file
 from lora_cli.core.safetensors import TensorInfo, header_length, parse_header
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.store import Store
-from lora_cli.store.garbage_collection import Limits, collect, remove
+from lora_cli.store.garbage_collection import Retention, collect, remove
 from lora_cli.store.inventory import inventory
 from lora_cli.store.packed_weights import find_packed, packed_file, publish_packed
 from lora_cli.store.verify import verify
@@ -183,17 +183,17 @@ def test_gc_takes_what_belongs_to_no_snapshot_and_packed_weights_before_referenc
     published(store, other)
     assert publish(store, "0" * 64)
     (store.packed / "mine").mkdir()
-    assert [(one.kind, one.name) for one in collect(store, Limits(), dry_run=True)] == [
+    assert [(one.kind, one.name) for one in collect(store, Retention(), dry_run=True)] == [
         ("packed", f"packed/{'0' * 64}")
     ]
-    collect(store, Limits())
+    collect(store, Retention())
     assert {path.name for path in store.packed.iterdir()} == {snapshot.digest, other.digest, "mine"}
     blobs = sum(path.stat().st_size for path in store.blobs.rglob("*") if path.is_file())
     size = packed_file(store, other.digest).stat().st_size
-    collect(store, Limits(max_bytes=blobs + size))
+    collect(store, Retention(max_bytes=blobs + size))
     assert {path.name for path in store.packed.iterdir()} == {snapshot.digest, "mine"}
     assert len(inventory(store)) == 2
-    collect(store, Limits(max_bytes=blobs))
+    collect(store, Retention(max_bytes=blobs))
     assert {path.name for path in store.packed.iterdir()} == {"mine"}
     assert len(inventory(store)) == 2
 
@@ -224,5 +224,5 @@ def test_a_writer_that_is_killed_leaves_nothing_wrong(store: Store, snapshot: Sn
     for folder in store.partials.glob("*"):
         for left in folder.iterdir():
             os.utime(left, (1, 1))
-    collect(store, Limits())
+    collect(store, Retention())
     assert json.dumps(sorted(tree(store.root))).count("factors") == 1

@@ -10,7 +10,7 @@ import pytest
 from lora_cli.errors import MachineError
 from lora_cli.store import Store
 from lora_cli.store.export import write_view
-from lora_cli.store.garbage_collection import Limits, collect, remove
+from lora_cli.store.garbage_collection import Retention, collect, remove
 from lora_cli.store.inventory import find_items, inventory, view_digests
 from lora_cli.store.verify import verify
 from tests.store.keeping import edit_in_place, put_snapshot, tree
@@ -143,7 +143,7 @@ def test_what_has_a_view_is_used_whatever_the_limits_are(store: Store) -> None:
     bare = put_snapshot(store, {CONFIG: b"{}"})
     write_view(store, "sql", sql)
     write_view(store, "bare", bare)
-    removed = collect(store, Limits(unused_for_s=60, max_bytes=0, grace_s=-1))
+    removed = collect(store, Retention(unused_for_s=60, max_bytes=0, grace_s=-1))
     assert {one.name for one in removed if one.kind == "snapshot"} == {chat.digest}
     assert {item.digest for item in inventory(store)} == {sql.digest, bare.digest}
     assert not any(one.problem for one in verify(store))
@@ -153,7 +153,7 @@ def test_the_bytes_of_views_are_the_first_that_count(store: Store) -> None:
     sql = put_snapshot(store, SQL, ref="hf://org/sql", used_s=1000)
     chat = put_snapshot(store, CHAT, ref="hf://org/chat", used_s=2000)
     write_view(store, "sql", sql)
-    removed = collect(store, Limits(max_bytes=chat.size))
+    removed = collect(store, Retention(max_bytes=chat.size))
     assert [one.name for one in removed if one.kind == "reference"] == ["hf://org/chat"]
 
 

@@ -18,7 +18,7 @@ from lora_cli.fetching.context import FetchContext
 from lora_cli.settings import Settings
 from lora_cli.sources import OPTIONAL, Source
 from lora_cli.store import Store
-from lora_cli.store.garbage_collection import Limits, collect
+from lora_cli.store.garbage_collection import Retention, collect
 from lora_cli.store.in_use import InUseMarker, names_in_use
 from lora_cli.store.usage import file_system_time
 from lora_cli.validation import Terms, fetch_and_validate
@@ -128,9 +128,9 @@ def test_what_is_admitted_is_held_as_long_as_it_is_used(tmp_path: Path, base: Ba
         assert admission.snapshot is not None
         blobs = {blob.sha256 for blob in admission.snapshot.files.values()}
         assert names_in_use(store, file_system_time(store)) == {admission.snapshot.digest, *blobs}
-        assert collect(store, Limits(unused_for_s=-1, max_bytes=0, grace_s=-1)) == []
+        assert collect(store, Retention(unused_for_s=-1, max_bytes=0, grace_s=-1)) == []
     assert names_in_use(store, file_system_time(store)) == frozenset()
-    assert "snapshot" in [one.kind for one in collect(store, Limits(unused_for_s=-1, max_bytes=0, grace_s=-1))]
+    assert "snapshot" in [one.kind for one in collect(store, Retention(unused_for_s=-1, max_bytes=0, grace_s=-1))]
 
 
 def test_what_was_cleaned_away_before_it_was_held_is_fetched_again(
@@ -142,7 +142,7 @@ def test_what_was_cleaned_away_before_it_was_held_is_fetched_again(
 
     def late(hold: InUseMarker, digest: str) -> bool:
         if next(cleanings):
-            collect(store, Limits(unused_for_s=-1, grace_s=-1))
+            collect(store, Retention(unused_for_s=-1, grace_s=-1))
         return keeps(hold, digest)
 
     admit(AdapterRef("file", str(folder)), "good", Terms(base), store, settings)
