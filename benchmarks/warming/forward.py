@@ -28,17 +28,14 @@ ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
 PREFILL_TOKENS = 64
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
-TRANSFORMERS = "transformers' base alone"
 PREFILL: Mapping[str, Mapping[str, Goal | None]] = {
     "base alone": {"fp32": Goal(1.25, 1.15), "bf16": Goal(1.35, 1.20)},
     "PEFT mixed batch": {"fp32": Goal(0.90, 0.80), "bf16": Goal(0.42, 0.36)},
-    TRANSFORMERS: {"fp32": None, "bf16": None},
 }
 DECODE: Mapping[str, Mapping[str, Goal | None]] = {
     "PEFT mixed batch": {"fp32": Goal(0.60, 0.50), "bf16": Goal(0.50, 0.33)},
     "PEFT set_adapter, one by one": {"fp32": Goal(0.20), "bf16": Goal(0.20)},
     "base alone": {"fp32": None, "bf16": None},
-    TRANSFORMERS: {"fp32": None, "bf16": None},
 }
 FEW = Goal(1.10, 1.03)
 NONE = Goal(1.03)
@@ -95,13 +92,6 @@ def peft(directory: Path, adapters: Sequence[Path], dtype: torch.dtype) -> Any:
     return model.eval()
 
 
-def plain(directory: Path, dtype: torch.dtype) -> Any:
-    """The base as transformers loads it, without what our loading makes faster."""
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
-
-
 class Batch:
     """Eight requests over eight adapters, as each side runs them."""
 
@@ -109,7 +99,6 @@ class Batch:
         self.composed, taken = ours(directory, adapters, dtype)
         self.peft = peft(directory, adapters, dtype)
         self.base = load_model(directory, dtype=dtype, device="cpu")
-        self.plain = plain(directory, dtype)
         self.slots = sorted(taken)
         self.names = [adapters[taken.index(slot)].name for slot in self.slots]
         generator = torch.Generator().manual_seed(0)
@@ -124,7 +113,6 @@ class Batch:
 
         return {
             "base alone": side("base alone", self.base),
-            TRANSFORMERS: side(TRANSFORMERS, self.plain),
             "ours": self._with_rows(side("ours", self.composed.model), self.slots),
             "rows without LoRA": self._with_rows(side("rows without LoRA", self.composed.model), [0] * len(ids)),
             "PEFT mixed batch": side("PEFT mixed batch", self.peft, adapter_names=self.names),

@@ -19,7 +19,6 @@ from warming.memory import rss
 from warming.forward import base_of, hush
 from lora_cli.core.reference import AdapterRef
 from lora_cli.reading.adapter import read_adapter
-from lora_cli.runtime.onednn_linear import PackedLinear
 from lora_cli.runtime.messages import LoraRequest
 from lora_cli.runtime.plan import TierLimits, Plan, plan_slots, slot_requirements
 from lora_cli.runtime.worker import Worker
@@ -36,8 +35,7 @@ worker = Worker(plan_slots(plan, [slot_requirements(job.adapter, plan.base) for 
 for job in jobs:
     assert not worker.load(job).error
 model = worker.full_model.composed.model
-packed = [module.packed for module in model.modules() if isinstance(module, PackedLinear)]
-weights = [*model.parameters(), *packed]
+weights = model.parameters()
 must = worker.host_slots.storage.nbytes + sum(one.numel() * one.element_size() for one in weights)
 loaded = rss()
 seen = []

@@ -15,7 +15,6 @@ from lora_cli.runtime.generation_batch import greedy
 from lora_cli.runtime.lora_slots import BASE_SLOT, Slots
 from lora_cli.runtime.memory_check import available_bytes, refuse_if_short
 from lora_cli.runtime.module_tree import causal_model, outline
-from lora_cli.runtime.onednn_linear import through_onednn
 from lora_cli.runtime.plan import Plan
 from lora_cli.runtime.transformers_model import ComposedModel, load_model, moved
 
@@ -33,7 +32,7 @@ def dummy_model(config: Mapping[str, Any], *, dtype: torch.dtype, device: torch.
     with torch.random.fork_rng(), device:
         torch.manual_seed(seed)
         model: nn.Module = causal_model(config, dtype=dtype)
-    return through_onednn(model.eval())
+    return model.eval()
 
 
 class ChatTokenizer:

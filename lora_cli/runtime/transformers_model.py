@@ -13,7 +13,6 @@ from lora_cli.core.results import Moved
 from lora_cli.errors import FormatError, Refused
 from lora_cli.runtime.lora_forward import Bound, Segment, add_lora, bind, route
 from lora_cli.runtime.lora_slots import Slots, Stack
-from lora_cli.runtime.onednn_linear import OneDnnLinear, PackedLinear, through_onednn
 from lora_cli.runtime.variants import ExtraWeights, Variant, variant
 
 
@@ -42,7 +41,8 @@ def load_model(directory: Path, *, dtype: torch.dtype, device: str) -> nn.Module
         raise FormatError(
             f"its checkpoint lacks {len(missing)} weights, the first is {missing[0]}", where=str(directory)
         )
-    return through_onednn(model.to(device).eval())
+    loaded: nn.Module = model.to(device).eval()
+    return loaded
 
 
 class ComposedModel:
@@ -262,7 +262,7 @@ def _why_not(found: Mapping[str, nn.Module], path: str, slots: Slots) -> str:
         if not isinstance(module, nn.Embedding) or not (type(module) is nn.Embedding or hasattr(module, "embed_scale")):
             return f"is a {type(module).__name__}, which cannot be composed yet"
         shape: tuple[Any, Any] = (module.num_embeddings, module.embedding_dim)
-    elif type(module) in (nn.Linear, OneDnnLinear, PackedLinear):
+    elif type(module) is nn.Linear:
         shape = (module.in_features, module.out_features)
     elif type(module) is Conv1D:
         shape = (module.nx, module.nf)

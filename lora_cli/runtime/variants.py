@@ -19,7 +19,6 @@ from lora_cli.core.grouping import by_key
 from lora_cli.errors import Refused
 from lora_cli.runtime.adapter_weights import factors, read_tensors
 from lora_cli.runtime.composable import ExtraTensorNames, extra_tensor_names, scalings
-from lora_cli.runtime.onednn_linear import unpack
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +191,6 @@ def variant(
     """
     if module is None:
         raise Refused(f"{name} is not a module of the model that transformers builds")
-    if extra.params or extra.updates:
-        unpack(module)
     own = dict(module.named_parameters(recurse=False))
     for param, shape in _shapes(extra, own, module):
         if param not in own:
