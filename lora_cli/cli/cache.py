@@ -282,7 +282,7 @@ def _uses_of(item: StoredSnapshot, ref: str) -> list[tuple[bool, float]]:
 
 def _reference(name: str) -> str:
     try:
-        return str(parse(name, is_path=os.path.lexists))
+        return parse(name, is_path=os.path.lexists).in_records
     except UsageError:
         return ""
 

@@ -206,5 +206,5 @@ def _cached(checked: Checked, settings: Settings) -> str:
     if checked.revision is None or not settings.cache_dir.is_dir():
         return ""
     endpoint = endpoint_of(checked.revision.ref, settings)
-    record = read_record(Store(settings.cache_dir), checked.source, endpoint=endpoint)
+    record = read_record(Store(settings.cache_dir), checked.revision.ref.in_records, endpoint=endpoint)
     return record.snapshot if record is not None and record.revision == checked.revision.id else ""

@@ -75,6 +75,14 @@ class AdapterRef:
         return bool(commit) if self.scheme == "hf" else self.scheme == "oci" and self.revision is not None
 
     @property
+    def in_records(self) -> str:
+        """The reference as the cache records it: a tag beside a digest, which says nothing, is left out."""
+        if self.scheme != "oci" or self.revision is None:
+            return str(self)
+        folder, slash, name = self.location.rpartition("/")
+        return str(replace(self, location=f"{folder}{slash}{name.partition(':')[0]}"))
+
+    @property
     def name(self) -> str:
         """A short name for people: the last part of the subfolder or location, without a tag."""
         last = (self.subfolder or self.location).rpartition("/")[2] or self.location

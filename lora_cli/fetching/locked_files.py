@@ -48,13 +48,13 @@ def locked_snapshot(
     if found is None:
         return None
     usual, own = str(selection), str(replace(selection, locked=locked.digest))
-    records = (read_record(store, str(ref), text, endpoint) for text in (usual, own))
+    records = (read_record(store, ref.in_records, text, endpoint) for text in (usual, own))
     record = next((one for one in records if one is not None and one.snapshot == found.digest), None)
     if record is not None:
         mark_used(store, record)
     else:
         folder = None if ref.scheme == "oci" and not ref.subfolder else ""
-        made = Record(str(ref), own, locked.revision, found.digest, found.files, endpoint=endpoint, folder=folder)
+        made = Record(ref.in_records, own, locked.revision, found.digest, found.files, endpoint=endpoint, folder=folder)
         write_record(store, made)
     return found
 

@@ -54,7 +54,8 @@ class FetchPlan:
         """Reference and selection of each record: as requested and as the folder, each as it is and at the commit."""
         folder = (self.revision.ref, replace(self.selection, latest=False))
         pairs = ((self.ref, self.selection), folder)
-        names = ((name, str(selection)) for ref, selection in pairs for name in (str(ref), str(self._pinned(ref))))
+        both = ((one, str(selection)) for ref, selection in pairs for one in (ref, self._pinned(ref)))
+        names = ((one.in_records, selection) for one, selection in both)
         return tuple(dict.fromkeys(names))
 
     def blobs_of(self, record: Record, files: Sequence[RemoteFile]) -> dict[str, Blob]:
@@ -129,7 +130,7 @@ def last_snapshot(
 ) -> tuple[Record, Snapshot] | None:
     """Record and snapshot of the last fetch of ``ref`` from the endpoint in ``settings``, if it is still cached."""
     for endpoint in endpoints_of(ref, settings):
-        record = read_record(store, str(ref), str(selection), endpoint)
+        record = read_record(store, ref.in_records, str(selection), endpoint)
         if record is not None and (found := find_snapshot(store, record.files)) is not None:
             return record, found
     return None
@@ -141,7 +142,7 @@ def not_cached_error(store: Store, ref: AdapterRef, settings: Settings, hint: st
     Those snapshots are not used: two servers may mean different things by one reference.
     """
     endpoint = endpoint_of(ref, settings)
-    known = [record for record in all_records(store) if record.ref == str(ref)]
+    known = [record for record in all_records(store) if record.ref == ref.in_records]
     others = {record.endpoint for record in known} - {"", endpoint}
     if any(record.endpoint not in others and find_snapshot(store, record.files) is None for record in known):
         hint = (
@@ -157,7 +158,7 @@ def not_cached_error(store: Store, ref: AdapterRef, settings: Settings, hint: st
 
 def recorded_access(store: Store, ref: AdapterRef, selection: Selection, settings: Settings) -> str:
     """The access to ``ref`` (as ``Revision.access``) as recorded at the last fetch; "" if unknown."""
-    record = read_record(store, str(ref), str(selection), endpoint_of(ref, settings))
+    record = read_record(store, ref.in_records, str(selection), endpoint_of(ref, settings))
     return record.access if record is not None else ""
 
 
@@ -171,7 +172,7 @@ def recorded_folder(
     if ref.scheme != "oci" or ref.subfolder or not settings.policies:
         return ref.subfolder
     selections = [selection] if locked is None else [selection, replace(selection, locked=locked.digest)]
-    records = (read_record(store, str(ref), str(one), endpoint_of(ref, settings)) for one in selections)
+    records = (read_record(store, ref.in_records, str(one), endpoint_of(ref, settings)) for one in selections)
     folder = next((one.folder for one in records if one is not None), None)
     if folder is None and locked is not None:
         # A digest has one such folder, under whatever name and with whatever files it was fetched.

@@ -57,6 +57,19 @@ def test_a_lock_pins_the_digest_and_a_moved_tag_is_drift(
     assert (code, "which is not a digest" in err) == (2, True)
 
 
+def test_what_a_tag_named_is_cached_by_its_digest_whatever_tag_is_beside_it(
+    oci_registry: Registry, sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, cache = oci_registry.name(), ("--cache-dir", tmp_path / "cache")
+    digest = oci_registry.push(f"{name}:v1", files_of(sql))
+    ref = f"oci://{oci_registry.place}/{name}"
+    assert ran(capsys, "fetch", f"{ref}:v1", *cache)[0] == 0
+    for pinned in (f"{ref}@{digest}", f"{ref}:v1@{digest}", f"{ref}:other@{digest}"):
+        assert ran(capsys, "--offline", "fetch", pinned, *cache)[0] == 0
+        assert ran(capsys, "cache", "show", pinned, *cache)[0] == 0
+    assert ran(capsys, "--offline", "fetch", f"{ref}:other", *cache)[0] == 3
+
+
 def test_a_plain_layer_is_validated_by_its_header(
     oci_registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -135,7 +135,7 @@ def test_what_was_attached_at_the_last_fetch_counts_offline(
     pushed.attach(VERDICT_TYPE, verdict_by("ci"))
     assert main(["fetch", pushed.tag]) == 0
     assert fetch(pushed.tag, "--offline") == 1  # without a policy nothing attached was read
-    assert fetch(pushed.tag) == fetch(pushed.tag, "--offline") == 0
+    assert fetch(pushed.tag) == fetch(pushed.tag, "--offline") == fetch(pushed.ref, "--offline") == 0
     capsys.readouterr()
     assert main(["cache", "show", pushed.tag, "--policy", "policy.yaml"]) == 0
     assert main(["--offline", "inspect", pushed.tag, "--policy", "policy.yaml"]) == 0
