@@ -57,10 +57,15 @@ class Global:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Opaque:
-    """An object whose contents do not matter here. ``buildable``: BUILD may set its attributes."""
+    """An object whose contents do not matter here.
+
+    ``buildable``: BUILD may set its attributes. Of a numpy dtype, ``layout`` is what its state must have from the third
+    item on: subarray, names, fields, size, alignment, flags.
+    """
 
     what: str
     buildable: bool = False
+    layout: tuple[int | None, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -265,10 +270,13 @@ def _array(args: tuple[Value, ...]) -> Opaque:
 
 
 def _numpy_dtype(args: tuple[Value, ...]) -> Opaque:
-    found = re.fullmatch(r"[<>|=]?([biufcSUVmMO])\d{0,9}", args[0]) if args and isinstance(args[0], str) else None
+    found = re.fullmatch(r"[<>|=]?([biufcSUVmMO])(\d{0,9})", args[0]) if args and isinstance(args[0], str) else None
     if found is None:
         raise FormatError("is called with a dtype other than plain numbers, text or objects")
-    return Opaque(OBJECTS if found[1] == "O" else "a numpy dtype", buildable=True)
+    kind, length = found[1], int(found[2] or 0)
+    # As numpy writes it. With another state, bytes would be taken for pointers, or read beyond their end.
+    own = {"S": (length, 1, 0), "V": (length, 1, 0), "U": (4 * length, 4, 8), "O": (-1, -1, 63)}.get(kind, (-1, -1, 0))
+    return Opaque(OBJECTS if kind == "O" else "a numpy dtype", buildable=True, layout=(None, None, None, *own))
 
 
 OBJECTS = "a numpy dtype of objects"

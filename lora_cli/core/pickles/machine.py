@@ -371,6 +371,8 @@ def _build(machine: Machine, op: Op) -> None:
         return
     if not isinstance(target, Opaque) or not target.buildable or not isinstance(state, Items | tuple):
         raise _refusal(op, f"sets the state of {describe(target)} to {describe(state)}")
+    if target.layout is not None and not (isinstance(state, tuple) and state[2:8] == target.layout):
+        raise _refusal(op, f"sets the state of {describe(target)} to another layout than its name has")
 
 
 def _refused(machine: Machine, op: Op) -> None:

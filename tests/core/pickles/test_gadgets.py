@@ -3,8 +3,10 @@
 import pickle
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lora_cli.core.pickles.allowlist import TRAINER, WEIGHTS, Allowed
@@ -126,3 +128,41 @@ def test_a_defaultdict_makes_dictionaries_lists_and_numbers_only(factory: bytes)
     assert read_pickle(b"\x80\x02ccollections\ndefaultdict\ncbuiltins\ndict\n\x85R.", TRAINER)
     with pytest.raises(UnsafePickle, match=r"factory|is not allowed in data"):
         read_pickle(b"\x80\x02ccollections\ndefaultdict\n" + factory + b"\x85R.", TRAINER)
+
+
+@dataclass
+class Dtype:
+    """A numpy dtype with a state of our own."""
+
+    name: str
+    state: tuple[object, ...]
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return np.dtype, (self.name, False, True), self.state
+
+
+OBJECT = Dtype("O8", (3, "|", None, None, None, -1, -1, 0))
+"""Of an array with it numpy takes the bytes for pointers."""
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        OBJECT,
+        Dtype("V8", (3, "|", None, ("a",), {"a": (OBJECT, 0)}, 8, 1, 0)),
+        Dtype("V8", (3, "|", (OBJECT, (1,)), None, None, 8, 1, 0)),
+        Dtype("V8", (3, "|", None, None, None, 1 << 30, 1, 0)),
+        Dtype("f8", (3, "<", None, None, None, 1, 1, 0)),
+        Dtype("f8", (3, "<", None, None, None, -1, -1)),
+    ],
+)
+def test_a_dtype_has_the_layout_of_its_name(dtype: Dtype) -> None:
+    with pytest.raises(UnsafePickle, match="another layout"):
+        read_pickle(pickle.dumps({"rng": dtype}, 4), TRAINER)
+
+
+@pytest.mark.parametrize("name", ["?", "i1", ">u8", "f2", "c16", "S5", "S", "U", "U5", "V8", "m8", "M8", "O"])
+def test_what_numpy_writes_is_read(name: str) -> None:
+    for value in (np.zeros(3, name), np.dtype(name), np.zeros(3, name)[0]):
+        for protocol in (2, 4, 5):
+            assert read_pickle(pickle.dumps(value, protocol), TRAINER)
