@@ -37,6 +37,8 @@ class VerifiedVerdict:
     """The sha256 of the base's config.json."""
     deployment: Mapping[str, Any] = field(default_factory=dict, metadata=EXCLUDED)
     """How the engines are started: the fields of ``Deployment``."""
+    replaces_validation: bool = field(default=True, metadata=EXCLUDED)
+    """Whether the adapter need not be validated again."""
 
     def __str__(self) -> str:
         engines = ", ".join(f"{one.engine} {one.version}: {one.outcome}" for one in self.engines)

@@ -160,6 +160,18 @@ class RequiredVerdict(Model):
         Maybe[float], BeforeValidator(_duration), WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}]})
     ] = None
     """The largest age: 12h, 30d (default: no limit)."""
+    _replaces_validation: bool = PrivateAttr(default=True)
+
+    @property
+    def replaces_validation(self) -> bool:
+        """Whether an adapter with such a verdict need not be validated again."""
+        return self._replaces_validation
+
+    def only_required(self) -> Self:
+        """The same, of a manifest's author: adapters are validated as without it."""
+        copy = self.model_copy()
+        copy._replaces_validation = False
+        return copy
 
 
 def _operators(value: bool) -> bool:

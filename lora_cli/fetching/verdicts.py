@@ -76,7 +76,7 @@ def _accepted_of(lines: Sequence[str], ref: AdapterRef, digest: str, entry: "Req
     failed = [one for one, _ in found if one["result"] not in PASSED and _concerns(one, entry.engine)]
     failed_s = max(map(_time_of, failed), default=-inf)
     passed = [
-        (_verified(one, by, entry.engine), time_s)
+        (_verified(one, by, entry), time_s)
         for one, by in found
         if one["result"] in PASSED
         and _is_ok_on(one, entry.engine)
@@ -145,8 +145,9 @@ def _about(statement: Any) -> Mapping[str, Any]:
     return about if is_ours else {}
 
 
-def _verified(about: Mapping[str, Any], by: str, wanted: str) -> VerifiedVerdict:
-    """A verdict by the key ``by``, as far as it is about the ``wanted`` engine ("": all)."""
+def _verified(about: Mapping[str, Any], by: str, entry: "RequiredVerdict") -> VerifiedVerdict:
+    """A verdict by the key ``by``, as far as it is about the engine of ``entry`` ("": all)."""
+    wanted = entry.engine
     base = next((one for one in about["configuration"] or () if isinstance(one, dict)), {})
     digest, deployment = base.get("digest"), about.get("deployment")
     return VerifiedVerdict(
@@ -161,6 +162,7 @@ def _verified(about: Mapping[str, Any], by: str, wanted: str) -> VerifiedVerdict
         ),
         base_sha256=str(digest.get("sha256", "")) if isinstance(digest, dict) else "",
         deployment=deployment if isinstance(deployment, dict) else {},
+        replaces_validation=entry.replaces_validation,
     )
 
 

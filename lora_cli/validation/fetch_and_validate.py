@@ -148,7 +148,7 @@ def is_judged(adapter: Adapter, terms: Terms, verdicts: Sequence[VerifiedVerdict
         return False
     if adapter.weights_error is not None or adapter.pickled or not adapter.weight_files:
         return False
-    same = [one for one in verdicts if one.base_sha256 == base.config_sha256]
+    same = [one for one in verdicts if one.replaces_validation and one.base_sha256 == base.config_sha256]
     if not terms.engines and any(not one.engines for one in same):
         return True
     profiles = terms.engines or (choose_engine("peft"),)

@@ -5,6 +5,7 @@ The adapter has a NaN, which validation refuses, and verdicts that say that it p
 
 import json
 import logging
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from lora_cli.core.finding import Deployment
 from lora_cli.engines import choose_engine
 from lora_cli.fetching.context import FetchContext
 from lora_cli.plugins.resolver import Resolver, Running
-from lora_cli.settings import load_settings
+from lora_cli.reading.manifest import read_manifest, with_policies
+from lora_cli.settings import Settings, load_settings
 from lora_cli.signing.attestation import sign_statements
 from lora_cli.signing.sign import SigningKey
 from lora_cli.store import Store
@@ -63,9 +65,14 @@ def attest(*verdicts: dict[str, Any], engine: str = "") -> None:
 
 
 def admit(
-    engine: str = "vllm@0.32.0", *, deployment: Deployment | None = None, policy: bool = True, **terms: Any
+    engine: str = "vllm@0.32.0",
+    *,
+    deployment: Deployment | None = None,
+    policy: bool = True,
+    settings: Settings | None = None,
+    **terms: Any,
 ) -> Admission:
-    settings = apply_policies(load_settings({}, {"LORA_CLI_CACHE_DIR": "cache"}), None, Path("policy.yaml"))
+    settings = settings or apply_policies(load_settings({}, {"LORA_CLI_CACHE_DIR": "cache"}), None, Path("policy.yaml"))
     settings = settings if policy else replace(settings, policies=())
     engines = (choose_engine(engine),) if engine else ()
     started = deployment or Deployment(max_lora_rank=16 if engines else None)
@@ -166,6 +173,23 @@ def test_the_warm_process_takes_verdicts_on_peft_and_still_checks_its_ranks(engi
     assert refusal.message.startswith("LC401")
     attest({"engines": VLLM})
     assert is_validated(admit(""))
+
+
+def test_the_author_of_a_manifest_cannot_replace_what_an_operator_validates() -> None:
+    attest({"engines": VLLM})
+    entry = {"attestations": ["verdicts.jsonl"], "keys": ["ci.pub"]}
+    Path("set.yaml").write_text(
+        "apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters: [{name: sql, source: ./sql}]\n"
+        f"policy: {{require_verdict: [{json.dumps(entry)}]}}\n"
+    )
+    adapter_set = read_manifest(Path("set.yaml"))
+    own, policy = load_settings({}, {"LORA_CLI_CACHE_DIR": "cache"}), Path("policy.yaml")
+    assert not is_validated(admit(settings=with_policies(own, adapter_set)))
+    assert not is_validated(admit(settings=with_policies(own, adapter_set, policy)))
+    policy.write_text("apiVersion: lora-cli/v1\nkind: Policy\n")
+    admission = admit(settings=pickle.loads(pickle.dumps(with_policies(own, adapter_set, policy))))
+    assert is_validated(admission)
+    assert [one.by for one in admission.provenance.verdicts] == ["ci.pub"]
 
 
 def test_a_verdict_before_a_failure_covers_nothing() -> None:
