@@ -64,6 +64,12 @@ class Store:
         """Folder of corrupt files and folders."""
         return self.root / "quarantine"
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """All of these, and the folders that two of them are in."""
+        own = (self.blobs, self.snapshots, self.refs, self.adapters, self.packed, self.links, self.partials)
+        return self.blobs.parent, self.snapshots.parent, *own, self.leases, self.quarantine
+
     def blob(self, sha256: str) -> Path:
         """The path of the blob with that sha256, whether it exists or not."""
         return self.blobs.joinpath(sha256[:2], sha256)

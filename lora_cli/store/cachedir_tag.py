@@ -36,16 +36,21 @@ def tag_cache(store: Store) -> None:
 
 
 def check_folder(store: Store) -> None:
-    """Checks that the cache is a folder, or missing.
+    """Checks that the cache is a folder, or missing, and that none of its own folders is a link.
+
+    What is moved or removed through a link, which anyone can make who may write there, would be outside of the cache.
 
     Raises:
-        MachineError: it is something else.
+        MachineError: it is something else, or one of them is a link.
     """
     # os.path.isdir raises nothing where this user has no access: who needs the folder reports that. lexists comes
     # first, since another thread may create the folder meanwhile.
     if os.path.lexists(store.root) and not os.path.isdir(store.root):  # noqa: PTH112
         what = "a file" if store.root.exists() else "a dangling link"
         raise MachineError(f"{store.root}: the cache is {what}", hint="set --cache-dir to a folder")
+    for folder in store.folders:
+        if os.path.islink(folder):  # noqa: PTH114 - never raises
+            raise MachineError(f"{folder}: a folder of the cache is a link", hint="remove the link")
 
 
 def check_cache(store: Store) -> None:

@@ -144,7 +144,7 @@ def list_folder(folder: Path) -> Iterator[Path]:
 def blob_files(store: Store) -> Iterator[Path]:
     """Every blob, by its name."""
     for folder in list_folder(store.blobs):
-        if re.fullmatch(r"[0-9a-f]{2}", folder.name):
+        if re.fullmatch(r"[0-9a-f]{2}", folder.name) and not folder.is_symlink():
             yield from (path for path in list_folder(folder) if is_digest(path.name))
 
 
