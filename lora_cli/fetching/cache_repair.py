@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import NoneType
 
 from lora_cli.core.adapter_request import AdapterRequest, Selection
@@ -39,9 +39,11 @@ def repair_cache(
     """Fetches again every recorded snapshot that is corrupt or in the quarantine, then recreates the views.
 
     The records of a snapshot are tried until one origin still has the same bytes. Tokens and endpoints are those of
-    this run, never from the cache. What is intact again is removed from the quarantine. ``only`` has the names of what
-    is repaired: digests, views and blobs (None: all).
+    this run, never from the cache; references are from the cache, and may use what those of a manifest may. What is
+    intact again is removed from the quarantine. ``only`` has the names of what is repaired: digests, views and blobs
+    (None: all).
     """
+    settings = replace(settings, from_manifest=True)
     records = list(all_records(store))
     files = {record.snapshot: dict(record.files) for record in records}
     isolated, views, corrupt_names = quarantined(store), quarantined_views(store), {one.path.name for one in corrupt}

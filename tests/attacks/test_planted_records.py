@@ -2,18 +2,21 @@
 
 import hashlib
 import json
+import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.reading.manifest import read_lock
+from lora_cli.store import Store
+from lora_cli.store.resolution_records import all_records, forget_record, write_record
 from tests.attacks.lying_s3 import lying_s3
 from tests.hub_content import Commit, entry
 from tests.hub_server import Hub
-from tests.making import lora_config, lora_tensors, safetensors_bytes
+from tests.making import lora_config, lora_tensors, safetensors_bytes, write_adapter
 from tests.object_servers import S3Server
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -269,3 +272,24 @@ def test_the_server_of_another_profile_is_another_server(
             monkeypatch.setenv("AWS_PROFILE", name)
             assert handed_out(capsys, "s3://acme/pirate") == files[WEIGHTS]
             assert handed_out(capsys, "s3://acme/pirate", "--offline") == files[WEIGHTS]
+
+
+def test_a_planted_record_sends_no_credentials_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    for name, value in {"CACHE_DIR": str(tmp_path / "cache"), "RETRIES": "0", "TIMEOUT": "1s"}.items():
+        monkeypatch.setenv(f"LORA_CLI_{name}", value)
+    store = Store(tmp_path / "cache")
+    assert main(["fetch", str(write_adapter(tmp_path / "sql"))]) == 0
+    (record,) = all_records(store)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0)
+        server = f"127.0.0.1:{listener.getsockname()[1]}"
+        write_record(store, replace(record, ref=f"smb://{server}/share/sql", endpoint=""))
+        forget_record(store, record)
+        store.snapshot(record.snapshot).joinpath(CONFIG).unlink()
+        store.blob(record.files[CONFIG].sha256).unlink()
+        assert main(["cache", "verify", "--repair"]) == 5
+        assert "are not sent to smb://127.0.0.1" in " ".join(capsys.readouterr().out.split())
+        with pytest.raises(BlockingIOError):
+            listener.accept()
