@@ -43,6 +43,10 @@ FREE_BYTES, MOST_RATIO = 64 << 20, 20
 """A layer, and any beginning of it, unpacks to at most 64 MiB and 20 times its size. Weights hardly shrink; those that
 are all zero do."""
 
+MOST_SKIPPED = 16 << 30
+"""Bytes of all layers together that are read and not kept: those of an image outside of ``/models``, and what follows
+the end of a tar. Neither ``--max-bytes`` nor the disk bounds them."""
+
 ZSTD_WINDOW = 27
 """The logarithm of the largest window, of which a reader needs the memory: 128 MiB, as zstd itself."""
 
@@ -178,6 +182,7 @@ class Unpacker:
     image: bool
     total: int = 0
     seen: int = 0
+    skipped: int = 0
 
     def unpack(self, layers: list[Descriptor], blob: Blob) -> Unpacked:
         """The files in ``layers``, whose digests are verified.
@@ -215,8 +220,8 @@ class Unpacker:
                 result = self._members(_Tar(stream, most, self.what, raw), into)
         except (_Malformed, EOFError, ValueError, zlib.error, gzip.BadGzipFile, tarfile.HeaderError) as error:
             problem = str(error) or type(error).__name__
-        while reader.read(CHUNK):
-            pass
+        while rest := reader.read(CHUNK):
+            self._skip(rest)
         digest = f"sha256:{raw.hash.hexdigest()}"
         if digest != layer.digest:
             raise Corrupt(f"{self.what}: the layer {layer.digest} was sent as {digest}", hint="run the command again")
@@ -239,9 +244,15 @@ class Unpacker:
                 defect = _KINDS.get(info.type, "is no regular file")
                 found.append(self._kept(path, info.size, tar, into) if is_file else Member(path, 0, defect=defect))
             elif is_file:
-                for _ in tar.pieces(info.size):
-                    pass
+                for piece in tar.pieces(info.size):
+                    self._skip(piece)
         return found, hidden
+
+    def _skip(self, piece: bytes) -> None:
+        self.skipped += len(piece)
+        if self.skipped > MOST_SKIPPED:
+            reason = f"{self.what}: its layers have over {in_units(MOST_SKIPPED)} that are no files of the adapter"
+            raise Refused(reason, hint="push the files of the adapter only")
 
     def _count(self) -> None:
         self.seen += 1

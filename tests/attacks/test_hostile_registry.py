@@ -6,7 +6,7 @@ import json
 import os
 import tarfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -279,6 +279,33 @@ def test_more_than_was_allowed_is_not_unpacked(liar: Liar, settings: Settings) -
     liar.tars(tar_of(FILES))
     assert "--max-bytes" in str(error_of(liar, replace(settings, max_bytes=50_000)))
     assert code(liar, replace(settings, keep_free=1 << 60)) == 6
+
+
+def _beside(stream: io.BytesIO) -> None:
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for number in range(100):
+            tar.addfile(_member(f"usr/{number}", 1 << 20), io.BytesIO(bytes(1 << 20)))
+
+
+def _after(stream: io.BytesIO) -> None:
+    stream.write(tar_of({f"models/{path}": data for path, data in FILES.items()}) + bytes(100 << 20))
+
+
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    return info
+
+
+@pytest.mark.parametrize("fill", [_beside, _after])
+def test_what_is_no_file_of_the_adapter_is_bounded_too(
+    liar: Liar, settings: Settings, fill: Callable[[io.BytesIO], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oci_layers, "MOST_SKIPPED", 10 << 20)
+    fill(stream := io.BytesIO())
+    config = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest_of(b"{}"), "size": 2}
+    liar.manifest({"config": config, "layers": [liar.layer(stream.getvalue(), TAR)]})
+    assert "over 10.0 MiB that are no files of the adapter" in str(error_of(liar, settings))
 
 
 def test_members_without_end_are_refused(liar: Liar, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
