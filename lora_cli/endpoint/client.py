@@ -3,13 +3,19 @@
 import socket
 import ssl
 from collections.abc import Mapping
+from concurrent.futures import wait
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from lora_cli.core import parse
+from lora_cli.daemon_threads import run_in_thread
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import EndpointError, FormatError
 from lora_cli.redaction import remember
+
+if TYPE_CHECKING:
+    import httpx2
 
 LARGEST_ANSWER = 64 << 20
 LONGEST_MESSAGE = 1000
@@ -35,7 +41,7 @@ class Refusal(EndpointError):
 class Endpoint:
     """A running server at ``address``; ``token`` goes to it and nowhere else. A context manager; threads share it.
 
-    A response may take ``timeout_s``; connections are reused.
+    A whole response may take ``timeout_s``, however it comes.
     """
 
     def __init__(self, address: Address, token: str = "", timeout_s: float = TIMEOUT_S) -> None:
@@ -44,17 +50,13 @@ class Endpoint:
         self._listens = False
 
     def __enter__(self) -> Self:
-        import httpx2
-
-        uds = None if self.address.uds is None else str(self.address.uds)
-        transport = httpx2.HTTPTransport(verify=ssl_context(self.address), uds=uds)
-        self._client = httpx2.Client(transport=transport, timeout=self.timeout_s, trust_env=False)
+        self._tls = ssl_context(self.address)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._client.close()
+        """Nothing is kept open."""
 
     def get(self, path: str) -> Any:
         """The JSON value at ``path``. Raises ``EndpointError``."""
@@ -76,9 +78,22 @@ class Endpoint:
         if not self._listens:
             self._check_listens()
             self._listens = True
+        uds = None if self.address.uds is None else str(self.address.uds)
+        # A client of its own: closing it ends the request. The library's timeout is that of each read.
+        transport = httpx2.HTTPTransport(verify=self._tls, uds=uds)
+        with httpx2.Client(transport=transport, timeout=self.timeout_s, trust_env=False) as client:
+            asked = run_in_thread(partial(self._exchange, client, method, path, value), "endpoint")
+            wait([asked], self.timeout_s)
+            if not asked.done():
+                raise self._too_slow()
+            return asked.result()
+
+    def _exchange(self, client: "httpx2.Client", method: str, path: str, value: Mapping[str, Any] | None) -> bytes:
+        import httpx2
+
         headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
         try:
-            with self._client.stream(method, self.address.url + path, json=value, headers=headers) as response:
+            with client.stream(method, self.address.url + path, json=value, headers=headers) as response:
                 body = bytearray()
                 for chunk in response.iter_bytes():
                     body += chunk
@@ -88,9 +103,12 @@ class Endpoint:
                     raise self._refusal(response.status_code, bytes(body))
                 return bytes(body)
         except httpx2.TimeoutException as error:
-            raise EndpointError(f"{self.address} did not respond within {self.timeout_s:g} s") from error
+            raise self._too_slow() from error
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise EndpointError(f"{self.address}: {str(error) or type(error).__name__}") from error
+
+    def _too_slow(self) -> EndpointError:
+        return EndpointError(f"{self.address} did not respond within {self.timeout_s:g} s")
 
     def listens(self) -> bool:
         """Whether a connection succeeds."""

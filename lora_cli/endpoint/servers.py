@@ -316,7 +316,7 @@ class LoraCliServer(Vllm):
         for one in parse.objects(self.endpoint.get("/v1/adapters"), "adapters"):
             if one.get("name") == name and one.get("proved") is True:
                 worst = one.get("worst_error")
-                return float(worst) if isinstance(worst, int | float) else None
+                return float(worst) if isinstance(worst, int | float) and abs(worst) <= parse.LARGEST else None
         return None
 
 
@@ -346,10 +346,8 @@ def _served_model(value: Any) -> ServedModel:
 def _completion(choice: dict[str, Any]) -> Completion:
     logs = choice.get("logprobs")
     fields = logs if isinstance(logs, dict) else {}
-    tokens = tuple(str(token) for token in fields.get("tokens") or ())
-    values = tuple(
-        float(value)
-        for value in fields.get("token_logprobs") or ()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    )
+    tokens = tuple(str(token) for token in parse.sequence(fields.get("tokens") or (), "tokens"))
+    listed = parse.sequence(fields.get("token_logprobs") or (), "token_logprobs")
+    # Of the first token some servers say null.
+    values = tuple(parse.number(value, "token_logprobs") for value in listed if value is not None)
     return Completion(parse.text(choice.get("text"), "text"), tokens, values)

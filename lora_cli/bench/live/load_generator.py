@@ -23,6 +23,14 @@ from lora_cli.errors import FormatError
 READ_TIMEOUT_S = 300.0
 """The read timeout of a response."""
 
+LONGEST_S, WARM_UP_S = 3600.0, 30.0
+"""How long a whole response may take, and the one to the warm-up request."""
+
+LARGEST_RESPONSE = 64 << 20
+BEGINNING = 1 << 16
+MOST_TOKENS = 1 << 31
+"""A response of the longest prompts and outputs has fewer bytes and tokens."""
+
 KEPT_S = 2.0
 """A connection unused for longer is not used again: uvicorn closes its own after 5 s, perhaps just then."""
 
@@ -41,10 +49,13 @@ class Stream:
         self.chunks_s: list[float] = []
         self.prompt_tokens = self.output_tokens = 0
         self.error, self.done = "", False
-        self._rest = b""
+        self._rest, self._left = b"", LARGEST_RESPONSE
 
     def feed(self, data: bytes, now_s: float) -> None:
         """Parse server-sent events received at ``now_s``. Raises ``FormatError``."""
+        self._left -= len(data)
+        if self._left < 0:
+            raise FormatError(f"a response has more than {LARGEST_RESPONSE} bytes")
         *whole, self._rest = (self._rest + data).replace(b"\r\n", b"\n").split(b"\n\n")
         if len(self._rest) > LARGEST_EVENT:
             raise FormatError(f"an event has more than {LARGEST_EVENT} bytes")
@@ -64,8 +75,10 @@ class Stream:
             self.chunks_s.append(now_s)
         usage = fields.get("usage")
         if isinstance(usage, dict):
-            self.prompt_tokens = parse.integer(usage.get("prompt_tokens", 0), "usage", minimum=0)
-            self.output_tokens = parse.integer(usage.get("completion_tokens", 0), "usage", minimum=0)
+            counts = (usage.get(name, 0) for name in ("prompt_tokens", "completion_tokens"))
+            self.prompt_tokens, self.output_tokens = (
+                parse.integer(count, "usage", minimum=0, maximum=MOST_TOKENS) for count in counts
+            )
 
 
 def _client(load: "LoadTest") -> httpx2.AsyncClient:
@@ -85,15 +98,17 @@ async def _send(
     stream, sent_s = Stream(), clock()
     headers: Mapping[str, str] = {}
     try:
-        async with client.stream("POST", url, content=request.body) as response:
+        async with asyncio.timeout(LONGEST_S), client.stream("POST", url, content=request.body) as response:
             headers = response.headers
             if response.status_code != 200:
-                stream.error = f"{response.status_code}: {body_message(await response.aread())[:LONGEST_ERROR]}"
+                stream.error = f"{response.status_code}: {body_message(await _beginning(response))[:LONGEST_ERROR]}"
             else:
                 async for data in response.aiter_raw():
                     stream.feed(data, clock())
     except httpx2.TimeoutException:
         stream.error = f"no data for {READ_TIMEOUT_S:g} s"
+    except TimeoutError:
+        stream.error = f"the response takes over {LONGEST_S:g} s"
     except httpx2.HTTPError as error:
         stream.error = str(error) or type(error).__name__
     except FormatError as error:
@@ -101,6 +116,16 @@ async def _send(
     if not stream.error and not (stream.done and stream.chunks_s):
         stream.error = "the response is incomplete" if stream.chunks_s else "the response has no tokens"
     return _result(request, woke_s, sent_s, stream, headers)
+
+
+async def _beginning(response: httpx2.Response) -> bytes:
+    """The first 64 KiB of a body."""
+    body = b""
+    async for data in response.aiter_raw():
+        body += data
+        if len(body) >= BEGINNING:
+            break
+    return body[:BEGINNING]
 
 
 def _result(
@@ -168,8 +193,9 @@ async def _run(load: LoadTest, results: LoadResults, on_done: Callable[[int], No
 
     async with _client(load) as client, asyncio.TaskGroup() as group:
         # A warm-up request: one-time imports and set-up must not delay the load.
-        with suppress(httpx2.HTTPError):
-            await client.get(f"{load.address.url}/v1/models")
+        with suppress(httpx2.HTTPError, TimeoutError):
+            async with asyncio.timeout(WARM_UP_S), client.stream("GET", f"{load.address.url}/v1/models") as response:
+                await _beginning(response)
         send = partial(_send, client, httpx2.URL(f"{load.address.url}/v1/completions"), clock)
         begin = time.perf_counter() + LEAD_S
 

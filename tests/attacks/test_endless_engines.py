@@ -1,0 +1,147 @@
+"""A running engine, or what answers in its place, that never ends its answer, or says what no engine says."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+
+import pytest
+
+from lora_cli.bench.live import load_generator
+from lora_cli.bench.live.load_generator import LoadTest, run_load
+from lora_cli.bench.live.requests import LoadResults, PreparedRequest
+from lora_cli.endpoint.address import parse_address
+from lora_cli.endpoint.client import Endpoint
+from lora_cli.endpoint.servers import SERVERS
+from lora_cli.errors import EndpointError
+from tests.answering import answering
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@contextmanager
+def sending(pieces: Callable[[], Iterator[bytes]], pause_s: float = 0.0) -> Iterator[str]:
+    """A server that answers each connection with these pieces; its address."""
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as listener:
+
+        def answer(connection: socket.socket) -> None:
+            with connection, suppress(OSError):
+                connection.recv(1 << 16)
+                for piece in pieces():
+                    connection.sendall(piece)
+                    time.sleep(pause_s)
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def body() -> Iterator[bytes]:
+    yield OK + b"Content-Length: 100000\r\n\r\n"
+    yield from (b" " for _ in count())
+
+
+def head() -> Iterator[bytes]:
+    yield OK
+    yield from (b"X-%d: y\r\n" % number for number in count())
+
+
+def informs() -> Iterator[bytes]:
+    yield from (b"HTTP/1.1 100 Continue\r\n\r\n" for _ in count())
+
+
+@pytest.mark.parametrize("pieces", [body, head, informs])
+def test_an_answer_that_trickles_ends_with_the_timeout(pieces: Callable[[], Iterator[bytes]]) -> None:
+    before = threading.active_count()
+    with sending(pieces, 0.05) as url, Endpoint(parse_address(url), timeout_s=1) as endpoint:
+        began = time.monotonic()
+        with pytest.raises(EndpointError, match="did not respond within 1 s"):
+            endpoint.get("/health")
+        assert time.monotonic() - began < 4
+        until = time.monotonic() + 5
+        while any(one.name == "endpoint" for one in threading.enumerate()):
+            assert time.monotonic() < until, f"{threading.active_count()} threads, {before} before"
+            time.sleep(0.05)
+
+
+HUGE = "1" + "0" * 400
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    ['{"tokens": 5}', '{"token_logprobs": 5}', f'{{"token_logprobs": [-{HUGE}]}}', '{"token_logprobs": ["x"]}'],
+)
+def test_a_completion_that_is_none_is_one_error(logprobs: str) -> None:
+    said = f'{{"choices": [{{"text": "a", "logprobs": {logprobs}}}]}}'.encode()
+    with answering(lambda _: (200, said, {})) as url, Endpoint(parse_address(url)) as endpoint:
+        server = SERVERS["vllm"](endpoint)
+        with pytest.raises(EndpointError, match="/v1/completions"):
+            server.complete("base", "x", 1)
+
+
+def test_an_error_of_a_proof_that_no_number_can_hold_is_none() -> None:
+    said = f'{{"adapters": [{{"name": "sql", "proved": true, "worst_error": {HUGE}}}]}}'.encode()
+    with answering(lambda _: (200, said, {})) as url, Endpoint(parse_address(url)) as endpoint:
+        assert SERVERS["lora-cli"](endpoint).proof("sql") is None  # type: ignore[attr-defined]
+
+
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def refusal() -> Iterator[bytes]:
+    yield b"HTTP/1.1 500 No\r\n" + CHUNKED
+    yield from (chunk(b"x" * 65536) for _ in count())
+
+
+def events() -> Iterator[bytes]:
+    yield OK + CHUNKED
+    yield from (chunk(b'data: {"choices": [{"text": "a"}]}\n\n' * 1000) for _ in count())
+
+
+def comments() -> Iterator[bytes]:
+    yield OK + CHUNKED
+    yield from (chunk(b": still here\n\n" * 1000) for _ in count())
+
+
+def trickle() -> Iterator[bytes]:
+    yield OK + CHUNKED
+    for _ in count():
+        time.sleep(0.05)
+        yield chunk(b":\n\n")
+
+
+def usage() -> Iterator[bytes]:
+    event = f'data: {{"choices": [{{}}], "usage": {{"completion_tokens": {HUGE}}}}}\n\ndata: [DONE]\n\n'
+    yield OK + CHUNKED + chunk(event.encode()) + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "why"),
+    [
+        (refusal, "500: xxx"),
+        (events, "more than 1048576 bytes"),
+        (comments, "more than 1048576 bytes"),
+        (trickle, "takes over 1 s"),
+        (usage, "must be at most"),
+    ],
+)
+def test_a_measured_response_is_bounded(
+    pieces: Callable[[], Iterator[bytes]], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_generator, "LARGEST_RESPONSE", 1 << 20)
+    monkeypatch.setattr(load_generator, "LONGEST_S", 1.0 if pieces is trickle else 60.0)
+    monkeypatch.setattr(load_generator, "WARM_UP_S", 1.0)
+    results = LoadResults()
+    with sending(pieces) as url:
+        run_load(LoadTest(parse_address(url), "", [PreparedRequest(0.0, "sql", b"{}")]), results)
+    assert why in results.requests[0].error
