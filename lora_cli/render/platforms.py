@@ -128,16 +128,29 @@ def render_platform(name: PlatformName, export: Export) -> str:
     Raises:
         UsageError: a name or an address that the platform cannot read.
     """
-    import yaml
-
     platform = PLATFORMS[name]
     located = _exported(platform, export)
     written = platform.write(export, located)
     if not isinstance(written, str):
-        written = yaml.safe_dump_all(written, sort_keys=False, width=10_000)
+        written = _to_yaml(*written)
     title = f"{platform.title}: {export.file} and its lock, by lora-cli export {name}"
     lines = (title, *_pins(platform, export, located), *platform.limits)
     return "".join(f"# {safe(line)}\n" for line in lines) + written
+
+
+_NUMBER = re.compile(r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|0o[0-7]+)$")
+
+
+def _to_yaml(*documents: Document) -> str:
+    """The documents, with quotes also around what is a number in YAML 1.2 alone: ``1e3`` is a name to PyYAML."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """Has one rule more."""
+
+    Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
+    text: str = yaml.dump_all(documents, Dumper=Dumper, sort_keys=False, width=10_000)
+    return text
 
 
 def _pins(platform: Platform, export: Export, located: Sequence[ExportedAdapter]) -> Iterator[str]:
@@ -328,8 +341,6 @@ def _llm_d(export: Export, located: Sequence[ExportedAdapter]) -> Sequence[Docum
 
 
 def _rayserve(export: Export, located: Sequence[ExportedAdapter]) -> str:
-    import yaml
-
     parents = {one.location.rpartition("/")[0] for one in located}
     if len(parents) > 1:
         raise UsageError("Ray Serve reads all adapters of a base from one folder", hint="--at s3://BUCKET/CACHE")
@@ -358,8 +369,7 @@ def _rayserve(export: Export, located: Sequence[ExportedAdapter]) -> str:
         "args": {"llm_configs": [config]},
     }
     asked = (f"{one.item.name} is the model {model_id}:{one.location.rpartition('/')[2]}" for one in located)
-    text: str = yaml.safe_dump({"applications": [application]}, sort_keys=False, width=10_000)
-    return "".join(f"# {safe(line)}\n" for line in asked) + text
+    return "".join(f"# {safe(line)}\n" for line in asked) + _to_yaml({"applications": [application]})
 
 
 PLATFORMS: Mapping[PlatformName, Platform] = {

@@ -236,6 +236,15 @@ def test_words_of_yaml_stay_names(platform: PlatformName) -> None:
 
 
 @every_platform
+@pytest.mark.parametrize("name", ["1e5", "1E5", "12e-3", "0o17", "7e+2"])
+def test_what_kubernetes_reads_as_a_number_is_quoted(platform: PlatformName, name: str) -> None:
+    served = name if platform in {"kserve", "aibrix", "dynamo", "llm-d"} and "+" not in name else "base"
+    text = rendered(platform, item("7e2"), served=served)[2]
+    written = [line for line in text.splitlines() if not line.startswith("#")]
+    assert not re.search(rf"[:-] ({re.escape(name)}|7e2)$", "\n".join(written), re.MULTILINE)
+
+
+@every_platform
 def test_an_adapter_is_not_called_like_the_base(platform: PlatformName) -> None:
     with pytest.raises(UsageError, match="sql has the name of the base"):
         rendered(platform, item("sql"), served="sql")
