@@ -142,12 +142,19 @@ def _entries(
     """Each server with its options and its manifest, whose paths are relative to ``folder``."""
     import yaml
 
+    from lora_cli.documents.yaml_nodes import Number, compose, plain
     from lora_cli.reading.manifest import read_text
+
+    class Dumper(yaml.SafeDumper):
+        """Writes numbers as they were."""
+
+    Dumper.add_representer(Number, lambda dumper, one: dumper.represent_scalar("tag:yaml.org,2002:float", one.text))
 
     adapter_set, layout = inputs.manifest, profile.engine.slots
     assert adapter_set is not None
     assert layout is not None
-    document = _moved(yaml.safe_load(read_text(file, "manifest")), adapter_set, file.absolute().parent, folder)
+    read = plain(compose(read_text(file, "manifest"), str(file)))
+    document = _moved(read, adapter_set, file.absolute().parent, folder)
     written = {entry["name"]: entry for entry in document["adapters"]}
     found, flags, places = [], layout.flags, inputs.engine and inputs.engine.max_cpu_loras
     for number, one in enumerate(servers):
@@ -158,8 +165,9 @@ def _entries(
         memory = max(min(len(one.adapters), places or len(one.adapters)), slots)
         limits = {"max_lora_rank": one.max_lora_rank, "max_loras": slots, "max_cpu_loras": memory}
         spec = {"name": profile.engine.name, **({"version": profile.requested} if profile.requested else {}), **limits}
-        text = yaml.safe_dump(
+        text = yaml.dump(
             {**document, "engine": spec, "adapters": [written[name] for name in one.adapters]},
+            Dumper=Dumper,
             sort_keys=False,
             allow_unicode=True,
         )

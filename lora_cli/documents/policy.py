@@ -25,6 +25,7 @@ from lora_cli.documents.field_types import (
     text,
 )
 from lora_cli.documents.policy_checks import FORMATS
+from lora_cli.documents.yaml_nodes import Number
 
 MOST_DIGESTS = 100_000
 """Digests of one list."""
@@ -136,7 +137,7 @@ class RequiredSignature(Model):
 
 def _duration(value: Any) -> float:
     try:
-        return parse_duration(value)
+        return parse_duration(value.text if isinstance(value, Number) else value)
     except ValueError as error:
         raise mistake(*advised(error)) from error
 

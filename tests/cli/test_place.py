@@ -71,6 +71,22 @@ def test_each_server_has_adapters_of_one_rank_its_options_and_its_manifest(
     assert main(["inspect", "-f", str(written)]) == 0
 
 
+def test_words_that_other_readers_of_yaml_guess_stay_as_they_are(
+    manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {"sql": "2024-01-01", "chat": "0x1F", "law": "010", "code": "1_000"}
+    text = manifest.read_text().replace("name: vllm,", "name: vllm, version: 0.30,")
+    for old, new in names.items():
+        text = text.replace(f"name: {old},", f"name: {new},")
+    manifest.write_text(text)
+    found = placed(capsys, manifest, "--servers", "1", "--to", str(manifest.parent / "of"))
+    assert sorted(found["servers"][0]["adapters"]) == sorted(names.values())
+    written = read_manifest(manifest.parent / "of" / "server-0.yaml")
+    assert {one.name for one in written.adapters} == {*names.values()}
+    assert written.engine is not None
+    assert written.engine.version == "0.30"
+
+
 def test_people_see_the_strategies_and_the_options(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["place", "-f", str(manifest), "--servers", "2", "--engine", "sglang"]) == 0
     out = capsys.readouterr().out
