@@ -57,6 +57,9 @@ SYNONYMS = {
     "--base-url": "--url",
     "--model": "--base",
     "--dataset-path": "--trace",
+    "--json": "--format json",
+    "--output-file": "--output",
+    "--output-format": "--format",
 }
 """Commands and options of other tools, and their names here."""
 

@@ -15,8 +15,9 @@ from lora_cli.bench.workload import SyntheticWorkload, chosen_pattern, make_requ
 from lora_cli.cli import options
 from lora_cli.cli.options import option, result
 from lora_cli.cli.output import ReportFormat, write
+from lora_cli.core.did_you_mean import nearest
 from lora_cli.core.text import safe
-from lora_cli.errors import UsageError
+from lora_cli.errors import NotFound, UsageError
 from lora_cli.runtime.plan import Forward
 from lora_cli.tiers.eviction import Objective
 
@@ -288,13 +289,18 @@ def parse_workload(options: BenchOptions) -> Workload:
             "--request-rate and --ramp-up-strategy cannot be used together", hint="a ramp has its own rates"
         )
     statistics = STATISTICS.get(str(options.trace))
+    if options.trace is not None and statistics is None and not options.trace.exists():
+        known = nearest(str(options.trace), STATISTICS)
+        hint = f"did you mean {known}?" if known else f"a file of --save-trace, or {' or '.join(STATISTICS)}"
+        raise NotFound(f"{options.trace}: trace not found", hint=hint)
     arrivals = read_arrivals(options.trace) if options.trace is not None and statistics is None else None
-    generated: dict[str, object] = {"--ramp-up-strategy": ramp}
+    unused: dict[str, object] = {"--ramp-up-strategy": ramp, "--burstiness": burstiness != 1}
+    unused |= {"--input-len": options.input_len != "128", "--output-len": options.output_len != "16"}
     if statistics is None:
-        generated |= {"--num-prompts": options.num_prompts, "--request-rate": options.request_rate != "inf"}
-        generated |= {f"--{shape.kind}": shape.numbers} if arrivals is None else {}
-    for flag in (flag for flag, given in generated.items() if given and options.trace is not None):
-        raise UsageError(f"{flag} and --trace cannot be used together", hint="a trace has its own adapters and times")
+        unused |= {"--num-prompts": options.num_prompts, "--request-rate": options.request_rate != "inf"}
+        unused |= {f"--{shape.kind}": shape.numbers} if arrivals is None else {}
+    for flag in (flag for flag, given in unused.items() if given and options.trace is not None):
+        raise UsageError(f"{flag} and --trace cannot be used together", hint="a trace has its own times and tokens")
     is_replayed = options.trace is not None and statistics is None and arrivals is None
     replayed = read_trace(options.trace) if is_replayed and options.trace is not None else None
     traffic = SyntheticWorkload(popularity, 0, pattern=shape, request_rate=rate, burstiness=burstiness, ramp=ramp)

@@ -1,6 +1,6 @@
 """``lora-cli export``: an adapter set as a serving platform reads it, pinned by its lock."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +12,11 @@ from lora_cli.cli.engine_options import engine_launch, highest_ranks, read_confi
 from lora_cli.cli.options import option
 from lora_cli.cli.output import check_writable, inform, write
 from lora_cli.core.adapter import Adapter
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.text import cut, names
 from lora_cli.engines.slot_sizing import Fit, Need, SlotLimits, Slots
 from lora_cli.errors import NotFound, Refused, UsageError
+from lora_cli.fetching.resolution_history import picked_folder
 from lora_cli.reading.manifest import STDIN, lock_path
 from lora_cli.render.platforms import PLATFORMS, Export, PlatformName, render_platform
 from lora_cli.settings import Settings
@@ -76,7 +78,7 @@ def command(
         raise UsageError("the base has no name", hint="--served-model-name NAME")
     export = Export(
         file=str(manifest),
-        adapters=inputs.items,
+        adapters=_with_folders(inputs.items, to.origins if from_origin else (), manifest, settings),
         profile=config.profile,
         fit=_fit(config, highest_ranks(adapters, config.profile)),
         model=config.model,
@@ -109,6 +111,26 @@ def _locked(manifest: Path, base: str) -> Inputs:
     if unlocked := [item.name for item in inputs.items if item.locked is None]:
         raise Refused(f"{lock_path(manifest)} does not match {manifest}: {names(unlocked)}", hint=hint)
     return inputs
+
+
+def _with_folders(
+    items: Sequence[AdapterRequest], origins: Collection[str], manifest: Path, settings: Settings
+) -> list[AdapterRequest]:
+    """The adapters, those of a registry that the platform reads with the folder that ``fetch`` found them in.
+
+    Raises:
+        NotFound: the cache does not know the folder.
+    """
+    store, found = Store(settings.cache_dir), []
+    for item in items:
+        ref = item.ref
+        if ref.scheme == "oci" and "oci" in origins:
+            folder = picked_folder(store, ref, item.selection, item.locked, settings)
+            if folder is None:
+                raise NotFound(f"{item.name}: its folder in the image is unknown", hint=f"lora-cli fetch -f {manifest}")
+            ref = replace(ref, subfolder=folder)
+        found.append(replace(item, source=ref))
+    return found
 
 
 def _mirrored(inputs: Inputs, settings: Settings) -> frozenset[str]:

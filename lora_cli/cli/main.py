@@ -89,7 +89,7 @@ def _usage_error(error: typer.TyperException, argv: Sequence[str]) -> UsageError
     if context is not None and (wrong := text.removeprefix("no such option: ")) != text:
         known = {flag for one in context.command.params for flag in (*one.opts, *one.secondary_opts)}
         synonym = app.SYNONYMS.get(wrong, "")
-        likely = synonym if synonym in known else nearest(wrong, known) or ""
+        likely = synonym if synonym.partition(" ")[0] in known else nearest(wrong, known) or ""
     named = [word for word in argv if word in app.COMMANDS][:1]
     command = context.command_path if context else " ".join(["lora-cli", *named])
     return UsageError(text, hint=f"did you mean {likely.rstrip('?')}?" if likely else f"{command} --help")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lora_cli.core.text import escape_ci_commands, safe, safe_lines
-from lora_cli.errors import LoraCliError, MachineError
+from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.redaction import redact
 from lora_cli.settings import Settings
 
@@ -31,6 +31,8 @@ ReportFormat = Literal["human", "json", "html"]
 
 InspectFormat = Literal["human", "json", "html", "cyclonedx"]
 """Output formats of ``inspect``."""
+
+_FORMATS = frozenset({"human", "json", "html", "cyclonedx", "sarif", "junit", "markdown"})
 
 
 def width(file: Path | None = None) -> int:
@@ -154,8 +156,13 @@ def check_writable(file: Path | None) -> None:
     """Checks before the work that ``file`` can be written, if one is given.
 
     Raises:
+        UsageError: it has the name of a format, as with ``-o json`` of other tools.
         MachineError: it is a folder, or its folder does not exist or is not writable.
     """
+    if str(file) in _FORMATS:
+        raise UsageError(
+            f"'{file}' is a format, but a file is needed", hint=f"--format {file}, or {file}.txt as the file"
+        )
     if file is None or str(file) == "-" or (file.exists() and not file.is_file() and not file.is_dir()):
         return
     if file.is_dir():

@@ -22,7 +22,7 @@ from lora_cli.cli.adapter_selection import MAX_LORAS, Inputs, read_inputs
 from lora_cli.cli.cluster import task_mapper
 from lora_cli.cli.engine_options import highest_ranks, read_configs
 from lora_cli.cli.options import OUTPUT, for_engine, option
-from lora_cli.cli.output import check_writable, table_width, to_stderr, width, write, write_result
+from lora_cli.cli.output import check_writable, inform, table_width, to_stderr, width, write, write_result
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.text import counted, safe
 from lora_cli.engines import Profile, choose_engine
@@ -102,6 +102,7 @@ def command(
     )
     if to is not None:
         _write_manifests(to, entries)
+        inform(f"wrote {counted(len(entries), 'manifest')} to {to}", settings)
     from lora_cli.render.terminal_place import place_parts
 
     columns = width(output) if output is not None else table_width()

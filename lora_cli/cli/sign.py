@@ -82,7 +82,7 @@ def command(
             raise NotFound(f"{folder} is not a folder", hint="sign signs all files of a folder")
         output = output or folder / SIGNATURE
     elif output is None:
-        raise UsageError(f"{ref} is not a folder: where is its signature to be?", hint=f"--output {SIGNATURE}")
+        raise UsageError(f"{ref} is not a folder: its signature needs a file", hint=f"--output {SIGNATURE}")
     check_writable(output)
     with FetchContext(Store(settings.cache_dir), settings) as context:
         if parsed.scheme != "file":

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from lora_cli.core.adapter_files import BASE_CONFIG, BESIDE, CONFIG, SIGNATURE
@@ -150,7 +150,8 @@ def adapter_folders_hint(ref: AdapterRef, paths: Iterable[str]) -> str:
     found = f"it has {counted(len(folders), 'adapter')}, in {names(folders, 5, width=1024)}"
     latest = " or --checkpoint latest" if all("checkpoint-" in name for name in folders) else ""
     if ref.scheme != "file":
-        return f"{found}: set its folder with --subfolder{latest}"
+        folder = f"{ref.subfolder}/{folders[-1 if latest else 0]}".strip("/")
+        return f"{found}: use {replace(ref, subfolder=folder)}{latest}"
     hint = f"{found}: use {ref.location}/{folders[0]}{latest}"
     if len(folders) > 1:
         hint += f", {ref.location}/* for all" if not any("/" in name for name in folders) else ""

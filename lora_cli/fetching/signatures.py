@@ -58,7 +58,7 @@ def check_signatures(ref: AdapterRef, contents: Contents, settings: Settings, se
     if unsigned and SIGNATURE in contents.files:
         raise Refused(f"{ref}: {RULE}: {SIGNATURE} has over {LARGEST_SIGNATURE} bytes", hint="it is no signature")
     if unsigned and not contents.attached(SIGNATURE_TYPE):
-        hint = f"ask its publisher for a {SIGNATURE}; a lock has the one that is there by now after fetch --upgrade"
+        hint = f"ask its publisher for a {SIGNATURE}; if it has one now, fetch --upgrade locks it"
         raise Refused(f"{ref}: {RULE}: it has no {SIGNATURE}", hint=hint)
     try:
         from lora_cli.signing.verify import verify  # model-signing

@@ -86,9 +86,9 @@ def _accepted_of(lines: Sequence[str], ref: AdapterRef, digest: str, entry: "Req
         raise Refused(f"{ref}: {RULE}: the newest verdict is FAILED", hint="lora-cli validate REF says why")
     if not passed:
         engine = f" that {entry.engine} serves it" if entry.engine else ""
+        hint = f"lora-cli validate REF --engine {entry.engine or 'ENGINE'} --attest FILE --key KEY writes one"
         raise Refused(
-            f"{ref}: {RULE}: there is no verdict{engine} on the snapshot {digest} by an allowed key",
-            hint="lora-cli validate REF --engine ENGINE --attest FILE --key KEY writes one",
+            f"{ref}: {RULE}: there is no verdict{engine} on the snapshot {digest} by an allowed key", hint=hint
         )
     oldest_s = -inf if entry.max_age is None else time.time() - entry.max_age
     if accepted := [one for one, time_s in passed if time_s >= oldest_s]:

@@ -10,7 +10,7 @@ from lora_cli.core.text import counted, names, safe
 from lora_cli.render.terminal import facts, table_or_blocks
 
 STRATEGY_HEADER = ("strategy", "busiest", "rank padding", "slots", "slots x rank", "hits", "copies")
-SERVER_HEADER = ("server", "adapters", "load", "hits", "options", "")
+SERVER_HEADER = ("server", "adapters", "load", "hits", "options", "names")
 TERMS = {
     "busiest": "the tokens of the busiest server, divided by the mean",
     "rank padding": "how many times an adapter's rank its server's slots have, in the mean of all tokens",

@@ -93,6 +93,7 @@ def test_people_see_the_strategies_and_the_options(manifest: Path, capsys: pytes
     assert [line.split()[0] for line in out.splitlines()[1:4]] == ["rank", "round-robin", "hash"]
     assert "--max-loras-per-batch" in out
     assert "the same for all adapters" in out
+    assert [line.split()[-1] for line in out.splitlines() if line.startswith("server ")] == ["names"]
 
 
 def test_a_goal_that_slots_do_not_reach_is_1(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
