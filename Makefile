@@ -20,7 +20,7 @@ SGLANG_READY := $(SGLANG)/.ready-0.5.23
 demo: $(READY)        ## the main job: fetch, validate, load and prove the quickstart adapters
 	@$(BIN)/python manifests/quickstart/demo.py
 
-answers: $(READY)     ## a real model: the base's answer beside each adapter's
+answers: $(READY)     ## a real model: the base's answer next to each adapter's
 	@$(BIN)/python manifests/quickstart/answers.py
 
 test: check           ## every check and every test (about 25 minutes on 2 cores)
@@ -38,7 +38,7 @@ check: $(READY)       ## format, lint, types, floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY)       ## every benchmark, each beside its peers
+bench: $(READY)       ## every benchmark, compared with other tools
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 docs: $(READY)        ## the generated pages and JSON Schemas

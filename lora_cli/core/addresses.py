@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import unquote
 
-from lora_cli.core.adapter_files import CONFIG, WEIGHTS
+from lora_cli.core.adapter_files import BASE_CONFIG, CONFIG, WEIGHTS
 from lora_cli.core.web_address import DEFAULT_PORTS, canonical_host, canonical_path, is_loopback, quoted
 from lora_cli.errors import UsageError
 from lora_cli.redaction import without_passwords, without_tokens
@@ -36,7 +36,7 @@ _AZURE_HOST = re.compile(r"([a-z0-9]{3,24})\.(?:dfs|blob)\.core\.windows\.net", 
 _OCI_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _OCI_NAME = re.compile(rf"{_OCI_PART}(?:/{_OCI_PART})*(?::\w[\w.-]{{0,127}})?", re.ASCII)
 DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
-_FILES = frozenset({CONFIG, WEIGHTS})
+_FILES = frozenset({CONFIG, WEIGHTS, BASE_CONFIG})
 _OCI_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 _FSSPEC = "options and secrets are fsspec's own: ~/.config/fsspec/conf.json, or FSSPEC_… variables"

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from lora_cli.core.adapter_files import BESIDE, CONFIG, INDEX_SUFFIX, PICKLED, SIGNATURE, WEIGHTS
+from lora_cli.core.adapter_files import BASE_CONFIG, BESIDE, CONFIG, INDEX_SUFFIX, PICKLED, SIGNATURE, WEIGHTS
 from lora_cli.core.log import logger
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
@@ -134,10 +134,10 @@ def list_files(probe: Probe, index: Callable[[str], set[str]], what: str, server
 
     There is no listing to ask for: every name is asked for. A page about a folder is not read as one: servers write it
     for people, and each in its own way. ``index`` gives the shards that a file names. Pickled weights are asked for
-    only where there are no others.
+    only where there are no others, and the config of a base model only where there is no adapter.
 
     Raises:
-        NotFound: there is neither config nor weights, or the server has something for every name.
+        NotFound: there are no such files, or the server has something for every name.
         AccessDenied: the server wants to know who asks, or forbids a file.
         Refused: an index names over 1000 shards.
     """
@@ -153,6 +153,8 @@ def list_files(probe: Probe, index: Callable[[str], set[str]], what: str, server
             if one.name not in {CONFIG, NOWHERE} and one.status in FORBIDDEN:
                 raise _denied(one, what, server)
     if not found and not seen[CONFIG].file:
+        if base := probe([BASE_CONFIG])[BASE_CONFIG].file:
+            return (base,)
         raise _not_an_adapter(seen, what, server)
     shards = sorted({shard for name in found if name.endswith(INDEX_SUFFIX) for shard in index(name)})
     if len(shards) > MOST_SHARDS:

@@ -65,6 +65,11 @@ def test_servers_that_know_less_are_read_all_the_same(
     assert b"".join(source.read(revision, weights(revision), 300, 700)) == FILES[f"sql/{WEIGHTS}"][300:700]
 
 
+def test_a_base_is_its_config(server: WebServer, source: WebSource) -> None:
+    server.site.files["base/config.json"] = b"{}"
+    assert sizes(source.resolve(ref(server, "base"))) == {"config.json": 2}
+
+
 def test_a_size_that_nobody_says_is_unknown(server: WebServer, source: WebSource) -> None:
     server.site.ranges = server.site.length = False
     revision = source.resolve(ref(server))
