@@ -16,7 +16,7 @@ ON_PURPOSE = {
     "docs/benchmarks.md": {"0.32"},  # measured
     "docs/cli.md": {"0.31"},  # an example of `engines NAME@VERSION`
     "docs/engines-run.md": {"0.32"},  # the one that make test-engines installs
-    "docs/engines.md": {"0.31", "0.32"},  # all profiles
+    "docs/engines.md": set(ENGINES["vllm"].versions[:-1]),  # all profiles
     "docs/fetch.md": {"0.32"},  # measured
     "docs/inspect.md": {"0.32"},  # compared with its buffers
     "docs/serve-bench.md": {"0.8"},  # the one whose loads were published

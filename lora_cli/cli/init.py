@@ -24,7 +24,7 @@ from lora_cli.validation import Checked, read_all, ref_of
 
 EXAMPLES = (
     "lora-cli init ./adapters",
-    "lora-cli init acme/sql s3://acme-adapters/chat --engine vllm@0.33 -o prod.yaml",
+    "lora-cli init acme/sql s3://acme-adapters/chat --engine vllm -o prod.yaml",
 )
 
 HEAD = """\

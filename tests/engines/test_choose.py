@@ -9,16 +9,18 @@ from lora_cli.errors import UsageError
 from lora_cli.rules import RULES
 from lora_cli.rules.features import FEATURES
 
+NEWEST = ENGINES["vllm"].versions[-1]
+
 
 @pytest.mark.parametrize(
     ("text", "version", "note", "proven"),
     [
-        ("vllm", "0.33", "", True),
+        ("vllm", NEWEST, "", True),
         ("vllm@0.32", "0.32", "", True),
         ("vllm@0.32.1", "0.32", "", True),
         ("vLLM@v0.31.0rc1+cu129", "0.31", "", True),
-        ("vllm@0.40", "0.33", "newer than the newest profile: validated as 0.33", True),
-        ("vllm@1", "0.33", "newer than the newest profile: validated as 0.33", True),
+        ("vllm@0.40", NEWEST, f"newer than the newest profile: validated as {NEWEST}", True),
+        ("vllm@1", NEWEST, f"newer than the newest profile: validated as {NEWEST}", True),
         ("vllm@0.11.2", "0.31", "older than the oldest profile (0.31), which is used instead and may differ", False),
         ("sglang@0.5.23", "0.5.23", "", True),
         (
@@ -58,7 +60,7 @@ def test_an_unknown_engine_is_an_error_with_the_nearest_name(text: str, hint: st
 def test_a_version_that_is_none_is_an_error(text: str) -> None:
     with pytest.raises(UsageError, match="is not a version of vLLM") as caught:
         choose_engine(text)
-    assert caught.value.hint == "for example vllm@0.33"
+    assert caught.value.hint == f"for example vllm@{NEWEST}"
 
 
 def test_each_row_names_a_feature_and_its_evidence() -> None:
