@@ -4,6 +4,7 @@ A profile says for each feature of an adapter what it leads to, how the engine r
 To add an engine, write its file and add it to ``ENGINES``; to add a row, add it to the engine's table.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 
 from lora_cli.core.did_you_mean import did_you_mean
@@ -43,7 +44,9 @@ def choose_engine(text: str) -> Profile:
     engine = ENGINES.get(name.lower())
     if engine is None:
         called = text if "/" in name else name
-        raise UsageError(f"unknown engine {called!r}", hint=did_you_mean(name, ENGINES))
+        word, _, version = re.sub("[=:]+", "@", name, count=1).partition("@")
+        hint = f"did you mean {word}@{version}?" if word.lower() in ENGINES else did_you_mean(name, ENGINES)
+        raise UsageError(f"unknown engine {called!r}", hint=hint)
     if not at:
         return Profile(engine, engine.versions[-1])
     wanted = as_version(requested)
