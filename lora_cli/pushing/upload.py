@@ -109,9 +109,8 @@ def _upload_blob(client: RegistryClient, blob: Part, mount_from: str, count: Upl
         count.present += 1
         return
 
-    def send_all(http: Http) -> bool:
+    def send_by(http: Http, query: str) -> bool:
         """Whether the bytes were sent; where a try breaks off, the next begins again."""
-        query = f"?{urlencode({'mount': blob.digest, 'from': mount_from})}" if mount_from else ""
         begun = _request(http, "POST", f"{client.url}/blobs/uploads/{query}", what)
         if begun.status == 201:
             return False
@@ -126,7 +125,17 @@ def _upload_blob(client: RegistryClient, blob: Part, mount_from: str, count: Upl
         _request(http, "PUT", target, what, headers, blob.content(), begun)
         return True
 
-    if client.call(what, lambda http: http.retries.call(what, lambda: send_all(http))):
+    def send_all(query: str = "") -> bool:
+        return client.call(what, lambda http: http.retries.call(what, lambda: send_by(http, query)))
+
+    try:
+        sent = send_all(f"?{urlencode({'mount': blob.digest, 'from': mount_from})}" if mount_from else "")
+    except StatusError as error:
+        # Some registries refuse a mount where they cannot do it, and do not begin an upload instead.
+        if not mount_from or error.status not in {401, 403, 404}:
+            raise
+        sent = send_all()
+    if sent:
         count.sent += 1
         count.sent_bytes += blob.size
     else:

@@ -244,26 +244,29 @@ class RegistryClient:
         if known.registry_token:
             return replace(self._http, token=known.registry_token, basic=False)
         if bearer is not None:
-            # The first of each name: those of another scheme may follow.
-            asked = dict(reversed(_PARAMETER.findall(bearer[1])))
-            return replace(self._http, token=self._new_token(asked, known, error, what), basic=False)
+            return replace(self._http, token=self._new_token(bearer[1], known, error, what), basic=False)
         if known.basic and re.search(r"(?:^|,)\s*Basic\b", challenge, re.IGNORECASE):
             return replace(self._http, token=known.basic, basic=True)
         raise self.translate_error(error, what) from error
 
-    def _new_token(self, asked: Mapping[str, str], known: Credentials, error: StatusError, what: str) -> str:
+    def _new_token(self, challenge: str, known: Credentials, error: StatusError, what: str) -> str:
         """A bearer token of the service that the registry names (the distribution project's token specification)."""
+        parameters = _PARAMETER.findall(challenge)
+        # The first of each name: those of another scheme may follow. A mount has a scope for each repository.
+        asked = dict(reversed(parameters))
         realm = asked.get("realm", "")
         self._check_realm(realm, known, what)
-        scope = asked.get("scope") or f"repository:{self.repository}:{self._actions}"
-        query = {"service": asked["service"]} if "service" in asked else {}
-        query["scope"] = scope
+        scopes = [value for name, value in parameters if name == "scope" and value]
+        scopes = scopes or [f"repository:{self.repository}:{self._actions}"]
+        query: dict[str, str | list[str]] = {"service": asked["service"]} if "service" in asked else {}
+        query["scope"] = scopes
         body, headers = None, {}
         if known.identity_token:
+            query["scope"] = " ".join(scopes)
             form = {"grant_type": "refresh_token", "client_id": "lora-cli", "refresh_token": known.identity_token}
             body, headers = urlencode({**form, **query}).encode(), {"Content-Type": "application/x-www-form-urlencoded"}
         else:
-            realm += ("&" if "?" in realm else "?") + urlencode(query)
+            realm += ("&" if "?" in realm else "?") + urlencode(query, doseq=True)
             headers = {"Authorization": f"Basic {known.basic}"} if known.basic else {}
         prefix = f"{what}: {host(error.url)} asks for a token of {host(realm)}"
         check_host(self._http.bounds, urlsplit(realm).hostname or "", prefix)

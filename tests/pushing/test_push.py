@@ -12,6 +12,10 @@ from urllib.request import Request, urlopen
 import pytest
 
 from lora_cli.cli.main import main
+from lora_cli.core.reference import AdapterRef
+from lora_cli.pushing.artifact import Part, referrer
+from lora_cli.pushing.upload import registry_client, upload
+from lora_cli.settings import Settings
 from tests import forked
 from tests.answering import Asked, Reply, answering
 from tests.making import write_adapter
@@ -109,6 +113,25 @@ def test_blobs_of_another_repository_are_mounted(server: Registry, adapter: Path
     assert again.code == 0, again.err
     assert "from another repository" in again.err
     assert "no blobs uploaded" in again.err or "1 blob uploaded" in again.err  # the config has the repository's name
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_where_a_mount_is_refused_the_bytes_are_sent(tmp_path: Path, status: int) -> None:
+    puts: list[bytes] = []
+
+    def reply(asked: Asked) -> Reply:
+        if "mount=" in asked.path:
+            return status, b"", {"WWW-Authenticate": f'Bearer realm="http://{asked.headers["Host"]}/token"'}
+        puts.extend([asked.body] if asked.command == "PUT" else [])
+        answers = {"GET": (200, b'{"token": "good"}'), "HEAD": (404, b""), "POST": (202, b""), "PUT": (201, b"")}
+        return *answers[asked.command], {"Location": "/v2/upload"}
+
+    with answering(reply) as url:
+        client = registry_client(AdapterRef("oci", f"{url.removeprefix('http://')}/acme/sql:v1"), Settings(tmp_path))
+        made = referrer(Part(OCI_MANIFEST, f"sha256:{'0' * 64}", 1, lambda: iter(())), "text/plain", b"a signature")
+        count = upload(client, made, "v1", "it", mount_from="acme/other")
+    assert (count.sent, count.mounted) == (2, 0)
+    assert puts == [b"{}", b"a signature", b"".join(made.top.content())]
 
 
 @pytest.mark.skipif(shutil.which("oras") is None, reason="oras is not installed")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -13,6 +14,7 @@ from lora_cli.sources.docker_config import find_credentials
 from lora_cli.sources.http import Http, Piece
 from lora_cli.sources.oci_registry import RegistryClient
 from lora_cli.sources.retries import Retries
+from tests.answering import Asked, Reply, answering
 from tests.faulty_proxy import FaultyProxy
 from tests.oci_server import (
     EMPTY,
@@ -175,6 +177,34 @@ def test_a_private_repository_wants_a_user(oci_registry: Registry, guarded: Regi
     log_in(Path(os.environ["DOCKER_CONFIG"]), guarded.place, username="alice", password="wrong-password")
     with pytest.raises(AccessDenied, match="403"):
         client_of(guarded, name).manifest("v1", "it")
+
+
+@pytest.mark.parametrize(
+    ("entry", "sent"),
+    [
+        ({}, ["repository:acme/sql:push", "repository:acme/other:pull"]),
+        ({"identitytoken": "an-identity-token"}, ["repository:acme/sql:push repository:acme/other:pull"]),
+    ],
+)
+def test_a_token_is_for_every_scope_that_the_registry_names(entry: dict[str, str], sent: list[str]) -> None:
+    scopes: list[list[str]] = []
+
+    def reply(asked: Asked) -> Reply:
+        if asked.path.startswith("/token"):
+            form = asked.body.decode() if asked.command == "POST" else urlsplit(asked.path).query
+            scopes.append(parse_qs(form)["scope"])
+            return 200, b'{"token": "good"}', {}
+        if asked.headers["Authorization"] == "Bearer good":
+            return 200, b"blob", {}
+        realm = f'Bearer realm="http://{asked.headers["Host"]}/token"'
+        return 401, b"", {"WWW-Authenticate": ",".join((realm, *(f'scope="{one}"' for one in " ".join(sent).split())))}
+
+    with answering(reply) as url:
+        server = Registry(url.removeprefix("http://"))
+        log_in(Path(os.environ["DOCKER_CONFIG"]), server.place, **entry)
+        client = client_of(server, "acme/sql")
+        assert b"".join(client.read_blob(digest_of(b"blob"), Piece(0, 4, 4), "it")) == b"blob"
+    assert scopes == [sent]
 
 
 def test_a_token_that_ends_is_renewed_in_the_midst_of_a_file(
