@@ -15,7 +15,10 @@ VLLM_READY := $(VLLM)/.ready-0.32.0-plugin
 SGLANG := .venv-sglang
 SGLANG_READY := $(SGLANG)/.ready-0.5.23
 
-.PHONY: demo test test-long test-engines check bench answers model docs dist clean
+PULP := .venv-pulp
+PULP_READY := $(PULP)/.ready-2.30.0
+
+.PHONY: demo test test-long test-engines test-registries check bench answers model docs dist clean
 
 demo: $(READY)        ## the main job: fetch, validate, load and prove the quickstart adapters
 	@$(BIN)/python manifests/quickstart/demo.py
@@ -27,10 +30,13 @@ test: check           ## every check and every test (about 25 minutes on 2 cores
 	$(PYTEST)
 
 test-long: check      ## the soak, the full kill runs, the big corpora
-	$(PYTEST) -m "not gpu and not engines" --hypothesis-profile=new
+	$(PYTEST) -m "not gpu and not engines and not registries" --hypothesis-profile=new
 
 test-engines: $(READY) $(VLLM_READY) $(SGLANG_READY)  ## what the real vLLM, SGLang and PEFT do (about 30 minutes)
 	$(BIN)/python -m pytest -m engines tests/real_engines
+
+test-registries: $(READY) $(PULP_READY)  ## the tests of OCI registries again, with Pulp (about 7 minutes)
+	$(BIN)/python -m pytest -m registries tests/cli tests/fetching tests/kubernetes tests/pushing tests/sources
 
 check: $(READY)       ## format, lint, types, floors
 	$(BIN)/ruff format --check .
@@ -80,5 +86,12 @@ $(SGLANG_READY):
 	@$(SGLANG)/bin/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
+# Its database is PostgreSQL, which needs no package of Python's: apt-get install postgresql.
+$(PULP_READY):
+	@test -x $(PULP)/bin/python || $(PYTHON) -m venv $(PULP)
+	@echo "Installing Pulp's container registry 2.30 into $(PULP) (210 MB) ..."
+	@$(PULP)/bin/python -m pip install --quiet --disable-pip-version-check pulp-container==2.30.0
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(VLLM) $(SGLANG) dist .assets .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VLLM) $(SGLANG) $(PULP) dist .assets .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -21,7 +21,8 @@ from hypothesis import settings as hypothesis_settings
 from lora_cli import redaction
 from tests.hf_variables import set_variables
 from tests.object_servers import AzureServer, GcsServer, S3Server, azurite, fake_gcs, rclone, seaweed, sftp, smb
-from tests.oci_server import Registry, registry
+from tests.oci_server import Registry, log_in, registry
+from tests.pulp_server import pulp
 
 if TYPE_CHECKING:
     from tests.core.peft_models import Written
@@ -157,12 +158,28 @@ def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureServ
 
 
 @pytest.fixture(scope="session")
-def oci_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+def docker_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """Debian's docker-registry, to which everybody may push."""
     if shutil.which("docker-registry") is None:
         pytest.skip("docker-registry is not there")
     with registry(tmp_path_factory.mktemp("oci")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def pulp_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """Pulp's registry, which gives tokens."""
+    with pulp(tmp_path_factory.mktemp("pulp")) as server:
+        yield server
+
+
+@pytest.fixture(params=["docker_registry", pytest.param("pulp_registry", marks=pytest.mark.registries)])
+def oci_registry(request: pytest.FixtureRequest, a_home_of_its_own: None) -> Registry:
+    """Each registry that there is, to which this test may push."""
+    server: Registry = request.getfixturevalue(request.param)
+    if server.realm:
+        log_in(Path(os.environ["DOCKER_CONFIG"]), server.place)
+    return server
 
 
 @pytest.fixture(scope="session")

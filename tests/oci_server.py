@@ -1,4 +1,4 @@
-"""Debian's docker-registry on loopback, and what pushes to it by hand.
+"""Debian's docker-registry on loopback, and what pushes to a registry by hand.
 
 In a test::
 
@@ -12,16 +12,18 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import ssl
 import tarfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urljoin, urlsplit
 from urllib.request import Request, urlopen
 
 from backports import zstd
@@ -30,6 +32,7 @@ from tests.answering import Asked, Reply, answering
 from tests.processes import listens, numbers, running
 
 USER = ("alice", "wonderland-pass")
+BASIC = base64.b64encode(":".join(USER).encode()).decode()
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 EMPTY = {"mediaType": "application/vnd.oci.empty.v1+json"}
@@ -42,25 +45,37 @@ def digest_of(data: bytes) -> str:
 
 @dataclass(frozen=True)
 class Registry:
-    """A running registry; everybody may push to it."""
+    """A running registry."""
 
     place: str
     scheme: str = "http"
     store: Path | None = None
+    realm: str = ""
+    """Where ``USER`` gets tokens, "" where everybody may push."""
 
     def name(self) -> str:
         """A repository that nobody else has."""
         return f"acme/sql-{next(numbers)}"
 
+    def ask(
+        self, path: str, method: str = "GET", data: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[Message, bytes]:
+        """Headers and body of the answer to a request below ``/v2/``."""
+        request = Request(urljoin(f"{self.scheme}://{self.place}/v2/", path), data, dict(headers or {}), method=method)
+        if self.realm:
+            name = re.sub("^/v2/|/(blobs|manifests)/.*$", "", path)
+            query = urlencode({"service": self.place, "scope": f"repository:{name}:pull,push"})
+            with urlopen(Request(f"{self.realm}?{query}", headers={"Authorization": f"Basic {BASIC}"})) as answer:
+                request.add_unredirected_header("Authorization", f"Bearer {json.load(answer)['token']}")
+        with urlopen(request) as answer:
+            return answer.headers, answer.read()
+
     def blob(self, repository: str, data: bytes) -> str:
         """Uploads a blob; its digest."""
-        url = f"{self.scheme}://{self.place}/v2/{repository}/blobs/uploads/"
-        with urlopen(Request(url, method="POST", data=b"")) as answer:
-            location = answer.headers["Location"]
+        location = self.ask(f"{repository}/blobs/uploads/", "POST", b"")[0]["Location"]
         digest = digest_of(data)
         ends = f"{location}{'&' if '?' in location else '?'}digest={digest}"
-        kind = {"Content-Type": "application/octet-stream"}
-        urlopen(Request(ends, method="PUT", data=data, headers=kind)).close()
+        self.ask(ends, "PUT", data, {"Content-Type": "application/octet-stream"})
         return digest
 
     def layer(self, repository: str, data: bytes, media_type: str, **annotations: str) -> dict[str, Any]:
@@ -73,8 +88,7 @@ class Registry:
         """Puts a manifest at ``repository:tag``; its digest."""
         repository, _, tag = name.partition(":")
         data = json.dumps({"schemaVersion": 2, "mediaType": media_type, **manifest}).encode()
-        url = f"{self.scheme}://{self.place}/v2/{repository}/manifests/{tag or digest_of(data)}"
-        urlopen(Request(url, method="PUT", data=data, headers={"Content-Type": media_type})).close()
+        self.ask(f"{repository}/manifests/{tag or digest_of(data)}", "PUT", data, {"Content-Type": media_type})
         return digest_of(data)
 
     def config(self, repository: str, media_type: str = EMPTY["mediaType"], data: bytes = b"{}") -> dict[str, Any]:
@@ -162,8 +176,7 @@ class TokenServer:
         fields = {name: values[0] for name, values in parse_qs(form).items()}
         sent = asked.headers.get("Authorization", "")
         self.asked.append((asked.command, sent, fields))
-        basic = f"Basic {base64.b64encode(':'.join(USER).encode()).decode()}"
-        known = fields.get("refresh_token") == self.refresh if asked.command == "POST" else sent == basic
+        known = fields.get("refresh_token") == self.refresh if asked.command == "POST" else sent == f"Basic {BASIC}"
         if (sent or asked.command == "POST") and not known:
             return 401, b"{}", {}
         _, name, actions = fields["scope"].split(":")
@@ -215,5 +228,4 @@ def token_server(certificate: Path, *, tls: bool = False) -> Iterator[TokenServe
 def log_in(folder: Path, place: str, **entry: str) -> None:
     """A ``config.json`` of Docker with one entry, by default that of ``USER``."""
     folder.mkdir(parents=True, exist_ok=True)
-    auth = {"auth": base64.b64encode(":".join(USER).encode()).decode()}
-    (folder / "config.json").write_text(json.dumps({"auths": {place: entry or auth}}))
+    (folder / "config.json").write_text(json.dumps({"auths": {place: entry or {"auth": BASIC}}}))

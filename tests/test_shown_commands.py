@@ -140,7 +140,7 @@ def test_a_shown_command_does_what_it_says(
     page: str, line: str, folder: Path, engines: dict[str, str], request: pytest.FixtureRequest
 ) -> None:
     if REGISTRY in line:
-        engines = {**engines, REGISTRY: request.getfixturevalue("oci_registry").place}
+        engines = {**engines, REGISTRY: request.getfixturevalue("docker_registry").place}
     if NEEDS_MODEL in line and not (ROOT / NEEDS_MODEL / "config.json").exists():
         pytest.skip("the model is not built (make model)")
     done = run(folder, line, {**engines, " /adapters": f" {folder}/adapters", "~/.cache/lora-cli": f"{folder}/cache"})

@@ -295,14 +295,14 @@ def at_https(patient: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pla
 
 
 @pytest.fixture
-def at_oci(oci_registry: Registry, patient: Settings) -> Iterator[Place]:
-    name = oci_registry.name()
+def at_oci(docker_registry: Registry, patient: Settings) -> Iterator[Place]:
+    name = docker_registry.name()
 
     def write(files: Mapping[str, bytes]) -> None:
-        oci_registry.push(f"{name}:v1", files)
+        docker_registry.push(f"{name}:v1", files)
 
     weights = "|".join(digest_of(files[WEIGHTS]) for files in (FILES, OTHERS))
-    with FaultyProxy(oci_registry.place) as proxy:
+    with FaultyProxy(docker_registry.place) as proxy:
         ref = AdapterRef("oci", f"{proxy.place}/{name}:v1")
         yield Place(ref, patient, proxy, proxy, write, listing="/manifests/", weights=f"GET .*/blobs/({weights})")
 

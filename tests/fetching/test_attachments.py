@@ -24,7 +24,6 @@ KEYS = '{"keys": ["ci.pub"]}'
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An adapter in ``sql``, and two pairs of keys."""
     monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
     monkeypatch.chdir(tmp_path)
     write_adapter(tmp_path / "sql")
     key_pair(tmp_path, "ci")

@@ -3,11 +3,9 @@
 import io
 import json
 import os
-import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import pytest
 
@@ -16,18 +14,13 @@ from tests.kubernetes.pods import container
 from tests.making import write_adapter
 from tests.oci_server import OCI_INDEX, OCI_MANIFEST, Registry
 
-pytestmark = pytest.mark.skipif(shutil.which("docker-registry") is None, reason="docker-registry is not installed")
 
-
-def pulled(reference: str, architecture: str, folder: Path) -> Path:
+def pulled(server: Registry, reference: str, architecture: str, folder: Path) -> Path:
     """The root of an image's files, as a runtime unpacks its layers one over the other."""
-    place, _, name = reference.partition("/")
-    repository, _, digest = name.partition("@")
+    repository, _, digest = reference.removeprefix(f"oci://{server.place}/").partition("@")
 
     def get(path: str) -> bytes:
-        accept = {"Accept": f"{OCI_INDEX}, {OCI_MANIFEST}"}
-        with urlopen(Request(f"http://{place}/v2/{repository}/{path}", headers=accept)) as answer:
-            return bytes(answer.read())
+        return server.ask(f"{repository}/{path}", headers={"Accept": f"{OCI_INDEX}, {OCI_MANIFEST}"})[1]
 
     listed: list[dict[str, Any]] = json.loads(get(f"manifests/{digest}"))["manifests"]
     wanted = {"architecture": architecture, "os": "linux"}
@@ -48,7 +41,7 @@ def test_the_pods_engine_finds_the_adapter_in_its_volume(
     target = f"oci://{oci_registry.place}/{oci_registry.name()}:v2"
     pushed = forked.run(["push", str(adapter), target, "--as", "image"], environ)
     assert pushed.code == 0, pushed.err
-    volume = pulled(pushed.out.strip().removeprefix("oci://"), architecture, tmp_path / "volume")
+    volume = pulled(oci_registry, pushed.out.strip(), architecture, tmp_path / "volume")
 
     one, pod = container("vllm-image-volume", "vllm")
     name, _, path = one["args"][one["args"].index("--lora-modules") + 1].partition("=")

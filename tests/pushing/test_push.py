@@ -1,4 +1,4 @@
-"""``lora-cli push`` to Debian's docker-registry."""
+"""``lora-cli push`` to real registries."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import pytest
 
@@ -19,13 +18,15 @@ from lora_cli.settings import Settings
 from tests import forked
 from tests.answering import Asked, Reply, answering
 from tests.making import write_adapter
-from tests.oci_server import OCI_MANIFEST, USER, Registry, htpasswd, log_in, registry, token_server
+from tests.oci_server import OCI_INDEX, OCI_MANIFEST, USER, Registry, htpasswd, log_in, registry, token_server
 from tests.signing.pki import key_pair
 from tests.sources.raw_servers import forget_environment
 
 CERTIFICATE = Path(__file__).parents[1] / "sources/tls/localhost.pem"
 
-pytestmark = pytest.mark.skipif(shutil.which("docker-registry") is None, reason="docker-registry is not installed")
+needs_docker_registry = pytest.mark.skipif(
+    shutil.which("docker-registry") is None, reason="docker-registry is not installed"
+)
 
 
 def push(*arguments: object, **environment: object) -> forked.Forked:
@@ -36,7 +37,6 @@ def push(*arguments: object, **environment: object) -> forked.Forked:
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
     return tmp_path / "cache"
 
 
@@ -73,9 +73,7 @@ def attested(adapter: Path, folder: Path) -> Path:
 
 
 def get(server: Registry, path: str) -> Any:
-    accept = {"Accept": f"{OCI_MANIFEST}, application/vnd.oci.image.index.v1+json"}
-    with urlopen(Request(f"http://{server.place}/v2/{path}", headers=accept)) as answer:
-        return json.load(answer)
+    return json.loads(server.ask(path, headers={"Accept": f"{OCI_MANIFEST}, {OCI_INDEX}"})[1])
 
 
 @pytest.mark.parametrize("layout", ["modelpack", "image"])
@@ -157,8 +155,7 @@ def test_signature_and_verdicts_refer_to_it(server: Registry, adapter: Path, tmp
     for one in listed:
         manifest = get(server, f"{name}/manifests/{one['digest']}")
         assert manifest["subject"]["digest"] == digest
-        with urlopen(f"http://{server.place}/v2/{name}/blobs/{manifest['layers'][0]['digest']}") as answer:
-            held[one["artifactType"]] = answer.read()
+        held[one["artifactType"]] = server.ask(f"{name}/blobs/{manifest['layers'][0]['digest']}")[1]
     assert held == {
         "application/vnd.dev.sigstore.bundle.v0.3+json": (adapter / "model.sig").read_bytes(),
         "application/vnd.in-toto.bundle": told,
@@ -168,13 +165,14 @@ def test_signature_and_verdicts_refer_to_it(server: Registry, adapter: Path, tmp
     assert get(server, f"{name}/manifests/{digest.replace(':', '-')}")["manifests"] == listed
 
 
+@needs_docker_registry
 def test_credentials_of_docker_are_used(adapter: Path, tmp_path: Path) -> None:
     with registry(tmp_path, htpasswd(tmp_path)) as private:
         target = f"oci://{private.place}/acme/sql:v1"
         refused = push(adapter, target)
         assert refused.code == 3
         assert "docker login" in refused.err
-        log_in(tmp_path / "docker", private.place)
+        log_in(Path(os.environ["DOCKER_CONFIG"]), private.place)
         done = push(adapter, target)
         assert done.code == 0, done.err
         assert USER[1] not in done.err
@@ -190,6 +188,7 @@ def over_tls(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     forget_environment()
 
 
+@needs_docker_registry
 @pytest.mark.usefixtures("over_tls")
 @pytest.mark.parametrize("entry", [{}, {"identitytoken": "an-identity-token-of-alice"}])
 def test_a_registry_with_tokens_and_a_certificate_of_its_own_is_pushed_to_and_read_from(
@@ -213,7 +212,7 @@ def test_a_registry_with_tokens_and_a_certificate_of_its_own_is_pushed_to_and_re
         forget_environment()
         code, err = told("push", adapter, ref)
         assert (code, "docker login" in err) == (3, True), err
-        log_in(tmp_path / "docker", private.place, **entry)
+        log_in(Path(os.environ["DOCKER_CONFIG"]), private.place, **entry)
         code, err = told("push", adapter, ref, "--verdict", verdict)
         assert (code, USER[1] in err) == (0, False), err
         # The registry names the actions in any order.

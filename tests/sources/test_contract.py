@@ -225,24 +225,29 @@ def _in_a_registry(server: Registry, settings: Settings) -> Origin:
 
 
 @pytest.fixture
-def in_a_registry(oci_registry: Registry, settings: Settings) -> Origin:
-    return _in_a_registry(oci_registry, settings)
+def in_a_registry(docker_registry: Registry, settings: Settings) -> Origin:
+    return _in_a_registry(docker_registry, settings)
 
 
 @pytest.fixture
-def in_tars(oci_registry: Registry, settings: Settings) -> Origin:
+def in_pulp(pulp_registry: Registry, settings: Settings) -> Origin:
+    return _in_a_registry(pulp_registry, settings)
+
+
+@pytest.fixture
+def in_tars(docker_registry: Registry, settings: Settings) -> Origin:
     """Each file in a layer of its own, in all the ways that a tar is compressed."""
-    origin, name = _in_a_registry(oci_registry, settings), oci_registry.name()
+    origin, name = _in_a_registry(docker_registry, settings), docker_registry.name()
 
     def write(files: dict[str, bytes]) -> None:
         kinds = itertools.cycle(("tar", "tar+gzip", "tar+zstd"))
         layers = [
-            oci_registry.layer(name, tar_of({path: data}, kind), f"application/vnd.cncf.model.weight.v1.{kind}")
+            docker_registry.layer(name, tar_of({path: data}, kind), f"application/vnd.cncf.model.weight.v1.{kind}")
             for (path, data), kind in zip(files.items(), kinds, strict=False)
         ]
-        oci_registry.manifest(f"{name}:v1", {"config": oci_registry.config(name), "layers": layers})
+        docker_registry.manifest(f"{name}:v1", {"config": docker_registry.config(name), "layers": layers})
 
-    return replace(origin, ref=AdapterRef("oci", f"{oci_registry.place}/{name}:v1"), write=write)
+    return replace(origin, ref=AdapterRef("oci", f"{docker_registry.place}/{name}:v1"), write=write)
 
 
 PLACES = (
@@ -260,6 +265,7 @@ PLACES = (
     "on_s3fs",
     "in_a_registry",
     "in_tars",
+    pytest.param("in_pulp", marks=pytest.mark.registries),
 )
 
 

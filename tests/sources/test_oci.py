@@ -190,10 +190,10 @@ def test_what_oras_pushes_is_read(oras: Any, oci_registry: Registry, settings: S
     assert files_at(oci_registry, name, settings) == FILES
 
 
-def test_header_only_reads_of_a_plain_layer_are_ranges(oci_registry: Registry, settings: Settings) -> None:
-    name = oci_registry.name()
-    oci_registry.push(f"{name}:v1", FILES)
-    with FaultyProxy(oci_registry.place) as proxy:
+def test_header_only_reads_of_a_plain_layer_are_ranges(docker_registry: Registry, settings: Settings) -> None:
+    name = docker_registry.name()
+    docker_registry.push(f"{name}:v1", FILES)
+    with FaultyProxy(docker_registry.place) as proxy:
         source = OciSource(settings)
         revision = source.resolve(ref_to(Registry(proxy.place), f"{name}:v1"))
         file = revision.file("adapter_model.safetensors")
@@ -245,11 +245,11 @@ def fetched(server: Registry, name: str, settings: Settings) -> Fetched:
     return bring(ref_to(server, name), OciSource(settings), Store(settings.cache_dir), settings)
 
 
-def test_a_tag_that_is_cached_costs_one_request(oci_registry: Registry, settings: Settings) -> None:
-    name = oci_registry.name()
-    layer = oci_registry.layer(name, tar_of(FILES), KITOPS_TAR)
-    put(oci_registry, [{"repository": name, **layer}])
-    with FaultyProxy(oci_registry.place) as proxy:
+def test_a_tag_that_is_cached_costs_one_request(docker_registry: Registry, settings: Settings) -> None:
+    name = docker_registry.name()
+    layer = docker_registry.layer(name, tar_of(FILES), KITOPS_TAR)
+    put(docker_registry, [{"repository": name, **layer}])
+    with FaultyProxy(docker_registry.place) as proxy:
         server = Registry(proxy.place)
         first = fetched(server, f"{name}:v1", settings)
         assert {path.name: path.read_bytes() for path in first.snapshot.directory.iterdir()} == FILES
@@ -263,28 +263,28 @@ def test_a_tag_that_is_cached_costs_one_request(oci_registry: Registry, settings
         assert len(proxy.asked) == 1
         offline = fetched(server, f"{name}:v1", replace(settings, offline=True))
         assert offline.snapshot == first.snapshot
-        oci_registry.push(f"{name}:v1", {**FILES, "adapter_config.json": b"{}"})
+        docker_registry.push(f"{name}:v1", {**FILES, "adapter_config.json": b"{}"})
         assert fetched(server, f"{name}:v1", settings).revision != first.revision
 
 
 def test_a_mirror_of_a_rule_is_asked_instead(oci_registry: Registry, settings: Settings) -> None:
     name = oci_registry.name()
     oci_registry.push(f"proxy/{name}:v1", FILES)
-    rule = SourceRule(match="oci://ghcr.io/*", endpoint_url=f"http://{oci_registry.place}/proxy")
+    rule = SourceRule(match="oci://ghcr.io/*", endpoint_url=f"http://{oci_registry.place}/proxy", anonymous=True)
     source = OciSource(settings, rule)
     revision = source.resolve(parse(f"oci://ghcr.io/{name}:v1", is_path=lambda _: False))
     assert read_all(source, revision) == FILES
 
 
 def test_credentials_are_dockers_or_those_of_a_rule(
-    oci_registry: Registry, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    docker_registry: Registry, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
     forget_environment()
-    name = oci_registry.name()
-    oci_registry.push(f"{name}:v1", FILES)
+    name = docker_registry.name()
+    docker_registry.push(f"{name}:v1", FILES)
     (tmp_path / "basic").mkdir()
-    with registry(tmp_path / "basic", htpasswd(tmp_path / "basic"), CERTIFICATE, store=oci_registry.store) as server:
+    with registry(tmp_path / "basic", htpasswd(tmp_path / "basic"), CERTIFICATE, store=docker_registry.store) as server:
         ref = ref_to(server, f"{name}:v1")
         monkeypatch.setenv("LORA_CLI_TOKEN_REGISTRY", ":".join(USER))
         rule = SourceRule(match="oci://*", endpoint_url=f"https://{server.place}", token_env="LORA_CLI_TOKEN_REGISTRY")

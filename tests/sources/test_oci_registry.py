@@ -1,4 +1,4 @@
-"""The client of a registry, over Debian's: tokens, manifests, blobs by range, referrers."""
+"""The client of a registry, over real ones: tokens, manifests, blobs by range, referrers."""
 
 import os
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ from lora_cli.sources.retries import Retries
 from tests.answering import Asked, Reply, answering
 from tests.faulty_proxy import FaultyProxy
 from tests.oci_server import (
-    EMPTY,
     OCI_INDEX,
+    OCI_MANIFEST,
     Registry,
     TokenServer,
     digest_of,
@@ -90,7 +90,7 @@ def test_referrers_of_an_older_registry_are_at_a_tag(oci_registry: Registry) -> 
     client = client_of(oci_registry, name)
     assert client.referrers(subject, "", "it") == ()
     signature = oci_registry.push(f"{name}:signature", {"model.sig": b"{}"})
-    entry = {"mediaType": EMPTY["mediaType"], "digest": signature, "size": 2, "artifactType": "application/x-signature"}
+    entry = {"mediaType": OCI_MANIFEST, "digest": signature, "size": 2, "artifactType": "application/x-signature"}
     index = {"manifests": [entry, {**entry, "artifactType": "application/x-other"}]}
     oci_registry.manifest(f"{name}:{subject.replace(':', '-')}", index, OCI_INDEX)
     assert len(client.referrers(subject, "", "it")) == 2
@@ -99,25 +99,25 @@ def test_referrers_of_an_older_registry_are_at_a_tag(oci_registry: Registry) -> 
 
 
 @pytest.fixture(scope="module")
-def basic(oci_registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+def basic(docker_registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """The same registry, over TLS and for one user."""
     folder = tmp_path_factory.mktemp("basic")
-    with registry(folder, htpasswd(folder), CERTIFICATE, store=_store(oci_registry)) as server:
+    with registry(folder, htpasswd(folder), CERTIFICATE, store=_store(docker_registry)) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def tokens(oci_registry: Registry) -> Iterator[TokenServer]:
+def tokens(docker_registry: Registry) -> Iterator[TokenServer]:
     with token_server(CERTIFICATE) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def guarded(
-    tokens: TokenServer, oci_registry: Registry, tmp_path_factory: pytest.TempPathFactory
+    tokens: TokenServer, docker_registry: Registry, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Registry]:
     """The same registry, for those who have a token."""
-    with registry(tmp_path_factory.mktemp("guarded"), tokens.auth(), store=_store(oci_registry)) as server:
+    with registry(tmp_path_factory.mktemp("guarded"), tokens.auth(), store=_store(docker_registry)) as server:
         yield server
 
 
@@ -135,9 +135,9 @@ def trusted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("trusted")
-def test_basic_credentials_come_from_dockers_file(oci_registry: Registry, basic: Registry) -> None:
-    name = oci_registry.name()
-    digest = oci_registry.push(f"{name}:v1", FILES)
+def test_basic_credentials_come_from_dockers_file(docker_registry: Registry, basic: Registry) -> None:
+    name = docker_registry.name()
+    digest = docker_registry.push(f"{name}:v1", FILES)
     client = client_of(basic, name)
     with pytest.raises(AccessDenied) as caught:
         client.manifest("v1", "it")
@@ -152,9 +152,9 @@ def test_basic_credentials_come_from_dockers_file(oci_registry: Registry, basic:
 
 
 def test_anybody_gets_a_token_for_what_is_public(
-    oci_registry: Registry, guarded: Registry, tokens: TokenServer
+    docker_registry: Registry, guarded: Registry, tokens: TokenServer
 ) -> None:
-    oci_registry.push("acme/public:v1", FILES)
+    docker_registry.push("acme/public:v1", FILES)
     tokens.asked.clear()
     client = client_of(guarded, "acme/public")
     found = client.manifest("v1", "it")
@@ -162,9 +162,9 @@ def test_anybody_gets_a_token_for_what_is_public(
     assert tokens.asked == [("GET", "", {"service": "test-registry", "scope": "repository:acme/public:pull"})]
 
 
-def test_a_private_repository_wants_a_user(oci_registry: Registry, guarded: Registry, tokens: TokenServer) -> None:
-    name = oci_registry.name()
-    digest = oci_registry.push(f"{name}:v1", FILES)
+def test_a_private_repository_wants_a_user(docker_registry: Registry, guarded: Registry, tokens: TokenServer) -> None:
+    name = docker_registry.name()
+    digest = docker_registry.push(f"{name}:v1", FILES)
     with pytest.raises(AccessDenied) as caught:
         client_of(guarded, name).manifest("v1", "it")
     assert "docker login" in caught.value.hint
@@ -208,9 +208,9 @@ def test_a_token_is_for_every_scope_that_the_registry_names(entry: dict[str, str
 
 
 def test_a_token_that_ends_is_renewed_in_the_midst_of_a_file(
-    oci_registry: Registry, guarded: Registry, tokens: TokenServer
+    docker_registry: Registry, guarded: Registry, tokens: TokenServer
 ) -> None:
-    oci_registry.push("acme/public:v1", FILES)
+    docker_registry.push("acme/public:v1", FILES)
     digest = digest_of(DATA)
     with FaultyProxy(guarded.place) as proxy:
         challenge = f'Bearer realm="{tokens.url}/token",service="test-registry",scope="repository:acme/public:pull"'
@@ -233,9 +233,9 @@ def test_a_registry_that_takes_no_token_is_asked_twice(guarded: Registry, tokens
 
 
 def test_a_client_of_many_threads_asks_for_one_token(
-    oci_registry: Registry, guarded: Registry, tokens: TokenServer
+    docker_registry: Registry, guarded: Registry, tokens: TokenServer
 ) -> None:
-    oci_registry.push("acme/public:v1", FILES)
+    docker_registry.push("acme/public:v1", FILES)
     client = client_of(guarded, "acme/public")
     tokens.asked.clear()
     with ThreadPoolExecutor(8) as pool:
