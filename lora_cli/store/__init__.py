@@ -67,8 +67,8 @@ class Store:
     @property
     def folders(self) -> tuple[Path, ...]:
         """All of these, and the folders that two of them are in."""
-        own = (self.blobs, self.snapshots, self.refs, self.adapters, self.packed, self.links, self.partials)
-        return self.blobs.parent, self.snapshots.parent, *own, self.leases, self.quarantine
+        own = (self.blobs, self.snapshots, self.refs, self.attached, self.adapters, self.packed, self.links)
+        return self.blobs.parent, self.snapshots.parent, *own, self.partials, self.leases, self.quarantine
 
     def blob(self, sha256: str) -> Path:
         """The path of the blob with that sha256, whether it exists or not."""
