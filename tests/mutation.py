@@ -1,8 +1,12 @@
 """Mutation testing: faults drawn from the code with a seed, each planted in a copy of the tree, and whether tests fail.
 
 ``python -m tests.mutation --count 20 --seed 20 -- tests/recorded`` draws twenty faults from all packages and runs the
-tests behind ``--`` for each until one fails. With ``--near 8`` these are the eight test files nearest to the fault: the
-first finds most of them. Survivors are tried again, by their numbers (``--only``), with more tests.
+tests behind ``--`` for each until one fails. With ``--coverage .coverage`` these are the tests that ran its line::
+
+    python -m pytest -n 2 --cov=lora_cli --cov-context=test --cov-report=     # of pytest-cov; writes .coverage
+
+Of a line that only other processes ran they are the nearest test files. Survivors are tried again, by their numbers
+(``--only``), with more tests.
 Each fault is a line: caught or survived, where, what became what, and the test that failed. That test runs once more
 with the fault and once without: where it does not fail for the fault alone, the fault is ``unsure``.
 Mutation tools were looked at: none draws a sample by package and seed and leaves the tree as it is.
@@ -16,10 +20,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
@@ -120,8 +126,26 @@ def draw(seed: int, count: int, per_package: int = 0, *, branches: bool = False)
     return [*drawn, *random.sample(others, max(0, count - len(drawn)))]
 
 
-def near(fault: Fault, most: int) -> list[str]:
-    """The ``most`` test files nearest to a fault: they name its module, are called like it, or are of its package."""
+MOST_TESTS, MOST_FILES, LINES_BEFORE = 60, 4, 8
+
+
+def covering(fault: Fault, data: Any) -> list[str]:
+    """The tests that ran the fault's line by ``data`` (coverage's), the first of each function before others."""
+    contexts = data.contexts_by_lineno(str(ROOT / fault.file))
+    # A part of a statement has the line that the statement begins with.
+    lines = range(fault.line, max(0, fault.line - LINES_BEFORE), -1)
+    found = next((tests for line in lines if (tests := sorted({*contexts.get(line, ())} - {""}))), [])
+    seen = Counter[str]()
+    turns = []
+    for test in (one.rpartition("|")[0] for one in found):
+        function = test.partition("[")[0]
+        turns.append((seen[function], test))
+        seen[function] += 1
+    return [test for _, test in sorted(turns)][:MOST_TESTS]
+
+
+def near(fault: Fault) -> list[str]:
+    """The test files nearest to a fault: they name its module, are called like it, or are of its package."""
     path = Path(fault.file)
     words = {*path.parts[1:-1], path.stem}
     named = re.compile(rf"\b{'.'.join(path.parent.parts)}(\.| import .*\b){path.stem}\b")
@@ -131,7 +155,7 @@ def near(fault: Fault, most: int) -> list[str]:
         return bool(named.search(test.read_text())) + called + (test.relative_to(ROOT).parts[1] in words)
 
     counted = sorted((-reasons(test), str(test.relative_to(ROOT))) for test in (ROOT / "tests").rglob("test_*.py"))
-    return [name for count, name in counted if count][:most]
+    return [name for count, name in counted if count][:MOST_FILES]
 
 
 def caught(fault: Fault, tests: Sequence[str], timeout_s: float) -> tuple[str, str]:
@@ -172,14 +196,21 @@ def main() -> int:
     parser.add_argument("--per-package", type=int, default=0)
     parser.add_argument("--branches", action="store_true", help="in conditions alone")
     parser.add_argument("--timeout", type=float, default=900)
-    parser.add_argument("--near", type=int, help="the test files nearest to each fault, so many")
+    parser.add_argument("--coverage", type=Path, help="of a run of the tests: those that ran the line of the fault")
     parser.add_argument("--only", type=int, nargs="*", help="these numbers of the list alone")
     parser.add_argument("tests", nargs="*", default=["tests"])
     given = parser.parse_args()
     faults = draw(given.seed, given.count, given.per_package, branches=given.branches)
+    data = None
+    if given.coverage is not None:
+        from coverage import CoverageData
+
+        data = CoverageData(str(given.coverage))
+        data.read()
     for number in given.only or range(len(faults)):
         fault = faults[number]
-        result, test = caught(fault, near(fault, given.near) if given.near else given.tests, given.timeout)
+        tests = given.tests if data is None else covering(fault, data) or near(fault)
+        result, test = caught(fault, tests, given.timeout)
         print(f"{number:3} {result:9} {fault} {test and f'[{test}]'}", flush=True)
     return 0
 
