@@ -277,6 +277,8 @@ def _aibrix(export: Export, located: Sequence[ExportedAdapter]) -> Sequence[Docu
     base = export.served.rpartition("/")[2]
     if not _LABEL_VALUE.fullmatch(base):
         raise UsageError(f"{safe(base)} cannot be the value of a label", hint="--served-model-name NAME")
+    if any(one.name == base for one in located):
+        raise UsageError(f"{base} is an adapter and the base", hint="rename the adapter, or --served-model-name NAME")
     pods = {"model.aibrix.ai/name": base, "adapter.model.aibrix.ai/enabled": "true"}
     return [
         {

@@ -326,3 +326,8 @@ def test_ray_loads_a_base_that_has_an_address() -> None:
 def test_a_label_of_aibrix_is_one() -> None:
     with pytest.raises(UsageError, match="cannot be the value of a label"):
         rendered("aibrix", item("sql"), served="acme/base:8b")
+
+
+def test_aibrix_routes_by_name_so_an_adapter_has_another_one_than_its_base() -> None:
+    with pytest.raises(UsageError, match="base-8b is an adapter and the base"):
+        rendered("aibrix", item("base-8b"), served="acme/base-8b")
