@@ -124,7 +124,7 @@ def _with_folders(
     store, found = Store(settings.cache_dir), []
     for item in items:
         ref = item.ref
-        if ref.scheme == "oci" and "oci" in origins:
+        if ref.scheme == "oci" and "oci" in origins and not item.selection.latest:
             folder = picked_folder(store, ref, item.selection, item.locked, settings)
             if folder is None:
                 raise NotFound(f"{item.name}: its folder in the image is unknown", hint=f"lora-cli fetch -f {manifest}")

@@ -199,7 +199,7 @@ def _at_origin(platform: Platform, export: Export, item: AdapterRequest, name: s
     ref = item.source
     if not export.from_origin or not isinstance(ref, AdapterRef) or ref.scheme not in platform.origins:
         return None
-    if item.name in export.mirrored:
+    if item.name in export.mirrored or item.selection.latest:  # the folder of the latest checkpoint is not in the lock
         return None
     form = platform.origins[ref.scheme]
     pinned: Literal["pinned", "newest"] = "pinned" if "{revision}" in form else "newest"

@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from lora_cli.core.adapter_request import AdapterRequest
+from lora_cli.core.adapter_request import AdapterRequest, Selection
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import Blob
@@ -176,6 +176,16 @@ def test_a_platform_reads_the_origin_at_the_locked_revision_where_it_can(
 )
 def test_other_sources_are_folders_and_the_output_says_so(platform: PlatformName, source: str) -> None:
     one = item("sql", source)
+    _, comments, text = rendered(platform, one, from_origin=True)
+    assert one.locked is not None
+    assert f"snapshots/sha256/{one.locked.digest}" in text or platform == "rayserve"
+    assert any(line.endswith("cannot: sql") for line in comments)
+
+
+@pytest.mark.parametrize("platform", ["kserve", "aibrix", "dynamo", "rayserve"])
+def test_the_latest_checkpoint_is_a_folder_of_the_cache_because_no_lock_names_it(platform: PlatformName) -> None:
+    source = "s3://acme/loras/run" if platform == "rayserve" else SQL
+    one = replace(item("sql", source), selection=Selection(latest=True))
     _, comments, text = rendered(platform, one, from_origin=True)
     assert one.locked is not None
     assert f"snapshots/sha256/{one.locked.digest}" in text or platform == "rayserve"
