@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 from lora_cli.core.adapter_request import Selection
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
-from lora_cli.fetching.resolution_history import last_snapshot, recorded_access, recorded_blob, recorded_folder
+from lora_cli.errors import Offline
+from lora_cli.fetching.resolution_history import (
+    last_snapshot,
+    not_cached_error,
+    recorded_access,
+    recorded_blob,
+    recorded_folder,
+)
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.local import LocalSource, snapshot_at
@@ -50,7 +57,10 @@ class CacheFirstSource:
             return self._from_cache(picked, found, locked.revision, access)
         known = last_snapshot(self._store, ref, self._selection, self._settings)
         if known is None:
-            return self._origin.resolve(ref)
+            try:
+                return self._origin.resolve(ref)
+            except Offline as error:
+                raise not_cached_error(self._store, ref, self._settings, error.hint) from error
         record, snapshot = known
         if (self._settings.offline or ref.pinned) and not self._must_list:
             return self._from_cache(picked, snapshot, record.revision, record.access)

@@ -49,6 +49,12 @@ def test_values_are_judged_once_they_are_here(
         assert main([*argv, "acme/nan"]) == 1
         assert len(hub.requests) == before
 
+        monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+        capsys.readouterr()
+        assert main([*argv, "acme/nan"]) == 3
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"is not cached from http://127.0.0.1:9, only from {hub.endpoint}, and offline mode is on" in said
+
 
 def test_the_digest_is_reported_once_it_is_known(
     poisoned: Path, argv: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
