@@ -130,9 +130,7 @@ def command(
 ) -> None:
     """Check adapters: format, config, tensors and values, against a base model and inference engines."""
     if fail_on not in FAIL_ON:
-        raise UsageError(
-            f"--fail-on must be error or warning, not {safe(fail_on)}", hint=did_you_mean(fail_on, FAIL_ON)
-        )
+        raise UsageError(f"--fail-on {safe(fail_on)}: must be error or warning", hint=did_you_mean(fail_on, FAIL_ON))
     if base and no_base:
         raise UsageError("--base and --no-base cannot be used together", hint="remove one of them")
     if changed_files:
