@@ -16,8 +16,8 @@ from lora_cli.validation.report import Report, Validated, engine_counts, finding
 STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "blue"}
 OUTCOMES = {"ok": "green", "accepted": "yellow", "refused": "red", "failed": "red"}
 NOT_COUNTED = "not counted: all findings are ignored, baselined or suppressed"
-MAX_NAMES, MAX_CODES = 20, 12
-"""The most adapters and rules that are listed for one finding or reason."""
+MAX_NAMES = 20
+"""The most adapters that are listed for one finding."""
 
 Found = Sequence[tuple[str, Finding]]
 """Findings with the names of their adapters."""
@@ -142,7 +142,7 @@ def skipped_checks(skipped: Iterable[Skipped]) -> Iterator[RenderableType]:
 
 def _group(label: str, noun: str, codes: Sequence[str], before: str, after: str = "") -> Iterator[RenderableType]:
     yield from ("", Text.assemble("  ", (label, "dim"), f" {counted(len(codes), noun)}"))
-    yield Paragraph(f"{before}{_names(codes, MAX_CODES)}{after}", indent=4)
+    yield Paragraph(f"{before}{_names(codes)}{after}", indent=4)
 
 
 def _has_problems(checked: Validated) -> bool:
