@@ -42,7 +42,8 @@ def report_parts(report: Report, *, quiet: bool = False) -> Iterator[RenderableT
             reason = f"{accepted.reason}: " if accepted.reason else ""
             yield from _group(accepted.label, "finding", codes, reason, f" ({accepted.at})")
         yield from skipped_checks(check for one in shown for check in one.skipped)
-        yield from ("", Paragraph(summary(report.summary)))
+        yield from ("",) if report.adapters else ()
+        yield Paragraph(summary(report.summary))
 
 
 def _findings(found: Iterable[Finding]) -> Iterator[RenderableType]:

@@ -406,3 +406,9 @@ def test_validate_of_a_small_adapter_imports_nothing_heavy(good: str, base: str)
 
     heavy = {"yaml", "http.client", "huggingface_hub", "torch", "transformers", "regex"}
     assert not {name.split(".")[0] for name in done.stderr.split()} & heavy
+
+
+def test_without_an_adapter_there_is_only_the_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.txt").touch()
+    assert main(["validate", "--changed-files", "--no-base", str(tmp_path / "notes.txt")]) == 0
+    assert capsys.readouterr().out == "no adapters; no errors; no warnings; no skipped checks\n"
