@@ -47,7 +47,8 @@ def locked_snapshot(
             found = publish_snapshot(store, locked.files, check)
     if found is None:
         return None
-    usual, own = str(selection), str(replace(selection, locked=locked.digest))
+    # Of a base there is one selection, its config: a lock has no other files of it.
+    usual, own = str(selection), str(selection if selection.base else replace(selection, locked=locked.digest))
     records = (read_record(store, ref.in_records, text, endpoint) for text in (usual, own))
     record = next((one for one in records if one is not None and one.snapshot == found.digest), None)
     if record is not None:

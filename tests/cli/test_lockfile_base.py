@@ -55,6 +55,13 @@ def test_its_config_is_locked_and_cached_so_that_the_set_is_judged_offline(hub: 
     assert not hub.requests
 
 
+def test_it_is_read_from_a_cache_that_a_mirror_filled(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fetch() == 0
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert fetch("--locked", "--offline") == 0
+    assert main(["validate", "-f", "set.yaml", "--offline"]) == 0
+
+
 def test_it_stays_at_the_locked_commit_until_an_upgrade(hub: Hub, capsys: Capture) -> None:
     assert fetch() == 0
     first = base()
