@@ -5,6 +5,7 @@ no matches.
 """
 
 import os
+import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -23,6 +24,9 @@ from lora_cli.store.resolution_records import all_records
 
 MAX_RECORDS = 2000
 """The most records that are read: completion must respond at once."""
+
+PLAIN = re.compile(r"[\w@%+=:,./-]+")
+"""Words that mean themselves in every shell."""
 
 COMPLETION_FLAGS = ("--install-completion", "--show-completion")
 BASH_SCRIPT = Path(__file__).with_name("completion.bash")
@@ -77,7 +81,11 @@ def choices(*known: str) -> Callable[[], list[str]]:
 
 
 def _matching(found: Sequence[str], incomplete: str) -> list[str]:
-    """Leaves out ``name@revision`` while ``name`` is offered, until ``incomplete`` has the ``@``."""
+    """Leaves out ``name@revision`` while ``name`` is offered, until ``incomplete`` has the ``@``.
+
+    Words with a character that a shell acts on are left out: bash puts them into its line without quotes.
+    """
+    found = [word for word in found if PLAIN.fullmatch(word)]
     known = set(found)
     return [word for word in found if "@" in incomplete or word.partition("@")[0] not in known - {word}]
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ import pytest
 from lora_cli.cli.main import main
 from lora_cli.engines import ENGINES
 from lora_cli.rules import RULES
+from lora_cli.store import Store
+from lora_cli.store.resolution_records import all_records, write_record
 from tests import forked
 from tests.cli.test_startup import HEAVY, modules_after
 from tests.hub_server import Hub
@@ -176,6 +179,19 @@ def test_what_begins_a_path_is_left_to_the_shell(tmp_path: Path) -> None:
 )
 def test_a_word_is_completed(line: str, words: list[str]) -> None:
     assert fish(line) == words
+
+
+@pytest.mark.parametrize(
+    "rest", ["$(touch x)", "`touch x`", "a;touch${IFS}x", "a&b", "a b", "a\nb", "a'b", 'a"b', "\x1b[31m", "*"]
+)
+@pytest.mark.usefixtures("cached")
+def test_a_word_that_a_shell_would_run_is_not_offered(rest: str, tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache")
+    record = next(all_records(store))
+    for ref in (f"s3://bucket/{rest}", "s3://bucket/modèle_v1"):
+        write_record(store, replace(record, ref=ref))
+    (store.adapters / f"s3:{rest}").mkdir(parents=True)
+    assert bash("lora-cli cache show s3:") == ["//bucket/modèle_v1"]
 
 
 def test_the_cache_that_is_named_is_the_one_that_is_looked_into(tmp_path: Path) -> None:
