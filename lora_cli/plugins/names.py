@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,8 +41,13 @@ class Known:
             return (item,)
         if not re.fullmatch(NAME, name):
             return ()
-        refs = (parse(pattern.replace(PLACE, name), is_path=_never) for pattern in self.patterns)
-        return tuple(AdapterRequest(name, ref) for ref in refs)
+        found = []
+        for pattern in self.patterns:
+            with suppress(UsageError):  # not every name can be one there
+                ref = parse(pattern.replace(PLACE, name), is_path=_never)
+                # The address of a file of an adapter is that of its folder, which is above what the pattern says.
+                found += [AdapterRequest(name, ref)] * (name in str(ref))
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ from lora_cli.core.finding import Deployment
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import UsageError
 from lora_cli.plugins import resolver as module
-from lora_cli.plugins.names import Names
+from lora_cli.plugins.names import Known, Names
 from lora_cli.plugins.resolver import Resolved, Resolver, Running, Unresolved
+from lora_cli.settings import load_settings
 from tests.hub_faults import Fault
 from tests.hub_server import Hub
 from tests.making import Q_PROJ, write_adapter, write_base_config
@@ -403,3 +404,19 @@ def test_how_long_a_request_waits_and_where_is_logged(
     assert made._wait_s == (90.0 if text == "90s" else 300.0)
     assert ours.handlers == [caplog.handler]
     assert ("LORA_CLI_RESOLVE_TIMEOUT" in caplog.text) is (text == "soon")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        ("hf://acme/{name}", "a..b"),
+        ("hf://acme/{name}", "a--b"),
+        ("oci://registry.example/loras/{name}", "SQL"),
+        ("https://files.example/loras/{name}", "adapter_config.json"),
+        ("https://files.example/loras/{name}", "adapter_model.safetensors"),
+    ],
+)
+def test_a_name_that_cannot_be_one_there_is_unknown(pattern: str, name: str) -> None:
+    known = Known(load_settings({}, {}), {}, (pattern, "s3://adapters/{name}"))
+    assert [str(one.source) for one in known.find(name)] == [f"s3://adapters/{name}"]
+    assert [str(one.source) for one in known.find("sql")] == [pattern.format(name="sql"), "s3://adapters/sql"]
