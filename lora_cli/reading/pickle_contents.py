@@ -1,7 +1,9 @@
 """Detects and checks pickles in a file: by itself, in an archive, or compressed."""
 
+import ast
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from lora_cli.core.pickles.machine import Op, Truncated, can_begin, opcodes
 from lora_cli.core.pickles.torch_archive import MAGIC as ZIP
@@ -12,8 +14,11 @@ from lora_cli.reading.pickle_files import is_tar
 from lora_cli.reading.torch_pickle import check_first_pickle, check_pickle
 
 PROTO, NUMPY = re.compile(rb"\x80[\x02-\x05]"), b"\x93NUMPY"
-OBJECTS = re.compile(rb"['\"][|<>=]?O\d*['\"]")
-LONGEST_HEADER = 1 << 16
+NUMBERS = re.compile(r"[|<>=]?[biufcSUVmM]\d{1,9}(\[[\w/]{1,20}\])?", re.ASCII)
+"""The dtypes that numpy writes into headers, but for objects."""
+
+LONGEST_HEADER, LONGEST_PARSED = 1 << 16, 10_000
+"""Bytes of the header of an array, and how many are parsed: as many as numpy reads without allow_pickle."""
 
 EXECUTING = frozenset(("REDUCE", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD"))
 PLAIN_NAME = re.compile(r"[A-Za-z_][\w.]{0,200}", re.ASCII)
@@ -72,15 +77,34 @@ def _begins_as_pickle(head: bytes) -> bool:
 
 
 def _array(readable: RangeReader) -> bool:
-    """A numpy array: an array of objects has a pickle after its header."""
+    """A numpy array: one that is not certainly without objects must have a checked pickle after its header."""
     wide = 2 if readable.head[6:7] == b"\x01" else 4
     start = 8 + wide + int.from_bytes(readable.head[8 : 8 + wide], "little")
-    if start > min(LONGEST_HEADER, readable.size):
+    if start > readable.size:
         raise FormatError("is an array with a header that numpy does not write")
-    if not OBJECTS.search(readable.read(0, start)):
+    if start > LONGEST_HEADER:
+        raise TooLarge(f"is an array with a header of over {LONGEST_HEADER} bytes")
+    if _has_no_objects(readable.read(8 + wide, start), "utf-8" if readable.head[6:7] == b"\x03" else "latin-1"):
         return False
     check_first_pickle(readable, start)
     return True
+
+
+def _has_no_objects(header: bytes, encoding: str) -> bool:
+    """Whether the array with that header has only numbers, text and bytes, in fields or not, as numpy writes them."""
+    try:
+        fields = ast.literal_eval(header.decode(encoding)) if len(header) <= LONGEST_PARSED else {}
+        return _is_plain(fields["descr"])
+    except (SyntaxError, ValueError, TypeError, LookupError, MemoryError, RecursionError):
+        return False
+
+
+def _is_plain(descr: Any) -> bool:
+    if isinstance(descr, tuple):  # a dtype and its shape
+        return len(descr) == 2 and _is_plain(descr[0])
+    if isinstance(descr, list):
+        return all(isinstance(field, tuple) and len(field) in (2, 3) and _is_plain(field[1]) for field in descr)
+    return isinstance(descr, str) and NUMBERS.fullmatch(descr) is not None
 
 
 def _zip(readable: RangeReader, *, named: bool) -> bool:

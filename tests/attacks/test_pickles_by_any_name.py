@@ -139,6 +139,30 @@ def test_what_runs_something_is_refused_whatever_it_is_called(name: str, protoco
     assert not ran.exists()
 
 
+@pytest.mark.parametrize("name", ["x.npy", "x.dat", "x.npz"])
+@pytest.mark.parametrize(
+    "descr",
+    ["'object'", r"'\x7cO'", r"'\117'", "'O,O'", "b'O'", "[('a', [('b', 'O')])]", "[('a', 'object')]", "('O', {})"],
+)
+def test_an_array_is_of_objects_however_its_header_says_so(descr: str, name: str, tmp_path: Path) -> None:
+    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': (1,), }}\n".encode()
+    array = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + gadget(tmp_path / "ran")
+    adapter = write_adapter(tmp_path / "adapter")
+    (adapter / name).write_bytes(in_zip(array) if name.endswith("z") else array)
+    findings, _ = judged(adapter)
+    assert [one.problem.at.file for one in findings] == [name]
+    assert "system" in findings[0].problem.message
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.dat", "x.npz"])
+def test_a_header_of_an_array_has_a_bound_that_is_no_way_around(name: str, tmp_path: Path) -> None:
+    header = b"{'descr': 'O', 'fortran_order': False, 'shape': (1,), }".ljust(70_000) + b"\n"
+    array = b"\x93NUMPY\x02\x00" + len(header).to_bytes(4, "little") + header + gadget(tmp_path / "ran")
+    adapter = write_adapter(tmp_path / "adapter")
+    (adapter / name).write_bytes(in_zip(array) if name.endswith("z") else array)
+    assert [one.problem.at.file for one in judged(adapter)[0]] == [name]
+
+
 BENIGN: dict[str, bytes] = {
     "README.md": b"# An adapter\n\nconfig\nimport os\n",
     "words.txt": b"cuda\ncpu\n",
@@ -191,6 +215,8 @@ def test_other_safetensors_are_no_alarm_whatever_their_length_looks_like(length:
 def test_what_torch_and_numpy_write_is_no_alarm(tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter")
     np.save(adapter / "numbers.npy", np.arange(10))
+    fields = [("a", "<f4"), ("ü", [("O", "<M8[ns]"), ("c", "U3")], (2,)), ("d", "|V3"), (("title", "e"), "?")]
+    np.save(adapter / "fields.npy", np.zeros(2, fields))
     np.save(adapter / "objects.npy", np.array([{"a": 1}, None, "x"], dtype=object))
     np.savez(adapter / "some.npz", a=np.ones(3), b=np.array(["x", 1], dtype=object))
     np.savez_compressed(adapter / "packed.npz", a=np.ones(3))
