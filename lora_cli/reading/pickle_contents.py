@@ -13,6 +13,9 @@ from lora_cli.reading.byte_ranges import HEAD, RangeReader
 from lora_cli.reading.pickle_files import is_tar
 from lora_cli.reading.torch_pickle import check_first_pickle, check_pickle
 
+ZIPS = (ZIP, b"PK\x05\x06")
+"""First bytes of what numpy reads as a zip: the second are those of one without members, but others may follow."""
+
 PROTO, NUMPY = re.compile(rb"\x80[\x02-\x05]"), b"\x93NUMPY"
 NUMBERS = re.compile(r"[|<>=]?[biufcSUVmM]\d{1,9}(\[[\w/]{1,20}\])?", re.ASCII)
 """The dtypes that numpy writes into headers, but for objects."""
@@ -26,7 +29,7 @@ PLAIN_NAME = re.compile(r"[A-Za-z_][\w.]{0,200}", re.ASCII)
 
 def is_container(head: bytes) -> bool:
     """Whether a file with these first bytes is an archive, or compressed."""
-    return head.startswith(ZIP) or is_tar(head) or bool(how_compressed(head))
+    return head.startswith(ZIPS) or is_tar(head) or bool(how_compressed(head))
 
 
 def contains_pickle(readable: RangeReader, *, named: bool) -> bool:
@@ -38,7 +41,7 @@ def contains_pickle(readable: RangeReader, *, named: bool) -> bool:
         FormatError: it is malformed.
     """
     head = readable.head
-    if head.startswith(ZIP):
+    if head.startswith(ZIPS):
         return _zip(readable, named=named)
     if is_tar(head):
         return _any_member(tar_members(readable))
@@ -50,23 +53,27 @@ def _plain_file(readable: RangeReader, *, named: bool) -> bool:
     """``contains_pickle`` for a file that is neither an archive nor compressed."""
     if readable.head.startswith(NUMPY):
         return _array(readable)
-    if not (can_begin(readable.head[:1]) if named else _begins_as_pickle(readable.head)):
+    if not (can_begin(readable.head[:1]) if named else _begins_as_pickle(readable.head, readable.size)):
         return False
     check_pickle(readable)
     return True
 
 
-def _begins_as_pickle(head: bytes) -> bool:
-    """Whether a file without a pickle's name starts with opcodes of a pickle.
+def _begins_as_pickle(head: bytes, size: int) -> bool:
+    """Whether a file of ``size`` bytes without a pickle's name starts with opcodes of a pickle.
 
-    Text can look like opcodes of protocol 0: it only counts if it executes something.
+    Text can look like opcodes of protocol 0: it only counts if it executes something. The length of a value that is
+    longer than the head, and fits into the file, is none that text has.
     """
     if not can_begin(head[:1]):
         return False
     seen: list[Op] = []
     try:
         seen.extend(opcodes(head))
-    except (Truncated, TooLarge):
+    except Truncated as error:
+        if 0 < error.until <= size:
+            return True
+    except TooLarge:
         pass
     except FormatError:
         return False
@@ -171,4 +178,8 @@ def _compressed(readable: RangeReader, how: str, *, named: bool) -> bool:
 
 
 def _is_worth_unpacking(head: bytes, *, named: bool) -> bool:
-    return is_tar(head) or head.startswith(NUMPY) or (can_begin(head[:1]) if named else _begins_as_pickle(head))
+    return (
+        is_tar(head)
+        or head.startswith(NUMPY)
+        or (can_begin(head[:1]) if named else _begins_as_pickle(head, MOST_UNPACKED))
+    )

@@ -154,6 +154,40 @@ def test_an_array_is_of_objects_however_its_header_says_so(descr: str, name: str
     assert "system" in findings[0].problem.message
 
 
+LONG = 70_000
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"X" + LONG.to_bytes(4, "little"),
+        b"\x80\x02X" + LONG.to_bytes(4, "little"),
+        b"T" + LONG.to_bytes(4, "little"),
+        b"B" + LONG.to_bytes(4, "little"),
+        b"\x96" + LONG.to_bytes(8, "little"),
+        b"N0\x8d" + LONG.to_bytes(8, "little"),
+    ],
+)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, in_zip])
+def test_a_long_value_at_its_beginning_hides_no_pickle(
+    first: bytes, pack: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    adapter = write_adapter(tmp_path / "adapter")
+    (adapter / "x.dat").write_bytes(pack(first + b"a" * LONG + b"0" + gadget(tmp_path / "ran")))
+    findings, _ = judged(adapter)
+    assert [one.problem.at.file for one in findings] == ["x.dat"]
+    assert "system" in findings[0].problem.message
+
+
+@pytest.mark.parametrize("name", ["x.dat", "x.npz"])
+def test_a_zip_that_begins_as_an_empty_one_is_read(name: str, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter")
+    (adapter / name).write_bytes(b"PK\x05\x06" + bytes(18) + in_zip(in_array(gadget(tmp_path / "ran"))))
+    findings, _ = judged(adapter)
+    assert [one.problem.at.file for one in findings] == [name]
+    assert "system" in findings[0].problem.message
+
+
 @pytest.mark.parametrize("name", ["x.npy", "x.dat", "x.npz"])
 def test_a_header_of_an_array_has_a_bound_that_is_no_way_around(name: str, tmp_path: Path) -> None:
     header = b"{'descr': 'O', 'fortran_order': False, 'shape': (1,), }".ljust(70_000) + b"\n"
@@ -186,6 +220,8 @@ BENIGN: dict[str, bytes] = {
     "table.csv": b"a,b\n1,2\n",
     "notes.pdf": b"%PDF-1.7\n" + b"\x00" * 64,
     "empty": b"",
+    "empty.zip": b"PK\x05\x06" + bytes(18),
+    "Xylophone.txt": b"X marks the spot\n" * 100_000,
     "random": bytes(np.random.default_rng(0).integers(0, 256, 10_000, dtype=np.uint8)),
     "logs.txt.gz": gzip.compress(b"a line\n" * 1000),
     "logs.json.xz": lzma.compress(b'{"a": 1}\n' * 1000),

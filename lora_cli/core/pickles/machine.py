@@ -62,7 +62,12 @@ class ReadBudget:
 
 
 class Truncated(FormatError):
-    """The bytes end before the pickle does. More of the same file may help."""
+    """The bytes end before the pickle does. More of the same file may help.
+
+    ``until`` is where the value ends that is cut off; 0 if none is.
+    """
+
+    until = 0
 
 
 class Op(NamedTuple):
@@ -117,7 +122,10 @@ def opcodes(data: bytes, start: int = 0, budget: ReadBudget | None = None) -> It
                 raw, decode = data[at + 1 : end], _DECODERS.get(name)
                 arg = decode(raw) if decode else opcode.arg.reader(io.BytesIO(raw))
             except FormatError as error:
-                raise type(error)(f"byte {at}: {name} {error.reason}") from error
+                placed = type(error)(f"byte {at}: {name} {error.reason}")
+                if isinstance(placed, Truncated) and isinstance(error, Truncated):
+                    placed.until = error.until
+                raise placed from error
             except ValueError as error:
                 raise FormatError(f"byte {at}: {name} has an argument that cannot be read") from error
         yield Op(at, name, arg)
@@ -141,7 +149,9 @@ def _argument_end(name: str, layout: int, data: bytes, at: int) -> int:
         kind = TooLarge if length > 0 else FormatError
         raise kind(f"contains a value of {length} bytes, more than any weights need")
     if end + length > len(data):
-        raise Truncated(f"ends in a value of {length} bytes")
+        cut = Truncated(f"ends in a value of {length} bytes")
+        cut.until = end + length
+        raise cut
     return end + length
 
 
