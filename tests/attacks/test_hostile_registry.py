@@ -1,101 +1,22 @@
 """A registry, or who pushed to it, that lies: each ends with the right exit code, within bounds, and gets no secret."""
 
-import gzip
-import io
 import json
 import os
-import tarfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lora_cli.core.reference import parse
-from lora_cli.errors import Corrupt, LoraCliError, NotFound, Refused
+from lora_cli.errors import Corrupt, NotFound, Refused
 from lora_cli.settings import Settings
-from lora_cli.sources import oci_layers
 from lora_cli.sources.oci import OciSource
 from lora_cli.store import Store
-from tests.answering import Asked, Reply, answering
+from tests.answering import Reply, answering
+from tests.attacks.lying_registry import FILES, NOWHERE, TAR, Liar, code, error_of
 from tests.bringing import bring
 from tests.oci_server import OCI_INDEX, OCI_MANIFEST, TITLE, digest_of, log_in, tar_of
-
-FILES = {"adapter_config.json": b'{"peft_type": "LORA"}', "adapter_model.safetensors": os.urandom(100_000)}
-TAR = "application/vnd.kitops.modelkit.model.v1.tar"
-NOWHERE = "http://169.254.169.254"
-
-
-@dataclass
-class Liar:
-    """Answers by path; ``asked`` are the paths and their ``Authorization``."""
-
-    answers: dict[str, Reply] = field(default_factory=dict)
-    asked: list[tuple[str, str]] = field(default_factory=list)
-    place: str = ""
-
-    def reply(self, asked: Asked) -> Reply:
-        self.asked.append((asked.path, asked.headers.get("Authorization", "")))
-        status, body, headers = self.answers.get(asked.path, (404, b"", {}))
-        if status == 200 and (sought := asked.headers.get("Range")):
-            first, _, last = sought.removeprefix("bytes=").partition("-")
-            stop = int(last) + 1 if last else len(body)
-            shown = {"Content-Range": f"bytes {first}-{min(stop, len(body)) - 1}/{len(body)}"}
-            return 206, body[int(first) : stop], {**headers, **shown}
-        return status, body, headers
-
-    def blob(self, data: bytes, digest: str = "") -> tuple[str, int]:
-        digest = digest or digest_of(data)
-        self.answers[f"/v2/acme/sql/blobs/{digest}"] = 200, data, {}
-        return digest, len(data)
-
-    def layer(self, data: bytes, kind: str = "text/plain", title: str = "", digest: str = "") -> dict[str, Any]:
-        digest, size = self.blob(data, digest)
-        return {"mediaType": kind, "digest": digest, "size": size, "annotations": {TITLE: title} if title else {}}
-
-    def manifest(self, manifest: Mapping[str, Any], kind: str = OCI_MANIFEST, *, tag: str = "v1") -> str:
-        config = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": digest_of(b"{}"), "size": 2}
-        told = manifest if kind == OCI_INDEX else {"config": config, **manifest}
-        data = json.dumps({"mediaType": kind, **told}).encode()
-        digest = digest_of(data)
-        self.answers[f"/v2/acme/sql/manifests/{tag}"] = 200, data, {"Content-Type": kind}
-        self.answers[f"/v2/acme/sql/manifests/{digest}"] = 200, data, {"Content-Type": kind}
-        return digest
-
-    def plain(self) -> None:
-        """``FILES``, honestly."""
-        self.manifest({"layers": [self.layer(data, title=path) for path, data in FILES.items()]})
-
-    def tars(self, *tars: bytes, kind: str = TAR) -> None:
-        self.manifest({"layers": [self.layer(data, kind) for data in tars]})
-
-
-@pytest.fixture
-def liar() -> Iterator[Liar]:
-    one = Liar()
-    with answering(one.reply) as url:
-        one.place = url.removeprefix("http://")
-        yield one
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(tmp_path / "cache", timeout_s=5, retries=0, keep_free=0)
-
-
-def error_of(liar: Liar, settings: Settings, tag: str = ":v1") -> LoraCliError:
-    ref = parse(f"oci://{liar.place}/acme/sql{tag}", is_path=lambda _: False)
-    with pytest.raises(LoraCliError) as caught:
-        bring(ref, OciSource(settings), Store(settings.cache_dir), settings)
-    assert not list((settings.cache_dir / "snapshots").rglob("*.safetensors"))
-    assert caught.value.exit_code != 70
-    return caught.value
-
-
-def code(liar: Liar, settings: Settings, tag: str = ":v1") -> int:
-    return error_of(liar, settings, tag).exit_code
 
 
 def test_the_liar_can_be_honest(liar: Liar, settings: Settings) -> None:
@@ -210,160 +131,6 @@ def test_a_path_that_leads_out_is_refused(liar: Liar, settings: Settings, path: 
         liar.manifest({"layers": [liar.layer(data, title=name) for name, data in files.items()]})
     assert code(liar, settings) == 1
     assert not (settings.cache_dir.parent / "evil").exists()
-
-
-def test_one_path_twice_is_refused(liar: Liar, settings: Settings) -> None:
-    liar.tars(tar_of(FILES), tar_of({"adapter_config.json": b"{}"}))
-    assert "is listed twice" in str(error_of(liar, settings))
-
-
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
-def test_weights_that_are_a_link_or_a_device_are_no_weights(liar: Liar, settings: Settings, kind: bytes) -> None:
-    info = tarfile.TarInfo("adapter_model.safetensors")
-    info.type, info.linkname = kind, "/etc/passwd"
-    liar.tars(tar_of({"adapter_config.json": b"{}"}, members=[info]))
-    assert code(liar, settings) == 1
-
-
-def test_an_images_links_lead_nowhere(liar: Liar, settings: Settings) -> None:
-    link = tarfile.TarInfo("models")
-    link.type, link.linkname = tarfile.SYMTYPE, "/etc"
-    config = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest_of(b"{}"), "size": 2}
-    layer = liar.layer(tar_of({"models/../../evil": b"", "etc/adapter_config.json": b"{}"}, members=[link]), TAR)
-    liar.manifest({"config": config, "layers": [layer]})
-    assert code(liar, settings) == 1
-    layer = liar.layer(tar_of({"etc/adapter_config.json": b"{}"}, members=[link]), TAR)
-    liar.manifest({"config": config, "layers": [layer]})
-    assert code(liar, settings) == 3
-
-
-@pytest.mark.parametrize("name", ["models/" + "a/" * 30_000 + "b", "models/" + "a/" * 30_000 + ".wh.b", "a/" * 30_000])
-def test_a_deep_path_in_an_image_costs_nothing(liar: Liar, settings: Settings, name: str) -> None:
-    config = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest_of(b"{}"), "size": 2}
-    layers = [liar.layer(tar_of({**{f"models/{path}": b"" for path in FILES}, name: b""}), TAR)] * 3
-    liar.manifest({"config": config, "layers": layers})
-    began = time.monotonic()
-    if name.startswith("models"):
-        assert code(liar, settings) == 1
-    else:
-        ref = parse(f"oci://{liar.place}/acme/sql:v1", is_path=lambda _: False)
-        assert [file.path for file in OciSource(settings).resolve(ref).files] == [*FILES]
-    assert time.monotonic() - began < 5
-
-
-@pytest.mark.parametrize("kind", ["gzip", "zstd"])
-def test_a_bomb_is_not_unpacked(liar: Liar, settings: Settings, kind: str) -> None:
-    liar.tars(tar_of({**FILES, "zeros": bytes(90 << 20)}, kind), kind=f"{TAR}+{kind}")
-    assert "more than 20 times its size" in str(error_of(liar, settings))
-
-
-@pytest.mark.parametrize("kind", ["gzip", "zstd"])
-def test_a_bomb_is_not_unpacked_whatever_size_its_manifest_claims(liar: Liar, settings: Settings, kind: str) -> None:
-    files = {**FILES, "zeros": bytes(180 << 20), "rest": os.urandom(5 << 20)}
-    layer = liar.layer(tar_of(files, kind), f"{TAR}+{kind}")
-    path = f"/v2/acme/sql/blobs/{layer['digest']}"
-    claimed, honest = 1 << 40, liar.reply
-
-    def reply(asked: Asked) -> Reply:
-        status, body, headers = honest(asked)
-        told = {"Content-Range": f"bytes 0-{claimed - 1}/{claimed}", "Content-Length": str(claimed)}
-        return (206, body, {**headers, **told}) if asked.path == path else (status, body, headers)
-
-    with answering(reply) as url:
-        liar.place = url.removeprefix("http://")
-        liar.manifest({"layers": [{**layer, "size": claimed}]})
-        assert "more than 20 times its size" in str(error_of(liar, settings))
-
-
-def test_more_than_was_allowed_is_not_unpacked(liar: Liar, settings: Settings) -> None:
-    liar.tars(tar_of(FILES))
-    assert "--max-bytes" in str(error_of(liar, replace(settings, max_bytes=50_000)))
-    assert code(liar, replace(settings, keep_free=1 << 60)) == 6
-
-
-def _beside(stream: io.BytesIO) -> None:
-    with tarfile.open(fileobj=stream, mode="w") as tar:
-        for number in range(100):
-            tar.addfile(_member(f"usr/{number}", 1 << 20), io.BytesIO(bytes(1 << 20)))
-
-
-def _after(stream: io.BytesIO) -> None:
-    stream.write(tar_of({f"models/{path}": data for path, data in FILES.items()}) + bytes(100 << 20))
-
-
-def _member(name: str, size: int) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.size = size
-    return info
-
-
-@pytest.mark.parametrize("fill", [_beside, _after])
-def test_what_is_no_file_of_the_adapter_is_bounded_too(
-    liar: Liar, settings: Settings, fill: Callable[[io.BytesIO], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(oci_layers, "MOST_SKIPPED", 10 << 20)
-    fill(stream := io.BytesIO())
-    config = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest_of(b"{}"), "size": 2}
-    liar.manifest({"config": config, "layers": [liar.layer(stream.getvalue(), TAR)]})
-    assert "over 10.0 MiB that are no files of the adapter" in str(error_of(liar, settings))
-
-
-def test_members_without_end_are_refused(liar: Liar, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    liar.tars(tar_of({f"{number}": b"" for number in range(10_001)}))
-    assert "over 10000 entries" in str(error_of(liar, settings))
-    monkeypatch.setattr(oci_layers, "MOST_MEMBERS", 100)
-    assert "over 100 members" in str(error_of(liar, settings))
-
-
-def _long(kind: bytes, size: int) -> bytes:
-    info = tarfile.TarInfo("adapter_config.json")
-    info.type, info.size = kind, size
-    return info.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
-
-
-def _pax(records: bytes) -> bytes:
-    info = tarfile.TarInfo("x")
-    info.type, info.size = tarfile.XHDTYPE, len(records)
-    padded = records + bytes(-len(records) % 512)
-    return info.tobuf(tarfile.GNU_FORMAT) + padded + tar_of(FILES)
-
-
-ODD = {
-    "no tar": os.urandom(2000),
-    "cut": tar_of(FILES)[:50_000],
-    "no gzip": b"\x1f\x8b" + os.urandom(100),
-    "a sparse file": _long(tarfile.GNUTYPE_SPARSE, 0),
-    "a long name": _long(tarfile.GNUTYPE_LONGNAME, 1 << 20),
-    "long attributes": _long(tarfile.XHDTYPE, 1 << 33),
-    "a huge file": _long(tarfile.REGTYPE, 1 << 40),
-    "a negative size": _long(tarfile.REGTYPE, -512),
-    "records that go back": _pax(b"0 path=a\n"),
-    "records that go on": _pax(b"999 path=a\n"),
-    "records of digits": _pax(b"1" * 60_000),
-    "a sparse map": _pax(b"22 GNU.sparse.major=1\n"),
-}
-
-
-@pytest.mark.parametrize("name", ODD)
-def test_an_odd_tar_is_refused(liar: Liar, settings: Settings, name: str) -> None:
-    liar.tars(ODD[name])
-    assert code(liar, settings) == 1
-
-
-@pytest.mark.parametrize("kind", ["gzip", "zstd"])
-def test_a_layer_that_is_not_compressed_so_is_refused(liar: Liar, settings: Settings, kind: str) -> None:
-    for data in (tar_of(FILES), tar_of(FILES, kind)[:5000], gzip.compress(b"no tar" * 1000)):
-        liar.tars(data, kind=f"{TAR}+{kind}")
-        assert "is malformed" in str(error_of(liar, settings))
-
-
-def test_a_thousand_streams_in_one_gzip_are_one(liar: Liar, settings: Settings) -> None:
-    data, stream = tar_of(FILES), io.BytesIO()
-    for at in range(0, len(data), 512):
-        stream.write(gzip.compress(data[at : at + 512], 1))
-    liar.tars(stream.getvalue(), kind=f"{TAR}+gzip")
-    ref = parse(f"oci://{liar.place}/acme/sql:v1", is_path=lambda _: False)
-    assert [file.path for file in OciSource(settings).resolve(ref).files] == [*FILES]
 
 
 SUBJECT, KIND = "sha256:" + "5" * 64, "application/vnd.dev.sigstore.bundle.v0.3+json"
