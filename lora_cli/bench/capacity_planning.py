@@ -9,7 +9,7 @@ from itertools import product
 from lora_cli.bench.optimal_bounds import belady_run
 from lora_cli.bench.process_pool import Mapper, parallel_map
 from lora_cli.bench.report import LoadsReport, Plan, PlanAnswer, PlanReport, PolicyPlan
-from lora_cli.bench.simulator import OPT, Fleet, run_report, simulate, with_stalls
+from lora_cli.bench.simulator import OPT, Fleet, run_report, simulate_requests, stalls_ms
 from lora_cli.bench.thresholds import PLAN_METRICS, Condition, policy_metrics
 from lora_cli.bench.trace import Trace
 from lora_cli.tiers.eviction import Objective
@@ -93,12 +93,14 @@ def _with_sizes(
 
 def _answer(trace: Trace, fleet: Fleet, policy: str, objective: Objective) -> PlanAnswer:
     """What a policy reaches with the slots and places of a fleet."""
-    keys, slots, places = trace.keys(), fleet.gpu.items, fleet.cpu.items
-    course = belady_run(keys, fleet) if policy == OPT else simulate(keys, fleet, policy, objective)
-    timed = with_stalls(trace, course, side_by_side=fleet.links.side_by_side)
-    metrics = policy_metrics(run_report("exact" if policy == OPT else "online", *timed))
+    slots, places = fleet.gpu.items, fleet.cpu.items
+    if policy == OPT:
+        run = belady_run(trace.keys(), fleet)
+        report = run_report("exact", run, stalls_ms(trace, run, side_by_side=fleet.links.side_by_side))
+    else:
+        report = run_report("online", *simulate_requests(trace, fleet, policy, objective))
     largest, total = max(fleet.sizes.values()), sum(fleet.sizes.values())
-    return PlanAnswer(slots, places, slots * largest, places * total // len(fleet.sizes), metrics)
+    return PlanAnswer(slots, places, slots * largest, places * total // len(fleet.sizes), policy_metrics(report))
 
 
 def _loads(fleet: Fleet) -> LoadsReport:

@@ -16,9 +16,9 @@ from lora_cli.bench.simulator import (
     Fleet,
     policy_report,
     run_report,
-    simulate,
+    simulate_requests,
     slowest_first,
-    with_stalls,
+    stalls_ms,
 )
 from lora_cli.bench.trace import Trace
 from lora_cli.tiers.eviction import Objective
@@ -111,8 +111,7 @@ def _simulate_policy(
         return policy, replace(run_report("online", run.tiers, run.stalls_ms), engine=run.report), None
     keys = trace.keys()
     if policy != OPT:
-        course = simulate(keys, fleet, policy, objective)
-        return policy, run_report("online", *with_stalls(trace, course, side_by_side=fleet.links.side_by_side)), None
+        return policy, run_report("online", *simulate_requests(trace, fleet, policy, objective)), None
     least = least_cost_ms(keys, fleet)
     bound = None if any(fleet.links.loads_ms.values()) else least  # a measured load may be a faster one
     if fleet.gpu.max_bytes is not None:
@@ -120,4 +119,4 @@ def _simulate_policy(
     course = belady_run(keys, fleet)
     if fleet.cpu.max_bytes is not None:
         return OPT, policy_report("exact", len(trace), {"gpu": course.found.count(GPU)}, least, {}), bound
-    return OPT, run_report("exact", *with_stalls(trace, course, side_by_side=fleet.links.side_by_side)), bound
+    return OPT, run_report("exact", course, stalls_ms(trace, course, side_by_side=fleet.links.side_by_side)), bound

@@ -8,8 +8,9 @@ requests: the adapters' ranks and bytes, the two tiers, and the ways into them.
 
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
+from heapq import heappop, heappush
 from itertools import accumulate, pairwise
 from math import fsum
 
@@ -165,10 +166,15 @@ class LoadTimes:
     def __init__(self, fleet: Fleet) -> None:
         self._measured, self._used = MeasuredLoads(fleet.links), set(fleet.start.used)
 
-    def next_ms(self, key: str, found: int, usual_ms: float) -> float:
-        """Milliseconds of the next load, of an adapter that was ``found`` in that tier."""
+    def first_ms(self, key: str) -> float | None:
+        """Milliseconds of an adapter's first load; None if it is over, or none was measured."""
         first_ms = self._measured.next_ms("first") if key not in self._used else None
         self._used.add(key)
+        return first_ms
+
+    def next_ms(self, key: str, found: int, usual_ms: float) -> float:
+        """Milliseconds of the next load, of an adapter that was ``found`` in that tier."""
+        first_ms = self.first_ms(key)
         measured_ms = self._measured.next_ms(LOAD_OF_TIER[found]) if first_ms is None else first_ms
         return usual_ms if measured_ms is None else measured_ms
 
@@ -207,6 +213,11 @@ class SimulatedTiers:
         Raises:
             MachineError: it is larger than a tier.
         """
+        found, usual_ms = self.put(key)
+        return found, 0.0 if found == GPU else self._times.next_ms(key, found, usual_ms)
+
+    def put(self, key: str) -> tuple[int, float]:
+        """The same with the usual milliseconds, where the load itself was not measured or is over."""
         if key in self.gpu:
             self.gpu.hit(key)
             if self._touches_memory and key in self._cpu:
@@ -216,7 +227,11 @@ class SimulatedTiers:
         if self._cpu.request(key, size, self._read_ms[key]) is not None:
             cost, found = cost + self._read_ms[key], DISK
         self.gpu.request(key, size, cost)
-        return found, self._times.next_ms(key, found, cost)
+        return found, cost
+
+    def first_load_ms(self, key: str) -> float | None:
+        """Milliseconds of an adapter's first load, as it was measured; None if it is over."""
+        return self._times.first_ms(key)
 
     def evictions(self) -> tuple[int, int]:
         """Evictions from slots and from memory so far."""
@@ -236,30 +251,74 @@ def simulate(keys: Sequence[str], fleet: Fleet, policy: str, objective: Objectiv
     return SimulatedRun(found, load_ms, tiers.evictions())
 
 
-def with_stalls(trace: Trace, run: SimulatedRun, *, side_by_side: bool = False) -> tuple[SimulatedRun, "array[float]"]:
+def simulate_requests(
+    trace: Trace, fleet: Fleet, policy: str, objective: Objective = "stall"
+) -> tuple[SimulatedRun, "array[float]"]:
     """The run, and the milliseconds of each request from its arrival until its adapter is in a slot; 0 if it is there.
 
-    Loads run one after the other, in the order of the requests. Requests for an adapter that is being loaded share the
-    load. Loads that run ``side_by_side``, as those of lora-cli's server, do not wait, and requests that share one are
-    not hits: they find their adapter where the load found it, as that server reports it. If the trace has no times,
-    each request arrives when the previous one is done, and waits for its own load alone.
+    Raises:
+        MachineError: an adapter is larger than a tier.
+    """
+    if trace.timed and fleet.links.loads_ms.get("first"):
+        return _simulate_server(trace, fleet, policy, objective)
+    run = simulate(trace.keys(), fleet, policy, objective)
+    return run, stalls_ms(trace, run, side_by_side=fleet.links.side_by_side)
+
+
+def _simulate_server(
+    trace: Trace, fleet: Fleet, policy: str, objective: Objective
+) -> tuple[SimulatedRun, "array[float]"]:
+    """As lora-cli's server has it: an adapter is in a slot when its first load, with its proof, is over.
+
+    Who asks for it meanwhile waits for that load, and is reported to have found the adapter where the load did.
+    """
+    tiers = SimulatedTiers(fleet, policy, objective)
+    found, stalls = bytearray(len(trace)), array("d", bytes(8 * len(trace)))
+    load_ms = array("d", stalls)
+    proving: dict[int, float] = {}
+    ends: list[tuple[float, int, int]] = []
+    for number, (which, time_s) in enumerate(zip(trace.which, trace.times_s, strict=True)):
+        while ends and ends[0][0] <= time_s:
+            proving.pop(_end_load(tiers, trace, ends), None)
+        key = trace.names[which]
+        if which not in proving and (first_ms := tiers.first_load_ms(key)) is not None:
+            proving[which], load_ms[number] = time_s + first_ms / 1e3, first_ms
+        if which in proving:
+            found[number], stalls[number] = DISK, (proving[which] - time_s) * 1e3
+            heappush(ends, (proving[which], number, which))
+        else:
+            found[number], load_ms[number] = tiers.request(key)
+            stalls[number] = load_ms[number]
+    while ends:
+        _end_load(tiers, trace, ends)
+    return SimulatedRun(found, load_ms, tiers.evictions()), stalls
+
+
+def _end_load(tiers: SimulatedTiers, trace: Trace, ends: list[tuple[float, int, int]]) -> int:
+    """Takes the next one that waited for a first load; its adapter is requested from the tiers by now."""
+    which = heappop(ends)[2]
+    tiers.put(trace.names[which])
+    return which
+
+
+def stalls_ms(trace: Trace, run: SimulatedRun, *, side_by_side: bool = False) -> "array[float]":
+    """Milliseconds of each request, from its arrival until its adapter is in a slot; 0 if it is there.
+
+    Loads run one after the other, in the order of the requests, or ``side_by_side``. Requests for an adapter that is
+    being loaded share the load. If the trace has no times, each request arrives when the previous one is done, and
+    waits for its own load alone.
     """
     if not trace.timed:
-        return run, run.load_ms
-    free_s, found_in = 0.0, bytearray(run.found)
-    loads: dict[int, tuple[float, int]] = {}
+        return run.load_ms
+    free_s = 0.0
+    loaded_s: dict[int, float] = {}
     stalls = array("d", bytes(8 * len(trace)))
     for number, (which, time_s, load_ms) in enumerate(zip(trace.which, trace.times_s, run.load_ms, strict=True)):
-        ready_s, found = loads.get(which, (0.0, GPU))
         if load_ms:
             free_s = (time_s if side_by_side else max(free_s, time_s)) + load_ms / 1e3
-            loads[which] = free_s, run.found[number]
-            stalls[number] = (free_s - time_s) * 1e3
-        elif ready_s > time_s:
-            stalls[number] = (ready_s - time_s) * 1e3
-            if side_by_side:
-                found_in[number] = found
-    return replace(run, found=found_in), stalls
+            loaded_s[which] = free_s
+        stalls[number] = max(loaded_s.get(which, 0.0) - time_s, 0.0) * 1e3
+    return stalls
 
 
 WINDOWS = 40

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lora_cli.bench.capacity_planning import plan_capacity, smallest_that_meets
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.report import PolicyPlan
-from lora_cli.bench.simulator import Fleet, adapter_sizes, parse_ranks, run_report, simulate, with_stalls
+from lora_cli.bench.simulator import Fleet, adapter_sizes, parse_ranks, run_report, simulate, stalls_ms
 from lora_cli.bench.thresholds import parse_goals, policy_metrics
 from lora_cli.bench.workload import AccessPattern, SyntheticWorkload, make_requests
 from lora_cli.tiers.memory_accounting import Budget
@@ -23,7 +23,7 @@ TRACE = make_requests(NAMES, SyntheticWorkload(parse_popularity("zipf:1.0"), 3_0
 
 def holds(policy: str, goal: str, slots: int, places: int) -> bool:
     course = simulate(TRACE.keys(), replace(FLEET, gpu=Budget(slots), cpu=Budget(places)), policy)
-    told = policy_metrics(run_report("online", *with_stalls(TRACE, course)))
+    told = policy_metrics(run_report("online", course, stalls_ms(TRACE, course)))
     return all(one.holds(getattr(told, one.metric) or 0) for one in parse_goals([goal]))
 
 

@@ -27,7 +27,7 @@ from lora_cli.bench.simulator import (
     parse_ranks,
     run_report,
     simulate,
-    with_stalls,
+    stalls_ms,
 )
 from lora_cli.bench.trace import Request, build_trace
 from lora_cli.bench.workload import AccessPattern, SyntheticWorkload, make_requests
@@ -192,13 +192,13 @@ def test_loads_wait_for_each_other_and_requests_for_the_load_of_their_adapter() 
     course = SimulatedRun(bytearray((DISK, DISK, GPU, GPU)), simulate("ab", LETTERS, "lru").load_ms)
     course.load_ms[:] = type(course.load_ms)("d", [40.0, 30.0, 0.0, 0.0])
     # a is here at 40 ms; b comes at 10 ms, and its load goes from 40 to 70.
-    assert list(with_stalls(trace, course)[1]) == pytest.approx([40, 60, 20, 0])
+    assert list(stalls_ms(trace, course)) == pytest.approx([40, 60, 20, 0])
 
 
 def test_without_times_a_request_waits_for_its_own_load_alone() -> None:
     trace = build_trace([Request(0.0, name, 1, 1) for name in "aab"])
     course = simulate("aab", LETTERS, "lru")
-    assert with_stalls(trace, course) == (course, course.load_ms)
+    assert stalls_ms(trace, course) == course.load_ms
 
 
 def test_all_policies_over_one_trace_in_processes_are_what_they_are_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from lora_cli.bench.link_model import BYTES_PER_RANK, MeasuredLoads
 from lora_cli.bench.links import PRESETS, links_text, parse_links
 from lora_cli.bench.policy_comparison import simulate_all
 from lora_cli.bench.report import LoadedAdapters
-from lora_cli.bench.simulator import CPU, DISK, GPU, Fleet, simulate, with_stalls
+from lora_cli.bench.simulator import CPU, DISK, GPU, Fleet, simulate_requests
 from lora_cli.bench.trace import Request, build_trace
 from lora_cli.cli.main import main
 from lora_cli.tiers.memory_accounting import Budget
@@ -184,14 +184,18 @@ def test_the_first_load_of_an_adapter_is_one_of_its_own(tmp_path: Path, capsys: 
 def test_a_simulation_begins_with_what_was_loaded_and_proves_the_others() -> None:
     trace = build_trace([Request(time_s, name, 1, 1) for time_s, name in [(1, "a"), (2, "b"), (2.05, "b"), (3, "a")]])
     fleet = Fleet(dict.fromkeys("ab", 1), Budget(1), Budget(2), MEASURED, LoadedAdapters(("a",), ("c", "a"), ("a",)))
-    course = simulate(trace.keys(), fleet, "lru")
-    assert list(course.load_ms) == [0, 200, 0, 3]
-    shared, stalls_ms = with_stalls(trace, course, side_by_side=True)
-    assert list(stalls_ms) == pytest.approx([0, 200, 150, 3])
-    assert list(shared.found) == [GPU, DISK, DISK, CPU], "who shares a load did not find its adapter in a slot"
-    serial, stalls_ms = with_stalls(trace, course)
-    assert list(stalls_ms) == pytest.approx([0, 200, 150, 3])
-    assert list(serial.found) == list(course.found) == [GPU, DISK, GPU, CPU]
+    run, stalls = simulate_requests(trace, fleet, "lru")
+    assert list(run.load_ms) == [0, 200, 0, 3]
+    assert list(stalls) == pytest.approx([0, 200, 150, 3])
+    assert list(run.found) == [GPU, DISK, DISK, CPU], "who shares a load did not find its adapter in a slot"
+
+
+def test_an_adapter_takes_its_slot_when_its_first_load_is_over() -> None:
+    trace = build_trace([Request(time_s, name, 1, 1) for time_s, name in [(1, "b"), (1.1, "a"), (1.3, "a"), (9, "b")]])
+    fleet = Fleet(dict.fromkeys("ab", 1), Budget(1), Budget(2), MEASURED, LoadedAdapters(("a",), ("a",), ("a",)))
+    run, _ = simulate_requests(trace, fleet, "lru")
+    assert list(run.found) == [DISK, GPU, CPU, CPU]
+    assert run.evictions == (3, 0)
 
 
 def test_the_optimum_takes_measured_loads_too_and_has_no_bound_in_milliseconds() -> None:
