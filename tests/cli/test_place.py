@@ -87,7 +87,10 @@ def test_words_that_other_readers_of_yaml_guess_stay_as_they_are(
     assert written.engine.version == "0.30"
 
 
-def test_people_see_the_strategies_and_the_options(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_people_see_the_strategies_and_the_options(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     assert main(["place", "-f", str(manifest), "--servers", "2", "--engine", "sglang"]) == 0
     out = capsys.readouterr().out
     assert [line.split()[0] for line in out.splitlines()[1:4]] == ["rank", "round-robin", "hash"]
