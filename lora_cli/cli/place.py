@@ -39,6 +39,9 @@ EXAMPLES = (
 
 STDIN = "-"
 READ_TOGETHER = 64
+POLICY_KEYS = ("require_signature", "require_verdict")
+POLICY_FILES, TRUST = ("keys", "certificates", "attestations"), "trust_config"
+"""The keys of a policy whose entries name files, and the keys of those files."""
 """Adapters whose configs one task of a cluster reads."""
 PLACEMENT = "Servers"
 
@@ -185,13 +188,20 @@ def _moved(document: Mapping[str, Any], adapter_set: "AdapterSet", home: Path, f
         moved = Path(os.path.relpath(home / text, folder)).as_posix()
         return text if Path(text).is_absolute() or text.startswith("~") else moved if moved[0] == "." else f"./{moved}"
 
+    def with_files(entry: Mapping[str, Any]) -> dict[str, Any]:
+        lists = {key: [path(file) for file in entry[key]] for key in POLICY_FILES if entry.get(key)}
+        return {**entry, **lists, **({TRUST: path(entry[TRUST])} if entry.get(TRUST) else {})}
+
+    policy = dict(document.get("policy") or {})
+    policy |= {key: [with_files(one) for one in policy[key]] for key in POLICY_KEYS if policy.get(key)}
     adapters = []
     for entry, raw in zip(adapter_set.adapters, document["adapters"], strict=True):
         local = {"source": path(raw["source"])} if entry.source.scheme == "file" and ":" not in raw["source"] else {}
         adapters.append(raw | local | ({"signature": path(raw["signature"])} if raw.get("signature") else {}))
     base = adapter_set.base
     local_base = base is not None and base.scheme == "file" and ":" not in document["base"]
-    return {**document, **({"base": path(document["base"])} if local_base else {}), "adapters": adapters}
+    moved = {"base": path(document["base"])} if local_base else {}
+    return {**document, **moved, **({"policy": policy} if policy else {}), "adapters": adapters}
 
 
 def _write_manifests(folder: Path, entries: Sequence[ServerEntry]) -> None:

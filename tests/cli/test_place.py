@@ -11,6 +11,7 @@ import yaml
 from lora_cli.cli.main import main
 from lora_cli.reading.manifest import read_manifest
 from tests.making import write_adapter, write_base_config
+from tests.signing.pki import key_pair
 
 RANKS = {"sql": 8, "chat": 8, "law": 64, "code": 64}
 SCHEMA = Path(__file__).parents[2] / "manifests/schemas/place.schema.json"
@@ -85,6 +86,25 @@ def test_words_that_other_readers_of_yaml_guess_stay_as_they_are(
     assert {one.name for one in written.adapters} == {*names.values()}
     assert written.engine is not None
     assert written.engine.version == "0.30"
+
+
+def test_the_files_of_a_policy_are_found_from_the_folder_of_the_manifests(
+    manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key_pair(manifest.parent, "ci")
+    others = "sources: ['hf://acme/*'], keys:"
+    signed, validated = f"{{{others} [./ci.pub]}}", f"{{{others} [/etc/ci.pub], attestations: [a.jsonl]}}"
+    policy = f"{{require_signature: [{signed}], require_verdict: [{validated}]}}"
+    text = manifest.read_text()
+    manifest.write_text(text.replace("policy: {max_bytes: 1GiB}", f"policy: {policy}"))
+    assert text != manifest.read_text()
+    placed(capsys, manifest, "--servers", "1", "--to", str(manifest.parent / "of"))
+    written = read_manifest(manifest.parent / "of" / "server-0.yaml").policy
+    assert written is not None
+    (signature,), (verdict,) = written.require_signature, written.require_verdict
+    assert [Path(key).resolve() for key in signature.keys] == [manifest.parent / "ci.pub"]
+    assert verdict.keys == ("/etc/ci.pub",)
+    assert [Path(file).resolve() for file in verdict.attestations] == [manifest.parent / "a.jsonl"]
 
 
 def test_people_see_the_strategies_and_the_options(
