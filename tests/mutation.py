@@ -126,22 +126,31 @@ def draw(seed: int, count: int, per_package: int = 0, *, branches: bool = False)
     return [*drawn, *random.sample(others, max(0, count - len(drawn)))]
 
 
-MOST_TESTS, MOST_FILES, LINES_BEFORE = 60, 4, 8
+MOST_TESTS, MOST_FILES, LINES_BEFORE, LINES_AFTER = 80, 4, 8, 3
 
 
 def covering(fault: Fault, data: Any) -> list[str]:
-    """The tests that ran the fault's line by ``data`` (coverage's), the first of each function before others."""
+    """The tests that ran the fault's line by ``data`` (coverage's); first those of the rarest of the lines behind it.
+
+    What the fault decides is there. Of each function one test comes before the others.
+    """
     contexts = data.contexts_by_lineno(str(ROOT / fault.file))
     # A part of a statement has the line that the statement begins with.
-    lines = range(fault.line, max(0, fault.line - LINES_BEFORE), -1)
-    found = next((tests for line in lines if (tests := sorted({*contexts.get(line, ())} - {""}))), [])
-    seen = Counter[str]()
-    turns = []
-    for test in (one.rpartition("|")[0] for one in found):
-        function = test.partition("[")[0]
-        turns.append((seen[function], test))
-        seen[function] += 1
-    return [test for _, test in sorted(turns)][:MOST_TESTS]
+    before = range(fault.line, max(0, fault.line - LINES_BEFORE), -1)
+    first = next((line for line in before if {*contexts.get(line, ())} - {""}), None)
+    if first is None:
+        return []
+    lines = [line for line in range(first, fault.line + LINES_AFTER + 1) if line in contexts]
+    found: dict[str, None] = {}
+    for line in sorted(lines, key=lambda line: len(contexts[line])):
+        seen = Counter[str]()
+        turns = []
+        for test in sorted({one.rpartition("|")[0] for one in contexts[line]} - {""}):
+            function = test.partition("[")[0]
+            turns.append((seen[function], test))
+            seen[function] += 1
+        found |= dict.fromkeys(test for _, test in sorted(turns)[: MOST_TESTS // 2])
+    return list(found)[:MOST_TESTS]
 
 
 def near(fault: Fault) -> list[str]:
