@@ -52,8 +52,8 @@ def command(**given: Any) -> None:
     options = replace(options, once=modes == ["once"], forward="model" if options.prompt else options.forward)
     _check_flags(options, modes)
     if options.status or options.stop:
-        with _endpoint(options) as server:
-            _stop(server) if options.stop else _status(server, options.output_format)
+        server = _endpoint(options)
+        _stop(server) if options.stop else _status(server, options.output_format)
         return
     for file in (options.ready_file, options.metrics_file):
         check_writable(file)

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -170,9 +170,9 @@ def warm_endpoints(
     sent = _sender(kind) if options.send_tensors else None
     mapped, patience_s = _path_mapping(options.engine_path or ()), parse_duration_option(options.wait, "--wait")
     items = uniquely_named(inputs.items)
-    with ExitStack() as stack, InUseMarker(Store(settings.cache_dir)) as hold:
+    with InUseMarker(Store(settings.cache_dir)) as hold:
         addresses = dict.fromkeys(map(parse_address, options.endpoint or ()))
-        endpoints = [stack.enter_context(Endpoint(one, options.api_key.strip(), LOAD_TIMEOUT_S)) for one in addresses]
+        endpoints = (Endpoint(one, options.api_key.strip(), LOAD_TIMEOUT_S) for one in addresses)
         servers = [open_server(kind, one) for one in endpoints]
 
         def wait(server: Server) -> LoraCliError | None:

@@ -5,8 +5,7 @@ import ssl
 from collections.abc import Mapping
 from concurrent.futures import wait
 from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from lora_cli.core import parse
 from lora_cli.daemon_threads import run_in_thread
@@ -39,7 +38,7 @@ class Refusal(EndpointError):
 
 
 class Endpoint:
-    """A running server at ``address``; ``token`` goes to it and nowhere else. A context manager; threads share it.
+    """A running server at ``address``; ``token`` goes to it and nowhere else. Threads share it.
 
     A whole response may take ``timeout_s``, however it comes.
     """
@@ -47,16 +46,7 @@ class Endpoint:
     def __init__(self, address: Address, token: str = "", timeout_s: float = TIMEOUT_S) -> None:
         remember(token)
         self.address, self.token, self.timeout_s = address, token, timeout_s
-        self._listens = False
-
-    def __enter__(self) -> Self:
-        self._tls = ssl_context(self.address)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Nothing is kept open."""
+        self._listens, self._tls = False, ssl_context(address)
 
     def get(self, path: str) -> Any:
         """The JSON value at ``path``. Raises ``EndpointError``."""

@@ -59,7 +59,8 @@ def informs() -> Iterator[bytes]:
 @pytest.mark.parametrize("pieces", [body, head, informs])
 def test_an_answer_that_trickles_ends_with_the_timeout(pieces: Callable[[], Iterator[bytes]]) -> None:
     before = threading.active_count()
-    with sending(pieces, 0.05) as url, Endpoint(parse_address(url), timeout_s=1) as endpoint:
+    with sending(pieces, 0.05) as url:
+        endpoint = Endpoint(parse_address(url), timeout_s=1)
         began = time.monotonic()
         with pytest.raises(EndpointError, match="did not respond within 1 s"):
             endpoint.get("/health")
@@ -79,7 +80,8 @@ HUGE = "1" + "0" * 400
 )
 def test_a_completion_that_is_none_is_one_error(logprobs: str) -> None:
     said = f'{{"choices": [{{"text": "a", "logprobs": {logprobs}}}]}}'.encode()
-    with answering(lambda _: (200, said, {})) as url, Endpoint(parse_address(url)) as endpoint:
+    with answering(lambda _: (200, said, {})) as url:
+        endpoint = Endpoint(parse_address(url))
         server = SERVERS["vllm"](endpoint)
         with pytest.raises(EndpointError, match="/v1/completions"):
             server.complete("base", "x", 1)
@@ -87,7 +89,8 @@ def test_a_completion_that_is_none_is_one_error(logprobs: str) -> None:
 
 def test_an_error_of_a_proof_that_no_number_can_hold_is_none() -> None:
     said = f'{{"adapters": [{{"name": "sql", "proved": true, "worst_error": {HUGE}}}]}}'.encode()
-    with answering(lambda _: (200, said, {})) as url, Endpoint(parse_address(url)) as endpoint:
+    with answering(lambda _: (200, said, {})) as url:
+        endpoint = Endpoint(parse_address(url))
         assert SERVERS["lora-cli"](endpoint).proof("sql") is None  # type: ignore[attr-defined]
 
 

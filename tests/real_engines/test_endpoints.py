@@ -92,9 +92,9 @@ def test_an_adapter_that_does_nothing_is_caught_though_vllm_answered_200(folder:
     adapter(folder, "nothing")
     weights = folder / "nothing" / "adapter_model.safetensors"
     save_file({name: one * ("lora_B" not in name) for name, one in load_file(weights).items()}, weights)
-    with Endpoint(Address(port=server.port)) as endpoint:
-        wanted = [DesiredAdapter("nothing", "", str(folder / "nothing"))]
-        done, _ = reconcile(Vllm(endpoint), wanted, ReconcileOptions(prune=None, prove=True, unload=False))
+    endpoint = Endpoint(Address(port=server.port))
+    wanted = [DesiredAdapter("nothing", "", str(folder / "nothing"))]
+    done, _ = reconcile(Vllm(endpoint), wanted, ReconcileOptions(prune=None, prove=True, unload=False))
     assert server.unload("nothing").status == 200, "vLLM had loaded it"
     assert (done[0].action, done[0].exit_code) == ("loaded", 1)
     assert done[0].error is not None
@@ -104,9 +104,9 @@ def test_an_adapter_that_does_nothing_is_caught_though_vllm_answered_200(folder:
 def test_what_vllm_refuses_is_told_in_its_own_words(
     folder: Path, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Endpoint(Address(port=server.port)) as endpoint:
-        wanted = [DesiredAdapter("gone", "", str(folder / "gone"))]
-        done, _ = reconcile(Vllm(endpoint), wanted, ReconcileOptions(prune=None, prove=True, unload=False))
+    endpoint = Endpoint(Address(port=server.port))
+    wanted = [DesiredAdapter("gone", "", str(folder / "gone"))]
+    done, _ = reconcile(Vllm(endpoint), wanted, ReconcileOptions(prune=None, prove=True, unload=False))
     assert done[0].exit_code == 7
     assert done[0].error is not None
     assert "--engine-path" in done[0].error.hint

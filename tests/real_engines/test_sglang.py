@@ -220,10 +220,10 @@ def warm(folder: Path, server: SglangServer, capsys: pytest.CaptureFixture[str],
 
 
 def unload_all(server: SglangServer) -> None:
-    with Endpoint(Address(port=server.port)) as endpoint:
-        for one in Sglang(endpoint).models():
-            if one.parent:
-                Sglang(endpoint).unload(one.name)
+    endpoint = Endpoint(Address(port=server.port))
+    for one in Sglang(endpoint).models():
+        if one.parent:
+            Sglang(endpoint).unload(one.name)
 
 
 def write_own(folder: Path, *names: str) -> None:
@@ -267,8 +267,8 @@ def test_a_checksum_that_differs_ends_sglang(folder: Path, server: SglangServer)
     blobs = {name: Blob(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files_of(made).items()}
     good = sent_adapter(Snapshot("", made, blobs))
     bad = SentAdapter(good.config, good.tensors, dict.fromkeys(good.checksums, "0" * 64))
-    with Endpoint(Address(port=server.port), timeout_s=60) as endpoint, pytest.raises(EndpointError) as raised:
-        Sglang(endpoint).load_sent("bad", bad)
+    with pytest.raises(EndpointError) as raised:
+        Sglang(Endpoint(Address(port=server.port), timeout_s=60)).load_sent("bad", bad)
     assert not isinstance(raised.value, Refusal)
     assert server.process.wait(timeout=60) != 0
     assert "[LORA-CHECK] rank0 adapter sync MISMATCH" in server.log.read_text()

@@ -47,14 +47,14 @@ def find_target(address: Address, token: str, names: Sequence[str]) -> Target:
     Raises:
         EndpointError: there is no answer, or it does not serve that adapter, or none at all.
     """
-    with Endpoint(address, token) as endpoint:
-        engine = _engine(endpoint)
-        server = open_server(engine or "vllm", endpoint)
-        served = server.models()
-        chosen = _chosen(served, names, str(address))
-        base = next((one.name for one in served if not one.parent), "")
-        models = {one.name: f"{one.parent}:{one.name}" if engine == "sglang" else one.name for one in chosen}
-        return Target(address, token, engine, base, models, _facts(server, engine))
+    endpoint = Endpoint(address, token)
+    engine = _engine(endpoint)
+    server = open_server(engine or "vllm", endpoint)
+    served = server.models()
+    chosen = _chosen(served, names, str(address))
+    base = next((one.name for one in served if not one.parent), "")
+    models = {one.name: f"{one.parent}:{one.name}" if engine == "sglang" else one.name for one in chosen}
+    return Target(address, token, engine, base, models, _facts(server, engine))
 
 
 def max_loras_of(target: Target) -> int | None:
@@ -64,11 +64,11 @@ def max_loras_of(target: Target) -> int | None:
     """
     if target.engine != "vllm":
         return None
-    with Endpoint(target.address, target.token) as endpoint:
-        try:
-            text = endpoint.request("GET", "/metrics").decode("utf-8", "replace")
-        except EndpointError:
-            return None
+    endpoint = Endpoint(target.address, target.token)
+    try:
+        text = endpoint.request("GET", "/metrics").decode("utf-8", "replace")
+    except EndpointError:
+        return None
     facts = re.findall(r'^vllm:lora_requests_info\{[^}\n]*\bmax_lora="(\d{1,6})"', text, re.MULTILINE)
     return int(facts[-1]) or None if facts else None
 
@@ -81,8 +81,8 @@ def loaded_adapters(target: Target) -> LoadedAdapters | None:
     """
     if target.engine != "lora-cli":
         return None
-    with Endpoint(target.address, target.token) as endpoint:
-        status = endpoint.get("/v1/status")
+    endpoint = Endpoint(target.address, target.token)
+    status = endpoint.get("/v1/status")
     try:
         order = parse.map_of(parse.list_of(parse.text))(parse.mapping(status, "status").get("eviction_order"), "order")
         proved = [parse.text(one.get("name"), "name") for one in parse.objects(status, "adapters") if one.get("proved")]
@@ -127,17 +127,17 @@ def find_vocabulary(target: Target, first: Request) -> int:
     if not target.base:
         return VOCABULARIES[0]
     draw = random.Random(0)  # noqa: S311 - a prompt, not a secret
-    with Endpoint(target.address, target.token, READ_TIMEOUT_S) as endpoint:
-        server = open_server(target.engine or "vllm", endpoint)
-        for vocabulary in VOCABULARIES:
-            prompt = (*token_ids(draw, max(first.prompt_tokens, 1) - 1, vocabulary), vocabulary - 1)
-            try:
-                server.complete(target.base, prompt, max(first.output_tokens, 1))
-            except Refusal as error:
-                if error.status not in INVALID_TOKEN_STATUSES or vocabulary == VOCABULARIES[-1]:
-                    raise
-            else:
-                return vocabulary
+    endpoint = Endpoint(target.address, target.token, READ_TIMEOUT_S)
+    server = open_server(target.engine or "vllm", endpoint)
+    for vocabulary in VOCABULARIES:
+        prompt = (*token_ids(draw, max(first.prompt_tokens, 1) - 1, vocabulary), vocabulary - 1)
+        try:
+            server.complete(target.base, prompt, max(first.output_tokens, 1))
+        except Refusal as error:
+            if error.status not in INVALID_TOKEN_STATUSES or vocabulary == VOCABULARIES[-1]:
+                raise
+        else:
+            return vocabulary
     raise AssertionError
 
 
