@@ -217,7 +217,7 @@ class SimulatedTiers:
         return found, 0.0 if found == GPU else self._times.next_ms(key, found, usual_ms)
 
     def put(self, key: str) -> tuple[int, float]:
-        """The same with the usual milliseconds, where the load itself was not measured or is over."""
+        """As ``request``, with the usual milliseconds of the load: no measured one is taken."""
         if key in self.gpu:
             self.gpu.hit(key)
             if self._touches_memory and key in self._cpu:
@@ -268,9 +268,9 @@ def simulate_requests(
 def _simulate_server(
     trace: Trace, fleet: Fleet, policy: str, objective: Objective
 ) -> tuple[SimulatedRun, "array[float]"]:
-    """As lora-cli's server has it: an adapter is in a slot when its first load, with its proof, is over.
+    """The requests on lora-cli's server: an adapter takes a slot when its first load, with its proof, is over.
 
-    Who asks for it meanwhile waits for that load, and is reported to have found the adapter where the load did.
+    Requests that come meanwhile wait for that load, and count as having found the adapter where the load found it.
     """
     tiers = SimulatedTiers(fleet, policy, objective)
     found, stalls = bytearray(len(trace)), array("d", bytes(8 * len(trace)))
@@ -295,7 +295,7 @@ def _simulate_server(
 
 
 def _end_load(tiers: SimulatedTiers, trace: Trace, ends: list[tuple[float, int, int]]) -> int:
-    """Takes the next one that waited for a first load; its adapter is requested from the tiers by now."""
+    """Ends the next wait for a first load: the adapter is requested from the tiers. Gives its number."""
     which = heappop(ends)[2]
     tiers.put(trace.names[which])
     return which

@@ -21,7 +21,7 @@ from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.core.patterns import one_budget
 from lora_cli.core.provenance import Provenance
 from lora_cli.errors import Refused, UsageError
-from lora_cli.fetching.attachments import kept
+from lora_cli.fetching.attachments import cached_attachments
 from lora_cli.fetching.reference_names import entries_for
 from lora_cli.fetching.requirements import provenance_or_refusal
 from lora_cli.fetching.verdicts import check_verdicts
@@ -191,7 +191,7 @@ def _provenance(checked: Checked, settings: Settings) -> Provenance | None:
     if checked.error is not None or checked.revision is None:
         return None
     ref, known = checked.revision.ref, Provenance(checked.signers)
-    attached = kept(ref, checked.revision.id, Store(settings.cache_dir))
+    attached = cached_attachments(ref, checked.revision.id, Store(settings.cache_dir))
 
     def verify() -> Provenance:
         if checked.digest is None and entries_for(ref, settings, "require_verdict"):

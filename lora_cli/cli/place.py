@@ -39,10 +39,10 @@ EXAMPLES = (
 
 STDIN = "-"
 READ_TOGETHER = 64
+"""Adapters whose configs one task of a cluster reads."""
 POLICY_KEYS = ("require_signature", "require_verdict")
 POLICY_FILES, TRUST = ("keys", "certificates", "attestations"), "trust_config"
 """The keys of a policy whose entries name files, and the keys of those files."""
-"""Adapters whose configs one task of a cluster reads."""
 PLACEMENT = "Servers"
 
 

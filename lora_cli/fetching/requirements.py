@@ -17,7 +17,7 @@ from lora_cli.core.provenance import Provenance
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.errors import AccessDenied, Corrupt, NotFound, Offline, Refused, Unreachable
-from lora_cli.fetching.attachments import Attached, kept, nothing
+from lora_cli.fetching.attachments import Attached, cached_attachments, nothing
 from lora_cli.fetching.reference_names import aliases, entries_for, other_names, real_glob
 from lora_cli.fetching.signatures import Contents, check_signatures
 from lora_cli.fetching.verdicts import check_verdicts
@@ -141,7 +141,7 @@ def cached_provenance(record: Record, store: Store, settings: Settings) -> Prove
     ref = parse(record.ref, is_path=lambda _: False)
     request = AdapterRequest("", ref, selection=Selection(allow_pickle=True))
     snapshot = Snapshot(record.snapshot, store.snapshot(record.snapshot), record.files)
-    verify = partial(check_provenance, request, snapshot, settings, kept(ref, record.revision, store))
+    verify = partial(check_provenance, request, snapshot, settings, cached_attachments(ref, record.revision, store))
     return provenance_or_refusal(ref, settings, Provenance(), verify)
 
 

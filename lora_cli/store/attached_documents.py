@@ -20,25 +20,25 @@ LARGEST = 4 << 20
 """Bytes of all documents that are kept of an artifact; a signature or verdict has some thousand."""
 
 
-def keep_attached(store: Store, revision: str, media_type: str, documents: Sequence[bytes]) -> None:
-    """Keeps the documents of a type in place of earlier ones, where there is room and this user may write."""
+def write_attached(store: Store, revision: str, media_type: str, documents: Sequence[bytes]) -> None:
+    """Replaces the documents of a type, where there is room and this user may write."""
     if (path := _path(store, revision)) is None:
         return
     kept = _read(path) | {media_type: [one.decode(errors="surrogateescape") for one in documents]}
     data = json.dumps({key: texts for key, texts in kept.items() if texts}).encode()
-    # Their absence is only worth a file where there was one.
+    # That there are none needs a file only where there was one.
     if len(data) <= LARGEST and (documents or path.exists()):
         with suppress(MachineError), on_disk("writing", path):
             tag_cache(store)
             replace_file(path, data, durable=False)
 
 
-def kept_attached(store: Store, revision: str, media_type: str) -> tuple[bytes, ...]:
+def read_attached(store: Store, revision: str, media_type: str) -> tuple[bytes, ...]:
     """The documents of a type that were attached to a revision when it was last fetched."""
     return tuple(text.encode(errors="surrogateescape") for text in _read(_path(store, revision)).get(media_type, ()))
 
 
-def unneeded_attached(store: Store, now_s: float, grace_s: float) -> Iterator[Path]:
+def unreferenced_attached(store: Store, now_s: float, grace_s: float) -> Iterator[Path]:
     """The files of revisions of which no record is left, older than the grace."""
     needed = {_path(store, record.revision) for record in all_records(store) if record.ref.startswith("oci://")}
     return (path for path in list_folder(store.attached) if path not in needed and age_s(path, now_s) > grace_s)
