@@ -3,9 +3,11 @@
 Prompts, outputs and the gaps between arrivals are drawn independently, each by the quantiles of the trace. Its order is
 lost: bursts of several gaps, the drift over the hour, and what prompts and outputs have to do with each other.
 
-The quantiles were computed from the files of https://github.com/Azure/AzurePublicDataset (CC-BY), of the hour of
-2023-11-16 that Patel et al. describe in "Splitwise: Efficient generative LLM inference using phase splitting" (ISCA
-2024).
+The quantiles of Azure were computed from the files of https://github.com/Azure/AzurePublicDataset (CC-BY), of the hour
+of 2023-11-16 that Patel et al. describe in "Splitwise: Efficient generative LLM inference using phase splitting" (ISCA
+2024). Those of BurstGPT are from the first seven days of its ``BurstGPT_1.csv``, without the 1,538 requests that failed
+or have no tokens (CC-BY; Wang et al., "BurstGPT: A Real-World Workload Dataset to Optimize LLM Serving Systems", KDD
+2025). Its times are whole seconds: requests of the same second are spread evenly over it.
 """
 
 from array import array
@@ -47,6 +49,13 @@ STATISTICS: Mapping[str, TraceStatistics] = {
         (2, 207, 387, 403, 703, 1020, 1071, 1130, 1315, 2734, 4083, 4098, 4142, 4831, 6212, 14050),
         (7, 54, 77, 91, 103, 129, 177, 384, 400, 424, 451, 540, 601, 643, 954, 1000),
         (0.1, 16.1, 36.5, 60.7, 87.3, 118.4, 158.7, 213.6, 288.8, 420.7, 565.2, 749.3, 889.0, 1030.8, 1431.0, 4314.6),
+    ),
+    "burstgpt": TraceStatistics(
+        "generated with the quantiles of BurstGPT, its first seven days (17,893 requests)",
+        0.02959,
+        (8, 29, 78, 192, 347, 502, 699, 954, 1278, 1641, 1864, 2045, 2390, 2655, 3340, 5087),
+        (1, 27, 60, 112, 176, 236, 295, 353, 424, 536, 634, 785, 934, 1076, 1554, 2048),
+        (333.3, 2e3, 4e3, 7e3, 1e4, 1.4e4, 1.9e4, 2.6e4, 3.7e4, 6.2e4, 9.5e4, 1.63e5, 2.76e5, 4.44e5, 1.965e6, 1.087e7),
     ),
 }  # fmt: skip
 

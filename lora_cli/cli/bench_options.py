@@ -82,7 +82,7 @@ class BenchOptions:
     trace: Path | None = workload(
         "--trace FILE|NAME",
         "Replay these requests: JSON lines, or a CSV of Azure LLM inference or BurstGPT; or generate some with the "
-        f"statistics of {' or '.join(STATISTICS)}.",
+        f"statistics of {', '.join(STATISTICS)}.",
     )
     api_key: str = server("--api-key TOKEN", "With --url: bearer token of the server.", default="")
     lora_modules: list[str] | None = server(
