@@ -1,6 +1,6 @@
 """The cost of a load: a latency in milliseconds and a bandwidth in GB/s."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from itertools import cycle
@@ -46,7 +46,7 @@ OWN_SOURCE = "lora-cli's warm process: the rates of NVMe and PCIe Gen4, not meas
 class Links:
     """From disk into memory, and from memory into a slot; ``source`` says where the numbers come from.
 
-    ``loads_ms`` has whole loads of each of ``LOADS`` as they were measured, ascending; empty where only medians are
+    ``loads_ms`` has whole loads of each of ``LOADS`` in the order in which they began; empty where only medians are
     known. With ``side_by_side`` loads do not wait for each other.
     """
 
@@ -60,28 +60,20 @@ class Links:
 LOADS = ("warm", "cold", "first")
 """The kinds of measured loads: from memory, from disk, and the first one of an adapter, which is proved in it."""
 
-GOLDEN = 0.6180339887498949
-"""The multiples of this share, less their whole parts, are spread evenly over 0 to 1 however many there are."""
-
 
 class MeasuredLoads:
-    """The times of successive loads: those that were measured in turn, small and large ones spread evenly.
+    """The times of successive loads: those that were measured, in their order, and again from the first on.
 
-    They are the same in every run.
+    They are in their order because the loads of one moment are alike: the first ones of a server, or those beside a
+    slow one.
     """
 
     def __init__(self, links: Links) -> None:
-        self._loads_ms = {kind: cycle(_spread(loads_ms)) for kind, loads_ms in links.loads_ms.items()}
+        self._loads_ms = {kind: cycle(loads_ms) for kind, loads_ms in links.loads_ms.items()}
 
     def next_ms(self, kind: str) -> float | None:
         """Milliseconds of the next load of that kind; None if none was measured."""
         return next(self._loads_ms.get(kind, iter(())), None)
-
-
-def _spread(ordered: Sequence[float]) -> list[float]:
-    """Each of these once; every part of the list has small and large ones."""
-    places = sorted(range(len(ordered)), key=lambda place: (place + 1) * GOLDEN % 1)
-    return [value for _, value in sorted(zip(places, ordered, strict=True))]
 
 
 def parse_link(text: str, flag: str) -> Link:

@@ -34,7 +34,7 @@ PRESETS: Mapping[str, Links] = {
 """Of vLLM, Qwen2.5-7B took 9 to 21 and 3 to 4 ms in the same logs. Nobody has published load times of SGLang."""
 
 SCHEMA = "lora_cli/links/1"
-MOST_QUANTILES = 200
+MOST_LOADS = 1000
 SAVE_HINT = "serve-bench --url URL --save-links links.json measures a server; then --links links.json"
 TIER_OF_KIND = {"hot": "gpu", "warm": "cpu", "cold": "disk"}
 """The tiers of a live result, as they are called in process."""
@@ -63,7 +63,7 @@ def parse_links(text: str, flag: str) -> Links:
         side_by_side = parse.boolean(document.get("side_by_side", False), f"{text}: side_by_side")
     except FormatError as error:
         raise UsageError(f"{flag} {error.message}", hint=SAVE_HINT) from error
-    loads_ms = {kind: tuple(sorted(map(float, loads_ms.get(kind, ())))) for kind in LOADS}
+    loads_ms = {kind: tuple(map(float, loads_ms.get(kind, ()))) for kind in LOADS}
     return Links(disk, gpu, cut(safe(source), 400), loads_ms, side_by_side)
 
 
@@ -76,18 +76,19 @@ def _link(value: Any, where: str) -> Link:
 
 
 def links_text(links: Links) -> str:
-    """The contents of a links file, with at most ``MOST_QUANTILES`` times of each kind of load."""
+    """The contents of a links file, with at most ``MOST_LOADS`` times of each kind of load, in their order."""
     document: dict[str, Any] = {"schema": SCHEMA, "source": links.source}
     document |= {
         name: {"ms": one.ms, "gb_per_s": one.gb_per_s} for name, one in (("disk", links.disk), ("gpu", links.gpu))
     }
-    document["loads_ms"] = {kind: _quantiles(loads_ms) for kind, loads_ms in links.loads_ms.items() if loads_ms}
+    document["loads_ms"] = {kind: _thinned(loads_ms) for kind, loads_ms in links.loads_ms.items() if loads_ms}
     return json.dumps(document | {"side_by_side": links.side_by_side}, indent=2) + "\n"
 
 
-def _quantiles(ordered: Sequence[float]) -> list[float]:
-    steps = min(len(ordered), MOST_QUANTILES)
-    return [round(nearest_rank(ordered, (number + 0.5) / steps), 3) for number in range(steps)]
+def _thinned(loads_ms: Sequence[float]) -> list[float]:
+    """At most ``MOST_LOADS`` of them, from all parts of the list."""
+    steps = min(len(loads_ms), MOST_LOADS)
+    return [round(loads_ms[(2 * number + 1) * len(loads_ms) // (2 * steps)], 3) for number in range(steps)]
 
 
 class LoadedRequest(NamedTuple):
@@ -139,7 +140,7 @@ def _reported(runs: Iterable[Sequence[LoadedRequest]], start: LoadedAdapters | N
             if used is not None:
                 used.add(one.adapter)
     links = _differences({"gpu": [0.0], "cpu": loads["warm"], "disk": loads["cold"] or loads["first"]}, source, where)
-    return replace(links, loads_ms={kind: tuple(sorted(own)) for kind, own in loads.items()}, side_by_side=True)
+    return replace(links, loads_ms={kind: tuple(own) for kind, own in loads.items()}, side_by_side=True)
 
 
 def read_links(file: Path, flag: str) -> Links:
