@@ -59,14 +59,15 @@ def others() -> set[int]:
 
 @pytest.fixture
 def admitting(
-    others: set[int], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, others: set[int], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Admissions, "Admitting"]]:
-    """Three seconds for each, and little memory."""
+    """Three seconds for each, or as many as the test's parameter says, and little memory."""
+    limit_s = getattr(request, "param", 3.0)
     monkeypatch.syspath_prepend(hook(tmp_path / "hook"))
     judge, fetcher = admissions.VALIDATOR, admissions.FETCHER
     monkeypatch.setattr(admissions, "VALIDATOR", replace(judge, max_bytes=200_000_000))
-    monkeypatch.setattr(admissions, "FETCHER", replace(fetcher, max_bytes=200_000_000, silent_s=2.5))
-    made = Admitting(folder, 3.0, tmp_path / "cache")
+    monkeypatch.setattr(admissions, "FETCHER", replace(fetcher, max_bytes=200_000_000, silent_s=limit_s - 0.5))
+    made = Admitting(folder, limit_s, tmp_path / "cache")
     for opened in made.open():
         assert made.admit(opened, "good").lora is not None
         yield opened, made
@@ -103,6 +104,7 @@ def test_what_one_adapter_does_is_its_own_failure(
     assert made.admit(opened, "good").lora is not None, "in a new process where the old one died"
 
 
+@pytest.mark.parametrize("admitting", [30.0], indirect=True)
 def test_those_beside_a_process_that_dies_are_fetched_by_the_next_one(
     admitting: tuple[Admissions, Admitting],
 ) -> None:
