@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +50,9 @@ PLACEMENT = "Servers"
 
 def command(
     ctx: typer.Context,
-    manifest: Path = options.adapter_option("--manifest -f FILE", "Split the adapters of this manifest.", default=...),
+    manifest: list[Path] = options.adapter_option(
+        "--manifest -f FILE", "Split the adapters of this manifest; repeat it for a set in several files.", default=...
+    ),
     servers: int = option("--servers", "Number of servers.", ..., PLACEMENT, min=1, max=10_000),
     trace: Path | None = option(
         "--trace FILE", "Requests as JSON lines; default: all adapters have the same traffic.", None, PLACEMENT
@@ -77,9 +81,9 @@ def command(
     """
     settings: Settings = ctx.obj
     check_writable(output)
-    if str(manifest) == STDIN:
+    if STDIN in map(str, manifest):
         raise UsageError("place needs a manifest in a file", hint="-f set.yaml")
-    inputs = read_inputs(manifest, [], "", "place")
+    document, inputs = _read_set(manifest, to or Path())
     profile = _profile(engine, inputs)
     requests = _requests(trace, inputs)
     spec = inputs.engine
@@ -94,7 +98,7 @@ def command(
         demands = demands_of(highest_ranks(adapters, profile), requests)
         summaries = dict(strategies(demands, servers, limits, mapper))
     found = {name: summaries[name] for name in STRATEGIES}
-    entries = _entries(manifest, inputs, profile, found["rank"].servers, to or Path())
+    entries = _entries(document, inputs, profile, found["rank"].servers)
     report = PlacementReport(
         engine=str(profile.engine.name),
         adapters=len(demands),
@@ -140,25 +144,50 @@ def _requests(file: Path | None, inputs: Inputs) -> Trace | None:
     return trace
 
 
-def _entries(
-    file: Path, inputs: Inputs, profile: Profile, servers: Sequence[PlacedServer], folder: Path
-) -> list[ServerEntry]:
-    """Each server with its options and its manifest, whose paths are relative to ``folder``."""
-    import yaml
+def _read_set(files: Sequence[Path], folder: Path) -> tuple[dict[str, Any], Inputs]:
+    """The set of all manifests: as one document, whose paths are relative to ``folder``, and read.
 
-    from lora_cli.documents.yaml_nodes import Number, compose, plain
+    Raises:
+        UsageError: they differ in more than their adapters, or two adapters have one name.
+    """
+    parts = [read_inputs(file, [], "", "place") for file in files]
+    documents = [_document(file, part, folder) for file, part in zip(files, parts, strict=True)]
+    known: dict[str, Path] = {}
+    for file, part, document in zip(files, parts, documents, strict=True):
+        if {**document, "adapters": ()} != {**documents[0], "adapters": ()}:
+            message = f"{file} and {files[0]} differ in more than their adapters"
+            raise UsageError(message, hint="write the same base, engine, policy and sources into each file of a set")
+        for item in part.items:
+            if known.setdefault(item.name, file) is not file:
+                raise UsageError(f"{file}: {item.name} is the name of an adapter in {known[item.name]}, too")
+    adapters = [adapter for document in documents for adapter in document["adapters"]]
+    return {**documents[0], "adapters": adapters}, replace(parts[0], items=tuple(chain(*(one.items for one in parts))))
+
+
+def _document(file: Path, inputs: Inputs, folder: Path) -> dict[str, Any]:
+    """A valid manifest as it is written, its paths relative to ``folder``."""
+    from lora_cli.documents.yaml_nodes import compose, plain
     from lora_cli.reading.manifest import read_text
 
-    class Dumper(yaml.SafeDumper):
-        """Writes numbers as they were."""
+    assert inputs.manifest is not None
+    document = plain(compose(read_text(file, "manifest"), str(file)))
+    return _moved(document, inputs.manifest, file.absolute().parent, folder)
 
-    Dumper.add_representer(Number, lambda dumper, one: dumper.represent_scalar("tag:yaml.org,2002:float", one.text))
 
-    adapter_set, layout = inputs.manifest, profile.engine.slots
-    assert adapter_set is not None
+def _entries(
+    document: Mapping[str, Any], inputs: Inputs, profile: Profile, servers: Sequence[PlacedServer]
+) -> list[ServerEntry]:
+    """Each server with its options and its manifest."""
+    import yaml
+
+    from lora_cli.documents.yaml_nodes import Number
+
+    # A subclass: numbers are written as they were in these documents alone.
+    dumper: Any = type("Dumper", (yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper,), {})
+    dumper.add_representer(Number, lambda written, one: written.represent_scalar("tag:yaml.org,2002:float", one.text))
+
+    layout = profile.engine.slots
     assert layout is not None
-    read = plain(compose(read_text(file, "manifest"), str(file)))
-    document = _moved(read, adapter_set, file.absolute().parent, folder)
     written = {entry["name"]: entry for entry in document["adapters"]}
     found, flags, places = [], layout.flags, inputs.engine and inputs.engine.max_cpu_loras
     for number, one in enumerate(servers):
@@ -171,7 +200,7 @@ def _entries(
         spec = {"name": profile.engine.name, **({"version": profile.requested} if profile.requested else {}), **limits}
         text = yaml.dump(
             {**document, "engine": spec, "adapters": [written[name] for name in one.adapters]},
-            Dumper=Dumper,
+            Dumper=dumper,
             sort_keys=False,
             allow_unicode=True,
         )

@@ -31,7 +31,7 @@ def write_set(folder: Path, count: int) -> Path:
     return file
 
 
-@pytest.fixture(scope="module", params=[5000, pytest.param(100_000, marks=pytest.mark.long)])
+@pytest.fixture(scope="module", params=[5000, pytest.param(49_000, marks=pytest.mark.long)])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("many")
     manifest = write_set(folder, request.param)

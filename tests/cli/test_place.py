@@ -72,6 +72,36 @@ def test_each_server_has_adapters_of_one_rank_its_options_and_its_manifest(
     assert main(["inspect", "-f", str(written)]) == 0
 
 
+def test_a_set_may_be_in_several_files(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In other folders, too: the paths of each are from its own."""
+    whole = placed(capsys, manifest, "--servers", "2", "--to", str(manifest.parent / "of"))
+    *head, first, second, third, fourth = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join([*head, first, second]))
+    other = manifest.parent / "more" / "set.yaml"
+    other.parent.mkdir()
+    other.write_text("".join([*head, third, fourth]).replace("./", "../"))
+    found = placed(capsys, manifest, "-f", str(other), "--servers", "2", "--to", str(manifest.parent / "of"))
+    assert found == whole
+    assert len(found["servers"][0]["adapters"]) == len(found["servers"][1]["adapters"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("name: law", "name: sql", "sql is the name of an adapter in"),
+        ("max_bytes: 1GiB", "max_bytes: 2GiB", "differ in more than their adapters"),
+        ("base: ./base", "base: ./other", "differ in more than their adapters"),
+    ],
+)
+def test_files_of_one_set_differ_in_their_adapters_alone(
+    old: str, new: str, said: str, manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = manifest.with_name("other.yaml")
+    other.write_text(SET.replace(old, new) + "  - {name: law-2, source: ./adapters/law}\n".replace(f"{old}-2", new))
+    assert main(["place", "-f", str(manifest), "-f", str(other), "--servers", "2"]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_words_that_other_readers_of_yaml_guess_stay_as_they_are(
     manifest: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
