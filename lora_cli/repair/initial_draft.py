@@ -22,7 +22,7 @@ from lora_cli.errors import FormatError
 from lora_cli.repair.draft import Change, Draft, RepairContext, UpdateRecipe, copy_of
 
 WHY_TYPES = "its type is not valid, and engines miscalculate with it or refuse it"
-NUMBERS = ("r", "lora_alpha")
+NUMBERS, PATTERNS = ("r", "lora_alpha"), ("rank_pattern", "alpha_pattern")
 EMPTY: Mapping[str, Any] = {"bias": "none", "rank_pattern": {}, "alpha_pattern": {}}
 """The values that PEFT uses for null, and in a pattern for any other empty value."""
 
@@ -37,6 +37,12 @@ def fix_field_types(config: Mapping[str, Any], parsed: LoraConfig) -> tuple[dict
         if name in parsed.mistyped and (number := _number(config[name])) is not None:
             fixed[name] = number
             changes.append(Change("fields", f"{name} written as the number {number}", WHY_TYPES))
+    for name in PATTERNS:
+        if name in parsed.mistyped and isinstance(config[name], Mapping):
+            numbers = {key: one if (number := _number(one)) is None else number for key, one in config[name].items()}
+            if numbers != config[name]:
+                fixed[name] = numbers
+                changes.append(Change("fields", f"{name} written with numbers", WHY_TYPES))
     for name, empty in EMPTY.items():
         value = config.get(name, empty)
         if value is None or (empty == {} and not value and not isinstance(value, Mapping)):
