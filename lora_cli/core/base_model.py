@@ -60,3 +60,15 @@ class BaseModel:
     def served_dtype(self) -> str:
         """The dtype in which engines serve it by default: its own half precision, else bfloat16 (float32 is halved)."""
         return self.dtype if self.dtype in HALF else HALF[0]
+
+    @property
+    def tied_weights(self) -> dict[str, str]:
+        """The weights of output layers, to those of the embedding that they are tied to."""
+        if not self.tied_embeddings:
+            return {}
+        embeddings = {(one.d_in, one.d_out): path for path, one in self.modules.items() if one.kind == "embedding"}
+        return {
+            f"{path}.weight": f"{embeddings[one.d_out, one.d_in]}.weight"
+            for path, one in self.modules.items()
+            if one.kind == "linear" and (one.d_out, one.d_in) in embeddings
+        }

@@ -2,13 +2,14 @@
 
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from lora_cli.core.base_model import BaseModel, BaseModule
+from lora_cli.core.architectures.checkpoint import names_in_memory
+from lora_cli.core.base_model import BaseModel
 from lora_cli.core.safetensors import TensorInfo, header_length, parse_header
 from lora_cli.errors import Corrupt, FormatError, MachineError, NotFound
 from lora_cli.reading.base_model import INDEX_CAP, INDEX_FILE, WEIGHTS_FILE, has_weights, weight_map
@@ -17,16 +18,6 @@ from lora_cli.runtime.adapter_weights import DTYPES, read_tensors
 DAMAGED = (
     "download the base again, or set --base to its config.json alone: adapters are then proved on synthetic weights"
 )
-
-RENAMES = (
-    ("transformer.", ""),
-    ("model.language_model.", "language_model.model."),
-    ("model.vision_tower.", "vision_tower."),
-    ("model.multi_modal_projector.", "multi_modal_projector."),
-    ("lm_head.", "language_model.lm_head."),
-    ("model.", ""),
-)
-"""Prefixes of modules, and other prefixes in checkpoints: transformers maps one to the other when it loads."""
 
 
 class BaseWeights(Protocol):
@@ -75,14 +66,29 @@ class CheckpointWeights:
     def __init__(self, directory: Path, base: BaseModel, modules: Iterable[str]) -> None:
         self._directory, self._base = directory, base
         self._tensors = _tensors(directory)
+        self._names = names_in_memory(self._tensors)
         for module in modules:
-            _find(self._tensors, module, base)
+            self._find(module)
 
     def weight(self, module: str) -> torch.Tensor:
         """In the checkpoint's dtype; a Conv1D's as a transposed view."""
-        info = _find(self._tensors, module, self._base)
+        info = self._find(module)
         tensor = read_tensors(self._directory / info.file, [info])[info.name]
         return tensor.t() if self._base.modules[module].kind == "conv1d" else tensor
+
+    def _find(self, module: str) -> TensorInfo:
+        shape, weight, tied = self._base.modules[module], f"{module}.weight", self._base.tied_weights
+        found = self._names.get(weight) or self._names.get(tied.get(weight, ""), ())
+        if len(found) != 1:
+            raise FormatError(f"the checkpoint has no {weight}", where=self._base.name)
+        info = self._tensors[found[0]]
+        want = (shape.d_out, shape.d_in) if shape.kind == "linear" else (shape.d_in, shape.d_out)
+        if info.dtype not in DTYPES or info.dtype.startswith("F8") or info.shape != want:
+            raise FormatError(
+                f"{info.name} is {info.dtype} {list(info.shape)}, not a plain weight of shape {list(want)}",
+                where=info.file,
+            )
+        return info
 
 
 def check_checkpoint(directory: Path) -> None:
@@ -138,35 +144,3 @@ def _header(path: Path) -> Mapping[str, TensorInfo]:
         raise Corrupt(f"the base's checkpoint is incomplete: there is no {path}", hint=DAMAGED) from error
     except OSError as error:
         raise MachineError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _find(tensors: Mapping[str, TensorInfo], module: str, base: BaseModel) -> TensorInfo:
-    shape = base.modules[module]
-    info = next((tensors[name] for name in _names(module, base) if name in tensors), None)
-    if info is None:
-        raise FormatError(f"the checkpoint has no {module}.weight", where=base.name)
-    want = (shape.d_out, shape.d_in) if shape.kind == "linear" else (shape.d_in, shape.d_out)
-    if info.dtype not in DTYPES or info.dtype.startswith("F8") or info.shape != want:
-        raise FormatError(
-            f"{info.name} is {info.dtype} {list(info.shape)}, not a plain weight of shape {list(want)}", where=info.file
-        )
-    return info
-
-
-def _names(module: str, base: BaseModel) -> Iterator[str]:
-    """Names that a module's weight may have in a checkpoint, the most likely first."""
-    own = f"{module}.weight"
-    yield own
-    for prefix, other in RENAMES:
-        if own.startswith(prefix):
-            yield other + own.removeprefix(prefix)
-    if base.tied_embeddings and base.modules[module].kind == "linear":
-        for path in _embeddings_like(base, base.modules[module]):
-            yield from _names(path, base)
-
-
-def _embeddings_like(base: BaseModel, head: BaseModule) -> Iterator[str]:
-    """The embeddings that an output layer can be tied to: of the same vocabulary and width."""
-    for path, module in base.modules.items():
-        if module.kind == "embedding" and (module.d_in, module.d_out) == (head.d_out, head.d_in):
-            yield path

@@ -95,16 +95,4 @@ def open_checkpoint(ref: AdapterRef, model: BaseModel, settings: Settings) -> "C
         with suppress(Offline):  # offline, only the cache of huggingface_hub is read
             cache = Sources(replace(settings, offline=True)).of(ref)
             found = checkpoint_at(cache, cache.resolve(ref))
-    return None if found is None else replace(found, tied=_tied(model))
-
-
-def _tied(model: BaseModel) -> dict[str, str]:
-    """The weights of output layers, to those of the embedding that they are tied to."""
-    if not model.tied_embeddings:
-        return {}
-    embeddings = {(one.d_in, one.d_out): path for path, one in model.modules.items() if one.kind == "embedding"}
-    return {
-        f"{path}.weight": f"{embeddings[one.d_out, one.d_in]}.weight"
-        for path, one in model.modules.items()
-        if one.kind == "linear" and (one.d_out, one.d_in) in embeddings
-    }
+    return None if found is None else replace(found, tied=model.tied_weights)
