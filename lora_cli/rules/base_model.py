@@ -11,10 +11,10 @@ from lora_cli.core.base_model import BaseModule
 from lora_cli.core.finding import Applied, Problem, Severity
 from lora_cli.core.reference import cached_repository
 from lora_cli.core.text import counted, cut, names
+from lora_cli.engines.profile import OTHER_BASE
 from lora_cli.rules.rule import Case, grouped, rule, shape
 
 LONGEST_ENDING = 8
-OTHER_BASE = "validate against the base that it was trained on"
 COPY = re.compile(
     r"-(?:unsloth|bnb|[48]bit|awq|gptq|gguf|u?int[48]|n?v?fp[48]|dynamic|hf|quantized\.w\d{1,2}a\d{1,2})$"
 )

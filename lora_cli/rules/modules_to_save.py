@@ -10,8 +10,8 @@ from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.target_modules import EMBEDDING_NAMES, HEADS, OUTPUT_NAMES
 from lora_cli.core.tensor_keys import PAIR_PARTS, Key, last_name
 from lora_cli.core.text import names
+from lora_cli.engines.profile import OTHER_BASE
 from lora_cli.errors import FormatError
-from lora_cli.rules.base_model import OTHER_BASE
 from lora_cli.rules.rule import Case, NotChecked, grouped, rule, shape, shown
 
 VECTORS = frozenset({"bias", "lora_bias", "magnitude"})

@@ -6,38 +6,35 @@ from dataclasses import dataclass, field, replace
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.experts import rewrite_config
-from lora_cli.core.lora_config import LoraConfig
+from lora_cli.core.lora_config import ALTERING, LoraConfig
 from lora_cli.core.patterns import Matcher
 from lora_cli.core.target_modules import scales, targeted_in, wrapped_parameters
 from lora_cli.core.tensor_keys import PAIR_PARTS, Key
 from lora_cli.errors import FormatError, Refused
 
-FEATURES: Mapping[str, tuple[Callable[[LoraConfig], bool], str]] = {
-    "DoRA": (lambda config: config.use_dora, "use_dora"),
-    "biases": (lambda config: config.bias != "none", "bias"),
-    "biases on lora_B": (lambda config: config.lora_bias, "lora_bias"),
-    "modules_to_save": (lambda config: bool(config.modules_to_save), "modules_to_save"),
-    "fused experts and bare parameters": (lambda config: bool(config.target_parameters), "target_parameters"),
-    "trained tokens": (lambda config: bool(config.trainable_token_indices), "trainable_token_indices"),
-    "replicated layers": (lambda config: bool(config.layer_replication), "layer_replication"),
-    "activated LoRA": (lambda config: bool(config.alora_invocation_tokens), "alora_invocation_tokens"),
-    "QALoRA": (lambda config: config.use_qalora, "use_qalora"),
-    "block-diagonal LoRA": (lambda config: bool(config.use_bdlora), "use_bdlora"),
-    "Arrow routing": (lambda config: bool(config.arrow_config), "arrow_config"),
-    "KaSA": (lambda config: bool(config.kasa_config), "kasa_config"),
-    "MonteCLoRA": (lambda config: bool(config.monteclora_config), "monteclora_config"),
-    "VeLoRA": (lambda config: bool(config.velora_config), "velora_config"),
+FEATURES: Mapping[str, str] = {
+    "use_dora": "DoRA",
+    "bias": "biases",
+    "lora_bias": "biases on lora_B",
+    "modules_to_save": "modules_to_save",
+    "target_parameters": "fused experts and bare parameters",
+    "trainable_token_indices": "trained tokens",
+    "layer_replication": "replicated layers",
+    "alora_invocation_tokens": "activated LoRA",
+    "use_qalora": "QALoRA",
+    "use_bdlora": "block-diagonal LoRA",
+    "arrow_config": "Arrow routing",
+    "kasa_config": "KaSA",
+    "monteclora_config": "MonteCLoRA",
+    "velora_config": "VeLoRA",
 }
-"""Variants whose forward is more than ``W + s*B*A``: whether a config has one, and the field that says so."""
+"""Variants whose forward is more than ``W + s*B*A``, by the field that turns them on."""
 
 NEEDS_FULL_MODEL = frozenset({"use_dora", "bias", "lora_bias", "modules_to_save", "target_parameters"})
 """Fields of variants that need the full model, with its own weights."""
 
 FULL_MODEL_PARTS = frozenset({"magnitude", "lora_bias"})
 """Parts that go with them; biases and saved modules do where the config says so."""
-
-CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Initialisations that rewrite the base's weights (PEFT, ``tuners/lora/layer.py``): the adapter alone is not enough."""
 
 PART_NAMES = {
     "magnitude": "a DoRA magnitude",
@@ -161,8 +158,9 @@ def _readable(adapter: Adapter) -> LoraConfig:
 
 def _obstacles(adapter: Adapter, config: LoraConfig, base: BaseModel, *, full_model: bool) -> Iterator[tuple[str, str]]:
     """Each reason why not, as "…" after the adapter's name, and what to do about it."""
-    for feature, (present, field_name) in FEATURES.items():
-        if present(config) and not (full_model and field_name in NEEDS_FULL_MODEL):
+    for field_name, feature in FEATURES.items():
+        present = config.bias != "none" if field_name == "bias" else getattr(config, field_name)
+        if present and not (full_model and field_name in NEEDS_FULL_MODEL):
             how, hint = (
                 ("module by module", FULL_MODEL_HINT)
                 if field_name in NEEDS_FULL_MODEL
@@ -175,7 +173,7 @@ def _obstacles(adapter: Adapter, config: LoraConfig, base: BaseModel, *, full_mo
 
 def _tensor_obstacles(adapter: Adapter, config: LoraConfig, base: BaseModel, *, full_model: bool) -> Iterator[str]:
     init = config.init_lora_weights
-    if isinstance(init, str) and init.lower().startswith(CHANGES_THE_BASE):
+    if isinstance(init, str) and init.lower().startswith(ALTERING):
         yield f"it was trained on base weights changed by its initialisation (init_lora_weights {init!r})"
     copies, replaces = copied_modules(adapter, base), _replacing(config)
     for name, key in adapter.keys.items():

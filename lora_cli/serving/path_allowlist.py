@@ -8,6 +8,7 @@ from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.documents.policy_checks import source_violations
 from lora_cli.errors import NotFound, Refused
 from lora_cli.settings import Settings
+from lora_cli.sources.local import is_below
 
 
 def allowed_reference(lora_path: str, roots: Sequence[Path], settings: Settings) -> AdapterRef:
@@ -26,7 +27,9 @@ def allowed_reference(lora_path: str, roots: Sequence[Path], settings: Settings)
         return _allowed_source(ref, settings)
     text = lora_path if "://" not in lora_path else ref.location
     places = [Path(os.path.realpath(root / text)) for root in roots]
-    inside = [place for place, root in zip(places, roots, strict=True) if _is_below(place, root)]
+    inside = [
+        place for place, root in zip(places, roots, strict=True) if is_below(place, [Path(os.path.realpath(root))])
+    ]
     # Path.exists raises at a name that is too long for the file system.
     found = next((place for place in inside if os.path.exists(place)), None)  # noqa: PTH110
     if found is not None:
@@ -34,11 +37,6 @@ def allowed_reference(lora_path: str, roots: Sequence[Path], settings: Settings)
     if inside and not any(os.path.lexists(root / text) for root in roots):
         raise NotFound(f"there is no {lora_path}", hint="check that it is mounted where this server runs")
     raise Refused(f"{lora_path} is not below a folder from which this server loads adapters", hint="--root DIRECTORY")
-
-
-def _is_below(place: Path, root: Path) -> bool:
-    top = Path(os.path.realpath(root))
-    return place.is_relative_to(top) and place != top
 
 
 def _allowed_source(ref: AdapterRef, settings: Settings) -> AdapterRef:

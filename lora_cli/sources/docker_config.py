@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lora_cli.core.addresses import DOCKER_HUB
 from lora_cli.core.log import logger
 from lora_cli.errors import UsageError
 from lora_cli.redaction import remember
@@ -20,7 +21,6 @@ CONFIG_CAP = 1 << 20
 HELPER_S = 30.0
 """How long a credential helper may take. Some ask a cloud for a token."""
 
-DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 _HUB_KEY = "https://index.docker.io/v1/"
 _HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _BEARER = re.compile(r"[!-~]{1,16000}")

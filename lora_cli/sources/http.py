@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
+from lora_cli.core.web_address import DEFAULT_PORTS
 from lora_cli.errors import Corrupt, Refused, Unreachable, UsageError
 from lora_cli.sources import NoRanges
 from lora_cli.sources.retries import Retries, Transient, from_status, printable
@@ -20,14 +21,12 @@ if TYPE_CHECKING:
 LONGEST_LINK = 8192
 """A signed link has some two thousand characters; many are remembered."""
 
-_PORTS = {"http": 80, "https": 443}
-
 
 @functools.lru_cache(1024)
 def origin(url: str) -> tuple[str, str, int]:
     """Scheme, host and port: a token is only for one origin."""
     parts = urlsplit(url)
-    return parts.scheme, (parts.hostname or "").lower(), parts.port or _PORTS.get(parts.scheme, 0)
+    return parts.scheme, (parts.hostname or "").lower(), parts.port or DEFAULT_PORTS.get(parts.scheme, 0)
 
 
 @functools.lru_cache(1024)
@@ -64,7 +63,7 @@ def redirect_target(url: str, location: str, what: str) -> str:
     try:
         target = urljoin(url, location)
         parts = urlsplit(target)
-        usable = parts.scheme in _PORTS and parts.hostname and "@" not in parts.netloc and parts.port != 0
+        usable = parts.scheme in DEFAULT_PORTS and parts.hostname and "@" not in parts.netloc and parts.port != 0
     except ValueError:
         usable = False
     if not usable or " " in target or not target.isprintable() or len(target) > LONGEST_LINK:

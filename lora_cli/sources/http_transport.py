@@ -27,6 +27,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, ProtocolError
 
 from lora_cli import __version__
+from lora_cli.core.web_address import DEFAULT_PORTS
 from lora_cli.errors import UsageError
 from lora_cli.redaction import remember
 from lora_cli.sources.http import host, origin
@@ -49,7 +50,6 @@ RESOLVED_S = 30.0
 """How long the addresses of a name are used before it is resolved again."""
 
 OWN_HEADERS = {"User-Agent": f"lora-cli/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"}
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _reached: dict[tuple[str, int], str] = {}
 """The address of a server that could be connected to where another could not, which would cost each request time."""
@@ -401,7 +401,7 @@ def manager(proxy: Proxy | None, process: int) -> urllib3.PoolManager:
 def _authority(scheme: str, name: str, port: int) -> str:
     """The ``Host`` header: without the scheme's default port."""
     called = f"[{name}]" if ":" in name else _ascii(name)
-    return called if port == _DEFAULT_PORTS[scheme] else f"{called}:{port}"
+    return called if port == DEFAULT_PORTS[scheme] else f"{called}:{port}"
 
 
 def _ascii(name: str) -> str:
@@ -423,7 +423,7 @@ def proxy_for(scheme: str, name: str, port: int) -> Proxy | None:
         return None
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
-        usable = parts.scheme in _DEFAULT_PORTS and parts.hostname and parts.port != 0
+        usable = parts.scheme in DEFAULT_PORTS and parts.hostname and parts.port != 0
     except ValueError:
         usable = False
     if not usable:

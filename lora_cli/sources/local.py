@@ -18,6 +18,7 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.text import names
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, NotFound, Refused, Unreachable, UsageError
 from lora_cli.settings import Settings
+from lora_cli.sources.listed_paths import MOST_ENTRIES
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule
@@ -71,7 +72,6 @@ def link_target(path: Path, allowed: tuple[Path, ...]) -> tuple[str, os.stat_res
     return "", real.stat()
 
 
-MOST_ENTRIES = 10_000
 CHUNK = 1 << 20
 STALE_TRIES = 2
 STALE_PAUSE_S = 0.2

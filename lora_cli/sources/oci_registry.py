@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
+from lora_cli.core.addresses import DOCKER_HUB
 from lora_cli.core.manifest_trust import is_encrypted
 from lora_cli.core.web_address import is_loopback
 from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Refused, Unreachable
 from lora_cli.redaction import remember
-from lora_cli.sources.docker_config import DOCKER_HUB, NOBODY, Credentials
+from lora_cli.sources.docker_config import NOBODY, Credentials
 from lora_cli.sources.http import (
     LONGEST_LINK,
     Headers,
