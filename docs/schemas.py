@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ConfigDict, TypeAdapter, with_config
 from pydantic.json_schema import GenerateJsonSchema, JsonRef, JsonSchemaValue
@@ -29,7 +29,7 @@ from lora_cli.render.warm_report import EndpointsReport, WarmReport
 from lora_cli.serving.status_report import StatusReport
 from lora_cli.settings import SETTINGS
 from lora_cli.validation.repair_report import RepairReport, RepairSetReport
-from lora_cli.validation.report import ValidateReport
+from lora_cli.validation.report import Report
 
 SCHEMAS = Path(__file__).parents[1] / "manifests" / "schemas"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -57,7 +57,7 @@ REPORTS = {
     "rules": RulesReport,
     "serve-bench": BenchReport,
     "status": StatusReport,
-    "validate": ValidateReport,
+    "validate": Report,
     "warm": WarmReport,
 }
 """The report model of each JSON document that a command writes."""
@@ -112,14 +112,15 @@ class OfReport(Plain):
 
         Only a key whose default is None may be left out.
         """
-        made = super().dataclass_schema(schema)
-        kept = {field.name.removesuffix("_"): field for field in fields(schema["cls"])}
-        kept = {key: field for key, field in kept.items() if not field.metadata.get("excluded")}
-        written = {key: entry for key, entry in made.pop("properties").items() if key in kept}
+        own = [field for field in fields(schema["cls"]) if not field.metadata.get("excluded")]
+        kept = {field.name.removesuffix("_"): field for field in own}
+        arguments = cast("core_schema.DataclassArgsSchema", schema["schema"])
+        written = [one for one in arguments["fields"] if one["name"].removesuffix("_") in kept]
+        made = super().dataclass_schema({**schema, "schema": {**arguments, "fields": written}})
         required = {key for key, field in kept.items() if field.default is not None}
         inlined = {key for key, field in kept.items() if field.metadata.get("inline")}
         properties: dict[str, Any] = {}
-        for key, entry in written.items():
+        for key, entry in made.pop("properties").items():
             if key not in inlined:
                 properties[key] = entry
                 continue

@@ -103,22 +103,6 @@ class ValidateSummary:
         return self.adapters - self.accepted - self.refused - self.failed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ValidateReport:
-    """What validate found. A field may be added under the same number; a change of meaning makes a new number."""
-
-    schema: Literal["lora_cli/validate/1"] = "lora_cli/validate/1"
-    version: Version = __version__
-    base: BaseModelSummary | None
-    """The base model that the adapters were validated against, or null."""
-    fail_on: Annotated[Severity, Keyword("enum", ("error", "warning"))]
-    """The lowest severity that refuses an adapter."""
-    adapters: tuple[Validated, ...]
-    notices: tuple[str, ...]
-    """Notices about the run itself."""
-    summary: ValidateSummary
-
-
 @dataclass(frozen=True, slots=True)
 class Place:
     """The location of a finding for tools that open files: ``below`` the report's folder, ``elsewhere``, or remote.
@@ -176,15 +160,24 @@ class Naming:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report(ValidateReport):
-    """The report of one run, with what formats other than JSON need.
+class Report:
+    """What validate found. A field may be added under the same number; a change of meaning makes a new number."""
 
-    ``rules`` are those that ran. ``baseline`` is the file of known findings, if there is one.
-    """
-
+    schema: Literal["lora_cli/validate/1"] = "lora_cli/validate/1"
+    version: Version = __version__
+    base: BaseModelSummary | None
+    """The base model that the adapters were validated against, or null."""
+    fail_on: Annotated[Severity, Keyword("enum", ("error", "warning"))]
+    """The lowest severity that refuses an adapter."""
+    adapters: tuple[Validated, ...]
+    notices: tuple[str, ...]
+    """Notices about the run itself."""
+    summary: ValidateSummary
     rules: tuple[Rule, ...] = field(metadata=EXCLUDED)
+    """The rules that ran."""
     naming: Naming = field(metadata=EXCLUDED)
     baseline: str = field(metadata=EXCLUDED)
+    """The file of known findings, or empty."""
 
     def found(self) -> Iterator[tuple[Validated, FingerprintedFinding]]:
         """Each finding with its adapter, in their order, the worst of an adapter first."""
