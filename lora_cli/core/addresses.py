@@ -37,7 +37,7 @@ _OCI_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _OCI_NAME = re.compile(rf"{_OCI_PART}(?:/{_OCI_PART})*(?::\w[\w.-]{{0,127}})?", re.ASCII)
 DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 _FILES = frozenset({CONFIG, WEIGHTS, BASE_CONFIG})
-_OCI_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+OCI_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 _FSSPEC = "options and secrets are fsspec's own: ~/.config/fsspec/conf.json, or FSSPEC_… variables"
 
@@ -354,6 +354,6 @@ def digest(sha256: str, text: str) -> str:
     Raises:
         UsageError: it is not one.
     """
-    if not _OCI_DIGEST.fullmatch(sha256):
+    if not OCI_DIGEST.fullmatch(sha256):
         raise UsageError(f"{text}: {sha256!r} is not a digest", hint="write sha256: and 64 lower-case hex digits")
     return sha256

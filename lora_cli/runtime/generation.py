@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from time import perf_counter
@@ -25,6 +25,7 @@ from lora_cli.runtime.messages import (
     RowScheduled,
     TokenLogprob,
 )
+from lora_cli.runtime.parent_connection import Send
 from lora_cli.runtime.transformers_model import ComposedModel
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class GeneratingRow:
     what ``stop`` says. Tokens are decoded with those just before them, because some begin with a space only there.
     """
 
-    def __init__(self, number: int, row: Row, ids: tuple[int, ...], full_model: "FullModel", send: "Send") -> None:
+    def __init__(self, number: int, row: Row, ids: tuple[int, ...], full_model: "FullModel", send: Send) -> None:
         self.number, self.row, self.finish = number, row, ""
         self.ids, self.slot, self.send, self.lease = ids, BASE_SLOT, send, ExitStack()
         self._decode = full_model.decode
@@ -114,8 +115,6 @@ class GeneratingRow:
         text = self._decode([token]) if self._decode is not None else ""
         return text if text and INCOMPLETE not in text else f"token_id:{token}"
 
-
-Send = Callable[[object], None]
 
 NOT_FINITE = Refused("the model's logits are NaN with this adapter", hint="run lora-cli validate on it")
 

@@ -17,8 +17,7 @@ from lora_cli.core.adapter_files import CONFIG, WEIGHTS
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.endpoint.servers import SentAdapter
 from lora_cli.errors import Corrupt, FormatError, MachineError, Refused
-
-ADDED_TOKENS = "added_tokens.json"
+from lora_cli.reading.companions import ADDED_TOKENS
 
 
 def sent_adapter(snapshot: Snapshot) -> SentAdapter:

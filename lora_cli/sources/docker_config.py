@@ -23,7 +23,7 @@ HELPER_S = 30.0
 
 _HUB_KEY = "https://index.docker.io/v1/"
 _HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
-_BEARER = re.compile(r"[!-~]{1,16000}")
+BEARER = re.compile(r"[!-~]{1,16000}")
 
 log = logger(__name__)
 
@@ -141,7 +141,7 @@ def _entry(entry: Mapping[str, Any], file: Path) -> Credentials:
     identity, registry = texts.get("identitytoken", ""), texts.get("registrytoken", "")
     if not (username or identity or registry):
         return NOBODY
-    if registry and not _BEARER.fullmatch(registry):
+    if registry and not BEARER.fullmatch(registry):
         raise UsageError(f"{file}: a registrytoken is not a valid token", hint="log in again: docker login REGISTRY")
     return credentials_of(username, password.rstrip("\0"), identity, registry, str(file))
 

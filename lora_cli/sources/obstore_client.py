@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
@@ -28,7 +28,7 @@ from lora_cli.sources.credentials import (
     find_azure_account,
     find_google_account,
 )
-from lora_cli.sources.http import AGAIN, FAR, host, trim
+from lora_cli.sources.http import AGAIN, FAR, Headers, host, trim
 from lora_cli.sources.object_store import (
     NETWORK,
     PAGE,
@@ -56,8 +56,6 @@ BUSY = (408, 429, 503)
 
 FRESH_S = 1.0
 """How long all ranges in flight share one answer: a busy server is not asked by each of them."""
-
-Headers = Mapping[str, str]
 
 
 class Busy(Transient):

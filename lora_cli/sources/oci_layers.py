@@ -26,7 +26,7 @@ from lora_cli.core.text import size as in_units
 from lora_cli.errors import Corrupt, MachineError, MissingExtra, Refused
 from lora_cli.settings import Settings, bytes_kept_free
 from lora_cli.sources.listed_paths import ListingBudget, check_path
-from lora_cli.sources.oci_registry import Descriptor
+from lora_cli.sources.oci_registry import PUSHED_WRONG, Descriptor
 
 CHUNK = 1 << 20
 BLOCK = tarfile.BLOCKSIZE
@@ -61,7 +61,6 @@ _KINDS = {
     tarfile.BLKTYPE: "is a device",
     tarfile.FIFOTYPE: "is a FIFO",
 }
-_HINT = "whoever pushed it must push it again"
 
 Blob = Callable[[Descriptor], Generator[bytes, None, None]]
 
@@ -138,12 +137,12 @@ class _Tar:
     def check(self, size: int) -> None:
         """Refuses a member that is larger than what is left."""
         if size > self.most:
-            raise Refused(f"{self.what}: a layer unpacks to more than {MOST_RATIO} times its size", hint=_HINT)
+            raise Refused(f"{self.what}: a layer unpacks to more than {MOST_RATIO} times its size", hint=PUSHED_WRONG)
 
     def short(self, size: int) -> bytes:
         """The next ``size`` bytes, if they are few."""
         if size > MOST_EXTENDED:
-            raise Refused(f"{self.what}: a name or attribute in a tar has {size} bytes", hint=_HINT)
+            raise Refused(f"{self.what}: a name or attribute in a tar has {size} bytes", hint=PUSHED_WRONG)
         return b"".join(self.pieces(size))
 
 
@@ -193,7 +192,7 @@ class Unpacker:
             MachineError: the disk is full.
         """
         if len(layers) > MOST_LAYERS:
-            raise Refused(f"{self.what}: it has over {MOST_LAYERS} tar layers", hint=_HINT)
+            raise Refused(f"{self.what}: it has over {MOST_LAYERS} tar layers", hint=PUSHED_WRONG)
         self._budget = ListingBudget(self.what, "push the files of one adapter only")
         self._folder = _folder_for(self.settings)
         with _on_disk(self._folder):
@@ -226,7 +225,7 @@ class Unpacker:
         if digest != layer.digest:
             raise Corrupt(f"{self.what}: the layer {layer.digest} was sent as {digest}", hint="run the command again")
         if problem:
-            raise Refused(f"{self.what}: the layer {layer.digest} is malformed: {problem:.200}", hint=_HINT)
+            raise Refused(f"{self.what}: the layer {layer.digest} is malformed: {problem:.200}", hint=PUSHED_WRONG)
         return result
 
     def _members(self, tar: _Tar, into: Unpacked) -> tuple[list[Member], "_Hidden"]:
@@ -257,7 +256,7 @@ class Unpacker:
     def _count(self) -> None:
         self.seen += 1
         if self.seen > MOST_MEMBERS:
-            raise Refused(f"{self.what}: its tar layers have over {MOST_MEMBERS} members", hint=_HINT)
+            raise Refused(f"{self.what}: its tar layers have over {MOST_MEMBERS} members", hint=PUSHED_WRONG)
 
     def _path(self, name: str) -> str:
         """The name without empty parts. An image's begin at its root; that of an artifact stays absolute if it is."""

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
-from lora_cli.core.addresses import DOCKER_HUB
+from lora_cli.core.addresses import DOCKER_HUB, OCI_DIGEST
 from lora_cli.core.manifest_trust import is_encrypted
 from lora_cli.core.web_address import is_loopback
 from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Refused, Unreachable
 from lora_cli.redaction import remember
-from lora_cli.sources.docker_config import NOBODY, Credentials
+from lora_cli.sources.docker_config import BEARER, NOBODY, Credentials
 from lora_cli.sources.http import (
     LONGEST_LINK,
     Headers,
@@ -47,10 +47,8 @@ DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 ACCEPT = ", ".join((OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST))
 
-DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_TOKEN = re.compile(r"[!-~]{1,16000}")
 _PARAMETER = re.compile(r'(\w{1,32})="([^"]{0,4096})"', re.ASCII)
-_PUSHED_WRONG = "whoever pushed it must push it again"
+PUSHED_WRONG = "whoever pushed it must push it again"
 
 T = TypeVar("T")
 
@@ -163,8 +161,8 @@ class RegistryClient:
         except StatusError as error:
             raise self.translate_error(error, what) from error
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-        promised = reference if DIGEST.fullmatch(reference) else headers.get("Docker-Content-Digest", "")
-        if DIGEST.fullmatch(promised) and digest != promised:
+        promised = reference if OCI_DIGEST.fullmatch(reference) else headers.get("Docker-Content-Digest", "")
+        if OCI_DIGEST.fullmatch(promised) and digest != promised:
             raise Corrupt(f"{what}: {host(url)} promised the manifest {promised}, and sent {digest}")
         return parse_manifest(data, digest, headers.get("Content-Type", ""), what), headers
 
@@ -224,7 +222,7 @@ class RegistryClient:
             hint = "check the name and the tag; some registries also answer so to those who are not logged in"
             return NotFound(f"{what}: not found on {server} ({status})", hint=hint)
         if status == 416:
-            return Corrupt(f"{what}: it ends earlier than its manifest says", hint=_PUSHED_WRONG)
+            return Corrupt(f"{what}: it ends earlier than its manifest says", hint=PUSHED_WRONG)
         return Unreachable(f"{what}: {server} answered {status}", hint="check that it is an OCI registry")
 
     def _authorized(self, refused: Http, error: StatusError, what: str) -> Http:
@@ -313,7 +311,7 @@ class RegistryClient:
 
 def _token_in(answer: Any) -> str:
     token = (answer.get("token") or answer.get("access_token")) if isinstance(answer, dict) else None
-    if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+    if not isinstance(token, str) or not BEARER.fullmatch(token):
         raise Transient("the response contains no token", hint="check that it is an OCI registry")
     return token
 
@@ -327,7 +325,7 @@ def parse_manifest(data: bytes, digest: str, content_type: str, what: str) -> Ma
     try:
         value = parse_json((data,), dict)
     except ValueError as error:
-        raise Refused(f"{what}: its manifest is not JSON within the limits: {error}", hint=_PUSHED_WRONG) from error
+        raise Refused(f"{what}: its manifest is not JSON within the limits: {error}", hint=PUSHED_WRONG) from error
     media_type = value.get("mediaType") or content_type.partition(";")[0].strip()
     layers, manifests = value.get("layers"), value.get("manifests")
     is_index = media_type in {OCI_INDEX, DOCKER_LIST}
@@ -335,7 +333,7 @@ def parse_manifest(data: bytes, digest: str, content_type: str, what: str) -> Ma
     # One that is both means different things to different readers (CVE-2021-41190).
     fits = (manifests, layers) if is_index else (layers, manifests)
     if media_type not in ACCEPT.split(", ") or not isinstance(fits[0], list) or fits[1] is not None:
-        raise Refused(f"{what}: {media_type!r:.100} is not a manifest or index that can be read", hint=_PUSHED_WRONG)
+        raise Refused(f"{what}: {media_type!r:.100} is not a manifest or index that can be read", hint=PUSHED_WRONG)
     if len(fits[0]) > MOST_DESCRIPTORS:
         raise Refused(
             f"{what}: its manifest lists over {MOST_DESCRIPTORS} blobs", hint="an adapter has only a few files"
@@ -357,8 +355,8 @@ def parse_manifest(data: bytes, digest: str, content_type: str, what: str) -> Ma
 def _descriptor(value: Any, what: str) -> Descriptor:
     size = value.get("size") if isinstance(value, dict) else None
     digest = _text(value.get("digest")) if isinstance(value, dict) else ""
-    if type(size) is not int or not 0 <= size < 1 << 63 or not DIGEST.fullmatch(digest):
-        raise Refused(f"{what}: its manifest lists a blob without size or sha256", hint=_PUSHED_WRONG)
+    if type(size) is not int or not 0 <= size < 1 << 63 or not OCI_DIGEST.fullmatch(digest):
+        raise Refused(f"{what}: its manifest lists a blob without size or sha256", hint=PUSHED_WRONG)
     platform = value.get("platform")
     parts = [_text(platform.get(key)) for key in ("os", "architecture")] if isinstance(platform, dict) else []
     return Descriptor(

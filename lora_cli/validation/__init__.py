@@ -3,13 +3,12 @@
 ``validation.fetch_and_validate`` validates adapters that are to be loaded.
 """
 
-from lora_cli.validation.base_model import Fallback, open_base, open_config
+from lora_cli.validation.base_model import open_base, open_config
 from lora_cli.validation.validate import check_all, read_all, ref_of, validate
 from lora_cli.validation.verdict import Checked, Terms, judge
 
 __all__ = [
     "Checked",
-    "Fallback",
     "Terms",
     "check_all",
     "judge",

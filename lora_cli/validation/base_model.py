@@ -1,6 +1,5 @@
 """The base model that adapters are validated against, and its weights if they are on this disk."""
 
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +15,11 @@ from lora_cli.sources.registry import Sources
 from lora_cli.validation.validate import cached_or_origin, ref_of
 
 if TYPE_CHECKING:
+    from lora_cli.reading.base_model import Fallback
     from lora_cli.reading.base_weights import Checkpoint
 
-Fallback = Callable[[Mapping[str, Any]], BaseModel]
 
-
-def open_base(base: str | AdapterRef, settings: Settings, *, fallback: Fallback | None = None) -> BaseModel:
+def open_base(base: str | AdapterRef, settings: Settings, *, fallback: "Fallback | None" = None) -> BaseModel:
     """The base model that ``base`` names: a directory, a ``config.json``, a Hub id or any reference.
 
     Only its config and header ranges are read, never weights. ``fallback`` builds a model of an unknown family.
@@ -43,7 +41,7 @@ def open_base(base: str | AdapterRef, settings: Settings, *, fallback: Fallback 
         raise Offline(error.message, hint=hint) from error
 
 
-def _read(ref: AdapterRef, name: str, settings: Settings, fallback: Fallback | None) -> BaseModel:
+def _read(ref: AdapterRef, name: str, settings: Settings, fallback: "Fallback | None") -> BaseModel:
     """The base by the config in the cache, if it is of the same revision, else from its origin."""
     from lora_cli.reading.base_model import read_base
 
