@@ -18,12 +18,13 @@ from lora_cli.errors import FormatError
 
 T = TypeVar("T", int, float, str)
 
-SWITCHES = ("use_rslora", "use_dora", "use_qalora", "lora_bias", "fan_in_fan_out", "ensure_weight_tying")
-VARIANTS = (
+BEYOND_PLAIN = (
+    "use_rslora", "use_dora", "use_qalora", "lora_bias", "fan_in_fan_out", "ensure_weight_tying",
     "rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform", "exclude_modules", "target_parameters",
     "trainable_token_indices", "layer_replication", "alora_invocation_tokens", "use_bdlora", "arrow_config",
     "kasa_config", "monteclora_config", "velora_config", "eva_config", "corda_config",
 )  # fmt: skip
+"""Fields of a config that, when set, go beyond plain LoRA."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +193,7 @@ def _format(adapter: Adapter) -> str:
 
 
 def _features(config: LoraConfig) -> tuple[str, ...]:
-    names = [name for name in (*SWITCHES, *VARIANTS) if getattr(config, name)]
+    names = [name for name in BEYOND_PLAIN if getattr(config, name)]
     if config.bias != "none":
         names.append(f"bias={config.bias}")
     if isinstance(config.init_lora_weights, str):

@@ -1,7 +1,6 @@
 """Canary prompts show whether an adapter changes a server's output: a load answered with 200 does not prove it."""
 
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -37,8 +36,8 @@ class Effect:
 class CanaryProof:
     """Proves the effect of adapters on one server. Caches the base's two responses to each canary; thread-safe."""
 
-    def __init__(self, server: Server, base: str, prompts: Sequence[Prompt] = CANARIES) -> None:
-        self._server, self._base_name, self._prompts = server, base, prompts
+    def __init__(self, server: Server, base: str) -> None:
+        self._server, self._base_name = server, base
         self._known: dict[Prompt, tuple[Completion, float]] = {}
         self._lock = threading.Lock()
 
@@ -55,7 +54,7 @@ class CanaryProof:
             return Effect(True, f"all modules proved, max error {worst:.1e}")
         shifts: list[float] = []
         noises: list[float] = []
-        for prompt in self._prompts:
+        for prompt in CANARIES:
             base, noise = self._base(prompt)
             if noise == inf:
                 continue

@@ -1,11 +1,10 @@
 """The checkpoints of a training run: folders ``checkpoint-N``, as the Trainer of transformers writes them."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 from lora_cli.core.log import logger
 from lora_cli.core.reference import CHECKPOINT, AdapterRef, override
-from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.core.snapshot import Revision
 from lora_cli.errors import FormatError, UsageError
 from lora_cli.fetching.file_selection import adapter_folders_hint, is_adapter
 from lora_cli.sources import Source, lend_methods
@@ -17,7 +16,7 @@ class LatestCheckpoint:
     """A source whose references mean the latest checkpoint in their folder."""
 
     def __init__(self, source: Source) -> None:
-        self._source = source
+        self._source, self.read = source, source.read
         lend_methods(source, self)
 
     def resolve(self, ref: AdapterRef) -> Revision:
@@ -34,10 +33,6 @@ class LatestCheckpoint:
                 hint="set it: --checkpoint N",
             )
         return latest_checkpoint(self._source.resolve(ref))
-
-    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        """Bytes of a file in that folder."""
-        return self._source.read(revision, file, start, stop)
 
 
 def latest_checkpoint(revision: Revision) -> Revision:

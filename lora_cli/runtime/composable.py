@@ -1,7 +1,8 @@
 """The parts of an adapter that the runtime can compose onto a base; others are refused by name. Torch-free."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel
@@ -54,7 +55,7 @@ HINT = "lora-cli validate checks if an engine can serve it; this supports plain 
 FULL_MODEL_HINT = "use --forward model, which supports it"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ExtraTensorNames:
     """The tensor names of one module's extra weights.
 
@@ -90,20 +91,20 @@ def extra_tensor_names(adapter: Adapter, base: BaseModel) -> dict[str, ExtraTens
     """The tensor names of an adapter's extra weights, by module path."""
     config = rewrite_config(_readable(adapter), base)
     replaces = _replacing(config)
-    found: dict[str, ExtraTensorNames] = {}
+    found: dict[str, ExtraTensorNames] = defaultdict(ExtraTensorNames)
     for name, key in adapter.keys.items():
         if key.part == "magnitude":
-            found[key.module] = replace(found.get(key.module, ExtraTensorNames()), magnitude=name)
+            found[key.module].magnitude = name
         elif key.part == "lora_bias":
-            found[key.module] = replace(found.get(key.module, ExtraTensorNames()), shift=name)
+            found[key.module].shift = name
         elif replaces(key):
-            found.setdefault(key.module, ExtraTensorNames()).params[key.param] = name
+            found[key.module].params[key.param] = name
     wrapped = wrapped_parameters(config, base.parameters)
     scaling = scales(config, wrapped.values())
     for wrapper, parameter in wrapped.items():
         module, _, param = parameter.rpartition(".")
         if wrapper in adapter.pairs:
-            found.setdefault(module, ExtraTensorNames()).updates[param] = (wrapper, scaling[parameter].scaling)
+            found[module].updates[param] = (wrapper, scaling[parameter].scaling)
     return found
 
 

@@ -34,7 +34,7 @@ def out_of_memory() -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise MachineError("out of memory", hint="lower --max-loras, --max-cpu-loras or --max-lora-rank") from error
+        raise MachineError("out of memory", hint=HINT) from error
     except RuntimeError as error:
         if "DefaultCPUAllocator" not in str(error):
             raise

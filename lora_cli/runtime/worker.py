@@ -115,10 +115,6 @@ class Worker:
         dtype = str(self.dtype).removeprefix("torch.")
         return Ready(str(self.device), dtype, self.base.origin, self.notes)
 
-    def is_resident(self, lora: LoraRequest) -> bool:
-        """Whether the adapter is in a slot."""
-        return self.gpu_tier.is_loaded(lora.key)
-
     def load(self, lora: LoraRequest, on_stage: Callable[[str], None] = ignore_stage) -> LoadReport:
         """Read, put into a slot and prove one adapter. A failure is in the report, and the adapter is dropped."""
         report = LoadReport(lora.name, lora.digest, tier=self._tier_of(lora))

@@ -56,7 +56,7 @@ def main(descriptor: int) -> None:
                 pool = query_thread
             elif isinstance(request, Generate):
                 pool = generate_threads
-            elif isinstance(request, Probe | CompareGreedy) and worker.is_resident(request.lora):
+            elif isinstance(request, Probe | CompareGreedy) and worker.gpu_tier.is_loaded(request.lora.key):
                 pool = probe_thread
             else:
                 pool = load_threads

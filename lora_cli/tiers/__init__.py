@@ -1,1 +1,1 @@
-"""Bounded sets of adapters, one class used three times: on disk, in memory, on the device."""
+"""Bounded sets of adapters, one class used twice: in memory, and on the device."""

@@ -1,7 +1,7 @@
 """Fetch adapters into the cache and validate them there, before they are loaded."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from lora_cli.core.addresses import without_secrets
 from lora_cli.core.finding import Deployment, Outcome, Severity
 from lora_cli.core.provenance import JudgedEngine, Provenance, VerifiedVerdict
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
+from lora_cli.core.snapshot import Revision, Snapshot
 from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import LoraCliError, Refused, UsageError
 from lora_cli.fetching.context import FetchContext
@@ -65,7 +65,7 @@ class _TimedSource:
     """A source that records the time of ``resolve`` separately from the time of the download."""
 
     def __init__(self, source: Source, watch: Stopwatch, on_stage: OnStage) -> None:
-        self._source, self._watch, self._on_stage = source, watch, on_stage
+        self._source, self._watch, self._on_stage, self.read = source, watch, on_stage, source.read
         lend_methods(source, self)
 
     def resolve(self, ref: AdapterRef) -> Revision:
@@ -73,9 +73,6 @@ class _TimedSource:
         self._watch.lap("resolve")
         self._on_stage("fetch", None)
         return revision
-
-    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        return self._source.read(revision, file, start, stop)
 
 
 def fetch_adapter(item: AdapterRequest, context: FetchContext, *, on_stage: OnStage = ignore_stage) -> Admission:

@@ -416,7 +416,7 @@ def other_model(case: EngineCase) -> Iterator[Found]:
 
 
 def named_like_base(case: EngineCase) -> Iterator[Found]:
-    """The adapter's name is the one under which the base is case."""
+    """The adapter's name is the one under which the base is served."""
     if case.deployment.served_model_name and case.adapter.name == case.deployment.served_model_name:
         yield Found(f"the adapter is called {cut(case.adapter.name)}, like the base", case.in_weights())
 
