@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from lora_cli.core.adapter import Adapter, LoraPair
+from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Applied
 from lora_cli.core.target_modules import OUTPUT_NAMES
@@ -93,7 +93,7 @@ def resolve_names(adapter: Adapter, base: BaseModel, profile: Profile) -> NameRe
             unexpected.append(module)
         elif not why and not grammar.towers and TOWERS.search(module):
             towers.append(module)
-        elif why or not is_known or not _has_place(module, pair, model):
+        elif why or not is_known or not _has_place(module, model):
             nowhere[module] = why or _why_absent(module, model)
         else:
             applied.append(module)
@@ -184,7 +184,7 @@ def _why_misnamed(keys: Sequence[Key], grammar: Grammar) -> str:
     return ""
 
 
-def _has_place(module: str, pair: LoraPair, model: _Model) -> bool:
+def _has_place(module: str, model: _Model) -> bool:
     leaf = last_name(module)
     if model.block_names:
         own, other = model.block_names

@@ -122,7 +122,7 @@ def translate_error(error: StatusError, ref: AdapterRef, token: Token, endpoint:
         return AccessDenied(f"{ref}: {host(error.url)} does not accept the token in {token.found_in}", hint=hint)
     if error.code == "RepoNotFound" or error.status == 401:
         return _missing(ref, token)
-    return _other(error, ref, message, path)
+    return _other(error, ref, message)
 
 
 def _gated(ref: AdapterRef, token: Token, endpoint: str) -> LoraCliError:
@@ -145,7 +145,7 @@ def _missing(ref: AdapterRef, token: Token) -> LoraCliError:
     return NotFound(hidden + "cannot read it", hint=hint)
 
 
-def _other(error: StatusError, ref: AdapterRef, message: str, path: str) -> LoraCliError:
+def _other(error: StatusError, ref: AdapterRef, message: str) -> LoraCliError:
     server, detail = host(error.url), f": {message}" if message else ""
     if "disabled" in message:
         return AccessDenied(f"{ref}: {server} disabled it{detail}", hint="ask its owner, or the Hub's support")
