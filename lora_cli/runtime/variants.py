@@ -6,7 +6,7 @@ its experts), ``utils/other.py`` (``ModulesToSaveWrapper``).
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +17,21 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.grouping import by_key
 from lora_cli.errors import Refused
-from lora_cli.runtime.adapter_weights import factors, read_tensors
+from lora_cli.runtime.adapter_weights import ModuleWeights, factors, read_tensors
 from lora_cli.runtime.composable import ExtraTensorNames, extra_tensor_names, scalings
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """``scaling * b @ a`` on a parameter of one or many experts.
-
-    ``a`` is ``[experts * r, d_in]``, ``b`` is ``[d_out, r * experts]``, as PEFT saves them.
-    """
-
-    a: torch.Tensor
-    b: torch.Tensor
-    scaling: float
 
 
 @dataclass(frozen=True, slots=True)
 class ExtraWeights:
     """One module's extra weights, in PEFT's terms.
 
-    ``params`` are in place of the module's own, by name; ``updates`` are added to them. ``magnitude`` is DoRA's,
+    ``params`` are in place of the module's own, by name; ``updates`` are added to them: for all experts of a parameter
+    ``a`` is ``[experts * r, d_in]`` and ``b`` is ``[d_out, r * experts]``, as PEFT saves them. ``magnitude`` is DoRA's,
     ``[d_out]``, and ``shift`` the bias on lora_B times the scaling, ``[d_out]``.
     """
 
     params: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    updates: Mapping[str, Update] = field(default_factory=dict)
+    updates: Mapping[str, ModuleWeights] = field(default_factory=dict)
     magnitude: torch.Tensor | None = None
     shift: torch.Tensor | None = None
 
@@ -93,13 +82,13 @@ def _extra(
     updates = {}
     for param, (wrapper, expert_scaling) in named.updates.items():
         a, b = (tensors[info.name] for info in factors(adapter, wrapper))
-        updates[param] = Update(a, b, expert_scaling)
-    found = ExtraWeights({param: tensors[name] for param, name in named.params.items()}, updates)
-    if named.magnitude:
-        found = replace(found, magnitude=tensors[named.magnitude].flatten())
-    if named.shift:
-        found = replace(found, shift=tensors[named.shift] * scaling)
-    return found
+        updates[param] = ModuleWeights(a, b, expert_scaling)
+    return ExtraWeights(
+        {param: tensors[name] for param, name in named.params.items()},
+        updates,
+        tensors[named.magnitude].flatten() if named.magnitude else None,
+        tensors[named.shift] * scaling if named.shift else None,
+    )
 
 
 def _map_tree(function: Callable[..., Any], *trees: Any) -> Any:
@@ -224,7 +213,7 @@ def _shapes(
             yield param, (width, depth)
 
 
-def _factored(update: Update, own: torch.Tensor, module: nn.Module, device: torch.device) -> Factored:
+def _factored(update: ModuleWeights, own: torch.Tensor, module: nn.Module, device: torch.device) -> Factored:
     experts = own.shape[0] if own.dim() == 3 else 1
     if update.a.shape[0] % experts or update.a.shape[0] != update.b.shape[1]:
         raise Refused(f"factors of rank {update.a.shape[0]} and {update.b.shape[1]} do not fit {experts} experts")

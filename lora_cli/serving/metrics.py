@@ -8,6 +8,7 @@ from prometheus_client.metrics_core import Metric
 from lora_cli.render.prometheus_metrics import labelled, metric, render_metrics
 from lora_cli.runtime.messages import TierStatus
 from lora_cli.serving.adapter_manager import AdapterManager
+from lora_cli.serving.responses import tiers_of
 from lora_cli.serving.scheduler import Activity
 
 
@@ -78,11 +79,10 @@ def _for_routers(manager: AdapterManager, activity: Activity) -> list[Metric]:
     contents, _ = manager.tier_status.latest()
     if contents is None:
         return metrics
-    loaded = []
+    loaded, tiers = [], tiers_of(contents)
     for state in manager.adapters:
-        key = state.lora.key if state.lora is not None else ""
-        level = "gpu" if key in contents.gpu else "cpu" if key in contents.cpu else ""
-        if level and state.report is not None:
+        level = tiers.get(state.lora.key) if state.lora is not None else None
+        if level is not None and state.report is not None:
             pinned, rank = str(state.item.pinned).lower(), str(state.report.rank)
             loaded.append(({"adapter_name": state.item.name, "level": level, "pinned": pinned, "rank": rank}, 1.0))
     return [

@@ -23,6 +23,7 @@ from lora_cli.endpoint.address import Address
 from lora_cli.errors import LoraCliError, MachineError
 from lora_cli.serving.api import Api
 from lora_cli.serving.connection import IDLE_S, connection_limits, protocol
+from lora_cli.serving.middleware import PROBES
 from lora_cli.serving.request_rates import save_rates
 from lora_cli.serving.signals import ending_signals
 from lora_cli.store.disk import replace_file
@@ -40,7 +41,6 @@ SWITCH_S = 0.0005
 """The interpreter's switch interval (5 ms by default), so that other threads do not delay requests."""
 
 SUPERVISED_S, READY_S, METRICS_S, HISTORY_S = 1.0, 0.2, 10.0, 30.0
-PROBES = ("/health", "/ready", "/metrics")
 
 LONGEST_S = 60.0
 """The longest wait between attempts of a periodic task that fails."""
