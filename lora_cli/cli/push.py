@@ -1,5 +1,6 @@
 """``lora-cli push``: writes an adapter to an OCI registry."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -105,7 +106,7 @@ def _verdicts_on(snapshot: Snapshot, file: Path, lines: Mapping[str, Sequence[st
         UsageError: there are none.
     """
     if snapshot.digest not in lines:
-        hint = f"lora-cli validate REF --attest {file} --key KEY writes one"
+        hint = f"lora-cli validate REF --attest {shlex.quote(str(file))} --key KEY writes one"
         raise UsageError(f"{file} has no verdict on the snapshot {snapshot.digest}", hint=hint)
     return "".join(f"{line}\n" for line in lines[snapshot.digest]).encode()
 

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from lora_cli.core.adapter_files import BASE_CONFIG, BESIDE, CONFIG, SIGNATURE
 from lora_cli.core.adapter_request import Selection
-from lora_cli.core.reference import AdapterRef
+from lora_cli.core.reference import CHECKPOINT, AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.text import counted, names
 from lora_cli.errors import FormatError, Offline, Refused, UsageError
@@ -148,11 +148,11 @@ def adapter_folders_hint(ref: AdapterRef, paths: Iterable[str]) -> str:
     if not folders:
         return "it does not look like a PEFT adapter"
     found = f"it has {counted(len(folders), 'adapter')}, in {names(folders, 5, width=1024)}"
-    latest = " or --checkpoint latest" if all("checkpoint-" in name for name in folders) else ""
+    is_run = all(map(CHECKPOINT.fullmatch, folders))
+    folder, latest = folders[-1 if is_run else 0], ", the latest" if is_run else ""
     if ref.scheme != "file":
-        folder = f"{ref.subfolder}/{folders[-1 if latest else 0]}".strip("/")
-        return f"{found}: use {replace(ref, subfolder=folder)}{latest}"
-    hint = f"{found}: use {ref.location}/{folders[0]}{latest}"
+        return f"{found}: use {replace(ref, subfolder=f'{ref.subfolder}/{folder}'.strip('/'))}{latest}"
+    hint = f"{found}: use {ref.location}/{folder}{latest}"
     if len(folders) > 1:
         hint += f", {ref.location}/* for all" if not any("/" in name for name in folders) else ""
         hint += f", or the manifest of `lora-cli init {ref.location}`"

@@ -243,10 +243,18 @@ def _allowed(root: Path, roots: tuple[Path, ...]) -> tuple[Path, ...]:
 
 
 def _files(root: Path, allowed: tuple[Path, ...], *, pinned: bool) -> Iterator[RemoteFile]:
-    """Every file below ``root``, folders in turn, without recursion and with a bound.
+    """Every file below ``root``.
 
     Links lead into the ``allowed`` folders only; with ``pinned`` the kernel is asked where each file is.
     """
+    for path, entry in list(_entries(root)):  # all are counted before the first is looked at, which may take a tick
+        file = _file(root, path, entry, allowed, pinned=pinned)
+        if file is not None:
+            yield file
+
+
+def _entries(root: Path) -> "Iterator[tuple[str, os.DirEntry[str]]]":
+    """The path of everything below ``root`` that may be a file, folders in turn, without recursion and with a bound."""
     seen = 0
     folders = [""]
     while folders:
@@ -265,9 +273,7 @@ def _files(root: Path, allowed: tuple[Path, ...], *, pinned: bool) -> Iterator[R
                         folders.append(path)
                     if not entry.name.endswith(FILE_SUFFIXES):
                         continue
-                file = _file(root, path, entry, allowed, pinned=pinned)
-                if file is not None:
-                    yield file
+                yield path, entry
 
 
 def _file(

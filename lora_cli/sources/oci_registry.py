@@ -273,7 +273,8 @@ class RegistryClient:
         try:
             token = self._http.retries.call(what, lambda: self._token_from(realm, headers, body, allowed, what))
         except StatusError as refused:
-            if refused.status in {400, 401, 403, 404}:
+            # To exchange an identity token takes a POST, which not every service has.
+            if refused.status in {400, 401, 403, 404} or (refused.status == 405 and known.identity_token):
                 raise self.translate_error(StatusError(403, realm, {}), what) from refused
             raise Unreachable(f"{what}: {host(realm)} gives no token ({refused.status})") from refused
         remember(token)

@@ -5,6 +5,7 @@ The predicate is in-toto's test result (https://in-toto.io/attestation/test-resu
 """
 
 import json
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -106,7 +107,7 @@ def statements(
         if one.error is not None:
             continue
         if found.digest is None or found.files is None:
-            hint = f"lora-cli fetch {one.source}, then validate it again"
+            hint = f"lora-cli fetch {shlex.quote(one.source)}, then validate it again"
             raise Refused(f"{one.name} cannot be attested: its digest is unknown before it is fetched", hint=hint)
         yield {
             "_type": STATEMENT_TYPE,

@@ -259,6 +259,15 @@ def test_an_odd_answer_of_a_token_service(liar: Liar, settings: Settings, name: 
     assert code(liar, settings) == expected
 
 
+def test_a_token_service_that_takes_no_identity_token_denies_access(liar: Liar, settings: Settings) -> None:
+    challenge = {"WWW-Authenticate": f'Bearer realm="http://{liar.place}/token"'}
+    liar.answers["/v2/acme/sql/manifests/v1"] = 401, b"", challenge
+    liar.answers |= dict.fromkeys(("/token", "/token?scope=repository%3Aacme%2Fsql%3Apull"), (405, b"", {}))
+    assert code(liar, settings) == 4
+    log_in(Path(os.environ["DOCKER_CONFIG"]), liar.place, identitytoken="an-identity-token")
+    assert code(liar, settings) == 3
+
+
 def test_secrets_go_to_the_registry_and_its_token_service_only(liar: Liar, settings: Settings) -> None:
     log_in(Path(os.environ["DOCKER_CONFIG"]), liar.place)
     secret = json.loads((Path(os.environ["DOCKER_CONFIG"]) / "config.json").read_text())["auths"][liar.place]["auth"]

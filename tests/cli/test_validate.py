@@ -87,7 +87,7 @@ def test_a_folder_that_is_no_adapter_is_called_that_and_asked_for_no_base(
     (tmp_path / "quantised").mkdir()
     (tmp_path / "quantised" / "adapter.gguf").write_bytes(b"GGUF" + bytes(20))
     assert "/empty: neither adapter_config.json nor adapter_model.safetensors was found\n" in said("empty")
-    one = f"it has 1 adapter, in checkpoint-1: use {tmp_path}/run/checkpoint-1 or --checkpoint latest\n"
+    one = f"it has 1 adapter, in checkpoint-1: use {tmp_path}/run/checkpoint-1, the latest\n"
     assert said("run").endswith(f"hint: {one}")
     assert "/quantised: this is a GGUF model for llama.cpp, not an adapter\n" in said("quantised")
 

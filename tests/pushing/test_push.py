@@ -306,6 +306,8 @@ def test_verdicts_on_other_files_are_not_attached(server: Registry, adapter: Pat
     others = attested(write_adapter(tmp_path / "other", seed=1), tmp_path)
     done = push(adapter, target, "--verdict", others)
     assert (done.code, "has no verdict on the snapshot" in done.err, done.out) == (2, True, "")
+    spaced = others.rename(tmp_path / "of others.jsonl")
+    assert f" --attest '{spaced}' --key " in push(adapter, target, "--verdict", spaced).err
     missing = push(adapter, target, "--verdict", tmp_path / "none.jsonl")
     assert (missing.code, "none.jsonl cannot be read: No such file" in missing.err) == (2, True)
 

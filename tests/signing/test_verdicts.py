@@ -197,6 +197,9 @@ def test_a_remote_adapter_is_attested_once_it_is_in_the_cache(
         assert validate(adapter="acme/sql") == 1
         assert "its digest is unknown before it is fetched" in capsys.readouterr().err
         assert not Path("verdicts.jsonl").exists()
+        hub.add("acme/run", {f"the best/{path.name}": path.read_bytes() for path in Path("sql").iterdir()})
+        assert validate(adapter="hf://acme/run/the best") == 1
+        assert "lora-cli fetch 'hf://acme/run/the best', then validate it again" in capsys.readouterr().err
         assert main(["fetch", f"acme/sql@{commit}"]) == 0
         assert validate(adapter=f"acme/sql@{commit}") == 0
         assert fetch(f"acme/sql@{commit}") == 0
