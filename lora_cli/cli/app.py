@@ -18,7 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 from lora_cli import __version__
 from lora_cli.cli.completion import COMPLETION_FLAGS
 from lora_cli.cli.options import GLOBAL, PREFIX, option, origin_of, setting, variable_of
-from lora_cli.cli.output import DEFAULT_WIDTH, ReportFormat, to_stderr, width
+from lora_cli.cli.output import DEFAULT_WIDTH, VALIDATE_FORMATS, ReportFormat, to_stderr, width
 from lora_cli.core.did_you_mean import nearest
 from lora_cli.core.log import log_to_stderr, logger
 from lora_cli.core.manifest_trust import is_for_manifests
@@ -268,9 +268,7 @@ def ignore_validate_formats(command: str) -> None:
     given = os.environ.get(variable_of("--format"), "").split()
     if command == "validate" or {*given} <= {*get_args(ReportFormat)}:
         return
-    from lora_cli.cli.validate import FORMATS
-
-    if all(word.partition("=")[0] in FORMATS for word in given):
+    if all(word.partition("=")[0] in VALIDATE_FORMATS for word in given):
         del os.environ[variable_of("--format")]
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from lora_cli.core.text import escape_ci_commands, safe, safe_lines
 from lora_cli.errors import LoraCliError, MachineError, UsageError
@@ -32,7 +32,8 @@ ReportFormat = Literal["human", "json", "html"]
 InspectFormat = Literal["human", "json", "html", "cyclonedx"]
 """Output formats of ``inspect``."""
 
-_FORMATS = frozenset({"human", "json", "html", "cyclonedx", "sarif", "junit", "markdown"})
+VALIDATE_FORMATS = ("human", "concise", "json", "sarif", "junit", "github", "markdown", "gitlab")
+"""Output formats of ``validate``; a module of ``render`` has the name of each machine format."""
 
 
 def width(file: Path | None = None) -> int:
@@ -159,7 +160,7 @@ def check_writable(file: Path | None) -> None:
         UsageError: it has the name of a format, as with ``-o json`` of other tools.
         MachineError: it is a folder, or its folder does not exist or is not writable.
     """
-    if str(file) in _FORMATS:
+    if str(file) in {*VALIDATE_FORMATS, *get_args(InspectFormat)}:
         raise UsageError(
             f"'{file}' is a format, but a file is needed", hint=f"--format {file}, or {file}.txt as the file"
         )

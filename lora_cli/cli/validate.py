@@ -22,7 +22,7 @@ from lora_cli.cli.adapter_selection import (
     warn_of_unlocked,
 )
 from lora_cli.cli.options import ADAPTERS, for_engine, option, result, variable_of
-from lora_cli.cli.output import check_writable, inform, render_parts, to_stderr, write
+from lora_cli.cli.output import VALIDATE_FORMATS, check_writable, inform, render_parts, to_stderr, write
 from lora_cli.cli.progress import count_progress
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.did_you_mean import did_you_mean
@@ -50,18 +50,6 @@ EXAMPLES = (
 )
 
 HUMAN, CONCISE, GITHUB, MARKDOWN = "human", "concise", "github", "markdown"
-RENDERERS = {
-    "json": "lora_cli.render.json:to_json",
-    "sarif": "lora_cli.render.sarif:render_report",
-    "junit": "lora_cli.render.junit:render_report",
-    GITHUB: "lora_cli.render.github:render_report",
-    MARKDOWN: "lora_cli.render.markdown:render_report",
-    "gitlab": "lora_cli.render.gitlab:render_report",
-}
-"""The renderer of each machine format; its module is imported when it is used."""
-
-FORMATS = (HUMAN, CONCISE, *RENDERERS)
-
 STDOUT = Path("-")
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 
@@ -124,7 +112,7 @@ def command(
         "--format FORMAT[=FILE]",
         "human, concise, json, sarif, junit, github, gitlab or markdown; may be repeated, each with its file.",
         show_default="human",
-        autocompletion=completion.choices(*FORMATS),
+        autocompletion=completion.choices(*VALIDATE_FORMATS),
     ),
     output: options.OutputFile = None,
 ) -> None:
@@ -366,12 +354,12 @@ def parse_outputs(formats: Sequence[str], file: Path | None, environ: Mapping[st
 
 
 def _parse_format(word: str) -> tuple[str, Path | None]:
-    if any(part.partition("=")[0] in FORMATS for part in word.split(",")[1:]):
+    if any(part.partition("=")[0] in VALIDATE_FORMATS for part in word.split(",")[1:]):
         hint = f"repeat --format for each; in {variable_of('--format')} separate them with blanks"
         raise UsageError(f"--format {safe(word)} has several formats with commas between them", hint=hint)
     name, has_file, file = word.partition("=")
-    if name not in FORMATS:
-        raise UsageError(f"{safe(name)} is not a format", hint=did_you_mean(name, FORMATS))
+    if name not in VALIDATE_FORMATS:
+        raise UsageError(f"{safe(name)} is not a format", hint=did_you_mean(name, VALIDATE_FORMATS))
     if has_file and not file:
         raise UsageError(f"--format {word} has no file", hint=f"--format {name}=FILE, or --format {name}")
     return name, Path(file) if file else None
@@ -404,7 +392,8 @@ def write_outputs(report: Report, outputs: Sequence[Output], *, quiet: bool, sta
             if not quiet:
                 to_stderr(message)
         else:
-            text = resolve_name(RENDERERS[output.format])(report)
+            function = "to_json" if output.format == "json" else "render_report"
+            text = resolve_name(f"lora_cli.render.{output.format}:{function}")(report)
             write(text, output.file, commands=output.format == GITHUB)
 
 

@@ -286,6 +286,10 @@ def test_a_size_or_duration_that_is_none_is_said_of_its_option(
             ["inspect", "x", "-o", "json"],
             "error: 'json' is a format, but a file is needed\nhint: --format json, or json.txt as the file\n",
         ),
+        (
+            ["validate", "x", "-o", "gitlab"],
+            "error: 'gitlab' is a format, but a file is needed\nhint: --format gitlab, or gitlab.txt as the file\n",
+        ),
         (["fetch", "--zzz"], "error: no such option: --zzz\nhint: lora-cli fetch --help\n"),
         (["init"], "error: missing argument 'REF'\nhint: lora-cli init --help\n"),
         (["fetch", "x", "--to"], "error: option '--to' requires an argument\nhint: lora-cli fetch --help\n"),
