@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lora_cli.cli.output import inform
 from lora_cli.core.adapter_files import CONFIG, WEIGHTS_STEM
-from lora_cli.core.adapter_request import BASE, USUAL, AdapterRequest, Selection
+from lora_cli.core.adapter_request import BASE, AdapterRequest, Selection
 from lora_cli.core.addresses import hub_words, without_secrets
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.did_you_mean import did_you_mean
@@ -391,11 +391,10 @@ def check_lock_flags(flags: LockFlags, manifest: Path | None, *, chosen: bool) -
 def fetch_requests(
     refs: Sequence[str],
     manifest: Path | None,
-    selection: Selection = USUAL,
-    *,
-    revision: str | None = None,
-    subfolder: str = "",
-    checkpoint: str = "",
+    selection: Selection,
+    revision: str | None,
+    subfolder: str,
+    checkpoint: str,
 ) -> FetchRequests:
     """The requests for REFs, or for a manifest's adapters, of which ``refs`` may name some.
 

@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -16,7 +17,6 @@ from lora_cli.cli import options
 from lora_cli.cli.adapter_selection import FetchRequests, LockFlags, apply_policies, check_lock_flags, fetch_requests
 from lora_cli.cli.options import ADAPTERS, LIMITS, LOCKING, NETWORK, OUTPUT, option, setting
 from lora_cli.cli.output import (
-    Format,
     inform,
     log_failures,
     render_parts,
@@ -35,7 +35,7 @@ from lora_cli.core.text import names, safe
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, Refused, UsageError
 from lora_cli.fetching.batch import Outcome, fetch_all
-from lora_cli.render.fetch_report import fetch_report, fetched_adapter, plan_report
+from lora_cli.render.fetch_report import fetch_report, fetched_adapter
 from lora_cli.render.terminal_fetch import fetched_parts, render_line, render_not_pruned
 from lora_cli.settings import Settings, with_flags
 from lora_cli.sources.local import snapshot_at
@@ -65,101 +65,105 @@ EXAMPLES = (
 )
 
 
-@termination_log()
-def command(
-    ctx: typer.Context,
-    refs: options.Refs = None,
-    manifest: options.Manifest = None,
-    revision: str | None = option("--revision REV", "Branch, tag or commit of each REF; digest for oci://.", None, PIN),
-    subfolder: str = option("--subfolder PATH", "Folder of the adapter in each REF.", "", PIN),
-    checkpoint: options.Checkpoint = "",
-    lock: Path | None = option("--lock FILE", "Lock file (default: next to the manifest).", None, LOCKING),
+@dataclass(frozen=True, slots=True)
+class FetchOptions:
+    """The parsed options. Those that override settings have their names."""
+
+    ctx: typer.Context
+    refs: options.Refs = None
+    manifest: options.Manifest = None
+    revision: str | None = option("--revision REV", "Branch, tag or commit of each REF; digest for oci://.", None, PIN)
+    subfolder: str = option("--subfolder PATH", "Folder of the adapter in each REF.", "", PIN)
+    checkpoint: options.Checkpoint = ""
+    lock: Path | None = option("--lock FILE", "Lock file (default: next to the manifest).", None, LOCKING)
     locked: bool = option(
         "--locked", "Fetch exactly the locked versions or fail; never write the lock.", False, LOCKING
-    ),
-    check: bool = option("--check", "Show what changed since the lock; fetch nothing.", False, LOCKING),
-    dry_run: bool = option("--dry-run", "Show what would be downloaded; write nothing.", False, OUTPUT),
+    )
+    check: bool = option("--check", "Show what changed since the lock; fetch nothing.", False, LOCKING)
+    dry_run: bool = option("--dry-run", "Show what would be downloaded; write nothing.", False, OUTPUT)
     upgrade: bool = option(
         "--upgrade", "Lock the newest versions of all adapters, or of the NAMEs given.", False, LOCKING
-    ),
+    )
     to: str | None = into(
         "--to DIRECTORY",
         "Write the files here, one folder each if several. Weights are hard links into the cache: do not edit them.",
-    ),
+    )
     publish: str | None = into(
         "--publish DIRECTORY", "Write each adapter to DIRECTORY/NAME, for vLLM's filesystem resolver."
-    ),
+    )
     prune: bool = into(
         "--prune", "With --publish: remove published adapters that are not in the manifest.", default=False
-    ),
-    base: str = into("--base NAME", "With --publish: the base model's name in the engine.", default=""),
-    fix_base: str = into("--fix-base NAME", "With --publish: write this base name into each config.", default=""),
-    link: bool = into("--link", "Hard-link the weights of local folders into the cache.", default=False),
-    include: list[str] | None = files("--include GLOB", "Also fetch matching files; may be repeated."),
-    exclude: list[str] | None = files("--exclude GLOB", "Do not fetch matching files; may be repeated."),
-    allow_pickle: options.AllowPickle = False,
-    policy: options.PolicyFile = None,
-    max_bytes: str | None = setting("max_bytes", None, LIMITS),
-    max_total_bytes: str | None = setting("max_total_bytes", None, LIMITS),
-    max_files: str | None = setting("max_files", None, LIMITS),
-    max_header_bytes: str | None = setting("max_header_bytes", None, LIMITS),
-    keep_free: str | None = setting("keep_free", None, LIMITS),
-    cache_budget: str | None = setting("cache_budget", None, LIMITS),
-    shard: options.Shard = None,
-    ray: options.Ray = None,
-    jobs: str | None = setting("jobs", None, NETWORK),
-    timeout: str | None = setting("timeout", None, NETWORK),
-    adapter_timeout: str | None = setting("adapter_timeout", None, LIMITS),
-    retries: str | None = setting("retries", None, NETWORK),
-    output_format: options.OutputFormat = "human",
-) -> None:
+    )
+    base: str = into("--base NAME", "With --publish: the base model's name in the engine.", default="")
+    fix_base: str = into("--fix-base NAME", "With --publish: write this base name into each config.", default="")
+    link: bool = into("--link", "Hard-link the weights of local folders into the cache.", default=False)
+    include: list[str] | None = files("--include GLOB", "Also fetch matching files; may be repeated.")
+    exclude: list[str] | None = files("--exclude GLOB", "Do not fetch matching files; may be repeated.")
+    allow_pickle: options.AllowPickle = False
+    policy: options.PolicyFile = None
+    max_bytes: str | None = setting("max_bytes", None, LIMITS)
+    max_total_bytes: str | None = setting("max_total_bytes", None, LIMITS)
+    max_files: str | None = setting("max_files", None, LIMITS)
+    max_header_bytes: str | None = setting("max_header_bytes", None, LIMITS)
+    keep_free: str | None = setting("keep_free", None, LIMITS)
+    cache_budget: str | None = setting("cache_budget", None, LIMITS)
+    shard: options.Shard = None
+    ray: options.Ray = None
+    jobs: str | None = setting("jobs", None, NETWORK)
+    timeout: str | None = setting("timeout", None, NETWORK)
+    adapter_timeout: str | None = setting("adapter_timeout", None, LIMITS)
+    retries: str | None = setting("retries", None, NETWORK)
+    output_format: options.OutputFormat = "human"
+
+
+@wraps(FetchOptions, assigned=(), updated=())  # typer reads the options off its fields
+@termination_log()
+def command(**given: Any) -> None:
     """Download adapters into the cache, pinned and verified.
 
     In a pipe, prints one absolute directory per adapter. With -f, writes a lock next to the manifest.
     """
-    # Options have the names of the settings that they override; False means that a switch is not given.
-    settings = with_flags(ctx.obj, {name: value for name, value in ctx.params.items() if value is not False})
-    refs = refs or []
-    flags = LockFlags(lock, locked=locked, check=check, upgrade=upgrade, some=bool(refs))
-    selection = Selection(tuple(include or ()), tuple(exclude or ()), allow_pickle)
-    check_lock_flags(flags, manifest, chosen=selection.chosen)
-    if upgrade and settings.offline:
+    chosen, refs = FetchOptions(**given), given["refs"] or []
+    # False means that a switch is not given.
+    settings = with_flags(chosen.ctx.obj, {name: value for name, value in given.items() if value is not False})
+    flags = LockFlags(chosen.lock, chosen.locked, chosen.check, chosen.upgrade, some=bool(refs))
+    selection = Selection(tuple(chosen.include or ()), tuple(chosen.exclude or ()), chosen.allow_pickle)
+    check_lock_flags(flags, chosen.manifest, chosen=selection.chosen)
+    if chosen.upgrade and settings.offline:
         inform("warning: offline mode is on: --upgrade takes the newest versions that are cached", settings)
-    requests = fetch_requests(refs, manifest, selection, revision=revision, subfolder=subfolder, checkpoint=checkpoint)
-    settings = apply_policies(settings, requests.manifest, policy)
+    requests = fetch_requests(refs, chosen.manifest, selection, chosen.revision, chosen.subfolder, chosen.checkpoint)
+    settings = apply_policies(settings, requests.manifest, chosen.policy)
     file = None
-    if manifest is not None:
+    if chosen.manifest is not None:
         from lora_cli.cli import lockfile
 
         assert requests.manifest is not None
-        if (file := lockfile.open_lock(manifest, requests.manifest, flags)) is not None:
+        if (file := lockfile.open_lock(chosen.manifest, requests.manifest, flags)) is not None:
             requests = lockfile.apply_lock(requests, file, flags)
-    requests = replace(requests, adapters=options.in_shard(requests.adapters, shard, requests.key))
-    if check and file is not None:
-        raise typer.Exit(lockfile.report_drift(requests, file, settings, output_format, some=flags.some))
-    if prune and (publish is None or requests.manifest is None):
-        hint = f"-f {manifest or 'MANIFEST'} --publish {publish or 'DIRECTORY'} --prune"
+    requests = replace(requests, adapters=options.in_shard(requests.adapters, chosen.shard, requests.key))
+    if chosen.check and file is not None:
+        raise typer.Exit(lockfile.report_drift(requests, file, settings, chosen.output_format, some=flags.some))
+    if chosen.prune and (chosen.publish is None or requests.manifest is None):
+        hint = f"-f {chosen.manifest or 'MANIFEST'} --publish {chosen.publish or 'DIRECTORY'} --prune"
         raise UsageError("--prune needs a manifest and --publish", hint=hint)
     store = Store(settings.cache_dir)
-    destination = destination_of(requests, store, to, publish, base, fix_base)
-    if dry_run:
-        raise typer.Exit(_dry_run(requests, publish if prune else None, store, settings, output_format))
+    destination = destination_of(requests, store, chosen)
+    if chosen.dry_run:
+        raise typer.Exit(_dry_run(requests, chosen, store, settings))
     if warning := unchecked_base_warning(requests, destination):
         inform(warning, settings)
-    done = _fetch_all(requests, destination, settings, output_format, link=link, ray=ray)
+    done = _fetch_all(requests, destination, chosen, settings)
     base_config = _base_config(requests, store, settings)
     everything = [*done, base_config] if base_config is not None else done
     failed = [(one.request.name, one.error.message, "") for one in everything if one.error is not None]
-    pruning = (
-        _prune(requests, publish, store, settings, failed=bool(failed)) if prune and publish is not None else Pruning()
-    )
+    pruning = _prune(requests, chosen, store, settings, failed=bool(failed))
     changes = None
     if file is not None and not flags.locked:
         changes = lockfile.write_lock(file, flags, everything, store, settings)
         before = changes.before.by_name
         remove_views(store, {name: before[name].digest for name in changes.removed})
-    _warn_of_denied(Path(publish).expanduser() if publish is not None else None, store, settings)
-    if output_format == "json":
+    _warn_of_denied(chosen.publish, store, settings)
+    if chosen.output_format == "json":
         from lora_cli.render.json import to_json
 
         adapters, where = list(map(fetched_adapter, done)), None if file is None else file.path
@@ -189,51 +193,45 @@ def _base_config(requests: FetchRequests, store: Store, settings: Settings) -> O
     return None
 
 
-def _dry_run(
-    requests: FetchRequests, pruned: str | None, store: Store, settings: Settings, output_format: Format
-) -> int:
-    """Shows the planned downloads, and what would be removed from the ``pruned`` folder; returns the exit code."""
-    from lora_cli.fetching.dry_run import plan_all
+def _dry_run(requests: FetchRequests, chosen: FetchOptions, store: Store, settings: Settings) -> int:
+    """Shows the planned downloads, and what would be pruned; returns the exit code."""
+    from lora_cli.fetching.dry_run import PlanReport, plan_all
     from lora_cli.render.terminal_fetch import plan_parts
 
-    planned = [*plan_all(requests.adapters, store, settings)]
-    pruning = Pruning()
-    if pruned is not None and any(one.error is not None for one in planned):
-        to_stderr("nothing would be pruned: not all adapters can be fetched and published")
-    elif pruned is not None:
-        pruning = to_prune(Path(pruned).expanduser(), _manifest_names(requests))
-        _tell_pruned(pruned, pruning, settings, "would prune")
-    report = plan_report(planned, pruning)
-    write_result(report, output_format, plan_parts(report), columns=table_width())
-    return report.exit_code
+    planned = list(plan_all(requests.adapters, store, settings))
+    pruning = _prune(requests, chosen, store, settings, failed=any(one.error is not None for one in planned))
+    code = max((one.exit_code for one in planned), default=0)
+    report = PlanReport(adapters=planned, pruned=tuple(pruning.removed), not_pruned=pruning.kept, exit_code=code)
+    write_result(report, chosen.output_format, plan_parts(report), columns=table_width())
+    return code
 
 
-def _manifest_names(requests: FetchRequests) -> set[str]:
-    return {entry.name for entry in requests.manifest.adapters} if requests.manifest is not None else set()
+def _prune(requests: FetchRequests, chosen: FetchOptions, store: Store, settings: Settings, *, failed: bool) -> Pruning:
+    """Removes published adapters that are not in the manifest, and their views; with --dry-run only reports them.
 
-
-def _tell_pruned(folder: str, pruning: Pruning, settings: Settings, done: str) -> None:
-    for name in pruning.removed:
-        inform(f"{done} {folder}/{name}: it is not in the manifest", settings)
-    for one in pruning.kept:
-        inform(render_not_pruned(folder, one), settings)
-
-
-def _prune(requests: FetchRequests, folder: str, store: Store, settings: Settings, *, failed: bool) -> Pruning:
-    """Removes published adapters that are not in the manifest, and their views.
-
-    Nothing is removed if an adapter failed: an older one may still be served in its place.
+    Nothing is removed if an adapter ``failed``: an older one may still be served in its place.
     """
-    if failed:
-        to_stderr("nothing is pruned: not all adapters were fetched and published")
+    if not chosen.prune or chosen.publish is None or requests.manifest is None:
         return Pruning()
-    pruning = prune_published(Path(folder).expanduser(), _manifest_names(requests))
-    remove_views(store, pruning.removed)
-    _tell_pruned(folder, pruning, settings, "pruned")
+    if failed:
+        can = "can be" if chosen.dry_run else "were"
+        prunes = "nothing would be pruned" if chosen.dry_run else "nothing is pruned"
+        to_stderr(f"{prunes}: not all adapters {can} fetched and published")
+        return Pruning()
+    folder, staying = Path(chosen.publish).expanduser(), {entry.name for entry in requests.manifest.adapters}
+    pruning = to_prune(folder, staying)
+    if not chosen.dry_run:
+        prune_published(folder, pruning)
+        remove_views(store, pruning.removed)
+    for name in pruning.removed:
+        done = "would prune" if chosen.dry_run else "pruned"
+        inform(f"{done} {chosen.publish}/{name}: it is not in the manifest", settings)
+    for one in pruning.kept:
+        inform(render_not_pruned(chosen.publish, one), settings)
     return pruning
 
 
-def _warn_of_denied(published: Path | None, store: Store, settings: Settings) -> None:
+def _warn_of_denied(published: str | None, store: Store, settings: Settings) -> None:
     """Warns of views in the cache and published adapters that a policy denies by now: engines still find them."""
     denied = {digest for policy in settings.policies for digest in policy.deny_sha256}
     if not denied:
@@ -242,7 +240,8 @@ def _warn_of_denied(published: Path | None, store: Store, settings: Settings) ->
         (store.adapters / name, f"lora-cli cache rm {name}", sha256) for name, sha256 in view_digests(store).items()
     ]
     if published is not None:
-        found += [(published / name, "remove it", sha256) for name, sha256 in published_digests(published).items()]
+        folder = Path(published).expanduser()
+        found += [(folder / name, "remove it", sha256) for name, sha256 in published_digests(folder).items()]
     for path, advice, sha256 in found:
         if sha256 in denied:
             inform(f"warning: {path} is still there, but policy deny_sha256 denies {sha256}: {advice}", settings)
@@ -295,26 +294,24 @@ def _problems(snapshot: Snapshot) -> tuple[str, ...]:
     return ()
 
 
-def destination_of(
-    requests: FetchRequests, store: Store, to: str | None, publish: str | None, base: str = "", fix_base: str = ""
-) -> Destination:
-    """The destination that the options of these names select.
+def destination_of(requests: FetchRequests, store: Store, chosen: FetchOptions) -> Destination:
+    """The destination that ``--to``, or ``--publish`` with the name of the base, selects.
 
     Raises:
         UsageError: options conflict, a folder is empty, or a name cannot be the folder of one adapter.
     """
-    if to is not None and publish is not None:
+    if chosen.to is not None and chosen.publish is not None:
         raise UsageError(
             "--to and --publish cannot be used together", hint="fetch twice: the second fetch uses the cache"
         )
-    if fix_base and publish is None:
+    if chosen.fix_base and chosen.publish is None:
         raise UsageError("--fix-base needs --publish", hint="--publish DIRECTORY")
-    if publish is not None:
-        published = folders("--publish", publish, requests, by_name=True)
-        served = ServedBase(fix_base, fix=True) if fix_base else ServedBase(base or _repository(requests))
-        return Destination(store, published, requests.manifest is not None, served)
-    targets = None if to is None else folders("--to", to, requests, by_name=not requests.alone)
-    return Destination(store, targets, requests.manifest is not None)
+    has_views = requests.manifest is not None
+    if chosen.publish is not None:
+        served = ServedBase(chosen.fix_base or chosen.base or _repository(requests), fix=bool(chosen.fix_base))
+        return Destination(store, folders("--publish", chosen.publish, requests, by_name=True), has_views, served)
+    targets = None if chosen.to is None else folders("--to", chosen.to, requests, by_name=not requests.alone)
+    return Destination(store, targets, has_views)
 
 
 def _repository(requests: FetchRequests) -> str | None:
@@ -369,7 +366,7 @@ def _warnings(outcome: Outcome) -> Iterator[str]:
 
 
 def _fetch_all(
-    requests: FetchRequests, destination: Destination, settings: Settings, form: Format, *, link: bool, ray: str | None
+    requests: FetchRequests, destination: Destination, chosen: FetchOptions, settings: Settings
 ) -> list[Outcome]:
     """Fetches all adapters, here or on a Ray cluster, and writes each to its destination.
 
@@ -377,16 +374,18 @@ def _fetch_all(
     as soon as it is complete.
     """
     done: list[Outcome] = []
-    tabular = form == "human" and sys.stdout.isatty() and not settings.quiet
+    tabular = chosen.output_format == "human" and sys.stdout.isatty() and not settings.quiet
     began_s = time.perf_counter()
     try:
         with fetch_progress(settings, len(requests.adapters)) as progress:
-            if ray is not None:
+            if chosen.ray is not None:
                 from lora_cli.fleet.fetching import bring_fleet
 
-                outcomes = bring_fleet(ray, requests.adapters, settings, link=link)
+                outcomes = bring_fleet(chosen.ray, requests.adapters, settings, link=chosen.link)
             else:
-                outcomes = fetch_all(requests.adapters, destination.store, settings, progress=progress, link=link)
+                outcomes = fetch_all(
+                    requests.adapters, destination.store, settings, progress=progress, link=chosen.link
+                )
             for number, fetched in enumerate(outcomes):
                 done.append(outcome := destination.deliver(fetched, number))
                 progress.adapter_ended(outcome.request.name)
@@ -395,7 +394,7 @@ def _fetch_all(
                     to_stderr(render_line(fetched_adapter(outcome)))
                 for warning in _warnings(outcome):
                     inform(f"warning: {warning}", settings)
-                if form == "human" and outcome.directory is not None and not tabular:
+                if chosen.output_format == "human" and outcome.directory is not None and not tabular:
                     write(f"{outcome.directory}\n")
     except KeyboardInterrupt:
         inform("interrupted: downloaded data is kept; run the same command to continue", settings)

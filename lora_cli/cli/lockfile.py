@@ -16,9 +16,9 @@ from lora_cli.documents.lockfile import KIND, base_mismatch, drift, dump_lock, m
 from lora_cli.documents.manifest import AdapterSet
 from lora_cli.errors import MachineError, NotFound, Refused, UsageError
 from lora_cli.fetching.batch import Outcome
-from lora_cli.fetching.lock_drift import Drift, find_drift
+from lora_cli.fetching.lock_drift import CheckedAdapter, checked_adapter, find_drift
 from lora_cli.reading.manifest import STDIN, lock_path, locked_adapters, read_lock, read_text
-from lora_cli.render.fetch_report import CheckedAdapter, CheckReport, checked_adapter
+from lora_cli.render.fetch_report import CheckReport
 from lora_cli.render.json import to_json
 from lora_cli.render.terminal_fetch import drift_parts, render_changes, render_drift, render_drift_error
 from lora_cli.settings import Settings
@@ -202,7 +202,7 @@ def report_drift(
     lock = file.lock or Lock(())
     done: list[CheckedAdapter] = []
     in_a_pipe = output_format == "human" and not sys.stdout.isatty()
-    for one in map(checked_adapter, _drifts(requests, lock, file.adapter_set, settings, base=not some)):
+    for one in _drifts(requests, lock, file.adapter_set, settings, base=not some):
         done.append(one)
         if output_format == "human" and one.error is not None:
             to_stderr(render_drift_error(one))
@@ -224,7 +224,7 @@ def report_drift(
 
 def _drifts(
     requests: FetchRequests, lock: Lock, adapter_set: AdapterSet, settings: Settings, *, base: bool
-) -> Iterator[Drift]:
+) -> Iterator[CheckedAdapter]:
     """The drift of each adapter in order, then of the ``base``; no origin is asked where lock and manifest differ."""
     entries = {entry.name: entry for entry in adapter_set.adapters}
     looked = find_drift([one for one in requests.adapters if one.locked is not None], settings)
@@ -233,10 +233,10 @@ def _drifts(
             yield next(looked)
         else:
             difference = mismatch(entries[request.name], lock.adapter(request.name))
-            yield Drift(request, (difference.removeprefix(f"{request.name} "),))
+            yield checked_adapter(request, (difference.removeprefix(f"{request.name} "),))
     if base and requests.base is not None and requests.base.locked is not None:
         # Policies about adapters do not apply to the base.
         yield from find_drift([requests.base], replace(settings, policies=()))
     elif base and requests.base is not None and lock.base is not None:
         difference = base_mismatch(adapter_set, lock.base)
-        yield Drift(requests.base, (difference.removeprefix(f"{THE_BASE} "),))
+        yield checked_adapter(requests.base, (difference.removeprefix(f"{THE_BASE} "),))

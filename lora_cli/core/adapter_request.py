@@ -94,6 +94,11 @@ class AdapterRequest:
         return self.ref if self.locked is None else ref_at(self.ref, self.locked)
 
     @property
+    def canonical(self) -> str | None:
+        """The reference in reports; None if there is none."""
+        return None if self.invalid is not None else str(self.source)
+
+    @property
     def label(self) -> str:
         """The name, else the reference."""
         return self.name or str(self.source)

@@ -2,9 +2,13 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import NoneType
+from typing import Literal
 
+from lora_cli import __version__
 from lora_cli.core.adapter_request import AdapterRequest, Selection
+from lora_cli.core.json_schema import Count, ErrorReport, Version, error_report
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import LoraCliError
@@ -18,33 +22,58 @@ from lora_cli.fetching.resolution_history import FetchPlan, known_blobs, read_re
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources, endpoints_of
 from lora_cli.store import Store
+from lora_cli.store.published import NotPruned
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
-    """One adapter: the revision that it means now, its files, and those of them that are not in the cache."""
+class PlannedAdapter:
+    """What fetch would do with one adapter."""
 
-    request: AdapterRequest
-    revision: str = ""
-    files: tuple[RemoteFile, ...] = ()
-    missing: tuple[RemoteFile, ...] = ()
-    error: LoraCliError | None = None
+    name: str
+    ref: str | None
+    revision: str | None = field(default_factory=NoneType)
+    """What it means now; null if its source was not asked, or does not give it."""
+    files: Count = 0
+    bytes: Count = 0
+    """Bytes of all files, as far as the source reports them."""
+    missing_files: Count = 0
+    """Files that are not in the cache."""
+    missing_bytes: Count = 0
+    """Bytes of these, as far as the source reports them."""
+    exit_code: Count = 0
+    error: ErrorReport | None = field(default_factory=NoneType)
 
 
-def plan_all(requests: Sequence[AdapterRequest], store: Store, settings: Settings) -> Iterator[Planned]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanReport:
+    """What fetch would download. A field may be added under the same number; a change of meaning makes a new number."""
+
+    schema: Literal["lora_cli/fetch-plan/1"] = "lora_cli/fetch-plan/1"
+    version: Version = __version__
+    adapters: Sequence[PlannedAdapter]
+    pruned: Sequence[str]
+    """Adapters that --prune would remove from the published folder, if all are fetched and published."""
+    not_pruned: Sequence[NotPruned]
+    """Published adapters that left the manifest and would stay, because of files in them that lora-cli did not
+    publish."""
+    exit_code: Count
+
+
+def plan_all(requests: Sequence[AdapterRequest], store: Store, settings: Settings) -> Iterator[PlannedAdapter]:
     """The plan for each request, in their order: origins are asked for listings, and no file is downloaded."""
     sources = Sources(settings, [one.source for one in requests if isinstance(one.source, AdapterRef)])
 
-    def one(request: AdapterRequest) -> Planned:
+    def one(request: AdapterRequest) -> PlannedAdapter:
         try:
             return _plan(request, sources, store, settings)
         except LoraCliError as error:
-            return Planned(request, error=error)
+            reported = error_report(error)
+            return PlannedAdapter(request.name, request.canonical, exit_code=error.exit_code, error=reported)
 
     yield from ordered_parallel_map(one, requests, settings.jobs)
 
 
-def _plan(request: AdapterRequest, sources: Sources, store: Store, settings: Settings) -> Planned:
+def _plan(request: AdapterRequest, sources: Sources, store: Store, settings: Settings) -> PlannedAdapter:
     ref, selection, locked = request.ref, request.selection, request.locked
     check_reference(request, settings)
     origin = LatestCheckpoint(sources.of(ref)) if selection.latest else sources.of(ref)
@@ -65,5 +94,7 @@ def _plan(request: AdapterRequest, sources: Sources, store: Store, settings: Set
         )
     check_allowed(replace(request, source=revision.ref), settings, files=files)
     check_count(request.label, len(files), settings.max_files)
-    check_size(request.label, sum(file.size or 0 for file in files), settings.max_bytes)
-    return Planned(request, revision.id, files, missing)
+    total, to_load = (sum(file.size or 0 for file in some) for some in (files, missing))
+    check_size(request.label, total, settings.max_bytes)
+    which = request.name, request.canonical, revision.id or None
+    return PlannedAdapter(*which, len(files), total, len(missing), to_load)

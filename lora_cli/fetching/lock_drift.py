@@ -1,11 +1,12 @@
 """``fetch --check``: a lock compared with what the origins have now. Nothing is written, not even in the cache."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter_request import AdapterRequest, Selection
 from lora_cli.core.grouping import by_key
+from lora_cli.core.json_schema import EXCLUDED, Count, ErrorReport, error_report
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import LoraCliError, Offline
@@ -28,21 +29,41 @@ MAX_HASHED_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Drift:
-    """The ``changes`` of one adapter, a sentence each; ``now`` is the origin's revision ("" if it was not asked)."""
+class CheckedAdapter:
+    """One locked adapter next to what its source has now."""
 
-    request: AdapterRequest
-    changes: tuple[str, ...] = ()
-    now: str = ""
-    error: LoraCliError | None = None
+    name: str
+    ref: str | None
+    locked: str | None
+    """The revision in the lock; null if it is not locked."""
+    now: str | None
+    """The revision that its source has now; null if it was not asked."""
+    drift: Sequence[str]
+    """What changed since it was locked, a sentence each."""
+    exit_code: Count
+    error: ErrorReport | None
+    locked_version: str | None = field(default=None, metadata=EXCLUDED)
+    """The revision in the lock, or the digest of what has none."""
 
-    @property
-    def exit_code(self) -> int:
-        """The exit code for this adapter alone: 1 for drift."""
-        return self.error.exit_code if self.error is not None else int(bool(self.changes))
+
+def checked_adapter(
+    request: AdapterRequest, changes: Sequence[str] = (), now: str = "", error: LoraCliError | None = None
+) -> CheckedAdapter:
+    """One adapter with its ``changes``, a sentence each; ``now`` is the origin's revision ("" if it was not asked)."""
+    locked = request.locked
+    return CheckedAdapter(
+        name=request.name,
+        ref=request.canonical,
+        locked=None if locked is None else locked.revision,
+        now=now or None,
+        drift=changes,
+        exit_code=error.exit_code if error is not None else int(bool(changes)),
+        error=error_report(error),
+        locked_version=None if locked is None else locked.revision or locked.digest,
+    )
 
 
-def find_drift(requests: Sequence[AdapterRequest], settings: Settings) -> Iterator[Drift]:
+def find_drift(requests: Sequence[AdapterRequest], settings: Settings) -> Iterator[CheckedAdapter]:
     """The changes at each origin since it was locked, in the order of ``requests``; those without a lock have none.
 
     Cached files of a locked commit are compared, too: a server that sent other bytes for it sent wrong ones.
@@ -50,23 +71,25 @@ def find_drift(requests: Sequence[AdapterRequest], settings: Settings) -> Iterat
     sources = Sources(settings)
     cached = by_key((commit_of(record), record) for record in all_records(Store(settings.cache_dir)))
 
-    def one(request: AdapterRequest) -> Drift:
+    def one(request: AdapterRequest) -> CheckedAdapter:
         locked = request.locked
         if locked is None:
-            return Drift(request)
+            return checked_adapter(request)
         try:
             ref = request.ref
             check_reference(request, settings)
             conflicts = tuple(_cache_conflicts(ref, locked, cached))
             if ref.pinned and ref.revision == locked.revision:
-                return Drift(request, conflicts, locked.revision)
+                return checked_adapter(request, conflicts, locked.revision)
             if settings.offline and ref.scheme != "file":
                 raise Offline(f"{ref} cannot be checked, offline mode is on", hint="remove --offline")
             source = LatestCheckpoint(sources.of(ref)) if request.selection.latest else sources.of(ref)
             revision = source.resolve(ref)
-            return Drift(request, (*conflicts, *_changes(locked, revision, source, request.selection)), revision.id)
+            return checked_adapter(
+                request, (*conflicts, *_changes(locked, revision, source, request.selection)), revision.id
+            )
         except LoraCliError as error:
-            return Drift(request, error=error)
+            return checked_adapter(request, error=error)
 
     yield from ordered_parallel_map(one, requests, settings.jobs)
 

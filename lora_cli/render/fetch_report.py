@@ -1,12 +1,11 @@
 """The reports of ``fetch`` and ``fetch --check``, of which JSON is the fields."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from lora_cli import __version__
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.json_schema import (
     EXCLUDED,
     INLINE,
@@ -21,11 +20,8 @@ from lora_cli.core.json_schema import (
 from lora_cli.core.lock import Changes
 from lora_cli.fetching.batch import Outcome
 from lora_cli.fetching.file_selection import LeftOut
-from lora_cli.fetching.lock_drift import Drift
+from lora_cli.fetching.lock_drift import CheckedAdapter
 from lora_cli.store.published import NotPruned, Pruning, Published
-
-if TYPE_CHECKING:
-    from lora_cli.fetching.dry_run import Planned
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,17 +119,13 @@ def fetched_adapter(outcome: Outcome) -> FetchedAdapter:
     """The message for one adapter."""
     return FetchedAdapter(
         name=outcome.request.name,
-        ref=_ref(outcome.request),
+        ref=outcome.request.canonical,
         milliseconds=outcome.ms,
         exit_code=outcome.exit_code,
         error=error_report(outcome.error),
         fetched=_snapshot(outcome),
         typed=outcome.request.typed,
     )
-
-
-def _ref(request: AdapterRequest) -> str | None:
-    return None if request.invalid is not None else str(request.source)
 
 
 def _snapshot(outcome: Outcome) -> FetchedSnapshot | None:
@@ -154,24 +146,6 @@ def _snapshot(outcome: Outcome) -> FetchedSnapshot | None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedAdapter:
-    """One locked adapter next to what its source has now."""
-
-    name: str
-    ref: str | None
-    locked: str | None
-    """The revision in the lock; null if it is not locked."""
-    now: str | None
-    """The revision that its source has now; null if it was not asked."""
-    drift: Sequence[str]
-    """What changed since it was locked, a sentence each."""
-    exit_code: Count
-    error: ErrorReport | None
-    locked_version: str | None = field(default=None, metadata=EXCLUDED)
-    """The revision in the lock, or the digest of what has none."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckReport:
     """What changed since a lock was written. A field may be added under the same number."""
@@ -185,72 +159,3 @@ class CheckReport:
     """What is locked and not in the manifest."""
     exit_code: Count
     """1 for drift, else that of what kept a source from being asked."""
-
-
-def checked_adapter(drift: Drift) -> CheckedAdapter:
-    """The message for one adapter."""
-    locked = drift.request.locked
-    return CheckedAdapter(
-        name=drift.request.name,
-        ref=_ref(drift.request),
-        locked=None if locked is None else locked.revision,
-        now=drift.now or None,
-        drift=drift.changes,
-        exit_code=drift.exit_code,
-        error=error_report(drift.error),
-        locked_version=None if locked is None else locked.revision or locked.digest,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedAdapter:
-    """What fetch would do with one adapter."""
-
-    name: str
-    ref: str | None
-    revision: str | None
-    """What it means now; null if its source was not asked, or does not give it."""
-    files: Count
-    bytes: Count
-    """Bytes of all files, as far as the source reports them."""
-    missing_files: Count
-    """Files that are not in the cache."""
-    missing_bytes: Count
-    """Bytes of these, as far as the source reports them."""
-    exit_code: Count
-    error: ErrorReport | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanReport:
-    """What fetch would download. A field may be added under the same number; a change of meaning makes a new number."""
-
-    schema: Literal["lora_cli/fetch-plan/1"] = "lora_cli/fetch-plan/1"
-    version: Version = __version__
-    adapters: Sequence[PlannedAdapter]
-    pruned: Sequence[str]
-    """Adapters that --prune would remove from the published folder, if all are fetched and published."""
-    not_pruned: Sequence[NotPruned]
-    """Published adapters that left the manifest and would stay, because of files in them that lora-cli did not
-    publish."""
-    exit_code: Count
-
-
-def plan_report(planned: "Iterable[Planned]", pruning: Pruning) -> PlanReport:
-    """The report of ``fetch --dry-run``."""
-    adapters = [
-        PlannedAdapter(
-            name=one.request.name,
-            ref=_ref(one.request),
-            revision=one.revision or None,
-            files=len(one.files),
-            bytes=sum(file.size or 0 for file in one.files),
-            missing_files=len(one.missing),
-            missing_bytes=sum(file.size or 0 for file in one.missing),
-            exit_code=one.error.exit_code if one.error is not None else 0,
-            error=error_report(one.error),
-        )
-        for one in planned
-    ]
-    code = max((one.exit_code for one in adapters), default=0)
-    return PlanReport(adapters=adapters, pruned=tuple(pruning.removed), not_pruned=pruning.kept, exit_code=code)

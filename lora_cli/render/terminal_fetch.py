@@ -7,12 +7,15 @@ from lora_cli.core.json_schema import ErrorReport
 from lora_cli.core.lock import THE_BASE, Changes, LockedAdapter
 from lora_cli.core.text import counted, duration, milliseconds, names, safe, size
 from lora_cli.errors import Refused
-from lora_cli.render.fetch_report import CheckedAdapter, CheckReport, FetchedAdapter, PlanReport
+from lora_cli.fetching.lock_drift import CheckedAdapter
+from lora_cli.render.fetch_report import CheckReport, FetchedAdapter
 from lora_cli.store.published import NotPruned
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
+
+    from lora_cli.fetching.dry_run import PlanReport
 
 STYLES = {"failed": "red", "cached": "", "downloaded": "green", "as locked": "green"}
 
@@ -70,7 +73,7 @@ def fetched_parts(done: Sequence[FetchedAdapter], seconds: float) -> "Iterator[R
     return separated([table], facts(places, 0), notes, [_summary(done, seconds)])
 
 
-def plan_parts(report: PlanReport) -> "Iterator[RenderableType]":
+def plan_parts(report: "PlanReport") -> "Iterator[RenderableType]":
     """The table of ``fetch --dry-run``, the errors, and a summary."""
     from lora_cli.render.terminal import Paragraph, hints, table_or_blocks
 

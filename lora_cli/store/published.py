@@ -184,19 +184,17 @@ def to_prune(folder: Path, staying: Collection[str]) -> Pruning:
     return Pruning(removed, kept)
 
 
-def prune_published(folder: Path, staying: Collection[str]) -> Pruning:
-    """Removes what ``to_prune`` returns, and returns it.
+def prune_published(folder: Path, pruning: Pruning) -> None:
+    """Removes what ``to_prune`` found in ``folder``.
 
     Raises:
         MachineError: a disk error.
     """
-    pruning = to_prune(folder, staying)
     with on_disk("cleaning", folder, "--publish"):
         for path in map(folder.joinpath, pruning.removed):
             hidden = path.with_name(f".{path.name[:100]}.{new_writer()}")
             path.rename(hidden)
             _remove_replaced(hidden, path, "--publish")
-    return pruning
 
 
 def publish(
