@@ -34,7 +34,6 @@ from lora_cli.store.inventory import (
     inventory,
     list_folder,
     tree_bytes,
-    with_residency,
 )
 from lora_cli.store.quarantine import is_linked_outside, quarantined, quarantined_items
 from lora_cli.store.resolution_records import Record
@@ -298,9 +297,7 @@ def _show(
     """Writes the table of ``ls``, or with ``provenance`` all details."""
     details = provenance is not None
     blob_bytes = sum(tree_bytes(path) for path in blob_files(store))
-    if residency:
-        items = [with_residency(store, item) for item in items]
-    report = cache_report(store, items, blob_bytes, provenance or (lambda _: None))
+    report = cache_report(store, items, blob_bytes, provenance or (lambda _: None), residency=residency)
     from lora_cli.render.terminal_cache import snapshots_parts
 
     columns = width() if details else table_width()

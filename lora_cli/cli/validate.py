@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import typer
 from lora_cli import redaction
 from lora_cli.cli import completion, engine_options, options
 from lora_cli.cli.adapter_selection import (
+    Inputs,
     apply_policies,
     base_model,
     changed_adapters,
@@ -24,10 +25,10 @@ from lora_cli.cli.adapter_selection import (
 from lora_cli.cli.options import ADAPTERS, for_engine, option, result, variable_of
 from lora_cli.cli.output import VALIDATE_FORMATS, check_writable, inform, render_parts, to_stderr, write
 from lora_cli.cli.progress import count_progress
+from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.did_you_mean import did_you_mean
-from lora_cli.core.finding import Deployment, Severity
-from lora_cli.core.reference import AdapterRef
+from lora_cli.core.finding import Severity
 from lora_cli.core.text import safe
 from lora_cli.errors import MachineError, MissingExtra, UsageError
 from lora_cli.rules import choose
@@ -56,154 +57,169 @@ STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 FAIL_ON = {"error": Severity.ERROR, "warning": Severity.WARNING}
 
 
-def command(
-    ctx: typer.Context,
-    refs: options.Refs = None,
-    manifest: options.Manifest = None,
-    checkpoint: options.Checkpoint = "",
+@dataclass(frozen=True, slots=True)
+class ValidateOptions:
+    """The parsed options."""
+
+    ctx: typer.Context
+    refs: options.Refs = None
+    manifest: options.Manifest = None
+    checkpoint: options.Checkpoint = ""
     changed_files: bool = option(
         "--changed-files", "REFs are changed files: validate the adapters that contain them.", False, ADAPTERS
-    ),
-    base: options.Base = "",
+    )
+    base: options.Base = ""
     no_base: bool = option(
         "--no-base", "Validate without a base model; rules that need one are skipped.", False, ADAPTERS
-    ),
-    policy: options.PolicyFile = None,
+    )
+    policy: options.PolicyFile = None
     fail_on: str = finding(
         "--fail-on error|warning",
         "Lowest severity that exits with 1.",
         default="error",
         autocompletion=completion.choices("error", "warning"),
-    ),
+    )
     select: list[str] | None = finding(
         "--select",
         "Check only these rules, for example LC3, LC301 or rank-mismatch; may be repeated.",
         **completion.RULE,
-    ),
-    ignore: list[str] | None = finding("--ignore", "Skip these rules; may be repeated.", **completion.RULE),
-    values: bool = finding("--values/--no-values", "Read the tensors' values.", default=True),
-    engine: list[str] | None = for_engine(
-        "--engine", "Validate for this engine; may be repeated.", **completion.ENGINE
-    ),
-    max_lora_rank: int | None = for_engine("--max-lora-rank", "The engine's max_lora_rank: its largest rank.", min=1),
-    tp: engine_options.Tp = 1,
+    )
+    ignore: list[str] | None = finding("--ignore", "Skip these rules; may be repeated.", **completion.RULE)
+    values: bool = finding("--values/--no-values", "Read the tensors' values.", default=True)
+    engine: list[str] | None = for_engine("--engine", "Validate for this engine; may be repeated.", **completion.ENGINE)
+    max_lora_rank: int | None = for_engine("--max-lora-rank", "The engine's max_lora_rank: its largest rank.", min=1)
+    tp: engine_options.Tp = 1
     lora_target_modules: list[str] | None = for_engine(
         "--lora-target-modules NAME", "The only modules that the engine applies LoRA to; may be repeated."
-    ),
-    served_model_name: str = for_engine(
-        "--served-model-name NAME", "The engine's name for the base model.", default=""
-    ),
-    max_loras: int | None = for_engine("--max-loras", "The engine's max_loras: adapters in one batch.", min=1),
-    baseline: Path | None = finding("--baseline FILE", "Baseline file of known findings; only new ones count."),
+    )
+    served_model_name: str = for_engine("--served-model-name NAME", "The engine's name for the base model.", default="")
+    max_loras: int | None = for_engine("--max-loras", "The engine's max_loras: adapters in one batch.", min=1)
+    baseline: Path | None = finding("--baseline FILE", "Baseline file of known findings; only new ones count.")
     write_baseline: Path | None = finding(
         "--write-baseline FILE",
         "Write all current findings to this file as the baseline, except of unreadable adapters.",
-    ),
-    attest: Path | None = attestation("--attest FILE", "Write the verdicts to this file as signed in-toto statements."),
-    key: Path | None = attestation("--key FILE", "With --attest: private key in PEM."),
-    proofs: Path | None = attestation("--proofs FILE", "With --attest: report of warm --once (JSON), to attest, too."),
-    key_password: str = attestation("--key-password TEXT", "With --attest: password of the key.", default=""),
-    ray: options.Ray = None,
-    shard: options.Shard = None,
+    )
+    attest: Path | None = attestation("--attest FILE", "Write the verdicts to this file as signed in-toto statements.")
+    key: Path | None = attestation("--key FILE", "With --attest: private key in PEM.")
+    proofs: Path | None = attestation("--proofs FILE", "With --attest: report of warm --once (JSON), to attest, too.")
+    key_password: str = attestation("--key-password TEXT", "With --attest: password of the key.", default="")
+    ray: options.Ray = None
+    shard: options.Shard = None
     statistics: bool = result(
         "--statistics", "Print the number of findings per rule instead of the findings.", default=False
-    ),
+    )
     formats: list[str] | None = result(
         "--format FORMAT[=FILE]",
         "human, concise, json, sarif, junit, github, gitlab or markdown; may be repeated, each with its file.",
         show_default="human",
         autocompletion=completion.choices(*VALIDATE_FORMATS),
-    ),
-    output: options.OutputFile = None,
-) -> None:
+    )
+    output: options.OutputFile = None
+
+
+@wraps(ValidateOptions, assigned=(), updated=())  # typer reads the options off its fields
+def command(**given: Any) -> None:
     """Check adapters: format, config, tensors and values, against a base model and inference engines."""
-    if fail_on not in FAIL_ON:
-        raise UsageError(f"--fail-on {safe(fail_on)}: must be error or warning", hint=did_you_mean(fail_on, FAIL_ON))
-    if base and no_base:
+    chosen = ValidateOptions(**given)
+    fail_on = FAIL_ON.get(chosen.fail_on)
+    if fail_on is None:
+        hint = did_you_mean(chosen.fail_on, FAIL_ON)
+        raise UsageError(f"--fail-on {safe(chosen.fail_on)}: must be error or warning", hint=hint)
+    if chosen.base and chosen.no_base:
         raise UsageError("--base and --no-base cannot be used together", hint="remove one of them")
-    if changed_files:
-        if manifest is not None:
-            raise UsageError("--changed-files is for REFs", hint="remove -f or --changed-files")
-        if refs and not any(map(is_here, refs)):
-            inform("warning: no changed file was found; paths are relative to the working directory", ctx.obj)
-        refs = changed_adapters(refs or [])
-    chosen, outputs = choose(select or (), ignore or ()), parse_outputs(formats or (), output, os.environ)
-    signer = attestation_key(attest, key, key_password, outputs, complete=values and not (select or ignore))
-    known, where = known_findings(baseline, write_baseline)
-    whole = read_inputs(manifest, refs or [], base, "validate", checkpoint, may_be_empty=changed_files)
-    inputs = replace(whole, items=options.in_shard(whole.items, shard, lambda item: item.name))
-    settings = apply_policies(ctx.obj, inputs.manifest, policy)
+    refs = _changed_adapters(chosen) if chosen.changed_files else chosen.refs or []
+    rules = choose(chosen.select or (), chosen.ignore or ())
+    outputs = parse_outputs(chosen.formats or (), chosen.output, os.environ)
+    signer = attestation_key(chosen, outputs)
+    known, where = known_findings(chosen.baseline, chosen.write_baseline)
+    whole = read_inputs(
+        chosen.manifest, refs, chosen.base, "validate", chosen.checkpoint, may_be_empty=chosen.changed_files
+    )
+    inputs = replace(whole, items=options.in_shard(whole.items, chosen.shard, lambda item: item.name))
+    settings = apply_policies(chosen.ctx.obj, inputs.manifest, chosen.policy)
     warn_of_unlocked(inputs, settings)
-    max_lora_rank = max_lora_rank or inputs.max_lora_rank
-    engines = engine_options.named_engines(engine, inputs.manifest)
+    engines = engine_options.named_engines(chosen.engine, inputs.manifest)
     deployment = engine_options.deployment_of(
-        engines, whole, tp=tp, max_lora_rank=max_lora_rank, lora_target_modules=lora_target_modules or (),
-        served_model_name=served_model_name, max_loras=max_loras,
+        engines, whole, tp=chosen.tp, max_lora_rank=chosen.max_lora_rank or inputs.max_lora_rank,
+        lora_target_modules=chosen.lora_target_modules or (), served_model_name=chosen.served_model_name,
+        max_loras=chosen.max_loras,
     )  # fmt: skip
-    if not inputs.items:
-        no_base = no_base or not base
+    no_base = chosen.no_base or not (inputs.items or chosen.base)
     named = None if no_base else infer_base(inputs, "validate", settings).base
     model = None if named is None else base_model(named, settings)
-    engine_options.check_tp(model, tp)
-    proven = known_proofs(proofs, model, is_attested=signer is not None)
+    engine_options.check_tp(model, chosen.tp)
+    proofs = known_proofs(chosen.proofs, model, is_attested=signer is not None)
     terms = Terms(
-        model, values=values, rules=chosen, engines=engines, deployment=deployment,
-        digests=attest is not None,
-    )  # fmt: skip
-    items = inputs.to_validate(settings, digests=True)
-    if ray is None:
-        judged = check_all(items, terms, settings, contents=False)
-    else:
-        from lora_cli.fleet.judging import check_fleet
-
-        judged = check_fleet(ray, items, terms, settings)
-    entries = inputs.manifest.adapters if inputs.manifest else ()
-    here = Path.cwd()
-    root = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), None)
-    naming = Naming(here, {entry.name: entry.at for entry in entries}, root)
-    checked = []
-    with count_progress(settings, len(inputs.items), "validated") as passed:
-        for one in accept_known(judged, known, where, naming):
-            checked.append(one)
-            passed(one.error is not None)
-    notices = baseline_notices(checked, known, write_baseline, naming, chosen, settings)
-    report = validate_report(
-        checked, FAIL_ON[fail_on], base=model, rules=chosen, naming=naming, baseline=where, notices=notices
+        model, values=chosen.values, rules=rules, engines=engines, deployment=deployment, digests=signer is not None
     )
-    if attest is not None and signer is not None:
-        about = None if named is None or model is None else (named, model)
-        started = deployment if engines else None
-        write_verdicts(attest, signed_verdicts(signer, report, checked, about, started, proven, settings), settings)
-    write_outputs(report, outputs, quiet=settings.quiet, statistics=statistics)
+    naming, checked = _naming(inputs), []
+    with count_progress(settings, len(inputs.items), "validated") as passed:
+        for one in _judged(inputs.to_validate(settings, digests=True), terms, chosen.ray, settings):
+            checked.append(accept_known(one, known, where, naming))
+            passed(one.error is not None)
+    notices = baseline_notices(checked, known, chosen.write_baseline, naming, rules, settings)
+    report = validate_report(checked, fail_on, base=model, rules=rules, naming=naming, baseline=where, notices=notices)
+    if chosen.attest is not None and signer is not None:
+        from lora_cli.validation.attestation import describe_base, statements
+
+        about = None if named is None or model is None else describe_base(named, model, settings)
+        verdicts = statements(report, checked, about, deployment if engines else None, proofs)
+        write_verdicts(chosen.attest, verdicts, signer, settings)
+    write_outputs(report, outputs, quiet=settings.quiet, statistics=chosen.statistics)
     raise typer.Exit(report.summary.exit_code)
 
 
-def attestation_key(
-    attest: Path | None, key: Path | None, password: str, outputs: "Sequence[Output]", *, complete: bool
-) -> "SigningKey | None":
-    """The key that ``--attest`` signs with; None without it. ``complete``: whether all rules run.
+def _changed_adapters(chosen: ValidateOptions) -> list[str]:
+    """The adapters that the changed files belong to."""
+    if chosen.manifest is not None:
+        raise UsageError("--changed-files is for REFs", hint="remove -f or --changed-files")
+    files = chosen.refs or []
+    if files and not any(map(is_here, files)):
+        inform("warning: no changed file was found; paths are relative to the working directory", chosen.ctx.obj)
+    return changed_adapters(files)
+
+
+def _judged(items: Sequence[AdapterRequest], terms: Terms, ray: str | None, settings: Settings) -> Iterator[Checked]:
+    """Each adapter, validated here or on a Ray cluster."""
+    if ray is None:
+        return check_all(items, terms, settings, contents=False)
+    from lora_cli.fleet.judging import check_fleet
+
+    return check_fleet(ray, items, terms, settings)
+
+
+def _naming(inputs: Inputs) -> Naming:
+    """How a report names adapters: from the working directory, in its repository, and by the lines of the manifest."""
+    entries, here = inputs.manifest.adapters if inputs.manifest else (), Path.cwd()
+    root = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), None)
+    return Naming(here, {entry.name: entry.at for entry in entries}, root)
+
+
+def attestation_key(chosen: ValidateOptions, outputs: "Sequence[Output]") -> "SigningKey | None":
+    """The key that ``--attest`` signs with; None without it.
 
     Raises:
         UsageError: there is no key, or it cannot be used; some rules do not run; or a report has the same file.
         MissingExtra: the extra ``signing`` is not installed.
         MachineError: the file cannot be written.
     """
-    if attest is None:
+    if chosen.attest is None:
         return None
-    if key is None:
+    if chosen.key is None:
         raise UsageError("--attest needs --key", hint="--attest verdicts.intoto.jsonl --key ci.key")
-    if not complete:
+    if chosen.select or chosen.ignore or not chosen.values:
         hint = "remove --select, --ignore and --no-values, or --attest"
         raise UsageError("a verdict is of all rules", hint=hint)
-    if any(one.file == attest for one in outputs):
-        raise UsageError(f"{attest} cannot have both verdicts and a report", hint="set another file for one of them")
-    check_writable(attest)
-    redaction.remember(password)
+    if any(one.file == chosen.attest for one in outputs):
+        hint = "set another file for one of them"
+        raise UsageError(f"{chosen.attest} cannot have both verdicts and a report", hint=hint)
+    check_writable(chosen.attest)
+    redaction.remember(chosen.key_password)
     try:
         from lora_cli.signing.sign import SigningKey, private_key  # model-signing
     except ImportError as error:
         raise MissingExtra("--attest", "signing", error.name or "model-signing") from error
-    signer = SigningKey(key, password)
+    signer = SigningKey(chosen.key, chosen.key_password)
     private_key(signer)
     return signer
 
@@ -223,30 +239,17 @@ def known_proofs(file: Path | None, model: BaseModel | None, *, is_attested: boo
     return read_proofs(file, model)
 
 
-def signed_verdicts(
-    signer: "SigningKey",
-    report: Report,
-    checked: Sequence[Checked],
-    base: tuple[str | AdapterRef, BaseModel] | None,
-    deployment: Deployment | None,
-    proofs: Mapping[str, Mapping[str, Any]],
-    settings: Settings,
-) -> str:
-    """The signed statements about the adapters of a report, against ``base`` (None: without one), with ``proofs``."""
-    from lora_cli.signing.attestation import sign_statements  # securesystemslib
-    from lora_cli.validation.attestation import describe_base, statements
-
-    about = None if base is None else describe_base(*base, settings)
-    return sign_statements(statements(report, checked, about, deployment, proofs), signer)
-
-
-def write_verdicts(file: Path, lines: str, settings: Settings) -> None:
-    """Writes the statements; a file of an earlier run stays if there are none.
+def write_verdicts(
+    file: Path, statements: Iterable[Mapping[str, Any]], signer: "SigningKey", settings: Settings
+) -> None:
+    """Writes the signed statements; a file of an earlier run stays if there are none.
 
     Raises:
         MachineError: it cannot be written.
     """
-    if lines:
+    from lora_cli.signing.attestation import sign_statements  # securesystemslib
+
+    if lines := sign_statements(statements, signer):
         write(lines, file)
     else:
         inform(f"warning: no adapter was validated: {file} was not written", settings)
@@ -270,15 +273,13 @@ def known_findings(baseline: Path | None, new: Path | None) -> "tuple[Baseline |
     return load_baseline(read_text(baseline, "baseline"), str(baseline)), str(baseline)
 
 
-def accept_known(judged: Iterable[Checked], known: "Baseline | None", where: str, naming: Naming) -> Iterator[Checked]:
-    """Each adapter with its known findings marked as accepted."""
+def accept_known(one: Checked, known: "Baseline | None", where: str, naming: Naming) -> Checked:
+    """An adapter with its known findings marked as accepted."""
     if not where:
-        yield from judged
-        return
+        return one
     from lora_cli.validation import baseline
 
-    for one in judged:
-        yield baseline.apply_baseline(one, naming.identity(one), known, where)
+    return baseline.apply_baseline(one, naming.identity(one), known, where)
 
 
 def baseline_notices(

@@ -86,19 +86,27 @@ def cache_report(
     store: Store,
     items: Sequence[StoredSnapshot],
     blob_bytes: int,
-    provenance: Callable[[Record], Provenance | None] = lambda _: None,
+    provenance: Callable[[Record], Provenance | None],
+    *,
+    residency: bool,
 ) -> CacheReport:
     """The report of ``ls`` and ``show``; ``blob_bytes`` are those of all blobs."""
-    total = blob_bytes + sum(item.packed_bytes for item in items)
-    snapshots, partial_bytes = [_snapshot(item, provenance) for item in items], tree_bytes(store.partials)
+    total, partial_bytes = blob_bytes + sum(item.packed_bytes for item in items), tree_bytes(store.partials)
+    snapshots = [_snapshot(item, provenance, _residency(store, item) if residency else None) for item in items]
     return CacheReport(cache=str(store.root), bytes=total, snapshots=snapshots, partial_bytes=partial_bytes)
 
 
-def _snapshot(item: StoredSnapshot, provenance: Callable[[Record], Provenance | None]) -> CachedSnapshot:
+def _residency(store: Store, item: StoredSnapshot) -> Residency:
+    from lora_cli.store.page_cache import folder_residency
+
+    folders = (item.directory, store.packed / item.digest)
+    return Residency(*(folder_residency(folder).resident_bytes for folder in folders))
+
+
+def _snapshot(
+    item: StoredSnapshot, provenance: Callable[[Record], Provenance | None], residency: Residency | None
+) -> CachedSnapshot:
     digests = {path: blob.sha256 for record in item.records for path, blob in record.files.items()}
-    residency = None
-    if item.resident is not None and item.packed_resident is not None:
-        residency = Residency(item.resident.resident_bytes, item.packed_resident.resident_bytes)
     return CachedSnapshot(
         sha256=item.digest,
         names=item.names,

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lora_cli.store import Store
-from lora_cli.store.disk import is_read_only
+from lora_cli.store.disk import FORBIDDEN
 from lora_cli.store.writer_ids import new_writer
 
 TRIES = 5
@@ -53,7 +53,7 @@ def replace_folder(building: Path, target: Path, prefix: str = "") -> Path | Non
             return building if exchange(building, target) else _in_two_steps(building, target, prefix)
         except OSError as error:
             # Another process created or removed the target since it was checked.
-            if is_read_only(error) or attempt + 1 == TRIES:
+            if error.errno in FORBIDDEN or attempt + 1 == TRIES:
                 raise
     raise AssertionError
 

@@ -12,6 +12,7 @@ from lora_cli.errors import MachineError
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+"""This user may not write here, or the file system is read-only."""
 
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """The process or the machine has no more descriptors or memory: no error of the file itself."""
@@ -76,11 +77,6 @@ def age_s(path: Path, now_s: float) -> float:
     with suppress(OSError):
         return now_s - path.stat(follow_symlinks=False).st_mtime
     return 0.0
-
-
-def is_read_only(error: OSError) -> bool:
-    """Whether ``error`` means that this user may not write here, or that the file system is read-only."""
-    return error.errno in FORBIDDEN
 
 
 def make_folder(path: Path) -> Path:

@@ -15,7 +15,7 @@ from lora_cli.errors import UsageError
 from lora_cli.store import Store
 from lora_cli.store.atomic_swap import remove_folder, remove_path, remove_unfinished, replace_folder
 from lora_cli.store.blobs import is_sound, sha256_of
-from lora_cli.store.disk import is_read_only, on_disk
+from lora_cli.store.disk import FORBIDDEN, on_disk
 from lora_cli.store.inventory import view_digests
 from lora_cli.store.snapshots import build_directory
 from lora_cli.store.writer_ids import new_writer
@@ -73,7 +73,7 @@ def write_view(store: Store, name: str, snapshot: Snapshot) -> Path:
             if (old := replace_folder(building, target)) is not None:
                 remove_path(old)
         except OSError as error:
-            if not is_read_only(error) or os.path.lexists(target):
+            if error.errno not in FORBIDDEN or os.path.lexists(target):
                 raise
             log.warning("%s is not writable: no view of %s was created there", store.adapters, name)
         finally:

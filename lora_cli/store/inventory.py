@@ -4,9 +4,8 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_cli.core.grouping import by_key
 from lora_cli.core.snapshot import Blob, snapshot_digest
@@ -14,10 +13,6 @@ from lora_cli.store import Store
 from lora_cli.store.blobs import sha256_of
 from lora_cli.store.resolution_records import Record, all_records
 from lora_cli.store.snapshots import is_digest
-
-if TYPE_CHECKING:
-    from lora_cli.store.page_cache import Resident
-
 
 Inode = tuple[int, int]
 """Device and inode number of a file."""
@@ -27,8 +22,7 @@ Inode = tuple[int, int]
 class StoredSnapshot:
     """One snapshot in the cache: path → size of its files, its records, and the names of its views.
 
-    ``packed_bytes`` is the size of its packed weights. ``resident`` and ``packed_resident`` are the parts of both in
-    the page cache, None if not requested.
+    ``packed_bytes`` is the size of its packed weights.
     """
 
     digest: str
@@ -37,8 +31,6 @@ class StoredSnapshot:
     records: tuple[Record, ...]
     names: tuple[str, ...] = ()
     packed_bytes: int = 0
-    resident: "Resident | None" = None
-    packed_resident: "Resident | None" = None
 
     @property
     def size(self) -> int:
@@ -72,14 +64,6 @@ def inventory(store: Store) -> list[StoredSnapshot]:
         if is_digest(path.name)
     ]
     return sorted(items, key=lambda item: (-item.used_s, item.digest))
-
-
-def with_residency(store: Store, item: StoredSnapshot) -> StoredSnapshot:
-    """The snapshot with its residency in the page cache."""
-    from lora_cli.store.page_cache import folder_residency
-
-    packed = folder_residency(store.packed / item.digest)
-    return replace(item, resident=folder_residency(item.directory), packed_resident=packed)
 
 
 def find_items(items: Sequence[StoredSnapshot], text: str, ref: str) -> list[StoredSnapshot]:

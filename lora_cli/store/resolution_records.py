@@ -14,7 +14,7 @@ from lora_cli.core.snapshot import Blob
 from lora_cli.errors import MachineError, UsageError
 from lora_cli.store import Store
 from lora_cli.store.cachedir_tag import tag_cache
-from lora_cli.store.disk import is_read_only, on_disk, read_small, replace_file
+from lora_cli.store.disk import FORBIDDEN, on_disk, read_small, replace_file
 from lora_cli.store.snapshots import is_digest
 
 SCHEMA = "lora_cli/ref/2"
@@ -104,7 +104,7 @@ def write_record(store: Store, record: Record) -> None:
                 # Not durable: if a power failure loses the record, the origin is asked again.
                 replace_file(path, data, durable=False)
         except OSError as error:
-            if not is_read_only(error):
+            if error.errno not in FORBIDDEN:
                 raise
 
 

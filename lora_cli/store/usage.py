@@ -60,20 +60,20 @@ class Usage:
         """The cache's own blobs with hard links outside of it (``fetch --to``, ``--publish``)."""
         return self.linked_outside() - self.foreign
 
-    def in_use(self) -> dict[str, str]:
-        """Digest → why that snapshot stays, whatever the limits are."""
+    def in_use(self) -> set[str]:
+        """The digests of the snapshots that stay, whatever the limits are.
+
+        A process uses them, they have a view or links outside the cache, or are the config of a base, which is small.
+        """
         exported = self.exported()
-        found = {}
-        for item in self.items:
-            if item.digest in self.names_in_use:
-                found[item.digest] = "a process uses it"
-            elif item.names:
-                found[item.digest] = f"it has the view {item.names[0]}"
-            elif item.files.keys() == {BASE_CONFIG}:
-                found[item.digest] = "it is the config of a base; removing it frees no space"
-            elif exported & self.inodes[item.directory].keys():
-                found[item.digest] = "it is linked to a folder outside the cache"
-        return found
+        return {
+            item.digest
+            for item in self.items
+            if item.digest in self.names_in_use
+            or item.names
+            or item.files.keys() == {BASE_CONFIG}
+            or exported & self.inodes[item.directory].keys()
+        }
 
 
 def scan_usage(store: Store) -> Usage:

@@ -290,7 +290,7 @@ def test_ls_tells_how_long_ago_each_was_used(
     item = StoredSnapshot("ab" * 32, tmp_path, {}, (record,))
     monkeypatch.setattr("time.time", lambda: 1e9 + (seconds or 86400 * 400))
     for shown, expected in ((item, f" {told}\n"), (replace(item, records=()), " unreferenced ")):
-        report = cache_report(Store(tmp_path), [shown], 0)
+        report = cache_report(Store(tmp_path), [shown], 0, lambda _: None, residency=False)
         assert expected in rendered(snapshots_parts(report, 100), 100)
 
 
