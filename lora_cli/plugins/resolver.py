@@ -27,7 +27,7 @@ from lora_cli.errors import LoraCliError, NotFound
 from lora_cli.plugins.names import Fingerprint, Known, Names
 from lora_cli.runtime.module_tree import base_from_transformers
 from lora_cli.serving.adapter_state import STATUS, Backoff, shorten_name
-from lora_cli.serving.admissions import VALIDATORS, Admissions, AdmissionSettings
+from lora_cli.serving.admissions import FETCH_AT_ONCE, VALIDATORS, Admissions, AdmissionSettings
 from lora_cli.settings import RESOLVE_TIMEOUT, Settings, parse_duration
 from lora_cli.store import Store
 from lora_cli.store.in_use import InUseMarker
@@ -40,9 +40,6 @@ LOOK_S = 1.0
 
 LOOK_LIMIT_S = 5.0
 """The longest that a request waits for that check, for a file system may hang; then the last reading is used."""
-
-MOST_AT_ONCE = 64
-"""Adapters that are fetched at once."""
 
 MOST_WAITING = 512
 """Adapters that are fetched or wait for it; beyond that, clients get 503."""
@@ -125,7 +122,7 @@ class Resolver:
     def __init__(self, names: Names, wait_s: float, observe: Observe = unobserved) -> None:
         self._names, self._wait_s, self._observe = names, wait_s, observe
         self._asked: OrderedDict[str, _Lookup] = OrderedDict()
-        self._threads = ThreadPoolExecutor(MOST_AT_ONCE + 2, "lora-cli")
+        self._threads = ThreadPoolExecutor(FETCH_AT_ONCE + 2, "lora-cli")
         self._reading: _Reading | None = None
         self._look: asyncio.Task[None] | None = None
         self._look_at = 0.0

@@ -150,7 +150,7 @@ class HostWeights:
 
     def is_unpacked(self, lora: LoraRequest) -> bool:
         """Whether it was read from its own files, and is worth packing."""
-        return self._store is not None and lora.key in self._unpacked
+        return lora.key in self._unpacked
 
     def pack(self, lora: LoraRequest, weights: LoraWeights | None = None) -> None:
         """Pack what was read from its snapshot. It is for the next time, so no load waits for it."""

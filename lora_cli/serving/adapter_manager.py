@@ -18,7 +18,7 @@ from lora_cli.runtime.messages import Drop, LoraRequest, Prefetch, Ready, RowEve
 from lora_cli.runtime.plan import SlotRequirements
 from lora_cli.runtime.warm_process import WarmProcess
 from lora_cli.serving.adapter_state import AdapterRegistry, AdapterState, Counters
-from lora_cli.serving.admissions import Admissions
+from lora_cli.serving.admissions import FETCH_AT_ONCE, Admissions
 from lora_cli.serving.cached_status import TierStatusCache
 from lora_cli.serving.prefetch import Prefetcher
 from lora_cli.serving.request_rates import NO_RATES, RequestRates
@@ -26,9 +26,6 @@ from lora_cli.serving.responses import load_error
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-MOST_AT_ONCE = 64
-"""Adapters that are fetched and loaded at once for waiting requests."""
 
 OpenProcess = Callable[[Sequence[SlotRequirements]], WarmProcess]
 
@@ -62,7 +59,7 @@ class AdapterManager:
         self.stopping = asyncio.Event()
         self.tier_status = TierStatusCache(lambda: self.process)
         self.request_threads, self.disk_threads, self._load_threads = (
-            ThreadPoolExecutor(MOST_AT_ONCE, name) for name in ("request", "disk", "load")
+            ThreadPoolExecutor(FETCH_AT_ONCE, name) for name in ("request", "disk", "load")
         )
         self._admissions, self._open, self._rates = admissions, open_process, rates
         self.max_loras, self._max_cpu_loras = max_loras, max_cpu_loras
