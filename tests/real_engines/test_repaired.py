@@ -20,7 +20,7 @@ from tests.real_engines.effects import Observed
 pytestmark = pytest.mark.engines
 
 ENGINES = ("vllm@0.32", "sglang", "lorax")
-OTHER_NUMBERS = frozenset({"alpha a string"})
+OTHER_NUMBERS = frozenset({"alpha a string", "alpha pattern of strings"})
 """What says another number than was trained with."""
 
 KEPT = frozenset(

@@ -32,7 +32,7 @@ FAMILY = "llama"
 SOME = 5
 """Of the first family, one in so many cases on one engine each is tried always."""
 
-OTHER_NUMBERS = frozenset({"alpha a string"})
+OTHER_NUMBERS = frozenset({"alpha a string", "alpha pattern of strings"})
 """Breaks that say another number than was trained with: what is written says that number."""
 
 MENDED = {
