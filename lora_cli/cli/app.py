@@ -73,8 +73,8 @@ SEVERAL_VALUES = {"serve-bench": ("--lora-modules", "--goodput")}
 """Options that take several values after one flag, as in ``vllm bench serve``; typer supports only one value."""
 
 
-class _PlainFlags:
-    """A command whose help shows no type for flags."""
+class _Grouped:
+    """A command whose plain-text help, for narrow terminals, groups the options like the panels; flags have no type."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """All arguments and options, with ``--help``."""
@@ -84,13 +84,24 @@ class _PlainFlags:
                 one.metavar = ""
         return parameters
 
-
-class GroupedCommand(_PlainFlags, TyperCommand):
-    """A command whose plain-text help, for narrow terminals, groups the options like the panels."""
-
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Writes the arguments and options, each panel as a section; no text is truncated."""
-        _write_sections(self, ctx, formatter)
+        """Writes the arguments and options, each panel as a section, and a group's commands; no text is truncated."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            if (row := parameter.get_help_record(ctx)) is not None:
+                if usual == "Arguments":  # without its type
+                    row = (parameter.metavar or parameter.name, row[1])
+                sections.setdefault(getattr(parameter, "rich_help_panel", None) or usual, []).append(row)
+        if commands := getattr(self, "commands", None):
+            sections["Commands"] = [(name, one.get_short_help_str(1000)) for name, one in commands.items()]
+        for title, rows in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+class GroupedCommand(_Grouped, TyperCommand):
+    """A command that parses several values after one flag, and runs with its settings."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parses the arguments of the command."""
@@ -102,14 +113,8 @@ class GroupedCommand(_PlainFlags, TyperCommand):
         return super().invoke(ctx)
 
 
-class GroupedGroup(_PlainFlags, TyperGroup):
-    """A group of commands with help like ``GroupedCommand``; without a command it prints its help and fails."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Writes the options, each panel as a section, and the commands."""
-        _write_sections(self, ctx, formatter)
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, command.get_short_help_str(1000)) for name, command in self.commands.items()])
+class GroupedGroup(_Grouped, TyperGroup):
+    """A group of commands; without a command it prints its help and fails."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parses the arguments of the group."""
@@ -125,19 +130,6 @@ class GroupedGroup(_PlainFlags, TyperGroup):
             ignore_validate_formats(name)
             command = self.commands[name] = load_command(name)
         return name, command, rest
-
-
-def _write_sections(command: Any, ctx: Any, formatter: Any) -> None:
-    sections: dict[str, list[tuple[str, str]]] = {}
-    for parameter in command.get_params(ctx):
-        usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
-        if (row := parameter.get_help_record(ctx)) is not None:
-            if usual == "Arguments":  # without its type
-                row = (parameter.metavar or parameter.name, row[1])
-            sections.setdefault(getattr(parameter, "rich_help_panel", None) or usual, []).append(row)
-    for title, rows in sections.items():
-        with formatter.section(title):
-            formatter.write_dl(rows)
 
 
 def _print_version(value: bool) -> None:

@@ -46,7 +46,7 @@ def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") ->
     if words or spec is None or manifest is None:
         return tuple(map(choose_engine, dict.fromkeys(words)))
     try:
-        return (choose_engine(f"{spec.name}@{spec.version}" if spec.version else spec.name),)
+        return (choose_engine(spec.wanted),)
     except UsageError as error:
         raise UsageError(f"{manifest.file}: engine: {error.message}", hint=error.hint) from error
 
@@ -110,7 +110,7 @@ def engine_launch(
 
     name, at, _ = text.strip().partition("@")
     spec = inputs.engine if inputs.engine is not None and inputs.engine.name == name.lower() else None
-    profile = choose_engine(f"{name}@{spec.version}" if spec is not None and spec.version and not at else text)
+    profile = choose_engine(spec.wanted if spec is not None and not at else text)
     if profile.engine.slots is None:
         known = " or ".join(engine.name for engine in ENGINES.values() if engine.slots is not None)
         raise UsageError(f"the flags of {profile.engine.title} are unknown", hint=f"--engine-args {known}")

@@ -125,9 +125,7 @@ def _profile(named: str, inputs: Inputs) -> Profile:
     Raises:
         UsageError: there is no such engine, or its options are unknown.
     """
-    spec = inputs.engine
-    text = named or (f"{spec.name}@{spec.version}" if spec and spec.version else spec.name if spec else "vllm")
-    profile = choose_engine(text)
+    profile = choose_engine(named or (inputs.engine.wanted if inputs.engine is not None else "vllm"))
     if profile.engine.slots is None:
         raise UsageError(f"the options of {profile.engine.title} are unknown", hint="--engine vllm or --engine sglang")
     return profile

@@ -60,6 +60,11 @@ class EngineSpec(Model):
     max_cpu_loras: Maybe[Count] = None
     """Maximum number of adapters in memory."""
 
+    @property
+    def wanted(self) -> str:
+        """NAME or NAME@VERSION."""
+        return f"{self.name}@{self.version}" if self.version else self.name
+
     @field_validator("max_cpu_loras")
     @classmethod
     def _at_least_max_loras(cls, value: int | None, info: ValidationInfo) -> int | None:

@@ -89,20 +89,12 @@ class Suppression(Model):
 
 Globs = Annotated[Several[Glob], Field(max_length=MOST_GLOBS)]
 Digests = Annotated[Several[Sha256], Field(max_length=MOST_DIGESTS)]
-Hosts = Annotated[
-    Several[
-        Annotated[
-            str,
-            text(
-                r"[A-Za-z0-9*?_.:\[\]-]{1,253}",
-                "a host name or a glob over host names, without scheme and port",
-                "write huggingface.co, or '*.acme.internal'",
-            ),
-            AfterValidator(host_glob),
-        ]
-    ],
-    Field(max_length=MOST_GLOBS),
-]
+_HOST = text(
+    r"[A-Za-z0-9*?_.:\[\]-]{1,253}",
+    "a host name or a glob over host names, without scheme and port",
+    "write huggingface.co, or '*.acme.internal'",
+)
+Hosts = Annotated[Several[Annotated[str, _HOST, AfterValidator(host_glob)]], Field(max_length=MOST_GLOBS)]
 
 
 class SigstoreIdentity(Model):
@@ -224,6 +216,14 @@ class ManifestPolicy(Model):
     """Findings that do not count, each of one rule for one snapshot digest."""
 
 
+_SERVER = text(".+", "the address of a server", "write https://HOST[:PORT]", "secret")
+_Server = Annotated[str, _SERVER, AfterValidator(endpoint_glob)]
+_VARIABLE = text(".+", "the name of a variable", "write ACME_TOKEN, not its value", "secret")
+_Variable = Annotated[str, _VARIABLE, AfterValidator(variable)]
+_PROFILE = text(".+", "the name of a profile", "its name in ~/.aws/config, not a key", "secret")
+_Profile = Annotated[str, _PROFILE, AfterValidator(profile)]
+
+
 class Policy(ManifestPolicy):
     """The rules that an operator sets for adapters.
 
@@ -235,40 +235,13 @@ class Policy(ManifestPolicy):
 
     allow_private_redirects: Maybe[bool] = None
     """Follow redirects to private network addresses, but never to link-local ones."""
-    trusted_endpoints: Annotated[
-        Several[
-            Annotated[
-                str,
-                text(".+", "the address of a server", "write https://HOST[:PORT]", "secret"),
-                AfterValidator(endpoint_glob),
-            ]
-        ],
-        WithJsonSchema(dict(SERVERS.schema)),
-    ] = ()
+    trusted_endpoints: Annotated[Several[_Server], WithJsonSchema(dict(SERVERS.schema))] = ()
     """Servers that your own credentials may be sent to for a manifest: https://minio.acme.internal,
     https://*.acme.internal, smb://files.acme.internal; http:// on this machine only.
     """
-    allow_token_env: Annotated[
-        Several[
-            Annotated[
-                str,
-                text(".+", "the name of a variable", "write ACME_TOKEN, not its value", "secret"),
-                AfterValidator(variable),
-            ]
-        ],
-        WithJsonSchema(dict(VARIABLES.schema)),
-    ] = ()
+    allow_token_env: Annotated[Several[_Variable], WithJsonSchema(dict(VARIABLES.schema))] = ()
     """Variables that a manifest's token_env may use in addition to LORA_CLI_TOKEN_<NAME>, which is always allowed."""
-    allow_profiles: Annotated[
-        Several[
-            Annotated[
-                str,
-                text(".+", "the name of a profile", "its name in ~/.aws/config, not a key", "secret"),
-                AfterValidator(profile),
-            ]
-        ],
-        WithJsonSchema(dict(PROFILES.schema)),
-    ] = ()
+    allow_profiles: Annotated[Several[_Profile], WithJsonSchema(dict(PROFILES.schema))] = ()
     """Profiles of the cloud's own credentials file that a manifest may use."""
 
 
