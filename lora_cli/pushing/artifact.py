@@ -9,7 +9,7 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lora_cli.core.inspection import Inspection
@@ -168,8 +168,8 @@ def _precision(inspection: Inspection) -> str:
 
 def _tar_layer(path: str, file: Path, size: int) -> Part:
     """A layer with one file under ``/models`` and its folders, without times and owners."""
-    folders = [f"models/{folder}/" for folder in _folders(path)]
-    before = b"".join(_tar_header(folder, tarfile.DIRTYPE, 0o755, 0) for folder in ["models/", *folders])
+    folders = reversed(PurePosixPath("models", path).parents[:-1])
+    before = b"".join(_tar_header(f"{folder}/", tarfile.DIRTYPE, 0o755, 0) for folder in folders)
     before += _tar_header(f"models/{path}", tarfile.REGTYPE, 0o644, size)
     after = bytes(-size % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE)
 
@@ -182,11 +182,6 @@ def _tar_layer(path: str, file: Path, size: int) -> Part:
     for chunk in content():
         digest.update(chunk)
     return Part(IMAGE_LAYER, f"sha256:{digest.hexdigest()}", len(before) + size + len(after), content)
-
-
-def _folders(path: str) -> list[str]:
-    parts = path.split("/")[:-1]
-    return ["/".join(parts[: number + 1]) for number in range(len(parts))]
 
 
 def _tar_header(name: str, kind: bytes, mode: int, size: int) -> bytes:
