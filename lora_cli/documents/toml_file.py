@@ -4,6 +4,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, create_model
@@ -26,7 +27,7 @@ def read_toml(text: str, file: str, kinds: Mapping[str, Kind]) -> dict[str, Any]
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{file}: this is not TOML: {error}", hint="write NAME = VALUE, strings in quotes") from error
     fields: dict[str, Any] = {
-        key: (Annotated[Any, BeforeValidator(_Value(key, kind))], None) for key, kind in kinds.items()
+        key: (Annotated[Any, BeforeValidator(partial(_parsed, key, kind))], None) for key, kind in kinds.items()
     }
     model = create_model("SettingsFile", __base__=Model, **fields)
     read = Document(file, values, lambda: TomlPlaces(text)).read(model, None)
@@ -50,19 +51,13 @@ class TomlPlaces:
         return ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Value:
-    """Parses the value of ``key``. A number or a list in quotes is a mistake, though a variable would have it so."""
-
-    key: str
-    kind: Kind
-
-    def __call__(self, value: Any) -> Any:
-        wanted = self.kind.schema.get("type")
-        if not isinstance(value, bool | int | float | str | list | dict):
-            raise mistake("this is a date or a time", "write it in quotes" if wanted == "string" else "")
-        if wanted in {"boolean", "integer"} and isinstance(value, str):
-            raise mistake(f"{quoted(value)} is a string", "write it without quotes")
-        if wanted == "array" and isinstance(value, str):
-            raise mistake("this is a string", f'write a list: {self.key} = ["…"]')
-        return self.kind.parse(value)
+def _parsed(key: str, kind: Kind, value: Any) -> Any:
+    """The value of ``key``. A number or a list in quotes is a mistake, though a variable would have it so."""
+    wanted = kind.schema.get("type")
+    if not isinstance(value, bool | int | float | str | list | dict):
+        raise mistake("this is a date or a time", "write it in quotes" if wanted == "string" else "")
+    if wanted in {"boolean", "integer"} and isinstance(value, str):
+        raise mistake(f"{quoted(value)} is a string", "write it without quotes")
+    if wanted == "array" and isinstance(value, str):
+        raise mistake("this is a string", f'write a list: {key} = ["…"]')
+    return kind.parse(value)

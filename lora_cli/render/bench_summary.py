@@ -43,6 +43,13 @@ VLLM_LABELS = {
 }
 """The keys of vLLM's result about a whole run, and their labels in ``vllm bench serve``."""
 
+CURVES: Mapping[type, str] = {
+    SimulationReport: "CDF of the wait for an adapter",
+    MeasurementReport: "CDF of the time to the response",
+    LiveReport: "CDF of the time to first token",
+}
+"""The titles of ``curves_of``."""
+
 SLOWEST = 5
 """Number of adapters that are listed, the slowest first."""
 

@@ -31,15 +31,13 @@ MAX_ROWS = {
 
 NO_VALUE = "–"
 
-PAGES: Mapping[type, tuple[str, str, str, str]] = {
-    SimulationReport: (
-        "simulated", "Each policy over the same requests", "CDF of the wait for an adapter", "stall in ms",
-    ),
-    PlanReport: ("", "Fewest slots first, then more slots with less memory", "", ""),
-    MeasurementReport: ("in process", "Milliseconds by tier", "CDF of the time to the response", "ms"),
-    LiveReport: ("live", "Milliseconds by tier", "CDF of the time to first token", "ms"),
-}  # fmt: skip
-"""The kind of run, the caption of its table, and the title and axis of its curves."""
+PAGES: Mapping[type, tuple[str, str, str]] = {
+    SimulationReport: ("simulated", "Each policy over the same requests", "stall in ms"),
+    PlanReport: ("", "Fewest slots first, then more slots with less memory", ""),
+    MeasurementReport: ("in process", "Milliseconds by tier", "ms"),
+    LiveReport: ("live", "Milliseconds by tier", "ms"),
+}
+"""The kind of run, the caption of its table, and the axis of its curves."""
 
 
 @cache
@@ -145,7 +143,8 @@ def spectrum_notes(shown: Layout) -> Iterator[str]:
 def render_bench(report: BenchReport) -> str:
     """The page of ``serve-bench``: table, charts, workload and definitions."""
     result, request_count = report.result, bench_summary.request_count(report)
-    how, caption, share, unit = PAGES[type(result)]
+    how, caption, unit = PAGES[type(result)]
+    share = bench_summary.CURVES.get(type(result), "")
     curves = charts.distribution(share, unit, bench_summary.curves_of(report))
     values: dict[str, Any] = {"title": f"{request_count}, {how}", "caption": caption, "charts": [curves]}
     values |= {"terms": report.definitions, "costs": (), "adapters": None}

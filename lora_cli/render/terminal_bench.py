@@ -1,12 +1,12 @@
 """The terminal output of ``serve-bench``: tables, plots, workload, definitions, and conditions."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from lora_cli.bench.live.result import SERVER
-from lora_cli.bench.report import BenchReport, LiveReport, MeasurementReport, MetricChange, PlanReport, SimulationReport
+from lora_cli.bench.report import BenchReport, LiveReport, MetricChange, PlanReport, SimulationReport
 from lora_cli.bench.simulator import SHARES
 from lora_cli.core.text import cut, milliseconds, safe
 from lora_cli.render import bench_summary as summary
@@ -26,11 +26,6 @@ INFERRED = {
     "warm": "not requested recently",
     "cold": "sent before the first response of its adapter",
     "later": "sent after that; its adapter may have been unloaded since",
-}
-CURVES: Mapping[type, str] = {
-    SimulationReport: "CDF of the wait for an adapter (% of requests)",
-    MeasurementReport: "CDF of the time to the response (% of requests)",
-    LiveReport: "CDF of the time to first token (% of requests)",
 }
 STYLES = {"better": "green", "worse": "red"}
 MAX_CHANGES = 40
@@ -72,7 +67,9 @@ def _run_parts(report: BenchReport, width: int, *, plain: bool) -> Iterator[Rend
         over_time = sparklines(summary.hits_over_time(report.result), width, plain=plain)
         yield from _plot("hit ratio over time (first and last part)", over_time)
         terms = summary.simulation_terms(report, report.result)
-    yield from _plot(CURVES[type(report.result)], distribution(summary.curves_of(report), SHARES, width))
+    yield from _plot(
+        f"{summary.CURVES[type(report.result)]} (% of requests)", distribution(summary.curves_of(report), SHARES, width)
+    )
     if isinstance(report.result, LiveReport):
         yield from ("", Text(VLLM_TITLE, "bold", overflow="fold"), *facts(summary.vllm_facts(report), 0))
         if rows := summary.vllm_latencies(report):
