@@ -11,20 +11,26 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from lora_cli import redaction
+from lora_cli.cli import app
+from tests import copies
 from tests.hf_variables import set_variables
 from tests.object_servers import AzureServer, GcsServer, S3Server, azurite, fake_gcs, rclone, seaweed, sftp, smb
 from tests.oci_server import Registry, log_in, registry
 from tests.pulp_server import pulp
 
 if TYPE_CHECKING:
+    from typer.core import TyperGroup
+
     from tests.core.peft_models import Written
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,6 +113,42 @@ def no_talk_set_by_another_test() -> None:
     logger = logging.getLogger("lora_cli")
     logger.handlers = []
     logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def each_command_is_built_once() -> Iterator[None]:
+    """A process runs one command line, tests thousands: typer takes longer to build a command than to use it."""
+    built, loaded, known = app.build_app, app.load_command, {*app.COMMANDS}
+    command = lru_cache(lambda _look, name: loaded(name))
+
+    @lru_cache
+    def root(_look: object, _names: tuple[str, ...]) -> "tuple[TyperGroup, dict[str, Any]]":
+        group = built()
+        return group, {**group.commands}
+
+    def build_app() -> "TyperGroup":
+        group, stubs = root(app._markup_mode(), (*app.COMMANDS,))
+        group.commands = {**stubs}
+        return group
+
+    def load_command(name: str) -> app.Command:
+        return command(app._markup_mode(), name) if name in known else loaded(name)
+
+    with mock.patch.multiple(app, build_app=build_app, load_command=load_command):
+        yield
+
+
+@pytest.fixture(scope="module")
+def copied_processes() -> Iterator[None]:
+    """Python programs that a module's tests start are copies of one that has imported torch, or lora-cli."""
+    with copies.copied():
+        yield
+
+
+@pytest.fixture
+def new_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one test of such a module they are new."""
+    monkeypatch.setattr(subprocess, "Popen", copies.NEW)
 
 
 @pytest.fixture(scope="session")

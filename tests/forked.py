@@ -15,21 +15,18 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
-from tests.conftest import QUICKSTART, ROOT
+from tests.conftest import ROOT
 
 LONGEST_S = 120
 SERVER = """
-import contextlib, gc, io, json, os, re, signal, sys
+import gc, json, os, re, signal, sys
 from pathlib import Path
-from lora_cli import redaction
-from lora_cli.cli.main import main, run
+from lora_cli.cli.main import run
+from tests.copies import run_commands
 
 ours = os.dup(1)
 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-with contextlib.redirect_stderr(io.StringIO()):
-    for words in json.loads(sys.argv[1]):
-        main(words)
-redaction.forget()
+run_commands()
 gc.collect()
 gc.freeze()
 os.write(ours, b"ready\\n")
@@ -89,17 +86,12 @@ def run(words: list[str], environ: Mapping[str, str], folder: Path | None = None
 @cache
 def _server() -> tuple[IO[str], IO[str]]:
     """Where jobs are written to, and answers read from."""
-    adapter, base = str(QUICKSTART / "pirate"), str(QUICKSTART / "smollm2-135m")
-    with tempfile.TemporaryDirectory() as folder:
-        cache = ["--cache-dir", folder]
-        validate = [*cache, "validate", adapter, "--base", base, "--engine", "vllm"]
-        imports = [validate, [*validate, "--format", "sarif"], [*cache, "inspect", adapter], [*cache, "fetch", adapter]]
-        process = subprocess.Popen(
-            [sys.executable, "-c", SERVER, json.dumps(imports)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "NO_COLOR": "1"},
-        )  # fmt: skip
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        atexit.register(process.kill)
-        return process.stdin, process.stdout
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "NO_COLOR": "1"},
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    atexit.register(process.kill)
+    return process.stdin, process.stdout

@@ -20,6 +20,7 @@ from lora_cli.store import Store
 from lora_cli.store.resolution_records import all_records, write_record
 from tests import forked
 from tests.cli.test_startup import HEAVY, modules_after
+from tests.copies import command_folder
 from tests.hub_server import Hub
 from tests.making import write_adapter
 
@@ -34,7 +35,7 @@ def lora_cli(**environ: str) -> str:
 
 
 def run(argv: list[str]) -> str:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    path = f"{command_folder()}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(argv, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False)
     assert done.stderr == ""
     return done.stdout
@@ -140,8 +141,8 @@ def typed(shell: list[str], script: str, before: str, lines: list[str], folder: 
     (folder / "script").write_text(lora_cli(_LORA_CLI_COMPLETE=script))
     (folder / "inputrc").write_text("set bell-style none\nset enable-bracketed-paste off\n")
     said = f'{before}lora-cli() {{ echo "$*" >> said; }}; source ./script; ' + "\n"
-    environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "TERM": "dumb"}
-    environ["INPUTRC"] = str(folder / "inputrc")
+    path = f"{command_folder()}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environ = {**os.environ, "PATH": path, "TERM": "dumb", "INPUTRC": str(folder / "inputrc")}
     terminal, inside = pty.openpty()
     with subprocess.Popen(
         shell, cwd=folder, env=environ, stdin=inside, stdout=inside, stderr=inside, start_new_session=True

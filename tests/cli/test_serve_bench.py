@@ -14,6 +14,8 @@ from lora_cli.cli.main import main
 from tests.making import llama_modules, write_adapter, write_base_config
 from tests.requested import requested
 
+pytestmark = pytest.mark.usefixtures("copied_processes")
+
 MANIFEST = """\
 apiVersion: lora-cli/v1
 kind: AdapterSet

@@ -11,6 +11,8 @@ from tests.hub_server import Hub
 from tests.long import in_long
 from tests.making import llama_modules, write_adapter, write_base_config
 
+pytestmark = pytest.mark.usefixtures("copied_processes")
+
 QUERIES = llama_modules(["q_proj"])
 
 

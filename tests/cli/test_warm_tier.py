@@ -30,7 +30,10 @@ ROOT = Path(__file__).parents[2]
 QUERIES = llama_modules(["q_proj"])
 Captured = pytest.CaptureFixture[str]
 
-pytestmark = pytest.mark.skipif(file_system(Path("/dev/shm")) != "tmpfs", reason="there is no tmpfs here")
+pytestmark = [
+    pytest.mark.usefixtures("copied_processes"),
+    pytest.mark.skipif(file_system(Path("/dev/shm")) != "tmpfs", reason="there is no tmpfs here"),
+]
 
 
 @pytest.fixture

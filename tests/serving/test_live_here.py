@@ -23,6 +23,8 @@ from tests.making import llama_modules, write_adapter, write_base_config
 from tests.runtime.families import save_model
 from tests.runtime.test_transformers_model import write_tokenizer
 
+pytestmark = pytest.mark.usefixtures("copied_processes")
+
 PATIENCE_S = 60.0
 MANIFEST = """\
 apiVersion: lora-cli/v1
@@ -198,6 +200,7 @@ def gone(pids: list[int]) -> bool:
     return True
 
 
+@pytest.mark.usefixtures("new_processes")
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="it looks for processes as Linux lists them")
 @pytest.mark.parametrize("number", in_long((signal.SIGINT, signal.SIGKILL), signal.SIGKILL))
 def test_the_server_ends_with_whoever_measures_it(number: signal.Signals, folder: Path) -> None:

@@ -17,6 +17,8 @@ from lora_cli.cli.main import main
 from tests.making import llama_modules, write_adapter, write_base
 from tests.serving.running import PATIENCE_S, Running, error_of
 
+pytestmark = pytest.mark.usefixtures("copied_processes")
+
 QUERIES = llama_modules(["q_proj"])
 
 

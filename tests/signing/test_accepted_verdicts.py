@@ -32,6 +32,8 @@ from tests.plugins.test_resolver import Desk, found, refused
 from tests.signing.pki import key_pair
 from tests.signing.test_verdicts import written
 
+pytestmark = pytest.mark.usefixtures("copied_processes")
+
 NAN = {f"base_model.model.{Q_PROJ}.lora_B.weight": np.full((64, 4), np.nan, np.float32)}
 VLLM = [{"engine": "vllm", "version": "0.32", "outcome": "ok"}]
 PEFT = [{"engine": "peft", "version": "", "outcome": "ok"}]

@@ -11,6 +11,8 @@ from tests.making import llama_modules, write_adapter, write_base
 from tests.signing.pki import key_pair
 from tests.signing.test_verdicts import written
 
+pytestmark = pytest.mark.usefixtures("copied_processes")
+
 HEAD = "apiVersion: lora-cli/v1\nkind: Policy\n"
 SHOW, INSPECT = ["cache", "show", "./sql"], ["inspect", "./sql"]
 
