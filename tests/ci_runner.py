@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from tests.copies import command_folder
+
 EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")
 BASH = ["bash", "--noprofile", "--norc", "-eo", "pipefail"]
 """How GitHub runs ``shell: bash``; GitLab's Docker executor has the same two options on."""
@@ -131,5 +133,5 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     here = Path(sys.executable).parent
     own = {name: value for name, value in os.environ.items() if name in {"HOME", "LANG", "XDG_CACHE_HOME"}}
     pip = {"PIP_TARGET": str(folder), "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_INDEX": "1"}
-    path = f"{folder / 'bin'}:{here}:{os.environ['PATH']}"
+    path = f"{folder / 'bin'}:{command_folder()}:{here}:{os.environ['PATH']}"
     return {**own, **pip, "PATH": path, "PYTHONPATH": str(folder), **more}

@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tarfile
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -15,6 +14,8 @@ from typing import Any
 
 import pytest
 import yaml
+from check_jsonschema import main as check_jsonschema
+from click.testing import CliRunner
 
 from lora_cli.cli.main import main
 from lora_cli.signing.attestation import verified_statements
@@ -52,12 +53,9 @@ def test_there_is_a_test_for_each_example() -> None:
 
 @pytest.mark.parametrize("file", SCHEMAS)
 def test_an_example_is_valid_by_the_schema_of_its_server(file: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "check_jsonschema", "--builtin-schema", SCHEMAS[file], str(CI / file)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = CliRunner().invoke(check_jsonschema, ["--builtin-schema", SCHEMAS[file], str(CI / file)])
 
-    assert done.returncode == 0, done.stdout
+    assert done.exit_code == 0, done.output
 
 
 def commands(file: str) -> list[list[str]]:
@@ -218,10 +216,9 @@ def test_what_an_example_collects_is_what_it_writes(file: str) -> None:
 
 
 def test_the_action_is_valid_by_the_schema_of_github() -> None:
-    schema = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-actions", str(ACTION)]
-    done = subprocess.run(schema, capture_output=True, text=True, check=False)
+    done = CliRunner().invoke(check_jsonschema, ["--builtin-schema", "vendor.github-actions", str(ACTION)])
 
-    assert done.returncode == 0, done.stdout
+    assert done.exit_code == 0, done.output
 
 
 def test_the_action_installs_itself_writes_its_reports_annotates_and_then_fails(

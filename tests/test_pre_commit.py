@@ -14,6 +14,7 @@ import yaml
 from lora_cli.cli.adapter_selection import changed_adapters
 from lora_cli.cli.main import main
 from tests.conftest import ROOT
+from tests.copies import command_folder
 
 HOOKS = ROOT / ".pre-commit-hooks.yaml"
 
@@ -28,7 +29,7 @@ OFFLINE = {
 
 
 def run(*argv: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    path = f"{command_folder()}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     own = {"PATH": path, "HOME": str(cwd), "PRE_COMMIT_HOME": str(cwd / ".git" / "pre-commit"), "PYTHONPATH": str(ROOT)}
     return subprocess.run(argv, cwd=cwd, env={**own, **environ}, capture_output=True, text=True, check=False)
 
