@@ -11,6 +11,8 @@ import pytest
 
 from tests.conftest import QUICKSTART, ROOT
 
+pytestmark = pytest.mark.usefixtures("copied_processes")
+
 
 def run(*argv: str, columns: int = 80, together: bool = False) -> subprocess.CompletedProcess[str]:
     """One process, as a shell would start it; ``together`` has standard error in its output."""

@@ -21,6 +21,8 @@ from tests.hub_server import Hub
 from tests.making import write_adapter
 from tests.store.keeping import tree
 
+pytestmark = pytest.mark.usefixtures("copied_processes")
+
 MIB = 1 << 20
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
