@@ -104,7 +104,7 @@ class Popen(subprocess.Popen[Any]):
             return pid, status
         if wait_flags & os.WNOHANG and not select.select([self._told], [], [], 0)[0]:
             return 0, 0
-        status = int(self._told.recv(16))
+        status = int(self._told.recv(16) or signal.SIGKILL)  # nothing: the original is gone
         self._told.close()
         return self.pid, status
 
