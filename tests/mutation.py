@@ -35,7 +35,7 @@ SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Fault:
     """One change of one place in a file: ``old`` source text from ``start`` to ``stop`` becomes ``new``."""
 
@@ -75,12 +75,10 @@ def faults_in(path: Path, *, branches: bool = False) -> Iterator[Fault]:
 
 
 def _says_nothing(node: ast.AST) -> bool:
-    """Types, annotations and imports for types only: no test could tell."""
-    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-        return True
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-        return True
-    return isinstance(node, ast.AnnAssign | ast.arg) and isinstance(node.annotation, ast.BinOp)
+    """Imports for types only, and ``frozen`` and ``slots``, which mypy holds: no test could tell."""
+    if isinstance(node, ast.If):
+        return "TYPE_CHECKING" in ast.unparse(node.test)
+    return isinstance(node, ast.keyword) and node.arg in {"frozen", "slots"}
 
 
 def _condition(node: ast.AST) -> ast.expr | None:
@@ -122,7 +120,7 @@ def draw(seed: int, count: int, per_package: int = 0, *, branches: bool = False)
         parts = path.relative_to(ROOT / "lora_cli").parts
         by_package.setdefault(parts[0] if len(parts) > 1 else "", []).extend(faults_in(path, branches=branches))
     drawn = [fault for faults in by_package.values() for fault in random.sample(faults, min(per_package, len(faults)))]
-    others = sorted({fault for faults in by_package.values() for fault in faults} - {*drawn}, key=str)
+    others = sorted({fault for faults in by_package.values() for fault in faults} - {*drawn})
     return [*drawn, *random.sample(others, max(0, count - len(drawn)))]
 
 
