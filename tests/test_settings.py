@@ -191,6 +191,13 @@ def test_a_wrong_flag_is_named(environ: dict[str, str], flags: dict[str, object]
         load_settings(flags, environ)
 
 
+@pytest.mark.parametrize("port", ["0", "65536", "99999"])
+def test_an_endpoint_has_a_port_that_there_is(port: str, environ: dict[str, str]) -> None:
+    assert load_settings({}, environ | {"HF_ENDPOINT": "https://hub.example:65535"}).hub_endpoint.endswith(":65535")
+    with pytest.raises(UsageError, match="not the address of a Hub"):
+        load_settings({}, environ | {"HF_ENDPOINT": f"https://hub.example:{port}"})
+
+
 def test_a_password_in_the_endpoint_is_refused_and_not_repeated(environ: dict[str, str]) -> None:
     environ["HF_ENDPOINT"] = "https://user:hf_secret@hub.example"
     with pytest.raises(UsageError) as caught:

@@ -10,6 +10,7 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Applied
 from lora_cli.core.target_modules import OUTPUT_NAMES
 from lora_cli.core.tensor_keys import PAIR_PARTS, PEFT_PREFIX, Key, Part, last_name
+from lora_cli.core.text import cut
 from lora_cli.engines.profile import FACTORS, VOCABULARY, Grammar, Profile
 
 LAYER = re.compile(r"(?:^|\.)(?P<stack>layers|h|blocks|block)\.(?P<idx>\d{1,9})\.", re.ASCII)
@@ -165,7 +166,7 @@ def _why_unparsed(key: Key, grammar: Grammar) -> str:
     if key.part == "saved" and last_name(key.module) in HEADS:
         return ""
     if key.adapter_name and not grammar.adapter_name and key.part in grammar.parts:
-        return f"the name contains .{key.adapter_name[:100]}., the in-memory adapter name"
+        return f"the name contains .{cut(key.adapter_name)}., the in-memory adapter name"
     if key.part in grammar.parts or (key.part == "magnitude" and key.param):
         return ""
     return "the name is not that of a LoRA weight (lora_A/lora_B)"

@@ -156,4 +156,4 @@ def relist_after_linking(source: Source, plan: FetchPlan) -> FetchPlan:
     )
     if before != after:
         return plan
-    return replace(plan, revision=again, files=tuple(again.file(file.path) or file for file in plan.files))
+    return replace(plan, revision=again)

@@ -54,7 +54,7 @@ class Stack:
     scaling: torch.Tensor
     d_in: int
     d_out: int
-    embedding: bool = False
+    embedding: bool
 
 
 class Shape(NamedTuple):

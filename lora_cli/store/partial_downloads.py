@@ -8,7 +8,7 @@ will show whether a power failure lost some of them.
 import os
 import stat
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora_cli.store import Store
@@ -121,13 +121,12 @@ def _create(folder: Path, longest: int) -> Partial:
     writer = new_writer()
     path = folder / str(writer)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    partial = Partial(path, writer, descriptor, 0)
     try:
-        size = _copy_from_elsewhere(folder, descriptor, longest)
+        return replace(partial, size=_copy_from_elsewhere(folder, descriptor, longest))
     except BaseException:
-        os.close(descriptor)
-        path.unlink(missing_ok=True)
+        remove_partial(partial)
         raise
-    return Partial(path, writer, descriptor, size)
 
 
 def _copy_from_elsewhere(folder: Path, descriptor: int, longest: int) -> int:

@@ -75,7 +75,7 @@ def read_record(store: Store, ref: str, selection: str = "", endpoint: str = "")
 def all_records(store: Store) -> Iterator[Record]:
     """Every record, in the order of the references."""
     try:
-        paths = [path for path in store.refs.iterdir() if path.suffix == ".json" and not path.name.startswith(".")]
+        paths = [path for path in store.refs.iterdir() if path.suffix == ".json"]
     except OSError:
         return
     found = (_read(path) for path in paths)

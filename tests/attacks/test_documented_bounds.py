@@ -14,7 +14,7 @@ from lora_cli.cli.adapter_selection import base_model
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.results import LoadReport
-from lora_cli.core.safetensors import TensorInfo
+from lora_cli.core.safetensors import MOST_HEADER, MOST_TENSORS, TensorInfo
 from lora_cli.core.tensor_keys import parse_key
 from lora_cli.errors import Refused
 from lora_cli.runtime.child_process import PendingRequest
@@ -51,6 +51,8 @@ ROWS = [
     ("connections", "2048", connection.MOST_CONNECTIONS == 2048),
     ("connections", "256", connection.OTHER_FILES == 256),
     ("requests that are answered at once", "half", connection.MOST_REQUESTS * 2 == connection.MOST_CONNECTIONS),
+    ("header of safetensors weights", "32 MiB", MOST_HEADER == 32 * MIB),
+    ("header of safetensors weights", "150,000 tensors", MOST_TENSORS == 150_000),
     ("an unknown name", "100 ", adapter_state.LONGEST_NAME == 100),
     ("an unknown name", "200 ", adapter_state.MOST_SUGGESTED == 200),
     ("the process that owns the device", "0.5 s", cached_status.PATIENCE_S == 0.5),
@@ -58,7 +60,7 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize(("row", "says", "holds"), ROWS)
+@pytest.mark.parametrize(("row", "says", "holds"), ROWS, ids=[f"{row}-{says}" for row, says, _ in ROWS])
 def test_what_the_document_says(row: str, says: str, holds: bool) -> None:
     lines = (ROOT / "docs" / "security.md").read_text().splitlines()
     (line,) = [line for line in lines if line.startswith(f"| {row}")]

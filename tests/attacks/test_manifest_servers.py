@@ -112,6 +112,6 @@ def test_what_only_looks_like_the_clouds_own_server_is_none(endpoint: str) -> No
 def test_trust_does_not_make_up_for_encryption() -> None:
     with pytest.raises(Refused, match="not encrypted"):
         check_endpoint(SourceRule(match="*", endpoint_url=ANOTHER_MACHINE), Trust(endpoints=("http://*",)), [], "keys")
-    with pytest.raises(Refused, match="not encrypted"):
+    with pytest.raises(Refused, match=r"not sent to http://evil.example for a manifest.*not encrypted"):
         check_encrypted("http://127.0.0.1@evil.example")
     check_encrypted("http://127.0.0.1:9")

@@ -43,6 +43,12 @@ def test_a_wrong_file_is_refused(text: str, tmp_path: Path) -> None:
         counted(tmp_path / "w.json", text)
 
 
+def test_a_file_has_at_most_100000_weights(tmp_path: Path) -> None:
+    assert len(counted(tmp_path / "w.json", f"[{'1,' * 99_999}1]").counts) == 100_000
+    with pytest.raises(UsageError, match="must have 1 to 100000 weights"):
+        counted(tmp_path / "w.json", f"[{'1,' * 100_000}1]")
+
+
 def test_a_file_that_is_not_there_is_not_found() -> None:
     with pytest.raises(NotFound, match="not found"):
         read_popularity("nowhere.json")

@@ -122,6 +122,12 @@ def test_the_best_course_has_the_most_hits_and_costs_at_least_the_bound() -> Non
     assert sum(best.load_ms) >= least > 0.5 * sum(best.load_ms)
 
 
+def test_bytes_of_memory_raise_the_least_cost() -> None:
+    room = sum(SIZES.values()) // 6
+    one, both = (replace(FLEET, gpu=Budget(60, room), cpu=Budget(60, memory)) for memory in (None, room))
+    assert least_cost_ms(TRACE, one) < least_cost_ms(TRACE, both) <= sum(simulate(TRACE, both, "lru").load_ms)
+
+
 TINY = st.lists(st.sampled_from("abcde"), max_size=9)
 
 

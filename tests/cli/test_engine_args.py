@@ -162,6 +162,8 @@ def test_what_is_served_otherwise_than_trained_is_told(folder: Path, capsys: Cap
     assert found["fit"] == alone["fit"]
     assert main(["inspect", "-f", manifest(folder, "rs"), "--engine-args", "sglang"]) == 1
     assert "--enable-lora" not in capsys.readouterr().out
+    assert main(["inspect", "-f", manifest(folder, "tone", "rs"), "--engine-args", "sglang"]) == 1
+    assert " for 1 of 2 adapters " in " ".join("".join(capsys.readouterr()).split())
 
 
 @pytest.mark.parametrize(

@@ -298,6 +298,8 @@ def test_engines_as_json_has_each_feature_once(capsys: Capture) -> None:
     assert document["schema"] == "lora_cli/engines/1"
     features = [{row["feature"]: row["outcome"] for row in one["features"]} for one in document["engines"]]
     assert [one["dora"] for one in features] == ["rejects"] * 4 + ["serves-wrong"] * 2 + [None, "ok"]
+    reasons = {row["reason"] for one in document["engines"] for row in one["features"] if row["feature"] == "dora"}
+    assert reasons == {"DoRA is not supported", "DoRA's magnitudes are not read", ""}
     assert document["engines"][0]["ranks"][-1] == 512
 
 

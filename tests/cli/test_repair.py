@@ -180,6 +180,8 @@ def test_what_a_flag_mends_is_named_and_is_no_refusal(base: str, tmp_path: Path,
     code, found = document(capsys, wide, "--engine", "vllm", "--base", base, "--check")
     assert code == 0
     assert found["flags"][0]["mend"] == "start vLLM with `--max-lora-rank 64`"
+    assert main(["repair", wide, "--engine", "vllm", "--base", base, "--check"]) == 0
+    assert f"\n\n  {found['flags'][0]['message'][:40]}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("limit", "said"), [("", "is 16, the default"), (", max_lora_rank: 32", "is 32")])

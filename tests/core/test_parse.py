@@ -9,6 +9,7 @@ import pytest
 from lora_cli.core import parse
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.text import shown
+from lora_cli.core.units import parse_size
 from lora_cli.errors import FormatError
 
 RIGHT: list[tuple[Callable[[Any, str], Any], Any, Any]] = [
@@ -77,9 +78,17 @@ def test_a_missing_field_is_named() -> None:
 def test_a_mistyped_word_gets_the_nearest_known_one_as_a_hint() -> None:
     assert did_you_mean("adpaters", ["adapters", "base"]) == "did you mean adapters?"
     assert did_you_mean("zzz", ["adapters", "base"]) == "known: adapters, base"
+    assert did_you_mean("zzz", words := [f"a{n:02}" for n in range(40)]) == f"known: {', '.join(words)}"
+    assert did_you_mean("zzz", [*words, "a40"]).endswith("; there are 37 more")
     with pytest.raises(FormatError) as caught:
         parse.one_of(("json", "human"))("jsn", "f")
     assert caught.value.hint == "did you mean json?"
+
+
+def test_a_size_has_at_most_40_characters() -> None:
+    assert parse_size(f"{'1'.zfill(39)}B") == 1
+    with pytest.raises(ValueError, match="is not a size"):
+        parse_size(f"{'1'.zfill(40)}B")
 
 
 def test_a_long_or_unprintable_value_is_shown_short_and_on_one_line() -> None:

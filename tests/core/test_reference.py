@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given, reject
 from hypothesis import strategies as st
 
+from lora_cli.core.addresses import without_secrets
 from lora_cli.core.reference import AdapterRef, override, parse
 from lora_cli.errors import UsageError
 
@@ -233,6 +234,30 @@ def test_a_secret_in_an_address_is_refused_and_not_repeated(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         reference(text)
     assert "hunter2" not in caught.value.message + caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3://hunter2@bucket/a?x=1", "s3://bucket/a"),
+        ("https://hunter2@example.com/a", "https://example.com/a"),
+        ("me:hunter2@host/x", "***@host/x"),
+        ("hf://me:hunter2@org/name", "hf://***@org/name"),
+        ("hf://org/name@main/x", "hf://org/name@main/x"),
+        ("abfss://data@acme.dfs.core.windows.net/a", "abfss://data@acme.dfs.core.windows.net/a"),
+    ],
+)
+def test_a_name_is_shown_without_its_user(text: str, shown: str) -> None:
+    assert without_secrets(text) == shown
+
+
+@pytest.mark.parametrize("text", ["org/name@{}", "hf://{}/name", "https://example.com/{}/a"])
+@pytest.mark.parametrize("token", ["hf_" + "a1B2" * 8, "api_org_" + "a1B2" * 8])
+def test_a_token_of_the_hub_in_a_reference_is_refused_and_not_repeated(text: str, token: str) -> None:
+    with pytest.raises(UsageError, match="a reference cannot contain a token") as caught:
+        reference(text.format(token))
+    assert token not in caught.value.message
+    assert reference(f"file:///srv/{token}").location == f"/srv/{token}"
 
 
 def test_only_a_commit_or_a_digest_pins() -> None:

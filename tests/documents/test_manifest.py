@@ -174,7 +174,7 @@ def test_the_first_rule_that_covers_a_source_is_its_rule() -> None:
         ),
         (
             minimal(extra="engine: {name: vllm, max_loras: 0}"),
-            ":5: engine.max_loras: 0 is not a whole number from 1",
+            ":5: engine.max_loras: 0 is not a whole number from 1 to 100000",
             "",
         ),
         (

@@ -1,8 +1,9 @@
 """A stand-in for a running engine: vLLM's or SGLang's documented API over a port of loopback.
 
 It reads each adapter's config from the path that it is given, as they do, and answers by what it read: an adapter whose
-``lora_alpha`` is 0 changes nothing. ``down_for`` requests of its health fail first; with a ``page`` it is no engine,
-and answers 404. ``sees`` is where what it has at ``mounted`` lies here.
+``lora_alpha`` is 0 changes nothing, and none that is loaded while the engine is ``idle``. ``down_for`` requests of its
+health fail first; with a ``page`` it is no engine, and answers 404. ``sees`` is where what it has at ``mounted`` lies
+here.
 """
 
 import base64
@@ -25,7 +26,7 @@ class Engine:
         self.checksums: dict[str, dict[str, str]] = {}
         self.said: list[tuple[str, str]] = []
         self.refuses: dict[str, str] = {}
-        self.noisy = False
+        self.noisy = self.idle = False
         self.flags: dict[str, int] = {}
         self.sees: Path | None = None
         self.mounted = "/adapters"
@@ -110,7 +111,7 @@ class Engine:
         config = json.loads((folder / "adapter_config.json").read_text())
         self.adapters[name] = (
             body["lora_path"],
-            config["lora_alpha"] * (1 + len(str(sorted(config["target_modules"])))),
+            0.0 if self.idle else config["lora_alpha"] * (1 + len(str(sorted(config["target_modules"])))),
         )
         if self.kind == "sglang" and body.get("pinned", False):
             self.pinned.add(name)

@@ -1,5 +1,7 @@
 """What is an address of a server, and what is none."""
 
+from pathlib import Path
+
 import pytest
 
 from lora_cli.cli.main import main
@@ -28,3 +30,13 @@ def test_an_address_is_read(text: str, address: Address) -> None:
 def test_a_host_that_can_be_none_is_exit_2(host: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["warm", "--status", "--host", host]) == 2
     assert "is not a host name" in capsys.readouterr().err
+
+
+def test_an_address_is_shown_as_it_is_asked_and_a_socket_by_its_path() -> None:
+    shown = {
+        Address("10.0.0.1", 81): "http://10.0.0.1:81",
+        Address("::1", 81, tls=True): "https://[::1]:81",
+        Address(uds=Path("/run/x")): "unix:/run/x",
+    }
+    assert {address: str(address) for address in shown} == shown
+    assert Address(uds=Path("/run/x")).url == "http://localhost"

@@ -11,10 +11,14 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from lora_cli.cli.main import main
+from lora_cli.endpoint.canary import CanaryProof
+from lora_cli.endpoint.servers import Completion
 from tests.endpoint.engine import BASE, Engine
 from tests.endpoint.sets import NAMES, QUERIES, Warm, actions, write_set
 from tests.faulty_proxy import FaultyProxy
@@ -134,6 +138,20 @@ def test_a_changed_adapter_that_does_nothing_does_not_take_the_name(folder: Path
         assert engine.adapters["sql"] == old
         told = [one for one in [*document["servers"][0]["adapters"], *document["refused"]] if one["name"] == "sql"]
         assert "failed" in {one["action"] for one in told}
+
+
+def test_a_changed_adapter_with_which_the_engine_does_nothing_does_not_take_the_name(folder: Path, warm: Warm) -> None:
+    with Engine() as engine:
+        warm(engine)
+        old = engine.adapters["sql"]
+        shutil.rmtree(folder / "sql")
+        write_adapter(folder / "sql", modules=QUERIES, r=4, lora_alpha=32, seed=9)
+        engine.idle = True
+        code, document = warm(engine)
+        assert (code, actions(document)) == (1, {"sql": "failed", "chat": "kept"})
+        assert (engine.adapters["sql"], set(engine.adapters)) == (old, set(NAMES))
+        sql = next(one for one in document["servers"][0]["adapters"] if one["name"] == "sql")
+        assert f"sql is still served from {old[0]}: the new version" in sql["error"]["message"]
 
 
 def test_an_adapter_that_changes_nothing_is_named_though_the_engine_said_200(warm: Warm, folder: Path) -> None:
@@ -440,3 +458,9 @@ def test_a_server_behind_tls_is_trusted_by_the_systems_certificates_alone(
         monkeypatch.setenv("SSL_CERT_FILE", str(authority))
         code, document = warm(engine, "--wait", "10s")
         assert (code, actions(document)) == (0, {"sql": "loaded", "chat": "loaded"}), json.dumps(document)
+
+
+def test_log_probabilities_that_only_one_answer_has_prove_nothing() -> None:
+    base, adapted = (Completion("one", ("one",), logprobs) for logprobs in ((-1.0,), (-1.5, -9.0)))
+    server: Any = SimpleNamespace(complete=lambda name, *_: base if name == "base" else adapted)
+    assert CanaryProof(server, "base").effect("sql").shift == 0.5

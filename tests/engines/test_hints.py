@@ -1,14 +1,20 @@
 """What the hints of engines tell to do is what helps."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.architectures import base_from_config
+from lora_cli.core.finding import Location
+from lora_cli.core.lora_config import parse_config
 from lora_cli.engines import ENGINES, choose_engine
 from lora_cli.engines.profile import MERGE
+from lora_cli.rules.features.config import required_field_missing
+from lora_cli.rules.features.tensors import has_tensors
 from lora_cli.settings import Settings
 from lora_cli.validation import Terms, validate
 from tests.making import HIDDEN, Q_PROJ, base_config, write_adapter
@@ -19,6 +25,30 @@ def test_names_are_corrected_by_a_base_and_the_hint_asks_for_it() -> None:
 
     assert len(mends) >= 3
     assert all("--base BASE" in mend for mend in mends)
+
+
+def test_two_of_the_tensors_are_named_and_the_others_counted() -> None:
+    told = []
+    for names in ("a", "abc"):
+        keys = [SimpleNamespace(name=name) for name in names]
+        case: Any = SimpleNamespace(other_keys=keys, in_weights=Location)
+        told += [found.message for found in has_tensors("saved weight", lambda _: True)(case)]
+
+    assert told == ["there is 1 saved weight: a", "there are 3 saved weights: a, b and 1 more"]
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"r": 4, "target_modules": ["q_proj"]}, "lora_alpha is missing"),
+        ({"target_modules": ["q_proj"]}, "r, lora_alpha are missing"),
+    ],
+)
+def test_the_fields_that_are_missing_are_named(config: dict[str, Any], told: str) -> None:
+    read = parse_config(config)
+    case: Any = SimpleNamespace(adapter=SimpleNamespace(config=read), config=read, in_config=Location)
+
+    assert [found.message for found in required_field_missing(case)] == [told]
 
 
 @pytest.mark.parametrize(("said", "reason"), [(True, "dora"), (False, "names-outside-grammar")])

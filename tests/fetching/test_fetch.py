@@ -2,18 +2,25 @@
 
 import os
 import threading
+import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lora_cli.core.adapter_request import AdapterRequest, Selection
 from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.core.snapshot import Blob, Snapshot, snapshot_digest
 from lora_cli.documents.policy import Policy
 from lora_cli.errors import AccessDenied, Corrupt, FormatError, NotFound, Offline, Refused, Unreachable
+from lora_cli.fetching import pipeline
 from lora_cli.fetching.batch import fetch_all
 from lora_cli.settings import Settings
 from lora_cli.store import Store
+from lora_cli.store.in_use import names_in_use
+from lora_cli.store.snapshots import publish_snapshot
 from lora_cli.store.verify import verify
 from tests.bringing import fetch
 from tests.fetching.desk import CONFIG, FILES, WEIGHTS, Desk
@@ -186,6 +193,17 @@ def test_somebody_who_cleans_meanwhile_only_costs_another_try(tmp_path: Path) ->
 
     source.before = clean
     assert tree(fetch(replace(REF, revision="main"), source, store, settings).directory) == {CONFIG, WEIGHTS}
+
+
+def test_a_snapshot_is_marked_as_in_use_before_it_is_there(
+    desk: Desk, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def publish(store: Store, blobs: Mapping[str, Blob], check: Any) -> Snapshot:
+        assert snapshot_digest(blobs.items()) in names_in_use(store, time.time())
+        return publish_snapshot(store, blobs, check)
+
+    monkeypatch.setattr(pipeline, "publish_snapshot", publish)
+    assert not desk.bring(str(adapter)).cached
 
 
 def test_many_go_on_when_one_fails_and_come_in_their_order(desk: Desk, adapter: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -159,9 +160,14 @@ def test_on_a_file_system_that_shares_nothing_is_read_twice(tmp_path: Path) -> N
         subprocess.run(["umount", str(mounted)], check=True)
 
 
-def test_without_link_nothing_of_somebody_is_linked(adapter: Path, store: Store) -> None:
-    found = brought(adapter, store.root).snapshot.directory
+def test_without_link_nothing_of_somebody_is_linked_and_the_folder_is_listed_once(
+    adapter: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve = Mock(side_effect=(source := LocalSource()).resolve)
+    monkeypatch.setattr(source, "resolve", resolve)
+    found = brought(adapter, store.root, source=source).snapshot.directory
     assert not any((found / path).samefile(adapter / path) for path in (CONFIG, WEIGHTS))
+    resolve.assert_called_once()
 
 
 def test_with_link_weights_are_the_very_inode_and_it_stays_as_it_was(adapter: Path, store: Store) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from lora_cli.core.comparison import ROUNDOFF
+from lora_cli.core.safetensors import TORCH_NAMES
 from tests.core.peft_cases import CASES
 from tests.making import REMOVE, Raw, llama_modules, write_adapter
 from tests.reading.pairs import (
@@ -137,6 +139,23 @@ def test_tensors_beside_the_factors_count(tmp_path: Path) -> None:
     found = compared(tmp_path / "a", changed(tmp_path / "a", tmp_path / "b", head))
     assert found.word == "related"
     assert "the common updates are equal; but 1 tensor other than the factors differs" in found.reason
+
+
+def test_multiples_beside_equal_updates_and_unknown_ones_are_still_multiples(tmp_path: Path) -> None:
+    written_by_peft(
+        tmp_path / "a", "llama", {"r": 4, "target_modules": ["q_proj", "v_proj"], "modules_to_save": ["lm_head"]}
+    )
+    factors = {"lm_head": 1.5, "layers.0.self_attn.q_proj.lora_B": 2, "layers.1.self_attn.q_proj.lora_B": np.nan}
+
+    def mixed(tensors: Tensors) -> Tensors:
+        return {
+            name: one * next((f for part, f in factors.items() if part in name), 1) for name, one in tensors.items()
+        }
+
+    found = compared(tmp_path / "a", changed(tmp_path / "a", tmp_path / "b", mixed))
+    assert {module.word for module in found.modules} == {"equal", "scaled", "unknown"}
+    assert found.word == "related"
+    assert "the common updates are multiples; but 1 tensor other than the factors differs" in found.reason
     (tensor,) = found.tensors
     assert (tensor.part, tensor.equal) == ("saved", False)
     assert tensor.difference == pytest.approx(0.5)
@@ -258,3 +277,7 @@ def test_names_and_dtypes_of_pickles_and_other_dialects_are_the_same_modules(tmp
     write_adapter(tmp_path / "b", modules=llama_modules(), prefix="", config={"peft_version": REMOVE})
     pickle_weights(tmp_path / "b")
     assert compared(tmp_path / "a", tmp_path / "b").word == "equal"
+
+
+def test_the_roundoff_of_a_dtype_is_half_of_what_torch_calls_its_epsilon() -> None:
+    assert {dtype: torch.finfo(getattr(torch, TORCH_NAMES[dtype])).eps / 2 for dtype in ROUNDOFF} == ROUNDOFF

@@ -13,6 +13,7 @@ from lora_cli.bench.trace import Request, build_trace
 from lora_cli.core.results import Answers, LoadReport, ModuleProof, Moved, PageCache, Proof
 from lora_cli.core.text import safe
 from lora_cli.endpoint.canary import Effect
+from lora_cli.endpoint.client import Refusal
 from lora_cli.endpoint.reconcile import AdapterOutcome, Replica
 from lora_cli.errors import EndpointError
 from lora_cli.render.json import to_json
@@ -245,6 +246,25 @@ def test_what_was_done_on_running_servers(width: int) -> None:
     assert rendered(
         endpoint_parts(EndpointsReport(servers=[Replica("http://x", "vllm", "", None, ())], refused=())), width
     ).endswith("0 of 1 server updated\n")
+
+
+@pytest.mark.parametrize(
+    ("errors", "reached"),
+    [
+        ((), True),
+        ((None, EndpointError("no answer")), True),
+        ((EndpointError("no answer"), Refusal(400, "no such adapter", "")), True),
+        ((EndpointError("no answer"),) * 2, False),
+    ],
+)
+def test_a_server_that_answers_for_one_adapter_is_reached(
+    errors: tuple[EndpointError | None, ...], reached: bool
+) -> None:
+    done = tuple(AdapterOutcome(f"a{n}", "kept", 1.0, None, error) for n, error in enumerate(errors))
+    servers = [Replica("http://pod-0", "vllm", "", None, done), Replica("http://pod-1", "vllm", "", None, ())]
+    assert EndpointsReport(servers=servers, refused=()).reached is reached
+    dead = Replica("http://pod-2", "vllm", "", EndpointError("no answer"), ())
+    assert not EndpointsReport(servers=[*servers, dead], refused=()).reached
 
 
 MEASURED = MeasurementReport(

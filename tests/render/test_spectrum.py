@@ -25,6 +25,7 @@ from lora_cli.core.lora_config import config_changes, parse_config
 from lora_cli.core.module_grid import Place, module_positions
 from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, spectrum_of
 from lora_cli.core.text import brief, percent, times
+from lora_cli.render.inspect_facts import comparison_facts
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_inspect import COLOURS, SHADES, comparison_parts, spectrum_parts
 from lora_cli.validation import Checked
@@ -271,3 +272,14 @@ def test_kinds_are_told_apart_by_as_much_of_their_names_as_that_takes() -> None:
         "classifier.0": Place("classifier.0"),
         "model.layers.1234567890.w1": Place("model.layers.1234567890.w1"),
     }
+
+
+@pytest.mark.parametrize(("changes", "others"), [(6, []), (7, ["and 1 other changes, in --format json"])])
+def test_six_changes_of_a_property_are_listed_and_the_others_counted(changes: int, others: list[str]) -> None:
+    one = comparison().modules[0]
+    modules = tuple(
+        replace(one, differing=("rank",), path=f"layers.{n}.q_proj", b=replace(one.b, r=n)) for n in range(changes)
+    )
+    told = [value for label, value in comparison_facts("a", replace(comparison(), modules=modules)) if label == "rank"]
+    assert told[6:] == others
+    assert told[0].startswith("16 -> 0: ")

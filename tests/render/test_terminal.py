@@ -10,7 +10,9 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from lora_cli.core.text import safe
+from lora_cli.render.cache_report import CachedReference, CachedSnapshot, CacheReport
 from lora_cli.render.terminal import MIN_WIDTH, Paragraph, facts, rendered, table, table_or_blocks, text
+from lora_cli.render.terminal_cache import snapshots_parts
 from tests.render.reports import HOSTILE
 
 NAME = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
@@ -92,3 +94,15 @@ def test_names_are_cut_where_a_table_is_too_wide_as_long_as_they_stay_different(
 def test_what_is_coloured_stays_so_where_it_is_too_long_for_a_line() -> None:
     label = Text.assemble("/a/path/that/is/long/enough: ", ("refused", "red"))
     assert "\x1b[31mrefused" in rendered([Paragraph(", 0/1 modules apply", label)], 30, colour=True)
+
+
+def test_a_table_of_snapshots_has_at_least_12_columns_of_a_name_and_14_of_a_reference() -> None:
+    reference = CachedReference(ref=f"org/{'r' * 60}", selection="", revision="", origin="", access="", used_s=0)
+    snapshot = CachedSnapshot(
+        sha256="ab" * 32, names=["n" * 40], directory="/d", bytes=1, packed_bytes=0, used_s=0, references=[reference],
+        files=[],
+    )  # fmt: skip
+    report = CacheReport(cache="/c", bytes=1, snapshots=[snapshot])
+    drawn = (rendered(snapshots_parts(report, width), width).splitlines() for width in range(40, 200))
+    _, name, cell, *_ = next(lines[1] for lines in drawn if "reference" in lines[0]).split()
+    assert (len(name), len(cell)) == (12, 14)

@@ -39,7 +39,7 @@ CASES = Path(__file__).parent / "cases"
 FIELDS = {
     "case", "adapter", "config", "remove", "tensors", "fill", "rename", "drop", "write", "delete", "rename_file",
     "torch_save", "truncate", "link", "fifo", "base", "base_config", "scope", "max_lora_rank", "values", "expect",
-    "skipped", "applied", "ref", "engine", "deployment", "engines",
+    "skipped", "applied", "says", "ref", "engine", "deployment", "engines",
     "name", "base_repository",
 }  # fmt: skip
 
@@ -63,6 +63,7 @@ def test_the_rules_say_what_the_case_expects(case: Mapping[str, Any], verdicts: 
     assert checked.verdict is not None
     assert {found.code for found in checked.verdict.findings} == set(case["expect"])
     assert case.get("applied") in {None, str(checked.verdict.applied)}
+    assert case.get("says", "") in "; ".join(found.problem.message for found in checked.verdict.findings)
     assert set(case.get("skipped", ())) <= {one.code for one in checked.verdict.skipped}
 
 

@@ -1,6 +1,7 @@
 """Whatever the files are like, what is read straight into a slot is what reading and copying would have put there."""
 
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,20 @@ def test_where_reads_are_cut_does_not_matter(
         assert places is not None
     assert load_into(straight, folder, adapter, scaling, places) == slot
     assert equal(straight, oracle)
+
+
+def test_two_threads_read_the_halves_of_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, whole = set[int](), os.preadv
+
+    def noted(descriptor: int, views: Sequence[memoryview], at: int) -> int:
+        threads.add(threading.get_ident())
+        return whole(descriptor, views, at)
+
+    write_adapter(tmp_path, modules=llama_modules(), r=3)
+    monkeypatch.setattr(os, "preadv", noted)
+    monkeypatch.setattr(adapter_loader, "WORTH_A_READER", 1)
+    assert same(tmp_path)
+    assert len(threads) == 2
 
 
 def test_what_the_kernel_did_not_read_is_read_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Families without a table are known as transformers builds them, and hostile configs build nothing."""
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from lora_cli.core.architectures import FAMILIES, UnknownArchitecture
 from lora_cli.core.base_model import BaseModule
 from lora_cli.errors import FormatError
 from lora_cli.runtime.full_model import dummy_model
-from lora_cli.runtime.module_tree import base_from_transformers
+from lora_cli.runtime.module_tree import base_from_transformers, outline
 
 OLMO3: dict[str, Any] = {
     "model_type": "olmo3",
@@ -72,6 +73,12 @@ def test_a_config_that_makes_no_model_is_the_same_error_where_it_gets_random_wei
         base_from_transformers(OLMO3 | change)
     with pytest.raises(FormatError, match=says):
         dummy_model(OLMO3 | change, dtype=torch.float32, device=torch.device("cpu"), seed=0)
+
+
+def test_of_an_error_200_characters_are_told() -> None:
+    with pytest.raises(FormatError) as caught:
+        outline({"model_type": "x"}, Mock(side_effect=ValueError("a\n" + "b" * 300)))
+    assert caught.value.message.endswith(f"'x': a {'b' * 198}")
 
 
 def test_code_that_a_repository_ships_is_not_looked_at() -> None:

@@ -1,6 +1,7 @@
 """The warm process proves adapters, survives what they do, and the parent never needs torch."""
 
 import os
+import pickle
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lora_cli.errors import MachineError, Refused
+from lora_cli.errors import MachineError, MissingExtra, Refused
+from lora_cli.runtime import warm_process
 from lora_cli.runtime.child_process import ProcessDied
-from lora_cli.runtime.messages import Prefetch, Probe, ProbeResult, QueryTiers, TierContents
-from lora_cli.runtime.plan import Plan, TierLimits
-from lora_cli.runtime.warm_process import WarmProcess
+from lora_cli.runtime.messages import OpaquePickle, Prefetch, Probe, ProbeResult, QueryTiers, TierContents
+from lora_cli.runtime.plan import DEFAULT_RANK, Forward, Plan, SlotRequirements, TierLimits, plan_slots
+from lora_cli.runtime.warm_process import WarmProcess, require_packages_for
 from lora_cli.runtime.worker import Worker
 from tests.long import in_long
 from tests.making import (
@@ -249,3 +251,33 @@ def test_an_error_that_no_one_foresaw_ends_the_child_and_its_last_words_are_the_
         report = process.load(job(tmp_path / "one"))
     assert (report.exit_code, report.hint) == (70, "please report this")
     assert report.error == "the warm process died: KeyError: 'no.such.module'"
+
+
+def test_the_largest_rank_is_that_of_the_adapters_and_at_least_the_default_where_others_may_come() -> None:
+    plan, small, large = Plan(LLAMA, (), TierLimits(2, 3)), SlotRequirements(4, frozenset({Q_PROJ})), 2 * DEFAULT_RANK
+    others, theirs = [*llama_modules()], SlotRequirements(large, frozenset())
+    assert [
+        plan_slots(plan, needs, more).limits.max_lora_rank
+        for needs, more in (([], []), ([small], []), ([small], others), ([small, theirs], others))
+    ] == [DEFAULT_RANK, 4, DEFAULT_RANK, large]
+    assert plan_slots(plan, [small]).modules == (Q_PROJ,)
+    assert set(plan_slots(plan, [small], others).modules) == set(others)
+
+
+def test_a_pickle_is_the_value_again_after_its_last_message_and_not_before() -> None:
+    kept = pickle.loads(pickle.dumps(OpaquePickle(pickle.dumps("value"), hops=2)))
+    assert kept == OpaquePickle(pickle.dumps("value"))
+    assert pickle.loads(pickle.dumps(kept)) == "value"
+
+
+@pytest.mark.parametrize(
+    ("package", "forward", "extra"), [("torch", "modules", "warm"), ("transformers", "model", "models")]
+)
+def test_what_is_not_installed_is_said_before_anything_starts(
+    package: str, forward: Forward, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_packages_for(forward)
+    monkeypatch.setattr(warm_process, "find_spec", lambda name: None if name == package else name)
+    with pytest.raises(MissingExtra, match=f"needs the package {package}") as caught:
+        require_packages_for(forward)
+    assert f"[{extra}]" in caught.value.hint

@@ -15,7 +15,7 @@ from lora_cli.core.results import LoadReport
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import NotFound, Refused
 from lora_cli.render.prometheus_metrics import labelled, metric, render_metrics
-from lora_cli.serving.adapter_state import AdapterState
+from lora_cli.serving.adapter_state import AdapterState, Counters, shorten_name
 from lora_cli.serving.admission_child import AdmissionWorker
 from lora_cli.serving.admissions import AdmissionSettings, AdmissionStep
 from lora_cli.serving.path_allowlist import allowed_reference
@@ -184,3 +184,14 @@ def test_a_reason_has_the_adapters_name_once() -> None:
     assert with_adapter_name("sql", "sql: 466.2 KiB needed") == "sql: 466.2 KiB needed"
     assert with_adapter_name("sql", "sql: 466.2 KiB needed", "fetch") == "sql: fetch: 466.2 KiB needed"
     assert with_adapter_name("sql", "the disk is full") == "sql: the disk is full"
+
+
+def test_a_name_of_100_characters_is_said_and_a_longer_one_is_cut() -> None:
+    assert [shorten_name("x" * length) for length in (100, 101)] == ["x" * 100, "x" * 100 + "…"]
+
+
+def test_loads_are_counted_with_their_bytes_and_failures_by_stage() -> None:
+    counters = Counters()
+    for report in (LoadReport("a", bytes=10), LoadReport("b", bytes=5), LoadReport("c", error="no", stage="fetch")):
+        counters.load(report)
+    assert (counters.loads, counters.load_bytes, dict(counters.failures)) == (2, 15, {"fetch": 1})

@@ -221,7 +221,7 @@ def test_an_index_of_one_artifact_is_that_artifact(oci_registry: Registry, setti
         oci_registry.manifest(f"{name}:{tag}", {"manifests": manifests}, OCI_INDEX)
         with pytest.raises(UsageError, match=f"an index of {len(manifests)} manifests") as caught:
             files_at(oci_registry, f"{name}:{tag}", settings)
-        assert "@sha256:" in caught.value.hint
+        assert f"oci://{oci_registry.place}/{name}@sha256:" in caught.value.hint
 
 
 @pytest.mark.parametrize(("machine", "taken"), [("x86_64", "amd64"), ("aarch64", "arm64"), ("arm64", "arm64")])

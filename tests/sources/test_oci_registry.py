@@ -82,6 +82,8 @@ def test_a_blob_of_another_size_is_corrupt(oci_registry: Registry) -> None:
     digest = oci_registry.blob(name, DATA[:-1])
     with pytest.raises(Corrupt):
         read(client_of(oci_registry, name), digest)
+    with pytest.raises(Corrupt, match="ends earlier than its manifest says"):
+        read(client_of(oci_registry, name), digest, len(DATA) - 1)
 
 
 def test_referrers_of_an_older_registry_are_at_a_tag(oci_registry: Registry) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from lora_cli.core.reference import AdapterRef
-from lora_cli.errors import Corrupt
+from lora_cli.errors import Changed, Corrupt
 from lora_cli.settings import Settings
-from lora_cli.sources.web import WebSource
+from lora_cli.sources.web import WebSource, check_pin
 from tests.sources.web_files import ALL, FILES, WEIGHTS, ref, sizes, weights, whole
 from tests.web_server import Site, WebServer
 
@@ -177,3 +177,10 @@ def test_a_real_server_without_etags_is_held_to_the_time_of_change(rclone: tuple
     (folder / "sql" / WEIGHTS).write_bytes(FILES[f"sql/{WEIGHTS}"][::-1])
     with pytest.raises(Corrupt):
         whole(source, revision)
+
+
+@pytest.mark.parametrize(("headers", "found"), [({"ETag": '"b"'}, 'etag "b"'), ({}, "unknown")])
+def test_what_changed_is_told_with_both_versions(headers: dict[str, str], found: str) -> None:
+    check_pin('etag "a"', {"ETag": '"a"'}, "it")
+    with pytest.raises(Changed, match=f'\\(version {found}, was etag "a"\\)'):
+        check_pin('etag "a"', headers, "it")

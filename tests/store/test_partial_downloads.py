@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -20,6 +21,7 @@ KEY = "k" * 64
 WRITE_AND_WAIT = """
 import os, sys
 from pathlib import Path
+from unittest.mock import Mock
 from lora_cli.store import Store
 from lora_cli.store.partial_downloads import open_partial
 partial = open_partial(Store(Path(sys.argv[1])), sys.argv[2], 1 << 30)
@@ -204,3 +206,9 @@ def test_a_recycled_process_id_is_not_taken_for_the_writer() -> None:
     writer = new_writer()
     assert state(Writer(writer.place, writer.pid, writer.started + 1, writer.token)) == "dead"
     assert state(Writer(writer.place, 4_000_000_000, 1, writer.token)) == "dead"
+
+
+def test_a_process_of_which_the_system_tells_nothing_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = new_writer()
+    monkeypatch.setattr(Path, "read_bytes", Mock(side_effect=PermissionError))
+    assert (state(writer), new_writer().started) == ("alive", 0)

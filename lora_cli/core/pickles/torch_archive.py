@@ -64,7 +64,7 @@ class Entry:
             start = self.stop - self.size - descriptor
             if start % ALIGNMENT == 0 and bool(descriptor) == self.descriptor:
                 return start
-        return self.stop - self.size - (16 if self.descriptor else 0)
+        return self.stop - self.size
 
 
 def directory_range(tail: bytes, size: int, file: str) -> tuple[int, int]:
