@@ -149,7 +149,8 @@ def _read_set(files: Sequence[Path], folder: Path) -> tuple[dict[str, Any], Inpu
         UsageError: they differ in more than their adapters, or two adapters have one name.
     """
     parts = [read_inputs(file, [], "", "place") for file in files]
-    documents = [_document(file, part, folder) for file, part in zip(files, parts, strict=True)]
+    sets = [part.manifest for part in parts if part.manifest is not None]
+    documents = [_moved(one, file.absolute().parent, folder) for file, one in zip(files, sets, strict=True)]
     known: dict[str, Path] = {}
     for file, part, document in zip(files, parts, documents, strict=True):
         if {**document, "adapters": ()} != {**documents[0], "adapters": ()}:
@@ -160,16 +161,6 @@ def _read_set(files: Sequence[Path], folder: Path) -> tuple[dict[str, Any], Inpu
                 raise UsageError(f"{file}: {item.name} is the name of an adapter in {known[item.name]}, too")
     adapters = [adapter for document in documents for adapter in document["adapters"]]
     return {**documents[0], "adapters": adapters}, replace(parts[0], items=tuple(chain(*(one.items for one in parts))))
-
-
-def _document(file: Path, inputs: Inputs, folder: Path) -> dict[str, Any]:
-    """A valid manifest as it is written, its paths relative to ``folder``."""
-    from lora_cli.documents.yaml_nodes import compose, plain
-    from lora_cli.reading.manifest import read_text
-
-    assert inputs.manifest is not None
-    document = plain(compose(read_text(file, "manifest"), str(file)))
-    return _moved(document, inputs.manifest, file.absolute().parent, folder)
 
 
 def _entries(
@@ -208,11 +199,12 @@ def _entries(
     return found
 
 
-def _moved(document: Mapping[str, Any], adapter_set: "AdapterSet", home: Path, folder: Path) -> dict[str, Any]:
-    """A valid manifest with its relative paths from ``home`` as seen from ``folder``."""
+def _moved(adapter_set: "AdapterSet", home: Path, folder: Path) -> dict[str, Any]:
+    """A manifest as it is written, with its relative paths from ``home`` as seen from ``folder``."""
+    document, way = adapter_set.written, os.path.relpath(home, folder)
 
     def path(text: str) -> str:
-        moved = Path(os.path.relpath(home / text, folder)).as_posix()
+        moved = Path(os.path.normpath(f"{way}/{text}")).as_posix()
         return text if Path(text).is_absolute() or text.startswith("~") else moved if moved[0] == "." else f"./{moved}"
 
     def with_files(entry: Mapping[str, Any]) -> dict[str, Any]:
