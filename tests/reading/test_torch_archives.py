@@ -53,6 +53,14 @@ def look(data: bytes) -> None:
         look_at(readable, named=True)
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_text_that_executes_nothing_is_a_pickle_only_by_its_name(named: bool) -> None:
+    source = Bytes(b"I1\n.")
+    revision = source.resolve(AdapterRef("file", "/x"))
+    with open_ranges(source, revision, revision.files[0], ReadBudget()) as readable:
+        assert look_at(readable, named=named) is named
+
+
 def saved(*, legacy: bool = False) -> bytes:
     buffer = io.BytesIO()
     tensors = {"a.lora_A.weight": torch.ones(4, 8), "a.lora_B.weight": torch.ones(8, 4).bfloat16().t()}

@@ -25,7 +25,7 @@ from lora_cli.core.lora_config import config_changes, parse_config
 from lora_cli.core.module_grid import Place, module_positions
 from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, spectrum_of
 from lora_cli.core.text import brief, percent, times
-from lora_cli.render.inspect_facts import comparison_facts
+from lora_cli.render.inspect_facts import comparison_facts, comparison_tables
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_inspect import COLOURS, SHADES, comparison_parts, spectrum_parts
 from lora_cli.validation import Checked
@@ -283,3 +283,10 @@ def test_six_changes_of_a_property_are_listed_and_the_others_counted(changes: in
     told = [value for label, value in comparison_facts("a", replace(comparison(), modules=modules)) if label == "rank"]
     assert told[6:] == others
     assert told[0].startswith("16 -> 0: ")
+
+
+def test_tensors_without_a_difference_come_first_and_then_the_largest_differences() -> None:
+    (tensor,) = comparison().tensors
+    tensors = tuple(replace(tensor, name=str(size), difference=size) for size in (0.1, None, 0.5))
+    table = next(one for one in comparison_tables(replace(comparison(), tensors=tensors)) if one.header[0] == "tensor")
+    assert [row[0] for row in table.rows] == ["None", "0.5", "0.1"]
