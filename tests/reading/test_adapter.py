@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Unreachable, UnsafePickle
-from lora_cli.reading.adapter import read_adapter
+from lora_cli.reading.adapter import call_in_threads, read_adapter
 from lora_cli.reading.byte_ranges import FIRST_READ
 from lora_cli.sources.local import LocalSource
 from tests.making import Q_PROJ, llama_modules, safetensors_bytes, write_adapter
@@ -208,3 +209,10 @@ def test_a_defect_that_a_source_reports_is_the_error(tmp_path: Path) -> None:
     adapter = read_adapter(LocalSource(), replace(revision, files=files), "sql")
     assert str(adapter.config_error) == "adapter_config.json: is a dangling link to x"
     assert str(adapter.weights_error) == f"{WEIGHTS}: is a dangling link to x"
+
+
+def test_parts_are_called_at_once_where_there_are_threads_for_them() -> None:
+    together = threading.Barrier(2, timeout=30)
+    assert sorted(call_in_threads(2, together.wait, together.wait)) == [0, 1]
+    here = threading.get_ident()
+    assert call_in_threads(1, threading.get_ident, threading.get_ident) == [here, here]

@@ -55,3 +55,11 @@ def test_singular_values_are_the_medians_of_a_kind() -> None:
 
 def test_shades_go_from_little_to_much() -> None:
     assert [shade(level) for level in (-1, 0, 0.5, 1, 2)] == [0, 0, SHADES // 2, SHADES - 1, SHADES - 1]
+
+
+@pytest.mark.parametrize(
+    ("high", "ticks"),
+    [(100, [1, 2, 5, 10, 20, 50, 100]), (1_000, [1, 10, 100, 1_000]), (1.2, [1, 1.05, 1.1, 1.15, 1.2])],
+)
+def test_an_axis_of_few_powers_has_a_tick_at_2_and_5_too(high: float, ticks: list[float]) -> None:
+    assert Axis("x", 1, high, logarithmic=True).ticks() == pytest.approx(ticks)

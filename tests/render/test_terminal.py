@@ -106,3 +106,9 @@ def test_a_table_of_snapshots_has_at_least_12_columns_of_a_name_and_14_of_a_refe
     drawn = (rendered(snapshots_parts(report, width), width).splitlines() for width in range(40, 200))
     _, name, cell, *_ = next(lines[1] for lines in drawn if "reference" in lines[0]).split()
     assert (len(name), len(cell)) == (12, 14)
+
+
+def test_a_table_that_just_fits_is_one() -> None:
+    drawn = [table_or_blocks(("name", "size"), [("a" * 20, "1")])]
+    width = max(map(len, rendered(drawn, 200).splitlines()))
+    assert rendered(drawn, width) == rendered(drawn, 200) != rendered(drawn, width - 1)
