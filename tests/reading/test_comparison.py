@@ -141,6 +141,21 @@ def test_tensors_beside_the_factors_count(tmp_path: Path) -> None:
     assert "the common updates are equal; but 1 tensor other than the factors differs" in found.reason
 
 
+@pytest.mark.parametrize(("a", "b", "difference"), [(0, 1, None), (1, 0, 1.0), (1, 1.5, 0.5)])
+def test_a_difference_is_a_share_of_a_unless_a_is_zero(
+    a: float, b: float, difference: float | None, tmp_path: Path
+) -> None:
+    written_by_peft(tmp_path / "x", "llama", {"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]})
+
+    def head(factor: float) -> Callable[[Tensors], Tensors]:
+        return lambda tensors: {name: factor * one if "lm_head" in name else one for name, one in tensors.items()}
+
+    one, other = (changed(tmp_path / "x", tmp_path / name, head(factor)) for name, factor in (("a", a), ("b", b)))
+    found = compared(one, other)
+    assert found.tensors[0].reason == ""
+    assert found.tensors[0].difference == (difference if difference is None else pytest.approx(difference))
+
+
 def test_multiples_beside_equal_updates_and_unknown_ones_are_still_multiples(tmp_path: Path) -> None:
     written_by_peft(
         tmp_path / "a", "llama", {"r": 4, "target_modules": ["q_proj", "v_proj"], "modules_to_save": ["lm_head"]}
