@@ -11,6 +11,9 @@ HALF_BYTES = 2
 UNKNOWN_FAMILY = "unknown"
 """The ``model_type`` of a base that has no config, or whose config says none."""
 
+OTHER_BASE = "validate against the base that it was trained on"
+"""The hint where an adapter does not fit the base."""
+
 ModuleKind = Literal["linear", "conv1d", "embedding"]
 
 

@@ -15,7 +15,6 @@ from lora_cli.core.finding import Outcome
 from lora_cli.core.tensor_keys import PAIR_PARTS, Part
 
 MERGE = "merge it into the base (merge_and_unload of PEFT) and serve that as a model, or train without it"
-OTHER_BASE = "validate against the base that it was trained on"
 NUMBER = "write the number that the adapter was trained with"
 BASE_CHANGED = "convert it with PEFT's path_initial_model_for_weight_conversion, which leaves the base unchanged"
 SAVE_AGAIN = "save the adapter again"

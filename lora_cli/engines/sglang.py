@@ -4,12 +4,12 @@ Read in ``sglang/srt/lora``, and run on adapters that PEFT wrote. Much that it t
 that needs it, and nothing between there and the scheduler's process catches that: the server goes down.
 """
 
+from lora_cli.core.base_model import OTHER_BASE
 from lora_cli.core.finding import Outcome
 from lora_cli.engines.profile import (
     ALONE,
     GENERIC_OUTCOMES,
     NUMBER_WRITTEN,
-    OTHER_BASE,
     OTHER_SERVER,
     OWN_NAME_RULES,
     PACKED,

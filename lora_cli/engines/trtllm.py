@@ -1,12 +1,12 @@
 """TensorRT-LLM, newer than 1.0: what the LoRA of its PyTorch flow makes of an adapter. Read only, in stored copies."""
 
+from lora_cli.core.base_model import OTHER_BASE
 from lora_cli.core.finding import Outcome
 from lora_cli.engines.profile import (
     FACTORS,
     GENERIC_OUTCOMES,
     NAMES,
     NUMBER_WRITTEN,
-    OTHER_BASE,
     OTHER_SERVER,
     OWN_NAME_RULES,
     PACKED,

@@ -6,6 +6,7 @@ At 0.32 it began to honour the patterns of ranks and alphas, and to refuse what 
 
 from dataclasses import replace
 
+from lora_cli.core.base_model import OTHER_BASE
 from lora_cli.core.finding import Outcome
 from lora_cli.core.tensor_keys import PAIR_PARTS
 from lora_cli.engines.profile import (
@@ -14,7 +15,6 @@ from lora_cli.engines.profile import (
     NAMES,
     NEVER,
     NUMBER,
-    OTHER_BASE,
     OTHER_SERVER,
     OWN_NAME_RULES,
     PACKED,

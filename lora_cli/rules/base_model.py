@@ -7,11 +7,10 @@ from itertools import accumulate
 
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.addresses import hub_words
-from lora_cli.core.base_model import BaseModule
+from lora_cli.core.base_model import OTHER_BASE, BaseModule
 from lora_cli.core.finding import Applied, Problem, Severity
 from lora_cli.core.reference import cached_repository
 from lora_cli.core.text import counted, cut, names
-from lora_cli.engines.profile import OTHER_BASE
 from lora_cli.rules.rule import Case, grouped, rule, shape
 
 LONGEST_ENDING = 8

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from lora_cli.core.base_model import BaseModel, BaseModule
+from lora_cli.core.base_model import OTHER_BASE, BaseModel, BaseModule
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.patterns import QUICK, Matcher
@@ -10,7 +10,6 @@ from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.target_modules import EMBEDDING_NAMES, HEADS, OUTPUT_NAMES
 from lora_cli.core.tensor_keys import PAIR_PARTS, Key, last_name
 from lora_cli.core.text import names
-from lora_cli.engines.profile import OTHER_BASE
 from lora_cli.errors import FormatError
 from lora_cli.rules.rule import Case, NotChecked, grouped, rule, shape, shown
 

@@ -57,7 +57,9 @@ def counts_in(shown: str) -> list[str]:
     return [line for line in drawn_in(shown) if re.search(r"\d of \d (accepted|proved)", line)]
 
 
+@pytest.mark.usefixtures("new_processes")
 def test_a_terminal_shows_each_stage_and_keeps_the_table_alone(warm: list[str]) -> None:
+    """In a process that is a copy the first adapter is proved before there is anything to show."""
     code, shown = on_a_terminal(warm, columns=70, rows=24)
     assert code == 1
     drawn = counts_in(shown)
