@@ -71,8 +71,8 @@ MENDED = {
 """What must be mended, and for which engine it is wrong: the repairs that the documentation promises."""
 
 
-REFUSED_ALWAYS = ("another method", "rank pattern of true")
-"""vLLM reads neither field and serves them right; repair reads a config as PEFT does, and knows no such numbers."""
+REFUSED_ALWAYS = ("another method", "rank pattern of true", "alpha pattern of null")
+"""vLLM reads none of these fields and serves them right; repair reads a config as PEFT does, which refuses them."""
 
 CLOSE = 1e-3
 """Of an adapter's effect on the logits: float32 adds up zeros in another order, and the effects of these are large."""
