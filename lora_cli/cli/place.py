@@ -81,18 +81,10 @@ def command(
     """
     settings: Settings = ctx.obj
     check_writable(output)
-    if STDIN in map(str, manifest):
-        raise UsageError("place needs a manifest in a file", hint="-f set.yaml")
     document, inputs = _read_set(manifest, to or Path())
     profile = _profile(engine, inputs)
     requests = _requests(trace, inputs)
-    spec = inputs.engine
-    limits = ServerLimits(
-        max_loras or (spec and spec.max_loras) or MAX_LORAS,
-        hit_ratio,
-        profile.engine.ranks,
-        frozenset(item.name for item in inputs.items if item.pinned),
-    )
+    limits = _limits(inputs, profile, max_loras, hit_ratio)
     with task_mapper(ray, "place") as mapper:
         adapters = read_configs(inputs, settings, mapper, together=READ_TOGETHER if ray else 0)
         demands = demands_of(highest_ranks(adapters, profile), requests)
@@ -131,6 +123,14 @@ def _profile(named: str, inputs: Inputs) -> Profile:
     return profile
 
 
+def _limits(inputs: Inputs, profile: Profile, max_loras: int | None, hit_ratio: float | None) -> ServerLimits:
+    """What each server may have; the option counts before the manifest's engine."""
+    spec = inputs.engine
+    slots = max_loras or (spec and spec.max_loras) or MAX_LORAS
+    pinned = frozenset(item.name for item in inputs.items if item.pinned)
+    return ServerLimits(slots, hit_ratio, profile.engine.ranks, pinned)
+
+
 def _requests(file: Path | None, inputs: Inputs) -> Trace | None:
     """The trace, whose adapters are all in the set."""
     if file is None:
@@ -146,8 +146,10 @@ def _read_set(files: Sequence[Path], folder: Path) -> tuple[dict[str, Any], Inpu
     """The set of all manifests: as one document, whose paths are relative to ``folder``, and read.
 
     Raises:
-        UsageError: they differ in more than their adapters, or two adapters have one name.
+        UsageError: they differ in more than their adapters, two adapters have one name, or one is standard input.
     """
+    if STDIN in map(str, files):
+        raise UsageError("place needs a manifest in a file", hint="-f set.yaml")
     parts = [read_inputs(file, [], "", "place") for file in files]
     sets = [part.manifest for part in parts if part.manifest is not None]
     documents = [_moved(one, file.absolute().parent, folder) for file, one in zip(files, sets, strict=True)]
