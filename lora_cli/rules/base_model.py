@@ -60,11 +60,15 @@ def _fix(case: Case) -> str:
 
 
 def _hint(case: Case, module: str, taken: Container[str] = ()) -> str:
-    """A hint that names the base's module with the longest common ending; empty if it is ``taken`` or there is none."""
+    """A hint that names the base's module with the longest common ending; empty if it is ``taken`` or there is none.
+
+    An ending has at least two parts, and the number of the layer if the name has one.
+    """
     assert case.base is not None
     parts = module.split(".")[-LONGEST_ENDING:]
-    for length in range(len(parts) - 1, 1, -1):
-        ending = "." + ".".join(parts[-length:])
+    number = next((at for at, part in enumerate(parts) if part.isdecimal()), len(parts))
+    for start in range(min(number, len(parts) - 2) + 1):
+        ending = "." + ".".join(parts[start:])
         similar = next((name for name in case.base.modules if name.endswith(ending)), None)
         if similar in taken:
             return ""

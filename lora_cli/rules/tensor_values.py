@@ -203,7 +203,7 @@ def untrained_part(case: Case) -> Iterator[Problem]:
         whole = _common_part(untrained, [module for module in zero if not zero[module]])
         yield Problem(
             f"B is zero in {len(untrained)} of {counted(len(zero), 'module')}: "
-            + (f"all of {cut(whole)}" if whole else names(untrained)),
+            + (f"all of {cut(whole)}" if whole and len(untrained) > 1 else names(untrained)),
             case.in_weights(untrained[0]),
             "remove them from target_modules, or train them",
         )

@@ -264,6 +264,19 @@ def test_what_is_not_finite_is_compared_bit_by_bit_or_not_at_all(tmp_path: Path)
     assert "B: lora_A is missing" in compared(tmp_path / "b", tmp_path / "d").reason
 
 
+def test_the_distance_of_two_adapters_is_that_of_the_modules_that_are_finite(tmp_path: Path) -> None:
+    holed = np.full((4, 64), np.inf, "f4")
+    modules = llama_modules(["q_proj", "v_proj"])
+    tensors = {f"{PREFIX}{Q}.lora_A.weight": holed}
+    write_adapter(tmp_path / "a", modules=modules, tensors=tensors)
+    write_adapter(tmp_path / "b", modules=modules, tensors=tensors, config={"alpha_pattern": {"v_proj": 24}})
+    found = compared(tmp_path / "a", tmp_path / "b")
+    assert found.distance.factor is not None
+    assert np.isfinite(found.distance.factor)
+    assert found.distance.factor > 1
+    assert found.word != "unknown"
+
+
 def test_without_values_configs_and_headers_are_compared_all_the_same(tmp_path: Path) -> None:
     write_adapter(tmp_path / "a")
     write_adapter(tmp_path / "b", r=8, config={"use_rslora": True})

@@ -98,6 +98,7 @@ def test_each_problem_says_what_where_and_what_to_do(verdicts: Mapping[str, Chec
     [
         ("an adapter of another family", "the base has modules like model.embed_tokens"),
         ("the bare class's names without the task", "this base calls the module model.layers.0.self_attn.q_proj"),
+        ("an adapter whose layers are all beyond the base", "the base has modules like model.embed_tokens"),
         ("an expert's w1 without its w3", "its experts do not fit the base's fused experts, see LC317"),
     ],
 )

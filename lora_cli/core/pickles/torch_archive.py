@@ -148,7 +148,7 @@ def _central(directory: bytes, at: int, file: str) -> tuple[str, int, int, bool,
     if signature != b"PK\x01\x02" or end > len(directory):
         raise FormatError("the zip directory is malformed", where=file)
     raw = directory[at + _CENTRAL.size : at + _CENTRAL.size + name_bytes]
-    extra = directory[at + _CENTRAL.size + name_bytes : end - comment_bytes]
+    extra = directory[at + _CENTRAL.size + name_bytes : end]
     try:
         name = raw.decode("utf-8")
     except UnicodeDecodeError as error:
