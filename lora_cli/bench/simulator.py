@@ -205,7 +205,7 @@ class SimulatedTiers:
             for name in names:  # also those that nobody requests take room
                 size = fleet.sizes.get(name, largest)
                 tier.admit(name, size)
-                tier.loaded(name, link.load_ms(size), ahead=True)
+                tier.loaded(name, link.load_ms(size), ahead=name not in start.used)  # its proof counts as a request
 
     def request(self, key: str) -> tuple[int, float]:
         """The tier that an adapter is found in, and the milliseconds until it is in a slot.

@@ -92,9 +92,10 @@ def _same(field: str, old: Any, new: Any) -> bool:
 
 
 def _chosen_by_rounding(*proofs: Mapping[str, Any]) -> set[str]:
-    """The field for a repair's worst module, where no module changed by more than rounding."""
+    """The fields of a repair's worst module, where no module changed by more than rounding."""
     changes = [proof.get("worst_change") for proof in proofs]
-    return {"worst_module"} if all(isinstance(one, float) and 0 < one < ROUNDING for one in changes) else set()
+    rounded = all(isinstance(one, float) and 0 < one < ROUNDING for one in changes)
+    return {"worst_module", "allowed_change"} if rounded else set()
 
 
 def unexplained(id: str, found: Sequence[Difference], entries: Sequence[Mapping[str, Any]]) -> list[str]:

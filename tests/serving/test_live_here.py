@@ -50,8 +50,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def bench(folder: Path, *argv: str) -> list[str]:
-    words = ["--device", "cpu", "--cache-dir", str(folder / "cache"), "--input-len", "8-20"]
+def bench(folder: Path, *argv: str, cache: str = "cache") -> list[str]:
+    words = ["--device", "cpu", "--cache-dir", str(folder / cache), "--input-len", "8-20"]
     return ["serve-bench", *words, "--output-len", "4", *argv]
 
 
@@ -112,11 +112,15 @@ def test_one_bad_adapter_stops_nothing_and_without_times_one_client_asks_when_it
 def test_a_simulation_finds_each_adapter_where_the_server_found_it(
     eviction: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One client, so that nothing depends on time: the server begins with what it loaded ahead, and so does this."""
+    """One client, so that nothing depends on time: the server begins with what it loaded ahead, and so does this.
+
+    In a cache of its own: an earlier server left there which adapters were hot, and this one would load those first.
+    """
     kept = ["--save-result", "--result-dir", str(folder), "--result-filename", f"{eviction}.json"]
     kept += ["--save-trace", str(folder / "t.jsonl"), "--save-links", str(folder / "links.json")]
     argv = ["-f", str(folder / "set.yaml"), "--num-prompts", "60", "--num-seeds", "1", "--popularity", "uniform"]
-    assert main([*bench(folder, *argv, *kept), "--eviction", eviction, "--format", "json"]) == 0
+    argv += [*kept, "--eviction", eviction, "--format", "json"]
+    assert main(bench(folder, *argv, cache=f"cache-{eviction}")) == 0
     live = valid(capsys.readouterr().out)
     start = live["at_start"]
     assert (len(start["slots"]), set(start["memory"])) == (1, {"first", "second"})
