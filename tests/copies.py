@@ -5,6 +5,7 @@ it is not its parent: what is proved of parents, of imports or of the start itse
 """
 
 import atexit
+import concurrent.futures
 import gc
 import io
 import json
@@ -16,11 +17,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
+import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,50 +74,109 @@ LEFT_ALONE = {"PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
 NEW = subprocess.Popen
 
 
+OPTIONS = frozenset({
+    "args", "bufsize", "stdin", "stdout", "stderr", "cwd", "env", "text", "universal_newlines", "encoding", "errors",
+    "pass_fds", "start_new_session", "close_fds",
+})  # fmt: skip
+"""What may be said of a program that becomes a copy."""
+
+
 class Popen(subprocess.Popen[Any]):
     """As ``subprocess.Popen``, but a Python program without unusual options is a copy."""
 
-    _told: socket.socket | None = None
+    def __new__(cls, args: Any, *_more: Any, **named: Any) -> "Popen":
+        environ = os.environ if named.get("env") is None else named["env"]
+        usual = named.keys() <= OPTIONS and not _more
+        return super().__new__(Copy if usual and program(args, environ) is not None else cls)
 
-    def _execute_child(
-        self, args: Any, executable: Any, preexec_fn: Any, close_fds: bool, pass_fds: Any, *rest: Any
-    ) -> None:
-        cwd, env, _startup, _flags, _shell, *pipes = rest[:11]
-        environ = os.environ if env is None else env
-        if preexec_fn is not None or (found := program(args, environ)) is None:
-            super()._execute_child(args, executable, preexec_fn, close_fds, pass_fds, *rest)  # type: ignore[misc]
-            return
+
+class Copy(Popen):
+    """A copy. Whoever made the original tells when it ends."""
+
+    def __init__(self, args: Any, bufsize: int = -1, **named: Any) -> None:
+        self.args, self.returncode = args, None
+        self._bufsize, self._named = bufsize, named
+        environ = os.environ if named.get("env") is None else named["env"]
+        found = program(args, environ)
+        assert found is not None
         kind, code, argv = found
-        streams = [own if given == -1 else given for own, given in enumerate((pipes[0], pipes[3], pipes[5]))]
+        pass_fds = [*named.get("pass_fds", ())]
         job = {
-            "code": code, "argv": argv, "environ": dict(environ), "folder": os.fspath(cwd or Path.cwd()),
-            "numbers": [0, 1, 2, *pass_fds], "new_session": rest[-2],
+            "code": code, "argv": argv, "environ": dict(environ), "folder": os.fspath(named.get("cwd") or Path.cwd()),
+            "numbers": [0, 1, 2, *pass_fds], "new_session": named.get("start_new_session", False),
         }  # fmt: skip
         self._told = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        weakref.finalize(self, self._told.close)
         self._told.connect(f"{originals()}/{kind}")
-        with tempfile.TemporaryFile() as file:
+        with ExitStack() as theirs, tempfile.TemporaryFile() as file:
             file.write(json.dumps(job).encode())
             file.flush()
+            streams = [self._stream(number, theirs) for number in range(3)]
+            if named.get("stderr") == subprocess.STDOUT:
+                streams[2] = streams[1]
             socket.send_fds(self._told, [b"job"], [file.fileno(), *streams, *pass_fds])
             self.pid = int(self._told.recv(16))
-        self._child_created = True
-        self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+        self._threads = ThreadPoolExecutor(3, "copy")
+        self._reads: list[Future[Any] | None] = []
+        self._ending = Lock()
 
-    def _try_wait(self, wait_flags: int) -> tuple[int, int]:
-        if self._told is None:
-            pid, status = super()._try_wait(wait_flags)  # type: ignore[misc]
-            return pid, status
-        if wait_flags & os.WNOHANG and not select.select([self._told], [], [], 0)[0]:
-            return 0, 0
-        status = int(self._told.recv(16) or signal.SIGKILL)  # nothing: the original is gone
-        self._told.close()
-        return self.pid, status
+    def _stream(self, number: int, theirs: ExitStack) -> int:
+        """The copy's end of one of its streams, which is closed here with ``theirs``."""
+        name = ("stdin", "stdout", "stderr")[number]
+        given: Any = self._named.get(name)
+        setattr(self, name, None)
+        if given == subprocess.PIPE:
+            ends = os.pipe()
+            end, ours = ends if number == 0 else ends[::-1]
+            text = self._named.get("text") or self._named.get("universal_newlines") or self._named.get("encoding")
+            how: dict[str, Any] = {name: self._named.get(name) for name in ("encoding", "errors")} if text else {}
+            mode = ("r" if number else "w") + ("" if text else "b")
+            setattr(self, name, open(ours, mode, self._bufsize, **how))  # noqa: SIM115, PTH123 - as Popen has them
+        elif given == subprocess.DEVNULL:
+            end = os.open(os.devnull, os.O_RDWR)
+        else:
+            own = given in (None, subprocess.STDOUT)
+            return number if own else given if isinstance(given, int) else given.fileno()
+        theirs.callback(os.close, end)
+        return end
 
-    def _internal_poll(self, _deadstate: int | None = None, **named: Any) -> int | None:
-        if self._told is not None:
-            named["_waitpid"] = lambda _pid, flags: self._try_wait(flags)
-        code: int | None = super()._internal_poll(_deadstate, **named)  # type: ignore[misc]
-        return code
+    def poll(self) -> int | None:
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            if not select.select([self._told], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0)
+            with self._ending:
+                if self.returncode is None:  # no other thread has read it
+                    status = int(self._told.recv(16) or signal.SIGKILL)  # nothing: the original is gone
+                    self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def send_signal(self, sig: int) -> None:
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, sig)
+
+    def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:
+        until = None if timeout is None else time.monotonic() + timeout
+        if not self._reads:
+            self._reads = [self._threads.submit(one.read) if one else None for one in (self.stdout, self.stderr)]
+            if self.stdin is not None:
+                self._threads.submit(self._say, input)
+            self._threads.shutdown(wait=False)
+        if concurrent.futures.wait([one for one in self._reads if one is not None], timeout).not_done:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        self.wait(None if until is None else max(until - time.monotonic(), 0))
+        out, err = (one.result() if one else None for one in self._reads)
+        return out, err
+
+    def _say(self, text: Any) -> None:
+        with suppress(BrokenPipeError), self.stdin as stream:  # type: ignore[union-attr]
+            if text:
+                stream.write(text)
 
 
 def program(args: Any, environ: Mapping[str, str]) -> tuple[str, str, list[str]] | None:
