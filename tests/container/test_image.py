@@ -185,7 +185,8 @@ def test_a_container_ends_when_it_is_told_to_though_it_is_process_1(tmp_path: Pa
         try:
             child, until = first_child(process.pid), time.monotonic() + 20
             while process.poll() is None and time.monotonic() < until:
-                os.kill(child, signal.SIGTERM)
+                with suppress(ProcessLookupError):  # it has ended, and its parent is about to
+                    os.kill(child, signal.SIGTERM)
                 time.sleep(0.1)
             assert process.returncode == 143
         finally:
