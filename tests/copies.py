@@ -26,7 +26,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = {
@@ -163,7 +163,7 @@ class Copy(Popen):
     def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:
         until = None if timeout is None else time.monotonic() + timeout
         if not self._reads:
-            self._reads = [self._threads.submit(one.read) if one else None for one in (self.stdout, self.stderr)]
+            self._reads = [self._threads.submit(_read_all, one) if one else None for one in (self.stdout, self.stderr)]
             if self.stdin is not None:
                 self._threads.submit(self._say, input)
             self._threads.shutdown(wait=False)
@@ -177,6 +177,11 @@ class Copy(Popen):
         with suppress(BrokenPipeError), self.stdin as stream:  # type: ignore[union-attr]
             if text:
                 stream.write(text)
+
+
+def _read_all(stream: IO[Any]) -> Any:
+    with stream:
+        return stream.read()
 
 
 def program(args: Any, environ: Mapping[str, str]) -> tuple[str, str, list[str]] | None:
