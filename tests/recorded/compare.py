@@ -92,10 +92,12 @@ def _same(field: str, old: Any, new: Any) -> bool:
 
 
 def _chosen_by_rounding(*proofs: Mapping[str, Any]) -> set[str]:
-    """The fields of a repair's worst module, where no module changed by more than rounding."""
+    """The worst module of a repair where none changed by more than rounding, and what is another module's with it."""
     changes = [proof.get("worst_change") for proof in proofs]
-    rounded = all(isinstance(one, float) and 0 < one < ROUNDING for one in changes)
-    return {"worst_module", "allowed_change"} if rounded else set()
+    if not all(isinstance(one, float) and 0 < one < ROUNDING for one in changes):
+        return set()
+    one_module = len({proof.get("worst_module") for proof in proofs}) == 1
+    return {"worst_module"} if one_module else {"worst_module", "allowed_change"}
 
 
 def unexplained(id: str, found: Sequence[Difference], entries: Sequence[Mapping[str, Any]]) -> list[str]:

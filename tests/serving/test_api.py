@@ -160,8 +160,9 @@ def test_the_tier_in_the_answer_is_where_the_adapter_was(server: Running) -> Non
         assert server.load(f"tier-{name}", name).status_code == 200
     tiers = {}
     for name in ("a0", "a1", "tier-a2", "tier-a3"):
+        until = time.monotonic() + 30
         while server.status()["tiers_age_s"] > 0.1:  # a busy machine is told what was known before
-            time.sleep(0.1)
+            assert time.monotonic() < until
         before = server.adapter(name)["tier"]
         tiers[name] = server.probe(name).headers["x-lora-tier"]
         assert tiers[name] == before, name
