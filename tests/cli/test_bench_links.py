@@ -12,7 +12,7 @@ from lora_cli.bench.link_model import BYTES_PER_RANK, MeasuredLoads
 from lora_cli.bench.links import PRESETS, links_text, parse_links
 from lora_cli.bench.policy_comparison import simulate_all
 from lora_cli.bench.report import LoadedAdapters
-from lora_cli.bench.simulator import CPU, DISK, GPU, Fleet, simulate_requests
+from lora_cli.bench.simulator import CPU, DISK, GPU, Fleet, simulate, simulate_requests
 from lora_cli.bench.trace import Request, build_trace
 from lora_cli.cli.main import main
 from lora_cli.tiers.memory_accounting import Budget
@@ -194,6 +194,12 @@ def test_an_adapter_takes_its_slot_when_its_first_load_is_over() -> None:
     run, _ = simulate_requests(trace, fleet, "lru")
     assert list(run.found) == [DISK, GPU, CPU, CPU]
     assert run.evictions == (3, 0)
+
+
+def test_what_was_proved_before_counts_as_requested_once() -> None:
+    start = LoadedAdapters(("a",), ("a", "b"), ("a",))
+    fleet = Fleet(dict.fromkeys("abc", 1), Budget(1), Budget(2), start=start)
+    assert list(simulate(["c", "a"], fleet, "lfu").found) == [DISK, CPU], "memory gave up what nobody had requested"
 
 
 def test_the_optimum_takes_measured_loads_too_and_has_no_bound_in_milliseconds() -> None:
