@@ -59,7 +59,7 @@ def main() -> None:
 
 def accuracy(folder: Path, asked: argparse.Namespace) -> None:
     """Prints hits and p99 stalls of each round, live and simulated, and the medians of the errors."""
-    base = write_base_config(folder / "base") if asked.live == "tiny" else Path(asked.live)
+    base = write_base_config(folder / "base") if asked.live == "tiny" else Path(asked.live).resolve()
     tiers = ["--eviction", "lru", "--max-loras", str(asked.adapters // 4), "--max-cpu-loras", str(asked.adapters // 2)]
     errors: dict[str, list[dict[str, float]]] = {"its own links": [], "the links before": []}
     for seed in range(asked.rounds):

@@ -9,7 +9,8 @@ from itertools import product
 from lora_cli.bench.optimal_bounds import belady_run
 from lora_cli.bench.process_pool import Mapper, parallel_map
 from lora_cli.bench.report import LoadsReport, Plan, PlanAnswer, PlanReport, PolicyPlan
-from lora_cli.bench.simulator import OPT, Fleet, run_report, simulate_requests, stalls_ms
+from lora_cli.bench.server_model import simulate_requests
+from lora_cli.bench.simulator import OPT, Fleet, run_report, stalls_ms
 from lora_cli.bench.thresholds import PLAN_METRICS, Condition, policy_metrics
 from lora_cli.bench.trace import Trace
 from lora_cli.tiers.eviction import Objective

@@ -7,6 +7,7 @@ from itertools import cycle
 from math import isfinite
 from typing import Literal
 
+from lora_cli.bench.step_times import StepTimes
 from lora_cli.errors import UsageError
 
 BYTES_PER_RANK = 5_242_880
@@ -47,7 +48,7 @@ class Links:
     """From disk into memory, and from memory into a slot; ``source`` says where the numbers come from.
 
     ``loads_ms`` has whole loads of each of ``LOADS`` in the order in which they began; empty where only medians are
-    known. With ``side_by_side`` loads do not wait for each other.
+    known. With ``side_by_side`` loads do not wait for each other. ``steps`` are known with the first loads.
     """
 
     disk: Link = DISK_LINK
@@ -55,6 +56,7 @@ class Links:
     source: str = OWN_SOURCE
     loads_ms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     side_by_side: bool = False
+    steps: StepTimes = field(default_factory=StepTimes)
 
 
 LOADS = ("warm", "cold", "first")

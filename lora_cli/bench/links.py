@@ -1,8 +1,9 @@
 """The load costs of engines: published figures, files of ``--save-links``, and measured results."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from lora_cli.bench.live.result import SERVER
 from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.bench.report import LiveReport, LoadedAdapters
 from lora_cli.bench.result_file import read_result
+from lora_cli.bench.step_times import StepTimes, TokenTimes, measure_steps
 from lora_cli.core import parse
 from lora_cli.core.text import cut, safe
 from lora_cli.errors import FormatError, UsageError
@@ -61,10 +63,11 @@ def parse_links(text: str, flag: str) -> Links:
         disk, gpu = (_link(document.get(name), f"{text}: {name}") for name in ("disk", "gpu"))
         loads_ms = parse.map_of(parse.list_of(_MS))(document.get("loads_ms", {}), f"{text}: loads_ms")
         side_by_side = parse.boolean(document.get("side_by_side", False), f"{text}: side_by_side")
+        steps = _steps(document.get("steps_ms", {}), f"{text}: steps_ms")
     except FormatError as error:
         raise UsageError(f"{flag} {error.message}", hint=SAVE_HINT) from error
     loads_ms = {kind: tuple(map(float, loads_ms.get(kind, ()))) for kind in LOADS}
-    return Links(disk, gpu, cut(safe(source), 400), loads_ms, side_by_side)
+    return Links(disk, gpu, cut(safe(source), 400), loads_ms, side_by_side, steps)
 
 
 def _link(value: Any, where: str) -> Link:
@@ -75,6 +78,15 @@ def _link(value: Any, where: str) -> Link:
     return Link(float(ms), None if gb_per_s is None else float(gb_per_s), "measured")
 
 
+def _steps(value: Any, where: str) -> StepTimes:
+    """The times of steps, of a file. Raises ``FormatError``."""
+    times_ms = parse.map_of(_MS)(value, where)
+    for size in times_ms:
+        if not (size.isascii() and size.isdecimal() and 0 < len(size) < 8 and int(size)):
+            raise FormatError(f"{cut(safe(size), 40)} is no number of tokens", where=where)
+    return StepTimes({int(size): float(ms) for size, ms in times_ms.items()})
+
+
 def links_text(links: Links) -> str:
     """The contents of a links file, with at most ``MOST_LOADS`` times of each kind of load, in their order."""
     document: dict[str, Any] = {"schema": SCHEMA, "source": links.source}
@@ -82,7 +94,9 @@ def links_text(links: Links) -> str:
         name: {"ms": one.ms, "gb_per_s": one.gb_per_s} for name, one in (("disk", links.disk), ("gpu", links.gpu))
     }
     document["loads_ms"] = {kind: _thinned(loads_ms) for kind, loads_ms in links.loads_ms.items() if loads_ms}
-    return json.dumps(document | {"side_by_side": links.side_by_side}, indent=2) + "\n"
+    steps_ms = {str(size): round(ms, 3) for size, ms in sorted(links.steps.ms.items())}
+    document |= {"side_by_side": links.side_by_side, "steps_ms": steps_ms}
+    return json.dumps(document, indent=2) + "\n"
 
 
 def _thinned(loads_ms: Sequence[float]) -> list[float]:
@@ -92,13 +106,18 @@ def _thinned(loads_ms: Sequence[float]) -> list[float]:
 
 
 class LoadedRequest(NamedTuple):
-    """A request of a live run: when it was sent, in seconds; its adapter and kind; its load and time to first token."""
+    """A request of a live run: when it was sent, in seconds, its adapter, kind and load.
+
+    ``ttft_s`` is the time to its first token, and ``itls_s`` are those between its tokens.
+    """
 
     sent_s: float
     adapter: str
     kind: str
     load_ms: float | None
     ttft_s: float | None = None
+    itls_s: Sequence[float] = ()
+    prompt_tokens: int = 0
 
 
 def links_of_run(result: LiveReport, server: str) -> Links:
@@ -107,10 +126,8 @@ def links_of_run(result: LiveReport, server: str) -> Links:
     Raises:
         UsageError: no request was hot, warm or cold.
     """
-    runs = [
-        list(map(LoadedRequest, run.start_times, run.adapters, run.tiers, run.load_ms, run.ttfts))
-        for run in result.runs
-    ]
+    columns = ("start_times", "adapters", "tiers", "load_ms", "ttfts", "itls", "input_lens")
+    runs = [list(map(LoadedRequest, *(getattr(run, column) for column in columns))) for run in result.runs]
     if result.tiers_from == SERVER:
         return _reported(runs, result.at_start, f"measured at {server}: load times that it reported", "--save-links")
     found: dict[str, list[float]] = {"gpu": [], "cpu": [], "disk": []}
@@ -120,7 +137,7 @@ def links_of_run(result: LiveReport, server: str) -> Links:
     return _differences(found, f"measured at {server}: times to first token, by inferred tiers", "--save-links")
 
 
-def _reported(runs: Iterable[Sequence[LoadedRequest]], start: LoadedAdapters | None, source: str, where: str) -> Links:
+def _reported(runs: Sequence[Sequence[LoadedRequest]], start: LoadedAdapters | None, source: str, where: str) -> Links:
     """The load costs of a server that reports each load's time. Raises ``UsageError``, as ``_differences`` does.
 
     The first load of each adapter is one of its own kind, if it is known which were loaded before. A request that came
@@ -140,7 +157,15 @@ def _reported(runs: Iterable[Sequence[LoadedRequest]], start: LoadedAdapters | N
             if used is not None:
                 used.add(one.adapter)
     links = _differences({"gpu": [0.0], "cpu": loads["warm"], "disk": loads["cold"] or loads["first"]}, source, where)
-    return replace(links, loads_ms={kind: tuple(own) for kind, own in loads.items()}, side_by_side=True)
+    loads_ms = {kind: tuple(own) for kind, own in loads.items()}
+    return replace(links, loads_ms=loads_ms, side_by_side=True, steps=measure_steps(_token_times(runs[-1])))
+
+
+def _token_times(run: Iterable[LoadedRequest]) -> Iterator[TokenTimes]:
+    for one in run:
+        if one.ttft_s is not None:
+            tokens_s = accumulate(one.itls_s, initial=one.sent_s + one.ttft_s)
+            yield TokenTimes(one.sent_s + (one.load_ms or 0.0) / 1e3, one.prompt_tokens, list(tokens_s))
 
 
 def read_links(file: Path, flag: str) -> Links:
@@ -182,8 +207,10 @@ def _saved_runs(document: Mapping[str, Any], where: str) -> list[list[LoadedRequ
     found = []
     for number, run in enumerate(parse.list_of(parse.mapping)(document.get("runs"), f"{where}: runs")):
         items = {"start_times": _MS, "adapters": parse.text, "tiers": parse.text, "load_ms": parse.optional(_MS)}
+        items |= {"ttfts": parse.optional(_MS), "itls": parse.list_of(_MS), "input_lens": parse.integer}
         places = range(len(parse.list_of(parse.text)(run.get("tiers"), f"{where}: runs[{number}]: tiers")))
-        usual = {"start_times": list(places), "adapters": list(map(str, places))}
+        usual: dict[str, list[Any]] = {"start_times": list(places), "adapters": list(map(str, places))}
+        usual |= {"ttfts": [None] * len(places), "itls": [()] * len(places), "input_lens": [0] * len(places)}
         columns: list[Any] = [
             parse.list_of(item)(run.get(name, usual.get(name)), f"{where}: runs[{number}]: {name}")
             for name, item in items.items()

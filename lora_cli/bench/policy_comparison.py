@@ -9,6 +9,7 @@ from lora_cli.bench.engine_steps import StepModel, simulate_steps
 from lora_cli.bench.optimal_bounds import belady_run, least_cost_ms, max_hits
 from lora_cli.bench.process_pool import Mapper, parallel_map
 from lora_cli.bench.report import Bounds, PolicyReport, SimulationReport, TierReport, TiersReport
+from lora_cli.bench.server_model import simulate_requests
 from lora_cli.bench.simulator import (
     GPU,
     OPT,
@@ -16,7 +17,6 @@ from lora_cli.bench.simulator import (
     Fleet,
     policy_report,
     run_report,
-    simulate_requests,
     slowest_first,
     stalls_ms,
 )

@@ -10,7 +10,6 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
-from heapq import heappop, heappush
 from itertools import accumulate, pairwise
 from math import fsum
 
@@ -217,16 +216,20 @@ class SimulatedTiers:
         return found, 0.0 if found == GPU else self._times.next_ms(key, found, usual_ms)
 
     def put(self, key: str) -> tuple[int, float]:
-        """As ``request``, with the usual milliseconds of the load: no measured one is taken."""
+        """As ``request``, with the usual milliseconds of the load: no measured one is taken.
+
+        Raises:
+            TierBusy: all slots are leased; nothing has changed.
+        """
         if key in self.gpu:
             self.gpu.hit(key)
             if self._touches_memory and key in self._cpu:
                 self._cpu.hit(key)
             return GPU, 0.0
-        size, cost, found = self._sizes[key], self._put_ms[key], CPU
-        if self._cpu.request(key, size, self._read_ms[key]) is not None:
-            cost, found = cost + self._read_ms[key], DISK
+        size, found = self._sizes[key], CPU if key in self._cpu else DISK
+        cost = self._put_ms[key] + (self._read_ms[key] if found == DISK else 0.0)
         self.gpu.request(key, size, cost)
+        self._cpu.request(key, size, self._read_ms[key])
         return found, cost
 
     def first_load_ms(self, key: str) -> float | None:
@@ -249,56 +252,6 @@ def simulate(keys: Sequence[str], fleet: Fleet, policy: str, objective: Objectiv
     for number, key in enumerate(keys):
         found[number], load_ms[number] = tiers.request(key)
     return SimulatedRun(found, load_ms, tiers.evictions())
-
-
-def simulate_requests(
-    trace: Trace, fleet: Fleet, policy: str, objective: Objective = "stall"
-) -> tuple[SimulatedRun, "array[float]"]:
-    """The run, and the milliseconds of each request from its arrival until its adapter is in a slot; 0 if it is there.
-
-    Raises:
-        MachineError: an adapter is larger than a tier.
-    """
-    if trace.timed and fleet.links.loads_ms.get("first"):
-        return _simulate_server(trace, fleet, policy, objective)
-    run = simulate(trace.keys(), fleet, policy, objective)
-    return run, stalls_ms(trace, run, side_by_side=fleet.links.side_by_side)
-
-
-def _simulate_server(
-    trace: Trace, fleet: Fleet, policy: str, objective: Objective
-) -> tuple[SimulatedRun, "array[float]"]:
-    """The requests on lora-cli's server: an adapter takes a slot when its first load, with its proof, is over.
-
-    Requests that come meanwhile wait for that load, and count as having found the adapter where the load found it.
-    """
-    tiers = SimulatedTiers(fleet, policy, objective)
-    found, stalls = bytearray(len(trace)), array("d", bytes(8 * len(trace)))
-    load_ms = array("d", stalls)
-    proving: dict[int, float] = {}
-    ends: list[tuple[float, int, int]] = []
-    for number, (which, time_s) in enumerate(zip(trace.which, trace.times_s, strict=True)):
-        while ends and ends[0][0] <= time_s:
-            proving.pop(_end_load(tiers, trace, ends), None)
-        key = trace.names[which]
-        if which not in proving and (first_ms := tiers.first_load_ms(key)) is not None:
-            proving[which], load_ms[number] = time_s + first_ms / 1e3, first_ms
-        if which in proving:
-            found[number], stalls[number] = DISK, (proving[which] - time_s) * 1e3
-            heappush(ends, (proving[which], number, which))
-        else:
-            found[number], load_ms[number] = tiers.request(key)
-            stalls[number] = load_ms[number]
-    while ends:
-        _end_load(tiers, trace, ends)
-    return SimulatedRun(found, load_ms, tiers.evictions()), stalls
-
-
-def _end_load(tiers: SimulatedTiers, trace: Trace, ends: list[tuple[float, int, int]]) -> int:
-    """Ends the next wait for a first load: the adapter is requested from the tiers. Gives its number."""
-    which = heappop(ends)[2]
-    tiers.put(trace.names[which])
-    return which
 
 
 def stalls_ms(trace: Trace, run: SimulatedRun, *, side_by_side: bool = False) -> "array[float]":

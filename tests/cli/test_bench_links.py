@@ -12,7 +12,9 @@ from lora_cli.bench.link_model import BYTES_PER_RANK, MeasuredLoads
 from lora_cli.bench.links import PRESETS, links_text, parse_links
 from lora_cli.bench.policy_comparison import simulate_all
 from lora_cli.bench.report import LoadedAdapters
-from lora_cli.bench.simulator import CPU, DISK, GPU, Fleet, simulate, simulate_requests
+from lora_cli.bench.server_model import simulate_requests
+from lora_cli.bench.simulator import CPU, DISK, GPU, Fleet, simulate
+from lora_cli.bench.step_times import StepTimes
 from lora_cli.bench.trace import Request, build_trace
 from lora_cli.cli.main import main
 from lora_cli.tiers.memory_accounting import Budget
@@ -118,6 +120,10 @@ def test_a_links_file_is_used_with_its_source_made_harmless(tmp_path: Path, caps
         ({"loads_ms": [1]}, "loads_ms: must be an object"),
         ({"loads_ms": {"cold": [-1]}}, 'loads_ms["cold"][0]: must be from 0 to 1e9 ms'),
         ({"side_by_side": 1}, "side_by_side: must be"),
+        ({"steps_ms": [1]}, "steps_ms: must be an object"),
+        ({"steps_ms": {"1": -1}}, 'steps_ms["1"]: must be from 0 to 1e9 ms'),
+        ({"steps_ms": {"0": 1}}, "steps_ms: 0 is no number of tokens"),
+        ({"steps_ms": {"1e3": 1}}, "steps_ms: 1e3 is no number of tokens"),
     ],
 )
 def test_a_wrong_links_file_is_one_message_and_2(
@@ -130,7 +136,10 @@ def test_a_wrong_links_file_is_one_message_and_2(
 
 
 MEASURED = replace(
-    PRESETS["vllm"], loads_ms={"warm": (3.0, 1.0), "cold": (20.0,), "first": (200.0, 100.0, 300.0)}, side_by_side=True
+    PRESETS["vllm"],
+    loads_ms={"warm": (3.0, 1.0), "cold": (20.0,), "first": (200.0, 100.0, 300.0)},
+    side_by_side=True,
+    steps=StepTimes({16: 5.25, 1: 2.5}),
 )
 
 
@@ -138,7 +147,7 @@ def test_measured_loads_are_kept_and_simulated_in_their_order(tmp_path: Path) ->
     file = tmp_path / "links.json"
     file.write_text(links_text(MEASURED))
     links = parse_links(str(file), "--links")
-    assert (links.loads_ms, links.side_by_side) == (MEASURED.loads_ms, True)
+    assert (links.loads_ms, links.side_by_side, links.steps) == (MEASURED.loads_ms, True, MEASURED.steps)
     many = tuple(float(number) for number in range(5_000))
     file.write_text(links_text(replace(MEASURED, loads_ms={"cold": many})))
     kept = parse_links(str(file), "--links").loads_ms["cold"]
@@ -168,6 +177,7 @@ def test_the_first_load_of_an_adapter_is_one_of_its_own(tmp_path: Path, capsys: 
     links = parse_links(str(file), "--links")
     assert links.loads_ms == {"warm": (2.0,), "cold": (20.0, 30.0), "first": (300.0,)}
     assert (links.disk.ms, links.gpu.ms, links.side_by_side) == (18.0, 2.0, True)
+    assert links.steps == StepTimes(), "there are no times of tokens"
     file.write_text(json.dumps(live | {"at_start": None}))
     assert parse_links(str(file), "--links").loads_ms["first"] == ()
     for wrong, said in (
@@ -179,21 +189,32 @@ def test_the_first_load_of_an_adapter_is_one_of_its_own(tmp_path: Path, capsys: 
         assert said in capsys.readouterr().err
 
 
+def test_the_times_of_steps_are_those_between_the_tokens_of_the_last_run(tmp_path: Path) -> None:
+    """A request whose adapter is loaded first begins when that load is over; one without a token failed."""
+    starts = [1.0, 3.0, 5.0, 7.0, 9.0]
+    run = {
+        "adapters": list("abcba"),
+        "tiers": ["hot", "cold", "warm", "hot", "hot"],
+        "start_times": starts,
+        "load_ms": [0.1, 300.0, 200.0, 0.0, 0.0],
+        "ttfts": [0.2, 0.5, 0.4, 0.2, None],
+        "itls": [[0.1, 0.1], [0.1], [0.1], [0.1], []],
+        "input_lens": [16] * 5,
+    }
+    slower = run | {"itls": [[0.3]] * 5}
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps({"mode": "live", "tiers_from": "server", "runs": [slower, run]}))
+    steps = parse_links(str(file), "--links").steps
+    assert steps.ms == {1: pytest.approx(100), 16: pytest.approx(200)}
+
+
 def test_a_simulation_begins_with_what_was_loaded_and_proves_the_others() -> None:
     trace = build_trace([Request(time_s, name, 1, 1) for time_s, name in [(1, "a"), (2, "b"), (2.05, "b"), (3, "a")]])
     fleet = Fleet(dict.fromkeys("ab", 1), Budget(1), Budget(2), MEASURED, LoadedAdapters(("a",), ("c", "a"), ("a",)))
     run, stalls = simulate_requests(trace, fleet, "lru")
-    assert list(run.load_ms) == [0, 200, 0, 3]
-    assert list(stalls) == pytest.approx([0, 200, 150, 3])
+    assert list(run.load_ms) == [0, 200, 0, 7.5]
+    assert list(stalls) == pytest.approx([0, 200, 150, 7.5])
     assert list(run.found) == [GPU, DISK, DISK, CPU], "who shares a load did not find its adapter in a slot"
-
-
-def test_an_adapter_takes_its_slot_when_its_first_load_is_over() -> None:
-    trace = build_trace([Request(time_s, name, 1, 1) for time_s, name in [(1, "b"), (1.1, "a"), (1.3, "a"), (9, "b")]])
-    fleet = Fleet(dict.fromkeys("ab", 1), Budget(1), Budget(2), MEASURED, LoadedAdapters(("a",), ("a",), ("a",)))
-    run, _ = simulate_requests(trace, fleet, "lru")
-    assert list(run.found) == [DISK, GPU, CPU, CPU]
-    assert run.evictions == (3, 0)
 
 
 def test_what_was_proved_before_counts_as_requested_once() -> None:
