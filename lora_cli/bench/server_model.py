@@ -68,14 +68,14 @@ class _Batch:
             self._begin(now_s, inf)
 
     def advance(self, next_s: float) -> list[int]:
-        """End the part and begin the next one; the requests that have ended. None comes before ``next_s``."""
+        """End the part and begin the next one; the requests that have ended. Else none comes before ``next_s``."""
         ended = []
         for number in self._part:
             self._left[number] = self._left.get(number, max(self._trace.output_tokens[number], 1)) - self._part_tokens
             if self._left[number] <= 0:
                 del self._left[number]
                 ended.append(number)
-        self._begin(self.ends_s, next_s)
+        self._begin(self.ends_s, self.ends_s if ended else next_s)
         return ended
 
     def _begin(self, now_s: float, next_s: float) -> None:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
+from random import Random
 
 import pytest
 
@@ -101,7 +103,22 @@ def test_at_most_eight_are_generated_at_once_and_eight_pass_the_oldest() -> None
 
 
 def test_equal_steps_at_once_are_the_same_as_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    moments = [(number * 1.7, "abcd"[number * number % 4]) for number in range(60)]
-    together = served(moments, SLOW, 2, tokens=30, loaded="ab")
+    random = Random(1)
+    times_s = accumulate(random.expovariate(0.5) for _ in range(300))
+    moments = [(time_s, random.choice("abcd")) for time_s in times_s]
+    together = served(moments, SLOW, 2, tokens=20, loaded="ab")
     monkeypatch.setattr(server_model, "MOST_EQUAL_S", 0.0)
-    assert served(moments, SLOW, 2, tokens=30, loaded="ab") == together
+    assert served(moments, SLOW, 2, tokens=20, loaded="ab") == together
+    assert 50 < together[0].count(GPU) < 250
+
+
+def test_all_who_can_start_at_a_moment_do() -> None:
+    moments = [(1, "a"), (1.1, "b"), (1.2, "b"), (2.2, "a"), (2.25, "b")]
+    # Both requests for b start at 1.4 and end at 2.1: a has the slot when the third one comes.
+    assert served(moments, SLOW, 1, loaded="ab")[0] == [GPU, CPU, GPU, CPU, CPU]
+
+
+def test_requests_without_times_come_one_after_the_other() -> None:
+    found, stalls = served([(0, "a"), (0, "a"), (0, "b")], SLOW, 1, loaded="b")
+    assert found == [DISK, GPU, CPU]
+    assert stalls == pytest.approx([200, 0, 3])
