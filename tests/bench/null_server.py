@@ -86,7 +86,8 @@ class _Answers:
         if name not in {BASE, *self.adapters}:
             self._json(writer, 404, {"error": {"message": f"The model `{name}` does not exist.", "code": 404}})
         elif ids and max(prompt) >= self.asked.vocabulary:
-            self._json(writer, 400, {"error": {"message": "out of vocabulary", "code": 400}})
+            status = self.asked.vocabulary_status
+            self._json(writer, status, {"error": {"message": "out of vocabulary", "code": status}})
         elif name in self.asked.fails:
             self._json(writer, 500, {"error": {"message": "it broke", "code": 500}})
         elif not body.get("stream"):
@@ -151,6 +152,7 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--load-ms", type=float, default=0.0)
     parser.add_argument("--token-ms", type=float, default=0.0)
     parser.add_argument("--vocabulary", type=int, default=32_000)
+    parser.add_argument("--vocabulary-status", type=int, default=400)
     parser.add_argument("--fails", nargs="*", default=[])
     parser.add_argument("--dies-after", type=int, default=0)
     return parser.parse_args()

@@ -56,6 +56,11 @@ def test_a_goal_that_nothing_meets_has_what_there_is_at_most() -> None:
     assert (found.with_all.slots, found.with_all.metrics.hit_ratio) == (60, 1 - 60 / 3_000)
 
 
+def test_one_slot_may_be_enough() -> None:
+    (answer,) = sizing(["hit_ratio>=0.001"])["lru"].answers
+    assert (answer.slots, answer.places) == (1, 1)
+
+
 def test_several_goals_hold_at_once() -> None:
     (answer,) = sizing(["hit_ratio>=0.8,memory_hit_ratio>=0.9"])["lru"].answers[:1]
     assert holds("lru", "hit_ratio>=0.8", answer.slots, answer.places)

@@ -25,14 +25,14 @@ from lora_cli.bench.live.result import (
     run_metrics,
     t_quantile,
 )
-from lora_cli.bench.live.target import find_target
+from lora_cli.bench.live.target import find_target, find_vocabulary
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.report import LiveReport, describe_run
 from lora_cli.bench.thresholds import more_is_better
 from lora_cli.bench.trace import Request, build_trace
 from lora_cli.bench.workload import Lengths, SyntheticWorkload, make_requests
 from lora_cli.endpoint.address import parse_address
-from lora_cli.errors import FormatError, UsageError
+from lora_cli.errors import EndpointError, FormatError, UsageError
 from tests.attacks.measured import slowness
 from tests.bench.null_server import NullServer
 
@@ -271,3 +271,17 @@ def test_where_metrics_tell_the_slots_a_later_request_is_hot_by_recency() -> Non
     answers = [answer(name, at=float(number)) for number, name in enumerate(names)]
     assert classify_tiers(answers, set(), 2) == (["cold", "cold", "hot", "cold", "hot", "warm", "warm"], INFERRED)
     assert classify_tiers(answers, set())[0] == ["cold", "cold", "later", "cold", "later", "later", "later"]
+
+
+@pytest.mark.parametrize("status", [400, 422, 500])
+def test_a_server_that_refuses_token_ids_gets_smaller_ones(status: int) -> None:
+    with NullServer("--vocabulary", 60, "--vocabulary-status", status) as server:
+        target = find_target(parse_address(server.url), "", [])
+        assert find_vocabulary(target, Request(0.0, "a0", 4, 1)) == 16
+
+
+def test_a_server_that_refuses_for_another_reason_is_not_asked_again() -> None:
+    with NullServer("--vocabulary", 60, "--vocabulary-status", 403) as server:
+        target = find_target(parse_address(server.url), "", [])
+        with pytest.raises(EndpointError, match="out of vocabulary"):
+            find_vocabulary(target, Request(0.0, "a0", 4, 1))

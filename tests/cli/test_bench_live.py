@@ -83,11 +83,17 @@ def test_a_server_is_measured_by_the_tiers_that_it_names(
     assert (found["environment"]["engine"], found["environment"]["device"]) == ("lora-cli", "cpu")
 
 
+@pytest.fixture
+def new_vllm() -> Iterator[NullServer]:
+    """One whose adapters nobody has asked for before."""
+    with NullServer("--load-ms", 30, "--vocabulary", 60) as running:
+        yield running
+
+
 def test_where_the_server_names_none_they_are_inferred_and_marked_so(
-    vllm: NullServer, capsys: pytest.CaptureFixture[str]
+    new_vllm: NullServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The first test against it: nobody has asked for its adapters before."""
-    argv = bench(vllm, *SHORT, "--popularity", "round-robin", "--num-seeds", "2", "--request-rate", "60")
+    argv = bench(new_vllm, *SHORT, "--popularity", "round-robin", "--num-seeds", "2", "--request-rate", "60")
     found = measured(capsys, argv)
     assert found["tiers_from"] == "inferred"
     assert found["environment"]["engine_version"] == "0.33.0"

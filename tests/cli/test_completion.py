@@ -195,6 +195,15 @@ def test_a_word_that_a_shell_would_run_is_not_offered(rest: str, tmp_path: Path)
     assert bash("lora-cli cache show s3:") == ["//bucket/modèle_v1"]
 
 
+@pytest.mark.usefixtures("cached")
+def test_a_folder_is_offered_as_a_path_unless_its_reference_has_escapes(tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache")
+    record = next(all_records(store))
+    for ref in ("file:///srv/sql", "file:///srv/my%20sql"):
+        write_record(store, replace(record, ref=ref))
+    assert fish("lora-cli cache show ") == ["/srv/sql", "acme/sql", "file:///srv/my%20sql"]
+
+
 def test_the_cache_that_is_named_is_the_one_that_is_looked_into(tmp_path: Path) -> None:
     (tmp_path / "cache" / "adapters" / "law").mkdir(parents=True)
 

@@ -46,6 +46,13 @@ def test_it_tells_files_and_bytes_and_asks_for_listings_alone(hub: Hub, tmp_path
     assert one["bytes"] == one["missing_bytes"] == fetched["bytes"]
 
 
+def test_an_empty_file_has_no_bytes(hub: Hub, capsys: Capture) -> None:
+    before = planned(capsys, "org/sql", "--include", "*")["sql"]
+    hub.add("org/sql", files(1) | {"notes/empty.txt": b""})
+    after = planned(capsys, "org/sql", "--include", "*")["sql"]
+    assert (after["files"], after["bytes"]) == (before["files"] + 1, before["bytes"])
+
+
 def test_what_is_here_is_not_downloaded_and_one_that_fails_stops_no_other(hub: Hub, capsys: Capture) -> None:
     assert main(["fetch", "org/sql"]) == 0
     capsys.readouterr()

@@ -204,7 +204,12 @@ def test_the_policy_and_digest_of_a_manifest_are_held_to(
             "--max-cpu-loras is 2, less than max_loras",
         ),
         (["./a", "--base", "b", "--num-prompts", "0"], "num-prompts"),
-        (["./a", "--base", "b", "--eviction", "lru,opt"], "a warm process supports lru, lfu, gdsf, adaptive"),
+        (["./a", "--base", "b", "--eviction", "lru,opt"], "adaptive\nhint: --simulate compares several, and opt"),
+        (["./a", "--base", "b", "--eviction", "opt"], "adaptive\nhint: --simulate compares several, and opt"),
+        (
+            ["./a", "--base", "b", "--eviction", "lruu"],
+            "lru, lfu, gdsf, adaptive\nhint: did you mean lru",
+        ),
         (["./a", "--base", "b", "--request-rate", "5"], "--request-rate cannot be used with --forward modules"),
         (["./a", "--base", "b", "--ranks", "8"], "--ranks is for --num-adapters and --simulate"),
         (["./a", "--base", "b", "--num-adapters", "5"], "REFs and --num-adapters cannot be used together"),

@@ -116,6 +116,8 @@ def test_the_first_rule_that_covers_a_source_is_its_rule() -> None:
             "did you mean max_loras?",
         ),
         (minimal(extra="policy: {zzz: 3}"), ":5: policy.zzz: unknown key", "known: allow_formats, "),
+        (minimal(extra="policie:\n  max_bytes: 1\n"), ":5: policie: unknown key", "did you mean policy"),
+        (minimal(extra="policy:\n  max_bytes:\n    [1]\n"), ":7: policy.max_bytes: this is a list", ""),
         (minimal(extra="a:\n b: 1\nkind: AdapterSet\n"), ":7: kind: duplicate key (first in line 2)", ""),
         ("kind: AdapterSet\nadapters: []\n", ":1: the key apiVersion is missing", "add apiVersion: lora-cli/v1"),
         (

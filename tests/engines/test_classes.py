@@ -8,7 +8,7 @@ import pytest
 
 from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.architectures import base_from_config
-from lora_cli.core.base_model import BaseModule
+from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
 from lora_cli.validation import Terms, validate
@@ -63,6 +63,20 @@ def test_a_class_takes_lora_since_the_version_in_which_it_was_read(
     architecture: str, expected: tuple[str, ...], tmp_path: Path
 ) -> None:
     assert said(tmp_path, architecture, "roberta" if architecture.startswith("Roberta") else "bert") == expected
+
+
+@pytest.mark.parametrize(
+    ("family", "architecture", "known"),
+    [
+        ("llama", "", True),
+        ("nobodys", "BertModel", True),
+        ("nobodys", "NobodysModel", False),
+        ("nobodys", "", False),
+    ],
+)
+def test_an_engine_is_known_to_take_lora_by_family_or_class(family: str, architecture: str, known: bool) -> None:
+    base = BaseModel("base", family, {}, 1, 1, architecture=architecture)
+    assert choose_engine("vllm").engine.is_known(base) is known
 
 
 @pytest.mark.parametrize(

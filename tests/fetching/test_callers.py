@@ -13,6 +13,7 @@ from lora_cli.documents.manifest import SourceRule
 from lora_cli.documents.policy import Policy
 from lora_cli.errors import AccessDenied, NotFound, Offline
 from lora_cli.fetching.pipeline import Fetched
+from lora_cli.fetching.requirements import needs_access_check
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
@@ -102,6 +103,23 @@ def test_a_listing_that_all_may_see_does_not_hand_out_what_is_gated(caller: Call
     caller.bring("acme/gated", "hf_alice")
     with pytest.raises(AccessDenied, match="policy require_access_check"):
         caller.bring("acme/gated", "hf_bob")
+
+
+@pytest.mark.parametrize(
+    ("text", "access", "needed"),
+    [
+        ("acme/gated", "", True),
+        ("acme/gated", "gated", True),
+        ("acme/open", "public", False),
+        ("file:///srv/sql", "", False),
+        ("file:///srv/sql", "gated", False),
+    ],
+)
+def test_what_nobody_may_be_denied_needs_no_check(text: str, access: str, needed: bool, tmp_path: Path) -> None:
+    ref = parse(text, is_path=lambda _: False)
+    settings = Settings(tmp_path, policies=(Policy(require_access_check=True),))
+    assert needs_access_check(ref, access, settings) is needed
+    assert not needs_access_check(ref, access, replace(settings, policies=(Policy(),)))
 
 
 def test_a_web_server_is_asked_with_the_callers_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.reference import parse
 from lora_cli.errors import MachineError, Refused
 from lora_cli.fetching.batch import Outcome, fetch_all
-from lora_cli.fetching.disk_space import DiskSpace
+from lora_cli.fetching.disk_space import AHEAD, DiskSpace
 from lora_cli.fetching.progress import Progress
 from lora_cli.fetching.scheduler import RANGE
 from lora_cli.settings import LARGEST_RESERVE, RESERVED_PART, Settings
@@ -155,6 +156,26 @@ def test_what_others_wrote_while_nothing_was_fetched_counts_in_the_budget(
     in_cache[0] = 950
     with pytest.raises(Refused, match="b: 100 B needed, the cache budget is"), room.reserve("b", 100, 0, Progress()):
         pass
+
+
+def test_a_file_of_unknown_size_has_some_room_ahead_that_is_seldom_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = DiskSpace(Store(tmp_path), keep_free=0)
+    asked: list[Any] = []
+    real = os.statvfs
+
+    def statvfs(path: Any) -> os.statvfs_result:
+        asked.append(path)
+        return real(path)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    with room.reserve("a", 0, 0, Progress()) as progress:
+        progress.began("a: weights", None, 0)
+        before = len(asked)
+        for _ in range(64):
+            progress.advanced("a: weights", AHEAD // 32)
+        assert len(asked) - before == 3, "each time that less than half of it is left"
 
 
 def test_the_adapters_of_a_run_share_the_disk_and_what_is_written_or_here_counts_no_more(tmp_path: Path) -> None:

@@ -97,6 +97,13 @@ def test_the_process_is_not_told_the_hubs_token(hub: Hub, settings: Settings, mo
     assert TOKEN.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
 
 
+def test_one_caller_after_another_reads_with_the_same_process(hub: Hub, settings: Settings) -> None:
+    source, revision, file = weights_at(settings)
+    for start in (0, 1_000):
+        assert b"".join(source.read(revision, file, start, start + 10)) == BYTES[start : start + 10]
+        assert len(processes()) == 1
+
+
 @pytest.mark.parametrize(("start", "stop"), [(0, 1), (5, 100_000), (65_535, 65_537), (2_999_999, None), (7, 7), (9, 3)])
 def test_a_range_is_what_a_slice_is(hub: Hub, settings: Settings, start: int, stop: int | None) -> None:
     source, revision, file = weights_at(settings)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -126,6 +127,23 @@ def test_a_name_of_the_manifest_is_a_verified_snapshot_and_others_are_nobodys(de
     desk.ask(work)
     assert [report.error for report in desk.seen] == ["", "", ""]
     assert desk.downloaded > 0
+
+
+def test_a_closed_one_leaves_no_threads(desk: Desk) -> None:
+    desk.adapter("sql")
+    desk.write({"sql": "./made/sql"})
+    kept: list[object] = []
+    threads: list[threading.Thread] = []
+
+    async def work(asked: Resolver, running: Running) -> None:
+        assert (await found(asked, "sql", running)).directory.is_dir()
+        kept.append(asked)  # the threads of one that is garbage end too
+        threads.extend(one for one in threading.enumerate() if one.name.startswith("lora-cli"))
+
+    desk.ask(work)
+    for one in threads:
+        one.join(30)
+    assert [one.is_alive() for one in threads] == [False] * len(threads) != []
 
 
 def test_what_cannot_be_served_says_why_and_is_not_asked_for_again_at_once(

@@ -216,6 +216,8 @@ def test_the_pod_of_llm_d_is_one_that_kubernetes_accepts() -> None:
         ("4bit", "lora-4bit"),
         ("no", "no"),
         ("a--", "a"),
+        ("x" * 63, "x" * 63),
+        ("x" * 64, f"{'x' * 54}-{resource_name('x' * 64)[-8:]}"),
         ("x" * 70, f"{'x' * 54}-{resource_name('x' * 70)[-8:]}"),
     ],
 )

@@ -59,8 +59,8 @@ def test_more_adapters_than_slots_are_all_proved_and_the_tiers_say_where_each_wa
     assert [warm.serve(jobs[i]).tier for i in (3, 2, 1, 0)] == ["gpu", "gpu", "cpu", "disk"]
     served = warm.serve(jobs[3])
     assert (served.tier, served.evicted) == ("cpu", {"gpu": 1, "cpu": 0})
-    assert served.load_ms > 0
-    assert served.forward_ms > 0
+    assert 0 < served.load_ms < 10_000
+    assert 0 < served.forward_ms < 10_000
 
 
 def test_a_plan_says_who_leaves_the_slots(base_directory: Path, tmp_path: Path) -> None:

@@ -28,9 +28,17 @@ def free_port() -> int:
 class Running:
     """One server at a port of loopback, or at ``uds``. Ends with the block."""
 
-    def __init__(self, folder: Path, *argv: object, uds: Path | None = None, token: str = "", **environ: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *argv: object,
+        uds: Path | None = None,
+        token: str = "",
+        ready_file: Path | None = None,
+        **environ: str,
+    ) -> None:
         self.folder, self.uds, self.port, self.token = folder, uds, free_port(), token
-        self.ready_file, self.log = folder / "ready", folder / "log"
+        self.ready_file, self.log = ready_file or folder / "ready", folder / "log"
         self.ready_file.unlink(missing_ok=True)  # a server in the same folder was killed
         at = ["--uds", str(uds)] if uds is not None else ["--port", str(self.port)]
         words = ["--cache-dir", str(folder / "cache"), "warm", *map(str, argv), "--serve", "--device", "cpu", *at]

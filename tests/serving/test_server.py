@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -264,6 +265,21 @@ def test_the_ready_file_is_there_while_the_server_is_ready_and_each_death_of_the
             assert "lower --max-loras or --max-cpu-loras" in logged[-1]
         assert running.terminate() == 0
         assert running.said().count("restarting it") == 2
+
+
+def test_a_file_that_cannot_be_written_is_said_once_until_it_can(folder: Path) -> None:
+    ready = folder / "run" / "ready"
+    ready.parent.mkdir()
+    with Running(folder, folder / "a0", "--base", folder / "base", ready_file=ready) as running:
+        running.until_ready()
+        for times in (1, 2):
+            shutil.rmtree(ready.parent)
+            ready.parent.touch()
+            until(running, lambda times=times: running.said().count(f"{ready} cannot be written: ") == times)  # type: ignore[misc]
+            time.sleep(1)
+            assert running.said().count("cannot be written") == times
+            ready.parent.unlink()
+            until(running, ready.exists)
 
 
 def until(running: Running, holds: Callable[[], bool]) -> None:

@@ -13,6 +13,7 @@ from model_signing import hashing, signing
 
 from lora_cli.cli.main import main
 from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.signing.verify import SignedFiles
 from lora_cli.sources.local import LocalSource
 from tests.hf_variables import set_variables
 from tests.hub_server import Hub
@@ -467,3 +468,8 @@ def test_any_other_file_is_no_signature(data: bytes, capsys: pytest.CaptureFixtu
     for how in ("key", "certificate"):
         assert main(["fetch", "./sql", "--policy", f"{how}.yaml"]) == 1
         assert "policy require_signature: model.sig: " in capsys.readouterr().err
+
+
+def test_the_resource_of_a_whole_file_is_its_name_and_of_a_shard_it_has_its_range() -> None:
+    assert SignedFiles("", {"method": "files"}, {}).path_of("a:0:10") == "a:0:10"
+    assert SignedFiles("", {"method": "shards"}, {}).path_of("a:0:10") == "a"

@@ -1,5 +1,6 @@
 """The HTTP client on a bad day: what it tries again, how long it waits, what it never follows or reads."""
 
+import json
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_cli.errors import Refused, Unreachable
+from lora_cli.sources import http_json
 from lora_cli.sources.http import Http, Piece, StatusError, get_bytes
 from lora_cli.sources.http_json import get_json
 from lora_cli.sources.retries import Retries, backoff_s, requested_wait_s
@@ -189,6 +191,17 @@ def test_json_without_end_is_not_read_to_its_end(client: Client) -> None:
     client.hub.fault("/revision/", status=200, body=" " * (2 * 1024 * 1024 + 1))
     with pytest.raises(Refused, match="larger than 2097152 bytes"):
         client.json()
+
+
+@pytest.mark.parametrize("body", [b'[{"a": 1}, {"a": 2}]', b"[[1], [2]]", b'{"a": {"b": {}}}', b"[1, 2, 3]"])
+def test_json_of_too_many_values_is_not_built(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_json, "MOST_NESTED", 3 if b"3" in body else 2)
+    monkeypatch.setattr(http_json, "MOST_VALUES", 1 if b"3" in body else 9)
+    with pytest.raises(http_json.TooLarge):
+        http_json.parse_json([body], pytest.fail)
+    monkeypatch.setattr(http_json, "MOST_NESTED", 3)
+    monkeypatch.setattr(http_json, "MOST_VALUES", 2)
+    assert http_json.parse_json([body[:5], body[5:]], lambda value: value) == json.loads(body)
 
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "SSL_CERT_FILE"])

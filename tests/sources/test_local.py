@@ -243,6 +243,13 @@ def test_a_dangling_link_is_a_path(tmp_path: Path) -> None:
     assert not is_path("other", tmp_path)
 
 
+def test_a_missing_folder_beside_others_is_a_path_and_a_repository_with_its_revision_is_none(tmp_path: Path) -> None:
+    (tmp_path / "acme").mkdir()
+    assert is_path("acme/sql", tmp_path)
+    assert not is_path("acme/sql@main", tmp_path)
+    assert not is_path("other/sql", tmp_path)
+
+
 def test_sources_are_found_by_scheme(tmp_path: Path) -> None:
     settings = Settings(tmp_path)
     for scheme in SOURCES:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,13 @@ def failing(monkeypatch: pytest.MonkeyPatch, name: str, number: int, times: int)
 
 @pytest.mark.parametrize("name", ["open", "pread", "scandir"])
 def test_a_handle_that_went_stale_is_asked_for_again(adapter: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(local, "STALE_PAUSE_S", 0.0)
+    waits: list[float] = []
+    monkeypatch.setattr(local, "STALE_PAUSE_S", 0.125)
+    monkeypatch.setattr(time, "sleep", waits.append)
     expected = (adapter / "adapter_config.json").read_bytes()
     failing(monkeypatch, name, errno.ESTALE, 2)
     assert content(listed(adapter), "adapter_config.json") == expected
+    assert [one for one in waits if one >= 0.125] == [0.125, 0.25]
 
 
 @pytest.mark.parametrize("name", ["open", "pread", "fstat", "scandir"])

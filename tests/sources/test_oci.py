@@ -222,6 +222,8 @@ def test_an_index_of_one_artifact_is_that_artifact(oci_registry: Registry, setti
         with pytest.raises(UsageError, match=f"an index of {len(manifests)} manifests") as caught:
             files_at(oci_registry, f"{name}:{tag}", settings)
         assert f"oci://{oci_registry.place}/{name}@sha256:" in caught.value.hint
+        listed = [f"{one['digest']}{' linux/s390x' if one is s390x else ''}" for one in manifests]
+        assert f"({', '.join(listed) or 'nothing'})" in caught.value.message
 
 
 @pytest.mark.parametrize(("machine", "taken"), [("x86_64", "amd64"), ("aarch64", "arm64"), ("arm64", "arm64")])

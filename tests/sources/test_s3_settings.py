@@ -79,6 +79,14 @@ def test_what_a_user_sets_is_in_every_request(tmp_path: Path, monkeypatch: pytes
         assert not any("hunter2" in value for value in request.headers.values())
 
 
+@pytest.mark.parametrize(("value", "sent"), [("requester", True), ("TRUE", True), ("no", False), (None, False)])
+def test_a_variable_says_who_pays(value: str | None, sent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if value is not None:
+        monkeypatch.setenv("AWS_REQUEST_PAYER", value)
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    assert find_account(os.environ).requester_pays is sent
+
+
 @pytest.mark.parametrize(
     ("profile", "says"),
     [

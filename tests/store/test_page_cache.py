@@ -124,6 +124,19 @@ def test_what_the_kernel_hides_from_this_user_is_not_known() -> None:
             assert is_mincore_reliable(stream.fileno(), os.fstat(stream.fileno()))
 
 
+@pytest.mark.parametrize(("uid", "reliable"), [(12345, True), (65534, False), (os.geteuid(), True)])
+def test_who_may_change_any_file_is_told_of_all_but_those_of_unknown_users(
+    uid: int, reliable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user namespace's files look like those of uid 65534: the capability does not count for them."""
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(module, "_has_cap_fowner", lambda: True)
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    status = os.stat_result((0o644, 1, 1, 1, uid, 0, 0, 0, 0, 0))
+    with (tmp_path / "file").open("rb") as stream:
+        assert is_mincore_reliable(stream.fileno(), status) is reliable
+
+
 def test_a_path_that_is_not_there_yet_is_on_the_file_system_above_it(tmp_path: Path) -> None:
     assert file_system(tmp_path / "a" / "b") == file_system(tmp_path) != ""
     assert file_system(Path("/proc/self")) == "proc"

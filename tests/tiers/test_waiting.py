@@ -1,6 +1,7 @@
 """Who waits for room in a tier: how long, for whom, in which turn, and never for ever."""
 
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -37,6 +38,26 @@ def test_a_lease_waits_for_room_as_long_as_it_has_patience() -> None:
     thread.join()
     assert found == ["B"]
     assert cpu.keys() == ("b",)
+
+
+def test_a_lease_gets_the_place_of_what_is_discarded() -> None:
+    cpu = tier(2)
+    ask(cpu, "pinned")
+    cpu.pin("pinned")
+    found: list[float] = []
+
+    def ask_for_b() -> None:
+        with cpu.lease("b", timeout_s=30):
+            found.append(time.monotonic())
+
+    with cpu.lease("a"):
+        (thread,) = in_threads(ask_for_b)
+        time.sleep(0.2)
+        assert not found
+        discarded = time.monotonic()
+        cpu.discard("pinned")
+        thread.join(10)
+        assert [one - discarded < 5 for one in found] == [True]
 
 
 def test_a_lease_waits_for_a_load_that_is_in_its_way() -> None:

@@ -58,6 +58,11 @@ def test_a_number_that_no_model_has_is_refused_by_name(change: dict[str, Any], m
     assert refusal({"model_type": "llama", **GROUPED, **change}) == f"config.json: {message}"
 
 
+def test_as_many_layers_as_the_limit_are_taken() -> None:
+    base = base_from_config({"model_type": "llama", **GROUPED, "num_hidden_layers": MAX_LAYERS}, "base")
+    assert f"model.layers.{MAX_LAYERS - 1}.self_attn.q_proj" in base.modules
+
+
 def test_experts_are_bounded() -> None:
     moe = {"model_type": "qwen3_moe", **GROUPED}
     assert (

@@ -1,0 +1,32 @@
+"""What a cluster says of an adapter that no node could judge."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_cli.core.adapter_request import AdapterRequest
+from lora_cli.core.reference import parse
+from lora_cli.errors import MachineError
+from lora_cli.fleet import judging
+from lora_cli.settings import Settings
+from lora_cli.validation.verdict import Terms
+
+
+def test_an_adapter_that_ends_every_worker_is_an_error_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spread(
+        _do: object, items: Sequence[AdapterRequest], *_: object, lost: Callable[[AdapterRequest, str], Any]
+    ) -> Iterator[Any]:
+        return (lost(item, "every worker that ran it died") for item in items)
+
+    monkeypatch.setattr(judging, "joined", lambda *_: nullcontext(1))
+    monkeypatch.setattr(judging, "spread", spread)
+    item = AdapterRequest("sql", parse("https://example.com/sql", is_path=lambda _: False))
+    (checked,) = judging.check_fleet("auto", [item], Terms(), Settings(tmp_path))
+    assert isinstance(checked.error, MachineError)
+    assert checked.error.message == "sql: every worker that ran it died"
+    assert (checked.name, checked.source) == ("sql", "https://example.com/sql")
