@@ -147,6 +147,11 @@ def test_a_late_generator_marks_the_run_unless_all_come_at_once() -> None:
         assert reported(run(late, timed=timed)).late is timed
 
 
+def test_lateness_is_from_the_time_that_a_request_was_due() -> None:
+    late = RequestResult("a", 2.0, 2.006, 2.007, (0.1,), 8, 1)
+    assert run_metrics(run(late), {})["lateness_p99_ms"] == pytest.approx(6)
+
+
 def test_a_request_is_good_when_it_keeps_everything() -> None:
     slo = parse_goodput(["ttft:100", "tpot:150,e2el:400"])
     assert slo == {"ttft": 100, "tpot": 150, "e2el": 400}

@@ -46,6 +46,16 @@ def test_a_good_adapter_is_judged_by_every_rule(tmp_path: Path, base: BaseModel,
     assert checked.exit_code() == 0
 
 
+def test_modules_that_the_base_lacks_count_among_all(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
+    more = {"model.layers.0.self_attn.qkv_proj": (64, 64), "model.layers.7.self_attn.q_proj": (64, 64)}
+    write_adapter(tmp_path / "more", modules={**llama_modules(["q_proj"]), **more})
+
+    checked = validate(AdapterRequest("", str(tmp_path / "more")), Terms(base), settings)
+
+    assert checked.verdict is not None
+    assert checked.verdict.applied == Applied(2, 4)
+
+
 def test_judging_in_place_writes_nothing(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
     write_adapter(tmp_path / "good", modules=llama_modules())
 
