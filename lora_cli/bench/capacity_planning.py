@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from itertools import product
+from itertools import count, product
 
 from lora_cli.bench.optimal_bounds import belady_run
 from lora_cli.bench.process_pool import Mapper, parallel_map
@@ -172,7 +172,7 @@ def _plan_policy(
     least = smallest_that_meets(1, everybody, lambda slots: meets(slots, everybody))
     if all(goal.metric in SLOT_ONLY_METRICS for goal in goals):
         # What a policy knows of loads depends a little on memory, too: the answer itself has to meet the goals.
-        least = next(slots for slots in range(least, everybody + 1) if meets(slots, slots))
+        least = next(slots for slots in count(least) if meets(slots, slots))
         return policy, PolicyPlan((with_places(least, least),), most)
     answers: list[PlanAnswer] = []
     for slots in dict.fromkeys(min(least * times, everybody) for times in SLOT_MULTIPLES):

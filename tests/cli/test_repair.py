@@ -339,6 +339,21 @@ def test_a_packed_module_is_split_as_in_the_base_and_a_split_one_is_packed(tmp_p
             torch.testing.assert_close(whole[f"{layer}qkv_proj"], expected)
 
 
+@pytest.mark.parametrize(("name", "rows", "top"), [("k_proj", 32, 64), ("v_proj", 32, 96)])
+def test_keys_or_values_alone_are_packed_at_their_place(name: str, rows: int, top: int, tmp_path: Path) -> None:
+    modules = {f"model.layers.{layer}.self_attn.{name}": (64, rows) for layer in (0, 1)}
+    made, to = write_adapter(tmp_path / "made", modules=modules), tmp_path / "to"
+    base = str(write_base_config(tmp_path / "phi3", "phi3"))
+
+    assert main(["repair", str(made), "--engine", "peft", "--base", base, "--to", str(to)]) == 0
+
+    before, after = updates(made), updates(to)
+    for layer in (f"model.layers.{number}.self_attn." for number in (0, 1)):
+        expected = torch.zeros(128, 64)
+        expected[top : top + rows] = before[layer + name]
+        torch.testing.assert_close(after[f"{layer}qkv_proj"], expected)
+
+
 def test_a_dtype_that_is_asked_for_is_written_and_one_that_loses_the_values_is_refused(
     base: str, tmp_path: Path, capsys: Capture
 ) -> None:

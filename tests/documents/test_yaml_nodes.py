@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from lora_cli.documents.yaml_nodes import (
     DEPTH,
+    KEYS,
     NODES,
     TEXT_CAP,
     Number,
@@ -25,6 +26,13 @@ def test_values_read_as_they_are_written() -> None:
 
 def test_a_decimal_keeps_its_digits() -> None:
     assert plain(compose("0.30", "f")) == Number("0.30")
+
+
+def test_a_mapping_has_as_many_keys_as_the_limit_and_no_more() -> None:
+    text = "".join(f"k{number}: 1\n" for number in range(KEYS))
+    assert len(plain(compose(text, "f"))) == KEYS
+    with pytest.raises(UsageError, match=f"f:{KEYS + 1}: a mapping of over {KEYS} keys"):
+        compose(f"{text}more: 1\n", "f")
 
 
 def test_what_is_at_a_path_is_found_with_its_line() -> None:

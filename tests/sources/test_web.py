@@ -12,7 +12,7 @@ import pytest
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.documents.manifest import SourceRule
-from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Offline, Refused, Unreachable, UsageError
+from lora_cli.errors import AccessDenied, Changed, LoraCliError, NotFound, Offline, Refused, Unreachable, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from lora_cli.sources.web import WebSource
@@ -191,6 +191,20 @@ def test_weights_that_are_forbidden_are_not_taken_for_missing(server: WebServer,
     server.site.statuses[f"sql/{WEIGHTS}"] = 403
     with pytest.raises(AccessDenied, match=WEIGHTS):
         source.resolve(ref(server))
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "message"),
+    [(403, AccessDenied, "denies access"), (404, Changed, "changed after it was listed"), (500, Unreachable, "500")],
+)
+def test_a_refusal_after_the_listing_is_an_error_too(
+    status: int, kind: type[LoraCliError], message: str, server: WebServer, settings: Settings
+) -> None:
+    source = WebSource(Settings(settings.cache_dir, timeout_s=5, retries=0))
+    revision = source.resolve(ref(server))
+    server.site.statuses[f"sql/{WEIGHTS}"] = status
+    with pytest.raises(kind, match=message):
+        whole(source, revision)
 
 
 def test_a_missing_folder_is_named_with_a_hint(server: WebServer, source: WebSource) -> None:
