@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lora_cli.errors import UsageError
 from lora_cli.plugins import resolver as module
 from lora_cli.plugins.names import Known, Names
 from lora_cli.plugins.resolver import Resolved, Resolver, Running, Unresolved
+from lora_cli.serving import admissions
 from lora_cli.settings import load_settings
 from tests.hub_faults import Fault
 from tests.hub_server import Hub
@@ -127,6 +129,20 @@ def test_a_name_of_the_manifest_is_a_verified_snapshot_and_others_are_nobodys(de
     desk.ask(work)
     assert [report.error for report in desk.seen] == ["", "", ""]
     assert desk.downloaded > 0
+
+
+def test_a_fetch_that_is_slow_is_not_taken_for_one_that_hangs(
+    desk: Desk, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admissions, "FETCHER", replace(admissions.FETCHER, silent_s=2.5))
+    hub.add("acme/sql", desk.adapter("sql"))
+    desk.write({"sql": "hf://acme/sql"})
+    hub.faults.append(Fault("acme/sql/resolve", times=1, delay_s=6))
+
+    async def work(asked: Resolver, running: Running) -> None:
+        assert (await found(asked, "sql", running)).directory.is_dir()
+
+    desk.ask(work)
 
 
 def test_a_closed_one_leaves_no_threads(desk: Desk) -> None:
