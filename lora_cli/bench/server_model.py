@@ -91,9 +91,9 @@ class _Batch:
             return
         tokens = sum(1 if number in self._left else self._trace.prompt_tokens[number] for number in self._part)
         step_s = self._steps.of(tokens) / 1e3
-        if step_s and self._part[0] in self._left and not self._prompts and not self._new:
-            steps = int(min(next_s - now_s, MOST_EQUAL_S) / step_s)
-            self._part_tokens = max(1, min(*self._left.values(), steps))
+        if self._part[0] in self._left and not self._prompts and not self._new:
+            least = min(self._left.values())
+            self._part_tokens = max(1, min(least, int(min(next_s - now_s, MOST_EQUAL_S) / step_s))) if step_s else least
         self.ends_s = now_s + self._part_tokens * step_s
 
 

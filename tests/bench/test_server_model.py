@@ -1,5 +1,6 @@
 """The model of lora-cli's own server, by hand: which requests wait, which pass, and where each finds its adapter."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -110,6 +111,13 @@ def test_equal_steps_at_once_are_the_same_as_one_after_the_other(monkeypatch: py
     monkeypatch.setattr(server_model, "MOST_EQUAL_S", 0.0)
     assert served(moments, SLOW, 2, tokens=20, loaded="ab") == together
     assert 50 < together[0].count(GPU) < 250
+
+
+def test_without_the_times_of_steps_long_outputs_cost_nothing() -> None:
+    began = time.process_time()
+    found, _ = served([(number, "ab"[number % 2]) for number in range(100)], MEASURED, 1, tokens=10**8, loaded="ab")
+    assert found == [GPU, *[CPU] * 99]
+    assert time.process_time() - began < 5
 
 
 def test_all_who_can_start_at_a_moment_do() -> None:
