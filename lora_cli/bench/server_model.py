@@ -110,9 +110,10 @@ class _FirstLoad:
 class _Server:
     """The server at one moment of its clock, ``_now_s``.
 
-    ``_waiting`` are the requests in the queue with their places, ``_queues`` the same by adapter; ``_running`` counts
-    those in the batch by adapter. ``_loads`` are first loads that are not over: some wait for a loader
-    (``_next_loads``), then for a slot (``_unplaced``), and end at their time (``_proofs``).
+    ``_waiting`` are the requests in the queue with their places, ``_queues`` the same by adapter; ``_refused_s`` is
+    since when a request has found all slots kept. ``_running`` counts those in the batch by adapter. ``_loads`` are
+    first loads that are not over: some wait for a loader (``_next_loads``), then for a slot (``_unplaced``), and end
+    at their time (``_proofs``).
     """
 
     def __init__(self, trace: Trace, fleet: Fleet, policy: str, objective: Objective) -> None:
