@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import json
 import logging
 import os
@@ -34,6 +35,10 @@ BACKLOG = 4096
 ACCEPTED_AT_ONCE = 128
 """Connections accepted before the accepted ones are served: a flood does not block requests."""
 
+OBJECTS_PER_COLLECTION = 10_000
+"""After so many new objects cycles are searched for: the bound of short commands (``cli.main``) lets the tasks of
+clients that went away take some hundred megabytes."""
+
 GRACE_S = 5
 """Seconds that completions under way may take after a stop."""
 
@@ -64,6 +69,7 @@ def serve(api: Api, address: Address, files: OutputFiles, say: Callable[[str], N
         LoraCliError: the warm process cannot start, or the server cannot listen at the address.
     """
     sys.setswitchinterval(SWITCH_S)
+    gc.set_threshold(OBJECTS_PER_COLLECTION)
     with listening(address) as listener:
         life = _ServerRun(api, files, say)
         say(f"listening on {address}")
