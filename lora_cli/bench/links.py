@@ -12,7 +12,7 @@ from lora_cli.bench.live.result import SERVER
 from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.bench.report import LiveReport, LoadedAdapters
 from lora_cli.bench.result_file import read_result
-from lora_cli.bench.step_times import StepTimes, TokenTimes, measure_steps
+from lora_cli.bench.step_times import MOST_SIZES, StepTimes, TokenTimes, measure_steps
 from lora_cli.core import parse
 from lora_cli.core.text import cut, safe
 from lora_cli.errors import FormatError, UsageError
@@ -81,6 +81,8 @@ def _link(value: Any, where: str) -> Link:
 def _steps(value: Any, where: str) -> StepTimes:
     """The times of steps, of a file. Raises ``FormatError``."""
     times_ms = parse.map_of(_MS)(value, where)
+    if len(times_ms) > MOST_SIZES:
+        raise FormatError(f"more than {MOST_SIZES} sizes", where=where)
     for size in times_ms:
         if not (size.isascii() and size.isdecimal() and 0 < len(size) < 8 and int(size)):
             raise FormatError(f"{cut(safe(size), 40)} is no number of tokens", where=where)

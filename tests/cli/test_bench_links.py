@@ -122,6 +122,7 @@ def test_a_links_file_is_used_with_its_source_made_harmless(tmp_path: Path, caps
         ({"side_by_side": 1}, "side_by_side: must be"),
         ({"steps_ms": [1]}, "steps_ms: must be an object"),
         ({"steps_ms": {"1": -1}}, 'steps_ms["1"]: must be from 0 to 1e9 ms'),
+        ({"steps_ms": {str(size): 1 for size in range(1, 66)}}, "steps_ms: more than 64 sizes"),
         ({"steps_ms": {"0": 1}}, "steps_ms: 0 is no number of tokens"),
         ({"steps_ms": {"1e3": 1}}, "steps_ms: 1e3 is no number of tokens"),
     ],
