@@ -1,15 +1,12 @@
 """Pages in a real browser (Debian's chromium): what they load, how they fit, whether they can be read and reached."""
 
 import contextlib
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.processes import needed
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or ""
 ALONE = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
@@ -77,13 +74,12 @@ class Page:
 
 @contextlib.contextmanager
 def browsing() -> Iterator[Any]:
-    """A chromium; skips where there is none."""
-    if not CHROMIUM:
-        pytest.skip("there is no chromium here: apt-get install chromium")
+    """Debian's chromium."""
+    chromium = needed("chromium")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ALONE)
+        browser = playwright.chromium.launch(executable_path=chromium, args=ALONE)
         try:
             yield browser
         finally:

@@ -26,6 +26,7 @@ from tests import copies
 from tests.hf_variables import set_variables
 from tests.object_servers import AzureServer, GcsServer, S3Server, azurite, fake_gcs, rclone, seaweed, sftp, smb
 from tests.oci_server import Registry, log_in, registry
+from tests.processes import needed
 from tests.pulp_server import pulp
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "manifests" / "quickstart"
 ASSETS = ROOT / ".assets"
 HOMES = itertools.count()
+INSTALLED = {"azure_server", "docker_registry", "oci_registry"}
+"""Servers that ``.ci/run`` installs."""
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
@@ -66,11 +69,16 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of this folder come first, then those below it: some of them are long, and would run alone at the end.
+    """What needs a program that pip does not install is slow, so that ``make test`` needs nothing else.
 
+    Files of this folder come first, then those below it: some of them are long, and would run alone at the end.
     Ray comes last: on Python 3.13 a process forked from one that has imported it dies in its library.
     """
+    for item in items:
+        if INSTALLED & {*getattr(item, "fixturenames", ())}:
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: (item.path.name == "test_ray.py", item.path.parent != ROOT / "tests"))
 
 
@@ -196,8 +204,7 @@ def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GcsServer]:
 @pytest.fixture(scope="session")
 def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureServer]:
     """Azurite, which speaks Azure Blob Storage."""
-    if shutil.which("npm") is None:
-        pytest.skip("npm, which installs Azurite, is not there")
+    needed("npm")
     with azurite(tmp_path_factory.mktemp("azure")) as server:
         yield server
 
@@ -205,8 +212,7 @@ def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureServ
 @pytest.fixture(scope="session")
 def docker_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """Debian's docker-registry, to which everybody may push."""
-    if shutil.which("docker-registry") is None:
-        pytest.skip("docker-registry is not there")
+    needed("docker-registry")
     with registry(tmp_path_factory.mktemp("oci")) as server:
         yield server
 

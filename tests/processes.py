@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,9 +13,16 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
+import pytest
+
 READY_S = 30.0
 STOP_S = 10.0
 numbers = itertools.count()
+
+
+def needed(program: str) -> str:
+    """The path of a program that ``.ci/run`` installs; without it the test fails."""
+    return shutil.which(program) or pytest.fail(f"{program} is not installed: .ci/run installs it")
 
 
 @contextmanager

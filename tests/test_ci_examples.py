@@ -23,6 +23,8 @@ from tests.ci_runner import environment, run_action, run_job, run_workflow
 from tests.conftest import ROOT
 from tests.signing.pki import key_pair
 
+pytestmark = pytest.mark.slow
+
 ACTION = ROOT / "action.yml"
 INSTALL = "Install"
 """The step that costs most: one test runs it, and the others what is here already."""

@@ -16,6 +16,8 @@ from lora_cli.cli.main import main
 from tests.conftest import ROOT
 from tests.copies import command_folder
 
+pytestmark = pytest.mark.slow
+
 HOOKS = ROOT / ".pre-commit-hooks.yaml"
 
 

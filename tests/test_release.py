@@ -17,7 +17,10 @@ import pytest
 from lora_cli import __version__
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="releases are built in a clone")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (ROOT / ".git").exists(), reason="releases are built in a clone"),
+]
 
 JUNK = (".venv/lib/x.py", "lora_cli/__pycache__/x.pyc", "tests/.hypothesis/x", ".assets/model/x", ".demo/tests/x.py")
 A_YEAR_LATER = "import time\nnow = time.time\ntime.time = lambda: now() + 365 * 86400\n"

@@ -63,7 +63,7 @@ def commands(page: Path) -> list[str]:
     return [line for line in found if not ELSEWHERE.match(line)]
 
 
-pytestmark = pytest.mark.usefixtures("copied_processes")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("copied_processes")]
 
 SHOWN = {line: page.name for page in PAGES for line in commands(page)}
 """Each command once, with the last page that shows it."""

@@ -13,6 +13,8 @@ from lora_cli.cli.app import COMMANDS
 from tests.hub_server import Hub
 from tests.making import write_adapter, write_base_config
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -9,8 +9,10 @@ import pytest
 
 from lora_cli.rules.supply_chain import LONGEST_TEMPLATES, hostile_in
 from tests.attacks.measured import within
-from tests.long import in_long
 from tests.making import write_adapter
+from tests.slow import slowly
+
+pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
 PUMPS = {
@@ -59,7 +61,7 @@ def test_a_megabyte_of_anything_is_searched_at_once(name: str) -> None:
     assert seconds(before + pump * (room // len(pump)) + after) < 2
 
 
-@pytest.mark.parametrize("seed", in_long(range(40), *range(10)))
+@pytest.mark.parametrize("seed", slowly(range(40), *range(10)))
 def test_a_megabyte_of_any_mixture_is_searched_at_once(seed: int) -> None:
     choose = random.Random(seed)
     words = "".join(choose.choices(WORDS, k=choose.randint(1, 4)))

@@ -7,9 +7,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from tests.attacks.besieged import children_of, ends_s, probed, resident_mb, weighed
 from tests.making import llama_modules, write_adapter, write_base
 from tests.serving.running import Running
+
+pytestmark = pytest.mark.slow
 
 QUERIES = llama_modules(["q_proj"])
 Change = Callable[[Path], object]

@@ -14,8 +14,8 @@ from lora_cli.cli.main import main
 from lora_cli.errors import LoraCliError
 from lora_cli.redaction import redact, remember
 from tests.answering import Reply, answering
-from tests.long import in_long
 from tests.planted import ALWAYS, PASSWORD, SECRET, SESSION, SIGNATURE, TOKEN, Machine
+from tests.slow import slowly
 
 STATUSES = (400, 403, 404)
 SENT = ("Authorization", "x-amz-security-token", "Proxy-Authorization")
@@ -85,7 +85,7 @@ SOURCES: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 
-@pytest.mark.parametrize("form", in_long(FORMS, "percent-encoded", "in JSON"))
+@pytest.mark.parametrize("form", slowly(FORMS, "percent-encoded", "in JSON"))
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_server_that_says_back_what_it_was_sent_is_not_repeated(machine: Machine, source: str, form: str) -> None:
     echo = Echo(FORMS[form])

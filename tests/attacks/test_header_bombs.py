@@ -13,12 +13,14 @@ from lora_cli.errors import FormatError
 from lora_cli.settings import load_settings
 from tests.attacks.headers import CONFIG, MIB, QWEN3_235B, TENSORS, TEXTS, experts, header, of, write
 from tests.attacks.measured import Run, lora_cli, within
-from tests.long import in_long
 from tests.making import write_base
+from tests.slow import slowly
+
+pytestmark = pytest.mark.slow
 
 ENGINES = [word for engine in ("vllm", "sglang", "lorax", "tgi", "trtllm", "peft") for word in ("--engine", engine)]
 SMALL, LARGE = 4 * MIB - 64, MOST_HEADER - 64
-SIZES = [(SMALL, 2, 300), pytest.param(LARGE, 10, 600, marks=pytest.mark.long)]
+SIZES = [(SMALL, 2, 300), pytest.param(LARGE, 10, 600, marks=pytest.mark.slow)]
 LONGEST_OUTPUT = 200_000
 USUAL = ("lists", "metadata", "blanks")
 LARGEST = ("a shape for each", "a name in memory for each", "layers that no base has", "embeddings")
@@ -43,13 +45,13 @@ def test_a_header_of_2_mib_is_judged_in_a_second_and_a_half(name: str, tmp_path:
     is_clean(within(1.5, 200, "validate", adapter, "--base", base, *ENGINES))
 
 
-@pytest.mark.parametrize("name", in_long(TENSORS, "layers that no base has"))
+@pytest.mark.parametrize("name", slowly(TENSORS, "layers that no base has"))
 def test_a_header_of_4_mib_is_judged_in_2_seconds(name: str, tmp_path: Path, base: Path) -> None:
     adapter = write(tmp_path / "adapter", *header(SMALL, of(TENSORS[name], 0)))
     is_clean(within(3, 300, "validate", adapter, "--base", base, *ENGINES))
 
 
-@pytest.mark.parametrize("name", in_long(TENSORS, "a name in memory for each"))
+@pytest.mark.parametrize("name", slowly(TENSORS, "a name in memory for each"))
 def test_a_header_of_4_mib_is_judged_in_2_seconds_without_a_base_and_inspected(
     name: str, tmp_path: Path, base: Path
 ) -> None:
@@ -61,8 +63,8 @@ def test_a_header_of_4_mib_is_judged_in_2_seconds_without_a_base_and_inspected(
 @pytest.mark.parametrize(
     ("name", "size", "cpu_s", "peak_mb"),
     [
-        *(pytest.param(name, LARGE, 10, 600, marks=[pytest.mark.long][: name != "lists"]) for name in TEXTS),
-        *(pytest.param(name, SMALL, 2, 300, marks=[pytest.mark.long][: name not in USUAL]) for name in TEXTS),
+        *(pytest.param(name, LARGE, 10, 600, marks=[pytest.mark.slow][: name != "lists"]) for name in TEXTS),
+        *(pytest.param(name, SMALL, 2, 300, marks=[pytest.mark.slow][: name not in USUAL]) for name in TEXTS),
     ],
 )
 def test_json_that_is_no_header_costs_no_more(
@@ -73,14 +75,14 @@ def test_json_that_is_no_header_costs_no_more(
     is_clean(within(cpu_s, peak_mb, "inspect", adapter))
 
 
-@pytest.mark.parametrize("name", in_long(LARGEST, "a name in memory for each"))
+@pytest.mark.parametrize("name", slowly(LARGEST, "a name in memory for each"))
 def test_a_header_at_the_limit_is_judged_in_10_seconds(name: str, tmp_path: Path, base: Path) -> None:
     tensors = of(TENSORS[name], LARGE)
     adapter = write(tmp_path / "adapter", *header(LARGE, tensors, MOST_TENSORS))
     is_clean(within(10, 600, "validate", adapter, "--base", base, *ENGINES))
 
 
-@pytest.mark.parametrize("name", in_long(LARGEST, "embeddings"))
+@pytest.mark.parametrize("name", slowly(LARGEST, "embeddings"))
 def test_a_header_at_the_limit_is_inspected_in_10_seconds(name: str, tmp_path: Path, base: Path) -> None:
     tensors = of(TENSORS[name], LARGE)
     adapter = write(tmp_path / "adapter", *header(LARGE, tensors, MOST_TENSORS))
@@ -108,14 +110,14 @@ def test_warm_refuses_the_largest_within_the_same_bounds(tmp_path: Path) -> None
     assert within(10, 600, "warm", adapter, "--base", tiny, "--once", "--device", "cpu").code == 1
 
 
-@pytest.mark.parametrize("form", in_long(("json", "sarif", "junit", "github", "markdown"), "json", "sarif"))
+@pytest.mark.parametrize("form", slowly(("json", "sarif", "junit", "github", "markdown"), "json", "sarif"))
 def test_reports_tell_a_bounded_number_of_findings(form: str, tmp_path: Path, base: Path) -> None:
     adapter = write(tmp_path / "adapter", *header(SMALL, of(TENSORS["a name in memory for each"], 0)))
     run = within(3, 300, "validate", adapter, "--base", base, *ENGINES, "--format", form)
     assert len(run.out) < 10 * LONGEST_OUTPUT
 
 
-@pytest.mark.parametrize("name", in_long(("empty", "A without B"), "A without B"))
+@pytest.mark.parametrize("name", slowly(("empty", "A without B"), "A without B"))
 def test_more_tensors_than_any_adapter_has_are_refused(name: str, tmp_path: Path, base: Path) -> None:
     adapter = write(tmp_path / "adapter", *header(LARGE, of(TENSORS[name], 0)))
     run = within(10, 600, "validate", adapter, "--base", base)

@@ -8,6 +8,8 @@ import pytest
 from lora_cli.documents.yaml_nodes import DEPTH, KEYS, NODES
 from tests.attacks.measured import within
 
+pytestmark = pytest.mark.slow
+
 CPU_S, PEAK_MB = 2.0, 300.0
 
 MIB = "A" * (1 << 20)

@@ -22,6 +22,8 @@ from tests.attacks.hooked import hook, import_path
 from tests.making import llama_modules, write_adapter, write_base
 from tests.serving.running import Running, error_of
 
+pytestmark = pytest.mark.slow
+
 QUERIES = llama_modules(["q_proj"])
 
 

@@ -18,6 +18,8 @@ from tests.answering import Asked, Reply, answering
 from tests.attacks.lying_registry import FILES, TAR, Liar, code, error_of
 from tests.oci_server import digest_of, tar_of
 
+pytestmark = pytest.mark.slow
+
 
 def test_one_path_twice_is_refused(liar: Liar, settings: Settings) -> None:
     liar.tars(tar_of(FILES), tar_of({"adapter_config.json": b"{}"}))

@@ -32,7 +32,7 @@ Capture = pytest.CaptureFixture[str]
 LOOKS = [
     (60, True),
     (120, False),
-    *(pytest.param(*look, marks=pytest.mark.long) for look in ((60, False), (120, True))),
+    *(pytest.param(*look, marks=pytest.mark.slow) for look in ((60, False), (120, True))),
 ]
 
 

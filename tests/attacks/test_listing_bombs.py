@@ -14,9 +14,11 @@ from lora_cli.sources.listed_paths import check_listed
 from lora_cli.sources.registry import open_source
 from tests.answering import Reply, answering
 from tests.attacks.peak_memory import run
-from tests.long import in_long
 from tests.making import write_base_config
+from tests.slow import slowly
 from tests.sources.s3_answers import source_at
+
+pytestmark = pytest.mark.slow
 
 AT_ONCE, MOST_MIB = 32, 300
 NODES = ("without end", "of small objects", "of many files", "of deep paths")
@@ -60,9 +62,9 @@ HUBS: dict[str, Callable[[], tuple[bytes, bytes]]] = {
     ("command", "kind"),
     [
         *(("fetch", kind) for kind in HUBS if kind != "a listing of deep paths"),
-        pytest.param("fetch", "a listing of deep paths", marks=pytest.mark.long),
+        pytest.param("fetch", "a listing of deep paths", marks=pytest.mark.slow),
         ("validate", "a description of numbers"),
-        pytest.param("validate", "a listing just small enough", marks=pytest.mark.long),
+        pytest.param("validate", "a listing just small enough", marks=pytest.mark.slow),
     ],
 )
 def test_many_hubs_that_list_without_end_are_left_within_bounds(command: str, kind: str, tmp_path: Path) -> None:
@@ -109,7 +111,7 @@ def test_many_buckets_that_list_without_end_are_left_within_bounds(kind: str, tm
     assert done.err.count("error: ") == AT_ONCE
 
 
-@pytest.mark.parametrize("kind", in_long(NODES, *NODES[:3]))
+@pytest.mark.parametrize("kind", slowly(NODES, *NODES[:3]))
 def test_many_name_nodes_that_answer_without_end_are_left_within_bounds(kind: str, tmp_path: Path) -> None:
     entry = {"type": "FILE", "length": 1, "modificationTime": 1, "pathSuffix": ""}
     listings = {

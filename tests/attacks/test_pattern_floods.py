@@ -11,8 +11,10 @@ from lora_cli.core.patterns import Matcher, PatternKeys, one_budget
 from lora_cli.core.target_modules import scales, targeted
 from lora_cli.errors import FormatError
 from tests.attacks.measured import lora_cli
-from tests.long import in_long
 from tests.making import REMOVE, write_adapter, write_base_config
+from tests.slow import slowly
+
+pytestmark = pytest.mark.slow
 
 MANY = 100_000
 NAMES = [f"name{number}" for number in range(MANY)]
@@ -68,7 +70,7 @@ def test_whatever_a_config_lists_it_is_judged_in_time(name: str, tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    "name", in_long(("names in every field", "a slow pattern in every field", "patterns"), "names in every field")
+    "name", slowly(("names in every field", "a slow pattern in every field", "patterns"), "names in every field")
 )
 def test_repair_and_inspect_have_the_same_bound(name: str, tmp_path: Path, base: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter", config=CONFIGS[name])

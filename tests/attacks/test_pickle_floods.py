@@ -13,6 +13,8 @@ import pytest
 from tests.attacks.measured import Run, within
 from tests.making import write_adapter
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 SECONDS, MB = 6, 300
 """What one adapter with pickles beside it may take: two million opcodes in all."""

@@ -13,9 +13,11 @@ from lora_cli.serving import connection
 from lora_cli.serving.connection import MOST_CONNECTIONS
 from tests.attacks.besieged import ends_s, probe_s, probed, resident_mb
 from tests.attacks.hooked import HURRIED, import_path
-from tests.long import in_long
 from tests.making import llama_modules, write_adapter, write_base
 from tests.serving.running import Running
+from tests.slow import slowly
+
+pytestmark = pytest.mark.slow
 
 HEAD_S, BODY_S, IDLE_S = 1, 3, 3
 """Of the servers here, which have a tenth of the usual patience."""
@@ -83,7 +85,7 @@ def closed_within(opened: list[socket.socket], seconds: float) -> bool:
     return False
 
 
-@pytest.mark.parametrize("count", in_long((1100, 4096), 4096))
+@pytest.mark.parametrize("count", slowly((1100, 4096), 4096))
 @pytest.mark.parametrize("said", [b"", b"GET /hea", b"\x16\x03\x01", PROMISED], ids=["nothing", "half", "tls", "body"])
 def test_probes_and_requests_come_through(server: Running, count: int, said: bytes) -> None:
     with connected(server, count, said) as opened:

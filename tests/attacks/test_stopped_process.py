@@ -13,10 +13,12 @@ import pytest
 
 from lora_cli.cli.main import main
 from tests.attacks.besieged import alive, children_of, ends_s, probed
-from tests.long import in_long
 from tests.making import llama_modules, write_adapter, write_base
 from tests.runtime.test_process_ends import slow_import, wait_for
 from tests.serving.running import Running, error_of
+from tests.slow import slowly
+
+pytestmark = pytest.mark.slow
 
 QUERIES = llama_modules(["q_proj"])
 
@@ -123,7 +125,7 @@ def test_a_server_ends_while_the_process_still_starts(folder: Path) -> None:
         assert ends_s(running) < 1.5
 
 
-@pytest.mark.parametrize("after_s", in_long((0.3, 0.6, 0.9, 1.2, 1.6, 2.0, 2.5, 3.0, 4.0), 0.6, 1.6, 2.5))
+@pytest.mark.parametrize("after_s", slowly((0.3, 0.6, 0.9, 1.2, 1.6, 2.0, 2.5, 3.0, 4.0), 0.6, 1.6, 2.5))
 def test_a_server_ends_at_any_moment_of_its_start(folder: Path, after_s: float) -> None:
     with Running(folder, folder / "a0", folder / "a1", "--base", folder / "base") as running:
         time.sleep(after_s)

@@ -23,6 +23,8 @@ from tests.making import Q_PROJ, llama_modules, write_adapter
 from tests.runtime.families import save_model
 from tests.serving.running import Running
 
+pytestmark = pytest.mark.slow
+
 QUERIES = llama_modules(["q_proj"])
 LONGEST_ANSWER = 5000
 

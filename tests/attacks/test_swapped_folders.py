@@ -15,10 +15,12 @@ from lora_cli.cli.main import main
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import LoraCliError, Refused
 from lora_cli.sources.local import LocalSource
-from tests.long import in_long
 from tests.making import llama_modules, write_adapter
 from tests.runtime.families import save_model
 from tests.serving.running import Running, error_of
+from tests.slow import slowly
+
+pytestmark = pytest.mark.slow
 
 QUERIES = llama_modules(["q_proj"])
 OUTSIDE = "not below a folder"
@@ -66,8 +68,8 @@ ASKS: Mapping[str, Callable[[Running, str], Any]] = {
 }
 
 
-@pytest.mark.parametrize("asked", in_long(ASKS, "asked", "loaded in its place"))
-@pytest.mark.parametrize("target", in_long(("elsewhere/secret", "own"), "elsewhere/secret"))
+@pytest.mark.parametrize("asked", slowly(ASKS, "asked", "loaded in its place"))
+@pytest.mark.parametrize("target", slowly(("elsewhere/secret", "own"), "elsewhere/secret"))
 def test_what_failed_once_is_not_read_through_a_link_later(
     server: Running, folder: Path, target: str, asked: str
 ) -> None:

@@ -18,6 +18,8 @@ from tests.attacks.hooked import HURRIED, import_path
 from tests.making import llama_modules, write_adapter, write_base
 from tests.serving.running import Running, error_of
 
+pytestmark = pytest.mark.slow
+
 CLIENTS = 20
 
 
@@ -31,7 +33,7 @@ def write_set(folder: Path, count: int) -> Path:
     return file
 
 
-@pytest.fixture(scope="module", params=[5000, pytest.param(49_000, marks=pytest.mark.long)])
+@pytest.fixture(scope="module", params=[5000, pytest.param(49_000, marks=pytest.mark.slow)])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("many")
     manifest = write_set(folder, request.param)

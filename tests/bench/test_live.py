@@ -36,6 +36,8 @@ from lora_cli.errors import EndpointError, FormatError, UsageError
 from tests.attacks.measured import slowness
 from tests.bench.null_server import NullServer
 
+pytestmark = pytest.mark.slow
+
 
 def answer(
     name: str = "a",

@@ -26,6 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import prewarm
 
+pytestmark = pytest.mark.slow
+
 MB = 1e6
 SET = prewarm.AdapterSet(adapters=3, size=9 << 20)
 FLEET = prewarm.Fleet(24, bytes_per_s=200 * MB)

@@ -21,6 +21,8 @@ from tests.endpoint.engine import Engine
 from tests.faulty_proxy import FaultyProxy
 from tests.sources.certificates import localhost_certificate
 
+pytestmark = pytest.mark.slow
+
 SHORT = ["--num-prompts", "40", "--request-rate", "200", "--output-len", "4", "--input-len", "4-9"]
 
 

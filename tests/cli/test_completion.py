@@ -3,7 +3,6 @@
 import os
 import pty
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +22,8 @@ from tests.cli.test_startup import HEAVY, modules_after
 from tests.copies import command_folder
 from tests.hub_server import Hub
 from tests.making import write_adapter
+
+pytestmark = pytest.mark.slow
 
 Offered = Callable[[str], list[str]]
 
@@ -109,7 +110,6 @@ def test_bash_puts_whole_words_into_its_line_whatever_it_splits_them_at(tmp_path
 
 
 @pytest.mark.usefixtures("cached")
-@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
 def test_zsh_puts_whole_words_into_its_line(tmp_path: Path) -> None:
     lines = {
         "engines sgl\t": "engines sglang",
@@ -123,7 +123,6 @@ def test_zsh_puts_whole_words_into_its_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cached")
-@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
 def test_fish_offers_words_with_what_they_are() -> None:
     script = lora_cli(_LORA_CLI_COMPLETE="source_fish")
     for line, word in {

@@ -27,7 +27,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Capture = pytest.CaptureFixture[str]
 
 
-pytestmark = pytest.mark.usefixtures("a_folder_and_a_cache_of_its_own")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("a_folder_and_a_cache_of_its_own")]
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_the_warm_process_finds_each_request_where_a_replay_does(
 @pytest.mark.parametrize(
     ("policy", "workload"),
     [
-        pytest.param("lru", ["--sessions", "3,4"], marks=pytest.mark.long),
+        pytest.param("lru", ["--sessions", "3,4"], marks=pytest.mark.slow),
         ("lfu", ["--popularity", "zipf:0.6"]),
     ],
 )

@@ -8,10 +8,10 @@ import pytest
 from lora_cli.cli.progress import RunProgress
 from tests.cli.test_progress import drawn, drawn_in, on_a_terminal, screen
 from tests.hub_server import Hub
-from tests.long import in_long
 from tests.making import llama_modules, write_adapter, write_base_config
+from tests.slow import slowly
 
-pytestmark = pytest.mark.usefixtures("copied_processes")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("copied_processes")]
 
 QUERIES = llama_modules(["q_proj"])
 
@@ -73,7 +73,7 @@ def test_a_terminal_shows_each_stage_and_keeps_the_table_alone(warm: list[str]) 
     assert kept[0].startswith("/")
 
 
-@pytest.mark.parametrize("flag", in_long(("--no-progress", "--quiet", "--verbose"), "--quiet", "--verbose"))
+@pytest.mark.parametrize("flag", slowly(("--no-progress", "--quiet", "--verbose"), "--quiet", "--verbose"))
 def test_nothing_is_drawn_where_nobody_wants_it(flag: str, warm: list[str]) -> None:
     code, shown = on_a_terminal([flag, *warm], columns=70, rows=24)
     assert code == 1

@@ -11,6 +11,8 @@ import pytest
 
 from tests.conftest import QUICKSTART, ROOT
 
+pytestmark = pytest.mark.slow
+
 HEAVY = (
     "torch",
     "transformers",

@@ -32,7 +32,7 @@ from tests.runtime.families import save_model
 from tests.runtime.test_transformers_model import write_tokenizer
 from tests.store.keeping import drop
 
-pytestmark = pytest.mark.usefixtures("copied_processes")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("copied_processes")]
 
 STAGES = ["resolve", "fetch", "validate", "read", "slot", "proof"]
 

@@ -14,7 +14,7 @@ from lora_cli.core.results import LoadReport
 from lora_cli.render.terminal_warm import load_parts
 from tests.making import llama_modules, write_adapter, write_base_config
 
-pytestmark = pytest.mark.usefixtures("copied_processes")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("copied_processes")]
 
 COUNT = 300
 

@@ -31,6 +31,7 @@ QUERIES = llama_modules(["q_proj"])
 Captured = pytest.CaptureFixture[str]
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.usefixtures("copied_processes"),
     pytest.mark.skipif(file_system(Path("/dev/shm")) != "tmpfs", reason="there is no tmpfs here"),
 ]

@@ -20,6 +20,8 @@ from tests.container.images import DOCKERFILE, FOLDER, Image, allowed, build, in
 from tests.kubernetes.pods import OURS, containers, pods
 from tests.sandbox import missing, start
 
+pytestmark = pytest.mark.slow
+
 TARGETS = ("slim", "warm")
 SITE = sysconfig.get_path("purelib")
 OFFLINE = {

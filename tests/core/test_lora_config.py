@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from lora_cli.core.lora_config import CONFIG_CAP, GETTERS, LoraConfig, parse_config, peft_fields, type_error
 from lora_cli.errors import FormatError
-from tests.long import examples
 
 
 def test_an_empty_config_has_the_defaults() -> None:
@@ -144,7 +143,7 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=examples(300))
+@settings(deadline=None, max_examples=60)
 @given(st.dictionaries(st.sampled_from(sorted(GETTERS)) | st.text(max_size=8), json_values, max_size=8))
 def test_any_object_is_read_and_nothing_in_it_is_lost(raw: dict[str, Any]) -> None:
     config = parse_config(json.dumps(raw).encode())

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lora_cli.core.patterns import Matcher, as_regex_reads
 from lora_cli.errors import FormatError
-from tests.long import examples, in_long
+from tests.slow import slowly
 
 NAME = "model.layers.10.self_attn.q_proj"
 SLOW = r"(.*)(.*)(.*)(.*)(.*)(.*)(.*)(.*)\8\7\6\5\4\3\2\1model"
@@ -88,7 +88,7 @@ pieces = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=examples(3000))
+@settings(deadline=None, max_examples=600)
 @given(st.lists(pieces, min_size=1, max_size=7).map("".join), st.text("ab_.0-[{}e:&", max_size=6))
 def test_any_pattern_means_what_re_says(pattern: str, name: str) -> None:
     matcher = Matcher("f")
@@ -150,7 +150,7 @@ def test_more_names_than_can_be_compared_in_time_are_stopped(way: Callable[[Matc
     assert time.perf_counter() - begun < 5
 
 
-@pytest.mark.parametrize("step", in_long((1, 8), 8))
+@pytest.mark.parametrize("step", slowly((1, 8), 8))
 def test_a_pattern_for_each_of_two_thousand_modules_is_no_hardship(step: int) -> None:
     names = [f"model.layers.{layer}.self_attn.{letter}_proj" for layer in range(500) for letter in "qkvo"]
     matcher = Matcher("f")

@@ -28,7 +28,6 @@ from lora_cli.reading.adapter import read_adapter
 from lora_cli.sources.local import LocalSource
 from tests.core.peft_cases import CASES, Case
 from tests.core.peft_models import Written, write_with_peft
-from tests.long import examples
 
 
 def read(directory: Path) -> Adapter:
@@ -182,7 +181,7 @@ names = st.sampled_from(
 listed = st.lists(names, max_size=3)
 
 
-@settings(deadline=None, max_examples=examples(600))
+@settings(deadline=None, max_examples=120)
 @given(
     target=listed | names.filter(bool),
     exclude=st.none() | listed | names,

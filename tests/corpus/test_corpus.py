@@ -47,7 +47,7 @@ def some(pairs: list[tuple[str, str]], each: int) -> list[Any]:
         families = [family for family, other in pairs if other == name]
         spread = dict.fromkeys(families[(number + step * 7) % len(families)] for step in range(each))
         for step, family in enumerate(spread):
-            marks = [pytest.mark.long] * (step > 0 or number % QUICK != 0)
+            marks = [pytest.mark.slow] * (step > 0 or number % QUICK != 0)
             chosen.append(pytest.param(family, name, id=f"{name}-{family}", marks=marks))
     return chosen
 

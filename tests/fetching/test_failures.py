@@ -16,6 +16,8 @@ from lora_cli.store.verify import verify
 from tests.fetching.places import partial_bytes
 from tests.hub_server import Hub
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -87,7 +89,7 @@ def at_once(hub: Hub, cache: Path, processes: int) -> None:
     assert list((cache / "leases").iterdir()) == []
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_sixteen_processes_at_once_all_succeed_and_download_once(hub: Hub, tmp_path: Path) -> None:
     at_once(hub, tmp_path, 16)
 

@@ -17,6 +17,8 @@ from tests.fetching.places import MIB, WEIGHTS, Place, check_cache, partial_byte
 from tests.fetching.test_failures import own_disk
 from tests.fetching.test_processes import public, state_of
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["public"]
 
 
@@ -97,7 +99,7 @@ def test_kills_at_random_moments_leave_no_wrong_byte(place: Place) -> None:
     killed_at_random_moments(place, 2)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_thirty_kills_at_random_moments_leave_no_wrong_byte(place: Place) -> None:
     killed_at_random_moments(place, 30)
 
@@ -132,7 +134,7 @@ def test_a_full_cache_that_may_only_be_read_serves(place: Place, public: Path, t
 
 
 @pytest.mark.parametrize("place", ["at_s3", "at_https"], indirect=True)
-@pytest.mark.parametrize("processes", [4, pytest.param(16, marks=pytest.mark.long)])
+@pytest.mark.parametrize("processes", [4, pytest.param(16, marks=pytest.mark.slow)])
 def test_many_at_once_all_succeed_and_download_once(place: Place, processes: int) -> None:
     place.proxy.fault(place.weights, before=lambda: time.sleep(1), times=-1)
     running = [fetching(place) for _ in range(processes)]

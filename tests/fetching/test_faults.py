@@ -20,6 +20,8 @@ from tests.fetching.places import (
     place_of,
 )
 
+pytestmark = pytest.mark.slow
+
 HALF = MIB * 3 // 2
 
 
@@ -121,7 +123,7 @@ MORE_STORMS = [("listing", 500), ("weights", 503)]
 
 @pytest.mark.parametrize("web", CLIENTS, indirect=True)
 @pytest.mark.parametrize(
-    ("what", "status"), [*STORMS, *(pytest.param(*storm, marks=pytest.mark.long) for storm in MORE_STORMS)]
+    ("what", "status"), [*STORMS, *(pytest.param(*storm, marks=pytest.mark.slow) for storm in MORE_STORMS)]
 )
 def test_a_storm_is_waited_out_and_one_without_end_is_exit_4(web: Place, what: str, status: int) -> None:
     proxy = web.front if what == "listing" else web.proxy

@@ -27,6 +27,8 @@ from lora_cli.store.verify import verify
 from tests.hub_content import Content
 from tests.hub_server import Hub
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 

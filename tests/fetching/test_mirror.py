@@ -193,7 +193,7 @@ def olah(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin/olah-cli"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_an_independent_mirror_is_read_like_the_hub(
     hub: Hub, settings: Settings, olah: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

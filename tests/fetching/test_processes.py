@@ -21,7 +21,7 @@ from tests.hub_server import Hub
 from tests.making import write_adapter
 from tests.store.keeping import tree
 
-pytestmark = pytest.mark.usefixtures("copied_processes")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("copied_processes")]
 
 MIB = 1 << 20
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -115,7 +115,7 @@ def test_kills_at_random_moments_leave_no_wrong_byte(hub: Hub, tmp_path: Path) -
     kill_at_random_moments(hub, tmp_path, kills=8, seed=random.randrange(1 << 30))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_fifty_kills_at_random_moments_leave_no_wrong_byte(hub: Hub, tmp_path: Path) -> None:
     kill_at_random_moments(hub, tmp_path, kills=50, seed=random.randrange(1 << 30))
 

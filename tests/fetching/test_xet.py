@@ -25,6 +25,8 @@ from tests.hub_content import Content
 from tests.hub_server import Hub
 from tests.sources.raw_servers import forget_environment
 
+pytestmark = pytest.mark.slow
+
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BYTES = os.urandom(3_000_000)
 FILES: dict[str, Content] = {CONFIG: {"r": 4}, WEIGHTS: BYTES}

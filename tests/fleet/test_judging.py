@@ -14,6 +14,8 @@ from lora_cli.fleet import judging
 from lora_cli.settings import Settings
 from lora_cli.validation.verdict import Terms
 
+pytestmark = pytest.mark.slow
+
 
 def test_an_adapter_that_ends_every_worker_is_an_error_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -14,6 +14,8 @@ from tests.kubernetes.pods import container
 from tests.making import write_adapter
 from tests.oci_server import OCI_INDEX, OCI_MANIFEST, Registry
 
+pytestmark = pytest.mark.slow
+
 
 def pulled(server: Registry, reference: str, architecture: str, folder: Path) -> Path:
     """The root of an image's files, as a runtime unpacks its layers one over the other."""

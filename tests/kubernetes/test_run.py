@@ -28,6 +28,8 @@ from tests.sandbox import missing
 from tests.serving.running import free_port
 from tests.signing.pki import key_pair
 
+pytestmark = pytest.mark.slow
+
 isolated = pytest.mark.skipif(bool(missing()), reason=missing())
 
 NAMES = ("sql", "chat", "law")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,11 +21,9 @@ from tests.oci_server import OCI_INDEX, OCI_MANIFEST, USER, Registry, htpasswd, 
 from tests.signing.pki import key_pair
 from tests.sources.raw_servers import forget_environment
 
-CERTIFICATE = Path(__file__).parents[1] / "sources/tls/localhost.pem"
+pytestmark = pytest.mark.slow
 
-needs_docker_registry = pytest.mark.skipif(
-    shutil.which("docker-registry") is None, reason="docker-registry is not installed"
-)
+CERTIFICATE = Path(__file__).parents[1] / "sources/tls/localhost.pem"
 
 
 def push(*arguments: object, **environment: object) -> forked.Forked:
@@ -132,7 +129,6 @@ def test_where_a_mount_is_refused_the_bytes_are_sent(tmp_path: Path, status: int
     assert puts == [b"{}", b"a signature", b"".join(made.top.content())]
 
 
-@pytest.mark.skipif(shutil.which("oras") is None, reason="oras is not installed")
 def test_oras_pulls_it(server: Registry, adapter: Path, tmp_path: Path) -> None:
     name = server.name()
     assert push(adapter, f"oci://{server.place}/{name}:v1").code == 0
@@ -165,7 +161,6 @@ def test_signature_and_verdicts_refer_to_it(server: Registry, adapter: Path, tmp
     assert get(server, f"{name}/manifests/{digest.replace(':', '-')}")["manifests"] == listed
 
 
-@needs_docker_registry
 def test_credentials_of_docker_are_used(adapter: Path, tmp_path: Path) -> None:
     with registry(tmp_path, htpasswd(tmp_path)) as private:
         target = f"oci://{private.place}/acme/sql:v1"
@@ -188,7 +183,6 @@ def over_tls(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     forget_environment()
 
 
-@needs_docker_registry
 @pytest.mark.usefixtures("over_tls")
 @pytest.mark.parametrize("entry", [{}, {"identitytoken": "an-identity-token-of-alice"}])
 def test_a_registry_with_tokens_and_a_certificate_of_its_own_is_pushed_to_and_read_from(

@@ -38,7 +38,6 @@ from lora_cli.reading.tensor_values import (
     stats_of,
 )
 from lora_cli.sources.local import LocalSource
-from tests.long import examples
 from tests.making import NAMES, Q_PROJ, Raw, lora_config, raw, write_adapter
 
 TORCH = {
@@ -230,7 +229,7 @@ floats = st.floats(width=64) | st.floats(width=32) | st.sampled_from([0.0, -0.0,
 
 
 @pytest.mark.parametrize("dtype", NAMES)
-@settings(deadline=None, max_examples=examples(300))
+@settings(deadline=None, max_examples=60)
 @given(st.lists(floats, min_size=1, max_size=9))
 def test_any_floats_are_measured_as_torch_measures_them_in_double_precision(dtype: str, numbers: list[float]) -> None:
     with np.errstate(over="ignore", invalid="ignore"):

@@ -28,6 +28,8 @@ from tests.render.reports import all_checked
 from tests.render.test_inspection import BASE, described, flags
 from tests.render.test_spectrum import valued
 
+pytestmark = pytest.mark.slow
+
 QUICKSTART = ROOT / "manifests" / "quickstart.yaml"
 HOSTILE = (
     "</title><script>alert(1)</script><img src=http://127.0.0.1:9/x onerror=alert(2)> "

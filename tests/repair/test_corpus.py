@@ -27,6 +27,8 @@ from tests.corpus.peft_judge import answers, logits, quiet
 from tests.real_engines.bases import SERVED, save
 from tests.real_engines.cases import Case, Cases, possible
 
+pytestmark = pytest.mark.slow
+
 ENGINES = ("sglang", "vllm@0.31", "vllm@0.33", "lorax", "trtllm", "peft", "tgi", "vllm@0.32")
 FAMILY = "llama"
 SOME = 5
@@ -180,7 +182,7 @@ def test_every_adapter_is_repaired_or_refused_on_one_engine(start: int, benches:
             check(bench, bench.cases[name], ENGINES[(number + start) % len(ENGINES)])
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("family", SERVED)
 def test_every_adapter_is_repaired_or_refused_on_every_engine(family: str, engine: str, benches: Any) -> None:

@@ -18,6 +18,8 @@ from lora_cli.runtime.child_process import (
 )
 from lora_cli.runtime.messages import Stage
 
+pytestmark = pytest.mark.slow
+
 SAYS_WHAT_IT_IS_TOLD = """
 import os, struct
 from lora_cli.runtime.parent_connection import ParentConnection

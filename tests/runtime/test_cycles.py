@@ -48,7 +48,7 @@ SCRIPT = """if True:
 """
 
 
-@pytest.mark.parametrize("cycles", [1_000, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("cycles", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_a_thousand_loads_and_evictions_leave_memory_as_it_was_and_the_same_bits(cycles: int, tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_WAIT_POLICY": "PASSIVE"}

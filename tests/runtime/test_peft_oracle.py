@@ -20,6 +20,8 @@ from tests.runtime.families import deltas, save_model, with_peft
 from tests.runtime.reading import load
 from tests.runtime.tiny import put
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 2e-5
 """Of max |logit|: PEFT itself is several times as far from float64."""
 

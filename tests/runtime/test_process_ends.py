@@ -25,6 +25,8 @@ from tests.making import (
 from tests.runtime.jobs import job
 from tests.runtime.reading import LLAMA
 
+pytestmark = pytest.mark.slow
+
 
 def test_slots_that_cannot_fit_are_refused_with_the_bytes_they_are_short_of() -> None:
     plan = Plan(LLAMA, tuple(LLAMA.modules), TierLimits(1 << 30, 1, 1 << 12), device="cpu")

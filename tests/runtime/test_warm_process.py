@@ -18,7 +18,6 @@ from lora_cli.runtime.messages import OpaquePickle, Prefetch, Probe, ProbeResult
 from lora_cli.runtime.plan import DEFAULT_RANK, Forward, Plan, SlotRequirements, TierLimits, plan_slots
 from lora_cli.runtime.warm_process import WarmProcess, require_packages_for
 from lora_cli.runtime.worker import Worker
-from tests.long import in_long
 from tests.making import (
     HIDDEN,
     Q_PROJ,
@@ -26,6 +25,9 @@ from tests.making import (
 )
 from tests.runtime.jobs import job
 from tests.runtime.reading import LLAMA
+from tests.slow import slowly
+
+pytestmark = pytest.mark.slow
 
 A = f"base_model.model.{Q_PROJ}.lora_A.weight"
 
@@ -151,7 +153,7 @@ def test_an_answer_without_a_whole_model_says_what_to_do(warm: WarmProcess, tmp_
     assert error.value.hint == "--forward model"
 
 
-@pytest.mark.parametrize("number", in_long((signal.SIGKILL, signal.SIGSEGV), signal.SIGSEGV))
+@pytest.mark.parametrize("number", slowly((signal.SIGKILL, signal.SIGSEGV), signal.SIGSEGV))
 def test_a_child_that_is_killed_fails_the_adapter_at_hand_only(
     warm: WarmProcess, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -20,6 +20,8 @@ from tests.runtime.families import save_model
 from tests.runtime.test_transformers_model import write_tokenizer
 from tests.serving.running import Running, error_of
 
+pytestmark = pytest.mark.slow
+
 ADAPTERS = ("a0", "a1", "a2")
 TEMPLATE = (
     "{% for one in messages %}{% if one.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"

@@ -16,6 +16,8 @@ from tests.runtime.families import save_model
 from tests.runtime.test_transformers_model import write_tokenizer
 from tests.serving.running import Running
 
+pytestmark = pytest.mark.slow
+
 ADAPTERS = ("a0", "a1", "a2", "a3")
 TOKENS_IN, TOKENS_OUT, REQUESTS = 16, 8, 5
 

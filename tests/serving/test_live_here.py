@@ -18,12 +18,12 @@ from lora_cli.bench.trace import read_trace
 from lora_cli.cli.main import main
 from lora_cli.tiers.memory_accounting import Budget
 from tests.cli.test_bench_results import valid
-from tests.long import in_long
 from tests.making import llama_modules, write_adapter, write_base_config
 from tests.runtime.families import save_model
 from tests.runtime.test_transformers_model import write_tokenizer
+from tests.slow import slowly
 
-pytestmark = pytest.mark.usefixtures("copied_processes")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("copied_processes")]
 
 PATIENCE_S = 60.0
 MANIFEST = """\
@@ -69,7 +69,7 @@ def test_a_manifest_is_served_and_measured(folder: Path, capsys: pytest.CaptureF
     assert found["metrics"]["control_ratio_ttft_p50"] > 0
 
 
-@pytest.mark.parametrize("named", in_long(("weightless", "weightless/config.json"), "weightless"))
+@pytest.mark.parametrize("named", slowly(("weightless", "weightless/config.json"), "weightless"))
 def test_adapters_that_nobody_trained_are_served_too_and_a_base_of_a_config_alone_gets_random_weights(
     named: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,7 +108,7 @@ def test_one_bad_adapter_stops_nothing_and_without_times_one_client_asks_when_it
     assert all(start >= end for start, end in zip(run["start_times"][1:], latest, strict=False))
 
 
-@pytest.mark.parametrize("eviction", in_long(("lru", "lfu"), "lru"))
+@pytest.mark.parametrize("eviction", slowly(("lru", "lfu"), "lru"))
 def test_a_simulation_finds_each_adapter_where_the_server_found_it(
     eviction: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,7 +206,7 @@ def gone(pids: list[int]) -> bool:
 
 @pytest.mark.usefixtures("new_processes")
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="it looks for processes as Linux lists them")
-@pytest.mark.parametrize("number", in_long((signal.SIGINT, signal.SIGKILL), signal.SIGKILL))
+@pytest.mark.parametrize("number", slowly((signal.SIGINT, signal.SIGKILL), signal.SIGKILL))
 def test_the_server_ends_with_whoever_measures_it(number: signal.Signals, folder: Path) -> None:
     """After Ctrl-C there is a result; after a kill there is nothing, and no server either."""
     with running(folder) as process:

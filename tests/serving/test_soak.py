@@ -18,6 +18,8 @@ from tests.making import Q_PROJ, llama_modules, raw, write_adapter
 from tests.runtime.families import save_model
 from tests.serving.running import Running
 
+pytestmark = pytest.mark.slow
+
 CLIENTS, PATIENCE_S = 50, 120
 GOOD = {f"good{number}": {"r": 2 + 2 * number, "seed": number, "lora_alpha": 64} for number in range(6)}
 PROMPTS = tuple(tuple(range(3, 4 + 5 * number)) for number in range(5))
@@ -116,7 +118,7 @@ def body(model: str, prompt: int) -> dict[str, object]:
     return {"model": model, "prompt": PROMPTS[prompt], **tokens}
 
 
-@pytest.mark.parametrize("seconds", [10, pytest.param(600, marks=pytest.mark.long)])
+@pytest.mark.parametrize("seconds", [10, pytest.param(600, marks=pytest.mark.slow)])
 def test_fifty_clients_get_no_wrong_answer_and_memory_stays(seconds: int, server: Running, folder: Path) -> None:
     known: dict[tuple[str, int], list[int]] = {}
     for adapter in GOOD:

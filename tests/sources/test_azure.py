@@ -38,6 +38,8 @@ from tests.making import write_adapter, write_base_config
 from tests.object_servers import AZURITE_KEY, AzureServer
 from tests.planted import Machine
 
+pytestmark = pytest.mark.slow
+
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 

@@ -257,14 +257,14 @@ PLACES = (
     "on_seaweed",
     "on_rclone",
     "on_gcs",
-    "on_azure",
+    pytest.param("on_azure", marks=pytest.mark.slow),
     "on_http",
     "on_https",
     "on_sftp",
     "on_smb",
     "on_s3fs",
-    "in_a_registry",
-    "in_tars",
+    pytest.param("in_a_registry", marks=pytest.mark.slow),
+    pytest.param("in_tars", marks=pytest.mark.slow),
     pytest.param("in_pulp", marks=pytest.mark.registries),
 )
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -24,7 +23,10 @@ from lora_cli.store import Store
 from tests.bringing import bring
 from tests.faulty_proxy import FaultyProxy
 from tests.oci_server import OCI_INDEX, TITLE, USER, Registry, htpasswd, log_in, registry, tar_of
+from tests.processes import needed
 from tests.sources.raw_servers import forget_environment
+
+pytestmark = pytest.mark.slow
 
 CERTIFICATE = Path(__file__).parent / "tls/localhost.pem"
 CONFIG, WEIGHTS = b'{"peft_type": "LORA"}', os.urandom(200_000)
@@ -161,8 +163,7 @@ def test_the_config_of_an_artifact_is_no_file(oci_registry: Registry, settings: 
 @pytest.fixture
 def oras(oci_registry: Registry, tmp_path: Path) -> Any:
     """Runs Debian's oras in a folder with ``FILES``."""
-    if shutil.which("oras") is None:
-        pytest.skip("oras is not there")
+    needed("oras")
     folder = tmp_path / "pushed"
     (folder / "run").mkdir(parents=True)
     for path, data in {**FILES, **BELOW}.items():

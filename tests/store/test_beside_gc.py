@@ -21,6 +21,8 @@ from lora_cli.store.verify import verify
 from tests.store.keeping import put_snapshot
 from tests.store.test_packed_weights import WEIGHTS, publish
 
+pytestmark = pytest.mark.slow
+
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
 PACKABLE = {"adapter_model.safetensors": WEIGHTS}
 ALL = Retention(unused_for_s=-1, grace_s=-1)

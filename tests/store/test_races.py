@@ -19,6 +19,8 @@ from lora_cli.store.snapshots import find_snapshot
 from lora_cli.store.verify import verify
 from tests.store.keeping import put_blob, put_snapshot
 
+pytestmark = pytest.mark.slow
+
 SQL = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"sql weights"}
 LONG_S = 0.7
 

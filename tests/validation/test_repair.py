@@ -18,7 +18,6 @@ from lora_cli.core.safetensors import DTYPE_BITS, TORCH_NAMES, TensorInfo
 from lora_cli.reading.safetensors_writer import write_errors
 from lora_cli.repair.draft import copy_of
 from lora_cli.validation.repair import write_tensors
-from tests.long import examples
 from tests.making import Raw
 
 raws = st.builds(
@@ -37,7 +36,7 @@ def write(path: Path, tensors: Mapping[str, Raw], metadata: Mapping[str, str]) -
     return path.read_bytes()
 
 
-@settings(deadline=None, max_examples=examples(200))
+@settings(deadline=None, max_examples=40)
 @given(files, metadatas, st.randoms(use_true_random=False))
 def test_what_is_written_is_what_the_library_reads_and_the_same_bytes_each_time(
     tensors: Mapping[str, Raw], metadata: Mapping[str, str], order: random.Random

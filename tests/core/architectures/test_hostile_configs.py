@@ -15,7 +15,6 @@ from lora_cli.core.architectures.table import MAX_DIMENSION, MAX_EXPERTS, MAX_LA
 from lora_cli.core.base_model import BaseModule
 from lora_cli.errors import FormatError
 from tests.core.architectures.configs import CONFIGS, GROUPED, IMAGES
-from tests.long import examples
 
 HUGE = 10**12
 
@@ -118,7 +117,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=examples(300))
+@settings(max_examples=60)
 @given(family=st.sampled_from([*FAMILIES]), data=st.data())
 def test_whatever_the_fields_hold_there_is_a_model_or_a_format_error(family: str, data: st.DataObject) -> None:
     sections = [part.section for part in family_of(family).parts if part.section]

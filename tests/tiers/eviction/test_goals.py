@@ -13,9 +13,11 @@ from lora_cli.bench.optimal_bounds import belady
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.tiers.eviction import PolicyName
 from lora_cli.tiers.memory_accounting import Budget
-from tests.long import in_long
+from tests.slow import slowly
 from tests.tiers.eviction.families import ADAPTERS, CHOSEN, HELD_OUT, NAMES, SEEN
 from tests.tiers.eviction.replaying import replay
+
+pytestmark = pytest.mark.slow
 
 SEEDS = (21, 22)
 LONG, SHORT = 20_000, 8_000
@@ -40,7 +42,7 @@ def ratios(name: str, slots: int, seed: int, requests: int) -> Ratios:
     return Ratios(lru, adaptive, sum(belady(trace, slots)[0]) / requests)
 
 
-@pytest.mark.parametrize("slots", in_long((8, 32), 8))
+@pytest.mark.parametrize("slots", slowly((8, 32), 8))
 @pytest.mark.parametrize("popularity", ["zipf:0.8", "zipf:1.0", "zipf:1.2"])
 def test_nine_tenths_of_the_way_to_what_demand_caching_can_reach(popularity: str, slots: int) -> None:
     """With the most popular C - 1 always here; the last slot is for whoever comes."""
@@ -52,7 +54,7 @@ def test_nine_tenths_of_the_way_to_what_demand_caching_can_reach(popularity: str
     assert part >= 0.9
 
 
-@pytest.mark.parametrize("slots", in_long((8, 32), 8))
+@pytest.mark.parametrize("slots", slowly((8, 32), 8))
 @pytest.mark.parametrize("name", ["drift", "reshuffle", "scan"])
 def test_half_of_the_gap_to_the_best_there_is(name: str, slots: int) -> None:
     for seed in SEEDS:
@@ -62,7 +64,7 @@ def test_half_of_the_gap_to_the_best_there_is(name: str, slots: int) -> None:
         assert closed >= 0.5
 
 
-@pytest.mark.parametrize("slots", in_long((8, 32), 8))
+@pytest.mark.parametrize("slots", slowly((8, 32), 8))
 @pytest.mark.parametrize("name", FAMILIES)
 def test_never_below_lru(name: str, slots: int) -> None:
     """What has been run above counts here too; the families nothing was chosen by run shorter traces."""
