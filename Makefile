@@ -27,7 +27,7 @@ answers: $(READY)     ## a real model: the base's answer next to each adapter's
 	@$(BIN)/python manifests/quickstart/answers.py
 
 test: check           ## every check and every test (about 25 minutes on 2 cores)
-	$(PYTEST)
+	@start=$$(date +%s); $(PYTEST) && $(BIN)/python tools/size.py --seconds $$(($$(date +%s) - start))
 
 test-long: check      ## the soak, the full kill runs, the big corpora
 	$(PYTEST) -m "not gpu and not engines and not registries" --hypothesis-profile=new
@@ -38,11 +38,12 @@ test-engines: $(READY) $(VLLM_READY) $(SGLANG_READY)  ## what the real vLLM, SGL
 test-registries: $(READY) $(PULP_READY)  ## the tests of OCI registries again, with Pulp (about 7 minutes)
 	$(BIN)/python -m pytest -m registries tests/cli tests/fetching tests/kubernetes tests/pushing tests/sources
 
-check: $(READY)       ## format, lint, types, floors
+check: $(READY)       ## format, lint, types, floors, sizes
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/size.py --check
 
 bench: $(READY)       ## every benchmark, compared with other tools
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
@@ -62,6 +63,8 @@ $(READY): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing lora-cli and its tools into $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@test -e .git && hooks=$$(git rev-parse --git-common-dir)/hooks && mkdir -p "$$hooks" && { \
+		test -e "$$hooks/prepare-commit-msg" || ln -sf "$(CURDIR)/tools/prepare-commit-msg" "$$hooks/"; } || true
 	@touch $@
 
 # The CPU build of vLLM pulls in CUDA builds of torchaudio and torchcodec, which fail when they are imported.
