@@ -4,7 +4,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Tests run in as many processes; each file stays in one, and with it the servers and adapters that its tests share.
-# A test often waits for a server or a time limit: three processes keep two cores busy.
 WORKERS ?= 3
 # In the order of collection (tests/conftest.py) long files come first: none of them runs alone at the end.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -18,7 +17,7 @@ SGLANG_READY := $(SGLANG)/.ready-0.5.23
 PULP := .venv-pulp
 PULP_READY := $(PULP)/.ready-2.30.0
 
-.PHONY: demo test test-long test-engines test-registries check bench answers model docs dist clean
+.PHONY: demo quick test test-all test-engines test-registries check lint types bench answers model docs dist clean
 
 demo: $(READY)        ## the main job: fetch, validate, load and prove the quickstart adapters
 	@$(BIN)/python manifests/quickstart/demo.py
@@ -26,11 +25,16 @@ demo: $(READY)        ## the main job: fetch, validate, load and prove the quick
 answers: $(READY)     ## a real model: the base's answer next to each adapter's
 	@$(BIN)/python manifests/quickstart/answers.py
 
-test: check           ## every check and every test (about 25 minutes on 2 cores)
-	@start=$$(date +%s); $(PYTEST) && $(BIN)/python tools/size.py --seconds $$(($$(date +%s) - start))
+quick: lint           ## before a commit: the checks, the golden files, and the tests of what changed (under two minutes)
+	@$(BIN)/mypy & types=$$!; $(PYTEST) tests/golden $$($(BIN)/python tools/touched.py); tests=$$?; \
+		wait $$types && exit $$tests
 
-test-long: check      ## the soak, the full kill runs, the big corpora
-	$(PYTEST) -m "not gpu and not engines and not registries" --hypothesis-profile=new
+test: lint            ## every check, and the tests that are not slow (about 5 minutes on 2 cores)
+	@start=$$(date +%s); $(BIN)/mypy & types=$$!; $(PYTEST); tests=$$?; wait $$types && test $$tests = 0 && \
+		$(BIN)/python tools/size.py --seconds $$(($$(date +%s) - start))
+
+test-all: $(READY)    ## the slow tests too: what make test left out (about 15 minutes); .ci/run says what they need
+	$(PYTEST) -m "slow and not gpu and not engines and not registries" --durations=10
 
 test-engines: $(READY) $(VLLM_READY) $(SGLANG_READY)  ## what the real vLLM, SGLang and PEFT do (about 30 minutes)
 	$(BIN)/python -m pytest -m engines tests/real_engines
@@ -38,12 +42,16 @@ test-engines: $(READY) $(VLLM_READY) $(SGLANG_READY)  ## what the real vLLM, SGL
 test-registries: $(READY) $(PULP_READY)  ## the tests of OCI registries again, with Pulp (about 7 minutes)
 	$(BIN)/python -m pytest -m registries tests/cli tests/fetching tests/kubernetes tests/pushing tests/sources
 
-check: $(READY)       ## format, lint, types, floors, sizes
+check: lint types     ## format, lint, floors, sizes, types
+
+lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/size.py --check
+
+types: $(READY)
+	$(BIN)/mypy
 
 bench: $(READY)       ## every benchmark, compared with other tools
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done

@@ -51,11 +51,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# The same examples at every run, so that a gate does not depend on luck; make test-long draws new ones.
 OURS = ("LORA_CLI_", "HF_", "HUGGING", "TRANSFORMERS_OFFLINE", "AWS_", "GOOGLE_", "STORAGE_", "AZURE_")
-LENIENT = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-hypothesis_settings.register_profile("same", LENIENT, derandomize=True)
-hypothesis_settings.register_profile("new", LENIENT)
+# The same examples at every run, so that a gate does not depend on luck.
+hypothesis_settings.register_profile(
+    "same", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
 hypothesis_settings.load_profile("same")
 
 
