@@ -116,6 +116,7 @@ def test_a_simulation_leaves_no_process_behind(sent: signal.Signals) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(processors() < 2, reason="one processor has no copies")
 def test_policies_that_are_done_are_told_when_a_simulation_is_interrupted() -> None:
     argv = ["serve-bench", "--simulate", "--num-prompts", "100000", "--eviction", "lru,adaptive", "--format", "json"]
@@ -148,6 +149,7 @@ def test_what_a_copy_cannot_do_is_raised_here_and_one_that_is_killed_is_told() -
             list(parallel_map(die, [1, 2, 3], parallel=True))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # pytest-xdist's threads
 def test_more_tasks_than_processors_are_all_done() -> None:
     assert sorted(parallel_map(square, range(20), parallel=True)) == [number**2 for number in range(20)]

@@ -73,6 +73,7 @@ def digest(adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     return Path(capsys.readouterr().out.strip()).name
 
 
+@pytest.mark.slow
 def test_its_commands_fetch_from_each_origin_with_the_credentials_that_it_names(
     adapter: Path, digest: str, tmp_path: Path, seaweed_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ def informs() -> Iterator[bytes]:
     yield from (b"HTTP/1.1 100 Continue\r\n\r\n" for _ in count())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pieces", [body, head, informs])
 def test_an_answer_that_trickles_ends_with_the_timeout(pieces: Callable[[], Iterator[bytes]]) -> None:
     before = threading.active_count()

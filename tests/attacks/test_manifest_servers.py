@@ -46,6 +46,7 @@ def test_a_container_is_at_azure_whatever_a_manifest_says(machine: Machine, sche
     assert machine.leaks() == []
 
 
+@pytest.mark.slow
 def test_a_name_node_that_the_operator_trusts_is_told_who_asks_unless_everybody_could_hear_it(machine: Machine) -> None:
     options = {"FSSPEC_WEBHDFS_USER": "alice", "FSSPEC_WEBHDFS_PASSWORD": SECRET}
     with evil() as server:

@@ -169,6 +169,7 @@ def test_a_manifest_with_a_policy_of_190_000_globs_costs_nothing(tmp_path: Path)
     assert run.cpu_s < 30
 
 
+@pytest.mark.slow
 def test_an_error_names_a_few_globs_and_how_many_more_there_are() -> None:
     policy = Policy(
         allow_sources=tuple(f"hf://org{number}/{'x' * 900}*" for number in range(1000)),
@@ -179,6 +180,7 @@ def test_an_error_names_a_few_globs_and_how_many_more_there_are() -> None:
     assert all(len(str(one)) < 1500 and "and 995 more" in str(one) for one in found)
 
 
+@pytest.mark.slow
 def test_a_thousand_globs_are_quick_for_a_hundred_adapters(tmp_path: Path) -> None:
     names = tmp_path / "set.yaml"
     write_adapter(tmp_path / "sql")

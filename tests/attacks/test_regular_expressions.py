@@ -116,6 +116,7 @@ def folder_of(where: str) -> str:
     return where.partition("/")[0] if "/" in where else ""
 
 
+@pytest.mark.slow
 def test_the_patterns_of_the_package_are_found() -> None:
     assert len(patterns()) > 150
     assert {folder_of(where) for where, _, _ in patterns()} <= {"", *FOLDERS}
@@ -136,6 +137,7 @@ def seconds(pattern: Pattern, way: str, text: str) -> float:
     return time.perf_counter() - begun
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["", *FOLDERS])
 def test_no_text_holds_a_pattern_up(folder: str) -> None:
     for where, pattern, way in (one for one in patterns() if folder_of(one[0]) == folder):
@@ -146,6 +148,7 @@ def test_no_text_holds_a_pattern_up(folder: str) -> None:
                 assert fastest_s < SLOW_S * slowness(), (where, pattern, text[:80])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pattern", "text"),
     [(r"%c[^'\"]*['\"]", "%c" * 10_000), (r"range\s*\(\s*(?:[^()]*,\s*)?\d{6,}", "range(" + " " * 20_000)],

@@ -113,6 +113,7 @@ def test_equal_steps_at_once_are_the_same_as_one_after_the_other(monkeypatch: py
     assert 50 < together[0].count(GPU) < 250
 
 
+@pytest.mark.slow
 def test_without_the_times_of_steps_long_outputs_cost_nothing() -> None:
     began = time.process_time()
     found, _ = served([(number, "ab"[number % 2]) for number in range(100)], MEASURED, 1, tokens=10**8, loaded="ab")

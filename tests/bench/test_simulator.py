@@ -207,6 +207,7 @@ def test_without_times_a_request_waits_for_its_own_load_alone() -> None:
     assert stalls_ms(trace, course) == course.load_ms
 
 
+@pytest.mark.slow
 def test_all_policies_over_one_trace_in_processes_are_what_they_are_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     trace = make_requests(
         NAMES, SyntheticWorkload(parse_popularity("zipf:0.9"), 6_000, 2, AccessPattern("scan", (10,)), 50.0, 0.5)

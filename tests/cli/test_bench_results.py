@@ -214,6 +214,7 @@ def test_what_is_wrong_is_said_before_the_run(
     assert (out, err.count("error: ")) == ("", 1)
 
 
+@pytest.mark.slow
 def test_a_measured_run_has_the_same_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_base_config(tmp_path / "base")
     for i in range(3):
@@ -238,6 +239,7 @@ def test_a_measured_run_has_the_same_document(tmp_path: Path, capsys: pytest.Cap
     assert valid(capsys.readouterr().out)["adapters"] == 3
 
 
+@pytest.mark.slow
 def test_what_was_measured_until_an_interrupt_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_base_config(tmp_path / "base")
     write_adapter(tmp_path / "a", modules=llama_modules())

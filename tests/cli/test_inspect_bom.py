@@ -450,6 +450,7 @@ def test_a_config_without_weights_and_weights_without_a_config(tmp_path: Path, b
     assert properties(second)["lora:rank"] == ["4"]
 
 
+@pytest.mark.slow
 def test_every_case_of_the_rules_has_a_valid_bill(tmp_path: Path, capsys: Captured) -> None:
     folders = []
     quick = (case for case in all_cases() if case["case"] != "the target pattern would hang")

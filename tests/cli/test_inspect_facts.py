@@ -235,6 +235,7 @@ def on_the_web(large: dict[str, bytes]) -> Iterator[tuple[str, Traffic]]:
         yield f"http://127.0.0.1:{passing.ports[0]}/large", passing
 
 
+@pytest.mark.slow
 def test_21_mb_anywhere_are_known_within_200_kb(remote: tuple[str, Traffic], capsys: Captured) -> None:
     ref, passing = remote
     one = document(capsys, ref)["adapters"][0]["inspection"]

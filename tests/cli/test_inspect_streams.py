@@ -22,6 +22,7 @@ def sql(tmp_path: Path) -> Path:
     return write_adapter(tmp_path / "sql", modules={**llama_modules(), "lm_head": (64, 256)}, dtype="bfloat16")
 
 
+@pytest.mark.slow
 def test_that_many_bytes_of_a_base_are_read_is_said_and_quiet_is_quiet(
     sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

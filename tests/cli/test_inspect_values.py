@@ -251,6 +251,7 @@ def test_the_docs_show_what_it_prints(
         out = out.partition(part)[2]
 
 
+@pytest.mark.slow
 def test_ten_thousand_modules_without_elements_are_told_in_a_moment(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

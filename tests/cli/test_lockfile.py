@@ -207,6 +207,7 @@ def test_a_lock_elsewhere_is_used_and_written_and_a_link_to_it_stays_one(tmp_pat
     assert fetch("--locked", "--lock", "current") == 0
 
 
+@pytest.mark.slow
 def test_a_set_that_comes_through_a_pipe_has_a_lock_only_where_one_is_named(hub: Hub) -> None:
     def piped(*argv: str) -> int:
         command = [sys.executable, "-m", "lora_cli", "fetch", "-f", "-", *argv]
@@ -240,6 +241,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argv", [["--offline"], ["--offline", "--locked"], ["--locked"]])
 def test_no_socket_is_opened_for_what_is_locked_and_here(argv: list[str], hub: Hub) -> None:
     assert fetch() == 0

@@ -24,6 +24,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     yield from hub_of_two(tmp_path, monkeypatch)
 
 
+@pytest.mark.slow
 def test_two_processes_that_upgrade_one_adapter_each_lose_neither(hub: Hub) -> None:
     assert fetch() == 0
     hub.add("org/sql", files(3))
@@ -135,6 +136,7 @@ def test_what_has_no_commit_is_pinned_in_either_way_that_the_hint_says(
     assert fetch() == 0
 
 
+@pytest.mark.slow
 def test_what_a_lock_lacks_or_contradicts_is_warned_of_and_nothing_else(
     hub: Hub, tmp_path: Path, capsys: Capture
 ) -> None:

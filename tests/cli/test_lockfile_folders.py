@@ -74,6 +74,7 @@ def test_a_gate_is_red_whether_or_not_the_cache_has_what_is_locked(
         assert "lora-cli fetch -f set.yaml --upgrade mine" in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_refuses_a_folder_that_is_not_what_is_locked_and_takes_it_when_it_is(
     name: str, capsys: Capture
@@ -111,6 +112,7 @@ def test_a_change_elsewhere_in_the_manifest_is_none_of_its_lock() -> None:
     assert locked("mine") == before
 
 
+@pytest.mark.slow
 def test_of_a_folder_that_is_gone_the_cache_has_what_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree("mine")
     assert [run("fetch"), run("warm")] == [0, 0]

@@ -104,6 +104,7 @@ def test_what_a_dead_process_left_is_swept_and_what_a_living_one_makes_is_not() 
     }
 
 
+@pytest.mark.slow
 def test_a_reader_sees_one_adapter_or_the_other_while_two_processes_publish() -> None:
     adapter("a/sql", seed=1)
     adapter("b/sql", seed=2)

@@ -36,6 +36,7 @@ def test_a_full_disk_leaves_nothing_and_is_6(rslora: str, base: str, tmp_path: P
     assert not [path.name for path in tmp_path.iterdir() if "out" in path.name]
 
 
+@pytest.mark.slow
 def test_one_that_is_killed_leaves_no_folder_of_that_name(base: str, tmp_path: Path) -> None:
     modules = {f"model.layers.{layer}.mlp.down_proj": (128, 64) for layer in range(2)}
     large = {f"base_model.model.{m}.lora_A.weight": raw(np.ones((4000, 128))) for m in modules}

@@ -62,6 +62,7 @@ def replay(trace: Sequence[str], places: Mapping[str, int]) -> tuple[Counter[str
     return hits, evicted
 
 
+@pytest.mark.slow
 def test_the_warm_process_finds_each_request_where_a_replay_does(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,6 +110,7 @@ def test_a_simulation_finds_each_request_where_the_warm_process_does(
     assert simulated["evictions"] == measured["evictions"]
 
 
+@pytest.mark.slow
 def test_a_trace_is_replayed_over_the_adapters_that_it_names(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trace = folder / "trace.jsonl"
     trace.write_text("".join(json.dumps({"adapter": name}) + "\n" for name in ("second", "first", "second")))
@@ -121,6 +123,7 @@ def test_a_trace_is_replayed_over_the_adapters_that_it_names(folder: Path, capsy
     assert "third is not one of the 4 measured adapters" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_adapters_that_nobody_trained_are_measured_and_leave_nothing_behind(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,6 +143,7 @@ def test_adapters_that_nobody_trained_are_measured_and_leave_nothing_behind(
     assert simulated["hits_by_tier"] == measured["hits"]
 
 
+@pytest.mark.slow
 def test_one_bad_adapter_stops_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = bench(folder, "-f", str(folder / "set.yaml"), "--num-prompts", "40", "--popularity", "round-robin")
     assert main(argv) == 3

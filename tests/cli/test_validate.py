@@ -380,6 +380,7 @@ def on_a_terminal(*argv: str, **environment: str) -> bytes:
     return written
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_colour_unless_told_not_to(bad: str, base: str) -> None:
     for width in ("40", "200"):  # the outcome on a line of its own, and beside the name
         assert b"\x1b[31mrefused" in on_a_terminal("validate", bad, "--base", base, COLUMNS=width)

@@ -126,6 +126,7 @@ def test_of_a_duplicate_key_the_last_counts_and_it_is_reported() -> None:
     assert duplicates == ["r"]
 
 
+@pytest.mark.slow
 def test_many_duplicates_take_time_in_proportion_to_the_text() -> None:
     duplicates: list[str] = []
     text = ",".join(f'"{i % 100_000}": 1' for i in range(200_000))

@@ -110,6 +110,7 @@ def test_any_pattern_means_what_re_says(pattern: str, name: str) -> None:
         assert matcher.dotted_end(pattern, name) == (framed is not None)
 
 
+@pytest.mark.slow
 def test_a_pattern_that_would_never_end_is_stopped_and_says_so() -> None:
     matcher = Matcher("adapter_config.json: rank_pattern", limit_s=0.1)
     begun = time.perf_counter()
@@ -121,6 +122,7 @@ def test_a_pattern_that_would_never_end_is_stopped_and_says_so() -> None:
     assert "PEFT itself would hang" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_the_limit_is_for_all_matching_together() -> None:
     matcher = Matcher("f", limit_s=0.1)
     with pytest.raises(FormatError):
@@ -141,6 +143,7 @@ def test_names_are_matched_as_the_patterns_that_they_are() -> None:
     assert matcher.component("proj", NAME) is False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [Matcher.dotted_end, Matcher.component, Matcher.full])
 def test_more_names_than_can_be_compared_in_time_are_stopped(way: Callable[[Matcher, str, str], bool]) -> None:
     matcher = Matcher("f", limit_s=0.01)

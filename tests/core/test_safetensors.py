@@ -244,6 +244,7 @@ def seconds(count: int, attempt: int) -> float:
     return spent
 
 
+@pytest.mark.slow
 def test_time_grows_with_the_header_and_not_with_its_square() -> None:
     spent = {count: min(seconds(count, attempt) for attempt in range(3)) for count in (1_000, 16_000)}
     # 16 times the header; quadratic would be 256 times the time.
@@ -271,6 +272,7 @@ def test_memory_stays_in_proportion_to_the_header_whatever_stands_in_it(filler: 
     assert peak < 4 * len(header)
 
 
+@pytest.mark.slow
 def test_memory_of_a_valid_header_is_a_small_multiple_of_it() -> None:
     data = many(20_000)
     tracemalloc.start()

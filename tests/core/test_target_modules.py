@@ -158,6 +158,7 @@ def test_a_replication_of_more_layers_than_any_model_has_is_no_replication(range
     assert replicated(asked, BASE) is BASE
 
 
+@pytest.mark.slow
 def test_a_name_of_megabytes_is_compared_in_no_time() -> None:
     begun = time.perf_counter()
     assert targeted(config(target_modules=["q_proj"]), ["a." * 10**6 + "q_proj"]) == {"a." * 10**6 + "q_proj"}

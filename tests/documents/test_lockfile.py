@@ -138,6 +138,7 @@ def test_a_lock_of_5000_adapters_is_read_within_a_second() -> None:
     assert least <= 1
 
 
+@pytest.mark.slow
 def test_a_lock_of_130000_adapters_is_refused_before_it_is_read() -> None:
     text = many(130_000)
     start = time.process_time()

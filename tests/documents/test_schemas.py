@@ -228,6 +228,7 @@ def test_the_settings_schema_tells_the_defaults() -> None:
         assert (None if said is None else setting.kind.parse(said)) == (None if key == "cache_dir" else is_), key
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=200, deadline=None)
 def test_the_manifest_schema_and_the_parser_agree(data: Draw) -> None:
@@ -275,6 +276,7 @@ def test_the_lock_schema_and_the_parser_agree(data: Draw) -> None:
     agree("adapter-set-lock", document, lambda: load_lock(json.dumps(document), "/f"))
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=150, deadline=None)
 def test_the_settings_schema_and_the_parser_agree(data: Draw) -> None:

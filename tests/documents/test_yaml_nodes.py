@@ -79,6 +79,7 @@ def test_aliases_are_followed_but_never_multiply_beyond_the_bound() -> None:
         compose("\n".join(["a0: &a0 [x]", *levels]), "f")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

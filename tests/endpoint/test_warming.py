@@ -201,6 +201,7 @@ def test_a_replica_that_refuses_is_told_in_its_own_words_and_the_others_are_warm
         assert document["servers"][2]["adapters"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("silent", [False, True])
 def test_waiting_says_for_whom_and_why_and_ends_with_ctrl_c(folder: Path, silent: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -375,6 +376,7 @@ def test_the_ready_file_is_there_when_every_adapter_was_tried_and_only_then(fold
     assert not ready.exists()
 
 
+@pytest.mark.slow
 def test_the_ready_file_follows_each_look_of_watch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ready = folder / "ready"
     ready.write_text("of an earlier run")
@@ -400,6 +402,7 @@ def test_the_ready_file_follows_each_look_of_watch(folder: Path, monkeypatch: py
     assert not ready.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["<!DOCTYPE HTML>\n<html><title>404</title></html>", '{"detail": "Not Found"}'])
 def test_what_is_no_engine_is_said_at_once_without_its_markup(
     page: str, folder: Path, capsys: pytest.CaptureFixture[str]

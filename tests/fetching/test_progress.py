@@ -26,6 +26,7 @@ with lease(Store(Path(sys.argv[1])), "key", 1) as held:
 """
 
 
+@pytest.mark.slow
 def test_a_process_of_another_pid_namespace_is_alive_while_it_says_so_and_dead_when_it_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,6 +163,7 @@ def test_a_task_that_kills_every_worker_ends_the_command(cluster: Any) -> None:
         list(mapper(deadly, [[1], [7]], parallel=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("address", "reason"),
     [

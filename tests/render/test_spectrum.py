@@ -204,6 +204,7 @@ def test_many_layers_are_drawn_together_and_their_largest_is_shown() -> None:
     assert "a row of several layers shows the largest" in lines
 
 
+@pytest.mark.slow
 def test_hundreds_of_kinds_and_stacks_do_not_fill_the_terminal() -> None:
     many = [module(f"stack{i}.{i}.kind{j}", 1.0) for i in range(200) for j in range(200)]
     lines = render_spectrum(spectrum_of(many), 80).splitlines()

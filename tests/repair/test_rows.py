@@ -40,6 +40,7 @@ def left(case: Mapping[str, Any], engine: str, folder: Path) -> set[str]:
     return {reason.feature for reason in found.after.reasons}
 
 
+@pytest.mark.slow
 def test_each_row_that_names_repair_is_mended_by_it_in_a_case(
     promises: list[tuple[Mapping[str, Any], str, Reason, Path]],
 ) -> None:

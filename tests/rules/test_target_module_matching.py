@@ -3,6 +3,8 @@
 import time
 from collections.abc import Iterable
 
+import pytest
+
 from lora_cli.core.adapter import Adapter, pair_up
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.safetensors import TensorInfo
@@ -17,6 +19,7 @@ def adapter_on(modules: Iterable[str]) -> Adapter:
     return Adapter("a", (), ("f",), None, None, tensors, None, keys, pair_up(tensors, keys), {})
 
 
+@pytest.mark.slow
 def test_layers_beyond_the_base_are_found_in_time_in_proportion_to_both() -> None:
     layers = {f"model.layers.{layer}.proj": BaseModule(8, 8) for layer in range(4096)}
     base = BaseModel("deep", "llama", layers, num_layers=4096, hidden_size=8)

@@ -57,6 +57,7 @@ def test_ways_around_the_plain_words_are_errors(template: str, tmp_path: Path) -
     assert "LC602" in codes(template, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part", ["{{", "{%", "{{ range(" + "1," * 9, "{%  ", "__", "{{ '", "|", "{{ x | ", "{#", "{{ range(1000", "{{ %c'"]
 )

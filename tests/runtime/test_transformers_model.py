@@ -229,6 +229,7 @@ def test_a_broken_adapter_does_not_change_what_the_model_says_next(full_model: W
     assert full_model.answer(sound, "hello world", 4) == before
 
 
+@pytest.mark.slow
 def test_a_whole_model_needs_its_checkpoint_on_this_disk(tmp_path: Path) -> None:
     with WarmProcess(Plan(LLAMA, (Q_PROJ,), TierLimits(1, 1, 8), device="cpu", forward="model")) as process:
         with pytest.raises(UsageError, match="--forward model needs the base's weights"):
@@ -255,6 +256,7 @@ def test_the_same_rows_have_another_adapter_once_their_slot_has() -> None:
     assert not torch.equal(second, first)
 
 
+@pytest.mark.slow
 def test_no_nan_of_one_adapter_reaches_another_row_of_its_batch() -> None:
     modules = {path: LLAMA.modules[path] for path in llama_modules()}
     slots = Slots(modules, 3, 32)

@@ -205,6 +205,7 @@ def test_a_verdict_before_a_failure_covers_nothing() -> None:
     assert [one.engines[0].version for one in admission.provenance.verdicts] == ["0.33"]
 
 
+@pytest.mark.slow
 def test_the_resolver_of_an_engine_says_whose_verdict_it_takes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -171,6 +171,7 @@ def test_files_that_are_only_called_like_those_of_git_must_be_signed() -> None:
         assert main(["fetch", "./sql", "--policy", "key.yaml", "--include", "*"]) == code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["tlogEntries", "unknown"])
 def test_a_bundle_costs_no_more_than_its_signed_parts(what: str) -> None:
     sign("key")

@@ -172,12 +172,14 @@ def run(code: str, *argv: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_without_a_required_signature_nothing_of_it_is_imported() -> None:
     Path("policy.yaml").write_text("apiVersion: lora-cli/v1\nkind: Policy\nallow_formats: [safetensors]\n")
     for command in (["fetch", "./sql"], ["validate", "./sql", "--no-base"]):
         assert run(LOADED, *command, "--policy", "policy.yaml") == "[] 0"
 
 
+@pytest.mark.slow
 def test_a_cached_adapter_is_verified_without_reading_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("policy.yaml").write_text(POLICY)
     assert main(["sign", "sql", "--key", "acme.key"]) == 0

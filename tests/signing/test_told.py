@@ -98,6 +98,7 @@ def test_files_that_globs_selected_are_not_verified(capsys: pytest.CaptureFixtur
     assert told(SHOW, capsys, "--policy", "policy.yaml")[1] is None
 
 
+@pytest.mark.slow
 def test_warm_says_whose_verdict_it_took(capsys: pytest.CaptureFixture[str]) -> None:
     warm = ["warm", "./sql", "--base", "base", "--once", "--device", "cpu", "--policy", "policy.yaml"]
     capsys.readouterr()
@@ -127,6 +128,7 @@ def attest(*more: str) -> int:
     return main([*argv, "--key", "ci.key", "--proofs", "warm.json", *more])
 
 
+@pytest.mark.slow
 def test_the_proof_of_warm_is_in_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     proved = prove(capsys, "--forward", "model")["adapters"][0]
     assert attest() == 0
@@ -139,6 +141,7 @@ def test_the_proof_of_warm_is_in_the_verdict(capsys: pytest.CaptureFixture[str])
     assert main(["fetch", "./sql", "--policy", "policy.yaml"]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"proof": None, "error": "out of memory"}, {"error": "no"}, {"proof": "refuted"}])
 def test_an_adapter_whose_proof_does_not_hold_has_failed(
     change: dict[str, Any], capsys: pytest.CaptureFixture[str]
@@ -156,6 +159,7 @@ def test_an_adapter_whose_proof_does_not_hold_has_failed(
     assert "the newest verdict is FAILED" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failed", [0, 1])
 def test_of_two_proofs_of_the_same_files_the_one_that_does_not_hold_counts(
     failed: int, capsys: pytest.CaptureFixture[str]
@@ -168,6 +172,7 @@ def test_of_two_proofs_of_the_same_files_the_one_that_does_not_hold_counts(
     assert written()[0]["predicate"]["result"] == "FAILED"
 
 
+@pytest.mark.slow
 def test_an_adapter_that_was_not_proved_has_no_proof(capsys: pytest.CaptureFixture[str]) -> None:
     report = prove(capsys)
     report["adapters"][0]["digest"] = "0" * 64
@@ -186,6 +191,7 @@ def test_any_other_file_is_no_report_of_warm(text: str, capsys: pytest.CaptureFi
     assert "warm.json is not a report of warm --once" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_proof_on_another_base_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     report = prove(capsys)
     for digest in (None, "0" * 64):

@@ -78,6 +78,7 @@ def test_a_bucket_that_is_not_there_is_named(settings: Settings) -> None:
     assert "no bucket no-such-bucket" in error.message
 
 
+@pytest.mark.slow
 def test_without_credentials_nobody_waits_long_for_a_machine_of_googles(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

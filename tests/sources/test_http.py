@@ -134,6 +134,7 @@ def test_any_range_is_what_a_slice_is(shared: Client, start: int, stop: int | No
     assert shared.read(start, stop) == WEIGHTS[start:stop]
 
 
+@pytest.mark.slow
 def test_a_stall_ends_after_the_timeout(hub: Hub, client: Client) -> None:
     hub.fault("GET cdn", stall_at=70_000)
     began = time.monotonic()
@@ -149,6 +150,7 @@ def test_a_silent_server_is_called_silent(hub: Hub, client: Client) -> None:
         Client(hub, retries=0, timeout_s=0.2).read()
 
 
+@pytest.mark.slow
 def test_a_body_that_trickles_is_given_up(hub: Hub, client: Client) -> None:
     hub.fault("GET cdn", drip_s=0.02, times=-1)
     with pytest.raises(Unreachable, match=r"sent only \d+ bytes"):

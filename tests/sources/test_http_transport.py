@@ -148,6 +148,7 @@ def test_what_is_no_whole_answer_is_never_taken_for_one(answer: bytes) -> None:
         ask(f"http://{address}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "then"),
     [

@@ -147,6 +147,7 @@ def test_a_bucket_full_of_others_costs_one_page_in_vain(tmp_path: Path) -> None:
     assert bucket.asked == [("", ""), ("x/", ""), ("y/", ""), ("z/", "")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nested", [("b", "b/c"), ("b", "d")])
 def test_a_folder_that_goes_on_after_a_page_is_asked_for_by_itself(tmp_path: Path, nested: tuple[str, str]) -> None:
     names = ["a0", "a1", "a2", "a3", *nested, "x"]

@@ -69,6 +69,7 @@ def test_a_whole_bucket_is_a_folder_too(server: S3Server, source: Source) -> Non
     assert [file.path for file in source.resolve(at(bucket, "")).files] == [CONFIG]
 
 
+@pytest.mark.slow
 def test_a_listing_of_many_pages_is_read_to_its_end(server: S3Server, bucket: str, source: Source) -> None:
     server.put(bucket, {f"sql/{number:04}": b"" for number in range(1203)})
     assert len(source.resolve(at(bucket)).files) == 1203

@@ -98,6 +98,7 @@ def test_a_storm_is_waited_out_and_counted(tmp_path: Path) -> None:
     assert len(asked) == 3
 
 
+@pytest.mark.slow
 def test_a_listing_of_empty_pages_without_end_is_left(tmp_path: Path) -> None:
     more = "<IsTruncated>true</IsTruncated><NextContinuationToken>again</NextContinuationToken>"
     with answering(lambda _: (200, listing([], more=more), {})) as endpoint:
@@ -108,6 +109,7 @@ def test_a_listing_of_empty_pages_without_end_is_left(tmp_path: Path) -> None:
     assert "listed only 0 objects in 1 s" in error.message
 
 
+@pytest.mark.slow
 def test_a_listing_of_the_same_page_without_end_is_refused_with_the_number(tmp_path: Path) -> None:
     more = "<IsTruncated>true</IsTruncated><NextContinuationToken>again</NextContinuationToken>"
     page = listing([f"sql/{number}" for number in range(1000)], more=more)
@@ -154,6 +156,7 @@ def test_a_stream_that_is_cut_is_gone_on_with_where_it_was(tmp_path: Path, start
     assert asked[1].startswith(f"bytes={start + (len(CONTENT) - start) // 2}-")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first_byte", [True, False])
 @pytest.mark.parametrize("start", [0, 2], ids=["whole", "a range"])
 def test_a_silent_server_is_left_after_the_timeout(tmp_path: Path, first_byte: bool, start: int) -> None:

@@ -56,6 +56,7 @@ def reason_of(body: bytes) -> str:
     return caught.value.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [0, 1, 7, 1003])
 def test_a_real_server_says_the_same_to_obstore(seaweed_server: S3Server, count: int) -> None:
     bucket, _, folder = seaweed_server.place().partition("/")
@@ -166,6 +167,7 @@ def test_a_page_without_end_is_left_after_so_many_bytes(monkeypatch: pytest.Monk
     assert sent[0] < 20_000_000
 
 
+@pytest.mark.slow
 def test_a_page_that_trickles_is_left_after_the_timeout(tmp_path: Path) -> None:
     def reply(request: BaseHTTPRequestHandler) -> Reply:
         request.send_response(200)

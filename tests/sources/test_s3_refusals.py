@@ -119,6 +119,7 @@ def test_an_endpoint_that_is_down_is_worth_another_try(
     assert "AWS_ENDPOINT_URL" in error.hint
 
 
+@pytest.mark.slow
 def test_without_credentials_nobody_waits_long_for_an_instance(
     bucket: str, settings: Settings, monkeypatch: pytest.MonkeyPatch, silent_port: int
 ) -> None:

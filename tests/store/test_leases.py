@@ -55,6 +55,7 @@ def test_a_living_owner_is_waited_for(store: Store) -> None:
     assert len(told) == 1
 
 
+@pytest.mark.slow
 def test_a_slow_owner_is_waited_for_with_a_bound(store: Store) -> None:
     process = holder(store)
     began = time.monotonic()
@@ -65,6 +66,7 @@ def test_a_slow_owner_is_waited_for_with_a_bound(store: Store) -> None:
     process.communicate("")
 
 
+@pytest.mark.slow
 def test_a_dead_owners_lease_is_taken_over_at_once(store: Store) -> None:
     process = holder(store)
     process.kill()

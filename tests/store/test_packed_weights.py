@@ -209,6 +209,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_killed_leaves_nothing_wrong(store: Store, snapshot: Snapshot) -> None:
     for attempt in range(4):
         with subprocess.Popen(

@@ -78,6 +78,7 @@ def test_what_somebody_did_to_a_view_is_made_good(store: Store, harm: str) -> No
     assert content(view) == SQL
 
 
+@pytest.mark.slow
 def test_a_reader_never_sees_a_mixture_and_never_nothing(store: Store) -> None:
     snapshots = [put_snapshot(store, SQL), put_snapshot(store, CHAT)]
     view = write_view(store, "sql", snapshots[0])

@@ -113,6 +113,7 @@ def test_what_nobody_takes_yet_is_bounded(tmp_path: Path) -> None:
     assert begun <= 4 * max(TOGETHER, 400 // 32)  # a batch in each pipe, and one that each process is at
 
 
+@pytest.mark.slow
 def test_processes_end_when_the_one_that_asked_is_killed(tmp_path: Path) -> None:
     def one(item: AdapterRequest) -> Checked:
         with (tmp_path / item.name).open("w") as log:

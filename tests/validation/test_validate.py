@@ -130,6 +130,7 @@ def test_a_base_is_a_folder_its_config_or_a_checkpoint(tmp_path: Path, settings:
     assert by_header.modules.keys() == by_folder.modules.keys()
 
 
+@pytest.mark.slow
 def test_a_remote_adapter_of_84_mb_costs_less_than_200_kb(tmp_path: Path, base: BaseModel) -> None:
     files = remote_files(tmp_path, d_out=84_000_000 // (16 * 4))
     assert len(files["adapter_model.safetensors"]) > 84_000_000
@@ -222,6 +223,7 @@ def test_weights_in_a_folder_below_are_pointed_at(tmp_path: Path, settings: Sett
     assert found.problem.hint == "use the folder that contains them: checkpoint-20"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("more", "warned"), [(0, []), (1, ["up to 4.0 GiB of the base's weights are read"])])
 def test_a_warning_says_that_over_4_gib_of_the_base_are_read(
     tmp_path: Path, base: BaseModel, settings: Settings, caplog: pytest.LogCaptureFixture, more: int, warned: list[str]

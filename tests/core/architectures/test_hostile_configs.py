@@ -95,6 +95,7 @@ def test_a_config_without_a_family_is_refused_and_an_adapters_config_is_recognis
     assert refusal({"peft_type": "LORA", "r": 8}) == "config.json: is the config of an adapter"
 
 
+@pytest.mark.slow
 def test_the_largest_config_that_passes_costs_little_memory() -> None:
     for family in FAMILIES:
         deep = {"num_hidden_layers": MAX_LAYERS, "n_layer": MAX_LAYERS}

@@ -46,6 +46,7 @@ BOMBS: Mapping[str, bytes] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
 def test_a_bomb_takes_time_and_memory_like_any_other_pickle(bomb: bytes) -> None:
     tracemalloc.start()
