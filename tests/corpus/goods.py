@@ -36,8 +36,9 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
 }
 
 NOT_FOR: Mapping[str, frozenset[str]] = {
-    # PEFT asks Conv1D for a width that it does not have.
+    # PEFT asks Conv1D for a width that it does not have, and says that KaSA is not for it.
     "BD-LoRA": frozenset({"gpt2"}),
+    "KaSA": frozenset({"gpt2"}),
     # PEFT stacks layers only where it knows the class's list of them, and not where layers differ in kind.
     "layers twice": frozenset(
         {"gemma2", "qwen2", "qwen3", "gemma3_text", "falcon", "bloom", "gpt2", "gptj", "gpt_neox", "opt"}
