@@ -26,7 +26,7 @@ from tests.hostile_names import NAMES, texts
 from tests.hub_server import Hub
 from tests.making import REMOVE, llama_modules, write_adapter, write_base_config
 from tests.object_servers import S3Server
-from tests.rules.test_cases import all_cases, made
+from tests.rule_cases import all_cases, made
 from tests.traffic import counted
 
 Captured = pytest.CaptureFixture[str]
@@ -453,7 +453,7 @@ def test_a_config_without_weights_and_weights_without_a_config(tmp_path: Path, b
 @pytest.mark.slow
 def test_every_case_of_the_rules_has_a_valid_bill(tmp_path: Path, capsys: Captured) -> None:
     folders = []
-    quick = (case for case in all_cases() if case["case"] != "the target pattern would hang")
+    quick = (case for case in all_cases("rules") if case["case"] != "the target pattern would hang")
     for number, case in enumerate(quick):
         folders.append(tmp_path / str(number))
         made(case, folders[-1])

@@ -1,9 +1,9 @@
 """The adapters that PEFT is asked to write: what is targeted, and each option that it offers."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
-from lora_cli.core.architectures import base_from_config
 from tests.corpus.bases import Base
 
 PLAIN: Mapping[str, Any] = {"r": 8, "lora_alpha": 12}
@@ -36,8 +36,9 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
 }
 
 NOT_FOR: Mapping[str, frozenset[str]] = {
-    # PEFT asks Conv1D for a width that it does not have.
+    # PEFT asks Conv1D for a width that it does not have, and says that KaSA is not for it.
     "BD-LoRA": frozenset({"gpt2"}),
+    "KaSA": frozenset({"gpt2"}),
     # PEFT stacks layers only where it knows the class's list of them, and not where layers differ in kind.
     "layers twice": frozenset(
         {"gemma2", "qwen2", "qwen3", "gemma3_text", "falcon", "bloom", "gpt2", "gptj", "gpt_neox", "opt"}
@@ -45,13 +46,16 @@ NOT_FOR: Mapping[str, frozenset[str]] = {
 }
 
 
-def targets(base: Base) -> list[str]:
+@functools.cache
+def targets(base: Base) -> tuple[str, ...]:
     """The last names of all linear modules in the layers of the base."""
-    modules = base_from_config(base.config, base.family).modules
-    linear = [path for path, module in modules.items() if module.kind != "embedding" and "." in path]
-    return sorted({path.rpartition(".")[2] for path in linear})
+    from torch.nn import Linear
+    from transformers.pytorch_utils import Conv1D
+
+    linear = [path for path, module in base.model().named_modules() if isinstance(module, Linear | Conv1D)]
+    return tuple(sorted({path.rpartition(".")[2] for path in linear if "." in path}))
 
 
 def options(base: Base, changes: Mapping[str, Any]) -> dict[str, Any]:
     """What ``LoraConfig`` is given: a plain adapter on all of the base's targets, changed."""
-    return {**PLAIN, "target_modules": targets(base), **changes}
+    return {**PLAIN, "target_modules": [*targets(base)], **changes}

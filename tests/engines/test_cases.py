@@ -4,32 +4,26 @@
 named there serves the adapter right, or the case does not say (``others: any``).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from lora_cli.core.finding import EngineOutcome, Outcome, Severity
 from lora_cli.engines import ENGINES, profiles_of
 from lora_cli.validation import Checked
+from tests.rule_cases import all_cases
 from tests.rules.test_cases import judged
 
-CASES = Path(__file__).parent / "cases"
 PROFILES = [f"{engine.name}@{profile.version}" for engine in ENGINES.values() for profile in profiles_of(engine)]
-
-
-def all_cases() -> Iterator[Mapping[str, Any]]:
-    for file in sorted(CASES.glob("*.yaml")):
-        yield from yaml.load(file.read_text(), yaml.CSafeLoader)
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[str, EngineOutcome]]:
     """Every case on every profile, judged once: case to ``engine@version`` to outcome."""
     found = {}
-    for case in all_cases():
+    for case in all_cases("engines"):
         asked = {key: value for key, value in case.items() if key not in {"engines", "others", "counts"}}
         checked = judged(asked | {"engine": PROFILES}, tmp_path_factory.mktemp("case"))
         assert checked.error is None, case["case"]
@@ -42,7 +36,7 @@ def by_profile(checked: Checked) -> dict[str, EngineOutcome]:
     return {f"{one.engine}@{one.profile}": one for one in checked.verdict.engines}
 
 
-@pytest.mark.parametrize("case", list(all_cases()), ids=lambda case: case["case"])
+@pytest.mark.parametrize("case", list(all_cases("engines")), ids=lambda case: case["case"])
 def test_each_engine_does_what_the_case_says(
     case: Mapping[str, Any], outcomes: Mapping[str, Mapping[str, EngineOutcome]]
 ) -> None:

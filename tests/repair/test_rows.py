@@ -12,15 +12,16 @@ from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
 from lora_cli.validation import open_base
 from lora_cli.validation.repair import RepairOptions, repair_adapter
-from tests.engines.test_cases import PROFILES, all_cases, by_profile
-from tests.rules.test_cases import base_directory, judged
+from tests.engines.test_cases import PROFILES, by_profile
+from tests.rule_cases import all_cases, base_directory
+from tests.rules.test_cases import judged
 
 
 @pytest.fixture(scope="module")
 def promises(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Mapping[str, Any], str, Reason, Path]]:
     """Each reason that names repair: the case, the engine, the reason and where the case is."""
     found = []
-    for case in all_cases():
+    for case in all_cases("engines"):
         asked = {key: value for key, value in case.items() if key not in {"engines", "others", "counts"}}
         folder = tmp_path_factory.mktemp("case")
         checked = judged(asked | {"engine": PROFILES}, folder)

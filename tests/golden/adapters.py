@@ -1,0 +1,155 @@
+"""The adapters that are judged and inspected: cases of rules and engines, and what PEFT wrote and the world broke."""
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tests.corpus.bases import FAMILIES, Base, base_of, write_config
+from tests.corpus.breaks import BREAKS, Break
+from tests.corpus.goods import NOT_FOR, OPTIONS, options
+from tests.corpus.peft_judge import write_adapter
+from tests.golden.running import Case
+from tests.real_engines import cases as engine_cases
+from tests.real_engines.bases import SERVED
+from tests.real_engines.families import BASES
+from tests.rule_cases import all_cases, base_directory, made
+
+VERSIONS = ("vllm@0.31", "vllm@0.32")
+FILES = {"torch_save", "delete", "rename_file", "write", "truncate", "link", "fifo"}
+"""Fields of a case that changes files: such a one is inspected, as one of experts is."""
+BROKEN = frozenset({
+    "r missing", "alpha missing", "rsLoRA as a string", "another method", "config a list", "config missing",
+    "A missing once", "no tensors", "prefix missing", "down and up", "rank of one pair smaller", "A flat", "integers",
+    "double precision", "weights cut by a byte", "weights cut in the header", "weights with a long header",
+    "weights a pointer", "weights missing", "weights sharded", "weights in a pickle", "weights in a .pt",
+    "the adapter in a folder below", "bfloat16", "a whole head beside", "a copy of the embedding beside",
+})  # fmt: skip
+"""What is inspected of that which was broken."""
+NOT_TEXT = r".*(vision|visual|projector).*|.*\.router"
+"""Where PEFT cannot put LoRA, or an engine has no text."""
+LARGEST = ("--max-lora-rank", str(engine_cases.MAX_LORA_RANK))
+
+
+def adapters(folder: Path) -> Iterator[Case]:
+    """All cases; what PEFT writes for several is kept in the folder."""
+    yield from _from_yaml("rules")
+    yield from _from_yaml("engines")
+    peft = Peft(folder)
+    for number, name in enumerate(OPTIONS):
+        able = [family for family in FAMILIES if family not in NOT_FOR.get(name, ())]
+        for family in dict.fromkeys(able[(number + step) % len(able)] for step in (0, 9)):
+            yield peft.case(f"peft: {name}, {family}", base_of(family), OPTIONS[name])
+    for name, base in BASES.items():
+        towers = {"exclude_modules": NOT_TEXT} if "vision_config" in base.fields or "llama4" in name else {}
+        yield peft.case(f"family: {name}", base, {"target_modules": "all-linear", **towers})
+    for number, (name, change) in enumerate(BREAKS.items()):
+        for family in (FAMILIES[(number + step) % len(FAMILIES)] for step in (0, 7)):
+            yield peft.case(f"broken: {name}, {family}", base_of(family), {}, change, inspected=name in BROKEN)
+    for family in ("llama", "phi3", "gemma2"):
+        yield from _served(peft, family)
+
+
+def _served(peft: "Peft", family: str) -> Iterator[Case]:
+    """The cases of real engines that are no case of the corpus."""
+    base = SERVED[family]
+    for name, changes in engine_cases.MORE_OPTIONS.items():
+        yield peft.case(f"served: {name}, {family}", base, changes, judged=LARGEST)
+    for name, fields in engine_cases.OTHER_BASES.items():
+        other = Base(family, {**base.fields, **fields})
+        yield peft.case(f"served: {name}, {family}", base, {}, judged=LARGEST, trained_on=other)
+    for name, change in {**engine_cases.MORE_BREAKS, **engine_cases.MEANT}.items():
+        yield peft.case(f"served: {name}, {family}", base, {}, change, judged=LARGEST, inspected=name in BROKEN)
+
+
+class Peft:
+    """What the real PEFT writes, once for all cases that start from it."""
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        self._folder = folder
+
+    def case(
+        self,
+        id: str,
+        base: Base,
+        changes: Mapping[str, Any],
+        change: Break | None = None,
+        *,
+        trained_on: Base | None = None,
+        judged: Sequence[str] = (),
+        inspected: bool = True,
+    ) -> Case:
+        """What PEFT wrote with these options on a base, changed, and that is judged against ``base``."""
+
+        def prepare() -> Sequence[str]:
+            shutil.copytree(self._written(trained_on or base, changes), "adapter")
+            if change is not None:
+                change(Path("adapter"))
+            return ["adapter", "--base", str(write_config(base, Path("base")))]
+
+        return Case(id, prepare, judged, inspected=inspected)
+
+    def _written(self, base: Base, changes: Mapping[str, Any]) -> Path:
+        key = json.dumps([base.config, changes], sort_keys=True)
+        directory = self._folder / hashlib.sha256(key.encode()).hexdigest()[:20]
+        if not directory.is_dir():
+            with contextlib.suppress(AttributeError):  # Llama 4's wrapper has no answer to a prompt without an image
+                write_adapter(base, options(base, changes), directory)
+        return directory
+
+
+def _from_yaml(kind: str) -> Iterator[Case]:
+    """The cases of rules or engines; none that is of another reference than its own, or of what stays loaded."""
+    for case in all_cases(kind):
+        deployment = {"max_lora_rank": case.get("max_lora_rank"), **case.get("deployment", {})}
+        if "ref" in case or "pinned" in deployment:
+            continue
+        argv = [] if case.get("values", True) else ["--no-values"]
+        argv += [] if case.get("base") != "none" else ["--no-base"]
+        for name, value in deployment.items():
+            flag = "--lora-target-modules" if name == "lora_target_modules" else f"--{name.replace('_', '-')}"
+            argv += [word for one in _several(value) for word in (flag, str(one))]
+        if {*case.get("engine", ()), *case.get("engines", ()), *case.get("counts", ())} & set(VERSIONS):
+            argv += [word for name in VERSIONS for word in ("--engine", name)]
+        of_experts = "target_parameters" in case.get("config", {})
+        prepare = partial(_made, case)
+        yield Case(f"{kind}: {case['case']}", prepare, argv, inspected=of_experts or bool(FILES & case.keys()))
+
+
+def _several(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _made(case: Mapping[str, Any]) -> Sequence[str]:
+    without = {key: value for key, value in case.items() if key not in {"others", "counts"}}
+    made(without, Path("adapter"))
+    ref = ["adapter"]
+    if name := case.get("name"):
+        manifest = {
+            "apiVersion": "lora-cli/v1",
+            "kind": "AdapterSet",
+            "adapters": [{"name": name, "source": "adapter"}],
+        }
+        Path("set.yaml").write_text(json.dumps(manifest))
+        ref = ["--manifest", "set.yaml"]
+    return ref if case.get("base") == "none" else [*ref, "--base", str(base_directory(case, Path("base")))]
+
+
+def real_adapters(folder: Path) -> Iterator[Case]:
+    """Each folder with a config below a folder, by the digest of the config and a number, and the base of each."""
+    bases = json.loads((folder / "bases/map.json").read_text())
+    found: dict[str, list[Path]] = {}
+    for file in sorted(folder.rglob("adapter_config.json")):
+        found.setdefault(hashlib.sha256(file.read_bytes()).hexdigest()[:12], []).append(file.parent.resolve())
+    for digest, places in sorted(found.items()):
+        for number, place in enumerate(places):
+            base = bases.get(place.name)
+            argv = ["--base", str(folder.resolve() / "bases" / base)] if base else ["--no-base"]
+            yield Case(f"{digest}-{number}", partial(list, [str(place), *argv]))
