@@ -11,7 +11,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -44,7 +44,7 @@ class Case:
     fetched from). ``publish`` names those that are there. ``before`` has command lines, and changes of the world:
     ``{"change": [adapter, other]}`` gives an adapter the files of another one, ``{"damage": kind}`` damages the cache,
     ``remove``, ``write``, ``edit`` and ``cut`` change files of the folder, ``fault`` the server's answers. ``<<name>>``
-    is the reference of an adapter.
+    is the reference of an adapter. ``slow`` ones run in ``make test-all``. ``result`` is what the snapshot has.
     """
 
     id: str
@@ -54,16 +54,14 @@ class Case:
     files: Mapping[str, str] = field(default_factory=dict)
     before: Sequence[Any] = ()
     env: Mapping[str, str] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        """What the baseline has of it."""
-        return {name: value for name, value in asdict(self).items() if value}
+    slow: bool = False
+    result: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Origin:
     """Where a case's adapters come from, and who asked for what."""
 
-    def __init__(self, case: Case, here: Path, s3: "S3Server | None", stack: ExitStack) -> None:
+    def __init__(self, case: Case, here: Path, s3: S3Server | None, stack: ExitStack) -> None:
         self._case, self._here = case, here
         self.env: dict[str, str] = {"HF_ENDPOINT": "http://127.0.0.1:9"}
         self.names: list[tuple[str, str]] = []
@@ -173,7 +171,7 @@ def run(argv: Sequence[str]) -> tuple[int, str, str]:
     return code, said.getvalue().decode(), told.getvalue().decode()
 
 
-def observe(case: Case, s3: "S3Server | None" = None) -> dict[str, Any]:
+def observe(case: Case, s3: S3Server | None = None) -> dict[str, Any]:
     """What one case does."""
     with ExitStack() as stack:
         here = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="recorded-"))).resolve()
