@@ -20,6 +20,9 @@ LOCAL = frozenset({"revision", "now", "locked"})
 NAMED = frozenset({"fingerprint", "fingerprint/v1", "loraCliFinding/v1", "primaryLocationLineHash"})
 """Keys that hold a finding's fingerprint, which has the adapter's address in it."""
 
+UNSTABLE = {"folder": LOCAL, "web": NAMED, "s3": NAMED}
+"""What is another at every run, by where adapters come from."""
+
 ENVIRONMENT = frozenset({"lora_cli", "python", "cores"})
 """Keys that hold what a benchmark ran on, where they stand together."""
 
@@ -30,7 +33,6 @@ ROUNDING = 1e-13
 """Numbers below it are what rounding left; other releases of numpy and torch add in another order."""
 
 _MEASURED = re.compile(r"(.*_)?(ms|s|milliseconds|resident_bytes|per_s|seconds)")
-_FINDING = re.compile(r"\bLC\d{3}\b")
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,6 @@ class Normaliser:
     names: Sequence[tuple[str, str]]
     source: str = "folder"
     measured: type | None = None
-
-    @property
-    def local(self) -> bool:
-        """Whether revisions differ from run to run."""
-        return self.source == "folder"
-
-    @property
-    def stable(self) -> bool:
-        """Whether the address of an adapter is the same at every run."""
-        return self.source not in {"web", "s3"}
 
     def text(self, text: str) -> str:
         """A text with the names of this run replaced."""
@@ -89,7 +81,7 @@ class Normaliser:
             return "<machine>"
         if isinstance(value, int | float) and not isinstance(value, bool) and self._is_measured(value, key):
             return NUMBER
-        if value and (key in LOCAL if self.local else key in NAMED and not self.stable):
+        if value and key in UNSTABLE.get(self.source, ()):
             return "<fingerprint>"
         return self._word(value) if isinstance(value, str) else value
 
@@ -109,7 +101,7 @@ class Normaliser:
                 for name, value in sorted(element.attrib.items())
                 if name not in {"time", "timestamp", "hostname"}
             }
-            if self.local and kept.get("name") in LOCAL:
+            if self.source == "folder" and kept.get("name") in LOCAL:
                 kept["value"] = "<fingerprint>"
             return [element.tag, kept, *map(one, element)]
 
@@ -120,8 +112,3 @@ class Normaliser:
         name, _, rest = line.removeprefix("::").partition(" ")
         fields = [field for field in rest.partition("::")[0].split(",") if not field.startswith("title=")]
         return self.text(f"{name} {','.join(fields)}")
-
-
-def codes(text: str) -> list[str]:
-    """The rules that an output names."""
-    return sorted(set(_FINDING.findall(text)))
