@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -146,6 +146,15 @@ def each_command_is_built_once() -> Iterator[None]:
         return command(app._markup_mode(), name) if name in known else loaded(name)
 
     with mock.patch.multiple(app, build_app=build_app, load_command=load_command):
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def botocore_reads_its_models_once() -> Iterator[None]:
+    """Sessions share the loader of what describes S3: to read that takes most of the time of a request."""
+    import botocore.session
+
+    with mock.patch.object(botocore.session, "create_loader", cache(botocore.session.create_loader)):
         yield
 
 

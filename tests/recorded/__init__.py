@@ -1,4 +1,4 @@
-"""What command lines do, recorded by machine: exit codes, machine formats, findings, files and requests.
+"""What command lines do: exit codes, machine formats, findings, files and requests, a line of JSON for each.
 
-``baseline.jsonl`` was written once and is never written again; ``changes.yaml`` has every deliberate change since.
+``python -m tests.recorded`` prints what differs now, and with ``--update`` writes it down.
 """

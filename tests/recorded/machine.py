@@ -11,16 +11,17 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from urllib.parse import quote
 
 from lora_cli.cli.main import main
 from tests.faulty_proxy import FaultyProxy
 from tests.hub_server import Hub
 from tests.object_servers import S3Server
-from tests.recorded.normalise import Normaliser, codes
+from tests.recorded.normalise import Normaliser
 from tests.web_server import Site, WebServer
 
 WORLD = Path(__file__).parent / "world"
@@ -28,10 +29,6 @@ TOKEN = "hf_recorded"
 CLOSED = ("-private", "-gated")
 """How the names of adapters end that a Hub gives to whoever has the token, or to nobody else."""
 
-ERRORS = {
-    0: "", 1: "refused", 2: "usage", 3: "not found", 4: "unreachable", 5: "corrupt", 6: "machine", 7: "endpoint",
-    70: "bug", 130: "interrupted",
-}  # fmt: skip
 PATHS = (["fetch"], ["cache", "path"])
 """Commands whose output for people is paths."""
 
@@ -44,7 +41,7 @@ class Case:
     fetched from). ``publish`` names those that are there. ``before`` has command lines, and changes of the world:
     ``{"change": [adapter, other]}`` gives an adapter the files of another one, ``{"damage": kind}`` damages the cache,
     ``remove``, ``write``, ``edit`` and ``cut`` change files of the folder, ``fault`` the server's answers. ``<<name>>``
-    is the reference of an adapter.
+    is the reference of an adapter. ``slow`` ones run in ``make test-all``. ``result`` is what the snapshot has.
     """
 
     id: str
@@ -54,17 +51,15 @@ class Case:
     files: Mapping[str, str] = field(default_factory=dict)
     before: Sequence[Any] = ()
     env: Mapping[str, str] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        """What the baseline has of it."""
-        return {name: value for name, value in asdict(self).items() if value}
+    slow: bool = False
+    result: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Origin:
     """Where a case's adapters come from, and who asked for what."""
 
-    def __init__(self, case: Case, here: Path, s3: "S3Server | None", stack: ExitStack) -> None:
-        self._case, self._here = case, here
+    def __init__(self, case: Case, here: Path, s3: S3Server | None, stack: ExitStack) -> None:
+        self._here = here
         self.env: dict[str, str] = {"HF_ENDPOINT": "http://127.0.0.1:9"}
         self.names: list[tuple[str, str]] = []
         self._asked = 0
@@ -135,12 +130,14 @@ class Origin:
 
     def _log(self) -> list[str]:
         if self.kind == "hub":
-            return [f"{one.method} {one.origin} {one.target}{_known(one.authorized)}" for one in self.hub.requests]
-        if self.kind == "web":
-            return [f"{one.method} web {one.target}{_known('Authorization' in one.headers)}" for one in self.web.asked]
-        if self.kind == "s3":
-            return [f"{_question(one.line.rpartition(' ')[0])}{_known(one.authorized)}" for one in self.proxy.asked]
-        return []
+            asked = [(f"{one.method} {one.origin} {one.target}", one.authorized) for one in self.hub.requests]
+        elif self.kind == "web":
+            asked = [(f"{one.method} web {one.target}", "Authorization" in one.headers) for one in self.web.asked]
+        elif self.kind == "s3":
+            asked = [(_question(one.line.rpartition(" ")[0]), one.authorized) for one in self.proxy.asked]
+        else:
+            asked = []
+        return [f"{line} authorized" if authorized else line for line, authorized in asked]
 
 
 def _question(line: str) -> str:
@@ -150,10 +147,6 @@ def _question(line: str) -> str:
         return line
     parts = sorted(part for part in query.split("&") if part != "encoding-type=url")
     return f"{path.rstrip('/')}/?{'&'.join(parts)}"
-
-
-def _known(authorized: bool) -> str:
-    return " authorized" if authorized else ""
 
 
 @contextmanager
@@ -173,13 +166,13 @@ def run(argv: Sequence[str]) -> tuple[int, str, str]:
     return code, said.getvalue().decode(), told.getvalue().decode()
 
 
-def observe(case: Case, s3: "S3Server | None" = None) -> dict[str, Any]:
+def observe(case: Case, s3: S3Server | None = None) -> dict[str, Any]:
     """What one case does."""
     with ExitStack() as stack:
         here = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="recorded-"))).resolve()
         shutil.copytree(WORLD, here, dirs_exist_ok=True)
         origin = Origin(case, here, s3, stack)
-        names = [(str(here), "<here>"), (_quoted(here), "<here>"), *origin.names]
+        names = [(str(here), "<here>"), (quote(str(here)), "<here>"), *origin.names]
         normaliser = Normaliser(names, case.source, _measured(case.argv))
         stack.enter_context(contextlib.chdir(here))
         env = {
@@ -191,7 +184,7 @@ def observe(case: Case, s3: "S3Server | None" = None) -> dict[str, Any]:
         def spelt(text: str) -> str:
             text = re.sub(r"<<([\w-]+)>>", lambda found: origin.ref(found[1]), text)
             for found, name in reversed(names):
-                text = text.replace(name, found) if name.startswith("<") else text
+                text = text.replace(name, found)
             return text
 
         for path, text in case.files.items():
@@ -204,11 +197,11 @@ def observe(case: Case, s3: "S3Server | None" = None) -> dict[str, Any]:
         with environment({**env, **{name: spelt(value) for name, value in case.env.items()}}):
             code, out, err = run([spelt(word) for word in case.argv])
         assert "Traceback" not in err, err
-        told: dict[str, Any] = {"exit": code, "error": ERRORS.get(code, str(code))}
+        told: dict[str, Any] = {"exit": code}
         paths = "--help" not in case.argv and ([*case.argv[:1]] in PATHS or [*case.argv[:2]] in PATHS)
         if (said := normaliser.stdout(out, paths=paths)) is not None:
             told["stdout"] = said
-        if found := codes(out):
+        if found := sorted(set(re.findall(r"\bLC\d{3}\b", out))):
             told["rules"] = found
         told["files"] = _changed(started, _tree(here), here, normaliser)
         if asked := origin.requests(normaliser):
@@ -221,12 +214,6 @@ def _measured(argv: Sequence[str]) -> type | None:
     if argv[:1] == ["warm"]:
         return float
     return object if argv[:1] == ["serve-bench"] and "--trace" not in argv else None
-
-
-def _quoted(path: Path) -> str:
-    from urllib.parse import quote
-
-    return quote(str(path))
 
 
 def _do(step: Any, origin: Origin, here: Path, spelt: Any) -> None:
@@ -262,11 +249,9 @@ def _damage(cache: Path, kind: str) -> None:
         weights.chmod(0o644)
         weights.write_bytes(bytes(weights.stat().st_size))
     elif kind == "snapshot":
-        file = next(cache.glob("snapshots/sha256/*/adapter_config.json"), None)
-        if file is None:  # it was refused, and is not published
-            return
-        file.unlink()
-        file.write_bytes(b"{}")
+        for file in [*cache.glob("snapshots/sha256/*/adapter_config.json")][:1]:  # none where it was refused
+            file.unlink()
+            file.write_bytes(b"{}")
     elif kind == "lost":
         weights.unlink()
     else:
@@ -275,12 +260,8 @@ def _damage(cache: Path, kind: str) -> None:
 
 def _tree(here: Path) -> dict[str, tuple[int, int, int]]:
     """Each file with what tells whether it changed."""
-    found = {}
-    for path in here.rglob("*"):
-        if path.is_file() or path.is_symlink():
-            status = path.lstat()
-            found[path.relative_to(here).as_posix()] = (status.st_ino, status.st_size, status.st_mtime_ns)
-    return found
+    files = ((path, path.lstat()) for path in here.rglob("*") if path.is_file() or path.is_symlink())
+    return {path.relative_to(here).as_posix(): (was.st_ino, was.st_size, was.st_mtime_ns) for path, was in files}
 
 
 INSIDE = re.compile(r"(?:cache|other)/(refs|leases|tmp|quarantine|packed|history|links)/.*")

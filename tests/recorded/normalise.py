@@ -20,8 +20,19 @@ LOCAL = frozenset({"revision", "now", "locked"})
 NAMED = frozenset({"fingerprint", "fingerprint/v1", "loraCliFinding/v1", "primaryLocationLineHash"})
 """Keys that hold a finding's fingerprint, which has the adapter's address in it."""
 
+UNSTABLE = {"folder": LOCAL, "web": NAMED, "s3": NAMED}
+"""What is another at every run, by where adapters come from."""
+
+ENVIRONMENT = frozenset({"lora_cli", "python", "cores"})
+"""Keys that hold what a benchmark ran on, where they stand together."""
+
+WORST = frozenset({"worst_change", "worst_module", "allowed_change"})
+"""Keys that tell which module of a repair changed most: any one where none did by more than rounding."""
+
+ROUNDING = 1e-13
+"""Numbers below it are what rounding left; other releases of numpy and torch add in another order."""
+
 _MEASURED = re.compile(r"(.*_)?(ms|s|milliseconds|resident_bytes|per_s|seconds)")
-_FINDING = re.compile(r"\bLC\d{3}\b")
 
 
 @dataclass(frozen=True)
@@ -34,16 +45,6 @@ class Normaliser:
     names: Sequence[tuple[str, str]]
     source: str = "folder"
     measured: type | None = None
-
-    @property
-    def local(self) -> bool:
-        """Whether revisions differ from run to run."""
-        return self.source == "folder"
-
-    @property
-    def stable(self) -> bool:
-        """Whether the address of an adapter is the same at every run."""
-        return self.source not in {"web", "s3"}
 
     def text(self, text: str) -> str:
         """A text with the names of this run replaced."""
@@ -68,15 +69,19 @@ class Normaliser:
     def json(self, value: Any, key: str = "", inside: Mapping[str, Any] | None = None) -> Any:
         """A JSON value without times, measurements and sentences."""
         if isinstance(value, dict):
+            if isinstance(worst := value.get("worst_change"), float) and 0 < worst < ROUNDING:
+                value = {**value, **dict.fromkeys(WORST, "<rounding>")}
             times = key if _MEASURED.fullmatch(key) else ""
             return {self.text(name): self.json(one, times or name, value) for name, one in value.items()}
         if isinstance(value, list):
             return [self.json(one, key) for one in value]
         if key in VERSIONED and inside is not None and ("schema" in inside or inside.get("name") == "lora-cli"):
             return "<version>"
+        if key in ENVIRONMENT and inside is not None and inside.keys() >= ENVIRONMENT:
+            return "<machine>"
         if isinstance(value, int | float) and not isinstance(value, bool) and self._is_measured(value, key):
             return NUMBER
-        if value and (key in LOCAL if self.local else key in NAMED and not self.stable):
+        if value and key in UNSTABLE.get(self.source, ()):
             return "<fingerprint>"
         return self._word(value) if isinstance(value, str) else value
 
@@ -96,7 +101,7 @@ class Normaliser:
                 for name, value in sorted(element.attrib.items())
                 if name not in {"time", "timestamp", "hostname"}
             }
-            if self.local and kept.get("name") in LOCAL:
+            if self.source == "folder" and kept.get("name") in LOCAL:
                 kept["value"] = "<fingerprint>"
             return [element.tag, kept, *map(one, element)]
 
@@ -107,8 +112,3 @@ class Normaliser:
         name, _, rest = line.removeprefix("::").partition(" ")
         fields = [field for field in rest.partition("::")[0].split(",") if not field.startswith("title=")]
         return self.text(f"{name} {','.join(fields)}")
-
-
-def codes(text: str) -> list[str]:
-    """The rules that an output names."""
-    return sorted(set(_FINDING.findall(text)))

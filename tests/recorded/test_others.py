@@ -2,11 +2,7 @@
 
 import pytest
 
-from tests.recorded.replaying import check, part
+from tests.recorded.replaying import replayed
 
 pytestmark = pytest.mark.usefixtures("copied_processes")
-
-
-@pytest.mark.parametrize("id", part("others"))
-def test_it_does_what_it_did(id: str, request: pytest.FixtureRequest) -> None:
-    check(id, request)
+test_it_does_what_it_did = replayed("others")
