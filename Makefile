@@ -25,8 +25,13 @@ demo: $(READY)        ## the main job: fetch, validate, load and prove the quick
 answers: $(READY)     ## a real model: the base's answer next to each adapter's
 	@$(BIN)/python manifests/quickstart/answers.py
 
+# The tests nearest to what changed since the last commit: lora_cli/NAME/ has its tests in tests/NAME/.
+TOUCHED = (git diff --name-only HEAD; git ls-files --others --exclude-standard) | sed -nE \
+	's,^(lora_cli|tests)/([a-z_]+)/.*,tests/\2,p; s,^lora_cli/([a-z_]+\.py),tests/test_\1,p; s,^tests/test_.*,&,p; \
+	s,^(docs|manifests)/.*,tests/test_docs.py,p' | sort -u | xargs -r ls -d 2> /dev/null
+
 quick: lint           ## before a commit: the checks, the golden files, and the tests of what changed (under two minutes)
-	@$(BIN)/mypy & types=$$!; $(PYTEST) tests/golden $$($(BIN)/python tools/touched.py); tests=$$?; \
+	@$(BIN)/mypy & types=$$!; $(PYTEST) tests/golden $$( $(TOUCHED) ); tests=$$?; \
 		wait $$types && exit $$tests
 
 test: lint            ## every check, and the tests that are not slow (about 5 minutes on 2 cores)
