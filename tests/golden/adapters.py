@@ -1,5 +1,6 @@
 """The adapters that are judged and inspected: cases of rules and engines, and what PEFT wrote and the world broke."""
 
+import atexit
 import contextlib
 import gc
 import hashlib
@@ -75,6 +76,7 @@ class Peft:
         import torch
 
         gc.freeze()  # what is imported stays: a search for cycles that goes through it takes most of a second
+        atexit.register(gc.unfreeze)
         torch.set_num_threads(1)
         self._folder = folder
 
