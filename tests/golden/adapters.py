@@ -1,6 +1,8 @@
 """The adapters that are judged and inspected: cases of rules and engines, and what PEFT wrote and the world broke."""
 
+import atexit
 import contextlib
+import gc
 import hashlib
 import json
 import shutil
@@ -70,8 +72,11 @@ class Peft:
     """What the real PEFT writes, once for all cases that start from it."""
 
     def __init__(self, folder: Path) -> None:
+        import peft  # noqa: F401
         import torch
 
+        gc.freeze()  # what is imported stays: a search for cycles that goes through it takes most of a second
+        atexit.register(gc.unfreeze)
         torch.set_num_threads(1)
         self._folder = folder
 

@@ -37,9 +37,13 @@ no weights | noweights | <noweights>
 """
 """A name; what happens before, ``=`` is an adapter with the files of another one; and what ``fetch`` is told."""
 BY_NETWORK = """
-breaking off | sql cut:1000 | <sql>
-nothing comes | sql cut:0 | <sql>
-nothing came at first | sql cut:0 fetch mend | <sql>
+breaking off | sql cut_at:4000 | <sql>
+nothing comes | sql cut_at:0 | <sql>
+nothing came at first | sql cut_at:0 fetch mend | <sql>
+"""
+FLIPPED = """
+a bit turned over | sql flip_at:4000 | <sql>
+locked, and a bit turned over | set lock flip_at:4000 | -f set.yaml --locked --cache-dir other
 """
 PINNED = """
 pinned | sql sql=sql-v2 | <sql>@<pin>
@@ -52,7 +56,8 @@ def fetches(data: Path) -> Iterator[Case]:
     for kind, served in KINDS.items():
         (data / kind).mkdir()
         with served(data / kind) as place:
-            ways = WAYS + BY_NETWORK * (place.cut is not None) + PINNED * (kind in {"hub", "oci"})
+            ways = WAYS + BY_NETWORK * (place.fault is not None) + PINNED * (kind in {"hub", "oci"})
+            ways += FLIPPED * (kind in {"hub", "s3", "gs", "oci"})
             for number, way in enumerate(ways.split("\n")):
                 if way:
                     name, before, told = way.split(" | ")
@@ -70,8 +75,8 @@ def _prepare(place: Place, where: str, steps: Sequence[str], told: Sequence[str]
     pins = []
     for step in steps:
         what, _, value = step.partition(":")
-        if what == "cut" and place.cut is not None:
-            place.cut(int(value))
+        if what.endswith("_at") and place.fault is not None:
+            place.fault(**{what: int(value)})
         elif what == "mend":
             place.mend()
         elif what == "fetch":

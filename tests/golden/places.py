@@ -27,14 +27,14 @@ Files = Mapping[str, bytes]
 class Place:
     """One kind of source; an adapter at ``path`` there is asked for as ``at`` with that path in it.
 
-    ``put`` writes its files, and gives what pins it after ``@`` where something can. ``cut`` breaks off each answer
-    with weights after so many bytes, until ``mend``; a place without a network has neither.
+    ``put`` writes its files, and gives what pins it after ``@`` where something can. ``fault`` breaks off each answer
+    with weights (``cut_at``) or turns a bit of it over (``flip_at``), until ``mend``; without a network there is none.
     """
 
     at: str
     put: Callable[[str, Files], object]
     env: Mapping[str, str] = field(default_factory=dict)
-    cut: Callable[[int], object] | None = None
+    fault: Callable[..., object] | None = None
     mend: Callable[[], object] = lambda: None
 
 
@@ -59,9 +59,8 @@ def file_url(_: Path) -> Iterator[Place]:
 @contextmanager
 def hub(_: Path) -> Iterator[Place]:
     with Hub() as server:
-        cut = partial(server.fault, "/lfs/|adapter_model", times=-1)
-        env = {"HF_ENDPOINT": server.endpoint}
-        yield Place("{path}", server.add, env, lambda size: cut(cut_at=size), server.faults.clear)
+        fault = partial(server.fault, "/lfs/|adapter_model", times=-1)
+        yield Place("{path}", server.add, {"HF_ENDPOINT": server.endpoint}, fault, server.faults.clear)
 
 
 @contextmanager
@@ -71,9 +70,12 @@ def web(_: Path) -> Iterator[Place]:
     def put(path: str, files: Files) -> None:
         site.files.update({f"{path}/{name}": data for name, data in files.items()})
 
+    def fault(cut_at: int) -> None:
+        site.cuts.extend([cut_at] * 20)
+
     with WebServer(site, CERTIFICATE) as server:
         env = {"SSL_CERT_FILE": str(CERTIFICATE)}
-        yield Place(f"https://{server.place}/{{path}}", put, env, lambda n: site.cuts.extend([n] * 20), site.cuts.clear)
+        yield Place(f"https://{server.place}/{{path}}", put, env, fault, site.cuts.clear)
 
 
 @contextmanager
@@ -109,7 +111,7 @@ def ssh(data: Path) -> Iterator[Place]:
         key = paramiko.ECDSAKey(filename=str(data / "host_key"))
         host, _, port = proxy.place.partition(":")
         (home / ".ssh/known_hosts").write_text(f"[{host}]:{port} {key.get_name()} {key.get_base64()}\n")
-        yield _behind(proxy, f"sftp://{proxy.place}", partial(write, served), {"HOME": str(home)}, "", 4)
+        yield _behind(proxy, f"sftp://{proxy.place}", partial(write, served), {"HOME": str(home)}, "")
 
 
 @contextmanager
@@ -150,11 +152,9 @@ def _behind(
     put: Callable[[str, Files], object],
     env: Mapping[str, str],
     weights: str = "GET .*adapter.{1,3}model",
-    times: int = 1,
 ) -> Place:
-    """A place whose bytes come through a proxy; ``times`` as many pass before it breaks one off."""
-    cut = lambda size: proxy.fault(weights, cut_at=times * size, times=-1)  # noqa: E731
-    return Place(f"{at}/{{path}}", put, env, cut, proxy.mend)
+    """A place whose bytes come through a proxy."""
+    return Place(f"{at}/{{path}}", put, env, partial(proxy.fault, weights, times=-1), proxy.mend)
 
 
 KINDS: Mapping[str, Callable[[Path], AbstractContextManager[Place]]] = {
