@@ -48,7 +48,6 @@ class Hub:
 
     ``bare`` leaves sizes and digests out of what it lists and answers, as some mirrors do. ``xet`` maps the sha256 of
     files to their hash in Xet storage, which is at ``cas``; with ``xet_only`` there is no other way to them.
-    ``buckets`` are path → content each; ``private_buckets`` want a token that may read them.
     ``small_files_by_redirect`` sends small files the long way.
     """
 
@@ -66,8 +65,6 @@ class Hub:
         self.xet_only = False
         self.xet_files: dict[str, bytes] = {}
         self.xet_tokens: set[str] = set()
-        self.buckets: dict[str, dict[str, bytes]] = {}
-        self.private_buckets: set[str] = set()
         self.secret = secrets.token_bytes(16)
         self.stopped = threading.Event()
         self._lock = threading.Lock()
@@ -108,11 +105,6 @@ class Hub:
         found = entries_under(files) if isinstance(files, Path) else [entry(path, c) for path, c in files.items()]
         self.blobs.update({file.sha256: file for file in found if file.lfs})
         return repo.add(found, branch).id
-
-    def put(self, bucket: str, files: Mapping[str, bytes]) -> None:
-        """Write these files into a storage bucket, beside those that are there."""
-        self.buckets.setdefault(bucket, {}).update(files)
-        self.xet_files |= {xet_hash(content): content for content in files.values() if content}
 
     def keep_in_xet(self, id: str, path: str) -> None:
         """Have a file of the last commit in Xet storage, and nowhere else."""

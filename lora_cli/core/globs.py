@@ -116,7 +116,7 @@ def _matches(glob: str, ref: AdapterRef) -> Iterator[bool]:
     if ref.scheme == "oci":
         yield any(fits(one, glob) for one in _oci_names(ref) for glob in globs)
         return
-    if ref.scheme in {"hf", "hf-bucket"}:
+    if ref.scheme == "hf":
         # The Hub takes ACME/x for acme/x; a policy that did not would be walked around.
         name, globs = name.casefold(), [one.casefold() for one in globs]
     yield any(fits(name, one) for one in globs)

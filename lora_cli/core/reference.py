@@ -12,7 +12,7 @@ from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.errors import UsageError
 
 Remote = Literal["dbfs", "hdfs", "lakefs", "oss", "sftp", "smb", "ssh", "tos", "webhdfs"]
-Scheme = Literal["file", "hf", "hf-bucket", "s3", "gs", "az", "https", "http", "oci", Remote, "fsspec"]
+Scheme = Literal["file", "hf", "s3", "gs", "az", "https", "http", "oci", Remote, "fsspec"]
 
 REMOTE: tuple[Remote, ...] = get_args(Remote)
 """Protocols of folders on other machines that are read through fsspec. What reads this machine, an archive or another
@@ -40,12 +40,11 @@ CHECKPOINT = re.compile(rf"checkpoint-({_NUMBER})", re.ASCII)
 class AdapterRef:
     """A reference to one adapter.
 
-    ``location`` is by ``scheme``: an absolute path (``file``), ``org/name`` (``hf``), ``org/bucket/path``
-    (``hf-bucket``), ``bucket/key`` (``s3``, ``gs``), ``container[@account.dfs.core.windows.net]/path`` (``az``),
-    ``host/path`` as in the URL (``https``, ``http`` and ``REMOTE``), ``registry/name[:tag]`` (``oci``), the URL without
-    ``fsspec+`` (``fsspec``). ``subfolder`` (POSIX, relative) is only for ``hf`` and ``oci``: elsewhere a folder is part
-    of the location. ``revision`` is a branch, tag or commit for ``hf`` and a digest for ``oci``; None is the origin's
-    default. ``str()`` is canonical: ``parse(str(ref)) == ref``.
+    ``location`` is by ``scheme``: an absolute path (``file``), ``org/name`` (``hf``), ``bucket/key`` (``s3``, ``gs``),
+    ``container[@account.dfs.core.windows.net]/path`` (``az``), ``host/path`` as in the URL (``https``, ``http`` and
+    ``REMOTE``), ``registry/name[:tag]`` (``oci``), the URL without ``fsspec+`` (``fsspec``). ``subfolder`` (POSIX,
+    relative) is only for ``hf`` and ``oci``: elsewhere a folder is part of the location. ``revision`` is a branch, tag
+    or commit for ``hf`` and a digest for ``oci``; None is the origin's default. ``str()`` is canonical: ``parse(str(ref)) == ref``.
     """
 
     scheme: Scheme
@@ -63,10 +62,10 @@ class AdapterRef:
 
     @property
     def prefix(self) -> str:
-        """The prefix of references of its kind: ``s3://``, ``hf://buckets/``."""
+        """The prefix of references of its kind: ``s3://``, ``fsspec+s3://``."""
         if self.scheme == FSSPEC:
             return f"fsspec+{self.location.partition('://')[0]}://"
-        return "hf://buckets/" if self.scheme == "hf-bucket" else f"{self.scheme}://"
+        return f"{self.scheme}://"
 
     @property
     def pinned(self) -> bool:
@@ -107,7 +106,7 @@ def repository_of(ref: AdapterRef) -> str:
 def parse(text: str, *, is_path: Callable[[str], bool], base_dir: Path | None = None) -> AdapterRef:
     """The reference that ``text`` is, in any of the ways that users write one.
 
-    A scheme decides (``hf://org/name/sub/folder@rev``, ``hf://buckets/org/name/folder``, ``s3://``, ``gs://``,
+    A scheme decides (``hf://org/name/sub/folder@rev``, ``s3://``, ``gs://``,
     ``az://`` or ``abfss://``, ``file://``, ``https://``, ``oci://``; a page of ``https://huggingface.co`` is ``hf://``;
     ``http://`` only for this machine). Without one, ``/``, ``./``, ``../`` and ``~`` begin a path; what ``is_path``
     says exists is a path; ``org/name[@rev]`` and ``org/name/sub/folder@rev`` are on the Hub; other words with two or
@@ -127,7 +126,7 @@ def parse(text: str, *, is_path: Callable[[str], bool], base_dir: Path | None = 
         return _path(_home(text), base_dir)
     addresses.check_encodable(text)
     if text.partition("/")[0].lower() in addresses.HUB_HOSTS:
-        return _hub_page(text, text)
+        return AdapterRef("hf", *addresses.hub_page(text, text))
     if addresses.hub_words(text):
         return AdapterRef("hf", *addresses.hub(text, text))
     if text.strip("/").count("/") > 1:
@@ -171,9 +170,7 @@ def _with_scheme(scheme: str, rest: str, text: str) -> AdapterRef:
     if scheme.startswith("fsspec+"):
         return _by_fsspec(scheme.removeprefix("fsspec+"), rest, text)
     if addresses.is_hub_page(rest, scheme):
-        return _hub_page(rest, text)
-    if scheme == "hf" and rest.startswith("buckets/"):
-        return AdapterRef("hf-bucket", addresses.hub_bucket(rest.removeprefix("buckets/"), text))
+        return AdapterRef("hf", *addresses.hub_page(rest, text))
     if scheme in {"hf", "oci"}:
         parts = addresses.hub(rest, text) if scheme == "hf" else addresses.oci(rest, text)
         return AdapterRef("hf" if scheme == "hf" else "oci", *parts)
@@ -202,12 +199,6 @@ def _by_fsspec(protocol: str, rest: str, text: str) -> AdapterRef:
         )
     location = addresses.remote(rest, text)
     return AdapterRef(FSSPEC, f"{protocol}://{location}") if always is None else AdapterRef(always, location)
-
-
-def _hub_page(rest: str, text: str) -> AdapterRef:
-    if (bucket := addresses.bucket_in_page(rest)) is not None:
-        return AdapterRef("hf-bucket", addresses.hub_bucket(bucket, text))
-    return AdapterRef("hf", *addresses.hub_page(rest, text))
 
 
 def _path(text: str, base_dir: Path | None) -> AdapterRef:

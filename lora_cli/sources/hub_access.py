@@ -86,14 +86,6 @@ def access_class(info: Mapping[str, Any]) -> str:
     return "public" if private is False and gated is False else ""
 
 
-def repository_page(ref: AdapterRef) -> tuple[str, str, str]:
-    """``repository`` or ``bucket``, its name, and its page below the Hub's endpoint."""
-    if ref.scheme == "hf-bucket":
-        id = "/".join(ref.location.split("/")[:2])
-        return "bucket", id, f"buckets/{id}"
-    return "repository", ref.location, ref.location
-
-
 def path_hint(ref: AdapterRef) -> str:
     """The beginning of a hint where a reference may have been meant as a path: its first folder is on this machine."""
     is_folder = Path(ref.location.partition("/")[0]).is_dir()
@@ -114,9 +106,7 @@ def translate_error(error: StatusError, ref: AdapterRef, token: Token, endpoint:
         return NotFound(f"{ref}: {ref.location} has no branch, tag or commit {ref.revision or 'main'!r}", hint=see)
     if error.code == "EntryNotFound":
         missing = f"file {path}" if path else f"folder {ref.subfolder}"
-        return NotFound(
-            f"{ref}: there is no {missing}", hint=f"see {endpoint}/{repository_page(ref)[2]} for its contents"
-        )
+        return NotFound(f"{ref}: there is no {missing}", hint=f"see {endpoint}/{ref.location} for its contents")
     if token.value and (message.startswith("Invalid credentials") or (error.status == 401 and not error.code)):
         hint = "renew it with `hf auth login`, or unset it: a public repository needs no token"
         return AccessDenied(f"{ref}: {host(error.url)} does not accept the token in {token.found_in}", hint=hint)
@@ -135,13 +125,11 @@ def _gated(ref: AdapterRef, token: Token, endpoint: str) -> LoraCliError:
 
 
 def _missing(ref: AdapterRef, token: Token) -> LoraCliError:
-    kind, id, _ = repository_page(ref)
     if not token.value:
         hint = f"{path_hint(ref)}check the spelling; if it is private, set HF_TOKEN or run `hf auth login`"
-        return AccessDenied(f"{ref}: there is no {kind} {id}, or it is private", hint=hint)
-    hidden = f"{ref}: there is no {kind} {id}, or it is private and the token in {token.found_in} "
-    kinds = "buckets" if kind == "bucket" else "repositories"
-    hint = f"{path_hint(ref)}check the spelling, and which {kinds} the token can read"
+        return AccessDenied(f"{ref}: there is no repository {ref.location}, or it is private", hint=hint)
+    hidden = f"{ref}: there is no repository {ref.location}, or it is private and the token in {token.found_in} "
+    hint = f"{path_hint(ref)}check the spelling, and which repositories the token can read"
     return NotFound(hidden + "cannot read it", hint=hint)
 
 

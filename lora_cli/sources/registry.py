@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 SOURCES: Mapping[Scheme, str] = {
     "file": "lora_cli.sources.local:LocalSource",
     "hf": "lora_cli.sources.hub:HubSource",
-    "hf-bucket": "lora_cli.sources.hub:HubBucketSource",
     "s3": "lora_cli.sources.s3:S3Source",
     "https": "lora_cli.sources.web:WebSource",
     "http": "lora_cli.sources.web:WebSource",
@@ -39,7 +38,6 @@ RULE_KEYS: Mapping[Scheme, tuple[str, ...]] = {
     "gs": ("endpoint_url", "token_env", "anonymous"),
     "az": ("endpoint_url", "token_env", "anonymous"),
     "hf": ("endpoint_url", "token_env"),
-    "hf-bucket": ("endpoint_url", "token_env"),
     "https": ("endpoint_url", "token_env"),
     "http": ("endpoint_url", "token_env"),
     "oci": ("endpoint_url", "token_env", "anonymous"),
@@ -109,7 +107,7 @@ def endpoint_of(ref: AdapterRef, settings: Settings) -> str:
         return endpoint_for(os.environ, rule).rstrip("/") or "https://s3.amazonaws.com"
     if rule is not None and (rule.endpoint_url or ref.scheme == FSSPEC):
         return (rule.endpoint_url or json.dumps(rule.storage_options, sort_keys=True)).rstrip("/")
-    if ref.scheme in {"hf", "hf-bucket"}:
+    if ref.scheme == "hf":
         return settings.hub_endpoint
     if ref.scheme in {"https", "http"}:
         return f"{ref.scheme}://{ref.location.partition('/')[0]}"

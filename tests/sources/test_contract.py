@@ -84,16 +84,6 @@ def on_the_hub(hub: Hub, settings: Settings) -> Origin:
     return Origin(open_source("hf", settings), here, missing, write)
 
 
-@pytest.fixture
-def in_a_bucket(hub: Hub, settings: Settings) -> Origin:
-    def write(files: dict[str, bytes]) -> None:
-        hub.put("acme/adapters", {f"run/adapter_1/{path}": content for path, content in files.items()})
-        hub.put("acme/adapters", {"run/adapter_10/adapter_config.json": b"another one"})
-
-    here, missing = (AdapterRef("hf-bucket", f"acme/adapters/run/{name}") for name in ("adapter_1", "missing"))
-    return Origin(open_source("hf-bucket", settings), here, missing, write)
-
-
 def _on_s3(server: S3Server, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Origin:
     place = server.place()
     for name, value in server.environ.items():
@@ -253,7 +243,6 @@ def in_tars(docker_registry: Registry, settings: Settings) -> Origin:
 PLACES = (
     "on_disk",
     "on_the_hub",
-    "in_a_bucket",
     "on_seaweed",
     "on_rclone",
     "on_gcs",
@@ -278,7 +267,7 @@ def origin(request: pytest.FixtureRequest) -> Origin:
 
 
 def test_every_source_is_held_to_the_contract() -> None:
-    assert set(SOURCES) == {"file", "hf", "hf-bucket", "s3", "gs", "az", "http", "https", "oci", "fsspec", *REMOTE}
+    assert set(SOURCES) == {"file", "hf", "s3", "gs", "az", "http", "https", "oci", "fsspec", *REMOTE}
 
 
 def test_every_file_is_listed_once_in_order_with_its_size(origin: Origin) -> None:
