@@ -2,8 +2,6 @@
 
 import json
 import re
-import secrets
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,7 +68,7 @@ def answer(hub: "Hub", request: Request) -> Reply:
     if request.token and request.token not in hub.tokens:
         return _error(401, "", "Invalid credentials in Authorization header")
     if found := re.fullmatch(
-        r"/api/models/([^/]+/[^/]+?)(?:/(revision|tree|refs|paths-info|xet-read-token)(?:/([^/]+)(?:/(.*))?)?)?",
+        r"/api/models/([^/]+/[^/]+?)(?:/(revision|tree|refs|paths-info)(?:/([^/]+)(?:/(.*))?)?)?",
         request.path,
     ):
         id, what, revision, folder = found.groups()
@@ -114,19 +112,9 @@ def _api(hub: "Hub", request: Request, id: str, what: str, revision: str, folder
     commit = repo.commit_at(revision)
     if commit is None:
         return _error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-    if what == "xet-read-token":
-        return _xet_token(hub)
     if what == "paths-info":
         return _json(_shown(hub, [entry for entry in commit.listing() if entry["path"] in _paths(request.body)]))
     return _info(repo, commit) if what == "revision" else _tree(hub, request, commit, folder)
-
-
-def _xet_token(hub: "Hub") -> Reply:
-    """Who asks may read from Xet storage for an hour: said twice, as the Hub does."""
-    expiry, token = int(time.time()) + 3600, f"xet_{secrets.token_hex(16)}"
-    hub.xet_tokens.add(token)
-    headers = {"X-Xet-Cas-Url": hub.cas, "X-Xet-Access-Token": token, "X-Xet-Token-Expiration": str(expiry)}
-    return _json({"casUrl": hub.cas, "accessToken": token, "exp": expiry}, **headers)
 
 
 def _paths(body: bytes) -> list[str]:
@@ -194,8 +182,6 @@ def _file(hub: "Hub", request: Request, id: str, revision: str, path: str) -> Re
         if entry.sha256 in hub.xet:
             token = f"{hub.endpoint}/api/models/{quote(id)}/xet-read-token/{commit.id}"
             linked |= {"X-Xet-Hash": hub.xet[entry.sha256], "Link": f'<{token}>; rel="xet-auth"'}
-            if hub.xet_only:
-                return Reply(404, {**named, **linked})
         location = f"{hub.cdn}/lfs/{entry.sha256}?sig={hub.signature(entry.sha256)}"
         return Reply(302, {**named, **linked, "Location": location})
     if hub.small_files_by_redirect and not request.path.startswith("/api/resolve-cache/"):

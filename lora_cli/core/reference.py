@@ -44,7 +44,8 @@ class AdapterRef:
     ``container[@account.dfs.core.windows.net]/path`` (``az``), ``host/path`` as in the URL (``https``, ``http`` and
     ``REMOTE``), ``registry/name[:tag]`` (``oci``), the URL without ``fsspec+`` (``fsspec``). ``subfolder`` (POSIX,
     relative) is only for ``hf`` and ``oci``: elsewhere a folder is part of the location. ``revision`` is a branch, tag
-    or commit for ``hf`` and a digest for ``oci``; None is the origin's default. ``str()`` is canonical: ``parse(str(ref)) == ref``.
+    or commit for ``hf`` and a digest for ``oci``; None is the origin's default. ``str()`` is canonical:
+    ``parse(str(ref)) == ref``.
     """
 
     scheme: Scheme

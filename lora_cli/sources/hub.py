@@ -17,7 +17,7 @@ from lora_cli.sources.http import Headers, Piece, StatusError, get_bytes
 from lora_cli.sources.http_json import get_json
 from lora_cli.sources.hub_access import HubClient, access_class, path_hint
 from lora_cli.sources.hub_cache import COMMIT, ONLINE, HubCache, hub_cache_folder
-from lora_cli.sources.hub_listing import XET_HASH, file_of, in_order, listed
+from lora_cli.sources.hub_listing import file_of, in_order, listed
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule
@@ -32,7 +32,6 @@ class HubSource:
         """Opens no connection and reads no token yet; ``rule`` says at which endpoint, and whose token."""
         self._hub = HubClient(settings, rule)
         self._settings = self._hub.settings
-        self._only_in_xet: dict[str, str] = {}
 
     @cached_property
     def _cache(self) -> HubCache:
@@ -85,35 +84,21 @@ class HubSource:
             yield from self._cache.read(revision, file, start, stop)
             return
         what = f"{revision.ref}: {file.path}"
-        try:
-            yield from self._read(revision, file, Piece(start, stop, file.size), what)
-        except StatusError as error:
-            if error.status == 416:
-                raise Corrupt(
-                    f"{what}: it ends before byte {start}", hint="the source serves a different file"
-                ) from error
-            raise self._hub.translate_error(error, revision.ref, file.path) from error
-
-    def _read(self, revision: Revision, file: RemoteFile, piece: Piece, what: str) -> Iterator[bytes]:
-        """The piece over https or, where the Hub has the file in Xet storage only, from there."""
         commit = file.locator or f"{_quoted(revision.ref.location)}/resolve/{revision.id}"
         place = f"{commit}/{_quoted(f'{revision.ref.subfolder}/{file.path}'.lstrip('/'))}"
 
         def check(headers: Headers) -> None:
             _check_version(headers, revision, file, what)
 
-        if place not in self._only_in_xet:
-            try:
-                yield from get_bytes(self._hub.http, f"{self._hub.endpoint}/{place}", piece, what, check)
-            except StatusError as error:
-                xet_hash = error.headers.get("X-Xet-Hash", "")
-                if error.status not in (404, 410) or piece.size is None or not XET_HASH.fullmatch(xet_hash):
-                    raise
-                self._only_in_xet[place] = xet_hash
-        if place in self._only_in_xet:
-            id, _, commit = commit.rpartition("/resolve/")
-            route = f"/api/models/{id}/xet-read-token/{commit}"
-            yield from self._hub.xet.read(route, self._only_in_xet[place], piece, what)
+        piece = Piece(start, stop, file.size)
+        try:
+            yield from get_bytes(self._hub.http, f"{self._hub.endpoint}/{place}", piece, what, check)
+        except StatusError as error:
+            if error.status == 416:
+                raise Corrupt(
+                    f"{what}: it ends before byte {start}", hint="the source serves a different file"
+                ) from error
+            raise self._hub.translate_error(error, revision.ref, file.path) from error
 
     def cached_file(self, revision: Revision, file: RemoteFile) -> AbstractContextManager[int | None]:
         """A descriptor of the file as the Hub's own client has cached it, to be hashed; None when it has not."""

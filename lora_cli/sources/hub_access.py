@@ -8,19 +8,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_cli.core.manifest_trust import is_same_server
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
 from lora_cli.redaction import remember
 from lora_cli.settings import Settings
 from lora_cli.sources.http import Http, StatusError, host
-from lora_cli.sources.operator_trust import raise_unless_trusted, token_of, trust_of
+from lora_cli.sources.operator_trust import token_of, trust_of
 from lora_cli.sources.retries import Retries
 from lora_cli.sources.ssrf_guard import bounds_of
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule
-    from lora_cli.sources.xet import XetStorage
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +153,7 @@ class HubClient:
 
     def __init__(self, settings: Settings, rule: "SourceRule | None") -> None:
         """Opens no connection and reads no token yet."""
-        self._rule, self._own_endpoint = rule, settings.hub_endpoint
+        self._rule = rule
         self._elsewhere = rule is not None and bool(rule.endpoint_url)
         endpoint = (rule.endpoint_url if rule is not None else None) or settings.hub_endpoint
         self.endpoint = endpoint.rstrip("/")
@@ -177,20 +175,6 @@ class HubClient:
             token=self._token.value,
             bounds=bounds_of(self.settings),
         )
-
-    @cached_property
-    def xet(self) -> "XetStorage":
-        """Xet storage, as this endpoint gives access to it.
-
-        Raises:
-            Refused: only a manifest names the endpoint, whose links hf_xet would follow anywhere.
-        """
-        from lora_cli.sources.xet import XetStorage
-
-        if self._elsewhere and not is_same_server(self.endpoint, self._own_endpoint):
-            says = "files in Xet storage are not read from {}, a server set only by the manifest"
-            raise_unless_trusted(self.endpoint, trust_of(self.settings), says)
-        return XetStorage(self.http)
 
     def translate_error(self, error: StatusError, ref: AdapterRef, path: str = "") -> LoraCliError:
         """Translates a refusal; ``path`` is the file that was read, if any."""

@@ -18,7 +18,6 @@ PAGE_CAP = 16 * 1024 * 1024
 LISTING_S = 60.0
 """After so many seconds no other page of a listing is asked for."""
 
-XET_HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _NO_LISTING = "the server sent no listing: it does not respond like a Hub"
 
 
