@@ -16,7 +16,7 @@ from lora_cli.core.addresses import DOCKER_HUB, HUB_HOSTS
 from lora_cli.core.reference import ALIASES, FSSPEC, REMOTE, WITH_REVISIONS, AdapterRef, Scheme
 from lora_cli.core.web_address import DEFAULT_PORTS, is_loopback, unescaped, without_parameters
 
-WITH_HOST = frozenset({"sftp", "ssh", "smb", "hdfs", "webhdfs"})
+WITH_HOST = frozenset({"sftp", "ssh", "smb", "hdfs"})
 """The schemes of other machines' file systems that begin with ``[user@]host``."""
 
 _OFFICIAL = "docker.io/library/"

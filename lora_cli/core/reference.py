@@ -11,7 +11,7 @@ from lora_cli.core import addresses
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.errors import UsageError
 
-Remote = Literal["dbfs", "hdfs", "lakefs", "oss", "sftp", "smb", "ssh", "tos", "webhdfs"]
+Remote = Literal["dbfs", "hdfs", "lakefs", "oss", "sftp", "smb", "ssh", "tos"]
 Scheme = Literal["file", "hf", "s3", "gs", "az", "https", "http", "oci", Remote, "fsspec"]
 
 REMOTE: tuple[Remote, ...] = get_args(Remote)

@@ -22,7 +22,7 @@ from lora_cli.redaction import is_secret, remember
 from lora_cli.settings import Settings, home_of
 from lora_cli.sources.http import AGAIN
 from lora_cli.sources.listed_paths import ListingBudget, check_listed
-from lora_cli.sources.operator_trust import check_encrypted, check_profile, raise_unless_trusted, secret_in, trust_of
+from lora_cli.sources.operator_trust import check_profile, raise_unless_trusted, secret_in, trust_of
 from lora_cli.sources.retries import Retries, Transient, printable
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ CHUNK = 1 << 20
 # Fields that identify a version of a file: the first that a file system has counts.
 _VERSIONS = (
     *("ETag", "etag", "e_tag", "content_md5", "md5", "mtime", "modified", "last_modified", "LastModified"),
-    *("updated", "modify", "modificationTime", "last_write_time"),
+    *("updated", "modify", "last_write_time"),
 )
 _SETTINGS = "set it in ~/.config/fsspec/conf.json or as FSSPEC_{}_…: see fsspec's documentation of this protocol"
 _BY_KEY = frozenset({"sftp", "ssh"})
@@ -194,12 +194,7 @@ def _opened(ref: AdapterRef, settings: Settings, rule: "SourceRule | None") -> A
         # A server that refers us to another one would be sent the credentials there.
         smbclient.ClientConfig(skip_dfs=True)
     # The last two win over options of these names: another protocol would read this machine.
-    fs, _ = fsspec.url_to_fs(_url(ref), **{**options, "protocol": protocol, "skip_instance_cache": True})
-    if protocol == "webhdfs":
-        from lora_cli.sources.webhdfs import bound
-
-        bound(fs, settings)
-    return fs
+    return fsspec.url_to_fs(_url(ref), **{**options, "protocol": protocol, "skip_instance_cache": True})[0]
 
 
 def _resolved(options: Mapping[str, Any], rule: "SourceRule", settings: Settings) -> dict[str, Any]:
@@ -228,8 +223,6 @@ def _check_server(
         check_profile(str(profile), rule.match, trust)
     for one in (address, *_addresses(options)):
         raise_unless_trusted(one, trust, f"{ref}: the credentials for {ref.prefix} are not sent to {{}} for a manifest")
-    if ref.scheme == "webhdfs" and str({**configured, **options}.get("use_https", "")).lower() not in {"true", "1"}:
-        check_encrypted(f"http://{server}")
 
 
 def _addresses(options: Mapping[str, Any]) -> Iterator[str]:
