@@ -24,7 +24,7 @@ from lora_cli import redaction
 from lora_cli.cli import app
 from tests import copies
 from tests.hf_variables import set_variables
-from tests.object_servers import AzureServer, GcsServer, S3Server, azurite, fake_gcs, rclone, seaweed, sftp, smb
+from tests.object_servers import AzureServer, GcsServer, S3Server, azurite, fake_gcs, rclone, seaweed, sftp
 from tests.oci_server import Registry, log_in, registry
 from tests.processes import needed
 from tests.pulp_server import pulp
@@ -248,15 +248,6 @@ def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
     folder = tmp_path_factory.mktemp("sftp") / "served"
     folder.mkdir()
     with sftp(folder) as place:
-        yield place, folder
-
-
-@pytest.fixture(scope="session")
-def smb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """impacket's SMB: where it is, and the folder that it serves."""
-    folder = tmp_path_factory.mktemp("smb") / "served"
-    folder.mkdir()
-    with smb(folder) as place:
         yield place, folder
 
 

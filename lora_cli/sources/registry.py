@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_cli.core.reference import FSSPEC, REMOTE, AdapterRef, Scheme
+from lora_cli.core.reference import FSSPEC, AdapterRef, Scheme
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Offline, UsageError
 from lora_cli.settings import Settings
@@ -26,7 +26,7 @@ SOURCES: Mapping[Scheme, str] = {
     "gs": "lora_cli.sources.obstore_client:GoogleStorage",
     "az": "lora_cli.sources.obstore_client:AzureStorage",
     "oci": "lora_cli.sources.oci:OciSource",
-    **dict.fromkeys((*REMOTE, FSSPEC), "lora_cli.sources.fsspec_source:FsspecSource"),
+    FSSPEC: "lora_cli.sources.fsspec_source:FsspecSource",
 }
 """Scheme → ``module:Class``. The class takes the settings, and a manifest's rule or None.
 
@@ -41,7 +41,7 @@ RULE_KEYS: Mapping[Scheme, tuple[str, ...]] = {
     "https": ("endpoint_url", "token_env"),
     "http": ("endpoint_url", "token_env"),
     "oci": ("endpoint_url", "token_env", "anonymous"),
-    **dict.fromkeys((*REMOTE, FSSPEC), ("storage_options",)),
+    FSSPEC: ("storage_options",),
 }
 """Scheme → the keys of a manifest's rule that its source heeds."""
 

@@ -128,7 +128,7 @@ def test_what_a_library_was_given_for_google_is_told_by_its_shape() -> None:
     "text",
     [
         "hf://gpt2@main: there is no branch main",
-        "sftp://alice@host/x: no such thing",
+        "fsspec+sftp://alice@host/x: no such thing",
         "fsspec+sftp://host:9870/a@b:c: no",
         "http://127.0.0.1:8080/x@y is not the address",
         "oci://registry:5000/name:tag@sha256:0123",

@@ -3,27 +3,19 @@
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-import fsspec.config
 import pytest
 
-from lora_cli.core.reference import AdapterRef
-from lora_cli.documents.policy import Policy
-from lora_cli.errors import LoraCliError, Refused
+from lora_cli.errors import Refused
 from lora_cli.settings import Settings
 from lora_cli.sources.http import Http, redirect_guard
-from lora_cli.sources.registry import open_source
 from lora_cli.sources.retries import Retries
 from lora_cli.sources.ssrf_guard import bounds_of
 from tests.answering import Reply, answering
-from tests.planted import SECRET, Machine
-
-
-def settings(tmp_path: Path, *policies: Policy) -> Settings:
-    return Settings(tmp_path / "cache", timeout_s=5, retries=0, policies=policies)
+from tests.planted import Machine
 
 
 def test_an_open_network_does_not_lead_into_a_private_one(tmp_path: Path) -> None:
-    open_network = Http("http://server.example:9870/x", 5, Retries(0), bounds=bounds_of(settings(tmp_path)))
+    open_network = Http("http://server.example:9870/x", 5, Retries(0), bounds=bounds_of(Settings(tmp_path)))
     elsewhere = "http://elsewhere.example/x"
     for address in ("10.0.0.1", "127.0.0.1", "169.254.169.254", "::ffff:10.0.0.1"):
         with pytest.raises(Refused):
@@ -53,13 +45,3 @@ def test_a_bucket_of_google_that_only_a_manifest_names_sends_us_nowhere(tmp_path
             assert machine.run("fetch", "-f", "set.yaml", *extra, GOOGLE_SKIP_SIGNATURE="true") == 1
             assert "trusted_endpoints" in machine.said[-1]
     assert not heard
-
-
-def test_a_share_does_not_refer_us_to_another_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import smbclient
-
-    monkeypatch.setitem(fsspec.config.conf, "smb", {"username": "alice", "password": SECRET})
-    smbclient.ClientConfig(skip_dfs=False)
-    with pytest.raises(LoraCliError):
-        open_source("smb", settings(tmp_path)).resolve(AdapterRef("smb", "127.0.0.1:9/share/x"))
-    assert smbclient.ClientConfig().skip_dfs

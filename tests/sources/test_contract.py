@@ -8,10 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import fsspec.config
 import pytest
 
-from lora_cli.core.reference import REMOTE, AdapterRef, Scheme, override
+from lora_cli.core.reference import AdapterRef, Scheme, override
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import AccessDenied, Corrupt, NotFound, UsageError
@@ -23,7 +22,6 @@ from tests.hub_content import git_blob_id
 from tests.hub_server import Hub
 from tests.object_servers import ADMIN, AzureServer, GcsServer, S3Server
 from tests.oci_server import Registry, tar_of
-from tests.smb_server import SHARE
 from tests.sources.conftest import trust_host
 from tests.sources.raw_servers import forget_environment
 from tests.web_server import Site, WebServer
@@ -173,9 +171,14 @@ def on_s3fs(seaweed_server: S3Server, settings: Settings, monkeypatch: pytest.Mo
     return Origin(open_source("fsspec", settings, rule), here, missing, write)
 
 
-def _folder_of_another(scheme: Scheme, place: str, served: Path, settings: Settings) -> Origin:
-    """A folder that another machine serves, whose times are told by the second: each write is an hour later."""
-    folder, hours = served / "adapter_1", itertools.count(1_700_000_000, 3600)
+@pytest.fixture
+def on_sftp(
+    sftp_server: tuple[str, Path], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Origin:
+    """A server that tells times by the second: each write is an hour later."""
+    trust_host(sftp_server, tmp_path, monkeypatch)
+    (server, served), hours = sftp_server, itertools.count(1_700_000_000, 3600)
+    place, folder = f"sftp://{server}/{tmp_path.name}", served / tmp_path.name / "adapter_1"
 
     def write(files: dict[str, bytes]) -> None:
         for path, content in files.items():
@@ -184,24 +187,8 @@ def _folder_of_another(scheme: Scheme, place: str, served: Path, settings: Setti
                 (folder / path).write_bytes(content)
                 os.utime(folder / path, (hour := next(hours), hour))
 
-    here, missing = AdapterRef(scheme, f"{place}/adapter_1"), AdapterRef(scheme, f"{place}/missing")
-    return Origin(open_source(scheme, settings), here, missing, write)
-
-
-@pytest.fixture
-def on_sftp(
-    sftp_server: tuple[str, Path], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Origin:
-    trust_host(sftp_server, tmp_path, monkeypatch)
-    place, served = sftp_server
-    return _folder_of_another("sftp", f"{place}/{tmp_path.name}", served / tmp_path.name, settings)
-
-
-@pytest.fixture
-def on_smb(smb_server: tuple[str, Path], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Origin:
-    monkeypatch.setitem(fsspec.config.conf, "smb", dict(zip(("username", "password"), ADMIN, strict=True)))
-    place, served = smb_server
-    return _folder_of_another("smb", f"{place}/{SHARE}/{tmp_path.name}", served / tmp_path.name, settings)
+    here, missing = AdapterRef("fsspec", f"{place}/adapter_1"), AdapterRef("fsspec", f"{place}/missing")
+    return Origin(open_source("fsspec", settings), here, missing, write)
 
 
 def _in_a_registry(server: Registry, settings: Settings) -> Origin:
@@ -250,7 +237,6 @@ PLACES = (
     "on_http",
     "on_https",
     "on_sftp",
-    "on_smb",
     "on_s3fs",
     pytest.param("in_a_registry", marks=pytest.mark.slow),
     pytest.param("in_tars", marks=pytest.mark.slow),
@@ -267,7 +253,7 @@ def origin(request: pytest.FixtureRequest) -> Origin:
 
 
 def test_every_source_is_held_to_the_contract() -> None:
-    assert set(SOURCES) == {"file", "hf", "s3", "gs", "az", "http", "https", "oci", "fsspec", *REMOTE}
+    assert set(SOURCES) == {"file", "hf", "s3", "gs", "az", "http", "https", "oci", "fsspec"}
 
 
 def test_every_file_is_listed_once_in_order_with_its_size(origin: Origin) -> None:
