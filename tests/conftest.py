@@ -25,9 +25,8 @@ from lora_cli.cli import app
 from tests import copies
 from tests.hf_variables import set_variables
 from tests.object_servers import AzureServer, GcsServer, S3Server, azurite, fake_gcs, rclone, seaweed, sftp
-from tests.oci_server import Registry, log_in, registry
+from tests.oci_server import Registry, registry
 from tests.processes import needed
-from tests.pulp_server import pulp
 
 if TYPE_CHECKING:
     from typer.core import TyperGroup
@@ -226,20 +225,10 @@ def docker_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Regist
         yield server
 
 
-@pytest.fixture(scope="session")
-def pulp_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """Pulp's registry, which gives tokens."""
-    with pulp(tmp_path_factory.mktemp("pulp")) as server:
-        yield server
-
-
-@pytest.fixture(params=["docker_registry", pytest.param("pulp_registry", marks=pytest.mark.registries)])
-def oci_registry(request: pytest.FixtureRequest, a_home_of_its_own: None) -> Registry:
-    """Each registry that there is, to which this test may push."""
-    server: Registry = request.getfixturevalue(request.param)
-    if server.realm:
-        log_in(Path(os.environ["DOCKER_CONFIG"]), server.place)
-    return server
+@pytest.fixture
+def oci_registry(docker_registry: Registry, a_home_of_its_own: None) -> Registry:
+    """A registry to which this test may push."""
+    return docker_registry
 
 
 @pytest.fixture(scope="session")

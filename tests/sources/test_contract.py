@@ -207,17 +207,12 @@ def in_a_registry(docker_registry: Registry, settings: Settings) -> Origin:
 
 
 @pytest.fixture
-def in_pulp(pulp_registry: Registry, settings: Settings) -> Origin:
-    return _in_a_registry(pulp_registry, settings)
-
-
-@pytest.fixture
 def in_tars(docker_registry: Registry, settings: Settings) -> Origin:
     """Each file in a layer of its own, in all the ways that a tar is compressed."""
     origin, name = _in_a_registry(docker_registry, settings), docker_registry.name()
 
     def write(files: dict[str, bytes]) -> None:
-        kinds = itertools.cycle(("tar", "tar+gzip", "tar+zstd"))
+        kinds = itertools.cycle(("tar", "tar+gzip"))
         layers = [
             docker_registry.layer(name, tar_of({path: data}, kind), f"application/vnd.cncf.model.weight.v1.{kind}")
             for (path, data), kind in zip(files.items(), kinds, strict=False)
@@ -240,7 +235,6 @@ PLACES = (
     "on_s3fs",
     pytest.param("in_a_registry", marks=pytest.mark.slow),
     pytest.param("in_tars", marks=pytest.mark.slow),
-    pytest.param("in_pulp", marks=pytest.mark.registries),
 )
 
 
