@@ -14,10 +14,7 @@ VLLM_READY := $(VLLM)/.ready-0.32.0-plugin
 SGLANG := .venv-sglang
 SGLANG_READY := $(SGLANG)/.ready-0.5.23
 
-PULP := .venv-pulp
-PULP_READY := $(PULP)/.ready-2.30.0
-
-.PHONY: demo quick test test-all test-engines test-registries check lint types bench answers model docs dist clean
+.PHONY: demo quick test test-all test-engines check lint types bench answers model docs dist clean
 
 demo: $(READY)        ## the main job: fetch, validate, load and prove the quickstart adapters
 	@$(BIN)/python manifests/quickstart/demo.py
@@ -39,13 +36,10 @@ test: lint            ## every check, and the tests that are not slow (about 5 m
 		$(BIN)/python tools/size.py --seconds $$(($$(date +%s) - start))
 
 test-all: $(READY)    ## the slow tests too: what make test left out (about 15 minutes); .ci/run says what they need
-	$(PYTEST) -m "slow and not gpu and not engines and not registries" --durations=10
+	$(PYTEST) -m "slow and not gpu and not engines" --durations=10
 
 test-engines: $(READY) $(VLLM_READY) $(SGLANG_READY)  ## what the real vLLM, SGLang and PEFT do (about 30 minutes)
 	$(BIN)/python -m pytest -m engines tests/real_engines
-
-test-registries: $(READY) $(PULP_READY)  ## the tests of OCI registries again, with Pulp (about 7 minutes)
-	$(BIN)/python -m pytest -m registries tests/cli tests/fetching tests/kubernetes tests/pushing tests/sources
 
 check: lint types     ## format, lint, floors, sizes, types
 
@@ -102,12 +96,5 @@ $(SGLANG_READY):
 	@$(SGLANG)/bin/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-# Its database is PostgreSQL, which needs no package of Python's: apt-get install postgresql.
-$(PULP_READY):
-	@test -x $(PULP)/bin/python || $(PYTHON) -m venv $(PULP)
-	@echo "Installing Pulp's container registry 2.30 into $(PULP) (210 MB) ..."
-	@$(PULP)/bin/python -m pip install --quiet --disable-pip-version-check pulp-container==2.30.0
-	@touch $@
-
 clean:
-	rm -rf $(VENV) $(VLLM) $(SGLANG) $(PULP) dist .assets .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VLLM) $(SGLANG) dist .assets .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -152,7 +152,7 @@ SETTINGS: Mapping[str, Setting] = {
         "trusted_endpoints",
         option_values.SERVERS,
         "Servers that your own credentials may be sent to for a manifest: https://minio.acme.internal, "
-        "https://*.acme.internal, smb://files.acme.internal; http:// on this machine only.",
+        "https://*.acme.internal, fsspec+s3://acme-odd; http:// on this machine only.",
         [],
     ),
     "allow_token_env": Setting(

@@ -24,10 +24,9 @@ from lora_cli import redaction
 from lora_cli.cli import app
 from tests import copies
 from tests.hf_variables import set_variables
-from tests.object_servers import AzureServer, GcsServer, S3Server, azurite, fake_gcs, rclone, seaweed, sftp, smb
-from tests.oci_server import Registry, log_in, registry
+from tests.object_servers import AzureServer, GcsServer, S3Server, azurite, fake_gcs, rclone, seaweed, sftp
+from tests.oci_server import Registry, registry
 from tests.processes import needed
-from tests.pulp_server import pulp
 
 if TYPE_CHECKING:
     from typer.core import TyperGroup
@@ -226,20 +225,10 @@ def docker_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Regist
         yield server
 
 
-@pytest.fixture(scope="session")
-def pulp_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """Pulp's registry, which gives tokens."""
-    with pulp(tmp_path_factory.mktemp("pulp")) as server:
-        yield server
-
-
-@pytest.fixture(params=["docker_registry", pytest.param("pulp_registry", marks=pytest.mark.registries)])
-def oci_registry(request: pytest.FixtureRequest, a_home_of_its_own: None) -> Registry:
-    """Each registry that there is, to which this test may push."""
-    server: Registry = request.getfixturevalue(request.param)
-    if server.realm:
-        log_in(Path(os.environ["DOCKER_CONFIG"]), server.place)
-    return server
+@pytest.fixture
+def oci_registry(docker_registry: Registry, a_home_of_its_own: None) -> Registry:
+    """A registry to which this test may push."""
+    return docker_registry
 
 
 @pytest.fixture(scope="session")
@@ -248,15 +237,6 @@ def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
     folder = tmp_path_factory.mktemp("sftp") / "served"
     folder.mkdir()
     with sftp(folder) as place:
-        yield place, folder
-
-
-@pytest.fixture(scope="session")
-def smb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """impacket's SMB: where it is, and the folder that it serves."""
-    folder = tmp_path_factory.mktemp("smb") / "served"
-    folder.mkdir()
-    with smb(folder) as place:
         yield place, folder
 
 

@@ -1,11 +1,7 @@
 """What the test Hub holds: repositories, their commits, and the files in them."""
 
-import functools
 import hashlib
 import json
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +10,6 @@ from typing import Any
 Content = bytes | str | Mapping[str, Any] | Path
 LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".model")
 LFS_SIZE = 10_000_000
-XET_HASH = "import sys, hf_xet; print(hf_xet.hash_files([sys.argv[1]])[0].hash)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +96,6 @@ def pointer(sha256: str, size: int) -> bytes:
 def git_blob_id(content: bytes) -> str:
     """The sha1 that git gives to these bytes as a blob."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-@functools.cache
-def xet_hash(content: bytes) -> str:
-    """The hash that hf_xet itself computes, in a process of its own: it starts threads."""
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(content)
-        file.flush()
-        command = [sys.executable, "-c", XET_HASH, file.name]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def entry(path: str, content: Content) -> Entry:

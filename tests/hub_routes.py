@@ -2,14 +2,12 @@
 
 import json
 import re
-import secrets
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
-from tests.hub_content import Commit, Entry, Repo, xet_hash
+from tests.hub_content import Commit, Entry, Repo
 
 if TYPE_CHECKING:
     from tests.hub_server import Hub
@@ -70,7 +68,7 @@ def answer(hub: "Hub", request: Request) -> Reply:
     if request.token and request.token not in hub.tokens:
         return _error(401, "", "Invalid credentials in Authorization header")
     if found := re.fullmatch(
-        r"/api/models/([^/]+/[^/]+?)(?:/(revision|tree|refs|paths-info|xet-read-token)(?:/([^/]+)(?:/(.*))?)?)?",
+        r"/api/models/([^/]+/[^/]+?)(?:/(revision|tree|refs|paths-info)(?:/([^/]+)(?:/(.*))?)?)?",
         request.path,
     ):
         id, what, revision, folder = found.groups()
@@ -78,12 +76,6 @@ def answer(hub: "Hub", request: Request) -> Reply:
     if found := re.fullmatch(r"(?:/api/resolve-cache/models)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", request.path):
         id, revision, path = (unquote(part) for part in found.groups())
         return _file(hub, request, id, revision, path)
-    if found := re.fullmatch(r"/api/buckets/([^/]+/[^/]+)/(tree|xet-read-token)(?:/(.+))?", request.path):
-        id, what, prefix = (unquote(part or "") for part in found.groups())
-        return _bucket(hub, request, id, what, prefix)
-    if found := re.fullmatch(r"/buckets/([^/]+/[^/]+)/resolve/(.+)", request.path):
-        id, path = (unquote(part) for part in found.groups())
-        return _bucket(hub, request, id, "resolve", path)
     return _error(404, "", "Sorry, we can't find the page you are looking for.")
 
 
@@ -120,44 +112,9 @@ def _api(hub: "Hub", request: Request, id: str, what: str, revision: str, folder
     commit = repo.commit_at(revision)
     if commit is None:
         return _error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-    if what == "xet-read-token":
-        return _xet_token(hub)
     if what == "paths-info":
         return _json(_shown(hub, [entry for entry in commit.listing() if entry["path"] in _paths(request.body)]))
     return _info(repo, commit) if what == "revision" else _tree(hub, request, commit, folder)
-
-
-def _xet_token(hub: "Hub") -> Reply:
-    """Who asks may read from Xet storage for an hour: said twice, as the Hub does."""
-    expiry, token = int(time.time()) + 3600, f"xet_{secrets.token_hex(16)}"
-    hub.xet_tokens.add(token)
-    headers = {"X-Xet-Cas-Url": hub.cas, "X-Xet-Access-Token": token, "X-Xet-Token-Expiration": str(expiry)}
-    return _json({"casUrl": hub.cas, "accessToken": token, "exp": expiry}, **headers)
-
-
-def _bucket(hub: "Hub", request: Request, id: str, what: str, path: str) -> Reply:
-    """A storage bucket: no versions, and a listing of what begins with a prefix, as the Hub's own client asks."""
-    readable = id not in hub.private_buckets or id in hub.tokens.get(request.token, ())
-    if id not in hub.buckets or not readable:
-        return _error(404 if request.token else 401, "RepoNotFound", "Repository not found")
-    files = hub.buckets[id]
-    if what == "xet-read-token":
-        return _xet_token(hub)
-    if what == "resolve":
-        if path not in files:
-            return _error(404, "EntryNotFound", "Entry not found")
-        link = f'<{hub.endpoint}/api/buckets/{quote(id)}/xet-read-token>; rel="xet-auth"'
-        named = {"X-Xet-Hash": xet_hash(files[path]), "X-Linked-Size": str(len(files[path])), "Link": link}
-        return Reply(302, {**named, "Location": f"{hub.cdn}/nowhere"})
-    found = {name: content for name, content in files.items() if name.startswith(path)}
-    folders = {name[:at] for name in found for at, character in enumerate(name) if character == "/"}
-    listing: list[dict[str, Any]] = [{"type": "directory", "path": folder} for folder in sorted(folders)]
-    listing += [
-        {"type": "file", "path": name, "size": len(content), "xetHash": xet_hash(content),
-         "mtime": "2026-09-25T15:31:02.346Z", "uploadedAt": "2026-09-25T15:31:02.346Z"}
-        for name, content in sorted(found.items())
-    ]  # fmt: skip
-    return _page(hub, request, listing)
 
 
 def _paths(body: bytes) -> list[str]:
@@ -225,8 +182,6 @@ def _file(hub: "Hub", request: Request, id: str, revision: str, path: str) -> Re
         if entry.sha256 in hub.xet:
             token = f"{hub.endpoint}/api/models/{quote(id)}/xet-read-token/{commit.id}"
             linked |= {"X-Xet-Hash": hub.xet[entry.sha256], "Link": f'<{token}>; rel="xet-auth"'}
-            if hub.xet_only:
-                return Reply(404, {**named, **linked})
         location = f"{hub.cdn}/lfs/{entry.sha256}?sig={hub.signature(entry.sha256)}"
         return Reply(302, {**named, **linked, "Location": location})
     if hub.small_files_by_redirect and not request.path.startswith("/api/resolve-cache/"):

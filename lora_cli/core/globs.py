@@ -13,11 +13,11 @@ from typing import cast
 from urllib.parse import unquote
 
 from lora_cli.core.addresses import DOCKER_HUB, HUB_HOSTS
-from lora_cli.core.reference import ALIASES, FSSPEC, REMOTE, WITH_REVISIONS, AdapterRef, Scheme
+from lora_cli.core.reference import ALIASES, FSSPEC, WITH_REVISIONS, AdapterRef, Scheme
 from lora_cli.core.web_address import DEFAULT_PORTS, is_loopback, unescaped, without_parameters
 
-WITH_HOST = frozenset({"sftp", "ssh", "smb", "hdfs", "webhdfs"})
-"""The schemes of other machines' file systems that begin with ``[user@]host``."""
+WITH_HOST = frozenset({"fsspec+sftp://", "fsspec+ssh://", "fsspec+smb://", "fsspec+hdfs://"})
+"""What is before the ``[user@]host`` in references to other machines' file systems."""
 
 _OFFICIAL = "docker.io/library/"
 
@@ -40,8 +40,6 @@ def source_glob(glob: str, base_dir: Path) -> str:
             return "file://" + posixpath.normpath(posixpath.join(base_dir.absolute(), glob))
         return glob if glob.startswith("*") else "hf://" + glob
     scheme = ALIASES.get(scheme.lower(), scheme.lower())
-    if (protocol := scheme.removeprefix("fsspec+")) in REMOTE:
-        scheme = protocol
     host, slash, path = rest.partition("/")
     if scheme == "az":
         return f"az://{host.lower().replace('.blob.core.windows.net', '.dfs.core.windows.net')}{slash}{path}"
@@ -105,7 +103,7 @@ def _matches(glob: str, ref: AdapterRef) -> Iterator[bool]:
     name = str(replace(ref, revision=None))
     if ref.scheme == "file":
         name = "file://" + posixpath.normpath(ref.location)
-    elif ref.scheme in WITH_HOST:
+    elif ref.prefix in WITH_HOST:
         name, glob = _without_user(name), _without_user(glob)
     elif ref.scheme in WITH_REVISIONS:
         glob, at, revision = glob.partition("@")
@@ -116,7 +114,7 @@ def _matches(glob: str, ref: AdapterRef) -> Iterator[bool]:
     if ref.scheme == "oci":
         yield any(fits(one, glob) for one in _oci_names(ref) for glob in globs)
         return
-    if ref.scheme in {"hf", "hf-bucket"}:
+    if ref.scheme == "hf":
         # The Hub takes ACME/x for acme/x; a policy that did not would be walked around.
         name, globs = name.casefold(), [one.casefold() for one in globs]
     yield any(fits(name, one) for one in globs)
@@ -156,12 +154,12 @@ def _without_user(text: str) -> str:
     scheme, _, rest = text.partition("://")
     authority, slash, path = rest.partition("/")
     host = authority.rpartition("@")[2].lower()
-    return f"{'sftp' if scheme == 'ssh' else scheme}://{host}{re.sub('//+', '/', slash + path)}"
+    return f"{scheme.replace('+ssh', '+sftp')}://{host}{re.sub('//+', '/', slash + path)}"
 
 
 def host_in(ref: AdapterRef) -> str:
     """The ``host[:port]`` that a reference itself names, "" where it names none."""
-    return ref.location.partition("/")[0].rpartition("@")[2] if ref.scheme in WITH_HOST else ""
+    return ref.location.split("/")[2].rpartition("@")[2] if ref.prefix in WITH_HOST else ""
 
 
 def host_glob(glob: str) -> str:

@@ -40,7 +40,7 @@ def profile(text: str) -> str:
 
 
 def endpoint_glob(text: str) -> str:
-    """A glob over servers, ``https://*.acme.internal`` or ``smb://files.acme.internal:445``, in canonical form.
+    """A glob over servers, ``https://*.acme.internal`` or ``fsspec+s3://acme-odd``, in canonical form.
 
     Raises:
         ValueError: it is not an address, or is not encrypted and on another machine.

@@ -4,23 +4,22 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 from urllib.parse import quote
 
 from lora_cli.core import addresses
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.errors import UsageError
 
-Remote = Literal["dbfs", "hdfs", "lakefs", "oss", "sftp", "smb", "ssh", "tos", "webhdfs"]
-Scheme = Literal["file", "hf", "hf-bucket", "s3", "gs", "az", "https", "http", "oci", Remote, "fsspec"]
-
-REMOTE: tuple[Remote, ...] = get_args(Remote)
-"""Protocols of folders on other machines that are read through fsspec. What reads this machine, an archive or another
-file system through a cache is not among them, and neither is what cannot read a range (FTP)."""
+Scheme = Literal["file", "hf", "s3", "gs", "az", "https", "http", "oci", "fsspec"]
 
 FSSPEC: Literal["fsspec"] = "fsspec"
-BY_FSSPEC = frozenset({"s3", "gcs", "gs", "abfs", "az", "adl", "box", "dropbox", "gdrive", "oci", "tosfs", "webdav"})
-"""The other protocols of ``fsspec+PROTOCOL://``: none reads this machine, an archive or an address of the web."""
+BY_FSSPEC = frozenset({
+    *("s3", "gcs", "gs", "abfs", "az", "adl", "box", "dropbox", "gdrive", "oci", "tosfs", "webdav"),
+    *("dbfs", "hdfs", "lakefs", "oss", "sftp", "smb", "ssh", "tos"),
+})  # fmt: skip
+"""The protocols of ``fsspec+PROTOCOL://``. What reads this machine, an archive, an address of the web or another file
+system through a cache is not among them, and neither is what cannot read a range (FTP)."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 ALIASES: Mapping[str, Scheme] = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
@@ -40,12 +39,11 @@ CHECKPOINT = re.compile(rf"checkpoint-({_NUMBER})", re.ASCII)
 class AdapterRef:
     """A reference to one adapter.
 
-    ``location`` is by ``scheme``: an absolute path (``file``), ``org/name`` (``hf``), ``org/bucket/path``
-    (``hf-bucket``), ``bucket/key`` (``s3``, ``gs``), ``container[@account.dfs.core.windows.net]/path`` (``az``),
-    ``host/path`` as in the URL (``https``, ``http`` and ``REMOTE``), ``registry/name[:tag]`` (``oci``), the URL without
-    ``fsspec+`` (``fsspec``). ``subfolder`` (POSIX, relative) is only for ``hf`` and ``oci``: elsewhere a folder is part
-    of the location. ``revision`` is a branch, tag or commit for ``hf`` and a digest for ``oci``; None is the origin's
-    default. ``str()`` is canonical: ``parse(str(ref)) == ref``.
+    ``location`` is by ``scheme``: an absolute path (``file``), ``org/name`` (``hf``), ``bucket/key`` (``s3``, ``gs``),
+    ``container[@account.dfs.core.windows.net]/path`` (``az``), ``host/path`` as in the URL (``https`` and ``http``),
+    ``registry/name[:tag]`` (``oci``), the URL without ``fsspec+`` (``fsspec``). ``subfolder`` (POSIX, relative) is only
+    for ``hf`` and ``oci``: elsewhere a folder is part of the location. ``revision`` is a branch, tag or commit for
+    ``hf`` and a digest for ``oci``; None is the origin's default. ``str()`` is canonical: ``parse(str(ref)) == ref``.
     """
 
     scheme: Scheme
@@ -63,10 +61,10 @@ class AdapterRef:
 
     @property
     def prefix(self) -> str:
-        """The prefix of references of its kind: ``s3://``, ``hf://buckets/``."""
+        """The prefix of references of its kind: ``s3://``, ``fsspec+s3://``."""
         if self.scheme == FSSPEC:
             return f"fsspec+{self.location.partition('://')[0]}://"
-        return "hf://buckets/" if self.scheme == "hf-bucket" else f"{self.scheme}://"
+        return f"{self.scheme}://"
 
     @property
     def pinned(self) -> bool:
@@ -107,7 +105,7 @@ def repository_of(ref: AdapterRef) -> str:
 def parse(text: str, *, is_path: Callable[[str], bool], base_dir: Path | None = None) -> AdapterRef:
     """The reference that ``text`` is, in any of the ways that users write one.
 
-    A scheme decides (``hf://org/name/sub/folder@rev``, ``hf://buckets/org/name/folder``, ``s3://``, ``gs://``,
+    A scheme decides (``hf://org/name/sub/folder@rev``, ``s3://``, ``gs://``,
     ``az://`` or ``abfss://``, ``file://``, ``https://``, ``oci://``; a page of ``https://huggingface.co`` is ``hf://``;
     ``http://`` only for this machine). Without one, ``/``, ``./``, ``../`` and ``~`` begin a path; what ``is_path``
     says exists is a path; ``org/name[@rev]`` and ``org/name/sub/folder@rev`` are on the Hub; other words with two or
@@ -127,7 +125,7 @@ def parse(text: str, *, is_path: Callable[[str], bool], base_dir: Path | None = 
         return _path(_home(text), base_dir)
     addresses.check_encodable(text)
     if text.partition("/")[0].lower() in addresses.HUB_HOSTS:
-        return _hub_page(text, text)
+        return AdapterRef("hf", *addresses.hub_page(text, text))
     if addresses.hub_words(text):
         return AdapterRef("hf", *addresses.hub(text, text))
     if text.strip("/").count("/") > 1:
@@ -171,9 +169,7 @@ def _with_scheme(scheme: str, rest: str, text: str) -> AdapterRef:
     if scheme.startswith("fsspec+"):
         return _by_fsspec(scheme.removeprefix("fsspec+"), rest, text)
     if addresses.is_hub_page(rest, scheme):
-        return _hub_page(rest, text)
-    if scheme == "hf" and rest.startswith("buckets/"):
-        return AdapterRef("hf-bucket", addresses.hub_bucket(rest.removeprefix("buckets/"), text))
+        return AdapterRef("hf", *addresses.hub_page(rest, text))
     if scheme in {"hf", "oci"}:
         parts = addresses.hub(rest, text) if scheme == "hf" else addresses.oci(rest, text)
         return AdapterRef("hf" if scheme == "hf" else "oci", *parts)
@@ -183,31 +179,25 @@ def _with_scheme(scheme: str, rest: str, text: str) -> AdapterRef:
         "az": addresses.azure,
         "https": addresses.web,
         "http": addresses.plain_web,
-        **dict.fromkeys(REMOTE, addresses.remote),
     }
     for name, form in forms.items():
         if ALIASES.get(scheme, scheme) == name:
             return AdapterRef(name, form(rest, text))
-    hint = did_you_mean(f"{scheme}://", [f"{name}://" for name in ("file", "hf", "oci", *forms)])
+    if scheme in BY_FSSPEC:
+        hint = f"write fsspec+{scheme}://"
+    else:
+        hint = did_you_mean(f"{scheme}://", [f"{name}://" for name in ("file", "hf", "oci", *forms)])
     raise UsageError(f"{text}: unsupported scheme {scheme}://", hint=hint)
 
 
 def _by_fsspec(protocol: str, rest: str, text: str) -> AdapterRef:
-    """``fsspec+PROTOCOL://…``; a protocol that is always read by fsspec is written without it."""
-    always = next((name for name in REMOTE if name == protocol), None)
-    if always is None and protocol not in BY_FSSPEC:
-        known = ", ".join(f"fsspec+{name}://" for name in sorted({*BY_FSSPEC, *REMOTE}))
+    """``fsspec+PROTOCOL://…``."""
+    if protocol not in BY_FSSPEC:
+        known = ", ".join(f"fsspec+{name}://" for name in sorted(BY_FSSPEC))
         raise UsageError(
             f"{addresses.without_secrets(text)}: unsupported scheme fsspec+{protocol}://", hint=f"supported: {known}"
         )
-    location = addresses.remote(rest, text)
-    return AdapterRef(FSSPEC, f"{protocol}://{location}") if always is None else AdapterRef(always, location)
-
-
-def _hub_page(rest: str, text: str) -> AdapterRef:
-    if (bucket := addresses.bucket_in_page(rest)) is not None:
-        return AdapterRef("hf-bucket", addresses.hub_bucket(bucket, text))
-    return AdapterRef("hf", *addresses.hub_page(rest, text))
+    return AdapterRef(FSSPEC, f"{protocol}://{addresses.remote(rest, text)}")
 
 
 def _path(text: str, base_dir: Path | None) -> AdapterRef:

@@ -14,11 +14,10 @@ class RemoteFile:
     """One file at its origin.
 
     ``path`` is POSIX and relative to the adapter's root (a subfolder is already stripped). ``size`` (bytes),
-    ``sha256``, ``git_sha1`` (the git blob id) and ``xet_hash`` (what the Hub's storage names it by) are None if the
-    origin does not know them. ``locator`` is what the source itself needs to read the file. ``version`` is what its
-    origin calls this version of it (an ETag, a time), "" where it says a digest or nothing. ``defect`` is non-empty
-    when the entry can never be read as plain bytes ("is a FIFO", "dangling link to …"): such a file is reported, never
-    opened.
+    ``sha256`` and ``git_sha1`` (the git blob id) are None if the origin does not know them. ``locator`` is what the
+    source itself needs to read the file. ``version`` is what its origin calls this version of it (an ETag, a time), ""
+    where it says a digest or nothing. ``defect`` is non-empty when the entry can never be read as plain bytes ("is a
+    FIFO", "dangling link to …"): such a file is reported, never opened.
     """
 
     path: str
@@ -28,7 +27,6 @@ class RemoteFile:
     locator: str = ""
     defect: str = ""
     version: str = ""
-    xet_hash: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

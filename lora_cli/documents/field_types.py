@@ -162,7 +162,7 @@ Reference = Annotated[
             "minLength": 1,
             "maxLength": 4096,
             "pattern": r"^[^\x00-\x1f\x7f]+$",
-            "description": "hf://org/name[/subfolder][@revision], org/name[@revision], hf://buckets/org/name/folder, "
+            "description": "hf://org/name[/subfolder][@revision], org/name[@revision], "
             "s3://, gs://, az://, https://, oci://, file:// or a path; relative paths are relative to this file.",
         }
     ),

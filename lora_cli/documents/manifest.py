@@ -163,7 +163,7 @@ class SourceRule(Model):
     requester_pays: bool = False
     """Pay for the requests (S3 requester pays)."""
     storage_options: StorageOptions = Field(default={})
-    """Options of the file system, for sources read by fsspec (fsspec+s3://, sftp://). NAME_env is the variable with the
+    """Options of the file system, for sources read by fsspec (fsspec+s3://). NAME_env is the variable with the
     value of NAME. The operator's trusted_endpoints must list the server, and each address in the options.
     """
 

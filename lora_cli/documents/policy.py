@@ -237,7 +237,7 @@ class Policy(ManifestPolicy):
     """Follow redirects to private network addresses, but never to link-local ones."""
     trusted_endpoints: Annotated[Several[_Server], WithJsonSchema(dict(SERVERS.schema))] = ()
     """Servers that your own credentials may be sent to for a manifest: https://minio.acme.internal,
-    https://*.acme.internal, smb://files.acme.internal; http:// on this machine only.
+    https://*.acme.internal, fsspec+s3://acme-odd; http:// on this machine only.
     """
     allow_token_env: Annotated[Several[_Variable], WithJsonSchema(dict(VARIABLES.schema))] = ()
     """Variables that a manifest's token_env may use in addition to LORA_CLI_TOKEN_<NAME>, which is always allowed."""

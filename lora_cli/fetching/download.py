@@ -16,7 +16,7 @@ from lora_cli.fetching.progress import SILENT, Progress
 from lora_cli.fetching.requirements import byte_limit, check_size
 from lora_cli.fetching.resolution_history import FetchPlan
 from lora_cli.fetching.scheduler import Deadline
-from lora_cli.sources import DigestSource, Source, XetHashSource
+from lora_cli.sources import DigestSource, Source
 from lora_cli.store import Store
 from lora_cli.store.blobs import has_blob, store_blob
 from lora_cli.store.disk import FULL
@@ -129,7 +129,6 @@ def _verify_and_store(job: DownloadJob, transfer: Transfer, tries: int) -> Blob 
     try:
         blob = transfer.verified()
         _check_metadata_digests(job, transfer, blob)
-        _check_xet_hash(job, transfer)
     except Corrupt:
         # A resumed partial may be wrong although the origin is not: it gets one more try.
         if tries >= min(MISMATCH_RETRIES, job.context.settings.retries) + transfer.resumed:
@@ -148,16 +147,6 @@ def _check_metadata_digests(job: DownloadJob, transfer: Transfer, blob: Blob) ->
             if sha256 != blob.sha256:
                 hint = "the owner of the file must fix either the file or its metadata"
                 raise Corrupt(f"{transfer.label}: its {place} is {sha256}, but {blob.sha256} was received", hint=hint)
-
-
-def _check_xet_hash(job: DownloadJob, transfer: Transfer) -> None:
-    """Compares with the listed Xet hash, where no sha256 was listed; raises Corrupt when it differs."""
-    file = transfer.file
-    if file.sha256 is not None or file.xet_hash is None or not isinstance(job.source, XetHashSource):
-        return
-    if (found := job.source.xet_hash(transfer.partial.path, transfer.label)) != file.xet_hash:
-        hint = "the Hub, or a proxy in between, serves different bytes than it lists"
-        raise Corrupt(f"{transfer.label}: expected Xet hash {file.xet_hash}, received {found}", hint=hint)
 
 
 @contextmanager
@@ -188,7 +177,7 @@ def _open_transfers(job: DownloadJob, files: Sequence[RemoteFile]) -> Iterator[l
 def _open_transfer(job: DownloadJob, file: RemoteFile) -> Transfer:
     label = f"{job.name}: {file.path}"
     # Without a known size nothing is resumed: a partial may be longer than the file.
-    digest_known = any(digest is not None for digest in (file.sha256, file.git_sha1, file.xet_hash))
+    digest_known = file.sha256 is not None or file.git_sha1 is not None
     partial = open_partial(job.store, job.key(file), file.size or 0, digest_known=digest_known)
     read = bound(job.source.read, job.revision, file)
     advanced, limit = bound(job.progress.advanced, label), byte_limit(job.context.settings)

@@ -170,8 +170,6 @@ def identity(revision: Revision, file: RemoteFile) -> str:
         return f"sha256:{file.sha256}"
     if file.git_sha1:
         return f"git:{file.git_sha1}"
-    if file.xet_hash:
-        return f"xet:{file.xet_hash}"
     if file.version:
         # With the size, since a version is no digest.
         return f"version:{file.size}:{file.version}"

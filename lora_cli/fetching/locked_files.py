@@ -84,22 +84,14 @@ def _locked_file(revision: Revision, path: str, locked: LockedAdapter) -> Remote
     if file is None and not revision.whole:
         raise Offline(f"{locked.name}: {path} is not cached and offline mode is on", hint=ONLINE)
     if file is None:
-        raise _listing_mismatch(revision, locked, f"{path} is locked but no longer exists")
+        raise lock_mismatch(locked, f"{path} is locked but no longer exists")
     if blob is None:
         return file
     if file.size not in {None, blob.size}:
-        raise _listing_mismatch(revision, locked, f"{path} has {file.size} bytes now, but is locked with {blob.size}")
+        raise lock_mismatch(locked, f"{path} has {file.size} bytes now, but is locked with {blob.size}")
     if file.sha256 not in {None, blob.sha256}:
-        raise _listing_mismatch(revision, locked, f"{path} is {file.sha256} now, but is locked as {blob.sha256}")
+        raise lock_mismatch(locked, f"{path} is {file.sha256} now, but is locked as {blob.sha256}")
     return replace(file, size=blob.size, sha256=blob.sha256)
-
-
-def _listing_mismatch(revision: Revision, locked: LockedAdapter, what: str) -> Refused:
-    if revision.ref.scheme == "oci" and revision.id == locked.revision:
-        # A digest has one content: only what an index has for each platform can differ.
-        hint = "push one artifact for all platforms, or name the manifest of one by its digest"
-        return Refused(f"{locked.name}: {what}: {revision.id} has other files for this machine's platform", hint=hint)
-    return lock_mismatch(locked, what)
 
 
 def lock_mismatch(locked: LockedAdapter, what: str) -> Refused:

@@ -78,8 +78,6 @@ def _repositories(ref: AdapterRef, settings: Settings) -> Iterator[AdapterRef]:
         parts = parts[parts.index("models") + 1 :] if "models" in parts[:3] else parts
         if len(parts) > 1:
             yield AdapterRef("hf", "/".join(parts[:2]))
-            if "buckets" in parts[:2]:
-                yield AdapterRef("hf-bucket", "/".join(parts[parts.index("buckets") + 1 :][:2]))
         path, before = unquote(path), path
         if path == before:
             return

@@ -21,7 +21,6 @@ from lora_cli.store.snapshots import find_snapshot
 _IN_MANIFEST = "endpoint_url in the manifest's sources"
 _OTHER_ENDPOINT = {
     "hf": f"HF_ENDPOINT, or {_IN_MANIFEST}",
-    "hf-bucket": f"HF_ENDPOINT, or {_IN_MANIFEST}",
     "s3": f"AWS_ENDPOINT_URL, or {_IN_MANIFEST}",
     "gs": f"STORAGE_EMULATOR_HOST, or {_IN_MANIFEST}",
     "az": f"AZURE_STORAGE_ENDPOINT, or {_IN_MANIFEST}",

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from lora_cli.core.reference import AdapterRef
@@ -75,15 +74,6 @@ class DigestSource(Source, Protocol):
 
 
 @runtime_checkable
-class XetHashSource(Source, Protocol):
-    """A source whose files have a Xet hash, which it can compute."""
-
-    def xet_hash(self, path: Path, what: str) -> str:
-        """The Xet hash of a file on this disk; ``what`` begins the message of an error."""
-        ...
-
-
-@runtime_checkable
 class PinSource(Source, Protocol):
     """A source that learns what a reference means now with one small request, where a listing may take a download."""
 
@@ -116,9 +106,7 @@ class BatchListingSource(Source, Protocol):
         ...
 
 
-OPTIONAL = (
-    LocalFileSource, ClientCacheSource, DigestSource, XetHashSource, PinSource, AttachmentSource, BatchListingSource,
-)  # fmt: skip
+OPTIONAL = (LocalFileSource, ClientCacheSource, DigestSource, PinSource, AttachmentSource, BatchListingSource)
 
 
 def lend_methods(source: Source, wrapper: object) -> None:

@@ -1,19 +1,15 @@
-"""Folders over remote protocols that fsspec reads: SFTP, SMB, HDFS and more, and ``fsspec+PROTOCOL://``."""
+"""Folders over remote protocols that fsspec reads: ``fsspec+PROTOCOL://``."""
 
-import errno
 import hashlib
 import os
 import re
-import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import wait
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lora_cli.core.globs import host_in
 from lora_cli.core.reference import FSSPEC, AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.daemon_threads import run_in_thread
@@ -22,7 +18,7 @@ from lora_cli.redaction import is_secret, remember
 from lora_cli.settings import Settings, home_of
 from lora_cli.sources.http import AGAIN
 from lora_cli.sources.listed_paths import ListingBudget, check_listed
-from lora_cli.sources.operator_trust import check_encrypted, check_profile, raise_unless_trusted, secret_in, trust_of
+from lora_cli.sources.operator_trust import check_profile, raise_unless_trusted, secret_in, trust_of
 from lora_cli.sources.retries import Retries, Transient, printable
 
 if TYPE_CHECKING:
@@ -32,17 +28,11 @@ CHUNK = 1 << 20
 # Fields that identify a version of a file: the first that a file system has counts.
 _VERSIONS = (
     *("ETag", "etag", "e_tag", "content_md5", "md5", "mtime", "modified", "last_modified", "LastModified"),
-    *("updated", "modify", "modificationTime", "last_write_time"),
+    *("updated", "modify", "last_write_time"),
 )
 _SETTINGS = "set it in ~/.config/fsspec/conf.json or as FSSPEC_{}_…: see fsspec's documentation of this protocol"
 _BY_KEY = frozenset({"sftp", "ssh"})
 """The protocols whose hosts the user vouches for in ``~/.ssh/known_hosts``."""
-
-_BY_ITSELF = frozenset({"hdfs", "smb", FSSPEC})
-"""The schemes whose packages find credentials of this machine where none are configured."""
-
-# Windows' codes for a missing file, folder or share, and for a refusal: smbprotocol knows only some by number.
-_NT = dict.fromkeys((0xC000000F, 0xC0000034, 0xC000003A, 0xC00000CC), errno.ENOENT) | {0xC0000022: errno.EACCES}
 T = TypeVar("T")
 
 
@@ -181,25 +171,15 @@ def _opened(ref: AdapterRef, settings: Settings, rule: "SourceRule | None") -> A
         ) from error
     configured = fsspec.config.apply_config(kind, {})
     if settings.from_manifest:
-        _check_server(ref, settings, rule, configured)
+        _check_server(ref, settings, rule)
     for name, value in configured.items():
         if is_secret(name):
             remember(str(value))
     options = _resolved(rule.storage_options, rule, settings) if rule is not None else {}
     if protocol in _BY_KEY:
         options["host_key_policy"] = _known_hosts()
-    elif protocol == "smb":
-        import smbclient
-
-        # A server that refers us to another one would be sent the credentials there.
-        smbclient.ClientConfig(skip_dfs=True)
     # The last two win over options of these names: another protocol would read this machine.
-    fs, _ = fsspec.url_to_fs(_url(ref), **{**options, "protocol": protocol, "skip_instance_cache": True})
-    if protocol == "webhdfs":
-        from lora_cli.sources.webhdfs import bound
-
-        bound(fs, settings)
-    return fs
+    return fsspec.url_to_fs(_url(ref), **{**options, "protocol": protocol, "skip_instance_cache": True})[0]
 
 
 def _resolved(options: Mapping[str, Any], rule: "SourceRule", settings: Settings) -> dict[str, Any]:
@@ -215,21 +195,19 @@ def _resolved(options: Mapping[str, Any], rule: "SourceRule", settings: Settings
     return found
 
 
-def _check_server(
-    ref: AdapterRef, settings: Settings, rule: "SourceRule | None", configured: Mapping[str, Any]
-) -> None:
-    """Whether a server that a manifest names may be sent what is configured for its protocol; raises as ``_opened``."""
+def _check_server(ref: AdapterRef, settings: Settings, rule: "SourceRule | None") -> None:
+    """Whether a server that a manifest names may be sent what is configured for its protocol; raises as ``_opened``.
+
+    Most packages find credentials of this machine where none are configured.
+    """
     options = rule.storage_options if rule is not None else {}
-    server = _url(ref).split("/")[2] if ref.scheme == FSSPEC else host_in(ref)
-    if not options and (not server or ref.scheme in _BY_KEY or not (configured or ref.scheme in _BY_ITSELF)):
+    if not options and _protocol(ref) in _BY_KEY:
         return
-    trust, address = trust_of(settings), f"{ref.prefix}{server}"
+    trust, address = trust_of(settings), f"{ref.prefix}{_url(ref).split('/')[2]}"
     if rule is not None and (profile := options.get("profile")):
         check_profile(str(profile), rule.match, trust)
     for one in (address, *_addresses(options)):
         raise_unless_trusted(one, trust, f"{ref}: the credentials for {ref.prefix} are not sent to {{}} for a manifest")
-    if ref.scheme == "webhdfs" and str({**configured, **options}.get("use_https", "")).lower() not in {"true", "1"}:
-        check_encrypted(f"http://{server}")
 
 
 def _addresses(options: Mapping[str, Any]) -> Iterator[str]:
@@ -248,23 +226,9 @@ def _within(call: Callable[[], T], timeout_s: float, scheme: str) -> T:
     if not asked.done():
         raise Transient(f"the {scheme} server sent no data for {timeout_s:g} s")
     if (error := asked.exception()) is not None:
-        error = _as_os_error(error)
         _raise_transient(error, scheme)
         raise error
     return asked.result()
-
-
-def _as_os_error(error: BaseException) -> BaseException:
-    """The error of Python that a library's own error stands for, or hides; else ``error``."""
-    if isinstance(error.__cause__, ConnectionError) and not isinstance(error, OSError):
-        return error.__cause__
-    number = _NT.get(getattr(error, "ntstatus", 0), getattr(error, "errno", None))
-    if isinstance(error, OSError) and number is not None:
-        # The class of an OSError follows from its number.
-        plain = OSError(number, type(error).__name__)
-        plain.__cause__ = error
-        return plain
-    return error
 
 
 def _raise_transient(error: BaseException, scheme: str) -> None:
@@ -285,7 +249,7 @@ def _refusal(error: Exception, ref: AdapterRef, what: str) -> LoraCliError:
         return NotFound(f"{what}: not found", hint="check the spelling and the permissions")
     if kind == "UnknownHost":
         return AccessDenied(f"{what}: {error}", hint="compare its key, and add it to ~/.ssh/known_hosts (ssh-keyscan)")
-    if isinstance(error, PermissionError) or re.search("Auth|Logon|Credentials", kind):
+    if isinstance(error, PermissionError) or re.search("Auth|Credentials", kind):
         return AccessDenied(f"{what}: the server denies access to this user ({kind})", hint=hint)
     return UsageError(f"{what}: it cannot be read over {ref.prefix} ({kind})", hint=hint)
 
@@ -310,33 +274,6 @@ def _known_hosts() -> Any:
     return KnownHosts()
 
 
-def _entries(fs: Any, folder: str) -> Iterable[Mapping[str, Any]]:
-    """The entries of ``folder``, lazily where the library can do so: the caller may stop early."""
-    if fs.protocol == "smb":
-        return _entries_of_share(fs, folder)
-    if "sftp" in fs.protocol:
-        return (_entry_of_sftp(found, folder) for found in fs.ftp.listdir_iter(folder))
-    found: Iterable[Mapping[str, Any]] = fs.ls(folder, detail=True)
-    return found
-
-
-def _entries_of_share(fs: Any, folder: str) -> Iterable[Mapping[str, Any]]:
-    """The entries of a folder of a share, lazily: the library's own list has no bound."""
-    import smbclient
-
-    unc = f"//{fs.host}{folder}".replace("/", "\\")
-    with smbclient.scandir(unc, port=fs.port or 445) as found:
-        for entry in found:
-            yield fs.info(f"{folder.rstrip('/')}/{entry.name}")
-
-
-def _entry_of_sftp(found: Any, folder: str) -> Mapping[str, Any]:
-    """The attributes of a file from paramiko, in the form of ``fs.info``."""
-    kind = {stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}.get(stat.S_IFMT(found.st_mode), "file")
-    changed = datetime.fromtimestamp(found.st_mtime, UTC)
-    return {"name": f"{folder.rstrip('/')}/{found.filename}", "type": kind, "size": found.st_size, "mtime": changed}
-
-
 def _files(fs: Any, root: str, what: str) -> tuple[RemoteFile, ...]:
     """Every file below ``root``, folder after folder, with a bound."""
     if dict(fs.info(root or "/")).get("type") == "file":
@@ -344,7 +281,7 @@ def _files(fs: Any, root: str, what: str) -> tuple[RemoteFile, ...]:
     files: dict[str, RemoteFile] = {}
     folders, inside, budget = [root], f"{root.strip('/')}/", ListingBudget(what, "use the folder of one adapter")
     while folders:
-        for entry in _entries(fs, folders.pop() or "/"):
+        for entry in fs.ls(folders.pop() or "/", detail=True):
             name = str(entry["name"]).strip("/")
             path = name.removeprefix(inside if inside != "/" else "")
             budget.take(path)

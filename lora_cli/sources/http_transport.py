@@ -277,13 +277,11 @@ def send(
     *,
     method: str = "GET",
     body: Body = None,
-    tls_context: ssl.SSLContext | None = None,
 ) -> Response:
     """The answer to a request as far as its headers; redirects are the caller's. The caller closes it.
 
     ``allowed`` checks each address that the server's name stands for, one of which is then connected to; of a server
-    behind a proxy, its name. ``tls_context`` is used instead of the environment's certificates. A ``body`` in pieces is
-    sent once: the caller starts it again.
+    behind a proxy, its name. A ``body`` in pieces is sent once: the caller starts it again.
 
     Raises:
         Transient: the network failed.
@@ -297,7 +295,7 @@ def send(
         if allowed is not None:
             for address in addresses:
                 allowed(address)
-        return _first_answer(addresses, proxy, _Request(method, url, headers, body), timeout_s, tls_context)
+        return _first_answer(addresses, proxy, _Request(method, url, headers, body), timeout_s)
     except NoConnection as error:
         raise translate_no_connection(error, url, timeout_s) from error
     except (HTTPError, OSError, ValueError) as error:
@@ -324,13 +322,7 @@ def _resolved(name: str, port: int, _: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(one[4][0]) for one in found))
 
 
-def _first_answer(
-    addresses: tuple[str, ...],
-    proxy: Proxy | None,
-    request: _Request,
-    timeout_s: float,
-    tls_context: ssl.SSLContext | None,
-) -> Response:
+def _first_answer(addresses: tuple[str, ...], proxy: Proxy | None, request: _Request, timeout_s: float) -> Response:
     """The answer of the first address that can be connected to."""
     url = request.url
     scheme, name, port = origin(url)
@@ -341,7 +333,7 @@ def _first_answer(
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     options: dict[str, Any] = {}
     if scheme == "https" or (proxy is not None and proxy.url.startswith("https:")):
-        options["ssl_context"] = tls_context or tls()
+        options["ssl_context"] = tls()
     if proxy is None and scheme == "https":
         options["server_hostname"] = name
     if proxy is not None and scheme == "http":

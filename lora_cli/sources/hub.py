@@ -1,12 +1,10 @@
-"""Repositories and storage buckets on the Hugging Face Hub, or on any server with the same API."""
+"""Repositories on the Hugging Face Hub, or on any server with the same API."""
 
-import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -16,10 +14,10 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt, LoraCliError, NotFound, Offline, Refused, Unreachable
 from lora_cli.settings import Settings
 from lora_cli.sources.http import Headers, Piece, StatusError, get_bytes
-from lora_cli.sources.http_json import JSON_CAP, get_json
-from lora_cli.sources.hub_access import HubClient, access_class, path_hint, repository_page
+from lora_cli.sources.http_json import get_json
+from lora_cli.sources.hub_access import HubClient, access_class, path_hint
 from lora_cli.sources.hub_cache import COMMIT, ONLINE, HubCache, hub_cache_folder
-from lora_cli.sources.hub_listing import XET_HASH, file_of, in_order, listed, path_in, size_in
+from lora_cli.sources.hub_listing import file_of, in_order, listed
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule
@@ -34,7 +32,6 @@ class HubSource:
         """Opens no connection and reads no token yet; ``rule`` says at which endpoint, and whose token."""
         self._hub = HubClient(settings, rule)
         self._settings = self._hub.settings
-        self._only_in_xet: dict[str, str] = {}
 
     @cached_property
     def _cache(self) -> HubCache:
@@ -87,35 +84,21 @@ class HubSource:
             yield from self._cache.read(revision, file, start, stop)
             return
         what = f"{revision.ref}: {file.path}"
-        try:
-            yield from self._read(revision, file, Piece(start, stop, file.size), what)
-        except StatusError as error:
-            if error.status == 416:
-                raise Corrupt(
-                    f"{what}: it ends before byte {start}", hint="the source serves a different file"
-                ) from error
-            raise self._hub.translate_error(error, revision.ref, file.path) from error
-
-    def _read(self, revision: Revision, file: RemoteFile, piece: Piece, what: str) -> Iterator[bytes]:
-        """The piece over https or, where the Hub has the file in Xet storage only, from there."""
         commit = file.locator or f"{_quoted(revision.ref.location)}/resolve/{revision.id}"
         place = f"{commit}/{_quoted(f'{revision.ref.subfolder}/{file.path}'.lstrip('/'))}"
 
         def check(headers: Headers) -> None:
             _check_version(headers, revision, file, what)
 
-        if place not in self._only_in_xet:
-            try:
-                yield from get_bytes(self._hub.http, f"{self._hub.endpoint}/{place}", piece, what, check)
-            except StatusError as error:
-                xet_hash = error.headers.get("X-Xet-Hash", "")
-                if error.status not in (404, 410) or piece.size is None or not XET_HASH.fullmatch(xet_hash):
-                    raise
-                self._only_in_xet[place] = xet_hash
-        if place in self._only_in_xet:
-            id, _, commit = commit.rpartition("/resolve/")
-            route = f"/api/models/{id}/xet-read-token/{commit}"
-            yield from self._hub.xet.read(route, self._only_in_xet[place], piece, what)
+        piece = Piece(start, stop, file.size)
+        try:
+            yield from get_bytes(self._hub.http, f"{self._hub.endpoint}/{place}", piece, what, check)
+        except StatusError as error:
+            if error.status == 416:
+                raise Corrupt(
+                    f"{what}: it ends before byte {start}", hint="the source serves a different file"
+                ) from error
+            raise self._hub.translate_error(error, revision.ref, file.path) from error
 
     def cached_file(self, revision: Revision, file: RemoteFile) -> AbstractContextManager[int | None]:
         """A descriptor of the file as the Hub's own client has cached it, to be hashed; None when it has not."""
@@ -190,86 +173,3 @@ def _check_version(headers: Headers, revision: Revision, file: RemoteFile, what:
     for digest in (file.sha256, file.git_sha1):
         if digest is not None and len(etag) == len(digest) and etag != digest and re.fullmatch(r"[0-9a-f]+", etag):
             raise Corrupt(f"{what}: digest {digest} was listed, but {etag} is offered")
-
-
-EMPTY = hashlib.sha256().hexdigest()
-
-
-class HubBucketSource:
-    """The Hub's buckets as a source. A revision is a fingerprint of paths, sizes and Xet hashes.
-
-    A bucket keeps no versions. A file is read by the Xet hash that was listed, so what is written there meanwhile is
-    never mixed with it; the hash is compared once all of it has come.
-    """
-
-    def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
-        """Opens no connection and reads no token yet; ``rule`` says at which endpoint, and whose token."""
-        self._hub = HubClient(settings, rule)
-
-    def resolve(self, ref: AdapterRef) -> Revision:
-        """The files below the folder that ``ref`` names, at this moment: one request a page.
-
-        Raises:
-            NotFound: there is no such bucket, or nothing below the folder.
-            AccessDenied: it is private, or the token is bad.
-            Refused: there are over 10 000 entries, or a path that could not be written.
-            Unreachable: network or server, after the retries.
-        """
-        id, folder = repository_page(ref)[1], "".join(ref.location.split("/", 2)[2:])
-        url = f"{self._hub.endpoint}/api/buckets/{id}/tree"
-        url += f"/{quote(folder, safe='')}" if folder else ""
-
-        def file_of(entry: Any, _: str) -> RemoteFile | None:
-            return bucket_file(entry, str(ref), folder)
-
-        hint, query = "use the adapter's folder in the bucket", "recursive=true"
-        try:
-            _, found = listed(self._hub.http, url, query, str(ref), file_of, hint=hint, page_bytes=JSON_CAP)
-        except StatusError as error:
-            raise self._hub.translate_error(error, ref) from error
-        files = in_order(found, str(ref))
-        if not files:
-            where = f"below {folder}/ in the bucket {id}" if folder else f"in the bucket {id}"
-            hint = "check the spelling: use a folder, not a file, and no revision"
-            raise NotFound(f"{ref}: there is nothing {where}", hint=hint)
-        lines = "".join(f"{file.size} {file.xet_hash} {file.path}\n" for file in files)
-        return Revision(ref, hashlib.sha256(lines.encode()).hexdigest(), files)
-
-    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        """Bytes ``start`` to ``stop`` of the file as it was listed, in chunks of at most 1 MiB.
-
-        Raises:
-            NotFound: Xet storage does not have it any more.
-            AccessDenied: the token may not read the bucket.
-            Unreachable: network or server, after the retries.
-        """
-        if file.xet_hash is None:
-            return
-        what = f"{revision.ref}: {file.path}"
-        route = f"/api/buckets/{repository_page(revision.ref)[1]}/xet-read-token"
-        try:
-            yield from self._hub.xet.read(route, file.xet_hash, Piece(start, stop, file.size), what)
-        except StatusError as error:
-            raise self._hub.translate_error(error, revision.ref, file.path) from error
-
-    def xet_hash(self, path: Path, what: str) -> str:
-        """The Xet hash of a file on this disk."""
-        return self._hub.xet.hash_of(path, what)
-
-
-def bucket_file(entry: Any, what: str, folder: str) -> RemoteFile | None:
-    """The file that an entry of a listing is; None for a folder, and for what is elsewhere.
-
-    Raises:
-        Refused: its path could not be written.
-        Unreachable: it is no entry, or lacks what a file is read by.
-    """
-    path = path_in(entry, what, folder)
-    if path is None:
-        return None
-    size, xet_hash = size_in(entry), entry.get("xetHash")
-    if size == 0:
-        return RemoteFile(path, 0, EMPTY)
-    if size is None or not isinstance(xet_hash, str) or not XET_HASH.fullmatch(xet_hash):
-        raise Unreachable(f"{what}: the server lists {path} without its size or Xet hash", hint="check HF_ENDPOINT")
-    return RemoteFile(path, size, xet_hash=xet_hash)

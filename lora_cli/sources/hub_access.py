@@ -8,19 +8,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_cli.core.manifest_trust import is_same_server
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
 from lora_cli.redaction import remember
 from lora_cli.settings import Settings
 from lora_cli.sources.http import Http, StatusError, host
-from lora_cli.sources.operator_trust import raise_unless_trusted, token_of, trust_of
+from lora_cli.sources.operator_trust import token_of, trust_of
 from lora_cli.sources.retries import Retries
 from lora_cli.sources.ssrf_guard import bounds_of
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule
-    from lora_cli.sources.xet import XetStorage
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +84,6 @@ def access_class(info: Mapping[str, Any]) -> str:
     return "public" if private is False and gated is False else ""
 
 
-def repository_page(ref: AdapterRef) -> tuple[str, str, str]:
-    """``repository`` or ``bucket``, its name, and its page below the Hub's endpoint."""
-    if ref.scheme == "hf-bucket":
-        id = "/".join(ref.location.split("/")[:2])
-        return "bucket", id, f"buckets/{id}"
-    return "repository", ref.location, ref.location
-
-
 def path_hint(ref: AdapterRef) -> str:
     """The beginning of a hint where a reference may have been meant as a path: its first folder is on this machine."""
     is_folder = Path(ref.location.partition("/")[0]).is_dir()
@@ -114,9 +104,7 @@ def translate_error(error: StatusError, ref: AdapterRef, token: Token, endpoint:
         return NotFound(f"{ref}: {ref.location} has no branch, tag or commit {ref.revision or 'main'!r}", hint=see)
     if error.code == "EntryNotFound":
         missing = f"file {path}" if path else f"folder {ref.subfolder}"
-        return NotFound(
-            f"{ref}: there is no {missing}", hint=f"see {endpoint}/{repository_page(ref)[2]} for its contents"
-        )
+        return NotFound(f"{ref}: there is no {missing}", hint=f"see {endpoint}/{ref.location} for its contents")
     if token.value and (message.startswith("Invalid credentials") or (error.status == 401 and not error.code)):
         hint = "renew it with `hf auth login`, or unset it: a public repository needs no token"
         return AccessDenied(f"{ref}: {host(error.url)} does not accept the token in {token.found_in}", hint=hint)
@@ -135,13 +123,11 @@ def _gated(ref: AdapterRef, token: Token, endpoint: str) -> LoraCliError:
 
 
 def _missing(ref: AdapterRef, token: Token) -> LoraCliError:
-    kind, id, _ = repository_page(ref)
     if not token.value:
         hint = f"{path_hint(ref)}check the spelling; if it is private, set HF_TOKEN or run `hf auth login`"
-        return AccessDenied(f"{ref}: there is no {kind} {id}, or it is private", hint=hint)
-    hidden = f"{ref}: there is no {kind} {id}, or it is private and the token in {token.found_in} "
-    kinds = "buckets" if kind == "bucket" else "repositories"
-    hint = f"{path_hint(ref)}check the spelling, and which {kinds} the token can read"
+        return AccessDenied(f"{ref}: there is no repository {ref.location}, or it is private", hint=hint)
+    hidden = f"{ref}: there is no repository {ref.location}, or it is private and the token in {token.found_in} "
+    hint = f"{path_hint(ref)}check the spelling, and which repositories the token can read"
     return NotFound(hidden + "cannot read it", hint=hint)
 
 
@@ -167,7 +153,7 @@ class HubClient:
 
     def __init__(self, settings: Settings, rule: "SourceRule | None") -> None:
         """Opens no connection and reads no token yet."""
-        self._rule, self._own_endpoint = rule, settings.hub_endpoint
+        self._rule = rule
         self._elsewhere = rule is not None and bool(rule.endpoint_url)
         endpoint = (rule.endpoint_url if rule is not None else None) or settings.hub_endpoint
         self.endpoint = endpoint.rstrip("/")
@@ -189,20 +175,6 @@ class HubClient:
             token=self._token.value,
             bounds=bounds_of(self.settings),
         )
-
-    @cached_property
-    def xet(self) -> "XetStorage":
-        """Xet storage, as this endpoint gives access to it.
-
-        Raises:
-            Refused: only a manifest names the endpoint, whose links hf_xet would follow anywhere.
-        """
-        from lora_cli.sources.xet import XetStorage
-
-        if self._elsewhere and not is_same_server(self.endpoint, self._own_endpoint):
-            says = "files in Xet storage are not read from {}, a server set only by the manifest"
-            raise_unless_trusted(self.endpoint, trust_of(self.settings), says)
-        return XetStorage(self.http)
 
     def translate_error(self, error: StatusError, ref: AdapterRef, path: str = "") -> LoraCliError:
         """Translates a refusal; ``path`` is the file that was read, if any."""

@@ -1,4 +1,4 @@
-"""The listing of a repository or bucket of the Hub, converted to files. Nothing in it is trusted."""
+"""The listing of a repository of the Hub, converted to files. Nothing in it is trusted."""
 
 import re
 import time
@@ -18,7 +18,6 @@ PAGE_CAP = 16 * 1024 * 1024
 LISTING_S = 60.0
 """After so many seconds no other page of a listing is asked for."""
 
-XET_HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _NO_LISTING = "the server sent no listing: it does not respond like a Hub"
 
 
@@ -30,7 +29,6 @@ def listed(
     file_of: Callable[[Any, str], RemoteFile | None],
     *,
     hint: str,
-    page_bytes: int = PAGE_CAP,
 ) -> tuple[str, list[RemoteFile]]:
     """The URL that answered in the end, and the files that ``file_of`` makes of the entries and that URL.
 
@@ -39,8 +37,8 @@ def listed(
 
     Raises:
         StatusError: the server refuses.
-        Refused: a page has over ``page_bytes``, or there are too many entries or pages, or they take too long; ``hint``
-            says what to name instead.
+        Refused: a page has over ``PAGE_CAP`` bytes, or there are too many entries or pages, or they take too long;
+            ``hint`` says what to name instead.
         Unreachable: network or server, after the retries, or something that is no listing.
     """
     files, budget, until = list[RemoteFile](), ListingBudget(what, hint), time.monotonic() + LISTING_S
@@ -55,7 +53,7 @@ def listed(
 
     for _ in range(MOST_PAGES):
         try:
-            answer = get_body(http, f"{url}?{query}", what, read, page_bytes)
+            answer = get_body(http, f"{url}?{query}", what, read, PAGE_CAP)
         except NoList as error:
             raise Unreachable(f"{what}: {_NO_LISTING}", hint="check HF_ENDPOINT") from error
         found, budget = answer.value
@@ -88,26 +86,20 @@ def file_of(entry: Any, what: str, folder: str, locator: str = "") -> RemoteFile
 
     ``locator`` is the quoted place of the commit at the endpoint.
     """
-    path = path_in(entry, what, folder)
-    if path is None:
-        return None
-    lfs = entry.get("lfs")
-    if not isinstance(lfs, dict):
-        return RemoteFile(path, size_in(entry), git_sha1=_digest(entry.get("oid"), 40), locator=locator)
-    size = size_in(lfs)
-    oid = lfs.get("oid", lfs.get("sha256"))
-    return RemoteFile(path, size_in(entry) if size is None else size, _digest(oid, 64), locator=locator)
-
-
-def path_in(entry: Any, what: str, folder: str) -> str | None:
-    """The path of a file below ``folder``; None for a folder, and for what is elsewhere. Raises as ``files_of``."""
     if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
         raise Unreachable(f"{what}: {_NO_LISTING}", hint="check HF_ENDPOINT")
     path, inside = entry["path"], f"{folder}/" if folder else ""
     if entry.get("type") != "file":
         return None
     check_path(path, what)
-    return path.removeprefix(inside) if path.startswith(inside) else None
+    if not path.startswith(inside):
+        return None
+    path, lfs = path.removeprefix(inside), entry.get("lfs")
+    if not isinstance(lfs, dict):
+        return RemoteFile(path, size_in(entry), git_sha1=_digest(entry.get("oid"), 40), locator=locator)
+    size = size_in(lfs)
+    oid = lfs.get("oid", lfs.get("sha256"))
+    return RemoteFile(path, size_in(entry) if size is None else size, _digest(oid, 64), locator=locator)
 
 
 def in_order(files: "list[RemoteFile]", what: str) -> tuple[RemoteFile, ...]:

@@ -1,8 +1,7 @@
-"""Artifacts and images in OCI registries: a file is a layer, or a member of a layer that is a tar."""
+"""Artifacts in OCI registries: a file is a layer, or a member of a layer that is a tar."""
 
 import hashlib
 import os
-import platform
 import threading
 from collections import OrderedDict
 from collections.abc import Generator, Iterator
@@ -39,10 +38,9 @@ MOST_ATTACHED = 32
 FILEPATH, TITLE = "org.cncf.model.filepath", "org.opencontainers.image.title"
 ORAS_FOLDER = "io.deis.oras.content.unpack"
 _IMAGES = frozenset({"application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"})
-_MODELS = ("application/vnd.cncf.model.", "application/vnd.kitops.modelkit.", "application/vnd.docker.ai.")
-"""Layouts whose media types say what is a tar: CNCF ModelPack, KitOps, Docker Model Runner."""
+_MODELS = ("application/vnd.cncf.model.", "application/vnd.kitops.modelkit.")
+"""Layouts whose media types say what is a tar: CNCF ModelPack, KitOps."""
 
-_SAFETENSORS = "application/vnd.docker.ai.safetensors"
 _UNPACKED = "unpacked:"
 
 
@@ -50,12 +48,6 @@ def split_location(location: str) -> tuple[str, str]:
     """Repository and tag of the location of a reference; without a tag it is ``latest``."""
     repository, _, tag = location.partition("/")[2].partition(":")
     return repository, tag or "latest"
-
-
-def _platform() -> str:
-    """What containers on this machine run as."""
-    machine = platform.machine().lower()
-    return f"linux/{ {'x86_64': 'amd64', 'aarch64': 'arm64'}.get(machine, machine) }"
 
 
 class OciSource:
@@ -85,14 +77,14 @@ class OciSource:
             NotFound: there is no such repository, tag or folder, or no files.
             AccessDenied: the registry does not give it to this user.
             Refused: a path could not be written, a bound is passed, or it is malformed.
-            UsageError: it is an index of several artifacts.
+            UsageError: it is a container image, or an index of several artifacts.
             Corrupt: a manifest or layer is not what its digest says.
             Unreachable: network or server, after the retries.
         """
         what, top, client = str(ref), self._top(ref), self._client(ref)
         folder, files = _below(ref.subfolder, self._files(client, self._picked(ref, top), what))
         if not files:
-            where = f"in its folder {ref.subfolder}" if ref.subfolder else "in it, or below /models of an image"
+            where = f"in its folder {ref.subfolder}" if ref.subfolder else "in it"
             raise NotFound(f"{what}: there are no files {where}", hint="check what was pushed: oras manifest fetch")
         check_listed((file.path for file in files), what)
         access = "private" if client.known_as is not NOBODY else ""
@@ -202,49 +194,41 @@ class OciSource:
         return kept or self._top(replace(ref, revision=digest))
 
     def _picked(self, ref: AdapterRef, manifest: Manifest) -> Manifest:
-        """The one manifest of an index, else the one that is for no platform, else the one for this machine's."""
+        """The manifest itself, or the only one of an index."""
         for _ in range(MOST_INDEXES + 1):
             if not manifest.is_index:
                 return manifest
-            # Attestations of a build are beside its images.
-            listed = [one for one in manifest.manifests if one.platform != "unknown/unknown"]
-            anywhere = [one for one in listed if not one.platform]
-            here = [one for one in listed if one.platform == _platform()]
-            found = listed if len(listed) == 1 else anywhere or here
-            if len(found) != 1:
-                several = ", ".join(f"{one.digest} {one.platform}".rstrip() for one in listed[:5]) or "nothing"
+            listed = manifest.manifests
+            if len(listed) != 1:
+                several = ", ".join(one.digest for one in listed[:5]) or "nothing"
                 registry, repository = ref.location.partition("/")[0], split_location(ref.location)[0]
                 hint = f"choose one by its digest: oci://{registry}/{repository}@sha256:…"
                 raise UsageError(f"{ref}: this is an index of {len(listed)} manifests ({several})", hint=hint)
-            manifest = self._manifest(ref, found[0].digest)
+            manifest = self._manifest(ref, listed[0].digest)
         raise Refused(f"{ref}: an index in over {MOST_INDEXES} others", hint="push the artifact itself")
 
     def _files(self, client: RegistryClient, manifest: Manifest, what: str) -> list[RemoteFile]:
         """The files of all layers: those that are one file each, and those of tars."""
-        files, unnamed = list[RemoteFile](), list[Descriptor]()
+        if not manifest.artifact_type and manifest.config is not None and manifest.config.media_type in _IMAGES:
+            raise UsageError(f"{what}: this is a container image", hint="push the adapter's files alone: oras push")
+        files = list[RemoteFile]()
         budget = ListingBudget(what, "push each adapter as an artifact of its own")
         has_tars = False
         for layer in manifest.layers:
-            if _is_tar(manifest, layer, what):
+            if _is_tar(layer, what):
                 has_tars = True
                 continue
             path = layer.annotations.get(FILEPATH) or layer.annotations.get(TITLE) or ""
             budget.take(path)
             if path:
                 files.append(_file(path, layer))
-            elif layer.media_type == _SAFETENSORS:
-                unnamed.append(layer)
         if has_tars:
             files += map(_unpacked_file, self._unpack(client, manifest, what).members)
-        if len(unnamed) == 1:
-            # Docker's first layout has no names.
-            prefix = "adapter_" if any(file.path == CONFIG for file in files) else ""
-            files.append(_file(f"{prefix}model.safetensors", unnamed[0]))
         return files
 
     def _unpack(self, client: RegistryClient, manifest: Manifest, what: str) -> Unpacked:
         """The unpacked tars of an artifact: once for all that ask at the same time, and kept for a while."""
-        layers = [layer for layer in manifest.layers if _is_tar(manifest, layer, what)]
+        layers = [layer for layer in manifest.layers if _is_tar(layer, what)]
 
         def blob(layer: Descriptor) -> Generator[bytes, None, None]:
             yield from client.read_blob(layer.digest, Piece(0, layer.size, layer.size), what)
@@ -256,9 +240,9 @@ class OciSource:
                 known = self._unpacked.get(manifest.digest)
             if known is None:
                 try:
-                    known = Unpacker(self._settings, what, _is_image(manifest)).unpack(layers, blob)
+                    known = Unpacker(self._settings, what).unpack(layers, blob)
                 except Corrupt:
-                    known = Unpacker(self._settings, what, _is_image(manifest)).unpack(layers, blob)
+                    known = Unpacker(self._settings, what).unpack(layers, blob)
             with self._lock:
                 self._unpacked[manifest.digest] = known
                 self._unpacked.move_to_end(manifest.digest)
@@ -268,24 +252,18 @@ class OciSource:
             return known
 
 
-def _is_image(manifest: Manifest) -> bool:
-    return not manifest.artifact_type and manifest.config is not None and manifest.config.media_type in _IMAGES
-
-
-def _is_tar(manifest: Manifest, layer: Descriptor, what: str) -> bool:
+def _is_tar(layer: Descriptor, what: str) -> bool:
     """Whether a layer is a tar of files. The media type of a plain file that ORAS pushes says so too, by default.
 
     Raises:
-        Refused: an image has a layer of another type.
+        Refused: it is one that is compressed in a way that is not read.
     """
-    is_tar = compression_of(layer.media_type) is not None
-    if _is_image(manifest):
-        if not is_tar:
-            raise Refused(f"{what}: an image with a layer of type {layer.media_type!r:.100}", hint="push it as a tar")
-        return True
-    if layer.media_type.startswith(_MODELS):
-        return is_tar
-    return is_tar and (layer.annotations.get(ORAS_FOLDER) == "true" or not layer.annotations.get(TITLE))
+    compression, annotations = compression_of(layer.media_type), layer.annotations
+    by_itself = layer.media_type.startswith(_MODELS) or not annotations.get(TITLE)
+    is_tar = compression is not None and (by_itself or annotations.get(ORAS_FOLDER) == "true")
+    if is_tar and compression not in {"", "gzip"}:
+        raise Refused(f"{what}: a layer is compressed with {compression}", hint="push it as a tar, plain or with gzip")
+    return is_tar
 
 
 def _file(path: str, layer: Descriptor) -> RemoteFile:

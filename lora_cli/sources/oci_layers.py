@@ -1,4 +1,4 @@
-"""Tar layers of an artifact or image, unpacked within bounds into a file without a name.
+"""Tar layers of an artifact, unpacked within bounds into a file without a name.
 
 A member of a compressed layer cannot be read by range, and a layer is only verified once all of it has come. So a layer
 is streamed once: its digest is verified, and its regular files are kept in one file, which nobody else can open and
@@ -18,12 +18,12 @@ import weakref
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from lora_cli.core.text import size as in_units
-from lora_cli.errors import Corrupt, MachineError, MissingExtra, Refused
+from lora_cli.errors import Corrupt, MachineError, Refused
 from lora_cli.settings import Settings, bytes_kept_free
 from lora_cli.sources.listed_paths import ListingBudget, check_path
 from lora_cli.sources.oci_registry import PUSHED_WRONG, Descriptor
@@ -31,10 +31,8 @@ from lora_cli.sources.oci_registry import PUSHED_WRONG, Descriptor
 CHUNK = 1 << 20
 BLOCK = tarfile.BLOCKSIZE
 MOST_LAYERS = 128
-"""Docker has at most 127 layers in an image."""
-
 MOST_MEMBERS = 500_000
-"""Of all layers together: an image with a whole system has some ten thousand."""
+"""Of all layers together."""
 
 MOST_EXTENDED = 64 * 1024
 """The longest name or set of extended attributes of a member."""
@@ -44,14 +42,8 @@ FREE_BYTES, MOST_RATIO = 64 << 20, 20
 are all zero do."""
 
 MOST_SKIPPED = 16 << 30
-"""Bytes of all layers together that are read and not kept: those of an image outside of ``/models``, and what follows
-the end of a tar. Neither ``--max-bytes`` nor the disk bounds them."""
-
-ZSTD_WINDOW = 27
-"""The logarithm of the largest window, of which a reader needs the memory: 128 MiB, as zstd itself."""
-
-MODELS = "models"
-"""The folder of an image that has the files."""
+"""Bytes of all layers together that are read and not kept: what follows the end of a tar. Neither ``--max-bytes`` nor
+the disk bounds them."""
 
 _REGULAR = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE})
 _KINDS = {
@@ -174,11 +166,10 @@ class Unpacked:
 
 @dataclass
 class Unpacker:
-    """Unpacks the tar layers of one artifact; of an ``image`` only what is below ``/models``."""
+    """Unpacks the tar layers of one artifact."""
 
     settings: Settings
     what: str
-    image: bool
     total: int = 0
     seen: int = 0
     skipped: int = 0
@@ -199,24 +190,18 @@ class Unpacker:
             unpacked = Unpacked(tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115 - closed with ``unpacked``
         for layer in layers:
             with closing(blob(layer)) as chunks:
-                found, hidden = self._layer(layer, chunks, unpacked)
-            if self.image:
-                below = {member.path: member for member in unpacked.members if not hidden.hides(member.path)}
-                unpacked.members = [*(below | {member.path: member for member in found}).values()]
-            else:
-                unpacked.members += found
-        if self.image:
-            unpacked.members = [replace(one, path=one.path.removeprefix(f"{MODELS}/")) for one in unpacked.members]
+                unpacked.members += self._layer(layer, chunks, unpacked)
         return unpacked
 
-    def _layer(self, layer: Descriptor, chunks: Iterator[bytes], into: Unpacked) -> tuple[list[Member], "_Hidden"]:
-        """The files of one layer, and what they hide of those below."""
+    def _layer(self, layer: Descriptor, chunks: Iterator[bytes], into: Unpacked) -> list[Member]:
+        """The files of one layer."""
         raw, problem, most = _Compressed(chunks), "", FREE_BYTES + MOST_RATIO * layer.size
         reader: IO[bytes] = io.BufferedReader(raw, CHUNK)
-        result: tuple[list[Member], _Hidden] = [], _Hidden()
+        result = list[Member]()
         try:
-            with _decompressed(reader, layer.media_type) as stream:
-                result = self._members(_Tar(stream, most, self.what, raw), into)
+            is_gzip = compression_of(layer.media_type) == "gzip"
+            stream: Any = gzip.GzipFile(fileobj=reader, mode="rb") if is_gzip else reader
+            result = self._members(_Tar(stream, most, self.what, raw), into)
         except (_Malformed, EOFError, ValueError, zlib.error, gzip.BadGzipFile, tarfile.HeaderError) as error:
             problem = str(error) or type(error).__name__
         while rest := reader.read(CHUNK):
@@ -228,24 +213,22 @@ class Unpacker:
             raise Refused(f"{self.what}: the layer {layer.digest} is malformed: {problem:.200}", hint=PUSHED_WRONG)
         return result
 
-    def _members(self, tar: _Tar, into: Unpacked) -> tuple[list[Member], "_Hidden"]:
-        found, hidden = list[Member](), _Hidden()
+    def _members(self, tar: _Tar, into: Unpacked) -> list[Member]:
+        found = list[Member]()
         for info in _headers(tar, self._count):
             path = self._path(info.name)
             is_folder = info.isdir() or (info.type == tarfile.AREGTYPE and info.name.endswith("/"))
             is_file = info.type in _REGULAR and not is_folder
-            is_listed = bool(path) and (not self.image or path.startswith(f"{MODELS}/"))
-            if is_listed:
+            if path:
                 check_path(path, self.what)
                 self._budget.take(path)
-            is_whiteout = self.image and hidden.add(path, is_folder=is_folder)
-            if is_listed and not is_folder and not is_whiteout:
+            if path and not is_folder:
                 defect = _KINDS.get(info.type, "is no regular file")
                 found.append(self._kept(path, info.size, tar, into) if is_file else Member(path, 0, defect=defect))
             elif is_file:
                 for piece in tar.pieces(info.size):
                     self._skip(piece)
-        return found, hidden
+        return found
 
     def _skip(self, piece: bytes) -> None:
         self.skipped += len(piece)
@@ -259,9 +242,9 @@ class Unpacker:
             raise Refused(f"{self.what}: its tar layers have over {MOST_MEMBERS} members", hint=PUSHED_WRONG)
 
     def _path(self, name: str) -> str:
-        """The name without empty parts. An image's begin at its root; that of an artifact stays absolute if it is."""
+        """The name without empty parts; it stays absolute if it is."""
         path = "/".join(part for part in name.split("/") if part not in {"", "."})
-        return f"/{path}" if name.startswith("/") and not self.image else path
+        return f"/{path}" if name.startswith("/") else path
 
     def _kept(self, path: str, size: int, tar: _Tar, into: Unpacked) -> Member:
         """The regular file that is next in the tar, copied to the end of the unpacked ones."""
@@ -281,34 +264,6 @@ class Unpacker:
         into.size += size
         into.unread += size
         return Member(path, size, digest.hexdigest(), offset)
-
-
-class _Hidden:
-    """What a layer of an image hides of those below it, as the image specification has it."""
-
-    def __init__(self) -> None:
-        self._gone, self._opaque, self._folders = set[str](), set[str](), set[str]()
-
-    def add(self, path: str, *, is_folder: bool) -> bool:
-        """Notes a member; whether it is a whiteout, and no file."""
-        above, _, name = path.rpartition("/")
-        if not f"{path}/".startswith(f"{MODELS}/") and path not in {f".wh.{MODELS}", ".wh..wh..opq"}:
-            return name.startswith(".wh.")
-        if name == ".wh..wh..opq":
-            self._opaque.add(above)
-        elif name.startswith(".wh."):
-            self._gone.add(f"{above}/{name[4:]}".lstrip("/"))
-        else:
-            (self._folders if is_folder else self._gone).add(path)
-            return False
-        return True
-
-    def hides(self, path: str) -> bool:
-        """Whether a file of a lower layer is hidden."""
-        parts = path.split("/")
-        above = {"/".join(parts[:count]) for count in range(len(parts))}
-        hidden = (path in self._gone, path in self._folders)
-        return any(hidden) or not above.isdisjoint(self._gone) or not above.isdisjoint(self._opaque)
 
 
 def _headers(tar: _Tar, count: Callable[[], None]) -> Iterator[tarfile.TarInfo]:
@@ -353,37 +308,9 @@ def _attributes(data: bytes) -> dict[str, str]:
 
 
 def compression_of(media_type: str) -> str | None:
-    """``""``, ``gzip`` or ``zstd`` of a layer that is a tar by its media type, None of any other."""
-    found = re.search(r"[./]tar(?:[.+](gzip|zstd))?$", media_type)
+    """``""``, ``gzip`` or another name for a layer that is a tar by its media type, None for any other."""
+    found = re.search(r"[./]tar(?:[.+]([a-z0-9]{1,16}))?$", media_type)
     return (found[1] or "") if found else None
-
-
-@contextmanager
-def _decompressed(reader: IO[bytes], media_type: str) -> Iterator[IO[bytes]]:
-    """The tar in a layer."""
-    kind = compression_of(media_type)
-    if kind == "gzip":
-        yield gzip.GzipFile(fileobj=reader, mode="rb")  # type: ignore[misc]  # it is one
-    elif kind == "zstd":
-        zstd = _zstd()
-        try:
-            yield zstd.ZstdFile(reader, options={zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW})
-        except zstd.ZstdError as error:
-            raise _Malformed(str(error)) from error
-    else:
-        yield reader
-
-
-def _zstd() -> Any:
-    """The standard library's module, or its backport."""
-    from importlib import import_module
-
-    for name in ("compression.zstd", "backports.zstd"):
-        try:
-            return import_module(name)
-        except ImportError:
-            continue
-    raise MissingExtra("a layer that is compressed with zstd", "oci", "backports.zstd")
 
 
 def _folder_for(settings: Settings) -> Path:

@@ -63,14 +63,13 @@ def registry_endpoint(location: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """What a manifest says of a blob or of another manifest. ``platform`` is ``os/architecture``, "" for none."""
+    """What a manifest says of a blob or of another manifest."""
 
     media_type: str
     digest: str
     size: int
     annotations: Mapping[str, str] = field(default_factory=dict)
     artifact_type: str = ""
-    platform: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,15 +357,12 @@ def _descriptor(value: Any, what: str) -> Descriptor:
     digest = _text(value.get("digest")) if isinstance(value, dict) else ""
     if type(size) is not int or not 0 <= size < 1 << 63 or not OCI_DIGEST.fullmatch(digest):
         raise Refused(f"{what}: its manifest lists a blob without size or sha256", hint=PUSHED_WRONG)
-    platform = value.get("platform")
-    parts = [_text(platform.get(key)) for key in ("os", "architecture")] if isinstance(platform, dict) else []
     return Descriptor(
         _text(value.get("mediaType")),
         digest,
         size,
         _texts(value.get("annotations")),
         _text(value.get("artifactType")),
-        "/".join(parts),
     )
 
 

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_cli.core.reference import FSSPEC, REMOTE, AdapterRef, Scheme
+from lora_cli.core.reference import FSSPEC, AdapterRef, Scheme
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Offline, UsageError
 from lora_cli.settings import Settings
@@ -20,14 +20,13 @@ if TYPE_CHECKING:
 SOURCES: Mapping[Scheme, str] = {
     "file": "lora_cli.sources.local:LocalSource",
     "hf": "lora_cli.sources.hub:HubSource",
-    "hf-bucket": "lora_cli.sources.hub:HubBucketSource",
     "s3": "lora_cli.sources.s3:S3Source",
     "https": "lora_cli.sources.web:WebSource",
     "http": "lora_cli.sources.web:WebSource",
     "gs": "lora_cli.sources.obstore_client:GoogleStorage",
     "az": "lora_cli.sources.obstore_client:AzureStorage",
     "oci": "lora_cli.sources.oci:OciSource",
-    **dict.fromkeys((*REMOTE, FSSPEC), "lora_cli.sources.fsspec_source:FsspecSource"),
+    FSSPEC: "lora_cli.sources.fsspec_source:FsspecSource",
 }
 """Scheme → ``module:Class``. The class takes the settings, and a manifest's rule or None.
 
@@ -39,11 +38,10 @@ RULE_KEYS: Mapping[Scheme, tuple[str, ...]] = {
     "gs": ("endpoint_url", "token_env", "anonymous"),
     "az": ("endpoint_url", "token_env", "anonymous"),
     "hf": ("endpoint_url", "token_env"),
-    "hf-bucket": ("endpoint_url", "token_env"),
     "https": ("endpoint_url", "token_env"),
     "http": ("endpoint_url", "token_env"),
     "oci": ("endpoint_url", "token_env", "anonymous"),
-    **dict.fromkeys((*REMOTE, FSSPEC), ("storage_options",)),
+    FSSPEC: ("storage_options",),
 }
 """Scheme → the keys of a manifest's rule that its source heeds."""
 
@@ -109,7 +107,7 @@ def endpoint_of(ref: AdapterRef, settings: Settings) -> str:
         return endpoint_for(os.environ, rule).rstrip("/") or "https://s3.amazonaws.com"
     if rule is not None and (rule.endpoint_url or ref.scheme == FSSPEC):
         return (rule.endpoint_url or json.dumps(rule.storage_options, sort_keys=True)).rstrip("/")
-    if ref.scheme in {"hf", "hf-bucket"}:
+    if ref.scheme == "hf":
         return settings.hub_endpoint
     if ref.scheme in {"https", "http"}:
         return f"{ref.scheme}://{ref.location.partition('/')[0]}"

@@ -343,5 +343,4 @@ def _joined(folder: str, file: str) -> str:
 
 def _unpinned(source: str) -> str:
     """A reference without its revision: the next commit of an adapter is the same adapter."""
-    has_revision = source.startswith("hf://") and not source.startswith("hf://buckets/")
-    return source.partition("@")[0] if has_revision else source
+    return source.partition("@")[0] if source.startswith("hf://") else source

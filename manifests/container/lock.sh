@@ -14,7 +14,7 @@ compile() {
 }
 python3 -c 'import sys, tomllib; print(*tomllib.load(sys.stdin.buffer)["build-system"]["requires"], sep="\n")' < $project |
     compile --generate-hashes - -o build.txt "$@"
-compile --generate-hashes $project --extra oci --extra signing -o slim.txt "$@"
-all=$(compile $project --extra models --extra oci --extra signing -c slim.txt -c torch.txt --no-header --no-annotate)
+compile --generate-hashes $project --extra signing -o slim.txt "$@"
+all=$(compile $project --extra models --extra signing -c slim.txt -c torch.txt --no-header --no-annotate)
 others=$(echo "$all" | sed -En 's/^((cuda|nvidia)-[^=]*|torch|triton)==.*/--no-emit-package \1/p')
-compile --generate-hashes $project --extra models --extra oci --extra signing -c slim.txt -c torch.txt $others -o warm.txt "$@"
+compile --generate-hashes $project --extra models --extra signing -c slim.txt -c torch.txt $others -o warm.txt "$@"

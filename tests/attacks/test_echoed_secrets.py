@@ -81,7 +81,6 @@ SOURCES: dict[str, tuple[str, dict[str, str]]] = {
     "s3": ("s3://bucket/x", {"AWS_ENDPOINT_URL": "{}", **KEYS}),
     "gs": ("gs://bucket/x", {"LORA_CLI_TRUSTED_ENDPOINTS": "{}", "LORA_CLI_TOKEN_ACME": f"ya29.{SECRET}{SESSION}"}),
     "http": ("{}/x", {"LORA_CLI_TOKEN_ACME": f"{SECRET}{SESSION}"}),
-    "webhdfs": ("webhdfs://{}/x", {"FSSPEC_WEBHDFS_USER": "alice", "FSSPEC_WEBHDFS_PASSWORD": f"{SECRET}{SESSION}"}),
 }
 
 
@@ -91,8 +90,7 @@ def test_a_server_that_says_back_what_it_was_sent_is_not_repeated(machine: Machi
     echo = Echo(FORMS[form])
     with answering(echo.reply) as endpoint:
         ref, environ = SOURCES[source]
-        place = endpoint.removeprefix("http://") if source == "webhdfs" else endpoint
-        refs = [f"{ref.format(place)}{status}" for status in STATUSES]
+        refs = [f"{ref.format(endpoint)}{status}" for status in STATUSES]
         keys = "token_env: LORA_CLI_TOKEN_ACME" + (f", endpoint_url: '{endpoint}'" if source == "gs" else "")
         rule = f"sources:\n  - {{match: '{source}://*', {keys}}}\n" if "LORA_CLI_TOKEN_ACME" in environ else ""
         adapters = "".join(f"  - {{name: {ref[-4:]}, source: '{ref}'}}\n" for ref in refs)
@@ -130,8 +128,8 @@ def test_what_a_library_was_given_for_google_is_told_by_its_shape() -> None:
     "text",
     [
         "hf://gpt2@main: there is no branch main",
-        "sftp://alice@host/x: no such thing",
-        "webhdfs://host:9870/a@b:c: no",
+        "fsspec+sftp://alice@host/x: no such thing",
+        "fsspec+sftp://host:9870/a@b:c: no",
         "http://127.0.0.1:8080/x@y is not the address",
         "oci://registry:5000/name:tag@sha256:0123",
         "http://[::1]:80/x@y",

@@ -4,8 +4,6 @@ import gzip
 import io
 import os
 import tarfile
-import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -16,7 +14,7 @@ from lora_cli.sources import oci_layers
 from lora_cli.sources.oci import OciSource
 from tests.answering import Asked, Reply, answering
 from tests.attacks.lying_registry import FILES, TAR, Liar, code, error_of
-from tests.oci_server import digest_of, tar_of
+from tests.oci_server import tar_of
 
 pytestmark = pytest.mark.slow
 
@@ -34,42 +32,14 @@ def test_weights_that_are_a_link_or_a_device_are_no_weights(liar: Liar, settings
     assert code(liar, settings) == 1
 
 
-def test_an_images_links_lead_nowhere(liar: Liar, settings: Settings) -> None:
-    link = tarfile.TarInfo("models")
-    link.type, link.linkname = tarfile.SYMTYPE, "/etc"
-    config = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest_of(b"{}"), "size": 2}
-    layer = liar.layer(tar_of({"models/../../evil": b"", "etc/adapter_config.json": b"{}"}, members=[link]), TAR)
-    liar.manifest({"config": config, "layers": [layer]})
-    assert code(liar, settings) == 1
-    layer = liar.layer(tar_of({"etc/adapter_config.json": b"{}"}, members=[link]), TAR)
-    liar.manifest({"config": config, "layers": [layer]})
-    assert code(liar, settings) == 3
-
-
-@pytest.mark.parametrize("name", ["models/" + "a/" * 30_000 + "b", "models/" + "a/" * 30_000 + ".wh.b", "a/" * 30_000])
-def test_a_deep_path_in_an_image_costs_nothing(liar: Liar, settings: Settings, name: str) -> None:
-    config = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest_of(b"{}"), "size": 2}
-    layers = [liar.layer(tar_of({**{f"models/{path}": b"" for path in FILES}, name: b""}), TAR)] * 3
-    liar.manifest({"config": config, "layers": layers})
-    began = time.monotonic()
-    if name.startswith("models"):
-        assert code(liar, settings) == 1
-    else:
-        ref = parse(f"oci://{liar.place}/acme/sql:v1", is_path=lambda _: False)
-        assert [file.path for file in OciSource(settings).resolve(ref).files] == [*FILES]
-    assert time.monotonic() - began < 5
-
-
-@pytest.mark.parametrize("kind", ["gzip", "zstd"])
-def test_a_bomb_is_not_unpacked(liar: Liar, settings: Settings, kind: str) -> None:
-    liar.tars(tar_of({**FILES, "zeros": bytes(90 << 20)}, kind), kind=f"{TAR}+{kind}")
+def test_a_bomb_is_not_unpacked(liar: Liar, settings: Settings) -> None:
+    liar.tars(tar_of({**FILES, "zeros": bytes(90 << 20)}, "gzip"), kind=f"{TAR}+gzip")
     assert "more than 20 times its size" in str(error_of(liar, settings))
 
 
-@pytest.mark.parametrize("kind", ["gzip", "zstd"])
-def test_a_bomb_is_not_unpacked_whatever_size_its_manifest_claims(liar: Liar, settings: Settings, kind: str) -> None:
+def test_a_bomb_is_not_unpacked_whatever_size_its_manifest_claims(liar: Liar, settings: Settings) -> None:
     files = {**FILES, "zeros": bytes(180 << 20), "rest": os.urandom(5 << 20)}
-    layer = liar.layer(tar_of(files, kind), f"{TAR}+{kind}")
+    layer = liar.layer(tar_of(files, "gzip"), f"{TAR}+gzip")
     path = f"/v2/acme/sql/blobs/{layer['digest']}"
     claimed, honest = 1 << 40, liar.reply
 
@@ -90,30 +60,11 @@ def test_more_than_was_allowed_is_not_unpacked(liar: Liar, settings: Settings) -
     assert code(liar, replace(settings, keep_free=1 << 60)) == 6
 
 
-def _beside(stream: io.BytesIO) -> None:
-    with tarfile.open(fileobj=stream, mode="w") as tar:
-        for number in range(100):
-            tar.addfile(_member(f"usr/{number}", 1 << 20), io.BytesIO(bytes(1 << 20)))
-
-
-def _after(stream: io.BytesIO) -> None:
-    stream.write(tar_of({f"models/{path}": data for path, data in FILES.items()}) + bytes(100 << 20))
-
-
-def _member(name: str, size: int) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.size = size
-    return info
-
-
-@pytest.mark.parametrize("fill", [_beside, _after])
 def test_what_is_no_file_of_the_adapter_is_bounded_too(
-    liar: Liar, settings: Settings, fill: Callable[[io.BytesIO], None], monkeypatch: pytest.MonkeyPatch
+    liar: Liar, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(oci_layers, "MOST_SKIPPED", 10 << 20)
-    fill(stream := io.BytesIO())
-    config = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest_of(b"{}"), "size": 2}
-    liar.manifest({"config": config, "layers": [liar.layer(stream.getvalue(), TAR)]})
+    liar.tars(tar_of(FILES) + bytes(100 << 20))
     assert "over 10.0 MiB that are no files of the adapter" in str(error_of(liar, settings))
 
 
@@ -161,10 +112,9 @@ def test_an_odd_tar_is_refused(liar: Liar, settings: Settings, name: str) -> Non
     assert code(liar, settings) == 1
 
 
-@pytest.mark.parametrize("kind", ["gzip", "zstd"])
-def test_a_layer_that_is_not_compressed_so_is_refused(liar: Liar, settings: Settings, kind: str) -> None:
-    for data in (tar_of(FILES), tar_of(FILES, kind)[:5000], gzip.compress(b"no tar" * 1000)):
-        liar.tars(data, kind=f"{TAR}+{kind}")
+def test_a_layer_that_is_not_compressed_so_is_refused(liar: Liar, settings: Settings) -> None:
+    for data in (tar_of(FILES), tar_of(FILES, "gzip")[:5000], gzip.compress(b"no tar" * 1000)):
+        liar.tars(data, kind=f"{TAR}+gzip")
         assert "is malformed" in str(error_of(liar, settings))
 
 

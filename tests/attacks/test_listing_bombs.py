@@ -15,13 +15,11 @@ from lora_cli.sources.registry import open_source
 from tests.answering import Reply, answering
 from tests.attacks.peak_memory import run
 from tests.making import write_base_config
-from tests.slow import slowly
 from tests.sources.s3_answers import source_at
 
 pytestmark = pytest.mark.slow
 
 AT_ONCE, MOST_MIB = 32, 300
-NODES = ("without end", "of small objects", "of many files", "of deep paths")
 COMMIT = "a" * 40
 INFO = json.dumps({"sha": COMMIT, "private": False, "gated": False}).encode()
 EMOJI = "\U0001f600"
@@ -107,29 +105,6 @@ def test_many_buckets_that_list_without_end_are_left_within_bounds(kind: str, tm
         refs = (f"s3://bucket-{n}" for n in range(AT_ONCE))
         done = run(tmp_path, "fetch", *refs, AWS_ENDPOINT_URL=endpoint, AWS_SKIP_SIGNATURE="true")
     assert done.code in {1, 4}
-    assert done.peak < MOST_MIB
-    assert done.err.count("error: ") == AT_ONCE
-
-
-@pytest.mark.parametrize("kind", slowly(NODES, *NODES[:3]))
-def test_many_name_nodes_that_answer_without_end_are_left_within_bounds(kind: str, tmp_path: Path) -> None:
-    entry = {"type": "FILE", "length": 1, "modificationTime": 1, "pathSuffix": ""}
-    listings = {
-        "without end": b"x" * 64 * MIB,
-        "of small objects": array('{"":0}', 2 * MIB - 100),
-        "of many files": json.dumps([{**entry, "pathSuffix": f"{n}"} for n in range(25_000)]).encode(),
-        "of deep paths": json.dumps([{**entry, "pathSuffix": f"{n}/{'a/' * 100}b"} for n in range(7000)]).encode(),
-    }
-
-    def reply(request: BaseHTTPRequestHandler) -> Reply:
-        if "op=GETFILESTATUS" in request.path:
-            return 200, json.dumps({"FileStatus": {**entry, "type": "DIRECTORY"}}).encode(), {}
-        return 200, b'{"FileStatuses":{"FileStatus":' + listings[kind] + b"}}", {}
-
-    with answering(reply) as endpoint:
-        place = endpoint.removeprefix("http://")
-        done = run(tmp_path, "fetch", *(f"webhdfs://{place}/x{n}" for n in range(AT_ONCE)))
-    assert done.code in {1, 2}
     assert done.peak < MOST_MIB
     assert done.err.count("error: ") == AT_ONCE
 

@@ -285,11 +285,11 @@ def test_a_planted_record_sends_no_credentials_elsewhere(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0)
         server = f"127.0.0.1:{listener.getsockname()[1]}"
-        write_record(store, replace(record, ref=f"smb://{server}/share/sql", endpoint=""))
+        write_record(store, replace(record, ref=f"fsspec+s3://{server}/share/sql", endpoint=""))
         forget_record(store, record)
         store.snapshot(record.snapshot).joinpath(CONFIG).unlink()
         store.blob(record.files[CONFIG].sha256).unlink()
         assert main(["cache", "verify", "--repair"]) == 5
-        assert "are not sent to smb://127.0.0.1" in " ".join(capsys.readouterr().out.split())
+        assert "are not sent to fsspec+s3://127.0.0.1" in " ".join(capsys.readouterr().out.split())
         with pytest.raises(BlockingIOError):
             listener.accept()

@@ -209,7 +209,9 @@ def test_every_head_has_a_clean_answer(server: Running, head: bytes, line: bytes
     assert "Traceback" not in server.said()
 
 
-BEGINNINGS = ("hf://", "https://", "http://localhost/", "s3://", "oci://", "file:///", "sftp://", "", "/", "~", "hf_")
+BEGINNINGS = (
+    "hf://", "https://", "http://localhost/", "s3://", "oci://", "file:///", "fsspec+sftp://", "", "/", "~", "hf_",
+)  # fmt: skip
 UNITS = ("a", "-", "/", "a/", "a-", "%2e", "..", "@", ":", "\\", ".", "é", "[", "{", "\u202e", "x y", "0x7f.", "*", "?")
 
 

@@ -9,8 +9,7 @@ from lora_cli.cli.main import main
 from tests.bill_of_materials import check_bom
 from tests.faulty_proxy import FaultyProxy
 from tests.making import write_adapter, write_base_config
-from tests.oci_server import OCI_INDEX, Registry, tar_of
-from tests.processes import numbers
+from tests.oci_server import Registry, tar_of
 from tests.traffic import counted
 
 WIDE = {f"model.layers.{layer}.mlp.up_proj": (64, 4096) for layer in range(16)}
@@ -177,41 +176,6 @@ def test_a_policy_speaks_of_the_folder_that_is_picked_whatever_is_cached(
     assert ran(capsys, verb, "-f", manifest, *more, *cache, "--policy", policy, "--offline")[0] == 0
 
 
-def test_a_lock_of_an_index_holds_where_the_files_are_the_same(
-    oci_registry: Registry,
-    sql: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    name, manifest = oci_registry.name(), tmp_path / "set.yaml"
-
-    def index(**more: dict[str, bytes]) -> None:
-        listed = [
-            {
-                "mediaType": "application/vnd.oci.image.manifest.v1+json", "size": 1,
-                "digest": oci_registry.push(f"{name}:{architecture}", files_of(sql) | files),
-                "annotations": {"for": architecture}, "platform": {"os": "linux", "architecture": architecture},
-            }
-            for architecture, files in more.items()
-        ]  # fmt: skip
-        oci_registry.manifest(f"{name}:v1", {"manifests": listed}, OCI_INDEX)
-
-    def fetch(machine: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("platform.machine", lambda: machine)
-        return ran(capsys, "fetch", "-f", manifest, "--cache-dir", tmp_path / f"{machine}-{next(numbers)}")
-
-    adapter = {"name": "sql", "source": f"oci://{oci_registry.place}/{name}:v1"}
-    manifest.write_text(json.dumps({"apiVersion": "lora-cli/v1", "kind": "AdapterSet", "adapters": [adapter]}))
-    index(amd64={}, arm64={"notes.txt": b"not fetched"})
-    assert fetch("x86_64")[0] == fetch("aarch64")[0] == 0
-    (tmp_path / "set.lock.yaml").unlink()
-    index(amd64={}, arm64=files_of(write_adapter(tmp_path / "other", seed=1)))
-    assert fetch("x86_64")[0] == 0
-    code, _, err = fetch("aarch64")
-    assert (code, "has other files for this machine's platform" in err) == (1, True)
-
-
 def test_an_exported_path_has_the_folder_that_was_picked(
     oci_registry: Registry, sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,13 +193,11 @@ def test_an_exported_path_has_the_folder_that_was_picked(
     assert (code, "sql: its folder in the image is unknown\nhint: lora-cli fetch -f" in err) == (3, True)
 
 
-def test_a_base_is_an_image_too(
+def test_a_base_is_an_artifact_too(
     oci_registry: Registry, sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name, config = oci_registry.name(), write_base_config(tmp_path / "base").read_bytes()
-    layer = oci_registry.layer(name, tar_of({"models/config.json": config}), "application/vnd.oci.image.layer.v1.tar")
-    image = oci_registry.config(name, "application/vnd.oci.image.config.v1+json")
-    oci_registry.manifest(f"{name}:v1", {"config": image, "layers": [layer]})
+    oci_registry.push(f"{name}:v1", {"config.json": config})
     base, cache = f"oci://{oci_registry.place}/{name}:v1", ("--cache-dir", tmp_path / "cache")
     # Only a base says which modules of it have no tensors.
     assert "targets-without-tensors" in ran(capsys, "validate", sql, "--base", base, *cache)[1]

@@ -95,7 +95,7 @@ def asked(extra: str) -> list[Requirement]:
 
 
 @pytest.mark.parametrize(
-    ("files", "extras"), [(["slim.txt"], ["oci", "signing"]), (["warm.txt", "torch.txt"], ["models", "oci", "signing"])]
+    ("files", "extras"), [(["slim.txt"], ["signing"]), (["warm.txt", "torch.txt"], ["models", "signing"])]
 )
 def test_the_lock_files_cover_what_an_image_depends_on(files: list[str], extras: list[str]) -> None:
     versions = {name: version for file in files for name, (version, _) in locked(file).items()}

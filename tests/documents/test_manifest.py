@@ -348,7 +348,7 @@ def test_any_damage_is_a_usage_error_or_another_manifest(data: st.DataObject) ->
     ],
 )
 def test_the_options_of_a_file_system_hold_no_secrets_and_are_bounded(options: str, says: str) -> None:
-    error = refusal(minimal(extra=f"sources: [{{match: 'sftp://*', storage_options: {{{options}}}}}]\n"))
+    error = refusal(minimal(extra=f"sources: [{{match: 'fsspec+sftp://*', storage_options: {{{options}}}}}]\n"))
     assert says in str(error)
     if "secrets" in str(error):
         assert "_env: LORA_CLI_TOKEN_NAME" in error.hint
@@ -356,7 +356,7 @@ def test_the_options_of_a_file_system_hold_no_secrets_and_are_bounded(options: s
 
 def test_the_options_of_a_file_system_are_kept_as_they_are_written() -> None:
     options = "{port: 2222, username: me, password_env: LORA_CLI_TOKEN_ACME, look_for_keys: false, a: {b: c}}"
-    (rule,) = load(minimal(extra=f"sources: [{{match: 'sftp://*', storage_options: {options}}}]\n")).sources
+    (rule,) = load(minimal(extra=f"sources: [{{match: 'fsspec+sftp://*', storage_options: {options}}}]\n")).sources
     assert rule.storage_options == {
         "port": 2222,
         "username": "me",

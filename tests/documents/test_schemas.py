@@ -95,7 +95,12 @@ POLICY: dict[str, list[Any]] = {
 TRUSTED: dict[str, list[Any]] = {
     "trusted_endpoints": [
         ["https://minio.acme.internal"],
-        ["https://*.acme.internal:*/", "SMB://Files.acme.internal:445", "http://127.0.0.1:9000", "https://[::1]"],
+        [
+            "https://*.acme.internal:*/",
+            "FSSPEC+SMB://Files.acme.internal:445",
+            "http://127.0.0.1:9000",
+            "https://[::1]",
+        ],
         ["http://localhost"],
         ["http://minio.acme.internal"],
         ["http://localhost.evil.example"],

@@ -324,7 +324,7 @@ def at_sftp(
 
     with FaultyProxy(upstream, raw=True) as proxy:
         trust_host((proxy.place, served), tmp_path, monkeypatch)
-        ref = AdapterRef("sftp", f"{proxy.place}/{tmp_path.name}/sql")
+        ref = AdapterRef("fsspec", f"sftp://{proxy.place}/{tmp_path.name}/sql")
         # One job has one connection, which is then the one that breaks.
         yield Place(ref, replace(patient, jobs=1), proxy, proxy, write)
 

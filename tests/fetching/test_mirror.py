@@ -21,7 +21,6 @@ from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
 from tests.bringing import bring
-from tests.hf_variables import set_variables
 from tests.hub_content import Content
 from tests.hub_server import Hub
 
@@ -100,26 +99,6 @@ def test_a_file_in_xet_storage_comes_over_the_bridge(hub: Hub, settings: Setting
     hub.xet[weights.sha256] = "ab" * 32
     hub.fault("GET cdn", cut_at=2_000_000)
     assert content(fetched(settings)) == EXPECTED
-    assert hub.count("xet-read-token") == 0
-
-
-DOWNLOAD = (
-    "import sys; from huggingface_hub import snapshot_download; snapshot_download('org/sql', endpoint=sys.argv[1])"
-)
-
-
-def test_what_the_hubs_own_client_has_read_from_xet_storage_is_taken_from_it(
-    hub: Hub, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    set_variables(monkeypatch, HF_HOME=str(tmp_path / "huggingface"))
-    hub.keep_in_xet("org/sql", WEIGHTS)
-    subprocess.run([sys.executable, "-c", DOWNLOAD, hub.endpoint], check=True, capture_output=True)
-    assert hub.count("xet-read-token") == 1
-    blob = tmp_path / "huggingface/hub/models--org--sql/blobs" / hub.commit("org/sql").files[WEIGHTS].sha256
-    assert blob.is_symlink(), "repositories share it"
-    before = hub.count("/resolve/")
-    assert content(fetched(settings)) == EXPECTED
-    assert hub.count("/resolve/") == before
 
 
 REFUSALS = {

@@ -118,7 +118,7 @@ def test_a_host_is_denied_however_it_is_written(host: str) -> None:
         ("s3://bucket/x", "s3.amazonaws.com", "deny_hosts"),
         ("org/sql", "huggingface.co", "deny_hosts"),
         ("/srv/x", "*", ""),
-        ("sftp://me@Files.Example:2222/x", "files.example", "deny_hosts"),
+        ("fsspec+sftp://me@Files.Example:2222/x", "files.example", "deny_hosts"),
         ("gs://bucket/x", "storage.googleapis.com", "deny_hosts"),
         ("abfs://loras@acme.dfs.core.windows.net/x", "acme.blob.core.windows.net", "deny_hosts"),
     ],
@@ -163,13 +163,17 @@ def test_a_container_is_denied_whether_its_account_is_named_or_not(
 
 @pytest.mark.parametrize(
     "text",
-    ["sftp://files.example/evil/x", "sftp://me@FILES.example/evil/x", "ssh://files.example//evil/x"],
+    [
+        "fsspec+sftp://files.example/evil/x",
+        "fsspec+sftp://me@FILES.example/evil/x",
+        "fsspec+ssh://files.example//evil/x",
+    ],
 )
 def test_another_machine_is_the_same_whoever_logs_in(text: str) -> None:
-    assert allowed(text, "deny_sources: ['sftp://files.example/evil/*']") == "deny_sources"
-    assert allowed(text, "deny_sources: ['ssh://you@files.example/evil/*']") == "deny_sources"
-    assert allowed(text, "allow_sources: ['sftp://files.example/evil/*']") == ""
-    assert allowed(text, "allow_sources: ['sftp://files.example/good/*']") == "allow_sources"
+    assert allowed(text, "deny_sources: ['fsspec+sftp://files.example/evil/*']") == "deny_sources"
+    assert allowed(text, "deny_sources: ['fsspec+ssh://you@files.example/evil/*']") == "deny_sources"
+    assert allowed(text, "allow_sources: ['fsspec+sftp://files.example/evil/*']") == ""
+    assert allowed(text, "allow_sources: ['fsspec+sftp://files.example/good/*']") == "allow_sources"
 
 
 def test_the_host_is_the_endpoint_that_a_rule_names() -> None:

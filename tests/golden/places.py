@@ -111,7 +111,7 @@ def ssh(data: Path) -> Iterator[Place]:
         key = paramiko.ECDSAKey(filename=str(data / "host_key"))
         host, _, port = proxy.place.partition(":")
         (home / ".ssh/known_hosts").write_text(f"[{host}]:{port} {key.get_name()} {key.get_base64()}\n")
-        yield _behind(proxy, f"sftp://{proxy.place}", partial(write, served), {"HOME": str(home)}, "")
+        yield _behind(proxy, f"fsspec+sftp://{proxy.place}", partial(write, served), {"HOME": str(home)}, "")
 
 
 @contextmanager

@@ -8,10 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import fsspec.config
 import pytest
 
-from lora_cli.core.reference import REMOTE, AdapterRef, Scheme, override
+from lora_cli.core.reference import AdapterRef, Scheme, override
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import AccessDenied, Corrupt, NotFound, UsageError
@@ -23,7 +22,6 @@ from tests.hub_content import git_blob_id
 from tests.hub_server import Hub
 from tests.object_servers import ADMIN, AzureServer, GcsServer, S3Server
 from tests.oci_server import Registry, tar_of
-from tests.smb_server import SHARE
 from tests.sources.conftest import trust_host
 from tests.sources.raw_servers import forget_environment
 from tests.web_server import Site, WebServer
@@ -82,16 +80,6 @@ def on_the_hub(hub: Hub, settings: Settings) -> Origin:
 
     here, missing = AdapterRef("hf", "acme/adapter_1"), AdapterRef("hf", "acme/missing")
     return Origin(open_source("hf", settings), here, missing, write)
-
-
-@pytest.fixture
-def in_a_bucket(hub: Hub, settings: Settings) -> Origin:
-    def write(files: dict[str, bytes]) -> None:
-        hub.put("acme/adapters", {f"run/adapter_1/{path}": content for path, content in files.items()})
-        hub.put("acme/adapters", {"run/adapter_10/adapter_config.json": b"another one"})
-
-    here, missing = (AdapterRef("hf-bucket", f"acme/adapters/run/{name}") for name in ("adapter_1", "missing"))
-    return Origin(open_source("hf-bucket", settings), here, missing, write)
 
 
 def _on_s3(server: S3Server, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Origin:
@@ -183,9 +171,14 @@ def on_s3fs(seaweed_server: S3Server, settings: Settings, monkeypatch: pytest.Mo
     return Origin(open_source("fsspec", settings, rule), here, missing, write)
 
 
-def _folder_of_another(scheme: Scheme, place: str, served: Path, settings: Settings) -> Origin:
-    """A folder that another machine serves, whose times are told by the second: each write is an hour later."""
-    folder, hours = served / "adapter_1", itertools.count(1_700_000_000, 3600)
+@pytest.fixture
+def on_sftp(
+    sftp_server: tuple[str, Path], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Origin:
+    """A server that tells times by the second: each write is an hour later."""
+    trust_host(sftp_server, tmp_path, monkeypatch)
+    (server, served), hours = sftp_server, itertools.count(1_700_000_000, 3600)
+    place, folder = f"sftp://{server}/{tmp_path.name}", served / tmp_path.name / "adapter_1"
 
     def write(files: dict[str, bytes]) -> None:
         for path, content in files.items():
@@ -194,24 +187,8 @@ def _folder_of_another(scheme: Scheme, place: str, served: Path, settings: Setti
                 (folder / path).write_bytes(content)
                 os.utime(folder / path, (hour := next(hours), hour))
 
-    here, missing = AdapterRef(scheme, f"{place}/adapter_1"), AdapterRef(scheme, f"{place}/missing")
-    return Origin(open_source(scheme, settings), here, missing, write)
-
-
-@pytest.fixture
-def on_sftp(
-    sftp_server: tuple[str, Path], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Origin:
-    trust_host(sftp_server, tmp_path, monkeypatch)
-    place, served = sftp_server
-    return _folder_of_another("sftp", f"{place}/{tmp_path.name}", served / tmp_path.name, settings)
-
-
-@pytest.fixture
-def on_smb(smb_server: tuple[str, Path], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Origin:
-    monkeypatch.setitem(fsspec.config.conf, "smb", dict(zip(("username", "password"), ADMIN, strict=True)))
-    place, served = smb_server
-    return _folder_of_another("smb", f"{place}/{SHARE}/{tmp_path.name}", served / tmp_path.name, settings)
+    here, missing = AdapterRef("fsspec", f"{place}/adapter_1"), AdapterRef("fsspec", f"{place}/missing")
+    return Origin(open_source("fsspec", settings), here, missing, write)
 
 
 def _in_a_registry(server: Registry, settings: Settings) -> Origin:
@@ -230,17 +207,12 @@ def in_a_registry(docker_registry: Registry, settings: Settings) -> Origin:
 
 
 @pytest.fixture
-def in_pulp(pulp_registry: Registry, settings: Settings) -> Origin:
-    return _in_a_registry(pulp_registry, settings)
-
-
-@pytest.fixture
 def in_tars(docker_registry: Registry, settings: Settings) -> Origin:
     """Each file in a layer of its own, in all the ways that a tar is compressed."""
     origin, name = _in_a_registry(docker_registry, settings), docker_registry.name()
 
     def write(files: dict[str, bytes]) -> None:
-        kinds = itertools.cycle(("tar", "tar+gzip", "tar+zstd"))
+        kinds = itertools.cycle(("tar", "tar+gzip"))
         layers = [
             docker_registry.layer(name, tar_of({path: data}, kind), f"application/vnd.cncf.model.weight.v1.{kind}")
             for (path, data), kind in zip(files.items(), kinds, strict=False)
@@ -253,7 +225,6 @@ def in_tars(docker_registry: Registry, settings: Settings) -> Origin:
 PLACES = (
     "on_disk",
     "on_the_hub",
-    "in_a_bucket",
     "on_seaweed",
     "on_rclone",
     "on_gcs",
@@ -261,11 +232,9 @@ PLACES = (
     "on_http",
     "on_https",
     "on_sftp",
-    "on_smb",
     "on_s3fs",
     pytest.param("in_a_registry", marks=pytest.mark.slow),
     pytest.param("in_tars", marks=pytest.mark.slow),
-    pytest.param("in_pulp", marks=pytest.mark.registries),
 )
 
 
@@ -278,7 +247,7 @@ def origin(request: pytest.FixtureRequest) -> Origin:
 
 
 def test_every_source_is_held_to_the_contract() -> None:
-    assert set(SOURCES) == {"file", "hf", "hf-bucket", "s3", "gs", "az", "http", "https", "oci", "fsspec", *REMOTE}
+    assert set(SOURCES) == {"file", "hf", "s3", "gs", "az", "http", "https", "oci", "fsspec"}
 
 
 def test_every_file_is_listed_once_in_order_with_its_size(origin: Origin) -> None:

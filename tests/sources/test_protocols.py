@@ -1,4 +1,4 @@
-"""What fsspec reads for us, over SFTP and SMB: who is let in, which host is trusted, and what cannot be read."""
+"""What fsspec reads for us, over SFTP and by s3fs: who is let in, which host is trusted, and what cannot be read."""
 
 import os
 import sys
@@ -10,8 +10,8 @@ from pathlib import Path
 import fsspec.config
 import pytest
 
-from lora_cli.core.globs import covers, source_glob, touches
-from lora_cli.core.reference import BY_FSSPEC, REMOTE, AdapterRef, parse
+from lora_cli.core.globs import covers, touches
+from lora_cli.core.reference import BY_FSSPEC, AdapterRef, parse
 from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Offline, Refused, Unreachable, UsageError
 from lora_cli.settings import Settings
@@ -20,7 +20,6 @@ from lora_cli.store import Store
 from tests.bringing import fetch
 from tests.making import write_adapter
 from tests.object_servers import ADMIN, S3Server
-from tests.smb_server import SHARE
 from tests.sources.conftest import trust_host
 
 Server = tuple[str, Path]
@@ -36,7 +35,12 @@ def adapter(sftp_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     trust_host(sftp_server, tmp_path, monkeypatch)
     place, served = sftp_server
     write_adapter(served / tmp_path.name / "sql")
-    return AdapterRef("sftp", f"{place}/{tmp_path.name}/sql")
+    return AdapterRef("fsspec", f"sftp://{place}/{tmp_path.name}/sql")
+
+
+def folder_of(server: Server, ref: AdapterRef) -> Path:
+    """Where the server has the folder."""
+    return server[1] / ref.location.removeprefix("sftp://").partition("/")[2]
 
 
 def error_of(call: Callable[[], object]) -> LoraCliError:
@@ -46,8 +50,8 @@ def error_of(call: Callable[[], object]) -> LoraCliError:
 
 
 def test_an_adapter_is_fetched(adapter: AdapterRef, settings: Settings, sftp_server: Server) -> None:
-    snapshot = fetch(adapter, open_source("sftp", settings), Store(settings.cache_dir), settings)
-    there = sftp_server[1] / adapter.location.partition("/")[2]
+    snapshot = fetch(adapter, open_source("fsspec", settings), Store(settings.cache_dir), settings)
+    there = folder_of(sftp_server, adapter)
     assert {path.name: path.read_bytes() for path in snapshot.directory.iterdir()} == {
         path.name: path.read_bytes() for path in there.iterdir()
     }
@@ -55,7 +59,7 @@ def test_an_adapter_is_fetched(adapter: AdapterRef, settings: Settings, sftp_ser
 
 def test_a_host_whose_key_nobody_knows_is_not_trusted(adapter: AdapterRef, settings: Settings, tmp_path: Path) -> None:
     (tmp_path / ".ssh" / "known_hosts").unlink()
-    error = error_of(lambda: open_source("sftp", settings).resolve(adapter))
+    error = error_of(lambda: open_source("fsspec", settings).resolve(adapter))
     assert isinstance(error, AccessDenied)
     assert "is unknown" in error.message
     assert "known_hosts" in error.hint
@@ -65,17 +69,17 @@ def test_a_wrong_password_is_said_and_not_repeated(
     adapter: AdapterRef, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(fsspec.config.conf, "sftp", {**fsspec.config.conf["sftp"], "password": "hunter2"})
-    error = error_of(lambda: open_source("sftp", settings).resolve(adapter))
+    error = error_of(lambda: open_source("fsspec", settings).resolve(adapter))
     assert isinstance(error, AccessDenied)
     assert "hunter2" not in error.message + error.hint
     assert "FSSPEC_SFTP" in error.hint
 
 
 def test_what_is_not_there_is_named(adapter: AdapterRef, settings: Settings) -> None:
-    source = open_source("sftp", settings)
-    missing = AdapterRef("sftp", f"{adapter.location}-10")
+    source = open_source("fsspec", settings)
+    missing = AdapterRef("fsspec", f"{adapter.location}-10")
     assert isinstance(error_of(lambda: source.resolve(missing)), NotFound)
-    file = AdapterRef("sftp", f"{adapter.location}/adapter_config.json")
+    file = AdapterRef("fsspec", f"{adapter.location}/adapter_config.json")
     error = error_of(lambda: source.resolve(file))
     assert isinstance(error, UsageError)
     assert error.hint == f"write {adapter}"
@@ -86,78 +90,44 @@ def test_what_is_not_there_is_named(adapter: AdapterRef, settings: Settings) -> 
 def test_a_file_that_changes_between_two_ranges_is_corrupt(
     adapter: AdapterRef, settings: Settings, sftp_server: Server
 ) -> None:
-    source = open_source("sftp", settings)
+    source = open_source("fsspec", settings)
     revision = source.resolve(adapter)
     file = revision.file("adapter_model.safetensors")
     assert file is not None
     assert file.size
     first = b"".join(source.read(revision, file, 0, 100))
-    os.utime(sftp_server[1] / adapter.location.partition("/")[2] / file.path, (1, 1))
+    os.utime(folder_of(sftp_server, adapter) / file.path, (1, 1))
     assert len(first) == 100
     assert isinstance(error_of(lambda: list(source.read(revision, file, 100, 200))), Corrupt)
 
 
 def test_a_server_that_is_not_there_is_worth_another_try(adapter: AdapterRef, settings: Settings) -> None:
-    error = error_of(lambda: open_source("sftp", settings).resolve(AdapterRef("sftp", "127.0.0.1:9/a")))
+    error = error_of(lambda: open_source("fsspec", settings).resolve(AdapterRef("fsspec", "sftp://127.0.0.1:9/a")))
     assert isinstance(error, Unreachable)
-    assert adapter.scheme in error.message
-
-
-@pytest.fixture
-def shared(smb_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AdapterRef:
-    """An adapter in a share of impacket's server."""
-    monkeypatch.setitem(fsspec.config.conf, "smb", {"username": ADMIN[0], "password": ADMIN[1]})
-    place, served = smb_server
-    write_adapter(served / tmp_path.name / "sql")
-    return AdapterRef("smb", f"{place}/{SHARE}/{tmp_path.name}/sql")
-
-
-def test_an_adapter_is_fetched_from_a_share(shared: AdapterRef, settings: Settings, smb_server: Server) -> None:
-    snapshot = fetch(shared, open_source("smb", settings), Store(settings.cache_dir), settings)
-    there = smb_server[1] / shared.location.partition(f"/{SHARE}/")[2]
-    assert {path.name: path.read_bytes() for path in snapshot.directory.iterdir()} == {
-        path.name: path.read_bytes() for path in there.iterdir()
-    }
-
-
-def test_what_a_share_answers_is_told_apart(
-    shared: AdapterRef, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place = shared.location.partition("/")[0]
-    asked = {f"{shared.location}-10": 3, f"{place}/NONE/sql": 3, "127.0.0.1:9/LORAS/sql": 4, f"{place}": 2}
-    for location, code in asked.items():
-        error = error_of(partial(open_source("smb", settings).resolve, AdapterRef("smb", location)))
-        assert error.exit_code == code, location
-    # The client keeps who it is logged in as.
-    monkeypatch.setitem(fsspec.config.conf, "smb", {"username": "mallory", "password": "hunter2"})
-    error = error_of(lambda: open_source("smb", settings).resolve(shared))
-    assert isinstance(error, AccessDenied)
-    assert "hunter2" not in error.message + error.hint
+    assert "sftp" in error.message
 
 
 def test_a_package_that_is_missing_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ossfs", None)
-    error = error_of(lambda: open_source("oss", settings).resolve(AdapterRef("oss", "bucket/sql")))
+    error = error_of(lambda: open_source("fsspec", settings).resolve(AdapterRef("fsspec", "oss://bucket/sql")))
     assert isinstance(error, UsageError)
     assert "ossfs" in error.hint
 
 
 def test_offline_nothing_is_opened(adapter: AdapterRef, settings: Settings) -> None:
-    source = open_source("sftp", Settings(settings.cache_dir, offline=True))
+    source = open_source("fsspec", Settings(settings.cache_dir, offline=True))
     assert isinstance(error_of(lambda: source.resolve(adapter)), Offline)
 
 
 @pytest.mark.parametrize("scheme", sorted(BY_FSSPEC))
 def test_what_is_asked_of_fsspec_has_its_protocol_in_the_reference(scheme: str) -> None:
+    from fsspec.registry import known_implementations
+
+    assert scheme in known_implementations
     ref = parse(f"fsspec+{scheme}://bucket/a b/", is_path=lambda _: False)
     assert ref == AdapterRef("fsspec", f"{scheme}://bucket/a b")
     assert str(ref) == f"fsspec+{scheme}://bucket/a b"
     assert parse(str(ref), is_path=lambda _: False) == ref
-
-
-def test_a_protocol_that_is_always_read_by_fsspec_has_one_reference() -> None:
-    assert parse("fsspec+sftp://me@host/x", is_path=lambda _: False) == AdapterRef("sftp", "me@host/x")
-    assert source_glob("fsspec+sftp://host/*", Path()) == "sftp://host/*"
 
 
 def test_a_bucket_that_is_denied_is_denied_through_fsspec_too() -> None:
@@ -218,18 +188,10 @@ def test_a_manifest_needs_the_operators_word_for_what_fsspec_reads(
     assert isinstance(error, UsageError)
 
 
-@pytest.mark.parametrize("scheme", REMOTE)
-def test_every_protocol_is_one_that_fsspec_knows(scheme: str) -> None:
-    from fsspec.registry import known_implementations
-
-    assert scheme in known_implementations
-    assert str(parse(f"{scheme}://host/a b/c/", is_path=lambda _: False)) == f"{scheme}://host/a b/c"
-
-
 @pytest.mark.parametrize(
     "text",
     [
-        "sftp://me:hunter2@host/a", "sftp:///a", "az://c/a?sig=hunter2", "sftp://h/a/../b", "az://c::zip://a",
+        "fsspec+sftp://me:hunter2@host/a", "fsspec+sftp:///a", "az://c/a?sig=hunter2", "fsspec+sftp://h/a/../b", "az://c::zip://a",
         "ftp://host/a", "memory://a", "zip://a", "simplecache://a", "reference://a", "local://a",
         "fsspec+file:///etc", "fsspec+https://host/a", "fsspec+s3://me:hunter2@b/a",
     ],
