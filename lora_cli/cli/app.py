@@ -39,7 +39,6 @@ COMMANDS = {
     "push": "Write an adapter to an OCI registry.",
     "warm": "Load adapters into a warm process or running engines and prove that they work.",
     "serve-bench": "Measure cold starts, tier hits, eviction and latency.",
-    "export": "Write an adapter set as a serving platform reads it, pinned by its lock.",
     "cache": "Manage the disk cache: ls, show, verify, gc, rm, path.",
     "rules": "List the rules of validate, or explain one.",
     "engines": "List which adapters engines support, or explain one engine.",

@@ -221,7 +221,6 @@ COMMAND_LINES = (
     ["validate", "x"], ["inspect", "x"], ["warm", "x", "--base", "y", "--once"], ["serve-bench", "x", "--base", "y"],
     ["rules"], ["engines"], ["repair", "x", "--engine", "vllm", "--check"], ["init", "x"], ["sign", "x", "--key", "y"],
     ["push", "x", "oci://127.0.0.1/y"],
-    ["export", "kserve", "-f", "x"],
 )  # fmt: skip
 
 

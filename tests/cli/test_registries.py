@@ -212,23 +212,6 @@ def test_a_lock_of_an_index_holds_where_the_files_are_the_same(
     assert (code, "has other files for this machine's platform" in err) == (1, True)
 
 
-def test_an_exported_path_has_the_folder_that_was_picked(
-    oci_registry: Registry, sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    name, manifest = oci_registry.name(), tmp_path / "set.yaml"
-    files = {f"models/run/{path}": data for path, data in files_of(sql).items()}
-    layer = oci_registry.layer(name, tar_of(files), "application/vnd.oci.image.layer.v1.tar")
-    image = oci_registry.config(name, "application/vnd.oci.image.config.v1+json")
-    oci_registry.manifest(f"{name}:v1", {"config": image, "layers": [layer]})
-    source = f"oci://{oci_registry.place}/{name}:v1"
-    manifest.write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters: [{{name: sql, source: '{source}'}}]\n")
-    argv = ("export", "llm-d", "-f", manifest, "--base", "acme/base-8b", "--from-origin", "--cache-dir")
-    assert ran(capsys, "fetch", "-f", manifest, "--cache-dir", tmp_path / "cache")[0] == 0
-    assert '"path": "/lora-images/sql/models/run"' in ran(capsys, *argv, tmp_path / "cache")[1]
-    code, _, err = ran(capsys, *argv, tmp_path / "other")
-    assert (code, "sql: its folder in the image is unknown\nhint: lora-cli fetch -f" in err) == (3, True)
-
-
 def test_a_base_is_an_image_too(
     oci_registry: Registry, sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
