@@ -40,7 +40,7 @@ test-engines: $(READY) $(VLLM_READY) $(SGLANG_READY)  ## what the real vLLM, SGL
 	$(BIN)/python -m pytest -m engines tests/real_engines
 
 test-registries: $(READY) $(PULP_READY)  ## the tests of OCI registries again, with Pulp (about 7 minutes)
-	$(BIN)/python -m pytest -m registries tests/cli tests/fetching tests/kubernetes tests/pushing tests/sources
+	$(BIN)/python -m pytest -m registries tests/cli tests/sources
 
 check: lint types     ## format, lint, floors, sizes, types
 

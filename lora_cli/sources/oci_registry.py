@@ -98,20 +98,14 @@ class RegistryClient:
     """One repository of a registry. Threads share it, and the token that it was given.
 
     ``http`` is how the registry at its ``endpoint`` is reached; the path of that is a prefix of each repository. The
-    ``credentials`` are looked up when the registry first asks for some; ``actions`` are what the token is for.
+    ``credentials`` are looked up when the registry first asks for some.
     """
 
-    def __init__(
-        self,
-        http: Http,
-        repository: str,
-        credentials: Callable[[], Credentials] = lambda: NOBODY,
-        actions: str = "pull",
-    ) -> None:
+    def __init__(self, http: Http, repository: str, credentials: Callable[[], Credentials] = lambda: NOBODY) -> None:
         parts = urlsplit(http.endpoint)
         self.repository = f"{parts.path.strip('/')}/{repository}".lstrip("/")
         self.url = f"{parts.scheme}://{parts.netloc}/v2/{quote(self.repository)}"
-        self._http, self._credentials, self._actions = http, credentials, actions
+        self._http, self._credentials = http, credentials
         self._lock = threading.Lock()
         self.known_as = NOBODY
         """Whose token was used last."""
@@ -251,12 +245,12 @@ class RegistryClient:
     def _new_token(self, challenge: str, known: Credentials, error: StatusError, what: str) -> str:
         """A bearer token of the service that the registry names (the distribution project's token specification)."""
         parameters = _PARAMETER.findall(challenge)
-        # The first of each name: those of another scheme may follow. A mount has a scope for each repository.
+        # The first of each name: those of another scheme may follow.
         asked = dict(reversed(parameters))
         realm = asked.get("realm", "")
         self._check_realm(realm, known, what)
         scopes = [value for name, value in parameters if name == "scope" and value]
-        scopes = scopes or [f"repository:{self.repository}:{self._actions}"]
+        scopes = scopes or [f"repository:{self.repository}:pull"]
         query: dict[str, str | list[str]] = {"service": asked["service"]} if "service" in asked else {}
         query["scope"] = scopes
         body, headers = None, {}

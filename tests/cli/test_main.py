@@ -220,7 +220,6 @@ COMMAND_LINES = (
     ["cache", "ls"], ["cache", "verify"], ["cache", "gc"], ["cache", "rm", "x"], ["cache", "path"], ["fetch", "x"],
     ["validate", "x"], ["inspect", "x"], ["warm", "x", "--base", "y", "--once"], ["serve-bench", "x", "--base", "y"],
     ["rules"], ["engines"], ["repair", "x", "--engine", "vllm", "--check"], ["init", "x"], ["sign", "x", "--key", "y"],
-    ["push", "x", "oci://127.0.0.1/y"],
 )  # fmt: skip
 
 
