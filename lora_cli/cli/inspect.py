@@ -20,11 +20,8 @@ from lora_cli.core.finding import Deployment
 from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.core.patterns import one_budget
 from lora_cli.core.provenance import Provenance
-from lora_cli.errors import Refused, UsageError
-from lora_cli.fetching.attachments import cached_attachments
+from lora_cli.errors import UsageError
 from lora_cli.fetching.reference_names import entries_for
-from lora_cli.fetching.requirements import provenance_or_refusal
-from lora_cli.fetching.verdicts import check_verdicts
 from lora_cli.render.inspect_report import InspectReport, inspect_report
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
@@ -97,8 +94,7 @@ def command(
     deployed = engine_launch(engine_args, inputs, max_loras, max_cpu_loras, tp)
     model = base_model(inputs.base, settings) if inputs.base else None
     check_tp(model, tp)
-    hashed = output_format == "cyclonedx" or any(policy.require_verdict for policy in settings.policies)
-    terms = replace(_validation_terms(model, deployed), digests=hashed)
+    terms = replace(_validation_terms(model, deployed), digests=output_format == "cyclonedx")
     if spectrum or diff is not None:
         terms = _with_tensor_values(terms, inputs, settings, spectrum=spectrum, diff=diff)
     checks = check_all(inputs.to_validate(settings), terms, settings)
@@ -187,18 +183,10 @@ def _inspection(checked: Checked, base: BaseModel | None, settings: Settings) ->
 
 
 def _provenance(checked: Checked, settings: Settings) -> Provenance | None:
-    """Who signed and validated it, as policies require; None if none does, or it could not be read."""
+    """Who signed it, as policies require; None if none does, or it could not be read."""
     if checked.error is not None or checked.revision is None:
         return None
-    ref, known = checked.revision.ref, Provenance(checked.signers)
-    attached = cached_attachments(ref, checked.revision.id, Store(settings.cache_dir))
-
-    def verify() -> Provenance:
-        if checked.digest is None and entries_for(ref, settings, "require_verdict"):
-            raise Refused("its digest is unknown before it is fetched")
-        return replace(known, verdicts=check_verdicts(ref, checked.digest or "", settings, attached))
-
-    return provenance_or_refusal(ref, settings, known, verify)
+    return Provenance(checked.signers) if entries_for(checked.revision.ref, settings) else None
 
 
 def _cached(checked: Checked, settings: Settings) -> str:

@@ -165,7 +165,7 @@ def _lacks_signature(request: AdapterRequest, ref: AdapterRef, snapshot: Snapsho
     """Whether a policy requires a signature that is not cached and may be at the origin."""
     if settings.offline or SIGNATURE in snapshot.files or request.signature or request.locked:
         return False
-    return any(entries_for(name, settings, "require_signature") for name in _names(request, ref))
+    return any(entries_for(name, settings) for name in _names(request, ref))
 
 
 def _names(request: AdapterRequest, ref: AdapterRef) -> tuple[AdapterRef, ...]:

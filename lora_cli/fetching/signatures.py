@@ -17,7 +17,6 @@ from lora_cli.fetching.reference_names import entries_for
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from lora_cli.documents.policy import RequiredSignature
     from lora_cli.signing.verify import SignedFiles
 
 RULE = "policy require_signature"
@@ -51,7 +50,7 @@ def check_signatures(ref: AdapterRef, contents: Contents, settings: Settings, se
         MissingExtra, UsageError: the extra ``signing`` is not installed, or a key cannot be read.
         Offline, Unreachable: the trust root of Sigstore is needed and cannot be downloaded.
     """
-    required: list[RequiredSignature] = entries_for(ref, settings, "require_signature")
+    required = entries_for(ref, settings)
     if not required:
         return ()
     unsigned = contents.signature is None and contents.detached is None

@@ -75,7 +75,7 @@ def _check_policies(
     if is_on_disk(source, revision) and files and needs_access_check(ref, revision.access, settings):
         check_cached_access(ref, revision.id, [file.path for file in files], origin, settings)
     rules = [key for policy in settings.policies for key in _digest_keys(policy)]
-    must_be_signed = bool(entries_for(ref, settings, "require_signature"))
+    must_be_signed = bool(entries_for(ref, settings))
     rules += ["require_signature"] * must_be_signed
     if not rules and item.sha256 is None:
         return ()
