@@ -35,7 +35,6 @@ COMMANDS = {
     "validate": "Check adapters against a base model and inference engines.",
     "inspect": "Show an adapter's contents from its header alone, local or remote.",
     "repair": "Write a copy of an adapter that an engine serves correctly.",
-    "sign": "Sign an adapter's files, for policies that require it.",
     "warm": "Load adapters into a warm process or running engines and prove that they work.",
     "serve-bench": "Measure cold starts, tier hits, eviction and latency.",
     "cache": "Manage the disk cache: ls, show, verify, gc, rm, path.",

@@ -224,7 +224,7 @@ class ManifestAdapter(Model):
     sha256: Maybe[Sha256] = None
     """The required snapshot digest."""
     signature: Maybe[File] = None
-    """A file with its signature (lora-cli sign --output), if the source has no model.sig of its own."""
+    """A file with its signature, if the source has no model.sig of its own."""
     pinned: bool = False
     """Never evicted from the GPU tier."""
 
