@@ -15,7 +15,6 @@ from lora_cli.core.provenance import Provenance
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.errors import AccessDenied, Corrupt, NotFound, Offline, Refused, Unreachable
-from lora_cli.fetching.attachments import Attached, cached_attachments, nothing
 from lora_cli.fetching.reference_names import aliases, entries_for, other_names, real_glob
 from lora_cli.fetching.signatures import Contents, check_signatures
 from lora_cli.settings import Settings
@@ -71,9 +70,7 @@ def byte_limit(settings: Settings) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def check_snapshot(
-    request: AdapterRequest, snapshot: Snapshot, settings: Settings, attached: Attached = nothing
-) -> Provenance:
+def check_snapshot(request: AdapterRequest, snapshot: Snapshot, settings: Settings) -> Provenance:
     """Checks a complete snapshot before it is used: digest, lock, size of headers, and policies.
 
     Gives the signers that policies require and accepted.
@@ -91,22 +88,18 @@ def check_snapshot(
         files = tuple(RemoteFile(path, blob.size, blob.sha256) for path, blob in snapshot.files.items())
         check_allowed(request, settings, files=files, digest=snapshot.digest)
         if not request.selection.base:
-            return check_provenance(request, snapshot, settings, attached)
+            return check_provenance(request, snapshot, settings)
     return Provenance()
 
 
-def check_provenance(
-    request: AdapterRequest, snapshot: Snapshot, settings: Settings, attached: Attached = nothing
-) -> Provenance:
+def check_provenance(request: AdapterRequest, snapshot: Snapshot, settings: Settings) -> Provenance:
     """The signers that policies require of a snapshot and accept.
-
-    Signatures may be ``attached`` at its origin.
 
     Raises:
         Refused, MissingExtra, UsageError, Offline, Unreachable: see ``check_signatures``.
     """
     signature = read_small(snapshot.directory / SIGNATURE, LARGEST_SIGNATURE)
-    contents = Contents(snapshot.files, signature, snapshot.directory, request.signature, attached)
+    contents = Contents(snapshot.files, signature, snapshot.directory, request.signature)
     return Provenance(check_signatures(request.ref, contents, settings, request.selection))
 
 
@@ -124,7 +117,7 @@ def cached_provenance(record: Record, store: Store, settings: Settings) -> Prove
     request = AdapterRequest("", ref, selection=Selection(allow_pickle=True))
     snapshot = Snapshot(record.snapshot, store.snapshot(record.snapshot), record.files)
     try:
-        return check_provenance(request, snapshot, settings, cached_attachments(ref, record.revision, store))
+        return check_provenance(request, snapshot, settings)
     except (Refused, Offline, Unreachable) as error:
         return Provenance(refusal=error.message)
 
