@@ -1,4 +1,4 @@
-"""Commands over an adapter in an OCI registry: lock, drift, policy, header-only validation, bill of materials."""
+"""Commands over an adapter in an OCI registry: lock, drift, policy, header-only validation."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.main import main
-from tests.bill_of_materials import check_bom
 from tests.faulty_proxy import FaultyProxy
 from tests.making import write_adapter, write_base_config
 from tests.oci_server import OCI_INDEX, Registry, tar_of
@@ -83,21 +82,6 @@ def test_a_plain_layer_is_validated_by_its_header(
     (found,) = [one for one in json.loads(out)["adapters"][0]["findings"] if one["code"] == "LC604"]
     assert found["message"] == "not pinned: the tag v1 can change"
     assert digest in found["hint"]
-
-
-def test_the_bill_of_materials_has_its_package_url(
-    oci_registry: Registry, sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    name = oci_registry.name()
-    digest = oci_registry.push(f"{name}:v1", files_of(sql))
-    ref = f"oci://{oci_registry.place}/{name}:v1"
-    code, out, _ = ran(capsys, "inspect", ref, "--format", "cyclonedx", "--cache-dir", tmp_path / "cache")
-    assert code == 0
-    component = check_bom(out)["components"][0]
-    repository = name.rpartition("/")[2]
-    at = f"?repository_url={oci_registry.place}/{name}&tag=v1"
-    assert component["purl"] == f"pkg:oci/{repository}@{digest}{at}"
-    assert (component["name"], component["version"]) == (repository, digest)
 
 
 def test_a_policy_speaks_of_registries(
