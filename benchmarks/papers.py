@@ -1,4 +1,4 @@
-"""What S-LoRA, Chameleon and LoRAServe published, beside a simulation of what a simulation can speak of.
+"""What S-LoRA and Chameleon published, beside a simulation of what a simulation can speak of.
 
     python benchmarks/papers.py [--beside FILE NAME]
 
@@ -22,7 +22,6 @@ sys.path.insert(0, str(ROOT))
 from lora_cli.bench.engine_steps import StepModel, StepRun, simulate_steps
 from lora_cli.bench.generated_traces import STATISTICS, generate_arrivals
 from lora_cli.bench.link_model import Link, Links
-from lora_cli.bench.placement import Demand, ServerLimits, strategies
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.public_traces import join_adapters
 from lora_cli.bench.simulator import Fleet, adapter_sizes, parse_ranks
@@ -114,19 +113,6 @@ def print_chameleon() -> None:
         print(f"  {load} ({rate:g} req/s): P99 TTFT {shown}: {p99:+.1%}, P50 {p50:+.1%}; loads {every.load_share:.1%}")
 
 
-def print_loraserve() -> None:
-    """The servers that a set needs where the busiest may have so many tokens times their slots' rank."""
-    names = [f"a{number}" for number in range(500)]
-    ranks = parse_ranks("8,16,32,64,128").of(names, 0)
-    weights = parse_popularity("zipf:0.5").weights(names)
-    demands = [Demand(name, ranks[name], one, one) for name, one in zip(names, weights, strict=True)]
-    print("LoRAServe: up to 2x throughput and half the GPUs by placing ranks together")
-    for servers in (4, 8, 16):
-        for name, one in strategies(demands, servers, ServerLimits(32)):
-            shown = f"rank padding {one.rank_padding:.2f}, busiest {one.busiest_server:.2f}"
-            print(f"  {servers:2} servers, {name:11}: {shown}")
-
-
 def print_generated(file: Path, name: str) -> None:
     """Hits and TTFT with the requests of a trace, and with as many that are generated with its statistics."""
     words = ["--num-adapters", "200", "--max-loras", "16", "--links", "vllm", "--step", "12,50", "--eviction", "lru"]
@@ -140,7 +126,7 @@ def print_generated(file: Path, name: str) -> None:
 
 
 def main() -> None:
-    """Prints all three, or a trace beside its statistics."""
+    """Prints both, or a trace beside its statistics."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--beside", nargs=2, metavar=("FILE", "NAME"), help="a trace, and what is generated for it")
     asked = parser.parse_args()
@@ -149,7 +135,6 @@ def main() -> None:
         return
     print_slora()
     print_chameleon()
-    print_loraserve()
 
 
 if __name__ == "__main__":

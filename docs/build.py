@@ -24,8 +24,8 @@ SCHEMAS = HERE.parent / "manifests" / "schemas"
 Entry = dict[str, Any]
 
 MANIFEST = (
-    "`lora-cli init REF…` writes one. `-f set.yaml` on `fetch`, `validate`, `inspect`, `warm`, `serve-bench`, "
-    "`place` and `export` reads it. An unknown key is an error that names its line and the nearest known key. "
+    "`lora-cli init REF…` writes one. `-f set.yaml` on `fetch`, `validate`, `inspect`, `warm` and "
+    "`serve-bench` reads it. An unknown key is an error that names its line and the nearest known key. "
     "[production.yaml](../manifests/production.yaml) is a commented example."
 )
 POLICY = (

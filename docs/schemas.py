@@ -13,7 +13,6 @@ from pydantic import ConfigDict, TypeAdapter, with_config
 from pydantic.json_schema import GenerateJsonSchema, JsonRef, JsonSchemaValue
 from pydantic_core import core_schema
 
-from lora_cli.bench.placement import PlacementReport
 from lora_cli.bench.report import BenchReport
 from lora_cli.documents.baseline import BaselineFile
 from lora_cli.documents.document import Model
@@ -52,7 +51,6 @@ REPORTS = {
     "fetch-check": CheckReport,
     "fetch-plan": PlanReport,
     "inspect": InspectReport,
-    "place": PlacementReport,
     "repair": RepairReport,
     "repair-set": RepairSetReport,
     "rules": RulesReport,

@@ -66,7 +66,7 @@ def show(
 ) -> None:
     """Show snapshots: their references, each file, and how much is in the page cache.
 
-    With a policy that requires signatures or verdicts, also who signed and validated them.
+    With a policy that requires signatures, also who signed them.
     """
     store, settings = Store(ctx.obj.cache_dir), apply_policies(ctx.obj, None, policy)
     items = _find_snapshots(store, names)

@@ -1,27 +1,23 @@
 """``--engine``, ``--engine-args`` and a manifest's ``engine:`` block: the engines and their launch options."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from lora_cli.bench.process_pool import Mapper, parallel_map
-from lora_cli.cli.adapter_selection import Inputs, apply_policies, check_max_cpu_loras
+from lora_cli.cli.adapter_selection import Inputs, check_max_cpu_loras
 from lora_cli.cli.options import ENGINE, option
-from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Deployment
 from lora_cli.core.inspection import Inspection
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.units import words_of
-from lora_cli.errors import LoraCliError, UsageError
+from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.inventory import view_digests
-from lora_cli.validation import Checked, read_all, ref_of
+from lora_cli.validation import Checked, ref_of
 
 if TYPE_CHECKING:
-    from lora_cli.core.adapter import Adapter
     from lora_cli.documents.manifest import AdapterSet
     from lora_cli.engines import Profile
     from lora_cli.validation.engine_args import LaunchConfig
@@ -129,56 +125,6 @@ def engine_launch(
         pinned=pinned,
         rank=spec.max_lora_rank if spec is not None else None,
     )
-
-
-def read_configs(
-    inputs: Inputs, settings: Settings, mapper: Mapper = parallel_map, together: int = 0
-) -> "list[tuple[str, Adapter]]":
-    """The adapters of a manifest by name, with their configs only; so many are read ``together`` (0: all).
-
-    Raises:
-        LoraCliError: one cannot be read, or has no config.
-    """
-    reached = apply_policies(settings, inputs.manifest)
-    items, size = inputs.to_validate(reached), together or len(inputs.items) or 1
-    batches = [items[first : first + size] for first in range(0, len(items), size)]
-    read = {name: one for part in mapper(partial(_configs, reached), batches, parallel=False) for name, one in part}
-    found = []
-    for name in [item.name for item in inputs.items]:
-        one = read[name]
-        if isinstance(one, LoraCliError):
-            raise one
-        if one is None or one.config is None:
-            raise UsageError(f"{name} has no rank in its config", hint="lora-cli validate says why")
-        found.append((name, one))
-    return found
-
-
-def _configs(settings: Settings, items: Sequence[AdapterRequest]) -> "list[tuple[str, Adapter | LoraCliError | None]]":
-    """Each adapter, or why it cannot be read."""
-    return [
-        (item.name, one.error or one.adapter)
-        for item, one in zip(items, read_all(items, settings, weights=False), strict=True)
-    ]
-
-
-def highest_ranks(adapters: "Iterable[tuple[str, Adapter]]", profile: "Profile") -> dict[str, int]:
-    """The highest rank of each adapter, from its config.
-
-    Raises:
-        UsageError: one has no rank, or one that the engine does not support.
-    """
-    from lora_cli.rules.target_module_matching import highest_rank
-
-    found, most = {}, max(profile.engine.ranks, default=None)
-    for name, adapter in adapters:
-        highest = highest_rank(adapter)
-        if highest is None or highest[1] < 1:
-            raise UsageError(f"{name} has no rank in its config", hint="lora-cli validate says why")
-        if most is not None and highest[1] > most:
-            raise UsageError(f"{name} has rank {highest[1]}, and {profile.engine.title} has at most {most}")
-        found[name] = highest[1]
-    return found
 
 
 def _model_argument(base: str | AdapterRef) -> tuple[str, str]:

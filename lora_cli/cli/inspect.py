@@ -14,17 +14,14 @@ from lora_cli.cli import completion, options
 from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, read_inputs, warn_of_unlocked
 from lora_cli.cli.engine_options import adapter_folders, check_tp, engine_launch
 from lora_cli.cli.options import ADAPTERS, for_engine, option, result
-from lora_cli.cli.output import InspectFormat, ReportFormat, check_writable, to_stderr, width, write, write_report
+from lora_cli.cli.output import ReportFormat, check_writable, to_stderr, width, write, write_report
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Deployment
 from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.core.patterns import one_budget
 from lora_cli.core.provenance import Provenance
-from lora_cli.errors import Refused, UsageError
-from lora_cli.fetching.attachments import cached_attachments
+from lora_cli.errors import UsageError
 from lora_cli.fetching.reference_names import entries_for
-from lora_cli.fetching.requirements import provenance_or_refusal
-from lora_cli.fetching.verdicts import check_verdicts
 from lora_cli.render.inspect_report import InspectReport, inspect_report
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
@@ -51,7 +48,6 @@ EXAMPLES = (
     "lora-cli inspect acme/sql",
     "lora-cli inspect -f set.yaml --engine-args vllm",
     "lora-cli inspect ./v2 --diff ./v1",
-    "lora-cli inspect -f set.yaml --format cyclonedx -o bom.json",
 )
 
 
@@ -77,9 +73,7 @@ def command(
         "--spectrum", "Show the size of each module's update and its singular values.", False, VALUES
     ),
     diff: str | None = option("--diff", "Show how each adapter differs from this one.", None, VALUES, **completion.REF),
-    output_format: InspectFormat = result(
-        "--format", "The format of the result; cyclonedx is a bill of materials.", default="human"
-    ),
+    output_format: ReportFormat = result("--format", "The format of the result.", default="human"),
     output: options.OutputFile = None,
 ) -> None:
     """Show the contents of adapters from their headers alone, local or remote.
@@ -87,26 +81,17 @@ def command(
     With --engine-args, also show how to start an engine that serves them. --spectrum and --diff read the tensors.
     """
     check_writable(output)
-    if output_format == "cyclonedx":
-        from lora_cli.cli.inspect_bom import check_bom_options
-
-        check_bom_options(engine_args=engine_args, spectrum=spectrum, diff=diff)
     inputs = read_inputs(manifest, refs or [], base, "inspect", checkpoint)
     settings = apply_policies(ctx.obj, inputs.manifest, policy)
     warn_of_unlocked(inputs, settings)
     deployed = engine_launch(engine_args, inputs, max_loras, max_cpu_loras, tp)
     model = base_model(inputs.base, settings) if inputs.base else None
     check_tp(model, tp)
-    hashed = output_format == "cyclonedx" or any(policy.require_verdict for policy in settings.policies)
-    terms = replace(_validation_terms(model, deployed), digests=hashed)
+    terms = _validation_terms(model, deployed)
     if spectrum or diff is not None:
         terms = _with_tensor_values(terms, inputs, settings, spectrum=spectrum, diff=diff)
     checks = check_all(inputs.to_validate(settings), terms, settings)
     judged = [(one, _inspection(one, model, settings)) for one in checks]
-    if output_format == "cyclonedx":
-        from lora_cli.cli.inspect_bom import write_bom
-
-        raise typer.Exit(write_bom(judged, inputs, model, output, settings))
     checked = [one for one, _ in judged]
     args = None
     if deployed is not None:
@@ -187,18 +172,10 @@ def _inspection(checked: Checked, base: BaseModel | None, settings: Settings) ->
 
 
 def _provenance(checked: Checked, settings: Settings) -> Provenance | None:
-    """Who signed and validated it, as policies require; None if none does, or it could not be read."""
+    """Who signed it, as policies require; None if none does, or it could not be read."""
     if checked.error is not None or checked.revision is None:
         return None
-    ref, known = checked.revision.ref, Provenance(checked.signers)
-    attached = cached_attachments(ref, checked.revision.id, Store(settings.cache_dir))
-
-    def verify() -> Provenance:
-        if checked.digest is None and entries_for(ref, settings, "require_verdict"):
-            raise Refused("its digest is unknown before it is fetched")
-        return replace(known, verdicts=check_verdicts(ref, checked.digest or "", settings, attached))
-
-    return provenance_or_refusal(ref, settings, known, verify)
+    return Provenance(checked.signers) if entries_for(checked.revision.ref, settings) else None
 
 
 def _cached(checked: Checked, settings: Settings) -> str:

@@ -29,9 +29,6 @@ Format = Literal["human", "json"]
 ReportFormat = Literal["human", "json", "html"]
 """Output formats of commands that can also write an HTML page."""
 
-InspectFormat = Literal["human", "json", "html", "cyclonedx"]
-"""Output formats of ``inspect``."""
-
 VALIDATE_FORMATS = ("human", "concise", "json", "sarif", "junit", "github", "markdown", "gitlab")
 """Output formats of ``validate``; a module of ``render`` has the name of each machine format."""
 
@@ -160,7 +157,7 @@ def check_writable(file: Path | None) -> None:
         UsageError: it has the name of a format, as with ``-o json`` of other tools.
         MachineError: it is a folder, or its folder does not exist or is not writable.
     """
-    if str(file) in {*VALIDATE_FORMATS, *get_args(InspectFormat)}:
+    if str(file) in {*VALIDATE_FORMATS, *get_args(ReportFormat)}:
         raise UsageError(
             f"'{file}' is a format, but a file is needed", hint=f"--format {file}, or {file}.txt as the file"
         )

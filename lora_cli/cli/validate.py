@@ -1,7 +1,7 @@
 """``lora-cli validate``: validates adapters where they are, and writes the report in each format."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, wraps
 from pathlib import Path
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lora_cli import redaction
 from lora_cli.cli import completion, engine_options, options
 from lora_cli.cli.adapter_selection import (
     Inputs,
@@ -26,11 +25,10 @@ from lora_cli.cli.options import ADAPTERS, for_engine, option, result, variable_
 from lora_cli.cli.output import VALIDATE_FORMATS, check_writable, inform, render_parts, to_stderr, write
 from lora_cli.cli.progress import count_progress
 from lora_cli.core.adapter_request import AdapterRequest
-from lora_cli.core.base_model import BaseModel
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.finding import Severity
 from lora_cli.core.text import safe
-from lora_cli.errors import MachineError, MissingExtra, UsageError
+from lora_cli.errors import MachineError, UsageError
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
 from lora_cli.validation import Checked, Terms, check_all
@@ -39,10 +37,8 @@ from lora_cli.validation.report import Naming, Report, validate_report
 if TYPE_CHECKING:
     from lora_cli.documents.baseline import Baseline
     from lora_cli.rules.rule import Rule
-    from lora_cli.signing.sign import SigningKey
 
 finding = partial(option, default=None, panel="Findings")
-attestation = partial(option, default=None, panel="Attestation")
 
 EXAMPLES = (
     "lora-cli validate acme/sql --base meta-llama/Llama-3.1-8B-Instruct --engine vllm",
@@ -99,10 +95,6 @@ class ValidateOptions:
         "--write-baseline FILE",
         "Write all current findings to this file as the baseline, except of unreadable adapters.",
     )
-    attest: Path | None = attestation("--attest FILE", "Write the verdicts to this file as signed in-toto statements.")
-    key: Path | None = attestation("--key FILE", "With --attest: private key in PEM.")
-    proofs: Path | None = attestation("--proofs FILE", "With --attest: report of warm --once (JSON), to attest, too.")
-    key_password: str = attestation("--key-password TEXT", "With --attest: password of the key.", default="")
     ray: options.Ray = None
     shard: options.Shard = None
     statistics: bool = result(
@@ -130,7 +122,6 @@ def command(**given: Any) -> None:
     refs = _changed_adapters(chosen) if chosen.changed_files else chosen.refs or []
     rules = choose(chosen.select or (), chosen.ignore or ())
     outputs = parse_outputs(chosen.formats or (), chosen.output, os.environ)
-    signer = attestation_key(chosen, outputs)
     known, where = known_findings(chosen.baseline, chosen.write_baseline)
     whole = read_inputs(
         chosen.manifest, refs, chosen.base, "validate", chosen.checkpoint, may_be_empty=chosen.changed_files
@@ -148,10 +139,7 @@ def command(**given: Any) -> None:
     named = None if no_base else infer_base(inputs, "validate", settings).base
     model = None if named is None else base_model(named, settings)
     engine_options.check_tp(model, chosen.tp)
-    proofs = known_proofs(chosen.proofs, model, is_attested=signer is not None)
-    terms = Terms(
-        model, values=chosen.values, rules=rules, engines=engines, deployment=deployment, digests=signer is not None
-    )
+    terms = Terms(model, values=chosen.values, rules=rules, engines=engines, deployment=deployment)
     naming, checked = _naming(inputs), []
     with count_progress(settings, len(inputs.items), "validated") as passed:
         for one in _judged(inputs.to_validate(settings, digests=True), terms, chosen.ray, settings):
@@ -159,12 +147,6 @@ def command(**given: Any) -> None:
             passed(one.error is not None)
     notices = baseline_notices(checked, known, chosen.write_baseline, naming, rules, settings)
     report = validate_report(checked, fail_on, base=model, rules=rules, naming=naming, baseline=where, notices=notices)
-    if chosen.attest is not None and signer is not None:
-        from lora_cli.validation.attestation import describe_base, statements
-
-        about = None if named is None or model is None else describe_base(named, model, settings)
-        verdicts = statements(report, checked, about, deployment if engines else None, proofs)
-        write_verdicts(chosen.attest, verdicts, signer, settings)
     write_outputs(report, outputs, quiet=settings.quiet, statistics=chosen.statistics)
     raise typer.Exit(report.summary.exit_code)
 
@@ -193,66 +175,6 @@ def _naming(inputs: Inputs) -> Naming:
     entries, here = inputs.manifest.adapters if inputs.manifest else (), Path.cwd()
     root = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), None)
     return Naming(here, {entry.name: entry.at for entry in entries}, root)
-
-
-def attestation_key(chosen: ValidateOptions, outputs: "Sequence[Output]") -> "SigningKey | None":
-    """The key that ``--attest`` signs with; None without it.
-
-    Raises:
-        UsageError: there is no key, or it cannot be used; some rules do not run; or a report has the same file.
-        MissingExtra: the extra ``signing`` is not installed.
-        MachineError: the file cannot be written.
-    """
-    if chosen.attest is None:
-        return None
-    if chosen.key is None:
-        raise UsageError("--attest needs --key", hint="--attest verdicts.intoto.jsonl --key ci.key")
-    if chosen.select or chosen.ignore or not chosen.values:
-        hint = "remove --select, --ignore and --no-values, or --attest"
-        raise UsageError("a verdict is of all rules", hint=hint)
-    if any(one.file == chosen.attest for one in outputs):
-        hint = "set another file for one of them"
-        raise UsageError(f"{chosen.attest} cannot have both verdicts and a report", hint=hint)
-    check_writable(chosen.attest)
-    redaction.remember(chosen.key_password)
-    try:
-        from lora_cli.signing.sign import SigningKey, private_key  # model-signing
-    except ImportError as error:
-        raise MissingExtra("--attest", "signing", error.name or "model-signing") from error
-    signer = SigningKey(chosen.key, chosen.key_password)
-    private_key(signer)
-    return signer
-
-
-def known_proofs(file: Path | None, model: BaseModel | None, *, is_attested: bool) -> Mapping[str, Mapping[str, Any]]:
-    """Snapshot digest → its proof, of the file of ``--proofs``; empty without it.
-
-    Raises:
-        UsageError: nothing is attested, or it is no report of ``warm --once`` on the base ``model``.
-    """
-    if file is None:
-        return {}
-    if not is_attested:
-        raise UsageError("--proofs belongs to --attest", hint="remove --proofs, or add --attest FILE and --key FILE")
-    from lora_cli.validation.attestation import read_proofs
-
-    return read_proofs(file, model)
-
-
-def write_verdicts(
-    file: Path, statements: Iterable[Mapping[str, Any]], signer: "SigningKey", settings: Settings
-) -> None:
-    """Writes the signed statements; a file of an earlier run stays if there are none.
-
-    Raises:
-        MachineError: it cannot be written.
-    """
-    from lora_cli.signing.attestation import sign_statements  # securesystemslib
-
-    if lines := sign_statements(statements, signer):
-        write(lines, file)
-    else:
-        inform(f"warning: no adapter was validated: {file} was not written", settings)
 
 
 def known_findings(baseline: Path | None, new: Path | None) -> "tuple[Baseline | None, str]":

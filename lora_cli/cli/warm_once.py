@@ -44,7 +44,7 @@ def prove_once(inputs: Inputs, run: WarmRun, once: WarmOptions, settings: Settin
     base = base_model(inputs.base, settings)
     reports, answers = warm_once(inputs, base, run, once, settings)
     parts = separated(load_parts(reports, quiet=settings.quiet), answer_parts(() if settings.quiet else answers))
-    report = WarmReport(adapters=reports, answers=answers, base_sha256=base.config_sha256 or None)
+    report = WarmReport(adapters=reports, answers=answers)
     write_result(report, once.output_format, parts)
     if inputs.engine is not None and inputs.manifest is not None and not all(report.error for report in reports):
         check = f"lora-cli validate -f {inputs.manifest.file}"

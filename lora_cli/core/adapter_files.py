@@ -17,12 +17,6 @@ SIGNATURE = "model.sig"
 LARGEST_SIGNATURE = 2 << 20
 """Its bytes at most: an entry for a file has about 200."""
 
-SIGNATURE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
-"""The media type of a ``model.sig``: https://docs.sigstore.dev/about/bundle/"""
-
-VERDICT_TYPE = "application/vnd.in-toto.bundle"
-"""The media type of signed verdicts: https://github.com/in-toto/attestation/blob/main/spec/v1/bundle.md"""
-
 BESIDE = frozenset(
     {
         "README.md",

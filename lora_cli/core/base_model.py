@@ -39,8 +39,7 @@ class BaseModel:
     its config says it is served in (``"bfloat16"``), empty if it says nothing. ``heads`` and ``kv_heads`` are how
     many heads for queries, and for keys and values, a layer has, None if that is not known. ``repository`` is its name
     on the Hub (``org/name``), empty if that is not known. ``architecture`` is the class that its config names
-    (``BertModel``), empty if it names none. ``config_sha256`` is the digest of its ``config.json``, empty if there is
-    none.
+    (``BertModel``), empty if it names none.
     """
 
     name: str
@@ -57,7 +56,6 @@ class BaseModel:
     heads: int | None = None
     repository: str = ""
     architecture: str = ""
-    config_sha256: str = field(default="", compare=False)
 
     @property
     def served_dtype(self) -> str:

@@ -75,8 +75,7 @@ class LoadReport:
     was not run. ``copied_to`` is its folder in memory. ``residency`` is what of its files is in the page cache: of the
     ``snapshot``, of its ``packed`` weights and of that ``copy``. Both are empty if not requested. ``error`` is empty
     when every stage passed; ``stage`` names the one that failed, ``exit_code`` is what it ends with. ``provenance`` is
-    there if a policy requires signatures or verdicts. ``judged_elsewhere`` is there, and true, if its verdicts were
-    accepted in place of validating it.
+    there if a policy requires signatures.
     """
 
     name: str
@@ -96,12 +95,11 @@ class LoadReport:
     copied_to: str = ""
     residency: Mapping[str, PageCache] = field(default_factory=dict)
     provenance: Provenance | None = None
-    judged_elsewhere: bool | None = None
 
     @property
     def origin(self) -> str:
-        """Who signed and validated it, in words; empty if no policy requires it."""
-        return str(self.provenance or "") + "; not validated again" * bool(self.judged_elsewhere)
+        """Who signed it, in words; empty if no policy requires it."""
+        return str(self.provenance or "")
 
     def failed(self, stage: str, error: LoraCliError) -> "LoadReport":
         """The same, ended at ``stage`` by ``error``."""

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -197,10 +197,7 @@ class AdapterEntry:
 
 @dataclass(frozen=True, slots=True)
 class AdapterSet:
-    """A manifest, parsed. ``base`` is None when it names none; ``file`` is what errors call it.
-
-    ``written`` has its values as they are in the file.
-    """
+    """A manifest, parsed. ``base`` is None when it names none; ``file`` is what errors call it."""
 
     file: str
     base: AdapterRef | None
@@ -208,7 +205,6 @@ class AdapterSet:
     policy: Policy | None
     sources: tuple[SourceRule, ...]
     adapters: tuple[AdapterEntry, ...]
-    written: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 class ManifestAdapter(Model):
@@ -228,7 +224,7 @@ class ManifestAdapter(Model):
     sha256: Maybe[Sha256] = None
     """The required snapshot digest."""
     signature: Maybe[File] = None
-    """A file with its signature (lora-cli sign --output), if the source has no model.sig of its own."""
+    """A file with its signature, if the source has no model.sig of its own."""
     pinned: bool = False
     """Never evicted from the GPU tier."""
 
@@ -278,7 +274,6 @@ def load_manifest(text: str, where: str, *, is_path: Callable[[str], bool], base
         policy=policy_of(found.policy, document, "policy") if found.policy is not None else None,
         sources=found.sources,
         adapters=tuple(_entry(one, document.at("adapters", i), context) for i, one in enumerate(found.adapters)),
-        written=document.value,
     )
 
 

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, WithJsonSchema, model_validator
 
 from lora_cli.core.globs import host_glob
 from lora_cli.core.manifest_trust import endpoint_glob, profile, variable
 from lora_cli.core.option_values import PROFILES, SERVERS, VARIABLES
-from lora_cli.core.units import advised, parse_duration
 from lora_cli.documents.document import Document, Head, Mistake, Model, mistake, parse_document, repeats
 from lora_cli.documents.field_types import (
     MOST_GLOBS,
@@ -25,7 +24,6 @@ from lora_cli.documents.field_types import (
     text,
 )
 from lora_cli.documents.policy_checks import FORMATS
-from lora_cli.documents.yaml_nodes import Number
 
 MOST_DIGESTS = 100_000
 """Digests of one list."""
@@ -127,46 +125,6 @@ class RequiredSignature(Model):
         return self
 
 
-def _duration(value: Any) -> float:
-    try:
-        return parse_duration(value.text if isinstance(value, Number) else value)
-    except ValueError as error:
-        raise mistake(*advised(error)) from error
-
-
-class RequiredVerdict(Model):
-    """A verdict of ``validate --attest`` that adapters of some sources must have, signed by one of these keys."""
-
-    sources: Maybe[Globs] = None
-    """Globs for references, as in deny_sources. Missing: all adapters."""
-    attestations: Annotated[Several[File], Field(max_length=MOST_SIGNERS)] = ()
-    """Files that validate --attest wrote. Relative paths are relative to this file. Missing: only verdicts that are
-    attached in an OCI registry.
-    """
-    keys: Annotated[Several[File], Field(min_length=1, max_length=MOST_SIGNERS)]
-    """Files with public keys in PEM."""
-    engine: Annotated[
-        str, text(r"([a-z][a-z0-9-]*(@[0-9][A-Za-z0-9_.+-]{0,63})?)?", "an engine", "engine: vllm@0.33")
-    ] = ""
-    """The engine that the verdict must be about, NAME or NAME@VERSION (default: any, or none)."""
-    max_age: Annotated[
-        Maybe[float], BeforeValidator(_duration), WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}]})
-    ] = None
-    """The largest age: 12h, 30d (default: no limit)."""
-    _replaces_validation: bool = PrivateAttr(default=True)
-
-    @property
-    def replaces_validation(self) -> bool:
-        """Whether an adapter with such a verdict need not be validated again."""
-        return self._replaces_validation
-
-    def only_required(self) -> Self:
-        """The same, of a manifest's author: adapters are validated as without it."""
-        copy = self.model_copy()
-        copy._replaces_validation = False
-        return copy
-
-
 def _operators(value: bool) -> bool:
     if value:
         raise mistake("a manifest cannot allow that", _OPERATORS_HINT)
@@ -206,8 +164,6 @@ class ManifestPolicy(Model):
     """Denied snapshot digests; takes precedence over allow_sha256."""
     require_signature: Annotated[Several[RequiredSignature], Field(max_length=MOST_GLOBS)] = ()
     """Allow only adapters with a valid model.sig (OpenSSF Model Signing), for all entries that are for their source."""
-    require_verdict: Annotated[Several[RequiredVerdict], Field(max_length=MOST_GLOBS)] = ()
-    """Fetch only adapters that validate --attest passed, for all entries that are for their source."""
     require_access_check: bool = False
     """Use a cached adapter that may not be public only after its source allowed the caller to read it."""
     allow_private_redirects: Annotated[Maybe[bool], AfterValidator(_operators), WithJsonSchema({"const": False})] = None

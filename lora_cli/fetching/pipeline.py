@@ -17,7 +17,6 @@ from lora_cli.core.provenance import Provenance
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Snapshot, snapshot_digest
 from lora_cli.errors import Changed, Corrupt, MachineError, Offline, Unreachable
-from lora_cli.fetching.attachments import Attached, attached_to
 from lora_cli.fetching.checkpoint import LatestCheckpoint
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.download import DownloadJob, download
@@ -109,7 +108,7 @@ def fetch(request: AdapterRequest, context: FetchContext, source: Source | None 
     """
     for left in reversed(range(TRIES)):
         try:
-            fetched = _from_cache(request, context, source)
+            fetched = _from_cache(request, context)
             if fetched is None or fetched.needs_access_check:
                 fetched = _from_origin(request, source or context.sources.of(request.ref), context, fetched)
             if context.in_use.add_snapshot(fetched.snapshot.digest):
@@ -126,9 +125,7 @@ def fetch(request: AdapterRequest, context: FetchContext, source: Source | None 
     )
 
 
-def _from_cache(
-    request: AdapterRequest, context: FetchContext, source: Source | None, pinned: AdapterRef | None = None
-) -> Fetched | None:
+def _from_cache(request: AdapterRequest, context: FetchContext, pinned: AdapterRef | None = None) -> Fetched | None:
     """The cached snapshot that needs no request, within all limits and policies; None if the origin must be asked.
 
     ``pinned`` is the requested reference at the revision that its origin named now.
@@ -146,15 +143,12 @@ def _from_cache(
         return None  # policies may have rules for it
     ref = replace(ref, subfolder=folder or "")
 
-    def check(snapshot: Snapshot, revision: str | None = ref.revision) -> Provenance:
-        attached = attached_to(ref, revision, lambda: source or context.sources.of(request.ref), settings, store)
-        return _check(request, ref, settings, attached, snapshot)
-
+    check = partial(_check, request, ref, settings)
     fetched = _lookup(replace(request, source=pinned or request.ref), store, settings, check)
     if fetched is not None and _lacks_signature(request, ref, fetched.snapshot, settings):
         return None  # it may have one by now, or had one before fetch took it
     if fetched is not None:
-        fetched = replace(fetched, provenance=check(fetched.snapshot, fetched.revision))
+        fetched = replace(fetched, provenance=check(fetched.snapshot))
         if settings.policies:
             access = recorded_access(store, ref, request.selection, settings)
             fetched = replace(fetched, needs_access_check=needs_access_check(ref, access, settings))
@@ -165,7 +159,7 @@ def _lacks_signature(request: AdapterRequest, ref: AdapterRef, snapshot: Snapsho
     """Whether a policy requires a signature that is not cached and may be at the origin."""
     if settings.offline or SIGNATURE in snapshot.files or request.signature or request.locked:
         return False
-    return any(entries_for(name, settings, "require_signature") for name in _names(request, ref))
+    return any(entries_for(name, settings) for name in _names(request, ref))
 
 
 def _names(request: AdapterRequest, ref: AdapterRef) -> tuple[AdapterRef, ...]:
@@ -174,17 +168,15 @@ def _names(request: AdapterRequest, ref: AdapterRef) -> tuple[AdapterRef, ...]:
     return (requested,) if requested == ref else (requested, ref)
 
 
-def _check(
-    request: AdapterRequest, ref: AdapterRef, settings: Settings, attached: Attached, snapshot: Snapshot
-) -> Provenance:
+def _check(request: AdapterRequest, ref: AdapterRef, settings: Settings, snapshot: Snapshot) -> Provenance:
     """Checks limits, digest, lock and policies of a complete snapshot of ``ref``, before or after it is published."""
     check_size(request.label, snapshot.size, settings.max_bytes)
     requested, *others = _names(request, ref)
-    provenance = check_snapshot(replace(request, source=requested), snapshot, settings, attached)
+    provenance = check_snapshot(replace(request, source=requested), snapshot, settings)
     for name in others:
         check_denied(name, settings)
         if settings.policies and not request.selection.base:
-            others_say = check_provenance(replace(request, source=name), snapshot, settings, attached)
+            others_say = check_provenance(replace(request, source=name), snapshot, settings)
             provenance = provenance.with_others(others_say)
     return provenance
 
@@ -221,7 +213,7 @@ def _from_origin(request: AdapterRequest, source: Source, context: FetchContext,
     if cached is None and isinstance(source, PinSource) and not (ref.pinned or request.locked):
         with _resolve_hints(ref, request.selection, context):
             pinned = source.pin(ref)
-        if (found := _from_cache(request, context, source, pinned)) is not None:
+        if (found := _from_cache(request, context, pinned)) is not None:
             return replace(found, needs_access_check=False)
     # Only a listing shows which folder is the latest checkpoint.
     if cached is not None and not request.selection.latest:
@@ -239,8 +231,7 @@ def _from_origin(request: AdapterRequest, source: Source, context: FetchContext,
     check_count(name, len(plan.files), settings.max_files)
     context.total.check(request.turn, name, sum(file.size or 0 for file in plan.files))
     job = DownloadJob(name, plan, source, context, deadline)
-    attached = attached_to(ref, plan.revision.id, lambda: source, settings, context.store)
-    return _cached_or_downloaded(job, request.locked, partial(_check, request, ref, settings, attached))
+    return _cached_or_downloaded(job, request.locked, partial(_check, request, ref, settings))
 
 
 def _plan_fetch(request: AdapterRequest, source: Source, context: FetchContext) -> FetchPlan:

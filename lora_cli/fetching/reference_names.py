@@ -3,12 +3,15 @@
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.web_address import DEEPEST_ENCODING
 from lora_cli.settings import Settings
+
+if TYPE_CHECKING:
+    from lora_cli.documents.policy import RequiredSignature
 
 
 def aliases(ref: AdapterRef, settings: Settings) -> Iterator[AdapterRef]:
@@ -54,9 +57,9 @@ def other_names(ref: AdapterRef, settings: Settings) -> Iterator[AdapterRef]:
     yield from _containers(ref)
 
 
-def entries_for(ref: AdapterRef, settings: Settings, key: str) -> list[Any]:
-    """The entries of the list ``key`` in all policies that are for ``ref``, under any of its names."""
-    entries = [entry for policy in settings.policies for entry in getattr(policy, key)]
+def entries_for(ref: AdapterRef, settings: Settings) -> "list[RequiredSignature]":
+    """The entries of ``require_signature`` in all policies that are for ``ref``, under any of its names."""
+    entries = [entry for policy in settings.policies for entry in policy.require_signature]
     if not entries:
         return []
     from lora_cli.core.globs import touches

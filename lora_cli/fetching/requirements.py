@@ -3,10 +3,8 @@
 Whether the caller may still read what a shared cache has is decided by the origin, not by the cache.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -17,10 +15,8 @@ from lora_cli.core.provenance import Provenance
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.errors import AccessDenied, Corrupt, NotFound, Offline, Refused, Unreachable
-from lora_cli.fetching.attachments import Attached, cached_attachments, nothing
 from lora_cli.fetching.reference_names import aliases, entries_for, other_names, real_glob
 from lora_cli.fetching.signatures import Contents, check_signatures
-from lora_cli.fetching.verdicts import check_verdicts
 from lora_cli.settings import Settings
 from lora_cli.sources import PinSource, Source
 from lora_cli.store import Store
@@ -74,17 +70,15 @@ def byte_limit(settings: Settings) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def check_snapshot(
-    request: AdapterRequest, snapshot: Snapshot, settings: Settings, attached: Attached = nothing
-) -> Provenance:
+def check_snapshot(request: AdapterRequest, snapshot: Snapshot, settings: Settings) -> Provenance:
     """Checks a complete snapshot before it is used: digest, lock, size of headers, and policies.
 
-    Gives the signers and verdicts that policies require and accepted.
+    Gives the signers that policies require and accepted.
 
     Raises:
         Refused: a policy forbids it, its signature is missing or wrong, or the header of its weights is too large.
         Corrupt: its digest differs from the manifest's, or its files from the lock's.
-        MissingExtra, UsageError, Offline, Unreachable: see ``check_signatures`` and ``check_verdicts``.
+        MissingExtra, UsageError, Offline, Unreachable: see ``check_signatures``.
     """
     check_digest(request, snapshot.digest)
     if request.locked is not None:
@@ -94,55 +88,38 @@ def check_snapshot(
         files = tuple(RemoteFile(path, blob.size, blob.sha256) for path, blob in snapshot.files.items())
         check_allowed(request, settings, files=files, digest=snapshot.digest)
         if not request.selection.base:
-            return check_provenance(request, snapshot, settings, attached)
+            return check_provenance(request, snapshot, settings)
     return Provenance()
 
 
-def check_provenance(
-    request: AdapterRequest, snapshot: Snapshot, settings: Settings, attached: Attached = nothing
-) -> Provenance:
-    """The signers and verdicts that policies require of a snapshot and accept.
-
-    Signatures and verdicts may be ``attached`` at its origin.
+def check_provenance(request: AdapterRequest, snapshot: Snapshot, settings: Settings) -> Provenance:
+    """The signers that policies require of a snapshot and accept.
 
     Raises:
-        Refused, MissingExtra, UsageError, Offline, Unreachable: see ``check_signatures`` and ``check_verdicts``.
+        Refused, MissingExtra, UsageError, Offline, Unreachable: see ``check_signatures``.
     """
     signature = read_small(snapshot.directory / SIGNATURE, LARGEST_SIGNATURE)
-    contents = Contents(snapshot.files, signature, snapshot.directory, request.signature, attached)
-    signers = check_signatures(request.ref, contents, settings, request.selection)
-    return Provenance(signers, check_verdicts(request.ref, snapshot.digest, settings, attached))
-
-
-def provenance_or_refusal(
-    ref: AdapterRef, settings: Settings, known: Provenance, verify: Callable[[], Provenance]
-) -> Provenance | None:
-    """The result of ``verify``, or ``known`` with the refusal; None if no policy requires anything of ``ref``.
-
-    Raises:
-        MissingExtra, UsageError: see ``check_signatures`` and ``check_verdicts``.
-    """
-    if not any(entries_for(ref, settings, key) for key in ("require_signature", "require_verdict")):
-        return None
-    try:
-        return verify()
-    except (Refused, Offline, Unreachable) as error:
-        return replace(known, refusal=error.message)
+    contents = Contents(snapshot.files, signature, snapshot.directory, request.signature)
+    return Provenance(check_signatures(request.ref, contents, settings, request.selection))
 
 
 def cached_provenance(record: Record, store: Store, settings: Settings) -> Provenance | None:
     """The provenance of a record's snapshot that policies require; None if there is none, or files were left out.
 
     Raises:
-        MissingExtra, UsageError: see ``provenance_or_refusal``.
+        MissingExtra, UsageError: see ``check_signatures``.
     """
     if record.selection.startswith(("+", "-", str(BASE))):
         return None
     ref = parse(record.ref, is_path=lambda _: False)
+    if not entries_for(ref, settings):
+        return None
     request = AdapterRequest("", ref, selection=Selection(allow_pickle=True))
     snapshot = Snapshot(record.snapshot, store.snapshot(record.snapshot), record.files)
-    verify = partial(check_provenance, request, snapshot, settings, cached_attachments(ref, record.revision, store))
-    return provenance_or_refusal(ref, settings, Provenance(), verify)
+    try:
+        return check_provenance(request, snapshot, settings)
+    except (Refused, Offline, Unreachable) as error:
+        return Provenance(refusal=error.message)
 
 
 def _check_locked(locked: LockedAdapter, snapshot: Snapshot, selection: Selection) -> None:

@@ -1,23 +1,21 @@
 """Check the signatures that policies require: who signed, and that exactly the signed files are there."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE, SIGNATURE_TYPE
+from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE
 from lora_cli.core.adapter_request import Selection
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.core.text import names
 from lora_cli.errors import LoraCliError, MissingExtra, Refused
-from lora_cli.fetching.attachments import Attached, nothing
 from lora_cli.fetching.file_selection import select_files
 from lora_cli.fetching.reference_names import entries_for
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from lora_cli.documents.policy import RequiredSignature
     from lora_cli.signing.verify import SignedFiles
 
 RULE = "policy require_signature"
@@ -30,15 +28,13 @@ GIT_FOLDERS = (".git/", ".github/")
 class Contents:
     """The files of an adapter, its ``signature`` (None: it has none), and their folder if they are on this disk.
 
-    ``detached`` is another file with its signature, which counts instead. Those that are ``attached`` at its origin
-    count as well as its own.
+    ``detached`` is another file with its signature, which counts instead.
     """
 
     files: Mapping[str, Blob]
     signature: bytes | None
     folder: Path | None = None
     detached: Path | None = None
-    attached: Attached = nothing
 
 
 def check_signatures(ref: AdapterRef, contents: Contents, settings: Settings, selection: Selection) -> tuple[str, ...]:
@@ -51,48 +47,40 @@ def check_signatures(ref: AdapterRef, contents: Contents, settings: Settings, se
         MissingExtra, UsageError: the extra ``signing`` is not installed, or a key cannot be read.
         Offline, Unreachable: the trust root of Sigstore is needed and cannot be downloaded.
     """
-    required: list[RequiredSignature] = entries_for(ref, settings, "require_signature")
+    required = entries_for(ref, settings)
     if not required:
         return ()
     unsigned = contents.signature is None and contents.detached is None
     if unsigned and SIGNATURE in contents.files:
         raise Refused(f"{ref}: {RULE}: {SIGNATURE} has over {LARGEST_SIGNATURE} bytes", hint="it is no signature")
-    if unsigned and not contents.attached(SIGNATURE_TYPE):
+    if unsigned:
         hint = f"ask its publisher for a {SIGNATURE}; if it has one now, fetch --upgrade locks it"
         raise Refused(f"{ref}: {RULE}: it has no {SIGNATURE}", hint=hint)
     try:
         from lora_cli.signing.verify import verify  # model-signing
     except ImportError as error:
         raise MissingExtra(RULE, "signing", error.name or "model-signing") from error
+    name, data = _signature(contents)
     signers = []
     for entry in required:
-        refusals: list[tuple[str, Refused]] = []
-        for name, data in _signatures(contents):
-            try:
-                signed = verify(data, entry, offline=settings.offline)
-                _check_files(ref, signed, contents, selection)
-                signers.append(signed.by)
-                break
-            except Refused as error:
-                refusals.append((name, error))
-        else:
-            name, first = refusals[0]
-            hint = first.hint or "do not use these files: ask their publisher which ones were signed"
-            raise Refused(f"{ref}: {RULE}: {name}: {first.message}", hint=hint) from first
+        try:
+            signed = verify(data, entry, offline=settings.offline)
+            _check_files(ref, signed, contents, selection)
+        except Refused as error:
+            hint = error.hint or "do not use these files: ask their publisher which ones were signed"
+            raise Refused(f"{ref}: {RULE}: {name}: {error.message}", hint=hint) from error
+        signers.append(signed.by)
     return tuple(dict.fromkeys(signers))
 
 
-def _signatures(contents: Contents) -> Iterator[tuple[str, bytes]]:
-    """The signatures that count, each with its name; those at the origin are read if the adapter's own does not do."""
+def _signature(contents: Contents) -> tuple[str, bytes]:
+    """The signature that counts, with its name; there is one."""
     if contents.detached is not None:
         from lora_cli.signing.trusted_files import read_trusted
 
-        yield contents.detached.name, read_trusted(contents.detached, LARGEST_SIGNATURE)
-        return
-    if contents.signature is not None:
-        yield SIGNATURE, contents.signature
-    for data in contents.attached(SIGNATURE_TYPE):
-        yield "an attached signature", data
+        return contents.detached.name, read_trusted(contents.detached, LARGEST_SIGNATURE)
+    assert contents.signature is not None
+    return SIGNATURE, contents.signature
 
 
 def _check_files(ref: AdapterRef, signed: "SignedFiles", contents: Contents, selection: Selection) -> None:

@@ -11,9 +11,6 @@ RESOLUTIONS = Counter(
     "lora_cli_resolutions_total", "Adapters fetched and validated for the engine, by outcome.", ["outcome"]
 )
 SECONDS = Counter("lora_cli_resolve_seconds_total", "Seconds of fetching and validating, by stage.", ["stage"])
-VERDICTS = Counter(
-    "lora_cli_verdicts_accepted_total", "Adapters that were not validated, because a verdict was accepted."
-)
 REFUSALS = Counter("lora_cli_refusals_total", "Adapters that were refused, by rule.", ["rule"])
 DOWNLOADED = Counter("lora_cli_downloaded_bytes_total", "Bytes of the adapters that were downloaded.")
 
@@ -25,7 +22,6 @@ def observe(report: LoadReport, downloaded: int) -> None:
     """Counts one attempt, and the bytes that it ``downloaded``."""
     status, _ = STATUS.get(report.exit_code, (500, ""))
     RESOLUTIONS.labels(_OUTCOMES.get(status, "failed") if report.error else "resolved").inc()
-    VERDICTS.inc(bool(report.judged_elsewhere))
     for stage, ms in report.stage_ms.items():
         SECONDS.labels(stage).inc(ms / 1e3)
     if (rule := _RULE.match(report.error)) is not None:

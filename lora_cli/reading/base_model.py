@@ -1,10 +1,8 @@
 """A base model, read from its source: its config, else the headers of its checkpoint. Never weights."""
 
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -49,8 +47,7 @@ def read_base(source: Source, revision: Revision, name: str, *, fallback: Fallba
     if file is None:
         return _read_base(source, revision, name, None, fallback)
     data = _read_small(source, revision, file, BASE_CONFIG_CAP)
-    base = _read_base(source, revision, name, _config(data, file.path), fallback)
-    return replace(base, config_sha256=hashlib.sha256(data).hexdigest())
+    return _read_base(source, revision, name, _config(data, file.path), fallback)
 
 
 def _read_base(
@@ -91,15 +88,13 @@ def read_base_file(path: Path, *, fallback: Fallback | None = None) -> BaseModel
         with stream:
             header = stream.read(header_length(stream.read(8), size, str(path)))
         return base_from_tensors(parse_header(header, size, str(path)).tensors, str(path))
-    data = _read_config_file(path)
-    config = _config(data, str(path))
+    config = read_config_file(path)
     try:
-        base = base_from_config(config, str(path))
+        return base_from_config(config, str(path))
     except UnknownArchitecture as unknown:
         if fallback is None:
             raise _with_hint(unknown) from None
-        base = fallback(config)
-    return replace(base, config_sha256=hashlib.sha256(data).hexdigest())
+        return fallback(config)
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -109,13 +104,9 @@ def read_config_file(path: Path) -> dict[str, Any]:
         NotFound, MachineError: it does not exist, or cannot be read.
         FormatError: it is no regular file, no JSON object, or too large.
     """
-    return _config(_read_config_file(path), str(path))
-
-
-def _read_config_file(path: Path) -> bytes:
     stream, _ = _open(path)
     with stream:
-        return stream.read(BASE_CONFIG_CAP + 1)
+        return _config(stream.read(BASE_CONFIG_CAP + 1), str(path))
 
 
 def _with_hint(unknown: UnknownArchitecture) -> UnknownArchitecture:

@@ -115,8 +115,7 @@ def requests_of(
 def with_policies(settings: Settings, adapter_set: AdapterSet | None, policy: Path | None = None) -> Settings:
     """``settings`` with the sources and policy of a manifest, and with the policy file.
 
-    With a policy file, the manifest's own suppressions do not count, and the verdicts that it requires do not replace
-    validation: its author cannot waive the operator's rules.
+    With a policy file, the manifest's own suppressions do not count: its author cannot waive the operator's rules.
 
     Raises:
         UsageError: an error in the policy file, with line and key.
@@ -125,14 +124,6 @@ def with_policies(settings: Settings, adapter_set: AdapterSet | None, policy: Pa
         policies = (adapter_set.policy,) if adapter_set.policy is not None else ()
         settings = replace(settings, sources=adapter_set.sources, policies=policies, from_manifest=True)
     if policy is not None:
-        stricter = (
-            one.model_copy(
-                update={
-                    "suppressions": (),
-                    "require_verdict": tuple(entry.only_required() for entry in one.require_verdict),
-                }
-            )
-            for one in settings.policies
-        )
+        stricter = (one.model_copy(update={"suppressions": ()}) for one in settings.policies)
         settings = replace(settings, policies=(*stricter, read_policy(policy)))
     return settings

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lora_cli import __version__
-from lora_cli.core.json_schema import Sha256, Version
+from lora_cli.core.json_schema import Version
 from lora_cli.core.results import Answers, LoadReport
 from lora_cli.endpoint.client import Refusal
 from lora_cli.endpoint.reconcile import AdapterOutcome, Replica
@@ -21,8 +21,6 @@ class WarmReport:
     adapters: Sequence[LoadReport]
     answers: Sequence[Answers]
     """Empty without --prompt."""
-    base_sha256: Sha256 | None = None
-    """The sha256 of the base's config.json; missing if it has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,6 @@ def report_of_admission(item: AdapterRequest, admission: Admission) -> tuple[Loa
         stage_ms=admission.stage_ms,
         copied_to=str(admission.copied_to or ""),
         provenance=admission.provenance if admission.provenance != Provenance() else None,
-        judged_elsewhere=admission.judged_elsewhere or None,
     )
     refusal = admission.refusal
     if refusal is not None:
@@ -37,5 +36,4 @@ def merge_reports(report: LoadReport, loaded: LoadReport) -> LoadReport:
         copied_to=report.copied_to,
         stage_ms={**report.stage_ms, **loaded.stage_ms},
         provenance=report.provenance,
-        judged_elsewhere=report.judged_elsewhere,
     )

@@ -1,1 +1,1 @@
-"""Signatures of adapters in the OpenSSF Model Signing format: verify and write them (extra ``signing``)."""
+"""Signatures of adapters in the OpenSSF Model Signing format, verified (extra ``signing``)."""

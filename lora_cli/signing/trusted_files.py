@@ -1,4 +1,4 @@
-"""Files that the operator named: keys, certificates and statements. It needs none of the extra's packages."""
+"""Files that the operator named: keys, certificates and signatures. It needs none of the extra's packages."""
 
 import os
 import stat
@@ -11,7 +11,7 @@ LARGEST_KEY = 1 << 20
 
 
 def read_trusted(path: Path, limit: int = LARGEST_KEY) -> bytes:
-    """A file that the operator named, with a key, certificates or statements; links are followed.
+    """A file that the operator named, with a key, certificates or a signature; links are followed.
 
     Raises:
         UsageError: it is no regular file, cannot be read, or is too large.

@@ -83,21 +83,6 @@ class PinSource(Source, Protocol):
 
 
 @runtime_checkable
-class AttachmentSource(Source, Protocol):
-    """A source at which others attach documents to a revision, such as signatures."""
-
-    def attached(self, ref: AdapterRef, revision: str, media_type: str) -> tuple[bytes, ...]:
-        """The documents of that type that are attached to a revision now. Who signed them is for the caller to check.
-
-        Raises:
-            Refused: there are more than an adapter has, or larger ones.
-            Corrupt: one is not what its digest says.
-            AccessDenied, NotFound, Unreachable: the origin does not give them.
-        """
-        ...
-
-
-@runtime_checkable
 class BatchListingSource(Source, Protocol):
     """A source that can list many folders with one request, when it knows which."""
 
@@ -106,7 +91,7 @@ class BatchListingSource(Source, Protocol):
         ...
 
 
-OPTIONAL = (LocalFileSource, ClientCacheSource, DigestSource, PinSource, AttachmentSource, BatchListingSource)
+OPTIONAL = (LocalFileSource, ClientCacheSource, DigestSource, PinSource, BatchListingSource)
 
 
 def lend_methods(source: Source, wrapper: object) -> None:

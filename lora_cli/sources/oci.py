@@ -1,6 +1,5 @@
 """Artifacts in OCI registries: a file is a layer, or a member of a layer that is a tar."""
 
-import hashlib
 import os
 import threading
 from collections import OrderedDict
@@ -9,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lora_cli.core.adapter_files import CONFIG, LARGEST_SIGNATURE
+from lora_cli.core.adapter_files import CONFIG
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt, NotFound, Refused, UsageError
@@ -31,9 +30,6 @@ MOST_INDEXES = 3
 
 MOST_KEPT = 64
 """So many of the last manifests are kept for the reads that follow."""
-
-MOST_ATTACHED = 32
-"""Documents of one kind that may be attached to an artifact; each is of at most 2 MiB, as a signature in a file is."""
 
 FILEPATH, TITLE = "org.cncf.model.filepath", "org.opencontainers.image.title"
 ORAS_FOLDER = "io.deis.oras.content.unpack"
@@ -119,34 +115,6 @@ class OciSource:
             # As much as there is was read: a server that runs for long does not keep what it has fetched.
             with self._lock:
                 self._unpacked.pop(manifest.digest, None)
-
-    def attached(self, ref: AdapterRef, revision: str, media_type: str) -> tuple[bytes, ...]:
-        """The documents of a type that refer to the manifest ``revision``; each artifact has one.
-
-        Raises:
-            Refused: there are over ``MOST_ATTACHED``, or one has over 2 MiB.
-            Corrupt: one is not what its digest says.
-            AccessDenied, NotFound, Unreachable: the registry does not give them.
-        """
-        client, what = self._client(ref), f"{ref}: what is attached to it"
-        found = client.referrers(revision, media_type, what)
-        if len(found) > MOST_ATTACHED:
-            hint = "remove those that are not needed: oras discover lists them"
-            raise Refused(f"{what}: {len(found)} artifacts of type {media_type}, over {MOST_ATTACHED}", hint=hint)
-        manifests = (client.manifest(one.digest, what) for one in found)
-        # The list is anybody's who may push; only the manifest itself says what it is about.
-        theirs = (one for one in manifests if (one.subject, len(one.layers)) == (revision, 1))
-        return tuple(self._document(client, one.layers[0], what) for one in theirs)
-
-    @staticmethod
-    def _document(client: RegistryClient, layer: Descriptor, what: str) -> bytes:
-        if layer.size > LARGEST_SIGNATURE:
-            hint = "no signature or verdict is so large: remove it"
-            raise Refused(f"{what}: {layer.digest} has {layer.size} bytes, over {LARGEST_SIGNATURE}", hint=hint)
-        data = b"".join(client.read_blob(layer.digest, Piece(0, layer.size, layer.size), what))
-        if (digest := f"sha256:{hashlib.sha256(data).hexdigest()}") != layer.digest:
-            raise Corrupt(f"{what}: {layer.digest} was promised, and {digest} was sent")
-        return data
 
     def _client(self, ref: AdapterRef) -> RegistryClient:
         mirror = self._rule.endpoint_url if self._rule is not None else None

@@ -1,4 +1,4 @@
-"""A client of an OCI registry: tokens, manifests, blobs by range and referrers (the distribution specification 1.1).
+"""A client of an OCI registry: tokens, manifests, and blobs by range (the distribution specification 1.1).
 
 What a registry sends is verified against the digest that names it, and is bounded.
 """
@@ -27,7 +27,6 @@ from lora_cli.sources.http import (
     bounded_body,
     get_bytes,
     host,
-    next_query,
     open_response,
 )
 from lora_cli.sources.http_json import parse_json
@@ -38,7 +37,6 @@ MANIFEST_CAP = 4 << 20
 """The largest manifest that the specification wants registries to accept."""
 
 MOST_DESCRIPTORS = 10_000
-MOST_PAGES = 20
 TOKEN_CAP = 64 * 1024
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -69,23 +67,18 @@ class Descriptor:
     digest: str
     size: int
     annotations: Mapping[str, str] = field(default_factory=dict)
-    artifact_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest or an index as it is in a registry: ``data``, named by ``digest``. An index has only ``manifests``."""
+    """A manifest or an index of a registry, named by its ``digest``. An index has only ``manifests``."""
 
     digest: str
     media_type: str
-    data: bytes = field(repr=False)
     artifact_type: str = ""
     config: Descriptor | None = None
     layers: tuple[Descriptor, ...] = ()
     manifests: tuple[Descriptor, ...] = ()
-    annotations: Mapping[str, str] = field(default_factory=dict)
-    subject: str = ""
-    """The digest of the manifest that it refers to."""
 
     @property
     def is_index(self) -> bool:
@@ -97,20 +90,14 @@ class RegistryClient:
     """One repository of a registry. Threads share it, and the token that it was given.
 
     ``http`` is how the registry at its ``endpoint`` is reached; the path of that is a prefix of each repository. The
-    ``credentials`` are looked up when the registry first asks for some; ``actions`` are what the token is for.
+    ``credentials`` are looked up when the registry first asks for some.
     """
 
-    def __init__(
-        self,
-        http: Http,
-        repository: str,
-        credentials: Callable[[], Credentials] = lambda: NOBODY,
-        actions: str = "pull",
-    ) -> None:
+    def __init__(self, http: Http, repository: str, credentials: Callable[[], Credentials] = lambda: NOBODY) -> None:
         parts = urlsplit(http.endpoint)
         self.repository = f"{parts.path.strip('/')}/{repository}".lstrip("/")
         self.url = f"{parts.scheme}://{parts.netloc}/v2/{quote(self.repository)}"
-        self._http, self._credentials, self._actions = http, credentials, actions
+        self._http, self._credentials = http, credentials
         self._lock = threading.Lock()
         self.known_as = NOBODY
         """Whose token was used last."""
@@ -139,10 +126,7 @@ class RegistryClient:
             Corrupt: it is not what the digest names.
             Refused: it is larger than 4 MiB, or malformed.
         """
-        return self._manifest(f"manifests/{reference}", reference, what)[0]
-
-    def _manifest(self, path: str, reference: str, what: str) -> tuple[Manifest, Headers]:
-        url = f"{self.url}/{path}"
+        url = f"{self.url}/manifests/{reference}"
 
         def ask(http: Http) -> tuple[bytes, Mapping[str, str]]:
             def once() -> tuple[bytes, Mapping[str, str]]:
@@ -163,7 +147,7 @@ class RegistryClient:
         promised = reference if OCI_DIGEST.fullmatch(reference) else headers.get("Docker-Content-Digest", "")
         if OCI_DIGEST.fullmatch(promised) and digest != promised:
             raise Corrupt(f"{what}: {host(url)} promised the manifest {promised}, and sent {digest}")
-        return parse_manifest(data, digest, headers.get("Content-Type", ""), what), headers
+        return parse_manifest(data, digest, headers.get("Content-Type", ""), what)
 
     def read_blob(self, digest: str, piece: Piece, what: str) -> Iterator[bytes]:
         """The bytes of ``piece`` of a blob, in chunks of at most 1 MiB. Its digest is for the caller to verify.
@@ -187,26 +171,6 @@ class RegistryClient:
                 self._authorized(http, error, what)
             else:
                 return
-
-    def referrers(self, digest: str, artifact_type: str, what: str) -> tuple[Descriptor, ...]:
-        """What refers to the manifest ``digest``, by the API or by the tag of older registries; of one type, or ""."""
-        query = f"?{urlencode({'artifactType': artifact_type})}" if artifact_type else ""
-        for path in (f"referrers/{digest}{query}", f"manifests/{digest.replace(':', '-')}"):
-            try:
-                return tuple(one for one in self._listed(path, what) if artifact_type in {"", one.artifact_type})
-            except NotFound:
-                continue
-        return ()
-
-    def _listed(self, path: str, what: str) -> Iterator[Descriptor]:
-        """The manifests of an index, from all its pages: whoever may push could move others to a later one."""
-        for _ in range(MOST_PAGES):
-            found, headers = self._manifest(path, "", what)
-            yield from found.manifests
-            if not (query := next_query(headers)):
-                return
-            path = f"{path.partition('?')[0]}?{query}"
-        raise Refused(f"{what}: its list has over {MOST_PAGES} pages", hint="remove those that are not needed")
 
     def translate_error(self, error: StatusError, what: str) -> LoraCliError:
         """The registry's refusal in words, with a hint."""
@@ -250,12 +214,12 @@ class RegistryClient:
     def _new_token(self, challenge: str, known: Credentials, error: StatusError, what: str) -> str:
         """A bearer token of the service that the registry names (the distribution project's token specification)."""
         parameters = _PARAMETER.findall(challenge)
-        # The first of each name: those of another scheme may follow. A mount has a scope for each repository.
+        # The first of each name: those of another scheme may follow.
         asked = dict(reversed(parameters))
         realm = asked.get("realm", "")
         self._check_realm(realm, known, what)
         scopes = [value for name, value in parameters if name == "scope" and value]
-        scopes = scopes or [f"repository:{self.repository}:{self._actions}"]
+        scopes = scopes or [f"repository:{self.repository}:pull"]
         query: dict[str, str | list[str]] = {"service": asked["service"]} if "service" in asked else {}
         query["scope"] = scopes
         body, headers = None, {}
@@ -329,7 +293,6 @@ def parse_manifest(data: bytes, digest: str, content_type: str, what: str) -> Ma
     media_type = value.get("mediaType") or content_type.partition(";")[0].strip()
     layers, manifests = value.get("layers"), value.get("manifests")
     is_index = media_type in {OCI_INDEX, DOCKER_LIST}
-    subject = value.get("subject")
     # One that is both means different things to different readers (CVE-2021-41190).
     fits = (manifests, layers) if is_index else (layers, manifests)
     if media_type not in ACCEPT.split(", ") or not isinstance(fits[0], list) or fits[1] is not None:
@@ -342,13 +305,10 @@ def parse_manifest(data: bytes, digest: str, content_type: str, what: str) -> Ma
     return Manifest(
         digest,
         media_type,
-        data,
         artifact_type=_text(value.get("artifactType")),
         config=None if is_index else _descriptor(value.get("config"), what),
         layers=() if is_index else listed,
         manifests=listed if is_index else (),
-        annotations=_texts(value.get("annotations")),
-        subject=_text(subject.get("digest")) if isinstance(subject, dict) else "",
     )
 
 
@@ -362,7 +322,6 @@ def _descriptor(value: Any, what: str) -> Descriptor:
         digest,
         size,
         _texts(value.get("annotations")),
-        _text(value.get("artifactType")),
     )
 
 

@@ -30,11 +30,6 @@ class Store:
         return self.root / "refs"
 
     @cached_property
-    def attached(self) -> Path:
-        """Folder of the documents that were attached to artifacts in registries."""
-        return self.root / "attached"
-
-    @cached_property
     def adapters(self) -> Path:
         """Folder of the views by name, for an engine's resolver."""
         return self.root / "adapters"
@@ -67,7 +62,7 @@ class Store:
     @property
     def folders(self) -> tuple[Path, ...]:
         """All of these, and the folders that two of them are in."""
-        own = (self.blobs, self.snapshots, self.refs, self.attached, self.adapters, self.packed, self.links)
+        own = (self.blobs, self.snapshots, self.refs, self.adapters, self.packed, self.links)
         return self.blobs.parent, self.snapshots.parent, *own, self.partials, self.leases, self.quarantine
 
     def blob(self, sha256: str) -> Path:

@@ -14,7 +14,6 @@ from lora_cli.core.adapter_request import NAME
 from lora_cli.core.json_schema import Count
 from lora_cli.store import Store
 from lora_cli.store.atomic_swap import remove_folder, remove_path, trash_path
-from lora_cli.store.attached_documents import unreferenced_attached
 from lora_cli.store.blobs import drop_mark
 from lora_cli.store.cachedir_tag import check_cache
 from lora_cli.store.disk import age_s, on_disk, read_small
@@ -103,8 +102,6 @@ def collect(store: Store, retention: Retention, *, dry_run: bool = False) -> lis
         removed += _remove_leftovers(store, left, dry_run=dry_run)
         if not dry_run:
             _remove_stale_marks(store, usage.now_s)
-            for path in unreferenced_attached(store, usage.now_s, retention.grace_s):
-                path.unlink(missing_ok=True)
     return removed
 
 

@@ -141,8 +141,18 @@ def engine_args(judged: Iterable[tuple[str, Checked]], base: BaseModel | None, c
 
 
 def _with_flags(args: EngineArgs, needs: Sequence[Need], slots: Slots, config: LaunchConfig) -> EngineArgs:
-    """``args`` with the flags for ``needs`` (at least one)."""
-    check_pinned(slots, config)
+    """``args`` with the flags for ``needs`` (at least one).
+
+    Raises:
+        UsageError: the slots are too few for the pinned adapters, and the base.
+    """
+    limit, least = config.limits.slots, config.limits.pinned + slots.layout.base_slots
+    if limit is not None and limit < least:
+        base = ", and requests to the base use one slot" if slots.layout.base_slots else ""
+        raise UsageError(
+            f"{limit} slots are too few: {config.limits.pinned} adapters are pinned{base}",
+            hint=f"set --max-loras {least}, or pin fewer",
+        )
     fit = slots.fit(needs, config.limits)
     located, absent = _located(needs, fit, slots, config)
     flags = slots.layout.flags
@@ -159,21 +169,6 @@ def _with_flags(args: EngineArgs, needs: Sequence[Need], slots: Slots, config: L
         notes=tuple(_notes(slots, fit, config)),
         lines=tuple(command_lines(flags, launch, options)),
     )
-
-
-def check_pinned(slots: Slots, config: LaunchConfig) -> None:
-    """Checks that the slots are enough for the pinned adapters, and the base.
-
-    Raises:
-        UsageError: they are not.
-    """
-    limit, least = config.limits.slots, config.limits.pinned + slots.layout.base_slots
-    if limit is not None and limit < least:
-        base = ", and requests to the base use one slot" if slots.layout.base_slots else ""
-        raise UsageError(
-            f"{limit} slots are too few: {config.limits.pinned} adapters are pinned{base}",
-            hint=f"set --max-loras {least}, or pin fewer",
-        )
 
 
 def _located(

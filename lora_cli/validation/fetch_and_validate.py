@@ -1,23 +1,19 @@
 """Fetch adapters into the cache and validate them there, before they are loaded."""
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lora_cli.core.adapter import Adapter
 from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.addresses import without_secrets
-from lora_cli.core.finding import Deployment, Outcome, Severity
-from lora_cli.core.provenance import JudgedEngine, Provenance, VerifiedVerdict
+from lora_cli.core.finding import Severity
+from lora_cli.core.provenance import Provenance
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision, Snapshot
-from lora_cli.engines import Profile, choose_engine
-from lora_cli.errors import LoraCliError, Refused, UsageError
+from lora_cli.errors import LoraCliError, Refused
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.pipeline import fetch
 from lora_cli.reading.adapter import Opened, read_adapter
-from lora_cli.rules.engine import rank_above_max
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, lend_methods
 from lora_cli.sources.local import snapshot_at
@@ -38,7 +34,7 @@ class Admission(Checked):
 
     ``stage_ms`` maps the finished stages (resolve, fetch, validate) to milliseconds. ``cached`` says that all of it was
     in the cache before. ``copied_to`` is another folder that it is in. ``ref`` is the requested reference.
-    ``provenance`` has its signers and verdicts; with ``judged_elsewhere`` these were accepted in place of validating.
+    ``provenance`` has its signers.
     """
 
     snapshot: Snapshot | None = None
@@ -47,7 +43,6 @@ class Admission(Checked):
     copied_to: Path | None = None
     ref: AdapterRef | None = None
     provenance: Provenance = field(default_factory=Provenance)
-    judged_elsewhere: bool = False
 
     @property
     def refusal(self) -> LoraCliError | None:
@@ -107,10 +102,7 @@ def fetch_adapter(item: AdapterRequest, context: FetchContext, *, on_stage: OnSt
 def validate_fetched(
     fetched: Admission, terms: Terms, settings: Settings, *, on_stage: OnStage = ignore_stage
 ) -> Admission:
-    """Validate an adapter that was fetched; one that could not be fetched is returned unchanged.
-
-    Where a policy accepted a verdict that covers ``terms``, only its config and header are read, and its ranks checked.
-    """
+    """Validate an adapter that was fetched; one that could not be fetched is returned unchanged."""
     if fetched.error is not None:
         return fetched
     assert fetched.snapshot is not None
@@ -121,10 +113,6 @@ def validate_fetched(
         local, revision = snapshot_at(fetched.snapshot.directory)
         adapter = read_adapter(local, revision, fetched.name, settings.max_header_bytes)
         judged = replace(judged, adapter=adapter)
-        if is_judged(adapter, terms, fetched.provenance.verdicts):
-            judged = replace(judged, judged_elsewhere=True)
-            flags = Deployment() if terms.engines else terms.deployment
-            terms = Terms(terms.base, values=False, deployment=flags, rules=(rank_above_max,))
         evidence = gather_evidence(Opened(local, revision, adapter), terms, fetched.ref)
         verdict = apply_suppressions(judge(adapter, terms, evidence), fetched.snapshot.digest, settings)
         judged = replace(judged, verdict=verdict, stage="validate" if verdict.refused() else "")
@@ -132,44 +120,3 @@ def validate_fetched(
         judged = replace(judged, error=error, stage="validate")
     watch.lap("validate")
     return replace(judged, stage_ms={**fetched.stage_ms, **watch.stage_ms})
-
-
-def is_judged(adapter: Adapter, terms: Terms, verdicts: Sequence[VerifiedVerdict]) -> bool:
-    """Whether ``verdicts`` on the files of ``adapter`` cover ``terms``: the base, the engines, and their flags.
-
-    Without an engine PEFT's behaviour counts, whatever the limits. What cannot be read here is never covered, and
-    neither are pickled weights.
-    """
-    base = terms.base
-    if base is None or not base.config_sha256 or adapter.config is None:
-        return False
-    if adapter.weights_error is not None or adapter.pickled or not adapter.weight_files:
-        return False
-    same = [one for one in verdicts if one.replaces_validation and one.base_sha256 == base.config_sha256]
-    if not terms.engines and any(not one.engines for one in same):
-        return True
-    profiles = terms.engines or (choose_engine("peft"),)
-    same = [one for one in same if not terms.engines or _is_started_as(one, terms.deployment)]
-    engines = [engine for one in same for engine in one.engines]
-    return all(any(_is_served(engine, profile) for engine in engines) for profile in profiles)
-
-
-def _is_started_as(verdict: VerifiedVerdict, asked: Deployment) -> bool:
-    """Whether the flags in the verdict are those ``asked``, as far as they matter to one adapter's files."""
-    here = json.loads(json.dumps(asdict(asked)))
-    flags = ["tp", "max_lora_rank", "lora_target_modules"]
-    flags += ["served_model_name"] * (asked.served_model_name is not None)
-    flags += ["max_loras", "pinned"] * (asked.pinned > 0)
-    return all(flag in verdict.deployment and verdict.deployment[flag] == here[flag] for flag in flags)
-
-
-def _is_served(judged: JudgedEngine, profile: Profile) -> bool:
-    """Whether the verdict is that the engine serves it right, by the same profile; a newer version is another one."""
-    if (judged.engine, judged.outcome) != (profile.engine.name, str(Outcome.OK)):
-        return False
-    try:
-        theirs = choose_engine(f"{judged.engine}@{judged.version}")
-    except UsageError:
-        return False
-    known = not (theirs.note or profile.note)
-    return theirs.version == profile.version and (known or theirs.requested == profile.requested)

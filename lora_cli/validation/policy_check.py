@@ -12,7 +12,6 @@ from lora_cli.core.snapshot import Blob, RemoteFile, Revision, snapshot_digest
 from lora_cli.documents.policy import Policy
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import LoraCliError, Refused
-from lora_cli.fetching.attachments import attached_to
 from lora_cli.fetching.cached_source import CacheFirstSource
 from lora_cli.fetching.file_selection import select_files
 from lora_cli.fetching.locked_files import check_folder, select_locked, sha256_from
@@ -75,7 +74,7 @@ def _check_policies(
     if is_on_disk(source, revision) and files and needs_access_check(ref, revision.access, settings):
         check_cached_access(ref, revision.id, [file.path for file in files], origin, settings)
     rules = [key for policy in settings.policies for key in _digest_keys(policy)]
-    must_be_signed = bool(entries_for(ref, settings, "require_signature"))
+    must_be_signed = bool(entries_for(ref, settings))
     rules += ["require_signature"] * must_be_signed
     if not rules and item.sha256 is None:
         return ()
@@ -93,8 +92,7 @@ def _check_policies(
     signature = read_beginning(source, revision, file, LARGEST_SIGNATURE) if file is not None else None
     cached = source.snapshot(revision) if isinstance(source, CacheFirstSource) else None
     folder = Path(ref.location) if ref.scheme == "file" else cached.directory if cached is not None else None
-    attached = attached_to(ref, revision.id, lambda: origin, settings)
-    contents = Contents(blobs, signature, folder, item.signature, attached)
+    contents = Contents(blobs, signature, folder, item.signature)
     return check_signatures(ref, contents, settings, EVERYTHING)
 
 

@@ -86,13 +86,11 @@ def validate(
         evidence = gather_evidence(one, terms, revision.ref, companions)
         watch.lap("values")
         with one_budget():
-            # What an origin lists is not enough for digests: the bytes that are validated must be those of the files.
-            read = terms.digests and is_on_disk(source, revision)
-            files = _known_files(item, one, hashed=read or bool(settings.suppressions))
+            files = _known_files(item, one, hashed=bool(settings.suppressions))
             digest = snapshot_digest(files.items()) if files is not None else None
             verdict = apply_suppressions(judge(one.adapter, terms, evidence), digest, settings, files)
             watch.lap("rules")
-            judged = replace(checked, verdict=verdict, digest=digest, card=card, files=files if read else None)
+            judged = replace(checked, verdict=verdict, digest=digest, card=card)
             if terms.spectrum is None and terms.other is None:
                 return judged
             from lora_cli.validation.tensor_facts import add_tensor_facts

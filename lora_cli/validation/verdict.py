@@ -23,7 +23,7 @@ from lora_cli.core.finding import (
 from lora_cli.core.patterns import TOO_SLOW, Budget, one_budget
 from lora_cli.core.reference import WITH_REVISIONS, AdapterRef
 from lora_cli.core.safetensors import TensorStats
-from lora_cli.core.snapshot import Blob, Revision
+from lora_cli.core.snapshot import Revision
 from lora_cli.core.target_modules import for_task, trained_bare
 from lora_cli.errors import LoraCliError, NotFound
 from lora_cli.reading.adapter import Opened
@@ -53,7 +53,7 @@ class Terms:
     ``engines`` are the engines that will serve them, started as ``deployment`` says; without engines PEFT's behaviour
     counts, and of the deployment ``max_lora_rank``. ``spectrum`` requests the spectrum, compared with those weights of
     the base; ``other`` is an adapter to compare each with. With ``card`` the model card is read. Without ``weights``
-    only the config is read. With ``digests`` the files on this disk are hashed.
+    only the config is read.
     """
 
     base: BaseModel | None = None
@@ -65,7 +65,6 @@ class Terms:
     other: Opened | None = None
     card: bool = False
     weights: bool = True
-    digests: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +73,8 @@ class Checked:
 
     ``source`` is the canonical reference (or the text as given, if it is invalid); ``stage_ms`` maps resolve, read,
     values and rules to milliseconds. ``digest`` is the snapshot digest, if the cache, the lock or a policy has it.
-    ``spectrum``, ``comparison`` (with another adapter), ``card`` (the model card) and ``files`` (those of the digest)
-    are None unless requested. ``signers`` are those whose signatures policies require.
+    ``spectrum``, ``comparison`` (with another adapter) and ``card`` (the model card) are None unless requested.
+    ``signers`` are those whose signatures policies require.
     """
 
     name: str
@@ -89,7 +88,6 @@ class Checked:
     spectrum: "Spectrum | None" = None
     comparison: "Comparison | None" = None
     card: Card | None = None
-    files: Mapping[str, Blob] | None = None
     signers: tuple[str, ...] = ()
 
     def without_contents(self) -> "Checked":

@@ -160,7 +160,6 @@ WITH_JSON = [name for name in HUMAN if name in {"validate", "inspect", "fetch", 
 DOCUMENTS: dict[str, Words] = {
     "validate sarif": lambda at: validated(at, "--format", "sarif"),
     "inspect diff": lambda at: ["inspect", at.adapters[0], "--diff", at.adapters[1], "--format", "json"],
-    "inspect cyclonedx": lambda at: ["inspect", *at.adapters, "--format", "cyclonedx"],
     "repair": lambda at: ["repair", at.adapters[0], "--engine", "vllm", "--check", "--format", "json"],
 }
 

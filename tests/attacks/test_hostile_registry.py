@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from lora_cli.core.reference import parse
-from lora_cli.errors import Corrupt, NotFound, Refused
 from lora_cli.settings import Settings
 from lora_cli.sources.oci import OciSource
 from lora_cli.store import Store
@@ -131,84 +130,6 @@ def test_a_path_that_leads_out_is_refused(liar: Liar, settings: Settings, path: 
         liar.manifest({"layers": [liar.layer(data, title=name) for name, data in files.items()]})
     assert code(liar, settings) == 1
     assert not (settings.cache_dir.parent / "evil").exists()
-
-
-SUBJECT, KIND = "sha256:" + "5" * 64, "application/vnd.dev.sigstore.bundle.v0.3+json"
-
-
-@pytest.mark.parametrize("by_tag", [False, True])
-@pytest.mark.parametrize(
-    ("what", "expected"),
-    [
-        ("honest", (b"a signature",)),
-        ("another subject", ()),
-        ("no subject", ()),
-        ("several layers", ()),
-        ("another manifest", Corrupt),
-        ("another blob", Corrupt),
-        ("a huge blob", Refused),
-        ("thousands", Refused),
-        ("an endless list", Refused),
-        ("a missing manifest", NotFound),
-    ],
-)
-def test_referrers_of_a_liar(liar: Liar, settings: Settings, what: str, expected: Any, by_tag: bool) -> None:
-    layer = liar.layer(b"a signature", KIND)
-    if what == "another blob":
-        liar.blob(b"another one", layer["digest"])
-    if what == "a huge blob":
-        layer["size"] = 1 << 40
-    subject = {"digest": SUBJECT if what != "another subject" else digest_of(b""), "size": 1}
-    told = {} if what == "no subject" else {"subject": subject}
-    layers = [layer] * (2 if what == "several layers" else 1)
-    digest = liar.manifest({"artifactType": KIND, "layers": layers, **told}, tag="unused")
-    path = f"/v2/acme/sql/manifests/{digest}"
-    if what == "another manifest":
-        liar.answers[path] = liar.answers[path][0], liar.answers[path][1] + b" ", {"Content-Type": OCI_MANIFEST}
-    if what == "a missing manifest":
-        del liar.answers[path]
-    one = {"mediaType": OCI_MANIFEST, "digest": digest, "size": 1, "artifactType": KIND}
-    others = {**one, "digest": digest_of(b"another"), "artifactType": "text/plain"}
-    listed = json.dumps({
-        "mediaType": OCI_INDEX, "manifests": [others, *[one] * (9000 if what == "thousands" else 1)],
-    }).encode()  # fmt: skip
-    listed += b" " * (5 << 20 if what == "an endless list" else 0)
-    place = SUBJECT.replace(":", "-") if by_tag else ""
-    kind = "application%2Fvnd.dev.sigstore.bundle.v0.3%2Bjson"
-    path = f"manifests/{place}" if by_tag else f"referrers/{SUBJECT}?artifactType={kind}"
-    liar.answers[f"/v2/acme/sql/{path}"] = 200, listed, {"Content-Type": OCI_INDEX}
-    source, ref = OciSource(settings), parse(f"oci://{liar.place}/acme/sql:v1", is_path=lambda _: False)
-    if isinstance(expected, tuple):
-        assert source.attached(ref, SUBJECT, KIND) == expected
-    else:
-        with pytest.raises(expected):
-            source.attached(ref, SUBJECT, KIND)
-    assert len(liar.asked) <= 4
-    assert any("/blobs/" in asked for asked, _ in liar.asked) == (what in {"honest", "another blob"})
-
-
-@pytest.mark.parametrize("pages", [3, 10_000])
-def test_a_list_of_referrers_is_read_to_its_end(liar: Liar, settings: Settings, pages: int) -> None:
-    """Somebody who may push fills the first pages; a list without an end is refused."""
-    source, ref = OciSource(settings), parse(f"oci://{liar.place}/acme/sql:v1", is_path=lambda _: False)
-    layers, subject = [liar.layer(b"a signature", KIND)], {"digest": SUBJECT, "size": 1}
-    digest = liar.manifest({"artifactType": KIND, "layers": layers, "subject": subject}, tag="unused")
-    one = {"mediaType": OCI_MANIFEST, "digest": digest, "size": 1, "artifactType": KIND}
-    others = {**one, "digest": digest_of(b"another"), "artifactType": "text/plain"}
-    query = "artifactType=application%2Fvnd.dev.sigstore.bundle.v0.3%2Bjson"
-    for page in range(1, min(pages, 50) + 1):
-        listed = {"mediaType": OCI_INDEX, "manifests": [others if page < pages else one] * 3}
-        following, headers = f"{query}&page={page + 1}", {"Content-Type": OCI_INDEX}
-        if page < pages:
-            headers["Link"] = f'</v2/acme/sql/referrers/{SUBJECT}?{following}>; rel="next"'
-        liar.answers[f"/v2/acme/sql/referrers/{SUBJECT}?{query}"] = 200, json.dumps(listed).encode(), headers
-        query = following
-    if pages == 3:
-        assert source.attached(ref, SUBJECT, KIND) == (b"a signature",) * 3
-    else:
-        with pytest.raises(Refused, match="over 20 pages"):
-            source.attached(ref, SUBJECT, KIND)
-    assert len(liar.asked) < 22
 
 
 def test_a_redirect_to_a_clouds_credentials_is_refused(liar: Liar, settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""Commands over an adapter in an OCI registry: lock, drift, policy, header-only validation, bill of materials."""
+"""Commands over an adapter in an OCI registry: lock, drift, policy, header-only validation."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.main import main
-from tests.bill_of_materials import check_bom
 from tests.faulty_proxy import FaultyProxy
 from tests.making import write_adapter, write_base_config
-from tests.oci_server import Registry, tar_of
+from tests.oci_server import Registry
 from tests.traffic import counted
 
 WIDE = {f"model.layers.{layer}.mlp.up_proj": (64, 4096) for layer in range(16)}
@@ -82,21 +81,6 @@ def test_a_plain_layer_is_validated_by_its_header(
     (found,) = [one for one in json.loads(out)["adapters"][0]["findings"] if one["code"] == "LC604"]
     assert found["message"] == "not pinned: the tag v1 can change"
     assert digest in found["hint"]
-
-
-def test_the_bill_of_materials_has_its_package_url(
-    oci_registry: Registry, sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    name = oci_registry.name()
-    digest = oci_registry.push(f"{name}:v1", files_of(sql))
-    ref = f"oci://{oci_registry.place}/{name}:v1"
-    code, out, _ = ran(capsys, "inspect", ref, "--format", "cyclonedx", "--cache-dir", tmp_path / "cache")
-    assert code == 0
-    component = check_bom(out)["components"][0]
-    repository = name.rpartition("/")[2]
-    at = f"?repository_url={oci_registry.place}/{name}&tag=v1"
-    assert component["purl"] == f"pkg:oci/{repository}@{digest}{at}"
-    assert (component["name"], component["version"]) == (repository, digest)
 
 
 def test_a_policy_speaks_of_registries(
@@ -174,23 +158,6 @@ def test_a_policy_speaks_of_the_folder_that_is_picked_whatever_is_cached(
     assert denied("-f", manifest)
     policy.write_text(policy.read_text().replace("//run", "//other"))
     assert ran(capsys, verb, "-f", manifest, *more, *cache, "--policy", policy, "--offline")[0] == 0
-
-
-def test_an_exported_path_has_the_folder_that_was_picked(
-    oci_registry: Registry, sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    name, manifest = oci_registry.name(), tmp_path / "set.yaml"
-    files = {f"models/run/{path}": data for path, data in files_of(sql).items()}
-    layer = oci_registry.layer(name, tar_of(files), "application/vnd.oci.image.layer.v1.tar")
-    image = oci_registry.config(name, "application/vnd.oci.image.config.v1+json")
-    oci_registry.manifest(f"{name}:v1", {"config": image, "layers": [layer]})
-    source = f"oci://{oci_registry.place}/{name}:v1"
-    manifest.write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters: [{{name: sql, source: '{source}'}}]\n")
-    argv = ("export", "llm-d", "-f", manifest, "--base", "acme/base-8b", "--from-origin", "--cache-dir")
-    assert ran(capsys, "fetch", "-f", manifest, "--cache-dir", tmp_path / "cache")[0] == 0
-    assert '"path": "/lora-images/sql/models/run"' in ran(capsys, *argv, tmp_path / "cache")[1]
-    code, _, err = ran(capsys, *argv, tmp_path / "other")
-    assert (code, "sql: its folder in the image is unknown\nhint: lora-cli fetch -f" in err) == (3, True)
 
 
 def test_a_base_is_an_artifact_too(

@@ -186,9 +186,3 @@ def test_a_source_passes_when_allowed_and_not_denied(allowed: list[str], denied:
 def test_more_limits_never_allow_more(limit: int, sizes: list[int]) -> None:
     files = [RemoteFile(f"{i}.safetensors", size) for i, size in enumerate(sizes)]
     assert bool(violations(Policy(max_bytes=limit), ACME, files=files)) == (sum(sizes) > limit)
-
-
-@pytest.mark.parametrize(("written", "seconds"), [("90", 90), ("1.5", 1.5), ('"1.5"', 1.5), ("30d", 2_592_000)])
-def test_an_age_is_a_number_of_seconds_or_a_duration(written: str, seconds: float) -> None:
-    text = f"apiVersion: lora-cli/v1\nkind: Policy\nrequire_verdict: [{{keys: [a.pub], max_age: {written}}}]\n"
-    assert load_policy(text, "p.yaml").require_verdict[0].max_age == seconds

@@ -33,7 +33,6 @@ PUBLISHED = (
     "fetch-check",
     "fetch-plan",
     "inspect",
-    "place",
     "policy",
     "repair",
     "repair-set",

@@ -137,29 +137,8 @@ def test_a_fleet_simulates_as_one_machine_does(
     assert run(capsys, *words, "--ray", cluster.address) == run(capsys, *words)
 
 
-def test_a_fleet_places_as_one_machine_does(
-    cluster: Any, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    entries = "".join(
-        f"  - {{name: a{number:03}, source: {folder}/a{number:03}}}\n" for number in range(MANY) if number != 40
-    )
-    (tmp_path / "set.yaml").write_text(
-        f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {folder}/base\nadapters:\n{entries}"
-    )
-    words = ["place", "-f", tmp_path / "set.yaml", "--servers", "5", "--format", "json"]
-    assert run(capsys, *words, "--ray", cluster.address) == run(capsys, *words)
-    (tmp_path / "set.yaml").write_text(
-        f"apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n{entries}  - {{name: gone, source: ./gone}}\n"
-    )
-    said = []
-    for more in (["--ray", cluster.address], []):
-        assert main([*map(str, words), *more]) == 3
-        said.append([line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")])
-    assert said[0] == said[1] != []
-
-
 def test_a_task_that_kills_every_worker_ends_the_command(cluster: Any) -> None:
-    with cluster_map(cluster.address, "place") as mapper, pytest.raises(MachineError, match="lost"):
+    with cluster_map(cluster.address, "validate") as mapper, pytest.raises(MachineError, match="lost"):
         list(mapper(deadly, [[1], [7]], parallel=True))
 
 

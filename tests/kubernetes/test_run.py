@@ -14,11 +14,7 @@ from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 import pytest
-import yaml
 
-from lora_cli.fetching.verdicts import TEST_RESULT
-from lora_cli.signing.attestation import sign_statements
-from lora_cli.signing.sign import SigningKey
 from tests.endpoint.engine import Engine
 from tests.hub_server import Hub
 from tests.kubernetes.pods import FOLDER, container
@@ -26,7 +22,7 @@ from tests.kubernetes.sandbox import Sandbox
 from tests.making import llama_modules, write_adapter, write_base_config
 from tests.sandbox import missing
 from tests.serving.running import free_port
-from tests.signing.pki import key_pair
+from tests.signing.pki import key_pair, sign
 
 pytestmark = pytest.mark.slow
 
@@ -115,18 +111,14 @@ def test_the_init_container_puts_what_is_locked_where_the_resolver_looks(workloa
     assert again.run(init)[0] == 0  # all of it is here: no network is needed
 
 
-def test_the_init_container_takes_only_signed_and_validated_adapters_with_the_policy(
-    sandbox: Sandbox, locked: Locked, tmp_path: Path
-) -> None:
-    pair = key_pair(tmp_path, "ci")
+def test_the_init_container_takes_only_signed_adapters_with_the_policy(sandbox: Sandbox, tmp_path: Path) -> None:
+    pair = key_pair(tmp_path, "acme")
     folder = sandbox.volumes["set"].resolve() / "..data"
-    (folder / "ci.pub").write_bytes(pair.public.read_bytes())
-    (folder / "verdicts.intoto.jsonl").write_text("")
+    (folder / "acme.pub").write_bytes(pair.public.read_bytes())
     (folder / "policy.yaml").write_text(
-        "apiVersion: lora-cli/v1\nkind: Policy\n"
-        "require_verdict: [{attestations: [verdicts.intoto.jsonl], keys: [ci.pub]}]\n"
+        "apiVersion: lora-cli/v1\nkind: Policy\nrequire_signature: [{keys: [acme.pub]}]\n"
     )
-    for name in ("ci.pub", "verdicts.intoto.jsonl", "policy.yaml"):
+    for name in ("acme.pub", "policy.yaml"):
         (sandbox.volumes["set"] / name).symlink_to(f"..data/{name}")
     init, _ = container("vllm", "adapters")
     init = {**init, "env": [*init["env"], {"name": "LORA_CLI_POLICY", "value": "/etc/lora/policy.yaml"}]}
@@ -134,19 +126,17 @@ def test_the_init_container_takes_only_signed_and_validated_adapters_with_the_po
     code, out = sandbox.run(init)
 
     assert (code, published(sandbox)) == (1, set()), out
-    assert "policy require_verdict" in out
+    assert "policy require_signature" in out
 
-    lock = yaml.safe_load((locked(*NAMES) / "set.lock.yaml").read_text())
-    about = [{"snapshot": one["digest"], "time": "2026-01-01T00:00:00Z", "engines": []} for one in lock["adapters"]]
-    statements = [
-        {
-            "_type": "https://in-toto.io/Statement/v1",
-            "predicateType": TEST_RESULT,
-            "predicate": {"result": "PASSED", "lora-cli": one},
-        }
-        for one in about
-    ]
-    (folder / "verdicts.intoto.jsonl").write_text(sign_statements(statements, SigningKey(pair.private)))
+    text = (folder / "set.yaml").read_text()
+    for seed, name in enumerate(NAMES):
+        adapter = write_adapter(
+            tmp_path / name, modules=MODULES, seed=seed, config={"base_model_name_or_path": "acme/tiny"}
+        )
+        sign(adapter, pair.private, folder / f"{name}.sig")
+        (sandbox.volumes["set"] / f"{name}.sig").symlink_to(f"..data/{name}.sig")
+        text = text.replace(f"acme/{name}}}", f"acme/{name}, signature: {name}.sig}}")
+    (folder / "set.yaml").write_text(text)
     assert sandbox.run(init)[0] == 0
     assert published(sandbox) == set(NAMES)
 

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 from cryptography.x509.oid import NameOID
+from model_signing import hashing, signing
 
 DAY = timedelta(days=1)
 
@@ -71,6 +72,18 @@ def signer(
         name, pair.key.public_key(), parent, parent.key, (starts, ends), is_authority=False, extended=usage
     )
     return _write(folder / f"{name}.pem", certificate)
+
+
+def sign(folder: Path, key: Path, output: Path | None = None, certificate: Path | None = None) -> Path:
+    """Signs the files in ``folder`` as the model-signing tool does; the signature is ``output``, else its model.sig."""
+    signature, config = output or folder / "model.sig", signing.Config()  # type: ignore[no-untyped-call]
+    if certificate is None:
+        config.use_elliptic_key_signer(private_key=key)
+    else:
+        config.use_certificate_signer(private_key=key, signing_certificate=certificate, certificate_chain=[certificate])
+    files = hashing.Config().set_ignored_paths(paths=["model.sig"])  # type: ignore[no-untyped-call]
+    config.set_hashing_config(files).sign(folder, signature)
+    return signature
 
 
 def _write(path: Path, certificate: x509.Certificate) -> Path:

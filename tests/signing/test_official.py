@@ -9,7 +9,6 @@ import pytest
 
 from lora_cli.documents.policy import RequiredSignature, SigstoreIdentity
 from lora_cli.errors import Offline, Refused
-from lora_cli.signing.sign import SigningKey, sign_with_key
 from lora_cli.signing.verify import verify
 from tests.making import write_adapter
 from tests.signing.pki import authority, key_pair, signer
@@ -72,23 +71,19 @@ def official(*argv: object) -> int:
 
 
 @pytest.mark.parametrize("how", ["key", "certificate"])
-def test_the_official_tool_verifies_what_we_sign_and_we_what_it_signs(how: str, tmp_path: Path) -> None:
+def test_what_the_official_tool_signs_is_verified(how: str, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "sql")
     (adapter / ".gitattributes").write_text("*.safetensors filter=lfs\n")
     pair = key_pair(tmp_path, "acme")
     root = authority(tmp_path, "root")
     between = authority(tmp_path, "between", parent=root)
     certificate = signer(tmp_path, "acme", pair, between)
-    signature, theirs = adapter / "model.sig", tmp_path / "theirs.sig"
+    signature = adapter / "model.sig"
     if how == "key":
-        ours = SigningKey(pair.private)
         trusted = RequiredSignature(keys=(str(pair.public),))
-        verifying: tuple[object, ...] = ("--public_key", pair.public)
         signing: tuple[object, ...] = ("--private_key", pair.private)
     else:
-        ours = SigningKey(pair.private, "", certificate, (between.file,))
         trusted = RequiredSignature(certificates=(str(root.file),))
-        verifying = ("--certificate_chain", root.file)
         signing = (
             "--private_key",
             pair.private,
@@ -97,12 +92,7 @@ def test_the_official_tool_verifies_what_we_sign_and_we_what_it_signs(how: str, 
             "--certificate_chain",
             between.file,
         )
-    signature.write_bytes(sign_with_key(adapter, ours, signature))
-    assert official("verify", how, adapter, "--signature", signature, *verifying) == 0
-    signature.rename(tmp_path / "ours.sig")
-    assert official("sign", how, adapter, "--signature", theirs, *signing) == 0
-    hashes = [verify(path.read_bytes(), trusted, offline=True).hashes for path in (theirs, tmp_path / "ours.sig")]
-    assert hashes[0] == hashes[1]
-    assert hashes[0].keys() == {"adapter_config.json", "adapter_model.safetensors"}
-    (adapter / "adapter_config.json").write_text("{}")
-    assert official("verify", how, adapter, "--signature", tmp_path / "ours.sig", *verifying) == 1
+    for _ in range(2):  # the second time without the signature that is there
+        assert official("sign", how, adapter, "--signature", signature, *signing) == 0
+        hashes = verify(signature.read_bytes(), trusted, offline=True).hashes
+        assert hashes.keys() == {"adapter_config.json", "adapter_model.safetensors"}

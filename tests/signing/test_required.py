@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import ObjectIdentifier
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from model_signing import hashing, signing
@@ -18,6 +21,7 @@ from lora_cli.sources.local import LocalSource
 from tests.hf_variables import set_variables
 from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base_config
+from tests.signing import pki
 from tests.signing.pki import authority, key_pair, signer
 from tests.web_server import Site, WebServer
 
@@ -33,20 +37,20 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_adapter(tmp_path / "sql", modules=llama_modules())
     (tmp_path / "sql" / "README.md").write_text("# SQL\n")
     write_base_config(tmp_path / "base")
-    pki = tmp_path / "pki"
-    pki.mkdir()
-    pair, other = key_pair(pki, "acme"), key_pair(pki, "other")
-    root = authority(pki, "root")
-    signer(pki, "release", pair, root)
-    signer(pki, "expired", pair, root, starts=-20, ends=-1)
-    signer(pki, "stranger", other, authority(pki, "elsewhere"))
+    keys = tmp_path / "pki"
+    keys.mkdir()
+    pair, other = key_pair(keys, "acme"), key_pair(keys, "other")
+    root = authority(keys, "root")
+    signer(keys, "release", pair, root)
+    signer(keys, "expired", pair, root, starts=-20, ends=-1)
+    signer(keys, "stranger", other, authority(keys, "elsewhere"))
     Path("key.yaml").write_text(HEAD + "require_signature:\n  - keys: [pki/acme.pub]\n")
     Path("certificate.yaml").write_text(HEAD + "require_signature:\n  - certificates: [pki/root.pem]\n")
 
 
 def sign(how: str, folder: str = "sql", key: str = "acme", certificate: str = "release") -> None:
-    argv = ["sign", folder, "--key", f"pki/{key}.key"]
-    assert main(argv if how == "key" else [*argv, "--certificate", f"pki/{certificate}.pem"]) == 0
+    signed_by = None if how == "key" else Path("pki", f"{certificate}.pem")
+    pki.sign(Path(folder), Path("pki", f"{key}.key"), certificate=signed_by)
 
 
 def sign_another(how: str) -> None:
@@ -375,7 +379,7 @@ def test_a_manifest_names_a_signature_that_is_elsewhere(
         set_variables(monkeypatch, HF_ENDPOINT=hub.endpoint)
         hub.add("other/sql", {path.name: path.read_bytes() for path in Path("sql").iterdir()})
         Path("sigs").mkdir()
-        assert main(["sign", "other/sql", "--key", "pki/acme.key", "--output", "sigs/sql.sig"]) == 0
+        pki.sign(Path("sql"), Path("pki/acme.key"), Path("sigs/sql.sig"))
         head = "apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n  - {name: sql, source: other/sql"
         Path("unsigned.yaml").write_text(f"{head}}}\n")
         Path("set.yaml").write_text(f"{head}, signature: sigs/sql.sig}}\n")
@@ -474,3 +478,62 @@ def test_any_other_file_is_no_signature(data: bytes, capsys: pytest.CaptureFixtu
 def test_the_resource_of_a_whole_file_is_its_name_and_of_a_shard_it_has_its_range() -> None:
     assert SignedFiles("", {"method": "files"}, {}).path_of("a:0:10") == "a:0:10"
     assert SignedFiles("", {"method": "shards"}, {}).path_of("a:0:10") == "a"
+
+
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()], ids=lambda curve: str(curve.name))
+def test_keys_of_all_curves_sign(curve: ec.EllipticCurve) -> None:
+    key_pair(Path("pki"), "acme", curve)
+    sign("key")
+    assert main(["fetch", "./sql", "--policy", "key.yaml"]) == 0
+
+
+def test_a_published_copy_with_another_base_has_no_signature() -> None:
+    sign("key")
+    publish = ["fetch", "./sql", "--policy", "key.yaml", "--publish", "published"]
+    assert main([*publish]) == 0
+    assert Path("published/sql/model.sig").read_bytes() == Path("sql/model.sig").read_bytes()
+    assert main([*publish, "--fix-base", "acme/served"]) == 0
+    assert sorted(path.name for path in Path("published/sql").iterdir()) == [
+        ".lora-cli.json",
+        "README.md",
+        CONFIG,
+        WEIGHTS,
+    ]
+
+
+LOADED = """
+code = main(sys.argv[1:])
+print([name for name in ("model_signing", "OpenSSL", "cryptography", "sigstore") if name in sys.modules], code)
+"""
+OPENED = """
+seen = []
+sys.addaudithook(lambda event, given: seen.append(str(given[0])) if event == "open" else None)
+code = main(sys.argv[1:])
+files = [name.rpartition("/")[2] for name in seen if "/snapshots/" in name or "/blobs/" in name]
+print(files, code)
+"""
+
+
+def run(code: str, *argv: str) -> str:
+    """The last line that a program prints which runs a command line in its process."""
+    program = f"import sys\nfrom lora_cli.cli.main import main\n{code}"
+    done = subprocess.run([sys.executable, "-c", program, *argv], capture_output=True, text=True, check=False)
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_without_a_required_signature_nothing_of_it_is_imported() -> None:
+    Path("policy.yaml").write_text("apiVersion: lora-cli/v1\nkind: Policy\nallow_formats: [safetensors]\n")
+    for command in (["fetch", "./sql"], ["validate", "./sql", "--no-base"]):
+        assert run(LOADED, *command, "--policy", "policy.yaml") == "[] 0"
+
+
+@pytest.mark.slow
+def test_a_cached_adapter_is_verified_without_reading_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    sign("key")
+    with Hub() as hub:
+        set_variables(monkeypatch, HF_ENDPOINT=hub.endpoint)
+        commit = hub.add("acme/sql", {path.name: path.read_bytes() for path in Path("sql").iterdir()})
+        argv = ["fetch", f"acme/sql@{commit}", "--policy", "key.yaml"]
+        assert main(argv) == 0
+        assert run(OPENED, *argv) == "['model.sig'] 0"

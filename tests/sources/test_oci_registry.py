@@ -1,4 +1,4 @@
-"""The client of a registry, over real ones: tokens, manifests, blobs by range, referrers."""
+"""The client of a registry, over real ones: tokens, manifests, blobs by range."""
 
 import os
 from collections.abc import Iterator
@@ -17,8 +17,6 @@ from lora_cli.sources.retries import Retries
 from tests.answering import Asked, Reply, answering
 from tests.faulty_proxy import FaultyProxy
 from tests.oci_server import (
-    OCI_INDEX,
-    OCI_MANIFEST,
     Registry,
     TokenServer,
     digest_of,
@@ -84,20 +82,6 @@ def test_a_blob_of_another_size_is_corrupt(oci_registry: Registry) -> None:
         read(client_of(oci_registry, name), digest)
     with pytest.raises(Corrupt, match="ends earlier than its manifest says"):
         read(client_of(oci_registry, name), digest, len(DATA) - 1)
-
-
-def test_referrers_of_an_older_registry_are_at_a_tag(oci_registry: Registry) -> None:
-    name = oci_registry.name()
-    subject = oci_registry.push(f"{name}:v1", FILES)
-    client = client_of(oci_registry, name)
-    assert client.referrers(subject, "", "it") == ()
-    signature = oci_registry.push(f"{name}:signature", {"model.sig": b"{}"})
-    entry = {"mediaType": OCI_MANIFEST, "digest": signature, "size": 2, "artifactType": "application/x-signature"}
-    index = {"manifests": [entry, {**entry, "artifactType": "application/x-other"}]}
-    oci_registry.manifest(f"{name}:{subject.replace(':', '-')}", index, OCI_INDEX)
-    assert len(client.referrers(subject, "", "it")) == 2
-    (found,) = client.referrers(subject, "application/x-signature", "it")
-    assert found.digest == signature
 
 
 @pytest.fixture(scope="module")

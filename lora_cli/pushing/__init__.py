@@ -1,1 +1,0 @@
-"""Pushes adapters to an OCI registry."""
