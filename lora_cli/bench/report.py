@@ -6,13 +6,11 @@ from math import inf, isfinite
 from typing import Any, Literal
 
 from lora_cli import __version__
-from lora_cli.bench.link_model import Link
 from lora_cli.bench.trace import Trace
 from lora_cli.core.json_schema import EXCLUDED, INLINE, AtMostOne, Count, Positive, Share, Version
-from lora_cli.tiers.eviction import Objective
 
 Mode = Literal["simulate", "in-process", "live"]
-PolicyKind = Literal["online", "exact", "bound"]
+PolicyKind = Literal["online", "exact"]
 ChangeVerdict = Literal["better", "worse", "same"]
 LiveTier = Literal["hot", "warm", "cold", "later", ""]
 TiersFrom = Literal["server", "inferred"]
@@ -90,55 +88,17 @@ class BenchSetting:
 
 @dataclass(frozen=True, slots=True)
 class TierReport:
-    """What a tier may hold, and what a load into it takes."""
+    """How many adapters a tier may hold."""
 
     places: Count
-    max_bytes: int | None
-    load: Link
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterBytes:
-    """The bytes of all adapters, of the largest and of the smallest one."""
-
-    adapter_bytes: Count
-    largest_adapter_bytes: Count
-    smallest_adapter_bytes: Count = field(metadata=EXCLUDED)
 
 
 @dataclass(frozen=True, slots=True)
 class TiersReport:
-    """The adapters' bytes, and the tiers."""
+    """Slots, and memory."""
 
-    sizes: AdapterBytes = field(metadata=INLINE)
     gpu: TierReport
     cpu: TierReport
-    links: str
-    """Where the costs of loads come from."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadsReport:
-    """The adapters' bytes, and what a load into each tier takes."""
-
-    sizes: AdapterBytes = field(metadata=INLINE)
-    gpu: Link
-    cpu: Link
-    links: str
-    """Where they come from."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineReport:
-    """What only --simulate --step has: an engine's steps with one eviction policy."""
-
-    ttft_ms: Mapping[str, float]
-    e2el_ms: Mapping[str, float]
-    steps: Count
-    requests_per_step: float
-    adapters_per_step: float
-    load_share: Share
-    """The share of the time of all steps in which the batch waits for loads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,138 +106,23 @@ class PolicyReport:
     """One eviction policy on the trace."""
 
     kind: PolicyKind
-    """online: the policy knows only what was already asked for. exact: no policy has more hits. bound: no policy has
-    more hits, and possibly none has as many."""
+    """online: the policy knows only what was already asked for. exact: no policy has more hits."""
     requests: Count
     hits: Count
     """Requests whose adapter was in a slot."""
     hit_ratio: Share
     hits_by_tier: Mapping[str, Count]
     evictions: Mapping[str, Count]
-    miss_cost_ms: float
-    """The sum of all loads, into memory and into slots."""
-    miss_cost_ms_per_request: float
-    stalled: Count
-    stall_ms: Mapping[str, float]
     gap_closed: AtMostOne | None
-    cost_gap_closed: AtMostOne | None
     hit_ratio_over_time: tuple[float, ...]
-    stall_cdf_ms: tuple[float, ...]
-    """The stalls at the shares of stall_cdf_shares."""
-    engine: EngineReport | None = None
-    """The steps of --step."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What no policy can improve on."""
-
-    miss_cost_ms: float | None
-    """No policy takes less."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedAdapters:
-    """The adapters that a server had loaded before the first request, the first to be evicted first."""
-
-    slots: tuple[str, ...] = ()
-    memory: tuple[str, ...] = ()
-    used: tuple[str, ...] = ()
-    """Those whose first load is over, with its proof, loaded still or not."""
-
-
-@dataclass(frozen=True, slots=True)
-class LiveError:
-    """How far the simulation of a policy is from the live run; null is not known."""
-
-    hit_ratio_error: float | None
-    """The distance of the hit ratios."""
-    stall_p99_error: float | None
-    """The distance of the p99 stalls, as a share of the live one."""
-
-
-@dataclass(frozen=True, slots=True)
-class LiveComparison:
-    """A live run of the same requests, and the distance of each simulated policy from it."""
-
-    file: str
-    tiers_from: TiersFrom
-    hit_ratio: float | None
-    """Null if no request is known to be hot, warm or cold."""
-    stall_p99_ms: float | None
-    """Of the load times that the server reported, else of times to first token beyond the median of hot requests."""
-    policies: Mapping[str, LiveError]
-    at_start: LoadedAdapters | None = None
-    """The adapters that the server had loaded, which the simulation begins with; null if it did not report them."""
 
 
 @dataclass(frozen=True, slots=True)
 class SimulationReport:
     """What only --simulate has."""
 
-    objective: Objective
     tiers: TiersReport
     policies: Mapping[str, PolicyReport]
-    bounds: Bounds
-    stall_cdf_shares: tuple[float, ...]
-    live: LiveComparison | None = None
-    """The live run of --live-result."""
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyMetrics:
-    """The metrics of one policy; null is not known."""
-
-    hit_ratio: float | None
-    memory_hit_ratio: float | None
-    miss_cost_ms: float | None
-    miss_cost_ms_per_request: float | None
-    stalled_ratio: float | None
-    stall_mean_ms: float | None
-    stall_p50_ms: float | None
-    stall_p90_ms: float | None
-    stall_p95_ms: float | None
-    stall_p99_ms: float | None
-    stall_max_ms: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class PlanAnswer:
-    """A number of slots and of places in memory, and what a policy reaches with them."""
-
-    slots: Count
-    places: Count
-    gpu_bytes: Count
-    cpu_bytes: Count
-    metrics: PolicyMetrics = field(metadata=INLINE)
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyPlan:
-    """What one policy needs to meet the goals."""
-
-    answers: tuple[PlanAnswer, ...]
-    """The fewest slots first; empty when no number of slots meets the goals. With --sweep all its sizes, as given."""
-    with_all: PlanAnswer
-    """The result with all adapters in slots at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The goals, and what each policy needs to meet them; or what it reaches with the sizes of --sweep."""
-
-    goals: tuple[str, ...]
-    """Empty with --sweep."""
-    policies: Mapping[str, PolicyPlan]
-
-
-@dataclass(frozen=True, slots=True)
-class PlanReport:
-    """What only --simulate with --plan or --sweep has."""
-
-    objective: Objective
-    loads: LoadsReport
-    plan: Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,8 +182,6 @@ class LiveReport:
     per_adapter: Mapping[str, Mapping[str, float | None]]
     failures: Mapping[str, str]
     """For each model, how many of its requests failed, and the error of the first."""
-    at_start: LoadedAdapters | None = None
-    """The adapters that were loaded before the first request; null if the server does not report them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,7 +239,7 @@ class BenchReport:
     setting: BenchSetting = field(metadata=INLINE)
     summaries: Mapping[str, float | None] = field(metadata=INLINE)
     """More summaries of latencies under vLLM's names, such as p90_ttft_ms."""
-    result: SimulationReport | PlanReport | MeasurementReport | LiveReport = field(metadata=INLINE)
+    result: SimulationReport | MeasurementReport | LiveReport = field(metadata=INLINE)
     definitions: Mapping[str, str]
     """What the numbers mean."""
     metrics: Mapping[str, float | None]
@@ -418,7 +261,7 @@ class BenchReport:
 VLLM_KEYS = tuple(one.name for part in (VllmRun, VllmLatencies) for one in fields(part))
 """The keys of a result of ``vllm bench serve``, in its order."""
 
-OWN_PARTS = (BenchReport, BenchSetting, SimulationReport, PlanReport, MeasurementReport, LiveReport)
+OWN_PARTS = (BenchReport, BenchSetting, SimulationReport, MeasurementReport, LiveReport)
 KEYS = frozenset(VLLM_KEYS).union(
     one.name for part in OWN_PARTS for one in fields(part) if not one.metadata.get("inline")
 )
@@ -462,7 +305,7 @@ def _or_inf(value: float) -> float | Literal["inf"]:
 def bench_report(
     run: VllmRun,
     setting: BenchSetting,
-    result: SimulationReport | PlanReport | MeasurementReport | LiveReport,
+    result: SimulationReport | MeasurementReport | LiveReport,
     definitions: Mapping[str, str],
     metrics: Mapping[str, float | None],
     summaries: Mapping[str, float | None] | None = None,

@@ -3,9 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
-from lora_cli.bench.links import links_of_run, links_text
 from lora_cli.bench.live.load_generator import LoadTest, run_load
 from lora_cli.bench.live.requests import PROMPTS, LoadResults, PreparedRequest, completion_body, prepare_requests
 from lora_cli.bench.live.result import (
@@ -17,15 +15,15 @@ from lora_cli.bench.live.result import (
     live_report,
     parse_goodput,
 )
-from lora_cli.bench.live.target import Target, find_target, find_vocabulary, loaded_adapters, max_loras_of
+from lora_cli.bench.live.target import Target, find_target, find_vocabulary, max_loras_of
 from lora_cli.bench.measured_run import run_environment
-from lora_cli.bench.report import BenchReport, LiveReport, LoadedAdapters, describe_run
+from lora_cli.bench.report import BenchReport, LiveReport, describe_run
 from lora_cli.bench.trace import Trace
 from lora_cli.bench.workload import parse_rate
 from lora_cli.cli.bench_options import BenchOptions, Workload, parse_workload, save_trace
 from lora_cli.cli.bench_results import Failures, report_writer, request_counter
-from lora_cli.cli.output import inform, to_stderr, write
-from lora_cli.core.text import counted, safe
+from lora_cli.cli.output import inform, to_stderr
+from lora_cli.core.text import counted
 from lora_cli.endpoint.address import parse_address
 from lora_cli.errors import INTERRUPTED, EndpointError, UsageError
 from lora_cli.settings import Settings
@@ -72,12 +70,9 @@ def measure_server(
     plan = _parse_plan(options, workload, ours=facts is not None)
     save_trace(plan.traces[options.seed], options.save_trace)
     inform(_announcement(plan), settings)
-    at_start = loaded_adapters(plan.target)
     runs, interrupted = _run_all_seeds(plan, settings)
-    report = _report(plan, runs, facts, {name: one.message for name, one in failures.items()}, at_start)
+    report = _report(plan, runs, facts, {name: one.message for name, one in failures.items()})
     codes = [conclude(report, plan.traces), *(one.exit_code for one in failures.values())]
-    if options.save_links is not None:
-        codes.append(_save_links(options.save_links, report))
     for name, error in failures.items():
         to_stderr(f"error: {name}: {error.message}")
     if failed := failures_by_model(runs, plan.target.base):
@@ -93,19 +88,6 @@ def measure_server(
         to_stderr(f"interrupted after {report.run.num_prompts} of {sum(map(len, plan.traces.values()))} requests")
         return INTERRUPTED
     return max(codes)
-
-
-def _save_links(file: Path, report: BenchReport) -> int:
-    """Saves the load costs of the server; if they are not known, says so and returns 2, since the rest is measured."""
-    assert isinstance(report.result, LiveReport)
-    facts = report.setting.environment
-    server = " ".join(safe(facts[key]) for key in ("url", "engine", "engine_version", "base") if facts.get(key))
-    try:
-        write(links_text(links_of_run(report.result, server)), file)
-    except UsageError as error:
-        to_stderr(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""))
-        return error.exit_code
-    return 0
 
 
 def _parse_plan(options: BenchOptions, workload: Workload, *, ours: bool) -> LivePlan:
@@ -199,7 +181,6 @@ def _report(
     runs: Sequence[SeedRun],
     own: Mapping[str, str] | None,
     refused: Mapping[str, str],
-    at_start: LoadedAdapters | None,
 ) -> BenchReport:
     target, options, workload = plan.target, plan.options, plan.workload
     words = workload.summary() | {"prompts": options.prompts}
@@ -213,4 +194,4 @@ def _report(
         "live", trace, options.seed, words, facts, workload.request_rate, workload.traffic.burstiness
     )
     run = replace(run, max_concurrency=options.max_concurrency)
-    return live_report(run, setting, target.base, plan.slo, runs, refused, at_start)
+    return live_report(run, setting, target.base, plan.slo, runs, refused)

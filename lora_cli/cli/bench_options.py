@@ -19,15 +19,13 @@ from lora_cli.core.did_you_mean import nearest
 from lora_cli.core.text import safe
 from lora_cli.errors import NotFound, UsageError
 from lora_cli.runtime.plan import Forward
-from lora_cli.tiers.eviction import Objective
 
-SHARED = frozenset({"base", "policy", "ray"})
+SHARED = frozenset({"base", "policy"})
 """Options of other commands too: where they have no effect, their variables are not refused."""
 
 mode = partial(option, default=None, panel="What to measure")
 workload = partial(option, default=None, panel="Workload")
 tier = partial(option, default=None, panel="Tiers")
-simulation = partial(option, default=None, panel="Simulation (--simulate)")
 synthetic = partial(option, default=None, panel="Synthetic adapters")
 server = partial(option, default=None, panel="Server (--url, or started by serve-bench)")
 """``option`` for the panels of ``serve-bench``; the default is None."""
@@ -105,7 +103,6 @@ class BenchOptions:
     num_seeds: int | None = server(
         "--num-seeds", "Number of runs, each with the next seed.", min=1, max=100, show_default="3"
     )
-    save_links: Path | None = server("--save-links FILE", "Save the load costs of the server, for --links.")
     max_loras: int | None = tier("--max-loras", "Slots: number of adapters on the device.", min=1, show_default="8")
     max_cpu_loras: int | None = tier("--max-cpu-loras", "Number of adapters in memory.", min=1, show_default="32")
     max_lora_rank: int | None = tier("--max-lora-rank", "Maximum rank of a slot.", min=1)
@@ -123,48 +120,6 @@ class BenchOptions:
         show_default="500 with --simulate",
     )
     ranks: str | None = synthetic("--ranks RANK:SHARE,...", "Ranks of synthetic adapters.", show_default="16")
-    bytes_per_rank: str | None = simulation(
-        "--bytes-per-rank SIZE", "Bytes of an adapter per rank, as for Llama-3-8B.", show_default="5MiB"
-    )
-    max_gpu_bytes: str | None = simulation(
-        "--max-gpu-bytes SIZE", "Bytes of all slots; default: all slots have the same size."
-    )
-    max_cpu_bytes: str | None = simulation(
-        "--max-cpu-bytes SIZE", "Bytes in memory; default: only the number of adapters counts."
-    )
-    disk_link: str | None = simulation(
-        "--disk-link MS,GB/S", "Latency and bandwidth of a load from disk into memory.", show_default="2,7"
-    )
-    gpu_link: str | None = simulation(
-        "--gpu-link MS,GB/S", "Latency and bandwidth of a load from memory into a slot.", show_default="1,25"
-    )
-    links: str | None = simulation(
-        "--links ENGINE|FILE",
-        "Load costs of vllm, sglang or lora-cli, or a file of --save-links.",
-        show_default="lora-cli",
-    )
-    step: str | None = simulation(
-        "--step MS,US", "Model the steps of an engine: milliseconds each, and microseconds per token in it."
-    )
-    max_num_seqs: int | None = simulation(
-        "--max-num-seqs", "With --step: requests in a batch.", min=1, max=100_000, show_default="256"
-    )
-    max_num_batched_tokens: int | None = simulation(
-        "--max-num-batched-tokens", "With --step: tokens in a step.", min=1, max=10_000_000, show_default="2048"
-    )
-    measured: Path | None = simulation("--measured FILE", "Use the load times of this saved result.")
-    live_result: Path | None = simulation(
-        "--live-result FILE", "Print the error against this saved live result of the same requests."
-    )
-    objective: Objective | None = simulation("--objective", "Objective of adaptive and gdsf.", show_default="stall")
-    plan: list[str] | None = simulation(
-        "--plan GOAL", 'Find the smallest tiers that reach a goal, for example "hit_ratio>=0.95"; may be repeated.'
-    )
-    sweep: list[str] | None = simulation(
-        "--sweep NAME=N,...",
-        "Simulate each of these sizes: max-loras=8,16,32 or max-cpu-loras=32,128; may be repeated.",
-    )
-    ray: options.Ray = None
     save_trace: Path | None = result("--save-trace FILE", "Write the requests as JSON lines.")
     save_result: bool = result("--save-result", "Save the result as JSON, and the requests next to it.", default=False)
     result_dir: Path | None = result("--result-dir DIRECTORY", "Directory of the saved result.", show_default=".")
@@ -173,7 +128,7 @@ class BenchOptions:
     baseline: Path | None = result("--baseline FILE", "Compare with this saved result.")
     fail_if: list[str] | None = result(
         "--fail-if CONDITION",
-        'Exit with 1 if true or not measured, such as "adaptive.stall_p99_ms>500"; may be repeated.',
+        'Exit with 1 if true or not measured, such as "lru.hit_ratio<0.5"; may be repeated.',
     )
     output_format: ReportFormat = result("--format", "The format of the result.", default="human")
     output: options.OutputFile = None

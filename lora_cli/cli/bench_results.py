@@ -31,7 +31,7 @@ def report_writer(options: BenchOptions, known: Collection[str]) -> Callable[[Be
     Raises:
         LoraCliError: a condition is invalid, or a file cannot be read or written.
     """
-    for file in (options.output, options.save_trace, options.save_links):
+    for file in (options.output, options.save_trace):
         check_writable(file)
     conditions = tuple(parse_condition(text, "--fail-if", known) for text in options.fail_if or ())
     before = read_baseline(options.baseline) if options.baseline is not None else None
@@ -73,10 +73,10 @@ def _conclude(
     if options.save_result:
         _save(report, traces, options)
 
-    def parts(plain: bool) -> "Iterable[RenderableType]":
+    def parts(_plain: bool) -> "Iterable[RenderableType]":
         from lora_cli.render.terminal_bench import report_parts
 
-        return report_parts(report, width(options.output), plain=plain)
+        return report_parts(report, width(options.output))
 
     def page() -> str:
         from lora_cli.render.html import render_bench

@@ -3,28 +3,20 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
-from lora_cli.bench.link_model import Link
 from lora_cli.bench.live.result import KINDS, LATE_MS, MEASURES, SERVER
 from lora_cli.bench.measured_run import by_kind
 from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.bench.report import (
-    AdapterBytes,
     BenchReport,
-    EngineReport,
-    LiveComparison,
     LiveReport,
     MeasurementReport,
     MetricChange,
-    PlanAnswer,
-    PlanReport,
     PolicyReport,
     SimulationReport,
 )
-from lora_cli.bench.simulator import SHARES
-from lora_cli.core.text import counted, milliseconds, safe, size
+from lora_cli.core.text import counted, milliseconds, safe
 
-SIMULATION_HEADER = ("policy", "hits", "closed", "disk", "ms/req", "ms closed", "p99 ms")
-PLAN_HEADER = ("policy", "slots", "gpu", "places", "cpu", "hits", "disk", "p99 ms")
+SIMULATION_HEADER = ("policy", "hits", "closed", "disk")
 TIER_HEADER = ("ms by tier", "requests", "p50", "p95", "p99", "max")
 LIVE_HEADER = ("ms", "requests", "ttft p50", "p99", "tpot p50", "e2el p50", "p99")
 LIVE_COLUMNS = ("ttft_p50", "ttft_p99", "tpot_p50", "e2el_p50", "e2el_p99")
@@ -44,11 +36,13 @@ VLLM_LABELS = {
 """The keys of vLLM's result about a whole run, and their labels in ``vllm bench serve``."""
 
 CURVES: Mapping[type, str] = {
-    SimulationReport: "CDF of the wait for an adapter",
     MeasurementReport: "CDF of the time to the response",
     LiveReport: "CDF of the time to first token",
 }
 """The titles of ``curves_of``."""
+
+SHARES = (*(number / 100 for number in range(100)), 0.995, 0.999, 1.0)
+"""Where the distributions of ``curves_of`` are drawn."""
 
 SLOWEST = 5
 """Number of adapters that are listed, the slowest first."""
@@ -62,9 +56,6 @@ def table_of(report: BenchReport) -> tuple[Sequence[str], Rows]:
     match report.result:
         case SimulationReport() as result:
             return SIMULATION_HEADER, [_policy_row(name, one) for name, one in result.policies.items()]
-        case PlanReport() as result:
-            policies = result.plan.policies.items()
-            return PLAN_HEADER, [_answer_row(name, answer) for name, one in policies for answer in one.answers]
         case MeasurementReport() as result:
             timed = [(tier, sorted(values)) for tier, values in result.latency_ms.items() if values]
             ranks = (0.5, 0.95, 0.99, 1.0)
@@ -81,10 +72,6 @@ def run_facts(report: BenchReport) -> Facts:
     match report.result:
         case SimulationReport() as result:
             yield from _simulation_facts(report, result)
-        case PlanReport() as result:
-            yield from _workload_facts(report)
-            yield from _load_facts(result.loads.sizes, result.loads.gpu, result.loads.cpu, result.loads.links)
-            yield "objective", result.objective
         case MeasurementReport() as result:
             hits = sum(result.hits.values()) or 1
             by_tier = (f"{tier} {number} ({number / hits:.0%})" for tier, number in result.hits.items())
@@ -103,11 +90,9 @@ def hits_over_time(result: SimulationReport) -> Mapping[str, Sequence[float]]:
 
 
 def curves_of(report: BenchReport) -> Mapping[str, Sequence[float]]:
-    """Milliseconds at each of ``SHARES``: the wait times by policy, or the latencies by tier."""
+    """Milliseconds at each of ``SHARES``, by tier."""
     found: Mapping[str, Sequence[float]]
     match report.result:
-        case SimulationReport() as result:
-            return {name: one.stall_cdf_ms for name, one in result.policies.items() if one.stall_cdf_ms}
         case MeasurementReport() as result:
             found = by_kind(result)
         case LiveReport() as result:
@@ -118,38 +103,20 @@ def curves_of(report: BenchReport) -> Mapping[str, Sequence[float]]:
 
 
 def failures_of(report: BenchReport) -> Mapping[str, str]:
-    """Failed adapters, or policies that do not meet the goals of ``--plan`` with any number of slots, and why."""
-    if isinstance(report.result, MeasurementReport | LiveReport):
-        return report.result.failures
-    if not isinstance(report.result, PlanReport):
-        return {}
-    found = {}
-    for name, one in report.result.plan.policies.items():
-        if not one.answers:
-            metrics = [goal.partition(" ")[0] for goal in report.result.plan.goals]
-            reached = ", ".join(f"{metric} {getattr(one.with_all.metrics, metric) or 0:.4g}" for metric in metrics)
-            found[name] = f"not reached even with a slot for each of the {one.with_all.slots} adapters: {reached}"
-    return found
+    """Failed adapters, and why."""
+    return report.result.failures if isinstance(report.result, MeasurementReport | LiveReport) else {}
 
 
-def simulation_terms(report: BenchReport, result: SimulationReport) -> Facts:
+def simulation_terms(result: SimulationReport) -> Facts:
     """The definitions of the columns that have values."""
     policies = result.policies
     yield "hits", "the share of requests whose adapter is already in a slot"
     if any(one.gap_closed is not None for one in policies.values()):
         yield "closed", "the share of the gap between lru's hits and the maximum"
     yield "disk", "the share of requests whose adapter is read from disk"
-    yield "ms/req", "the time of all loads, divided by the number of requests"
-    if any(one.cost_gap_closed is not None for one in policies.values()):
-        yield "ms closed", "the share of the gap between lru's ms/req and the minimum"
-    queue = "one load at a time" if report.setting.span_s else "without --request-rate requests do not queue"
-    if any(one.engine is not None for one in policies.values()):
-        yield "p99 ms", "from the arrival of a request until it is in a batch, with its adapter in a slot"
-    else:
-        yield "p99 ms", f"how long a request waits for its adapter; {queue}"
     for name, one in policies.items():
-        if one.kind != "online":
-            yield name, "knows all future requests" + ("; an upper bound" if one.kind == "bound" else "")
+        if one.kind == "exact":
+            yield name, "knows all future requests"
 
 
 def vllm_facts(report: BenchReport) -> Facts:
@@ -185,32 +152,8 @@ def _by(change: float | None) -> str:
 
 
 def _policy_row(name: str, one: PolicyReport) -> Sequence[str]:
-    return (
-        name,
-        f"{'<=' if one.kind == 'bound' else ''}{one.hit_ratio:.3f}",
-        _share(one.gap_closed),
-        f"{one.hits_by_tier['disk'] / (one.requests or 1):.3f}" if "disk" in one.hits_by_tier else "-",
-        f"{'' if one.stall_ms else '>='}{milliseconds(one.miss_cost_ms_per_request)}",
-        _share(one.cost_gap_closed),
-        _ms(one.stall_ms.get("p99")),
-    )
-
-
-def _share(gap: float | None) -> str:
-    return "-" if gap is None else f"{gap + 0.0:.0%}".replace("-0%", "0%")
-
-
-def _answer_row(policy: str, answer: PlanAnswer) -> Sequence[str]:
-    return (
-        policy,
-        str(answer.slots),
-        size(answer.gpu_bytes).replace(" ", ""),
-        str(answer.places),
-        size(answer.cpu_bytes).replace(" ", ""),
-        f"{answer.metrics.hit_ratio or 0:.3f}",
-        f"{1 - (answer.metrics.memory_hit_ratio or 0):.3f}",
-        milliseconds(answer.metrics.stall_p99_ms or 0),
-    )
+    gap = "-" if one.gap_closed is None else f"{one.gap_closed + 0.0:.0%}".replace("-0%", "0%")
+    return name, f"{one.hit_ratio:.3f}", gap, f"{one.hits_by_tier['disk'] / (one.requests or 1):.3f}"
 
 
 def _live_rows(report: BenchReport, result: LiveReport) -> Iterator[Sequence[object]]:
@@ -260,53 +203,10 @@ def _workload_facts(report: BenchReport) -> Facts:
     yield "on", _environment(report)
 
 
-def _load_facts(sizes: AdapterBytes, gpu: Link, cpu: Link, links: str) -> Facts:
-    """The sizes of the adapters, and the load times."""
-    low, high = size(sizes.smallest_adapter_bytes), size(sizes.largest_adapter_bytes)
-    yield "adapters", f"{size(sizes.adapter_bytes)}, {f'{low} each' if low == high else f'from {low} to {high}'}"
-    yield "from disk", cpu
-    yield "into a slot", gpu
-    yield "load costs", links
-
-
 def _simulation_facts(report: BenchReport, result: SimulationReport) -> Facts:
-    tiers, least_ms = result.tiers, result.bounds.miss_cost_ms
     yield from _workload_facts(report)
-    for name, tier in (("slots", tiers.gpu), ("memory", tiers.cpu)):
-        limit = f", {size(tier.max_bytes)}" if tier.max_bytes is not None else ""
-        yield name, f"{counted(tier.places, 'adapter')}{limit}"
-    yield from _load_facts(tiers.sizes, tiers.gpu.load, tiers.cpu.load, tiers.links)
-    if least_ms is not None:
-        yield "lower bound", f"{milliseconds(least_ms / (report.run.num_prompts or 1))} ms/req for any policy"
-    yield "objective", result.objective
-    for name, one in result.policies.items():
-        if one.engine is not None:
-            yield f"{name} steps", _steps(one.engine)
-    if result.live is not None:
-        yield from _live_error_facts(result, result.live)
-
-
-def _steps(engine: EngineReport) -> str:
-    """The latencies and the batches of an engine's steps."""
-    times = (("ttft", engine.ttft_ms), ("e2el", engine.e2el_ms))
-    shown = ", ".join(f"{what} p50 {_ms(one.get('p50'))}, p99 {_ms(one.get('p99'))} ms" for what, one in times)
-    batch = f"{engine.requests_per_step:.1f} requests and {engine.adapters_per_step:.1f} adapters in a step"
-    return f"{shown}; {batch}; loads are {engine.load_share:.1%} of the time"
-
-
-def _live_error_facts(result: SimulationReport, live: LiveComparison) -> Facts:
-    """The live run, and each policy's distance from it."""
-    how = "as reported by the server" if live.tiers_from == SERVER else "inferred"
-    yield "live run", f"{live.file}: hits {_ratio(live.hit_ratio)}, p99 stall {_ms(live.stall_p99_ms)} ms, {how}"
-    for name, one in live.policies.items():
-        policy = result.policies[name]
-        hits = f"hits {policy.hit_ratio:.3f} (off by {_ratio(one.hit_ratio_error)})"
-        off = "-" if one.stall_p99_error is None else f"{one.stall_p99_error:.1%}"
-        yield f"{name} to live", f"{hits}, p99 stall {_ms(policy.stall_ms['p99'])} ms (off by {off})"
-
-
-def _ratio(number: float | None) -> str:
-    return "-" if number is None else f"{number:.3f}"
+    yield "slots", counted(result.tiers.gpu.places, "adapter")
+    yield "memory", counted(result.tiers.cpu.places, "adapter")
 
 
 def _live_facts(report: BenchReport, result: LiveReport) -> Facts:

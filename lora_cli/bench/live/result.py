@@ -19,7 +19,6 @@ from lora_cli.bench.report import (
     BenchSetting,
     LiveReport,
     LiveTier,
-    LoadedAdapters,
     SeedReport,
     TiersFrom,
     VllmRun,
@@ -401,11 +400,10 @@ def live_report(
     slo: Slo,
     runs: Sequence[SeedRun],
     refused: Mapping[str, str] | None = None,
-    at_start: LoadedAdapters | None = None,
 ) -> BenchReport:
     """The report of these runs.
 
-    ``refused`` are adapters that cannot be served and were not asked for, and why; ``at_start`` those that were loaded.
+    ``refused`` are adapters that cannot be served and were not asked for, and why.
     """
     each = [run_metrics(one, slo) for one in runs]
     metrics = combine_runs(each)
@@ -424,7 +422,6 @@ def live_report(
         runs=tuple(map(_seed_report, runs, each)),
         per_adapter=by_adapter(runs, slo),
         failures=failures,
-        at_start=at_start,
     )
     names = [f"{name}_{what}_ms" for what in VLLM_MEASURES for name in VLLM_SUMMARIES]
     summaries = {name: metrics.get(name) for name in names}
