@@ -1,5 +1,7 @@
 """The JSON document of ``serve-bench``: the keys of a result of ``vllm bench serve`` (0.33), and our own."""
 
+import os
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from math import inf, isfinite
@@ -7,17 +9,15 @@ from typing import Any, Literal
 
 from lora_cli import __version__
 from lora_cli.bench.trace import Trace
-from lora_cli.core.json_schema import EXCLUDED, INLINE, AtMostOne, Count, Positive, Share, Version
+from lora_cli.core.json_schema import INLINE, AtMostOne, Count, Positive, Share, Version
 
-Mode = Literal["simulate", "in-process", "live"]
+Mode = Literal["simulate", "live"]
 PolicyKind = Literal["online", "exact"]
-ChangeVerdict = Literal["better", "worse", "same"]
 LiveTier = Literal["hot", "warm", "cold", "later", ""]
 TiersFrom = Literal["server", "inferred"]
 
 BACKENDS: Mapping[Mode, str] = {
     "simulate": "lora-cli simulation",
-    "in-process": "lora-cli warm process",
     "live": "openai",
 }
 
@@ -126,27 +126,9 @@ class SimulationReport:
 
 
 @dataclass(frozen=True, slots=True)
-class MeasurementReport:
-    """What only a run in process has."""
+class RequestsReport:
+    """Every request in columns, as vllm bench serve --save-detailed has them."""
 
-    requests: Count
-    max_loras: Count
-    max_cpu_loras: Count
-    hits: Mapping[str, Count]
-    evictions: Mapping[str, Count]
-    latency_ms: Mapping[str, tuple[float, ...]]
-    """Every request that was answered, by the tier in which its adapter was."""
-    failures: Mapping[str, str]
-    """For each adapter that could not be served, the reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class SeedReport:
-    """The run of one seed, with every request in columns as vllm bench serve --save-detailed has them."""
-
-    seed: Count
-    tiers_from: TiersFrom
-    metrics: Mapping[str, float | None]
     adapters: tuple[str, ...]
     tiers: tuple[LiveTier, ...]
     load_ms: tuple[float | None, ...]
@@ -159,15 +141,11 @@ class SeedReport:
     input_lens: tuple[Count, ...]
     output_lens: tuple[Count, ...]
     errors: tuple[str, ...]
-    probes: tuple[tuple[float, float | None], ...]
-    """For each probe, the seconds when it was sent and the milliseconds until its token."""
-    control_ttft_ms: tuple[float | None, ...] | None = field(metadata=EXCLUDED)
-    """For each request to the base, the milliseconds from its scheduled time; None if there was no --control."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveReport:
-    """What only a run with --url has."""
+    """What only a run of a server has."""
 
     slo_ms: Mapping[str, float]
     tiers_from: TiersFrom
@@ -175,37 +153,10 @@ class LiveReport:
     hits: Mapping[str, Count]
     late: bool
     """Whether the generator could not keep to its times: the run then says little about the server."""
-    interval_95: Mapping[str, float]
-    """For each metric, half the width of its 95 % interval over the seeds, by Student's t."""
-    seeds: tuple[Count, ...]
-    runs: tuple[SeedReport, ...]
+    requests: RequestsReport
     per_adapter: Mapping[str, Mapping[str, float | None]]
     failures: Mapping[str, str]
-    """For each model, how many of its requests failed, and the error of the first."""
-
-
-@dataclass(frozen=True, slots=True)
-class MetricChange:
-    """One metric in the older result and in this one."""
-
-    metric: str
-    before: float
-    now: float
-    change: float | None
-    """The change as a share of the older value."""
-    verdict: ChangeVerdict
-
-
-@dataclass(frozen=True, slots=True)
-class WorkloadDifference:
-    """What was asked for in another way by the older result than by this one, so that their metrics do not compare."""
-
-    key: str
-    before: str
-    now: str
-
-    def __str__(self) -> str:
-        return f"{self.key} was {self.before}, and is {self.now}"
+    """For each adapter, how many of its requests failed, and the error of the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +179,8 @@ class ConditionResult:
 class BenchReport:
     """What adapters cost.
 
-    It has every key of a result of vllm bench serve; null is what was not measured. --metadata adds keys. A field may
-    be added under the same number; a change of meaning makes a new number.
+    It has every key of a result of vllm bench serve; null is what was not measured. A field may be added under the same
+    number; a change of meaning makes a new number.
     """
 
     schema: Literal["lora_cli/serve-bench/1"] = "lora_cli/serve-bench/1"
@@ -239,36 +190,29 @@ class BenchReport:
     setting: BenchSetting = field(metadata=INLINE)
     summaries: Mapping[str, float | None] = field(metadata=INLINE)
     """More summaries of latencies under vLLM's names, such as p90_ttft_ms."""
-    result: SimulationReport | MeasurementReport | LiveReport = field(metadata=INLINE)
+    result: SimulationReport | LiveReport = field(metadata=INLINE)
     definitions: Mapping[str, str]
     """What the numbers mean."""
     metrics: Mapping[str, float | None]
-    """Every number that --fail-if and --baseline can name; null is not known."""
-    baseline: tuple[MetricChange, ...] | None = None
-    """What changed since the result of --baseline."""
-    baseline_differs: tuple[WorkloadDifference, ...] | None = None
-    """How the workload of --baseline differs from this one, if it does."""
+    """Every number that --fail-if can name; null is not known."""
     fail_if: tuple[ConditionResult, ...] | None = None
     """The conditions of --fail-if."""
-    metadata: Mapping[str, str] = field(default_factory=dict, metadata=INLINE)
-    """The keys of --metadata."""
-    trace: str | None = None
-    """The file next to this one that has the requests."""
-    traces: Mapping[str, str] | None = None
-    """The files next to this one that have the requests, by seed."""
 
 
 VLLM_KEYS = tuple(one.name for part in (VllmRun, VllmLatencies) for one in fields(part))
 """The keys of a result of ``vllm bench serve``, in its order."""
 
-OWN_PARTS = (BenchReport, BenchSetting, SimulationReport, MeasurementReport, LiveReport)
-KEYS = frozenset(VLLM_KEYS).union(
-    one.name for part in OWN_PARTS for one in fields(part) if not one.metadata.get("inline")
-)
-"""Every key at the top of a result, of whatever mode: what --metadata adds is none of them."""
 
-WHOLE_NUMBERS = ("completed", "failed", "total_input_tokens", "total_output_tokens", "max_concurrent_requests")
-"""The keys of ``VllmRun`` that are counts; among the metrics, which may be means over seeds, they are floats."""
+def run_environment(**more: str) -> dict[str, str]:
+    """Where a run was made: versions, processor, cores; ``more`` is added (the server, its base, …)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {
+        "lora_cli": __version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "cores": str(cores),
+        **more,
+    }
 
 
 def describe_run(
@@ -305,7 +249,7 @@ def _or_inf(value: float) -> float | Literal["inf"]:
 def bench_report(
     run: VllmRun,
     setting: BenchSetting,
-    result: SimulationReport | MeasurementReport | LiveReport,
+    result: SimulationReport | LiveReport,
     definitions: Mapping[str, str],
     metrics: Mapping[str, float | None],
     summaries: Mapping[str, float | None] | None = None,
@@ -313,7 +257,6 @@ def bench_report(
     """The report of one run; ``summaries`` are of latencies, under vLLM's names."""
     latencies = summaries or {}
     measured: dict[str, Any] = {one.name: metrics[one.name] for one in fields(VllmRun) if one.name in metrics}
-    measured |= {name: int(measured[name] or 0) for name in WHOLE_NUMBERS if name in measured}
     return BenchReport(
         run=replace(run, **measured),
         latencies=VllmLatencies(**{one.name: latencies.get(one.name) for one in fields(VllmLatencies)}),

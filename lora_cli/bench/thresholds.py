@@ -9,21 +9,8 @@ from lora_cli.bench.report import ConditionResult, PolicyReport
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.errors import UsageError
 
-GOOD_SHARES = ("hit_ratio", "gap_closed", "attainment")
-"""Suffixes of metrics that are at most 1, and better when larger."""
-SHARES = (*GOOD_SHARES, "stalled_ratio")
-MORE_IS_BETTER = (*GOOD_SHARES, "throughput", "goodput", "completed")
-"""Suffixes of metrics that are better when larger; all others are better when smaller."""
-
-
-def is_share(metric: str) -> bool:
-    """Whether ``metric`` is a part of a whole, which is at most 1."""
-    return metric.endswith(SHARES)
-
-
-def more_is_better(metric: str) -> bool:
-    """Whether a larger value of ``metric`` is the better one."""
-    return metric.endswith(MORE_IS_BETTER)
+SHARES = ("hit_ratio", "gap_closed", "attainment")
+"""Suffixes of metrics that are at most 1."""
 
 
 def simulation_metrics(policies: Mapping[str, PolicyReport]) -> dict[str, float | None]:
@@ -97,7 +84,7 @@ def parse_condition(text: str, flag: str, known: Collection[str]) -> Condition:
             break
         if not isfinite(value):
             break
-        if is_share(metric) and value > 1:
+        if metric.endswith(SHARES) and value > 1:
             hint = f'{flag} "{metric}{comparison}{min(value / 100, 1.0):g}"'
             raise UsageError(f"{flag} {text[:80]}: {metric} is at most 1", hint=hint)
         return Condition(metric, comparison, value)

@@ -4,9 +4,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from lora_cli.bench.measured_run import run_environment
 from lora_cli.bench.policy_comparison import DEFINITIONS, simulate_all
-from lora_cli.bench.report import BenchSetting, VllmRun, bench_report, describe_run
+from lora_cli.bench.report import BenchSetting, VllmRun, bench_report, describe_run, run_environment
 from lora_cli.bench.simulator import Fleet, parse_policies
 from lora_cli.bench.thresholds import simulation_metric_names, simulation_metrics
 from lora_cli.bench.trace import Trace
@@ -38,7 +37,7 @@ def simulate(options: BenchOptions) -> int:
     found = simulate_all(trace, fleet, policies, on_done=_policy_progress(trace, policies))
     done = found.policies
     report = bench_report(*run, found, DEFINITIONS, simulation_metrics(done))
-    code = conclude(report, {options.seed: trace}) if done else 0
+    code = conclude(report) if done else 0
     if len(done) < len(policies):
         names = [", ".join(policy for policy in policies if (policy in done) is it) for it in (True, False)]
         to_stderr(f"interrupted: {names[0] or 'no policy'} finished, {names[1]} not")
@@ -63,7 +62,7 @@ def _simulated_run(options: BenchOptions) -> tuple[Trace, Fleet, tuple[VllmRun, 
         engine = inputs.engine
     else:
         names = adapter_names(workload.names, options.num_adapters, ADAPTERS)
-    trace = workload.trace_for(names, REQUESTS, options.seed)
+    trace = workload.trace_for(names, REQUESTS)
     rate, burstiness = workload.request_rate, workload.traffic.burstiness
     run = describe_run("simulate", trace, options.seed, workload.summary(), run_environment(), rate, burstiness)
     return trace, _fleet(len(names), engine, options), run
