@@ -5,8 +5,8 @@ import re
 from dataclasses import replace
 
 import pytest
-
 from lora_cli.bench.measured_run import measured_report
+
 from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.bench.report import MeasurementReport, describe_run
 from lora_cli.bench.trace import Request, build_trace
