@@ -5,11 +5,11 @@ import pytest
 from lora_cli.bench.thresholds import Condition, evaluate_conditions, parse_condition
 from lora_cli.errors import UsageError
 
-KNOWN = ("hit_ratio", "stall_p99_ms", "lru.hit_ratio")
+KNOWN = ("hit_ratio", "ttft_p99_ms", "lru.hit_ratio")
 
 
 def test_a_condition_is_a_metric_a_comparison_and_a_number() -> None:
-    assert parse_condition(" stall_p99_ms <= 5e2", "--fail-if", KNOWN) == Condition("stall_p99_ms", "<=", 500)
+    assert parse_condition(" ttft_p99_ms <= 5e2", "--fail-if", KNOWN) == Condition("ttft_p99_ms", "<=", 500)
     for text, holds in (("hit_ratio>1", False), ("hit_ratio>=1", True), ("hit_ratio<1", False), ("hit_ratio<=1", True)):
         assert parse_condition(text, "--fail-if", KNOWN).holds(1) is holds
 
@@ -17,13 +17,13 @@ def test_a_condition_is_a_metric_a_comparison_and_a_number() -> None:
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
-        ("stal_p99_ms>5", "unknown metric stal_p99_ms", "did you mean stall_p99_ms?"),
+        ("tft_p99_ms>5", "unknown metric tft_p99_ms", "did you mean ttft_p99_ms?"),
         ("lru.hit_ratio < 95", "lru.hit_ratio is at most 1", '--fail-if "lru.hit_ratio<0.95"'),
         ("hit_ratio>1e6", "hit_ratio is at most 1", '--fail-if "hit_ratio>1"'),
-        ("hit_ratio", "must be a metric, < or >, and a number", '--fail-if "stall_p99_ms>500"'),
-        ("hit_ratio>many", "must be a metric, < or >, and a number", '--fail-if "stall_p99_ms>500"'),
-        ("hit_ratio>nan", "must be a metric, < or >, and a number", '--fail-if "stall_p99_ms>500"'),
-        ("", "must be a metric, < or >, and a number", '--fail-if "stall_p99_ms>500"'),
+        ("hit_ratio", "must be a metric, < or >, and a number", '--fail-if "ttft_p99_ms>500"'),
+        ("hit_ratio>many", "must be a metric, < or >, and a number", '--fail-if "ttft_p99_ms>500"'),
+        ("hit_ratio>nan", "must be a metric, < or >, and a number", '--fail-if "ttft_p99_ms>500"'),
+        ("", "must be a metric, < or >, and a number", '--fail-if "ttft_p99_ms>500"'),
     ],
 )
 def test_a_wrong_condition_is_refused_with_what_was_meant(text: str, message: str, hint: str) -> None:
