@@ -20,7 +20,7 @@ from fetching.servers import ROOT
 sys.path.insert(0, str(ROOT))
 
 from lora_cli.bench.live.load_generator import LoadTest, run_load
-from lora_cli.bench.live.requests import LoadResults, prepare_requests
+from lora_cli.bench.live.requests import RequestResult, prepare_requests
 from lora_cli.bench.live.target import find_target
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.quantiles import nearest_rank
@@ -64,7 +64,7 @@ def _one(asked: argparse.Namespace, seed: int, server: NullServer) -> bool:
     """One seed; whether the goal is missed."""
     target = find_target(parse_address(server.url), "", [])
     load = prepare_requests(_trace(asked, seed, list(target.models)), target.models, seed, 1000)
-    course = LoadResults()
+    course: list[RequestResult] = []
     command = [sys.executable, __file__, "--sleep", str(seed), "--rate", str(asked.rate), "--seconds"]
     with subprocess.Popen([*command, str(asked.seconds)], stdout=subprocess.PIPE, text=True) as sleeper:
         before = _processor_s()
@@ -72,9 +72,9 @@ def _one(asked: argparse.Namespace, seed: int, server: NullServer) -> bool:
         each_ms = (_processor_s() - before) / len(load) * 1e3
         assert sleeper.stdout is not None
         slept = [float(word) for word in sleeper.stdout.read().split()]
-    late = sorted((one.woke_s - one.scheduled_s) * 1e3 for one in course.requests)
+    late = sorted((one.woke_s - one.scheduled_s) * 1e3 for one in course)
     ours = [nearest_rank(late, share) for share in SHARES]
-    failed = sum(bool(one.error) for one in course.requests)
+    failed = sum(bool(one.error) for one in course)
     told = [", ".join(f"{one:.2f}" for one in values) for values in (ours, slept)]
     print(
         f"seed {seed}: {len(late)} requests, {failed} failed, {each_ms:.2f} ms of a processor each; late"

@@ -3,17 +3,11 @@
 from collections.abc import Sequence
 
 from lora_cli.bench.popularity import MeasuredPopularity, Popularity
-from lora_cli.bench.workload import AccessPattern, SyntheticWorkload, make_requests
-
-INDEPENDENT = AccessPattern()
+from lora_cli.bench.workload import SyntheticWorkload, make_requests
 
 
 def requested(
-    names: Sequence[str],
-    popularity: Popularity | MeasuredPopularity,
-    requests: int,
-    seed: int,
-    shape: AccessPattern = INDEPENDENT,
+    names: Sequence[str], popularity: Popularity | MeasuredPopularity, requests: int, seed: int
 ) -> tuple[str, ...]:
     """The adapter of each request."""
-    return tuple(make_requests(names, SyntheticWorkload(popularity, requests, seed, shape)).keys())
+    return tuple(make_requests(names, SyntheticWorkload(popularity, requests, seed)).keys())

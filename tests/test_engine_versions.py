@@ -19,7 +19,6 @@ ON_PURPOSE = {
     "docs/engines.md": set(ENGINES["vllm"].versions[:-1]),  # all profiles
     "docs/fetch.md": {"0.32"},  # measured
     "docs/inspect.md": {"0.32"},  # compared with its buffers
-    "docs/serve-bench.md": {"0.8"},  # the one whose loads were published
     "docs/validate.md": {"0.31", "0.32"},  # two versions side by side; the one that make test-engines installs
     "docs/vllm.md": {"0.32"},  # the one that make test-engines installs
     "docs/warm.md": {"0.32"},  # the printed result of a run

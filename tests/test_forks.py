@@ -1,6 +1,5 @@
 """What works beside a command ends with it, however that ends."""
 
-import json
 import multiprocessing
 import os
 import signal
@@ -15,16 +14,6 @@ import pytest
 from lora_cli.bench.process_pool import parallel_map
 from lora_cli.errors import MachineError
 from lora_cli.forks import forks, processors
-
-LONG = ["serve-bench", "--simulate", "--num-prompts", "400000"]
-"""Longer by far than any test waits."""
-
-RUN = """if True:
-    import signal, sys
-    from lora_cli.cli.main import main
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
-    sys.exit(main(sys.argv[1:]))
-"""
 
 BUSY = """if True:
     import signal, time
@@ -101,43 +90,6 @@ def test_copies_that_are_still_at_work_end_with_the_block() -> None:
 def send_and_wait(send: Callable[[str], None]) -> None:
     send("begun")
     time.sleep(60)
-
-
-@pytest.mark.skipif(processors() < 2, reason="one processor has no copies")
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
-def test_a_simulation_leaves_no_process_behind(sent: signal.Signals) -> None:
-    with begun(["-c", RUN, *LONG]) as process:
-        wait_until(lambda: len(children(process.pid)) >= 2)
-        _, err, pids = ended(process, sent)
-    wait_until(lambda: all(map(is_gone, pids)), 2)
-    assert process.returncode == (130 if sent is signal.SIGINT else -sent)
-    assert err == (
-        "interrupted: no policy finished, lru, lfu, gdsf, adaptive, opt not\n" if sent is signal.SIGINT else ""
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(processors() < 2, reason="one processor has no copies")
-def test_policies_that_are_done_are_told_when_a_simulation_is_interrupted() -> None:
-    argv = ["serve-bench", "--simulate", "--num-prompts", "100000", "--eviction", "lru,adaptive", "--format", "json"]
-    with begun(["-c", RUN, *argv]) as process:
-        wait_until(lambda: len(children(process.pid)) == 2)
-        wait_until(lambda: any(map(is_gone, children(process.pid))))
-        time.sleep(0.1)
-        out, err, _ = ended(process, signal.SIGINT)
-    assert process.returncode == 130
-    assert err == "interrupted: lru finished, adaptive not\n"
-    assert list(json.loads(out)["policies"]) == ["lru"]
-
-
-@pytest.mark.skipif(processors() < 2, reason="one processor has no copies")
-def test_policies_that_are_done_are_told_when_a_plan_is_interrupted() -> None:
-    goal = ["--plan", "hit_ratio>=0.9", "--eviction", "lru,adaptive", "--format", "json"]
-    with begun(["-c", RUN, *LONG, *goal]) as process:
-        wait_until(lambda: len(children(process.pid)) == 2)
-        *_, pids = ended(process, signal.SIGINT)
-    wait_until(lambda: all(map(is_gone, pids)), 2)
-    assert process.returncode == 130
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # pytest-xdist's threads

@@ -79,9 +79,11 @@ def test_fetch_validate_and_inspect_work_without_extras(installed: Run, tmp_path
 
 
 @pytest.mark.parametrize(
-    "command", [("warm", "--once"), ("serve-bench", "--forward", "modules")], ids=lambda argv: argv[0]
+    ("command", "extra"), [(("warm", "--once"), "warm"), (("serve-bench",), "models")], ids=["warm", "serve-bench"]
 )
-def test_a_command_that_needs_torch_names_the_extra(installed: Run, tmp_path: Path, command: tuple[str, ...]) -> None:
+def test_a_command_that_needs_torch_names_the_extra(
+    installed: Run, tmp_path: Path, command: tuple[str, ...], extra: str
+) -> None:
     adapter, base = (
         write_adapter(tmp_path / "sql", config={"layers_to_transform": [0]}),
         write_base_config(tmp_path / "base"),
@@ -90,7 +92,7 @@ def test_a_command_that_needs_torch_names_the_extra(installed: Run, tmp_path: Pa
     done = installed(command[0], str(adapter), "--base", str(base), *command[1:])
 
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "pip install 'lora-cli[warm]'" in done.stderr
+    assert f"pip install 'lora-cli[{extra}]'" in done.stderr
 
 
 def test_the_hub_is_read_beside_the_oldest_client_of_the_hub(installed: Run, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from hashlib import sha256
 from math import frexp, ldexp, sqrt
-from typing import Self, TypeVar
+from typing import Self
 
 LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 """ln 2 in two parts, as in fdlibm: a multiple of the first by an exponent is exact."""
@@ -36,8 +36,6 @@ def exp(x: float) -> float:
     return ldexp(total, twos)
 
 
-T = TypeVar("T")
-
 SMALLEST = 2.0**-54
 """Half of the smallest step of a draw, used for 0 in logarithms."""
 
@@ -64,14 +62,6 @@ class RandomStream:
     def index_by_weight(self, cumulative_weights: Sequence[int]) -> int:
         """A random index by weights: ``cumulative_weights[i]`` is the sum of the first ``i + 1`` weights."""
         return bisect_right(cumulative_weights, self.below(cumulative_weights[-1]))
-
-    def shuffled(self, items: Sequence[T]) -> list[T]:
-        """The same items in another order, each order as likely as every other."""
-        found = list(items)
-        for last in range(len(found) - 1, 0, -1):
-            other = self.below(last + 1)
-            found[last], found[other] = found[other], found[last]
-        return found
 
     def gamma(self, shape: float) -> float:
         """A gamma variate of scale 1; with shape 1 an exponential one.

@@ -1,70 +1,42 @@
-"""Conditions on the metrics of a result: of ``--fail-if``, and the goals of ``--plan``."""
+"""Conditions on the metrics of a result, of ``--fail-if``."""
 
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from math import isfinite
 
-from lora_cli.bench.quantiles import SUMMARIES
-from lora_cli.bench.report import ConditionResult, PolicyMetrics, PolicyReport
+from lora_cli.bench.report import ConditionResult, PolicyReport
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.errors import UsageError
 
-POLICY_METRICS = (*(one.name for one in fields(PolicyMetrics)), "gap_closed", "cost_gap_closed")
-
-GOOD_SHARES = ("hit_ratio", "gap_closed", "attainment")
-"""Suffixes of metrics that are at most 1, and better when larger."""
-SHARES = (*GOOD_SHARES, "stalled_ratio")
-MORE_IS_BETTER = (*GOOD_SHARES, "throughput", "goodput", "completed")
-"""Suffixes of metrics that are better when larger; all others are better when smaller."""
-
-
-def is_share(metric: str) -> bool:
-    """Whether ``metric`` is a part of a whole, which is at most 1."""
-    return metric.endswith(SHARES)
-
-
-def more_is_better(metric: str) -> bool:
-    """Whether a larger value of ``metric`` is the better one."""
-    return metric.endswith(MORE_IS_BETTER)
-
-
-def policy_metrics(one: PolicyReport) -> PolicyMetrics:
-    """The metrics of one policy; None if unknown.
-
-    ``memory_hit_ratio`` counts the requests that need no disk: their adapter is in a slot or in memory.
-    """
-    requests, stall_ms = one.requests or 1, one.stall_ms
-    return PolicyMetrics(
-        hit_ratio=one.hit_ratio,
-        memory_hit_ratio=1 - one.hits_by_tier["disk"] / requests if "disk" in one.hits_by_tier else None,
-        miss_cost_ms=one.miss_cost_ms,
-        miss_cost_ms_per_request=one.miss_cost_ms_per_request,
-        stalled_ratio=one.stalled / requests if stall_ms else None,
-        **{f"stall_{share}_ms": stall_ms.get(share) for share in SUMMARIES},
-    )
+SHARES = ("hit_ratio", "gap_closed", "attainment")
+"""Suffixes of metrics that are at most 1."""
 
 
 def simulation_metrics(policies: Mapping[str, PolicyReport]) -> dict[str, float | None]:
-    """The metrics of all policies, as ``lru.hit_ratio``; where there is one policy, without its name as well."""
-    return metrics_by_policy(
-        {
-            name: asdict(policy_metrics(one)) | {"gap_closed": one.gap_closed, "cost_gap_closed": one.cost_gap_closed}
-            for name, one in policies.items()
+    """The metrics of all policies, as ``lru.hit_ratio``; where there is one policy, without its name as well.
+
+    ``memory_hit_ratio`` counts the requests that need no disk: their adapter is in a slot or in memory.
+    """
+    own: Mapping[str, Mapping[str, float | None]] = {
+        name: {
+            "hit_ratio": one.hit_ratio,
+            "memory_hit_ratio": 1 - one.hits_by_tier["disk"] / (one.requests or 1),
+            "gap_closed": one.gap_closed,
         }
-    )
+        for name, one in policies.items()
+    }
+    found = {f"{name}.{metric}": value for name, metrics in own.items() for metric, value in metrics.items()}
+    return found | (dict(*own.values()) if len(own) == 1 else {})
 
 
-def metrics_by_policy(policies: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:
-    """The metrics of each policy with its name before them; where there is one policy, without its name as well."""
-    found = {f"{name}.{metric}": value for name, own in policies.items() for metric, value in own.items()}
-    return found | (dict(*policies.values()) if len(policies) == 1 else {})
+POLICY_METRICS = ("hit_ratio", "memory_hit_ratio", "gap_closed")
 
 
-def simulation_metric_names(policies: Collection[str], metrics: Sequence[str] = POLICY_METRICS) -> set[str]:
-    """The names of these metrics of a simulation of these policies."""
-    own = {f"{policy}.{metric}" for policy in policies for metric in metrics}
-    return own | set(metrics if len(policies) == 1 else ())
+def simulation_metric_names(policies: Collection[str]) -> set[str]:
+    """The names of the metrics of a simulation of these policies."""
+    own = {f"{policy}.{metric}" for policy in policies for metric in POLICY_METRICS}
+    return own | set(POLICY_METRICS if len(policies) == 1 else ())
 
 
 COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
@@ -112,36 +84,12 @@ def parse_condition(text: str, flag: str, known: Collection[str]) -> Condition:
             break
         if not isfinite(value):
             break
-        if is_share(metric) and value > 1:
+        if metric.endswith(SHARES) and value > 1:
             hint = f'{flag} "{metric}{comparison}{min(value / 100, 1.0):g}"'
             raise UsageError(f"{flag} {text[:80]}: {metric} is at most 1", hint=hint)
         return Condition(metric, comparison, value)
     example = next((name for name in sorted(known) if name.endswith("p99_ms")), "hit_ratio")
     raise UsageError(f"{flag} {text[:80]}: must be a metric, < or >, and a number", hint=f'{flag} "{example}>500"')
-
-
-PLAN_METRICS = tuple(one.name for one in fields(PolicyMetrics))
-
-
-def parse_goals(texts: Sequence[str]) -> tuple[Condition, ...]:
-    """``hit_ratio>=0.95``, ``stall_p99_ms<300``, and several of them in one text with commas.
-
-    Raises:
-        UsageError: one is no condition, asks for what more slots make false, or for a share above 1.
-    """
-    goals = tuple(parse_condition(word, "--plan", PLAN_METRICS) for text in texts for word in text.split(","))
-    for goal in goals:
-        if goal.comparison.startswith(">") != more_is_better(goal.metric):
-            other = ">=" if more_is_better(goal.metric) else "<"
-            raise UsageError(
-                f"--plan {goal}: more slots only make it worse", hint=f'--plan "{goal.metric}{other}{goal.number:g}"'
-            )
-    return goals
-
-
-def has_stall_goal(goals: Sequence[Condition]) -> bool:
-    """Whether a goal is about stalls, which depend on the arrival times of requests."""
-    return any(goal.metric.startswith("stall_") for goal in goals)
 
 
 def evaluate_conditions(

@@ -1,4 +1,4 @@
-"""``serve-bench`` of a warm process: behind a server that is started, or its slots alone (``--forward modules``).
+"""``serve-bench`` of a server that is started.
 
 The server is ``warm --serve --forward model`` in a child process, measured as any other one. It listens at a private
 Unix socket, and ends with this process.
@@ -10,26 +10,21 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from lora_cli.bench.live.result import live_metric_names
-from lora_cli.bench.measured_run import MEASURED_METRICS, ServedRequest, measured_report, run_environment, run_trace
-from lora_cli.bench.report import MeasurementReport, describe_run
 from lora_cli.bench.simulator import parse_ranks
 from lora_cli.bench.synthetic_adapters import total_bytes, write_synthetic
-from lora_cli.bench.trace import Trace
 from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, infer_base, read_inputs, slot_limits
 from lora_cli.cli.bench_live import measure_server
-from lora_cli.cli.bench_options import RANKS, BenchOptions, Workload, adapter_names, parse_workload, save_trace
-from lora_cli.cli.bench_results import Failures, report_writer, request_counter
-from lora_cli.cli.output import to_stderr
-from lora_cli.cli.warm_plan import WarmRun, admission_function, has_base_weights, process_plan, require_packages
+from lora_cli.cli.bench_options import RANKS, BenchOptions, Workload, adapter_names, parse_workload
+from lora_cli.cli.bench_results import Failures, report_writer
+from lora_cli.cli.warm_plan import WarmRun, admission_function, has_base_weights, require_packages
 from lora_cli.cli.warm_serve import ServerOptions, warm_serve
 from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
@@ -37,21 +32,17 @@ from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.finding import Deployment
 from lora_cli.core.text import safe, size
 from lora_cli.endpoint.address import Address
-from lora_cli.errors import ERRORS, INTERRUPTED, LoraCliError, MachineError, UsageError
+from lora_cli.errors import ERRORS, LoraCliError, MachineError, UsageError
 from lora_cli.runtime.child_process import ChildProcess, ProcessDied, Program
 from lora_cli.runtime.composable import scalings
 from lora_cli.runtime.load_jobs import report_of_admission
 from lora_cli.runtime.messages import LoraRequest
-from lora_cli.runtime.plan import Device, TierLimits, plan_slots, slot_requirements
-from lora_cli.runtime.warm_process import WarmProcess
+from lora_cli.runtime.plan import Device, TierLimits
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.in_use import InUseMarker
 from lora_cli.tiers.eviction import PolicyName
 from lora_cli.validation import Terms, open_config
-
-REQUESTS = 200
-"""Default of --num-prompts."""
 
 COPIES_PER_ADAPTER = 3
 """Copies of a synthetic adapter on the disk: its folder, its blobs in the cache, and its packed weights."""
@@ -61,42 +52,13 @@ SERVER = Program(module="lora_cli.cli.bench_warm", title="the server", stop_dead
 LOAD_TIMEOUT = "10m"
 
 
-def measure_modules(settings: Settings, options: BenchOptions) -> int:
-    """Measures the workload in a warm process, reports it, and returns the exit code.
-
-    Raises:
-        LoraCliError: an option is invalid, or there is no base or no torch.
-    """
-    require_packages("serve-bench", "warm", "torch")
-    rates = {"--request-rate": options.request_rate != "inf", "--ramp-up-strategy": options.ramp_up_strategy}
-    for flag in (flag for flag, given in rates.items() if given):
-        raise UsageError(f"{flag} cannot be used with --forward modules", hint="requests are sent one at a time")
-    conclude, workload = report_writer(options, MEASURED_METRICS), parse_workload(options)
-    failures: Failures = {}
-    with benchmark_adapters(settings, options, workload) as (inputs, own):
-        trace = workload.trace_for([item.name for item in inputs.items], REQUESTS, options.seed)
-        device, eviction = device_and_eviction(options)
-        most = slot_limits(inputs, options.max_loras, options.max_cpu_loras, options.max_lora_rank)
-        run = WarmRun(most, device, "modules", eviction)
-        save_trace(trace, options.save_trace)
-        result, where = _measure(inputs, run, trace, options.seed, own, failures)
-        words = workload.summary()
-        where = run_environment(base=str(inputs.base), **words, eviction=eviction, **where)
-        report = measured_report(*describe_run("in-process", trace, options.seed, words, where), result)
-        code = max([conclude(report, {options.seed: trace}), *(one.exit_code for one in failures.values())])
-    if result.requests < len(trace):
-        to_stderr(f"interrupted after {result.requests} of {len(trace)} requests")
-        return INTERRUPTED
-    return code
-
-
 def measure_own_server(settings: Settings, options: BenchOptions) -> int:
     """Starts a server, measures it, and returns the exit code. A base without weights gets random ones.
 
     Raises:
         LoraCliError: an option is invalid, or the server cannot serve.
     """
-    require_packages("serve-bench without --forward modules", "models", "torch", "transformers")
+    require_packages("serve-bench of its own server", "models", "torch", "transformers")
     options.refuse(("lora_modules",), "for --url", "set the adapters with REFs or a manifest")
     report_writer(options, live_metric_names())
     device, eviction = device_and_eviction(options)
@@ -155,7 +117,7 @@ def benchmark_adapters(
         LoraCliError: an option is invalid, or the disk is too full for the synthetic adapters.
     """
     if options.num_adapters is None:
-        options.refuse(("ranks",), "for --num-adapters and --simulate", "named adapters have their own ranks")
+        options.refuse(("ranks",), "for --num-adapters", "named adapters have their own ranks")
         if options.manifest is None and not options.refs:
             hint = "add adapters, or an adapter set with -f; --url measures a running server, --simulate the tiers"
             raise UsageError("there is nothing to measure", hint=hint)
@@ -203,44 +165,6 @@ def admit_adapters(
         except LoraCliError as error:
             failures[item.name] = error
     return found
-
-
-def _measure(
-    inputs: Inputs, run: WarmRun, trace: Trace, seed: int, settings: Settings, failures: Failures
-) -> tuple[MeasurementReport, Mapping[str, str]]:
-    """Admits the adapters, starts the warm process, and sends the trace through it.
-
-    Returns the measurement and the facts of the device.
-    """
-    base, most = base_model(inputs.base, settings), run.limits
-    with InUseMarker(Store(settings.cache_dir)) as hold:
-        jobs = admit_adapters(inputs, base, most, settings, hold, failures)
-        broken = {name: one.message for name, one in failures.items()}
-        slots, places = most.max_loras, most.max_cpu_loras
-        replay = partial(run_trace, trace.keys(), max_loras=slots, max_cpu_loras=places, failed=broken)
-        if not jobs:
-            return replay(serve=lambda _name: ServedRequest("", 0.0)), {}  # every request fails
-        needs = [slot_requirements(job.adapter, base) for job in jobs.values()]
-        plan = plan_slots(replace(process_plan(inputs, run, base, settings), seed=seed, base_directory=None), needs)
-        with WarmProcess(plan) as process:
-            ready = process.start()
-            serve = partial(_serve, process, jobs, failures)
-            found = replay(serve=serve, progress=request_counter(len(trace), settings))
-            return found, {"device": ready.device, "dtype": ready.dtype}
-
-
-def _serve(process: WarmProcess, jobs: Mapping[str, LoraRequest], failures: Failures, name: str) -> ServedRequest:
-    """Serves one request of a trace: loads the adapter into a slot, and runs a small batch through it."""
-    job = jobs[name]
-    try:
-        served = process.serve(job)
-    except LoraCliError as error:
-        # The tiers identify an adapter by its digest; messages have its name.
-        error.message = error.message.replace(job.key, name)
-        failures[name] = error
-        raise
-    evicted = {str(tier): count for tier, count in served.evicted.items()}
-    return ServedRequest(served.tier, served.load_ms + served.forward_ms, evicted)
 
 
 @contextmanager

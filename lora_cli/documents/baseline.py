@@ -112,9 +112,7 @@ def _check_kind(value: Any, where: str) -> None:
     schema = value.get("schema")
     command = re.match("lora_cli/([a-z-]{1,40})/", schema) if isinstance(schema, str) else None
     if command is not None and command[1] != "baseline":
-        other = "; serve-bench --baseline compares with it" if command[1] == "serve-bench" else ""
-        message = f"this is a JSON report of {command[1]}, but must be a baseline of validate{other}"
-        raise UsageError(f"{where}: {message}")
+        raise UsageError(f"{where}: this is a JSON report of {command[1]}, but must be a baseline of validate")
     if command is None and "findings" not in value:
         raise UsageError(f"{where}: this is not a baseline of validate: it has neither schema nor findings")
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from statistics import median
 
-from lora_cli.bench.simulator import SHARES
 from lora_cli.core.module_grid import Grid
 from lora_cli.core.spectrum import ModuleSpectrum
 from lora_cli.core.text import brief, names
+from lora_cli.render.bench_summary import SHARES
 from lora_cli.render.inspect_facts import Layout
 
 COLOURS = 8

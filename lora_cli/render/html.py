@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lora_cli import __version__
-from lora_cli.bench.report import BenchReport, LiveReport, MeasurementReport, PlanReport, SimulationReport
+from lora_cli.bench.report import BenchReport, LiveReport
 from lora_cli.core.base_model import HALF_BYTES
 from lora_cli.core.grouping import by_key
 from lora_cli.core.inspection import ModuleFacts
@@ -30,14 +30,6 @@ MAX_ROWS = {
 """The most rows of each table and columns of a heat map; the number of omitted ones is shown."""
 
 NO_VALUE = "–"
-
-PAGES: Mapping[type, tuple[str, str, str]] = {
-    SimulationReport: ("simulated", "Each policy over the same requests", "stall in ms"),
-    PlanReport: ("", "Fewest slots first, then more slots with less memory", ""),
-    MeasurementReport: ("in process", "Milliseconds by tier", "ms"),
-    LiveReport: ("live", "Milliseconds by tier", "ms"),
-}
-"""The kind of run, the caption of its table, and the axis of its curves."""
 
 
 @cache
@@ -142,24 +134,17 @@ def spectrum_notes(shown: Layout) -> Iterator[str]:
 
 def render_bench(report: BenchReport) -> str:
     """The page of ``serve-bench``: table, charts, workload and definitions."""
-    result, request_count = report.result, bench_summary.request_count(report)
-    how, caption, unit = PAGES[type(result)]
-    share = bench_summary.CURVES.get(type(result), "")
-    curves = charts.distribution(share, unit, bench_summary.curves_of(report))
-    values: dict[str, Any] = {"title": f"{request_count}, {how}", "caption": caption, "charts": [curves]}
-    values |= {"terms": report.definitions, "costs": (), "adapters": None}
-    if isinstance(result, PlanReport):
-        values["title"] = f"Slots and memory for {' and '.join(result.plan.goals)}"
-        if not result.plan.goals:
-            values |= {"title": f"{request_count}, simulated", "caption": "Each policy with each size"}
-    elif isinstance(result, SimulationReport):
-        costs = {name: one.miss_cost_ms_per_request for name, one in result.policies.items()}
-        most = max(costs.values(), default=0.0) or 1.0
-        values["costs"] = [(name, cost / most, [milliseconds(cost)]) for name, cost in costs.items()]
-        values["charts"] = [charts.over_time(bench_summary.hits_over_time(result)), curves]
-        values["terms"] = dict(bench_summary.simulation_terms(report, result)) | dict(report.definitions)
-    elif isinstance(result, LiveReport):
-        values["adapters"] = list(_adapters(result))
+    result, count = report.result, bench_summary.request_count(report)
+    values: dict[str, Any]
+    if isinstance(result, LiveReport):
+        curves = charts.distribution("CDF of the time to first token", "ms", bench_summary.ttft_curves(result))
+        values = {"title": f"{count}, live", "caption": "Milliseconds by tier", "chart": curves}
+        values |= {"terms": report.definitions, "adapters": list(_adapters(result))}
+    else:
+        curves = charts.over_time(bench_summary.hits_over_time(result))
+        values = {"title": f"{count}, simulated", "caption": "Each policy over the same requests", "chart": curves}
+        terms = dict(bench_summary.simulation_terms(result)) | dict(report.definitions)
+        values |= {"terms": terms, "adapters": None}
     return templates().get_template("serve_bench.html.j2").render(values, report=report)
 
 

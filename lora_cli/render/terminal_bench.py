@@ -1,23 +1,14 @@
-"""The terminal output of ``serve-bench``: tables, plots, workload, definitions, and conditions."""
+"""The terminal output of ``serve-bench``: tables, workload, definitions, and conditions."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from lora_cli.bench.live.result import SERVER
-from lora_cli.bench.report import BenchReport, LiveReport, MetricChange, PlanReport, SimulationReport
-from lora_cli.bench.simulator import SHARES
-from lora_cli.core.text import cut, milliseconds, safe
+from lora_cli.bench.report import BenchReport, LiveReport
 from lora_cli.render import bench_summary as summary
-from lora_cli.render.plots import bars, distribution, sparklines
-from lora_cli.render.terminal import Paragraph, facts, table_or_blocks, text
-
-MEASURED_TERMS = {
-    "hot, warm, cold": "the request's adapter was in a slot, in memory, on disk",
-    "ms": "from request to response: its loads, and a small batch through the adapter's modules",
-}
-"""Definitions of the terms of an in-process run; the JSON document defines all metrics."""
+from lora_cli.render.terminal import Paragraph, facts, table_or_blocks
 
 PLACES = {"hot": "in a slot", "warm": "in memory", "cold": "on disk or elsewhere"}
 VLLM_TITLE = "as in vllm bench serve: latencies from when a request was sent, without failed ones"
@@ -27,57 +18,30 @@ INFERRED = {
     "cold": "sent before the first response of its adapter",
     "later": "sent after that; its adapter may have been unloaded since",
 }
-STYLES = {"better": "green", "worse": "red"}
-MAX_CHANGES = 40
 
 
-def report_parts(report: BenchReport, width: int, *, plain: bool = False) -> Iterator[RenderableType]:
-    """The result, the changes since the baseline, and a line for each condition of ``--fail-if``."""
-    if isinstance(report.result, PlanReport):
-        yield from _plan_parts(report, report.result)
-    else:
-        yield from _run_parts(report, width, plain=plain)
-    yield from _change_parts(report.baseline or (), width)
-    for one in report.fail_if or ():
-        word = Text("failed  ", "red") if one.failed else Text("passed  ", "green")
-        yield from ("", Paragraph(one, word))
+def report_parts(report: BenchReport) -> Iterator[RenderableType]:
+    """A table, the metrics of ``vllm bench serve`` for a live run, the workload, failures, definitions and conditions.
 
-
-def _plan_parts(report: BenchReport, result: PlanReport) -> Iterator[RenderableType]:
-    """A table of answers, the policies without any, the workload and the definitions."""
-    header, rows = summary.table_of(report)
-    if result.plan.goals:
-        yield Paragraph(f"for {' and '.join(result.plan.goals)}")
-        yield from [""] if rows else []
-    if rows:
-        yield table_or_blocks(header, rows)
-    yield from _failure_parts(report)
-    yield from ("", *facts(summary.run_facts(report), 0))
-    yield from ["", *facts(report.definitions.items(), 0)] if rows else []
-
-
-def _run_parts(report: BenchReport, width: int, *, plain: bool) -> Iterator[RenderableType]:
-    """A table, plots, the metrics of ``vllm bench serve`` for a live run, the workload, failures and definitions."""
+    There is a line for each condition of ``--fail-if``.
+    """
     yield table_or_blocks(*summary.table_of(report))
-    terms: Iterable[tuple[str, object]] = MEASURED_TERMS.items()
-    if isinstance(report.result, SimulationReport):
-        costs = [(name, one.miss_cost_ms_per_request) for name, one in report.result.policies.items()]
-        loads = bars([(name, cost, milliseconds(cost)) for name, cost in costs], width, plain=plain)
-        yield from _plot("loads per request (ms)", loads)
-        over_time = sparklines(summary.hits_over_time(report.result), width, plain=plain)
-        yield from _plot("hit ratio over time (first and last part)", over_time)
-        terms = summary.simulation_terms(report, report.result)
-    yield from _plot(
-        f"{summary.CURVES[type(report.result)]} (% of requests)", distribution(summary.curves_of(report), SHARES, width)
-    )
-    if isinstance(report.result, LiveReport):
+    result = report.result
+    if isinstance(result, LiveReport):
         yield from ("", Text(VLLM_TITLE, "bold", overflow="fold"), *facts(summary.vllm_facts(report), 0))
         if rows := summary.vllm_latencies(report):
             yield table_or_blocks(summary.VLLM_HEADER, rows)
-        terms = _live_terms(report, report.result)
     yield from ("", *facts(summary.run_facts(report), 0))
-    yield from _failure_parts(report)
+    if isinstance(result, LiveReport):
+        for name, why in result.failures.items():
+            yield from ("", Paragraph(why, f"{name}: "))
+        terms = _live_terms(report, result)
+    else:
+        terms = summary.simulation_terms(result)
     yield from ("", *facts(terms, 0))
+    for one in report.fail_if or ():
+        word = Text("failed  ", "red") if one.failed else Text("passed  ", "green")
+        yield from ("", Paragraph(one, word))
 
 
 def _live_terms(report: BenchReport, result: LiveReport) -> Iterator[tuple[str, object]]:
@@ -94,28 +58,5 @@ def _live_terms(report: BenchReport, result: LiveReport) -> Iterator[tuple[str, 
         yield "failures", "infinitely slow in percentiles, and missed in goodput"
     if result.slo_ms:
         yield "adapters do", "99 % of an adapter's requests meet the SLOs"
-    if metrics.get("stalled_others_ms") is not None:
-        yield "interference", "the median of probes during the load of another adapter, minus that of all other probes"
     if result.late:
         yield "lateness", "how late the load generator was in starting a request"
-
-
-def _failure_parts(report: BenchReport) -> Iterator[RenderableType]:
-    for name, why in summary.failures_of(report).items():
-        yield from ("", Paragraph(why, f"{name}: "))
-
-
-def _change_parts(compared: Sequence[MetricChange], width: int) -> Iterator[RenderableType]:
-    """A table of the changed metrics; empty without a baseline."""
-    if compared:
-        caption, changed = summary.changes(compared)
-        rows = [
-            (cut(safe(metric), max(width - 44, 12)), *numbers, text(verdict, STYLES.get(verdict, "")))
-            for metric, *numbers, verdict in changed[:MAX_CHANGES]
-        ]
-        yield from ("", table_or_blocks(("metric", "before", "now", "by", ""), rows), caption)
-
-
-def _plot(title: str, lines: Sequence[RenderableType]) -> list[RenderableType]:
-    """A plot below its title; empty for an empty plot."""
-    return ["", Text(title, "bold"), *lines] if lines else []

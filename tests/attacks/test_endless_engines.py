@@ -11,7 +11,7 @@ import pytest
 
 from lora_cli.bench.live import load_generator
 from lora_cli.bench.live.load_generator import LoadTest, run_load
-from lora_cli.bench.live.requests import LoadResults, PreparedRequest
+from lora_cli.bench.live.requests import PreparedRequest, RequestResult
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
 from lora_cli.endpoint.servers import SERVERS
@@ -145,7 +145,7 @@ def test_a_measured_response_is_bounded(
     monkeypatch.setattr(load_generator, "LARGEST_RESPONSE", 1 << 20)
     monkeypatch.setattr(load_generator, "LONGEST_S", 1.0 if pieces is trickle else 60.0)
     monkeypatch.setattr(load_generator, "WARM_UP_S", 1.0)
-    results = LoadResults()
+    results: list[RequestResult] = []
     with sending(pieces) as url:
         run_load(LoadTest(parse_address(url), "", [PreparedRequest(0.0, "sql", b"{}")]), results)
-    assert why in results.requests[0].error
+    assert why in results[0].error

@@ -1,13 +1,11 @@
-"""Adapters' ranks and bytes, and what their loads cost."""
+"""Adapters' ranks."""
 
 from collections import Counter
 
 import pytest
 
-from lora_cli.bench.link_model import Link, Links, parse_link
-from lora_cli.bench.simulator import Fleet, adapter_sizes, parse_ranks
+from lora_cli.bench.simulator import parse_ranks
 from lora_cli.errors import UsageError
-from lora_cli.tiers.memory_accounting import Budget
 
 NAMES = [f"a{i}" for i in range(500)]
 
@@ -26,22 +24,7 @@ def test_a_rank_is_the_adapters_own_whoever_else_is_there() -> None:
     assert everybody != other
 
 
-def test_a_load_takes_its_milliseconds_and_the_time_of_its_bytes() -> None:
-    sizes = adapter_sizes(["a"], parse_ranks("16"), 0)
-    assert sizes == {"a": 83_886_080}
-    fleet = Fleet(sizes, Budget(1), Budget(1), Links(parse_link("2,7", "--disk-link"), parse_link("5", "--gpu-link")))
-    assert fleet.read_ms("a") == pytest.approx(2 + 11.98, abs=0.01)
-    assert fleet.put_ms("a") == 5
-    assert fleet.links.gpu == Link(5, None, "given")
-
-
 @pytest.mark.parametrize("text", ["", "x", "0", "8:0", "8:-1", "8:x", "8:nan", "8,,16", "1.5", "8:" + "1" * 30, "٣"])
 def test_wrong_ranks_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="must be ranks and their shares"):
         parse_ranks(text)
-
-
-@pytest.mark.parametrize("text", ["", "x", "-1", "1,0", "1,nan", "nan", "inf", "1,2,3", "1," + "9" * 60])
-def test_a_wrong_link_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="must be milliseconds and GB/s"):
-        parse_link(text, "--disk-link")

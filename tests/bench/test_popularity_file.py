@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.bench.popularity import SCALE, MeasuredPopularity, parse_popularity, read_popularity
+from lora_cli.bench.popularity import SCALE, MeasuredPopularity, read_popularity
 from lora_cli.errors import NotFound, UsageError
 from tests.requested import requested
 
@@ -52,10 +52,3 @@ def test_a_file_has_at_most_100000_weights(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_not_found() -> None:
     with pytest.raises(NotFound, match="not found"):
         read_popularity("nowhere.json")
-
-
-def test_distinct_asks_for_nobody_again_before_all() -> None:
-    names = [f"a{i}" for i in range(50)]
-    trace = requested(names, parse_popularity("distinct"), 100, 0)
-    assert sorted(trace[:50]) == sorted(names)
-    assert trace[50:] == trace[:50]

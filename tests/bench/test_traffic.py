@@ -9,13 +9,10 @@ import pytest
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.trace import Request, trace_lines
 from lora_cli.bench.workload import (
-    AccessPattern,
     Lengths,
     SyntheticWorkload,
-    chosen_pattern,
     make_requests,
     parse_lengths,
-    parse_pattern,
     parse_rate,
 )
 from lora_cli.errors import UsageError
@@ -26,29 +23,22 @@ ZIPF = parse_popularity("zipf:1.0")
 
 
 def test_a_seed_gives_the_same_trace_to_the_last_byte_on_every_machine() -> None:
-    traffic = SyntheticWorkload(
-        ZIPF, 2_000, 7, AccessPattern("drift", (20, 500)), 20.0, 0.5, Lengths(8, 512), Lengths(1, 64)
-    )
+    traffic = SyntheticWorkload(ZIPF, 2_000, 7, 20.0, 0.5, Lengths(8, 512), Lengths(1, 64))
     text = "".join(trace_lines(make_requests(NAMES, traffic)))
-    assert hashlib.sha256(text.encode()).hexdigest()[:12] == "685525e52a9b"
+    assert hashlib.sha256(text.encode()).hexdigest()[:12] == "2fa2b887e8cd"
     assert text.splitlines()[0] == '{"t": 0.081689, "adapter": "a2", "prompt_tokens": 247, "output_tokens": 13}'
 
 
 def test_it_asks_for_whom_the_popularity_says_whatever_else_is_drawn() -> None:
     plain = make_requests(NAMES, SyntheticWorkload(ZIPF, 500, 3))
     assert tuple(plain.keys()) == requested(NAMES, ZIPF, 500, 3)
-    timed = make_requests(
-        NAMES, SyntheticWorkload(ZIPF, 500, 3, AccessPattern(), 5.0, 0.3, Lengths(1, 9), Lengths(2, 7))
-    )
+    timed = make_requests(NAMES, SyntheticWorkload(ZIPF, 500, 3, 5.0, 0.3, Lengths(1, 9), Lengths(2, 7)))
     assert timed.keys() == plain.keys()
     assert (timed.timed, plain.timed) == (True, False)
-    shape = AccessPattern("sessions", (8, 4))
-    sessions = make_requests(NAMES, SyntheticWorkload(ZIPF, 500, 3, shape, 5.0, 0.3, Lengths(1, 9), Lengths(2, 7)))
-    assert tuple(sessions.keys()) == requested(NAMES, ZIPF, 500, 3, shape)
 
 
 def test_a_request_has_its_time_adapter_and_tokens() -> None:
-    trace = make_requests(["x"], SyntheticWorkload(ZIPF, 2, 0, AccessPattern(), 2.0, inf, Lengths(5, 5), Lengths(6, 6)))
+    trace = make_requests(["x"], SyntheticWorkload(ZIPF, 2, 0, 2.0, inf, Lengths(5, 5), Lengths(6, 6)))
     assert list(trace) == [Request(0.5, "x", 5, 6), Request(1.0, "x", 5, 6)]
 
 
@@ -58,24 +48,6 @@ def test_lengths_are_spread_over_their_range() -> None:
     assert sorted(counts) == [8, 9, 10, 11]
     assert min(counts.values()) > 1_100
     assert set(trace.output_tokens) == {16}
-
-
-def test_shapes_have_numbers_that_may_be_left_out() -> None:
-    assert parse_pattern("drift", "30") == AccessPattern("drift", (30, 5_000))
-    assert parse_pattern("sessions", "8,20") == AccessPattern("sessions", (8, 20))
-    assert chosen_pattern(None, "7", None) == AccessPattern("scan", (7,))
-    assert chosen_pattern(None, None, None) == AccessPattern()
-
-
-@pytest.mark.parametrize("text", ["", "x", "0", "101", "20,0", "20,5,1", "-1", "٣", "1.5"])
-def test_a_wrong_drift_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="percent from 1 to 100, every from 1 to 1000000"):
-        parse_pattern("drift", text)
-
-
-def test_two_shapes_exclude_each_other() -> None:
-    with pytest.raises(UsageError, match="--drift and --sessions cannot be used together"):
-        chosen_pattern("20", None, "64")
 
 
 @pytest.mark.parametrize("text", ["", "x", "8-", "-8", "9-8", "1.5", "0", "99999999999", "1-2-3"])

@@ -48,8 +48,7 @@ def test_what_is_no_baseline_ends_with_2_and_says_how_one_is_made(document: obje
     [
         (
             {"schema": "lora_cli/serve-bench/1", "metrics": {"a": 1}, "backend": "vllm"},
-            "b: this is a JSON report of serve-bench, but must be a baseline of validate; "
-            "serve-bench --baseline compares with it",
+            "b: this is a JSON report of serve-bench, but must be a baseline of validate",
         ),
         (
             {"schema": "lora_cli/validate/1", "findings": [], "adapters": []},

@@ -118,25 +118,6 @@ def test_a_fleet_fetches_into_the_cache_that_its_nodes_share(
     assert "a119" in (tmp_path / "lock.yaml").read_text()
 
 
-SIMULATE = ["serve-bench", "--simulate", "--num-prompts", "2000", "--num-adapters", "50", "--request-rate", "20"]
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--eviction", "lru,adaptive,opt", "--max-loras", "4"],
-        ["--sweep", "max-loras=2,4", "--eviction", "lru,gdsf,opt"],
-        ["--plan", "hit_ratio>=0.5"],
-        ["--step", "12,50", "--max-loras", "4"],
-    ],
-)
-def test_a_fleet_simulates_as_one_machine_does(
-    cluster: Any, options: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = [*SIMULATE, *options, "--format", "json"]
-    assert run(capsys, *words, "--ray", cluster.address) == run(capsys, *words)
-
-
 def test_a_task_that_kills_every_worker_ends_the_command(cluster: Any) -> None:
     with cluster_map(cluster.address, "validate") as mapper, pytest.raises(MachineError, match="lost"):
         list(mapper(deadly, [[1], [7]], parallel=True))

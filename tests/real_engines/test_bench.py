@@ -50,10 +50,10 @@ def server(folder: Path) -> Iterator[Server]:
 
 def ours(folder: Path, server: Server, number: int) -> dict[str, Any]:
     file = folder / f"ours-{number}.json"
-    words = ["serve-bench", "--url", f"http://127.0.0.1:{server.port}", "--lora-modules", *NAMES, "--num-seeds", "1"]
+    words = ["serve-bench", "--url", f"http://127.0.0.1:{server.port}", "--lora-modules", *NAMES]
     words += ["--num-prompts", str(PROMPTS), "--request-rate", str(RATE), "--popularity", "uniform"]
     words += ["--input-len", str(INPUT), "--output-len", str(OUTPUT), "--seed", str(number)]
-    words += ["--save-result", "--result-dir", str(folder), "--result-filename", file.name]
+    words += ["--format", "json", "-o", str(file)]
     assert main(words) == 0
     value: dict[str, Any] = json.loads(file.read_text())
     return value

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from lora_cli.bench.simulator import SHARES
+from lora_cli.render.bench_summary import SHARES
 from lora_cli.render.charts import COLOURS, SHADES, Axis, Chart, distribution, over_time, shade, singular_values
 from tests.render.test_spectrum import module
 

@@ -1,4 +1,4 @@
-"""The table of ``warm``, the answers, and the numbers of ``serve-bench``, as people read them."""
+"""The table of ``warm`` and the answers, as people read them."""
 
 import json
 import re
@@ -6,10 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from lora_cli.bench.measured_run import measured_report
 from lora_cli.bench.quantiles import nearest_rank
-from lora_cli.bench.report import MeasurementReport, describe_run
-from lora_cli.bench.trace import Request, build_trace
 from lora_cli.core.results import Answers, LoadReport, ModuleProof, Moved, PageCache, Proof
 from lora_cli.core.text import safe
 from lora_cli.endpoint.canary import Effect
@@ -18,7 +15,6 @@ from lora_cli.endpoint.reconcile import AdapterOutcome, Replica
 from lora_cli.errors import EndpointError
 from lora_cli.render.json import to_json
 from lora_cli.render.terminal import rendered
-from lora_cli.render.terminal_bench import report_parts
 from lora_cli.render.terminal_warm import answer_parts, endpoint_parts, load_parts, status_parts
 from lora_cli.render.warm_report import EndpointsReport, WarmReport
 from tests.render.reports import HOSTILE
@@ -267,72 +263,18 @@ def test_a_server_that_answers_for_one_adapter_is_reached(
     assert not EndpointsReport(servers=[*servers, dead], refused=()).reached
 
 
-MEASURED = MeasurementReport(
-    requests=5,
-    max_loras=1,
-    max_cpu_loras=2,
-    latency_ms={"gpu": (1.0, 3.0, 2.0), "cpu": (10.0,), "disk": (100.0,)},
-    hits={"gpu": 3, "cpu": 1, "disk": 1},
-    evictions={"gpu": 2, "cpu": 1},
-    failures={"broken": "no such module"},
-)
-TRACE = build_trace([Request(0.0, name, 8, 2) for name in ("a", "b", "broken", "a", "a")])
-BENCH = measured_report(*describe_run("in-process", TRACE, 7, {}, {"device": "cpu"}), MEASURED)
-
-
-def test_the_table_of_serve_bench() -> None:
-    assert (
-        rendered(report_parts(BENCH, 80), 80)
-        == """\
-ms by tier   requests   p50   p95   p99   max
-hot (gpu)           3   2.0   3.0   3.0   3.0
-warm (cpu)          1  10.0  10.0  10.0  10.0
-cold (disk)         1   100   100   100   100
-
-CDF of the time to the response (% of requests)
- 100                  h                 w                                 c
-
-  75
-                hhhhhh
-  50
-     hhhhhhhhhhh
-  25
-
-   0
-     1 ms                            10 ms                           100 ms
-     h hot  w warm  c cold
-
-hits       gpu 3 (60%), cpu 1 (20%), disk 1 (20%)
-evictions  gpu 2, cpu 1
-workload   5 requests over 3 adapters, seed 7
-tiers      max_loras 1, max_cpu_loras 2
-on         device cpu
-
-broken: no such module
-
-hot, warm, cold  the request's adapter was in a slot, in memory, on disk
-ms               from request to response: its loads, and a small batch through
-                 the adapter's modules
-"""
-    )
-
-
 @pytest.mark.parametrize(("share", "value"), [(0.5, 50), (0.95, 95), (0.99, 99), (1.0, 100), (0.001, 1)])
 def test_a_percentile_is_a_value_that_was_measured(share: float, value: int) -> None:
     assert nearest_rank([float(number) for number in range(1, 101)], share) == value
 
 
-def test_the_documents_of_warm_and_serve_bench_are_json_with_raw_numbers() -> None:
+def test_the_document_of_warm_is_json_with_raw_numbers() -> None:
     warm = json.loads(to_json(WarmReport(adapters=[PROVED, REFUSED], answers=())))
-    bench = json.loads(to_json(BENCH))
 
     assert warm["schema"] == "lora_cli/warm/1"
     assert warm["adapters"][0]["proof"]["holds"] is True
     assert warm["adapters"][0]["stage_ms"]["fetch"] == 12.34
     assert [one["exit_code"] for one in warm["adapters"]] == [0, 1]
-    assert bench["latency_ms"]["gpu"] == [1.0, 3.0, 2.0]
-    assert (bench["completed"], bench["failed"], bench["failures"]) == (5, 0, {"broken": "no such module"})
-    assert (bench["mean_ttft_ms"], bench["mean_e2el_ms"], bench["mean_itl_ms"]) == (23.2, 23.2, None)
 
 
 def test_a_number_that_json_does_not_have_is_null() -> None:

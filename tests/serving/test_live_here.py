@@ -5,18 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from lora_cli.bench.link_model import LOADS
-from lora_cli.bench.links import parse_links
-from lora_cli.bench.report import LoadedAdapters
-from lora_cli.bench.simulator import Fleet, parse_ranks, simulate
-from lora_cli.bench.trace import read_trace
+from lora_cli.bench.simulator import parse_ranks
 from lora_cli.cli.main import main
-from lora_cli.tiers.memory_accounting import Budget
 from tests.cli.test_bench_results import valid
 from tests.making import llama_modules, write_adapter, write_base_config
 from tests.runtime.families import save_model
@@ -50,39 +46,40 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def bench(folder: Path, *argv: str, cache: str = "cache") -> list[str]:
-    words = ["--device", "cpu", "--cache-dir", str(folder / cache), "--input-len", "8-20"]
+def bench(folder: Path, *argv: str) -> list[str]:
+    words = ["--device", "cpu", "--cache-dir", str(folder / "cache"), "--input-len", "8-20"]
     return ["serve-bench", *words, "--output-len", "4", *argv]
 
 
 def test_a_manifest_is_served_and_measured(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["-f", str(folder / "set.yaml"), "--num-prompts", "12", "--request-rate", "60", "--num-seeds", "2"]
-    assert main([*bench(folder, *argv, "--control", "--goodput", "ttft:60000"), "--format", "json"]) == 0
+    argv = ["-f", str(folder / "set.yaml"), "--num-prompts", "12", "--request-rate", "60"]
+    assert main([*bench(folder, *argv, "--goodput", "ttft:60000"), "--format", "json"]) == 0
     found = valid(capsys.readouterr().out)
-    assert (found["mode"], found["completed"], found["tiers_from"]) == ("live", 24, "server")
+    assert (found["mode"], found["completed"], found["tiers_from"]) == ("live", 12, "server")
     assert found["environment"]["url"] == "warm --serve --forward model"
     assert (found["environment"]["max_loras"], found["environment"]["max_cpu_loras"]) == ("1", "2")
     assert set(found["per_adapter"]) == {"first", "second", "third"}
     assert found["hits"]["hot"] > 0
     assert found["hits"]["later"] == 0
     assert found["metrics"]["slo_attainment"] == 1
-    assert found["metrics"]["control_ratio_ttft_p50"] > 0
 
 
 @pytest.mark.parametrize("named", slowly(("weightless", "weightless/config.json"), "weightless"))
 def test_adapters_that_nobody_trained_are_served_too_and_a_base_of_a_config_alone_gets_random_weights(
-    named: str, folder: Path, capsys: pytest.CaptureFixture[str]
+    named: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also those of a higher rank than the first, which alone is there when the slots are made."""
+    """Also those of a higher rank than the first, which alone is there when the slots are made. Nothing is left."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     write_base_config(folder / "weightless")
     names, ranks = [f"a{number}" for number in range(4)], parse_ranks("2,32")
     seed = next(seed for seed in range(100) if list(ranks.of(names, seed).values()) == [2, 2, 32, 32])
     argv = ["--num-adapters", "4", "--ranks", "2,32", "--base", str(folder / named), "--seed", str(seed)]
     argv += ["--max-loras", "1", "--max-cpu-loras", "1", "--num-prompts", "10", "--popularity", "uniform"]
-    assert main([*bench(folder, *argv, "--num-seeds", "1"), "--format", "json"]) == 0
+    assert main([*bench(folder, *argv), "--format", "json"]) == 0
     found = valid(capsys.readouterr().out)
     assert (found["completed"], found["adapters"]) == (10, 4)
     assert (found["mode"], found["environment"]["weights"]) == ("live", "dummy")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_one_bad_adapter_stops_nothing_and_without_times_one_client_asks_when_it_is_answered(
@@ -93,7 +90,7 @@ def test_one_bad_adapter_stops_nothing_and_without_times_one_client_asks_when_it
     (folder / "bad.yaml").write_text(
         MANIFEST + "  - {name: broken, source: ./broken}\n  - {name: gone, source: ./gone}\n"
     )
-    argv = ["-f", str(folder / "bad.yaml"), "--num-prompts", "10", "--num-seeds", "1"]
+    argv = ["-f", str(folder / "bad.yaml"), "--num-prompts", "10"]
     assert main([*bench(folder, *argv), "--format", "json"]) == 3
     out, err = capsys.readouterr()
     found = valid(out)
@@ -102,41 +99,10 @@ def test_one_bad_adapter_stops_nothing_and_without_times_one_client_asks_when_it
     assert "error: broken: LC101" in err
     # Else the last request would wait for all others, from the time that it was to be sent.
     assert found["max_concurrency"] == found["max_concurrent_requests"] == 1
-    (run,) = found["runs"]
+    run = found["requests"]
     assert run["scheduled_times"] == pytest.approx(run["start_times"], abs=0.05)
     latest = [start + took for start, took in zip(run["start_times"], run["latencies"], strict=True)]
     assert all(start >= end for start, end in zip(run["start_times"][1:], latest, strict=False))
-
-
-@pytest.mark.parametrize("eviction", slowly(("lru", "lfu"), "lru"))
-def test_a_simulation_finds_each_adapter_where_the_server_found_it(
-    eviction: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """One client, so that nothing depends on time: the server begins with what it loaded ahead, and so does this.
-
-    In a cache of its own: an earlier server left there which adapters were hot, and this one would load those first.
-    """
-    kept = ["--save-result", "--result-dir", str(folder), "--result-filename", f"{eviction}.json"]
-    kept += ["--save-trace", str(folder / "t.jsonl"), "--save-links", str(folder / "links.json")]
-    argv = ["-f", str(folder / "set.yaml"), "--num-prompts", "60", "--num-seeds", "1", "--popularity", "uniform"]
-    argv += [*kept, "--eviction", eviction, "--format", "json"]
-    assert main(bench(folder, *argv, cache=f"cache-{eviction}")) == 0
-    live = valid(capsys.readouterr().out)
-    start = live["at_start"]
-    assert (len(start["slots"]), set(start["memory"])) == (1, {"first", "second"})
-    links = parse_links(str(folder / "links.json"), "--links")
-    assert len(links.loads_ms["first"]) == 3 - len(start["used"])
-    assert sum(len(links.loads_ms[kind]) for kind in LOADS) == live["hits"]["warm"] + live["hits"]["cold"]
-    trace = read_trace(folder / "t.jsonl")
-    fleet = Fleet(dict.fromkeys(trace.names, 1), Budget(1), Budget(2), links, LoadedAdapters(**start))
-    (run,) = live["runs"]
-    assert [("hot", "warm", "cold")[tier] for tier in simulate(trace.keys(), fleet, eviction).found] == run["tiers"]
-    argv = ["serve-bench", "--simulate", "--trace", str(folder / "t.jsonl"), "--links", str(folder / "links.json")]
-    argv += ["--max-loras", "1", "--max-cpu-loras", "2", "--live-result", str(folder / f"{eviction}.json")]
-    assert main([*argv, "--eviction", eviction, "--format", "json"]) == 0
-    errors = valid(capsys.readouterr().out)["live"]["policies"][eviction]
-    assert errors["hit_ratio_error"] == 0
-    assert errors["stall_p99_error"] is not None
 
 
 def test_where_no_adapter_can_be_served_it_ends_with_the_largest_code(
@@ -222,5 +188,5 @@ def test_the_server_ends_with_whoever_measures_it(number: signal.Signals, folder
         assert process.returncode == 130, err
         found = json.loads(out)
         assert found["failed"] == 0
-        assert f"interrupted after {found['num_prompts']} of 15000 requests" in err
+        assert f"interrupted after {found['num_prompts']} of 5000 requests" in err
     assert gone(servers)

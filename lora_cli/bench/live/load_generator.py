@@ -6,15 +6,14 @@ Responses are streamed, with the time of each chunk.
 import asyncio
 import gc
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 
 import httpx2
 
-from lora_cli.bench.live.requests import LoadResults, PreparedRequest, RequestResult
+from lora_cli.bench.live.requests import PreparedRequest, RequestResult
 from lora_cli.core import parse
 from lora_cli.endpoint.address import Address
 from lora_cli.endpoint.client import body_message, error_message, ssl_context
@@ -161,8 +160,7 @@ LEAD_S = 0.01
 class LoadTest:
     """Requests to the server at ``address``, at most ``max_concurrency`` at once (None: as many as there are).
 
-    Where the loop is ``closed``, a request's time is when the one before it leaves it a place. ``probe`` is one small
-    request that goes out next to the load, each ``probe_every_s`` seconds.
+    Where the loop is ``closed``, a request's time is when the one before it leaves it a place.
     """
 
     address: Address
@@ -170,12 +168,12 @@ class LoadTest:
     requests: Sequence[PreparedRequest]
     max_concurrency: int | None = None
     closed: bool = False
-    probe: PreparedRequest | None = None
-    probe_every_s: float = 1.0
 
 
-def run_load(load: LoadTest, results: LoadResults, on_done: Callable[[int], None] = lambda _done: None) -> None:
+def run_load(load: LoadTest, results: list[RequestResult], on_done: Callable[[int], None] = lambda _done: None) -> None:
     """Send every request at its time, and wait for all of them; ``on_done`` is called with how many are done.
+
+    ``results`` is filled meanwhile, so that an interrupt leaves what there is.
 
     A ``KeyboardInterrupt`` cancels the requests under way. From here on the garbage collector ignores every object that
     exists by now: collecting them would pause the generator for too long.
@@ -185,7 +183,7 @@ def run_load(load: LoadTest, results: LoadResults, on_done: Callable[[int], None
     asyncio.run(_run(load, results, on_done))
 
 
-async def _run(load: LoadTest, results: LoadResults, on_done: Callable[[int], None]) -> None:
+async def _run(load: LoadTest, results: list[RequestResult], on_done: Callable[[int], None]) -> None:
     places = asyncio.Semaphore(load.max_concurrency or len(load.requests) or 1)
 
     def clock() -> float:
@@ -205,12 +203,10 @@ async def _run(load: LoadTest, results: LoadResults, on_done: Callable[[int], No
                 if load.closed:
                     woke_s = clock()
                     request = request._replace(time_s=woke_s)
-                results.requests.append(await send(request, woke_s))
-            on_done(len(results.requests))
+                results.append(await send(request, woke_s))
+            on_done(len(results))
 
-        probes = group.create_task(_probe(send, clock, load, results))
         await asyncio.gather(*[await _start_at(request, clock, group, one) for request in load.requests])
-        probes.cancel()
 
 
 async def _start_at(
@@ -220,21 +216,3 @@ async def _start_at(
     if (left := request.time_s - clock()) > 0:
         await asyncio.sleep(left)
     return group.create_task(one(request))  # type: ignore[arg-type]
-
-
-async def _probe(
-    send: Callable[[PreparedRequest, float], Awaitable[RequestResult]],
-    clock: Clock,
-    load: LoadTest,
-    results: LoadResults,
-) -> None:
-    """Send the probes, if there are any, until cancelled."""
-    if (probe := load.probe) is None:
-        return
-
-    async def one(request: PreparedRequest) -> None:
-        results.probes.append(await send(request, clock()))
-
-    async with asyncio.TaskGroup() as group:
-        for number in count():
-            await _start_at(probe._replace(time_s=number * load.probe_every_s), clock, group, one)

@@ -4,7 +4,7 @@ import json
 import random
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
 
@@ -41,7 +41,7 @@ def prepare_requests(
     ]
 
 
-def completion_body(model: str, prompt: str | list[int], output_tokens: int) -> bytes:
+def _completion_body(model: str, prompt: str | list[int], output_tokens: int) -> bytes:
     """A streamed greedy completion of exactly so many tokens, whose usage is in its last event."""
     value = {
         "model": model,
@@ -64,7 +64,7 @@ def _body(one: Request, model: str, draw: random.Random, vocabulary: int, prompt
     tokens = max(one.prompt_tokens, 1)
     ids = token_ids(draw, tokens, vocabulary)
     prompt = ids if prompts == "ids" else " ".join(WORDS[number % len(WORDS)] for number in ids)
-    return completion_body(model, prompt, max(one.output_tokens, 1))
+    return _completion_body(model, prompt, max(one.output_tokens, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +121,3 @@ class RequestResult:
         if self.error:
             return []
         return [later - earlier for earlier, later in zip(self.chunks_s, self.chunks_s[1:], strict=False)]
-
-
-@dataclass(frozen=True, slots=True)
-class LoadResults:
-    """The results of a load test, filled while it runs, so that an interrupt leaves what there is."""
-
-    requests: list[RequestResult] = field(default_factory=list)
-    probes: list[RequestResult] = field(default_factory=list)

@@ -1,26 +1,20 @@
-"""The metrics of live runs with their definitions; the tiers of requests; goodput.
-
-The report has them over all seeds, each with its interval, and by adapter.
-"""
+"""The metrics of a live run with their definitions; the tiers of requests; goodput."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from math import inf, isfinite, isinf, sqrt
-from statistics import fmean, stdev
+from math import inf
 from typing import Final
 
-from lora_cli.bench.live.requests import LoadResults, RequestResult
-from lora_cli.bench.measured_run import KIND_OF_TIER
+from lora_cli.bench.live.requests import RequestResult
 from lora_cli.bench.quantiles import VLLM_SUMMARIES, nearest_rank, summary, vllm_summary
 from lora_cli.bench.report import (
     BenchReport,
     BenchSetting,
     LiveReport,
     LiveTier,
-    LoadedAdapters,
-    SeedReport,
+    RequestsReport,
     TiersFrom,
     VllmRun,
     bench_report,
@@ -31,31 +25,28 @@ from lora_cli.errors import UsageError
 KINDS: tuple[LiveTier, ...] = ("hot", "warm", "cold", "later")
 """``later``: the server reports no tier, and the adapter was requested before."""
 
+KIND_OF_TIER: Mapping[str, LiveTier] = {"gpu": "hot", "cpu": "warm", "disk": "cold", "remote": "cold"}
+"""The kind of a request by the tier that the server found its adapter in."""
+
 INFERRED: Final = "inferred"
 SERVER: Final = "server"
 
 
-def classify_tiers(
-    results: Sequence[RequestResult], used: set[str], slots: int | None = None
-) -> tuple[list[LiveTier], TiersFrom]:
+def classify_tiers(results: Sequence[RequestResult], slots: int | None = None) -> tuple[list[LiveTier], TiersFrom]:
     """The kind of each request ("" if unknown), and its origin.
 
     A server that names tiers in ``x-lora-tier`` is believed. Elsewhere a request is ``cold`` when it was sent before
-    its adapter had answered any; ``used`` are the adapters that had, before this run, and grows by those that do now.
-    Where the server's metrics have how many ``slots`` it has, a later one is ``hot`` when its adapter is among the last
-    so many that were asked for, which an engine that evicts the least recently used still has there, else ``warm``.
+    its adapter had answered any. Where the server's metrics have how many ``slots`` it has, a later one is ``hot`` when
+    its adapter is among the last so many that were asked for, which an engine that evicts the least recently used still
+    has there, else ``warm``.
     """
     first_s: dict[str, float] = {}
     for one in results:
         if not one.error:
             first_s[one.name] = min(first_s.get(one.name, inf), one.first_s)
-    before = frozenset(used)
-    used.update(first_s)
     if any(one.tier for one in results):
         return [KIND_OF_TIER.get(one.tier, "") for one in results], SERVER
-    found: list[LiveTier] = [
-        "cold" if one.name not in before and one.sent_s <= first_s.get(one.name, inf) else "later" for one in results
-    ]
+    found: list[LiveTier] = ["cold" if one.sent_s <= first_s.get(one.name, inf) else "later" for one in results]
     return (found if slots is None else _by_recency(results, found, slots)), INFERRED
 
 
@@ -122,12 +113,7 @@ def adapter_meets_slo(results: Sequence[RequestResult], slo: Slo) -> bool:
 MEASURES = ("ttft", "tpot", "itl", "e2el")
 VLLM_MEASURES = (*MEASURES, "client_queue_time", "e2el_including_client_queue")
 COMPARED = ("ttft", "tpot", "e2el")
-"""The measures of --goodput, and of the comparison with the base (--control)."""
-
-COUNTS = frozenset({"completed", "failed", "total_input_tokens", "total_output_tokens", "duration"}).union(
-    f"{kind}_requests" for kind in KINDS
-)
-"""Metrics that are summed over runs."""
+"""The measures of --goodput."""
 
 LATE_MS = 5.0
 
@@ -147,50 +133,43 @@ DEFINITIONS = {
     "adapters_slo_attainment": "share of the requested adapters of which 99 % of the requests meet --goodput",
     "lateness": f"how late the load generator was in starting a request; above {LATE_MS:g} ms at p99 the run "
     "is unreliable",
-    "stalled_others_ms": "the median of probes that were under way while another adapter was loaded for its request, "
-    "minus that of all other probes",
-    "control_ratio": "the adapters' run divided by the same requests to the base alone, sent after it",
     "percentiles": "nearest rank (no interpolation): the smallest value that this share of values does not exceed",
-    "95 %": "half the width of the interval for the mean of the seeds' values, by Student's t",
 }
 """The definitions of the metrics, printed next to them."""
 
 
 @dataclass(frozen=True, slots=True)
-class SeedRun:
-    """The results of one seed; ``kinds`` are those of its requests, from ``tiers_from``.
+class LiveRun:
+    """The results of a run; ``kinds`` are those of its requests, from ``tiers_from``.
 
-    ``timed`` is whether its requests had times of their own. ``control`` are the base's answers to the same requests.
+    ``timed`` is whether its requests had times of their own.
     """
 
-    seed: int
-    load: LoadResults
+    results: Sequence[RequestResult]
     kinds: Sequence[LiveTier]
     tiers_from: TiersFrom = INFERRED
     timed: bool = True
-    control: Sequence[RequestResult] | None = None
 
 
-def run_metrics(run: SeedRun, slo: Slo) -> dict[str, float | None]:
-    """Every metric of ``live_metric_names`` for one run; None if unknown."""
-    results = run.load.requests
+def run_metrics(run: LiveRun, slo: Slo) -> dict[str, float | None]:
+    """Every metric of ``live_metric_names``; None if unknown."""
+    results = run.results
     metrics = _latencies(results, "")
     for kind in KINDS:
         own = [one for one, found in zip(results, run.kinds, strict=True) if found == kind]
         metrics |= {f"{kind}_requests": len(own)} | _latencies(own, f"{kind}_")
-    metrics |= _as_vllm(results) | _throughput(results, slo) | _loads(run) | _lateness(results) | _probes(run)
-    return metrics | _control(run, metrics)
+    return metrics | _as_vllm(results) | _throughput(results, slo) | _loads(run) | _lateness(results)
 
 
 def live_metric_names() -> set[str]:
     """The names of all metrics that a live run has."""
-    return set(run_metrics(SeedRun(0, LoadResults(), ()), {}))
+    return set(run_metrics(LiveRun((), ()), {}))
 
 
-def by_adapter(runs: Iterable[SeedRun], slo: Slo) -> dict[str, dict[str, float | None]]:
-    """Requests, failures and slowest of each adapter over all runs, by its name."""
-    found = by_key((one.name, one) for run in runs for one in run.load.requests)
-    return {name: _of_one(results, slo) for name, results in sorted(found.items())}
+def by_adapter(results: Sequence[RequestResult], slo: Slo) -> dict[str, dict[str, float | None]]:
+    """Requests, failures and slowest of each adapter, by its name."""
+    found = by_key((one.name, one) for one in results)
+    return {name: _of_one(own, slo) for name, own in sorted(found.items())}
 
 
 def _of_one(results: Sequence[RequestResult], slo: Slo) -> dict[str, float | None]:
@@ -279,12 +258,12 @@ def _max_concurrency(results: Sequence[RequestResult]) -> float | None:
     return max(accumulate(step for _, step in steps), default=0) or None
 
 
-def _loads(run: SeedRun) -> dict[str, float | None]:
+def _loads(run: LiveRun) -> dict[str, float | None]:
     """Load times and hit ratios that the server reported, and the penalty of cold requests."""
     by_kind = Counter(run.kinds)
     known = by_kind["hot"] + by_kind["warm"] + by_kind["cold"] if run.tiers_from != INFERRED else 0
-    loads = [one.load_ms for one in run.load.requests if one.load_ms]
-    waits = by_key((kind, one) for one, kind in zip(run.load.requests, run.kinds, strict=True) if not one.error)
+    loads = [one.load_ms for one in run.results if one.load_ms]
+    waits = by_key((kind, one) for one, kind in zip(run.results, run.kinds, strict=True) if not one.error)
     medians = {kind: nearest_rank(sorted(one.ttft_s * 1e3 for one in own), 0.5) for kind, own in waits.items()}
     usual = next((medians[kind] for kind in ("hot", "warm", "later") if kind in medians), None)
     cold = medians.get("cold")
@@ -303,154 +282,49 @@ def _lateness(results: Sequence[RequestResult]) -> dict[str, float | None]:
     }
 
 
-def _probes(run: SeedRun) -> dict[str, float | None]:
-    """Probes next to the loads of other adapters, and all others."""
-    loading = [
-        (one.sent_s, one.first_s)
-        for one, kind in zip(run.load.requests, run.kinds, strict=True)
-        if kind == "cold" and not one.error
-    ]
-    beside: list[float] = []
-    apart: list[float] = []
-    for probe in run.load.probes:
-        if not probe.error:
-            stalled = any(start < probe.first_s and probe.sent_s < end for start, end in loading)
-            (beside if stalled else apart).append(probe.ttft_s * 1e3)
-    metrics = {f"probe_loading_{name}_ms": value for name, value in summary(beside).items()}
-    metrics |= {f"probe_quiet_{name}_ms": value for name, value in summary(apart).items()}
-    one, other = metrics["probe_loading_p50_ms"], metrics["probe_quiet_p50_ms"]
-    return metrics | {"stalled_others_ms": one - other if one is not None and other is not None else None}
-
-
-def _control(run: SeedRun, metrics: Mapping[str, float | None]) -> dict[str, float | None]:
-    base = _latencies(run.control or (), "")
-    found: dict[str, float | None] = {}
-    for measure in COMPARED:
-        for share in ("p50", "p99"):
-            name = f"{measure}_{share}_ms"
-            ours, theirs = metrics[name], base[name]
-            fine = ours is not None and theirs is not None and theirs > 0 and not isinf(ours) and not isinf(theirs)
-            found[f"control_{name}"] = theirs
-            found[f"control_ratio_{measure}_{share}"] = ours / theirs if fine else None  # type: ignore[operator]
-    return found
-
-
-NORMAL_975 = 1.959963984540054
-"""The normal distribution's quantile at 0.975."""
-
-STUDENT_T_975 = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157, 2.228139)
-"""Student's t at 0.975 for 1 to 10 degrees of freedom."""
-
-RATES = {
-    "request_throughput": ("completed",),
-    "output_throughput": ("total_output_tokens",),
-    "total_token_throughput": ("total_input_tokens", "total_output_tokens"),
-}
-MAXIMA = ("max_output_tokens_per_s", "max_concurrent_requests")
-
-Numbers = Mapping[str, float | None]
-
-
-def t_quantile(freedom: int) -> float:
-    """Student's t at 0.975: 95 % of it is between this and its negative.
-
-    Beyond 10 degrees of freedom by the expansion of Abramowitz and Stegun, 26.7.5, to four digits.
-    """
-    if freedom <= len(STUDENT_T_975):
-        return STUDENT_T_975[freedom - 1]
-    return (
-        NORMAL_975
-        + (NORMAL_975**3 + NORMAL_975) / (4 * freedom)
-        + (5 * NORMAL_975**5 + 16 * NORMAL_975**3 + 3 * NORMAL_975) / (96 * freedom**2)
-        + (3 * NORMAL_975**7 + 19 * NORMAL_975**5 + 17 * NORMAL_975**3 - 15 * NORMAL_975) / (384 * freedom**3)
-    )
-
-
-def combine_runs(runs: Sequence[Numbers]) -> dict[str, float | None]:
-    """Every metric over all runs: counts and seconds added up, rates by these, and means of all else."""
-    found = {name: _combine(name, [run[name] for run in runs]) for name in runs[0]} if runs else {}
-    for name, counts in RATES.items():
-        if duration := found.get("duration"):
-            found[name] = sum(found[count] or 0 for count in counts) / duration
-    return found
-
-
-def confidence_intervals(runs: Sequence[Numbers]) -> dict[str, float]:
-    """Half the width of the 95 % interval of each metric that at least two runs know, and none as infinite."""
-    found = {}
-    for name in runs[0] if runs else ():
-        values = [value for value in (run[name] for run in runs) if value is not None]
-        if name not in COUNTS and len(values) > 1 and all(map(isfinite, values)):
-            found[name] = t_quantile(len(values) - 1) * stdev(values) / sqrt(len(values))
-    return found
-
-
-def _combine(name: str, values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    if not known:
-        return None
-    if name in COUNTS:
-        return sum(known)
-    return max(known) if name in MAXIMA else fmean(known)
-
-
 def live_report(
     run: VllmRun,
     setting: BenchSetting,
     base: str,
     slo: Slo,
-    runs: Sequence[SeedRun],
+    live: LiveRun,
     refused: Mapping[str, str] | None = None,
-    at_start: LoadedAdapters | None = None,
 ) -> BenchReport:
-    """The report of these runs.
-
-    ``refused`` are adapters that cannot be served and were not asked for, and why; ``at_start`` those that were loaded.
-    """
-    each = [run_metrics(one, slo) for one in runs]
-    metrics = combine_runs(each)
-    late_ms = metrics.get("lateness_p99_ms")
+    """The report of this run; ``refused`` are adapters that cannot be served and were not asked for, and why."""
+    metrics, results = run_metrics(live, slo), live.results
+    late_ms = metrics["lateness_p99_ms"]
     failures = {name: f"cannot be served: {why}" for name, why in (refused or {}).items()}
     failures |= {
-        name: f"{count} of its requests failed: {why}" for name, (count, why) in failures_by_model(runs, base).items()
+        name: f"{count} of its requests failed: {why}" for name, (count, why) in failures_by_adapter(results).items()
     }
     result = LiveReport(
         slo_ms=slo,
-        tiers_from=SERVER if any(one.tiers_from == SERVER for one in runs) else INFERRED,
-        hits={kind: sum(one.kinds.count(kind) for one in runs) for kind in KINDS},
-        late=late_ms is not None and late_ms > LATE_MS and any(one.timed for one in runs),
-        interval_95=confidence_intervals(each),
-        seeds=tuple(one.seed for one in runs),
-        runs=tuple(map(_seed_report, runs, each)),
-        per_adapter=by_adapter(runs, slo),
+        tiers_from=live.tiers_from,
+        hits={kind: live.kinds.count(kind) for kind in KINDS},
+        late=late_ms is not None and late_ms > LATE_MS and live.timed,
+        requests=_requests_report(live),
+        per_adapter=by_adapter(results, slo),
         failures=failures,
-        at_start=at_start,
     )
     names = [f"{name}_{what}_ms" for what in VLLM_MEASURES for name in VLLM_SUMMARIES]
     summaries = {name: metrics.get(name) for name in names}
-    sent = sum(len(one.load.requests) for one in runs)
-    run = replace(run, num_prompts=sent, model_id=base or None, endpoint_type="openai")
+    run = replace(run, num_prompts=len(results), model_id=base or None, endpoint_type="openai")
     return bench_report(run, setting, result, DEFINITIONS, metrics, summaries)
 
 
-def failures_by_model(runs: Sequence[SeedRun], base: str) -> dict[str, tuple[int, str]]:
-    """How many requests of each model failed, and what the server said to the first of them."""
+def failures_by_adapter(results: Sequence[RequestResult]) -> dict[str, tuple[int, str]]:
+    """How many requests of each adapter failed, and what the server said to the first of them."""
     found: dict[str, tuple[int, str]] = {}
-    for run in runs:
-        asked = [(one.name, one) for one in (*run.load.requests, *run.load.probes)]
-        for name, one in [*asked, *((base, one) for one in run.control or ())]:
-            if one.error:
-                count, first = found.get(name, (0, one.error))
-                found[name] = count + 1, first
+    for one in results:
+        if one.error:
+            count, first = found.get(one.name, (0, one.error))
+            found[one.name] = count + 1, first
     return found
 
 
-def _seed_report(run: SeedRun, metrics: Mapping[str, float | None]) -> SeedReport:
-    results, control = run.load.requests, run.control
-    return SeedReport(
-        seed=run.seed,
-        tiers_from=run.tiers_from,
-        metrics=metrics,
+def _requests_report(run: LiveRun) -> RequestsReport:
+    results = run.results
+    return RequestsReport(
         adapters=tuple(one.name for one in results),
         tiers=tuple(run.kinds),
         load_ms=tuple(one.load_ms for one in results),
@@ -462,6 +336,4 @@ def _seed_report(run: SeedRun, metrics: Mapping[str, float | None]) -> SeedRepor
         input_lens=tuple(one.prompt_tokens for one in results),
         output_lens=tuple(one.output_tokens for one in results),
         errors=tuple(one.error for one in results),
-        probes=tuple((one.sent_s, None if one.error else one.ttft_s * 1e3) for one in run.load.probes),
-        control_ttft_ms=None if control is None else tuple(None if one.error else one.ttft_s * 1e3 for one in control),
     )

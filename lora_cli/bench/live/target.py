@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 from lora_cli.bench.live.load_generator import READ_TIMEOUT_S
 from lora_cli.bench.live.requests import token_ids
-from lora_cli.bench.report import LoadedAdapters
 from lora_cli.bench.trace import Request
 from lora_cli.core import parse
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.endpoint.address import Address
 from lora_cli.endpoint.client import NOT_AN_ENGINE_HINT, Endpoint, Refusal
 from lora_cli.endpoint.servers import SERVERS, ServedModel, Server, open_server
-from lora_cli.errors import EndpointError, FormatError
+from lora_cli.errors import EndpointError
 
 VOCABULARIES = (1000, 100, 16)
 """Token ids are below one of these: the first that the server takes."""
@@ -71,24 +70,6 @@ def max_loras_of(target: Target) -> int | None:
         return None
     facts = re.findall(r'^vllm:lora_requests_info\{[^}\n]*\bmax_lora="(\d{1,6})"', text, re.MULTILINE)
     return int(facts[-1]) or None if facts else None
-
-
-def loaded_adapters(target: Target) -> LoadedAdapters | None:
-    """The adapters that a server of lora-cli has loaded now; None for other servers, and if it does not say.
-
-    Raises:
-        EndpointError: it does not respond.
-    """
-    if target.engine != "lora-cli":
-        return None
-    endpoint = Endpoint(target.address, target.token)
-    status = endpoint.get("/v1/status")
-    try:
-        order = parse.map_of(parse.list_of(parse.text))(parse.mapping(status, "status").get("eviction_order"), "order")
-        proved = [parse.text(one.get("name"), "name") for one in parse.objects(status, "adapters") if one.get("proved")]
-    except FormatError:
-        return None
-    return LoadedAdapters(order.get("gpu", ()), order.get("cpu", ()), tuple(proved))
 
 
 def _engine(endpoint: Endpoint) -> str:
