@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from lora_cli.bench.process_pool import Mapper, parallel_map
 from lora_cli.cli.adapter_selection import Inputs, apply_policies, check_max_cpu_loras
-from lora_cli.cli.options import ENGINE, option
 from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Deployment
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from lora_cli.documents.manifest import AdapterSet
     from lora_cli.engines import Profile
     from lora_cli.validation.engine_args import LaunchConfig
-
-Tp = Annotated[int, option("--tp", "The engine's tensor-parallel size.", ..., ENGINE, min=1, max=4096)]
 
 
 def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") -> "tuple[Profile, ...]":
@@ -55,8 +52,8 @@ def deployment_of(
     engines: "Sequence[Profile]",
     inputs: Inputs,
     *,
-    tp: int,
     max_lora_rank: int | None,
+    tp: int = 1,
     lora_target_modules: Sequence[str] = (),
     served_model_name: str = "",
     max_loras: int | None = None,

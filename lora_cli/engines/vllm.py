@@ -450,7 +450,6 @@ ENGINE = Engine(
     },
     ranks=(1, 8, 16, 32, 64, 128, 256, 320, 512),
     default_rank=16,
-    rank_flag="--max-lora-rank",
     no_lora=NO_LORA,
     lora_since=LORA_SINCE,
     heads_since=HEADS_SINCE,
