@@ -25,9 +25,9 @@ ALONE = "publish the adapter without them: `lora-cli fetch --publish`"
 """Fixes that several engines have in common."""
 
 
-def repair(engine: str, what: str, *, by_base: bool = False) -> str:
-    """The fix that ``lora-cli repair`` does ``what`` for ``engine``; ``by_base``: only with ``--base``."""
-    return f"`lora-cli repair --engine {engine}{' --base BASE' if by_base else ''}` {what}"
+def repair(engine: str, what: str) -> str:
+    """The fix that ``lora-cli repair`` does ``what`` for ``engine``."""
+    return f"`lora-cli repair --engine {engine}` {what}"
 
 
 Proof = Literal["run", "read", "reasoned"]

@@ -143,7 +143,7 @@ ROWS = (
         "it loads, but the base is served",
         MANAGER,
         "run",
-        repair("vllm", "corrects the names", by_base=True),
+        "`lora-cli repair --engine vllm --base BASE` corrects the names",
     ),
     serves_wrong("partly-lands", "the others are ignored", MANAGER, "run", OTHER_BASE),
     serves_wrong(
