@@ -39,7 +39,7 @@ NEVER = "999"
 """A version that is newer than any."""
 
 FACTORS: frozenset[Part] = frozenset({"lora_A", "lora_B"})
-"""The factors of a linear layer; fewer engines support those of an embedding."""
+"""The factors of a linear layer."""
 
 VOCABULARY = frozenset({"embed_tokens", "wte", "embed_in", "word_embeddings", "lm_head", "embed_out"})
 """Names of token embeddings and of output heads."""
@@ -89,12 +89,11 @@ class Grammar:
     is found by the number of its layer and its last name). ``adapter_name`` and ``infixes``: whether names with
     ``lora_A.<name>.weight`` and with components of wrappers are accepted. ``parts`` are the parts of a module that it
     supports; for others it refuses the whole adapter (``strict``) or drops the tensor. ``packed`` are names of packed
-    modules that it also accepts.
-    ``text_names`` are the families whose multimodal wrapper accepts the names of the text model alone (None: all).
-    ``wrapped`` are the families that it serves through transformers' classes, whose names may lack their first
-    component, or have ``model.`` twice. ``towers``: whether LoRA applies to vision and audio towers. ``embeddings`` are
-    the embeddings and heads that support LoRA, by family (None: all). ``experts_apart``: its models have separate
-    projections for each expert. ``stacks`` are the names of layers that it knows (empty: all).
+    modules that it also accepts. ``text_names`` are the families whose multimodal wrapper accepts the names of the text
+    model alone (None: all). ``wrapped`` are the families that it serves through transformers' classes, whose names may
+    lack their first component, or have ``model.`` twice. ``towers``: whether LoRA applies to vision and audio towers.
+    ``embeddings`` are the embeddings and heads that support LoRA, by family (None: all). ``experts_apart``: its models
+    have separate projections for each expert. ``stacks`` are the names of layers that it knows (empty: all).
     """
 
     prefix: Literal["optional", "required", "ignored"]
