@@ -2,10 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from lora_cli.cli.adapter_selection import Inputs, check_max_cpu_loras
-from lora_cli.cli.options import ENGINE, option
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Deployment
 from lora_cli.core.inspection import Inspection
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from lora_cli.documents.manifest import AdapterSet
     from lora_cli.engines import Profile
     from lora_cli.validation.engine_args import LaunchConfig
-
-Tp = Annotated[int, option("--tp", "The engine's tensor-parallel size.", ..., ENGINE, min=1, max=4096)]
 
 
 def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") -> "tuple[Profile, ...]":
@@ -51,8 +48,8 @@ def deployment_of(
     engines: "Sequence[Profile]",
     inputs: Inputs,
     *,
-    tp: int,
     max_lora_rank: int | None,
+    tp: int = 1,
     lora_target_modules: Sequence[str] = (),
     served_model_name: str = "",
     max_loras: int | None = None,

@@ -48,7 +48,6 @@ def command(
     checkpoint: options.Checkpoint = "",
     policy: options.PolicyFile = None,
     allow_pickle: options.AllowPickle = False,
-    tp: engine_options.Tp = 1,
     dtype: str = option("--dtype float32|float16|bfloat16", "Convert the tensors to this type.", "", REPAIR),
     base_name: str = option("--base-name NAME", "Write this as the base model's name.", "", REPAIR),
     output_format: options.OutputFormat = "human",
@@ -67,9 +66,8 @@ def command(
     if len(profiles) != 1:
         raise UsageError("repair needs an engine", hint="--engine vllm; see lora-cli engines")
     settings: Settings = apply_policies(ctx.obj, inputs.manifest, policy)
-    deployment = engine_options.deployment_of(profiles, inputs, tp=tp, max_lora_rank=inputs.max_lora_rank)
+    deployment = engine_options.deployment_of(profiles, inputs, max_lora_rank=inputs.max_lora_rank)
     inputs, model = _with_base(inputs, settings)
-    engine_options.check_tp(model, tp)
     wish = RepairOptions(
         profiles[0],
         base=model,

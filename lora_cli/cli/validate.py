@@ -84,7 +84,7 @@ class ValidateOptions:
     values: bool = finding("--values/--no-values", "Read the tensors' values.", default=True)
     engine: list[str] | None = for_engine("--engine", "Validate for this engine; may be repeated.", **completion.ENGINE)
     max_lora_rank: int | None = for_engine("--max-lora-rank", "The engine's max_lora_rank: its largest rank.", min=1)
-    tp: engine_options.Tp = 1
+    tp: int = for_engine("--tp", "The engine's tensor-parallel size.", default=1, min=1, max=4096)
     lora_target_modules: list[str] | None = for_engine(
         "--lora-target-modules NAME", "The only modules that the engine applies LoRA to; may be repeated."
     )

@@ -6,7 +6,7 @@ from typing import Literal
 
 from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, RuleCode
 
-ENGINE_NAMES = ("vllm", "sglang", "lorax", "tgi", "trtllm", "peft")
+ENGINE_NAMES = ("vllm", "sglang", "peft")
 """The engines that have profiles (``lora_cli.engines``)."""
 
 

@@ -2,8 +2,7 @@
 
 Sources of the layouts: PEFT 0.21 (``tuners/*/layer.py``), mlx-lm (``tuner/utils.py``), llama.cpp
 (``convert_lora_to_gguf.py``), kohya-ss/sd-scripts (``networks/lora.py``), LyCORIS, diffusers
-(``loaders/lora_base.py``), NeMo (``.nemo`` tar files), TensorRT-LLM (``hf_lora_convert.py``), vLLM up to 0.31
-(tensorizer), git-lfs and git-xet.
+(``loaders/lora_base.py``), NeMo (``.nemo`` tar files), vLLM up to 0.31 (tensorizer), git-lfs and git-xet.
 """
 
 import re
@@ -110,12 +109,6 @@ FORMATS = (
         "vLLM reads it up to 0.31, and from Python only; use the PEFT adapter that it was made from",
         files=r"adapter_model\.tensors",
         start=(b"|tzr|",),
-    ),
-    Format(
-        "tensorrt-llm",
-        "a LoRA as TensorRT-LLM arrays",
-        "it can be sent to TensorRT-LLM with a request; use the PEFT adapter that it was made from",
-        files=r"(.*[./])?lora_(weights|config)\.npy",
     ),
     Format(
         "nemo",

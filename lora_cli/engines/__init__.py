@@ -8,16 +8,13 @@ import re
 from collections.abc import Iterable, Mapping
 
 from lora_cli.core.did_you_mean import did_you_mean
-from lora_cli.engines import peft, sglang, trtllm, vllm
-from lora_cli.engines.lorax_tgi import LORAX, TGI
+from lora_cli.engines import peft, sglang, vllm
 from lora_cli.engines.profile import Engine, Profile, as_version
 from lora_cli.errors import UsageError
 
 __all__ = ["ENGINES", "Profile", "all_profiles", "choose_engine", "profiles_of"]
 
-ENGINES: Mapping[str, Engine] = {
-    engine.name: engine for engine in (vllm.ENGINE, sglang.ENGINE, LORAX, TGI, trtllm.ENGINE, peft.ENGINE)
-}
+ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in (vllm.ENGINE, sglang.ENGINE, peft.ENGINE)}
 """All engines by name."""
 
 

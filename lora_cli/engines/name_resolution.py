@@ -9,7 +9,7 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Applied
 from lora_cli.core.target_modules import OUTPUT_NAMES
-from lora_cli.core.tensor_keys import PAIR_PARTS, PEFT_PREFIX, Key, Part, last_name
+from lora_cli.core.tensor_keys import PAIR_PARTS, Key, Part, last_name
 from lora_cli.core.text import cut
 from lora_cli.engines.profile import FACTORS, VOCABULARY, Grammar, Profile
 
@@ -28,11 +28,10 @@ COPIED = frozenset({"embed_tokens", "lm_head"})
 
 @dataclass(frozen=True, slots=True)
 class NameResolution:
-    """The modules of an adapter by what an engine does with them: each is in exactly one of the first five.
+    """The modules of an adapter by what an engine does with them: each is in exactly one of the first four.
 
-    ``applied`` are in the engine's model. ``unexpected`` have a last name that no module of the model has (an engine
-    with a list of last names drops others instead). ``towers`` are in a tower without LoRA. ``partial`` are of a kind
-    that is not in all layers. ``nowhere`` maps the other modules to the reason why they are not in the model.
+    ``applied`` are in the engine's model. ``unexpected`` have a last name that no module of the model has. ``towers``
+    are in a tower without LoRA. ``nowhere`` maps the other modules to the reason why they are not in the model.
     ``outside`` maps names of tensors that the engine cannot parse to the reason. ``collisions`` are modules that
     another one overwrites.
     """
@@ -40,7 +39,6 @@ class NameResolution:
     applied: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     towers: tuple[str, ...] = ()
-    partial: tuple[str, ...] = ()
     nowhere: Mapping[str, str] = field(default_factory=dict)
     outside: Mapping[str, str] = field(default_factory=dict)
     collisions: tuple[str, ...] = ()
@@ -48,7 +46,7 @@ class NameResolution:
     @property
     def applied_count(self) -> Applied:
         """How many modules are applied, of how many."""
-        missed = (self.unexpected, self.towers, self.partial, self.nowhere)
+        missed = (self.unexpected, self.towers, self.nowhere)
         return Applied(len(self.applied), len(self.applied) + sum(map(len, missed)))
 
 
@@ -90,20 +88,18 @@ def resolve_names(adapter: Adapter, base: BaseModel, profile: Profile) -> NameRe
         # The engine takes a wrapper's component at the end for the module's name.
         ends_in_wrapper = any(key.infixes and f".{key.infixes[-1]}.lora_" in key.name for key in keys)
         is_known = last_name(module) in model.leaves or _is_expert(module, model) or _is_unchecked(module, grammar)
-        if (grammar.strict and ends_in_wrapper) or (not why and not is_known and grammar.leaves is None):
+        if (grammar.strict and ends_in_wrapper) or (not why and not is_known):
             unexpected.append(module)
         elif not why and not grammar.towers and TOWERS.search(module):
             towers.append(module)
-        elif why or not is_known or not _has_place(module, model):
+        elif why or not _has_place(module, model):
             nowhere[module] = why or _why_absent(module, model)
         else:
             applied.append(module)
-    partial = _not_in_every_layer(applied, base) if grammar.whole_types else frozenset()
     return NameResolution(
-        applied=tuple(module for module in applied if module not in partial),
+        applied=tuple(applied),
         unexpected=tuple(unexpected),
         towers=tuple(towers),
-        partial=tuple(module for module in applied if module in partial),
         nowhere=nowhere,
         outside=unparsed_names(adapter, grammar),
         collisions=tuple(_collisions(applied)) if grammar.prefix == "ignored" else (),
@@ -139,8 +135,6 @@ def _model(base: BaseModel, profile: Profile) -> _Model:
     vocabulary = grammar.vocabulary(base) | (frozenset() if engine.is_known(base) else engine.unknown_embeddings)
     leaves = frozenset(linear | (routers | whole if grammar.experts_apart else set()) | vocabulary | packed)
     leaves -= engine.split.get(base.model_type, frozenset())
-    if grammar.leaves is not None:
-        leaves = grammar.leaves
     numbered = ((found, path) for path in base.modules if (found := LAYER.search(path)))
     in_layers = frozenset((int(found["idx"]), last_name(path)) for found, path in numbered)
     experts = {found["block"]: shape[0] for path, shape in base.parameters.items() if (found := FUSED.fullmatch(path))}
@@ -161,8 +155,6 @@ def _why_unparsed(key: Key, grammar: Grammar) -> str:
     """Why a strict engine cannot parse this name; empty if it can."""
     if key.part == "base_layer" and last_name(key.module) in COPIED:
         return ""
-    if grammar.skips_vocabulary and last_name(key.module) in VOCABULARY:
-        return ""
     if key.part == "saved" and last_name(key.module) in HEADS:
         return ""
     if key.adapter_name and not grammar.adapter_name and key.part in grammar.parts:
@@ -174,14 +166,10 @@ def _why_unparsed(key: Key, grammar: Grammar) -> str:
 
 def _why_misnamed(keys: Sequence[Key], grammar: Grammar) -> str:
     """Why the engine ignores factors with such names, whatever the module; empty if it does not."""
-    if not {key.part for key in keys} <= grammar.parts:
-        return "the engine does not support LoRA on an embedding"
     if not grammar.adapter_name and any(key.adapter_name for key in keys):
         return "the name contains the in-memory adapter name"
     if not grammar.infixes and any(key.infixes for key in keys):
         return "the name contains the prefix of a wrapper"
-    if grammar.prefix == "required" and any(key.prefix != PEFT_PREFIX for key in keys):
-        return f"the name does not start with exactly one {PEFT_PREFIX}"
     return ""
 
 
@@ -262,23 +250,6 @@ def _why_absent(module: str, model: _Model) -> str:
     if found is not None and int(found["idx"]) >= model.base.num_layers:
         return "the base has no such layer"
     return "the engine's model has no module of that name"
-
-
-def _not_in_every_layer(modules: Iterable[str], base: BaseModel) -> frozenset[str]:
-    """The modules of a kind that the adapter does not have in every layer in which the base has it."""
-    numbered = [module for module in modules if LAYER.search(module)]
-    has, wanted = _layers_by_kind(numbered), _layers_by_kind(base.modules)
-    return frozenset(
-        module for module in numbered if not has[last_name(module)] >= wanted.get(last_name(module), set())
-    )
-
-
-def _layers_by_kind(modules: Iterable[str]) -> dict[str, set[int]]:
-    by_kind: dict[str, set[int]] = {}
-    for module in modules:
-        if found := LAYER.search(module):
-            by_kind.setdefault(last_name(module), set()).add(int(found["idx"]))
-    return by_kind
 
 
 def _collisions(modules: Iterable[str]) -> Iterator[str]:

@@ -25,9 +25,9 @@ ALONE = "publish the adapter without them: `lora-cli fetch --publish`"
 """Fixes that several engines have in common."""
 
 
-def repair(engine: str, what: str, *, by_base: bool = False) -> str:
-    """The fix that ``lora-cli repair`` does ``what`` for ``engine``; ``by_base``: only with ``--base``."""
-    return f"`lora-cli repair --engine {engine}{' --base BASE' if by_base else ''}` {what}"
+def repair(engine: str, what: str) -> str:
+    """The fix that ``lora-cli repair`` does ``what`` for ``engine``."""
+    return f"`lora-cli repair --engine {engine}` {what}"
 
 
 Proof = Literal["run", "read", "reasoned"]
@@ -39,7 +39,7 @@ NEVER = "999"
 """A version that is newer than any."""
 
 FACTORS: frozenset[Part] = frozenset({"lora_A", "lora_B"})
-"""The factors of a linear layer; fewer engines support those of an embedding."""
+"""The factors of a linear layer."""
 
 VOCABULARY = frozenset({"embed_tokens", "wte", "embed_in", "word_embeddings", "lm_head", "embed_out"})
 """Names of token embeddings and of output heads."""
@@ -88,14 +88,12 @@ class Grammar:
     ``prefix``: ``base_model.model.`` is "optional" or "required", or everything before the layer is "ignored" (a module
     is found by the number of its layer and its last name). ``adapter_name`` and ``infixes``: whether names with
     ``lora_A.<name>.weight`` and with components of wrappers are accepted. ``parts`` are the parts of a module that it
-    supports; for others it refuses the whole adapter (``strict``) or drops the tensor. ``leaves`` are the only last
-    names that it supports, None for those of the base. ``packed`` are names of packed modules that it also accepts.
-    ``text_names`` are the families whose multimodal wrapper accepts the names of the text model alone (None: all).
-    ``wrapped`` are the families that it serves through transformers' classes, whose names may lack their first
-    component, or have ``model.`` twice. ``towers``: whether LoRA applies to vision and audio towers. ``embeddings`` are
-    the embeddings and heads that support LoRA, by family (None: all). ``skips_vocabulary``: others are skipped.
-    ``experts_apart``: its models have separate projections for each expert. ``stacks`` are the names of layers that it
-    knows (empty: all). ``whole_types``: a kind of module is only applied if every layer has it.
+    supports; for others it refuses the whole adapter (``strict``) or drops the tensor. ``packed`` are names of packed
+    modules that it also accepts. ``text_names`` are the families whose multimodal wrapper accepts the names of the text
+    model alone (None: all). ``wrapped`` are the families that it serves through transformers' classes, whose names may
+    lack their first component, or have ``model.`` twice. ``towers``: whether LoRA applies to vision and audio towers.
+    ``embeddings`` are the embeddings and heads that support LoRA, by family (None: all). ``experts_apart``: its models
+    have separate projections for each expert. ``stacks`` are the names of layers that it knows (empty: all).
     """
 
     prefix: Literal["optional", "required", "ignored"]
@@ -103,16 +101,13 @@ class Grammar:
     infixes: bool = False
     parts: frozenset[Part] = PAIR_PARTS
     strict: bool = False
-    leaves: frozenset[str] | None = None
     packed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     embeddings: Mapping[str, frozenset[str]] | None = None
     text_names: frozenset[str] | None = frozenset()
     wrapped: frozenset[str] = frozenset()
     towers: bool = True
-    skips_vocabulary: bool = False
     experts_apart: bool = False
     stacks: frozenset[str] = frozenset()
-    whole_types: bool = False
 
     def vocabulary(self, base: BaseModel) -> frozenset[str]:
         """The embeddings and heads of a base that support LoRA."""
@@ -186,7 +181,7 @@ class Engine:
     ``versions`` are those with a profile, oldest first. ``grammars`` maps the first version of each grammar to it.
     ``generic`` maps rules that apply without an engine to the outcome of their errors: OK if the engine serves such an
     adapter correctly, or if its own rows check it instead. ``ranks`` are the possible values of ``max_lora_rank``
-    (empty: any), ``default_rank`` its default (None: no limit), ``rank_flag`` its option.
+    (empty: any), ``default_rank`` its default (None: no limit).
 
     ``no_lora`` are families whose class does not support LoRA. ``lora_since`` maps classes of ``architectures`` to the
     first version in which they do (``NEVER``: none of the profiles), whatever their family. ``heads_since`` maps ends
@@ -208,7 +203,6 @@ class Engine:
     generic: Mapping[str, Outcome]
     ranks: tuple[int, ...] = ()
     default_rank: int | None = None
-    rank_flag: str = "max_lora_rank"
     no_lora: frozenset[str] = frozenset()
     lora_since: Mapping[str, str] = field(default_factory=dict)
     heads_since: Mapping[str, str] = field(default_factory=dict)
@@ -279,11 +273,9 @@ class Profile:
         """The engine's own limit of ranks, in words."""
         engine = self.engine
         if engine.ranks:
-            return f"{engine.rank_flag} is one of {', '.join(map(str, engine.ranks))}; {engine.default_rank} by default"
-        if engine.default_rank is not None:
-            return f"{engine.rank_flag} is {engine.default_rank} by default"
+            return f"--max-lora-rank is one of {', '.join(map(str, engine.ranks))}; {engine.default_rank} by default"
         has_limit = any(row.feature == "rank-above-max" for row in self.rows)
-        return f"any rank up to {engine.rank_flag}" if has_limit else "any rank"
+        return "any rank up to --max-lora-rank" if has_limit else "any rank"
 
 
 @lru_cache(maxsize=256)
@@ -315,8 +307,3 @@ NAME_RULES = frozenset({"LC303", "LC307", "LC311", "LC312"})
 
 OWN_NAME_RULES: Mapping[str, Outcome] = dict.fromkeys(sorted(NAME_RULES), Outcome.OK)
 """For an engine whose own rows check names: what PEFT finds says nothing about it."""
-
-RARELY_KNOWN = frozenset(
-    ("experts-alone", "experts-incomplete", "rows-reordered", "base-without-lora", "tower", "named-like-base")
-)
-"""Features whose effect is only known for vLLM and PEFT."""

@@ -13,7 +13,6 @@ from lora_cli.engines.profile import (
     OTHER_SERVER,
     OWN_NAME_RULES,
     PACKED,
-    RARELY_KNOWN,
     SAVE_AGAIN,
     Engine,
     Flags,
@@ -169,7 +168,11 @@ ENGINE = Engine(
         **dict.fromkeys(("LC208", "LC316", "LC321", "LC322"), Outcome.SERVES_WRONG),
         "LC313": Outcome.REJECTS,
     },
-    rank_flag="--max-lora-rank",
     slots=SLOTS,
-    unknown=RARELY_KNOWN | {"sharded"},
+    unknown=frozenset(
+        {
+            *("experts-alone", "experts-incomplete", "rows-reordered", "base-without-lora", "tower"),
+            *("named-like-base", "sharded"),
+        }
+    ),
 )

@@ -143,7 +143,7 @@ ROWS = (
         "it loads, but the base is served",
         MANAGER,
         "run",
-        repair("vllm", "corrects the names", by_base=True),
+        "`lora-cli repair --engine vllm --base BASE` corrects the names",
     ),
     serves_wrong("partly-lands", "the others are ignored", MANAGER, "run", OTHER_BASE),
     serves_wrong(
@@ -450,7 +450,6 @@ ENGINE = Engine(
     },
     ranks=(1, 8, 16, 32, 64, 128, 256, 320, 512),
     default_rank=16,
-    rank_flag="--max-lora-rank",
     no_lora=NO_LORA,
     lora_since=LORA_SINCE,
     heads_since=HEADS_SINCE,

@@ -23,8 +23,7 @@ LETTERS: Mapping[Outcome | None, str] = {
     Outcome.SERVES_WRONG: "W",
 }
 STYLES = {"R": "red", "C": "red", "W": "yellow"}
-SHORT = {"sglang": "SGL", "trtllm": "TRT"}
-LEGEND = "· works, R rejected, C crashes on first use, W served incorrectly, * depends on the base, ? unknown"
+LEGEND = "· works, R rejected, C crashes on first use, W served incorrectly, ? unknown"
 ORDER = (Outcome.REJECTS, Outcome.CRASHES, Outcome.SERVES_WRONG)
 PROOFS = {"run": "tested", "read": "from source", "reasoned": "inferred"}
 HUNDREDS = {"LC1": "files", "LC2": "config", "LC3": "tensors", "LC4": "engine", "LC5": "values", "LC6": "supply chain"}
@@ -32,23 +31,19 @@ HUNDREDS = {"LC1": "files", "LC2": "config", "LC3": "tensors", "LC4": "engine", 
 
 def matrix_parts(profiles: Sequence[Profile]) -> Iterator[RenderableType]:
     """The table of features by engines, with a letter for each outcome, and its legend."""
-    heads = [Text(f"{SHORT.get(one.engine.name, one.engine.title)}\n{one.version}") for one in profiles]
+    heads = [Text(f"{one.engine.title}\n{one.version}") for one in profiles]
     rows = [
         (feature.title, *(text(cell, STYLES.get(cell, "")) for cell in (letter(name, one) for one in profiles)))
         for name, feature in FEATURES.items()
     ]
     matrix = table(("", *heads), rows)
     matrix.padding = (0, 1, 0, 0)
-    engines = {one.engine.name: one.engine for one in profiles}
-    named = [f"{SHORT[name]} is {engine.title}" for name, engine in engines.items() if name in SHORT]
-    yield from (matrix, "", Paragraph("; ".join([LEGEND, *named])))
+    yield from (matrix, "", Paragraph(LEGEND))
     yield Paragraph("`lora-cli engines NAME[@VERSION]` shows the reasons and the fixes.")
 
 
 def letter(name: str, profile: Profile) -> str:
     """The engine's outcome for a feature, as a letter of the legend."""
-    if name == "embedding" and profile.grammar.embeddings is not None:
-        return "*"
     return LETTERS[FEATURES[name].outcome(name, profile)]
 
 

@@ -195,7 +195,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class RepairContext:
-    """The adapter to repair, the engine and its deployment, and the base that it serves (None: unknown).
+    """The adapter to repair, the engine, and the base that it serves (None: unknown).
 
     ``adapter`` is as it was read. ``config`` is its config as JSON, with fields of the right types, and ``parsed`` the
     same as values. ``dtype`` and ``base_name`` are as the user asked, None for no change. ``copies`` maps the saved
@@ -207,7 +207,6 @@ class RepairContext:
     parsed: LoraConfig
     profile: Profile
     base: BaseModel | None = None
-    tp: int = 1
     dtype: str | None = None
     base_name: str | None = None
     copies: Mapping[str, bool] = field(default_factory=dict)

@@ -15,7 +15,6 @@ from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.target_modules import targeted_in
 from lora_cli.core.tensor_keys import last_name
 from lora_cli.core.text import names
-from lora_cli.engines.name_resolution import LAYER
 from lora_cli.engines.profile import MERGE, SAVE_AGAIN, packed_in
 from lora_cli.errors import FormatError
 from lora_cli.repair.draft import Draft, Refusal, RepairContext, TensorRecipe, UpdateRecipe, zeros
@@ -80,7 +79,7 @@ def copy_refusals(context: RepairContext) -> Iterator[Refusal]:
 
 
 def add_zero_updates(draft: Draft, context: RepairContext) -> Draft:
-    """The draft with zero updates for modules that the engine needs: next to others, or the same kind in all layers.
+    """The draft with zero updates for modules that the engine needs next to others.
 
     A module that the config targets gets none: if it was trained, its update is lost.
     """
@@ -92,10 +91,6 @@ def add_zero_updates(draft: Draft, context: RepairContext) -> Draft:
             why = f"{context.engine} packs {packed_in(needs)} and looks for {needs}"
             partners = _missing_partners(draft, context.base, has, needs)
             draft = _with_zeros(draft, context.base, lost, partners, f"zeros for {needs} next to {has}", why)
-    if context.profile.grammar.whole_types:
-        why = f"{context.engine} requires a kind of module in every layer"
-        layers = _untrained_layers(draft, context.base)
-        draft = _with_zeros(draft, context.base, lost, layers, "zeros in the untrained layers", why)
     return draft
 
 
@@ -107,18 +102,6 @@ def _missing_partners(draft: Draft, base: BaseModel, has: str, needs: str) -> It
         absent = draft.factors.keys().isdisjoint({partner, f"{parent}.{packed_in(needs)}"})
         if leaf == has and partner in base.modules and absent and one.plain:
             yield partner, one
-
-
-def _untrained_layers(draft: Draft, base: BaseModel) -> Iterator[tuple[str, UpdateRecipe]]:
-    """The layers of the base that lack a kind of module: (module, the same kind in another layer)."""
-    kinds: dict[str, UpdateRecipe] = {}
-    for module, one in draft.factors.items():
-        if module in base.modules and LAYER.search(module) and one.plain:
-            kinds.setdefault(last_name(module), one)
-    for path, of_base in base.modules.items():
-        like = kinds.get(last_name(path))
-        if like is not None and path not in draft.factors and LAYER.search(path) and of_base.kind != "embedding":
-            yield path, like
 
 
 def _with_zeros(

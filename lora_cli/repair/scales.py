@@ -15,12 +15,11 @@ from lora_cli.core.lora_config import parse_config
 from lora_cli.core.patterns import PatternKeys
 from lora_cli.core.target_modules import scales
 from lora_cli.core.tensor_keys import last_name
-from lora_cli.engines.lorax_tgi import kernel_rank
 from lora_cli.engines.profile import MERGE, SAVE_AGAIN
 from lora_cli.errors import FormatError
 from lora_cli.repair.draft import Draft, RepairContext, UpdateRecipe, scaled
 
-ONE_RANK = ("packed-ranks", "rank-not-r", "layer-ranks")
+ONE_RANK = ("packed-ranks", "rank-not-r")
 """Rows of engines whose modules must have one rank."""
 
 
@@ -46,9 +45,7 @@ def _engine_misreads(context: RepairContext) -> bool:
     """Whether the engine would scale a module differently from how it was trained."""
     parsed = context.parsed
     rslora = context.has_row("rslora") and parsed.use_rslora
-    return rslora or (
-        bool(parsed.rank_pattern or parsed.alpha_pattern) and context.has_row("module-scales", "module-alphas")
-    )
+    return rslora or (bool(parsed.rank_pattern or parsed.alpha_pattern) and context.has_row("module-scales"))
 
 
 def _config_matches(config: Mapping[str, Any], plain: Mapping[str, UpdateRecipe]) -> bool:
@@ -67,8 +64,6 @@ def _rank(plain: Mapping[str, UpdateRecipe], context: RepairContext) -> int:
     """The rank that all modules must have for this engine; 0 if each may have its own."""
     ranks = {one.r for one in plain.values()}
     highest = max(ranks)
-    if context.has_row("padded-rank") and len({last_name(module) for module in plain}) > 1:
-        return kernel_rank(highest, context.tp)
     return highest if context.has_row(*ONE_RANK) and len(ranks) > 1 else 0
 
 
@@ -81,20 +76,19 @@ def _pad(draft: Draft, context: RepairContext, rank: int, grown: list[str]) -> D
         one = factors[module]
         a, b = replace(one.a, shape=(rank, one.a.shape[1])), replace(one.b, shape=(one.b.shape[0], rank))
         factors[module] = replace(one, a=a, b=b)
-    why = f"{context.engine} pads or refuses other ranks"
+    why = f"{context.engine} refuses other ranks"
     return draft.changed("scales", f"ranks padded with zeros to {rank}", why, len(grown), factors=factors)
 
 
 def _write_config(draft: Draft, context: RepairContext) -> Draft:
     """The draft with a config that has these ranks and scales in the fields that the engine reads."""
     old, r = draft.config, _most_common(one.r for one in draft.factors.values())
-    by_own_rank = context.has_row("module-alphas") and not context.has_row("module-scales")
-    alphas = [one.scaling * (one.r if by_own_rank else r) for one in draft.factors.values()]
+    alphas = [one.scaling * r for one in draft.factors.values()]
     # A scale of 0 fits any alpha, and an alpha of 0 fits no other scale.
     alpha = _most_common([alpha for alpha in alphas if alpha] or alphas)
     factors = draft.factors
-    if context.has_row("module-scales", "module-alphas"):
-        factors = {module: _fold(one, alpha / (one.r if by_own_rank else r)) for module, one in factors.items()}
+    if context.has_row("module-scales"):
+        factors = {module: _fold(one, alpha / r) for module, one in factors.items()}
     config = {
         **old,
         "r": r,

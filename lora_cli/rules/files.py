@@ -77,7 +77,7 @@ def weights_pickled(case: Case) -> Iterator[Problem | NotChecked]:
     """The weights are a Python pickle, which was read without running it and contains only tensors.
 
     *Why is this bad?* Loading a pickle runs its code. This one only builds tensors; the next version of the
-    file may do more. TGI and many registries do not accept pickles at all.
+    file may do more. Many registries do not accept pickles at all.
 
     *Fix*: ``lora-cli repair`` converts it to safetensors without running it.
     """

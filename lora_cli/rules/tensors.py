@@ -86,7 +86,7 @@ def adapter_name_infix(case: Case) -> Iterator[Problem]:
     """Tensor names contain PEFT's in-memory adapter name: ``lora_A.default.weight``.
 
     *Why is this bad?* PEFT only loads them if its adapter is also called ``default``; vLLM refuses the whole
-    adapter, LoRAX serves the base model.
+    adapter.
 
     *Fix*: ``lora-cli repair`` rewrites the names; or save with ``save_pretrained()``, not ``state_dict()``, which
     keeps these names.

@@ -150,7 +150,6 @@ def _context(
         parse_config(config),
         options.profile,
         options.base,
-        options.deployment.tp,
         options.dtype,
         options.base_name,
         copies,

@@ -18,7 +18,7 @@ from tests.slow import slowly
 
 pytestmark = pytest.mark.slow
 
-ENGINES = [word for engine in ("vllm", "sglang", "lorax", "tgi", "trtllm", "peft") for word in ("--engine", engine)]
+ENGINES = [word for engine in ("vllm", "sglang", "peft") for word in ("--engine", engine)]
 SMALL, LARGE = 4 * MIB - 64, MOST_HEADER - 64
 SIZES = [(SMALL, 2, 300), pytest.param(LARGE, 10, 600, marks=pytest.mark.slow)]
 LONGEST_OUTPUT = 200_000

@@ -22,7 +22,7 @@ DOTTED = [f"model.layers.{number}.mlp.gate_proj" for number in range(MANY)]
 ODD = [f"x.{'y' * (number % 300)}.{'z' * (number // 300)}" for number in range(MANY // 4)]
 PATTERNS = [rf"name[{number}]" for number in range(MANY // 4)]
 SLOW = "".join(f"(?P<{group}>.*)" for group in "abcdefgh") + "".join(f"(?P={group})" for group in "hgfedcba") + "model"
-ENGINES = [word for engine in ("vllm", "sglang", "lorax", "tgi", "trtllm", "peft") for word in ("--engine", engine)]
+ENGINES = [word for engine in ("vllm", "sglang", "peft") for word in ("--engine", engine)]
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "names in every field": {

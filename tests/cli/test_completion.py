@@ -98,7 +98,7 @@ def test_bash_puts_whole_words_into_its_line_whatever_it_splits_them_at(tmp_path
     lines = {
         "engines sgl\t": "engines sglang",
         "validate --engine vllm@0.31\t x": "validate --engine vllm@0.31 x",
-        "validate --engine=trt\tx": "validate --engine=trtllm x",
+        "validate --engine=pe\tx": "validate --engine=peft x",
         "validate --engine=sglang@\t": "validate --engine=sglang@0.5.23",
         "validate acme/s\t": "validate acme/sql",
         "validate hf://acme/s\t--no-base": "validate hf://acme/sql --no-base",
@@ -113,7 +113,7 @@ def test_bash_puts_whole_words_into_its_line_whatever_it_splits_them_at(tmp_path
 def test_zsh_puts_whole_words_into_its_line(tmp_path: Path) -> None:
     lines = {
         "engines sgl\t": "engines sglang",
-        "validate --engine trt\t x": "validate --engine trtllm x",
+        "validate --engine pe\t x": "validate --engine peft x",
         "validate acme/s\t": "validate acme/sql",
         "rules pair\t": "rules pair-incomplete",
         "valid\t x": "validate x",
@@ -223,7 +223,7 @@ def test_bash_completes_whatever_splits_its_words(breaks: str, tmp_path: Path) -
     before = f"COMP_WORDBREAKS=$' \\t\\n{breaks}'; "
     lines = {
         "engines vllm@0.31\tx": "engines vllm@0.31 x",
-        "validate --engine=trt\tx": "validate --engine=trtllm x",
+        "validate --engine=pe\tx": "validate --engine=peft x",
         "validate hf://acme/s\t--no-base": "validate hf://acme/sql --no-base",
     }
     bash = ["bash", "--noprofile", "--norc", "-i"]

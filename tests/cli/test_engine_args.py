@@ -243,7 +243,7 @@ def test_an_adapter_of_the_hub_is_named_once_it_is_here(
     [
         (["--engine-args", "vlm"], "unknown engine 'vlm'"),
         (["--engine-args", "vllm@x"], "is not a version of vLLM"),
-        (["--engine-args", "lorax"], "the flags of LoRAX are unknown"),
+        (["--engine-args", "peft"], "the flags of PEFT are unknown"),
         (["--engine-args", "vllm", "--max-loras", "4", "--max-cpu-loras", "2"], "less than max_loras, which is 4"),
         (["--engine-args", "vllm", "--base", "BASE", "--tp", "3"], "--tp 3 does not divide the"),
     ],

@@ -65,7 +65,7 @@ def test_what_two_engines_do_for_one_reason_are_two_findings(
 ) -> None:
     changed = made("changed", init_lora_weights="olora")
 
-    _, document = judged(capsys, changed, "--base", base, "--engine", "sglang", "--engine", "tgi")
+    _, document = judged(capsys, changed, "--base", base, "--engine", "sglang", "--engine", "vllm@0.31")
     found = [one for one in document["adapters"][0]["findings"] if one["code"] == "LC404"]
     assert len({(one["file"], one["field"]) for one in found}) == 1
     assert len({one["fingerprint"] for one in found}) == 2
@@ -261,16 +261,7 @@ def test_the_matrix_fits_the_terminal(width: int, capsys: Capture, monkeypatch: 
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= width
     row = next(number for number, line in enumerate(lines) if line.startswith("rsLoRA"))
-    assert lines[row].split()[-8:] == [
-        "·",
-        "·",
-        "·",
-        "W",
-        "·",
-        "·",
-        "·",
-        "·",
-    ]
+    assert lines[row].split()[-5:] == ["·", "·", "·", "W", "·"]
 
 
 def test_one_engine_is_explained(capsys: Capture) -> None:
@@ -280,7 +271,7 @@ def test_one_engine_is_explained(capsys: Capture) -> None:
     assert out.startswith("vLLM 0.31 --max-lora-rank is one of 1, 8, 16, 32, 64, 128, 256, 320, 512; 16 by default")
     assert "all modules have the same scale fix: serve it with vLLM 0.32 or newer" in out
     assert "source: vllm/lora/peft_helper.py (tested)" in out
-    assert main(["engines", "tensorrt"]) == 2
+    assert main(["engines", "triton"]) == 2
 
 
 def test_the_features_of_an_engine_are_below_what_it_does_with_them(capsys: Capture) -> None:
@@ -297,9 +288,9 @@ def test_engines_as_json_has_each_feature_once(capsys: Capture) -> None:
     document = json.loads(capsys.readouterr().out)
     assert document["schema"] == "lora_cli/engines/1"
     features = [{row["feature"]: row["outcome"] for row in one["features"]} for one in document["engines"]]
-    assert [one["dora"] for one in features] == ["rejects"] * 4 + ["serves-wrong"] * 2 + [None, "ok"]
+    assert [one["dora"] for one in features] == ["rejects"] * 4 + ["ok"]
     reasons = {row["reason"] for one in document["engines"] for row in one["features"] if row["feature"] == "dora"}
-    assert reasons == {"DoRA is not supported", "DoRA's magnitudes are not read", ""}
+    assert reasons == {"DoRA is not supported", ""}
     assert document["engines"][0]["ranks"][-1] == 512
 
 
@@ -332,7 +323,6 @@ def test_without_an_engine_no_profile_is_imported() -> None:
     [
         ["validate", "--engine", "vllm"],
         ["inspect", "--engine-args", "vllm"],
-        ["repair", "--engine", "vllm", "--check"],
     ],
 )
 def test_a_tensor_parallel_size_that_does_not_divide_the_heads_is_refused(argv: list[str], capsys: Capture) -> None:

@@ -268,7 +268,7 @@ def test_a_pickle_is_written_as_safetensors_and_an_unsafe_one_is_not_even_read(
     torch.save({name: tensor.t().contiguous().t() for name, tensor in weights.items()}, folder / "adapter_model.bin")
     (folder / "adapter_model.safetensors").unlink()
 
-    code, found = document(capsys, str(folder), "--engine", "tgi", "--base", base, "--to", str(tmp_path / "out"))
+    code, found = document(capsys, str(folder), "--engine", "vllm", "--base", base, "--to", str(tmp_path / "out"))
 
     assert code == 0
     assert found["changes"][0]["step"] == "files"
@@ -280,7 +280,7 @@ def test_a_pickle_is_written_as_safetensors_and_an_unsafe_one_is_not_even_read(
             return os.mkdir, (str(tmp_path / "run"),)
 
     torch.save({"base_model.model.x.lora_A.weight": Hostile()}, folder / "adapter_model.bin")
-    assert main(["repair", str(folder), "--engine", "tgi", "--base", base, "--to", str(tmp_path / "other")]) == 1
+    assert main(["repair", str(folder), "--engine", "vllm", "--base", base, "--to", str(tmp_path / "other")]) == 1
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "other").exists()
 

@@ -51,7 +51,7 @@ def test_a_version_between_two_profiles_is_judged_by_the_older(monkeypatch: pyte
 
 @pytest.mark.parametrize(
     ("text", "hint"),
-    [("vlm", "did you mean vllm?"), ("vllm==0.33", "did you mean vllm@0.33?"), ("x", "known: lorax"), ("", "known")],
+    [("vlm", "did you mean vllm?"), ("vllm==0.33", "did you mean vllm@0.33?"), ("x", "known: peft"), ("", "known")],
 )
 def test_an_unknown_engine_is_an_error_with_the_nearest_name(text: str, hint: str) -> None:
     with pytest.raises(UsageError, match="unknown engine") as caught:

@@ -23,7 +23,7 @@ from tests.making import HIDDEN, Q_PROJ, base_config, write_adapter
 def test_names_are_corrected_by_a_base_and_the_hint_asks_for_it() -> None:
     mends = {row.mend for engine in ENGINES.values() for row in engine.rows if "corrects the names" in row.mend}
 
-    assert len(mends) >= 3
+    assert mends
     assert all("--base BASE" in mend for mend in mends)
 
 

@@ -15,22 +15,21 @@ from tests.corpus.bases import base_of, write_config
 from tests.corpus.goods import OPTIONS, options
 from tests.corpus.peft_judge import write_adapter
 
-ENGINES = ("vllm@0.31", "vllm@0.32", "vllm@0.33", "sglang", "lorax", "tgi", "trtllm", "peft")
+ENGINES = ("vllm@0.31", "vllm@0.32", "vllm@0.33", "sglang", "peft")
 LETTERS = {"ok": "·", "rejects": "R", "crashes": "C", "serves-wrong": "W"}
 
 WANTED: Mapping[str, str] = {
-    "plain": "········",
-    "rsLoRA": "···WWW··",  # of rank 6, which LoRAX and TGI pad
-    "patterns": "W··CRRW·",
-    "one layer": "····WW··",
-    "all-linear": "········",
-    "a regular expression": "···R····",  # q alone: SGLang refuses the string, and looks for v
-    "DoRA": "RRRRWW··",  # of TensorRT-LLM it is not established, which is a warning
-    "biases on B": "WRRWWWR·",
-    "a saved head": "RRRWWWW·",
-    "trained tokens": "RRRWWWW·",
-    "gaussian": "········",
-    "PiSSA": "WRRWWWW·",
+    "plain": "·····",
+    "rsLoRA": "···W·",
+    "patterns": "W··C·",
+    "all-linear": "·····",
+    "a regular expression": "···R·",  # q alone: SGLang refuses the string, and looks for v
+    "DoRA": "RRRR·",
+    "biases on B": "WRRW·",
+    "a saved head": "RRRW·",
+    "trained tokens": "RRRW·",
+    "gaussian": "·····",
+    "PiSSA": "WRRW·",
 }
 
 

@@ -112,11 +112,6 @@ def tensorizer(directory: Path) -> None:
     (directory / "adapter_model.tensors").write_bytes(b"|TZR|\x03\x00\x00\x00" + bytes(100))
 
 
-def tensorrt(directory: Path) -> None:
-    np.save(directory / "model.lora_weights.npy", np.ones((1, 2, 8), dtype=np.float16))
-    np.save(directory / "model.lora_config.npy", np.array([[[0, 0, 8]]], dtype=np.int32))
-
-
 def nemo(directory: Path) -> None:
     (directory / "model_config.yaml").write_text("peft: {peft_scheme: lora}\n")
     torch.save({"a": torch.ones(2)}, directory / "model_weights.ckpt")
@@ -150,7 +145,6 @@ FOREIGN: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "shards": (sharded, "sharded"),
     "pickled shards": (sharded_pickle, "sharded"),
     "tensorizer": (tensorizer, "tensorizer"),
-    "TensorRT-LLM": (tensorrt, "tensorrt-llm"),
     "NeMo": (nemo, "nemo"),
     "NeMo, unpacked": (nemo_unpacked, "nemo"),
 }  # fmt: skip

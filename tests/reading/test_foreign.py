@@ -25,7 +25,7 @@ from tests.making import (
     safetensors_bytes,
     write_adapter,
 )
-from tests.reading.foreign_files import FOREIGN, kohya, merged, mlx, tensorrt
+from tests.reading.foreign_files import FOREIGN, kohya, merged, mlx
 
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "ADALORA": {"total_step": 10},
@@ -167,7 +167,7 @@ def test_what_was_put_in_the_place_of_a_file_is_named(data: bytes, name: str, pa
 
 def test_an_adapter_beside_other_formats_is_judged_as_one(tmp_path: Path) -> None:
     write_adapter(tmp_path)
-    for make in (mlx, kohya, tensorrt, merged):
+    for make in (mlx, kohya, merged):
         with contextlib.suppress(FileExistsError):
             make(tmp_path)
     write_adapter(tmp_path)

@@ -19,7 +19,7 @@ from tests.real_engines.effects import Observed
 
 pytestmark = pytest.mark.engines
 
-ENGINES = ("vllm@0.32", "sglang", "lorax")
+ENGINES = ("vllm@0.32", "sglang")
 OTHER_NUMBERS = frozenset({"alpha a string", "alpha pattern of strings"})
 """What says another number than was trained with."""
 

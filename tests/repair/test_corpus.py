@@ -29,7 +29,7 @@ from tests.real_engines.cases import Case, Cases, possible
 
 pytestmark = pytest.mark.slow
 
-ENGINES = ("sglang", "vllm@0.31", "vllm@0.33", "lorax", "trtllm", "peft", "tgi", "vllm@0.32")
+ENGINES = ("sglang", "vllm@0.31", "vllm@0.33", "peft", "vllm@0.32")
 FAMILY = "llama"
 SOME = 5
 """Of the first family, one in so many cases on one engine each is tried always."""
@@ -38,32 +38,28 @@ OTHER_NUMBERS = frozenset({"alpha a string", "alpha pattern of strings"})
 """Breaks that say another number than was trained with: what is written says that number."""
 
 MENDED = {
-    "prefix missing": "lorax",
+    "prefix missing": "peft",
     "prefix doubled": "vllm",
     "compiled": "vllm",
     "DDP": "vllm",
-    "FSDP": "trtllm",
+    "FSDP": "vllm",
     "state dict": "vllm",
-    "another name in memory": "lorax",
+    "another name in memory": "vllm",
     "rsLoRA": "sglang",
     "rsLoRA and patterns": "sglang",
-    "patterns": "lorax",
+    "patterns": "sglang",
     "ranks by pattern": "sglang",
-    "alphas by pattern": "trtllm",
+    "alphas by pattern": "vllm@0.31",
     "a rank above it in a pattern": "sglang",
-    "rank 1": "lorax",
-    "rank 7": "tgi",
     "the query alone": "sglang",
     "key and value": "sglang",
     "the way up alone": "sglang",
-    "one layer": "lorax",
-    "an exclusion": "tgi",
     "a regular expression": "sglang",
     "method missing": "sglang",
     "bias none": "vllm",
     "rank pattern of strings": "peft",
     "rank pattern of strings for nothing": "peft",
-    "weights in a pickle": "tgi",
+    "weights in a pickle": "vllm",
     "weights in a .pt": "peft",
     "weights sharded": "vllm",
     "only the first layer targeted": "peft",

@@ -34,7 +34,7 @@ def left(case: Mapping[str, Any], engine: str, folder: Path) -> set[str]:
     """The features that the engine still stumbles over in the repaired adapter."""
     settings = Settings(cache_dir=folder / "cache")
     base = None if case.get("base") == "none" else open_base(str(base_directory(case, folder / "base")), settings)
-    deployment = Deployment(**{k: v for k, v in case.get("deployment", {}).items() if k in {"tp", "max_lora_rank"}})
+    deployment = Deployment(max_lora_rank=case.get("deployment", {}).get("max_lora_rank"))
     found = repair_adapter(
         AdapterRequest("", str(folder / "adapter")), RepairOptions(choose_engine(engine), base, deployment), settings
     )

@@ -78,7 +78,7 @@ def test_a_rank_that_is_no_usable_integer_is_not_forgotten(rank: float, because:
     assert because in features
 
 
-@pytest.mark.parametrize("engine", ["vllm", "lorax", "sglang", "peft"])
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "peft"])
 @pytest.mark.parametrize("alpha", [BEYOND, int(1.7e308)])
 def test_repair_ends_with_a_verdict(alpha: int, engine: str, tmp_path: Path) -> None:
     adapter = write_adapter(

@@ -66,10 +66,10 @@ def test_what_an_engine_does_for_another_reason_is_a_finding_of_its_own(tmp_path
         "model.layers.0.other": (64, 64),
     }
 
-    left = counting(checked(tmp_path, modules, "lorax").reported)
+    left = counting(checked(tmp_path, modules, "sglang").reported)
 
-    assert {"LC312", "LC404"} <= {each.code for each in left}
-    assert any("v_proj" in each.problem.message for each in left if each.code == "LC404")
+    assert {"LC312", "LC402"} <= {each.code for each in left}
+    assert any("v_proj" in each.problem.message for each in left if each.code == "LC402")
 
 
 def test_another_base_in_the_config_is_the_hint_of_that_finding(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ FEATURES: Mapping[str, Feature] = {
     "rslora": Feature("rsLoRA (use_rslora)", config.rslora),
     "rslora-worded": Feature("a use_rslora that is a word other than true", config.rslora_worded, "LC204"),
     "module-scales": Feature("rank_pattern or alpha_pattern that changes a scale", config.module_scales),
-    "module-alphas": Feature("alpha_pattern", config.module_alphas, along=("module-scales",)),
     "pattern-broken": Feature(
         "invalid regular expression in rank_pattern or alpha_pattern", config.pattern_broken, "LC208"
     ),
@@ -75,8 +74,7 @@ FEATURES: Mapping[str, Feature] = {
     "targets-pattern": Feature("target_modules as a regular expression", config.targets_pattern),
     "targets-null": Feature("target_modules null", config.targets_null, "LC205"),
     "targets-nothing": Feature("targets that the base does not have", config.targets_nothing),
-    "pickled": Feature("weights as a pickle (.bin, .pt)", tensors.pickled),
-    "pt-alone": Feature("weights in adapter_model.pt alone", tensors.pt_alone, along=("pickled",)),
+    "pt-alone": Feature("weights in adapter_model.pt alone", tensors.pt_alone),
     "sharded": Feature("sharded weights", tensors.sharded, "LC104"),
     "stray-weights": Feature("other *.safetensors next to the weights", tensors.stray_weights),
     "rank-above-max": Feature("a rank above max_lora_rank", modules.rank_above_max),
@@ -84,17 +82,12 @@ FEATURES: Mapping[str, Feature] = {
     "packed-ranks": Feature(
         "different ranks in q, k, v or gate, up", modules.packed_ranks, along=("module-scales", "rank-not-r")
     ),
-    "layer-ranks": Feature(
-        "different ranks from layer to layer", modules.layer_ranks, along=("module-scales", "rank-not-r")
-    ),
-    "padded-rank": Feature("a rank below 8·tp, or not a multiple of 16", modules.padded_rank),
     "missing-b": Feature("lora_B missing", modules.missing_b, "LC302"),
     "missing-a": Feature("lora_A missing", modules.missing_a, "LC302"),
     "missing-a-packed": Feature("lora_A missing in q, k, v or gate, up", modules.missing_a_packed, "LC302"),
     "q-without-v": Feature("q without v", modules.q_without_v),
     "kv-without-q": Feature("k or v without q", modules.kv_without_q),
     "up-without-gate": Feature("up without gate", modules.up_without_gate),
-    "embedding": Feature("LoRA on the embedding or the head", modules.embedding),
     "embedding-rows": Feature("LoRA on an embedding with a different vocabulary", modules.embedding_rows, "LC314"),
     "names-outside-grammar": Feature("tensor names that it cannot parse", modules.names_outside_grammar, "LC305"),
     "named-twice": Feature("one factor under two names", modules.named_twice, "LC303"),

@@ -226,16 +226,6 @@ def module_scales(case: EngineCase, config: LoraConfig) -> Iterator[Found]:
 
 
 @of_config
-def module_alphas(case: EngineCase, config: LoraConfig) -> Iterator[Found]:
-    """A module with another alpha than the config's."""
-    alphas = {module: scale.lora_alpha for module, scale in case.application.scales.items()}
-    other = next((module for module, alpha in alphas.items() if alpha != config.lora_alpha), None)
-    if other is not None:
-        message = f"the alpha of {cut(other)} is {alphas[other]:.4g}, but lora_alpha is {config.lora_alpha:.4g}"
-        yield Found(message, case.in_config("alpha_pattern"))
-
-
-@of_config
 def pattern_broken(case: EngineCase, config: LoraConfig) -> Iterator[Found]:
     """A key of ``rank_pattern`` or ``alpha_pattern`` that is not a valid regular expression."""
     error = case.application.scales_error

@@ -10,9 +10,8 @@ from lora_cli.core.finding import Location, Outcome
 from lora_cli.core.grouping import by_key
 from lora_cli.core.tensor_keys import WRAPPER, Key, Part, last_name
 from lora_cli.core.text import counted, cut, names
-from lora_cli.engines.lorax_tgi import kernel_rank
-from lora_cli.engines.name_resolution import LAYER, named_alike
-from lora_cli.engines.profile import MERGE, PACKED, VOCABULARY, packed_in
+from lora_cli.engines.name_resolution import named_alike
+from lora_cli.engines.profile import MERGE, PACKED, packed_in
 from lora_cli.rules.features import config, tensors
 from lora_cli.rules.features.config import is_set
 from lora_cli.rules.features.feature import Detect, EngineCase, Found
@@ -107,7 +106,6 @@ missing_a_packed = has_modules("lora_A is missing", lambda module, pair: not pai
 q_without_v = has_packed("there is q_proj without v_proj", QKV, lambda has: "q_proj" in has and "v_proj" not in has)
 kv_without_q = has_packed("there is no q_proj", QKV, lambda has: "q_proj" not in has)
 up_without_gate = has_packed("there is up_proj without gate_proj", GATE_UP, lambda has: "gate_proj" not in has)
-embedding = has_modules("there is LoRA on the vocabulary", lambda module, _: last_name(module) in VOCABULARY)
 
 
 def packed_ranks(case: EngineCase) -> Iterator[Found]:
@@ -115,18 +113,6 @@ def packed_ranks(case: EngineCase) -> Iterator[Found]:
     sets = (one for members in (QKV, GATE_UP) for one in _packed(case, members))
     mixed = [first for first, siblings in sets if len({pair.rank for pair in siblings.values()} - {None}) > 1]
     yield from _with_count(case, "the ranks of a packed set differ", mixed)
-
-
-def layer_ranks(case: EngineCase) -> Iterator[Found]:
-    """One kind of module with different ranks in different layers."""
-    ranks: dict[str, set[int]] = {}
-    for module, pair in case.adapter.pairs.items():
-        if pair.rank is not None and LAYER.search(module):
-            ranks.setdefault(last_name(module), set()).add(pair.rank)
-    mixed = [leaf for leaf, found in ranks.items() if len(found) > 1]
-    if mixed:
-        message = f"the ranks of {names(mixed)} differ from layer to layer"
-        yield Found(message, case.in_weights(mixed[0]))
 
 
 def embedding_rows(case: EngineCase) -> Iterator[Found]:
@@ -233,24 +219,14 @@ def rank_above_max(case: EngineCase) -> Iterator[Found]:
     if highest <= limit:
         return
     allowed = next((rank for rank in engine.ranks if rank >= highest), None if engine.ranks else highest)
-    how = f"start {engine.title} with `{engine.rank_flag} {allowed}`"
+    how = f"start {engine.title} with `--max-lora-rank {allowed}`"
     mend = how if allowed is not None else f"it supports ranks up to {max(engine.ranks)}: train with a smaller rank"
     whose = "" if given is not None else f", the default of {engine.title}"
     yield Found(
-        f"the rank is {highest} ({cut(where)}), but {engine.rank_flag} is {limit}{whose}",
+        f"the rank is {highest} ({cut(where)}), but --max-lora-rank is {limit}{whose}",
         at,
         {"mend": mend, "rank": str(highest)},
     )
-
-
-def padded_rank(case: EngineCase) -> Iterator[Found]:
-    """A rank that the engine's kernels pad."""
-    config = case.adapter.config
-    if config is None or len({last_name(module) for module in case.adapter.pairs}) < 2:
-        return
-    if (to := kernel_rank(config.r, case.deployment.tp)) != config.r:
-        message = f"r is {config.r}, which is padded to {to} with a tensor-parallel size of {case.deployment.tp}"
-        yield Found(message, Location(config.file, "r"))
 
 
 def _with_names(
@@ -314,22 +290,18 @@ def unexpected_modules(case: EngineCase) -> Iterator[Found]:
 
 def nothing_lands(case: EngineCase) -> Iterator[Found]:
     """No module is in the engine's model, although it accepts all of their names."""
-    resolution = case.resolution
-    if not resolution.applied:
-        missed, total = [*resolution.nowhere, *resolution.partial], resolution.applied_count.total
-        why = next(iter(resolution.nowhere.values()), "its kind is not in every layer")
-        yield from _with_names(case, f"0 of {counted(total, 'module')} apply, {why}", missed, _if_absent(case, missed))
+    missed, total = case.resolution.nowhere, case.resolution.applied_count.total
+    if missed and not case.resolution.applied:
+        message = f"0 of {counted(total, 'module')} apply, {next(iter(missed.values()))}"
+        yield from _with_names(case, message, [*missed], _if_absent(case, missed))
 
 
 def partly_lands(case: EngineCase) -> Iterator[Found]:
     """Some modules are in the engine's model, and others are not."""
-    resolution = case.resolution
-    if resolution.applied:
-        why = next(iter(resolution.nowhere.values()), "their kind is not in every layer")
-        missed = [*resolution.nowhere, *resolution.partial]
-        yield from _with_names(
-            case, f"{resolution.applied_count} modules apply, {why}", missed, _if_absent(case, missed)
-        )
+    missed = case.resolution.nowhere
+    if missed and case.resolution.applied:
+        message = f"{case.resolution.applied_count} modules apply, {next(iter(missed.values()))}"
+        yield from _with_names(case, message, [*missed], _if_absent(case, missed))
 
 
 def two_into_one(case: EngineCase) -> Iterator[Found]:

@@ -69,12 +69,6 @@ def added_tokens(case: EngineCase) -> Iterator[Found]:
         yield Found(*found)
 
 
-def pickled(case: EngineCase) -> Iterator[Found]:
-    """Weights that are a pickle."""
-    if case.adapter.pickled:
-        yield Found("the weights are a pickle", case.in_weights())
-
-
 def pt_alone(case: EngineCase) -> Iterator[Found]:
     """Weights in ``adapter_model.pt``, without one of the two files that PEFT writes."""
     weights = case.adapter.weight_files
