@@ -32,7 +32,7 @@ ReportFormat = Literal["human", "json", "html"]
 InspectFormat = Literal["human", "json", "html", "cyclonedx"]
 """Output formats of ``inspect``."""
 
-VALIDATE_FORMATS = ("human", "concise", "json", "sarif", "junit", "github", "markdown", "gitlab")
+VALIDATE_FORMATS = ("human", "json", "sarif", "junit", "github")
 """Output formats of ``validate``; a module of ``render`` has the name of each machine format."""
 
 

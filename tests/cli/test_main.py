@@ -135,7 +135,7 @@ def options_of(command: Any) -> list[Any]:
     return own + [option for child in getattr(command, "commands", {}).values() for option in options_of(child)]
 
 
-@pytest.mark.parametrize("formats", ["sarif", "human sarif=lora.sarif", "github markdown"])
+@pytest.mark.parametrize("formats", ["sarif", "human sarif=lora.sarif", "github junit"])
 @pytest.mark.parametrize("line", [["rules", "LC101"], ["engines", "peft"], ["cache", "path"]], ids=" ".join)
 def test_a_format_that_validate_alone_has_may_be_set_for_a_whole_job(
     line: list[str], formats: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -287,8 +287,8 @@ def test_a_size_or_duration_that_is_none_is_said_of_its_option(
             "error: 'json' is a format, but a file is needed\nhint: --format json, or json.txt as the file\n",
         ),
         (
-            ["validate", "x", "-o", "gitlab"],
-            "error: 'gitlab' is a format, but a file is needed\nhint: --format gitlab, or gitlab.txt as the file\n",
+            ["validate", "x", "-o", "sarif"],
+            "error: 'sarif' is a format, but a file is needed\nhint: --format sarif, or sarif.txt as the file\n",
         ),
         (["fetch", "--zzz"], "error: no such option: --zzz\nhint: lora-cli fetch --help\n"),
         (["init"], "error: missing argument 'REF'\nhint: lora-cli init --help\n"),
