@@ -96,7 +96,6 @@ class FetchOptions:
     )
     base: str = into("--base NAME", "With --publish: the base model's name in the engine.", default="")
     fix_base: str = into("--fix-base NAME", "With --publish: write this base name into each config.", default="")
-    link: bool = into("--link", "Hard-link the weights of local folders into the cache.", default=False)
     include: list[str] | None = files("--include GLOB", "Also fetch matching files; may be repeated.")
     exclude: list[str] | None = files("--exclude GLOB", "Do not fetch matching files; may be repeated.")
     allow_pickle: options.AllowPickle = False
@@ -381,11 +380,9 @@ def _fetch_all(
             if chosen.ray is not None:
                 from lora_cli.fleet.fetching import bring_fleet
 
-                outcomes = bring_fleet(chosen.ray, requests.adapters, settings, link=chosen.link)
+                outcomes = bring_fleet(chosen.ray, requests.adapters, settings)
             else:
-                outcomes = fetch_all(
-                    requests.adapters, destination.store, settings, progress=progress, link=chosen.link
-                )
+                outcomes = fetch_all(requests.adapters, destination.store, settings, progress=progress)
             for number, fetched in enumerate(outcomes):
                 done.append(outcome := destination.deliver(fetched, number))
                 progress.adapter_ended(outcome.request.name)

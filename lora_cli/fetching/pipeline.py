@@ -22,7 +22,6 @@ from lora_cli.fetching.checkpoint import LatestCheckpoint
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.download import DownloadJob, download
 from lora_cli.fetching.file_selection import LeftOut, left_out, refuse_pickled, select_files
-from lora_cli.fetching.local_reuse import relist_after_linking
 from lora_cli.fetching.locked_files import (
     check_bytes,
     check_folder,
@@ -292,8 +291,6 @@ def _cached_or_downloaded(job: DownloadJob, locked: LockedAdapter | None, check:
                 context.in_use.add(snapshot_digest(blobs.items()))
                 snapshot = publish_snapshot(store, blobs, lambda one: provenance.append(check(one)))
                 cached = False
-                if context.link and plan.revision.ref.scheme == "file":
-                    plan = relist_after_linking(job.source, plan)
                 write_records(store, plan, snapshot, records)
     if cached:
         provenance.append(check(snapshot))

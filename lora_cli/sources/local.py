@@ -154,10 +154,8 @@ class LocalSource:
                     return
 
     @contextmanager
-    def open_file(self, revision: Revision, file: RemoteFile, *, linked: bool = False) -> Iterator[int]:
+    def open_file(self, revision: Revision, file: RemoteFile) -> Iterator[int]:
         """A descriptor to read the file from; it is compared with what was listed on the way in and out.
-
-        ``linked`` lets it have got or lost a hard link since, which is no change of its bytes.
 
         Raises:
             Corrupt: it has changed, or is gone.
@@ -166,9 +164,9 @@ class LocalSource:
         """
         path = Path(revision.ref.location, file.path)
         with _open(path, file) as descriptor:
-            _check_unchanged(descriptor, path, file, linked=linked or self._linked)
+            _check_unchanged(descriptor, path, file, linked=self._linked)
             yield descriptor
-            _check_unchanged(descriptor, path, file, linked=linked or self._linked)
+            _check_unchanged(descriptor, path, file, linked=self._linked)
 
 
 def snapshot_at(directory: Path) -> tuple[LocalSource, Revision]:

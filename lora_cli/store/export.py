@@ -117,7 +117,7 @@ def _is_blob(store: Store, path: Path, blob: Blob) -> bool:
             return False
         # The time of a blob shows that it is unchanged, not which one it is.
         if path.samefile(store.blob(blob.sha256)):
-            return is_sound(store, path, blob)
+            return is_sound(path, blob)
     except FileNotFoundError:
         pass
     return sha256_of(path) == blob.sha256

@@ -15,7 +15,6 @@ from lora_cli.core.json_schema import Count
 from lora_cli.store import Store
 from lora_cli.store.atomic_swap import remove_folder, remove_path, trash_path
 from lora_cli.store.attached_documents import unreferenced_attached
-from lora_cli.store.blobs import drop_mark
 from lora_cli.store.cachedir_tag import check_cache
 from lora_cli.store.disk import age_s, on_disk, read_small
 from lora_cli.store.in_use import MARKER_PREFIX, names_in_use
@@ -37,7 +36,7 @@ LEASE_S = 1.0
 """How long to wait for the lease of a snapshot; if it is not free then, the snapshot stays for now."""
 
 # Only files with these names are ours; any others stay.
-_KEY = re.compile(r"[0-9a-f]{64}|views|links")
+_KEY = re.compile(r"[0-9a-f]{64}|views")
 _LEASE = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{12}")
 _HALF_RECORD = re.compile(r"\.[0-9a-f]{64}\.json\.[0-9a-f]{12}")
 
@@ -102,7 +101,7 @@ def collect(store: Store, retention: Retention, *, dry_run: bool = False) -> lis
         removed += _remove_snapshots(store, usage, items, usage.now_s - retention.grace_s, dry_run=dry_run)
         removed += _remove_leftovers(store, left, dry_run=dry_run)
         if not dry_run:
-            _remove_stale_marks(store, usage.now_s)
+            _remove_empty_folders(store)
             for path in unreferenced_attached(store, usage.now_s, retention.grace_s):
                 path.unlink(missing_ok=True)
     return removed
@@ -201,7 +200,6 @@ def _remove_snapshots(
         removed.append(Removed("blob", blob.path.name, 0 if is_linked else blob.size, blob.size if is_linked else None))
         if not dry_run:
             blob.path.unlink(missing_ok=True)
-            drop_mark(store, blob.path.name)
     return removed
 
 
@@ -279,11 +277,8 @@ def _remove_dangling_references(store: Store, usage: Usage, grace_s: float, *, d
     return [Removed("reference", record.ref, 0) for record in found]
 
 
-def _remove_stale_marks(store: Store, now_s: float) -> None:
-    """Removes the marks of missing blobs, and empty folders of partial files."""
-    for mark in list_folder(store.links):
-        if is_digest(mark.name) and not os.path.lexists(store.blob(mark.name)) and age_s(mark, now_s) > LEFTOVER_S:
-            drop_mark(store, mark.name)
+def _remove_empty_folders(store: Store) -> None:
+    """Removes empty folders of partial files."""
     for folder in list_folder(store.partials):
         if _KEY.fullmatch(folder.name):
             with suppress(OSError):
@@ -372,7 +367,7 @@ def _freed_bytes(usage: Usage, item: StoredSnapshot, counts: Counter[Inode]) -> 
     freed = 0
     for inode in usage.inodes[item.directory]:
         counts[inode] -= 1
-        if not counts[inode] and inode not in usage.foreign:
+        if not counts[inode]:
             freed += usage.sizes[inode]
     return freed
 
@@ -395,7 +390,7 @@ def _removable_blobs(
     used = {inode for folder, files in usage.inodes.items() if folder not in gone for inode in files}
     freed = {inode for folder in gone for inode in usage.inodes.get(folder, ())}
     freed_names = set().union(*(item.blob_names for item in items))
-    kept = used if forced else used | usage.exported()
+    kept = used if forced else used | usage.linked_outside()
     return [
         blob
         for blob in usage.blobs

@@ -78,16 +78,11 @@ def view_digests(store: Store) -> dict[str, str]:
     paths = list(list_folder(store.adapters))
     if not paths:
         return {}
-    names: dict[Inode, str] = {}
-    twice = set()
+    known: dict[Inode, str] = {}
     for path in blob_files(store):
         with suppress(OSError):
             status = path.stat(follow_symlinks=False)
-            key = status.st_dev, status.st_ino
-            if names.setdefault(key, path.name) != path.name:
-                # A foreign file that was linked before and after an edit: it has to be hashed.
-                twice.add(key)
-    known = {key: name for key, name in names.items() if key not in twice}
+            known[status.st_dev, status.st_ino] = path.name
     found = {}
     for path in paths:
         with suppress(ValueError):

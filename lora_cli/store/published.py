@@ -220,7 +220,7 @@ def publish(
     if MARK_FILE in publication.files:
         raise UsageError(f"{target.name} has a file {MARK_FILE}, which is reserved", hint=f"--exclude {MARK_FILE}")
     with on_disk("writing", target, option):
-        if _is_published(store, publication, target):
+        if _is_published(publication, target):
             return
         _check_replaceable(target, option)
         prefix = f".{target.name[:100]}."
@@ -310,19 +310,19 @@ def _read_mark(folder: Path) -> Mapping[str, Any]:
         return {}
 
 
-def _is_published(store: Store, publication: Publication, target: Path) -> bool:
+def _is_published(publication: Publication, target: Path) -> bool:
     """Whether ``target`` is this publication already. Copied weights are recognised by their time, as blobs are."""
     files = publication.files
     if target.is_symlink() or read_small(target / MARK_FILE, LARGEST) != publication.mark:
         return False
     return _paths(target) == files.keys() | {MARK_FILE} and all(
-        _is_unchanged(store, target / path, blob) for path, blob in files.items()
+        _is_unchanged(target / path, blob) for path, blob in files.items()
     )
 
 
-def _is_unchanged(store: Store, path: Path, blob: Blob) -> bool:
+def _is_unchanged(path: Path, blob: Blob) -> bool:
     if is_weights(path.name):
-        return is_sound(store, path, blob)
+        return is_sound(path, blob)
     return not path.is_symlink() and sha256_of(path) == blob.sha256
 
 

@@ -369,14 +369,6 @@ def test_rm_says_which_bytes_hard_links_elsewhere_keep(capsys: Captured, tmp_pat
     assert "remain on the disk" not in said(capsys, "rm", "./chat")
 
 
-def test_what_a_link_to_somebodys_file_takes_is_not_freed(capsys: Captured, tmp_path: Path) -> None:
-    write_adapter(tmp_path / "law", seed=5)
-    assert main(["fetch", "./law", "--link"]) == 0
-    capsys.readouterr()
-    document = json.loads(said(capsys, "rm", "./law", "--format", "json"))
-    assert document["linked_bytes"] == (tmp_path / "law" / "adapter_model.safetensors").stat().st_size
-
-
 def test_rm_all_asks_on_a_terminal(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     ours, theirs = pty.openpty()

@@ -114,7 +114,6 @@ def test_a_checkpoint_is_fetched_by_its_number_or_as_the_latest(run: Run) -> Non
     assert run.fetch("--checkpoint", "latest") == {CONFIG: b'{"r": 10}', WEIGHTS: b"weights 10"}
     run.save(11)
     assert run.fetch("--checkpoint", "latest")[WEIGHTS] == b"weights 11"
-    assert run.fetch("--checkpoint", "latest", "--link")[WEIGHTS] == b"weights 11"
 
 
 def test_a_number_that_is_not_there_is_not_found(run: Run) -> None:
