@@ -45,7 +45,6 @@ from lora_cli.store.export import export_snapshot, remove_views, write_view
 from lora_cli.store.inventory import view_digests
 from lora_cli.store.published import (
     Pruning,
-    ServedBase,
     prune_published,
     publish_adapter,
     published_digests,
@@ -95,7 +94,6 @@ class FetchOptions:
         "--prune", "With --publish: remove published adapters that are not in the manifest.", default=False
     )
     base: str = into("--base NAME", "With --publish: the base model's name in the engine.", default="")
-    fix_base: str = into("--fix-base NAME", "With --publish: write this base name into each config.", default="")
     include: list[str] | None = files("--include GLOB", "Also fetch matching files; may be repeated.")
     exclude: list[str] | None = files("--exclude GLOB", "Do not fetch matching files; may be repeated.")
     allow_pickle: options.AllowPickle = False
@@ -250,14 +248,15 @@ def _warn_of_denied(published: str | None, store: Store, settings: Settings) -> 
 class Destination:
     """Where the adapters are written: the store, or the folder in ``targets`` for each adapter.
 
-    With ``views`` the store also has a view by name. With ``served`` the targets are published for an engine's
-    resolver.
+    With ``views`` the store also has a view by name. If they are ``published``, it is for the resolver of an engine
+    that names the base ``served`` (None: unknown).
     """
 
     store: Store
     targets: Sequence[Path] | None
     views: bool = False
-    served: ServedBase | None = None
+    published: bool = False
+    served: str | None = None
 
     def deliver(self, outcome: Outcome, number: int) -> Outcome:
         """The outcome with its directory, or with the error of writing it."""
@@ -270,7 +269,7 @@ class Destination:
             if target is None:
                 return replace(outcome, directory=snapshot.directory.absolute())
             published = None
-            if self.served is None:
+            if not self.published:
                 export_snapshot(self.store, snapshot, target)
             else:
                 published = publish_adapter(self.store, snapshot, target, self.served)
@@ -303,12 +302,11 @@ def destination_of(requests: FetchRequests, store: Store, chosen: FetchOptions) 
         raise UsageError(
             "--to and --publish cannot be used together", hint="fetch twice: the second fetch uses the cache"
         )
-    if chosen.fix_base and chosen.publish is None:
-        raise UsageError("--fix-base needs --publish", hint="--publish DIRECTORY")
     has_views = requests.manifest is not None
     if chosen.publish is not None:
-        served = ServedBase(chosen.fix_base or chosen.base or _repository(requests), fix=bool(chosen.fix_base))
-        return Destination(store, folders("--publish", chosen.publish, requests, by_name=True), has_views, served)
+        served = chosen.base or _repository(requests)
+        targets = folders("--publish", chosen.publish, requests, by_name=True)
+        return Destination(store, targets, has_views, published=True, served=served)
     targets = None if chosen.to is None else folders("--to", chosen.to, requests, by_name=not requests.alone)
     return Destination(store, targets, has_views)
 
@@ -321,7 +319,7 @@ def _repository(requests: FetchRequests) -> str | None:
 
 def unchecked_base_warning(requests: FetchRequests, destination: Destination) -> str:
     """A warning if the engine's name for the base is unknown; empty otherwise."""
-    if destination.served is None or destination.served.name is not None:
+    if not destination.published or destination.served is not None:
         return ""
     base = requests.manifest.base if requests.manifest is not None else None
     is_path = base is not None and base.scheme == "file"

@@ -142,16 +142,6 @@ def test_a_certificate_without_a_chain_is_of_the_root_itself(tmp_path: Path) -> 
     assert set(verify(Path("sql/model.sig").read_bytes(), required, offline=True).hashes) == FILES
 
 
-def test_a_published_copy_with_another_base_has_no_signature(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("policy.yaml").write_text(POLICY)
-    assert main(["sign", "sql", "--key", "acme.key"]) == 0
-    publish = ["fetch", "./sql", "--policy", "policy.yaml", "--publish", "published"]
-    assert main([*publish]) == 0
-    assert Path("published/sql/model.sig").read_bytes() == Path("sql/model.sig").read_bytes()
-    assert main([*publish, "--fix-base", "acme/served"]) == 0
-    assert sorted(path.name for path in Path("published/sql").iterdir()) == [".lora-cli.json", *sorted(FILES)]
-
-
 LOADED = """
 code = main(sys.argv[1:])
 print([name for name in ("model_signing", "OpenSSL", "cryptography", "sigstore") if name in sys.modules], code)
