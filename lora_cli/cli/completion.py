@@ -41,11 +41,8 @@ def references(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def snapshots(ctx: typer.Context, incomplete: str) -> list[str]:
-    """The arguments of ``cache show``: references, names of views, and digests after the first character."""
-    found = [
-        *_from_cache(ctx, partial(_references, incomplete)),
-        *_from_cache(ctx, lambda store: _names(store.adapters)),
-    ]
+    """The arguments of ``cache show``: references, and digests after the first character."""
+    found = _from_cache(ctx, partial(_references, incomplete))
     if incomplete:
         found += _from_cache(ctx, lambda store: _names(store.snapshots))
     return _matching(found, incomplete)

@@ -54,8 +54,6 @@ class CachedSnapshot:
     """One snapshot on this disk."""
 
     sha256: Sha256
-    names: Sequence[str]
-    """The names of its views."""
     directory: str
     bytes: Count
     packed_bytes: Count
@@ -109,7 +107,6 @@ def _snapshot(
     digests = {path: blob.sha256 for record in item.records for path, blob in record.files.items()}
     return CachedSnapshot(
         sha256=item.digest,
-        names=item.names,
         directory=str(item.directory),
         bytes=item.size,
         packed_bytes=item.packed_bytes,
@@ -154,7 +151,6 @@ class VerifyReport:
     version: Version = __version__
     blobs: Count
     snapshots: Count
-    views: Count
     packed: Count
     bytes: Count
     """Those of all blobs."""
@@ -173,7 +169,6 @@ def verify_report(
     return VerifyReport(
         blobs=kinds["blob"],
         snapshots=kinds["snapshot"],
-        views=kinds["view"],
         packed=kinds["packed"],
         bytes=sum(one.size for one in found if one.kind == "blob"),
         rotten=[one for one in found if one.problem],

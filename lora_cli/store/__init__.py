@@ -35,11 +35,6 @@ class Store:
         return self.root / "attached"
 
     @cached_property
-    def adapters(self) -> Path:
-        """Folder of the views by name, for an engine's resolver."""
-        return self.root / "adapters"
-
-    @cached_property
     def packed(self) -> Path:
         """Folder of the packed weights, by snapshot digest."""
         return self.root / "packed"
@@ -62,7 +57,7 @@ class Store:
     @property
     def folders(self) -> tuple[Path, ...]:
         """All of these, and the folders that two of them are in."""
-        own = (self.blobs, self.snapshots, self.refs, self.attached, self.adapters, self.packed)
+        own = (self.blobs, self.snapshots, self.refs, self.attached, self.packed)
         return self.blobs.parent, self.snapshots.parent, *own, self.partials, self.leases, self.quarantine
 
     def blob(self, sha256: str) -> Path:

@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_cli.core.adapter_request import NAME
 from lora_cli.core.json_schema import Count
 from lora_cli.store import Store
 from lora_cli.store.atomic_swap import remove_folder, remove_path, trash_path
@@ -36,7 +35,6 @@ LEASE_S = 1.0
 """How long to wait for the lease of a snapshot; if it is not free then, the snapshot stays for now."""
 
 # Only files with these names are ours; any others stay.
-_KEY = re.compile(r"[0-9a-f]{64}|views")
 _LEASE = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{12}")
 _HALF_RECORD = re.compile(r"\.[0-9a-f]{64}\.json\.[0-9a-f]{12}")
 
@@ -56,7 +54,7 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """One removed thing; ``kind``: reference, view, snapshot, packed, blob, partial, lease or quarantine."""
+    """One removed thing; ``kind``: reference, snapshot, packed, blob, partial, lease or quarantine."""
 
     kind: str
     name: str
@@ -75,8 +73,8 @@ class Removed:
 def collect(store: Store, retention: Retention, *, dry_run: bool = False) -> list[Removed]:
     """Removes what exceeds the limits, unreferenced files, and leftovers. With ``dry_run`` only reports.
 
-    Snapshots in use stay whatever the limits are: those with a view, with hard links outside the cache, or marked by a
-    living process. A concurrent fetch is safe: what is removed under it, it fetches again.
+    Snapshots in use stay whatever the limits are: those with hard links outside the cache, or marked by a living
+    process. A concurrent fetch is safe: what is removed under it, it fetches again.
 
     Raises:
         UsageError: this is no cache.
@@ -110,9 +108,9 @@ def collect(store: Store, retention: Retention, *, dry_run: bool = False) -> lis
 def remove(
     store: Store, items: Sequence[StoredSnapshot], *, everything: bool = False, dry_run: bool = False
 ) -> list[Removed]:
-    """Removes these snapshots with their references, views, entries in the quarantine, and blobs of no other snapshot.
+    """Removes these snapshots with their references, entries in the quarantine, and blobs of no other snapshot.
 
-    With ``everything`` also all views, the whole quarantine, unreferenced files and the downloads of dead processes.
+    With ``everything`` also the whole quarantine, unreferenced files and the downloads of dead processes.
     With ``dry_run`` only reports.
 
     Raises:
@@ -124,17 +122,11 @@ def remove(
         usage = scan_usage(store)
         current = {item.digest: item for item in usage.items}
         items = [current.get(item.digest, item) for item in items]
-        named = {name for item in items for name in item.names}
-        views = [path.name for path in usage.inodes if path.parent == store.adapters]
-        views = [name for name in views if name in named or (everything and re.fullmatch(NAME, name, re.ASCII))]
-        for name in () if dry_run else views:
-            remove_folder(store, store.adapters / name)
-        removed = [Removed("view", name, usage.copied_bytes(store.adapters / name)) for name in views]
         before_s = math.inf if everything else 0.0
-        removed += _remove_snapshots(store, usage, items, before_s, dry_run=dry_run, forced=True, views=views)
+        removed = _remove_snapshots(store, usage, items, before_s, dry_run=dry_run, forced=True)
         if everything:
             removed += _remove_dangling_references(store, usage, -1.0, dry_run=dry_run)
-        gone = named.union(*({item.digest} | item.blob_names for item in items))
+        gone = set().union(*({item.digest} | item.blob_names for item in items))
         left = [("quarantine", path) for name, path in quarantined(store) if everything or name in gone]
         if everything:
             # Nobody knows whether a process of another machine lives, unless its files are old.
@@ -161,11 +153,10 @@ def _remove_snapshots(
     *,
     dry_run: bool = False,
     forced: bool = False,
-    views: Sequence[str] = (),
 ) -> list[Removed]:
     """Removes snapshots with their references, and unreferenced blobs that only they had or from before ``before_s``.
 
-    Unless ``forced``, what was used since ``usage`` was read stays. ``views`` are removed with the snapshots.
+    Unless ``forced``, what was used since ``usage`` was read stays.
     """
     if not dry_run:
         now_s = None if forced else usage.now_s
@@ -175,8 +166,7 @@ def _remove_snapshots(
     gone = sorted(items, key=lambda item: item.digest)
     forgotten = {record.key for item in gone for record in item.records}
     staying = set().union(*(record.blob_names for record in all_records(store) if record.key not in forgotten))
-    folders = [store.adapters / name for name in views]
-    blobs = _removable_blobs(usage, gone, staying, before_s, forced=forced, views=folders)
+    blobs = _removable_blobs(usage, gone, staying, before_s, forced=forced)
     shared = {blob.inode for blob in usage.blobs} - {blob.inode for blob in blobs}
     for item in gone:
         kept = shared & usage.inodes.get(item.directory, {}).keys()
@@ -280,7 +270,7 @@ def _remove_dangling_references(store: Store, usage: Usage, grace_s: float, *, d
 def _remove_empty_folders(store: Store) -> None:
     """Removes empty folders of partial files."""
     for folder in list_folder(store.partials):
-        if _KEY.fullmatch(folder.name):
+        if is_digest(folder.name):
             with suppress(OSError):
                 folder.rmdir()
 
@@ -293,7 +283,7 @@ def _leftovers(store: Store, now: float) -> Iterator[tuple[str, Path]]:
     ):
         if parse_writer(folder.name) is not None and _is_abandoned(folder, folder.name, now):
             yield "partial", folder
-        for path in list_folder(folder) if _KEY.fullmatch(folder.name) else ():
+        for path in list_folder(folder) if is_digest(folder.name) else ():
             if parse_writer(path.name) is not None and _is_abandoned(path, path.name, now):
                 yield "partial", path
     for path in list_folder(store.leases):
@@ -379,14 +369,13 @@ def _removable_blobs(
     before_s: float,
     *,
     forced: bool = False,
-    views: Collection[Path] = (),
 ) -> list[BlobFile]:
     """The blobs that only these snapshots had, and unreferenced ones from before ``before_s``.
 
     ``staying_names`` are the sha256 of references that stay. Unless ``forced``, blobs that are in use or linked outside
-    the cache stay. ``views`` are removed with the snapshots.
+    the cache stay.
     """
-    gone = {*(item.directory for item in items), *views}
+    gone = {item.directory for item in items}
     used = {inode for folder, files in usage.inodes.items() if folder not in gone for inode in files}
     freed = {inode for folder in gone for inode in usage.inodes.get(folder, ())}
     freed_names = set().union(*(item.blob_names for item in items))

@@ -13,7 +13,7 @@ from lora_cli.core.adapter_files import BASE_CONFIG
 from lora_cli.store import Store
 from lora_cli.store.cachedir_tag import TAG
 from lora_cli.store.in_use import names_in_use
-from lora_cli.store.inventory import Inode, StoredSnapshot, blob_files, files_in, inventory, list_folder
+from lora_cli.store.inventory import Inode, StoredSnapshot, blob_files, files_in, inventory
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class BlobFile:
 class Usage:
     """A cache at ``now_s``, by the file system's own clock.
 
-    ``inodes`` has the files of each snapshot and view by directory, and how many names each has there; ``sizes`` are
+    ``inodes`` has the files of each snapshot by directory, and how many names each has there; ``sizes`` are
     bytes. ``names_in_use`` are the digests that living processes use.
     """
 
@@ -49,28 +49,23 @@ class Usage:
             known.update(files)
         return frozenset(blob.inode for blob in self.blobs if blob.links > known[blob.inode] + 1)
 
-    def copied_bytes(self, folder: Path) -> int:
-        """Bytes of those files of a snapshot or view that are not hard links to blobs."""
-        return sum(self.sizes[inode] for inode in self.inodes[folder].keys() - {blob.inode for blob in self.blobs})
-
     def in_use(self) -> set[str]:
         """The digests of the snapshots that stay, whatever the limits are.
 
-        A process uses them, they have a view or links outside the cache, or are the config of a base, which is small.
+        A process uses them, they have links outside the cache, or are the config of a base, which is small.
         """
         exported = self.linked_outside()
         return {
             item.digest
             for item in self.items
             if item.digest in self.names_in_use
-            or item.names
             or item.files.keys() == {BASE_CONFIG}
             or exported & self.inodes[item.directory].keys()
         }
 
 
 def scan_usage(store: Store) -> Usage:
-    """Reads every blob, snapshot and view.
+    """Reads every blob and snapshot.
 
     Raises:
         OSError: as it comes.
@@ -79,9 +74,8 @@ def scan_usage(store: Store) -> Usage:
     items = tuple(inventory(store))
     # The in-use markers are read last: what is marked later is newer than everything that was read before.
     files = tuple(_blob_files(store))
-    folders = [*(item.directory for item in items), *list_folder(store.adapters)]
     sizes = {file.inode: file.size for file in files}
-    inodes = {folder: _inodes(folder, sizes) for folder in folders}
+    inodes = {item.directory: _inodes(item.directory, sizes) for item in items}
     return Usage(now_s, items, files, inodes, sizes, names_in_use(store, now_s))
 
 
@@ -110,7 +104,7 @@ def cache_bytes(store: Store, *, partials: bool = True) -> int:
         OSError: as it comes.
     """
     sizes: dict[Inode, int] = {}
-    folders = [store.blobs, store.snapshots, store.adapters, store.packed, store.quarantine]
+    folders = [store.blobs, store.snapshots, store.packed, store.quarantine]
     for folder in [*folders, store.partials] if partials else folders:
         _inodes(folder, sizes)
     return sum(sizes.values())

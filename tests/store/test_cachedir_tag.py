@@ -14,7 +14,6 @@ from lora_cli.store.verify import verify
 from tests.store.keeping import put_blob, put_snapshot, tree
 
 FOREIGN = (
-    "adapters/.mine/weights",
     "blobs/README",
     "blobs/sha256/README",
     "blobs/sha256/ab/README",
