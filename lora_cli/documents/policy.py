@@ -208,8 +208,6 @@ class ManifestPolicy(Model):
     """Allow only adapters with a valid model.sig (OpenSSF Model Signing), for all entries that are for their source."""
     require_verdict: Annotated[Several[RequiredVerdict], Field(max_length=MOST_GLOBS)] = ()
     """Fetch only adapters that validate --attest passed, for all entries that are for their source."""
-    require_access_check: bool = False
-    """Use a cached adapter that may not be public only after its source allowed the caller to read it."""
     allow_private_redirects: Annotated[Maybe[bool], AfterValidator(_operators), WithJsonSchema({"const": False})] = None
     """Only --policy and the settings can allow that."""
     suppressions: Several[Suppression] = ()

@@ -32,8 +32,6 @@ class CachedReference:
     revision: str
     origin: str
     """The server that was asked; empty for this machine."""
-    access: str
-    """public, gated, private, local, or empty if it is not known."""
     used_s: NonNegative
     """When it was last used, in seconds since 1970."""
     used_at: Time | None = None
@@ -119,7 +117,6 @@ def _snapshot(
                 one.selection,
                 one.revision,
                 one.endpoint,
-                one.access,
                 one.used_s,
                 _time(one.used_s),
                 provenance(one),

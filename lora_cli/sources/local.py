@@ -130,7 +130,7 @@ class LocalSource:
                 if not _should_retry(error, tries):
                     raise _translated(error, root) from error
         lines = "".join(f"{file.locator} {file.defect} {file.path}\n" for file in files)
-        return Revision(ref, sha256(lines.encode(errors="surrogateescape")).hexdigest(), files, "local")
+        return Revision(ref, sha256(lines.encode(errors="surrogateescape")).hexdigest(), files)
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         """Bytes ``start`` to ``stop`` of the file as it was when it was listed, in chunks of at most 1 MiB.

@@ -80,8 +80,6 @@ def test_show_has_every_file_and_what_means_it(capsys: Captured) -> None:
     assert f"file://{Path.cwd()}/sql" in text
     (one,) = json.loads(said(capsys, "show", "./sql", "--format", "json"))["snapshots"]
     assert one["directory"] == str(directory(capsys, "./sql"))
-    assert [reference["access"] for reference in one["references"]] == ["local"]
-    assert re.search(r"^ *access +local$", text, re.MULTILINE)
 
 
 def test_show_and_ls_say_what_of_a_snapshot_is_in_memory(
