@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from lora_cli.cli import completion, options
+from lora_cli.cli import options
 from lora_cli.cli.adapter_selection import apply_policies, read_inputs
 from lora_cli.cli.options import ADAPTERS, LIMITS, OUTPUT, option, parse_duration_option
 from lora_cli.cli.output import Format, inform, table_width, width, write, write_result
@@ -44,7 +44,6 @@ REPAIR = "Repair"
 NAMES = typer.Argument(
     metavar="REF|DIGEST",
     help="References or digests (8 or more digits).",
-    autocompletion=completion.snapshots,
 )
 Names = Annotated[list[str], NAMES]
 AnyNames = Annotated[list[str] | None, NAMES]
@@ -222,7 +221,6 @@ def show_path(
         "",
         metavar="REF|DIGEST",
         help="A snapshot (default: the cache).",
-        autocompletion=completion.snapshots,
     ),
 ) -> None:
     """Print the directory of the cache, or of one snapshot."""

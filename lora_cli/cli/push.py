@@ -7,7 +7,7 @@ from typing import Literal
 
 import typer
 
-from lora_cli.cli import completion, options
+from lora_cli.cli import options
 from lora_cli.cli.adapter_selection import apply_policies
 from lora_cli.cli.options import option
 from lora_cli.cli.output import inform, write
@@ -44,9 +44,7 @@ EXAMPLES = (
 
 def command(
     ctx: typer.Context,
-    ref: str = typer.Argument(
-        metavar="REF", help="A folder, or an adapter that is fetched first.", autocompletion=completion.references
-    ),
+    ref: str = typer.Argument(metavar="REF", help="A folder, or an adapter that is fetched first."),
     target: str = typer.Argument(metavar="TARGET", help="oci://REGISTRY/REPOSITORY[:TAG] (default tag: latest)."),
     layout: Layout = option(
         "--as LAYOUT",

@@ -7,7 +7,7 @@ from typing import TypeVar
 import typer
 
 from lora_cli import redaction
-from lora_cli.cli import completion, options
+from lora_cli.cli import options
 from lora_cli.cli.adapter_selection import apply_policies
 from lora_cli.cli.options import OUTPUT, option, origin_of
 from lora_cli.cli.output import check_writable, inform, write
@@ -34,9 +34,7 @@ EXAMPLES = (
 
 def command(
     ctx: typer.Context,
-    ref: str = typer.Argument(
-        metavar="REF", help="A folder, or an adapter that is fetched first.", autocompletion=completion.references
-    ),
+    ref: str = typer.Argument(metavar="REF", help="A folder, or an adapter that is fetched first."),
     key: Path | None = option("--key FILE", "Private key in PEM: ECDSA on P-256, P-384 or P-521.", None, SIGNER),
     key_password: str = option("--key-password TEXT", "Password of the key.", "", SIGNER),
     certificate: Path | None = option("--certificate FILE", "Certificate of the key, in PEM.", None, SIGNER),

@@ -394,20 +394,3 @@ def test_rm_removes_what_is_in_the_quarantine_too(words: list[str], store: Store
     assert list(store.quarantine.iterdir()) == []
     assert main(["cache", "verify", "--repair"]) == 0
     assert main(["cache", "rm", "./sql"]) == 3
-
-
-@pytest.mark.parametrize(
-    ("typed", "meant"),
-    [
-        ("clean", "lora-cli cache rm --all"),
-        ("clear", "lora-cli cache rm --all"),
-        ("delete", "lora-cli cache rm"),
-        ("remove", "lora-cli cache rm"),
-        ("prune", "lora-cli cache gc"),
-        ("list", "lora-cli cache ls"),
-        ("verfy", "'verify'"),
-    ],
-)
-def test_a_command_of_another_tool_is_said_as_it_is_called_here(typed: str, meant: str, capsys: Captured) -> None:
-    assert main(["cache", typed]) == 2
-    assert capsys.readouterr().err == f"error: no such command '{typed}'\nhint: did you mean {meant}?\n"

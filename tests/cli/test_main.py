@@ -279,9 +279,6 @@ def test_a_size_or_duration_that_is_none_is_said_of_its_option(
     ("line", "told"),
     [
         (["fetch", "x", "--lokced"], "error: no such option: --lokced\nhint: did you mean --locked?\n"),
-        (["fetch", "x", "--local-dir", "d"], "error: no such option: --local-dir\nhint: did you mean --to?\n"),
-        (["serve-bench", "--model", "m"], "error: no such option: --model\nhint: did you mean --base?\n"),
-        (["validate", "x", "--json"], "error: no such option: --json\nhint: did you mean --format json?\n"),
         (
             ["inspect", "x", "-o", "json"],
             "error: 'json' is a format, but a file is needed\nhint: --format json, or json.txt as the file\n",
