@@ -18,10 +18,11 @@ from typer.core import TyperCommand, TyperGroup
 
 from lora_cli import __version__
 from lora_cli.cli.options import GLOBAL, PREFIX, option, origin_of, setting, variable_of
-from lora_cli.cli.output import VALIDATE_FORMATS, ReportFormat, to_stderr
+from lora_cli.cli.output import VALIDATE_FORMATS, ReportFormat
 from lora_cli.core.did_you_mean import nearest
 from lora_cli.core.log import log_to_stderr, logger
 from lora_cli.core.manifest_trust import is_for_manifests
+from lora_cli.core.text import safe
 from lora_cli.errors import UsageError
 from lora_cli.settings import RESOLVE, RESOLVE_TIMEOUT, SETTINGS, Settings, load_settings
 from lora_cli.store import Store
@@ -131,8 +132,9 @@ def open_settings(ctx: Any) -> Settings:
     """The settings of a command, from its global options, the variables and the file.
 
     Raises:
-        LoraCliError: a value is wrong, or the cache is no folder.
+        LoraCliError: a value is wrong, a variable is unknown, or the cache is no folder.
     """
+    refuse_unknown_variables(ctx.find_root().command)
     # load_settings reads the variables: flags override them, and they override the file.
     settings = load_settings(ctx.meta, os.environ)
     check_folder(Store(settings.cache_dir))
@@ -140,8 +142,6 @@ def open_settings(ctx: Any) -> Settings:
         log_to_stderr("ERROR" if settings.quiet else "INFO")
     if settings.verbose and settings.config_error:
         logger(__name__).warning("%s; it is ignored", settings.config_error)
-    if not settings.quiet:
-        warn_of_unknown_variables(ctx.find_root().command)
     return settings
 
 
@@ -241,18 +241,29 @@ def remove_service_variables() -> None:
             del os.environ[name]
 
 
-def warn_of_unknown_variables(root_command: Any) -> None:
-    """Warns of each unknown ``LORA_CLI_…`` in the environment, and suggests the nearest known one."""
+def refuse_unknown_variables(root_command: Any) -> None:
+    """Refuses an unknown ``LORA_CLI_…`` in the environment: who set it relies on something that it does not do.
+
+    Raises:
+        UsageError: it names each, with the nearest known one.
+    """
     given = {name for name in os.environ if name.startswith(PREFIX) and not is_for_manifests(name)}
-    if not given - (
-        known := variables(root_command) | {PREFIX + name.upper() for name in SETTINGS} | {RESOLVE, RESOLVE_TIMEOUT}
-    ):
+    known = variables(root_command) | {PREFIX + name.upper() for name in SETTINGS} | {RESOLVE, RESOLVE_TIMEOUT}
+    if not given - known:
         return
     for command in COMMANDS:
         known |= variables(load_command(command))
-    for name in sorted(given - known):
-        close = nearest(name.removeprefix(PREFIX), (word.removeprefix(PREFIX) for word in known))
-        to_stderr(f"warning: {name} is set, but matches no option{f'; did you mean {PREFIX}{close}?' if close else ''}")
+    if unknown := sorted(given - known):
+        named, several = ", ".join(safe(_with_nearest(name, known)) for name in unknown), len(unknown) > 1
+        raise UsageError(
+            f"unknown variable{'s' if several else ''} in the environment: {named}",
+            hint=f"unset {'them' if several else 'it'}; docs/settings.md lists the variables",
+        )
+
+
+def _with_nearest(name: str, known: set[str]) -> str:
+    close = nearest(name.removeprefix(PREFIX), (word.removeprefix(PREFIX) for word in known))
+    return f"{name} (did you mean {PREFIX}{close}?)" if close else name
 
 
 def variables(command: Any) -> set[str]:

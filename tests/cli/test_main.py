@@ -241,21 +241,22 @@ def test_every_command_says_the_same_of_a_cache_that_is_no_folder(
     assert capsys.readouterr() == ("", told)
 
 
-def test_a_misspelt_variable_is_named_with_the_one_that_was_meant(
+def test_an_unknown_variable_is_an_error_that_names_the_one_that_was_meant(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("LORA_CLI_TIMOUT", "LORA_CLI_MAX_LORA", "LORA_CLI_ZZZ"):
         monkeypatch.setenv(name, "3")
     for right in ("LORA_CLI_TIMEOUT", "LORA_CLI_MAX_LORAS", "LORA_CLI_GRACE", "LORA_CLI_RETRIES"):
         monkeypatch.setenv(right, "3")
-    assert main(["rules", "LC101"]) == 0
-    assert capsys.readouterr().err.splitlines() == [
-        "warning: LORA_CLI_MAX_LORA is set, but matches no option; did you mean LORA_CLI_MAX_LORAS?",
-        "warning: LORA_CLI_TIMOUT is set, but matches no option; did you mean LORA_CLI_TIMEOUT?",
-        "warning: LORA_CLI_ZZZ is set, but matches no option",
-    ]
-    assert main(["-q", "rules", "LC101"]) == 0
-    assert capsys.readouterr().err == ""
+    for line in (["rules", "LC101"], ["-q", "rules", "LC101"], ["cache", "path"]):
+        assert main(line) == 2
+        assert capsys.readouterr() == (
+            "",
+            "error: unknown variables in the environment: LORA_CLI_MAX_LORA (did you mean LORA_CLI_MAX_LORAS?), "
+            "LORA_CLI_TIMOUT (did you mean LORA_CLI_TIMEOUT?), LORA_CLI_ZZZ\n"
+            "hint: unset them; docs/settings.md lists the variables\n",
+        )
+    assert main(["--version"]) == main(["rules", "--help"]) == 0
 
 
 @pytest.mark.parametrize(
