@@ -38,6 +38,10 @@ ABOUT_SETTINGS = (
     "Each can be set in three places; the last one wins: the settings file (`$XDG_CONFIG_HOME/lora-cli/config.toml`, "
     "or `--config FILE`), the variable `LORA_CLI_<KEY>`, and, where a command has it, the flag. In a variable a list "
     "has commas: `LORA_CLI_ALLOW_PROFILES=adapters,models`. A path in the file is relative to it; `~` is your home.",
+    "A variable that begins with `LORA_CLI_` and belongs to no setting and no option ([all of them](cli.md)) is an "
+    "error in every command: it is misspelt, or of another version, and what it was set for would not happen. The "
+    "message names each with the nearest known one (exit 2). What Kubernetes sets for a Service called lora-cli is "
+    "ignored.",
     "A size is a number of bytes, `2GiB` (powers of 1024) or `500MB` (powers of 1000); a time is a number of seconds, "
     "`500ms`, `30s` or `1h30m`.",
 )
@@ -97,7 +101,7 @@ def _options(command: Command, path: str) -> Iterator[str]:
         if record is not None and (path == "lora-cli" or not everywhere):
             variable = f"`{parameter.envvar}`" if parameter.envvar else ""
             usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
-            words, text = (cell.replace("|", "\\|") for cell in record)
+            words, text = (cell.replace("|", "\\|").replace("\\[", "[") for cell in record)
             if usual == "Arguments":
                 words = words.partition(" <")[0]  # its type, which its name tells
             groups.setdefault(group or usual, []).append(f"| `{words}` | {text} | {variable} |")

@@ -20,10 +20,9 @@ def bring(
     settings: Settings,
     *,
     selection: Selection = USUAL,
-    link: bool = False,
     **demanded: Any,
 ) -> Fetched:
-    with FetchContext(store, settings, link=link) as context:
+    with FetchContext(store, settings) as context:
         return fetch_request(AdapterRequest("", ref, selection=selection, **demanded), context, source)
 
 

@@ -129,20 +129,20 @@ def no_talk_set_by_another_test() -> None:
 def each_command_is_built_once() -> Iterator[None]:
     """A process runs one command line, tests thousands: typer takes longer to build a command than to use it."""
     built, loaded, known = app.build_app, app.load_command, {*app.COMMANDS}
-    command = lru_cache(lambda _look, name: loaded(name))
+    command = lru_cache(loaded)
 
     @lru_cache
-    def root(_look: object, _names: tuple[str, ...]) -> "tuple[TyperGroup, dict[str, Any]]":
+    def root(_names: tuple[str, ...]) -> "tuple[TyperGroup, dict[str, Any]]":
         group = built()
         return group, {**group.commands}
 
     def build_app() -> "TyperGroup":
-        group, stubs = root(app._markup_mode(), (*app.COMMANDS,))
+        group, stubs = root((*app.COMMANDS,))
         group.commands = {**stubs}
         return group
 
     def load_command(name: str) -> app.Command:
-        return command(app._markup_mode(), name) if name in known else loaded(name)
+        return command(name) if name in known else loaded(name)
 
     with mock.patch.multiple(app, build_app=build_app, load_command=load_command):
         yield

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from functools import lru_cache
 from importlib import import_module
 from typing import Any, get_args
@@ -16,12 +17,12 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from lora_cli import __version__
-from lora_cli.cli.completion import COMPLETION_FLAGS
 from lora_cli.cli.options import GLOBAL, PREFIX, option, origin_of, setting, variable_of
-from lora_cli.cli.output import DEFAULT_WIDTH, VALIDATE_FORMATS, ReportFormat, to_stderr, width
+from lora_cli.cli.output import VALIDATE_FORMATS, ReportFormat
 from lora_cli.core.did_you_mean import nearest
 from lora_cli.core.log import log_to_stderr, logger
 from lora_cli.core.manifest_trust import is_for_manifests
+from lora_cli.core.text import safe
 from lora_cli.errors import UsageError
 from lora_cli.settings import RESOLVE, RESOLVE_TIMEOUT, SETTINGS, Settings, load_settings
 from lora_cli.store import Store
@@ -42,23 +43,6 @@ COMMANDS = {
     "engines": "List which adapters engines support, or explain one engine.",
 }
 
-SYNONYMS = {
-    "cache clean": "lora-cli cache rm --all",
-    "cache clear": "lora-cli cache rm --all",
-    "cache delete": "lora-cli cache rm",
-    "cache list": "lora-cli cache ls",
-    "cache prune": "lora-cli cache gc",
-    "cache remove": "lora-cli cache rm",
-    "--local-dir": "--to",
-    "--base-url": "--url",
-    "--model": "--base",
-    "--dataset-path": "--trace",
-    "--json": "--format json",
-    "--output-file": "--output",
-    "--output-format": "--format",
-}
-"""Commands and options of other tools, and their names here."""
-
 HELP = {"help_option_names": ["-h", "--help"]}
 UNITS = {
     "SIZE": "SIZE is a number of bytes, 2GiB (powers of 1024) or 500MB (powers of 1000).",
@@ -70,7 +54,7 @@ SEVERAL_VALUES = {"serve-bench": ("--lora-modules", "--goodput")}
 
 
 class _Grouped:
-    """A command whose plain-text help, for narrow terminals, groups the options like the panels; flags have no type."""
+    """A command in whose help flags have no type."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """All arguments and options, with ``--help``."""
@@ -79,21 +63,6 @@ class _Grouped:
             if getattr(one, "is_flag", False):
                 one.metavar = ""
         return parameters
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Writes the arguments and options, each panel as a section, and a group's commands; no text is truncated."""
-        sections: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
-            if (row := parameter.get_help_record(ctx)) is not None:
-                if usual == "Arguments":  # without its type
-                    row = (parameter.metavar or parameter.name, row[1])
-                sections.setdefault(getattr(parameter, "rich_help_panel", None) or usual, []).append(row)
-        if commands := getattr(self, "commands", None):
-            sections["Commands"] = [(name, one.get_short_help_str(1000)) for name, one in commands.items()]
-        for title, rows in sections.items():
-            with formatter.section(title):
-                formatter.write_dl(rows)
 
 
 class GroupedCommand(_Grouped, TyperCommand):
@@ -115,7 +84,8 @@ class GroupedGroup(_Grouped, TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parses the arguments of the group."""
         if not args and not ctx.resilient_parsing:
-            typer.echo(ctx.get_help(), err=True)
+            with redirect_stdout(sys.stderr):
+                ctx.get_help()  # which typer prints
             raise typer.Exit(UsageError.exit_code)
         return super().parse_args(ctx, args)
 
@@ -158,8 +128,9 @@ def open_settings(ctx: Any) -> Settings:
     """The settings of a command, from its global options, the variables and the file.
 
     Raises:
-        LoraCliError: a value is wrong, or the cache is no folder.
+        LoraCliError: a value is wrong, a variable is unknown, or the cache is no folder.
     """
+    refuse_unknown_variables(ctx.find_root().command)
     # load_settings reads the variables: flags override them, and they override the file.
     settings = load_settings(ctx.meta, os.environ)
     check_folder(Store(settings.cache_dir))
@@ -167,8 +138,6 @@ def open_settings(ctx: Any) -> Settings:
         log_to_stderr("ERROR" if settings.quiet else "INFO")
     if settings.verbose and settings.config_error:
         logger(__name__).warning("%s; it is ignored", settings.config_error)
-    if not settings.quiet:
-        warn_of_unknown_variables(ctx.find_root().command)
     return settings
 
 
@@ -194,14 +163,14 @@ def repeat_flags(words: Sequence[str], flags: Sequence[str]) -> list[str]:
 
 def build_app() -> TyperGroup:
     """The root command with a stub for each subcommand."""
-    app = typer.Typer(cls=GroupedGroup, context_settings=HELP, rich_markup_mode=_markup_mode())
+    app = typer.Typer(cls=GroupedGroup, context_settings=HELP)
     app.callback(help=_help(root))(root)
     for name, text in COMMANDS.items():
         app.command(name, help=text)(lambda: None)
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
     for parameter in group.params:
-        if not {*VERSION, *COMPLETION_FLAGS} & {*parameter.opts}:
+        if not {*VERSION, "--install-completion", "--show-completion"} & {*parameter.opts}:
             parameter.expose_value, parameter.callback = False, _record_flag
     return group
 
@@ -209,7 +178,7 @@ def build_app() -> TyperGroup:
 def load_command(name: str) -> Command:
     """Imports the module of a subcommand; its help shows the global options too."""
     module = import_module(f"lora_cli.cli.{name.replace('-', '_')}")
-    one = typer.Typer(cls=GroupedGroup, help=COMMANDS[name], add_completion=False, rich_markup_mode=_markup_mode())
+    one = typer.Typer(cls=GroupedGroup, help=COMMANDS[name], add_completion=False)
     functions = module.COMMANDS if hasattr(module, "COMMANDS") else {name: module.command}
     for word, function in functions.items():
         one.command(word, cls=GroupedCommand, help=_help(function), context_settings=HELP)(function)
@@ -217,11 +186,6 @@ def load_command(name: str) -> Command:
     command.name, command.context_settings = name, HELP
     _complete_help(command, module.EXAMPLES)
     return command
-
-
-def _markup_mode() -> Any:
-    """Typer's panels on a terminal that is wide enough for the longest options; else plain text."""
-    return "rich" if sys.stdout.isatty() and width() >= DEFAULT_WIDTH else None
 
 
 @lru_cache
@@ -243,12 +207,11 @@ def _complete_help(command: Command, examples: Sequence[str]) -> None:
     units = [text for metavar, text in UNITS.items() if metavar in metavars]
     command.epilog = "\n\n".join([*units, "Examples:", *(f"  $ {line}" for line in examples)])
     command.params.extend(_global_options())
-    if _markup_mode() is not None:
-        from rich.markup import escape
+    from rich.markup import escape
 
-        parameters: list[Any] = command.params
-        for one in parameters:
-            one.help = escape(one.help or "")
+    parameters: list[Any] = command.params
+    for one in parameters:
+        one.help = escape(one.help or "")
 
 
 def ignore_validate_formats(command: str) -> None:
@@ -274,18 +237,29 @@ def remove_service_variables() -> None:
             del os.environ[name]
 
 
-def warn_of_unknown_variables(root_command: Any) -> None:
-    """Warns of each unknown ``LORA_CLI_…`` in the environment, and suggests the nearest known one."""
+def refuse_unknown_variables(root_command: Any) -> None:
+    """Refuses an unknown ``LORA_CLI_…`` in the environment: who set it relies on something that it does not do.
+
+    Raises:
+        UsageError: it names each, with the nearest known one.
+    """
     given = {name for name in os.environ if name.startswith(PREFIX) and not is_for_manifests(name)}
-    if not given - (
-        known := variables(root_command) | {PREFIX + name.upper() for name in SETTINGS} | {RESOLVE, RESOLVE_TIMEOUT}
-    ):
+    known = variables(root_command) | {PREFIX + name.upper() for name in SETTINGS} | {RESOLVE, RESOLVE_TIMEOUT}
+    if not given - known:
         return
     for command in COMMANDS:
         known |= variables(load_command(command))
-    for name in sorted(given - known):
-        close = nearest(name.removeprefix(PREFIX), (word.removeprefix(PREFIX) for word in known))
-        to_stderr(f"warning: {name} is set, but matches no option{f'; did you mean {PREFIX}{close}?' if close else ''}")
+    if unknown := sorted(given - known):
+        named, several = ", ".join(safe(_with_nearest(name, known)) for name in unknown), len(unknown) > 1
+        raise UsageError(
+            f"unknown variable{'s' if several else ''} in the environment: {named}",
+            hint=f"unset {'them' if several else 'it'}; docs/settings.md lists the variables",
+        )
+
+
+def _with_nearest(name: str, known: set[str]) -> str:
+    close = nearest(name.removeprefix(PREFIX), (word.removeprefix(PREFIX) for word in known))
+    return f"{name} (did you mean {PREFIX}{close}?)" if close else name
 
 
 def variables(command: Any) -> set[str]:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from lora_cli.cli import completion, options
+from lora_cli.cli import options
 from lora_cli.cli.adapter_selection import apply_policies, read_inputs
 from lora_cli.cli.options import ADAPTERS, LIMITS, OUTPUT, option, parse_duration_option
 from lora_cli.cli.output import Format, inform, table_width, width, write, write_result
@@ -32,7 +32,6 @@ from lora_cli.store.inventory import (
     blob_files,
     find_items,
     inventory,
-    list_folder,
     tree_bytes,
 )
 from lora_cli.store.quarantine import is_linked_outside, quarantined, quarantined_items
@@ -43,9 +42,8 @@ from lora_cli.store.verify import verify
 REPAIR = "Repair"
 
 NAMES = typer.Argument(
-    metavar="REF|DIGEST|NAME",
-    help="References, digests (8 or more digits) or names of views.",
-    autocompletion=completion.snapshots,
+    metavar="REF|DIGEST",
+    help="References or digests (8 or more digits).",
 )
 Names = Annotated[list[str], NAMES]
 AnyNames = Annotated[list[str] | None, NAMES]
@@ -127,7 +125,7 @@ def verify_all(
 
 
 def _verified_names(store: Store, names: Sequence[str], manifest: Path | None) -> set[str]:
-    """The names for ``verify``: digests of snapshots, sha256 of their blobs, names of views.
+    """The names for ``verify``: digests of snapshots, sha256 of their blobs.
 
     With a ``manifest``, ``names`` may be those of its adapters, at their locked version.
     """
@@ -135,10 +133,9 @@ def _verified_names(store: Store, names: Sequence[str], manifest: Path | None) -
     if manifest is not None:
         items = read_inputs(manifest, (), "", "verify").items
         meant = {item.name: item.locked.digest if item.locked else str(item.source) for item in items}
-    views = {path.name for path in list_folder(store.adapters)}.union(name for name, _ in quarantined(store))
-    known = views.intersection(names)
+    known = {name for name, _ in quarantined(store)}.intersection(names)
     found = _find_snapshots(store, [meant.get(name, name) for name in names], {meant.get(name, name) for name in known})
-    return known.union(*(item.blob_names.union((item.digest, *item.names)) for item in found))
+    return known.union(*(item.blob_names.union((item.digest,)) for item in found))
 
 
 def collect_garbage(
@@ -158,8 +155,7 @@ def collect_garbage(
 ) -> None:
     """Remove unreferenced files, leftovers of dead processes, and the least recently used adapters beyond the limits.
 
-    Adapters in use stay: those with a name in the cache (fetch -f), with hard links (fetch --to, --publish), and those
-    that are being fetched.
+    Adapters in use stay: those with hard links (fetch --to, --publish), and those that are being fetched.
     """
     settings = with_flags(ctx.obj, {"cache_budget": cache_budget})
     if unused_for is not None and re.fullmatch("0*[1-9][0-9]*", unused_for):
@@ -171,7 +167,7 @@ def collect_garbage(
 
     removed = collect(store, retention, dry_run=dry_run)
     if not removed and retention.unused_for_s is not None:
-        inform("nothing to remove: all snapshots are in use (by name or hard link) or were used in this time", settings)
+        inform("nothing to remove: all snapshots are in use (by hard link) or were used in this time", settings)
     left = cache_bytes(store) - (sum(one.bytes for one in removed) if dry_run else 0)
     if retention.max_bytes is not None and left > retention.max_bytes:
         inform(f"{size(left)} are left, over {size(retention.max_bytes)}: the snapshots are in use or new", settings)
@@ -223,16 +219,12 @@ def show_path(
     ctx: typer.Context,
     name: str = typer.Argument(
         "",
-        metavar="REF|DIGEST|adapters",
-        help="A snapshot, or 'adapters' for the views (default: the cache).",
-        autocompletion=completion.snapshots,
+        metavar="REF|DIGEST",
+        help="A snapshot (default: the cache).",
     ),
 ) -> None:
-    """Print the directory of the cache, of one snapshot, or (adapters) of the views by name."""
+    """Print the directory of the cache, or of one snapshot."""
     store = Store(ctx.obj.cache_dir)
-    if name == "adapters":
-        write(f"{store.adapters}\n")
-        return
     write(f"{_find_one(store, name).directory if name else store.root}\n")
 
 
@@ -257,8 +249,8 @@ def _find_snapshots(store: Store, names: Sequence[str], known: Collection[str] |
 
 
 def _suggestion(name: str, items: Sequence[StoredSnapshot]) -> str:
-    """A did-you-mean hint from the names of views and the last parts of references."""
-    known = {word: word for item in items for word in item.names}
+    """A did-you-mean hint from the last parts of references."""
+    known: dict[str, str] = {}
     for ref in (record.ref for item in items for record in item.records):
         known.setdefault(ref.partition("@")[0].rpartition("/")[2], ref)
     close = nearest(name, known)
@@ -269,9 +261,9 @@ def _suggestion(name: str, items: Sequence[StoredSnapshot]) -> str:
 def _find_one(store: Store, name: str) -> StoredSnapshot:
     """The snapshot of a name; of a reference with several file selections the default one, else the last used."""
     items, ref = _find_snapshots(store, [name]), _reference(name)
-    if len(items) > 1 and not any(name in item.names or _uses_of(item, ref) for item in items):
+    if len(items) > 1 and not any(_uses_of(item, ref) for item in items):
         raise UsageError(f"{len(items)} snapshots start with {name}", hint="write more digits")
-    return max(items, key=lambda item: (name in item.names, *max(_uses_of(item, ref), default=(False, 0.0))))
+    return max(items, key=lambda item: max(_uses_of(item, ref), default=(False, 0.0)))
 
 
 def _uses_of(item: StoredSnapshot, ref: str) -> list[tuple[bool, float]]:
@@ -312,7 +304,7 @@ EXAMPLES = (
     "lora-cli cache gc --cache-budget 50GiB --unused-for 30d",
     "lora-cli cache rm acme/sql@v1 --dry-run",
     "lora-cli cache rm --all --yes",
-    "lora-cli cache path adapters",
+    "lora-cli cache path acme/sql",
 )
 
 COMMANDS: Mapping[str, Callable[..., None]] = {

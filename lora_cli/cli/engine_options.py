@@ -13,7 +13,6 @@ from lora_cli.core.units import words_of
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.inventory import view_digests
 from lora_cli.validation import Checked, ref_of
 
 if TYPE_CHECKING:
@@ -141,18 +140,17 @@ def adapter_folders(
 ) -> Mapping[str, str]:
     """The folder from which an engine on this machine can load each adapter: a local one, or one in the cache.
 
-    ``judged`` are adapters by name. Of a cached one, the view of that name is used if it has its digest, else the
-    snapshot. One that could not be read has no folder.
+    ``judged`` are adapters by name. One that could not be read has no folder.
     """
     store = Store(settings.cache_dir.absolute())
-    cached_views, found = view_digests(store), {}
+    found = {}
     for name, (checked, inspection) in judged:
         if checked.revision is None or inspection is None:
             continue
         if checked.revision.ref.scheme == "file":
             folder = Path(checked.revision.ref.location)
         elif digest := inspection.snapshot:
-            folder = store.adapters / name if cached_views.get(name) == digest else store.snapshot(digest)
+            folder = store.snapshot(digest)
         else:
             continue
         if folder.is_dir() and str(folder).isprintable():

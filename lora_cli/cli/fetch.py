@@ -1,4 +1,4 @@
-"""``lora-cli fetch``: downloads adapters into the cache, its views by name, ``--to`` or ``--publish``."""
+"""``lora-cli fetch``: downloads adapters into the cache, ``--to`` or ``--publish``."""
 
 import os
 import re
@@ -41,11 +41,9 @@ from lora_cli.settings import Settings, with_flags
 from lora_cli.sources.local import snapshot_at
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob
-from lora_cli.store.export import export_snapshot, remove_views, write_view
-from lora_cli.store.inventory import view_digests
+from lora_cli.store.export import export_snapshot
 from lora_cli.store.published import (
     Pruning,
-    ServedBase,
     prune_published,
     publish_adapter,
     published_digests,
@@ -95,8 +93,6 @@ class FetchOptions:
         "--prune", "With --publish: remove published adapters that are not in the manifest.", default=False
     )
     base: str = into("--base NAME", "With --publish: the base model's name in the engine.", default="")
-    fix_base: str = into("--fix-base NAME", "With --publish: write this base name into each config.", default="")
-    link: bool = into("--link", "Hard-link the weights of local folders into the cache.", default=False)
     include: list[str] | None = files("--include GLOB", "Also fetch matching files; may be repeated.")
     exclude: list[str] | None = files("--exclude GLOB", "Do not fetch matching files; may be repeated.")
     allow_pickle: options.AllowPickle = False
@@ -156,13 +152,11 @@ def command(**given: Any) -> None:
     base_config = _base_config(requests, store, settings)
     everything = [*done, base_config] if base_config is not None else done
     failed = [(one.request.name, one.error.message, "") for one in everything if one.error is not None]
-    pruning = _prune(requests, chosen, store, settings, failed=bool(failed))
+    pruning = _prune(requests, chosen, settings, failed=bool(failed))
     changes = None
     if file is not None and not flags.locked:
         changes = lockfile.write_lock(file, flags, everything, store, settings)
-        before = changes.before.by_name
-        remove_views(store, {name: before[name].digest for name in changes.removed})
-    _warn_of_denied(chosen.publish, store, settings)
+    _warn_of_denied(chosen.publish, settings)
     if chosen.output_format == "json":
         from lora_cli.render.json import to_json
 
@@ -199,15 +193,15 @@ def _dry_run(requests: FetchRequests, chosen: FetchOptions, store: Store, settin
     from lora_cli.render.terminal_fetch import plan_parts
 
     planned = list(plan_all(requests.adapters, store, settings))
-    pruning = _prune(requests, chosen, store, settings, failed=any(one.error is not None for one in planned))
+    pruning = _prune(requests, chosen, settings, failed=any(one.error is not None for one in planned))
     code = max((one.exit_code for one in planned), default=0)
     report = PlanReport(adapters=planned, pruned=tuple(pruning.removed), not_pruned=pruning.kept, exit_code=code)
     write_result(report, chosen.output_format, plan_parts(report), columns=table_width())
     return code
 
 
-def _prune(requests: FetchRequests, chosen: FetchOptions, store: Store, settings: Settings, *, failed: bool) -> Pruning:
-    """Removes published adapters that are not in the manifest, and their views; with --dry-run only reports them.
+def _prune(requests: FetchRequests, chosen: FetchOptions, settings: Settings, *, failed: bool) -> Pruning:
+    """Removes published adapters that are not in the manifest; with --dry-run only reports them.
 
     Nothing is removed if an adapter ``failed``: an older one may still be served in its place.
     """
@@ -222,7 +216,6 @@ def _prune(requests: FetchRequests, chosen: FetchOptions, store: Store, settings
     pruning = to_prune(folder, staying)
     if not chosen.dry_run:
         prune_published(folder, pruning)
-        remove_views(store, pruning.removed)
     for name in pruning.removed:
         done = "would prune" if chosen.dry_run else "pruned"
         inform(f"{done} {chosen.publish}/{name}: it is not in the manifest", settings)
@@ -231,34 +224,29 @@ def _prune(requests: FetchRequests, chosen: FetchOptions, store: Store, settings
     return pruning
 
 
-def _warn_of_denied(published: str | None, store: Store, settings: Settings) -> None:
-    """Warns of views in the cache and published adapters that a policy denies by now: engines still find them."""
+def _warn_of_denied(published: str | None, settings: Settings) -> None:
+    """Warns of published adapters that a policy denies by now: engines still find them."""
     denied = {digest for policy in settings.policies for digest in policy.deny_sha256}
-    if not denied:
+    if not denied or published is None:
         return
-    found = [
-        (store.adapters / name, f"lora-cli cache rm {name}", sha256) for name, sha256 in view_digests(store).items()
-    ]
-    if published is not None:
-        folder = Path(published).expanduser()
-        found += [(folder / name, "remove it", sha256) for name, sha256 in published_digests(folder).items()]
-    for path, advice, sha256 in found:
+    folder = Path(published).expanduser()
+    for name, sha256 in published_digests(folder).items():
         if sha256 in denied:
-            inform(f"warning: {path} is still there, but policy deny_sha256 denies {sha256}: {advice}", settings)
+            where = folder / name
+            inform(f"warning: {where} is still there, but policy deny_sha256 denies {sha256}: remove it", settings)
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
     """Where the adapters are written: the store, or the folder in ``targets`` for each adapter.
 
-    With ``views`` the store also has a view by name. With ``served`` the targets are published for an engine's
-    resolver.
+    If they are ``published``, it is for the resolver of an engine that names the base ``served`` (None: unknown).
     """
 
     store: Store
     targets: Sequence[Path] | None
-    views: bool = False
-    served: ServedBase | None = None
+    published: bool = False
+    served: str | None = None
 
     def deliver(self, outcome: Outcome, number: int) -> Outcome:
         """The outcome with its directory, or with the error of writing it."""
@@ -266,12 +254,10 @@ class Destination:
             return outcome
         snapshot, target = outcome.fetched.snapshot, self.targets[number] if self.targets else None
         try:
-            if self.views:
-                write_view(self.store, outcome.request.name, snapshot)
             if target is None:
                 return replace(outcome, directory=snapshot.directory.absolute())
             published = None
-            if self.served is None:
+            if not self.published:
                 export_snapshot(self.store, snapshot, target)
             else:
                 published = publish_adapter(self.store, snapshot, target, self.served)
@@ -304,14 +290,12 @@ def destination_of(requests: FetchRequests, store: Store, chosen: FetchOptions) 
         raise UsageError(
             "--to and --publish cannot be used together", hint="fetch twice: the second fetch uses the cache"
         )
-    if chosen.fix_base and chosen.publish is None:
-        raise UsageError("--fix-base needs --publish", hint="--publish DIRECTORY")
-    has_views = requests.manifest is not None
     if chosen.publish is not None:
-        served = ServedBase(chosen.fix_base or chosen.base or _repository(requests), fix=bool(chosen.fix_base))
-        return Destination(store, folders("--publish", chosen.publish, requests, by_name=True), has_views, served)
+        served = chosen.base or _repository(requests)
+        published = folders("--publish", chosen.publish, requests, by_name=True)
+        return Destination(store, published, published=True, served=served)
     targets = None if chosen.to is None else folders("--to", chosen.to, requests, by_name=not requests.alone)
-    return Destination(store, targets, has_views)
+    return Destination(store, targets)
 
 
 def _repository(requests: FetchRequests) -> str | None:
@@ -322,7 +306,7 @@ def _repository(requests: FetchRequests) -> str | None:
 
 def unchecked_base_warning(requests: FetchRequests, destination: Destination) -> str:
     """A warning if the engine's name for the base is unknown; empty otherwise."""
-    if destination.served is None or destination.served.name is not None:
+    if not destination.published or destination.served is not None:
         return ""
     base = requests.manifest.base if requests.manifest is not None else None
     is_path = base is not None and base.scheme == "file"
@@ -381,11 +365,9 @@ def _fetch_all(
             if chosen.ray is not None:
                 from lora_cli.fleet.fetching import bring_fleet
 
-                outcomes = bring_fleet(chosen.ray, requests.adapters, settings, link=chosen.link)
+                outcomes = bring_fleet(chosen.ray, requests.adapters, settings)
             else:
-                outcomes = fetch_all(
-                    requests.adapters, destination.store, settings, progress=progress, link=chosen.link
-                )
+                outcomes = fetch_all(requests.adapters, destination.store, settings, progress=progress)
             for number, fetched in enumerate(outcomes):
                 done.append(outcome := destination.deliver(fetched, number))
                 progress.adapter_ended(outcome.request.name)

@@ -44,9 +44,7 @@ kind: AdapterSet
 
 def command(
     ctx: typer.Context,
-    refs: list[str] = typer.Argument(
-        metavar="REF", help="Adapters or folders of adapters.", autocompletion=completion.references
-    ),
+    refs: list[str] = typer.Argument(metavar="REF", help="Adapters or folders of adapters."),
     base: options.Base = "",
     engine: str = for_engine("--engine", "The engine that will serve them.", default="", **completion.ENGINE),
     output: Path = option("--output -o FILE", "Manifest to write; - is standard output.", Path("set.yaml"), OUTPUT),

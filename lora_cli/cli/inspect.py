@@ -56,7 +56,7 @@ def command(
     refs: options.Refs = None,
     manifest: options.Manifest = None,
     checkpoint: options.Checkpoint = "",
-    base: str = option("--base", "The base model: shows how many modules apply.", "", ADAPTERS, **completion.REF),
+    base: str = option("--base REF", "The base model: shows how many modules apply.", "", ADAPTERS),
     policy: options.PolicyFile = None,
     engine_args: str = for_engine(
         "--engine-args",
@@ -72,7 +72,7 @@ def command(
     spectrum: bool = option(
         "--spectrum", "Show the size of each module's update and its singular values.", False, VALUES
     ),
-    diff: str | None = option("--diff", "Show how each adapter differs from this one.", None, VALUES, **completion.REF),
+    diff: str | None = option("--diff REF", "Show how each adapter differs from this one.", None, VALUES),
     output_format: ReportFormat = result("--format", "The format of the result.", default="human"),
     output: options.OutputFile = None,
 ) -> None:

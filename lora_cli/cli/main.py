@@ -11,8 +11,7 @@ from pathlib import Path
 import typer
 
 from lora_cli.cli import app
-from lora_cli.cli.completion import set_up_bash
-from lora_cli.cli.options import origin_of, variable_of
+from lora_cli.cli.options import origin_of
 from lora_cli.cli.output import to_stderr
 from lora_cli.core.did_you_mean import nearest
 from lora_cli.core.text import safe
@@ -20,8 +19,6 @@ from lora_cli.errors import INTERRUPTED, DocumentError, LoraCliError, MachineErr
 
 # Errors of the operating system that are caused by the machine, not by a bug.
 MACHINE_ERRNOS = {ENOSPC, EDQUOT, EROFS, EACCES, EPERM, EMFILE, ENFILE, ENOMEM, EIO, EFBIG}
-
-CHANGED_FILES = "--changed-files"
 
 SIGPIPE_EXIT_CODE = 141
 """The exit code that a shell reports for a program that writes into a closed pipe: 128 + SIGPIPE."""
@@ -55,24 +52,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     app.remove_service_variables()
-    if set_up_bash(argv):
-        return 0
-    _check_file_names(argv)
     code = app.build_app().main(args=list(argv), prog_name="lora-cli", standalone_mode=False)
     return code if isinstance(code, int) else 0
-
-
-def _check_file_names(argv: Sequence[str]) -> None:
-    """Refuses a name of a file in place of an option where changed files are passed: it could switch checks off.
-
-    Raises:
-        UsageError: an argument begins with "-" and is the path of a file.
-    """
-    options = argv[: argv.index("--")] if "--" in argv else argv
-    if CHANGED_FILES in options or os.environ.get(variable_of(CHANGED_FILES)):
-        for word in options:
-            if word.startswith("-") and os.path.lexists(word):
-                raise UsageError(f"{safe(word)} is both an option and a file name", hint="write -- before the files")
 
 
 def _usage_error(error: typer.TyperException, argv: Sequence[str]) -> UsageError:
@@ -83,13 +64,9 @@ def _usage_error(error: typer.TyperException, argv: Sequence[str]) -> UsageError
     text = (text[:1].lower() + text[1:]).replace("is not a valid int range", "is not a whole number")
     if (variable := _variable_of(error)) is not None:
         text = f"{variable}: {text.partition(': ')[2]}"
-    if context is not None and text.startswith("no such command "):
-        word = text.removeprefix("no such command ").strip("'")
-        likely = app.SYNONYMS.get(f"{context.info_name} {word}", likely)
     if context is not None and (wrong := text.removeprefix("no such option: ")) != text:
         known = {flag for one in context.command.params for flag in (*one.opts, *one.secondary_opts)}
-        synonym = app.SYNONYMS.get(wrong, "")
-        likely = synonym if synonym.partition(" ")[0] in known else nearest(wrong, known) or ""
+        likely = nearest(wrong, known) or ""
     named = [word for word in argv if word in app.COMMANDS][:1]
     command = context.command_path if context else " ".join(["lora-cli", *named])
     return UsageError(text, hint=f"did you mean {likely.rstrip('?')}?" if likely else f"{command} --help")

@@ -126,7 +126,6 @@ Refs = Annotated[
         metavar="REF",
         help="Path, Hub repository (ORG/NAME[@REV]) or URL (s3://, gs://, oci://, https://); with --manifest, names in "
         "it.",
-        autocompletion=completion.references,
     ),
 ]
 adapter_option = partial(option, default=..., panel=ADAPTERS)
@@ -134,9 +133,8 @@ Manifest = Annotated[Path | None, adapter_option("--manifest -f FILE", "Use the 
 Base = Annotated[
     str,
     adapter_option(
-        "--base",
+        "--base REF",
         "Base model: directory, config.json, Hub id or reference (default: from the adapters' configs).",
-        **completion.REF,
     ),
 ]
 PolicyFile = Annotated[Path | None, adapter_option("--policy FILE", "Policy that adapters must pass.")]

@@ -29,7 +29,7 @@ Format = Literal["human", "json"]
 ReportFormat = Literal["human", "json", "html"]
 """Output formats of commands that can also write an HTML page."""
 
-VALIDATE_FORMATS = ("human", "concise", "json", "sarif", "junit", "github", "markdown", "gitlab")
+VALIDATE_FORMATS = ("human", "json", "sarif", "junit", "github")
 """Output formats of ``validate``; a module of ``render`` has the name of each machine format."""
 
 

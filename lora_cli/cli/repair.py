@@ -39,11 +39,10 @@ def command(
     ),
     check: bool = option("--check", "Only show the changes; exit with 1 if there are any.", False, REPAIR),
     base: str = option(
-        "--base",
+        "--base REF",
         "The base model (default: the one in the config, if it is on this machine).",
         "",
         REPAIR,
-        **completion.REF,
     ),
     checkpoint: options.Checkpoint = "",
     policy: options.PolicyFile = None,

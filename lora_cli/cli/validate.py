@@ -46,7 +46,7 @@ EXAMPLES = (
     "lora-cli validate ./adapter --no-base --fail-on warning",
 )
 
-HUMAN, CONCISE, GITHUB, MARKDOWN = "human", "concise", "github", "markdown"
+HUMAN, GITHUB = "human", "github"
 STDOUT = Path("-")
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 
@@ -97,12 +97,9 @@ class ValidateOptions:
     )
     ray: options.Ray = None
     shard: options.Shard = None
-    statistics: bool = result(
-        "--statistics", "Print the number of findings per rule instead of the findings.", default=False
-    )
     formats: list[str] | None = result(
         "--format FORMAT[=FILE]",
-        "human, concise, json, sarif, junit, github, gitlab or markdown; may be repeated, each with its file.",
+        "human, json, sarif, junit or github; may be repeated, each with its file.",
         show_default="human",
         autocompletion=completion.choices(*VALIDATE_FORMATS),
     )
@@ -147,7 +144,7 @@ def command(**given: Any) -> None:
             passed(one.error is not None)
     notices = baseline_notices(checked, known, chosen.write_baseline, naming, rules, settings)
     report = validate_report(checked, fail_on, base=model, rules=rules, naming=naming, baseline=where, notices=notices)
-    write_outputs(report, outputs, quiet=settings.quiet, statistics=chosen.statistics)
+    write_outputs(report, outputs, quiet=settings.quiet)
     raise typer.Exit(report.summary.exit_code)
 
 
@@ -247,7 +244,7 @@ class Output:
 def parse_outputs(formats: Sequence[str], file: Path | None, environ: Mapping[str, str]) -> tuple[Output, ...]:
     """The outputs of ``--format FORMAT[=FILE]`` and ``-o FILE``.
 
-    Markdown without a file is appended to the job summary of GitHub Actions, if there is one.
+    ``github`` also appends to the job summary of GitHub Actions, if there is one.
 
     Raises:
         UsageError: a format is unknown, two have the same file, or ``-o`` is ambiguous.
@@ -259,19 +256,15 @@ def parse_outputs(formats: Sequence[str], file: Path | None, environ: Mapping[st
         hint = "set a file for each: --format sarif=FILE" if bare else "remove -o"
         raise UsageError("-o needs exactly one format without a file", hint=hint)
     summary = environ.get(STEP_SUMMARY, "")
-    found = tuple(
-        Output(name, Path(summary), appended=True)
-        if name == MARKDOWN and summary and (given or file) is None
-        else Output(name, given or file or STDOUT)
-        for name, given in named
-    )
+    found = tuple(Output(name, given or file or STDOUT) for name, given in named)
+    if summary and any(output.format == GITHUB for output in found):
+        found = (*found, Output(GITHUB, Path(summary), appended=True))
     for output in found:
         same = [other.format for other in found if other.file == output.file]
         if len(same) > 1:
-            hint = f"set a file for each: --format {same[-1]}=FILE"
-            if output.file == STDOUT and MARKDOWN in same:
-                hint += f"; markdown only goes to {STEP_SUMMARY} automatically if that is set"
-            raise UsageError(f"{' and '.join(same)} would be mixed", hint=hint)
+            raise UsageError(
+                f"{' and '.join(same)} would be mixed", hint=f"set a file for each: --format {same[-1]}=FILE"
+            )
         check_writable(output.file)
     return found
 
@@ -288,11 +281,10 @@ def _parse_format(word: str) -> tuple[str, Path | None]:
     return name, Path(file) if file else None
 
 
-def write_outputs(report: Report, outputs: Sequence[Output], *, quiet: bool, statistics: bool) -> None:
+def write_outputs(report: Report, outputs: Sequence[Output], *, quiet: bool) -> None:
     """Writes each format. Notices about the run itself go to stderr.
 
-    In the formats for people ``quiet`` leaves out everything that is not a problem, and ``statistics`` everything but
-    the number of findings per rule.
+    In the format for people ``quiet`` leaves out everything that is not a problem.
 
     Raises:
         MachineError: a file cannot be written.
@@ -302,14 +294,10 @@ def write_outputs(report: Report, outputs: Sequence[Output], *, quiet: bool, sta
         to_stderr(safe(f"warning: {notice}"))
     for output in sorted(outputs, key=lambda output: output.file == STDOUT):  # a closed pipe costs no report file
         if output.format == HUMAN:
-            from lora_cli.render.terminal_validate import report_parts, statistics_parts
+            from lora_cli.render.terminal_validate import report_parts
 
-            parts = statistics_parts(report) if statistics else report_parts(report, quiet=quiet)
+            parts = report_parts(report, quiet=quiet)
             write(render_parts(parts, None if output.file == STDOUT else output.file), output.file)
-        elif output.format == CONCISE:
-            from lora_cli.render.text import render_concise
-
-            write(render_concise(report, quiet=quiet), output.file)
         elif output.appended:
             message = _append_to_summary(report, output.file)
             if not quiet:

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -34,9 +34,7 @@ from lora_cli.render.warm_report import EndpointsReport
 from lora_cli.serving.signals import ending_signals
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.export import remove_views, write_view
 from lora_cli.store.in_use import InUseMarker
-from lora_cli.store.inventory import view_digests
 from lora_cli.validation import Terms
 from lora_cli.validation.fetch_and_validate import Admission
 
@@ -190,17 +188,9 @@ def warm_endpoints(
         admit = admission_function(terms, settings, hold)
         admissions = map_in_threads(admit, items, PARALLEL_ADMISSIONS) if ready else []
         wanted, refused = _admitted(items, admissions, mapped, sent)
-        snapshots = {one.name: one.snapshot for one in admissions if one.refusal is None and one.snapshot is not None}
         changes = _reconcile_options(inputs, items, refused, options, settings)
         serve = partial(reconcile, wanted=wanted, options=changes)
         done = dict(zip(ready, map_in_threads(serve, ready, len(ready)), strict=True))
-        if inputs.manifest is not None:
-            every = [one for told, _ in done.values() for one in told]
-            reached = len(done) == len(servers) and all(error is None for _, error in done.values())
-            try:
-                _keep_views(Store(settings.cache_dir), snapshots, every, reached=reached)
-            except LoraCliError as failure:  # what the servers did is reported all the same
-                inform(f"warning: {failure.message}; cache gc may remove what servers load from the cache", settings)
     pinned = any(one.pinned for one in wanted)
     replicas = []
     for server in servers:
@@ -245,27 +235,6 @@ def _reconcile_options(
         refused=frozenset(one.name for one in refused),
         denied=frozenset(digest for policy in settings.policies for digest in policy.deny_sha256),
     )
-
-
-def _keep_views(
-    store: Store, snapshots: Mapping[str, Snapshot], done: Sequence[AdapterOutcome], *, reached: bool
-) -> None:
-    """Name in the cache what servers now load from there, so that ``cache gc`` and a budget leave it alone.
-
-    A name stays with the old version while a server still has that. What was unloaded from every server gives its name
-    up, if all of them were ``reached``.
-
-    Raises:
-        MachineError: the cache cannot be written.
-    """
-    known = view_digests(store)
-    failed = {one.name for one in done if one.error is not None}
-    for name, snapshot in snapshots.items():
-        if name not in known or (reached and name not in failed):
-            write_view(store, name, snapshot)
-    pruned = {one.name for one in done if one.action == "pruned"} - failed
-    if reached:
-        remove_views(store, {name: digest for name, digest in known.items() if name in pruned})
 
 
 def endpoint_engine(engine: str, inputs: Inputs) -> str:

@@ -97,7 +97,7 @@ class TmpfsCopies:
                 raise UsageError(f"{name!r} cannot be the name of a folder", hint="use another name")
             self._folder.keep(store, snapshot, place.name)
             if self._base and (named := base_in_config(snapshot)) != self._base:
-                hint = "fetch --publish DIR --fix-base NAME corrects it"
+                hint = "lora-cli repair --base-name NAME --to DIR writes it into a copy"
                 log.warning("%s: its base is %s, so vLLM's resolver returns 404; %s", name, shown(named), hint)
         except LoraCliError as refused:
             error = refused

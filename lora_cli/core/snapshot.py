@@ -34,15 +34,12 @@ class Revision:
     """The meaning of a reference at one moment: an immutable id and the files under it.
 
     ``id`` is a commit for the Hub; for a local folder it is a fingerprint of names, sizes and modification times.
-    ``access`` says who may have it, as far as the origin reported it: ``"public"``, ``"gated"``, ``"private"``,
-    ``"local"`` for a folder, "" where that is not known. Not ``whole``: these are some of its files, and other files
-    may exist.
+    Not ``whole``: these are some of its files, and other files may exist.
     """
 
     ref: "AdapterRef"
     id: str
     files: tuple[RemoteFile, ...]
-    access: str = ""
     whole: bool = True
 
     def file(self, path: str) -> RemoteFile | None:

@@ -164,8 +164,6 @@ class ManifestPolicy(Model):
     """Denied snapshot digests; takes precedence over allow_sha256."""
     require_signature: Annotated[Several[RequiredSignature], Field(max_length=MOST_GLOBS)] = ()
     """Allow only adapters with a valid model.sig (OpenSSF Model Signing), for all entries that are for their source."""
-    require_access_check: bool = False
-    """Use a cached adapter that may not be public only after its source allowed the caller to read it."""
     allow_private_redirects: Annotated[Maybe[bool], AfterValidator(_operators), WithJsonSchema({"const": False})] = None
     """Only --policy and the settings can allow that."""
     suppressions: Several[Suppression] = ()

@@ -59,14 +59,13 @@ def fetch_all(
     settings: Settings,
     *,
     progress: Progress = SILENT,
-    link: bool = False,
 ) -> Iterator[Outcome]:
     """Fetches all adapters and yields their outcomes in order, each as soon as it and those before it are known.
 
     ``settings.jobs`` ranges are in flight over all of them. Errors other than ``LoraCliError`` are raised here.
     """
     sources = Sources(settings, [one.source for one in requests if isinstance(one.source, AdapterRef)])
-    with FetchContext(store, settings, progress, link=link, sources=sources) as context:
+    with FetchContext(store, settings, progress, sources=sources) as context:
 
         def one(request: AdapterRequest) -> Outcome:
             began = time.perf_counter()

@@ -11,7 +11,6 @@ from lora_cli.errors import Offline
 from lora_cli.fetching.resolution_history import (
     last_snapshot,
     not_cached_error,
-    recorded_access,
     recorded_blob,
     recorded_folder,
 )
@@ -53,8 +52,7 @@ class CacheFirstSource:
         picked = replace(ref, subfolder=folder or "")
         locked = self._locked if folder is not None else None
         if locked is not None and (found := find_snapshot(self._store, locked.files)) is not None:
-            access = recorded_access(self._store, ref, self._selection, self._settings)
-            return self._from_cache(picked, found, locked.revision, access)
+            return self._from_cache(picked, found, locked.revision)
         known = last_snapshot(self._store, ref, self._selection, self._settings)
         if known is None:
             try:
@@ -63,16 +61,16 @@ class CacheFirstSource:
                 raise not_cached_error(self._store, ref, self._settings, error.hint) from error
         record, snapshot = known
         if (self._settings.offline or ref.pinned) and not self._must_list:
-            return self._from_cache(picked, snapshot, record.revision, record.access)
+            return self._from_cache(picked, snapshot, record.revision)
         revision = self._origin.resolve(ref)
         listed = [file for path in record.files if (file := revision.file(path)) is not None]
         if revision.id == record.revision and all(recorded_blob(record, revision, file) is not None for file in listed):
             self._cached[revision.ref] = (snapshot, *snapshot_at(snapshot.directory))
         return revision
 
-    def _from_cache(self, ref: AdapterRef, snapshot: Snapshot, revision: str, access: str) -> Revision:
+    def _from_cache(self, ref: AdapterRef, snapshot: Snapshot, revision: str) -> Revision:
         _, _, folder = self._cached[ref] = (snapshot, *snapshot_at(snapshot.directory))
-        return Revision(ref, revision, folder.files, access)
+        return Revision(ref, revision, folder.files)
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         """Bytes of ``file``, from the cache where it has them."""

@@ -55,7 +55,6 @@ class TotalBytesLimit:
 class FetchContext:
     """The shared state of the fetches of one run; closed when the run is over.
 
-    With ``link`` the weights of local folders become hard links in the cache, where the file system supports it.
     ``in_use`` keeps what is fetched from being garbage-collected; by default, until the context is closed.
     """
 
@@ -65,11 +64,10 @@ class FetchContext:
         settings: Settings,
         progress: Progress = SILENT,
         *,
-        link: bool = False,
         in_use: InUseMarker | None = None,
         sources: Sources | None = None,
     ) -> None:
-        self.store, self.settings, self.progress, self.link = store, settings, progress, link
+        self.store, self.settings, self.progress = store, settings, progress
         self.in_use, self._owns_marker = in_use or InUseMarker(store), in_use is None
         self.sources = sources or Sources(settings)
         self.scheduler = RangeScheduler(settings.jobs)
@@ -79,9 +77,7 @@ class FetchContext:
     def with_own_threads(self, sources: Sources | None = None) -> "FetchContext":
         """A context for another adapter of this run, within the same limits, with download threads of its own."""
         sources = sources or self.sources
-        other = FetchContext(
-            self.store, self.settings, self.progress, link=self.link, in_use=self.in_use, sources=sources
-        )
+        other = FetchContext(self.store, self.settings, self.progress, in_use=self.in_use, sources=sources)
         other.disk_space, other.total = self.disk_space, self.total
         return other
 

@@ -11,7 +11,7 @@ from lora_cli.errors import Corrupt, Refused
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.file_download import Transfer
 from lora_cli.fetching.file_selection import identity
-from lora_cli.fetching.local_reuse import copy_from_hub_cache, link_weights, reflink_local_file
+from lora_cli.fetching.local_reuse import copy_from_hub_cache, reflink_local_file
 from lora_cli.fetching.progress import SILENT, Progress
 from lora_cli.fetching.requirements import byte_limit, check_size
 from lora_cli.fetching.resolution_history import FetchPlan
@@ -75,9 +75,6 @@ def download(job: DownloadJob) -> Mapping[str, Blob]:
     files, context = job.plan.files, job.context
     check_size(job.name, sum(file.size or 0 for file in files), byte_limit(context.settings))
     blobs = {file.path: blob for file in files if (blob := _cached_blob(job, file)) is not None}
-    if context.link:
-        missing = [file for file in files if file.path not in blobs]
-        blobs |= link_weights(job.name, job.source, job.revision, job.store, missing)
     missing = [file for file in files if file.path not in blobs]
     left = sum(leftover_bytes(job.store, job.key(file), file.size or 0) for file in missing)
     size, tries = sum(file.size or 0 for file in missing), 0

@@ -21,7 +21,6 @@ from lora_cli.fetching.checkpoint import LatestCheckpoint
 from lora_cli.fetching.context import FetchContext
 from lora_cli.fetching.download import DownloadJob, download
 from lora_cli.fetching.file_selection import LeftOut, left_out, refuse_pickled, select_files
-from lora_cli.fetching.local_reuse import relist_after_linking
 from lora_cli.fetching.locked_files import (
     check_bytes,
     check_folder,
@@ -31,16 +30,13 @@ from lora_cli.fetching.locked_files import (
 )
 from lora_cli.fetching.reference_names import entries_for
 from lora_cli.fetching.requirements import (
-    check_access,
     check_allowed,
-    check_cached_access,
     check_count,
     check_denied,
     check_provenance,
     check_reference,
     check_size,
     check_snapshot,
-    needs_access_check,
 )
 from lora_cli.fetching.resolution_history import (
     FetchPlan,
@@ -48,7 +44,6 @@ from lora_cli.fetching.resolution_history import (
     last_snapshot,
     not_cached_error,
     read_records,
-    recorded_access,
     recorded_folder,
     recorded_snapshot,
     write_records,
@@ -76,16 +71,14 @@ log = logger(__name__)
 class Fetched:
     """A snapshot, the id of its revision, and whether all of it was ``cached`` before.
 
-    ``left_out`` is what else the origin has; None if the origin was not asked. With ``needs_access_check`` the snapshot
-    may be written to a folder only after its origin was asked for access. ``provenance`` is what policies required and
-    accepted.
+    ``left_out`` is what else the origin has; None if the origin was not asked. ``provenance`` is what policies required
+    and accepted.
     """
 
     snapshot: Snapshot
     revision: str
     cached: bool
     left_out: LeftOut | None = None
-    needs_access_check: bool = False
     provenance: Provenance = field(default_factory=Provenance)
 
 
@@ -109,8 +102,8 @@ def fetch(request: AdapterRequest, context: FetchContext, source: Source | None 
     for left in reversed(range(TRIES)):
         try:
             fetched = _from_cache(request, context)
-            if fetched is None or fetched.needs_access_check:
-                fetched = _from_origin(request, source or context.sources.of(request.ref), context, fetched)
+            if fetched is None:
+                fetched = _from_origin(request, source or context.sources.of(request.ref), context)
             if context.in_use.add_snapshot(fetched.snapshot.digest):
                 return fetched
         except LostBlob:
@@ -149,9 +142,6 @@ def _from_cache(request: AdapterRequest, context: FetchContext, pinned: AdapterR
         return None  # it may have one by now, or had one before fetch took it
     if fetched is not None:
         fetched = replace(fetched, provenance=check(fetched.snapshot))
-        if settings.policies:
-            access = recorded_access(store, ref, request.selection, settings)
-            fetched = replace(fetched, needs_access_check=needs_access_check(ref, access, settings))
     return fetched
 
 
@@ -206,19 +196,15 @@ def _lookup(request: AdapterRequest, store: Store, settings: Settings, check: Ch
     return None
 
 
-def _from_origin(request: AdapterRequest, source: Source, context: FetchContext, cached: Fetched | None) -> Fetched:
-    """The result of ``fetch`` when the origin must be asked, if only for access to the ``cached`` snapshot."""
+def _from_origin(request: AdapterRequest, source: Source, context: FetchContext) -> Fetched:
+    """The result of ``fetch`` when the origin must be asked."""
     ref, name, settings = request.locked_ref, request.label, context.settings
     deadline = Deadline.of(name, settings)
-    if cached is None and isinstance(source, PinSource) and not (ref.pinned or request.locked):
+    if isinstance(source, PinSource) and not (ref.pinned or request.locked):
         with _resolve_hints(ref, request.selection, context):
             pinned = source.pin(ref)
         if (found := _from_cache(request, context, pinned)) is not None:
-            return replace(found, needs_access_check=False)
-    # Only a listing shows which folder is the latest checkpoint.
-    if cached is not None and not request.selection.latest:
-        check_cached_access(ref, cached.revision, cached.snapshot.files, source, settings)
-        return cached
+            return found
     plan = _plan_fetch(request, source, context)
     # Policies may have rules for the folder of the checkpoint, or of the only adapter in an artifact.
     ref = plan.revision.ref
@@ -226,8 +212,6 @@ def _from_origin(request: AdapterRequest, source: Source, context: FetchContext,
     check_allowed(replace(request, source=requested), settings, files=plan.files)
     for one in others:
         check_denied(one, settings)
-    if needs_access_check(ref, plan.revision.access, settings):
-        check_access(replace(plan.revision, files=plan.files), source, settings)
     check_count(name, len(plan.files), settings.max_files)
     context.total.check(request.turn, name, sum(file.size or 0 for file in plan.files))
     job = DownloadJob(name, plan, source, context, deadline)
@@ -283,12 +267,10 @@ def _cached_or_downloaded(job: DownloadJob, locked: LockedAdapter | None, check:
                 context.in_use.add(snapshot_digest(blobs.items()))
                 snapshot = publish_snapshot(store, blobs, lambda one: provenance.append(check(one)))
                 cached = False
-                if context.link and plan.revision.ref.scheme == "file":
-                    plan = relist_after_linking(job.source, plan)
-                write_records(store, plan, snapshot, records)
+                write_records(store, plan, snapshot)
     if cached:
         provenance.append(check(snapshot))
-        write_records(store, plan, snapshot, records)
+        write_records(store, plan, snapshot)
     others = left_out(plan.revision, plan.files)
     return Fetched(snapshot, plan.revision.id, cached, others, provenance=provenance[-1])
 

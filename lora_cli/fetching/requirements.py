@@ -1,24 +1,18 @@
-"""Checks of an adapter: the demanded digest, the lock, the limits, the policies, and access at its origin.
+"""Checks of an adapter: the demanded digest, the lock, the limits and the policies."""
 
-Whether the caller may still read what a shared cache has is decided by the origin, not by the cache.
-"""
-
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from lora_cli.core.adapter_files import CONFIG, LARGEST_SIGNATURE, SIGNATURE
+from lora_cli.core.adapter_files import LARGEST_SIGNATURE, SIGNATURE
 from lora_cli.core.adapter_request import BASE, AdapterRequest, Selection
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.provenance import Provenance
 from lora_cli.core.reference import AdapterRef, parse
-from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
-from lora_cli.errors import AccessDenied, Corrupt, NotFound, Offline, Refused, Unreachable
+from lora_cli.core.snapshot import RemoteFile, Snapshot
+from lora_cli.errors import Corrupt, Offline, Refused, Unreachable
 from lora_cli.fetching.reference_names import aliases, entries_for, other_names, real_glob
 from lora_cli.fetching.signatures import Contents, check_signatures
 from lora_cli.settings import Settings
-from lora_cli.sources import PinSource, Source
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk, read_small
 from lora_cli.store.resolution_records import Record
@@ -26,9 +20,6 @@ from lora_cli.store.resolution_records import Record
 if TYPE_CHECKING:
     from lora_cli.documents.policy import Policy
     from lora_cli.documents.policy_checks import Violation
-
-
-ACCESS_RULE = "policy require_access_check"
 
 
 def check_reference(request: AdapterRequest, settings: Settings) -> None:
@@ -238,64 +229,3 @@ def _with_resolved_links(policy: "Policy") -> "Policy":
 
     allowed = None if policy.allow_sources is None else both(policy.allow_sources)
     return policy.model_copy(update={"allow_sources": allowed, "deny_sources": both(policy.deny_sources)})
-
-
-def needs_access_check(ref: AdapterRef, access: str, settings: Settings) -> bool:
-    """Whether a policy requires that the origin of ``ref`` is asked for access; public adapters need no check.
-
-    ``access`` is as ``Revision.access``; "" (unknown) is not public.
-    """
-    if ref.scheme == "file" or access == "public":
-        return False
-    return any(policy.require_access_check for policy in settings.policies)
-
-
-def check_cached_access(
-    ref: AdapterRef, revision: str, paths: Collection[str], source: Source, settings: Settings
-) -> None:
-    """As ``check_access``, for cached files.
-
-    A commit of the Hub is not listed again, nor an artifact in a registry: this takes one request. Any other origin is
-    listed first.
-    """
-    if isinstance(source, PinSource):
-        with _access_check(ref, settings):
-            source.pin(ref)
-        return
-    if ref.scheme == "hf":
-        listed = Revision(ref, revision, tuple(RemoteFile(path, None) for path in sorted(paths)))
-    else:
-        with _access_check(ref, settings):
-            listed = source.resolve(ref)
-    check_access(listed, source, settings)
-
-
-def check_access(revision: Revision, source: Source, settings: Settings) -> None:
-    """Reads one byte of the adapter from its origin, with the caller's credentials.
-
-    Raises:
-        AccessDenied, NotFound: the caller has no access, or the origin no longer has it.
-        Offline: offline mode is on.
-        Unreachable: the origin does not answer, or with no data.
-    """
-    first = (revision.file(CONFIG), *revision.files)
-    file = next((file for file in first if file is not None and file.size != 0), None)
-    with _access_check(revision.ref, settings):
-        byte = next(iter(source.read(revision, file, 0, 1)), b"") if file is not None else b""
-    if not byte:
-        hint = "its source must have a file that is not empty"
-        raise Unreachable(f"{revision.ref}: {ACCESS_RULE}: its source sent no data", hint=hint)
-
-
-@contextmanager
-def _access_check(ref: AdapterRef, settings: Settings) -> Iterator[None]:
-    """Around a request for access: offline mode forbids it, and a refusal names the policy rule."""
-    if settings.offline:
-        raise Offline(
-            f"{ref}: {ACCESS_RULE}: access must be checked at the source, but offline mode is on",
-            hint="remove --offline, or remove this requirement from the policy for this source",
-        )
-    try:
-        yield
-    except (AccessDenied, NotFound) as error:
-        raise type(error)(f"{ACCESS_RULE}: {error.message}", hint=error.hint) from error

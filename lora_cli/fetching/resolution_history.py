@@ -95,10 +95,8 @@ def known_blobs(plan: FetchPlan, records: Sequence[Record]) -> Mapping[str, Blob
     return blobs
 
 
-def write_records(store: Store, plan: FetchPlan, snapshot: Snapshot, records: Sequence[Record]) -> None:
+def write_records(store: Store, plan: FetchPlan, snapshot: Snapshot) -> None:
     """Records under each name of the plan that the revision is this snapshot. A read-only cache stays as it is.
-
-    ``records`` are the earlier ones.
 
     Raises:
         MachineError: the disk is full, or another disk error.
@@ -106,9 +104,7 @@ def write_records(store: Store, plan: FetchPlan, snapshot: Snapshot, records: Se
     # The identities as the origin lists them: a lock may have added digests.
     files = (plan.revision.file(file.path) or file for file in plan.files)
     identities = {file.path: identity(plan.revision, file) for file in files}
-    earlier = {(record.ref, record.selection): record for record in records}
     for name, selection in plan.names:
-        before = earlier.get((name, selection))
         record = Record(
             name,
             selection,
@@ -117,8 +113,6 @@ def write_records(store: Store, plan: FetchPlan, snapshot: Snapshot, records: Se
             snapshot.files,
             identities,
             endpoint=plan.endpoint,
-            # The listing of a commit does not show the access: the recorded one stays.
-            access=plan.revision.access or (before.access if before is not None else ""),
             folder=plan.revision.ref.subfolder if plan.revision.ref.scheme == "oci" else "",
         )
         write_record(store, record)
@@ -153,12 +147,6 @@ def not_cached_error(store: Store, ref: AdapterRef, settings: Settings, hint: st
         f"{ref} is not cached from {endpoint}, only from {', '.join(sorted(others)[:3])}, and offline mode is on",
         hint=f"fetch it online first, or use the other server: {_OTHER_ENDPOINT.get(ref.scheme, _IN_MANIFEST)}",
     )
-
-
-def recorded_access(store: Store, ref: AdapterRef, selection: Selection, settings: Settings) -> str:
-    """The access to ``ref`` (as ``Revision.access``) as recorded at the last fetch; "" if unknown."""
-    record = read_record(store, ref.in_records, str(selection), endpoint_of(ref, settings))
-    return record.access if record is not None else ""
 
 
 def recorded_folder(

@@ -10,16 +10,14 @@ from lora_cli.settings import Settings
 from lora_cli.store import Store
 
 
-def bring_fleet(
-    address: str, requests: Sequence[AdapterRequest], settings: Settings, *, link: bool
-) -> Iterator[Outcome]:
+def bring_fleet(address: str, requests: Sequence[AdapterRequest], settings: Settings) -> Iterator[Outcome]:
     """As ``fetch_all``, on the cluster at ``address``. Raises as ``joined``."""
     with joined(address, "fetch") as processors:
-        yield from spread(_bring, requests, processors, settings, link, lost=_lost)
+        yield from spread(_bring, requests, processors, settings, lost=_lost)
 
 
-def _bring(batch: Sequence[AdapterRequest], settings: Settings, link: bool) -> list[Outcome]:
-    return list(fetch_all(batch, Store(settings.cache_dir), settings, link=link))
+def _bring(batch: Sequence[AdapterRequest], settings: Settings) -> list[Outcome]:
+    return list(fetch_all(batch, Store(settings.cache_dir), settings))
 
 
 def _lost(request: AdapterRequest, reason: str) -> Outcome:

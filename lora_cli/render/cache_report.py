@@ -32,8 +32,6 @@ class CachedReference:
     revision: str
     origin: str
     """The server that was asked; empty for this machine."""
-    access: str
-    """public, gated, private, local, or empty if it is not known."""
     used_s: NonNegative
     """When it was last used, in seconds since 1970."""
     used_at: Time | None = None
@@ -54,8 +52,6 @@ class CachedSnapshot:
     """One snapshot on this disk."""
 
     sha256: Sha256
-    names: Sequence[str]
-    """The names of its views."""
     directory: str
     bytes: Count
     packed_bytes: Count
@@ -109,7 +105,6 @@ def _snapshot(
     digests = {path: blob.sha256 for record in item.records for path, blob in record.files.items()}
     return CachedSnapshot(
         sha256=item.digest,
-        names=item.names,
         directory=str(item.directory),
         bytes=item.size,
         packed_bytes=item.packed_bytes,
@@ -122,7 +117,6 @@ def _snapshot(
                 one.selection,
                 one.revision,
                 one.endpoint,
-                one.access,
                 one.used_s,
                 _time(one.used_s),
                 provenance(one),
@@ -154,7 +148,6 @@ class VerifyReport:
     version: Version = __version__
     blobs: Count
     snapshots: Count
-    views: Count
     packed: Count
     bytes: Count
     """Those of all blobs."""
@@ -173,7 +166,6 @@ def verify_report(
     return VerifyReport(
         blobs=kinds["blob"],
         snapshots=kinds["snapshot"],
-        views=kinds["view"],
         packed=kinds["packed"],
         bytes=sum(one.size for one in found if one.kind == "blob"),
         rotten=[one for one in found if one.problem],

@@ -1,4 +1,4 @@
-"""Markdown for a job summary or a comment: a table of the adapters, then the findings of each.
+"""Markdown for a job summary: a table of the adapters, then the findings of each.
 
 Whatever an adapter calls itself or its tensors is text here: no link, no mention, no markup and no HTML comes of it.
 """

@@ -22,24 +22,23 @@ AGES = ((86400 * 365, "year"), (86400 * 30, "month"), (86400, "day"), (3600, "ho
 def snapshots_parts(report: CacheReport, width: int, *, details: bool = False) -> Iterator[RenderableType]:
     """The table of ``ls``, the last used snapshot first, and the total size.
 
-    References are shortened to fit ``width``, then names of views; digests are not.
+    References are shortened to fit ``width``; digests are not.
     """
     if details:
         yield from separated(*map(_snapshot_parts, report.snapshots))
         return
     now_s, snapshots = time.time(), report.snapshots
     has_residency = any(one.residency is not None for one in snapshots)
-    header = ("snapshot", "name", "reference", "files", "size", *(["in memory"] if has_residency else []), "used")
+    header = ("snapshot", "reference", "files", "size", *(["in memory"] if has_residency else []), "used")
     rows = [_row(one, now_s) for one in snapshots]
     packed_bytes = sum(one.packed_bytes for one in snapshots)
     total = f"{counted(len(snapshots), 'snapshot')}, {size(report.bytes)} on this disk"
     total += f", {size(packed_bytes)} of it packed weights" if packed_bytes else ""
     total += f"; unfinished downloads: {size(report.partial_bytes)}" if report.partial_bytes else ""
     widths = [max(map(len, column)) + 2 for column in zip(header, *rows, strict=True)]
-    room = width - sum(widths) + widths[1] + widths[2]
-    names = min(widths[1], max(room - MIN_REFERENCE_WIDTH, SHORT + 2))
-    if room - names >= MIN_REFERENCE_WIDTH:
-        rows = [(row[0], cut(row[1], names - 2), cut(row[2], room - names), *row[3:]) for row in rows]
+    room = width - sum(widths) + widths[1]
+    if room >= MIN_REFERENCE_WIDTH:
+        rows = [(row[0], cut(row[1], room), *row[2:]) for row in rows]
     yield from [table_or_blocks(header, rows, left=3)] if rows else []
     yield total
 
@@ -49,8 +48,7 @@ def _row(one: CachedSnapshot, now_s: float) -> tuple[str, ...]:
     reference = _shortest(known.ref for known in one.references) or "unreferenced"
     in_memory = [share(one.residency.resident_bytes, one.bytes)] if one.residency is not None else []
     used = _ago(now_s - one.used_s) if one.used_s else "-"
-    names = safe(" ".join(one.names))
-    return (one.sha256[:SHORT], names, reference, str(len(one.files)), size(one.bytes), *in_memory, used)
+    return (one.sha256[:SHORT], reference, str(len(one.files)), size(one.bytes), *in_memory, used)
 
 
 def _shortest(references: Iterable[str]) -> str:
@@ -73,7 +71,6 @@ def _snapshot_parts(one: CachedSnapshot) -> Iterator[RenderableType]:
     yield from facts(
         [
             ("snapshot", one.sha256),
-            ("name", " ".join(one.names)),
             ("directory", one.directory),
             ("size", _with_memory(one.bytes, residency.resident_bytes)),
             ("packed", _with_memory(one.packed_bytes, residency.packed_resident_bytes) if one.packed_bytes else ""),
@@ -83,7 +80,7 @@ def _snapshot_parts(one: CachedSnapshot) -> Iterator[RenderableType]:
     )
     for known in one.references:
         yield from ("", text(known.ref))
-        about = [(name, getattr(known, name)) for name in ("revision", "selection", "origin", "access")]
+        about = [(name, getattr(known, name)) for name in ("revision", "selection", "origin")]
         yield from facts(about + (known.provenance.rows if known.provenance is not None else []))
     rows = [(file.path, file.sha256[:SHORT], size(file.bytes)) for file in one.files]
     yield from ("", table(("file", "sha256", "size"), rows, left=2))
@@ -103,7 +100,7 @@ def verified_parts(report: VerifyReport) -> Iterator[RenderableType]:
     for lost in report.quarantined if report.repaired is None else ():
         yield Paragraph(f"{_shortest(lost.references)}: snapshot {lost.sha256[:SHORT]}", text("in quarantine ", "red"))
     blobs = f"{counted(report.blobs, 'blob')} ({size(report.bytes)})"
-    counts = [blobs, counted(report.snapshots, "snapshot"), counted(report.views, "view")]
+    counts = [blobs, counted(report.snapshots, "snapshot")]
     counts += [f"{report.packed} packed"] if report.packed else []
     result = f"{len(report.rotten)} corrupt" if report.rotten else "no corruption"
     failed = sum(one.error is not None for one in report.repaired or ())
@@ -137,7 +134,7 @@ def removed_parts(report: RemovedReport, *, verbose: bool = False) -> Iterator[R
     if report.linked_bytes:
         yield f"{size(report.linked_bytes)} remain on the disk: hard links outside the cache (--to, --publish) use them"
     if shared := sum(one.shared_bytes or 0 for one in report.removed):
-        yield f"{size(shared)} remain in the cache: other adapters, views or processes use the files"
+        yield f"{size(shared)} remain in the cache: other adapters or processes use the files"
 
 
 def _removed_row(one: Removed, *, verbose: bool) -> tuple[str, str, str]:

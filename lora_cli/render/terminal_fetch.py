@@ -57,8 +57,7 @@ def _notes(one: FetchedAdapter) -> list[str]:
     if left_out and left_out.files:
         notes.append(f"{size(left_out.bytes)} in {counted(left_out.files, 'file')} left out")
     if published:
-        was = f" (its config had {safe(published.was or 'no base')})" if published.was != published.base else ""
-        notes.append(f"published for {safe(published.base)}{was}")
+        notes.append(f"published for {safe(published.base)}")
     return notes
 
 

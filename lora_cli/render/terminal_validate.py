@@ -9,7 +9,7 @@ from rich.text import Text
 from lora_cli.core.finding import EngineOutcome, Finding, Problem, Severity, Skipped
 from lora_cli.core.grouping import by_key
 from lora_cli.core.text import counted, safe
-from lora_cli.render.terminal import FittedTable, Paragraph, hints, table, text
+from lora_cli.render.terminal import FittedTable, Paragraph, hints
 from lora_cli.render.text import summary
 from lora_cli.validation.report import Report, Validated, engine_counts, findings_of, outcome_of
 
@@ -152,17 +152,3 @@ def _has_problems(checked: Validated) -> bool:
 
 def _is_ignorable(finding: Finding) -> bool:
     return finding.accepted is not None or finding.severity is Severity.NOTE
-
-
-def statistics_parts(report: Report) -> Iterator[RenderableType]:
-    """The number of findings that count for each rule, most frequent first, and of adapters with them."""
-    counting = [(one.name, found.finding) for one, found in report.found() if found.finding.accepted is None]
-    times = Counter((finding.code, finding.name, finding.severity) for _, finding in counting)
-    adapters = {code: len(set(named)) for code, named in by_key((one.code, name) for name, one in counting).items()}
-    rows = [
-        (text(severity, STYLES[severity]), f"{code} {name}", number, adapters[code])
-        for (code, name, severity), number in sorted(times.items(), key=lambda pair: (-pair[1], pair[0]))
-    ]
-    if rows:
-        yield from (table(("severity", "rule", "findings", "adapters"), rows, left=2), "")
-    yield Paragraph(summary(report.summary))

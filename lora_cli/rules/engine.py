@@ -101,7 +101,7 @@ def served_base_name(case: Case) -> Iterator[Problem]:
     *Why is this bad?* vLLM's filesystem resolver only accepts an adapter if the two are exactly equal, and
     otherwise returns 404. An adapter that is loaded by its path is not affected.
 
-    *Fix*: ``lora-cli fetch --publish DIR --fix-base NAME`` writes the name into the published copy.
+    *Fix*: ``lora-cli repair --base-name NAME --to DIR`` writes the name into a copy.
     """
     config, served = case.adapter.config, case.deployment.served_model_name
     if config is None or served is None or all(engine.engine != "vllm" for engine in case.outcomes):
@@ -111,5 +111,5 @@ def served_base_name(case: Case) -> Iterator[Problem]:
             f"base_model_name_or_path is {cut(str(config.base_model_name_or_path))}, but the base is served as "
             f"{cut(served)}: vLLM's filesystem resolver does not accept the adapter",
             case.in_config("base_model_name_or_path"),
-            "`lora-cli fetch --publish DIR --fix-base NAME` writes the name into the published copy",
+            "`lora-cli repair --base-name NAME --to DIR` writes the name into a copy",
         )

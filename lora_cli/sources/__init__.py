@@ -41,12 +41,10 @@ class Source(Protocol):
 
 @runtime_checkable
 class LocalFileSource(Source, Protocol):
-    """A source of local files, which can be opened, and so cloned or linked instead of copied."""
+    """A source of local files, which can be opened, and so cloned instead of copied."""
 
-    def open_file(self, revision: Revision, file: RemoteFile, *, linked: bool = False) -> AbstractContextManager[int]:
+    def open_file(self, revision: Revision, file: RemoteFile) -> AbstractContextManager[int]:
         """A descriptor to read that version from; it is compared with what was listed on the way in and out.
-
-        ``linked`` lets it have got or lost a hard link since, which is no change of its bytes.
 
         Raises:
             Corrupt: the file is not the version that was resolved any more.

@@ -15,7 +15,7 @@ from lora_cli.errors import Corrupt, LoraCliError, NotFound, Offline, Refused, U
 from lora_cli.settings import Settings
 from lora_cli.sources.http import Headers, Piece, StatusError, get_bytes
 from lora_cli.sources.http_json import get_json
-from lora_cli.sources.hub_access import HubClient, access_class, path_hint
+from lora_cli.sources.hub_access import HubClient, path_hint
 from lora_cli.sources.hub_cache import COMMIT, ONLINE, HubCache, hub_cache_folder
 from lora_cli.sources.hub_listing import file_of, in_order, listed
 
@@ -55,7 +55,7 @@ class HubSource:
                 raise Offline(f"{ref} is not cached and offline mode is on", hint=ONLINE)
             return known
         try:
-            id, commit, access = self._commit(ref)
+            id, commit = self._commit(ref)
             id, found = self._files(ref, id, commit)
         except StatusError as error:
             raise self._hub.translate_error(error, ref) from error
@@ -67,7 +67,7 @@ class HubSource:
         files = in_order(found, str(ref))
         if ref.subfolder and not files:
             raise NotFound(f"{ref}: there is no folder {ref.subfolder} in {commit}", hint="check the spelling")
-        return Revision(ref, commit, files, access)
+        return Revision(ref, commit, files)
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         """Bytes ``start`` to ``stop`` of the file in exactly that commit, in chunks of at most 1 MiB.
@@ -120,17 +120,17 @@ class HubSource:
                 return Unreachable(error.message, hint=hint)
         return Unreachable(error.message, hint=path_hint(ref) + error.hint) if path_hint(ref) else error
 
-    def _commit(self, ref: AdapterRef) -> tuple[str, str, str]:
-        """The repository's name, the commit and the access class; a reference with the commit costs no request."""
+    def _commit(self, ref: AdapterRef) -> tuple[str, str]:
+        """The repository's name and the commit; a reference with the commit costs no request."""
         if ref.revision is not None and COMMIT.fullmatch(ref.revision):
-            return ref.location, ref.revision, ""
+            return ref.location, ref.revision
         path = f"/api/models/{_quoted(ref.location)}/revision/{quote(ref.revision or 'main', safe='')}"
-        answer = get_json(self._hub.http, self._hub.endpoint + path, str(ref), _commit_and_access)
-        commit, access = answer.value
+        answer = get_json(self._hub.http, self._hub.endpoint + path, str(ref), _sha)
+        commit = answer.value
         if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
             message = f"{ref}: the server returned no commit: it does not respond like a Hub"
             raise Unreachable(message, hint="check HF_ENDPOINT")
-        return _name_in(answer.url, ref.location), commit, access
+        return _name_in(answer.url, ref.location), commit
 
     def _files(self, ref: AdapterRef, id: str, commit: str) -> tuple[str, list[RemoteFile]]:
         """The repository's name, which a redirect may have changed, and the files of the commit's tree."""
@@ -149,9 +149,9 @@ def _quoted(path: str) -> str:
     return quote(path, safe="/")
 
 
-def _commit_and_access(info: Any) -> tuple[Any, str]:
-    """The commit and the access class in the description of a repository."""
-    return (info.get("sha"), access_class(info)) if isinstance(info, dict) else (None, "")
+def _sha(info: Any) -> Any:
+    """The commit in the description of a repository."""
+    return info.get("sha") if isinstance(info, dict) else None
 
 
 def _name_in(url: str, name: str) -> str:

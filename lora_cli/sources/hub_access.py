@@ -2,11 +2,10 @@
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
@@ -69,19 +68,6 @@ def _checked(token: str, found_in: str) -> Token:
         )
     remember(token)
     return Token(token, found_in if token else "")
-
-
-def access_class(info: Mapping[str, Any]) -> str:
-    """``"public"``, ``"gated"`` or ``"private"`` as the Hub describes a repository; "" when it does not say.
-
-    ``private`` is a boolean there; ``gated`` is false, ``"auto"`` or ``"manual"``.
-    """
-    private, gated = info.get("private"), info.get("gated")
-    if private is True:
-        return "private"
-    if gated is True or gated in ("auto", "manual"):
-        return "gated"
-    return "public" if private is False and gated is False else ""
 
 
 def path_hint(ref: AdapterRef) -> str:

@@ -130,7 +130,7 @@ class LocalSource:
                 if not _should_retry(error, tries):
                     raise _translated(error, root) from error
         lines = "".join(f"{file.locator} {file.defect} {file.path}\n" for file in files)
-        return Revision(ref, sha256(lines.encode(errors="surrogateescape")).hexdigest(), files, "local")
+        return Revision(ref, sha256(lines.encode(errors="surrogateescape")).hexdigest(), files)
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         """Bytes ``start`` to ``stop`` of the file as it was when it was listed, in chunks of at most 1 MiB.
@@ -154,10 +154,8 @@ class LocalSource:
                     return
 
     @contextmanager
-    def open_file(self, revision: Revision, file: RemoteFile, *, linked: bool = False) -> Iterator[int]:
+    def open_file(self, revision: Revision, file: RemoteFile) -> Iterator[int]:
         """A descriptor to read the file from; it is compared with what was listed on the way in and out.
-
-        ``linked`` lets it have got or lost a hard link since, which is no change of its bytes.
 
         Raises:
             Corrupt: it has changed, or is gone.
@@ -166,9 +164,9 @@ class LocalSource:
         """
         path = Path(revision.ref.location, file.path)
         with _open(path, file) as descriptor:
-            _check_unchanged(descriptor, path, file, linked=linked or self._linked)
+            _check_unchanged(descriptor, path, file, linked=self._linked)
             yield descriptor
-            _check_unchanged(descriptor, path, file, linked=linked or self._linked)
+            _check_unchanged(descriptor, path, file, linked=self._linked)
 
 
 def snapshot_at(directory: Path) -> tuple[LocalSource, Revision]:

@@ -83,11 +83,8 @@ class OciSource:
             where = f"in its folder {ref.subfolder}" if ref.subfolder else "in it"
             raise NotFound(f"{what}: there are no files {where}", hint="check what was pushed: oras manifest fetch")
         check_listed((file.path for file in files), what)
-        access = "private" if client.known_as is not NOBODY else ""
         # Policies may have rules for the folder.
-        return Revision(
-            replace(ref, subfolder=folder), top.digest, tuple(sorted(files, key=lambda file: file.path)), access
-        )
+        return Revision(replace(ref, subfolder=folder), top.digest, tuple(sorted(files, key=lambda file: file.path)))
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         """Bytes ``start`` to ``stop`` of a file, in chunks of at most 1 MiB.

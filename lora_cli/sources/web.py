@@ -261,7 +261,7 @@ class WebSource:
                 raise
             hint = f"the token in {self._rule.token_env} is invalid or has no read access"
             raise AccessDenied(error.message, hint=hint) from error
-        return Revision(ref, _id(files, str(ref)), files, "private" if http.token else "")
+        return Revision(ref, _id(files, str(ref)), files)
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         """Bytes ``start`` to ``stop`` of the file as it was seen, in chunks of at most 1 MiB.

@@ -1,17 +1,12 @@
 """Blobs: files that are named by their sha256 and never change.
 
 All have the same modification time. A blob with another one was touched: it is hashed before it is used again.
-
-A blob that is a hard link to a file outside the cache has a mark. Its inode does not belong to the cache, so mode and
-times stay as they are, and the mark records the times. The owner can reset the modification time, but not the ctime of
-the inode. The ctime also changes when a hard link is added or removed: then the file is hashed once more.
 """
 
 import hashlib
 import os
 import shutil
 import stat
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -19,15 +14,12 @@ from pathlib import Path
 from lora_cli.core.log import logger
 from lora_cli.core.snapshot import Blob
 from lora_cli.store import Store
-from lora_cli.store.disk import EXHAUSTED, on_disk, opened, read_small, replace_file
+from lora_cli.store.disk import EXHAUSTED, on_disk, opened
 from lora_cli.store.writer_ids import new_writer
 
 BLOB_MODE = 0o444
 BLOB_MTIME_NS = 946_684_800 * 10**9
 """2000-01-01: valid in archives that start in 1980, and no real file has that time."""
-
-SETTLED_NS = 1_000_000_000
-"""Two changes within a clock tick have one ctime: a file that changed a moment ago is not identified by it."""
 
 log = logger(__name__)
 
@@ -46,13 +38,10 @@ def seal(descriptor: int) -> None:
     os.utime(descriptor, ns=(BLOB_MTIME_NS, BLOB_MTIME_NS))
 
 
-def store_blob(
-    store: Store, written: Path, descriptor: int, blob: Blob, *, foreign: os.stat_result | None = None
-) -> None:
+def store_blob(store: Store, written: Path, descriptor: int, blob: Blob) -> None:
     """Renames the file ``written`` (open as ``descriptor``) to its blob, durably.
 
-    An existing blob stays; the caller removes ``written`` then. ``foreign`` is the status, before it was hashed, of a
-    file that also belongs to others: its mode and times stay.
+    An existing blob stays; the caller removes ``written`` then.
 
     Raises:
         LostBlob: ``written`` is no longer that file.
@@ -64,10 +53,7 @@ def store_blob(
             raise LostBlob(str(written))
         if has_blob(store, blob):
             return
-        if foreign is None:
-            seal(descriptor)
-        else:
-            write_mark(store, blob.sha256, foreign)
+        seal(descriptor)
         os.fsync(descriptor)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -88,10 +74,10 @@ def has_blob(store: Store, blob: Blob) -> bool:
     path = store.blob(blob.sha256)
     if not os.path.lexists(path):
         return False
-    return is_sound(store, path, blob) or quarantine_if_corrupt(store, path, lambda there: is_sound(store, there, blob))
+    return is_sound(path, blob) or quarantine_if_corrupt(store, path, lambda there: is_sound(there, blob))
 
 
-def is_sound(store: Store, path: Path, blob: Blob) -> bool:
+def is_sound(path: Path, blob: Blob) -> bool:
     """Whether ``path`` has the bytes of ``blob``. They are hashed only if its times show that it was touched.
 
     Raises:
@@ -103,22 +89,16 @@ def is_sound(store: Store, path: Path, blob: Blob) -> bool:
         return False
     if not stat.S_ISREG(status.st_mode) or status.st_size != blob.size:
         return False
-    mark = read_mark(store, blob.sha256)
-    if status.st_mtime_ns == BLOB_MTIME_NS if mark is None else mark == link_mark(status):
+    if status.st_mtime_ns == BLOB_MTIME_NS:
         return True
     with _opened(path) as descriptor:
         if descriptor is None:
             return False
-        seen = os.fstat(descriptor)
         if sha256_of(descriptor) != blob.sha256:
             return False
-        # A copied cache has new times, and so has a foreign file that was touched. They are reset where this user may
-        # write; those of a foreign file are recorded in its mark.
+        # A copied cache has new times. They are reset where this user may write.
         with suppress(OSError):
-            if mark is None:
-                os.utime(descriptor, ns=(BLOB_MTIME_NS, BLOB_MTIME_NS))
-            else:
-                write_mark(store, blob.sha256, seen)
+            os.utime(descriptor, ns=(BLOB_MTIME_NS, BLOB_MTIME_NS))
     return True
 
 
@@ -131,34 +111,6 @@ def sha256_of(file: int | Path) -> str | None:
         stream.seek(0)
         return hashlib.file_digest(stream, "sha256").hexdigest()
     return None
-
-
-def link_mark(status: os.stat_result) -> str:
-    """The text of a mark, which every edit in place changes."""
-    return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
-
-
-def write_mark(store: Store, sha256: str, status: os.stat_result) -> None:
-    """Records the ``status`` that the foreign file of a blob had before it was hashed.
-
-    Raises:
-        OSError: as it comes.
-    """
-    settled = time.time_ns() - status.st_ctime_ns > SETTLED_NS
-    replace_file(store.links / sha256, (link_mark(status) if settled else "changed a moment ago").encode())
-
-
-def read_mark(store: Store, sha256: str) -> str | None:
-    """The mark of that blob; None if it belongs to the cache."""
-    data = read_small(store.links / sha256, 200)
-    return None if data is None else data.decode("ascii", "replace")
-
-
-def drop_mark(store: Store, sha256: str) -> None:
-    """Removes the mark of a blob that no longer exists, if this user may."""
-    with suppress(OSError):
-        (store.links / sha256).unlink(missing_ok=True)
-        store.links.rmdir()
 
 
 def move_to_quarantine(store: Store, path: Path) -> Path | None:

@@ -1,28 +1,19 @@
-"""Exported folders (``fetch --to``) and views: a snapshot's files, with the weights hard-linked and the rest copied.
-
-A view is ``adapters/<name>/`` in the cache, under the name that an engine's resolver asks for.
-"""
+"""Exported folders (``fetch --to``): a snapshot's files, with the weights hard-linked and the rest copied."""
 
 import errno
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from lora_cli.core.log import logger
 from lora_cli.core.snapshot import Blob, Snapshot
 from lora_cli.errors import UsageError
 from lora_cli.store import Store
-from lora_cli.store.atomic_swap import remove_folder, remove_path, remove_unfinished, replace_folder
 from lora_cli.store.blobs import is_sound, sha256_of
-from lora_cli.store.disk import FORBIDDEN, on_disk
-from lora_cli.store.inventory import view_digests
+from lora_cli.store.disk import on_disk
 from lora_cli.store.snapshots import build_directory
 from lora_cli.store.writer_ids import new_writer
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
-
-log = logger(__name__)
 
 
 def export_snapshot(store: Store, snapshot: Snapshot, target: Path) -> Path:
@@ -53,48 +44,6 @@ def export_snapshot(store: Store, snapshot: Snapshot, target: Path) -> Path:
     return target
 
 
-def write_view(store: Store, name: str, snapshot: Snapshot) -> Path:
-    """Writes the view ``adapters/<name>/`` of a snapshot; an outdated one is replaced as a whole.
-
-    ``name`` is valid in a manifest. In a read-only cache a missing view is only logged; an outdated one is an error.
-
-    Raises:
-        LostBlob: a blob is no longer in the cache.
-        MachineError: a disk error.
-    """
-    target = store.adapters / name
-    with on_disk("writing", target):
-        if _contains(store, target, snapshot.files):
-            return target
-        building = store.partials / snapshot.digest / str(new_writer())
-        try:
-            build_directory(store, snapshot.files, building, linked=is_weights)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if (old := replace_folder(building, target)) is not None:
-                remove_path(old)
-        except OSError as error:
-            if error.errno not in FORBIDDEN or os.path.lexists(target):
-                raise
-            log.warning("%s is not writable: no view of %s was created there", store.adapters, name)
-        finally:
-            remove_unfinished(building)
-    return target
-
-
-def remove_views(store: Store, digests: Mapping[str, str]) -> None:
-    """Removes the views of these names (name → digest) that still have that snapshot.
-
-    Raises:
-        MachineError: a disk error.
-    """
-    if not digests:
-        return
-    with on_disk("cleaning", store.adapters):
-        for name, digest in view_digests(store).items():
-            if digests.get(name) == digest:
-                remove_folder(store, store.adapters / name)
-
-
 def is_weights(path: str) -> bool:
     """Whether a file is exported as a hard link: weights are large, and are not edited."""
     return path.endswith(WEIGHTS)
@@ -117,7 +66,7 @@ def _is_blob(store: Store, path: Path, blob: Blob) -> bool:
             return False
         # The time of a blob shows that it is unchanged, not which one it is.
         if path.samefile(store.blob(blob.sha256)):
-            return is_sound(store, path, blob)
+            return is_sound(path, blob)
     except FileNotFoundError:
         pass
     return sha256_of(path) == blob.sha256

@@ -10,11 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_cli.core.adapter_request import NAME
 from lora_cli.core.json_schema import Count
 from lora_cli.store import Store
 from lora_cli.store.atomic_swap import remove_folder, remove_path, trash_path
-from lora_cli.store.blobs import drop_mark
 from lora_cli.store.cachedir_tag import check_cache
 from lora_cli.store.disk import age_s, on_disk, read_small
 from lora_cli.store.in_use import MARKER_PREFIX, names_in_use
@@ -36,7 +34,6 @@ LEASE_S = 1.0
 """How long to wait for the lease of a snapshot; if it is not free then, the snapshot stays for now."""
 
 # Only files with these names are ours; any others stay.
-_KEY = re.compile(r"[0-9a-f]{64}|views|links")
 _LEASE = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{12}")
 _HALF_RECORD = re.compile(r"\.[0-9a-f]{64}\.json\.[0-9a-f]{12}")
 
@@ -56,7 +53,7 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """One removed thing; ``kind``: reference, view, snapshot, packed, blob, partial, lease or quarantine."""
+    """One removed thing; ``kind``: reference, snapshot, packed, blob, partial, lease or quarantine."""
 
     kind: str
     name: str
@@ -75,8 +72,8 @@ class Removed:
 def collect(store: Store, retention: Retention, *, dry_run: bool = False) -> list[Removed]:
     """Removes what exceeds the limits, unreferenced files, and leftovers. With ``dry_run`` only reports.
 
-    Snapshots in use stay whatever the limits are: those with a view, with hard links outside the cache, or marked by a
-    living process. A concurrent fetch is safe: what is removed under it, it fetches again.
+    Snapshots in use stay whatever the limits are: those with hard links outside the cache, or marked by a living
+    process. A concurrent fetch is safe: what is removed under it, it fetches again.
 
     Raises:
         UsageError: this is no cache.
@@ -101,16 +98,16 @@ def collect(store: Store, retention: Retention, *, dry_run: bool = False) -> lis
         removed += _remove_snapshots(store, usage, items, usage.now_s - retention.grace_s, dry_run=dry_run)
         removed += _remove_leftovers(store, left, dry_run=dry_run)
         if not dry_run:
-            _remove_stale_marks(store, usage.now_s)
+            _remove_empty_folders(store)
     return removed
 
 
 def remove(
     store: Store, items: Sequence[StoredSnapshot], *, everything: bool = False, dry_run: bool = False
 ) -> list[Removed]:
-    """Removes these snapshots with their references, views, entries in the quarantine, and blobs of no other snapshot.
+    """Removes these snapshots with their references, entries in the quarantine, and blobs of no other snapshot.
 
-    With ``everything`` also all views, the whole quarantine, unreferenced files and the downloads of dead processes.
+    With ``everything`` also the whole quarantine, unreferenced files and the downloads of dead processes.
     With ``dry_run`` only reports.
 
     Raises:
@@ -122,17 +119,11 @@ def remove(
         usage = scan_usage(store)
         current = {item.digest: item for item in usage.items}
         items = [current.get(item.digest, item) for item in items]
-        named = {name for item in items for name in item.names}
-        views = [path.name for path in usage.inodes if path.parent == store.adapters]
-        views = [name for name in views if name in named or (everything and re.fullmatch(NAME, name, re.ASCII))]
-        for name in () if dry_run else views:
-            remove_folder(store, store.adapters / name)
-        removed = [Removed("view", name, usage.copied_bytes(store.adapters / name)) for name in views]
         before_s = math.inf if everything else 0.0
-        removed += _remove_snapshots(store, usage, items, before_s, dry_run=dry_run, forced=True, views=views)
+        removed = _remove_snapshots(store, usage, items, before_s, dry_run=dry_run, forced=True)
         if everything:
             removed += _remove_dangling_references(store, usage, -1.0, dry_run=dry_run)
-        gone = named.union(*({item.digest} | item.blob_names for item in items))
+        gone = set().union(*({item.digest} | item.blob_names for item in items))
         left = [("quarantine", path) for name, path in quarantined(store) if everything or name in gone]
         if everything:
             # Nobody knows whether a process of another machine lives, unless its files are old.
@@ -159,11 +150,10 @@ def _remove_snapshots(
     *,
     dry_run: bool = False,
     forced: bool = False,
-    views: Sequence[str] = (),
 ) -> list[Removed]:
     """Removes snapshots with their references, and unreferenced blobs that only they had or from before ``before_s``.
 
-    Unless ``forced``, what was used since ``usage`` was read stays. ``views`` are removed with the snapshots.
+    Unless ``forced``, what was used since ``usage`` was read stays.
     """
     if not dry_run:
         now_s = None if forced else usage.now_s
@@ -173,8 +163,7 @@ def _remove_snapshots(
     gone = sorted(items, key=lambda item: item.digest)
     forgotten = {record.key for item in gone for record in item.records}
     staying = set().union(*(record.blob_names for record in all_records(store) if record.key not in forgotten))
-    folders = [store.adapters / name for name in views]
-    blobs = _removable_blobs(usage, gone, staying, before_s, forced=forced, views=folders)
+    blobs = _removable_blobs(usage, gone, staying, before_s, forced=forced)
     shared = {blob.inode for blob in usage.blobs} - {blob.inode for blob in blobs}
     for item in gone:
         kept = shared & usage.inodes.get(item.directory, {}).keys()
@@ -198,7 +187,6 @@ def _remove_snapshots(
         removed.append(Removed("blob", blob.path.name, 0 if is_linked else blob.size, blob.size if is_linked else None))
         if not dry_run:
             blob.path.unlink(missing_ok=True)
-            drop_mark(store, blob.path.name)
     return removed
 
 
@@ -276,13 +264,10 @@ def _remove_dangling_references(store: Store, usage: Usage, grace_s: float, *, d
     return [Removed("reference", record.ref, 0) for record in found]
 
 
-def _remove_stale_marks(store: Store, now_s: float) -> None:
-    """Removes the marks of missing blobs, and empty folders of partial files."""
-    for mark in list_folder(store.links):
-        if is_digest(mark.name) and not os.path.lexists(store.blob(mark.name)) and age_s(mark, now_s) > LEFTOVER_S:
-            drop_mark(store, mark.name)
+def _remove_empty_folders(store: Store) -> None:
+    """Removes empty folders of partial files."""
     for folder in list_folder(store.partials):
-        if _KEY.fullmatch(folder.name):
+        if is_digest(folder.name):
             with suppress(OSError):
                 folder.rmdir()
 
@@ -295,7 +280,7 @@ def _leftovers(store: Store, now: float) -> Iterator[tuple[str, Path]]:
     ):
         if parse_writer(folder.name) is not None and _is_abandoned(folder, folder.name, now):
             yield "partial", folder
-        for path in list_folder(folder) if _KEY.fullmatch(folder.name) else ():
+        for path in list_folder(folder) if is_digest(folder.name) else ():
             if parse_writer(path.name) is not None and _is_abandoned(path, path.name, now):
                 yield "partial", path
     for path in list_folder(store.leases):
@@ -369,7 +354,7 @@ def _freed_bytes(usage: Usage, item: StoredSnapshot, counts: Counter[Inode]) -> 
     freed = 0
     for inode in usage.inodes[item.directory]:
         counts[inode] -= 1
-        if not counts[inode] and inode not in usage.foreign:
+        if not counts[inode]:
             freed += usage.sizes[inode]
     return freed
 
@@ -381,18 +366,17 @@ def _removable_blobs(
     before_s: float,
     *,
     forced: bool = False,
-    views: Collection[Path] = (),
 ) -> list[BlobFile]:
     """The blobs that only these snapshots had, and unreferenced ones from before ``before_s``.
 
     ``staying_names`` are the sha256 of references that stay. Unless ``forced``, blobs that are in use or linked outside
-    the cache stay. ``views`` are removed with the snapshots.
+    the cache stay.
     """
-    gone = {*(item.directory for item in items), *views}
+    gone = {item.directory for item in items}
     used = {inode for folder, files in usage.inodes.items() if folder not in gone for inode in files}
     freed = {inode for folder in gone for inode in usage.inodes.get(folder, ())}
     freed_names = set().union(*(item.blob_names for item in items))
-    kept = used if forced else used | usage.exported()
+    kept = used if forced else used | usage.linked_outside()
     return [
         blob
         for blob in usage.blobs

@@ -1,4 +1,4 @@
-"""The contents of a cache: snapshots with their references, views and packed weights."""
+"""The contents of a cache: snapshots with their references, and packed weights."""
 
 import os
 import re
@@ -20,16 +20,12 @@ Inode = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class StoredSnapshot:
-    """One snapshot in the cache: path → size of its files, its records, and the names of its views.
-
-    ``packed_bytes`` is the size of its packed weights.
-    """
+    """One snapshot in the cache: path → size of its files, its records, and the size of its packed weights."""
 
     digest: str
     directory: Path
     files: dict[str, int]
     records: tuple[Record, ...]
-    names: tuple[str, ...] = ()
     packed_bytes: int = 0
 
     @property
@@ -50,14 +46,13 @@ class StoredSnapshot:
 
 def inventory(store: Store) -> list[StoredSnapshot]:
     """Every snapshot, the last used one first."""
-    records, named = by_key((record.snapshot, record) for record in all_records(store)), view_digests(store)
+    records = by_key((record.snapshot, record) for record in all_records(store))
     items = [
         StoredSnapshot(
             path.name,
             path,
             {file: status.st_size for file, status in files_in(path)},
             tuple(records.get(path.name, ())),
-            tuple(name for name, digest in named.items() if digest == path.name),
             tree_bytes(store.packed / path.name),
         )
         for path in list_folder(store.snapshots)
@@ -67,32 +62,10 @@ def inventory(store: Store) -> list[StoredSnapshot]:
 
 
 def find_items(items: Sequence[StoredSnapshot], text: str, ref: str) -> list[StoredSnapshot]:
-    """The snapshots whose digest starts with ``text`` (8 digits or more), else of the view ``text`` or ``ref``."""
+    """The snapshots whose digest starts with ``text`` (8 digits or more), else of ``ref``."""
     if re.fullmatch(r"[0-9a-f]{8,64}", text) and (found := [item for item in items if item.digest.startswith(text)]):
         return found
-    return [item for item in items if text in item.names or any(record.ref == ref for record in item.records)]
-
-
-def view_digests(store: Store) -> dict[str, str]:
-    """Name → snapshot digest of its files, for each view that can be read."""
-    paths = list(list_folder(store.adapters))
-    if not paths:
-        return {}
-    names: dict[Inode, str] = {}
-    twice = set()
-    for path in blob_files(store):
-        with suppress(OSError):
-            status = path.stat(follow_symlinks=False)
-            key = status.st_dev, status.st_ino
-            if names.setdefault(key, path.name) != path.name:
-                # A foreign file that was linked before and after an edit: it has to be hashed.
-                twice.add(key)
-    known = {key: name for key, name in names.items() if key not in twice}
-    found = {}
-    for path in paths:
-        with suppress(ValueError):
-            found[path.name] = folder_digest(path, known)
-    return found
+    return [item for item in items if any(record.ref == ref for record in item.records)]
 
 
 def folder_digest(directory: Path, known: Mapping[Inode, str | None]) -> str:

@@ -3,20 +3,19 @@
 A resolver only accepts LoRA adapters for the base that it serves.
 """
 
-import hashlib
 import json
 import mmap
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_cli.core.adapter_files import CONFIG, SIGNATURE
+from lora_cli.core.adapter_files import CONFIG
 from lora_cli.core.json_schema import Sha256
 from lora_cli.core.parse import json_object
-from lora_cli.core.snapshot import Blob, Snapshot, snapshot_digest
+from lora_cli.core.snapshot import Blob, Snapshot
 from lora_cli.core.text import names, shown
 from lora_cli.errors import FormatError, Refused, UsageError
 from lora_cli.store import Store
@@ -38,52 +37,13 @@ LEFTOVER_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Publication:
-    """A snapshot to be published; ``edited`` maps the paths of changed small files to their new bytes."""
-
-    snapshot: Snapshot
-    edited: Mapping[str, bytes] = field(default_factory=dict)
-
-    @property
-    def files(self) -> Mapping[str, Blob]:
-        """Path → blob of the published files."""
-        edited = {path: Blob(hashlib.sha256(data).hexdigest(), len(data)) for path, data in self.edited.items()}
-        return {**self.snapshot.files, **edited}
-
-    @property
-    def digest(self) -> str:
-        """The snapshot digest of the published files."""
-        return snapshot_digest(self.files.items())
-
-    @property
-    def mark(self) -> bytes:
-        """The content of ``MARK_FILE``, the same for the same files."""
-        files = {path: {"sha256": blob.sha256, "bytes": blob.size} for path, blob in sorted(self.files.items())}
-        value = {"schema": SCHEMA, "snapshot": self.snapshot.digest, "sha256": self.digest, "files": files}
-        return json.dumps(value, indent=1).encode() + b"\n"
-
-
-@dataclass(frozen=True, slots=True)
-class ServedBase:
-    """The ``name`` under which an engine serves the base (None: unknown), and whether to write it into configs.
-
-    vLLM's filesystem resolver accepts an adapter only when its config names the base exactly as ``--model`` does.
-    """
-
-    name: str | None = None
-    fix: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Published:
-    """What was published: the base that its config names, the one that it ``was``, and the digest of its files.
+    """What was published: the base that its config names.
 
     ``replaced`` is the digest of other files that were published there before, None for none.
     """
 
     base: str
-    was: str
-    sha256: Sha256
     replaced: Sha256 | None = None
 
 
@@ -97,10 +57,11 @@ def base_in_config(snapshot: Snapshot) -> str:
     return named if isinstance(named, str) else ""
 
 
-def publish_adapter(store: Store, snapshot: Snapshot, target: Path, served: ServedBase) -> Published:
-    """Publishes a snapshot as ``target``; with ``served.fix`` the published config gets the name of the base.
+def publish_adapter(store: Store, snapshot: Snapshot, target: Path, served: str | None) -> Published:
+    """Publishes a snapshot as ``target``; ``served`` is the engine's name for the base (None: unknown).
 
-    See ``publish`` for what may be replaced, and how.
+    vLLM's filesystem resolver accepts an adapter only when its config names the base exactly as ``--model`` does. See
+    ``publish`` for what may be replaced, and how.
 
     Raises:
         Refused: a resolver would not accept it: it is no LoRA adapter, or for another base.
@@ -117,24 +78,18 @@ def publish_adapter(store: Store, snapshot: Snapshot, target: Path, served: Serv
             f"{where}: peft_type is {shown(config.get('peft_type'))}",
             hint="a resolver only accepts LORA, and returns 404 for anything else",
         )
-    was = config.get(BASE_FIELD)
-    if served.name is None and not isinstance(was, str):
-        raise Refused(f"{where}: {BASE_FIELD} is {shown(was)}", hint="--fix-base NAME sets it in the published copy")
-    name = served.name if served.name is not None else str(was)
-    if name != was and not served.fix:
+    named = config.get(BASE_FIELD)
+    if served is not None and named != served:
         raise Refused(
-            f"{where}: {BASE_FIELD} is {shown(was)}, but {shown(name)} is served: a resolver compares them exactly",
-            hint=f"if it is the same model, --fix-base {name} corrects the published copy",
+            f"{where}: {BASE_FIELD} is {shown(named)}, but {shown(served)} is served: a resolver compares them exactly",
+            hint=f"if it is the same model, lora-cli repair --base-name {served} --to DIR writes it into a copy",
         )
-    if name != was:
-        # The signature is not one of the edited config.
-        snapshot = replace(snapshot, files={path: blob for path, blob in snapshot.files.items() if path != SIGNATURE})
-    edited = {} if name == was else {CONFIG: json.dumps({**config, BASE_FIELD: name}, indent=2).encode() + b"\n"}
-    publication = Publication(snapshot, edited)
-    before = str(_read_mark(target).get("sha256", ""))
-    publish(store, publication, target)
-    replaced = before if is_digest(before) and before != publication.digest else None
-    return Published(name, was if isinstance(was, str) else "", publication.digest, replaced)
+    if not isinstance(named, str):
+        hint = "lora-cli repair --base-name NAME --to DIR writes it into a copy"
+        raise Refused(f"{where}: {BASE_FIELD} is {shown(named)}", hint=hint)
+    before = str(_read_mark(target).get("snapshot", ""))
+    publish(store, snapshot, target)
+    return Published(named, before if is_digest(before) and before != snapshot.digest else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +154,7 @@ def prune_published(folder: Path, pruning: Pruning) -> None:
 
 def publish(
     store: Store,
-    publication: Publication,
+    snapshot: Snapshot,
     target: Path,
     *,
     option: str = "--publish",
@@ -217,20 +172,20 @@ def publish(
         LostBlob: a blob is no longer in the cache.
         MachineError: a disk error.
     """
-    if MARK_FILE in publication.files:
+    if MARK_FILE in snapshot.files:
         raise UsageError(f"{target.name} has a file {MARK_FILE}, which is reserved", hint=f"--exclude {MARK_FILE}")
     with on_disk("writing", target, option):
-        if _is_published(store, publication, target):
+        if _is_published(snapshot, target):
             return
         _check_replaceable(target, option)
         prefix = f".{target.name[:100]}."
         _remove_leftovers(target.parent, prefix)
         if check_space is not None:
-            sizes = (len(publication.mark), *(blob.size for blob in publication.files.values()))
+            sizes = (len(_mark(snapshot)), *(blob.size for blob in snapshot.files.values()))
             check_space(sum(map(_blocks, sizes)))
         building = target.with_name(f"{prefix}{new_writer()}")
         try:
-            _build(store, publication, building, copied=check_space is not None)
+            _build(store, snapshot, building, copied=check_space is not None)
             old = replace_folder(building, target, prefix)
         except BaseException:
             remove_path(building)
@@ -244,12 +199,16 @@ def _blocks(size: int) -> int:
     return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-def _build(store: Store, publication: Publication, directory: Path, *, copied: bool) -> None:
+def _mark(snapshot: Snapshot) -> bytes:
+    """The content of ``MARK_FILE``, the same for the same files."""
+    files = {path: {"sha256": blob.sha256, "bytes": blob.size} for path, blob in sorted(snapshot.files.items())}
+    return json.dumps({"schema": SCHEMA, "snapshot": snapshot.digest, "files": files}, indent=1).encode() + b"\n"
+
+
+def _build(store: Store, snapshot: Snapshot, directory: Path, *, copied: bool) -> None:
     linked = (lambda _: True) if copied else is_weights
-    build_directory(store, publication.snapshot.files, directory, linked, copied=copied)
-    for path, data in publication.edited.items():
-        replace_file(directory / path, data)
-    replace_file(directory / MARK_FILE, publication.mark)
+    build_directory(store, snapshot.files, directory, linked, copied=copied)
+    replace_file(directory / MARK_FILE, _mark(snapshot))
     if copied:
         (directory / MARK_FILE).chmod(BLOB_MODE)
 
@@ -304,25 +263,25 @@ def _read_mark(folder: Path) -> Mapping[str, Any]:
     """The content of a folder's mark; empty if there is none."""
     try:
         value = json.loads(read_small(folder / MARK_FILE, LARGEST) or b"")
-        known = {"files": dict(value["files"]), "sha256": value["sha256"], "snapshot": value["snapshot"]}
+        known = {"files": dict(value["files"]), "snapshot": value["snapshot"]}
         return known if value["schema"] == SCHEMA else {}
     except (ValueError, TypeError, KeyError, RecursionError):
         return {}
 
 
-def _is_published(store: Store, publication: Publication, target: Path) -> bool:
-    """Whether ``target`` is this publication already. Copied weights are recognised by their time, as blobs are."""
-    files = publication.files
-    if target.is_symlink() or read_small(target / MARK_FILE, LARGEST) != publication.mark:
+def _is_published(snapshot: Snapshot, target: Path) -> bool:
+    """Whether ``target`` has this snapshot already. Copied weights are recognised by their time, as blobs are."""
+    files = snapshot.files
+    if target.is_symlink() or read_small(target / MARK_FILE, LARGEST) != _mark(snapshot):
         return False
     return _paths(target) == files.keys() | {MARK_FILE} and all(
-        _is_unchanged(store, target / path, blob) for path, blob in files.items()
+        _is_unchanged(target / path, blob) for path, blob in files.items()
     )
 
 
-def _is_unchanged(store: Store, path: Path, blob: Blob) -> bool:
+def _is_unchanged(path: Path, blob: Blob) -> bool:
     if is_weights(path.name):
-        return is_sound(store, path, blob)
+        return is_sound(path, blob)
     return not path.is_symlink() and sha256_of(path) == blob.sha256
 
 

@@ -19,7 +19,7 @@ from lora_cli.store.snapshots import is_digest
 
 SCHEMA = "lora_cli/ref/2"
 LARGEST = 8_000_000
-TEXTS = ("ref", "selection", "revision", "snapshot", "endpoint", "access")
+TEXTS = ("ref", "selection", "revision", "snapshot", "endpoint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,8 @@ class Record:
 
     ``endpoint`` is the address of the server, "" for this machine (a folder, the cache of huggingface_hub): the same
     reference may mean something else at another server. ``selection`` is that of the files, "" for the usual ones.
-    ``identities`` has for each path the digest or fingerprint that the origin listed, or "". ``access`` is the
-    revision's: ``"public"``, ``"gated"``, ``"private"``, ``"local"`` or "" (unknown). ``used_s`` is when it was last
-    used, in seconds since 1970. ``folder`` is the one in an artifact that was picked, None if that is unknown.
+    ``identities`` has for each path the digest or fingerprint that the origin listed, or "". ``used_s`` is when it
+    was last used, in seconds since 1970. ``folder`` is the one in an artifact that was picked, None if that is unknown.
     """
 
     ref: str
@@ -40,7 +39,6 @@ class Record:
     files: Mapping[str, Blob]
     identities: Mapping[str, str] = field(default_factory=dict)
     endpoint: str = ""
-    access: str = ""
     used_s: float = 0.0
     folder: str | None = ""
 

@@ -62,7 +62,7 @@ def find_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot | None:
     directory = store.snapshot(digest)
     if not files or not os.path.lexists(directory):
         return None
-    if not _is_sound_snapshot(store, directory, files) and not _quarantine_unless_sound(store, directory, files):
+    if not _is_sound_snapshot(directory, files) and not _quarantine_unless_sound(store, directory, files):
         for blob in files.values():
             has_blob(store, blob)
         return None
@@ -76,12 +76,12 @@ def _quarantine_unless_sound(store: Store, directory: Path, files: Mapping[str, 
     """
     with lease(store, directory.name, STALE_S):
         return os.path.lexists(directory) and quarantine_if_corrupt(
-            store, directory, lambda there: _is_sound_snapshot(store, there, files)
+            store, directory, lambda there: _is_sound_snapshot(there, files)
         )
 
 
-def _is_sound_snapshot(store: Store, directory: Path, files: Mapping[str, Blob]) -> bool:
-    return all(is_sound(store, directory / path, blob) for path, blob in files.items())
+def _is_sound_snapshot(directory: Path, files: Mapping[str, Blob]) -> bool:
+    return all(is_sound(directory / path, blob) for path, blob in files.items())
 
 
 def _accept(_snapshot: Snapshot) -> None:
@@ -117,7 +117,7 @@ def publish_snapshot(
             renamed = in_folder(target.parent, lambda: _rename_into_place(building, target))
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    if not renamed and not _is_sound_snapshot(store, target, files):
+    if not renamed and not _is_sound_snapshot(target, files):
         raise Corrupt(f"{target} is corrupt and cannot be replaced", hint="remove it by hand")
     return snapshot
 
@@ -162,7 +162,7 @@ def _sound_file(store: Store, files: Mapping[str, Blob], path: str) -> Path:
     if has_blob(store, blob):
         return store.blob(blob.sha256)
     in_snapshot = store.snapshot(snapshot_digest(files.items())) / path
-    if is_sound(store, in_snapshot, blob):
+    if is_sound(in_snapshot, blob):
         return in_snapshot
     raise FileNotFoundError(blob.sha256)
 

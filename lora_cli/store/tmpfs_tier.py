@@ -14,7 +14,7 @@ from lora_cli.errors import MachineError, UsageError
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob
 from lora_cli.store.disk import nearest_folder, on_disk
-from lora_cli.store.published import Publication, publish
+from lora_cli.store.published import publish
 
 OPTION = "--tier"
 MEMORY = frozenset({"tmpfs", "ramfs"})
@@ -65,7 +65,7 @@ class MemoryFolder:
         target = self.root / name
         try:
             with self._lock:
-                publish(store, Publication(snapshot), target, option=OPTION, check_space=self._check_space)
+                publish(store, snapshot, target, option=OPTION, check_space=self._check_space)
         except LostBlob as error:
             raise MachineError(f"{store.root} is being cleaned up at the same time", hint="try again") from error
         return target

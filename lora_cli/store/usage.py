@@ -11,10 +11,9 @@ from pathlib import Path
 
 from lora_cli.core.adapter_files import BASE_CONFIG
 from lora_cli.store import Store
-from lora_cli.store.blobs import read_mark
 from lora_cli.store.cachedir_tag import TAG
 from lora_cli.store.in_use import names_in_use
-from lora_cli.store.inventory import Inode, StoredSnapshot, blob_files, files_in, inventory, list_folder
+from lora_cli.store.inventory import Inode, StoredSnapshot, blob_files, files_in, inventory
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +31,8 @@ class BlobFile:
 class Usage:
     """A cache at ``now_s``, by the file system's own clock.
 
-    ``inodes`` has the files of each snapshot and view by directory, and how many names each has there; ``sizes`` are
-    bytes. ``names_in_use`` are the digests that living processes use. ``foreign`` are the inodes that also belong to
-    files outside the cache (``fetch --link``): they cost the cache nothing.
+    ``inodes`` has the files of each snapshot by directory, and how many names each has there; ``sizes`` are
+    bytes. ``names_in_use`` are the digests that living processes use.
     """
 
     now_s: float
@@ -43,41 +41,31 @@ class Usage:
     inodes: Mapping[Path, Mapping[Inode, int]]
     sizes: Mapping[Inode, int]
     names_in_use: frozenset[str]
-    foreign: frozenset[Inode]
 
     def linked_outside(self) -> frozenset[Inode]:
-        """The blobs with hard links outside the cache: removing the cache's link would free nothing."""
+        """The blobs with hard links outside the cache (``fetch --to``, ``--publish``): removing these frees nothing."""
         known = Counter[Inode]()
         for files in self.inodes.values():
             known.update(files)
         return frozenset(blob.inode for blob in self.blobs if blob.links > known[blob.inode] + 1)
 
-    def copied_bytes(self, folder: Path) -> int:
-        """Bytes of those files of a snapshot or view that are not hard links to blobs."""
-        return sum(self.sizes[inode] for inode in self.inodes[folder].keys() - {blob.inode for blob in self.blobs})
-
-    def exported(self) -> frozenset[Inode]:
-        """The cache's own blobs with hard links outside of it (``fetch --to``, ``--publish``)."""
-        return self.linked_outside() - self.foreign
-
     def in_use(self) -> set[str]:
         """The digests of the snapshots that stay, whatever the limits are.
 
-        A process uses them, they have a view or links outside the cache, or are the config of a base, which is small.
+        A process uses them, they have links outside the cache, or are the config of a base, which is small.
         """
-        exported = self.exported()
+        exported = self.linked_outside()
         return {
             item.digest
             for item in self.items
             if item.digest in self.names_in_use
-            or item.names
             or item.files.keys() == {BASE_CONFIG}
             or exported & self.inodes[item.directory].keys()
         }
 
 
 def scan_usage(store: Store) -> Usage:
-    """Reads every blob, snapshot and view.
+    """Reads every blob and snapshot.
 
     Raises:
         OSError: as it comes.
@@ -86,11 +74,9 @@ def scan_usage(store: Store) -> Usage:
     items = tuple(inventory(store))
     # The in-use markers are read last: what is marked later is newer than everything that was read before.
     files = tuple(_blob_files(store))
-    foreign = frozenset(file.inode for file in files if read_mark(store, file.path.name) is not None)
-    folders = [*(item.directory for item in items), *list_folder(store.adapters)]
     sizes = {file.inode: file.size for file in files}
-    inodes = {folder: _inodes(folder, sizes) for folder in folders}
-    return Usage(now_s, items, files, inodes, sizes, names_in_use(store, now_s), foreign)
+    inodes = {item.directory: _inodes(item.directory, sizes) for item in items}
+    return Usage(now_s, items, files, inodes, sizes, names_in_use(store, now_s))
 
 
 def file_system_time(store: Store) -> float:
@@ -110,19 +96,18 @@ def file_system_time(store: Store) -> float:
 
 
 def cache_bytes(store: Store, *, partials: bool = True) -> int:
-    """Bytes of all weights and files in the cache, each inode once; without records and without foreign files.
+    """Bytes of all weights and files in the cache, each inode once; without records.
 
     With ``partials``, unfinished downloads count, too.
 
     Raises:
         OSError: as it comes.
     """
-    foreign = {file.inode for file in _blob_files(store) if read_mark(store, file.path.name) is not None}
     sizes: dict[Inode, int] = {}
-    folders = [store.blobs, store.snapshots, store.adapters, store.packed, store.quarantine]
+    folders = [store.blobs, store.snapshots, store.packed, store.quarantine]
     for folder in [*folders, store.partials] if partials else folders:
         _inodes(folder, sizes)
-    return sum(size for inode, size in sizes.items() if inode not in foreign)
+    return sum(sizes.values())
 
 
 def _blob_files(store: Store) -> Iterator[BlobFile]:

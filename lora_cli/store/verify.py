@@ -1,17 +1,14 @@
 """``cache verify``: every byte in a cache is hashed again."""
 
 import os
-import re
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import NoneType
 
-from lora_cli.core.adapter_request import NAME
 from lora_cli.core.json_schema import EXCLUDED, FilePath
 from lora_cli.store import Store
 from lora_cli.store.blobs import move_to_quarantine, restore, sha256_of
@@ -26,7 +23,7 @@ THREADS = 4
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """One blob, snapshot, view, packed weights or record; ``problem`` is empty when it is intact.
+    """One blob, snapshot, packed weights or record; ``problem`` is empty when it is intact.
 
     ``moved_to`` is its path in the quarantine. Of records, only those that conflict with others are listed; they stay.
     """
@@ -39,12 +36,11 @@ class Verified:
 
 
 def verify(store: Store, only: Collection[str] | None = None) -> Iterator[Verified]:
-    """Verifies each blob, snapshot and view, all packed weights, and the records that conflict with each other.
+    """Verifies each blob and snapshot, all packed weights, and the records that conflict with each other.
 
-    Corrupt files are moved to the quarantine, unless this user may not move them; the next fetch restores them. A view
-    must have the files of an intact snapshot, and packed weights those of their snapshot. Files with other names
-    are ignored. ``only`` has the names of what is verified: sha256 of blobs, digests of snapshots, names of views
-    (None: all).
+    Corrupt files are moved to the quarantine, unless this user may not move them; the next fetch restores them.
+    Packed weights must have those of their snapshot. Files with other names are ignored. ``only`` has the names of
+    what is verified: sha256 of blobs and digests of snapshots (None: all).
 
     Raises:
         UsageError: this is no cache.
@@ -67,8 +63,6 @@ def verify(store: Store, only: Collection[str] | None = None) -> Iterator[Verifi
         for one in _verify_snapshot(store, directory, known):
             sound.update([] if one.problem else [directory.name])
             yield one
-    for directory in (path for path in chosen(list_folder(store.adapters)) if re.fullmatch(NAME, path.name, re.ASCII)):
-        yield from _verify_one(store, "view", directory, partial(_view_problem, store, sound, known))
     for directory in (path for path in packed_folders(store) if path.name in sound):
         yield from _verify_one(store, "packed", directory, partial(_packed_problem, store, directory.name))
     for earlier, record, file in conflicts(all_records(store)):
@@ -124,15 +118,6 @@ def _blob_problem(path: Path, digest: str | None, there: Path) -> str:
     if path.name != digest:
         return f"its bytes have the sha256 {digest}"
     return "" if path.parent.name == digest[:2] else "is in the wrong folder"
-
-
-def _view_problem(store: Store, sound: Collection[str], known: Mapping[Inode, str | None], directory: Path) -> str:
-    with suppress(ValueError):
-        digest = folder_digest(directory, known if directory.parent == store.adapters else {})
-        # It may have been published since the snapshots were verified.
-        if digest in sound or store.snapshot(digest).is_dir():
-            return ""
-    return "it does not match any valid snapshot"
 
 
 def _packed_problem(store: Store, digest: str, directory: Path) -> str:

@@ -18,10 +18,8 @@ from lora_cli.fetching.locked_files import check_folder, select_locked, sha256_f
 from lora_cli.fetching.reference_names import entries_for
 from lora_cli.fetching.requirements import (
     check_allowed,
-    check_cached_access,
     check_digest,
     check_reference,
-    needs_access_check,
 )
 from lora_cli.fetching.signatures import Contents, check_signatures
 from lora_cli.reading.byte_ranges import read_beginning
@@ -37,14 +35,12 @@ def resolve_permitted(
 ) -> tuple[Revision, tuple[str, ...]]:
     """The revision of ``item`` in ``source``, if its digest and lock match and policies allow it.
 
-    Also the signers that policies require.
-    Policies may require that ``origin`` still grants access. A lock is compared with the bytes of a folder, and with
+    Also the signers that policies require. A lock is compared with the bytes of a folder, and with
     the listing of any other origin. A digest that is unknown before a fetch is only an error if a policy needs it.
 
     Raises:
         Refused: a policy denies it, or needs a digest that is unknown before a fetch; or it differs from the lock.
         Corrupt: its digest differs from the manifest's.
-        AccessDenied, NotFound, Offline, Unreachable: the origin must be asked, and does not grant access.
         LoraCliError: what the source raises.
     """
     check_reference(item, settings)
@@ -71,8 +67,6 @@ def _check_policies(
     """Checks what policies say of an adapter; gives the signers that they require."""
     ref, files = revision.ref, files_to_fetch(revision)
     check_allowed(item, settings, files=files)
-    if is_on_disk(source, revision) and files and needs_access_check(ref, revision.access, settings):
-        check_cached_access(ref, revision.id, [file.path for file in files], origin, settings)
     rules = [key for policy in settings.policies for key in _digest_keys(policy)]
     must_be_signed = bool(entries_for(ref, settings))
     rules += ["require_signature"] * must_be_signed

@@ -104,17 +104,6 @@ def test_only_what_is_sound_leaves_the_cache(
     check_sound(Path(capsys.readouterr().out.strip()))
 
 
-@pytest.mark.parametrize("how", DAMAGES, ids=lambda how: how.__name__)
-def test_a_view_is_built_of_what_is_sound(tmp_path: Path, how: Callable[[Path], None]) -> None:
-    damage(tmp_path / "cache", how)
-    view = tmp_path / "cache/adapters/pirate"
-    for path in view.iterdir():
-        path.unlink()
-    view.rmdir()
-    assert main(["fetch", "-f", "set.yaml", "--locked"]) == 0
-    check_sound(view)
-
-
 def test_blobs_and_snapshot_damaged_alike_are_fetched_again(tmp_path: Path, hub: Hub, capsys: Capture) -> None:
     damage(tmp_path / "cache", short)
     for path in (tmp_path / "cache/snapshots").glob("sha256/*/*"):

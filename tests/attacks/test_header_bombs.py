@@ -110,7 +110,7 @@ def test_warm_refuses_the_largest_within_the_same_bounds(tmp_path: Path) -> None
     assert within(10, 600, "warm", adapter, "--base", tiny, "--once", "--device", "cpu").code == 1
 
 
-@pytest.mark.parametrize("form", slowly(("json", "sarif", "junit", "github", "markdown"), "json", "sarif"))
+@pytest.mark.parametrize("form", slowly(("json", "sarif", "junit", "github"), "json", "sarif"))
 def test_reports_tell_a_bounded_number_of_findings(form: str, tmp_path: Path, base: Path) -> None:
     adapter = write(tmp_path / "adapter", *header(SMALL, of(TENSORS["a name in memory for each"], 0)))
     run = within(3, 300, "validate", adapter, "--base", base, *ENGINES, "--format", form)

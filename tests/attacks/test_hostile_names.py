@@ -104,8 +104,6 @@ def validated(machine: Machine, *more: str) -> list[str]:
 
 HUMAN: dict[str, Words] = {
     "validate": validated,
-    "validate concise": lambda at: validated(at, "--format", "concise"),
-    "validate statistics": lambda at: validated(at, "--statistics"),
     "inspect": lambda at: ["inspect", *at.adapters, "--base", str(at.folder / "base")],
     "inspect spectrum": lambda at: ["inspect", *at.adapters, "--spectrum"],
     "inspect engine args": lambda at: ["inspect", *at.adapters, "--engine-args", "vllm"],
@@ -116,7 +114,7 @@ HUMAN: dict[str, Words] = {
     "cache verify": lambda at: ["cache", "verify"],
     "cache gc": lambda at: ["cache", "gc", "--cache-budget", "1", "--dry-run", "--grace", "0"],
 }
-TELLING = {"warm", "validate", "validate concise", "inspect", "inspect spectrum"}
+TELLING = {"warm", "validate", "inspect", "inspect spectrum"}
 """Commands that write each name whole."""
 
 
@@ -181,8 +179,13 @@ def test_a_page_has_no_markup_of_a_name(machine: Machine, say: Callable[..., str
     assert markup_of_page('<a href="#x"><p onclick="y"><script>') == ["onclick=y", "script"]
 
 
-def test_markdown_has_no_markup_of_a_name(machine: Machine, say: Callable[..., str]) -> None:
-    text = say(*validated(machine, "--format", "markdown"))
+def test_a_job_summary_has_no_markup_of_a_name(
+    machine: Machine, say: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = machine.folder / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    say(*validated(machine, "--format", "github"), commands=True)
+    text = summary.read_text(encoding="utf-8")
     assert markup_of_markdown(text) == []
     assert markup_of_markdown("[a](b) <img src=x>\n\n<p>") == ["<img src=x>", "<p>", "link_open"]
     rows = [line for line in text.splitlines() if line.startswith("| ")]

@@ -14,7 +14,7 @@ SCHEMES = {"hf": "hf://evil/x", "http": "{}/x", "gs": "gs://evil/x"}
     ("variable", "scheme", "command"),
     [
         *((name, "hf", "fetch") for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "PATH")),
-        *((name, "hf", "fetch") for name in ("LORA_CLI_API_KEY", "LORA_CLI_TOKEN_", "LORA_CLI_TOKENS")),
+        ("LORA_CLI_API_KEY", "hf", "fetch"),
         *(("GITHUB_TOKEN", scheme, command) for scheme in SCHEMES for command in ("fetch", "validate", "inspect")),
     ],
 )
@@ -61,15 +61,15 @@ def word(machine: Machine, how: str, key: str, value: str) -> dict[str, str]:
     return {f"LORA_CLI_{name.upper()}": str(machine.root / f"{how}.file")}
 
 
-def test_a_variable_for_manifests_is_read_and_warned_about_by_nobody(machine: Machine) -> None:
+def test_a_variable_for_manifests_is_not_unknown(machine: Machine) -> None:
     with evil() as server:
         rule = f"match: 'hf://*', endpoint_url: '{server.endpoint}', token_env: LORA_CLI_TOKEN_ACME"
         assert asked(machine, rule, "hf://acme/x", LORA_CLI_TOKEN_ACME=SECRET) == 3
         assert server.credentials == [f"Bearer {SECRET}"]
-    assert "matches no option" not in machine.said[-1]
+    assert "unknown variable" not in machine.said[-1]
     assert machine.leaks() == []
-    assert machine.run("cache", "ls", LORA_CLI_TOKEN_ACME=SECRET, LORA_CLI_TOKEN="x") == 0
-    assert "LORA_CLI_TOKEN is set" in machine.said[-1]
+    assert machine.run("cache", "ls", LORA_CLI_TOKEN_ACME=SECRET, LORA_CLI_TOKEN="x") == 2
+    assert "unknown variable in the environment: LORA_CLI_TOKEN" in machine.said[-1]
     assert "LORA_CLI_TOKEN_ACME" not in machine.said[-1]
 
 

@@ -162,29 +162,6 @@ def test_require_sha256_and_require_pinned_do_not_let_it_through(victim: Victim,
     assert handed_out(capsys, "-f", "set.yaml", "--locked", "--policy", "policy.yaml") == HONEST[WEIGHTS]
 
 
-def test_who_may_have_a_private_adapter_is_not_said_by_another_server(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
-    Path("policy.yaml").write_text("apiVersion: lora-cli/v1\nkind: Policy\nrequire_access_check: true\n")
-    with Hub() as honest, Hub() as evil:
-        honest.add("acme/pirate", HONEST, private=True)
-        honest.token("hf_alice", "acme/pirate")
-        evil.add("acme/pirate", HONEST)
-        monkeypatch.setenv("HF_ENDPOINT", honest.endpoint)
-        monkeypatch.setenv("HF_TOKEN", "hf_alice")
-        commit = honest.commit("acme/pirate").id
-        assert main(["fetch", f"acme/pirate@{commit}"]) == 0
-        repo = evil.repos["acme/pirate"]
-        repo.commits = {commit: Commit(commit, {path: entry(path, data) for path, data in HONEST.items()})}
-        repo.branches = {"main": commit}
-        monkeypatch.delenv("HF_TOKEN")
-        write_set("foreign.yaml", "hf://acme/pirate", endpoint=evil.endpoint)
-        assert main(["fetch", "-f", "foreign.yaml"]) == 0
-        capsys.readouterr()
-        assert main(["fetch", f"acme/pirate@{commit}", "--policy", "policy.yaml"]) == 3
-        assert capsys.readouterr().out == ""
-
-
 @pytest.mark.parametrize("victim", ["hub"], indirect=True)
 def test_check_and_verify_say_that_two_servers_contradict_each_other(victim: Victim, capsys: Capture) -> None:
     """Two buckets of one name on two servers may differ; only a commit names its bytes."""

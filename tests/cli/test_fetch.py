@@ -116,29 +116,6 @@ def test_a_manifest_names_them_and_its_policy_holds(
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
-def test_a_manifest_keeps_a_view_of_each_adapter_by_name(
-    sql: Path, chat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "set.yaml").write_text(SET)
-    assert main(["fetch", "-f", "set.yaml"]) == 0
-    adapters = tmp_path / "cache" / "adapters"
-    assert tree(adapters) == {f"{name}/{file}" for name in ("a", "b") for file in (CONFIG, WEIGHTS)}
-    assert (adapters / "a" / WEIGHTS).read_bytes() == (sql / WEIGHTS).read_bytes()
-    assert str(adapters) not in capsys.readouterr().out
-    kept = (adapters / "b").stat().st_ino
-    (tmp_path / "set.yaml").write_text(SET.replace("./sql", "./chat"))
-    assert main(["fetch", "-f", "set.yaml"]) == 0
-    assert (adapters / "a" / WEIGHTS).read_bytes() == (chat / WEIGHTS).read_bytes()
-    assert (adapters / "b").stat().st_ino == kept
-
-
-def test_references_and_adapters_that_fail_have_no_view(sql: Path, tmp_path: Path) -> None:
-    (tmp_path / "set.yaml").write_text(SET)
-    assert main(["fetch", "-f", "set.yaml"]) == 3
-    assert main(["fetch", "./sql"]) == 0
-    assert {path.name for path in (tmp_path / "cache" / "adapters").iterdir()} == {"a"}
-
-
 def test_one_adapter_is_handed_out_to_the_folder_itself(sql: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fetch", "./sql", "--to", "out"]) == 0
     assert capsys.readouterr().out == f"{Path.cwd() / 'out'}\n"

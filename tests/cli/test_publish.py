@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.store.published import MARK_FILE
 from tests.cli.publishing import BASE, CONFIG, WEIGHTS, Capture, adapter, mark, publish, resolves
 from tests.hub_server import Hub
@@ -57,7 +56,7 @@ def test_what_is_right_is_left_alone(capsys: Capture) -> None:
 
 def test_other_content_under_a_published_name_is_a_warning(capsys: Capture) -> None:
     assert publish("./sql") == 0
-    first = mark()["sha256"]
+    first = mark()["snapshot"]
     assert "warning" not in capsys.readouterr().err
     adapter("sql", seed=2)
     assert publish("./sql", "--format", "json") == 0
@@ -87,24 +86,6 @@ def test_prune_removes_what_the_manifest_does_not_have_and_nothing_of_others(cap
     assert sorted(path.name for path in Path("served").iterdir()) == ["mine", "sql", "tune"]
     assert publish("./sql", "--prune") == 2
     assert "--prune needs a manifest and --publish" in capsys.readouterr().err
-
-
-def test_a_name_that_leaves_the_set_is_no_longer_in_use() -> None:
-    """So that caches with a budget have room for the next set."""
-    adapter("chat", seed=2)
-    head = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {BASE}\nadapters: "
-    old, new = "[{name: sql-v1, source: ./sql}]", "[{name: sql-v2, source: ./chat}]"
-    views = Path("cache/adapters")
-    for lock in ([], ["--locked"]):
-        Path("set.yaml").write_text(head + old)
-        assert publish("-f", "set.yaml") == 0
-        Path("set.yaml").write_text(head + new)
-        if lock:  # as a ConfigMap that was replaced
-            assert main(["fetch", "-f", "set.yaml", "--cache-dir", "other"]) == 0
-            assert [path.name for path in views.iterdir()] == ["sql-v1"]
-        assert publish("-f", "set.yaml", "--prune", *lock) == 0
-        assert [path.name for path in views.iterdir()] == ["sql-v2"]
-        assert [path.name for path in Path("served").iterdir()] == ["sql-v2"]
 
 
 def test_a_pickle_is_published_with_a_warning(capsys: Capture) -> None:
@@ -154,7 +135,7 @@ def test_what_a_policy_denies_later_is_said_to_be_still_there(capsys: Capture) -
         ending = f" is still there, but policy deny_sha256 denies {digest}: "
         return [line.partition(ending)[0].removeprefix("warning: ") for line in err.splitlines() if ending in line]
 
-    assert still_there() == [f"{Path.cwd()}/cache/adapters/sql", "served/sql"]
+    assert still_there() == ["served/sql"]
     Path("set.yaml").write_text(f"{head}[{chat}]")
     assert still_there() == ["served/sql"]
     assert still_there("--prune") == []
@@ -221,7 +202,7 @@ def test_another_base_than_is_served_is_refused_because_no_resolver_would_take_i
     assert publish("./sql", "--base", served) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert f"--fix-base {served}" in err
+    assert f"--base-name {served}" in err
     assert not Path("served").exists()
 
 
@@ -234,27 +215,6 @@ def test_the_base_of_a_manifest_is_the_one_that_is_served(capsys: Capture) -> No
     Path("set.yaml").write_text(text.format("./a/folder/that/the/engine/may/call/otherwise"))
     assert publish("-f", "set.yaml") == 0
     assert resolves(Path("served"), "sql-v2", BASE)
-
-
-def test_fix_base_corrects_the_copy_and_the_cache_stays_as_it_is(capsys: Capture) -> None:
-    assert publish("./sql", "--fix-base", "/models/base", "--format", "json") == 0
-    found = json.loads(capsys.readouterr().out)["adapters"][0]
-    assert resolves(Path("served"), "sql", "/models/base")
-    snapshot = Path("cache/snapshots/sha256", found["sha256"])
-    assert json.loads((snapshot / CONFIG).read_text())["base_model_name_or_path"] == BASE
-    was, now = (json.loads((folder / CONFIG).read_text()) for folder in (Path("sql"), Path("served/sql")))
-    assert {**was, "base_model_name_or_path": "/models/base"} == now
-    assert (found["published"]["base"], found["published"]["was"]) == ("/models/base", BASE)
-    assert Path("served/sql", WEIGHTS).samefile(snapshot / WEIGHTS)
-    # The digest that is told and noted is that of what lies there.
-    blobs = {
-        path.name: Blob(hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
-        for path in Path("served/sql").iterdir()
-        if path.name != MARK_FILE
-    }
-    assert found["published"]["sha256"] == mark()["sha256"] == snapshot_digest(blobs.items()) != found["sha256"]
-    assert mark()["snapshot"] == found["sha256"]
-    assert main(["cache", "verify"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -342,7 +302,6 @@ def test_what_was_edited_or_lost_is_published_again(harm: str) -> None:
     [
         ["./sql", "--publish", ""],
         ["./sql", "--publish", "served", "--to", "out"],
-        ["./sql", "--fix-base", "x"],
         ["./sql", "./other/sql", "--publish", "served"],
     ],
 )

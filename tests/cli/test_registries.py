@@ -99,7 +99,6 @@ def test_a_policy_speaks_of_registries(
     assert code({"deny_hosts": ["127.0.0.1"]}, f"{ref}:v1") == 1
     assert code({"require_pinned": True}, f"{ref}:v1") == 1
     assert code({"require_pinned": True}, f"{ref}@{digest}") == 0
-    assert code({"require_access_check": True}, f"{ref}:v1", f"{ref}@{digest}") == 0
     assert code({"allow_sources": [f"{ref}@{digest}"]}, f"{ref}@{digest}") == 0
     assert code({"allow_sources": [f"{ref}@sha256:0*"]}, f"{ref}@{digest}") == (0 if digest[7] == "0" else 1)
 

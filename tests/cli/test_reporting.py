@@ -24,14 +24,13 @@ def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_one_run_writes_several_formats(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    files = ("sarif=r.sarif", "junit=r.xml", "json=r.json", "markdown=r.md", "human=r.txt")
+    files = ("sarif=r.sarif", "junit=r.xml", "json=r.json", "human=r.txt")
     assert main([*line, "--format", "github", *[word for file in files for word in ("--format", file)]]) == 1
 
     assert capsys.readouterr().out.startswith("::error file=bad/adapter_model.safetensors,title=LC302")
     assert json.loads(Path("r.sarif").read_text())["version"] == "2.1.0"
     assert ET.parse("r.xml").getroot().get("failures") == "1"
     assert json.loads(Path("r.json").read_text())["summary"]["refused"] == 1
-    assert Path("r.md").read_text().startswith("### lora-cli validate")
     assert Path("r.txt").read_text().splitlines()[-1].startswith("2 adapters (1 ok, 1 refused)")
 
 
@@ -50,7 +49,7 @@ def test_places_are_from_the_root_of_the_repository_wherever_the_command_runs(
     assert where["uri"] == "bad/adapter_model.safetensors"
 
 
-@pytest.mark.parametrize("format_", ["human", "json", "sarif", "junit", "github", "markdown"])
+@pytest.mark.parametrize("format_", ["human", "json", "sarif", "junit", "github"])
 def test_no_format_changes_the_exit_code(line: list[str], format_: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*line, "--format", format_]) == 1
     assert main([*line, "--format", format_, "--ignore", "LC302"]) == 0
@@ -68,10 +67,6 @@ def test_no_format_changes_the_exit_code(line: list[str], format_: str, capsys: 
         (["--format", "json", "--format", "sarif"], "--format sarif=FILE"),
         (["--format", "json=a.json", "-o", "b.json"], "remove -o"),
         (["--format", "json=a.json", "--format", "sarif=a.json"], "json and sarif would be mixed"),
-        (
-            ["--format", "github", "--format", "markdown"],
-            "--format markdown=FILE; markdown only goes to GITHUB_STEP_SUMMARY automatically",
-        ),
         (["--format", "json", "--format", "sarif", "-o", "b.json"], "set a file for each"),
     ],
 )
@@ -85,20 +80,20 @@ def test_what_would_be_mixed_is_refused(
     assert captured.out == ""
 
 
-def test_markdown_is_appended_to_the_summary_of_the_job(
+def test_github_also_appends_to_the_summary_of_the_job(
     line: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("summary.md").write_text("before\n")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
 
-    assert main([*line, "--format", "markdown"]) == 1
+    assert main([*line, "--format", "github"]) == 1
     assert Path("summary.md").read_text().startswith("before\n### lora-cli validate")
-    assert capsys.readouterr() == ("", "the summary is in GITHUB_STEP_SUMMARY\n")
-    assert main([*line, "--format", "markdown=-"]) == 1
-    assert capsys.readouterr().out.startswith("### lora-cli validate")
+    captured = capsys.readouterr()
+    assert captured.out.startswith("::error ")
+    assert captured.err == "the summary is in GITHUB_STEP_SUMMARY\n"
 
     Path("summary.md").write_text("x" * 1024 * 1024)
-    assert main([*line, "--format", "markdown"]) == 1
+    assert main([*line, "--format", "github"]) == 1
     assert Path("summary.md").stat().st_size == 1024 * 1024
     assert "is full" in capsys.readouterr().err
 

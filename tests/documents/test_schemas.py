@@ -86,7 +86,6 @@ POLICY: dict[str, list[Any]] = {
     "require_sha256": FLAGS,
     "allow_sha256": DIGESTS,
     "deny_sha256": DIGESTS,
-    "require_access_check": FLAGS,
     "allow_private_redirects": FLAGS,
     "suppressions": SUPPRESSIONS,
     "max_byte": [1],

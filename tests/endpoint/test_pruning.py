@@ -70,23 +70,6 @@ def test_prune_of_a_shard_of_refs_would_unload_the_others(folder: Path, capsys: 
     assert "--prune would unload the adapters of other shards" in capsys.readouterr().err
 
 
-def test_the_cache_keeps_what_an_engine_loads_from_it_until_it_was_pruned(
-    folder: Path, warm: Warm, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def collected() -> set[str]:
-        assert main(["--cache-dir", str(folder / "cache"), "cache", "gc", "--max-bytes", "0"]) == 0
-        capsys.readouterr()
-        return {name for name, path in roots.items() if not Path(path).is_dir()}
-
-    with Engine() as engine:
-        warm(engine)
-        roots = {name: root for name, (root, _) in engine.adapters.items()}
-        assert collected() == set()
-        write_set(folder, "chat")
-        warm(engine, "--prune")
-        assert collected() == {"sql"}
-
-
 def test_the_replacement_of_what_a_policy_calls_back_stays(folder: Path, warm: Warm) -> None:
     with Engine() as engine:
         warm(engine)
@@ -97,28 +80,3 @@ def test_the_replacement_of_what_a_policy_calls_back_stays(folder: Path, warm: W
         assert (code, actions(document)) == (0, {"chat": "kept", "sql": "replaced"})
         assert set(engine.adapters) == {"sql", "chat"}
         assert Path(engine.adapters["sql"][0]).name != digest
-
-
-def test_a_name_in_the_cache_stays_with_the_old_version_while_a_server_is_away(folder: Path, warm: Warm) -> None:
-    with Engine() as one:
-        with Engine() as other:
-            warm([one, other])
-            old = Path(other.adapters["sql"][0])
-            write_adapter(folder / "sql", modules=QUERIES, r=4, lora_alpha=32, seed=9)
-        assert warm([one, other], "--wait", "1s")[0] == 7
-        assert Path(one.adapters["sql"][0]) != old
-        assert main(["--cache-dir", str(folder / "cache"), "cache", "gc", "--max-bytes", "0"]) == 0
-        assert old.is_dir()
-
-
-def test_what_servers_did_is_reported_though_the_cache_cannot_name_it(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (folder / "cache").mkdir()
-    (folder / "cache" / "adapters").write_text("in the way")
-    with Engine() as engine:
-        words = ["--cache-dir", str(folder / "cache"), "warm", "-f", str(folder / "set.yaml")]
-        assert main([*words, "--endpoint", engine.url, "--engine", "vllm"]) == 0
-        out, err = capsys.readouterr()
-        assert "1 server: 2 loaded" in out
-        assert "cache gc may remove what servers load" in err

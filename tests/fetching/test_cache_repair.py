@@ -33,7 +33,7 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture
 def directory(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> Path:
-    """The snapshot of one adapter that has a view too."""
+    """The snapshot of one adapter of a manifest."""
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("LORA_CLI_RETRIES", "0")
@@ -51,10 +51,6 @@ def rot(path: Path) -> None:
     os.utime(path, ns=(BLOB_MTIME_NS, BLOB_MTIME_NS))
 
 
-def view_of(directory: Path) -> Path:
-    return directory.parents[2] / "adapters" / "sql"
-
-
 def is_sound(directory: Path) -> bool:
     return not any(one.problem for one in verify(Store(directory.parents[2])))
 
@@ -65,23 +61,11 @@ def test_what_rotted_is_fetched_again_and_only_that(hub: Hub, directory: Path, c
     said = capsys.readouterr().out
     assert "corrupt blob" in said
     assert "repaired snapshot" in said
-    assert "repaired view sql" in said
-    for folder in (directory, view_of(directory)):
-        assert (folder / WEIGHTS).read_bytes() == BYTES
-        assert sorted(path.name for path in folder.iterdir()) == sorted([CONFIG, WEIGHTS, "README.md"])
+    assert (directory / WEIGHTS).read_bytes() == BYTES
+    assert sorted(path.name for path in directory.iterdir()) == sorted([CONFIG, WEIGHTS, "README.md"])
     assert hub.count("GET cdn") == 1
     assert hub.count("/resolve/.*(json|md)") == 0
     assert is_sound(directory)
-
-
-def test_a_view_that_somebody_edited_is_made_again_without_a_request(
-    hub: Hub, directory: Path, capsys: Captured
-) -> None:
-    (view_of(directory) / CONFIG).write_text("{}")
-    document = run_json(capsys, 0)
-    assert [(one["kind"], one["name"], one["error"]) for one in document["repaired"]] == [("view", "sql", None)]
-    assert json.loads((view_of(directory) / CONFIG).read_text()) == {"r": 4}
-    assert hub.requests == []
 
 
 def run_json(capsys: Captured, code: int) -> dict[str, Any]:
@@ -155,9 +139,6 @@ def test_what_no_reference_means_any_more_is_only_taken_away(directory: Path, ca
     store = Store(directory.parents[2])
     for path in store.refs.iterdir():
         path.unlink()
-    for path in (store.adapters / "sql").iterdir():
-        path.unlink()
-    (store.adapters / "sql").rmdir()
     rot(directory / WEIGHTS)
     assert main(["cache", "verify", "--repair"]) == 0
     assert "not repaired" not in capsys.readouterr().out
@@ -184,13 +165,12 @@ def test_what_an_earlier_verify_moved_to_the_quarantine_is_restored(
     assert "no corruption" in out
     assert "cache verify --repair" in err
     assert not directory.exists()
-    assert isolated(directory) == {directory.name, "sql", *(path for path in isolated(directory) if len(path) == 64)}
+    assert directory.name in isolated(directory)
     assert main(["cache", "verify", "--repair"]) == 0
     out, err = capsys.readouterr()
     assert f"repaired snapshot {directory.name} from hf://org/sql" in out
-    assert "repaired view sql" in out
     assert err == ""
-    assert [(folder / WEIGHTS).read_bytes() for folder in (directory, view_of(directory))] == [BYTES, BYTES]
+    assert (directory / WEIGHTS).read_bytes() == BYTES
     assert hub.count("GET cdn") == 1
     assert hub.count("/resolve/.*(json|md)") == 0
     assert isolated(directory) == set()
@@ -233,21 +213,8 @@ def test_what_was_fetched_again_since_only_leaves_the_quarantine(hub: Hub, direc
     assert (directory / WEIGHTS).read_bytes() == BYTES
     hub.requests.clear()
     capsys.readouterr()
-    assert [one["kind"] for one in run_json(capsys, 0)["repaired"]] == ["view"]
+    assert run_json(capsys, 0)["repaired"] == []
     assert hub.requests == []
-    assert isolated(directory) == set()
-
-
-def test_a_view_that_was_made_again_since_is_not_replaced(hub: Hub, directory: Path, capsys: Captured) -> None:
-    rot(directory / WEIGHTS)
-    assert main(["cache", "verify"]) == 5
-    hub.add("org/sql", {CONFIG: {"r": 8}, WEIGHTS: BYTES, "README.md": "read"})
-    manifest = directory.parents[3] / "set.yaml"
-    assert main(["fetch", "-f", str(manifest), "--upgrade"]) == 0
-    capsys.readouterr()
-    (one,) = run_json(capsys, 0)["repaired"]
-    assert (one["kind"], one["ref"].partition("@")[0]) == ("snapshot", "hf://org/sql")
-    assert json.loads((view_of(directory) / CONFIG).read_text()) == {"r": 8}
     assert isolated(directory) == set()
 
 
@@ -261,7 +228,6 @@ def test_gc_keeps_what_is_in_the_quarantine_and_its_references_for_a_week(
     assert main(gc) == 0
     assert main(["cache", "verify", "--repair"]) == 0
     assert (directory / WEIGHTS).read_bytes() == BYTES
-    assert "repaired view sql" in capsys.readouterr().out
     rot(directory / WEIGHTS)
     assert main(["cache", "verify"]) == 5
     monkeypatch.setattr("lora_cli.store.garbage_collection.QUARANTINE_S", -1.0)
@@ -284,12 +250,12 @@ def test_a_repair_that_is_killed_leaves_a_cache_that_verifies_and_the_next_one_g
     assert isolated(directory) == before
     hub.faults.clear()
     capsys.readouterr()
-    assert [one["kind"] for one in run_json(capsys, 0)["repaired"]] == ["snapshot", "view"]
+    assert [one["kind"] for one in run_json(capsys, 0)["repaired"]] == ["snapshot"]
     assert (directory / WEIGHTS).read_bytes() == BYTES
     assert isolated(directory) == set()
 
 
-@pytest.mark.parametrize("words", [["org/sql"], ["sql"], ["-f", "set.yaml", "sql"]])
+@pytest.mark.parametrize("words", [["org/sql"], ["-f", "set.yaml", "sql"]])
 def test_only_the_named_adapter_is_verified_and_restored(
     hub: Hub, directory: Path, words: list[str], capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,8 +267,8 @@ def test_only_the_named_adapter_is_verified_and_restored(
     rot(chat / WEIGHTS)
     assert main(["cache", "verify", *words, "--format", "json"]) == 5
     document = json.loads(capsys.readouterr().out)
-    assert [one["kind"] for one in document["rotten"]] == ["blob", "snapshot", "view"]
-    assert (document["blobs"], document["snapshots"], document["views"]) == (3, 1, 1)
+    assert [one["kind"] for one in document["rotten"]] == ["blob", "snapshot"]
+    assert (document["blobs"], document["snapshots"]) == (3, 1)
     assert [one["sha256"] for one in document["quarantined"]] == [directory.name]
     assert chat.exists()
     assert main(["cache", "verify", *words]) == 5
@@ -310,7 +276,7 @@ def test_only_the_named_adapter_is_verified_and_restored(
     assert main(["cache", "verify", "--repair", *words]) == 0
     assert (directory / WEIGHTS).read_bytes() == BYTES
     assert not chat.exists()
-    assert isolated(directory) & {directory.name, "sql"} == set()
+    assert directory.name not in isolated(directory)
     assert chat.name in isolated(directory)
     assert main(["cache", "verify", "--repair", "org/chat"]) == 0
     assert isolated(directory) == set()
@@ -319,7 +285,7 @@ def test_only_the_named_adapter_is_verified_and_restored(
 def test_an_adapter_that_is_not_in_the_cache_cannot_be_verified(directory: Path, capsys: Captured) -> None:
     assert directory.exists()
     assert main(["cache", "verify", "sqll"]) == 3
-    assert "hint: did you mean sql?" in capsys.readouterr().err
+    assert "hint: did you mean hf://org/sql" in capsys.readouterr().err
 
 
 def test_hard_links_outside_the_cache_have_the_damage_too_and_are_told(

@@ -114,7 +114,6 @@ def test_a_checkpoint_is_fetched_by_its_number_or_as_the_latest(run: Run) -> Non
     assert run.fetch("--checkpoint", "latest") == {CONFIG: b'{"r": 10}', WEIGHTS: b"weights 10"}
     run.save(11)
     assert run.fetch("--checkpoint", "latest")[WEIGHTS] == b"weights 11"
-    assert run.fetch("--checkpoint", "latest", "--link")[WEIGHTS] == b"weights 11"
 
 
 def test_a_number_that_is_not_there_is_not_found(run: Run) -> None:
@@ -259,15 +258,6 @@ def test_a_policy_speaks_of_the_folder_that_the_latest_one_is(run: Run, tmp_path
     for words in (["fetch"], ["fetch", "--offline"], ["validate", "--base", base]):
         code = main([*words, pinned, "--checkpoint", "latest", "--policy", str(file)])
         assert code == (3 if "--offline" in words else 1), words
-
-
-def test_the_latest_of_a_commit_is_asked_for_where_a_policy_wants_that(run: Run, tmp_path: Path) -> None:
-    pinned = f"org/run@{run.save(9, 10)}"
-    (tmp_path / "policy.yaml").write_text("apiVersion: lora-cli/v1\nkind: Policy\nrequire_access_check: true\n")
-    for _ in range(2):
-        options = ("--checkpoint", "latest", "--policy", str(tmp_path / "policy.yaml"))
-        assert run.fetch(*options, ref=pinned)[WEIGHTS] == b"weights 10"
-    assert run.hub.count("checkpoint-10/adapter_config.json") > 1
 
 
 @pytest.fixture(autouse=True)

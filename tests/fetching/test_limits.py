@@ -19,7 +19,7 @@ from lora_cli.fetching.progress import Progress
 from lora_cli.fetching.scheduler import RANGE
 from lora_cli.settings import LARGEST_RESERVE, RESERVED_PART, Settings
 from lora_cli.store import Store, garbage_collection, usage
-from lora_cli.store.export import export_snapshot, write_view
+from lora_cli.store.export import export_snapshot
 from lora_cli.store.inventory import inventory
 from lora_cli.store.resolution_records import record_path
 from lora_cli.store.usage import cache_bytes
@@ -212,8 +212,8 @@ def test_a_budget_makes_room_by_what_was_not_used_for_longest(desk: Desk) -> Non
 def test_a_budget_takes_nothing_that_is_in_use(desk: Desk, tmp_path: Path) -> None:
     outcomes = desk.ask("a", "b", "c")
     found = {outcome.request.name: outcome.fetched.snapshot for outcome in outcomes if outcome.fetched is not None}
-    write_view(desk.store, "a", found["a"])
-    export_snapshot(desk.store, found["b"], tmp_path / "out")
+    for name in ("a", "b"):
+        export_snapshot(desk.store, found[name], tmp_path / f"out-{name}")
     for number, name in enumerate("abc"):
         desk.used(name, 1000 + number)
     assert desk.codes("d", cache_budget=3 * MIB + MIB // 2) == [0]
@@ -221,7 +221,7 @@ def test_a_budget_takes_nothing_that_is_in_use(desk: Desk, tmp_path: Path) -> No
     (outcome,) = desk.ask("c", cache_budget=2 * MIB + MIB // 2)
     assert outcome.exit_code == 1
     assert "--cache-budget" in error_of(outcome)
-    assert (tmp_path / "out" / WEIGHTS).is_file()
+    assert (tmp_path / "out-b" / WEIGHTS).is_file()
 
 
 def test_the_adapters_of_one_run_do_not_drive_each_other_out(desk: Desk) -> None:

@@ -1,8 +1,7 @@
-"""Folders on this machine: shared with the cache where the file system can, linked only when that is said."""
+"""Folders on this machine: shared with the cache where the file system can, else copied, and never linked."""
 
 import errno
 import fcntl
-import logging
 import os
 import shutil
 import subprocess
@@ -13,7 +12,6 @@ from unittest.mock import Mock
 
 import pytest
 
-from lora_cli.cli.main import main
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt
@@ -22,15 +20,10 @@ from lora_cli.settings import Settings
 from lora_cli.sources import LocalFileSource
 from lora_cli.sources.local import LocalSource
 from lora_cli.store import Store
-from lora_cli.store.blobs import BLOB_MTIME_NS
 from lora_cli.store.disk import reflink
-from lora_cli.store.export import write_view
-from lora_cli.store.garbage_collection import Retention, collect, remove
-from lora_cli.store.inventory import inventory, view_digests
 from lora_cli.store.verify import verify
 from tests.bringing import bring
 from tests.making import write_adapter
-from tests.store.keeping import tree
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -42,26 +35,18 @@ class Unread(LocalSource):
         raise AssertionError(file.path)
 
 
-def brought(folder: Path, cache: Path, *, link: bool = False, source: LocalSource | None = None) -> Fetched:
+def brought(folder: Path, cache: Path, *, source: LocalSource | None = None) -> Fetched:
     settings = Settings(cache, retries=0)
-    return bring(AdapterRef("file", str(folder)), source or LocalSource(), Store(cache), settings, link=link)
+    return bring(AdapterRef("file", str(folder)), source or LocalSource(), Store(cache), settings)
 
 
-def edit(path: Path, *, times: bool = False) -> None:
-    """Changes the last byte in place; with ``times`` as if it had never happened."""
-    status = path.stat()
+def edit(path: Path) -> None:
+    """Changes the last byte in place."""
     with path.open("r+b") as stream:
         stream.seek(-1, os.SEEK_END)
         (last,) = stream.read(1)
         stream.seek(-1, os.SEEK_END)
         stream.write(bytes([last ^ 0xFF]))
-    if times:
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def state(path: Path) -> tuple[int, int, int, int, int]:
-    status = path.stat()
-    return status.st_ino, status.st_mode, status.st_uid, status.st_size, status.st_mtime_ns
 
 
 @pytest.fixture
@@ -160,7 +145,7 @@ def test_on_a_file_system_that_shares_nothing_is_read_twice(tmp_path: Path) -> N
         subprocess.run(["umount", str(mounted)], check=True)
 
 
-def test_without_link_nothing_of_somebody_is_linked_and_the_folder_is_listed_once(
+def test_nothing_of_somebody_is_linked_and_the_folder_is_listed_once(
     adapter: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolve = Mock(side_effect=(source := LocalSource()).resolve)
@@ -168,120 +153,3 @@ def test_without_link_nothing_of_somebody_is_linked_and_the_folder_is_listed_onc
     found = brought(adapter, store.root, source=source).snapshot.directory
     assert not any((found / path).samefile(adapter / path) for path in (CONFIG, WEIGHTS))
     resolve.assert_called_once()
-
-
-def test_with_link_weights_are_the_very_inode_and_it_stays_as_it_was(adapter: Path, store: Store) -> None:
-    before = state(adapter / WEIGHTS)
-    found = brought(adapter, store.root, link=True).snapshot
-    assert (found.directory / WEIGHTS).samefile(adapter / WEIGHTS)
-    assert store.blob(found.files[WEIGHTS].sha256).samefile(adapter / WEIGHTS)
-    assert not (found.directory / CONFIG).samefile(adapter / CONFIG)
-    assert not any(one.problem for one in verify(store))
-    assert state(adapter / WEIGHTS) == before
-    assert before[4] != BLOB_MTIME_NS
-    assert not list(store.partials.iterdir())
-
-
-def test_a_linked_folder_is_cached_the_next_time_and_under_the_same_revision(adapter: Path, store: Store) -> None:
-    first = brought(adapter, store.root, link=True)
-    for link in (True, False):
-        again = brought(adapter, store.root, link=link, source=Unread())
-        assert (again.cached, again.revision, again.snapshot) == (True, first.revision, first.snapshot)
-
-
-@pytest.mark.parametrize("times", [False, True])
-def test_an_edit_of_a_linked_file_is_noticed_and_verify_puts_it_aside(adapter: Path, store: Store, times: bool) -> None:
-    snapshot = brought(adapter, store.root, link=True).snapshot
-    view = write_view(store, "sql", snapshot)
-    edit(adapter / WEIGHTS, times=times)
-    rotten = [one for one in verify(store) if one.problem]
-    assert [one.kind for one in rotten] == ["blob", "snapshot", "view"]
-    assert not snapshot.directory.exists()
-    assert not view.exists()
-    assert (adapter / WEIGHTS).exists()
-    again = brought(adapter, store.root, link=True)
-    assert not again.cached
-    assert again.snapshot.digest != snapshot.digest
-    assert not any(one.problem for one in verify(store))
-
-
-def test_a_view_of_a_linked_file_is_known_by_its_bytes_through_edits(adapter: Path, store: Store) -> None:
-    for _ in range(3):
-        snapshot = brought(adapter, store.root, link=True).snapshot
-        write_view(store, "sql", snapshot)
-        assert view_digests(store) == {"sql": snapshot.digest}
-        edit(adapter / WEIGHTS)
-
-
-def test_what_was_edited_is_never_given_as_what_it_was(adapter: Path, tmp_path: Path, store: Store) -> None:
-    copy = Path(shutil.copytree(adapter, tmp_path / "copy"))
-    linked = brought(adapter, store.root, link=True).snapshot
-    edit(adapter / WEIGHTS)
-    found = brought(copy, store.root).snapshot
-    assert found.digest == linked.digest
-    assert (found.directory / WEIGHTS).read_bytes() == (copy / WEIGHTS).read_bytes()
-    assert not (found.directory / WEIGHTS).samefile(adapter / WEIGHTS)
-
-
-def test_a_linked_file_that_was_only_touched_is_hashed_once_and_never_touched_by_us(
-    adapter: Path, tmp_path: Path, store: Store
-) -> None:
-    linked = brought(adapter, store.root, link=True).snapshot
-    os.utime(adapter / WEIGHTS, ns=(7, 7 * 10**9))
-    before = state(adapter / WEIGHTS)
-    for _ in range(2):
-        assert brought(adapter, store.root).snapshot == linked
-    assert state(adapter / WEIGHTS) == before
-
-
-def test_a_link_in_a_folder_leads_to_the_file_that_is_linked(adapter: Path, store: Store) -> None:
-    (adapter / WEIGHTS).rename(adapter / "real")
-    (adapter / WEIGHTS).symlink_to("real")
-    found = brought(adapter, store.root, link=True).snapshot.directory
-    assert not (found / WEIGHTS).is_symlink()
-    assert (found / WEIGHTS).samefile(adapter / "real")
-
-
-def test_bytes_that_are_here_already_are_not_linked_again(adapter: Path, tmp_path: Path, store: Store) -> None:
-    copy = Path(shutil.copytree(adapter, tmp_path / "copy"))
-    own = brought(copy, store.root).snapshot
-    found = brought(adapter, store.root, link=True).snapshot
-    assert found == own
-    assert not (found.directory / WEIGHTS).samefile(adapter / WEIGHTS)
-    assert not store.links.exists()
-
-
-def test_removing_leaves_the_file_of_somebody_and_no_mark(adapter: Path, store: Store) -> None:
-    brought(adapter, store.root, link=True)
-    before = state(adapter / WEIGHTS)
-    assert collect(store, Retention(grace_s=-1)) == []
-    remove(store, inventory(store))
-    assert tree(store.root) == set()
-    assert state(adapter / WEIGHTS) == before
-
-
-def test_across_file_systems_it_is_copied_and_the_log_says_so(
-    adapter: Path, elsewhere: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.INFO, "lora_cli"):
-        found = brought(adapter, elsewhere / "cache", link=True).snapshot.directory
-    assert (found / WEIGHTS).read_bytes() == (adapter / WEIGHTS).read_bytes()
-    assert not Store(elsewhere / "cache").links.exists()
-    (said,) = [record.getMessage() for record in caplog.records]
-    assert WEIGHTS in said
-    assert "it is copied" in said
-
-
-@pytest.mark.parametrize(("words", "told"), [(["--verbose"], True), ([], False)])
-def test_the_command_links_and_says_with_verbose_what_it_copied(
-    adapter: Path, tmp_path: Path, elsewhere: Path, words: list[str], told: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["fetch", str(adapter), "--link", "--cache-dir", str(tmp_path / "cache")]) == 0
-    assert (Path(capsys.readouterr().out.strip()) / WEIGHTS).samefile(adapter / WEIGHTS)
-    try:
-        assert main([*words, "fetch", str(adapter), "--link", "--cache-dir", str(elsewhere / "cache")]) == 0
-    finally:
-        logger = logging.getLogger("lora_cli")
-        logger.handlers = []
-        logger.setLevel(logging.NOTSET)
-    assert ("it is copied" in capsys.readouterr().err) == told

@@ -238,7 +238,6 @@ def test_the_production_example_is_what_it_says() -> None:
     assert rule(f"hf://acme/playground-x@{COMMIT}") == "deny_sources"
     assert rule(f"hf://other/sql@{COMMIT}") == "allow_sources"
     assert rule("/srv/adapters/sql", "a" * 64) == ""
-    assert policy.require_access_check
     assert policy.allow_private_redirects is False
     assert policy.max_bytes == 2 << 30
 

@@ -228,23 +228,6 @@ def test_a_full_cache_that_may_only_be_read_serves(hub: Hub, public: Path, tmp_p
     assert state_of(cache) == before
 
 
-def test_a_view_that_is_missing_is_only_told_where_nothing_may_be_written_and_a_stale_one_is_exit_6(
-    hub: Hub, public: Path, tmp_path: Path
-) -> None:
-    hub.add("org/sql", {CONFIG: {}, WEIGHTS: b"weights"})
-    manifest, cache = public / "set.yaml", public / "cache"
-    manifest.write_text(SET)
-    directory = fetched(hub, cache, "org/sql")
-    done = fetched_without_rights(hub, cache, tmp_path / "rehearsal", "-f", str(manifest))
-    assert (done.returncode, done.stdout) == (0, f"{directory}\n")
-    assert "no view of sql" in done.stderr
-    subprocess.run(["chmod", "-R", "u+w", str(cache)], check=True)
-    (cache / "adapters" / "sql").mkdir(parents=True)
-    done = fetched_without_rights(hub, cache, tmp_path / "rehearsal", "-f", str(manifest))
-    assert (done.returncode, done.stdout) == (6, "")
-    assert "Permission denied" in done.stderr
-
-
 def test_what_is_missing_in_a_cache_that_may_only_be_read_is_exit_6(hub: Hub, public: Path, tmp_path: Path) -> None:
     hub.add("org/sql", {CONFIG: {}, WEIGHTS: b"weights"})
     cache = public / "cache"

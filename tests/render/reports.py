@@ -89,7 +89,7 @@ def all_checked() -> tuple[Checked, ...]:
             engines=(_on("vllm", Outcome.REJECTS),),
         ),
         checked(HOSTILE, "file:///elsewhere/é", finding("LC302", HOSTILE, HOSTILE, HOSTILE, HOSTILE)),
-        Checked(from_hub.name, from_hub.source, Revision(remote, COMMIT, (), "public"), None, from_hub.verdict, {}),
+        Checked(from_hub.name, from_hub.source, Revision(remote, COMMIT, ()), None, from_hub.verdict, {}),
         checked(
             "tone",
             "s3://acme/tone",

@@ -17,11 +17,10 @@ from sarif_kit.validate import validation_errors
 
 from lora_cli import __version__
 from lora_cli.core.finding import Severity
-from lora_cli.render import github, gitlab, junit, markdown, sarif
+from lora_cli.render import github, junit, markdown, sarif
 from lora_cli.render.json import to_json
 from lora_cli.render.terminal import rendered
-from lora_cli.render.terminal_validate import report_parts, statistics_parts
-from lora_cli.render.text import render_concise
+from lora_cli.render.terminal_validate import report_parts
 from lora_cli.validation.report import Report
 from tests.conftest import ROOT
 from tests.render.reports import HOSTILE, all_checked, checked, everything, finding, report
@@ -41,11 +40,8 @@ RENDERERS: dict[str, Callable[[Report], str]] = {
     "report.sarif": sarif.render_report,
     "report.xml": junit.render_report,
     "report.github": github.render_report,
-    "report.gitlab.json": gitlab.render_report,
     "report.md": markdown.render_report,
     "report.txt": human,
-    "concise.txt": render_concise,
-    "statistics.txt": lambda report: rendered(statistics_parts(report), 80),
     "quiet.txt": lambda report: rendered(report_parts(report, quiet=True), 80),
     "several.txt": lambda _: human(report(*all_checked()[:2], *all_checked()[3:])),
     "one.txt": lambda _: human(report(all_checked()[1])),
@@ -118,23 +114,6 @@ def test_a_location_of_sarif_is_one_that_code_scanning_takes() -> None:
     assert "manifests/set.yaml" in uris
     assert "hf/acme/sql" in uris
     assert all(re.match(r"(file:///|[^:]*$)", uri) for uri in uris)
-
-
-def test_gitlab_gets_a_place_and_a_fingerprint_of_each_finding_that_counts() -> None:
-    said = everything()
-    entries = json.loads(gitlab.render_report(said))
-    counting = [
-        found
-        for _, found in said.found()
-        if found.finding.accepted is None and found.finding.severity is not Severity.NOTE
-    ]
-    assert len(entries) == len(counting) + sum(one.error is not None for one in said.adapters)
-    assert len({entry["fingerprint"] for entry in entries}) == len(entries)
-    for entry in entries:
-        assert entry.keys() == {"description", "check_name", "fingerprint", "severity", "location"}
-        assert entry["severity"] in {"minor", "major", "blocker"}
-        assert entry["location"]["path"]
-        assert entry["location"]["lines"]["begin"] >= 1
 
 
 def test_junit_counts_what_refuses_and_says_why_a_case_is_skipped() -> None:
@@ -238,7 +217,7 @@ def test_a_message_of_sarif_has_no_link_and_no_placeholder() -> None:
 
 
 def test_no_machine_format_has_a_command_for_a_console() -> None:
-    for render in (to_json, sarif.render_report, junit.render_report, markdown.render_report, gitlab.render_report):
+    for render in (to_json, sarif.render_report, junit.render_report, markdown.render_report):
         assert "##[" not in render(hostile(HOSTILE))
         assert not any(line.lstrip().startswith("::") for line in render(hostile(HOSTILE)).splitlines())
 

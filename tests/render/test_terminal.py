@@ -96,16 +96,16 @@ def test_what_is_coloured_stays_so_where_it_is_too_long_for_a_line() -> None:
     assert "\x1b[31mrefused" in rendered([Paragraph(", 0/1 modules apply", label)], 30, colour=True)
 
 
-def test_a_table_of_snapshots_has_at_least_12_columns_of_a_name_and_14_of_a_reference() -> None:
-    reference = CachedReference(ref=f"org/{'r' * 60}", selection="", revision="", origin="", access="", used_s=0)
+def test_a_table_of_snapshots_has_at_least_14_columns_of_a_reference() -> None:
+    reference = CachedReference(ref=f"org/{'r' * 60}", selection="", revision="", origin="", used_s=0)
     snapshot = CachedSnapshot(
-        sha256="ab" * 32, names=["n" * 40], directory="/d", bytes=1, packed_bytes=0, used_s=0, references=[reference],
+        sha256="ab" * 32, directory="/d", bytes=1, packed_bytes=0, used_s=0, references=[reference],
         files=[],
     )  # fmt: skip
     report = CacheReport(cache="/c", bytes=1, snapshots=[snapshot])
     drawn = (rendered(snapshots_parts(report, width), width).splitlines() for width in range(40, 200))
-    _, name, cell, *_ = next(lines[1] for lines in drawn if "reference" in lines[0]).split()
-    assert (len(name), len(cell)) == (12, 14)
+    _, cell, *_ = next(lines[1] for lines in drawn if "reference" in lines[0]).split()
+    assert len(cell) == 14
 
 
 def test_a_table_that_just_fits_is_one() -> None:

@@ -11,7 +11,7 @@ from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, U
 from lora_cli.settings import Settings
 from lora_cli.sources.http import StatusError
 from lora_cli.sources.hub import HubSource
-from lora_cli.sources.hub_access import Token, access_class, find_token, translate_error
+from lora_cli.sources.hub_access import Token, find_token, translate_error
 from tests.hf_variables import set_variables
 from tests.hub_content import Content
 from tests.hub_server import Hub
@@ -33,23 +33,6 @@ def fails(settings: Settings, ref: AdapterRef = ACME) -> LoraCliError:
     assert caught.value.hint
     assert TOKEN not in f"{caught.value} {caught.value.hint} {caught.value.__cause__!r}"
     return caught.value
-
-
-@pytest.mark.parametrize(
-    ("info", "access"),
-    [
-        ({"private": False, "gated": False}, "public"),
-        ({"private": False, "gated": "auto"}, "gated"),
-        ({"private": False, "gated": "manual"}, "gated"),
-        ({"private": True, "gated": "manual"}, "private"),
-        ({"private": False}, ""),
-        ({"gated": False}, ""),
-        ({"private": "no", "gated": None}, ""),
-        ({"private": False, "gated": []}, ""),
-    ],
-)
-def test_access_is_what_the_hub_says_and_nothing_that_it_does_not(info: dict[str, object], access: str) -> None:
-    assert access_class(info) == access
 
 
 def test_a_repository_that_is_missing_or_private_says_both_to_a_stranger(hub: Hub, settings: Settings) -> None:

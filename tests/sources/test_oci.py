@@ -224,13 +224,13 @@ def test_credentials_are_dockers_or_those_of_a_rule(
         ref = ref_to(server, f"{name}:v1")
         monkeypatch.setenv("LORA_CLI_TOKEN_REGISTRY", ":".join(USER))
         rule = SourceRule(match="oci://*", endpoint_url=f"https://{server.place}", token_env="LORA_CLI_TOKEN_REGISTRY")
-        assert OciSource(settings, rule).resolve(ref).access == "private"
+        assert OciSource(settings, rule).resolve(ref).files
         log_in(Path(os.environ["DOCKER_CONFIG"]), server.place)
         rule = SourceRule(match="oci://*", endpoint_url=f"https://{server.place}")
         with pytest.raises(Refused, match="a server set only by the manifest"):
             OciSource(settings, rule).resolve(ref)
         trusting = replace(settings, trusted_endpoints=(f"https://{server.place}",))
-        assert OciSource(trusting, rule).resolve(ref).access == "private"
+        assert OciSource(trusting, rule).resolve(ref).files
         with pytest.raises(AccessDenied):
             OciSource(trusting, rule.model_copy(update={"anonymous": True})).resolve(ref)
     forget_environment()

@@ -91,7 +91,7 @@ def test_a_rule_names_the_endpoint_and_whose_token_goes_there(
     rule = SourceRule(match="hf://acme/*", endpoint_url=hub.endpoint, token_env="LORA_CLI_TOKEN_ACME")
     elsewhere = Settings(settings.cache_dir, timeout_s=5, retries=0, sources=(rule,))
     assert endpoint_of(HF, elsewhere) == hub.endpoint
-    assert Sources(elsewhere).of(HF).resolve(HF).access == "private"
+    assert Sources(elsewhere).of(HF).resolve(HF).files
 
 
 def test_the_users_own_token_is_not_sent_to_an_endpoint_that_only_a_manifest_names(

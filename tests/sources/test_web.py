@@ -229,7 +229,6 @@ def test_a_redirect_to_another_host_is_followed_without_the_token(
         source = WebSource(settings, rule)
         revision = source.resolve(ref(server))
         assert whole(source, revision) == FILES[f"sql/{WEIGHTS}"]
-        assert revision.access == "private"
         assert all(asked.headers.get("Authorization") == "Bearer s3cret" for asked in server.asked)
         assert storage.asked
         assert not any("Authorization" in asked.headers for asked in storage.asked)

@@ -14,12 +14,10 @@ from lora_cli.store.verify import verify
 from tests.store.keeping import put_blob, put_snapshot, tree
 
 FOREIGN = (
-    "adapters/.mine/weights",
     "blobs/README",
     "blobs/sha256/README",
     "blobs/sha256/ab/README",
     "leases/notes.txt",
-    "links/notes.txt",
     "quarantine/old/essay.txt",
     "refs/.draft",
     "snapshots/sha256/mine/essay.txt",

@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 
 from lora_cli.store import Store
-from lora_cli.store.atomic_swap import remove_folder
 from lora_cli.store.blobs import has_blob
 from lora_cli.store.disk import make_folder
-from lora_cli.store.export import write_view
 from lora_cli.store.garbage_collection import remove
 from lora_cli.store.inventory import inventory
 from lora_cli.store.snapshots import find_snapshot
@@ -79,21 +77,6 @@ def test_a_snapshot_that_is_published_while_it_is_looked_for_is_not_taken_for_ro
     assert find_snapshot(store, snapshot.files) == snapshot
 
 
-def test_views_of_one_snapshot_come_and_go_at_once(store: Store) -> None:
-    snapshot = put_snapshot(store, SQL)
-
-    def work(name: str) -> Callable[[], None]:
-        def keep_and_drop() -> None:
-            write_view(store, name, snapshot)
-            assert (store.adapters / name).is_dir()
-            remove_folder(store, store.adapters / name)
-            assert not (store.adapters / name).exists()
-
-        return keep_and_drop
-
-    at_once(*[work(f"name{number}") for number in range(4)])
-
-
 def test_a_folder_is_made_while_others_remove_those_above_it(tmp_path: Path) -> None:
     parent = tmp_path / "tmp" / "key"
 
@@ -111,13 +94,8 @@ def test_a_folder_is_made_while_others_remove_those_above_it(tmp_path: Path) -> 
     at_once(*[make(name) for name in "abcd"])
 
 
-def test_verify_takes_nothing_for_rotten_that_is_published_replaced_or_cleaned_meanwhile(store: Store) -> None:
-    chat = put_snapshot(store, {**SQL, "adapter_config.json": b"[]"})
+def test_verify_takes_nothing_for_rotten_that_is_published_or_cleaned_meanwhile(store: Store) -> None:
     sql = put_snapshot(store, SQL)
-
-    def replace_the_view() -> None:
-        for snapshot in (sql, chat):
-            write_view(store, "nightly", snapshot)
 
     def publish_and_clean() -> None:
         other = put_snapshot(store, {**SQL, "README.md": str(time.perf_counter_ns()).encode()})
@@ -126,6 +104,6 @@ def test_verify_takes_nothing_for_rotten_that_is_published_replaced_or_cleaned_m
     def look() -> None:
         assert [one for one in verify(store) if one.problem] == []
 
-    at_once(replace_the_view, publish_and_clean, look, look)
+    at_once(publish_and_clean, look, look)
     assert not store.quarantine.exists() or list(store.quarantine.iterdir()) == []
     assert find_snapshot(store, sql.files) == sql
