@@ -14,7 +14,7 @@ from lora_cli.cli import completion, options
 from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, read_inputs, warn_of_unlocked
 from lora_cli.cli.engine_options import adapter_folders, check_tp, engine_launch
 from lora_cli.cli.options import ADAPTERS, for_engine, option, result
-from lora_cli.cli.output import InspectFormat, ReportFormat, check_writable, to_stderr, width, write, write_report
+from lora_cli.cli.output import Format, InspectFormat, check_writable, inform, to_stderr, width, write, write_result
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Deployment
 from lora_cli.core.inspection import Inspection, inspection_of
@@ -114,7 +114,7 @@ def command(
         deployed = replace(deployed, folders=adapter_folders(zip(names, judged, strict=True), settings))
         args = smallest_args(zip(names, checked, strict=True), model, deployed)
     report = inspect_report(judged, model, args, partial(_provenance, settings=settings))
-    _write(report, checked, output_format, output, settings)
+    _write(report, output_format, output, settings)
     codes = [one.read_code for one in checked]
     raise typer.Exit(max(codes) if args is None else max(*codes, args.exit_code))
 
@@ -152,7 +152,7 @@ def _with_tensor_values(terms: Terms, inputs: Inputs, settings: Settings, *, spe
 
 
 def _write(
-    report: InspectReport, checked: Sequence[Checked], form: ReportFormat, output: Path | None, settings: Settings
+    report: InspectReport, form: Format, output: Path | None, settings: Settings
 ) -> None:
     """Writes the result. A pipe gets only the command that starts an engine; its costs go to standard error."""
     if form == "human" and report.engine_args and output is None and not sys.stdout.isatty():
@@ -171,12 +171,9 @@ def _write(
             return engine_args_parts(report, report.engine_args, plain=plain)
         return inspection_parts(report, width(output), plain=plain)
 
-    def page() -> str:
-        from lora_cli.render.html import render_inspections
-
-        return render_inspections(report, checked)
-
-    write_report(report, form, parts, page, output, settings)
+    write_result(report, form, parts(False), output)
+    if output is not None and str(output) != "-":
+        inform(f"wrote {output}", settings)
 
 
 def _inspection(checked: Checked, base: BaseModel | None, settings: Settings) -> Inspection | None:

@@ -29,7 +29,7 @@ Format = Literal["human", "json"]
 ReportFormat = Literal["human", "json", "html"]
 """Output formats of commands that can also write an HTML page."""
 
-InspectFormat = Literal["human", "json", "html", "cyclonedx"]
+InspectFormat = Literal["human", "json", "cyclonedx"]
 """Output formats of ``inspect``."""
 
 VALIDATE_FORMATS = ("human", "concise", "json", "sarif", "junit", "github", "markdown", "gitlab")
@@ -109,7 +109,7 @@ def write_report(
 
 
 def _can_draw_blocks() -> bool:
-    """Whether the encoding of standard output has the block characters of plots and heat maps."""
+    """Whether the encoding of standard output has the block characters of plots."""
     try:
         "\u2591\u2588".encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:

@@ -176,12 +176,6 @@ def test_a_document_for_machines_has_names_as_they_are(command: str, machine: Ma
             assert any(written(folder_name(name)) in word for word in words)
 
 
-def test_a_page_has_no_markup_of_a_name(machine: Machine, say: Callable[..., str]) -> None:
-    page = say("inspect", *machine.adapters, "--base", str(machine.folder / "base"), "--spectrum", "--format", "html")
-    assert markup_of_page(page) == []
-    assert markup_of_page('<a href="#x"><p onclick="y"><script>') == ["onclick=y", "script"]
-
-
 def test_markdown_has_no_markup_of_a_name(machine: Machine, say: Callable[..., str]) -> None:
     text = say(*validated(machine, "--format", "markdown"))
     assert markup_of_markdown(text) == []
