@@ -1,8 +1,7 @@
 """``lora-cli inspect``: the contents of adapters from config and header, and the engine flags that serve them."""
 
-import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,9 @@ from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, r
 from lora_cli.cli.engine_options import adapter_folders, check_tp, engine_launch
 from lora_cli.cli.options import ADAPTERS, for_engine, option, result
 from lora_cli.cli.output import Format, InspectFormat, check_writable, inform, to_stderr, width, write, write_result
+from lora_cli.core.addresses import without_secrets
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.comparison import Comparison, OtherAdapter, compare
 from lora_cli.core.finding import Deployment
 from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.core.patterns import one_budget
@@ -25,27 +26,23 @@ from lora_cli.fetching.attachments import cached_attachments
 from lora_cli.fetching.reference_names import entries_for
 from lora_cli.fetching.requirements import provenance_or_refusal
 from lora_cli.fetching.verdicts import check_verdicts
+from lora_cli.reading.adapter import Opened, read_adapter
 from lora_cli.render.inspect_report import InspectReport, inspect_report
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
-from lora_cli.sources.registry import endpoint_of
+from lora_cli.sources.registry import Sources, endpoint_of
 from lora_cli.store import Store
 from lora_cli.store.resolution_records import read_record
-from lora_cli.validation import Checked, Terms, check_all
+from lora_cli.validation import Checked, Terms, check_all, ref_of
 from lora_cli.validation.engine_args import LaunchConfig
 from lora_cli.validation.engine_args import engine_args as smallest_args
-from lora_cli.validation.tensor_facts import Weights, open_base_weights, open_compared_adapter
+from lora_cli.validation.validate import cached_or_origin
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 VALUE_RULES = "LC5"
 """Rules about tensor values: ``inspect`` does not run them, and does not list them as skipped."""
-
-BLAS_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-"""Variables that BLAS libraries read when numpy is imported: the modules are small, and run in our threads."""
-
-VALUES = "Tensor values"
 
 EXAMPLES = (
     "lora-cli inspect acme/sql",
@@ -73,10 +70,9 @@ def command(
         "--max-cpu-loras", "With --engine-args: maximum number of adapters in memory.", min=1
     ),
     tp: int = for_engine("--tp", "With --engine-args: the tensor-parallel size.", default=1, min=1, max=4096),
-    spectrum: bool = option(
-        "--spectrum", "Show the size of each module's update and its singular values.", False, VALUES
+    diff: str | None = option(
+        "--diff", "Show how the adapter's config and header differ from this one's.", None, ADAPTERS, **completion.REF
     ),
-    diff: str | None = option("--diff", "Show how each adapter differs from this one.", None, VALUES, **completion.REF),
     output_format: InspectFormat = result(
         "--format", "The format of the result; cyclonedx is a bill of materials.", default="human"
     ),
@@ -84,13 +80,13 @@ def command(
 ) -> None:
     """Show the contents of adapters from their headers alone, local or remote.
 
-    With --engine-args, also show how to start an engine that serves them. --spectrum and --diff read the tensors.
+    With --engine-args, also show how to start an engine that serves them.
     """
     check_writable(output)
     if output_format == "cyclonedx":
         from lora_cli.cli.inspect_bom import check_bom_options
 
-        check_bom_options(engine_args=engine_args, spectrum=spectrum, diff=diff)
+        check_bom_options(engine_args=engine_args, diff=diff)
     inputs = read_inputs(manifest, refs or [], base, "inspect", checkpoint)
     settings = apply_policies(ctx.obj, inputs.manifest, policy)
     warn_of_unlocked(inputs, settings)
@@ -99,8 +95,7 @@ def command(
     check_tp(model, tp)
     hashed = output_format == "cyclonedx" or any(policy.require_verdict for policy in settings.policies)
     terms = replace(_validation_terms(model, deployed), digests=hashed)
-    if spectrum or diff is not None:
-        terms = _with_tensor_values(terms, inputs, settings, spectrum=spectrum, diff=diff)
+    other = None if diff is None else _compared(diff, inputs, settings)
     checks = check_all(inputs.to_validate(settings), terms, settings)
     judged = [(one, _inspection(one, model, settings)) for one in checks]
     if output_format == "cyclonedx":
@@ -113,7 +108,7 @@ def command(
         names = [item.name for item in inputs.items]
         deployed = replace(deployed, folders=adapter_folders(zip(names, judged, strict=True), settings))
         args = smallest_args(zip(names, checked, strict=True), model, deployed)
-    report = inspect_report(judged, model, args, partial(_provenance, settings=settings))
+    report = inspect_report(judged, model, args, partial(_provenance, settings=settings), partial(_diff, other))
     _write(report, output_format, output, settings)
     codes = [one.read_code for one in checked]
     raise typer.Exit(max(codes) if args is None else max(*codes, args.exit_code))
@@ -129,31 +124,39 @@ def _validation_terms(base: BaseModel | None, deployed: LaunchConfig | None) -> 
     return replace(terms, engines=(profile,), deployment=widest)
 
 
-def _with_tensor_values(terms: Terms, inputs: Inputs, settings: Settings, *, spectrum: bool, diff: str | None) -> Terms:
-    """``terms`` with the spectrum, relative to the base's weights if available, and the comparison with ``diff``.
+def _compared(text: str, inputs: Inputs, settings: Settings) -> Opened:
+    """The adapter to compare with, by its config and header.
 
     Raises:
-        UsageError: ``diff`` is given for several REFs.
-        LoraCliError: ``diff`` cannot be read.
+        UsageError: there are several REFs.
+        Refused: its config or its weights cannot be read.
+        LoraCliError: what its source raises.
     """
-    for name in BLAS_THREAD_VARIABLES:
-        os.environ.setdefault(name, "1")
-    if diff is not None:
-        if (number := len({str(item.source) for item in inputs.items})) > 1:
-            raise UsageError(
-                f"--diff compares one adapter with another, but there are {number} REFs",
-                hint="lora-cli inspect A --diff B",
-            )
-        terms = replace(terms, other=open_compared_adapter(diff, settings))
-    if spectrum:
-        base, model = inputs.base, terms.base
-        terms = replace(terms, spectrum=open_base_weights(base, model, settings) if base and model else Weights())
-    return terms
+    if (number := len({str(item.source) for item in inputs.items})) > 1:
+        raise UsageError(
+            f"--diff compares one adapter with another, but there are {number} REFs", hint="lora-cli inspect A --diff B"
+        )
+    ref = ref_of(text)
+    source = cached_or_origin(ref, settings, Sources(settings).of(ref))
+    revision = source.resolve(ref)
+    name = without_secrets(text)
+    adapter = read_adapter(source, revision, name, settings.max_header_bytes)
+    for error in (adapter.config_error, adapter.weights_error):
+        if error is not None:
+            raise Refused(f"--diff {name}: {error.message}", hint=error.hint)
+    if not adapter.weight_files and not adapter.unread:
+        raise Refused(f"--diff {name} contains no adapter weights", hint="use the folder that contains them")
+    return Opened(source, revision, adapter)
 
 
-def _write(
-    report: InspectReport, form: Format, output: Path | None, settings: Settings
-) -> None:
+def _diff(other: Opened | None, checked: Checked) -> Comparison | None:
+    if other is None or checked.adapter is None:
+        return None
+    named = OtherAdapter(other.adapter.name, str(other.revision.ref), other.revision.id)
+    return compare(checked.adapter, other.adapter, named)
+
+
+def _write(report: InspectReport, form: Format, output: Path | None, settings: Settings) -> None:
     """Writes the result. A pipe gets only the command that starts an engine; its costs go to standard error."""
     if form == "human" and report.engine_args and output is None and not sys.stdout.isatty():
         from lora_cli.render.terminal import rendered
@@ -164,14 +167,12 @@ def _write(
             to_stderr(rendered(engine_args_parts(report, report.engine_args, command=False), width()).rstrip("\n"))
         return
 
-    def parts(plain: bool) -> "Iterable[RenderableType]":
-        from lora_cli.render.terminal_inspect import engine_args_parts, inspection_parts
+    from lora_cli.render.terminal_inspect import engine_args_parts, inspection_parts
 
-        if report.engine_args is not None:
-            return engine_args_parts(report, report.engine_args, plain=plain)
-        return inspection_parts(report, width(output), plain=plain)
-
-    write_result(report, form, parts(False), output)
+    parts: Iterable[RenderableType] = inspection_parts(report, width(output))
+    if report.engine_args is not None:
+        parts = engine_args_parts(report, report.engine_args)
+    write_result(report, form, parts, output)
     if output is not None and str(output) != "-":
         inform(f"wrote {output}", settings)
 

@@ -28,13 +28,13 @@ EPOCH = "SOURCE_DATE_EPOCH"
 """The time of a reproducible build, in seconds since 1970: https://reproducible-builds.org/specs/source-date-epoch/"""
 
 
-def check_bom_options(*, engine_args: str, spectrum: bool, diff: str | None) -> None:
+def check_bom_options(*, engine_args: str, diff: str | None) -> None:
     """Checks that nothing is asked for that a bill of materials does not have.
 
     Raises:
         UsageError: something is, or SOURCE_DATE_EPOCH is not a time.
     """
-    options = {"--engine-args": engine_args, "--spectrum": spectrum, "--diff": diff is not None}
+    options = {"--engine-args": engine_args, "--diff": diff is not None}
     for option in (option for option, given in options.items() if given):
         raise UsageError(f"--format cyclonedx does not contain {option}", hint=f"remove {option}, or use --format json")
     source_date()

@@ -69,7 +69,7 @@ def render_bench(report: BenchReport) -> str:
 
 
 def _adapters(result: LiveReport) -> Iterator[Sequence[str]]:
-    for name, numbers in bench_summary.slowest_adapters(result)[: MAX_ADAPTERS]:
+    for name, numbers in bench_summary.slowest_adapters(result)[:MAX_ADAPTERS]:
         times = [numbers[f"{what}_ms"] for what in ("ttft_p50", "ttft_p99", "e2el_p50", "e2el_p99")]
         counts = (f"{numbers[what]:.0f}" for what in ("requests", "failed"))
         yield name, *counts, *("-" if value is None else milliseconds(value) for value in times)

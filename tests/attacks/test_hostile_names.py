@@ -107,7 +107,6 @@ HUMAN: dict[str, Words] = {
     "validate concise": lambda at: validated(at, "--format", "concise"),
     "validate statistics": lambda at: validated(at, "--statistics"),
     "inspect": lambda at: ["inspect", *at.adapters, "--base", str(at.folder / "base")],
-    "inspect spectrum": lambda at: ["inspect", *at.adapters, "--spectrum"],
     "inspect engine args": lambda at: ["inspect", *at.adapters, "--engine-args", "vllm"],
     "fetch": lambda at: ["fetch", *at.adapters],
     "warm": lambda at: ["warm", *at.adapters, "--base", str(at.folder / "base"), "--once"],
@@ -116,7 +115,7 @@ HUMAN: dict[str, Words] = {
     "cache verify": lambda at: ["cache", "verify"],
     "cache gc": lambda at: ["cache", "gc", "--cache-budget", "1", "--dry-run", "--grace", "0"],
 }
-TELLING = {"warm", "validate", "validate concise", "inspect", "inspect spectrum"}
+TELLING = {"warm", "validate", "validate concise", "inspect"}
 """Commands that write each name whole."""
 
 
