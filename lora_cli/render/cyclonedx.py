@@ -36,12 +36,6 @@ LONGEST = 512
 MOST = 64
 """Properties of one name; the rest is counted."""
 
-APPROACHES = {
-    "sft": "supervised",
-    **dict.fromkeys(("ppo", "grpo", "rloo"), "reinforcement-learning"),
-}
-"""The approach for the tag that TRL gives the cards of its trainers."""
-
 Object = dict[str, Any]
 _LINK = re.compile(r"https://[A-Za-z0-9.-]+(:\d{1,5})?(/[A-Za-z0-9._~/+-]*)?", re.ASCII)
 _SAFE_IN_URL = "/:@!$&'()*+,;=~"
@@ -132,7 +126,6 @@ def _adapter(one: Material, base: BaseModel | None, named: Object) -> Object:
             "type": MODEL,
             **_identity(one, revision),
             "licenses": _licenses(inspection.card),
-            "tags": list(dict.fromkeys(map(_text, inspection.card.tags))) if inspection.card is not None else [],
             "pedigree": {"ancestors": [named]} if named else {},
             "externalReferences": list(_references(one, revision)),
             "components": [_file(file) for file in one.files],
@@ -243,25 +236,15 @@ def _file(file: RemoteFile) -> Object:
 
 
 def _model_card(inspection: Inspection, config: LoraConfig | None, base: BaseModel | None) -> Object:
-    """The parameters of the model, as far as config, card and base tell them."""
-    card = inspection.card or Card()
-    approaches = {APPROACHES[tag.lower()] for tag in card.tags if tag.lower() in APPROACHES}
+    """The parameters of the model, as far as config and base tell them."""
     parameters = _filled(
         {
-            "approach": {"type": approaches.pop()} if len(approaches) == 1 else {},
-            "task": _text(inspection.task_type or card.pipeline_tag),
+            "task": _text(inspection.task_type),
             "architectureFamily": _text(base.model_type) if base is not None else "",
             "modelArchitecture": _text((base.architecture if base else "") or (config.base_class if config else "")),
-            "datasets": [_dataset(name) for name in dict.fromkeys(card.datasets)],
         }
     )
     return {"modelParameters": parameters} if parameters else {}
-
-
-def _dataset(name: str) -> Object:
-    is_on_hub = is_repository(name) and hub_words(name) and "@" not in name
-    contents = {"contents": {"url": f"{HUB}/datasets/{name}"}} if is_on_hub else {}
-    return {"type": "dataset", "name": _text(name), **contents}
 
 
 def _facts(one: Material, inspection: Inspection, config: LoraConfig | None) -> Iterator[tuple[str, object]]:
@@ -280,10 +263,6 @@ def _facts(one: Material, inspection: Inspection, config: LoraConfig | None) -> 
     yield "lora:modules", inspection.modules or ""
     yield from _some("lora:target_module", sorted(inspection.targets))
     yield from _some("lora:feature", inspection.features)
-    for writer in inspection.writers:
-        yield "trainer", f"{writer.tool} {writer.version}".rstrip()
-    if inspection.card is not None:
-        yield "library", inspection.card.library_name
 
 
 def _some(name: str, values: Sequence[object]) -> Iterator[tuple[str, object]]:

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from lora_cli.core.companions import PEFT, Card
+from lora_cli.core.companions import Card
 from lora_cli.core.comparison import Comparison, Stored
 from lora_cli.core.finding import Finding
 from lora_cli.core.grouping import by_key
@@ -62,12 +62,9 @@ def contents(checked: CheckedAdapter[Finding], one: Inspection) -> Rows:
 
 
 def origin(one: Inspection) -> Rows:
-    """The tools that wrote it, its metadata and its model card. The version of PEFT is usually in the config."""
-    tools = {by.tool: f"{by.version} ({by.told_by})".lstrip() for by in one.writers}
-    peft = next((by.version for by in one.writers if by.tool == PEFT and "config" in by.told_by), tools.pop(PEFT, ""))
+    """The version of PEFT that wrote it, its metadata, its licence, and the base of its model card."""
     return [
-        (PEFT, peft),
-        ("trainer", ", ".join(f"{tool} {version}" for tool, version in tools.items()) or UNKNOWN),
+        ("PEFT", one.peft_version[:40]),
         ("metadata", _listed([f"{key}={value}" for key, value in one.metadata.items()], MAX_METADATA)),
         *_card(one.card, one.base),
     ]
@@ -119,11 +116,6 @@ def _card(card: Card | None, base: str) -> Rows:
     return [
         ("license", " ".join((*words, f"({card.license_link})")) if card.license_link else " ".join(words) or UNKNOWN),
         ("card base", _listed(card.base_model, MAX_WORDS) if set(card.base_model) - {base} else ""),
-        ("library", card.library_name),
-        ("pipeline", card.pipeline_tag),
-        ("language", _listed(card.language, MAX_WORDS)),
-        ("datasets", _listed(card.datasets, MAX_WORDS)),
-        ("tags", _listed(card.tags, MAX_WORDS)),
     ]
 
 

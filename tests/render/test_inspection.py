@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lora_cli.core.architectures import base_from_config
-from lora_cli.core.companions import Card, Writer
+from lora_cli.core.companions import Card
 from lora_cli.core.comparison import Comparison, OtherAdapter, Stored, TensorChange
 from lora_cli.core.inspection import Inspection, ModuleFacts
 from lora_cli.core.lora_config import FieldChange
@@ -37,13 +37,13 @@ def described(word: str = "sql") -> Inspection:
         for i, name in enumerate(names)
     ]
     listed = (word,)
-    card = Card(word, word, word, word, word, listed, listed, listed, listed, word)
+    card = Card(word, word, word, listed, word)
     return Inspection(
         format=word, base=word, base_revision=word, peft_version=word, task_type=word, modules=6, ranks={8: 5, 16: 1},
         scalings={2.0: 5, 4.0: 1}, targets={"q_proj": 3, word: 3}, layers=(0, 1, 2), dtypes={"BF16": 12},
         parameters=6144, weight_bytes=12288, total_bytes=20000, files=3, sha256="ab" * 32, snapshot="cd" * 32,
         features=(word,), slot_bytes=12288, slot_dtype="bfloat16",
-        writers=(Writer("PEFT", word, word), Writer("TRL", word, word)), card=card, metadata={word: word},
+        card=card, metadata={word: word},
         by_module=tuple(modules),
     )  # fmt: skip
 
@@ -148,7 +148,7 @@ def test_several_are_compared_in_a_table_and_what_they_share_is_told_once() -> N
     assert lines[2] == ["a1", "q_proj,", "sql", "BF16", "4", "2", "to", "4", "4.0", "KiB"]
     assert lines[3] == ["a2", "not", "read", "-", "-", "-", "-"]
     assert "all 2 adapters that were read" in text
-    assert text.count("trainer ") == text.count("layers ") == text.count("datasets ") == 1
+    assert text.count("layers ") == text.count("license ") == 1
     assert text.count("\n  size ") == 2
     assert text_of([first], 120).startswith("a0\n  source ")
     other = [adapters[0], (second, replace(described(), base="acme/other"))]
