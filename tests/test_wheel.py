@@ -68,7 +68,7 @@ def test_fetch_validate_and_inspect_work_without_extras(installed: Run, tmp_path
     fetched = installed("fetch", str(adapter))
     validated = installed("validate", str(adapter), "--base", str(base))
     inspected = installed("inspect", str(adapter), "--format", "json")
-    page = installed("inspect", str(adapter), "--format", "html")
+    page = installed("serve-bench", "--simulate", "--num-prompts", "20", "--format", "html")
 
     assert fetched.returncode == 0, fetched.stderr
     assert (Path(fetched.stdout.strip()) / "adapter_model.safetensors").is_file()

@@ -1,14 +1,15 @@
 """Loading an adapter of 84 MB from the page cache into a slot, beside one plain read and beside what others do."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from spectrum import LAYERS, LLAMA_3_8B, RANK, made, write_llama
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel, BaseModule
@@ -30,6 +31,18 @@ from lora_cli.store.packed_weights import packed_file
 from .pairs import Goal, Work, line, ratio, rounds
 from .residency import make_resident
 
+LAYERS, HIDDEN, KV, INTERMEDIATE, RANK = 32, 4096, 1024, 14336, 16
+LLAMA_3_8B = {
+    "self_attn.q_proj": (HIDDEN, HIDDEN),
+    "self_attn.k_proj": (HIDDEN, KV),
+    "self_attn.v_proj": (HIDDEN, KV),
+    "self_attn.o_proj": (HIDDEN, HIDDEN),
+    "mlp.gate_proj": (HIDDEN, INTERMEDIATE),
+    "mlp.up_proj": (HIDDEN, INTERMEDIATE),
+    "mlp.down_proj": (INTERMEDIATE, HIDDEN),
+}
+"""The modules of a layer: d_in and d_out."""
+
 DIGEST = "d" * 64
 MODULES = {
     f"model.layers.{layer}.{name}": BaseModule(d_in, d_out)
@@ -39,11 +52,32 @@ MODULES = {
 BASE = BaseModel("Llama-3-8B's shape", "llama", MODULES, LAYERS, 4096)
 
 
+def write_llama(directory: Path, seed: int) -> None:
+    """An adapter of 84 MB: bfloat16, on all linear modules of a model of Llama-3-8B's shape."""
+    random = np.random.default_rng(seed)
+    header, parts, at = {}, [], 0
+    for layer in range(LAYERS):
+        for name, (d_in, d_out) in LLAMA_3_8B.items():
+            for factor, shape in (("lora_A", (RANK, d_in)), ("lora_B", (d_out, RANK))):
+                values = random.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
+                data = (values.view("<u4") >> 16).astype("<u2").tobytes()
+                key = f"base_model.model.model.layers.{layer}.{name}.{factor}.weight"
+                header[key] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + len(data)]}
+                parts.append(data)
+                at += len(data)
+    text = json.dumps(header).encode()
+    directory.mkdir()
+    (directory / "adapter_model.safetensors").write_bytes(b"".join([len(text).to_bytes(8, "little"), text, *parts]))
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": 2 * RANK}
+    targets = [name.partition(".")[2] for name in LLAMA_3_8B]
+    (directory / "adapter_config.json").write_text(json.dumps({**config, "target_modules": targets}))
+
+
 class Loads:
     """The adapter on disk, packed too, and slots of bfloat16 to load it into."""
 
     def __init__(self, folder: Path) -> None:
-        made(write_llama, folder / "large", 0)
+        write_llama(folder / "large", 0)
         self.directory, self.store = folder / "large", Store(folder / "cache")
         self.adapter = _read(self.directory)
         self.scaling = scalings(self.adapter, BASE)
@@ -165,7 +199,7 @@ def lines(folder: Path, count: int) -> Iterator[str]:
 
 def _hits(loads: Loads, folder: Path, count: int) -> Iterator[str]:
     """What a request waits for an adapter that is in memory and in no slot, in the warm process's own worker."""
-    made(write_llama, folder / "other", 1)
+    write_llama(folder / "other", 1)
     jobs = [LoraRequest(path.name, path, _read(path)) for path in (loads.directory, folder / "other")]
     worker = Worker(Plan(BASE, tuple(MODULES), TierLimits(1, 2, RANK), device="cpu"))
     for job in jobs:

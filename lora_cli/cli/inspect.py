@@ -1,8 +1,7 @@
 """``lora-cli inspect``: the contents of adapters from config and header, and the engine flags that serve them."""
 
-import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,36 +12,34 @@ import typer
 from lora_cli.cli import completion, options
 from lora_cli.cli.adapter_selection import Inputs, apply_policies, base_model, read_inputs, warn_of_unlocked
 from lora_cli.cli.engine_options import adapter_folders, check_tp, engine_launch
-from lora_cli.cli.options import ADAPTERS, for_engine, option, result
-from lora_cli.cli.output import ReportFormat, check_writable, to_stderr, width, write, write_report
+from lora_cli.cli.options import ADAPTERS, for_engine, option
+from lora_cli.cli.output import Format, check_writable, inform, to_stderr, width, write, write_result
+from lora_cli.core.addresses import without_secrets
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.comparison import Comparison, OtherAdapter, compare
 from lora_cli.core.finding import Deployment
 from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.core.patterns import one_budget
 from lora_cli.core.provenance import Provenance
-from lora_cli.errors import UsageError
+from lora_cli.errors import Refused, UsageError
 from lora_cli.fetching.reference_names import entries_for
+from lora_cli.reading.adapter import Opened, read_adapter
 from lora_cli.render.inspect_report import InspectReport, inspect_report
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
-from lora_cli.sources.registry import endpoint_of
+from lora_cli.sources.registry import Sources, endpoint_of
 from lora_cli.store import Store
 from lora_cli.store.resolution_records import read_record
-from lora_cli.validation import Checked, Terms, check_all
+from lora_cli.validation import Checked, Terms, check_all, ref_of
 from lora_cli.validation.engine_args import LaunchConfig
 from lora_cli.validation.engine_args import engine_args as smallest_args
-from lora_cli.validation.tensor_facts import Weights, open_base_weights, open_compared_adapter
+from lora_cli.validation.validate import cached_or_origin
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 VALUE_RULES = "LC5"
 """Rules about tensor values: ``inspect`` does not run them, and does not list them as skipped."""
-
-BLAS_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-"""Variables that BLAS libraries read when numpy is imported: the modules are small, and run in our threads."""
-
-VALUES = "Tensor values"
 
 EXAMPLES = (
     "lora-cli inspect acme/sql",
@@ -69,16 +66,15 @@ def command(
         "--max-cpu-loras", "With --engine-args: maximum number of adapters in memory.", min=1
     ),
     tp: int = for_engine("--tp", "With --engine-args: the tensor-parallel size.", default=1, min=1, max=4096),
-    spectrum: bool = option(
-        "--spectrum", "Show the size of each module's update and its singular values.", False, VALUES
+    diff: str | None = option(
+        "--diff REF", "Show how the adapter's config and header differ from this one's.", None, ADAPTERS
     ),
-    diff: str | None = option("--diff REF", "Show how each adapter differs from this one.", None, VALUES),
-    output_format: ReportFormat = result("--format", "The format of the result.", default="human"),
+    output_format: options.OutputFormat = "human",
     output: options.OutputFile = None,
 ) -> None:
     """Show the contents of adapters from their headers alone, local or remote.
 
-    With --engine-args, also show how to start an engine that serves them. --spectrum and --diff read the tensors.
+    With --engine-args, also show how to start an engine that serves them.
     """
     check_writable(output)
     inputs = read_inputs(manifest, refs or [], base, "inspect", checkpoint)
@@ -88,8 +84,7 @@ def command(
     model = base_model(inputs.base, settings) if inputs.base else None
     check_tp(model, tp)
     terms = _validation_terms(model, deployed)
-    if spectrum or diff is not None:
-        terms = _with_tensor_values(terms, inputs, settings, spectrum=spectrum, diff=diff)
+    other = None if diff is None else _compared(diff, inputs, settings)
     checks = check_all(inputs.to_validate(settings), terms, settings)
     judged = [(one, _inspection(one, model, settings)) for one in checks]
     checked = [one for one, _ in judged]
@@ -98,8 +93,8 @@ def command(
         names = [item.name for item in inputs.items]
         deployed = replace(deployed, folders=adapter_folders(zip(names, judged, strict=True), settings))
         args = smallest_args(zip(names, checked, strict=True), model, deployed)
-    report = inspect_report(judged, model, args, partial(_provenance, settings=settings))
-    _write(report, checked, output_format, output, settings)
+    report = inspect_report(judged, model, args, partial(_provenance, settings=settings), partial(_diff, other))
+    _write(report, output_format, output, settings)
     codes = [one.read_code for one in checked]
     raise typer.Exit(max(codes) if args is None else max(*codes, args.exit_code))
 
@@ -114,31 +109,39 @@ def _validation_terms(base: BaseModel | None, deployed: LaunchConfig | None) -> 
     return replace(terms, engines=(profile,), deployment=widest)
 
 
-def _with_tensor_values(terms: Terms, inputs: Inputs, settings: Settings, *, spectrum: bool, diff: str | None) -> Terms:
-    """``terms`` with the spectrum, relative to the base's weights if available, and the comparison with ``diff``.
+def _compared(text: str, inputs: Inputs, settings: Settings) -> Opened:
+    """The adapter to compare with, by its config and header.
 
     Raises:
-        UsageError: ``diff`` is given for several REFs.
-        LoraCliError: ``diff`` cannot be read.
+        UsageError: there are several REFs.
+        Refused: its config or its weights cannot be read.
+        LoraCliError: what its source raises.
     """
-    for name in BLAS_THREAD_VARIABLES:
-        os.environ.setdefault(name, "1")
-    if diff is not None:
-        if (number := len({str(item.source) for item in inputs.items})) > 1:
-            raise UsageError(
-                f"--diff compares one adapter with another, but there are {number} REFs",
-                hint="lora-cli inspect A --diff B",
-            )
-        terms = replace(terms, other=open_compared_adapter(diff, settings))
-    if spectrum:
-        base, model = inputs.base, terms.base
-        terms = replace(terms, spectrum=open_base_weights(base, model, settings) if base and model else Weights())
-    return terms
+    if (number := len({str(item.source) for item in inputs.items})) > 1:
+        raise UsageError(
+            f"--diff compares one adapter with another, but there are {number} REFs", hint="lora-cli inspect A --diff B"
+        )
+    ref = ref_of(text)
+    source = cached_or_origin(ref, settings, Sources(settings).of(ref))
+    revision = source.resolve(ref)
+    name = without_secrets(text)
+    adapter = read_adapter(source, revision, name, settings.max_header_bytes)
+    for error in (adapter.config_error, adapter.weights_error):
+        if error is not None:
+            raise Refused(f"--diff {name}: {error.message}", hint=error.hint)
+    if not adapter.weight_files and not adapter.unread:
+        raise Refused(f"--diff {name} contains no adapter weights", hint="use the folder that contains them")
+    return Opened(source, revision, adapter)
 
 
-def _write(
-    report: InspectReport, checked: Sequence[Checked], form: ReportFormat, output: Path | None, settings: Settings
-) -> None:
+def _diff(other: Opened | None, checked: Checked) -> Comparison | None:
+    if other is None or checked.adapter is None:
+        return None
+    named = OtherAdapter(other.adapter.name, str(other.revision.ref), other.revision.id)
+    return compare(checked.adapter, other.adapter, named)
+
+
+def _write(report: InspectReport, form: Format, output: Path | None, settings: Settings) -> None:
     """Writes the result. A pipe gets only the command that starts an engine; its costs go to standard error."""
     if form == "human" and report.engine_args and output is None and not sys.stdout.isatty():
         from lora_cli.render.terminal import rendered
@@ -149,19 +152,14 @@ def _write(
             to_stderr(rendered(engine_args_parts(report, report.engine_args, command=False), width()).rstrip("\n"))
         return
 
-    def parts(plain: bool) -> "Iterable[RenderableType]":
-        from lora_cli.render.terminal_inspect import engine_args_parts, inspection_parts
+    from lora_cli.render.terminal_inspect import engine_args_parts, inspection_parts
 
-        if report.engine_args is not None:
-            return engine_args_parts(report, report.engine_args, plain=plain)
-        return inspection_parts(report, width(output), plain=plain)
-
-    def page() -> str:
-        from lora_cli.render.html import render_inspections
-
-        return render_inspections(report, checked)
-
-    write_report(report, form, parts, page, output, settings)
+    parts: Iterable[RenderableType] = inspection_parts(report, width(output))
+    if report.engine_args is not None:
+        parts = engine_args_parts(report, report.engine_args)
+    write_result(report, form, parts, output)
+    if output is not None and str(output) != "-":
+        inform(f"wrote {output}", settings)
 
 
 def _inspection(checked: Checked, base: BaseModel | None, settings: Settings) -> Inspection | None:

@@ -106,7 +106,7 @@ def write_report(
 
 
 def _can_draw_blocks() -> bool:
-    """Whether the encoding of standard output has the block characters of plots and heat maps."""
+    """Whether the encoding of standard output has the block characters of plots."""
     try:
         "\u2591\u2588".encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import HALF_BYTES, BaseModel
-from lora_cli.core.companions import Card, Writer, writers_of
+from lora_cli.core.companions import Card
 from lora_cli.core.factors import possible_scales, wrapped_by
 from lora_cli.core.foreign_formats import dialects
 from lora_cli.core.json_schema import Count, PositiveCount, Sha256OrEmpty
@@ -119,8 +119,6 @@ class Inspection:
     engine's slots are larger: see engine_args."""
     slot_dtype: str
     """The dtype that the base model is served in; may be empty."""
-    writers: tuple[Writer, ...]
-    """The tools that helped to write the adapter, PEFT first; empty if none is named."""
     card: Card | None
     """The front matter of README.md, or null if there is none."""
     metadata: Mapping[str, str]
@@ -161,7 +159,6 @@ def inspection_of(
         features=_features(config),
         slot_bytes=HALF_BYTES * sum(one.parameters for one in by_module) if base is not None and by_module else None,
         slot_dtype=base.served_dtype if base is not None and by_module else "",
-        writers=writers_of(config, (file.path for file in adapter.files), card),
         card=card,
         metadata=_metadata(adapter),
         by_module=by_module[:MOST_MODULES],

@@ -1,7 +1,6 @@
 """Text for people: escaped for terminals and logs; counts, sizes, times, shares and names in words."""
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -113,25 +112,6 @@ def milliseconds(value: float) -> str:
     return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
-def brief(value: float) -> str:
-    """A number at least 0 in at most five columns: ``123``, ``1.23``, ``0.042``, ``4e-3``."""
-    if not math.isfinite(value):
-        return "inf" if value > 0 else "nan"
-    if value == 0:
-        return "0"
-    for least, digits in ((99.95, 0), (9.995, 1), (0.9995, 2), (0.00995, 3)):
-        if least <= value < 9999.5:
-            return f"{value:.{digits}f}"
-    mantissa, _, exponent = f"{value:.0e}".partition("e")
-    return f"{mantissa}e{int(exponent)}"
-
-
-def percent(share: float) -> str:
-    """A share as people say it: ``97 %``, ``0.42 %``."""
-    value = 100 * share
-    return f"{value:.0f} %" if value >= 9.95 or value == 0 else f"{value:.2g} %"
-
-
 def share(part: int | None, whole: int) -> str:
     """How much of ``whole`` bytes: ``37%``, and ``100%`` only for all of them; ``unknown`` for None."""
     if part is None:
@@ -140,15 +120,10 @@ def share(part: int | None, whole: int) -> str:
     return "<1%" if part and not percent else f"{percent}%"
 
 
-def times(ratio: float) -> str:
-    """``4.1 times``, or ``1/5.2``."""
-    return f"{ratio:.2g} times" if ratio >= 1 else f"1/{1 / ratio:.2g}"
-
-
-def between(values: Iterable[float | None], show: Callable[[float], str], unknown: str = "-") -> str:
+def between(values: Iterable[float | None], show: Callable[[float], str]) -> str:
     """The least and the most of the values that are known, as ``show``: ``0.5 to 2``; one where both read the same."""
     known = [value for value in values if value is not None]
-    return " to ".join(dict.fromkeys((show(min(known)), show(max(known))))) if known else unknown
+    return " to ".join(dict.fromkeys((show(min(known)), show(max(known))))) if known else "-"
 
 
 def span(numbers: Sequence[int]) -> str:

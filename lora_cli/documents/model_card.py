@@ -1,20 +1,19 @@
-"""A model card: the YAML at the front of a ``README.md``, and the text behind it. Untrusted, and bounded in every way.
+"""A model card: the YAML at the front of a ``README.md``. Untrusted, and bounded in every way.
 
 YAML is read by ``documents.yaml_nodes``: no tags, no merge keys, no deep nesting, and aliases that grow are refused, so
 that a card can neither run code nor fill memory.
 """
 
 import codecs
-from typing import Any
 
 import yaml
 
-from lora_cli.core.companions import CARD_FILE, LISTS, WORDS, Card
+from lora_cli.core.companions import CARD_FILE, WORDS, Card
 from lora_cli.documents.yaml_nodes import compose, plain
 from lora_cli.errors import UsageError
 
 LONGEST = 200
-"""Characters of one word of a card; licences, tags and the names of models have far fewer."""
+"""Characters of one word of a card; licences and the names of models have far fewer."""
 
 MOST = 100
 """Words of one list; longer lists are cut."""
@@ -29,34 +28,33 @@ def parse_card(data: bytes, *, whole: bool, file: str = CARD_FILE) -> Card:
         text = codecs.getincrementaldecoder("utf-8")().decode(data, final=whole)
     except UnicodeDecodeError:
         return Card(error=f"{file} is not text in UTF-8")
-    front, body, error = _parted(text.removeprefix("\ufeff"), file, len(data), whole=whole)
+    front, error = _front_matter(text.removeprefix("\ufeff"), file, len(data), whole=whole)
     if not front or error:
-        return Card(text=body, error=error)
+        return Card(error=error)
     try:
         root = compose(front, file)
     except UsageError as wrong:
-        return Card(text=body, error=wrong.message)
+        return Card(error=wrong.message)
     if not isinstance(root, yaml.MappingNode):
-        return Card(text=body, error=f"{file}: the front matter is not a mapping")
-    entries = {key.value: _words(value) for key, value in root.value if key.value in {*WORDS, *LISTS}}
-    fields: dict[str, Any] = {key: next(iter(entries.get(key, ())), "") for key in WORDS}
-    fields |= {key: tuple(entries.get(key, ())) for key in LISTS}
-    return Card(**fields, text=body)
+        return Card(error=f"{file}: the front matter is not a mapping")
+    entries = {key.value: _words(value) for key, value in root.value if key.value in {*WORDS, "base_model"}}
+    words = {key: next(iter(entries.get(key, ())), "") for key in WORDS}
+    return Card(**words, base_model=tuple(entries.get("base_model", ())))
 
 
-def _parted(text: str, file: str, size: int, *, whole: bool) -> tuple[str, str, str]:
-    """Front matter, the text behind it, and what is wrong. A line ``---`` begins the front matter and one ends it."""
+def _front_matter(text: str, file: str, size: int, *, whole: bool) -> tuple[str, str]:
+    """The front matter, and what is wrong. A line ``---`` begins it and one ends it."""
     lines = text.splitlines(keepends=True)
     first = next((i for i, line in enumerate(lines) if line.strip()), len(lines))
     if first == len(lines) or lines[first].rstrip() != "---":
-        return "", text, ""
+        return "", ""
     for i in range(first + 1, len(lines)):
         if lines[i].rstrip() == "---":
             # Empty lines stand for what comes before, so that an error names the line of the file.
-            return "\n" * (first + 1) + "".join(lines[first + 1 : i]), "".join(lines[i + 1 :]), ""
+            return "\n" * (first + 1) + "".join(lines[first + 1 : i]), ""
     if whole:
-        return "", text, f"{file}: the front matter starts with --- but does not end"
-    return "", text, f"{file}: the front matter does not end within the first {size} bytes, which is the limit"
+        return "", f"{file}: the front matter starts with --- but does not end"
+    return "", f"{file}: the front matter does not end within the first {size} bytes, which is the limit"
 
 
 def _words(node: yaml.Node) -> list[str]:

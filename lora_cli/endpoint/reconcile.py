@@ -246,7 +246,7 @@ def _no_effect(name: str, effect: Effect) -> Refused:
         return Refused(f"{name}: its effect is unknown: {effect.how}", hint=hint)
     return Refused(
         f"{name} {effect.how}: it is loaded but changes nothing",
-        hint="run lora-cli validate for this engine; lora-cli inspect --spectrum shows the size of its updates",
+        hint="run lora-cli validate for this engine",
     )
 
 

@@ -1,26 +1,28 @@
-"""A base model's weights on this disk: as streams, their norms, and which tensors of an adapter are copies of them."""
+"""A base model's weights on this disk: as streams, and which tensors of an adapter are copies of them."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from lora_cli.core.architectures.checkpoint import names_in_memory
-from lora_cli.core.factors import MOST_ELEMENTS, Factors
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.safetensors import DTYPE_BITS, TensorInfo
 from lora_cli.core.snapshot import Revision
 from lora_cli.errors import FormatError
 from lora_cli.reading.base_model import read_checkpoint
 from lora_cli.reading.byte_ranges import read_header
-from lora_cli.reading.tensor_values import MEASURED, Bits, decode, encode, file_of, load, measure, read_pieces
+from lora_cli.reading.tensor_values import Bits, decode, encode, load
 from lora_cli.sources import Source
 from lora_cli.sources.local import LocalSource
 
 ELEMENTS_PER_READ = 1 << 18
 """Elements that are read at once."""
+
+MOST_ELEMENTS = 1 << 26
+"""Elements of a tensor that is read whole; an embedding of 262 144 rows of 256 has as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +36,6 @@ class Checkpoint:
     revision: Revision
     tensors: Mapping[str, TensorInfo]
     tied: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors."""
-        return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def in_memory(self) -> dict[str, tuple[TensorInfo, ...]]:
         """Parameter of the loaded model → its tensors: several for fused experts."""
@@ -87,46 +84,6 @@ def read_elements(source: Source, revision: Revision, tensor: TensorInfo) -> Ite
         first = tensor.start + start * bits // 8
         piece = replace(tensor, shape=(part,), start=first, stop=first + part * bits // 8)
         yield load(source, revision, piece)
-
-
-class BaseNorms:
-    """A checkpoint and the norms of its weights, computed on demand; safe for several threads."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.checkpoint = checkpoint
-        self._made_of = checkpoint.in_memory()
-        self._norms: dict[str, float] = {}
-
-    def of(self, factors: Factors) -> tuple[float | None, str]:
-        """The norm of the weight that ``factors`` update; or None and the reason.
-
-        Raises:
-            LoraCliError: what the source raises.
-        """
-        tensors = self._made_of.get(factors.parameter or f"{factors.module}.weight", ())
-        if reason := _mismatch(tensors, factors):
-            return None, reason
-        for tensor in tensors:
-            if tensor.name not in self._norms:
-                self._norms[tensor.name] = self._norm(tensor)
-        norm = math.hypot(*(self._norms[tensor.name] for tensor in tensors))
-        return (norm, "") if math.isfinite(norm) and norm > 0 else (None, "the base's weights are zero, or not finite")
-
-    def _norm(self, tensor: TensorInfo) -> float:
-        source, revision, total = self.checkpoint.source, self.checkpoint.revision, 0.0
-        for _, piece in read_pieces(source, revision, file_of(revision, tensor), [tensor]):
-            total += measure(tensor.dtype, piece).norm ** 2
-        return math.sqrt(total)
-
-
-def _mismatch(tensors: Sequence[TensorInfo], factors: Factors) -> str:
-    if not tensors:
-        return "the base's checkpoint does not have this weight"
-    if any(tensor.dtype not in MEASURED for tensor in tensors):
-        return "the base's weights are quantised"
-    if sum(math.prod(tensor.shape) for tensor in tensors) != factors.experts * factors.d_out * factors.d_in:
-        return "the base's weight has a different shape"
-    return ""
 
 
 def base_copies(

@@ -70,7 +70,7 @@ def read_header(source: Source, revision: Revision, file: RemoteFile, most: int 
 
 
 def check_stand_in(first: bytes, file: RemoteFile, formats: tuple[Format, ...] = STAND_INS) -> None:
-    """Checks that the file is no placeholder: a Git LFS pointer, a web page, or a server's message.
+    """Checks that the file is no placeholder: a pointer file, or a web page.
 
     Raises:
         FormatError: it is one.

@@ -21,7 +21,7 @@ REMOTE_CAP = 32 << 10
 """Bytes of one remote file: remote adapters are checked with a few kilobytes."""
 
 CARD_REMOTE_CAP, CARD_LOCAL_CAP = 8 << 10, 64 << 10
-"""Bytes of a model card: enough for the front matter of nearly all, and for what tools write behind it."""
+"""Bytes of a model card: enough for the front matter of nearly all."""
 
 MOST_FILES = 64
 """Such files that are read: a tokenizer has five, and one or two templates."""

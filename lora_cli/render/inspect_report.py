@@ -11,7 +11,6 @@ from lora_cli.core.finding import Finding
 from lora_cli.core.inspection import Inspection
 from lora_cli.core.json_schema import INLINE, Version
 from lora_cli.core.provenance import Provenance
-from lora_cli.core.spectrum import Spectrum
 from lora_cli.validation import Checked
 from lora_cli.validation.engine_args import EngineArgs
 from lora_cli.validation.report import BaseModelSummary, CheckedAdapter, base_summary, checked_adapter
@@ -24,8 +23,6 @@ class InspectedAdapter:
     checked: CheckedAdapter[Finding] = field(metadata=INLINE)
     inspection: Inspection | None
     """What the adapter is, or null if it could not be read."""
-    spectrum: Spectrum | None
-    """The result of --spectrum; null if it was not asked for."""
     diff: Comparison | None
     """The result of --diff; null if it was not asked for."""
     provenance: Provenance | None = None
@@ -50,14 +47,13 @@ def inspect_report(
     base: BaseModel | None = None,
     args: EngineArgs | None = None,
     provenance: Callable[[Checked], Provenance | None] = lambda _: None,
+    diff: Callable[[Checked], Comparison | None] = lambda _: None,
 ) -> InspectReport:
     """The report of one run of ``inspect``: what each adapter is, or the error that kept it from being read."""
     return InspectReport(
         base=base_summary(base),
         adapters=tuple(
-            InspectedAdapter(
-                checked_adapter(one, one.read_code, one.reported), found, one.spectrum, one.comparison, provenance(one)
-            )
+            InspectedAdapter(checked_adapter(one, one.read_code, one.reported), found, diff(one), provenance(one))
             for one, found in inspected
         ),
         engine_args=args,

@@ -60,11 +60,6 @@ def hints(words: str, indent: int = 2, style: str = "") -> list[RenderableType]:
     return [Paragraph(words, text("hint: ", style), indent=indent)] if words else []
 
 
-def more_in_json(more: int, what: str = "") -> list[RenderableType]:
-    """The number of rows that a table leaves out, if any."""
-    return [Paragraph(f"and {more} more{what}, in --format json")] if more > 0 else []
-
-
 def facts(rows: Iterable[tuple[str, object]], indent: int = 2) -> list[RenderableType]:
     """Labelled values, aligned, one per line; empty values are left out."""
     known = [(label, value) for label, value in rows if value not in ("", None)]

@@ -20,7 +20,6 @@ from lora_cli.core.adapter import Adapter, pair_up
 from lora_cli.core.adapter_files import BESIDE, CONFIG, WEIGHTS
 from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.comparison import ARITHMETIC, ROUNDOFF
 from lora_cli.core.finding import Deployment, EngineOutcome, Outcome, Severity, Verdict
 from lora_cli.core.lora_config import CONFIG_CAP, LoraConfig, parse_config
 from lora_cli.core.parse import json_object
@@ -56,7 +55,14 @@ from lora_cli.store.atomic_swap import remove_path
 from lora_cli.store.disk import on_disk
 from lora_cli.store.writer_ids import new_writer
 from lora_cli.validation.base_model import open_checkpoint
-from lora_cli.validation.repair_report import EngineFlag, RepairReport, Sameness, TargetEngine, outcome_report
+from lora_cli.validation.repair_report import (
+    ARITHMETIC,
+    EngineFlag,
+    RepairReport,
+    Sameness,
+    TargetEngine,
+    outcome_report,
+)
 from lora_cli.validation.validate import ref_of, resolve_allowed
 from lora_cli.validation.verdict import ENGINE_RULES, Terms, gather_evidence, judge
 
@@ -65,6 +71,12 @@ BY_FLAG = frozenset({"rank-above-max", "filtered", "pinned-beyond-slots", "named
 
 OF_VALUES = "LC5"
 """Rules about values, which a repair cannot fix."""
+
+ROUNDOFF = {
+    "F64": 2.0**-53, "F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8,
+    "F8_E4M3": 2.0**-4, "F8_E4M3FNUZ": 2.0**-4, "F8_E5M2": 2.0**-3, "F8_E5M2FNUZ": 2.0**-3, "F8_E8M0": 2.0**-1,
+}  # fmt: skip
+"""The unit roundoff of each dtype: the most that rounding changes a value by, as a share of it."""
 
 Read = Callable[[str], Bits]
 """Returns the bits of a tensor by name. Raises as ``reading.tensor_values.load``."""

@@ -8,6 +8,9 @@ from lora_cli.core.finding import Applied, EngineOutcome, Outcome, Skipped
 from lora_cli.core.json_schema import EXCLUDED, Count, ErrorReport, NonNegative, Version
 from lora_cli.repair import Change, Refusal
 
+ARITHMETIC = 1e-12
+"""What our own arithmetic in float64 may leave, as a share of the update."""
+
 
 @dataclass(frozen=True, slots=True)
 class TargetEngine:

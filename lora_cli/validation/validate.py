@@ -90,12 +90,7 @@ def validate(
             digest = snapshot_digest(files.items()) if files is not None else None
             verdict = apply_suppressions(judge(one.adapter, terms, evidence), digest, settings, files)
             watch.lap("rules")
-            judged = replace(checked, verdict=verdict, digest=digest, card=card)
-            if terms.spectrum is None and terms.other is None:
-                return judged
-            from lora_cli.validation.tensor_facts import add_tensor_facts
-
-            return add_tensor_facts(judged, one, terms, watch)
+            return replace(checked, verdict=verdict, digest=digest, card=card)
     except LoraCliError as error:
         return replace(checked, error=error)
     except (MemoryError, OSError):

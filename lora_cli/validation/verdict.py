@@ -25,7 +25,7 @@ from lora_cli.core.reference import WITH_REVISIONS, AdapterRef
 from lora_cli.core.safetensors import TensorStats
 from lora_cli.core.snapshot import Revision
 from lora_cli.core.target_modules import for_task, trained_bare
-from lora_cli.errors import LoraCliError, NotFound
+from lora_cli.errors import LoraCliError
 from lora_cli.reading.adapter import Opened
 from lora_cli.reading.companions import read_companions
 from lora_cli.rules import RULES
@@ -37,10 +37,7 @@ from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_on_disk
 
 if TYPE_CHECKING:
-    from lora_cli.core.comparison import Comparison
-    from lora_cli.core.spectrum import Spectrum
     from lora_cli.engines import Profile
-    from lora_cli.validation.tensor_facts import Weights
 
 ENGINE_RULES = "LC4"
 
@@ -51,8 +48,7 @@ class Terms:
 
     ``base`` is the base model, None for no base. Without ``values`` the tensors' values are not read.
     ``engines`` are the engines that will serve them, started as ``deployment`` says; without engines PEFT's behaviour
-    counts, and of the deployment ``max_lora_rank``. ``spectrum`` requests the spectrum, compared with those weights of
-    the base; ``other`` is an adapter to compare each with. With ``card`` the model card is read. Without ``weights``
+    counts, and of the deployment ``max_lora_rank``. With ``card`` the model card is read. Without ``weights``
     only the config is read.
     """
 
@@ -61,8 +57,6 @@ class Terms:
     rules: tuple[Rule, ...] = RULES
     engines: "tuple[Profile, ...]" = ()
     deployment: Deployment = field(default_factory=Deployment)
-    spectrum: "Weights | None" = None
-    other: Opened | None = None
     card: bool = False
     weights: bool = True
 
@@ -73,8 +67,7 @@ class Checked:
 
     ``source`` is the canonical reference (or the text as given, if it is invalid); ``stage_ms`` maps resolve, read,
     values and rules to milliseconds. ``digest`` is the snapshot digest, if the cache, the lock or a policy has it.
-    ``spectrum``, ``comparison`` (with another adapter) and ``card`` (the model card) are None unless requested.
-    ``signers`` are those whose signatures policies require.
+    ``card`` (the model card) is None unless requested. ``signers`` are those whose signatures policies require.
     """
 
     name: str
@@ -85,15 +78,13 @@ class Checked:
     stage_ms: Mapping[str, float] = field(default_factory=dict)
     error: LoraCliError | None = None
     digest: str | None = None
-    spectrum: "Spectrum | None" = None
-    comparison: "Comparison | None" = None
     card: Card | None = None
     signers: tuple[str, ...] = ()
 
     def without_contents(self) -> "Checked":
         """The verdict without the parsed contents, which need nearly all the memory."""
         bare = None if self.revision is None else replace(self.revision, files=())
-        return replace(self, adapter=None, revision=bare, spectrum=None, comparison=None, card=None)
+        return replace(self, adapter=None, revision=bare, card=None)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -113,17 +104,11 @@ class Checked:
 
     @property
     def read_code(self) -> int:
-        """The exit code of a command that only reads it.
-
-        1 if config or weights could not be read, 3 if requested values are not on this disk.
-        """
+        """The exit code of a command that only reads it: 1 if config or weights could not be read."""
         if self.error is not None:
             return self.error.exit_code
         adapter = self.adapter
         unreadable = adapter is None or adapter.config is None or adapter.weights_error is not None
-        values = (self.spectrum, self.comparison)
-        if not unreadable and any(one is not None and one.unread for one in values):
-            return NotFound.exit_code
         return int(unreadable or (adapter is not None and not adapter.weight_files))
 
 

@@ -105,7 +105,6 @@ def validated(machine: Machine, *more: str) -> list[str]:
 HUMAN: dict[str, Words] = {
     "validate": validated,
     "inspect": lambda at: ["inspect", *at.adapters, "--base", str(at.folder / "base")],
-    "inspect spectrum": lambda at: ["inspect", *at.adapters, "--spectrum"],
     "inspect engine args": lambda at: ["inspect", *at.adapters, "--engine-args", "vllm"],
     "fetch": lambda at: ["fetch", *at.adapters],
     "warm": lambda at: ["warm", *at.adapters, "--base", str(at.folder / "base"), "--once"],
@@ -114,7 +113,7 @@ HUMAN: dict[str, Words] = {
     "cache verify": lambda at: ["cache", "verify"],
     "cache gc": lambda at: ["cache", "gc", "--cache-budget", "1", "--dry-run", "--grace", "0"],
 }
-TELLING = {"warm", "validate", "inspect", "inspect spectrum"}
+TELLING = {"warm", "validate", "inspect"}
 """Commands that write each name whole."""
 
 
@@ -171,12 +170,6 @@ def test_a_document_for_machines_has_names_as_they_are(command: str, machine: Ma
     if command in {"validate", "inspect"}:
         for name in NAMES.values():
             assert any(written(folder_name(name)) in word for word in words)
-
-
-def test_a_page_has_no_markup_of_a_name(machine: Machine, say: Callable[..., str]) -> None:
-    page = say("inspect", *machine.adapters, "--base", str(machine.folder / "base"), "--spectrum", "--format", "html")
-    assert markup_of_page(page) == []
-    assert markup_of_page('<a href="#x"><p onclick="y"><script>') == ["onclick=y", "script"]
 
 
 def test_a_job_summary_has_no_markup_of_a_name(

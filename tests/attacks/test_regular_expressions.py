@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.foreign_formats import DIALECTS, FORMATS, METHODS
+from lora_cli.core.foreign_formats import DIALECTS, FORMATS
 from tests.attacks.measured import slowness
 from tests.conftest import ROOT
 
@@ -69,7 +69,7 @@ def used() -> Iterator[tuple[str, Pattern, str]]:
             for pattern, way in product(literals(arguments[0]), how):
                 where = f"{path.relative_to(PACKAGE)}:{node.lineno}"
                 yield where, flags + pattern if isinstance(pattern, str) else pattern, unnamed if way in MADE else way
-    for one in (*FORMATS, *METHODS.values()):
+    for one in FORMATS:
         yield one.name, one.files, "fullmatch"
         yield one.name, one.keys and f"(?m){one.keys}", "search"
     yield from (("dialects", pattern, "search") for pattern in DIALECTS)

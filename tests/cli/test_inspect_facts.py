@@ -18,15 +18,7 @@ Captured = pytest.CaptureFixture[str]
 CARD = """---
 base_model: acme/base
 license: apache-2.0
-library_name: peft
-language: [en, pl]
-datasets: [acme/sql]
-tags: [lora, sft, trl]
-pipeline_tag: text-generation
 ---
-It has been trained using [TRL](https://github.com/huggingface/trl).
-
-- TRL: 1.14.0
 """
 WEIGHTS = 21_000_000
 
@@ -55,16 +47,13 @@ def carded(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_card_and_who_wrote_it_are_told(carded: Path, capsys: Captured) -> None:
+def test_licence_and_base_of_the_card_are_told(carded: Path, capsys: Captured) -> None:
     assert main(["inspect", str(carded)]) == 0
 
     said = lines(capsys)
     assert said["license"] == "apache-2.0"
     assert said["PEFT"] == "0.21.2"
-    assert said["trainer"] == "TRL 1.14.0 (README.md: tags)"
     assert said["card base"] == "acme/base"  # the config says tiny/base
-    assert (said["library"], said["pipeline"]) == ("peft", "text-generation")
-    assert (said["language"], said["datasets"], said["tags"]) == ("en, pl", "acme/sql", "lora, sft, trl")
 
 
 def test_what_nobody_tells_is_said_to_be_unknown(tmp_path: Path, capsys: Captured) -> None:
@@ -72,7 +61,6 @@ def test_what_nobody_tells_is_said_to_be_unknown(tmp_path: Path, capsys: Capture
     assert main(["inspect", str(adapter)]) == 0
 
     said = lines(capsys)
-    assert said["trainer"] == "unknown"
     assert said["license"] == "unknown (no README.md)"
 
 
@@ -89,7 +77,6 @@ def test_machines_read_every_module(carded: Path, tmp_path: Path, capsys: Captur
     }
     assert (one["slot_bytes"], one["slot_dtype"]) == (2 * one["parameters"], "float16")
     assert one["card"]["license"] == "apache-2.0"
-    assert [writer["tool"] for writer in one["writers"]] == ["PEFT", "TRL"]
 
 
 def test_a_manifest_is_inspected_by_name_with_its_base(carded: Path, tmp_path: Path, capsys: Captured) -> None:
@@ -242,5 +229,4 @@ def test_21_mb_anywhere_are_known_within_200_kb(remote: tuple[str, Traffic], cap
 
     assert one["weight_bytes"] > WEIGHTS * 0.9
     assert one["card"]["license"] == "apache-2.0"
-    assert [writer["tool"] for writer in one["writers"]] == ["TRL"]
     assert 0 < passing.received < 200_000

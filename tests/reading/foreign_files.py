@@ -1,7 +1,6 @@
 """Files of other formats, by their own libraries where those run, and which name each is known by."""
 
 import json
-import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -112,26 +111,11 @@ def tensorizer(directory: Path) -> None:
     (directory / "adapter_model.tensors").write_bytes(b"|TZR|\x03\x00\x00\x00" + bytes(100))
 
 
-def nemo(directory: Path) -> None:
-    (directory / "model_config.yaml").write_text("peft: {peft_scheme: lora}\n")
-    torch.save({"a": torch.ones(2)}, directory / "model_weights.ckpt")
-    with tarfile.open(directory / "adapter.nemo", "w") as archive:
-        for name in ("model_config.yaml", "model_weights.ckpt"):
-            archive.add(directory / name, name)
-            (directory / name).unlink()
-
-
-def nemo_unpacked(directory: Path) -> None:
-    (directory / "model_config.yaml").write_text("peft: {peft_scheme: lora}\n")
-    torch.save({"a": torch.ones(2)}, directory / "model_weights.ckpt")
-
-
 FOREIGN: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "MLX": (mlx, "mlx"),
     "MLX, renamed": (renamed_mlx, "mlx"),
     "a GGUF LoRA": (lambda directory: gguf_file(directory, gguf.GGUFType.ADAPTER), "gguf-lora"),
     "a GGUF model": (lambda directory: gguf_file(directory, gguf.GGUFType.MODEL), "gguf"),
-    "a GGML LoRA": (lambda directory: put(directory / "ggml-adapter-model.bin", b"algg\x01\0\0\0"), "ggml"),
     "Kohya": (kohya, "kohya"),
     "Kohya's text encoder": (lambda directory: kohya(directory, "lora_te1_text_model_layers_0_mlp_fc1"), "kohya"),
     "LyCORIS": (lycoris, "kohya"),
@@ -145,10 +129,4 @@ FOREIGN: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "shards": (sharded, "sharded"),
     "pickled shards": (sharded_pickle, "sharded"),
     "tensorizer": (tensorizer, "tensorizer"),
-    "NeMo": (nemo, "nemo"),
-    "NeMo, unpacked": (nemo_unpacked, "nemo"),
 }  # fmt: skip
-
-
-def put(path: Path, data: bytes) -> None:
-    path.write_bytes(data)

@@ -17,9 +17,6 @@ ABSENT = "<absent>"
 Difference = tuple[str, Any, Any]
 """A field, what it was and what it is."""
 
-IN_FLOAT32 = ("base_norm", "relative")
-"""Fields that a sum of float32 is behind, which each processor's BLAS adds in an order of its own."""
-
 
 def read(part: str, commit: str = "") -> list[Case]:
     """The cases of a part, as they are or as they were in a commit."""
@@ -50,15 +47,14 @@ def differences(old: Any, new: Any, field: str = "") -> Iterator[Difference]:
             yield from ((field, *((one, ABSENT) if one in old else (ABSENT, one))) for one in only)
         else:
             yield field, old, new
-    elif not _same(field, old, new):
+    elif not _same(old, new):
         yield field, old, new
 
 
-def _same(field: str, old: Any, new: Any) -> bool:
+def _same(old: Any, new: Any) -> bool:
     """Whether two values of a field are equal, numbers but for their last digits."""
     if isinstance(old, float) and isinstance(new, float):
-        rel_tol = 1e-6 if field.rpartition(".")[2] in IN_FLOAT32 else 1e-9
-        return math.isclose(old, new, rel_tol=rel_tol, abs_tol=ROUNDING)
+        return math.isclose(old, new, rel_tol=1e-9, abs_tol=ROUNDING)
     return bool(old == new)
 
 

@@ -1,12 +1,9 @@
-"""Charts of a page as data: where their points are, and which singular values and shades are drawn."""
-
-from dataclasses import replace
+"""Charts of a page as data: where their points are."""
 
 import pytest
 
 from lora_cli.render.bench_summary import SHARES
-from lora_cli.render.charts import COLOURS, SHADES, Axis, Chart, distribution, over_time, shade, singular_values
-from tests.render.test_spectrum import module
+from lora_cli.render.charts import Axis, Chart, distribution, over_time
 
 
 def test_an_axis_has_round_ticks_within_it() -> None:
@@ -35,26 +32,6 @@ def test_a_distribution_is_of_what_takes_time() -> None:
     assert (chart.lines["lru"][0], chart.lines["lru"][-1]) == ((1.0, 0), (10.0, 1))
     assert distribution("waits", "ms", {"lru": [0.0] * len(SHARES)}) is None
     assert over_time({}) is None
-
-
-def test_singular_values_are_the_medians_of_a_kind() -> None:
-    one = module("model.layers.0.q_proj", 5.0)
-    modules = [replace(one, singular_values=values) for values in ((4.0, 2.0), (8.0, 1.0), (3.0, 1.0, 0.0))]
-    zero, experts = replace(one, norm=0.0, singular_values=(0.0, 0.0)), replace(one, experts=8)
-    chart = singular_values([("q_proj", [*modules, zero]), ("experts", [experts]), ("k_proj", [zero])])
-    assert chart is not None
-    assert chart.lines == {"q_proj": [(1, 4.0), (2, 1.0), (3, 0.0)]}
-    assert (chart.x.high, chart.y.low, chart.y.high) == (3, 0.004, 4.0)
-    many = singular_values([(f"kind {n}", modules) for n in range(COLOURS + 3)])
-    assert many is not None
-    assert len(many.lines) == COLOURS
-    assert many.title.endswith("the first 8 of 11 kinds of modules")
-    assert singular_values([("q_proj", [replace(one, singular_values=(3.0,))])]) is None
-    assert singular_values([]) is None
-
-
-def test_shades_go_from_little_to_much() -> None:
-    assert [shade(level) for level in (-1, 0, 0.5, 1, 2)] == [0, 0, SHADES // 2, SHADES - 1, SHADES - 1]
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from lora_cli.core.architectures import base_from_config
-from lora_cli.core.companions import Card, Writer
+from lora_cli.core.companions import Card
+from lora_cli.core.comparison import Comparison, OtherAdapter, Stored, TensorChange
 from lora_cli.core.inspection import Inspection, ModuleFacts
-from lora_cli.core.spectrum import Spectrum
+from lora_cli.core.lora_config import FieldChange
 from lora_cli.engines import ENGINES
 from lora_cli.engines.slot_sizing import Driver, Fit
 from lora_cli.render.inspect_report import inspect_report
@@ -21,7 +22,6 @@ from lora_cli.validation import Checked
 from lora_cli.validation.engine_args import EngineArgs, Located, Remark, command_lines, launch_words, options_of
 from tests.making import base_config
 from tests.render.reports import HOSTILE, all_checked
-from tests.render.test_spectrum import valued
 from tests.schemas import check_schema
 
 BASE = base_from_config(base_config("llama"), "tiny")
@@ -37,13 +37,13 @@ def described(word: str = "sql") -> Inspection:
         for i, name in enumerate(names)
     ]
     listed = (word,)
-    card = Card(word, word, word, word, word, listed, listed, listed, listed, word)
+    card = Card(word, word, word, listed, word)
     return Inspection(
         format=word, base=word, base_revision=word, peft_version=word, task_type=word, modules=6, ranks={8: 5, 16: 1},
         scalings={2.0: 5, 4.0: 1}, targets={"q_proj": 3, word: 3}, layers=(0, 1, 2), dtypes={"BF16": 12},
         parameters=6144, weight_bytes=12288, total_bytes=20000, files=3, sha256="ab" * 32, snapshot="cd" * 32,
         features=(word,), slot_bytes=12288, slot_dtype="bfloat16",
-        writers=(Writer("PEFT", word, word), Writer("TRL", word, word)), card=card, metadata={word: word},
+        card=card, metadata={word: word},
         by_module=tuple(modules),
     )  # fmt: skip
 
@@ -77,9 +77,17 @@ def flags(word: str = "sql") -> EngineArgs:
     )
 
 
+def compared(word: str) -> Comparison:
+    """A comparison in which everything differs."""
+    change = FieldChange(word, "unknown", word, None, (word,), (word,))
+    stored = Stored(word, (4, 64))
+    tensors = (TensorChange(word, stored, None), TensorChange(word, None, stored))
+    return Comparison(OtherAdapter(word, word, word), (change, replace(change, only_a=(), only_b=())), tensors)
+
+
 def text_of(checked: Sequence[Checked], width: int, word: str = "sql", *, colour: bool = False) -> str:
     """What people read of these adapters."""
-    report = inspect_report([(one, described(word)) for one in checked], BASE)
+    report = inspect_report([(one, described(word)) for one in checked], BASE, diff=lambda _: compared(word))
     return rendered(inspection_parts(report, width), width, colour=colour)
 
 
@@ -89,12 +97,10 @@ def flags_text(width: int, word: str = "sql") -> str:
 
 
 def documents(word: str) -> list[dict[str, Any]]:
-    first = all_checked()[0]
-    unread = replace(first, card=None, spectrum=Spectrum(None, None, unread=word, hint=word))
-    checked = [*all_checked(), unread, valued(first, word)]
+    checked = [*all_checked(), replace(all_checked()[0], card=None)]
     reports = [
-        inspect_report([(one, described(word)) for one in checked], BASE, flags(word)),
-        inspect_report([(checked[-2], None)]),
+        inspect_report([(one, described(word)) for one in checked], BASE, flags(word), diff=lambda _: compared(word)),
+        inspect_report([(checked[-1], None)]),
         inspect_report([], None, replace(flags(word), fit=None)),
     ]
     return [json.loads(to_json(report)) for report in reports]
@@ -142,7 +148,7 @@ def test_several_are_compared_in_a_table_and_what_they_share_is_told_once() -> N
     assert lines[2] == ["a1", "q_proj,", "sql", "BF16", "4", "2", "to", "4", "4.0", "KiB"]
     assert lines[3] == ["a2", "not", "read", "-", "-", "-", "-"]
     assert "all 2 adapters that were read" in text
-    assert text.count("trainer ") == text.count("layers ") == text.count("datasets ") == 1
+    assert text.count("layers ") == text.count("license ") == 1
     assert text.count("\n  size ") == 2
     assert text_of([first], 120).startswith("a0\n  source ")
     other = [adapters[0], (second, replace(described(), base="acme/other"))]

@@ -1,7 +1,6 @@
 """Where fetch, read and rules meet: adapters judged in place and over the wire."""
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +14,6 @@ from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Applied, Problem
 from lora_cli.core.lock import LockedAdapter
-from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob
 from lora_cli.documents.policy import Policy, Suppression
 from lora_cli.errors import NotFound, UsageError
@@ -23,7 +21,6 @@ from lora_cli.rules import RULES
 from lora_cli.rules.rule import Case
 from lora_cli.settings import Settings, load_settings
 from lora_cli.validation import Checked, Terms, check_all, open_base, validate
-from lora_cli.validation.tensor_facts import open_base_weights
 from lora_cli.validation.validate import WORTH_PROCESSES
 from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base
@@ -221,19 +218,3 @@ def test_weights_in_a_folder_below_are_pointed_at(tmp_path: Path, settings: Sett
     assert checked.verdict is not None
     found = next(one for one in checked.verdict.findings if one.code == "LC101")
     assert found.problem.hint == "use the folder that contains them: checkpoint-20"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("more", "warned"), [(0, []), (1, ["up to 4.0 GiB of the base's weights are read"])])
-def test_a_warning_says_that_over_4_gib_of_the_base_are_read(
-    tmp_path: Path, base: BaseModel, settings: Settings, caplog: pytest.LogCaptureFixture, more: int, warned: list[str]
-) -> None:
-    rows, width = 2**15 + more, 2**15
-    tensor = {"dtype": "F32", "shape": [rows, width], "data_offsets": [0, 4 * rows * width]}
-    header = json.dumps({"model.embed_tokens.weight": tensor}).encode()
-    with (tmp_path / "model.safetensors").open("wb") as stream:
-        stream.write(len(header).to_bytes(8, "little") + header)
-        stream.truncate(8 + len(header) + 4 * rows * width)
-
-    assert open_base_weights(AdapterRef("file", str(tmp_path)), base, settings).reason == ""
-    assert [one.getMessage()[:44] for one in caplog.records] == warned
