@@ -80,26 +80,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     head = "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: manifests/quickstart/smollm2-135m\n"
     (folder / "set.yaml").write_text(f"{head}adapters:\n{entries}")
     assert run(folder, "lora-cli fetch -f set.yaml", {}).returncode == 0
-    write_traces(folder, list(names))
-    with NullServer(*OF_OURS) as server:
-        (measured,) = [line for line in SHOWN if "--save-links" in line]
-        assert run(folder, measured, {"http://127.0.0.1:8000": server.url}).returncode == 0
     return folder
-
-
-OF_OURS = ("--names", "sql", "chat", "law", "--owned-by", "lora-cli", "--load-ms", "5")
-"""A server that says in which tier it found an adapter, as the links of the pages need it."""
-
-
-def write_traces(folder: Path, names: list[str]) -> None:
-    """The traces that the pages name, in their published formats: requests, and counts of 300 functions."""
-    lines = (f'{{"t": {number / 50}, "adapter": "{names[number * number % 7 % 3]}"}}\n' for number in range(60))
-    (folder / "day.jsonl").write_text("".join(lines))
-    rows = (f"2023-11-16 18:15:{number % 60:02}.6805900,{number},{number % 9 + 1}\n" for number in range(90))
-    (folder / "AzureLLMInferenceTrace_conv.csv").write_text(f"TIMESTAMP,ContextTokens,GeneratedTokens\n{''.join(rows)}")
-    counts = "".join(f"o,a,f{number},http,{number}\n" for number in range(300))
-    day = folder / "invocations_per_function_md.anon.d01.csv"
-    day.write_text(f"HashOwner,HashApp,HashFunction,Trigger,1\n{counts}")
 
 
 @pytest.fixture(scope="module")
@@ -178,9 +159,8 @@ def test_a_shown_server_starts_tells_is_measured_and_stops(folder: Path) -> None
 def test_a_shown_measurement_of_a_server_does_what_it_says(folder: Path) -> None:
     lines = [line for line in SHOWN if "--url" in line]
     assert lines
-    with NullServer("--names", "sql", "chat", "law") as vllm, NullServer(*OF_OURS) as ours:
+    with NullServer("--names", "sql", "chat", "law") as server:
         for line in lines:
-            server = ours if "--save-links" in line else vllm
             shorter = {"--num-prompts 500": "--num-prompts 40", "--request-rate 20": "--request-rate 80"}
             done = run(folder, line, {"http://127.0.0.1:8000": server.url, **shorter})
             assert done.returncode == 0, f"{line}\n{done.stderr}"
