@@ -157,7 +157,7 @@ def is_judged(adapter: Adapter, terms: Terms, verdicts: Sequence[VerifiedVerdict
 def _is_started_as(verdict: VerifiedVerdict, asked: Deployment) -> bool:
     """Whether the flags in the verdict are those ``asked``, as far as they matter to one adapter's files."""
     here = json.loads(json.dumps(asdict(asked)))
-    flags = ["tp", "max_lora_rank", "lora_target_modules"]
+    flags = ["max_lora_rank", "lora_target_modules"]
     flags += ["served_model_name"] * (asked.served_model_name is not None)
     flags += ["max_loras", "pinned"] * (asked.pinned > 0)
     return all(flag in verdict.deployment and verdict.deployment[flag] == here[flag] for flag in flags)
