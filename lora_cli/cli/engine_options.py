@@ -48,7 +48,6 @@ def deployment_of(
     inputs: Inputs,
     *,
     max_lora_rank: int | None,
-    tp: int = 1,
     lora_target_modules: Sequence[str] = (),
     served_model_name: str = "",
     max_loras: int | None = None,
@@ -63,7 +62,6 @@ def deployment_of(
 
         check_max_lora_rank(engines, max_lora_rank)
     return Deployment(
-        tp=tp,
         max_lora_rank=max_lora_rank,
         lora_target_modules=tuple(words_of(lora_target_modules)) or None,
         served_model_name=served_model_name or None,

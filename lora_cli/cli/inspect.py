@@ -105,7 +105,7 @@ def _validation_terms(base: BaseModel | None, deployed: LaunchConfig | None) -> 
     if deployed is None:
         return terms
     profile = deployed.profile
-    widest = Deployment(tp=deployed.tp, max_lora_rank=max(profile.engine.ranks, default=None))
+    widest = Deployment(max_lora_rank=max(profile.engine.ranks, default=None))
     return replace(terms, engines=(profile,), deployment=widest)
 
 

@@ -128,7 +128,7 @@ def command(**given: Any) -> None:
     warn_of_unlocked(inputs, settings)
     engines = engine_options.named_engines(chosen.engine, inputs.manifest)
     deployment = engine_options.deployment_of(
-        engines, whole, tp=chosen.tp, max_lora_rank=chosen.max_lora_rank or inputs.max_lora_rank,
+        engines, whole, max_lora_rank=chosen.max_lora_rank or inputs.max_lora_rank,
         lora_target_modules=chosen.lora_target_modules or (), served_model_name=chosen.served_model_name,
         max_loras=chosen.max_loras,
     )  # fmt: skip

@@ -184,12 +184,11 @@ class EngineOutcome:
 class Deployment:
     """The flags of the engine that will serve; None is the engine's default.
 
-    ``tp`` is the tensor-parallel size. ``lora_target_modules`` are the only modules that the engine puts LoRA on.
-    ``served_model_name`` is what requests call the base, and ``max_loras`` how many adapters one batch may hold;
-    ``pinned`` are those that are never to leave it.
+    ``lora_target_modules`` are the only modules that the engine puts LoRA on. ``served_model_name`` is what requests
+    call the base, and ``max_loras`` how many adapters one batch may hold; ``pinned`` are those that are never to leave
+    it.
     """
 
-    tp: int = 1
     max_lora_rank: int | None = None
     lora_target_modules: tuple[str, ...] | None = None
     served_model_name: str | None = None

@@ -99,7 +99,6 @@ def _started(server_args: Any) -> tuple[str, Deployment | None]:
         return server_args.model_path, None
     limited = tuple(targets) if targets and "all" not in targets else None
     deployment = Deployment(
-        tp=server_args.tp_size,
         max_lora_rank=rank,
         lora_target_modules=limited,
         max_loras=server_args.max_loras_per_batch,

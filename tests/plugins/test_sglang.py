@@ -29,7 +29,6 @@ class Manager:
             model_path="/models/llama",
             max_lora_rank=rank,
             lora_target_modules={"all"},
-            tp_size=2,
             max_loras_per_batch=8,
             max_loaded_loras=4,
         )
@@ -136,7 +135,7 @@ def test_what_a_request_names_is_loaded_once_before_it_is_looked_for(
     assert (name, running.engine, running.base) == ("sql", "sglang@0.5.23", "/models/llama")
     assert running.deployment is not None
     limits = running.deployment
-    assert (limits.max_lora_rank, limits.tp, limits.lora_target_modules, limits.max_loras) == (64, 2, None, 8)
+    assert (limits.max_lora_rank, limits.lora_target_modules, limits.max_loras) == (64, None, 8)
 
 
 def test_a_rank_that_nobody_set_is_not_known(hook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
