@@ -30,7 +30,6 @@ class Store:
         return self.root / "refs"
 
     @cached_property
-    @cached_property
     def packed(self) -> Path:
         """Folder of the packed weights, by snapshot digest."""
         return self.root / "packed"
