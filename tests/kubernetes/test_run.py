@@ -121,7 +121,8 @@ def test_the_init_container_takes_only_signed_adapters_with_the_policy(sandbox: 
     for name in ("acme.pub", "policy.yaml"):
         (sandbox.volumes["set"] / name).symlink_to(f"..data/{name}")
     init, _ = container("vllm", "adapters")
-    init = {**init, "env": [*init["env"], {"name": "LORA_CLI_POLICY", "value": "/etc/lora/policy.yaml"}]}
+    more = {"LORA_CLI_POLICY": "/etc/lora/policy.yaml", "TMPDIR": "/lora"}
+    init = {**init, "env": [*init["env"], *({"name": name, "value": value} for name, value in more.items())]}
 
     code, out = sandbox.run(init)
 
@@ -137,7 +138,8 @@ def test_the_init_container_takes_only_signed_adapters_with_the_policy(sandbox: 
         (sandbox.volumes["set"] / f"{name}.sig").symlink_to(f"..data/{name}.sig")
         text = text.replace(f"acme/{name}}}", f"acme/{name}, signature: {name}.sig}}")
     (folder / "set.yaml").write_text(text)
-    assert sandbox.run(init)[0] == 0
+    code, out = sandbox.run(init)
+    assert code == 0, out
     assert published(sandbox) == set(NAMES)
 
 
