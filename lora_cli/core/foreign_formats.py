@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
-from lora_cli.core.text import cut, safe
-
 
 @dataclass(frozen=True, slots=True)
 class Format:
@@ -132,6 +130,15 @@ FORMATS = (
 )
 """Other formats than PEFT's, in the order in which they are looked for."""
 
+METHODS = frozenset({
+    "ADALORA", "ADAMSS", "ADAPTION_PROMPT", "BEFT", "BOFT", "C3A", "CARTRIDGE", "CPT", "DEFT", "DELORA",
+    "FOURIERFT", "FROD", "GLORA", "GRALORA", "HIRA", "HRA", "IA3", "LILY", "LN_TUNING", "LOHA", "LOKR", "MISS",
+    "MULTITASK_PROMPT_TUNING", "OFT", "OSF", "PEANUT", "POLY", "PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING",
+    "PSOFT", "PVERA", "RANDLORA", "ROAD", "SHADOW", "SHIRA", "SUPERTUNING", "TINYLORA", "TRAINABLE_TOKENS",
+    "UNILORA", "VBLORA", "VERA", "WAVEFT", "XLORA",
+})  # fmt: skip
+"""PEFT's other methods, each by its ``peft_type``."""
+
 DIALECTS: Mapping[str, str] = {
     r"\.(qkv_proj|gate_up_proj|query_key_value|Wqkv|W_pack|qkv|c_attn)\.": "fused projections",
     r"\.experts\.\d+\.": "one module for each expert",
@@ -159,11 +166,11 @@ def by_keys(keys: Iterable[str]) -> Format | None:
 
 
 def other_method(peft_type: str | None) -> Format | None:
-    """Another method of PEFT, as the config names it; None for LoRA in any spelling."""
-    if peft_type is None or peft_type.strip().upper() == "LORA":
+    """Another method of PEFT, as the config names it; None for LoRA, and for a method that PEFT does not have."""
+    if peft_type not in METHODS:
         return None
     advice = "this is another PEFT method; engines serve LoRA only"
-    return Format("other-method", f"an adapter of {safe(cut(peft_type, 60))}", advice)
+    return Format("other-method", f"an adapter of {peft_type}", advice)
 
 
 def dialects(keys: Iterable[str]) -> tuple[str, ...]:

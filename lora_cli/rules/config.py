@@ -77,10 +77,11 @@ def not_lora(case: Case) -> Iterator[Problem]:
             'add "peft_type": "LORA" if this is a LoRA adapter',
         )
         return
+    close = config.peft_type.strip().upper() == "LORA"
     yield Problem(
         f'peft_type is {shown(config.peft_type)}, not "LORA"',
         case.in_config("peft_type"),
-        'write it in capitals: "LORA"',
+        'write it in capitals: "LORA"' if close else "this is another PEFT method; only LoRA adapters can be served",
     )
 
 

@@ -14,7 +14,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import PeftType
 
 from lora_cli.core.adapter_request import AdapterRequest
-from lora_cli.core.foreign_formats import DIALECTS, FORMATS, STAND_INS, dialects
+from lora_cli.core.foreign_formats import DIALECTS, FORMATS, METHODS, STAND_INS, dialects
 from lora_cli.core.inspection import inspection_of
 from lora_cli.settings import Settings
 from lora_cli.validation import Checked, Terms, validate
@@ -75,6 +75,10 @@ def test_another_method_of_peft_is_one_error(method: str, options: dict[str, Any
     assert checked.adapter.foreign is not None
     assert checked.adapter.foreign.format.title == f"an adapter of {method}"
     assert errors(checked) == ["LC201"]
+
+
+def test_every_method_that_peft_has_stands_in_the_table() -> None:
+    assert {one.value for one in PeftType} - {"LORA"} == METHODS
 
 
 @pytest.mark.parametrize(("make", "name"), FOREIGN.values(), ids=FOREIGN)
