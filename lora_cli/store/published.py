@@ -202,7 +202,8 @@ def _blocks(size: int) -> int:
 def _mark(snapshot: Snapshot) -> bytes:
     """The content of ``MARK_FILE``, the same for the same files."""
     files = {path: {"sha256": blob.sha256, "bytes": blob.size} for path, blob in sorted(snapshot.files.items())}
-    return json.dumps({"schema": SCHEMA, "snapshot": snapshot.digest, "files": files}, indent=1).encode() + b"\n"
+    value = {"schema": SCHEMA, "snapshot": snapshot.digest, "sha256": snapshot.digest, "files": files}
+    return json.dumps(value, indent=1).encode() + b"\n"
 
 
 def _build(store: Store, snapshot: Snapshot, directory: Path, *, copied: bool) -> None:
