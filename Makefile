@@ -41,13 +41,14 @@ test-all: $(READY)    ## the slow tests too: what make test left out (about 15 m
 test-engines: $(READY) $(VLLM_READY) $(SGLANG_READY)  ## what the real vLLM, SGLang and PEFT do (about 30 minutes)
 	$(BIN)/python -m pytest -m engines tests/real_engines
 
-check: lint types     ## format, lint, floors, sizes, types
+check: lint types     ## format, lint, floors, sizes, words of what is gone, types
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/python tools/size.py --check
+	@! grep -v '^#' tools/gone.txt | git grep -nwFf - -- . ':!CHANGELOG.md' ':!tools/gone.txt'
 
 types: $(READY)
 	$(BIN)/mypy
