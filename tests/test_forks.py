@@ -1,7 +1,6 @@
 """What works beside a command ends with it, however that ends."""
 
 import multiprocessing
-import os
 import signal
 import subprocess
 import sys
@@ -11,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.bench.process_pool import parallel_map
-from lora_cli.errors import MachineError
-from lora_cli.forks import forks, processors
+from lora_cli.forks import forks
 
 BUSY = """if True:
     import signal, time
@@ -90,33 +87,6 @@ def test_copies_that_are_still_at_work_end_with_the_block() -> None:
 def send_and_wait(send: Callable[[str], None]) -> None:
     send("begun")
     time.sleep(60)
-
-
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # pytest-xdist's threads
-def test_what_a_copy_cannot_do_is_raised_here_and_one_that_is_killed_is_told() -> None:
-    with pytest.raises(MachineError, match="too large"):
-        list(parallel_map(refuse, [1, 2, 3], parallel=True))
-    if processors() > 1:
-        with pytest.raises(MachineError, match="was killed"):
-            list(parallel_map(die, [1, 2, 3], parallel=True))
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # pytest-xdist's threads
-def test_more_tasks_than_processors_are_all_done() -> None:
-    assert sorted(parallel_map(square, range(20), parallel=True)) == [number**2 for number in range(20)]
-
-
-def square(number: int) -> int:
-    return number**2
-
-
-def refuse(number: int) -> int:
-    raise MachineError(f"{number} is too large")
-
-
-def die(_number: int) -> int:
-    os._exit(9)
 
 
 def test_a_copy_that_is_ended_as_it_begins_runs_no_handler_of_this_process(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-from lora_cli.errors import MachineError, MissingExtra, Unreachable
+from lora_cli.errors import MissingExtra, Unreachable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -70,7 +70,6 @@ def spread(
     processors: int,
     *shared: Any,
     lost: Callable[[Item, str], Result],
-    together: int = TOGETHER,
 ) -> Iterator[Result]:
     """``call(batch, *shared)`` for batches of ``items``, each result in the order of the items.
 
@@ -83,7 +82,7 @@ def spread(
     task = ray.remote(max_retries=TRIES)(call)
     values = [ray.put(one) for one in shared]
     waiting: deque[tuple[Sequence[Item], Any]] = deque()
-    batches = iter([items[first : first + together] for first in range(0, len(items), together)])
+    batches = iter([items[first : first + TOGETHER] for first in range(0, len(items), TOGETHER)])
 
     def sent() -> bool:
         batch = next(batches, None)
@@ -116,30 +115,3 @@ def _alone(task: Any, item: Item, values: Sequence[Any], lost: Callable[[Item, s
     except RayError as error:
         return lost(item, f"every worker that ran it died: {type(error).__name__}")
     return result
-
-
-@contextmanager
-def cluster_map(address: str, command: str) -> Iterator[Callable[..., Iterator[Any]]]:
-    """A function ``(one, tasks, *, parallel)`` with the results of ``one`` for each task, which runs on the cluster.
-
-    ``one`` is sent to a node once, whatever it holds.
-
-    Raises:
-        MachineError: no worker could run a task.
-        MissingExtra, Unreachable: as ``joined``.
-    """
-    with joined(address, command) as processors:
-
-        def run(one: Callable[[Item], Result], tasks: Sequence[Item], *, parallel: bool = True) -> Iterator[Result]:
-            del parallel
-            return spread(_each, tasks, processors, one, lost=_refuse, together=1)
-
-        yield run
-
-
-def _each(batch: Sequence[Item], one: Callable[[Item], Result]) -> list[Result]:
-    return [one(task) for task in batch]
-
-
-def _refuse(_task: object, reason: str) -> Any:
-    raise MachineError(f"a task of the cluster was lost: {reason}", hint="check the memory of its nodes, or omit --ray")

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.errors import MachineError
-from lora_cli.fleet.ray_cluster import cluster_map, joined, spread
+from lora_cli.fleet.ray_cluster import joined, spread
 from tests.fleet.tasks import deadly, refusing, slowly
 from tests.making import llama_modules, write_adapter, write_base_config
 
@@ -116,11 +115,6 @@ def test_a_fleet_fetches_into_the_cache_that_its_nodes_share(
     assert len(printed) == MANY
     assert all((Path(place) / "adapter_config.json").is_file() for place in printed)
     assert "a119" in (tmp_path / "lock.yaml").read_text()
-
-
-def test_a_task_that_kills_every_worker_ends_the_command(cluster: Any) -> None:
-    with cluster_map(cluster.address, "validate") as mapper, pytest.raises(MachineError, match="lost"):
-        list(mapper(deadly, [[1], [7]], parallel=True))
 
 
 @pytest.mark.slow
