@@ -88,10 +88,9 @@ def warm_serve(inputs: Inputs, run: WarmRun, serve: ServerOptions, settings: Set
         on_restart=_log_return,
     )
     open_process = partial(_open_process, plan, process)
-    copy = run.copies.admitted if run.copies is not None else None
     level = logging.getLogger("lora_cli").getEffectiveLevel()
     deployment = Deployment(max_lora_rank=run.limits.max_lora_rank or None)
-    setup = AdmissionSettings(settings, base, tuple(roots), copy, level, deployment=deployment)
+    setup = AdmissionSettings(settings, base, tuple(roots), level, deployment=deployment)
     with InUseMarker(Store(settings.cache_dir)) as hold, closing(Admissions(setup, hold, timeout_s)) as admissions:
         admissions.start()
         slots, memory = run.limits.max_loras, run.limits.max_cpu_loras

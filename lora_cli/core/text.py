@@ -132,14 +132,6 @@ def percent(share: float) -> str:
     return f"{value:.0f} %" if value >= 9.95 or value == 0 else f"{value:.2g} %"
 
 
-def share(part: int | None, whole: int) -> str:
-    """How much of ``whole`` bytes: ``37%``, and ``100%`` only for all of them; ``unknown`` for None."""
-    if part is None:
-        return "unknown"
-    percent = 100 * part // whole if whole else 100
-    return "<1%" if part and not percent else f"{percent}%"
-
-
 def times(ratio: float) -> str:
     """``4.1 times``, or ``1/5.2``."""
     return f"{ratio:.2g} times" if ratio >= 1 else f"1/{1 / ratio:.2g}"

@@ -88,9 +88,7 @@ class AdapterManager:
         Raises:
             LoraCliError: the warm process cannot start.
         """
-        # With copies all are admitted: an engine that reads the copies never requests them here.
-        most = None if self._admissions.copies else self._max_cpu_loras
-        await asyncio.gather(*map(self._admit_ahead, self._by_request_rate()[:most]))
+        await asyncio.gather(*map(self._admit_ahead, self._by_request_rate()[: self._max_cpu_loras]))
         try:
             process = self._new_process = self._open([one.needs for one in self.adapters if one.needs is not None])
             ready = await _run_in(self.request_threads, process.start)
@@ -298,8 +296,7 @@ class AdapterManager:
         """Fetch and validate an adapter, unless that was done before."""
         if adapter.lora is not None:
             before = adapter.report or LoadReport(adapter.item.name, adapter.lora.digest)
-            digest, applied, copied_to = adapter.lora.digest, before.applied, before.copied_to
-            return LoadReport(adapter.item.name, digest, applied=applied, copied_to=copied_to), adapter.lora
+            return LoadReport(adapter.item.name, adapter.lora.digest, applied=before.applied), adapter.lora
         admitted = await _run_in(self._load_threads, self._admissions.admit, adapter.item, by_client=adapter.by_client)
         adapter.lora, adapter.needs, adapter.remote = admitted.lora, admitted.needs, not admitted.cached
         return admitted.report, admitted.lora
