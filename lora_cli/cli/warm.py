@@ -121,7 +121,6 @@ def _check_flags(options: WarmOptions, modes: list[str]) -> None:
         ("log_level", options.serve, "for --serve"),
         ("watch", options.endpoint and options.manifest, "for --endpoint with a manifest (-f)"),
         ("allow_unload", options.endpoint, "for --endpoint"),
-        ("send_tensors", options.endpoint, "for --endpoint"),
     ):
         if getattr(options, flag) and not fits and is_given(flag):
             name = f"--{flag.replace('_', '-')}"

@@ -50,9 +50,6 @@ class WarmOptions:
     engine_path: list[str] | None = option(
         "--engine-path FROM=TO", "Path TO in the engine of the local folder FROM; may be repeated.", None, ENGINES
     )
-    send_tensors: bool = option(
-        "--send-tensors", "Send the adapters' tensors to SGLang, which then needs no path to them.", False, ENGINES
-    )
     prune: bool = option(
         "--prune", "Unload adapters that are not in the manifest, or not among the REFs.", False, ENGINES
     )
