@@ -96,9 +96,7 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class QueryTiers:
-    """The contents of the tiers, ``with_history`` also their request rates; answered with ``TierContents``."""
-
-    with_history: bool = False
+    """The contents of the tiers; answered with ``TierContents``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +114,11 @@ class TierStatus:
 
 @dataclass(frozen=True, slots=True)
 class TierContents:
-    """The contents of the tiers: keys, the first to be evicted first, and counters; ``history`` as in ``Plan``."""
+    """The contents of the tiers: keys, the first to be evicted first, and counters."""
 
     gpu: tuple[str, ...]
     cpu: tuple[str, ...]
     tiers: Mapping[str, TierStatus]
-    history: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,6 @@ from lora_cli.runtime.messages import CompareGreedy, LoraRequest, ProbeResult, R
 from lora_cli.runtime.numerical_proof import prove
 from lora_cli.runtime.plan import Plan
 from lora_cli.store import Store
-from lora_cli.tiers.access_history import History
 from lora_cli.tiers.eviction import POLICIES, new_ledger
 from lora_cli.tiers.memory_accounting import Budget
 from lora_cli.tiers.tier import Tier
@@ -87,7 +86,6 @@ class Worker:
         self.slots, self.host_slots, places = storage(plan, self.dtype, self.device)
         self.host_weights = HostWeights(self.host_slots, plan.base, self.store, full_model=plan.forward == "model")
         self._undo: dict[int, ExitStack] = {}
-        self._histories: dict[str, History] = {}
         self.full_model = FullModel(plan, self.slots, self.dtype, self.device) if plan.forward == "model" else None
         self.base, self.notes = self._base_weights()
         self.generation = GenerationLoop(self.full_model.composed, self.device_lock) if self.full_model else None
@@ -96,14 +94,14 @@ class Worker:
         if places < wanted and most_bytes is None:
             self.notes = (f"the memory is enough for {places} adapters, not for {wanted}", *self.notes)
         self.cpu_tier: Tier[int] = Tier(
-            new_ledger(policy, "cpu", Budget(places, most_bytes), self._history("cpu")),
+            new_ledger(policy, "cpu", Budget(places, most_bytes)),
             weigh=lambda _key: self.host_weights.weigh(CURRENT_REQUEST.get().lora),
             load=self._read_to_host,
             name_of=lambda _key: CURRENT_REQUEST.get().lora.name,
             drop=lambda _key, place: self.host_weights.let_go(place),
         )
         self.gpu_tier: Tier[int] = Tier(
-            new_ledger(policy, "gpu", Budget(plan.limits.max_loras), self._history("gpu")),
+            new_ledger(policy, "gpu", Budget(plan.limits.max_loras)),
             weigh=lambda _key: self.slots.slot_bytes,
             load=self._copy_to_slot,
             name_of=lambda _key: CURRENT_REQUEST.get().lora.name,
@@ -198,11 +196,10 @@ class Worker:
         self._discard(key)
         return not self.gpu_tier.is_loaded(key) and not self.cpu_tier.is_loaded(key)
 
-    def tier_contents(self, *, with_history: bool) -> TierContents:
+    def tier_contents(self) -> TierContents:
         """The contents of the tiers."""
-        history = {name: known.state() for name, known in self._histories.items()} if with_history else {}
         tiers = {"gpu": _status(self.gpu_tier), "cpu": _status(self.cpu_tier)}
-        return TierContents(self.gpu_tier.eviction_order(), self.cpu_tier.eviction_order(), tiers, history)
+        return TierContents(self.gpu_tier.eviction_order(), self.cpu_tier.eviction_order(), tiers)
 
     @contextmanager
     def _request(self, lora: LoraRequest, on_stage: Callable[[str], None]) -> Iterator[StageTimer]:
@@ -269,12 +266,6 @@ class Worker:
         if self.gpu_tier.is_loaded(lora.key):
             return "gpu"
         return "cpu" if self.cpu_tier.is_loaded(lora.key) else "disk"
-
-    def _history(self, tier: str) -> History:
-        """The history of this tier, from the plan if it has one."""
-        state = self.plan.history.get(tier)
-        self._histories[tier] = History() if state is None else History.restored(state, f"the history of {tier}")
-        return self._histories[tier]
 
     def _discard(self, key: str) -> None:
         self.gpu_tier.discard(key)

@@ -26,7 +26,6 @@ from lora_cli.serving.requests import (
     GreedyRequest,
     LoadRequest,
     NameRequest,
-    PrefetchRequest,
     UnloadRequest,
 )
 from lora_cli.serving.responses import MODEL_FIELDS, Json, adapter_status, streamed_list, tiers_of
@@ -65,7 +64,6 @@ class Api:
             Route("/v1/status", self.status),
             Route("/v1/load_lora_adapter", self.load, methods=["POST"]),
             Route("/v1/unload_lora_adapter", self.unload, methods=["POST"]),
-            Route("/v1/prefetch", self.prefetch, methods=["POST"]),
             Route("/v1/probe", self.probe, methods=["POST"]),
             Route("/v1/completions", self.completions, methods=["POST"]),
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
@@ -124,12 +122,6 @@ class Api:
         name = (await parse_body(request, UnloadRequest.read)).lora_name
         await self.manager.remove(name)
         return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
-
-    async def prefetch(self, request: Request) -> Response:
-        """Have adapters loaded ahead of their requests, by priority; answers before they are."""
-        asked = await parse_body(request, PrefetchRequest.read)
-        self.manager.prefetch(asked.lora_names, asked.priority)
-        return Json({"queued": asked.lora_names}, 202)
 
     async def probe(self, request: Request) -> Response:
         """One small request through an adapter: where it was found, and what it took."""

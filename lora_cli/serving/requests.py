@@ -23,7 +23,7 @@ from lora_cli.errors import FormatError, UsageError
 from lora_cli.runtime.messages import Conversation
 
 LONGEST_NAME, LONGEST_PATH = 256, 4096
-MOST_KEYS, MOST_MISTAKES, MOST_NAMES = 100, 8, 10_000
+MOST_KEYS, MOST_MISTAKES = 100, 8
 MOST_PROMPTS, MOST_PROMPT_TOKENS, MOST_PROMPT_CHARACTERS = 64, 1 << 17, 1 << 19
 MOST_TOKENS, USUAL_TOKENS, MOST_LOGPROBS, MOST_STOPS, LONGEST_STOP = 4096, 16, 20, 4, 256
 USUAL_CHAT_TOKENS, MOST_TURNS = 128, 1000
@@ -155,15 +155,6 @@ class UnloadRequest(NameRequest):
     """``POST /v1/unload_lora_adapter``, with vLLM's field names."""
 
     unheeded = frozenset({"lora_int_id"})
-
-
-class PrefetchRequest(ClientRequest):
-    """``POST /v1/prefetch``: the lowest priority goes first."""
-
-    lora_names: list[Name] = Field(
-        min_length=1, max_length=MOST_NAMES, fail_fast=True, description=f"a list of 1 to {MOST_NAMES} names"
-    )
-    priority: int = Field(0, ge=-1_000_000, le=1_000_000, description="a whole number of at most a million")
 
 
 class StreamOptions(BaseModel):

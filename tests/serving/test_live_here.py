@@ -112,10 +112,7 @@ def test_one_bad_adapter_stops_nothing_and_without_times_one_client_asks_when_it
 def test_a_simulation_finds_each_adapter_where_the_server_found_it(
     eviction: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One client, so that nothing depends on time: the server begins with what it loaded ahead, and so does this.
-
-    In a cache of its own: an earlier server left there which adapters were hot, and this one would load those first.
-    """
+    """One client, so that nothing depends on time: the server begins with what it loaded ahead, and so does this."""
     kept = ["--save-result", "--result-dir", str(folder), "--result-filename", f"{eviction}.json"]
     kept += ["--save-trace", str(folder / "t.jsonl"), "--save-links", str(folder / "links.json")]
     argv = ["-f", str(folder / "set.yaml"), "--num-prompts", "60", "--num-seeds", "1", "--popularity", "uniform"]
