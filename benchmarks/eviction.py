@@ -1,18 +1,16 @@
-"""Eviction policies beside each other, LRU and the best there is, on the same traces: a replay, without a device.
+"""Eviction policies beside each other, LRU, LFU and the best there is, on the same traces: a replay, without a device.
 
     python benchmarks/eviction.py [--quick] [--requests N] [--seeds N] [--slots N]... [--only WORD]...
 
 500 adapters of one size from an empty tier on. ``hits`` is the hit ratio, the mean over the seeds; ``closed`` is the
-part of the gap from LRU to the best (Belady, who knows the whole trace) that is closed. Then ranks from 8 to 128 in a
-twentieth and a fifth of all bytes, on NVMe at 7 GB/s: the milliseconds of loads for each request. The last three
-families were not used to choose any parameter.
+part of the gap from LRU to the best (Belady, who knows the whole trace) that is closed.
 """
 
 import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
@@ -21,22 +19,62 @@ from fetching.servers import ROOT
 sys.path.insert(0, str(ROOT))
 
 from lora_cli.bench.optimal_bounds import belady
+from lora_cli.bench.popularity import parse_popularity
+from lora_cli.bench.workload import AccessPattern
 from lora_cli.tiers.eviction import POLICIES, PolicyName
 from lora_cli.tiers.memory_accounting import Budget
-from tests.tiers.eviction.families import ADAPTERS, CHOSEN, HELD_OUT
+from tests.requested import requested
 from tests.tiers.eviction.replaying import replay
 
-FAMILIES = {**CHOSEN, **{name: HELD_OUT[name] for name in ("slora-power:0.3", "launches", "by-recency")}}
-OTHERS: tuple[PolicyName, ...] = ("lfu", "gdsf", "adaptive")
+Family = Callable[[int, int], tuple[str, ...]]
+"""Traffic: a function of requests and a seed."""
+
+ADAPTERS = 500
+NAMES = [f"a{number}" for number in range(ADAPTERS)]
 FIRST_SEED = 41
-GOALS = {"drift": 0.5, "reshuffle": 0.5, "scan": 0.5}
-HEAD = (
-    f"{'traffic':16} {'slots':>5} {'lru':>6} {'best':>6}"
-    + "".join(f" {name:>9} {'closed':>6}" for name in OTHERS)
-    + f" {'goal':>10}"
-)
-BYTES_HEAD = f"{'traffic':16} {'bytes':>7}" + "".join(f" {name + ' ms':>12}" for name in POLICIES)
-BYTES_PER_RANK = 5_242_880
+HEAD = f"{'traffic':16} {'slots':>5} {'lru':>6} {'best':>6} {'lfu':>9} {'closed':>6}"
+
+
+def drawn(popularity: str, pattern: AccessPattern | None = None) -> Family:
+    """Adapters of that popularity, independent of each other or in a pattern."""
+    more = () if pattern is None else (pattern,)
+    return lambda requests, seed: requested(NAMES, parse_popularity(popularity), requests, seed, *more)
+
+
+def places(count: int) -> list[str]:
+    """Ranks by popularity as names."""
+    return [str(place) for place in range(count)]
+
+
+def launches(requests: int, seed: int) -> tuple[str, ...]:
+    """Each 100 requests a new adapter comes, and is asked for less and less as younger ones come."""
+    draws = iter(requested(places(ADAPTERS), parse_popularity("zipf:1.0"), requests, seed))
+    return tuple(f"b{number // 100 - int(next(draws))}" for number in range(requests))
+
+
+def by_recency(requests: int, seed: int) -> tuple[str, ...]:
+    """The n-th last adapter comes again with Zipf's odds: nothing but recency tells, and LRU is the best there is."""
+    stack = list(NAMES)
+    found = []
+    for depth in requested(places(ADAPTERS), parse_popularity("zipf:1.1"), requests, seed):
+        stack.insert(0, stack.pop(int(depth)))
+        found.append(stack[0])
+    return tuple(found)
+
+
+FAMILIES: Mapping[str, Family] = {
+    "zipf:0.8": drawn("zipf:0.8"),
+    "zipf:1.0": drawn("zipf:1.0"),
+    "zipf:1.2": drawn("zipf:1.2"),
+    "drift": drawn("zipf:0.9", AccessPattern("drift", (20, 5_000))),
+    "reshuffle": drawn("zipf:0.9", AccessPattern("drift", (100, 10_000))),
+    "scan": drawn("zipf:0.9", AccessPattern("scan", (10,))),
+    "sessions-64x5": drawn("zipf:0.9", AccessPattern("sessions", (64, 5))),
+    "sessions-16x20": drawn("zipf:0.9", AccessPattern("sessions", (16, 20))),
+    "slora-power:0.3": drawn("slora-power:0.3"),
+    "launches": launches,
+    "by-recency": by_recency,
+}
 
 
 @dataclass(slots=True)
@@ -49,41 +87,19 @@ class Timed:
     def ran(self, trace: Sequence[str], slots: int, policy: PolicyName) -> float:
         """The hit ratio of one replay."""
         began = time.perf_counter()
-        found = replay(trace, Budget(slots), policy, objective="hits")
+        found = replay(trace, Budget(slots), policy)
         self.requests[policy] += len(trace)
         self.seconds[policy] += time.perf_counter() - began
         return found.hits / len(trace)
 
 
 def line(name: str, slots: int, traces: Sequence[Sequence[str]], timed: Timed) -> str:
-    """A row of the first table."""
+    """A row of the table."""
     best = mean(sum(belady(trace, slots)[0]) / len(trace) for trace in traces)
-    hits = {policy: mean(timed.ran(trace, slots, policy) for trace in traces) for policy in POLICIES}
-    gap = best - hits["lru"]
-
-    def closed(ratio: float) -> str:
-        return f"{(ratio - hits['lru']) / gap:6.0%}" if gap else f"{'':6}"
-
-    cells = "".join(f" {hits[policy]:9.3f} {closed(hits[policy])}" for policy in OTHERS)
-    goal = GOALS.get(name) if slots in {8, 32} else None
-    met = hits["adaptive"] - hits["lru"] >= (goal * gap if goal is not None else -0.005)
-    told = f"{f'{goal:.0%}' if goal is not None else '>= lru':>6} {'met' if met else 'MISSED'}"
-    return f"{name:16} {slots:5} {hits['lru']:6.3f} {best:6.3f}{cells} {told:>10}"
-
-
-def bytes_line(name: str, part: int, trace: Sequence[str]) -> str:
-    """A row of the second table: a ``part``-th of all bytes."""
-    ranks = {f"a{number}": (8, 16, 32, 64, 128)[number * 7 % 5] for number in range(ADAPTERS)}
-    budget = Budget(ADAPTERS, sum(ranks.values()) * BYTES_PER_RANK // part)
-
-    def weigh(key: str) -> int:
-        return ranks[key] * BYTES_PER_RANK
-
-    def lost(policy: PolicyName) -> float:
-        found = replay(trace, budget, policy, weigh=weigh, cost_ms=lambda key: 2 + weigh(key) / 7e6)
-        return found.cost_ms / len(trace)
-
-    return f"{name:16} {f'1/{part}':>7}" + "".join(f" {lost(policy):12.1f}" for policy in POLICIES)
+    lru, lfu = (mean(timed.ran(trace, slots, policy) for trace in traces) for policy in POLICIES)
+    gap = best - lru
+    closed = f"{(lfu - lru) / gap:6.0%}" if gap else f"{'':6}"
+    return f"{name:16} {slots:5} {lru:6.3f} {best:6.3f} {lfu:9.3f} {closed}"
 
 
 def main() -> None:
@@ -109,10 +125,6 @@ def main() -> None:
     for name, traces in chosen.items():
         for slots in options.slots or (8, 32, 100):
             print(line(name, slots, traces, timed), flush=True)
-    print(f"\n{BYTES_HEAD}")
-    for name in [name for name in chosen if name in CHOSEN]:
-        for part in (20, 5):
-            print(bytes_line(name, part, chosen[name][0]), flush=True)
     took = ", ".join(f"{name} {timed.seconds[name] / timed.requests[name] * 1e6:.1f}" for name in POLICIES)
     print(f"\nmicroseconds a request: {took}")
 

@@ -59,7 +59,7 @@ def slora(adapters: int, rate: float, model: StepModel, cv: float = 1.0) -> tupl
     )
     trace = make_requests(names, traffic)
     sizes = dict.fromkeys(names, 8 * SLORA_BYTES_PER_RANK)
-    run = simulate_steps(trace, Fleet(sizes, Budget(adapters), Budget(adapters), PCIE), "lru", "stall", model)
+    run = simulate_steps(trace, Fleet(sizes, Budget(adapters), Budget(adapters), PCIE), "lru", model)
     return run.report.ttft_ms["mean"] / 1e3, run.report.e2el_ms["mean"] / 1e3, requests / _ends_s(trace, run)
 
 
@@ -107,7 +107,7 @@ def print_chameleon() -> None:
             sizes = adapter_sizes(names, parse_ranks("8,16,32,64,128"), 0, SLORA_BYTES_PER_RANK)
             trace = join_adapters(arrivals, names, SyntheticWorkload(parse_popularity(popularity), 0))
             fleet = Fleet(sizes, Budget(adapters), Budget(adapters), PCIE)
-            found.append(simulate_steps(trace, fleet, "lru", "stall", StepModel(20.0, 0.05)).report)
+            found.append(simulate_steps(trace, fleet, "lru", StepModel(20.0, 0.05)).report)
         every, first = found
         p50, p99 = (first.ttft_ms[share] / every.ttft_ms[share] - 1 for share in ("p50", "p99"))
         shown = f"{every.ttft_ms['p99']:.0f} ms, {first.ttft_ms['p99']:.0f} with a cache of all"

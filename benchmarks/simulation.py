@@ -4,7 +4,7 @@
     python benchmarks/simulation.py --live BASE [--rounds N] [--live-requests N] [--rate R] [--adapters N]
 
 500 adapters of ranks 8 to 64 in 32 slots and 128 places in memory; Zipf 1.0 at 50 requests a second, in bursts. The
-goal is 60 s on two processors for a million requests and six policies, the making of the requests included.
+goal is 60 s on two processors for a million requests and four policies, the making of the requests included.
 
 With ``--live`` it is how far a simulation is from runs of lora-cli's own server on that base (``tiny`` writes one of
 random weights): each round has another seed and another server with empty caches, and is simulated with the links that

@@ -13,7 +13,6 @@ from lora_cli.bench.server_model import simulate_requests
 from lora_cli.bench.simulator import OPT, Fleet, run_report, stalls_ms
 from lora_cli.bench.thresholds import PLAN_METRICS, Condition, policy_metrics
 from lora_cli.bench.trace import Trace
-from lora_cli.tiers.eviction import Objective
 from lora_cli.tiers.memory_accounting import Budget
 
 SLOT_ONLY_METRICS = frozenset({"hit_ratio"})
@@ -45,7 +44,6 @@ def plan_capacity(
     fleet: Fleet,
     policies: Sequence[str],
     goals: Sequence[Condition],
-    objective: Objective,
     mapper: Mapper = parallel_map,
 ) -> PlanReport:
     """The slots and places that each policy needs to meet all goals; limits in bytes are ignored.
@@ -53,11 +51,11 @@ def plan_capacity(
     Ctrl-C leaves out the policies that are not done.
     """
     found: dict[str, PolicyPlan] = {}
-    one_policy = partial(_plan_policy, trace, fleet, tuple(goals), objective)
+    one_policy = partial(_plan_policy, trace, fleet, tuple(goals))
     with suppress(KeyboardInterrupt):
         found.update(mapper(one_policy, policies, parallel=len(trace) >= 5_000))
     ordered = {policy: found[policy] for policy in policies if policy in found}
-    return PlanReport(objective, _loads(fleet), Plan(tuple(map(str, goals)), ordered))
+    return PlanReport(_loads(fleet), Plan(tuple(map(str, goals)), ordered))
 
 
 def sweep_sizes(
@@ -65,7 +63,6 @@ def sweep_sizes(
     fleet: Fleet,
     policies: Sequence[str],
     sizes: Sequence[tuple[int, int]],
-    objective: Objective,
     mapper: Mapper = parallel_map,
 ) -> PlanReport:
     """Each policy with each of these numbers of slots and places in memory; limits in bytes are ignored.
@@ -76,30 +73,28 @@ def sweep_sizes(
     tasks = [(policy, *one) for policy, one in product(policies, dict.fromkeys([*sizes, everybody]))]
     found: dict[tuple[str, int, int], PlanAnswer] = {}
     with suppress(KeyboardInterrupt):
-        found.update(mapper(partial(_with_sizes, trace, fleet, objective), tasks, parallel=len(trace) >= 5_000))
+        found.update(mapper(partial(_with_sizes, trace, fleet), tasks, parallel=len(trace) >= 5_000))
     plans = {
         policy: PolicyPlan(tuple(found[policy, *one] for one in sizes), found[policy, *everybody])
         for policy in policies
         if all((policy, *one) in found for one in (*sizes, everybody))
     }
-    return PlanReport(objective, _loads(fleet), Plan((), plans))
+    return PlanReport(_loads(fleet), Plan((), plans))
 
 
-def _with_sizes(
-    trace: Trace, fleet: Fleet, objective: Objective, task: tuple[str, int, int]
-) -> tuple[tuple[str, int, int], PlanAnswer]:
+def _with_sizes(trace: Trace, fleet: Fleet, task: tuple[str, int, int]) -> tuple[tuple[str, int, int], PlanAnswer]:
     policy, slots, places = task
-    return task, _answer(trace, replace(fleet, gpu=Budget(slots), cpu=Budget(places)), policy, objective)
+    return task, _answer(trace, replace(fleet, gpu=Budget(slots), cpu=Budget(places)), policy)
 
 
-def _answer(trace: Trace, fleet: Fleet, policy: str, objective: Objective) -> PlanAnswer:
+def _answer(trace: Trace, fleet: Fleet, policy: str) -> PlanAnswer:
     """What a policy reaches with the slots and places of a fleet."""
     slots, places = fleet.gpu.items, fleet.cpu.items
     if policy == OPT:
         run = belady_run(trace.keys(), fleet)
         report = run_report("exact", run, stalls_ms(trace, run, side_by_side=fleet.links.side_by_side))
     else:
-        report = run_report("online", *simulate_requests(trace, fleet, policy, objective))
+        report = run_report("online", *simulate_requests(trace, fleet, policy))
     largest, total = max(fleet.sizes.values()), sum(fleet.sizes.values())
     return PlanAnswer(slots, places, slots * largest, places * total // len(fleet.sizes), policy_metrics(report))
 
@@ -150,16 +145,14 @@ def smallest_that_meets(low: int, high: int, meets: Callable[[int], bool]) -> in
     return high
 
 
-def _plan_policy(
-    trace: Trace, fleet: Fleet, goals: tuple[Condition, ...], objective: Objective, policy: str
-) -> tuple[str, PolicyPlan]:
+def _plan_policy(trace: Trace, fleet: Fleet, goals: tuple[Condition, ...], policy: str) -> tuple[str, PolicyPlan]:
     everybody = len(fleet.sizes)
     tried: dict[tuple[int, int], PlanAnswer] = {}
 
     def with_places(slots: int, places: int) -> PlanAnswer:
         if (slots, places) not in tried:
             sized = replace(fleet, gpu=Budget(slots), cpu=Budget(places))
-            tried[slots, places] = _answer(trace, sized, policy, objective)
+            tried[slots, places] = _answer(trace, sized, policy)
         return tried[slots, places]
 
     def meets(slots: int, places: int) -> bool:

@@ -20,7 +20,6 @@ from lora_cli.bench.simulator import Fleet, SimulatedRun, SimulatedTiers
 from lora_cli.bench.thresholds import metrics_by_policy
 from lora_cli.bench.trace import Trace
 from lora_cli.errors import UsageError
-from lora_cli.tiers.eviction import Objective
 
 METRICS = (*(f"{what}_{share}_ms" for what in ("ttft", "e2el") for share in SUMMARIES), "load_share")
 DEFINITIONS = {
@@ -85,13 +84,13 @@ class StepRun:
     report: EngineReport
 
 
-def simulate_steps(trace: Trace, fleet: Fleet, policy: str, objective: Objective, model: StepModel) -> StepRun:
+def simulate_steps(trace: Trace, fleet: Fleet, policy: str, model: StepModel) -> StepRun:
     """Replay the requests through an engine whose slots and memory begin with ``fleet.start``.
 
     Raises:
         MachineError: an adapter is larger than a tier.
     """
-    engine = _Engine(trace, fleet, SimulatedTiers(fleet, policy, objective, touches_memory=True), model)
+    engine = _Engine(trace, fleet, SimulatedTiers(fleet, policy, touches_memory=True), model)
     while engine.step():
         pass
     return engine.results()

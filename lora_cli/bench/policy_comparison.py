@@ -17,11 +17,9 @@ from lora_cli.bench.simulator import (
     Fleet,
     policy_report,
     run_report,
-    slowest_first,
     stalls_ms,
 )
 from lora_cli.bench.trace import Trace
-from lora_cli.tiers.eviction import Objective
 
 DEFINITIONS = {
     "hit_ratio": "share of requests that find their adapter in a slot; the first request of each adapter is a miss",
@@ -47,7 +45,6 @@ def simulate_all(
     trace: Trace,
     fleet: Fleet,
     policies: Sequence[str],
-    objective: Objective = "stall",
     *,
     model: StepModel | None = None,
     on_done: Callable[[str], None] = lambda _policy: None,
@@ -62,19 +59,18 @@ def simulate_all(
     Raises:
         MachineError: an adapter is larger than a tier, or a process was killed.
     """
-    tasks, one_policy = slowest_first(policies), partial(_simulate_policy, trace, fleet, objective, model)
-    parallel = len(trace) * len(tasks) >= PARALLEL_FROM
+    one_policy = partial(_simulate_policy, trace, fleet, model)
+    parallel = len(trace) * len(policies) >= PARALLEL_FROM
     found: dict[str, PolicyReport] = {}
     least: float | None = None
     with suppress(KeyboardInterrupt):
-        for policy, one, cost in mapper(one_policy, tasks, parallel=parallel):
+        for policy, one, cost in mapper(one_policy, policies, parallel=parallel):
             found[policy] = one
             least = cost if cost is not None else least
             on_done(policy)
     gpu = TierReport(fleet.gpu.items, fleet.gpu.max_bytes, fleet.links.gpu)
     cpu = TierReport(fleet.cpu.items, fleet.cpu.max_bytes, fleet.links.disk)
     return SimulationReport(
-        objective=objective,
         tiers=TiersReport(fleet.adapter_bytes(), gpu, cpu, fleet.links.source),
         policies=_with_gaps({policy: found[policy] for policy in policies if policy in found}, least),
         bounds=Bounds(least),
@@ -104,14 +100,14 @@ def _with_gaps(found: Mapping[str, PolicyReport], least_ms: float | None) -> Map
 
 
 def _simulate_policy(
-    trace: Trace, fleet: Fleet, objective: Objective, model: StepModel | None, policy: str
+    trace: Trace, fleet: Fleet, model: StepModel | None, policy: str
 ) -> tuple[str, PolicyReport, float | None]:
     if model is not None:
-        run = simulate_steps(trace, fleet, policy, objective, model)
+        run = simulate_steps(trace, fleet, policy, model)
         return policy, replace(run_report("online", run.tiers, run.stalls_ms), engine=run.report), None
     keys = trace.keys()
     if policy != OPT:
-        return policy, run_report("online", *simulate_requests(trace, fleet, policy, objective)), None
+        return policy, run_report("online", *simulate_requests(trace, fleet, policy)), None
     least = least_cost_ms(keys, fleet)
     bound = None if any(fleet.links.loads_ms.values()) else least  # a measured load may be a faster one
     if fleet.gpu.max_bytes is not None:

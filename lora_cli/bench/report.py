@@ -9,7 +9,6 @@ from lora_cli import __version__
 from lora_cli.bench.link_model import Link
 from lora_cli.bench.trace import Trace
 from lora_cli.core.json_schema import EXCLUDED, INLINE, AtMostOne, Count, Positive, Share, Version
-from lora_cli.tiers.eviction import Objective
 
 Mode = Literal["simulate", "in-process", "live"]
 PolicyKind = Literal["online", "exact", "bound"]
@@ -215,7 +214,6 @@ class LiveComparison:
 class SimulationReport:
     """What only --simulate has."""
 
-    objective: Objective
     tiers: TiersReport
     policies: Mapping[str, PolicyReport]
     bounds: Bounds
@@ -275,7 +273,6 @@ class Plan:
 class PlanReport:
     """What only --simulate with --plan or --sweep has."""
 
-    objective: Objective
     loads: LoadsReport
     plan: Plan
 

@@ -16,7 +16,6 @@ from math import inf
 from lora_cli.bench.simulator import DISK, GPU, Fleet, SimulatedRun, SimulatedTiers, simulate, stalls_ms
 from lora_cli.bench.step_times import StepTimes
 from lora_cli.bench.trace import Trace
-from lora_cli.tiers.eviction import Objective
 from lora_cli.tiers.memory_accounting import TierBusy
 
 LOADERS = 2
@@ -29,9 +28,7 @@ MOST_EQUAL_S = 1e6
 """Equal steps are simulated as one for so many seconds at most."""
 
 
-def simulate_requests(
-    trace: Trace, fleet: Fleet, policy: str, objective: Objective = "stall"
-) -> tuple[SimulatedRun, "array[float]"]:
+def simulate_requests(trace: Trace, fleet: Fleet, policy: str) -> tuple[SimulatedRun, "array[float]"]:
     """The run, and the milliseconds that each request waits for loads of its adapter; 0 if it is in a slot.
 
     Requests for an adapter that is loaded for the first time wait for that load, and count as having found the adapter
@@ -41,8 +38,8 @@ def simulate_requests(
         MachineError: an adapter is larger than a tier.
     """
     if trace.timed and fleet.links.loads_ms.get("first"):
-        return _Server(trace, fleet, policy, objective).run()
-    run = simulate(trace.keys(), fleet, policy, objective)
+        return _Server(trace, fleet, policy).run()
+    run = simulate(trace.keys(), fleet, policy)
     return run, stalls_ms(trace, run, side_by_side=fleet.links.side_by_side)
 
 
@@ -116,8 +113,8 @@ class _Server:
     at their time (``_proofs``).
     """
 
-    def __init__(self, trace: Trace, fleet: Fleet, policy: str, objective: Objective) -> None:
-        self._trace, self._tiers = trace, SimulatedTiers(fleet, policy, objective)
+    def __init__(self, trace: Trace, fleet: Fleet, policy: str) -> None:
+        self._trace, self._tiers = trace, SimulatedTiers(fleet, policy)
         self._batch, self._max_loras = _Batch(trace, fleet.links.steps), fleet.gpu.items
         self._found, self._stalls = bytearray(len(trace)), array("d", bytes(8 * len(trace)))
         self._load_ms = array("d", self._stalls)

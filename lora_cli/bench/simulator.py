@@ -20,7 +20,8 @@ from lora_cli.bench.report import AdapterBytes, LoadedAdapters, PolicyKind, Poli
 from lora_cli.bench.trace import Trace
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.errors import UsageError
-from lora_cli.tiers.eviction import POLICIES, Lru, Objective, PolicyContext, new_ledger
+from lora_cli.tiers.access_history import History
+from lora_cli.tiers.eviction import POLICIES, Lru, new_ledger
 from lora_cli.tiers.memory_accounting import Budget, EvictionPolicy
 
 MOST_RANKS, LARGEST_RANK = 100, 100_000
@@ -102,7 +103,7 @@ def adapter_sizes(
 OPT = "opt"
 """Belady's policy, which knows the whole trace."""
 
-ONLINE = ("lru", "fifo", "lfu", "gdsf", "adaptive")
+ONLINE = ("lru", "fifo", "lfu")
 POLICY_NAMES = (*ONLINE, OPT)
 
 
@@ -113,15 +114,15 @@ class Fifo(Lru):
         """``key`` stays where it is."""
 
 
-ONLINE_POLICIES: Mapping[str, Callable[[PolicyContext], EvictionPolicy]] = {
+ONLINE_POLICIES: Mapping[str, Callable[[History], EvictionPolicy]] = {
     **{str(name): make for name, make in POLICIES.items()},
-    "fifo": lambda _view: Fifo(),
+    "fifo": lambda _history: Fifo(),
 }
 """The constructor of each online policy, for one tier."""
 
 
 def parse_policies(text: str) -> tuple[str, ...]:
-    """``lru,adaptive,opt``, each once, in this order.
+    """``lru,lfu,opt``, each once, in this order.
 
     Raises:
         UsageError: there is no such policy.
@@ -133,11 +134,6 @@ def parse_policies(text: str) -> tuple[str, ...]:
                 f"--eviction {text[:60]}: unknown policy {word[:30]}", hint=did_you_mean(word, POLICY_NAMES)
             )
     return found
-
-
-def slowest_first(policies: Sequence[str]) -> list[str]:
-    """The slowest policies first, so that parallel simulations end at about the same time."""
-    return sorted(policies, key=lambda name: name != "adaptive")
 
 
 GPU, CPU, DISK = range(3)
@@ -185,10 +181,10 @@ class SimulatedTiers:
     process asks memory only for what is in no slot.
     """
 
-    def __init__(self, fleet: Fleet, policy: str, objective: Objective, *, touches_memory: bool = False) -> None:
+    def __init__(self, fleet: Fleet, policy: str, *, touches_memory: bool = False) -> None:
         self._touches_memory = touches_memory
         self.gpu, self._cpu = (
-            new_ledger(ONLINE_POLICIES[policy], name, budget, objective=objective)
+            new_ledger(ONLINE_POLICIES[policy], name, budget)
             for name, budget in (("gpu", fleet.gpu), ("cpu", fleet.cpu))
         )
         self._sizes = fleet.sizes
@@ -197,14 +193,10 @@ class SimulatedTiers:
         )
         self._times = LoadTimes(fleet)
         start, largest = fleet.start, max(fleet.sizes.values(), default=1)
-        for tier, names, link in (
-            (self._cpu, start.memory, fleet.links.disk),
-            (self.gpu, start.slots, fleet.links.gpu),
-        ):
+        for tier, names in ((self._cpu, start.memory), (self.gpu, start.slots)):
             for name in names:  # also those that nobody requests take room
-                size = fleet.sizes.get(name, largest)
-                tier.admit(name, size)
-                tier.loaded(name, link.load_ms(size), ahead=name not in start.used)  # its proof counts as a request
+                tier.admit(name, fleet.sizes.get(name, largest))
+                tier.loaded(name, ahead=name not in start.used)  # its proof counts as a request
 
     def request(self, key: str) -> tuple[int, float]:
         """The tier that an adapter is found in, and the milliseconds until it is in a slot.
@@ -228,8 +220,8 @@ class SimulatedTiers:
             return GPU, 0.0
         size, found = self._sizes[key], CPU if key in self._cpu else DISK
         cost = self._put_ms[key] + (self._read_ms[key] if found == DISK else 0.0)
-        self.gpu.request(key, size, cost)
-        self._cpu.request(key, size, self._read_ms[key])
+        self.gpu.request(key, size)
+        self._cpu.request(key, size)
         return found, cost
 
     def first_load_ms(self, key: str) -> float | None:
@@ -241,13 +233,13 @@ class SimulatedTiers:
         return self.gpu.counts().evictions, self._cpu.counts().evictions
 
 
-def simulate(keys: Sequence[str], fleet: Fleet, policy: str, objective: Objective = "stall") -> SimulatedRun:
+def simulate(keys: Sequence[str], fleet: Fleet, policy: str) -> SimulatedRun:
     """Replay the requests over tiers that begin with ``fleet.start``.
 
     Raises:
         MachineError: an adapter is larger than a tier.
     """
-    tiers = SimulatedTiers(fleet, policy, objective)
+    tiers = SimulatedTiers(fleet, policy)
     found, load_ms = bytearray(len(keys)), array("d", bytes(8 * len(keys)))
     for number, key in enumerate(keys):
         found[number], load_ms[number] = tiers.request(key)

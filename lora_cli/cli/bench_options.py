@@ -19,7 +19,6 @@ from lora_cli.core.did_you_mean import nearest
 from lora_cli.core.text import safe
 from lora_cli.errors import NotFound, UsageError
 from lora_cli.runtime.plan import Forward
-from lora_cli.tiers.eviction import Objective
 
 SHARED = frozenset({"base", "policy", "ray"})
 """Options of other commands too: where they have no effect, their variables are not refused."""
@@ -112,8 +111,8 @@ class BenchOptions:
     device: str | None = tier("--device auto|cpu|cuda", "Device of the slots.", show_default="auto")
     eviction: str | None = tier(
         "--eviction NAME,...",
-        "Eviction policy; with --simulate several of lru, fifo, lfu, gdsf, adaptive and opt.",
-        show_default="adaptive; with --simulate lru,lfu,gdsf,adaptive,opt",
+        "Eviction policy; with --simulate several of lru, fifo, lfu and opt.",
+        show_default="lru; with --simulate lru,lfu,opt",
     )
     num_adapters: int | None = synthetic(
         "--num-adapters",
@@ -156,7 +155,6 @@ class BenchOptions:
     live_result: Path | None = simulation(
         "--live-result FILE", "Print the error against this saved live result of the same requests."
     )
-    objective: Objective | None = simulation("--objective", "Objective of adaptive and gdsf.", show_default="stall")
     plan: list[str] | None = simulation(
         "--plan GOAL", 'Find the smallest tiers that reach a goal, for example "hit_ratio>=0.95"; may be repeated.'
     )
@@ -173,7 +171,7 @@ class BenchOptions:
     baseline: Path | None = result("--baseline FILE", "Compare with this saved result.")
     fail_if: list[str] | None = result(
         "--fail-if CONDITION",
-        'Exit with 1 if true or not measured, such as "adaptive.stall_p99_ms>500"; may be repeated.',
+        'Exit with 1 if true or not measured, such as "lru.stall_p99_ms>500"; may be repeated.',
     )
     output_format: ReportFormat = result("--format", "The format of the result.", default="human")
     output: options.OutputFile = None

@@ -70,9 +70,9 @@ if TYPE_CHECKING:
     from lora_cli.documents.manifest import EngineSpec
 
 REQUESTS, ADAPTERS = 20_000, 500
-POLICIES = "lru,lfu,gdsf,adaptive,opt"
-STEP_POLICIES = "lru,lfu,gdsf,adaptive"
-PLAN_POLICIES = "lru,adaptive"
+POLICIES = "lru,lfu,opt"
+STEP_POLICIES = "lru,lfu"
+PLAN_POLICIES = "lru,lfu"
 SWEPT = ("max-loras", "max-cpu-loras")
 MOST_SWEPT = 100
 NO_QUEUE = "without --request-rate, or times in --trace, requests do not queue: a stall is only the request's own load"
@@ -100,19 +100,18 @@ def simulate(settings: Settings, options: BenchOptions) -> int:
     if has_stall_goal(goals) and not trace.timed:
         inform(f"warning: {NO_QUEUE}", settings)
     save_trace(trace, options.save_trace)
-    objective = options.objective or "stall"
     done: Collection[str]
     with task_mapper(options.ray, "serve-bench") as mapper:
         if goals or swept:
             found = (
-                plan_capacity(trace, fleet, policies, goals, objective, mapper)
+                plan_capacity(trace, fleet, policies, goals, mapper)
                 if goals
-                else sweep_sizes(trace, fleet, policies, sizes, objective, mapper)
+                else sweep_sizes(trace, fleet, policies, sizes, mapper)
             )
             done, report = found.plan.policies, _sized_report(run, found)
         else:
             show = _policy_progress(trace, policies)
-            one = simulate_all(trace, fleet, policies, objective, model=model, on_done=show, mapper=mapper)
+            one = simulate_all(trace, fleet, policies, model=model, on_done=show, mapper=mapper)
             done, report = one.policies, _report(run, one, live)
     code = conclude(report, {options.seed: trace}) if done else 0
     if len(done) < len(policies):

@@ -22,7 +22,7 @@ SYNTHETIC_OPTIONS = ("num_adapters", "ranks")
 SIMULATION_OPTIONS = (
     "bytes_per_rank", "max_gpu_bytes", "max_cpu_bytes", "disk_link", "gpu_link", "links", "step", "max_num_seqs",
     "max_num_batched_tokens", "measured",
-    "live_result", "objective", "plan", "sweep", "ray",
+    "live_result", "plan", "sweep", "ray",
 )  # fmt: skip
 SERVER_OPTIONS = (
     "lora_modules", "max_concurrency", "goodput", "control", "probe_request_rate", "probe_adapter", "num_seeds",

@@ -90,7 +90,7 @@ class WarmOptions:
     forward: Forward = option(
         "--forward", "Verify adapters on the modules only, or also on the whole model.", "modules", MEMORY
     )
-    eviction: PolicyName = option("--eviction", "Eviction policy; adaptive picks the best one.", "adaptive", MEMORY)
+    eviction: PolicyName = option("--eviction", "Eviction policy.", "lru", MEMORY)
     prompt: str = option("--prompt", "Run this prompt without and with each adapter, on the whole model.", "", PROOF)
     max_tokens: int = option("--max-tokens", "Maximum number of output tokens.", 40, PROOF, min=1, max=4096)
     ready_file: Path | None = option(

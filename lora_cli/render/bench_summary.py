@@ -84,7 +84,6 @@ def run_facts(report: BenchReport) -> Facts:
         case PlanReport() as result:
             yield from _workload_facts(report)
             yield from _load_facts(result.loads.sizes, result.loads.gpu, result.loads.cpu, result.loads.links)
-            yield "objective", result.objective
         case MeasurementReport() as result:
             hits = sum(result.hits.values()) or 1
             by_tier = (f"{tier} {number} ({number / hits:.0%})" for tier, number in result.hits.items())
@@ -278,7 +277,6 @@ def _simulation_facts(report: BenchReport, result: SimulationReport) -> Facts:
     yield from _load_facts(tiers.sizes, tiers.gpu.load, tiers.cpu.load, tiers.links)
     if least_ms is not None:
         yield "lower bound", f"{milliseconds(least_ms / (report.run.num_prompts or 1))} ms/req for any policy"
-    yield "objective", result.objective
     for name, one in result.policies.items():
         if one.engine is not None:
             yield f"{name} steps", _steps(one.engine)

@@ -28,7 +28,7 @@ def holds(policy: str, goal: str, slots: int, places: int) -> bool:
 
 
 def sizing(goals: Sequence[str], policies: Sequence[str] = ("lru",)) -> Mapping[str, PolicyPlan]:
-    return plan_capacity(TRACE, FLEET, policies, parse_goals(goals), "stall").plan.policies
+    return plan_capacity(TRACE, FLEET, policies, parse_goals(goals)).plan.policies
 
 
 @pytest.mark.parametrize("policy", ["lru", "lfu"])

@@ -21,7 +21,7 @@ MODEL = StepModel(16, 0.5, 3, 8)
 
 def token_by_token(requests: list[Request], slots: int, model: StepModel) -> list[tuple[int, float, float, float]]:
     """The tier, stall, ttft and e2el of each request, by a scheduler that looks at every request in every step."""
-    tiers = SimulatedTiers(replace(FLEET, gpu=Budget(slots)), "lru", "stall", touches_memory=True)
+    tiers = SimulatedTiers(replace(FLEET, gpu=Budget(slots)), "lru", touches_memory=True)
     found: dict[int, list[float]] = {}
     waiting, running, clock, arrived = list[int](), dict[int, list[int]](), 0.0, 0
     while arrived < len(requests) or waiting or running:
@@ -74,7 +74,7 @@ ONE = st.tuples(st.integers(0, 64), st.sampled_from("abcdef"), st.integers(1, 20
 @given(st.lists(ONE, min_size=1, max_size=30), st.integers(1, 4))
 def test_a_run_is_the_one_that_counts_each_token(drawn: list[tuple[int, str, int, int]], slots: int) -> None:
     requests = [Request(one[0] / 64, *one[1:]) for one in sorted(drawn, key=lambda one: one[0])]
-    run = simulate_steps(build_trace(requests), replace(FLEET, gpu=Budget(slots)), "lru", "stall", MODEL)
+    run = simulate_steps(build_trace(requests), replace(FLEET, gpu=Budget(slots)), "lru", MODEL)
     expected = token_by_token(requests, slots, MODEL)
     assert list(zip(run.tiers.found, run.stalls_ms, strict=True)) == [one[:2] for one in expected]
     assert run.report.ttft_ms["max"] == max(one[2] for one in expected)
@@ -86,7 +86,7 @@ def test_a_run_is_the_one_that_counts_each_token(drawn: list[tuple[int, str, int
 
 
 def test_one_request_takes_its_load_and_its_steps() -> None:
-    run = simulate_steps(build_trace([Request(1.0, "a", 6, 4)]), FLEET, "lru", "stall", MODEL)
+    run = simulate_steps(build_trace([Request(1.0, "a", 6, 4)]), FLEET, "lru", MODEL)
     assert run.stalls_ms[0] == 72
     assert run.report.ttft_ms["p50"] == 72 + 16 + 3
     assert run.report.e2el_ms["p50"] == 72 + 16 + 3 + 3 * 16.5
@@ -96,7 +96,7 @@ def test_one_request_takes_its_load_and_its_steps() -> None:
 
 def test_an_adapter_too_many_waits_and_others_pass_it() -> None:
     requests = [Request(0.0, name, 1, 8) for name in "abcab"]
-    run = simulate_steps(build_trace(requests), FLEET, "lru", "stall", replace(MODEL, max_num_seqs=9))
+    run = simulate_steps(build_trace(requests), FLEET, "lru", replace(MODEL, max_num_seqs=9))
     assert run.stalls_ms[3] == run.stalls_ms[4] == run.stalls_ms[0] == 144
     assert run.stalls_ms[2] > run.report.ttft_ms["p50"]
     assert list(run.tiers.found) == [2, 2, 2, 0, 0]

@@ -124,8 +124,8 @@ SIMULATE = ["serve-bench", "--simulate", "--num-prompts", "2000", "--num-adapter
 @pytest.mark.parametrize(
     "options",
     [
-        ["--eviction", "lru,adaptive,opt", "--max-loras", "4"],
-        ["--sweep", "max-loras=2,4", "--eviction", "lru,gdsf,opt"],
+        ["--eviction", "lru,lfu,opt", "--max-loras", "4"],
+        ["--sweep", "max-loras=2,4", "--eviction", "lru,lfu,opt"],
         ["--plan", "hit_ratio>=0.5"],
         ["--step", "12,50", "--max-loras", "4"],
     ],

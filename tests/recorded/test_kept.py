@@ -79,13 +79,13 @@ def test_a_baseline_knows_its_findings(capsys: Capture) -> None:
 
 def test_a_trace_replays_to_the_kept_result(here: Path, capsys: Capture) -> None:
     kept = json.loads((here / "result.json").read_text())
-    argv = ["serve-bench", "--simulate", "--trace", "trace.jsonl", "--eviction", "lru,adaptive"]
+    argv = ["serve-bench", "--simulate", "--trace", "trace.jsonl", "--eviction", "lru,lfu"]
     again = told(capsys, *argv, "--max-loras", "2", "--max-cpu-loras", "4")
     assert len(kept["metrics"]) > 10
     assert again["metrics"] == kept["metrics"]
 
 
 def test_a_result_is_compared_with(capsys: Capture) -> None:
-    argv = ["serve-bench", "--simulate", "--trace", "trace.jsonl", "--eviction", "lru,adaptive"]
+    argv = ["serve-bench", "--simulate", "--trace", "trace.jsonl", "--eviction", "lru,lfu"]
     argv += ["--max-loras", "2", "--max-cpu-loras", "4", "--baseline", "result.json"]
     assert {one["verdict"] for one in told(capsys, *argv)["baseline"]} == {"same"}

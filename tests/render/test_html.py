@@ -269,7 +269,7 @@ def test_a_simulation_has_the_policies_the_charts_and_the_definitions(folder: Pa
     page = Reader((folder / "simulation.html").read_text())
     assert page.names.count("figure") == 2
     compared = ("failed lru.hit_ratio > 0 is true: the value is 0.", "Compared with the baseline", "better")
-    for said in (*compared, " ".join(SIMULATION_HEADER), "Load time per request", "adaptive", "Belady's"):
+    for said in (*compared, " ".join(SIMULATION_HEADER), "Load time per request", "lfu", "Belady's"):
         assert said in page.text
 
 
@@ -296,7 +296,7 @@ def test_curves_and_bars_differ_in_colour_and_are_not_cut(browser: Any, folder: 
     with opened(browser, folder / "simulation.html", PHONE) as shown:
         assert shown.page.evaluate(BEYOND_THE_SCREEN, ".bar, td:has(.bar) + td") == 0
         colours = shown.page.evaluate(COLOURS)
-        assert len(colours) == 25  # five bars, and ten curves with their keys
+        assert len(colours) == 15  # three bars, and six curves with their keys
         assert len(set(colours)) == 5
         assert "none" not in colours
 

@@ -16,8 +16,8 @@ def lines_of(parts: Iterable[RenderableType], width: int, *, colour: bool = Fals
 
 
 def test_bars_are_as_long_as_their_values() -> None:
-    lines = lines_of(bars([("lru", 8.0, "8.0"), ("adaptive", 4.0, "4.0"), ("none", 0.0, "0")], 40), 40)
-    assert [line.count("█") for line in lines] == [25, 12, 0]
+    lines = lines_of(bars([("lru", 8.0, "8.0"), ("lfu", 4.0, "4.0"), ("none", 0.0, "0")], 40), 40)
+    assert [line.count("█") for line in lines] == [29, 14, 0]
     assert lines_of(bars([("lru", 1.0, "1")], 20, plain=True), 20) == ["lru  1  ############"]
 
 
