@@ -53,8 +53,8 @@ from lora_cli.validation import Terms, open_config
 REQUESTS = 200
 """Default of --num-prompts."""
 
-COPIES_PER_ADAPTER = 3
-"""Copies of a synthetic adapter on the disk: its folder, its blobs in the cache, and its packed weights."""
+COPIES_PER_ADAPTER = 2
+"""Copies of a synthetic adapter on the disk: its folder, and its blobs in the cache."""
 
 READY_POLL_S = 0.02
 SERVER = Program(module="lora_cli.cli.bench_warm", title="the server", stop_deadline_s=15.0, inherit_stderr=True)
@@ -221,7 +221,7 @@ def _measure(
         if not jobs:
             return replay(serve=lambda _name: ServedRequest("", 0.0)), {}  # every request fails
         needs = [slot_requirements(job.adapter, base) for job in jobs.values()]
-        plan = plan_slots(replace(process_plan(inputs, run, base, settings), seed=seed, base_directory=None), needs)
+        plan = plan_slots(replace(process_plan(inputs, run, base), seed=seed, base_directory=None), needs)
         with WarmProcess(plan) as process:
             ready = process.start()
             serve = partial(_serve, process, jobs, failures)

@@ -80,7 +80,7 @@ def warm_once(
                 shown.count_adapter(failed=job is None)
             if accepted:
                 needs = [slot_requirements(job.adapter, base) for _, _, job in accepted]
-                plan = plan_slots(process_plan(inputs, run, base, settings), needs)
+                plan = plan_slots(process_plan(inputs, run, base), needs)
                 for place, report in _loaded(accepted, plan, once, answers, shown, settings):
                     reports[place] = report
                     shown.count_adapter(failed=bool(report.error))

@@ -88,7 +88,7 @@ def require_packages(command: str, extra: str, *packages: str) -> None:
             raise MissingExtra(command, extra, package)
 
 
-def process_plan(inputs: Inputs, run: WarmRun, base: BaseModel, settings: Settings) -> Plan:
+def process_plan(inputs: Inputs, run: WarmRun, base: BaseModel) -> Plan:
     """The plan of the warm process, to be completed by ``lay_out``."""
     return Plan(
         base,
@@ -97,7 +97,6 @@ def process_plan(inputs: Inputs, run: WarmRun, base: BaseModel, settings: Settin
         base_directory=base_directory(inputs.base),
         device=run.device,
         forward=run.forward,
-        cache_dir=settings.cache_dir,
         eviction=run.eviction,
         dummy=run.dummy,
     )

@@ -74,7 +74,7 @@ def warm_serve(inputs: Inputs, run: WarmRun, serve: ServerOptions, settings: Set
     from lora_cli.serving.server import serve as listen
 
     base = base_model(inputs.base, settings)
-    plan = process_plan(inputs, run, base, settings)
+    plan = process_plan(inputs, run, base)
     process = partial(
         WarmProcess,
         deadline_s=timeout_s,

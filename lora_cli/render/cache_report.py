@@ -50,8 +50,6 @@ class CachedSnapshot:
     """The names of its views."""
     directory: str
     bytes: Count
-    packed_bytes: Count
-    """What its packed weights take next to it."""
     used_s: NonNegative
     """When it was last used, in seconds since 1970; 0 if no reference means it."""
     used_at: Time | None = None
@@ -67,7 +65,7 @@ class CacheReport:
     version: Version = __version__
     cache: str
     bytes: Count
-    """What all blobs take, and the packed weights of these snapshots."""
+    """What all blobs take."""
     snapshots: Sequence[CachedSnapshot]
     partial_bytes: int = field(default=0, metadata=EXCLUDED)
     """What unfinished downloads take."""
@@ -80,9 +78,10 @@ def cache_report(
     provenance: Callable[[Record], Provenance | None],
 ) -> CacheReport:
     """The report of ``ls`` and ``show``; ``blob_bytes`` are those of all blobs."""
-    total, partial_bytes = blob_bytes + sum(item.packed_bytes for item in items), tree_bytes(store.partials)
     snapshots = [_snapshot(item, provenance) for item in items]
-    return CacheReport(cache=str(store.root), bytes=total, snapshots=snapshots, partial_bytes=partial_bytes)
+    return CacheReport(
+        cache=str(store.root), bytes=blob_bytes, snapshots=snapshots, partial_bytes=tree_bytes(store.partials)
+    )
 
 
 def _snapshot(item: StoredSnapshot, provenance: Callable[[Record], Provenance | None]) -> CachedSnapshot:
@@ -92,7 +91,6 @@ def _snapshot(item: StoredSnapshot, provenance: Callable[[Record], Provenance | 
         names=item.names,
         directory=str(item.directory),
         bytes=item.size,
-        packed_bytes=item.packed_bytes,
         used_s=item.used_s,
         used_at=_time(item.used_s),
         references=[
@@ -134,7 +132,6 @@ class VerifyReport:
     blobs: Count
     snapshots: Count
     views: Count
-    packed: Count
     bytes: Count
     """Those of all blobs."""
     rotten: Sequence[Verified]
@@ -153,7 +150,6 @@ def verify_report(
         blobs=kinds["blob"],
         snapshots=kinds["snapshot"],
         views=kinds["view"],
-        packed=kinds["packed"],
         bytes=sum(one.size for one in found if one.kind == "blob"),
         rotten=[one for one in found if one.problem],
         repaired=mended,

@@ -30,9 +30,7 @@ def snapshots_parts(report: CacheReport, width: int, *, details: bool = False) -
     now_s, snapshots = time.time(), report.snapshots
     header = ("snapshot", "name", "reference", "files", "size", "used")
     rows = [_row(one, now_s) for one in snapshots]
-    packed_bytes = sum(one.packed_bytes for one in snapshots)
     total = f"{counted(len(snapshots), 'snapshot')}, {size(report.bytes)} on this disk"
-    total += f", {size(packed_bytes)} of it packed weights" if packed_bytes else ""
     total += f"; unfinished downloads: {size(report.partial_bytes)}" if report.partial_bytes else ""
     widths = [max(map(len, column)) + 2 for column in zip(header, *rows, strict=True)]
     room = width - sum(widths) + widths[1] + widths[2]
@@ -73,7 +71,6 @@ def _snapshot_parts(one: CachedSnapshot) -> Iterator[RenderableType]:
             ("name", " ".join(one.names)),
             ("directory", one.directory),
             ("size", size(one.bytes)),
-            ("packed", size(one.packed_bytes) if one.packed_bytes else ""),
             ("used", f"{datetime.fromtimestamp(one.used_s, UTC):%Y-%m-%d %H:%M:%SZ}" if one.used_s else ""),
         ],
         0,
@@ -101,7 +98,6 @@ def verified_parts(report: VerifyReport) -> Iterator[RenderableType]:
         yield Paragraph(f"{_shortest(lost.references)}: snapshot {lost.sha256[:SHORT]}", text("in quarantine ", "red"))
     blobs = f"{counted(report.blobs, 'blob')} ({size(report.bytes)})"
     counts = [blobs, counted(report.snapshots, "snapshot"), counted(report.views, "view")]
-    counts += [f"{report.packed} packed"] if report.packed else []
     result = f"{len(report.rotten)} corrupt" if report.rotten else "no corruption"
     failed = sum(one.error is not None for one in report.repaired or ())
     result += f", {failed} not repaired" if failed else ""

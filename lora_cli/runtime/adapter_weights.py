@@ -50,12 +50,8 @@ class LoraWeights:
     modules: Mapping[str, ModuleWeights]
 
 
-def read_weights(
-    directory: Path, adapter: Adapter, scalings: Mapping[str, float], placed: Mapping[str, TensorInfo] | None = None
-) -> LoraWeights:
+def read_weights(directory: Path, adapter: Adapter, scalings: Mapping[str, float]) -> LoraWeights:
     """Read the factors of the modules in ``scalings`` (module path to ``lora_alpha / r`` or as PEFT scales it).
-
-    ``placed`` has the place of each tensor in ``directory``, by name, if it differs from the adapter's header.
 
     Raises:
         FormatError: a factor has a dtype that is not a floating one, or is missing.
@@ -63,9 +59,8 @@ def read_weights(
         MachineError: a file cannot be read.
     """
     infos = {module: factors(adapter, module) for module in scalings}
-    there = [info if placed is None else placed[info.name] for pair in infos.values() for info in pair]
     tensors: dict[str, torch.Tensor] = {}
-    for file, members in by_key((info.file, info) for info in there).items():
+    for file, members in by_key((info.file, info) for pair in infos.values() for info in pair).items():
         tensors.update(read_tensors(directory / file, members))
     modules = {
         module: ModuleWeights(tensors[a.name], tensors[b.name], scalings[module], adapter.pairs[module].embedding)

@@ -35,8 +35,7 @@ class Plan:
 
     ``modules`` are the base's modules that get storage in every slot; ``plan_slots`` adds them, and a rank where
     ``limits`` has none. ``base_directory`` holds the base's checkpoint, or is None when there is none on this disk.
-    ``forward="model"`` loads that checkpoint with transformers. ``cache_dir`` is the cache that keeps packed weights;
-    without one, factors are read from the snapshots alone. ``eviction`` is the policy of a full tier.
+    ``forward="model"`` loads that checkpoint with transformers. ``eviction`` is the policy of a full tier.
     ``dummy`` is the ``config.json`` of a whole model that gets random weights, as engines have it with ``--load-format
     dummy``: to be timed, not believed.
     """
@@ -48,7 +47,6 @@ class Plan:
     device: Device = "auto"
     forward: Forward = "modules"
     seed: int = 0
-    cache_dir: Path | None = None
     eviction: PolicyName = "lru"
     dummy: Mapping[str, Any] | None = None
 

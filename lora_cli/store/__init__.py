@@ -40,11 +40,6 @@ class Store:
         return self.root / "adapters"
 
     @cached_property
-    def packed(self) -> Path:
-        """Folder of the packed weights, by snapshot digest."""
-        return self.root / "packed"
-
-    @cached_property
     def links(self) -> Path:
         """Folder of the marks of blobs that are hard links to files outside the cache, by sha256."""
         return self.root / "links"
@@ -67,7 +62,7 @@ class Store:
     @property
     def folders(self) -> tuple[Path, ...]:
         """All of these, and the folders that two of them are in."""
-        own = (self.blobs, self.snapshots, self.refs, self.attached, self.adapters, self.packed, self.links)
+        own = (self.blobs, self.snapshots, self.refs, self.attached, self.adapters, self.links)
         return self.blobs.parent, self.snapshots.parent, *own, self.partials, self.leases, self.quarantine
 
     def blob(self, sha256: str) -> Path:

@@ -119,7 +119,7 @@ def cache_bytes(store: Store, *, partials: bool = True) -> int:
     """
     foreign = {file.inode for file in _blob_files(store) if read_mark(store, file.path.name) is not None}
     sizes: dict[Inode, int] = {}
-    folders = [store.blobs, store.snapshots, store.adapters, store.packed, store.quarantine]
+    folders = [store.blobs, store.snapshots, store.adapters, store.quarantine]
     for folder in [*folders, store.partials] if partials else folders:
         _inodes(folder, sizes)
     return sum(size for inode, size in sizes.items() if inode not in foreign)

@@ -16,7 +16,7 @@ from lora_cli.core.json_schema import EXCLUDED, FilePath
 from lora_cli.store import Store
 from lora_cli.store.blobs import move_to_quarantine, restore, sha256_of
 from lora_cli.store.cachedir_tag import check_cache
-from lora_cli.store.inventory import Inode, blob_files, folder_digest, list_folder, packed_folders, tree_bytes
+from lora_cli.store.inventory import Inode, blob_files, folder_digest, list_folder, tree_bytes
 from lora_cli.store.leases import STALE_S, lease
 from lora_cli.store.resolution_records import all_records, conflicts, record_path
 from lora_cli.store.snapshots import is_digest
@@ -26,7 +26,7 @@ THREADS = 4
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """One blob, snapshot, view, packed weights or record; ``problem`` is empty when it is intact.
+    """One blob, snapshot, view or record; ``problem`` is empty when it is intact.
 
     ``moved_to`` is its path in the quarantine. Of records, only those that conflict with others are listed; they stay.
     """
@@ -39,12 +39,11 @@ class Verified:
 
 
 def verify(store: Store, only: Collection[str] | None = None) -> Iterator[Verified]:
-    """Verifies each blob, snapshot and view, all packed weights, and the records that conflict with each other.
+    """Verifies each blob, snapshot and view, and the records that conflict with each other.
 
     Corrupt files are moved to the quarantine, unless this user may not move them; the next fetch restores them. A view
-    must have the files of an intact snapshot, and packed weights those of their snapshot. Files with other names
-    are ignored. ``only`` has the names of what is verified: sha256 of blobs, digests of snapshots, names of views
-    (None: all).
+    must have the files of an intact snapshot. Files with other names are ignored. ``only`` has the names of what is
+    verified: sha256 of blobs, digests of snapshots, names of views (None: all).
 
     Raises:
         UsageError: this is no cache.
@@ -69,8 +68,6 @@ def verify(store: Store, only: Collection[str] | None = None) -> Iterator[Verifi
             yield one
     for directory in (path for path in chosen(list_folder(store.adapters)) if re.fullmatch(NAME, path.name, re.ASCII)):
         yield from _verify_one(store, "view", directory, partial(_view_problem, store, sound, known))
-    for directory in (path for path in packed_folders(store) if path.name in sound):
-        yield from _verify_one(store, "packed", directory, partial(_packed_problem, store, directory.name))
     for earlier, record, file in conflicts(all_records(store)):
         if only is None or not {earlier.snapshot, record.snapshot}.isdisjoint(only):
             servers = f"{record.server} and {earlier.server}"
@@ -133,14 +130,6 @@ def _view_problem(store: Store, sound: Collection[str], known: Mapping[Inode, st
         if digest in sound or store.snapshot(digest).is_dir():
             return ""
     return "it does not match any valid snapshot"
-
-
-def _packed_problem(store: Store, digest: str, directory: Path) -> str:
-    """The problem of packed weights; none if their snapshot was removed meanwhile, as they cannot be compared."""
-    from lora_cli.store.packed_weights import packed_problem
-
-    problem = packed_problem(store, digest, directory)
-    return problem if store.snapshot(digest).is_dir() else ""
 
 
 def _snapshot_problem(name: str, known: Mapping[Inode, str | None], directory: Path) -> str:

@@ -92,7 +92,6 @@ def test_what_is_brought_again_is_checked_again(server: Running, folder: Path) -
     assert server.probe("good").status_code == 200
     assert server.adapter("good")["digest"] == digest, "what was judged is served"
     assert server.probe("own").status_code == 200, "which takes its slot and its place in memory"
-    shutil.rmtree(folder / "cache" / "packed", ignore_errors=True)
     assert main(["--cache-dir", str(folder / "cache"), "cache", "rm", f"file://{place}"]) == 0
     status, said = error_of(server.probe("good"))
     assert (status, OUTSIDE in said) == (422, True), said

@@ -12,6 +12,8 @@ import pytest
 from lora_cli.bench.live.result import VLLM_MEASURES
 from lora_cli.bench.report import KEYS, VLLM_KEYS
 from lora_cli.cli.main import main
+from lora_cli.runtime.messages import LoraRequest, ProbeResult
+from lora_cli.runtime.warm_process import WarmProcess
 from tests.making import llama_modules, write_adapter, write_base_config
 from tests.schemas import check_schema
 
@@ -240,17 +242,26 @@ def test_a_measured_run_has_the_same_document(tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.slow
-def test_what_was_measured_until_an_interrupt_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_measured_until_an_interrupt_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_base_config(tmp_path / "base")
     write_adapter(tmp_path / "a", modules=llama_modules())
     cache = tmp_path / "cache"
 
+    answered = threading.Event()
+
+    def serve(process: WarmProcess, lora: LoraRequest) -> ProbeResult:
+        result = whole(process, lora)
+        answered.set()
+        return result
+
+    whole = WarmProcess.serve
+    monkeypatch.setattr(WarmProcess, "serve", serve)
+
     def interrupt() -> None:
-        """When the first request is done, and its adapter is packed."""
-        for _ in range(600):
-            if list(cache.glob("packed/*")):
-                break
-            time.sleep(0.1)
+        """When the first request is done."""
+        answered.wait(60)
         time.sleep(0.3)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 

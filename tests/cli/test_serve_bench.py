@@ -97,9 +97,6 @@ def test_a_simulation_finds_each_request_where_the_warm_process_does(
     """Exactly, one request after the other; what its policy is told of loads that it times itself cannot be."""
     refs, trace = [str(folder / f"a{i}") for i in range(4)], str(folder / "trace.jsonl")
     limits = ["--max-loras", "1", "--max-cpu-loras", "2", "--eviction", policy, "--format", "json"]
-    # What is packed in the cache is read from there: the first read of an adapter asks its memory tier twice.
-    assert main(["warm", *refs, "--base", str(folder / "base"), "--once", "--cache-dir", str(folder / "cache")]) == 0
-    capsys.readouterr()
     more = ["--num-prompts", "80", "--seed", "5", *workload, "--save-trace", trace]
     assert main(bench(folder, *refs, "--base", str(folder / "base"), *limits, *more)) == 0
     measured = json.loads(capsys.readouterr().out)
