@@ -3,9 +3,8 @@
     python benchmarks/warm.py [--quick] [--only forward|loads|memory|serving]...
 
 The forward runs SmolLM2-135M (``make model`` builds it): eight requests over eight adapters of ranks 4 to 64.
-The loads have an adapter of 84 MB, of Llama-3-8B's shape at rank 16 in bf16, in the page cache, which mincore proves
-before anything is timed. Ratios are medians over rounds that run all sides, each in an order of its own; goals in
-brackets would be splendid.
+The loads have an adapter of 84 MB, of Llama-3-8B's shape at rank 16 in bf16, in the page cache. Ratios are
+medians over rounds that run all sides, each in an order of its own; goals in brackets would be splendid.
 """
 
 import argparse

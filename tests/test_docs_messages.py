@@ -20,7 +20,7 @@ GLOSSARY = (DOCS / "glossary.md").read_text(encoding="utf-8")
 RULE_NAMES = {f"{rule.code} {rule.name}" for rule in RULES}
 TERMS = {
     "adapter", "base", "snapshot", "blob", "cache", "lease", "lock", "manifest", "policy", "pin", "slot",
-    "tier", "packed weights", "proof", "applied", "serves wrong", "canary", "profile", "baseline",
+    "tier", "proof", "applied", "serves wrong", "canary", "profile", "baseline",
 }  # fmt: skip
 
 

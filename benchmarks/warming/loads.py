@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -15,21 +14,15 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.reference import AdapterRef
 from lora_cli.reading.adapter import read_adapter
-from lora_cli.runtime import adapter_loader
 from lora_cli.runtime.adapter_loader import load_into
-from lora_cli.runtime.adapter_weights import read_weights
 from lora_cli.runtime.composable import scalings
-from lora_cli.runtime.host_weights import pack, packed_infos
 from lora_cli.runtime.lora_slots import Slots
 from lora_cli.runtime.messages import LoraRequest
 from lora_cli.runtime.plan import Plan, TierLimits
 from lora_cli.runtime.worker import Worker
 from lora_cli.sources.local import LocalSource
-from lora_cli.store import Store
-from lora_cli.store.packed_weights import packed_file
 
 from .pairs import Goal, Work, line, ratio, rounds
-from .residency import make_resident
 
 LAYERS, HIDDEN, KV, INTERMEDIATE, RANK = 32, 4096, 1024, 14336, 16
 LLAMA_3_8B = {
@@ -43,7 +36,6 @@ LLAMA_3_8B = {
 }
 """The modules of a layer: d_in and d_out."""
 
-DIGEST = "d" * 64
 MODULES = {
     f"model.layers.{layer}.{name}": BaseModule(d_in, d_out)
     for layer in range(LAYERS)
@@ -74,28 +66,22 @@ def write_llama(directory: Path, seed: int) -> None:
 
 
 class Loads:
-    """The adapter on disk, packed too, and slots of bfloat16 to load it into."""
+    """The adapter on disk, and slots of bfloat16 to load it into."""
 
     def __init__(self, folder: Path) -> None:
         write_llama(folder / "large", 0)
-        self.directory, self.store = folder / "large", Store(folder / "cache")
+        self.directory = folder / "large"
         self.adapter = _read(self.directory)
         self.scaling = scalings(self.adapter, BASE)
         self.slots = Slots(MODULES, 1, RANK, dtype=torch.bfloat16)
-        pack(self.store, DIGEST, self.adapter, read_weights(self.directory, self.adapter, self.scaling))
-        self.file, self.packed = self.directory / "adapter_model.safetensors", packed_file(self.store, DIGEST)
-        for file in (self.file, self.packed):
-            make_resident(file)
+        self.file = self.directory / "adapter_model.safetensors"
         self.buffer = memoryview(bytearray(self.file.stat().st_size))
 
     def work(self) -> dict[str, Work]:
         """Each way to load it."""
         return {
             "one plain read": self._plain,
-            "packed": lambda: self._straight(packed=True),
-            "packed, unchecked": lambda: self._unchecked(packed=True),
-            "original": lambda: self._straight(packed=False),
-            "original, unchecked": lambda: self._unchecked(packed=False),
+            "ours": self._ours,
             "load_file + copies": self._load_file,
             "per tensor, as vLLM": self._per_tensor,
         }
@@ -106,17 +92,8 @@ class Loads:
             while rest:
                 rest = rest[file.readinto(rest) :]
 
-    def _straight(self, *, packed: bool) -> None:
-        places, folder = None, self.directory
-        if packed:
-            places, folder = packed_infos(self.store, DIGEST, self.adapter, self.scaling), self.packed.parent
-            assert places is not None
-        self.slots.clear(load_into(self.slots, folder, self.adapter, self.scaling, places))
-
-    def _unchecked(self, *, packed: bool) -> None:
-        """Without the look for NaN and Inf, which a plain read does not take either."""
-        with patch.object(adapter_loader.Reader, "refuse_not_finite", lambda *_: None):
-            self._straight(packed=packed)
+    def _ours(self) -> None:
+        self.slots.clear(load_into(self.slots, self.directory, self.adapter, self.scaling))
 
     def _load_file(self) -> None:
         tensors = load_file(self.file)
@@ -181,19 +158,15 @@ def lines(folder: Path, count: int) -> Iterator[str]:
     yield f"{loads.file.stat().st_size / 1e6:.1f} MB, all of it in the page cache; ms: " + ", ".join(
         f"{name} {each[count // 2]:.1f}" for name, each in ms.items()
     )
-    for ours, goal in (("packed", Goal(0.8, 0.9, speed=True)), ("original", Goal(0.7, 0.85, speed=True))):
-        found = ratio(speed, f"{ours}, unchecked", "one plain read")
-        yield line(f"load, {ours} -> slot, share of its speed", "one plain read", found, goal)
-    for ours in ("packed", "original"):
-        one = ms[ours]
-        yield line(f"load, {ours} -> slot, checked, ms", "", (one[count // 2], one[0], one[-1]), Goal(8, 6.5))
-    for peer, twice in (("load_file + copies", Goal(2, speed=True)), ("per tensor, as vLLM", None)):
-        yield line("load, packed -> slot, times faster", peer, ratio(speed, "packed", peer), twice)
+    one = ms["ours"]
+    yield line("load -> slot, checked, ms", "", (one[count // 2], one[0], one[-1]), None)
+    for peer in ("one plain read", "load_file + copies", "per tensor, as vLLM"):
+        yield line("load -> slot, times faster", peer, ratio(speed, "ours", peer), None)
     load, forget = peft_load(loads.directory)
-    took = rounds({"packed": loads.work()["packed"], "PEFT": load}, max(3, count // 3), forget)
+    took = rounds({"ours": loads.work()["ours"], "PEFT": load}, max(3, count // 3), forget)
     speed = {name: [1 / seconds for seconds in each] for name, each in took.items()}
-    found = ratio(speed, "packed", "PEFT")
-    yield line("load, packed -> slot, times faster", "PEFT load_adapter", found, Goal(20, speed=True))
+    found = ratio(speed, "ours", "PEFT")
+    yield line("load -> slot, times faster", "PEFT load_adapter", found, Goal(20, speed=True))
     yield from _hits(loads, folder, count)
 
 

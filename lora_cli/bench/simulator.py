@@ -14,7 +14,8 @@ from lora_cli.bench.random_streams import RandomStream
 from lora_cli.bench.report import PolicyKind, PolicyReport
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.errors import UsageError
-from lora_cli.tiers.eviction import POLICIES, Lru, PolicyContext, new_ledger
+from lora_cli.tiers.access_history import History
+from lora_cli.tiers.eviction import POLICIES, Lru, new_ledger
 from lora_cli.tiers.memory_accounting import Budget, EvictionPolicy
 
 MOST_RANKS, LARGEST_RANK = 100, 100_000
@@ -73,7 +74,7 @@ class Fleet:
 OPT = "opt"
 """Belady's policy, which knows the whole trace."""
 
-ONLINE = ("lru", "fifo", "lfu", "gdsf", "adaptive")
+ONLINE = ("lru", "fifo", "lfu")
 POLICY_NAMES = (*ONLINE, OPT)
 
 
@@ -84,15 +85,15 @@ class Fifo(Lru):
         """``key`` stays where it is."""
 
 
-ONLINE_POLICIES: Mapping[str, Callable[[PolicyContext], EvictionPolicy]] = {
+ONLINE_POLICIES: Mapping[str, Callable[[History], EvictionPolicy]] = {
     **{str(name): make for name, make in POLICIES.items()},
-    "fifo": lambda _view: Fifo(),
+    "fifo": lambda _history: Fifo(),
 }
 """The constructor of each online policy, for one tier."""
 
 
 def parse_policies(text: str) -> tuple[str, ...]:
-    """``lru,adaptive,opt``, each once, in this order.
+    """``lru,lfu,opt``, each once, in this order.
 
     Raises:
         UsageError: there is no such policy.
@@ -131,8 +132,8 @@ def simulate(keys: Sequence[str], fleet: Fleet, policy: str) -> SimulatedRun:
             gpu.hit(key)
             continue
         found[number] = CPU if key in cpu else DISK
-        gpu.request(key, 1, 1.0)
-        cpu.request(key, 1, 1.0)
+        gpu.request(key, 1)
+        cpu.request(key, 1)
     return SimulatedRun(found, (gpu.counts().evictions, cpu.counts().evictions))
 
 

@@ -75,8 +75,8 @@ class BenchOptions:
     device: str | None = tier("--device auto|cpu|cuda", "Device of the slots.", show_default="auto")
     eviction: str | None = tier(
         "--eviction NAME,...",
-        "Eviction policy; with --simulate several of lru, fifo, lfu, gdsf, adaptive and opt.",
-        show_default="adaptive; with --simulate lru,lfu,gdsf,adaptive,opt",
+        "Eviction policy; with --simulate several of lru, fifo, lfu and opt.",
+        show_default="lru; with --simulate lru,lfu,opt",
     )
     num_adapters: int | None = synthetic(
         "--num-adapters",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lora_cli.documents.manifest import EngineSpec
 
 REQUESTS, ADAPTERS = 20_000, 500
-POLICIES = "lru,lfu,gdsf,adaptive,opt"
+POLICIES = "lru,lfu,opt"
 
 
 def simulate(options: BenchOptions) -> int:

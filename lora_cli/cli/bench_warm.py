@@ -93,7 +93,7 @@ def _no_adapter_error(failures: Failures) -> LoraCliError:
 
 def device_and_eviction(options: BenchOptions) -> tuple[Device, PolicyName]:
     """The values of ``--device`` and ``--eviction`` for one process. Raises ``UsageError``."""
-    device, eviction, known = options.device or "auto", options.eviction or "adaptive", get_args(PolicyName)
+    device, eviction, known = options.device or "auto", options.eviction or "lru", get_args(PolicyName)
     if device not in get_args(Device):
         raise UsageError(f"--device must be auto, cpu or cuda, not {safe(device)}")
     if eviction not in known:

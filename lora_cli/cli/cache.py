@@ -51,24 +51,23 @@ AnyNames = Annotated[list[str] | None, NAMES]
 
 def list_snapshots(
     ctx: typer.Context,
-    residency: bool = option("--residency", "Show how much of each snapshot is in the page cache.", False, OUTPUT),
     output_format: options.OutputFormat = "human",
 ) -> None:
     """List the snapshots, most recently used first."""
     store = Store(ctx.obj.cache_dir)
-    _show(store, _inventory(store), output_format, residency=residency)
+    _show(store, _inventory(store), output_format)
 
 
 def show(
     ctx: typer.Context, names: Names, policy: options.PolicyFile = None, output_format: options.OutputFormat = "human"
 ) -> None:
-    """Show snapshots: their references, each file, and how much is in the page cache.
+    """Show snapshots: their references and each file.
 
     With a policy that requires signatures, also who signed them.
     """
     store, settings = Store(ctx.obj.cache_dir), apply_policies(ctx.obj, None, policy)
     items = _find_snapshots(store, names)
-    _show(store, items, output_format, residency=True, provenance=lambda one: cached_provenance(one, store, settings))
+    _show(store, items, output_format, provenance=lambda one: cached_provenance(one, store, settings))
 
 
 def verify_all(
@@ -282,14 +281,12 @@ def _show(
     store: Store,
     items: Sequence[StoredSnapshot],
     output_format: Format,
-    *,
-    residency: bool,
     provenance: Callable[[Record], Provenance | None] | None = None,
 ) -> None:
     """Writes the table of ``ls``, or with ``provenance`` all details."""
     details = provenance is not None
     blob_bytes = sum(tree_bytes(path) for path in blob_files(store))
-    report = cache_report(store, items, blob_bytes, provenance or (lambda _: None), residency=residency)
+    report = cache_report(store, items, blob_bytes, provenance or (lambda _: None))
     from lora_cli.render.terminal_cache import snapshots_parts
 
     columns = width() if details else table_width()

@@ -20,7 +20,7 @@ from lora_cli.cli.output import Format, check_writable, inform, remove_ready_fil
 from lora_cli.cli.warm_endpoints import endpoint_engine, warm_engines
 from lora_cli.cli.warm_once import prove_once
 from lora_cli.cli.warm_options import WarmOptions
-from lora_cli.cli.warm_plan import TmpfsCopies, WarmRun
+from lora_cli.cli.warm_plan import WarmRun
 from lora_cli.cli.warm_serve import ServerOptions, warm_serve
 from lora_cli.core.log import log_to_stderr
 from lora_cli.core.reference import AdapterRef
@@ -87,8 +87,7 @@ def command(**given: Any) -> None:
             inputs, options.max_loras, options.max_cpu_loras, options.max_lora_rank, more_may_come=options.serve,
             max_cpu_bytes=parse_size_option(options.max_cpu_bytes, "--max-cpu-bytes"),
         )  # fmt: skip
-        copies = TmpfsCopies(options.tier, inputs.items, inputs.base) if options.tier else None
-        run = WarmRun(most, options.device, options.forward, options.eviction, copies)
+        run = WarmRun(most, options.device, options.forward, options.eviction)
         if not options.serve:
             raise typer.Exit(prove_once(inputs, run, options, reached))
         if options.log_level is not None:
@@ -117,14 +116,11 @@ def _check_flags(options: WarmOptions, modes: list[str]) -> None:
     once, left = options.once, options.once or options.serve
     for flag, fits, where in (
         ("prompt", once, "for --once"),
-        ("residency", once, "for --once"),
-        ("tier", left, "for --once and --serve"),
         ("ready_file", left or options.endpoint, "for --once, --serve and --endpoint"),
         ("metrics_file", left, "for --once and --serve"),
         ("log_level", options.serve, "for --serve"),
         ("watch", options.endpoint and options.manifest, "for --endpoint with a manifest (-f)"),
         ("allow_unload", options.endpoint, "for --endpoint"),
-        ("send_tensors", options.endpoint, "for --endpoint"),
     ):
         if getattr(options, flag) and not fits and is_given(flag):
             name = f"--{flag.replace('_', '-')}"

@@ -18,15 +18,14 @@ from lora_cli.cli.engine_options import check_tp, deployment_of
 from lora_cli.cli.options import parse_duration_option
 from lora_cli.cli.output import Format, inform, remove_ready_file, write, write_result
 from lora_cli.cli.warm_options import WarmOptions
-from lora_cli.cli.warm_plan import admission_function, require_packages
+from lora_cli.cli.warm_plan import admission_function
 from lora_cli.cli.warm_serve import uniquely_named
 from lora_cli.core.adapter_request import AdapterRequest
-from lora_cli.core.snapshot import Snapshot
 from lora_cli.daemon_threads import map_in_threads
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
 from lora_cli.endpoint.reconcile import AdapterOutcome, DesiredAdapter, ReconcileOptions, Replica, reconcile, wait_ready
-from lora_cli.endpoint.servers import SentAdapter, Server, open_server
+from lora_cli.endpoint.servers import Server, open_server
 from lora_cli.engines import ENGINES, Profile, choose_engine
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.render.terminal_warm import endpoint_parts
@@ -42,10 +41,6 @@ PARALLEL_ADMISSIONS = 8
 """Adapters that are fetched and validated in parallel."""
 
 LOAD_TIMEOUT_S = 600.0
-KEPT_SENT = (
-    "kept adapters are not compared: SGLang does not say which tensors it has; give a changed adapter a new name"
-)
-
 POLL_S = 1.0
 """Interval at which the manifest and its lock are checked for changes."""
 
@@ -165,7 +160,6 @@ def warm_endpoints(
         UsageError: an invalid address, engine or path.
     """
     kind = engine.partition("@")[0]
-    sent = _sender(kind) if options.send_tensors else None
     mapped, patience_s = _path_mapping(options.engine_path or ()), parse_duration_option(options.wait, "--wait")
     items = uniquely_named(inputs.items)
     with InUseMarker(Store(settings.cache_dir)) as hold:
@@ -187,7 +181,7 @@ def warm_endpoints(
         terms = Terms(base, engines=profiles, deployment=deployment)
         admit = admission_function(terms, settings, hold)
         admissions = map_in_threads(admit, items, PARALLEL_ADMISSIONS) if ready else []
-        wanted, refused = _admitted(items, admissions, mapped, sent)
+        wanted, refused = _admitted(items, admissions, mapped)
         changes = _reconcile_options(inputs, items, refused, options, settings)
         serve = partial(reconcile, wanted=wanted, options=changes)
         done = dict(zip(ready, map_in_threads(serve, ready, len(ready)), strict=True))
@@ -202,19 +196,18 @@ def warm_endpoints(
                 version=versions.get(server, ""),
                 error=error,
                 adapters=tuple(results),
-                note=_note(server, results, pinned=pinned, sent=sent is not None),
+                note=_note(server, results, pinned=pinned),
             )
         )
     return EndpointsReport(servers=replicas, refused=refused)
 
 
-def _note(server: Server, results: Sequence[AdapterOutcome], *, pinned: bool, sent: bool) -> str:
+def _note(server: Server, results: Sequence[AdapterOutcome], *, pinned: bool) -> str:
     """What a server cannot do or say of these adapters."""
     actions = {one.action for one in results}
     notes = (
         server.leftover if actions & {"replaced", "pruned"} else "",
         server.cannot_pin if pinned else "",
-        KEPT_SENT if sent and "kept" in actions else "",
     )
     return "; ".join(filter(None, notes))
 
@@ -260,25 +253,10 @@ def _profiles(engine: str, kind: str, versions: Iterable[str]) -> tuple[Profile,
     return tuple(choose_engine(one) for one in reported) or (choose_engine(kind),)
 
 
-def _sender(kind: str) -> Callable[[Snapshot], SentAdapter]:
-    """The function that reads the adapter that is sent.
-
-    Raises:
-        UsageError: the engine takes no tensors, or torch is not installed.
-    """
-    if kind != "sglang":
-        raise UsageError("--send-tensors is for SGLang", hint="--engine-path FROM=TO maps the paths of other engines")
-    require_packages("warm --send-tensors", "warm", "torch")
-    from lora_cli.runtime.sent_tensors import sent_adapter
-
-    return sent_adapter
-
-
 def _admitted(
     items: Sequence[AdapterRequest],
     admissions: Iterable[Admission],
     mapped: Callable[[Path], str],
-    sent: Callable[[Snapshot], SentAdapter] | None,
 ) -> tuple[list[DesiredAdapter], list[AdapterOutcome]]:
     """The adapters to serve, and the refused ones, which no server loads."""
     wanted: list[DesiredAdapter] = []
@@ -292,8 +270,7 @@ def _admitted(
             assert admission.snapshot is not None
             snapshot = admission.snapshot
             path = mapped(snapshot.directory)
-            send = partial(sent, snapshot) if sent is not None else None
-            wanted.append(DesiredAdapter(item.name, snapshot.digest, path, item.pinned, send))
+            wanted.append(DesiredAdapter(item.name, snapshot.digest, path, item.pinned))
     return wanted, refused
 
 

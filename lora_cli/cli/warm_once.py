@@ -1,20 +1,18 @@
 """``lora-cli warm --once``: every adapter fetched, validated, loaded and proved, one after the other."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 from lora_cli.cli.adapter_selection import Inputs, base_model
 from lora_cli.cli.output import inform, log_failures, write, write_result
 from lora_cli.cli.progress import RunProgress, stage_progress
 from lora_cli.cli.warm_options import WarmOptions
-from lora_cli.cli.warm_plan import TmpfsCopies, WarmRun, admission_function, log_stage, process_plan
+from lora_cli.cli.warm_plan import WarmRun, admission_function, log_stage, process_plan
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Deployment
-from lora_cli.core.results import Answers, LoadReport, PageCache
-from lora_cli.core.snapshot import Snapshot
+from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import INTERRUPTED, LoraCliError
 from lora_cli.render.prometheus_metrics import render_load_metrics
 from lora_cli.render.terminal import separated
@@ -27,11 +25,10 @@ from lora_cli.runtime.warm_process import WarmProcess, require_packages_for
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.in_use import InUseMarker
-from lora_cli.store.page_cache import Resident, folder_residency
 from lora_cli.validation import Terms
 
-Accepted = tuple[int, LoadReport, LoraRequest, Snapshot]
-"""The index of an adapter, its report so far, its job, and its snapshot."""
+Accepted = tuple[int, LoadReport, LoraRequest]
+"""The index of an adapter, its report so far, and its job."""
 
 
 def prove_once(inputs: Inputs, run: WarmRun, once: WarmOptions, settings: Settings) -> int:
@@ -67,38 +64,26 @@ def warm_once(
     """
     store = Store(settings.cache_dir)
     terms = Terms(base, deployment=Deployment(max_lora_rank=run.limits.max_lora_rank or None))
-    recorder = ResidencyRecorder(store, run.copies) if once.residency else None
     undone = LoadReport("", error="not done: interrupted", exit_code=INTERRUPTED)
     reports, answers = [replace(undone, name=item.name) for item in inputs.items], list[Answers]()
     with InUseMarker(store) as hold, stage_progress(settings, len(inputs.items)) as shown:
-
-        def on_stage(name: str, stage: str, snapshot: Snapshot | None) -> None:
-            shown.set_stage(name, stage)
-            if recorder is not None:
-                recorder.on_stage(name, stage, snapshot)
-
-        admit = admission_function(terms, settings, hold, on_stage=on_stage, progress=shown)
+        admit = admission_function(terms, settings, hold, on_stage=shown.set_stage, progress=shown)
         with suppress(KeyboardInterrupt):
             accepted: list[Accepted] = []
             for place, item in enumerate(inputs.items):
                 admission = admit(item)
                 report, job = report_of_admission(item, admission)
-                if job is None or admission.snapshot is None:
+                if job is None:
                     reports[place] = report
                 else:
-                    accepted.append((place, report, job, admission.snapshot))
+                    accepted.append((place, report, job))
                 shown.count_adapter(failed=job is None)
             if accepted:
-                needs = [slot_requirements(job.adapter, base) for _, _, job, _ in accepted]
-                plan = plan_slots(process_plan(inputs, run, base, settings), needs)
-                for place, report, snapshot in _loaded(accepted, plan, once, answers, shown, settings):
+                needs = [slot_requirements(job.adapter, base) for _, _, job in accepted]
+                plan = plan_slots(process_plan(inputs, run, base), needs)
+                for place, report in _loaded(accepted, plan, once, answers, shown, settings):
                     reports[place] = report
-                    if run.copies is not None and not report.error:
-                        shown.set_stage(report.name, "tier")
-                        reports[place] = run.copies.proved(store, report, snapshot)
-                    shown.count_adapter(failed=bool(reports[place].error))
-        if recorder is not None:
-            reports = [recorder.with_residency(report) for report in reports]
+                    shown.count_adapter(failed=bool(report.error))
     return reports, answers
 
 
@@ -109,7 +94,7 @@ def _loaded(
     answers: list[Answers],
     shown: RunProgress,
     settings: Settings,
-) -> Iterator[tuple[int, LoadReport, Snapshot]]:
+) -> Iterator[tuple[int, LoadReport]]:
     """Loads and proves the accepted adapters in a warm process; adds to ``answers``."""
 
     def tell(name: str, stage: str) -> None:
@@ -121,42 +106,11 @@ def _loaded(
         shown.set_stage("warm process", "start")
         for note in process.start().notes:
             inform(note, settings)
-        for place, report, job, snapshot in accepted:
+        for place, report, job in accepted:
             loaded = merge_reports(report, process.load(job))
             if once.prompt and not loaded.error:
                 try:
                     answers.append(process.answer(job, once.prompt, once.max_tokens))
                 except LoraCliError as error:
                     loaded = loaded.failed("answer", error)
-            yield place, loaded, snapshot
-
-
-class ResidencyRecorder:
-    """Records how much of each adapter's files is in the page cache before and after the run, for ``--residency``."""
-
-    def __init__(self, store: Store, copies: TmpfsCopies | None) -> None:
-        self._store, self._copies = store, copies
-        self._before: dict[str, Mapping[Path, Resident]] = {}
-
-    def on_stage(self, name: str, _stage: str, snapshot: Snapshot | None) -> None:
-        """Measures an adapter's files once they are on this disk, before the run reads them."""
-        if snapshot is not None and name not in self._before:
-            places = self._places(name, snapshot.digest).values()
-            self._before[name] = {place: folder_residency(place) for place in places}
-
-    def with_residency(self, report: LoadReport) -> LoadReport:
-        """The report with the page cache before and now; unchanged if the adapter was not fetched."""
-        before = self._before.get(report.name)
-        if before is None:
-            return report
-        seen: dict[str, PageCache] = {}
-        for kind, place in self._places(report.name, report.digest).items():
-            now = folder_residency(place)
-            if now.bytes:
-                seen[kind] = PageCache(now.bytes, before[place].resident_bytes, now.resident_bytes)
-        return replace(report, residency=seen)
-
-    def _places(self, name: str, digest: str) -> Mapping[str, Path]:
-        copy = self._copies.place(name) if self._copies is not None else None
-        places = {"snapshot": self._store.snapshot(digest), "packed": self._store.packed / digest}
-        return places if copy is None else {**places, "copy": copy}
+            yield place, loaded

@@ -50,9 +50,6 @@ class WarmOptions:
     engine_path: list[str] | None = option(
         "--engine-path FROM=TO", "Path TO in the engine of the local folder FROM; may be repeated.", None, ENGINES
     )
-    send_tensors: bool = option(
-        "--send-tensors", "Send the adapters' tensors to SGLang, which then needs no path to them.", False, ENGINES
-    )
     prune: bool = option(
         "--prune", "Unload adapters that are not in the manifest, or not among the REFs.", False, ENGINES
     )
@@ -93,11 +90,9 @@ class WarmOptions:
     forward: Forward = option(
         "--forward", "Verify adapters on the modules only, or also on the whole model.", "modules", MEMORY
     )
-    eviction: PolicyName = option("--eviction", "Eviction policy; adaptive picks the best one.", "adaptive", MEMORY)
-    tier: str = option("--tier tmpfs:DIRECTORY", "Also copy each adapter to DIRECTORY/NAME in memory.", "", MEMORY)
+    eviction: PolicyName = option("--eviction", "Eviction policy.", "lru", MEMORY)
     prompt: str = option("--prompt", "Run this prompt without and with each adapter, on the whole model.", "", PROOF)
     max_tokens: int = option("--max-tokens", "Maximum number of output tokens.", 40, PROOF, min=1, max=4096)
-    residency: bool = option("--residency", "Show how much of each adapter's files is in the page cache.", False, PROOF)
     ready_file: Path | None = option(
         "--ready-file FILE",
         "File that exists while the server is ready, or all adapters were proved (--once) or tried (--endpoint).",

@@ -1,6 +1,5 @@
 """``lora-cli warm --serve``: a warm process behind an HTTP API, until it is stopped."""
 
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -71,14 +70,11 @@ def warm_serve(inputs: Inputs, run: WarmRun, serve: ServerOptions, settings: Set
     from lora_cli.serving.adapter_manager import AdapterManager
     from lora_cli.serving.admissions import Admissions, AdmissionSettings
     from lora_cli.serving.api import Api
-    from lora_cli.serving.request_rates import read_rates
     from lora_cli.serving.server import OutputFiles
     from lora_cli.serving.server import serve as listen
 
     base = base_model(inputs.base, settings)
-    history_file = settings.cache_dir / "history" / f"{hashlib.sha256(str(inputs.base).encode()).hexdigest()[:32]}.json"
-    past = read_rates(history_file)
-    plan = replace(process_plan(inputs, run, base, settings), history=past.tiers)
+    plan = process_plan(inputs, run, base)
     process = partial(
         WarmProcess,
         deadline_s=timeout_s,
@@ -88,20 +84,19 @@ def warm_serve(inputs: Inputs, run: WarmRun, serve: ServerOptions, settings: Set
         on_restart=_log_return,
     )
     open_process = partial(_open_process, plan, process)
-    copy = run.copies.admitted if run.copies is not None else None
     level = logging.getLogger("lora_cli").getEffectiveLevel()
     deployment = Deployment(max_lora_rank=run.limits.max_lora_rank or None)
-    setup = AdmissionSettings(settings, base, tuple(roots), copy, level, deployment=deployment)
+    setup = AdmissionSettings(settings, base, tuple(roots), level, deployment=deployment)
     with InUseMarker(Store(settings.cache_dir)) as hold, closing(Admissions(setup, hold, timeout_s)) as admissions:
         admissions.start()
         slots, memory = run.limits.max_loras, run.limits.max_cpu_loras
-        host = AdapterManager(items, admissions, open_process, max_loras=slots, max_cpu_loras=memory, rates=past)
+        host = AdapterManager(items, admissions, open_process, max_loras=slots, max_cpu_loras=memory)
         hosts = None if token or address.uds is not None else address.hosts
         api = Api(host, settings, _base_name(inputs), roots, run.forward == "model", token, hosts)
         listen(
             api,
             address,
-            OutputFiles(serve.ready_file, serve.metrics_file, history_file),
+            OutputFiles(serve.ready_file, serve.metrics_file),
             lambda note: inform(note, settings),
         )
 

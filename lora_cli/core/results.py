@@ -58,24 +58,13 @@ class Moved:
 
 
 @dataclass(frozen=True, slots=True)
-class PageCache:
-    """Files of ``bytes``, and how many bytes of them were in memory before a run and after it; None: not known."""
-
-    bytes: int
-    before_bytes: int | None
-    after_bytes: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class LoadReport:
     """How far one adapter came: fetched, validated, loaded and proved.
 
     ``stage_ms`` holds milliseconds by stage, in order: resolve, fetch, validate, read, slot, proof. ``tier`` is where
     the warm process found it: ``gpu``, ``cpu`` or ``disk``. ``moved`` is what it does to the whole model, None if that
-    was not run. ``copied_to`` is its folder in memory. ``residency`` is what of its files is in the page cache: of the
-    ``snapshot``, of its ``packed`` weights and of that ``copy``. Both are empty if not requested. ``error`` is empty
-    when every stage passed; ``stage`` names the one that failed, ``exit_code`` is what it ends with. ``provenance`` is
-    there if a policy requires signatures.
+    was not run. ``error`` is empty when every stage passed; ``stage`` names the one that failed, ``exit_code`` is what
+    it ends with. ``provenance`` is there if a policy requires signatures.
     """
 
     name: str
@@ -92,8 +81,6 @@ class LoadReport:
     error: str = ""
     hint: str = ""
     exit_code: int = 0
-    copied_to: str = ""
-    residency: Mapping[str, PageCache] = field(default_factory=dict)
     provenance: Provenance | None = None
 
     @property

@@ -112,14 +112,6 @@ def milliseconds(value: float) -> str:
     return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
-def share(part: int | None, whole: int) -> str:
-    """How much of ``whole`` bytes: ``37%``, and ``100%`` only for all of them; ``unknown`` for None."""
-    if part is None:
-        return "unknown"
-    percent = 100 * part // whole if whole else 100
-    return "<1%" if part and not percent else f"{percent}%"
-
-
 def between(values: Iterable[float | None], show: Callable[[float], str]) -> str:
     """The least and the most of the values that are known, as ``show``: ``0.5 to 2``; one where both read the same."""
     known = [value for value in values if value is not None]

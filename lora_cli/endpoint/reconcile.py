@@ -9,7 +9,7 @@ from typing import Literal
 from lora_cli.daemon_threads import map_in_threads
 from lora_cli.endpoint.canary import CanaryProof, Effect
 from lora_cli.endpoint.client import NOT_AN_ENGINE_HINT, Refusal
-from lora_cli.endpoint.servers import SentAdapter, ServedModel, Server
+from lora_cli.endpoint.servers import ServedModel, Server
 from lora_cli.errors import EndpointError, LoraCliError, Refused
 
 Action = Literal["kept", "loaded", "replaced", "pruned", "failed"]
@@ -24,16 +24,12 @@ CANDIDATE = "lora-cli-candidate-"
 
 @dataclass(frozen=True, slots=True)
 class DesiredAdapter:
-    """An adapter to be served as ``name``: its snapshot's digest, its path on the server, and whether it is pinned.
-
-    With ``sent`` its tensors are sent, instead of its path.
-    """
+    """An adapter to be served as ``name``: its snapshot's digest, its path on the server, and whether it is pinned."""
 
     name: str
     digest: str
     path: str
     pinned: bool = False
-    sent: Callable[[], SentAdapter] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,17 +173,11 @@ def _ensure_served(
     options: ReconcileOptions,
 ) -> Action:
     """Load or replace one adapter; a replaced one keeps serving until the new one is proved."""
-    if served is None and one.sent is not None:
-        server.load_sent(one.name, one.sent(), pinned=one.pinned)
-        return "loaded"
     if served is None:
         server.load(one.name, one.path, pinned=one.pinned)
         return "loaded"
-    if served.is_from(one.path, one.digest) or (one.sent is not None and served.root == server.sent_root):
+    if served.is_from(one.path, one.digest):
         return "kept"
-    if one.sent is not None:
-        hint = "give the changed adapter a new name"
-        raise Refused(f"{one.name} is still served from {served.root}: what is sent replaces nothing", hint=hint)
     if server.replaces_by_unload and (bug := _unload_bug(server, options)):
         hint = "give the changed adapter a new name, or use --allow-unload"
         raise Refused(f"{one.name} is still served from {served.root}: {bug}", hint=hint)

@@ -1,8 +1,6 @@
 """Running servers: a class each for vLLM, SGLang and ``warm --serve``, all with OpenAI's paths."""
 
-import base64
 import re
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,15 +9,11 @@ from typing import Any
 from lora_cli.core import parse
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.endpoint.client import Endpoint, Refusal
-from lora_cli.errors import EndpointError, FormatError, Refused, UsageError
+from lora_cli.errors import EndpointError, FormatError, UsageError
 
 MOST_MODELS = 1_000_000
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 RUNTIME_UPDATING_HINT = "start vLLM with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, --enable-lora and one API server"
-
-MOUNT_HINT = "mount the cache there, and map its path: --engine-path FROM=TO"
-LARGEST_SENT = 2 << 30
-"""Bytes of the tensors in one request, which are in memory here and on the server."""
 
 Prompt = str | tuple[int, ...]
 """Text, or token ids."""
@@ -48,20 +42,6 @@ class Completion:
     logprobs: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class SentAdapter:
-    """An adapter in a request, for an engine that shares no file system with this machine: its config and its tensors.
-
-    ``config`` is its ``adapter_config.json``, and ``tensors`` a pickle of torch's tensors by name. ``checksums`` has
-    the sha256 of each one's bytes, in hex. ``added_tokens`` is its ``added_tokens.json``, if it has one.
-    """
-
-    config: Mapping[str, Any]
-    tensors: bytes
-    checksums: Mapping[str, str]
-    added_tokens: Mapping[str, Any] | None = None
-
-
 class Server(ABC):
     """A running server. Every method raises ``EndpointError``, with the server's message.
 
@@ -83,9 +63,6 @@ class Server(ABC):
 
     cannot_pin = ""
     """Why it does not pin what the manifest pins."""
-
-    sent_root = ""
-    """The ``root`` of an adapter whose tensors were sent to it; "" if it takes no tensors."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -128,10 +105,6 @@ class Server(ABC):
     @abstractmethod
     def load(self, name: str, path: str, *, pinned: bool = False) -> None:
         """Load an adapter from ``path``, as the server sees it, under a name that it does not serve yet."""
-
-    def load_sent(self, name: str, adapter: SentAdapter, *, pinned: bool = False) -> None:
-        """Load an adapter whose tensors are in the request, under a name that it does not serve yet."""
-        raise UsageError("this engine takes no tensors", hint=MOUNT_HINT)
 
     @abstractmethod
     def replace(self, name: str, path: str, *, pinned: bool = False) -> None:
@@ -200,15 +173,9 @@ class Sglang(Server):
     adapter as ``base:adapter``.
     """
 
-    sent_root = "__tensor__"
-
     unload_bug = "SGLang can hang permanently when it unloads an adapter (sglang#36894)"
     replaces_by_unload = True
     single_process_flags = {"tokenizer_worker_num": "sglang#31084", "dp_size": "SGLang asserts this"}  # noqa: RUF012
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        super().__init__(endpoint)
-        self._sending = threading.Lock()
 
     def version(self) -> str:
         """By its flags."""
@@ -229,42 +196,6 @@ class Sglang(Server):
         """Read the adapter."""
         pin = {"pinned": True} if pinned else {}
         self._post("/load_lora_adapter", {"lora_name": name, "lora_path": path, **pin})
-
-    def load_sent(self, name: str, adapter: SentAdapter, *, pinned: bool = False) -> None:
-        """Send the tensors, once for each tensor-parallel rank, which compares their checksums.
-
-        Raises:
-            Refused: it is too large for one request, or SGLang would evict an adapter that it cannot load again.
-            EndpointError: the server does not say how many ranks it has, or refuses.
-        """
-        with self._sending:  # one at a time is in memory; SGLang loads one at a time
-            ranks, at = self._room_for_sent(), self.endpoint.address
-            if len(adapter.tensors) * ranks > LARGEST_SENT:
-                size = f"{len(adapter.tensors)} bytes for each of {ranks} ranks"
-                raise Refused(f"{name} is too large to send to {at}: {size}", hint=MOUNT_HINT)
-            body = {
-                "lora_name": name,
-                "config_dict": adapter.config,
-                "serialized_named_tensors": [base64.b64encode(adapter.tensors).decode()] * ranks,
-                "expected_checksums": adapter.checksums,
-                "added_tokens_config": adapter.added_tokens,
-                "pinned": pinned,
-            }
-            self._post("/load_lora_adapter_from_tensors", body)
-
-    def _room_for_sent(self) -> int:
-        """Its number of tensor-parallel ranks, if it would evict nothing for one adapter more."""
-        flags, at = self.flags(), self.endpoint.address
-        ranks, most = flags.get("tp_size"), flags.get("max_loaded_loras")
-        if not isinstance(ranks, int):
-            raise EndpointError(f"{at} does not report its tp_size", hint="sending tensors needs SGLang 0.5.23")
-        if isinstance(most, int) and sum(bool(one.parent) for one in self.models()) >= most:
-            raise Refused(
-                f"{at} has as many adapters as --max-loaded-loras allows ({most}): the next one evicts another, "
-                "which cannot be loaded again if it was sent",
-                hint=f"raise --max-loaded-loras; {MOUNT_HINT}",
-            )
-        return ranks
 
     def replace(self, name: str, path: str, *, pinned: bool = False) -> None:
         """Unload and load: SGLang cannot replace in place. A request in between is refused."""

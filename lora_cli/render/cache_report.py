@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from lora_cli import __version__
-from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, Keyword, NonNegative, Sha256, Version
+from lora_cli.core.json_schema import EXCLUDED, Count, Keyword, NonNegative, Sha256, Version
 from lora_cli.core.provenance import Provenance
 from lora_cli.fetching.cache_repair import Repaired
 from lora_cli.render.fetch_report import SnapshotFile
@@ -39,14 +39,6 @@ class CachedReference:
     """Who signed and validated it; missing if no policy requires that of the reference."""
 
 
-@dataclass(frozen=True, slots=True)
-class Residency:
-    """What of a snapshot and of its packed weights is in the page cache; null if the system does not report it."""
-
-    resident_bytes: Count | None
-    packed_resident_bytes: Count | None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedSnapshot:
     """One snapshot on this disk."""
@@ -54,9 +46,6 @@ class CachedSnapshot:
     sha256: Sha256
     directory: str
     bytes: Count
-    packed_bytes: Count
-    """What its packed weights take next to it."""
-    residency: Residency | None = field(default=None, metadata=INLINE)
     used_s: NonNegative
     """When it was last used, in seconds since 1970; 0 if no reference means it."""
     used_at: Time | None = None
@@ -72,7 +61,7 @@ class CacheReport:
     version: Version = __version__
     cache: str
     bytes: Count
-    """What all blobs take, and the packed weights of these snapshots."""
+    """What all blobs take."""
     snapshots: Sequence[CachedSnapshot]
     partial_bytes: int = field(default=0, metadata=EXCLUDED)
     """What unfinished downloads take."""
@@ -83,32 +72,20 @@ def cache_report(
     items: Sequence[StoredSnapshot],
     blob_bytes: int,
     provenance: Callable[[Record], Provenance | None],
-    *,
-    residency: bool,
 ) -> CacheReport:
     """The report of ``ls`` and ``show``; ``blob_bytes`` are those of all blobs."""
-    total, partial_bytes = blob_bytes + sum(item.packed_bytes for item in items), tree_bytes(store.partials)
-    snapshots = [_snapshot(item, provenance, _residency(store, item) if residency else None) for item in items]
-    return CacheReport(cache=str(store.root), bytes=total, snapshots=snapshots, partial_bytes=partial_bytes)
+    snapshots = [_snapshot(item, provenance) for item in items]
+    return CacheReport(
+        cache=str(store.root), bytes=blob_bytes, snapshots=snapshots, partial_bytes=tree_bytes(store.partials)
+    )
 
 
-def _residency(store: Store, item: StoredSnapshot) -> Residency:
-    from lora_cli.store.page_cache import folder_residency
-
-    folders = (item.directory, store.packed / item.digest)
-    return Residency(*(folder_residency(folder).resident_bytes for folder in folders))
-
-
-def _snapshot(
-    item: StoredSnapshot, provenance: Callable[[Record], Provenance | None], residency: Residency | None
-) -> CachedSnapshot:
+def _snapshot(item: StoredSnapshot, provenance: Callable[[Record], Provenance | None]) -> CachedSnapshot:
     digests = {path: blob.sha256 for record in item.records for path, blob in record.files.items()}
     return CachedSnapshot(
         sha256=item.digest,
         directory=str(item.directory),
         bytes=item.size,
-        packed_bytes=item.packed_bytes,
-        residency=residency,
         used_s=item.used_s,
         used_at=_time(item.used_s),
         references=[
@@ -148,7 +125,6 @@ class VerifyReport:
     version: Version = __version__
     blobs: Count
     snapshots: Count
-    packed: Count
     bytes: Count
     """Those of all blobs."""
     rotten: Sequence[Verified]
@@ -166,7 +142,6 @@ def verify_report(
     return VerifyReport(
         blobs=kinds["blob"],
         snapshots=kinds["snapshot"],
-        packed=kinds["packed"],
         bytes=sum(one.size for one in found if one.kind == "blob"),
         rotten=[one for one in found if one.problem],
         repaired=mended,

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 from rich.console import RenderableType
 
-from lora_cli.core.text import counted, cut, safe, share, size
-from lora_cli.render.cache_report import CachedSnapshot, CacheReport, RemovedReport, Residency, VerifyReport
+from lora_cli.core.text import counted, cut, safe, size
+from lora_cli.render.cache_report import CachedSnapshot, CacheReport, RemovedReport, VerifyReport
 from lora_cli.render.terminal import FittedTable, Paragraph, facts, separated, table, table_or_blocks, text
 from lora_cli.store.garbage_collection import Removed
 from lora_cli.store.snapshots import is_digest
@@ -28,12 +28,9 @@ def snapshots_parts(report: CacheReport, width: int, *, details: bool = False) -
         yield from separated(*map(_snapshot_parts, report.snapshots))
         return
     now_s, snapshots = time.time(), report.snapshots
-    has_residency = any(one.residency is not None for one in snapshots)
-    header = ("snapshot", "reference", "files", "size", *(["in memory"] if has_residency else []), "used")
+    header = ("snapshot", "reference", "files", "size", "used")
     rows = [_row(one, now_s) for one in snapshots]
-    packed_bytes = sum(one.packed_bytes for one in snapshots)
     total = f"{counted(len(snapshots), 'snapshot')}, {size(report.bytes)} on this disk"
-    total += f", {size(packed_bytes)} of it packed weights" if packed_bytes else ""
     total += f"; unfinished downloads: {size(report.partial_bytes)}" if report.partial_bytes else ""
     widths = [max(map(len, column)) + 2 for column in zip(header, *rows, strict=True)]
     room = width - sum(widths) + widths[1]
@@ -46,9 +43,8 @@ def snapshots_parts(report: CacheReport, width: int, *, details: bool = False) -
 def _row(one: CachedSnapshot, now_s: float) -> tuple[str, ...]:
     """The cells of ``ls``, with the shortest reference and the number of others."""
     reference = _shortest(known.ref for known in one.references) or "unreferenced"
-    in_memory = [share(one.residency.resident_bytes, one.bytes)] if one.residency is not None else []
     used = _ago(now_s - one.used_s) if one.used_s else "-"
-    return (one.sha256[:SHORT], reference, str(len(one.files)), size(one.bytes), *in_memory, used)
+    return (one.sha256[:SHORT], reference, str(len(one.files)), size(one.bytes), used)
 
 
 def _shortest(references: Iterable[str]) -> str:
@@ -67,13 +63,11 @@ def _ago(seconds: float) -> str:
 
 def _snapshot_parts(one: CachedSnapshot) -> Iterator[RenderableType]:
     """All details of a snapshot: its references and files."""
-    residency = one.residency or Residency(None, None)
     yield from facts(
         [
             ("snapshot", one.sha256),
             ("directory", one.directory),
-            ("size", _with_memory(one.bytes, residency.resident_bytes)),
-            ("packed", _with_memory(one.packed_bytes, residency.packed_resident_bytes) if one.packed_bytes else ""),
+            ("size", size(one.bytes)),
             ("used", f"{datetime.fromtimestamp(one.used_s, UTC):%Y-%m-%d %H:%M:%SZ}" if one.used_s else ""),
         ],
         0,
@@ -101,7 +95,6 @@ def verified_parts(report: VerifyReport) -> Iterator[RenderableType]:
         yield Paragraph(f"{_shortest(lost.references)}: snapshot {lost.sha256[:SHORT]}", text("in quarantine ", "red"))
     blobs = f"{counted(report.blobs, 'blob')} ({size(report.bytes)})"
     counts = [blobs, counted(report.snapshots, "snapshot")]
-    counts += [f"{report.packed} packed"] if report.packed else []
     result = f"{len(report.rotten)} corrupt" if report.rotten else "no corruption"
     failed = sum(one.error is not None for one in report.repaired or ())
     result += f", {failed} not repaired" if failed else ""
@@ -143,7 +136,3 @@ def _removed_row(one: Removed, *, verbose: bool) -> tuple[str, str, str]:
     if one.kind == "snapshot" and not verbose:
         return "adapter", _shortest(one.references or ()) or name, size(one.snapshot_bytes or 0)
     return one.kind, name, size(one.bytes) if one.bytes else "-"
-
-
-def _with_memory(taken: int, resident_bytes: int | None) -> str:
-    return f"{size(taken)}, {share(resident_bytes, taken)} of it in the page cache"

@@ -11,7 +11,7 @@ from rich.text import Text
 from lora_cli.core import parse
 from lora_cli.core.grouping import by_key
 from lora_cli.core.results import Answers, LoadReport
-from lora_cli.core.text import counted, duration, milliseconds, safe, share, size
+from lora_cli.core.text import counted, duration, milliseconds, safe, size
 from lora_cli.endpoint.reconcile import AdapterOutcome, Replica
 from lora_cli.errors import INTERRUPTED
 from lora_cli.render.terminal import Paragraph, hints, separated, table_or_blocks, text
@@ -24,7 +24,7 @@ STALE_S = 2.0
 
 
 def load_parts(reports: Sequence[LoadReport], *, quiet: bool = False) -> Iterator[RenderableType]:
-    """Tables of outcomes, stage times, next tokens, provenance, copies and page cache, the errors, and a summary.
+    """Tables of outcomes, stage times, next tokens and provenance, the errors, and a summary.
 
     With ``quiet`` only the errors. Adapters that an interrupt left undone are only counted.
     """
@@ -74,13 +74,6 @@ def _tables(reports: Sequence[LoadReport]) -> Iterator[tuple[Sequence[str], Sequ
     ]
     yield ("next token", "max |Δlogit|", "KL (nats)", "top token differs"), moved, 1
     yield ("provenance", "as policies require"), [(one.name, one.origin) for one in reports if one.origin], 2
-    yield ("copied to memory", "folder"), [(one.name, one.copied_to) for one in reports if one.copied_to], 2
-    seen = [
-        (one.name, kind, size(to.bytes), share(to.before_bytes, to.bytes), share(to.after_bytes, to.bytes))
-        for one in reports
-        for kind, to in one.residency.items()
-    ]
-    yield ("in the page cache", "files", "size", "before", "after"), seen, 2
 
 
 def _outcome_row(report: LoadReport) -> Sequence[object]:

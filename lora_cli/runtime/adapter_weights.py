@@ -50,12 +50,8 @@ class LoraWeights:
     modules: Mapping[str, ModuleWeights]
 
 
-def read_weights(
-    directory: Path, adapter: Adapter, scalings: Mapping[str, float], placed: Mapping[str, TensorInfo] | None = None
-) -> LoraWeights:
+def read_weights(directory: Path, adapter: Adapter, scalings: Mapping[str, float]) -> LoraWeights:
     """Read the factors of the modules in ``scalings`` (module path to ``lora_alpha / r`` or as PEFT scales it).
-
-    ``placed`` has the place of each tensor in ``directory``, by name, if it differs from the adapter's header.
 
     Raises:
         FormatError: a factor has a dtype that is not a floating one, or is missing.
@@ -63,9 +59,8 @@ def read_weights(
         MachineError: a file cannot be read.
     """
     infos = {module: factors(adapter, module) for module in scalings}
-    there = [info if placed is None else placed[info.name] for pair in infos.values() for info in pair]
     tensors: dict[str, torch.Tensor] = {}
-    for file, members in by_key((info.file, info) for info in there).items():
+    for file, members in by_key((info.file, info) for pair in infos.values() for info in pair).items():
         tensors.update(read_tensors(directory / file, members))
     modules = {
         module: ModuleWeights(tensors[a.name], tensors[b.name], scalings[module], adapter.pairs[module].embedding)
@@ -84,11 +79,28 @@ def read_tensors(path: Path, infos: Iterable[TensorInfo]) -> dict[str, torch.Ten
 
     Raises: as ``read_weights``.
     """
-    read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
+    if path.suffix != ".safetensors":
+        return view_tensors(path, infos)
     try:
-        return read(path, list(infos))
+        return _read_safetensors(path, list(infos))
     except OSError as error:
         raise MachineError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def view_tensors(path: Path, infos: Iterable[TensorInfo]) -> dict[str, torch.Tensor]:
+    """Tensors of one file by name, as views of one buffer. Other threads run meanwhile, however long the disk takes.
+
+    Raises: as ``read_weights``.
+    """
+    infos = list(infos)
+    start, stop = min(info.start for info in infos), max(info.stop for info in infos)
+    try:
+        buffer = torch.from_numpy(np.fromfile(path, np.uint8, stop - start, offset=start))
+    except OSError as error:
+        raise MachineError(f"cannot read {path}: {error.strerror or error}") from error
+    if missing := stop - start - len(buffer):
+        raise Corrupt(f"{path.name} ends {missing} bytes before the end given in its header", hint="fetch it again")
+    return {info.name: view(buffer[info.start - start : info.stop - start], info) for info in infos}
 
 
 def factors(adapter: Adapter, module: str) -> tuple[TensorInfo, TensorInfo]:
@@ -111,14 +123,6 @@ def _read_safetensors(path: Path, infos: Sequence[TensorInfo]) -> dict[str, torc
         if (tensor.dtype, tensor.shape) != described[name]:
             raise Corrupt(f"{path.name}: {name} does not match its header", hint="fetch it again")
     return tensors
-
-
-def _read_pickle(path: Path, infos: Sequence[TensorInfo]) -> dict[str, torch.Tensor]:
-    start, stop = min(info.start for info in infos), max(info.stop for info in infos)
-    buffer = torch.from_numpy(np.fromfile(path, np.uint8, stop - start, offset=start))
-    if missing := stop - start - len(buffer):
-        raise Corrupt(f"{path.name} ends {missing} bytes before the end given in its header", hint="fetch it again")
-    return {info.name: view(buffer[info.start - start : info.stop - start], info) for info in infos}
 
 
 def dtype_of(info: TensorInfo) -> torch.dtype:

@@ -61,21 +61,12 @@ class ChatTokenizer:
         """Token ids of a user's turn in the tokenizer's chat template, or of the plain text without one.
 
         Raises:
-            UsageError: it is no text.
-        """
-        return self.turn_ids((("user", prompt),)) if self._tokenizer.chat_template else self.plain_ids(prompt)
-
-    def turn_ids(self, turns: Sequence[tuple[str, str]]) -> list[int]:
-        """Token ids of a chat, each turn a role and its text, in the tokenizer's chat template, up to the next answer.
-
-        Raises:
-            UsageError: there is no chat template, it does not take such turns, or one is no text.
+            UsageError: it is no text, or the template does not take it.
         """
         if not self._tokenizer.chat_template:
-            raise UsageError("the base has no chat template", hint="use /v1/completions")
-        for _, text in turns:
-            _check_text(text)
-        messages = [{"role": role, "content": text} for role, text in turns]
+            return self.plain_ids(prompt)
+        _check_text(prompt)
+        messages = [{"role": "user", "content": prompt}]
         try:
             text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         except Exception as error:

@@ -17,7 +17,6 @@ from lora_cli.runtime.generation_batch import GenerationBatch
 from lora_cli.runtime.lora_slots import BASE_SLOT
 from lora_cli.runtime.memory_check import out_of_memory
 from lora_cli.runtime.messages import (
-    Conversation,
     Generate,
     OutputDelta,
     Row,
@@ -100,16 +99,9 @@ class GeneratingRow:
         return text[len(before) :]
 
     def _logprobs(self, token: int, logits: torch.Tensor) -> tuple[TokenLogprob, ...]:
-        if self.row.logprobs is None:
+        if not self.row.logprobs:
             return ()
-        logs = torch.log_softmax(logits, dim=-1)
-        top = torch.topk(logs, self.row.logprobs) if self.row.logprobs else None
-        pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True) if top is not None else ()
-        return (
-            TokenLogprob(
-                self._token_text(token), float(logs[token]), {self._token_text(one): log for one, log in pairs}
-            ),
-        )
+        return (TokenLogprob(self._token_text(token), float(torch.log_softmax(logits, dim=-1)[token])),)
 
     def _token_text(self, token: int) -> str:
         text = self._decode([token]) if self._decode is not None else ""
@@ -278,10 +270,7 @@ def _ids(full_model: "FullModel", row: Row) -> tuple[int, ...]:
         UsageError: they are none.
         FormatError: it is text, and there is no tokenizer.
     """
-    if isinstance(row.prompt, Conversation):
-        ids = tuple(full_model.chat.turn_ids(row.prompt.turns))
-    else:
-        ids = tuple(full_model.chat.plain_ids(row.prompt)) if isinstance(row.prompt, str) else row.prompt
+    ids = tuple(full_model.chat.plain_ids(row.prompt)) if isinstance(row.prompt, str) else row.prompt
     if not ids:
         raise UsageError("the prompt is empty")
     if max(ids) >= full_model.vocabulary or min(ids) < 0:

@@ -17,7 +17,6 @@ def report_of_admission(item: AdapterRequest, admission: Admission) -> tuple[Loa
         digest=snapshot.digest if snapshot is not None else "",
         applied=str(verdict.applied or "") if verdict is not None else "",
         stage_ms=admission.stage_ms,
-        copied_to=str(admission.copied_to or ""),
         provenance=admission.provenance if admission.provenance != Provenance() else None,
     )
     refusal = admission.refusal
@@ -33,7 +32,6 @@ def merge_reports(report: LoadReport, loaded: LoadReport) -> LoadReport:
     return replace(
         loaded,
         applied=report.applied,
-        copied_to=report.copied_to,
         stage_ms={**report.stage_ms, **loaded.stage_ms},
         provenance=report.provenance,
     )

@@ -35,15 +35,11 @@ class Factors:
     """One module's factors in all slots of a rank class, which are those from ``first`` on.
 
     ``a`` is ``[slots, class, d_in]`` (``d_in`` is the vocabulary for an embedding), ``b`` ``[slots, d_out, class]``.
-    ``at`` is where in the storage those of the first slot begin, and ``step`` how far on the next slot's are, in
-    elements.
     """
 
     first: int
     a: torch.Tensor
     b: torch.Tensor
-    at: tuple[int, int]
-    step: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,12 +173,6 @@ class Slots:
         factors = self.stacks[path].factors[self.rank_class(slot)]
         return factors.a[slot - factors.first], factors.b[slot - factors.first]
 
-    def offsets(self, slot: int, path: str) -> tuple[int, int]:
-        """The first elements of those two in ``storage``."""
-        factors = self.stacks[path].factors[self.rank_class(slot)]
-        (a, b), (a_step, b_step), row = factors.at, factors.step, slot - factors.first
-        return a + row * a_step, b + row * b_step
-
     def rank_class(self, slot: int) -> int:
         """The rank class of a slot."""
         return self.classes[(slot - 1) // self.max_loras]
@@ -208,8 +198,6 @@ class Slots:
             1 + number * slots,
             self.storage.as_strided((slots, rank, module.d_in), (step[0], module.d_in, 1), at[0]),
             self.storage.as_strided((slots, module.d_out, rank), (step[1], rank, 1), at[1]),
-            at,
-            step,
         )
 
     def _piece(self, slot: int) -> torch.Tensor:

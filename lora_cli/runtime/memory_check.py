@@ -2,22 +2,54 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
 from lora_cli.errors import MachineError
 from lora_cli.runtime.lora_slots import Slots, storage_bytes
 from lora_cli.runtime.plan import Plan, TierLimits
-from lora_cli.store.tmpfs_tier import free_memory
 
 HINT = "lower --max-loras, --max-cpu-loras or --max-lora-rank"
+
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
+CGROUP_FILES = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
+"""Files for limit, usage and statistics, and the statistic of droppable memory: of cgroup v2, and of v1."""
+NO_LIMIT = 1 << 60
+"""Without a limit v1 reports nearly 2^63."""
 
 
 def available_bytes(device: torch.device) -> int | None:
     """Bytes that can be taken on ``device`` now; None if the machine does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return free_memory()
+    return min((limit for limit in (_machine(), _container()) if limit is not None), default=None)
+
+
+def _container() -> int | None:
+    """Free bytes within the container's limit; None without one. Droppable page cache counts as free."""
+    for limit_file, used_file, kinds_file, droppable in CGROUP_FILES:
+        try:
+            limit, used, kinds = ((CGROUP / file).read_text() for file in (limit_file, used_file, kinds_file))
+        except OSError:
+            continue
+        if not limit.strip().isdigit() or int(limit) >= NO_LIMIT:
+            return None
+        dropped = next((line.split()[1] for line in kinds.splitlines() if line.startswith(f"{droppable} ")), "0")
+        return max(0, int(limit) - max(0, int(used) - int(dropped)))
+    return None
+
+
+def _machine() -> int | None:
+    try:
+        fields = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines() if ":" in line)
+    except OSError:
+        return None
+    return int(fields["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in fields else None
 
 
 def refuse_if_short(what: str, needed: int, available: int | None, hint: str) -> None:
@@ -75,6 +107,6 @@ def _places(limits: TierLimits, one: int, free: int | None) -> int:
         refuse_if_short(f"the factors of an adapter of rank {limits.max_lora_rank}", one, limits.max_cpu_bytes, HINT)
         places = min(places, limits.max_cpu_bytes // max(one, 1))
     if limits.fewer_places and free is not None:
-        # The other half is for proofs, the base's weights and copies in memory (--tier).
+        # The other half is for proofs and the base's weights.
         places = min(places, max(1, free // 2 // max(one, 1)))
     return places

@@ -96,9 +96,7 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class QueryTiers:
-    """The contents of the tiers, ``with_history`` also their request rates; answered with ``TierContents``."""
-
-    with_history: bool = False
+    """The contents of the tiers; answered with ``TierContents``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +114,11 @@ class TierStatus:
 
 @dataclass(frozen=True, slots=True)
 class TierContents:
-    """The contents of the tiers: keys, the first to be evicted first, and counters; ``history`` as in ``Plan``."""
+    """The contents of the tiers: keys, the first to be evicted first, and counters."""
 
     gpu: tuple[str, ...]
     cpu: tuple[str, ...]
     tiers: Mapping[str, TierStatus]
-    history: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,24 +147,17 @@ class Logged:
 
 
 @dataclass(frozen=True, slots=True)
-class Conversation:
-    """A chat as the prompt: turns of a role and its text, for the base's chat template."""
-
-    turns: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Row:
-    """One prompt (text, a chat or token ids) for one adapter (``lora`` None: the base), completed greedily.
+    """One prompt (text or token ids) for one adapter (``lora`` None: the base), completed greedily.
 
-    ``logprobs`` is the number of alternatives returned for each token (None: no log-probabilities at all). The output
-    ends after ``max_tokens``, before one of the ``stop`` strings, and, unless ``ignore_eos``, at an end token.
+    With ``logprobs`` each token has its log-probability. The output ends after ``max_tokens``, before one of the
+    ``stop`` strings, and, unless ``ignore_eos``, at an end token.
     """
 
     lora: LoraRequest | None
-    prompt: str | Conversation | tuple[int, ...]
+    prompt: str | tuple[int, ...]
     max_tokens: int
-    logprobs: int | None = None
+    logprobs: bool = False
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
 
@@ -191,11 +181,10 @@ class RowScheduled:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """One token as text, its natural log-probability, and those of the most likely tokens at its place."""
+    """One token as text, and its natural log-probability."""
 
     token: str
     logprob: float
-    top: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

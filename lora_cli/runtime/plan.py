@@ -1,7 +1,7 @@
 """The plan of a warm process: its tiers, its slots, and the base. Torch-free."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,11 +35,9 @@ class Plan:
 
     ``modules`` are the base's modules that get storage in every slot; ``plan_slots`` adds them, and a rank where
     ``limits`` has none. ``base_directory`` holds the base's checkpoint, or is None when there is none on this disk.
-    ``forward="model"`` loads that checkpoint with transformers. ``cache_dir`` is the cache that keeps packed weights;
-    without one, factors are read from the snapshots alone. ``eviction`` is the policy of a full tier.
-    ``history`` is what the tiers of an earlier process knew of their adapters, by tier (``History.state``). ``dummy``
-    is the ``config.json`` of a whole model that gets random weights, as engines have it with ``--load-format dummy``:
-    to be timed, not believed.
+    ``forward="model"`` loads that checkpoint with transformers. ``eviction`` is the policy of a full tier.
+    ``dummy`` is the ``config.json`` of a whole model that gets random weights, as engines have it with ``--load-format
+    dummy``: to be timed, not believed.
     """
 
     base: BaseModel
@@ -49,9 +47,7 @@ class Plan:
     device: Device = "auto"
     forward: Forward = "modules"
     seed: int = 0
-    cache_dir: Path | None = None
     eviction: PolicyName = "lru"
-    history: Mapping[str, object] = field(default_factory=dict)
     dummy: Mapping[str, Any] | None = None
 
 

@@ -15,7 +15,7 @@ import torch
 from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import FormatError, LoraCliError, MachineError
 from lora_cli.reading.base_model import has_weights
-from lora_cli.runtime.adapter_weights import LoraWeights, weight_bytes
+from lora_cli.runtime.adapter_weights import weight_bytes
 from lora_cli.runtime.base_weights import BaseWeights, CheckpointWeights, SyntheticWeights
 from lora_cli.runtime.composable import largest_rank
 from lora_cli.runtime.device_lock import DeviceLock
@@ -28,8 +28,6 @@ from lora_cli.runtime.memory_check import out_of_memory, storage
 from lora_cli.runtime.messages import CompareGreedy, LoraRequest, ProbeResult, Ready, TierContents, TierName, TierStatus
 from lora_cli.runtime.numerical_proof import prove
 from lora_cli.runtime.plan import Plan
-from lora_cli.store import Store
-from lora_cli.tiers.access_history import History
 from lora_cli.tiers.eviction import POLICIES, new_ledger
 from lora_cli.tiers.memory_accounting import Budget
 from lora_cli.tiers.tier import Tier
@@ -82,12 +80,10 @@ class Worker:
         self.plan = plan
         self.device = _device(plan.device)
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        self.store = Store(plan.cache_dir) if plan.cache_dir is not None else None
         self.device_lock = DeviceLock()
         self.slots, self.host_slots, places = storage(plan, self.dtype, self.device)
-        self.host_weights = HostWeights(self.host_slots, plan.base, self.store, full_model=plan.forward == "model")
+        self.host_weights = HostWeights(self.host_slots, plan.base, full_model=plan.forward == "model")
         self._undo: dict[int, ExitStack] = {}
-        self._histories: dict[str, History] = {}
         self.full_model = FullModel(plan, self.slots, self.dtype, self.device) if plan.forward == "model" else None
         self.base, self.notes = self._base_weights()
         self.generation = GenerationLoop(self.full_model.composed, self.device_lock) if self.full_model else None
@@ -96,14 +92,14 @@ class Worker:
         if places < wanted and most_bytes is None:
             self.notes = (f"the memory is enough for {places} adapters, not for {wanted}", *self.notes)
         self.cpu_tier: Tier[int] = Tier(
-            new_ledger(policy, "cpu", Budget(places, most_bytes), self._history("cpu")),
+            new_ledger(policy, "cpu", Budget(places, most_bytes)),
             weigh=lambda _key: self.host_weights.weigh(CURRENT_REQUEST.get().lora),
             load=self._read_to_host,
             name_of=lambda _key: CURRENT_REQUEST.get().lora.name,
             drop=lambda _key, place: self.host_weights.let_go(place),
         )
         self.gpu_tier: Tier[int] = Tier(
-            new_ledger(policy, "gpu", Budget(plan.limits.max_loras), self._history("gpu")),
+            new_ledger(policy, "gpu", Budget(plan.limits.max_loras)),
             weigh=lambda _key: self.slots.slot_bytes,
             load=self._copy_to_slot,
             name_of=lambda _key: CURRENT_REQUEST.get().lora.name,
@@ -134,8 +130,6 @@ class Worker:
                 if self.full_model is not None and (report.proof is None or proof.holds):
                     with timer.at("model"), self.device_lock.background():
                         report = replace(report, moved=self.full_model.check(slot))
-                if report.proof is None or proof.holds:
-                    self._pack(lora, weights)
         except LoraCliError as error:
             report = report.failed(CURRENT_REQUEST.get().stage, error)
         if report.proof is not None and not report.proof.holds:
@@ -161,7 +155,6 @@ class Worker:
             with self.device_lock.request():
                 self._small_batch(slot)
             done = time.perf_counter()
-            self._pack(lora)
         after = self.gpu_tier.counts().evictions, self.cpu_tier.counts().evictions
         evicted: dict[TierName, int] = {"gpu": after[0] - before[0], "cpu": after[1] - before[1]}
         return ProbeResult(tier, (loaded - began) * 1e3, (done - loaded) * 1e3, evicted)
@@ -198,11 +191,10 @@ class Worker:
         self._discard(key)
         return not self.gpu_tier.is_loaded(key) and not self.cpu_tier.is_loaded(key)
 
-    def tier_contents(self, *, with_history: bool) -> TierContents:
+    def tier_contents(self) -> TierContents:
         """The contents of the tiers."""
-        history = {name: known.state() for name, known in self._histories.items()} if with_history else {}
         tiers = {"gpu": _status(self.gpu_tier), "cpu": _status(self.cpu_tier)}
-        return TierContents(self.gpu_tier.eviction_order(), self.cpu_tier.eviction_order(), tiers, history)
+        return TierContents(self.gpu_tier.eviction_order(), self.cpu_tier.eviction_order(), tiers)
 
     @contextmanager
     def _request(self, lora: LoraRequest, on_stage: Callable[[str], None]) -> Iterator[StageTimer]:
@@ -236,11 +228,6 @@ class Worker:
         with timer.at("read"):
             return self.host_weights.put(timer.lora)
 
-    def _pack(self, lora: LoraRequest, weights: LoraWeights | None = None) -> None:
-        if self.host_weights.is_unpacked(lora):
-            CURRENT_REQUEST.get().start_stage("pack")
-            self.host_weights.pack(lora, weights)
-
     def _copy_to_slot(self, key: str) -> int:
         """Copy an adapter from its host slot to a device slot; on a CPU both are the same slot.
 
@@ -269,12 +256,6 @@ class Worker:
         if self.gpu_tier.is_loaded(lora.key):
             return "gpu"
         return "cpu" if self.cpu_tier.is_loaded(lora.key) else "disk"
-
-    def _history(self, tier: str) -> History:
-        """The history of this tier, from the plan if it has one."""
-        state = self.plan.history.get(tier)
-        self._histories[tier] = History() if state is None else History.restored(state, f"the history of {tier}")
-        return self._histories[tier]
 
     def _discard(self, key: str) -> None:
         self.gpu_tier.discard(key)

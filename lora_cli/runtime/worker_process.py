@@ -89,8 +89,8 @@ def _answer(worker: Worker, request: object, send: Send) -> object:
             answer = worker.prefetch(lora, on_stage)
         case Drop(key):
             answer = worker.drop(key)
-        case QueryTiers(with_history):
-            answer = worker.tier_contents(with_history=with_history)
+        case QueryTiers():
+            answer = worker.tier_contents()
         case CompareGreedy():
             answer = worker.answer(request, on_stage)
         case Generate():

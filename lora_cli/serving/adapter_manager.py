@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
@@ -20,14 +21,15 @@ from lora_cli.runtime.warm_process import WarmProcess
 from lora_cli.serving.adapter_state import AdapterRegistry, AdapterState, Counters
 from lora_cli.serving.admissions import FETCH_AT_ONCE, Admissions
 from lora_cli.serving.cached_status import TierStatusCache
-from lora_cli.serving.prefetch import Prefetcher
-from lora_cli.serving.request_rates import NO_RATES, RequestRates
 from lora_cli.serving.responses import load_error
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 OpenProcess = Callable[[Sequence[SlotRequirements]], WarmProcess]
+
+AHEAD_AT_ONCE = 2
+"""Adapters loaded ahead at once, besides those that a request waits for."""
 
 
 class AdapterManager:
@@ -38,8 +40,8 @@ class AdapterManager:
 
     ``admissions`` fetches and validates adapters. ``open_process`` creates the warm process from the requirements of
     the adapters that are on this disk by then. At the start ``max_loras`` adapters are loaded and proved: the pinned
-    ones first, then those with the highest ``rates``. ``max_cpu_loras`` in all are read into memory; the others are
-    loaded at their first request. ``process`` is None until the warm process is ready. ``stopping`` is set when the
+    ones first, then the others in their order. ``max_cpu_loras`` in all are read into memory; the others are loaded at
+    their first request. ``process`` is None until the warm process is ready. ``stopping`` is set when the
     server is asked to stop. ``placing`` counts the adapters that are loaded into a slot and proved now; ``on_placed``
     is called when one has ended.
     """
@@ -52,7 +54,6 @@ class AdapterManager:
         *,
         max_loras: int,
         max_cpu_loras: int,
-        rates: RequestRates = NO_RATES,
     ) -> None:
         self.adapters, self.counters = AdapterRegistry(items), Counters()
         self.process: WarmProcess | None = None
@@ -61,12 +62,13 @@ class AdapterManager:
         self.request_threads, self.disk_threads, self._load_threads = (
             ThreadPoolExecutor(FETCH_AT_ONCE, name) for name in ("request", "disk", "load")
         )
-        self._admissions, self._open, self._rates = admissions, open_process, rates
+        self._admissions, self._open = admissions, open_process
         self.max_loras, self._max_cpu_loras = max_loras, max_cpu_loras
         self._new_process: WarmProcess | None = None
         self._failure: LoraCliError | None = None
         self._start_ended = asyncio.Event()
-        self._prefetcher = Prefetcher(self._load_ahead)
+        self._ahead: deque[str] = deque()
+        self._loaders: list[asyncio.Task[None]] = []
         self._first_tried = False
         self._loaded_for = 0
         self.placing = 0
@@ -79,18 +81,16 @@ class AdapterManager:
 
     @property
     def queued(self) -> int:
-        """The number of adapters waiting to be prefetched or being loaded for a request."""
-        return len(self._prefetcher) + sum(one.loading is not None and not one.loading.done() for one in self.adapters)
+        """The number of adapters waiting to be loaded ahead or being loaded for a request."""
+        return len(self._ahead) + sum(one.loading is not None and not one.loading.done() for one in self.adapters)
 
     async def start(self) -> Ready:
-        """Fetch and validate the first adapters, start the warm process with slots for them, and prefetch them.
+        """Fetch and validate the first adapters, start the warm process with slots for them, and load them.
 
         Raises:
             LoraCliError: the warm process cannot start.
         """
-        # With copies all are admitted: an engine that reads the copies never requests them here.
-        most = None if self._admissions.copies else self._max_cpu_loras
-        await asyncio.gather(*map(self._admit_ahead, self._by_request_rate()[:most]))
+        await asyncio.gather(*map(self._admit_ahead, self._pinned_first()[: self._max_cpu_loras]))
         try:
             process = self._new_process = self._open([one.needs for one in self.adapters if one.needs is not None])
             ready = await _run_in(self.request_threads, process.start)
@@ -104,14 +104,17 @@ class AdapterManager:
         return ready
 
     def load_first(self) -> None:
-        """Prefetch the pinned adapters and those with the highest rates: at the start, and after a restart."""
+        """Load the first adapters ahead of their requests, a few at once: at the start, and after a restart."""
         self._loaded_for = self.process.starts if self.process is not None else 0
-        for place, adapter in enumerate(self._by_request_rate()[: self._max_cpu_loras]):
-            self._prefetcher.add(adapter.item.name, place)
+        self._ahead = deque(adapter.item.name for adapter in self._pinned_first()[: self._max_cpu_loras])
+        self._loaders = [task for task in self._loaders if not task.done()]
+        for _ in range(AHEAD_AT_ONCE - len(self._loaders)):
+            self._loaders.append(asyncio.create_task(self._load_all_ahead()))
 
     async def wait_for_first(self) -> None:
         """Wait until the initial loads have ended."""
-        await self._prefetcher.wait()
+        while loading := [task for task in self._loaders if not task.done()]:
+            await asyncio.wait(loading)
         self._first_tried = True
 
     async def wait(self, awaited: Awaitable[T]) -> T:
@@ -199,29 +202,14 @@ class AdapterManager:
         adapter = self.adapters.remove(name)
         await self.in_thread(self._unload, adapter)
 
-    def prefetch(self, names: Iterable[str], priority: int) -> None:
-        """Queue adapters to be loaded ahead of their requests. Raises ``NotFound``."""
-        for name in names:
-            self._prefetcher.add(self.adapters.of(name).item.name, priority)
-
     def record_request(self, adapter: AdapterState, tier: str) -> None:
         """Count one request whose adapter was found in ``tier``."""
         adapter.requests += 1
         adapter.last_used = time.time()
         self.counters.requests[tier] += 1
 
-    async def latest_rates(self) -> RequestRates | None:
-        """The request rates for the next server, and for the next child; None while the process is not ready."""
-        contents, process = await self.tier_status.refresh(with_history=True), self.process
-        if contents is None or process is None:
-            return None
-        keys = {adapter.item.name: adapter.lora.key for adapter in self.adapters if adapter.lora is not None}
-        self._rates = RequestRates(contents.history, keys)
-        process.plan = replace(process.plan, history=contents.history)
-        return self._rates
-
     async def supervise(self) -> None:
-        """Restart a child that died, and prefetch into every new child, also one that a request started.
+        """Restart a child that died, and load the first adapters into every new child, also one that a request started.
 
         Raises:
             LoraCliError: it cannot start.
@@ -236,7 +224,8 @@ class AdapterManager:
 
     async def close(self) -> None:
         """Close the warm process, also one that is still starting; waiting callers get an error."""
-        self._prefetcher.close()
+        for task in self._loaders:
+            task.cancel()
         await asyncio.to_thread(self._admissions.close)
         self._failure = self._failure or Unreachable("the server is stopping")
         self._start_ended.set()
@@ -298,8 +287,7 @@ class AdapterManager:
         """Fetch and validate an adapter, unless that was done before."""
         if adapter.lora is not None:
             before = adapter.report or LoadReport(adapter.item.name, adapter.lora.digest)
-            digest, applied, copied_to = adapter.lora.digest, before.applied, before.copied_to
-            return LoadReport(adapter.item.name, digest, applied=applied, copied_to=copied_to), adapter.lora
+            return LoadReport(adapter.item.name, adapter.lora.digest, applied=before.applied), adapter.lora
         admitted = await _run_in(self._load_threads, self._admissions.admit, adapter.item, by_client=adapter.by_client)
         adapter.lora, adapter.needs, adapter.remote = admitted.lora, admitted.needs, not admitted.cached
         return admitted.report, admitted.lora
@@ -346,6 +334,10 @@ class AdapterManager:
             self.placing -= 1
             self.on_placed()
 
+    async def _load_all_ahead(self) -> None:
+        while self._ahead:
+            await self._load_ahead(self._ahead.popleft())
+
     async def _load_ahead(self, name: str) -> None:
         """Load and prove if a slot is free, else only read into memory."""
         with suppress(LoraCliError):
@@ -358,12 +350,9 @@ class AdapterManager:
                 if adapter.lora is not None:
                     await self.ask(name, Prefetch(adapter.lora))
 
-    def _by_request_rate(self) -> list[AdapterState]:
-        """Pinned adapters first, then those with known rates, then the others in the manifest's order."""
-        place = {name: number for number, name in enumerate(self._rates.hottest())}
-        return sorted(
-            self.adapters, key=lambda adapter: (not adapter.item.pinned, place.get(adapter.item.name, len(place)))
-        )
+    def _pinned_first(self) -> list[AdapterState]:
+        """Pinned adapters first, then the others in the manifest's order."""
+        return sorted(self.adapters, key=lambda adapter: not adapter.item.pinned)
 
     def _unload(self, adapter: AdapterState) -> None:
         """Drop it from the tiers, unless another name shares its snapshot."""

@@ -58,9 +58,7 @@ class AdmissionWorker:
         """Run one step."""
         if step.admission is None:
             return self._fetch(step.item, on_stage, by_client=step.by_client)
-        if step.stage == "validate":
-            return self._validate(step.item, step.admission, on_stage)
-        return self._copy(step.admission, on_stage)
+        return self._validate(step.item, step.admission, on_stage)
 
     def _fetch(self, item: AdapterRequest, on_stage: OnStage, *, by_client: bool) -> Admitted:
         """Fetch it into the cache. A source that a client named is checked at each fetch: a link may have changed."""
@@ -89,14 +87,6 @@ class AdmissionWorker:
         base = self._setup.base if not self._setup.engine else None
         needs = slot_requirements(lora.adapter, base) if base is not None else None
         return Admitted(report, replace(lora, adapter=cast("Adapter", OpaquePickle(described, hops=2))), needs)
-
-    def _copy(self, accepted: Admission, on_stage: OnStage) -> Admitted:
-        """Copy it to the configured folder."""
-        assert self._setup.copy is not None
-        on_stage("tier", None)
-        admission = self._setup.copy(self._store, accepted)
-        report = LoadReport(admission.name, stage_ms=admission.stage_ms, copied_to=str(admission.copied_to or ""))
-        return Admitted(report if admission.error is None else report.failed(admission.stage, admission.error))
 
 
 def _pickled(adapter: Adapter) -> bytes:
@@ -150,7 +140,7 @@ def _run_step(worker: AdmissionWorker, step: AdmissionStep, send: Send) -> None:
 
 def _result_or_error(worker: AdmissionWorker, step: AdmissionStep, send: Send) -> object:
     try:
-        answer = worker.answer(step, lambda stage, _snapshot: send(Stage(stage)))
+        answer = worker.answer(step, lambda stage: send(Stage(stage)))
     except LoraCliError as error:
         kind = ERRORS.get(error.exit_code, LoraCliError)
         return kind(_truncated(error.message), hint=_truncated(error.hint))

@@ -4,7 +4,6 @@ One process fetches, for all adapters at once. Up to ``VALIDATORS`` others valid
 """
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -25,7 +24,6 @@ from lora_cli.runtime.child_process import (
 from lora_cli.runtime.messages import LoraRequest
 from lora_cli.runtime.plan import SlotRequirements
 from lora_cli.settings import Settings
-from lora_cli.store import Store
 from lora_cli.store.in_use import InUseMarker
 from lora_cli.validation.fetch_and_validate import Admission
 
@@ -60,15 +58,12 @@ FETCHER = replace(VALIDATOR, title="the process that fetches adapters", max_byte
 
 HINT = "see lora-cli validate for its findings"
 
-Copy = Callable[[Store, Admission], Admission]
-"""Copies an admitted adapter to memory; its error is in the admission that it returns."""
-
 
 @dataclass(frozen=True, slots=True)
 class AdmissionSettings:
     """The first message to such a process: its settings.
 
-    ``roots`` are the folders that clients may name adapters in. ``copy`` is None if nothing is copied. ``log_level`` is
+    ``roots`` are the folders that clients may name adapters in. ``log_level`` is
     the lowest level of log messages that it passes on. ``threads`` requests are worked on at once. ``engine`` is
     NAME@VERSION of who will serve the adapters, started as ``deployment`` says; empty for the warm process.
     """
@@ -76,7 +71,6 @@ class AdmissionSettings:
     settings: Settings
     base: BaseModel | None
     roots: tuple[Path, ...] = ()
-    copy: Copy | None = None
     log_level: int = 30
     threads: int = 1
     engine: str = ""
@@ -87,11 +81,11 @@ class AdmissionSettings:
 class AdmissionStep:
     """One step of an admission; the answer is ``Admitted``.
 
-    ``resolve`` fetches the adapter into the cache; with ``by_client`` its source must be allowed. ``validate`` and
-    ``tier`` (copy it to memory) continue the ``admission`` that ``resolve`` returned.
+    ``resolve`` fetches the adapter into the cache; with ``by_client`` its source must be allowed. ``validate``
+    continues with the ``admission`` that ``resolve`` returned.
     """
 
-    stage: Literal["resolve", "validate", "tier"]
+    stage: Literal["resolve", "validate"]
     item: AdapterRequest
     by_client: bool = False
     admission: Admission | None = None
@@ -114,13 +108,10 @@ class Admitted:
 
 
 class Admissions:
-    """Admits adapters; thread-safe. ``limit_s`` limits the time of one validation.
-
-    ``copies`` says that admitted adapters are copied to memory (``--tier``).
-    """
+    """Admits adapters; thread-safe. ``limit_s`` limits the time of one validation."""
 
     def __init__(self, setup: AdmissionSettings, hold: InUseMarker, limit_s: float) -> None:
-        self._hold, self._limit_s, self.copies = hold, limit_s, setup.copy is not None
+        self._hold, self._limit_s = hold, limit_s
         self._fetching = _ProcessPool(replace(setup, threads=FETCH_AT_ONCE), FETCHER, 1, FETCH_BYTES)
         self._fetching_alone = _ProcessPool(setup, FETCHER, FETCH_AGAIN, kept_bytes=0)
         self._validating = _ProcessPool(setup, VALIDATOR, VALIDATORS, KEPT_BYTES)
@@ -142,13 +133,6 @@ class Admissions:
         limit_s = min(self._limit_s, VALIDATION_S + fetched.size / VALIDATION_BYTES_PER_S)
         step = replace(step, stage="validate", admission=fetched.admission)
         validated = self._run_step(step, fetched.report, self._validating, limit_s=limit_s)
-        if validated.lora is not None and self.copies:
-            copied = self._run_step(replace(step, stage="tier"), validated.report, self._fetching).report
-            stage_ms = {**validated.report.stage_ms, **copied.stage_ms}
-            report = replace(
-                copied, digest=validated.report.digest, applied=validated.report.applied, stage_ms=stage_ms
-            )
-            validated = Admitted(report) if report.error else replace(validated, report=report)
         return replace(validated, cached=fetched.cached, size=fetched.size)
 
     def close(self) -> None:

@@ -21,12 +21,9 @@ from lora_cli.serving.metrics import metrics_text
 from lora_cli.serving.middleware import RequestGuard, failed, http_error, parse_body
 from lora_cli.serving.path_allowlist import allowed_reference
 from lora_cli.serving.requests import (
-    ChatRequest,
     CompletionRequest,
-    GreedyRequest,
     LoadRequest,
     NameRequest,
-    PrefetchRequest,
     UnloadRequest,
 )
 from lora_cli.serving.responses import MODEL_FIELDS, Json, adapter_status, streamed_list, tiers_of
@@ -65,10 +62,8 @@ class Api:
             Route("/v1/status", self.status),
             Route("/v1/load_lora_adapter", self.load, methods=["POST"]),
             Route("/v1/unload_lora_adapter", self.unload, methods=["POST"]),
-            Route("/v1/prefetch", self.prefetch, methods=["POST"]),
             Route("/v1/probe", self.probe, methods=["POST"]),
             Route("/v1/completions", self.completions, methods=["POST"]),
-            Route("/v1/chat/completions", self.chat, methods=["POST"]),
             Route("/v1/stop", self.stop, methods=["POST"]),
         ]
         app = Starlette(routes=routes, exception_handlers={HTTPException: http_error, LoraCliError: failed})
@@ -125,12 +120,6 @@ class Api:
         await self.manager.remove(name)
         return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
 
-    async def prefetch(self, request: Request) -> Response:
-        """Have adapters loaded ahead of their requests, by priority; answers before they are."""
-        asked = await parse_body(request, PrefetchRequest.read)
-        self.manager.prefetch(asked.lora_names, asked.priority)
-        return Json({"queued": asked.lora_names}, 202)
-
     async def probe(self, request: Request) -> Response:
         """One small request through an adapter: where it was found, and what it took."""
         name = (await parse_body(request, NameRequest.read)).lora_name
@@ -150,13 +139,7 @@ class Api:
 
     async def completions(self, request: Request) -> Response:
         """OpenAI's completions, by the base or by an adapter on it."""
-        return await self._answered(await parse_body(request, CompletionRequest.read))
-
-    async def chat(self, request: Request) -> Response:
-        """OpenAI's chat completions, in the chat template of the base."""
-        return await self._answered(await parse_body(request, ChatRequest.read))
-
-    async def _answered(self, asked: GreedyRequest) -> Response:
+        asked = await parse_body(request, CompletionRequest.read)
         if not self.has_model:
             raise UsageError("this server has no whole model to generate with", hint="start it with --forward model")
         return await complete(asked, self.base, self._scheduler)

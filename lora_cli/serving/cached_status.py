@@ -4,8 +4,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from time import monotonic
 
 from lora_cli.errors import LoraCliError
@@ -31,22 +30,20 @@ class TierStatusCache:
     def __init__(self, process: Callable[[], WarmProcess | None]) -> None:
         self._process = process
         self._threads = ThreadPoolExecutor(2, "query")
-        self._pending: dict[bool, asyncio.Future[TierContents | None]] = {}
+        self._pending: asyncio.Future[TierContents | None] | None = None
         self._queried_at = 0.0
         self._seen: CachedTiers | None = None
 
-    async def refresh(self, *, with_history: bool = False, or_last: bool = False) -> TierContents | None:
+    async def refresh(self, *, or_last: bool = False) -> TierContents | None:
         """Query the tiers. None while the process is not ready, or if its answer takes too long.
 
         A query under way is shared. With ``or_last`` the caller is content with ``latest``: it then waits less, counted
         from when the query was sent.
         """
-        asked = self._pending.get(with_history)
+        asked = self._pending
         if asked is None or asked.done():
-            self._queried_at = self._queried_at if with_history else monotonic()
-            query = partial(self._query, with_history=with_history)
-            asked = asyncio.get_running_loop().run_in_executor(self._threads, query)
-            self._pending[with_history] = asked
+            self._queried_at = monotonic()
+            asked = self._pending = asyncio.get_running_loop().run_in_executor(self._threads, self._query)
         patience_s = FIRST_PATIENCE_S
         if or_last:
             patience_s = self._queried_at + (FIRST_PATIENCE_S if self.latest()[0] is None else PATIENCE_S) - monotonic()
@@ -60,13 +57,13 @@ class TierStatusCache:
             return None, None
         return seen.contents, monotonic() - seen.received_at
 
-    def _query(self, *, with_history: bool) -> TierContents | None:
+    def _query(self) -> TierContents | None:
         process = self._process()
         if process is None or not process.is_started:
             return None
         starts = process.starts
         with suppress(LoraCliError):
-            contents = process.submit("", QueryTiers(with_history)).answer(TierContents)
-            self._seen = CachedTiers(replace(contents, history={}), starts, monotonic())
+            contents = process.submit("", QueryTiers()).answer(TierContents)
+            self._seen = CachedTiers(contents, starts, monotonic())
             return contents
         return None

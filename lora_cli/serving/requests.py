@@ -1,9 +1,8 @@
 """Requests of clients: one pydantic model for each JSON body, strict and bounded."""
 
 import re
-from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
     AfterValidator,
@@ -20,13 +19,11 @@ from lora_cli.core import parse
 from lora_cli.core.did_you_mean import did_you_mean
 from lora_cli.core.text import shown
 from lora_cli.errors import FormatError, UsageError
-from lora_cli.runtime.messages import Conversation
 
 LONGEST_NAME, LONGEST_PATH = 256, 4096
-MOST_KEYS, MOST_MISTAKES, MOST_NAMES = 100, 8, 10_000
+MOST_KEYS, MOST_MISTAKES = 100, 8
 MOST_PROMPTS, MOST_PROMPT_TOKENS, MOST_PROMPT_CHARACTERS = 64, 1 << 17, 1 << 19
-MOST_TOKENS, USUAL_TOKENS, MOST_LOGPROBS, MOST_STOPS, LONGEST_STOP = 4096, 16, 20, 4, 256
-USUAL_CHAT_TOKENS, MOST_TURNS = 128, 1000
+MOST_TOKENS, USUAL_TOKENS, MOST_STOPS, LONGEST_STOP = 4096, 16, 4, 256
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "temperature": (0, None),
@@ -43,18 +40,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "use_beam_search": (False, None),
 }
 """Parameters that greedy decoding supports only with these values; any other value is refused."""
-
-CHAT_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "tools": ([], None),
-    "tool_choice": ("none", "auto", None),
-    "functions": ([], None),
-    "response_format": ({"type": "text"}, None),
-    "add_generation_prompt": (True, None),
-    "continue_final_message": (False, None),
-    "chat_template": (None,),
-    "chat_template_kwargs": ({}, None),
-}
-"""The same for chats: only text is generated, with the base's own chat template."""
 
 UNHEEDED = frozenset({"top_p", "min_p", "seed", "user", "skip_special_tokens", "request_id", "priority", "metadata"})
 """Parameters without effect on greedy decoding; any value is accepted."""
@@ -87,16 +72,6 @@ def _prompts(value: Any) -> Any:
     if isinstance(value, str) or (isinstance(value, list) and value and isinstance(value[0], int)):
         value = [value]
     return tuple(tuple(one) if isinstance(one, list) else one for one in value) if isinstance(value, list) else value
-
-
-def _text_of(value: Any) -> Any:
-    """The text of a message, which OpenAI also has as a list of parts. Raises ``ValueError``: one is no text."""
-    if not isinstance(value, list):
-        return value
-    parts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in value]
-    if not all(isinstance(part, str) for part in parts):
-        raise ValueError("a message has a part that is not text")
-    return "".join(map(str, parts))
 
 
 Text = InstanceOf[str]
@@ -157,15 +132,6 @@ class UnloadRequest(NameRequest):
     unheeded = frozenset({"lora_int_id"})
 
 
-class PrefetchRequest(ClientRequest):
-    """``POST /v1/prefetch``: the lowest priority goes first."""
-
-    lora_names: list[Name] = Field(
-        min_length=1, max_length=MOST_NAMES, fail_fast=True, description=f"a list of 1 to {MOST_NAMES} names"
-    )
-    priority: int = Field(0, ge=-1_000_000, le=1_000_000, description="a whole number of at most a million")
-
-
 class StreamOptions(BaseModel):
     """OpenAI's options of a stream; others than this one are ignored."""
 
@@ -173,13 +139,9 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-class GreedyRequest(ClientRequest):
-    """The common parameters of completions and chats, with OpenAI's and vLLM's names. Null means not given.
+class CompletionRequest(ClientRequest):
+    """``POST /v1/completions``, with OpenAI's and vLLM's names. Null means not given."""
 
-    ``neutral`` has the parameters that greedy decoding supports with some values only, and these values.
-    """
-
-    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = NEUTRAL
     unheeded = UNHEEDED | NEUTRAL.keys()
     model: Text = Field(description="the name of an adapter, or of the base")
     max_tokens: int = Field(USUAL_TOKENS, ge=1, le=MOST_TOKENS, description=f"a whole number from 1 to {MOST_TOKENS}")
@@ -192,31 +154,6 @@ class GreedyRequest(ClientRequest):
         description=f"text or a list of at most {MOST_STOPS} texts of at most {LONGEST_STOP} characters",
     )
     ignore_eos: bool = Field(False, description="true or false")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _greedy(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        """``fields`` without nulls. Raises ``ValueError``: one of them asks for what only sampling gives."""
-        for key, neutral in cls.neutral.items():
-            if key in fields and fields[key] not in neutral:
-                why = ": decoding is greedy" if key in NEUTRAL else ""
-                raise ValueError(f"{key} {shown(fields[key])} is not supported{why}")
-        return {key: value for key, value in fields.items() if value is not None or key not in cls.model_fields}
-
-    @property
-    @abstractmethod
-    def prompts(self) -> tuple[str | tuple[int, ...] | Conversation, ...]:
-        """The prompts to complete."""
-
-    @property
-    @abstractmethod
-    def alternatives(self) -> int | None:
-        """How many alternatives get log-probabilities at each position; None: no log-probabilities at all."""
-
-
-class CompletionRequest(GreedyRequest):
-    """``POST /v1/completions``."""
-
     prompt: Annotated[tuple[Prompt, ...], BeforeValidator(_prompts)] = Field(
         min_length=1,
         max_length=MOST_PROMPTS,
@@ -224,63 +161,17 @@ class CompletionRequest(GreedyRequest):
         description=f"text, token ids, or a list of at most {MOST_PROMPTS} of these, "
         f"each not empty and with at most {MOST_PROMPT_TOKENS} tokens",
     )
-    logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS, description=f"a whole number from 0 to {MOST_LOGPROBS}")
+    logprobs: int | None = Field(None, ge=0, le=1, description="0 or 1")
     return_token_ids: bool = Field(False, description="true or false")
-
-    @property
-    def prompts(self) -> tuple[str | tuple[int, ...] | Conversation, ...]:
-        """Each of them."""
-        return self.prompt
-
-    @property
-    def alternatives(self) -> int | None:
-        """As many as ``logprobs`` says."""
-        return self.logprobs
-
-
-class Turn(BaseModel):
-    """One message of a chat; its other keys, such as ``name``, are ignored."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[Text, BeforeValidator(_text_of), Field(max_length=MOST_PROMPT_CHARACTERS)]
-
-
-class ChatRequest(GreedyRequest):
-    """``POST /v1/chat/completions``: one conversation, in the chat template of the base."""
-
-    neutral = {**NEUTRAL, **CHAT_NEUTRAL}
-    unheeded = UNHEEDED | NEUTRAL.keys() | CHAT_NEUTRAL.keys() | {"parallel_tool_calls", "store", "reasoning_effort"}
-    messages: Annotated[tuple[Turn, ...], BeforeValidator(_several)] = Field(
-        min_length=1,
-        max_length=MOST_TURNS,
-        fail_fast=True,
-        description=f"a list of 1 to {MOST_TURNS} messages, each with text as its content and a role: "
-        "system, developer, user, assistant or tool",
-    )
-    max_tokens: int = Field(
-        USUAL_CHAT_TOKENS, ge=1, le=MOST_TOKENS, description=f"a whole number from 1 to {MOST_TOKENS}"
-    )
-    logprobs: bool = Field(False, description="true or false")
-    top_logprobs: int = Field(0, ge=0, le=MOST_LOGPROBS, description=f"a whole number from 0 to {MOST_LOGPROBS}")
 
     @model_validator(mode="before")
     @classmethod
-    def _renamed(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        """``max_completion_tokens`` is OpenAI's newer name of ``max_tokens``."""
-        newer = fields.get("max_completion_tokens")
-        rest = {key: value for key, value in fields.items() if key != "max_completion_tokens"}
-        return rest if newer is None else {**rest, "max_tokens": newer}
-
-    @property
-    def prompts(self) -> tuple[str | tuple[int, ...] | Conversation, ...]:
-        """The conversation."""
-        return (Conversation(tuple((turn.role, turn.content) for turn in self.messages)),)
-
-    @property
-    def alternatives(self) -> int | None:
-        """As many as ``top_logprobs`` says, where ``logprobs`` is true."""
-        return self.top_logprobs if self.logprobs else None
+    def _greedy(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """``fields`` without nulls. Raises ``ValueError``: one of them asks for what only sampling gives."""
+        for key, neutral in NEUTRAL.items():
+            if key in fields and fields[key] not in neutral:
+                raise ValueError(f"{key} {shown(fields[key])} is not supported: decoding is greedy")
+        return {key: value for key, value in fields.items() if value is not None or key not in cls.model_fields}
 
 
 def _usage_error(error: ValidationError, model: type[ClientRequest]) -> UsageError:

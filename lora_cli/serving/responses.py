@@ -78,7 +78,6 @@ def adapter_status(adapter: AdapterState, tiers: Tiers, *, proved: bool) -> Adap
         rank=report.rank,
         bytes=report.bytes,
         applied=report.applied,
-        copied_to=report.copied_to,
         requests=adapter.requests,
         last_used=adapter.last_used,
         proved=proved,

@@ -18,7 +18,7 @@ from lora_cli.runtime.messages import (
     RowScheduled,
 )
 from lora_cli.serving.adapter_manager import AdapterManager
-from lora_cli.serving.requests import GreedyRequest
+from lora_cli.serving.requests import CompletionRequest
 
 MAX_WAITING = 4096
 
@@ -29,9 +29,9 @@ Event = RowScheduled | OutputDelta | LoraCliError | None
 class PromptGroup:
     """The prompts of one request, and their events. The scheduler drops them once the request's task is done."""
 
-    def __init__(self, request: GreedyRequest, lora: LoraRequest | None) -> None:
-        options = request.max_tokens, request.alternatives, request.stop, request.ignore_eos
-        self.rows = [Row(lora, prompt, *options) for prompt in request.prompts]
+    def __init__(self, request: CompletionRequest, lora: LoraRequest | None) -> None:
+        options = request.max_tokens, request.logprobs is not None, request.stop, request.ignore_eos
+        self.rows = [Row(lora, prompt, *options) for prompt in request.prompt]
         self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._early: deque[tuple[int, Event]] = deque()
         self._task = asyncio.current_task()

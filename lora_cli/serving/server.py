@@ -25,7 +25,6 @@ from lora_cli.errors import LoraCliError, MachineError
 from lora_cli.serving.api import Api
 from lora_cli.serving.connection import IDLE_S, connection_limits, protocol
 from lora_cli.serving.middleware import PROBES
-from lora_cli.serving.request_rates import save_rates
 from lora_cli.serving.signals import ending_signals
 from lora_cli.store.disk import replace_file
 
@@ -45,7 +44,7 @@ GRACE_S = 5
 SWITCH_S = 0.0005
 """The interpreter's switch interval (5 ms by default), so that other threads do not delay requests."""
 
-SUPERVISED_S, READY_S, METRICS_S, HISTORY_S = 1.0, 0.2, 10.0, 30.0
+SUPERVISED_S, READY_S, METRICS_S = 1.0, 0.2, 10.0
 
 LONGEST_S = 60.0
 """The longest wait between attempts of a periodic task that fails."""
@@ -55,11 +54,10 @@ log = logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class OutputFiles:
-    """Files that a server writes: ``ready`` while it is ready, ``metrics``, and ``history`` for the next run."""
+    """Files that a server writes: ``ready`` while it is ready, and ``metrics``."""
 
     ready: Path | None = None
     metrics: Path | None = None
-    history: Path | None = None
 
 
 def serve(api: Api, address: Address, files: OutputFiles, say: Callable[[str], None]) -> None:
@@ -112,7 +110,6 @@ class _ServerRun:
             asyncio.create_task(repeat("supervise", SUPERVISED_S, self.manager.supervise)),
             asyncio.create_task(repeat("ready file", READY_S, self._update_ready_file)),
             asyncio.create_task(repeat("metrics", METRICS_S, self._write_metrics)),
-            asyncio.create_task(repeat("history", HISTORY_S, self._save_history)),
         ]
         try:
             await self._server.serve(sockets=[listener])
@@ -163,7 +160,6 @@ class _ServerRun:
     async def _end(self) -> None:
         if self.files.ready is not None:
             _remove_file(self.files.ready)
-        await self._save_history()
         await self._write_metrics()
         await self.manager.close()
         self._say("stopped")
@@ -171,15 +167,6 @@ class _ServerRun:
     async def _write_metrics(self) -> None:
         if self.files.metrics is not None and self.manager.process is not None:
             await asyncio.to_thread(self._write, self.files.metrics, self._metrics_text())
-
-    async def _save_history(self) -> None:
-        """Save the request rates to disk, and in the plan of the next child."""
-        rates = await self.manager.latest_rates()
-        if rates is not None and self.files.history is not None:
-            try:
-                await asyncio.to_thread(save_rates, self.files.history, rates)
-            except OSError as error:
-                log.info("request rates cannot be saved: %s", error)
 
     def _write(self, file: Path, text: str) -> None:
         try:

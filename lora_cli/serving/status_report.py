@@ -22,8 +22,6 @@ class AdapterStatus:
     rank: Count | None
     bytes: Count
     applied: str
-    copied_to: str
-    """Its folder in memory; empty without --tier."""
     requests: Count
     last_used: NonNegative | None
     """Seconds since 1970; null if not requested."""

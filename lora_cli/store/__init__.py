@@ -30,10 +30,6 @@ class Store:
         return self.root / "refs"
 
     @cached_property
-    def packed(self) -> Path:
-        """Folder of the packed weights, by snapshot digest."""
-        return self.root / "packed"
-
     @cached_property
     def partials(self) -> Path:
         """Folder of unfinished files and folders: ``<key>/<writer>``."""
@@ -52,7 +48,7 @@ class Store:
     @property
     def folders(self) -> tuple[Path, ...]:
         """All of these, and the folders that two of them are in."""
-        own = (self.blobs, self.snapshots, self.refs, self.packed)
+        own = (self.blobs, self.snapshots, self.refs)
         return self.blobs.parent, self.snapshots.parent, *own, self.partials, self.leases, self.quarantine
 
     def blob(self, sha256: str) -> Path:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from lora_cli.core.json_schema import Count
 from lora_cli.store import Store
-from lora_cli.store.atomic_swap import remove_folder, remove_path, trash_path
+from lora_cli.store.atomic_swap import remove_path, trash_path
 from lora_cli.store.cachedir_tag import check_cache
 from lora_cli.store.disk import age_s, on_disk, read_small
 from lora_cli.store.in_use import MARKER_PREFIX, names_in_use
-from lora_cli.store.inventory import Inode, StoredSnapshot, list_folder, packed_folders, tree_bytes
+from lora_cli.store.inventory import Inode, StoredSnapshot, list_folder, tree_bytes
 from lora_cli.store.leases import lease
 from lora_cli.store.quarantine import moved_at_s, quarantined
 from lora_cli.store.resolution_records import all_records, forget_record, read_record
@@ -42,8 +42,7 @@ _HALF_RECORD = re.compile(r"\.[0-9a-f]{64}\.json\.[0-9a-f]{12}")
 class Retention:
     """What stays: snapshots used in the last ``unused_for_s``, and the last used ones within ``max_bytes`` of all.
 
-    Packed weights are removed before any snapshot, since they can be created again. ``grace_s`` is how long new files
-    without a reference stay.
+    ``grace_s`` is how long new files without a reference stay.
     """
 
     unused_for_s: float | None = None
@@ -53,7 +52,7 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """One removed thing; ``kind``: reference, snapshot, packed, blob, partial, lease or quarantine."""
+    """One removed thing; ``kind``: reference, snapshot, blob, partial, lease or quarantine."""
 
     kind: str
     name: str
@@ -90,10 +89,7 @@ def collect(store: Store, retention: Retention, *, dry_run: bool = False) -> lis
             corrupt = [("quarantine", path) for _, path in quarantined(store) if ("quarantine", path) not in left]
             total -= sum(tree_bytes(path) for _, path in corrupt)
             left += corrupt
-        away = _removable_packed(store, usage, retention, total)
-        total -= sum(tree_bytes(path) for path in away)
         items = _removable_snapshots(usage, retention, total)
-        left += [("packed", path) for path in away if path.name not in {item.digest for item in items}]
         removed = _remove_dangling_references(store, usage, retention.grace_s, dry_run=dry_run)
         removed += _remove_snapshots(store, usage, items, usage.now_s - retention.grace_s, dry_run=dry_run)
         removed += _remove_leftovers(store, left, dry_run=dry_run)
@@ -138,7 +134,7 @@ def _remove_leftovers(store: Store, left: Sequence[tuple[str, Path]], *, dry_run
     for kind, path in left:
         removed.append(Removed(kind, path.relative_to(store.root).as_posix(), tree_bytes(path)))
         if not dry_run:
-            remove_folder(store, path) if kind == "packed" else _delete(path)
+            _delete(path)
     return removed
 
 
@@ -180,7 +176,6 @@ def _remove_snapshots(
                 snapshot_bytes=item.size,
             )
         )
-    removed += [Removed("packed", item.digest, item.packed_bytes) for item in gone if item.packed_bytes]
     linked = usage.linked_outside()
     for blob in blobs:
         is_linked = blob.inode in linked
@@ -229,23 +224,7 @@ def _remove_snapshot(store: Store, item: StoredSnapshot, now_s: float | None) ->
         pass
     finally:
         remove_path(trash)
-    remove_folder(store, store.packed / item.digest)
     return True
-
-
-def _removable_packed(store: Store, usage: Usage, retention: Retention, total: int) -> list[Path]:
-    """Packed weights without their snapshot, and beyond the limit those that were not used for longest."""
-    items = {item.digest: item for item in usage.items}
-    paths = sorted(
-        packed_folders(store), key=lambda path: (items[path.name].used_s if path.name in items else 0.0, path.name)
-    )
-    away = []
-    for path in paths:
-        over = retention.max_bytes is not None and total > retention.max_bytes and path.name not in usage.names_in_use
-        if over or path.name not in items:
-            away.append(path)
-            total -= tree_bytes(path)
-    return away
 
 
 def _remove_dangling_references(store: Store, usage: Usage, grace_s: float, *, dry_run: bool) -> list[Removed]:

@@ -1,4 +1,4 @@
-"""The contents of a cache: snapshots with their references, and packed weights."""
+"""The contents of a cache: snapshots with their references."""
 
 import os
 import re
@@ -20,13 +20,12 @@ Inode = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class StoredSnapshot:
-    """One snapshot in the cache: path → size of its files, its records, and the size of its packed weights."""
+    """One snapshot in the cache: path → size of its files, and its records."""
 
     digest: str
     directory: Path
     files: dict[str, int]
     records: tuple[Record, ...]
-    packed_bytes: int = 0
 
     @property
     def size(self) -> int:
@@ -53,7 +52,6 @@ def inventory(store: Store) -> list[StoredSnapshot]:
             path,
             {file: status.st_size for file, status in files_in(path)},
             tuple(records.get(path.name, ())),
-            tree_bytes(store.packed / path.name),
         )
         for path in list_folder(store.snapshots)
         if is_digest(path.name)
@@ -103,11 +101,6 @@ def blob_files(store: Store) -> Iterator[Path]:
     for folder in list_folder(store.blobs):
         if re.fullmatch(r"[0-9a-f]{2}", folder.name) and not folder.is_symlink():
             yield from (path for path in list_folder(folder) if is_digest(path.name))
-
-
-def packed_folders(store: Store) -> Iterator[Path]:
-    """Every folder of packed weights, by its name."""
-    yield from (path for path in list_folder(store.packed) if is_digest(path.name))
 
 
 def files_in(directory: Path) -> Iterator[tuple[str, os.stat_result]]:

@@ -4,10 +4,9 @@ A resolver only accepts LoRA adapters for the base that it serves.
 """
 
 import json
-import mmap
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from lora_cli.core.text import names, shown
 from lora_cli.errors import FormatError, Refused, UsageError
 from lora_cli.store import Store
 from lora_cli.store.atomic_swap import exchange, remove_path, replace_folder
-from lora_cli.store.blobs import BLOB_MODE, is_sound, sha256_of
+from lora_cli.store.blobs import is_sound, sha256_of
 from lora_cli.store.disk import age_s, on_disk, read_small, replace_file
 from lora_cli.store.export import is_weights
 from lora_cli.store.snapshots import build_directory, is_digest
@@ -149,23 +148,14 @@ def prune_published(folder: Path, pruning: Pruning) -> None:
         for path in map(folder.joinpath, pruning.removed):
             hidden = path.with_name(f".{path.name[:100]}.{new_writer()}")
             path.rename(hidden)
-            _remove_replaced(hidden, path, "--publish")
+            _remove_replaced(hidden, path)
 
 
-def publish(
-    store: Store,
-    snapshot: Snapshot,
-    target: Path,
-    *,
-    option: str = "--publish",
-    check_space: Callable[[int], None] | None = None,
-) -> None:
+def publish(store: Store, snapshot: Snapshot, target: Path) -> None:
     """Publishes the folder ``target`` in one step, replacing an earlier one; an identical one stays.
 
     Weights are hard links to the cache where the file system supports them, else copies; all other files are copies.
-    Leftovers of dead processes next to ``target`` are removed. With ``check_space`` all files are read-only copies; it
-    is called with their bytes before the first is written, and raises if there is no space. ``option`` is the
-    command-line option of the path.
+    Leftovers of dead processes next to ``target`` are removed.
 
     Raises:
         UsageError: something is there that lora-cli did not publish; it stays. Or a file has the name of the mark.
@@ -174,29 +164,21 @@ def publish(
     """
     if MARK_FILE in snapshot.files:
         raise UsageError(f"{target.name} has a file {MARK_FILE}, which is reserved", hint=f"--exclude {MARK_FILE}")
-    with on_disk("writing", target, option):
+    with on_disk("writing", target, "--publish"):
         if _is_published(snapshot, target):
             return
-        _check_replaceable(target, option)
+        _check_replaceable(target)
         prefix = f".{target.name[:100]}."
         _remove_leftovers(target.parent, prefix)
-        if check_space is not None:
-            sizes = (len(_mark(snapshot)), *(blob.size for blob in snapshot.files.values()))
-            check_space(sum(map(_blocks, sizes)))
         building = target.with_name(f"{prefix}{new_writer()}")
         try:
-            _build(store, snapshot, building, copied=check_space is not None)
+            _build(store, snapshot, building)
             old = replace_folder(building, target, prefix)
         except BaseException:
             remove_path(building)
             raise
         if old is not None:
-            _remove_replaced(old, target, option)
-
-
-def _blocks(size: int) -> int:
-    """The size in whole pages, which a file takes on a tmpfs."""
-    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+            _remove_replaced(old, target)
 
 
 def _mark(snapshot: Snapshot) -> bytes:
@@ -206,15 +188,12 @@ def _mark(snapshot: Snapshot) -> bytes:
     return json.dumps(value, indent=1).encode() + b"\n"
 
 
-def _build(store: Store, snapshot: Snapshot, directory: Path, *, copied: bool) -> None:
-    linked = (lambda _: True) if copied else is_weights
-    build_directory(store, snapshot.files, directory, linked, copied=copied)
+def _build(store: Store, snapshot: Snapshot, directory: Path) -> None:
+    build_directory(store, snapshot.files, directory, is_weights)
     replace_file(directory / MARK_FILE, _mark(snapshot))
-    if copied:
-        (directory / MARK_FILE).chmod(BLOB_MODE)
 
 
-def _remove_replaced(old: Path, target: Path, option: str) -> None:
+def _remove_replaced(old: Path, target: Path) -> None:
     """Removes the replaced folder. If another process has put it there since the check, it is moved back.
 
     Raises:
@@ -224,11 +203,11 @@ def _remove_replaced(old: Path, target: Path, option: str) -> None:
         if not exchange(old, target):
             raise UsageError(f"{target} was not published by lora-cli: it was moved to {old}")
         remove_path(old)
-        _check_replaceable(target, option)
+        _check_replaceable(target)
     remove_path(old)
 
 
-def _check_replaceable(target: Path, option: str) -> None:
+def _check_replaceable(target: Path) -> None:
     if not os.path.lexists(target) or _is_replaceable(target):
         return
     ours = target.is_dir() and not target.is_symlink() and _read_mark(target)
@@ -239,7 +218,7 @@ def _check_replaceable(target: Path, option: str) -> None:
         )
     raise UsageError(
         f"{target} exists and was not published by lora-cli",
-        hint=f"it was not changed: move it, or use another folder with {option}",
+        hint="it was not changed: move it, or use another folder with --publish",
     )
 
 

@@ -1,4 +1,4 @@
-"""The quarantine: corrupt blobs, snapshots and packed weights, each under its name and a token."""
+"""The quarantine: corrupt blobs and snapshots, each under its name and a token."""
 
 import math
 import os

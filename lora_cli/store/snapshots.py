@@ -127,13 +127,10 @@ def build_directory(
     files: Mapping[str, Blob],
     directory: Path,
     linked: Callable[[str], bool] = lambda _: True,
-    *,
-    copied: bool = False,
 ) -> None:
     """Fills a new directory: hard links to blobs for the paths that are ``linked``, writable copies for the others.
 
-    With ``copied`` all are copies; those that would be links are read-only, as blobs are. Where a blob is missing or
-    corrupt, the file of the cached snapshot is used.
+    Where a blob is missing or corrupt, the file of the cached snapshot is used.
 
     Raises:
         LostBlob: a file is neither among the blobs nor in the snapshot.
@@ -146,7 +143,7 @@ def build_directory(
             target.parent.mkdir(parents=True, exist_ok=True)
         try:
             source = _sound_file(store, files, path)
-            if copied or not (linked(path) and _link(source, target)):
+            if not (linked(path) and _link(source, target)):
                 _copy(source, target, writable=not linked(path))
         except FileNotFoundError as error:
             raise LostBlob(path) from error

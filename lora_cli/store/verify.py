@@ -13,7 +13,7 @@ from lora_cli.core.json_schema import EXCLUDED, FilePath
 from lora_cli.store import Store
 from lora_cli.store.blobs import move_to_quarantine, restore, sha256_of
 from lora_cli.store.cachedir_tag import check_cache
-from lora_cli.store.inventory import Inode, blob_files, folder_digest, list_folder, packed_folders, tree_bytes
+from lora_cli.store.inventory import Inode, blob_files, folder_digest, list_folder, tree_bytes
 from lora_cli.store.leases import STALE_S, lease
 from lora_cli.store.resolution_records import all_records, conflicts, record_path
 from lora_cli.store.snapshots import is_digest
@@ -23,7 +23,7 @@ THREADS = 4
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """One blob, snapshot, packed weights or record; ``problem`` is empty when it is intact.
+    """One blob, snapshot or record; ``problem`` is empty when it is intact.
 
     ``moved_to`` is its path in the quarantine. Of records, only those that conflict with others are listed; they stay.
     """
@@ -36,11 +36,11 @@ class Verified:
 
 
 def verify(store: Store, only: Collection[str] | None = None) -> Iterator[Verified]:
-    """Verifies each blob and snapshot, all packed weights, and the records that conflict with each other.
+    """Verifies each blob and snapshot, and the records that conflict with each other.
 
-    Corrupt files are moved to the quarantine, unless this user may not move them; the next fetch restores them.
-    Packed weights must have those of their snapshot. Files with other names are ignored. ``only`` has the names of
-    what is verified: sha256 of blobs and digests of snapshots (None: all).
+    Corrupt files are moved to the quarantine, unless this user may not move them; the next fetch restores them. Files
+    with other names are ignored. ``only`` has the names of what is verified: sha256 of blobs and digests of snapshots
+    (None: all).
 
     Raises:
         UsageError: this is no cache.
@@ -63,8 +63,6 @@ def verify(store: Store, only: Collection[str] | None = None) -> Iterator[Verifi
         for one in _verify_snapshot(store, directory, known):
             sound.update([] if one.problem else [directory.name])
             yield one
-    for directory in (path for path in packed_folders(store) if path.name in sound):
-        yield from _verify_one(store, "packed", directory, partial(_packed_problem, store, directory.name))
     for earlier, record, file in conflicts(all_records(store)):
         if only is None or not {earlier.snapshot, record.snapshot}.isdisjoint(only):
             servers = f"{record.server} and {earlier.server}"
@@ -118,14 +116,6 @@ def _blob_problem(path: Path, digest: str | None, there: Path) -> str:
     if path.name != digest:
         return f"its bytes have the sha256 {digest}"
     return "" if path.parent.name == digest[:2] else "is in the wrong folder"
-
-
-def _packed_problem(store: Store, digest: str, directory: Path) -> str:
-    """The problem of packed weights; none if their snapshot was removed meanwhile, as they cannot be compared."""
-    from lora_cli.store.packed_weights import packed_problem
-
-    problem = packed_problem(store, digest, directory)
-    return problem if store.snapshot(digest).is_dir() else ""
 
 
 def _snapshot_problem(name: str, known: Mapping[Inode, str | None], directory: Path) -> str:

@@ -22,31 +22,23 @@ class Budget:
         """Whether one more item of ``weight`` bytes fits next to ``items`` items of ``used_bytes``."""
         return items < self.items and (self.max_bytes is None or used_bytes + weight <= self.max_bytes)
 
-    def share(self, weight: int) -> float:
-        """How much of the tier one adapter takes: its part of the items or of the bytes, whichever is larger."""
-        of_items = 1 / (self.items or 1)
-        if self.max_bytes is None or weight <= of_items * self.max_bytes:
-            return of_items
-        return weight / (self.max_bytes or 1)
-
 
 class EvictionPolicy(Protocol):
     """A policy gets the events of a tier, and gives the order of evictions.
 
-    It is told of a request once it is answered, so never of one whose load failed. Request rates, bytes and load costs
-    are in the ``PolicyContext`` that it is created with.
+    It is told of a request once it is answered, so never of one whose load failed.
     """
 
     def hit(self, key: str) -> None:
         """``key`` was requested, and is loaded."""
         ...
 
-    def loaded(self, key: str, *, ahead: bool) -> None:
-        """``key`` was loaded, for a request or ``ahead`` of one."""
+    def loaded(self, key: str) -> None:
+        """``key`` was loaded, for a request or ahead of one."""
         ...
 
-    def removed(self, key: str, *, evicted: bool) -> None:
-        """``key`` was removed: ``evicted``, or discarded."""
+    def removed(self, key: str) -> None:
+        """``key`` was evicted or discarded."""
         ...
 
     def eviction_order(self) -> Iterator[str]:
@@ -71,10 +63,10 @@ class Counts:
 
 
 class Ledger:
-    """The accounting of one tier; also used by simulations, and by the shadows of the adaptive policy.
+    """The accounting of one tier; also used by simulations.
 
     A key is absent, loading (its bytes are counted) or loaded. Evictions are chosen before any is done: an ``admit``
-    that fails changes nothing. ``history``, if given, records requests and loads.
+    that fails changes nothing. ``history``, if given, records requests.
     """
 
     def __init__(
@@ -89,7 +81,7 @@ class Ledger:
         self._pinned: set[str] = set()
         self._hits = self._loads = self._evictions = 0
 
-    def request(self, key: str, weight: int, cost_ms: float) -> tuple[str, ...] | None:
+    def request(self, key: str, weight: int) -> tuple[str, ...] | None:
         """A complete request: None for a hit; else it is admitted and loaded, and the evicted keys are returned.
 
         Raises as ``admit`` does.
@@ -98,7 +90,7 @@ class Ledger:
             self.hit(key)
             return None
         evicted = self.admit(key, weight)
-        self.loaded(key, cost_ms)
+        self.loaded(key)
         return evicted
 
     def hit(self, key: str) -> None:
@@ -120,22 +112,20 @@ class Ledger:
         fits = self.budget.fits(len(self._weights), self.used_bytes, weight)
         evicted = () if fits else tuple(self._make_room(name or key, weight))
         for one in evicted:
-            self._remove(one, evicted=True)
+            self._remove(one)
         self._evictions += len(evicted)
         self._weights[key] = weight
         self.used_bytes += weight
         self._loading.add(key)
         return evicted
 
-    def loaded(self, key: str, cost_ms: float, *, ahead: bool = False) -> None:
+    def loaded(self, key: str, *, ahead: bool = False) -> None:
         """``key`` was loaded, for a request or ``ahead`` of one."""
         self._loading.remove(key)
         self._loads += 1
-        if self._history is not None:
-            self._history.record_load(key, self._weights[key], cost_ms)
-            if not ahead:
-                self._history.record_request(key)
-        self.eviction.loaded(key, ahead=ahead)
+        if self._history is not None and not ahead:
+            self._history.record_request(key)
+        self.eviction.loaded(key)
 
     def failed(self, key: str) -> None:
         """The load of ``key`` failed."""
@@ -146,7 +136,7 @@ class Ledger:
         """Remove ``key`` if it is loaded and not leased, even if pinned; whether it was removed."""
         if not self.is_loaded(key) or key in self._leases:
             return False
-        self._remove(key, evicted=False)
+        self._remove(key)
         return True
 
     def lease(self, key: str) -> None:
@@ -200,9 +190,9 @@ class Ledger:
     def _is_evictable(self, key: str) -> bool:
         return key in self._weights and key not in self._loading and key not in self._leases and key not in self._pinned
 
-    def _remove(self, key: str, *, evicted: bool) -> None:
+    def _remove(self, key: str) -> None:
         self.used_bytes -= self._weights.pop(key)
-        self.eviction.removed(key, evicted=evicted)
+        self.eviction.removed(key)
 
     def _full_error(self, name: str, weight: int) -> MachineError:
         """The error if ``name`` does not fit: permanently, or now."""

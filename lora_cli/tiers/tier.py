@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Condition
-from time import monotonic, perf_counter
+from time import monotonic
 from typing import Generic, TypeVar
 
 from lora_cli.errors import MachineError
@@ -16,8 +16,8 @@ class Tier(Generic[T]):
     """A cache of values by key, which loads missing ones and evicts by the policy of its ledger.
 
     ``weigh`` gives the bytes of a key without loading it, and ``load`` its value. ``drop`` frees a value; it must be
-    quick, because the tier is locked meanwhile. ``name_of`` gives a key's name in errors, and ``clock`` seconds, to
-    time loads. Thread-safe: concurrent requests for a key share one load, and a load does not delay hits on other keys.
+    quick, because the tier is locked meanwhile. ``name_of`` gives a key's name in errors. Thread-safe: concurrent
+    requests for a key share one load, and a load does not delay hits on other keys.
     """
 
     def __init__(
@@ -28,11 +28,10 @@ class Tier(Generic[T]):
         load: Callable[[str], T],
         drop: Callable[[str, T], None] = lambda _key, _value: None,
         name_of: Callable[[str], str] = str,
-        clock: Callable[[], float] = perf_counter,
     ) -> None:
         self.budget = ledger.budget
         self._ledger = ledger
-        self._weigh, self._load, self._drop, self._name_of, self._clock = weigh, load, drop, name_of, clock
+        self._weigh, self._load, self._drop, self._name_of = weigh, load, drop, name_of
         self._values: dict[str, T] = {}
         self._changed = Condition()
 
@@ -134,17 +133,15 @@ class Tier(Generic[T]):
 
     def _load_value(self, key: str, *, ahead: bool) -> None:
         """Load ``key``, which was admitted; unless ``ahead``, with a lease on it."""
-        began = self._clock()
         try:
             value = self._load(key)
         except BaseException:
             with self._changed:
                 self._load_failed(key)
             raise
-        cost_ms = (self._clock() - began) * 1e3
         with self._changed:
             self._values[key] = value
-            self._ledger.loaded(key, cost_ms, ahead=ahead)
+            self._ledger.loaded(key, ahead=ahead)
             if not ahead:
                 self._ledger.lease(key)
             self._changed.notify_all()

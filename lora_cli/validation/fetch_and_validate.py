@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from lora_cli.core.adapter_request import AdapterRequest
 from lora_cli.core.addresses import without_secrets
@@ -20,11 +19,11 @@ from lora_cli.sources.local import snapshot_at
 from lora_cli.validation.validate import ref_of
 from lora_cli.validation.verdict import Checked, Stopwatch, Terms, apply_suppressions, gather_evidence, judge
 
-OnStage = Callable[[str, Snapshot | None], None]
-"""Called as each stage begins, with the snapshot as soon as it is on this disk, before anything of it is read."""
+OnStage = Callable[[str], None]
+"""Called as each stage begins."""
 
 
-def ignore_stage(_stage: str, _snapshot: Snapshot | None) -> None:
+def ignore_stage(_stage: str) -> None:
     """Do nothing: the default."""
 
 
@@ -33,14 +32,12 @@ class Admission(Checked):
     """One adapter, fetched into the cache and validated there. ``stage`` is the stage in which ``error`` happened.
 
     ``stage_ms`` maps the finished stages (resolve, fetch, validate) to milliseconds. ``cached`` says that all of it was
-    in the cache before. ``copied_to`` is another folder that it is in. ``ref`` is the requested reference.
-    ``provenance`` has its signers.
+    in the cache before. ``ref`` is the requested reference. ``provenance`` has its signers.
     """
 
     snapshot: Snapshot | None = None
     stage: str = ""
     cached: bool = False
-    copied_to: Path | None = None
     ref: AdapterRef | None = None
     provenance: Provenance = field(default_factory=Provenance)
 
@@ -66,7 +63,7 @@ class _TimedSource:
     def resolve(self, ref: AdapterRef) -> Revision:
         revision = self._source.resolve(ref)
         self._watch.lap("resolve")
-        self._on_stage("fetch", None)
+        self._on_stage("fetch")
         return revision
 
 
@@ -74,7 +71,7 @@ def fetch_adapter(item: AdapterRequest, context: FetchContext, *, on_stage: OnSt
     """Resolve and fetch one adapter, with the time of each stage; an error is part of the result."""
     watch, ref = Stopwatch(), None
     source_text = without_secrets(str(item.source))
-    on_stage("resolve", None)
+    on_stage("resolve")
     try:
         ref = ref_of(item.source)
         source_text = str(ref)
@@ -108,7 +105,7 @@ def validate_fetched(
     assert fetched.snapshot is not None
     assert fetched.ref is not None
     watch, judged = Stopwatch(), fetched
-    on_stage("validate", fetched.snapshot)
+    on_stage("validate")
     try:
         local, revision = snapshot_at(fetched.snapshot.directory)
         adapter = read_adapter(local, revision, fetched.name, settings.max_header_bytes)

@@ -108,7 +108,7 @@ HUMAN: dict[str, Words] = {
     "inspect engine args": lambda at: ["inspect", *at.adapters, "--engine-args", "vllm"],
     "fetch": lambda at: ["fetch", *at.adapters],
     "warm": lambda at: ["warm", *at.adapters, "--base", str(at.folder / "base"), "--once"],
-    "cache ls": lambda at: ["cache", "ls", "--residency"],
+    "cache ls": lambda at: ["cache", "ls"],
     "cache show": lambda at: ["cache", "show", *at.adapters],
     "cache verify": lambda at: ["cache", "verify"],
     "cache gc": lambda at: ["cache", "gc", "--cache-budget", "1", "--dry-run", "--grace", "0"],
@@ -243,7 +243,7 @@ def lines(metrics: str) -> list[str]:
 
 def loads(name: str) -> list[LoadReport]:
     proof = Proof((ModuleProof(name, 1e-7, 0.4, 1e-5),), "synthetic", name, holds=True)
-    good = LoadReport(name, "ab" * 32, 1, 4, name, 8, name, {name: 1.0}, proof, copied_to=name)
+    good = LoadReport(name, "ab" * 32, 1, 4, name, 8, name, {name: 1.0}, proof)
     return [good, LoadReport(name, stage=name, error=name, hint=name, exit_code=1)]
 
 

@@ -40,7 +40,6 @@ def content(folder: Path) -> dict[str, str]:
 
 FOLDERS: dict[str, Callable[[Store], Path]] = {
     "quarantine": lambda store: store.quarantine,
-    "packed": lambda store: store.packed,
     "snapshots": lambda store: store.snapshots,
     "blobs": lambda store: store.blobs.parent,
     "tmp": lambda store: store.partials,

@@ -58,13 +58,11 @@ VALUES = {
     "a home": r'"~\ud800"',
     "another root": '"/proc/self/root"',
     "strange ids": r'[[1], ["\ud800"], [-1], [99999999999999999999]]',
-    "strange turns": r'[{"role": "user", "content": "\ud800"}, {"role": {}, "content": [{"type": "text", "text": 1}]}]',
 }
 
 FIELDS: Mapping[str, Mapping[str, object]] = {
     "load_lora_adapter": {"lora_name": "x", "lora_path": "no", "load_inplace": False, "pinned": False},
     "unload_lora_adapter": {"lora_name": "x", "lora_int_id": 1},
-    "prefetch": {"lora_names": ["good"], "priority": 0},
     "probe": {"lora_name": "good"},
     "completions": {
         "model": "good",
@@ -79,17 +77,6 @@ FIELDS: Mapping[str, Mapping[str, object]] = {
         "temperature": 0,
         "logit_bias": None,
         "suffix": "",
-    },
-    "chat/completions": {
-        "model": "good",
-        "messages": [{"role": "user", "content": "x"}],
-        "max_tokens": 1,
-        "max_completion_tokens": None,
-        "logprobs": False,
-        "top_logprobs": 0,
-        "stop": None,
-        "tools": None,
-        "response_format": None,
     },
 }
 
@@ -241,6 +228,6 @@ def test_large_bodies_of_many_clients_keep_nobody_waiting(server: Running, clien
     bodies = [b'{"prompt": [' + b"{}," * 340_000 + b"{}]}", b'{"prompt": ' + b"[1," * 300_000 + b"]"]
     before = resident_mb(server.process.pid)
     with probed(server), probed(server, "/metrics"), ThreadPoolExecutor(20) as clients:
-        for path in ("completions", "prefetch", "load_lora_adapter"):
+        for path in ("completions", "load_lora_adapter"):
             list(clients.map(lambda body, path=path: post(server, client, path, body), bodies * 10))
     assert resident_mb(server.process.pid) - before < 400

@@ -81,7 +81,6 @@ def test_what_failed_once_is_not_read_through_a_link_later(
     # A name that never worked is forgotten: it is nobody's until somebody loads it, which reads the link anew.
     status, said = error_of(ASKS[asked](server, name))
     assert (status, OUTSIDE in said) == ((422, True) if asked.startswith("loaded") else (404, False)), said
-    assert server.post("/v1/prefetch", lora_names=[name]).status_code == 404
     assert name not in {one["name"] for one in server.ask("GET", "/v1/adapters").json()["adapters"]}
 
 
@@ -93,7 +92,6 @@ def test_what_is_brought_again_is_checked_again(server: Running, folder: Path) -
     assert server.probe("good").status_code == 200
     assert server.adapter("good")["digest"] == digest, "what was judged is served"
     assert server.probe("own").status_code == 200, "which takes its slot and its place in memory"
-    shutil.rmtree(folder / "cache" / "packed", ignore_errors=True)
     assert main(["--cache-dir", str(folder / "cache"), "cache", "rm", f"file://{place}"]) == 0
     status, said = error_of(server.probe("good"))
     assert (status, OUTSIDE in said) == (422, True), said

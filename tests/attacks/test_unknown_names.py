@@ -51,9 +51,8 @@ def test_unknown_names_keep_nobody_waiting(server: Running) -> None:
             while time.monotonic() < until:
                 name = f"adaptor-numbre-{number}"
                 url = f"http://localhost:{server.port}/v1/"
-                named, listed = {"lora_name": name}, {"lora_names": [name]}
-                asked = (("probe", named), ("unload_lora_adapter", named), ("prefetch", listed))
-                answers.extend(client.post(f"{url}{path}", json=body).status_code for path, body in asked)
+                asked = ("probe", "unload_lora_adapter")
+                answers.extend(client.post(f"{url}{path}", json={"lora_name": name}).status_code for path in asked)
 
     with probed(server), probed(server, "/metrics"), ThreadPoolExecutor(CLIENTS) as clients:
         list(clients.map(ask, range(CLIENTS)))
@@ -93,7 +92,6 @@ def test_many_that_are_told_and_taken_away_keep_nobody_waiting(server: Running) 
     with probed(server), ThreadPoolExecutor(CLIENTS) as clients:
         gone = list(clients.map(lambda name: server.post("/v1/unload_lora_adapter", lora_name=name), names))
         assert {answer.status_code for answer in gone} == {200}
-        assert server.post("/v1/prefetch", lora_names=[f"adapter-number-{n}" for n in range(1000)]).status_code == 202
 
 
 def test_names_are_suggested_among_few_and_short_ones() -> None:

@@ -20,10 +20,9 @@ from lora_cli.render.terminal_cache import snapshots_parts
 from lora_cli.store import Store
 from lora_cli.store.inventory import StoredSnapshot
 from lora_cli.store.resolution_records import Record
-from lora_cli.store.tmpfs_tier import MEMORY, file_system
 from tests.making import write_adapter
 from tests.store.another_user import as_another_user, public_folder
-from tests.store.keeping import drop, edit_in_place, put_blob, tree
+from tests.store.keeping import edit_in_place, put_blob, tree
 
 Captured = pytest.CaptureFixture[str]
 
@@ -80,31 +79,6 @@ def test_show_has_every_file_and_what_means_it(capsys: Captured) -> None:
     assert f"file://{Path.cwd()}/sql" in text
     (one,) = json.loads(said(capsys, "show", "./sql", "--format", "json"))["snapshots"]
     assert one["directory"] == str(directory(capsys, "./sql"))
-
-
-def test_show_and_ls_say_what_of_a_snapshot_is_in_memory(
-    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: Captured
-) -> None:
-    if file_system(store.root) in MEMORY:
-        pytest.skip("nothing leaves memory on this file system")
-    there, gone = directory(capsys, "./sql"), directory(capsys, "./chat")
-    drop(gone)
-    for file in there.iterdir():
-        file.read_bytes()
-    assert "100% of it in the page cache" in said(capsys, "show", "./sql")
-    assert ", 0% of it in the page cache" in said(capsys, "show", "./chat")
-    monkeypatch.setenv("COLUMNS", "200")
-    assert [re.findall(r" (\d+%) ", line) for line in said(capsys, "ls", "--residency").splitlines()[1:3]] == [
-        ["100%"],
-        ["0%"],
-    ]
-    assert "in memory" not in said(capsys, "ls")
-    monkeypatch.setenv("COLUMNS", "40")
-    assert "in memory 100%" in " ".join(said(capsys, "ls", "--residency").split())
-    (one, other) = json.loads(said(capsys, "ls", "--residency", "--format", "json"))["snapshots"]
-    assert (one["resident_bytes"], other["resident_bytes"]) == (one["bytes"], 0)
-    assert one["packed_resident_bytes"] == 0
-    assert "resident_bytes" not in json.loads(said(capsys, "ls", "--format", "json"))["snapshots"][0]
 
 
 @pytest.mark.parametrize("command", ["show", "rm", "path"])
@@ -233,13 +207,12 @@ def test_path_prints_one_directory_for_a_reference_the_usual_files_first(tmp_pat
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
-@pytest.mark.parametrize("residency", [True, False])
 def test_ls_is_no_wider_than_the_terminal(
-    width: int, residency: bool, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    width: int, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     digests = [directory(capsys, name).name for name in ("./sql", "./chat")]
     monkeypatch.setenv("COLUMNS", str(width))
-    lines = said(capsys, "ls", *["--residency"] * residency).splitlines()
+    lines = said(capsys, "ls").splitlines()
     assert all(len(line) <= width for line in lines if "file://" not in line or width > 40)
     assert len(lines) == 4 or width == 40
     assert [word for line in lines for word in line.split()[:1] if word in {one[:12] for one in digests}] == [
@@ -265,7 +238,7 @@ def test_ls_tells_how_long_ago_each_was_used(
     item = StoredSnapshot("ab" * 32, tmp_path, {}, (record,))
     monkeypatch.setattr("time.time", lambda: 1e9 + (seconds or 86400 * 400))
     for shown, expected in ((item, f" {told}\n"), (replace(item, records=()), " unreferenced ")):
-        report = cache_report(Store(tmp_path), [shown], 0, lambda _: None, residency=False)
+        report = cache_report(Store(tmp_path), [shown], 0, lambda _: None)
         assert expected in rendered(snapshots_parts(report, 100), 100)
 
 

@@ -12,6 +12,8 @@ from lora_cli.cli.main import main
 from lora_cli.cli.output import render_parts
 from lora_cli.core.results import LoadReport
 from lora_cli.render.terminal_warm import load_parts
+from lora_cli.runtime.messages import LoraRequest
+from lora_cli.runtime.warm_process import WarmProcess
 from tests.making import llama_modules, write_adapter, write_base_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("copied_processes")]
@@ -19,7 +21,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("copied_processes")]
 COUNT = 300
 
 
-def test_what_was_proved_until_an_interrupt_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_proved_until_an_interrupt_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_base_config(tmp_path / "base")
     write_adapter(tmp_path / "a", modules=llama_modules())
     names = "".join(f"  - {{name: a{number}, source: ./a}}\n" for number in range(COUNT))
@@ -27,12 +31,19 @@ def test_what_was_proved_until_an_interrupt_is_told(tmp_path: Path, capsys: pyte
     (tmp_path / "set.yaml").write_text(head + names)
     cache = tmp_path / "cache"
 
+    proved = threading.Event()
+
+    def load(process: WarmProcess, lora: LoraRequest) -> LoadReport:
+        report = whole(process, lora)
+        proved.set()
+        return report
+
+    whole = WarmProcess.load
+    monkeypatch.setattr(WarmProcess, "load", load)
+
     def interrupt() -> None:
-        """When the first is proved: shortly after it was packed."""
-        for _ in range(1200):
-            if list(cache.glob("packed/*")):
-                break
-            time.sleep(0.05)
+        """When the first is proved."""
+        proved.wait(60)
         time.sleep(0.2)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 

@@ -6,7 +6,6 @@ health fail first; with a ``page`` it is no engine, and answers 404. ``sees`` is
 here.
 """
 
-import base64
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,7 +22,6 @@ class Engine:
         self.kind, self.version, self.down_for, self.token = kind, version, down_for, token
         self.adapters: dict[str, tuple[str, float]] = {}
         self.pinned: set[str] = set()
-        self.checksums: dict[str, dict[str, str]] = {}
         self.said: list[tuple[str, str]] = []
         self.refuses: dict[str, str] = {}
         self.noisy = self.idle = False
@@ -88,8 +86,6 @@ class Engine:
         if path == "/v1/completions":
             return self._complete(body)
         verb = path.removeprefix("/v1/" if self.kind == "vllm" else "/")
-        if verb == "load_lora_adapter_from_tensors" and self.kind == "sglang":
-            return self._load_sent(body)
         if verb not in {"load_lora_adapter", "unload_lora_adapter"}:
             return 404, {"detail": "Not Found"}
         name = body["lora_name"]
@@ -117,19 +113,6 @@ class Engine:
             self.pinned.add(name)
         self.said.append(("load", name))
         return self._done(f"Success: LoRA adapter '{name}' added successfully.")
-
-    def _load_sent(self, body: dict[str, Any]) -> tuple[int, Any]:
-        name, copies = body["lora_name"], body["serialized_named_tensors"]
-        if len(copies) != self.flags["tp_size"]:
-            return self._refused(400, "list index out of range")
-        if not all(base64.b64decode(copy).startswith(b"\x80") for copy in copies):
-            return self._refused(400, "not a pickle")
-        self.checksums[name] = body["expected_checksums"]
-        self.adapters[name] = ("__tensor__", body["config_dict"]["lora_alpha"])
-        if body["pinned"]:
-            self.pinned.add(name)
-        self.said.append(("send", name))
-        return self._done("")
 
     def _done(self, words: str) -> tuple[int, Any]:
         return (200, words) if self.kind == "vllm" else (200, {"success": True, "error_message": ""})

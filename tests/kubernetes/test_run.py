@@ -183,6 +183,10 @@ def test_the_job_shares_the_fleet_among_its_indexes(sandbox: Sandbox) -> None:
 
 
 def test_the_sidecar_says_it_started_when_all_lies_in_memory(sandbox: Sandbox) -> None:
+    adapters, _ = container("vllm-warmed", "adapters")
+    code, out = sandbox.run(adapters)
+    assert code == 0, out
+    assert {file.name for file in sandbox.volumes["adapters"].iterdir()} >= set(NAMES)
     warm, _ = container("vllm-warmed", "warm")
     startup, ready, lives = (warm[f"{kind}Probe"]["exec"]["command"] for kind in ("startup", "readiness", "liveness"))
     probe = Sandbox(sandbox.folder / "run", sandbox.volumes, {})
@@ -191,7 +195,6 @@ def test_the_sidecar_says_it_started_when_all_lies_in_memory(sandbox: Sandbox) -
         try:
             assert probe.run(warm, startup)[0] == 1
             until_it_works(process, lambda: probe.run(warm, startup)[0] == 0, pause_s=1)
-            assert {file.name for file in sandbox.volumes["adapters"].iterdir()} >= set(NAMES)
             assert probe.run(warm, ready)[0] == 0
             code, out = probe.run(warm, lives)
             assert (code, "sql" in out) == (0, True), out

@@ -84,11 +84,10 @@ class Scheduler:
 
     def answer(self, asked: Any) -> Any:
         kind = type(asked).__name__
-        if kind in {"LoadLoRAAdapterReqInput", "LoadLoRAAdapterFromTensorsReqInput", "UnloadLoRAAdapterReqInput"}:
+        if kind in {"LoadLoRAAdapterReqInput", "UnloadLoRAAdapterReqInput"}:
             if asked.lora_name.startswith("slow"):
                 time.sleep(SLOW)
-            verb = {"L": "load", "U": "unload"}[kind[0]]
-            verb += "_lora_adapter_from_tensors" if "Tensors" in kind else "_lora_adapter"
+            verb = {"L": "load", "U": "unload"}[kind[0]] + "_lora_adapter"
             if asked.lora_name.startswith("refused"):
                 result = self.lora.create_lora_update_result(success=False, error_message="refused by the test")
             else:

@@ -1,7 +1,6 @@
 """The plugin in SGLang's own server, whose scheduler has no model: each answer names the adapter of its request."""
 
 import concurrent.futures
-import hashlib
 import http.client
 import json
 import socket
@@ -16,12 +15,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from lora_cli.cli.main import main
-from lora_cli.core.snapshot import Blob, Snapshot
 from lora_cli.endpoint.address import Address
-from lora_cli.endpoint.client import Endpoint, Refusal
-from lora_cli.endpoint.servers import SentAdapter, Sglang
-from lora_cli.errors import EndpointError
-from lora_cli.runtime.sent_tensors import sent_adapter
+from lora_cli.endpoint.client import Endpoint
+from lora_cli.endpoint.servers import Sglang
 from tests.corpus.goods import options
 from tests.corpus.peft_judge import write_adapter
 from tests.hub_faults import Fault
@@ -35,7 +31,7 @@ pytestmark = pytest.mark.engines
 
 LLAMA = SERVED["llama"]
 GOOD = ("one", "two", "three", "four", "five", "six", "slow-load", "slow-gone", "slow-origin", "streamed", "chatted")
-LOAD, FROM_TENSORS = "load_lora_adapter", "load_lora_adapter_from_tensors"
+LOAD = "load_lora_adapter"
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +227,7 @@ def write_own(folder: Path, *names: str) -> None:
     (folder / "own.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\nadapters:\n{entries}")
 
 
-def test_warm_loads_by_path_and_by_tensors_and_keeps_them(
+def test_warm_loads_by_path_and_keeps_what_it_loaded(
     folder: Path, server: SglangServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unload_all(server)
@@ -239,36 +235,3 @@ def test_warm_loads_by_path_and_by_tensors_and_keeps_them(
     for action in ("loaded", "kept"):
         code, done = warm(folder, server, capsys)
         assert (code, done["version"], done["adapters"][0]["action"]) == (0, "0.5.23", action), done
-    write_own(folder, "two", "three")
-    for action in ("loaded", "kept"):
-        code, done = warm(folder, server, capsys, "--send-tensors")
-        assert (code, {one["action"] for one in done["adapters"]}) == (0, {action}), done
-    assert "does not say which tensors" in done["note"]
-    assert server.loaded("own-two") == [(FROM_TENSORS, True)]
-    assert text(ask(server, "own-two")).split()[0] == "__tensor__"
-
-
-def test_nothing_is_sent_where_sglang_would_evict_what_it_cannot_load_again(
-    folder: Path, server: SglangServer, capsys: pytest.CaptureFixture[str]
-) -> None:
-    unload_all(server)
-    write_own(folder, *GOOD[: MAX_LOADED + 1])
-    code, done = warm(folder, server, capsys, "--send-tensors")
-    assert code == 1
-    assert [one["action"] for one in done["adapters"]].count("loaded") == MAX_LOADED
-    (failed,) = [one["error"]["message"] for one in done["adapters"] if one["action"] == "failed"]
-    assert "--max-loaded-loras" in failed
-    unload_all(server)
-
-
-def test_a_checksum_that_differs_ends_sglang(folder: Path, server: SglangServer) -> None:
-    """Its scheduler does not catch the error: the last test, because nothing serves after it."""
-    made = folder / "made" / "one"
-    blobs = {name: Blob(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files_of(made).items()}
-    good = sent_adapter(Snapshot("", made, blobs))
-    bad = SentAdapter(good.config, good.tensors, dict.fromkeys(good.checksums, "0" * 64))
-    with pytest.raises(EndpointError) as raised:
-        Sglang(Endpoint(Address(port=server.port), timeout_s=60)).load_sent("bad", bad)
-    assert not isinstance(raised.value, Refusal)
-    assert server.process.wait(timeout=60) != 0
-    assert "[LORA-CHECK] rank0 adapter sync MISMATCH" in server.log.read_text()

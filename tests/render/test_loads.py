@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from lora_cli.bench.quantiles import nearest_rank
-from lora_cli.core.results import Answers, LoadReport, ModuleProof, Moved, PageCache, Proof
+from lora_cli.core.results import Answers, LoadReport, ModuleProof, Moved, Proof
 from lora_cli.core.text import safe
 from lora_cli.endpoint.canary import Effect
 from lora_cli.endpoint.client import Refusal
@@ -96,30 +96,6 @@ def test_how_far_the_next_token_moved_is_told_where_the_whole_model_was_run() ->
     document = json.loads(to_json(WarmReport(adapters=reports, answers=())))["adapters"]
     assert document[0]["moved"] == {"max_abs_logit_delta": 32.41, "kl": 0.01234, "top1_changed": 3, "positions": 16}
     assert document[1]["moved"] is None
-
-
-MEMORY_AT_80 = """
-in the page cache  files         size   before    after
-pirate             snapshot  12.0 MiB       0%     100%
-pirate             packed    11.9 MiB  unknown  unknown
-other              snapshot   1000 B      <1%      99%
-"""
-
-
-def test_what_is_in_memory_is_told_where_it_was_asked() -> None:
-    mib = 1 << 20
-    seen = {"snapshot": PageCache(12 * mib, 0, 12 * mib), "packed": PageCache(int(11.9 * mib), None, None)}
-    other = replace(PROVED, name="other", residency={"snapshot": PageCache(1000, 1, 999)})
-    reports = [replace(PROVED, residency=seen), REFUSED, other]
-    assert [line.split() for line in MEMORY_AT_80.splitlines()][1:] == [
-        line.split() for line in rendered(load_parts(reports), 80).splitlines()[10:14]
-    ]
-    narrow = " ".join(rendered(load_parts(reports), 40).split())
-    assert "in the page cache pirate files snapshot, size 12.0 MiB, before 0%, after 100%" in narrow
-    assert "pirate files packed, size 11.9 MiB, before unknown, after unknown" in narrow
-    document = json.loads(to_json(WarmReport(adapters=reports, answers=())))["adapters"]
-    assert document[0]["residency"]["packed"] == {"bytes": int(11.9 * mib), "before_bytes": None, "after_bytes": None}
-    assert document[1]["residency"] == {}
 
 
 @pytest.mark.parametrize(("width", "expected"), [(80, AT_80), (40, AT_40)])

@@ -99,7 +99,7 @@ def test_what_is_coloured_stays_so_where_it_is_too_long_for_a_line() -> None:
 def test_a_table_of_snapshots_has_at_least_14_columns_of_a_reference() -> None:
     reference = CachedReference(ref=f"org/{'r' * 60}", selection="", revision="", origin="", used_s=0)
     snapshot = CachedSnapshot(
-        sha256="ab" * 32, directory="/d", bytes=1, packed_bytes=0, used_s=0, references=[reference],
+        sha256="ab" * 32, directory="/d", bytes=1, used_s=0, references=[reference],
         files=[],
     )  # fmt: skip
     report = CacheReport(cache="/c", bytes=1, snapshots=[snapshot])

@@ -1,8 +1,7 @@
-"""Whatever the files are like, what is read straight into a slot is what reading and copying would have put there."""
+"""Whatever the files are like, what is loaded into a slot is what reading and copying would have put there."""
 
 import os
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,10 @@ from hypothesis import strategies as st
 
 from lora_cli.core.base_model import BaseModule
 from lora_cli.errors import Corrupt, MachineError, Refused
-from lora_cli.runtime import adapter_loader
 from lora_cli.runtime.adapter_loader import load_into
 from lora_cli.runtime.adapter_weights import read_weights
 from lora_cli.runtime.composable import scalings
-from lora_cli.runtime.host_weights import pack, packed_infos
 from lora_cli.runtime.lora_slots import Slots
-from lora_cli.store import Store
-from lora_cli.store.packed_weights import packed_file
 from tests.making import HIDDEN, Q_PROJ, VOCAB, llama_modules, write_adapter
 from tests.runtime.reading import LLAMA, read
 from tests.runtime.tiny import put
@@ -79,58 +74,6 @@ def made(paths: list[str], r: int, ranks: Mapping[str, int], config: Mapping[str
     return write_adapter(
         folder, modules={path: llama_modules()[path] for path in paths}, r=r, ranks=ranks, config=config
     )
-
-
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("limits", [{"AT_ONCE": 100}, {"IOV_MAX": 3}, {"WORTH_A_READER": 1}, {"SKIPPED": 0}])
-def test_where_reads_are_cut_does_not_matter(
-    limits: Mapping[str, int], packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_adapter(tmp_path / "a", modules=llama_modules(), r=3)
-    oracle = slots()
-    adapter = read(tmp_path / "a")
-    scaling = scalings(adapter, LLAMA)
-    weights = read_weights(tmp_path / "a", adapter, scaling)
-    slot = put(oracle, weights)
-    for name, value in limits.items():
-        monkeypatch.setattr(adapter_loader, name, value)
-    straight, folder, places = slots(), tmp_path / "a", None
-    if packed:
-        store = Store(tmp_path / "cache")
-        pack(store, "d" * 64, adapter, weights)
-        folder, places = packed_file(store, "d" * 64).parent, packed_infos(store, "d" * 64, adapter, scaling)
-        assert places is not None
-    assert load_into(straight, folder, adapter, scaling, places) == slot
-    assert equal(straight, oracle)
-
-
-def test_two_threads_read_the_halves_of_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    threads, whole = set[int](), os.preadv
-
-    def noted(descriptor: int, views: Sequence[memoryview], at: int) -> int:
-        threads.add(threading.get_ident())
-        return whole(descriptor, views, at)
-
-    write_adapter(tmp_path, modules=llama_modules(), r=3)
-    monkeypatch.setattr(os, "preadv", noted)
-    monkeypatch.setattr(adapter_loader, "WORTH_A_READER", 1)
-    assert same(tmp_path)
-    assert len(threads) == 2
-
-
-def test_what_the_kernel_did_not_read_is_read_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = os.preadv
-
-    def short(descriptor: int, views: Sequence[memoryview], at: int) -> int:
-        left, taken = 1000, []
-        for view in views:
-            taken.append(view[:left])
-            left -= len(taken[-1])
-        return whole(descriptor, taken, at)
-
-    write_adapter(tmp_path, modules=llama_modules(), r=3)
-    monkeypatch.setattr(os, "preadv", short)
-    assert same(tmp_path)
 
 
 @pytest.mark.parametrize("legacy", [False, True])

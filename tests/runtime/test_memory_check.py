@@ -12,7 +12,6 @@ from lora_cli.runtime.lora_slots import storage_bytes
 from lora_cli.runtime.messages import LoraRequest
 from lora_cli.runtime.plan import Plan, TierLimits
 from lora_cli.runtime.worker import Worker
-from lora_cli.store import tmpfs_tier
 from tests.making import Q_PROJ, llama_modules, write_adapter
 from tests.runtime.reading import LLAMA, load, read
 
@@ -24,8 +23,8 @@ CPU = torch.device("cpu")
 def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine of 64 GiB, and an empty folder that stands for the container's limits."""
     (tmp_path / "meminfo").write_text(f"MemTotal: 1 kB\nMemAvailable: {64 * GIB >> 10} kB\n")
-    monkeypatch.setattr(tmpfs_tier, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(tmpfs_tier, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory_check, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory_check, "CGROUP", tmp_path)
     return tmp_path
 
 

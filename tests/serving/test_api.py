@@ -174,15 +174,6 @@ def test_the_tier_in_the_answer_is_where_the_adapter_was(server: Running) -> Non
         server.post("/v1/unload_lora_adapter", lora_name=name)
 
 
-def test_what_is_queued_ahead_is_loaded_without_a_request(server: Running) -> None:
-    write = server.load("ahead", "a2")
-    assert write.status_code == 200
-    queued = server.post("/v1/prefetch", lora_names=["ahead", "a0"], priority=3)
-    assert (queued.status_code, queued.json()) == (202, {"queued": ["ahead", "a0"]})
-    assert error_of(server.post("/v1/prefetch", lora_names=["nobody"]))[0] == 404
-    server.post("/v1/unload_lora_adapter", lora_name="ahead")
-
-
 def test_metrics_count_requests_by_tier_and_failures_by_stage(server: Running) -> None:
     server.probe("a0")
     server.load("broken-again", "broken")
@@ -297,7 +288,7 @@ def test_many_clients_slow_ones_and_half_requests_leave_it_healthy(server: Runni
 
 
 @pytest.mark.parametrize("asked", [False, True], ids=["on its own", "for a request"])
-def test_a_child_that_is_killed_comes_back_with_what_was_hot(server: Running, asked: bool) -> None:
+def test_a_child_that_is_killed_comes_back_with_the_first_adapters(server: Running, asked: bool) -> None:
     import os
     import signal
 

@@ -19,13 +19,10 @@ from lora_cli.serving.adapter_state import AdapterState, Counters, shorten_name
 from lora_cli.serving.admission_child import AdmissionWorker
 from lora_cli.serving.admissions import AdmissionSettings, AdmissionStep
 from lora_cli.serving.path_allowlist import allowed_reference
-from lora_cli.serving.prefetch import Prefetcher
-from lora_cli.serving.request_rates import NO_RATES, RequestRates, read_rates, save_rates
 from lora_cli.serving.server import repeat
 from lora_cli.settings import load_settings
 from lora_cli.store import Store
 from lora_cli.store.in_use import InUseMarker
-from lora_cli.tiers.access_history import History
 from tests.hub_faults import Fault
 from tests.hub_server import Hub
 
@@ -40,34 +37,6 @@ def test_a_failure_is_remembered_for_longer_each_time() -> None:
     assert (entry.failures, entry.retry_in_s) == (12, 0)
     entry.record_result(LoadReport("sql"))
     assert (entry.failure, entry.failures, entry.retry_in_s) == (None, 0, 0)
-
-
-def test_what_is_loaded_ahead_goes_by_priority_and_once() -> None:
-    loaded = []
-
-    async def run() -> None:
-        gate = asyncio.Event()
-
-        async def load(name: str) -> None:
-            if name == "first":
-                await gate.wait()
-            loaded.append(name)
-
-        queue = Prefetcher(load, at_once=1)
-        queue.add("first", 0)
-        while len(queue):
-            await asyncio.sleep(0)
-        for name, priority in (("c", 9), ("b", 5), ("a", 5), ("c", 1)):
-            queue.add(name, priority)
-        assert len(queue) == 3
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(queue.wait(), 0.01)
-        gate.set()
-        await queue.wait()
-        queue.close()
-
-    asyncio.run(asyncio.wait_for(run(), 10))
-    assert loaded == ["first", "c", "b", "a"]
 
 
 def test_a_chore_that_fails_is_tried_again_later_and_does_not_end_the_others() -> None:
@@ -89,19 +58,6 @@ def test_a_chore_that_fails_is_tried_again_later_and_does_not_end_the_others() -
 
     asyncio.run(asyncio.wait_for(run(), 10))
     assert 0 < calls.count("fails") < calls.count("works") - 2
-
-
-def test_request_rates_survive_and_nonsense_in_their_file_is_none(tmp_path: Path) -> None:
-    history = History()
-    for key in ("cold", "hot", "hot"):
-        history.record_request(key)
-    file = tmp_path / "cache" / "history" / "one.json"
-    save_rates(file, RequestRates({"gpu": history.state(), "cpu": History().state()}, {"sql": "cold", "chat": "hot"}))
-    assert read_rates(file).hottest() == ["chat", "sql"]
-    assert read_rates(tmp_path / "nothing.json") == NO_RATES
-    for nonsense in (b"", b"[]", b'{"gpu": 1}', b'{"gpu": {"schema": "lora_cli/history/1"}}', b"\xff" * 99):
-        file.write_bytes(nonsense)
-        assert read_rates(file) == NO_RATES
 
 
 def test_roots_hold_whatever_a_path_says(tmp_path: Path) -> None:

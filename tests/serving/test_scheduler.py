@@ -12,7 +12,7 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.errors import LoraCliError, MachineError
 from lora_cli.runtime.messages import MAX_BATCH_SIZE, Generate, LoraRequest, OutputDelta, RowEvent, RowFailed
 from lora_cli.serving.adapter_manager import AdapterManager
-from lora_cli.serving.requests import CompletionRequest, GreedyRequest
+from lora_cli.serving.requests import CompletionRequest
 from lora_cli.serving.scheduler import MAX_WAITING, PromptGroup, Scheduler
 
 
@@ -69,7 +69,7 @@ class Queue:
 
 def many(prompts: int) -> SimpleNamespace:
     """A request with more prompts than one client may send."""
-    return SimpleNamespace(max_tokens=1, alternatives=None, stop=(), ignore_eos=False, prompts=("a",) * prompts)
+    return SimpleNamespace(max_tokens=1, logprobs=None, stop=(), ignore_eos=False, prompt=("a",) * prompts)
 
 
 def run(test: Callable[[Queue], Coroutine[Any, Any, None]], **options: int) -> None:
@@ -92,7 +92,7 @@ def test_a_prompt_starts_at_once_beside_those_that_run() -> None:
 def test_prompts_of_two_adapters_at_once_are_two_requests_so_that_neither_waits_for_the_others_load() -> None:
     async def test(queue: Queue) -> None:
         for name in ("a", "b", "a"):
-            queue.scheduler.add(PromptGroup(cast(GreedyRequest, many(2)), lora(name)))
+            queue.scheduler.add(PromptGroup(cast(CompletionRequest, many(2)), lora(name)))
         await settled()
         assert queue.manager.requests == [4, 2]
 
@@ -169,7 +169,7 @@ def test_what_waited_for_a_load_starts_when_it_has_ended() -> None:
 def test_prompts_of_clients_that_are_gone_make_room() -> None:
     async def test(queue: Queue) -> None:
         await queue.add(*(f"a.{number}" for number in range(MAX_BATCH_SIZE)))
-        gone = PromptGroup(cast(GreedyRequest, many(MAX_WAITING)), lora("gone"))
+        gone = PromptGroup(cast(CompletionRequest, many(MAX_WAITING)), lora("gone"))
         queue.scheduler.add(gone)
         gone._task = cast("asyncio.Task[None]", SimpleNamespace(done=lambda: True))
         assert queue.scheduler.activity.waiting == []
@@ -195,7 +195,7 @@ def test_a_request_that_fails_is_an_error_of_each_of_its_prompts_and_the_queue_g
 
 def test_a_full_queue_refuses_more() -> None:
     async def test(queue: Queue) -> None:
-        queue.scheduler.add(PromptGroup(cast(GreedyRequest, many(MAX_WAITING)), lora("a")))
+        queue.scheduler.add(PromptGroup(cast(CompletionRequest, many(MAX_WAITING)), lora("a")))
         with pytest.raises(MachineError, match="already waiting"):
             await queue.add("a.1")
 

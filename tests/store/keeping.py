@@ -45,15 +45,6 @@ def edit_in_place(path: Path, at: int = 0) -> None:
     path.chmod(0o444)
 
 
-def drop(path: Path) -> None:
-    """Has the kernel forget the pages of a file, or of all below a folder, once they are on the disk."""
-    for file in path.rglob("*") if path.is_dir() else [path]:
-        if file.is_file():
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
-                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
 def tree(root: Path) -> set[str]:
     """Every file below ``root``, but for the tag of a cache."""
     found = {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()}

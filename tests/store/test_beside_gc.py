@@ -19,12 +19,10 @@ from lora_cli.store.resolution_records import read_record
 from lora_cli.store.snapshots import find_snapshot
 from lora_cli.store.verify import verify
 from tests.store.keeping import put_snapshot
-from tests.store.test_packed_weights import WEIGHTS, publish
 
 pytestmark = pytest.mark.slow
 
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
-PACKABLE = {"adapter_model.safetensors": WEIGHTS}
 ALL = Retention(unused_for_s=-1, grace_s=-1)
 """Everything is old."""
 
@@ -32,7 +30,6 @@ WAITS_S = 0.005
 """So long a step waits for the user, who may have to wait for that step."""
 
 TAKING = {"_remove_snapshot", "remove_folder", "_delete", "remove_path", "rmtree", "_rmtree_safe_fd"}
-PACKED = {"_verify_one", "_packed_problem", "packed_problem", "_read_header", "_same", "move_to_quarantine", "restore"}
 SWEEPING = {"_remove_snapshots", "_newly_referenced", "_remove_snapshot", "is_used", "_used_since", "names_in_use"}
 FINDING = {"find_snapshot", "_quarantine_unless_sound", "quarantine_if_corrupt", "move_to_quarantine", "restore"}
 VERIFYING = {"_verify_snapshot", "_verify_one", "move_to_quarantine", "restore"}
@@ -144,38 +141,6 @@ def test_what_went_while_it_was_looked_at_and_came_again_is_not_taken_for_rotten
     assert not store.quarantine.exists() or list(store.quarantine.iterdir()) == []
 
 
-@pytest.mark.parametrize("limits", [ALL, Retention(max_bytes=len(WEIGHTS))], ids=["all", "packed weights alone"])
-@pytest.mark.parametrize("looks", [True, False], ids=["verify beside gc", "gc beside verify"])
-def test_packed_weights_that_go_while_they_are_looked_at_are_not_rotten(
-    tmp_path: Path, limits: Retention, looks: bool
-) -> None:
-    store, at, step = Store(tmp_path), 1, 1
-    found: list[tuple[int, str]] = []
-
-    def gc() -> None:
-        collect(store, limits)
-
-    def look() -> None:
-        found.extend((at, one.problem) for one in verify(store) if one.problem)
-
-    def other() -> None:
-        nonlocal step
-        step += 1
-        if step == at:
-            (look if looks else gc)()
-
-    while at <= step:
-        step = 0
-        snapshot = put_snapshot(store, PACKABLE, "hf://org/a")
-        assert publish(store, snapshot.digest)
-        with at_each_step(TAKING if looks else PACKED, other):
-            (gc if looks else look)()
-        at += 1
-    assert at > 5
-    assert found == []
-    assert not store.quarantine.exists() or list(store.quarantine.iterdir()) == []
-
-
 def test_two_that_clean_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
     store, at, step = Store(tmp_path), 1, 1
 
@@ -187,12 +152,10 @@ def test_two_that_clean_at_once_do_not_disturb_each_other(tmp_path: Path) -> Non
 
     while at <= step:
         step = 0
-        snapshot = put_snapshot(store, PACKABLE, "hf://org/a")
-        assert publish(store, snapshot.digest)
-        assert publish(store, "0" * 64)
+        put_snapshot(store, FILES, "hf://org/a")
         with at_each_step(TAKING, another):
             collect(store, ALL)
-        assert not any(path.is_file() for path in store.packed.rglob("*"))
+        assert not any(path.is_file() for path in store.snapshots.rglob("*"))
         at += 1
     assert at > 10
 

@@ -13,7 +13,6 @@ from lora_cli.tiers.tier import Tier
 
 KEYS = "abcdefgh"
 WEIGHTS = {key: 1 + number % 4 for number, key in enumerate(KEYS)}
-COSTS_MS = {key: float(1 + number * number) for number, key in enumerate(KEYS)}
 
 policies = st.sampled_from(sorted(POLICIES))
 keys = st.sampled_from(KEYS)
@@ -56,9 +55,9 @@ class Kept:
         try:
             if ahead and key not in self.ledger:
                 evicted = self.ledger.admit(key, WEIGHTS[key])
-                self.ledger.loaded(key, COSTS_MS[key], ahead=True)
+                self.ledger.loaded(key, ahead=True)
             else:
-                evicted = self.ledger.request(key, WEIGHTS[key], COSTS_MS[key]) or ()
+                evicted = self.ledger.request(key, WEIGHTS[key]) or ()
         except MachineError:
             assert self.ledger.keys() == before
             spared = set(self.leased) | self.pinned
@@ -91,18 +90,11 @@ def test_a_tier_does_what_a_replay_of_its_requests_says(
 ) -> None:
     budget = Budget(items, max_bytes)
     ledger = ledger_of(policy, budget)
-    now = 0.0
-
-    def load(key: str) -> str:
-        nonlocal now
-        now += COSTS_MS[key] / 1e3
-        return key
-
-    tier = Tier(ledger_of(policy, budget), weigh=WEIGHTS.__getitem__, load=load, clock=lambda: now)
+    tier = Tier(ledger_of(policy, budget), weigh=WEIGHTS.__getitem__, load=str)
     for key in requests:
         before = tier.counts().hits
         with tier.lease(key):
-            assert (tier.counts().hits > before) == (ledger.request(key, WEIGHTS[key], COSTS_MS[key]) is None)
+            assert (tier.counts().hits > before) == (ledger.request(key, WEIGHTS[key]) is None)
     assert tier.counts() == ledger.counts()
     assert tier.keys() == ledger.keys()
 
@@ -111,8 +103,8 @@ def test_who_comes_is_counted_and_cannot_leave() -> None:
     ledger = ledger_of("lru", Budget(2))
     assert ledger.admit("a", 1) == ()
     assert (ledger.is_loaded("a"), ledger.is_loading("a"), ledger.keys(), ledger.used_bytes) == (False, True, (), 1)
-    ledger.request("b", 1, 1.0)
-    assert ledger.request("c", 1, 1.0) == ("b",)
+    ledger.request("b", 1)
+    assert ledger.request("c", 1) == ("b",)
     ledger.failed("a")
     assert (ledger.is_loading("a"), ledger.used_bytes) == (False, 1)
     assert ledger.counts() == Counts(hits=0, loads=2, evictions=1)
@@ -120,7 +112,7 @@ def test_who_comes_is_counted_and_cannot_leave() -> None:
 
 def leased() -> Ledger:
     ledger = ledger_of("lru", Budget(1))
-    ledger.request("a", 1, 1.0)
+    ledger.request("a", 1)
     ledger.lease("a")
     return ledger
 
@@ -128,7 +120,7 @@ def leased() -> Ledger:
 def pinned(max_bytes: int | None = None) -> Ledger:
     ledger = ledger_of("lru", Budget(2, max_bytes))
     for key in "ab":
-        ledger.request(key, 3, 1.0)
+        ledger.request(key, 3)
         ledger.pin(key)
     return ledger
 
@@ -154,4 +146,4 @@ def test_who_cannot_come_hears_why(ledger: Ledger, weight: int, kind: type[Machi
 
 def test_a_ledger_needs_no_history() -> None:
     ledger = Ledger(Budget(1), Lru())
-    assert [ledger.request(key, 1, 1.0) is None for key in "aab"] == [False, True, False]
+    assert [ledger.request(key, 1) is None for key in "aab"] == [False, True, False]

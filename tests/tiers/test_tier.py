@@ -8,10 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_cli.errors import MachineError
-from lora_cli.tiers.access_history import History
-from lora_cli.tiers.eviction import Lru
-from lora_cli.tiers.memory_accounting import Budget, Counts, Ledger
-from lora_cli.tiers.tier import Tier
+from lora_cli.tiers.memory_accounting import Counts
 from tests.tiers.asking import ask, tier
 
 
@@ -187,17 +184,3 @@ def test_what_is_loaded_ahead_counts_as_no_request_and_is_a_hit_when_it_comes() 
     with cpu.lease("a"):
         assert not cpu.prefetch("b")
     assert cpu.counts() == Counts(hits=2, loads=1, evictions=0)
-
-
-def test_a_tier_tells_its_history_what_loads_cost() -> None:
-    history, now = History(), [0.0]
-
-    def load(key: str) -> str:
-        now[0] += 0.025
-        return key.upper()
-
-    cpu: Tier[str] = Tier(Ledger(Budget(1), Lru(), history), weigh=lambda key: 7, load=load, clock=lambda: now[0])
-    ask(cpu, "a", "a", "b")
-    assert history.weight("a") == 7
-    assert history.cost_ms("a") == pytest.approx(25)
-    assert history.hottest(2) == ("a", "b")
