@@ -30,7 +30,6 @@ class Store:
         return self.root / "refs"
 
     @cached_property
-    @cached_property
     def partials(self) -> Path:
         """Folder of unfinished files and folders: ``<key>/<writer>``."""
         return self.root / "tmp"
