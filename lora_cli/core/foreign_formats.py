@@ -5,7 +5,7 @@ Sources of the layouts: mlx-lm (``tuner/utils.py``), llama.cpp (``convert_lora_t
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -81,6 +81,12 @@ MLX = Format(
 
 MLX_FIELDS = frozenset({"lora_parameters", "lora_layers", "fine_tune_type"})
 """Fields of MLX's configs, which PEFT's have not."""
+
+OTHER_CONFIG = Format(
+    "other-config", "another program's config", "get the adapter_config.json that was saved with the adapter"
+)
+OF_ANY = frozenset({"base_model_name_or_path", "revision"})
+"""PEFT's fields that other programs write, too."""
 
 FORMATS = (
     SHARDED,
@@ -171,6 +177,13 @@ def other_method(peft_type: str | None) -> Format | None:
         return None
     advice = "this is another PEFT method; engines serve LoRA only"
     return Format("other-method", f"an adapter of {peft_type}", advice)
+
+
+def by_fields(given: Collection[str], unknown: Collection[str]) -> Format | None:
+    """What a config without ``peft_type`` is, by its fields: MLX's, or one with nothing of a LoRA; None for PEFT's."""
+    if MLX_FIELDS & {*unknown}:
+        return MLX
+    return OTHER_CONFIG if unknown and {*given} <= OF_ANY else None
 
 
 def dialects(keys: Iterable[str]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from lora_cli.core.adapter import Adapter, LoraPair, pair_up
 from lora_cli.core.adapter_files import CONFIG, PICKLED, WEIGHTS
-from lora_cli.core.foreign_formats import FORMATS, MLX, MLX_FIELDS, Format, Found, by_keys, by_start, other_method
+from lora_cli.core.foreign_formats import FORMATS, Format, Found, by_fields, by_keys, by_start, other_method
 from lora_cli.core.lora_config import CONFIG_CAP, LoraConfig, parse_config
 from lora_cli.core.safetensors import MOST_HEADER, MOST_TENSORS, Header, TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision
@@ -205,8 +205,8 @@ def _foreign_format(
                 yield by_keys(keys), weights.path
         elif not weights.defect:
             yield by_start(read_beginning(source, revision, weights, START), FORMATS), weights.path
-        if config is not None and config.peft_type is None and not pairs and MLX_FIELDS & config.unknown.keys():
-            yield MLX, CONFIG
+        if config is not None and config.peft_type is None and not pairs:
+            yield by_fields(config.given, config.unknown.keys()), CONFIG
 
     return next((Found(recognised, file) for recognised, file in guesses() if recognised is not None), None)
 
