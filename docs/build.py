@@ -101,7 +101,7 @@ def _options(command: Command, path: str) -> Iterator[str]:
         if record is not None and (path == "lora-cli" or not everywhere):
             variable = f"`{parameter.envvar}`" if parameter.envvar else ""
             usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
-            words, text = (cell.replace("|", "\\|").replace("\\[", "[") for cell in record)
+            words, text = (cell.replace("|", "\\|") for cell in record)
             if usual == "Arguments":
                 words = words.partition(" <")[0]  # its type, which its name tells
             groups.setdefault(group or usual, []).append(f"| `{words}` | {text} | {variable} |")

@@ -207,11 +207,6 @@ def _complete_help(command: Command, examples: Sequence[str]) -> None:
     units = [text for metavar, text in UNITS.items() if metavar in metavars]
     command.epilog = "\n\n".join([*units, "Examples:", *(f"  $ {line}" for line in examples)])
     command.params.extend(_global_options())
-    from rich.markup import escape
-
-    parameters: list[Any] = command.params
-    for one in parameters:
-        one.help = escape(one.help or "")
 
 
 def ignore_validate_formats(command: str) -> None:

@@ -164,7 +164,7 @@ def test_a_variable_of_a_strange_name_is_told_harmlessly(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(os.environ, f"LORA_CLI_{HOSTILE.replace('=', '')}", "1")
-    assert main(["cache", "ls"]) == 0
+    assert main(["cache", "ls"]) == 2
     err = capsys.readouterr().err
     assert "INJECTED" in err
     assert obeyed(err) == []

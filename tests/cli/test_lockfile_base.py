@@ -48,7 +48,6 @@ def test_its_config_is_locked_and_cached_so_that_the_set_is_judged_offline(hub: 
     assert (found.source, found.revision) == ("hf://org/base", hub.commit("org/base").id)
     assert list(found.files) == ["config.json"]
     hub.requests.clear()
-    assert main(["cache", "gc", "--max-bytes", "1", "--unused-for", "0s", "--grace", "0s"]) == 0
     assert fetch() == fetch("--locked") == 0
     assert main(["validate", "-f", "set.yaml", "--offline"]) == 0
     assert main(["validate", "real", "-f", "set.yaml", "--base", "org/base", "--offline"]) == 0
