@@ -165,21 +165,6 @@ def test_what_a_dead_process_of_this_boot_left_is_gone_on_with_without_a_digest(
     remove_partial(partial)
 
 
-def test_links_fifos_and_strange_names_are_never_taken(store: Store, tmp_path: Path) -> None:
-    (tmp_path / "secret").write_bytes(b"secret")
-    folder = store.partials / KEY
-    folder.mkdir(parents=True)
-    (folder / str(let_go(new_writer()))).symlink_to(tmp_path / "secret")
-    (folder / str(let_go(new_writer()))).hardlink_to(tmp_path / "secret")
-    (folder / "strange").write_bytes(b"strange")
-    os.mkfifo(folder / str(let_go(new_writer())))
-    partial = open_partial(store, KEY, 100)
-    assert content(partial) == b""
-    os.pwrite(partial.descriptor, b"overwritten", 0)
-    assert (tmp_path / "secret").read_bytes() == b"secret"
-    remove_partial(partial)
-
-
 def test_a_name_says_who_writes() -> None:
     writer = new_writer()
     assert parse_writer(str(writer)) == writer
