@@ -1,4 +1,4 @@
-"""A server under attack: whether it still answers probes, how much memory it takes, and whether it ends when told."""
+"""A server beside a hostile adapter: whether it still answers probes, its processes, and whether it ends when told."""
 
 import http.client
 import os
@@ -108,22 +108,3 @@ def alive(pid: int) -> bool:
 def resident_mb(pid: int) -> float:
     """The memory of one process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-@contextmanager
-def weighed(pid: int) -> Iterator[list[float]]:
-    """Measures the memory of one process while the block runs, in MB."""
-    seen = [resident_mb(pid)]
-    over = threading.Event()
-
-    def look() -> None:
-        while not over.wait(0.05):
-            seen.append(resident_mb(pid))
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        thread.join()

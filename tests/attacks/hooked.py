@@ -1,4 +1,4 @@
-"""Changes what a server's processes do: what an adapter might make them do, by its name; and how patient they are."""
+"""Changes what a server's processes do: what an adapter might make them do, by its name."""
 
 import os
 from pathlib import Path
@@ -43,26 +43,16 @@ if any("admission_child" in word for word in sys.orig_argv):
 """
 
 
-HURRIED = """import sys
-if "--serve" in sys.orig_argv:
-    from lora_cli.serving import connection
-
-    for name in ("HEAD_S", "BODY_S", "IDLE_S", "UNREAD_S"):
-        setattr(connection, name, getattr(connection, name) / 10)
-"""
-"""A server with a tenth of the patience for its clients."""
-
-
-def hook(folder: Path, code: str = HOOK) -> Path:
+def hook(folder: Path) -> Path:
     """A folder with the hook, for ``sys.path``: ``stuck``, ``greedy``, ``raises``, ``dies``, ``slow``, ``silent``.
 
     An adapter of such a name is validated so, and one that begins with ``fetch-`` is fetched so.
     """
     folder.mkdir(exist_ok=True)
-    (folder / "sitecustomize.py").write_text(code)
+    (folder / "sitecustomize.py").write_text(HOOK)
     return folder
 
 
-def import_path(folder: Path, code: str = HOOK) -> str:
+def import_path(folder: Path) -> str:
     """``PYTHONPATH`` of a server whose processes are hooked."""
-    return os.pathsep.join([str(hook(folder, code)), str(ROOT)])
+    return os.pathsep.join([str(hook(folder)), str(ROOT)])

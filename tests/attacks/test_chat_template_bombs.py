@@ -1,7 +1,6 @@
 """Chat templates that are made to be searched for hours: searched in a time that grows with their length."""
 
 import json
-import random
 import time
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 from lora_cli.rules.supply_chain import LONGEST_TEMPLATES, hostile_in
 from tests.attacks.measured import within
 from tests.making import write_adapter
-from tests.slow import slowly
 
 pytestmark = pytest.mark.slow
 
@@ -44,8 +42,6 @@ PUMPS = {
     "attr": ("{{", "attr ", ""),
     "lipsum": ("{{", "lipsu", ""),
 }
-WORDS = ["range", "(", ")", " ", ",", "1", "999999", "%c", "'", '"', "|", "_", "__", "x", "*", "{{", "}}", "{%", "%}"]
-WORDS += ["map", "attribute", "=", "attr", "selectattr", "\\x5f", "include", "lipsum", "\n", "-"]
 
 
 def seconds(template: str) -> float:
@@ -59,15 +55,6 @@ def test_a_megabyte_of_anything_is_searched_at_once(name: str) -> None:
     before, pump, after = PUMPS[name]
     room = LONGEST_TEMPLATES - len(before) - len(after)
     assert seconds(before + pump * (room // len(pump)) + after) < 2
-
-
-@pytest.mark.parametrize("seed", slowly(range(40), *range(10)))
-def test_a_megabyte_of_any_mixture_is_searched_at_once(seed: int) -> None:
-    choose = random.Random(seed)
-    words = "".join(choose.choices(WORDS, k=choose.randint(1, 4)))
-    before = "{{" + "".join(choose.choices(WORDS, k=choose.randint(0, 3)))
-    template = before + words * (LONGEST_TEMPLATES // len(words) - 9) + choose.choice(WORDS)
-    assert seconds(template) < 2
 
 
 @pytest.mark.parametrize("pump", ["%c", "range( ", " "])

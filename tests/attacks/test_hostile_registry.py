@@ -1,4 +1,4 @@
-"""A registry, or who pushed to it, that lies: each ends with the right exit code, within bounds, and gets no secret."""
+"""Artifacts that somebody else pushed or named: wrong bytes, too much of them, ways out, and where secrets go."""
 
 import json
 import os
@@ -12,10 +12,10 @@ from lora_cli.core.reference import parse
 from lora_cli.settings import Settings
 from lora_cli.sources.oci import OciSource
 from lora_cli.store import Store
-from tests.answering import Reply, answering
+from tests.answering import answering
 from tests.attacks.lying_registry import FILES, NOWHERE, TAR, Liar, code, error_of
 from tests.bringing import bring
-from tests.oci_server import OCI_INDEX, OCI_MANIFEST, TITLE, digest_of, log_in, tar_of
+from tests.oci_server import OCI_MANIFEST, TITLE, digest_of, log_in, tar_of
 
 
 def test_the_liar_can_be_honest(liar: Liar, settings: Settings) -> None:
@@ -47,24 +47,12 @@ def test_a_layer_that_is_another_than_its_digest_is_corrupt(liar: Liar, settings
     assert code(liar, settings) == 5
 
 
-@pytest.mark.parametrize("more", [1, -1, 1000])
-def test_a_layer_of_another_size_is_corrupt(liar: Liar, settings: Settings, more: int) -> None:
-    layers = [liar.layer(data, title=path) for path, data in FILES.items()]
-    layers[1]["size"] += more
-    liar.manifest({"layers": layers})
-    assert code(liar, settings) in {4, 5}
-
-
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
         (b"{" + b" " * (5 << 20) + b"}", 1),
-        (b'{"a":' + b"[" * 200_000, 1),
-        (b'{"mediaType": "' + OCI_MANIFEST.encode() + b'", "layers": [' + b"{}," * 300_000 + b"{}]}", 1),
         (b"<html>log in</html>", 4),
-        (b"", 4),
         (b"{}", 1),
-        (b"[]", 4),
     ],
 )
 def test_a_manifest_that_is_none(liar: Liar, settings: Settings, body: bytes, expected: int) -> None:
@@ -75,14 +63,9 @@ def test_a_manifest_that_is_none(liar: Liar, settings: Settings, body: bytes, ex
 BLOB = {"mediaType": "text/plain", "digest": digest_of(b""), "size": 0, "annotations": {TITLE: "a"}}
 MALFORMED: Sequence[Mapping[str, Any]] = (
     {"layers": [BLOB], "manifests": []},
-    {"layers": {}},
     {"layers": [1]},
     {"layers": [{**BLOB, "size": -1}]},
-    {"layers": [{**BLOB, "size": True}]},
-    {"layers": [{**BLOB, "size": 1 << 70}]},
-    {"layers": [{**BLOB, "digest": "sha512:" + "0" * 128}]},
     {"layers": [{**BLOB, "digest": f"{digest_of(b'')}/../../secret"}]},
-    {"layers": [BLOB], "config": None},
     {"layers": [BLOB], "mediaType": "application/vnd.docker.distribution.manifest.v1+prettyjws"},
 )
 
@@ -93,10 +76,9 @@ def test_a_malformed_manifest_is_refused(liar: Liar, settings: Settings, manifes
     assert code(liar, settings) == 1
 
 
-@pytest.mark.parametrize("count", [1001, 10_001])
-def test_ten_thousand_layers_are_refused(liar: Liar, settings: Settings, count: int) -> None:
+def test_ten_thousand_layers_are_refused(liar: Liar, settings: Settings) -> None:
     config = liar.layer(FILES["adapter_config.json"], title="adapter_config.json")
-    names = (f"adapter_model-{at:05}-of-{count:05}.safetensors" for at in range(count))
+    names = (f"adapter_model-{at:05}-of-10001.safetensors" for at in range(10_001))
     layers = [{**config, "annotations": {TITLE: name}} for name in names]
     liar.manifest({"layers": [config, *layers]})
     assert code(liar, settings) == 1
@@ -107,14 +89,6 @@ def test_hundreds_of_tars_are_refused(liar: Liar, settings: Settings) -> None:
     liar.tars(*[tar_of({"a": b""})] * 129)
     assert "over 128 tar layers" in str(error_of(liar, settings))
     assert not [path for path, _ in liar.asked if "/blobs/" in path]
-
-
-def test_indexes_in_indexes_end(liar: Liar, settings: Settings) -> None:
-    liar.plain()
-    digest = digest_of(liar.answers["/v2/acme/sql/manifests/v1"][1])
-    for _ in range(4):
-        digest = liar.manifest({"manifests": [{"mediaType": OCI_INDEX, "digest": digest, "size": 1}]}, OCI_INDEX)
-    assert "an index in over 3 others" in str(error_of(liar, settings))
 
 
 PATHS = ("../evil", "a/../../evil", "/etc/evil", "a\\..\\evil", "a\nb", "adapter_config.json/x", "a" * 2000)
@@ -141,52 +115,12 @@ def test_a_redirect_to_a_clouds_credentials_is_refused(liar: Liar, settings: Set
     assert code(liar, settings) == 1
 
 
-REALMS = {
-    f"{NOWHERE}/token": 1,
-    "https://169.254.169.254/token": 1,
-    "http://user:password@127.0.0.1/token": 4,
-    "file:///etc/passwd": 4,
-    "": 4,
-    "http://127.0.0.1:1/token#x": 4,
-    "http://127.0.0.1:1/" + "a" * 9000: 4,
-}
-
-
-@pytest.mark.parametrize("realm", REALMS)
-def test_a_token_is_not_asked_for_anywhere(liar: Liar, settings: Settings, realm: str) -> None:
+@pytest.mark.parametrize("realm", {f"{NOWHERE}/token": 1, "file:///etc/passwd": 4}.items())
+def test_a_token_is_not_asked_for_anywhere(liar: Liar, settings: Settings, realm: tuple[str, int]) -> None:
     log_in(Path(os.environ["DOCKER_CONFIG"]), liar.place)
-    challenge = {"WWW-Authenticate": f'Bearer realm="{realm}",service="x"'}
+    challenge = {"WWW-Authenticate": f'Bearer realm="{realm[0]}",service="x"'}
     liar.answers["/v2/acme/sql/manifests/v1"] = 401, b"", challenge
-    assert code(liar, settings) == REALMS[realm]
-
-
-TOKENS: Mapping[str, tuple[Reply, int]] = {
-    "a redirect": ((302, b"", {"Location": f"{NOWHERE}/"}), 4),
-    "no JSON": ((200, b"<html>", {}), 4),
-    "no token": ((200, b'{"token": 1}', {}), 4),
-    "a header": ((200, b'{"token": "a\\r\\nX-Evil: 1"}', {}), 4),
-    "an endless one": ((200, b'{"token": "' + b"a" * 100_000 + b'"}', {}), 1),
-    "a refusal": ((401, b"", {}), 3),
-    "an outage": ((503, b"", {}), 4),
-}
-
-
-@pytest.mark.parametrize("name", TOKENS)
-def test_an_odd_answer_of_a_token_service(liar: Liar, settings: Settings, name: str) -> None:
-    reply, expected = TOKENS[name]
-    challenge = {"WWW-Authenticate": f'Bearer realm="http://{liar.place}/token",service="x",scope="a"'}
-    liar.answers["/v2/acme/sql/manifests/v1"] = 401, b"", challenge
-    liar.answers["/token?service=x&scope=a"] = reply
-    assert code(liar, settings) == expected
-
-
-def test_a_token_service_that_takes_no_identity_token_denies_access(liar: Liar, settings: Settings) -> None:
-    challenge = {"WWW-Authenticate": f'Bearer realm="http://{liar.place}/token"'}
-    liar.answers["/v2/acme/sql/manifests/v1"] = 401, b"", challenge
-    liar.answers |= dict.fromkeys(("/token", "/token?scope=repository%3Aacme%2Fsql%3Apull"), (405, b"", {}))
-    assert code(liar, settings) == 4
-    log_in(Path(os.environ["DOCKER_CONFIG"]), liar.place, identitytoken="an-identity-token")
-    assert code(liar, settings) == 3
+    assert code(liar, settings) == realm[1]
 
 
 def test_secrets_go_to_the_registry_and_its_token_service_only(liar: Liar, settings: Settings) -> None:

@@ -102,15 +102,6 @@ def test_what_is_known_is_told_with_its_age(lasting: Running, capsys: pytest.Cap
     assert "ago" not in capsys.readouterr().out
 
 
-def test_many_requests_of_a_stopped_one_keep_no_probe_waiting(lasting: Running) -> None:
-    with ThreadPoolExecutor(100) as clients:
-        with stopped(lasting):
-            waiting = [clients.submit(lasting.probe, "a0") for _ in range(100)]
-            with probed(lasting), probed(lasting, "/metrics"), probed(lasting, "/v1/adapters"):
-                time.sleep(2)
-        assert {one.result().status_code for one in waiting} == {200}
-
-
 def test_a_server_ends_while_the_process_still_starts(folder: Path) -> None:
     (folder / "hook").mkdir()
     (folder / "hook" / "torch.py").write_text(slow_import(folder / "begun"))

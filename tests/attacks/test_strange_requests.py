@@ -4,7 +4,6 @@ import json
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,6 @@ from lora_cli.reading.manifest import read_policy
 from lora_cli.serving.path_allowlist import allowed_reference
 from lora_cli.serving.requests import LONGEST_PATH
 from lora_cli.settings import load_settings
-from tests.attacks.besieged import probed, resident_mb
 from tests.making import Q_PROJ, llama_modules, write_adapter
 from tests.runtime.families import save_model
 from tests.serving.running import Running
@@ -221,13 +219,3 @@ def test_colons_before_a_host_take_no_time() -> None:
     with pytest.raises(UsageError):
         check_nobody(":" * 100_000 + "@", "")
     assert time.thread_time() - began < 0.5, "it took a time that grows with the square of the length"
-
-
-def test_large_bodies_of_many_clients_keep_nobody_waiting(server: Running, client: httpx2.Client) -> None:
-    """Whose parsing takes long: a hundred thousand objects in each."""
-    bodies = [b'{"prompt": [' + b"{}," * 340_000 + b"{}]}", b'{"prompt": ' + b"[1," * 300_000 + b"]"]
-    before = resident_mb(server.process.pid)
-    with probed(server), probed(server, "/metrics"), ThreadPoolExecutor(20) as clients:
-        for path in ("completions", "load_lora_adapter"):
-            list(clients.map(lambda body, path=path: post(server, client, path, body), bodies * 10))
-    assert resident_mb(server.process.pid) - before < 400

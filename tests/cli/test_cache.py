@@ -21,7 +21,6 @@ from lora_cli.store import Store
 from lora_cli.store.inventory import StoredSnapshot
 from lora_cli.store.resolution_records import Record
 from tests.making import write_adapter
-from tests.store.another_user import as_another_user, public_folder
 from tests.store.keeping import edit_in_place, put_blob, tree
 
 Captured = pytest.CaptureFixture[str]
@@ -92,20 +91,6 @@ def test_what_was_meant_is_asked(typed: str, meant: str, capsys: Captured) -> No
     assert main(["cache", "show", typed]) == 3
     asks = f"did you mean {meant.format(Path.cwd())}? " if meant else ""
     assert f"hint: {asks}see lora-cli cache ls" in capsys.readouterr().err
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root reads what nobody may")
-@pytest.mark.parametrize("words", ["ls", "show x"])
-def test_a_cache_that_this_user_may_not_read_is_said_with_who_may(words: str) -> None:
-    with public_folder() as folder:
-        (folder / "refs").mkdir()
-        folder.chmod(0o700)
-        call = f"print(main(['--cache-dir', sys.argv[1], 'cache', *{words.split()!r}]))\n"
-        imports = "import sys\nfrom lora_cli.cli.main import main\nsys.stderr = sys.stdout\n"
-        # Its modules are read with the first call, which root makes.
-        out = as_another_user(imports + call, call, str(folder))
-    assert f"error: reading {folder}: Permission denied\nhint: this process runs as uid" in out
-    assert out.endswith("6\n")
 
 
 def test_verify_is_0_when_all_is_well_and_5_when_something_rotted(store: Store, capsys: Captured) -> None:

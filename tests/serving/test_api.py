@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -262,29 +261,6 @@ def test_a_path_that_no_file_system_has_room_for_is_not_found(server: Running) -
 def test_without_a_whole_model_there_are_no_completions(server: Running) -> None:
     status, message = error_of(server.post("/v1/completions", model="a0", prompt="hello"))
     assert (status, "--forward model" in message) == (400, True)
-
-
-def test_many_clients_slow_ones_and_half_requests_leave_it_healthy(server: Running) -> None:
-    half = []
-    for said in (b"POST /v1/probe HTTP/1.1\r\n", b"GET /hea", b"\x16\x03\x01", b""):
-        one = socket.create_connection(("127.0.0.1", server.port))
-        one.sendall(said)
-        half.append(one)
-    promised = (
-        b"POST /v1/probe HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{"
-    )
-    slow = socket.create_connection(("127.0.0.1", server.port))
-    slow.sendall(promised)
-    gone = socket.create_connection(("127.0.0.1", server.port))
-    gone.sendall(promised)
-    gone.close()
-    with ThreadPoolExecutor(64) as clients:
-        codes = list(clients.map(lambda number: server.probe(f"a{number % 2}").status_code, range(256)))
-    assert codes == [200] * 256
-    for one in (*half, slow):
-        one.close()
-    assert server.ask("GET", "/health").status_code == 200
-    assert "Traceback" not in server.said()
 
 
 @pytest.mark.parametrize("asked", [False, True], ids=["on its own", "for a request"])

@@ -22,7 +22,6 @@ from tests.sources.s3_answers import CONTENT, HEADERS, REF, error_of, listing, p
         (refusal(400, "AuthorizationHeaderMalformed", "<Region>eu-west-1</Region>"), NotFound, "AWS_REGION=eu-west-1"),
         (refusal(301, "PermanentRedirect"), NotFound, "another region"),
         ((301, b"", {"x-amz-bucket-region": "eu-west-1"}), NotFound, "AWS_REGION=eu-west-1"),
-        ((301, b"", {"x-amz-bucket-region": "evil/../host"}), NotFound, "AWS_REGION=REGION"),
         (refusal(400, "ExpiredToken"), AccessDenied, "aws sso login"),
         (refusal(403, "InvalidToken"), AccessDenied, "aws sso login"),
         (refusal(403, "RequestTimeTooSkewed"), MachineError, "clock"),
@@ -35,7 +34,6 @@ from tests.sources.s3_answers import CONTENT, HEADERS, REF, error_of, listing, p
         (refusal(500, "InternalError"), Unreachable, "500"),
         ((429, b"", {}), Unreachable, "limits the rate"),
         ((200, b"<html>login</html>", {}), Unreachable, "sent no listing"),
-        ((200, b"\x00\xff", {}), Unreachable, "sent no listing"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -96,17 +94,6 @@ def test_a_storm_is_waited_out_and_counted(tmp_path: Path) -> None:
         assert "tried 2 times" in error_of(lambda: source_at(endpoint, tmp_path, retries=1).resolve(REF)).message
         assert [file.path for file in source_at(endpoint, tmp_path, retries=1).resolve(REF).files] == ["a"]
     assert len(asked) == 3
-
-
-@pytest.mark.slow
-def test_a_listing_of_empty_pages_without_end_is_left(tmp_path: Path) -> None:
-    more = "<IsTruncated>true</IsTruncated><NextContinuationToken>again</NextContinuationToken>"
-    with answering(lambda _: (200, listing([], more=more), {})) as endpoint:
-        began = time.monotonic()
-        error = error_of(lambda: source_at(endpoint, tmp_path, timeout_s=1).resolve(REF))
-        assert time.monotonic() - began < 5
-    assert isinstance(error, Unreachable)
-    assert "listed only 0 objects in 1 s" in error.message
 
 
 @pytest.mark.slow
@@ -179,24 +166,3 @@ def test_a_silent_server_is_left_after_the_timeout(tmp_path: Path, first_byte: b
     assert isinstance(error, Unreachable)
     assert "sent no data" in error.message
     assert spent < 8
-
-
-@pytest.mark.parametrize("start", [0, 2], ids=["whole", "a range"])
-def test_a_body_that_trickles_is_given_up(tmp_path: Path, start: int) -> None:
-    def reply(request: BaseHTTPRequestHandler) -> Reply:
-        if "list-type" in request.path:
-            return piece_of(request)
-        status, body, headers = piece_of(request)
-        request.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            request.send_header(name, value)
-        request.end_headers()
-        for number in range(100):
-            request.wfile.write(body[number : number + 1])
-            time.sleep(0.05)
-        raise ConnectionError
-
-    with answering(reply) as endpoint:
-        error = error_of(lambda: read(source_at(endpoint, tmp_path, timeout_s=1), start))
-    assert isinstance(error, Unreachable)
-    assert "sent only" in error.message

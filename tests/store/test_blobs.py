@@ -60,17 +60,6 @@ def test_a_copied_cache_with_new_times_is_hashed_once_and_then_trusted(store: St
     assert store.blob(blob.sha256).stat().st_mtime_ns == BLOB_MTIME_NS
 
 
-def test_a_link_or_a_fifo_is_no_blob(store: Store, tmp_path: Path) -> None:
-    (tmp_path / "outside").write_bytes(b"hello")
-    blob = put_blob(store, b"hello")
-    path = store.blob(blob.sha256)
-    path.unlink()
-    path.symlink_to(tmp_path / "outside")
-    assert not has_blob(store, blob)
-    os.mkfifo(path)
-    assert not has_blob(store, blob)
-
-
 def test_a_partial_that_somebody_took_away_is_not_kept(store: Store) -> None:
     blob = Blob("a" * 64, 5)
     partial = open_partial(store, blob.sha256, 5)

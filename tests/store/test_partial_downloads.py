@@ -14,7 +14,6 @@ import pytest
 from lora_cli.store import Store
 from lora_cli.store.partial_downloads import Partial, open_partial, release_partial, remove_partial
 from lora_cli.store.writer_ids import Writer, let_go, new_writer, parse_writer, state
-from tests.store.another_user import as_another_user, let_everybody_write, public_folder
 
 KEY = "k" * 64
 
@@ -163,33 +162,6 @@ def test_what_a_dead_process_of_this_boot_left_is_gone_on_with_without_a_digest(
     left_by(store, let_go(new_writer()), b"half")
     partial = open_partial(store, KEY, 1 << 30, digest_known=False)
     assert content(partial) == b"half"
-    remove_partial(partial)
-
-
-def test_what_another_user_left_and_keeps_to_himself_stands_in_nobodys_way() -> None:
-    with public_folder() as folder:
-        store = Store(folder / "cache")
-        for writer, age_s in ((let_go(new_writer()), 0), (Writer("0" * 12, 1, 1, "0" * 12), 10_000)):
-            left_by(store, writer, b"half", age_s).chmod(0o600 if os.geteuid() == 0 else 0)
-        let_everybody_write(store.root)
-        imports = "from pathlib import Path\nfrom lora_cli.store import Store\n"
-        imports += "from lora_cli.store.partial_downloads import *\n"
-        opens = "print(open_partial(Store(Path(sys.argv[1])), sys.argv[2], 1 << 30).size)"
-        assert as_another_user(imports, opens, str(store.root), KEY) == "0\n"
-
-
-def test_links_fifos_and_strange_names_are_never_taken(store: Store, tmp_path: Path) -> None:
-    (tmp_path / "secret").write_bytes(b"secret")
-    folder = store.partials / KEY
-    folder.mkdir(parents=True)
-    (folder / str(let_go(new_writer()))).symlink_to(tmp_path / "secret")
-    (folder / str(let_go(new_writer()))).hardlink_to(tmp_path / "secret")
-    (folder / "strange").write_bytes(b"strange")
-    os.mkfifo(folder / str(let_go(new_writer())))
-    partial = open_partial(store, KEY, 100)
-    assert content(partial) == b""
-    os.pwrite(partial.descriptor, b"overwritten", 0)
-    assert (tmp_path / "secret").read_bytes() == b"secret"
     remove_partial(partial)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 from lora_cli.core.snapshot import Blob
 from lora_cli.store import Store
 from lora_cli.store.resolution_records import Record, all_records, mark_used, read_record, record_path, write_record
-from tests.store.another_user import as_another_user, let_everybody_write, public_folder
 
 RECORD = Record(
     "hf://org/name@main",
@@ -69,21 +67,6 @@ def test_a_record_that_was_removed_while_it_was_used_is_written_again(store: Sto
     record_path(store, *RECORD.key).unlink()
     mark_used(store, RECORD)
     assert read_record(store, *RECORD.key) is not None
-
-
-def test_the_record_of_another_user_is_marked_as_used_too() -> None:
-    with public_folder() as folder:
-        store = Store(folder / "cache")
-        write_record(store, RECORD)
-        os.utime(record_path(store, *RECORD.key), (1, 1))
-        let_everybody_write(store.root)
-        imports = "from pathlib import Path\nfrom lora_cli.store import Store\n"
-        imports += "from lora_cli.store.resolution_records import *\n"
-        uses = "store = Store(Path(sys.argv[1]))\nmark_used(store, read_record(store, *sys.argv[2:]))"
-        as_another_user(imports, uses, str(store.root), *RECORD.key)
-        found = read_record(store, *RECORD.key)
-        assert found is not None
-        assert time.time() - found.used_s < 100
 
 
 def test_its_file_never_holds_what_the_name_of_a_file_must_not(store: Store) -> None:
