@@ -10,8 +10,6 @@ import pytest
 from tests.conftest import QUICKSTART
 from tests.making import llama_modules, write_adapter
 
-pytestmark = pytest.mark.usefixtures("copied_processes")
-
 Q, K = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.k_proj"
 
 

@@ -30,7 +30,7 @@ from tests.making import (
 from tests.runtime.families import save_model
 from tests.runtime.test_transformers_model import write_tokenizer
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("copied_processes")]
+pytestmark = pytest.mark.slow
 
 STAGES = ["resolve", "fetch", "validate", "read", "slot", "proof"]
 
@@ -274,7 +274,6 @@ def test_a_base_that_is_not_there_is_said_before_anything_is_fetched(
     assert not cache.exists()
 
 
-@pytest.mark.usefixtures("new_processes")
 def test_the_table_is_for_people_talk_goes_to_stderr_and_the_parent_needs_no_torch(tmp_path: Path) -> None:
     write_base_config(tmp_path / "base")
     write_adapter(tmp_path / "a", modules=QUERIES)

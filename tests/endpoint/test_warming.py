@@ -26,8 +26,6 @@ from tests.making import write_adapter
 from tests.serving.running import Running
 from tests.sources.certificates import localhost_certificate
 
-pytestmark = pytest.mark.usefixtures("copied_processes")
-
 
 @pytest.mark.parametrize("kind", ["vllm", "sglang"])
 def test_what_is_missing_is_loaded_and_proved_and_a_second_time_nothing_is_done(warm: Warm, kind: str) -> None:

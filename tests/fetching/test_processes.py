@@ -21,7 +21,7 @@ from tests.hub_server import Hub
 from tests.making import write_adapter
 from tests.store.keeping import tree
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("copied_processes")]
+pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("copied_processes")
-
 SCRIPT = """if True:
     import os, sys, threading
     from pathlib import Path
