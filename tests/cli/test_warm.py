@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from lora_cli.cli.adapter_selection import MAX_CPU_LORAS
 from lora_cli.cli.main import main
 from lora_cli.core.architectures import base_from_config
 from lora_cli.runtime.lora_slots import storage_bytes
@@ -56,15 +55,6 @@ def refused(capsys: pytest.CaptureFixture[str], argv: Sequence[str]) -> tuple[in
     said = capsys.readouterr()
     assert said.out == ""
     return code, said.err
-
-
-def test_the_help_says_how_many_places_take_memory_at_the_start(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert main(["warm", "--help"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert "Memory for all of them is allocated at the start." in told
-    assert f"(default: {MAX_CPU_LORAS} with --serve, else one each, at most {MAX_CPU_LORAS})" in told
 
 
 def test_every_adapter_is_reported_in_order_and_a_broken_one_stops_no_other(tmp_path: Path, warm: Warm) -> None:
@@ -293,7 +283,7 @@ def test_the_table_is_for_people_talk_goes_to_stderr_and_the_parent_needs_no_tor
     )
     assert "proved" in done.stdout
     assert "synthetic" in done.stdout
-    assert done.stderr.splitlines() == ["a: read", "a: slot", "a: proof", "a: pack", "0 []"]
+    assert done.stderr.splitlines() == ["a: read", "a: slot", "a: proof", "0 []"]
 
 
 def test_bytes_of_memory_that_no_place_fits_in_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
