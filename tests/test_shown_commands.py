@@ -39,6 +39,7 @@ CODES = {
     "validate manifests/quickstart/misnested": {1},
     "--engine vllm@0.31 --engine vllm@0.33": {1},
     "fetch -f set.yaml --check": {0, 1},
+    "cache rm acme/sql acme/chat": {3},
     "inspect -f manifests/quickstart.yaml --engine-args": {1},
     "lru.hit_ratio_error>0.02": {0, 1},
     "lru.ttft_p99_ms>2000": {1},
