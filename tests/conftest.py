@@ -22,7 +22,6 @@ from hypothesis import settings as hypothesis_settings
 
 from lora_cli import redaction
 from lora_cli.cli import app
-from tests import copies
 from tests.hf_variables import set_variables
 from tests.object_servers import AzureServer, GcsServer, S3Server, azurite, fake_gcs, rclone, seaweed, sftp
 from tests.oci_server import Registry, registry
@@ -155,19 +154,6 @@ def botocore_reads_its_models_once() -> Iterator[None]:
 
     with mock.patch.object(botocore.session, "create_loader", cache(botocore.session.create_loader)):
         yield
-
-
-@pytest.fixture(scope="module")
-def copied_processes() -> Iterator[None]:
-    """Python programs that a module's tests start are copies of one that has imported torch, or lora-cli."""
-    with copies.copied():
-        yield
-
-
-@pytest.fixture
-def new_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one test of such a module they are new."""
-    monkeypatch.setattr(subprocess, "Popen", copies.NEW)
 
 
 @pytest.fixture(scope="session")

@@ -19,14 +19,20 @@ from tests.conftest import ROOT
 
 LONGEST_S = 120
 SERVER = """
-import gc, json, os, re, signal, sys
+import gc, json, os, re, signal, sys, tempfile
+from contextlib import redirect_stderr
 from pathlib import Path
-from lora_cli.cli.main import run
-from tests.copies import run_commands
+from lora_cli import redaction
+from lora_cli.cli.main import main, run
 
 ours = os.dup(1)
 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-run_commands()
+adapter = "manifests/quickstart/pirate"
+validate = ["validate", adapter, "--base", "manifests/quickstart/smollm2-135m", "--engine", "vllm"]
+with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+    for words in (validate, [*validate, "--format", "sarif"], ["inspect", adapter], ["fetch", adapter]):
+        main(["--cache-dir", folder, *words])
+redaction.forget()
 gc.collect()
 gc.freeze()
 os.write(ours, b"ready\\n")

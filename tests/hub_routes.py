@@ -12,8 +12,6 @@ from tests.hub_content import Commit, Entry, Repo
 if TYPE_CHECKING:
     from tests.hub_server import Hub
 
-REDIRECTS = (301, 302, 307, 308)
-
 
 @dataclass(frozen=True, slots=True)
 class Request:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import QUICKSTART, ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("copied_processes")]
+pytestmark = pytest.mark.slow
 
 
 def run(*argv: str, columns: int = 80, together: bool = False) -> subprocess.CompletedProcess[str]:

@@ -18,7 +18,6 @@ import pytest
 from lora_cli.cli.main import main
 from tests.bench.null_server import NullServer
 from tests.conftest import ROOT
-from tests.copies import command_folder
 from tests.endpoint.engine import Engine
 from tests.planted import streams
 from tests.serving.running import free_port
@@ -40,6 +39,7 @@ CODES = {
     "validate manifests/quickstart/misnested": {1},
     "--engine vllm@0.31 --engine vllm@0.33": {1},
     "fetch -f set.yaml --check": {0, 1},
+    "cache rm acme/sql acme/chat": {3},
     "inspect -f manifests/quickstart.yaml --engine-args": {1},
     "lru.hit_ratio_error>0.02": {0, 1},
     "lru.ttft_p99_ms>2000": {1},
@@ -62,7 +62,7 @@ def commands(page: Path) -> list[str]:
     return [line for line in found if not ELSEWHERE.match(line)]
 
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("copied_processes")]
+pytestmark = pytest.mark.slow
 
 SHOWN = {line: page.name for page in PAGES for line in commands(page)}
 """Each command once, with the last page that shows it."""
@@ -103,7 +103,7 @@ def run(folder: Path, line: str, places: dict[str, str]) -> "subprocess.Complete
         with mock.patch.dict(os.environ, variables), chdir(folder), streams() as said:
             code = main(line.split()[1:])
         return subprocess.CompletedProcess(line, code, *said)
-    path = os.pathsep.join([str(command_folder()), str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environ = {**os.environ, "PATH": path, "JOB_COMPLETION_INDEX": "0", "LORA_CLI_CACHE_DIR": str(folder / "cache")}
     return subprocess.run(
         ["bash", "-c", line], cwd=folder, env=environ, capture_output=True, text=True, check=False, timeout=120
@@ -139,7 +139,7 @@ def test_a_shown_server_starts_tells_is_measured_and_stops(folder: Path) -> None
     served = next(line for line in lines if "--serve" in line)
     for shown, real in places.items():
         served = served.replace(shown, real)
-    path = os.pathsep.join([str(command_folder()), str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environ = {**os.environ, "PATH": path, "LORA_CLI_CACHE_DIR": str(folder / "cache")}
     with subprocess.Popen(["bash", "-c", f"exec {served}"], cwd=folder, env=environ, stderr=subprocess.PIPE) as server:
         try:

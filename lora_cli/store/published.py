@@ -46,16 +46,6 @@ class Published:
     replaced: Sha256 | None = None
 
 
-def base_in_config(snapshot: Snapshot) -> str:
-    """The base that a snapshot's config names; "" if it names none or cannot be read."""
-    try:
-        data = read_small(snapshot.directory / CONFIG, LARGEST)
-        named = json_object(data, CONFIG).get(BASE_FIELD) if data is not None else None
-    except FormatError:
-        return ""
-    return named if isinstance(named, str) else ""
-
-
 def publish_adapter(store: Store, snapshot: Snapshot, target: Path, served: str | None) -> Published:
     """Publishes a snapshot as ``target``; ``served`` is the engine's name for the base (None: unknown).
 

@@ -15,7 +15,6 @@ from lora_cli.engines import ENGINES
 from lora_cli.rules import RULES
 from tests import forked
 from tests.cli.test_startup import HEAVY, modules_after
-from tests.copies import command_folder
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +29,7 @@ def lora_cli(**environ: str) -> str:
 
 
 def run(argv: list[str]) -> str:
-    path = f"{command_folder()}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(argv, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False)
     assert done.stderr == ""
     return done.stdout
@@ -92,7 +91,7 @@ def typed(shell: list[str], script: str, before: str, lines: list[str], folder: 
     (folder / "script").write_text(lora_cli(_LORA_CLI_COMPLETE=script))
     (folder / "inputrc").write_text("set bell-style none\nset enable-bracketed-paste off\n")
     said = f'{before}lora-cli() {{ echo "$*" >> said; }}; source ./script; ' + "\n"
-    path = f"{command_folder()}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environ = {**os.environ, "PATH": path, "TERM": "dumb", "INPUTRC": str(folder / "inputrc")}
     terminal, inside = pty.openpty()
     with subprocess.Popen(

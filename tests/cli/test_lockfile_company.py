@@ -16,8 +16,6 @@ from tests.cli.locked_sets import CONFIG, WEIGHTS, Capture, fetch, files, hub_of
 from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base_config
 
-pytestmark = pytest.mark.usefixtures("copied_processes")
-
 
 @pytest.fixture(autouse=True)
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:

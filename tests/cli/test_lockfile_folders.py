@@ -11,8 +11,6 @@ from lora_cli.cli.main import main
 from tests.cli.locked_sets import CONFIG, WEIGHTS, Capture, fetch, forget_the_cache, locked, set_of
 from tests.making import llama_modules, write_adapter, write_base_config
 
-pytestmark = pytest.mark.usefixtures("copied_processes")
-
 
 def retrain(folder: str, *, seed: int = 0, r: int = 4) -> None:
     write_adapter(Path(folder), modules=llama_modules(), seed=seed, r=r)

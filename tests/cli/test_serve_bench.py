@@ -7,8 +7,6 @@ import pytest
 from lora_cli.cli.main import main
 from tests.making import llama_modules, write_adapter, write_base_config
 
-pytestmark = pytest.mark.usefixtures("copied_processes")
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

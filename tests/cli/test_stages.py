@@ -11,7 +11,7 @@ from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base_config
 from tests.slow import slowly
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("copied_processes")]
+pytestmark = pytest.mark.slow
 
 QUERIES = llama_modules(["q_proj"])
 
@@ -57,9 +57,7 @@ def counts_in(shown: str) -> list[str]:
     return [line for line in drawn_in(shown) if re.search(r"\d of \d (accepted|proved)", line)]
 
 
-@pytest.mark.usefixtures("new_processes")
 def test_a_terminal_shows_each_stage_and_keeps_the_table_alone(warm: list[str]) -> None:
-    """In a process that is a copy the first adapter is proved before there is anything to show."""
     code, shown = on_a_terminal(warm, columns=70, rows=24)
     assert code == 1
     drawn = counts_in(shown)

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from lora_cli.cli.adapter_selection import MAX_CPU_LORAS
 from lora_cli.cli.main import main
 from lora_cli.core.architectures import base_from_config
 from lora_cli.runtime.lora_slots import storage_bytes
@@ -30,7 +29,7 @@ from tests.making import (
 from tests.runtime.families import save_model
 from tests.runtime.test_transformers_model import write_tokenizer
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("copied_processes")]
+pytestmark = pytest.mark.slow
 
 STAGES = ["resolve", "fetch", "validate", "read", "slot", "proof"]
 
@@ -56,15 +55,6 @@ def refused(capsys: pytest.CaptureFixture[str], argv: Sequence[str]) -> tuple[in
     said = capsys.readouterr()
     assert said.out == ""
     return code, said.err
-
-
-def test_the_help_says_how_many_places_take_memory_at_the_start(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert main(["warm", "--help"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert "Memory for all of them is allocated at the start." in told
-    assert f"(default: {MAX_CPU_LORAS} with --serve, else one each, at most {MAX_CPU_LORAS})" in told
 
 
 def test_every_adapter_is_reported_in_order_and_a_broken_one_stops_no_other(tmp_path: Path, warm: Warm) -> None:
@@ -274,7 +264,6 @@ def test_a_base_that_is_not_there_is_said_before_anything_is_fetched(
     assert not cache.exists()
 
 
-@pytest.mark.usefixtures("new_processes")
 def test_the_table_is_for_people_talk_goes_to_stderr_and_the_parent_needs_no_torch(tmp_path: Path) -> None:
     write_base_config(tmp_path / "base")
     write_adapter(tmp_path / "a", modules=QUERIES)
@@ -294,7 +283,7 @@ def test_the_table_is_for_people_talk_goes_to_stderr_and_the_parent_needs_no_tor
     )
     assert "proved" in done.stdout
     assert "synthetic" in done.stdout
-    assert done.stderr.splitlines() == ["a: read", "a: slot", "a: proof", "a: pack", "0 []"]
+    assert done.stderr.splitlines() == ["a: read", "a: slot", "a: proof", "0 []"]
 
 
 def test_bytes_of_memory_that_no_place_fits_in_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

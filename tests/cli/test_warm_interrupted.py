@@ -16,7 +16,7 @@ from lora_cli.runtime.messages import LoraRequest
 from lora_cli.runtime.warm_process import WarmProcess
 from tests.making import llama_modules, write_adapter, write_base_config
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("copied_processes")]
+pytestmark = pytest.mark.slow
 
 COUNT = 300
 

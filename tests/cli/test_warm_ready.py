@@ -8,7 +8,7 @@ import pytest
 from lora_cli.cli.main import main
 from tests.making import llama_modules, write_adapter, write_base_config
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("copied_processes")]
+pytestmark = pytest.mark.slow
 
 
 def test_the_ready_file_is_there_when_all_are_proved_and_only_then(tmp_path: Path) -> None:

@@ -26,8 +26,6 @@ from tests.making import write_adapter
 from tests.serving.running import Running
 from tests.sources.certificates import localhost_certificate
 
-pytestmark = pytest.mark.usefixtures("copied_processes")
-
 
 @pytest.mark.parametrize("kind", ["vllm", "sglang"])
 def test_what_is_missing_is_loaded_and_proved_and_a_second_time_nothing_is_done(warm: Warm, kind: str) -> None:
@@ -309,6 +307,7 @@ def test_what_is_no_target_is_exit_2(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_our_own_server_is_warmed_like_any_other(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     uds = folder / "sock"
     with Running(folder, "--base", folder / "base", "--root", folder / "sql", uds=uds) as running:
@@ -324,6 +323,7 @@ def test_our_own_server_is_warmed_like_any_other(folder: Path, capsys: pytest.Ca
         assert actions(json.loads(capsys.readouterr().out)) == {"sql": "kept", "chat": "kept"}
 
 
+@pytest.mark.slow
 def test_our_own_server_is_asked_for_an_adapter_that_it_has_not_loaded_yet(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -340,6 +340,7 @@ def test_our_own_server_is_asked_for_an_adapter_that_it_has_not_loaded_yet(
         assert all(one["effect"]["proved"] for one in document["servers"][0]["adapters"])
 
 
+@pytest.mark.slow
 def test_watch_follows_the_manifest_and_an_engine_that_forgot(folder: Path) -> None:
     write_set(folder, "sql")
     with Engine() as engine:
@@ -421,6 +422,7 @@ def test_what_is_no_engine_is_said_at_once_without_its_markup(
     assert "is not a lora-cli server" in said
 
 
+@pytest.mark.slow
 def test_watch_ends_when_it_is_told_to_though_an_engine_is_not_ready_yet(folder: Path) -> None:
     with Engine(down_for=10_000) as engine:
         words = [

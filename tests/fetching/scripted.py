@@ -60,8 +60,3 @@ class Scripted:
             size = max(1, min(self.chunk(start), end - start))
             yield data[start : start + size]
             start += size
-
-    @property
-    def asked_bytes(self) -> int:
-        """Bytes of all ranges that were asked for."""
-        return sum((stop or 0) - start for _, start, stop in self.reads)

@@ -21,7 +21,7 @@ from tests.hub_server import Hub
 from tests.making import write_adapter
 from tests.store.keeping import tree
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("copied_processes")]
+pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -92,9 +92,12 @@ def kill_at_random_moments(hub: Hub, cache: Path, kills: int, seed: int) -> None
             promised[name] = os.urandom(6 * MIB)
             hub.add(name, {CONFIG: {"n": number}, WEIGHTS: promised[name]})
         before = partial_bytes(cache)
+        asked = len(hub.requests)
         process = fetching(hub, cache, name, "--jobs", "2")
+        while len(hub.requests) == asked and process.poll() is None:
+            time.sleep(0.01)
         try:
-            process.wait(chance.uniform(0.02, 0.9))
+            process.wait(chance.uniform(0, 0.7))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
         process.communicate()

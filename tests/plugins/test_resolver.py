@@ -27,7 +27,7 @@ from tests.hub_faults import Fault
 from tests.hub_server import Hub
 from tests.making import Q_PROJ, write_adapter, write_base_config
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("copied_processes")]
+pytestmark = pytest.mark.slow
 
 VLLM = Running("vllm@0.32.0", "", Deployment(max_lora_rank=16))
 

@@ -1,6 +1,5 @@
 """Tiny bases that a real engine can serve: heads of 32, weights and a tokenizer on disk."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +44,3 @@ def write_words(directory: Path) -> Path:
         words.pre_tokenizer = pre_tokenizers.Whitespace()
         PreTrainedTokenizerFast(tokenizer_object=words, unk_token="t0", pad_token="t0").save_pretrained(directory)
     return directory
-
-
-def config_of(directory: Path) -> dict[str, Any]:
-    """The ``config.json`` that ``--base`` reads."""
-    fields: dict[str, Any] = json.loads((directory / "config.json").read_text())
-    return fields

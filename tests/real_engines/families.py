@@ -56,7 +56,6 @@ MLA = {
     "topk_group": 1,
 }
 MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}}
-QWEN_VL = {**UNTIED, **MROPE, **TOKENS}
 LLAMA4 = {**UNTIED, "intermediate_size_mlp": 128, "num_local_experts": 4, "interleave_moe_layer_step": 2}
 
 FIELDS: dict[str, dict[str, Any]] = {

@@ -23,8 +23,6 @@ from tests.runtime.jobs import job
 from tests.runtime.reading import LLAMA, read
 from tests.runtime.tiny import put, weights
 
-pytestmark = pytest.mark.usefixtures("copied_processes")
-
 WORDS = ("hello", "world", "what", "is", "the", "capital", "of", "user", "assistant")
 TEMPLATE = "{% for m in messages %}user {{ m.content }} {% endfor %}{% if add_generation_prompt %}assistant{% endif %}"
 

@@ -15,7 +15,7 @@ from lora_cli.cli.main import main
 from tests.making import llama_modules, write_adapter, write_base
 from tests.serving.running import Running, error_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("copied_processes")]
+pytestmark = pytest.mark.slow
 
 QUERIES = llama_modules(["q_proj"])
 

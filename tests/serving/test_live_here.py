@@ -19,7 +19,7 @@ from tests.runtime.families import save_model
 from tests.runtime.test_transformers_model import write_tokenizer
 from tests.slow import slowly
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("copied_processes")]
+pytestmark = pytest.mark.slow
 
 PATIENCE_S = 60.0
 MANIFEST = """\
@@ -170,7 +170,6 @@ def gone(pids: list[int]) -> bool:
     return True
 
 
-@pytest.mark.usefixtures("new_processes")
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="it looks for processes as Linux lists them")
 @pytest.mark.parametrize("number", slowly((signal.SIGINT, signal.SIGKILL), signal.SIGKILL))
 def test_the_server_ends_with_whoever_measures_it(number: signal.Signals, folder: Path) -> None:

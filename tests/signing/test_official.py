@@ -21,10 +21,6 @@ TRUSTED = {
     "elliptic-key": RequiredSignature(keys=(str(OFFICIAL / "signing-key-pub.pem"),)),
     "sigstore": RequiredSignature(identities=(IBM,), trust_config=str(OFFICIAL / "trust_config.json")),
 }
-HASHED = {
-    name: hashlib.sha256((OFFICIAL / "v1.1.0-certificate" / name).read_bytes()).hexdigest()
-    for name in ("signme-1", "signme-2")
-}
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

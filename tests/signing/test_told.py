@@ -10,8 +10,6 @@ from lora_cli.cli.main import main
 from tests.making import llama_modules, write_adapter, write_base
 from tests.signing.pki import key_pair, sign
 
-pytestmark = pytest.mark.usefixtures("copied_processes")
-
 HEAD = "apiVersion: lora-cli/v1\nkind: Policy\n"
 SHOW, INSPECT = ["cache", "show", "./sql"], ["inspect", "./sql"]
 
