@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import QUICKSTART
 from tests.making import llama_modules, write_adapter
 
 pytestmark = pytest.mark.usefixtures("copied_processes")
@@ -18,14 +17,6 @@ Q, K = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.k_proj"
 @pytest.fixture
 def sql(tmp_path: Path) -> Path:
     return write_adapter(tmp_path / "sql", modules={**llama_modules(), "lm_head": (64, 256)}, dtype="bfloat16")
-
-
-@pytest.mark.parametrize("width", ["40", "80", "160"])
-def test_piped_it_has_no_colour_and_fits(width: str) -> None:
-    done = _process("inspect", str(QUICKSTART / "zubrowka"), "--diff", str(QUICKSTART / "pirate"), COLUMNS=width)
-    assert "\x1b" not in done.stdout
-    lines = done.stdout.partition("\nfields of the config")[2].splitlines()
-    assert all(len(line) <= int(width) or "layers" in line for line in lines)
 
 
 def test_to_a_pipe_the_command_alone_is_written_and_what_it_costs_to_standard_error(sql: Path, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from lora_cli.cli.adapter_selection import MAX_CPU_LORAS
 from lora_cli.cli.main import main
 from lora_cli.core.architectures import base_from_config
 from lora_cli.runtime.lora_slots import storage_bytes
@@ -56,15 +55,6 @@ def refused(capsys: pytest.CaptureFixture[str], argv: Sequence[str]) -> tuple[in
     said = capsys.readouterr()
     assert said.out == ""
     return code, said.err
-
-
-def test_the_help_says_how_many_places_take_memory_at_the_start(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert main(["warm", "--help"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert "Memory for all of them is allocated at the start." in told
-    assert f"(default: {MAX_CPU_LORAS} with --serve, else one each, at most {MAX_CPU_LORAS})" in told
 
 
 def test_every_adapter_is_reported_in_order_and_a_broken_one_stops_no_other(tmp_path: Path, warm: Warm) -> None:
