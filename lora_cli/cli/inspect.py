@@ -1,7 +1,7 @@
 """``lora-cli inspect``: the contents of adapters from config and header, and the engine flags that serve them."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -152,12 +152,15 @@ def _write(report: InspectReport, form: Format, output: Path | None, settings: S
             to_stderr(rendered(engine_args_parts(report, report.engine_args, command=False), width()).rstrip("\n"))
         return
 
-    from lora_cli.render.terminal_inspect import engine_args_parts, inspection_parts
+    def parts() -> "Iterator[RenderableType]":
+        from lora_cli.render.terminal_inspect import engine_args_parts, inspection_parts
 
-    parts: Iterable[RenderableType] = inspection_parts(report, width(output))
-    if report.engine_args is not None:
-        parts = engine_args_parts(report, report.engine_args)
-    write_result(report, form, parts, output)
+        if report.engine_args is not None:
+            yield from engine_args_parts(report, report.engine_args)
+        else:
+            yield from inspection_parts(report, width(output))
+
+    write_result(report, form, parts(), output)
     if output is not None and str(output) != "-":
         inform(f"wrote {output}", settings)
 

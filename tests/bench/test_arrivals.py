@@ -1,6 +1,5 @@
 """When requests come: Gamma gaps that are the same on every machine."""
 
-import hashlib
 import math
 from itertools import pairwise
 from statistics import mean, stdev
@@ -21,14 +20,6 @@ def test_the_logarithm_is_the_one_of_the_c_library_to_15_digits(x: float) -> Non
 @given(st.floats(-690, 690))
 def test_the_exponential_is_the_one_of_the_c_library_to_14_digits(x: float) -> None:
     assert exp(x) == pytest.approx(math.exp(x), rel=1e-14)
-
-
-def test_a_seed_gives_the_same_times_on_every_machine() -> None:
-    digests = [
-        hashlib.sha256(" ".join(map(repr, arrival_times(5_000, 20.0, burstiness, 7))).encode()).hexdigest()[:12]
-        for burstiness in (1.0, 0.25, 4.0, math.inf)
-    ]
-    assert digests == ["e29718b77362", "5102980674f6", "e173afb988b5", "ff9330adcb81"]
 
 
 @pytest.mark.parametrize("burstiness", [0.1, 1.0, 4.0])

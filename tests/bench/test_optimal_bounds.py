@@ -2,25 +2,13 @@
 
 from functools import cache
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_cli.bench.optimal_bounds import belady
-from lora_cli.bench.popularity import parse_popularity
 from lora_cli.tiers.eviction import POLICIES, PolicyName
 from lora_cli.tiers.memory_accounting import Budget
-from tests.requested import requested
 from tests.tiers.eviction.replaying import replay
-
-TRACE = requested([f"a{i}" for i in range(100)], parse_popularity("zipf:0.9"), 3_000, seed=4)
-
-
-@pytest.mark.parametrize("policy", sorted(POLICIES))
-def test_the_same_trace_has_the_same_outcome(policy: PolicyName) -> None:
-    first = replay(TRACE, Budget(10), policy)
-    assert replay(TRACE, Budget(10), policy) == first
-    assert first.hits + first.evictions == len(TRACE) - 10
 
 
 @given(st.text("abcde", max_size=12), st.integers(1, 3))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.numpy import load_file, save_file
 
 from lora_cli.cli.main import main
 from lora_cli.core.architectures.build import heads_of
@@ -46,20 +45,6 @@ def outcomes(document: dict[str, Any]) -> dict[str, str]:
     return {one["engine"]: one["outcome"] for one in document["adapters"][0]["engines"]}
 
 
-def test_the_exit_code_is_that_of_the_worst_engine(made: Callable[..., str], base: str, capsys: Capture) -> None:
-    rslora = made("rslora", use_rslora=True)
-
-    assert judged(capsys, rslora, "--base", base)[0] == 0
-    assert judged(capsys, rslora, "--base", base, "--engine", "vllm")[0] == 0
-    code, document = judged(capsys, rslora, "--base", base, "--engine", "vllm", "--engine", "sglang@0.5.23")
-
-    assert code == 1
-    assert outcomes(document) == {"vllm": "ok", "sglang": "serves-wrong"}
-    reason = document["adapters"][0]["engines"][1]["reasons"][0]
-    assert reason["feature"] == "rslora"
-    assert "`lora-cli repair --engine sglang` folds rsLoRA into lora_alpha" in reason["mend"]
-
-
 def test_what_two_engines_do_for_one_reason_are_two_findings(
     made: Callable[..., str], base: str, capsys: Capture
 ) -> None:
@@ -83,20 +68,6 @@ def test_an_error_that_every_engine_survives_is_a_warning(made: Callable[..., st
     code, document = judged(capsys, bare, "--base", base, "--engine", "vllm", "--engine", "peft")
     assert code == 1
     assert "LC303" in {one["code"] for one in document["adapters"][0]["findings"] if one["severity"] == "error"}
-
-
-def test_a_rank_above_the_engines_comes_with_its_flag(made: Callable[..., str], base: str, capsys: Capture) -> None:
-    assert main(["validate", made("high", r=40), "--base", base, "--engine", "vllm@0.33"]) == 1
-
-    out = " ".join(capsys.readouterr().out.split())
-    assert "vLLM 0.33 rejects it: the rank is 40 (r), but --max-lora-rank is 16, the default of vLLM" in out
-    assert "hint: start vLLM with `--max-lora-rank 64`" in out
-    assert main(["validate", made("high", r=40), "--base", base, "--engine", "vllm", "--max-lora-rank", "64"]) == 0
-
-
-def test_a_rank_that_no_vllm_takes(made: Callable[..., str], base: str, capsys: Capture) -> None:
-    assert main(["validate", made("high", r=600), "--base", base, "--engine", "vllm"]) == 1
-    assert "it supports ranks up to 512" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
@@ -183,34 +154,6 @@ def test_the_environment_names_the_engine(
     assert (code, outcomes(document)) == (1, {"vllm": "serves-wrong", "sglang": "rejects"})
 
 
-def test_an_engine_that_does_not_look_at_the_type_has_all_checks_of_lora(
-    made: Callable[..., str], base: str, capsys: Capture
-) -> None:
-    code, document = judged(capsys, made("named", peft_type="IA3"), "--base", base, "--engine", "vllm")
-    assert (code, outcomes(document)) == (0, {"vllm": "ok"})
-    assert {one["code"] for one in document["adapters"][0]["skipped"]} <= {"LC324"}
-
-    wide = made("wide", peft_type="IA3", r=512)
-    code, document = judged(capsys, wide, "--base", base, "--engine", "vllm")
-    assert (code, outcomes(document)) == (1, {"vllm": "rejects"})
-    nothing = made("nothing", peft_type="IA3")
-    weights = Path(nothing, "adapter_model.safetensors")
-    save_file({name: one * ("lora_B" not in name) for name, one in load_file(weights).items()}, weights)
-    code, document = judged(capsys, nothing, "--base", base, "--engine", "vllm")
-    assert code == 1
-    assert "LC502" in {one["code"] for one in document["adapters"][0]["findings"]}
-
-
-def test_only_the_selected_rules_count_and_the_outcome_stays_true(
-    made: Callable[..., str], base: str, capsys: Capture
-) -> None:
-    dora = made("dora", use_dora=True)
-
-    code, document = judged(capsys, dora, "--base", base, "--engine", "vllm", "--select", "LC1")
-    assert (code, outcomes(document)) == (0, {"vllm": "rejects"})
-    assert document["adapters"][0]["findings"] == []
-
-
 def test_an_outcome_that_refuses_nothing_is_said_not_to_count(
     made: Callable[..., str], base: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,29 +176,6 @@ def test_an_outcome_that_refuses_nothing_is_said_not_to_count(
     assert "serves wrong 14/14 (not counted)  ok 14/14" in capsys.readouterr().out
 
 
-def test_a_finding_names_the_engine_and_the_last_line_counts(
-    made: Callable[..., str], base: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "60")
-    assert main(["validate", made("q", use_rslora=True), "--base", base, "--engine", "vllm", "--engine", "sglang"]) == 1
-
-    out = capsys.readouterr().out
-    assert "  vLLM 0.33      ok            14/14\n  SGLang 0.5.23  serves wrong  14/14\n" in out
-    assert "error LC404 engine-serves-wrong" in out
-    assert "1 adapter (1 refused); vLLM 0.33: ok 1; SGLang 0.5.23: serves wrong 1; 1 error;" in " ".join(out.split())
-    assert all(len(line) <= 60 or len(line.split()) <= 2 for line in out.splitlines())
-
-
-def test_an_old_version_is_a_warning(made: Callable[..., str], base: str, capsys: Capture) -> None:
-    good = made("good")
-
-    assert main(["validate", good, "--base", base, "--engine", "vllm@0.11"]) == 0
-    out = " ".join(capsys.readouterr().out.split())
-    assert "warning LC405 engine-unproven vLLM 0.11: older than the oldest profile" in out
-    assert main(["validate", good, "--base", base, "--engine", "vllm@0.40"]) == 0
-    assert "newer than the newest profile: validated as 0.33" in " ".join(capsys.readouterr().out.split())
-
-
 @pytest.mark.parametrize("width", [60, 80])
 def test_the_matrix_fits_the_terminal(width: int, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
@@ -275,26 +195,6 @@ def test_one_engine_is_explained(capsys: Capture) -> None:
     assert "all modules have the same scale fix: serve it with vLLM 0.32 or newer" in out
     assert "source: vllm/lora/peft_helper.py (tested)" in out
     assert main(["engines", "triton"]) == 2
-
-
-def test_the_features_of_an_engine_are_below_what_it_does_with_them(capsys: Capture) -> None:
-    assert main(["engines", "sglang"]) == 0
-    told = capsys.readouterr().out
-    for outcome, feature in (("rejects", "DoRA (use_dora)"), ("serves wrong", "rsLoRA (use_rslora)")):
-        (part,) = [part for part in told.split("\n\n") if part.startswith(f"{outcome}\n")]
-        assert feature in part
-
-
-def test_engines_as_json_has_each_feature_once(capsys: Capture) -> None:
-    assert main(["engines", "--format", "json"]) == 0
-
-    document = json.loads(capsys.readouterr().out)
-    assert document["schema"] == "lora_cli/engines/1"
-    features = [{row["feature"]: row["outcome"] for row in one["features"]} for one in document["engines"]]
-    assert [one["dora"] for one in features] == ["rejects"] * 4 + ["ok"]
-    reasons = {row["reason"] for one in document["engines"] for row in one["features"] if row["feature"] == "dora"}
-    assert reasons == {"DoRA is not supported", ""}
-    assert document["engines"][0]["ranks"][-1] == 512
 
 
 def test_the_docs_show_what_it_prints(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

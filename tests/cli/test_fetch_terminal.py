@@ -9,26 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.adapter_request import AdapterRequest
-from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import Blob, Snapshot
-from lora_cli.errors import NotFound
-from lora_cli.fetching.batch import Outcome
-from lora_cli.fetching.file_selection import LeftOut
-from lora_cli.fetching.pipeline import Fetched
-from lora_cli.render.fetch_report import fetched_adapter
-from lora_cli.render.terminal import rendered
-from lora_cli.render.terminal_fetch import fetched_parts
-from lora_cli.store.published import Published
 from tests.making import write_adapter
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-SET = """apiVersion: lora-cli/v1
-kind: AdapterSet
-adapters:
-  - {name: a, source: ./sql}
-  - {name: b, source: ./chat}
-"""
 
 
 pytestmark = pytest.mark.usefixtures("a_folder_and_a_cache_of_its_own")
@@ -105,27 +88,6 @@ def test_a_quiet_terminal_gets_directories_alone(sql: Path, tmp_path: Path) -> N
     _, shown = on_a_terminal(["fetch", "./sql", "--quiet"], stdout_too=True)
     (line,) = lines_of(shown)
     assert Path(line).parent == tmp_path / "cache" / "snapshots" / "sha256"
-
-
-@pytest.mark.parametrize("width", [40, 80, 120])
-def test_no_directory_is_cut_and_no_name_is_a_command(width: int, tmp_path: Path) -> None:
-    name = "x\x1b[2J\u202e[red]" * 4
-    snapshot = Snapshot("ab" * 32, tmp_path, {CONFIG: Blob("0" * 64, 5)})
-    fetched = Fetched(snapshot, "etag-" + "cd" * 20, cached=True, left_out=LeftOut(2, 2048))
-    directory = tmp_path / ("d" * 90)
-    published = Published("acme/base")
-    ref = AdapterRef("file", str(tmp_path))
-    failed = Outcome(AdapterRequest("bad", ref), None, NotFound("bad: gone"), 5.0)
-    done = [Outcome(AdapterRequest(name, ref), fetched, None, 8442.0, directory, published), failed]
-    shown = rendered(fetched_parts(list(map(fetched_adapter, done)), 90.4), width)
-    assert all(line.isprintable() for line in shown.splitlines())
-    assert str(directory) in shown
-    flat = "".join(shown.split())
-    assert "etag-cdcdcdcdcdcd" in flat
-    assert "8.4s" in flat
-    told = " ".join(shown.split())
-    assert "2.0 KiB in 2 files left out, published for acme/base" in told
-    assert told.endswith("2 adapters, 5 B: 1 cached, 1 failed in 1 min 30 s")
 
 
 def test_no_progress_shows_no_bars(sql: Path) -> None:

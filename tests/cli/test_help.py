@@ -63,12 +63,6 @@ def test_each_command_has_examples(words: list[str], capsys: pytest.CaptureFixtu
     assert f"$ lora-cli {' '.join(words)}" in examples
 
 
-def test_sizes_and_times_are_explained_where_they_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    for words, told in ((["fetch"], True), (["cache", "gc"], True), (["rules"], False)):
-        assert main([*words, "--help"]) == 0
-        assert ("SIZE is a number of bytes" in capsys.readouterr().out) == told
-
-
 @pytest.mark.parametrize("columns", [80])
 @pytest.mark.parametrize(("words", "told"), [([], COMMANDS.values()), (["cache"], [])])
 def test_what_commands_do_is_not_cut_either(
@@ -83,14 +77,3 @@ def test_what_commands_do_is_not_cut_either(
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     told = told or [" ".join((function.__doc__ or "").partition(".")[0].split()) for function in OF_CACHE.values()]
     assert [one for one in told if one not in text] == []
-
-
-def test_brackets_stay_and_flags_have_no_type(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "120")
-    assert main(["fetch", "--help"]) == 0
-    text = capsys.readouterr().out
-    assert "│" in text
-    assert "ORG/NAME[@REV]" in text
-    assert "<bool>" not in text

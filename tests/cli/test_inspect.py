@@ -1,13 +1,12 @@
 """``lora-cli inspect``: what an adapter is, from its header alone."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from lora_cli.cli.main import main
 from tests.hub_server import Hub
-from tests.making import llama_modules, write_adapter, write_base_config
+from tests.making import write_adapter
 
 Q, K = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.k_proj"
 
@@ -40,55 +39,6 @@ def test_it_says_what_the_adapter_is(mixed: str, capsys: pytest.CaptureFixture[s
     assert lines["parameters"] == "704"
     assert lines["features"] == "rank_pattern"
     assert lines["PEFT"] == "0.21.2"
-
-
-def test_with_a_base_it_says_what_applies_and_what_is_odd(
-    mixed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    base = write_base_config(tmp_path / "base", num_hidden_layers=1)
-
-    assert main(["inspect", mixed, "--base", str(base)]) == 0
-
-    out = capsys.readouterr().out
-    assert "applies     1/2 modules" in out
-    assert "error LC313: 1 module is in layers that the base does not have" in out
-
-
-def test_as_json_numbers_are_numbers(mixed: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", mixed, "--format", "json"]) == 0
-
-    document = json.loads(capsys.readouterr().out)
-    inspection = document["adapters"][0]["inspection"]
-    assert document["schema"] == "lora_cli/inspect/1"
-    assert inspection["ranks"] == {"4": 1, "2": 1}
-    assert inspection["parameters"] == 704
-    assert inspection["weight_bytes"] == 1408
-
-
-def test_a_remote_adapter_is_known_without_its_weights(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = write_adapter(tmp_path / "sql", modules=llama_modules())
-    with Hub() as hub:
-        commit = hub.add("acme/sql", {path.name: path.read_bytes() for path in folder.iterdir()})
-        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        assert main(["inspect", "hf://acme/sql"]) == 0
-
-    out = capsys.readouterr().out
-    assert f"revision    {commit}" in out
-    assert "sha256" in out
-    assert "(14\n              modules)" in out
-
-
-def test_what_cannot_be_read_ends_with_1_and_what_is_not_there_with_3(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    broken = write_adapter(tmp_path / "broken")
-    (broken / "adapter_model.safetensors").write_bytes(b"PK")
-
-    assert main(["inspect", str(broken)]) == 1
-    assert "error LC102" in capsys.readouterr().out
-    assert main(["inspect", str(broken), str(tmp_path / "gone")]) == 3
 
 
 def test_a_file_that_cannot_be_written_is_said_before_the_work(

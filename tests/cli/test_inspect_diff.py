@@ -10,7 +10,6 @@ import pytest
 
 from lora_cli.cli.main import main
 from tests.conftest import QUICKSTART
-from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter
 
 Q = "model.layers.0.self_attn.q_proj"
@@ -29,27 +28,12 @@ def inspected(capsys: pytest.CaptureFixture[str], *argv: str | Path, code: int =
     return document["adapters"][0]
 
 
-def test_it_is_not_there_unless_it_is_asked_for(sql: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert inspected(capsys, sql)["diff"] is None
-
-
 def test_no_number_is_reckoned_with() -> None:
     argv = ["inspect", str(QUICKSTART / "pirate"), "--diff", str(QUICKSTART / "zubrowka")]
     code = f"import sys\nfrom lora_cli.cli.main import main\nmain({argv!r})\n"
     report = "print('numpy' in sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code + report], capture_output=True, text=True, check=True)
     assert done.stderr == "False\n"
-
-
-def test_a_remote_adapter_is_compared_by_its_header(
-    sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache = ["--cache-dir", str(tmp_path / "cache")]
-    with Hub() as hub:
-        hub.add("acme/sql", {path.name: path.read_bytes() for path in sql.iterdir()})
-        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        same = inspected(capsys, sql, "--diff", "hf://acme/sql", *cache)["diff"]
-        assert (same["fields"], same["tensors"]) == ([], [])
 
 
 def test_a_diff_says_what_the_other_is(sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,29 +56,6 @@ def test_licence_and_base_of_the_card_are_told(carded: Path, capsys: Captured) -
     assert said["card base"] == "acme/base"  # the config says tiny/base
 
 
-def test_what_nobody_tells_is_said_to_be_unknown(tmp_path: Path, capsys: Captured) -> None:
-    adapter = write_adapter(tmp_path / "a", config={"base_model_name_or_path": "unsloth/llama-3-8b"})
-    assert main(["inspect", str(adapter)]) == 0
-
-    said = lines(capsys)
-    assert said["license"] == "unknown (no README.md)"
-
-
-def test_machines_read_every_module(carded: Path, tmp_path: Path, capsys: Captured) -> None:
-    base = write_base_config(tmp_path / "base", torch_dtype="float16")
-    found = document(capsys, str(carded), "--base", str(base))
-
-    assert found["base"]["model_type"] == "llama"
-    one = found["adapters"][0]["inspection"]
-    assert len(one["by_module"]) == 14
-    assert one["by_module"][1] == {
-        "module": "model.layers.0.self_attn.k_proj",
-        **{"r": 4, "scaling": 2.0, "d_in": 64, "d_out": 32, "dtype": "F32", "parameters": 384, "bytes": 1536},
-    }
-    assert (one["slot_bytes"], one["slot_dtype"]) == (2 * one["parameters"], "float16")
-    assert one["card"]["license"] == "apache-2.0"
-
-
 def test_a_manifest_is_inspected_by_name_with_its_base(carded: Path, tmp_path: Path, capsys: Captured) -> None:
     write_base_config(tmp_path / "base")
     file = tmp_path / "set.yaml"
@@ -93,16 +70,6 @@ def test_a_manifest_is_inspected_by_name_with_its_base(carded: Path, tmp_path: P
     assert first.startswith("sql\n  source ")
     assert "applies     14/14 modules" in first
     assert second.startswith("gone\n  there is no folder")
-
-
-def test_what_a_policy_forbids_ends_with_1(carded: Path, tmp_path: Path, capsys: Captured) -> None:
-    policy = tmp_path / "policy.yaml"
-    policy.write_text("apiVersion: lora-cli/v1\nkind: Policy\nallow_sources: ['hf://acme/*']\n")
-
-    assert main(["inspect", str(carded), "--policy", str(policy)]) == 1
-    assert "allow_sources" in capsys.readouterr().out
-    policy.write_text(f"apiVersion: lora-cli/v1\nkind: Policy\nallow_sources: ['{tmp_path}/*']\n")
-    assert main(["inspect", str(carded), "--policy", str(policy)]) == 0
 
 
 BOMB = "---\na: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(

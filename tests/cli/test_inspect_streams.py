@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from tests import forked
-from tests.conftest import QUICKSTART
 from tests.making import llama_modules, write_adapter
 
 Q, K = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.k_proj"
@@ -20,14 +19,6 @@ def sql(tmp_path: Path) -> Path:
 
 def streams(*argv: str, **environment: str) -> forked.Forked:
     return forked.run([*argv], {**os.environ, **environment})
-
-
-@pytest.mark.parametrize("width", ["40", "80", "160"])
-def test_piped_it_has_no_colour_and_fits(width: str) -> None:
-    done = streams("inspect", str(QUICKSTART / "zubrowka"), "--diff", str(QUICKSTART / "pirate"), COLUMNS=width)
-    assert "\x1b" not in done.out
-    lines = done.out.partition("\nfields of the config")[2].splitlines()
-    assert all(len(line) <= int(width) or "layers" in line for line in lines)
 
 
 def test_to_a_pipe_the_command_alone_is_written_and_what_it_costs_to_standard_error(sql: Path, tmp_path: Path) -> None:

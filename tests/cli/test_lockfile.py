@@ -1,6 +1,5 @@
 """``fetch -f`` and its lock: what is pinned stays, what moved is said, and nothing is asked twice."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ from lora_cli.reading.manifest import read_lock
 from tests.cli.locked_sets import CONFIG, WEIGHTS, Capture, fetch, files, forget_the_cache, hub_of_two, locked, set_of
 from tests.hf_variables import set_variables
 from tests.hub_server import Hub
-from tests.making import write_adapter
 
 
 @pytest.fixture(autouse=True)
@@ -43,29 +41,6 @@ def test_what_is_locked_and_here_costs_no_request_and_the_lock_is_left_alone(hub
     assert "set.lock.yaml" not in capsys.readouterr().err
 
 
-def test_each_adapter_that_is_locked_anew_is_told_with_its_old_and_new_version(
-    hub: Hub, capsys: Capture, tmp_path: Path
-) -> None:
-    mine = write_adapter(tmp_path / "mine", seed=1)
-    set_of("sql=org/sql", "chat=org/chat", "mine=./mine")
-    assert fetch() == 0
-    old, was = locked("sql"), locked("mine")
-    hub.add("org/sql", files(3))
-    (mine / "README.md").write_text("new")
-    capsys.readouterr()
-    assert fetch("--upgrade", "sql") == 0
-    assert capsys.readouterr().err.splitlines()[-2:] == [
-        f"Updated sql {old.revision[:7]} -> {locked('sql').revision[:7]}",
-        "set.lock.yaml: 1 updated",
-    ]
-    assert locked("mine") == was
-    assert fetch() == 0
-    assert capsys.readouterr().err.splitlines()[-2:] == [
-        f"Updated mine {was.digest[:7]} -> {locked('mine').digest[:7]} (local folder changed)",
-        "set.lock.yaml: 1 updated",
-    ]
-
-
 def test_names_with_a_manifest_choose_what_is_fetched_locked_and_looked_at(hub: Hub, capsys: Capture) -> None:
     assert fetch("chat") == 0
     assert len(capsys.readouterr().out.splitlines()) == 1
@@ -84,20 +59,6 @@ def test_names_with_a_manifest_choose_what_is_fetched_locked_and_looked_at(hub: 
     assert "set.yaml has no adapter 'sqk'\nhint: did you mean sql?" in capsys.readouterr().err
 
 
-def test_a_branch_that_moved_stays_where_it_is_locked_until_it_is_upgraded(hub: Hub) -> None:
-    assert fetch() == 0
-    first = locked("sql")
-    hub.add("org/sql", files(3))
-    hub.add("org/chat", files(4))
-    assert fetch() == 0
-    assert locked("sql") == first
-    assert fetch("--upgrade", "sql") == 0
-    assert locked("sql").revision == hub.commit("org/sql").id != first.revision
-    assert locked("chat").revision != hub.commit("org/chat").id
-    assert fetch("--upgrade") == 0
-    assert locked("chat").revision == hub.commit("org/chat").id
-
-
 def test_another_machine_gets_the_locked_commit_and_not_what_the_branch_is_now(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -111,28 +72,6 @@ def test_another_machine_gets_the_locked_commit_and_not_what_the_branch_is_now(
     assert (directory / WEIGHTS).read_bytes() == bytes([1]) * 1000
     assert directory.name == locked("sql").digest
     assert Path("set.lock.yaml").read_bytes() == first
-
-
-def test_an_origin_that_is_gone_does_not_matter_to_what_is_locked_and_here(hub: Hub) -> None:
-    assert fetch() == 0
-    hub.repos.clear()
-    before = hub.connections
-    assert fetch("--locked") == 0
-    assert fetch() == 0
-    assert hub.connections == before
-
-
-def test_a_snapshot_that_was_removed_is_made_from_the_blobs_that_are_here(hub: Hub) -> None:
-    assert fetch() == 0
-    digest = locked("sql").digest
-    folder = Path("cache/snapshots/sha256", digest)
-    for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()
-    before = hub.count()
-    assert fetch("--locked") == 0
-    assert (folder / WEIGHTS).is_file()
-    assert hub.count() == before
 
 
 def test_entries_that_are_new_changed_or_gone_are_the_only_ones_that_move(hub: Hub, capsys: Capture) -> None:
@@ -165,17 +104,6 @@ def test_one_that_fails_keeps_its_entry_and_the_others_are_locked(hub: Hub) -> N
     assert lock.adapter("sql") == first
     assert lock.adapter("none") is None
     assert locked("chat").revision == hub.commit("org/chat").id
-
-
-def test_a_folder_is_locked_by_what_is_in_it(tmp_path: Path) -> None:
-    write_adapter(tmp_path / "mine", seed=1)
-    set_of("mine=./mine")
-    assert fetch() == 0
-    first = locked("mine")
-    assert first.revision == ""
-    write_adapter(tmp_path / "mine", seed=2)
-    assert fetch() == 0
-    assert locked("mine").digest != first.digest
 
 
 def test_other_files_than_usual_are_locked_and_come_again_without_being_named(
@@ -220,14 +148,6 @@ def test_a_set_that_comes_through_a_pipe_has_a_lock_only_where_one_is_named(hub:
     assert read_lock(Path("here.yaml")).adapter("sql") is not None
 
 
-def test_json_tells_what_became_of_the_lock(capsys: Capture) -> None:
-    assert fetch("--format", "json") == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["lock"] == {"file": "set.lock.yaml", "added": ["chat", "sql"], "changed": [], "removed": []}
-    assert main(["fetch", "org/sql", "--format", "json"]) == 0
-    assert json.loads(capsys.readouterr().out)["lock"] is None
-
-
 NO_SOCKET = """
 import sys
 def hook(event, arguments):
@@ -254,12 +174,6 @@ def test_no_socket_is_opened_for_what_is_locked_and_here(argv: list[str], hub: H
     done = child(*argv)
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 2), done.stderr
     assert child("--upgrade").returncode != 0  # The hook does see sockets.
-
-
-def test_an_upgrade_offline_says_that_it_asks_nobody(hub: Hub, capsys: Capture) -> None:
-    assert fetch() == 0
-    assert fetch("--upgrade", "--offline") == 0
-    assert "--upgrade takes the newest versions that are cached" in capsys.readouterr().err
 
 
 def test_offline_locks_what_is_remembered_and_says_what_is_not_here(hub: Hub, capsys: Capture) -> None:

@@ -113,11 +113,6 @@ def test_check_ends_with_what_kept_an_origin_from_being_asked(
     assert out.splitlines()[-1].endswith("; 2 not checked")
 
 
-def test_check_without_a_lock_is_drift(capsys: Capture, hub: Hub) -> None:
-    assert check(capsys, 1)["sql"]["drift"] == ["is not locked"]
-    assert hub.count() == 0
-
-
 def test_a_pinned_commit_is_checked_without_a_request(hub: Hub, capsys: Capture) -> None:
     set_of(f"sql=org/sql@{hub.commit('org/sql').id}")
     assert fetch() == 0

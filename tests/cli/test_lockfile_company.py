@@ -58,13 +58,6 @@ def test_every_adapter_is_in_one_shard_and_a_shard_keeps_what_others_locked(caps
     assert hub.count() == before
 
 
-def test_a_shard_with_nothing_in_it_is_done(capsys: Capture, hub: Hub) -> None:
-    set_of("sql=org/sql")
-    codes = [fetch("--shard", f"{index}/2") for index in range(2)]
-    assert codes == [0, 0]
-    assert len(capsys.readouterr().out.splitlines()) == 1
-
-
 def test_validate_judges_what_is_locked_and_not_what_the_branch_is_now(
     hub: Hub, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -193,10 +186,3 @@ def test_validate_holds_an_adapter_of_the_hub_to_its_digest_once_it_is_in_the_ca
     assert main(["fetch", "org/sql"]) == 0
     assert main(validate) == 5
     assert "the manifest has sha256" in " ".join(capsys.readouterr().out.split())
-
-
-def test_what_is_no_adapter_is_told_as_such_and_not_by_its_digest(tmp_path: Path, capsys: Capture) -> None:
-    (tmp_path / "mine").mkdir()
-    set_with_digests("./mine", "0" * 64)
-    assert main(["validate", "-f", "set.yaml", "--no-base"]) == 1
-    assert "sha256" not in capsys.readouterr().out

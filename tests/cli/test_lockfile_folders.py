@@ -102,14 +102,6 @@ def test_what_is_published_is_what_the_folder_has(capsys: Capture) -> None:
     assert Path("out/mine", WEIGHTS).read_bytes() == Path("mine", WEIGHTS).read_bytes() != first
 
 
-def test_a_change_elsewhere_in_the_manifest_is_none_of_its_lock() -> None:
-    before = locked("mine")
-    retrain("other", seed=2)
-    set_of("mine=./other")
-    assert run("validate") == 0
-    assert locked("mine") == before
-
-
 @pytest.mark.slow
 def test_of_a_folder_that_is_gone_the_cache_has_what_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree("mine")

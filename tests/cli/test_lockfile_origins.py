@@ -86,13 +86,6 @@ def test_what_is_overwritten_stays_as_it_is_locked_while_it_is_here(origin: Orig
     assert fetched(capsys, "--locked") == SAME_SIZE
 
 
-def test_what_is_not_here_is_fetched_when_its_origin_still_has_it(
-    origin: Origin, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(Path("empty").absolute()))
-    assert fetched(capsys, "--locked") == FIRST
-
-
 @pytest.mark.parametrize(("files", "code"), [(LARGER, 1), (SAME_SIZE, 5)])
 @pytest.mark.parametrize("argv", [[], ["--locked"]])
 def test_other_bytes_than_are_locked_are_refused_with_what_to_do(
@@ -113,20 +106,6 @@ def test_other_bytes_than_are_locked_are_refused_with_what_to_do(
     assert WEIGHTS in err
     assert "--upgrade sql" in err
     assert locked() == first
-
-
-def test_check_tells_what_was_overwritten(origin: Origin, capsys: Capture) -> None:
-    def drift(code: int) -> list[str]:
-        capsys.readouterr()
-        assert main(["fetch", "-f", "set.yaml", "--check", "--format", "json"]) == code
-        found: list[str] = json.loads(capsys.readouterr().out)["adapters"][0]["drift"]
-        return found
-
-    assert drift(0) == []
-    origin.put(SAME_SIZE)
-    assert drift(1) == [f"{WEIGHTS} has different bytes"]
-    origin.put(LARGER)
-    assert drift(1) == [f"{WEIGHTS} changed from {len(FIRST[WEIGHTS])} to {len(LARGER[WEIGHTS])} bytes"]
 
 
 @pytest.mark.parametrize("files", [LARGER, SAME_SIZE])

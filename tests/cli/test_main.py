@@ -116,11 +116,6 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"lora-cli {__version__}\n"
 
 
-def test_a_misspelt_command_is_a_usage_error_that_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fecth"]) == 2
-    assert capsys.readouterr().err == "error: no such command 'fecth'\nhint: did you mean 'fetch'?\n"
-
-
 def test_every_option_has_its_environment_variable() -> None:
     for name in COMMANDS:
         for parameter in options_of(app.load_command(name)):
@@ -147,19 +142,13 @@ def test_a_format_that_validate_alone_has_may_be_set_for_a_whole_job(
     assert capsys.readouterr() == usual
 
 
-@pytest.mark.parametrize("formats", ["jsn", "sarif jsn=x"])
+@pytest.mark.parametrize("formats", ["yaml", "sarif jsn=x"])
 def test_a_format_that_no_command_has_is_wrong_for_each(
     formats: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LORA_CLI_FORMAT", formats)
     assert main(["rules", "LC101"]) == 2
-    assert f"'{formats}' is not one of 'human', 'json'" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_each_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([name, "--help"]) == 0
-    assert f"Usage: lora-cli {name}" in capsys.readouterr().out
+    assert capsys.readouterr().err.startswith(f"error: LORA_CLI_FORMAT: '{formats}' is not one of 'human', 'json'\n")
 
 
 def in_a_shell(line: str) -> int:
@@ -258,23 +247,6 @@ def test_an_unknown_variable_is_an_error_that_names_the_one_that_was_meant(
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        (["fetch", "x", "--timeout", "0"], "--timeout: '0' is not above 0"),
-        (["fetch", "x", "--max-bytes", "3zib"], "--max-bytes: '3zib' is not a size"),
-        (["cache", "gc", "--grace", "0z"], "--grace: '0z' is not a duration"),
-        (["cache", "gc", "--unused-for", "a year"], "--unused-for: 'a year' is not a duration"),
-        (["cache", "gc", "--cache-budget", "all"], "--cache-budget: 'all' is not a size"),
-    ],
-)
-def test_a_size_or_duration_that_is_none_is_said_of_its_option(
-    line: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["--cache-dir", str(tmp_path / "cache"), *line]) == 2
-    assert f"error: {said}" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
     ("line", "told"),
     [
         (["fetch", "x", "--lokced"], "error: no such option: --lokced\nhint: did you mean --locked?\n"),
@@ -295,6 +267,7 @@ def test_a_size_or_duration_that_is_none_is_said_of_its_option(
         ),
         (["cache", "path", "--cache-dir="], "error: --cache-dir: '' is not a path\n"),
         (["warm", "x", "--tp", "abc"], "error: invalid value for '--tp': 'abc' is not a whole number\n"),
+        (["fecth"], "error: no such command 'fecth'\nhint: did you mean 'fetch'?\n"),
         (["cache", "lss"], "error: no such command 'lss'\nhint: did you mean 'ls'?\n"),
         (["warm", "x", "--port", "0"], "error: invalid value for '--port': 0 is not in the range 1<=x<=65535\n"),
         (["fetch", "x", "--jobs", "0"], "error: --jobs: '0' is not a whole number from 1 to 256\n"),
@@ -308,14 +281,6 @@ def test_a_mistake_on_the_command_line_is_told_as_every_other_error(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(told)
-
-
-def test_a_mistake_in_a_variable_names_the_variable(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("LORA_CLI_FORMAT", "yaml")
-    assert main(["rules"]) == 2
-    assert capsys.readouterr().err.startswith("error: LORA_CLI_FORMAT: 'yaml' is not one of 'human', 'json'\n")
 
 
 @pytest.mark.parametrize("line", [[], ["cache"]])

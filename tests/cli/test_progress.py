@@ -19,7 +19,6 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from lora_cli.cli.progress import FetchProgress, RunProgress
-from lora_cli.core.text import duration
 from tests.hub_server import Hub
 
 MIB = 1 << 20
@@ -68,36 +67,6 @@ def test_a_fetch_shows_bars_bytes_rates_and_what_is_left() -> None:
     ]
 
 
-def test_on_a_narrow_terminal_the_bars_go_first_and_the_end_of_a_name_stays() -> None:
-    assert drawn(fetching(), 60)[0].endswith(" 42.0 MiB of 84.0 MiB 21.0 MiB/s")
-    lines = drawn(fetching(), 48)
-    assert lines[0].split() == ["sql", "42.0", "MiB", "of", "84.0", "MiB"]
-    assert lines[2].startswith("a-name-tha…r-long-v2 ")
-    assert lines[-1] == "12 of 200 adapters   166.0 MiB of ~2.7 GiB"
-
-
-def test_adapters_that_do_not_fit_are_counted() -> None:
-    fetch = FetchProgress(500)
-    for number in range(200):
-        fetch.began(f"a{number}: x", 2, 1)
-    assert [line.split()[0] for line in drawn(fetch, 60, 7)] == ["a0", "a1", "a2", "a3", "and", "0"]
-    lines = drawn(fetch, 60, 50)
-    assert len(lines) == 12
-    assert lines[-2:] == ["and 190 more", "0 of 500 adapters 200 B of ~1000 B"]
-
-
-def test_one_adapter_is_not_counted_and_ascii_is_enough_where_there_is_no_more() -> None:
-    fetch = FetchProgress(1, clock := Clock())
-    fetch.began("sql: x", 84 * MIB, 40 * MIB)
-    for clock.now_s in (0, 1):
-        fetch.advanced("sql: x", MIB)
-        fetch.drawn(80, 24)
-    (line,) = drawn(fetch, 80, encoding="ascii")
-    assert line.isascii()
-    assert line.startswith("sql ------ ")
-    assert line.endswith(" 42.0 MiB of 84.0 MiB 1.0 MiB/s 42 s left")
-
-
 BYTES = st.integers(0, 2**50)
 FILES = st.tuples(st.text(max_size=200), st.none() | BYTES, BYTES, BYTES)
 
@@ -118,13 +87,6 @@ def test_nothing_is_ever_wider_or_higher_than_the_terminal(
     assert all(cell_len(line) <= width and line.isprintable() for line in lines)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(0.2, "0 s"), (59.4, "59 s"), (60, "1 min 00 s"), (125, "2 min 05 s"), (3720, "1 h 02 min")]
-)
-def test_durations_are_said_as_people_do(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
-
-
 def test_files_are_summed_to_adapters_and_what_is_not_known_yet_is_estimated() -> None:
     fetch = FetchProgress(4)
     fetch.began("a: adapter_config.json", 100, 0)
@@ -139,14 +101,6 @@ def test_files_are_summed_to_adapters_and_what_is_not_known_yet_is_estimated() -
     assert drawn(fetch, 48) == ["4 of 4 adapters 1000 B of 1000 B"]
 
 
-def test_what_looks_like_more_adapters_than_there_are_is_not_counted() -> None:
-    fetch = FetchProgress(1)
-    for file in ("a: x", "a: x: y"):
-        fetch.began(file, 100, 100)
-        fetch.ended(file)
-    assert drawn(fetch, 48) == ["1 of 1 adapter 200 B of 200 B"]
-
-
 def test_bytes_that_were_wrong_and_come_again_are_not_counted_twice() -> None:
     fetch = FetchProgress(1)
     fetch.began("a: x", 100, 0)
@@ -156,37 +110,6 @@ def test_bytes_that_were_wrong_and_come_again_are_not_counted_twice() -> None:
     fetch.began("a: x", 100, 0)
     fetch.advanced("a: x", 40)
     assert drawn(fetch, 48) == ["a 40 B of 100 B"]
-
-
-def test_a_file_that_is_given_up_before_it_began_is_not_counted() -> None:
-    fetch = FetchProgress(2)
-    fetch.ended("a: x")
-    assert drawn(fetch, 48) == ["0 of 2 adapters 0 B of ~0 B"]
-
-
-def test_chunks_that_come_at_once_make_no_speed_of_their_own() -> None:
-    fetch = FetchProgress(1, clock := Clock())
-    fetch.began("a: x", 100 * MIB, 0)
-    for second in range(3):
-        for chunk in range(4):
-            clock.now_s = second + chunk / 1000
-            fetch.advanced("a: x", MIB)
-        (line,) = drawn(fetch, 60)
-    assert line == "a 12.0 MiB of 100.0 MiB 4.0 MiB/s"
-
-
-def test_each_adapter_has_a_rate_of_its_own_and_one_that_stalls_has_none() -> None:
-    fetch = FetchProgress(2, clock := Clock())
-    for name in "ab":
-        fetch.began(f"{name}: x", 1000, 500)
-    for clock.now_s in (10, 12):
-        fetch.advanced("a: x", 150)
-        a, b, both = drawn(fetch, 60)
-    assert a.endswith(" 800 B of 1000 B 75 B/s")
-    assert b.endswith(" 500 B of 1000 B")
-    assert both.endswith(" 1.3 KiB of 2.0 KiB 75 B/s")
-    clock.now_s = 20
-    assert not any("/s" in line for line in drawn(fetch, 60))
 
 
 def on_a_terminal(
@@ -289,13 +212,6 @@ def test_a_warm_run_shows_the_stage_of_the_adapter_at_hand_and_how_many_are_done
     assert drawn(staged("sql", "proof", 3, 40), 80) == ["sql  proof", f"{bar} 3 of 40 proved, 12 s"]
     assert drawn(staged("sql", "proof", 3, 40, 2), 80)[1] == f"{bar} 3 of 40 proved, 2 failed, 12 s"
     assert drawn(staged("", "", 1, 1), 80) == ["1 of 1 proved, 12 s"]
-
-
-def test_a_warm_run_shows_bytes_where_there_is_room() -> None:
-    warm = staged("sql", "fetch", 0, 1)
-    warm.began("sql: x", 84 * MIB, 42 * MIB)
-    assert drawn(warm, 80)[0] == "sql  fetch 42.0 MiB of 84.0 MiB"
-    assert drawn(warm, 30)[0] == "sql  fetch"
 
 
 @given(st.text(), st.sampled_from(["proof", "waiting for another process that fetches it"]), st.integers(12, 200))

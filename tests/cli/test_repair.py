@@ -81,16 +81,6 @@ def test_the_same_repair_is_the_same_bytes_so_its_digest_can_be_pinned(rslora: s
         assert file.metadata()["ss_7"] == "7"
 
 
-def test_check_writes_nothing_and_ends_with_1_where_something_would_be_mended(
-    rslora: str, base: str, tmp_path: Path, capsys: Capture
-) -> None:
-    there = sorted(tmp_path.iterdir())
-    code, found = document(capsys, rslora, "--engine", "sglang", "--base", base, "--check")
-    assert (code, found["directory"], found["proof"]) == (1, None, None)
-    assert document(capsys, rslora, "--engine", "vllm", "--base", base, "--check")[0] == 0
-    assert sorted(tmp_path.iterdir()) == there
-
-
 @pytest.mark.parametrize(("to", "code"), [(["--check"], 3), (["--to", "out"], 0)])
 def test_without_a_base_nothing_is_called_ok_that_only_a_base_tells(
     to: list[str], code: int, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
@@ -147,14 +137,6 @@ def test_what_is_wrong_without_a_base_is_told_and_the_rest_is_not_called_ok(rslo
     assert "names and shapes not checked" in told
 
 
-def test_machines_read_which_checks_a_missing_base_leaves_out(base: str, rslora: str, capsys: Capture) -> None:
-    words = [rslora, "--engine", "vllm", "--check"]
-    skipped = document(capsys, *words)[1]["skipped"]
-    assert {one["reason"] for one in skipped} == {"no base model was given"}
-    assert "LC311" in {one["code"] for one in skipped}
-    assert document(capsys, *words, "--base", base)[1]["skipped"] == []
-
-
 def test_what_cannot_be_mended_is_refused_with_what_can_be_done(base: str, tmp_path: Path, capsys: Capture) -> None:
     config = {"init_lora_weights": "pissa"}
     pissa = str(write_adapter(tmp_path / "pissa", modules=llama_modules(), config=config))
@@ -165,14 +147,6 @@ def test_what_cannot_be_mended_is_refused_with_what_can_be_done(base: str, tmp_p
     assert not found["repairable"]
     assert "path_initial_model_for_weight_conversion" in found["refusals"][0]["hint"]
     assert not (tmp_path / "out").exists()
-
-
-def test_an_adapter_with_nothing_to_mend_is_copied(base: str, tmp_path: Path, capsys: Capture) -> None:
-    good = str(write_adapter(tmp_path / "good", modules=llama_modules()))
-    code, found = document(capsys, good, "--engine", "sglang", "--base", base, "--to", str(tmp_path / "out"))
-    assert (code, found["changes"]) == (0, [])
-    assert main(["validate", str(tmp_path / "out"), "--base", base, "--engine", "sglang"]) == 0
-    assert capsys.readouterr().err == ""
 
 
 def test_what_a_flag_mends_is_named_and_is_no_refusal(base: str, tmp_path: Path, capsys: Capture) -> None:
@@ -247,17 +221,6 @@ def test_what_is_no_adapter_is_told_and_nothing_is_written(
 
     assert "error: " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-def test_where_the_config_is_missing_the_hint_says_what_to_do(tmp_path: Path, capsys: Capture) -> None:
-    adapter = write_adapter(tmp_path / "set" / "sql")
-
-    assert main(["repair", str(tmp_path / "set"), "--engine", "vllm", "--check"]) == 1
-    assert "adapter_config.json: it is missing\nhint: it has 1 adapter, in sql: use " in capsys.readouterr().err
-
-    (adapter / "adapter_config.json").unlink()
-    assert main(["repair", str(adapter), "--engine", "vllm", "--check"]) == 1
-    assert "adapter_config.json: it is missing\nhint: add the file that PEFT wrote" in capsys.readouterr().err
 
 
 def test_a_pickle_is_written_as_safetensors_and_an_unsafe_one_is_not_even_read(
@@ -387,26 +350,6 @@ def test_values_as_far_from_a_bfloat16_as_any_are_rounded_to_one(tmp_path: Path,
 
     assert code == 0
     assert 2.0**-8 < found["proof"]["worst_change"] <= found["proof"]["allowed_change"] == pytest.approx(2.0**-7)
-
-
-def test_the_bases_name_is_written_where_it_is_asked_for(base: str, tmp_path: Path, capsys: Capture) -> None:
-    folder = write_adapter(tmp_path / "good", modules=llama_modules())
-    words = [str(folder), "--engine", "vllm", "--base", base, "--base-name", "acme/served", "--to", str(tmp_path / "o")]
-    assert document(capsys, *words)[0] == 0
-    written = json.loads((tmp_path / "o" / "adapter_config.json").read_text())
-    assert written["base_model_name_or_path"] == "acme/served"
-
-
-def test_an_adapter_of_the_hub_is_fetched_and_repaired(
-    rslora: str, base: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with Hub() as hub:
-        hub.add("acme/rslora", {path.name: path.read_bytes() for path in Path(rslora).iterdir()})
-        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        words = ["acme/rslora", "--engine", "sglang", "--base", base, "--to", str(tmp_path / "out")]
-        code, found = document(capsys, "--cache-dir", str(tmp_path / "cache"), *words)
-    assert (code, found["source"]) == (0, "hf://acme/rslora")
-    assert main(["validate", str(tmp_path / "out"), "--base", base, "--engine", "sglang"]) == 0
 
 
 def test_a_repair_that_is_there_already_is_left_and_another_content_is_refused(

@@ -12,20 +12,6 @@ Capture = pytest.CaptureFixture[str]
 QUICKSTART = ROOT / "manifests" / "quickstart"
 
 
-@pytest.mark.parametrize("width", [40, 80, 160])
-def test_people_read_what_changed_and_why_in_any_width(
-    width: int, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", str(width))
-    base = str(QUICKSTART / "smollm2-135m")
-    assert main(["repair", str(QUICKSTART / "zubrowka"), "--engine", "sglang", "--base", base, "--check"]) == 1
-    told = capsys.readouterr().out
-    assert "would be repaired for SGLang 0.5.23" in " ".join(told.split())
-    assert "module scales folded into lora_B (11 modules)" in " ".join(told.split())
-    assert "\x1b" not in told
-    assert all(len(line) <= width or " " not in line.strip() for line in told.splitlines())
-
-
 def test_the_docs_show_what_it_prints(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("COLUMNS", "80")

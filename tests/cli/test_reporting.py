@@ -49,13 +49,6 @@ def test_places_are_from_the_root_of_the_repository_wherever_the_command_runs(
     assert where["uri"] == "bad/adapter_model.safetensors"
 
 
-@pytest.mark.parametrize("format_", ["human", "json", "sarif", "junit", "github"])
-def test_no_format_changes_the_exit_code(line: list[str], format_: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*line, "--format", format_]) == 1
-    assert main([*line, "--format", format_, "--ignore", "LC302"]) == 0
-    assert capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

@@ -1,7 +1,5 @@
 """``lora-cli rules``: the list, and one rule's documentation."""
 
-import json
-
 import pytest
 
 from lora_cli.cli.main import main
@@ -23,17 +21,3 @@ def test_one_rule_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Why is this bad?" in out
     assert "Fix: write the tensors' rank" in out
     assert "``" not in out
-
-
-def test_an_unknown_rule_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["rules", "LC999"]) == 2
-    assert "unknown rule 'LC999'" in capsys.readouterr().err
-
-
-def test_as_json_each_rule_has_its_documentation(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["rules", "--format", "json"]) == 0
-
-    document = json.loads(capsys.readouterr().out)
-    assert document["schema"] == "lora_cli/rules/1"
-    assert [one["code"] for one in document["rules"]] == [rule.code for rule in RULES]
-    assert all("*Fix*" in one["documentation"] for one in document["rules"])

@@ -69,8 +69,3 @@ def test_what_an_interrupt_left_undone_is_not_called_failed() -> None:
     assert "3 adapters: 1 refused, 2 not tried" in shown
     assert "chat" not in shown
     assert "failed" not in shown
-
-
-def test_a_run_that_is_interrupted_early_is_one_line() -> None:
-    undone = [LoadReport(f"a{number}", error="not done: interrupted", exit_code=130) for number in range(40)]
-    assert render_parts(load_parts(undone)) == "40 adapters: 40 not tried\n"

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.architectures import FAMILIES, base_from_config
+from lora_cli.core.architectures import base_from_config
 from lora_cli.core.target_modules import HEADS, for_task
 from tests.core.architectures.configs import CONFIGS
-from tests.core.architectures.oracle import facts, transformers_model
+from tests.core.architectures.oracle import facts
 
 CLASSES = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
@@ -52,14 +52,3 @@ def test_the_class_for_text_generation_is_the_base_itself() -> None:
     assert for_task(base, "CAUSAL_LM", ()) is base
     assert for_task(base, None, ()) is base
     assert for_task(base, "FEATURE_EXTRACTION", ("model.layers.0.self_attn.q_proj",)) is base
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_norms_of_each_family_are_those_of_transformers(family: str) -> None:
-    found = {
-        path.rpartition(".")[2]
-        for config in CONFIGS[family]
-        for path, module in transformers_model({"model_type": family, **config}).named_modules()
-        if "norm" in type(module).__name__.lower() and next(module.parameters(), None) is not None
-    }
-    assert set(FAMILIES[family].norms) == found

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora_cli.core.text import counted, cut, milliseconds, names, quoted, shown, size
+from lora_cli.core.text import counted, cut, duration, milliseconds, names, quoted, shown, size
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.0, "0.00"), (0.314, "0.31"), (12.34, "12.3"), (1830.2, "1830")])
@@ -38,3 +38,10 @@ def test_the_middle_of_a_long_name_goes(width: int, text: str) -> None:
 def test_a_value_is_shown_as_json_or_as_a_person_wrote_it() -> None:
     assert (shown({"a": [None, True]}), quoted("x")) == ('{"a": [null, true]}', "'x'")
     assert (shown(list(range(100)), 10), quoted("x" * 90, 10)) == ("[0, 1, 2,…", "'xxxxxx...")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.2, "0 s"), (59.4, "59 s"), (60, "1 min 00 s"), (125, "2 min 05 s"), (3720, "1 h 02 min")]
+)
+def test_durations_are_said_as_people_do(seconds: float, said: str) -> None:
+    assert duration(seconds) == said

@@ -163,28 +163,3 @@ def test_no_name_moves_the_cursor_or_is_a_command() -> None:
         assert all(line.isprintable() for line in text.splitlines())
     document = to_json(inspect_report([(checked, described(HOSTILE))], BASE, flags(HOSTILE)))
     assert "##[" not in document
-
-
-def test_the_command_stands_in_lines_that_a_shell_joins() -> None:
-    lines = flags_text(80).splitlines()
-    start = lines.index("  vllm serve acme/base --revision 0e9e \\")
-
-    assert lines[start + 1 : start + 8] == [
-        "    --enable-lora \\",
-        "    --max-lora-rank 256 \\",
-        "    --max-loras 3 \\",
-        "    --max-cpu-loras 4 \\",
-        "    --lora-target-modules q_proj v_proj \\",
-        "    --tensor-parallel-size 2 \\",
-        "    --lora-modules \\",
-    ]
-    assert lines[start + 8 : start + 10] == ["      tone=/srv/tone", ""]
-
-
-def test_who_drives_the_slots_is_said_with_what_the_others_would_pay() -> None:
-    text = " ".join(flags_text(160).split())
-
-    assert (
-        "cost driver sql alone needs rank 256 (else 16) and LoRA on v_proj: a slot takes 2.0 GiB, or 512.0 MiB" in text
-    )
-    assert "all slots 6.0 GiB, or 1.0 GiB" in text

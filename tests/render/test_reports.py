@@ -107,15 +107,6 @@ def test_sarif_keeps_to_what_code_scanning_takes(monkeypatch: pytest.MonkeyPatch
         assert len(one["message"]["text"]) == sarif.MAX_MESSAGE == 4000
 
 
-def test_a_location_of_sarif_is_one_that_code_scanning_takes() -> None:
-    uris = [one["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for one in results(everything())]
-
-    assert "adapters/bad%20one/adapter_config.json" in uris
-    assert "manifests/set.yaml" in uris
-    assert "hf/acme/sql" in uris
-    assert all(re.match(r"(file:///|[^:]*$)", uri) for uri in uris)
-
-
 def test_junit_counts_what_refuses_and_says_why_a_case_is_skipped() -> None:
     suites = {one.get("name"): one for one in ET.fromstring(junit.render_report(everything()))}
     numbers = {

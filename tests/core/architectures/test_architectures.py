@@ -10,29 +10,33 @@ from hypothesis import strategies as st
 
 from lora_cli.core.architectures import FAMILIES, UnknownArchitecture, base_from_config
 from lora_cli.core.base_model import BaseModule
-from tests.core.architectures.configs import CONFIGS, GROUPED, cases
+from tests.core.architectures.configs import CONFIGS, GROUPED
 from tests.core.architectures.oracle import ask, facts, stated, transformers_model
 
 
-@pytest.mark.parametrize(("family", "config"), cases(), ids=lambda value: value if isinstance(value, str) else "")
-def test_every_module_is_named_and_shaped_as_in_transformers(family: str, config: dict[str, Any]) -> None:
-    base = base_from_config(config, "base")
-    assert stated(base) == ask(config)
-    assert (base.name, base.model_type, base.source) == ("base", family, f"config.json ({family})")
-
-
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_key_that_is_missing_means_the_default_of_the_class(family: str) -> None:
-    config = {"model_type": family}
-    assert stated(base_from_config(config, "base")) == ask(config)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_config_that_transformers_saves_is_the_same_model(family: str, tmp_path: Path) -> None:
-    model = transformers_model({"model_type": family, **CONFIGS[family][0]})
-    model.config.save_pretrained(tmp_path)
+def test_a_family_has_the_modules_shapes_and_norms_of_transformers(family: str, tmp_path: Path) -> None:
+    """From each config, from one without a key, whose default is the class's, and from the one that is saved."""
+    norms = set()
+    for config in ({}, *CONFIGS[family]):
+        model = transformers_model({"model_type": family, **config})
+        base = base_from_config({"model_type": family, **config}, "base")
+        assert stated(base) == facts(model)
+        assert (base.name, base.model_type, base.source) == ("base", family, f"config.json ({family})")
+        norms |= norms_of(model)
+    assert norms == set(FAMILIES[family].norms)
+    transformers_model({"model_type": family, **CONFIGS[family][0]}).config.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
-    assert stated(base_from_config(saved, "base")) == facts(model)
+    assert stated(base_from_config(saved, "base")) == ask({"model_type": family, **CONFIGS[family][0]})
+
+
+def norms_of(model: Any) -> set[str]:
+    """The last names of its norms that have weights."""
+    return {
+        path.rpartition(".")[2]
+        for path, module in model.named_modules()
+        if "norm" in type(module).__name__.lower() and next(module.parameters(), None) is not None
+    }
 
 
 def test_every_family_has_two_configs_to_be_checked_with() -> None:
