@@ -35,7 +35,7 @@ COMMANDS = {
     "validate": ["validate", "--base", "base"],
     "inspect": ["inspect", "--base", "base"],
     "warm": ["warm", "--once", "--base", "base", "--device", "cpu"],
-    "serve-bench": ["serve-bench", "--base", "base", "--device", "cpu", "--num-prompts", "1"],
+    "serve-bench": ["serve-bench", "--base", "base", "--device", "cpu", "--num-prompts", "1", "--input-len", "8"],
 }
 
 

@@ -247,7 +247,7 @@ FILLED = """
 cd "$LORA_CLI_CACHE_DIR"
 "$@" fetch org/a org/b >&2; "$@" fetch -f MANIFEST >&2; rm -r tmp leases
 full() { n=0; while (: > x$n) 2>/dev/null; do n=$((n+1)); done; mkdir here 2>/dev/null && echo not full; }
-full; "$@" cache rm a >&2; echo rm $?
+full; "$@" cache rm org/a >&2; echo rm $?
 full; "$@" cache gc --max-bytes 0 >&2; echo gc $?
 ls snapshots/sha256 | wc -l
 """
