@@ -1,7 +1,7 @@
 """``lora-cli inspect``: the contents of adapters from config and header, and the engine flags that serve them."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -152,15 +152,13 @@ def _write(report: InspectReport, form: Format, output: Path | None, settings: S
             to_stderr(rendered(engine_args_parts(report, report.engine_args, command=False), width()).rstrip("\n"))
         return
 
-    def parts() -> "Iterator[RenderableType]":
+    parts: Iterable[RenderableType] = ()
+    if form == "human":
         from lora_cli.render.terminal_inspect import engine_args_parts, inspection_parts
 
-        if report.engine_args is not None:
-            yield from engine_args_parts(report, report.engine_args)
-        else:
-            yield from inspection_parts(report, width(output))
-
-    write_result(report, form, parts(), output)
+        shown = report.engine_args
+        parts = inspection_parts(report, width(output)) if shown is None else engine_args_parts(report, shown)
+    write_result(report, form, parts, output)
     if output is not None and str(output) != "-":
         inform(f"wrote {output}", settings)
 
