@@ -44,8 +44,8 @@ from lora_cli.store.in_use import InUseMarker
 from lora_cli.tiers.eviction import PolicyName
 from lora_cli.validation import Terms, open_config
 
-COPIES_PER_ADAPTER = 3
-"""Copies of a synthetic adapter on the disk: its folder, its blobs in the cache, and its packed weights."""
+COPIES_PER_ADAPTER = 2
+"""Copies of a synthetic adapter on the disk: its folder, and its blobs in the cache."""
 
 READY_POLL_S = 0.02
 SERVER = Program(module="lora_cli.cli.bench_warm", title="the server", stop_deadline_s=15.0, inherit_stderr=True)
