@@ -85,7 +85,7 @@ def kill_at_random_moments(hub: Hub, cache: Path, kills: int, seed: int) -> None
     chance = random.Random(seed)
     store = Store(cache)
     number, gone_on, promised = 0, 0, {}
-    hub.fault("GET cdn", stall_at=MIB, stall_s=0.1, times=-1)
+    hub.fault("GET cdn", stall_at=MIB, stall_s=0.3, times=-1)
     for _ in range(kills):
         name = f"org/a{number}"
         if name not in promised:
@@ -97,7 +97,7 @@ def kill_at_random_moments(hub: Hub, cache: Path, kills: int, seed: int) -> None
         while len(hub.requests) == asked and process.poll() is None:
             time.sleep(0.01)
         try:
-            process.wait(chance.uniform(0, 0.7))
+            process.wait(chance.uniform(0, 0.5))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
         process.communicate()
