@@ -27,8 +27,8 @@ TOUCHED = (git diff --name-only HEAD; git ls-files --others --exclude-standard) 
 	's,^(lora_cli|tests)/([a-z_]+)/.*,tests/\2,p; s,^lora_cli/([a-z_]+\.py),tests/test_\1,p; s,^tests/test_.*,&,p; \
 	s,^(docs|manifests)/.*,tests/test_docs.py,p' | sort -u | xargs -r ls -d 2> /dev/null
 
-quick: lint           ## before a commit: the checks, the golden files, and the tests of what changed (under two minutes)
-	@$(BIN)/mypy & types=$$!; $(PYTEST) tests/golden $$( $(TOUCHED) ); tests=$$?; \
+quick: lint           ## before a commit: the checks, golden and recorded command lines, the tests of what changed (two minutes)
+	@$(BIN)/mypy & types=$$!; $(PYTEST) tests/golden tests/recorded $$( $(TOUCHED) ); tests=$$?; \
 		wait $$types && exit $$tests
 
 test: lint            ## every check, and the tests that are not slow (about 5 minutes on 2 cores)

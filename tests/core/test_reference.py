@@ -275,6 +275,7 @@ def test_the_name_is_the_last_part() -> None:
     assert reference("oci://ghcr.io/acme/sql:v1").name == "sql"
     assert reference("oci://ghcr.io/acme/run:v1//checkpoint-500").name == "checkpoint-500"
     assert reference("/").name == "/"
+    assert reference("s3://bucket/a:b").name == "a:b"
 
 
 def test_flags_say_revision_and_subfolder_instead() -> None:

@@ -487,6 +487,13 @@ def test_keys_of_all_curves_sign(curve: ec.EllipticCurve) -> None:
     assert main(["fetch", "./sql", "--policy", "key.yaml"]) == 0
 
 
+def test_a_policy_names_keys_from_its_own_folder() -> None:
+    sign("key")
+    Path("rules").mkdir()
+    Path("rules/key.yaml").write_text(HEAD + "require_signature:\n  - keys: [../pki/acme.pub]\n")
+    assert main(["fetch", "./sql", "--policy", "rules/key.yaml"]) == 0
+
+
 def test_a_published_copy_has_its_signature() -> None:
     sign("key")
     assert main(["fetch", "./sql", "--policy", "key.yaml", "--publish", "published"]) == 0
