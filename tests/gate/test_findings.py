@@ -1,0 +1,292 @@
+"""A gate never says ok of what it did not look at: each case is one that a new user ran into."""
+
+import json
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_cli.cli.main import main
+from lora_cli.cli.output import VALIDATE_FORMATS
+from tests.gate.walk import (
+    BASE,
+    HEAD,
+    MODULES,
+    WEIGHTS,
+    Capture,
+    Origins,
+    codes,
+    contents,
+    judged,
+    outcomes,
+    planted,
+    text,
+)
+from tests.hf_variables import set_variables
+from tests.making import base_config, llama_modules, lora_tensors, write_adapter, write_base_config
+from tests.object_servers import S3Server
+
+
+def test_c1_values_of_remote_adapters_are_read(origins: Origins, capsys: Capture) -> None:
+    refs = [origins.sources["a17"], origins.sources["a19"], "acme/a20"]
+    found = judged(capsys, 1, *refs)
+    assert [one["outcome"] for one in found.values()] == ["refused", "refused", "ok"]
+    assert all("LC501" not in {skipped["code"] for skipped in one["skipped"]} for one in found.values())
+    asked = origins.hub.count("GET cdn")
+    assert main(["fetch", "acme/a20"]) == 0
+    assert origins.hub.count("GET cdn") == asked, "what was judged is in the cache"
+
+
+def test_c1_what_is_too_large_to_be_read_is_unchecked(
+    origins: Origins, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("LORA_CLI_MAX_BYTES", "4KiB")
+    argv = [origins.sources["a17"], "acme/a20"]
+    assert {*outcomes(capsys, 0, *argv).values()} == {"unchecked"}
+    assert {*outcomes(capsys, 1, *argv, "--strict").values()} == {"unchecked"}
+    assert "2 unchecked" in text(capsys, 0, "validate", *argv)
+
+
+def test_c1_a_pickled_adapter_is_judged_and_not_refused_unread(origins: Origins, capsys: Capture) -> None:
+    files = contents(planted(Path("pickled")))
+    files["adapter_model.bin"] = b"cos\nsystem\n(S'id'\ntR."
+    del files[WEIGHTS]
+    origins.hub.add("acme/pickled", files)
+    (one,) = judged(capsys, 1, "acme/pickled").values()
+    assert (one["outcome"], one["error"], "LC108" in codes(one)) == ("refused", None, True)
+
+
+def test_m1_each_adapter_is_judged_against_its_own_base(origins: Origins, capsys: Capture) -> None:
+    origins.hub.add("acme/wide", {"config.json": base_config(hidden_size=128)})
+    wide = {path: (128, d_out) for path, (_, d_out) in MODULES.items()}
+    write_adapter(Path("wide"), modules=wide, config={"base_model_name_or_path": "acme/wide"})
+    found = judged(capsys, 0, "acme/a20", "wide", origins.sources["a11"])
+    assert [one["base"] for one in found.values()] == [BASE, "acme/wide", "acme/other"]
+    assert {one["outcome"] for one in found.values()} == {"ok"}
+    assert [one["applied"]["matched"] for one in found.values()] == [4, 4, 4]
+    assert codes(judged(capsys, 1, "wide", "--base", BASE)["wide"]) >= {"LC314"}
+
+
+UNREADABLE = {"acme/gated": 3, "acme/nothing": 3, "acme/down": 4, "./nowhere": 3}
+"""Names of bases that cannot be read, with the exit code where one is named."""
+
+
+@pytest.fixture
+def unreadable(origins: Origins) -> None:
+    origins.hub.add("acme/gated", {"config.json": base_config()}, gated=True)
+    origins.hub.fault("acme/down", status=503, times=-1)
+
+
+@pytest.mark.usefixtures("unreadable")
+@pytest.mark.parametrize("base", [*UNREADABLE, None])
+def test_m1_an_inferred_base_that_cannot_be_read_leaves_the_adapter_unchecked(
+    base: str | None, capsys: Capture
+) -> None:
+    planted(Path("odd"), base_model_name_or_path=base)
+    for words, code in (([], 0), (["--strict"], 1)):
+        found = judged(capsys, code, "adapters/a24", "odd", "--engine", "vllm", *words)
+        assert [one["outcome"] for one in found.values()] == ["ok", "unchecked"]
+        assert [one["engines"][0]["outcome"] for one in found.values()] == ["ok", "unknown"]
+        assert [one["base"] for one in found.values()] == [BASE, None]
+    shown = text(capsys, 0, "validate", "odd")
+    assert "base unchecked" in shown
+    assert ("--base DIR" in shown) or base != "acme/gated"
+    planted(Path("odd"), "a19", base_model_name_or_path=base)
+    assert outcomes(capsys, 1, "odd") == {"odd": "refused"}, "what can be checked still refuses"
+
+
+@pytest.mark.usefixtures("unreadable")
+@pytest.mark.parametrize("base", UNREADABLE)
+def test_m1_a_named_base_must_be_readable(base: str, capsys: Capture) -> None:
+    assert main(["validate", "adapters/a24", "--base", base]) == UNREADABLE[base]
+    assert capsys.readouterr().out == ""
+    Path("set.yaml").write_text(
+        f"{HEAD.replace(f'hf://{BASE}', base)}adapters: [{{name: a, source: ./adapters/a24}}]\n"
+    )
+    assert main(["validate", "-f", "set.yaml"]) == UNREADABLE[base]
+
+
+@pytest.mark.parametrize("words", [["adapters"], []], ids=["named", "here"])
+def test_m4_a_folder_of_adapters_is_walked(
+    words: list[str], origins: Origins, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    planted(Path("adapters/team/deep/below"))
+    planted(Path("adapters/.git/hidden"))
+    if not words:
+        monkeypatch.chdir("adapters")
+    found = outcomes(capsys, 1, *words)
+    names = {Path(name).name: outcome for name, outcome in found.items()}
+    assert {*names} == {"below", *(path.name for path in origins.folder.iterdir())}
+    assert {name for name, outcome in names.items() if outcome != "ok"} == {"a29"}
+
+
+def test_m4_a_prefix_of_a_bucket_is_walked(origins: Origins, capsys: Capture) -> None:
+    found = judged(capsys, 1, f"s3://{origins.bucket}")
+    assert [one["source"] for one in found.values()] == [
+        source for source in origins.sources.values() if source.startswith("s3")
+    ]
+
+
+def test_m7_an_unpinned_base_is_no_finding_until_somebody_asks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    for name in VALIDATE_FORMATS:
+        assert "LC605" not in text(capsys, 0, "validate", "adapters/a24", "acme/a20", "--format", name), name
+    assert "LC605" not in Path("summary.md").read_text()
+    assert "LC605" in text(capsys, 0, "validate", "adapters/a24", "--select", "LC605")
+    Path("policy.yaml").write_text("apiVersion: lora-cli/v1\nkind: Policy\nrequire_pinned: true\n")
+    assert "LC605" in text(capsys, 1, "validate", "acme/a20@main", "--policy", "policy.yaml")
+
+
+def test_m8_a_host_that_no_one_knows_is_asked_for_once(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    asked: list[object] = []
+    real = socket.getaddrinfo
+
+    def look_up(host: Any, *args: Any, **how: Any) -> Any:
+        if host != "hub.invalid":
+            return real(host, *args, **how)
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.delenv("LORA_CLI_RETRIES")
+    set_variables(monkeypatch, HF_ENDPOINT="http://hub.invalid")
+    for argv, code in ((["fetch", "acme/a20"], 4), (["validate", "adapters/a24"], 0)):
+        asked.clear()
+        assert "hub.invalid" in text(capsys, code, *argv)
+        assert len(asked) == 1, argv
+
+
+def locked_set(head: str, *names: str) -> None:
+    entries = "".join(f"  - {{name: {name}, source: ./adapters/{name}}}\n" for name in names)
+    Path("set.yaml").write_text(f"{head}adapters:\n{entries}")
+
+
+def test_m9_a_lock_without_the_base_of_the_manifest_is_drift(capsys: Capture) -> None:
+    locked_set(HEAD.partition("base")[0], "a24", "a25")
+    assert main(["fetch", "-f", "set.yaml"]) == 0
+    locked_set(HEAD, "a24", "a25")
+    for word in ("--locked", "--check"):
+        assert "the base" in text(capsys, 1, "fetch", "-f", "set.yaml", word)
+    assert main(["fetch", "-f", "set.yaml"]) == 0
+    for word in ("--locked", "--check"):
+        assert main(["fetch", "-f", "set.yaml", word]) == 0
+
+
+def test_m9_the_locked_base_needs_neither_a_request_nor_the_cache(
+    origins: Origins, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    locked_set(HEAD, "a24", "a29")
+    assert main(["fetch", "-f", "set.yaml"]) == 0
+    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(Path.cwd() / "empty"))
+    before = len(origins.hub.requests)
+    found = judged(capsys, 1, "-f", "set.yaml", "--offline")
+    assert [(one["base"], one["applied"]) for one in found.values()] == [
+        (BASE, {"matched": 4, "total": 4}),
+        (BASE, None),
+    ]
+    assert main(["fetch", "-f", "set.yaml", "--locked", "--publish", "served", "--keep-going"]) == 0
+    assert {path.name for path in Path("served").iterdir()} == {"a24"}
+    assert len(origins.hub.requests) == before
+
+
+LOCK_OF_BEFORE = f"""apiVersion: lora-cli/v1
+kind: AdapterSetLock
+base:
+  source: "hf://{BASE}"
+  revision: "3add330c61b81c60dd75251372ffc6951cd2d7c2"
+  digest: "3768ee5613e0716cd6798435430b4ed4c9f47a040de4a69f9a8e1827ff3c4d20"
+  files:
+    - path: "config.json"
+      size: 391
+      sha256: "6ac4d6448bc31bd24f416888de25ccb9ca969b7c4932520d0409329e556dcd30"
+adapters: []
+"""
+
+
+@pytest.mark.parametrize("argv", [["fetch", "--locked"], ["fetch"], ["validate"]])
+def test_m9_a_lock_of_before_is_refused_with_the_command_that_renews_it(argv: list[str], capsys: Capture) -> None:
+    locked_set(HEAD, "a24")
+    Path("set.lock.yaml").write_text(LOCK_OF_BEFORE)
+    assert "lora-cli fetch -f set.yaml --upgrade" in text(capsys, 2, *argv, "-f", "set.yaml")
+    assert main(["fetch", "-f", "set.yaml", "--upgrade"]) == 0
+    assert main([*argv, "-f", "set.yaml"]) == 0
+
+
+def test_m10_an_adapter_that_changed_since_the_lock_is_judged_beside_the_drift(
+    origins: Origins, rclone_server: S3Server, capsys: Capture
+) -> None:
+    place = rclone_server.place()
+    rclone_server.put(place, {f"sql/{name}": data for name, data in contents(planted(Path("local"))).items()})
+    entries = f"[{{name: local, source: ./local}}, {{name: bucket, source: 's3://{place}/sql'}}]"
+    Path("set.yaml").write_text(f"{HEAD}adapters: {entries}\n")
+    assert main(["fetch", "-f", "set.yaml"]) == 0
+    rclone_server.put(place, {f"sql/{name}": data for name, data in contents(planted(Path("local"), "a19")).items()})
+    for one in judged(capsys, 1, "-f", "set.yaml").values():
+        assert "LC501" in codes(one), one["name"]
+        assert WEIGHTS in one["error"]["message"], one["name"]
+    shown = text(capsys, 1, "validate", "-f", "set.yaml")
+    assert "LC501" in shown
+    assert "locked" in shown
+
+
+def scaled(by: float, layers: int = 2) -> dict[str, tuple[int, int]]:
+    modules = llama_modules(["q_proj", "v_proj"], layers)
+    return {path: (int(d_in * by), int(d_out * by)) for path, (d_in, d_out) in modules.items()}
+
+
+GPT2 = {f"transformer.h.{layer}.attn.c_attn": (64, 192) for layer in range(2)}
+CAUSES: dict[str, tuple[dict[str, tuple[int, int]], str, list[str]]] = {
+    "other names": (GPT2, "LC311", ["vllm", "sglang", "peft"]),
+    "some other names": (MODULES | GPT2, "LC312", ["vllm", "sglang"]),
+    "more layers": (scaled(1, layers=4), "LC313", ["vllm", "sglang"]),
+    "narrower": (scaled(0.5), "LC314", ["vllm", "sglang"]),
+    "wider": (scaled(2), "LC314", ["vllm", "sglang"]),
+    "twice": (MODULES, "LC303", ["sglang"]),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "engine"),
+    [pytest.param(kind, engine, id=f"{kind} {engine}") for kind in CAUSES for engine in CAUSES[kind][2]],
+)
+def test_m11_ignoring_a_cause_brings_up_no_second_code(kind: str, engine: str, capsys: Capture) -> None:
+    modules, code, _ = CAUSES[kind]
+    again = {
+        key.replace("lora_A", "lora_A.default"): one for key, one in lora_tensors(modules).items() if "lora_A" in key
+    }
+    write_adapter(Path("x"), modules=modules, tensors=again if kind == "twice" else {})
+    argv = ["x", "--base", str(write_base_config(Path("base"))), "--engine", engine]
+
+    def counting(code: int, *words: str) -> set[str]:
+        (one,) = judged(capsys, code, *argv, *words).values()
+        return {found["code"] for found in one["findings"] if found["severity"] == "error" and not found["accepted"]}
+
+    assert counting(1) == {code}
+    assert counting(0, "--ignore", code) == set()
+    assert main(["validate", *argv, "--select", code, "--write-baseline", "known.json"]) == 0
+    assert counting(0, "--baseline", "known.json") == set()
+    assert outcomes(capsys, 0, *argv, "--baseline", "known.json") == {"x": "accepted"}
+
+
+UNKNOWN = {"an older version": ["--engine", "vllm@0.1"], "no base": ["--engine", "vllm", "--base", "none"],
+           "no values": ["--engine", "vllm", "--no-values"]}  # fmt: skip
+SAID = {
+    "human": r"vLLM [\d.]+ +unknown",
+    "json": r'"outcome": "unknown"',
+    "junit": r'name="vLLM [\d.]+" value="unknown"',
+    "github": r"vLLM [\d.]+: unknown 1",
+}
+
+
+@pytest.mark.parametrize("case", UNKNOWN)
+def test_what_an_engine_does_is_unknown_in_every_format(case: str, capsys: Capture) -> None:
+    for name, said in SAID.items():
+        shown = text(capsys, 0, "validate", "adapters/a24", *UNKNOWN[case], "--format", name)
+        assert re.search(said, shown), shown
+    assert main(["validate", "adapters/a24", *UNKNOWN[case], "--strict"]) == 1
+    document = json.loads(text(capsys, 0, "validate", "adapters/a24", *UNKNOWN[case], "--format", "json"))
+    assert [*document["summary"]["engines"].values()] == [{"unknown": 1}]
