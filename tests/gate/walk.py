@@ -70,8 +70,8 @@ def planted(folder: Path, name: str = "", seed: int = 0, **config: Any) -> Path:
     if name == "a19":
         first, one = next(iter(values.items()))
         tensors = {first: raw(np.full(one.shape, np.nan))}
-    own = {"a07": {"use_dora": True}, "a11": {"base_model_name_or_path": OTHER}, "a23": {"bias": "all"}}.get(name, {})
-    fields: dict[str, Any] = {"base_model_name_or_path": BASE, "revision": None, **own, **config}
+    fields: dict[str, Any] = {"base_model_name_or_path": OTHER if name == "a11" else BASE, "revision": None}
+    fields |= {"use_dora": name == "a07", "bias": "all" if name == "a23" else "none", **config}
     rank = 128 if name == "a13" else 4
     made = write_adapter(folder, modules=MODULES, r=rank, seed=seed, config=fields, tensors=tensors)
     if name == "a29":

@@ -83,6 +83,8 @@ def test_a_container_can_do_no_more_than_it_must(container: Fields, pod: Fields)
     assert {"cpu", "memory"} <= container["resources"]["limits"].keys()
     assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
     assert container["terminationMessagePath"] == "/dev/termination-log"
+    words = {*container.get("args", ())}
+    assert "--publish" not in words or "--keep-going" in words, "one broken adapter must not keep a pod from starting"
     assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+(-\w+)?(@sha256:[0-9a-f]{64})?", container["image"])
 
 

@@ -16,6 +16,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from tests.endpoint.engine import Engine
+from tests.gate.walk import planted
 from tests.hub_server import Hub
 from tests.kubernetes.pods import FOLDER, container
 from tests.kubernetes.sandbox import Sandbox
@@ -37,11 +38,12 @@ Locked = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    """A Hub with a base and three adapters."""
+    """A Hub with a base, three adapters and a broken one."""
     root = tmp_path_factory.mktemp("hub")
     with Hub() as hub:
         write_base_config(root / "tiny")
         hub.add("acme/tiny", root / "tiny")
+        hub.add("acme/broken", planted(root / "broken", "a17"))
         for seed, name in enumerate(NAMES):
             config = {"base_model_name_or_path": "acme/tiny"}
             hub.add(f"acme/{name}", write_adapter(root / name, modules=MODULES, seed=seed, config=config))
@@ -109,6 +111,28 @@ def test_the_init_container_puts_what_is_locked_where_the_resolver_looks(workloa
     assert weights.stat().st_nlink > 1  # a hard link to the cache: no second copy
     again = Sandbox(sandbox.folder, sandbox.volumes, {"HF_ENDPOINT": "http://127.0.0.1:9"})
     assert again.run(init)[0] == 0  # all of it is here: no network is needed
+
+
+@isolated
+@pytest.mark.parametrize(
+    ("workload", "name", "volume"),
+    [("vllm", "adapters", "lora/adapters"), ("lora-node-cache", "adapters", "lora/adapters"),
+     ("vllm-warmed", "adapters", "adapters"), ("lora-fleet", "fetch", "lora/adapters")],
+)  # fmt: skip
+def test_a_broken_adapter_is_left_out_and_the_pod_starts(
+    workload: str, name: str, volume: str, sandbox: Sandbox, locked: Locked
+) -> None:
+    configure(sandbox.volumes["set"], locked(*NAMES, "broken"))
+    one, _ = container(workload, name)
+    code, out = Sandbox(sandbox.folder, sandbox.volumes, sandbox.environ, replace={"0/8": "0/1"}).run(one)
+    assert code == 0, out
+    where, _, below = volume.partition("/")
+    found = {
+        path.name for path in (sandbox.volumes[where] / below).iterdir() if (path / "adapter_config.json").exists()
+    }
+    assert found == {*NAMES}
+    assert "broken: " in sandbox.termination_log
+    assert not any(f"{good}: " in sandbox.termination_log for good in NAMES)
 
 
 def test_the_init_container_takes_only_signed_adapters_with_the_policy(sandbox: Sandbox, tmp_path: Path) -> None:
