@@ -86,13 +86,3 @@ def test_limits_come_from_the_environment_too(
     out, err = capsys.readouterr()
     assert re.search(r"freed .*: 1 adapter, 2 blobs", out)
     assert err == ""
-
-
-def test_the_termination_log_has_each_name_once(sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert sql.is_dir()
-    noted: list[str] = []
-    monkeypatch.setattr("lora_cli.cli.output.write_termination_log", noted.append)
-    Path("set.yaml").write_text(SET)
-    assert main(["fetch", "-f", "set.yaml", "a", "--keep-free", "1000000TB"]) == 6
-    assert noted[0].startswith("a: ")
-    assert "a: a: " not in noted[0]

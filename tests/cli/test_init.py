@@ -78,14 +78,6 @@ def test_a_rank_that_the_engine_never_takes_leaves_the_others_to_be_judged(folde
     assert "vLLM 0.33: ok 3, rejects 1" in " ".join(capsys.readouterr().out.split())
 
 
-def test_bases_that_differ_are_left_to_the_reader(folder: Path, capsys: Capture) -> None:
-    write_adapter(folder / "sql", config={"base_model_name_or_path": "acme/other"})
-    assert main(["init", "all/sql", "sql", "-o", "-"]) == 0
-    out = capsys.readouterr().out
-    assert "# base: ORG/NAME" in out
-    assert "# engine: {name: vllm, max_lora_rank: 4}" in out
-
-
 def test_what_is_no_adapter_is_told_and_nothing_is_written(folder: Path, capsys: Capture) -> None:
     assert main(["init", "base"]) == 2
     assert "there is no adapter in" in capsys.readouterr().err
@@ -99,10 +91,3 @@ def test_repositories_keep_their_scheme_and_revision(folder: Path, monkeypatch: 
         set_variables(monkeypatch, HF_ENDPOINT=hub.endpoint, HF_HOME=str(folder / "home"))
         assert main(["init", "acme/sql@main", "-o", "hub.yaml"]) == 0
     assert yaml.safe_load(Path("hub.yaml").read_text())["adapters"] == [{"name": "sql", "source": "hf://acme/sql@main"}]
-
-
-def test_a_folder_of_adapters_in_the_place_of_one_is_told_of_init(folder: Path, capsys: Capture) -> None:
-    assert main(["fetch", "./all"]) == 1
-    assert "or the manifest of `lora-cli init " in " ".join(capsys.readouterr().err.split())
-    assert main(["validate", "./all", "--no-base"]) == 1
-    assert "`lora-cli init DIR` creates a manifest" in " ".join(capsys.readouterr().out.split())

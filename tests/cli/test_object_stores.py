@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,22 +80,6 @@ def test_inspect_reads_the_header_alone(
     assert 0 < max(stop for path, _, stop in read.ranges if path.endswith(WEIGHTS)) < weights.stat().st_size / 10
 
 
-def test_validate_reads_from_there_and_then_from_the_cache(
-    server: S3Server, bucket: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put(server, bucket, "sql", tmp_path / "made")
-    base, ref = write_base_config(tmp_path / "base"), f"s3://{bucket}/sql"
-    read = Reads(monkeypatch)
-    assert main(["validate", ref, "--base", str(base)]) == 0
-    assert "fetch it first" in " ".join(capsys.readouterr().out.split())
-    assert read.ranges
-    assert main(["fetch", ref]) == 0
-    read.ranges.clear()
-    assert main(["validate", ref, "--base", str(base)]) == 0
-    assert "fetch it first" not in " ".join(capsys.readouterr().out.split())
-    assert not read.ranges
-
-
 def test_a_base_is_read_from_there_too(server: S3Server, bucket: str, tmp_path: Path, capsys: Capture) -> None:
     put(server, bucket, "sql", tmp_path / "made")
     server.put(bucket, {"base/config.json": write_base_config(tmp_path / "base").read_bytes()})
@@ -151,25 +134,6 @@ def test_a_refusal_is_one_message_with_a_hint_and_its_code(
     assert "does not accept the secret" in err
     assert "hint: check AWS_SECRET_ACCESS_KEY" in err
     assert "hunter2" not in err
-
-
-def test_two_hundred_small_adapters_in_one_run(server: S3Server, bucket: str, tmp_path: Path, capsys: Capture) -> None:
-    files = {path.name: path.read_bytes() for path in write_adapter(tmp_path / "made").iterdir()}
-
-    def put_one(number: int) -> None:
-        server.put(bucket, {f"a{number}/{name}": content for name, content in files.items()})
-        server.put(bucket, {f"a{number}/README.md": str(number).encode()})
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(put_one, range(200)))
-    lines = "".join(f"  - {{name: a{number}, source: 's3://{bucket}/a{number}'}}\n" for number in range(200))
-    Path("set.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n{lines}")
-    assert main(["fetch", "-f", "set.yaml", "--quiet"]) == 0
-    directories = [Path(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(directory / "README.md").read_bytes() for directory in directories] == [
-        str(number).encode() for number in range(200)
-    ]
-    assert blobs_are_what_they_are_called(tmp_path / "cache")
 
 
 @dataclass

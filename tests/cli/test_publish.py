@@ -98,25 +98,6 @@ def test_a_pickle_is_published_with_a_warning(capsys: Capture) -> None:
     assert "pickled" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--to", "--publish"])
-def test_broken_files_are_written_with_a_warning_of_each(option: str, capsys: Capture) -> None:
-    whole = Path("sql", WEIGHTS).read_bytes()
-    Path("sql", WEIGHTS).write_bytes(whole[:-100])
-    Path("sql/tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    Path("sql/README.md").write_text("<!doctype html>")
-    assert main(["fetch", "./sql", option, "out", "--format", "json"]) == 0
-    out, err = capsys.readouterr()
-    cut = f"{WEIGHTS}: truncated: the tensors end at byte {len(whole)}, the file at {len(whole) - 100}"
-    pointer = "tokenizer.json: is a git-lfs pointer, not the file itself"
-    check_schema(json.loads(out))
-    assert json.loads(out)["adapters"][0]["problems"] == [cut, pointer]
-    for problem in (cut, pointer):
-        assert f"warning: sql: {problem}; lora-cli validate shows all problems" in err
-    assert main(["fetch", "./sql", "--format", "json"]) == 0
-    out, err = capsys.readouterr()
-    assert (json.loads(out)["adapters"][0]["problems"], "warning" in err) == ([], False)
-
-
 def test_what_a_policy_denies_later_is_said_to_be_still_there(capsys: Capture) -> None:
     adapter("chat", seed=2)
     head = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {BASE}\nadapters: "

@@ -42,29 +42,6 @@ def test_a_folder_with_its_slash_is_told_once(good: str, base: str, capsys: pyte
     assert "file://" not in capsys.readouterr().out
 
 
-def test_the_base_is_the_one_that_the_configs_name(
-    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def named(name: str, base: str | None) -> str:
-        config = {"base_model_name_or_path": base}
-        return str(write_adapter(tmp_path / name, modules=llama_modules(), config=config))
-
-    monkeypatch.chdir(tmp_path)
-    one, other, odd, silent = (named("one", "./base"), named("other", "./base"), named("odd", "x/y"), named("no", None))
-    assert main(["validate", one, other]) == 0
-    out, err = capsys.readouterr()
-    assert "14/14 modules apply" in " ".join(out.split())
-    assert err == "base: ./base (from the adapter's config)\n"
-    assert main(["validate", one, odd]) == 2
-    assert f"the adapters are for several bases: ./base ({one}) and x/y ({odd})" in capsys.readouterr().err
-    assert main(["validate", silent]) == 2
-    assert "validate needs a base model, but no config names one" in capsys.readouterr().err
-    assert main(["validate", named("away", "/nowhere/llama")]) == 2
-    assert "/nowhere/llama of the config is not on this machine" in capsys.readouterr().err
-    assert main(["validate", str(tmp_path / "gone")]) == 3
-    assert "there is no folder" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("command", ["validate", "warm"])
 def test_a_folder_that_is_no_adapter_is_called_that_and_asked_for_no_base(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -81,23 +58,6 @@ def test_a_folder_that_is_no_adapter_is_called_that_and_asked_for_no_base(
     one = f"it has 1 adapter, in checkpoint-1: use {tmp_path}/run/checkpoint-1, the latest\n"
     assert said("run").endswith(f"hint: {one}")
     assert "/quantised: this is a GGUF model for llama.cpp, not an adapter\n" in said("quantised")
-
-
-@pytest.mark.parametrize("command", [["validate"], ["warm"], ["fetch"], ["repair", "--engine", "vllm", "--check"]])
-def test_a_folder_of_adapters_says_how_to_name_them(
-    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in ("b", "a"):
-        write_adapter(tmp_path / "several" / name)
-    folder = str(tmp_path / "several")
-    assert main([*command, folder]) == 1
-    ways = f"use {folder}/a, {folder}/* for all, or the manifest of `lora-cli init {folder}`"
-    assert capsys.readouterr().err.endswith(f"hint: it has 2 adapters, in a, b: {ways}\n")
-    if command == ["validate"]:
-        assert main(["validate", folder, "--no-base"]) == 1
-        said = " ".join(capsys.readouterr().out.split())
-        assert "there is no adapter_model.safetensors, but there are 2 adapters in a, b" in said
-        assert "hint: name each: `lora-cli validate DIR/*`; `lora-cli init DIR` creates a manifest of them" in said
 
 
 def test_names_choose_from_a_set(
