@@ -23,10 +23,13 @@ from tests.gate.walk import (
     outcomes,
     planted,
     text,
+    write_set,
 )
 from tests.hf_variables import set_variables
 from tests.making import base_config, llama_modules, lora_tensors, write_adapter, write_base_config
 from tests.object_servers import S3Server
+
+SOME = {"a24": "./adapters/a24"}
 
 
 def test_c1_values_of_remote_adapters_are_read(origins: Origins, capsys: Capture) -> None:
@@ -102,9 +105,7 @@ def test_m1_an_inferred_base_that_cannot_be_read_leaves_the_adapter_unchecked(
 def test_m1_a_named_base_must_be_readable(base: str, capsys: Capture) -> None:
     assert main(["validate", "adapters/a24", "--base", base]) == UNREADABLE[base]
     assert capsys.readouterr().out == ""
-    Path("set.yaml").write_text(
-        f"{HEAD.replace(f'hf://{BASE}', base)}adapters: [{{name: a, source: ./adapters/a24}}]\n"
-    )
+    write_set(SOME, HEAD.replace(f"hf://{BASE}", base))
     assert main(["validate", "-f", "set.yaml"]) == UNREADABLE[base]
 
 
@@ -160,15 +161,10 @@ def test_m8_a_host_that_no_one_knows_is_asked_for_once(monkeypatch: pytest.Monke
         assert len(asked) == 1, argv
 
 
-def locked_set(head: str, *names: str) -> None:
-    entries = "".join(f"  - {{name: {name}, source: ./adapters/{name}}}\n" for name in names)
-    Path("set.yaml").write_text(f"{head}adapters:\n{entries}")
-
-
 def test_m9_a_lock_without_the_base_of_the_manifest_is_drift(capsys: Capture) -> None:
-    locked_set(HEAD.partition("base")[0], "a24", "a25")
+    write_set(SOME, HEAD.partition("base")[0])
     assert main(["fetch", "-f", "set.yaml"]) == 0
-    locked_set(HEAD, "a24", "a25")
+    write_set(SOME)
     for word in ("--locked", "--check"):
         assert "the base" in text(capsys, 1, "fetch", "-f", "set.yaml", word)
     assert main(["fetch", "-f", "set.yaml"]) == 0
@@ -179,7 +175,7 @@ def test_m9_a_lock_without_the_base_of_the_manifest_is_drift(capsys: Capture) ->
 def test_m9_the_locked_base_needs_neither_a_request_nor_the_cache(
     origins: Origins, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    locked_set(HEAD, "a24", "a29")
+    write_set(SOME | {"a29": "adapters/a29"})
     assert main(["fetch", "-f", "set.yaml"]) == 0
     monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(Path.cwd() / "empty"))
     before = len(origins.hub.requests)
@@ -209,9 +205,9 @@ adapters: []
 
 @pytest.mark.parametrize("argv", [["fetch", "--locked"], ["fetch"], ["validate"]])
 def test_m9_a_lock_of_before_is_refused_with_the_command_that_renews_it(argv: list[str], capsys: Capture) -> None:
-    locked_set(HEAD, "a24")
+    write_set(SOME)
     Path("set.lock.yaml").write_text(LOCK_OF_BEFORE)
-    assert "lora-cli fetch -f set.yaml --upgrade" in text(capsys, 2, *argv, "-f", "set.yaml")
+    assert re.search(r"lora-cli fetch -f \S+ --upgrade", text(capsys, 2, *argv, "-f", "set.yaml"))
     assert main(["fetch", "-f", "set.yaml", "--upgrade"]) == 0
     assert main([*argv, "-f", "set.yaml"]) == 0
 
@@ -221,8 +217,7 @@ def test_m10_an_adapter_that_changed_since_the_lock_is_judged_beside_the_drift(
 ) -> None:
     place = rclone_server.place()
     rclone_server.put(place, {f"sql/{name}": data for name, data in contents(planted(Path("local"))).items()})
-    entries = f"[{{name: local, source: ./local}}, {{name: bucket, source: 's3://{place}/sql'}}]"
-    Path("set.yaml").write_text(f"{HEAD}adapters: {entries}\n")
+    write_set({"local": "./local", "bucket": f"s3://{place}/sql"})
     assert main(["fetch", "-f", "set.yaml"]) == 0
     rclone_server.put(place, {f"sql/{name}": data for name, data in contents(planted(Path("local"), "a19")).items()})
     for one in judged(capsys, 1, "-f", "set.yaml").values():
@@ -255,10 +250,8 @@ CAUSES: dict[str, tuple[dict[str, tuple[int, int]], str, list[str]]] = {
 )
 def test_m11_ignoring_a_cause_brings_up_no_second_code(kind: str, engine: str, capsys: Capture) -> None:
     modules, code, _ = CAUSES[kind]
-    again = {
-        key.replace("lora_A", "lora_A.default"): one for key, one in lora_tensors(modules).items() if "lora_A" in key
-    }
-    write_adapter(Path("x"), modules=modules, tensors=again if kind == "twice" else {})
+    twice = lora_tensors(modules, prefix="base_model.model.", seed=1) if kind == "twice" else {}
+    write_adapter(Path("x"), modules=modules, tensors={key.replace("_A", "_A.default"): twice[key] for key in twice})
     argv = ["x", "--base", str(write_base_config(Path("base"))), "--engine", engine]
 
     def counting(code: int, *words: str) -> set[str]:

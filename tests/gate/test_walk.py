@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from lora_cli.cli.main import main
-from tests.gate.walk import BASE, DEFECTS, ENGINE, HEAD, OTHER, Capture, Origins, codes, judged, text
+from tests.gate.walk import BASE, DEFECTS, ENGINE, HEAD, OTHER, Capture, Origins, codes, judged, text, write_set
 
 REFUSED = {*DEFECTS} - {"a11"}
 
@@ -29,7 +29,7 @@ def test_m2_m3_init_walks_a_bucket_and_a_folder_and_takes_the_base_of_the_most(
 def test_c1_a_set_is_judged_alike_with_an_empty_cache_and_after_a_fetch(
     words: list[str], origins: Origins, capsys: Capture
 ) -> None:
-    origins.write_set(HEAD if words else HEAD + ENGINE)
+    write_set(origins.sources, HEAD if words else HEAD + ENGINE)
     first = judged(capsys, 1, "-f", "set.yaml", *words)
     assert {name: one["outcome"] for name, one in first.items()} == {
         name: "refused" if name in REFUSED else "ok" for name in origins.sources
@@ -62,7 +62,7 @@ def left(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_c2_publish_leaves_the_broken_ones_out_and_names_them(
     origins: Origins, capsys: Capture, left: list[str]
 ) -> None:
-    origins.write_set()
+    write_set(origins.sources)
     assert main(["fetch", "-f", "set.yaml"]) == 0
     argv = ["fetch", "-f", "set.yaml", "--locked", "--publish", "served"]
     good = {*origins.sources} - {*DEFECTS}
@@ -79,14 +79,14 @@ def test_c2_publish_leaves_the_broken_ones_out_and_names_them(
 
 
 def test_c2_no_validate_publishes_all_that_a_resolver_takes(origins: Origins) -> None:
-    origins.write_set()
+    write_set(origins.sources)
     assert main(["fetch", "-f", "set.yaml", "--publish", "served", "--no-validate", "--keep-going"]) == 0
     assert published() == {*origins.sources} - {"a11"}
 
 
 @pytest.mark.parametrize("word", ["--keep-going", "--no-validate"])
 def test_c2_the_options_of_publish_need_it(word: str, origins: Origins, capsys: Capture) -> None:
-    origins.write_set()
+    write_set(origins.sources)
     assert "--publish" in text(capsys, 2, "fetch", "-f", "set.yaml", word)
 
 
@@ -95,7 +95,7 @@ def test_c4_a_printed_folder_keeps_its_bytes_when_another_set_has_the_name(comma
     found = []
     for project, source in (("one", "acme/a20"), ("two", "acme/a21")):
         Path(project).mkdir()
-        Path(project, "set.yaml").write_text(f"{HEAD}adapters:\n  - {{name: sql, source: {source}}}\n")
+        write_set({"sql": source}, folder=project)
         assert main(["fetch", "-f", f"{project}/set.yaml"]) == 0
         capsys.readouterr()
         assert main([*command, "-f", f"{project}/set.yaml"]) == 0

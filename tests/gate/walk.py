@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,11 +51,11 @@ class Origins:
         names = {f"a{number:02}": f"./adapters/a{number:02}" for number in FOLDER}
         return found | {f"{name}-2" if name in found else name: source for name, source in names.items()}
 
-    def write_set(self, head: str = HEAD + ENGINE, names: tuple[str, ...] = ()) -> None:
-        """Writes ``set.yaml`` with all adapters, or those named."""
-        entries = [f"  - {{name: {name}, source: '{source}'}}\n" for name, source in self.sources.items()
-                   if not names or name in names]  # fmt: skip
-        Path("set.yaml").write_text(f"{head}adapters:\n{''.join(entries)}")
+
+def write_set(sources: Mapping[str, str], head: str = HEAD + ENGINE, folder: str = ".") -> None:
+    """Writes ``set.yaml`` with these adapters."""
+    entries = "".join(f"  - {{name: {name}, source: '{source}'}}\n" for name, source in sources.items())
+    Path(folder, "set.yaml").write_text(f"{head}adapters:\n{entries}")
 
 
 def planted(folder: Path, name: str = "", seed: int = 0, **config: Any) -> Path:
