@@ -36,7 +36,7 @@ def test_c1_a_set_is_judged_alike_with_an_empty_cache_and_after_a_fetch(
     }
     for name, (code, said) in DEFECTS.items():
         assert any(one["code"] == code and said in one["message"] for one in first[name]["findings"]), name
-    assert {one["base"] for one in first.values()} == {BASE}
+    assert all(BASE in one["base"] for one in first.values())
     assert main(["fetch", "-f", "set.yaml"]) == 0
     again = judged(capsys, 1, "-f", "set.yaml", *words)
     assert {name: (one["outcome"], one["engines"], codes(one) - {"LC604"}) for name, one in first.items()} == {
