@@ -127,17 +127,6 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         yield running
 
 
-def test_a_digest_that_nobody_knows_yet_is_no_pass(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_alice")
-    words = ["validate", "acme/sql", "--base", "base", "--policy", policy(f"deny_sha256: [{'0' * 64}]")]
-    assert main(words) == 1
-    assert "policy deny_sha256: its digest is unknown before it is fetched" in " ".join(capsys.readouterr().out.split())
-    assert main(["fetch", "acme/sql"]) == 0
-    assert main(words) == 0
-
-
 @pytest.mark.parametrize("command", [["validate", "--no-base"], ["inspect"], ["fetch"]])
 @pytest.mark.parametrize("rule", ["deny_hosts: [127.0.0.1]", "allow_hosts: [huggingface.co]"])
 def test_a_host_that_a_policy_forbids_is_asked_by_no_command(
