@@ -203,10 +203,7 @@ base:
   source: "hf://{BASE}"
   revision: "3add330c61b81c60dd75251372ffc6951cd2d7c2"
   digest: "3768ee5613e0716cd6798435430b4ed4c9f47a040de4a69f9a8e1827ff3c4d20"
-  files:
-    - path: "config.json"
-      size: 391
-      sha256: "6ac4d6448bc31bd24f416888de25ccb9ca969b7c4932520d0409329e556dcd30"
+  files: [{{path: config.json, size: 391, sha256: 6ac4d6448bc31bd24f416888de25ccb9ca969b7c4932520d0409329e556dcd30}}]
 adapters: []
 """
 

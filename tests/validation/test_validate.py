@@ -80,17 +80,6 @@ def test_without_a_base_nothing_is_said_to_apply(tmp_path: Path, settings: Setti
     assert {one.code for one in verdict.skipped} == {rule.code for rule in RULES if "base" in rule.needs}
 
 
-def test_many_are_judged_in_their_order(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
-    write_adapter(tmp_path / "a", modules=llama_modules())
-    write_adapter(tmp_path / "c", modules=llama_modules(), drop=lambda name: "lora_B" in name)
-
-    items = [AdapterRequest(name, str(tmp_path / name)) for name in ("a", "b", "c")]
-    done = list(check_all(items, Terms(base), settings))
-
-    assert [one.name for one in done] == ["a", "b", "c"]
-    assert [one.exit_code() for one in done] == [0, 3, 1]
-
-
 def test_a_bug_in_a_rule_fails_the_adapter_that_shows_it(
     tmp_path: Path, base: BaseModel, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
