@@ -148,7 +148,7 @@ def test_m7_an_unpinned_base_is_no_finding_until_somebody_asks(
     assert "LC605" in text(capsys, 0, "validate", "adapters/a24", "--select", "LC605")
     Path("policy.yaml").write_text("apiVersion: lora-cli/v1\nkind: Policy\nrequire_pinned: true\n")
     pinned = f"acme/a20@{origins.hub.commit('acme/a20').id}"
-    assert "LC605" in text(capsys, 0, "validate", pinned, "--policy", "policy.yaml")
+    assert "LC605" in text(capsys, 0, "validate", pinned, "--base", "none", "--policy", "policy.yaml")
 
 
 def test_m8_a_host_that_no_one_knows_is_asked_for_once(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
