@@ -119,6 +119,7 @@ def validate(
     from lora_cli.core.finding import Deployment
     from lora_cli.core.units import words_of
     from lora_cli.engines import check_max_lora_rank, choose_engine
+    from lora_cli.rules import choose
     from lora_cli.validation import Terms, open_base
 
     settings = _settings(cache_dir, offline=offline)
@@ -127,6 +128,7 @@ def validate(
     terms = Terms(
         open_base(os.fspath(base), settings, fallback=_from_transformers) if base is not None else None,
         values=values,
+        rules=choose(pinned=settings.require_pinned),
         engines=profiles,
         deployment=Deployment(max_lora_rank=max_lora_rank),
     )

@@ -83,7 +83,7 @@ def command(
     deployed = engine_launch(engine_args, inputs, max_loras, max_cpu_loras, tp)
     model = base_model(inputs.base, settings) if inputs.base else None
     check_tp(model, tp)
-    terms = _validation_terms(model, deployed)
+    terms = _validation_terms(model, deployed, settings)
     other = None if diff is None else _compared(diff, inputs, settings)
     checks = check_all(inputs.to_validate(settings), terms, settings)
     judged = [(one, _inspection(one, model, settings)) for one in checks]
@@ -99,9 +99,10 @@ def command(
     raise typer.Exit(max(codes) if args is None else max(*codes, args.exit_code))
 
 
-def _validation_terms(base: BaseModel | None, deployed: LaunchConfig | None) -> Terms:
+def _validation_terms(base: BaseModel | None, deployed: LaunchConfig | None, settings: Settings) -> Terms:
     """Validation by PEFT's rules, or by those of the engine in --engine-args at its highest rank."""
-    terms = Terms(base, values=False, rules=choose(ignore=[VALUE_RULES]), card=True)
+    rules = choose(ignore=[VALUE_RULES], pinned=settings.require_pinned)
+    terms = Terms(base, values=False, rules=rules, card=True)
     if deployed is None:
         return terms
     profile = deployed.profile

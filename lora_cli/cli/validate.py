@@ -117,7 +117,6 @@ def command(**given: Any) -> None:
     if chosen.base and chosen.no_base:
         raise UsageError("--base and --no-base cannot be used together", hint="remove one of them")
     refs = _changed_adapters(chosen) if chosen.changed_files else chosen.refs or []
-    rules = choose(chosen.select or (), chosen.ignore or ())
     outputs = parse_outputs(chosen.formats or (), chosen.output, os.environ)
     known, where = known_findings(chosen.baseline, chosen.write_baseline)
     whole = read_inputs(
@@ -125,6 +124,7 @@ def command(**given: Any) -> None:
     )
     inputs = replace(whole, items=options.in_shard(whole.items, chosen.shard, lambda item: item.name))
     settings = apply_policies(chosen.ctx.obj, inputs.manifest, chosen.policy)
+    rules = choose(chosen.select or (), chosen.ignore or (), pinned=settings.require_pinned)
     warn_of_unlocked(inputs, settings)
     engines = engine_options.named_engines(chosen.engine, inputs.manifest)
     deployment = engine_options.deployment_of(

@@ -28,7 +28,7 @@ from lora_cli.core.target_modules import for_task, trained_bare
 from lora_cli.errors import LoraCliError
 from lora_cli.reading.adapter import Opened
 from lora_cli.reading.companions import read_companions
-from lora_cli.rules import RULES
+from lora_cli.rules import RULES, choose
 from lora_cli.rules.base_model import fitting
 from lora_cli.rules.config import not_lora, pattern_invalid
 from lora_cli.rules.rule import Case, Evidence, Rule, run
@@ -54,7 +54,7 @@ class Terms:
 
     base: BaseModel | None = None
     values: bool = True
-    rules: tuple[Rule, ...] = RULES
+    rules: tuple[Rule, ...] = choose()
     engines: "tuple[Profile, ...]" = ()
     deployment: Deployment = field(default_factory=Deployment)
     card: bool = False

@@ -92,6 +92,7 @@ def judged(case: Mapping[str, Any], tmp_path: Path) -> Checked:
     terms = Terms(
         base,
         values=case.get("values", True),
+        rules=RULES,
         engines=engines,
         deployment=replace(deployment, lora_target_modules=tuple(deployment.lora_target_modules or ()) or None),
     )
